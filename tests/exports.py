@@ -26,6 +26,8 @@ def make_set(
     *,
     prompt: str = "question",
     answer: str | None = "answer",
+    tools: str | None = None,
+    chat_text: bool = False,
     segmentation: dict[str, Any] | None = None,
     shards: int = 2,
 ) -> Path:
@@ -33,6 +35,7 @@ def make_set(
     table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows)
     count = table.num_rows
     source = {"fingerprint": "f", "rows": count, "prompt_column": prompt, "answer_column": answer}
+    source |= ({"tools_column": tools} if tools else {}) | ({"chat_text": True} if chat_text else {})
     identity = {**sets.IDENTITY_OF_SETS, "source": source, "segmentation": segmentation or {}}
     folder.mkdir(parents=True)
     write_json(folder / IDENTITY, identity)

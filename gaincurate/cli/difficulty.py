@@ -26,6 +26,7 @@ from gaincurate.errors import InputError
 
 if TYPE_CHECKING:
     from gaincurate.core.outcomes import Rules
+    from gaincurate.core.scored_set import ScoredSet
     from gaincurate.difficulty.config import (
         FitConfig,
         PredictConfig,
@@ -59,9 +60,11 @@ def fit(config: FitConfig, as_json: _Figures = False) -> None:
     """
     with output.reporting():
         _need_torch("difficulty fit")
+        from gaincurate.core.scored_set import open_scores
         from gaincurate.difficulty.train import fit_on
 
-        rates = [policy for path in config.outcomes for policy in _read(path, config.reward_range)]
+        opened = open_scores(config.scored[0]) if len(config.scored) == 1 else None
+        rates = [rate for path in config.outcomes for rate in _read(path, config.reward_range, opened)]
         options = {name: getattr(config, name) for name in ("towers", "scale", "spread", "input_norm")}
         out = config.out
         report = fit_on(config.scored, rates, out, config.recipe, options, _print_epoch)
@@ -110,7 +113,8 @@ def predict(config: PredictConfig, as_json: _Figures = False) -> None:
             from gaincurate.difficulty.predictor import load_adapter
 
             fitted = load_adapter(adapter)
-        rates, opened = _one_policy(config.outcomes, config.reward_range), open_scores(config.scored)
+        opened = open_scores(config.scored)
+        rates = _one_policy(config.outcomes, config.reward_range, opened)
         prediction = compute(
             opened,
             rates,
@@ -170,19 +174,19 @@ def _rules(value: Any) -> Rules | None:
     return Rules(float(match[1]), float(match[2]))
 
 
-def _read(path: Path, reward_range: Any) -> list[PassRates]:
+def _read(path: Path, reward_range: Any, scored: ScoredSet | None) -> list[PassRates]:
     from gaincurate.schedule.observations import pass_rates_of
 
-    return pass_rates_of(path, _rules(reward_range))
+    return pass_rates_of(path, _rules(reward_range), scored=scored)
 
 
-def _one_policy(paths: Sequence[Path], reward_range: Any) -> PassRates:
+def _one_policy(paths: Sequence[Path], reward_range: Any, scored: ScoredSet) -> PassRates:
     """The newest round of each file, together; a file of several models is refused."""
     from gaincurate.difficulty.pass_rates import pooled
 
     newest = []
     for path in paths:
-        policies = _read(path, reward_range)
+        policies = _read(path, reward_range, scored)
         if len(policies) > 1 and policies[-1].round is None:
             names = ", ".join(policy.name for policy in policies[:3])
             raise InputError(

@@ -400,6 +400,20 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     return read_parquet(path, broken(path, "Restore it from a copy."), columns)
 
 
+def plain_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows that `write_rows` wrote as Python objects, without the nulls that Arrow adds to structs.
+
+    Raises:
+        OutputError: as `read_rows`.
+        StorageError: as `read_rows`.
+    """
+    table = read_rows(path)
+    messages = [to_messages(value) for value in table.column(PROMPT).to_pylist()]
+    rows = table.drop_columns([PROMPT]).to_pylist()
+    values = [{key: without_nulls(value) for key, value in row.items()} for row in rows]
+    return [{**row, PROMPT: turns} for row, turns in zip(values, messages, strict=True)]
+
+
 def write_rows(path: Path, table: pa.Table) -> None:
     """Write them as Parquet, atomically.
 

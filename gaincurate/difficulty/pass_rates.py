@@ -25,7 +25,9 @@ from gaincurate.core.files import digest_files
 from gaincurate.core.outcomes import Line, Rules, has_rounds, read_any_round
 from gaincurate.core.rng import Floats
 from gaincurate.core.schema import ID
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.metrics import Target, pass_variance
+from gaincurate.difficulty.nemo_gym import is_nemo_gym, rewards_of
 from gaincurate.difficulty.rollout_set import RolloutSet, is_rollout_set
 from gaincurate.errors import InputError, OutcomeError
 
@@ -96,6 +98,7 @@ def read_pass_rates(
     *,
     option: str = "--outcomes",
     files: Sequence[Path] | None = None,
+    scored: ScoredSet | None = None,
 ) -> list[PassRates]:
     """Every policy in a file or folder, in order of rounds or names.
 
@@ -104,6 +107,7 @@ def read_pass_rates(
         rules: the range of rewards. Default: 0 to 1.
         option: what the user typed before the path, for the sentences of errors.
         files: outcomes round by round, of a run whose folder `path` is.
+        scored: the set of the prompts, by which NeMo Gym's rollouts get their ids.
 
     Raises:
         InputError: nothing there, other columns, a value that is no rate, or no prompt that was judged.
@@ -112,7 +116,7 @@ def read_pass_rates(
         StorageError: it cannot be read.
     """
     try:
-        return _read(path, rules or Rules(), files)
+        return _read(path, rules or Rules(), files, scored)
     except InputError as error:
         sentence = str(error)  # its first word: a path may hold it too
         sentence = (
@@ -121,7 +125,9 @@ def read_pass_rates(
         raise type(error)(sentence, **error.data) from error
 
 
-def _read(path: Path, rules: Rules, files: Sequence[Path] | None) -> list[PassRates]:
+def _read(
+    path: Path, rules: Rules, files: Sequence[Path] | None, scored: ScoredSet | None
+) -> list[PassRates]:
     if not path.exists():
         raise InputError(f"--outcomes {path} does not exist.", path=str(path))
     paths: Sequence[Path]
@@ -144,6 +150,8 @@ def _read(path: Path, rules: Rules, files: Sequence[Path] | None) -> list[PassRa
         paths = [path]
         if path.suffix == ".jsonl" and has_rounds(path):
             policies = _of_lines(read_any_round(path, rules), path)
+        elif path.suffix == ".jsonl" and is_nemo_gym(path):
+            policies = [_of_nemo_gym(path, rules, scored)]
         else:
             policies = [PassRates(*summed) for summed in of_table(read_table(path), path, rules)]
     if not policies:
@@ -188,6 +196,20 @@ def _of_lines(lines: Iterable[Line], path: Path) -> list[PassRates]:
         _from_tallies(f"{path.name}, round {round_}", rounds[round_], round_=round_)
         for round_ in sorted(rounds)
     ]
+
+
+def _of_nemo_gym(path: Path, rules: Rules, scored: ScoredSet | None) -> PassRates:
+    if scored is None:
+        raise InputError(
+            f"--outcomes {path} has rollouts of NeMo Gym, which have no gc_id; give them to a command that "
+            "is also given the scored set or the run of their prompts.",
+            path=str(path),
+        )
+    tallies: Tallies = {}
+    for gc_id, reward in rewards_of(path, scored):
+        _check(gc_id, "reward", reward, path, rules.low, rules.high)
+        _add(tallies, gc_id, (reward - rules.low) / (rules.high - rules.low))
+    return _from_tallies(path.name, tallies)
 
 
 def _add(tallies: Tallies, gc_id: str, success: float, weight: float = 1.0) -> None:

@@ -130,7 +130,7 @@ def look(
     scored = ScoredSet(folder)
     opened = None if run is None else Run(run)
     table = read_table(scored, group_column=group_column, columns=columns)
-    by_policy = [rates for path in rollouts for rates in read_rollouts(Path(path), success)]
+    by_policy = [rates for path in rollouts for rates in read_rollouts(Path(path), success, scored)]
     if opened is not None:
         outcomes = read_run(opened)
         by_policy += [] if outcomes is None else [outcomes]

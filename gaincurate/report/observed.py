@@ -61,12 +61,13 @@ class Observed:
 _MOST_POLICIES = 100  # a report takes a second or two more with so many, and the square with more
 
 
-def read_rollouts(path: Path, success: float | None = None) -> list[Rates]:
+def read_rollouts(path: Path, success: float | None = None, scored: ScoredSet | None = None) -> list[Rates]:
     """Every policy in a rollout set, or in whatever `difficulty predict --outcomes` takes.
 
     Args:
         path: its place.
         success: a rollout is right from this reward on, else wrong; None: a reward is so much of a success.
+        scored: the set of the prompts, for files without ids.
 
     Raises:
         InputError: nothing there, or it cannot be read as pass rates.
@@ -88,7 +89,7 @@ def read_rollouts(path: Path, success: float | None = None) -> list[Rates]:
             "right and wrong rollouts as 1 and 0 there, and leave --success out.",
             path=str(path),
         )
-    by_policy = pass_rates_of(path, option="--rollouts")
+    by_policy = pass_rates_of(path, option="--rollouts", scored=scored)
     if any(rates.round is not None for rates in by_policy):
         return [_of_rounds(by_policy, path, "rollouts", [])]
     if len(by_policy) > _MOST_POLICIES:

@@ -180,7 +180,7 @@ def read_references(config: ForecastConfig) -> tuple[PassRates, float]:
     if not is_rollout_set(path):
         if config.success is not None:
             raise InputError(f"--success goes with a rollout set, and {path} is none.")
-        rates = pass_rates_of(path)[-1]
+        rates = pass_rates_of(path, scored=ScoredSet(config.scored))[-1]
     else:
         table = pass_rates(path, success=config.success)
         wins, losses = table.column("wins").to_numpy(), table.column("losses").to_numpy()

@@ -150,20 +150,27 @@ def checked_lines(run: Run, lines: Iterable[Mapping[str, Any]], newest: int) -> 
     return outcomes
 
 
-def pass_rates_of(path: Path, rules: Rules | None = None, *, option: str = "--outcomes") -> list[PassRates]:
+def pass_rates_of(
+    path: Path,
+    rules: Rules | None = None,
+    *,
+    option: str = "--outcomes",
+    scored: ScoredSet | None = None,
+) -> list[PassRates]:
     """Every policy in a file or folder, as `read_pass_rates`, or in a run, where each round is one.
 
     Args:
         path: a file, a folder of tables, or a run's folder.
         rules: the range of rewards. Default: the run's, else 0 to 1.
         option: what the user typed before the path, for the sentences of errors.
+        scored: the set of the prompts, by which NeMo Gym's rollouts get their ids.
 
     Raises:
         InputError: see `read_pass_rates`.
         OutputError: the run is damaged.
     """
     if not (path / RUN).exists():
-        return read_pass_rates(path, rules, option=option)
+        return read_pass_rates(path, rules, option=option, scored=scored)
     run = Run(path)
     files = [run.outcomes(round_) for round_ in range(int(run.state["round"]) + 1)]
     rules = rules or Rules(run.config.reward_low, run.config.reward_high)

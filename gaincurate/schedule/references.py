@@ -150,7 +150,7 @@ def read(run: Run, asked: Asked, path: Path, *, ours: bool = False, note: Note =
     rollouts = path if path.is_dir() and is_rollout_set(path) else None
     rules = rules_of(run.config)
     observed = _of_round(
-        pass_rates_of(path, Rules() if rollouts else rules, option="--reference-outcomes"),
+        pass_rates_of(path, Rules() if rollouts else rules, option="--reference-outcomes", scored=run.scored),
         asked.round,
         path,
     )

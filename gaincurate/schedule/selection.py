@@ -76,7 +76,7 @@ def matching(scored: ScoredSet, where: str, rollouts: Path | None = None) -> Mat
 
 def _of_rollouts(scored: ScoredSet, path: Path) -> dict[str, pa.ChunkedArray]:
     """The columns that a file of pass rates adds, in the order of the set's rows."""
-    policies = pass_rates_of(path, option="--rollouts")
+    policies = pass_rates_of(path, option="--rollouts", scored=scored)
     if len(policies) > 1 and any(rates.round is None for rates in policies):
         names = ", ".join(rates.name for rates in policies)
         raise InputError(

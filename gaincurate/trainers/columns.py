@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.options import near
-from gaincurate.core.prompts import Message, column_values, prompts_of
+from gaincurate.core.prompts import Columns, Message, Tool, column_values, prompts_of, without_nulls
 from gaincurate.core.schema import ID, object_type
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
@@ -36,10 +36,11 @@ class ViewOptions:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Some rows of a set: its table, their whole chat messages, their answers, and how many came before."""
+    """Some rows of a set: its table, their messages, tools and answers, and how many came before."""
 
     table: pa.Table
     messages: list[list[Message]]
+    tools: list[list[Tool] | None]
     answers: list[Any]
     first: int
 
@@ -65,7 +66,7 @@ class Own:
 class Parts:
     """Columns by kind, for one set and its options.
 
-    `chat` is the type of a message list. `answer` names the answer's column, None where there is none; a dot
+    `chat` is the type of a message list. `answer` and `tools` name columns, None where there is none; a dot
     goes into a struct. `system` is the system message of prompts that are given as one text, known once rows
     were read. `writes_answers` says whether a column with answers was asked for.
     """
@@ -76,6 +77,7 @@ class Parts:
     answer: str | None
     chat: pa.DataType
     id_in_answer: bool
+    tools: str | None = None
     system: str | None = None
     writes_answers: bool = field(default=False, init=False)
     _begun: bool = field(default=False, init=False)
@@ -103,6 +105,13 @@ class Parts:
         trainer with no setting for it has to say in a hint that it is left out.
         """
         return Own(pa.string(), self._questions, self.prompt)
+
+    def row_tools(self) -> Own:
+        """The tools of a row, a list of JSON schemas, empty for none; JSON text where the source has text."""
+        kind = column_type(self.schema, self.tools or "")
+        if _is_list(kind) and pa.types.is_struct(kind.value_type) and not self.prompt.endswith(".input"):
+            return Own(kind, lambda rows: [tools or [] for tools in rows.tools], self.tools)
+        return Own(pa.string(), lambda rows: [_json(tools or []) for tools in rows.tools], self.tools)
 
     def ids(self) -> Own:
         """The ids."""
@@ -140,6 +149,8 @@ class Parts:
         if self.id_in_answer:
             return self._answer_with_id()
         kind = pa.string() if self.answer is None else object_type(column_type(self.schema, self.answer))
+        if kind == pa.string():  # a value in JSON text has no type of its own
+            return Own(kind, lambda rows: [_text(answer) for answer in rows.answers], self.answer)
         return Own(kind, lambda rows: rows.answers, self.answer)
 
     @property
@@ -182,7 +193,7 @@ class Parts:
             columns = {key: ours.values(rows) for key, ours in our_fields.items()}
             entries = []
             for place, old in enumerate(olds):
-                entry = {renamed.get(key, key): value for key, value in (old or {}).items()}
+                entry = {renamed.get(key, key): value for key, value in without_nulls(old or {}).items()}
                 entry |= {k: v for k, v in (defaults or {}).items() if entry.get(k) is None}
                 entries.append(entry | {key: column[place] for key, column in columns.items()})
             return entries
@@ -222,8 +233,16 @@ class Parts:
         return questions
 
 
+def has_nulls(rows: Iterable[Sequence[Any] | None]) -> bool:
+    """Whether messages or tools have nulls inside their fields. Templates skip a field that is null."""
+    fields = (
+        field for row in rows for item in row or () if isinstance(item, dict) for field in item.values()
+    )
+    return any(field is not None and without_nulls(field) != field for field in fields)
+
+
 def column_type(schema: pa.Schema, name: str) -> pa.DataType:
-    """The type of a column; a dot goes into a struct.
+    """The type of a column; a dot goes into a struct, or into JSON text, whose values are text.
 
     Raises:
         InputError: no such column; lists those there are.
@@ -233,6 +252,8 @@ def column_type(schema: pa.Schema, name: str) -> pa.DataType:
     head, _, rest = name.partition(".")
     if rest and head in schema.names and pa.types.is_struct(schema.field(head).type):
         return column_type(pa.schema(list(schema.field(head).type)), rest)
+    if rest and head in schema.names and schema.field(head).type in (pa.string(), pa.large_string()):
+        return pa.string()
     raise InputError(
         f"there is no column {name!r} (--answer-column); the columns are: {', '.join(schema.names)}"
         f"{near(name, schema.names)}.",
@@ -245,12 +266,12 @@ def chat_type(scored: ScoredSet, identity: Json, *, bare: bool) -> pa.DataType:
 
     Only a column with messages as JSON text has to be read for that.
     """
-    column = identity["source"]["prompt_column"]
-    kind = column_type(scored.schema, column)
+    columns = Columns.of(identity)
+    kind = column_type(scored.schema, columns.prompt)
     segmentation = identity.get("segmentation", {})
     shots = [] if bare else segmentation.get("shots") or []
     types: Iterable[pa.DataType] = [_items([shots])]
-    if column.rsplit(".", 1)[-1] == "messages" and not _is_list(kind):
+    if not _is_list(kind) and (columns.chat_text or "." in columns.prompt or columns.prompt == "messages"):
         types = [*types, *(_items(prompts_of(t, identity, bare=True)) for t in scored.tables())]
     elif _is_list(kind):
         types = [*types, kind.value_type]

@@ -49,7 +49,7 @@ class NextConfig(BaseModel):
     log_format: Annotated[
         str | None,
         Option(
-            f"Whose logs: {', '.join(with_part('log'))} or lines. Default: seen in them.",
+            f"Whose logs: {', '.join(with_part('log'))}, nemo-gym or lines. Default: seen in them.",
             names=("--from",),
             metavar="T",
         ),

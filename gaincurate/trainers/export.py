@@ -1,8 +1,8 @@
 """The exact file that a trainer reads, of a scored set or of a run's round.
 
-Names and nesting are the trainer's, and the id stands where the trainer carries it back. What the source has
-besides goes along untouched, except that a column whose name the trainer needs or reserves is renamed. A note
-says so.
+Names and nesting are the trainer's, and the id stands where the trainer carries it back. Other source columns
+go along, without the nulls that Arrow adds in lines of JSON; one whose name the trainer needs or reserves is
+renamed with a note.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gaincurate.core.artifact import IDENTITY, MANIFEST, RUN, Json
+from gaincurate.core.artifact import IDENTITY, MANIFEST, RUN
 from gaincurate.core.files import temporary_folder, write_atomic, write_lines, write_stream
-from gaincurate.core.prompts import as_parquet, column_values, prompts_of
+from gaincurate.core.prompts import as_parquet
 from gaincurate.core.rng import CONTROLS, Ints, permutation
 from gaincurate.core.schema import ID, PREFIX
 from gaincurate.core.scored_set import ScoredSet
@@ -32,8 +32,9 @@ from gaincurate.hygiene.options import HygieneOptions
 from gaincurate.schedule.ordering import Order, build
 from gaincurate.schedule.run import Run
 from gaincurate.schedule.selection import first_of_groups, matching, part_of
-from gaincurate.trainers.columns import Own, Parts, Rows, ViewOptions, chat_type, column_type
-from gaincurate.trainers.profile import Columns, Launch, Profile, profile_of, profiles, system_file
+from gaincurate.trainers.columns import ViewOptions, chat_type
+from gaincurate.trainers.profile import Launch, profile_of, system_file
+from gaincurate.trainers.view import View
 
 FORMAT = 1
 _METADATA = b"gaincurate"
@@ -41,133 +42,6 @@ PART = "{split}"
 """What stands in `--out` for a part's name."""
 _CONTROL = "random"
 _CHUNK = 2048  # rows in memory at once, and in a row group
-
-
-class View:
-    """One trainer's columns for one scored set.
-
-    Args:
-        trainer: its name, of `TRAINERS`.
-        schema: the scored set's.
-        identity: the scored set's, which says where prompt and answer are.
-        chat: the type of its message lists (`chat_type`).
-        options: what was asked for.
-
-    Raises:
-        InputError: no such trainer or column, or the trainer cannot do without something that is not there.
-    """
-
-    def __init__(
-        self, trainer: str, schema: pa.Schema, identity: Json, chat: pa.DataType, options: ViewOptions
-    ) -> None:
-        self.trainer, self.profile, self.options = trainer, profile_of(trainer), options
-        self._identity = identity
-        source = identity["source"]
-        answer = options.answer_column or source.get("answer_column")
-        if answer is not None:
-            column_type(schema, answer)
-        with_id = self.profile.id_in_answer if options.id_in_answer is None else options.id_in_answer
-        self.parts = Parts(trainer, schema, source["prompt_column"], answer, chat, with_id)
-        _check(self.profile, self.parts, options)
-        self.own = self.profile.columns(self.parts, options) | self._judge() | {ID: self.parts.ids()}
-        self.notes: list[str] = []
-        """What a person should know: which columns got another name."""
-        self.open_ended = 0
-        """Prompts so far that end with the assistant's words."""
-        self.without_answer = 0
-        """Rows so far whose answer is null where the trainer finds one."""
-        # Where there is no column, --id-in-answer asks for the id alone: nothing is missing.
-        null_unasked = self.parts.writes_answers and options.id_in_answer is not True
-        self._counts_answers = answer is not None or null_unasked
-        self._copied = self._source_columns(schema)
-        fields = [pa.field(name, column.type) for name, column in self.own.items()]
-        fields += [pa.field(name, schema.field(old).type) for name, old in self._copied.items()]
-        self.schema = pa.schema(fields)
-
-    def table(self, rows: pa.Table, first: int) -> pa.Table:
-        """The view of some rows.
-
-        Args:
-            rows: of the scored set.
-            first: how many rows of the file came before them.
-
-        Raises:
-            InputError: a prompt that this trainer cannot read.
-            OutputError: a row's prompt cannot be read, so the set is not what its identity says.
-        """
-        answer = self.parts.answer
-        answers = column_values(rows, answer) if answer else [None] * rows.num_rows
-        batch = Rows(rows, prompts_of(rows, self._identity, bare=self.options.bare), answers, first)
-        self.open_ended += sum(messages[-1]["role"] == "assistant" for messages in batch.messages)
-        if self._counts_answers:
-            self.without_answer += sum(value is None for value in answers)
-        columns = [_array(column, batch) for column in self.own.values()]
-        columns += [rows.column(old) for old in self._copied.values()]
-        return pa.table(columns, schema=self.schema)
-
-    def _judge(self) -> Columns:
-        """The column by which the trainer picks a reward function."""
-        name, data_source = self.profile.judge, self.options.data_source
-        if name is None:
-            return {}
-        if data_source is not None:
-            return {name: self.parts.same(data_source)}
-        return {name: self.parts.column(name)} if name in self.parts.schema.names else {}
-
-    def _source_columns(self, schema: pa.Schema) -> dict[str, str]:
-        """The source columns that go along: the name in the file to the name in the set."""
-        scores = [n for n in schema.names if n.startswith(PREFIX) and n != ID and self.options.with_scores]
-        copied: dict[str, str] = {}
-        names = [name for name in schema.names if not name.startswith(PREFIX)]
-        for name in names:
-            column = self.own.get(name)
-            if column is not None and column.stands_for == name:
-                continue
-            new = name if column is None and name not in self.profile.reserved else f"source_{name}"
-            if new != name:
-                if new in names or new in self.own:
-                    raise InputError(
-                        f"{self.trainer} gives {name!r} a meaning of its own, and the set has both that "
-                        f"column and {new!r}; rename one of them in the data.",
-                        column=name,
-                    )
-                self.notes.append(f"column {name!r} is written as {new!r}: {self.trainer} needs that name")
-            copied[new] = name
-        return copied | {name: name for name in scores}
-
-
-def _array(column: Own, batch: Rows) -> pa.Array | pa.ChunkedArray:
-    values = column.values(batch)
-    return values if isinstance(values, pa.ChunkedArray) else pa.array(values, column.type)
-
-
-def _check(trainer: Profile, parts: Parts, options: ViewOptions) -> None:
-    """Refuse what a trainer cannot do without, and options that mean nothing to it."""
-    columns = ", ".join(name for name in parts.schema.names if not name.startswith(PREFIX))
-    if trainer.answer_needed and not parts.has_answer:
-        raise InputError(
-            f"{trainer.name} cannot read rows without an answer, and this set names no answer column. Give "
-            f"--answer-column, of {columns}; or --id-in-answer, where a reward function of yours needs only "
-            "the id."
-        )
-    if options.data_source is not None and trainer.judge is None:
-        raise InputError(f"--data-source {options.data_source}: {trainer.name} has nothing of that kind.")
-    if trainer.judge_needed and options.data_source is None and trainer.judge not in parts.schema.names:
-        raise InputError(
-            f"{trainer.name} picks a row's reward function by the column {trainer.judge!r}, and the "
-            "set has none. "
-            "Give --data-source NAME: a name that it knows, or one of your own for a reward function of "
-            "your own."
-        )
-    if options.env_class is not None and not trainer.env_class:
-        with_environments = [name for name, profile in profiles().items() if profile.env_class]
-        raise InputError(
-            f"--env-class {options.env_class} is for {', '.join(with_environments)}; {trainer.name} "
-            "has nothing of "
-            "that kind."
-        )
-    if options.with_scores and trainer.scores_refused:
-        raise InputError(f"--with-scores: {trainer.scores_refused}. Leave it out.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,9 +273,8 @@ def _write(
     schema = view.schema.with_metadata(metadata)
     with _making(out) as file, _writer(out, file, schema) as write:
         for table in _tables(scored, rows, limit):
-            shown = view.table(table, count)
-            count += shown.num_rows
-            write(shown)
+            write(view, table, count)
+            count += table.num_rows
     if view.parts.system is not None and view.profile.system_file:
         write_atomic(system_file(out), view.parts.system.encode(), named=True)
     if view.without_answer:
@@ -411,6 +284,7 @@ def _write(
             f"warning: {view.open_ended:,} prompts end with words of the assistant; scoring went on from "
             f"there, and {trainer} renders them as a finished turn"
         )
+    notes += view.differences()
     return Exported(view, count, facts, view.profile.launch(out.resolve(), view), notes, file=out)
 
 
@@ -546,33 +420,32 @@ def _making(out: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _writer(out: Path, file: BinaryIO, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
-    """What writes tables into a file, by the file's suffix."""
+def _writer(out: Path, file: BinaryIO, schema: pa.Schema) -> Iterator[Callable[[View, pa.Table, int], None]]:
+    """Writes the view of rows into a file, by the file's suffix."""
     if out.suffix == ".jsonl":
-        yield lambda table: _write_lines(file, table)
+        yield lambda view, table, first: _write_lines(file, view.lines(table, first))
         return
     with as_parquet(out):
         writer = pq.ParquetWriter(file, schema)
 
-    def write(table: pa.Table) -> None:
+    def write(view: View, table: pa.Table, first: int) -> None:
         with as_parquet(out):
-            writer.write_table(table, row_group_size=_CHUNK)
+            writer.write_table(view.table(table, first), row_group_size=_CHUNK)
 
     with writer:
         yield write
 
 
-def _write_lines(file: BinaryIO, table: pa.Table) -> None:
-    ids: Iterable[str] = table.column(ID).to_pylist()
-    for gc_id, row in zip(ids, table.to_pylist(), strict=True):
+def _write_lines(file: BinaryIO, rows: Iterable[dict[str, Any]]) -> None:
+    for row in rows:
         try:
             file.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
         except (TypeError, ValueError) as error:
             name = next((name for name, value in row.items() if not _holds(value)), "?")
             raise InputError(
-                f"row {gc_id}: column {name!r} holds what lines of JSON cannot ({error}); give an --out that "
-                "ends in .parquet.",
-                gc_id=gc_id,
+                f"row {row[ID]}: column {name!r} holds what lines of JSON cannot ({error}); give an --out "
+                "that ends in .parquet.",
+                gc_id=row[ID],
                 column=name,
             ) from error
 

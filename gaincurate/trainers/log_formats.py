@@ -16,6 +16,7 @@ from gaincurate.core.arrow import Refuse, parquet_head, read_parquet
 from gaincurate.core.files import json_lines
 from gaincurate.core.foreign import Malformed, json_value, see_fits
 from gaincurate.core.manifest import Document
+from gaincurate.difficulty.nemo_gym import TASK, read_rollouts
 from gaincurate.errors import OutcomeError
 from gaincurate.trainers.profile import LogFormat, profiles
 
@@ -25,7 +26,22 @@ LINES = "lines"
 
 def logs() -> dict[str, LogFormat]:
     """The logs that are read here, by trainer."""
-    return {name: profile.log for name, profile in profiles().items() if profile.log}
+    return {name: profile.log for name, profile in profiles().items() if profile.log} | {
+        "nemo-gym": LogFormat(files="*rollouts.jsonl", keys=frozenset({TASK}), read=_read_nemo_gym)
+    }
+
+
+def _read_nemo_gym(path: Path, begin: int, reward_column: str | None) -> Iterator[Entry]:
+    for rollout in read_rollouts(path, begin, reward_column or "reward"):
+        yield Entry(
+            f"{path.name}, line {rollout.line}",
+            rollout.reward,
+            rollout.gc_id,
+            sample=rollout.rollout,
+            messages=rollout.messages,
+            tokens=rollout.tokens,
+            place=rollout.task,
+        )
 
 
 def patterns() -> dict[str, str]:
@@ -39,7 +55,8 @@ class Entry:
 
     `where` is for sentences. `texts` are beginnings of the rendered rollout, one of which is the prompt;
     `messages` are the prompt's chat messages. `name` may be the id, if somebody put it there. A reward of
-    None could not be judged. `tokens` counts the completion's.
+    None could not be judged. `tokens` counts the completion's. `place` is the prompt's row in the
+    round's file.
     """
 
     where: str
@@ -52,6 +69,7 @@ class Entry:
     answer: Any = None
     name: str | None = None
     tokens: int | None = None
+    place: int | None = None
 
 
 def format_of(path: Path) -> str:

@@ -20,7 +20,8 @@ from gaincurate.core.files import append_lines, digest_bytes, digest_file, readi
 from gaincurate.core.foreign import Malformed, json_value, open_regular, see_text
 from gaincurate.core.manifest import Count, Document
 from gaincurate.core.outcomes import Rules, check_line, read_file
-from gaincurate.core.prompts import Message, column_values, prompts_of
+from gaincurate.core.prompts import column_values, prompts_of
+from gaincurate.difficulty.nemo_gym import prompt_key
 from gaincurate.errors import OutcomeError
 from gaincurate.schedule.observations import Note, rules_of, silent
 from gaincurate.schedule.run import Run, read_json
@@ -154,7 +155,10 @@ class Joiner:
         if entry.messages:
             if not isinstance(entry.messages, list) or not all(isinstance(m, dict) for m in entry.messages):
                 raise Unknown("the prompt is neither a text nor messages")
-            places = self._by_messages.get(_key(entry.messages), [])
+            places = self._by_messages.get(prompt_key(entry.messages), [])
+            places = [entry.place] if entry.place in places else places
+        elif entry.place is not None:
+            places = [entry.place] if entry.place < len(self._prompts) else []
         else:
             places = next((found_places for text in entry.texts if (found_places := self._in_text(text))), [])
         if len(places) > 1:
@@ -176,7 +180,7 @@ class Joiner:
         for place, (gc_id, messages) in enumerate(zip(run.ids(round_), prompts, strict=True)):
             contents = [_squeezed(m["content"]) for m in messages if m["content"]]
             self._prompts.append((gc_id, contents, answers[place]))
-            self._by_messages.setdefault(_key(messages), []).append(place)
+            self._by_messages.setdefault(prompt_key(messages), []).append(place)
 
     def _in_text(self, text: str) -> list[int]:
         """The prompts whose messages stand in a text in their order; of these, those with the most words.
@@ -225,10 +229,6 @@ def _stand_in(contents: Sequence[str], text: str) -> bool:
 def _squeezed(text: str) -> str:
     """Without white space: templates trim, and tokenizers do not always give it back as it was."""
     return "".join(text.split())
-
-
-def _key(messages: Sequence[Message]) -> str:
-    return json.dumps([[message.get("role"), message.get("content")] for message in messages], default=str)
 
 
 def _same(answer: Any, logged: Any) -> bool:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -24,8 +24,8 @@ from gaincurate.trainers.names import folder_of
 from gaincurate.trainers.names import with_rules as with_rules
 
 if TYPE_CHECKING:
-    from gaincurate.trainers.export import View
     from gaincurate.trainers.log_formats import Entry
+    from gaincurate.trainers.view import View
 
 Columns = dict[str, Own]
 COMMAND = "gaincurate schedule run run -- bash round.sh {data} {round} {checkpoint} {outcomes} {output}"
@@ -186,6 +186,29 @@ NO_REFERENCE = (
 
 
 @dataclass(frozen=True, slots=True)
+class Rendering:
+    """What a trainer's prompts have beside the messages of a row and the model's chat template.
+
+    Args:
+        arguments: its settings for arguments of the chat template, and the argument's name; "" for a mapping
+            or the JSON text of one.
+        row_tools: the setting that names the column with a row's tools; "" where it renders none.
+        adds: its settings that add text which is not known here, and what they add.
+        code: whose code renders the prompts, where that is not the trainer's.
+        media: columns of pictures and the like that it adds to a prompt.
+        nulls: "all" where it renders a null for each key that another row has, whatever the file; or its
+            setting for the file, where it does so for Parquet alone.
+    """
+
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    row_tools: str = ""
+    adds: Mapping[str, str] = field(default_factory=dict)
+    code: str = ""
+    media: tuple[str, ...] = ()
+    nulls: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
     """One trainer.
 
@@ -194,6 +217,7 @@ class Profile:
         version: what was read.
         columns: the view that it reads, by column name.
         launch: the settings that make it read an exported file as it is.
+        rendering: what its prompts have beside messages.
         reserved: column names to which it gives a meaning of its own or which it overwrites.
         suffixes: the files that it reads and that are written here.
         judge: the column by which it picks a reward function, None where it has none.
@@ -215,6 +239,7 @@ class Profile:
     version: str
     columns: Callable[[Parts, ViewOptions], Columns]
     launch: Callable[[Path, View], Launch]
+    rendering: Rendering = Rendering()
     reserved: frozenset[str] = frozenset()
     suffixes: tuple[str, ...] = (".parquet", ".jsonl")
     judge: str | None = None

@@ -20,7 +20,7 @@ from gaincurate.core.artifact import RUN, Json
 from gaincurate.core.files import append_lines, reading, write_json
 from gaincurate.core.manifest import Document
 from gaincurate.core.process import command_lock
-from gaincurate.core.prompts import read_rows
+from gaincurate.core.prompts import plain_rows
 from gaincurate.core.schema import ID
 from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.schedule.checkpoints import AS_IT_IS, Held
@@ -153,7 +153,7 @@ class RunSession(AbstractContextManager["RunSession"]):
         """The newest round's training rows, `[budget]`, in its order, each with `gc_round`."""
         round_ = self.round
         if self._rows[0] != round_:
-            rows = read_rows(self.run.data(round_)).to_pylist()
+            rows = plain_rows(self.run.data(round_))
             self._rows = (round_, [{**row, ROUND: round_} for row in rows])
         return self._rows[1]
 

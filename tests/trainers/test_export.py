@@ -43,7 +43,9 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 def write(folder: Path, trainer: str, rows: Any = None, suffix: str = "", **options: Any) -> Exported:
     """Export a set of `rows` to `folder/out/train.*`."""
-    made = {k: options.pop(k) for k in ("prompt", "answer", "segmentation", "shards") if k in options}
+    made = {
+        k: options.pop(k) for k in ("prompt", "answer", "tools", "segmentation", "shards") if k in options
+    }
     pick = Pick(**{k: options.pop(k) for k in ("by", "ascending", "round", "limit") if k in options})
     if not (folder / "set").exists():
         made.setdefault("segmentation", ONE_TURN if trainer in ONE_QUESTION else ADDED)
@@ -266,7 +268,7 @@ def test_answers_that_arrow_reads_as_extensions_are_written(
         assert of_row
         assert {json.loads(one)["answer"] if "gc_id" in one else one for one in of_row} == {text}
     if trainer == "verl":
-        assert [row["extra_info"]["half"] for row in shown] == [1, None]
+        assert [row["extra_info"].get("half") for row in shown] == [1, None]
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
@@ -283,10 +285,8 @@ def test_columns_whose_names_a_trainer_needs_are_renamed_and_told(tmp_path: Path
 
 
 def test_two_columns_for_one_name_are_refused(tmp_path: Path) -> None:
-    rows = [{**row, "images": "i", "source_images": "j"} for row in exports.sums()]
-    with pytest.raises(
-        InputError, match="'images' a meaning of its own, and the set has both that column and"
-    ):
+    rows = [{**row, "uid": "i", "source_uid": "j"} for row in exports.sums()]
+    with pytest.raises(InputError, match="'uid' a meaning of its own, and the set has both that column and"):
         write(tmp_path, "verl", rows)
 
 
@@ -519,3 +519,159 @@ def test_any_text_comes_back_as_it_was(
         "skyrl": lambda row: row["reward_spec"]["ground_truth"],
     }
     assert [reads[trainer](row) for row in shown] == [a for _, a in rows]
+
+
+def schema(name: str, *parameters: str, **more: Any) -> dict[str, Any]:
+    properties = {parameter: {"type": "string"} for parameter in parameters}
+    return {
+        "type": "function",
+        "function": {"name": name, "parameters": {"properties": properties}, **more},
+    }
+
+
+UNLIKE = [[schema("mul", "a", "b")], [schema("weather", "city"), schema("add", "x")]]
+CALLS = [
+    [{"function": {"name": "mul", "arguments": {"a": 1}}}],
+    [{"function": {"name": "f", "arguments": {"c": "d"}}}],
+]
+TURNS = [
+    [
+        {"role": "user", "content": "Multiply."},
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        {"role": "tool", "content": "4"},
+    ]
+    for calls in CALLS
+]
+FLAT = [[{"type": "function", **tool["function"]} for tool in tools] for tools in UNLIKE]
+NESTED = [{"responses_create_params": {"input": TURNS[k], "tools": FLAT[k]}} for k in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "tools"),
+    [
+        ([{"prompt": "a", "tools": UNLIKE[0]}, {"prompt": "b", "tools": UNLIKE[1]}], {}, UNLIKE),
+        ([{"prompt": "a", "tools": None}, {"prompt": "b", "tools": UNLIKE[1]}], {}, [[], UNLIKE[1]]),
+        ([{"prompt": "a", "tools": []}, {"prompt": "b", "tools": UNLIKE[0]}], {}, [[], UNLIKE[0]]),
+        ([{"prompt": "a", "tools": json.dumps(tools)} for tools in UNLIKE], {}, list(map(json.dumps, UNLIKE))),
+        ([{"prompt": "a", "functions": tools} for tools in UNLIKE], {"tools": "functions"}, UNLIKE),
+        (
+            [{"prompt": "a", "tools": json.dumps([schema("f", strict=None)])}],
+            {"shards": 1},
+            [json.dumps([schema("f", strict=None)])],
+        ),
+        (
+            NESTED,
+            {"prompt": "responses_create_params.input", "tools": "responses_create_params.tools"},
+            list(map(json.dumps, UNLIKE)),
+        ),
+    ],
+)  # fmt: skip
+def test_slime_gets_the_tools_of_each_row_as_they_were_scored(
+    tmp_path: Path, rows: Any, options: dict[str, Any], tools: Any
+) -> None:
+    made = write(
+        tmp_path,
+        "slime",
+        rows,
+        ".jsonl",
+        **{"prompt": "prompt", "answer": None, "tools": "tools", "segmentation": {}, **options},
+    )
+    flags = made.launch.settings
+    assert flags[flags.index("--tool-key") + 1] == "tools"
+    assert [row["tools"] for row in rows_of(out(tmp_path, "slime", ".jsonl"))] == tools
+    assert not [note for note in made.notes if "tools" in note]
+
+
+@pytest.mark.parametrize(
+    ("rows", "column", "expected"),
+    [
+        ([{"prompt": turns} for turns in TURNS], "prompt", TURNS),
+        ([{"prompt": json.dumps(turns)} for turns in TURNS], "prompt", TURNS),
+        ([{"prompt": "a", "meta": {"x": 1}}, {"prompt": "b", "meta": {"y": [{"z": 1}, {"w": 2}]}}], "meta",
+         [{"x": 1}, {"y": [{"z": 1}, {"w": 2}]}]),
+        ([{"prompt": "a", "meta": None}, {"prompt": "b", "meta": {"y": [None, 1]}}], "meta", [None, {"y": [None, 1]}]),
+        ([{"prompt": "a", "meta": '{"x": null}'}], "meta", ['{"x": null}']),
+        ([{"prompt": "a", "metadata": {"x": 1}}, {"prompt": "b", "metadata": {"y": 2}}], "metadata",
+         [{"x": 1, "gc_id": "id0000"}, {"y": 2, "gc_id": "id0001"}]),
+        ([{"prompt": "a", "answer": {"x": 1}}, {"prompt": "b", "answer": {"y": 2}}], "label", [{"x": 1}, {"y": 2}]),
+    ],
+)  # fmt: skip
+def test_lines_of_json_have_no_nulls_that_arrow_made(
+    tmp_path: Path, rows: Any, column: str, expected: list[Any]
+) -> None:
+    answer = "answer" if "answer" in rows[0] else None
+    exports.make_set(
+        tmp_path / "set",
+        rows,
+        prompt="prompt",
+        answer=answer,
+        shards=1,
+        chat_text=isinstance(rows[0]["prompt"], str) and rows[0]["prompt"][0] == "[",
+    )
+    write(tmp_path, "slime", None, ".jsonl")
+    assert [row[column] for row in rows_of(out(tmp_path, "slime", ".jsonl"))] == expected
+
+
+@pytest.mark.parametrize(
+    ("trainer", "suffix", "rows", "warned"),
+    [
+        ("verl", ".parquet", [{"prompt": turns} for turns in TURNS], "store them as JSON text"),
+        ("verl", ".jsonl", [{"prompt": turns} for turns in TURNS], "store them as JSON text"),
+        ("trl", ".jsonl", [{"prompt": turns} for turns in TURNS], "store them as JSON text"),
+        ("slime", ".parquet", [{"prompt": turns} for turns in TURNS], "ends in .jsonl"),
+        ("slime", ".jsonl", [{"prompt": turns} for turns in TURNS], None),
+        ("slime", ".parquet", [{"prompt": "a", "tools": tools} for tools in UNLIKE], "ends in .jsonl"),
+        ("verl", ".parquet", [{"prompt": TURNS[0]}, {"prompt": TURNS[0]}], None),
+        ("roll", ".jsonl", [{"prompt": turns, "answer": "1"} for turns in TURNS], None),
+    ],
+)
+def test_nulls_that_a_trainer_would_render_are_a_warning(
+    tmp_path: Path, trainer: str, suffix: str, rows: Any, warned: str | None
+) -> None:
+    answer = "answer" if "answer" in rows[0] else None
+    tools = "tools" if "tools" in rows[0] else None
+    made = write(
+        tmp_path, trainer, rows, suffix, prompt="prompt", answer=answer, tools=tools, segmentation={}
+    )
+    notes = [note for note in made.notes if "unlike keys" in note]
+    assert len(notes) == (warned is not None)
+    assert not warned or notes[0].endswith(warned)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "columns", "segmentation", "note"),
+    [
+        ("verl", {"tools": UNLIKE[0]}, {}, "the tools of column 'tools'; verl renders no tools of a row"),
+        ("trl", {"tools": UNLIKE[0]}, {}, "the tools of column 'tools'; trl renders no tools of a row"),
+        ("prime-rl", {"tools": UNLIKE[0]}, {}, "whether the taskset of the environment renders them is not known"),
+        ("verl", {"images": ["a.png"]}, {}, "verl adds 'images' to the prompts; scores are of the text alone"),
+        ("trl", {"image": "a.png"}, {}, "trl adds 'image' to the prompts; scores are of the text alone"),
+        ("openrlhf", {"images": ["a.png"]}, {}, "openrlhf adds 'images' to the prompts"),
+        ("verl", {}, {"template_kwargs": {"enable_thinking": False}}, '{"enable_thinking": false}; verl takes them from data.app'),
+        ("openrlhf", {}, {"template_kwargs": {"a": 1}}, "openrlhf takes them from nothing"),
+    ],
+)  # fmt: skip
+def test_prompts_that_differ_from_the_scored_ones_are_told(
+    tmp_path: Path, trainer: str, columns: dict[str, Any], segmentation: dict[str, Any], note: str
+) -> None:
+    tools = "tools" if "tools" in columns else None
+    rows = [{**row, **columns} for row in exports.sums()]
+    made = write(tmp_path, trainer, rows, tools=tools, segmentation=segmentation)
+    assert any(note in one for one in made.notes)
+    assert not any("is written as" in one for one in made.notes if "answer" not in one)
+    row = rows_of(out(tmp_path, trainer))[0]
+    assert {name: row[name] for name in columns if name != "tools"} == {
+        k: v for k, v in columns.items() if k != "tools"
+    }
+
+
+def test_slime_names_the_columns_of_pictures(tmp_path: Path) -> None:
+    made = write(tmp_path, "slime", [{**row, "images": ["a.png"]} for row in exports.sums()], ".jsonl")
+    flags = made.launch.settings
+    assert flags[flags.index("--multimodal-keys") + 1] == '{"image": "images"}'
+    assert "--tool-key" not in flags
+
+
+def test_tools_that_were_not_scored_are_hidden_from_slime(tmp_path: Path) -> None:
+    made = write(tmp_path, "slime", [{**row, "tools": UNLIKE[0]} for row in exports.sums()], ".jsonl")
+    assert "column 'tools' is written as 'source_tools': slime needs that name" in made.notes

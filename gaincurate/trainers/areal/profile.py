@@ -18,11 +18,12 @@ from gaincurate.trainers.profile import (
     Layout,
     Profile,
     Recipe,
+    Rendering,
     load_line,
 )
 
 if TYPE_CHECKING:
-    from gaincurate.trainers.export import View
+    from gaincurate.trainers.view import View
 
 
 _SCRIPT = """\
@@ -81,6 +82,7 @@ PROFILE = Profile(
     reserved=frozenset({"prompt", "completions", "prompt_ids", "completion_ids"}),
     columns=_columns,
     launch=_launch,
+    rendering=Rendering(code="the workflow of the training script", nulls="all"),
     layout=Layout(
         trainer="areal",
         version="git 4aef98d8 (2026-05-21)",

@@ -6,7 +6,8 @@ from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor import common
-from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
+from gaincurate.trainers.doctor.common import RUNS, table
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
 _ARGS = "areal/api/cli_args.py"
@@ -33,10 +34,6 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def _batch(settings: Settings) -> float | None:
-    return settings.count("train_dataset.batch_size")
-
-
 def ahead(settings: Settings, context: Context) -> Found:
     """Rollouts run ahead of training and come back in the order in which they are done."""
     key = "rollout.max_head_offpolicyness"
@@ -49,24 +46,6 @@ def ahead(settings: Settings, context: Context) -> Found:
         "first, so a quick prompt can be trained twice in place of a slow one",
         {key: 0},
         source="areal/infra/staleness_manager.py",
-    )
-
-
-def resumes(settings: Settings, context: Context) -> Found:
-    """The loader's place in another file comes back."""
-    key = "recover.mode"
-    if not context.segment or settings[key] in ("disabled", "off", False, None):
-        return None
-    if Settings.follows(settings.place("cluster.fileroot"), ("output", "round")):
-        return None
-    return Finding(
-        "resume",
-        "wrong",
-        f"{settings.told(key)}: the step counter and the loader's place in the last round's file "
-        "(dataloader_info.pkl) come back over the new one",
-        {key: "disabled"},
-        "the next round begins with the weights: actor.path={checkpoint}",
-        "areal/utils/recover.py",
     )
 
 
@@ -99,39 +78,39 @@ def reference(settings: Settings, context: Context) -> Found:
     return common.moving_reference(settings, context, "actor.kl_ctl", 0.0, 0.0, _ARGS)
 
 
+_TABLE = table(
+    ("dynamic-batch", "wrong", RUNS, "dynamic_bs", False, _ARGS,
+     "a batch ends with what was accepted until then, so steps and rows do not agree"),
+)  # fmt: skip
+
+_RULES: tuple[Rule, ...] = (
+    *common.rows("train_dataset.path", ("messages",), "--trainer areal", source="areal/dataset"),
+    partial(common.begins, key="actor.path", source=_ARGS),
+    partial(common.resumes, key="recover.mode", off=("disabled", "off", False, None), fix="disabled",
+        place="cluster.fileroot", happens="the step counter and the loader's place in the last round's file "
+        "(dataloader_info.pkl) come back over the new one", source="areal/utils/recover.py",
+        advice="the next round begins with the weights: actor.path={checkpoint}"),
+    partial(common.tail, key="train_dataset.batch_size", source=f"{_LOADER}: drop_last"),
+    partial(common.too_long, key="train_dataset.max_length",
+        happens="they may be dropped when the file is read (its filter counts the question alone)",
+        source="areal/dataset"),
+    partial(common.epochs, key="total_train_epochs", source=_ARGS),
+    partial(common.steps, key="total_train_steps", per_step="train_dataset.batch_size", source=_ARGS),
+    ahead,
+    weights,
+    saved_there,
+    partial(common.adapter_only, key="actor.use_lora", off=False, source=_ARGS),
+    partial(common.shuffle, key="train_dataset.shuffle", source=_LOADER),
+    reference,
+    *_TABLE,
+)  # fmt: skip
+
 RULES = TrainerRules(
     name="areal",
     version="4aef98d8 (2026-05-21)",
     launches=("areal.launcher", "_rl.py", "_grpo.py"),
     style="hydra",
     defaults=DEFAULTS,
-    rules=(
-        *common.rows("train_dataset.path", ("messages",), "--trainer areal", source="areal/dataset"),
-        partial(common.begins, key="actor.path", source=_ARGS),
-        resumes,
-        partial(common.tail, key="train_dataset.batch_size", source=f"{_LOADER}: drop_last"),
-        partial(
-            common.too_long,
-            key="train_dataset.max_length",
-            happens="they may be dropped when the file is read (its filter counts the question alone)",
-            source="areal/dataset",
-        ),
-        partial(common.epochs, key="total_train_epochs", source=_ARGS),
-        partial(common.steps, key="total_train_steps", per_step=_batch, source=_ARGS),
-        ahead,
-        partial(
-            common.drops,
-            name="dynamic-batch",
-            key="dynamic_bs",
-            off=False,
-            happens="a batch ends with what was accepted until then, so steps and rows do not agree",
-            source=_ARGS,
-        ),
-        weights,
-        saved_there,
-        partial(common.adapter_only, key="actor.use_lora", off=False, source=_ARGS),
-        partial(common.shuffle, key="train_dataset.shuffle", source=_LOADER),
-        reference,
-    ),
+    rules=_RULES,
     resolves=True,
 )

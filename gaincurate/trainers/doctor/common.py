@@ -37,6 +37,30 @@ def when(
     return rule
 
 
+RUNS: tuple[Mode, ...] = ("segment", "live")
+ALWAYS: tuple[Mode, ...] = (*RUNS, "export")
+SEGMENT: tuple[Mode, ...] = ("segment",)
+LIVE: tuple[Mode, ...] = ("live",)
+Row = tuple[str, Severity, tuple[Mode, ...], str, Any, str, str]
+
+
+def table(*rows: Row) -> tuple[Rule, ...]:
+    """Rules as rows: finding, severity, modes, setting, right value, source, what follows from another value.
+
+    A right value of true or false is compared as such; no value is as good as any other right one.
+    """
+
+    def wrong(right: Any) -> Callable[[Any], bool]:
+        if isinstance(right, bool):
+            return lambda value: bool(value) != right
+        return lambda value: value not in (right, None, False)
+
+    return tuple(
+        when(name, severity, key, wrong(right), title, {key: right}, source=source, modes=modes)
+        for name, severity, modes, key, right, source, title in rows
+    )
+
+
 def reads(settings: Settings, context: Context, key: str, *, source: str = "") -> Found:
     """In segment mode the training set is the round's own file."""
     if not context.segment or Settings.follows(settings.place(key), ("data", "output", "round")):
@@ -208,16 +232,6 @@ def workers(settings: Settings, context: Context, key: str, *, source: str = "")
     )
 
 
-def drops(
-    settings: Settings, context: Context, name: str, key: str, off: Any, happens: str, source: str
-) -> Found:
-    """Sampling of the trainer's own takes other prompts than planned."""
-    value = settings[key]
-    if context.mode == "export" or value == off or value in (None, False):
-        return None
-    return Finding(name, "wrong", f"{settings.told(key)}: {happens}", {key: off}, source=source)
-
-
 def reports(
     settings: Settings, context: Context, keys: tuple[str, ...], fix: dict[str, Any], advice: str, source: str
 ) -> Found:
@@ -247,6 +261,49 @@ def adapter_only(settings: Settings, context: Context, key: str, off: Any, sourc
         "or merge it into the model as the last step of the round's command",
         source,
     )
+
+
+def adapter_below(settings: Settings, context: Context, prefix: str, source: str) -> Found:
+    """Any setting of LoRA makes the checkpoint an adapter alone."""
+    keys = sorted(key for key in settings.below(prefix) if settings.given[key] is not None)
+    if not context.segment or not keys:
+        return None
+    title = f"{keys[0]} is set: the checkpoint is an adapter alone, which the next round does not begin with"
+    return Finding("adapter", "stops", title, dict.fromkeys(keys), source=source)
+
+
+def resumes(
+    settings: Settings,
+    context: Context,
+    place: str,
+    happens: str,
+    advice: str,
+    source: str,
+    *,
+    key: str = "",
+    off: tuple[Any, ...] = (),
+    fix: Any = "{output}",
+) -> Found:
+    """A checkpoint of the last round brings its step counter and its place in another file back.
+
+    Args:
+        settings: of the trainer.
+        context: the mode.
+        place: the setting of the checkpoints' folder; one of the round's own has no such checkpoint.
+        happens: what comes back.
+        advice: how the next round begins.
+        source: where the trainer does it.
+        key: the setting that resumes, where there is one.
+        off: its values that do not.
+        fix: the folder of the round's own; a value of `off` is for `key`.
+    """
+    if not context.segment or (key and settings[key] in off):
+        return None
+    if Settings.follows(settings.place(place), ("output", "round")):
+        return None
+    told = f"{settings.told(key)}, {settings.told(place)}" if key else settings.told(place)
+    right = {key: fix} if fix in off else {place: fix}
+    return Finding("resume", "wrong", f"{told}: {happens}", right, advice, source)
 
 
 def moving_reference(
@@ -374,12 +431,12 @@ def steps(
     context: Context,
     key: str,
     *,
-    per_step: Number,
+    per_step: Number | str,
     more_is_fine: bool = False,
     source: str = "",
 ) -> Found:
     """A bound on the steps must be what the rows need, once the prompts a step divide a round."""
-    each = per_step(settings)
+    each = settings.count(per_step) if isinstance(per_step, str) else per_step(settings)
     if context.budget is None or not each or context.budget % each:
         return None  # the rule on the tail speaks of what is left
     return length(

@@ -10,32 +10,33 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from gaincurate.core.arrow import check_fields, parquet_head
+from gaincurate.core.arrow import parquet_head
 from gaincurate.core.artifact import broken
-from gaincurate.core.prompts import read_rows
 from gaincurate.errors import GaincurateError, InputError
 from gaincurate.schedule.driver import NAMES
 from gaincurate.schedule.run import Run
-from gaincurate.scoring.model_files import is_failure
 from gaincurate.trainers.doctor.findings import (
     SEVERITIES,
     Context,
     Finding,
     Mode,
+    Rule,
     TrainerRules,
     ask,
     context_of,
 )
 from gaincurate.trainers.doctor.read import Read, read_settings
+from gaincurate.trainers.doctor.rendering import compare_tokens, differences, unknown
 from gaincurate.trainers.doctor.settings import Settings, shown
-from gaincurate.trainers.profile import rules_module, with_rules
+from gaincurate.trainers.profile import profile_of, rules_module, with_rules
 
 
 def facts_of(folder: Path, mode: Mode) -> Context:
@@ -53,6 +54,7 @@ def facts_of(folder: Path, mode: Mode) -> Context:
 def run_context(run: Run, mode: Mode, **more: Any) -> Context:
     """The same of an open run; `more` are other fields of the context."""
     more |= {"columns": _columns(run.data(int(run.state["round"]))), "folder": str(run.folder.resolve())}
+    more["scored"] = run.scored.identity
     if not run.config.bare:
         lengths = run.scored.column("gc_prompt_tokens").combine_chunks().to_numpy(zero_copy_only=False)
 
@@ -72,73 +74,6 @@ def _columns(data: Path) -> frozenset[str] | None:
         return None
 
 
-_ROWS = 16
-
-
-def compare_tokens(folder: Path, rows: int = _ROWS) -> tuple[Finding | None, str]:
-    """Render the newest round's first prompts by the model's chat template, and count.
-
-    Args:
-        folder: of the run.
-        rows: how many prompts.
-
-    Returns:
-        What is wrong, and a line that says what was compared or why nothing was.
-    """
-    run = Run(folder)
-    model = run.config.model
-    if run.config.bare:
-        return (
-            None,
-            "token counts: not compared, because --without-system leaves out a part of what was scored",
-        )
-    if model is None or not Path(model).is_dir():
-        return (
-            None,
-            f"token counts: not compared, because the model {model or ''} is no folder on this machine",
-        )
-    try:
-        from transformers import AutoTokenizer
-    except ImportError:
-        return None, "token counts: not compared, because transformers is not installed"
-    round_ = run.newest()
-    table = read_rows(run.data(round_), ["gc_id", "prompt"]).slice(0, rows)
-    check_fields(table.schema, [pa.field("gc_id", pa.string())], broken(run.data(round_)))
-    ids = table.column("gc_id").to_pylist()
-    if set(ids) != set(run.ids(round_)[: len(ids)]):
-        return None, f"token counts: not compared, because {run.data(round_)} has other prompts than the plan"
-    rows_of = run.scored.rows(ids)
-    counts = rows_of.column("gc_prompt_tokens").to_pylist()
-    scored = dict(zip(rows_of.column("gc_id").to_pylist(), counts, strict=True))
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(model)
-        texts = [
-            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-            for messages in table.column("prompt").to_pylist()
-        ]
-        lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
-    except BaseException as error:  # a template is a program, a file may be broken
-        if not is_failure(error):
-            raise
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        return None, f"token counts: not compared, because the tokenizer of {model} fails ({reason})"
-    for one, count in zip(ids, lengths, strict=True):
-        if count != scored[one]:
-            return (
-                Finding(
-                    "tokens",
-                    "wrong",
-                    f"the prompt of {one} is {count} tokens by the chat template of {model}, but was scored "
-                    f"as {scored[one]}: the trainer would read something else than was scored",
-                    {},
-                    "score the set again with this model's tokenizer, or train with the one that scored it",
-                    "gc_prompt_tokens of the scored set",
-                ),
-                f"token counts: {one} differs",
-            )
-    return None, f"token counts: {len(ids)} prompts of round {round_} are as long as they were when scored"
-
-
 _NAME = re.compile(rf"\{{({'|'.join(NAMES)})\}}")
 _CLOSE = 0.7  # of the words that differ
 _FILLED_IN = (
@@ -156,6 +91,8 @@ class Report:
     findings: list[Finding]
     notes: list[str]
     launched: bool = False
+    names: Mapping[str, str] = field(default_factory=dict)
+    """The names of settings in the version that they are of, where they differ."""
 
     @property
     def ok(self) -> bool:
@@ -164,7 +101,8 @@ class Report:
 
     def lines(self, finding: Finding) -> list[str]:
         """The settings that fix a finding, as the trainer's launch line or file has them."""
-        return written(trainer_named(self.trainer), finding.fix, self.launched)
+        fix = {self.names.get(key, key): value for key, value in finding.fix.items()}
+        return written(trainer_named(self.trainer), fix, self.launched)
 
     def as_json(self) -> dict[str, Any]:
         """Everything as plain values."""
@@ -231,28 +169,49 @@ def examine(name: str, sources: Sequence[str], mode: Mode = "segment", run: Path
     if run is None:
         report.notes.append("sizes, lengths and tokens are not compared: --run RUN does that")
         return report
-    finding, note = compare_tokens(run)
+    finding, note = compare_tokens(
+        run, profile_of(name), settings_of(trainer, read), _with_script(context, read)
+    )
     report.notes.append(note)
     found = report.findings if finding is None else worst_first([*report.findings, finding])
-    return Report(report.trainer, report.version, mode, found, report.notes, report.launched)
+    return replace(report, findings=found)
 
 
-def judge(trainer: TrainerRules, read: Read, context: Context) -> Report:
-    """Ask every rule of a trainer."""
+def settings_of(trainer: TrainerRules, read: Read) -> Settings:
+    """Settings over the defaults that hold where they say nothing."""
     defaults = trainer.defaults
     if trainer.whole is not None and {key.split(".")[0] for key in defaults} <= read.sections:
         defaults = trainer.whole
-    settings = Settings(read.given, defaults)
-    script = next((word for word in read.words if word.endswith(".py")), "")
-    findings, unknown = ask(trainer.rules, settings, replace(context, script=script, shell=read.shell))
-    notes = list(dict.fromkeys([*read.notes, *unknown]))
+    return Settings(read.given, defaults, trainer.renamed)
+
+
+def _with_script(context: Context, read: Read) -> Context:
+    modules = [module for flag, module in pairwise(read.words) if flag == "-m"]
+    script = next((word for word in read.words if word.endswith(".py")), (modules or [""])[0])
+    return replace(context, script=script, shell=read.shell)
+
+
+def judge(trainer: TrainerRules, read: Read, context: Context) -> Report:
+    """Ask every rule of a trainer, and whether it renders what was scored."""
+    settings, rendering = settings_of(trainer, read), profile_of(trainer.name).rendering
+    if context.longest is not None and unknown(replace(rendering, code=""), settings, context):
+        context = replace(context, longest=None, longer_than=None)  # of prompts without what it adds
+    rules: tuple[Rule, ...] = (*trainer.rules, partial(differences, profile_of(trainer.name)))
+    findings, unjudged = ask(rules, settings, _with_script(context, read))
+    notes = list(dict.fromkeys([*read.notes, *unjudged]))
     if unread := misspelt(trainer, settings):
         notes.insert(0, unread)
-    if not any(key in trainer.defaults for key in settings.given):
-        notes.insert(0, "none of the settings that the rules read is set: all of this is about the defaults")
+    if settings.given and not settings.given.keys() & (settings.asked | trainer.defaults.keys()):
+        older = ", and their names in older versions" if trainer.renamed else ""
+        raise InputError(
+            f"--config: none of its settings ({', '.join(list(settings.given)[:3])}) is known; the names are "
+            f"those of {trainer.name} {trainer.version}{older}{f' ({unread})' if unread else ''}. Check "
+            "--trainer, and give the file or launch line that the trainer is started with."
+        )
     if any(Settings.follows(value) for finding in findings for value in finding.fix.values()):
         notes.append(_FILLED_IN)
-    return Report(trainer.name, trainer.version, context.mode, worst_first(findings), notes, read.launched)
+    findings = worst_first(findings)
+    return Report(trainer.name, trainer.version, context.mode, findings, notes, read.launched, settings.names)
 
 
 def misspelt(trainer: TrainerRules, settings: Settings) -> str | None:

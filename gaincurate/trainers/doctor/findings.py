@@ -83,8 +83,10 @@ class Context:
     late: bool = False
     """In live mode, rows are chosen when they are generated for, whatever the trainer's loader brings."""
 
+    scored: Mapping[str, Any] | None = None
+    """The identity of the scored set."""
     script: str = ""
-    """The Python script that the launch line starts, which may set more than the line says."""
+    """The Python script or module that the launch line starts, which may set more than the line says."""
     shell: str = ""
     """The whole shell text around the launch line, which may go on after the training."""
 
@@ -124,6 +126,7 @@ class TrainerRules:
         style: how its launch line writes a setting: `hydra` key=value; `values` --key value, also true and
             false; `switches` --key alone for true; `dashes` the same with - for _.
         defaults: what it does where nothing is said, of the keys that the rules read.
+        renamed: the present names of settings by those of older versions.
         rules: what may be found.
         live: whether it can be steered in one long process.
         resolves: whether its files may have `${oc.env:NAME}` in them.
@@ -138,6 +141,7 @@ class TrainerRules:
     style: Style
     defaults: Mapping[str, Any]
     rules: tuple[Rule, ...]
+    renamed: Mapping[str, str] = field(default_factory=dict)
     live: bool = False
     resolves: bool = False
     whole: Mapping[str, Any] | None = None

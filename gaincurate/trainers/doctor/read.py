@@ -518,7 +518,8 @@ def _mapping(text: str) -> dict[str, Any] | None:
             tree = _parse(text, kind)
         except ValueError:
             continue
-        if isinstance(tree, dict) and tree:
+        # A launch line with JSON in it can be read as YAML, with a key that is most of the line.
+        if isinstance(tree, dict) and tree and not any(re.search(r"\s", str(key)) for key in tree):
             return tree
     return None
 

@@ -83,10 +83,19 @@ class Settings:
     Args:
         given: what was read, by dotted key.
         defaults: the trainer's values for what is not there.
+        renamed: present names by those of an older version.
     """
 
-    def __init__(self, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-        self.given = {normal(key): value for key, value in given.items()}
+    def __init__(
+        self, given: Mapping[str, Any], defaults: Mapping[str, Any], renamed: Mapping[str, str] | None = None
+    ) -> None:
+        renamed = renamed or {}
+        self.given = {renamed.get(normal(key), normal(key)): value for key, value in given.items()}
+        is_older = any(normal(key) in renamed for key in given)
+        self.names = {present: older for older, present in renamed.items()} if is_older else {}
+        """The names of the version that the settings are of, where they differ."""
+        self.asked: set[str] = set()
+        """The keys that rules asked for."""
         self.defaults = {normal(key): value for key, value in defaults.items()}
 
     def __getitem__(self, key: str) -> Any:
@@ -160,19 +169,23 @@ class Settings:
 
     def is_given(self, key: str) -> bool:
         """Whether the file says anything of a key."""
+        self.asked.add(normal(key))
         return normal(key) in self.given
 
     def told(self, key: str) -> str:
         """A key and its value for a reader, and whether it is the default."""
         value = self._resolved(normal(key), depth=8)
-        return f"{key} is {shown(value)}" + ("" if self.is_given(key) else " by default")
+        return f"{self.names.get(key, key)} is {shown(value)}" + ("" if self.is_given(key) else " by default")
 
     def below(self, prefix: str) -> Iterator[str]:
         """The given keys under a prefix."""
-        return (key for key in self.given if key.startswith(normal(prefix)))
+        keys = [key for key in self.given if key.startswith(normal(prefix))]
+        self.asked.update(keys)
+        return iter(keys)
 
     def _resolved(self, key: str, depth: int, known: dict[tuple[str, int], Any] | None = None) -> Any:
         known = {} if known is None else known  # a key that is named often is resolved once
+        self.asked.add(key)
         if (key, depth) not in known:
             known[key, depth] = self._filled(self.given.get(key, self.defaults.get(key)), depth, known)
         return known[key, depth]

@@ -23,13 +23,14 @@ from gaincurate.trainers.profile import (
     LogFormat,
     Profile,
     Recipe,
+    Rendering,
     Sharded,
     hydra_value,
     system_file,
 )
 
 if TYPE_CHECKING:
-    from gaincurate.trainers.export import View
+    from gaincurate.trainers.view import View
 
 
 _NEMO = "uv run python examples/converters/convert_dcp_to_hf.py --config {checkpoint}/config.yaml "
@@ -148,6 +149,10 @@ PROFILE = Profile(
     system_file=True,
     columns=_columns,
     launch=_launch,
+    rendering=Rendering(
+        {"policy.tokenizer.chat_template_kwargs": ""},
+        adds={"policy.tokenizer.chat_template": "a chat template"},
+    ),
     layout=Layout(
         trainer="nemo-rl",
         version="git 7ea279ab (2026-08-22)",

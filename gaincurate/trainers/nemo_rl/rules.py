@@ -10,8 +10,9 @@ from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor import common
-from gaincurate.trainers.doctor.common import when
-from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
+from gaincurate.trainers.doctor.common import LIVE as LIVE_MODE
+from gaincurate.trainers.doctor.common import RUNS, SEGMENT, table
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
 LIVE: dict[str, Any] = {
@@ -158,6 +159,21 @@ def unread(settings: Settings, context: Context) -> Found:
     return Finding("adapter-missing", "wrong", title, {key: True}, source="nemo_rl/data/dataloader.py")
 
 
+def single_controller(settings: Settings, context: Context) -> Found:
+    """Another entry point over the same files, which reads one loader in its own order."""
+    several = "data.use_multiple_dataloader"
+    if "single_controller" not in context.script or not (context.live or settings[several]):
+        return None
+    return Finding(
+        "single-controller",
+        "stops",
+        f"{context.script} refuses several dataloaders, and the live adapter needs them",
+        {several: False} if context.segment else {},
+        "start examples/run_grpo.py" + ("" if context.live else ", or use one dataloader"),
+        "nemo_rl/algorithms/single_controller_utils/setup.py",
+    )
+
+
 def unended(settings: Settings, context: Context) -> Found:
     """The asynchronous trainer ends with its last step alone, and fails where the rows end before."""
     on, most = "grpo.async_grpo.enabled", settings.number("grpo.max_num_steps")
@@ -203,22 +219,6 @@ def unjoined(settings: Settings, context: Context) -> Found:
         "outcomes are joined by the text of the prompt",
         advice="an environment of your own whose step() appends a line to {outcomes} knows the row",
         source=f"{_GRPO}, train_data_step",
-    )
-
-
-def resumes(settings: Settings, context: Context) -> Found:
-    """The loader's offset comes back wherever the data set's name is the same."""
-    key = "checkpointing.checkpoint_dir"
-    if not context.segment or Settings.follows(settings.place(key), ("output", "round")):
-        return None
-    return Finding(
-        "resume",
-        "wrong",
-        f"{settings.told(key)}: the newest checkpoint there is taken up, and because the data set's name is "
-        "the same its loader's offset is put onto the new file",
-        {key: "{output}"},
-        "the next round begins with the weights: policy.model_name={checkpoint}",
-        "nemo_rl/data/utils.py, load_dataloader_state",
     )
 
 
@@ -270,79 +270,53 @@ def weights(settings: Settings, context: Context) -> Found:
     )
 
 
+_TABLE = table(
+    ("dynamic-sampling", "wrong", RUNS, "grpo.use_dynamic_sampling", False, _GRPO,
+     "groups without variance are replaced by further prompts, so steps and rows do not agree"),
+    ("no-checkpoint", "stops", SEGMENT, "checkpointing.enabled", True, _GRPO,
+     "a round leaves nothing that the next one could begin with"),
+    ("async", "stops", LIVE_MODE, "grpo.async_grpo.enabled", False, "examples/run_grpo.py",
+     "asynchronous GRPO takes no custom dataloader"),
+)  # fmt: skip
+
+_RULES: tuple[Rule, ...] = (
+    data,
+    views,
+    partial(common.unplugged, key="data.custom_dataloader", fix=LIVE,
+        what="the loader reads the file in its own order, whatever the schedule plans",
+        source="nemo_rl/data/dataloader.py"),
+    partial(common.begins, key="policy.model_name", source="nemo_rl/models"),
+    partial(common.resumes, place="checkpointing.checkpoint_dir", happens="the newest checkpoint there is "
+        "taken up, and because the data set's name is the same its loader's offset is put onto the new file",
+        advice="the next round begins with the weights: policy.model_name={checkpoint}",
+        source="nemo_rl/data/utils.py, load_dataloader_state"),
+    divided,
+    unread,
+    single_controller,
+    splits,
+    texts,
+    partial(common.tail, key="grpo.num_prompts_per_step", source=f"{_GRPO}, setup: drop_last=True"),
+    partial(common.too_long, key="data.max_input_seq_length",
+        happens="they are cut to a few tokens and left out of the loss", below=lambda _: 1,
+        source=_PROCESSORS),
+    passes,
+    partial(common.steps, key="grpo.max_num_steps", per_step=_batch, more_is_fine=True, source=_GRPO),
+    weights,
+    unended,
+    adapters,
+    order,
+    unjoined,
+    partial(common.moving_reference, key="loss_fn.reference_policy_kl_penalty", off=0, fix=0, source=_GRPO),
+    *_TABLE,
+)  # fmt: skip
+
 RULES = TrainerRules(
     name="nemo-rl",
     version="7ea279ab (2026-08-22)",
     launches=("run_grpo",),
     style="hydra",
     defaults=DEFAULTS,
-    rules=(
-        data,
-        views,
-        partial(
-            common.unplugged,
-            key="data.custom_dataloader",
-            fix=LIVE,
-            what="the loader reads the file in its own order, whatever the schedule plans",
-            source="nemo_rl/data/dataloader.py",
-        ),
-        partial(common.begins, key="policy.model_name", source="nemo_rl/models"),
-        resumes,
-        divided,
-        unread,
-        splits,
-        texts,
-        partial(common.tail, key="grpo.num_prompts_per_step", source=f"{_GRPO}, setup: drop_last=True"),
-        partial(
-            common.too_long,
-            key="data.max_input_seq_length",
-            happens="they are cut to a few tokens and left out of the loss",
-            below=lambda _: 1,
-            source=_PROCESSORS,
-        ),
-        passes,
-        partial(common.steps, key="grpo.max_num_steps", per_step=_batch, more_is_fine=True, source=_GRPO),
-        partial(
-            common.drops,
-            name="dynamic-sampling",
-            key="grpo.use_dynamic_sampling",
-            off=False,
-            happens="groups without variance are replaced by further prompts, so steps and rows do not agree",
-            source=_GRPO,
-        ),
-        when(
-            "no-checkpoint",
-            "stops",
-            "checkpointing.enabled",
-            lambda value: not value,
-            "a round leaves nothing that the next one could begin with",
-            {"checkpointing.enabled": True},
-            source=_GRPO,
-            modes=("segment",),
-        ),
-        weights,
-        when(
-            "async",
-            "stops",
-            "grpo.async_grpo.enabled",
-            bool,
-            "asynchronous GRPO takes no custom dataloader",
-            {"grpo.async_grpo.enabled": False},
-            source="examples/run_grpo.py",
-            modes=("live",),
-        ),
-        unended,
-        adapters,
-        order,
-        unjoined,
-        partial(
-            common.moving_reference,
-            key="loss_fn.reference_policy_kl_penalty",
-            off=0,
-            fix=0,
-            source=_GRPO,
-        ),
-    ),
+    rules=_RULES,
     live=True,
     resolves=True,
     whole=WHOLE,

@@ -19,11 +19,12 @@ from gaincurate.trainers.profile import (
     Layout,
     Profile,
     Recipe,
+    Rendering,
     Sharded,
 )
 
 if TYPE_CHECKING:
-    from gaincurate.trainers.export import View
+    from gaincurate.trainers.view import View
 
 
 _SCRIPT = """\
@@ -84,12 +85,12 @@ def _tokenizer_last(path: Path, step: int) -> str | None:
 PROFILE = Profile(
     name="openrlhf",
     version="0.11.2",
-    reserved=frozenset({"images"}),
     judge="datasource",
     id_in_answer=True,
     refused_in_path=",@",
     columns=_columns,
     launch=_launch,
+    rendering=Rendering(media=("images",), nulls="all"),
     layout=Layout(
         trainer="openrlhf",
         version="0.11.2",

@@ -7,14 +7,42 @@ from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor import common
-from gaincurate.trainers.doctor.common import when
-from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
+from gaincurate.trainers.doctor.common import ALWAYS, RUNS, table, when
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
 _TRAINER = "openrlhf/trainer/ppo_trainer.py"
 _DATASET = "openrlhf/datasets/prompts_dataset.py"
+_SAMPLES = "openrlhf/trainer/ppo_utils/samples_generator.py"
 _ALL = 100_000_000
 _MANY = 10_000  # prompts: nobody means a round of so many
+
+RENAMED = {
+    "prompt_data": "data.prompt_dataset",
+    "input_key": "data.input_key",
+    "label_key": "data.label_key",
+    "input_template": "data.input_template",
+    "apply_chat_template": "data.apply_chat_template",
+    "max_samples": "data.max_samples",
+    "max_len": "data.max_len",
+    "max_new_tokens": "rollout.max_new_tokens",
+    "rollout_batch_size": "rollout.batch_size",
+    "n_samples_per_prompt": "rollout.n_samples_per_prompt",
+    "train_batch_size": "train.batch_size",
+    "num_episodes": "train.num_episodes",
+    "agent_func_path": "train.agent_func_path",
+    "load_checkpoint": "ckpt.load_enable",
+    "save_path": "ckpt.output_dir",
+    "ckpt_path": "ckpt.path",
+    "remote_rm_url": "reward.remote_url",
+    "init_kl_coef": "algo.kl.init_coef",
+    "dynamic_filtering": "algo.dynamic_filtering_enable",
+    "pretrain": "actor.model_name_or_path",
+    "lr_scheduler": "actor.lr_scheduler",
+    "lr_warmup_ratio": "actor.lr_warmup_ratio",
+    "lora_rank": "ds.lora.rank",
+}
+"""The option names up to 0.10.1 (0.9.0, 0.9.3 and 0.10.1 were read)."""
 
 DEFAULTS: dict[str, Any] = {
     "data.prompt_dataset": None,
@@ -24,6 +52,7 @@ DEFAULTS: dict[str, Any] = {
     "data.apply_chat_template": False,
     "data.max_samples": _ALL,
     "data.max_len": 2048,
+    "prompt_max_len": None,
     "rollout.max_new_tokens": None,
     "rollout.batch_size": 1024,
     "rollout.n_samples_per_prompt": 1,
@@ -86,6 +115,16 @@ def tail(settings: Settings, context: Context) -> Found:
     )
 
 
+def lengths(settings: Settings, context: Context) -> Found:
+    """A limit on prompts alone was an option up to 0.9; later ones have a limit on the whole length."""
+    happens = "they are cut, so they are not what was scored"
+    if settings["prompt_max_len"] is not None:
+        source = "openrlhf/trainer/ppo_utils/experience_maker.py"
+        return common.too_long(settings, context, "prompt_max_len", happens, source=source)
+    source = "openrlhf/utils/agent.py"
+    return common.too_long(settings, context, "data.max_len", happens, below=_answer, source=source)
+
+
 def _answer(settings: Settings) -> float | None:
     """Tokens of the whole length that are kept for the answer."""
     return settings.number("rollout.max_new_tokens") or 1
@@ -106,102 +145,54 @@ def learning_rate(settings: Settings, context: Context) -> Found:
     )
 
 
+_TABLE = table(
+    ("template", "wrong", ALWAYS, "data.apply_chat_template", True, _DATASET,
+     "the model would read the messages without its chat template, which is not what was scored"),
+    ("prompt-key", "stops", ALWAYS, "data.input_key", "prompt", _DATASET,
+     "the chat messages are in `prompt`"),
+    ("dynamic-sampling", "wrong", RUNS, "algo.dynamic_filtering_enable", False, _SAMPLES,
+     "groups outside of dynamic_filtering_range are replaced by further prompts, and the last batch is "
+     "thrown away where the rows end, so steps and rows do not agree"),
+)  # fmt: skip
+
+_RULES: tuple[Rule, ...] = (
+    *common.rows("data.prompt_dataset", ("label",), "--trainer openrlhf", "jsonl", renamed="data.label_key",
+        source=_TRAINER),
+    partial(common.begins, key="actor.model_name_or_path", source="openrlhf/cli/train_ppo_ray.py"),
+    when("resume", "wrong", "ckpt.load_enable", bool,
+        "the step counter and the loader's place in the last round's file come back over the new one",
+        {"ckpt.load_enable": False},
+        advice="the next round begins with the weights: --actor.model_name_or_path {checkpoint}",
+        source=f"{_TRAINER}, fit", modes=("segment",)),
+    when("label", "wrong", "data.label_key", lambda value: value is None,
+        "of a row only prompt, label and datasource are kept, and the reward function is given the label "
+        "alone: without it gc_id does not come back", {"data.label_key": "label"},
+        advice="`gaincurate export --trainer openrlhf` writes gc_id and the answer into it as JSON",
+        source=_DATASET),
+    subset,
+    tail,
+    lengths,
+    partial(common.epochs, key="train.num_episodes", source=_TRAINER),
+    partial(common.reports, keys=("reward.remote_url", "train.agent_func_path"),
+        fix={"reward.remote_url": "reward.py"},
+        advice="a function reward_func that appends a line to {outcomes} for the label's gc_id",
+        source="openrlhf/utils/agent.py"),
+    partial(common.output, key="ckpt.output_dir", what="the model",
+        source="openrlhf/trainer/ray/ppo_actor.py"),
+    partial(common.adapter_only, key="ds.lora.rank", off=0, source="openrlhf/utils/deepspeed/deepspeed.py"),
+    shuffled,
+    learning_rate,
+    partial(common.moving_reference, key="algo.kl.init_coef", off=0, fix=0,
+        source="openrlhf/cli/train_ppo_ray.py"),
+    *_TABLE,
+)  # fmt: skip
+
 RULES = TrainerRules(
     name="openrlhf",
     version="0.11.2",
+    renamed=RENAMED,
     launches=("openrlhf.cli.train_ppo_ray", "train_ppo_ray"),
     style="switches",
     defaults=DEFAULTS,
-    rules=(
-        *common.rows(
-            "data.prompt_dataset",
-            ("label",),
-            "--trainer openrlhf",
-            "jsonl",
-            renamed="data.label_key",
-            source=_TRAINER,
-        ),
-        partial(common.begins, key="actor.model_name_or_path", source="openrlhf/cli/train_ppo_ray.py"),
-        when(
-            "resume",
-            "wrong",
-            "ckpt.load_enable",
-            bool,
-            "the step counter and the loader's place in the last round's file come back over the new one",
-            {"ckpt.load_enable": False},
-            advice="the next round begins with the weights: --actor.model_name_or_path {checkpoint}",
-            source=f"{_TRAINER}, fit",
-            modes=("segment",),
-        ),
-        when(
-            "template",
-            "wrong",
-            "data.apply_chat_template",
-            lambda value: not value,
-            "the model would read the messages without its chat template, which is not what was scored",
-            {"data.apply_chat_template": True},
-            source=_DATASET,
-        ),
-        when(
-            "label",
-            "wrong",
-            "data.label_key",
-            lambda value: value is None,
-            "of a row only prompt, label and datasource are kept, and the reward function is given the label "
-            "alone: without it gc_id does not come back",
-            {"data.label_key": "label"},
-            advice="`gaincurate export --trainer openrlhf` writes gc_id and the answer into it as JSON",
-            source=_DATASET,
-        ),
-        partial(
-            common.drops,
-            name="dynamic-sampling",
-            key="algo.dynamic_filtering_enable",
-            off=False,
-            happens="groups outside of dynamic_filtering_range are replaced by further prompts, and the last "
-            "batch is thrown away where the rows end, so steps and rows do not agree",
-            source="openrlhf/trainer/ppo_utils/samples_generator.py",
-        ),
-        subset,
-        tail,
-        partial(
-            common.too_long,
-            key="data.max_len",
-            happens="they are cut from the front, so they are not what was scored",
-            below=_answer,
-            source="openrlhf/utils/agent.py",
-        ),
-        partial(common.epochs, key="train.num_episodes", source=_TRAINER),
-        when(
-            "prompt-key",
-            "stops",
-            "data.input_key",
-            lambda value: value != "prompt",
-            "the chat messages are in `prompt`",
-            {"data.input_key": "prompt"},
-            source=_DATASET,
-        ),
-        partial(
-            common.reports,
-            keys=("reward.remote_url", "train.agent_func_path"),
-            fix={"reward.remote_url": "reward.py"},
-            advice="a function reward_func that appends a line to {outcomes} for the label's gc_id",
-            source="openrlhf/utils/agent.py",
-        ),
-        partial(
-            common.output, key="ckpt.output_dir", what="the model", source="openrlhf/trainer/ray/ppo_actor.py"
-        ),
-        partial(
-            common.adapter_only, key="ds.lora.rank", off=0, source="openrlhf/utils/deepspeed/deepspeed.py"
-        ),
-        shuffled,
-        learning_rate,
-        partial(
-            common.moving_reference,
-            key="algo.kl.init_coef",
-            off=0,
-            fix=0,
-            source="openrlhf/cli/train_ppo_ray.py",
-        ),
-    ),
+    rules=_RULES,
 )

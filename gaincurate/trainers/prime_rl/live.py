@@ -12,9 +12,9 @@ from itertools import count
 from typing import Any
 
 from gaincurate.core.artifact import Json
-from gaincurate.core.prompts import read_rows
+from gaincurate.core.prompts import plain_rows
 from gaincurate.core.schema import ID
-from gaincurate.trainers.session import ROUND, RunSession, followed, next_round, not_installed, open_run
+from gaincurate.trainers.session import ROUND, followed, next_round, not_installed, open_run
 
 try:
     import verifiers.v1 as vf
@@ -100,11 +100,7 @@ class RunTaskset:
                 reported = taken <= round_ < live.rounds and not ended
                 round_ = min(round_, live.rounds - 1)
                 if round_ != made_for:
-                    made_for, rows = round_, _rows(live, round_)
+                    made_for, rows = round_, plain_rows(live.run.data(round_))
                 where = {ID: rows[position][ID], ROUND: round_, "gc_attempt": attempt}
                 where["gc_run"] = str(live.run.folder.resolve()) if reported else ""
                 yield self.task_of(rows[position], {"idx": place, **where})
-
-
-def _rows(live: RunSession, round_: int) -> list[Json]:
-    return list(read_rows(live.run.data(round_)).to_pylist())

@@ -21,13 +21,14 @@ from gaincurate.trainers.profile import (
     LogFormat,
     Profile,
     Recipe,
+    Rendering,
     Sharded,
     load_line,
     words,
 )
 
 if TYPE_CHECKING:
-    from gaincurate.trainers.export import View
+    from gaincurate.trainers.view import View
 
 
 _SCRIPT = """\
@@ -168,6 +169,11 @@ PROFILE = Profile(
     "would make new tasks of them",
     columns=_columns,
     launch=_launch,
+    rendering=Rendering(
+        {"orchestrator.train.sampling.extra_body.chat_template_kwargs": ""},
+        adds={f"{at}tokenizer.chat_template": "a chat template" for at in ("", "trainer.", "orchestrator.")},
+        code="the taskset of the environment",
+    ),
     layout=Layout(
         trainer="prime-rl",
         version="git 559b4477 (2026-08-21)",

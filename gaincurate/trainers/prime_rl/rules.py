@@ -7,12 +7,13 @@ from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor import common
-from gaincurate.trainers.doctor.common import when
+from gaincurate.trainers.doctor.common import SEGMENT, table
 from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 from gaincurate.trainers.profile import words
 
 _CONFIG = "prime_rl/configs/orchestrator.py"
+_BROADCAST = "prime_rl/transports/weights/filesystem.py"
 _SAMPLER = "orchestrator/curriculum/standard.py"
 _SOURCE = "orchestrator.train.source.0"
 
@@ -81,17 +82,6 @@ def tasks(settings: Settings, context: Context) -> Iterator[Finding]:
                 else "a taskset of your own package, over gaincurate.trainers.prime_rl.RunTaskset",
                 "verifiers/v1/taskset.py",
             )
-
-
-def adapters(settings: Settings, context: Context) -> Found:
-    """With LoRA, what is broadcast is an adapter."""
-    keys = sorted(key for key in settings.below("trainer.model.lora") if settings.given[key] is not None)
-    if not context.segment or not keys:
-        return None
-    title = f"{keys[0]} is set: the checkpoint is an adapter alone, which the next round does not begin with"
-    return Finding(
-        "adapter", "stops", title, dict.fromkeys(keys), source="prime_rl/transports/weights/filesystem.py"
-    )
 
 
 def samplers(settings: Settings, context: Context) -> Iterator[Finding]:
@@ -200,20 +190,6 @@ def resumes(settings: Settings, context: Context) -> Iterator[Finding]:
             )
 
 
-def _broadcast(key: str) -> Rule:
-    return when(
-        "weights",
-        "stops",
-        key,
-        lambda value: value not in (None, "filesystem"),
-        "weights go from memory to memory, and no Hugging Face weights are left for scoring and the next "
-        "round",
-        {key: "filesystem"},
-        source="prime_rl/transports/weights/filesystem.py",
-        modes=("segment",),
-    )
-
-
 def outcomes(settings: Settings, context: Context) -> Found:
     """Episodes are written by the file monitor."""
     keys = [
@@ -233,6 +209,32 @@ def outcomes(settings: Settings, context: Context) -> Found:
     )
 
 
+_TABLE = table(
+    *(("weights", "stops", SEGMENT, f"{at}weight_broadcast.type", "filesystem", _BROADCAST,
+       "weights go from memory to memory, and no Hugging Face weights are left for scoring and the next "
+       "round")
+      for at in ("", "trainer.")),
+)  # fmt: skip
+
+_RULES: tuple[Rule, ...] = (
+    tasks,
+    samplers,
+    gates,
+    partial(common.follows_run, key=f"{_SOURCE}.env.taskset.run", source="gaincurate.trainers.prime_rl"),
+    partial(common.begins, key="model.name", source="prime_rl/configs/rl.py"),
+    resumes,
+    tokens,
+    partial(common.tail, key="orchestrator.batch_size", per_step=_prompts, factor=_group, source=_CONFIG),
+    lengths,
+    partial(common.steps, key="max_steps", per_step=_prompts, source=_SAMPLER),
+    ahead,
+    endless,
+    partial(common.adapter_below, prefix="trainer.model.lora", source=_BROADCAST),
+    partial(common.output, key="output_dir", what="the checkpoint", source="prime_rl/configs/rl.py"),
+    outcomes,
+    *_TABLE,
+)  # fmt: skip
+
 RULES = TrainerRules(
     name="prime-rl",
     toml=True,
@@ -240,23 +242,6 @@ RULES = TrainerRules(
     launches=("rl",),
     style="dashes",
     defaults=DEFAULTS,
-    rules=(
-        tasks,
-        samplers,
-        gates,
-        partial(common.follows_run, key=f"{_SOURCE}.env.taskset.run", source="gaincurate.trainers.prime_rl"),
-        partial(common.begins, key="model.name", source="prime_rl/configs/rl.py"),
-        resumes,
-        tokens,
-        partial(common.tail, key="orchestrator.batch_size", per_step=_prompts, factor=_group, source=_CONFIG),
-        lengths,
-        partial(common.steps, key="max_steps", per_step=_prompts, source=_SAMPLER),
-        ahead,
-        endless,
-        adapters,
-        *map(_broadcast, ("weight_broadcast.type", "trainer.weight_broadcast.type")),
-        partial(common.output, key="output_dir", what="the checkpoint", source="prime_rl/configs/rl.py"),
-        outcomes,
-    ),
+    rules=_RULES,
     live=True,
 )

@@ -12,7 +12,7 @@ from gaincurate.trainers.columns import Parts, ViewOptions
 from gaincurate.trainers.profile import SHUFFLES, Columns, Launch, Profile
 
 if TYPE_CHECKING:
-    from gaincurate.trainers.export import View
+    from gaincurate.trainers.view import View
 
 
 def _columns(parts: Parts, options: ViewOptions) -> Columns:

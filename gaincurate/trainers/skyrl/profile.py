@@ -20,12 +20,13 @@ from gaincurate.trainers.profile import (
     Layout,
     Profile,
     Recipe,
+    Rendering,
     Sharded,
     hydra_value,
 )
 
 if TYPE_CHECKING:
-    from gaincurate.trainers.export import View
+    from gaincurate.trainers.view import View
 
 
 _SCRIPT = """\
@@ -92,6 +93,11 @@ PROFILE = Profile(
     env_class=True,
     columns=_columns,
     launch=_launch,
+    rendering=Rendering(
+        {"generator.chat_template_kwargs": ""},
+        adds={"generator.chat_template.name_or_path": "a chat template"},
+        nulls="all",
+    ),
     layout=Layout(
         trainer="skyrl",
         version="git a9564572 (2026-08-21)",

@@ -6,8 +6,8 @@ from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor import common
-from gaincurate.trainers.doctor.common import when
-from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
+from gaincurate.trainers.doctor.common import RUNS, SEGMENT, table, when
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
 _TRAINER = "skyrl/train/trainer.py"
@@ -50,10 +50,6 @@ def shuffled(settings: Settings, context: Context) -> Found:
     )
 
 
-def _batch(settings: Settings) -> float | None:
-    return settings.count("trainer.train_batch_size")
-
-
 def resumes(settings: Settings, context: Context) -> Found:
     """The loader's offset and the step counter come back with a checkpoint."""
     mode, key = settings["trainer.resume_mode"], "trainer.ckpt_path"
@@ -73,91 +69,51 @@ def resumes(settings: Settings, context: Context) -> Found:
     )
 
 
+_TABLE = table(
+    ("dynamic-sampling", "wrong", RUNS, "trainer.algorithm.dynamic_sampling.type", None, _TRAINER,
+     "groups without variance are replaced or left out, so steps and rows do not agree"),
+    ("dynamic-sampling", "wrong", RUNS, "trainer.fully_async.sample_full_batch", False,
+     "skyrl/train/fully_async_trainer.py",
+     "groups without variance are left out for further ones, so steps and rows do not agree"),
+    ("validation", "cost", SEGMENT, "trainer.eval_before_train", False, _TRAINER,
+     "a whole evaluation before every round"),
+)  # fmt: skip
+
+_RULES: tuple[Rule, ...] = (
+    partial(common.reads, key="data.train_data", source=_DATASET),
+    partial(common.begins, key="trainer.policy.model.path", source="skyrl/train/config/config.py"),
+    resumes,
+    partial(common.tail, key="trainer.train_batch_size", source=f"{_LOADER}: drop_last=True"),
+    partial(common.too_long, key="trainer.max_prompt_length",
+        happens="they are dropped when the file is read, so they never report", source=_DATASET),
+    partial(common.epochs, key="trainer.epochs", source=_TRAINER),
+    partial(common.steps, key="trainer.max_training_steps", per_step="trainer.train_batch_size",
+        more_is_fine=True, source=_TRAINER),
+    when("weights", "stops", "trainer.hf_save_interval", lambda value: not isinstance(value,
+        int) or value <= 0, "no Hugging Face weights, which scoring and the next round begin with",
+        {"trainer.hf_save_interval": _ALWAYS},
+        advice="with any period above 0 the end of the file is saved too", source=f"{_TRAINER}, save_models",
+        modes=("segment",)),
+    partial(common.output, key="trainer.export_path", what="the checkpoint", source=_TRAINER),
+    partial(common.adapter_only, key="trainer.policy.model.lora.rank", off=0,
+        source="skyrl/train/config/config.py"),
+    shuffled,
+    when("log-without-id", "cost", "environment.env_class", lambda value: value in _SHIPPED,
+        "nothing of yours sees the rewards, and SkyRL's own uid is the number of a row after the long "
+        "ones were dropped",
+        advice="an environment of your own is given the row's other columns, gc_id among them, and can "
+        "append a line to {outcomes}; a row's env_class column chooses it", source=_DATASET,
+        modes=("segment",)),
+    *(partial(common.moving_reference, key=key, off=False, fix=False,
+        source=_TRAINER) for key in ("trainer.algorithm.use_kl_loss", "trainer.algorithm.use_kl_in_reward")),
+    *_TABLE,
+)  # fmt: skip
+
 RULES = TrainerRules(
     name="skyrl",
     version="a9564572 (2026-08-21)",
     launches=("skyrl.train.entrypoints", "main_base"),
     style="hydra",
     defaults=DEFAULTS,
-    rules=(
-        partial(common.reads, key="data.train_data", source=_DATASET),
-        partial(common.begins, key="trainer.policy.model.path", source="skyrl/train/config/config.py"),
-        resumes,
-        partial(common.tail, key="trainer.train_batch_size", source=f"{_LOADER}: drop_last=True"),
-        partial(
-            common.too_long,
-            key="trainer.max_prompt_length",
-            happens="they are dropped when the file is read, so they never report",
-            source=_DATASET,
-        ),
-        partial(common.epochs, key="trainer.epochs", source=_TRAINER),
-        partial(
-            common.steps,
-            key="trainer.max_training_steps",
-            per_step=_batch,
-            more_is_fine=True,
-            source=_TRAINER,
-        ),
-        partial(
-            common.drops,
-            name="dynamic-sampling",
-            key="trainer.algorithm.dynamic_sampling.type",
-            off=None,
-            happens="groups without variance are replaced or left out, so steps and rows do not agree",
-            source=_TRAINER,
-        ),
-        partial(
-            common.drops,
-            name="dynamic-sampling",
-            key="trainer.fully_async.sample_full_batch",
-            off=False,
-            happens="groups without variance are left out for further ones, so steps and rows do not agree",
-            source="skyrl/train/fully_async_trainer.py",
-        ),
-        when(
-            "weights",
-            "stops",
-            "trainer.hf_save_interval",
-            lambda value: not isinstance(value, int) or value <= 0,
-            "no Hugging Face weights, which scoring and the next round begin with",
-            {"trainer.hf_save_interval": _ALWAYS},
-            advice="with any period above 0 the end of the file is saved too",
-            source=f"{_TRAINER}, save_models",
-            modes=("segment",),
-        ),
-        partial(common.output, key="trainer.export_path", what="the checkpoint", source=_TRAINER),
-        partial(
-            common.adapter_only,
-            key="trainer.policy.model.lora.rank",
-            off=0,
-            source="skyrl/train/config/config.py",
-        ),
-        shuffled,
-        when(
-            "log-without-id",
-            "cost",
-            "environment.env_class",
-            lambda value: value in _SHIPPED,
-            "nothing of yours sees the rewards, and SkyRL's own uid is the number of a row after the long "
-            "ones were dropped",
-            advice="an environment of your own is given the row's other columns, gc_id among them, and can "
-            "append a line to {outcomes}; a row's env_class column chooses it",
-            source=_DATASET,
-            modes=("segment",),
-        ),
-        when(
-            "validation",
-            "cost",
-            "trainer.eval_before_train",
-            bool,
-            "a whole evaluation before every round",
-            {"trainer.eval_before_train": False},
-            source=_TRAINER,
-            modes=("segment",),
-        ),
-        *(
-            partial(common.moving_reference, key=key, off=False, fix=False, source=_TRAINER)
-            for key in ("trainer.algorithm.use_kl_loss", "trainer.algorithm.use_kl_in_reward")
-        ),
-    ),
+    rules=_RULES,
 )

@@ -4,6 +4,7 @@ recipe.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,12 @@ from gaincurate.trainers.profile import (
     Layout,
     Profile,
     Recipe,
+    Rendering,
     Sharded,
 )
 
 if TYPE_CHECKING:
-    from gaincurate.trainers.export import View
+    from gaincurate.trainers.view import View
 
 
 _SCRIPT = """\
@@ -60,6 +62,8 @@ def _columns(parts: Parts, options: ViewOptions) -> Columns:
     columns = {"prompt": parts.messages()}
     if parts.has_answer:
         columns["label"] = parts.answer_as_it_is()
+    if parts.tools:
+        columns["tools"] = parts.row_tools()
     return columns | {"metadata": parts.struct("metadata", {ID: parts.ids()})}
 
 
@@ -67,6 +71,9 @@ def _launch(path: Path, view: View) -> Launch:
     flags = ["--prompt-data", str(path), "--input-key", "prompt"]
     flags += ["--label-key", "label"] if "label" in view.own else []
     flags += ["--metadata-key", "metadata", "--apply-chat-template"]
+    flags += ["--tool-key", "tools"] if "tools" in view.own else []
+    media = {name[:-1]: name for name in ("images", "videos", "audios") if name in view.schema.names}
+    flags += ["--multimodal-keys", json.dumps(media)] if media else []
     return Launch("flags", flags, ["leave --rollout-shuffle out", f"the id is in Sample.metadata['{ID}']"])
 
 
@@ -85,6 +92,15 @@ PROFILE = Profile(
     reserved=frozenset({"tools"}),
     columns=_columns,
     launch=_launch,
+    rendering=Rendering(
+        {"apply_chat_template_kwargs": ""},
+        row_tools="tool_key",
+        adds={
+            "multimodal_keys": "pictures, videos or sound",
+            "custom_generate_function_path": "what it renders",
+        },
+        nulls="prompt_data",
+    ),
     layout=Layout(
         trainer="slime",
         version="git 624b824a (2026-08-21)",

@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor import common
-from gaincurate.trainers.doctor.common import when
-from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
+from gaincurate.trainers.doctor.common import ALWAYS, table
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, Severity, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
 LIVE: dict[str, Any] = {
@@ -29,6 +29,7 @@ DEFAULTS: dict[str, Any] = {
     "input_key": "input",
     "label_key": None,
     "metadata_key": "metadata",
+    "tool_key": "tools",
     "apply_chat_template": False,
     "rollout_shuffle": False,
     "rollout_batch_size": None,
@@ -51,10 +52,6 @@ DEFAULTS: dict[str, Any] = {
     "kl_coef": 0.0,
     "kl_loss_coef": 0.0,
 }
-
-
-def _batch(settings: Settings) -> float | None:
-    return settings.count("rollout_batch_size")
 
 
 def passes(settings: Settings, context: Context) -> Found:
@@ -205,18 +202,25 @@ def _partial_rollouts(settings: Settings, context: Context) -> Found:
     happens = "unfinished samples go back to a buffer that is gone when the round's process ends"
     if context.live:
         happens = "unfinished samples come back in later rounds than they were planned for"
-    found = common.drops(settings, context, "partial-rollout", "partial_rollout", False, happens, _ROLLOUT)
-    return replace(found, severity="cost") if found and context.live else found
+    return _replaced(settings, context, "partial-rollout", "partial_rollout", False, happens)
 
 
 def _dynamic_sampling(settings: Settings, context: Context) -> Found:
+    """The adapter reports refused groups too, so that a live round goes on with a part of its outcomes."""
     happens = "groups that it refuses are replaced by further prompts, so steps and rows do not agree"
-    key = "dynamic_sampling_filter_path"
-    found = common.drops(settings, context, "dynamic-sampling", key, None, happens, _ROLLOUT)
-    if found is None or not context.live:
-        return found
-    # The adapter reports refused groups too, so a round goes on with a part of its outcomes.
-    return replace(found, severity="cost", advice="or start the run with a --min-coverage below 1")
+    finding = _replaced(settings, context, "dynamic-sampling", "dynamic_sampling_filter_path", None, happens)
+    advice = "or start the run with a --min-coverage below 1" if context.live else ""
+    return replace(finding, advice=advice) if finding else None
+
+
+def _replaced(
+    settings: Settings, context: Context, name: str, key: str, off: bool | None, happens: str
+) -> Found:
+    """A live round only has fewer outcomes."""
+    if context.mode == "export" or not settings[key]:
+        return None
+    severity: Severity = "cost" if context.live else "wrong"
+    return Finding(name, severity, f"{settings.told(key)}: {happens}", {key: off}, source=_ROLLOUT)
 
 
 def _too_long(settings: Settings, context: Context) -> Found:
@@ -250,67 +254,46 @@ def _reference(settings: Settings, context: Context, key: str) -> Found:
     return common.moving_reference(settings, context, key, 0.0, 0.0, _ARGUMENTS)
 
 
+_TABLE = table(
+    ("metadata", "wrong", ALWAYS, "metadata_key", "metadata", _DATA,
+     "gc_id is carried in `metadata`, the one column that stays with a sample"),
+    ("prompt-key", "stops", ALWAYS, "input_key", "prompt", _DATA, "the chat messages are in `prompt`"),
+)  # fmt: skip
+
+_RULES: tuple[Rule, ...] = (
+    *common.rows("prompt_data", ("metadata",), "--trainer slime", "jsonl", source=_SOURCE),
+    partial(common.follows_run, key="prompt_data", source="gaincurate.trainers.slime"),
+    partial(common.unplugged, key="data_source_path", fix=LIVE,
+        what="rows come in the file's order, whatever the schedule plans", source=_ARGUMENTS),
+    partial(common.unplugged, key=_TAP, fix={_TAP: LIVE[_TAP]}, what="the adapter never hears of a reward",
+        source=_ARGUMENTS),
+    resumes,
+    begins,
+    hides,
+    passes,
+    partial(common.steps, key="num_rollout", per_step="rollout_batch_size", source=_SOURCE),
+    partial(common.tail, key="rollout_batch_size", source="slime/ray/rollout.py, get_num_rollout_per_epoch"),
+    _too_long,
+    _template,
+    over_sampling,
+    _dynamic_sampling,
+    _partial_rollouts,
+    ahead,
+    reports,
+    weights,
+    saved_there,
+    period,
+    partial(common.shuffle, key="rollout_shuffle", source=_SOURCE),
+    *(partial(_reference, key=key) for key in ("kl_coef", "kl_loss_coef")),
+    *_TABLE,
+)  # fmt: skip
+
 RULES = TrainerRules(
     name="slime",
     version="624b824a (2026-08-21)",
     launches=("train.py", "train_async.py"),
     style="dashes",
     defaults=DEFAULTS,
-    rules=(
-        *common.rows("prompt_data", ("metadata",), "--trainer slime", "jsonl", source=_SOURCE),
-        partial(common.follows_run, key="prompt_data", source="gaincurate.trainers.slime"),
-        partial(
-            common.unplugged,
-            key="data_source_path",
-            fix=LIVE,
-            what="rows come in the file's order, whatever the schedule plans",
-            source=_ARGUMENTS,
-        ),
-        partial(
-            common.unplugged,
-            key=_TAP,
-            fix={_TAP: LIVE[_TAP]},
-            what="the adapter never hears of a reward",
-            source=_ARGUMENTS,
-        ),
-        resumes,
-        begins,
-        hides,
-        passes,
-        partial(common.steps, key="num_rollout", per_step=_batch, source=_SOURCE),
-        partial(
-            common.tail, key="rollout_batch_size", source="slime/ray/rollout.py, get_num_rollout_per_epoch"
-        ),
-        _too_long,
-        _template,
-        when(
-            "metadata",
-            "wrong",
-            "metadata_key",
-            lambda value: value != "metadata",
-            "gc_id is carried in `metadata`, the one column that stays with a sample",
-            {"metadata_key": "metadata"},
-            source=_DATA,
-        ),
-        over_sampling,
-        _dynamic_sampling,
-        _partial_rollouts,
-        when(
-            "prompt-key",
-            "stops",
-            "input_key",
-            lambda value: value != "prompt",
-            "the chat messages are in `prompt`",
-            {"input_key": "prompt"},
-            source=_DATA,
-        ),
-        ahead,
-        reports,
-        weights,
-        saved_there,
-        period,
-        partial(common.shuffle, key="rollout_shuffle", source=_SOURCE),
-        *(partial(_reference, key=key) for key in ("kl_coef", "kl_loss_coef")),
-    ),
+    rules=_RULES,
     live=True,
 )

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from gaincurate.core.schema import ID
 from gaincurate.trainers.columns import Parts, ViewOptions
 from gaincurate.trainers.markers import TRACKER, tracker
-from gaincurate.trainers.profile import Columns, Launch, Layout, Profile, Sharded
+from gaincurate.trainers.profile import Columns, Launch, Layout, Profile, Rendering, Sharded
 
 if TYPE_CHECKING:
-    from gaincurate.trainers.export import View
+    from gaincurate.trainers.view import View
 
 
 def _columns(parts: Parts, options: ViewOptions) -> Columns:
@@ -54,6 +54,11 @@ PROFILE = Profile(
     "${oc.env:GAINCURATE_DATA} and so on into that file, and ask `gaincurate doctor --trainer trinity`",
     columns=_columns,
     launch=_launch,
+    rendering=Rendering(
+        {"model.enable_thinking": "enable_thinking"},
+        adds=dict.fromkeys(("model.custom_chat_template", "model.chat_template_path"), "a chat template"),
+        code="the workflow",
+    ),
     layout=Layout(
         trainer="trinity",
         version="0.6.0",

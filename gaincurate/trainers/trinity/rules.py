@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor import common
-from gaincurate.trainers.doctor.common import when
+from gaincurate.trainers.doctor.common import RUNS, SEGMENT, table, when
 from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings, normal, shown
 from gaincurate.trainers.profile import words
@@ -37,6 +37,12 @@ _REWARDS = words(
     "accuracy_reward countdown_reward format_reward math_boxed_reward math_dapo_reward math_reward"
 )
 """Workflows and reward functions of the trainer's own registries: they report to nobody."""
+
+_FILTERS = words(
+    "dapo_dynamic_sampling data_juicer invalid_reward_filter reward_filter reward_std_filter "
+    "reward_shaping_mapper"
+)
+"""Operators that leave experiences out or change their rewards."""
 
 DEFAULTS: dict[str, Any] = {
     f"{_FIRST}.path": None,
@@ -177,10 +183,6 @@ def run(settings: Settings, context: Context) -> Found:
     return common.follows_run(settings, context, key, source="gaincurate.trainers.trinity")
 
 
-def _batch(settings: Settings) -> float | None:
-    return settings.count("buffer.batch_size")
-
-
 def lengths(settings: Settings, context: Context) -> Found:
     """Prompts over the model's limit are cut, or not answered."""
     cut = settings["model.enable_prompt_truncation"]
@@ -207,24 +209,6 @@ def passes(settings: Settings, context: Context) -> Found:
     return common.epochs(settings, context, "buffer.total_epochs", source=_READER)
 
 
-def resumes(settings: Settings, context: Context) -> Found:
-    """The explorer's place in the file comes back with a checkpoint."""
-    key = "checkpoint_root_dir"
-    if not context.segment or not settings["continue_from_checkpoint"]:
-        return None
-    if Settings.follows(settings.place(key), ("output", "round")):
-        return None
-    return Finding(
-        "resume",
-        "wrong",
-        f"{settings.told('continue_from_checkpoint')}, {settings.told(key)}: the place in the last round's "
-        "file comes back over the new one",
-        {key: "{output}/trinity"},
-        "the next round begins with the weights: model.model_path: {checkpoint}",
-        "trinity/manager/state_manager.py",
-    )
-
-
 def saved_there(settings: Settings, context: Context) -> Found:
     """What a round leaves must lie in the round's own folder."""
     if settings["continue_from_checkpoint"]:
@@ -234,9 +218,22 @@ def saved_there(settings: Settings, context: Context) -> Found:
 
 def feedback(settings: Settings, context: Context) -> Found:
     """The selector hears of rewards through one operator of the experience pipeline."""
-    names = [settings[key] for key in settings.below(_OPERATORS) if key.endswith(".name")]
-    if not context.live or "pass_rate_calculator" in names:
+    keys = sorted(key for key in settings.below(_OPERATORS) if key.endswith(".name"))
+    names = [settings[key] for key in keys]
+    if not context.live:
         return None
+    if "pass_rate_calculator" in names:
+        before = [name for name in names[: names.index("pass_rate_calculator")] if name in _FILTERS]
+        if not before:
+            return None
+        return Finding(
+            "feedback",
+            "wrong",
+            f"{before[0]} stands before pass_rate_calculator: rewards of the groups that it leaves out never "
+            "reach the selector",
+            advice="put pass_rate_calculator first in data_processor.experience_pipeline.operators",
+            source="trinity/buffer/operators",
+        )
     return Finding(
         "feedback",
         "stops",
@@ -272,16 +269,44 @@ def validation(settings: Settings, context: Context) -> Found:
     return Finding("validation", "cost", title, {key: False}, source="trinity/explorer/explorer.py")
 
 
-def adapters(settings: Settings, context: Context) -> Found:
-    """LoRA checkpoints hold an adapter."""
-    if not context.segment or not list(settings.below("model.lora_configs")):
-        return None
-    keys = sorted(key for key in settings.below("model.lora_configs") if settings.given[key] is not None)
-    if not keys:
-        return None
-    title = f"{keys[0]} is set: the checkpoint is an adapter alone, which the next round does not begin with"
-    return Finding("adapter", "stops", title, dict.fromkeys(keys), source="trinity/common/config.py")
+_TABLE = table(
+    ("over-rollout", "wrong", RUNS, "explorer.over_rollout.ratio", 0.0, "trinity/common/config.py",
+     "a step does not wait for its slowest tasks, which are never trained and report nothing"),
+    ("weights", "stops", SEGMENT, "model.tinker.enable", False, "trinity/trainer/tinker/tinker_trainer.py",
+     "the weights stay with the service that trains, and scoring and the next round have none"),
+)  # fmt: skip
 
+_RULES: tuple[Rule, ...] = (
+    data,
+    pipeline,
+    prompt_column,
+    texts,
+    order,
+    run,
+    partial(common.begins, key="model.model_path", source="trinity/common/config.py"),
+    partial(common.resumes, key="continue_from_checkpoint", off=(False, None), place="checkpoint_root_dir",
+        fix="{output}/trinity", happens="the place in the last round's file comes back over the new one",
+        advice="the next round begins with the weights: model.model_path: {checkpoint}",
+        source="trinity/manager/state_manager.py"),
+    partial(common.tail, key="buffer.batch_size", source=f"{_READER}: drop_last=True"),
+    lengths,
+    passes,
+    partial(common.steps, key="buffer.total_steps", per_step="buffer.batch_size", source=_READER),
+    _ahead("synchronizer.sync_interval", 1),
+    _ahead("synchronizer.sync_offset", 0),
+    when("weights", "stops", "trainer.save_hf_checkpoint", lambda value: value == "never",
+        "no Hugging Face weights, which scoring and the next round begin with",
+        {"trainer.save_hf_checkpoint": "last"}, source="trinity/trainer/trainer.py", modes=("segment",)),
+    when("half", "stops", "mode", lambda value: value not in ("both", "colocate"),
+        "one half of the trainer alone: the process of a round does not both roll out and train",
+        {"mode": "both"}, source="trinity/cli/launcher.py", modes=("segment",)),
+    saved_there,
+    reports,
+    feedback,
+    partial(common.adapter_below, prefix="model.lora_configs", source="trinity/common/config.py"),
+    validation,
+    *_TABLE,
+)  # fmt: skip
 
 RULES = TrainerRules(
     name="trinity",
@@ -289,65 +314,7 @@ RULES = TrainerRules(
     launches=("trinity",),
     style="hydra",
     defaults=DEFAULTS,
-    rules=(
-        data,
-        pipeline,
-        prompt_column,
-        texts,
-        order,
-        run,
-        partial(common.begins, key="model.model_path", source="trinity/common/config.py"),
-        resumes,
-        partial(common.tail, key="buffer.batch_size", source=f"{_READER}: drop_last=True"),
-        lengths,
-        passes,
-        partial(common.steps, key="buffer.total_steps", per_step=_batch, source=_READER),
-        partial(
-            common.drops,
-            name="over-rollout",
-            key="explorer.over_rollout.ratio",
-            off=0.0,
-            happens="a step does not wait for its slowest tasks, which are never trained and report nothing",
-            source="trinity/common/config.py",
-        ),
-        _ahead("synchronizer.sync_interval", 1),
-        _ahead("synchronizer.sync_offset", 0),
-        when(
-            "weights",
-            "stops",
-            "trainer.save_hf_checkpoint",
-            lambda value: value == "never",
-            "no Hugging Face weights, which scoring and the next round begin with",
-            {"trainer.save_hf_checkpoint": "last"},
-            source="trinity/trainer/trainer.py",
-            modes=("segment",),
-        ),
-        when(
-            "weights",
-            "stops",
-            "model.tinker.enable",
-            bool,
-            "the weights stay with the service that trains, and scoring and the next round have none",
-            {"model.tinker.enable": False},
-            source="trinity/trainer/tinker/tinker_trainer.py",
-            modes=("segment",),
-        ),
-        when(
-            "half",
-            "stops",
-            "mode",
-            lambda value: value not in ("both", "colocate"),
-            "one half of the trainer alone: the process of a round does not both roll out and train",
-            {"mode": "both"},
-            source="trinity/cli/launcher.py",
-            modes=("segment",),
-        ),
-        saved_there,
-        reports,
-        feedback,
-        adapters,
-        validation,
-    ),
+    rules=_RULES,
     live=True,
     resolves=True,
 )

@@ -23,13 +23,14 @@ from gaincurate.trainers.profile import (
     LogFormat,
     Profile,
     Recipe,
+    Rendering,
     Sharded,
     load_line,
     words,
 )
 
 if TYPE_CHECKING:
-    from gaincurate.trainers.export import View
+    from gaincurate.trainers.view import View
 
 
 _LOG_COLUMNS = frozenset({"step", "prompt", "completion", "advantage"})
@@ -147,11 +148,11 @@ PROFILE = Profile(
     name="trl",
     version="1.16.0",
     reserved=words(
-        "prompts completions completion completion_ids trainer_state log_extra log_metric environments "
-        "image images"
+        "prompts completions completion completion_ids trainer_state log_extra log_metric environments"
     ),
     columns=_columns,
     launch=_launch,
+    rendering=Rendering({"chat_template_kwargs": ""}, media=("image", "images"), nulls="all"),
     layout=Layout(
         trainer="trl",
         version="1.16.0, transformers 5.23.0",

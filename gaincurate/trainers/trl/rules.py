@@ -13,13 +13,14 @@ from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor import common
-from gaincurate.trainers.doctor.common import when
-from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
+from gaincurate.trainers.doctor.common import ALWAYS, table, when
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 from gaincurate.trainers.trl.batching import shape_in
 
 _CONFIG = "trl/trainer/grpo_config.py"
-_WINDOW = "trl/trainer/grpo_trainer.py, _prepare_inputs"
+_GRPO = "trl/trainer/grpo_trainer.py"
+_WINDOW = f"{_GRPO}, _prepare_inputs"
 _LOADER = "trl/trainer/grpo_trainer.py, get_train_dataloader"
 _TRAINER = "transformers/trainer.py"
 _REWARD = "reward.reward"  # a function of the user's, named as the recipe names it
@@ -297,7 +298,7 @@ def rewards(settings: Settings, context: Context) -> Found:
     """TRL's own reward functions and reward models report to nobody; a script's own are not seen here."""
     own = settings["reward_funcs"] or []
     own = [name for name in (own if isinstance(own, list) else [own]) if _is_own(str(name))]
-    if not context.segment or own or (context.script and not settings.is_given("reward_funcs")):
+    if not context.segment or own or (_is_own(context.script) and not settings.is_given("reward_funcs")):
         return None
     if settings["log_completions"]:
         return Finding(
@@ -335,72 +336,51 @@ saves_anywhere = when(
     modes=("live",),
 )
 
+_TABLE = table(
+    ("columns", "wrong", ALWAYS, "remove_unused_columns", False, f"{_GRPO}, _set_signature_columns_if_needed",
+     "gc_id is dropped before the reward functions see it, so no outcome can be told"),
+    ("batch-finder", "stops", ALWAYS, "auto_find_batch_size", False, f"{_CONFIG}, __post_init__",
+     "GRPOConfig refuses it, because groups would not survive a batch size that changes"),
+)  # fmt: skip
+
+_RULES: tuple[Rule, ...] = (
+    rows,
+    begins,
+    partial(common.shuffle, key="shuffle_dataset", source=_CONFIG, refused=True),
+    tail,
+    whole_steps,
+    window,
+    ends_inside,
+    checkpoints,
+    dealing,
+    skip,
+    logs,
+    rewards,
+    passes,
+    resumed,
+    length,
+    twice,
+    when("no-checkpoint", "stops", "save_strategy", lambda value: value == "no",
+        "a round leaves nothing that the next one could begin with", {"save_strategy": "steps"},
+        source=_TRAINER, modes=("segment",)),
+    saves_anywhere,
+    optimizer,
+    when("learning-rate", "cost", "lr_scheduler_type", lambda value: value not in ("constant",
+        "constant_with_warmup"),
+        "its end is the last step that a process knows of, so the learning rate falls within every round",
+        {"lr_scheduler_type": "constant"}, source=f"{_TRAINER}, create_scheduler", modes=("segment",)),
+    partial(common.output, key="output_dir", what="the checkpoint", source=_TRAINER),
+    partial(common.moving_reference, key="beta", off=0.0, fix=0.0, source=_CONFIG),
+    partial(common.adapter_only, key="use_peft", off=False, source="trl/trainer/model_config.py"),
+    *_TABLE,
+)  # fmt: skip
+
 RULES = TrainerRules(
     name="trl",
     version="1.16.0",
     launches=("trl", "accelerate", "torchrun"),
     style="values",
     defaults=DEFAULTS,
-    rules=(
-        rows,
-        begins,
-        when(
-            "columns",
-            "wrong",
-            "remove_unused_columns",
-            bool,
-            "gc_id is dropped before the reward functions see it, so no outcome can be told",
-            {"remove_unused_columns": False},
-            source="trl/trainer/grpo_trainer.py, _set_signature_columns_if_needed",
-        ),
-        partial(common.shuffle, key="shuffle_dataset", source=_CONFIG, refused=True),
-        tail,
-        whole_steps,
-        window,
-        ends_inside,
-        checkpoints,
-        dealing,
-        skip,
-        logs,
-        rewards,
-        passes,
-        resumed,
-        length,
-        twice,
-        when(
-            "no-checkpoint",
-            "stops",
-            "save_strategy",
-            lambda value: value == "no",
-            "a round leaves nothing that the next one could begin with",
-            {"save_strategy": "steps"},
-            source=_TRAINER,
-            modes=("segment",),
-        ),
-        saves_anywhere,
-        optimizer,
-        when(
-            "learning-rate",
-            "cost",
-            "lr_scheduler_type",
-            lambda value: value not in ("constant", "constant_with_warmup"),
-            "its end is the last step that a process knows of, so the learning rate falls within every round",
-            {"lr_scheduler_type": "constant"},
-            source=f"{_TRAINER}, create_scheduler",
-            modes=("segment",),
-        ),
-        partial(common.output, key="output_dir", what="the checkpoint", source=_TRAINER),
-        when(
-            "batch-finder",
-            "stops",
-            "auto_find_batch_size",
-            bool,
-            "GRPOConfig refuses it, because groups would not survive a batch size that changes",
-            {"auto_find_batch_size": False},
-            source=f"{_CONFIG}, __post_init__",
-        ),
-        partial(common.moving_reference, key="beta", off=0.0, fix=0.0, source=_CONFIG),
-        partial(common.adapter_only, key="use_peft", off=False, source="trl/trainer/model_config.py"),
-    ),
+    rules=_RULES,
     live=True,
 )

@@ -22,13 +22,14 @@ from gaincurate.trainers.profile import (
     LogFormat,
     Profile,
     Recipe,
+    Rendering,
     Sharded,
     hydra_value,
     words,
 )
 
 if TYPE_CHECKING:
-    from gaincurate.trainers.export import View
+    from gaincurate.trainers.view import View
 
 
 _VERL = (
@@ -133,7 +134,7 @@ PROFILE = Profile(
     name="verl",
     version="0.9.1",
     reserved=words(
-        "raw_prompt dummy_tensor index tools_kwargs interaction_kwargs images videos audios uid "
+        "raw_prompt dummy_tensor index tools_kwargs interaction_kwargs uid "
         "sampling_params trajectory trace session_id global_steps prompts responses input_ids "
         "attention_mask position_ids rm_scores"
     ),
@@ -141,6 +142,16 @@ PROFILE = Profile(
     judge_needed=True,
     columns=_columns,
     launch=_launch,
+    rendering=Rendering(
+        {"data.apply_chat_template_kwargs": ""},
+        adds={
+            "actor_rollout_ref.rollout.multi_turn.tool_config_path": "tools",
+            "actor_rollout_ref.rollout.multi_turn.function_tool_path": "tools",
+            "actor_rollout_ref.model.custom_chat_template": "a chat template",
+        },
+        media=("images", "videos", "audios"),
+        nulls="all",
+    ),
     layout=Layout(
         trainer="verl",
         version="0.9.1",

@@ -11,7 +11,8 @@ from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor import common
-from gaincurate.trainers.doctor.common import when
+from gaincurate.trainers.doctor.common import LIVE as LIVE_MODE
+from gaincurate.trainers.doctor.common import RUNS, SEGMENT, table, when
 from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
@@ -199,6 +200,23 @@ def log_alone(settings: Settings, context: Context) -> Found:
     )
 
 
+def other_loops(settings: Settings, context: Context) -> Found:
+    """Entry points with a loop of their own, in which neither the adapter nor these rules hold."""
+    entry = context.script.partition("verl.experimental.")[2] or "fully_async_policy"
+    if entry == "fully_async_policy" and not any(settings.below("async_training.")):
+        return None
+    if context.mode == "export" or not entry.startswith(("fully_async_policy", "one_step_off_policy")):
+        return None
+    return Finding(
+        "async",
+        "wrong",
+        f"verl.experimental.{entry.partition('.')[0]}: rollouts run ahead of training, as far as "
+        "rollout.total_rollout_steps, samples that fill no last batch are dropped, and no adapter is asked",
+        advice="start `python -m verl.trainer.main_ppo`",
+        source=f"verl/experimental/{entry.partition('.')[0]}",
+    )
+
+
 def gone(settings: Settings, context: Context) -> Iterator[Finding]:
     """What once chose the rows."""
     for key in ("data.sampler.class_path", "data.datagen.path"):
@@ -226,23 +244,9 @@ tail = partial(
     common.tail, key="data.train_batch_size", mini=_MINI, unless=_DYNAMIC, source=f"{_BASE}: drop_last=True"
 )
 workers = partial(common.workers, key="data.dataloader_num_workers", source=_BASE)
-groups: tuple[Rule, ...] = (
-    partial(
-        common.drops,
-        name="filter-groups",
-        key="algorithm.filter_groups.enable",
-        off=False,
-        happens=_REPLACED,
-        source=_BUFFER,
-    ),
-    partial(
-        common.drops,
-        name="refill",
-        key="trainer.v1.sampler.sync_refill_failed_groups",
-        off=False,
-        happens=_REPLACED,
-        source=_BUFFER,
-    ),
+groups = table(
+    ("filter-groups", "wrong", RUNS, "algorithm.filter_groups.enable", False, _BUFFER, _REPLACED),
+    ("refill", "wrong", RUNS, "trainer.v1.sampler.sync_refill_failed_groups", False, _BUFFER, _REPLACED),
 )
 synchronous = when(
     "async",
@@ -265,117 +269,67 @@ whole_batches = when(
     modes=("live",),
 )
 
+_TABLE = table(
+    ("legacy", "stops", LIVE_MODE, "trainer.use_v1", True, "verl/trainer/main_ppo.py",
+     "the old trainer has no place for the adapter's outcome tap"),
+    ("validation", "cost", SEGMENT, "trainer.val_before_train", False, _BASE,
+     "a whole validation before every round"),
+)  # fmt: skip
+
+_RULES: tuple[Rule, ...] = (
+    *common.rows("data.train_files", ("data_source", "reward_model", "extra_info"), _EXPORT, source=_DATASET),
+    partial(common.unplugged, key="data.custom_cls.path", fix=_plugged("data.custom_cls.path"),
+        what="the rows are the file's, whatever the schedule plans", source=_DATASET),
+    partial(common.follows_run, key="data.train_files", source="gaincurate.trainers.verl"),
+    partial(common.unplugged, key=_CALLBACK, fix={_CALLBACK: LIVE[_CALLBACK]},
+        what="the adapter sees no settings and no checkpoint, and refuses to begin",
+        source="verl/trainer/ppo/checkpoint_callback.py"),
+    partial(common.unplugged, key=_TAP, fix=_plugged(_TAP), what="the adapter never hears of a reward",
+        source=_BASE),
+    partial(common.begins, key="actor_rollout_ref.model.path", source="verl/workers/config"),
+    other_loops,
+    resumes,
+    passes,
+    partial(common.steps, key="trainer.total_training_steps", per_step=_batch, source=_BASE),
+    tail,
+    lengths,
+    filters,
+    when("subset", "wrong", "data.train_max_samples", lambda value: isinstance(value, int) and value > 0,
+        "rows are left out, at random where data.shuffle is on", {"data.train_max_samples": -1},
+        source=_DATASET),
+    *groups,
+    gone,
+    workers,
+    synchronous,
+    whole_batches,
+    reward_pool,
+    when("no-checkpoint", "stops", "trainer.save_freq", lambda value: not isinstance(value,
+        int) or value <= 0, "nothing is saved, not even at the end", {"trainer.save_freq": _ALWAYS},
+        advice="the last step is saved with any period above 0", source=f"{_BASE}, fit", modes=("segment",)),
+    weights,
+    whole_weights,
+    checkpoints,
+    partial(common.output, key="trainer.default_local_dir", what="the checkpoint", source=_BASE),
+    partial(common.reports, keys=(_REWARD, "trainer.rollout_data_dir", _TAP), fix={_REWARD: "reward.py"},
+        advice="a function compute_score that appends a line to {outcomes} for extra_info['gc_id']",
+        source="verl/trainer/config/reward/reward.yaml"),
+    partial(common.adapter_only, key="actor_rollout_ref.model.lora_rank", off=0,
+        source="verl/workers/config"),
+    partial(common.shuffle, key="data.shuffle", source=_SAMPLERS, refused=True),
+    log_alone,
+    *(partial(common.moving_reference, key=key, off=False, fix=False,
+        source="verl/workers/config") for key in ("algorithm.use_kl_in_reward",
+        "actor_rollout_ref.actor.use_kl_loss")),
+    *_TABLE,
+)  # fmt: skip
+
 RULES = TrainerRules(
     name="verl",
     version="0.9.1",
-    launches=("verl.trainer.main_ppo", "main_ppo"),
+    launches=("verl.trainer.main_ppo", "main_ppo", "fully_async_main"),
     style="hydra",
     defaults=DEFAULTS,
-    rules=(
-        *common.rows(
-            "data.train_files", ("data_source", "reward_model", "extra_info"), _EXPORT, source=_DATASET
-        ),
-        partial(
-            common.unplugged,
-            key="data.custom_cls.path",
-            fix=_plugged("data.custom_cls.path"),
-            what="the rows are the file's, whatever the schedule plans",
-            source=_DATASET,
-        ),
-        partial(common.follows_run, key="data.train_files", source="gaincurate.trainers.verl"),
-        partial(
-            common.unplugged,
-            key=_CALLBACK,
-            fix={_CALLBACK: LIVE[_CALLBACK]},
-            what="the adapter sees no settings and no checkpoint, and refuses to begin",
-            source="verl/trainer/ppo/checkpoint_callback.py",
-        ),
-        partial(
-            common.unplugged,
-            key=_TAP,
-            fix=_plugged(_TAP),
-            what="the adapter never hears of a reward",
-            source=_BASE,
-        ),
-        partial(common.begins, key="actor_rollout_ref.model.path", source="verl/workers/config"),
-        resumes,
-        passes,
-        partial(common.steps, key="trainer.total_training_steps", per_step=_batch, source=_BASE),
-        tail,
-        lengths,
-        filters,
-        when(
-            "subset",
-            "wrong",
-            "data.train_max_samples",
-            lambda value: isinstance(value, int) and value > 0,
-            "rows are left out, at random where data.shuffle is on",
-            {"data.train_max_samples": -1},
-            source=_DATASET,
-        ),
-        *groups,
-        gone,
-        workers,
-        synchronous,
-        whole_batches,
-        reward_pool,
-        when(
-            "no-checkpoint",
-            "stops",
-            "trainer.save_freq",
-            lambda value: not isinstance(value, int) or value <= 0,
-            "nothing is saved, not even at the end",
-            {"trainer.save_freq": _ALWAYS},
-            advice="the last step is saved with any period above 0",
-            source=f"{_BASE}, fit",
-            modes=("segment",),
-        ),
-        weights,
-        whole_weights,
-        checkpoints,
-        partial(common.output, key="trainer.default_local_dir", what="the checkpoint", source=_BASE),
-        partial(
-            common.reports,
-            keys=(_REWARD, "trainer.rollout_data_dir", _TAP),
-            fix={_REWARD: "reward.py"},
-            advice="a function compute_score that appends a line to {outcomes} for extra_info['gc_id']",
-            source="verl/trainer/config/reward/reward.yaml",
-        ),
-        when(
-            "legacy",
-            "stops",
-            "trainer.use_v1",
-            lambda value: not value,
-            "the old trainer has no place for the adapter's outcome tap",
-            {"trainer.use_v1": True},
-            source="verl/trainer/main_ppo.py",
-            modes=("live",),
-        ),
-        partial(
-            common.adapter_only, key="actor_rollout_ref.model.lora_rank", off=0, source="verl/workers/config"
-        ),
-        partial(
-            common.shuffle,
-            key="data.shuffle",
-            source=_SAMPLERS,
-            refused=True,
-        ),
-        log_alone,
-        when(
-            "validation",
-            "cost",
-            "trainer.val_before_train",
-            bool,
-            "a whole validation before every round",
-            {"trainer.val_before_train": False},
-            source=_BASE,
-            modes=("segment",),
-        ),
-        *(
-            partial(common.moving_reference, key=key, off=False, fix=False, source="verl/workers/config")
-            for key in ("algorithm.use_kl_in_reward", "actor_rollout_ref.actor.use_kl_loss")
-        ),
-    ),
+    rules=_RULES,
     live=True,
     resolves=True,
 )

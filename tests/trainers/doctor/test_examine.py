@@ -13,10 +13,11 @@ import sets
 import tiny
 from command import run
 from gaincurate.errors import InputError, OutputError
-from gaincurate.trainers.doctor.examine import compare_tokens, examine, facts_of, misspelt, trainer_named
-from gaincurate.trainers.doctor.findings import Mode
+from gaincurate.trainers.doctor import rendering
+from gaincurate.trainers.doctor.examine import examine, facts_of, misspelt, trainer_named
+from gaincurate.trainers.doctor.findings import Finding, Mode
 from gaincurate.trainers.doctor.settings import Settings
-from gaincurate.trainers.profile import with_rules
+from gaincurate.trainers.profile import profile_of, with_rules
 
 LAUNCH = """
 python -m verl.trainer.main_ppo data.train_files={data} data.train_batch_size=8 data.max_prompt_length=80 \\
@@ -38,6 +39,11 @@ checkpointing:
   {enabled: true, checkpoint_dir: "${oc.env:GAINCURATE_OUTPUT}", model_save_format: safetensors, save_consolidated: true}
 policy: {model_name: "${oc.env:GAINCURATE_CHECKPOINT}", dtensor_cfg: {enabled: true}}
 """
+
+
+def compare_tokens(folder: Path, trainer: str = "verl", **given: Any) -> tuple[Finding | None, str]:
+    settings = Settings(given, trainer_named(trainer).defaults)
+    return rendering.compare_tokens(folder, profile_of(trainer), settings, facts_of(folder, "segment"))
 
 
 def found_in(trainer: str, path: Path, text: str, mode: Mode = "segment") -> set[str]:
@@ -201,11 +207,91 @@ def test_what_is_not_known_gets_a_sentence(launch: Path, trainer: str, mode: Any
     assert str(caught.value) == sentence
 
 
-def test_settings_of_nothing_that_is_known_are_said_to_be_defaults(tmp_path: Path) -> None:
-    path = tmp_path / "a.yaml"
-    path.write_text("learning: 3\n")
-    notes = examine("verl", [str(path)]).notes
-    assert notes[0] == "none of the settings that the rules read is set: all of this is about the defaults"
+@pytest.mark.parametrize(
+    ("trainer", "line", "version"),
+    [
+        ("verl", "main_ppo learning=3", "verl 0.9.1"),
+        ("verl", "main_ppo data.trian_files=a", r"verl 0.9.1 .*did you mean data.train_files"),
+        ("openrlhf", "train_ppo_ray --promptdata a", "openrlhf 0.11.2, and their names in older versions"),
+        ("slime", "train.py --hidden-size 8", r"slime 624b824a \(2026-08-21\)"),
+        ("trl", "trl grpo --learning_rate 1e-6", "trl 1.16.0"),
+        ("trinity", "trinity run data.shuffle=true", "trinity 0.6.0"),
+    ],
+)
+def test_a_config_of_which_nothing_is_known_is_refused_with_the_version(
+    tmp_path: Path, trainer: str, line: str, version: str
+) -> None:
+    path = tmp_path / "a.sh"
+    path.write_text(line)
+    with pytest.raises(InputError, match=f"none of its settings .* the names are those of {version}"):
+        examine(trainer, [str(path)])
+    assert run("doctor", "--trainer", trainer, "--config", path).exit_code == 2
+
+
+OLD_OPENRLHF = """python3 -m openrlhf.cli.train_ppo_ray --pretrain {checkpoint} --prompt_data {output}/data.jsonl
+  --input_key prompt --label_key label --apply_chat_template --remote_rm_url reward.py --save_path {output}/model
+  --rollout_batch_size 12 --n_samples_per_prompt 8 --train_batch_size 96 --num_episodes 1 --init_kl_coef 0
+  --lr_scheduler constant --lr_warmup_ratio 0""".replace("\n", " ")
+NEMO, SC = (
+    "uv run examples/run_grpo.py grpo.num_prompts_per_step=12",
+    "examples/run_grpo_single_controller.py",
+)
+OPERATORS = "data_processor.experience_pipeline.operators"
+FULLY = "python -m verl.experimental.fully_async_policy.fully_async_main"
+CASES: list[tuple[str, Mode, str, str, bool]] = [
+    # trainer, mode, line, finding, whether it is there
+    ("openrlhf", "segment", OLD_OPENRLHF, "", False),
+    ("openrlhf", "segment", f"{OLD_OPENRLHF} --prompt_max_len 8", "too-long", True),
+    ("openrlhf", "segment", f"{OLD_OPENRLHF} --prompt_max_len 4096 --generate_max_len 8", "too-long", False),
+    ("openrlhf", "segment", f"{OLD_OPENRLHF} --max_len 16 --max_new_tokens 8", "too-long", True),
+    ("openrlhf", "segment", f"{OLD_OPENRLHF} --load_checkpoint", "resume", True),
+    ("openrlhf", "segment", f"{OLD_OPENRLHF} --dynamic_filtering", "dynamic-sampling", True),
+    ("openrlhf", "segment", f"{OLD_OPENRLHF} --lora_rank 8", "adapter", True),
+    ("openrlhf", "segment", f"{OLD_OPENRLHF} --max_samples 5", "subset", True),
+    ("openrlhf", "segment", f"{OLD_OPENRLHF} --num_episodes 2", "epochs", True),
+    ("openrlhf", "segment", f"{OLD_OPENRLHF} --pretrain Qwen/Qwen3-8B", "base-model", True),
+    ("openrlhf", "segment", f"{OLD_OPENRLHF} --prompt_data openai/gsm8k", "data", True),
+    ("openrlhf", "segment", f"{OLD_OPENRLHF} --train_batch_size 80", "tail", True),
+    ("trinity", "live", f"trinity run {OPERATORS}.0.name=dapo_dynamic_sampling {OPERATORS}.1.name=pass_rate_calculator", "feedback", True),
+    ("trinity", "live", f"trinity run {OPERATORS}.0.name=reward_std_filter {OPERATORS}.1.name=pass_rate_calculator", "feedback", True),
+    ("trinity", "live", f"trinity run {OPERATORS}.0.name=pass_rate_calculator {OPERATORS}.1.name=dapo_dynamic_sampling", "feedback", False),
+    ("trinity", "live", f"trinity run {OPERATORS}.0.name=mask_response_truncated {OPERATORS}.1.name=pass_rate_calculator", "feedback", False),
+    ("trinity", "live", f"trinity run {OPERATORS}.0.name=dapo_dynamic_sampling", "feedback", True),
+    ("verl", "live", f"{FULLY} data.shuffle=False", "async", True),
+    ("verl", "segment", f"{FULLY} data.shuffle=False", "async", True),
+    ("verl", "segment", "python -m verl.trainer.main_ppo async_training.staleness_threshold=0.1 data.shuffle=False", "async", True),
+    ("verl", "segment", "python -m verl.experimental.one_step_off_policy.main_ppo data.shuffle=False", "async", True),
+    ("verl", "segment", "python -m verl.trainer.main_ppo data.shuffle=False", "async", False),
+    ("nemo-rl", "live", f"{NEMO.replace('examples/run_grpo.py', SC)} data.use_multiple_dataloader=true", "single-controller", True),
+    ("nemo-rl", "segment", f"{NEMO.replace('examples/run_grpo.py', SC)} data.use_multiple_dataloader=true", "single-controller", True),
+    ("nemo-rl", "live", NEMO.replace("examples/run_grpo.py", SC), "single-controller", True),
+    ("nemo-rl", "segment", NEMO.replace("examples/run_grpo.py", SC), "single-controller", False),
+    ("nemo-rl", "live", f"{NEMO} data.use_multiple_dataloader=true", "single-controller", False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("trainer", "mode", "line", "finding", "there"), CASES)
+def test_entry_points_and_names_of_other_versions(
+    tmp_path: Path, trainer: str, mode: Mode, line: str, finding: str, there: bool
+) -> None:
+    path = tmp_path / "round.sh"
+    path.write_text(line)
+    report = examine(trainer, [str(path)], mode, runs.begin(tmp_path, budget=12).folder)
+    names = {one.name for one in report.findings}
+    if trainer == "openrlhf":
+        extra = {finding} if there else set()
+        assert names - {"shuffle"} == extra | (names & {"too-long"} if "max_len" in line else set())
+        assert not [note for note in report.notes if "not settings of" in note]
+    assert (finding in names) == there
+
+
+def test_findings_and_fixes_have_the_names_of_the_version(tmp_path: Path) -> None:
+    path = tmp_path / "round.sh"
+    path.write_text(f"{OLD_OPENRLHF} --load_checkpoint")
+    report = examine("openrlhf", [str(path)])
+    found = next(one for one in report.findings if one.name == "resume")
+    assert found.title.startswith("load_checkpoint is true: ")
+    assert report.lines(found) == ["without --load_checkpoint"]
 
 
 @pytest.mark.parametrize(
@@ -213,32 +299,44 @@ def test_settings_of_nothing_that_is_known_are_said_to_be_defaults(tmp_path: Pat
     [
         (
             "openrlhf",
-            "train_ppo_ray --prompt_data a --rollout_batch_size 8",
-            "not settings of openrlhf 0.11.2 that are read here: --prompt_data (did you mean --data.prompt_dataset?), "
-            "--rollout_batch_size (did you mean --rollout.batch_size?)",
+            "train_ppo_ray --data.label_key label --data.prompt_datset a",
+            "not settings of openrlhf 0.11.2 that are read here: --data.prompt_datset (did you mean "
+            "--data.prompt_dataset?)",
         ),
         (
             "verl",
-            "main_ppo data.trian_files=a custom_reward_function.path=b",
+            "main_ppo data.shuffle=false data.trian_files=a custom_reward_function.path=b",
             "not settings of verl 0.9.1 that are read here: data.trian_files (did you mean data.train_files?), "
             "custom_reward_function.path (did you mean reward.custom_reward_function.path?)",
         ),
         (
             "slime",
-            "train.py --rollout-batchsize 8",
+            "train.py --save a --rollout-batchsize 8",
             "not settings of slime 624b824a (2026-08-21) that are read here: --rollout-batchsize (did you mean "
             "--rollout-batch-size?)",
         ),
-        ("trl", "trl grpo --dataloader_in_order true", None),
-        ("verl", "main_ppo data.gen_batch_size=8 data.filter_overlong_prompts_workers=2", None),
-        ("verl", "main_ppo data.val_batch_size=8 actor_rollout_ref.actor.ppo_micro_batch_size=2", None),
+        ("trl", "trl grpo --beta 0 --dataloader_in_order true", None),
+        (
+            "verl",
+            "main_ppo data.shuffle=false data.gen_batch_size=8 data.filter_overlong_prompts_workers=2",
+            None,
+        ),
+        (
+            "verl",
+            "main_ppo data.shuffle=false data.val_batch_size=8 actor_rollout_ref.actor.ppo_micro_batch_size=2",
+            None,
+        ),
         (
             "verl",
             "main_ppo critic.optim.lr_scheduler_type=cosine data.trian_files=a data.train_files=b",
             None,
         ),
-        ("trl", "trl grpo --per_device_eval_batch_size 8 --eval_strategy no --num_generations_eval 8", None),
-        ("slime", "train.py --eval-prompt-data a b --eval-interval 20 --eval-label-key c", None),
+        (
+            "trl",
+            "trl grpo --beta 0 --per_device_eval_batch_size 8 --eval_strategy no --num_generations_eval 8",
+            None,
+        ),
+        ("slime", "train.py --save a --eval-prompt-data a b --eval-interval 20 --eval-label-key c", None),
     ],
 )
 def test_a_setting_that_looks_like_another_one_is_named(
@@ -322,7 +420,7 @@ def test_a_template_that_fails_is_said(tmp_path: Path, template: str) -> None:
 def test_token_counts_that_cannot_be_compared_say_why(tmp_path: Path) -> None:
     for name, options, why in (
         ("a", {"model": "the-model"}, "the model the-model is no folder on this machine"),
-        ("b", {"bare": True}, "--without-system leaves out a part of what was scored"),
+        ("b", {"bare": True}, "--without-system leaves out a part of the scored prompt"),
         ("c", {"model": str(tmp_path)}, f"the tokenizer of {tmp_path} fails ("),
     ):
         (tmp_path / name).mkdir()

@@ -1,0 +1,203 @@
+"""What each trainer renders beside messages, against sets that were scored with and without it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import runs
+import tiny
+from command import run
+from gaincurate.trainers.doctor.examine import Report, examine
+
+TEMPLATE = (
+    "{% if tools %}<|im_start|>system\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}<|im_end|>\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content or '' }}"
+    "{% for call in m.tool_calls or [] %}{{ call | tojson }}{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% if enable_thinking is false %}<think></think>{% endif %}"
+    "{% endif %}"
+)
+
+
+def tool(name: str, *parameters: str) -> dict[str, Any]:
+    properties = {parameter: {"type": "string"} for parameter in parameters}
+    return {"type": "function", "function": {"name": name, "parameters": {"properties": properties}}}
+
+
+def asked(text: str) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": text}]
+
+
+ALIKE = [
+    {"prompt": asked(f"Is {k} odd?"), "tools": [tool("odd", "n")], "answer": str(k % 2)} for k in range(4)
+]
+UNLIKE = [{**row, "tools": [tool("f", name)]} for row, name in zip(ALIKE, "abcd", strict=True)]
+CALLS = [
+    {
+        "prompt": [
+            *asked("Look it up."),
+            {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [{"function": {"name": "f", "arguments": {name: 1}}}],
+            },
+            *asked(f"And {name}?"),
+        ],
+        "answer": "1",
+    }
+    for name in "abcd"
+]
+SETS: dict[str, tuple[list[dict[str, Any]], list[str]]] = {
+    "plain": ([{key: row[key] for key in ("prompt", "answer")} for row in ALIKE], []),
+    "no-thinking": (
+        [{key: row[key] for key in ("prompt", "answer")} for row in ALIKE],
+        ["--template-kwargs", '{"enable_thinking": false}'],
+    ),
+    "tools": (ALIKE, []),
+    "unlike": (UNLIKE, []),
+    "none": (ALIKE, ["--tools-column", "none"]),
+    "calls": (CALLS, []),
+    "pictures": ([{**row, "images": ["a.png"], "tools": None} for row in ALIKE], []),
+}
+
+
+@pytest.fixture(scope="module")
+def run_over(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A run over each of the sets, scored by a tiny model whose template renders tools."""
+    folder = tmp_path_factory.mktemp("rendering")
+    model = tiny.save_model(folder / "model", template=TEMPLATE)
+    made: dict[str, Path] = {}
+
+    def of(name: str) -> Path:
+        if name not in made:
+            rows, options = SETS[name]
+            data, place = tiny.write_jsonl(folder / f"{name}.jsonl", rows), folder / name
+            done = run("score", data, "--model", model, "--out", place / "set", *options)
+            assert done.exit_code == 0, done.stderr
+            made[name] = runs.begin(place, budget=4, strategy="file-order", model=str(model)).folder
+        return made[name]
+
+    return of
+
+
+LINES = {
+    "verl": "python -m verl.trainer.main_ppo data.train_files={data}",
+    "slime": "python3 train.py --prompt-data {output}/data.jsonl",
+    "trl": "trl grpo --dataset_name {output}",
+    "openrlhf": "python3 -m openrlhf.cli.train_ppo_ray --data.prompt_dataset {output}/data.jsonl",
+    "nemo-rl": "uv run run_grpo.py grpo.max_num_epochs=1",
+    "skyrl": "uv run -m skyrl.train.entrypoints.main_base data.train_data=['{data}']",
+    "trinity": "trinity run mode=both",
+    "areal": "python3 gsm8k_rl.py total_train_epochs=1",
+    "prime-rl": "uv run rl --max-steps 4",
+}
+
+
+def look(tmp_path: Path, trainer: str, more: str, folder: Path) -> Report:
+    path = tmp_path / "round.sh"
+    path.write_text(f"{LINES[trainer]} {more}\n")
+    return examine(trainer, [str(path)], "segment", folder)
+
+
+FALSE, TRUE = '{"enable_thinking": false}', '{"enable_thinking": true}'
+KWARGS = "data.apply_chat_template_kwargs"
+MULTI = "actor_rollout_ref.rollout.multi_turn"
+ALL_SEEN = "token counts: 4 prompts of round 0 are as long as they were when scored"
+TOLD: list[tuple[str, str, str, str | None, str]] = [
+    # trainer, set, more of its launch line, the finding, the note on token counts
+    ("verl", "plain", "", None, ALL_SEEN),
+    ("verl", "plain", f"+{KWARGS}.enable_thinking=False", "template-arguments", "not compared, because this trainer"),
+    ("verl", "plain", f"++{KWARGS}={{enable_thinking:true}}", "template-arguments", "not compared"),
+    ("verl", "no-thinking", f"+{KWARGS}.enable_thinking=False", None, ALL_SEEN),
+    ("verl", "no-thinking", f"++{KWARGS}={{enable_thinking:false}}", None, ALL_SEEN),
+    ("verl", "no-thinking", "", "template-arguments", "not compared"),
+    ("verl", "no-thinking", f"+{KWARGS}.enable_thinking=$THINK", None, "not known: data.apply_chat_template_kwargs"),
+    ("verl", "plain", f"{MULTI}.tool_config_path=/opt/tools.yaml", None, f"not known: this trainer adds tools from {MULTI}.tool_config_path is /opt/tools.yaml"),
+    ("verl", "tools", f"{MULTI}.tool_config_path=$TOOLS", None, "not known: this trainer adds tools from"),
+    ("verl", "plain", f"{MULTI}.function_tool_path=tools.py", None, "not known: this trainer adds tools from"),
+    ("verl", "tools", "", "tools", "not compared"),
+    ("verl", "none", "", None, ALL_SEEN),
+    ("verl", "calls", "", "nulls", "differs"),
+    ("verl", "pictures", "", None, "not known: this trainer adds the column 'images' to prompts"),
+    ("slime", "tools", "--tool-key tools", None, ALL_SEEN),
+    ("slime", "tools", "", None, ALL_SEEN),
+    ("slime", "tools", "--tool-key functions", "tools", "not compared"),
+    ("slime", "none", "", "tools", "not compared"),
+    ("slime", "none", "--tool-key functions", None, ALL_SEEN),
+    ("slime", "plain", "", None, ALL_SEEN),
+    ("slime", "unlike", "", None, ALL_SEEN),
+    ("slime", "unlike", "--prompt-data {data}", "nulls", "differs"),
+    ("slime", "calls", "", None, ALL_SEEN),
+    ("slime", "plain", f"--apply-chat-template-kwargs '{FALSE}'", "template-arguments", "not compared"),
+    ("slime", "no-thinking", f"--apply-chat-template-kwargs '{FALSE}'", None, ALL_SEEN),
+    ("slime", "no-thinking", f"--apply-chat-template-kwargs '{TRUE}'", "template-arguments", "not compared"),
+    ("slime", "plain", "--multimodal-keys '{\"image\": \"images\"}'", None, "not known: this trainer adds pictures"),
+    ("slime", "plain", "--custom-generate-function-path a.b", None, "not known: this trainer adds what it renders"),
+    ("trl", "plain", f"--chat_template_kwargs '{FALSE}'", "template-arguments", "not compared"),
+    ("trl", "no-thinking", f"--chat_template_kwargs '{FALSE}'", None, ALL_SEEN),
+    ("trl", "tools", "", "tools", "not compared"),
+    ("trl", "calls", "", "nulls", "differs"),
+    ("openrlhf", "plain", "", None, ALL_SEEN),
+    ("openrlhf", "no-thinking", "", "template-arguments", "not compared"),
+    ("openrlhf", "tools", "", "tools", "not compared"),
+    ("nemo-rl", "no-thinking", "++policy.tokenizer.chat_template_kwargs.enable_thinking=false", None, ALL_SEEN),
+    ("nemo-rl", "plain", "++policy.tokenizer.chat_template_kwargs.enable_thinking=false", "template-arguments", "not"),
+    ("nemo-rl", "plain", "++policy.tokenizer.chat_template=default", None, ALL_SEEN),
+    ("nemo-rl", "plain", "++policy.tokenizer.chat_template=a.jinja", None, "not known: this trainer adds a chat template"),
+    ("nemo-rl", "tools", "", "tools", "not compared"),
+    ("skyrl", "plain", "generator.chat_template_kwargs.enable_thinking=false", "template-arguments", "not compared"),
+    ("skyrl", "no-thinking", "generator.chat_template_kwargs.enable_thinking=false", None, ALL_SEEN),
+    ("trinity", "plain", "model.enable_thinking=false", "template-arguments", "not known: the workflow renders"),
+    ("trinity", "no-thinking", "model.enable_thinking=false", None, "not known: the workflow renders the prompts"),
+    ("trinity", "tools", "", None, "not known: the workflow renders the prompts"),
+    ("areal", "no-thinking", "", None, "not known: the workflow of the training script renders the prompts"),
+    ("prime-rl", "tools", "", None, "not known: the taskset of the environment renders the prompts"),
+    ("prime-rl", "plain", "--orchestrator.train.sampling.extra_body.chat-template-kwargs.enable-thinking false", "template-arguments", "not known"),
+]  # fmt: skip
+NAMES = {"template-arguments", "tools", "nulls", "tokens"}
+
+
+@pytest.mark.parametrize(("trainer", "name", "more", "finding", "note"), TOLD)
+def test_the_doctor_compares_what_the_trainer_renders(
+    tmp_path: Path, run_over: Any, trainer: str, name: str, more: str, finding: str | None, note: str
+) -> None:
+    report = look(tmp_path, trainer, more, run_over(name))
+    assert [one.name for one in report.findings if one.name in NAMES] == ([finding] if finding else [])
+    assert note in report.notes[-1]
+    assert ("as long as" in report.notes[-1]) == (note == ALL_SEEN)
+
+
+@pytest.mark.parametrize(("trainer", "name", "more", "finding"), [row[:4] for row in TOLD if row[3]])
+def test_the_fix_of_such_a_finding_takes_it_away(
+    tmp_path: Path, run_over: Any, trainer: str, name: str, more: str, finding: str
+) -> None:
+    report = look(tmp_path, trainer, more, run_over(name))
+    found = next(one for one in report.findings if one.name == finding)
+    assert found.fix or found.advice
+    assert finding != "template-arguments" or trainer == "openrlhf" or found.fix
+    if found.fix:
+        fix = tmp_path / "fix.json"
+        fix.write_text(json.dumps(found.fix))
+        again = examine(trainer, [str(tmp_path / "round.sh"), str(fix)], "segment", run_over(name))
+        assert not [one for one in again.findings if one.name == finding]
+
+
+def test_both_values_are_in_the_finding(tmp_path: Path, run_over: Any) -> None:
+    report = look(tmp_path, "slime", f"--apply-chat-template-kwargs '{TRUE}'", run_over("no-thinking"))
+    title = next(one.title for one in report.findings if one.name == "template-arguments")
+    assert f"the chat template {TRUE}, but prompts were scored with {FALSE}" in title
+
+
+@pytest.mark.parametrize(
+    "text", ["chat_template_kwargs: {enable_thinking: false}\nper_device_train_batch_size: 16\n"]
+)
+def test_arguments_in_a_file(tmp_path: Path, run_over: Any, text: str) -> None:
+    path = tmp_path / "trl.yaml"
+    path.write_text(text)
+    for name, names in (("plain", ["template-arguments"]), ("no-thinking", [])):
+        report = examine("trl", [str(path)], "segment", run_over(name))
+        assert [one.name for one in report.findings if one.name in NAMES] == names
