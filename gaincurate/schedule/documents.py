@@ -109,7 +109,7 @@ class Place(Document):
         return self
 
 
-class _Forecast(Document):
+class _Composition(Document):
     prompt_tokens: Count
     mean_question_tokens: float
     mean_angle: float | None
@@ -191,7 +191,7 @@ class Plan(Document):
     sigma: float | None
     metrics: dict[str, Any]
     inputs: Inputs
-    forecast: _Forecast
+    forecast: _Composition
     predicted: list[Annotated[float, Field(ge=-LARGEST, le=LARGEST)]] = Field(default_factory=list)
     references: References | None = None
 

@@ -30,7 +30,7 @@ from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.embeddings import matrix
 from gaincurate.difficulty.metrics import observation_noise
 from gaincurate.difficulty.pass_rates import PassRates
-from gaincurate.difficulty.predict import MethodName, make
+from gaincurate.difficulty.predict import MethodName, check_ids, make
 from gaincurate.difficulty.rollout_set import RolloutSet, is_rollout_set, pass_rates
 from gaincurate.errors import InputError
 from gaincurate.schedule import base
@@ -161,10 +161,6 @@ class Forecast:
     pays_from: _Figure | None
     advice: list[str]
 
-    def as_json(self) -> Json:
-        """All of it as JSON values."""
-        return asdict(self)
-
 
 def read_references(config: ForecastConfig) -> tuple[PassRates, float]:
     """Pass rates of the newest policy in `--outcomes`, and the mean tokens of a completion.
@@ -257,12 +253,9 @@ def _mixtures(wins: Floats, losses: Floats, chosen: Floats, *, further: int = 0,
 
 
 def wasted_groups(wins: Floats, losses: Floats, group: int = 8) -> Share:
-    """The share of a uniform step's groups that do not differ, estimated from a random sample of prompts.
+    """The share of a uniform step's groups of size `group` that do not differ.
 
-    Args:
-        wins: successes of each prompt's rollouts, `[prompts]`.
-        losses: failures.
-        group: rollouts per prompt in the training.
+    `wins` and `losses` are those of a random sample of prompts, `[prompts]`.
     """
     return _share(_mixtures(wins, losses, np.ones(len(wins))) @ (1.0 - chance_to_differ(GRID, group)))
 
@@ -386,12 +379,8 @@ def _check(config: ForecastConfig, scored: ScoredSet, rates: PassRates, budget: 
             )
     if budget > len(scored):
         raise InputError(f"--budget {budget:,} is more than the {len(scored):,} prompts of {config.scored}.")
+    check_ids(scored, rates)
     places = pc.index_in(pa.array(rates.ids), value_set=scored.column(ID).combine_chunks())
-    if places.null_count:
-        raise InputError(
-            f"{places.null_count:,} of {len(rates.ids):,} prompts with outcomes are not in {config.scored}: "
-            "are the outcomes of another set?"
-        )
     rows: Ints = places.to_numpy().astype(np.int64)
     return rows
 
@@ -454,18 +443,12 @@ def _simulate(config: ForecastConfig, name: str, scored: ScoredSet, world: _Worl
         selector.prepare(cast("Context", _View(scored, world, round_)))
         rows = np.asarray(selector.draw(round_), np.int64)
         drawn.append(chances[rows].mean())
-        wins = _binomial(world, round_, rows, config.group)
+        noise = uniforms(world.seed, round_, _STREAM + 1, 0, len(rows) * config.group)
+        wins = (noise.reshape(len(rows), -1) < world.rates[rows, None]).sum(1).astype(np.float64)
         selector.observe(
             base.Observed(round_, rows, wins, config.group - wins, float(wins.mean()) / config.group, 0.0)
         )
     return float(np.mean(drawn) / chances.mean()) if chances.any() else 1.0
-
-
-def _binomial(world: _World, round_: int, rows: Ints, group: int) -> Floats:
-    """Successes of a group of rollouts per row, `[rows]`."""
-    noise = uniforms(world.seed, round_, _STREAM + 1, 0, len(rows) * group).reshape(len(rows), group)
-    wins: Floats = (noise < world.rates[rows, None]).sum(1).astype(np.float64)
-    return wins
 
 
 @dataclass(frozen=True, slots=True)
@@ -509,15 +492,9 @@ def read_forecast(path: Path) -> Forecast:
 
 
 def beside(expected: Forecast, strategy: str, rounds: Sequence[Json]) -> Json:
-    """A forecast beside what came: the share of groups that differ.
+    """The share of groups that differ, as forecast for a strategy (or else for uniform) and as it came.
 
-    Args:
-        expected: the forecast.
-        strategy: the run's. Uniform stands in for one that was not forecast.
-        rounds: entries of `status`, with `effective` for each round whose outcomes were taken.
-
-    Returns:
-        `strategy`, `group`, `forecast` (a `Share`), and `came`, the mean over rounds, None before the first.
+    `rounds` are entries of `status`. `came` is the mean of their `effective`, None before the first outcomes.
     """
     by_name = {each.strategy: each for each in (expected.uniform, *expected.strategies)}
     reach = by_name.get(strategy, expected.uniform)
@@ -531,16 +508,13 @@ def beside(expected: Forecast, strategy: str, rounds: Sequence[Json]) -> Json:
 
 
 def _share(values: Floats) -> Share:
-    """Of an estimate and those of resamples, whose middle 97 % hold the truth in about 95 % of simulated sets."""
+    """Of an estimate and of resamples, whose middle 97 % hold the truth in about 95 % of simulated sets."""
     low, high = np.quantile(values[1:], [0.015, 0.985])
     return Share(float(values[0]), float(low), float(high))
 
 
 def advice(result: Forecast) -> list[str]:
-    """What to do, most important first.
-
-    docs/difficulty.md says what the two thresholds rest on.
-    """
+    """Recommendations, most important first; docs/difficulty.md gives the reasons for the two thresholds."""
     best = max(result.strategies, key=lambda each: each.times.value, default=None)
     sentences = []
     if result.wasted.value < LITTLE_WASTE or best is None or best.times.low < WORTH:

@@ -64,17 +64,11 @@ def see_live(run: Run, checkpoints: bool) -> None:
         return
     if rollout is not None and (checkpoints or "server" in rollout):
         return
-    if checkpoints:
-        raise InputError(
-            f"{run.folder} waits for what its references did before every round, and a trainer that follows "
-            "it live waits for nobody: start a run with --rollout, which rolls them out itself, or train in "
-            "segments with `gaincurate schedule run`."
-        )
     raise InputError(
-        f"{run.folder} has references that are observed between rounds, and with a trainer that follows it "
-        'live that takes a server of the newest policy ("server" in --rollout of `schedule start`). Start a '
-        "run so; or, as --rollout without one takes a checkpoint at each round's end, train with "
-        "`gaincurate.trainers.trl.attach` or in segments with `gaincurate schedule run`."
+        f"{run.folder} observes references between rounds, and a trainer that follows it live does not wait "
+        'for their outcomes. Start a run with --rollout and with "server", a server of the newest policy, in '
+        "it. With --rollout alone, train with `gaincurate.trainers.trl.attach` or in segments with "
+        "`gaincurate schedule run`."
     )
 
 

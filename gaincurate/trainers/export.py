@@ -81,7 +81,7 @@ class View:
         self._copied = self._source_columns(schema)
         if self.parts.numbers_as_text:
             self.notes.append(
-                f"the numbers of column {answer!r} are written as text: scorers compare text, and 7 is not '7'"
+                f"the numbers of column {answer!r} are written as text, because scorers compare text"
             )
         fields = [pa.field(name, column.type) for name, column in self.own.items()]
         fields += [pa.field(name, schema.field(old).type) for name, old in self._copied.items()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -315,7 +316,7 @@ def test_status_shows_the_forecast_beside_what_came(tmp_path: Path) -> None:
     expected = forecast(
         _config(_set(tmp_path / "other", rates, ["a", "b"] * 100)), _references(rates, 100), 10.0
     )
-    (tmp_path / "f.json").write_text(json.dumps(expected.as_json()))
+    (tmp_path / "f.json").write_text(json.dumps(asdict(expected)))
     facts = status(run, read_forecast(tmp_path / "f.json"))
     assert facts["differ"]["came"] == facts["rounds"][0]["effective"]
     assert facts["differ"]["forecast"]["value"] == expected.uniform.differ.value
@@ -335,11 +336,11 @@ def test_what_is_no_forecast_is_refused(tmp_path: Path) -> None:
 def test_a_share_that_is_none_is_no_forecast(tmp_path: Path) -> None:
     rates, path = np.tile([0.1, 0.6], 100), tmp_path / "f.json"
     made = forecast(_config(_set(tmp_path, rates, ["a", "b"] * 100)), _references(rates, 100), 10.0)
-    path.write_text(json.dumps(made.as_json()))
+    path.write_text(json.dumps(asdict(made)))
     assert read_forecast(path) == made
     for name in ("value", "low", "high"):
         for value in (math.nan, math.inf, 1e308, -1e30, 1.5):
-            changed = made.as_json()
+            changed = asdict(made)
             changed["uniform"]["differ"][name] = value
             path.write_text(json.dumps(changed))
             with pytest.raises(InputError, match=r"is no forecast .*differ"):
@@ -363,4 +364,4 @@ def test_a_forecast_of_hardly_any_success_has_no_nan(tmp_path: Path) -> None:
     scored = _set(tmp_path, np.zeros(200), ["a", "b"] * 100)
     result = forecast(_config(scored), PassRates("r", column_sets.ids(200)[:64], wins, 8 - wins), 10.0)
     assert np.isfinite([each.times.value for each in (*result.strategies, result.oracle)]).all()
-    json.dumps(result.as_json(), allow_nan=False)
+    json.dumps(asdict(result), allow_nan=False)
