@@ -248,7 +248,9 @@ def _mixtures(wins: Floats, losses: Floats, chosen: Floats, *, further: int = 0,
     counts = [np.bincount(kinds, chosen + further / count, len(pairs))]
     for number in range(seed, seed + _RESAMPLES):
         more = uniforms(number, 1, _STREAM, 0, count) < further / count
-        counts.append(np.bincount(kinds, _exponentials(number, count) * (chosen + more), len(pairs)))
+        # The choice depends on the references too and is not repeated, so their weights vary by a fifth more.
+        weights = _exponentials(number, count) ** (1.2 if further else 1.0)
+        counts.append(np.bincount(kinds, weights * (chosen + more), len(pairs)))
     return mixture(likelihoods(pairs[:, 0], pairs[:, 1]), np.stack(counts), _STEPS)
 
 
