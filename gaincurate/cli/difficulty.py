@@ -396,9 +396,9 @@ def forecast(
         rates, tokens = read_references(config)
         result = compute(config, rates, tokens)
         if out is not None:
-            write_json(out, result.as_json(), named=True)
+            write_json(out, asdict(result), named=True)
         if as_json:
-            output.as_json(result.as_json())
+            output.as_json(asdict(result))
         else:
             _print_forecast(result)
 

@@ -357,13 +357,13 @@ def _changes(run: Path) -> list[tuple[str, int, int]]:
     return changes
 
 
-def print_forecast(forecast: dict[str, Any]) -> None:
-    """Print what `schedule.status.forecast` returns."""
-    if not forecast["rounds"]:
+def print_coming_rounds(facts: dict[str, Any]) -> None:
+    """Print what `schedule.status.coming_rounds` returns."""
+    if not facts["rounds"]:
         output.text("the run is finished: no round is left")
         return
     rows = []
-    for entry in forecast["rounds"]:
+    for entry in facts["rounds"]:
         ranks = entry.get("ranks")
         rows.append(
             [
@@ -375,10 +375,10 @@ def print_forecast(forecast: dict[str, Any]) -> None:
             ]
         )
     output.table(rows, ["round", "prompts", "prompt tokens", "ranks", "re-scoring after it"])
-    for entry in forecast["rounds"]:
+    for entry in facts["rounds"]:
         if entry.get("command"):
             output.text(f"  round {entry['round']} runs: {shlex.join(entry['command'])}")
-    paths = forecast["mu"]
+    paths = facts["mu"]
     if paths and len(paths["rounds"]) > 1:
         output.text()
         output.fitted(

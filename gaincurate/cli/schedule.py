@@ -16,7 +16,7 @@ import typer
 
 from gaincurate.cli import output
 from gaincurate.cli.options import Command, Group, configured
-from gaincurate.cli.run_view import RoundsView, print_forecast, print_status
+from gaincurate.cli.run_view import RoundsView, print_coming_rounds, print_status
 from gaincurate.cli.run_view import watch as follow
 from gaincurate.cli.schedule_options import (
     chosen,
@@ -136,14 +136,14 @@ def run(config: DriveConfig, as_json: AsJson = False) -> None:
         from gaincurate.core.process import check_placeholders
         from gaincurate.schedule.driver import NAMES, drive
         from gaincurate.schedule.run import Run
-        from gaincurate.schedule.status import forecast, status
+        from gaincurate.schedule.status import coming_rounds, status
 
         opened, command = Run(config.run), config.command or []
         if config.dry_run:
             check_placeholders(command, NAMES)
             finder = finder_of(opened, config.trainer, output.note, keep=False)
-            facts = forecast(opened, command, finder)
-            output.as_json(facts) if as_json else print_forecast(facts)
+            facts = coming_rounds(opened, command, finder)
+            output.as_json(facts) if as_json else print_coming_rounds(facts)
             return
         with RoundsView(opened) as view, ExitStack() as stack:
             finder = finder_of(opened, config.trainer, view.note)

@@ -1,4 +1,4 @@
-"""Embeddings that `gaincurate score --signals angle,embedding` stored: read, whitened, and compared.
+"""Embeddings of a set that was scored with `--signals angle,embedding`: read, whitened, and compared.
 
 They are read by block or by id and never as a whole, because those of a large set do not fit into memory.
 """
@@ -41,8 +41,8 @@ def matrix(table: pa.Table, folder: Path) -> Matrix:
     """
     if EMBEDDING not in table.column_names:
         raise InputError(
-            f"{folder} has no {EMBEDDING}: score it with `--signals angle,embedding`, or take --method "
-            "group-mean.",
+            f"{folder} has no {EMBEDDING}: score it with `--signals angle,nll,entropy,embedding`, or take "
+            "--method group-mean.",
             column=EMBEDDING,
         )
     column = table.column(EMBEDDING)

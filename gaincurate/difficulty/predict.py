@@ -77,6 +77,25 @@ class Predictor:
         """Those of the references, each from the others, `[K]`."""
         return self._fitted.leave_one_out()
 
+    def held_out(self, table: pa.Table, folds: int, seed: int) -> list[tuple[Ints, Floats, Floats]]:
+        """Of each fold of the references: their places, and predictions by a fit on the other folds.
+
+        Args:
+            table: rows of the set that are no references.
+            folds: how many parts the references are split into at random.
+            seed: of the split.
+
+        Returns:
+            Places of the fold `[fold]`, predictions for it `[fold]`, and those for the table `[rows]`.
+        """
+        inputs, order = self._method.read(table), permutation(seed, _SPLITS, _HALVES, len(self._seen.values))
+        made = []
+        for part in range(folds):
+            fold, others = order[part::folds], np.delete(order, np.s_[part::folds])
+            fitted = self._method.fit(self._inputs[others], self._seen.take(others))
+            made.append((fold, fitted(self._inputs[fold]), fitted(inputs)))
+        return made
+
     def halves(self, seed: int) -> list[tuple[Ints, Floats]]:
         """Places of random halves of the references, and what a fit on the other half predicts for them.
 
@@ -128,34 +147,25 @@ def make(
             f"{len(ids)} observed prompts are too few to predict from; {FEWEST} at least, and 128 to 256 to "
             "mean something."
         )
-    method = _method(name, scored, adapter, group_column, target, recalibrate)
-    seen = Seen(values, np.zeros(len(values)) if noise is None else noise)
-    return Predictor(method, method.read(scored.rows(ids)), seen)
-
-
-def _method(
-    name: MethodName,
-    scored: ScoredSet,
-    adapter: Adapter | None,
-    group_column: str | None,
-    target: Target,
-    recalibrate: bool,
-) -> Method:
+    method: Method
     if name == "group-mean":
         if group_column is None:
             raise InputError("--method group-mean needs --group-column, the column that names a row's group.")
-        return ByGroup(scored, group_column)
-    if name == "adapter":
+        method = ByGroup(scored, group_column)
+    elif name == "adapter":
         if adapter is None:
             raise InputError(
                 "--method adapter needs --adapter, a folder that `gaincurate difficulty fit` wrote."
             )
         from gaincurate.difficulty.by_adapter import ByAdapter  # needs torch, which the others do not
 
-        return ByAdapter(adapter, scored, calibrate=recalibrate or target == "variance")
-    if name == "gp":
-        return ByGaussianProcess(scored, target)
-    return ByAttention(scored, whitened=name == "whitened")
+        method = ByAdapter(adapter, scored, calibrate=recalibrate or target == "variance")
+    elif name == "gp":
+        method = ByGaussianProcess(scored, target)
+    else:
+        method = ByAttention(scored, whitened=name == "whitened")
+    seen = Seen(values, np.zeros(len(values)) if noise is None else noise)
+    return Predictor(method, method.read(scored.rows(ids)), seen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +254,7 @@ def predict(
     Raises:
         InputError: an id that is not in the set, too few observed, or what the method needs is not there.
     """
-    _check_ids(scored, rates)
+    check_ids(scored, rates)
     options = {"adapter": adapter, "group_column": group_column, "recalibrate": recalibrate}
 
     def drawn_of(rates: PassRates) -> tuple[Ints, Ints]:
@@ -331,7 +341,8 @@ def _quality(predicted: Floats, rates: PassRates, rows: Ints, seed: int, target:
     return quality(predicted, wins, losses, counted=rates.counted, seed=seed, target=target)
 
 
-def _check_ids(scored: ScoredSet, rates: PassRates) -> None:
+def check_ids(scored: ScoredSet, rates: PassRates) -> None:
+    """Raise `InputError` where prompts with outcomes are not in the set."""
     present = pc.is_in(pa.array(rates.ids, pa.string()), value_set=scored.column(ID).combine_chunks())
     absent: Sequence[str] = [
         gc_id for gc_id, here in zip(rates.ids, present.to_pylist(), strict=True) if not here

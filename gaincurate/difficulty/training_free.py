@@ -221,9 +221,9 @@ def log_likelihood(evidence: Evidence, sizes: Sizes) -> float:
 
 
 def choose_sizes(evidence: Evidence) -> Sizes:
-    """The tried sizes with the largest marginal likelihood, found one after the other until none gets better.
+    """Sizes with a high marginal likelihood: each in turn takes its best tried value until no change helps.
 
-    Of more than 512 references evenly spaced ones decide.
+    This coordinate ascent can end in a local maximum. Of more than 512 references evenly spaced ones decide.
     """
     count = len(evidence.values)
     rows = evenly_spaced(count, _MOST_FOR_SIZES)
@@ -259,7 +259,7 @@ class GaussianProcess:
 
     Args:
         evidence: the references.
-        sizes: Default: those with the largest marginal likelihood.
+        sizes: Default: those of `choose_sizes`.
     """
 
     def __init__(self, evidence: Evidence, sizes: Sizes | None = None) -> None:

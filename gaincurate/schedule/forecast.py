@@ -1,10 +1,10 @@
-"""What could choosing prompts gain here? An answer from some hundred references, before a training.
+"""What a choice of prompts could gain, forecast from a few hundred references before a training.
 
-Observed pass rates are noisy, so their true distribution is estimated first (the mixture of binomials with
-the largest likelihood). Then small trainings without a model are simulated: prompts get pass rates that go
-with their prediction as those of the references do, and the strategies themselves draw from them. The policy
-stays as it is now in these simulations. A policy that learns makes outcomes age, so the forecast of a
-strategy that goes by outcomes is what it can reach at most.
+The true pass rates of the references are estimated first, as a mixture of binomials. Uniform sampling and the
+oracle follow from the mixture, strategy `dots` from the mixture of those references that it would draw by
+predictions that have not seen them. Strategies that learn from outcomes draw in simulated trainings without a
+model, whose policy stays as it is now: a policy that learns makes outcomes age, so their forecast is an upper
+bound.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.embeddings import matrix
 from gaincurate.difficulty.metrics import observation_noise
 from gaincurate.difficulty.pass_rates import PassRates
-from gaincurate.difficulty.predict import MethodName, Predictor, make
+from gaincurate.difficulty.predict import MethodName, check_ids, make
 from gaincurate.difficulty.rollout_set import RolloutSet, is_rollout_set, pass_rates
 from gaincurate.errors import InputError
 from gaincurate.schedule import base
@@ -45,13 +45,18 @@ GRID: Grid = np.linspace(0.0, 1.0, 201)
 SILENT = 0.2
 """A prompt hardly teaches where the chance that its group differs is below this. Outcomes of a few rollouts
 cannot tell a much lower chance from none."""
-_ITERATIONS = 400
+_RESAMPLES = 200
+_STEPS = np.array([60] + [20, 150] * (_RESAMPLES // 2))
+"""Of expectation maximisation, for the estimate and for each resample. Few steps leave a mixture too smooth,
+many leave a few spikes and bias the shares. Intervals include both."""
 _PROMPTS = 4096  # of a simulated set: the strategies' shares do not depend on its size
 _STREAM = 17  # of random numbers that nothing else here uses
+_FOLDS = 8
+_NEAREST = 32  # references at least that represent the prompts that `dots` draws
+_FURTHER = 2
+"""References, drawn from all, that count with these: 32 groups of 32 that differ are no certainty."""
 FEWEST = 30
 """Prompts with rollouts that a forecast needs at least."""
-_RESAMPLES = 40
-_SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
 LITTLE_WASTE = 1 / 2
 """Of uniform's groups. Where less is wasted, exact p (1 - p) gained little in our trainings."""
 WORTH = 1.2
@@ -65,10 +70,7 @@ class ForecastConfig(BaseModel):
 
     scored: Annotated[Path, Option("A finished scored set.", metavar="SCORED", argument=True, stores=True)]
     outcomes: Annotated[
-        Path,
-        Option(
-            "Rollouts of a random sample of its prompts: a rollout set (`difficulty rollout --reference`)."
-        ),
+        Path, Option("Rollouts of a random sample of its prompts (`difficulty rollout --reference`).")
     ]
     group: Annotated[int, Field(ge=2, le=100_000), Option("Rollouts per prompt in the training.")] = 8
     step_prompts: Annotated[int, Field(ge=1), Option("Prompts of one step of the trainer.")] = 16
@@ -89,17 +91,12 @@ class ForecastConfig(BaseModel):
         Option("Mean tokens of a completion. Default: that of the rollout set."),
     ] = None
     group_column: Annotated[
-        str | None,
-        Option(
-            "Predict by the mean of a row's group in this column, not by embeddings.",
-            READING,
-            metavar="NAME",
-        ),
+        str | None, Option("Predict by the mean of a row's group in this column.", READING, metavar="NAME")
     ] = None
     success: Annotated[
         float | None, Field(gt=0, le=1), Option("Count a rollout as right from this reward on.", READING)
     ] = None
-    worlds: Annotated[int, Field(ge=4), Option("Simulated trainings per strategy.", ADVANCED)] = 20
+    worlds: Annotated[int, Field(ge=4, le=200), Option("Simulated trainings per strategy.", ADVANCED)] = 40
     seed: Annotated[int, Field(ge=0), Option("Of everything random.", ADVANCED)] = 0
 
 
@@ -109,7 +106,7 @@ _Group = Annotated[int, Field(ge=2)]
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """An estimate and its 95 % interval over references drawn with replacement."""
+    """An estimate and its 95 % interval over samples of references; see docs/difficulty.md."""
 
     value: _Figure
     low: _Figure
@@ -127,7 +124,7 @@ _Part = Annotated[Share, AfterValidator(_of_one)]
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """What a strategy draws in the simulations.
+    """What a strategy draws.
 
     `differ` is the share of its groups that differ, `per_thousand` groups that differ per 1,000 generated
     tokens, the strategy's own rollouts included, and `times` is that divided by uniform's.
@@ -141,13 +138,13 @@ class Reach:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """See the module.
+    """The result of `forecast`.
 
     `dots_references` is how many of the references strategy `dots` observes before each draw by default.
     `silent` is the share of prompts of which a group differs with a chance below `SILENT`. `hopeless` is the
-    share of those of them that fail. `wasted` is the share of a uniform step's groups that do not differ.
+    share that is silent and fails. `wasted` is the share of a uniform step's groups that do not differ.
     `pays_from` is the number of steps from which on one draw of strategy `dots` repays its references, None
-    where it never does.
+    where its interval does not exclude that it draws no better than uniform sampling.
     """
 
     references: int
@@ -163,10 +160,6 @@ class Forecast:
     strategies: list[Reach]
     pays_from: _Figure | None
     advice: list[str]
-
-    def as_json(self) -> Json:
-        """All of it as JSON values."""
-        return asdict(self)
 
 
 def read_references(config: ForecastConfig) -> tuple[PassRates, float]:
@@ -212,74 +205,99 @@ def likelihoods(wins: Floats, losses: Floats) -> Grid:
     return values
 
 
-def mixture(likelihood: Grid, counts: Floats | None = None) -> Floats:
-    """The distribution of pass rates that makes the outcomes likeliest, `[grid]`.
+def mixture(likelihood: Grid, counts: Floats, steps: npt.ArrayLike = _STEPS[0]) -> Grid:
+    """The distribution of pass rates behind outcomes, `[mixtures, grid]`.
 
-    This is the estimate of Kiefer and Wolfowitz (1956), by expectation maximisation on a grid.
+    Expectation maximisation, from the flat distribution towards the likeliest (Kiefer and Wolfowitz, 1956).
 
     Args:
-        likelihood: see `likelihoods`.
-        counts: how often each row stands there, `[prompts]`. Default: once.
+        likelihood: see `likelihoods`, `[outcomes, grid]`.
+        counts: how much each outcome counts, `[mixtures, outcomes]`.
+        steps: how many to take, `[mixtures]` or one number.
     """
-    shares = np.full(len(likelihood), 1.0) if counts is None else counts
-    # Without what stands there no time: it may be so unlike the rest that no weight explains it.
-    likelihood, shares = likelihood[shares > 0], shares[shares > 0] / shares.sum()
-    weights = np.full(likelihood.shape[1], 1.0 / likelihood.shape[1])
-    for _ in range(_ITERATIONS):
-        weights = shares @ _posterior(likelihood, weights)
+    shares = counts / counts.sum(1, keepdims=True)
+    weights: Grid = np.full((len(counts), len(GRID)), 1.0 / len(GRID))
+    for step in range(np.max(steps)):
+        total = weights @ likelihood.T
+        # Outcomes that these weights call impossible are left out.
+        ratios = np.divide(shares, total, out=np.zeros_like(total), where=total > 0)
+        moved = weights * (ratios @ likelihood)
+        moving = (step < np.asarray(steps)).reshape(-1, 1)
+        weights = np.where(moving, moved / moved.sum(1, keepdims=True), weights)
     return weights
 
 
-def wasted_groups(wins: Floats, losses: Floats, group: int = 8) -> Share:
-    """The share of a uniform step's groups that do not differ, estimated from a random sample of prompts.
+def _exponentials(seed: int, count: int) -> Floats:
+    """The weights of the references in a resample of the Bayesian bootstrap (Rubin, 1981)."""
+    weights: Floats = -np.log(uniforms(seed, 0, _STREAM, 0, count))
+    return weights
+
+
+def _mixtures(wins: Floats, losses: Floats, chosen: Floats, *, further: int = 0, seed: int = 0) -> Grid:
+    """The mixture of chosen references, then those of the resamples, `[1 + resamples, grid]`.
 
     Args:
-        wins: successes of each prompt's rollouts, `[prompts]`.
-        losses: failures.
-        group: rollouts per prompt in the training.
+        wins: of the references.
+        losses: of the references.
+        chosen: how much each of them counts.
+        further: how many more, drawn from all, count with them.
+        seed: of the resamples.
     """
-    pairs, places = np.unique(np.stack([wins, losses], 1), axis=0, return_inverse=True)
-    likelihood, silent = likelihoods(pairs[:, 0], pairs[:, 1]), 1.0 - chance_to_differ(GRID, group)
-    places, count = places.reshape(-1), len(wins)
-    resampled = []
-    for draw in range(_RESAMPLES):
-        rows = (uniforms(0, draw, _STREAM, 0, count) * count).astype(np.int64)
-        counts = np.bincount(places[rows], minlength=len(pairs)).astype(np.float64)
-        resampled.append(mixture(likelihood, counts) @ silent)
-    whole = np.bincount(places, minlength=len(pairs)).astype(np.float64)
-    return _share(float(mixture(likelihood, whole) @ silent), np.array(resampled))
+    pairs, kinds = np.unique(np.stack([wins, losses], 1), axis=0, return_inverse=True)
+    kinds, count = kinds.reshape(-1), len(wins)
+    counts = [np.bincount(kinds, chosen + further / count, len(pairs))]
+    for number in range(seed, seed + _RESAMPLES):
+        more = uniforms(number, 1, _STREAM, 0, count) < further / count
+        # The choice depends on the references too and is not repeated, so their weights vary by a fifth more.
+        weights = _exponentials(number, count) ** (1.2 if further else 1.0)
+        counts.append(np.bincount(kinds, weights * (chosen + more), len(pairs)))
+    return mixture(likelihoods(pairs[:, 0], pairs[:, 1]), np.stack(counts), _STEPS)
 
 
-def _posterior(likelihood: Grid, weights: Floats) -> Grid:
-    joint = likelihood * weights
-    total = joint.sum(1, keepdims=True)
-    if not total.all():
-        # Outcomes that these weights call impossible: any pass rate, as far as the outcomes allow it.
-        joint = np.where(total > 0, joint, likelihood)
-        total = joint.sum(1, keepdims=True)
-    rows: Grid = joint / total
-    return rows
+def wasted_groups(wins: Floats, losses: Floats, group: int = 8) -> Share:
+    """The share of a uniform step's groups of size `group` that do not differ.
+
+    `wins` and `losses` are those of a random sample of prompts, `[prompts]`.
+    """
+    return _share(_mixtures(wins, losses, np.ones(len(wins))) @ (1.0 - chance_to_differ(GRID, group)))
+
+
+def _best(weights: Grid, chances: Floats, share: float) -> Floats:
+    """The mean chance of the best `share` of each mixture, `[mixtures]`."""
+    order = np.argsort(-chances, kind="stable")
+    ordered = weights[:, order]
+    means: Floats = np.clip(share - ordered.cumsum(1) + ordered, 0.0, ordered) @ chances[order] / share
+    return means
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where prompts are among all, 0 to 1, by predictions of their failure rates that have not seen them.
+
+    `rows` are prompts of the set and `of_rows` their places, `of_references` are those of the references.
+    `drawn` is how likely `dots` draws a prompt that is predicted as each reference.
+    """
+
+    rows: Ints
+    of_rows: Floats
+    of_references: Floats
+    drawn: Floats
 
 
 @dataclass(frozen=True, slots=True)
 class _World:
-    """A simulated set: its rows in the scored set, what is predicted for each, and its true pass rate.
-
-    `weights` `[grid]` is the mixture of the references that this world drew with replacement.
-    """
+    """A simulated set: its rows in the scored set, and their true pass rates."""
 
     seed: int
     rows: Ints
-    predicted: Floats
     rates: Floats
-    weights: Floats
 
 
 def forecast(config: ForecastConfig, rates: PassRates, tokens: float) -> Forecast:
-    """What strategies could reach.
+    """Forecast the groups that differ for uniform sampling, the oracle and the configured strategies.
 
     Args:
-        config: see `ForecastConfig`.
+        config: the set, the training and the strategies.
         rates: of the references, which must be a random sample of the set.
         tokens: mean tokens of a completion.
 
@@ -288,51 +306,49 @@ def forecast(config: ForecastConfig, rates: PassRates, tokens: float) -> Forecas
     """
     scored = ScoredSet(config.scored)
     budget = config.budget or max(1, round(len(scored) / 20))
-    at = _check(config, scored, rates, budget)
-    fitted = _fit(scored, config, rates)
-    predicted = np.concatenate([fitted.rows(table) for table in scored.tables(fitted.columns)])
-    predicted[at] = fitted.leave_one_out()
-    likelihood = likelihoods(rates.wins, rates.losses)
-    worlds = [_world(config, number, predicted, at, likelihood) for number in range(config.worlds)]
-
-    differ, weights = chance_to_differ(GRID, config.group), mixture(likelihood)
+    share, at = budget / len(scored), _check(config, scored, rates, budget)
+    wins, losses = rates.wins, rates.losses
+    weights = _mixtures(wins, losses, np.ones(len(at)), seed=config.seed)
+    differ = chance_to_differ(GRID, config.group)
     silent = differ < SILENT
+    # The estimate, then those of the resamples, `[1 + resamples]` or `[1 + worlds]`.
+    uniform: Floats = weights @ differ
+    drawn = {"uniform": uniform, "oracle": _best(weights, differ, share)}
+    places = _places(scored, config, rates, at, share)
+    possible = likelihoods(wins, losses)
+    worlds = [
+        _world(config, number, places, possible * weights[1 + number]) for number in range(config.worlds)
+    ]
+    for name in config.strategies:
+        if base.load(name).observes_references:
+            near = _mixtures(wins, losses, places.drawn, further=_FURTHER, seed=config.seed)
+            drawn[name] = near @ differ
+        elif name not in drawn:
+            times = [_simulate(config, name, scored, world, share) for world in worlds]
+            drawn[name] = np.minimum(np.array([np.mean(times), *times]) * uniform[: 1 + len(times)], 1.0)
 
-    def of_mixture(values: Floats) -> Share:
-        return _share(float(weights @ values), np.array([world.weights @ values for world in worlds]))
-
-    per_group, rollouts = config.group * tokens, float(rates.wins.sum() + rates.losses.sum())
-    observed = min(len(rates.ids), DotsOptions.model_fields["references"].default)
-    paid_by_dots = observed * rollouts / len(rates.ids) * tokens  # before each draw
-    drawn = {
-        name: np.array([_simulate(config, name, scored, world, budget / len(scored)) for world in worlds])
-        for name in ["uniform", "oracle", *config.strategies]
-    }
-
-    def per_thousand(name: str) -> Floats:
-        paid = paid_by_dots if name == "dots" else 0.0
-        groups: Floats = 1000 * drawn[name] * budget / (budget * per_group + paid)
-        return groups
+    per_group, rollouts = config.group * tokens, float(wins.sum() + losses.sum())
+    observed = min(len(at), DotsOptions.model_fields["references"].default)
+    paid_by_dots = observed * rollouts / len(at) * tokens  # before each draw
 
     def reach(name: str) -> Reach:
-        groups = per_thousand(name)
-        uniform = per_thousand("uniform")
-        times = np.divide(groups, uniform, out=np.ones(len(groups)), where=uniform > 0)
-        return Reach(name, *(_share(float(v.mean()), v) for v in (drawn[name], groups, times)))
+        shares = drawn[name]
+        per_share = 1000 * budget / (budget * per_group + (paid_by_dots if name == "dots" else 0.0))
+        times = per_share * per_group / 1000 * shares / uniform[: len(shares)]
+        return Reach(name, _share(shares), _share(per_share * shares), _share(times))
 
-    pays_from = None
-    if "dots" in drawn and (gain := float(drawn["dots"].mean() - drawn["uniform"].mean())) > 0:
-        step = config.step_prompts * per_group
-        pays_from = paid_by_dots * float(drawn["uniform"].mean()) / (step * gain)
+    pays_from, gain = None, _share(drawn.get("dots", uniform) - uniform)
+    if gain.low > 0:
+        pays_from = paid_by_dots * float(uniform[0]) / (config.step_prompts * per_group * gain.value)
     result = Forecast(
         references=len(rates.ids),
         rollouts=round(rollouts),
         dots_references=observed,
         group=config.group,
         tokens=tokens,
-        silent=of_mixture(silent.astype(float)),
-        hopeless=of_mixture((silent & (GRID < 0.5)).astype(float)),
-        wasted=of_mixture(1.0 - differ),
+        silent=_share(weights @ silent),
+        hopeless=_share(weights @ (silent & (GRID < 0.5))),
+        wasted=_share(1.0 - uniform),
         uniform=reach("uniform"),
         oracle=reach("oracle"),
         strategies=[reach(name) for name in config.strategies],
@@ -365,80 +381,76 @@ def _check(config: ForecastConfig, scored: ScoredSet, rates: PassRates, budget: 
             )
     if budget > len(scored):
         raise InputError(f"--budget {budget:,} is more than the {len(scored):,} prompts of {config.scored}.")
+    check_ids(scored, rates)
     places = pc.index_in(pa.array(rates.ids), value_set=scored.column(ID).combine_chunks())
-    if places.null_count:
-        raise InputError(
-            f"{places.null_count:,} of {len(rates.ids):,} prompts with outcomes are not in {config.scored}: "
-            "are the outcomes of another set?"
-        )
     rows: Ints = places.to_numpy().astype(np.int64)
     return rows
 
 
-def _fit(scored: ScoredSet, config: ForecastConfig, rates: PassRates) -> Predictor:
-    """The predictor of failure rates, fitted on all references."""
+def _places(scored: ScoredSet, config: ForecastConfig, rates: PassRates, at: Ints, share: float) -> _Places:
+    """Compare references with prompts that the same fits have not seen either."""
     if config.group_column is None and EMBEDDING not in scored.schema.names:
         raise InputError(
-            f"{config.scored} has no {EMBEDDING} to predict from: score it with `--signals angle,embedding`, "
-            "or name the column of a row's group, --group-column."
+            f"{config.scored} has no {EMBEDDING} to predict from: score it with `--signals "
+            "angle,nll,entropy,embedding`, or name the column of a row's group, --group-column."
         )
     noise = observation_noise(rates.wins, rates.losses)
     name: MethodName = "gp" if config.group_column is None else "group-mean"
-    return make(name, scored, rates.ids, rates.failure, noise=noise, group_column=config.group_column)
+    fitted = make(name, scored, rates.ids, rates.failure, noise=noise, group_column=config.group_column)
+    rows = permutation(config.seed, 4, _STREAM, len(scored))[:_PROMPTS]
+    others, share = rows[~np.isin(rows, at)], min(1.0, max(share, _NEAREST / len(at)))
+    of_rows, of_references, drawn = np.zeros(len(others)), np.zeros(len(at)), np.zeros(len(at))
+    ties = uniforms(config.seed, 5, _STREAM, 0, len(at))
+    for fold, predicted, of_others in fitted.held_out(scored.take(others), _FOLDS, config.seed):
+        low, high = _between(predicted, np.concatenate([of_others, predicted]))
+        of_references[fold] = low + ties[fold] * (high - low)
+        away, away_of_others = np.abs(predicted - 0.5), np.abs(of_others - 0.5)
+        low, high = _between(away, np.concatenate([away_of_others, away]))
+        drawn[fold] = np.clip((share - low) / (high - low), 0.0, 1.0)
+        of_rows += of_others / _FOLDS
+    everywhere = np.full(len(scored), np.nan)
+    everywhere[others], everywhere[at] = sum(_between(of_rows, of_rows)) / 2, of_references
+    return _Places(rows, everywhere[rows], of_references, drawn)
 
 
-def _world(config: ForecastConfig, number: int, predicted: Floats, at: Ints, likelihood: Grid) -> _World:
-    """A set whose prompts have rates that go with their prediction as those of the references do.
+def _between(values: Floats, among: Floats) -> tuple[Floats, Floats]:
+    """The shares of `among` that are below each value, and below or equal."""
+    order = np.sort(among)
+    below, upto = np.searchsorted(order, values), np.searchsorted(order, values, "right")
+    return below / len(among), upto / len(among)
 
-    Each prompt takes the rate of one of the references whose predictions are nearest to its own, drawn from
-    what that reference's outcomes leave possible.
+
+def _world(config: ForecastConfig, number: int, places: _Places, possible: Grid) -> _World:
+    """A set whose prompts have rates that go with their predictions as those of the references do.
+
+    Each prompt takes the rate of a reference whose place is near its own, drawn from its `possible` ones,
+    `[references, grid]`. Each reference is taken as often as it counts in the resample.
     """
-    seed, count = config.seed + number, len(at)
-    resampled = (uniforms(seed, 0, _STREAM, 0, count) * count).astype(np.int64)
-    weights = mixture(likelihood[resampled])
-    rows = permutation(seed, 1, _STREAM, len(predicted))[:_PROMPTS]
-    by_prediction = resampled[np.argsort(predicted[at[resampled]], kind="stable")]
-    sides = [np.searchsorted(predicted[at[by_prediction]], predicted[rows], side) for side in _SIDES]
-    nearest = (sides[0] + sides[1]) // 2  # in the middle of those with the same prediction
-    near = max(4, count // 32)
-    places = nearest + (uniforms(seed, 2, _STREAM, 0, len(rows)) * 2 * near).astype(np.int64) - near
-    references = by_prediction[np.clip(places, 0, count - 1)]
-    possible = _posterior(likelihood, weights).cumsum(1)[references]
-    below = uniforms(seed, 3, _STREAM, 0, len(rows))[:, None] * possible[:, -1:]
-    rates = GRID[np.minimum((possible < below).sum(1), len(GRID) - 1)]
-    return _World(seed, rows, predicted[rows], rates, weights)
+    seed, count = config.seed + number, len(places.rows)
+    order = np.argsort(places.of_references, kind="stable")
+    upto = _exponentials(seed, len(order))[order].cumsum()
+    aims = np.abs(places.of_rows + (uniforms(seed, 2, _STREAM, 0, count) - 0.5) * _NEAREST / len(order))
+    references = order[np.searchsorted(upto[:-1], np.minimum(aims, 2.0 - aims) * upto[-1])]
+    cumulated = possible.cumsum(1)[references]
+    below = uniforms(seed, 3, _STREAM, 0, count)[:, None] * cumulated[:, -1:]
+    return _World(seed, places.rows, GRID[np.minimum((cumulated < below).sum(1), len(GRID) - 1)])
 
 
 def _simulate(config: ForecastConfig, name: str, scored: ScoredSet, world: _World, share: float) -> float:
-    """The mean chance that a group differs, over what a strategy draws in a world in all rounds."""
+    """The mean chance that a drawn group differs, in all rounds of a strategy, in times of uniform's."""
     pool = base.Pool(len(world.rows), max(1, round(share * len(world.rows))), world.seed)
     chances = chance_to_differ(world.rates, config.group)
-    if name == "oracle":
-        return float(np.sort(chances)[-pool.budget :].mean())
-    if name == "uniform":
-        return float(chances.mean())
-    selector = base.build(name, pool, {})
-    if selector.observes_references:  # it draws what is predicted to be nearest to a failure rate of one half
-        nearest = np.argsort(np.abs(world.predicted - 0.5), kind="stable")
-        return float(chances[nearest[: pool.budget]].mean())
-    drawn = []
+    selector, drawn = base.build(name, pool, {}), []
     for round_ in range(config.rounds):
         selector.prepare(cast("Context", _View(scored, world, round_)))
         rows = np.asarray(selector.draw(round_), np.int64)
         drawn.append(chances[rows].mean())
-        wins = _binomial(world, round_, rows, config.group)
+        noise = uniforms(world.seed, round_, _STREAM + 1, 0, len(rows) * config.group)
+        wins = (noise.reshape(len(rows), -1) < world.rates[rows, None]).sum(1).astype(np.float64)
         selector.observe(
             base.Observed(round_, rows, wins, config.group - wins, float(wins.mean()) / config.group, 0.0)
         )
-    return float(np.mean(drawn))
-
-
-def _binomial(world: _World, round_: int, rows: Ints, group: int) -> Floats:
-    """Successes of a group of rollouts per row, `[rows]`."""
-    size = -(-len(rows) * group // 4) * 4
-    noise = uniforms(world.seed, round_, _STREAM + 1, 0, size)[: len(rows) * group].reshape(len(rows), group)
-    wins: Floats = (noise < world.rates[rows, None]).sum(1).astype(np.float64)
-    return wins
+    return float(np.mean(drawn) / chances.mean()) if chances.any() else 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -482,15 +494,9 @@ def read_forecast(path: Path) -> Forecast:
 
 
 def beside(expected: Forecast, strategy: str, rounds: Sequence[Json]) -> Json:
-    """A forecast beside what came: the share of groups that differ.
+    """The share of groups that differ, as forecast for a strategy (or else for uniform) and as it came.
 
-    Args:
-        expected: the forecast.
-        strategy: the run's. Uniform stands in for one that was not forecast.
-        rounds: entries of `status`, with `effective` for each round whose outcomes were taken.
-
-    Returns:
-        `strategy`, `group`, `forecast` (a `Share`), and `came`, the mean over rounds, None before the first.
+    `rounds` are entries of `status`. `came` is the mean of their `effective`, None before the first outcomes.
     """
     by_name = {each.strategy: each for each in (expected.uniform, *expected.strategies)}
     reach = by_name.get(strategy, expected.uniform)
@@ -503,16 +509,14 @@ def beside(expected: Forecast, strategy: str, rounds: Sequence[Json]) -> Json:
     }
 
 
-def _share(value: float, resampled: Floats) -> Share:
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    return Share(value, float(low), float(high))
+def _share(values: Floats) -> Share:
+    """Of an estimate and of resamples, whose middle 97 % hold the truth in about 95 % of simulated sets."""
+    low, high = np.quantile(values[1:], [0.015, 0.985])
+    return Share(float(values[0]), float(low), float(high))
 
 
 def advice(result: Forecast) -> list[str]:
-    """What to do, most important first.
-
-    docs/difficulty.md says what the two thresholds rest on.
-    """
+    """Recommendations, most important first; docs/difficulty.md gives the reasons for the two thresholds."""
     best = max(result.strategies, key=lambda each: each.times.value, default=None)
     sentences = []
     if result.wasted.value < LITTLE_WASTE or best is None or best.times.low < WORTH:
@@ -536,7 +540,5 @@ def advice(result: Forecast) -> list[str]:
             f"{np.ceil(result.pays_from):,.0f} steps on."
         )
     elif any(each.strategy == "dots" for each in result.strategies):
-        sentences.append(
-            "Strategy dots: references do not pay here, the prediction chooses no better than chance."
-        )
+        sentences.append("Strategy dots: the references do not show that its choice is better than chance.")
     return sentences

@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pyarrow as pa
 
-from gaincurate.core.arrow import check_fields
 from gaincurate.core.artifact import MANIFEST, Json, broken
 from gaincurate.core.files import digest_file, reading, write_json
 from gaincurate.core.manifest import Document
@@ -66,17 +64,11 @@ def see_live(run: Run, checkpoints: bool) -> None:
         return
     if rollout is not None and (checkpoints or "server" in rollout):
         return
-    if checkpoints:
-        raise InputError(
-            f"{run.folder} waits for what its references did before every round, and a trainer that follows "
-            "it live waits for nobody: start a run with --rollout, which rolls them out itself, or train in "
-            "segments with `gaincurate schedule run`."
-        )
     raise InputError(
-        f"{run.folder} has references that are observed between rounds, and with a trainer that follows it "
-        'live that takes a server of the newest policy ("server" in --rollout of `schedule start`). Start a '
-        "run so; or, as --rollout without one takes a checkpoint at each round's end, train with "
-        "`gaincurate.trainers.trl.attach` or in segments with `gaincurate schedule run`."
+        f"{run.folder} observes references between rounds, and a trainer that follows it live does not wait "
+        'for their outcomes. Start a run with --rollout and with "server", a server of the newest policy, in '
+        "it. With --rollout alone, train with `gaincurate.trainers.trl.attach` or in segments with "
+        "`gaincurate schedule run`."
     )
 
 
@@ -199,7 +191,7 @@ def _predicted(
     target = _target_in(out)
     if target is None:
         raise OutputError(f"{out} is missing or damaged; delete it and run the same command again.")
-    return target, *_column(run, out, COLUMNS[target])
+    return target, *_column(out, COLUMNS[target])
 
 
 def _target_in(out: Path) -> Target | None:
@@ -223,7 +215,7 @@ def _wanted(run: Run, options: DotsOptions, asked: Asked, aim: Aim) -> Json:
     return {"options": how, "observed": observed, "adapter": adapter, "set": run.scored.manifest_hash}
 
 
-def _column(run: Run, out: Path, column: str) -> tuple[Floats, Json]:
+def _column(out: Path, column: str) -> tuple[Floats, Json]:
     """The values that `difficulty predict` wrote, in the order of the set's rows."""
     again = f"{out} and run the same command again"
     path, about = out / f"{column}.arrow", read_json(out / f"{column}.json", Predicted, f"delete {again}")
@@ -231,13 +223,8 @@ def _column(run: Run, out: Path, column: str) -> tuple[Floats, Json]:
         whole = path.exists() and digest_file(path) == about["hash"]
     if not whole:
         raise OutputError(f"{path} is missing or damaged; delete {again}.", path=str(path))
-    refuse = broken(path, f"Delete {again}.")
-    table = read_computed(path, refuse)
-    check_fields(table.schema, [pa.field("value", pa.float32())], refuse)
-    values = table.column("value").to_numpy().astype(np.float64)
-    if len(values) != run.facts["rows"] or not np.isfinite(values).all():
-        raise OutputError(f"{path} does not have a number for each of the {run.facts['rows']:,} prompts.")
-    return values, about["how"]
+    values = read_computed(path, broken(path, f"Delete {again}.")).column("value")
+    return values.to_numpy().astype(np.float64), about["how"]
 
 
 def _call(run: Run, asked: Asked, command: Sequence[str], what: str, progress: str) -> float:

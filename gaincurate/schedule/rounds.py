@@ -311,7 +311,7 @@ def _write_round(run: Run, selector: base.Selector, round_: int, state: Json, in
         "metrics": metrics,
         "order": {"by": config.by, "ordered_by": state["ordered_by"], "digest": state["order"]},
         "inputs": inputs,
-        "forecast": _forecast(table, ranks),
+        "forecast": _composition(table, ranks),
     }
     if counts is not None:
         plan["groups"] = {"by": config.stratify, "prompts": counts}
@@ -336,7 +336,7 @@ def write_data(run: Run, round_: int, table: pa.Table | None = None) -> None:
     write_rows(run.data(round_), shown)
 
 
-def _forecast(table: pa.Table, ranks: Ints) -> Json:
+def _composition(table: pa.Table, ranks: Ints) -> Json:
     """What a round will be made of, before it is trained."""
     angles = table.column("gc_angle").drop_null().to_pylist()
     return {

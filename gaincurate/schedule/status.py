@@ -142,7 +142,7 @@ def _waiting(run: Run, round_: int) -> Json:
     return progress
 
 
-def forecast(run: Run, command: list[str], finder: Finder | None = None) -> Json:
+def coming_rounds(run: Run, command: list[str], finder: Finder | None = None) -> Json:
     """The rounds to come: what is known of each, and what mu may do.
 
     Args:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -68,7 +68,8 @@ class Parts:
 
     `chat` is the type of a message list. `answer` and `tools` name columns, None where there is none; a dot
     goes into a struct. `system` is the system message of prompts that are given as one text, known once rows
-    were read. `writes_answers` says whether a column with answers was asked for.
+    were read. `writes_answers` says whether a column with answers was asked for, `numbers_as_text` whether it
+    writes numbers as text.
     """
 
     trainer: str
@@ -80,6 +81,7 @@ class Parts:
     tools: str | None = None
     system: str | None = None
     writes_answers: bool = field(default=False, init=False)
+    numbers_as_text: bool = field(default=False, init=False)
     _begun: bool = field(default=False, init=False)
 
     def messages(self) -> Own:
@@ -137,21 +139,30 @@ class Parts:
         return Own(kind, values, field)
 
     def answer_text(self) -> Own:
-        """The answer as text: a text as it is, anything else as JSON; with the id in it if asked for."""
-        self.writes_answers = True
-        if self.id_in_answer:
-            return self._answer_with_id()
-        return Own(pa.string(), lambda rows: [_text(a) for a in rows.answers], self.answer)
+        """`gold` as text: a text as it is, a list or a struct as JSON."""
+        gold = self.gold()
+        return replace(gold, type=pa.string(), values=lambda rows: [_text(a) for a in gold.values(rows)])
+
+    def gold(self) -> Own:
+        """The answer for scorers that compare text: a number as text, anything else as `answer_as_it_is`.
+
+        A whole number has no decimal point, because pandas turns integers into floats where a column has
+        nulls, and a scorer compares `7.0` with the `7` of a completion.
+        """
+        kind = self._answer_type()
+        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
+            return self.answer_as_it_is()
+        self.numbers_as_text = True
+        return self._answers(
+            pa.string(), lambda rows: pa.array(rows.answers, kind).cast(pa.string()).to_pylist()
+        )
 
     def answer_as_it_is(self) -> Own:
         """The answer in its own type; as text with the id in it if asked for."""
-        self.writes_answers = True
-        if self.id_in_answer:
-            return self._answer_with_id()
-        kind = pa.string() if self.answer is None else object_type(column_type(self.schema, self.answer))
+        kind = self._answer_type()
         if kind == pa.string():  # a value in JSON text has no type of its own
-            return Own(kind, lambda rows: [_text(answer) for answer in rows.answers], self.answer)
-        return Own(kind, lambda rows: rows.answers, self.answer)
+            return self._answers(kind, lambda rows: [_text(answer) for answer in rows.answers])
+        return self._answers(kind, lambda rows: rows.answers)
 
     @property
     def has_answer(self) -> bool:
@@ -200,14 +211,19 @@ class Parts:
 
         return Own(pa.struct(list(types.items())), values, name if before else None)
 
-    def _answer_with_id(self) -> Own:
-        return Own(
-            pa.string(),
-            lambda rows: [
-                _json({ID: i, "answer": answer}) for i, answer in zip(rows.ids, rows.answers, strict=True)
-            ],
-            self.answer,
-        )
+    def _answer_type(self) -> pa.DataType:
+        return pa.string() if self.answer is None else object_type(column_type(self.schema, self.answer))
+
+    def _answers(self, kind: pa.DataType, answers: Callable[[Rows], list[Any]]) -> Own:
+        """Answers as a column, as JSON with the id if asked for."""
+        self.writes_answers = True
+        if not self.id_in_answer:
+            return Own(kind, answers, self.answer)
+
+        def with_id(rows: Rows) -> list[str]:
+            return [_json({ID: i, "answer": a}) for i, a in zip(rows.ids, answers(rows), strict=True)]
+
+        return Own(pa.string(), with_id, self.answer)
 
     def _questions(self, rows: Rows) -> list[str | None]:
         questions = []

@@ -45,7 +45,7 @@ class View:
         _check(self.profile, self.parts, options)
         self.own = self.profile.columns(self.parts, options) | self._judge() | {ID: self.parts.ids()}
         self.notes: list[str] = []
-        """What a person should know: which columns got another name."""
+        """What a person should know: which columns got another name, and numbers that became text."""
         self.open_ended = 0
         """Prompts so far that end with the assistant's words."""
         self.nulls = False
@@ -56,6 +56,10 @@ class View:
         null_unasked = self.parts.writes_answers and options.id_in_answer is not True
         self._counts_answers = answer is not None or null_unasked
         self._copied = self._source_columns(schema)
+        if self.parts.numbers_as_text:
+            self.notes.append(
+                f"the numbers of column {answer!r} are written as text, because scorers compare text"
+            )
         fields = [pa.field(name, column.type) for name, column in self.own.items()]
         fields += [pa.field(name, schema.field(old).type) for name, old in self._copied.items()]
         self.schema = pa.schema(fields)

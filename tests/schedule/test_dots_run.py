@@ -282,29 +282,16 @@ def test_a_live_trainer_without_a_server_is_refused_unless_its_checkpoints_are_t
 ) -> None:
     commands = dots_runs.in_process(monkeypatch)
     run = start(tmp_path / "run", scored)
-    refused = (
-        f"{run.folder} has references that are observed between rounds, and with a trainer that follows it "
-        'live that takes a server of the newest policy ("server" in --rollout of `schedule start`). Start a '
-        "run so; or, as --rollout without one takes a checkpoint at each round's end, train with "
-        "`gaincurate.trainers.trl.attach` or in segments with `gaincurate schedule run`."
-    )
-    with pytest.raises(InputError) as caught:
+    refused = "observes references between rounds, and a trainer that follows it live does not wait for their"
+    with pytest.raises(InputError, match=refused):
         RunSession(run.folder)
-    assert str(caught.value) == refused
     with RunSession(run.folder, checkpoints=True) as live:
         assert live.round == 0
     assert [command[4] for command in commands] == ["rollout", "predict"]
     by_hand = dots_runs.begin(tmp_path / "other")
     for checkpoints in (False, True):
-        with pytest.raises(InputError) as caught:
+        with pytest.raises(InputError, match=refused):
             RunSession(by_hand.folder, checkpoints=checkpoints)
-        assert str(caught.value) == (
-            f"{by_hand.folder} waits for what its references did before every round, and a trainer that "
-            "follows it live waits for nobody: start a run with --rollout, which rolls them out itself, or "
-            "train in segments with `gaincurate schedule run`."
-            if checkpoints
-            else refused.replace(str(run.folder), str(by_hand.folder))
-        )
 
 
 def test_a_round_without_a_checkpoint_stops_the_driver_with_a_sentence(

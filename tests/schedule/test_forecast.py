@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,17 @@ from hypothesis import strategies as st
 import column_sets
 import command
 import runs
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.difficulty.metrics import observation_noise
 from gaincurate.difficulty.pass_rates import PassRates
+from gaincurate.difficulty.predict import MethodName, make
 from gaincurate.errors import InputError
 from gaincurate.schedule.forecast import (
     GRID,
     SILENT,
     ForecastConfig,
+    _simulate,
+    _World,
     chance_to_differ,
     forecast,
     likelihoods,
@@ -50,13 +56,16 @@ def test_the_mixture_is_at_least_as_likely_as_the_truth_and_finds_its_chance_to_
     truth = np.where(rng.random(2000) < 0.5, 0.0, 0.4)
     wins = rng.binomial(8, truth).astype(float)
     likelihood = likelihoods(wins, 8 - wins)
-    weights = mixture(likelihood)
     true_weights = np.where(np.isclose(GRID, 0.0) | np.isclose(GRID, 0.4), 0.5, 0.0)
-    assert weights.sum() == pytest.approx(1)
-    assert np.log(likelihood @ weights).sum() >= np.log(likelihood @ true_weights).sum() - 1e-6
-    assert weights @ chance_to_differ(GRID, 8) == pytest.approx(chance_to_differ(truth, 8).mean(), abs=0.02)
-    # What is silent here are the prompts that are never answered.
-    assert weights[chance_to_differ(GRID, 8) < SILENT].sum() == pytest.approx(0.5, abs=0.03)
+    early, late = mixture(likelihood, np.ones((2, 2000)), steps=np.array([60, 400]))
+    assert np.log(likelihood @ late).sum() >= np.log(likelihood @ true_weights).sum() - 1e-6
+    for weights in (early, late):
+        assert weights.sum() == pytest.approx(1)
+        assert weights @ chance_to_differ(GRID, 8) == pytest.approx(
+            chance_to_differ(truth, 8).mean(), abs=0.02
+        )
+        # What is silent here are the prompts that are never answered.
+        assert weights[chance_to_differ(GRID, 8) < SILENT].sum() == pytest.approx(0.5, abs=0.03)
 
 
 def test_wasted_groups_are_those_of_the_unbiased_count_where_there_are_enough_rollouts() -> None:
@@ -77,9 +86,8 @@ def test_one_prompt_unlike_all_others_leaves_numbers() -> None:
     share = wasted_groups(wins, 128 - wins)
     assert share.value == pytest.approx(1, abs=0.01)
     assert 0.9 < share.low <= share.high <= 1
-    # With no weight where its outcomes can be, a row takes any rate that its outcomes allow.
     impossible = likelihoods(np.array([0.0, 128.0]), np.array([128.0, 0.0]))
-    assert np.isfinite(mixture(impossible, np.array([1.0, 1e-300]))).all()
+    assert np.isfinite(mixture(impossible, np.array([[1.0, 1e-300]]))).all()
 
 
 def _set(tmp_path: Path, rates: np.ndarray, groups: list[str]) -> Path:
@@ -91,8 +99,8 @@ def _set(tmp_path: Path, rates: np.ndarray, groups: list[str]) -> Path:
     )
 
 
-def _references(rates: np.ndarray, count: int, rollouts: int = 8) -> PassRates:
-    rng = np.random.default_rng(7)
+def _references(rates: np.ndarray, count: int, rollouts: int = 8, seed: int = 7) -> PassRates:
+    rng = np.random.default_rng(seed)
     rows = np.sort(rng.permutation(len(rates))[:count])
     wins = rng.binomial(rollouts, rates[rows]).astype(float)
     every = column_sets.ids(len(rates))
@@ -134,6 +142,106 @@ def test_where_groups_tell_all_dots_reaches_the_oracle_and_says_when_references_
         1000 * dots.differ.value * 30 / (30 * 80 + paid), rel=1e-6
     )
     assert any("out of reach" in sentence for sentence in result.advice)
+
+
+@pytest.mark.parametrize("groups", [["a"], ["a", "b", "c", "d"], None])
+def test_wasted_and_uniform_are_the_whole_for_any_predictor(tmp_path: Path, groups: list[str] | None) -> None:
+    """A predictor that tells nothing, or much, changes what `dots` draws and not what uniform sampling does."""
+    rates = np.tile([0.0, 0.02, 0.6, 0.5], 100)
+    names = groups or [f"own{row}" for row in range(400)]
+    config = _config(_set(tmp_path, rates, (names * 400)[:400]))
+    result = forecast(config, _references(rates, 128), 10.0)
+    assert result.wasted.value + result.uniform.differ.value == pytest.approx(1, abs=1e-12)
+    assert result.wasted.low + result.uniform.differ.high == pytest.approx(1, abs=1e-12)
+    assert result.uniform.differ.value == pytest.approx(chance_to_differ(rates, 8).mean(), abs=0.08)
+    dots = next(each for each in result.strategies if each.strategy == "dots").differ
+    expected = {1: chance_to_differ(rates, 8).mean(), 4: chance_to_differ(np.array([0.5, 0.6]), 8).mean()}
+    assert dots.low <= expected.get(len(groups or []), expected[1]) <= dots.high
+
+
+def test_a_set_that_was_rolled_out_as_a_whole_has_a_forecast(tmp_path: Path) -> None:
+    rates = np.tile([0.0, 0.5], 60)
+    result = forecast(_config(_set(tmp_path, rates, ["a", "b"] * 60)), _references(rates, 120), 10.0)
+    assert result.wasted.value == pytest.approx(0.5, abs=0.05)
+    assert all(each.differ.value > 0.5 for each in result.strategies)
+
+
+TELLS = {"little": 0.0, "some": 0.5, "much": 2.0}
+"""How much of what a predictor reads of a prompt is its pass rate's rank, in times of the noise."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "predictor"), [("dead", "groups"), ("spread", "groups"), ("dead", "gp")])
+@pytest.mark.parametrize("tells", TELLS)
+def test_intervals_hold_the_truth_of_simulated_sets(
+    tmp_path: Path, kind: str, predictor: str, tells: str
+) -> None:
+    """Each line's 95 % interval holds what follows from the latent rates, for 50 samples of references."""
+    rows, sets, samples, count = 1000, 5, 10, 128 if predictor == "gp" else 256
+    hits: dict[str, list[bool]] = {}
+    for number in range(sets):
+        rng = np.random.default_rng([number, *tells.encode()])
+        rates = rng.beta(0.35, 0.65, rows)
+        if kind == "dead":
+            rates = np.where(rng.random(rows) < 0.5, 0, rng.beta(1.2, 1.6, rows))
+        rank = np.argsort(np.argsort(rates + 1e-9 * rng.random(rows))) / rows - 0.5
+        shown = rng.normal(size=(rows, 16))
+        shown[:, 0] += TELLS[tells] * math.sqrt(12) * rank
+        groups = np.argsort(np.argsort(shown[:, 0])) * 20 // rows
+        flat = pa.array(shown.astype(np.float16).ravel())
+        scored = column_sets.column_set(
+            tmp_path / str(number),
+            np.full(rows, 5),
+            {"gc_angle": np.zeros(rows), "gc_embedding": pa.FixedSizeListArray.from_arrays(flat, 16)},
+            {"task": pa.array(groups)},
+        )
+        column = None if predictor == "gp" else "task"
+        config = _config(scored, group_column=column, strategies=["variance", "dots"], worlds=40)
+        references = [_references(rates, count, seed=10 * number + k) for k in range(samples)]
+        truth = _truth(config, rates, references)
+        for k, sample in enumerate(references):
+            result = forecast(config.model_copy(update={"seed": 1000 * k}), sample, 10.0)
+            reaches = {each.strategy: each for each in (result.uniform, result.oracle, *result.strategies)}
+            lines = {f"{name} differ": reach.differ for name, reach in reaches.items()}
+            lines |= {f"{name} times": reach.times for name, reach in reaches.items()}
+            lines |= {name: getattr(result, name) for name in ("silent", "hopeless", "wasted")}
+            for name, share in lines.items():
+                hits.setdefault(name, []).append(share.low - 1e-9 <= truth[name] <= share.high + 1e-9)
+    coverage = {name: float(np.mean(held)) for name, held in hits.items()}
+    assert {name: share for name, share in coverage.items() if share < 0.9} == {}
+
+
+def _truth(config: ForecastConfig, rates: np.ndarray, samples: list[PassRates]) -> dict[str, float]:
+    """Each line of a forecast by the latent rates; `dots` in the mean of these samples of references."""
+    chances, scored = chance_to_differ(rates, 8), ScoredSet(config.scored)
+    budget, rows = len(rates) // 20, np.arange(len(rates))
+    drawn = []
+    for sample in samples:
+        noise = observation_noise(sample.wins, sample.losses)
+        name: MethodName = "gp" if config.group_column is None else "group-mean"
+        column = config.group_column
+        fitted = make(name, scored, sample.ids, sample.failure, noise=noise, group_column=column)
+        away = np.abs(np.concatenate([fitted.rows(table) for table in scored.tables(fitted.columns)]) - 0.5)
+        away[np.isin(column_sets.ids(len(rates)), sample.ids)] = np.inf
+        drawn.append(chances[np.argsort(away, kind="stable")[:budget]].mean())
+    worlds = [_World(seed, rows, rates) for seed in range(4)]
+    variance = np.mean([_simulate(config, "variance", scored, world, 0.05) for world in worlds])
+    uniform, paid = chances.mean(), len(samples[0].ids) * 8 * 10.0
+    differ = {
+        "uniform": uniform,
+        "oracle": np.sort(chances)[-budget:].mean(),
+        "variance": variance * uniform,
+        "dots": np.mean(drawn),
+    }
+    truth = {f"{name} differ": float(value) for name, value in differ.items()}
+    truth |= {f"{name} times": float(value / uniform) for name, value in differ.items()}
+    truth["dots times"] *= budget * 80 / (budget * 80 + paid)
+    silent = chances < SILENT
+    return truth | {
+        "silent": float(silent.mean()),
+        "hopeless": float((silent & (rates < 0.5)).mean()),
+        "wasted": float(1 - uniform),
+    }
 
 
 def test_where_nothing_is_wasted_it_advises_uniform_with_a_smaller_batch(tmp_path: Path) -> None:
@@ -212,7 +320,7 @@ def test_status_shows_the_forecast_beside_what_came(tmp_path: Path) -> None:
     expected = forecast(
         _config(_set(tmp_path / "other", rates, ["a", "b"] * 100)), _references(rates, 100), 10.0
     )
-    (tmp_path / "f.json").write_text(json.dumps(expected.as_json()))
+    (tmp_path / "f.json").write_text(json.dumps(asdict(expected)))
     facts = status(run, read_forecast(tmp_path / "f.json"))
     assert facts["differ"]["came"] == facts["rounds"][0]["effective"]
     assert facts["differ"]["forecast"]["value"] == expected.uniform.differ.value
@@ -232,11 +340,11 @@ def test_what_is_no_forecast_is_refused(tmp_path: Path) -> None:
 def test_a_share_that_is_none_is_no_forecast(tmp_path: Path) -> None:
     rates, path = np.tile([0.1, 0.6], 100), tmp_path / "f.json"
     made = forecast(_config(_set(tmp_path, rates, ["a", "b"] * 100)), _references(rates, 100), 10.0)
-    path.write_text(json.dumps(made.as_json()))
+    path.write_text(json.dumps(asdict(made)))
     assert read_forecast(path) == made
     for name in ("value", "low", "high"):
         for value in (math.nan, math.inf, 1e308, -1e30, 1.5):
-            changed = made.as_json()
+            changed = asdict(made)
             changed["uniform"]["differ"][name] = value
             path.write_text(json.dumps(changed))
             with pytest.raises(InputError, match=r"is no forecast .*differ"):
@@ -260,4 +368,4 @@ def test_a_forecast_of_hardly_any_success_has_no_nan(tmp_path: Path) -> None:
     scored = _set(tmp_path, np.zeros(200), ["a", "b"] * 100)
     result = forecast(_config(scored), PassRates("r", column_sets.ids(200)[:64], wins, 8 - wins), 10.0)
     assert np.isfinite([each.times.value for each in (*result.strategies, result.oracle)]).all()
-    json.dumps(result.as_json(), allow_nan=False)
+    json.dumps(asdict(result), allow_nan=False)

@@ -395,7 +395,7 @@ def test_a_set_without_embeddings_and_a_model_that_is_not_known(tmp_path: Path) 
         runs.begin(tmp_path, scored=plain, strategy="dots", options={"references": 9})
     assert str(caught.value) == (
         f"{plain} has no gc_embedding, from which strategy dots predicts: score it with `--signals "
-        "angle,embedding`, or predict by a group's mean with --group-column."
+        "angle,nll,entropy,embedding`, or predict by a group's mean with --group-column."
     )
     options = {"references": 9, "group_column": "question", "rollout": {"verifier": "m:f"}}
     with pytest.raises(InputError) as other:

@@ -22,7 +22,7 @@ from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.context import Context
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
-from gaincurate.schedule.status import forecast, status
+from gaincurate.schedule.status import coming_rounds, status
 from gaincurate.schedule.strategies.gaussian import GainRL
 
 PAGE = Path(__file__).parents[2] / "docs/schedule.md"
@@ -276,7 +276,7 @@ def test_it_prepares_each_draw_also_one_that_is_only_foreseen(tmp_path: Path) ->
     assert plan_rows(run, 1) == order[10:20]
     Reader.contexts.clear()
     other = begin(tmp_path / "b", "Reader", rounds=3)
-    rounds = forecast(other, [])["rounds"]
+    rounds = coming_rounds(other, [])["rounds"]
     assert [context.round for context in Reader.contexts] == [0, 1, 2]
     assert rounds[1]["ids"] == rounds[2]["ids"] == other.ids(0)
 

@@ -234,13 +234,55 @@ def test_source_columns_keep_values_and_types(tmp_path: Path) -> None:
     for name in table.column_names:
         assert shown.schema.field(name).type == table.schema.field(name).type
         assert shown.column(name).to_pylist() == table.column(name).to_pylist()
-    assert shown.schema.field("reward_model").type.field("ground_truth").type == pa.float32()
     with pytest.raises(
         InputError, match="row id0000: column 'day' holds what lines of JSON cannot .*parquet"
     ):
         write(tmp_path, "verl", suffix=".jsonl")
     assert not out(tmp_path, "verl", ".jsonl").exists()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["train.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "texts"),
+    [
+        (pa.array([7, -2, None]), ["7", "-2", None]),
+        (pa.array([2**53 + 1, 0, 10**15]), ["9007199254740993", "0", "1000000000000000"]),
+        (pa.array([7.0, 2.5, None]), ["7", "2.5", None]),  # pandas: integers beside a null
+        (pa.array([1.1, 7, 0.25], pa.float32()), ["1.1", "7", "0.25"]),
+        (pa.array([7, 12, None], pa.uint8()).dictionary_encode(), ["7", "12", None]),
+        (pa.array([True, False, None]), [True, False, None]),
+        (pa.array([[7], [1, 2], None]), [[7], [1, 2], None]),
+    ],
+)
+def test_golds_that_are_numbers_are_text_in_verls_file(
+    tmp_path: Path, numbers: pa.Array, texts: list[Any]
+) -> None:
+    rows = pa.table({"question": ["a?", "b?", "c?"], "answer": numbers})
+    notes = write(tmp_path, "verl", rows).notes
+    shown = rows_of(out(tmp_path, "verl"))
+    assert [row["reward_model"]["ground_truth"] for row in shown] == texts
+    line = "the numbers of column 'answer' are written as text, because scorers compare text"
+    assert notes.count(line) == any(isinstance(text, str) for text in texts)
+
+
+@pytest.mark.parametrize("trainer", [name for name in TRAINERS if name != "trl"])
+@pytest.mark.parametrize("with_id", [False, True])
+def test_golds_that_are_numbers_are_text_for_every_trainer_with_scorers(
+    tmp_path: Path, trainer: str, with_id: bool
+) -> None:
+    rows = [{**row, "answer": float(row["answer"])} for row in exports.sums()]
+    notes = write(tmp_path, trainer, rows, id_in_answer=with_id).notes
+    row = rows_of(out(tmp_path, trainer))[3]
+    # verl's file has the source column beside it, which stays as it is.
+    (text,) = (value for value in answers(VIEWS[trainer], row) if isinstance(value, str))
+    assert (json.loads(text)["answer"] if with_id else text) == "6"
+    assert any("are written as text" in note for note in notes)
+
+
+def test_golds_stay_numbers_in_trls_file(tmp_path: Path) -> None:
+    rows = [{**row, "answer": int(row["answer"])} for row in exports.sums()]
+    assert write(tmp_path, "trl", rows).notes == []
+    assert rows_of(out(tmp_path, "trl"))[3]["answer"] == 6
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])

@@ -141,7 +141,7 @@ class DotsOptions(base.Options):
         elif EMBEDDING not in scored.schema.names:
             raise InputError(
                 f"{scored.folder} has no {EMBEDDING}, from which strategy dots predicts: score it with "
-                "`--signals angle,embedding`, or predict by a group's mean with --group-column."
+                "`--signals angle,nll,entropy,embedding`, or predict by a group's mean with --group-column."
             )
         if self.adapter is not None:
             _check_adapter(Path(self.adapter), scored)

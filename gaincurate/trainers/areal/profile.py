@@ -53,7 +53,7 @@ mv "$output"/checkpoints/*/*/*/default/epoch* "$output/hf"
 
 def _columns(parts: Parts, options: ViewOptions) -> Columns:
     columns = {"messages": parts.messages()}
-    return columns | ({"answer": parts.answer_as_it_is()} if parts.has_answer else {})
+    return columns | ({"answer": parts.gold()} if parts.has_answer else {})
 
 
 def _launch(path: Path, view: View) -> Launch:

@@ -54,7 +54,7 @@ def _columns(parts: Parts, options: ViewOptions) -> Columns:
         "prompt": parts.after_system(),
         "system_prompt": parts.system_text(),
     }
-    return columns | ({"answer": parts.answer_as_it_is()} if parts.has_answer else {})
+    return columns | ({"answer": parts.gold()} if parts.has_answer else {})
 
 
 def _launch(path: Path, view: View) -> Launch:

@@ -64,7 +64,7 @@ def _columns(parts: Parts, options: ViewOptions) -> Columns:
     elif "env_class" in parts.schema.names:
         columns["env_class"] = parts.column("env_class")
     if parts.has_answer:
-        reward = {"ground_truth": parts.answer_as_it_is()}
+        reward = {"ground_truth": parts.gold()}
         columns["reward_spec"] = parts.struct("reward_spec", reward, {"method": "rule"})
     return columns
 

@@ -61,7 +61,7 @@ python3 train.py \\
 def _columns(parts: Parts, options: ViewOptions) -> Columns:
     columns = {"prompt": parts.messages()}
     if parts.has_answer:
-        columns["label"] = parts.answer_as_it_is()
+        columns["label"] = parts.gold()
     if parts.tools:
         columns["tools"] = parts.row_tools()
     return columns | {"metadata": parts.struct("metadata", {ID: parts.ids()})}

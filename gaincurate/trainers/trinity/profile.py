@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def _columns(parts: Parts, options: ViewOptions) -> Columns:
     columns = {"prompt": parts.question()}
-    return columns | ({"answer": parts.answer_as_it_is()} if parts.has_answer else {})
+    return columns | ({"answer": parts.gold()} if parts.has_answer else {})
 
 
 def _launch(path: Path, view: View) -> Launch:

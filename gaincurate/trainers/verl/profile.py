@@ -76,7 +76,7 @@ python3 -m verl.trainer.main_ppo \\
 
 
 def _columns(parts: Parts, options: ViewOptions) -> Columns:
-    reward = {"ground_truth": parts.answer_as_it_is()}
+    reward = {"ground_truth": parts.gold()}
     return {
         "prompt": parts.messages(),
         "reward_model": parts.struct("reward_model", reward, {"style": "rule"}),
