@@ -347,18 +347,27 @@ def training_rows(rows: pa.Table, identity: Json, *, bare: bool, with_scores: bo
     column, prompts = identity["source"]["prompt_column"], prompts_of(rows, identity, bare=bare, nulls=True)
     names = [name for name in rows.column_names if not name.startswith(PREFIX) or name == ID or with_scores]
     table = rows.select(names).replace_schema_metadata(None)
-    try:
-        messages = pa.array(prompts, None if prompts else pa.list_(pa.struct({})))
-    except pa.ArrowException as error:
-        raise InputError(
-            f"the messages of these prompts have fields that no column can hold ({one_line(error)}). "
-            "Write the arguments of tool calls as JSON text, as OpenAI's API does, and score again."
-        ) from error
+    messages = message_array(prompts) if prompts else pa.array([], pa.list_(pa.struct({})))
     if PROMPT not in names:
         return table.append_column(PROMPT, messages)
     if column != PROMPT:
         table = table.append_column(f"source_{PROMPT}", table.column(PROMPT))
     return table.set_column(table.column_names.index(PROMPT), PROMPT, messages)
+
+
+def message_array(values: Sequence[Any]) -> pa.Array:
+    """Messages, or lists of them, as an Arrow array.
+
+    Raises:
+        InputError: no column can hold fields of the messages, such as arguments of tool calls.
+    """
+    try:
+        return pa.array(values)
+    except pa.ArrowException as error:
+        raise InputError(
+            f"the messages of these prompts have fields that no column can hold ({one_line(error)}). "
+            "Write the arguments of tool calls as JSON text, as OpenAI's API does, and score again."
+        ) from error
 
 
 def prompts_of(rows: pa.Table, identity: Json, *, bare: bool, nulls: bool = False) -> list[list[Message]]:

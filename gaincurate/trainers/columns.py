@@ -14,7 +14,15 @@ import pyarrow as pa
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.options import near
-from gaincurate.core.prompts import Columns, Message, Tool, column_values, prompts_of, without_nulls
+from gaincurate.core.prompts import (
+    Columns,
+    Message,
+    Tool,
+    column_values,
+    message_array,
+    prompts_of,
+    without_nulls,
+)
 from gaincurate.core.schema import ID, object_type
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
@@ -301,7 +309,7 @@ def chat_type(scored: ScoredSet, identity: Json, *, bare: bool) -> pa.DataType:
 
 
 def _items(prompts: Sequence[Sequence[Message]]) -> pa.DataType:
-    kind = pa.array([message for prompt in prompts for message in prompt]).type
+    kind = message_array([message for prompt in prompts for message in prompt]).type
     return kind if pa.types.is_struct(kind) else pa.struct([])
 
 
