@@ -38,7 +38,7 @@ from gaincurate.core.files import (
     reading,
     to_lines,
 )
-from gaincurate.core.foreign import Malformed, json_value, read_bytes, see_fits
+from gaincurate.core.foreign import Malformed, json_value, see_fits
 from gaincurate.core.locks import WORK, Split, work_folder, writing
 from gaincurate.core.manifest import Manifest, Part, Remembered, differing_keys
 from gaincurate.core.store import Folder, Remote, located, open_store
@@ -525,20 +525,13 @@ def _serialize(table: pa.Table, info: Mapping[str, Any]) -> bytes:
     return data
 
 
-def read_info(path: Path) -> Json:
-    """The `info` of a shard after checking the whole file against the hash inside it.
-
-    Raises:
-        OutputError: the file is damaged or no shard of ours.
-        StorageError: it cannot be read.
-    """
-    with reading(path):
-        data = read_bytes(path)
-    return parse_info(data, path)
-
-
 def parse_info(data: bytes, path: Path, part: type[Part] = Part) -> Json:
-    """The same of a shard's bytes; `path` is what errors name, and `part` what the shard has to say.
+    """The `info` of a shard's bytes, checked against the hash inside them.
+
+    Args:
+        data: the whole file.
+        path: the name that errors give.
+        part: the model of what the shard has to say.
 
     Raises:
         OutputError: they are damaged or no shard of ours.

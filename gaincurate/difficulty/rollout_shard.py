@@ -59,8 +59,8 @@ class _Judgement(Document):
     sample: Number
     reward: Annotated[float, Field(ge=0, le=1)] | None
     reason: str | None
-    text: str | None = None
-    """Hash of the completion that it is of; older journals have none."""
+    text: str
+    """Hash of the completion that it is of."""
 
 
 def _digest(done: Completion) -> str:
@@ -253,7 +253,7 @@ class ShardWork:
         for entry in self._judgements.entries(_Judgement):
             key = entry["gc_id"], entry["sample"]
             # Where a completion's damaged line was deleted there is another text now, or there will be.
-            if key in self._done and entry.get("text") in (None, _digest(self._done[key])):
+            if key in self._done and entry["text"] == _digest(self._done[key]):
                 self._verdicts[key] = Verdict(entry["reward"], entry["reason"])
 
     def close(self) -> None:

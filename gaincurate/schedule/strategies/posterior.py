@@ -461,8 +461,6 @@ class Posterior(base.Selector):
         greso = ("keep", "pass", "pass_rows") if self.options.aim == "greso" else ()
         for name in {*self._sums, *self._marks, *greso}:
             if state.get(name) is None:
-                if name == "with_tokens":  # older states took all for known
-                    continue
                 raise Malformed(f"it has no {name}")
             if name in (*self._sums, *self._marks) and len(state[name]) != len(state["rows"]):
                 raise Malformed(f"it has {len(state[name]):,} {name} for {len(state['rows']):,} rows")
@@ -475,8 +473,6 @@ class Posterior(base.Selector):
         passed = state.get("pass_rows") or []
         if len(set(passed)) < len(passed):
             raise Malformed("its pass_rows have a row twice")
-        if "with_tokens" in self._sums and state.get("with_tokens") is None:
-            state = state | {"with_tokens": np.add(state["wins"], state["losses"])}
         self._sums = {name: np.asarray(state[name], float) for name in self._sums}
         self._marks = {name: np.asarray(state[name], np.int64) for name in self._marks}
         self._resting = state.get("resting", [])
