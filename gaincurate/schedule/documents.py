@@ -176,7 +176,7 @@ class References(Document):
     checkpoint: str | None
     predictor: _Predictor
     quality: _Quality
-    quality_of_halves: _Quality | None = None
+    quality_of_halves: _Quality | None
     reusable: _Reusable = _Reusable(ids=[])
     target: Literal["difficulty", "variance"] = "difficulty"
 
