@@ -48,16 +48,14 @@ test-all: $(READY)  ## run all tests, the property tests with more examples
 test-loaders: .venv-trainers/.ready  ## the trainers' own loaders read our files (verl, OpenRLHF, Trinity, verifiers; no GPU)
 	GAINCURATE_LOADERS=1 .venv-trainers/bin/python -m pytest tests/loaders
 
-test-verl: .venv-trainers/.ready  ## verl's own classes and its own fit follow a run, 0.9.1 and then 0.7.1
+test-verl: .venv-trainers/.ready  ## verl's own classes and its own fit follow a run
 	.venv-trainers/bin/python -m pytest -W default tests/with_verl
-	PYTHONPATH=.venv-trainers/verl-0.7.1 .venv-trainers/bin/python -m pytest -W default tests/with_verl
 
 PINS := tests/loaders/constraints.txt
 .venv-trainers/.ready: pyproject.toml tests/loaders/requirements.txt $(PINS)
 	$(PYTHON) -m venv .venv-trainers
 	.venv-trainers/bin/pip install --quiet --constraint $(PINS) --requirement tests/loaders/requirements.txt --editable .
 	.venv-trainers/bin/pip install --quiet --constraint $(PINS) --no-deps verl openrlhf trinity-rft
-	.venv-trainers/bin/pip install --quiet --no-deps --upgrade --target .venv-trainers/verl-0.7.1 verl==0.7.1
 	@touch $@
 
 # `make soak SOAK="--only arrow:12"` runs one case again and keeps its folder, `SOAK="--hours 8"` ends by itself.

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import budgets
 import gaincurate
 
 ROOT = Path(__file__).parent.parent
@@ -131,3 +133,25 @@ def test_the_public_names_are_there() -> None:
     assert all(getattr(gaincurate, name) is not None for name in gaincurate.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = gaincurate.nonsense
+
+
+def test_no_budget_is_exceeded() -> None:
+    program = Path(budgets.__file__)
+    done = subprocess.run(
+        [sys.executable, str(program)], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    stored = json.loads(budgets.BUDGETS.read_text())
+    assert budgets.over(json.loads(done.stdout), stored) == []
+    source, tests = (sum(stored[folder].values()) for folder in ("gaincurate", "tests"))
+    assert source - stored["gaincurate"]["kernels"] <= 56_238
+    assert tests <= 56_774
+
+
+def test_a_number_over_its_budget_is_named() -> None:
+    stored = {"gaincurate": {"core": 1000}, "tests": {}}
+    now = {"gaincurate": {"core": 1001, "new": 1}, "tests": {}}
+    assert budgets.over(now, stored) == [
+        "gaincurate: core is 1,001, and its budget is 1,000",
+        "gaincurate: new is 1, and its budget is 0",
+    ]
+    assert budgets.over({"gaincurate": {"core": 1000}}, stored) == []

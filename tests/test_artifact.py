@@ -15,7 +15,7 @@ from gaincurate.core.artifact import (
     Kind,
     encode_shard,
     open_table,
-    read_info,
+    parse_info,
     shard_count,
     shard_name,
 )
@@ -46,7 +46,7 @@ def write_shard(folder: Path) -> Path:
 
 def test_a_shard_gives_back_its_rows_and_what_is_said_of_them(tmp_path: Path) -> None:
     path = write_shard(tmp_path)
-    info = read_info(path)
+    info = parse_info(path.read_bytes(), path)
     assert {key: info[key] for key in INFO} == INFO
     assert open_table(path).equals(TABLE)
     assert open_table(path).schema.metadata is None
@@ -59,7 +59,7 @@ def test_the_sources_own_metadata_stays_beside_ours(tmp_path: Path) -> None:
     path = tmp_path / "x.arrow"
     path.write_bytes(encode_shard(TABLE.replace_schema_metadata({"huggingface": "{}"}), INFO))
     assert open_table(path).schema.metadata == {b"huggingface": b"{}"}
-    assert read_info(path)["rows"] == 2
+    assert parse_info(path.read_bytes(), path)["rows"] == 2
 
 
 @given(place=st.integers(0), flip=st.integers(1, 255))
@@ -71,7 +71,7 @@ def test_any_changed_byte_is_noticed(tmp_path: Path, place: int, flip: int) -> N
     with pytest.raises(
         OutputError, match=r"shard-00000.arrow is damaged: .*Delete that file and run the same"
     ):
-        read_info(path)
+        parse_info(path.read_bytes(), path)
 
 
 @given(cut=st.integers(0))
@@ -80,7 +80,7 @@ def test_any_cut_is_noticed(tmp_path: Path, cut: int) -> None:
     data = path.read_bytes()
     path.write_bytes(data[: cut % len(data)])
     with pytest.raises(OutputError, match="is damaged"):
-        read_info(path)
+        parse_info(path.read_bytes(), path)
 
 
 @pytest.mark.parametrize("said", [None, "[]", "3", '{"content": 3}', '{"content": ""}'])
@@ -90,7 +90,7 @@ def test_another_programs_arrow_file_is_no_shard(tmp_path: Path, said: str | Non
     with pa.ipc.new_file(path, table.schema) as writer:
         writer.write_table(table)
     with pytest.raises(OutputError, match="is damaged"):
-        read_info(path)
+        parse_info(path.read_bytes(), path)
 
 
 @given(IDENTITIES, IDENTITIES)

@@ -42,7 +42,6 @@ def export(
         Option(
             "Leave the scoring run's system message and examples out.",
             names=("--without-system",),
-            alias="--bare",
         ),
     ] = False,
     with_scores: Annotated[bool, Option("Put all gc_ columns in.")] = False,

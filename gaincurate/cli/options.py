@@ -82,29 +82,17 @@ class Group(_QuietHelp, TyperGroup):
 class Command(_QuietHelp, TyperCommand):
     """A command made by `configured`."""
 
-    _aliases: Mapping[str, str]
-
     def get_params(self, ctx: Any) -> Any:
         """Its arguments and options, built at the first call."""
         if not self.params:
             function: Any = self.callback
-            command, self._aliases = function.build()
+            command = function.build()
             self.params, self.callback = command.params, command.callback
         return super().get_params(ctx)
 
-    def make_parser(self, ctx: Any) -> Any:
-        """The parser, which knows old spellings too."""
-        parser = super().make_parser(ctx)
-        params: list[Any] = self.params
-        for param in params:
-            if param.name in self._aliases:
-                names = [self._aliases[param.name]]
-                parser.add_option(obj=param, opts=names, dest=param.name, action="store_const", const=True)
-        return parser
 
-
-def _build(function: Callable[..., None], path: str, whole: bool) -> tuple[Any, dict[str, str]]:
-    """The Typer command of a function, and the old spellings of its options."""
+def _build(function: Callable[..., None], path: str, whole: bool) -> Any:
+    """The Typer command of a function."""
     module, _, name = path.partition(":")
     model: Any = getattr(importlib.import_module(module), name) if path else None
     options = sorted(_options(function, model), key=lambda option: _PANELS.index(option[1].panel))
@@ -119,8 +107,7 @@ def _build(function: Callable[..., None], path: str, whole: bool) -> tuple[Any, 
     call.__annotations__ = {each.name: each.annotation for each in parameters}
     app = typer.Typer(add_completion=False)
     app.command()(call)
-    aliases = {name: marker.alias for name, marker in markers.items() if marker.alias is not None}
-    return typer.main.get_command(app), aliases
+    return typer.main.get_command(app)
 
 
 def _options(function: Callable[..., None], model: Any) -> Iterator[tuple[str, Option, Any, Any, Any, Any]]:

@@ -73,7 +73,7 @@ class Task(BaseModel):
     trainer: dict[str, Any]
     """Fields of TRL's GRPOConfig."""
     replay: dict[str, Any] | None
-    """Fields of `gaincurate.trainers.trl_replay.Replay`; None trains without."""
+    """Fields of `gaincurate.trainers.trl.replay.Replay`; None trains without."""
     evaluation: dict[str, Any]
     """Fields of `RolloutConfig` for the held-out prompts, all but `model` and `out`."""
 

@@ -46,7 +46,7 @@ class Frozen(BaseModel):
 
 
 class ReplayArm(Frozen):
-    """Rollout replay; see `gaincurate.trainers.trl_replay.Replay`."""
+    """Rollout replay; see `gaincurate.trainers.trl.replay.Replay`."""
 
     capacity: Count | None = None
     """Prompts in the buffer. Default: `step_prompts`."""

@@ -228,7 +228,7 @@ def _cost(results: Results, place: int) -> Json:
 def _drawn(results: Results, name: str) -> Json | None:
     """Groups and distinct prompts that an arm trained on, mean over seeds, and the share of each task.
 
-    None where an earlier version wrote the results. `tasks` is None where nothing says them.
+    None where the results have no groups. `tasks` is None where nothing names them.
     """
     by_seed = [results.drawn[name, seed] for seed in results.seeds if (name, seed) in results.drawn]
     if not by_seed:

@@ -1,7 +1,6 @@
 """What the JSON files of a comparison have to say before anything uses them.
 
-The models only check, as those of `schedule.documents` do. They say less than `Comparison` does: a comparison
-of an earlier version is shown as it was asked for then.
+The models only check, as those of `schedule.documents` do.
 """
 
 from __future__ import annotations

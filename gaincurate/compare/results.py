@@ -2,9 +2,8 @@
 
 `evaluations.arrow` has a row per arm, seed, mark and held-out prompt. `marks.arrow` has one per arm, seed
 and mark, with what it cost. `steps.arrow` has one per step of each training. `tasks.arrow` has the task of
-each held-out prompt, `drawn.arrow` what each training drew of each task. Comparisons of earlier versions have
-neither of the two and are read without. Every figure that a comparison shows is made of these and
-`comparison.json` alone, so it can be shown again without training.
+each held-out prompt, `drawn.arrow` what each training drew of each task. Every figure that a
+comparison shows is made of these and `comparison.json` alone, so it can be shown again without training.
 """
 
 from __future__ import annotations
@@ -89,7 +88,6 @@ SCHEMAS: Mapping[str, pa.Schema] = {
         ]
     ),
 }
-_NEWER = (TASKS, DRAWN)  # a comparison of an earlier version has no such file
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,9 +186,9 @@ def results_of(facts: Json, tables: Tables, where: Path) -> Results:
     )
 
 
-def _tasks(table: pa.Table | None, prompts: list[str], where: Path) -> list[str] | None:
+def _tasks(table: pa.Table, prompts: list[str], where: Path) -> list[str] | None:
     """The task of each prompt."""
-    if table is None or not len(table):
+    if not len(table):
         return None
     by_id = dict(zip(table.column("gc_id").to_pylist(), table.column("task").to_pylist(), strict=True))
     if missing := [prompt for prompt in prompts if prompt not in by_id]:
@@ -202,10 +200,10 @@ def _tasks(table: pa.Table | None, prompts: list[str], where: Path) -> list[str]
 
 
 def _drawn(
-    table: pa.Table | None, arms: list[str], seeds: list[int]
+    table: pa.Table, arms: list[str], seeds: list[int]
 ) -> dict[tuple[str, int], dict[str, tuple[int, int]]]:
     drawn: dict[tuple[str, int], dict[str, tuple[int, int]]] = {}
-    for row in [] if table is None else table.to_pylist():
+    for row in table.to_pylist():
         key = row["arm"], row["seed"]
         if key[0] in arms and key[1] in seeds:
             drawn.setdefault(key, {})[row["task"]] = row["groups"], row["prompts"]
@@ -262,21 +260,19 @@ class Tables:
     evaluations: pa.Table
     marks: pa.Table
     steps: pa.Table
-    tasks: pa.Table | None = None
-    drawn: pa.Table | None = None
+    tasks: pa.Table
+    drawn: pa.Table
 
 
 def write_tables(folder: Path, rows: Mapping[str, Iterable[Mapping[str, Any]]]) -> Tables:
-    """Write all tables; one that there are no rows for is not written.
+    """Write all tables.
 
     Raises:
         StorageError: the file system refused.
     """
     make_folder(folder)
     for name, schema in SCHEMAS.items():
-        if name in _NEWER and name not in rows:
-            continue
-        table = pa.Table.from_pylist(list(rows[name]), schema)
+        table = pa.Table.from_pylist(list(rows.get(name, ())), schema)
         with write_stream(folder / f"{name}.arrow") as file, pa.ipc.new_file(file, schema) as writer:
             writer.write_table(table)
     return read_tables(folder)
@@ -292,8 +288,6 @@ def read_tables(folder: Path) -> Tables:
     for name, schema in SCHEMAS.items():
         path = folder / f"{name}.arrow"
         if not path.exists():
-            if name in _NEWER:
-                continue
             raise OutputError(f"{folder} has no {path.name}: the comparison is not finished.", path=str(path))
         with reading(path):
             tables[name] = open_table(path)

@@ -15,11 +15,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from statistics import fmean
 from types import NoneType
-from typing import Any, get_args
+from typing import get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel
 
 from gaincurate.compare.arm import ArmJob, evaluation, model_at_start
 from gaincurate.compare.config import Arm, Comparison
@@ -401,32 +400,18 @@ def _sets(comparison: Comparison) -> Json:
 
 
 def _differing(before: Json, facts: Json) -> list[str]:
-    """What of a comparison changed that may not; a set is known by its manifest, wherever it lies.
-
-    A setting that an earlier version did not have was at its default.
-    """
+    """What of a comparison changed that may not; a set is known by its manifest, wherever it lies."""
     begun = before.get("begun", {})
 
     def bound(state: Json) -> Json:
-        comparison = _with_defaults(Comparison, state["comparison"])
-        arms = {
-            name: _with_defaults(Arm, arm) for name, arm in state.get("begun", {}).items() if name in begun
-        }
         return {
-            "comparison": {name: value for name, value in comparison.items() if name not in _FREE},
+            "comparison": {k: value for k, value in state["comparison"].items() if k not in _FREE},
             "sets": state["sets"],
             "format": state["format"],
-            "arms": arms,
+            "arms": {name: arm for name, arm in state.get("begun", {}).items() if name in begun},
         }
 
     return [name for name, _, _ in differing_keys(bound(before), bound(facts))]
-
-
-def _with_defaults(kind: type[BaseModel], values: Json) -> dict[str, Any]:
-    defaults = {
-        name: field.get_default() for name, field in kind.model_fields.items() if not field.is_required()
-    }
-    return {name: value for name, value in defaults.items() if name not in values} | values
 
 
 def collect(comparison: Comparison, out: Path, jobs: Sequence[ArmJob]) -> None:

@@ -538,7 +538,12 @@ def read_info(path: Path) -> Json:
 
 
 def parse_info(data: bytes, path: Path, part: type[Part] = Part) -> Json:
-    """The same of a shard's bytes; `path` is what errors name, and `part` what the shard has to say.
+    """The `info` of a shard's bytes, checked against the hash inside them.
+
+    Args:
+        data: the whole file.
+        path: the name that errors give.
+        part: the model of what the shard has to say.
 
     Raises:
         OutputError: they are damaged or no shard of ours.

@@ -44,8 +44,6 @@ class Option:
     """As `typer.Option` takes them. Default: `--` and the field's name."""
     metavar: str | None = None
     """What stands for the value. Default: by its type."""
-    alias: str | None = None
-    """An old spelling of a flag, which is read and not shown."""
     argument: bool = False
     """Whether it is given by its place."""
     stores: bool = False

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -298,7 +298,7 @@ def without_nulls(value: Any) -> Any:
 def questions(table: pa.Table, identity: Json) -> list[str]:
     """The last user message of each prompt, without white space around it; empty where there is none."""
     texts = []
-    for chat in Columns.of(identity).chats(table):
+    for chat in replace(Columns.of(identity), tools=None).chats(table):
         messages = chat.messages if isinstance(chat, Chat) else []
         users = [message["content"] for message in messages if message["role"] == "user"]
         texts.append((users[-1] or "").strip() if users else "")
@@ -376,19 +376,24 @@ def prompts_of(rows: pa.Table, identity: Json, *, bare: bool, nulls: bool = Fals
     Raises:
         OutputError: as `training_rows`.
     """
-    return [chat.messages for chat in chats_of(rows, identity, bare=bare, nulls=nulls)]
+    columns = replace(Columns.of(identity), tools=None)
+    return [chat.messages for chat in _chats(rows, identity, columns, bare, nulls)]
 
 
-def chats_of(rows: pa.Table, identity: Json, *, bare: bool = False, nulls: bool = False) -> list[Chat]:
+def chats_of(rows: pa.Table, identity: Json, *, bare: bool = False) -> list[Chat]:
     """The prompt of each row with its tools as it was scored; with `bare` its messages are the row's own.
 
     Raises:
         OutputError: as `training_rows`.
     """
+    return _chats(rows, identity, Columns.of(identity), bare, nulls=False)
+
+
+def _chats(rows: pa.Table, identity: Json, columns: Columns, bare: bool, nulls: bool) -> list[Chat]:
     segmentation = identity.get("segmentation", {})
     system, shots = (None, []) if bare else (segmentation.get("system"), segmentation.get("shots", []))
     override, chats = segmentation.get("system_override", False), []
-    for place, chat in enumerate(Columns.of(identity).chats(rows, nulls=nulls)):
+    for place, chat in enumerate(columns.chats(rows, nulls=nulls)):
         try:
             if isinstance(chat, PromptProblem):
                 raise chat

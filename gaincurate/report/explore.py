@@ -92,8 +92,9 @@ def page_data(scored: ScoredSet, table: Table, outcomes: Sequence[Outcome] = ())
     rows = sample(scored)
     source = scored.identity["source"]
     answer = source.get("answer_column")
-    texts = _texts(scored, rows, str(source["prompt_column"]), questions)
-    answers = None if answer is None else _texts(scored, rows, str(answer), None)
+    prompts = _parts(scored, rows, [ID, _head(scored, source["prompt_column"])])
+    texts = [text for part in prompts for text in questions(part, scored.identity)]
+    answers = None if answer is None else _texts(scored, rows, str(answer))
     longest = _cut([*texts, *(answers or [])])
     rates = {outcome.name: outcome.path for outcome in outcomes if outcome.source == "rollouts"}
     if len(set(rates.values())) < len(rates):  # a file of several policies, which no condition can name
@@ -153,14 +154,14 @@ def _parts(scored: ScoredSet, rows: Rows, names: Sequence[str]) -> Iterator[pa.T
             yield part if len(inside) == len(part) else take(part, pa.array(inside))
 
 
-def _texts(scored: ScoredSet, rows: Rows, column: str, read: Any) -> list[str]:
-    """A column of texts, `[rows]`; prompts are read as the questions that they are."""
-    head = column if column in scored.schema.names else column.partition(".")[0]
-    texts: list[str] = []
-    for part in _parts(scored, rows, [ID, head]):
-        values = column_values(part, column)
-        texts += read(values, column) if read is not None else map(_as_text, values)
-    return texts
+def _head(scored: ScoredSet, column: str) -> str:
+    return column if column in scored.schema.names else column.partition(".")[0]
+
+
+def _texts(scored: ScoredSet, rows: Rows, column: str) -> list[str]:
+    """A column as texts, `[rows]`."""
+    parts = _parts(scored, rows, [ID, _head(scored, column)])
+    return [_as_text(value) for part in parts for value in column_values(part, column)]
 
 
 def _as_text(value: Any) -> str:

@@ -217,7 +217,7 @@ def _round(entry: Json) -> Round:
 
 
 def _predictions(facts: Json | None) -> Predictions | None:
-    """Of a run's status; what an older run did not write down is None."""
+    """Of a run's status."""
     if not facts:
         return None
     rounds, drawn, cost = facts.get("rounds") or [], facts.get("newest"), facts.get("cost") or {}

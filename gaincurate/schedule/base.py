@@ -32,19 +32,11 @@ Json = dict[str, Any]
 Mask = npt.NDArray[np.bool_]
 Ordering = Literal["any", "fixed", "none"]
 
-_PARTS = ("Options", "by", "ascending", "ordering", "foresees", "draw", "observe", "metrics")
-"""What a class must have that is no subclass of `Selector`, beside `state_dict` and `load_state_dict`."""
-_OLD_NAMES = {"state_dict": "state", "load_state_dict": "restore"}
-"""Strategies that users wrote before these methods were renamed still run."""
-
 
 class Options(BaseModel):
     """A strategy's own options; frozen, unknown names refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    older_runs: ClassVar[dict[str, Json]] = {}
-    """By an option that came later, the values that keep a run as it was that was opened before it."""
 
     def round_size(self, budget: int | None) -> int | None:
         """The prompts of a round, where `--budget` says so many or nothing; None where they are not known.
@@ -260,15 +252,6 @@ class Selector(ABC):
     def __init__(self, pool: Pool, options: Any) -> None:
         self.pool, self.options = pool, options
 
-    def __init_subclass__(cls, **keywords: Any) -> None:
-        """Let a subclass have the old names of methods, and call those of its base by them."""
-        super().__init_subclass__(**keywords)
-        for name, old in _OLD_NAMES.items():
-            if old in vars(cls) and name not in vars(cls):
-                setattr(cls, name, vars(cls)[old])
-            elif name in vars(cls) and old not in vars(cls):
-                setattr(cls, old, vars(cls)[name])
-
     @classmethod
     def goes_by_scores(cls, options: Mapping[str, Any]) -> bool:
         """`reads_scores` with these options, where it depends on them."""
@@ -336,10 +319,6 @@ class Selector(ABC):
         return None
 
 
-for _name, _old in _OLD_NAMES.items():
-    setattr(Selector, _old, getattr(Selector, _name))
-
-
 def load(strategy: str) -> type[Selector]:
     """The class of a strategy by its name, or of a user's own by `module:Class`.
 
@@ -368,20 +347,16 @@ def load(strategy: str) -> type[Selector]:
         if strategy in STRATEGIES:
             raise
         raise InputError(f"--strategy {strategy}: it cannot be imported ({_with_place(error)}).") from error
-    is_selector = isinstance(kind, type) and issubclass(kind, Selector)
-    names = set(dir(kind)) if isinstance(kind, type) else set[str]()
-    if is_selector:
-        absent = sorted(kind.__abstractmethods__)
-    else:
-        absent = [part for part in _PARTS if part not in names]
-        absent += [part for part, old in _OLD_NAMES.items() if not names & {part, old}]
-    if absent:
+    if not (isinstance(kind, type) and issubclass(kind, Selector)):
+        raise InputError(
+            f"--strategy {strategy}: {name} is no subclass of gaincurate.schedule.base.Selector."
+        )
+    if absent := sorted(kind.__abstractmethods__):
         raise InputError(
             f"--strategy {strategy}: {name} has no {', '.join(absent)}; see "
             "gaincurate.schedule.base.Selector."
         )
-    selector: type[Selector] = kind if is_selector else _with_hooks(kind, names)
-    return selector
+    return kind
 
 
 def _where_to_run(module: str, error: Exception) -> str:
@@ -407,15 +382,6 @@ def _with_place(error: BaseException) -> str:
                 file, line = frame.filename, frame.lineno
     place = f" in {file}, line {line}" if file and line else ""
     return f"{type(error).__name__}{place}" + (f": {what}" if what else "")
-
-
-def _with_hooks(kind: Any, names: set[str]) -> type[Selector]:
-    """A subclass of a class and of `Selector`, from which it has the hooks that the class lacks."""
-    renamed = {part: getattr(kind, old) for part, old in _OLD_NAMES.items() if part not in names}
-    subclass: type[Selector] = type(
-        kind.__name__, (kind, Selector), {**renamed, "__module__": kind.__module__}
-    )
-    return subclass
 
 
 def check_options(strategy: str, kind: type[Selector], values: Mapping[str, Any]) -> Options:

@@ -136,7 +136,7 @@ def difficulty_status(
                 "rollout_seconds": seconds.get(("rollout", round_)),
                 "predict_seconds": seconds.get(("predict", round_)),
                 "on_references": references["quality"],
-                "on_halves": references.get("quality_of_halves"),  # older plans have none
+                "on_halves": references["quality_of_halves"],
                 "on_drawn": calibrations.get(round_),
             }
         )

@@ -178,7 +178,6 @@ class ScheduleConfig(BaseModel):
         Option(
             "Leave the scoring run's system message and examples out.",
             names=("--without-system",),
-            alias="--bare",
         ),
     ] = False
     with_scores: Annotated[bool, Option("Put all gc_ columns into data.parquet.")] = False

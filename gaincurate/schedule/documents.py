@@ -1,7 +1,7 @@
 """What the JSON files of a run have to say before anything uses them.
 
-The models only check, as those of `core.manifest` do, and let the rest through: older runs go on, and
-strategies write facts of their own.
+The models only check, as those of `core.manifest` do, and let the rest through: strategies write
+facts of their own.
 """
 
 from __future__ import annotations

@@ -145,7 +145,7 @@ def remembered(run: Run, command: Sequence[str]) -> list[str]:
             f"no command: gaincurate schedule run {run.folder} -- python train.py --data {{data}} --model "
             "{checkpoint} --outcomes {outcomes} --output {output}"
         )
-    check_placeholders(command, NAMES)  # what a run remembers was given before there was this check
+    check_placeholders(command, NAMES)
     trainer = list(command) if command else [*read_json(path, _Command)]
     if trainer[0].startswith("-"):
         raise InputError(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -18,7 +17,7 @@ from gaincurate.core.files import fitting_lines
 from gaincurate.core.manifest import Document
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import GaincurateError, InputError, ModelError
-from gaincurate.scoring.model_files import ModelFiles, hub_model, locate_model, place_of
+from gaincurate.scoring.model_files import ModelFiles, hub_model, locate_model
 
 
 class _Place(Document):
@@ -29,8 +28,7 @@ class _Place(Document):
 class _Line(Document):
     """Of `execution.jsonl`."""
 
-    place: _Place | None = None
-    model: str
+    place: _Place
 
 
 def recorded_model(folder: Path) -> str | None:
@@ -91,9 +89,7 @@ def _place(folder: Path) -> Json | None:
     """The newest entry of the scoring run's log: `kind` and `name`, as `place_of` gives them."""
     path, place = folder / EXECUTION, None
     for entry in fitting_lines(path, _Line):
-        # Older sets have only what was typed: `demo` is the alias, a relative path is of this folder.
-        with suppress(ModelError):  # a name that no file system takes
-            place = entry["place"] if entry.get("place") else place_of(entry["model"])
+        place = entry["place"]
     return place
 
 

@@ -143,11 +143,7 @@ def selector_of(run: Run, state: Json | None = None) -> base.Selector:
         order = Order(run.orders.current) if state is None else run.orders.find(state["order"])
         strata = strata.by_rank(order.rows)
     pool = base.Pool(run.facts["rows"], config.budget, config.seed, (low, high), strata)
-    older = getattr(base.load(config.strategy).Options, "older_runs", {})  # a user's may lack it
-    options: base.Json = {}
-    for later, values in older.items():
-        options |= values if later not in run.facts["params"] else {}
-    selector = base.build(config.strategy, pool, options | config.options)
+    selector = base.build(config.strategy, pool, config.options)
     if state is not None:
         selector.load_state_dict(state["selector"])
     return selector

@@ -83,7 +83,7 @@ class DriveConfig(BaseModel):
     trainer: _Trainer = None
     retry: Annotated[
         bool,
-        Option("Train the newest round again, though its trainer ended well.", alias="--again"),
+        Option("Train the newest round again, though its trainer ended well."),
     ] = False
     track: Annotated[
         Literal["wandb", "trackio", "mlflow", "tensorboard"] | None,

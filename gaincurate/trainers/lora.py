@@ -1,6 +1,6 @@
 """Merges a LoRA adapter into its base model, so that a checkpoint with an adapter can be scored.
 
-A program of its own, `python -m gaincurate.trainers.merge`, so that whoever starts it needs no torch. peft
+A program of its own, `python -m gaincurate.trainers.lora`, so that whoever starts it needs no torch. peft
 merges in float32: in bfloat16 much of a small adapter would be rounded away in the sum.
 """
 
@@ -104,7 +104,7 @@ def _base_folder(adapter: Path, name: object) -> Path:
     """
     from gaincurate.scoring.model import find_model
 
-    by_hand = f"`python -m gaincurate.trainers.merge {adapter} --base FOLDER --out OUT` merges it by hand"
+    by_hand = f"`python -m gaincurate.trainers.lora {adapter} --base FOLDER --out OUT` merges it by hand"
     if not isinstance(name, str) or not name:
         raise ModelError(f"{adapter / ADAPTER} does not name its base model; {by_hand}.")
     try:
@@ -136,7 +136,7 @@ def _first_line(error: Exception) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Merge as a program; a sentence and an exit code for what is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m gaincurate.trainers.merge")
+    parser = argparse.ArgumentParser(prog="python -m gaincurate.trainers.lora")
     parser.add_argument("adapter", type=Path, help="folder with the adapter")
     parser.add_argument("--out", type=Path, required=True, help="folder for the merged model")
     parser.add_argument("--base", help="base model, a folder or a Hub id; default: the adapter's own")

@@ -354,7 +354,7 @@ class TrainerFinder(Finder):
         making = model.with_name(f".{model.name}.merging")
         for old in (making, model):
             shutil.rmtree(old, ignore_errors=True)
-        command = [sys.executable, "-m", "gaincurate.trainers.merge", str(adapter), "--out", str(making)]
+        command = [sys.executable, "-m", "gaincurate.trainers.lora", str(adapter), "--out", str(making)]
         if (adapter / _BASE).exists():
             command += ["--base", str(read_json(adapter / _BASE, _Base)["base"])]
         self._note(f"merging the adapter {record['checkpoint']} into its base model")

@@ -272,25 +272,6 @@ def test_a_refusal_names_the_option_as_it_is_spelt(tmp_path: Path) -> None:
         checked(ScheduleConfig, {name: value for name, value in _RUN.items() if name != "strategy"})
 
 
-@pytest.mark.parametrize(
-    ("command", "new", "old"),
-    [
-        (["schedule", "start"], "--without-system", "--bare"),
-        (["export"], "--without-system", "--bare"),
-        (["schedule", "run"], "--retry", "--again"),
-    ],
-)
-def test_an_old_spelling_is_read_and_not_shown(
-    tmp_path: Path, command: list[str], new: str, old: str
-) -> None:
-    shown = run(*command, "--help").stdout
-    assert new in shown
-    assert old not in shown
-    by_old, by_new = (run(*command, tmp_path, option) for option in (old, new))
-    assert (by_old.exit_code, by_old.stderr) == (by_new.exit_code, by_new.stderr)
-    assert "no such option" not in by_old.stderr.lower()
-
-
 def commands(app: Any = None, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """Every command as its words."""
     group: Any = app or typer.main.get_command(gaincurate_app)

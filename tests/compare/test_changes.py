@@ -53,20 +53,6 @@ def test_an_arm_that_was_left_out_keeps_its_name(begin: Any) -> None:
         begin(arms=[{"name": "angle", "strategy": "length"}])
 
 
-def test_a_comparison_of_an_earlier_version_goes_on(begin: Any, tmp_path: Path) -> None:
-    """It has no settings that came later, which had no other value than the default."""
-    begin()
-    path = tmp_path / "out" / FACTS
-    facts = json.loads(path.read_bytes())
-    for new in ("tasks", "tune", "controls"):
-        del facts["comparison"][new]
-    for arm in facts["begun"].values():
-        del arm["step_prompts"]
-    del facts["controls"]
-    path.write_text(json.dumps(facts))
-    assert begin()["tasks"] == ["source"]
-
-
 def test_tasks_may_be_named_later(begin: Any) -> None:
     assert begin(tasks=[])["tasks"] == []
     assert begin(tasks=["source", "level"])["tasks"] == ["source", "level"]

@@ -50,14 +50,6 @@ class FreeByAngle(Free):
     ordering: ClassVar[base.Ordering] = "any"
 
 
-class Duck:
-    """No subclass of `Selector`."""
-
-    Options, by, ascending, ordering, foresees = base.Options, None, True, "none", False
-    draw = observe = metrics = state_dict = load_state_dict = None
-    reads_scores = False
-
-
 @pytest.mark.parametrize(
     ("strategy", "by", "charged"),
     [
@@ -80,7 +72,6 @@ class Duck:
         ("mine:Free", "gc_angle", True),
         ("mine:FreeByAngle", None, True),
         ("mine:FreeByAngle", "level", False),
-        ("mine:Duck", None, False),
     ],
 )
 def test_an_arm_is_charged_a_scoring_pass_where_its_draws_go_by_scores(

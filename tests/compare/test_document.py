@@ -287,14 +287,6 @@ def test_the_headline_is_of_other_tasks_where_there_are_five(tmp_path: Path) -> 
     drawn = found["arms"][2]["drawn"]  # of three seeds: 60, 70 and 80 groups of two tasks
     assert (drawn["groups"], drawn["prompts"]) == (70, 40)
     assert drawn["tasks"] == pytest.approx({"task-0": 90 / 210, "task-1": 120 / 210})
-    for name in ("tasks", "drawn"):
-        (out / f"results/{name}.arrow").unlink()  # as a comparison of an earlier version
-    before = document(read_results(out))
-    assert before["setting"]["tasks"] is before["arms"][0]["drawn"] is None
-    assert "Nothing says of which task a held-out prompt is" in before["notes"][-1]
-    assert [arm["accuracy"]["value"] for arm in before["arms"]] == [
-        arm["accuracy"]["value"] for arm in found["arms"]
-    ]
 
 
 def test_what_an_arm_gains_on_its_control_is_a_family_of_its_own(tmp_path: Path) -> None:
@@ -389,9 +381,3 @@ def test_without_angles_or_with_few_steps_nothing_is_said() -> None:
     assert with_angle([steps_of(9, angle=np.arange(9), grad_norm=np.arange(9))]) == none
     line = np.arange(20.0)
     assert spearman_given(line, -line, line) is None
-
-
-def test_scripts_of_earlier_versions_find_the_document() -> None:
-    from gaincurate.compare import measures
-
-    assert measures.document is document

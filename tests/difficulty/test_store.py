@@ -150,18 +150,6 @@ def test_what_a_killed_writer_left_is_nothing_else(tmp_path: Path) -> None:
     assert load_adapter(tmp_path).predictor.shape == Shape(6, hidden=8)
 
 
-def test_an_adapter_from_before_there_was_an_input_norm_loads(tmp_path: Path) -> None:
-    predictor = DifficultyPredictor(Shape(6, hidden=8)).eval()
-    save_adapter(tmp_path, predictor, EMBEDDING, {})
-    config = json.loads((tmp_path / CONFIG).read_text())
-    del config["shape"]["input_norm"]
-    (tmp_path / CONFIG).write_text(json.dumps(config))
-    found = load_adapter(tmp_path).predictor
-    assert found.shape == predictor.shape
-    for name, value in predictor.state_dict().items():
-        assert found.state_dict()[name].equal(value), name
-
-
 def test_a_weight_that_is_no_number_is_damage(folder: Path) -> None:
     weights = load_file(folder / WEIGHTS)
     name = next(iter(weights))

@@ -41,14 +41,6 @@ def checkpoint(run: Path) -> str:
     return found
 
 
-def as_older(scored: Path) -> Path:
-    """The set as versions wrote it that kept what was typed and nothing else."""
-    path = scored / "execution.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    path.write_text("".join(json.dumps({k: v for k, v in e.items() if k != "place"}) + "\n" for e in lines))
-    return scored
-
-
 def test_a_relative_path_is_the_folder_of_that_time(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,11 +62,10 @@ def test_a_folder_called_demo_never_shadows_the_alias(
     monkeypatch.chdir(tmp_path)
     scored = scored_with(tmp_path, "demo")
     shutil.copytree(tiny_model, tmp_path / "demo")
-    for name, folder in {"new": scored, "old": as_older(scored)}.items():
-        result = start(folder, tmp_path / name)
-        assert result.exit_code == 0, result.stderr
-        assert Path(checkpoint(tmp_path / name)).suffix == ".gguf"
-        assert not Path(checkpoint(tmp_path / name)).is_relative_to(tmp_path)
+    result = start(scored, tmp_path / "new")
+    assert result.exit_code == 0, result.stderr
+    assert Path(checkpoint(tmp_path / "new")).suffix == ".gguf"
+    assert not Path(checkpoint(tmp_path / "new")).is_relative_to(tmp_path)
     Schedule.start(scored, tmp_path / "python", strategy="uniform", budget=4, rounds=2)
     assert checkpoint(tmp_path / "python") == checkpoint(tmp_path / "new")
 
@@ -96,28 +87,6 @@ def test_another_model_in_its_place_is_refused(tmp_path: Path, tiny_model: Path)
     assert (
         start(scored, tmp_path / "run", "--model", str(tiny_model)).exit_code == 0
     )  # who names one is asked
-
-
-def test_an_older_set_starts_and_resumes(
-    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(tiny_model, tmp_path / "here/m")
-    monkeypatch.chdir(tmp_path / "here")
-    scored = as_older(scored_with(tmp_path, "m"))
-    before = (scored / "shard-00000.arrow").read_bytes()
-    (scored / "manifest.json").unlink()
-    (scored / "shard-00000.arrow").unlink()
-    as_older(scored_with(tmp_path, "m"))
-    assert (scored / "shard-00000.arrow").read_bytes() == before
-    assert start(scored, tmp_path / "run").exit_code == 0
-    assert checkpoint(tmp_path / "run") == str(tmp_path / "here/m")
-    shutil.rmtree(tmp_path / "here/m")
-    other_model(tmp_path / "here/m")
-    assert "its weights have another hash" in start(scored, tmp_path / "other").stderr
-    monkeypatch.chdir(tmp_path)
-    away = start(scored, tmp_path / "away")
-    assert (away.exit_code, checkpoint(tmp_path / "away")) == (0, "m")
-    assert away.stderr.startswith(f"warning: m, the model that scored {scored}, is not found on this machine")
 
 
 def test_a_machine_without_torch_compares_too(tmp_path: Path, tiny_model: Path) -> None:

@@ -414,7 +414,7 @@ def test_a_round_that_is_trained_anew_forgets_what_the_next_ones_references_did(
         advance(run)
     dots_runs.answer(run, 1)
     trainer = [*runs.COMMAND[:2], "{data}", "{round}", "x", "{outcomes}", "{output}"]
-    result = gaincurate("schedule", "run", run.folder, "--again", "--", *trainer)
+    result = gaincurate("schedule", "run", run.folder, "--retry", "--", *trainer)
     assert result.exit_code == 2
     assert "error: round 1 waits for the outcomes of its 15 reference prompts" in result.stderr
     assert (run.folder / "undone/difficulty-00001-1/references.jsonl").exists()
@@ -463,18 +463,6 @@ def test_the_first_references_say_what_a_run_aims_at(tmp_path: Path) -> None:
     given = dots_runs.begin(tmp_path / "given", target_difficulty=0.4)
     assert given.state["selector"] == {}
     assert step(given)["references"]["target"] == "difficulty"
-
-
-def test_a_run_from_before_there_was_a_choice_predicts_and_aims_as_it_did(tmp_path: Path) -> None:
-    run = dots_runs.begin(tmp_path, group_column=None)
-    facts = json.loads((run.folder / "run.json").read_text())
-    for name in ("method", "recalibrate"):
-        del facts["params"][name]
-    facts["params"]["target"] = "difficulty"
-    (run.folder / "run.json").write_text(json.dumps(facts))
-    told = step(Run(run.folder))["references"]
-    assert told["predictor"]["method"] == "whitened"
-    assert (told["target"], "aims" in told["predictor"]) == ("difficulty", False)
 
 
 def test_two_predictors_at_once_are_refused(tmp_path: Path) -> None:

@@ -307,16 +307,6 @@ def test_rollouts_whose_tokens_are_not_known_cost_what_the_others_do() -> None:
     np.testing.assert_allclose(chosen._expected_tokens(np.arange(4)), expected, rtol=1e-12)
 
 
-def test_a_state_from_before_tokens_were_counted_apart_goes_on() -> None:
-    options: dict[str, Any] = {"per_token": True, "memory": 1}
-    chosen, restored = selector(4, 1, **options), selector(4, 1, **options)
-    chosen.observe(outcome([0, 1], [4, 4], tokens=np.array([100.0, 400.0])))
-    old = chosen.state_dict()
-    del old["with_tokens"]
-    restored.load_state_dict(json.loads(json.dumps(old)))
-    assert restored.state_dict() == chosen.state_dict()
-
-
 # GRESO.
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -69,29 +69,13 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     assert f"another process is at work on {run.folder}; wait for it" in result.stderr
 
 
-class Doubled:
+class Doubled(base.Selector):
     """A user's strategy that is wrong."""
 
-    Options = base.Options
-    by: str | None = None
-    ordering: base.Ordering = "fixed"
-    ascending, foresees = True, False
-
-    def __init__(self, pool: base.Pool, options: base.Options) -> None:
-        self._pool = pool
+    ordering: ClassVar[base.Ordering] = "fixed"
 
     def draw(self, round_: int) -> Any:
-        return np.zeros(self._pool.budget, np.int64)
-
-    def observe(self, observed: base.Observed) -> None: ...
-
-    def state(self) -> dict[str, Any]:
-        return {}
-
-    def restore(self, state: dict[str, Any]) -> None: ...
-
-    def metrics(self) -> dict[str, float]:
-        return {}
+        return np.zeros(self.pool.budget, np.int64)
 
 
 class Last(Doubled):
@@ -100,7 +84,7 @@ class Last(Doubled):
     by = "gc_question_tokens"
 
     def draw(self, round_: int) -> Any:
-        return np.arange(self._pool.rows - self._pool.budget, self._pool.rows)
+        return np.arange(self.pool.rows - self.pool.budget, self.pool.rows)
 
 
 def test_a_users_own_strategy_runs_under_its_name(tmp_path: Path) -> None:
@@ -130,7 +114,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "--strategy best: there are uniform, file-order, length, gain-rl, variance",
     ),
     "module": ({"strategy": "no.such:Thing"}, "--strategy no.such:Thing: it cannot be imported (No module"),
-    "class": ({"strategy": "json:loads"}, "--strategy json:loads: loads has no Options, by, ascending"),
+    "class": (
+        {"strategy": "json:loads"},
+        "--strategy json:loads: loads is no subclass of gaincurate.schedule.base.Selector.",
+    ),
     "column": ({"by": "level"}, "has no column 'level'"),
     "window": (
         {"strategy": "uniform", "rescore": {"what": "window"}},

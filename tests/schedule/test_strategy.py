@@ -23,7 +23,6 @@ from gaincurate.schedule.context import Context
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
 from gaincurate.schedule.status import coming_rounds, status
-from gaincurate.schedule.strategies.gaussian import GainRL
 
 PAGE = Path(__file__).parents[2] / "docs/schedule.md"
 ROWS = 60
@@ -69,61 +68,6 @@ class Greedy(First):
 
     def draw(self, round_: int) -> Any:
         return self.order[round_ * self.pool.budget :][: self.pool.budget]
-
-
-class Counting:
-    """No subclass of `Selector`, with the names that methods had before."""
-
-    Options = base.Options
-    by: str | None = None
-    ordering: base.Ordering = "none"
-    ascending, foresees = True, False
-
-    def __init__(self, pool: base.Pool, options: base.Options) -> None:
-        self._pool, self._seen = pool, 0
-
-    def draw(self, round_: int) -> Any:
-        return np.arange(self._seen, self._seen + self._pool.budget)
-
-    def observe(self, observed: base.Observed) -> None:
-        self._seen += len(observed.rows)
-
-    def state(self) -> dict[str, Any]:
-        return {"seen": self._seen}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self._seen = state["seen"]
-
-    def metrics(self) -> dict[str, float]:
-        return {"seen": self._seen}
-
-
-class Slowed(GainRL):
-    """A subclass of a strategy of ours, with the names that methods had before."""
-
-    def __init__(self, pool: base.Pool, options: Any) -> None:
-        super().__init__(pool, options)
-        self.rounds = 0
-
-    def observe(self, observed: base.Observed) -> None:
-        self.rounds += 1
-        if self.rounds % 2 == 0:
-            super().observe(observed)
-
-    def state(self) -> dict[str, Any]:
-        found: dict[str, Any] = super().state()  # type: ignore[misc]
-        return {**found, "rounds": self.rounds}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        super().restore(state)  # type: ignore[misc]
-        self.rounds = state["rounds"]
-
-
-class Kept(First):
-    """A subclass of what has no state, with the old names."""
-
-    def state(self) -> dict[str, Any]:
-        return {**super().state(), "kept": 1}  # type: ignore[misc]
 
 
 class Waiting(First):
@@ -324,27 +268,6 @@ def test_a_set_without_embeddings_is_refused_with_what_to_do(tmp_path: Path) -> 
     assert not (tmp_path / "run").exists()
 
 
-def test_classes_with_the_old_names_of_methods_run_as_before(tmp_path: Path) -> None:
-    run = begin(tmp_path, "Counting", rounds=3, budget=5)
-    for round_ in range(3):
-        assert plan_rows(run, round_) == list(range(5 * round_, 5 * round_ + 5))
-        assert run.plan(round_)["metrics"] == {"seen": 5 * round_}
-        runs.report(run)
-        advance(Run(run.folder))
-    assert run.state["selector"] == {"seen": 15}
-    run = begin(tmp_path / "b", "Slowed", rounds=3, options={"sigma": "0.1N"})
-    plain = runs.begin(tmp_path / "b", strategy="gain-rl", run=tmp_path / "b/plain", rounds=3)
-    for each in (run, plain):
-        runs.report(each)
-        advance(each)
-    assert (run.plan(1)["mu"], run.state["selector"]["rounds"]) == (0, 1)
-    assert plain.plan(1)["mu"] > 0
-    runs.report(run)
-    advance(run)
-    assert run.plan(2)["mu"] > 0
-    assert begin(tmp_path / "c", "Kept").state["selector"] == {"kept": 1}
-
-
 def test_a_run_waits_until_its_strategy_is_ready(tmp_path: Path) -> None:
     path, folder = tmp_path / "needed", tmp_path / "run"
     begin(tmp_path, "Waiting", rounds=2, options={"path": str(path)})
@@ -413,12 +336,16 @@ def test_what_a_strategy_has_no_part_for_is_refused(tmp_path: Path) -> None:
         begin(tmp_path, "Adrift", rescore={"what": "window"})
     with pytest.raises(InputError, match=r"--strategy mine:Abstract: Abstract has no draw; see gaincurate\."):
         begin(tmp_path, "Abstract")
-    with pytest.raises(InputError, match="Counted has no draw, state_dict, load_state_dict; see"):
+    with pytest.raises(InputError, match="mine:Counted: Counted is no subclass of gaincurate.schedule.base"):
         begin(tmp_path, "Counted")
     run = begin(tmp_path, "First", rounds=2)
     runs.report(run)
     with pytest.raises(InputError, match="strategy mine:First observes no references"):
         advance(run, references=tmp_path / "set")
+
+
+class Counted:
+    """No strategy."""
 
 
 class Odd(First):
@@ -547,13 +474,6 @@ def test_an_error_in_a_users_module_is_one_sentence_with_its_place(
     assert sentence.replace("{F}", str(path)).replace("{H}", str(helper)) in result.stderr
     assert result.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
-
-
-class Counted:
-    """A class with some of the parts."""
-
-    Options, by, ascending, ordering, foresees = base.Options, None, True, "none", False
-    observe = metrics = None
 
 
 @pytest.mark.parametrize(

@@ -335,7 +335,7 @@ def test_an_adapter_is_merged_once_and_scored(
 
     def merging(command: list[str], log: Path, **options: Any) -> float:
         merges.append(command)
-        assert command[1:3] == ["-m", "gaincurate.trainers.merge"]
+        assert command[1:3] == ["-m", "gaincurate.trainers.lora"]
         log.write_text("")
         if main(command[3:]):
             raise TrainerError("failed")

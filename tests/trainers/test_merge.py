@@ -190,21 +190,19 @@ def test_a_base_model_that_is_not_here_is_named(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     gone = tmp_path / "gone"
     folder = adapter(tmp_path / "adapter", base, base_model_name_or_path=str(gone))
-    by_hand = f"`python -m gaincurate.trainers.merge {folder} --base FOLDER --out OUT` merges it by hand."
+    by_hand = f"`python -m gaincurate.trainers.lora {folder} --base FOLDER --out OUT` merges it by hand."
     with pytest.raises(ModelError) as caught:
         merge(folder, tmp_path / "out")
     assert str(caught.value).startswith(f"{folder} was trained on {gone}, which is not here (")
     assert str(caught.value).endswith(f"; put it there, or {by_hand}")
     nameless = adapter(tmp_path / "nameless", base, base_model_name_or_path=None)
-    with pytest.raises(
-        ModelError, match="does not name its base model; `python -m gaincurate.trainers.merge"
-    ):
+    with pytest.raises(ModelError, match="does not name its base model; `python -m gaincurate.trainers.lora"):
         merge(nameless, tmp_path / "out")
 
 
 def test_as_a_program_it_ends_with_a_sentence(tmp_path: Path, base: Path) -> None:
     folder = adapter(tmp_path / "adapter", base, peft_type="IA3")
-    command = [sys.executable, "-m", "gaincurate.trainers.merge", str(folder), "--out"]
+    command = [sys.executable, "-m", "gaincurate.trainers.lora", str(folder), "--out"]
     paths = {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [*command, str(tmp_path / "out")], capture_output=True, text=True, env={**os.environ, **paths}

@@ -175,7 +175,7 @@ def test_an_environment_that_does_not_report_is_named(nemo: Nemo, tmp_path: Path
     assert str(caught.value) == (
         f"round 0 has no outcomes: {run.outcomes(0)} is not there. The trainer writes it, one line for each rollout: "
         '{"gc_id": ..., "reward": ..., "round": 0}. The environment\'s step() has to call '
-        "gaincurate.trainers.nemo_rl_outcomes.report."
+        "gaincurate.trainers.nemo_rl.report."
     )
 
 
@@ -193,7 +193,7 @@ def test_an_environment_reports_from_another_process(nemo: Nemo, tmp_path: Path)
     grpo = Grpo(nemo, run, tmp_path / "results")
     infos = next(grpo.batches)["extra_env_info"]
     program = (
-        "import json, sys\nfrom gaincurate.trainers.nemo_rl_outcomes import report\n"
+        "import json, sys\nfrom gaincurate.trainers.nemo_rl import report\n"
         "infos = json.loads(sys.argv[1])\nreport(infos, [1.0] * len(infos))"
     )
     subprocess.run([sys.executable, "-c", program, json.dumps(infos)], check=True)

@@ -11,7 +11,7 @@ from gaincurate.replay.config import ReplayConfig
 from gaincurate.trainers.verl.replay_settings import check, replay_overrides, sizes_of
 
 GOOD: dict[str, Any] = {
-    "trainer.v1.sampler.custom_sampler.path": "pkg://gaincurate.trainers.verl_replay",
+    "trainer.v1.sampler.custom_sampler.path": "pkg://gaincurate.trainers.verl.replay",
     "trainer.v1.sampler.sampler_kwargs": {
         "batch_groups": 8,
         "group_size": 4,
@@ -60,7 +60,7 @@ def test_good_settings_are_good() -> None:
             "trainer.v1.sampler.custom_sampler.path",
             None,
             "trainer.v1.sampler.custom_sampler.path is null, so nothing would be replayed. Set "
-            "trainer.v1.sampler.custom_sampler.path=pkg://gaincurate.trainers.verl_replay, "
+            "trainer.v1.sampler.custom_sampler.path=pkg://gaincurate.trainers.verl.replay, "
             "trainer.v1.sampler.custom_sampler.name=GroupReplayBuffer.",
         ),
         (

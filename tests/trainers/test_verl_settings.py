@@ -13,13 +13,7 @@ from gaincurate.errors import InputError
 from gaincurate.schedule.run import Run
 from gaincurate.trainers.doctor.examine import facts_of, judge, trainer_named
 from gaincurate.trainers.doctor.read import Read
-from gaincurate.trainers.verl.settings import (
-    check,
-    check_sampler,
-    overrides,
-    run_in,
-    sampler_overrides,
-)
+from gaincurate.trainers.verl.settings import check, overrides, run_in
 
 # What verl 0.9.1 has by default, of what is looked at.
 DEFAULTS: dict[str, Any] = json.loads((Path(__file__).parent / "defaults/verl.json").read_text())["defaults"]
@@ -81,18 +75,6 @@ def test_the_batch_is_the_runs_alignment_or_a_round(tmp_path: Path) -> None:
 def test_a_path_is_quoted_where_hydra_would_read_it_otherwise(tmp_path: Path) -> None:
     run = runs.begin(tmp_path / "it's, odd=1")
     assert overrides(run.folder)[0] == f"data.train_files='{tmp_path}/it\\'s, odd=1/run'"
-
-
-def test_the_older_verl_gets_a_sampler(tmp_path: Path) -> None:
-    run = runs.begin(tmp_path, budget=8, rounds=3)
-    assert sampler_overrides(run.folder, 2) == [
-        "data.sampler.class_path=pkg://gaincurate.trainers.verl_sampler",
-        "data.sampler.class_name=RunSampler",
-        f"+data.sampler.run={run.folder}",
-        "data.dataloader_num_workers=0",
-        "data.train_batch_size=2",
-        "trainer.total_epochs=3",
-    ]
 
 
 @pytest.mark.parametrize(
@@ -266,21 +248,6 @@ def test_the_doctor_says_the_same_of_a_file_before(tmp_path: Path) -> None:
 def test_a_class_that_inherits_from_ours_is_plugged_in_too(tmp_path: Path) -> None:
     run = runs.begin(tmp_path)
     check(settings(run, data__custom_cls__path="/my/rows.py", data__custom_cls__name="MyRows").get, run)
-
-
-def test_the_sampler_refuses_what_it_sees(tmp_path: Path) -> None:
-    run = runs.begin(tmp_path, budget=8, rescore={"what": "round"})
-    with pytest.raises(InputError) as caught:
-        check_sampler(3, 8, run)
-    assert [line.split(" ")[0] for line in str(caught.value).splitlines()] == [
-        "data.train_batch_size",
-        "data.dataloader_num_workers",
-        "--rescore",
-    ]
-    assert "Start the run with --rescore off, use verl 0.9.1, or let `gaincurate schedule run`" in str(
-        caught.value
-    )
-    check_sampler(4, 0, runs.begin(tmp_path / "plain"))
 
 
 def test_training_files_are_a_run_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

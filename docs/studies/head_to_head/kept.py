@@ -12,7 +12,6 @@ import csv
 import io
 import json
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, pvariance
 from typing import Any
@@ -52,24 +51,23 @@ def keep(compared: Path, folder: Path) -> None:
     _write(folder / f"{EVALUATIONS}.csv", _evaluations(tables.evaluations.to_pylist()))
     _write(folder / f"{MARKS}.csv", tables.marks.to_pylist())
     _write(folder / f"{STEPS}.csv", tables.steps.to_pylist())
-    if tables.drawn is not None:
+    if len(tables.drawn):
         _write(folder / f"{DRAWN}.csv", tables.drawn.to_pylist())
 
 
 def kept(folder: Path) -> tuple[Results, Row]:
     """The results, and what the model and the sets are."""
     setting = json.loads((folder / SETTING).read_bytes())
-    tables = Tables(
-        pa.Table.from_pylist(list(_prompts(_read(folder, EVALUATIONS))), SCHEMAS[EVALUATIONS]),
-        pa.Table.from_pylist(_typed(_read(folder, MARKS), SCHEMAS[MARKS]), SCHEMAS[MARKS]),
-        pa.Table.from_pylist(_typed(_read(folder, STEPS), SCHEMAS[STEPS]), SCHEMAS[STEPS]),
-    )
     names = setting["about"]["heldout_tasks"]
-    rows = [{"gc_id": f"{place:06d}", "task": name} for place, name in enumerate(names)]
-    tables = replace(tables, tasks=pa.Table.from_pylist(rows, SCHEMAS[TASKS]))
-    if (folder / f"{DRAWN}.csv").exists():  # a study of an earlier version has none
-        drawn = [row | {"task": row["task"] or ""} for row in _typed(_read(folder, DRAWN), SCHEMAS[DRAWN])]
-        tables = replace(tables, drawn=pa.Table.from_pylist(drawn, SCHEMAS[DRAWN]))
+    drawn = _read(folder, DRAWN) if (folder / f"{DRAWN}.csv").exists() else []
+    rows: dict[str, list[Row]] = {
+        EVALUATIONS: list(_prompts(_read(folder, EVALUATIONS))),
+        MARKS: _typed(_read(folder, MARKS), SCHEMAS[MARKS]),
+        STEPS: _typed(_read(folder, STEPS), SCHEMAS[STEPS]),
+        TASKS: [{"gc_id": f"{place:06d}", "task": name} for place, name in enumerate(names)],
+        DRAWN: [row | {"task": row["task"] or ""} for row in _typed(drawn, SCHEMAS[DRAWN])],
+    }
+    tables = Tables(**{name: pa.Table.from_pylist(rows[name], SCHEMAS[name]) for name in SCHEMAS})
     return results_of(setting["facts"], tables, folder), setting["about"]
 
 

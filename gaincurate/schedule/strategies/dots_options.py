@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -31,8 +31,6 @@ _SERVER, _LOCAL = ("httpx2", "tenacity"), ("torch", "transformers")
 
 class DotsOptions(base.Options):
     """The paper's parameters under names of their own, and where the references' outcomes come from."""
-
-    older_runs: ClassVar[dict[str, base.Json]] = {"method": {"method": "whitened", "target": "difficulty"}}
 
     target_difficulty: float = Field(default=0.5, ge=0, le=1)
     """alpha: the failure rate that is aimed at."""

@@ -435,8 +435,6 @@ class Posterior(base.Selector):
     def load_state_dict(self, state: Json) -> None:
         """See `Selector`."""
         self._rows = np.asarray(state["rows"], np.int64)
-        if "with_tokens" in self._sums and state.get("with_tokens") is None:
-            state = state | {"with_tokens": np.add(state["wins"], state["losses"])}
         self._sums = {name: np.asarray(state[name], float) for name in self._sums}
         self._marks = {name: np.asarray(state[name], np.int64) for name in self._marks}
         self._resting = state.get("resting", [])

@@ -1,4 +1,4 @@
-"""NeMo-RL follows a run: the data loader that its settings name.
+"""NeMo-RL follows a run: the data loader that its settings name, and `report`.
 
 The trainer itself is imported when one of these names is asked for, so its rules can be read where it is
 not installed.
@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gaincurate.trainers.nemo_rl.live import RunBatches as RunBatches
     from gaincurate.trainers.nemo_rl.live import next_batch as next_batch
+    from gaincurate.trainers.nemo_rl.live import report as report
 
 _PUBLIC = (
     "RunBatches",
     "next_batch",
+    "report",
 )
 
 

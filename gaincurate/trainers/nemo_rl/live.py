@@ -61,7 +61,7 @@ RUN_VARIABLE, CHECKPOINTS, DATA = "GAINCURATE_RUN", "GAINCURATE_CHECKPOINTS", "G
 """The run's folder, `checkpointing.checkpoint_dir`, and the file that `data.train.data_path` names."""
 PLACE = "gaincurate"
 """The key in `train_dataloader_<task>.pt`."""
-_AHEAD = "The environment's step() has to call gaincurate.trainers.nemo_rl_outcomes.report."
+_AHEAD = "The environment's step() has to call gaincurate.trainers.nemo_rl.report."
 
 
 class RunBatches:

@@ -28,9 +28,8 @@ try:
     from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 except ModuleNotFoundError as error:
     raise InputError(
-        f"there is no {error.name}: gaincurate.trainers.verl is for verl 0.9.1 and later. For verl "
-        "0.5 to 0.7.1 use "
-        "gaincurate.trainers.verl_sampler; with others, let `gaincurate schedule run` start verl each round."
+        f"there is no {error.name}: gaincurate.trainers.verl is for verl 0.9.1 and later. With an "
+        "older one, let `gaincurate schedule run` start verl each round."
     ) from error
 from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
 from verl.utils.dataset.rl_dataset import RLHFDataset

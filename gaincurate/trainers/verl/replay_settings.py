@@ -16,7 +16,7 @@ from gaincurate.trainers.doctor.settings import Resolved, Settings
 from gaincurate.trainers.verl.rules import groups, reward_pool, synchronous, whole_batches
 from gaincurate.trainers.verl.settings import Lookup, run_in
 
-MODULE = "gaincurate.trainers.verl_replay"
+MODULE = "gaincurate.trainers.verl.replay"
 _SAMPLER = "trainer.v1.sampler.custom_sampler"
 _OWN = "trainer.v1.sampler.sampler_kwargs"
 _TAP = {f"{_SAMPLER}.path": f"pkg://{MODULE}", f"{_SAMPLER}.name": "GroupReplayBuffer"}

@@ -227,7 +227,7 @@ def gone(settings: Settings, context: Context) -> Iterator[Finding]:
                 f"{settings.told(key)}: verl 0.8 and later no longer read it, so the order is not what it "
                 "says",
                 {key: None},
-                "live mode plugs in at data.custom_cls; or stay with verl <= 0.7.1",
+                "live mode plugs in at data.custom_cls",
                 _SAMPLERS,
             )
 
@@ -238,7 +238,7 @@ def _plugged(key: str) -> dict[str, Any]:
 
 _REPLACED = "groups are replaced by further prompts, so steps and rows do not agree"
 
-# Rules that others ask for by name: the sampler of an older verl, and replay.
+# Rules that replay asks for by name.
 
 tail = partial(
     common.tail, key="data.train_batch_size", mini=_MINI, unless=_DYNAMIC, source=f"{_BASE}: drop_last=True"

@@ -16,10 +16,9 @@ from gaincurate.errors import InputError
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.run import Run
 from gaincurate.trainers.doctor.examine import run_context
-from gaincurate.trainers.doctor.findings import Finding, ask, context_of, refuse
+from gaincurate.trainers.doctor.findings import ask, context_of, refuse
 from gaincurate.trainers.doctor.settings import Resolved
-from gaincurate.trainers.verl.rules import LIVE, RULES, tail
-from gaincurate.trainers.verl.rules import workers as workers_ahead
+from gaincurate.trainers.verl.rules import LIVE, RULES
 
 Lookup = Callable[[str], Any]
 """A setting by its dotted name; None where there is none."""
@@ -31,7 +30,6 @@ _DATASET, _TAP, _CALLBACK = (
 )
 WITH_WEIGHTS = "actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model]"
 """What makes verl write Hugging Face weights, which are scored."""
-_CURRICULUM = f"data.sampler.class_path=pkg://{MODULE}_sampler data.sampler.class_name=RunSampler"
 _BARE = re.compile(r"[\w./:@+-]+")  # what Hydra reads as it is
 
 
@@ -62,27 +60,6 @@ def overrides(run: str | Path, batch: int | None = None) -> list[str]:
     if every := context_of(config, "live").read_every:
         words += [WITH_WEIGHTS, f"trainer.save_freq={config.budget // size * every}"]
     return words
-
-
-def sampler_overrides(run: str | Path, batch: int | None = None) -> list[str]:
-    """The same for verl 0.5 to 0.7.1, where `data.train_files` is what `gaincurate export` wrote.
-
-    Args:
-        run: the run's folder.
-        batch: prompts a step. Default: the run's `--align-to`, else a round a step.
-
-    Raises:
-        InputError: `batch` does not divide the budget.
-        OutputError: no run is there.
-    """
-    opened = Run(Path(run).resolve())
-    return [
-        *_CURRICULUM.split(),
-        f"+data.sampler.run={_quoted(str(opened.folder))}",
-        "data.dataloader_num_workers=0",
-        f"data.train_batch_size={_batch_of(opened.config, batch)}",
-        f"trainer.total_epochs={opened.config.rounds}",
-    ]
 
 
 def _batch_of(config: ScheduleConfig, batch: int | None) -> int:
@@ -126,36 +103,6 @@ def check(setting: Lookup, run: Run) -> None:
     """
     context = run_context(run, "live", running=True)
     refuse(ask(RULES.rules, Resolved(setting), context)[0])
-
-
-def no_sampler_run(run: Any) -> InputError:
-    """The sentence for a curriculum sampler without a run."""
-    return InputError(
-        f"data.sampler.run is {run}, which is no run, so there is no plan to train by: set +data.sampler.run "
-        "to the folder that `gaincurate schedule start` made."
-    )
-
-
-def check_sampler(batch: Any, workers: Any, run: Run) -> None:
-    """Refuse what the curriculum sampler of verl 0.5 to 0.7.1 sees of wrong settings.
-
-    Raises:
-        InputError: all that is wrong, a sentence each.
-    """
-    seen = {
-        "data.train_batch_size": batch,
-        "data.dataloader_num_workers": 8 if workers is None else workers,  # verl's own default
-    }
-    context = context_of(run.config, "live")
-    findings, _ = ask((tail, workers_ahead), Resolved(seen.get), context)
-    if context.read_every:
-        title = f"{context.reader} needs checkpoints, and this verl names none to a sampler"
-        advice = (
-            "start the run with --rescore off, use verl 0.9.1, or let `gaincurate schedule run` start verl "
-            "each round"
-        )
-        findings.append(Finding("checkpoint", "stops", title, advice=advice))
-    refuse(findings)
 
 
 def _uneven(batch: Any, budget: int) -> str:
