@@ -62,9 +62,8 @@ def fit(config: FitConfig, as_json: _Figures = False) -> None:
         from gaincurate.difficulty.train import fit_on
 
         rates = [policy for path in config.outcomes for policy in _read(path, config.reward_range)]
-        options = {name: getattr(config, name) for name in ("towers", "scale", "spread", "input_norm")}
         out = config.out
-        report = fit_on(config.scored, rates, out, config.recipe, options, _print_epoch)
+        report = fit_on(config.scored, rates, out, config.recipe, watch=_print_epoch)
         if as_json:
             output.as_json({**asdict(report), "out": str(out)})
             return

@@ -276,19 +276,6 @@ class FitConfig(BaseModel):
     outcomes: Annotated[list[Path], Option(f"{OUTCOMES}. Each file and each round is a policy.")]
     out: Annotated[Path, Option("Folder for the fitted predictor.", names=("--out", "-o"))]
     recipe: Recipe = Recipe()
-    towers: Annotated[
-        Literal["one", "two"], Option("two: references have an adapter of their own.", ADVANCED)
-    ] = "one"
-    scale: Annotated[
-        Literal["multiply", "divide"], Option("The calibration's use of w on the logit.", ADVANCED)
-    ] = "multiply"
-    spread: Annotated[
-        Literal["population", "sample"],
-        Option("Divide the references' variance by K or K - 1.", ADVANCED),
-    ] = "population"
-    input_norm: Annotated[bool, Option("Begin the adapter with a layer norm of the embedding.", ADVANCED)] = (
-        False
-    )
     reward_range: RewardRange = None
 
 

@@ -202,7 +202,6 @@ def test_a_report_as_json_and_a_file_of_several_rounds(tmp_path: Path, scored: P
     assert column(scored)[:60] == pytest.approx(known.observed[1, :60])
     fitted = run(
         "difficulty", "fit", scored, "--outcomes", path, "-o", tmp_path / "a", "--epochs", "1", "--json",
-        "--towers", "two", "--scale", "divide", "--spread", "sample", "--input-norm",
     )  # fmt: skip
     assert fitted.exit_code == 0, fitted.stderr
     report = json.loads(fitted.stdout)
@@ -211,9 +210,6 @@ def test_a_report_as_json_and_a_file_of_several_rounds(tmp_path: Path, scored: P
         "outcomes.jsonl, round 1",
     ]
     assert (report["instances"], report["prompts"]) == (108, 54)
-    shape = json.loads((tmp_path / "a/config.json").read_text())["shape"]
-    assert (shape["towers"], shape["scale"], shape["spread"]) == ("two", "divide", "sample")
-    assert shape["input_norm"] is True
     assert (
         run("difficulty", "predict", scored, "--outcomes", path, "--adapter", tmp_path / "a").exit_code == 0
     )
