@@ -185,7 +185,6 @@ def predict(folder: Path, gaincurate: Command) -> Json:
         "whitened": ["--method", "whitened"],
         "group": ["--method", "group-mean", "--group-column", "level"],
         "adapter": ["--adapter", "adapter"],
-        "variance": ["--method", "attention", "--target", "variance"],
     }
     for name, given in methods.items():
         options = ["--outcomes", "rollouts", "--references", "12", "-o", f"out-{name}"]

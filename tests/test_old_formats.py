@@ -193,7 +193,9 @@ def test_a_rollout_set_opens(folder: Path) -> None:
 
 
 def test_predictions_from_a_rollout_set_and_an_adapter_are_what_they_were(folder: Path) -> None:
-    assert differences(old.predict(folder, gaincurate), golden("predicted")) == []
+    before = golden("predicted")
+    del before["variance"]  # by attention on embeddings as they are, a method that is no longer there
+    assert differences(old.predict(folder, gaincurate), before) == []
 
 
 def test_killed_rollouts_go_on(folder: Path) -> None:

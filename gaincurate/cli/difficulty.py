@@ -91,7 +91,7 @@ def predict(config: PredictConfig, as_json: _Figures = False) -> None:
         if adapter is not None and method is not None:
             raise InputError(
                 "give one of --adapter, a predictor that `gaincurate difficulty fit` wrote, and --method "
-                "gp, whitened, attention or group-mean, which need none."
+                "gp, whitened or group-mean, which need none."
             )
         if group_column is not None and method != "group-mean":
             raise InputError(f"--group-column {group_column} goes with --method group-mean.")

@@ -288,10 +288,10 @@ class PredictConfig(BaseModel):
     outcomes: Annotated[list[Path], Option(f"{OUTCOMES} for one policy. Of a run its newest round is taken.")]
     adapter: Annotated[Path | None, Option("A predictor that `difficulty fit` wrote.")] = None
     method: Annotated[
-        Literal["gp", "whitened", "attention", "group-mean"] | None,
+        Literal["gp", "whitened", "group-mean"] | None,
         Option(
-            "Without an adapter: a Gaussian process (gp, the default), attention on whitened embeddings or "
-            "on raw ones, or the group's mean."
+            "Without an adapter: a Gaussian process (gp, the default), attention on whitened embeddings, or "
+            "the group's mean."
         ),
     ] = None
     recalibrate: Annotated[

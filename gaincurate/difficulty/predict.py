@@ -36,7 +36,7 @@ from gaincurate.errors import InputError
 if TYPE_CHECKING:
     from gaincurate.difficulty.predictor import Adapter
 
-MethodName = Literal["adapter", "gp", "whitened", "attention", "group-mean"]
+MethodName = Literal["adapter", "gp", "whitened", "group-mean"]
 FEWEST = 3
 """References that a method needs at least."""
 _MEANING: dict[Target, str] = {
@@ -155,7 +155,7 @@ def _method(
         return ByAdapter(adapter, scored, calibrate=recalibrate or target == "variance")
     if name == "gp":
         return ByGaussianProcess(scored, target)
-    return ByAttention(scored, whitened=name == "whitened")
+    return ByAttention(scored)
 
 
 @dataclass(frozen=True, slots=True)

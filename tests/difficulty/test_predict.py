@@ -65,7 +65,6 @@ def column(scored: Path) -> list[float]:
 METHODS: list[tuple[str, ...]] = [
     ("--method", "gp"),
     ("--method", "whitened"),
-    ("--method", "attention"),
     ("--method", "group-mean", "--group-column", "question"),
     ("--adapter",),
 ]
@@ -296,7 +295,7 @@ def test_a_shard_without_rows_adds_none(tmp_path: Path, adapter: Path, known: Wo
     opened = gaincurate.open_scores(scored)
     assert [len(table) for table in opened.tables()] == [2, 2, 0]
     (rates,) = read_pass_rates(embedded.write_rates(tmp_path / "r.parquet", range(3), known.losses[0]))
-    methods: list[MethodName] = ["gp", "whitened", "attention"]
+    methods: list[MethodName] = ["gp", "whitened"]
     for method in methods:
         assert len(predict(opened, rates, method).values) == 4
     assert len(predict(opened, rates, "adapter", adapter=load_adapter(adapter)).values) == 4
