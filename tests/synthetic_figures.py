@@ -34,7 +34,7 @@ def figures(own: float, seed: int, *, prompts: int, unseen: int, shape: Shape, r
     for policy in range(TRAINED, len(made.truth)):
         failure = made.observed[policy]
         with torch.inference_mode():
-            coded = fitted.predictor.encode_references(embeddings[references])
+            coded = fitted.predictor.encode(embeddings[references])
         rates = torch.from_numpy(failure[references]).float()
         found = {
             "adapter": by_references(fitted.predictor, made.embeddings[asked], coded, rates),

@@ -11,16 +11,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-import compare_results
 import exports
 import runs
 from command import run as command
-from compare_command import small_sets
-from gaincurate.compare.config import checked_comparison
-from gaincurate.compare.document import setting
-from gaincurate.compare.estimate import estimate
-from gaincurate.compare.results import FACTS, read_results
-from gaincurate.compare.runner import arm_jobs
 from gaincurate.core.prompts import training_rows
 from gaincurate.core.scored_set import open_scores
 from gaincurate.errors import GaincurateError, InputError, OutputError
@@ -166,47 +159,6 @@ def test_a_trackers_place_is_refused_or_sent_from(tmp_path: Path, monkeypatch: p
             pass
 
     assert refused(path, use) > 40
-
-
-def test_a_comparisons_settings_are_refused_or_shown(tmp_path: Path) -> None:
-    asked = compare_results.comparison(["uniform", "length"], seeds=1, marks=1)
-    rates = compare_results.world([0.0] * 2, seeds=1, prompts=2, spread=0.1, samples=4, draw=1, marks=1)
-    out = compare_results.write(tmp_path / "out", asked, compare_results.rows_of(asked, rates))
-    facts = json.loads((out / FACTS).read_bytes())
-    tuned = {"chosen": {"learning_rate": 1e-5, "step_prompts": 4}, "grid": [], "seeds": [1]}
-    (out / FACTS).write_text(json.dumps({**facts, "begun": {}, "controls": {"a": "b"}, "tuned": tuned}))
-    assert refused(out / FACTS, lambda: setting(read_results(out))) > 50
-
-
-def test_what_was_tuned_and_trained_is_refused_or_gone_on_with(tmp_path: Path) -> None:
-    pytest.importorskip("trl")
-    comparison = checked_comparison(small_sets(tmp_path) | {"seeds": [0], "marks": 1})
-    out = tmp_path / "out"
-    job = arm_jobs(comparison, out)[0]
-    spent: dict[str, Any] = {"round": 0, "tokens": 9, "training": 9, "rollouts": 8, "seconds": 1.0}
-    spent |= {"prompts": 2, "completion_tokens": 9, "prompt_tokens": 6}
-    spent |= {"effective": 0.5, "reward": 0.5, "angle": 0.1}
-    names = ("tokens", "scoring", "rescoring", "references", "training", "step")
-    steps = [{"step": 1, "num_tokens": 9, "gaincurate/step": spent}]
-    chosen = {"learning_rate": 1e-6, "step_prompts": 4}
-    grid = [{**chosen, "accuracy": 0.5, "accuracy_by_seed": [0.5], "steps": 3.0}]
-    files: list[tuple[Path, Any, Callable[[], object]]] = [
-        (
-            out / "tune/tune.json",
-            {"asked": {}, "seeds": [1], "chosen": chosen, "grid": grid},
-            lambda: estimate(comparison, out),
-        ),
-        (job.folder / "progress.json", {"share": 0.5}, lambda: job.share),
-        (
-            job.folder / "marks/0/cost.json",
-            {**dict.fromkeys(names, 9), "seconds": 1.0, "steps": steps},
-            lambda: (job.mark_rows(), job.step_rows()),
-        ),
-    ]
-    for path, value, use in files:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(value))
-        assert refused(path, use) > 20, path
 
 
 def test_a_note_of_taken_logs_is_refused_or_read(tmp_path: Path) -> None:

@@ -65,9 +65,8 @@ def fit(config: FitConfig, as_json: _Figures = False) -> None:
 
         opened = open_scores(config.scored[0]) if len(config.scored) == 1 else None
         rates = [rate for path in config.outcomes for rate in _read(path, config.reward_range, opened)]
-        options = {name: getattr(config, name) for name in ("towers", "scale", "spread", "input_norm")}
         out = config.out
-        report = fit_on(config.scored, rates, out, config.recipe, options, _print_epoch)
+        report = fit_on(config.scored, rates, out, config.recipe, watch=_print_epoch)
         if as_json:
             output.as_json({**asdict(report), "out": str(out)})
             return
@@ -95,7 +94,7 @@ def predict(config: PredictConfig, as_json: _Figures = False) -> None:
         if adapter is not None and method is not None:
             raise InputError(
                 "give one of --adapter, a predictor that `gaincurate difficulty fit` wrote, and --method "
-                "gp, whitened, attention or group-mean, which need none."
+                "gp, whitened or group-mean, which need none."
             )
         if group_column is not None and method != "group-mean":
             raise InputError(f"--group-column {group_column} goes with --method group-mean.")

@@ -21,10 +21,10 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict
 
 from gaincurate.compare.config import Arm, Comparison
-from gaincurate.compare.documents import Cost, Progress
 from gaincurate.core.artifact import MANIFEST, Json
 from gaincurate.core.artifact import RUN as RUN_FACTS
 from gaincurate.core.files import digest_json, make_folder, write_json
+from gaincurate.core.manifest import Document
 from gaincurate.core.options import checked
 from gaincurate.core.outcomes import read_file
 from gaincurate.core.process import command_lock, run_command
@@ -193,7 +193,7 @@ class ArmJob:
     def share(self) -> float:
         """How much of it is done, 0 to 1."""
         path = self.folder / PROGRESS
-        return float(read_json(path, Progress)["share"]) if path.exists() else 0.0
+        return float(read_json(path, Document)["share"]) if path.exists() else 0.0
 
     def _mark(self, k: int) -> Path:
         return self.folder / MARKS / str(k)
@@ -313,7 +313,7 @@ class ArmJob:
 
     def cost(self, k: int) -> Json:
         """What the trainer wrote at a mark: tokens by what they were spent on, `step`, `seconds`, `steps`."""
-        return read_json(self._mark(k) / COST, Cost)
+        return read_json(self._mark(k) / COST, Document)
 
     def mark_rows(self) -> list[Json]:
         """Rows of `marks.arrow`."""

@@ -13,7 +13,6 @@ from statistics import fmean
 
 from gaincurate.compare.arm import MARKS, ROLLOUTS, ArmJob
 from gaincurate.compare.config import Comparison
-from gaincurate.compare.documents import Choice
 from gaincurate.compare.runner import (
     CHOICE,
     START,
@@ -70,7 +69,7 @@ def estimate(
     if out.exists():
         refuse_others(out)
     path = out / TUNE / CHOICE
-    choice = read_json(path, Choice) if path.exists() else {}
+    choice = read_json(path, Document) if path.exists() else {}
     tuning = list[ArmJob]()
     if choice.get("chosen") is not None:
         comparison = comparison.tuned(choice["chosen"]["learning_rate"], choice["chosen"]["step_prompts"])

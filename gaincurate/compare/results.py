@@ -18,9 +18,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gaincurate.compare.documents import Facts
 from gaincurate.core.artifact import Json, open_table
 from gaincurate.core.files import make_folder, reading, write_stream
+from gaincurate.core.manifest import Document
 from gaincurate.core.stats import Floats
 from gaincurate.errors import OutputError
 from gaincurate.schedule.run import read_json
@@ -137,7 +137,7 @@ def read_results(out: Path) -> Results:
     """
     if not (out / FACTS).exists():
         raise OutputError(f"{out} has no {FACTS}: it is no comparison.", path=str(out))
-    return results_of(read_json(out / FACTS, Facts), read_tables(out / RESULTS), out)
+    return results_of(read_json(out / FACTS, Document), read_tables(out / RESULTS), out)
 
 
 def results_of(facts: Json, tables: Tables, where: Path) -> Results:
@@ -156,7 +156,7 @@ def results_of(facts: Json, tables: Tables, where: Path) -> Results:
     marks = int(comparison["marks"])
     shape = (len(arms), marks + 1, len(seeds))
     prompts = sorted(pc.unique(tables.evaluations.column("gc_id")).to_pylist())
-    places = _places(tables.evaluations, arms, seeds, where)
+    places = _places(tables.evaluations, arms, seeds)
     places += (_index(tables.evaluations, "gc_id", pa.array(prompts, pa.string())),)
     right, samples, written = (
         _filled(tables.evaluations, name, places, (*shape, len(prompts)), where)
@@ -167,7 +167,7 @@ def results_of(facts: Json, tables: Tables, where: Path) -> Results:
         raise OutputError(
             f"{where}: of no held-out prompt every model has a completion that could be judged."
         )
-    at = _places(tables.marks, arms, seeds, where)
+    at = _places(tables.marks, arms, seeds)
     later = (at[0], at[1] - 1, at[2])
     costs = {name: _filled(tables.marks, name, later, (shape[0], marks, shape[2]), where) for name in COSTS}
     return Results(
@@ -181,21 +181,16 @@ def results_of(facts: Json, tables: Tables, where: Path) -> Results:
         written[..., judged],
         {name: np.concatenate([_at_start(name, costs), v], axis=1) for name, v in costs.items()},
         {(arm, seed): _steps(tables.steps, arm, seed) for arm in arms for seed in seeds},
-        _tasks(tables.tasks, [p for p, is_judged in zip(prompts, judged, strict=True) if is_judged], where),
+        _tasks(tables.tasks, [p for p, is_judged in zip(prompts, judged, strict=True) if is_judged]),
         _drawn(tables.drawn, arms, seeds),
     )
 
 
-def _tasks(table: pa.Table, prompts: list[str], where: Path) -> list[str] | None:
+def _tasks(table: pa.Table, prompts: list[str]) -> list[str] | None:
     """The task of each prompt."""
     if not len(table):
         return None
     by_id = dict(zip(table.column("gc_id").to_pylist(), table.column("task").to_pylist(), strict=True))
-    if missing := [prompt for prompt in prompts if prompt not in by_id]:
-        raise OutputError(
-            f"{where}: its {TASKS}.arrow does not have the prompt {missing[0]}. Delete {where / RESULTS} and "
-            "run the same command again."
-        )
     return [by_id[prompt] for prompt in prompts]
 
 
@@ -217,12 +212,10 @@ def _at_start(name: str, costs: Mapping[str, Floats]) -> Floats:
     return np.zeros_like(costs[name][:, :1])
 
 
-def _places(table: pa.Table, arms: list[str], seeds: list[int], where: Path) -> tuple[Ints, ...]:
-    """Of each row: its arm, its mark, its seed."""
+def _places(table: pa.Table, arms: list[str], seeds: list[int]) -> tuple[Ints, ...]:
+    """The arm, the mark and the seed of each row; -1 for an arm or a seed that is not in the settings."""
     arm, seed = _index(table, "arm", pa.array(arms)), _index(table, "seed", pa.array(seeds, pa.int64()))
-    if (arm < 0).any() or (seed < 0).any():
-        raise OutputError(f"{where}: its results have an arm or a seed that {FACTS} does not have.")
-    return arm, pc.fill_null(table.column("mark"), -1).to_numpy().astype(np.int64), seed
+    return arm, table.column("mark").to_numpy().astype(np.int64), seed
 
 
 def _index(table: pa.Table, name: str, values: pa.Array) -> Ints:

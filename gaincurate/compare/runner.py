@@ -22,14 +22,13 @@ import pyarrow.compute as pc
 
 from gaincurate.compare.arm import ArmJob, evaluation, model_at_start
 from gaincurate.compare.config import Arm, Comparison
-from gaincurate.compare.documents import Choice, Facts
 from gaincurate.compare.results import DRAWN, EVALUATIONS, FACTS, MARKS, RESULTS, STEPS, TASKS, write_tables
 from gaincurate.compare.train import Train
 from gaincurate.core.artifact import MANIFEST, Json
 from gaincurate.core.columns import NO_GROUP, read_column
 from gaincurate.core.files import write_json
 from gaincurate.core.locks import WORK, Split, writing
-from gaincurate.core.manifest import differing_keys
+from gaincurate.core.manifest import Document, differing_keys
 from gaincurate.core.options import near
 from gaincurate.core.progress import Progress
 from gaincurate.core.schema import ID
@@ -297,7 +296,7 @@ def stated(comparison: Comparison, out: Path) -> tuple[Json, set[str]]:
     thing; one that was refused may come again under its name, fixed.
     """
     path = out / FACTS
-    before = read_json(path, Facts) if path.exists() else None
+    before = read_json(path, Document) if path.exists() else None
     arms = {arm.name: arm.model_dump(mode="json") for arm in comparison.arms}
     begun = (before or {}).get("begun", {})
     facts: Json = {
@@ -352,7 +351,7 @@ def _tune(comparison: Comparison, out: Path, progress: Progress, workers: int) -
         "tune": comparison.tune.model_dump(mode="json"),
         "sets": _sets(comparison),
     }
-    before = read_json(path, Choice) if path.exists() else None
+    before = read_json(path, Document) if path.exists() else None
     if before is not None and (keys := [name for name, _, _ in differing_keys(before["asked"], asked)]):
         raise OutputError(
             f"{out} was tuned with other settings: {', '.join(keys)} differ. Give another folder with -o, or "

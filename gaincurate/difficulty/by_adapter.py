@@ -65,7 +65,7 @@ class _OnReferences:
         self._embeddings = torch.from_numpy(embeddings)
         self._values = torch.from_numpy(values).float()
         with torch.inference_mode():
-            self._references = self._predictor.encode_references(self._embeddings)
+            self._references = self._predictor.encode(self._embeddings)
         self.facts: dict[str, Any] = {"adapter": adapter.digest, "shape": asdict(adapter.predictor.shape)}
         self._calibration: tuple[float, float] | None = None
         if calibrate:

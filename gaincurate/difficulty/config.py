@@ -276,19 +276,6 @@ class FitConfig(BaseModel):
     outcomes: Annotated[list[Path], Option(f"{OUTCOMES}. Each file and each round is a policy.")]
     out: Annotated[Path, Option("Folder for the fitted predictor.", names=("--out", "-o"))]
     recipe: Recipe = Recipe()
-    towers: Annotated[
-        Literal["one", "two"], Option("two: references have an adapter of their own.", ADVANCED)
-    ] = "one"
-    scale: Annotated[
-        Literal["multiply", "divide"], Option("The calibration's use of w on the logit.", ADVANCED)
-    ] = "multiply"
-    spread: Annotated[
-        Literal["population", "sample"],
-        Option("Divide the references' variance by K or K - 1.", ADVANCED),
-    ] = "population"
-    input_norm: Annotated[bool, Option("Begin the adapter with a layer norm of the embedding.", ADVANCED)] = (
-        False
-    )
     reward_range: RewardRange = None
 
 
@@ -301,10 +288,10 @@ class PredictConfig(BaseModel):
     outcomes: Annotated[list[Path], Option(f"{OUTCOMES} for one policy. Of a run its newest round is taken.")]
     adapter: Annotated[Path | None, Option("A predictor that `difficulty fit` wrote.")] = None
     method: Annotated[
-        Literal["gp", "whitened", "attention", "group-mean"] | None,
+        Literal["gp", "whitened", "group-mean"] | None,
         Option(
-            "Without an adapter: a Gaussian process (gp, the default), attention on whitened embeddings or "
-            "on raw ones, or the group's mean."
+            "Without an adapter: a Gaussian process (gp, the default), attention on whitened embeddings, or "
+            "the group's mean."
         ),
     ] = None
     recalibrate: Annotated[

@@ -18,7 +18,7 @@ import pyarrow as pa
 from gaincurate.core.rng import Floats, Ints
 from gaincurate.core.schema import EMBEDDING, ID, LIKELIHOODS
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.difficulty.embeddings import Matrix, Space, evenly_spaced, matrix, whitening
+from gaincurate.difficulty.embeddings import Matrix, evenly_spaced, matrix, whitening
 from gaincurate.difficulty.metrics import Target
 from gaincurate.difficulty.training_free import HIGHEST, Evidence, GaussianProcess, fit_training_free
 
@@ -155,19 +155,15 @@ class _Process:
 
 
 class ByAttention:
-    """`whitened` and `attention`: see `training_free`.
+    """`whitened`: see `training_free`.
 
     Args:
         scored: the set; the whitening is of up to 1,024 of its rows, evenly spaced.
-        whitened: or on embeddings as they are.
     """
 
-    def __init__(self, scored: ScoredSet, *, whitened: bool) -> None:
+    def __init__(self, scored: ScoredSet) -> None:
         self.columns, self._folder = [ID, EMBEDDING], scored.folder
-        self._space = Space()
-        if whitened:
-            sample = scored.take(evenly_spaced(len(scored)))
-            self._space = whitening(matrix(sample, scored.folder))
+        self._space = whitening(matrix(scored.take(evenly_spaced(len(scored))), scored.folder))
 
     def read(self, table: pa.Table) -> Matrix:
         """The embeddings."""

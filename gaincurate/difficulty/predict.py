@@ -36,7 +36,7 @@ from gaincurate.errors import InputError
 if TYPE_CHECKING:
     from gaincurate.difficulty.predictor import Adapter
 
-MethodName = Literal["adapter", "gp", "whitened", "attention", "group-mean"]
+MethodName = Literal["adapter", "gp", "whitened", "group-mean"]
 FEWEST = 3
 """References that a method needs at least."""
 _MEANING: dict[Target, str] = {
@@ -163,7 +163,7 @@ def make(
     elif name == "gp":
         method = ByGaussianProcess(scored, target)
     else:
-        method = ByAttention(scored, whitened=name == "whitened")
+        method = ByAttention(scored)
     seen = Seen(values, np.zeros(len(values)) if noise is None else noise)
     return Predictor(method, method.read(scored.rows(ids)), seen)
 

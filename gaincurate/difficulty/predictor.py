@@ -1,7 +1,7 @@
-"""DOTS' adapter and calibration (arXiv 2506.05316, section 3), and the folder that holds a fitted one.
+"""The adapter and the calibration of DOTS (arXiv 2506.05316, section 3), and the folder of a fitted one.
 
-Where the paper and the authors' released code differ, the paper is the default and `Shape` has the other.
-Weights are safetensors only, because pickled ones run code when they are read.
+Where the paper and the released code of its authors differ, this is the paper. Weights are safetensors only,
+because pickled ones run code when they are read.
 """
 
 from __future__ import annotations
@@ -9,21 +9,15 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import ConfigDict, Field, StrictBool
-from pydantic.dataclasses import dataclass as checked_dataclass
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.files import digest_bytes, is_temporary, reading, write_atomic, write_json
-from gaincurate.core.foreign import Malformed, json_file, read_bytes, see_fits
-from gaincurate.core.manifest import Document, Hash
-from gaincurate.difficulty.embeddings import Maker
+from gaincurate.core.foreign import json_file, read_bytes
 from gaincurate.errors import InputError, OutputError, storage_error
 
 WEIGHTS, CONFIG = "adapter.safetensors", "config.json"
@@ -31,43 +25,24 @@ FORMAT = 1
 CLIP = 1e-4
 """A mean of references is kept this far from 0 and 1 before its logit is taken."""
 _EDGE = 1e-6  # what is handed out stays inside (0, 1), also where a sigmoid rounds to its end
-_PICKLED = {".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt"}
-_MOST_DIVISOR, _LEAST_DIVISOR = 10.0, 0.01
+_VARIANTS = {"towers": "one", "scale": "multiply", "spread": "population"}
+"""Keys that earlier versions wrote into a shape, and the values that are the paper's."""
 
 
-Size = Annotated[int, Field(strict=True, ge=1, le=1 << 20)]
-"""Of a layer: what is above would be no embedding's."""
-
-
-@checked_dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, slots=True)
 class Shape:
-    """What the module looks like. The defaults are the paper's; the other values of the last four are what
-    the authors' released code does instead.
+    """The sizes of the module; the defaults are the paper's.
 
     `width`: of an embedding. `hidden`, `dropout`: of the adapter's three layers. `calibration_hidden`: of the
-    calibration's one. `towers`: two gives references an adapter of their own. `scale`: whether the
-    calibration multiplies the logit by w or divides it by w kept in [0.01, 10]. `spread`: whether the
-    standard deviation of the references divides by K or K - 1. `input_norm`: whether an adapter begins with a
-    layer norm of the embedding.
+    calibration's one. `input_norm`: begin the adapter with a layer norm of the embedding, as the authors'
+    released code does; `docs/studies/lean` was measured with it.
     """
 
-    width: Size
-    hidden: Size = 896
-    dropout: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.1
-    calibration_hidden: Size = 10
-    towers: Literal["one", "two"] = "one"
-    scale: Literal["multiply", "divide"] = "multiply"
-    spread: Literal["population", "sample"] = "population"
-    input_norm: StrictBool = False
-
-
-class _Written(Document):
-    """An adapter's configuration file."""
-
-    shape: Shape
-    embedding: Maker
-    how: dict[str, Any]
-    weights: Hash
+    width: int
+    hidden: int = 896
+    dropout: float = 0.1
+    calibration_hidden: int = 10
+    input_norm: bool = False
 
 
 class DifficultyPredictor(nn.Module):
@@ -81,7 +56,6 @@ class DifficultyPredictor(nn.Module):
         super().__init__()
         self.shape = shape
         self.adapter = _adapter(shape)
-        self.reference_adapter = _adapter(shape) if shape.towers == "two" else None
         self.calibration = nn.Sequential(
             nn.Linear(2, shape.calibration_hidden), nn.ReLU(), nn.Linear(shape.calibration_hidden, 2)
         )
@@ -97,16 +71,11 @@ class DifficultyPredictor(nn.Module):
             failures: the references' observed failure rates, `[K]`.
             seen: `[queries, K]`, which references each query may use; None: all.
         """
-        return self.mix(self.encode(queries), self.encode_references(references), failures, seen)
+        return self.mix(self.encode(queries), self.encode(references), failures, seen)
 
     def encode(self, embeddings: Tensor) -> Tensor:
-        """Adapted queries, `[rows, hidden]`."""
+        """Adapted embeddings, `[rows, hidden]`."""
         adapted: Tensor = self.adapter(embeddings)
-        return adapted
-
-    def encode_references(self, embeddings: Tensor) -> Tensor:
-        """Adapted references, `[rows, hidden]`."""
-        adapted: Tensor = (self.reference_adapter or self.adapter)(embeddings)
         return adapted
 
     def mix(
@@ -115,14 +84,12 @@ class DifficultyPredictor(nn.Module):
         """`forward` from adapted embeddings on."""
         weighted = attend(queries, references, failures, seen)
         usable = torch.ones_like(failures, dtype=torch.bool)[None] if seen is None else seen
-        return self.calibrate(weighted, *moments(failures, usable, self.shape.spread))
+        return self.calibrate(weighted, *moments(failures, usable))
 
     def calibrate(self, weighted: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
         """The logit of d, w * logit(weighted) + b, `[queries]`; w and b come from mean and spread."""
         raw = self.calibration(torch.stack(torch.broadcast_tensors(mean, spread), -1))
         w, b = functional.softplus(raw[..., 0]), torch.tanh(raw[..., 1])
-        if self.shape.scale == "divide":
-            w = 1 / w.clamp(_LEAST_DIVISOR, _MOST_DIVISOR)
         return w * torch.logit(weighted, CLIP) + b
 
 
@@ -135,14 +102,16 @@ def attend(queries: Tensor, references: Tensor, failures: Tensor, seen: Tensor |
     return torch.softmax(scores, -1) @ failures
 
 
-def moments(failures: Tensor, seen: Tensor, spread: str = "population") -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the references that each query may use, `[queries]` or `[1]` each."""
+def moments(failures: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and population standard deviation of the references that each query may use.
+
+    Both are `[queries]`, or `[1]` where all queries may use the same.
+    """
     count = seen.sum(-1)
     mean = (failures * seen).sum(-1) / count
     squares = ((failures - mean[:, None]).square() * seen).sum(-1)
-    variance = squares / (count if spread == "population" else (count - 1).clamp(min=1))
     # The root has no gradient at zero and none is asked for: failures are data.
-    return mean, variance.sqrt()
+    return mean, (squares / count).sqrt()
 
 
 def probability(logits: Tensor) -> Tensor:
@@ -219,14 +188,9 @@ def load_adapter(folder: Path) -> Adapter:
     """Read it.
 
     Raises:
-        InputError: no adapter, weights of another format, a damaged or unfinished one.
+        InputError: no adapter, one of another format or of a variant that is no longer there, or damage.
         StorageError: it cannot be read.
     """
-    if folder.suffix in _PICKLED or any(path.suffix in _PICKLED for path in folder.glob("*")):
-        raise InputError(
-            f"--adapter {folder} has pickled weights, which run code when they are loaded; only "
-            f"{WEIGHTS} is read. `gaincurate difficulty fit` makes one."
-        )
     if not (folder / CONFIG).exists() or not (folder / WEIGHTS).exists():
         raise InputError(
             f"--adapter {folder} is no fitted predictor: it has no {CONFIG} and {WEIGHTS}. `gaincurate "
@@ -243,23 +207,18 @@ def load_adapter(folder: Path) -> Adapter:
         raise InputError(
             f"--adapter {folder} has format {version}, this version reads {FORMAT}; fit it again."
         )
-    try:
-        see_fits(_Written, facts)
-    except Malformed as error:
-        raise _damaged(folder, f"{CONFIG}: {error}") from error
     if digest_bytes(weights) != facts["weights"]:
         raise _damaged(folder, f"{WEIGHTS} does not match the hash in {CONFIG}")
-    try:
-        # On no device: a shape that is not that of the weights takes no memory.
-        with torch.device("meta"):
-            predictor = DifficultyPredictor(Shape(**facts["shape"]))
-        tensors = {name: value.float() for name, value in load(weights).items()}
-        if not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
-            raise _damaged(folder, f"{WEIGHTS} has a weight that is no number")
-        predictor.load_state_dict(tensors, assign=True)
-        return Adapter(predictor.eval(), facts["embedding"], facts["how"], facts["weights"])
-    except (SafetensorError, LookupError, TypeError, RuntimeError) as error:
-        raise _damaged(folder, f"{CONFIG} and {WEIGHTS} do not belong together") from error
+    shape = {name: value for name, value in facts["shape"].items() if name not in _VARIANTS}
+    for name, papers in _VARIANTS.items():
+        if (value := facts["shape"].get(name, papers)) != papers:
+            raise InputError(
+                f"--adapter {folder} was fitted with --{name} {value}, which this version does not have; fit "
+                "it again."
+            )
+    predictor = DifficultyPredictor(Shape(**shape))
+    predictor.load_state_dict(load(weights))
+    return Adapter(predictor.eval(), facts["embedding"], facts["how"], facts["weights"])
 
 
 def _damaged(folder: Path, reason: str) -> InputError:

@@ -171,40 +171,19 @@ def batch_loss(
     targets: Sequence[Tensor],
     parts: Sequence[Part],
 ) -> Tensor:
-    """The mean loss over a batch's queries; each prompt is adapted once."""
-    queries = [policies[part.policy].rows[part.queries] for part in parts]
-    references = [policies[part.policy].rows[part.references] for part in parts]
-    query_rows, query_places = np.unique(np.concatenate(queries), return_inverse=True)
-    reference_rows, reference_places = np.unique(np.concatenate(references), return_inverse=True)
-    adapted, adapted_references = _adapted(predictor, embeddings, query_rows, reference_rows)
-    logits, wanted, query_start, reference_start = [], [], 0, 0
-    for part in parts:
-        query_stop = query_start + len(part.queries)
-        reference_stop = reference_start + len(part.references)
-        part_queries = adapted[torch.from_numpy(query_places[query_start:query_stop])]
-        part_references = adapted_references[
-            torch.from_numpy(reference_places[reference_start:reference_stop])
-        ]
+    """The mean loss over a batch's queries; each prompt goes through the adapter once."""
+    rows = [
+        policies[part.policy].rows[places] for part in parts for places in (part.queries, part.references)
+    ]
+    distinct, inverse = np.unique(np.concatenate(rows), return_inverse=True)
+    adapted = predictor.encode(embeddings[torch.from_numpy(distinct)])[torch.from_numpy(inverse)]
+    pieces = adapted.split([len(each) for each in rows])
+    logits, wanted = [], []
+    for part, queries, references in zip(parts, pieces[::2], pieces[1::2], strict=True):
         target = targets[part.policy]
-        logits.append(predictor.mix(part_queries, part_references, target[torch.from_numpy(part.references)]))
+        logits.append(predictor.mix(queries, references, target[torch.from_numpy(part.references)]))
         wanted.append(target[torch.from_numpy(part.queries)])
-        query_start, reference_start = query_stop, reference_stop
     return loss(torch.cat(logits), torch.cat(wanted))
-
-
-def _adapted(
-    predictor: DifficultyPredictor, embeddings: Tensor, query_rows: Ints, reference_rows: Ints
-) -> tuple[Tensor, Tensor]:
-    """Adapted queries and references; with one adapter, what stands in both goes through it once."""
-    if predictor.shape.towers == "two":
-        return (
-            predictor.encode(embeddings[torch.from_numpy(query_rows)]),
-            predictor.encode_references(embeddings[torch.from_numpy(reference_rows)]),
-        )
-    both = np.union1d(query_rows, reference_rows)
-    adapted = predictor.encode(embeddings[torch.from_numpy(both)])
-    places = [torch.from_numpy(np.searchsorted(both, rows)) for rows in (query_rows, reference_rows)]
-    return adapted[places[0]], adapted[places[1]]
 
 
 def rate_at(step: int, steps: int) -> float:
@@ -257,7 +236,7 @@ def fit_on(
     rates: Sequence[PassRates],
     out: Path,
     recipe: Recipe,
-    options: Mapping[str, Any],
+    options: Mapping[str, Any] | None = None,
     watch: Callable[[int, int, float], None] = lambda epoch, epochs, loss: None,
 ) -> FitReport:
     """Fit and save.
@@ -267,7 +246,7 @@ def fit_on(
         rates: one for each policy.
         out: the adapter's folder.
         recipe: of the training.
-        options: of `Shape`, beside the width.
+        options: of `Shape`, beside the width. Default: the paper's.
         watch: hears of every epoch.
 
     Raises:
@@ -284,7 +263,7 @@ def fit_on(
         Policy(observed.name, np.array([place[gc_id] for gc_id in observed.ids], np.int64), observed.failure)
         for observed in rates
     ]
-    fitted = fit(embeddings, policies, Shape(embeddings.shape[1], **options), recipe, watch)
+    fitted = fit(embeddings, policies, Shape(embeddings.shape[1], **(options or {})), recipe, watch)
     how = {
         "made_by": f"gaincurate {gaincurate.__version__} difficulty fit",
         "recipe": recipe.model_dump(),

@@ -1,8 +1,8 @@
 """Prediction of failure rates from embeddings and observed rates, without training.
 
 Neither way is the paper's predictor, which trains an adapter on policies that were observed before. They work
-from the references alone. Attention is by cosine, on embeddings whitened along their 64 strongest directions
-or as they are. Its temperature and a calibration are chosen by leaving each reference out. The Gaussian
+from the references alone. Attention is by cosine, on embeddings whitened along their 64 strongest directions.
+Its temperature and a calibration are chosen by leaving each reference out. The Gaussian
 process also reads signals, and it knows the noise of each rate. Its sizes come from a fixed grid, not from an
 optimiser: no library is needed for it, and every machine tries the same ones.
 """

@@ -53,7 +53,7 @@ def test_a_prompt_that_could_not_be_judged_is_left_out_everywhere(tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["evaluations", "marks"])
-@pytest.mark.parametrize("change", ["missing", "twice", "mark"])
+@pytest.mark.parametrize("change", ["missing", "twice", "mark", "arm"])
 def test_tables_that_are_not_whole_are_refused(tmp_path: Path, name: str, change: str) -> None:
     out = compare_results.example(tmp_path / "out", seeds=2, prompts=3)
     asked = compare_results.comparison(list(compare_results.EFFECTS), 2)
@@ -64,7 +64,7 @@ def test_tables_that_are_not_whole_are_refused(tmp_path: Path, name: str, change
     elif change == "twice":
         rows[name].append(rows[name][3])
     else:
-        rows[name][3]["mark"] = 9
+        rows[name][3][change] = {"mark": 9, "arm": "other"}[change]
     write_tables(out / RESULTS, rows)
     with pytest.raises(OutputError) as error:
         read_results(out)
@@ -78,16 +78,11 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="has no comparison.json: it is no comparison"):
         read_results(tmp_path)
     out = compare_results.example(tmp_path / "out", seeds=2, prompts=3)
+    whole = (out / FACTS).read_bytes()
+    (out / FACTS).write_bytes(whole[:-9])
+    with pytest.raises(OutputError, match=r"comparison.json is damaged; restore it from a copy"):
+        read_results(out)
+    (out / FACTS).write_bytes(whole)
     (out / RESULTS / "marks.arrow").unlink()
     with pytest.raises(OutputError, match=r"has no marks.arrow: the comparison is not finished"):
-        read_results(out)
-
-
-def test_an_arm_that_the_settings_do_not_have_is_refused(tmp_path: Path) -> None:
-    asked = compare_results.comparison(ARMS, seeds=2, marks=2)
-    rates = compare_results.world([0.0] * 3, seeds=2, prompts=5, spread=0.1, samples=4, draw=1)
-    rows = compare_results.rows_of(asked, rates)
-    rows["marks"][0]["arm"] = "other"
-    out = compare_results.write(tmp_path / "out", asked, rows)
-    with pytest.raises(OutputError, match=r"an arm or a seed that comparison.json does not have"):
         read_results(out)

@@ -533,24 +533,6 @@ def test_a_rollout_set_is_checked_as_a_scored_set_is(tmp_path: Path) -> None:
     rewrite(folder / "shard-00000.arrow", lambda data: broken_offsets(data, HOSTILE["beyond its buffer"]))
     with pytest.raises(OutputError, match=r"shard-00000\.arrow is broken"):
         list(RolloutSet(folder).tables())
-    with pytest.raises(OutputError, match="'reward' holds NaN or infinity"):
-        list(RolloutSet(rollouts(tmp_path / "nan", float("nan"))).tables())
-    for reward in (-1.0, 2.0, 1e308):
-        with pytest.raises(OutputError, match=f"its rewards are {reward:g}".replace("+", r"\+")):
-            RolloutSet(rollouts(tmp_path / f"{reward}", reward)).check()
-    folder = rollouts(tmp_path / "fewer")
-    rewrite(
-        folder / "shard-00000.arrow",
-        lambda data: encode_shard(
-            pa.ipc.open_file(data).read_all().slice(0, 2).replace_schema_metadata(None), {}
-        ),
-    )
-    with pytest.raises(OutputError, match="it has 2 rows, and the manifest says 3"):
-        RolloutSet(folder).check()
-    folder = rollouts(tmp_path / "columns")
-    rewrite(folder / "shard-00000.arrow", lambda _: encode_shard(pa.table({"gc_id": ["a"]}), {}))
-    with pytest.raises(OutputError, match="no column 'sample'"):
-        list(RolloutSet(folder).tables())
     assert [len(table) for table in RolloutSet(rollouts(tmp_path / "null", None)).tables()] == [3]
 
 

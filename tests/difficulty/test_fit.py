@@ -138,15 +138,8 @@ def test_a_batchs_loss_is_that_of_its_parts_alone() -> None:
         )
         wanted.append(targets[part.policy][torch.from_numpy(part.queries)])
     expected = loss(torch.cat(logits), torch.cat(wanted))
-    for two in (False, True):
-        if two:
-            twin = DifficultyPredictor(Shape(4, hidden=6, dropout=0.0, towers="two")).double()
-            state = predictor.state_dict()
-            state |= {f"reference_{k}": v for k, v in state.items() if k.startswith("adapter")}
-            twin.load_state_dict(state)
-            predictor = twin
-        found = batch_loss(predictor, embeddings, policies, targets, parts)
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    found = batch_loss(predictor, embeddings, policies, targets, parts)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
 def test_the_rate_rises_over_a_tenth_and_falls_to_nothing_in_a_line() -> None:
@@ -190,7 +183,7 @@ def test_a_known_world_is_predicted_for_policies_and_prompts_never_seen(known: W
         ceiling = noise_ceiling(known.rollouts - losses, losses)
         assert ceiling is not None
         with torch.inference_mode():
-            coded = fitted.predictor.encode_references(embeddings[references])
+            coded = fitted.predictor.encode(embeddings[references])
         rates = torch.from_numpy(failure[references]).float()
         adapter = by_references(fitted.predictor, known.embeddings[asked], coded, rates)
         shown = {"adapter": adapter}

@@ -65,7 +65,6 @@ def column(scored: Path) -> list[float]:
 METHODS: list[tuple[str, ...]] = [
     ("--method", "gp"),
     ("--method", "whitened"),
-    ("--method", "attention"),
     ("--method", "group-mean", "--group-column", "question"),
     ("--adapter",),
 ]
@@ -202,7 +201,6 @@ def test_a_report_as_json_and_a_file_of_several_rounds(tmp_path: Path, scored: P
     assert column(scored)[:60] == pytest.approx(known.observed[1, :60])
     fitted = run(
         "difficulty", "fit", scored, "--outcomes", path, "-o", tmp_path / "a", "--epochs", "1", "--json",
-        "--towers", "two", "--scale", "divide", "--spread", "sample", "--input-norm",
     )  # fmt: skip
     assert fitted.exit_code == 0, fitted.stderr
     report = json.loads(fitted.stdout)
@@ -211,9 +209,6 @@ def test_a_report_as_json_and_a_file_of_several_rounds(tmp_path: Path, scored: P
         "outcomes.jsonl, round 1",
     ]
     assert (report["instances"], report["prompts"]) == (108, 54)
-    shape = json.loads((tmp_path / "a/config.json").read_text())["shape"]
-    assert (shape["towers"], shape["scale"], shape["spread"]) == ("two", "divide", "sample")
-    assert shape["input_norm"] is True
     assert (
         run("difficulty", "predict", scored, "--outcomes", path, "--adapter", tmp_path / "a").exit_code == 0
     )
@@ -300,7 +295,7 @@ def test_a_shard_without_rows_adds_none(tmp_path: Path, adapter: Path, known: Wo
     opened = gaincurate.open_scores(scored)
     assert [len(table) for table in opened.tables()] == [2, 2, 0]
     (rates,) = read_pass_rates(embedded.write_rates(tmp_path / "r.parquet", range(3), known.losses[0]))
-    methods: list[MethodName] = ["gp", "whitened", "attention"]
+    methods: list[MethodName] = ["gp", "whitened"]
     for method in methods:
         assert len(predict(opened, rates, method).values) == 4
     assert len(predict(opened, rates, "adapter", adapter=load_adapter(adapter)).values) == 4

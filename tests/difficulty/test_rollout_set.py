@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import runs
 from full_disk import no_file_above
-from gaincurate.core.artifact import IDENTITY, MANIFEST, Artifact
+from gaincurate.core.artifact import IDENTITY, Artifact
 from gaincurate.core.files import write_json
 from gaincurate.core.outcomes import Rules, read_outcomes
 from gaincurate.difficulty.engine import Completion
@@ -255,13 +255,3 @@ def test_a_completion_survives_the_journal_bit_for_bit() -> None:
     bare = decoded(json.loads(json.dumps(encoded(Completion("a", 0, "", "stop", 0, 1)))))
     assert bare.logprobs is None
     assert bare.token_ids is None
-
-
-@pytest.mark.parametrize("key", ["prompts", "rollouts", "unjudged", "rejected", "shards", "identity"])
-def test_a_manifest_without_a_key_is_damaged(tmp_path: Path, key: str) -> None:
-    path = make(tmp_path / "rollouts", [{"a": [1.0, 0.0]}]) / MANIFEST
-    manifest = json.loads(path.read_bytes())
-    del manifest[key]
-    path.write_text(json.dumps(manifest))
-    with pytest.raises(OutputError, match=f"is damaged: it has no {key}"):
-        RolloutSet(path.parent)

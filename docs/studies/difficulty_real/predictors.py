@@ -88,7 +88,7 @@ def adapter(world: World, references: Ints, observed: Floats, epochs: int = Reci
     recipe = Recipe(epochs=epochs, held_out=0.0)
     made = fit(known, [policy], Shape(known.shape[1]), recipe).predictor
     with torch.inference_mode():
-        coded = made.encode_references(known)
+        coded = made.encode(known)
     return by_references(made, world.embeddings, coded, torch.from_numpy(observed).float())
 
 
