@@ -18,7 +18,7 @@ from gaincurate.core.arrow import check_fields, check_values
 from gaincurate.core.artifact import IDENTITY, MANIFEST, Artifact, Json, Kind, broken, open_table
 from gaincurate.core.files import remove_temporaries
 from gaincurate.core.foreign import json_file
-from gaincurate.core.manifest import Count, Document, Entry, Manifest, Part
+from gaincurate.core.manifest import Count, Document, Entry, Manifest
 from gaincurate.core.schema import ID
 from gaincurate.difficulty.engine import Completion
 from gaincurate.errors import InputError
@@ -98,10 +98,6 @@ class _Manifest(Manifest, _Counts):
     shards: Sequence[_Entry]
 
 
-class _Part(Part, _Counts):
-    rejected: list[dict[str, Any]]
-
-
 def _totals(parts: Sequence[Json], rejected: int) -> Json:
     """The head of a rollout set's manifest."""
     return {
@@ -122,7 +118,6 @@ ROLLOUTS = Kind(
     before=(BROKEN,),
     work="*.jsonl",
     manifest=_Manifest,
-    part=_Part,
 )
 """What a rollout set is, for `Artifact`."""
 
