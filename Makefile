@@ -5,7 +5,7 @@ READY := .venv/.ready
 SITE := $(BIN)/zensical build --config-file docs/zensical.toml --clean
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo study study-short soak fuzz test test-slow test-all test-loaders test-verl check static format docs docs-serve bench bench-gpu clean
+.PHONY: help setup demo study study-short soak test test-slow test-all test-loaders test-verl check static format docs docs-serve bench bench-gpu clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -61,11 +61,6 @@ PINS := tests/loaders/constraints.txt
 # `make soak SOAK="--only arrow:12"` runs one case again and keeps its folder, `SOAK="--hours 8"` ends by itself.
 soak: $(READY)  ## hostile input, kills and full disks, until it is stopped; goes on where it was (build/soak)
 	PYTHONPATH=$(CURDIR):$(CURDIR)/kernels:$(CURDIR)/tests $(BIN)/python -m soak $(SOAK)
-
-# The fuzzer is in no list of ours: it is for who works on a border.
-fuzz: $(READY)  ## fuzz one border, guided by coverage: make fuzz FUZZ="data --minutes 60", after make soak
-	$(BIN)/pip install --quiet atheris
-	PYTHONPATH=$(CURDIR):$(CURDIR)/kernels:$(CURDIR)/tests $(BIN)/python -m soak.fuzz $(FUZZ)
 
 check: static test  ## format, lint, types, docs fresh and without broken links, the fast tests
 

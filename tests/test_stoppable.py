@@ -5,18 +5,15 @@ from __future__ import annotations
 import errno
 import signal
 import sys
-import threading
 from collections.abc import Callable
 
 import pyarrow as pa
 import pytest
 import typer
-from pydantic_core import SchemaError, SchemaSerializer, core_schema
 
 from gaincurate import __main__ as entry
 from gaincurate.cli import app, output
 from gaincurate.core.process import Terminated, ctrl_c_noted, raise_lost_stop, stoppable
-from gaincurate.errors import InputError
 
 NOTICES = [signal.SIGTERM, signal.SIGUSR1]
 
@@ -129,67 +126,6 @@ def test_the_sentence_and_the_exit_code(
     assert capsys.readouterr().err == sentence
 
 
-@pytest.mark.parametrize(
-    ("number", "code", "sentence"),
-    [
-        (signal.SIGINT, 130, "interrupted. Go on.\n"),
-        (signal.SIGTERM, 143, "ended by SIGTERM. Go on.\n"),
-        (signal.SIGUSR1, 143, "ended by SIGUSR1. Go on.\n"),
-    ],
-)
-def test_a_signal_while_pydantic_builds_a_model_is_that_signal(
-    number: signal.Signals, code: int, sentence: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    class Slow(str):
-        def __repr__(self) -> str:
-            signal.raise_signal(number)
-            return "slow"
-
-    with pytest.raises(typer.Exit) as raised, output.reporting("Go on."):
-        SchemaSerializer(core_schema.literal_schema([Slow()]))
-    assert raised.value.__cause__ is not None
-    assert type(raised.value.__cause__.__cause__) is SchemaError  # or this test has another subject
-    assert raised.value.exit_code == code
-    assert capsys.readouterr().err == sentence
-    with pytest.raises(SchemaError, match="a bug"), output.reporting("Go on."):
-        raise SchemaError("a bug")
-
-
-def test_a_signal_that_a_library_turns_into_another_error_is_that_signal(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    def partially() -> None:  # as pandas' compiled modules do while they are imported
-        try:
-            signal.raise_signal(signal.SIGINT)
-        except KeyboardInterrupt:
-            raise AttributeError("partially initialized module 'pandas'") from None
-
-    with pytest.raises(typer.Exit) as raised, output.reporting("Go on."):
-        partially()
-    assert raised.value.exit_code == 130
-    assert capsys.readouterr().err == "interrupted. Go on.\n"
-    with pytest.raises(AttributeError, match="a bug"), output.reporting("Go on."):
-        raise AttributeError("a bug")
-
-
-def test_a_signal_before_a_command_begins_is_not_lost(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    class Slow:  # as pydantic, while it builds the models of the options
-        def __del__(self) -> None:
-            signal.raise_signal(signal.SIGINT)
-
-    def assembled() -> None:
-        Slow()
-        threading.Event().wait(60)
-
-    monkeypatch.setattr(app, "app", assembled)
-    monkeypatch.setattr(sys, "argv", ["gaincurate"])
-    with pytest.raises(KeyboardInterrupt):
-        app.main()
-    assert capsys.readouterr().err == ""
-
-
 def test_a_second_notice_at_exit_changes_no_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     def ended() -> None:
         raise SystemExit(143)
@@ -205,32 +141,6 @@ def test_a_second_notice_at_exit_changes_no_exit_code(monkeypatch: pytest.Monkey
         for number, handler in before.items():
             signal.signal(number, handler)
     assert raised.value.code == 143
-
-
-@pytest.mark.parametrize(
-    ("number", "code", "sentence"),
-    [
-        (signal.SIGINT, 130, "interrupted. Go on.\n"),
-        (signal.SIGTERM, 143, "ended by SIGTERM. Go on.\n"),
-    ],
-)
-def test_a_signal_inside_a_finalizer_is_not_lost(
-    number: signal.Signals, code: int, sentence: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    class Slow:
-        def __del__(self) -> None:
-            signal.raise_signal(number)
-
-    def wait(make: Callable[[], object]) -> None:
-        make()
-        threading.Event().wait(60)  # until it comes
-
-    before = sys.unraisablehook
-    with pytest.raises(typer.Exit) as raised, output.reporting("Go on."):
-        wait(Slow)
-    assert raised.value.exit_code == code
-    assert capsys.readouterr().err == sentence
-    assert sys.unraisablehook is before
 
 
 @pytest.mark.parametrize(
@@ -272,15 +182,3 @@ def test_what_the_system_refuses_anywhere_is_a_sentence_and_a_bug_is_not(
     for bug in (OSError("no number"), RuntimeError("another"), ImportError("no module named x")):
         with pytest.raises(type(bug)), output.reporting():
             raise bug
-
-
-@pytest.mark.parametrize(("character", "shown"), [("a", "a"), ("\x1b", "\\u001b")])
-def test_an_id_that_fills_a_screen_is_left_out_at_its_middle(
-    character: str, shown: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(typer.Exit), output.reporting():
-        raise InputError(f"line 1: {character * 5000} is no prompt. Give the ids that the plan has.")
-    said = capsys.readouterr().err
-    assert len(said) < 2000
-    assert said.startswith(f"error: line 1: {shown * 3}")
-    assert said.endswith(f"{shown * 3} is no prompt. Give the ids that the plan has.\n")

@@ -25,7 +25,6 @@ from gaincurate.cli.options import Command, Group
 from gaincurate.cli.report import report
 from gaincurate.cli.score import score
 from gaincurate.cli.show import show
-from gaincurate.core.process import swallowed_stops
 
 app = typer.Typer(
     name="gaincurate",
@@ -96,9 +95,7 @@ def main() -> None:
     _open_streams()
     _see_names()
     try:
-        # For what comes before a command begins: pydantic, which builds the options' models, swallows Ctrl-C.
-        with output.no_ctrl_c_lost(), swallowed_stops():
-            app()
+        app()
     except OSError as error:  # of `--help` and `--version`, which no command reports for
         if os.environ.get("GAINCURATE_DEBUG") == "1":
             raise

@@ -255,18 +255,12 @@ def _place(name: str, marker: Option, path: Path) -> Path:
     """A path, which may be the URL of an object store where the option takes one.
 
     Raises:
-        InputError: it does not take one, or no file system has such a path.
+        InputError: it does not take one.
     """
-    from gaincurate.core.files import LONGEST_NAME, too_long
     from gaincurate.core.store import Remote, located
 
     option = marker.metavar if marker.argument else "--" + _key(name, marker).replace("_", "-")
     place = located(path)
-    if not isinstance(place, Remote) and too_long(path):
-        raise InputError(
-            f"{option} {str(path)[:_SHOWN]}…: a name in it has more than {LONGEST_NAME} bytes, which is "
-            "more than a file system takes."
-        )
     if isinstance(place, Remote) and not marker.stores:
         raise InputError(
             f"{option} {place}: expected a local path. Object stores hold data to score and scored sets, and "

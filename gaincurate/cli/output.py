@@ -11,10 +11,8 @@ import math
 import os
 import re
 import shutil
-import signal
 import sys
 import textwrap
-import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, TextIO
@@ -25,8 +23,6 @@ from gaincurate.errors import GaincurateError, StorageError, reason_of, refused_
 
 WIDTH = 100
 """Columns of a sentence."""
-_MOMENT = 0.05  # seconds: what it came into is over by then
-_BEGIN, _END = 1200, 600  # characters of an error that is longer
 
 
 def terminal_width() -> int | None:
@@ -115,14 +111,6 @@ def _discard(stream: TextIO) -> None:
 def _harmless(line: str) -> str:
     """Names, ids and paths come from outside: what would steer a terminal is shown as its escape."""
     return line if line.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in line)
-
-
-def _fitting(sentence: str) -> str:
-    """An id that fills a screen, left out at its middle: both ends say what is wrong and what to do."""
-    plain_text = _harmless(sentence)
-    if len(plain_text) <= _BEGIN + _END:
-        return plain_text
-    return f"{plain_text[:_BEGIN]} … {plain_text[-_END:]}"
 
 
 def _escape(character: str) -> str:
@@ -247,17 +235,17 @@ def reporting(resume: str = "") -> Iterator[None]:
     Args:
         resume: what to say after Ctrl-C. Work that goes on so also ends in order after SIGTERM and SIGUSR1.
     """
-    from gaincurate.core.process import stoppable, swallowed_stops
+    from gaincurate.core.process import stoppable
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # prompts hold what a terminal may not have
     try:
-        with no_ctrl_c_lost(), stoppable() if resume else nullcontext(), swallowed_stops():
+        with stoppable() if resume else nullcontext():
             yield
     except GaincurateError as error:
         if os.environ.get("GAINCURATE_DEBUG") == "1":
             raise
-        note(f"error: {_fitting(str(error))}")
+        note(f"error: {error}")
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt as error:
         raise _ended(error, resume) from error
@@ -268,37 +256,8 @@ def reporting(resume: str = "") -> Iterator[None]:
         refusal = refused_by_the_system(error)
         if refusal is None or os.environ.get("GAINCURATE_DEBUG") == "1":
             raise
-        note(f"error: {_fitting(refusal)}")
+        note(f"error: {refusal}")
         raise typer.Exit(StorageError.exit_code) from error
-
-
-@contextmanager
-def no_ctrl_c_lost() -> Iterator[None]:
-    """Send Ctrl-C again, a moment later, where it came inside a finalizer or compiled code: they print it.
-
-    The signals of `stoppable` too.
-    """
-    from gaincurate.core.process import taken_back
-
-    main, before = threading.main_thread().ident or 0, sys.unraisablehook
-    again: list[threading.Timer] = []
-
-    def lost(what: Any) -> None:
-        if not isinstance(what.exc_value, KeyboardInterrupt):
-            before(what)
-        elif not again:
-            number = taken_back(what.exc_value)
-            again.append(threading.Timer(_MOMENT, lambda: signal.pthread_kill(main, number)))
-            again[0].daemon = True
-            again[0].start()
-
-    sys.unraisablehook = lost
-    try:
-        yield
-    finally:
-        for timer in again:
-            timer.cancel()
-        sys.unraisablehook = before
 
 
 def _ended(stop: KeyboardInterrupt, resume: str) -> typer.Exit:

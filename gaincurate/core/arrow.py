@@ -15,7 +15,6 @@ import os
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,12 +27,12 @@ from gaincurate.core.foreign import json_value, lines_of, open_regular
 from gaincurate.errors import GaincurateError, read_error
 
 Refuse = Callable[[str], GaincurateError]
-LONGEST_VALUE = 1 << 26
-"""Bytes of one text. A small file can hold a large one compressed, and there are copies of some."""
 MOST_COLUMNS = 4096
 """Of a set, and of keys of one object in a data file. Time grows with the square of their number."""
-_LARGEST_BATCH = 1 << 29
-_BYTES = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
+_UNUSABLE = (
+    pa.types.is_run_end_encoded, pa.types.is_union, pa.types.is_interval, pa.types.is_list_view,
+    pa.types.is_large_list_view,
+)  # fmt: skip
 _LONGEST_REASON = 300
 _Data = TypeVar("_Data", pa.Table, pa.RecordBatch)
 
@@ -180,9 +179,6 @@ def parquet_batches(path: Path, refuse: Refuse, *, rows: int, skip: int = 0) -> 
             groups.pop(0)
         # One group at a time: a batch across two cannot hold a dictionary inside a struct or list.
         for group in groups:
-            head = file.metadata.row_group(group)
-            if head.num_rows <= rows and head.total_byte_size > _LARGEST_BATCH:  # all of it is one batch
-                raise refuse(f"{head.num_rows:,} rows of it have {head.total_byte_size:,} bytes")
             for batch in file.iter_batches(rows, row_groups=[group]):
                 yield validate(batch, path, refuse).slice(min(skip, batch.num_rows))
                 skip = max(0, skip - batch.num_rows)
@@ -251,67 +247,16 @@ def _parquet(path: Path) -> pq.ParquetFile:
 def validate(data: _Data, path: Path, refuse: Refuse) -> _Data:
     """The same data, after every value in it was seen to lie inside its buffers and every text to be UTF-8.
 
-    Rows become Python objects further on, so no text is too long for that, and dates and times are ones that
-    Python has.
-
     Raises:
         GaincurateError: from `refuse`.
     """
     with refusing(path, refuse):
         data.validate(full=True)
-        places = [place for place, kind in enumerate(data.schema.types) if not _is_plain(kind)]
-        for place in places:
-            column = data.column(place)
-            for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
-                _check_values(data.schema.names[place], chunk)
     return data
 
 
-@cache
-def _is_plain(kind: pa.DataType) -> bool:
-    """Whether no value of it is too long or out of Python's range. Rows may be validated one by one."""
-    return bool(pa.types.is_primitive(kind)) and not pa.types.is_temporal(kind)
-
-
-def _check_values(name: str, array: pa.Array) -> None:
-    kind = array.type
-    if kind in _BYTES and array.nbytes > LONGEST_VALUE:
-        longest = pc.max(pc.binary_length(array)).as_py()
-        if longest > LONGEST_VALUE:
-            raise pa.ArrowInvalid(f"its column {name!r} holds a value of {longest:,} bytes")
-    if pa.types.is_temporal(kind):
-        numbers = array.cast(pa.int32() if kind.bit_width == 32 else pa.int64())
-        try:  # what lies between the earliest and the latest can be held where those can
-            for end in pc.min_max(numbers).values():
-                end.cast(kind).as_py()
-        except (ArithmeticError, ValueError, LookupError) as error:
-            raise pa.ArrowInvalid(f"its column {name!r} holds a {kind} that Python does not have") from error
-    for inner in _inside(array):
-        _check_values(name, inner)
-
-
-def _inside(array: pa.Array) -> list[pa.Array]:
-    """What a nested array consists of, without what stands in no row."""
-    kind = array.type
-    if pa.types.is_dictionary(kind):
-        return [array.dictionary]
-    if isinstance(kind, pa.BaseExtensionType):
-        return [array.storage]
-    if pa.types.is_struct(kind):
-        return list(array.flatten())
-    if pa.types.is_map(kind):
-        return [array.keys, array.items]
-    if pa.types.is_union(kind):
-        return [array.field(place) for place in range(kind.num_fields)]
-    return [array.flatten()] if kind.num_fields else []
-
-
 def _check_names(schema: pa.Schema) -> None:
-    """See that the names of columns and of their fields can be read, and that no struct has one twice.
-
-    Also that no length is negative, and that no column is in runs, a union, a list view or of intervals:
-    Arrow cannot take rows from all of them, convert them or write them to Parquet.
-    """
+    """Refuse names that are no UTF-8, and types that Arrow cannot take rows from or write to Parquet."""
     if len(schema) > MOST_COLUMNS:
         raise pa.ArrowInvalid(f"it has {len(schema):,} columns, more than {MOST_COLUMNS:,}")
     for field in schema:
@@ -320,28 +265,21 @@ def _check_names(schema: pa.Schema) -> None:
 
 
 def _check_nested(kind: pa.DataType) -> None:
-    if pa.types.is_run_end_encoded(kind):
-        raise pa.ArrowInvalid("a column in it is run-end encoded; write it decoded")
-    if pa.types.is_union(kind):
-        raise pa.ArrowInvalid("a column in it is a union; write values of one type, such as texts")
-    if pa.types.is_interval(kind):
-        raise pa.ArrowInvalid("a column in it holds intervals of months, days and nanoseconds; write texts")
-    if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
-        raise pa.ArrowInvalid("a column in it has lists as views; write plain lists")
+    if any(is_kind(kind) for is_kind in _UNUSABLE):
+        raise pa.ArrowInvalid(f"a column in it has the type {kind}; write plain values or lists")
     if isinstance(kind, pa.BaseExtensionType):
         _check_nested(kind.storage_type)
-        return
-    if pa.types.is_dictionary(kind):
+    elif pa.types.is_dictionary(kind):
         _check_nested(kind.value_type)
-        return
-    if pa.types.is_fixed_size_list(kind) and kind.list_size < 0:
+    elif pa.types.is_fixed_size_list(kind) and kind.list_size < 0:  # Arrow would end the process
         raise pa.ArrowInvalid("lists in it have a length below 0")
-    fields = [kind.field(place) for place in range(kind.num_fields)]
-    names = [field.name for field in fields]  # read as UTF-8 here, where `refusing` sees it
-    if len(set(names)) < len(names):
-        raise pa.ArrowInvalid(f"a struct in it has two fields of one name ({', '.join(names)})")
-    for field in fields:
-        _check_nested(field.type)
+    else:
+        fields = [kind.field(place) for place in range(kind.num_fields)]
+        names = [field.name for field in fields]  # read as UTF-8 here, where `refusing` sees it
+        if len(set(names)) < len(names):
+            raise pa.ArrowInvalid(f"a struct in it has two fields of one name ({', '.join(names)})")
+        for field in fields:
+            _check_nested(field.type)
 
 
 def check_fields(schema: pa.Schema, fields: Iterable[pa.Field], refuse: Refuse) -> None:

@@ -32,15 +32,15 @@ from gaincurate.core.files import (
     digest_bytes,
     digest_file,
     digest_json,
-    fitting_lines,
     is_temporary,
     json_bytes,
+    json_lines,
     reading,
     to_lines,
 )
 from gaincurate.core.foreign import Malformed, json_value, read_bytes, see_fits
 from gaincurate.core.locks import WORK, Split, work_folder, writing
-from gaincurate.core.manifest import Manifest, Part, Remembered, differing_keys
+from gaincurate.core.manifest import Manifest, differing_keys
 from gaincurate.core.store import Folder, Remote, located, open_store
 from gaincurate.errors import InputError, OutputError, StorageError
 
@@ -81,7 +81,6 @@ class Kind:
         work: a glob of what it keeps in the work folder, deleted with it.
         hints: what else to say where an identity differs in this key alone.
         manifest: what its manifest has to say.
-        part: what each of its parts has to say of itself.
         in_stores: whether it may lie in an object store.
     """
 
@@ -99,7 +98,6 @@ class Kind:
     hints: Mapping[str, str] | None = None
     in_stores: bool = False
     manifest: type[Manifest] = Manifest
-    part: type[Part] = Part
 
 
 class Artifact:
@@ -324,7 +322,7 @@ class Artifact:
         data = self.store.get(name)
         if data is None:
             raise self.mismatch(path)
-        info = parse_info(data, path, self.kind.part)
+        info = parse_info(data, path)
         self.refuse_other(info["identity"], identity, path)
         if info["shard"] != index:  # whole and of this run, so no hash shows it
             raise OutputError(
@@ -345,13 +343,17 @@ class Artifact:
 
     def _remembered(self) -> dict[tuple[str, str | None, str], tuple[Json, int, str]]:
         """The facts by a part's name, its version and the hash of its identity."""
+        path = work_folder(self.folder) / _PARTS
+        if not path.exists():
+            return {}
         return {
             (entry["name"], entry["tag"], entry["info"]["identity"]): (
                 entry["info"],
                 entry["bytes"],
                 entry["hash"],
             )
-            for entry in fitting_lines(work_folder(self.folder) / _PARTS, Remembered)
+            for _, entry in json_lines(path)
+            if entry is not None
         }
 
     def reopen(self) -> None:
@@ -537,13 +539,8 @@ def read_info(path: Path) -> Json:
     return parse_info(data, path)
 
 
-def parse_info(data: bytes, path: Path, part: type[Part] = Part) -> Json:
-    """The `info` of a shard's bytes, checked against the hash inside them.
-
-    Args:
-        data: the whole file.
-        path: the name that errors give.
-        part: the model of what the shard has to say.
+def parse_info(data: bytes, path: Path) -> Json:
+    """The `info` of a shard's bytes, checked against the hash inside them; `path` is the name in errors.
 
     Raises:
         OutputError: they are damaged or no shard of ours.
@@ -551,13 +548,9 @@ def parse_info(data: bytes, path: Path, part: type[Part] = Part) -> Json:
     schema = ipc_schema(data, path, lambda why: _damaged(path, f"it is cut short or no shard ({why})"))
     try:
         info: Json = json_value((schema.metadata or {})[_KEY])
-    except (ValueError, LookupError) as error:
+        content = info["content"].encode()
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise _damaged(path, "it is cut short or no shard") from error
-    try:
-        see_fits(part, info)
-    except Malformed as why:
-        raise _damaged(path, f"what it says of itself cannot be: {why}") from why
-    content = info["content"].encode()
     if digest_bytes(data.replace(content, _NO_HASH.encode())) != info["content"]:
         raise _damaged(path, "its bytes do not match the hash in it")
     return info

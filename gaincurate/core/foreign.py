@@ -33,13 +33,8 @@ LONGEST_LINE = 1 << 26
 """Bytes of a line of JSON: a rollout of a million tokens, with their ids and log-probs, fits."""
 DEEPEST = 64
 """Lists and objects inside each other. Python's own code for them fails at some hundreds."""
-_MOST_NODES = LARGEST_CONFIG  # without aliases, which multiply them, no YAML has more values than characters
-_LONGEST_NUMBER = 3500  # characters of a number in YAML or TOML. In hex, too, Python can print it
 _BOM = b"\xef\xbb\xbf"
 _NESTING = frozenset({dict, list})
-_DOTTED_KEY = re.compile(
-    rf"""(?<![\w-])(?:(?>[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*+\.[ \t]*+){{{DEEPEST}}}""", re.ASCII
-)
 _SECRET_NAME = re.compile("KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL|SAS")
 _SECRET = 8  # characters of the shortest value that is taken for one
 _PART = 1 << 16
@@ -170,12 +165,13 @@ def see_depth(value: Any) -> None:
     """
     level: list[Any] = [[value]]
     for _ in range(DEEPEST + 1):
-        level = [
+        inside = (
             inner
             for outer in level
             for inner in (_far(outer) if len(outer) > 64 else _values(outer))
             if type(inner) in _NESTING
-        ]
+        )
+        level = list({id(inner): inner for inner in inside}.values())  # aliases of YAML repeat one
         if not level:
             return
     raise _too_deep()
@@ -220,33 +216,17 @@ def toml_value(text: str) -> dict[str, Any]:
     """What a TOML text holds.
 
     Raises:
-        ValueError: it is no TOML (tomllib.TOMLDecodeError), too long, too deep, or holds too long a number.
+        ValueError: it is no TOML (tomllib.TOMLDecodeError), too long, or too deep.
     """
     import tomllib
 
     _see_length(text)
-    if _DOTTED_KEY.search(text):  # the library keeps each beginning of such a key
-        raise _too_deep()
     try:
         value = tomllib.loads(text)
     except RecursionError:
         raise _too_deep() from None
     see_depth(value)
-    _see_numbers(value)
     return value
-
-
-def _see_numbers(value: Any) -> None:
-    """See that Python can print a TOML value's numbers: those in hex may be of any length.
-
-    Raises:
-        Malformed: it cannot print one.
-    """
-    if type(value) in _NESTING:
-        for inner in _values(value):
-            _see_numbers(inner)
-    elif isinstance(value, int) and value.bit_length() > 4 * _LONGEST_NUMBER:
-        raise _too_long()
 
 
 def yaml_value(text: str, loader: Any = None) -> Any:
@@ -270,60 +250,14 @@ def yaml_value(text: str, loader: Any = None) -> Any:
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > DEEPEST:
                 raise _too_deep()
-        documents = (loader or fast)(text)
-        try:
-            node = documents.get_single_node()
-            _see_nodes(node, {})
-            value = None if node is None else documents.construct_document(node)
-        finally:
-            documents.dispose()
+        value = yaml.load(text, loader or fast)
     except yaml.YAMLError as error:
         raise Malformed(str(error)) from error
     # Its constructors believe tags: `!!timestamp x`, `!!bool x`, an empty `!!int`.
     except (AttributeError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
         raise Malformed(f"a value in it is not what its tag says ({type(error).__name__})") from error
+    see_depth(value)  # with aliases a document can hold itself
     return value
-
-
-def _see_nodes(node: Any, seen: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
-    """See that a YAML document is as small as its text, before a merge (`<<`) multiplies what it names.
-
-    Args:
-        node: of the composed document. An alias is the node that it names.
-        seen: for each node what this function gave for it, None while it is looked at.
-
-    Returns:
-        How many values it holds, those of aliases each time, and how deep.
-
-    Raises:
-        Malformed: it holds too many, too deep, itself, or too long a number.
-    """
-    if node is None or isinstance(node.value, str):
-        # One in sexagesimal (1:1:1) takes the square of its length.
-        if node is not None and len(node.value) > _LONGEST_NUMBER and node.tag.endswith((":int", ":float")):
-            raise _too_long()
-        return 1, 0
-    if id(node) in seen:
-        known = seen[id(node)]
-        if known is None:
-            raise Malformed("a list or object in it holds itself")
-        return known
-    seen[id(node)] = None
-    count, height = 1, 0
-    for item in node.value:
-        for part in item if isinstance(item, tuple) else (item,):  # a key and its value
-            more, deep = _see_nodes(part, seen)
-            count, height = count + more, max(height, deep)
-    if height >= DEEPEST:
-        raise _too_deep()
-    if count > _MOST_NODES:
-        raise Malformed(f"it holds more than {_MOST_NODES:,} values, because aliases multiply them")
-    seen[id(node)] = count, height + 1
-    return count, height + 1
-
-
-def _too_long() -> Malformed:
-    return Malformed(f"a number in it has more than {_LONGEST_NUMBER:,} characters")
 
 
 def _see_length(text: str) -> None:

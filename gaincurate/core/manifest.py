@@ -41,20 +41,6 @@ class Entry(Document):
     hash: Hash
 
 
-class _Info(Document):
-    identity: Hash
-
-
-class Remembered(Document):
-    """A line of the file beside a folder in an object store that says what its parts are."""
-
-    name: str
-    tag: str | None
-    info: _Info
-    bytes: Count
-    hash: Hash
-
-
 class Manifest(Document):
     """The manifest of a finished folder."""
 
@@ -74,15 +60,6 @@ class Manifest(Document):
             if getattr(self, name) != total:
                 raise ValueError(f"it says {getattr(self, name):,} {name}, and its shards have {total:,}")
         return self
-
-
-class Part(Document):
-    """What a part says of itself."""
-
-    identity: dict[str, Any]
-    shard: Count
-    content: Hash
-    rejected: list[dict[str, Any]] = []
 
 
 Seconds = Annotated[FiniteFloat, Field(ge=0, le=1e12)]

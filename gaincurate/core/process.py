@@ -33,7 +33,7 @@ from typing import Any
 from gaincurate.core.foreign import without_secrets
 from gaincurate.core.locks import acquire
 from gaincurate.core.options import near
-from gaincurate.errors import GaincurateError, InputError, LockedError, TrainerError, storage_error
+from gaincurate.errors import InputError, LockedError, TrainerError, storage_error
 
 _KEEPER = Path(__file__).with_name("keeper.py")
 _GRACE = 10.0  # seconds between asking a command to end and ending it
@@ -320,50 +320,6 @@ def _stop(number: int, frame: FrameType | None) -> None:
     _stops_seen.append(number)
     if len(_stops_seen) == 1 or len(_stops_seen) >= _INSISTING:
         raise _interruption(number)
-
-
-@contextmanager
-def swallowed_stops() -> Iterator[None]:
-    """Within it, an exception that follows Ctrl-C or a signal of `stoppable` is that signal.
-
-    Compiled code that KeyboardInterrupt passes through may raise what it makes of it: pydantic an error of
-    the model that it was building, pandas that it is partially imported. Python writes the number of every
-    signal that it handles to a descriptor, whoever the handler is.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C or SIGHUP came, and something else was raised.
-        Terminated: SIGTERM or SIGUSR1 came, and something else was raised.
-    """
-    try:
-        if threading.current_thread() is not threading.main_thread():
-            raise OSError("signals come to the main thread")
-        come, note = os.pipe()
-    except OSError:  # or there is no descriptor left: the work says that better
-        yield
-        return
-    os.set_blocking(come, False)
-    os.set_blocking(note, False)
-    before = signal.set_wakeup_fd(note, warn_on_full_buffer=False)
-    try:
-        yield
-    except (GaincurateError, BrokenPipeError):
-        raise
-    except Exception as error:
-        with suppress(BlockingIOError):
-            for number in os.read(come, 1024):
-                if number in (signal.SIGINT, *_STOPS):
-                    raise _interruption(number) from error
-        raise
-    finally:
-        signal.set_wakeup_fd(before)
-        os.close(come)
-        os.close(note)
-
-
-def taken_back(stop: KeyboardInterrupt) -> int:
-    """The signal to send for what was raised where it was lost, so that it is raised once more."""
-    _stops_seen.clear()
-    return signal.Signals[str(stop)] if isinstance(stop, Terminated) else signal.SIGINT
 
 
 def raise_lost_stop() -> None:

@@ -27,7 +27,7 @@ from gaincurate.core.artifact import MANIFEST, Artifact, Json, Kind, broken, ope
 from gaincurate.core.cache import local_copy
 from gaincurate.core.files import digest_bytes, digest_file, reading, write_atomic, write_json
 from gaincurate.core.foreign import Malformed, json_file, see_fits
-from gaincurate.core.manifest import ColumnNote, Count, Document, Entry, Manifest, Part
+from gaincurate.core.manifest import ColumnNote, Count, Document, Entry, Manifest
 from gaincurate.core.options import near
 from gaincurate.core.schema import COUNTS, FORMAT, ID, NEVER_NULL, PREFIX, expected_fields, take
 from gaincurate.core.store import Remote, located
@@ -105,16 +105,6 @@ class _Manifest(Manifest):
         return self
 
 
-class _Part(Part):
-    rows: Count
-    truncated: Count
-    without_prefix: Count
-    zero_vectors: Count
-    norm_was_fused: bool
-    prefill: str
-    rejected: list[dict[str, Any]]
-
-
 def _totals(parts: Sequence[Json], rejected: int) -> Json:
     """The head of a scored set's manifest."""
     sums = {
@@ -145,7 +135,6 @@ SCORES = Kind(
     work="ids.bin",
     in_stores=True,
     manifest=_Manifest,
-    part=_Part,
     hints={
         "segmentation.rendering": " (the chat template writes today's date, it seems: pin it, for Llama 3 "
         'with --template-kwargs \'{"date_string": "26 Jul 2024"}\')'

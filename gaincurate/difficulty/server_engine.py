@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import time
 from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from email.utils import parsedate_to_datetime
@@ -38,20 +37,12 @@ RESERVED_KEYS = {
 """Keys of a request's body that are not the user's."""
 LARGEST_ANSWER = 1 << 25
 """Bytes of an answer: 200,000 tokens with log-probs. Its line in the journal is at most twice as long."""
-MORE_TOKENS = 256
-"""Tokens of an answer beyond those that were asked for. Servers that guess ahead may count some more."""
-_LARGEST_REASON = 1 << 16  # bytes that are read of an answer with another status
 _BUSY = {408, 409, 425, 429}
 _OF_THE_PROMPT = {400, 413, 422}
 _LONGEST_WAIT = 30.0
-_REAL_KEY = 12  # characters; shorter ones, such as EMPTY, are no secret
+_REAL_KEY = 8  # characters; shorter ones, such as EMPTY, are no secret
 _LONGEST_ASKED, _LONGEST_BELIEVED = 3600.0, 7 * 86_400.0
-_SHORTEST_SECRET = 8
-_FEWEST_CHARACTERS = 5  # different ones
-_PART_OF_SECRET = 12
 _SHOWN = 300  # characters of what a server says in a sentence
-_BYTES = re.compile(r"bytearray\(b(['\"].*?['\"])\)", re.DOTALL)
-"""How Python prints what came over the wire, in the library's own words."""
 _LOOK = 0.2  # seconds until Ctrl-C is seen, at most: it does not wake a loop
 _Result = TypeVar("_Result")
 
@@ -220,7 +211,7 @@ class ServerEngine:
                     "the server parsed its completion into tool calls; start it without a tool parser, or "
                     """add --server-body '{"tool_choice": "none"}' if it then still renders the tools""",
                 )
-            return _read(request, answer, config.max_tokens, self._clean)
+            return _read(request, answer, self._clean)
 
         return await self._with_retries(attempt, f"for prompt {request.gc_id}, sample {request.sample}")
 
@@ -285,8 +276,7 @@ class ServerEngine:
                 f"its answer was not there in {most:g} seconds; give --timeout more, or --max-tokens less"
             ) from error
         except httpx2.TransportError as error:
-            said = _BYTES.sub(r"\1", str(error))
-            reason = self._clean(" ".join(said.split()))[:_SHOWN]
+            reason = self._clean(" ".join(str(error).split()))[:_SHOWN]
             # Not `from error`, because the library quotes what a server sent, perhaps the key.
             raise _RetryableError(f"of {type(error).__name__}" + (f" ({reason})" if reason else "")) from None
         status = response.status_code
@@ -377,7 +367,7 @@ class ModelList(Document):
 
 
 async def _bytes(response: httpx2.Response) -> bytes:
-    """An answer's body as it comes in, of another status than success at most its beginning."""
+    """An answer's body as it comes in."""
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
         if response.is_success:
             raise _RetryableError("its answer is compressed, which was not asked for")
@@ -385,34 +375,23 @@ async def _bytes(response: httpx2.Response) -> bytes:
     data = bytearray()  # no list of parts, because a part can be one byte
     async for part in response.aiter_raw():
         data += part
-        if response.is_success and len(data) > LARGEST_ANSWER:
+        if len(data) > LARGEST_ANSWER:
             raise _RetryableError(f"its answer has more than {LARGEST_ANSWER:,} bytes")
-        if not response.is_success and len(data) > _LARGEST_REASON:
-            break
     return bytes(data)
 
 
 def clean(text: str, key: str = "") -> str:
     """What a server says, fit to be printed and kept: without the key, and as text that a file can hold.
 
-    The key goes in full, URL-encoded, and in parts of 12 characters and more. One of less than 8 characters,
-    or of less than 5 different ones, is left: a placeholder such as `EMPTY`, perhaps a word of an answer.
+    A key of less than 8 characters is left: a placeholder such as `EMPTY`, perhaps a word of an answer.
     """
     # Half of a surrogate pair becomes the replacement character, and so does NUL.
     text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "\ufffd")
-    if len(key) < _SHORTEST_SECRET or len(set(key)) < _FEWEST_CHARACTERS:
+    if len(key) < _REAL_KEY:
         return text
-    parts = (key[k : k + _PART_OF_SECRET] for k in range(len(key) - _PART_OF_SECRET + 1))
-    secrets = {key, quote(key, safe=""), *parts}
-    places = [
-        hit.span() for secret in secrets if secret in text for hit in re.finditer(re.escape(secret), text)
-    ]
-    kept, end = list[str](), 0
-    for begin, stop in sorted(places):  # at once, because parts overlap
-        if begin > end or not kept:
-            kept += [text[end:begin], f"[{API_KEY}]"]
-        end = max(end, stop)
-    return "".join([*kept, text[end:]])
+    for secret in {key, quote(key, safe="")}:
+        text = text.replace(secret, f"[{API_KEY}]")
+    return text
 
 
 def _retry_after(response: httpx2.Response) -> float | None:
@@ -427,19 +406,12 @@ def _retry_after(response: httpx2.Response) -> float | None:
     return min(max(0.0, seconds), _LONGEST_ASKED) if seconds < _LONGEST_BELIEVED else None
 
 
-def _read(request: Request, body: Any, max_tokens: int, clean: Callable[[str], str] = clean) -> Completion:
-    """What is kept of a chat completion. Its tokens are at most some more than were asked for.
-
-    A line in the journal is final, so what no shard can hold would spoil the folder for good.
-    """
+def _read(request: Request, body: Any, clean: Callable[[str], str] = clean) -> Completion:
+    """The parts of a chat completion that a rollout keeps."""
     choice, usage = body["choices"][0], body.get("usage") or {}
     text, reason, ids = choice["message"].get("content"), choice.get("finish_reason"), choice.get("token_ids")
     listed = (choice.get("logprobs") or {}).get("content")
     tokens = usage.get("completion_tokens")
-    # Not of `completion_tokens`, where some servers count thinking that `max_tokens` does not limit.
-    most = max(len(ids or ()), len(listed or ()))
-    if most > max_tokens + MORE_TOKENS:
-        raise _RetryableError(f"its answer has {most:,} tokens, and {max_tokens:,} were asked for")
     if ids is not None and listed is not None and len(ids) != len(listed):
         raise _RetryableError(f"its answer has {len(ids):,} token ids and {len(listed):,} log-probs")
     return Completion(

@@ -19,7 +19,6 @@ import torch
 import transformers
 
 from gaincurate.core.files import digest_bytes, digest_file, digest_json
-from gaincurate.core.foreign import json_file
 from gaincurate.errors import ModelError, lacks_memory
 from gaincurate.scoring.model_files import ModelFiles as ModelFiles
 from gaincurate.scoring.model_files import diagnose_load_error, is_failure
@@ -28,8 +27,6 @@ from gaincurate.scoring.model_files import find_model as find_model
 # Pre-tokenizers of llama.cpp for which transformers' conversion of a byte-level BPE is right as it is,
 # or is made right in `_fix_gguf_tokenizer`.
 _GGUF_EXACT = {"", "default", "gpt-2", "smollm"}
-_MOST_LAYERS = 10_000
-_MOST_TOKENS = 1 << 24
 _CLASS = re.compile(r"<class '([\w.]+)'>")
 """How Python prints a type in transformers' own words."""
 
@@ -63,47 +60,22 @@ def _load(what: str, files: ModelFiles, load: Callable[[], Any]) -> Any:
             raise ModelError(f"cannot load the {what} of {files.name}: {reason}") from error
 
 
-def _configuration(files: ModelFiles) -> Any:
-    """What transformers makes of it. It would build layers by the billion before it looks at the weights."""
-    if not files.gguf:
-        _see_layers(json_file(files.folder / "config.json"))
-    config = transformers.AutoConfig.from_pretrained(str(files.folder), **files.arguments)
-    _see_layers(config.to_dict())
-    return config
-
-
-def _see_layers(said: Any) -> None:
-    """Refuse a number of layers that no model has, those of inner configurations too."""
-    for key, value in said.items() if isinstance(said, dict) else ():
-        if str(key).endswith(("layers", "n_layer")) and isinstance(value, int) and value > _MOST_LAYERS:
-            raise ValueError(f"its {key} is more than {_MOST_LAYERS:,}")
-        _see_layers(value)
-
-
 def load_config(files: ModelFiles) -> Any:
     """The text model's configuration.
 
     Raises:
         ModelError: unreadable, an encoder-decoder, or of unknown depth.
     """
-    config = _load("configuration", files, lambda: _configuration(files))
+    config = _load(
+        "configuration",
+        files,
+        lambda: transformers.AutoConfig.from_pretrained(str(files.folder), **files.arguments),
+    )
     text = config.get_text_config(decoder=True)
     if getattr(config, "is_encoder_decoder", False) or not getattr(text, "num_hidden_layers", 0):
         raise ModelError(
             f"{files.name} ({config.model_type}) is no decoder-only language model, which is what RL "
             "trains and what a score is defined for."
-        )
-    layers = text.num_hidden_layers
-    if isinstance(layers, int) and layers < 1:
-        raise ModelError(
-            f"{files.name} ({config.model_type}) has num_hidden_layers {layers} in its configuration. Put "
-            "that right, or copy the file again."
-        )
-    size = getattr(text, "vocab_size", None)
-    if not isinstance(size, int) or size < 2:  # one token leaves nothing to predict
-        raise ModelError(
-            f"{files.name} ({config.model_type}) has vocab_size {size!r:.60} in its configuration, which is "
-            "no number of tokens of a language. Put that right, or copy the file again."
         )
     return config
 
@@ -119,21 +91,8 @@ def load_tokenizer(files: ModelFiles) -> Any:
         files,
         lambda: transformers.AutoTokenizer.from_pretrained(str(files.folder), **files.arguments),
     )
-    longest = getattr(tokenizer, "model_max_length", 0)
-    if not isinstance(longest, int | float):  # transformers takes any value, and fails at the first prompt
-        raise ModelError(
-            f"cannot load the tokenizer of {files.name}: model_max_length in its tokenizer_config.json is "
-            f"{longest!r:.60}, not a number. Put that right, or copy the file again."
-        )
     if files.gguf:
         _fix_gguf_tokenizer(tokenizer, files)
-    # The library writes a tokenizer, which is hashed, by a loop over all numbers up to the last.
-    last = max(tokenizer.get_vocab().values(), default=0) if tokenizer.is_fast else 0
-    if last >= _MOST_TOKENS:
-        raise ModelError(
-            f"cannot load the tokenizer of {files.name}: it numbers a token {last:,}, and no vocabulary has "
-            f"more than {_MOST_TOKENS:,}. Put that right, or copy the file again."
-        )
     return tokenizer
 
 

@@ -37,7 +37,7 @@ def some_set(folder: Path) -> Path:
     ]
     (folder / "outcomes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "rows.jsonl").write_text('{"question": "1+1?", "answer": "2"}\n')
-    (folder / "trl.yaml").write_text("learning_rate: 1.0e-6\n")
+    (folder / "trl.yaml").write_text("num_generations: 8\n")
     return sets.make_set(folder / "set", [rows[:20], rows[20:]], answer="answer")
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.core import arrow
@@ -105,76 +105,19 @@ def test_text_that_is_no_utf8_is_refused_in_every_format(tmp_path: Path) -> None
             read_all(path)
 
 
-def number(value: int, kind: pa.DataType) -> pa.Array:
-    return pa.array([value, 0], pa.int32() if kind.bit_width == 32 else pa.int64()).view(kind)
-
-
-KINDS = [
-    pa.date32(), pa.timestamp("s"), pa.timestamp("us", "Europe/Berlin"), pa.timestamp("s", "Mars/Phobos"),
-    pa.duration("s"), pa.duration("ms"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", KINDS, ids=str)
-@given(value=st.integers(-(2**31), 2**31 - 1) | st.integers(-(2**63) + 1, 2**63 - 1))
-def test_a_time_is_refused_exactly_where_python_does_not_have_it(kind: pa.DataType, value: int) -> None:
-    assume(kind.bit_width > 32 or -(2**31) <= value < 2**31)
-    plain = number(value, kind)
-    storage = pa.opaque(kind, "a", "b")
-    nested = [
-        plain,
-        plain.dictionary_encode(),
-        pa.StructArray.from_arrays([plain], ["x"]),
-        pa.ListArray.from_arrays([0, 1, 2], plain),
-        pa.MapArray.from_arrays([0, 2], pa.array(["a", "b"]), plain),
-        pa.UnionArray.from_dense(pa.array([0, 0], pa.int8()), pa.array([0, 1], pa.int32()), [plain]),
-        pa.ExtensionArray.from_storage(storage, plain),
-    ]
-    for array in nested:
-        table = pa.table({"c": array})
-        try:
-            array.to_pylist()
-        except (ArithmeticError, ValueError, LookupError):
-            with pytest.raises(RefusedError, match="its column 'c' holds a .* that Python does not have"):
-                arrow.validate(table, Path("x"), refuse)
-        else:
-            assert arrow.validate(table, Path("x"), refuse) is table
-
-
-def test_a_value_or_a_row_group_that_is_too_large_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "x.arrow"
-    table = pa.table({"c": pa.array([["short"], ["a" * 3000]])})
-    monkeypatch.setattr(arrow, "LONGEST_VALUE", 3000)
-    path.write_bytes(ipc(table))
-    assert read_all(path).equals(table)
-    monkeypatch.setattr(arrow, "LONGEST_VALUE", 2999)
-    with pytest.raises(RefusedError, match="its column 'c' holds a value of 3,000 bytes"):
-        read_all(path)
-    monkeypatch.undo()
-    pq.write_table(pa.table({"c": ["a" * 3000]}), path, use_dictionary=False)
-    size = pq.ParquetFile(path).metadata.row_group(0).total_byte_size
-    monkeypatch.setattr(arrow, "_LARGEST_BATCH", size)
-    assert len(list(arrow.parquet_batches(path, refuse, rows=2))) == 1
-    monkeypatch.setattr(arrow, "_LARGEST_BATCH", size - 1)
-    with pytest.raises(RefusedError, match=f"1 rows of it have {size:,} bytes"):
-        list(arrow.parquet_batches(path, refuse, rows=2))
-
-
 def test_columns_that_arrow_itself_handles_badly_and_too_many_are_refused(tmp_path: Path) -> None:
     runs = pa.RunEndEncodedArray.from_arrays(pa.array([1, 3], pa.int32()), pa.array(["x", None]))
     path = tmp_path / "x.arrow"
     path.write_bytes(ipc(pa.table({"c": pa.StructArray.from_arrays([runs], ["inner"])})))
-    with pytest.raises(RefusedError, match="run-end encoded; write it decoded"):
+    with pytest.raises(RefusedError, match="has the type run_end_encoded"):
         read_all(path)
     union = pa.UnionArray.from_sparse(pa.array([0, 1], pa.int8()), [pa.array([1, 2]), pa.array(["a", "b"])])
     views = pa.ListViewArray.from_arrays(pa.array([0, 0], pa.int32()), pa.array([1, 1], pa.int32()), [5])
     inside = pa.ExtensionArray.from_storage(pa.opaque(views.type, "a", "b"), views)
     for array, reason in (
-        (pa.StructArray.from_arrays([union], ["inner"]), "a union; write values of one type"),
-        (inside, "lists as views; write plain lists"),
-        (pa.array([(1, 2, 3)], pa.month_day_nano_interval()), "intervals of months, days and nanoseconds"),
+        (pa.StructArray.from_arrays([union], ["inner"]), "has the type sparse_union"),
+        (inside, "has the type list_view"),
+        (pa.array([(1, 2, 3)], pa.month_day_nano_interval()), "has the type month_day_nano_interval"),
     ):
         path.write_bytes(ipc(pa.table({"c": array})))
         with pytest.raises(RefusedError, match=reason):
@@ -325,18 +268,6 @@ def test_a_parquet_file_with_broken_text_is_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"prompt": not_utf8()}), tmp_path / "data.parquet")
     with pytest.raises(SourceError, match=r"data\.parquet is no readable Parquet file: .*UTF8"):
         Cursor(open_source(str(tmp_path / "data.parquet"))).read(0, 1)
-
-
-@pytest.mark.parametrize("offsets", HOSTILE.values(), ids=HOSTILE)
-def test_a_folder_of_save_to_disk_cannot_bring_foreign_bytes_into_a_set(
-    tmp_path: Path, offsets: tuple[int, ...]
-) -> None:
-    datasets = pytest.importorskip("datasets")
-    datasets.Dataset.from_dict({"prompt": TEXTS}).save_to_disk(tmp_path / "saved")
-    path = tmp_path / "saved/data-00000-of-00001.arrow"
-    path.write_bytes(broken_offsets(path.read_bytes(), offsets))
-    with pytest.raises(SourceError, match="is no readable Arrow file"):
-        Cursor(open_source(str(tmp_path / "saved"))).read(0, 3)
 
 
 def rewrite(path: Path, change: Callable[[bytes], bytes]) -> None:

@@ -7,22 +7,16 @@ import importlib.util
 import json
 import shutil
 import struct
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gguf
 import pytest
 import transformers
-from hypothesis import given
-from hypothesis import strategies as st
 
 import tiny
 from command import run
-from gaincurate.core.foreign import Malformed
 from gaincurate.errors import GaincurateError, ModelError, StorageError
-from gaincurate.scoring.gguf_counts import see_counts
 from gaincurate.scoring.model import find_model, load_config, load_model, load_tokenizer
 from gaincurate.scoring.model_files import diagnose_load_error
 
@@ -124,33 +118,6 @@ def test_an_index_beside_whole_weights_is_not_blamed(folder: Path) -> None:
     assert INDEX not in text
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [{"num_hidden_layers": 10**30}, {"inner_config": {"n_layer": 10_001}}],
-    ids=["outer", "inner"],
-)
-def test_a_depth_that_no_model_has_is_refused_before_it_is_built(
-    folder: Path, changed: dict[str, Any]
-) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | changed))
-    key = "n_layer" if "inner_config" in changed else "num_hidden_layers"
-    assert refusal(folder) == f"cannot load the configuration of model: its {key} is more than 10,000."
-
-
-def test_fewer_layers_than_one_are_refused(folder: Path) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": -1}))
-    assert "has num_hidden_layers -1 in its configuration. Put that right" in refusal(folder)
-
-
-@pytest.mark.parametrize("size", [0, 1, -5])
-def test_a_vocabulary_of_no_tokens_is_refused_before_it_is_built(folder: Path, size: int) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": size}))
-    assert f"has vocab_size {size} in its configuration, which is no number of tokens of a" in refusal(folder)
-
-
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "tokenizer.json"])
 @pytest.mark.parametrize(
     ("how", "said"),
@@ -170,29 +137,6 @@ def test_broken_json(folder: Path, name: str, how: bytes | int, said: str) -> No
 def test_json_that_is_no_tokenizer(folder: Path) -> None:
     path = change(folder / "tokenizer.json", b'{"version": "1.0"}')
     assert refusal(folder) == f"cannot load the tokenizer of model: {path} {TOKENIZER}"
-
-
-def test_a_token_that_is_numbered_beyond_all_vocabularies(folder: Path) -> None:
-    def renumbered(data: bytes) -> bytes:
-        tokenizer = json.loads(data)
-        tokenizer["model"]["vocab"]["a"] = 1 << 24
-        return json.dumps(tokenizer).encode()
-
-    change(folder / "tokenizer.json", renumbered)
-    assert refusal(folder) == (
-        "cannot load the tokenizer of model: it numbers a token 16,777,216, and no vocabulary has more than "
-        "16,777,216. Put that right, or copy the file again."
-    )
-
-
-def test_a_longest_prompt_that_is_no_number(folder: Path) -> None:
-    change(
-        folder / "tokenizer_config.json",
-        lambda data: json.dumps(json.loads(data) | {"model_max_length": "x"}).encode(),
-    )
-    assert refusal(folder).endswith(
-        ": model_max_length in its tokenizer_config.json is 'x', not a number. Put that right, or copy the file again."
-    )
 
 
 def test_a_file_that_no_tokenizer_is_read_from_is_not_blamed(folder: Path) -> None:
@@ -232,6 +176,9 @@ def test_a_file_that_is_no_file(folder: Path) -> None:
         (b"", f"is empty. {AGAIN}"),
         (b"\x00\x01", f"is no gguf file: it does not begin with GGUF. {AGAIN}"),
         (POINTER, "is a pointer of Git LFS and not the file itself. Run `git lfs pull` in its folder."),
+        # The library believes these counts and reads on after the end of the file.
+        (b"GGUF" + struct.pack("<IQQ", 3, 2**60, 1), f"is no gguf file: {CUT}"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 0, 2**60), f"is no gguf file: {CUT}"),
     ],
 )
 def test_what_cannot_be_a_gguf_is_found_by_its_first_bytes(tmp_path: Path, data: bytes, said: str) -> None:
@@ -239,68 +186,9 @@ def test_what_cannot_be_a_gguf_is_found_by_its_first_bytes(tmp_path: Path, data:
     assert refusal(path) == f"{path} {said}"
 
 
-def gguf_of(kind: int, value: bytes, *, tensors: int = 0, values: int = 1) -> bytes:
-    """The beginning of a file with a value named a."""
-    return b"GGUF" + struct.pack("<IQQQcI", 3, tensors, values, 1, b"a", kind) + value
-
-
-BROKEN_GGUF: list[tuple[bytes, str]] = [
-    (b"GGUF", "it ends inside its metadata"),
-    (b"GGUF\x03\x00\x00\x00", "it ends inside its metadata"),
-    (
-        b"GGUF\x03\x00\x00\x00" + b"\x01" * 40,
-        "it speaks of 2,676,586,395,008,836,901 bytes where 24 are left",
-    ),
-    (gguf_of(4, b"\0" * 4, tensors=2**60), "bytes where 17 are left"),
-    (gguf_of(4, b"\0" * 4, values=2**60), "bytes where 17 are left"),
-    (gguf_of(8, struct.pack("<Q", 9) + b"x"), "it speaks of 9 bytes where 1 are left"),
-    # Of these the library itself reads on after the end, until no memory is left.
-    (
-        gguf_of(9, struct.pack("<IQ", 0, 2**40) + b"x" * 9),
-        "it speaks of 1,099,511,627,776 bytes where 9 are left",
-    ),
-    (gguf_of(9, struct.pack("<IQ", 8, 2**40)), "it speaks of 8,796,093,022,208 bytes where 0 are left"),
-    (gguf_of(9, struct.pack("<IQIQ", 9, 1, 0, 2**40)), "a value in its metadata has type 9"),
-    (gguf_of(77, b"x" * 9), "a value in its metadata has type 77"),
-]
-
-
-@pytest.mark.parametrize(("data", "why"), BROKEN_GGUF)
-def test_a_gguf_that_speaks_of_more_than_it_has_is_refused_before_it_is_read(
-    tmp_path: Path, data: bytes, why: str
-) -> None:
-    path = change(tmp_path / "model.gguf", data)
-    said = refusal(path)
-    assert said.startswith(f"{path} is cut short or damaged: ")
-    assert said.endswith(f"{why}. {AGAIN}")
-
-
 def test_a_gguf_of_another_version_is_what_the_library_says_it_is(tmp_path: Path) -> None:
     path = change(tmp_path / "model.gguf", b"GGUF" + b"\xff" * 64)
     assert refusal(path) == f"cannot load the configuration of model.gguf: {path} {GGUF}"
-
-
-@given(st.data())
-def test_the_metadata_of_a_gguf_is_walked_through_as_its_writer_wrote_it(data: st.DataObject) -> None:
-    """Any whole file passes, and cut at any byte of its metadata it does not."""
-    values = data.draw(st.lists(st.text(max_size=9) | st.integers(0, 255) | st.floats(width=32), max_size=5))
-    numbers = data.draw(st.lists(st.integers(-9, 9), min_size=1, max_size=5))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.gguf"
-        writer = gguf.GGUFWriter(path, "llama")
-        for place, value in enumerate(values):
-            add = {str: writer.add_string, int: writer.add_uint8, float: writer.add_float32}[type(value)]
-            add(f"v{place}", value)
-        writer.add_array("texts", ["a", "bc"])
-        writer.add_array("numbers", numbers)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.close()
-        whole = path.read_bytes()
-        see_counts(path)
-        path.write_bytes(whole[: data.draw(st.integers(4, len(whole) - 1))])
-        with pytest.raises(Malformed):
-            see_counts(path)
 
 
 @pytest.mark.demo
@@ -313,9 +201,7 @@ def test_the_metadata_of_a_gguf_is_walked_through_as_its_writer_wrote_it(data: s
 )
 def test_a_real_gguf_cut_short(tmp_path: Path, keep: int) -> None:
     path = change(tmp_path / "model.gguf", find_model("demo").weights[0].read_bytes()[:keep])
-    said = refusal(path)
-    in_metadata = said.startswith(f"{path} is cut short or damaged: it speaks of ") and said.endswith(AGAIN)
-    assert in_metadata or said == f"cannot load the configuration of model.gguf: {path} {GGUF}"
+    assert refusal(path) == f"cannot load the configuration of model.gguf: {path} {GGUF}"
 
 
 def test_a_file_of_the_hub_is_downloaded_again_by_a_command(folder: Path) -> None:

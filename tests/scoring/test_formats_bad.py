@@ -113,29 +113,13 @@ def test_a_cast_between_files_that_would_round_is_refused(tmp_path: Path) -> Non
 
 
 WIDE = json.dumps({f"k{k}": k for k in range(4097)}).encode()
-MANY = b"[" + b"[]," * 1_000_000 + b"[]]"
-VARIED = [json.dumps({"v": {f"k{k}": 0}}).encode() for k in range(4096)]
 LARGE: dict[str, tuple[str, bytes, str]] = {
-    "keys of a line": ("a.jsonl", WIDE, "an object in it has more than 4,096 keys"),
-    "keys of an item": ("a.json", b"[" + WIDE + b"]", "an object in it has more than 4,096 keys"),
-    "keys inside": ("a.jsonl", b'{"v": [' + WIDE + b"]}", "an object in it has more than 4,096 keys"),
-    "keys of a file": (
-        "a.jsonl",
-        b"\n".join(VARIED),
-        "have 4,097 different keys up to line 4096, more than 4,096",
-    ),
+    "keys of a line": ("a.jsonl", WIDE, "have 4,097 different keys up to line 1, more than 4,096"),
     "keys of each line": (  # took minutes
         "a.jsonl",
         b"\n".join(json.dumps({f"k{row}_{k}": 0 for k in range(2000)}).encode() for row in range(10)),
         "have 20,000 different keys up to line 10, more than 4,096",
     ),
-    "lists of a line": ("a.jsonl", b'{"v": ' + MANY + b"}", "it holds more than 1,000,000 lists and objects"),
-    "lists of an item": (
-        "a.json",
-        b'[{"v": ' + MANY + b"}]",
-        "it holds more than 1,000,000 lists and objects",
-    ),
-    "blank lines": ("a.jsonl", b"\n" * 1_000_001, "line 1000001: more than 1,000,000 lines of it are blank"),
     "columns of CSV": ("a.csv", b",".join(b"c%d" % k for k in range(4097)), "the header names 4,097 columns"),
 }
 
@@ -289,7 +273,6 @@ def test_a_line_without_an_end_is_refused_before_all_of_it_is_read(
     for name, content, said in [
         ("a.jsonl.gz", b'{"p": 1}\n{"prompt": "' + bomb, ", line 2: the line has more than 4,096 bytes"),
         ("a.json.gz", b'[{"p": 1}, {"prompt": "' + bomb, "(an item has more than 4,096 characters)"),
-        ("a.csv.gz", bomb, "is no readable CSV file: a line of its header is over 0 MiB"),
     ]:
         assert said in refused(write(tmp_path, name, gzip.compress(content)))
     assert sum(read_so_far) < 1 << 16

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import random
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from test_hostile_json import VALUES, places
-
+VALUES: list[Any] = [
+    None, "x", "", -1, 2.5, 10**30, float("inf"), float("nan"), True, [], {}, [1], {"a": 1}, "../x", "\ud800", "a\0b",
+    "a" * 5000, json.loads("[" * 70 + "]" * 70),
+]  # fmt: skip
 _NUMBERS = [
     0,
     1,
@@ -43,6 +46,15 @@ _BIG: list[Any] = [
     [0] * 50_000,
     "\x1b]0;x\a",
 ]
+
+
+def places(value: Any, before: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The places of a document, of lists the first two."""
+    if before:
+        yield before
+    keys = value if isinstance(value, dict) else range(min(2, len(value))) if isinstance(value, list) else ()
+    for key in keys:
+        yield from places(value[key], (*before, key))
 
 
 def damaged(data: bytes, chance: random.Random) -> bytes:

@@ -46,9 +46,6 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 # An error this close to the end of what was read may be a word or an escape cut in two.
 _LONGEST_MARK = 16
 _CSV_BLOCK = 1 << 23
-# Each takes 100 bytes and more as a Python object, and the line of a row may have 64 MiB.
-_MOST_PARTS = 1_000_000
-_MOST_BLANK = 1_000_000
 # A number that a double holds as it is written: no leading zero, at most 15 digits before the point.
 _FRACTION = r"^-?(0|[1-9][0-9]{0,14})(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
 
@@ -271,9 +268,9 @@ def json_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[Place, Row]]:
     Raises:
         SourceError: broken JSON, text that is not UTF-8, or something else than objects.
     """
-    head, blanks = b"", 0
-    while not head.removeprefix(_BOM).strip() and blanks <= LONGEST_LINE and (block := file.read(1 << 12)):
-        head, blanks = block, blanks + len(block)
+    head = b""
+    while not head.removeprefix(_BOM).strip() and (block := file.read(1 << 12)):
+        head = block
     file.seek(0)
     array = head.removeprefix(_BOM).lstrip().startswith(b"[")
     yield from _array(path, file) if array else _lines(path, file)
@@ -281,7 +278,7 @@ def json_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[Place, Row]]:
 
 def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[Place, Row]]:
     # Not all of a line that has no end: a few kilobytes of gzip are gigabytes.
-    blank = 0
+    first = True
     for number, raw in enumerate(iter(partial(file.readline, LONGEST_LINE + 1), b""), 1):
         place = f"line {number}"
         if len(raw) > LONGEST_LINE:
@@ -293,19 +290,9 @@ def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[Place, Row]]:
             )
         line = raw.removeprefix(_BOM) if number == 1 else raw
         if not line.strip():
-            blank += 1
-            if blank > _MOST_BLANK:
-                raise SourceError(
-                    f"{path}, {place}: more than {_MOST_BLANK:,} lines of it are blank; leave them out.",
-                    path=str(path),
-                    line=number,
-                )
             continue
         try:
-            _see_parts(line.count(b"[") + line.count(b"{"))
             value = json_value(line, surrogates=True)
-            if line.count(b":") > MOST_COLUMNS:
-                _see_keys(value)
         except UnicodeDecodeError as error:
             reason = f"byte {error.start + 1} is not UTF-8"
             raise SourceError(
@@ -313,9 +300,9 @@ def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[Place, Row]]:
                 path=str(path),
                 line=number,
             ) from error
-        except (ValueError, RecursionError) as error:
-            first = number == blank + 1 and isinstance(error, json.JSONDecodeError)
-            if first and (whole := _one_object(line, file)) is not None:
+        except ValueError as error:
+            pretty = first and isinstance(error, json.JSONDecodeError)
+            if pretty and (whole := _one_object(line, file)) is not None:
                 yield place, whole
                 return
             column = f", column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
@@ -325,6 +312,7 @@ def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[Place, Row]]:
                 path=str(path),
                 line=number,
             ) from error
+        first = False
         yield place, _object(path, place, value)
 
 
@@ -333,7 +321,7 @@ def _one_object(line: bytes, file: IO[bytes]) -> Row | None:
     rest = file.read(LONGEST_LINE)
     try:
         value = json_value(line + rest, surrogates=True)
-    except (ValueError, RecursionError):
+    except ValueError:
         return None
     return value if isinstance(value, dict) else None
 
@@ -405,8 +393,6 @@ class _Window:
                 # As of a line, which is looked at only where it could be too deep.
                 if sum(self._buffer.count(mark, self._place, end) for mark in "[{") > DEEPEST:
                     see_depth(value)
-                if self._buffer.count(":", self._place, end) > MOST_COLUMNS:
-                    _see_keys(value)
                 self._go(end)
                 return value
 
@@ -421,26 +407,7 @@ class _Window:
         # Twice as much each time, so that a long item is not parsed again for every block.
         block = self._file.read(max(_BLOCK, len(rest)))
         self._buffer, self._place = rest + self._text.decode(block, final=not block), 0
-        _see_parts(self._buffer.count("[") + self._buffer.count("{"))
         return bool(block)
-
-
-def _see_parts(count: int) -> None:
-    if count > _MOST_PARTS:
-        raise Malformed(f"it holds more than {_MOST_PARTS:,} lists and objects")
-
-
-def _see_keys(value: Any) -> None:
-    """See that no object has so many keys that they cannot be a row's columns or a struct's fields."""
-    left = [value]
-    while left:
-        value = left.pop()
-        if isinstance(value, dict):
-            if len(value) > MOST_COLUMNS:
-                raise Malformed(f"an object in it has more than {MOST_COLUMNS:,} keys")
-            left.extend(value.values())
-        elif isinstance(value, list):
-            left.extend(value)
 
 
 def _reason(error: Exception) -> str:
@@ -494,7 +461,7 @@ def _csv_header(path: Path) -> list[str]:
     try:
         with opened(path) as file:
             lines = io.TextIOWrapper(file, "utf-8-sig", newline="")
-            names = next(filter(None, csv.reader(_csv_lines(lines))), [])
+            names = next(filter(None, csv.reader(lines)), [])
     except UnicodeDecodeError as error:
         raise SourceError(
             f"{path}: not UTF-8. Convert the file first, for instance with `iconv -t UTF-8`.", path=str(path)
@@ -511,13 +478,6 @@ def _csv_header(path: Path) -> list[str]:
             f"{path}: the header names column {repeated[0]!r} twice; rename one.", path=str(path)
         )
     return names
-
-
-def _csv_lines(file: io.TextIOWrapper) -> Iterator[str]:
-    while line := file.readline(_CSV_BLOCK):
-        if len(line) == _CSV_BLOCK:
-            raise csv.Error(f"a line of its header is over {_CSV_BLOCK >> 20} MiB")
-        yield line
 
 
 def _csv_batches(path: Path, kinds: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
