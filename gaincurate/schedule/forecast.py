@@ -52,9 +52,9 @@ many leave a few spikes and bias the shares. Intervals include both."""
 _PROMPTS = 4096  # of a simulated set: the strategies' shares do not depend on its size
 _STREAM = 17  # of random numbers that nothing else here uses
 _FOLDS = 8
-_NEAREST = 32  # references at least that represent the prompts that `dots` draws
+_NEAREST = 24  # references at least that represent the prompts that `dots` draws
 _FURTHER = 2
-"""References, drawn from all, that count with these: 32 groups of 32 that differ are no certainty."""
+"""References, drawn from all, that count with these: 24 groups of 24 that differ are no certainty."""
 FEWEST = 30
 """Prompts with rollouts that a forecast needs at least."""
 LITTLE_WASTE = 1 / 2
@@ -321,7 +321,8 @@ def forecast(config: ForecastConfig, rates: PassRates, tokens: float) -> Forecas
     ]
     for name in config.strategies:
         if base.load(name).observes_references:
-            near = _mixtures(wins, losses, places.drawn, further=_FURTHER, seed=config.seed)
+            # Resamples of its own: how its errors go with uniform's is not known.
+            near = _mixtures(wins, losses, places.drawn, further=_FURTHER, seed=config.seed + _RESAMPLES)
             drawn[name] = near @ differ
         elif name not in drawn:
             times = [_simulate(config, name, scored, world, share) for world in worlds]
