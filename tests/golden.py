@@ -70,7 +70,7 @@ RUNS = {
 }
 for _name in ("uniform", "file-order", "variance", "falling", "posterior"):
     RUNS[_name] = f"--strategy {_name}"
-for _name in ("variance", "mopps", "mapp", "insight", "greso"):
+for _name in ("variance", "mopps", "mapp"):
     RUNS[f"posterior-{_name}"] = f"--strategy posterior --preset {_name}"
 TRAINER = """import json, sys
 import pyarrow.parquet as pq

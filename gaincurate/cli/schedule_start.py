@@ -174,11 +174,11 @@ def start(
         ),
     ] = None,
     preset: Annotated[
-        Literal["variance", "mopps", "mapp", "insight", "greso"] | None,
+        Literal["variance", "mopps", "mapp"] | None,
         Option("The settings of a method. Options that you give come before its own.", POSTERIOR),
     ] = None,
     aim: Annotated[
-        Literal["expected", "mean", "groups", "thompson", "insight", "greso"] | None,
+        Literal["expected", "mean", "groups", "thompson"] | None,
         Option("What makes a prompt worth drawing. Default: expected, the mean of p (1 - p).", POSTERIOR),
     ] = None,
     neighbours: Annotated[

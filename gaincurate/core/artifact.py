@@ -97,7 +97,6 @@ class Kind:
     work: str = ""
     hints: Mapping[str, str] | None = None
     in_stores: bool = False
-    manifest: type[Manifest] = Manifest
 
 
 class Artifact:
@@ -454,7 +453,7 @@ class Artifact:
                 path=str(folder),
             )
         try:
-            see_fits(kind.manifest, manifest)
+            see_fits(Manifest, manifest)
         except Malformed as why:
             raise OutputError(f"{path} is damaged: {why}. {again}", path=str(path)) from why
         return manifest, text

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
@@ -44,8 +44,6 @@ class Entry(Document):
 class Manifest(Document):
     """The manifest of a finished folder."""
 
-    summed: ClassVar[tuple[str, ...]] = ()
-    """Which of its counts are those of its parts, summed."""
     rejected: Count = 0
     identity: dict[str, Any]
     shards: Sequence[Entry]
@@ -55,10 +53,6 @@ class Manifest(Document):
         twice = [name for name, times in Counter(entry.file for entry in self.shards).items() if times > 1]
         if twice:
             raise ValueError(f"it lists {twice[0]} twice")
-        for name in self.summed:
-            total = sum(getattr(entry, name) for entry in self.shards)
-            if getattr(self, name) != total:
-                raise ValueError(f"it says {getattr(self, name):,} {name}, and its shards have {total:,}")
         return self
 
 

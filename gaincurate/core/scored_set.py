@@ -14,20 +14,19 @@ import importlib
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field, FiniteFloat, model_validator
 
 from gaincurate.core.arrow import Refuse, check_fields, check_values, open_ipc, validate
 from gaincurate.core.artifact import MANIFEST, Artifact, Json, Kind, broken, open_table, without_info
 from gaincurate.core.cache import local_copy
 from gaincurate.core.files import digest_bytes, digest_file, reading, write_atomic, write_json
 from gaincurate.core.foreign import Malformed, json_file, see_fits
-from gaincurate.core.manifest import ColumnNote, Count, Document, Entry, Manifest
+from gaincurate.core.manifest import ColumnNote
 from gaincurate.core.options import near
 from gaincurate.core.schema import COUNTS, FORMAT, ID, NEVER_NULL, PREFIX, expected_fields, take
 from gaincurate.core.store import Remote, located
@@ -40,69 +39,6 @@ _FEW = 64  # rows of a shard for each that is taken, from which on validating ro
 _SHOWN, _CELL = 5, 80
 """Rows of a set that a notebook shows, and the characters of a cell."""
 _AGAIN = "delete that column's .arrow and .json file, and make it again if you need it."
-
-
-class _Entry(Entry):
-    rows: Count
-
-
-class _Source(Document):
-    prompt_column: str
-    rows: Count | None = None
-    answer_column: str | None = None
-    id_column: str | None = None
-    split: str | None = None
-
-
-class _Model(Document):
-    name: str
-    revision: str | None = None
-    weights: str | None = None
-
-
-class _Shot(Document):
-    role: str
-    content: str
-
-
-class _Segmentation(Document):
-    system: str | None = None
-    system_override: bool = False
-    shots: Sequence[_Shot] = ()
-    template_kwargs: dict[str, Any] | None = None
-    max_length: Count | None = None
-    overlong: str | None = None
-
-
-class _Identity(Document):
-    source: _Source
-    model: _Model
-    site: Literal["mlp_input", "final_norm"]
-    layer: int | None
-    dtype: str
-    device: str
-    inter_weight: FiniteFloat = 1.0
-    segmentation: _Segmentation = _Segmentation()
-
-
-class _Manifest(Manifest):
-    summed = ("rows",)
-    rows: Count
-    rejected: Count
-    truncated: Count
-    rows_without_prefix: Count
-    zero_vectors: Count
-    norm_was_fused: bool
-    prefill: str
-    identity: _Identity  # type: ignore[assignment]
-    shards: Annotated[Sequence[_Entry], Field(min_length=1)]
-
-    @model_validator(mode="after")
-    def _no_row_lost(self) -> _Manifest:
-        read = self.identity.source.rows
-        if read is not None and self.rows + self.rejected != read:
-            raise ValueError(f"it says {self.rows:,} rows and {self.rejected:,} rejected, of {read:,}")
-        return self
 
 
 def _totals(parts: Sequence[Json], rejected: int) -> Json:
@@ -134,7 +70,6 @@ SCORES = Kind(
     own=(COLUMNS,),
     work="ids.bin",
     in_stores=True,
-    manifest=_Manifest,
     hints={
         "segmentation.rendering": " (the chat template writes today's date, it seems: pin it, for Llama 3 "
         'with --template-kwargs \'{"date_string": "26 Jul 2024"}\')'

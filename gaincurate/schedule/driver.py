@@ -18,15 +18,13 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, Unpack
+from typing import Any, Unpack
 
 import pyarrow as pa
-from pydantic import Field, FiniteFloat, RootModel
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.files import append_line, append_lines, drop_half_line, remove_temporaries, write_json
 from gaincurate.core.locks import joining
-from gaincurate.core.manifest import Count, Document
 from gaincurate.core.options import checked, near
 from gaincurate.core.outcomes import attempt_to_report
 from gaincurate.core.process import check_placeholders, command_lock, fill, run_command, stoppable
@@ -46,20 +44,6 @@ from gaincurate.schedule.rounds import start as open_run
 from gaincurate.schedule.run import Run, names_of, read_json, working_on
 
 NAMES = ("data", "round", "checkpoint", "outcomes", "output")
-
-
-class _Attempt(Document):
-    attempt: Count
-
-
-class _Trained(_Attempt):
-    seconds: FiniteFloat
-    ended: FiniteFloat
-    checkpoint: str | None
-
-
-class _Command(RootModel[Annotated[list[str], Field(min_length=1)]]):
-    pass
 
 
 _TRAINED, _COMMAND = "trained.json", "command.json"
@@ -119,7 +103,7 @@ def drive(
             with _pointing_at(run, round_):
                 take_outcomes(run, round_)
             advance(run, _checkpoint_after(run, round_, wanted, view, finder), view.note, finder.held)
-            view.round_done(round_, float(read_json(done, _Trained)["seconds"]))
+            view.round_done(round_, float(read_json(done)["seconds"]))
 
 
 def _tell_of_a_new_command(run: Run, command: list[str], again: bool, view: View) -> None:
@@ -146,7 +130,7 @@ def remembered(run: Run, command: Sequence[str]) -> list[str]:
             "{checkpoint} --outcomes {outcomes} --output {output}"
         )
     check_placeholders(command, NAMES)
-    trainer = list(command) if command else [*read_json(path, _Command)]
+    trainer = list(command) if command else [*read_json(path)]
     if trainer[0].startswith("-"):
         raise InputError(
             f"{trainer[0]} is no option of `schedule run` and no program; the trainer goes after --."
@@ -221,7 +205,7 @@ def _begin_attempt(run: Run, round_: int) -> int:
     """Number this attempt, and tell the outcomes' file of it where an earlier one wrote there."""
     folder, path = run.round_folder(round_), run.outcomes(round_)
     counter = folder / "attempt.json"
-    attempt = int(read_json(counter, _Attempt)["attempt"]) + 1 if counter.exists() else 1
+    attempt = int(read_json(counter)["attempt"]) + 1 if counter.exists() else 1
     write_json(counter, {"attempt": attempt})
     try:
         (folder / _TRAINED).unlink(missing_ok=True)
@@ -257,7 +241,7 @@ def _checkpoint_after(
     Raises:
         TrainerError: something asks for it, and it is not there.
     """
-    training: Json = read_json(run.round_folder(round_) / _TRAINED, _Trained)
+    training: Json = read_json(run.round_folder(round_) / _TRAINED)
     output = (run.round_folder(round_) / "output").resolve()
     since = float(training["ended"]) - float(training["seconds"]) - _CLOCKS
     # Look once more: sharded weights may have been converted since.

@@ -27,7 +27,6 @@ from gaincurate.core.files import (
     write_json,
 )
 from gaincurate.core.foreign import read_bytes
-from gaincurate.core.manifest import Document
 from gaincurate.core.outcomes import Rules
 from gaincurate.core.prompts import training_rows, write_rows
 from gaincurate.core.rng import Ints, keys_of
@@ -121,15 +120,10 @@ def needed(run: Run, asked: Asked) -> NotReadyError:
     )
 
 
-class _Asked(Document):
-    ids: list[str]
-    seed: int
-
-
 def needed_for(run: Run) -> NotReadyError:
     """The sentence for the references of round 0, of a run that was just opened."""
     folder = run.references_folder(0)
-    asked = read_json(folder / IDS, _Asked)
+    asked = read_json(folder / IDS)
     return needed(run, Asked(0, folder, np.zeros(0, np.int64), asked["ids"], asked["seed"]))
 
 

@@ -438,12 +438,12 @@ def working_on(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def read_json(path: Path, model: type[BaseModel], remedy: str = _RESTORE) -> Json:
+def read_json(path: Path, model: type[BaseModel] | None = None, remedy: str = _RESTORE) -> Json:
     """A JSON object of ours.
 
     Args:
         path: the file.
-        model: what it has to say; `Document` where it is only compared.
+        model: what it has to say; None where nothing of it is checked.
         remedy: what to do where it is damaged.
 
     Raises:
@@ -455,7 +455,7 @@ def read_json(path: Path, model: type[BaseModel], remedy: str = _RESTORE) -> Jso
             value: Json = json_file(path)
     except ValueError as error:
         raise _damaged(path, remedy=remedy) from error
-    return fitting(path, value, model, remedy)
+    return value if model is None else fitting(path, value, model, remedy)
 
 
 def fitting(path: Path, value: Json, model: type[BaseModel], remedy: str = _RESTORE) -> Json:

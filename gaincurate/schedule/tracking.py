@@ -17,7 +17,6 @@ from typing import Any
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.files import write_json
-from gaincurate.core.manifest import Document
 from gaincurate.core.outcomes import read_file
 from gaincurate.errors import InputError
 from gaincurate.schedule.observations import Note, rules_of, silent
@@ -39,13 +38,6 @@ _OF_ROUND = (
     "training_seconds",
     "scoring_seconds",
 )
-
-
-class _Sent(Document):
-    tracker: str
-    id: str | None
-    round: int
-    step: int
 
 
 @dataclass(frozen=True)
@@ -124,7 +116,7 @@ class Tracking(AbstractContextManager["Tracking"]):
 
     def __init__(self, run: Run, tracker: str, note: Note = silent) -> None:
         self._run, self._note, path = run, note, run.folder / _STATE
-        state: Json = read_json(path, _Sent) if path.exists() else {}
+        state: Json = read_json(path) if path.exists() else {}
         if state.get("tracker") != tracker:  # another one has heard nothing yet
             state = {"tracker": tracker, "id": None, "round": -1, "step": -1}
         try:

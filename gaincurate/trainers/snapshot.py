@@ -49,19 +49,6 @@ _NO_LINKS = {
 }
 
 
-class _Held(Document):
-    checkpoint: str
-    files: dict[str, list[int]]
-
-
-class _Base(Document):
-    base: str
-
-
-class _Trainer(Document):
-    trainer: str
-
-
 def hold(
     checkpoint: Checkpoint,
     into: Path,
@@ -111,7 +98,7 @@ def hold(
 def changed(held: Path) -> list[str]:
     """The names of held files that are no longer what was held."""
     names = []
-    for name, stamp in read_json(held / RECORD, _Held)["files"].items():
+    for name, stamp in read_json(held / RECORD)["files"].items():
         try:
             if _stamp(held / name) != stamp:
                 names.append(name)
@@ -122,7 +109,7 @@ def changed(held: Path) -> list[str]:
 
 def source(held: Path) -> str | None:
     """The checkpoint that a folder holds; None where it holds none."""
-    return str(read_json(held / RECORD, _Held)["checkpoint"]) if (held / RECORD).exists() else None
+    return str(read_json(held / RECORD)["checkpoint"]) if (held / RECORD).exists() else None
 
 
 def see_unchanged(held: Path) -> None:
@@ -229,7 +216,7 @@ def remembered_trainer(run: Run, trainer: str | None, *, keep: bool = True) -> s
         if keep:
             write_json(path, {"trainer": name})
         return name
-    return str(read_json(path, _Trainer)["trainer"]) if path.exists() else None
+    return str(read_json(path)["trainer"]) if path.exists() else None
 
 
 class TrainerFinder(Finder):
@@ -348,7 +335,7 @@ class TrainerFinder(Finder):
     def _merged(self, run: Run, adapter: Path) -> Path:
         """A held adapter's merged model, merged now unless that was done."""
         model = adapter.with_name(adapter.name.removesuffix(_ADAPTER))
-        record = read_json(adapter / RECORD, _Held)
+        record = read_json(adapter / RECORD)
         if (model / RECORD).exists() and read_json(model / RECORD, Document).get("merged") == record:
             return model
         making = model.with_name(f".{model.name}.merging")
@@ -356,7 +343,7 @@ class TrainerFinder(Finder):
             shutil.rmtree(old, ignore_errors=True)
         command = [sys.executable, "-m", "gaincurate.trainers.lora", str(adapter), "--out", str(making)]
         if (adapter / _BASE).exists():
-            command += ["--base", str(read_json(adapter / _BASE, _Base)["base"])]
+            command += ["--base", str(read_json(adapter / _BASE)["base"])]
         self._note(f"merging the adapter {record['checkpoint']} into its base model")
         log = run.round_folder(run.state["round"]) / "merging.log"
         try:

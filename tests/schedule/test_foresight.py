@@ -20,7 +20,7 @@ from command import run as gaincurate
 from gaincurate.core.rng import uniforms
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.predictor import DifficultyPredictor, Shape, save_adapter
-from gaincurate.errors import GaincurateError, InputError, OutcomeError, OutputError
+from gaincurate.errors import GaincurateError, InputError, OutcomeError
 from gaincurate.schedule import foresight
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
@@ -209,41 +209,6 @@ def test_a_prediction_that_is_there_is_not_made_twice(
     advance(Run(other.folder))
     assert len(commands) == 3
     assert set(other.plan(0)["predicted"]) == {0.0}
-
-
-@pytest.mark.parametrize(
-    ("place", "value"),
-    [
-        (("on_references", "pearson", "interval"), 0.5),
-        (("on_references", "brier", "interval"), -1),
-        (("on_halves", "ceiling"), {}),
-        (("on_references", "reliability"), [{"low": 0, "high": "x", "count": 1}]),
-        (("on_references",), None),
-    ],
-)
-def test_what_stands_beside_a_prediction_is_checked_before_a_plan_holds_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: tuple[str, ...], value: Any
-) -> None:
-    run = dots_runs.begin(tmp_path)
-    dots_runs.answer(run, 0)
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "commit", _killed)
-        with pytest.raises(KeyboardInterrupt):
-            advance(Run(run.folder))
-    note = run.references_folder(0) / "predicted/gc_difficulty.json"
-    said = inner = json.loads(note.read_bytes())
-    for name in ("how", *place[:-1]):
-        inner = inner[name]
-    inner[place[-1]] = value
-    note.write_text(json.dumps(said))
-    with pytest.raises(
-        OutputError, match=rf"is damaged: .*; delete {note.parent} and run the same"
-    ) as caught:
-        advance(Run(run.folder))
-    assert f"how.{place[0]}" in str(caught.value)
-    shutil.rmtree(note.parent)
-    advance(Run(run.folder))
-    assert Run(run.folder).plan(0)["references"]["quality"]["count"] == 15
 
 
 def _killed(*arguments: object, **options: object) -> None:

@@ -24,7 +24,6 @@ from gaincurate.schedule.base import Observed, Pool, build
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.rounds import advance, start
 from gaincurate.schedule.run import Run
-from gaincurate.schedule.strata import Strata
 from gaincurate.schedule.strategies.posterior import Posterior
 from gaincurate.schedule.strategies.posterior_options import PRESETS, PosteriorOptions
 
@@ -181,28 +180,8 @@ def test_mopps_takes_the_samples_nearest_to_its_target() -> None:
     assert abs(found[3] / 1000 - expected[3]) < 4 * np.sqrt(expected[3] / 1000)
 
 
-def test_insight_takes_the_best_of_its_candidates() -> None:
-    chosen = selector(500, 20, preset="insight")
-    wins = np.random.default_rng(0).integers(0, 9, 500)
-    chosen.observe(outcome(np.arange(500), wins))
-    candidates = chosen._candidates(3)
-    assert len(candidates) == 16 * 20
-    a, b = posterior(chosen, candidates)
-
-    def entropy(x: Any, y: Any) -> Any:
-        return stats.beta(x, y).entropy()
-
-    later = sum(stats.betabinom(8, a, b).pmf(s) * entropy(a + s, b + 8 - s) for s in range(9))
-    m = a / (a + b)
-    worth = m * (1 - m) * np.exp(-3 * (m - 0.3) ** 2) * (entropy(a, b) - later)
-    drawn = chosen.draw(3)
-    assert set(drawn) <= set(candidates)
-    taken = np.isin(candidates, drawn)
-    assert worth[taken].min() >= worth[~taken].max() - 1e-9
-
-
 def test_of_equals_the_best_are_taken_at_random() -> None:
-    chosen = selector(1000, 20, preset="insight")
+    chosen = selector(1000, 20, aim="groups", top=True, candidates=16)
     places = np.concatenate([chosen.draw(round_) for round_ in range(50)])
     assert stats.kstest(places / 1000, "uniform").pvalue > 0.001
 
@@ -218,46 +197,8 @@ def test_candidates_are_every_prompts_chance_alike() -> None:
     assert set(chosen.draw(7)) <= set(chosen._candidates(7))
 
 
-def test_what_was_drawn_rests() -> None:
-    chosen = selector(50, 10, rest=3, power=50.0, memory=1)
-    drawn: list[set[int]] = []
-    for round_ in range(12):
-        rows = chosen.draw(round_)
-        assert not set(rows) & set().union(*drawn[-3:])
-        drawn.append(set(rows.tolist()))
-        chosen.observe(outcome(rows, np.full(10, 4), round_=round_))
-    assert len(set().union(*drawn[:4])) == 40
-
-
-def test_candidates_are_not_among_those_that_rest() -> None:
-    chosen = selector(60, 10, rest=3, candidates=3)
-    for round_ in range(8):
-        rows = chosen.draw(round_)
-        chosen.observe(outcome(rows, np.full(10, 4), round_=round_))
-        candidates = chosen._candidates(round_ + 1)
-        assert len(candidates) == 30
-        assert not set(candidates) & set(np.concatenate(chosen._resting).tolist())
-
-
-def test_a_group_without_candidates_enough_takes_others_and_those_that_rest_last() -> None:
-    labels = np.repeat([0, 1], [12, 188])
-    pool = Pool(200, 20, 3, strata=Strata.of(labels, {"0": 0.5, "1": 0.5}))
-    chosen = Posterior(pool, PosteriorOptions(candidates=1, rest=1, **NO_FLOORS))
-    counts = np.zeros(200)
-    for round_ in range(60):
-        rows = chosen.draw(round_)
-        assert (rows < 12).sum() == 10
-        counts[rows] += 1
-        resting = set(chosen._resting[-1]) if chosen._resting else set()
-        new = set(range(12)) - resting
-        # From the second round on two did not rest, and eight had to come again.
-        assert len(new & set(rows.tolist())) == min(10, len(new))
-        chosen.observe(outcome(rows, np.full(20, 4), round_=round_))
-    assert counts[:12].min() > 40
-
-
 def test_weights_and_neighbours_go_by_the_newest_outcomes() -> None:
-    chosen = selector(neighbours=2, neighbours_from=3)
+    chosen = selector(neighbours=2)
     for round_, rows in enumerate([[5, 9], [3, 5], [8]]):
         chosen.observe(outcome(rows, np.full(len(rows), 4), round_=round_))
     assert chosen._rows[chosen._newest(3)].tolist() == [3, 5, 8]
@@ -282,100 +223,12 @@ def test_a_plan_says_what_failure_rates_are_expected() -> None:
     }  # fmt: skip
 
 
-def test_worth_per_token_is_over_what_a_rollout_is_expected_to_cost() -> None:
-    chosen = selector(3, 1, per_token=True, memory=0.5, fade="visits", power=1.0, **NO_FLOORS)
-    chosen.observe(outcome([0, 1], [4, 4], tokens=np.array([100.0, 400.0])))
-    chosen.observe(outcome([0], [4], round_=1, tokens=np.array([200.0])))
-    overall = (12 * 0 + 4 * 100 + 8 * 200 + 8 * 400) / 20  # row 0: a half of 8 rollouts, and 8 more
-    expected = [(2 * overall + 2000) / 14, (2 * overall + 3200) / 10, overall]
-    np.testing.assert_allclose(chosen._expected_tokens(np.arange(3)), expected, rtol=1e-12)
-    counts = np.zeros(3)
-    for round_ in range(1500):
-        counts[chosen.draw(round_)] += 1
-    a, b = posterior(chosen, range(3))
-    worth = a * b / ((a + b) * (a + b + 1)) / expected
-    assert stats.chisquare(counts, 1500 * worth / worth.sum()).pvalue > 0.001
-
-
-def test_rollouts_whose_tokens_are_not_known_cost_what_the_others_do() -> None:
-    chosen = selector(4, 1, per_token=True, memory=0.5, fade="visits")
-    late = np.array([0, 2]), np.array([1.0, 2]), np.array([1.0, 0])
-    chosen.observe(outcome([0, 1, 2], [4, 4, 4], tokens=np.array([100.0, 400.0, 0.0])))
-    chosen.observe(outcome([0, 2], [4, 4], round_=1, tokens=np.array([200.0, 0.0]), late=late))
-    overall = (4 * 100 + 8 * 200 + 8 * 400) / 20  # of row 2, and of what came late, nothing is known
-    expected = [(2 * overall + 2000) / 14, (2 * overall + 3200) / 10, overall, overall]
-    np.testing.assert_allclose(chosen._expected_tokens(np.arange(4)), expected, rtol=1e-12)
-
-
-# GRESO.
-
-
-def test_greso_skips_by_the_run_of_silent_groups() -> None:
-    random = np.random.default_rng(3)
-    traces: list[list[int]] = [[] for _ in range(60)]
-    chosen = selector(60, 10, preset="greso")
-    for round_ in range(40):
-        rows = random.choice(60, 10, replace=False)
-        wins = random.choice([0, 0, 0, 8, 8, 8, 3], 10)
-        chosen.observe(outcome(rows, wins, round_=round_))
-        for row, won in zip(rows, wins, strict=True):
-            traces[row].append(int(won))
-
-    def kept(trace: list[int]) -> float:  # as the released code counts: back from the last group
-        run = 0
-        while run < len(trace) and trace[-1] in (0, 8) and trace[-1 - run] == trace[-1]:
-            run += 1
-        return float(max(0.5**run, 0.01))
-
-    chances, counts = np.array([kept(trace) for trace in traces]), np.zeros(60)
-    for attempt in range(400):
-        again = selector(60, 10, seed=attempt, preset="greso")
-        again.load_state_dict(json.loads(json.dumps(chosen.state_dict())))
-        _, keys = again._walk(np.arange(60))
-        counts += keys >= 2
-    assert chances.min() < 0.1
-    assert (np.abs(counts / 400 - chances) < 4 * np.sqrt(chances * (1 - chances) / 400) + 1e-9).all()
-
-
-def test_greso_goes_through_the_set_in_passes() -> None:
-    chosen = selector(97, 10, preset="greso")
-    drawn = []
-    for round_ in range(9):
-        rows = chosen.draw(round_)
-        drawn.append(rows)
-        chosen.observe(outcome(rows, np.full(10, 3), round_=round_))
-    assert len(set(np.concatenate(drawn))) == 90
-    rest = set(range(97)) - set(np.concatenate(drawn).tolist())
-    assert rest < set(chosen.draw(9).tolist())  # the last seven of this pass, and three of the next
-    assert chosen._pass == 1
-    assert len(chosen._pass_rows) == 3
-
-
-def test_greso_steers_after_the_first_pass() -> None:
-    chosen = selector(30, 10, preset="greso", **NO_FLOORS)
-    easy = hard = 0.5
-    random = np.random.default_rng(0)
-    for round_ in range(300):
-        rows = chosen.draw(round_)
-        wins = random.choice([0, 8, 4], 10, p=[0.1, 0.3, 0.6] if round_ < 200 else [0.7, 0, 0.3])
-        after_first = chosen._pass > 0
-        chosen.observe(outcome(rows, wins, round_=round_))
-        if after_first:
-            easy = np.clip(easy + (-0.01 if (wins == 8).mean() >= 0.25 / 3 else 0.01), 0.05, 0.95)
-            hard = np.clip(hard + (-0.01 if (wins == 0).mean() >= 0.5 / 3 else 0.01), 0.05, 0.95)
-        assert chosen._keep == pytest.approx({"easy": easy, "hard": hard})
-    assert chosen.metrics()["keep_easy"] == pytest.approx(easy)
-    assert abs(easy - 0.5) > 0.3
-    assert hard < 0.3
-
-
 # The run.
 
 SETTINGS: dict[str, dict[str, Any]] = {
     **{name: {"preset": name} for name in PRESETS},
-    "groups": {"aim": "groups", "group_column": "task", "prior_column": "d", "rest": 3},
+    "groups": {"aim": "groups", "group_column": "task", "prior_column": "d"},
     "neighbours": {"neighbours": 4, "top": True},
-    "tokens": {"per_token": True, "candidates": 3},
 }
 
 
@@ -404,8 +257,6 @@ DIGESTS = {
     "variance": "5433cf6ce2607032",
     "mopps": "99a4392aab4a372e",
     "mapp": "a88047540fd6df6b",
-    "insight": "57b5ab8eb1e1946d",
-    "greso": "fb545cc4d2fb187c",
 }
 """Of the draws of twelve rounds, as they were when the strategy was written."""
 
@@ -433,47 +284,21 @@ def begin(folder: Path, rows: int = 60, **options: Any) -> Run:
     )
 
 
-def test_a_run_learns_from_neighbours_groups_and_tokens_and_says_what_it_expected(tmp_path: Path) -> None:
-    run = begin(tmp_path, neighbours=5, group_column="question", per_token=True)
+def test_a_run_learns_from_neighbours_and_groups_and_says_what_it_expected(tmp_path: Path) -> None:
+    run = begin(tmp_path, neighbours=5, group_column="question")
     for round_ in range(4):
         lines = [
-            {"gc_id": name, "reward": sample % 2, "round": round_, "sample": sample, "tokens": 10 + sample}
+            {"gc_id": name, "reward": sample % 2, "round": round_, "sample": sample}
             for name in run.ids(round_)
             for sample in range(4)
         ]
         runs.write(run, round_, lines)
         advance(run)
-        state = run.state["selector"]
-        each = np.array(state["tokens"]) / (np.array(state["wins"]) + np.array(state["losses"]))
-        np.testing.assert_allclose(each, 11.5)  # the mean of 10, 11, 12 and 13
     assert run.state["finished"]
     plan = run.plan(3)
     assert len(plan["predicted"]) == 8
     assert {"neighbour_weight", "group_weight", "expected_effective"} < plan["metrics"].keys()
     assert plan["inputs"]["calibration"]["count"] == 8
-
-
-def test_a_rollout_without_tokens_is_not_taken_for_a_free_one(tmp_path: Path) -> None:
-    run = begin(tmp_path, per_token=True)
-    lines = [
-        {"gc_id": name, "reward": sample % 2, "round": 0, "sample": sample}
-        | ({} if sample == 3 else {"tokens": 10 + sample})
-        for name in run.ids(0)
-        for sample in range(4)
-    ]
-    runs.write(run, 0, lines)
-    advance(run)
-    state = run.state["selector"]
-    each = np.array(state["tokens"]) / np.array(state["with_tokens"])
-    np.testing.assert_allclose(each, 11)  # the mean of 10, 11 and 12
-
-
-def test_tokens_that_no_outcome_has_are_asked_for(tmp_path: Path) -> None:
-    run = begin(tmp_path, per_token=True)
-    runs.report(run)
-    with pytest.raises(InputError, match="no outcome of round 0 has `tokens`, the completion tokens"):
-        advance(run)
-    assert run.state["round"] == 0
 
 
 def test_what_is_given_comes_before_a_preset() -> None:
@@ -511,16 +336,9 @@ def test_it_goes_by_scores_where_its_evidence_does(options: dict[str, Any], char
     [
         ({"unseen": 0.6, "easy": 0.5}, "the shares unseen, easy and hard are over 1 together"),
         ({"aim": "thompson"}, "aim thompson takes the best of its samples: give top=true with it"),
-        ({"preset": "greso", "per_token": True}, "aim greso gives a prompt no worth that could be divided"),
-        (
-            {"preset": "greso", "neighbours": 4, "group_column": "task", "prior_column": "d"},
-            "aim greso skips prompts by their own groups and chance alone: leave neighbours, group_column, "
-            "prior_column out",
-        ),
-        ({"aim": "greso", "top": True, "power": 1}, "chance alone: leave top, power out"),
         ({"top": True, "power": 1}, "top=true takes the best whatever power is: leave one of the two out"),
         ({"preset": "mopps", "power": 2}, "top=true takes the best whatever power is"),
-        ({"preset": "mopp"}, "preset = 'mopp': Input should be 'variance', 'mopps', 'mapp'"),
+        ({"preset": "mopp"}, "preset = 'mopp': Input should be 'variance', 'mopps' or 'mapp'"),
         ({"prior": 1e-320}, "Input should be greater than or equal to 0.000000001"),
         ({"preset": "mopps", "prior_weight": 1.7e308}, "Input should be less than or equal to 1000000000"),
         ({"neighbors": 4}, "strategy posterior has no option 'neighbors'"),
@@ -535,7 +353,6 @@ def test_bad_options_are_refused(options: dict[str, Any], sentence: str) -> None
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"rest": 8}, "rest = 8: 9 rounds of 8 are 72 distinct prompts, and"),
         ({"group_column": "task"}, "task"),
         ({"group_column": "gc_embedding"}, "group_column = gc_embedding: it holds "),
         ({"group_column": "gc_angle"}, "group_column = gc_angle: it holds float, not names of groups"),

@@ -53,7 +53,7 @@ def rows_of(run: Run, round_: int) -> list[int]:
         {"strategy": "variance"},
         {"strategy": "falling"},
         {"strategy": "posterior"},
-        {"strategy": "posterior", "options": {"preset": "greso"}},
+        {"strategy": "posterior", "options": {"preset": "mapp"}},
         {"strategy": "posterior", "options": {"candidates": 3}},
         {"strategy": "uniform", "stratify": "source"},
         {"strategy": "gain-rl", "stratify": "source", "options": {"sigma": "0.1N"}},

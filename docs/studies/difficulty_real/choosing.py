@@ -54,7 +54,7 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "group, neighbours 32, top": ("posterior", _GROUP | {"neighbours": 32} | _TOP),
     "group, top, no shares": ("posterior", _GROUP | _TOP | _BARE),
     "group, neighbours 32, top, no shares": ("posterior", _GROUP | {"neighbours": 32} | _TOP | _BARE),
-    **{name: ("posterior", {"preset": name}) for name in ("mopps", "mapp", "insight", "greso")},
+    **{name: ("posterior", {"preset": name}) for name in ("mopps", "mapp")},
 }
 
 

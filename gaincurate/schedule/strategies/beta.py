@@ -16,7 +16,6 @@ from gaincurate.core.rng import Floats
 
 _SHIFT = 8  # from here on Stirling's series is exact to 1e-14
 _LOG_GAMMA = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360)
-_DIGAMMA = (-1 / 12, 1 / 120, -1 / 252, 1 / 240, -1 / 132, 691 / 32760)
 
 
 def expected_variance(a: Floats, b: Floats) -> Floats:
@@ -44,38 +43,6 @@ def groups_that_differ(a: Floats, b: Floats, size: int) -> Floats:
         right *= (a + step) / (a + b + step)
         wrong *= (b + step) / (a + b + step)
     return np.maximum(1 - right - wrong, 0.0)
-
-
-def entropy(a: Floats, b: Floats) -> Floats:
-    """Differential entropy of Beta(a, b), in nats."""
-    return log_beta(a, b) - (a - 1) * digamma(a) - (b - 1) * digamma(b) + (a + b - 2) * digamma(a + b)
-
-
-def information(a: Floats, b: Floats, size: int) -> Floats:
-    """What `size` rollouts are expected to say of p: the posterior's entropy less the mean of the next one's.
-
-    The successes s have a beta-binomial law. InSight (arXiv 2603.01907).
-    """
-    expected = np.zeros_like(a)
-    chance = np.ones_like(a)  # of no success
-    for step in range(size):
-        chance *= (b + step) / (a + b + step)
-    for s in range(size + 1):
-        expected += chance * entropy(a + s, b + size - s)
-        if s < size:
-            chance *= (size - s) / (s + 1) * (a + s) / (b + size - s - 1)
-    return np.maximum(entropy(a, b) - expected, 0.0)
-
-
-def insight(a: Floats, b: Floats, size: int, eta: float, mu: float) -> Floats:
-    """w(m) I with w(m) = m (1 - m) exp(-eta (m - mu)^2), m the mean and I the `information`.
-
-    InSight (arXiv 2603.01907).
-    """
-    mean = a / (a + b)
-    weight = mean * (1 - mean) * np.exp(-eta * (mean - mu) ** 2)
-    scores: Floats = weight * information(a, b, size)
-    return scores
 
 
 def log_evidence(a: Floats, b: Floats, wins: Floats, losses: Floats) -> float:
@@ -132,16 +99,6 @@ def log_gamma(x: Floats) -> Floats:
     y = x + _SHIFT
     stirling: Floats = (y - 0.5) * np.log(y) - y + 0.5 * math.log(2 * math.pi) - np.log(product)
     return stirling + _series(_LOG_GAMMA, y) * y  # its terms are y^-1, y^-3, ...
-
-
-def digamma(x: Floats) -> Floats:
-    """The derivative of ln Gamma(x) for x over 0."""
-    below = np.zeros_like(x)
-    for step in range(_SHIFT):
-        below += 1 / (x + step)
-    y = x + _SHIFT
-    values: Floats = np.log(y) - 0.5 / y + _series(_DIGAMMA, y) - below
-    return values
 
 
 def _series(terms: tuple[float, ...], y: Floats) -> Floats:

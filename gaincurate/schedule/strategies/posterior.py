@@ -28,14 +28,13 @@ from gaincurate.schedule.context import Context
 from gaincurate.schedule.strategies import beta
 from gaincurate.schedule.strategies.posterior_options import PosteriorOptions
 
-_CANDIDATES, _TIES, _WALK, _KEEP, _SAMPLES, _MIXED = (k << 32 for k in range(2, 8))
+_CANDIDATES, _TIES, _SAMPLES, _MIXED = (k << 32 for k in (2, 3, 6, 7))
 """Streams of uniforms. That of weighted draws is 0."""
 _WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 _FIRST_WEIGHT = 4.0  # until there are outcomes enough to choose one, as ThinkPrior has it
 _ENOUGH = 32
-_JUDGES = 4096  # observed prompts, the newest, by which weights are chosen
+_JUDGES = 4096  # the newest observed prompts, by which weights are chosen and of which neighbours are
 _NEAR_CANDIDATES = 8_192  # with neighbours a round is chosen among so many, or 8 times its prompts
-_GRESO_STEP, _GRESO_LEAST, _GRESO_BOUNDS = 0.01, 0.01, (0.05, 0.95)  # of the released code
 _TEMPERATURES = (0.03, 0.1, 0.3)  # of the neighbours' kernel exp(cosine / temperature)
 _TINY = 1e-300
 
@@ -58,20 +57,9 @@ class Posterior(base.Selector):
         self._sums = {"wins": np.zeros(0), "losses": np.zeros(0)}
         """Faded to the last round."""
         self._marks: dict[str, Ints] = {}
-        """The last round with outcomes (`last`), and how many groups in a row were all right, or with a minus
-        all wrong (`streak`)."""
-        if options.per_token:
-            # Rollouts whose tokens are known, because one whose tokens are not known was not free.
-            self._sums |= {"tokens": np.zeros(0), "with_tokens": np.zeros(0)}
+        """The last round with outcomes (`last`)."""
         if options.neighbours or options.columns:
             self._marks["last"] = np.zeros(0, np.int64)
-        if options.aim == "greso":
-            self._marks["streak"] = np.zeros(0, np.int64)
-        self._resting: list[list[int]] = []
-        """Rows of the last rounds, the newest last."""
-        self._keep = {"easy": options.greso_keep, "hard": options.greso_keep}
-        self._pass, self._pass_rows = 0, np.zeros(0, np.int64)
-        """Of `greso`: which pass over the set it is, and the rows that it has drawn already."""
         self._groups: Ints | None = None
         """By row: the number of its group, 0 for none."""
         self._predicted: Floats | None = None
@@ -96,10 +84,6 @@ class Posterior(base.Selector):
         options, judged = self.options, observed.wins + observed.losses > 0
         rows, wins, losses = observed.rows[judged], observed.wins[judged], observed.losses[judged]
         fresh = {"wins": wins, "losses": losses}
-        if options.per_token:
-            tokens = self._tokens(observed, judged)
-            fresh["with_tokens"] = np.where(tokens > 0, wins + losses, 0.0)
-            fresh["tokens"] = tokens * fresh["with_tokens"]
         sizes = (wins + losses)[(wins + losses > 1) | (wins == 0) | (losses == 0)]  # 1: may be a group's mean
         if len(sizes):
             self._group_size = int(np.median(sizes))
@@ -110,25 +94,10 @@ class Posterior(base.Selector):
         marks = {}
         if "last" in self._marks:
             marks["last"] = np.full(len(rows), observed.round)
-        if "streak" in self._marks:
-            marks["streak"] = self._streaks(rows, wins, losses)
-            self._steer(wins, losses)
         self._add(rows, fresh, marks)
         late, late_wins, late_losses = observed.late
         judged = late_wins + late_losses > 0
         self._add(late[judged], {"wins": late_wins[judged], "losses": late_losses[judged]}, {})
-        if options.rest:
-            self._resting = [*self._resting, observed.rows.tolist()][-options.rest :]
-
-    def _tokens(self, observed: Observed, judged: Mask) -> Floats:
-        """Mean completion tokens of each judged prompt's rollouts, `[judged]`, 0 where they are not known."""
-        tokens = None if observed.tokens is None else observed.tokens[judged]
-        if tokens is None or not (tokens > 0).any():
-            raise InputError(
-                f"per_token = true: no outcome of round {observed.round} has `tokens`, the completion tokens "
-                "of its rollout. Have the trainer write them, or leave per_token out."
-            )
-        return tokens
 
     def _places(self, rows: Ints) -> tuple[Ints, Mask]:
         """Where rows are among those with outcomes, and which of them are there."""
@@ -188,7 +157,7 @@ class Posterior(base.Selector):
         """Neighbours' pass rates by row, NaN where they are not needed, and their rollouts."""
         pool, options = self.pool, self.options
         space = whitening(context.embeddings(evenly_spaced(pool.rows)))
-        of_observed = self._newest(options.neighbours_from)
+        of_observed = self._newest(_JUDGES)
         observed_rows = self._rows[of_observed]
 
         def points(rows: Ints) -> Floats:
@@ -277,9 +246,7 @@ class Posterior(base.Selector):
         rows = self._candidates(round_)
         a, b = self._posterior(rows)
         keys = np.full(pool.rows, -np.inf)
-        if options.aim == "greso":
-            leftover, keys[rows] = self._walk(rows)
-        elif options.top:
+        if options.top:
             ties = uniforms(pool.seed, round_, _TIES, 0, pool.rows)[rows]
             # Equal posteriors are equally good, whatever an instruction makes of their last bits.
             by_worth = np.lexsort((ties, np.round(self._worth(rows, a, b, round_), 12)))
@@ -290,8 +257,6 @@ class Posterior(base.Selector):
         if len(rows) < pool.rows:
             keys = np.where(keys == -np.inf, self._spare(round_), keys)
         drawn = pool.pick(keys, round_, self._floors(rows, a, b))
-        if options.aim == "greso":
-            self._pass_rows = np.union1d(self._pass_rows, np.setdiff1d(drawn, leftover))
         a, b = self._posterior(drawn)
         self._expected_groups = float(beta.groups_that_differ(a, b, self._group_size).mean())
         return self._mixed(drawn, round_)
@@ -302,7 +267,7 @@ class Posterior(base.Selector):
         With strata the groups take turns already.
         """
         strata = self.pool.strata
-        if self.options.aim == "greso" or not (strata is None or strata.is_one):
+        if not (strata is None or strata.is_one):
             return drawn
         return drawn[permutation(self.pool.seed, round_, _MIXED, len(drawn))]
 
@@ -310,8 +275,6 @@ class Posterior(base.Selector):
         """The rows that a round is chosen among, sorted."""
         pool, options = self.pool, self.options
         able = np.ones(pool.rows, bool) if pool.strata is None else pool.strata.drawn
-        for rows in self._resting:
-            able[rows] = False
         size = pool.rows
         if options.candidates is not None:
             size = options.candidates * pool.budget
@@ -324,14 +287,9 @@ class Posterior(base.Selector):
         return np.sort(largest(numbers, size))
 
     def _spare(self, round_: int) -> Floats:
-        """Keys below all others, `[rows]`: a group that has too few candidates takes others at random.
-
-        Those that rest come last.
-        """
-        keys = -1e300 * (1 + uniforms(self.pool.seed, round_, _TIES, 0, self.pool.rows))
-        for rows in self._resting:
-            keys[rows] *= 1e6
-        return np.maximum(keys, -1e308)
+        """Keys below all others, `[rows]`: a group that has too few candidates takes others at random."""
+        keys: Floats = -1e300 * (1 + uniforms(self.pool.seed, round_, _TIES, 0, self.pool.rows))
+        return keys
 
     def _worth(self, rows: Ints, a: Floats, b: Floats, round_: int) -> Floats:
         """What these rows are worth, `[rows]`; 0 or more unless the best are taken."""
@@ -347,21 +305,9 @@ class Posterior(base.Selector):
             worth = beta.expected_variance(a, b)
         elif options.aim == "mean":
             worth = beta.variance_of_mean(a, b)
-        elif options.aim == "groups":
-            worth = beta.groups_that_differ(a, b, options.group_size)
         else:
-            worth = beta.insight(a, b, options.group_size, options.insight_eta, options.insight_mu)
-        return worth / self._expected_tokens(rows) if options.per_token else worth
-
-    def _expected_tokens(self, rows: Ints) -> Floats:
-        """Completion tokens of a rollout: the mean of what the row cost, and of what all did as a prior."""
-        rollouts = float(self._sums["with_tokens"].sum())
-        if rollouts == 0:
-            return np.ones(len(rows))
-        overall, prior = float(self._sums["tokens"].sum()) / rollouts, 2 * self.options.prior
-        of_row = self._dense("with_tokens", rows)
-        expected: Floats = (prior * overall + self._dense("tokens", rows)) / (prior + of_row)
-        return expected
+            worth = beta.groups_that_differ(a, b, options.group_size)
+        return worth
 
     def _floors(self, rows: Ints, a: Floats, b: Floats) -> list[tuple[Mask, float]]:
         """The ranks that have a share of the round, and the share."""
@@ -378,58 +324,12 @@ class Posterior(base.Selector):
             floors.append((mask, share))
         return floors
 
-    # GRESO (arXiv 2506.02177): a pass over the set in which prompts are skipped by chance.
-
-    def _walk(self, rows: Ints) -> tuple[Ints, Floats]:
-        """Keys by which a pass goes on, and the rows that were left of the last one where a new one begins.
-
-        A prompt is kept with chance max(p^z, .01): z is how many of its groups in a row were all right, or
-        all wrong, and p is kept for each of the two apart. What is not kept is taken where nothing else is.
-        """
-        pool, streak = self.pool, np.zeros(len(rows))
-        places, there = self._places(rows)
-        streak[there] = self._marks["streak"][places[there]]
-        base_of = np.where(streak > 0, self._keep["easy"], self._keep["hard"])
-        chance = np.maximum(base_of ** np.abs(streak), _GRESO_LEAST)
-
-        def numbers(stream: int) -> Floats:
-            return uniforms(pool.seed, self._pass, stream, 0, pool.rows)[rows]
-
-        left = ~np.isin(rows, self._pass_rows, assume_unique=True) & (numbers(_KEEP) < chance)
-        if left.sum() >= pool.budget:
-            return np.zeros(0, np.int64), numbers(_WALK) + 2 * left
-        last = numbers(_WALK) + 4
-        self._pass, self._pass_rows = self._pass + 1, np.zeros(0, np.int64)
-        return rows[left], np.where(left, last, numbers(_WALK) + 2 * (numbers(_KEEP) < chance))
-
-    def _streaks(self, rows: Ints, wins: Floats, losses: Floats) -> Ints:
-        """How many groups in a row were all right, with a minus all wrong, this one counted."""
-        before = np.zeros(len(rows), np.int64)
-        places, there = self._places(rows)
-        before[there] = self._marks["streak"][places[there]]
-        hard_or_none = np.where(wins == 0, np.minimum(before, 0) - 1, 0)
-        return np.where(losses == 0, np.maximum(before, 0) + 1, hard_or_none)
-
-    def _steer(self, wins: Floats, losses: Floats) -> None:
-        """After the first pass, skip more where more groups than wanted were silent, else fewer."""
-        if self._pass == 0 or not len(wins):
-            return
-        least, most = _GRESO_BOUNDS
-        for kind, silent, part in (("easy", losses == 0, 1 / 3), ("hard", wins == 0, 2 / 3)):
-            wanted = self.options.greso_silent * part
-            step = -_GRESO_STEP if silent.mean() >= wanted else _GRESO_STEP
-            self._keep[kind] = min(max(self._keep[kind] + step, least), most)
-
     # The run.
 
     def state_dict(self) -> Json:
         """See `Selector`. Only what the options need is in it."""
         state: Json = {"rows": self._rows.tolist()}
         state |= {name: values.tolist() for name, values in {**self._sums, **self._marks}.items()}
-        if self.options.rest:
-            state["resting"] = self._resting
-        if self.options.aim == "greso":
-            state |= {"keep": self._keep, "pass": self._pass, "pass_rows": self._pass_rows.tolist()}
         return state
 
     def load_state_dict(self, state: Json) -> None:
@@ -437,10 +337,6 @@ class Posterior(base.Selector):
         self._rows = np.asarray(state["rows"], np.int64)
         self._sums = {name: np.asarray(state[name], float) for name in self._sums}
         self._marks = {name: np.asarray(state[name], np.int64) for name in self._marks}
-        self._resting = state.get("resting", [])
-        if self.options.aim == "greso":
-            self._keep, self._pass = dict(state["keep"]), state["pass"]
-            self._pass_rows = np.asarray(state["pass_rows"], np.int64)
 
     def metrics(self) -> dict[str, float]:
         """Prompts seen, those all right (`easy`) and all wrong (`hard`) so far, weights of sources, and the
@@ -455,8 +351,6 @@ class Posterior(base.Selector):
         more = {f"{name}_weight": weight for name, weight in self._weights.items()}
         if self._expected_groups is not None:
             more["expected_effective"] = self._expected_groups
-        if self.options.aim == "greso":
-            more |= {f"keep_{kind}": chance for kind, chance in self._keep.items()}
         return counts | more
 
     def plan_facts(self, rows: Ints) -> Json:

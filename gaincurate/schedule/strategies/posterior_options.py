@@ -18,19 +18,16 @@ from gaincurate.errors import InputError
 from gaincurate.schedule import base
 from gaincurate.schedule.config import ScheduleConfig
 
-Preset = Literal["variance", "mopps", "mapp", "insight", "greso"]
-Aim = Literal["expected", "mean", "groups", "thompson", "insight", "greso"]
+Preset = Literal["variance", "mopps", "mapp"]
+Aim = Literal["expected", "mean", "groups", "thompson"]
 _NO_FLOORS: dict[str, Any] = {"unseen": 0.0, "easy": 0.0, "hard": 0.0}
 _BY_VISITS: dict[str, Any] = {"fade": "visits", **_NO_FLOORS}
 PRESETS: dict[str, dict[str, Any]] = {
     "variance": {},
     "mopps": {"aim": "thompson", "top": True, "candidates": 16, "memory": 1.0, **_BY_VISITS},
     "mapp": {"aim": "groups", "power": 1.0, "candidates": 8, "memory": 0.5, **_BY_VISITS},
-    "insight": {"aim": "insight", "top": True, "candidates": 16, "memory": 1.0, **_BY_VISITS},
-    "greso": {"aim": "greso", **_NO_FLOORS},
 }  # fmt: skip
 """What each preset sets apart from the defaults."""
-_NOT_OF_GRESO = ("neighbours", "group_column", "prior_column", "top", "power")
 
 
 class PosteriorOptions(base.Options):
@@ -49,8 +46,6 @@ class PosteriorOptions(base.Options):
     """Observed prompts, the nearest by embedding, whose pass rates count for a prompt. 0: none."""
     neighbour_weight: float | None = Field(default=None, ge=0, le=1e9)
     """Rollouts that they count for. Default: as well as they have predicted."""
-    neighbours_from: int = Field(default=4096, ge=2)
-    """Neighbours are among so many observed prompts, the newest."""
     group_column: str | None = None
     """A column whose groups' mean pass rates count for their prompts."""
     group_weight: float | None = Field(default=None, ge=0, le=1e9)
@@ -63,28 +58,15 @@ class PosteriorOptions(base.Options):
     aim: Aim = "expected"
     """What makes a prompt worth drawing."""
     group_size: int = Field(default=8, ge=1, le=100_000)
-    """Rollouts per prompt: G of `groups`, K of `insight`."""
+    """Rollouts per prompt: G of `groups`."""
     target_pass_rate: float = Field(default=0.5, ge=0, le=1)
     """What `thompson` goes for."""
-    insight_eta: float = Field(default=3.0, ge=0, le=1e6)
-    """How strongly `insight` prefers pass rates near `insight_mu`."""
-    insight_mu: float = Field(default=0.3, ge=0, le=1)
-    """The pass rate that `insight` prefers."""
-    greso_keep: float = Field(default=0.5, gt=0, le=1)
-    """The chance at the start that `greso` keeps a prompt whose last group was all right or all wrong."""
-    greso_silent: float = Field(default=0.25, ge=0, le=1)
-    """Share of such groups that `greso` steers for: a third of it easy, two thirds hard."""
-    per_token: bool = False
-    """Divide what a prompt is worth by the completion tokens that it is expected to cost."""
-
     top: bool = False
     """Take the best, ties at random. Default: draw by what a prompt is worth."""
     power: float = Field(default=8.0, ge=0, le=1e6)
     """Exponent of what a prompt is worth, where it is drawn by it. 0 draws evenly."""
     candidates: int | None = Field(default=None, ge=1)
     """A round is chosen among so many times its prompts, at random. Default: among all."""
-    rest: int = Field(default=0, ge=0)
-    """Rounds in which a prompt that was drawn is not drawn again."""
     unseen: float = Field(default=0.1, ge=0, le=1)
     """Least share of the draws for prompts never seen, while there are any."""
     easy: float = Field(default=0.05, ge=0, le=1)
@@ -106,13 +88,6 @@ class PosteriorOptions(base.Options):
             raise ValueError("the shares unseen, easy and hard are over 1 together")
         if self.aim == "thompson" and not self.top:
             raise ValueError("aim thompson takes the best of its samples: give top=true with it")
-        if self.aim in ("thompson", "greso") and self.per_token:
-            raise ValueError(f"aim {self.aim} gives a prompt no worth that could be divided by its tokens")
-        given = [name for name in _NOT_OF_GRESO if self._differs(name)]
-        if self.aim == "greso" and given:
-            raise ValueError(
-                f"aim greso skips prompts by their own groups and chance alone: leave {', '.join(given)} out"
-            )
         if self.top and self._differs("power"):
             raise ValueError("top=true takes the best whatever power is: leave one of the two out")
         return self
@@ -127,7 +102,7 @@ class PosteriorOptions(base.Options):
         return [name for name in (self.group_column, self.prior_column) if name is not None]
 
     def check_run(self, config: ScheduleConfig, scored: ScoredSet) -> None:
-        """See that the set has what evidence is taken from, and prompts enough for the rests.
+        """See that the set has what evidence is taken from.
 
         Raises:
             InputError: it has not.
@@ -143,10 +118,4 @@ class PosteriorOptions(base.Options):
                 f"neighbours = {self.neighbours}: {scored.folder} has no {EMBEDDING}; score it with "
                 "`--signals angle,embedding`, or leave neighbours out.",
                 column=EMBEDDING,
-            )
-        needed = (self.rest + 1) * config.budget
-        if self.rest and needed > len(scored):
-            raise InputError(
-                f"rest = {self.rest}: {self.rest + 1} rounds of {config.budget:,} are {needed:,} distinct "
-                f"prompts, and {scored.folder} has {len(scored):,}. Take a shorter rest or a smaller budget."
             )

@@ -32,7 +32,7 @@ from gaincurate.core.prompts import training_rows
 from gaincurate.core.schema import ID
 from gaincurate.core.store import use_cache
 from gaincurate.errors import GaincurateError, InputError, OutcomeError, OutputError
-from gaincurate.schedule.observations import silent
+from gaincurate.schedule.observations import logged, silent
 from gaincurate.schedule.run import Run
 from gaincurate.trainers.doctor.findings import Finding, context_of, refuse
 from gaincurate.trainers.profile import layout_of
@@ -156,7 +156,7 @@ def attach(
         GaincurateError: the trainer's rows cannot be scored.
     """
     shape = shape_of(trainer)
-    note = _note if shape.rank == 0 else silent
+    note = logged if shape.rank == 0 else silent
     if any(isinstance(callback, Follower) for callback in trainer.callback_handler.callbacks):
         raise InputError(f"this trainer follows a run already, and cannot follow {run} too.")
     required = {"strategy": strategy, "budget": budget, "rounds": rounds}
@@ -374,10 +374,6 @@ class Follower(transformers.TrainerCallback):
             with suppress(GaincurateError, LookupError, TypeError):  # rotated away, or without a place
                 named.add(place_beside(path)["state"]["order"])
         self.live.run.orders.forget_all_but(named)
-
-
-def _note(text: str) -> None:
-    _log.log(logging.WARNING if text.startswith("warning") else logging.INFO, text.removeprefix("warning: "))
 
 
 class FollowsRun:
