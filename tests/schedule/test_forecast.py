@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -172,14 +173,20 @@ TELLS = {"little": 0.0, "some": 0.5, "much": 2.0}
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "predictor"), [("dead", "groups"), ("spread", "groups"), ("dead", "gp")])
-@pytest.mark.parametrize("tells", TELLS)
-def test_intervals_hold_the_truth_of_simulated_sets(
-    tmp_path: Path, kind: str, predictor: str, tells: str
-) -> None:
-    """Each line's 95 % interval holds what follows from the latent rates, for 50 samples of references."""
-    rows, sets, samples, count = 1000, 5, 10, 128 if predictor == "gp" else 256
-    hits: dict[str, list[bool]] = {}
-    for number in range(sets):
+def test_intervals_hold_the_truth_of_simulated_sets(tmp_path: Path, kind: str, predictor: str) -> None:
+    """Each line's 95 % interval holds what follows from the latent rates, for 50 samples of references each."""
+    held = {tells: _held(tmp_path / tells, kind, predictor, tells) for tells in TELLS}
+    for name in held["little"]:
+        coverage = {tells: float(np.mean(lines[name])) for tells, lines in held.items()}
+        # At 95 % fewer than 42 of 50 have a chance of 0.1 %, and fewer than 135 of 150 of 0.6 %.
+        assert min(coverage.values()) >= 0.84, (name, coverage)
+        assert np.mean(list(coverage.values())) >= 0.9, (name, coverage)
+
+
+def _held(tmp_path: Path, kind: str, predictor: str, tells: str) -> dict[str, list[bool]]:
+    """Whether the interval of each line holds the truth, for ten samples of references of each of five sets."""
+    rows, held = 1000, defaultdict(list)
+    for number in range(5):
         rng = np.random.default_rng([number, *tells.encode()])
         rates = rng.beta(0.35, 0.65, rows)
         if kind == "dead":
@@ -187,17 +194,16 @@ def test_intervals_hold_the_truth_of_simulated_sets(
         rank = np.argsort(np.argsort(rates + 1e-9 * rng.random(rows))) / rows - 0.5
         shown = rng.normal(size=(rows, 16))
         shown[:, 0] += TELLS[tells] * math.sqrt(12) * rank
-        groups = np.argsort(np.argsort(shown[:, 0])) * 20 // rows
         flat = pa.array(shown.astype(np.float16).ravel())
         scored = column_sets.column_set(
             tmp_path / str(number),
             np.full(rows, 5),
             {"gc_angle": np.zeros(rows), "gc_embedding": pa.FixedSizeListArray.from_arrays(flat, 16)},
-            {"task": pa.array(groups)},
+            {"task": pa.array(np.argsort(np.argsort(shown[:, 0])) * 20 // rows)},
         )
-        column = None if predictor == "gp" else "task"
+        column, count = (None, 128) if predictor == "gp" else ("task", 256)
         config = _config(scored, group_column=column, strategies=["variance", "dots"], worlds=40)
-        references = [_references(rates, count, seed=10 * number + k) for k in range(samples)]
+        references = [_references(rates, count, seed=10 * number + k) for k in range(10)]
         truth = _truth(config, rates, references)
         for k, sample in enumerate(references):
             result = forecast(config.model_copy(update={"seed": 1000 * k}), sample, 10.0)
@@ -206,9 +212,8 @@ def test_intervals_hold_the_truth_of_simulated_sets(
             lines |= {f"{name} times": reach.times for name, reach in reaches.items()}
             lines |= {name: getattr(result, name) for name in ("silent", "hopeless", "wasted")}
             for name, share in lines.items():
-                hits.setdefault(name, []).append(share.low - 1e-9 <= truth[name] <= share.high + 1e-9)
-    coverage = {name: float(np.mean(held)) for name, held in hits.items()}
-    assert {name: share for name, share in coverage.items() if share < 0.9} == {}
+                held[name].append(share.low - 1e-9 <= truth[name] <= share.high + 1e-9)
+    return held
 
 
 def _truth(config: ForecastConfig, rates: np.ndarray, samples: list[PassRates]) -> dict[str, float]:
