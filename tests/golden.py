@@ -256,7 +256,7 @@ def reports() -> dict[str, Any]:
     commands += [f"show {name}" for name in ("sets/llama-text", "sets/qwen3-chat", "rollouts")]
     commands += ["hygiene sets/llama-text --max-prompt-tokens 60 --verifier exact"]
     found = {command: gaincurate(f"{command} --json") for command in commands}
-    for method in ("whitened", "attention --target variance", "group-mean --group-column level"):
+    for method in ("whitened", "gp --target variance", "group-mean --group-column level"):
         out = Path(f"predicted-{method.split()[0]}")
         given = f"--outcomes rollouts --references 12 --method {method} --out {out}"
         gaincurate(f"difficulty predict sets/llama-text {given}")
