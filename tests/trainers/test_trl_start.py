@@ -171,7 +171,7 @@ def opened_with(strategy: str, **options: Any) -> ScheduleConfig:
 
 def test_every_option_of_schedule_start_is_a_keyword_under_its_name() -> None:
     """By the command's own parameters; `--set NAME=VALUE` is a mapping, `options`."""
-    command, _ = schedule_start.start.build()  # type: ignore[attr-defined]
+    command = schedule_start.start.build()  # type: ignore[attr-defined]
     names = {
         next(option for option in each.opts + each.secondary_opts if option.startswith("--"))[2:].replace(
             "-", "_"
