@@ -362,7 +362,7 @@ class Tally:
 
     @property
     def group_size(self) -> int:
-        """How many rollouts could be judged; 0 where a fraction between 0 and 1 stands for a whole group."""
+        """The number of judged rollouts; 0 if the only one is a fraction, which is the mean of a group."""
         return 0 if len(self.successes) == 1 and 0 < self.successes[0] < 1 else len(self.successes)
 
     @property
@@ -416,7 +416,7 @@ class Outcomes:
     def shares(self) -> dict[str, float | None]:
         """Of the judged prompts, those whose rewards differ (`effective`), `all_wrong` and `all_right` ones.
 
-        What is left to 1 are prompts whose rollouts all got one reward in between.
+        The remaining prompts are those whose rollouts all got one reward in between.
         """
         judged = [tally for tally in self.tallies.values() if tally.successes]
         names = {"effective": "differs", "all_wrong": "all_wrong", "all_right": "all_right"}
