@@ -30,7 +30,7 @@ def even(completion: str, row: dict[str, Any]) -> float:
     return float(len(completion) % 2 == 0)
 
 
-class Best:
+class Best(base.Selector):
     """Draws evenly from the first `rows` ranks: from what is highest in the column that it is told."""
 
     class Options(base.Options):
