@@ -140,6 +140,8 @@ class Context:
     bill: Counter[str] = field(default_factory=Counter)
     """Tokens that a strategy spends before it draws, by what they are for; the loop charges them."""
     opening: bool = False
+    history: Any = None
+    rates: Any = None
 
     def column(self, name: str) -> pa.ChunkedArray:
         """A column of the rows that are chosen from, `[N]`."""
