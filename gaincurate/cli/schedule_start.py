@@ -180,7 +180,8 @@ def start(
     labels: Annotated[
         str | None,
         Option(
-            "Columns that say which prompts are alike, or none. Default: those that predict the first outcomes best.",
+            "Columns that say which prompts are alike, or none. Default: those that predict the first "
+            "outcomes best.",
             POSTERIOR,
             metavar="NAME,...",
         ),

@@ -134,8 +134,8 @@ class ScheduleConfig(BaseModel):
     history: Annotated[
         list[Path],
         Option(
-            "posterior: outcomes of earlier training on these prompts; repeatable: a run, a rollout set, outcomes, or a "
-            "table of rewards or pass rates, by gc_id or by the text of the prompt.",
+            "posterior: outcomes of earlier training; repeatable. A run, a rollout set, outcomes, or a table "
+            "of rewards or pass rates by gc_id or by the text of the prompt.",
             CHOICE,
         ),
     ] = Field(default_factory=list)

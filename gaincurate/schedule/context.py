@@ -62,7 +62,10 @@ class Context:
         return self.run.orders.find(self.order).rows
 
     def column(self, name: str) -> pa.ChunkedArray:
-        """A column of the scored set by row, `[N]`, mapped, by dotted name; `.to_numpy()` makes an array of it.
+        """A column of the scored set by row, `[N]`, mapped; `.to_numpy()` makes an array of it.
+
+        Args:
+            name: of a column, or with dots of a field inside a struct.
 
         Raises:
             InputError: no such column; lists those there are.

@@ -1,8 +1,8 @@
-"""Evidence from outside a run: outcomes of earlier training (`--history`) and other models' pass rates (`--rates`).
+"""Evidence from outside a run: outcomes of earlier training (`--history`), other models' rates (`--rates`).
 
-Outcomes are added up by row of the scored set and copied into the run's folder when it is opened, so that a file which
-changes afterwards changes no plan. Sources are not told apart: strategies weigh the sum, because the likelihood of a
-few hundred outcomes tells little about the weight of each source.
+Outcomes are added up by row of the scored set and copied into the run's folder when it is opened, so that a
+file that changes afterwards changes no plan. The sources are not kept apart: a strategy weighs their sum,
+because the likelihood of a few hundred outcomes says little about the weight of each source.
 """
 
 from __future__ import annotations
@@ -50,12 +50,9 @@ def build(path: Path, scored: ScoredSet, config: ScheduleConfig, note: Note) -> 
         for rates in pass_rates_of(source, rules, option="--history", scored=scored):
             rows = pc.index_in(pa.array(rates.ids, pa.string()), value_set=ids.combine_chunks())
             there = np.flatnonzero(rows.is_valid().to_numpy(zero_copy_only=False))
-            outcomes = np.array([rates.wins, rates.losses])[:, there]
-            np.add.at(
-                counts,
-                (slice(None), rows.drop_null().to_numpy()),
-                outcomes * (1 if rates.counted else _OF_A_RATE),
-            )
+            weight = 1.0 if rates.counted else _OF_A_RATE
+            for row, added in zip(counts, (rates.wins, rates.losses), strict=True):
+                row += np.bincount(rows.drop_null().to_numpy(), weight * added[there], len(scored))
             matched += len(there)
         if not matched:
             raise InputError(
@@ -67,9 +64,7 @@ def build(path: Path, scored: ScoredSet, config: ScheduleConfig, note: Note) -> 
     with write_stream(path) as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
     silent = int((counts[:, rows].min(0) == 0).sum())
-    note(
-        f"{len(rows):,} of {len(scored):,} prompts have a history; the outcomes of {silent:,} of them never differed"
-    )
+    note(f"{len(rows):,} of {len(scored):,} prompts have a history; in {silent:,} of them no outcomes differ")
     return {"prompts": len(rows), "never_differed": silent}
 
 
@@ -102,8 +97,8 @@ def rate_column(column: pa.ChunkedArray, name: str) -> Floats:
         raise InputError(f"--rates {name}: it has type {column.type}, not numbers.", column=name) from error
     if len(outside := np.flatnonzero((rates < 0) | (rates > 1))):
         raise InputError(
-            f"--rates {name}: row {outside[0]} has {rates[outside[0]]:g}, and pass rates are from 0 to 1. Divide a "
-            "number of right rollouts by the number of rollouts.",
+            f"--rates {name}: row {outside[0]} has {rates[outside[0]]:g}, and pass rates are from 0 to 1. "
+            "Divide a number of right rollouts by the number of rollouts.",
             column=name,
         )
     return rates

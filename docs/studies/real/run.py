@@ -1,14 +1,16 @@
 """Replays strategies on the outcomes of a real GRPO run, in which every prompt was visited once a pass.
 
 Usage: python docs/studies/real/run.py OUTCOMES.parquet [--part all|tuned|kept] [--seeds N].
-OUTCOMES has a row for each prompt, with `right_of_8`: the right rollouts of its group at each visit, in order
-(Qwen2.5-Math-1.5B on a subset of DeepScaleR, 500 steps of 128 of 1,209 prompts; ypwang61/One-Shot-RLVR). A strategy that draws a prompt at
-step s observes the group of the visit nearest to s. The policy is the one that uniform sampling trained, whatever is
-drawn, so this says how well a strategy foresees which groups differ, and nothing of accuracy.
+OUTCOMES has a row for each prompt, with `right_of_8`: the right rollouts of its group at each visit, in
+order (Qwen2.5-Math-1.5B on a subset of DeepScaleR, 500 steps of 128 of 1,209 prompts; ypwang61/One-Shot-
+RLVR). A strategy that draws a prompt at step s observes the group of the visit nearest to s. The policy is
+the one that uniform sampling trained, whatever is drawn, so this says how well a strategy foresees which
+groups differ, and nothing of accuracy.
 
-Prints one JSON object for each strategy: the share of groups that differ after the first pass, the effective share of
-the set (1 / (N sum q^2), q the share of draws of each prompt) and, with the outcomes of the first 100 steps as
-history, the share that differ in the first pass of a run that begins at step 100.
+Prints one JSON object for each strategy: the share of groups that differ in the first pass and after it,
+the effective share of the set after it (1 / (N sum q^2), q the share of draws of each prompt) and, for the
+default, the share that differ in the first pass of a run that begins at step 100 and has the outcomes
+before it as history.
 """
 
 from __future__ import annotations
@@ -40,17 +42,21 @@ STRATEGIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def read(path: Path, part: str) -> list[list[int]]:
-    """The visits of the prompts of a part: a third of the prompts, by a hash of the question, is kept back."""
+    """The visits of a part's prompts. A third, by a hash of the question, is kept back."""
     table = pq.read_table(path)
     visits = []
-    for question, right in zip(*(table.column(name).to_pylist() for name in ("question", "right_of_8")), strict=True):
+    for question, right in zip(
+        *(table.column(name).to_pylist() for name in ("question", "right_of_8")), strict=True
+    ):
         kept_back = hashlib.sha256(question.encode()).digest()[0] % 3 == 0
         if part == "all" or kept_back == (part == "kept"):
             visits.append(right)
     return visits
 
 
-def replay(visits: list[list[int]], name: str, options: dict[str, Any], seed: int, first: int = 0) -> dict[str, float]:
+def replay(
+    visits: list[list[int]], name: str, options: dict[str, Any], seed: int, first: int = 0
+) -> dict[str, float]:
     """One run from step `first`, with the outcomes before it as history."""
     rows = len(visits)
     budget = round(rows * STEP_PROMPTS / PROMPTS)
@@ -66,11 +72,15 @@ def replay(visits: list[list[int]], name: str, options: dict[str, Any], seed: in
             SimpleNamespace(round=step - first, scored=_Set(rows), history=history, rates=None, note=print)
         )
         drawn = selector.draw(step - first)
-        wins = np.array([visits[row][min(len(visits[row]) - 1, len(visits[row]) * step // STEPS)] for row in drawn])
+        wins = np.array(
+            [visits[row][min(len(visits[row]) - 1, len(visits[row]) * step // STEPS)] for row in drawn]
+        )
         differ.append(((wins > 0) & (wins < GROUP)).mean())
         if step - first >= one_pass:
             draws[drawn] += 1
-        selector.observe(base.Observed(step - first, drawn, wins.astype(float), GROUP - wins.astype(float), 0.5, 0.0))
+        selector.observe(
+            base.Observed(step - first, drawn, wins.astype(float), GROUP - wins.astype(float), 0.5, 0.0)
+        )
     shares = draws / draws.sum()
     return {
         "first pass": float(np.mean(differ[:one_pass])),

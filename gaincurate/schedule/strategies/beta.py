@@ -46,7 +46,7 @@ def groups_that_differ(a: Floats, b: Floats, size: int) -> Floats:
 
 
 def log_evidences(a: Floats, b: Floats, wins: Floats, losses: Floats) -> Floats:
-    """How likely each prompt's outcomes are under its Beta(a, b), in logs, up to what no prior changes, `[prompts]`."""
+    """The log-likelihood of each prompt's outcomes under its Beta(a, b), up to what no prior changes."""
     return log_beta(a + wins, b + losses) - log_beta(a, b)
 
 

@@ -1,13 +1,12 @@
-"""Priors of pass rates by labels of prompts: a Beta law per label, fitted to outcomes (empirical Bayes).
+"""Priors of pass rates by labels of prompts: a Beta law for each label, fitted to outcomes (empirical Bayes).
 
-The law of label l is Beta(s_l m_l, s_l (1 - m_l)). Its mean m_l is the label's pass rate, drawn towards the mean of
-all prompts by c rollouts. Its strength s_l says how alike the label's prompts are. c is common to all labels, and
-both it and s_l are the values under which outcomes of single prompts are most likely, each given the outcomes of
-the other prompts. So a label that says nothing gets a small strength. A reader may ask for a proper hierarchical fit: leaving
-one prompt out costs one pass over the outcomes and needs no approximation.
+The law of label l is Beta(s m, s (1 - m)). The mean m is the label's pass rate, drawn towards the mean of
+all prompts by c rollouts. The strength s says how alike the prompts of the label are. c is common to all
+labels. Both are the values under which the outcomes of single prompts are most likely, each prompt given
+the outcomes of the others. So a label that tells nothing gets a small strength. A reader may ask for a full
+hierarchical model: leaving one prompt out needs one pass over the outcomes and no approximation.
 
-The same likelihood chooses which columns are labels (`best_labels`) and how much the outcomes of earlier runs
-count.
+The same likelihood chooses the columns that are labels, and the weights of other sources.
 """
 
 from __future__ import annotations
@@ -25,104 +24,98 @@ Counts = Floats
 """Wins and losses, `[2, prompts]`."""
 
 JUDGES, _CHOOSERS = 2048, 1024
-"""Observed prompts, evenly spaced, by which laws are fitted, and labels chosen."""
-FEWEST = 16
-"""Observed prompts that a choice of labels needs."""
-_PULLS = (0.25, 1.0, 4.0, 16.0)
-_STRENGTHS = np.array([0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0])
-_OF_ALL = 4.0  # prompts that the likelihood of all labels counts for beside a label's own
-_LEAST = 1e-3  # a mean is never 0 or 1: the law would be no law
+"""Observed prompts at most, evenly spaced, by which laws are fitted, and by which labels are chosen."""
+_FEWEST = 16  # observed prompts for a choice of labels
+_PULLS = (0.25, 1.0, 4.0, 16.0)  # c
+_STRENGTHS = np.array([0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0])  # s
+_OF_ALL = 4.0  # prompts that the mean likelihood of all labels counts for in the choice of one label's s
+_LEAST = 1e-3  # a mean is never 0 or 1
 
 
 @dataclass(frozen=True, slots=True)
 class Law:
-    """Beta parameters of each prompt before its own outcomes, `[prompts]` each, and how likely they make outcomes.
+    """Beta parameters of each prompt before its own outcomes.
 
-    `fit` is the log-likelihood of the judged prompts' outcomes, each given the outcomes of the others.
+    `fit` is the log-likelihood of the outcomes that judged the law, up to a constant.
     """
 
-    a: Floats
-    b: Floats
+    counts: Counts
     fit: float
 
 
-def law_of(codes: Ints, wins: Floats, losses: Floats, base: Counts, history: Counts | None = None) -> Law:
+def law_of(labels: Ints, outcomes: Counts, base: Counts, history: Counts | None = None) -> Law:
     """The law of each prompt, by its label.
 
-    A prompt's own outcomes are left out of its label's mean, because they count for the prompt itself.
+    The outcomes of a prompt are left out of the mean of its label, because they count for the prompt itself.
 
     Args:
-        codes: `[prompts]`, the label of each, from 0.
-        wins: `[prompts]`, 0 where nothing was observed.
-        losses: `[prompts]`.
-        base: `[2, prompts]` or `[2, 1]`, wins and losses that prompts have besides, which no label's mean includes.
-        history: `[2, prompts]`, wins and losses of an earlier run. They are part of a label's mean, and of the
+        labels: `[prompts]`, from 0.
+        outcomes: `[2, prompts]`, 0 where nothing was observed.
+        base: `[2, prompts]` or `[2, 1]`, wins and losses that prompts have besides, in no label's mean.
+        history: `[2, prompts]`, wins and losses in earlier training: part of the mean of a label and of the
             law of their prompt. Default: none.
     """
-    size, seen = int(codes.max(initial=0)) + 1, np.flatnonzero(wins + losses)
-    counts = np.array([wins, losses]) if history is None else np.array([wins, losses]) + history
-    of_label = np.array([np.bincount(codes, row, size) for row in counts])
-    everything = of_label.sum()
-    before = base if history is None else base + history
-    if everything <= 0:
-        return Law(*np.broadcast_to(before, counts.shape).copy(), 0.0)
-    mean_of_all = of_label[0].sum() / everything
+    every = outcomes if history is None else outcomes + history
+    before = np.broadcast_to(base if history is None else base + history, outcomes.shape)
+    if not every.any():
+        return Law(before, 0.0)
+    size = int(labels.max(initial=0)) + 1
+    of_label = np.array([np.bincount(labels, row, size) for row in every])
+    mean_of_all = of_label[0].sum() / of_label.sum()
 
     def means(rows: Ints | slice, pull: float) -> Floats:
-        """Of each row's label without the row, drawn towards the mean of all."""
-        others = np.maximum(of_label[:, codes[rows]] - counts[:, rows], 0.0)
+        """Of each row's label without the row, `[rows]`."""
+        others = np.maximum(of_label[:, labels[rows]] - every[:, rows], 0.0)
         rates: Floats = (others[0] + pull * mean_of_all) / (others.sum(0) + pull)
         return np.clip(rates, _LEAST, 1 - _LEAST)
 
-    # Without outcomes of this run, a law has to make those of the earlier run likely.
-    judged, given = (counts, base) if not len(seen) else (np.array([wins, losses]), before)
-    judges = evenly(seen if len(seen) else np.flatnonzero(counts.sum(0)), JUDGES)
-    outcomes, given = judged[:, judges], np.broadcast_to(given, counts.shape)[:, judges]
+    # Before this run has outcomes, a law has to make those of earlier training likely.
+    judged, given = (outcomes, before) if outcomes.any() else (every, np.broadcast_to(base, outcomes.shape))
+    judges = evenly(np.flatnonzero(judged.sum(0)), JUDGES)
+    judged, given = judged[:, judges], given[:, judges]
 
     def likelihoods(pull: float) -> Floats:
-        """`[strengths, judges]`."""
+        """Of each judge under each strength, `[strengths, judges]`."""
         rates = means(judges, pull)
-        laws = [given + s * np.array([rates, 1 - rates]) for s in _STRENGTHS]
-        return np.array([beta.log_evidences(*law, *outcomes) for law in laws])
+        laws = [given + strength * np.array([rates, 1 - rates]) for strength in _STRENGTHS]
+        return np.array([beta.log_evidences(*law, *judged) for law in laws])
 
     by_pull = {pull: likelihoods(pull) for pull in _PULLS}
     pull = max(_PULLS, key=lambda pull: float(by_pull[pull].sum(1).max()))
-    each = by_pull[pull]
-    of_labels = np.array([np.bincount(codes[judges], row, size) for row in each])
-    best = np.argmax(of_labels + _OF_ALL * each.mean(1, keepdims=True), axis=0)  # [labels]
-    strength, rates = _STRENGTHS[best][codes], means(slice(None), pull)
-    return Law(*(before + strength * np.array([rates, 1 - rates])), float(each.sum(1).max()))
+    fits = by_pull[pull]
+    of_labels = np.array([np.bincount(labels[judges], row, size) for row in fits])
+    strengths = _STRENGTHS[np.argmax(of_labels + _OF_ALL * fits.mean(1, keepdims=True), axis=0)][labels]
+    rates = means(slice(None), pull)
+    return Law(before + strengths * np.array([rates, 1 - rates]), float(fits.sum(1).max()))
 
 
-def best_labels(columns: Mapping[str, Ints], wins: Floats, losses: Floats, prior: float) -> tuple[str, ...]:
+def best_labels(columns: Mapping[str, Ints], outcomes: Counts, prior: float) -> tuple[str, ...]:
     """The columns whose values, crossed, predict outcomes best: none, one or two of them.
 
     Args:
-        columns: codes of each column by its name, `[prompts]`.
-        wins: `[prompts]`.
-        losses: `[prompts]`.
-        prior: wins and losses that every prompt has before it is seen.
+        columns: the codes of each column by its name, `[prompts]`.
+        outcomes: `[2, prompts]`.
+        prior: wins and losses that every prompt has before it is observed.
     """
-    seen = np.flatnonzero(wins + losses)
-    if len(seen) < FEWEST or not columns:
+    seen = evenly(np.flatnonzero(outcomes.sum(0)), _CHOOSERS)
+    if len(seen) < _FEWEST:
         return ()
-    seen = evenly(seen, _CHOOSERS)
-    of_seen = {name: codes[seen] for name, codes in columns.items()}
-    names = [(), *((name,) for name in of_seen), *combinations(of_seen, 2)]
 
-    def fit(chosen: tuple[str, ...]) -> float:
-        codes = crossed([of_seen[name] for name in chosen], len(seen))
-        return law_of(codes, wins[seen], losses[seen], np.full((2, 1), prior)).fit
+    def fit(names: tuple[str, ...]) -> float:
+        labels = crossed([columns[name][seen] for name in names], len(seen))
+        return law_of(labels, outcomes[:, seen], np.full((2, 1), prior)).fit
 
-    return max(names, key=fit)  # of equal ones the first, which has the fewest columns
+    # Of equal ones the first, which has the fewest columns.
+    return max([(), *((name,) for name in columns), *combinations(columns, 2)], key=fit)
 
 
 def crossed(columns: list[Ints], rows: int) -> Ints:
-    """One code for each combination of values that occurs, `[rows]`."""
-    codes = np.zeros(rows, np.int64)
+    """A number from 0 for each combination of values that occurs, `[rows]`."""
+    labels = np.zeros(rows, np.int64)
     for column in columns:
-        codes = np.unique(codes * (int(column.max(initial=0)) + 1) + column, return_inverse=True)[1]
-    return codes.reshape(-1)
+        labels = labels * (int(column.max(initial=0)) + 1) + column
+        labels = np.unique(labels, return_inverse=True)[1].reshape(-1)
+    return labels
 
 
 def evenly(rows: Ints, most: int) -> Ints:

@@ -1,7 +1,7 @@
 """The options of strategy `posterior`, and the settings of methods in papers under their names.
 
-A preset fills the options that are not given. It has the equations and the settings of a method, and nothing that a
-trainer does with its prompts.
+A preset fills the options that are not given. It has the equations and the settings of a method, and nothing
+that a trainer does with its prompts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "mapp": {**_OWN, "draw": "weights", "candidates": 8, "memory": 0.5},
 }
 """The options that each preset sets apart from the defaults."""
-AUTO = "auto"
+AUTO, NO_LABELS = "auto", "none"
 
 
 class PosteriorOptions(base.Options):
@@ -71,7 +71,7 @@ class PosteriorOptions(base.Options):
     @property
     def columns(self) -> list[str]:
         """The columns that `labels` names."""
-        return [] if self.labels in (AUTO, "none") else self.labels.split(",")
+        return [] if self.labels in (AUTO, NO_LABELS) else self.labels.split(",")
 
     def check_run(self, config: ScheduleConfig, scored: ScoredSet) -> None:
         """See that the set has the labels.
