@@ -462,6 +462,8 @@ class _View:
     world: _World
     round: int
     opening: bool = False
+    history: None = None
+    rates: None = None
 
     @property
     def rows(self) -> Ints:

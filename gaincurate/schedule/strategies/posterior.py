@@ -1,16 +1,16 @@
 """Prompts by the chance that their group of rollouts differs, under a posterior of each prompt's pass rate.
 
-A group whose rollouts are all right or all wrong has no gradient. The posterior of a prompt is
-Beta(a + wins, b + losses). Wins and losses fade when the prompt is observed again, because the model changes.
-a and b come from the prompt's labels, from outcomes of earlier training and from pass rates of other models, as
-far as these make the outcomes likely (`evidence`). The value of a prompt is U_G, the chance that its G rollouts
-are neither all right nor all wrong.
+A group whose rollouts are all right or all wrong has no gradient. The posterior of a prompt is Beta(a +
+wins, b + losses). Wins and losses fade when the prompt is observed again, because the model changes. a and
+b come from the prompt's labels, from outcomes of earlier training and from pass rates of other models, as
+far as these make the outcomes likely (`evidence`). The value of a prompt is U_G, the chance that its G
+rollouts are neither all right nor all wrong.
 
 Rounds are cut from passes over the set, as with `uniform`. In a pass a prompt is drawn with the chance
-min(1, U / U*), and at least `retest`. U* is the mean of U over a draw in proportion to U, so passes become those
-of `uniform` where few groups are silent. A reader may ask why rounds are not drawn by weights, as in the papers:
-independent rounds draw some prompts twice before others once, which by itself cost .7 to 1.4 points of accuracy in
-small sets (docs/studies/lean). The papers' settings are presets.
+min(1, U / U*), and at least `retest`. U* is the mean of U over a draw in proportion to U, so passes become
+those of `uniform` where few groups are silent. A reader may ask why rounds are not drawn by weights, as in
+the papers: independent rounds draw some prompts twice before others once, which by itself cost .7 to 1.4
+points of accuracy in small sets (docs/studies/lean). The papers' settings are presets.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class Posterior(base.Selector):
         self._expected_groups: float | None = None
         groups = 1 if pool.strata is None else len(pool.strata.names)
         self._places: list[Json] = [{"pass": 0, "cursor": 0, "last": []} for _ in range(groups)]
-        """Of each group of `--stratify`: its pass, how many prompts of the pass were considered, and those that
-        the round in which it began had drawn before, which come last."""
+        """Of each group of `--stratify`: its pass, how many prompts of the pass were considered, and those
+        that the round in which it began had drawn before, which come last."""
 
     @classmethod
     def goes_by_scores(cls, options: Mapping[str, Any]) -> bool:
@@ -92,7 +92,7 @@ class Posterior(base.Selector):
             np.add.at(counts, late, added)
 
     def prepare(self, context: Context) -> None:
-        """Read labels, earlier outcomes and other models' rates, and fit the law of each prompt to outcomes."""
+        """Read labels, earlier outcomes and other models' rates, and fit the law of each prompt."""
         options, history, of_others = self.options, context.history, context.rates
         if options.labels == NO_LABELS and history is None and of_others is None:
             return
@@ -213,8 +213,8 @@ class Posterior(base.Selector):
         self._places = [{**place, "last": list(place["last"])} for place in state.get("places", self._places)]
 
     def metrics(self) -> dict[str, float]:
-        """Prompts seen, those all right (`easy`) and all wrong (`hard`) so far, passes, weights of sources, and
-        the share of groups expected to differ.
+        """Prompts seen, those all right (`easy`) and all wrong (`hard`) so far, passes, weights of sources,
+        and the share of groups expected to differ.
         """
         wins, losses = self._outcomes
         counts: dict[str, float] = {
@@ -260,7 +260,7 @@ def _codes(context: Context, name: str) -> Ints:
 
 
 def _as_outcomes(rates: Floats, outcomes: Counts) -> Counts:
-    """Other models' pass rates, recalibrated on outcomes, as wins and losses of each prompt, `[2, prompts]`."""
+    """Other models' pass rates, recalibrated on outcomes, as wins and losses of prompts, `[2, prompts]`."""
     from gaincurate.difficulty.rates import calibrate
 
     rows = evenly(np.flatnonzero(outcomes.sum(0)), JUDGES)
