@@ -162,7 +162,8 @@ def test_wasted_and_uniform_are_the_whole_for_any_predictor(tmp_path: Path, grou
 
 def test_a_set_that_was_rolled_out_as_a_whole_has_a_forecast(tmp_path: Path) -> None:
     rates = np.tile([0.0, 0.5], 60)
-    result = forecast(_config(_set(tmp_path, rates, ["a", "b"] * 60)), _references(rates, 120), 10.0)
+    config = _config(_set(tmp_path, rates, ["a", "b"] * 60), rounds=12)
+    result = forecast(config, _references(rates, 120), 10.0)
     assert result.wasted.value == pytest.approx(0.5, abs=0.05)
     assert all(each.differ.value > 0.5 for each in result.strategies)
 
