@@ -1,0 +1,199 @@
+"""Other models' pass rates as a prior, against brute force with `math.lgamma` and plain Newton steps."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gaincurate.core.rng import Floats
+from gaincurate.difficulty import rates
+from gaincurate.difficulty.rates import Calibrated, calibrate, differ
+
+
+def world(
+    seed: int = 0, prompts: int = 600, noises: tuple[float, ...] = (0.3, 0.6, 1.0), strength: float = 8.0
+) -> tuple[Floats, Floats, Floats]:
+    """Rates of sources that see the policy's logit with some noise, and the policy's successes of 8."""
+    random = np.random.default_rng(seed)
+    logits = random.normal(-0.5, 1.5, prompts)
+    seen = 1.5 * logits[:, None] + 1 + random.normal(size=(prompts, len(noises))) * noises
+    sources = random.binomial(16, 1 / (1 + np.exp(-seen))) / 16
+    mean = 1 / (1 + np.exp(-logits))
+    wins = random.binomial(8, random.beta(strength * mean, strength * (1 - mean)))
+    return sources, wins.astype(float), 8.0 - wins
+
+
+def calibrated(
+    sources: Floats, wins: Floats, losses: Floats, observed: int = 256, **given: Any
+) -> Calibrated:
+    rows = np.arange(observed)
+    return calibrate(sources, rows, wins[rows], losses[rows], **given)
+
+
+def brute_fit(z: Floats, wins: Floats, losses: Floats, ridge: float) -> tuple[float, list[float]]:
+    """The best penalised log likelihood over all subsets of sources whose weights come out above 0."""
+    share = 5 / (4 + wins + losses)
+    best = (-math.inf, [0.0])
+    for size in range(z.shape[1] + 1):
+        for subset in itertools.combinations(range(z.shape[1]), size):
+            design = np.column_stack([*(z[:, k] for k in subset), np.ones(len(z))])
+            penalty = np.array([ridge] * size + [1e-3])
+            theta = np.zeros(size + 1)
+            for _ in range(60):
+                p = 1 / (1 + np.exp(-design @ theta))
+                hessian = sum(
+                    s * n * q * (1 - q) * np.outer(x, x)
+                    for s, n, q, x in zip(share, wins + losses, p, design, strict=True)
+                ) + np.diag(penalty)
+                theta = theta + np.linalg.solve(
+                    hessian, design.T @ (share * (wins - (wins + losses) * p)) - penalty * theta
+                )
+            p = 1 / (1 + np.exp(-design @ theta))
+            value = (share * (wins * np.log(p) + losses * np.log(1 - p))).sum() - penalty @ theta**2 / 2
+            if value > best[0] and (theta[:-1] >= 0).all():
+                whole = dict(zip(subset, theta[:-1].tolist(), strict=True))
+                best = float(value), [*(whole.get(k, 0.0) for k in range(z.shape[1])), float(theta[-1])]
+    return best
+
+
+def beta_binomial(a: float, b: float, wins: float, losses: float) -> float:
+    return (
+        math.lgamma(a + wins) + math.lgamma(b + losses) - math.lgamma(a + b + wins + losses)
+        - math.lgamma(a) - math.lgamma(b) + math.lgamma(a + b)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("ridge", [0.3, 30.0])
+def test_weights_are_the_best_of_all_subsets_of_sources(ridge: float) -> None:
+    sources, wins, losses = world(3, 60)
+    random = np.random.default_rng(5)
+    z = np.column_stack([sources, random.normal(size=60), -wins + 4 * random.normal(size=60)])
+    z = (z - z.mean(0)) / z.std(0)
+    losses[:20] = 2.0
+    _, reference = brute_fit(z, wins, losses, ridge)
+    fitted = rates.fit(z, wins, losses, ridge)
+    assert fitted.tolist() == pytest.approx(reference, abs=1e-7)
+    assert fitted[4] == 0  # what goes down with the rate gets no weight
+
+
+def test_ridge_and_strength_are_those_of_the_likeliest_held_out_outcomes() -> None:
+    sources, wins, losses = world(1, 120, (1.2, 1.2))
+    found = calibrated(sources, wins, losses, 120, rollouts=np.array([16.0, 16.0]))
+    logits = np.log((16 * sources + 0.5) / (16.5 - 16 * sources))
+    z = (logits - logits.mean(0)) / logits.std(0)
+
+    def held_out(z: Floats) -> tuple[float, float, float]:
+        tried = []
+        for ridge in (0.3, 3.0, 30.0, 300.0):
+            expected = np.empty(120)
+            for fold in range(5):
+                train = np.arange(120) % 5 != fold
+                _, theta = brute_fit(z[train], wins[train], losses[train], ridge)
+                expected[~train] = 1 / (1 + np.exp(-(z[~train] @ theta[:-1] + theta[-1])))
+            for half_octaves in range(19):
+                s = 0.25 * math.sqrt(2) ** half_octaves
+                each = [
+                    beta_binomial(s * m, s * (1 - m), w, x)
+                    for m, w, x in zip(expected, wins, losses, strict=True)
+                ]
+                tried.append((sum(each), ridge, s))
+        return max(tried)
+
+    likelihood, ridge, strength = held_out(z)
+    assert likelihood > held_out(z[:, :1])[0] + 1  # so both sources stay
+    assert likelihood > held_out(z[:, 1:])[0] + 1
+    _, theta = brute_fit(z, wins, losses, ridge)
+    assert found.strength == pytest.approx(strength)
+    assert found.weights.tolist() == pytest.approx(theta[:-1], abs=1e-7)
+    assert found.expected == pytest.approx(1 / (1 + np.exp(-(z @ theta[:-1] + theta[-1]))), abs=1e-7)
+
+
+def test_the_expected_rates_and_the_strength_are_those_of_the_world() -> None:
+    sources, wins, losses = world(2, 20_000, (0.1,), strength=8.0)
+    found = calibrated(sources, wins, losses, 2048)
+    unseen = slice(2048, None)
+    for low in np.arange(0, 1, 0.1):
+        bin_ = (found.expected[unseen] >= low) & (found.expected[unseen] < low + 0.1)
+        if bin_.sum() > 300:
+            came = wins[unseen][bin_].sum() / (8 * bin_.sum())
+            assert came == pytest.approx(found.expected[unseen][bin_].mean(), abs=0.03)
+    assert 5 < found.strength < 12  # the source's own noise takes from the 8
+    likelihoods = [
+        sum(map(beta_binomial, s * m, s * (1 - m), wins[unseen], losses[unseen]))
+        for m in [found.expected[unseen]]
+        for s in (found.strength / 2, found.strength, found.strength * 2)
+    ]
+    assert max(likelihoods) == likelihoods[1]
+
+
+def test_an_order_of_sources_only_orders_the_weights() -> None:
+    sources, wins, losses = world()
+    order = [2, 0, 1]
+    found, other = calibrated(sources, wins, losses), calibrated(sources[:, order], wins, losses)
+    assert other.weights == pytest.approx(found.weights[order], abs=1e-8)
+    assert other.expected == pytest.approx(found.expected, abs=1e-8)
+    assert other.strength == found.strength
+
+
+def test_a_column_of_noise_gets_no_weight() -> None:
+    sources, wins, losses = world()
+    random = np.random.default_rng(7)
+    noisy = np.column_stack([sources, random.random((600, 2)), 1 - sources[:, 0], np.full(600, 0.5)])
+    found = calibrated(noisy, wins, losses)
+    assert found.weights[:3].min() > 0.3
+    assert found.weights[3:].tolist() == [0, 0, 0, 0]
+    alone = calibrated(noisy[:, 3:], wins, losses)
+    assert (alone.strength, alone.weights.tolist()) == (0, [0, 0, 0, 0])
+    overall = wins[:256].sum() / (8 * 256)
+    assert alone.expected == pytest.approx(np.full(600, overall), abs=1e-3)
+
+
+def test_a_prompt_that_every_source_solves_more_often_is_expected_to_be_easier() -> None:
+    sources, wins, losses = world()
+    found = calibrated(sources, wins, losses).expected
+    above = (sources[:, None] >= sources[None]).all(2)
+    assert (found[:, None] - found[None])[above].min() >= -1e-12
+
+
+def test_missing_rates_are_filled_from_the_other_sources() -> None:
+    sources, wins, losses = world(4, 2000)
+    whole = calibrated(sources, wins, losses, 512)
+    gaps = sources.copy()
+    gaps[np.random.default_rng(1).random(gaps.shape) < 0.3] = np.nan
+    gaps[:10] = np.nan
+    found = calibrated(gaps, wins, losses, 512)
+    nowhere = np.isnan(gaps).all(1)
+    assert np.array_equal(np.isnan(found.expected), nowhere)
+    error = np.abs(found.expected - whole.expected)[~nowhere]
+    assert error.mean() < 0.06
+    # A source that tells nothing does not stand in for the one that is missing.
+    random = np.random.default_rng(2).random(2000)
+    half = np.where(np.arange(2000) % 2, sources[:, 0], np.nan)
+    found = calibrated(np.column_stack([half, random]), wins, losses, 512)
+    assert found.weights[1] == 0
+    assert found.expected[::2].std() < 0.02 < 0.2 < found.expected[1::2].std()
+
+
+@pytest.mark.parametrize("observed", [0, 15])
+def test_with_few_outcomes_it_is_the_mean_of_the_logits(observed: int) -> None:
+    sources, wins, losses = world()
+    found = calibrated(sources, wins, losses, observed)
+    odds = np.log((16 * sources + 0.5) / (16.5 - 16 * sources)).mean(1)
+    assert found.expected == pytest.approx(1 / (1 + np.exp(-odds)))
+    assert (found.strength, found.weights.tolist()) == (1.0, [1 / 3] * 3)
+
+
+def test_the_chance_that_a_group_differs_is_the_sum_over_unequal_outcomes() -> None:
+    expected, strength = np.array([0.02, 0.3, 0.5, 0.99]), 3.0
+    sums = [
+        sum(
+            math.comb(8, k) * math.exp(beta_binomial(strength * m, strength * (1 - m), k, 8 - k))
+            for k in range(1, 8)
+        )
+        for m in expected
+    ]
+    assert differ(expected, strength, 8) == pytest.approx(sums, abs=1e-12)
