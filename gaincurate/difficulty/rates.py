@@ -22,6 +22,7 @@ MOST = 4096
 """Observed prompts that a fit reads; of more, evenly spaced ones."""
 UNFITTED = 1.0
 """The strength without a fit, in rollouts: about the median of those that fit in docs/studies/real."""
+GROUP, LIVE, DEAD = 8, 0.5, 0.15
 _ROLLOUTS = 16.0  # of a rate of unknown counts
 _FOLDS = 5
 _RIDGES = (0.3, 3.0, 30.0, 300.0)
@@ -64,15 +65,15 @@ def calibrate(
     logits = _logits(rates, _ROLLOUTS if rollouts is None else rollouts)
     absent: Mask = np.isnan(logits)
     logits[absent] = 0.0
-    counts = (~absent).sum(0)
-    nowhere: Mask = absent.all(1)
+    counts, sources = (~absent).sum(0), (~absent).sum(1)
+    nowhere = sources == 0
     if len(rows) > MOST:
         some = np.linspace(0, len(rows) - 1, MOST).round().astype(np.int64)
         rows, wins, losses = rows[some], wins[some], losses[some]
     usable = ~nowhere[rows] & (wins + losses > 0)
     rows, wins, losses = rows[usable], wins[usable], losses[usable]
     if len(rows) < FEWEST:
-        expected = _sigmoid(logits.sum(1) / np.maximum((~absent).sum(1), 1))
+        expected = _sigmoid(logits.sum(1) / np.maximum(sources, 1))
         expected[nowhere] = np.nan
         return Calibrated(expected, UNFITTED, np.full(len(counts), 1 / len(counts)))
     z = np.where(absent, 0.0, logits - logits.sum(0) / np.maximum(counts, 1))
@@ -96,6 +97,19 @@ def differ(expected: Floats, strength: float | Floats, size: int) -> Floats:
     equal = np.exp(_log_beta(a + size, b) - whole) + np.exp(_log_beta(a, b + size) - whole)
     chances: Floats = np.clip(1 - equal, 0.0, 1.0)
     return chances
+
+
+def buckets(expected: Floats, strength: float | Floats) -> list[str]:
+    """`live` from U_8 = .5 on; else `easy` from a pass rate of .5 on, `hard` from U_8 = .15 on, or `dead`.
+
+    Args:
+        expected: pass rates, `[N]`.
+        strength: as in `differ`.
+    """
+    chances = differ(expected, strength, GROUP)
+    names = np.where(expected >= 0.5, "easy", np.where(chances < DEAD, "dead", "hard"))
+    listed: list[str] = np.where(chances >= LIVE, "live", names).tolist()
+    return listed
 
 
 def _logits(rates: Floats, rollouts: Floats | float) -> Floats:
