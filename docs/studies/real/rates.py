@@ -4,7 +4,8 @@ Usage: python docs/studies/real/rates.py MATH REASONING_GYM [--out docs/studies/
 
 MATH is a Parquet file with `level`, `subject` and a column `n_right:MODEL_k_K_temp_T` for each model: the
 right ones of K rollouts. REASONING_GYM has `level`, `task`, `k`, and a column `score:MODEL`, the mean score
-of k completions. Each model in turn is the target: its own rates give the outcomes of the references, and judge.
+of k completions. Each model in turn is the target. Its own rates give the outcomes of the references, and
+judge.
 """
 
 from __future__ import annotations
