@@ -332,7 +332,7 @@ class Comparison(Frozen):
         return comparison.with_controls() if self.controls else comparison
 
     def grid(self) -> list[tuple[float, int, int]]:
-        """Learning rates, prompts of a step and rollouts of a prompt that `--tune` tries, each setting once."""
+        """Learning rates, prompts of a step, rollouts of a prompt that `--tune` tries, each setting once."""
         settings = [
             (
                 factor * self.learning_rate,

@@ -13,9 +13,9 @@ import pytest
 import runs
 from command import run as gaincurate
 from gaincurate import Schedule
+from gaincurate.difficulty.beta import groups_that_differ
 from gaincurate.schedule.run import Run
 from gaincurate.schedule.status import status
-from gaincurate.schedule.strategies.beta import groups_that_differ
 from gaincurate.schedule.tracking import numbers
 from gaincurate.trainers.session import RunSession
 

@@ -97,7 +97,7 @@ def test_labels_are_noticed_and_tell_dead_prompts_from_live_ones() -> None:
     }
     chosen = selector(400, 40)
     chosen.prepare(context(**columns))
-    assert "evidence" not in chosen.plan_facts(np.arange(3))  # nothing was observed
+    assert chosen.plan_facts(np.arange(3))["evidence"] == {}  # nothing was observed
     seen = random.permutation(400)[:80]
     chosen.observe(outcome(seen, random.binomial(8, np.where(dead, 0.0, 0.6))[seen]))
     chosen.prepare(context(1, **columns))
@@ -235,7 +235,7 @@ def test_a_plan_says_what_failure_rates_are_expected() -> None:
     chosen = selector(memory=1, prior=1)
     chosen.observe(outcome([3, 7], [8, 1]))
     assert chosen.plan_facts(np.array([7, 0, 3])) == {
-        "predicted": [0.8, 0.5, 0.1], "predicted_rollouts": [10, 2, 10]
+        "predicted": [0.8, 0.5, 0.1], "predicted_rollouts": [10, 2, 10], "evidence": {}
     }  # fmt: skip
 
 

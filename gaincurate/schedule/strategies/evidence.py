@@ -18,7 +18,7 @@ from itertools import combinations
 import numpy as np
 
 from gaincurate.core.rng import Floats, Ints
-from gaincurate.schedule.strategies import beta
+from gaincurate.difficulty import beta
 
 Counts = Floats
 """Wins and losses, `[2, prompts]`."""

@@ -24,10 +24,11 @@ import numpy as np
 from gaincurate.core.columns import can_group, coded, fields, read_column
 from gaincurate.core.rng import PASSES, Floats, Ints, between, keys_of, largest, permutation, uniforms
 from gaincurate.core.schema import ID
+from gaincurate.difficulty import beta
+from gaincurate.difficulty.rates import calibrate
 from gaincurate.schedule import base
 from gaincurate.schedule.base import Json, Observed, Pool
 from gaincurate.schedule.context import Context
-from gaincurate.schedule.strategies import beta
 from gaincurate.schedule.strategies.evidence import JUDGES, Counts, Law, best_labels, crossed, evenly, law_of
 from gaincurate.schedule.strategies.posterior_options import AUTO, NO_LABELS, PosteriorOptions
 
@@ -64,6 +65,8 @@ class Posterior(base.Selector):
         """Rollouts per prompt, as observed in the last round."""
         self._labels: tuple[str, ...] = ()
         self._weights: dict[str, float] = {}
+        self._rates: list[float] = []
+        """The weight of each other model's rates, of standardised logits."""
         self._expected_groups: float | None = None
         groups = 1 if pool.strata is None else len(pool.strata.names)
         self._places: list[Json] = [{"pass": 0, "cursor": 0, "last": []} for _ in range(groups)]
@@ -99,9 +102,14 @@ class Posterior(base.Selector):
         outcomes = self._outcomes if history is None else self._outcomes + _FIRST_WEIGHT * history
         names = _noticed(context) if options.labels == AUTO else options.columns
         codes = {name: _codes(context, name) for name in names}
+        before = self._labels
         self._labels = best_labels(codes, outcomes, options.prior) if options.labels == AUTO else tuple(names)
+        if self._labels not in (before, ()):
+            context.note(f"prompts with the same {' and '.join(self._labels)} are expected to be alike")
         labels = crossed([codes[name] for name in self._labels], self.pool.rows)
-        rates = None if of_others is None else _as_outcomes(of_others, outcomes)
+        rates = None
+        if of_others is not None:
+            rates, self._rates = _as_outcomes(of_others, outcomes)
         enough = (self._outcomes.sum(0) > 0).sum() >= _ENOUGH
         sources = {
             name: counts for name, counts in (("history", history), ("rates", rates)) if counts is not None
@@ -203,13 +211,14 @@ class Posterior(base.Selector):
         """See `Selector`."""
         rows = np.flatnonzero(self._outcomes.sum(0))
         wins, losses = self._outcomes[:, rows].tolist()
-        state: Json = {"rows": rows.tolist(), "wins": wins, "losses": losses, "group_size": self._group_size}
+        state: Json = {"rows": rows.tolist(), "wins": wins, "losses": losses}
+        state |= {"group_size": self._group_size, "labels": list(self._labels)}
         return state | ({"places": self._places} if self.options.draw == "passes" else {})
 
     def load_state_dict(self, state: Json) -> None:
         """See `Selector`."""
         self._outcomes[:, np.asarray(state["rows"], np.int64)] = [state["wins"], state["losses"]]
-        self._group_size = state["group_size"]
+        self._group_size, self._labels = state["group_size"], tuple(state["labels"])
         self._places = [{**place, "last": list(place["last"])} for place in state.get("places", self._places)]
 
     def metrics(self) -> dict[str, float]:
@@ -232,11 +241,13 @@ class Posterior(base.Selector):
     def plan_facts(self, rows: Ints) -> Json:
         """The failure rates that the posterior expects, and the rollouts that each rests on, prior included.
 
-        The next plan compares both with the outcomes. `evidence` names the labels.
+        The next plan compares both with the outcomes. `evidence` has the labels, and the weight of each other
+        model's rates.
         """
         a, b = self._posterior(rows)
         facts: Json = {"predicted": (b / (a + b)).tolist(), "predicted_rollouts": (a + b).tolist()}
-        return facts | ({"evidence": {"labels": list(self._labels)}} if self._labels else {})
+        evidence = {"labels": list(self._labels), "rates": self._rates}
+        return facts | {"evidence": {name: values for name, values in evidence.items() if values}}
 
 
 def _noticed(context: Context) -> list[str]:
@@ -259,13 +270,10 @@ def _codes(context: Context, name: str) -> Ints:
     return codes.astype(np.int64) + 1
 
 
-def _as_outcomes(rates: Floats, outcomes: Counts) -> Counts:
-    """Other models' pass rates, recalibrated on outcomes, as wins and losses of prompts, `[2, prompts]`."""
-    from gaincurate.difficulty.rates import calibrate
-
+def _as_outcomes(rates: Floats, outcomes: Counts) -> tuple[Counts, list[float]]:
+    """Other models' pass rates, recalibrated, as wins and losses of prompts, and the weight of each model."""
     rows = evenly(np.flatnonzero(outcomes.sum(0)), JUDGES)
     fitted = calibrate(rates, rows, *outcomes[:, rows])
     strength = np.where(np.isnan(fitted.expected), 0.0, fitted.strength)
     expected = np.nan_to_num(fitted.expected)
-    counts: Counts = strength * np.array([expected, 1 - expected])
-    return counts
+    return strength * np.array([expected, 1 - expected]), np.round(fitted.weights, 4).tolist()
