@@ -142,7 +142,7 @@ class Context:
     opening: bool = False
     history: Any = None
     rates: Any = None
-    note: Any = staticmethod(lambda sentence: None)
+    note: Any = print
 
     def column(self, name: str) -> pa.ChunkedArray:
         """A column of the rows that are chosen from, `[N]`."""
