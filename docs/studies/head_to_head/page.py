@@ -1,8 +1,8 @@
 """Write docs/head-to-head.md, its pictures and its figures from the stored results of the study.
 
 Usage: python docs/studies/head_to_head/page.py [COMPARED].
-COMPARED is the study's finished comparison, whose results are stored next to this file first. Neither this file
-nor template.txt contains a result: all come from `figures.json`, which `gaincurate.compare.document` makes.
+COMPARED is the study's finished comparison, whose results are stored next to this file first. Neither this
+file nor template.txt contains a result: all come from `figures.json`, which `gaincurate.compare.document` makes.
 """
 
 from __future__ import annotations
