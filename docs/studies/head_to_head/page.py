@@ -2,7 +2,7 @@
 
 Usage: python docs/studies/head_to_head/page.py [COMPARED].
 COMPARED is the study's finished comparison, whose results are stored next to this file first. Neither this
-file nor template.txt contains a result: all come from `figures.json`, which `gaincurate.compare.document` makes.
+file nor template.txt contains a result: all come from `figures.json`, made by `gaincurate.compare.document`.
 """
 
 from __future__ import annotations
