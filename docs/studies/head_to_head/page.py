@@ -79,9 +79,6 @@ def page(found: Json) -> str:
             notes=notes,
             length=found["against_length"] or "",
             setup=_setup(found),
-            settings="\n".join(
-                f"| {name} | `{_plain(value)}` |" for name, value in _settings(setting).items()
-            ),
             arms="\n".join(f"| {arm['arm']} | {_own(arm)} |" for arm in found["arms"]),
             rates=_rates(found["about"]),
             order=_order(found["about"]),
@@ -127,14 +124,6 @@ def _references(found: Json) -> Json:
         "reference_share": f"{min(shares):.0f} to {max(shares):.0f} %" if shares else "nothing",
         "step_prompts": found["setting"]["comparison"]["step_prompts"],
     }
-
-
-def _settings(setting: Json) -> Json:
-    comparison = setting["comparison"]
-    nested = {f"{part}.{k}": v for part in ("train", "evaluation") for k, v in comparison[part].items()}
-    skipped = {"arms", "train", "evaluation", "tune"}
-    plain = {name: value for name, value in comparison.items() if name not in skipped}
-    return {name: value for name, value in {**plain, **nested}.items() if value is not None}
 
 
 def _own(arm: Json) -> str:
