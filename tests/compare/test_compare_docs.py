@@ -33,7 +33,7 @@ def test_every_setting_is_named_with_its_default(kind: type[BaseModel]) -> None:
 def test_the_example_is_a_comparison() -> None:
     (example,) = re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL)
     found = checked_comparison(tomllib.loads(example))
-    assert [arm.name for arm in found.arms] == ["uniform", "length", "gain-rl", "variance"]
+    assert [arm.name for arm in found.arms] == ["uniform", "length", "gain-rl", "posterior"]
 
 
 def test_rates_of_wrong_verdicts_are_those_that_were_simulated() -> None:
