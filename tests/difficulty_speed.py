@@ -25,7 +25,7 @@ if __name__ == "__main__":
     embedding = {"model": "some-model", "weights": "w" * 32, "width": width}
     adapter = Adapter(DifficultyPredictor(Shape(width)).eval(), embedding, {}, "")
     of_ids([scored], chosen)  # the files are in memory after this, as after scoring
-    methods: list[MethodName] = ["adapter", "gp", "whitened"]
+    methods: list[MethodName] = ["adapter", "gp"]
     for method in methods:
         times = []
         for _ in range(3):
