@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gaincurate.core.rng import Floats, Ints
+from gaincurate.difficulty.beta import groups_that_differ, log_evidences
 
 FEWEST = 16
 """Observed prompts that a fit needs. With fewer, the expected rate is the mean of the sources' logits."""
@@ -30,7 +31,6 @@ _STRENGTHS = tuple(0.25 * 2 ** (step / 2) for step in range(19))  # 0.25 to 128 
 _OVERDISPERSION = 4.0  # a prompt's n rollouts weigh as n (1 + c) / (n + c): rates are uncertain beyond them
 _GAIN = 1.0  # of the held-out log likelihood, for which a source keeps its weight
 _EDGE = 1e-6
-_SHIFT = 8.0  # from here on Stirling's series of log Gamma is exact to 1e-14
 
 Mask = npt.NDArray[np.bool_]
 
@@ -87,26 +87,14 @@ def calibrate(
     return Calibrated(expected, strength, weights)
 
 
-def differ(expected: Floats, strength: float | Floats, size: int) -> Floats:
-    """U_G, the chance that a group of `size` rollouts has unequal rewards, `[N]`.
-
-    The rate is Beta(strength * expected, strength * (1 - expected)). MaPP, arXiv 2609.34990.
-    """
-    a, b = strength * expected, strength * (1 - expected)
-    whole = _log_beta(a, b)
-    equal = np.exp(_log_beta(a + size, b) - whole) + np.exp(_log_beta(a, b + size) - whole)
-    chances: Floats = np.clip(1 - equal, 0.0, 1.0)
-    return chances
-
-
 def buckets(expected: Floats, strength: float | Floats) -> list[str]:
     """`live` from U_8 = .5 on; else `easy` from a pass rate of .5 on, `hard` from U_8 = .15 on, or `dead`.
 
     Args:
         expected: pass rates, `[N]`.
-        strength: as in `differ`.
+        strength: the concentration of the Beta distribution of the true rate around the expected one.
     """
-    chances = differ(expected, strength, GROUP)
+    chances = groups_that_differ(strength * expected, strength * (1 - expected), GROUP)
     names = np.where(expected >= 0.5, "easy", np.where(chances < DEAD, "dead", "hard"))
     listed: list[str] = np.where(chances >= LIVE, "live", names).tolist()
     return listed
@@ -171,7 +159,7 @@ def _held_out(z: Floats, wins: Floats, losses: Floats) -> tuple[float, float, fl
         expected = _sigmoid(logits)
         for strength in _STRENGTHS:
             a, b = strength * expected, strength * (1 - expected)
-            likelihood = float((_log_beta(a + wins, b + losses) - _log_beta(a, b)).sum())
+            likelihood = float(log_evidences(a, b, wins, losses).sum())
             if likelihood > best[0]:
                 best = (likelihood, ridge, strength)
     return best
@@ -219,20 +207,3 @@ def fit(z: Floats, wins: Floats, losses: Floats, ridge: float) -> Floats:
         if done:
             break
     return theta
-
-
-def _log_beta(a: Floats, b: Floats) -> Floats:
-    return _log_gamma(a) + _log_gamma(b) - _log_gamma(a + b)
-
-
-def _log_gamma(x: Floats) -> Floats:
-    """By Stirling's series at x + 8, because NumPy has no log Gamma."""
-    product = np.ones_like(x)
-    for step in range(int(_SHIFT)):
-        product *= x + step
-    y = x + _SHIFT
-    series = np.zeros_like(y)
-    for term in (-691 / 360360, 1 / 1188, -1 / 1680, 1 / 1260, -1 / 360, 1 / 12):
-        series = series / (y * y) + term
-    logs: Floats = (y - 0.5) * np.log(y) - y + 0.5 * math.log(2 * math.pi) + series / y - np.log(product)
-    return logs

@@ -18,7 +18,8 @@ from command import run
 from gaincurate.core.rng import Floats
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty import rates
-from gaincurate.difficulty.rates import Calibrated, calibrate, differ
+from gaincurate.difficulty.beta import groups_that_differ
+from gaincurate.difficulty.rates import Calibrated, calibrate
 
 
 def world(
@@ -203,7 +204,9 @@ def test_the_chance_that_a_group_differs_is_the_sum_over_unequal_outcomes() -> N
         )
         for m in expected
     ]
-    assert differ(expected, strength, 8) == pytest.approx(sums, abs=1e-12)
+    assert groups_that_differ(strength * expected, strength * (1 - expected), 8) == pytest.approx(
+        sums, abs=1e-12
+    )
 
 
 @pytest.fixture
@@ -254,7 +257,14 @@ def test_the_command_writes_failure_rates_and_buckets_and_prints_the_weights(
 
 def test_buckets_have_the_cut_points_of_the_docs() -> None:
     expected = np.array([0.5, 0.1, 0.04, 0.001, 0.97, 0.9999])
-    assert np.round(differ(expected, 1e6, 8), 2).tolist() == [0.99, 0.57, 0.28, 0.01, 0.22, 0.0]
+    assert np.round(groups_that_differ(1e6 * expected, 1e6 * (1 - expected), 8), 2).tolist() == [
+        0.99,
+        0.57,
+        0.28,
+        0.01,
+        0.22,
+        0.0,
+    ]
     assert rates.buckets(expected, 1e6) == ["live", "live", "hard", "dead", "easy", "easy"]
 
 

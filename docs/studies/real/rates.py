@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 
 from gaincurate.core.rng import Floats, Ints
 from gaincurate.core.stats import spearman
-from gaincurate.difficulty.rates import calibrate, differ
+from gaincurate.difficulty.beta import groups_that_differ
+from gaincurate.difficulty.rates import calibrate
 
 KEPT_BACK = ("Qwen2-1.5B-Instruct", "Qwen2.5-7B")
 """Targets that no choice in `gaincurate.difficulty.rates` was made on, nor with them as sources."""
@@ -128,7 +129,7 @@ def train(prior: Prior, model: Model, power: int, random: np.random.Generator) -
     a, b = prior.strength * prior.expected, prior.strength * (1 - prior.expected)
     differing, mean, total = model.differing(), np.zeros(len(a)), 0.0
     for _ in range(ROUNDS):
-        shares = law(differ(a / (a + b), a + b, GROUP), power)
+        shares = law(groups_that_differ(a, b, GROUP), power)
         rows = random.choice(len(shares), BUDGET, replace=False, p=shares)
         total, mean = total + float(differing[rows].mean()), mean + shares / ROUNDS
         wins = model.group(rows, random)
@@ -145,7 +146,7 @@ def judge(prior: Prior, model: Model, seed: int) -> dict[str, Any]:
         "brier": float(((prior.expected - rates) ** 2).mean()),
         "strength": prior.strength,
     }
-    worth = differ(prior.expected, prior.strength, GROUP)
+    worth = groups_that_differ(prior.strength * prior.expected, prior.strength * (1 - prior.expected), GROUP)
     for power in POWERS:
         uniform = float(differing.mean())
         true = figures(law(1 - rates**GROUP - (1 - rates) ** GROUP, power), differing)
