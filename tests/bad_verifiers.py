@@ -21,10 +21,6 @@ class _WorseError(Exception):
         raise KeyboardInterrupt
 
 
-async def _later() -> float:
-    return 1.0
-
-
 def check(completion: str, row: dict[str, Any]) -> Any:
     """1 for the row's answer, 0 for other texts; `!...` misbehaves."""
     if completion in ("!spin", "!sleep"):
@@ -62,8 +58,6 @@ def check(completion: str, row: dict[str, Any]) -> Any:
         return 1.0
     if completion == "!address":
         return check
-    if completion == "!async":
-        return _later()
     if completion == "!close":
         os.closerange(3, 256)
     if completion == "!key":

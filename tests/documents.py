@@ -114,9 +114,7 @@ def _predictions() -> Predictions:
     brier, ceiling = Estimate(0.09, 0.07, 0.11, 240), Estimate(0.88, 0.81, 0.93, 240)
     figures = (_estimate(0.4), _estimate(0.38), brier, 0.12, ceiling, bins)
     found = [Foresight(2, "references", 240, *figures), Foresight(1, "drawn prompts", 240, *figures)]
-    return Predictions(
-        "difficulty", 0.5, "whitened", found, "Drawn prompts are <all> alike.", 960, 7000, 3.0, 0.4
-    )
+    return Predictions("difficulty", 0.5, "gp", found, "Drawn prompts are <all> alike.", 960, 7000, 3.0, 0.4)
 
 
 def example() -> Document:

@@ -255,7 +255,7 @@ def reports() -> dict[str, Any]:
     commands += [f"show {name}" for name in ("sets/llama-text", "sets/qwen3-chat", "rollouts")]
     commands += ["hygiene sets/llama-text --max-prompt-tokens 60 --verifier exact"]
     found = {command: gaincurate(f"{command} --json") for command in commands}
-    for method in ("whitened", "gp --target variance", "group-mean --group-column level"):
+    for method in ("gp --target variance", "group-mean --group-column level"):
         out = Path(f"predicted-{method.split()[0]}")
         given = f"--outcomes rollouts --references 12 --method {method} --out {out}"
         gaincurate(f"difficulty predict sets/llama-text {given}")
@@ -312,7 +312,7 @@ def write() -> None:
         score_all("sets")
         gaincurate("derive sets/llama-text --signal gc_angle --length-free rank-in-bin --bins 4")
         roll_out("rollouts")
-        gaincurate("difficulty predict sets/llama-text --outcomes rollouts --references 12 --method whitened")
+        gaincurate("difficulty predict sets/llama-text --outcomes rollouts --references 12")
         ids = [
             row["gc_id"] for path in sorted(Path("sets/llama-text").glob("shard*")) for row in rows_of(path)
         ]

@@ -11,11 +11,9 @@ import torch
 from gaincurate.core.stats import pearson
 from gaincurate.difficulty.by_adapter import by_references
 from gaincurate.difficulty.config import Recipe
-from gaincurate.difficulty.embeddings import Space, whitening
 from gaincurate.difficulty.metrics import noise_ceiling
 from gaincurate.difficulty.predictor import Shape
 from gaincurate.difficulty.train import Policy, fit
-from gaincurate.difficulty.training_free import fit_training_free
 from synthetic import world
 
 TRAINED, REFERENCES = 6, 256
@@ -30,7 +28,6 @@ def figures(own: float, seed: int, *, prompts: int, unseen: int, shape: Shape, r
     policies = [Policy(f"policy {i}", train, made.observed[i, train]) for i in range(TRAINED)]
     fitted = fit(embeddings, policies, shape, recipe)
     print(f"own {own}, seed {seed}: fitted in {time.perf_counter() - begin:.0f} s")
-    space = whitening(made.embeddings[:2048])
     for policy in range(TRAINED, len(made.truth)):
         failure = made.observed[policy]
         with torch.inference_mode():
@@ -38,12 +35,6 @@ def figures(own: float, seed: int, *, prompts: int, unseen: int, shape: Shape, r
         rates = torch.from_numpy(failure[references]).float()
         found = {
             "adapter": by_references(fitted.predictor, made.embeddings[asked], coded, rates),
-            "whitened": fit_training_free(space, made.embeddings[references], failure[references])(
-                made.embeddings[asked]
-            ),
-            "attention": fit_training_free(Space(), made.embeddings[references], failure[references])(
-                made.embeddings[asked]
-            ),
         }
         losses = made.losses[policy, asked]
         ceiling = noise_ceiling(made.rollouts - losses, losses) or float("nan")

@@ -95,12 +95,10 @@ def predict(config: PredictConfig, as_json: _Figures = False) -> None:
         if adapter is not None and method is not None:
             raise InputError(
                 "give one of --adapter, a predictor that `gaincurate difficulty fit` wrote, and --method "
-                "gp, whitened or group-mean, which need none."
+                "gp or group-mean, which need none."
             )
         if group_column is not None and method != "group-mean":
             raise InputError(f"--group-column {group_column} goes with --method group-mean.")
-        if config.recalibrate and adapter is None:
-            raise InputError("--recalibrate goes with --adapter: other methods have nothing to fit again.")
         name: MethodName = method or ("gp" if adapter is None else "adapter")
         if config.rates is not None:
             if adapter is not None or method is not None:
@@ -131,7 +129,6 @@ def predict(config: PredictConfig, as_json: _Figures = False) -> None:
             references=config.references,
             seed=config.seed,
             target=config.target,
-            recalibrate=config.recalibrate,
         )
         write(opened, prediction, config.out)
         if as_json:

@@ -18,29 +18,22 @@ from gaincurate.core.schema import EMBEDDING, ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.embeddings import BLOCK, Matrix, maker, matrix
 from gaincurate.difficulty.methods import Fitted, Inputs, Seen
-from gaincurate.difficulty.predictor import Adapter, DifficultyPredictor, attend, probability
-from gaincurate.difficulty.training_free import calibrated, fit_calibration
+from gaincurate.difficulty.predictor import Adapter, DifficultyPredictor, probability
 from gaincurate.errors import InputError
 
 
 class ByAdapter:
-    """`adapter`: the trained attention, and a calibration.
-
-    The trained calibration takes w and b from the references' mean and spread. It was trained for failure
-    rates of other policies, so p (1 - p) has no use for it. With `calibrate` w and b are instead those with
-    which each reference is best predicted from the others, for either target. That is the same fit as
-    `training_free`'s, and no reference calibrates its own prediction as in the authors' released code.
+    """`adapter`: the trained attention and calibration, which are for failure rates.
 
     Args:
         adapter: fitted.
         scored: the set; its embeddings must be of the model that the adapter was fitted on.
-        calibrate: whether w and b are fitted to the references.
 
     Raises:
         InputError: embeddings of another model.
     """
 
-    def __init__(self, adapter: Adapter, scored: ScoredSet, *, calibrate: bool = False) -> None:
+    def __init__(self, adapter: Adapter, scored: ScoredSet) -> None:
         embedding = maker(scored)
         if embedding["width"] is not None and embedding != adapter.embedding:
             raise InputError(
@@ -48,7 +41,7 @@ class ByAdapter:
                 f"has those of {_named(embedding)}; score with that model, or fit again."
             )
         self.columns = [ID, EMBEDDING]
-        self._folder, self._adapter, self._calibrate = scored.folder, adapter, calibrate
+        self._folder, self._adapter = scored.folder, adapter
 
     def read(self, table: pa.Table) -> Matrix:
         """The embeddings."""
@@ -56,47 +49,25 @@ class ByAdapter:
 
     def fit(self, inputs: Inputs, seen: Seen) -> Fitted:
         """See `methods.Method`."""
-        return _OnReferences(self._adapter, inputs, seen.values, self._calibrate)
+        return _OnReferences(self._adapter, inputs, seen.values)
 
 
 class _OnReferences:
-    def __init__(self, adapter: Adapter, embeddings: Matrix, values: Floats, calibrate: bool) -> None:
+    def __init__(self, adapter: Adapter, embeddings: Matrix, values: Floats) -> None:
         self._predictor = adapter.predictor
-        self._embeddings = torch.from_numpy(embeddings)
         self._values = torch.from_numpy(values).float()
         with torch.inference_mode():
-            self._references = self._predictor.encode(self._embeddings)
+            self._references = self._predictor.encode(torch.from_numpy(embeddings))
         self.facts: dict[str, Any] = {"adapter": adapter.digest, "shape": asdict(adapter.predictor.shape)}
-        self._calibration: tuple[float, float] | None = None
-        if calibrate:
-            w, b = self._calibration = fit_calibration(self._attended_alone(), values)
-            self.facts |= {"w": w, "b": b}
 
     def __call__(self, inputs: Inputs) -> Floats:
-        if self._calibration is None:
-            return by_references(self._predictor, inputs, self._references, self._values)
-        return calibrated(self._attended(torch.from_numpy(inputs)), *self._calibration)
+        return by_references(self._predictor, inputs, self._references, self._values)
 
     @torch.inference_mode()
     def leave_one_out(self) -> Floats:
-        if self._calibration is not None:
-            return calibrated(self._attended_alone(), *self._calibration)
-        queries = self._predictor.encode(self._embeddings)
-        logits = self._predictor.mix(queries, self._references, self._values, self._others())
+        others = ~torch.eye(len(self._values), dtype=torch.bool)
+        logits = self._predictor.mix(self._references, self._references, self._values, others)
         return probability(logits).double().numpy()
-
-    def _others(self) -> torch.Tensor:
-        return ~torch.eye(len(self._values), dtype=torch.bool)
-
-    def _attended_alone(self) -> Floats:
-        """Of each reference the mean over the others."""
-        return self._attended(self._embeddings, self._others())
-
-    @torch.inference_mode()
-    def _attended(self, embeddings: torch.Tensor, seen: torch.Tensor | None = None) -> Floats:
-        """The references' mean under the trained attention, before any calibration."""
-        queries = self._predictor.encode(embeddings)
-        return attend(queries, self._references, self._values, seen).double().numpy()
 
 
 @torch.inference_mode()

@@ -292,15 +292,9 @@ class PredictConfig(BaseModel):
     outcomes: Annotated[list[Path], Option(f"{OUTCOMES} for one policy. Of a run its newest round is taken.")]
     adapter: Annotated[Path | None, Option("A predictor that `difficulty fit` wrote.")] = None
     method: Annotated[
-        Literal["gp", "whitened", "group-mean"] | None,
-        Option(
-            "Without an adapter: a Gaussian process (gp, the default), attention on whitened embeddings, or "
-            "the group's mean."
-        ),
+        Literal["gp", "group-mean"] | None,
+        Option("Without an adapter: a Gaussian process (gp, the default), or the group's mean."),
     ] = None
-    recalibrate: Annotated[
-        bool, Option("Fit the adapter's w and b to the references, each left out of its own.", ADVANCED)
-    ] = False
     group_column: Annotated[
         str | None, Option("The column that names a row's group.", READING, metavar="NAME")
     ] = None

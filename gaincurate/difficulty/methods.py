@@ -19,10 +19,10 @@ from gaincurate.core.columns import fields, read_column
 from gaincurate.core.rng import Floats, Ints
 from gaincurate.core.schema import EMBEDDING, ID, LIKELIHOODS
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.difficulty.embeddings import Matrix, evenly_spaced, matrix, whitening
+from gaincurate.difficulty.embeddings import evenly_spaced, matrix, whitening
 from gaincurate.difficulty.metrics import Target
 from gaincurate.difficulty.rates import Calibrated, calibrate
-from gaincurate.difficulty.training_free import HIGHEST, Evidence, GaussianProcess, fit_training_free
+from gaincurate.difficulty.training_free import HIGHEST, Evidence, GaussianProcess
 from gaincurate.errors import InputError
 
 Inputs = npt.NDArray[Any]
@@ -158,26 +158,6 @@ class _Process:
 
     def leave_one_out(self) -> Floats:
         return self.method.clipped(self.process.leave_one_out())
-
-
-class ByAttention:
-    """`whitened`: see `training_free`.
-
-    Args:
-        scored: the set; the whitening is of up to 1,024 of its rows, evenly spaced.
-    """
-
-    def __init__(self, scored: ScoredSet) -> None:
-        self.columns, self._folder = [ID, EMBEDDING], scored.folder
-        self._space = whitening(matrix(scored.take(evenly_spaced(len(scored))), scored.folder))
-
-    def read(self, table: pa.Table) -> Matrix:
-        """The embeddings."""
-        return matrix(table, self._folder)
-
-    def fit(self, inputs: Inputs, seen: Seen) -> Fitted:
-        """See `Method`."""
-        return fit_training_free(self._space, inputs, seen.values)
 
 
 class ByGroup:

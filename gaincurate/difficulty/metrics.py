@@ -37,12 +37,7 @@ def pass_rate_interval(wins: float, losses: float) -> tuple[float, float]:
     Args:
         wins: sum of the rewards, each from 0 to 1; at least 0.
         losses: sum of one minus the reward; at least 0.
-
-    Raises:
-        ValueError: a negative or non-finite count.
     """
-    if not (0 <= wins < math.inf and 0 <= losses < math.inf):
-        raise ValueError(f"{wins} wins and {losses} losses")
     tail = (1 - MASS) / 2
     a, b = wins + PRIOR, losses + PRIOR
     # The upper bound is one minus the lower one of the failure rate: near 1 it keeps its digits that way.

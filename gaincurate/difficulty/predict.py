@@ -22,7 +22,6 @@ from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.embeddings import BLOCK
 from gaincurate.difficulty.methods import (
-    ByAttention,
     ByGaussianProcess,
     ByGroup,
     ByRates,
@@ -45,7 +44,7 @@ from gaincurate.errors import InputError
 if TYPE_CHECKING:
     from gaincurate.difficulty.predictor import Adapter
 
-MethodName = Literal["adapter", "gp", "whitened", "group-mean", "rates"]
+MethodName = Literal["adapter", "gp", "group-mean", "rates"]
 BUCKET = "gc_bucket"
 FEWEST = 3
 """References that a method needs at least."""
@@ -136,7 +135,6 @@ def make(
     group_column: str | None = None,
     columns: Sequence[str] = (),
     target: Target = "difficulty",
-    recalibrate: bool = False,
 ) -> Predictor:
     """The predictor of that name, fitted on these references.
 
@@ -151,7 +149,6 @@ def make(
         group_column: for `group-mean`.
         columns: other models' pass rates, for `rates`.
         target: what is predicted.
-        recalibrate: with an adapter, see `by_adapter`.
 
     Raises:
         InputError: fewer than three references, or what the method needs is not there.
@@ -171,15 +168,15 @@ def make(
             raise InputError(
                 "--method adapter needs --adapter, a folder that `gaincurate difficulty fit` wrote."
             )
+        if target == "variance":
+            raise InputError("--target variance: an adapter predicts failure rates; leave one of them out.")
         from gaincurate.difficulty.by_adapter import ByAdapter  # needs torch, which the others do not
 
-        method = ByAdapter(adapter, scored, calibrate=recalibrate or target == "variance")
-    elif name == "gp":
-        method = ByGaussianProcess(scored, target)
+        method = ByAdapter(adapter, scored)
     elif name == "rates":
         method = ByRates(scored, columns)
     else:
-        method = ByAttention(scored)
+        method = ByGaussianProcess(scored, target)
     noise = np.zeros(len(values)) if noise is None else noise
     seen = Seen(values, noise, np.ones(len(values)) if rollouts is None else rollouts)
     return Predictor(method, method.read(scored.rows(ids)), seen)
@@ -262,13 +259,12 @@ def predict(
     references: int = 256,
     seed: int = 0,
     target: Target | Literal["auto"] = "difficulty",
-    recalibrate: bool = False,
 ) -> Prediction:
     """Predict every row's failure rate, or p (1 - p), from `references` observed prompts, drawn at random.
 
     With `auto` the references say which: what either aim would pick of half of them, by a fit on the other
     half, is compared in p (1 - p) as it was observed. Where they cannot say it (numbers of rollouts that are
-    not known, rewards between 0 and 1, too few references), it is the failure rate.
+    not known, rewards between 0 and 1, too few references), and with an adapter, it is the failure rate.
 
     Args:
         scored: the set.
@@ -280,14 +276,12 @@ def predict(
         references: K; all that were observed where those are fewer.
         seed: of the draw.
         target: what to predict. Of p (1 - p), prompts with one rollout say nothing and are left out.
-        recalibrate: with an adapter, fit its w and b to the references.
 
     Raises:
         InputError: an id that is not in the set, too few observed, or what the method needs is not there.
     """
     check_ids(scored, rates)
-    options: dict[str, Any] = {"adapter": adapter, "group_column": group_column, "columns": columns}
-    options["recalibrate"] = recalibrate
+    options = {"adapter": adapter, "group_column": group_column, "columns": columns}
 
     def drawn_of(rates: PassRates) -> tuple[Ints, Ints]:
         order = permutation(seed, 0, _DRAW, len(rates.ids))
@@ -298,7 +292,7 @@ def predict(
         target = "difficulty"
         some = drawn_of(several)[0]
         whole = np.array_equal(several.wins, np.round(several.wins))
-        if rates.counted and whole and len(some) >= 2 * FEWEST:
+        if method != "adapter" and rates.counted and whole and len(some) >= 2 * FEWEST:
             known = _References(method, scored, several, some, options)
             aims = {name: known.carried(name, seed) for name in COLUMNS}
             target = "variance" if aims["variance"] > aims["difficulty"] else "difficulty"

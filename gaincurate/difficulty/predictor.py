@@ -198,7 +198,7 @@ def load_adapter(folder: Path) -> Adapter:
     try:
         with reading(folder):
             weights, facts = read_bytes(folder / WEIGHTS), json_file(folder / CONFIG)
-        version = facts["format"]
+        version, shape = facts["format"], Shape(**facts["shape"])
     except (ValueError, LookupError, TypeError) as error:
         raise _damaged(folder, f"its {CONFIG} cannot be read") from error
     if version != FORMAT:
@@ -207,7 +207,7 @@ def load_adapter(folder: Path) -> Adapter:
         )
     if digest_bytes(weights) != facts["weights"]:
         raise _damaged(folder, f"{WEIGHTS} does not match the hash in {CONFIG}")
-    predictor = DifficultyPredictor(Shape(**facts["shape"]))
+    predictor = DifficultyPredictor(shape)
     predictor.load_state_dict(load(weights))
     return Adapter(predictor.eval(), facts["embedding"], facts["how"], facts["weights"])
 

@@ -28,7 +28,7 @@ from gaincurate.difficulty.prompts import Prompt
 from gaincurate.difficulty.rollout_set import Judged
 from gaincurate.difficulty.verifier import Verdict, VerifierPool
 from gaincurate.difficulty.verify_worker import Job
-from gaincurate.errors import LockedError, OutputError, RowError, storage_error
+from gaincurate.errors import LockedError, RowError, storage_error
 
 _PATIENCE = 120.0  # seconds for a journal's writer before; one on a lost machine is ended by Ray
 
@@ -83,21 +83,12 @@ class Journal:
             file.close()  # the one before was done with the shard and deleted it, or is not done yet
 
     def entries(self) -> Iterator[Json]:
-        """The objects in the file.
+        """The objects in the file. What a damaged line held is made again.
 
         Raises:
-            OutputError: a line that is no JSON object, with its number.
             StorageError: it cannot be read.
         """
-        for number, value in json_lines(self.path):
-            if value is None:
-                raise OutputError(
-                    f"{self.path}, line {number} is damaged: it is no JSON object. Delete that line and run "
-                    "the same command again: only its completion is made again.",
-                    path=str(self.path),
-                    line=number,
-                )
-            yield value
+        return (value for _, value in json_lines(self.path) if value is not None)
 
     def append(self, values: Iterable[dict[str, Any]]) -> None:
         """Add lines, in one write.
@@ -194,7 +185,7 @@ class ShardWork:
                 self._done[done.key] = done
         for entry in self._judgements.entries():
             key = entry["gc_id"], entry["sample"]
-            # Where a completion's damaged line was deleted there is another text now, or there will be.
+            # Where a completion's line was damaged there is another text now, or there will be.
             if key in self._done and entry["text"] == _digest(self._done[key]):
                 self._verdicts[key] = Verdict(entry["reward"], entry["reason"])
 

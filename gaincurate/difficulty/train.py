@@ -88,8 +88,7 @@ def fit(
         if len(policy.rows) < _FEWEST:
             raise InputError(
                 f"{policy.name} has {len(policy.rows)} prompts to train on and {_FEWEST} are needed: observe "
-                "more prompts, or predict without training (`gaincurate difficulty predict --method "
-                "whitened`)."
+                "more prompts, or predict without training (`gaincurate difficulty predict`)."
             )
     targets = [torch.from_numpy(policy.failure).to(embeddings.dtype) for policy in training]
     with torch.random.fork_rng(devices=[]):

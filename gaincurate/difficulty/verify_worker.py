@@ -24,7 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from types import CoroutineType, FrameType
+from types import FrameType
 from typing import Any, BinaryIO
 
 from gaincurate.core.foreign import json_value, read_bytes, without_secrets
@@ -158,9 +158,6 @@ def _judge(check: Check, job: Job, setup: Setup) -> dict[str, Any]:
 
 
 def _number(value: Any) -> dict[str, Any]:
-    if isinstance(value, CoroutineType):
-        value.close()  # or Python warns that nobody awaited it
-        return {"reason": "the verifier is `async def`, and a verdict is what a plain function returns"}
     if hasattr(value, "item"):  # a NumPy or torch scalar
         value = value.item()
     if not isinstance(value, bool | int | float):

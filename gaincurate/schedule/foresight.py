@@ -204,7 +204,7 @@ def _wanted(run: Run, options: DotsOptions, asked: Asked, aim: Aim) -> Json:
     how = ["--references", str(len(asked.ids)), "--seed", str(asked.seed), "--target", aim]
     adapter = None
     if options.adapter is not None:
-        how += ["--adapter", options.adapter, *(["--recalibrate"] if options.recalibrate else [])]
+        how += ["--adapter", options.adapter]
         with reading(Path(options.adapter)):
             adapter = digest_file(Path(options.adapter) / "config.json")
     elif options.group_column is not None:

@@ -70,7 +70,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
         "show in a store": ("show", "s3://bucket/scored"),
         "export": ("export", scored, "--trainer", "trl", "--out", folder / "trl.parquet"),
         "predict": (*predict, "--method", "group-mean", "--group-column", "answer"),
-        "predict whitened": (*predict, "--method", "whitened"),
+        "predict gp": (*predict, "--method", "gp"),
         "predict adapter": (*predict, "--adapter", folder / "adapter"),
         "fit": ("difficulty", "fit", scored, "--outcomes", outcomes, "--out", folder / "adapter"),
         "verify": ("difficulty", "verify", scored, "--verifier", "exact"),
@@ -98,7 +98,7 @@ REFUSED = {
     "hygiene --near": "--near needs rensa: `pip install 'gaincurate[hygiene]'`.",
     "report near": "near duplicates need rensa: `pip install 'gaincurate[hygiene]'`",
     "report page": "`pip install 'gaincurate[report]'`",
-    "predict whitened": "has no gc_embedding",
+    "predict gp": "has no gc_embedding",
     "predict adapter": "--adapter needs torch: `pip install 'gaincurate[score]'`.",
     "show in a store": "need the package obstore: `pip install 'gaincurate[cloud]'`.",
     "fit": "difficulty fit needs torch: `pip install 'gaincurate[score]'`.",
@@ -134,7 +134,7 @@ def test_predictions_and_the_report_are_those_of_a_full_install(tmp_path: Path) 
     rates = embedded.write_rates(tmp_path / "rates.parquet", range(0, 60, 2), random.integers(0, 9, 60))
     predict: Words = ("difficulty", "predict", scored, "--outcomes", rates, "--json", "--method")
     commands = [
-        (*predict, "whitened"),
+        (*predict, "gp"),
         (*predict, "group-mean", "--group-column", "question"),
         ("report", scored, "--rollouts", rates, "--json"),
     ]

@@ -281,7 +281,7 @@ def test_verbose_says_where_the_time_went_and_quiet_says_nothing(tmp_path: Path,
     ("words", "close"),
     [
         (("score", "x", "-m", "demo", "-o", "y", "--site", "mlp_inptu"), "near it there is mlp_input"),
-        (("difficulty", "predict", "x", "--outcomes", "y", "--method", "whitend"), "near it there is whitened"),
+        (("difficulty", "predict", "x", "--outcomes", "y", "--method", "group-meen"), "near it there is group-mean"),
         (("score", "x", "-m", "demo", "-o", "y", "--signals", "angle,nl"), "near it there is nll"),
         (("schedule", "start", "x", "--run", "r", "--strategy", "gain-lr", "--budget", "1", "--rounds", "1"), "gain-rl"),
     ],

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from gaincurate.core.stats import pearson
 from gaincurate.difficulty.by_adapter import by_references
 from gaincurate.difficulty.config import Recipe
-from gaincurate.difficulty.embeddings import Space, whitening
 from gaincurate.difficulty.metrics import noise_ceiling
 from gaincurate.difficulty.predictor import DifficultyPredictor, Shape, loss
 from gaincurate.difficulty.train import (
@@ -26,7 +25,6 @@ from gaincurate.difficulty.train import (
     split,
     without,
 )
-from gaincurate.difficulty.training_free import fit_training_free
 from gaincurate.errors import InputError
 from synthetic import World, world
 
@@ -163,7 +161,7 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_torchs_own_numbers_alon
 
 
 def test_too_few_prompts_are_named() -> None:
-    with pytest.raises(InputError, match=r"^few has 15 prompts to train on and 16 are needed: .*whitened"):
+    with pytest.raises(InputError, match=r"^few has 15 prompts to train on and 16 are needed: .*predict"):
         fit(torch.zeros(16, 4), [policy(list(range(16)), "few")], Shape(4), Recipe(held_out=0.05))
 
 
@@ -177,7 +175,6 @@ def test_a_known_world_is_predicted_for_policies_and_prompts_never_seen(known: W
     embeddings = torch.from_numpy(known.embeddings)
     policies = [Policy(f"p{i}", train, known.observed[i, train]) for i in range(6)]
     fitted = fit(embeddings, policies, Shape(32, hidden=48), Recipe(epochs=6, held_out=0.0))
-    space = whitening(known.embeddings)
     for number in (6, 7):
         failure, losses = known.observed[number], known.losses[number, asked]
         ceiling = noise_ceiling(known.rollouts - losses, losses)
@@ -186,14 +183,6 @@ def test_a_known_world_is_predicted_for_policies_and_prompts_never_seen(known: W
             coded = fitted.predictor.encode(embeddings[references])
         rates = torch.from_numpy(failure[references]).float()
         adapter = by_references(fitted.predictor, known.embeddings[asked], coded, rates)
-        shown = {"adapter": adapter}
-        for name, where in (("whitened", space), ("attention", Space())):
-            free = fit_training_free(where, known.embeddings[references], failure[references])
-            shown[name] = free(known.embeddings[asked])
-        reached = {name: pearson(values, failure[asked]) or 0 for name, values in shown.items()}
-        print(f"policy {number}: ceiling {ceiling:.3f}", {k: round(v, 3) for k, v in reached.items()})
-        assert reached["adapter"] >= 0.9 * ceiling
-        assert reached["whitened"] >= 0.5
-        assert reached["adapter"] > max(reached["whitened"], reached["attention"])
+        assert (pearson(adapter, failure[asked]) or 0) >= 0.9 * ceiling
         # The failure rate, not the pass rate: turned around, the error is larger by far.
         assert np.mean((adapter - failure[asked]) ** 2) < 0.05 < np.mean((1 - adapter - failure[asked]) ** 2)

@@ -16,11 +16,10 @@ import embedded
 import gaincurate
 import sets
 from command import run
-from gaincurate.difficulty.embeddings import matrix, whitening
+from gaincurate.difficulty.embeddings import matrix
 from gaincurate.difficulty.pass_rates import read_pass_rates
-from gaincurate.difficulty.predict import MethodName, make, predict
+from gaincurate.difficulty.predict import make, predict
 from gaincurate.difficulty.predictor import load_adapter, probability
-from gaincurate.difficulty.training_free import fit_training_free
 from gaincurate.errors import InputError
 from synthetic import World, world
 
@@ -64,7 +63,6 @@ def column(scored: Path) -> list[float]:
 
 METHODS: list[tuple[str, ...]] = [
     ("--method", "gp"),
-    ("--method", "whitened"),
     ("--method", "group-mean", "--group-column", "question"),
     ("--adapter",),
 ]
@@ -116,7 +114,7 @@ def test_d_is_the_failure_rate_so_a_target_of_a_quarter_finds_prompts_that_fail_
     observed = embedded.write_rates(tmp_path / "o.parquet", range(40), losses)
     fitted = run("difficulty", "fit", scored, "--outcomes", observed, "-o", tmp_path / "a", "--epochs", "60")
     assert fitted.exit_code == 0, fitted.stderr
-    for method in (("--method", "whitened"), ("--adapter", tmp_path / "a")):
+    for method in (("--method", "gp"), ("--adapter", tmp_path / "a")):
         assert run("difficulty", "predict", scored, "--outcomes", observed, *method).exit_code == 0
         d = np.array(column(scored))
         alpha = 0.25
@@ -134,7 +132,7 @@ def test_predictions_are_those_of_the_module_on_the_drawn_references(
     found = predict(opened, rates, "adapter", adapter=loaded, references=30, seed=4)
     assert (len(found.references), found.on_references.count) == (30, 30)
     assert found.references == sorted(found.references)
-    assert found.references != predict(opened, rates, "whitened", references=30, seed=5).references
+    assert found.references != predict(opened, rates, "gp", references=30, seed=5).references
     place = {name: i for i, name in enumerate(embedded.names(ROWS))}
     z = torch.from_numpy(known.embeddings.astype(np.float16).astype(np.float32))
     rows = [place[name] for name in found.references]
@@ -153,15 +151,9 @@ def test_predictions_are_those_of_the_module_on_the_drawn_references(
     np.testing.assert_allclose(fitted.leave_one_out(), alone, atol=1e-6)
 
 
-def test_whitened_and_group_means_are_what_their_names_say(
-    scored: Path, observed: Path, known: World
-) -> None:
+def test_group_means_are_what_their_name_says(scored: Path, observed: Path, known: World) -> None:
     opened, (rates,) = gaincurate.open_scores(scored), read_pass_rates(observed)
-    z = known.embeddings.astype(np.float16).astype(np.float32)
     rows = np.arange(0, 200, 2)
-    free = fit_training_free(whitening(z), z[rows], known.observed[2, rows])
-    found = predict(opened, rates, "whitened").values
-    np.testing.assert_allclose(found[200:], free(z)[200:], atol=1e-6)
     means = predict(opened, rates, "group-mean", group_column="question").values
     for i in (1, 3, 5, 201, 230):
         same = [k for k in rows if k % 5 == i % 5]
@@ -191,7 +183,7 @@ def test_a_report_as_json_and_a_file_of_several_rounds(tmp_path: Path, scored: P
                 lines.append({"gc_id": f"id{i:05d}", "round": round_, "sample": sample, "reward": reward})
     path = tmp_path / "outcomes.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    result = run("difficulty", "predict", scored, "--outcomes", path, "--method", "whitened", "--json")
+    result = run("difficulty", "predict", scored, "--outcomes", path, "--method", "gp", "--json")
     assert result.exit_code == 0, result.stderr
     assert "round 1 is the newest of 2 and the one taken" in result.stderr
     found = json.loads(result.stdout)
@@ -237,9 +229,7 @@ def test_rates_of_unknown_numbers_of_rollouts_have_no_ceiling(
 ) -> None:
     table = pa.table({"gc_id": embedded.names(50), "pass_rate": 1 - known.observed[2, :50]})
     pq.write_table(table, tmp_path / "r.parquet")
-    result = run(
-        "difficulty", "predict", scored, "--outcomes", tmp_path / "r.parquet", "--method", "whitened"
-    )
+    result = run("difficulty", "predict", scored, "--outcomes", tmp_path / "r.parquet", "--method", "gp")
     assert result.exit_code == 0
     assert "no ceiling: it needs two rollouts a prompt or more" in result.stdout
 
@@ -255,15 +245,17 @@ def test_what_does_not_fit_together_is_refused(
     tmp_path: Path, scored: Path, observed: Path, adapter: Path, known: World
 ) -> None:
     ask = ("predict", scored, "--outcomes", observed)
-    assert "--recalibrate goes with --adapter" in bad(*ask, "--recalibrate")
-    assert "give one of --adapter" in bad(*ask, "--method", "whitened", "--adapter", adapter)
+    assert "--target variance: an adapter predicts failure rates" in bad(
+        *ask, "--adapter", adapter, "--target", "variance"
+    )
+    assert "give one of --adapter" in bad(*ask, "--method", "gp", "--adapter", adapter)
     assert "--group-column question goes with --method group-mean." in bad(
-        *ask, "--method", "whitened", "--group-column", "question"
+        *ask, "--method", "gp", "--group-column", "question"
     )
     assert "--method group-mean needs --group-column" in bad(*ask, "--method", "group-mean")
     assert "has no column 'kind'" in bad(*ask, "--method", "group-mean", "--group-column", "kind")
     assert "--reward-range 1,0: expected LO,HI with LO below HI" in bad(
-        *ask, "--method", "whitened", "--reward-range", "1,0"
+        *ask, "--method", "gp", "--reward-range", "1,0"
     )
     other = embedded.make_set(tmp_path / "other", known.embeddings, weights="v" * 32)
     assert "the adapter was fitted on embeddings of some-model (32 wide, weights wwwwwwww), and" in bad(
@@ -276,7 +268,7 @@ def test_what_does_not_fit_together_is_refused(
     )
     few = embedded.write_rates(tmp_path / "few.parquet", range(2), known.losses[0])
     assert "2 observed prompts are too few to predict from" in bad(
-        "predict", scored, "--outcomes", few, "--method", "whitened"
+        "predict", scored, "--outcomes", few, "--method", "gp"
     )
     assert "prompts to train on and 16 are needed" in bad(
         "fit", scored, "--outcomes", few, "-o", tmp_path / "x", "--held-out", "0"
@@ -285,7 +277,7 @@ def test_what_does_not_fit_together_is_refused(
     models = pa.table({"gc_id": ["id00000"] * 2, "reward": [1, 0], "model": ["x", "y"]})
     pq.write_table(models, tmp_path / "models.parquet")
     assert "has 2 models (x, y, ...); a prediction is for one" in bad(
-        "predict", scored, "--outcomes", tmp_path / "models.parquet", "--method", "whitened"
+        "predict", scored, "--outcomes", tmp_path / "models.parquet", "--method", "gp"
     )
     assert "gc_difficulty" not in gaincurate.open_scores(scored).schema.names
 
@@ -295,9 +287,7 @@ def test_a_shard_without_rows_adds_none(tmp_path: Path, adapter: Path, known: Wo
     opened = gaincurate.open_scores(scored)
     assert [len(table) for table in opened.tables()] == [2, 2, 0]
     (rates,) = read_pass_rates(embedded.write_rates(tmp_path / "r.parquet", range(3), known.losses[0]))
-    methods: list[MethodName] = ["gp", "whitened"]
-    for method in methods:
-        assert len(predict(opened, rates, method).values) == 4
+    assert len(predict(opened, rates, "gp").values) == 4
     assert len(predict(opened, rates, "adapter", adapter=load_adapter(adapter)).values) == 4
 
 
@@ -312,7 +302,7 @@ def test_a_row_without_an_embedding_is_named(tmp_path: Path) -> None:
 def test_a_set_without_embeddings_is_told_how_to_get_them(tmp_path: Path) -> None:
     plain = sets.make_set(tmp_path / "set", [[sets.scored_row(name) for name in embedded.names(5)]])
     observed = embedded.write_rates(tmp_path / "o.parquet", range(5), np.arange(5.0))
-    said = bad("predict", plain, "--outcomes", observed, "--method", "whitened")
+    said = bad("predict", plain, "--outcomes", observed, "--method", "gp")
     assert "score it with `--signals angle,nll,entropy,embedding`, or take --method group-mean" in said
     done = run(
         "difficulty", "predict", plain, "--outcomes", observed, "--method", "group-mean", "--group-column",

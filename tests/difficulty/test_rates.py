@@ -31,8 +31,8 @@ def world(
     seen = 1.5 * logits[:, None] + 1 + random.normal(size=(prompts, len(noises))) * noises
     sources = random.binomial(16, 1 / (1 + np.exp(-seen))) / 16
     mean = 1 / (1 + np.exp(-logits))
-    wins = random.binomial(8, random.beta(strength * mean, strength * (1 - mean)))
-    return sources, wins.astype(float), 8.0 - wins
+    wins = random.binomial(8, random.beta(strength * mean, strength * (1 - mean))).astype(np.float64)
+    return sources, wins, 8.0 - wins
 
 
 def calibrated(

@@ -294,29 +294,6 @@ def test_a_damaged_shard_is_named_and_made_again(tmp_path: Path, engine: FakeEng
     assert tree(tmp_path / "out") == before
 
 
-@pytest.mark.parametrize("line", [b"{broken", b"[]"])
-def test_a_damaged_line_of_a_journal_is_refused_by_its_number(
-    tmp_path: Path, engine: FakeEngine, line: bytes
-) -> None:
-    engine.texts = {"id6": [ANSWER, "!kill"]}
-    with pytest.raises(KeyboardInterrupt):
-        roll_out(config(tmp_path))
-    journal = tmp_path / "out/.work/completions-00000.jsonl"
-    lines = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(b"".join([*lines[:3], line + b"\n", *lines[4:]]) + b'{"gc_id": "id9", "sam')
-    engine.texts = {}
-    with pytest.raises(OutputError) as caught:
-        roll_out(config(tmp_path))
-    assert str(caught.value) == (
-        f"{journal}, line 4 is damaged: it is no JSON object. Delete that line and run the same command again: "
-        "only its completion is made again."
-    )
-    journal.write_bytes(b"".join([*lines[:3], *lines[4:]]) + b'{"gc_id": "id9", "sam')
-    roll_out(config(tmp_path))
-    keys = [(row["gc_id"], row["sample"]) for row in rows_of(tmp_path / "out")]
-    assert keys == [(f"id{i}", sample) for i in range(10) for sample in range(2)]
-
-
 @pytest.mark.parametrize("killed", [False, True], ids=["whole", "killed before its verdict"])
 def test_a_completion_that_is_made_again_is_judged_again(
     tmp_path: Path, engine: FakeEngine, killed: bool
@@ -327,7 +304,7 @@ def test_a_completion_that_is_made_again_is_judged_again(
     journal = tmp_path / "out/.work/completions-00000.jsonl"
     first_line, *others = journal.read_bytes().splitlines(keepends=True)
     anew = json.dumps(json.loads(first_line) | {"text": "wrong"}).encode() + b"\n"
-    journal.write_bytes(b"".join([*others, anew] if killed else others))
+    journal.write_bytes(b"".join([b"{broken\n", *others, anew] if killed else [b"[]\n", *others]))
     engine.texts = {"id0": ["wrong", "wrong"]}  # the second is in the journal
     roll_out(config(tmp_path))
     first, second = rows_of(tmp_path / "out")[:2]

@@ -5,24 +5,20 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 import embedded
 import gaincurate
 from command import run
 from gaincurate.core.rng import Floats
 from gaincurate.core.stats import pearson
-from gaincurate.difficulty.metrics import Target, observation_noise, pass_variance, quality, variance_ceiling
+from gaincurate.difficulty.metrics import observation_noise, pass_variance, quality, variance_ceiling
 from gaincurate.difficulty.pass_rates import read_pass_rates
 from gaincurate.difficulty.predict import make, predict
-from gaincurate.difficulty.predictor import DifficultyPredictor, Shape, load_adapter, save_adapter
-from gaincurate.difficulty.training_free import calibrated, fit_calibration
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -85,7 +81,7 @@ def test_bimodal_tasks_look_mid_difficulty_and_have_no_variance(tmp_path: Path) 
             "--outcomes",
             observed,
             "--method",
-            "whitened",
+            "gp",
             "--target",
             target,
         )
@@ -109,53 +105,9 @@ def test_observed_values_are_kept_and_group_means_are_of_the_variances(tmp_path:
         assert found.values[i] == pytest.approx(v[:80][np.arange(80) % 5 == i % 5].mean())
 
 
-@pytest.mark.parametrize("target", ["difficulty", "variance"])
-def test_an_adapters_attention_is_calibrated_on_references_left_out(tmp_path: Path, target: Target) -> None:
-    """For p (1 - p) always, for failure rates where it is asked for; both against float64 loops."""
-    scored, observed, losses = two_kinds(tmp_path)
-    torch.manual_seed(0)
-    module = DifficultyPredictor(Shape(width=8, hidden=16)).eval()
-    embedding = {"model": "some-model", "weights": "w" * 32, "width": 8}
-    save_adapter(tmp_path / "a", module, embedding, {})
-    opened, (rates,) = gaincurate.open_scores(scored), read_pass_rates(observed)
-    names, adapter = embedded.names(80), load_adapter(tmp_path / "a")
-    v = ((losses * (8 - losses) / 56) if target == "variance" else losses / 8)[:80]
-    options: dict[str, Any] = {"adapter": adapter, "target": target, "recalibrate": target == "difficulty"}
-    fitted = make("adapter", opened, names, v, **options)
-    z = torch.tensor(opened.column("gc_embedding").to_pylist())
-    with torch.inference_mode():
-        coded = module.encode(z).double()
-    scores = (coded @ coded[:80].T / 4).numpy()
-
-    def mean(rows: Floats, seen: Floats) -> Floats:
-        weights = np.exp(rows - rows.max(1, keepdims=True)) * seen
-        found: Floats = weights @ v / weights.sum(1)
-        return found
-
-    alone = mean(scores[:80], 1 - np.eye(80))
-    w, b = fit_calibration(alone, v)
-    np.testing.assert_allclose(fitted.leave_one_out(), calibrated(alone, w, b), atol=1e-5)
-    expected = calibrated(mean(scores, np.ones((120, 80))), w, b)
-    np.testing.assert_allclose(
-        np.concatenate([fitted.rows(table) for table in opened.tables()]), expected, atol=1e-5
-    )
-    assert predict(opened, rates, "adapter", **options).how["w"] == pytest.approx(w, abs=1e-4)
-
-
-def test_an_adapter_keeps_its_own_calibration_for_failure_rates(tmp_path: Path) -> None:
-    scored, observed, _ = two_kinds(tmp_path)
-    module = DifficultyPredictor(Shape(width=8, hidden=16)).eval()
-    save_adapter(tmp_path / "a", module, {"model": "some-model", "weights": "w" * 32, "width": 8}, {})
-    for given, has in (((), False), (("--recalibrate",), True)):
-        asked = ("--outcomes", observed, "--adapter", tmp_path / "a", *given, "--json")
-        result = run("difficulty", "predict", scored, *asked)
-        assert result.exit_code == 0, result.stderr
-        assert ("w" in json.loads(result.stdout)["how"]) == has
-
-
 def test_a_folder_of_ones_own_leaves_the_set_as_it_was(tmp_path: Path) -> None:
     scored, observed, losses = two_kinds(tmp_path)
-    asked = ("difficulty", "predict", scored, "--outcomes", observed, "--method", "whitened")
+    asked = ("difficulty", "predict", scored, "--outcomes", observed, "--method", "gp")
     assert run(*asked, "--out", tmp_path / "own", "--target", "variance").exit_code == 0
     assert not (scored / "columns").exists()
     how = json.loads((tmp_path / "own/gc_variance.json").read_text())["how"]
@@ -174,7 +126,7 @@ def test_rates_of_unknown_numbers_of_rollouts_tell_nothing_of_it(tmp_path: Path)
         pa.table({"gc_id": embedded.names(80), "pass_rate": 1 - losses[:80] / 8}), tmp_path / "r.parquet"
     )
     result = run(
-        "difficulty", "predict", scored, "--outcomes", tmp_path / "r.parquet", "--method", "whitened",
+        "difficulty", "predict", scored, "--outcomes", tmp_path / "r.parquet", "--method", "gp",
         "--target", "variance",
     )  # fmt: skip
     assert result.exit_code == 2
@@ -184,7 +136,7 @@ def test_rates_of_unknown_numbers_of_rollouts_tell_nothing_of_it(tmp_path: Path)
     )
     singles = embedded.write_rates(tmp_path / "s.parquet", range(5), np.array([1.0, 0, 1, 0, 1]), rollouts=1)
     result = run(
-        "difficulty", "predict", scored, "--outcomes", singles, "--method", "whitened", "--target", "variance"
+        "difficulty", "predict", scored, "--outcomes", singles, "--method", "gp", "--target", "variance"
     )
     assert result.exit_code == 2
     assert "error: 0 observed prompts are too few to predict from" in result.stderr
@@ -233,7 +185,7 @@ def test_where_references_cannot_say_it_the_aim_is_the_papers(tmp_path: Path) ->
     for name, columns in tables.items():
         pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
         (rates,) = read_pass_rates(tmp_path / f"{name}.parquet")
-        found = predict(opened, rates, "whitened", target="auto")
+        found = predict(opened, rates, "gp", target="auto")
         assert (found.target, "aims" in found.how) == ("difficulty", False)
 
 

@@ -31,7 +31,6 @@ MISDEEDS = {
     "!signal": "crashed (signal 40)",
     "!text": "the verifier returned 'yes', which is no number",
     "!address": "the verifier returned <function check>, which is no number",
-    "!async": "the verifier is `async def`, and a verdict is what a plain function returns",
     "!close": "ended without an answer (exit code 1)",
     "!nan": "the verifier returned nan, which is not from 0 to 1",
     "!two": "the verifier returned 2.0, which is not from 0 to 1",

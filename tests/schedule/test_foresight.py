@@ -430,10 +430,6 @@ def test_the_first_references_say_what_a_run_aims_at(tmp_path: Path) -> None:
     assert step(given)["references"]["target"] == "difficulty"
 
 
-def test_two_predictors_at_once_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match=r"^method=gp is a predictor, and so is --group-column; give one of them"
-    ):
-        dots_runs.begin(tmp_path, method="gp")
-    with pytest.raises(InputError, match="recalibrate goes with --adapter"):
-        dots_runs.begin(tmp_path, group_column=None, recalibrate=True)
+def test_an_adapter_does_not_predict_the_variance(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--adapter predicts failure rates"):
+        dots_runs.begin(tmp_path, group_column=None, adapter="a", target="variance")

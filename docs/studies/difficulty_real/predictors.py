@@ -14,10 +14,8 @@ import numpy.typing as npt
 import torch
 
 from gaincurate.difficulty.by_adapter import by_references
-from gaincurate.difficulty.embeddings import SAMPLE, Space, whitening
 from gaincurate.difficulty.predictor import Shape
 from gaincurate.difficulty.train import Policy, Recipe, fit
-from gaincurate.difficulty.training_free import fit_training_free
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -69,18 +67,6 @@ def ridge(world: World, references: Ints, observed: Floats) -> Floats:
     return np.clip(whole @ (x.T @ best[1]) + observed.mean(), 0, 1)
 
 
-def whitened(world: World, references: Ints, observed: Floats) -> Floats:
-    """`--method whitened`."""
-    rows = np.unique(np.linspace(0, len(world.task) - 1, min(len(world.task), SAMPLE)).astype(np.int64))
-    space = whitening(world.embeddings[rows])
-    return fit_training_free(space, world.embeddings[references], observed)(world.embeddings)
-
-
-def attention(world: World, references: Ints, observed: Floats) -> Floats:
-    """`--method attention`."""
-    return fit_training_free(Space(), world.embeddings[references], observed)(world.embeddings)
-
-
 def adapter(world: World, references: Ints, observed: Floats, epochs: int = Recipe().epochs) -> Floats:
     """`difficulty fit` on the references alone, none held out, and `--method adapter` from the same ones."""
     known = torch.from_numpy(world.embeddings[references])
@@ -95,6 +81,4 @@ def adapter(world: World, references: Ints, observed: Floats, epochs: int = Reci
 CHEAP: dict[str, Predict] = {
     "task mean": task_mean,
     "ridge": ridge,
-    "whitened": whitened,
-    "raw attention": attention,
 }

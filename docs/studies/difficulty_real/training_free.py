@@ -30,7 +30,7 @@ from gaincurate.difficulty.predict import MethodName, make
 from gaincurate.difficulty.rollout_set import pass_rates
 
 REFERENCES, ROLLOUTS = 256, 8
-METHODS: tuple[MethodName, ...] = ("gp", "whitened", "group-mean")
+METHODS: tuple[MethodName, ...] = ("gp", "group-mean")
 
 
 def successes(folder: Path, ids: list[str]) -> Floats:

@@ -23,7 +23,7 @@ from gaincurate.errors import InputError
 from gaincurate.schedule import base
 from gaincurate.schedule.config import ScheduleConfig
 
-Predictor = Literal["adapter", "group-mean", "gp", "whitened"]
+Predictor = Literal["adapter", "group-mean", "gp"]
 _EXAMPLE = '\'{"verifier": "math", "samples": 8}\''
 NOT_IN_ROLLOUT = {"scored", "out", "model", "reference", "seed", "overwrite", "backoff"}
 _SERVER, _LOCAL = ("httpx2", "tenacity"), ("torch", "transformers")
@@ -45,11 +45,7 @@ class DotsOptions(base.Options):
     step_prompts: int | None = Field(default=None, ge=1)
     """Prompts of one step. Default: the budget's share."""
     adapter: str | None = None
-    """A folder of `gaincurate difficulty fit`. Default: `method`, which trains nothing."""
-    recalibrate: bool = False
-    """Fit the adapter's w and b to each round's references, each left out of its own."""
-    method: Literal["gp", "whitened"] = "gp"
-    """Without an adapter: a Gaussian process, or attention on whitened embeddings."""
+    """A folder of `gaincurate difficulty fit`. Default: a Gaussian process, which trains nothing."""
     group_column: str | None = None
     """Predict by the mean of the references of a prompt's group instead: the baseline."""
     reuse_references: float | None = Field(default=None, ge=0, le=1)
@@ -68,8 +64,8 @@ class DotsOptions(base.Options):
     def _check_pairs(self) -> DotsOptions:
         if self.adapter is not None and self.group_column is not None:
             raise ValueError("--adapter and --group-column are two predictors; give one of them")
-        if self.recalibrate and self.adapter is None:
-            raise ValueError("recalibrate goes with --adapter; other predictors have nothing to fit again")
+        if self.adapter is not None and self.target == "variance":
+            raise ValueError("--adapter predicts failure rates; it does not go with --target variance")
         if self.target == "variance" and "target_difficulty" in self.model_fields_set:
             raise ValueError(
                 "--target-difficulty goes with --target difficulty; the variance p (1 - p) has no target, "
@@ -88,7 +84,7 @@ class DotsOptions(base.Options):
         """What predicts, by its name for `gaincurate difficulty predict`."""
         if self.adapter is not None:
             return "adapter"
-        return self.method if self.group_column is None else "group-mean"
+        return "gp" if self.group_column is None else "group-mean"
 
     def round_size(self, budget: int | None) -> int:
         """The prompts of a round: those of all steps that one draw is for.
@@ -122,9 +118,6 @@ class DotsOptions(base.Options):
         Raises:
             InputError: the set lacks what that needs, or a package does.
         """
-        if "method" in self.model_fields_set and self.predictor != self.method:
-            option = "adapter" if self.adapter is not None else "group-column"
-            raise InputError(f"method={self.method} is a predictor, and so is --{option}; give one of them.")
         budget, rows = self.round_size(config.budget), len(scored)
         if self.references + budget > rows:
             raise InputError(
