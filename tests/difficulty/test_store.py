@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.difficulty.predictor import (
     CONFIG,
     WEIGHTS,
@@ -55,10 +56,10 @@ def test_what_is_no_adapter_or_a_damaged_one_is_refused(tmp_path: Path, folder: 
     with pytest.raises(InputError, match=r"is no fitted predictor: .* `gaincurate difficulty fit SCORED"):
         load_adapter(tmp_path)
     good = (folder / CONFIG).read_text()
-    (folder / CONFIG).write_text("{")
-    with pytest.raises(InputError, match=r"its config\.json cannot be read; fit it again"):
+    (folder / CONFIG).write_text(good.replace('"seed": 1', '"seed": 2'))
+    with pytest.raises(InputError, match=r"config\.json is damaged; fit the predictor again\.$"):
         load_adapter(folder)
-    (folder / CONFIG).write_text(json.dumps(json.loads(good) | {"format": 9}))
+    write_sealed(folder / CONFIG, json.loads(good) | {"format": 9})
     with pytest.raises(InputError, match="has format 9, this version reads 1"):
         load_adapter(folder)
     (folder / CONFIG).write_text(good)
@@ -83,7 +84,7 @@ def test_what_a_killed_writer_left_is_nothing_else(tmp_path: Path) -> None:
 
 
 def test_an_adapter_of_an_earlier_version_loads_if_it_is_the_papers(folder: Path) -> None:
-    config = json.loads((folder / CONFIG).read_text())
+    config = read_sealed(folder / CONFIG)
     del config["shape"]["input_norm"]  # which the first version did not have
     config["shape"] |= {"towers": "one", "scale": "multiply", "spread": "population"}
     (folder / CONFIG).write_text(json.dumps(config))
