@@ -20,13 +20,28 @@ DIGEST = "digest"
 """The key of the digest: BLAKE2b-128 of the canonical JSON of the other keys."""
 
 
+def seal(content: Json) -> Json:
+    """The same JSON object with its digest."""
+    return {**content, DIGEST: digest_json(content)}
+
+
+def unseal(data: bytes) -> Json | None:
+    """The content of the JSON of what `seal` gave, without the digest; None where it is damaged."""
+    try:
+        content: Json = json.loads(data)
+        digest = content.pop(DIGEST, None)
+        return content if digest is None or digest == digest_json(content) else None
+    except (ValueError, TypeError, AttributeError, RecursionError):  # cut short, or no object
+        return None
+
+
 def write_sealed(path: Path, content: Json) -> None:
     """Write a JSON object with its digest, atomically.
 
     Raises:
         StorageError: the file system refused.
     """
-    write_atomic(path, json_bytes({**content, DIGEST: digest_json(content)}))
+    write_atomic(path, json_bytes(seal(content)))
 
 
 def read_sealed(path: Path, remedy: str = "restore it from a copy") -> Json:
@@ -41,13 +56,7 @@ def read_sealed(path: Path, remedy: str = "restore it from a copy") -> Json:
         StorageError: it cannot be read.
     """
     with reading(path):
-        data = read_bytes(path)
-    try:
-        content: Json = json.loads(data)
-        digest = content.pop(DIGEST, None)
-        whole = digest is None or digest == digest_json(content)
-    except (ValueError, TypeError, AttributeError, RecursionError):  # cut short, or no object
-        whole = False
-    if not whole:
+        content = unseal(read_bytes(path))
+    if content is None:
         raise OutputError(f"{path} is damaged; {remedy}.", path=str(path))
     return content
