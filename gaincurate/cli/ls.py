@@ -65,10 +65,10 @@ def described(folder: Path) -> dict[str, Any] | None:
     facts: dict[str, Any] = {"folder": str(folder)}
     run, identity = _read(folder / "run.json"), _read(folder / "identity.json")
     if isinstance(run.get("config"), dict):
-        from gaincurate.schedule.run import Run
+        from gaincurate.schedule.run import newest_round
 
         config, rounds = run["config"], run["config"].get("rounds")
-        round_, finished = Run(folder).round, _read(folder / "state.json").get("finished")
+        round_, finished = newest_round(folder), _read(folder / "state.json").get("finished")
         model = Path(str(config.get("model"))).name if config.get("model") else None
         facts |= {
             "kind": f"run, {config.get('strategy')}",

@@ -114,6 +114,14 @@ def round_name(round_: int) -> str:
     return f"{round_:05d}"
 
 
+def newest_round(folder: Path) -> int:
+    """The number of the newest round in a run's folder, the last one with a plan; -1 before round 0."""
+    rounds = folder / "rounds"
+    names = os.listdir(rounds) if rounds.exists() else []
+    numbers = sorted((int(name) for name in names if name.isdigit()), reverse=True)
+    return next((number for number in numbers if (rounds / round_name(number) / PLAN).exists()), -1)
+
+
 class Run:
     """A run that was started.
 
@@ -204,11 +212,8 @@ class Run:
 
     @property
     def round(self) -> int:
-        """The number of the newest round, the last one with a plan; -1 before round 0."""
-        rounds = self.folder / "rounds"
-        names = os.listdir(rounds) if rounds.exists() else []
-        numbers = sorted((int(name) for name in names if name.isdigit()), reverse=True)
-        return next((round_ for round_ in numbers if (self.round_folder(round_) / PLAN).exists()), -1)
+        """The number of the newest round; -1 before round 0."""
+        return newest_round(self.folder)
 
     @property
     def state(self) -> Json:
