@@ -218,20 +218,24 @@ def _keys_taken_before(run: Run, rounds: set[int], sizes: Mapping[int, int]) -> 
     return keys
 
 
-def concentration_of(run: Run, name: str, ids: list[str], rows: Ints) -> tuple[float | None, str, int]:
+def concentration_of(run: Run, name: str, plan: Json) -> tuple[float | None, str, int]:
     """C_t: the mean `gc_angle` of a round's prompts in one set, the newest if it has nearly all of them.
 
     A window scored some rounds ago may lack a few that were drawn from a tail: they are left out. A set that
-    lacks more than a tenth says too little, and the set that the run began with is taken.
+    lacks more than a tenth says too little, and the set that the run began with is taken, as in the plan.
+
+    Args:
+        run: the run.
+        name: of the newest set that has scores of the round's prompts.
+        plan: the round's.
 
     Returns:
         The mean, the set's name, and how many of the prompts it is over: None and 0 where none has an angle.
     """
     if name != BASE:
-        scored = ScoredSet(run.set_folder(name), verify=False)
+        scored, ids = ScoredSet(run.set_folder(name), verify=False), plan["ids"]
         there = pc.is_in(scored.column(ID), value_set=pa.array(ids, pa.string()))
         values = scored.column("gc_angle").filter(there).drop_null().to_pylist()
         if len(values) >= _ENOUGH * len(ids):
             return math.fsum(values) / len(values), name, len(values)
-    values = run.scored.take(rows).column("gc_angle").drop_null().to_pylist()
-    return math.fsum(values) / len(values) if values else None, BASE, len(values)
+    return plan["forecast"]["mean_angle"], BASE, plan["forecast"]["with_angle"]

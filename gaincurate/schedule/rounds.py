@@ -247,7 +247,7 @@ def _observe(run: Run, state: Json, checkpoint: str | None, note: Note, held: He
     state = {key: state[key] for key in ("rows", *_CARRIED_OVER)} | fresh.changes() | {"taken": taken}
     if checkpoint is not None:
         state["checkpoint"] = str(Path(checkpoint).resolve())
-    concentration, source, over = concentration_of(run, state["scores"], plan["ids"], rows)
+    concentration, source, over = concentration_of(run, state["scores"], plan)
     assert outcomes.accuracy is not None  # or the coverage was refused
     tallies = list(outcomes.tallies.values())
     wins = np.array([math.fsum(tally.successes) for tally in tallies])
@@ -359,6 +359,7 @@ def _composition(table: pa.Table, ranks: Ints) -> Json:
         "prompt_tokens": int(table.column("gc_prompt_tokens").to_numpy().sum()),
         "mean_question_tokens": float(table.column("gc_question_tokens").to_numpy().mean()),
         "mean_angle": math.fsum(angles) / len(angles) if angles else None,
+        "with_angle": len(angles),
         "ranks": [int(ranks.min()), float(np.median(ranks)), int(ranks.max())],
     }
 
