@@ -28,7 +28,7 @@ COMMAND += ["{data}", "{round}", "{outcomes}"]
 def files(folder: Path) -> dict[str, bytes]:
     """What must be the same: plans, rows, states; not times, attempts and logs."""
     names = ("plan.json", "data.parquet", "state.json")
-    found = [folder / "state.json", *folder.glob("rounds/*/*")]
+    found = [*folder.glob("state.json"), *folder.glob("rounds/*/*")]
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(found) if p.name in names}
 
 
@@ -36,7 +36,7 @@ def same(first: dict[str, bytes], second: dict[str, bytes]) -> list[str]:
     """Files that differ; how far outcomes were read may differ after an attempt that was killed."""
 
     def plain(name: str, data: bytes) -> object:
-        return {**json.loads(data), "taken": None} if name.endswith("state.json") else data
+        return {**json.loads(data), "taken": None, "digest": None} if name.endswith("state.json") else data
 
     return [
         name
@@ -73,11 +73,11 @@ def main(folder: Path, strategy: str, kills: int) -> dict[str, object]:
             if at_random:
                 process.join(chance.uniform(0, duration))
             else:
-                until_more(process, lambda: int(Run(out).state["round"]))
+                until_more(process, lambda: Run(out).round)
             process.kill()
             process.join()
             done += process.exitcode == -9
-            reached.append(int(Run(out).state["round"]))
+            reached.append(Run(out).round)
         last = begin(out)
         last.join()
         if last.exitcode != 0:

@@ -13,6 +13,7 @@ from command import tree
 from gaincurate.core.artifact import (
     Artifact,
     Kind,
+    differing_keys,
     encode_shard,
     open_table,
     parse_info,
@@ -20,7 +21,6 @@ from gaincurate.core.artifact import (
     shard_name,
 )
 from gaincurate.core.files import digest_file
-from gaincurate.core.manifest import differing_keys
 from gaincurate.core.scored_set import SCORES
 from gaincurate.errors import OutputError
 from sets import IDENTITY_OF_SETS, make_set, scored_row

@@ -65,17 +65,19 @@ def described(folder: Path) -> dict[str, Any] | None:
     facts: dict[str, Any] = {"folder": str(folder)}
     run, identity = _read(folder / "run.json"), _read(folder / "identity.json")
     if isinstance(run.get("config"), dict):
-        config, state = run["config"], _read(folder / "state.json")
-        round_, rounds = state.get("round"), config.get("rounds")
+        from gaincurate.schedule.run import newest_round
+
+        config, rounds = run["config"], run["config"].get("rounds")
+        round_, finished = newest_round(folder), _read(folder / "state.json").get("finished")
         model = Path(str(config.get("model"))).name if config.get("model") else None
         facts |= {
             "kind": f"run, {config.get('strategy')}",
             "rows": run.get("kept", run.get("rows")),
             "model": model,
         }
-        if not isinstance(round_, int) or round_ < 0:
+        if round_ < 0:
             return facts | {"state": "no round yet"}
-        if state.get("finished"):
+        if finished:
             return facts | {"state": f"finished, {output.counted(round_ + 1, 'round')}"}
         return facts | {"state": f"round {round_} of {rounds} is planned"}
     if "format" not in identity:

@@ -107,7 +107,7 @@ def next_(config: NextConfig, as_json: AsJson = False) -> None:
             resumes_from = chosen(finder, opened, config.checkpoint, config.wait)
             with pointing_at_logs(opened, taken):
                 folder = advance(opened, resumes_from, output.note, finder.held, config.reference_outcomes)
-        round_ = opened.state["round"]
+        round_ = opened.round
         tell_of_the_last(opened, output.note)
         if as_json:
             done = folder is None

@@ -167,9 +167,9 @@ def take_logged(run: Run, paths: Sequence[Path], format_: str | None, reward_col
             if value is not None:
                 raise InputError(f"{option} {value} goes with --outcomes PATH.")
         return False
-    if run.state.get("finished"):
+    if run.state["finished"]:
         return False  # which is said by the command itself
-    if run.state["round"] < 0:
+    if run.round < 0:
         raise InputError(
             f"--outcomes {paths[0]}: {run.folder} has no round yet that it could be of; --reference-outcomes "
             "takes what references did."
@@ -188,7 +188,7 @@ def pointing_at_logs(run: Run, taken: bool) -> Iterator[None]:
     try:
         yield
     except OutcomeError as error:
-        path = run.outcomes(run.state["round"])
+        path = run.outcomes(run.round)
         if not taken or str(path) not in str(error):  # of references
             raise
         raise OutcomeError(

@@ -284,7 +284,7 @@ def start(
         if reference_outcomes is not None:
             with working_on(run):
                 advance(opened, note=output.note, references=reference_outcomes)
-        if opened.state["round"] < 0:
+        if opened.round < 0:
             tell_of_references(opened, as_json)
             return
         if as_json:

@@ -151,17 +151,13 @@ def describe_rollouts(rollouts: RolloutSet, prompts: int) -> dict[str, Any]:
 def _asked(rollouts: RolloutSet, ids: list[str]) -> dict[str, str]:
     """The questions of these ids, where the scored set that the rollouts were made from still is there."""
     from gaincurate.core.artifact import EXECUTION
-    from gaincurate.core.files import fitting_lines
-    from gaincurate.core.manifest import Document
+    from gaincurate.core.files import log_lines
     from gaincurate.core.prompts import questions
     from gaincurate.core.scored_set import open_scores
     from gaincurate.errors import GaincurateError
 
-    class Line(Document):
-        scored: str
-
     try:
-        folder = [line["scored"] for line in fitting_lines(rollouts.folder / EXECUTION, Line)][-1]
+        folder = [line["scored"] for line in log_lines(rollouts.folder / EXECUTION)][-1]
         if isinstance(located(folder), Remote):
             return {}  # a look is not worth a download
         scored = open_scores(folder)

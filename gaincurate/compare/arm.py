@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict
 
 from gaincurate.compare.config import Arm, Comparison
 from gaincurate.core.artifact import MANIFEST, Json
 from gaincurate.core.artifact import RUN as RUN_FACTS
-from gaincurate.core.files import digest_json, make_folder, write_json
-from gaincurate.core.manifest import Document
+from gaincurate.core.files import digest_json, make_folder
 from gaincurate.core.options import checked
 from gaincurate.core.outcomes import read_file
 from gaincurate.core.process import command_lock, run_command
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
+from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.rollout_set import RolloutSet, pass_rates
 from gaincurate.errors import TrainerError
@@ -38,7 +37,7 @@ from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.first_model import recorded_model
 from gaincurate.schedule.observations import rules_of
 from gaincurate.schedule.rounds import start
-from gaincurate.schedule.run import Run, read_json
+from gaincurate.schedule.run import Run
 from gaincurate.schedule.strategies.dots_options import DotsOptions
 
 LOG = "trainer.log"
@@ -51,10 +50,9 @@ STEP = "gaincurate/step"
 RUN, TRAINER, MARKS, ROLLOUTS = "run", "trainer", "marks", "rollouts"
 
 
-class Task(BaseModel):
+@dataclass(frozen=True, slots=True)
+class Task:
     """What `arm.json` holds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     model: str
     """Where training begins."""
@@ -193,7 +191,7 @@ class ArmJob:
     def share(self) -> float:
         """How much of it is done, 0 to 1."""
         path = self.folder / PROGRESS
-        return float(read_json(path, Document)["share"]) if path.exists() else 0.0
+        return read_sealed(path)["share"] if path.exists() else 0.0
 
     def _mark(self, k: int) -> Path:
         return self.folder / MARKS / str(k)
@@ -207,7 +205,7 @@ class ArmJob:
         make_folder(self.folder)
         if not (self.folder / RUN / RUN_FACTS).exists():
             start(self._schedule())
-        write_json(self.folder / TASK, self._task().model_dump(mode="json"))
+        write_sealed(self.folder / TASK, asdict(self._task()))
 
     def _schedule(self) -> ScheduleConfig:
         comparison, arm = self.comparison, self.arm
@@ -313,7 +311,7 @@ class ArmJob:
 
     def cost(self, k: int) -> Json:
         """What the trainer wrote at a mark: tokens by what they were spent on, `step`, `seconds`, `steps`."""
-        return read_json(self._mark(k) / COST, Document)
+        return read_sealed(self._mark(k) / COST)
 
     def mark_rows(self) -> list[Json]:
         """Rows of `marks.arrow`."""

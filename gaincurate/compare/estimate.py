@@ -26,10 +26,9 @@ from gaincurate.compare.runner import (
     tune_jobs,
 )
 from gaincurate.core.artifact import EXECUTION, MANIFEST, Json
-from gaincurate.core.files import fitting_lines, temporary_folder
-from gaincurate.core.manifest import Document, Seconds
+from gaincurate.core.files import log_lines, temporary_folder
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.schedule.run import read_json
+from gaincurate.core.sealed import read_sealed
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,7 @@ def estimate(
     if out.exists():
         refuse_others(out)
     path = out / TUNE / CHOICE
-    choice = read_json(path, Document) if path.exists() else {}
+    choice = read_sealed(path) if path.exists() else {}
     tuning = list[ArmJob]()
     if choice.get("chosen") is not None:
         comparison = comparison.tuned(**choice["chosen"])
@@ -150,16 +149,11 @@ def _token_seconds(job: ArmJob) -> float:
     return seconds / max(tokens, 1)
 
 
-class _Judged(Document):
-    """A line of a rollout set's `execution.jsonl`."""
-
-    seconds: Seconds
-
-
 def _judging(rollouts: Iterable[Path]) -> float | None:
     """The mean seconds of judging a model once, None where none are on record."""
-    lines = [line for path in rollouts for line in fitting_lines(path / EXECUTION, _Judged)]
-    return fmean(line["seconds"] for line in lines) if lines else None
+    lines = [line for path in rollouts for line in log_lines(path / EXECUTION)]
+    seconds = [line["seconds"] for line in lines if "seconds" in line]
+    return fmean(seconds) if seconds else None
 
 
 def _tried(comparison: Comparison, folder: Path) -> Speed:

@@ -20,10 +20,9 @@ import pyarrow.compute as pc
 
 from gaincurate.core.artifact import Json, open_table
 from gaincurate.core.files import make_folder, reading, write_stream
-from gaincurate.core.manifest import Document
+from gaincurate.core.sealed import read_sealed
 from gaincurate.core.stats import Floats
 from gaincurate.errors import OutputError
-from gaincurate.schedule.run import read_json
 
 COSTS = ("asked", "tokens", "scoring", "rescoring", "references", "training", "step", "seconds")
 PER_STEP = (
@@ -137,7 +136,7 @@ def read_results(out: Path) -> Results:
     """
     if not (out / FACTS).exists():
         raise OutputError(f"{out} has no {FACTS}: it is no comparison.", path=str(out))
-    return results_of(read_json(out / FACTS, Document), read_tables(out / RESULTS), out)
+    return results_of(read_sealed(out / FACTS), read_tables(out / RESULTS), out)
 
 
 def results_of(facts: Json, tables: Tables, where: Path) -> Results:

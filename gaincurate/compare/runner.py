@@ -24,15 +24,14 @@ from gaincurate.compare.arm import ArmJob, evaluation, model_at_start
 from gaincurate.compare.config import Arm, Comparison
 from gaincurate.compare.results import DRAWN, EVALUATIONS, FACTS, MARKS, RESULTS, STEPS, TASKS, write_tables
 from gaincurate.compare.train import Train
-from gaincurate.core.artifact import MANIFEST, Json
+from gaincurate.core.artifact import MANIFEST, Json, differing_keys
 from gaincurate.core.columns import NO_GROUP, read_column
-from gaincurate.core.files import write_json
 from gaincurate.core.locks import WORK, Split, writing
-from gaincurate.core.manifest import Document, differing_keys
 from gaincurate.core.options import near
 from gaincurate.core.progress import Progress
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
+from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.prompts import answer_column
 from gaincurate.difficulty.rollout import roll_out
@@ -41,7 +40,6 @@ from gaincurate.errors import InputError, OutputError, TrainerError
 from gaincurate.report.formatting import seconds as duration
 from gaincurate.report.table import likely_groups
 from gaincurate.schedule.first_model import recorded_model
-from gaincurate.schedule.run import read_json
 from gaincurate.scoring.config import MachineConfig
 from gaincurate.scoring.identity import resolve_machine
 from gaincurate.scoring.model import find_model
@@ -93,7 +91,7 @@ def compare(
         if not all(job.done for job in jobs):
             check_means(comparison)  # before a file stands for what cannot be trained
         if not (out / FACTS).exists():
-            write_json(out / FACTS, facts | {"begun": {}})
+            write_sealed(out / FACTS, facts | {"begun": {}})
         if tuning is not None:
             facts["tuned"] = {name: tuning[name] for name in ("chosen", "grid", "seeds")}
         for job in jobs:  # what is wrong with an arm is said before any is trained
@@ -101,7 +99,7 @@ def compare(
             if job.arm.name not in begun:
                 shutil.rmtree(job.folder, ignore_errors=True)
             job.prepare()
-        write_json(out / FACTS, facts)
+        write_sealed(out / FACTS, facts)
         start = out / START
         if not (start / MANIFEST).exists():
             progress.note("judging the model at the start")
@@ -297,7 +295,7 @@ def stated(comparison: Comparison, out: Path) -> tuple[Json, set[str]]:
     thing; one that was refused may come again under its name, fixed.
     """
     path = out / FACTS
-    before = read_json(path, Document) if path.exists() else None
+    before = read_sealed(path) if path.exists() else None
     arms = {arm.name: arm.model_dump(mode="json") for arm in comparison.arms}
     begun = (before or {}).get("begun", {})
     facts: Json = {
@@ -352,7 +350,7 @@ def _tune(comparison: Comparison, out: Path, progress: Progress, workers: int) -
         "tune": comparison.tune.model_dump(mode="json"),
         "sets": _sets(comparison),
     }
-    before = read_json(path, Document) if path.exists() else None
+    before = read_sealed(path) if path.exists() else None
     if before is not None and (keys := [name for name, _, _ in differing_keys(before["asked"], asked)]):
         raise OutputError(
             f"{out} was tuned with other settings: {', '.join(keys)} differ. Give another folder with -o, or "
@@ -370,7 +368,7 @@ def _tune(comparison: Comparison, out: Path, progress: Progress, workers: int) -
     if not all(job.done for job in trainings):
         check_means(comparison)
     state: Json = {"format": FORMAT, "asked": asked, "seeds": comparison.tune.seeds}
-    write_json(path, state)
+    write_sealed(path, state)
     progress.note(f"tuning uniform: {len(rows)} settings, {len(comparison.tune.seeds)} seeds each")
     _work(trainings, progress, workers)
     prompts = ScoredSet(comparison.heldout).column(ID).to_pylist()
@@ -385,7 +383,7 @@ def _tune(comparison: Comparison, out: Path, progress: Progress, workers: int) -
         f"{chosen['group']} rollouts a prompt"
     )
     state |= {"grid": rows, "chosen": chosen}
-    write_json(path, state)
+    write_sealed(path, state)
     return state
 
 

@@ -32,10 +32,10 @@ from gaincurate.compare.arm import (
     Task,
 )
 from gaincurate.core.artifact import MANIFEST, Json
-from gaincurate.core.files import remove_temporaries, write_json
-from gaincurate.core.foreign import read_bytes
+from gaincurate.core.files import remove_temporaries
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
+from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.prompts import Prompt, answer_column, read_prompts
 from gaincurate.difficulty.rollout import roll_out
@@ -91,7 +91,7 @@ class Marks(transformers.TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Count the step, and have a checkpoint saved where it passed a mark."""
-        self._round = int(self._run.state["round"])
+        self._round = self._run.round
         self._last = self._costs.step(self._round, state.global_step)
         self._trained += self._last.completion_tokens
         spent, marks = self.spent()["tokens"], self._task.mark_tokens
@@ -109,7 +109,7 @@ class Marks(transformers.TrainerCallback):
         facts = {name: getattr(step, name) for name in Step.__slots__}
         state.log_history[-1][STEP] = {**facts, **self.spent(), "round": self._round, "seconds": seconds}
         done = min(self.spent()["tokens"] / self._task.mark_tokens[-1], 1.0)
-        write_json(self._folder / PROGRESS, {"share": TRAINED * done})
+        write_sealed(self._folder / PROGRESS, {"share": TRAINED * done})
 
     def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Keep the weights of a checkpoint that passed a mark, whatever is rotated away later."""
@@ -131,12 +131,13 @@ class Marks(transformers.TrainerCallback):
                     same_file(path, target / path.name)
             logs = [entry for entry in state.log_history if STEP in entry]
             seconds = logs[-1][STEP]["seconds"]
-            write_json(target / COST, {**spent, "step": state.global_step, "seconds": seconds, "steps": logs})
+            cost = {**spent, "step": state.global_step, "seconds": seconds, "steps": logs}
+            write_sealed(target / COST, cost)
 
 
 def main(folder: Path) -> None:
     """Train one arm to its last mark, then judge all marks."""
-    task = Task.model_validate_json(read_bytes(folder / TASK))
+    task = Task(**read_sealed(folder / TASK))
     remove_temporaries(folder)
     last = len(task.mark_tokens) - 1
     if not (folder / MARKS / str(last) / COST).exists():
@@ -200,7 +201,7 @@ def judge(folder: Path, task: Task, k: int) -> None:
     if not (mark / ROLLOUTS / MANIFEST).exists():  # after that the weights may be gone
         roll_out(RolloutConfig(**task.evaluation, model=str(mark), out=mark / ROLLOUTS))
     last = len(task.mark_tokens) - 1
-    write_json(folder / PROGRESS, {"share": TRAINED + (1 - TRAINED) * (k + 1) / (last + 1)})
+    write_sealed(folder / PROGRESS, {"share": TRAINED + (1 - TRAINED) * (k + 1) / (last + 1)})
     if k < last:  # the last one's weights stay
         for path in mark.glob("*.safetensors"):
             path.unlink()

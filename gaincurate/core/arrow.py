@@ -18,9 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gaincurate.core.foreign import json_value, lines_of, open_regular
@@ -259,27 +257,23 @@ def _check_names(schema: pa.Schema) -> None:
     """Refuse names that are no UTF-8, and types that Arrow cannot take rows from or write to Parquet."""
     if len(schema) > MOST_COLUMNS:
         raise pa.ArrowInvalid(f"it has {len(schema):,} columns, more than {MOST_COLUMNS:,}")
-    for field in schema:
-        _ = field.name
-        _check_nested(field.type)
-
-
-def _check_nested(kind: pa.DataType) -> None:
-    if any(is_kind(kind) for is_kind in _UNUSABLE):
-        raise pa.ArrowInvalid(f"a column in it has the type {kind}; write plain values or lists")
-    if isinstance(kind, pa.BaseExtensionType):
-        _check_nested(kind.storage_type)
-    elif pa.types.is_dictionary(kind):
-        _check_nested(kind.value_type)
-    elif pa.types.is_fixed_size_list(kind) and kind.list_size < 0:  # Arrow would end the process
-        raise pa.ArrowInvalid("lists in it have a length below 0")
-    else:
-        fields = [kind.field(place) for place in range(kind.num_fields)]
-        names = [field.name for field in fields]  # read as UTF-8 here, where `refusing` sees it
-        if len(set(names)) < len(names):
-            raise pa.ArrowInvalid(f"a struct in it has two fields of one name ({', '.join(names)})")
-        for field in fields:
-            _check_nested(field.type)
+    _ = schema.names  # read as UTF-8 here, where `refusing` sees it
+    kinds = list(schema.types)
+    for kind in kinds:  # the types inside a type are appended
+        if isinstance(kind, pa.BaseExtensionType):
+            kinds.append(kind.storage_type)
+        elif pa.types.is_dictionary(kind):
+            kinds.append(kind.value_type)
+        elif any(is_kind(kind) for is_kind in _UNUSABLE):
+            raise pa.ArrowInvalid(f"a column in it has the type {kind}; write plain values or lists")
+        elif pa.types.is_fixed_size_list(kind) and kind.list_size < 0:  # Arrow would end the process
+            raise pa.ArrowInvalid("lists in it have a length below 0")
+        elif kind.num_fields:
+            fields = [kind.field(place) for place in range(kind.num_fields)]
+            names = [field.name for field in fields]
+            if len(set(names)) < len(names):
+                raise pa.ArrowInvalid(f"a struct in it has two fields of one name ({', '.join(names)})")
+            kinds += [field.type for field in fields]
 
 
 def check_fields(schema: pa.Schema, fields: Iterable[pa.Field], refuse: Refuse) -> None:
@@ -298,45 +292,3 @@ def check_fields(schema: pa.Schema, fields: Iterable[pa.Field], refuse: Refuse) 
         kind = schema.field(field.name).type
         if kind != field.type:
             raise refuse(f"its column {field.name!r} holds {kind} instead of {field.type}")
-
-
-def check_values(
-    table: pa.Table,
-    refuse: Refuse,
-    *,
-    never_null: Collection[str] = (),
-    finite: Collection[str] = (),
-    counts: Collection[str] = (),
-) -> None:
-    """See that columns hold no value that they may not hold.
-
-    Args:
-        table: validated.
-        refuse: makes the exception.
-        never_null: columns that have a value in each row.
-        finite: columns of numbers, or of vectors, without NaN and infinity.
-        counts: columns of whole numbers from 0 on.
-
-    Raises:
-        GaincurateError: from `refuse`, with the column's name.
-    """
-    for name in table.column_names:
-        column = table.column(name)
-        if name in never_null and column.null_count:
-            raise refuse(f"its column {name!r} holds null")
-        if name in finite and not all(_is_finite(chunk) for chunk in column.chunks):
-            raise refuse(f"its column {name!r} holds NaN or infinity")
-        if name in counts and (least := pc.min(column).as_py()) is not None and least < 0:
-            raise refuse(f"its column {name!r} holds {least}, and it counts")
-
-
-def _is_finite(values: pa.Array) -> bool:
-    if pa.types.is_fixed_size_list(values.type):
-        values = values.flatten()
-    if not pa.types.is_floating(values.type):
-        return True
-    numbers = values.drop_null().to_numpy(zero_copy_only=False)
-    if numbers.dtype != np.float16 or not len(numbers):
-        return bool(np.isfinite(numbers).all())
-    # NumPy is slow with halves. Their bits order like the numbers: those of infinity and NaN are the highest.
-    return bool(numbers.view(np.int16).max() < 0x7C00 and numbers.view(np.uint16).max() < 0xFC00)

@@ -15,23 +15,12 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
-from gaincurate.core.foreign import (
-    Malformed,
-    json_value,
-    lines_of,
-    not_regular,
-    open_regular,
-    read_bytes,
-    see_fits,
-)
+from gaincurate.core.foreign import json_value, lines_of, not_regular, open_regular, read_bytes
 from gaincurate.errors import StorageError, read_error, reason_of, storage_error
-
-if TYPE_CHECKING:
-    from pydantic import BaseModel
 
 _BLOCK = 1 << 22
 LONGEST_NAME = 255  # bytes
@@ -181,9 +170,9 @@ def write_json(path: Path, value: Any, *, named: bool = False) -> None:
     write_atomic(path, json_bytes(value), named=named)
 
 
-def json_bytes(value: Any, *, nan: bool = True) -> bytes:
-    """Indented JSON with a final newline; without `nan` NaN and infinity are a ValueError."""
-    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=nan) + "\n").encode()
+def json_bytes(value: Any) -> bytes:
+    """Indented JSON with a final newline."""
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def to_lines(values: Iterable[object]) -> bytes:
@@ -285,20 +274,13 @@ def _objects(file: IO[bytes], since: int) -> Iterator[tuple[int, dict[str, Any] 
         yield number, value if isinstance(value, dict) else None
 
 
-def fitting_lines(path: Path, model: type[BaseModel]) -> Iterator[dict[str, Any]]:
-    """The objects of a log that say what a model says, none where there is no log.
-
-    Others are left out, because no work depends on what a log has: a damaged line of it is no reason to stop.
+def log_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a log, none where there is no log. Damaged lines are left out: no work needs one.
 
     Raises:
         StorageError: the file cannot be read.
     """
-    for _, entry in json_lines(path) if path.exists() else ():
-        if entry is None:
-            continue
-        with suppress(Malformed):
-            see_fits(model, entry)
-            yield entry
+    return [entry for _, entry in json_lines(path) if entry is not None] if path.exists() else []
 
 
 def sync_folder(path: Path) -> None:

@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from gaincurate.errors import OutcomeError
 
 _SHOWN = 5
 _BEYOND = 2**53  # a double holds no more of them one by one
+_WHOLE_NUMBERS = frozenset({"round", "step", "attempt", "tokens"})
 
 Key = tuple[str, int, int, int | None, Any]
 """What makes two lines the same: id, round, attempt, step, sample."""
@@ -139,11 +141,12 @@ def check_line(
     Raises:
         OutcomeError: it cannot be used.
     """
-    gc_id, of_round = entry.get("gc_id"), _integer(entry, "round", where)
+    gc_id, sample = entry.get("gc_id"), entry.get("sample")
     if not isinstance(gc_id, str):
         raise OutcomeError(f"{where}: gc_id is {_short(gc_id)}, not a text.", line=number)
-    if not is_utf8(gc_id):
-        raise OutcomeError(f"{where}: gc_id holds half of a surrogate pair.", line=number)
+    for name in _WHOLE_NUMBERS.intersection(entry):
+        _integer(entry, name, where)
+    of_round = entry.get("round")
     if of_round is None:
         raise OutcomeError(f"{where} has no round.", line=number)
     if not 0 <= of_round <= round_:
@@ -152,16 +155,19 @@ def check_line(
             line=number,
             round=of_round,
         )
+    tokens = entry.get("tokens") or 0
+    if tokens < 0:
+        raise OutcomeError(f"{where}: tokens is {tokens}, which counts nothing.", line=number)
     return Line(
         number,
         gc_id,
         of_round,
         success_of(entry, where, rules),
         entry["reward"],
-        _plain(entry.get("sample")),
-        _integer(entry, "step", where),
-        _integer(entry, "attempt", where) or attempt,
-        _tokens(entry, where),
+        json.dumps(sample, sort_keys=True) if isinstance(sample, (list, dict)) else sample,  # comparable
+        entry.get("step"),
+        entry.get("attempt") or attempt,
+        tokens,
     )
 
 
@@ -227,6 +233,8 @@ def read_any_round(path: Path, rules: Rules) -> list[Line]:
     for _, entry in json_lines(path):
         if entry is None or not isinstance(entry.get("gc_id"), str):
             continue  # `read_file` says what is wrong with it
+        if not is_utf8(entry["gc_id"]):
+            raise OutcomeError(f"{path}: the gc_id {entry['gc_id']!r} holds half of a surrogate pair.")
         ids.add(entry["gc_id"])
         if isinstance(entry.get("round"), int):
             newest = max(newest, entry["round"])
@@ -297,18 +305,6 @@ def _integer(entry: dict[str, Any], name: str, where: str) -> int | None:
     return value
 
 
-def _tokens(entry: dict[str, Any], where: str) -> int:
-    count = _integer(entry, "tokens", where) or 0
-    if count < 0:
-        raise OutcomeError(f"{where}: tokens is {count}, which counts nothing.")
-    return count
-
-
-def _plain(value: Any) -> Any:
-    """A sample's name as something that can be compared."""
-    return json.dumps(value, sort_keys=True) if isinstance(value, (list, dict)) else value
-
-
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str)  # of a table it may be a date
     return text if len(text) <= 40 else text[:37] + "..."
@@ -371,16 +367,6 @@ class Tally:
         return len(self.rewards) > 1 or (bool(self.successes) and self.group_size == 0)
 
     @property
-    def all_wrong(self) -> bool:
-        """Whether all of them failed and got one reward."""
-        return not self.differs and self.mean == 0
-
-    @property
-    def all_right(self) -> bool:
-        """Whether all of them succeeded and got one reward."""
-        return not self.differs and self.mean == 1
-
-    @property
     def mean(self) -> float | None:
         """Mean success; None where nothing could be judged."""
         return math.fsum(self.successes) / len(self.successes) if self.successes else None
@@ -391,13 +377,13 @@ class Tally:
         return self.tokens / self.with_tokens if self.with_tokens else 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Outcomes:
     """A round's outcomes. `tallies` is by id, in the round's order.
 
     `repeated` lines said again what an earlier one said. `void` ones were taken back by a resumed or repeated
     attempt. `cut` says that the last line was not finished. `tokens` sums the lines' own `tokens`, where they
-    have them. `size` is how many bytes of the file were read.
+    have them. `size` is how many bytes of the file were read. `earlier` are its lines of earlier rounds.
     """
 
     tallies: dict[str, Tally]
@@ -406,8 +392,9 @@ class Outcomes:
     cut: bool
     tokens: int
     size: int
+    earlier: list[Line] = field(default_factory=list)
 
-    @property
+    @cached_property
     def accuracy(self) -> float | None:
         """Acc_t: the mean over prompts of each one's mean success; None where nothing could be judged."""
         means = [mean for tally in self.tallies.values() if (mean := tally.mean) is not None]
@@ -419,11 +406,11 @@ class Outcomes:
         The remaining prompts are those whose rollouts all got one reward in between.
         """
         judged = [tally for tally in self.tallies.values() if tally.successes]
-        names = {"effective": "differs", "all_wrong": "all_wrong", "all_right": "all_right"}
-        return {
-            name: sum(getattr(tally, which) for tally in judged) / len(judged) if judged else None
-            for name, which in names.items()
-        }
+        alike = [tally.mean for tally in judged if not tally.differs]
+        counts = {
+            "effective": len(judged) - len(alike), "all_wrong": alike.count(0), "all_right": alike.count(1)
+        }  # fmt: skip
+        return {name: count / len(judged) if judged else None for name, count in counts.items()}
 
     @property
     def rollouts(self) -> int:
@@ -437,7 +424,7 @@ class Outcomes:
 
 
 def read_outcomes(path: Path, round_: int, ids_of: IdsOf, rules: Rules) -> Outcomes:
-    """Read and check a round's file; lines of earlier rounds are checked and left to `split_lines`.
+    """Read and check a round's file.
 
     Args:
         path: `outcomes.jsonl`.
@@ -469,7 +456,8 @@ def read_outcomes(path: Path, round_: int, ids_of: IdsOf, rules: Rules) -> Outco
             continue
         tokens += line.tokens
         tallies[line.gc_id].add(line.success, line.tokens, line.reward)
-    return Outcomes(tallies, repeated, void + replaced, bool(data[size:].strip()), tokens, size)
+    earlier = [line for line in lines if line.round < round_]
+    return Outcomes(tallies, repeated, void + replaced, bool(data[size:].strip()), tokens, size, earlier)
 
 
 def split_lines(

@@ -33,22 +33,6 @@ SCORE_FIELDS = (
     pa.field("gc_angle_inter", pa.float32()),
     pa.field("gc_angle_intra_offdiag", pa.float32()),
 )
-COUNTS = ("gc_prompt_tokens", "gc_prefix_tokens", "gc_question_tokens")
-NEVER_NULL = (ID, *COUNTS)
-"""Score columns that have a value in every row."""
-
-
-def expected_fields(schema: pa.Schema) -> list[pa.Field]:
-    """What a scored set's schema must have: all `SCORE_FIELDS`, and the further signals that it names.
-
-    An embedding may have any width but 0.
-    """
-    fields = [*SCORE_FIELDS, *(pa.field(name, pa.float32()) for name in LIKELIHOODS if name in schema.names)]
-    if EMBEDDING in schema.names:
-        kind = schema.field(EMBEDDING).type
-        width = kind.list_size if pa.types.is_fixed_size_list(kind) else 0
-        fields.append(embedding_field(width or 1))
-    return fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +141,10 @@ def scored_table(
 
 def take(table: pa.Table, places: pa.Array) -> pa.Table:
     """The rows of a table at these places, also where Arrow itself cannot take them."""
-    return pa.table([_taken(column, places) for column in table.columns], schema=table.schema)
+    try:
+        return table.take(places)
+    except pa.ArrowNotImplementedError:  # views, which polars writes
+        return pa.table([_taken(column, places) for column in table.columns], schema=table.schema)
 
 
 def _taken(column: pa.ChunkedArray, places: pa.Array) -> pa.ChunkedArray:

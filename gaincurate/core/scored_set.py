@@ -11,7 +11,8 @@ columns and Arrow maps files.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gaincurate.core.arrow import Refuse, check_fields, check_values, open_ipc, validate
-from gaincurate.core.artifact import MANIFEST, Artifact, Json, Kind, broken, open_table, without_info
+from gaincurate.core.arrow import open_ipc, refusing
+from gaincurate.core.artifact import Artifact, Json, Kind, broken, open_table, without_info
 from gaincurate.core.cache import local_copy
-from gaincurate.core.files import digest_bytes, digest_file, reading, write_atomic, write_json
-from gaincurate.core.foreign import Malformed, json_file, see_fits
-from gaincurate.core.manifest import ColumnNote
+from gaincurate.core.files import digest_bytes, digest_file, reading, write_atomic
 from gaincurate.core.options import near
-from gaincurate.core.schema import COUNTS, FORMAT, ID, NEVER_NULL, PREFIX, expected_fields, take
+from gaincurate.core.schema import FORMAT, ID, take
+from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.core.store import Remote, located
 from gaincurate.errors import InputError, OutputError, storage_error
 
@@ -38,7 +38,7 @@ _BROKEN = "`gaincurate score` did not write it so: get the set again from where 
 _FEW = 64  # rows of a shard for each that is taken, from which on validating rows one by one is faster
 _SHOWN, _CELL = 5, 80
 """Rows of a set that a notebook shows, and the characters of a cell."""
-_AGAIN = "delete that column's .arrow and .json file, and make it again if you need it."
+_AGAIN = "delete that column's .arrow and .json file, and make it again if you need it"
 
 
 def _totals(parts: Sequence[Json], rejected: int) -> Json:
@@ -100,7 +100,9 @@ class ScoredSet:
             self.folder = local_copy(self.place, SCORES, cache, verify=verify)
             verify = False  # just done, of each file
         self._artifact = Artifact(self.folder, SCORES)
-        self.manifest: Json = self._artifact.read_manifest()
+        self.manifest, data = self._artifact.manifest_and_bytes()
+        self.manifest_hash = digest_bytes(data)
+        """Hash of the manifest file: names this set's exact content."""
         self._verify = verify
         self._files: dict[int, pa.Table] = {}
         self._validated: dict[int, set[str]] = {}
@@ -184,12 +186,7 @@ class ScoredSet:
     @property
     def schema(self) -> pa.Schema:
         """Source columns, score columns, then computed columns."""
-        return self._joined(0).schema
-
-    @property
-    def manifest_hash(self) -> str:
-        """Hash of the manifest file: names this set's exact content."""
-        return digest_file(self.folder / MANIFEST)
+        return self._shard(0, []).schema
 
     def verify(self) -> None:
         """Check every shard now.
@@ -331,7 +328,7 @@ class ScoredSet:
         write_atomic(folder / f"{name}.arrow", data)
         # The description goes last: a column without one is not read, one of an older value is refused.
         description = {"manifest": self.manifest_hash, "hash": digest_bytes(data), "how": how}
-        write_json(folder / f"{name}.json", description)
+        write_sealed(folder / f"{name}.json", description)
         self._tables.clear()
         self._computed = None
 
@@ -342,134 +339,87 @@ class ScoredSet:
             OutputError: a description is damaged.
             StorageError: it cannot be read.
         """
-        descriptions: dict[str, Json] = {}
-        for path in sorted((self.folder / COLUMNS).glob("gc_*.json")):
-            try:
-                with reading(path):
-                    description: Json = json_file(path)
-                see_fits(ColumnNote, description)
-            except ValueError as error:
-                why = f" ({error})" if isinstance(error, Malformed) else ""
-                raise OutputError(f"{path} is damaged{why}; {_AGAIN}", path=str(path)) from error
-            descriptions[path.stem] = description
-        return descriptions
+        paths = sorted((self.folder / COLUMNS).glob("gc_*.json"))
+        return {path.stem: read_sealed(path, _AGAIN) for path in paths}
 
     def _shard(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """A shard with its computed columns; of its own columns these, or all, are validated."""
-        table = self._joined(index)
-        self._validate(index, columns)
-        return table
+        """A shard with its computed columns; of its own columns these, or all, are validated.
+
+        Each is validated when it is first used. The scheduler opens a set of many gigabytes for two columns
+        of it, so the others are left alone.
+        """
+        file, validated = self._file(index), self._validated.setdefault(index, set())
+        names = set(file.column_names if columns is None else columns).intersection(file.column_names)
+        if names := names - validated:
+            with self._reading(index):
+                file.select(sorted(names)).validate(full=True)
+            validated |= names
+        if index not in self._tables:
+            computed = self._computed_values()
+            before = sum(entry["rows"] for entry in self.manifest["shards"][:index])
+            for name, column in computed.items():
+                file = file.append_column(name, column.slice(before, len(file)))
+            self._tables[index] = file
+        return self._tables[index]
 
     def _take(self, index: int, places: pa.Array) -> pa.Table:
         """Rows of a shard. Of a few, only the values that they hold are validated, not whole columns."""
-        file = self._file(index)
-        names: list[str] | None = None
+        file, whole = self._file(index), None
         if len(places) * _FEW < len(file):
-            path = self.folder / self.manifest["shards"][index]["file"]
-            refuse = broken(path, _BROKEN)
             # A slice of nested or coded values still has all their children, so these go column by column.
-            names = [
+            whole = [
                 f.name for f in file.schema if pa.types.is_nested(f.type) or pa.types.is_dictionary(f.type)
             ]
-            flat = file.drop_columns(sorted({*names, *self._validated.get(index, ())}))
-            for place in places.to_pylist():
-                validate(flat.slice(place, 1), path, refuse)
-            scores = [name for name in flat.column_names if name.startswith(PREFIX)]
-            check_values(take(flat, places), refuse, never_null=NEVER_NULL, finite=scores, counts=COUNTS)
-        return take(self._shard(index, names), places)
-
-    def _joined(self, index: int) -> pa.Table:
-        if index not in self._tables:
-            self._tables[index] = self._join(self._file(index), index)
-        return self._tables[index]
+            flat = file.drop_columns(sorted({*whole, *self._validated.get(index, ())}))
+            with self._reading(index):
+                for place in places.to_pylist():
+                    flat.slice(place, 1).validate(full=True)
+        return take(self._shard(index, whole), places)
 
     def _file(self, index: int) -> pa.Table:
-        """A shard's own columns, mapped and not yet validated; the hash and the schema are checked."""
+        """A shard's own columns, mapped and not yet validated; the hash is checked."""
         if index not in self._files:
             entry = self.manifest["shards"][index]
-            path = self.folder / entry["file"]
             if self._verify:
                 self._artifact.check(entry)
-            refuse = broken(path, _BROKEN)
-            table = without_info(open_ipc(path, refuse))
-            check_fields(table.schema, expected_fields(table.schema), refuse)
-            if len(table) != entry["rows"]:
-                raise refuse(f"it has {len(table):,} rows, and the manifest says {entry['rows']:,}")
-            if index and not table.schema.equals(self._file(0).schema):
-                raise refuse(f"its columns are not those of {self.manifest['shards'][0]['file']}")
-            self._files[index] = table
+            path = self.folder / entry["file"]
+            self._files[index] = without_info(open_ipc(path, broken(path, _BROKEN)))
         return self._files[index]
 
-    def _validate(self, index: int, columns: Sequence[str] | None) -> None:
-        """Validate columns of a shard, each when it is first used.
-
-        The scheduler opens a set of many gigabytes for two columns of it, so the others are left alone.
-        """
-        file, validated = self._file(index), self._validated.setdefault(index, set())
-        names = [
-            name
-            for name in file.column_names
-            if name not in validated and (columns is None or name in columns)
-        ]
-        if names:
-            path = self.folder / self.manifest["shards"][index]["file"]
-            refuse = broken(path, _BROKEN)
-            table = validate(file.select(names), path, refuse)
-            scores = [name for name in names if name.startswith(PREFIX)]
-            check_values(table, refuse, never_null=NEVER_NULL, finite=scores, counts=COUNTS)
-            validated.update(names)
-
-    def _join(self, table: pa.Table, index: int) -> pa.Table:
-        computed = self._computed_values()
-        before = sum(entry["rows"] for entry in self.manifest["shards"][:index]) if computed else 0
-        for name, column in computed.items():
-            table = table.append_column(name, column.slice(before, len(table)))
-        return table
+    def _reading(self, index: int) -> AbstractContextManager[None]:
+        """Within it, a shard that Arrow cannot read is a sentence."""
+        path = self.folder / self.manifest["shards"][index]["file"]
+        return refusing(path, broken(path, _BROKEN))
 
     def _computed_values(self) -> dict[str, pa.ChunkedArray]:
         """The computed columns, each in the order of the set's rows."""
         if self._computed is None:
             self._computed = {}
-            described = self.computed_columns()
-            if described:
-                shards = range(len(self.manifest["shards"]))
-                for index in shards:
-                    self._validate(index, [ID])
-                ids = pa.chunked_array([_whole(self._file(index), ID) for index in shards], pa.string())
-            for name, how in described.items():
-                if name in self._file(0).schema.names:
-                    raise OutputError(
-                        f"{self.folder / COLUMNS / name}.json describes a column that is in the set already; "
-                        "delete it and the .arrow beside it."
-                    )
-                column = self._read_computed(name, how)
-                places = pc.index_in(ids, value_set=_whole(column, ID))
-                self._computed[name] = take(column.select(["value"]), places).column(0)
+            if described := self.computed_columns():
+                self._computed = self._by_row(described)
         return self._computed
+
+    def _by_row(self, described: Mapping[str, Json]) -> dict[str, pa.ChunkedArray]:
+        """Computed columns in the order of the set's rows."""
+        shards = range(len(self.manifest["shards"]))
+        chunks = [self._shard(index, [ID]).column(ID).combine_chunks() for index in shards]
+        self._tables.clear()  # which have no computed columns
+        ids, columns = pa.chunked_array(chunks, pa.string()), {}
+        for name, how in described.items():
+            column = self._read_computed(name, how)
+            places = pc.index_in(ids, value_set=_whole(column, ID))
+            columns[name] = take(column.select(["value"]), places).column(0)
+        return columns
 
     def _read_computed(self, name: str, description: Json) -> pa.Table:
         path = self.folder / COLUMNS / f"{name}.arrow"
         if description["manifest"] != self.manifest_hash:
             raise OutputError(
-                f"{path} was made for another set (its manifest hash differs); {_AGAIN}", path=str(path)
+                f"{path} was made for another set (its manifest hash differs); {_AGAIN}.", path=str(path)
             )
         if not path.exists() or digest_file(path) != description["hash"]:
-            raise OutputError(f"{path} is missing or damaged; {_AGAIN}", path=str(path))
-        return read_computed(path, broken(path, _AGAIN.capitalize()))
-
-
-def read_computed(path: Path, refuse: Refuse) -> pa.Table:
-    """A computed column's file (contract 1b): `gc_id`, never null, and `value`, of any type. NaN is no value.
-
-    Raises:
-        GaincurateError: from `refuse`: it is broken or holds something else.
-    """
-    table = open_table(path, refuse)
-    if table.column_names != [ID, "value"]:
-        raise refuse(f"it has the columns {', '.join(table.column_names)} instead of {ID} and value")
-    check_fields(table.schema, [pa.field(ID, pa.string())], refuse)
-    check_values(table, refuse, never_null=[ID])
-    return table
+            raise OutputError(f"{path} is missing or damaged; {_AGAIN}.", path=str(path))
+        return open_table(path, broken(path, f"{_AGAIN.capitalize()}."))
 
 
 def _short(value: Any) -> str:

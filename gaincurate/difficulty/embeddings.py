@@ -8,15 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field
 
-from gaincurate.core.manifest import Document
 from gaincurate.core.rng import Floats, Ints
 from gaincurate.core.schema import EMBEDDING, ID
 from gaincurate.core.scored_set import ScoredSet
@@ -86,16 +84,8 @@ def of_ids(sets: Sequence[ScoredSet], ids: Sequence[str]) -> Matrix:
     return embeddings
 
 
-class Maker(Document):
-    """The model that made embeddings: its name, the hash of its weights, and their width."""
-
-    model: str | None
-    weights: str | None
-    width: Annotated[int, Field(strict=True, ge=1, le=1 << 20)] | None
-
-
 def maker(scored: ScoredSet) -> dict[str, Any]:
-    """That of a set's embeddings, as a `Maker` has it."""
+    """The model that made a set's embeddings: its name, the hash of its weights, and their width."""
     model = scored.identity["model"]
     kind = scored.schema.field(EMBEDDING).type if EMBEDDING in scored.schema.names else None
     return {

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gaincurate.core.artifact import Json
-from gaincurate.core.files import digest_bytes, is_temporary, reading, write_atomic, write_json
-from gaincurate.core.foreign import json_file, read_bytes
+from gaincurate.core.files import digest_bytes, is_temporary, reading, write_atomic
+from gaincurate.core.foreign import read_bytes
+from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.errors import InputError, OutputError, storage_error
 
 WEIGHTS, CONFIG = "adapter.safetensors", "config.json"
@@ -165,7 +166,7 @@ def save_adapter(folder: Path, predictor: DifficultyPredictor, embedding: Json, 
         raise storage_error(folder, error) from error
     write_atomic(folder / WEIGHTS, weights)
     facts = {"format": FORMAT, "shape": asdict(predictor.shape), "embedding": embedding, "weights": digest}
-    write_json(folder / CONFIG, {**facts, "how": how})
+    write_sealed(folder / CONFIG, {**facts, "how": how})
     return Adapter(predictor.eval(), embedding, how, digest)
 
 
@@ -195,22 +196,18 @@ def load_adapter(folder: Path) -> Adapter:
             f"difficulty fit SCORED --outcomes FILE --out {folder}` makes one.",
             path=str(folder),
         )
-    try:
-        with reading(folder):
-            weights, facts = read_bytes(folder / WEIGHTS), json_file(folder / CONFIG)
-        version, shape = facts["format"], Shape(**facts["shape"])
-    except (ValueError, LookupError, TypeError) as error:
-        raise _damaged(folder, f"its {CONFIG} cannot be read") from error
-    if version != FORMAT:
+    facts = read_sealed(folder / CONFIG, "fit the predictor again")
+    with reading(folder / WEIGHTS):
+        weights = read_bytes(folder / WEIGHTS)
+    if facts["format"] != FORMAT:
         raise InputError(
-            f"--adapter {folder} has format {version}, this version reads {FORMAT}; fit it again."
+            f"--adapter {folder} has format {facts['format']}, this version reads {FORMAT}; fit it again."
         )
     if digest_bytes(weights) != facts["weights"]:
-        raise _damaged(folder, f"{WEIGHTS} does not match the hash in {CONFIG}")
-    predictor = DifficultyPredictor(shape)
+        raise InputError(
+            f"--adapter {folder} is damaged: {WEIGHTS} does not match the hash in {CONFIG}; fit it again.",
+            path=str(folder),
+        )
+    predictor = DifficultyPredictor(Shape(**facts["shape"]))
     predictor.load_state_dict(load(weights))
     return Adapter(predictor.eval(), facts["embedding"], facts["how"], facts["weights"])
-
-
-def _damaged(folder: Path, reason: str) -> InputError:
-    return InputError(f"--adapter {folder} is damaged: {reason}; fit it again.", path=str(folder))

@@ -18,9 +18,8 @@ import pyarrow.compute as pc
 
 import gaincurate
 from gaincurate.core.artifact import EXECUTION, Artifact, Json, read_info
-from gaincurate.core.files import append_line, digest_json, fitting_lines
+from gaincurate.core.files import append_line, digest_json, log_lines
 from gaincurate.core.foreign import json_value
-from gaincurate.core.manifest import Document
 from gaincurate.core.progress import Progress
 from gaincurate.core.schema import ID, take
 from gaincurate.core.scored_set import ScoredSet
@@ -134,12 +133,9 @@ def rejudge(config: RejudgeConfig, progress: Progress | None = None) -> Rejudged
 
 
 def _scored_set(config: RejudgeConfig, source: RolloutSet) -> ScoredSet:
-    class Line(Document):
-        scored: str
-
     folder = config.scored
     if folder is None:
-        named = [line["scored"] for line in fitting_lines(source.folder / EXECUTION, Line)]
+        named = [line["scored"] for line in log_lines(source.folder / EXECUTION) if "scored" in line]
         if not named or not Path(named[-1]).exists():
             where = named[-1] if named else "a scored set"
             raise InputError(

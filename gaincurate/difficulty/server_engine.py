@@ -24,7 +24,7 @@ import tenacity
 from pydantic import BaseModel, ConfigDict, Field
 
 from gaincurate.core.foreign import Malformed, json_value, see_fits
-from gaincurate.core.manifest import Document
+from gaincurate.core.foreign_models import ForeignJson
 from gaincurate.core.process import Pressed, ctrl_c_noted
 from gaincurate.difficulty.config import API_KEY, RolloutConfig, base_url
 from gaincurate.difficulty.engine import Completion, Key, Logprob, Number, Refused, Request, request_seed
@@ -319,19 +319,19 @@ class ServerEngine:
 
 
 class _Token(BaseModel):
-    model_config = ConfigDict(strict=True)  # no Document, which keeps the rest of what it is given
+    model_config = ConfigDict(strict=True)  # no ForeignJson, which keeps the rest of what it is given
     logprob: Logprob
 
 
-class _Logprobs(Document):
+class _Logprobs(ForeignJson):
     content: list[_Token] | None = Field(None, fail_fast=True)
 
 
-class _Message(Document):
+class _Message(ForeignJson):
     content: str | None = None  # none where a server keeps the thinking apart and the tokens ended in it
 
 
-class _Choice(Document):
+class _Choice(ForeignJson):
     index: Annotated[int, Field(ge=0, le=0)] | None = 0
     message: _Message
     finish_reason: Annotated[str, Field(max_length=100)] | None = None
@@ -339,23 +339,23 @@ class _Choice(Document):
     token_ids: list[Number] | None = Field(None, fail_fast=True)
 
 
-class _Usage(Document):
+class _Usage(ForeignJson):
     prompt_tokens: Number | None = None
     completion_tokens: Number | None = None
 
 
-class ChatCompletion(Document):
+class ChatCompletion(ForeignJson):
     """The answer to one request, as far as it is used."""
 
     choices: list[_Choice] = Field(min_length=1, max_length=1, fail_fast=True)
     usage: _Usage | None = None
 
 
-class _Model(Document):
+class _Model(ForeignJson):
     id: Annotated[str, Field(min_length=1, max_length=1000)]
 
 
-class ModelList(Document):
+class ModelList(ForeignJson):
     """What `/models` answers, as far as it is used."""
 
     data: list[_Model] = Field(fail_fast=True)

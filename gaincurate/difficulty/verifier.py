@@ -25,17 +25,18 @@ from types import TracebackType
 from typing import Any
 
 from gaincurate.core.artifact import Json
-from gaincurate.core.files import digest_json, to_lines, write_json
-from gaincurate.core.foreign import json_file, json_value
+from gaincurate.core.files import digest_json, to_lines
+from gaincurate.core.foreign import json_value
 from gaincurate.core.options import near
 from gaincurate.core.process import Kept, signal_name
 from gaincurate.core.progress import Progress
 from gaincurate.core.scored_set import ScoredSet
+from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.difficulty.answers import accepted, asked_format
 from gaincurate.difficulty.config import JudgingConfig
 from gaincurate.difficulty.prompts import Ints, Prompt, read_prompts
 from gaincurate.difficulty.verify_worker import NAMES, WALL, GoldProblem, Job, Setup, gold_answer, gold_text
-from gaincurate.errors import InputError
+from gaincurate.errors import InputError, OutputError, StorageError
 
 _LOADING = 120.0  # seconds until a verifier has to be imported, on a busy machine
 _ENDING = 10.0  # seconds until what a process started has ended after it
@@ -359,8 +360,8 @@ def _jobs(prompts: Sequence[Prompt], config: VerifierConfig, broken: Broken) -> 
 def remembered(path: Path, what: Json) -> Broken | None:
     """The broken rows that an earlier run noted for the same rows and verifier, or None."""
     try:
-        record = json_file(path)
-    except (OSError, ValueError):
+        record = read_sealed(path)
+    except (OutputError, StorageError):
         return None  # they are verified again
     broken: Broken = record["broken"]
     return broken if record["of"] == digest_json(what) else None
@@ -372,7 +373,7 @@ def remember(path: Path, what: Json, broken: Broken) -> None:
     Raises:
         StorageError: the file system refused.
     """
-    write_json(path, {"of": digest_json(what), "broken": broken})
+    write_sealed(path, {"of": digest_json(what), "broken": broken})
 
 
 def broken_lines(broken: Broken) -> bytes:

@@ -19,7 +19,6 @@ from gaincurate.replay.group import Key, RolloutGroup
 from gaincurate.replay.rows import decode, encode
 
 FORMAT = 1
-_MOST = 2**53  # steps, tokens
 _STREAM = 0x5250  # of the seed's noise; no strategy uses it
 
 
@@ -270,15 +269,13 @@ class ReplayBuffer:
         """Become what a buffer was at its `state_dict`: contents, order, counts and the place in the noise.
 
         Raises:
-            OutputError: it is no state, damaged, or of a buffer of other sizes; nothing was changed.
+            OutputError: it is of another version, or of a buffer of other sizes; nothing was changed.
         """
-        if not isinstance(state, Mapping) or state.get("format") != FORMAT:
+        if state["format"] != FORMAT:
             raise OutputError(
                 "this is no state of a replay buffer of this version: go back to a checkpoint of it."
             )
-        sizes = asdict(self.config)
-        theirs = state.get("config", {})
-        theirs = theirs if isinstance(theirs, Mapping) else {}
+        sizes, theirs = asdict(self.config), state["config"]
         if differing := [name for name, value in sizes.items() if theirs.get(name) != value]:
             name = differing[0]
             raise OutputError(
@@ -286,22 +283,8 @@ class ReplayBuffer:
                 f"{sizes[name]}: set it to what it was, or begin with an empty buffer.",
                 keys=differing,
             )
-        try:
-            groups = decode(state["groups"], "the replay buffer's state")
-            plan = Plan(state["fresh_groups"], [groups[place] for place in state["replayed"]])
-            seen = {(str(gc_id), int(version), int(step)) for gc_id, version, step in state["seen"]}
-            held, counts = groups[: state["held"]], Counts(**state["counts"])
-            step, version = state["step"], state["policy_version"]
-            if not 0 <= state["held"] <= len(groups):
-                raise ValueError("it says that it holds more groups than are there")
-            numbers = [plan.fresh_groups, step + 1, version + 1, *state["replayed"], *asdict(counts).values()]
-            if not all(type(number) is int and 0 <= number < _MOST for number in numbers):
-                raise ValueError("a count is no whole number, or one that cannot be")
-            if plan.fresh_groups + len(plan.replayed) not in (0, sizes["batch_groups"]):
-                raise ValueError("what was planned is no batch")
-        except (LookupError, TypeError, ValueError, ArithmeticError) as error:
-            raise OutputError(
-                "the replay buffer's state is damaged: go back to the checkpoint before it."
-            ) from error
-        self._groups, self._plan, self._seen, self.counts = deque(held), plan, seen, counts
-        self._step, self._version = step, version
+        groups = decode(state["groups"], "the replay buffer's state")
+        self._groups, self.counts = deque(groups[: state["held"]]), Counts(**state["counts"])
+        self._plan = Plan(state["fresh_groups"], [groups[place] for place in state["replayed"]])
+        self._seen = {(gc_id, version, step) for gc_id, version, step in state["seen"]}
+        self._step, self._version = state["step"], state["policy_version"]

@@ -1,7 +1,7 @@
 """A replay buffer's state as one file beside a trainer's checkpoint.
 
-The file is a line of JSON, then the groups as an Arrow stream. It is written whole or not at all, and a
-digest shows what was damaged since: groups that are only nearly right would train in silence.
+The file is a line of JSON, then the groups as an Arrow stream. It is written whole or not at all, and its
+digests show what was damaged since: groups that are only nearly right would train in silence.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import json
 from pathlib import Path
 
 from gaincurate.core.files import digest_bytes, reading, write_stream
-from gaincurate.core.foreign import json_value, read_bytes
+from gaincurate.core.foreign import read_bytes
+from gaincurate.core.sealed import seal, unseal
 from gaincurate.errors import OutputError
 from gaincurate.replay.buffer import ReplayBuffer
 
@@ -26,7 +27,7 @@ def save(buffer: ReplayBuffer, path: Path) -> None:
     """
     state = buffer.state_dict()
     groups = state.pop("groups")
-    head = json.dumps({**state, "digest": digest_bytes(groups)}, ensure_ascii=False)
+    head = json.dumps(seal({**state, "groups": digest_bytes(groups)}), ensure_ascii=False)
     with write_stream(path) as file:
         file.write(head.encode() + b"\n")
         file.write(groups)
@@ -42,19 +43,11 @@ def load(buffer: ReplayBuffer, path: Path) -> None:
     with reading(path):
         data = read_bytes(path)
     head, _, groups = data.partition(b"\n")
-    try:
-        state = json_value(head)
-        digest = state.pop("digest")
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise _damaged(path) from error
-    if digest_bytes(groups) != digest:
-        raise _damaged(path)
+    state = unseal(head)
+    if state is None or state.get("groups") != digest_bytes(groups):
+        raise OutputError(
+            f"{path} is damaged: it is cut short, or no state of a replay buffer. Go back to the checkpoint "
+            "before it.",
+            path=str(path),
+        )
     buffer.load_state({**state, "groups": groups})
-
-
-def _damaged(path: Path) -> OutputError:
-    return OutputError(
-        f"{path} is damaged: it is cut short, or no state of a replay buffer. Go back to the checkpoint "
-        "before it.",
-        path=str(path),
-    )

@@ -104,7 +104,7 @@ def read_rollouts(path: Path, success: float | None = None, scored: ScoredSet | 
 
 def read_run(run: Run) -> Rates | None:
     """A run's outcomes, all rounds together; None where it has none yet."""
-    rounds = range(int(run.state["round"]) + 1)
+    rounds = range(run.round + 1)
     if not any(run.outcomes(round_).exists() and run.outcomes(round_).stat().st_size for round_ in rounds):
         return None
     drawn = f"The prompts were drawn by {run.config.strategy}: what holds among them need not hold elsewhere."

@@ -23,13 +23,14 @@ from typing import Any, Unpack
 import pyarrow as pa
 
 from gaincurate.core.artifact import Json
-from gaincurate.core.files import append_line, append_lines, drop_half_line, remove_temporaries, write_json
+from gaincurate.core.files import append_line, append_lines, drop_half_line, remove_temporaries
 from gaincurate.core.locks import joining
 from gaincurate.core.options import checked, near
 from gaincurate.core.outcomes import attempt_to_report
 from gaincurate.core.process import check_placeholders, command_lock, fill, run_command, stoppable
 from gaincurate.core.progress import View
 from gaincurate.core.prompts import read_rows
+from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.errors import InputError, OutcomeError, StorageError, TrainerError, storage_error
 from gaincurate.schedule import status as story
 from gaincurate.schedule.base import load
@@ -41,7 +42,7 @@ from gaincurate.schedule.rescore import due
 from gaincurate.schedule.rollback import forget_references
 from gaincurate.schedule.rounds import advance, write_data
 from gaincurate.schedule.rounds import start as open_run
-from gaincurate.schedule.run import Run, names_of, read_json, working_on
+from gaincurate.schedule.run import Run, names_of, working_on
 
 NAMES = ("data", "round", "checkpoint", "outcomes", "output")
 
@@ -80,10 +81,10 @@ def drive(
     with stoppable(), working_on(run.folder), command_lock(run.folder) as lock:
         if command:
             _tell_of_a_new_command(run, wanted, again, view)
-            write_json(run.folder / _COMMAND, wanted)
-        if again and run.state.get("finished"):
+            write_sealed(run.folder / _COMMAND, {"command": wanted})
+        if again and run.state["finished"]:
             raise InputError(f"{run.folder} is finished: there is no round to --retry.")
-        while not (state := run.state).get("finished"):
+        while not (state := run.state)["finished"]:
             round_ = state["round"]
             if round_ < 0:
                 advance(run, None, view.note, finder.held)
@@ -103,11 +104,11 @@ def drive(
             with _pointing_at(run, round_):
                 take_outcomes(run, round_)
             advance(run, _checkpoint_after(run, round_, wanted, view, finder), view.note, finder.held)
-            view.round_done(round_, float(read_json(done)["seconds"]))
+            view.round_done(round_, read_sealed(done)["seconds"])
 
 
 def _tell_of_a_new_command(run: Run, command: list[str], again: bool, view: View) -> None:
-    path, round_ = run.folder / _COMMAND, run.state["round"]
+    path, round_ = run.folder / _COMMAND, run.round
     trained = (run.round_folder(round_) / _TRAINED).exists()
     if trained and not again and path.exists() and remembered(run, []) != command:
         view.note(
@@ -130,7 +131,7 @@ def remembered(run: Run, command: Sequence[str]) -> list[str]:
             "{checkpoint} --outcomes {outcomes} --output {output}"
         )
     check_placeholders(command, NAMES)
-    trainer = list(command) if command else [*read_json(path)]
+    trainer = list(command) if command else read_sealed(path)["command"]
     if trainer[0].startswith("-"):
         raise InputError(
             f"{trainer[0]} is no option of `schedule run` and no program; the trainer goes after --."
@@ -182,10 +183,10 @@ def _train(
                 ended_well=ended_well,
                 command=shlex.join(filled),
             )
-    trained = {"attempt": attempt, "seconds": seconds, "ended": time.time(), "checkpoint": None}
-    write_json(folder / _TRAINED, trained)  # first, so that no error of the search costs a training
+    trained = {"seconds": seconds, "ended": time.time(), "checkpoint": None}
+    write_sealed(folder / _TRAINED, trained)  # first, so that no error of the search costs a training
     if (checkpoint := finder.newest(Path(names["output"]), begun - _CLOCKS)) is not None:
-        write_json(folder / _TRAINED, trained | {"checkpoint": str(checkpoint)})
+        write_sealed(folder / _TRAINED, trained | {"checkpoint": str(checkpoint)})
 
 
 def _set_aside(run: Run, round_: int) -> None:
@@ -205,8 +206,8 @@ def _begin_attempt(run: Run, round_: int) -> int:
     """Number this attempt, and tell the outcomes' file of it where an earlier one wrote there."""
     folder, path = run.round_folder(round_), run.outcomes(round_)
     counter = folder / "attempt.json"
-    attempt = int(read_json(counter)["attempt"]) + 1 if counter.exists() else 1
-    write_json(counter, {"attempt": attempt})
+    attempt = read_sealed(counter)["attempt"] + 1 if counter.exists() else 1
+    write_sealed(counter, {"attempt": attempt})
     try:
         (folder / _TRAINED).unlink(missing_ok=True)
     except OSError as error:
@@ -241,9 +242,9 @@ def _checkpoint_after(
     Raises:
         TrainerError: something asks for it, and it is not there.
     """
-    training: Json = read_json(run.round_folder(round_) / _TRAINED)
+    training = read_sealed(run.round_folder(round_) / _TRAINED)
     output = (run.round_folder(round_) / "output").resolve()
-    since = float(training["ended"]) - float(training["seconds"]) - _CLOCKS
+    since = training["ended"] - training["seconds"] - _CLOCKS
     # Look once more: sharded weights may have been converted since.
     checkpoint = training["checkpoint"] or finder.newest(output, since)
     why = finder.why_incomplete(Path(checkpoint)) if checkpoint else finder.why_none(output)
@@ -340,12 +341,12 @@ class Schedule:
     @property
     def round(self) -> int:
         """The newest round, from 0; -1 where the first waits for its references."""
-        return int(self._run.state["round"])
+        return self._run.round
 
     @property
     def finished(self) -> bool:
         """Whether all rounds are done."""
-        return bool(self._run.state.get("finished"))
+        return bool(self._run.state["finished"])
 
     @property
     def ids(self) -> list[str]:

@@ -10,25 +10,12 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from gaincurate.core.artifact import EXECUTION, Json
-from gaincurate.core.files import fitting_lines
-from gaincurate.core.manifest import Document
+from gaincurate.core.files import log_lines
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import GaincurateError, InputError, ModelError
 from gaincurate.scoring.model_files import ModelFiles, hub_model, locate_model
-
-
-class _Place(Document):
-    kind: Literal["alias", "local", "hub"]
-    name: str
-
-
-class _Line(Document):
-    """Of `execution.jsonl`."""
-
-    place: _Place
 
 
 def recorded_model(folder: Path) -> str | None:
@@ -87,10 +74,8 @@ def first_model(scored: ScoredSet, note: Callable[[str], None]) -> str | None:
 
 def _place(folder: Path) -> Json | None:
     """The newest entry of the scoring run's log: `kind` and `name`, as `place_of` gives them."""
-    path, place = folder / EXECUTION, None
-    for entry in fitting_lines(path, _Line):
-        place = entry["place"]
-    return place
+    places = [entry["place"] for entry in log_lines(folder / EXECUTION) if "place" in entry]
+    return places[-1] if places else None
 
 
 def _find(kind: str, name: str, revision: str | None) -> ModelFiles:

@@ -15,12 +15,11 @@ from typing import Literal
 
 import numpy as np
 
-from gaincurate.core.artifact import MANIFEST, Json, broken
+from gaincurate.core.artifact import MANIFEST, Json, broken, open_table
 from gaincurate.core.files import digest_file, reading, write_json
-from gaincurate.core.manifest import Document
 from gaincurate.core.process import command_lock, last_line, run_command
 from gaincurate.core.rng import Floats, Ints
-from gaincurate.core.scored_set import read_computed
+from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.difficulty.metrics import COLUMNS, Target
 from gaincurate.errors import GaincurateError, InputError, OutputError, TrainerError
 from gaincurate.schedule.base import load
@@ -28,10 +27,9 @@ from gaincurate.schedule.calibration import carried
 from gaincurate.schedule.checkpoints import weights_of, why_incomplete
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.context import Context
-from gaincurate.schedule.documents import Predicted
 from gaincurate.schedule.observations import Note
 from gaincurate.schedule.references import OBSERVED, Asked, Seen, ask, needed, place_of, read
-from gaincurate.schedule.run import MADE, Run, read_json
+from gaincurate.schedule.run import MADE, Run
 from gaincurate.schedule.strategies.dots_options import DotsOptions
 
 Aim = Literal["difficulty", "variance", "auto"]
@@ -118,14 +116,14 @@ def _roll_out(context: Context, asked: Asked, options: Json) -> None:
             "is none: give --checkpoint to `schedule next`, or let the trainer write one below {output}."
         )
     path, policy = asked.folder / MADE, _policy(run, asked, options, checkpoint)
-    rolled_out = read_json(path, Document) if path.exists() else None
+    rolled_out = read_sealed(path) if path.exists() else None
     same = rolled_out is not None and _same(rolled_out, policy)
     if asked.rollouts.exists() and not same:
         shutil.rmtree(asked.rollouts)  # of a policy that was trained past since
     if (asked.rollouts / MANIFEST).exists():
         return
     if not same:
-        write_json(path, policy)
+        write_sealed(path, policy)
     if "server" in options:
         _generate(run, asked, ["--server", options["server"]], options, note)
     elif asked.round == 0:  # a name, a file or a folder, which the command knows how to find
@@ -176,10 +174,10 @@ def _predicted(
     """What is predicted, of every row, made now unless it is there, and how it was made."""
     out = asked.folder / _PREDICTED
     made_by, wanted = asked.folder / f"{_PREDICTED}.json", _wanted(run, options, asked, aim)
-    whole = _target_in(out) is not None and made_by.exists() and read_json(made_by, Document) == wanted
+    whole = _target_in(out) is not None and made_by.exists() and read_sealed(made_by) == wanted
     if not whole:
         shutil.rmtree(out, ignore_errors=True)
-        write_json(made_by, wanted)
+        write_sealed(made_by, wanted)
         note(
             f"round {asked.round}: predicting {run.facts['rows']:,} prompts from {len(asked.ids):,} "
             "references"
@@ -218,12 +216,12 @@ def _wanted(run: Run, options: DotsOptions, asked: Asked, aim: Aim) -> Json:
 def _column(out: Path, column: str) -> tuple[Floats, Json]:
     """The values that `difficulty predict` wrote, in the order of the set's rows."""
     again = f"{out} and run the same command again"
-    path, about = out / f"{column}.arrow", read_json(out / f"{column}.json", Predicted, f"delete {again}")
+    path, about = out / f"{column}.arrow", read_sealed(out / f"{column}.json", f"delete {again}")
     with reading(path):
         whole = path.exists() and digest_file(path) == about["hash"]
     if not whole:
         raise OutputError(f"{path} is missing or damaged; delete {again}.", path=str(path))
-    values = read_computed(path, broken(path, f"Delete {again}.")).column("value")
+    values = open_table(path, broken(path, f"Delete {again}.")).column("value")
     return values.to_numpy().astype(np.float64), about["how"]
 
 

@@ -172,7 +172,7 @@ def pass_rates_of(
     if not (path / RUN).exists():
         return read_pass_rates(path, rules, option=option, scored=scored)
     run = Run(path)
-    files = [run.outcomes(round_) for round_ in range(int(run.state["round"]) + 1)]
+    files = [run.outcomes(round_) for round_ in range(run.round + 1)]
     rules = rules or Rules(run.config.reward_low, run.config.reward_high)
     return read_pass_rates(path, rules, option=option, files=[file for file in files if file.exists()])
 
@@ -183,18 +183,14 @@ def late_outcomes(run: Run, state: Json, outcomes: Outcomes) -> tuple[tuple[Ints
     Returns:
         Rows, wins and losses, one for each prompt, and the sizes of the files as they were read.
     """
-    newest = int(state["round"])
     sizes = {int(name): size for name, size in state["taken"].items()}
-    files: dict[int, tuple[list[Line], list[Line]]] = {}
-    taken = {str(newest): outcomes.size}
-    for round_, since in [*sizes.items(), (newest, 0)]:
+    taken, fresh = {**state["taken"], str(state["round"]): outcomes.size}, list[Line]()
+    for round_, since in sizes.items():
         path = run.outcomes(round_)
-        if round_ == newest or (path.exists() and path.stat().st_size > since):
-            *parts, taken[str(round_)] = split_lines(path, since, round_, run.ids, rules_of(run.config))
-            files[round_] = (parts[0], parts[1])
-        else:
-            taken[str(round_)] = since
-    fresh = [line for _, new in files.values() for line in new if line.round < newest]
+        if path.exists() and path.stat().st_size > since:
+            _, new, taken[str(round_)] = split_lines(path, since, round_, run.ids, rules_of(run.config))
+            fresh += new
+    fresh += outcomes.earlier
     taken_before = _keys_taken_before(run, {line.round for line in fresh}, sizes)
     late: dict[tuple[int, str], Tally] = {}
     for line in fresh:
@@ -222,20 +218,24 @@ def _keys_taken_before(run: Run, rounds: set[int], sizes: Mapping[int, int]) -> 
     return keys
 
 
-def concentration_of(run: Run, name: str, ids: list[str], rows: Ints) -> tuple[float | None, str, int]:
+def concentration_of(run: Run, name: str, plan: Json) -> tuple[float | None, str, int]:
     """C_t: the mean `gc_angle` of a round's prompts in one set, the newest if it has nearly all of them.
 
     A window scored some rounds ago may lack a few that were drawn from a tail: they are left out. A set that
-    lacks more than a tenth says too little, and the set that the run began with is taken.
+    lacks more than a tenth says too little, and the set that the run began with is taken, as in the plan.
+
+    Args:
+        run: the run.
+        name: of the newest set that has scores of the round's prompts.
+        plan: the round's.
 
     Returns:
         The mean, the set's name, and how many of the prompts it is over: None and 0 where none has an angle.
     """
     if name != BASE:
-        scored = ScoredSet(run.set_folder(name), verify=False)
+        scored, ids = ScoredSet(run.set_folder(name), verify=False), plan["ids"]
         there = pc.is_in(scored.column(ID), value_set=pa.array(ids, pa.string()))
         values = scored.column("gc_angle").filter(there).drop_null().to_pylist()
         if len(values) >= _ENOUGH * len(ids):
             return math.fsum(values) / len(values), name, len(values)
-    values = run.scored.take(rows).column("gc_angle").drop_null().to_pylist()
-    return math.fsum(values) / len(values) if values else None, BASE, len(values)
+    return plan["forecast"]["mean_angle"], BASE, plan["forecast"]["with_angle"]

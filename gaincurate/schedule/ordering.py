@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from gaincurate.core.arrow import check_fields, check_values, read_ipc
+from gaincurate.core.arrow import read_ipc
 from gaincurate.core.files import digest_bytes, write_stream
 from gaincurate.core.rng import Floats, Ints
 from gaincurate.core.schema import ID
@@ -23,7 +22,6 @@ from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError, OutputError
 
 _DIGEST = b"gaincurate.order"
-_SCHEMA = pa.schema([("row", pa.int64()), ("value", pa.float64())])
 
 
 class Order:
@@ -38,21 +36,17 @@ class Order:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-
-        def refuse(why: str) -> OutputError:
-            return _damaged(path, f": {why}")
-
-        table = read_ipc(path, refuse)
-        check_fields(table.schema, _SCHEMA, refuse)
-        check_values(table, refuse, never_null=_SCHEMA.names)
+        table = read_ipc(path, lambda why: _damaged(path, f": {why}"))
         try:
+            self.rows: Ints = table.column("row").chunk(0).to_numpy()
+            """`[N]`: the row at each rank."""
+            self.values: Floats = table.column("value").chunk(0).to_numpy()
+            """`[N]`: what the order goes by; NaN where the set has none."""
             self.digest = table.schema.metadata[_DIGEST].decode()
-        except (KeyError, TypeError, UnicodeDecodeError) as error:
+        except (LookupError, TypeError, ValueError) as error:
             raise _damaged(path) from error
-        self.rows: Ints = _numbers(table.column("row"))
-        """`[N]`: the row at each rank."""
-        self.values: Floats = _numbers(table.column("value"))
-        """`[N]`: what the order goes by; NaN where the set has none."""
+        if self.digest != _digest(self.rows, self.values):
+            raise _damaged(path)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -62,9 +56,9 @@ def _damaged(path: Path, why: str = "") -> OutputError:
     return OutputError(f"{path} is damaged{why}; restore it, or start a new run.", path=str(path))
 
 
-def _numbers(column: pa.ChunkedArray) -> Any:
-    # Our own file has one chunk, which stays mapped.
-    return column.chunk(0).to_numpy() if column.num_chunks == 1 else column.to_numpy()
+def _digest(rows: Ints, values: Floats) -> str:
+    """What names an order by its content."""
+    return digest_bytes(digest_bytes(rows.data).encode() + digest_bytes(values.data).encode())
 
 
 def build(path: Path, scored: ScoredSet, by: str | None, *, ascending: bool) -> int:
@@ -122,7 +116,6 @@ def permute(
 
 def _write(path: Path, rows: Ints, values: Floats) -> None:
     rows, values = np.ascontiguousarray(rows, np.int64), np.ascontiguousarray(values, np.float64)
-    digest = digest_bytes(digest_bytes(rows.data).encode() + digest_bytes(values.data).encode())
-    table = pa.table({"row": rows, "value": values}).replace_schema_metadata({_DIGEST: digest})
+    table = pa.table({"row": rows, "value": values}).replace_schema_metadata({_DIGEST: _digest(rows, values)})
     with write_stream(path) as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)

@@ -19,23 +19,18 @@ import pyarrow.compute as pc
 
 from gaincurate.core.arrow import parquet_head, read_parquet
 from gaincurate.core.artifact import Json, broken
-from gaincurate.core.files import (
-    digest_file,
-    digest_json,
-    json_lines,
-    remove_temporaries,
-    write_json,
-)
+from gaincurate.core.files import digest_file, digest_json, json_lines, make_folder, remove_temporaries
 from gaincurate.core.foreign import read_bytes
 from gaincurate.core.outcomes import Rules
 from gaincurate.core.prompts import training_rows, write_rows
 from gaincurate.core.rng import Ints, keys_of
 from gaincurate.core.schema import ID
+from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.difficulty.pass_rates import PassRates
 from gaincurate.difficulty.rollout_set import RolloutSet, is_rollout_set, pass_rates
-from gaincurate.errors import InputError, NotReadyError, OutcomeError, storage_error
+from gaincurate.errors import InputError, NotReadyError, OutcomeError
 from gaincurate.schedule.observations import Note, pass_rates_of, rules_of, silent
-from gaincurate.schedule.run import GIVEN, Run, read_json
+from gaincurate.schedule.run import GIVEN, Run
 
 IDS, DATA = "references.json", "references.parquet"
 ROLLOUTS, OBSERVED = "rollouts", "observed.parquet"
@@ -83,17 +78,14 @@ def seed_of(seed: int, round_: int) -> int:
 def ask(run: Run, round_: int, rows: Ints) -> Asked:
     """Write which prompts a round's references are, and their rows as a round's."""
     folder = run.references_folder(round_)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(folder, error) from error
+    make_folder(folder)
     remove_temporaries(folder)
     table, config = run.scored.take(rows), run.config
     asked = Asked(round_, folder, rows, table.column(ID).to_pylist(), seed_of(config.seed, round_))
     if not (folder / IDS).exists():
         shown = training_rows(table, run.scored.identity, bare=config.bare, with_scores=config.with_scores)
         write_rows(folder / DATA, shown)
-        write_json(folder / IDS, {"round": round_, "seed": asked.seed, "ids": asked.ids})
+        write_sealed(folder / IDS, {"round": round_, "seed": asked.seed, "ids": asked.ids})
     return asked
 
 
@@ -123,7 +115,7 @@ def needed(run: Run, asked: Asked) -> NotReadyError:
 def needed_for(run: Run) -> NotReadyError:
     """The sentence for the references of round 0, of a run that was just opened."""
     folder = run.references_folder(0)
-    asked = read_json(folder / IDS)
+    asked = read_sealed(folder / IDS)
     return needed(run, Asked(0, folder, np.zeros(0, np.int64), asked["ids"], asked["seed"]))
 
 

@@ -20,18 +20,18 @@ import pyarrow.compute as pc
 
 from gaincurate.core.artifact import MANIFEST, Json
 from gaincurate.core.files import make_folder, write_atomic, write_json, write_stream
-from gaincurate.core.manifest import Document
 from gaincurate.core.process import command_lock, last_line, run_command
 from gaincurate.core.rng import Floats, Ints, permutation
 from gaincurate.core.schema import ID, LIKELIHOODS, PREFIX, SCORE_FIELDS
 from gaincurate.core.scored_set import ScoredSet
+from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.core.stats import spearman
 from gaincurate.errors import GaincurateError, InputError, OutputError, TrainerError
 from gaincurate.schedule.base import Selector
 from gaincurate.schedule.checkpoints import AS_IT_IS, Held, weights_of, why_incomplete
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.ordering import Order, build, permute
-from gaincurate.schedule.run import Run, read_json, round_name
+from gaincurate.schedule.run import Run, round_name
 
 OF_MODEL = (*(field.name for field in SCORE_FIELDS if field.name.startswith("gc_angle")), *LIKELIHOODS)
 """The columns to order by that a checkpoint changes."""
@@ -88,7 +88,7 @@ def rescore(
         GaincurateError: the scoring failed; its own sentence, and where its log is.
         OutputError: the checkpoint reads the prompts as other tokens than the model of the first scores.
     """
-    config, round_ = run.config.rescore, int(state["round"])
+    config, round_ = run.config.rescore, state["round"]
     if checkpoint is None:
         raise InputError(
             f"a re-scoring is due after round {round_} (--rescore {config.what}) and there is no checkpoint: "
@@ -101,7 +101,7 @@ def rescore(
 def _rescore(
     run: Run, state: Json, selector: Selector, checkpoint: str, note: Callable[[str], None]
 ) -> Rescored:
-    config, round_ = run.config.rescore, int(state["round"])
+    config, round_ = run.config.rescore, state["round"]
     if (why := why_incomplete(Path(checkpoint))) is not None:
         raise InputError(f"the checkpoint of round {round_} cannot be used: {why}.", path=checkpoint)
     name = f"scores/{round_name(round_)}"
@@ -169,10 +169,10 @@ def _scored(
     out, work = run.folder / name, run.folder / "work"
     make_folder(work)
     made_by, wanted = work / f"{out.name}.json", {"checkpoint": checkpoint, "weights": weights_of(checkpoint)}
-    if out.exists() and not (made_by.exists() and read_json(made_by, Document) == wanted):
+    if out.exists() and not (made_by.exists() and read_sealed(made_by) == wanted):
         shutil.rmtree(out)  # of a checkpoint that this round was trained past since
     if not (out / MANIFEST).exists():
-        write_json(made_by, wanted)
+        write_sealed(made_by, wanted)
         count = run.facts["rows"] if rows is None else len(rows)
         note(f"round {round_}: scoring {count:,} prompts with {checkpoint}")
         seconds = _score(run, round_, checkpoint, out, rows)

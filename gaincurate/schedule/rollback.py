@@ -17,14 +17,12 @@ from gaincurate.core.files import (
     digest_json,
     drop_half_line,
     reading,
-    write_json,
 )
-from gaincurate.core.foreign import Malformed, read_bytes, see_fits
-from gaincurate.core.manifest import Document
+from gaincurate.core.foreign import read_bytes
 from gaincurate.core.outcomes import earliest_return
+from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.errors import OutputError, storage_error
-from gaincurate.schedule.documents import Place
-from gaincurate.schedule.run import GIVEN, MADE, PLAN, STATE, Run, read_json
+from gaincurate.schedule.run import GIVEN, MADE, PLAN, STATE, Run
 
 FORMAT = 1
 
@@ -37,7 +35,7 @@ def saved_place(run: Run, step: int) -> Json:
         step: the trainer's step that the checkpoint was saved after.
     """
     state = run.state
-    round_ = int(state["round"])
+    round_ = state["round"]
     lines = _whole_lines(run, round_)
     return {
         "format": FORMAT,
@@ -61,21 +59,14 @@ def check_place(run: Run, saved: Json, where: str) -> None:
     Raises:
         OutputError: another run's, one that is ahead of the run's folder, or of rounds that were undone.
     """
-    if not isinstance(saved, dict):
-        raise OutputError(f"{where} is damaged: it is no place in a run; resume from another checkpoint.")
-    if saved.get("format") != FORMAT:
-        raise OutputError(f"{where} has format {saved.get('format')}, this version reads {FORMAT}.")
-    try:
-        see_fits(Place, saved)
-        run.see_rows(saved["state"])
-    except Malformed as why:
-        raise OutputError(f"{where} is damaged: {why}; resume from another checkpoint.") from why
+    if saved["format"] != FORMAT:
+        raise OutputError(f"{where} has format {saved['format']}, this version reads {FORMAT}.")
     if saved["run"] != digest_json(run.facts):
         raise OutputError(
             f"{where} was saved with another run than {run.folder}; give the run that this training began "
             "with."
         )
-    round_ = int(saved["round"])
+    round_ = saved["round"]
     plan = run.round_folder(round_) / PLAN
     if not plan.exists() and any(run.folder.glob(f"undone/{round_:05d}-*")):
         raise OutputError(
@@ -88,12 +79,12 @@ def check_place(run: Run, saved: Json, where: str) -> None:
             "the checkpoint. Restore it, or resume from an earlier checkpoint."
         )
     undone = None
-    lines, size = _whole_lines(run, round_), int(saved["outcomes"]["bytes"])
+    lines, size = _whole_lines(run, round_), saved["outcomes"]["bytes"]
     if digest_file(plan) != saved["plan"]:
         undone = f"round {round_} was planned again since"
     elif digest_bytes(lines[:size]) != saved["outcomes"]["hash"]:
         undone = f"round {round_} was trained again since"
-    elif (step := earliest_return(lines[size:])) is not None and step < int(saved["step"]):
+    elif (step := earliest_return(lines[size:])) is not None and step < saved["step"]:
         undone = f"training went back to step {step} since, before its step {saved['step']}"
     if undone is not None:
         raise OutputError(
@@ -126,22 +117,29 @@ def return_to(run: Run, saved: Json, where: str) -> int:
         StorageError: the file system refused.
     """
     check_place(run, saved, where)
-    round_, newest = int(saved["round"]), int(run.state["round"])
+    round_, newest = int(saved["round"]), run.round
     forget_references(run, newest + 1)
     run.orders.find(saved["state"]["order"])  # before anything is undone: that it is still there
+    _forget_the_end(run)
+    write_sealed(run.round_folder(round_) / STATE, saved["state"])
     for undone in range(newest, round_, -1):
-        # Named first, moved then: between the two the run still stands at the round that is to go.
-        write_json(run.folder / STATE, saved["state"] if undone == round_ + 1 else run.state_of(undone - 1))
         forget_references(run, undone)
         _set_aside(run, undone)
     run.forget_ids()
-    write_json(run.round_folder(round_) / STATE, saved["state"])
-    write_json(run.folder / STATE, saved["state"])
     run.orders.settle(saved["state"]["order"])
-    take_back(run, round_, int(saved["step"]))
+    take_back(run, round_, saved["step"])
     if newest > round_:
         run.log(what="back", round=newest, to=round_, step=saved["step"])
     return newest - round_
+
+
+def _forget_the_end(run: Run) -> None:
+    """Delete the state after the last round, if the run is finished: its newest round is open again."""
+    path = run.folder / STATE
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise storage_error(path, error) from error
 
 
 def take_back(run: Run, round_: int, step: int) -> None:
@@ -181,7 +179,7 @@ def forget_references(run: Run, round_: int) -> None:
 def _of_known_weights(references: Path) -> bool:
     policy = references / MADE
     from_a_person = (references / GIVEN).exists()
-    return not from_a_person and policy.exists() and read_json(policy, Document).get("weights") is not None
+    return not from_a_person and policy.exists() and read_sealed(policy)["weights"] is not None
 
 
 def _set_aside(run: Run, round_: int) -> None:

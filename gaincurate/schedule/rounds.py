@@ -5,17 +5,19 @@ between rounds: each begins from the state that the last plan was written with, 
 on to the same plans.
 
 Options of a run are checked against its scored set and each other before hours are spent. What only one
-strategy asks for is checked by its own `Options.check_run`. Draws and facts of users' own strategies are
-checked here too, before a round is written.
+strategy asks for is checked by its own `Options.check_run`. What a strategy returns is checked here, once,
+before a round is written.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,21 +25,22 @@ import pyarrow.compute as pc
 
 from gaincurate.core.artifact import RUN, Json
 from gaincurate.core.columns import fields, read_column
-from gaincurate.core.files import make_folder, remove_temporaries, write_json
+from gaincurate.core.files import make_folder, remove_temporaries
+from gaincurate.core.foreign import json_value
 from gaincurate.core.options import near
 from gaincurate.core.prompts import training_rows, write_rows
 from gaincurate.core.rng import Ints
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
+from gaincurate.core.sealed import write_sealed
 from gaincurate.core.store import Remote, cache_folder
 from gaincurate.core.where import Mask
 from gaincurate.errors import InputError, NotReadyError
 from gaincurate.schedule import base, groups, history
 from gaincurate.schedule.calibration import calibration_of
 from gaincurate.schedule.checkpoints import AS_IT_IS, Held
-from gaincurate.schedule.config import BY_EMBEDDING, ScheduleConfig
+from gaincurate.schedule.config import BY_EMBEDDING, STRATEGIES, ScheduleConfig
 from gaincurate.schedule.context import Context
-from gaincurate.schedule.documents import LARGEST
 from gaincurate.schedule.first_model import first_model
 from gaincurate.schedule.observations import (
     Note,
@@ -53,6 +56,7 @@ from gaincurate.schedule.run import BASE, FORMAT, GROUPS, ORDER, Run, making
 from gaincurate.schedule.selection import matching
 from gaincurate.schedule.strata import LEFT_OUT, Strata
 
+_LARGEST = 1e9  # of a predicted failure rate, because figures are computed from it
 _CARRIED_OVER = ("order", "ordered_by", "scores", "probe", "checkpoint")
 
 
@@ -101,7 +105,7 @@ def start(config: ScheduleConfig, note: Note = silent) -> Run:
             "rows_without_value": missing,
             "angles": [angles["min"].as_py(), angles["max"].as_py()],
         }
-        write_json(folder / RUN, facts)
+        write_sealed(folder / RUN, facts)
         run = Run(folder, scored)
         state = {
             "order": Order(folder / ORDER).digest,
@@ -115,8 +119,7 @@ def start(config: ScheduleConfig, note: Note = silent) -> Run:
         try:
             selector.prepare(Context(run, 0, state["order"], run.config.model, note, opening=True))
         except NotReadyError:  # round 0 is planned by the first `advance`
-            waiting = {"format": FORMAT, "round": -1, **state, "rows": [], "selector": selector.state_dict()}
-            run.commit({**waiting, "inputs": {}, "finished": False}, None)
+            run.commit({**_state(run, selector, -1, state), "rows": [], "inputs": {}, "finished": False})
         else:
             _write_round(run, selector, 0, state, {})
         sigma = selector.metrics().get("sigma")
@@ -180,7 +183,7 @@ def advance(
         GaincurateError: the re-scoring failed; what was scored is kept.
     """
     state = run.state
-    if state.get("finished"):
+    if state["finished"]:
         raise InputError(f"{run.folder} is finished: all of its {run.config.rounds} rounds are done.")
     if state["round"] < 0:
         learned = _before_round_0(run, state, checkpoint)
@@ -234,6 +237,7 @@ def _before_round_0(run: Run, state: Json, checkpoint: str | None) -> _Learned:
 def _observe(run: Run, state: Json, checkpoint: str | None, note: Note, held: Held) -> _Learned:
     """Take the newest round's outcomes, score again where that is due, and have the strategy learn."""
     round_ = state["round"]
+    plan = run.plan(round_)
     run.orders.settle(state["order"])
     rows = np.asarray(state["rows"], np.int64)
     outcomes = take_outcomes(run, round_, note)
@@ -247,7 +251,7 @@ def _observe(run: Run, state: Json, checkpoint: str | None, note: Note, held: He
     state = {key: state[key] for key in ("rows", *_CARRIED_OVER)} | fresh.changes() | {"taken": taken}
     if checkpoint is not None:
         state["checkpoint"] = str(Path(checkpoint).resolve())
-    concentration, source, over = concentration_of(run, state["scores"], run.ids(round_), rows)
+    concentration, source, over = concentration_of(run, state["scores"], plan)
     assert outcomes.accuracy is not None  # or the coverage was refused
     tallies = list(outcomes.tallies.values())
     wins = np.array([math.fsum(tally.successes) for tally in tallies])
@@ -272,7 +276,7 @@ def _observe(run: Run, state: Json, checkpoint: str | None, note: Note, held: He
         "completion_tokens": outcomes.tokens,
         "rescored": fresh.scores,
         "drift": fresh.drift,
-        **calibration_of(run.plan(round_), tallies),
+        **calibration_of(plan, tallies),
     }
     if (why := nothing_learnt(run, inputs)) is not None:
         note(f"warning: {why}")
@@ -283,8 +287,24 @@ def _observe(run: Run, state: Json, checkpoint: str | None, note: Note, held: He
 def _finish(run: Run, learned: _Learned) -> None:
     """Write the run's last state, after its last round."""
     selector, inputs = learned.selector, learned.inputs
-    last = {"format": FORMAT, "round": inputs["round"], **learned.state, "selector": selector.state_dict()}
-    run.commit({**last, "inputs": inputs, "metrics": selector.metrics(), "finished": True}, None)
+    last = _state(run, selector, inputs["round"], learned.state)
+    run.commit({**last, "inputs": inputs, "metrics": _metrics(run, selector), "finished": True})
+
+
+def _state(run: Run, selector: base.Selector, round_: int, state: Json) -> Json:
+    """A state with what the selector has learnt, but for the rows of a round."""
+    learnt = _as_json(run.config, "state_dict", selector.state_dict())
+    return {"format": FORMAT, "round": round_, **state, "selector": learnt}
+
+
+def _metrics(run: Run, selector: base.Selector) -> Json:
+    metrics: Json = _as_json(run.config, "metrics", selector.metrics())
+    for name, value in metrics.items():
+        if not isinstance(value, int | float):
+            raise InputError(
+                f"strategy {run.config.strategy}: metrics gives {value!r} as {name!r}, which is no number."
+            )
+    return metrics
 
 
 def _write_round(run: Run, selector: base.Selector, round_: int, state: Json, inputs: Json) -> None:
@@ -296,10 +316,7 @@ def _write_round(run: Run, selector: base.Selector, round_: int, state: Json, in
     rows = order.rows[ranks]
     counts = check_shares(config, selector, run.strata, rows, round_)
     table = run.scored.take(rows)
-    make_folder(run.round_folder(round_))
-    remove_temporaries(run.round_folder(round_))
-    write_data(run, round_, table)
-    metrics = selector.metrics()
+    metrics = _metrics(run, selector)
     plan = {
         "format": FORMAT,
         "round": round_,
@@ -315,10 +332,13 @@ def _write_round(run: Run, selector: base.Selector, round_: int, state: Json, in
     }
     if counts is not None:
         plan["groups"] = {"by": config.stratify, "prompts": counts}
-    more = selector.plan_facts(rows)
+    more = _as_json(config, "plan_facts", selector.plan_facts(rows))
     check_plan_facts(config, selector, plan, more)
-    full_state = {"format": FORMAT, "round": round_, **state, "rows": rows.tolist()}
-    run.commit({**full_state, "selector": selector.state_dict(), "finished": False}, plan | more)
+    full_state = {**_state(run, selector, round_, state), "rows": rows.tolist(), "finished": False}
+    make_folder(run.round_folder(round_))
+    remove_temporaries(run.round_folder(round_))
+    write_data(run, round_, table)
+    run.commit(full_state, plan | more)
 
 
 def write_data(run: Run, round_: int, table: pa.Table | None = None) -> None:
@@ -343,6 +363,7 @@ def _composition(table: pa.Table, ranks: Ints) -> Json:
         "prompt_tokens": int(table.column("gc_prompt_tokens").to_numpy().sum()),
         "mean_question_tokens": float(table.column("gc_question_tokens").to_numpy().mean()),
         "mean_angle": math.fsum(angles) / len(angles) if angles else None,
+        "with_angle": len(angles),
         "ranks": [int(ranks.min()), float(np.median(ranks)), int(ranks.max())],
     }
 
@@ -392,6 +413,20 @@ def check_options_of_a_run(
             )
         history.rate_column(read_column(scored, name), name)
     options.check_run(config, scored)
+
+
+def _as_json(config: ScheduleConfig, method: str, value: object) -> Any:
+    """What a method of a strategy returned, as JSON gives it back. A user's own may return anything.
+
+    Raises:
+        InputError: it is no JSON value, or holds NaN or infinity.
+    """
+    if config.strategy in STRATEGIES:
+        return value
+    try:
+        return json_value(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"strategy {config.strategy}: {method} returns no JSON value: {error}.") from error
 
 
 def check_draw(config: ScheduleConfig, drawn: object, count: int) -> Ints:
@@ -464,7 +499,7 @@ def check_plan_facts(config: ScheduleConfig, selector: base.Selector, plan: Json
         )
     predicted = facts.get("predicted", [0.0] * config.budget)
     numbers = all(isinstance(v, float | int) and not isinstance(v, bool) for v in predicted)
-    if len(predicted) != config.budget or not numbers or not (np.abs(predicted) <= LARGEST).all():
+    if len(predicted) != config.budget or not numbers or not (np.abs(predicted) <= _LARGEST).all():
         raise InputError(
             f"strategy {config.strategy}: plan_facts gives {len(predicted):,} values as 'predicted'; "
             "needed is "

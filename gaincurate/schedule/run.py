@@ -1,42 +1,31 @@
 """A run's folder: its facts, the states and plans of its rounds, its orders and its log.
 
 Nothing is overwritten that a killed process would need. A round exists once its plan does, and states name
-their order by its digest, so a kill between two writes loses nothing.
+their order by its digest, so a kill between two writes loses nothing. The state of the newest round is in
+that round's folder alone. The run's own `state.json` is there before round 0 and after the last round.
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import shlex
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from gaincurate.core.artifact import EXECUTION, RUN, Json
-from gaincurate.core.files import (
-    append_line,
-    fitting_lines,
-    json_bytes,
-    make_folder,
-    reading,
-    remove_temporaries,
-    write_atomic,
-    write_json,
-)
-from gaincurate.core.foreign import Malformed, json_file, see_depth, see_fits
+from gaincurate.core.files import append_line, log_lines, make_folder, reading, remove_temporaries
 from gaincurate.core.locks import acquire
-from gaincurate.core.manifest import Document
 from gaincurate.core.scored_set import ScoredSet
+from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.core.store import CACHE, Remote, located
 from gaincurate.errors import InputError, LockedError, OutputError, StorageError, storage_error
 from gaincurate.schedule import groups
 from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.documents import Facts, Logged, Plan, State
 from gaincurate.schedule.ordering import Order
 from gaincurate.schedule.strata import Strata
 
@@ -47,9 +36,7 @@ STATE, PLAN = "state.json", "plan.json"
 GIVEN, MADE = "references.jsonl", "rollouts.json"
 """In a folder of references: what a person says they did, and which policy the run rolled out."""
 _LOCK = "lock"
-_RESTORE = "restore it from a copy"
 _LARGE = 1 << 20  # bytes of a state; those of older rounds keep their rows alone
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 GROUPS = "groups.arrow"
 """The group of each row, in a run with `--stratify` or `--where`."""
 ORDER, _NEXT, _SAVED_ORDERS = "order.arrow", "order-next.arrow", "orders"
@@ -127,6 +114,14 @@ def round_name(round_: int) -> str:
     return f"{round_:05d}"
 
 
+def newest_round(folder: Path) -> int:
+    """The number of the newest round in a run's folder, the last one with a plan; -1 before round 0."""
+    rounds = folder / "rounds"
+    names = os.listdir(rounds) if rounds.exists() else []
+    numbers = sorted((int(name) for name in names if name.isdigit()), reverse=True)
+    return next((number for number in numbers if (rounds / round_name(number) / PLAN).exists()), -1)
+
+
 class Run:
     """A run that was started.
 
@@ -148,19 +143,20 @@ class Run:
                     "--strategy S --budget N --rounds R` opens one.",
                     path=str(folder),
                 )
-        self.facts = read_json(path, Document)
-        if self.facts.get("format") != FORMAT:
+        self.facts = read_sealed(path)
+        if self.facts["format"] != FORMAT:
             raise OutputError(
-                f"{folder} has format {self.facts.get('format')}, this version reads {FORMAT}; use the "
+                f"{folder} has format {self.facts['format']}, this version reads {FORMAT}; use the "
                 "gaincurate version that opened it."
             )
-        fitting(path, self.facts, Facts)
         try:
             self.config = ScheduleConfig(**self.facts["config"])
-        except (ValidationError, KeyError, TypeError) as error:
-            raise _damaged(path) from error
-        if not self.config.reward_low < self.config.reward_high:
-            raise _damaged(path, "its range of rewards is empty")
+        except ValidationError as error:
+            raise OutputError(
+                f"{folder} was opened with options that this version does not have; use the gaincurate "
+                "version that opened it.",
+                path=str(path),
+            ) from error
         self.orders = Orders(self.folder)
         self._scored = scored
         self._ids: dict[int, list[str]] = {}
@@ -178,9 +174,9 @@ class Run:
             folder, cache = located(where["folder"]), None
             if isinstance(folder, Remote):
                 if CACHE not in os.environ:
-                    cache = Path(self._named("cache"))
+                    cache = Path(where["cache"])
             else:
-                relative = self.folder / self._named("relative")
+                relative = self.folder / where["relative"]
                 folder = relative if os.path.exists(relative) else folder  # whatever the name
                 if not os.path.exists(folder):
                     raise OutputError(
@@ -189,7 +185,7 @@ class Run:
                         path=str(folder),
                     )
             scored = ScoredSet(folder, verify=False, cache=cache)
-            if scored.manifest_hash != self.facts["scores"]["manifest"]:
+            if scored.manifest_hash != where["manifest"]:
                 raise OutputError(
                     f"{folder} is not the scored set that {self.folder} was opened with: its manifest has "
                     "another hash. Put that set back, or start a new run.",
@@ -197,12 +193,6 @@ class Run:
                 )
             self._scored = scored
         return self._scored
-
-    def _named(self, name: str) -> str:
-        value = self.facts["scores"].get(name)
-        if value is None:
-            raise _damaged(self.folder / RUN, f"its scores have no {name}")
-        return str(value)
 
     @property
     def prompts(self) -> int:
@@ -217,52 +207,31 @@ class Run:
             OutputError: their file is missing or damaged.
         """
         if self._strata is None and (self.config.stratify != "none" or self.config.where is not None):
-            self._strata = groups.read(self.folder / GROUPS, self.facts["rows"], self.config.group_weights)
+            self._strata = groups.read(self.folder / GROUPS, self.config.group_weights)
         return self._strata
 
     @property
+    def round(self) -> int:
+        """The number of the newest round; -1 before round 0."""
+        return newest_round(self.folder)
+
+    @property
     def state(self) -> Json:
-        """The newest state.
+        """The state that the newest round was planned with, or the one after the last round.
 
         Raises:
             OutputError: it is damaged.
         """
-        path = self.folder / STATE
-        copy = self._state(path) if path.exists() else {"round": 0}
-        newest = int(copy["round"])
-        while (self.round_folder(newest + 1) / PLAN).exists():
-            newest += 1
-        if newest == copy["round"] and path.exists():
-            return copy
-        return self.state_of(newest)  # killed before the copy was written
+        newest, path = self.round, self.folder / STATE
+        if newest < 0 or path.exists():
+            state = read_sealed(path)
+            if newest < 0 or state["finished"]:
+                return state
+        return self.state_of(newest)
 
     def state_of(self, round_: int) -> Json:
         """The state that a round was planned with; of older rounds a large selector state is not kept."""
-        path = self.round_folder(round_) / STATE
-        return self._state(path, round_)
-
-    def _state(self, path: Path, round_: int | None = None) -> Json:
-        state = read_json(path, State)
-        if round_ is not None and state["round"] != round_:
-            raise _damaged(path, f"it is of round {state['round']}")
-        try:
-            self.see_rows(state)
-        except Malformed as why:
-            raise _damaged(path, str(why)) from why
-        if state["round"] >= 0 and not (self.round_folder(state["round"]) / PLAN).exists():
-            raise _damaged(path, f"its round {state['round']} has no plan")
-        return state
-
-    def see_rows(self, state: Json) -> None:
-        """See that a state has rows, of the scored set.
-
-        Raises:
-            Malformed: it has not.
-        """
-        if max(state["rows"], default=0) >= self.facts["rows"]:
-            raise Malformed(f"row {max(state['rows'])} is none of the set's {self.facts['rows']:,}")
-        if state["round"] >= 0 and not state["rows"]:
-            raise Malformed(f"its round {state['round']} has no rows")
+        return read_sealed(self.round_folder(round_) / STATE)
 
     def round_folder(self, round_: int) -> Path:
         """A round's own folder."""
@@ -274,10 +243,8 @@ class Run:
 
     def plan(self, round_: int) -> Json:
         """A round's plan."""
-        path = self.round_folder(round_) / PLAN
-        plan = read_json(path, Plan)
-        if plan["round"] != round_:
-            raise _damaged(path, f"it is of round {plan['round']}")
+        plan = read_sealed(self.round_folder(round_) / PLAN)
+        self._ids[round_] = plan["ids"]
         return plan
 
     def newest(self) -> int:
@@ -286,7 +253,7 @@ class Run:
         Raises:
             InputError: there is none yet.
         """
-        round_ = int(self.state["round"])
+        round_ = self.round
         if round_ < 0:
             raise InputError(
                 f"{self.folder} has no round yet: its strategy waits for something first (dots for what "
@@ -299,7 +266,7 @@ class Run:
     def ids(self, round_: int) -> list[str]:
         """The ids of a round's prompts, as planned."""
         if round_ not in self._ids:
-            self._ids[round_] = self.plan(round_)["ids"]
+            self.plan(round_)
         return self._ids[round_]
 
     def rows(self, round_: int) -> list[int]:
@@ -323,31 +290,23 @@ class Run:
         """Read the ids of rounds again: what they were may have changed."""
         self._ids.clear()
 
-    def commit(self, state: Json, plan: Json | None) -> None:
-        """Write a planned round, or with no plan the run's last state. Its data must be there already.
+    def commit(self, state: Json, plan: Json | None = None) -> None:
+        """Write a planned round, whose data must be there already; without a plan the run's own state.
 
         Raises:
-            OutputError: one of the two would not be read again; nothing is written.
             StorageError: the file system refused.
         """
-        data = _readable(STATE, state, State)
-        if plan is not None:
-            planned = _readable(PLAN, plan, Plan)
-            folder = self.round_folder(plan["round"])
-            write_atomic(folder / STATE, data)
-            write_atomic(folder / PLAN, planned)
+        if plan is None:
+            write_sealed(self.folder / STATE, state)
         else:
-            write_atomic(self.folder / STATE, data)
-        try:
-            if plan is not None:
-                write_atomic(self.folder / STATE, data)
-            self.orders.settle(state["order"])
-            before = self.round_folder(int(state["round"]) - 1) / STATE
-            if before.exists() and before.stat().st_size > _LARGE:  # a posterior for each prompt seen, say
-                write_json(before, {**read_json(before, State), "selector": None})
-        except StorageError as error:
-            if error.data.get("errno") not in _FULL:  # it is complete, and readers do without the rest
-                raise
+            folder = self.round_folder(plan["round"])
+            write_sealed(folder / STATE, state)
+            write_sealed(folder / PLAN, plan)
+        self.orders.settle(state["order"])
+        before = self.round_folder(state["round"] - 1) / STATE
+        if before.exists() and before.stat().st_size > _LARGE:  # a posterior for each prompt seen, say
+            with suppress(StorageError):  # a full disk: the round is complete, and the large state stays
+                write_sealed(before, {**read_sealed(before), "selector": None})
 
     def log(self, **facts: object) -> None:
         """Append to `execution.jsonl`, where times and attempts are."""
@@ -355,7 +314,7 @@ class Run:
 
     def executions(self) -> list[Json]:
         """What was logged. Lines that are unfinished or damaged are left out."""
-        return list(fitting_lines(self.folder / EXECUTION, Logged))
+        return log_lines(self.folder / EXECUTION)
 
 
 @contextmanager
@@ -436,64 +395,6 @@ def working_on(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def read_json(path: Path, model: type[BaseModel] | None = None, remedy: str = _RESTORE) -> Json:
-    """A JSON object of ours.
-
-    Args:
-        path: the file.
-        model: what it has to say; None where nothing of it is checked.
-        remedy: what to do where it is damaged.
-
-    Raises:
-        OutputError: it is missing or damaged.
-        StorageError: it cannot be read.
-    """
-    try:
-        with reading(path):
-            value: Json = json_file(path)
-    except ValueError as error:
-        raise _damaged(path, remedy=remedy) from error
-    return value if model is None else fitting(path, value, model, remedy)
-
-
-def fitting(path: Path, value: Json, model: type[BaseModel], remedy: str = _RESTORE) -> Json:
-    """The same value, after it was seen to say what the model says.
-
-    Raises:
-        OutputError: it does not.
-    """
-    try:
-        see_fits(model, value)
-    except Malformed as why:
-        raise _damaged(path, str(why), remedy) from why
-    return value
-
-
-def _readable(name: str, value: Json, model: type[BaseModel]) -> bytes:
-    """A file of a round, seen to be one that can be read again: what came from elsewhere is in it.
-
-    Raises:
-        OutputError: it cannot.
-    """
-    try:
-        see_fits(model, value)
-        data = json_bytes(value, nan=False)
-        see_depth(value)
-    except Malformed as why:
-        raise OutputError(f"nothing was written, because {name} could not be read again: {why}.") from why
-    except (TypeError, ValueError, RecursionError) as error:  # of a strategy of the user's own
-        raise OutputError(
-            f"nothing was written, because {name} would be no JSON: {error}. What does the strategy's "
-            "state_dict give?"
-        ) from error
-    return data
-
-
-def _damaged(path: Path, why: str = "", remedy: str = _RESTORE) -> OutputError:
-    reason = f": {why}" if why else ""
-    return OutputError(f"{path} is damaged{reason}; {remedy}.", path=str(path))
 
 
 def names_of(run: Run, round_: int, checkpoint: str) -> dict[str, str]:

@@ -52,8 +52,8 @@ def status(run: Run, expected: Forecast | None = None) -> Json:
         round has so far, and `last_line`, what its trainer's log ends with.
     """
     state, config = run.state, run.config
-    counts = {entry.get("round"): entry for entry in run.executions() if entry["what"] == "outcomes"}
-    finished, newest = bool(state.get("finished")), int(state["round"])
+    counts = {entry.get("round"): entry for entry in run.executions() if entry.get("what") == "outcomes"}
+    finished, newest = state["finished"], state["round"]
     seconds = _seconds(run)
     rounds: list[Json] = []
     calibrations: dict[int, Json] = {}
@@ -107,7 +107,7 @@ def status(run: Run, expected: Forecast | None = None) -> Json:
 def _seconds(run: Run) -> dict[tuple[str, int], float]:
     seconds: dict[tuple[str, int], float] = {}
     for entry in run.executions():
-        if entry["what"] in ("training", "scoring", "rollout", "predict") and "round" in entry:
+        if entry.get("what") in ("training", "scoring", "rollout", "predict") and "round" in entry:
             key = (entry["what"], entry["round"])
             seconds[key] = seconds.get(key, 0.0) + entry.get("seconds", 0.0)
     return seconds
@@ -156,8 +156,8 @@ def coming_rounds(run: Run, command: list[str], finder: Finder | None = None) ->
         to come if every accuracy were 0, the target, or 1, with C_t as it is now.
     """
     state, config = run.state, run.config
-    scored, newest = run.scored, int(state["round"])
-    left = [] if state.get("finished") else list(range(max(newest, 0), config.rounds))
+    scored, newest = run.scored, state["round"]
+    left = [] if state["finished"] else list(range(max(newest, 0), config.rounds))
     selector, order = selector_of(run, state), run.orders.find(state["order"])
     mean_tokens = _mean_tokens(run, selector, order, newest + 1) if left else 0.0
     rounds: list[Json] = []

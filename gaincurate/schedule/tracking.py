@@ -16,11 +16,11 @@ from types import TracebackType
 from typing import Any
 
 from gaincurate.core.artifact import Json
-from gaincurate.core.files import write_json
 from gaincurate.core.outcomes import read_file
+from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.errors import InputError
 from gaincurate.schedule.observations import Note, rules_of, silent
-from gaincurate.schedule.run import Run, read_json
+from gaincurate.schedule.run import Run
 from gaincurate.schedule.status import status
 
 _STATE = "tracking.json"
@@ -116,7 +116,7 @@ class Tracking(AbstractContextManager["Tracking"]):
 
     def __init__(self, run: Run, tracker: str, note: Note = silent) -> None:
         self._run, self._note, path = run, note, run.folder / _STATE
-        state: Json = read_json(path) if path.exists() else {}
+        state: Json = read_sealed(path) if path.exists() else {}
         if state.get("tracker") != tracker:  # another one has heard nothing yet
             state = {"tracker": tracker, "id": None, "round": -1, "step": -1}
         try:
@@ -148,10 +148,10 @@ class Tracking(AbstractContextManager["Tracking"]):
         for row in done:
             if row["round"] <= self._state["round"]:
                 continue
-            step = max(int(self._state["step"]) + 1, _newest_step(self._run, row["round"]))
+            step = max(self._state["step"] + 1, _newest_step(self._run, row["round"]))
             self._writer.log(numbers(row), step)
             self._state |= {"round": row["round"], "step": step}
-            write_json(self._run.folder / _STATE, self._state)
+            write_sealed(self._run.folder / _STATE, self._state)
 
     def _guarded(self, call: Callable[[], Any]) -> None:
         try:

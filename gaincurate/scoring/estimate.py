@@ -13,15 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import FiniteFloat
 
-from gaincurate.core.arrow import check_fields
-from gaincurate.core.artifact import EXECUTION, Artifact, Json, broken, open_table
-from gaincurate.core.files import fitting_lines, temporary_folder
+from gaincurate.core.artifact import EXECUTION, Artifact, Json, open_table
+from gaincurate.core.files import log_lines, temporary_folder
 from gaincurate.core.locks import Split
-from gaincurate.core.manifest import Count, Document, Seconds
 from gaincurate.core.progress import Progress
 from gaincurate.core.scored_set import SCORES
 from gaincurate.errors import GaincurateError, InputError
@@ -158,15 +154,15 @@ def _runs(folder: Path, plan: Plan) -> Iterator[tuple[float, Speed]]:
         identity = Artifact(folder, SCORES).read_identity()
         if identity is None or _speed_facts(identity) != _speed_facts(plan.identity):
             return
-        for line in fitting_lines(folder / EXECUTION, _Line):
-            if line["host"] != platform.node() or line.get("engine", "local") != "local":
+        for line in log_lines(folder / EXECUTION):
+            if line.get("host") != platform.node() or line.get("engine", "local") != "local":
                 continue
             if line["devices"] != list(plan.machine.devices):
                 continue
             tokens = _mean_tokens(folder) if tokens is None else tokens
             if speed := _speed(line, tokens, f"the run that wrote {folder.name}"):
                 yield line["ended"], speed
-    except (GaincurateError, OSError):
+    except (GaincurateError, OSError, LookupError):
         return  # a set that is broken is no ground for an estimate, and no concern of this run
 
 
@@ -174,24 +170,11 @@ def _speed_facts(identity: Json) -> Json:
     return {key: value for key, value in identity.items() if key not in _ANY}
 
 
-class _Line(Document):
-    """Of `execution.jsonl`."""
-
-    host: str
-    engine: str = "local"
-    devices: list[str]
-    ended: FiniteFloat
-    elapsed: Seconds
-    scored: Count
-    seconds: dict[str, Seconds]
-
-
 def _mean_tokens(folder: Path) -> float:
     """Of a set's prompts; 0 where it has none."""
     tokens = rows = 0
     for path in sorted(folder.glob("shard-*.arrow")):
         table = open_table(path)
-        check_fields(table.schema, [pa.field(_TOKENS, pa.int32())], broken(path))
         tokens += pc.sum(table.column(_TOKENS)).as_py() or 0
         rows += len(table)
     return tokens / rows if rows else 0.0
@@ -214,7 +197,7 @@ def _tried(plan: Plan, rows: int, progress: Progress) -> Speed | None:
         progress.loading("the model for the trial")
         summary = score_dataset(plan.config.model_copy(update=changes))
         progress.loading("")
-        records = list(fitting_lines(summary.out / EXECUTION, _Line))
+        records = log_lines(summary.out / EXECUTION)
         if not records:  # a full disk took none
             return None
         return _speed(records[-1], _mean_tokens(summary.out), f"a trial of the first {limit:,} rows")

@@ -17,8 +17,7 @@ from pathlib import Path
 
 from gaincurate import __version__
 from gaincurate.core.artifact import EXECUTION, Artifact, Json
-from gaincurate.core.files import digest_json, fitting_lines
-from gaincurate.core.manifest import Document
+from gaincurate.core.files import digest_json, log_lines
 from gaincurate.core.scored_set import SCORES, ScoredSet
 from gaincurate.core.stats import spearman
 from gaincurate.errors import GaincurateError
@@ -30,12 +29,6 @@ _LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "pyarr
 _SETTINGS = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "ATEN_CPU_CAPABILITY")
 
 
-class _Line(Document):
-    """Of `execution.jsonl`."""
-
-    asked: str | None = None
-
-
 def answer(config: ScoreConfig) -> Summary | None:
     """The summary of a finished set that was asked for in the same way; None where it needs a closer look."""
     artifact = Artifact(config.out, SCORES)
@@ -43,7 +36,7 @@ def answer(config: ScoreConfig) -> Summary | None:
         return None
     asked = asked_of(config)
     try:
-        lines = list(fitting_lines(config.out / EXECUTION, _Line))
+        lines = log_lines(config.out / EXECUTION)
         if asked is None or not lines or asked != lines[-1].get("asked"):
             return None
         scored = ScoredSet(config.out, verify=False)

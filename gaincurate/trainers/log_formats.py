@@ -15,7 +15,7 @@ from typing import Any
 from gaincurate.core.arrow import Refuse, parquet_head, read_parquet
 from gaincurate.core.files import json_lines
 from gaincurate.core.foreign import Malformed, json_value, see_fits
-from gaincurate.core.manifest import Document
+from gaincurate.core.foreign_models import ForeignJson
 from gaincurate.difficulty.nemo_gym import TASK, read_rollouts
 from gaincurate.errors import OutcomeError
 from gaincurate.trainers.profile import LogFormat, profiles
@@ -113,7 +113,7 @@ def objects(path: Path, begin: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, entry
 
 
-def see_row(model: type[Document], row: dict[str, Any], path: Path, number: int) -> None:
+def see_row(model: type[ForeignJson], row: dict[str, Any], path: Path, number: int) -> None:
     """See that a row has the types that its reader goes by.
 
     Raises:

@@ -13,33 +13,35 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gaincurate.core.files import append_lines, digest_bytes, digest_file, reading, write_json
+from gaincurate.core.files import append_lines, digest_bytes, digest_file, reading
 from gaincurate.core.foreign import Malformed, json_value, open_regular, see_text
-from gaincurate.core.manifest import Count, Document
 from gaincurate.core.outcomes import Rules, check_line, read_file
 from gaincurate.core.prompts import column_values, prompts_of
+from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.difficulty.nemo_gym import prompt_key
 from gaincurate.errors import OutcomeError
 from gaincurate.schedule.observations import Note, rules_of, silent
-from gaincurate.schedule.run import Run, read_json
+from gaincurate.schedule.run import Run
 from gaincurate.trainers.log_formats import LINES, Entry, format_of, logs, objects, patterns, table_rows
 
 TAKEN = "logs.json"
 """Beside a round's outcomes: the files that were taken for it."""
 
 
-class LogFile(Document):
+@dataclass(slots=True)
+class LogFile:
     """A file that was taken: its place, size in bytes, hash and kind, and how many rows and lines it gave."""
 
     path: str
-    bytes: Count
+    bytes: int
     hash: str
     format: str
-    rows: Count = 0
-    lines: Count = 0
+    rows: int = 0
+    lines: int = 0
 
     @classmethod
     def of(cls, path: Path, kind: str) -> LogFile:
@@ -58,10 +60,6 @@ class LogFile(Document):
             return self.bytes <= size and digest_bytes(file.read(self.bytes)) == self.hash
 
 
-class _TakenFiles(Document):
-    files: list[LogFile]
-
-
 def is_cut(path: Path) -> bool:
     """Whether a file with lines ends within one."""
     with reading(path), open_regular(path) as file:
@@ -74,9 +72,7 @@ def is_cut(path: Path) -> bool:
 def taken(run: Run, round_: int) -> list[LogFile]:
     """The files that were taken for a round."""
     path = run.round_folder(round_) / TAKEN
-    if not path.exists():
-        return []
-    return _TakenFiles(**read_json(path, _TakenFiles)).files
+    return [LogFile(**file) for file in read_sealed(path)["files"]] if path.exists() else []
 
 
 def find_files(path: Path, format_: str | None) -> list[tuple[Path, str]]:
@@ -264,7 +260,7 @@ def take_logs(
             hold, or a reward outside the run's range; nothing is appended.
         StorageError: the file system refused.
     """
-    round_ = int(run.state["round"])
+    round_ = run.round
     taking = _Taking(run, round_, reward_column)
     for path in paths:
         joined = [taking.take(file, kind) for file, kind in find_files(path, format_)]
@@ -280,8 +276,8 @@ def take_logs(
     taking.tell(note, lines)
     if lines:
         append_lines(run.outcomes(round_), lines)
-    files = [file.model_dump() for file in taking.files.values()]
-    write_json(run.round_folder(round_) / TAKEN, {"files": files})
+    files = [asdict(file) for file in taking.files.values()]
+    write_sealed(run.round_folder(round_) / TAKEN, {"files": files})
     return sum("gc_id" in line for line in lines)
 
 
@@ -333,8 +329,7 @@ class _Taking:
             self._again += overlap
             self._joined += overlap
             self._take_entries(entries[overlap:], again and not table)
-        counted = {"rows": self._rows - rows, "lines": len(self._fresh) - fresh}
-        self.files[now.path] = now.model_copy(update=counted)
+        self.files[now.path] = replace(now, rows=self._rows - rows, lines=len(self._fresh) - fresh)
         return self._joined - joined
 
     def _overlap(self, path: Path) -> int:

@@ -17,11 +17,11 @@ from typing import Any
 
 from gaincurate.core.arrow import read_json_lines, read_parquet
 from gaincurate.core.artifact import RUN, Json
-from gaincurate.core.files import append_lines, reading, write_json
-from gaincurate.core.manifest import Document
+from gaincurate.core.files import append_lines, reading
 from gaincurate.core.process import command_lock
 from gaincurate.core.prompts import plain_rows
 from gaincurate.core.schema import ID
+from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.schedule.checkpoints import AS_IT_IS, Held
 from gaincurate.schedule.foresight import see_live
@@ -29,10 +29,12 @@ from gaincurate.schedule.observations import Note, checked_lines, logged
 from gaincurate.schedule.rescore import due
 from gaincurate.schedule.rollback import return_to, saved_place, take_back
 from gaincurate.schedule.rounds import advance
-from gaincurate.schedule.run import Run, read_json, working_on
+from gaincurate.schedule.run import Run, working_on
 
 PLACE = "gaincurate_state.json"
 """The file beside a checkpoint that says where the run was."""
+RESUME = "resume from another checkpoint"
+"""What to do about a place that is damaged."""
 ROUND = "gc_round"
 """The key under which a row carries its round, so that its outcomes can name it."""
 
@@ -50,7 +52,7 @@ def place_beside(checkpoint: str | Path) -> Json:
             "from one that has it, or start again with a new run.",
             path=str(path),
         )
-    return read_json(path, Document)
+    return read_sealed(path, RESUME)
 
 
 class RunSession(AbstractContextManager["RunSession"]):
@@ -137,12 +139,13 @@ class RunSession(AbstractContextManager["RunSession"]):
     @property
     def round(self) -> int:
         """The newest round, from 0."""
-        return int(self.state["round"])
+        round_: int = self.state["round"]
+        return round_
 
     @property
     def finished(self) -> bool:
         """Whether all rounds are done."""
-        return bool(self.state.get("finished"))
+        return bool(self.state["finished"])
 
     @property
     def ids(self) -> list[str]:
@@ -258,7 +261,7 @@ class RunSession(AbstractContextManager["RunSession"]):
         Raises:
             StorageError: the file system refused.
         """
-        write_json(Path(checkpoint) / PLACE, self.save(step, **more))
+        write_sealed(Path(checkpoint) / PLACE, self.save(step, **more))
 
     def restore(self, saved: Json, where: str = "the checkpoint") -> None:
         """Make the run what it was when `save` was called.
@@ -268,14 +271,9 @@ class RunSession(AbstractContextManager["RunSession"]):
             where: what it was read from, for sentences.
 
         Raises:
-            OutputError: it is damaged, another run's, or of a history that was undone.
+            OutputError: it is another run's, or of a history that was undone.
             LockedError: another process is at work on the run.
         """
-        if isinstance(saved, dict) and saved.get("position", 0) not in range(self.budget + 1):
-            raise OutputError(
-                f"{where} is damaged: position is not from 0 to {self.budget:,}; resume from another "
-                "checkpoint."
-            )
         with working_on(self.run.folder):
             undone = return_to(self.run, saved, where)
         if undone:
@@ -284,7 +282,7 @@ class RunSession(AbstractContextManager["RunSession"]):
                 f"({undone} rounds) is in {self.run.folder / 'undone'}"
             )
         self._forget()
-        self.position = int(saved.get("position", 0))
+        self.position = saved["position"]
 
     def begin_anew(self) -> None:
         """Take back what a trainer that saved nothing reported of round 0.

@@ -17,14 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gaincurate.core.artifact import Json
-from gaincurate.core.files import write_json
-from gaincurate.core.manifest import Document
 from gaincurate.core.process import command_lock, last_line, run_command
+from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.errors import GaincurateError, InputError, TrainerError, storage_error
 from gaincurate.schedule.checkpoints import Finder, weight_names, whole, why_not_whole
 from gaincurate.schedule.foresight import observes_with_checkpoint
 from gaincurate.schedule.rescore import due
-from gaincurate.schedule.run import Run, read_json, round_name
+from gaincurate.schedule.run import Run, round_name
 from gaincurate.trainers.checkpoints import ADAPTER, Checkpoint, find, owner, wait
 from gaincurate.trainers.lora import see_mergeable
 from gaincurate.trainers.profile import Layout, layout_of
@@ -74,7 +73,7 @@ def hold(
     """
     files = _files(checkpoint, model)
     record: Json = {"checkpoint": str(checkpoint.folder), "step": checkpoint.step, "files": _stamps(files)}
-    if (into / RECORD).exists() and read_json(into / RECORD, Document) == record and not changed(into):
+    if (into / RECORD).exists() and read_sealed(into / RECORD) == record and not changed(into):
         return
     making = into.with_name(f".{into.name}.making")
     try:
@@ -83,7 +82,7 @@ def hold(
         making.mkdir(parents=True)
         copied = sum(_link(source, making / name) for name, source in files.items())
         _verify(checkpoint, making, files, record["files"])
-        write_json(making / RECORD, record)
+        write_sealed(making / RECORD, record)
         making.replace(into)
     except FileNotFoundError:
         shutil.rmtree(making, ignore_errors=True)
@@ -98,7 +97,7 @@ def hold(
 def changed(held: Path) -> list[str]:
     """The names of held files that are no longer what was held."""
     names = []
-    for name, stamp in read_json(held / RECORD)["files"].items():
+    for name, stamp in read_sealed(held / RECORD)["files"].items():
         try:
             if _stamp(held / name) != stamp:
                 names.append(name)
@@ -109,7 +108,7 @@ def changed(held: Path) -> list[str]:
 
 def source(held: Path) -> str | None:
     """The checkpoint that a folder holds; None where it holds none."""
-    return str(read_json(held / RECORD)["checkpoint"]) if (held / RECORD).exists() else None
+    return str(read_sealed(held / RECORD)["checkpoint"]) if (held / RECORD).exists() else None
 
 
 def see_unchanged(held: Path) -> None:
@@ -214,9 +213,9 @@ def remembered_trainer(run: Run, trainer: str | None, *, keep: bool = True) -> s
     if trainer is not None:
         name = layout_of(trainer).trainer
         if keep:
-            write_json(path, {"trainer": name})
+            write_sealed(path, {"trainer": name})
         return name
-    return str(read_json(path)["trainer"]) if path.exists() else None
+    return str(read_sealed(path)["trainer"]) if path.exists() else None
 
 
 class TrainerFinder(Finder):
@@ -260,7 +259,7 @@ class TrainerFinder(Finder):
             InputError: there is none.
             ModelError: it is an adapter that cannot be merged.
         """
-        round_ = run.state["round"]
+        round_ = run.round
         again = due(run.config, round_) or observes_with_checkpoint(run.config)
         root = root.resolve()
         for folder in _holds(run) if again else ():
@@ -329,23 +328,23 @@ class TrainerFinder(Finder):
         whole = Path(run.config.model) if run.config.model else None
         hold(checkpoint, into, model=whole, note=self._note)
         if checkpoint.state == "adapter" and checkpoint.base is not None:
-            write_json(into / _BASE, {"base": str(checkpoint.base)})
+            write_sealed(into / _BASE, {"base": str(checkpoint.base)})
         return into
 
     def _merged(self, run: Run, adapter: Path) -> Path:
         """A held adapter's merged model, merged now unless that was done."""
         model = adapter.with_name(adapter.name.removesuffix(_ADAPTER))
-        record = read_json(adapter / RECORD)
-        if (model / RECORD).exists() and read_json(model / RECORD, Document).get("merged") == record:
+        record = read_sealed(adapter / RECORD)
+        if (model / RECORD).exists() and read_sealed(model / RECORD).get("merged") == record:
             return model
         making = model.with_name(f".{model.name}.merging")
         for old in (making, model):
             shutil.rmtree(old, ignore_errors=True)
         command = [sys.executable, "-m", "gaincurate.trainers.lora", str(adapter), "--out", str(making)]
         if (adapter / _BASE).exists():
-            command += ["--base", str(read_json(adapter / _BASE)["base"])]
+            command += ["--base", str(read_sealed(adapter / _BASE)["base"])]
         self._note(f"merging the adapter {record['checkpoint']} into its base model")
-        log = run.round_folder(run.state["round"]) / "merging.log"
+        log = run.round_folder(run.round) / "merging.log"
         try:
             with command_lock(run.folder, "scoring.lock") as lock:
                 seconds = run_command(command, environment={"HF_HUB_OFFLINE": "1"}, log=log, lock=lock)
@@ -354,8 +353,8 @@ class TrainerFinder(Finder):
             raise GaincurateError(
                 f"the adapter could not be merged: {why} (log: {log}).", log=str(log)
             ) from error
-        run.log(what="merging", round=run.state["round"], seconds=seconds, checkpoint=record["checkpoint"])
-        write_json(making / RECORD, {"checkpoint": record["checkpoint"], "files": {}, "merged": record})
+        run.log(what="merging", round=run.round, seconds=seconds, checkpoint=record["checkpoint"])
+        write_sealed(making / RECORD, {"checkpoint": record["checkpoint"], "files": {}, "merged": record})
         try:
             making.replace(model)
         except OSError as error:
@@ -375,7 +374,7 @@ class TrainerFinder(Finder):
 
 def _place(run: Run) -> Path:
     """Where the newest round's checkpoint is held; its own name is below it, and so in the scores."""
-    return run.folder / "held" / round_name(run.state["round"])
+    return run.folder / "held" / round_name(run.round)
 
 
 def _holds(run: Run) -> list[Path]:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 from collections import Counter
 from typing import Any
 
@@ -327,37 +326,6 @@ def test_a_state_of_other_sizes_is_refused() -> None:
     )
 
 
-@pytest.mark.parametrize("state", [None, {}, {"format": 0}, []])
-def test_what_is_no_state_is_refused(state: Any) -> None:
+def test_a_state_of_another_version_is_refused() -> None:
     with pytest.raises(OutputError, match="this is no state of a replay buffer of this version"):
-        buffer().load_state(state)
-
-
-def test_a_damaged_state_changes_nothing() -> None:
-    state = filled(8, capacity=10).state_dict()
-    one = filled(5, capacity=10)
-    before = one.state_dict()
-    for broken in (
-        {**state, "groups": state["groups"][:-200]},
-        {**state, "groups": b""},
-        {**state, "replayed": [99]},
-        {**state, "counts": {"x": 1}},
-        {key: value for key, value in state.items() if key != "seen"},
-        {**state, "config": 0},
-        {**state, "held": -1},
-        {**state, "step": {}},
-        {**state, "policy_version": []},
-        {**state, "fresh_groups": None},
-        {**state, "seen": [["a", "b", "c"]]},
-        {**state, "counts": {**state["counts"], "kept": []}},
-        {**state, "counts": {**state["counts"], "tokens_generated": None}},
-        {**state, "counts": {**state["counts"], "tokens_generated": 10**400}},
-        {**state, "seen": [["a", math.inf, 0]]},
-        {**state, "step": 2**70},
-        {**state, "replayed": [-1, -2]},
-        {**state, "fresh_groups": 10**30},
-        {**state, "fresh_groups": -5},
-    ):
-        with pytest.raises(OutputError):
-            one.load_state(broken)
-        assert one.state_dict() == before
+        buffer().load_state({**buffer().state_dict(), "format": 0})

@@ -66,7 +66,9 @@ def test_a_damaged_file_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     whole = path.read_bytes()
     before = one.state_dict()
     head = whole.index(b"\n")
-    for data in (b"", b"x", b"[]\n", whole[:head], whole[:-1], whole[:-90] + b"\1" + whole[-89:]):
+    other = whole.replace(b'"held": 9', b'"held": 8')
+    assert other != whole
+    for data in (b"", b"x", b"[]\n", whole[:head], whole[:-1], whole[:-90] + b"\1" + whole[-89:], other):
         path.write_bytes(data)
         with pytest.raises(OutputError) as caught:
             load(one, path)

@@ -189,7 +189,7 @@ def test_going_back_sets_aside_what_references_did_since(tmp_path: Path) -> None
     step(run)
     place = saved_place(run, 3)
     step(run)
-    first = run.plan(1)
+    first, expected = run.plan(1), runs.plans(run)[1]
     runs.write(run, 1, dots_runs.lines(run.ids(1), 1, round=1))
     with pytest.raises(OutcomeError):
         advance(run)
@@ -201,7 +201,7 @@ def test_going_back_sets_aside_what_references_did_since(tmp_path: Path) -> None
     run.outcomes(0).unlink()
     step(run)
     assert run.plan(1)["references"]["ids"] == first["references"]["ids"]
-    assert runs.plans(run)[1] == json.dumps(first, indent=2, ensure_ascii=False).encode() + b"\n"
+    assert runs.plans(run)[1] == expected
 
 
 def test_options_of_dots_on_the_command_line(tmp_path: Path) -> None:

@@ -220,7 +220,7 @@ BAD = {
         "line 1: tokens is 9007199254740992, which counts nothing.",
     ),
     "tokens-below-0": ([{**line("a", 1), "tokens": -5}], "line 1: tokens is -5, which counts nothing."),
-    "id-half": ([{**line("a", 1), "gc_id": "\ud800"}], "line 1: gc_id holds half of a surrogate pair."),
+    "id-half": ([{**line("a", 1), "gc_id": "\ud800"}], "line 1: '\\ud800' is not among"),
     "resume": ([{"resume_from_step": "x"}], 'line 1: resume_from_step is "x", not a whole number.'),
     "second": ([line("a", 1), {"gc_id": "q", "reward": 1, "round": 2}], "line 2: 'q' is not among"),
 }

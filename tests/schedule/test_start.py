@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import runs
-from gaincurate.core.files import write_json
 from gaincurate.core.options import checked
+from gaincurate.core.sealed import write_sealed
 from gaincurate.errors import InputError, OutputError
 from gaincurate.schedule import base
 from gaincurate.schedule.config import ScheduleConfig
@@ -43,7 +43,7 @@ def test_a_start_that_was_killed_leaves_no_run_and_can_be_repeated(tmp_path: Pat
     run = runs.begin(tmp_path)
     assert not beside.exists()
     assert sorted(p.name for p in run.folder.iterdir()) == [
-        "lock", "order.arrow", "rounds", "run.json", "state.json"
+        "lock", "order.arrow", "rounds", "run.json"
     ]  # fmt: skip
 
 
@@ -196,8 +196,12 @@ def test_no_run_and_a_damaged_or_newer_one_are_told(tmp_path: Path) -> None:
     runs.report(run)
     with pytest.raises(OutputError, match="order.arrow is missing or is not the order"):
         advance(run)
-    write_json(run.folder / "run.json", {**run.facts, "format": 9})
+    write_sealed(run.folder / "run.json", {**run.facts, "format": 9})
     with pytest.raises(OutputError, match="has format 9, this version reads 1"):
+        Run(run.folder)
+    other = {**run.facts, "config": {**run.facts["config"], "an_option_of_before": 1}}
+    write_sealed(run.folder / "run.json", other)
+    with pytest.raises(OutputError, match="was opened with options that this version does not have; use"):
         Run(run.folder)
     (run.folder / "run.json").write_text("{")
     with pytest.raises(OutputError, match="run.json is damaged"):

@@ -16,7 +16,7 @@ import embedded
 import runs
 from command import run as gaincurate
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.errors import InputError, NotReadyError, OutputError
+from gaincurate.errors import InputError, NotReadyError
 from gaincurate.schedule import base
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.context import Context
@@ -400,13 +400,20 @@ def test_a_state_that_is_no_json_is_refused_and_nothing_is_written(
     deep: list[Any] = []
     for _ in range(70):
         deep = [deep]
-    before = (run.folder / "state.json").read_bytes()
     for value in (learned, itself, deep):
         monkeypatch.setattr(Odd, "learned", value)
-        with pytest.raises(OutputError, match=r"nothing was written, because state\.json (would|could)"):
+        with pytest.raises(InputError, match="strategy mine:Odd: state_dict returns no JSON value: "):
             advance(Run(run.folder))
-        assert (run.folder / "state.json").read_bytes() == before
-        assert not (run.round_folder(1) / "plan.json").exists()
+        assert not run.round_folder(1).exists()
+    monkeypatch.setattr(Odd, "learned", None)
+    for measured in ({"mu": "x"}, {"mu": float("nan")}):
+        monkeypatch.setattr(Odd, "metrics", lambda self, measured=measured: measured)
+        with pytest.raises(
+            InputError, match="strategy mine:Odd: metrics (gives 'x' as 'mu', which is|returns)"
+        ):
+            advance(Run(run.folder))
+        assert not run.round_folder(1).exists()
+    monkeypatch.setattr(Odd, "metrics", First.metrics)
     monkeypatch.setattr(Odd, "learned", {"x": [1, None]})
     advance(Run(run.folder))
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from gaincurate.core.artifact import Json
-from gaincurate.core.manifest import differing_keys
+from gaincurate.core.artifact import Json, differing_keys
 from gaincurate.core.progress import Progress
 from gaincurate.scoring.config import ScoreConfig
 from gaincurate.scoring.plan import make_plan

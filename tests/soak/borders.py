@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from gaincurate.core.files import digest_file
+from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.replay.ledger import Ledger, read
 from soak import child, mutate
 from soak.child import Seen
@@ -132,7 +133,7 @@ def rehashed(path: Path, chance: random.Random) -> None:
         folder = path.parent
         if path.parent.name == "columns":
             note = path.with_suffix(".json")
-            note.write_text(json.dumps({**json.loads(note.read_text()), "hash": digest_file(path)}))
+            write_sealed(note, {**read_sealed(note), "hash": digest_file(path)})
             return
         manifest = json.loads((folder / "manifest.json").read_text())
         for entry in manifest["shards"]:
@@ -173,28 +174,30 @@ BORDERS: dict[str, list[Border]] = {
     "manifest": [
         Border(
             ["set/manifest.json", "set/identity.json", "set/columns/gc_x.json", "set/execution.jsonl"],
-            _BOTH,
+            _BYTES,
             SET,
         ),
         Border(
-            ["rollouts/manifest.json", "rollouts/identity.json", "rollouts/execution.jsonl"], _BOTH, ROLLOUTS
+            ["rollouts/manifest.json", "rollouts/identity.json", "rollouts/execution.jsonl"], _BYTES, ROLLOUTS
         ),
     ],
     "run": [
-        Border(["run/run.json", "run/execution.jsonl"], _BOTH, _run("run")),
         Border(
             [
-                "referred/run.json",
-                "referred/difficulty/00001/references.json",
-                "referred/difficulty/00001/references.jsonl",
+                "run/run.json",
+                "run/execution.jsonl",
+                "run/rounds/00001/plan.json",
+                "run/rounds/00001/state.json",
             ],
-            _BOTH,
-            _run("referred"),
+            _BYTES,
+            _run("run"),
         ),
+        Border(["referred/run.json", "referred/difficulty/00001/references.json"], _BYTES, _run("referred")),
+        Border(["referred/difficulty/00001/references.jsonl"], _BOTH, _run("referred")),
     ],
     "outcomes": [Border(["run/rounds/00001/outcomes.jsonl"], _BOTH, OUTCOMES)],
     "adapter": [
-        Border(["adapter/config.json"], _BOTH, ADAPTER),
+        Border(["adapter/config.json"], _BYTES, ADAPTER),
         Border(["adapter/adapter.safetensors"], _BYTES, ADAPTER),
     ],
     "safetensors": [Border(["model/model.safetensors"], (mutate.anything, mutate.header), _scoring())],

@@ -77,18 +77,16 @@ def files(name: str, box: Path) -> dict[str, object]:
     paths = [top] if top.is_file() else sorted(path for path in top.rglob("*") if path.is_file())
     if not JOBS[name].tidy:
         paths = [path for path in paths if not (path.name.startswith(".") and path.suffix == ".tmp")]
-    # The copy of the newest round's state is left out: where a full disk did not take it, readers do without.
-    paths = [path for path in paths if path.name not in _ASIDE and path != top / "state.json"]
+    paths = [path for path in paths if path.name not in _ASIDE]
     return {str(path.relative_to(box)): _content(path, box) for path in paths}
 
 
 def _content(path: Path, box: Path) -> object:
     data = path.read_bytes().replace(bytes(box), b"BOX")
-    if (
-        path.name == "state.json" or path.name == "attempt.json"
-    ):  # how far a killed attempt's outcomes were read
-        return {**json.loads(data), "taken": None, "attempt": None}
-    return data
+    if path.suffix != ".json" or b'"digest": "' not in data:
+        return data
+    # A digest is of the box's name too, and `taken` says how far a killed attempt's outcomes were read.
+    return {**json.loads(data), "digest": None, "taken": None}
 
 
 @cache

@@ -96,29 +96,6 @@ def test_what_the_run_could_not_use_is_refused_and_not_written(
         assert live.turn()
 
 
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        ({"step": 2**63}, "is damaged: step is"),
-        ({"position": 10**18}, "is damaged: position is not from 0 to 8"),
-        ({"position": "x"}, "is damaged: position is not from 0 to 8"),
-    ],
-)
-def test_a_place_that_cannot_be_changes_nothing(
-    tmp_path: Path, change: dict[str, Any], sentence: str
-) -> None:
-    run = runs.begin(tmp_path)
-    with RunSession(run.folder) as live:
-        train(live, 4, 1)
-        saved = live.save(1)
-        with pytest.raises(OutputError, match=sentence):
-            live.restore(saved | change)
-        no_place: Any = [1]
-        with pytest.raises(OutputError, match="it is no place in a run"):
-            live.restore(no_place)
-        assert [row["gc_id"] for row in live.take(4)] == live.ids[4:]
-
-
 def test_another_batch_size_in_the_middle_of_a_round_is_refused(tmp_path: Path) -> None:
     run = runs.begin(tmp_path)
     with RunSession(run.folder) as live:

@@ -22,6 +22,7 @@ import runs
 import tiny
 from gaincurate.cli.app import app
 from gaincurate.core.scored_set import ScoredSet
+from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.schedule.run import Run
 from gaincurate.trainers.session import PLACE, RunSession, forget
@@ -237,8 +238,8 @@ def test_true_takes_the_newest_checkpoint_that_is_whole_and_of_this_history(
     out = tmp_path / "out"
     state = (out / "checkpoint-6/trainer_state.json").read_text()
     (out / "checkpoint-6/trainer_state.json").write_text(state[:100])  # killed while it was written
-    place = json.loads((out / "checkpoint-5" / PLACE).read_text())
-    (out / "checkpoint-5" / PLACE).write_text(json.dumps(place | {"plan": "0" * 64}))
+    place = read_sealed(out / "checkpoint-5" / PLACE)
+    write_sealed(out / "checkpoint-5" / PLACE, place | {"plan": "0" * 64})
     (out / "checkpoint-4/trainer_state.json").write_text(state)
     (out / "checkpoint-notes").mkdir()
     trainer, seen = make(model, run, num_train_epochs=3)

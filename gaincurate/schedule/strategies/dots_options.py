@@ -11,12 +11,11 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from gaincurate.core.files import reading
-from gaincurate.core.foreign import json_file, see_fits
 from gaincurate.core.schema import EMBEDDING
 from gaincurate.core.scored_set import ScoredSet
+from gaincurate.core.sealed import read_sealed
 from gaincurate.difficulty.config import RolloutConfig, make_config
-from gaincurate.difficulty.embeddings import Maker, maker
+from gaincurate.difficulty.embeddings import maker
 from gaincurate.difficulty.prompts import answer_column
 from gaincurate.difficulty.verifier import VerifierConfig
 from gaincurate.errors import InputError
@@ -148,14 +147,7 @@ def _check_adapter(folder: Path, scored: ScoredSet) -> None:
             f"--adapter {folder} is no fitted predictor: it has no config.json. `gaincurate difficulty fit` "
             "makes one."
         )
-    try:
-        with reading(path):
-            embedding: dict[str, Any] = json_file(path)["embedding"]
-        see_fits(Maker, embedding)
-    except (ValueError, LookupError, TypeError) as error:
-        raise InputError(
-            f"--adapter {folder} is damaged: its config.json cannot be read; fit it again."
-        ) from error
+    embedding: dict[str, Any] = read_sealed(path, "fit the predictor again")["embedding"]
     if embedding != maker(scored):
         raise InputError(
             f"--adapter {folder} was fitted on embeddings of {_named(embedding)}, and {scored.folder} has "

@@ -293,6 +293,8 @@ def _one_schema(data: str, readers: tuple[Reader, ...]) -> pa.Schema:
         level = [field.type]
         for _ in range(DEEPEST):
             level = [kind.field(i).type for kind in level for i in range(kind.num_fields)]
+            if not level:
+                break
         if level:  # Arrow cannot write a file of such a column
             raise SourceError(
                 f"{data}: in column {field.name!r} lists or objects stand more than {DEEPEST - 1} deep "

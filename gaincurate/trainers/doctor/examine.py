@@ -53,7 +53,7 @@ def facts_of(folder: Path, mode: Mode) -> Context:
 
 def run_context(run: Run, mode: Mode, **more: Any) -> Context:
     """The same of an open run; `more` are other fields of the context."""
-    more |= {"columns": _columns(run.data(int(run.state["round"]))), "folder": str(run.folder.resolve())}
+    more |= {"columns": _columns(run.data(run.round)), "folder": str(run.folder.resolve())}
     more["scored"] = run.scored.identity
     if not run.config.bare:
         lengths = run.scored.column("gc_prompt_tokens").combine_chunks().to_numpy(zero_copy_only=False)

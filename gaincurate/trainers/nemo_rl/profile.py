@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from gaincurate.core.manifest import Document
+from gaincurate.core.foreign_models import ForeignJson
 from gaincurate.trainers.columns import Parts, ViewOptions
 from gaincurate.trainers.log_formats import Entry, objects, reward_name, reward_number, see_row, single_item
 from gaincurate.trainers.profile import (
@@ -110,7 +110,7 @@ def _renamed(prefix: str) -> Callable[[Path, int], str | None]:
 _Mask = list[Annotated[float, Field(ge=0, le=1)] | bool]
 
 
-class _Row(Document):
+class _Row(ForeignJson):
     """What is read of a line of the log; more is checked as an outcome."""
 
     content: str | list[Any]

@@ -90,7 +90,7 @@ class RunTaskset:
         """Tasks in the order of the plans; raises as `open_run` and `next_round`."""
         # A taskset has its own config and none of prime-rl's settings, so `rules.py` cannot be asked here.
         with closing(open_run(self.config.run, "the taskset's `run`", "prime-rl")) as live:
-            attempt = 1 + sum(entry["what"] == _ATTEMPT for entry in live.run.executions())
+            attempt = 1 + sum(entry.get("what") == _ATTEMPT for entry in live.run.executions())
             live.run.log(what=_ATTEMPT, attempt=attempt)
             taken, ended, made_for, rows = live.round, live.finished, -1, list[Json]()
             for place in count():

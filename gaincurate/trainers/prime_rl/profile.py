@@ -7,9 +7,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from gaincurate.core.manifest import Count, Document
+from pydantic import Field
+
+from gaincurate.core.foreign_models import ForeignJson
 from gaincurate.errors import OutcomeError
 from gaincurate.trainers.columns import Parts, ViewOptions
 from gaincurate.trainers.log_formats import Entry, objects, see_row
@@ -72,48 +74,48 @@ def _prime_rl(path: Path, step: int) -> str | None:
     return f"{path} is not finished: it has no STABLE"
 
 
-class _Work(Document):
+class _Work(ForeignJson):
     type: str | None = "train"
     step: int | None = None
 
 
-class _Run(Document):
+class _Run(ForeignJson):
     work: _Work | None = None
 
 
-class _Agent(Document):
+class _Agent(ForeignJson):
     trainable: bool | None = True
 
 
-class _Data(Document):
+class _Data(ForeignJson):
     prompt: str | list[dict[str, Any]] | None = None
 
 
-class _Task(Document):
+class _Task(ForeignJson):
     data: _Data | None = None
 
 
-class _Reward(Document):
+class _Reward(ForeignJson):
     score: float | bool
     weight: float = 1.0
 
 
-class _Usage(Document):
-    completion_tokens: Count | None = None
+class _Usage(ForeignJson):
+    completion_tokens: Annotated[int, Field(ge=0)] | None = None
 
 
-class _Call(Document):
+class _Call(ForeignJson):
     usage: _Usage | None = None
 
 
-class _Trace(Document):
+class _Trace(ForeignJson):
     agent: _Agent | None = None
     task: _Task | None = None
     rewards: dict[str, _Reward | None] | None = None
     calls: list[_Call] | None = None
 
 
-class _Episode(Document):
+class _Episode(ForeignJson):
     """What is read of a line of the log; more is checked as an outcome."""
 
     run: _Run | None = None

@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from gaincurate.core.artifact import Json
-from gaincurate.core.files import make_folder, write_json
-from gaincurate.core.manifest import Count
+from gaincurate.core.files import make_folder
 from gaincurate.core.schema import ID
+from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.errors import InputError, OutputError
-from gaincurate.schedule.documents import Place
-from gaincurate.schedule.run import Run, read_json
+from gaincurate.schedule.run import Run
 from gaincurate.trainers.doctor.examine import run_context
 from gaincurate.trainers.doctor.findings import ask, refuse
 from gaincurate.trainers.doctor.settings import Resolved
-from gaincurate.trainers.session import ROUND, next_round, not_installed, open_run
+from gaincurate.trainers.session import RESUME, ROUND, next_round, not_installed, open_run
 from gaincurate.trainers.slime.rules import RULES
 
 try:
@@ -98,11 +97,6 @@ _PLACE = "rollout/gaincurate_state_{}.json"
 _TAP = "--rollout-all-samples-process-path gaincurate.trainers.slime.report"
 
 
-class _Place(Place):
-    again: list[str]
-    groups: Count
-
-
 class RunDataSource(DataSource):  # type: ignore[misc]
     """Groups of `n_samples_per_prompt` samples of a run's prompts; `len` is the prompts of a round."""
 
@@ -169,7 +163,7 @@ class RunDataSource(DataSource):  # type: ignore[misc]
             raise InputError(f"rollout {rollout_id} was not reported: give {_TAP}.")
         path = Path(self.args.save, _PLACE.format(rollout_id))
         make_folder(path.parent)
-        write_json(path, self.places[rollout_id])
+        write_sealed(path, self.places[rollout_id])
 
     def load(self, rollout_id: int | None = None) -> None:
         """Go back to a rollout's end, or begin again; OutputError where no fitting place was saved."""
@@ -178,11 +172,9 @@ class RunDataSource(DataSource):  # type: ignore[misc]
         path = Path(self.args.load, _PLACE.format(rollout_id))
         if not path.exists():
             raise OutputError(f"{path} is not there: rollout {rollout_id} did not follow a run. Begin again.")
-        saved = read_json(path, _Place)
+        saved = read_sealed(path, RESUME)
         self.live.restore(saved, str(path))
         rows = {row[ID]: row for row in self.live.rows()}
-        if unknown := [gc_id for gc_id in saved["again"] if gc_id not in rows]:
-            raise OutputError(f"{path} is damaged: {unknown[0]!r} is no prompt of round {self.live.round}.")
         self.again = [rows[gc_id] for gc_id in saved["again"]]
         self.rollout, self.groups = rollout_id + 1, saved["groups"]
 

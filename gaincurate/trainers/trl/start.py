@@ -21,6 +21,7 @@ from gaincurate.core.files import make_folder, write_json
 from gaincurate.core.options import checked, near
 from gaincurate.core.process import command_lock, last_line, run_command
 from gaincurate.core.prompts import PROMPT
+from gaincurate.core.sealed import write_sealed
 from gaincurate.errors import GaincurateError, InputError, TrainerError
 from gaincurate.schedule import base
 from gaincurate.schedule.config import RescoreConfig, ScheduleConfig
@@ -190,7 +191,7 @@ def change_range(run: str | Path, value: Any) -> None:
         )
     with working_on(opened.folder):
         changed = {**opened.facts["config"], "reward_low": low, "reward_high": high}
-        write_json(opened.folder / RUN, {**opened.facts, "config": changed})
+        write_sealed(opened.folder / RUN, {**opened.facts, "config": changed})
 
 
 def out_of_range(run: Run, reward: Any, gc_id: Any) -> str:
@@ -204,7 +205,7 @@ def out_of_range(run: Run, reward: Any, gc_id: Any) -> str:
 
 def _range_is_used(run: Run) -> bool:
     observes = base.load(run.config.strategy).observes_references
-    return run.state["round"] > 0 or run.outcomes(0).exists() or observes
+    return run.round > 0 or run.outcomes(0).exists() or observes
 
 
 def _range(run: Run) -> str:
@@ -277,7 +278,7 @@ def open_run(
         if not (config.scored / MANIFEST).exists():
             _score(trainer, config.scored, score, note)
         run = start(config, note)
-    if references is not None and run.state["round"] < 0:
+    if references is not None and run.round < 0:
         with working_on(run.folder):
             advance(run, note=note, references=Path(references))
 

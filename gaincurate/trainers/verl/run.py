@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from gaincurate.core.artifact import Json
-from gaincurate.core.manifest import Document
 from gaincurate.core.schema import ID
+from gaincurate.core.sealed import read_sealed
 from gaincurate.errors import InputError, OutputError
 from gaincurate.schedule.checkpoints import why_incomplete
 from gaincurate.schedule.rollback import check_place
-from gaincurate.schedule.run import read_json
-from gaincurate.trainers.session import PLACE, ROUND, followed
+from gaincurate.trainers.session import PLACE, RESUME, ROUND, followed
 from gaincurate.trainers.verl.settings import WITH_WEIGHTS, no_callback
 
 _WEIGHTS = ("actor/huggingface", "actor/model/huggingface")
@@ -50,7 +49,7 @@ class Training:
             self.live.begin_anew()
             return
         if (self._resumed / PLACE).exists():  # said now, before verl loads models; `restore` does it
-            check_place(self.live.run, read_json(self._resumed / PLACE, Document), str(self._resumed))
+            check_place(self.live.run, read_sealed(self._resumed / PLACE, RESUME), str(self._resumed))
         self._note_weights(self._resumed)
 
     @property

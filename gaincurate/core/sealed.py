@@ -1,0 +1,62 @@
+"""JSON files that only this package writes. Each carries a digest of its content, so it is whole or damaged.
+
+No reader judges the fields of such a file. A file without a digest, written before files had one, is read
+without the check. Scored sets and rollout sets keep their bytes: their manifests have hashes of the shards.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gaincurate.core.files import digest_json, json_bytes, reading, write_atomic
+from gaincurate.core.foreign import read_bytes
+from gaincurate.errors import OutputError
+
+Json = dict[str, Any]
+
+DIGEST = "digest"
+"""The key of the digest: BLAKE2b-128 of the canonical JSON of the other keys."""
+
+
+def seal(content: Json) -> Json:
+    """The same JSON object with its digest."""
+    return {**content, DIGEST: digest_json(content)}
+
+
+def unseal(data: bytes) -> Json | None:
+    """The content of the JSON of what `seal` gave, without the digest; None where it is damaged."""
+    try:
+        content: Json = json.loads(data)
+        digest = content.pop(DIGEST, None)
+        return content if digest is None or digest == digest_json(content) else None
+    except (ValueError, TypeError, AttributeError, RecursionError):  # cut short, or no object
+        return None
+
+
+def write_sealed(path: Path, content: Json) -> None:
+    """Write a JSON object with its digest, atomically.
+
+    Raises:
+        StorageError: the file system refused.
+    """
+    write_atomic(path, json_bytes(seal(content)))
+
+
+def read_sealed(path: Path, remedy: str = "restore it from a copy") -> Json:
+    """The content of a file that `write_sealed` wrote, without the digest.
+
+    Args:
+        path: the file.
+        remedy: what a user can do about a damaged file, as a clause.
+
+    Raises:
+        OutputError: it is damaged.
+        StorageError: it cannot be read.
+    """
+    with reading(path):
+        content = unseal(read_bytes(path))
+    if content is None:
+        raise OutputError(f"{path} is damaged; {remedy}.", path=str(path))
+    return content
