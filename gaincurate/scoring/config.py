@@ -83,7 +83,6 @@ def _batch_tokens(value: str) -> int | None:
 
 
 _Device = Annotated[str, Option("auto, cpu, cuda or cuda:N.", MACHINE, metavar="NAME")]
-_Csv = Annotated[Path | None, Option("Also write the figures here.", names=("--csv",))]
 
 
 class DeviceConfig(BaseModel):
@@ -112,42 +111,6 @@ class DeviceConfig(BaseModel):
             shown="auto",
         ),
     ] = None
-
-
-class BenchConfig(DeviceConfig):
-    """What `gaincurate bench score` times."""
-
-    model: Annotated[
-        str, Option("Hub id, folder, .gguf file, or 'demo'.", names=("--model", "-m"), metavar="NAME")
-    ] = "demo"
-    rows: Annotated[int, Field(ge=2, le=10**9), Option("Made-up prompts, as long as MATH's.")] = 120
-    prefix: Annotated[int, Field(ge=0, le=10**9), Option("Tokens of the prefix that they share.")] = 115
-    passes: Annotated[int, Field(ge=1), Option("How often each way runs.")] = 3
-    one_by_one: Annotated[int, Field(ge=1), Option("Prompts for the slowest way.")] = 20
-    workers: Annotated[
-        int | None,
-        Field(ge=2),
-        Option("Also time so many processes that share the CPU's threads.", MACHINE),
-    ] = None
-    csv_file: _Csv = None
-
-
-class KernelBenchConfig(BaseModel):
-    """What `gaincurate bench kernel` times."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    tokens: Annotated[int | None, Field(ge=64, le=10**9), Option("Tokens in a call. Default: by device.")] = (
-        None
-    )
-    hidden: Annotated[int | None, Field(ge=1, le=16384), Option("Hidden size. Default: by device.")] = None
-    sample: Annotated[int, Field(ge=4), Option("Tokens of one prompt.")] = 2048
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"],
-        Option("Of the states. auto: bfloat16 on a GPU, float32 on a CPU.", MACHINE),
-    ] = "auto"
-    device: _Device = "auto"
-    csv_file: _Csv = None
 
 
 class MachineConfig(DeviceConfig):

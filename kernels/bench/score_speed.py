@@ -1,29 +1,30 @@
-"""What `gaincurate bench score` times: passes over prompts in one process or several, against known rates.
+"""Times passes of scoring over made-up prompts against one prompt at a time and the matrix products alone.
 
+Usage: PYTHONPATH=.:kernels python3 kernels/bench/score_speed.py [--model demo] [--dtype D] [--passes 3].
 Each rate is measured in the same run and beside the pass, so that a slow machine slows both.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
-import multiprocessing
 import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
-from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gaincurate.core.process import end_workers, start_workers
-from gaincurate.errors import GaincurateError, InputError, StorageError, refused_by_the_system
+from bench.kernel_speed import machine, print_rows
 from gaincurate.scoring.angle import angle_scores
+from gaincurate.scoring.config import MachineConfig
 from gaincurate.scoring.cpu import LaidOut, settle_memory
+from gaincurate.scoring.identity import model_max_length, resolve_machine
 from gaincurate.scoring.model import find_model, load_config, load_model
 from gaincurate.scoring.packed_attention import UnsupportedAttention
 from gaincurate.scoring.packed_prefill import PackedPrefill
@@ -34,7 +35,6 @@ ONE_BY_ONE = "one prompt at a time"
 IN_FLOAT32 = "one prompt at a time, float32"
 _TAIL = 5  # tokens after each made-up question
 _SHORTEST, _LONGEST = 8, 2048  # tokens of one
-_PATIENCE = 10.0  # seconds for a worker to end by itself
 
 Counts = tuple[int, int, float]
 """Rows, computed tokens, seconds in the angle code."""
@@ -76,13 +76,12 @@ def made_up_prompts(
         seed: of the tokens and lengths.
 
     Raises:
-        InputError: prefix and a question are past the limit.
+        ValueError: prefix and a question are past the limit.
     """
     longest = _LONGEST if limit is None else min(_LONGEST, limit - prefix - _TAIL)
     if longest < _SHORTEST:
-        raise InputError(
-            f"--prefix {prefix} and a question of {_SHORTEST} tokens are past the model's {limit} positions. "
-            "Give a smaller --prefix."
+        raise ValueError(
+            f"{prefix} tokens and a question of {_SHORTEST} are past the model's {limit} positions"
         )
     random, least = np.random.default_rng(seed), min(3, vocab_size - 1)
     common = random.integers(least, vocab_size, prefix)
@@ -94,18 +93,6 @@ def made_up_prompts(
     return prompts
 
 
-class Together(Protocol):
-    """Several processes that run the packed forward at once (`Crew`)."""
-
-    name: str
-
-    def run(self) -> Counts:
-        """One pass over all prompts."""
-
-    def gemm_speeds(self) -> Speeds:
-        """Of all of them at once."""
-
-
 def measure(
     model: nn.Module,
     prompts: Sequence[Segmented],
@@ -114,7 +101,6 @@ def measure(
     passes: int,
     one_by_one: int,
     float32: nn.Module | None = None,
-    together: Together | None = None,
 ) -> list[Rate]:
     """Time every way.
 
@@ -125,7 +111,6 @@ def measure(
         passes: how often each way runs; they alternate.
         one_by_one: prompts for the slowest way, evenly chosen.
         float32: the same model in float32, as the released script runs it; timed too.
-        together: processes that run the same prompts; timed too, while this one waits.
     """
     prefill = Prefill(model)
     few = [prompts[i] for i in np.linspace(0, len(prompts) - 1, min(one_by_one, len(prompts))).astype(int)]
@@ -142,8 +127,6 @@ def measure(
         packed.try_on(prompts[:2])
         packed.give_back()
         ways[packed.name] = _Way(lambda: run_batches(packed, prompts, budget), products, packed.taken)
-    if together is not None:
-        ways[together.name] = _Way(together.run, together.gemm_speeds if per_token else None)
     passed: dict[str, list[_Pass]] = {name: [] for name in ways}
     device = next(model.parameters()).device
     for index in range(passes + 1):
@@ -305,117 +288,36 @@ def _gemm_flops(prefill: Prefill, prompt: Segmented) -> float:
     return counted[0] / prompt.end
 
 
-class Crew:
-    """Worker processes on the CPU; use it in a `with` statement.
-
-    Args:
-        model: as for `--model`.
-        dtype: of the model.
-        workers: processes.
-        threads: of each.
-        prompts: every process runs its share of them.
-        budget: tokens in a batch.
-
-    Raises:
-        GaincurateError: a worker could not begin; its own sentence.
-    """
-
-    def __init__(
-        self, model: str, dtype: str, workers: int, threads: int, prompts: Sequence[Segmented], budget: int
-    ) -> None:
-        self.name = f"packed, {workers} workers of {threads} thread{'s' * (threads != 1)}"
-        context = multiprocessing.get_context("spawn")
-        pipes = [context.Pipe() for _ in range(workers)]
-        self._pipes = [ours for ours, _ in pipes]
-        self._workers = [
-            context.Process(
-                target=_work,
-                args=(theirs, model, dtype, threads, list(prompts[index::workers]), budget),
-                daemon=True,
-            )
-            for index, (_, theirs) in enumerate(pipes)
-        ]
-        try:
-            start_workers(self._workers)
-            for _, theirs in pipes:
-                theirs.close()
-            for pipe in self._pipes:
-                self._answer(pipe)
-        except BaseException:
-            self._end(0.0)
-            raise
-
-    def run(self) -> tuple[int, int, float]:
-        """One pass over all prompts: rows, computed tokens, seconds in the angle code (a worker's mean)."""
-        counts = self._ask("run")
-        rows, tokens, angle = (sum(column) for column in zip(*counts, strict=True))
-        return rows, tokens, angle / len(counts)
-
-    def gemm_speeds(self) -> Speeds:
-        """Operations in a second of the model's matrix products, all processes at it at once."""
-        plain, fastest = (sum(column) for column in zip(*self._ask("gemm"), strict=True))
-        return plain, fastest
-
-    def _ask(self, what: str) -> list[Any]:
-        for pipe in self._pipes:
-            with contextlib.suppress(BrokenPipeError):  # it died, and `_answer` says so
-                pipe.send(what)
-        return [self._answer(pipe) for pipe in self._pipes]
-
-    def _answer(self, pipe: Any) -> Any:
-        try:
-            answer = pipe.recv()
-        except (EOFError, ConnectionResetError):
-            raise GaincurateError("a worker died (out of memory, perhaps); use fewer --workers.") from None
-        if isinstance(answer, GaincurateError):
-            raise answer
-        return answer
-
-    def __enter__(self) -> Crew:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._end(_PATIENCE if error is None else 0.0)
-
-    def _end(self, seconds: float) -> None:
-        if seconds:
-            for pipe in self._pipes:
-                pipe.close()  # which a worker that waits takes as its end
-        end_workers(self._workers, seconds)
-        for pipe in self._pipes:
-            pipe.close()
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--rows", type=int, default=120, help="made-up prompts, as long as MATH's")
+    parser.add_argument("--passes", type=int, default=3, help="how often each way runs")
+    given = parser.parse_args()
+    resolved = resolve_machine(MachineConfig(dtype=given.dtype, device=given.device))
+    if resolved.type == "cpu":
+        settle_memory()
+    files = find_model(given.model)
+    config = load_config(files)
+    load = partial(load_model, files, config, device=resolved.devices[0])
+    vocab_size, limit = config.get_text_config(decoder=True).vocab_size, model_max_length(config)
+    prompts = made_up_prompts(given.rows, prefix=115, vocab_size=vocab_size, limit=limit)
+    rates = measure(
+        load(dtype=resolved.dtype),
+        prompts,
+        budget=resolved.batch_tokens,
+        passes=given.passes,
+        one_by_one=20,
+        float32=load(dtype="float32") if resolved.type == "cpu" and resolved.dtype != "float32" else None,
+    )
+    facts = {**machine(resolved.devices[0]), "model": given.model, "dtype": resolved.dtype}
+    print(", ".join(f"{key} {value}" for key, value in facts.items()))
+    print("  " + ", ".join(asdict(rates[0])).replace("_", " "))
+    print_rows([asdict(rate) for rate in rates])
 
 
-def _work(pipe: Any, model: str, dtype: str, threads: int, prompts: list[Segmented], budget: int) -> None:
-    torch.set_num_threads(threads)
-    settle_memory()
-    try:
-        files = find_model(model)
-        loaded = load_model(files, load_config(files), device="cpu", dtype=dtype)
-        forward = PackedPrefill(Prefill(loaded))
-        forward.try_on(prompts[:2])
-    except GaincurateError as error:
-        pipe.send(error)
-        return
-    except UnsupportedAttention as error:
-        pipe.send(
-            GaincurateError(f"--workers times the packed forward, which {model} does not allow: {error}.")
-        )
-        return
-    pipe.send("ready")
-    while True:
-        try:
-            what = pipe.recv()
-        except EOFError:  # the parent is gone
-            return
-        try:
-            answer: Any = (
-                gemm_speeds(loaded, budget) if what == "gemm" else run_batches(forward, prompts, budget)
-            )
-        except Exception as error:
-            if (refusal := refused_by_the_system(error)) is None:
-                raise
-            answer = StorageError(refusal)
-        pipe.send(answer)
+if __name__ == "__main__":
+    main()
