@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import (
     AfterValidator,
@@ -33,6 +33,7 @@ from gaincurate.scoring.split import read_split
 DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,9})?")
 """What `--device` takes."""
 MAX_WEIGHT = 1e30  # times a cosine, still a float32
+MOST_THREADS = 1024  # OpenMP gives up, or crashes, at a number that no machine has
 Signal = Literal["angle", "nll", "entropy", "embedding"]
 SIGNALS: tuple[Signal, ...] = ("angle", "nll", "entropy", "embedding")
 
@@ -97,7 +98,7 @@ class DeviceConfig(BaseModel):
     ] = "auto"
     threads: Annotated[
         int | None,
-        Field(ge=1),
+        Field(ge=1, le=MOST_THREADS),
         Option("CPU threads of a process. Default: torch's, shared among processes.", MACHINE),
     ] = None
     batch_tokens: Annotated[
@@ -249,6 +250,13 @@ class ScoreConfig(MachineConfig, ClusterConfig):
             shown="1/1",
         ),
     ] = Split()
+    reuse: Annotated[
+        list[str],
+        Option(
+            "A finished scored set whose scores rows with the same id and prompt take; may be repeated.",
+            metavar="SET",
+        ),
+    ] = Field(default_factory=list)
     overwrite: Annotated[bool, Option("Delete the set in --out first.")] = False
     allow_pickle: Annotated[bool, Option("Accept pickled weights; they can run code.", ADVANCED)] = False
     trust_remote_code: Annotated[bool, Option("Run a model repository's own code.", ADVANCED)] = False
@@ -267,6 +275,13 @@ class ScoreConfig(MachineConfig, ClusterConfig):
                 f"--inter-weight {value}: expected a number from -{MAX_WEIGHT:g} to {MAX_WEIGHT:g}."
             )
         return value
+
+    @field_validator("reuse", mode="before")
+    @classmethod
+    def _as_texts(cls, value: object) -> list[str]:
+        return [
+            str(each) for each in ([value] if isinstance(value, str | Path) else cast("list[Any]", value))
+        ]
 
     @field_validator("signals", mode="before")
     @classmethod
@@ -302,6 +317,7 @@ class ScoreOptions(EngineOptions, total=False):
     on_overlong: Literal["error", "truncate", "skip"]
     shard_rows: int
     split_run: Split
+    reuse: str | Path | Sequence[str | Path]
 
 
 def check_signals(value: object) -> tuple[Signal, ...]:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gaincurate import __version__
-from gaincurate.core.artifact import EXECUTION, Artifact, Json
+from gaincurate.core.artifact import EXECUTION, MANIFEST, Artifact, Json
 from gaincurate.core.files import digest_json, fitting_lines
 from gaincurate.core.manifest import Document
 from gaincurate.core.scored_set import SCORES, ScoredSet
@@ -60,6 +60,8 @@ def read_back(summary: Summary, manifest: Json, scored: ScoredSet | None) -> Non
     summary.complete = True
     for name in ("rows", "rejected", "truncated", "rows_without_prefix", "zero_vectors"):
         setattr(summary, name, manifest[name])
+    if "reuse" in manifest["identity"]:
+        summary.reused = sum(entry["reused"] for entry in manifest["shards"])
     if summary.rows and scored is not None:
         angle = scored.column("gc_angle").to_numpy()
         length = scored.column("gc_question_tokens").to_numpy()
@@ -79,6 +81,9 @@ def asked_of(config: ScoreConfig) -> str | None:
         data = [path for name in sorted(glob.glob(config.data)) for path in _files(Path(name))]
         if not data:
             return None
+        data += [
+            Path(scored) / MANIFEST for scored in config.reuse
+        ]  # of one in a store there is no such file
         stats = [
             [os.path.realpath(path), path.stat().st_size, path.stat().st_mtime_ns] for path in [*model, *data]
         ]
