@@ -224,7 +224,11 @@ class ScoreConfig(MachineConfig, ClusterConfig):
     logits_memory: Annotated[
         int, Field(ge=1), Option("MiB that logits may take at a time, for nll and entropy.", MACHINE)
     ] = 512
-    inter_weight: Annotated[float, Option("Weight of the inter term in gc_angle.", ADVANCED)] = 1.0
+    inter_weight: Annotated[
+        float,
+        Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT),
+        Option("Weight of the inter term in gc_angle.", ADVANCED),
+    ] = 1.0
     max_length: Annotated[
         int | None,
         Field(ge=1),
@@ -265,15 +269,6 @@ class ScoreConfig(MachineConfig, ClusterConfig):
     @classmethod
     def _without_secrets(cls, value: str) -> str:
         located(value)
-        return value
-
-    @field_validator("inter_weight")
-    @classmethod
-    def _finite(cls, value: float) -> float:
-        if not abs(value) <= MAX_WEIGHT:
-            raise InputError(
-                f"--inter-weight {value}: expected a number from -{MAX_WEIGHT:g} to {MAX_WEIGHT:g}."
-            )
         return value
 
     @field_validator("reuse", mode="before")

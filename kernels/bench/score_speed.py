@@ -33,32 +33,27 @@ from gaincurate.scoring.segment import Segmented
 
 ONE_BY_ONE = "one prompt at a time"
 IN_FLOAT32 = "one prompt at a time, float32"
+BATCHED = ("padded batches", "packed", "packed, plain products")
 _TAIL = 5  # tokens after each made-up question
 _SHORTEST, _LONGEST = 8, 2048  # tokens of one
 
-Counts = tuple[int, int, float]
-"""Rows, computed tokens, seconds in the angle code."""
-Speeds = tuple[float, float]
-"""Operations in a second of a model's matrix products: by `torch.nn.functional.linear`, and by the faster of
-that and of weights laid out once (`products`)."""
+Counts = tuple[int, int]
+"""Rows and computed tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """One way: median rows and computed tokens in a second, the times as fast as one prompt at a time (in
-    the same dtype, in one process with all threads), the shares of the device's matrix-product speeds (None
-    where its products were not counted), the share of the time in the angle code.
-    """
+    """One way: medians over the passes. Shares are None where no linear layer of torch's own was counted."""
 
     method: str
     rows_per_second: float
     tokens_per_second: float
     times_one_by_one: float
+    """Rows in a second over those of one prompt at a time, in the same dtype."""
     share_of_gemm: float | None
-    """Of `torch.nn.functional.linear` at the model's shapes."""
+    """Operations in a second over those of `torch.nn.functional.linear` alone at the model's shapes."""
     share_of_fastest: float | None
-    """Of the fastest product known here."""
-    share_in_angle: float | None
+    """The same over the faster of those and of products with weights laid out once."""
     peak_gib: float | None
     """Of a GPU's memory, weights included; the most that a pass took."""
 
@@ -115,101 +110,68 @@ def measure(
     prefill = Prefill(model)
     few = [prompts[i] for i in np.linspace(0, len(prompts) - 1, min(one_by_one, len(prompts))).astype(int)]
 
-    ways = {ONE_BY_ONE: _Way(lambda: _one_by_one(model, few))}
+    ways: dict[str, Callable[[], Counts]] = {ONE_BY_ONE: lambda: _one_by_one(model, few)}
     if float32 is not None:
-        ways[IN_FLOAT32] = _Way(lambda: _one_by_one(float32, few))
-    per_token = _gemm_flops(prefill, prompts[0])
-    # A model may have no linear layers of torch's own, as GPT-2: then there is no share to tell.
-    products = partial(gemm_speeds, model, budget) if per_token else None
-    ways["padded batches"] = _Way(lambda: run_batches(prefill, prompts, budget), products)
+        ways[IN_FLOAT32] = lambda: _one_by_one(float32, few)
+    ways["padded batches"] = lambda: run_batches(prefill, prompts, budget)
+    around: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {}
     with contextlib.suppress(UnsupportedAttention):  # the table then has no such line
         packed = PackedPrefill(prefill)
         packed.try_on(prompts[:2])
         packed.give_back()
-        ways[packed.name] = _Way(lambda: run_batches(packed, prompts, budget), products, packed.taken)
-    passed: dict[str, list[_Pass]] = {name: [] for name in ways}
+        ways[packed.name], around[packed.name] = lambda: run_batches(packed, prompts, budget), packed.taken
+    per_token = _gemm_flops(prefill, prompts[0])
     device = next(model.parameters()).device
+    taken: dict[str, list[list[float]]] = {name: [] for name in ways}
     for index in range(passes + 1):
         for name, way in ways.items():
-            timed = _run(way, device)
+            # Before and after each pass, because other work on the machine slows both.
+            speeds = gemm_speeds(model, budget) if per_token and name in BATCHED else None
+            with around.get(name, contextlib.nullcontext)():
+                timed = _run(way, device)
+            if speeds is not None:
+                after = gemm_speeds(model, budget)
+                operations = timed[1] * per_token / timed[2]
+                timed += [2 * operations / (x + y) for x, y in zip(speeds, after, strict=True)]
             if index:  # the first pass warms up
-                passed[name].append(timed)
-    return [_rate(name, passed, per_token) for name in ways]
+                taken[name].append(timed)
+    return [_rate(name, taken) for name in ways]
 
 
-@dataclass(frozen=True, slots=True)
-class _Way:
-    """What is timed, the products that run beside it (None: not counted), and what holds around it."""
-
-    run: Callable[[], Counts]
-    products: Callable[[], Speeds] | None = None
-    around: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
-
-
-def _run(way: _Way, device: torch.device) -> _Pass:
-    before = way.products and way.products()
-    with way.around():
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        begin = time.perf_counter()
-        rows, tokens, angle = way.run()
-        _wait(device)
-        seconds = time.perf_counter() - begin
-        peak = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
-    return _Pass(seconds, rows, tokens, angle, before, way.products and way.products(), peak)
+def _run(way: Callable[[], Counts], device: torch.device) -> list[float]:
+    """Rows, tokens, seconds and GiB at most; 0 where it is no GPU."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    begin = time.perf_counter()
+    rows, tokens = way()
+    _wait(device)
+    seconds = time.perf_counter() - begin
+    return [
+        rows,
+        tokens,
+        seconds,
+        torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else 0,
+    ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Pass:
-    """One pass of one way, and how fast the products were before and after it."""
-
-    seconds: float
-    rows: int
-    tokens: int
-    angle: float
-    before: Speeds | None
-    after: Speeds | None
-    peak: float | None
-
-    def share(self, which: int, per_token: float) -> float | None:
-        """Of the products' speed, the mean of before and after: other work on the machine slows both."""
-        if self.before is None or self.after is None:
-            return None
-        return self.tokens * per_token / self.seconds / ((self.before[which] + self.after[which]) / 2)
-
-
-def _rate(name: str, passed: dict[str, list[_Pass]], per_token: float) -> Rate:
-    passes, baseline = passed[name], passed[ONE_BY_ONE]
-    ratios = [(b.seconds / b.rows) / (a.seconds / a.rows) for a, b in zip(passes, baseline, strict=True)]
-
-    def share(which: int) -> float | None:
-        shares = [value for timed in passes if (value := timed.share(which, per_token)) is not None]
-        return statistics.median(shares) if shares else None
-
-    return Rate(
-        name,
-        statistics.median(timed.rows / timed.seconds for timed in passes),
-        statistics.median(timed.tokens / timed.seconds for timed in passes),
-        statistics.median(ratios),
-        share(0),
-        share(1),
-        None
-        if passes[0].before is None
-        else statistics.median(timed.angle / timed.seconds for timed in passes),
-        max((timed.peak for timed in passes if timed.peak is not None), default=None),
+def _rate(name: str, taken: dict[str, list[list[float]]]) -> Rate:
+    passes, slow = np.array(taken[name]), np.array(taken[ONE_BY_ONE])
+    rows, tokens, seconds = passes[:, :3].T
+    times = (rows / seconds) / (slow[:, 0] / slow[:, 2])
+    gemm, fastest = np.median(passes[:, 4:], 0).tolist() or (None, None)
+    per_second, tokens_per_second, faster = (
+        float(np.median(values)) for values in (rows / seconds, tokens / seconds, times)
     )
+    return Rate(name, per_second, tokens_per_second, faster, gemm, fastest, passes[:, 3].max() or None)
 
 
 def run_batches(forward: Prefill | PackedPrefill, prompts: Sequence[Segmented], budget: int) -> Counts:
     """One pass in batches, with the angle scores of each."""
-    tokens, angle = 0, 0.0
+    tokens = 0
     for batch in forward.run(prompts, budget):
-        _wait(batch.states.hidden.device)
-        begin = time.perf_counter()
         angle_scores(batch.states, [prompts[place] for place in batch.places])
-        angle += time.perf_counter() - begin
         tokens += batch.tokens
-    return len(prompts), tokens, angle
+    return len(prompts), tokens
 
 
 @torch.inference_mode()
@@ -227,7 +189,7 @@ def _one_by_one(model: nn.Module, prompts: Sequence[Segmented]) -> Counts:
         question = cosines[prompt.prefix :]
         float(question[:, prompt.prefix :].mean() + question[:, : prompt.prefix].mean())
         tokens += ids.shape[1]
-    return len(prompts), tokens, 0.0
+    return len(prompts), tokens
 
 
 def _wait(device: torch.device) -> None:
@@ -236,10 +198,11 @@ def _wait(device: torch.device) -> None:
 
 
 @torch.inference_mode()
-def gemm_speeds(model: nn.Module, rows: int, repeats: int = 3) -> Speeds:
-    """How fast the model's own matrix products are, so many rows at a time.
+def gemm_speeds(model: nn.Module, rows: int, repeats: int = 3) -> tuple[float, float]:
+    """Operations in a second of the model's matrix products, so many rows at a time, each alone in a loop.
 
-    Each product alone, in a loop: what a forward that did nothing else would reach.
+    Returns:
+        By `torch.nn.functional.linear`, and by the faster of that and of weights laid out once.
     """
     shapes = Counter(tuple(m.weight.shape) for m in model.modules() if isinstance(m, nn.Linear))
     some = next(model.parameters())

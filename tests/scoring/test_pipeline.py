@@ -188,7 +188,7 @@ def test_overwriting_deletes_our_files_alone_and_nothing_before_the_ids_are_righ
     assert score(data, tiny_model, out, overwrite=True, layer=1).complete
     assert (out / "notes.txt").read_text() == "mine"
     assert gaincurate.open_scores(out).identity["layer"] == 1
-    with pytest.raises(InputError, match="--overwrite would delete the source"):
+    with pytest.raises(InputError, match="--overwrite would delete "):
         score(str(out), tiny_model, out, overwrite=True)
 
 
