@@ -173,14 +173,10 @@ def score(
             facts = _estimated(config, trial, quiet)
             output.as_json({**asdict(facts), "out": str(facts.out)}) if as_json else print_estimate(facts)
             return
-        from gaincurate.scoring.finished import answer
-
         if config.split_run.source and not quiet:
             output.note(f"--shard {config.split_run} from {config.split_run.source}")
-        summary = answer(config)
-        if summary is None:
-            need_scoring_packages()
-            summary = _scored(config, quiet)
+        need_scoring_packages()
+        summary = _scored(config, quiet)
         if as_json:
             output.as_json({**asdict(summary), "out": str(summary.out)})
         elif not quiet:

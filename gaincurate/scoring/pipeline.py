@@ -18,10 +18,10 @@ from gaincurate.core.locks import one_at_a_time, work_folder
 from gaincurate.core.options import checked
 from gaincurate.core.progress import Progress, for_python
 from gaincurate.core.scored_set import SCORES, ScoredSet
+from gaincurate.core.stats import spearman
 from gaincurate.errors import StorageError
 from gaincurate.scoring.config import ScoreConfig, ScoreOptions
 from gaincurate.scoring.engines import engine
-from gaincurate.scoring.finished import asked_of, read_back
 from gaincurate.scoring.identity import execution_record
 from gaincurate.scoring.ids import has_ids, write_ids
 from gaincurate.scoring.plan import Plan
@@ -68,7 +68,6 @@ def score_dataset(config: ScoreConfig, progress: Progress | None = None) -> Summ
     """
     progress, summary = progress or Progress(), Summary(config.out)
     begun = time.perf_counter()
-    asked = asked_of(config)  # before reading: a file that changes meanwhile counts
     artifact = Artifact(config.out, SCORES)
     artifact.read_identity(damaged=config.overwrite)
     with engine(config, progress, summary) as run, artifact.writing(config.split_run):
@@ -76,7 +75,7 @@ def score_dataset(config: ScoreConfig, progress: Progress | None = None) -> Summ
         run.score(run.plan.own_shards(), present)
         finish(run.plan, artifact, summary)
         summary.elapsed = time.perf_counter() - begun
-        log(run.plan, artifact, summary, asked)
+        log(run.plan, artifact, summary)
     return summary
 
 
@@ -149,14 +148,22 @@ def finish(plan: Plan, artifact: Artifact, summary: Summary) -> None:
         if not artifact.finished:
             artifact.finish(plan.identity, plan.shards)
     shutil.rmtree(work_folder(out), ignore_errors=True)
-    # Of a set in a store the whole would have to be fetched for what the manifest does not say.
-    read_back(summary, artifact.read_manifest(), None if artifact.remote else ScoredSet(out, verify=False))
+    manifest, summary.complete = artifact.read_manifest(), True
+    for name in ("rows", "rejected", "truncated", "rows_without_prefix", "zero_vectors"):
+        setattr(summary, name, manifest[name])
+    if "reuse" in plan.identity:
+        summary.reused = sum(entry["reused"] for entry in manifest["shards"])
+    # A set in a store would have to be fetched whole for what the manifest does not say.
+    if summary.rows and not artifact.remote:
+        scored = ScoredSet(out, verify=False)
+        angle, length = (scored.column(name).to_numpy() for name in ("gc_angle", "gc_question_tokens"))
+        summary.spearman_length = spearman(angle, length)
 
 
-def log(plan: Plan, artifact: Artifact, summary: Summary, asked: str | None) -> None:
-    """Write down how this process ran, by which `--dry-run` estimates; `asked` is `asked_of` the run."""
+def log(plan: Plan, artifact: Artifact, summary: Summary) -> None:
+    """Write down how this process ran, by which `--dry-run` estimates."""
     seconds, ended = {stage: round(value, 3) for stage, value in summary.seconds.items()}, time.time()
-    line = execution_record(plan.config, plan.machine) | {"asked": asked if summary.complete else None}
+    line = execution_record(plan.config, plan.machine)
     line |= {"ended": ended, "scored": summary.scored, "seconds": seconds}
     line |= {"elapsed": round(summary.elapsed, 3), "host": platform.node()}
     with suppress(StorageError):  # a full disk: what was scored is there all the same

@@ -46,7 +46,7 @@ class Sets:
         out = self.folder / name
         config = ScoreConfig(**{"data": self.data(name, rows), "out": out, "reuse": places, **given})
         progress = Progress()
-        progress.note = self.notes.append  # type: ignore[method-assign]
+        progress.note = self.notes.append  # type: ignore[method-assign, assignment]
         return score_dataset(config, progress)
 
     def rows(self, name: str) -> dict[str, dict[str, Any]]:
