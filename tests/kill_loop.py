@@ -19,9 +19,8 @@ def main(data: str, model: str, folder: Path, kills: int, reuse: list[str]) -> d
     """Compare every killed and finished set with an uninterrupted one; `reuse` as the option."""
 
     def config(out: Path) -> ScoreConfig:
-        return ScoreConfig(
-            data=data, model=model, out=out, shard_rows=10, on_error="skip", threads=1, reuse=reuse
-        )
+        options = {"shard_rows": 10, "on_error": "skip", "threads": 1, "reuse": reuse}
+        return ScoreConfig(**{"data": data, "model": model, "out": out, **options})  # type: ignore[arg-type]
 
     return kill_at_random(
         score_dataset, config, folder, kills, left=lambda out: len(list(out.glob("shard-*")))

@@ -82,7 +82,6 @@ class Kind:
         hints: what else to say where an identity differs in this key alone.
         manifest: what its manifest has to say.
         in_stores: whether it may lie in an object store.
-        differences: says in words where two identities differ. Default: their keys and values.
     """
 
     name: str
@@ -98,7 +97,6 @@ class Kind:
     work: str = ""
     hints: Mapping[str, str] | None = None
     in_stores: bool = False
-    differences: Callable[[Sequence[tuple[str, Any, Any]]], str] | None = None
 
 
 class Artifact:
@@ -224,21 +222,11 @@ class Artifact:
             listed = "; ".join(f"{key} was {was!r} and is now {now!r}" for key, was, now in changes[:_LISTED])
             more = f"; and {len(changes) - _LISTED} more" if len(changes) > _LISTED else ""
             hint = (self.kind.hints or {}).get(changes[0][0], "") if len(changes) == 1 else ""
-            keys = [key for key, _, _ in changes]
-            if self.kind.differences:
-                raise OutputError(
-                    f"{self.kind.differences(changes)}{hint}: {path} holds {self.kind.holds} of another run. "
-                    f"Give another --out, where --reuse {self.folder} takes those of equal rows, "
-                    "repeat the first run's options, or start over with --overwrite.",
-                    path=str(path),
-                    keys=keys,
-                    details=changes,
-                )
             raise OutputError(
                 f"{path} holds {self.kind.holds} of another run: {listed}{hint}{more}. Give another --out, "
                 "repeat the first run's options, or start over with --overwrite.",
                 path=str(path),
-                keys=keys,
+                keys=[key for key, _, _ in changes],
             )
 
     def _other_kind(self, facts: Json) -> str | None:

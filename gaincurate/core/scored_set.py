@@ -58,64 +58,6 @@ def _totals(parts: Sequence[Json], rejected: int) -> Json:
     }
 
 
-_WORDS = {
-    "source.rows": "another number of rows",
-    "source.fingerprint": "other data",
-    "source.prompt_column": "another prompt column",
-    "source.answer_column": "another answer column",
-    "source.id_column": "another id column",
-    "source.tools_column": "another tools column",
-    "source": "another reading of the data",
-    "model": "another model",
-    "model.name": "another name of the model",
-    "tokenizer.chat_template": "another chat template",
-    "tokenizer": "another tokenizer",
-    "segmentation.system": "another system message",
-    "segmentation.shots": "other examples",
-    "segmentation.template_kwargs": "other template variables",
-    "segmentation.max_length": "another longest prompt",
-    "segmentation": "another prompt rendering",
-    "dtype": "another dtype",
-    "signals": "other signals",
-    "layer": "another layer",
-    "site": "another scored tensor",
-    "reuse": "other --reuse sets",
-    "device": "another kind of processor",
-    "versions": "other library versions",
-    "threads": "another number of threads",
-    "batch_tokens": "another batch size",
-    "shard_rows": "shards of another size",
-}
-"""By key of an identity or its beginning, in the order in which a refusal names them."""
-
-
-def differences(changes: Sequence[tuple[str, Any, Any]]) -> str:
-    """The differences of two scored sets' identities (`differing_keys`) in words, each once.
-
-    A difference that follows from another one is left out: of the data where the number of rows differs, of
-    the model's name where its weights differ, of the rendering where an option of the prompt differs.
-    """
-    keys = {key for key, _, _ in changes}
-    implied = {"source.fingerprint"} if "source.rows" in keys else set()
-    if "model.weights" in keys:
-        implied |= {"model.name", "model.revision"}
-    if any(key.startswith(("tokenizer", "segmentation.")) for key in keys - {"segmentation.rendering"}):
-        implied.add("segmentation.rendering")
-    order, words = list(_WORDS), dict[int, str]()
-    for key, was, now in changes:
-        parts = key.split(".")
-        name = next((n for n in (".".join(parts[:k]) for k in (3, 2, 1)) if n in _WORDS), None)
-        word = _WORDS[name] if name else f"another {key}"
-        if key == "source.rows" and isinstance(was, int) and isinstance(now, int):
-            count = abs(now - was)
-            word = f"{count:,} row{'s' * (count != 1)} {'more' if now > was else 'fewer'}"
-        elif name == key and key in ("dtype", "source.prompt_column", "site", "layer"):
-            word += f" ({was} before, {now} now)"
-        if key not in implied:
-            words.setdefault(order.index(name) if name else len(order) + len(words), word)
-    return ", ".join(word for _, word in sorted(words.items()))
-
-
 SCORES = Kind(
     name="scored set",
     holds="scores",
@@ -128,7 +70,6 @@ SCORES = Kind(
     own=(COLUMNS,),
     work="ids.bin",
     in_stores=True,
-    differences=differences,
     hints={
         "segmentation.rendering": " (the chat template writes today's date, it seems: pin it, for Llama 3 "
         'with --template-kwargs \'{"date_string": "26 Jul 2024"}\')'

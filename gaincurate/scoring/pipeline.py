@@ -21,6 +21,7 @@ from gaincurate.core.scored_set import SCORES, ScoredSet
 from gaincurate.core.stats import spearman
 from gaincurate.errors import StorageError
 from gaincurate.scoring.config import ScoreConfig, ScoreOptions
+from gaincurate.scoring.differences import refuse_other
 from gaincurate.scoring.engines import engine
 from gaincurate.scoring.identity import execution_record
 from gaincurate.scoring.ids import has_ids, write_ids
@@ -102,7 +103,7 @@ def begin(plan: Plan, artifact: Artifact, progress: Progress, summary: Summary) 
                 progress.note(note)
             fresh.replace(ids)  # after the identity: a kill never leaves an old one with new ids
             return set()
-        artifact.refuse_other(begun, plan.identity)
+        refuse_other(artifact, begun, plan.identity)
         present = artifact.present(plan.identity, plan.shards)
         if len(present) < plan.shards:
             artifact.reopen()
@@ -124,7 +125,7 @@ def shards_kept(plan: Plan, artifact: Artifact) -> set[int]:
         begun = artifact.read_identity()
         kept = begun is not None and (begun == plan.identity or not _nothing_scored(plan.config, artifact))
         if kept and begun is not None:
-            artifact.refuse_other(begun, plan.identity)
+            refuse_other(artifact, begun, plan.identity)
     return artifact.indexes(plan.shards) if kept else set()
 
 

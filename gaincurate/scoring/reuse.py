@@ -18,8 +18,9 @@ from gaincurate.core.manifest import differing_keys
 from gaincurate.core.progress import Progress
 from gaincurate.core.prompts import Columns
 from gaincurate.core.schema import EMBEDDING, ID, PREFIX, SCORE_FIELDS, Score, signal_fields, take
-from gaincurate.core.scored_set import ScoredSet, differences
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
+from gaincurate.scoring.differences import differences
 
 # Which rows there are, and how they lie in shards; signals are compared one by one.
 _ROWS = {"source", "shard_rows", "signals", "reuse"}

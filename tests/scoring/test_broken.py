@@ -122,13 +122,6 @@ def test_a_file_that_no_tokenizer_is_read_from_is_not_blamed(folder: Path) -> No
     assert fault_of("tokenizer", folder, [folder / "model.safetensors"]) is None
 
 
-def test_mistrals_own_tokenizer_is_one(folder: Path) -> None:
-    for path in folder.glob("*token*"):
-        path.unlink()
-    (folder / "tekken.json").write_text("{}")
-    assert fault_of("tokenizer", folder, [folder / "model.safetensors"]) is None
-
-
 def test_a_folder_without_a_tokenizer(folder: Path) -> None:
     for path in folder.glob("*token*"):
         path.unlink()
@@ -182,12 +175,6 @@ def test_a_real_gguf_cut_short(tmp_path: Path, keep: int) -> None:
     text = refusal(path)
     assert text.startswith("cannot load the configuration of model.gguf: ")
     assert text.endswith(f". {OTHER}")
-
-
-def test_whole_files_are_not_blamed(folder: Path, many: Path) -> None:
-    for model in (folder, many):
-        for what in ("configuration", "tokenizer", "weights"):
-            assert fault_of(what, model, sorted(model.glob("*.safetensors"))) is None
 
 
 def test_the_command_ends_as_with_any_model_that_cannot_be_used(folder: Path, rows_file: Path) -> None:

@@ -142,7 +142,9 @@ def test_another_identity_is_refused_naming_what_differs(tmp_path: Path, tiny_mo
     out = tmp_path / "out"
     score(data, tiny_model, out)
     before = tree(out)
-    with pytest.raises(OutputError, match=r"^another dtype \(float32 before, bfloat16 now\), another layer") as caught:
+    with pytest.raises(
+        OutputError, match=r"^another dtype \(float32 before, bfloat16 now\), another layer"
+    ) as caught:
         score(data, tiny_model, out, dtype="bfloat16", layer=0)
     assert caught.value.data["keys"] == ["dtype", "layer"]
     tiny.write_jsonl(Path(data), tiny.questions(41))

@@ -5,28 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import transformers
 
 import tiny
-from architectures import ARCHITECTURES
 from bench.score_speed import _gemm_flops, gemm_speeds, made_up_prompts, measure
 from gaincurate.scoring.prefill import Prefill
 
 ROOT = Path(__file__).parents[2]
-
-
-def test_made_up_prompts_share_a_prefix_and_are_as_long_as_real_ones() -> None:
-    prompts = made_up_prompts(500, prefix=115, vocab_size=512)
-    lengths = np.array([prompt.question_tokens for prompt in prompts])
-    assert 55 < np.median(lengths) < 75
-    assert 8 <= lengths.min() <= lengths.max() <= 2048
-    assert len({prompt.token_ids[:115].tobytes() for prompt in prompts}) == 1
-    assert all(prompt.prefix == 115 and len(prompt.token_ids) == prompt.end + 5 for prompt in prompts)
-    again = made_up_prompts(500, prefix=115, vocab_size=512)
-    assert all(np.array_equal(a.token_ids, b.token_ids) for a, b in zip(prompts, again, strict=True))
-    assert max(int(prompt.token_ids.max()) for prompt in prompts) < 512
 
 
 def test_every_way_is_timed_and_a_shared_prefix_is_not_counted_again() -> None:
@@ -50,13 +36,6 @@ def test_every_way_is_timed_and_a_shared_prefix_is_not_counted_again() -> None:
         assert rate.share_of_fastest is not None
         assert 0 < rate.share_of_fastest <= rate.share_of_gemm
     assert model.config._attn_implementation == before
-
-
-def test_a_model_that_cannot_be_packed_has_no_such_line() -> None:
-    falcon = next(a for a in ARCHITECTURES if a.name == "falcon")
-    model = tiny.model(falcon.config()).base_model
-    rates = measure(model, made_up_prompts(4, prefix=3, vocab_size=512), budget=256, passes=1, one_by_one=2)
-    assert [rate.method for rate in rates] == ["one prompt at a time", "padded batches"]
 
 
 def test_a_model_without_linear_layers_has_no_share_of_products() -> None:

@@ -154,7 +154,6 @@ def test_a_saved_set_whose_data_file_is_cut_is_a_sentence(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("data", "asked"),
     [
-        ("name", ("name", None, None)),
         ("owner/name", ("owner/name", None, None)),
         ("owner/name:main", ("owner/name", "main", None)),
         ("owner/na-me.v2:conf@abc123", ("owner/na-me.v2", "conf", "abc123")),

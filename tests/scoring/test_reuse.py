@@ -187,9 +187,7 @@ def test_scores_of_another_kind_are_refused_in_words(
     assert str(refused.value).startswith(f"{words}: {sets.folder / 'old'} holds scores of another run. ")
 
 
-def test_a_folder_with_another_set_says_how_the_data_differ_and_names_the_option(
-    sets: Sets, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_with_another_set_says_how_the_data_differ_and_names_the_option(sets: Sets) -> None:
     rows = [{**row, "prompt": row["question"]} for row in tiny.questions(60)]
     out = sets.folder / "old"
     sets.score("old", rows[:40], signals="angle")
@@ -259,7 +257,6 @@ def test_the_function_and_the_command_take_it(sets: Sets, tiny_model: Path) -> N
     assert run(*command[:5], old, *command[6:], "--reuse", old, "--overwrite").stderr.splitlines()[-1] == (
         f"error: --overwrite would delete {old}, which this run reads. Give another --out."
     )
-    assert "--dry-run counts every row as one to score" in run(*command, "--reuse", old, "--dry-run").stderr
     assert (
         "is no scored set"
         in run(*command[:5], out / "x", *command[6:], "--reuse", sets.folder / "none").stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import torch
 import tiny
 from command import run, tree
 from gaincurate.core.progress import Progress
-from gaincurate.errors import GaincurateError, InputError, StorageError
+from gaincurate.errors import GaincurateError, InputError
 from gaincurate.scoring import engines
 from gaincurate.scoring.config import ScoreConfig
 from gaincurate.scoring.identity import resolve_machine
@@ -70,30 +69,6 @@ def test_what_a_worker_refuses_is_said_as_one_process_says_it(tmp_path: Path, ti
         said.append(result.stderr.splitlines()[-1])
     assert said[0] == said[1]
     assert "row 50 (from 0, id " in said[0]
-
-
-@pytest.mark.parametrize(
-    ("error", "said"),
-    [
-        (MemoryError(), "there is not enough memory"),
-        (RuntimeError("can't start new thread"), "the system gives no more threads"),
-    ],
-)
-def test_what_the_system_refuses_a_worker_is_a_sentence_too(
-    error: Exception, said: str, data: Path, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refused(*_: Any) -> Any:
-        raise error
-
-    monkeypatch.setattr(engines, "make_plan", refused)
-    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    engines._work(
-        ScoreConfig(data=str(data), model=str(tiny_model), out=tmp_path / "o"), {}, None, events, 0.0
-    )
-    kind, found = events.get_nowait()
-    assert kind == "error"
-    assert isinstance(found, StorageError)
-    assert said in str(found)
 
 
 @pytest.mark.slow
