@@ -87,7 +87,7 @@ docs-serve: $(READY)  ## show the site at http://localhost:8000 while you write
 	$(BIN)/zensical serve --config-file docs/zensical.toml
 
 bench: $(READY)  ## time the angle code on this machine
-	$(BIN)/gaincurate bench kernel
+	PYTHONPATH=kernels $(BIN)/python kernels/bench/kernel_speed.py
 
 # With the Python at hand and no set-up: a machine with a GPU often has its own torch and no network.
 bench-gpu:  ## check and time kernel and scoring on a CUDA GPU, in one call

@@ -1,4 +1,4 @@
-"""Kills scoring runs at random instants. Usage: kill_loop.py DATA MODEL FOLDER KILLS. Prints one JSON object."""
+"""Kills scoring runs at random instants. Usage: kill_loop.py DATA MODEL FOLDER KILLS [SET]. Prints one JSON object."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from gaincurate.scoring.pipeline import score_dataset
 from kills import kill_at_random
 
 
-def main(data: str, model: str, folder: Path, kills: int) -> dict[str, object]:
-    """Compare every killed and finished set with an uninterrupted one."""
+def main(data: str, model: str, folder: Path, kills: int, reuse: list[str]) -> dict[str, object]:
+    """Compare every killed and finished set with an uninterrupted one; `reuse` as the option."""
 
     def config(out: Path) -> ScoreConfig:
-        return ScoreConfig(data=data, model=model, out=out, shard_rows=10, on_error="skip", threads=1)
+        options = {"shard_rows": 10, "on_error": "skip", "threads": 1, "reuse": reuse}
+        return ScoreConfig(**{"data": data, "model": model, "out": out, **options})  # type: ignore[arg-type]
 
     return kill_at_random(
         score_dataset, config, folder, kills, left=lambda out: len(list(out.glob("shard-*")))
@@ -27,4 +28,4 @@ def main(data: str, model: str, folder: Path, kills: int) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]))))
+    print(json.dumps(main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), sys.argv[5:])))

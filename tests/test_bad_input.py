@@ -210,7 +210,6 @@ OPTIONS: dict[str, tuple[list[str], str]] = {
         ["--max-length", "9000"],
         "--max-length 9000 is over the 512 positions that {M} was made for; its states after them mean nothing.",
     ),
-    "weight": (["--inter-weight", "1e31"], "--inter-weight 1e+31: expected a number from -1e+30 to 1e+30."),
     "template arguments": (
         ["--template-kwargs", "yes"],
         "--template-kwargs 'yes': expected a JSON object, such as {\"enable_thinking\": false}.",

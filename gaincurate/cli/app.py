@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import gaincurate
-from gaincurate.cli import bench, difficulty, output, schedule
+from gaincurate.cli import difficulty, output, schedule
 from gaincurate.cli.compare import compare
 from gaincurate.cli.derive import derive
 from gaincurate.cli.doctor import doctor
@@ -46,7 +46,6 @@ app.command(cls=Command)(export)
 app.add_typer(difficulty.app, name="difficulty")
 app.command(cls=Command)(doctor)
 app.command(cls=Command)(compare)
-app.add_typer(bench.app, name="bench")
 
 
 def _version(asked: bool) -> None:

@@ -66,7 +66,8 @@ class ProgressView(Progress):
         """See `Progress`."""
         self._done += n
         for name, count in also.items():
-            self._also[name] = self._also.get(name, 0) + count
+            if name != "reused":  # rows with the scores of another set have no rate of their own
+                self._also[name] = self._also.get(name, 0) + count
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self._done, text=self._text())
         raise_lost_stop()

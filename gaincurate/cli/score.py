@@ -67,6 +67,8 @@ def print_summary(summary: Summary, verbose: bool = False) -> None:
     facts = [output.counted(summary.rows or 0, "row"), f"{summary.rejected:,} rejected"]
     if summary.truncated:
         facts.append(f"{summary.truncated:,} truncated")
+    if summary.reused is not None:
+        facts.append(f"{summary.reused:,} with scores from --reuse")
     output.fitted(f"{summary.out} is {state}: {', '.join(facts)}")
     if not summary.rows:  # what else there is to say is `need_a_row`'s
         return
@@ -148,7 +150,10 @@ def score(
         Option("With --dry-run: time the first N rows, which are scored and thrown away.", min=1),
     ] = None,
     as_json: Annotated[bool, Option("Print the summary as JSON.", names=("--json",))] = False,
-    verbose: Annotated[bool, Option("Print where the time went too.", names=("--verbose", "-v"))] = False,
+    verbose: Annotated[
+        bool,
+        Option("Also print where the time went, and each key that differs.", names=("--verbose", "-v")),
+    ] = False,
     quiet: Annotated[bool, Option("Print errors alone.", names=("--quiet", "-q"))] = False,
 ) -> None:
     """Score a prompt set and write it as Arrow shards with score columns.
@@ -159,7 +164,7 @@ def score(
     Example: gaincurate score gsm8k.parquet --model demo --out scored
     """
     again = f"Run the same command again to go on: {shlex.join(['gaincurate', *sys.argv[1:]])}"
-    with output.reporting(again):
+    with output.reporting(again, verbose=verbose):
         use_cache(cache)
         if trial is not None and not dry_run:
             raise InputError(f"--trial {trial} goes with --dry-run.")
@@ -168,14 +173,10 @@ def score(
             facts = _estimated(config, trial, quiet)
             output.as_json({**asdict(facts), "out": str(facts.out)}) if as_json else print_estimate(facts)
             return
-        from gaincurate.scoring.finished import answer
-
         if config.split_run.source and not quiet:
             output.note(f"--shard {config.split_run} from {config.split_run.source}")
-        summary = answer(config)
-        if summary is None:
-            need_scoring_packages()
-            summary = _scored(config, quiet)
+        need_scoring_packages()
+        summary = _scored(config, quiet)
         if as_json:
             output.as_json({**asdict(summary), "out": str(summary.out)})
         elif not quiet:

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import (
     AfterValidator,
@@ -33,6 +33,7 @@ from gaincurate.scoring.split import read_split
 DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,9})?")
 """What `--device` takes."""
 MAX_WEIGHT = 1e30  # times a cosine, still a float32
+MOST_THREADS = 1024  # OpenMP gives up, or crashes, at a number that no machine has
 Signal = Literal["angle", "nll", "entropy", "embedding"]
 SIGNALS: tuple[Signal, ...] = ("angle", "nll", "entropy", "embedding")
 
@@ -83,7 +84,6 @@ def _batch_tokens(value: str) -> int | None:
 
 
 _Device = Annotated[str, Option("auto, cpu, cuda or cuda:N.", MACHINE, metavar="NAME")]
-_Csv = Annotated[Path | None, Option("Also write the figures here.", names=("--csv",))]
 
 
 class DeviceConfig(BaseModel):
@@ -98,7 +98,7 @@ class DeviceConfig(BaseModel):
     ] = "auto"
     threads: Annotated[
         int | None,
-        Field(ge=1),
+        Field(ge=1, le=MOST_THREADS),
         Option("CPU threads of a process. Default: torch's, shared among processes.", MACHINE),
     ] = None
     batch_tokens: Annotated[
@@ -112,42 +112,6 @@ class DeviceConfig(BaseModel):
             shown="auto",
         ),
     ] = None
-
-
-class BenchConfig(DeviceConfig):
-    """What `gaincurate bench score` times."""
-
-    model: Annotated[
-        str, Option("Hub id, folder, .gguf file, or 'demo'.", names=("--model", "-m"), metavar="NAME")
-    ] = "demo"
-    rows: Annotated[int, Field(ge=2, le=10**9), Option("Made-up prompts, as long as MATH's.")] = 120
-    prefix: Annotated[int, Field(ge=0, le=10**9), Option("Tokens of the prefix that they share.")] = 115
-    passes: Annotated[int, Field(ge=1), Option("How often each way runs.")] = 3
-    one_by_one: Annotated[int, Field(ge=1), Option("Prompts for the slowest way.")] = 20
-    workers: Annotated[
-        int | None,
-        Field(ge=2),
-        Option("Also time so many processes that share the CPU's threads.", MACHINE),
-    ] = None
-    csv_file: _Csv = None
-
-
-class KernelBenchConfig(BaseModel):
-    """What `gaincurate bench kernel` times."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    tokens: Annotated[int | None, Field(ge=64, le=10**9), Option("Tokens in a call. Default: by device.")] = (
-        None
-    )
-    hidden: Annotated[int | None, Field(ge=1, le=16384), Option("Hidden size. Default: by device.")] = None
-    sample: Annotated[int, Field(ge=4), Option("Tokens of one prompt.")] = 2048
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"],
-        Option("Of the states. auto: bfloat16 on a GPU, float32 on a CPU.", MACHINE),
-    ] = "auto"
-    device: _Device = "auto"
-    csv_file: _Csv = None
 
 
 class MachineConfig(DeviceConfig):
@@ -260,7 +224,11 @@ class ScoreConfig(MachineConfig, ClusterConfig):
     logits_memory: Annotated[
         int, Field(ge=1), Option("MiB that logits may take at a time, for nll and entropy.", MACHINE)
     ] = 512
-    inter_weight: Annotated[float, Option("Weight of the inter term in gc_angle.", ADVANCED)] = 1.0
+    inter_weight: Annotated[
+        float,
+        Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT),
+        Option("Weight of the inter term in gc_angle.", ADVANCED),
+    ] = 1.0
     max_length: Annotated[
         int | None,
         Field(ge=1),
@@ -286,6 +254,13 @@ class ScoreConfig(MachineConfig, ClusterConfig):
             shown="1/1",
         ),
     ] = Split()
+    reuse: Annotated[
+        list[str],
+        Option(
+            "A finished scored set whose scores rows with the same id and prompt take; may be repeated.",
+            metavar="SET",
+        ),
+    ] = Field(default_factory=list)
     overwrite: Annotated[bool, Option("Delete the set in --out first.")] = False
     allow_pickle: Annotated[bool, Option("Accept pickled weights; they can run code.", ADVANCED)] = False
     trust_remote_code: Annotated[bool, Option("Run a model repository's own code.", ADVANCED)] = False
@@ -296,14 +271,12 @@ class ScoreConfig(MachineConfig, ClusterConfig):
         located(value)
         return value
 
-    @field_validator("inter_weight")
+    @field_validator("reuse", mode="before")
     @classmethod
-    def _finite(cls, value: float) -> float:
-        if not abs(value) <= MAX_WEIGHT:
-            raise InputError(
-                f"--inter-weight {value}: expected a number from -{MAX_WEIGHT:g} to {MAX_WEIGHT:g}."
-            )
-        return value
+    def _as_texts(cls, value: object) -> list[str]:
+        return [
+            str(each) for each in ([value] if isinstance(value, str | Path) else cast("list[Any]", value))
+        ]
 
     @field_validator("signals", mode="before")
     @classmethod
@@ -339,6 +312,7 @@ class ScoreOptions(EngineOptions, total=False):
     on_overlong: Literal["error", "truncate", "skip"]
     shard_rows: int
     split_run: Split
+    reuse: str | Path | Sequence[str | Path]
 
 
 def check_signals(value: object) -> tuple[Signal, ...]:

@@ -88,9 +88,11 @@ def estimate(config: ScoreConfig, progress: Progress | None = None, trial: int |
     """
     if config.engine == "ray":
         raise InputError("--dry-run looks at this machine alone; leave --engine ray out of it.")
+    if config.reuse:
+        raise InputError("--dry-run counts every row as one to score; leave --reuse out of it.")
     progress = progress or Progress()
     plan = make_plan(config, progress, Summary(config.out))
-    mine = {k for k in range(plan.shards) if config.split_run.owns(k)}
+    mine = plan.own_shards()
     there = mine & shards_kept(plan, Artifact(config.out, SCORES))
     left = sorted(mine - there)
     lengths, unusable = _count(plan, left, progress)

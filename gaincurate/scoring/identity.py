@@ -34,7 +34,6 @@ PREFILL = "packed/3"
 share computed once, on a CPU products of weights laid out once, wherever that gives what the model's own
 forward does; each shard says what it was."""
 _CPU_BATCH_TOKENS = 1024
-_MANY_THREADS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,7 @@ def resolve_machine(config: MachineConfig) -> Machine:
     """Settle everything that is `auto`.
 
     Raises:
-        InputError: a device that is not here, a dtype that it does not do, or far more threads than CPUs.
+        InputError: a device that is not here, or a dtype that it does not do.
     """
     device = config.device
     if device == "auto":
@@ -89,7 +88,6 @@ def resolve_machine(config: MachineConfig) -> Machine:
     devices = _devices(config, device)
     threads = None
     if kind == "cpu":
-        _refuse_too_many_threads(config.threads)
         threads = config.threads or max(1, torch.get_num_threads() // len(devices))
     return Machine(devices, name, dtype, threads, config.batch_tokens or _batch_tokens(device))
 
@@ -109,18 +107,6 @@ def _devices(config: MachineConfig, device: str) -> tuple[str, ...]:
             f"--workers {workers}: there are {len(alike)} devices of this kind to use; a GPU has one worker."
         )
     return tuple(alike[:workers])
-
-
-def _refuse_too_many_threads(threads: int | None) -> None:
-    """OpenMP gives up, or crashes, at a number that no machine has, long after the options were read."""
-    cpus = os.cpu_count() or 1
-    # More than there are is slow and may be meant: to go on with a set that a larger machine began.
-    most = max(_MANY_THREADS, 4 * cpus)
-    if threads is not None and threads > most:
-        raise InputError(
-            f"--threads {threads}: this machine has {cpus} CPU{'s' * (cpus != 1)}; give at most {most}, or "
-            "leave --threads out to take torch's number."
-        )
 
 
 def _batch_tokens(device: str) -> int:

@@ -21,7 +21,7 @@ import transformers
 from gaincurate.core.files import digest_bytes, digest_file, digest_json
 from gaincurate.errors import ModelError, lacks_memory
 from gaincurate.scoring.model_files import ModelFiles as ModelFiles
-from gaincurate.scoring.model_files import diagnose_load_error, is_failure
+from gaincurate.scoring.model_files import fault_of, is_failure
 from gaincurate.scoring.model_files import find_model as find_model
 
 # Pre-tokenizers of llama.cpp for which transformers' conversion of a byte-level BPE is right as it is,
@@ -42,22 +42,22 @@ def _load(what: str, files: ModelFiles, load: Callable[[], Any]) -> Any:
         except BaseException as error:  # a broken file can make its reader raise anything
             if not is_failure(error):
                 raise
-            # torch puts frames of C++ after its reason, and a KeyError is the key alone.
-            text = " ".join(str(error).partition("Exception raised from")[0].split())
-            text = _CLASS.sub(r"\1", text)
-            text = text if " " in text else f"{type(error).__name__}: {text}"
-            hint = ""
-            if "trust_remote_code" in text:
-                hint = " Pass --trust-remote-code only if you trust the repository."
-            reason = f"{text[:300].rstrip('.')}.{hint}"
-            hub = f"{files.name} --revision {files.revision}" if files.revision else None
-            try:
-                if lacks_memory(error):
-                    raise MemoryError
-                reason = diagnose_load_error(what, files.folder, files.weights, hub) or reason
-            except MemoryError:
-                reason = "there is not enough memory. Free some, or raise `ulimit -v`, if one is set."
+            reason = _reason(what, files, error)
             raise ModelError(f"cannot load the {what} of {files.name}: {reason}") from error
+
+
+def _reason(what: str, files: ModelFiles, error: BaseException) -> str:
+    if lacks_memory(error):
+        return "there is not enough memory. Free some, or raise `ulimit -v`, if one is set."
+    if fault := fault_of(what, files.folder, files.weights):
+        return fault
+    # torch puts frames of C++ after its reason, and a KeyError is the key alone.
+    text = _CLASS.sub(r"\1", " ".join(str(error).partition("Exception raised from")[0].split()))
+    text = text if " " in text else f"{type(error).__name__}: {text}"
+    hint = "A file may be damaged, incomplete or of another version: copy or download the model again."
+    if "trust_remote_code" in text:
+        hint = "Pass --trust-remote-code only if you trust the repository."
+    return f"{text[:300].rstrip('.')}. {hint}"
 
 
 def load_config(files: ModelFiles) -> Any:

@@ -6,18 +6,17 @@ still has to know that it is the one that scored.
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import os
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gaincurate.core.files import digest_files, reading
 from gaincurate.core.foreign import json_file
-from gaincurate.errors import ModelError, lacks_memory
+from gaincurate.errors import ModelError
 
 DEMO = "demo"
 _DEMO_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -29,29 +28,20 @@ _GGUF_HEADER = struct.Struct("<4xIQQ")
 _TOKENIZER = ("*token*", "vocab.*", "*.model", "*.tiktoken", "tekken.json")
 _READ = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 """What every tokenizer is read from, where it is there."""
-_CUT = "it is cut short or damaged"
-_AGAIN = "Copy or download it again"
-_Fault = tuple[str, str]
-"""What is wrong with a file, and what to do."""
 
 
-def diagnose_load_error(what: str, folder: Path, weights: Sequence[Path], hub: str | None) -> str | None:
-    """What is wrong with the first broken file that a part of a model is read from; None if none is.
+def fault_of(what: str, folder: Path, weights: Sequence[Path]) -> str | None:
+    """The sentence for the first broken file that a part of a model is read from; None if none is.
 
     Args:
         what: `configuration`, `tokenizer` or `weights`.
         folder: the model's.
         weights: its weight files, or its one .gguf file, which holds everything.
-        hub: where the files are from, as `hf download` takes it; None for files of the user's own.
 
     Raises:
         StorageError: a file cannot be read at all.
     """
-    if weights[0].suffix == ".gguf":
-        paths = list(weights)
-    elif what == "configuration":
-        paths = [folder / "config.json"]
-    elif what == "tokenizer":
+    if what == "tokenizer" and weights[0].suffix != ".gguf":
         if not any(match for pattern in _TOKENIZER for match in folder.glob(pattern)):
             return (
                 f"{folder} has no tokenizer. Copy tokenizer.json and tokenizer_config.json there from the "
@@ -61,125 +51,44 @@ def diagnose_load_error(what: str, folder: Path, weights: Sequence[Path], hub: s
     else:
         # A whole file is taken whatever an index beside it says.
         paths = [*weights, *([] if (folder / _WHOLE).exists() else folder.glob(_INDEX))]
-    for path in paths:
-        if (fault := _fault(path)) is not None:
-            problem, step = fault
-            if hub is not None and step.startswith(_AGAIN):
-                step = f"Download it again: `hf download {hub} {path.name} --force-download`"
-            return f"{path} {problem}. {step}."
-    return None
+    if what == "configuration" and weights[0].suffix != ".gguf":
+        paths = [folder / "config.json"]
+    return next((fault for path in paths if (fault := file_fault(path))), None)
 
 
-def need_gguf(path: Path) -> None:
-    """Refuse what cannot be a .gguf file.
+def file_fault(path: Path) -> str | None:
+    """The sentence for a file that is a pointer, empty, cut short or damaged; None for any other.
 
     Raises:
-        ModelError: it does not begin as one does, or its header counts more entries than it has bytes.
-        StorageError: it cannot be read.
+        StorageError: it cannot be read at all.
     """
-    head, fault = _head(path), None
-    if not head.startswith(b"GGUF"):
-        fault = _no_content(head) or ("is no gguf file: it does not begin with GGUF", _AGAIN)
-    else:
-        version, tensors, values = _GGUF_HEADER.unpack_from(head.ljust(_GGUF_HEADER.size, b"\0"))
-        # The library believes the counts and reads on after the end of the file.
-        if version in (2, 3) and tensors + values > path.stat().st_size:
-            fault = f"is no gguf file: {_CUT}", _AGAIN
-    if fault is not None:
-        raise ModelError(f"{path} {fault[0]}. {fault[1]}.")
-
-
-def _head(path: Path) -> bytes:
     with reading(path), path.open("rb") as file:
-        return file.read(len(_POINTER))
-
-
-def _no_content(head: bytes) -> _Fault | None:
-    if not head:
-        return "is empty", _AGAIN
+        head = file.read(len(_POINTER))
     if head == _POINTER:
-        return "is a pointer of Git LFS and not the file itself", "Run `git lfs pull` in its folder"
-    return None
-
-
-def _fault(path: Path) -> _Fault | None:
-    if (fault := _no_content(_head(path))) is not None:
-        return fault
-    if path.suffix == ".gguf":
-        return None if _reads(_gguf_fault, path) else _unread("gguf file", "gguf")
-    if path.suffix == ".safetensors":
-        return None if _reads(_safetensors, path) else _unread("safetensors file", "safetensors")
-    if path.suffix != ".json":  # pickled weights, which run code when they are read
-        return None
-    if not _reads(_json, path):
-        return f"is no JSON object: {_CUT}", _AGAIN
-    if path.name == _INDEX:
-        return _index(path)
-    if path.name == "tokenizer.json" and not _reads(_tokenizer, path):
-        return _unread("tokenizer", "tokenizers")
-    return None
-
-
-def _reads(read: Callable[[Path], Any], path: Path) -> bool:
+        return f"{path} is a pointer of Git LFS and not the file itself. Run `git lfs pull` in its folder."
     try:
-        read(path)
-    except BaseException as error:  # what a reader raises at broken bytes can be anything
-        if lacks_memory(error):
-            raise MemoryError from error
-        if not is_failure(error):
-            raise
-        return False
-    return True
+        whole = _opens(path, head)
+    except Exception:  # what a reader raises at broken bytes can be anything
+        whole = False
+    return None if whole else f"{path} is empty, cut short or damaged. Copy or download it again."
+
+
+def _opens(path: Path, head: bytes) -> bool:
+    if path.suffix == ".gguf":
+        # The library believes the counts in the header and reads on after the end of the file.
+        version, tensors, values = _GGUF_HEADER.unpack_from(head)
+        return head.startswith(b"GGUF") and (version not in (2, 3) or tensors + values <= path.stat().st_size)
+    if path.suffix == ".safetensors":
+        import safetensors
+
+        with safetensors.safe_open(path, framework="pt"):
+            return True
+    return bool(head) and (path.suffix != ".json" or isinstance(json_file(path), dict))
 
 
 def is_failure(error: BaseException) -> bool:
     """Whether something failed, and no signal came. A panic of the tokenizers library is no Exception."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
-
-
-def _unread(kind: str, library: str) -> _Fault:
-    version = importlib.metadata.version(library)
-    return (
-        f"is no {kind} that {library} {version} can read: it is cut short, damaged or of another version",
-        _AGAIN,
-    )
-
-
-def _gguf_fault(path: Path) -> None:
-    import gguf
-
-    gguf.GGUFReader(path)
-
-
-def _safetensors(path: Path) -> None:
-    import safetensors
-
-    with safetensors.safe_open(path, framework="pt"):
-        pass
-
-
-def _tokenizer(path: Path) -> None:
-    import tokenizers
-
-    tokenizers.Tokenizer.from_file(str(path))
-
-
-def _json(path: Path) -> dict[str, Any]:
-    value = json_file(path)
-    if not isinstance(value, dict):
-        raise ValueError
-    return value
-
-
-def _index(path: Path) -> _Fault | None:
-    """Whether an index of weights is one, and the files that it names are there."""
-    named = _json(path).get("weight_map")
-    if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
-        return "is no index of weights: it has no weight_map with the names of files", _AGAIN
-    absent = sorted({name for name in named.values() if not (path.parent / name).exists()})
-    if absent:
-        return f"names {absent[0]}, which is not in its folder", "Copy or download that too"
-    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +204,8 @@ def _need_gguf_packages(path: Path) -> None:
             raise ModelError(
                 f"reading {path.name} needs the package {package}: `pip install 'gaincurate[score]'`."
             )
-    need_gguf(path)
+    if fault := file_fault(path):
+        raise ModelError(fault)
 
 
 def _folder(folder: Path, name: str, revision: str | None, allow_pickle: bool, trust: bool) -> ModelFiles:
@@ -358,8 +268,8 @@ def _see_named(folder: Path, weights: Sequence[Path]) -> None:
 def _said(path: Path, key: str) -> Any:
     try:
         with reading(path):
-            return _json(path).get(key)
-    except ValueError:
+            return json_file(path)[key]
+    except (ValueError, LookupError, TypeError):
         return None
 
 

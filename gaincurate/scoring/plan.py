@@ -26,16 +26,27 @@ from gaincurate.scoring.identity import (
 )
 from gaincurate.scoring.lm_head import chunk_rows
 from gaincurate.scoring.model import ModelFiles, find_model, gguf_doubt, load_config, load_tokenizer
-from gaincurate.scoring.readers.source import Hashed, Source, open_source
+from gaincurate.scoring.readers.source import Source, open_source
+from gaincurate.scoring.reuse import Reused, open_reused
 from gaincurate.scoring.segment import Segmenter
 from gaincurate.scoring.summary import Summary
 
 
 @dataclass(frozen=True, slots=True)
-class Outline:
-    """A run as far as its files say: which rows there are, and what the model's part is known to be.
+class ScoringModel:
+    """A model as far as it is known without its weights."""
 
-    It is all that a process without the model needs, such as one that only drives workers.
+    files: ModelFiles
+    config: Any
+    segmenter: Segmenter
+    backend: Literal["triton", "torch"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A run whose inputs were found and understood.
+
+    `model` is None in a process that only drives workers, `reused` in a run without `--reuse`.
     """
 
     config: ScoreConfig
@@ -43,11 +54,17 @@ class Outline:
     source: Source
     columns: Columns
     identity: Json
+    model: ScoringModel | None = None
+    reused: Reused | None = None
 
     @property
     def shards(self) -> int:
         """How many shards the whole set has."""
         return shard_count(self.source.rows, self.config.shard_rows)
+
+    def own_shards(self) -> set[int]:
+        """The shards of this part of the run (`--shard`)."""
+        return {shard for shard in range(self.shards) if self.config.split_run.owns(shard)}
 
     def bounds(self, shard: int) -> tuple[int, int]:
         """First source row of a shard and the row after its last; of the source alone, not of the run."""
@@ -59,26 +76,13 @@ class Outline:
         return sum(stop - start for start, stop in map(self.bounds, shards))
 
 
-@dataclass(frozen=True, slots=True)
-class Plan(Outline):
-    """A run whose inputs were found and understood."""
-
-    files: ModelFiles
-    model_config: Any
-    segmenter: Segmenter
-    backend: Literal["triton", "torch"]
-
-
-def open_data(
-    config: ScoreConfig, progress: Progress, summary: Summary, hashed: Hashed | None = None
-) -> tuple[Source, Columns]:
+def open_data(config: ScoreConfig, progress: Progress, summary: Summary) -> tuple[Source, Columns]:
     """Open the source and find its columns.
 
     Args:
         config: of the run.
         progress: hears what was found.
         summary: its time is counted here.
-        hashed: see `open_source`.
 
     Raises:
         InputError: it is not right, or --overwrite cannot be.
@@ -89,7 +93,7 @@ def open_data(
             "shards. Delete the folder first."
         )
     with summary.timed("reading"):
-        source = open_source(config.data, split=config.split, limit=config.limit, hashed=hashed)
+        source = open_source(config.data, split=config.split, limit=config.limit)
         columns = find_columns(
             source.schema,
             source.first(),
@@ -99,33 +103,29 @@ def open_data(
             tools=config.tools_column,
         )
     paths = [Path(getattr(reader, "path", config.data)) for reader in source.readers]
-    if config.overwrite and any(_inside(config.out, path) for path in [*paths, located(config.data)]):
-        raise InputError(
-            f"--overwrite would delete the source: {config.data} is in {config.out}. Give another --out."
-        )
+    for path in [*paths, *map(located, [config.data, *config.reuse])] if config.overwrite else ():
+        if _inside(config.out, path):
+            raise InputError(f"--overwrite would delete {path}, which this run reads. Give another --out.")
     for note in (note for reader in source.readers for note in getattr(reader, "notes", ())):
         progress.note(note)
     progress.note(f"{source.name}: {source.rows:,} row{'s' * (source.rows != 1)}; {columns.note}")
     return source, columns
 
 
-def make_plan(
-    config: ScoreConfig, progress: Progress, summary: Summary, hashed: Hashed | None = None
-) -> Plan:
+def make_plan(config: ScoreConfig, progress: Progress, summary: Summary) -> Plan:
     """Open the source, find the model, its tokenizer and template, and settle what is `auto`.
 
     Args:
         config: of the run.
         progress: hears what was found.
         summary: times are counted here.
-        hashed: see `open_source`.
 
     Raises:
         InputError: any of these is not right.
     """
     shots = check_shots(config.shots, "")
     machine = resolve_machine(config)
-    source, columns = open_data(config, progress, summary, hashed)
+    source, columns = open_data(config, progress, summary)
     with summary.timed("loading"):
         files = find_model(
             config.model,
@@ -141,7 +141,6 @@ def make_plan(
         if config.needs_head:
             # Refuses too little memory before weights are loaded.
             chunk_rows(config.logits_memory, vocabulary)
-        backend = choose_backend(config, machine, model_config)
         segmenter = Segmenter(
             tokenizer,
             system=config.system,
@@ -155,6 +154,7 @@ def make_plan(
         )
         if columns.tools and not segmenter.renders_tools:
             progress.note("this model's chat template renders no tools, so scores are without them")
+        model = ScoringModel(files, model_config, segmenter, choose_backend(config, machine, model_config))
         identity = make_identity(
             config,
             source=source,
@@ -164,10 +164,15 @@ def make_plan(
             tokenizer=tokenizer,
             segmenter=segmenter,
             machine=machine,
-            backend=backend,
+            backend=model.backend,
             max_length=max_length,
         )
-    return Plan(config, machine, source, columns, identity, files, model_config, segmenter, backend)
+        reused = None
+        if config.reuse:
+            sets = open_reused(config.reuse)
+            identity["reuse"] = [scored.manifest_hash for scored in sets]
+            reused = Reused(sets, identity, columns, progress)
+    return Plan(config, machine, source, columns, identity, model, reused)
 
 
 def _inside(folder: Path, path: Path) -> bool:

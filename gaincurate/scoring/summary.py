@@ -19,8 +19,9 @@ class Summary:
 
     `scored`, `tokens` (computed, without padding), `elapsed` seconds and `seconds` by stage are of this
     process; reading, segmenting and writing go on beside the model, and `waiting` is what it waited for them.
-    `rows`, `rejected`, `truncated`, `rows_without_prefix`, `zero_vectors` (scored tokens without a direction)
-    and `spearman_length` (rank correlation of `gc_angle` with the question's tokens) are of the finished set.
+    `rows`, `rejected`, `truncated`, `rows_without_prefix`, `zero_vectors` (scored tokens without a
+    direction), `reused` (rows with the scores of other sets; None in a run without `--reuse`) and
+    `spearman_length` (rank correlation of `gc_angle` with the question's tokens) are of the finished set.
     """
 
     out: Path
@@ -34,6 +35,7 @@ class Summary:
     truncated: int | None = None
     rows_without_prefix: int | None = None
     zero_vectors: int | None = None
+    reused: int | None = None
     spearman_length: float | None = None
 
     @property

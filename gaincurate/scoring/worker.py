@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
@@ -35,7 +34,7 @@ from gaincurate.scoring.lm_head import Head
 from gaincurate.scoring.model import load_model
 from gaincurate.scoring.packed_attention import UnsupportedAttention
 from gaincurate.scoring.packed_prefill import PackedPrefill
-from gaincurate.scoring.plan import Plan
+from gaincurate.scoring.plan import Plan, ScoringModel
 from gaincurate.scoring.prefill import Prefill
 from gaincurate.scoring.readers.source import Cursor
 from gaincurate.scoring.segment import Segmented, Unusable
@@ -48,56 +47,16 @@ U = TypeVar("U")
 _TRIAL_TOKENS = 256
 
 
-def prefetch(work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
-    """`work` on each item in a thread; the next is begun when the one before is handed out.
-
-    At most one result waits, so memory does not grow with the number of items.
-    """
-    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
-        waiting: Future[U] | None = None
-        try:
-            for item in items:
-                following = pool.submit(work, item)
-                if waiting is not None:
-                    yield waiting.result()
-                waiting = following
-            if waiting is not None:
-                yield waiting.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-class AsyncWriter:
-    """Runs one function at a time in a thread, while the caller goes on with something else.
-
-    Leaving the block waits for the last one; an error comes out of the next `run` or there.
-    """
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="writer")
-        self._last: Future[None] | None = None
-
-    def __enter__(self) -> AsyncWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if kind is None:
-                self._wait()
-        finally:
-            self._pool.shutdown(wait=True)
-
-    def run(self, work: Callable[[], None]) -> None:
-        """Begin `work` once what was begun before is done."""
-        self._wait()
-        self._last = self._pool.submit(work)
-
-    def _wait(self) -> None:
-        last, self._last = self._last, None
-        if last is not None:
-            last.result()
+def one_ahead(pool: Executor, work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
+    """`work` on each item in the pool; the next is begun when the one before is handed out."""
+    waiting: Future[U] | None = None
+    for item in items:
+        following = pool.submit(work, item)
+        if waiting is not None:
+            yield waiting.result()
+        waiting = following
+    if waiting is not None:
+        yield waiting.result()
 
 
 def score_shards(
@@ -116,30 +75,13 @@ def score_shards(
         summary: counts and times are added here.
         ids: of the rows, those that were written with the run's beginning by default.
     """
-    config, out = plan.config, plan.config.out
+    config, out, model = plan.config, plan.config.out, plan.model
+    assert model is not None
     progress.loading("the model")
     with summary.timed("loading"):
-        if plan.machine.threads:
-            torch.set_num_threads(plan.machine.threads)
-        if plan.machine.type == "cpu":
-            settle_memory()
-        whole = load_model(
-            plan.files,
-            plan.model_config,
-            device=plan.machine.devices[0],
-            dtype=plan.machine.dtype,
-            auto=transformers.AutoModelForCausalLM if config.needs_head else transformers.AutoModel,
-        )
-        head = Head(whole, config.logits_memory) if config.needs_head else None
-        prefill = Prefill(
-            whole if head is None else head.decoder,
-            layer=config.layer,
-            site=config.site,
-            final=len(config.signals) > 1,
-            tails="entropy" in config.signals,
-        )
+        prefill, head = _load(plan, model)
     progress.loading("")
-    signals = Signals(config, plan.backend, head, summary)
+    signals = Signals(config, model.backend, head, summary)
     more = signal_fields(config.signals, prefill.width)
     cursor = Cursor(plan.source)
     ids = ids or Ids(plan.columns, partial(records_in, work_folder(out) / "ids.bin"))
@@ -150,7 +92,10 @@ def score_shards(
             table = cursor.read(start, stop)
             names = ids.of(start, table)
         shard = Shard(plan, start, names, summary, progress)
-        return _Prepared(index, table, names, shard, shard.segment(table))
+        prompts = shard.segment(table)
+        with summary.timed("reading"):
+            taken = plan.reused.of(table, names, prompts) if plan.reused else {}
+        return _Prepared(index, table, names, shard, prompts, taken)
 
     def write(ready: _Prepared, scores: dict[int, Score], facts: Json) -> None:
         start, stop = plan.bounds(ready.index)
@@ -158,29 +103,65 @@ def score_shards(
             facts = {**facts, "first_row": start, "source_rows": stop - start}
             scored = scored_table(ready.table, ready.names, scores, more)
             Artifact(out, SCORES).write_part(ready.index, plan.identity, scored, facts)
-        counts = {"units": len(ready.prompts), "tokens": ready.shard.tokens}  # as `advance` had them
+        # As `advance` had them.
+        counts = {"units": len(ready.prompts), "tokens": ready.shard.tokens, "reused": len(ready.taken)}
         progress.part(config.split_run.named(ready.index, plan.shards), shard=ready.index, **counts)
 
     forward: Forward | None = None
-    with AsyncWriter() as writer:
-        for ready in _waited_for(prefetch(prepare, shards), summary):
-            if forward is None and ready.prompts:
+    written: Future[None] | None = None
+    with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "writer") as writer:
+        for ready in _waited_for(one_ahead(reader, prepare, shards), summary):
+            if forward is None and (left := ready.left()):
                 with summary.timed("loading"):
-                    forward = without_padding(prefill, list(ready.prompts.values()), progress, head)
-            scores, facts = ready.shard.score(ready.prompts, forward or prefill, signals)
+                    forward = without_padding(prefill, list(left.values()), progress, head)
+            scores, facts = ready.shard.score(ready, forward or prefill, signals)
             with summary.timed("waiting"):
-                writer.run(partial(write, ready, scores, facts))
+                if written is not None:
+                    written.result()
+                written = writer.submit(write, ready, scores, facts)
+        if written is not None:
+            written.result()
+
+
+def _load(plan: Plan, model: ScoringModel) -> tuple[Prefill, Head | None]:
+    """The model's forward to the scored tensor, and its head where a signal needs that."""
+    config = plan.config
+    if plan.machine.threads:
+        torch.set_num_threads(plan.machine.threads)
+    if plan.machine.type == "cpu":
+        settle_memory()
+    whole = load_model(
+        model.files,
+        model.config,
+        device=plan.machine.devices[0],
+        dtype=plan.machine.dtype,
+        auto=transformers.AutoModelForCausalLM if config.needs_head else transformers.AutoModel,
+    )
+    head = Head(whole, config.logits_memory) if config.needs_head else None
+    prefill = Prefill(
+        whole if head is None else head.decoder,
+        layer=config.layer,
+        site=config.site,
+        final=len(config.signals) > 1,
+        tails="entropy" in config.signals,
+    )
+    return prefill, head
 
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A shard that was read and segmented."""
+    """A shard that was read and segmented: by place, prompts and the scores that other sets have."""
 
     index: int
     table: pa.Table
     names: list[str]
     shard: Shard
     prompts: dict[int, Segmented]
+    taken: dict[int, Score]
+
+    def left(self) -> dict[int, Segmented]:
+        """The prompts to score."""
+        return {place: prompt for place, prompt in self.prompts.items() if place not in self.taken}
 
 
 def _waited_for(items: Iterator[_Prepared], summary: Summary) -> Iterator[_Prepared]:
@@ -246,7 +227,8 @@ def segmented(plan: Plan, table: pa.Table) -> dict[int, Segmented | Unusable]:
     results: dict[int, Segmented | Unusable] = {
         place: Unusable(str(problem)) for place, problem in rows.items() if place not in chats
     }
-    return results | dict(zip(chats, plan.segmenter(messages, tools), strict=True))
+    assert plan.model is not None
+    return results | dict(zip(chats, plan.model.segmenter(messages, tools), strict=True))
 
 
 class Shard:
@@ -288,7 +270,7 @@ class Shard:
         return prompts
 
     def score(
-        self, prompts: dict[int, Segmented], forward: Forward, signals: Signals
+        self, ready: _Prepared, forward: Forward, signals: Signals
     ) -> tuple[dict[int, Score], dict[str, Any]]:
         """Scores by place, in order, and what the shard's metadata say of its rows.
 
@@ -298,8 +280,10 @@ class Shard:
             RowError: a row's states, or what is made of them, are not finite, and the run is not to skip it.
             GaincurateError: a prompt alone is too much for the device.
         """
-        budget = self._plan.machine.batch_tokens
+        prompts, budget = ready.left(), self._plan.machine.batch_tokens
         unusable = dict(self._rejected)
+        if ready.taken:
+            self._progress.advance(len(ready.taken), tokens=0, reused=len(ready.taken))
         while True:
             try:
                 scores, zero_vectors = self._score(prompts, forward, signals, budget)
@@ -321,6 +305,9 @@ class Shard:
                     f"warning: out of memory; the shard from row {self._start} starts over with "
                     f"{budget:,} tokens in a batch"
                 )
+        scores = dict(sorted({**ready.taken, **scores}.items()))
+        prompts, reused = ready.prompts, self._plan.reused
+        prefills = {forward.name} if ready.left() or not reused else set[str]()
         facts: dict[str, Any] = {
             "rows": len(scores),
             "rejected": [
@@ -333,6 +320,11 @@ class Shard:
             "norm_was_fused": forward.norm is not None,
             "prefill": forward.name,
         }
+        if reused:
+            facts["reused"] = len(ready.taken)
+            if ready.taken:
+                facts["prefill"] = "+".join(sorted(prefills | reused.prefills))
+                facts["norm_was_fused"] |= reused.norm_was_fused
         if budget != self._plan.machine.batch_tokens:
             facts["restarted_with_batch_tokens"] = budget
         return scores, facts
@@ -350,7 +342,7 @@ class Shard:
                 batch = self._next(batches, chosen, forward)
                 if batch is None:
                     self.tokens = tokens
-                    return dict(sorted(scores.items())), zero_vectors
+                    return scores, zero_vectors
                 measured = signals(batch.states, [chosen[i] for i in batch.places])
                 for i, (score, zeros) in zip(batch.places, measured, strict=True):
                     if isinstance(score, str):

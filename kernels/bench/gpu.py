@@ -21,10 +21,11 @@ from typing import Any
 
 import torch
 
-from gaincurate_kernels import RMSNorm, bench, selftest
+from bench import kernel_speed as bench
+from bench.kernel_speed import print_rows
+from gaincurate_kernels import RMSNorm, selftest
 
 ROOT = Path(__file__).parents[2]
-TARGETS = [(65536, 3584), (262144, 896)]
 TOY = ("toy", (8, 64, 96, 2, 4, 2))
 WIDTHS = [576, 896, 1536, 2048, 3072, 3584, 4096, 5120, 8192, 16384]
 # Prompts, hidden size, intermediate size, layers, heads, key heads: random weights at the shapes of Qwen2.5,
@@ -98,7 +99,7 @@ def checked(device: str, *, tests: bool) -> bool:
 def against_others(device: str, copy: float, rehearse: bool) -> list[dict[str, Any]]:
     """The shapes that the kernel has a target for, beside PyTorch, torch.compile and the pairwise matrix."""
     rows = []
-    for tokens, hidden in TARGETS if not rehearse else [(256, 96)]:
+    for tokens, hidden in bench.SHAPES["cuda"] if not rehearse else [(256, 96)]:
         sample = 2048 if not rehearse else 64
         shape = bench.Shape(tokens, hidden, sample, torch.bfloat16)
         rows += [
@@ -132,7 +133,7 @@ def scoring(device: str, rehearse: bool) -> list[dict[str, Any]]:
     """Rates of scoring with random weights on prompts of real lengths."""
     import transformers
 
-    from gaincurate.scoring import bench
+    from bench import score_speed
 
     rows = []
     for name, (count, hidden, inner, layers, heads, key_heads) in MODELS.items() if not rehearse else [TOY]:
@@ -147,8 +148,8 @@ def scoring(device: str, rehearse: bool) -> list[dict[str, Any]]:
         with torch.device(device):
             model = transformers.AutoModel.from_config(config, dtype=torch.bfloat16).eval()
         budget = 65536 if not rehearse else 256
-        prompts = bench.made_up_prompts(count, prefix=115, vocab_size=config.vocab_size)
-        found = bench.measure(model, prompts, budget=budget, passes=1, one_by_one=50)
+        prompts = score_speed.made_up_prompts(count, prefix=115, vocab_size=config.vocab_size)
+        found = score_speed.measure(model, prompts, budget=budget, passes=1, one_by_one=50)
         rows += [{"model": name, **asdict(rate)} for rate in found]
         print_rows(rows[-len(found) :])
         del model
@@ -199,14 +200,6 @@ def timed(shape: bench.Shape, device: str, copy: float, options: dict[str, Any])
         "gigabytes_per_second": round(rate, 1),
         "percent_of_copy": round(100 * rate / copy, 1),
     }
-
-
-def print_rows(rows: list[dict[str, Any]]) -> None:
-    """One line each."""
-    for row in rows:
-        print(
-            "  " + "  ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()), flush=True
-        )
 
 
 def write(path: Path, rows: list[dict[str, Any]], facts: dict[str, str]) -> None:

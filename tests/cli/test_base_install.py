@@ -82,7 +82,6 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
         "next": ("schedule", "next", run),
         "recipe": ("schedule", "recipe", "trl"),
         "report --run": ("report", scored, "--run", run),
-        "bench": ("bench", "kernel"),
     }
     return dict(zip(commands, run_without(EXTRAS, list(commands.values())), strict=True))
 
@@ -92,7 +91,6 @@ REFUSED = {
     "next": "is finished: all of its 2 rounds are done",
     "score": SCORING,
     "rollout --model": SCORING,
-    "bench": SCORING,
     "derive residual": "scipy",
     "hygiene near": "near duplicates need rensa: `pip install 'gaincurate[hygiene]'`",
     "hygiene --near": "--near needs rensa: `pip install 'gaincurate[hygiene]'`.",

@@ -98,8 +98,6 @@ def test_what_is_printed_is_read_again(tmp_path: Path) -> None:
     [
         (("derive",), {"folder": "set", "signal": "nll", "length_free": "rank-in-bin", "bins": 7}),
         (("schedule", "next"), {"run": "run", "from": "lines", "outcomes": ["a", "b"], "wait": 2.5}),
-        (("bench", "score"), {"passes": 2, "device": "cpu", "csv": "figures.csv", "workers": 3}),
-        (("bench", "kernel"), {"tokens": 128, "hidden": 64, "dtype": "float32"}),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -229,9 +227,6 @@ def test_a_number_that_no_array_holds_is_refused(tmp_path: Path, number: int) ->
 @pytest.mark.parametrize(
     ("command", "option", "number"),
     [
-        (("bench", "kernel"), "--tokens", 2**62),
-        (("bench", "score"), "--rows", 2**62),
-        (("bench", "score"), "--prefix", 2**62),
         (("difficulty", "forecast", "set", "--outcomes", "r.jsonl"), "--group", 2**62),
         (("difficulty", "forecast", "set", "--outcomes", "r.jsonl"), "--tokens", 1e-320),
         (("difficulty", "rollout", "set", "--out", "r", "--verifier", "exact"), "--max-tokens", 2**31),

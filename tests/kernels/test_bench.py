@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from gaincurate_kernels import angle_concentration, bench
+from bench import kernel_speed as bench
+from gaincurate_kernels import angle_concentration
 from gaincurate_kernels.reference import quadratic
 
 SHAPE = bench.Shape(96, 48, 32, torch.float32)

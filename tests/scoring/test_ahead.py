@@ -1,11 +1,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from gaincurate.scoring.worker import AsyncWriter, prefetch
+from gaincurate.scoring.worker import one_ahead
+
+
+def prefetch(work: Callable[[int], int], items: Iterable[int]) -> Iterator[int]:
+    with ThreadPoolExecutor(1) as pool:
+        yield from one_ahead(pool, work, items)
 
 
 def test_results_come_in_order_and_at_most_one_is_computed_ahead() -> None:
@@ -45,50 +51,3 @@ def test_the_next_is_computed_while_the_caller_is_busy() -> None:
     for item in prefetch(work, range(2)):
         if item == 0:
             assert second.wait(30)
-
-
-def test_a_writer_works_beside_the_caller_and_is_waited_for() -> None:
-    may, done = threading.Event(), []
-
-    def slow() -> None:
-        assert may.wait(30)
-        done.append(1)
-
-    with AsyncWriter() as writer:
-        writer.run(slow)
-        assert not done
-        may.set()
-        writer.run(lambda: done.append(2))
-    assert done == [1, 2]
-
-
-def failing() -> None:
-    raise OSError("full")
-
-
-@pytest.mark.parametrize(
-    "then", [lambda writer: writer.run(lambda: None), lambda writer: None], ids=["run", "end"]
-)
-def test_a_writers_error_comes_out_at_the_next_work_or_at_the_end(
-    then: Callable[[AsyncWriter], None],
-) -> None:
-    def begin_and_go_on() -> None:
-        with AsyncWriter() as writer:
-            writer.run(failing)
-            then(writer)
-
-    with pytest.raises(OSError, match="full"):
-        begin_and_go_on()
-
-
-def test_the_callers_own_error_is_not_covered_up_and_the_work_is_finished() -> None:
-    done: list[int] = []
-
-    def begin_and_fail() -> None:
-        with AsyncWriter() as writer:
-            writer.run(lambda: done.append(1))
-            raise KeyError("mine")
-
-    with pytest.raises(KeyError, match="mine"):
-        begin_and_fail()
-    assert done == [1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import json
 import shutil
@@ -18,16 +17,13 @@ import tiny
 from command import run
 from gaincurate.errors import GaincurateError, ModelError, StorageError
 from gaincurate.scoring.model import find_model, load_config, load_model, load_tokenizer
-from gaincurate.scoring.model_files import diagnose_load_error
+from gaincurate.scoring.model_files import fault_of
 
 INDEX = "model.safetensors.index.json"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 5\n"
-AGAIN = "Copy or download it again."
-CUT = f"it is cut short or damaged. {AGAIN}"
-OTHER = f"can read: it is cut short, damaged or of another version. {AGAIN}"
-SAFETENSORS = f"is no safetensors file that safetensors {importlib.metadata.version('safetensors')} {OTHER}"
-GGUF = f"is no gguf file that gguf {importlib.metadata.version('gguf')} {OTHER}"
-TOKENIZER = f"is no tokenizer that tokenizers {importlib.metadata.version('tokenizers')} {OTHER}"
+BROKEN = "is empty, cut short or damaged. Copy or download it again."
+LFS = "is a pointer of Git LFS and not the file itself. Run `git lfs pull` in its folder."
+OTHER = "A file may be damaged, incomplete or of another version: copy or download the model again."
 
 
 @pytest.fixture
@@ -67,11 +63,11 @@ def change(path: Path, how: bytes | int | Callable[[bytes], bytes]) -> Path:
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        (b"", f"is empty. {AGAIN}"),
-        *((keep, SAFETENSORS) for keep in (5, 200, -100)),
-        (b"\x00" * 500, SAFETENSORS),
-        (bytes(range(256)) * 4, SAFETENSORS),
-        (POINTER, "is a pointer of Git LFS and not the file itself. Run `git lfs pull` in its folder."),
+        (b"", BROKEN),
+        *((keep, BROKEN) for keep in (5, 200, -100)),
+        (b"\x00" * 500, BROKEN),
+        (bytes(range(256)) * 4, BROKEN),
+        (POINTER, LFS),
     ],
 )
 def test_broken_weights(folder: Path, how: bytes | int, said: str) -> None:
@@ -79,34 +75,20 @@ def test_broken_weights(folder: Path, how: bytes | int, said: str) -> None:
     assert refusal(folder) == f"cannot load the weights of model: {path} {said}"
 
 
-@pytest.mark.parametrize(
-    ("how", "said"),
-    [
-        (b"", f"is empty. {AGAIN}"),
-        (100, f"is no JSON object: {CUT}"),
-        (b"[]", f"is no JSON object: {CUT}"),
-        (b"\xff\xfe{", f"is no JSON object: {CUT}"),
-        (b"{}", f"is no index of weights: it has no weight_map with the names of files. {AGAIN}"),
-        (
-            b'{"weight_map": {"x": 3}}',
-            f"is no index of weights: it has no weight_map with the names of files. {AGAIN}",
-        ),
-    ],
-)
-def test_a_broken_index_of_weights(many: Path, how: bytes | int, said: str) -> None:
+@pytest.mark.parametrize("how", [b"", 100, b"[]", b"\xff\xfe{"])
+def test_a_broken_index_of_weights(many: Path, how: bytes | int) -> None:
     path = change(many / INDEX, how)
-    assert refusal(many) == f"cannot load the weights of {many.name}: {path} {said}"
+    assert refusal(many) == f"cannot load the weights of {many.name}: {path} {BROKEN}"
 
 
-def test_an_index_that_names_what_is_not_there_and_a_part_that_is_broken(many: Path) -> None:
+def test_the_broken_part_of_many_is_named_and_a_missing_one_is_refused(many: Path) -> None:
     second = many / "model-00002-of-00005.safetensors"
     change(second, -1)
-    assert refusal(many) == f"cannot load the weights of {many.name}: {second} {SAFETENSORS}"
+    assert refusal(many) == f"cannot load the weights of {many.name}: {second} {BROKEN}"
     second.unlink()
-    assert refusal(many) == (
-        f"cannot load the weights of {many.name}: {many / INDEX} names {second.name}, which is not in its "
-        "folder. Copy or download that too."
-    )
+    text = refusal(many)
+    assert text.startswith(f"cannot load the weights of {many.name}: ")
+    assert second.name in text
 
 
 def test_an_index_beside_whole_weights_is_not_blamed(folder: Path) -> None:
@@ -119,38 +101,25 @@ def test_an_index_beside_whole_weights_is_not_blamed(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "tokenizer.json"])
-@pytest.mark.parametrize(
-    ("how", "said"),
-    [
-        (b"", f"is empty. {AGAIN}"),
-        (60, f"is no JSON object: {CUT}"),
-        (b"[]", f"is no JSON object: {CUT}"),
-        (bytes(range(256)), f"is no JSON object: {CUT}"),
-    ],
-)
-def test_broken_json(folder: Path, name: str, how: bytes | int, said: str) -> None:
+@pytest.mark.parametrize("how", [b"", 60, b"[]", bytes(range(256))])
+def test_broken_json(folder: Path, name: str, how: bytes | int) -> None:
     path = change(folder / name, how)
     what = "configuration" if name == "config.json" else "tokenizer"
-    assert refusal(folder) == f"cannot load the {what} of model: {path} {said}"
+    assert refusal(folder) == f"cannot load the {what} of model: {path} {BROKEN}"
 
 
 def test_json_that_is_no_tokenizer(folder: Path) -> None:
-    path = change(folder / "tokenizer.json", b'{"version": "1.0"}')
-    assert refusal(folder) == f"cannot load the tokenizer of model: {path} {TOKENIZER}"
+    change(folder / "tokenizer.json", b'{"version": "1.0"}')
+    text = refusal(folder)
+    assert text.startswith("cannot load the tokenizer of model: ")
+    assert text.endswith(f". {OTHER}")
 
 
 def test_a_file_that_no_tokenizer_is_read_from_is_not_blamed(folder: Path) -> None:
     (folder / "tokenized_sample.json").write_text("[1, 2]")
     for path in ("tokenizer.json", "tokenizer_config.json"):
         (folder / path).unlink()
-    assert diagnose_load_error("tokenizer", folder, [folder / "model.safetensors"], None) is None
-
-
-def test_mistrals_own_tokenizer_is_one(folder: Path) -> None:
-    for path in folder.glob("*token*"):
-        path.unlink()
-    (folder / "tekken.json").write_text("{}")
-    assert diagnose_load_error("tokenizer", folder, [folder / "model.safetensors"], None) is None
+    assert fault_of("tokenizer", folder, [folder / "model.safetensors"]) is None
 
 
 def test_a_folder_without_a_tokenizer(folder: Path) -> None:
@@ -173,12 +142,12 @@ def test_a_file_that_is_no_file(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"", f"is empty. {AGAIN}"),
-        (b"\x00\x01", f"is no gguf file: it does not begin with GGUF. {AGAIN}"),
-        (POINTER, "is a pointer of Git LFS and not the file itself. Run `git lfs pull` in its folder."),
+        (b"", BROKEN),
+        (b"\x00\x01", BROKEN),
+        (POINTER, LFS),
         # The library believes these counts and reads on after the end of the file.
-        (b"GGUF" + struct.pack("<IQQ", 3, 2**60, 1), f"is no gguf file: {CUT}"),
-        (b"GGUF" + struct.pack("<IQQ", 3, 0, 2**60), f"is no gguf file: {CUT}"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 2**60, 1), BROKEN),
+        (b"GGUF" + struct.pack("<IQQ", 3, 0, 2**60), BROKEN),
     ],
 )
 def test_what_cannot_be_a_gguf_is_found_by_its_first_bytes(tmp_path: Path, data: bytes, said: str) -> None:
@@ -188,7 +157,9 @@ def test_what_cannot_be_a_gguf_is_found_by_its_first_bytes(tmp_path: Path, data:
 
 def test_a_gguf_of_another_version_is_what_the_library_says_it_is(tmp_path: Path) -> None:
     path = change(tmp_path / "model.gguf", b"GGUF" + b"\xff" * 64)
-    assert refusal(path) == f"cannot load the configuration of model.gguf: {path} {GGUF}"
+    text = refusal(path)
+    assert text.startswith("cannot load the configuration of model.gguf: ")
+    assert text.endswith(f". {OTHER}")
 
 
 @pytest.mark.demo
@@ -201,29 +172,16 @@ def test_a_gguf_of_another_version_is_what_the_library_says_it_is(tmp_path: Path
 )
 def test_a_real_gguf_cut_short(tmp_path: Path, keep: int) -> None:
     path = change(tmp_path / "model.gguf", find_model("demo").weights[0].read_bytes()[:keep])
-    assert refusal(path) == f"cannot load the configuration of model.gguf: {path} {GGUF}"
-
-
-def test_a_file_of_the_hub_is_downloaded_again_by_a_command(folder: Path) -> None:
-    path = change(folder / "model.safetensors", b"")
-    said = diagnose_load_error("weights", folder, [path], "owner/name --revision abc")
-    again = "`hf download owner/name --revision abc model.safetensors --force-download`"
-    assert said == f"{path} is empty. Download it again: {again}."
-
-
-def test_whole_files_are_not_blamed(folder: Path, many: Path) -> None:
-    for model in (folder, many):
-        for what in ("configuration", "tokenizer", "weights"):
-            assert diagnose_load_error(what, model, sorted(model.glob("*.safetensors")), None) is None
+    text = refusal(path)
+    assert text.startswith("cannot load the configuration of model.gguf: ")
+    assert text.endswith(f". {OTHER}")
 
 
 def test_the_command_ends_as_with_any_model_that_cannot_be_used(folder: Path, rows_file: Path) -> None:
     path = change(folder / "model.safetensors", 200)
     result = run("score", rows_file, "-m", folder, "-o", folder.parent / "out")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr.splitlines()[1:] == [
-        f"error: cannot load the weights of model: {path} {SAFETENSORS}"
-    ]
+    assert result.stderr.splitlines()[1:] == [f"error: cannot load the weights of model: {path} {BROKEN}"]
 
 
 @pytest.mark.parametrize(

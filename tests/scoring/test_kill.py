@@ -9,20 +9,27 @@ from pathlib import Path
 
 import pytest
 
+import gaincurate
 import tiny
 
 TESTS = Path(__file__).parent.parent
 
 
+@pytest.mark.parametrize("reuse", [False, True], ids=["alone", "reuse"])
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_random_instants_and_rerun_the_bytes_are_those_of_an_uninterrupted_run(
-    tmp_path: Path, tiny_model: Path, kills: int
+    tmp_path: Path, tiny_model: Path, kills: int, reuse: bool
 ) -> None:
     rows = tiny.questions(160)
+    reused = []
+    if reuse:
+        old = tiny.write_jsonl(tmp_path / "old.jsonl", rows[50:])
+        reused = [str(tmp_path / "old")]
+        gaincurate.score(str(old), str(tiny_model), *reused, threads=1)
     rows[33]["question"] = "  "  # one row is rejected, so rejected.jsonl is compared too
     data = tiny.write_jsonl(tmp_path / "rows.jsonl", rows)
     command = [sys.executable, str(TESTS / "kill_loop.py"), str(data), str(tiny_model), str(tmp_path)]
-    command.append(str(kills))
+    command += [str(kills), *reused]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=TESTS)
     found = json.loads(done.stdout)
     assert found["finished"]

@@ -142,11 +142,13 @@ def test_another_identity_is_refused_naming_what_differs(tmp_path: Path, tiny_mo
     out = tmp_path / "out"
     score(data, tiny_model, out)
     before = tree(out)
-    with pytest.raises(OutputError, match="dtype was 'float32' and is now 'bfloat16'") as caught:
+    with pytest.raises(
+        OutputError, match=r"^another dtype \(float32 before, bfloat16 now\), another layer"
+    ) as caught:
         score(data, tiny_model, out, dtype="bfloat16", layer=0)
     assert caught.value.data["keys"] == ["dtype", "layer"]
     tiny.write_jsonl(Path(data), tiny.questions(41))
-    with pytest.raises(OutputError, match="source.fingerprint was .*; source.rows was 40 and is now 41"):
+    with pytest.raises(OutputError, match="^1 row more: "):
         score(data, tiny_model, out)
     assert tree(out) == before
 
@@ -188,7 +190,7 @@ def test_overwriting_deletes_our_files_alone_and_nothing_before_the_ids_are_righ
     assert score(data, tiny_model, out, overwrite=True, layer=1).complete
     assert (out / "notes.txt").read_text() == "mine"
     assert gaincurate.open_scores(out).identity["layer"] == 1
-    with pytest.raises(InputError, match="--overwrite would delete the source"):
+    with pytest.raises(InputError, match="--overwrite would delete "):
         score(str(out), tiny_model, out, overwrite=True)
 
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import tiny
+from bench.score_speed import made_up_prompts
 from gaincurate.scoring import cpu
 from gaincurate.scoring.angle import angle_scores
-from gaincurate.scoring.bench import made_up_prompts
 from gaincurate.scoring.cpu import LaidOut
 from gaincurate.scoring.packed_prefill import PackedPrefill
 from gaincurate.scoring.prefill import Prefill

@@ -15,7 +15,7 @@ import tiny
 from command import run, tree
 from gaincurate.core.progress import Progress
 from gaincurate.errors import InputError
-from gaincurate.scoring import pipeline
+from gaincurate.scoring import engines, pipeline
 from gaincurate.scoring.config import ScoreConfig
 from ray_nodes import Nodes, cluster, gone, kill
 
@@ -128,7 +128,7 @@ def watched(
 def held(gate: Path, *arguments: Any) -> Any:
     """A worker that does no shard after the fifth until a file is there."""
     from gaincurate.scoring import worker
-    from gaincurate.scoring.pipeline import _score_on_ray
+    from gaincurate.scoring.engines import _score_on_ray
 
     class Shard(worker.Shard):
         def score(self, *arguments: Any) -> Any:
@@ -145,7 +145,7 @@ def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Until this file is made, no run gets done, however late a loss is."""
     from ray import cloudpickle
 
-    monkeypatch.setattr(pipeline, "_score_on_ray", partial(held, tmp_path / "gate"))
+    monkeypatch.setattr(engines, "_score_on_ray", partial(held, tmp_path / "gate"))
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this module
     yield tmp_path / "gate"
     cloudpickle.unregister_pickle_by_value(sys.modules[__name__])

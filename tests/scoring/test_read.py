@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -201,20 +200,6 @@ def test_the_fingerprint_is_of_the_content_and_its_order_not_of_the_name(tmp_pat
     first = fingerprint("a", "b")
     assert fingerprint("a", "b") == first
     assert len({first, fingerprint("b", "a"), fingerprint("a"), fingerprint("a", "c")}) == 4
-
-
-def test_what_another_process_hashed_is_believed_while_sizes_and_times_agree(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_text('{"prompt": "one"}\n')
-    hashed = replace(open_source(str(path)).hashed(), fingerprint="as another process found it")
-    assert open_source(str(path), hashed=hashed).fingerprint == "as another process found it"
-    stat = path.stat()
-    path.write_text('{"prompt": "two"}\n')
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
-    assert open_source(str(path), hashed=hashed).fingerprint == open_source(str(path)).fingerprint
-    path.write_text('{"prompt": "three"}\n')
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert open_source(str(path), hashed=hashed).fingerprint == open_source(str(path)).fingerprint
 
 
 def test_a_scored_set_is_a_source_and_keeps_its_ids(

@@ -2,12 +2,10 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import datasets
-import huggingface_hub
 import pyarrow as pa
 import pytest
 
@@ -156,7 +154,6 @@ def test_a_saved_set_whose_data_file_is_cut_is_a_sentence(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("data", "asked"),
     [
-        ("name", ("name", None, None)),
         ("owner/name", ("owner/name", None, None)),
         ("owner/name:main", ("owner/name", "main", None)),
         ("owner/na-me.v2:conf@abc123", ("owner/na-me.v2", "conf", "abc123")),
@@ -185,7 +182,7 @@ def test_a_path_comes_before_a_hub_id_of_the_same_name(
     assert not calls
 
 
-@pytest.mark.parametrize("data", ["a/b/c", "owner/name.jsonl", "./name", "name.parquet"])
+@pytest.mark.parametrize("data", ["a/b/c", "owner/name.jsonl", "./name", "name.parquet", "name"])
 def test_what_looks_like_a_path_is_not_asked_of_the_hub(
     data: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -217,74 +214,18 @@ def test_what_datasets_says_of_a_hub_id_is_passed_on(
     )
 
 
-UNREACHED = (
-    "there is no file or folder {data} here, and the Hugging Face Hub, where it could be a data set, cannot be "
-    "reached{why}; check the name, or the network."
-)
-
-
-def online(monkeypatch: pytest.MonkeyPatch, answer: Exception | None) -> list[str]:
-    """As without HF_HUB_OFFLINE; a question of the Hub ends in `answer`."""
-    asked: list[str] = []
-
-    def dataset_info(_: Any, name: str, *, timeout: float) -> None:
-        asked.append(name)
-        if answer is not None:
-            raise answer
-
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
-    return asked
-
-
-@pytest.mark.parametrize("data", ["prompts", "owner/name"])
-def test_a_hub_that_cannot_be_reached_is_a_sentence(data: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub(monkeypatch, ConnectionError(f"Couldn't reach '{data}' on the Hub"))
-    for offline, why in ((True, " (HF_HUB_OFFLINE is set)"), (False, "")):
-        online(monkeypatch, OSError("no name service"))
-        monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", offline)
-        with pytest.raises(SourceError) as caught:
-            open_source(data)
-        assert str(caught.value) == UNREACHED.format(data=data, why=why)
-
-
-def test_a_mistyped_file_is_not_asked_of_the_hub_again_and_again(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("offline", "why"), [(True, " (HF_HUB_OFFLINE is set)"), (False, "")])
+def test_a_hub_that_cannot_be_reached_is_a_sentence(
+    offline: bool, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = online(monkeypatch, OSError("no name service"))
-    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waits to try again"))
+    hub(monkeypatch, ConnectionError("Couldn't reach 'owner/name' on the Hub"))
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", offline)
     with pytest.raises(SourceError) as caught:
-        open_source("prompts")  # through the real `load_dataset`
-    assert str(caught.value) == UNREACHED.format(data="prompts", why="")
-    assert asked == ["prompts"]
-    assert not caplog.records
-    assert datasets.config.HF_HUB_OFFLINE is False
-
-
-@pytest.mark.parametrize(
-    ("data", "answer", "offline"),
-    [
-        ("name", None, False),
-        ("name:conf@v1", None, False),
-        ("na--me", ValueError("no name for a data set"), False),
-        ("name", OSError("no name service"), True),
-        ("owner/name", OSError("no name service"), False),
-    ],
-)
-def test_whether_the_hub_is_tried_to_the_end(
-    data: str, answer: Exception | None, offline: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = online(monkeypatch, answer)
-    seen: list[bool] = []
-
-    def load_dataset(*_: Any, **__: Any) -> Any:
-        seen.append(datasets.config.HF_HUB_OFFLINE)
-        return made(5)
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    assert open_source(data).rows == 5  # offline, from the cache
-    assert seen == [offline]
-    assert asked == ([] if "/" in data else [data.partition(":")[0]])
+        open_source("owner/name")
+    assert str(caught.value) == (
+        "there is no file or folder owner/name here, and the Hugging Face Hub, where it could be a data set, "
+        f"cannot be reached{why}; check the name, or the network."
+    )
 
 
 def test_without_the_package_the_sentence_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import queue
 import signal
 import subprocess
 import sys
@@ -16,8 +14,8 @@ import torch
 import tiny
 from command import run, tree
 from gaincurate.core.progress import Progress
-from gaincurate.errors import GaincurateError, InputError, StorageError
-from gaincurate.scoring import pipeline
+from gaincurate.errors import GaincurateError, InputError
+from gaincurate.scoring import engines
 from gaincurate.scoring.config import ScoreConfig
 from gaincurate.scoring.identity import resolve_machine
 from gaincurate.scoring.summary import Summary
@@ -73,30 +71,6 @@ def test_what_a_worker_refuses_is_said_as_one_process_says_it(tmp_path: Path, ti
     assert "row 50 (from 0, id " in said[0]
 
 
-@pytest.mark.parametrize(
-    ("error", "said"),
-    [
-        (MemoryError(), "there is not enough memory"),
-        (RuntimeError("can't start new thread"), "the system gives no more threads"),
-    ],
-)
-def test_what_the_system_refuses_a_worker_is_a_sentence_too(
-    error: Exception, said: str, data: Path, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refused(*_: Any) -> Any:
-        raise error
-
-    monkeypatch.setattr(pipeline, "make_plan", refused)
-    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    pipeline._work(
-        ScoreConfig(data=str(data), model=str(tiny_model), out=tmp_path / "o"), {}, None, events, 0.0
-    )
-    kind, found = events.get_nowait()
-    assert kind == "error"
-    assert isinstance(found, StorageError)
-    assert said in str(found)
-
-
 @pytest.mark.slow
 def test_more_shards_than_a_pipe_holds_are_not_waited_for_after_an_error(
     tmp_path: Path, tiny_model: Path
@@ -144,8 +118,9 @@ def test_a_worker_that_dies_is_noticed() -> None:
 
     events = multiprocessing.get_context("spawn").Queue()
     workers_: Any = [Dead()]
+    run: Any = engines.Local(None, Progress(), Summary(Path()))  # type: ignore[arg-type]
     with pytest.raises(GaincurateError, match=r"a worker died with exit code -9 \(out of memory, perhaps\)"):
-        pipeline._listen(workers_, events, Progress(), Summary(Path()))
+        run._listen(workers_, events)
 
 
 def machine(**options: Any) -> Any:
@@ -165,23 +140,6 @@ def test_threads_are_shared_among_the_workers_of_a_cpu(monkeypatch: pytest.Monke
     assert (machine(device="cpu").threads, machine(device="cpu", workers=3).threads) == (8, 2)
     assert machine(device="cpu", workers=16).threads == 1
     assert machine(device="cpu", workers=3, threads=5).threads == 5
-
-
-@pytest.mark.parametrize(
-    ("cpus", "had", "most"), [(96, "96 CPUs", 384), (6, "6 CPUs", 64), (1, "1 CPU", 64), (None, "1 CPU", 64)]
-)
-def test_far_more_threads_than_cpus_are_refused(
-    cpus: int | None, had: str, most: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: cpus)
-    # Of each worker: what all have together may be more, as it is with more workers than CPUs.
-    assert machine(device="cpu", workers=3, threads=most).threads == most
-    with pytest.raises(InputError) as caught:
-        machine(device="cpu", threads=most + 1)
-    assert str(caught.value) == (
-        f"--threads {most + 1}: this machine has {had}; give at most {most}, or leave --threads out to take "
-        "torch's number."
-    )
 
 
 def test_all_gpus_of_the_first_ones_kind_are_used(monkeypatch: pytest.MonkeyPatch) -> None:

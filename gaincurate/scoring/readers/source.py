@@ -11,8 +11,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,16 +33,7 @@ if TYPE_CHECKING:
     import datasets
 
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet", ".arrow", ".csv", ".csv.gz")
-_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+)?(@[\w.-]+)?")
-_PATIENCE = 10.0  # seconds for the Hub to answer, as its library waits
-
-
-@dataclass(frozen=True, slots=True)
-class Hashed:
-    """A source's fingerprint, and the size and the time of change that each file had when it was made."""
-
-    fingerprint: str
-    files: tuple[tuple[str, int, int], ...]
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(:[\w.-]+)?(@[\w.-]+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +67,6 @@ class Source:
     def first(self) -> pa.Table:
         """Some first rows."""
         return pa.Table.from_batches([next(self.batches())], self.schema)
-
-    def hashed(self) -> Hashed:
-        """What saves another process that opens the same files their hashing."""
-        return Hashed(self.fingerprint, _stats(getattr(reader, "path", None) for reader in self.readers))
 
 
 class Cursor:
@@ -120,23 +106,20 @@ class Cursor:
             yield part
 
 
-def open_source(
-    data: str, *, split: str | None = None, limit: int | None = None, hashed: Hashed | None = None
-) -> Source:
+def open_source(data: str, *, split: str | None = None, limit: int | None = None) -> Source:
     """Open a file, a glob, a folder, a `save_to_disk` folder (all also in an object store) or a Hub id.
 
     Args:
         data: the path, the pattern, the URL, or `owner/name[:config][@revision]` on the Hub.
         split: the split of a Hub set or `save_to_disk` folder; in a folder, files with it in their name.
         limit: take the first rows only.
-        hashed: what another process found, which is believed where size and time of all files agree.
 
     Raises:
         SourceError: nothing there, nothing readable, no rows, or types that differ between files.
         StorageError: the file system does not let us read it.
     """
     try:
-        readers, fingerprint = _open(data, split, hashed)
+        readers, fingerprint = _open(data, split)
     except OSError as error:
         raise unreadable(error.filename or data, error) from error
     rows = sum(reader.rows for reader in readers)
@@ -147,13 +130,7 @@ def open_source(
     return Source(data, _one_schema(data, readers), rows, fingerprint, readers)
 
 
-def _stats(paths: Iterable[Path | None]) -> tuple[tuple[str, int, int], ...]:
-    """Name, bytes and nanoseconds of change of each file; of what is no file nothing."""
-    facts = ((path.name, path.stat()) for path in paths if path is not None)
-    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in facts)
-
-
-def _open(data: str, split: str | None, hashed: Hashed | None) -> tuple[tuple[Reader, ...], str]:
+def _open(data: str, split: str | None) -> tuple[tuple[Reader, ...], str]:
     if not data:  # it would be the working folder
         raise SourceError("the data is an empty text; expected a file, a folder or a data set.")
     place = located(data)
@@ -171,8 +148,7 @@ def _open(data: str, split: str | None, hashed: Hashed | None) -> tuple[tuple[Re
         paths = _files(data, split)
         if paths is None:
             return from_hub(data, split)
-    same = hashed is not None and hashed.files == _stats(paths)
-    return tuple(open_file(p) for p in paths), hashed.fingerprint if same and hashed else digest_files(paths)
+    return tuple(open_file(p) for p in paths), digest_files(paths)
 
 
 def _copied(place: Remote) -> Path:
@@ -203,7 +179,7 @@ def _files(data: str, split: str | None) -> list[Path] | None:
     elif _HUB_ID.fullmatch(data) and not data.endswith(SUFFIXES):
         return None
     else:
-        raise SourceError(f"{data} does not exist.", data=data)
+        raise SourceError(f"{data} does not exist. A data set on the Hub is owner/name.", data=data)
     return _readable(paths)
 
 
@@ -372,44 +348,13 @@ def saved_to_disk(path: Path, split: str | None) -> tuple[tuple[Reader, ...], st
     return (_dataset_reader(dataset),), fingerprint
 
 
-def _hub_answers(name: str) -> bool:
-    """Whether the Hub can be reached, found out with one request that is not repeated."""
-    import datasets
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        HfApi(endpoint=datasets.config.HF_ENDPOINT).dataset_info(name, timeout=_PATIENCE)
-    except (HfHubHTTPError, ValueError):  # it said no, or will: `datasets` says why
-        return True
-    except Exception:  # of the HTTP library, and which one that is changes with huggingface_hub
-        return False
-    return True
-
-
-@contextmanager
-def _offline_if_unreachable(name: str) -> Iterator[None]:
-    """For a name that is more likely a mistyped file: no half minute of tries where there is no network."""
-    import datasets
-
-    before = datasets.config.HF_HUB_OFFLINE
-    # An `owner/name` is meant for the Hub: a network that fails for a moment is worth all tries.
-    if "/" not in name and not before and not _hub_answers(name):
-        datasets.config.HF_HUB_OFFLINE = True  # what was loaded earlier is still found in the cache
-    try:
-        yield
-    finally:
-        datasets.config.HF_HUB_OFFLINE = before
-
-
 def from_hub(data: str, split: str | None) -> tuple[tuple[Reader, ...], str]:
     """A data set on the Hub, `owner/name[:config][@revision]`, and its fingerprint."""
     name, _, revision = data.partition("@")
     name, _, config = name.partition(":")
     datasets = _import_datasets(data)
     try:
-        with _offline_if_unreachable(name):
-            loaded = datasets.load_dataset(name, config or None, revision=revision or None)
+        loaded = datasets.load_dataset(name, config or None, revision=revision or None)
     except ConnectionError as error:
         why = " (HF_HUB_OFFLINE is set)" if datasets.config.HF_HUB_OFFLINE else ""
         raise SourceError(

@@ -1,18 +1,20 @@
-"""Times the angle code on this machine: takes shapes, yields one measurement for each way to compute it.
+"""Times the angle code on this machine against PyTorch, torch.compile and the matrix of all pairs.
 
-A correctness check comes first, and no speed is given for a wrong result. On a GPU each way is captured as a
-graph, so that its own launches cost nothing, and so is ours with its plan of the chunks made before; large
-shapes read several buffers in turn, so that no cache holds them. Everywhere figures are medians, and ratios
-within one run are what to compare. Knows nothing of models.
+Usage: PYTHONPATH=kernels python3 kernels/bench/kernel_speed.py [--device cpu|cuda] [--dtype D].
+A correctness check comes first, and no speed is given for a wrong result. On a GPU each way is captured as
+a graph, so that its own launches cost nothing, and so is ours with its plan of the chunks made before;
+large shapes read several buffers in turn, so that no cache holds them. Everywhere figures are medians, and
+ratios within one run are what to compare.
 """
 
 from __future__ import annotations
 
+import argparse
 import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -22,6 +24,8 @@ from gaincurate_kernels.angle import angle_concentration, resolve_backend, segme
 from gaincurate_kernels.reference import quadratic
 
 TOLERANCE = 2e-6
+SHAPES = {"cuda": [(65536, 3584), (262144, 896)], "cpu": [(8192, 896)]}
+"""Tokens and hidden size, in prompts of 2,048 tokens."""
 _COPY_BYTES = {"cuda": 2**30, "cpu": 2**28}
 _BUFFER_BYTES = {"cuda": 2**29, "cpu": 2**27}  # read in turn: several times any cache
 
@@ -228,3 +232,30 @@ def _graph_seconds(way: Callable[[Tensor], Any], buffers: Sequence[Tensor], repl
             if index >= 3:
                 times.append(begin.elapsed_time(end) / 1e3 / len(buffers))
     return statistics.median(times)
+
+
+def print_rows(rows: Sequence[dict[str, Any]]) -> None:
+    """One line each."""
+    for row in rows:
+        line = "  ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values())
+        print(f"  {line}", flush=True)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="bfloat16")
+    given = parser.parse_args()
+    kind = torch.device(given.device).type
+    print(", ".join(f"{key} {value}" for key, value in machine(given.device).items()), flush=True)
+    copy = copy_bandwidth(given.device)
+    print(f"copy bandwidth {copy:,.1f} GB/s, read and written", flush=True)
+    for tokens, hidden in SHAPES[kind]:
+        shape = Shape(tokens, hidden, 2048, getattr(torch, given.dtype))
+        rows = measure(shape, given.device, copy, compiled=kind == "cuda", matrix=True)
+        print_rows([asdict(row) for row in rows])
+
+
+if __name__ == "__main__":
+    main()
