@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from gaincurate.trainers.doctor.examine import Report, judge, trainer_named, written
 from gaincurate.trainers.doctor.findings import SEVERITIES, Context
-from gaincurate.trainers.doctor.read import Read, read_launch
+from gaincurate.trainers.doctor.read import Read, read_script
 from gaincurate.trainers.doctor.settings import Settings, normal
 from gaincurate.trainers.profile import with_rules
 
@@ -448,7 +448,7 @@ def test_a_model_from_the_last_round_is_right(trainer: str) -> None:
 )
 def test_the_model_of_a_launch_line(line: str, found: bool) -> None:
     report = judge(
-        trainer_named("trl"), Read(given=read_launch(line, trainer_named("trl").launches).given), SEGMENT
+        trainer_named("trl"), Read(given=read_script(line, trainer_named("trl").launches).given), SEGMENT
     )
     assert ("base-model" in names(report)) == found
 

@@ -3,10 +3,8 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -38,6 +36,8 @@ def test_later_ones_win(tmp_path: Path) -> None:
     found = read_settings([base, line], ["main_ppo"])
     assert found.given == {"a": 1, "b": 3, "c": 4}
     assert found.launched
+    flags = read_settings([base, line], ["main_ppo"], command=["b=5", "--e", "1", "2"])
+    assert flags.given == {"a": 1, "b": 5, "c": 4, "e": [1, 2]}
 
 
 def test_a_file_that_a_launch_line_names_comes_before_the_line(tmp_path: Path) -> None:
@@ -97,30 +97,6 @@ def test_defaults_that_lead_back_are_refused(tmp_path: Path) -> None:
         read_settings([str(tmp_path / "a.yaml")], [], inherits=True)
 
 
-def test_files_that_name_each_other_often_are_read_once(tmp_path: Path) -> None:
-    for k in range(30):
-        written(tmp_path, f"{k}.yaml", f"defaults: [{k + 1}.yaml, {k + 1}.yaml, {k + 1}.yaml]\na{k}: {k}\n")
-    written(tmp_path, "30.yaml", "b: 1\n")
-    found = read_settings([str(tmp_path / "0.yaml")], [], inherits=True).given
-    assert found == {"b": 1, **{f"a{k}": k for k in range(30)}}
-
-
-@pytest.mark.parametrize(
-    ("defaults", "sentence"),
-    [
-        (lambda k: f"{k + 1}.yaml", "its `defaults` go on over more than 64 files.$"),
-        (lambda k: ["1.yaml"] * 65, "its `defaults` name more than 64 files.$"),
-    ],
-)
-def test_defaults_without_an_end_are_refused(
-    tmp_path: Path, defaults: Callable[[int], Any], sentence: str
-) -> None:
-    for k in range(70):
-        written(tmp_path, f"{k}.yaml", json.dumps({"defaults": defaults(k)}))
-    with pytest.raises(InputError, match=sentence):
-        read_settings([str(tmp_path / "0.yaml")], [], inherits=True)
-
-
 def test_defaults_are_names_of_files(tmp_path: Path) -> None:
     child = written(tmp_path, "child.yaml", "defaults: 5\na: 1\n")
     with pytest.raises(InputError, match="its `defaults` are 5, not names of files.$"):
@@ -145,11 +121,12 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
         ("a.yaml", "- 1\n- 2\n", "this is no configuration: expected keys and values, found list."),
         ("a.yaml", "", "this is no configuration: expected keys and values, found nothing."),
         ("a.json", "{}", "there is no setting in it."),
-        ("a.sh", "echo 'hello", "this is no launch line that a shell would take (no closing quotation)."),
+        ("a.sh", "echo 'hello", "the script cannot be read: no closing quotation."),
         (
             "a.sh",
             "echo hello",
-            "there is no setting in it; expected YAML, JSON or TOML, or a launch line with key=value or --key value.",
+            "there is no setting in it; expected YAML, JSON or TOML, or a command with key=value or --key value. Loops, "
+            "functions and `sh -c` are not read: give the resolved configuration, or the flags after `--`.",
         ),
     ],
 )
