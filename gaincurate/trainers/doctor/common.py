@@ -14,51 +14,64 @@ from typing import Any
 from gaincurate.trainers.doctor.findings import Context, Finding, Found, Mode, Rule, Severity
 from gaincurate.trainers.doctor.settings import Settings, shown
 
-
-def when(
-    name: str,
-    severity: Severity,
-    key: str,
-    wrong: Callable[[Any], bool],
-    title: str,
-    fix: dict[str, Any] | None = None,
-    *,
-    advice: str = "",
-    source: str = "",
-    modes: tuple[Mode, ...] = ("segment", "live", "export"),
-) -> Rule:
-    """A rule about one setting alone: `wrong` says so of its value, and `title` what follows."""
-
-    def rule(settings: Settings, context: Context) -> Found:
-        if context.mode not in modes or not wrong(settings[key]):
-            return None
-        return Finding(name, severity, f"{settings.told(key)}: {title}", fix or {}, advice, source)
-
-    return rule
-
-
 RUNS: tuple[Mode, ...] = ("segment", "live")
 ALWAYS: tuple[Mode, ...] = (*RUNS, "export")
 SEGMENT: tuple[Mode, ...] = ("segment",)
 LIVE: tuple[Mode, ...] = ("live",)
-Row = tuple[str, Severity, tuple[Mode, ...], str, Any, str, str]
+EXPORT: tuple[Mode, ...] = ("export",)
+Row = Callable[[Settings, Context], Found]
+"""A rule with one finding at most."""
 
 
-def table(*rows: Row) -> tuple[Rule, ...]:
-    """Rules as rows: finding, severity, modes, setting, right value, source, what follows from another value.
+def must(
+    key: str,
+    be: Any,
+    why: str,
+    *,
+    name: str,
+    severity: Severity = "wrong",
+    modes: tuple[Mode, ...] = RUNS,
+    fix: dict[str, Any] | None = None,
+    advice: str = "",
+    source: str = "",
+) -> Row:
+    """A rule on one setting, the row of a trainer's table.
 
-    A right value of true or false is compared as such; no value is as good as any other right one.
+    Args:
+        key: the setting.
+        be: its right value, or a function that takes a value and tells whether it is right. True and false
+            are compared as such; no value is as good as any other right one.
+        why: the consequence of a wrong value, the second half of a sentence.
+        name: of the finding.
+        severity: of the finding.
+        modes: in which the rule holds.
+        fix: settings that fix it. Default: the right value, if it is one.
+        advice: what else can be done.
+        source: where the trainer does it.
     """
+    settled = fix if fix is not None else {} if callable(be) else {key: be}
 
-    def wrong(right: Any) -> Callable[[Any], bool]:
-        if isinstance(right, bool):
-            return lambda value: bool(value) != right
-        return lambda value: value not in (right, None, False)
+    def is_right(value: Any) -> bool:
+        if callable(be):
+            return bool(be(value))
+        return bool(value) == be if isinstance(be, bool) else value in (be, None, False)
 
-    return tuple(
-        when(name, severity, key, wrong(right), title, {key: right}, source=source, modes=modes)
-        for name, severity, modes, key, right, source, title in rows
-    )
+    def rule(settings: Settings, context: Context) -> Found:
+        if context.mode not in modes or is_right(settings[key]):
+            return None
+        return Finding(name, severity, f"{settings.told(key)}: {why}", settled, advice, source)
+
+    return rule
+
+
+def only(holds: Callable[[Settings, Context], Any], rule: Row) -> Row:
+    """A rule that is asked only where `holds` says so."""
+    return lambda settings, context: rule(settings, context) if holds(settings, context) else None
+
+
+def above_zero(value: Any) -> bool:
+    """Whether a period is one."""
+    return isinstance(value, int) and value > 0
 
 
 def reads(settings: Settings, context: Context, key: str, *, source: str = "") -> Found:
@@ -185,51 +198,33 @@ def output(
 
 
 def shuffle(
-    settings: Settings,
-    context: Context,
-    key: str,
-    *,
-    source: str = "",
-    off: Any = False,
-    refused: bool = False,
-) -> Found:
+    key: str, *, off: Any = False, modes: tuple[Mode, ...] = ALWAYS, refused: bool = False, source: str = ""
+) -> tuple[Row, ...]:
     """The order of a round is part of the plan; which prompts it has survives a shuffle.
 
     Args:
-        settings: of the trainer.
-        context: the mode.
         key: the setting that shuffles.
-        source: where the trainer does it.
         off: its value that does not.
+        modes: in which the setting counts.
         refused: the live adapter cannot bring its own order, and refuses to begin.
+        source: where the trainer does it.
     """
-    if settings[key] in (off, None):
-        return None
-    if context.live and refused:
-        title = (
-            f"{settings.told(key)}: the adapter refuses to begin, because the order would not be the plan's"
-        )
-        return Finding("shuffle", "stops", title, {key: off}, source=source)
+    row = partial(must, key, off, name="shuffle", source=source)
     lost = "which prompts a round has survives that, their order does not"
-    lost = "the set's order is lost" if context.mode == "export" else lost
-    return Finding(
-        "shuffle", "order", f"{settings.told(key)}: rows are shuffled; {lost}", {key: off}, "", source
+    wrong = tuple(mode for mode in modes if mode != "export" and not (refused and mode == "live"))
+    stopped = "the adapter refuses to begin, because the order would not be the plan's"
+    return (
+        row(f"rows are shuffled; {lost}", severity="order", modes=wrong),
+        row("rows are shuffled; the set's order is lost", severity="order", modes=EXPORT),
+        *([row(stopped, severity="stops", modes=LIVE)] if refused else []),
     )
 
 
-def workers(settings: Settings, context: Context, key: str, *, source: str = "") -> Found:
-    """Worker processes fetch rows before the round that they belong to is planned."""
-    count = settings.number(key)
-    if not context.live or not count:
-        return None
-    return Finding(
-        "workers",
-        "stale",
-        f"{settings.told(key)}: its loader fetches ahead, so prompts are chosen before the rewards that "
-        "should choose them",
-        {key: 0},
-        source=source,
-    )
+def always_shuffled(source: str) -> Row:
+    """A trainer shuffles, whatever is set."""
+    title = "rows are always shuffled, and no setting changes it: which prompts a round has survives that, "
+    finding = Finding("shuffle", "order", f"{title}their order does not", source=source)
+    return lambda settings, context: finding
 
 
 def reports(
@@ -249,27 +244,47 @@ def reports(
     )
 
 
-def adapter_only(settings: Settings, context: Context, key: str, off: Any, source: str) -> Found:
+def adapter_only(key: str, off: Any, source: str) -> Row:
     """A checkpoint that is an adapter alone is neither scored nor begun with."""
-    if not context.segment or settings[key] in (off, None, 0, False):
-        return None
-    return Finding(
-        "adapter",
-        "stops",
-        f"{settings.told(key)}: the checkpoint is an adapter alone, which the next round does not begin with",
-        {key: off},
-        "or merge it into the model as the last step of the round's command",
-        source,
+    return must(
+        key,
+        off,
+        "the checkpoint is an adapter alone, which the next round does not begin with",
+        name="adapter",
+        severity="stops",
+        modes=SEGMENT,
+        advice="or merge it into the model as the last step of the round's command",
+        source=source,
     )
 
 
-def adapter_below(settings: Settings, context: Context, prefix: str, source: str) -> Found:
+def unset_below(
+    prefix: str,
+    why: str,
+    *,
+    name: str,
+    severity: Severity = "wrong",
+    modes: tuple[Mode, ...] = RUNS,
+    containing: str = "",
+    advice: str = "",
+    source: str = "",
+) -> Row:
+    """A rule against all settings whose keys begin with a prefix and contain a text; see `must`."""
+
+    def rule(settings: Settings, context: Context) -> Found:
+        keys = [key for key in settings.below(prefix) if containing in key]
+        keys = sorted(key for key in keys if settings.given[key] is not None)
+        if context.mode not in modes or not keys:
+            return None
+        return Finding(name, severity, f"{keys[0]} is set: {why}", dict.fromkeys(keys), advice, source)
+
+    return rule
+
+
+def adapter_below(prefix: str, source: str) -> Row:
     """Any setting of LoRA makes the checkpoint an adapter alone."""
-    keys = sorted(key for key in settings.below(prefix) if settings.given[key] is not None)
-    if not context.segment or not keys:
-        return None
-    title = f"{keys[0]} is set: the checkpoint is an adapter alone, which the next round does not begin with"
-    return Finding("adapter", "stops", title, dict.fromkeys(keys), source=source)
+    why = "the checkpoint is an adapter alone, which the next round does not begin with"
+    return unset_below(prefix, why, name="adapter", severity="stops", modes=SEGMENT, source=source)
 
 
 def resumes(
@@ -306,20 +321,10 @@ def resumes(
     return Finding("resume", "wrong", f"{told}: {happens}", right, advice, source)
 
 
-def moving_reference(
-    settings: Settings, context: Context, key: str, off: Any, fix: Any, source: str
-) -> Found:
+def moving_reference(key: str, off: Any, source: str) -> Row:
     """The KL reference of a relaunched trainer is the model that it begins with."""
-    if not context.segment or settings[key] in (off, None, 0, False):
-        return None
-    return Finding(
-        "reference",
-        "cost",
-        f"{settings.told(key)}: the KL reference is the model that a process begins with, so it moves every "
-        "round",
-        {key: fix},
-        source=source,
-    )
+    why = "the KL reference is the model that a process begins with, so it moves every round"
+    return must(key, off, why, name="reference", severity="cost", modes=SEGMENT, source=source)
 
 
 def follows_run(settings: Settings, context: Context, key: str, *, source: str = "") -> Found:

@@ -32,6 +32,8 @@ _POSITION = re.compile(r"\$\{?\d+\}?")
 _NAME = re.compile(r"(?<![{\w])[A-Za-z_]\w*(?![}\w])")
 _SUM = re.compile(rf"\$\(\(({_IN_BRACKETS})\)\)")
 _SUBSTITUTION = re.compile(rf"\$\({_IN_BRACKETS}\)|`[^`]*`")
+_FIXED = re.compile(r"\$\(\s*(cd|pwd|basename|dirname|realpath)\b")  # the same in every round
+_GIVEN = re.compile(rf"\$\{{?(?:[1-9@*]|GAINCURATE_|(?:{'|'.join(NAMES)})(?!\w))")
 _PIECE = re.compile(r"\\\n|\\.|(?<!\S)#[^\n]*|'[^']*'|\"(?:\\.|[^\"\\])*\"|\n", re.DOTALL)
 _HIDDEN, _SHOWN = str.maketrans("()", "\x01\x02"), str.maketrans("\x01\x02", "()")
 _BEGINS, _ENDS = {"if", "for", "while", "until", "case", "{"}, {"fi", "done", "esac", "}"}
@@ -319,7 +321,9 @@ def _tokens(text: str) -> list[str]:
 
     def hidden(substitution: re.Match[str]) -> str:
         if not substitution[0].startswith("$(("):
-            return "$(...)".translate(_HIDDEN)
+            fixed = _FIXED.match(substitution[0])
+            name = fixed[1] if fixed and not _GIVEN.search(substitution[0]) else ""
+            return f"$({name}...)".translate(_HIDDEN)
         return "$" + re.sub(r"\$\{(\w+)\}|\$|\s", r"\1", substitution[0]).translate(_HIDDEN)
 
     lexer = shlex.shlex(

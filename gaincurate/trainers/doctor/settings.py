@@ -15,7 +15,7 @@ from gaincurate.schedule.driver import NAMES
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 _ENVIRONMENT = re.compile(r"\$\{oc\.env:GAINCURATE_([A-Z]+)\}")
 _PERHAPS = re.compile(
-    rf"\$\(|`|\$\{{?(?:oc\.env:)?(?:[\d@*]|GAINCURATE_|(?:{'|'.join(NAMES)})(?!\w))",
+    rf"\$\((?!(?:cd|pwd|basename|dirname|realpath)\.)|`|\$\{{?(?:oc\.env:)?(?:[\d@*]|GAINCURATE_|(?:{'|'.join(NAMES)})(?!\w))",
     re.IGNORECASE,
 )
 _LONGEST_KEY, _LONGEST = 1_000, 1 << 16

@@ -7,13 +7,12 @@ live trainer can tell is in `checks.py`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor import common
-from gaincurate.trainers.doctor.common import ALWAYS, table, when
+from gaincurate.trainers.doctor.common import ALWAYS, LIVE, SEGMENT, must, only
 from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 from gaincurate.trainers.trl.batching import shape_in
@@ -21,7 +20,6 @@ from gaincurate.trainers.trl.batching import shape_in
 _CONFIG = "trl/trainer/grpo_config.py"
 _GRPO = "trl/trainer/grpo_trainer.py"
 _WINDOW = f"{_GRPO}, _prepare_inputs"
-_LOADER = "trl/trainer/grpo_trainer.py, get_train_dataloader"
 _TRAINER = "transformers/trainer.py"
 _REWARD = "reward.reward"  # a function of the user's, named as the recipe names it
 
@@ -206,29 +204,6 @@ def passes(settings: Settings, context: Context) -> Found:
     return common.epochs(settings, context, "num_train_epochs", source=_TRAINER)
 
 
-def optimizer(settings: Settings, context: Context) -> Found:
-    """A checkpoint of the model alone has no optimizer and no learning rate."""
-    if not settings["save_only_model"] or context.mode == "export":
-        return None
-    told, fix = settings.told("save_only_model"), {"save_only_model": False}
-    if context.segment:
-        return Finding(
-            "optimizer", "cost", f"{told}: the optimizer begins again every round", fix, source=_TRAINER
-        )
-    if settings["save_strategy"] == "no":
-        return None
-    title = f"{told}: a checkpoint has no optimizer and no learning rate, so no resume goes on where it was"
-    return Finding("optimizer", "stops", title, fix, "or save_strategy='no'", _TRAINER)
-
-
-def dealing(settings: Settings, context: Context) -> Iterator[Finding]:
-    """Every process takes its own share of whole groups."""
-    for key in ("accelerator_config.split_batches", "accelerator_config.dispatch_batches"):
-        if settings[key]:
-            title = f"{settings.told(key)}: rows are dealt to processes in another way than groups need"
-            yield Finding("dealing", "wrong", title, {key: False}, source=_LOADER)
-
-
 def resumed(settings: Settings, context: Context) -> Found:
     """The step counter comes back with a checkpoint, so the bound must grow with the rounds."""
     if not context.segment or Settings.follows(settings["max_steps"], ("round",)):
@@ -325,34 +300,35 @@ def _is_own(name: str) -> bool:
     return "." in name and not name.startswith("trl.")
 
 
-saves_anywhere = when(
-    "saves-anywhere",
-    "stops",
-    "save_strategy",
-    lambda value: value == "best",
-    "the adapter refuses it, because it also saves where no resume is exact",
-    {"save_strategy": "steps"},
-    source=_WINDOW,
-    modes=("live",),
-)
+# Rules that replay asks for by name.
 
-_TABLE = table(
-    ("columns", "wrong", ALWAYS, "remove_unused_columns", False, f"{_GRPO}, _set_signature_columns_if_needed",
-     "gc_id is dropped before the reward functions see it, so no outcome can be told"),
-    ("batch-finder", "stops", ALWAYS, "auto_find_batch_size", False, f"{_CONFIG}, __post_init__",
-     "GRPOConfig refuses it, because groups would not survive a batch size that changes"),
+dealing = tuple(
+    must(f"accelerator_config.{key}", False, "rows are dealt to processes in another way than groups need",
+        name="dealing", modes=ALWAYS, source=f"{_GRPO}, get_train_dataloader")
+    for key in ("split_batches", "dispatch_batches")
 )  # fmt: skip
+optimizer = (
+    must("save_only_model", False, "the optimizer begins again every round", name="optimizer",
+        severity="cost", modes=SEGMENT, source=_TRAINER),
+    only(lambda settings, _: settings["save_strategy"] != "no",
+        must("save_only_model", False, "a checkpoint has no optimizer and no learning rate, so no resume "
+            "goes on where it was", name="optimizer", severity="stops", modes=LIVE,
+            advice="or save_strategy='no'", source=_TRAINER)),
+)  # fmt: skip
+saves_anywhere = must("save_strategy", lambda value: value != "best",
+    "the adapter refuses it, because it also saves where no resume is exact", name="saves-anywhere",
+    severity="stops", modes=LIVE, fix={"save_strategy": "steps"}, source=_WINDOW)  # fmt: skip
 
 _RULES: tuple[Rule, ...] = (
     rows,
     begins,
-    partial(common.shuffle, key="shuffle_dataset", source=_CONFIG, refused=True),
+    *common.shuffle("shuffle_dataset", source=_CONFIG, refused=True),
     tail,
     whole_steps,
     window,
     ends_inside,
     checkpoints,
-    dealing,
+    *dealing,
     skip,
     logs,
     rewards,
@@ -360,19 +336,24 @@ _RULES: tuple[Rule, ...] = (
     resumed,
     length,
     twice,
-    when("no-checkpoint", "stops", "save_strategy", lambda value: value == "no",
-        "a round leaves nothing that the next one could begin with", {"save_strategy": "steps"},
-        source=_TRAINER, modes=("segment",)),
+    must("save_strategy", lambda value: value != "no",
+        "a round leaves nothing that the next one could begin with", name="no-checkpoint", severity="stops",
+        modes=SEGMENT, fix={"save_strategy": "steps"}, source=_TRAINER),
     saves_anywhere,
-    optimizer,
-    when("learning-rate", "cost", "lr_scheduler_type", lambda value: value not in ("constant",
-        "constant_with_warmup"),
+    *optimizer,
+    must("lr_scheduler_type", lambda value: value in ("constant", "constant_with_warmup"),
         "its end is the last step that a process knows of, so the learning rate falls within every round",
-        {"lr_scheduler_type": "constant"}, source=f"{_TRAINER}, create_scheduler", modes=("segment",)),
+        name="learning-rate", severity="cost", modes=SEGMENT, fix={"lr_scheduler_type": "constant"},
+        source=f"{_TRAINER}, create_scheduler"),
     partial(common.output, key="output_dir", what="the checkpoint", source=_TRAINER),
-    partial(common.moving_reference, key="beta", off=0.0, fix=0.0, source=_CONFIG),
-    partial(common.adapter_only, key="use_peft", off=False, source="trl/trainer/model_config.py"),
-    *_TABLE,
+    common.moving_reference("beta", 0.0, _CONFIG),
+    common.adapter_only("use_peft", False, "trl/trainer/model_config.py"),
+    must("remove_unused_columns", False, "gc_id is dropped before the reward functions see it, so no "
+        "outcome can be told", name="columns", modes=ALWAYS,
+        source=f"{_GRPO}, _set_signature_columns_if_needed"),
+    must("auto_find_batch_size", False, "GRPOConfig refuses it, because groups would not survive a batch "
+        "size that changes", name="batch-finder", severity="stops", modes=ALWAYS,
+        source=f"{_CONFIG}, __post_init__"),
 )  # fmt: skip
 
 RULES = TrainerRules(

@@ -78,9 +78,20 @@ trl grpo --dataset_name "$FILES" --output_dir "${OUT}/${NAME:-${SIZE}}" --seed $
     }
 
 
-def test_what_a_command_prints_is_one_word_that_is_not_known() -> None:
-    script = 'WHERE=$(cd "$(dirname "$0")/.." && pwd)\ntrl grpo --output_dir $WHERE/out --tag `date` --seed 3'
-    assert settings_of(script, "trl") == {"output_dir": "$(...)/out", "tag": "$(...)", "seed": 3}
+@pytest.mark.parametrize(
+    ("command", "word"),
+    [
+        ('$(cd "$(dirname "$0")/.." && pwd)', "$(cd...)"),
+        ("$(basename org/model)", "$(basename...)"),
+        ("`date`", "$(...)"),
+        ("$(dirname $GAINCURATE_CHECKPOINT)", "$(...)"),
+        ("$(dirname $3)", "$(...)"),
+    ],
+)
+def test_what_a_command_prints_is_one_word_that_is_not_known(command: str, word: str) -> None:
+    """Only a folder or a name that is the same in every round keeps the name of its command."""
+    script = f"WHERE={command}\ntrl grpo --output_dir $WHERE/out --seed 3"
+    assert settings_of(script, "trl") == {"output_dir": f"{word}/out", "seed": 3}
 
 
 def test_a_round_of_the_driver() -> None:
