@@ -49,7 +49,7 @@ RULES = TrainerRules(
     defaults=DEFAULTS,
     resolves=True,
     rules=(
-        *common.rows("train_dataset.path", ("messages",), "--trainer areal", source="areal/dataset"),
+        common.rows("train_dataset.path", ("messages",), "--trainer areal", source="areal/dataset"),
         partial(common.begins, key="actor.path", source=_ARGS),
         partial(common.resumes, key="recover.mode", off=("disabled", "off", False, None), fix="disabled",
             place="cluster.fileroot",

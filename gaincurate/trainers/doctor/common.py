@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from gaincurate.trainers.doctor.findings import Context, Finding, Found, Mode, Rule, Severity
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, Mode, Severity
 from gaincurate.trainers.doctor.settings import Settings, shown
 
 RUNS: tuple[Mode, ...] = ("segment", "live")
@@ -78,12 +78,11 @@ def reads(settings: Settings, context: Context, key: str, *, source: str = "") -
     """In segment mode the training set is the round's own file."""
     if not context.segment or Settings.follows(settings.place(key), ("data", "output", "round")):
         return None
-    wanted: Any = ["{data}"] if isinstance(settings.known(key), list) else "{data}"
     return Finding(
         "data",
         "wrong",
         f"{settings.told(key)}: every round would train on the same rows, whatever was planned",
-        {key: wanted},
+        _file(settings, key, "{data}"),
         "a file written for this trainer below {output} will do as well",
         source,
     )
@@ -117,13 +116,11 @@ def view(
         return None
     if not (missing := [name for name in needs if name not in context.columns]):
         return None
-    several = isinstance(settings.known(key), list)
-    path = f"{{output}}/data.{form}"
     return Finding(
         "view",
         "wrong",
         f"{settings.told(key)}: the rounds of this run have no {', '.join(missing)}, which the trainer reads",
-        {key: [path] if several else path},
+        _file(settings, key, f"{{output}}/data.{form}"),
         exported(context, export, form),
         source,
     )
@@ -144,25 +141,32 @@ def rows(
     *,
     renamed: str = "",
     source: str,
-) -> tuple[Rule, Rule]:
-    """The two rules on a training set with the trainer's columns: is it the round's, and does it have them.
+) -> Row:
+    """A training set with the trainer's columns: is it the round's, and does it have them; see `view`.
 
-    Where the round's own file would not do, or nobody knows, the first one's fix is the exported file.
+    Where the round's own file would not do, or nobody knows, the fix is the exported file.
     """
-    look = partial(view, key=key, needs=needs, export=export, form=form, renamed=renamed, source=source)
 
-    def fixed(settings: Settings, context: Context) -> Found:
-        found = reads(settings, context, key, source=source)
-        if found is None:
-            return None
-        own = Settings({**settings.given, key: found.fix[key]}, settings.defaults)
-        then = look(own, context if context.columns is not None else replace(context, columns=frozenset()))
-        if then is None:
-            return found
-        known = "" if context.columns else f"; {{data}} itself will do where it has {', '.join(needs)}"
-        return replace(found, fix=then.fix, advice=then.advice + known)
+    def rule(settings: Settings, context: Context) -> Found:
+        finding = reads(settings, context, key, source=source)
+        if finding is None:
+            return view(settings, context, key, needs, export, form, renamed, source)
+        is_enough = context.columns is not None and context.columns.issuperset(needs)
+        if is_enough or (renamed and settings.known(renamed) not in (None, *needs)):
+            return finding
+        unsure = "" if context.columns else f"; {{data}} itself will do where it has {', '.join(needs)}"
+        return replace(
+            finding,
+            fix=_file(settings, key, f"{{output}}/data.{form}"),
+            advice=exported(context, export, form) + unsure,
+        )
 
-    return fixed, look
+    return rule
+
+
+def _file(settings: Settings, key: str, path: str) -> dict[str, Any]:
+    """A fix that names one file, in a list where the setting has one."""
+    return {key: [path] if isinstance(settings.known(key), list) else path}
 
 
 def begins(settings: Settings, context: Context, key: str, source: str = "") -> Found:
@@ -244,12 +248,15 @@ def reports(
     )
 
 
+ADAPTER = "the checkpoint is an adapter alone, which the next round does not begin with"
+
+
 def adapter_only(key: str, off: Any, source: str) -> Row:
     """A checkpoint that is an adapter alone is neither scored nor begun with."""
     return must(
         key,
         off,
-        "the checkpoint is an adapter alone, which the next round does not begin with",
+        ADAPTER,
         name="adapter",
         severity="stops",
         modes=SEGMENT,
@@ -279,12 +286,6 @@ def unset_below(
         return Finding(name, severity, f"{keys[0]} is set: {why}", dict.fromkeys(keys), advice, source)
 
     return rule
-
-
-def adapter_below(prefix: str, source: str) -> Row:
-    """Any setting of LoRA makes the checkpoint an adapter alone."""
-    why = "the checkpoint is an adapter alone, which the next round does not begin with"
-    return unset_below(prefix, why, name="adapter", severity="stops", modes=SEGMENT, source=source)
 
 
 def resumes(

@@ -75,7 +75,7 @@ def _columns(data: Path) -> frozenset[str] | None:
 
 
 _NAME = re.compile(rf"\{{({'|'.join(NAMES)})\}}")
-_CLOSE = 0.7  # of the words that differ
+_CLOSE = 0.9  # `eval_steps` is not meant to be `save_steps`
 _FILLED_IN = (
     "{data}, {round}, {checkpoint} and {output} are what `gaincurate schedule run` fills in, in its command"
 )
@@ -143,14 +143,21 @@ def trainer_named(name: str) -> TrainerRules:
     raise InputError(f"--trainer {name}: its settings are not known; {', '.join(names)} are.{meant}")
 
 
-def examine(name: str, sources: Sequence[str], mode: Mode = "segment", run: Path | None = None) -> Report:
+def examine(
+    name: str,
+    sources: Sequence[str],
+    mode: Mode = "segment",
+    run: Path | None = None,
+    command: Sequence[str] = (),
+) -> Report:
     """Read a trainer's settings and say what would go wrong.
 
     Args:
         name: the trainer's.
-        sources: configuration files and launch lines, later ones over earlier ones; `-` is standard input.
+        sources: configuration files and scripts, later ones over earlier ones; `-` is standard input.
         mode: `segment` for one process a round, `live` for one long one with our adapter, `export`.
         run: a run's folder, to compare numbers with.
+        command: words of the trainer's command, or its flags alone, over all sources.
 
     Raises:
         InputError: a trainer, a mode, a file or a run that cannot be used.
@@ -161,7 +168,7 @@ def examine(name: str, sources: Sequence[str], mode: Mode = "segment", run: Path
             f"--mode live: {name} has no place where a schedule could be plugged in while it runs; use "
             "--mode segment."
         )
-    read = read_settings(sources, trainer.launches, trainer.whole is not None)
+    read = read_settings(sources, trainer.launches, trainer.whole is not None, command)
     context = Context(mode)
     if run is not None:
         context = facts_of(run, mode)
@@ -217,8 +224,7 @@ def judge(trainer: TrainerRules, read: Read, context: Context) -> Report:
 def misspelt(trainer: TrainerRules, settings: Settings) -> str | None:
     """Settings that no rule reads and that look like one that a rule does and that is not set; as a note.
 
-    A trainer has many more settings than the rules read, so only a close one is named, and none that differs
-    by another word (`eval_steps` is not meant to be `save_steps`).
+    A trainer has many more settings than the rules read, so only a close one is named.
     """
     free = [key for key in settings.defaults if not settings.is_given(key)]
     meant = {key: _meant(key, free) for key in settings.given if key not in settings.defaults}
@@ -232,28 +238,18 @@ def misspelt(trainer: TrainerRules, settings: Settings) -> str | None:
     return f"not settings of {trainer.name} {trainer.version} that are read here: {', '.join(named)}"
 
 
-def _meant(key: str, known: Iterable[str]) -> str | None:
-    """The known key that an unknown one stands for, if one is close."""
+def _meant(key: str, free: Iterable[str]) -> str | None:
+    """The key that an unknown one stands for, if one is close: of the same section, but for a missing head."""
     head, _, last = key.rpartition(".")
-    for one in known:
-        if one.endswith(f".{key}") or one.replace(".", "_") == key:
-            return one
-    parts: dict[str, str] = {}
-    for one in known:
-        before, _, end = one.rpartition(".")
-        if (not head or before == head) and _one_word(last, end):
-            parts.setdefault(end, one)
-    close = difflib.get_close_matches(last, parts, n=1, cutoff=0.8)
-    return parts[close[0]] if close else None
-
-
-def _one_word(left: str, right: str) -> bool:
-    """Whether what differs could be one word: `data` and `dataset`, but not `micro` and `mini`."""
-    ours, theirs = left.split("_"), right.split("_")
-    for end in (0, -1):
-        while ours and theirs and ours[end] == theirs[end]:
-            del ours[end], theirs[end]
-    return difflib.SequenceMatcher(None, "_".join(ours), "_".join(theirs)).ratio() >= _CLOSE
+    ends = {}
+    for other in free:
+        if other.endswith(f".{key}") or other.replace(".", "_") == key:
+            return other
+        section, _, end = other.rpartition(".")
+        if section == head or not head:
+            ends.setdefault(end, other)
+    close = difflib.get_close_matches(last, ends, n=1, cutoff=_CLOSE)
+    return ends[close[0]] if close else None
 
 
 def _option(trainer: TrainerRules, key: str) -> str:

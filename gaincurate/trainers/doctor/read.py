@@ -31,7 +31,7 @@ _USED = re.compile(rf"\$\{{(\w+)(?:\[[@*]\]|:?([-=?])({_IN_BRACES}))?\}}|\$(\w+)
 _POSITION = re.compile(r"\$\{?\d+\}?")
 _NAME = re.compile(r"(?<![{\w])[A-Za-z_]\w*(?![}\w])")
 _SUM = re.compile(rf"\$\(\(({_IN_BRACKETS})\)\)")
-_SUBSTITUTION = re.compile(rf"\$\({_IN_BRACKETS}\)|`[^`]*`")
+_SUBSTITUTION = re.compile(rf"\$\({_IN_BRACKETS}\)")
 _FIXED = re.compile(r"\$\(\s*(cd|pwd|basename|dirname|realpath)\b")  # the same in every round
 _GIVEN = re.compile(rf"\$\{{?(?:[1-9@*]|GAINCURATE_|(?:{'|'.join(NAMES)})(?!\w))")
 _PIECE = re.compile(r"\\\n|\\.|(?<!\S)#[^\n]*|'[^']*'|\"(?:\\.|[^\"\\])*\"|\n", re.DOTALL)

@@ -128,7 +128,7 @@ RULES = TrainerRules(
     style="switches",
     defaults=DEFAULTS,
     rules=(
-        *common.rows("data.prompt_dataset", ("label",), "--trainer openrlhf", "jsonl",
+        common.rows("data.prompt_dataset", ("label",), "--trainer openrlhf", "jsonl",
             renamed="data.label_key", source=_TRAINER),
         partial(common.begins, key="actor.model_name_or_path", source="openrlhf/cli/train_ppo_ray.py"),
         must("ckpt.load_enable", False,

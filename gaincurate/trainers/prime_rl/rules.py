@@ -148,7 +148,8 @@ RULES = TrainerRules(
         partial(common.steps, key="max_steps", per_step=_prompts, source=_SAMPLER),
         ahead,
         endless,
-        common.adapter_below("trainer.model.lora", _BROADCAST),
+        common.unset_below("trainer.model.lora", common.ADAPTER, name="adapter", severity="stops",
+            modes=SEGMENT, source=_BROADCAST),
         partial(common.output, key="output_dir", what="the checkpoint", source="prime_rl/configs/rl.py"),
         must("orchestrator.monitors.file", lambda value: value is not False, "no traces.jsonl is written, "
             "and no round has outcomes", name="outcomes", severity="stops",

@@ -7,9 +7,8 @@ from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor import common
-from gaincurate.trainers.doctor.common import ALWAYS, SEGMENT, Row, must, only
-from gaincurate.trainers.doctor.common import LIVE as LIVE_MODE
-from gaincurate.trainers.doctor.findings import Context, Finding, Found, Severity, TrainerRules
+from gaincurate.trainers.doctor.common import ALWAYS, SEGMENT, must, only
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
 LIVE: dict[str, Any] = {
@@ -112,20 +111,8 @@ def _other_reference(settings: Settings, context: Context) -> bool:
     return place is None or Settings.follows(place, ("checkpoint",))
 
 
-def _in_both(
-    key: str, be: Any, name: str, segment: str, live: str, severity: Severity = "cost", **more: Any
-) -> tuple[Row, Row]:
-    """What breaks a round in segment mode may only cost something live; `more` is of the latter."""
-    row = partial(must, key, be, name=name, source=_ROLLOUT)
-    fix = {key: DEFAULTS[key]}
-    return row(segment, modes=SEGMENT, fix=fix), row(
-        live, severity=severity, modes=LIVE_MODE, fix=fix, **more
-    )
-
-
-_REFUSED = "groups that it refuses are replaced by further prompts, so steps and rows do not agree"
 _OVER = "over_sampling_batch_size"
-_MORE = "more prompts are taken than a step trains, and"
+_REFUSED = "groups that it refuses are replaced by further prompts, so steps and rows do not agree"
 
 RULES = TrainerRules(
     name="slime",
@@ -135,7 +122,7 @@ RULES = TrainerRules(
     defaults=DEFAULTS,
     live=True,
     rules=(
-        *common.rows("prompt_data", ("metadata",), "--trainer slime", "jsonl", source=_SOURCE),
+        common.rows("prompt_data", ("metadata",), "--trainer slime", "jsonl", source=_SOURCE),
         partial(common.follows_run, key="prompt_data", source="gaincurate.trainers.slime"),
         partial(common.unplugged, key="data_source_path", fix=LIVE,
             what="rows come in the file's order, whatever the schedule plans", source=_ARGUMENTS),
@@ -156,19 +143,17 @@ RULES = TrainerRules(
         only(lambda settings, _: not settings.is_set("custom_generate_function_path"),
             must("apply_chat_template", True, "the model would read the messages without its chat template, "
                 "which is not what was scored", name="template", modes=ALWAYS, source=_DATA)),
-        *(only(lambda settings, _: settings[_OVER] != settings["rollout_batch_size"], rule)
-            for rule in _in_both(_OVER, None, "over-sampling",
-                f"{_MORE} those that come late are thrown away",
-                f"{_MORE} the adapter hands those that come late out again")),
-        *_in_both("dynamic_sampling_filter_path", None, "dynamic-sampling", _REFUSED, _REFUSED,
-            advice="or start the run with a --min-coverage below 1"),
-        *_in_both("partial_rollout", False, "partial-rollout",
-            "unfinished samples go back to a buffer that is gone when the round's process ends",
-            "unfinished samples come back in later rounds than they were planned for"),
-        *_in_both("rollout_function_path", lambda value: "fully_async" not in str(value), "ahead",
-            "rollouts run ahead over the end of the file, and a step takes what is done first: a quick "
-            "prompt can be trained twice in place of a slow one",
-            "prompts are begun before the rewards that should choose them", "stale"),
+        only(lambda settings, _: settings[_OVER] != settings["rollout_batch_size"],
+            must(_OVER, None, "more prompts are taken than a step trains, and those that come late are "
+                "thrown away", name="over-sampling", source=_ROLLOUT)),
+        must("dynamic_sampling_filter_path", None, _REFUSED, name="dynamic-sampling", source=_ROLLOUT),
+        must("partial_rollout", False, "unfinished samples come back in a later round than planned, or never",
+            name="partial-rollout", source=_ROLLOUT),
+        must("rollout_function_path", lambda value: "fully_async" not in str(value), "rollouts run ahead "
+            "over the end of the file, before the rewards that should choose them, and a quick prompt can be "
+            "trained twice in place of a slow one", name="ahead",
+            fix={"rollout_function_path": DEFAULTS["rollout_function_path"]},
+            source="slime/rollout/fully_async_rollout.py"),
         reports,
         must("save_hf", lambda value: value is not None, "no Hugging Face weights, which scoring and the "
             "next round begin with", name="weights", severity="stops", modes=SEGMENT,

@@ -194,7 +194,7 @@ reward_pool = only(
 )  # fmt: skip
 
 _RULES: tuple[Rule, ...] = (
-    *common.rows("data.train_files", ("data_source", "reward_model", "extra_info"), _EXPORT, source=_DATASET),
+    common.rows("data.train_files", ("data_source", "reward_model", "extra_info"), _EXPORT, source=_DATASET),
     partial(common.unplugged, key="data.custom_cls.path", fix=_plugged("data.custom_cls.path"),
         what="the rows are the file's, whatever the schedule plans", source=_DATASET),
     partial(common.follows_run, key="data.train_files", source="gaincurate.trainers.verl"),

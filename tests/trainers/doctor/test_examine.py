@@ -232,10 +232,6 @@ OLD_OPENRLHF = """python3 -m openrlhf.cli.train_ppo_ray --pretrain {checkpoint} 
   --input_key prompt --label_key label --apply_chat_template --remote_rm_url reward.py --save_path {output}/model
   --rollout_batch_size 12 --n_samples_per_prompt 8 --train_batch_size 96 --num_episodes 1 --init_kl_coef 0
   --lr_scheduler constant --lr_warmup_ratio 0""".replace("\n", " ")
-NEMO, SC = (
-    "uv run examples/run_grpo.py grpo.num_prompts_per_step=12",
-    "examples/run_grpo_single_controller.py",
-)
 OPERATORS = "data_processor.experience_pipeline.operators"
 FULLY = "python -m verl.experimental.fully_async_policy.fully_async_main"
 CASES: list[tuple[str, Mode, str, str, bool]] = [
@@ -262,11 +258,6 @@ CASES: list[tuple[str, Mode, str, str, bool]] = [
     ("verl", "segment", "python -m verl.trainer.main_ppo async_training.staleness_threshold=0.1 data.shuffle=False", "async", True),
     ("verl", "segment", "python -m verl.experimental.one_step_off_policy.main_ppo data.shuffle=False", "async", True),
     ("verl", "segment", "python -m verl.trainer.main_ppo data.shuffle=False", "async", False),
-    ("nemo-rl", "live", f"{NEMO.replace('examples/run_grpo.py', SC)} data.use_multiple_dataloader=true", "single-controller", True),
-    ("nemo-rl", "segment", f"{NEMO.replace('examples/run_grpo.py', SC)} data.use_multiple_dataloader=true", "single-controller", True),
-    ("nemo-rl", "live", NEMO.replace("examples/run_grpo.py", SC), "single-controller", True),
-    ("nemo-rl", "segment", NEMO.replace("examples/run_grpo.py", SC), "single-controller", False),
-    ("nemo-rl", "live", f"{NEMO} data.use_multiple_dataloader=true", "single-controller", False),
 ]  # fmt: skip
 
 
@@ -441,6 +432,15 @@ def test_the_command_says_yes_and_no(launch: Path) -> None:
     assert "  nothing found" in done.stdout
 
 
+def test_the_command_takes_the_trainers_flags(launch: Path) -> None:
+    flags = ["python", "-m", "verl.trainer.main_ppo", "data.filter_overlong_prompts=False"]
+    done = run("doctor", "--trainer", "verl", "--config", launch, "--", *flags)
+    assert (done.exit_code, done.stderr) == (0, "")
+    done = run("doctor", "--trainer", "trl", "--", "--shuffle_dataset", "true")
+    assert done.exit_code == 1
+    assert "set --shuffle_dataset false" in done.stdout
+
+
 def test_the_command_in_json(launch: Path) -> None:
     done = run("doctor", "--trainer", "verl", "--config", launch, "--json")
     found = json.loads(done.stdout)
@@ -453,14 +453,17 @@ def test_the_command_in_json(launch: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--trainer", "verl"], "error: --trainer verl: give its settings with --config F.\n"),
+        (
+            ["--trainer", "verl"],
+            "error: --trainer verl: give its settings with --config F, or behind `--`.\n",
+        ),
         (
             ["--trainer", "verll"],
             "error: --trainer verll: its settings are not known; "
             f"{', '.join(with_rules())} are. Did you mean verl?\n",
         ),
-        (["--config", "a.yaml"], "error: --config, --mode and --run need --trainer.\n"),
-        (["--mode", "live"], "error: --config, --mode and --run need --trainer.\n"),
+        (["--config", "a.yaml"], "error: --config, --mode, --run and a command need --trainer.\n"),
+        (["--mode", "live"], "error: --config, --mode, --run and a command need --trainer.\n"),
         (["--trainer", "trl", "--config", "gone"], "error: --config gone: there is no such file.\n"),
     ],
 )

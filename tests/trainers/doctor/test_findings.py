@@ -671,9 +671,9 @@ def test_no_value_of_any_setting_ends_a_rule(trainer: str, monkeypatch: pytest.M
     asked: set[str] = set()
     resolved = Settings._resolved
 
-    def remembered(self: Settings, key: str, depth: int, known: Any = None) -> Any:
+    def remembered(self: Settings, key: str, depth: int) -> Any:
         asked.add(key)
-        return resolved(self, key, depth, known)
+        return resolved(self, key, depth)
 
     contexts = [RUN, LIVE_RUN, READING_RUN, SEGMENT, LIVE]
     with monkeypatch.context() as patch:

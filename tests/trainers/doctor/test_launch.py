@@ -83,7 +83,6 @@ trl grpo --dataset_name "$FILES" --output_dir "${OUT}/${NAME:-${SIZE}}" --seed $
     [
         ('$(cd "$(dirname "$0")/.." && pwd)', "$(cd...)"),
         ("$(basename org/model)", "$(basename...)"),
-        ("`date`", "$(...)"),
         ("$(dirname $GAINCURATE_CHECKPOINT)", "$(...)"),
         ("$(dirname $3)", "$(...)"),
     ],
@@ -160,7 +159,10 @@ def test_an_open_quote_is_no_line() -> None:
     ("text", "sentence"),
     [
         ("x" * 3_000_000, "it has more than 524,288 characters"),
-        ("a=xxxxxxxxxx\n" + "a=$a$a\n" * 60 + "python x b=$a", "the variable a has more than 524,288 characters"),
+        (
+            "a=xxxxxxxxxx\n" + "a=$a$a\n" * 60 + "python x b=$a",
+            "the variable a has more than 524,288 characters",
+        ),
     ],
     ids=["long", "grows"],
 )
