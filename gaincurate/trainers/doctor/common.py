@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor.findings import Context, Finding, Found, Mode, Severity
-from gaincurate.trainers.doctor.settings import Settings, shown
+from gaincurate.trainers.doctor.settings import Settings
 
 RUNS: tuple[Mode, ...] = ("segment", "live")
 ALWAYS: tuple[Mode, ...] = (*RUNS, "export")
@@ -140,7 +140,7 @@ def rows(
     form: str = "parquet",
     *,
     renamed: str = "",
-    source: str,
+    source: str = "",
 ) -> Row:
     """A training set with the trainer's columns: is it the round's, and does it have them; see `view`.
 
@@ -224,34 +224,25 @@ def shuffle(
     )
 
 
-def always_shuffled(source: str) -> Row:
+def always_shuffled() -> Row:
     """A trainer shuffles, whatever is set."""
     title = "rows are always shuffled, and no setting changes it: which prompts a round has survives that, "
-    finding = Finding("shuffle", "order", f"{title}their order does not", source=source)
+    finding = Finding("shuffle", "order", f"{title}their order does not")
     return lambda settings, context: finding
 
 
-def reports(
-    settings: Settings, context: Context, keys: tuple[str, ...], fix: dict[str, Any], advice: str, source: str
-) -> Found:
+def reports(keys: tuple[str, ...], fix: dict[str, Any], advice: str, source: str = "") -> Row:
     """Somebody must tell which prompt a reward belongs to."""
-    if not context.segment or any(settings.is_set(key) for key in keys):
-        return None
-    return Finding(
-        "outcomes",
-        "stops",
-        f"{keys[0]} is {shown(settings[keys[0]])}: nothing of yours sees the rewards, so no round has "
-        "outcomes",
-        fix,
-        advice,
-        source,
-    )
+    why = "nothing of yours sees the rewards, so no round has outcomes"
+    row = must(keys[0], lambda _: False, why, name="outcomes", severity="stops", modes=SEGMENT, fix=fix,
+        advice=advice, source=source)  # fmt: skip
+    return only(lambda settings, _: not any(map(settings.is_set, keys)), row)
 
 
 ADAPTER = "the checkpoint is an adapter alone, which the next round does not begin with"
 
 
-def adapter_only(key: str, off: Any, source: str) -> Row:
+def adapter_only(key: str, off: Any, source: str = "") -> Row:
     """A checkpoint that is an adapter alone is neither scored nor begun with."""
     return must(
         key,
@@ -294,7 +285,7 @@ def resumes(
     place: str,
     happens: str,
     advice: str,
-    source: str,
+    source: str = "",
     *,
     key: str = "",
     off: tuple[Any, ...] = (),
@@ -322,7 +313,7 @@ def resumes(
     return Finding("resume", "wrong", f"{told}: {happens}", right, advice, source)
 
 
-def moving_reference(key: str, off: Any, source: str) -> Row:
+def moving_reference(key: str, off: Any, source: str = "") -> Row:
     """The KL reference of a relaunched trainer is the model that it begins with."""
     why = "the KL reference is the model that a process begins with, so it moves every round"
     return must(key, off, why, name="reference", severity="cost", modes=SEGMENT, source=source)
@@ -345,7 +336,7 @@ def follows_run(settings: Settings, context: Context, key: str, *, source: str =
 
 
 def unplugged(
-    settings: Settings, context: Context, key: str, fix: dict[str, Any], what: str, source: str
+    settings: Settings, context: Context, key: str, fix: dict[str, Any], what: str, source: str = ""
 ) -> Found:
     """In live mode the trainer asks our adapter, or follows no schedule at all."""
     if not context.live or "gaincurate" in str(settings[key]) or (context.running and settings[key]):
@@ -412,24 +403,14 @@ def aligned(budget: int, step: int) -> str:
 
 def epochs(settings: Settings, context: Context, key: str, *, source: str = "") -> Found:
     """A round is one pass over its file; a live run has as many passes as rounds."""
-    count = settings.number(key)
-    if context.segment and count is not None and count != 1:
-        return Finding(
-            "epochs",
-            "wrong",
-            f"{settings.told(key)}: each round would be trained {count:g} times, and report {count:g} times",
-            {key: 1},
-            source=source,
-        )
-    if context.live and context.rounds is not None and count is not None and count != context.rounds:
-        return Finding(
-            "epochs",
-            "wrong",
-            f"{settings.told(key)}, but the run has {context.rounds} rounds, and a round is one pass here",
-            {key: context.rounds},
-            source=source,
-        )
-    return None
+    count, passes = settings.number(key), 1 if context.segment else context.rounds
+    if context.mode == "export" or count is None or passes is None or count == passes:
+        return None
+    why = f"the run has {passes} rounds, and a round is one pass here"
+    if context.segment:
+        why = f"each round would be trained {count:g} times, and report {count:g} times"
+    title = f"{settings.told(key)}{': ' if context.segment else ', but '}{why}"
+    return Finding("epochs", "wrong", title, {key: passes}, source=source)
 
 
 def steps(

@@ -22,8 +22,6 @@ LIVE: dict[str, Any] = {
 """The settings by which the trainer finds the live adapter."""
 
 _MANY = 10_000  # steps: nobody means a round of so many
-_GRPO = "nemo_rl/algorithms/grpo.py"
-_PROCESSORS = "nemo_rl/data/processors.py, math_hf_data_processor"
 _RESPONSES = "nemo_rl/data/datasets/response_datasets/response_dataset.py"
 
 _PARTS = "data.num_prompts_per_dataloader"
@@ -108,7 +106,6 @@ def data(settings: Settings, context: Context) -> Found:
         "would train on the same rows, whatever was planned",
         fix,
         "written by `gaincurate export --trainer nemo-rl` at the head of the round's command",
-        _RESPONSES,
     )
 
 
@@ -152,13 +149,12 @@ def unended(settings: Settings, context: Context) -> Found:
         "rows end before, with an error",
         {"grpo.max_num_steps": steps} if steps else {on: False},
         "" if steps else "or set grpo.max_num_steps to the steps of a round",
-        f"{_GRPO}, async_grpo_train",
     )
 
 
 def _adapter(backend: str, key: str) -> Row:
     """LoRA checkpoints hold an adapter, of the backend that is on."""
-    rule = common.adapter_only(f"policy.{backend}.{key}", False, "nemo_rl/models")
+    rule = common.adapter_only(f"policy.{backend}.{key}", False)
     return only(lambda settings, _: settings[f"policy.{backend}.enabled"] is not False, rule)
 
 
@@ -179,7 +175,6 @@ def weights(settings: Settings, context: Context) -> Found:
         f"{', '.join(told)}: no whole Hugging Face checkpoint, which scoring and the next round begin with",
         fix,
         "or a converter of examples/converters as the last step of the round's script",
-        "nemo_rl/utils/checkpoint.py",
     )
 
 
@@ -196,50 +191,46 @@ RULES = TrainerRules(
         data,
         views,
         partial(common.unplugged, key="data.custom_dataloader", fix=LIVE,
-            what="the loader reads the file in its own order, whatever the schedule plans",
-            source="nemo_rl/data/dataloader.py"),
-        partial(common.begins, key="policy.model_name", source="nemo_rl/models"),
+            what="the loader reads the file in its own order, whatever the schedule plans"),
+        partial(common.begins, key="policy.model_name"),
         partial(common.resumes, place="checkpointing.checkpoint_dir", happens="the newest checkpoint there "
             "is taken up, and because the data set's name is the same its loader's offset is put onto the "
-            "new file", source="nemo_rl/data/utils.py, load_dataloader_state",
-            advice="the next round begins with the weights: policy.model_name={checkpoint}"),
+            "new file", advice="the next round begins with the weights: policy.model_name={checkpoint}"),
         only(lambda settings, _: settings[_PARTS] != settings["grpo.num_prompts_per_step"],
             must(_PARTS, lambda _: False, "the adapter hands out whole steps of grpo.num_prompts_per_step",
-                name="parts", severity="stops", modes=LIVE_MODE, source="nemo_rl/data/dataloader.py",
-                fix={_PARTS: "${grpo.num_prompts_per_step}"})),
+            name="parts", severity="stops", modes=LIVE_MODE,
+            fix={_PARTS: "${grpo.num_prompts_per_step}"})),
         only(lambda settings, _: "gaincurate" in str(settings["data.custom_dataloader"]),
             must("data.use_multiple_dataloader", True, "data.custom_dataloader is not asked, so nothing "
-                "follows the schedule", name="adapter-missing", modes=LIVE_MODE,
-                source="nemo_rl/data/dataloader.py")),
+            "follows the schedule", name="adapter-missing", modes=LIVE_MODE)),
         _each("split_validation_size", lambda key: must(key, 0, "this share of a round is kept for "
-            "validation, and never reports", name="split", modes=ALWAYS, source=_RESPONSES)),
+            "validation, and never reports", name="split", modes=ALWAYS)),
         _each("prompt_file", lambda key: must(key, None, "the question is put into another text, which is "
-            "not what was scored", name="prompt-file", modes=ALWAYS, source=_PROCESSORS)),
+            "not what was scored", name="prompt-file", modes=ALWAYS)),
         _each("system_prompt_file", lambda key: must(key, None, "a system message is put before the "
-            "question, which is not what was scored", name="prompt-file", modes=ALWAYS, source=_PROCESSORS)),
-        partial(common.tail, key="grpo.num_prompts_per_step", source=f"{_GRPO}, setup: drop_last=True"),
+            "question, which is not what was scored", name="prompt-file", modes=ALWAYS)),
+        partial(common.tail, key="grpo.num_prompts_per_step"),
         partial(common.too_long, key="data.max_input_seq_length",
-            happens="they are cut to a few tokens and left out of the loss", below=lambda _: 1,
-            source=_PROCESSORS),
+            happens="they are cut to a few tokens and left out of the loss", below=lambda _: 1),
         only(lambda _, context: not context.live,  # live, a round is a number of steps
-            partial(common.epochs, key="grpo.max_num_epochs", source=_GRPO)),
+            partial(common.epochs, key="grpo.max_num_epochs")),
         partial(common.steps, key="grpo.max_num_steps", per_step="grpo.num_prompts_per_step",
-            more_is_fine=True, source=_GRPO),
+            more_is_fine=True),
         weights,
         unended,
         _adapter("dtensor_cfg", "lora_cfg.enabled"),
         _adapter("megatron_cfg", "peft.enabled"),
-        *common.shuffle("data.shuffle", modes=(*SEGMENT, *EXPORT), source=f"{_GRPO}, setup"),
+        *common.shuffle("data.shuffle", modes=(*SEGMENT, *EXPORT)),
         _each("env_name", lambda key: must(key, lambda value: value not in _SHIPPED, "nothing of yours sees "
             "the rewards; train_data_step*.jsonl has no id, so outcomes are joined by the text of the prompt",
-            name="log-without-id", severity="cost", source=f"{_GRPO}, train_data_step",
+            name="log-without-id", severity="cost",
             advice="an environment of your own whose step() appends a line to {outcomes} knows the row")),
-        common.moving_reference("loss_fn.reference_policy_kl_penalty", 0, _GRPO),
+        common.moving_reference("loss_fn.reference_policy_kl_penalty", 0),
         must("grpo.use_dynamic_sampling", False, "groups without variance are replaced by further prompts, "
-            "so steps and rows do not agree", name="dynamic-sampling", source=_GRPO),
+            "so steps and rows do not agree", name="dynamic-sampling"),
         must("checkpointing.enabled", True, "a round leaves nothing that the next one could begin with",
-            name="no-checkpoint", severity="stops", modes=SEGMENT, source=_GRPO),
+            name="no-checkpoint", severity="stops", modes=SEGMENT),
         must("grpo.async_grpo.enabled", False, "asynchronous GRPO takes no custom dataloader", name="async",
-            severity="stops", modes=LIVE_MODE, source="examples/run_grpo.py"),
+            severity="stops", modes=LIVE_MODE),
     ),
 )  # fmt: skip

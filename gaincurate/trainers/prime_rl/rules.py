@@ -12,9 +12,6 @@ from gaincurate.trainers.doctor.findings import Context, Finding, Found, Trainer
 from gaincurate.trainers.doctor.settings import Settings
 from gaincurate.trainers.profile import words
 
-_CONFIG = "prime_rl/configs/orchestrator.py"
-_BROADCAST = "prime_rl/transports/weights/filesystem.py"
-_SAMPLER = "orchestrator/curriculum/standard.py"
 _SOURCE = "orchestrator.train.source.0"
 
 DEFAULTS: dict[str, Any] = {
@@ -65,7 +62,6 @@ def sources(settings: Settings, context: Context) -> Iterator[Finding]:
         why="this taskset brings tasks of its own, whatever was planned",
         name="data",
         advice=advice,
-        source="verifiers/v1/taskset.py",
     )
     standard = "it chooses tasks by its own pools, some again and some never"
     for key in sorted({f"{_SOURCE}.curriculum.sampler.type", *settings.below("orchestrator.train.source.")}):
@@ -73,7 +69,7 @@ def sources(settings: Settings, context: Context) -> Iterator[Finding]:
         if key.endswith(".env.taskset.id"):
             rule = tasks(key, fix={key: "my_tasks"})
         elif key.endswith(".curriculum.sampler.type"):
-            rule = must(key, "standard", standard, name="sampler", source=_CONFIG)
+            rule = must(key, "standard", standard, name="sampler")
         if rule and (finding := rule(settings, context)):
             yield finding
 
@@ -82,7 +78,7 @@ def lengths(settings: Settings, context: Context) -> Found:
     """Samples over the training length are cut."""
     key = "seq_len" if settings["seq_len"] is not None else "orchestrator.seq_len"
     happens = "they are cut, so they are not what was scored"
-    return common.too_long(settings, context, key, happens, source=_CONFIG)
+    return common.too_long(settings, context, key, happens)
 
 
 def endless(settings: Settings, context: Context) -> Found:
@@ -97,7 +93,6 @@ def endless(settings: Settings, context: Context) -> Found:
         f"{settings.told('max_steps')}: the tasks are gone through again and again, and a round never ends",
         {"max_steps": wanted or 1},
         "" if wanted else "budget * group_size / batch_size steps; 1 is for a budget of one step",
-        _SAMPLER,
     )
 
 
@@ -117,7 +112,6 @@ def ahead(settings: Settings, context: Context) -> Found:
         name="ahead",
         severity="stale" if context.live else "cost",
         fix={"orchestrator.concurrency.max_inflight": int(size)},
-        source=_CONFIG,
     )
     return rule(settings, context)
 
@@ -133,31 +127,29 @@ RULES = TrainerRules(
     rules=(
         sources,
         common.unset_below("orchestrator.train.source", "groups that it does not admit are replaced by "
-            "further tasks, so steps and rows do not agree", name="gate", containing=".curriculum.gates.",
-            source=_CONFIG),
-        partial(common.follows_run, key=f"{_SOURCE}.env.taskset.run", source="gaincurate.trainers.prime_rl"),
-        partial(common.begins, key="model.name", source="prime_rl/configs/rl.py"),
+            "further tasks, so steps and rows do not agree", name="gate", containing=".curriculum.gates."),
+        partial(common.follows_run, key=f"{_SOURCE}.env.taskset.run"),
+        partial(common.begins, key="model.name"),
         common.unset_below("resume", "the step counter and the place among the last round's tasks come back "
-            "over the new ones", name="resume", modes=SEGMENT, source=f"{_SAMPLER}, load_state_dict",
+            "over the new ones", name="resume", modes=SEGMENT,
             advice="the next round begins with the weights: model.name = {checkpoint}"),
         must("orchestrator.token_batch_size", None, "a step takes as many prompts as fill it, so a round "
-            "does not end with a step", name="token-batch", source=_CONFIG,
+            "does not end with a step", name="token-batch",
             fix={"orchestrator.token_batch_size": None, "orchestrator.batch_size": 128}),
-        partial(common.tail, key="orchestrator.batch_size", per_step=_prompts, factor=_group, source=_CONFIG),
+        partial(common.tail, key="orchestrator.batch_size", per_step=_prompts, factor=_group),
         lengths,
-        partial(common.steps, key="max_steps", per_step=_prompts, source=_SAMPLER),
+        partial(common.steps, key="max_steps", per_step=_prompts),
         ahead,
         endless,
         common.unset_below("trainer.model.lora", common.ADAPTER, name="adapter", severity="stops",
-            modes=SEGMENT, source=_BROADCAST),
-        partial(common.output, key="output_dir", what="the checkpoint", source="prime_rl/configs/rl.py"),
+            modes=SEGMENT),
+        partial(common.output, key="output_dir", what="the checkpoint"),
         must("orchestrator.monitors.file", lambda value: value is not False, "no traces.jsonl is written, "
             "and no round has outcomes", name="outcomes", severity="stops",
             fix={"orchestrator.monitors.file": {}},
-            advice="or let the environment's own reward append a line to {outcomes}",
-            source="prime_rl/configs/monitors.py"),
+            advice="or let the environment's own reward append a line to {outcomes}"),
         *(must(f"{at}weight_broadcast.type", "filesystem", "weights go from memory to memory, and no Hugging "
             "Face weights are left for scoring and the next round", name="weights", severity="stops",
-            modes=SEGMENT, source=_BROADCAST) for at in ("", "trainer.")),
+            modes=SEGMENT) for at in ("", "trainer.")),
     ),
 )  # fmt: skip

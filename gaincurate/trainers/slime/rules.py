@@ -17,10 +17,6 @@ LIVE: dict[str, Any] = {
 }
 """The settings by which the trainer finds the live adapter."""
 
-_SOURCE = "slime/rollout/data_source.py"
-_ARGUMENTS = "slime/utils/arguments.py"
-_DATA = "slime/utils/data.py"
-_ROLLOUT = "slime/rollout/sglang_rollout.py"
 _TAP = "rollout_all_samples_process_path"
 _ALWAYS = 1_000_000  # rollouts: the last one is saved whatever the period
 
@@ -60,8 +56,8 @@ def passes(settings: Settings, context: Context) -> Found:
         return None
     if context.segment and settings["num_epoch"] is None:
         title = "neither num_rollout nor num_epoch is set: slime does not begin"
-        return Finding("length", "stops", title, {"num_epoch": 1}, source=_ARGUMENTS)
-    return common.epochs(settings, context, "num_epoch", source=_ARGUMENTS)
+        return Finding("length", "stops", title, {"num_epoch": 1})
+    return common.epochs(settings, context, "num_epoch")
 
 
 def _hides(settings: Settings, context: Context) -> bool:
@@ -83,14 +79,13 @@ def resumes(settings: Settings, context: Context) -> Found:
         "(rollout/global_dataset_state_dict_*.pt) of the last round come back, and the training ends at once",
         {"load": "{checkpoint}"},
         "Hugging Face weights are loaded without either, and without the optimizer",
-        f"{_SOURCE}, load",
     )
 
 
 def begins(settings: Settings, context: Context) -> Found:
     """Training begins with --load, and without it with --ref-load or --hf-checkpoint."""
     keys = ("load",) if settings.place("load") else ("hf_checkpoint", "ref_load")
-    answers = (common.begins(settings, context, key, _ARGUMENTS) for key in keys)
+    answers = (common.begins(settings, context, key) for key in keys)
     finding = next((answer for answer in answers if answer), None)
     both = ("load", "hf_checkpoint") if settings.is_given("hf_checkpoint") else ("load",)
     return replace(finding, fix=dict.fromkeys(both, "{checkpoint}")) if finding else None
@@ -101,8 +96,8 @@ def reports(settings: Settings, context: Context) -> Found:
     if str(settings["custom_rm_path"]).startswith("slime.") and not settings[_TAP]:
         settings = Settings({**settings.given, "custom_rm_path": None}, settings.defaults)
     advice = "an async function that appends a line to {outcomes} for sample.metadata['gc_id']"
-    fix = {"custom_rm_path": "reward.reward"}
-    return common.reports(settings, context, ("custom_rm_path", _TAP), fix, advice, _ARGUMENTS)
+    row = common.reports(("custom_rm_path", _TAP), {"custom_rm_path": "reward.reward"}, advice)
+    return row(settings, context)
 
 
 def _other_reference(settings: Settings, context: Context) -> bool:
@@ -122,56 +117,53 @@ RULES = TrainerRules(
     defaults=DEFAULTS,
     live=True,
     rules=(
-        common.rows("prompt_data", ("metadata",), "--trainer slime", "jsonl", source=_SOURCE),
-        partial(common.follows_run, key="prompt_data", source="gaincurate.trainers.slime"),
+        common.rows("prompt_data", ("metadata",), "--trainer slime", "jsonl"),
+        partial(common.follows_run, key="prompt_data"),
         partial(common.unplugged, key="data_source_path", fix=LIVE,
-            what="rows come in the file's order, whatever the schedule plans", source=_ARGUMENTS),
-        partial(common.unplugged, key=_TAP, fix={_TAP: LIVE[_TAP]}, source=_ARGUMENTS,
+            what="rows come in the file's order, whatever the schedule plans"),
+        partial(common.unplugged, key=_TAP, fix={_TAP: LIVE[_TAP]},
             what="the adapter never hears of a reward"),
         resumes,
         begins,
         only(_hides, must("num_rollout", None, "it hides the size of the file, and behind its end a round "
             "begins again with its first rows", name="rollouts", modes=SEGMENT,
-            fix={"num_rollout": None, "num_epoch": 1}, source=_SOURCE)),
+            fix={"num_rollout": None, "num_epoch": 1})),
         passes,
-        partial(common.steps, key="num_rollout", per_step="rollout_batch_size", source=_SOURCE),
-        partial(common.tail, key="rollout_batch_size",
-            source="slime/ray/rollout.py, get_num_rollout_per_epoch"),
+        partial(common.steps, key="num_rollout", per_step="rollout_batch_size"),
+        partial(common.tail, key="rollout_batch_size"),
         only(lambda _, context: not context.live,  # the adapter reads the rows without a limit
-            partial(common.too_long, key="rollout_max_prompt_len", source=_DATA,
+            partial(common.too_long, key="rollout_max_prompt_len",
                 happens="they are dropped when the file is read, so they never report")),
         only(lambda settings, _: not settings.is_set("custom_generate_function_path"),
             must("apply_chat_template", True, "the model would read the messages without its chat template, "
-                "which is not what was scored", name="template", modes=ALWAYS, source=_DATA)),
+            "which is not what was scored", name="template", modes=ALWAYS)),
         only(lambda settings, _: settings[_OVER] != settings["rollout_batch_size"],
             must(_OVER, None, "more prompts are taken than a step trains, and those that come late are "
-                "thrown away", name="over-sampling", source=_ROLLOUT)),
-        must("dynamic_sampling_filter_path", None, _REFUSED, name="dynamic-sampling", source=_ROLLOUT),
+            "thrown away", name="over-sampling")),
+        must("dynamic_sampling_filter_path", None, _REFUSED, name="dynamic-sampling"),
         must("partial_rollout", False, "unfinished samples come back in a later round than planned, or never",
-            name="partial-rollout", source=_ROLLOUT),
+            name="partial-rollout"),
         must("rollout_function_path", lambda value: "fully_async" not in str(value), "rollouts run ahead "
             "over the end of the file, before the rewards that should choose them, and a quick prompt can be "
             "trained twice in place of a slow one", name="ahead",
-            fix={"rollout_function_path": DEFAULTS["rollout_function_path"]},
-            source="slime/rollout/fully_async_rollout.py"),
+            fix={"rollout_function_path": DEFAULTS["rollout_function_path"]}),
         reports,
         must("save_hf", lambda value: value is not None, "no Hugging Face weights, which scoring and the "
             "next round begin with", name="weights", severity="stops", modes=SEGMENT,
-            fix={"save_hf": "{output}/hf/{rollout_id}"},
-            source="slime/backends/megatron_utils/actor.py, save_model"),
+            fix={"save_hf": "{output}/hf/{rollout_id}"}),
         only(lambda settings, _: settings["save_hf"] is not None,
             partial(common.output, key="save_hf", what="the checkpoint", below="/hf/{rollout_id}")),
         only(lambda settings, _: settings["save_interval"] is None or not settings.is_set("save"),
             must("save_interval", lambda _: False, "nothing is saved without it and save, save_hf included",
-                name="no-checkpoint", severity="stops", modes=SEGMENT, source="train.py",
-                fix={"save_interval": _ALWAYS, "save": "{output}/megatron"},
-                advice="the last rollout is saved whatever the period")),
-        *common.shuffle("rollout_shuffle", source=_SOURCE),
-        *(only(_other_reference, common.moving_reference(key, 0.0, _ARGUMENTS))
+            name="no-checkpoint", severity="stops", modes=SEGMENT,
+            fix={"save_interval": _ALWAYS, "save": "{output}/megatron"},
+            advice="the last rollout is saved whatever the period")),
+        *common.shuffle("rollout_shuffle"),
+        *(only(_other_reference, common.moving_reference(key, 0.0))
             for key in ("kl_coef", "kl_loss_coef")),
         must("metadata_key", "metadata", "gc_id is carried in `metadata`, the one column that stays with a "
-            "sample", name="metadata", modes=ALWAYS, source=_DATA),
+            "sample", name="metadata", modes=ALWAYS),
         must("input_key", "prompt", "the chat messages are in `prompt`", name="prompt-key", severity="stops",
-            modes=ALWAYS, source=_DATA),
+            modes=ALWAYS),
     ),
 )  # fmt: skip

@@ -18,8 +18,6 @@ LIVE: dict[str, Any] = {"data_selector.selector_type": "gaincurate.trainers.trin
 """The settings by which the trainer finds the live adapter."""
 
 _ONE, _FIRST = "buffer.explorer_input.taskset", "buffer.explorer_input.tasksets.0"
-_SELECTORS = "trinity/buffer/selector/selector.py"
-_READER = "trinity/buffer/reader/file_reader.py"
 _OPERATORS = "data_processor.experience_pipeline.operators"
 
 _WORKFLOWS = words(
@@ -81,7 +79,7 @@ def _taskset(settings: Settings) -> str:
 
 def data(settings: Settings, context: Context) -> Found:
     """Trinity reads a folder."""
-    found = common.reads(settings, context, f"{_taskset(settings)}.path", source=_READER)
+    found = common.reads(settings, context, f"{_taskset(settings)}.path")
     if found is None:
         return None
     advice = "`gaincurate export RUN --trainer trinity --out {output}/rows/train.parquet` writes it there"
@@ -104,7 +102,7 @@ def texts(settings: Settings, context: Context) -> Found:
         return None
     title = f"{settings.told(key)}: {flow} puts a system message of its own there, which was not scored"
     advice = "where the set has a system message, the one that `gaincurate export --trainer trinity` names"
-    return Finding("template", "wrong", title, {key: ""}, advice, "trinity/common/workflows")
+    return Finding("template", "wrong", title, {key: ""}, advice)
 
 
 def _at(name: str, row: Callable[[str], Row]) -> Row:
@@ -126,7 +124,6 @@ def reports(settings: Settings, context: Context) -> Found:
         {f"{_taskset(settings)}.default_reward_fn_type": "my_reward"},
         "a reward function or workflow of your own that appends a line to {outcomes} for "
         "task.raw_task['gc_id']",
-        "trinity/common/workflows, trinity/common/rewards",
     )
 
 
@@ -141,14 +138,12 @@ def order(settings: Settings, context: Context) -> Found:
         what = "rows are chosen by Trinity's own selector, whatever the schedule plans"
         fix = {f"{_taskset(settings)}.{name}": value for name, value in LIVE.items()}
         fix |= {old: None} if key == old else {}
-        return common.unplugged(settings, context, key, fix, what, _SELECTORS)
+        return common.unplugged(settings, context, key, fix, what)
     if kind == "shuffle":
-        answers = (
-            rule(settings, context) for rule in common.shuffle(key, off="sequential", source=_SELECTORS)
-        )
+        answers = (rule(settings, context) for rule in common.shuffle(key, off="sequential"))
         return next((answer for answer in answers if isinstance(answer, Finding)), None)
     why = "it chooses by its own rule, some rows again and some never"
-    return must(key, "sequential", why, name="selector", modes=ALWAYS, source=_SELECTORS)(settings, context)
+    return must(key, "sequential", why, name="selector", modes=ALWAYS)(settings, context)
 
 
 def lengths(settings: Settings, context: Context) -> Found:
@@ -159,14 +154,13 @@ def lengths(settings: Settings, context: Context) -> Found:
     )
     key, source = "model.max_prompt_tokens", "trinity/common/models"
     if settings[key] is not None:
-        return common.too_long(settings, context, key, happens, source=source)
+        return common.too_long(settings, context, key, happens)
     return common.too_long(
         settings,
         context,
         "model.max_model_len",
         happens,
         below=lambda _: settings.number("model.max_response_tokens"),
-        source=source,
     )
 
 
@@ -186,14 +180,12 @@ def feedback(settings: Settings, context: Context) -> Found:
             f"{before[0]} stands before pass_rate_calculator: rewards of the groups that it leaves out never "
             "reach the selector",
             advice="put pass_rate_calculator first in data_processor.experience_pipeline.operators",
-            source="trinity/buffer/operators",
         )
     return Finding(
         "feedback",
         "stops",
         "the experience pipeline has no pass_rate_calculator: the selector never hears of a reward",
         {f"{_OPERATORS}.{len(names)}.name": "pass_rate_calculator"},
-        source="trinity/explorer/explorer.py",
     )
 
 
@@ -206,7 +198,6 @@ def _ahead(key: str, most: int) -> Row:
         severity="stale",
         modes=LIVE_MODE,
         fix={key: most},
-        source="trinity/explorer/explorer.py",
     )
 
 
@@ -221,47 +212,44 @@ RULES = TrainerRules(
     rules=(
         data,
         common.unset_below("data_processor.task_pipeline.", "tasks are chosen and ordered by a pipeline of "
-            "its own before the training", name="task-pipeline",
-            source="trinity/buffer/pipelines/task_pipeline.py"),
+            "its own before the training", name="task-pipeline"),
         _at("format.prompt_key", lambda key: must(key, "prompt", "the exported question is in `prompt`",
-            name="prompt-key", severity="stops", modes=ALWAYS, source=_READER)),
+            name="prompt-key", severity="stops", modes=ALWAYS)),
         texts,
         _at("workflow_args.use_base", lambda key: must(key, False, "the model reads plain text without its "
-            "chat template", name="template", modes=ALWAYS, source="trinity/common/workflows")),
+            "chat template", name="template", modes=ALWAYS)),
         order,
-        _at("data_selector.kwargs.run", lambda key: partial(common.follows_run, key=key,
-            source="gaincurate.trainers.trinity")),
-        partial(common.begins, key="model.model_path", source="trinity/common/config.py"),
+        _at("data_selector.kwargs.run", lambda key: partial(common.follows_run, key=key)),
+        partial(common.begins, key="model.model_path"),
         partial(common.resumes, key="continue_from_checkpoint", off=(False, None), fix="{output}/trinity",
-            place="checkpoint_root_dir", source="trinity/manager/state_manager.py",
+            place="checkpoint_root_dir",
             happens="the place in the last round's file comes back over the new one",
             advice="the next round begins with the weights: model.model_path: {checkpoint}"),
-        partial(common.tail, key="buffer.batch_size", source=f"{_READER}: drop_last=True"),
+        partial(common.tail, key="buffer.batch_size"),
         lengths,
         only(lambda settings, _: settings["buffer.total_steps"] is None,
-            partial(common.epochs, key="buffer.total_epochs", source=_READER)),
-        partial(common.steps, key="buffer.total_steps", per_step="buffer.batch_size", source=_READER),
+            partial(common.epochs, key="buffer.total_epochs")),
+        partial(common.steps, key="buffer.total_steps", per_step="buffer.batch_size"),
         _ahead("synchronizer.sync_interval", 1),
         _ahead("synchronizer.sync_offset", 0),
         must("trainer.save_hf_checkpoint", lambda value: value != "never", "no Hugging Face weights, which "
             "scoring and the next round begin with", name="weights", severity="stops", modes=SEGMENT,
-            fix={"trainer.save_hf_checkpoint": "last"}, source="trinity/trainer/trainer.py"),
+            fix={"trainer.save_hf_checkpoint": "last"}),
         must("mode", lambda value: value in ("both", "colocate"), "one half of the trainer alone: the "
             "process of a round does not both roll out and train", name="half", severity="stops",
-            modes=SEGMENT, fix={"mode": "both"}, source="trinity/cli/launcher.py"),
+            modes=SEGMENT, fix={"mode": "both"}),
         only(lambda settings, _: not settings["continue_from_checkpoint"],
             partial(common.output, key="checkpoint_root_dir", what="the checkpoint", below="/trinity")),
         reports,
         feedback,
         common.unset_below("model.lora_configs", common.ADAPTER, name="adapter", severity="stops",
-            modes=SEGMENT, source="trinity/common/config.py"),
+            modes=SEGMENT),
         only(lambda settings, _: any(settings.below("buffer.explorer_input.eval_tasksets.")),
             must("explorer.eval_on_startup", False, "a whole evaluation before every round",
-                name="validation", severity="cost", modes=SEGMENT, source="trinity/explorer/explorer.py")),
+            name="validation", severity="cost", modes=SEGMENT)),
         must("explorer.over_rollout.ratio", 0.0, "a step does not wait for its slowest tasks, which are "
-            "never trained and report nothing", name="over-rollout", source="trinity/common/config.py"),
+            "never trained and report nothing", name="over-rollout"),
         must("model.tinker.enable", False, "the weights stay with the service that trains, and scoring and "
-            "the next round have none", name="weights", severity="stops", modes=SEGMENT,
-            source="trinity/trainer/tinker/tinker_trainer.py"),
+            "the next round have none", name="weights", severity="stops", modes=SEGMENT),
     ),
 )  # fmt: skip

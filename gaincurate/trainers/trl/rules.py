@@ -21,6 +21,7 @@ _CONFIG = "trl/trainer/grpo_config.py"
 _GRPO = "trl/trainer/grpo_trainer.py"
 _WINDOW = f"{_GRPO}, _prepare_inputs"
 _TRAINER = "transformers/trainer.py"
+_SKIP = f"{_TRAINER}, skip_first_batches"
 _REWARD = "reward.reward"  # a function of the user's, named as the recipe names it
 
 DEFAULTS: dict[str, Any] = {
@@ -151,30 +152,6 @@ def checkpoints(settings: Settings, context: Context) -> Found:
     )
 
 
-def skip(settings: Settings, context: Context) -> Found:
-    """Resuming skips as many batches as were trained, of whatever data set is there now."""
-    on = bool(settings["ignore_data_skip"])
-    if context.segment and not on and settings.is_set("resume_from_checkpoint"):
-        return Finding(
-            "skip",
-            "wrong",
-            f"{settings.told('ignore_data_skip')}: a round that goes on from the last one's checkpoint skips "
-            "as many of its own rows as were trained before",
-            {"ignore_data_skip": True},
-            source=f"{_TRAINER}, skip_first_batches",
-        )
-    if context.live and on and not context.late:
-        return Finding(
-            "skip",
-            "wrong",
-            f"{settings.told('ignore_data_skip')}: a killed run would begin its round again, and train its "
-            "first prompts twice",
-            {"ignore_data_skip": False},
-            source=f"{_TRAINER}, skip_first_batches",
-        )
-    return None
-
-
 def logs(settings: Settings, context: Context) -> Found:
     """The completions' file keeps the last generation only, which reports them unless an adapter does."""
     every, shape = settings.number("logging_steps"), shape_in(settings)
@@ -249,15 +226,6 @@ def begins(settings: Settings, context: Context) -> Found:
     return common.begins(settings, context, "model_name_or_path", "trl/trainer/model_config.py")
 
 
-def twice(settings: Settings, context: Context) -> Found:
-    """One of the two follows from the other."""
-    keys = ("generation_batch_size", "steps_per_generation")
-    if any(settings[key] is None for key in keys):
-        return None
-    title = f"{settings.told(keys[0])}, {settings.told(keys[1])}: GRPOConfig refuses both at once"
-    return Finding("batch-twice", "stops", title, {keys[0]: None}, source=f"{_CONFIG}, __post_init__")
-
-
 def rows(settings: Settings, context: Context) -> Found:
     """`trl grpo` names its data set; a script of one's own is asked nothing."""
     if not settings.is_given("dataset_name"):
@@ -329,13 +297,20 @@ _RULES: tuple[Rule, ...] = (
     ends_inside,
     checkpoints,
     *dealing,
-    skip,
+    only(lambda settings, _: settings.is_set("resume_from_checkpoint"),
+        must("ignore_data_skip", True, "a round that goes on from the last one's checkpoint skips as many of "
+            "its own rows as were trained before", name="skip", modes=SEGMENT, source=_SKIP)),
+    only(lambda _, context: not context.late,
+        must("ignore_data_skip", False, "a killed run would begin its round again, and train its first "
+            "prompts twice", name="skip", modes=LIVE, source=_SKIP)),
     logs,
     rewards,
     passes,
     resumed,
     length,
-    twice,
+    only(lambda settings, _: settings["steps_per_generation"] is not None,
+        must("generation_batch_size", None, "GRPOConfig refuses it together with steps_per_generation",
+            name="batch-twice", severity="stops", modes=ALWAYS, source=f"{_CONFIG}, __post_init__")),
     must("save_strategy", lambda value: value != "no",
         "a round leaves nothing that the next one could begin with", name="no-checkpoint", severity="stops",
         modes=SEGMENT, fix={"save_strategy": "steps"}, source=_TRAINER),

@@ -106,17 +106,10 @@ def weights(settings: Settings, context: Context) -> Found:
         return None
     if context.segment and "verl.model_merger" in context.shell:
         return None
-    if context.live:
-        title = f"{settings.told(_SAVED)}: no Hugging Face weights, which {context.reader} needs"
-        return Finding("weights", "stops", title, {_SAVED: [*saved, "hf_model"]}, source=_SAVING)
-    return Finding(
-        "weights",
-        "stops",
-        f"{settings.told(_SAVED)}: no Hugging Face weights, which scoring and the next round begin with",
-        {_SAVED: [*saved, "hf_model"]},
-        "or `python -m verl.model_merger merge` as the last step of the round's command",
-        _SAVING,
-    )
+    title = f"{settings.told(_SAVED)}: no Hugging Face weights, which scoring and the next round begin with"
+    merge = "or `python -m verl.model_merger merge` as the last step of the round's command"
+    advice = "" if context.live else merge
+    return Finding("weights", "stops", title, {_SAVED: [*saved, "hf_model"]}, advice, _SAVING)
 
 
 def checkpoints(settings: Settings, context: Context) -> Found:
@@ -239,7 +232,7 @@ _RULES: tuple[Rule, ...] = (
             modes=LIVE_MODE, source=_SAVING)),
     checkpoints,
     partial(common.output, key="trainer.default_local_dir", what="the checkpoint", source=_BASE),
-    partial(common.reports, keys=(_REWARD, "trainer.rollout_data_dir", _TAP), fix={_REWARD: "reward.py"},
+    common.reports(keys=(_REWARD, "trainer.rollout_data_dir", _TAP), fix={_REWARD: "reward.py"},
         advice="a function compute_score that appends a line to {outcomes} for extra_info['gc_id']",
         source="verl/trainer/config/reward/reward.yaml"),
     common.adapter_only("actor_rollout_ref.model.lora_rank", 0, "verl/workers/config"),
