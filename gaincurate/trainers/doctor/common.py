@@ -33,7 +33,6 @@ def must(
     modes: tuple[Mode, ...] = RUNS,
     fix: dict[str, Any] | None = None,
     advice: str = "",
-    source: str = "",
 ) -> Row:
     """A rule on one setting, the row of a trainer's table.
 
@@ -47,7 +46,6 @@ def must(
         modes: in which the rule holds.
         fix: settings that fix it. Default: the right value, if it is one.
         advice: what else can be done.
-        source: where the trainer does it.
     """
     settled = fix if fix is not None else {} if callable(be) else {key: be}
 
@@ -59,7 +57,7 @@ def must(
     def rule(settings: Settings, context: Context) -> Found:
         if context.mode not in modes or is_right(settings[key]):
             return None
-        return Finding(name, severity, f"{settings.told(key)}: {why}", settled, advice, source)
+        return Finding(name, severity, f"{settings.told(key)}: {why}", settled, advice)
 
     return rule
 
@@ -74,18 +72,13 @@ def above_zero(value: Any) -> bool:
     return isinstance(value, int) and value > 0
 
 
-def reads(settings: Settings, context: Context, key: str, *, source: str = "") -> Found:
+def reads(settings: Settings, context: Context, key: str) -> Found:
     """In segment mode the training set is the round's own file."""
     if not context.segment or Settings.follows(settings.place(key), ("data", "output", "round")):
         return None
-    return Finding(
-        "data",
-        "wrong",
-        f"{settings.told(key)}: every round would train on the same rows, whatever was planned",
-        _file(settings, key, "{data}"),
-        "a file written for this trainer below {output} will do as well",
-        source,
-    )
+    title = f"{settings.told(key)}: every round would train on the same rows, whatever was planned"
+    advice = "a file written for this trainer below {output} will do as well"
+    return Finding("data", "wrong", title, _file(settings, key, "{data}"), advice)
 
 
 def view(
@@ -96,7 +89,6 @@ def view(
     export: str,
     form: str = "parquet",
     renamed: str = "",
-    source: str = "",
 ) -> Found:
     """The round's file has the source's columns; a trainer that reads others needs an exported one.
 
@@ -108,7 +100,6 @@ def view(
         export: the options of `gaincurate export` that write them.
         form: of the exported file.
         renamed: the setting that makes it read another column; then nothing is said.
-        source: where the trainer does it.
     """
     if not context.segment or context.columns is None or not Settings.follows(settings.place(key), ("data",)):
         return None
@@ -122,7 +113,6 @@ def view(
         f"{settings.told(key)}: the rounds of this run have no {', '.join(missing)}, which the trainer reads",
         _file(settings, key, f"{{output}}/data.{form}"),
         exported(context, export, form),
-        source,
     )
 
 
@@ -140,7 +130,6 @@ def rows(
     form: str = "parquet",
     *,
     renamed: str = "",
-    source: str = "",
 ) -> Row:
     """A training set with the trainer's columns: is it the round's, and does it have them; see `view`.
 
@@ -148,9 +137,9 @@ def rows(
     """
 
     def rule(settings: Settings, context: Context) -> Found:
-        finding = reads(settings, context, key, source=source)
+        finding = reads(settings, context, key)
         if finding is None:
-            return view(settings, context, key, needs, export, form, renamed, source)
+            return view(settings, context, key, needs, export, form, renamed)
         is_enough = context.columns is not None and context.columns.issuperset(needs)
         if is_enough or (renamed and settings.known(renamed) not in (None, *needs)):
             return finding
@@ -169,40 +158,29 @@ def _file(settings: Settings, key: str, path: str) -> dict[str, Any]:
     return {key: [path] if isinstance(settings.known(key), list) else path}
 
 
-def begins(settings: Settings, context: Context, key: str, source: str = "") -> Found:
+def begins(settings: Settings, context: Context, key: str) -> Found:
     """In segment mode a round begins with what the last one left."""
     if not context.segment or not settings.is_given(key):
         return None
     value = settings.place(key)
     if not value or Settings.follows(value, ("checkpoint", "output", "round")):
         return None
-    return Finding(
-        "base-model",
-        "wrong",
-        f"{settings.told(key)}: each round begins from that model, so nothing that was trained is kept",
-        {key: "{checkpoint}"},
-        "{checkpoint} is the run's model in the first round, then what the last round left",
-        source,
-    )
+    why = "each round begins from that model, so nothing that was trained is kept"
+    advice = "{checkpoint} is the run's model in the first round, then what the last round left"
+    title = f"{settings.told(key)}: {why}"
+    return Finding("base-model", "wrong", title, {key: "{checkpoint}"}, advice)
 
 
-def output(
-    settings: Settings, context: Context, key: str, what: str, below: str = "", source: str = ""
-) -> Found:
+def output(settings: Settings, context: Context, key: str, what: str, below: str = "") -> Found:
     """In segment mode what a round leaves must lie in the round's own folder."""
     if not context.segment or Settings.follows(settings.place(key), ("output",)):
         return None
-    return Finding(
-        "output",
-        "stops",
-        f"{settings.told(key)}: {what} is looked for below {{output}}, and the run stops where there is none",
-        {key: "{output}" + below},
-        source=source,
-    )
+    why = f"{what} is looked for below {{output}}, and the run stops where there is none"
+    return Finding("output", "stops", f"{settings.told(key)}: {why}", {key: "{output}" + below})
 
 
 def shuffle(
-    key: str, *, off: Any = False, modes: tuple[Mode, ...] = ALWAYS, refused: bool = False, source: str = ""
+    key: str, *, off: Any = False, modes: tuple[Mode, ...] = ALWAYS, refused: bool = False
 ) -> tuple[Row, ...]:
     """The order of a round is part of the plan; which prompts it has survives a shuffle.
 
@@ -211,9 +189,8 @@ def shuffle(
         off: its value that does not.
         modes: in which the setting counts.
         refused: the live adapter cannot bring its own order, and refuses to begin.
-        source: where the trainer does it.
     """
-    row = partial(must, key, off, name="shuffle", source=source)
+    row = partial(must, key, off, name="shuffle")
     lost = "which prompts a round has survives that, their order does not"
     wrong = tuple(mode for mode in modes if mode != "export" and not (refused and mode == "live"))
     stopped = "the adapter refuses to begin, because the order would not be the plan's"
@@ -231,18 +208,18 @@ def always_shuffled() -> Row:
     return lambda settings, context: finding
 
 
-def reports(keys: tuple[str, ...], fix: dict[str, Any], advice: str, source: str = "") -> Row:
+def reports(keys: tuple[str, ...], fix: dict[str, Any], advice: str) -> Row:
     """Somebody must tell which prompt a reward belongs to."""
     why = "nothing of yours sees the rewards, so no round has outcomes"
     row = must(keys[0], lambda _: False, why, name="outcomes", severity="stops", modes=SEGMENT, fix=fix,
-        advice=advice, source=source)  # fmt: skip
+        advice=advice)  # fmt: skip
     return only(lambda settings, _: not any(map(settings.is_set, keys)), row)
 
 
 ADAPTER = "the checkpoint is an adapter alone, which the next round does not begin with"
 
 
-def adapter_only(key: str, off: Any, source: str = "") -> Row:
+def adapter_only(key: str, off: Any) -> Row:
     """A checkpoint that is an adapter alone is neither scored nor begun with."""
     return must(
         key,
@@ -252,7 +229,6 @@ def adapter_only(key: str, off: Any, source: str = "") -> Row:
         severity="stops",
         modes=SEGMENT,
         advice="or merge it into the model as the last step of the round's command",
-        source=source,
     )
 
 
@@ -265,7 +241,6 @@ def unset_below(
     modes: tuple[Mode, ...] = RUNS,
     containing: str = "",
     advice: str = "",
-    source: str = "",
 ) -> Row:
     """A rule against all settings whose keys begin with a prefix and contain a text; see `must`."""
 
@@ -274,7 +249,7 @@ def unset_below(
         keys = sorted(key for key in keys if settings.given[key] is not None)
         if context.mode not in modes or not keys:
             return None
-        return Finding(name, severity, f"{keys[0]} is set: {why}", dict.fromkeys(keys), advice, source)
+        return Finding(name, severity, f"{keys[0]} is set: {why}", dict.fromkeys(keys), advice)
 
     return rule
 
@@ -285,7 +260,6 @@ def resumes(
     place: str,
     happens: str,
     advice: str,
-    source: str = "",
     *,
     key: str = "",
     off: tuple[Any, ...] = (),
@@ -299,7 +273,6 @@ def resumes(
         place: the setting of the checkpoints' folder; one of the round's own has no such checkpoint.
         happens: what comes back.
         advice: how the next round begins.
-        source: where the trainer does it.
         key: the setting that resumes, where there is one.
         off: its values that do not.
         fix: the folder of the round's own; a value of `off` is for `key`.
@@ -310,38 +283,31 @@ def resumes(
         return None
     told = f"{settings.told(key)}, {settings.told(place)}" if key else settings.told(place)
     right = {key: fix} if fix in off else {place: fix}
-    return Finding("resume", "wrong", f"{told}: {happens}", right, advice, source)
+    return Finding("resume", "wrong", f"{told}: {happens}", right, advice)
 
 
-def moving_reference(key: str, off: Any, source: str = "") -> Row:
+def moving_reference(key: str, off: Any) -> Row:
     """The KL reference of a relaunched trainer is the model that it begins with."""
     why = "the KL reference is the model that a process begins with, so it moves every round"
-    return must(key, off, why, name="reference", severity="cost", modes=SEGMENT, source=source)
+    return must(key, off, why, name="reference", severity="cost", modes=SEGMENT)
 
 
-def follows_run(settings: Settings, context: Context, key: str, *, source: str = "") -> Found:
+def follows_run(settings: Settings, context: Context, key: str) -> Found:
     """In live mode the adapter is told of the run by a setting; a file there is no run."""
     if not context.live:
         return None
     value = settings.place(key)
     if value and not str(value).endswith((".parquet", ".jsonl", ".json", ".arrow")):
         return None
-    return Finding(
-        "no-run",
-        "stops",
-        f"{settings.told(key)}: the adapter is told by it which run to follow",
-        {key: context.folder},
-        source=source,
-    )
+    title = f"{settings.told(key)}: the adapter is told by it which run to follow"
+    return Finding("no-run", "stops", title, {key: context.folder})
 
 
-def unplugged(
-    settings: Settings, context: Context, key: str, fix: dict[str, Any], what: str, source: str = ""
-) -> Found:
+def unplugged(settings: Settings, context: Context, key: str, fix: dict[str, Any], what: str) -> Found:
     """In live mode the trainer asks our adapter, or follows no schedule at all."""
     if not context.live or "gaincurate" in str(settings[key]) or (context.running and settings[key]):
         return None
-    return Finding("adapter-missing", "wrong", f"{settings.told(key)}: {what}", fix, source=source)
+    return Finding("adapter-missing", "wrong", f"{settings.told(key)}: {what}", fix)
 
 
 _NAMED = 3
@@ -357,7 +323,6 @@ def tail(
     factor: Number | None = None,
     mini: str = "",
     unless: str = "",
-    source: str = "",
 ) -> Found:
     """A round that is no multiple of the trainer's prompts a step loses its last prompts.
 
@@ -369,7 +334,6 @@ def tail(
         factor: the key's value for one prompt a step, where it is not 1.
         mini: the setting with a mini-batch's prompts, which the trainer refuses above a step's.
         unless: the setting that makes it take them.
-        source: where the trainer does it.
     """
     each = per_step(settings) if per_step else settings.count(key)
     if context.mode == "export" or context.budget is None or not each:
@@ -390,7 +354,6 @@ def tail(
         "each round are never trained, and report nothing",
         fix,
         aligned(context.budget, step),
-        source,
     )
 
 
@@ -401,7 +364,7 @@ def aligned(budget: int, step: int) -> str:
     return f"or start the run with `gaincurate schedule start --align-to {step} --budget {nearest}`"
 
 
-def epochs(settings: Settings, context: Context, key: str, *, source: str = "") -> Found:
+def epochs(settings: Settings, context: Context, key: str) -> Found:
     """A round is one pass over its file; a live run has as many passes as rounds."""
     count, passes = settings.number(key), 1 if context.segment else context.rounds
     if context.mode == "export" or count is None or passes is None or count == passes:
@@ -410,7 +373,7 @@ def epochs(settings: Settings, context: Context, key: str, *, source: str = "") 
     if context.segment:
         why = f"each round would be trained {count:g} times, and report {count:g} times"
     title = f"{settings.told(key)}{': ' if context.segment else ', but '}{why}"
-    return Finding("epochs", "wrong", title, {key: passes}, source=source)
+    return Finding("epochs", "wrong", title, {key: passes})
 
 
 def steps(
@@ -420,15 +383,12 @@ def steps(
     *,
     per_step: Number | str,
     more_is_fine: bool = False,
-    source: str = "",
 ) -> Found:
     """A bound on the steps must be what the rows need, once the prompts a step divide a round."""
     each = settings.count(per_step) if isinstance(per_step, str) else per_step(settings)
     if context.budget is None or not each or context.budget % each:
         return None  # the rule on the tail speaks of what is left
-    return length(
-        settings, context, key, int(context.budget // each), more_is_fine=more_is_fine, source=source
-    )
+    return length(settings, context, key, int(context.budget // each), more_is_fine=more_is_fine)
 
 
 def length(
@@ -438,7 +398,6 @@ def length(
     each_round: int,
     *,
     more_is_fine: bool = False,
-    source: str = "",
 ) -> Found:
     """A bound on the steps, against the steps of a round."""
     most = settings.number(key)
@@ -455,7 +414,7 @@ def length(
     elif context.live:
         what, why = "the run", "there are no rows for the rest"
     title = f"{settings.told(key)}, but {what} has {wanted} steps: {why}"
-    return Finding("max-steps", severity, title, {key: wanted}, source=source)
+    return Finding("max-steps", severity, title, {key: wanted})
 
 
 def too_long(
@@ -465,7 +424,6 @@ def too_long(
     happens: str,
     *,
     below: Number | None = None,
-    source: str = "",
 ) -> Found:
     """Prompts over the trainer's limit are dropped or cut: rows are missing, or are not what was scored.
 
@@ -475,7 +433,6 @@ def too_long(
         key: the setting with the limit.
         happens: what becomes of longer ones.
         below: tokens of the limit that are not the prompt's.
-        source: where the trainer does it.
     """
     value, less = settings.number(key), int((below(settings) if below else None) or 0)
     if context.longer_than is None or context.longest is None or not value or context.longest <= value - less:
@@ -489,5 +446,4 @@ def too_long(
         f"{settings.told(key)}: {len(ids):,} prompts of the set are longer ({named}), and {happens}",
         {key: context.longest + less},
         f"the longest has {context.longest:,} tokens; or leave them out: `gaincurate score --max-length`",
-        source,
     )

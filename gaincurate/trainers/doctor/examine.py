@@ -75,7 +75,6 @@ def _columns(data: Path) -> frozenset[str] | None:
 
 
 _NAME = re.compile(rf"\{{({'|'.join(NAMES)})\}}")
-_CLOSE = 0.9  # `eval_steps` is not meant to be `save_steps`
 _FILLED_IN = (
     "{data}, {round}, {checkpoint} and {output} are what `gaincurate schedule run` fills in, in its command"
 )
@@ -206,50 +205,17 @@ def judge(trainer: TrainerRules, read: Read, context: Context) -> Report:
     rules: tuple[Rule, ...] = (*trainer.rules, partial(differences, profile_of(trainer.name)))
     findings, unjudged = ask(rules, settings, _with_script(context, read))
     notes = list(dict.fromkeys([*read.notes, *unjudged]))
-    if unread := misspelt(trainer, settings):
-        notes.insert(0, unread)
     if settings.given and not settings.given.keys() & (settings.asked | trainer.defaults.keys()):
         older = ", and their names in older versions" if trainer.renamed else ""
         raise InputError(
             f"--config: none of its settings ({', '.join(list(settings.given)[:3])}) is known; the names are "
-            f"those of {trainer.name} {trainer.version}{older}{f' ({unread})' if unread else ''}. Check "
+            f"those of {trainer.name} {trainer.version}{older}. Check "
             "--trainer, and give the file or launch line that the trainer is started with."
         )
     if any(Settings.follows(value) for finding in findings for value in finding.fix.values()):
         notes.append(_FILLED_IN)
     findings = worst_first(findings)
     return Report(trainer.name, trainer.version, context.mode, findings, notes, read.launched, settings.names)
-
-
-def misspelt(trainer: TrainerRules, settings: Settings) -> str | None:
-    """Settings that no rule reads and that look like one that a rule does and that is not set; as a note.
-
-    A trainer has many more settings than the rules read, so only a close one is named.
-    """
-    free = [key for key in settings.defaults if not settings.is_given(key)]
-    meant = {key: _meant(key, free) for key in settings.given if key not in settings.defaults}
-    named = [
-        f"{_option(trainer, key)} (did you mean {_option(trainer, near)}?)"
-        for key, near in meant.items()
-        if near
-    ]
-    if not named:
-        return None
-    return f"not settings of {trainer.name} {trainer.version} that are read here: {', '.join(named)}"
-
-
-def _meant(key: str, free: Iterable[str]) -> str | None:
-    """The key that an unknown one stands for, if one is close: of the same section, but for a missing head."""
-    head, _, last = key.rpartition(".")
-    ends = {}
-    for other in free:
-        if other.endswith(f".{key}") or other.replace(".", "_") == key:
-            return other
-        section, _, end = other.rpartition(".")
-        if section == head or not head:
-            ends.setdefault(end, other)
-    close = difflib.get_close_matches(last, ends, n=1, cutoff=_CLOSE)
-    return ends[close[0]] if close else None
 
 
 def _option(trainer: TrainerRules, key: str) -> str:

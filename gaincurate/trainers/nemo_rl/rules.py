@@ -21,8 +21,6 @@ LIVE: dict[str, Any] = {
 }
 """The settings by which the trainer finds the live adapter."""
 
-_MANY = 10_000  # steps: nobody means a round of so many
-_RESPONSES = "nemo_rl/data/datasets/response_datasets/response_dataset.py"
 
 _PARTS = "data.num_prompts_per_dataloader"
 
@@ -120,7 +118,6 @@ def views(settings: Settings, context: Context) -> Found:
         "--trainer nemo-rl",
         "jsonl",
         f"{place}.input_key",
-        _RESPONSES,
     )
 
 
@@ -133,23 +130,6 @@ def _each(name: str, row: Callable[[str], Row]) -> Rule:
                 yield finding
 
     return rule
-
-
-def unended(settings: Settings, context: Context) -> Found:
-    """The asynchronous trainer ends with its last step alone, and fails where the rows end before."""
-    on, most = "grpo.async_grpo.enabled", settings.number("grpo.max_num_steps")
-    each, budget = settings.count("grpo.num_prompts_per_step"), context.budget
-    steps = budget // each if budget and each and budget % each == 0 else None
-    if not context.segment or not settings[on] or most is None or most <= (steps or _MANY - 1):
-        return None
-    return Finding(
-        "async-end",
-        "stops",
-        f"{settings.told('grpo.max_num_steps')} with {on}: it ends with that step alone, and where a round's "
-        "rows end before, with an error",
-        {"grpo.max_num_steps": steps} if steps else {on: False},
-        "" if steps else "or set grpo.max_num_steps to the steps of a round",
-    )
 
 
 def _adapter(backend: str, key: str) -> Row:
@@ -217,7 +197,6 @@ RULES = TrainerRules(
         partial(common.steps, key="grpo.max_num_steps", per_step="grpo.num_prompts_per_step",
             more_is_fine=True),
         weights,
-        unended,
         _adapter("dtensor_cfg", "lora_cfg.enabled"),
         _adapter("megatron_cfg", "peft.enabled"),
         *common.shuffle("data.shuffle", modes=(*SEGMENT, *EXPORT)),

@@ -98,22 +98,15 @@ def endless(settings: Settings, context: Context) -> Found:
 
 def ahead(settings: Settings, context: Context) -> Found:
     """Episodes are begun as long as there is room for them."""
-    size = settings.count("orchestrator.batch_size")
-    most = settings.number("orchestrator.concurrency.max_inflight")
-    if not size or (most is not None and most <= size):
+    key, size = "orchestrator.concurrency.max_inflight", settings.count("orchestrator.batch_size")
+    most = settings.number(key)
+    if context.mode == "export" or not size or (most is not None and most <= size):
         return None
-    why = f"a step trains {size:g}, and behind a round's last prompts its first ones are begun again"
+    why = "behind a round's last prompts its first ones are begun again, for nothing"
     if context.live:
-        why = f"a step trains {size:g}, and tasks are begun before the rewards that should choose them"
-    rule = must(
-        "orchestrator.concurrency.max_inflight",
-        lambda _: False,
-        why,
-        name="ahead",
-        severity="stale" if context.live else "cost",
-        fix={"orchestrator.concurrency.max_inflight": int(size)},
-    )
-    return rule(settings, context)
+        why = "tasks are begun before the rewards that should choose them"
+    title = f"{settings.told(key)}, but a step trains {size:g}: {why}"
+    return Finding("ahead", "stale" if context.live else "cost", title, {key: int(size)})
 
 
 RULES = TrainerRules(

@@ -11,7 +11,7 @@ from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import ALWAYS, SEGMENT, Row, must, only
 from gaincurate.trainers.doctor.common import LIVE as LIVE_MODE
 from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
-from gaincurate.trainers.doctor.settings import Settings, normal, shown
+from gaincurate.trainers.doctor.settings import Settings, shown
 from gaincurate.trainers.profile import words
 
 LIVE: dict[str, Any] = {"data_selector.selector_type": "gaincurate.trainers.trinity.RunSelector"}
@@ -36,12 +36,6 @@ _REWARDS = words(
     "accuracy_reward countdown_reward format_reward math_boxed_reward math_dapo_reward math_reward"
 )
 """Workflows and reward functions of the trainer's own registries: they report to nobody."""
-
-_FILTERS = words(
-    "dapo_dynamic_sampling data_juicer invalid_reward_filter reward_filter reward_std_filter "
-    "reward_shaping_mapper"
-)
-"""Operators that leave experiences out or change their rewards."""
 
 DEFAULTS: dict[str, Any] = {
     f"{_FIRST}.path": None,
@@ -130,75 +124,36 @@ def reports(settings: Settings, context: Context) -> Found:
 def order(settings: Settings, context: Context) -> Found:
     """Who chooses the rows."""
     key = f"{_taskset(settings)}.data_selector.selector_type"
-    old = f"{_taskset(settings)}.task_selector.selector_type"
-    if settings.is_given(old) and settings.given[normal(old)] is not None:
-        key = old  # deprecated, and still over the other
-    kind = settings[key]
     if context.live:
         what = "rows are chosen by Trinity's own selector, whatever the schedule plans"
         fix = {f"{_taskset(settings)}.{name}": value for name, value in LIVE.items()}
-        fix |= {old: None} if key == old else {}
         return common.unplugged(settings, context, key, fix, what)
-    if kind == "shuffle":
-        answers = (rule(settings, context) for rule in common.shuffle(key, off="sequential"))
-        return next((answer for answer in answers if isinstance(answer, Finding)), None)
+    if settings[key] == "shuffle":
+        rows = common.shuffle(key, off="sequential")
+        return next(filter(None, (row(settings, context) for row in rows)), None)
     why = "it chooses by its own rule, some rows again and some never"
     return must(key, "sequential", why, name="selector", modes=ALWAYS)(settings, context)
 
 
 def lengths(settings: Settings, context: Context) -> Found:
     """Prompts over the model's limit are cut, or not answered."""
-    cut = settings["model.enable_prompt_truncation"]
-    happens = (
-        "they are cut from the front, so they are not what was scored" if cut else "they are not answered"
-    )
-    key, source = "model.max_prompt_tokens", "trinity/common/models"
-    if settings[key] is not None:
-        return common.too_long(settings, context, key, happens)
-    return common.too_long(
-        settings,
-        context,
-        "model.max_model_len",
-        happens,
-        below=lambda _: settings.number("model.max_response_tokens"),
-    )
+    happens = "they are cut from the front, so they are not what was scored"
+    if not settings["model.enable_prompt_truncation"]:
+        happens = "they are not answered"
+    is_own = settings["model.max_prompt_tokens"] is not None
+    key = "model.max_prompt_tokens" if is_own else "model.max_model_len"
+    answer = 0 if is_own else settings.number("model.max_response_tokens")
+    return common.too_long(settings, context, key, happens, below=lambda _: answer)
 
 
 def feedback(settings: Settings, context: Context) -> Found:
     """The selector hears of rewards through one operator of the experience pipeline."""
-    keys = sorted(key for key in settings.below(_OPERATORS) if key.endswith(".name"))
-    names = [settings[key] for key in keys]
-    if not context.live:
+    names = [settings[key] for key in settings.below(_OPERATORS) if key.endswith(".name")]
+    if not context.live or "pass_rate_calculator" in names:
         return None
-    if "pass_rate_calculator" in names:
-        before = [name for name in names[: names.index("pass_rate_calculator")] if name in _FILTERS]
-        if not before:
-            return None
-        return Finding(
-            "feedback",
-            "wrong",
-            f"{before[0]} stands before pass_rate_calculator: rewards of the groups that it leaves out never "
-            "reach the selector",
-            advice="put pass_rate_calculator first in data_processor.experience_pipeline.operators",
-        )
-    return Finding(
-        "feedback",
-        "stops",
-        "the experience pipeline has no pass_rate_calculator: the selector never hears of a reward",
-        {f"{_OPERATORS}.{len(names)}.name": "pass_rate_calculator"},
-    )
-
-
-def _ahead(key: str, most: int) -> Row:
-    return must(
-        key,
-        lambda value: not isinstance(value, int) or value <= most,
-        "the explorer chooses rows ahead of the rewards that should choose them",
-        name="ahead",
-        severity="stale",
-        modes=LIVE_MODE,
-        fix={key: most},
-    )
+    title = "the experience pipeline has no pass_rate_calculator: the selector never hears of a reward"
+    fix = {f"{_OPERATORS}.{len(names)}.name": "pass_rate_calculator"}
+    return Finding("feedback", "stops", title, fix, "before every operator that leaves experiences out")
 
 
 RULES = TrainerRules(
@@ -230,8 +185,9 @@ RULES = TrainerRules(
         only(lambda settings, _: settings["buffer.total_steps"] is None,
             partial(common.epochs, key="buffer.total_epochs")),
         partial(common.steps, key="buffer.total_steps", per_step="buffer.batch_size"),
-        _ahead("synchronizer.sync_interval", 1),
-        _ahead("synchronizer.sync_offset", 0),
+        *(must(f"synchronizer.{key}", right, "the explorer chooses rows ahead of the rewards that should "
+            "choose them", name="ahead", severity="stale", modes=LIVE_MODE)
+            for key, right in (("sync_interval", 1), ("sync_offset", 0))),
         must("trainer.save_hf_checkpoint", lambda value: value != "never", "no Hugging Face weights, which "
             "scoring and the next round begin with", name="weights", severity="stops", modes=SEGMENT,
             fix={"trainer.save_hf_checkpoint": "last"}),
