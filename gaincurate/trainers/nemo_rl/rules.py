@@ -110,15 +110,8 @@ def data(settings: Settings, context: Context) -> Found:
 def views(settings: Settings, context: Context) -> Found:
     """The trainer reads columns that the round's own file may not have."""
     place = _sets(settings)[0]
-    return common.view(
-        settings,
-        context,
-        f"{place}.data_path",
-        ("input", "output"),
-        "--trainer nemo-rl",
-        "jsonl",
-        f"{place}.input_key",
-    )
+    export = ("--trainer nemo-rl", "jsonl", f"{place}.input_key")
+    return common.view(settings, context, f"{place}.data_path", ("input", "output"), *export)
 
 
 def _each(name: str, row: Callable[[str], Row]) -> Rule:

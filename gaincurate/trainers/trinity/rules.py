@@ -123,10 +123,13 @@ def reports(settings: Settings, context: Context) -> Found:
 
 def order(settings: Settings, context: Context) -> Found:
     """Who chooses the rows."""
-    key = f"{_taskset(settings)}.data_selector.selector_type"
+    old = f"{_taskset(settings)}.task_selector.selector_type"
+    is_old = settings.known(old) is not None  # deprecated, and still over the other
+    key = old if is_old else f"{_taskset(settings)}.data_selector.selector_type"
     if context.live:
         what = "rows are chosen by Trinity's own selector, whatever the schedule plans"
         fix = {f"{_taskset(settings)}.{name}": value for name, value in LIVE.items()}
+        fix |= {old: None} if is_old else {}
         return common.unplugged(settings, context, key, fix, what)
     if settings[key] == "shuffle":
         rows = common.shuffle(key, off="sequential")

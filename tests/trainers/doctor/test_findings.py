@@ -269,6 +269,7 @@ MORE: list[tuple[str, str, Context, dict[str, Any]]] = [
     ),
     ("trinity", "adapter-missing", LIVE, {}),
     ("trinity", "selector", SEGMENT, {"buffer.explorer_input.taskset.data_selector.selector_type": "random"}),
+    ("trinity", "selector", SEGMENT, {"buffer.explorer_input.taskset.task_selector.selector_type": "random"}),
     ("trinity", "no-run", LIVE, {}),
     ("trinity", "outcomes", SEGMENT, {"buffer.explorer_input.default_workflow_type": "math_workflow"}),
     ("trinity", "template", SEGMENT, {"buffer.explorer_input.default_workflow_type": "math_boxed_workflow"}),
