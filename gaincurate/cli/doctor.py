@@ -130,7 +130,7 @@ def _print_report(report: Report) -> None:
             output.text(f"      set {line}")
         for line in textwrap.wrap(finding.advice, 100, break_long_words=False, break_on_hyphens=False):
             output.text(f"      {line}")
-        output.text(f"      ({'; '.join(filter(None, (finding.name, finding.source)))})")
+        output.text(f"      ({finding.name})")
     if not report.findings:
         output.text("  nothing found")
     output.text()

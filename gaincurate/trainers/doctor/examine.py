@@ -112,7 +112,6 @@ class Report:
                 "title": finding.title,
                 "mend": dict(finding.fix),  # the format's name for it
                 "advice": finding.advice,
-                "source": finding.source,
                 "write": self.lines(finding),
             }
             for finding in self.findings

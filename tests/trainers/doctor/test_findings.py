@@ -346,7 +346,6 @@ def test_there_are_many_findings_and_each_says_all_that_it_should() -> None:
     for trainer in with_rules():
         for context in (SEGMENT, RUN, EXPORT):
             for finding in look(trainer, context).findings:
-                assert finding.source
                 assert finding.fix or finding.severity in ("order", "cost")
                 assert len(finding.title) > 20
 
