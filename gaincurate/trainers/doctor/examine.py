@@ -204,6 +204,12 @@ def judge(trainer: TrainerRules, read: Read, context: Context) -> Report:
     rules: tuple[Rule, ...] = (*trainer.rules, partial(differences, profile_of(trainer.name)))
     findings, unjudged = ask(rules, settings, _with_script(context, read))
     notes = list(dict.fromkeys([*read.notes, *unjudged]))
+    unset = [key for key in settings.defaults if not settings.is_given(key)]
+    unread = [key for key in settings.given if key not in settings.defaults]
+    moved = [(key, other) for key in unread for other in unset if other.endswith(f".{key}")]
+    if moved:
+        names = ", ".join(f"{key} (did you mean {other}?)" for key, other in moved)
+        notes.insert(0, f"not settings of {trainer.name} {trainer.version} that are read here: {names}")
     if settings.given and not settings.given.keys() & (settings.asked | trainer.defaults.keys()):
         older = ", and their names in older versions" if trainer.renamed else ""
         raise InputError(

@@ -372,7 +372,9 @@ def _over(base: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
 
 def _text(source: str) -> str:
     try:
-        return text_of(sys.stdin.buffer.read() if source == "-" else read_bytes(Path(source), LARGEST_CONFIG))
+        if source == "-":
+            return text_of(sys.stdin.buffer.read(LARGEST_CONFIG + 1))
+        return text_of(read_bytes(Path(source), LARGEST_CONFIG))
     except FileNotFoundError as error:
         raise InputError(f"--config {source}: there is no such file.", path=source) from error
     except OSError as error:

@@ -281,6 +281,15 @@ def test_findings_and_fixes_have_the_names_of_the_version(tmp_path: Path) -> Non
     assert report.lines(found) == ["without --load_checkpoint"]
 
 
+def test_a_setting_that_moved_into_a_section_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.sh"
+    path.write_text("main_ppo data.shuffle=false custom_reward_function.path=b")
+    assert examine("verl", [str(path)]).notes[0] == (
+        "not settings of verl 0.9.1 that are read here: custom_reward_function.path (did you mean "
+        "reward.custom_reward_function.path?)"
+    )
+
+
 def set_with_counts(folder: Path, tokenizer: Any, off_by: int = 0) -> Path:
     """A set whose prompts have as many tokens as the tokenizer says, or not quite."""
     rows = []
