@@ -9,8 +9,7 @@ from __future__ import annotations
 import platform
 import textwrap
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -74,6 +73,8 @@ def doctor(
     Example: gaincurate doctor --for score
 
     Example: gaincurate doctor --trainer verl --config launch.sh --run run
+
+    Example: gaincurate doctor --trainer trl -- trl grpo --config grpo.yaml --beta 0
     """
     with output.reporting():
         trainer, settings, extra = config.trainer, config.config, config.extra
@@ -81,16 +82,16 @@ def doctor(
             from gaincurate.trainers.doctor.examine import trainer_named
 
             trainer_named(trainer)
-            if not settings:
-                raise InputError(f"--trainer {trainer}: give its settings with --config F.")
+            if not settings and not config.command:
+                raise InputError(f"--trainer {trainer}: give its settings with --config F, or behind `--`.")
             if extra is not None:
                 raise InputError(
                     f"--for {extra} and --trainer {trainer} are two questions: ask one at a time."
                 )
-            _doctor_trainer(trainer, settings, config.mode or "segment", config.run, as_json)
+            _doctor_trainer(trainer, config, as_json)
             return
-        if settings or config.mode is not None or config.run is not None:
-            raise InputError("--config, --mode and --run need --trainer.")
+        if settings or config.command or config.mode is not None or config.run is not None:
+            raise InputError("--config, --mode, --run and a command need --trainer.")
         facts = examine(extra)
         if as_json:
             output.as_json(facts)
@@ -100,16 +101,11 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _doctor_trainer(
-    trainer: str,
-    settings: list[str],
-    mode: Literal["segment", "live", "export"],
-    run: Path | None,
-    as_json: bool,
-) -> None:
+def _doctor_trainer(trainer: str, config: DoctorConfig, as_json: bool) -> None:
     from gaincurate.trainers.doctor.examine import examine as examine_trainer
 
-    report = examine_trainer(trainer, settings, mode, run)
+    mode, command = config.mode or "segment", config.command or []
+    report = examine_trainer(trainer, config.config or [], mode, config.run, command)
     if as_json:
         output.as_json(report.as_json())
     else:
@@ -134,7 +130,7 @@ def _print_report(report: Report) -> None:
             output.text(f"      set {line}")
         for line in textwrap.wrap(finding.advice, 100, break_long_words=False, break_on_hyphens=False):
             output.text(f"      {line}")
-        output.text(f"      ({finding.name}; {finding.source})")
+        output.text(f"      ({finding.name})")
     if not report.findings:
         output.text("  nothing found")
     output.text()

@@ -97,6 +97,11 @@ class DoctorConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    command: Annotated[
+        list[str] | None,
+        Option("The trainer's command or its flags, over every file.", metavar="-- CMD ...", argument=True),
+    ] = None
+
     trainer: Annotated[
         str | None,
         Option(
@@ -107,8 +112,8 @@ class DoctorConfig(BaseModel):
     config: Annotated[
         list[str] | None,
         Option(
-            "Its YAML, JSON or TOML file, or a file with its launch line; - is standard input. "
-            "Repeatable: later ones win.",
+            "Its YAML, JSON or TOML file, or a script with its command; - is standard input. Repeatable: "
+            "later ones win.",
             metavar="F",
         ),
     ] = None

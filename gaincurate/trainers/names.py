@@ -6,8 +6,10 @@ load Arrow, and a test compares the two.
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 Part = Literal["layout", "log", "recipe"]
 
@@ -43,3 +45,14 @@ def with_rules() -> list[str]:
 def folder_of(name: str) -> str:
     """The name of a trainer's folder."""
     return name.replace("-", "_")
+
+
+def from_live(package: str, *public: str) -> Callable[[str], Any]:
+    """A package's `__getattr__`, which imports its `live` module and so the trainer on first use."""
+
+    def attribute(name: str) -> Any:
+        if name in public:
+            return getattr(importlib.import_module(f"{package}.live"), name)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return attribute

@@ -16,7 +16,7 @@ from command import run
 from gaincurate.cli.app import app
 from gaincurate.schedule.driver import NAMES
 from gaincurate.trainers.doctor.examine import examine, trainer_named
-from gaincurate.trainers.doctor.read import read_launch
+from gaincurate.trainers.doctor.read import read_script
 from gaincurate.trainers.profile import COMMAND, recipes
 from gaincurate.trainers.verl.settings import overrides
 
@@ -28,7 +28,7 @@ PAGE = Path(__file__).parent.parent.parent / "docs/segment-mode.md"
 def test_every_setting_is_one_of_the_version_that_was_read(trainer: str) -> None:
     facts = json.loads((FACTS / f"{trainer}.json").read_text())
     known = {key.replace("-", "_") for key in [*facts["defaults"], *facts["also"]]}
-    named = set(read_launch(recipes()[trainer].script, trainer_named(trainer).launches).given)
+    named = set(read_script(recipes()[trainer].script, trainer_named(trainer).launches).given)
     assert recipes()[trainer].version == facts["version"]
     assert len(named) >= 7
     assert {key for key in named if trainer != "skyrl" or "." in key} <= known

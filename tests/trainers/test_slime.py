@@ -122,58 +122,6 @@ def test_saved_while_the_next_rollout_is_generated_the_place_is_the_trained_ones
     assert run.plan(1)["inputs"]["rollouts"] == 16
 
 
-@pytest.mark.parametrize("partial", [True, False])
-def test_what_a_rollout_did_not_finish_comes_first_in_the_next(
-    slime: Any, tmp_path: Path, partial: bool
-) -> None:
-    run = runs.begin(tmp_path)
-    training = Training(slime, run, tmp_path, over_sampling_batch_size=6, partial_rollout=partial)
-    training.rollouts(4)
-    assert training.trained == [*run.ids(0), *run.ids(1)]
-    assert run.plan(1)["inputs"]["rollouts"] == 16
-    same = training.groups[4][0].group_index == 4  # the very group goes on where it was given back
-    assert same is partial
-
-
-def test_resumed_with_groups_on_their_way_those_are_handed_out_again(slime: Any, tmp_path: Path) -> None:
-    run = runs.begin(tmp_path)
-    training = Training(slime, run, tmp_path, over_sampling_batch_size=6, partial_rollout=True)
-    training.rollouts(1)
-    training.source.live.close()
-    again = Training(slime, run, tmp_path, start=1, over_sampling_batch_size=6)
-    again.rollouts(1)
-    assert again.trained == run.ids(0)[4:]
-
-
-def test_a_filtered_group_is_reported_and_a_round_that_runs_dry_says_what_would_do(
-    slime: Any, tmp_path: Path
-) -> None:
-    run = runs.begin(tmp_path)
-    training = Training(slime, run, tmp_path)
-    first = run.ids(0)[0]
-    with pytest.raises(OutcomeError) as caught:
-        training.rollouts(2, dropped=lambda group: group[0].metadata["gc_id"] == first)
-    assert [line["gc_id"] for line in lines_of(run, 0)[:2]] == [first] * 2
-    absent = run.ids(0)[5:]
-    assert str(caught.value) == (
-        f"round 0 has outcomes for 5 of its 8 prompts and 100% of them are needed (--min-coverage); "
-        f"{run.outcomes(0)} lacks {', '.join(absent)}. slime reports where a rollout ends. Without dynamic "
-        "sampling filters, and with an --over-sampling-batch-size equal to --rollout-batch-size, every round ends "
-        "there too. A run that is started with --min-coverage 0.625 goes on here, and what comes later counts as "
-        "late."
-    )
-
-
-def test_with_that_coverage_dynamic_sampling_goes_on(slime: Any, tmp_path: Path) -> None:
-    run = runs.begin(tmp_path, min_coverage=0.625)
-    training = Training(slime, run, tmp_path)
-    first = run.ids(0)[0]
-    training.rollouts(2, dropped=lambda group: group[0].metadata["gc_id"] == first)
-    assert training.trained == [*run.ids(0)[1:], run.ids(1)[0]]
-    late = [line["gc_id"] for line in lines_of(run, 1) if line["round"] == 0]
-    assert late == [gc_id for gc_id in run.ids(0)[5:] for _ in range(2)]
-
-
 def test_a_reward_that_is_missing_or_one_of_many_is_read(slime: Any, tmp_path: Path) -> None:
     run = runs.begin(tmp_path)
     training = Training(slime, run, tmp_path, reward_key="score")
@@ -196,7 +144,13 @@ def test_all_settings_that_break_the_schedule_are_refused_at_once(slime: Any, tm
     }
     with pytest.raises(InputError) as caught:
         slime.RunDataSource(fake_slime.arguments(run.folder, **wrong))
-    assert caught.value.data["findings"] == ["adapter-missing", "epochs", "tail", "prompt-key"]
+    assert caught.value.data["findings"] == [
+        "adapter-missing",
+        "epochs",
+        "tail",
+        "over-sampling",
+        "prompt-key",
+    ]
     lines = str(caught.value).split("\n")
     assert lines[0] == (
         "rollout_all_samples_process_path is null: the adapter never hears of a reward. Set "
@@ -206,18 +160,28 @@ def test_all_settings_that_break_the_schedule_are_refused_at_once(slime: Any, tm
     slime.RunDataSource(fake_slime.arguments(run.folder)).live.close()  # the refused one let the run go
 
 
-def test_what_the_adapter_copes_with_is_not_refused(slime: Any, tmp_path: Path) -> None:
+def test_what_takes_more_prompts_than_a_step_trains_is_refused(slime: Any, tmp_path: Path) -> None:
     run = runs.begin(tmp_path)
-    costs = {
+    more = {
         "over_sampling_batch_size": 6,
         "partial_rollout": True,
         "dynamic_sampling_filter_path": "my.filter",
         "rollout_max_prompt_len": 1,
     }
-    source = slime.RunDataSource(fake_slime.arguments(run.folder, **costs))
-    groups = source.get_samples(6) + source.get_samples(6)
-    assert [group[0].metadata["gc_id"] for group in groups] == run.ids(0)  # nor is a long prompt left out
-    source.live.close()
+    with pytest.raises(InputError) as caught:
+        slime.RunDataSource(fake_slime.arguments(run.folder, **more))
+    assert caught.value.data["findings"] == ["over-sampling", "dynamic-sampling", "partial-rollout"]
+
+
+def test_a_round_without_outcomes_is_not_left(slime: Any, tmp_path: Path) -> None:
+    run = runs.begin(tmp_path)
+    training = Training(slime, run, tmp_path)
+    training.rollouts(1)
+    training.source.get_samples(4)
+    with pytest.raises(
+        OutcomeError, match="slime reports where a rollout ends; the prompts of a group that it"
+    ):
+        training.source.get_samples(4)
 
 
 def test_a_bad_set_up_is_said(slime: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,11 +191,7 @@ def test_a_bad_set_up_is_said(slime: Any, tmp_path: Path, monkeypatch: pytest.Mo
         slime.RunDataSource(fake_slime.arguments(None))
     with pytest.raises(OutputError, match=r"set is no run: it has no run\.json"):
         slime.RunDataSource(fake_slime.arguments(tmp_path / "set"))
-    training = Training(slime, run, tmp_path, label_key="answers")
-    with pytest.raises(
-        InputError, match="^--label-key answers: the run's rows have no such column; question, "
-    ):
-        training.source.get_samples(4)
+    training = Training(slime, run, tmp_path)
     with pytest.raises(
         InputError, match="^rollout 0 was not reported: give --rollout-all-samples-process-path"
     ):

@@ -182,13 +182,13 @@ def test_each_setting_that_breaks_the_plan_has_its_sentence(
         (
             {"actor_rollout_ref__actor__checkpoint__save_contents": ["model"]},
             "actor_rollout_ref.actor.checkpoint.save_contents is [model]: no Hugging Face weights, "
-            "which --rescore round needs. Set "
+            "which scoring and the next round begin with. Set "
             "actor_rollout_ref.actor.checkpoint.save_contents=[model,hf_model].",
         ),
         (
             {"actor_rollout_ref__actor__checkpoint__async_save": True},
             "actor_rollout_ref.actor.checkpoint.async_save is true: checkpoints are not whole yet "
-            "when --rescore round needs them. Set "
+            "when the run scores again. Set "
             "actor_rollout_ref.actor.checkpoint.async_save=false.",
         ),
         (

@@ -11,69 +11,74 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from gaincurate.trainers.doctor.findings import Context, Finding, Found, Mode, Rule, Severity
-from gaincurate.trainers.doctor.settings import Settings, shown
-
-
-def when(
-    name: str,
-    severity: Severity,
-    key: str,
-    wrong: Callable[[Any], bool],
-    title: str,
-    fix: dict[str, Any] | None = None,
-    *,
-    advice: str = "",
-    source: str = "",
-    modes: tuple[Mode, ...] = ("segment", "live", "export"),
-) -> Rule:
-    """A rule about one setting alone: `wrong` says so of its value, and `title` what follows."""
-
-    def rule(settings: Settings, context: Context) -> Found:
-        if context.mode not in modes or not wrong(settings[key]):
-            return None
-        return Finding(name, severity, f"{settings.told(key)}: {title}", fix or {}, advice, source)
-
-    return rule
-
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, Mode, Severity
+from gaincurate.trainers.doctor.settings import Settings
 
 RUNS: tuple[Mode, ...] = ("segment", "live")
 ALWAYS: tuple[Mode, ...] = (*RUNS, "export")
 SEGMENT: tuple[Mode, ...] = ("segment",)
 LIVE: tuple[Mode, ...] = ("live",)
-Row = tuple[str, Severity, tuple[Mode, ...], str, Any, str, str]
+EXPORT: tuple[Mode, ...] = ("export",)
+Row = Callable[[Settings, Context], Found]
+"""A rule with one finding at most."""
 
 
-def table(*rows: Row) -> tuple[Rule, ...]:
-    """Rules as rows: finding, severity, modes, setting, right value, source, what follows from another value.
+def must(
+    key: str,
+    be: Any,
+    why: str,
+    *,
+    name: str,
+    severity: Severity = "wrong",
+    modes: tuple[Mode, ...] = RUNS,
+    fix: dict[str, Any] | None = None,
+    advice: str = "",
+) -> Row:
+    """A rule on one setting, the row of a trainer's table.
 
-    A right value of true or false is compared as such; no value is as good as any other right one.
+    Args:
+        key: the setting.
+        be: its right value, or a function that takes a value and tells whether it is right. True and false
+            are compared as such; no value is as good as any other right one.
+        why: the consequence of a wrong value, the second half of a sentence.
+        name: of the finding.
+        severity: of the finding.
+        modes: in which the rule holds.
+        fix: settings that fix it. Default: the right value, if it is one.
+        advice: what else can be done.
     """
+    settled = fix if fix is not None else {} if callable(be) else {key: be}
 
-    def wrong(right: Any) -> Callable[[Any], bool]:
-        if isinstance(right, bool):
-            return lambda value: bool(value) != right
-        return lambda value: value not in (right, None, False)
+    def is_right(value: Any) -> bool:
+        if callable(be):
+            return bool(be(value))
+        return bool(value) == be if isinstance(be, bool) else value in (be, None, False)
 
-    return tuple(
-        when(name, severity, key, wrong(right), title, {key: right}, source=source, modes=modes)
-        for name, severity, modes, key, right, source, title in rows
-    )
+    def rule(settings: Settings, context: Context) -> Found:
+        if context.mode not in modes or is_right(settings[key]):
+            return None
+        return Finding(name, severity, f"{settings.told(key)}: {why}", settled, advice)
+
+    return rule
 
 
-def reads(settings: Settings, context: Context, key: str, *, source: str = "") -> Found:
+def only(holds: Callable[[Settings, Context], Any], rule: Row) -> Row:
+    """A rule that is asked only where `holds` says so."""
+    return lambda settings, context: rule(settings, context) if holds(settings, context) else None
+
+
+def above_zero(value: Any) -> bool:
+    """Whether a period is one."""
+    return isinstance(value, int) and value > 0
+
+
+def reads(settings: Settings, context: Context, key: str) -> Found:
     """In segment mode the training set is the round's own file."""
     if not context.segment or Settings.follows(settings.place(key), ("data", "output", "round")):
         return None
-    wanted: Any = ["{data}"] if isinstance(settings.known(key), list) else "{data}"
-    return Finding(
-        "data",
-        "wrong",
-        f"{settings.told(key)}: every round would train on the same rows, whatever was planned",
-        {key: wanted},
-        "a file written for this trainer below {output} will do as well",
-        source,
-    )
+    title = f"{settings.told(key)}: every round would train on the same rows, whatever was planned"
+    advice = "a file written for this trainer below {output} will do as well"
+    return Finding("data", "wrong", title, _file(settings, key, "{data}"), advice)
 
 
 def view(
@@ -84,7 +89,6 @@ def view(
     export: str,
     form: str = "parquet",
     renamed: str = "",
-    source: str = "",
 ) -> Found:
     """The round's file has the source's columns; a trainer that reads others needs an exported one.
 
@@ -96,7 +100,6 @@ def view(
         export: the options of `gaincurate export` that write them.
         form: of the exported file.
         renamed: the setting that makes it read another column; then nothing is said.
-        source: where the trainer does it.
     """
     if not context.segment or context.columns is None or not Settings.follows(settings.place(key), ("data",)):
         return None
@@ -104,15 +107,12 @@ def view(
         return None
     if not (missing := [name for name in needs if name not in context.columns]):
         return None
-    several = isinstance(settings.known(key), list)
-    path = f"{{output}}/data.{form}"
     return Finding(
         "view",
         "wrong",
         f"{settings.told(key)}: the rounds of this run have no {', '.join(missing)}, which the trainer reads",
-        {key: [path] if several else path},
+        _file(settings, key, f"{{output}}/data.{form}"),
         exported(context, export, form),
-        source,
     )
 
 
@@ -130,146 +130,128 @@ def rows(
     form: str = "parquet",
     *,
     renamed: str = "",
-    source: str,
-) -> tuple[Rule, Rule]:
-    """The two rules on a training set with the trainer's columns: is it the round's, and does it have them.
+) -> Row:
+    """A training set with the trainer's columns: is it the round's, and does it have them; see `view`.
 
-    Where the round's own file would not do, or nobody knows, the first one's fix is the exported file.
+    Where the round's own file would not do, or nobody knows, the fix is the exported file.
     """
-    look = partial(view, key=key, needs=needs, export=export, form=form, renamed=renamed, source=source)
 
-    def fixed(settings: Settings, context: Context) -> Found:
-        found = reads(settings, context, key, source=source)
-        if found is None:
-            return None
-        own = Settings({**settings.given, key: found.fix[key]}, settings.defaults)
-        then = look(own, context if context.columns is not None else replace(context, columns=frozenset()))
-        if then is None:
-            return found
-        known = "" if context.columns else f"; {{data}} itself will do where it has {', '.join(needs)}"
-        return replace(found, fix=then.fix, advice=then.advice + known)
+    def rule(settings: Settings, context: Context) -> Found:
+        finding = reads(settings, context, key)
+        if finding is None:
+            return view(settings, context, key, needs, export, form, renamed)
+        is_enough = context.columns is not None and context.columns.issuperset(needs)
+        if is_enough or (renamed and settings.known(renamed) not in (None, *needs)):
+            return finding
+        unsure = "" if context.columns else f"; {{data}} itself will do where it has {', '.join(needs)}"
+        return replace(
+            finding,
+            fix=_file(settings, key, f"{{output}}/data.{form}"),
+            advice=exported(context, export, form) + unsure,
+        )
 
-    return fixed, look
+    return rule
 
 
-def begins(settings: Settings, context: Context, key: str, source: str = "") -> Found:
+def _file(settings: Settings, key: str, path: str) -> dict[str, Any]:
+    """A fix that names one file, in a list where the setting has one."""
+    return {key: [path] if isinstance(settings.known(key), list) else path}
+
+
+def begins(settings: Settings, context: Context, key: str) -> Found:
     """In segment mode a round begins with what the last one left."""
     if not context.segment or not settings.is_given(key):
         return None
     value = settings.place(key)
     if not value or Settings.follows(value, ("checkpoint", "output", "round")):
         return None
-    return Finding(
-        "base-model",
-        "wrong",
-        f"{settings.told(key)}: each round begins from that model, so nothing that was trained is kept",
-        {key: "{checkpoint}"},
-        "{checkpoint} is the run's model in the first round, then what the last round left",
-        source,
-    )
+    why = "each round begins from that model, so nothing that was trained is kept"
+    advice = "{checkpoint} is the run's model in the first round, then what the last round left"
+    title = f"{settings.told(key)}: {why}"
+    return Finding("base-model", "wrong", title, {key: "{checkpoint}"}, advice)
 
 
-def output(
-    settings: Settings, context: Context, key: str, what: str, below: str = "", source: str = ""
-) -> Found:
+def output(settings: Settings, context: Context, key: str, what: str, below: str = "") -> Found:
     """In segment mode what a round leaves must lie in the round's own folder."""
     if not context.segment or Settings.follows(settings.place(key), ("output",)):
         return None
-    return Finding(
-        "output",
-        "stops",
-        f"{settings.told(key)}: {what} is looked for below {{output}}, and the run stops where there is none",
-        {key: "{output}" + below},
-        source=source,
-    )
+    why = f"{what} is looked for below {{output}}, and the run stops where there is none"
+    return Finding("output", "stops", f"{settings.told(key)}: {why}", {key: "{output}" + below})
 
 
 def shuffle(
-    settings: Settings,
-    context: Context,
-    key: str,
-    *,
-    source: str = "",
-    off: Any = False,
-    refused: bool = False,
-) -> Found:
+    key: str, *, off: Any = False, modes: tuple[Mode, ...] = ALWAYS, refused: bool = False
+) -> tuple[Row, ...]:
     """The order of a round is part of the plan; which prompts it has survives a shuffle.
 
     Args:
-        settings: of the trainer.
-        context: the mode.
         key: the setting that shuffles.
-        source: where the trainer does it.
         off: its value that does not.
+        modes: in which the setting counts.
         refused: the live adapter cannot bring its own order, and refuses to begin.
     """
-    if settings[key] in (off, None):
-        return None
-    if context.live and refused:
-        title = (
-            f"{settings.told(key)}: the adapter refuses to begin, because the order would not be the plan's"
-        )
-        return Finding("shuffle", "stops", title, {key: off}, source=source)
+    row = partial(must, key, off, name="shuffle")
     lost = "which prompts a round has survives that, their order does not"
-    lost = "the set's order is lost" if context.mode == "export" else lost
-    return Finding(
-        "shuffle", "order", f"{settings.told(key)}: rows are shuffled; {lost}", {key: off}, "", source
+    wrong = tuple(mode for mode in modes if mode != "export" and not (refused and mode == "live"))
+    stopped = "the adapter refuses to begin, because the order would not be the plan's"
+    return (
+        row(f"rows are shuffled; {lost}", severity="order", modes=wrong),
+        row("rows are shuffled; the set's order is lost", severity="order", modes=EXPORT),
+        *([row(stopped, severity="stops", modes=LIVE)] if refused else []),
     )
 
 
-def workers(settings: Settings, context: Context, key: str, *, source: str = "") -> Found:
-    """Worker processes fetch rows before the round that they belong to is planned."""
-    count = settings.number(key)
-    if not context.live or not count:
-        return None
-    return Finding(
-        "workers",
-        "stale",
-        f"{settings.told(key)}: its loader fetches ahead, so prompts are chosen before the rewards that "
-        "should choose them",
-        {key: 0},
-        source=source,
-    )
+def always_shuffled() -> Row:
+    """A trainer shuffles, whatever is set."""
+    title = "rows are always shuffled, and no setting changes it: which prompts a round has survives that, "
+    finding = Finding("shuffle", "order", f"{title}their order does not")
+    return lambda settings, context: finding
 
 
-def reports(
-    settings: Settings, context: Context, keys: tuple[str, ...], fix: dict[str, Any], advice: str, source: str
-) -> Found:
+def reports(keys: tuple[str, ...], fix: dict[str, Any], advice: str) -> Row:
     """Somebody must tell which prompt a reward belongs to."""
-    if not context.segment or any(settings.is_set(key) for key in keys):
-        return None
-    return Finding(
-        "outcomes",
-        "stops",
-        f"{keys[0]} is {shown(settings[keys[0]])}: nothing of yours sees the rewards, so no round has "
-        "outcomes",
-        fix,
-        advice,
-        source,
-    )
+    why = "nothing of yours sees the rewards, so no round has outcomes"
+    row = must(keys[0], lambda _: False, why, name="outcomes", severity="stops", modes=SEGMENT, fix=fix,
+        advice=advice)  # fmt: skip
+    return only(lambda settings, _: not any(map(settings.is_set, keys)), row)
 
 
-def adapter_only(settings: Settings, context: Context, key: str, off: Any, source: str) -> Found:
+ADAPTER = "the checkpoint is an adapter alone, which the next round does not begin with"
+
+
+def adapter_only(key: str, off: Any) -> Row:
     """A checkpoint that is an adapter alone is neither scored nor begun with."""
-    if not context.segment or settings[key] in (off, None, 0, False):
-        return None
-    return Finding(
-        "adapter",
-        "stops",
-        f"{settings.told(key)}: the checkpoint is an adapter alone, which the next round does not begin with",
-        {key: off},
-        "or merge it into the model as the last step of the round's command",
-        source,
+    return must(
+        key,
+        off,
+        ADAPTER,
+        name="adapter",
+        severity="stops",
+        modes=SEGMENT,
+        advice="or merge it into the model as the last step of the round's command",
     )
 
 
-def adapter_below(settings: Settings, context: Context, prefix: str, source: str) -> Found:
-    """Any setting of LoRA makes the checkpoint an adapter alone."""
-    keys = sorted(key for key in settings.below(prefix) if settings.given[key] is not None)
-    if not context.segment or not keys:
-        return None
-    title = f"{keys[0]} is set: the checkpoint is an adapter alone, which the next round does not begin with"
-    return Finding("adapter", "stops", title, dict.fromkeys(keys), source=source)
+def unset_below(
+    prefix: str,
+    why: str,
+    *,
+    name: str,
+    severity: Severity = "wrong",
+    modes: tuple[Mode, ...] = RUNS,
+    containing: str = "",
+    advice: str = "",
+) -> Row:
+    """A rule against all settings whose keys begin with a prefix and contain a text; see `must`."""
+
+    def rule(settings: Settings, context: Context) -> Found:
+        keys = [key for key in settings.below(prefix) if containing in key]
+        keys = sorted(key for key in keys if settings.given[key] is not None)
+        if context.mode not in modes or not keys:
+            return None
+        return Finding(name, severity, f"{keys[0]} is set: {why}", dict.fromkeys(keys), advice)
+
+    return rule
 
 
 def resumes(
@@ -278,7 +260,6 @@ def resumes(
     place: str,
     happens: str,
     advice: str,
-    source: str,
     *,
     key: str = "",
     off: tuple[Any, ...] = (),
@@ -292,7 +273,6 @@ def resumes(
         place: the setting of the checkpoints' folder; one of the round's own has no such checkpoint.
         happens: what comes back.
         advice: how the next round begins.
-        source: where the trainer does it.
         key: the setting that resumes, where there is one.
         off: its values that do not.
         fix: the folder of the round's own; a value of `off` is for `key`.
@@ -303,48 +283,31 @@ def resumes(
         return None
     told = f"{settings.told(key)}, {settings.told(place)}" if key else settings.told(place)
     right = {key: fix} if fix in off else {place: fix}
-    return Finding("resume", "wrong", f"{told}: {happens}", right, advice, source)
+    return Finding("resume", "wrong", f"{told}: {happens}", right, advice)
 
 
-def moving_reference(
-    settings: Settings, context: Context, key: str, off: Any, fix: Any, source: str
-) -> Found:
+def moving_reference(key: str, off: Any) -> Row:
     """The KL reference of a relaunched trainer is the model that it begins with."""
-    if not context.segment or settings[key] in (off, None, 0, False):
-        return None
-    return Finding(
-        "reference",
-        "cost",
-        f"{settings.told(key)}: the KL reference is the model that a process begins with, so it moves every "
-        "round",
-        {key: fix},
-        source=source,
-    )
+    why = "the KL reference is the model that a process begins with, so it moves every round"
+    return must(key, off, why, name="reference", severity="cost", modes=SEGMENT)
 
 
-def follows_run(settings: Settings, context: Context, key: str, *, source: str = "") -> Found:
+def follows_run(settings: Settings, context: Context, key: str) -> Found:
     """In live mode the adapter is told of the run by a setting; a file there is no run."""
     if not context.live:
         return None
     value = settings.place(key)
     if value and not str(value).endswith((".parquet", ".jsonl", ".json", ".arrow")):
         return None
-    return Finding(
-        "no-run",
-        "stops",
-        f"{settings.told(key)}: the adapter is told by it which run to follow",
-        {key: context.folder},
-        source=source,
-    )
+    title = f"{settings.told(key)}: the adapter is told by it which run to follow"
+    return Finding("no-run", "stops", title, {key: context.folder})
 
 
-def unplugged(
-    settings: Settings, context: Context, key: str, fix: dict[str, Any], what: str, source: str
-) -> Found:
+def unplugged(settings: Settings, context: Context, key: str, fix: dict[str, Any], what: str) -> Found:
     """In live mode the trainer asks our adapter, or follows no schedule at all."""
     if not context.live or "gaincurate" in str(settings[key]) or (context.running and settings[key]):
         return None
-    return Finding("adapter-missing", "wrong", f"{settings.told(key)}: {what}", fix, source=source)
+    return Finding("adapter-missing", "wrong", f"{settings.told(key)}: {what}", fix)
 
 
 _NAMED = 3
@@ -360,7 +323,6 @@ def tail(
     factor: Number | None = None,
     mini: str = "",
     unless: str = "",
-    source: str = "",
 ) -> Found:
     """A round that is no multiple of the trainer's prompts a step loses its last prompts.
 
@@ -372,7 +334,6 @@ def tail(
         factor: the key's value for one prompt a step, where it is not 1.
         mini: the setting with a mini-batch's prompts, which the trainer refuses above a step's.
         unless: the setting that makes it take them.
-        source: where the trainer does it.
     """
     each = per_step(settings) if per_step else settings.count(key)
     if context.mode == "export" or context.budget is None or not each:
@@ -393,7 +354,6 @@ def tail(
         "each round are never trained, and report nothing",
         fix,
         aligned(context.budget, step),
-        source,
     )
 
 
@@ -404,26 +364,16 @@ def aligned(budget: int, step: int) -> str:
     return f"or start the run with `gaincurate schedule start --align-to {step} --budget {nearest}`"
 
 
-def epochs(settings: Settings, context: Context, key: str, *, source: str = "") -> Found:
+def epochs(settings: Settings, context: Context, key: str) -> Found:
     """A round is one pass over its file; a live run has as many passes as rounds."""
-    count = settings.number(key)
-    if context.segment and count is not None and count != 1:
-        return Finding(
-            "epochs",
-            "wrong",
-            f"{settings.told(key)}: each round would be trained {count:g} times, and report {count:g} times",
-            {key: 1},
-            source=source,
-        )
-    if context.live and context.rounds is not None and count is not None and count != context.rounds:
-        return Finding(
-            "epochs",
-            "wrong",
-            f"{settings.told(key)}, but the run has {context.rounds} rounds, and a round is one pass here",
-            {key: context.rounds},
-            source=source,
-        )
-    return None
+    count, passes = settings.number(key), 1 if context.segment else context.rounds
+    if context.mode == "export" or count is None or passes is None or count == passes:
+        return None
+    why = f"the run has {passes} rounds, and a round is one pass here"
+    if context.segment:
+        why = f"each round would be trained {count:g} times, and report {count:g} times"
+    title = f"{settings.told(key)}{': ' if context.segment else ', but '}{why}"
+    return Finding("epochs", "wrong", title, {key: passes})
 
 
 def steps(
@@ -433,15 +383,12 @@ def steps(
     *,
     per_step: Number | str,
     more_is_fine: bool = False,
-    source: str = "",
 ) -> Found:
     """A bound on the steps must be what the rows need, once the prompts a step divide a round."""
     each = settings.count(per_step) if isinstance(per_step, str) else per_step(settings)
     if context.budget is None or not each or context.budget % each:
         return None  # the rule on the tail speaks of what is left
-    return length(
-        settings, context, key, int(context.budget // each), more_is_fine=more_is_fine, source=source
-    )
+    return length(settings, context, key, int(context.budget // each), more_is_fine=more_is_fine)
 
 
 def length(
@@ -451,7 +398,6 @@ def length(
     each_round: int,
     *,
     more_is_fine: bool = False,
-    source: str = "",
 ) -> Found:
     """A bound on the steps, against the steps of a round."""
     most = settings.number(key)
@@ -468,7 +414,7 @@ def length(
     elif context.live:
         what, why = "the run", "there are no rows for the rest"
     title = f"{settings.told(key)}, but {what} has {wanted} steps: {why}"
-    return Finding("max-steps", severity, title, {key: wanted}, source=source)
+    return Finding("max-steps", severity, title, {key: wanted})
 
 
 def too_long(
@@ -478,7 +424,6 @@ def too_long(
     happens: str,
     *,
     below: Number | None = None,
-    source: str = "",
 ) -> Found:
     """Prompts over the trainer's limit are dropped or cut: rows are missing, or are not what was scored.
 
@@ -488,7 +433,6 @@ def too_long(
         key: the setting with the limit.
         happens: what becomes of longer ones.
         below: tokens of the limit that are not the prompt's.
-        source: where the trainer does it.
     """
     value, less = settings.number(key), int((below(settings) if below else None) or 0)
     if context.longer_than is None or context.longest is None or not value or context.longest <= value - less:
@@ -502,5 +446,4 @@ def too_long(
         f"{settings.told(key)}: {len(ids):,} prompts of the set are longer ({named}), and {happens}",
         {key: context.longest + less},
         f"the longest has {context.longest:,} tokens; or leave them out: `gaincurate score --max-length`",
-        source,
     )

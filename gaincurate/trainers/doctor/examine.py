@@ -75,7 +75,6 @@ def _columns(data: Path) -> frozenset[str] | None:
 
 
 _NAME = re.compile(rf"\{{({'|'.join(NAMES)})\}}")
-_CLOSE = 0.7  # of the words that differ
 _FILLED_IN = (
     "{data}, {round}, {checkpoint} and {output} are what `gaincurate schedule run` fills in, in its command"
 )
@@ -113,7 +112,6 @@ class Report:
                 "title": finding.title,
                 "mend": dict(finding.fix),  # the format's name for it
                 "advice": finding.advice,
-                "source": finding.source,
                 "write": self.lines(finding),
             }
             for finding in self.findings
@@ -143,14 +141,21 @@ def trainer_named(name: str) -> TrainerRules:
     raise InputError(f"--trainer {name}: its settings are not known; {', '.join(names)} are.{meant}")
 
 
-def examine(name: str, sources: Sequence[str], mode: Mode = "segment", run: Path | None = None) -> Report:
+def examine(
+    name: str,
+    sources: Sequence[str],
+    mode: Mode = "segment",
+    run: Path | None = None,
+    command: Sequence[str] = (),
+) -> Report:
     """Read a trainer's settings and say what would go wrong.
 
     Args:
         name: the trainer's.
-        sources: configuration files and launch lines, later ones over earlier ones; `-` is standard input.
+        sources: configuration files and scripts, later ones over earlier ones; `-` is standard input.
         mode: `segment` for one process a round, `live` for one long one with our adapter, `export`.
         run: a run's folder, to compare numbers with.
+        command: words of the trainer's command, or its flags alone, over all sources.
 
     Raises:
         InputError: a trainer, a mode, a file or a run that cannot be used.
@@ -161,7 +166,7 @@ def examine(name: str, sources: Sequence[str], mode: Mode = "segment", run: Path
             f"--mode live: {name} has no place where a schedule could be plugged in while it runs; use "
             "--mode segment."
         )
-    read = read_settings(sources, trainer.launches, trainer.whole is not None)
+    read = read_settings(sources, trainer.launches, trainer.whole is not None, command)
     context = Context(mode)
     if run is not None:
         context = facts_of(run, mode)
@@ -199,61 +204,23 @@ def judge(trainer: TrainerRules, read: Read, context: Context) -> Report:
     rules: tuple[Rule, ...] = (*trainer.rules, partial(differences, profile_of(trainer.name)))
     findings, unjudged = ask(rules, settings, _with_script(context, read))
     notes = list(dict.fromkeys([*read.notes, *unjudged]))
-    if unread := misspelt(trainer, settings):
-        notes.insert(0, unread)
+    unset = [key for key in settings.defaults if not settings.is_given(key)]
+    unread = [key for key in settings.given if key not in settings.defaults]
+    moved = [(key, other) for key in unread for other in unset if other.endswith(f".{key}")]
+    if moved:
+        names = ", ".join(f"{key} (did you mean {other}?)" for key, other in moved)
+        notes.insert(0, f"not settings of {trainer.name} {trainer.version} that are read here: {names}")
     if settings.given and not settings.given.keys() & (settings.asked | trainer.defaults.keys()):
         older = ", and their names in older versions" if trainer.renamed else ""
         raise InputError(
             f"--config: none of its settings ({', '.join(list(settings.given)[:3])}) is known; the names are "
-            f"those of {trainer.name} {trainer.version}{older}{f' ({unread})' if unread else ''}. Check "
+            f"those of {trainer.name} {trainer.version}{older}. Check "
             "--trainer, and give the file or launch line that the trainer is started with."
         )
     if any(Settings.follows(value) for finding in findings for value in finding.fix.values()):
         notes.append(_FILLED_IN)
     findings = worst_first(findings)
     return Report(trainer.name, trainer.version, context.mode, findings, notes, read.launched, settings.names)
-
-
-def misspelt(trainer: TrainerRules, settings: Settings) -> str | None:
-    """Settings that no rule reads and that look like one that a rule does and that is not set; as a note.
-
-    A trainer has many more settings than the rules read, so only a close one is named, and none that differs
-    by another word (`eval_steps` is not meant to be `save_steps`).
-    """
-    free = [key for key in settings.defaults if not settings.is_given(key)]
-    meant = {key: _meant(key, free) for key in settings.given if key not in settings.defaults}
-    named = [
-        f"{_option(trainer, key)} (did you mean {_option(trainer, near)}?)"
-        for key, near in meant.items()
-        if near
-    ]
-    if not named:
-        return None
-    return f"not settings of {trainer.name} {trainer.version} that are read here: {', '.join(named)}"
-
-
-def _meant(key: str, known: Iterable[str]) -> str | None:
-    """The known key that an unknown one stands for, if one is close."""
-    head, _, last = key.rpartition(".")
-    for one in known:
-        if one.endswith(f".{key}") or one.replace(".", "_") == key:
-            return one
-    parts: dict[str, str] = {}
-    for one in known:
-        before, _, end = one.rpartition(".")
-        if (not head or before == head) and _one_word(last, end):
-            parts.setdefault(end, one)
-    close = difflib.get_close_matches(last, parts, n=1, cutoff=0.8)
-    return parts[close[0]] if close else None
-
-
-def _one_word(left: str, right: str) -> bool:
-    """Whether what differs could be one word: `data` and `dataset`, but not `micro` and `mini`."""
-    ours, theirs = left.split("_"), right.split("_")
-    for end in (0, -1):
-        while ours and theirs and ours[end] == theirs[end]:
-            del ours[end], theirs[end]
-    return difflib.SequenceMatcher(None, "_".join(ours), "_".join(theirs)).ratio() >= _CLOSE
 
 
 def _option(trainer: TrainerRules, key: str) -> str:

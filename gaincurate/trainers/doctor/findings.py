@@ -45,8 +45,6 @@ class Finding:
     """The settings that fix it, exactly; None takes a setting away. Empty: none does."""
     advice: str = ""
     """What else can be done."""
-    source: str = ""
-    """Where the trainer does it."""
 
     @property
     def breaks(self) -> bool:

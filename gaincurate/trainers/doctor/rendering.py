@@ -45,7 +45,6 @@ def differences(profile: Profile, settings: Settings, context: Context) -> Itera
             "the model reads other prompts than were scored",
             _fix(rendering, settings, given, wanted),
             f"or score the set again with --template-kwargs '{_json(given)}'",
-            f"{name} {profile.version}, apply_chat_template",
         )
     column = context.scored["source"].get("tools_column")
     if not rendering.row_tools:
@@ -58,17 +57,16 @@ def differences(profile: Profile, settings: Settings, context: Context) -> Itera
                 {},
                 "score the set again with --tools-column none, or with the tools that the trainer's own "
                 "configuration gives to all rows",
-                f"{name} {profile.version}, apply_chat_template",
             )
         return
     key, right = rendering.row_tools, "tools" if column else None
     if column and settings[key] not in (right, column):
         title = f"{settings.told(key)}, but prompts were scored with the tools of column {column!r}"
-        yield Finding("tools", "wrong", title, {key: right}, source=f"{name} {profile.version}")
+        yield Finding("tools", "wrong", title, {key: right})
     elif not column and settings[key] in (context.columns or ()):
         title = f"{settings.told(key)}: the rows have that column, and prompts were scored without tools"
         advice = f"or score the set again with --tools-column {settings[key]}"
-        yield Finding("tools", "wrong", title, {key: "none"}, advice, f"{name} {profile.version}")
+        yield Finding("tools", "wrong", title, {key: "none"}, advice)
 
 
 def _adds(rendering: Rendering, settings: Settings) -> Iterator[str]:
@@ -225,7 +223,6 @@ def _differs(profile: Profile, gc_id: str, count: int, scored: int, model: str, 
             f"{lengths}: {profile.name} renders null for each key of tools that only other rows have",
             {},
             f"{'' if profile.rendering.nulls == 'all' else lines}store tool calls and tools as JSON text",
-            "gc_prompt_tokens of the scored set",
         )
     return Finding(
         "tokens",
@@ -233,5 +230,4 @@ def _differs(profile: Profile, gc_id: str, count: int, scored: int, model: str, 
         f"{lengths}: the trainer would read something else than was scored",
         {},
         "score the set again with this model's tokenizer, or train with the one that scored it",
-        "gc_prompt_tokens of the scored set",
     )

@@ -18,7 +18,7 @@ _PERHAPS = re.compile(
     rf"\$\((?!(?:cd|pwd|basename|dirname|realpath)\.)|`|\$\{{?(?:oc\.env:)?(?:[\d@*]|GAINCURATE_|(?:{'|'.join(NAMES)})(?!\w))",
     re.IGNORECASE,
 )
-_LONGEST_KEY, _LONGEST = 1_000, 1 << 16
+_DEPTH = 8  # references to references
 _MOST = 10_000_000  # of a batch: rules try each size up to it
 _UNCOUNTED = "by which nothing can be counted"
 _SUMS = re.compile(r"\$\(\([^$]*\)\)")
@@ -37,23 +37,18 @@ def normal(key: str) -> str:
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings, and mappings in lists, as dotted keys; an empty mapping stays as it is.
-
-    What has a longer name than any setting is left out: each of thousands below it would repeat the name.
-    """
-    found: dict[str, Any] = {}
+    """Nested mappings, and mappings in lists, as dotted keys; an empty mapping stays as it is."""
+    settings: dict[str, Any] = {}
     for key, value in tree.items():
         name = normal(f"{prefix}{key}")
-        if len(name) > _LONGEST_KEY:
-            continue
         if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{name}.")
-        elif isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
-            for index, one in enumerate(value):
-                found |= flat(one, f"{name}.{index}.")
+            settings |= flat(value, f"{name}.")
+        elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+            for index, item in enumerate(value):
+                settings |= flat(item, f"{name}.{index}.")
         else:
-            found[name] = value
-    return found
+            settings[name] = value
+    return settings
 
 
 def scalar(text: str) -> Any:
@@ -104,7 +99,7 @@ class Settings:
         Raises:
             NotKnown: it depends on something that is only there when it runs.
         """
-        value = self._resolved(normal(key), depth=8)
+        value = self._resolved(normal(key), _DEPTH)
         if isinstance(value, str) and "$" in _SUMS.sub("", value) and not self.follows(value):
             raise NotKnown(key, value)
         return value
@@ -147,7 +142,7 @@ class Settings:
             NotKnown: it may change with the round: a place of the script, or a variable named as what the
                 driver fills in.
         """
-        value = self._resolved(normal(key), depth=8)
+        value = self._resolved(normal(key), _DEPTH)
         value = value[0] if isinstance(value, list) and value else value
         if isinstance(value, str) and _PERHAPS.search(value) and not self.follows(value):
             raise NotKnown(key, value)
@@ -174,7 +169,7 @@ class Settings:
 
     def told(self, key: str) -> str:
         """A key and its value for a reader, and whether it is the default."""
-        value = self._resolved(normal(key), depth=8)
+        value = self._resolved(normal(key), _DEPTH)
         return f"{self.names.get(key, key)} is {shown(value)}" + ("" if self.is_given(key) else " by default")
 
     def below(self, prefix: str) -> Iterator[str]:
@@ -183,31 +178,19 @@ class Settings:
         self.asked.update(keys)
         return iter(keys)
 
-    def _resolved(self, key: str, depth: int, known: dict[tuple[str, int], Any] | None = None) -> Any:
-        known = {} if known is None else known  # a key that is named often is resolved once
+    def _resolved(self, key: str, depth: int) -> Any:
         self.asked.add(key)
-        if (key, depth) not in known:
-            known[key, depth] = self._filled(self.given.get(key, self.defaults.get(key)), depth, known)
-        return known[key, depth]
-
-    def _filled(self, value: Any, depth: int, known: dict[tuple[str, int], Any]) -> Any:
+        value = self.given.get(key, self.defaults.get(key))
         if not isinstance(value, str) or not depth:
             return value
-        value = _ENVIRONMENT.sub(lambda found: f"{{{found[1].lower()}}}", value)
+        value = _ENVIRONMENT.sub(lambda name: f"{{{name[1].lower()}}}", value)
         if (whole := _REFERENCE.fullmatch(value)) and self._has(whole[1]):
-            return self._resolved(normal(whole[1]), depth - 1, known)
-        room = _LONGEST
+            return self._resolved(normal(whole[1]), depth - 1)
 
-        def fill(found: re.Match[str]) -> str:
-            nonlocal room
-            if room < 0 or not self._has(found[1]):
-                return found[0]
-            text = str(self._resolved(normal(found[1]), depth - 1, known))
-            room -= len(text)
-            return text
+        def fill(name: re.Match[str]) -> str:
+            return str(self._resolved(normal(name[1]), depth - 1)) if self._has(name[1]) else name[0]
 
-        filled = _REFERENCE.sub(fill, value)
-        return filled if room >= 0 else value  # references that multiply: it stays unknown
+        return _REFERENCE.sub(fill, value)
 
     def _has(self, key: str) -> bool:
         return normal(key) in self.given or normal(key) in self.defaults
@@ -228,7 +211,7 @@ class Resolved(Settings):
         """Whether anything is said of a key: the trainer has settled all of them."""
         return True
 
-    def _resolved(self, key: str, depth: int, known: dict[tuple[str, int], Any] | None = None) -> Any:
+    def _resolved(self, key: str, depth: int) -> Any:
         value = self._lookup(key)
         # a list of the trainer's own kind (OmegaConf's, say) is shown and compared as any other
         return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value

@@ -5,13 +5,13 @@ Defaults are those of `examples/configs/grpo_math_1B.yaml`, which it begins with
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor import common
+from gaincurate.trainers.doctor.common import ALWAYS, EXPORT, SEGMENT, Row, must, only
 from gaincurate.trainers.doctor.common import LIVE as LIVE_MODE
-from gaincurate.trainers.doctor.common import RUNS, SEGMENT, table
 from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
@@ -21,10 +21,8 @@ LIVE: dict[str, Any] = {
 }
 """The settings by which the trainer finds the live adapter."""
 
-_MANY = 10_000  # steps: nobody means a round of so many
-_GRPO = "nemo_rl/algorithms/grpo.py"
-_PROCESSORS = "nemo_rl/data/processors.py"
-_RESPONSES = "nemo_rl/data/datasets/response_datasets/response_dataset.py"
+
+_PARTS = "data.num_prompts_per_dataloader"
 
 DEFAULTS: dict[str, Any] = {
     "data.shuffle": True,
@@ -54,10 +52,6 @@ DEFAULTS: dict[str, Any] = {
     "policy.megatron_cfg.enabled": False,
     "policy.megatron_cfg.peft.enabled": False,
 }
-
-
-def _batch(settings: Settings) -> float | None:
-    return settings.count("grpo.num_prompts_per_step")
 
 
 WHOLE: dict[str, Any] = {"grpo.max_num_epochs": 1, "grpo.max_num_steps": 1_000_000}
@@ -110,143 +104,31 @@ def data(settings: Settings, context: Context) -> Found:
         "would train on the same rows, whatever was planned",
         fix,
         "written by `gaincurate export --trainer nemo-rl` at the head of the round's command",
-        _RESPONSES,
     )
 
 
 def views(settings: Settings, context: Context) -> Found:
     """The trainer reads columns that the round's own file may not have."""
     place = _sets(settings)[0]
-    return common.view(
-        settings,
-        context,
-        f"{place}.data_path",
-        ("input", "output"),
-        "--trainer nemo-rl",
-        "jsonl",
-        f"{place}.input_key",
-        _RESPONSES,
-    )
+    export = ("--trainer nemo-rl", "jsonl", f"{place}.input_key")
+    return common.view(settings, context, f"{place}.data_path", ("input", "output"), *export)
 
 
-def splits(settings: Settings, context: Context) -> Iterator[Finding]:
-    """A part of a training set may become the validation set."""
-    for key in dict.fromkeys(_of(settings, place, "split_validation_size") for place in _sets(settings)):
-        if settings[key]:
-            title = f"{settings.told(key)}: this share of a round is kept for validation, and never reports"
-            yield Finding("split", "wrong", title, {key: 0}, source=_RESPONSES)
+def _each(name: str, row: Callable[[str], Row]) -> Rule:
+    """A rule on a setting of every training set, or of all at once."""
 
-
-def texts(settings: Settings, context: Context) -> Iterator[Finding]:
-    """Files may put the question into another text."""
-    for name, what in (
-        ("prompt_file", "the question is put into another text"),
-        ("system_prompt_file", "a system message is put before it"),
-    ):
+    def rule(settings: Settings, context: Context) -> Iterator[Finding]:
         for key in dict.fromkeys(_of(settings, place, name) for place in _sets(settings)):
-            if settings[key]:
-                title = f"{settings.told(key)}: {what}, which is not what was scored"
-                source = f"{_PROCESSORS}, math_hf_data_processor"
-                yield Finding("prompt-file", "wrong", title, {key: None}, source=source)
+            if finding := row(key)(settings, context):
+                yield finding
+
+    return rule
 
 
-def unread(settings: Settings, context: Context) -> Found:
-    """A custom dataloader is asked only where several loaders are on."""
-    key = "data.use_multiple_dataloader"
-    if not context.live or settings[key] or "gaincurate" not in str(settings["data.custom_dataloader"]):
-        return None
-    title = f"{settings.told(key)}: data.custom_dataloader is not asked, so nothing follows the schedule"
-    return Finding("adapter-missing", "wrong", title, {key: True}, source="nemo_rl/data/dataloader.py")
-
-
-def single_controller(settings: Settings, context: Context) -> Found:
-    """Another entry point over the same files, which reads one loader in its own order."""
-    several = "data.use_multiple_dataloader"
-    if "single_controller" not in context.script or not (context.live or settings[several]):
-        return None
-    return Finding(
-        "single-controller",
-        "stops",
-        f"{context.script} refuses several dataloaders, and the live adapter needs them",
-        {several: False} if context.segment else {},
-        "start examples/run_grpo.py" + ("" if context.live else ", or use one dataloader"),
-        "nemo_rl/algorithms/single_controller_utils/setup.py",
-    )
-
-
-def unended(settings: Settings, context: Context) -> Found:
-    """The asynchronous trainer ends with its last step alone, and fails where the rows end before."""
-    on, most = "grpo.async_grpo.enabled", settings.number("grpo.max_num_steps")
-    each = _batch(settings)
-    steps = int(context.budget // each) if context.budget and each and context.budget % each == 0 else None
-    if (
-        not context.segment
-        or not settings[on]
-        or most is None
-        or (most < _MANY if steps is None else most <= steps)
-    ):
-        return None
-    return Finding(
-        "async-end",
-        "stops",
-        f"{settings.told('grpo.max_num_steps')} with {on}: it ends with that step alone, and where a round's "
-        "rows end before, with an error",
-        {"grpo.max_num_steps": steps} if steps else {on: False},
-        "" if steps else "or set grpo.max_num_steps to the steps of a round",
-        f"{_GRPO}, async_grpo_train",
-    )
-
-
-def adapters(settings: Settings, context: Context) -> Iterator[Finding]:
+def _adapter(backend: str, key: str) -> Row:
     """LoRA checkpoints hold an adapter, of the backend that is on."""
-    for backend, key in (("dtensor_cfg", "lora_cfg.enabled"), ("megatron_cfg", "peft.enabled")):
-        if settings[f"policy.{backend}.enabled"] is False:
-            continue
-        found = common.adapter_only(settings, context, f"policy.{backend}.{key}", False, "nemo_rl/models")
-        if found:
-            yield found
-
-
-def unjoined(settings: Settings, context: Context) -> Found:
-    """The trainer's own environments report to nobody."""
-    key = _of(settings, _sets(settings)[0], "env_name")
-    if context.mode == "export" or settings[key] not in _SHIPPED:
-        return None
-    return Finding(
-        "log-without-id",
-        "cost",
-        f"{settings.told(key)}: nothing of yours sees the rewards; train_data_step*.jsonl has no id, so "
-        "outcomes are joined by the text of the prompt",
-        advice="an environment of your own whose step() appends a line to {outcomes} knows the row",
-        source=f"{_GRPO}, train_data_step",
-    )
-
-
-def order(settings: Settings, context: Context) -> Found:
-    """The live adapter asks the data set for rows, and the loader for none."""
-    return (
-        None if context.live else common.shuffle(settings, context, "data.shuffle", source=f"{_GRPO}, setup")
-    )
-
-
-def passes(settings: Settings, context: Context) -> Found:
-    """The live adapter's rounds are steps."""
-    return None if context.live else common.epochs(settings, context, "grpo.max_num_epochs", source=_GRPO)
-
-
-def divided(settings: Settings, context: Context) -> Found:
-    """With several loaders a step is made of their parts."""
-    each, whole = settings["data.num_prompts_per_dataloader"], settings["grpo.num_prompts_per_step"]
-    if not context.live or each == whole:
-        return None
-    return Finding(
-        "parts",
-        "stops",
-        f"{settings.told('data.num_prompts_per_dataloader')}, {settings.told('grpo.num_prompts_per_step')}: "
-        "the adapter hands out whole steps",
-        {"data.num_prompts_per_dataloader": whole},
-        source="nemo_rl/data/dataloader.py",
-    )
+    rule = common.adapter_only(f"policy.{backend}.{key}", False)
+    return only(lambda settings, _: settings[f"policy.{backend}.enabled"] is not False, rule)
 
 
 def weights(settings: Settings, context: Context) -> Found:
@@ -266,49 +148,8 @@ def weights(settings: Settings, context: Context) -> Found:
         f"{', '.join(told)}: no whole Hugging Face checkpoint, which scoring and the next round begin with",
         fix,
         "or a converter of examples/converters as the last step of the round's script",
-        "nemo_rl/utils/checkpoint.py",
     )
 
-
-_TABLE = table(
-    ("dynamic-sampling", "wrong", RUNS, "grpo.use_dynamic_sampling", False, _GRPO,
-     "groups without variance are replaced by further prompts, so steps and rows do not agree"),
-    ("no-checkpoint", "stops", SEGMENT, "checkpointing.enabled", True, _GRPO,
-     "a round leaves nothing that the next one could begin with"),
-    ("async", "stops", LIVE_MODE, "grpo.async_grpo.enabled", False, "examples/run_grpo.py",
-     "asynchronous GRPO takes no custom dataloader"),
-)  # fmt: skip
-
-_RULES: tuple[Rule, ...] = (
-    data,
-    views,
-    partial(common.unplugged, key="data.custom_dataloader", fix=LIVE,
-        what="the loader reads the file in its own order, whatever the schedule plans",
-        source="nemo_rl/data/dataloader.py"),
-    partial(common.begins, key="policy.model_name", source="nemo_rl/models"),
-    partial(common.resumes, place="checkpointing.checkpoint_dir", happens="the newest checkpoint there is "
-        "taken up, and because the data set's name is the same its loader's offset is put onto the new file",
-        advice="the next round begins with the weights: policy.model_name={checkpoint}",
-        source="nemo_rl/data/utils.py, load_dataloader_state"),
-    divided,
-    unread,
-    single_controller,
-    splits,
-    texts,
-    partial(common.tail, key="grpo.num_prompts_per_step", source=f"{_GRPO}, setup: drop_last=True"),
-    partial(common.too_long, key="data.max_input_seq_length",
-        happens="they are cut to a few tokens and left out of the loss", below=lambda _: 1,
-        source=_PROCESSORS),
-    passes,
-    partial(common.steps, key="grpo.max_num_steps", per_step=_batch, more_is_fine=True, source=_GRPO),
-    weights,
-    unended,
-    adapters,
-    order,
-    unjoined,
-    partial(common.moving_reference, key="loss_fn.reference_policy_kl_penalty", off=0, fix=0, source=_GRPO),
-    *_TABLE,
-)  # fmt: skip
 
 RULES = TrainerRules(
     name="nemo-rl",
@@ -316,8 +157,52 @@ RULES = TrainerRules(
     launches=("run_grpo",),
     style="hydra",
     defaults=DEFAULTS,
-    rules=_RULES,
     live=True,
     resolves=True,
     whole=WHOLE,
-)
+    rules=(
+        data,
+        views,
+        partial(common.unplugged, key="data.custom_dataloader", fix=LIVE,
+            what="the loader reads the file in its own order, whatever the schedule plans"),
+        partial(common.begins, key="policy.model_name"),
+        partial(common.resumes, place="checkpointing.checkpoint_dir", happens="the newest checkpoint there "
+            "is taken up, and because the data set's name is the same its loader's offset is put onto the "
+            "new file", advice="the next round begins with the weights: policy.model_name={checkpoint}"),
+        only(lambda settings, _: settings[_PARTS] != settings["grpo.num_prompts_per_step"],
+            must(_PARTS, lambda _: False, "the adapter hands out whole steps of grpo.num_prompts_per_step",
+            name="parts", severity="stops", modes=LIVE_MODE,
+            fix={_PARTS: "${grpo.num_prompts_per_step}"})),
+        only(lambda settings, _: "gaincurate" in str(settings["data.custom_dataloader"]),
+            must("data.use_multiple_dataloader", True, "data.custom_dataloader is not asked, so nothing "
+            "follows the schedule", name="adapter-missing", modes=LIVE_MODE)),
+        _each("split_validation_size", lambda key: must(key, 0, "this share of a round is kept for "
+            "validation, and never reports", name="split", modes=ALWAYS)),
+        _each("prompt_file", lambda key: must(key, None, "the question is put into another text, which is "
+            "not what was scored", name="prompt-file", modes=ALWAYS)),
+        _each("system_prompt_file", lambda key: must(key, None, "a system message is put before the "
+            "question, which is not what was scored", name="prompt-file", modes=ALWAYS)),
+        partial(common.tail, key="grpo.num_prompts_per_step"),
+        partial(common.too_long, key="data.max_input_seq_length",
+            happens="they are cut to a few tokens and left out of the loss", below=lambda _: 1),
+        only(lambda _, context: not context.live,  # live, a round is a number of steps
+            partial(common.epochs, key="grpo.max_num_epochs")),
+        partial(common.steps, key="grpo.max_num_steps", per_step="grpo.num_prompts_per_step",
+            more_is_fine=True),
+        weights,
+        _adapter("dtensor_cfg", "lora_cfg.enabled"),
+        _adapter("megatron_cfg", "peft.enabled"),
+        *common.shuffle("data.shuffle", modes=(*SEGMENT, *EXPORT)),
+        _each("env_name", lambda key: must(key, lambda value: value not in _SHIPPED, "nothing of yours sees "
+            "the rewards; train_data_step*.jsonl has no id, so outcomes are joined by the text of the prompt",
+            name="log-without-id", severity="cost",
+            advice="an environment of your own whose step() appends a line to {outcomes} knows the row")),
+        common.moving_reference("loss_fn.reference_policy_kl_penalty", 0),
+        must("grpo.use_dynamic_sampling", False, "groups without variance are replaced by further prompts, "
+            "so steps and rows do not agree", name="dynamic-sampling"),
+        must("checkpointing.enabled", True, "a round leaves nothing that the next one could begin with",
+            name="no-checkpoint", severity="stops", modes=SEGMENT),
+        must("grpo.async_grpo.enabled", False, "asynchronous GRPO takes no custom dataloader", name="async",
+            severity="stops", modes=LIVE_MODE),
+    ),
+)  # fmt: skip

@@ -7,13 +7,10 @@ from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor import common
-from gaincurate.trainers.doctor.common import ALWAYS, RUNS, table, when
-from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules
+from gaincurate.trainers.doctor.common import ALWAYS, SEGMENT, must
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
-_TRAINER = "openrlhf/trainer/ppo_trainer.py"
-_DATASET = "openrlhf/datasets/prompts_dataset.py"
-_SAMPLES = "openrlhf/trainer/ppo_utils/samples_generator.py"
 _ALL = 100_000_000
 _MANY = 10_000  # prompts: nobody means a round of so many
 
@@ -71,24 +68,13 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def shuffled(settings: Settings, context: Context) -> Found:
-    """No option reaches the sampler."""
-    return Finding(
-        "shuffle",
-        "order",
-        "rows are always shuffled, and no option changes it: which prompts a round has survives that, their "
-        "order does not",
-        source=f"{_TRAINER}, prepare_datasets: setup_dataloader(..., shuffle=True)",
-    )
-
-
 def subset(settings: Settings, context: Context) -> Found:
     """The file is read up to a number of rows."""
     most = settings.number("data.max_samples")
     if most is None or most >= (context.budget or (_MANY if context.segment else _ALL)):
         return None
     title = f"{settings.told('data.max_samples')}: rows behind it are left out"
-    return Finding("subset", "wrong", title, {"data.max_samples": _ALL}, source=_TRAINER)
+    return Finding("subset", "wrong", title, {"data.max_samples": _ALL})
 
 
 def tail(settings: Settings, context: Context) -> Found:
@@ -111,7 +97,6 @@ def tail(settings: Settings, context: Context) -> Found:
         "training batch and are dropped",
         {"train.batch_size": fits, "rollout.batch_size": context.budget},
         "" if taken % step else common.aligned(context.budget, step),
-        "openrlhf/trainer/ray/ppo_actor.py: DataLoader(..., drop_last=True)",
     )
 
 
@@ -119,73 +104,15 @@ def lengths(settings: Settings, context: Context) -> Found:
     """A limit on prompts alone was an option up to 0.9; later ones have a limit on the whole length."""
     happens = "they are cut, so they are not what was scored"
     if settings["prompt_max_len"] is not None:
-        source = "openrlhf/trainer/ppo_utils/experience_maker.py"
-        return common.too_long(settings, context, "prompt_max_len", happens, source=source)
-    source = "openrlhf/utils/agent.py"
-    return common.too_long(settings, context, "data.max_len", happens, below=_answer, source=source)
-
-
-def _answer(settings: Settings) -> float | None:
-    """Tokens of the whole length that are kept for the answer."""
-    return settings.number("rollout.max_new_tokens") or 1
-
-
-def learning_rate(settings: Settings, context: Context) -> Found:
-    """Warm-up and decay are over one process."""
-    key, warm = "actor.lr_scheduler", "actor.lr_warmup_ratio"
-    if not context.segment or settings[key] == "constant":
-        return None
-    return Finding(
-        "learning-rate",
-        "cost",
-        f"{settings.told(key)} with {settings.told(warm)}: warm-up and decay are over one process, so the "
-        "learning rate rises and falls in every round",
-        {key: "constant", warm: 0.0},
-        source=f"{_TRAINER}, prepare_datasets",
+        return common.too_long(settings, context, "prompt_max_len", happens)
+    return common.too_long(
+        settings,
+        context,
+        "data.max_len",
+        happens,
+        below=lambda _: settings.number("rollout.max_new_tokens") or 1,
     )
 
-
-_TABLE = table(
-    ("template", "wrong", ALWAYS, "data.apply_chat_template", True, _DATASET,
-     "the model would read the messages without its chat template, which is not what was scored"),
-    ("prompt-key", "stops", ALWAYS, "data.input_key", "prompt", _DATASET,
-     "the chat messages are in `prompt`"),
-    ("dynamic-sampling", "wrong", RUNS, "algo.dynamic_filtering_enable", False, _SAMPLES,
-     "groups outside of dynamic_filtering_range are replaced by further prompts, and the last batch is "
-     "thrown away where the rows end, so steps and rows do not agree"),
-)  # fmt: skip
-
-_RULES: tuple[Rule, ...] = (
-    *common.rows("data.prompt_dataset", ("label",), "--trainer openrlhf", "jsonl", renamed="data.label_key",
-        source=_TRAINER),
-    partial(common.begins, key="actor.model_name_or_path", source="openrlhf/cli/train_ppo_ray.py"),
-    when("resume", "wrong", "ckpt.load_enable", bool,
-        "the step counter and the loader's place in the last round's file come back over the new one",
-        {"ckpt.load_enable": False},
-        advice="the next round begins with the weights: --actor.model_name_or_path {checkpoint}",
-        source=f"{_TRAINER}, fit", modes=("segment",)),
-    when("label", "wrong", "data.label_key", lambda value: value is None,
-        "of a row only prompt, label and datasource are kept, and the reward function is given the label "
-        "alone: without it gc_id does not come back", {"data.label_key": "label"},
-        advice="`gaincurate export --trainer openrlhf` writes gc_id and the answer into it as JSON",
-        source=_DATASET),
-    subset,
-    tail,
-    lengths,
-    partial(common.epochs, key="train.num_episodes", source=_TRAINER),
-    partial(common.reports, keys=("reward.remote_url", "train.agent_func_path"),
-        fix={"reward.remote_url": "reward.py"},
-        advice="a function reward_func that appends a line to {outcomes} for the label's gc_id",
-        source="openrlhf/utils/agent.py"),
-    partial(common.output, key="ckpt.output_dir", what="the model",
-        source="openrlhf/trainer/ray/ppo_actor.py"),
-    partial(common.adapter_only, key="ds.lora.rank", off=0, source="openrlhf/utils/deepspeed/deepspeed.py"),
-    shuffled,
-    learning_rate,
-    partial(common.moving_reference, key="algo.kl.init_coef", off=0, fix=0,
-        source="openrlhf/cli/train_ppo_ray.py"),
-    *_TABLE,
-)  # fmt: skip
 
 RULES = TrainerRules(
     name="openrlhf",
@@ -194,5 +121,41 @@ RULES = TrainerRules(
     launches=("openrlhf.cli.train_ppo_ray", "train_ppo_ray"),
     style="switches",
     defaults=DEFAULTS,
-    rules=_RULES,
-)
+    rules=(
+        common.rows("data.prompt_dataset", ("label",), "--trainer openrlhf", "jsonl",
+            renamed="data.label_key"),
+        partial(common.begins, key="actor.model_name_or_path"),
+        must("ckpt.load_enable", False,
+            "the step counter and the loader's place in the last round's file come back over the new one",
+            name="resume", modes=SEGMENT,
+            advice="the next round begins with the weights: --actor.model_name_or_path {checkpoint}"),
+        must("data.label_key", lambda value: value is not None,
+            "of a row only prompt, label and datasource "
+            "are kept, and the reward function is given the label alone: without it gc_id does not come "
+            "back", name="label", modes=ALWAYS, fix={"data.label_key": "label"},
+            advice="`gaincurate export --trainer openrlhf` writes gc_id and the answer into it as JSON"),
+        subset,
+        tail,
+        lengths,
+        partial(common.epochs, key="train.num_episodes"),
+        common.reports(keys=("reward.remote_url", "train.agent_func_path"),
+            fix={"reward.remote_url": "reward.py"},
+            advice="a function reward_func that appends a line to {outcomes} for the label's gc_id"),
+        partial(common.output, key="ckpt.output_dir", what="the model"),
+        common.adapter_only("ds.lora.rank", 0),
+        common.always_shuffled(),
+        must("actor.lr_scheduler", lambda value: value == "constant",
+            "warm-up and decay are over one process, so the learning rate rises and falls in every round",
+            name="learning-rate", severity="cost", modes=SEGMENT,
+            fix={"actor.lr_scheduler": "constant", "actor.lr_warmup_ratio": 0.0}),
+        common.moving_reference("algo.kl.init_coef", 0),
+        must("data.apply_chat_template", True,
+            "the model would read the messages without its chat template, which is not what was scored",
+            name="template", modes=ALWAYS),
+        must("data.input_key", "prompt", "the chat messages are in `prompt`", name="prompt-key",
+            severity="stops", modes=ALWAYS),
+        must("algo.dynamic_filtering_enable", False, "groups outside of dynamic_filtering_range are "
+            "replaced by further prompts, and the last batch is thrown away where the rows end, so steps "
+            "and rows do not agree", name="dynamic-sampling"),
+    ),
+)  # fmt: skip

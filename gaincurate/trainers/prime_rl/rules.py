@@ -7,14 +7,11 @@ from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor import common
-from gaincurate.trainers.doctor.common import SEGMENT, table
-from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules
+from gaincurate.trainers.doctor.common import SEGMENT, must
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 from gaincurate.trainers.profile import words
 
-_CONFIG = "prime_rl/configs/orchestrator.py"
-_BROADCAST = "prime_rl/transports/weights/filesystem.py"
-_SAMPLER = "orchestrator/curriculum/standard.py"
 _SOURCE = "orchestrator.train.source.0"
 
 DEFAULTS: dict[str, Any] = {
@@ -34,18 +31,6 @@ DEFAULTS: dict[str, Any] = {
     "orchestrator.monitors.file.path": "metrics.jsonl",
 }
 
-
-def _prompts(settings: Settings) -> float | None:
-    """Prompts that one step trains."""
-    size, group = settings.count("orchestrator.batch_size"), _group(settings)
-    return size // group if size and group and settings["orchestrator.token_batch_size"] is None else None
-
-
-def _group(settings: Settings) -> float | None:
-    own = settings.count(f"{_SOURCE}.group_size")
-    return own or settings.count("orchestrator.group_size")
-
-
 _SHIPPED = words(
     "aime24 aime25 alphabet_sort browsecomp color_codeword deepdive deepwiki general_agent glossary gsm8k "
     "harbor i3_code i3_logic i3_math kuhn_poker math_env nemo_gym openenv openseeker proposer_solver "
@@ -55,86 +40,45 @@ _SHIPPED = words(
 """Tasksets of verifiers (a60a606e) and of the trainer's own configurations: they bring their own tasks."""
 
 
-def _sources(settings: Settings) -> list[str]:
-    """Where the training sources stand."""
-    places = {
-        ".".join(key.split(".")[:4])
-        for key in settings.below("orchestrator.train.source.")
-        if settings.given[key] is not None
-    }
-    return sorted(places)
+def _prompts(settings: Settings) -> float | None:
+    """Prompts that one step trains."""
+    size, group = settings.count("orchestrator.batch_size"), _group(settings)
+    return size // group if size and group and settings["orchestrator.token_batch_size"] is None else None
 
 
-def tasks(settings: Settings, context: Context) -> Iterator[Finding]:
-    """The tasks of a round are the round's, and no other's."""
-    for place in _sources(settings) if context.mode != "export" else ():
-        key = f"{place}.env.taskset.id"
-        name = str(settings[key]).rsplit("/", 1)[-1].partition("@")[0].replace("-", "_")
-        if name in _SHIPPED:
-            yield Finding(
-                "data",
-                "wrong",
-                f"{settings.told(key)}: this taskset brings tasks of its own, whatever was planned",
-                {key: "my_tasks"},
-                "a taskset of your own package, which reads $GAINCURATE_DATA; `gaincurate export --trainer "
-                "prime-rl` writes its rows"
-                if context.segment
-                else "a taskset of your own package, over gaincurate.trainers.prime_rl.RunTaskset",
-                "verifiers/v1/taskset.py",
-            )
+def _group(settings: Settings) -> float | None:
+    return settings.count(f"{_SOURCE}.group_size") or settings.count("orchestrator.group_size")
 
 
-def samplers(settings: Settings, context: Context) -> Iterator[Finding]:
-    """Who chooses the tasks."""
-    for key in sorted({f"{_SOURCE}.curriculum.sampler.type", *settings.below("orchestrator.train.source")}):
-        if (
-            key.endswith("curriculum.sampler.type")
-            and settings[key] != "standard"
-            and context.mode != "export"
-        ):
-            yield Finding(
-                "sampler",
-                "wrong",
-                f"{settings.told(key)}: it chooses tasks by its own pools, some again and some never",
-                {key: "standard"},
-                source=_CONFIG,
-            )
-
-
-def gates(settings: Settings, context: Context) -> Iterator[Finding]:
-    """Who refuses what was chosen."""
-    for key in sorted(settings.below("orchestrator.train.source")):
-        if ".curriculum.gates." in key and settings[key] is not None and context.mode != "export":
-            yield Finding(
-                "gate",
-                "wrong",
-                f"{settings.told(key)}: groups that it does not admit are replaced by further tasks, so "
-                "steps and rows do not agree",
-                {key: None},
-                source=_CONFIG,
-            )
-
-
-def tokens(settings: Settings, context: Context) -> Found:
-    """Batches by tokens have no fixed number of prompts."""
-    key = "orchestrator.token_batch_size"
-    if context.mode == "export" or settings[key] is None:
-        return None
-    return Finding(
-        "token-batch",
-        "wrong",
-        f"{settings.told(key)}: a step takes as many prompts as fill it, so a round does not end with a step",
-        {key: None, "orchestrator.batch_size": 128},
-        source=_CONFIG,
+def sources(settings: Settings, context: Context) -> Iterator[Finding]:
+    """A round's tasks are the plan's, and the standard sampler takes all of them."""
+    advice = "a taskset of your own package, over gaincurate.trainers.prime_rl.RunTaskset"
+    if context.segment:
+        advice = "a taskset of your own package, which reads $GAINCURATE_DATA; `gaincurate export --trainer "
+        advice += "prime-rl` writes its rows"
+    tasks = partial(
+        must,
+        be=lambda value: str(value).rsplit("/", 1)[-1].partition("@")[0].replace("-", "_") not in _SHIPPED,
+        why="this taskset brings tasks of its own, whatever was planned",
+        name="data",
+        advice=advice,
     )
+    standard = "it chooses tasks by its own pools, some again and some never"
+    for key in sorted({f"{_SOURCE}.curriculum.sampler.type", *settings.below("orchestrator.train.source.")}):
+        rule = None
+        if key.endswith(".env.taskset.id"):
+            rule = tasks(key, fix={key: "my_tasks"})
+        elif key.endswith(".curriculum.sampler.type"):
+            rule = must(key, "standard", standard, name="sampler")
+        if rule and (finding := rule(settings, context)):
+            yield finding
 
 
 def lengths(settings: Settings, context: Context) -> Found:
     """Samples over the training length are cut."""
     key = "seq_len" if settings["seq_len"] is not None else "orchestrator.seq_len"
-    return common.too_long(
-        settings, context, key, "they are cut, so they are not what was scored", source=_CONFIG
-    )
+    happens = "they are cut, so they are not what was scored"
+    return common.too_long(settings, context, key, happens)
 
 
 def endless(settings: Settings, context: Context) -> Found:
@@ -149,7 +93,6 @@ def endless(settings: Settings, context: Context) -> Found:
         f"{settings.told('max_steps')}: the tasks are gone through again and again, and a round never ends",
         {"max_steps": wanted or 1},
         "" if wanted else "budget * group_size / batch_size steps; 1 is for a budget of one step",
-        _SAMPLER,
     )
 
 
@@ -159,81 +102,12 @@ def ahead(settings: Settings, context: Context) -> Found:
     most = settings.number(key)
     if context.mode == "export" or not size or (most is not None and most <= size):
         return None
-    return Finding(
-        "ahead",
-        "stale" if context.live else "cost",
-        f"{settings.told(key)}, but a step trains {size:g}: "
-        + (
-            "tasks are begun before the rewards that should choose them"
-            if context.live
-            else "behind a round's last prompts its first ones are begun again, for nothing"
-        ),
-        {key: int(size)},
-        source=_CONFIG,
-    )
+    why = "behind a round's last prompts its first ones are begun again, for nothing"
+    if context.live:
+        why = "tasks are begun before the rewards that should choose them"
+    title = f"{settings.told(key)}, but a step trains {size:g}: {why}"
+    return Finding("ahead", "stale" if context.live else "cost", title, {key: int(size)})
 
-
-def resumes(settings: Settings, context: Context) -> Iterator[Finding]:
-    """A checkpoint brings the place among the tasks back."""
-    if not context.segment:
-        return
-    for key in sorted(key for key in settings.given if key == "resume" or key.startswith("resume.")):
-        if settings.given[key] is not None:
-            yield Finding(
-                "resume",
-                "wrong",
-                f"{key} is set: the step counter and the place among the last round's tasks come back over "
-                "the new ones",
-                {key: None},
-                "the next round begins with the weights: model.name = {checkpoint}",
-                f"{_SAMPLER}, load_state_dict",
-            )
-
-
-def outcomes(settings: Settings, context: Context) -> Found:
-    """Episodes are written by the file monitor."""
-    keys = [
-        key
-        for key in settings.given
-        if key.endswith("monitors.file") and settings.given[key] in (False, None)
-    ]
-    if context.mode == "export" or not keys:
-        return None
-    return Finding(
-        "outcomes",
-        "stops",
-        f"{keys[0]} is off: no traces.jsonl is written, and no round has outcomes",
-        {keys[0]: {}},
-        "or let the environment's own reward append a line to {outcomes}",
-        "prime_rl/configs/monitors.py",
-    )
-
-
-_TABLE = table(
-    *(("weights", "stops", SEGMENT, f"{at}weight_broadcast.type", "filesystem", _BROADCAST,
-       "weights go from memory to memory, and no Hugging Face weights are left for scoring and the next "
-       "round")
-      for at in ("", "trainer.")),
-)  # fmt: skip
-
-_RULES: tuple[Rule, ...] = (
-    tasks,
-    samplers,
-    gates,
-    partial(common.follows_run, key=f"{_SOURCE}.env.taskset.run", source="gaincurate.trainers.prime_rl"),
-    partial(common.begins, key="model.name", source="prime_rl/configs/rl.py"),
-    resumes,
-    tokens,
-    partial(common.tail, key="orchestrator.batch_size", per_step=_prompts, factor=_group, source=_CONFIG),
-    lengths,
-    partial(common.steps, key="max_steps", per_step=_prompts, source=_SAMPLER),
-    ahead,
-    endless,
-    partial(common.adapter_below, prefix="trainer.model.lora", source=_BROADCAST),
-    partial(common.output, key="output_dir", what="the checkpoint", source="prime_rl/configs/rl.py"),
-    outcomes,
-    *_TABLE,
-)  # fmt: skip
 
 RULES = TrainerRules(
     name="prime-rl",
@@ -242,6 +116,33 @@ RULES = TrainerRules(
     launches=("rl",),
     style="dashes",
     defaults=DEFAULTS,
-    rules=_RULES,
     live=True,
-)
+    rules=(
+        sources,
+        common.unset_below("orchestrator.train.source", "groups that it does not admit are replaced by "
+            "further tasks, so steps and rows do not agree", name="gate", containing=".curriculum.gates."),
+        partial(common.follows_run, key=f"{_SOURCE}.env.taskset.run"),
+        partial(common.begins, key="model.name"),
+        common.unset_below("resume", "the step counter and the place among the last round's tasks come back "
+            "over the new ones", name="resume", modes=SEGMENT,
+            advice="the next round begins with the weights: model.name = {checkpoint}"),
+        must("orchestrator.token_batch_size", None, "a step takes as many prompts as fill it, so a round "
+            "does not end with a step", name="token-batch",
+            fix={"orchestrator.token_batch_size": None, "orchestrator.batch_size": 128}),
+        partial(common.tail, key="orchestrator.batch_size", per_step=_prompts, factor=_group),
+        lengths,
+        partial(common.steps, key="max_steps", per_step=_prompts),
+        ahead,
+        endless,
+        common.unset_below("trainer.model.lora", common.ADAPTER, name="adapter", severity="stops",
+            modes=SEGMENT),
+        partial(common.output, key="output_dir", what="the checkpoint"),
+        must("orchestrator.monitors.file", lambda value: value is not False, "no traces.jsonl is written, "
+            "and no round has outcomes", name="outcomes", severity="stops",
+            fix={"orchestrator.monitors.file": {}},
+            advice="or let the environment's own reward append a line to {outcomes}"),
+        *(must(f"{at}weight_broadcast.type", "filesystem", "weights go from memory to memory, and no Hugging "
+            "Face weights are left for scoring and the next round", name="weights", severity="stops",
+            modes=SEGMENT) for at in ("", "trainer.")),
+    ),
+)  # fmt: skip

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor import common
-from gaincurate.trainers.doctor.common import RUNS, SEGMENT, table, when
-from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules
-from gaincurate.trainers.doctor.settings import Settings, normal, shown
+from gaincurate.trainers.doctor.common import ALWAYS, SEGMENT, Row, must, only
+from gaincurate.trainers.doctor.common import LIVE as LIVE_MODE
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
+from gaincurate.trainers.doctor.settings import Settings, shown
 from gaincurate.trainers.profile import words
 
 LIVE: dict[str, Any] = {"data_selector.selector_type": "gaincurate.trainers.trinity.RunSelector"}
 """The settings by which the trainer finds the live adapter."""
 
 _ONE, _FIRST = "buffer.explorer_input.taskset", "buffer.explorer_input.tasksets.0"
-_SELECTORS = "trinity/buffer/selector/selector.py"
-_READER = "trinity/buffer/reader/file_reader.py"
 _OPERATORS = "data_processor.experience_pipeline.operators"
 
 _WORKFLOWS = words(
@@ -37,12 +36,6 @@ _REWARDS = words(
     "accuracy_reward countdown_reward format_reward math_boxed_reward math_dapo_reward math_reward"
 )
 """Workflows and reward functions of the trainer's own registries: they report to nobody."""
-
-_FILTERS = words(
-    "dapo_dynamic_sampling data_juicer invalid_reward_filter reward_filter reward_std_filter "
-    "reward_shaping_mapper"
-)
-"""Operators that leave experiences out or change their rewards."""
 
 DEFAULTS: dict[str, Any] = {
     f"{_FIRST}.path": None,
@@ -80,7 +73,7 @@ def _taskset(settings: Settings) -> str:
 
 def data(settings: Settings, context: Context) -> Found:
     """Trinity reads a folder."""
-    found = common.reads(settings, context, f"{_taskset(settings)}.path", source=_READER)
+    found = common.reads(settings, context, f"{_taskset(settings)}.path")
     if found is None:
         return None
     advice = "`gaincurate export RUN --trainer trinity --out {output}/rows/train.parquet` writes it there"
@@ -92,46 +85,23 @@ def _of(settings: Settings, name: str) -> Any:
     return settings[f"{_taskset(settings)}.{name}"] or settings[f"buffer.explorer_input.{name}"]
 
 
-def pipeline(settings: Settings, context: Context) -> Found:
-    """A task pipeline writes the task set anew before the training."""
-    keys = [key for key in settings.below("data_processor.task_pipeline.") if settings.given[key] is not None]
-    if context.mode == "export" or not keys:
-        return None
-    return Finding(
-        "task-pipeline",
-        "wrong",
-        f"{keys[0]} is set: tasks are chosen and ordered by a pipeline of its own before the training",
-        dict.fromkeys(keys),
-        source="trinity/buffer/pipelines/task_pipeline.py",
-    )
-
-
-def prompt_column(settings: Settings, context: Context) -> Found:
-    """The exported file has the question in `prompt`."""
-    key = f"{_taskset(settings)}.format.prompt_key"
-    if settings[key] in ("prompt", None):
-        return None
-    title = f"{settings.told(key)}: the exported question is in `prompt`"
-    return Finding("prompt-key", "stops", title, {key: "prompt"}, source=_READER)
-
-
-def texts(settings: Settings, context: Context) -> Iterator[Finding]:
+def texts(settings: Settings, context: Context) -> Found:
     """Workflows put a system message of their own before a question that has none."""
-    place, flow = _taskset(settings), str(_of(settings, "default_workflow_type"))
-    key, base = f"{place}.format.system_prompt", f"{place}.workflow_args.use_base"
-    plain = flow.removeprefix("async_") == "math_workflow" and _of(settings, "default_reward_fn_type") in (
-        None,
-        "math_reward",
-    )
-    if settings[key] is None and (plain or flow.removeprefix("async_") == "math_boxed_workflow"):
-        title = f"{settings.told(key)}: {flow} puts a system message of its own there, which was not scored"
-        advice = (
-            "where the set has a system message, the one that `gaincurate export --trainer trinity` names"
-        )
-        yield Finding("template", "wrong", title, {key: ""}, advice, "trinity/common/workflows")
-    if settings[base]:
-        title = f"{settings.told(base)}: the model reads plain text without its chat template"
-        yield Finding("template", "wrong", title, {base: False}, source="trinity/common/workflows")
+    flow = str(_of(settings, "default_workflow_type"))
+    key, kind = f"{_taskset(settings)}.format.system_prompt", flow.removeprefix("async_")
+    plain = _of(settings, "default_reward_fn_type") in (None, "math_reward")
+    if settings[key] is not None or not (
+        kind == "math_boxed_workflow" or (kind == "math_workflow" and plain)
+    ):
+        return None
+    title = f"{settings.told(key)}: {flow} puts a system message of its own there, which was not scored"
+    advice = "where the set has a system message, the one that `gaincurate export --trainer trinity` names"
+    return Finding("template", "wrong", title, {key: ""}, advice)
+
+
+def _at(name: str, row: Callable[[str], Row]) -> Row:
+    """A rule on a setting of the task set."""
+    return lambda settings, context: row(f"{_taskset(settings)}.{name}")(settings, context)
 
 
 def reports(settings: Settings, context: Context) -> Found:
@@ -148,165 +118,46 @@ def reports(settings: Settings, context: Context) -> Found:
         {f"{_taskset(settings)}.default_reward_fn_type": "my_reward"},
         "a reward function or workflow of your own that appends a line to {outcomes} for "
         "task.raw_task['gc_id']",
-        "trinity/common/workflows, trinity/common/rewards",
     )
 
 
 def order(settings: Settings, context: Context) -> Found:
     """Who chooses the rows."""
-    key = f"{_taskset(settings)}.data_selector.selector_type"
     old = f"{_taskset(settings)}.task_selector.selector_type"
-    if settings.is_given(old) and settings.given[normal(old)] is not None:
-        key = old  # deprecated, and still over the other
-    kind = settings[key]
+    is_old = settings.known(old) is not None  # deprecated, and still over the other
+    key = old if is_old else f"{_taskset(settings)}.data_selector.selector_type"
     if context.live:
         what = "rows are chosen by Trinity's own selector, whatever the schedule plans"
         fix = {f"{_taskset(settings)}.{name}": value for name, value in LIVE.items()}
-        fix |= {old: None} if key == old else {}
-        return common.unplugged(settings, context, key, fix, what, _SELECTORS)
-    if kind in ("sequential", None):
-        return None
-    if kind == "shuffle":
-        return common.shuffle(settings, context, key, source=_SELECTORS, off="sequential")
-    return Finding(
-        "selector",
-        "wrong",
-        f"{settings.told(key)}: it chooses by its own rule, some rows again and some never",
-        {key: "sequential"},
-        source=_SELECTORS,
-    )
-
-
-def run(settings: Settings, context: Context) -> Found:
-    """The selector is told of the run."""
-    key = f"{_taskset(settings)}.data_selector.kwargs.run"
-    return common.follows_run(settings, context, key, source="gaincurate.trainers.trinity")
+        fix |= {old: None} if is_old else {}
+        return common.unplugged(settings, context, key, fix, what)
+    if settings[key] == "shuffle":
+        rows = common.shuffle(key, off="sequential")
+        return next(filter(None, (row(settings, context) for row in rows)), None)
+    why = "it chooses by its own rule, some rows again and some never"
+    return must(key, "sequential", why, name="selector", modes=ALWAYS)(settings, context)
 
 
 def lengths(settings: Settings, context: Context) -> Found:
     """Prompts over the model's limit are cut, or not answered."""
-    cut = settings["model.enable_prompt_truncation"]
-    happens = (
-        "they are cut from the front, so they are not what was scored" if cut else "they are not answered"
-    )
-    key, source = "model.max_prompt_tokens", "trinity/common/models"
-    if settings[key] is not None:
-        return common.too_long(settings, context, key, happens, source=source)
-    return common.too_long(
-        settings,
-        context,
-        "model.max_model_len",
-        happens,
-        below=lambda _: settings.number("model.max_response_tokens"),
-        source=source,
-    )
-
-
-def passes(settings: Settings, context: Context) -> Found:
-    """Without a number of steps, how often the file is gone through."""
-    if settings["buffer.total_steps"] is not None:
-        return None
-    return common.epochs(settings, context, "buffer.total_epochs", source=_READER)
-
-
-def saved_there(settings: Settings, context: Context) -> Found:
-    """What a round leaves must lie in the round's own folder."""
-    if settings["continue_from_checkpoint"]:
-        return None  # the rule on resuming speaks of the same folder
-    return common.output(settings, context, "checkpoint_root_dir", "the checkpoint", "/trinity")
+    happens = "they are cut from the front, so they are not what was scored"
+    if not settings["model.enable_prompt_truncation"]:
+        happens = "they are not answered"
+    is_own = settings["model.max_prompt_tokens"] is not None
+    key = "model.max_prompt_tokens" if is_own else "model.max_model_len"
+    answer = 0 if is_own else settings.number("model.max_response_tokens")
+    return common.too_long(settings, context, key, happens, below=lambda _: answer)
 
 
 def feedback(settings: Settings, context: Context) -> Found:
     """The selector hears of rewards through one operator of the experience pipeline."""
-    keys = sorted(key for key in settings.below(_OPERATORS) if key.endswith(".name"))
-    names = [settings[key] for key in keys]
-    if not context.live:
+    names = [settings[key] for key in settings.below(_OPERATORS) if key.endswith(".name")]
+    if not context.live or "pass_rate_calculator" in names:
         return None
-    if "pass_rate_calculator" in names:
-        before = [name for name in names[: names.index("pass_rate_calculator")] if name in _FILTERS]
-        if not before:
-            return None
-        return Finding(
-            "feedback",
-            "wrong",
-            f"{before[0]} stands before pass_rate_calculator: rewards of the groups that it leaves out never "
-            "reach the selector",
-            advice="put pass_rate_calculator first in data_processor.experience_pipeline.operators",
-            source="trinity/buffer/operators",
-        )
-    return Finding(
-        "feedback",
-        "stops",
-        "the experience pipeline has no pass_rate_calculator: the selector never hears of a reward",
-        {f"{_OPERATORS}.{len(names)}.name": "pass_rate_calculator"},
-        source="trinity/explorer/explorer.py",
-    )
+    title = "the experience pipeline has no pass_rate_calculator: the selector never hears of a reward"
+    fix = {f"{_OPERATORS}.{len(names)}.name": "pass_rate_calculator"}
+    return Finding("feedback", "stops", title, fix, "before every operator that leaves experiences out")
 
-
-def _ahead(key: str, least: int) -> Rule:
-    return when(
-        "ahead",
-        "stale",
-        key,
-        lambda value: isinstance(value, int) and value > least,
-        "the explorer chooses rows ahead of the rewards that should choose them",
-        {key: least},
-        source="trinity/explorer/explorer.py",
-        modes=("live",),
-    )
-
-
-def validation(settings: Settings, context: Context) -> Found:
-    """An evaluation set is gone through when a process begins."""
-    key = "explorer.eval_on_startup"
-    if (
-        not context.segment
-        or not settings[key]
-        or not any(settings.below("buffer.explorer_input.eval_tasksets."))
-    ):
-        return None
-    title = f"{settings.told(key)}: a whole evaluation before every round"
-    return Finding("validation", "cost", title, {key: False}, source="trinity/explorer/explorer.py")
-
-
-_TABLE = table(
-    ("over-rollout", "wrong", RUNS, "explorer.over_rollout.ratio", 0.0, "trinity/common/config.py",
-     "a step does not wait for its slowest tasks, which are never trained and report nothing"),
-    ("weights", "stops", SEGMENT, "model.tinker.enable", False, "trinity/trainer/tinker/tinker_trainer.py",
-     "the weights stay with the service that trains, and scoring and the next round have none"),
-)  # fmt: skip
-
-_RULES: tuple[Rule, ...] = (
-    data,
-    pipeline,
-    prompt_column,
-    texts,
-    order,
-    run,
-    partial(common.begins, key="model.model_path", source="trinity/common/config.py"),
-    partial(common.resumes, key="continue_from_checkpoint", off=(False, None), place="checkpoint_root_dir",
-        fix="{output}/trinity", happens="the place in the last round's file comes back over the new one",
-        advice="the next round begins with the weights: model.model_path: {checkpoint}",
-        source="trinity/manager/state_manager.py"),
-    partial(common.tail, key="buffer.batch_size", source=f"{_READER}: drop_last=True"),
-    lengths,
-    passes,
-    partial(common.steps, key="buffer.total_steps", per_step="buffer.batch_size", source=_READER),
-    _ahead("synchronizer.sync_interval", 1),
-    _ahead("synchronizer.sync_offset", 0),
-    when("weights", "stops", "trainer.save_hf_checkpoint", lambda value: value == "never",
-        "no Hugging Face weights, which scoring and the next round begin with",
-        {"trainer.save_hf_checkpoint": "last"}, source="trinity/trainer/trainer.py", modes=("segment",)),
-    when("half", "stops", "mode", lambda value: value not in ("both", "colocate"),
-        "one half of the trainer alone: the process of a round does not both roll out and train",
-        {"mode": "both"}, source="trinity/cli/launcher.py", modes=("segment",)),
-    saved_there,
-    reports,
-    feedback,
-    partial(common.adapter_below, prefix="model.lora_configs", source="trinity/common/config.py"),
-    validation,
-    *_TABLE,
-)  # fmt: skip
 
 RULES = TrainerRules(
     name="trinity",
@@ -314,7 +165,50 @@ RULES = TrainerRules(
     launches=("trinity",),
     style="hydra",
     defaults=DEFAULTS,
-    rules=_RULES,
     live=True,
     resolves=True,
-)
+    rules=(
+        data,
+        common.unset_below("data_processor.task_pipeline.", "tasks are chosen and ordered by a pipeline of "
+            "its own before the training", name="task-pipeline"),
+        _at("format.prompt_key", lambda key: must(key, "prompt", "the exported question is in `prompt`",
+            name="prompt-key", severity="stops", modes=ALWAYS)),
+        texts,
+        _at("workflow_args.use_base", lambda key: must(key, False, "the model reads plain text without its "
+            "chat template", name="template", modes=ALWAYS)),
+        order,
+        _at("data_selector.kwargs.run", lambda key: partial(common.follows_run, key=key)),
+        partial(common.begins, key="model.model_path"),
+        partial(common.resumes, key="continue_from_checkpoint", off=(False, None), fix="{output}/trinity",
+            place="checkpoint_root_dir",
+            happens="the place in the last round's file comes back over the new one",
+            advice="the next round begins with the weights: model.model_path: {checkpoint}"),
+        partial(common.tail, key="buffer.batch_size"),
+        lengths,
+        only(lambda settings, _: settings["buffer.total_steps"] is None,
+            partial(common.epochs, key="buffer.total_epochs")),
+        partial(common.steps, key="buffer.total_steps", per_step="buffer.batch_size"),
+        *(must(f"synchronizer.{key}", right, "the explorer chooses rows ahead of the rewards that should "
+            "choose them", name="ahead", severity="stale", modes=LIVE_MODE)
+            for key, right in (("sync_interval", 1), ("sync_offset", 0))),
+        must("trainer.save_hf_checkpoint", lambda value: value != "never", "no Hugging Face weights, which "
+            "scoring and the next round begin with", name="weights", severity="stops", modes=SEGMENT,
+            fix={"trainer.save_hf_checkpoint": "last"}),
+        must("mode", lambda value: value in ("both", "colocate"), "one half of the trainer alone: the "
+            "process of a round does not both roll out and train", name="half", severity="stops",
+            modes=SEGMENT, fix={"mode": "both"}),
+        only(lambda settings, _: not settings["continue_from_checkpoint"],
+            partial(common.output, key="checkpoint_root_dir", what="the checkpoint", below="/trinity")),
+        reports,
+        feedback,
+        common.unset_below("model.lora_configs", common.ADAPTER, name="adapter", severity="stops",
+            modes=SEGMENT),
+        only(lambda settings, _: any(settings.below("buffer.explorer_input.eval_tasksets.")),
+            must("explorer.eval_on_startup", False, "a whole evaluation before every round",
+            name="validation", severity="cost", modes=SEGMENT)),
+        must("explorer.over_rollout.ratio", 0.0, "a step does not wait for its slowest tasks, which are "
+            "never trained and report nothing", name="over-rollout"),
+        must("model.tinker.enable", False, "the weights stay with the service that trains, and scoring and "
+            "the next round have none", name="weights", severity="stops", modes=SEGMENT),
+    ),
+)  # fmt: skip

@@ -113,7 +113,8 @@ def check_replay(trainer: Any, replay: Replay, config: ReplayConfig) -> None:
         InputError: a sentence for each, with what fixes it.
     """
     findings = [*_choices(trainer, replay), *_sizes(trainer, config), *_loss(trainer), *_rollouts(trainer)]
-    shared, _ = ask((dealing, optimizer, window, saves_anywhere), resolved(trainer), Context("live"))
+    rules = (*dealing, *optimizer, window, saves_anywhere)
+    shared, _ = ask(rules, resolved(trainer), Context("live"))
     refuse([*findings, *shared], repr)
 
 

@@ -7,22 +7,16 @@ live trainer can tell is in `checks.py`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor import common
-from gaincurate.trainers.doctor.common import ALWAYS, table, when
+from gaincurate.trainers.doctor.common import ALWAYS, LIVE, SEGMENT, must, only
 from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 from gaincurate.trainers.trl.batching import shape_in
 
-_CONFIG = "trl/trainer/grpo_config.py"
-_GRPO = "trl/trainer/grpo_trainer.py"
-_WINDOW = f"{_GRPO}, _prepare_inputs"
-_LOADER = "trl/trainer/grpo_trainer.py, get_train_dataloader"
-_TRAINER = "transformers/trainer.py"
 _REWARD = "reward.reward"  # a function of the user's, named as the recipe names it
 
 DEFAULTS: dict[str, Any] = {
@@ -56,8 +50,7 @@ def tail(settings: Settings, context: Context) -> Found:
     """A generation takes whole groups of several prompts; what is left of a round is dropped."""
     shape = shape_in(settings)
     key = "generation_batch_size" if settings["steps_per_generation"] is None else "steps_per_generation"
-    source = "trl/trainer/utils.py, RepeatSampler"
-    finding = common.tail(settings, context, key, per_step=lambda _: shape.prompts, source=source)
+    finding = common.tail(settings, context, key, per_step=lambda _: shape.prompts)
     if finding is None or context.budget is None:
         return None
     micro = (settings.count("per_device_train_batch_size") or 1) * shape.processes
@@ -86,7 +79,6 @@ def whole_steps(settings: Settings, context: Context) -> Found:
         f"{settings.told('gradient_accumulation_steps')}, but a round of {context.budget:,} prompts gives "
         f"{batches:,} micro-batches, which is no multiple: an optimizer step would end in the next round",
         {"gradient_accumulation_steps": math.gcd(batches, shape.accumulation)},
-        source=f"{_TRAINER}, gradient_accumulation_steps",
     )
 
 
@@ -99,9 +91,7 @@ def window(settings: Settings, context: Context) -> Found:
         title = (
             f"{settings.told('save_steps')}, a share of all steps, which may lie inside a generation's window"
         )
-        return Finding(
-            "window", "wrong", title, {"save_steps": _last_step(settings, context)}, source=_WINDOW
-        )
+        return Finding("window", "wrong", title, {"save_steps": _last_step(settings, context)})
     if every < 1 or not shape.inside(int(every)):
         return None
     return Finding(
@@ -110,7 +100,6 @@ def window(settings: Settings, context: Context) -> Found:
         f"{settings.told('save_steps')}, inside a generation's window of {shape.repeats} micro-batches: a "
         "run that is resumed from there generates these prompts again, and stays out of phase",
         {"save_steps": math.ceil(every / shape.window) * shape.window},
-        source=_WINDOW,
     )
 
 
@@ -125,7 +114,6 @@ def ends_inside(settings: Settings, context: Context) -> Found:
         f"{settings.told('max_steps')}, inside a generation's window of {shape.repeats} micro-batches, where "
         "no resume is exact",
         {"max_steps": math.ceil(most / shape.window) * shape.window},
-        source=_WINDOW,
     )
 
 
@@ -149,32 +137,7 @@ def checkpoints(settings: Settings, context: Context) -> Found:
         f"checkpoint at the end of every {often} of {steps:,} steps, and none is saved there",
         {"save_strategy": "steps", "save_steps": apart},
         f"or save_steps to a divisor of {apart}",
-        source=f"{_TRAINER}, save_steps",
     )
-
-
-def skip(settings: Settings, context: Context) -> Found:
-    """Resuming skips as many batches as were trained, of whatever data set is there now."""
-    on = bool(settings["ignore_data_skip"])
-    if context.segment and not on and settings.is_set("resume_from_checkpoint"):
-        return Finding(
-            "skip",
-            "wrong",
-            f"{settings.told('ignore_data_skip')}: a round that goes on from the last one's checkpoint skips "
-            "as many of its own rows as were trained before",
-            {"ignore_data_skip": True},
-            source=f"{_TRAINER}, skip_first_batches",
-        )
-    if context.live and on and not context.late:
-        return Finding(
-            "skip",
-            "wrong",
-            f"{settings.told('ignore_data_skip')}: a killed run would begin its round again, and train its "
-            "first prompts twice",
-            {"ignore_data_skip": False},
-            source=f"{_TRAINER}, skip_first_batches",
-        )
-    return None
 
 
 def logs(settings: Settings, context: Context) -> Found:
@@ -190,7 +153,6 @@ def logs(settings: Settings, context: Context) -> Found:
         "completions, and the log keeps the last ones only: outcomes that are read from it are missing",
         {"logging_steps": 1},
         "or take outcomes in the reward function, where all of them are",
-        "trl/trainer/grpo_trainer.py, _logs",
     )
 
 
@@ -202,31 +164,8 @@ def passes(settings: Settings, context: Context) -> Found:
     if context.late:
         title = f"{settings.told('max_steps')}, but with late=True rounds are counted in steps"
         fix = {"max_steps": _last_step(settings, context)}
-        return Finding("epochs", "wrong", title, fix, source=_TRAINER)
-    return common.epochs(settings, context, "num_train_epochs", source=_TRAINER)
-
-
-def optimizer(settings: Settings, context: Context) -> Found:
-    """A checkpoint of the model alone has no optimizer and no learning rate."""
-    if not settings["save_only_model"] or context.mode == "export":
-        return None
-    told, fix = settings.told("save_only_model"), {"save_only_model": False}
-    if context.segment:
-        return Finding(
-            "optimizer", "cost", f"{told}: the optimizer begins again every round", fix, source=_TRAINER
-        )
-    if settings["save_strategy"] == "no":
-        return None
-    title = f"{told}: a checkpoint has no optimizer and no learning rate, so no resume goes on where it was"
-    return Finding("optimizer", "stops", title, fix, "or save_strategy='no'", _TRAINER)
-
-
-def dealing(settings: Settings, context: Context) -> Iterator[Finding]:
-    """Every process takes its own share of whole groups."""
-    for key in ("accelerator_config.split_batches", "accelerator_config.dispatch_batches"):
-        if settings[key]:
-            title = f"{settings.told(key)}: rows are dealt to processes in another way than groups need"
-            yield Finding("dealing", "wrong", title, {key: False}, source=_LOADER)
+        return Finding("epochs", "wrong", title, fix)
+    return common.epochs(settings, context, "num_train_epochs")
 
 
 def resumed(settings: Settings, context: Context) -> Found:
@@ -243,7 +182,6 @@ def resumed(settings: Settings, context: Context) -> Found:
         "round's, so from the second round on the training ends before it begins",
         {"max_steps": f"$(({each}*({{round}}+1)))"},
         "STEPS is the optimizer steps of one round" if each == "STEPS" else "",
-        f"{_TRAINER}, max_steps",
     )
 
 
@@ -252,7 +190,7 @@ def length(settings: Settings, context: Context) -> Found:
     if context.segment and settings["resume_from_checkpoint"]:
         return None
     each = _steps(settings, context)
-    return common.length(settings, context, "max_steps", each, source=_TRAINER) if each else None
+    return common.length(settings, context, "max_steps", each) if each else None
 
 
 def _steps(settings: Settings, context: Context) -> int | None:
@@ -271,23 +209,14 @@ def begins(settings: Settings, context: Context) -> Found:
     """The weights of a checkpoint that is resumed from come over the model's."""
     if not context.segment or Settings.follows(settings["resume_from_checkpoint"], ("checkpoint",)):
         return None
-    return common.begins(settings, context, "model_name_or_path", "trl/trainer/model_config.py")
-
-
-def twice(settings: Settings, context: Context) -> Found:
-    """One of the two follows from the other."""
-    keys = ("generation_batch_size", "steps_per_generation")
-    if any(settings[key] is None for key in keys):
-        return None
-    title = f"{settings.told(keys[0])}, {settings.told(keys[1])}: GRPOConfig refuses both at once"
-    return Finding("batch-twice", "stops", title, {keys[0]: None}, source=f"{_CONFIG}, __post_init__")
+    return common.begins(settings, context, "model_name_or_path")
 
 
 def rows(settings: Settings, context: Context) -> Found:
     """`trl grpo` names its data set; a script of one's own is asked nothing."""
     if not settings.is_given("dataset_name"):
         return None
-    finding = common.reads(settings, context, "dataset_name", source="trl/scripts/grpo.py")
+    finding = common.reads(settings, context, "dataset_name")
     if finding is None:
         return None
     advice = "with the round's file linked into that folder: `ln -s {data} {output}/rows/train.parquet`"
@@ -307,7 +236,6 @@ def rewards(settings: Settings, context: Context) -> Found:
             f"{settings.told('reward_funcs')}: nothing of yours sees the rewards; the log of completions has "
             "no gc_id, so outcomes are joined by the text of the prompt",
             {"reward_funcs": _REWARD},
-            source="trl/trainer/grpo_trainer.py, log",
         )
     return Finding(
         "outcomes",
@@ -316,7 +244,6 @@ def rewards(settings: Settings, context: Context) -> Found:
         {"reward_funcs": _REWARD},
         "a function that is given gc_id and appends a line to {outcomes}; where a script of your own passes "
         "it, give the doctor the line that starts the script",
-        "trl/scripts/grpo.py",
     )
 
 
@@ -325,54 +252,64 @@ def _is_own(name: str) -> bool:
     return "." in name and not name.startswith("trl.")
 
 
-saves_anywhere = when(
-    "saves-anywhere",
-    "stops",
-    "save_strategy",
-    lambda value: value == "best",
-    "the adapter refuses it, because it also saves where no resume is exact",
-    {"save_strategy": "steps"},
-    source=_WINDOW,
-    modes=("live",),
-)
+# Rules that replay asks for by name.
 
-_TABLE = table(
-    ("columns", "wrong", ALWAYS, "remove_unused_columns", False, f"{_GRPO}, _set_signature_columns_if_needed",
-     "gc_id is dropped before the reward functions see it, so no outcome can be told"),
-    ("batch-finder", "stops", ALWAYS, "auto_find_batch_size", False, f"{_CONFIG}, __post_init__",
-     "GRPOConfig refuses it, because groups would not survive a batch size that changes"),
+dealing = tuple(
+    must(f"accelerator_config.{key}", False, "rows are dealt to processes in another way than groups need",
+        name="dealing", modes=ALWAYS)
+    for key in ("split_batches", "dispatch_batches")
 )  # fmt: skip
+optimizer = (
+    must("save_only_model", False, "the optimizer begins again every round", name="optimizer",
+        severity="cost", modes=SEGMENT),
+    only(lambda settings, _: settings["save_strategy"] != "no",
+        must("save_only_model", False, "a checkpoint has no optimizer and no learning rate, so no resume "
+            "goes on where it was", name="optimizer", severity="stops", modes=LIVE,
+            advice="or save_strategy='no'")),
+)  # fmt: skip
+saves_anywhere = must("save_strategy", lambda value: value != "best",
+    "the adapter refuses it, because it also saves where no resume is exact", name="saves-anywhere",
+    severity="stops", modes=LIVE, fix={"save_strategy": "steps"})  # fmt: skip
 
 _RULES: tuple[Rule, ...] = (
     rows,
     begins,
-    partial(common.shuffle, key="shuffle_dataset", source=_CONFIG, refused=True),
+    *common.shuffle("shuffle_dataset", refused=True),
     tail,
     whole_steps,
     window,
     ends_inside,
     checkpoints,
-    dealing,
-    skip,
+    *dealing,
+    only(lambda settings, _: settings.is_set("resume_from_checkpoint"),
+        must("ignore_data_skip", True, "a round that goes on from the last one's checkpoint skips as many of "
+        "its own rows as were trained before", name="skip", modes=SEGMENT)),
+    only(lambda _, context: not context.late,
+        must("ignore_data_skip", False, "a killed run would begin its round again, and train its first "
+        "prompts twice", name="skip", modes=LIVE)),
     logs,
     rewards,
     passes,
     resumed,
     length,
-    twice,
-    when("no-checkpoint", "stops", "save_strategy", lambda value: value == "no",
-        "a round leaves nothing that the next one could begin with", {"save_strategy": "steps"},
-        source=_TRAINER, modes=("segment",)),
+    only(lambda settings, _: settings["steps_per_generation"] is not None,
+        must("generation_batch_size", None, "GRPOConfig refuses it together with steps_per_generation",
+        name="batch-twice", severity="stops", modes=ALWAYS)),
+    must("save_strategy", lambda value: value != "no",
+        "a round leaves nothing that the next one could begin with", name="no-checkpoint", severity="stops",
+        modes=SEGMENT, fix={"save_strategy": "steps"}),
     saves_anywhere,
-    optimizer,
-    when("learning-rate", "cost", "lr_scheduler_type", lambda value: value not in ("constant",
-        "constant_with_warmup"),
+    *optimizer,
+    must("lr_scheduler_type", lambda value: value in ("constant", "constant_with_warmup"),
         "its end is the last step that a process knows of, so the learning rate falls within every round",
-        {"lr_scheduler_type": "constant"}, source=f"{_TRAINER}, create_scheduler", modes=("segment",)),
-    partial(common.output, key="output_dir", what="the checkpoint", source=_TRAINER),
-    partial(common.moving_reference, key="beta", off=0.0, fix=0.0, source=_CONFIG),
-    partial(common.adapter_only, key="use_peft", off=False, source="trl/trainer/model_config.py"),
-    *_TABLE,
+        name="learning-rate", severity="cost", modes=SEGMENT, fix={"lr_scheduler_type": "constant"}),
+    partial(common.output, key="output_dir", what="the checkpoint"),
+    common.moving_reference("beta", 0.0),
+    common.adapter_only("use_peft", False),
+    must("remove_unused_columns", False, "gc_id is dropped before the reward functions see it, so no "
+        "outcome can be told", name="columns", modes=ALWAYS),
+    must("auto_find_batch_size", False, "GRPOConfig refuses it, because groups would not survive a batch "
+        "size that changes", name="batch-finder", severity="stops", modes=ALWAYS),
 )  # fmt: skip
 
 RULES = TrainerRules(

@@ -6,8 +6,9 @@ not installed.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from gaincurate.trainers.names import from_live
 
 if TYPE_CHECKING:
     from gaincurate.trainers.verl.live import RunCheckpoint as RunCheckpoint
@@ -15,15 +16,4 @@ if TYPE_CHECKING:
     from gaincurate.trainers.verl.live import RunReplayBuffer as RunReplayBuffer
     from gaincurate.trainers.verl.live import overrides as overrides
 
-_PUBLIC = (
-    "RunCheckpoint",
-    "RunDataset",
-    "RunReplayBuffer",
-    "overrides",
-)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        return getattr(importlib.import_module(f"{__name__}.live"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = from_live(__name__, "RunCheckpoint", "RunDataset", "RunReplayBuffer", "overrides")

@@ -6,13 +6,12 @@ asks the few that hold without a run too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import LIVE as LIVE_MODE
-from gaincurate.trainers.doctor.common import RUNS, SEGMENT, table, when
+from gaincurate.trainers.doctor.common import SEGMENT, must, only
 from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
@@ -25,15 +24,8 @@ LIVE: dict[str, Any] = {
 }
 """The settings by which the trainer finds the live adapter."""
 
-_DATASET = "verl/utils/dataset/rl_dataset.py"
-_AGENT = "verl/experimental/agent_loop/agent_loop.py, _cap_text_prompt_length"
-_BASE = "verl/trainer/ppo/v1/trainer_base.py"
 _MINI, _DYNAMIC = (f"actor_rollout_ref.actor.{name}" for name in ("ppo_mini_batch_size", "use_dynamic_bsz"))
 _SAVED = "actor_rollout_ref.actor.checkpoint.save_contents"
-_ASYNC_SAVE = "actor_rollout_ref.actor.checkpoint.async_save"
-_SAVING = "verl/utils/checkpoint/fsdp_checkpoint_manager.py"
-_SAMPLERS = "verl/trainer/ppo/utils.py, create_rl_sampler"
-_BUFFER = "verl/trainer/ppo/v1/replay_buffer.py"
 _REWARD = "reward.custom_reward_function.path"
 _TAP = "trainer.v1.sampler.custom_sampler.path"
 _CALLBACK = "trainer.checkpoint_callback_class"
@@ -75,31 +67,12 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def _batch(settings: Settings) -> float | None:
-    return settings.count("data.train_batch_size")
-
-
 def lengths(settings: Settings, context: Context) -> Found:
     """Long prompts are dropped or cut; `data.truncation` is read and not used (0.9.1)."""
-    happens, source = "are cut from the left, so they are not what was scored", _AGENT
+    happens = "are cut from the left, so they are not what was scored"
     if settings["data.filter_overlong_prompts"]:
-        happens, source = "are dropped in silence, so they never report", _DATASET
-    return common.too_long(settings, context, "data.max_prompt_length", happens, source=source)
-
-
-def filters(settings: Settings, context: Context) -> Found:
-    """Without a run nobody knows which prompts would be dropped. A live data set refuses to lose one."""
-    if context.live or context.longest is not None or not settings["data.filter_overlong_prompts"]:
-        return None
-    return Finding(
-        "filter",
-        "wrong",
-        f"{settings.told('data.filter_overlong_prompts')}: prompts over "
-        f"{settings.number('data.max_prompt_length') or 0:g} tokens are dropped in silence, so they never "
-        "report (--run tells which)",
-        {"data.filter_overlong_prompts": False},
-        source=_DATASET,
-    )
+        happens = "are dropped in silence, so they never report"
+    return common.too_long(settings, context, "data.max_prompt_length", happens)
 
 
 def resumes(settings: Settings, context: Context) -> Found:
@@ -116,15 +89,7 @@ def resumes(settings: Settings, context: Context) -> Found:
         "last round come back over the new file, and the training ends at once",
         {key: "{output}"} if mode == "auto" else {"trainer.resume_mode": "disable"},
         "the next round begins with the weights: actor_rollout_ref.model.path={checkpoint}",
-        f"{_BASE}, _load_checkpoint",
     )
-
-
-def passes(settings: Settings, context: Context) -> Found:
-    """How often the rows are gone through; in segment mode a number of steps may bound it."""
-    if context.segment and settings["trainer.total_training_steps"] is not None:
-        return None
-    return common.epochs(settings, context, "trainer.total_epochs", source=_BASE)
 
 
 def weights(settings: Settings, context: Context) -> Found:
@@ -135,30 +100,15 @@ def weights(settings: Settings, context: Context) -> Found:
         return None
     if context.segment and "verl.model_merger" in context.shell:
         return None
-    if context.live:
-        title = f"{settings.told(_SAVED)}: no Hugging Face weights, which {context.reader} needs"
-        return Finding("weights", "stops", title, {_SAVED: [*saved, "hf_model"]}, source=_SAVING)
-    return Finding(
-        "weights",
-        "stops",
-        f"{settings.told(_SAVED)}: no Hugging Face weights, which scoring and the next round begin with",
-        {_SAVED: [*saved, "hf_model"]},
-        "or `python -m verl.model_merger merge` as the last step of the round's command",
-        _SAVING,
-    )
-
-
-def whole_weights(settings: Settings, context: Context) -> Found:
-    """A checkpoint that is still written when it is due cannot be scored with."""
-    if not context.read_every or not settings[_ASYNC_SAVE]:
-        return None
-    title = f"{settings.told(_ASYNC_SAVE)}: checkpoints are not whole yet when {context.reader} needs them"
-    return Finding("async-save", "stops", title, {_ASYNC_SAVE: False}, source=_SAVING)
+    title = f"{settings.told(_SAVED)}: no Hugging Face weights, which scoring and the next round begin with"
+    merge = "or `python -m verl.model_merger merge` as the last step of the round's command"
+    advice = "" if context.live else merge
+    return Finding("weights", "stops", title, {_SAVED: [*saved, "hf_model"]}, advice)
 
 
 def checkpoints(settings: Settings, context: Context) -> Found:
     """A re-scoring needs the checkpoint of its round's end."""
-    batch, every = _batch(settings), settings.number("trainer.save_freq") or 0
+    batch, every = settings.count("data.train_batch_size"), settings.number("trainer.save_freq") or 0
     if not context.read_every or context.budget is None or not batch or context.budget % batch:
         return None  # the rule on the tail speaks of what is left
     apart = int(context.budget // batch) * context.read_every
@@ -171,32 +121,6 @@ def checkpoints(settings: Settings, context: Context) -> Found:
         "none is saved there",
         {"trainer.save_freq": apart},
         f"or a divisor of {apart}",
-        f"{_BASE}, fit",
-    )
-
-
-def reward_pool(settings: Settings, context: Context) -> Found:
-    """The adapter takes rewards where a step's rollouts are sampled."""
-    key = "reward.reward_model.enable_resource_pool"
-    if not context.live or not settings["reward.reward_model.enable"] or settings[key]:
-        return None
-    title = f"{settings.told(key)}: the reward model rewards rollouts after the adapter takes them"
-    return Finding("late-rewards", "wrong", title, {key: True}, source=_BASE)
-
-
-def log_alone(settings: Settings, context: Context) -> Found:
-    """The trainer's log of its rollouts has no id."""
-    logs = settings["trainer.rollout_data_dir"]
-    if context.mode == "export" or not logs or settings[_REWARD] or settings[_TAP]:
-        return None
-    return Finding(
-        "log-without-id",
-        "cost",
-        f"{settings.told('trainer.rollout_data_dir')}: its lines have no extra_info, so outcomes are joined "
-        "by the text of the prompt, and rows with equal prompts cannot be told apart",
-        {_REWARD: "reward.py"},
-        "a reward function is given extra_info, with gc_id in it",
-        f"{_BASE}, _log_rollout_data",
     )
 
 
@@ -213,23 +137,7 @@ def other_loops(settings: Settings, context: Context) -> Found:
         f"verl.experimental.{entry.partition('.')[0]}: rollouts run ahead of training, as far as "
         "rollout.total_rollout_steps, samples that fill no last batch are dropped, and no adapter is asked",
         advice="start `python -m verl.trainer.main_ppo`",
-        source=f"verl/experimental/{entry.partition('.')[0]}",
     )
-
-
-def gone(settings: Settings, context: Context) -> Iterator[Finding]:
-    """What once chose the rows."""
-    for key in ("data.sampler.class_path", "data.datagen.path"):
-        if settings[key]:
-            yield Finding(
-                "sampler-gone",
-                "wrong",
-                f"{settings.told(key)}: verl 0.8 and later no longer read it, so the order is not what it "
-                "says",
-                {key: None},
-                "live mode plugs in at data.custom_cls",
-                _SAMPLERS,
-            )
 
 
 def _plugged(key: str) -> dict[str, Any]:
@@ -240,87 +148,79 @@ _REPLACED = "groups are replaced by further prompts, so steps and rows do not ag
 
 # Rules that replay asks for by name.
 
-tail = partial(
-    common.tail, key="data.train_batch_size", mini=_MINI, unless=_DYNAMIC, source=f"{_BASE}: drop_last=True"
+groups = (
+    must("algorithm.filter_groups.enable", False, _REPLACED, name="filter-groups"),
+    must("trainer.v1.sampler.sync_refill_failed_groups", False, _REPLACED, name="refill"),
 )
-workers = partial(common.workers, key="data.dataloader_num_workers", source=_BASE)
-groups = table(
-    ("filter-groups", "wrong", RUNS, "algorithm.filter_groups.enable", False, _BUFFER, _REPLACED),
-    ("refill", "wrong", RUNS, "trainer.v1.sampler.sync_refill_failed_groups", False, _BUFFER, _REPLACED),
-)
-synchronous = when(
-    "async",
-    "stale",
-    "trainer.v1.trainer_mode",
-    lambda value: value != "sync",
-    "prompts are fetched ahead, before the rollouts of the last step are in",
-    {"trainer.v1.trainer_mode": "sync"},
-    source=f"{_BASE}, prepare_step",
-    modes=("live",),
-)
-whole_batches = when(
-    "split-steps",
-    "wrong",
-    "trainer.v1.sync.parameter_sync_step",
-    lambda value: isinstance(value, int) and value > 1,
-    "a step's prompts are taken apart, and the adapter takes rollouts one step at a time",
-    {"trainer.v1.sync.parameter_sync_step": 1},
-    source=f"{_BASE}, prepare_step",
-    modes=("live",),
-)
-
-_TABLE = table(
-    ("legacy", "stops", LIVE_MODE, "trainer.use_v1", True, "verl/trainer/main_ppo.py",
-     "the old trainer has no place for the adapter's outcome tap"),
-    ("validation", "cost", SEGMENT, "trainer.val_before_train", False, _BASE,
-     "a whole validation before every round"),
+synchronous = must("trainer.v1.trainer_mode", lambda value: value == "sync",
+    "prompts are fetched ahead, before the rollouts of the last step are in", name="async", severity="stale",
+    modes=LIVE_MODE, fix={"trainer.v1.trainer_mode": "sync"})  # fmt: skip
+whole_batches = must("trainer.v1.sync.parameter_sync_step", lambda value: value in (None, 0, 1),
+    "a step's prompts are taken apart, and the adapter takes rollouts one step at a time", name="split-steps",
+    modes=LIVE_MODE, fix={"trainer.v1.sync.parameter_sync_step": 1})  # fmt: skip
+reward_pool = only(
+    lambda settings, _: settings["reward.reward_model.enable"],
+    must("reward.reward_model.enable_resource_pool", True,
+        "the reward model rewards rollouts after the adapter takes them", name="late-rewards",
+        modes=LIVE_MODE),
 )  # fmt: skip
 
 _RULES: tuple[Rule, ...] = (
-    *common.rows("data.train_files", ("data_source", "reward_model", "extra_info"), _EXPORT, source=_DATASET),
+    common.rows("data.train_files", ("data_source", "reward_model", "extra_info"), _EXPORT),
     partial(common.unplugged, key="data.custom_cls.path", fix=_plugged("data.custom_cls.path"),
-        what="the rows are the file's, whatever the schedule plans", source=_DATASET),
-    partial(common.follows_run, key="data.train_files", source="gaincurate.trainers.verl"),
+        what="the rows are the file's, whatever the schedule plans"),
+    partial(common.follows_run, key="data.train_files"),
     partial(common.unplugged, key=_CALLBACK, fix={_CALLBACK: LIVE[_CALLBACK]},
-        what="the adapter sees no settings and no checkpoint, and refuses to begin",
-        source="verl/trainer/ppo/checkpoint_callback.py"),
-    partial(common.unplugged, key=_TAP, fix=_plugged(_TAP), what="the adapter never hears of a reward",
-        source=_BASE),
-    partial(common.begins, key="actor_rollout_ref.model.path", source="verl/workers/config"),
+        what="the adapter sees no settings and no checkpoint, and refuses to begin"),
+    partial(common.unplugged, key=_TAP, fix=_plugged(_TAP), what="the adapter never hears of a reward"),
+    partial(common.begins, key="actor_rollout_ref.model.path"),
     other_loops,
     resumes,
-    passes,
-    partial(common.steps, key="trainer.total_training_steps", per_step=_batch, source=_BASE),
-    tail,
+    only(lambda settings, context: context.live or settings["trainer.total_training_steps"] is None,
+        partial(common.epochs, key="trainer.total_epochs")),
+    partial(common.steps, key="trainer.total_training_steps", per_step="data.train_batch_size"),
+    partial(common.tail, key="data.train_batch_size", mini=_MINI, unless=_DYNAMIC),
     lengths,
-    filters,
-    when("subset", "wrong", "data.train_max_samples", lambda value: isinstance(value, int) and value > 0,
-        "rows are left out, at random where data.shuffle is on", {"data.train_max_samples": -1},
-        source=_DATASET),
+    only(lambda _, context: not context.live and context.longest is None,
+        must("data.filter_overlong_prompts", False, "prompts over data.max_prompt_length tokens are dropped "
+        "in silence, so they never report (--run tells which)", name="filter", modes=common.ALWAYS)),
+    must("data.train_max_samples", lambda value: not common.above_zero(value),
+        "rows are left out, at random where data.shuffle is on", name="subset", modes=common.ALWAYS,
+        fix={"data.train_max_samples": -1}),
     *groups,
-    gone,
-    workers,
+    *(must(key, None, "verl 0.8 and later no longer read it, so the order is not what it says",
+        name="sampler-gone", modes=common.ALWAYS, advice="live mode plugs in at data.custom_cls")
+        for key in ("data.sampler.class_path", "data.datagen.path")),
+    must("data.dataloader_num_workers", 0, "its loader fetches ahead, so prompts are chosen before the "
+        "rewards that should choose them", name="workers", severity="stale", modes=LIVE_MODE),
     synchronous,
     whole_batches,
     reward_pool,
-    when("no-checkpoint", "stops", "trainer.save_freq", lambda value: not isinstance(value,
-        int) or value <= 0, "nothing is saved, not even at the end", {"trainer.save_freq": _ALWAYS},
-        advice="the last step is saved with any period above 0", source=f"{_BASE}, fit", modes=("segment",)),
+    must("trainer.save_freq", common.above_zero, "nothing is saved, not even at the end",
+        name="no-checkpoint", severity="stops", modes=SEGMENT, fix={"trainer.save_freq": _ALWAYS},
+        advice="the last step is saved with any period above 0"),
     weights,
-    whole_weights,
+    only(lambda _, context: context.read_every,
+        must("actor_rollout_ref.actor.checkpoint.async_save", False,
+        "checkpoints are not whole yet when the run scores again", name="async-save", severity="stops",
+        modes=LIVE_MODE)),
     checkpoints,
-    partial(common.output, key="trainer.default_local_dir", what="the checkpoint", source=_BASE),
-    partial(common.reports, keys=(_REWARD, "trainer.rollout_data_dir", _TAP), fix={_REWARD: "reward.py"},
-        advice="a function compute_score that appends a line to {outcomes} for extra_info['gc_id']",
-        source="verl/trainer/config/reward/reward.yaml"),
-    partial(common.adapter_only, key="actor_rollout_ref.model.lora_rank", off=0,
-        source="verl/workers/config"),
-    partial(common.shuffle, key="data.shuffle", source=_SAMPLERS, refused=True),
-    log_alone,
-    *(partial(common.moving_reference, key=key, off=False, fix=False,
-        source="verl/workers/config") for key in ("algorithm.use_kl_in_reward",
-        "actor_rollout_ref.actor.use_kl_loss")),
-    *_TABLE,
+    partial(common.output, key="trainer.default_local_dir", what="the checkpoint"),
+    common.reports(keys=(_REWARD, "trainer.rollout_data_dir", _TAP), fix={_REWARD: "reward.py"},
+        advice="a function compute_score that appends a line to {outcomes} for extra_info['gc_id']"),
+    common.adapter_only("actor_rollout_ref.model.lora_rank", 0),
+    *common.shuffle("data.shuffle", refused=True),
+    only(lambda settings, _: not settings[_REWARD] and not settings[_TAP],
+        must("trainer.rollout_data_dir", None, "its lines have no extra_info, so outcomes are joined by the "
+        "text of the prompt, and rows with equal prompts cannot be told apart", name="log-without-id",
+        severity="cost", fix={_REWARD: "reward.py"},
+        advice="a reward function is given extra_info, with gc_id in it")),
+    *(common.moving_reference(key, False)
+        for key in ("algorithm.use_kl_in_reward", "actor_rollout_ref.actor.use_kl_loss")),
+    must("trainer.use_v1", True, "the old trainer has no place for the adapter's outcome tap", name="legacy",
+        severity="stops", modes=LIVE_MODE),
+    must("trainer.val_before_train", False, "a whole validation before every round", name="validation",
+        severity="cost", modes=SEGMENT),
 )  # fmt: skip
 
 RULES = TrainerRules(

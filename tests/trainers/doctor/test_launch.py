@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gaincurate.trainers.doctor.read import read_launch
+from gaincurate.trainers.doctor.read import read_script
 
 
 def settings_of(text: str, *markers: str) -> dict[str, Any]:
-    return read_launch(text, markers).given
+    return read_script(text, markers).given
 
 
 def test_a_hydra_line() -> None:
@@ -79,27 +79,40 @@ trl grpo --dataset_name "$FILES" --output_dir "${OUT}/${NAME:-${SIZE}}" --seed $
 
 
 @pytest.mark.parametrize(
-    ("command", "kept"),
+    ("command", "word"),
     [
-        ('cd "$(dirname "$0")/.." && pwd', "$(cd...)"),
-        ("basename org/model", "$(basename...)"),
-        ("date +%m%d | tr -d 0", "$(...)"),
-        ("cat last.txt", "$(...)"),
-        ("dirname $GAINCURATE_CHECKPOINT", "$(...)"),
-        ("dirname $3", "$(...)"),
+        ('$(cd "$(dirname "$0")/.." && pwd)', "$(cd...)"),
+        ("$(basename org/model)", "$(basename...)"),
+        ("$(dirname $GAINCURATE_CHECKPOINT)", "$(...)"),
+        ("$(dirname $3)", "$(...)"),
     ],
 )
-def test_what_a_command_prints_is_one_word_that_is_not_known(command: str, kept: str) -> None:
+def test_what_a_command_prints_is_one_word_that_is_not_known(command: str, word: str) -> None:
     """Only a folder or a name that is the same in every round keeps the name of its command."""
-    script = f"WHERE=$({command})\ntrl grpo --output_dir $WHERE/out --seed 3"
-    assert settings_of(script, "trl") == {"output_dir": f"{kept}/out", "seed": 3}
+    script = f"WHERE={command}\ntrl grpo --output_dir $WHERE/out --seed 3"
+    assert settings_of(script, "trl") == {"output_dir": f"{word}/out", "seed": 3}
 
 
 def test_a_round_of_the_driver() -> None:
-    line = (
-        "gaincurate schedule run run -- sh -c 'python -m verl.trainer.main_ppo a={data} b=$((8*({round}+1)))'"
-    )
-    assert settings_of(line, "main_ppo") == {"a": "{data}", "b": "$((8*({round}+1)))"}
+    line = "gaincurate schedule run run -- python -m verl.trainer.main_ppo a={data} b=$((8*(round+1)))"
+    assert settings_of(f"round=$2\n{line}", "main_ppo") == {"a": "{data}", "b": "$((8*({round}+1)))"}
+
+
+def test_what_a_condition_or_another_file_sets_stays_unknown() -> None:
+    script = """
+. models/small.sh
+LR=1e-6
+SIZE=8
+if [ "$LARGE" = 1 ]; then SIZE=64; fi
+for seed in 1 2; do
+    trl grpo --lr $LR --size $SIZE --seed $seed --for if
+done
+"""
+    read = read_script(script, ["trl"])
+    assert read.given == {"lr": 1e-6, "size": "$SIZE", "seed": "$seed", "for": "if"}
+    assert read.notes == [
+        "variables that `.`, `if`, `for` may set are not read: give the resolved configuration, or the flags after `--`"
+    ]
 
 
 def test_a_rounds_script() -> None:
@@ -132,9 +145,9 @@ def test_only_the_trainers_own_command_is_read_where_there_is_one() -> None:
 
 @pytest.mark.parametrize("line", ["uv run rl @ rl.toml --max-steps 4", "uv run rl @rl.toml --max-steps 4"])
 def test_files_that_a_line_names(line: str) -> None:
-    found = read_launch(line, ["rl"])
+    found = read_script(line, ["rl"])
     assert (found.files, found.given) == (["rl.toml"], {"max_steps": 4})
-    assert read_launch("python run.py --config a.yaml x=1", []).files == ["a.yaml"]
+    assert read_script("python run.py --config a.yaml x=1", []).files == ["a.yaml"]
 
 
 def test_an_open_quote_is_no_line() -> None:
@@ -142,32 +155,25 @@ def test_an_open_quote_is_no_line() -> None:
         settings_of("python train.py --a 'b")
 
 
-GROWS = "a=xxxxxxxxxx\n" + "a=$a$a\n" * 60 + "python x b=$a"
-LISTS = "a=( " + "x " * 20_000 + ")\npython x " + "$a " * 20_000
-
-
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "sentence"),
     [
         ("x" * 3_000_000, "it has more than 524,288 characters"),
-        (GROWS, "with its variables filled in it has more than 1,048,576 characters"),
-        (LISTS, "with its variables filled in it has more than 1,048,576 characters"),
-        ('a=\'bash -c "$a"\'\nbash -c "$a"', "shells stand more than 64 deep inside each other"),
+        (
+            "a=xxxxxxxxxx\n" + "a=$a$a\n" * 60 + "python x b=$a",
+            "the variable a has more than 524,288 characters",
+        ),
     ],
-    ids=["long", "grows", "lists", "shells"],
+    ids=["long", "grows"],
 )
-def test_a_line_that_no_shell_is_given_is_refused(text: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_a_script_that_is_too_long_is_refused(text: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
         settings_of(text)
 
 
-@pytest.mark.parametrize("text", ["-" * 5000 + "1", "1+" * 5000 + "1"])
-def test_a_sum_that_is_too_long_or_too_deep_is_left_as_it_is(text: str) -> None:
+def test_a_sum_that_is_too_long_is_left_as_it_is() -> None:
+    text = "1+" * 5000 + "1"
     assert settings_of(f"python x b=$(({text}))")["b"] == f"$(({text}))"
-
-
-def test_an_empty_array_is_nothing_in_a_sum() -> None:
-    assert settings_of("N=( )\npython x b=$((N+1))")["b"] == 1
 
 
 def test_a_default_within_defaults_is_read_to_a_depth() -> None:
