@@ -18,7 +18,6 @@ import torch
 from gaincurate.core.artifact import Json
 from gaincurate.core.files import append_lines, drop_half_line
 from gaincurate.core.outcomes import read_file
-from gaincurate.core.prompts import plain_rows
 from gaincurate.core.schema import ID
 from gaincurate.errors import InputError
 from gaincurate.schedule.observations import checked_lines, rules_of
@@ -57,7 +56,6 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
         self._state: Json | None = None
         self._left: Sequence[int] | None = None
         self._planned = self._drawn = 0
-        self._rows: tuple[int, list[Json]] = (-1, [])
         self._session: RunSession | None = None
         self._reported: Run | None = None
 
@@ -83,18 +81,16 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
         live, run = self._session, self._session.run
         if self._left is not None:
             return live
-        for round_ in range(live.round + 1):
-            drop_half_line(run.outcomes(round_))  # of a process that was killed
         if self._state is not None:
             live.restore(self._state, "the state of the data set")
-            self._left = range(int(self._state["step"]) + 1, (live.round + 1) * live.budget + 1)
-        else:
-            rounds, done = range(0 if live.finished else live.round + 1), set[tuple[int, str]]()
-            for round_ in rounds:
-                lines = read_file(run.outcomes(round_), round_, run.ids, rules_of(run.config))
-                done |= {(line.round, line.gc_id) for line in lines if line.sample in (None, 0)}
-            planned = [(round_, gc_id) for round_ in rounds for gc_id in run.ids(round_)]
-            self._left = [draw for draw, place in enumerate(planned, 1) if place not in done]
+        planned, done = list[tuple[int, str]](), set[tuple[int, str]]()
+        for round_ in range(0 if live.finished else live.round + 1):
+            drop_half_line(run.outcomes(round_))  # of a process that was killed
+            lines = read_file(run.outcomes(round_), round_, run.ids, rules_of(run.config))
+            done |= {(line.round, line.gc_id) for line in lines if line.sample in (None, 0)}
+            planned += [(round_, gc_id) for gc_id in run.ids(round_)]
+        drawn = done if self._state is None else set(planned[: self._state["step"]])
+        self._left = [draw for draw, place in enumerate(planned, 1) if place not in drawn]
         self._state, self._reported = None, None
         self._planned = (live.round + 1) * live.budget
         self._drawn = self._left[0] - 1 if self._left else self._planned
@@ -113,19 +109,14 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
         while True:
             for draw in left:
                 self._drawn = draw
-                yield self._row(live, draw)
+                round_, place = divmod(draw - 1, live.budget)
+                yield {**live.rows(round_)[place], DRAW: draw}
             if live.finished or not next_round(live, _AHEAD):
                 break
             left = range(live.round * live.budget + 1, (live.round + 1) * live.budget + 1)
         while self._endless:
-            for draw in range(live.round * live.budget + 1, (live.round + 1) * live.budget + 1):
-                yield {**self._row(live, draw), DRAW: 0}
-
-    def _row(self, live: RunSession, draw: int) -> Json:
-        round_, place = divmod(draw - 1, live.budget)
-        if self._rows[0] != round_:
-            self._rows = (round_, plain_rows(live.run.data(round_)))
-        return {**self._rows[1][place], ROUND: round_, DRAW: draw}
+            for row in live.rows():
+                yield {**row, DRAW: 0}
 
     def report(
         self,
@@ -158,7 +149,9 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
 
     def state_dict(self) -> Json:
         """The place after the newest row that was handed out, and what the run had learnt; plain values."""
-        live = self.begin()
+        if self._state is not None:
+            return self._state
+        live = self._session or self.begin()
         return live.save(self._drawn, position=max(self._drawn - live.round * live.budget, 0))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -12,9 +12,8 @@ import pytest
 import torch
 
 import runs
-from gaincurate import RoundDataset, RunSession
+from gaincurate import RoundDataset
 from gaincurate.errors import InputError, LockedError, OutcomeError, OutputError
-from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
 
 GROUP = 2
@@ -107,7 +106,7 @@ def test_a_loader_gets_the_prompts_of_the_plans_and_the_run_its_outcomes(tmp_pat
     assert list(dataset) == []
 
 
-@pytest.mark.parametrize("step", range(1, 16))
+@pytest.mark.parametrize("step", [1, 4, 5, 8, 15])
 def test_a_loader_that_resumes_from_its_state_ends_in_the_same_plans_and_outcomes(
     tmp_path: Path, step: int
 ) -> None:
@@ -116,9 +115,10 @@ def test_a_loader_that_resumes_from_its_state_ends_in_the_same_plans_and_outcome
     before, saved = RoundDataset(run.folder), None
     loader = StatefulLoader(before, 2)
     for number, rows in enumerate(loader, 1):
-        report(before, rows)
-        if number == step:
+        if number == step:  # whether its outcomes have come makes no difference
             saved = json.dumps(loader.state_dict())
+        report(before, rows)
+        assert loader.state_dict()["dataset"]["step"] == 2 * number
         if number == step + 3:  # ended here, after what is undone
             break
     before.close()
@@ -126,6 +126,8 @@ def test_a_loader_that_resumes_from_its_state_ends_in_the_same_plans_and_outcome
     dataset = RoundDataset(run.folder)
     loader = StatefulLoader(dataset, 2)
     loader.load_state_dict(json.loads(saved))
+    dataset.load_state_dict(json.loads(saved)["dataset"])
+    assert dataset.state_dict() == json.loads(saved)["dataset"]
     seen: list[dict[str, Any]] = []
     for rows in loader:
         report(dataset, rows)
@@ -146,7 +148,10 @@ def test_without_a_state_the_prompts_without_outcomes_come_first(tmp_path: Path)
     report(before, [second[1]])
     report(before, [first[3]])  # late
     with run.outcomes(0).open("a") as file:  # killed while the outcome of first[6] was written
-        lines = [{"gc_id": first[6]["gc_id"], "reward": 1, "round": 0, "step": 7, "sample": 1}, {"gc_id": "x"}]
+        lines = [
+            {"gc_id": first[6]["gc_id"], "reward": 1, "round": 0, "step": 7, "sample": 1},
+            {"gc_id": "x"},
+        ]
         file.write("\n".join(map(json.dumps, lines))[:-3])
     before.close()
     dataset = RoundDataset(run.folder)
@@ -163,34 +168,16 @@ def test_without_a_state_the_prompts_without_outcomes_come_first(tmp_path: Path)
     assert counted(run) == sorted(every + cut)
 
 
-def test_the_next_draw_follows_from_the_plans_and_the_outcomes(tmp_path: Path) -> None:
-    run = runs.begin(tmp_path, **OPTIONS, min_coverage=0.5)
-    dataset = RoundDataset(run.folder)
-    waiting: list[dict[str, Any]] = []
-    for row in dataset:  # outcomes come 3 draws late
-        waiting.append(row)
-        if len(waiting) > 3:
-            report(dataset, [waiting.pop(0)])
-    dataset.close()
-    for round_ in range(1, 4):
-        copy = runs.begin(tmp_path / str(round_), **OPTIONS, min_coverage=0.5, scored=tmp_path / "set")
-        for newest in range(1, round_ + 1):
-            for name, size in run.state_of(newest)["taken"].items():
-                data = run.outcomes(int(name)).read_bytes()[:size]
-                copy.outcomes(int(name)).write_bytes(data)
-            advance(copy)
-        assert runs.plans(copy) == runs.plans(run)[: round_ + 1]
-
-
 def test_a_worker_of_the_loader_may_iterate_and_this_process_report(tmp_path: Path) -> None:
     run = runs.begin(tmp_path, **OPTIONS | {"rounds": 1})
     dataset = RoundDataset(run.folder)
-    seen: list[dict[str, Any]] = []
+    batches: Any = iter(torch.utils.data.DataLoader(dataset, batch_size=2, collate_fn=list, num_workers=1))
+    seen = [row for _ in range(4) for row in next(batches)]
     with pytest.raises(OutcomeError, match="asks for prompts ahead of the outcomes"):
-        for rows in torch.utils.data.DataLoader(dataset, batch_size=2, collate_fn=list, num_workers=1):
-            seen += rows
+        next(batches)
     assert drawn(seen) == planned(run)
     report(dataset, seen)
+    del batches  # and its worker, which holds the run
     assert list(RoundDataset(run.folder)) == []
     assert run.state["finished"]
 
@@ -250,9 +237,3 @@ def test_an_endless_one_repeats_the_last_round_and_reports_nothing_of_it(tmp_pat
     assert [row["gc_draw"] for row in seen] == [*range(1, 9), *[0] * 12]
     assert [row["gc_id"] for row in seen] == (run.ids(0) * 3)[:20]
     assert len(counted(run)) == 8 * GROUP
-
-
-def test_the_session_is_public(tmp_path: Path) -> None:
-    run = runs.begin(tmp_path, **OPTIONS)
-    with RunSession(run.folder) as live:
-        assert [row["gc_id"] for row in live.take(4)] == run.ids(0)[:4]

@@ -21,17 +21,11 @@ from gaincurate.schedule.run import read_json
 from gaincurate.trainers.round_dataset import DRAW, RoundDataset
 from gaincurate.trainers.session import ROUND, RunSession, place_beside
 
-_TRAINED = "rollout_state.json"
-"""TRL's file in a checkpoint: `prompt_index` is the first group of this training that was not trained on."""
-
 Reward = Callable[..., Any]
+_Parts = dict[int, list[Sequence[Any]]]
 
 
-def async_arguments(
-    run: str | Path,
-    reward_funcs: Reward | Sequence[Reward],
-    callbacks: Sequence[transformers.TrainerCallback] = (),
-) -> dict[str, Any]:
+def async_arguments(run: str | Path, reward_funcs: Reward | Sequence[Reward]) -> dict[str, Any]:
     """The arguments with which an `AsyncGRPOTrainer` follows a run.
 
     `AsyncGRPOTrainer(model, args=args, **async_arguments("run", reward))`. Prompts come in the order of the
@@ -41,7 +35,6 @@ def async_arguments(
         run: the run's folder.
         reward_funcs: one or several that can be pickled: a module's functions, or instances of its classes.
             The reward of an environment is not heard.
-        callbacks: further callbacks of the trainer's.
 
     Returns:
         `train_dataset`, `reward_funcs` and `callbacks`.
@@ -51,56 +44,47 @@ def async_arguments(
     """
     functions = [reward_funcs] if callable(reward_funcs) else list(reward_funcs)
     dataset = RoundDataset(run, endless=True)
-    rewards = _Rewards(dataset, len(functions))
-    kinds = [_HeardLater if is_async_callable(function) else _Heard for function in functions]
-    heard = [kind(function, rewards) for kind, function in zip(kinds, functions, strict=True)]
-    return {"train_dataset": dataset, "reward_funcs": heard, "callbacks": [_Places(dataset), *callbacks]}
+    parts: _Parts = {}
+    heard = [
+        (_HeardLater if is_async_callable(function) else _Heard)(function, dataset, parts, len(functions))
+        for function in functions
+    ]
+    return {"train_dataset": dataset, "reward_funcs": heard, "callbacks": [_Places(dataset)]}
 
 
-class _Rewards:
-    """The rewards of groups that not all functions have scored, by draw."""
+class _Heard:
+    """A reward function, under its name, whose rewards are reported.
 
-    def __init__(self, dataset: RoundDataset, functions: int) -> None:
-        self._dataset, self._functions = dataset, functions
-        self._by_draw: dict[int, list[Sequence[Any]]] = {}
+    The functions share `parts`: by draw, the rewards of a group that not all of them have scored. TRL calls
+    them in threads, and scores one group after the other.
+    """
 
-    def hear(self, rewards: Sequence[Any], columns: Json) -> None:
-        """Keep what one function gave a group, `[rollouts]`; report the group after the last function.
+    def __init__(self, function: Reward, dataset: RoundDataset, parts: _Parts, functions: int) -> None:
+        self.function, self._dataset, self._parts, self._functions = function, dataset, parts, functions
+        self.__name__ = get_callable_name(function)
 
-        TRL calls functions in threads, all of one group before it scores the next.
-        """
+    def __call__(self, **columns: Any) -> Any:
+        return self._hear(self.function(**columns), columns)
+
+    def _hear(self, rewards: Sequence[Any], columns: Json) -> Sequence[Any]:
         row = {name: columns[name][0] for name in (ID, ROUND, DRAW)}
-        parts = self._by_draw.setdefault(row[DRAW], [])
+        parts = self._parts.setdefault(row[DRAW], [])
         parts.append(rewards)
-        if len(parts) == self._functions and self._by_draw.pop(row[DRAW], []):
+        if len(parts) == self._functions and self._parts.pop(row[DRAW], []):
             sums = [_sum(values) for values in zip(*parts, strict=True)]
             self._dataset.report([row], [sums], tokens=[[len(ids) for ids in columns["completion_ids"]]])
+        return rewards
+
+
+class _HeardLater(_Heard):
+    async def __call__(self, **columns: Any) -> Any:
+        return self._hear(await self.function(**columns), columns)
 
 
 def _sum(rewards: Sequence[Any]) -> float | None:
     """None where no function could judge; TRL writes that as None or NaN."""
     judged = [float(reward) for reward in rewards if reward is not None and not math.isnan(reward)]
     return math.fsum(judged) if judged else None
-
-
-class _Heard:
-    """A reward function whose rewards are reported, under its name."""
-
-    def __init__(self, function: Reward, rewards: _Rewards) -> None:
-        self.function, self.rewards = function, rewards
-        self.__name__ = get_callable_name(function)
-
-    def __call__(self, **columns: Any) -> Any:
-        rewards = list(self.function(**columns))
-        self.rewards.hear(rewards, columns)
-        return rewards
-
-
-class _HeardLater(_Heard):
-    async def __call__(self, **columns: Any) -> Any:
-        rewards = list(await self.function(**columns))
-        self.rewards.hear(rewards, columns)
-        return rewards
 
 
 class _Places(transformers.TrainerCallback):
@@ -120,7 +104,7 @@ class _Places(transformers.TrainerCallback):
             self._dataset.close()
 
     def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        path = _checkpoint(args, state) / _TRAINED
+        path = _checkpoint(args, state) / "rollout_state.json"  # TRL's: the first group not trained on
         if state.is_world_process_zero and path.exists():
             first = self._dataset.draw_at(read_json(path, Document)["prompt_index"])
             RunSession(self._dataset.run).save_beside(path.parent, first - 1)
