@@ -84,7 +84,7 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
         if self._state is not None:
             live.restore(self._state, "the state of the data set")
         planned, done = list[tuple[int, str]](), set[tuple[int, str]]()
-        for round_ in range(0 if live.finished else live.round + 1):
+        for round_ in range(live.round + 1):
             drop_half_line(run.outcomes(round_))  # of a process that was killed
             lines = read_file(run.outcomes(round_), round_, run.ids, rules_of(run.config))
             done |= {(line.round, line.gc_id) for line in lines if line.sample in (None, 0)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,14 @@ def report(dataset: RoundDataset, rows: list[dict[str, Any]]) -> None:
     dataset.report(rows, [[reward(row, sample) for sample in range(GROUP)] for row in rows])
 
 
+def iter_reporting(dataset: RoundDataset, left_out: Collection[int] = ()) -> Iterator[dict[str, Any]]:
+    """The rows, each reported before the next one is asked for, but for these draws."""
+    for row in dataset:
+        if row["gc_draw"] not in left_out:
+            report(dataset, [row])
+        yield row
+
+
 def planned(run: Run) -> list[tuple[int, str]]:
     return [(round_, gc_id) for round_ in range(len(runs.plans(run))) for gc_id in run.ids(round_)]
 
@@ -83,8 +91,7 @@ def whole(folder: Path) -> Run:
     """A run that was followed to its end without a break."""
     run = runs.begin(folder, **OPTIONS)
     dataset = RoundDataset(run.folder)
-    for row in dataset:
-        report(dataset, [row])
+    assert len(list(iter_reporting(dataset))) == 32
     dataset.close()
     return run
 
@@ -155,17 +162,25 @@ def test_without_a_state_the_prompts_without_outcomes_come_first(tmp_path: Path)
         file.write("\n".join(map(json.dumps, lines))[:-3])
     before.close()
     dataset = RoundDataset(run.folder)
-    seen: list[dict[str, Any]] = []
-    for row in dataset:
-        report(dataset, [row])
-        seen.append(row)
-    assert drawn(seen) == [
+    assert drawn(list(iter_reporting(dataset))) == [
         place for place in planned(run) if place not in drawn(first[:6]) and place != drawn(second)[1]
     ]
     assert run.plan(2)["inputs"]["late"] == 3  # first[3], and first[6:] again
     cut = [(0, first[6]["gc_id"], 1)]  # sample 1 of first[6] was written before the kill: it counts once
     every = [(round_, gc_id, sample) for round_, gc_id in planned(run) for sample in range(GROUP)]
     assert counted(run) == sorted(every + cut)
+
+
+def test_prompts_that_a_finished_run_has_no_outcomes_of_are_drawn_again(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, **OPTIONS | {"rounds": 1, "min_coverage": 0.5})
+    before = RoundDataset(run.folder)
+    rows = list(iter_reporting(before, {3, 7}))
+    before.close()
+    assert run.state["finished"]
+    dataset = RoundDataset(run.folder)
+    assert drawn(list(iter_reporting(dataset))) == drawn([rows[2], rows[6]])
+    assert list(dataset) == []
+    assert len(counted(run)) == 8 * GROUP
 
 
 def test_a_worker_of_the_loader_may_iterate_and_this_process_report(tmp_path: Path) -> None:
