@@ -21,9 +21,7 @@ PARTS = {
         "gaincurate.schedule.base:Selector", "gaincurate.schedule.base:Pool",
         "gaincurate.schedule.base:Observed",
     ],
-    "Loops of your own": [
-        "gaincurate.trainers.session:RunSession", "gaincurate.trainers.session:place_beside",
-    ],
+    "Loops of your own": ["gaincurate.trainers.session:place_beside"],
     "Replay": [
         "gaincurate.replay.buffer:ReplayBuffer", "gaincurate.replay.config:ReplayConfig",
         "gaincurate.replay.ledger:Ledger", "gaincurate.replay.ledger:read",

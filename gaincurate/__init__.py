@@ -8,7 +8,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Schedule", "ScoreConfig", "ScoredSet", "export", "open_scores", "predict", "rollout", "score"]
+__all__ = [
+    "RoundDataset",
+    "RunSession",
+    "Schedule",
+    "ScoreConfig",
+    "ScoredSet",
+    "export",
+    "open_scores",
+    "predict",
+    "rollout",
+    "score",
+]
 
 if TYPE_CHECKING:
     from gaincurate.core.scored_set import ScoredSet, open_scores
@@ -18,8 +29,12 @@ if TYPE_CHECKING:
     from gaincurate.scoring.config import ScoreConfig
     from gaincurate.scoring.pipeline import score
     from gaincurate.trainers.export import export
+    from gaincurate.trainers.round_dataset import RoundDataset
+    from gaincurate.trainers.session import RunSession
 
 _HOMES = {
+    "RoundDataset": "gaincurate.trainers.round_dataset",
+    "RunSession": "gaincurate.trainers.session",
     "Schedule": "gaincurate.schedule.driver",
     "ScoreConfig": "gaincurate.scoring.config",
     "ScoredSet": "gaincurate.core.scored_set",

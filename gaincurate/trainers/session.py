@@ -152,9 +152,9 @@ class RunSession(AbstractContextManager["RunSession"]):
         """The ids of the newest round's prompts, `[budget]`, in its order."""
         return self.run.ids(self.round)
 
-    def rows(self) -> list[Json]:
-        """The newest round's training rows, `[budget]`, in its order, each with `gc_round`."""
-        round_ = self.round
+    def rows(self, round_: int | None = None) -> list[Json]:
+        """The training rows of a round, by default the newest, `[budget]`, each with `gc_round`."""
+        round_ = self.round if round_ is None else round_
         if self._rows[0] != round_:
             rows = plain_rows(self.run.data(round_))
             self._rows = (round_, [{**row, ROUND: round_} for row in rows])

@@ -1,4 +1,4 @@
-"""TRL follows a run: `attach` and `dataset`.
+"""TRL follows a run: `attach` and `dataset`, and `async_arguments` for `AsyncGRPOTrainer`.
 
 The trainer itself is imported when one of these names is asked for, so its rules can be read where it is
 not installed.
@@ -10,20 +10,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gaincurate.trainers.trl.asynchronous import async_arguments as async_arguments
     from gaincurate.trainers.trl.live import Follower as Follower
     from gaincurate.trainers.trl.live import FollowsRun as FollowsRun
     from gaincurate.trainers.trl.live import attach as attach
     from gaincurate.trainers.trl.live import dataset as dataset
 
-_PUBLIC = (
-    "Follower",
-    "FollowsRun",
-    "attach",
-    "dataset",
-)
+_PUBLIC = {
+    "Follower": "live",
+    "FollowsRun": "live",
+    "async_arguments": "asynchronous",
+    "attach": "live",
+    "dataset": "live",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
-        return getattr(importlib.import_module(f"{__name__}.live"), name)
+        return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

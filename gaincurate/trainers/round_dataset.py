@@ -1,0 +1,182 @@
+"""A run as a data set: rows out in the order of the plans, the place in it as `state_dict`.
+
+A draw hands out one prompt, and draws are numbered through the rounds. So a number names a round and a
+prompt, says how far a data loader came, and is the `step` of the draw's outcomes.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gaincurate.core.artifact import Json
+from gaincurate.core.files import append_lines, drop_half_line
+from gaincurate.core.outcomes import read_file
+from gaincurate.core.schema import ID
+from gaincurate.errors import InputError
+from gaincurate.schedule.observations import checked_lines, rules_of
+from gaincurate.schedule.run import Run
+from gaincurate.trainers.session import ROUND, RunSession, next_round, open_run
+
+DRAW = "gc_draw"
+"""The key under which a row carries the number of its draw, from 1; 0 where no outcome is reported."""
+_AHEAD = "The data loader or the trainer asks for prompts ahead of the outcomes of those that it has."
+
+
+class RoundDataset(torch.utils.data.IterableDataset[Json]):
+    """The prompts of a run; the next round is planned when all of a round's prompts were handed out.
+
+    Every row has the source columns, `prompt` as chat messages, `gc_id`, `gc_round` and `gc_draw`. Give rows
+    and their rewards to `report`, from any process. Where a loader or a trainer is ahead of the outcomes, the
+    next round is planned from those that have come, if they cover the run's `min_coverage`. Later ones count
+    as late.
+
+    Iteration begins after the place that `load_state_dict` was given. Without one it begins with the prompts
+    that were planned and have no outcomes, so a kill loses none. One process iterates: a data loader may have
+    one worker.
+
+    Args:
+        run: the run's folder.
+        endless: after the last round, repeat its prompts without reporting them, for a trainer that generates
+            until its last step is done.
+
+    Raises:
+        OutputError: no run is there.
+    """
+
+    def __init__(self, run: str | Path, *, endless: bool = False) -> None:
+        self.run = Run(run).folder.resolve()
+        self._endless = endless
+        self._state: Json | None = None
+        self._left: Sequence[int] | None = None
+        self._planned = self._drawn = 0
+        self._session: RunSession | None = None
+        self._reported: Run | None = None
+
+    def __getstate__(self) -> Json:
+        return {**self.__dict__, "_session": None, "_reported": None}
+
+    def begin(self) -> RunSession:
+        """Open the run and find the draws to begin with; the first iteration does so otherwise.
+
+        Raises:
+            InputError: the run scores again at checkpoints, or the data loader has several workers.
+            OutputError: the place is another run's, or of a history that was undone.
+            LockedError: another process iterates.
+        """
+        worker = torch.utils.data.get_worker_info()
+        if worker is not None and worker.num_workers > 1:
+            raise InputError(
+                f"the data loader has {worker.num_workers} workers, and each would hand out all prompts of "
+                f"{self.run}. Set num_workers to 0 or 1."
+            )
+        if self._session is None:
+            self._session = open_run(self.run, "RoundDataset(run)", "a RoundDataset")
+        live, run = self._session, self._session.run
+        if self._left is not None:
+            return live
+        if self._state is not None:
+            live.restore(self._state, "the state of the data set")
+        planned, done = list[tuple[int, str]](), set[tuple[int, str]]()
+        for round_ in range(live.round + 1):
+            drop_half_line(run.outcomes(round_))  # of a process that was killed
+            lines = read_file(run.outcomes(round_), round_, run.ids, rules_of(run.config))
+            done |= {(line.round, line.gc_id) for line in lines if line.sample in (None, 0)}
+            planned += [(round_, gc_id) for gc_id in run.ids(round_)]
+        drawn = done if self._state is None else set(planned[: self._state["step"]])
+        self._left = [draw for draw, place in enumerate(planned, 1) if place not in drawn]
+        self._state, self._reported = None, None
+        self._planned = (live.round + 1) * live.budget
+        self._drawn = self._left[0] - 1 if self._left else self._planned
+        return live
+
+    def draw_at(self, index: int) -> int:
+        """The number of the draw that an iteration hands out as its `index`-th, from 0; after `begin`."""
+        left = self._left or ()
+        return left[index] if index < len(left) else self._planned + index - len(left) + 1
+
+    def __iter__(self) -> Iterator[Json]:
+        """Rows in the order of the plans; raises as `begin`, and OutcomeError where too few outcomes came."""
+        live = self.begin()
+        _end_with_parent()
+        left, self._left = self._left or (), None
+        while True:
+            for draw in left:
+                self._drawn = draw
+                round_, place = divmod(draw - 1, live.budget)
+                yield {**live.rows(round_)[place], DRAW: draw}
+            if live.finished or not next_round(live, _AHEAD):
+                break
+            left = range(live.round * live.budget + 1, (live.round + 1) * live.budget + 1)
+        while self._endless:
+            for row in live.rows():
+                yield {**row, DRAW: 0}
+
+    def report(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        rewards: Sequence[Sequence[float | None]],
+        **more: Sequence[Sequence[Any]],
+    ) -> None:
+        """Append the outcomes of rows that were handed out.
+
+        Args:
+            rows: `[prompts]`, of which `gc_id`, `gc_round` and `gc_draw` are read.
+            rewards: `[prompts, rollouts]`, None for a rollout that could not be judged.
+            **more: further keys of outcome lines, such as `tokens`, each `[prompts, rollouts]`.
+
+        Raises:
+            OutcomeError: a reward that is no number or outside the run's range; nothing is written.
+            StorageError: the file system refused.
+        """
+        self._reported = run = self._reported or Run(self.run)
+        lines: list[Json] = []
+        for place, (row, group) in enumerate(zip(rows, rewards, strict=True)):
+            for sample in reversed(range(len(group) if row[DRAW] else 0)):  # of a whole group, 0 is there
+                line = {ID: row[ID], "reward": group[sample], "round": row[ROUND], "step": row[DRAW]}
+                line |= {name: values[place][sample] for name, values in more.items()}
+                lines.append({**line, "sample": sample})
+        rounds = {line["round"] for line in lines}
+        lines = checked_lines(run, lines, max(rounds, default=0))
+        for round_ in rounds:
+            append_lines(run.outcomes(round_), [line for line in lines if line["round"] == round_])
+
+    def state_dict(self) -> Json:
+        """The place after the newest row that was handed out, and what the run had learnt; plain values."""
+        if self._state is not None:
+            return self._state
+        live = self._session or self.begin()
+        return live.save(self._drawn, position=max(self._drawn - live.round * live.budget, 0))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let the next iteration begin after a place, with the run as it was there.
+
+        Later rounds are set aside and later outcomes taken back when that iteration begins.
+
+        Args:
+            state: from `state_dict`.
+        """
+        self._state, self._left = dict(state), None
+
+    def close(self) -> None:
+        """Let another process iterate."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is killed: it would go on to hold the run."""
+
+    def watch(parent: Any) -> None:
+        parent.join()
+        os._exit(1)
+
+    if (parent := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=watch, args=(parent,), daemon=True).start()

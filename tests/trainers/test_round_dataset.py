@@ -1,0 +1,254 @@
+"""A run as a data set: under torch's loader, under a stand-in for torchdata's, and after kills."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import runs
+from gaincurate import RoundDataset
+from gaincurate.errors import InputError, LockedError, OutcomeError, OutputError
+from gaincurate.schedule.run import Run
+
+GROUP = 2
+OPTIONS: dict[str, Any] = {"strategy": "posterior", "budget": 8, "rounds": 4}
+
+
+class StatefulLoader:
+    """As much of torchdata's StatefulDataLoader as a data set meets (0.11, no workers).
+
+    Its state has the data set's; before it iterates it gives that back, then calls `iter`.
+    """
+
+    def __init__(self, dataset: Any, batch_size: int) -> None:
+        self.dataset, self.batch_size = dataset, batch_size
+        self._saved: dict[str, Any] | None = None
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        if self._saved is not None:
+            self.dataset.load_state_dict(self._saved["dataset"])
+            self._saved = None
+        batch = []
+        for row in self.dataset:
+            batch.append(row)
+            if len(batch) == self.batch_size:
+                yield batch
+                batch = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"dataset": self.dataset.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._saved = state
+
+
+def reward(row: dict[str, Any], sample: int) -> float:
+    """A rollout's reward, that of a model which always answers a draw in the same way."""
+    return float((int(row["gc_id"][2:]) + row["gc_draw"] + sample) % 3 == 0)
+
+
+def report(dataset: RoundDataset, rows: list[dict[str, Any]]) -> None:
+    dataset.report(rows, [[reward(row, sample) for sample in range(GROUP)] for row in rows])
+
+
+def iter_reporting(dataset: RoundDataset, left_out: Collection[int] = ()) -> Iterator[dict[str, Any]]:
+    """The rows, each reported before the next one is asked for, but for these draws."""
+    for row in dataset:
+        if row["gc_draw"] not in left_out:
+            report(dataset, [row])
+        yield row
+
+
+def planned(run: Run) -> list[tuple[int, str]]:
+    return [(round_, gc_id) for round_ in range(len(runs.plans(run))) for gc_id in run.ids(round_)]
+
+
+def drawn(rows: list[dict[str, Any]]) -> list[tuple[int, str]]:
+    return [(row["gc_round"], row["gc_id"]) for row in rows]
+
+
+def counted(run: Run) -> list[tuple[int, str, int]]:
+    """Round, id and sample of each outcome that was not taken back, from the files alone."""
+    keys = []
+    for path in sorted(run.folder.glob("rounds/*/outcomes.jsonl")):
+        valid: list[dict[str, Any]] = []
+        for line in map(json.loads, path.read_text().splitlines()):
+            if "resume_from_step" in line:
+                valid = [other for other in valid if other["step"] <= line["resume_from_step"]]
+            else:
+                valid.append(line)
+        keys += [(line["round"], line["gc_id"], line["sample"]) for line in valid]
+    return sorted(keys)
+
+
+def whole(folder: Path) -> Run:
+    """A run that was followed to its end without a break."""
+    run = runs.begin(folder, **OPTIONS)
+    dataset = RoundDataset(run.folder)
+    assert len(list(iter_reporting(dataset))) == 32
+    dataset.close()
+    return run
+
+
+def test_a_loader_gets_the_prompts_of_the_plans_and_the_run_its_outcomes(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, **OPTIONS)
+    dataset = RoundDataset(run.folder)
+    assert isinstance(dataset, torch.utils.data.IterableDataset)
+    seen: list[dict[str, Any]] = []
+    for rows in torch.utils.data.DataLoader(dataset, batch_size=4, collate_fn=list):
+        report(dataset, rows)
+        seen += rows
+    assert drawn(seen) == planned(run)
+    assert [row["gc_draw"] for row in seen] == list(range(1, 33))
+    assert seen[0]["prompt"][-1]["role"] == "user"
+    assert run.state["finished"]
+    expected = [(round_, gc_id, sample) for round_, gc_id in planned(run) for sample in range(GROUP)]
+    assert counted(run) == sorted(expected)
+    assert list(dataset) == []
+
+
+@pytest.mark.parametrize("step", [1, 4, 5, 8, 15])
+def test_a_loader_that_resumes_from_its_state_ends_in_the_same_plans_and_outcomes(
+    tmp_path: Path, step: int
+) -> None:
+    expected = whole(tmp_path / "whole")
+    run = runs.begin(tmp_path, **OPTIONS)
+    before, saved = RoundDataset(run.folder), None
+    loader = StatefulLoader(before, 2)
+    for number, rows in enumerate(loader, 1):
+        if number == step:  # whether its outcomes have come makes no difference
+            saved = json.dumps(loader.state_dict())
+        report(before, rows)
+        assert loader.state_dict()["dataset"]["step"] == 2 * number
+        if number == step + 3:  # ended here, after what is undone
+            break
+    before.close()
+    assert saved is not None
+    dataset = RoundDataset(run.folder)
+    loader = StatefulLoader(dataset, 2)
+    loader.load_state_dict(json.loads(saved))
+    dataset.load_state_dict(json.loads(saved)["dataset"])
+    assert dataset.state_dict() == json.loads(saved)["dataset"]
+    seen: list[dict[str, Any]] = []
+    for rows in loader:
+        report(dataset, rows)
+        seen += rows
+    assert drawn(seen) == planned(run)[2 * step :]
+    assert runs.plans(run) == runs.plans(expected)
+    assert counted(run) == counted(expected)
+
+
+def test_without_a_state_the_prompts_without_outcomes_come_first(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, **OPTIONS, min_coverage=0.5)
+    before = RoundDataset(run.folder)
+    rows = iter(before)
+    first = [next(rows) for _ in range(8)]
+    report(before, first[:3] + first[4:6])
+    second = [next(rows) for _ in range(3)]  # round 1 is planned from 5 of the 8
+    assert {row["gc_round"] for row in second} == {1}
+    report(before, [second[1]])
+    report(before, [first[3]])  # late
+    with run.outcomes(0).open("a") as file:  # killed while the outcome of first[6] was written
+        lines = [
+            {"gc_id": first[6]["gc_id"], "reward": 1, "round": 0, "step": 7, "sample": 1},
+            {"gc_id": "x"},
+        ]
+        file.write("\n".join(map(json.dumps, lines))[:-3])
+    before.close()
+    dataset = RoundDataset(run.folder)
+    assert drawn(list(iter_reporting(dataset))) == [
+        place for place in planned(run) if place not in drawn(first[:6]) and place != drawn(second)[1]
+    ]
+    assert run.plan(2)["inputs"]["late"] == 3  # first[3], and first[6:] again
+    cut = [(0, first[6]["gc_id"], 1)]  # sample 1 of first[6] was written before the kill: it counts once
+    every = [(round_, gc_id, sample) for round_, gc_id in planned(run) for sample in range(GROUP)]
+    assert counted(run) == sorted(every + cut)
+
+
+def test_prompts_that_a_finished_run_has_no_outcomes_of_are_drawn_again(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, **OPTIONS | {"rounds": 1, "min_coverage": 0.5})
+    before = RoundDataset(run.folder)
+    rows = list(iter_reporting(before, {3, 7}))
+    before.close()
+    assert run.state["finished"]
+    dataset = RoundDataset(run.folder)
+    assert drawn(list(iter_reporting(dataset))) == drawn([rows[2], rows[6]])
+    assert list(dataset) == []
+    assert len(counted(run)) == 8 * GROUP
+
+
+def test_a_worker_of_the_loader_may_iterate_and_this_process_report(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, **OPTIONS | {"rounds": 1})
+    dataset = RoundDataset(run.folder)
+    batches: Any = iter(torch.utils.data.DataLoader(dataset, batch_size=2, collate_fn=list, num_workers=1))
+    seen = [row for _ in range(4) for row in next(batches)]
+    with pytest.raises(OutcomeError, match="asks for prompts ahead of the outcomes"):
+        next(batches)
+    assert drawn(seen) == planned(run)
+    report(dataset, seen)
+    del batches  # and its worker, which holds the run
+    assert list(RoundDataset(run.folder)) == []
+    assert run.state["finished"]
+
+
+def test_two_workers_another_process_and_a_run_that_scores_again_are_refused(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, **OPTIONS)
+    dataset = RoundDataset(run.folder)
+    with pytest.raises(InputError, match="2 workers, and each would hand out all prompts"):
+        list(torch.utils.data.DataLoader(dataset, batch_size=2, num_workers=2))
+    next(iter(dataset))
+    with pytest.raises(LockedError):
+        next(iter(RoundDataset(run.folder)))
+    dataset.close()
+    next(iter(RoundDataset(run.folder)))
+    with pytest.raises(OutputError, match="is no run"):
+        RoundDataset(tmp_path / "none")
+    again = runs.begin(tmp_path / "again", rescore={"what": "full", "every": 1})
+    with pytest.raises(InputError, match="not done live with a RoundDataset"):
+        next(iter(RoundDataset(again.folder)))
+
+
+def test_a_wrong_reward_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, **OPTIONS)
+    dataset = RoundDataset(run.folder)
+    rows = iter(dataset)
+    pair = [next(rows), next(rows)]
+    with pytest.raises(OutcomeError, match=r"reward 2 of 'id\d+' is outside 0 to 1"):
+        dataset.report(pair, [[0.0, 1.0], [2.0, 0.0]])
+    assert not run.outcomes(0).exists()
+    dataset.report(pair, [[0.0, None], [1.0, 0.5]], tokens=[[3, 4], [5, 6]])
+    lines = [json.loads(line) for line in run.outcomes(0).read_text().splitlines()]
+    assert [(line["step"], line["sample"], line["reward"], line["tokens"]) for line in lines] == [
+        (1, 1, None, 4),
+        (1, 0, 0.0, 3),
+        (2, 1, 0.5, 6),
+        (2, 0, 1.0, 5),
+    ]
+
+
+def test_a_place_of_another_run_is_refused(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, **OPTIONS)
+    state = RoundDataset(runs.begin(tmp_path / "other", **OPTIONS, seed=5).folder).state_dict()
+    dataset = RoundDataset(run.folder)
+    dataset.load_state_dict(state)
+    with pytest.raises(OutputError, match="the state of the data set was saved with another run"):
+        next(iter(dataset))
+
+
+def test_an_endless_one_repeats_the_last_round_and_reports_nothing_of_it(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, **OPTIONS | {"rounds": 1})
+    dataset = pickle.loads(pickle.dumps(RoundDataset(run.folder, endless=True)))
+    rows = iter(dataset)
+    seen = []
+    for _ in range(20):
+        seen.append(next(rows))
+        report(dataset, seen[-1:])
+    assert [row["gc_draw"] for row in seen] == [*range(1, 9), *[0] * 12]
+    assert [row["gc_id"] for row in seen] == (run.ids(0) * 3)[:20]
+    assert len(counted(run)) == 8 * GROUP
