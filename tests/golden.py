@@ -58,8 +58,7 @@ RUNS = {
     "descending": "--strategy gain-rl --by gc_nll --descending --sigma 6 --step-range 0,9",
     "window": "--strategy gain-rl --sigma 0.1N --rescore window --rescore-every 3 --probe 12 --drift 1 "
     "--scoring=--threads=1",
-    "variance-set": "--strategy variance --set power=40 --set memory=1 --set unseen=0.2 --min-coverage 0.5",
-    "neighbours": "--strategy posterior --neighbours 3",
+    "posterior-set": "--strategy posterior --set retest=0.3 --set memory=1 --labels level --min-coverage 0.5",
     "dots": "--strategy dots --references 9",
     "dots-group": "--strategy dots --references 9 --group-column level",
     "dots-variance": "--strategy dots --references 8 --target variance --reuse-references 0.2",
@@ -68,7 +67,7 @@ RUNS = {
     "where": "--strategy uniform --where level<3",
     "driven": "--strategy gain-rl --sigma 0.2N",
 }
-for _name in ("uniform", "file-order", "variance", "falling", "posterior"):
+for _name in ("uniform", "file-order", "falling", "posterior"):
     RUNS[_name] = f"--strategy {_name}"
 for _name in ("variance", "mopps", "mapp"):
     RUNS[f"posterior-{_name}"] = f"--strategy posterior --preset {_name}"
@@ -251,7 +250,7 @@ def exports(trainer: str) -> dict[str, Any]:
 
 def reports() -> dict[str, Any]:
     """What the commands give that only read."""
-    rates = "--rollouts rollouts --rollouts outcomes.jsonl --run runs/variance --against sets/qwen3-text"
+    rates = "--rollouts rollouts --rollouts outcomes.jsonl --run runs/posterior --against sets/qwen3-text"
     commands = [f"report sets/llama-text {rates} --group-column level"]
     commands += [f"show {name}" for name in ("sets/llama-text", "sets/qwen3-chat", "rollouts")]
     commands += ["hygiene sets/llama-text --max-prompt-tokens 60 --verifier exact"]

@@ -1,7 +1,7 @@
 """Whether replay costs anything: the same training of sums with and without it, at equal updates, as a table.
 
 Usage: replay_trial.py OUTPUT [seeds]. Three seeds of 60 updates take a few minutes on one CPU core. Writes
-OUTPUT/trial.json and prints the table of docs/replay.md.
+OUTPUT/trial.json and prints the table of docs/studies/replay/README.md.
 """
 
 from __future__ import annotations

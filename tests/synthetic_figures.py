@@ -1,4 +1,4 @@
-"""The figures of docs/difficulty.md at full size: `PYTHONPATH=.:kernels python tests/synthetic_figures.py`."""
+"""The figures of docs/studies/difficulty_real/README.md at full size: `PYTHONPATH=.:kernels python tests/synthetic_figures.py`."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import importlib.util
 import re
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -101,6 +102,12 @@ def predict(config: PredictConfig, as_json: _Figures = False) -> None:
         if config.recalibrate and adapter is None:
             raise InputError("--recalibrate goes with --adapter: other methods have nothing to fit again.")
         name: MethodName = method or ("gp" if adapter is None else "adapter")
+        if config.rates is not None:
+            if adapter is not None or method is not None:
+                raise InputError("give one of --rates, --method and --adapter.")
+            if config.target != "difficulty":
+                raise InputError(f"--target {config.target} does not go with --rates.")
+            name = "rates"
         from gaincurate.core.scored_set import open_scores
         from gaincurate.difficulty.metrics import COLUMNS
         from gaincurate.difficulty.predict import predict as compute
@@ -120,6 +127,7 @@ def predict(config: PredictConfig, as_json: _Figures = False) -> None:
             name,
             adapter=fitted,
             group_column=group_column,
+            columns=config.rates or (),
             references=config.references,
             seed=config.seed,
             target=config.target,
@@ -137,6 +145,13 @@ def predict(config: PredictConfig, as_json: _Figures = False) -> None:
             f"{prediction.observed:,} as observed ({rates.name}), the others predicted by "
             f"{name}"
         )
+        if prediction.buckets is not None:
+            strength = output.number(prediction.how["strength"], ".3g")
+            output.text(f"  the rates count for {strength} rollouts of each prompt")
+            weights = prediction.how["weights"]
+            output.table([[name, f"{weights[name]:.2f}"] for name in weights], ["source", "weight"])
+            sizes = Counter(prediction.buckets).most_common()
+            output.text("  gc_bucket: " + ", ".join(f"{count:,} {bucket}" for bucket, count in sizes))
         if aims := prediction.how.get("aims"):
             output.text(
                 "  p (1 - p) of the best quarter of references that were not seen: "

@@ -177,13 +177,14 @@ def start(
         Literal["variance", "mopps", "mapp"] | None,
         Option("The settings of a method. Options that you give come before its own.", POSTERIOR),
     ] = None,
-    aim: Annotated[
-        Literal["expected", "mean", "groups", "thompson"] | None,
-        Option("What makes a prompt worth drawing. Default: expected, the mean of p (1 - p).", POSTERIOR),
-    ] = None,
-    neighbours: Annotated[
-        int | None,
-        Option("Nearest observed prompts whose pass rates count too. Default: 0.", POSTERIOR, min=0),
+    labels: Annotated[
+        str | None,
+        Option(
+            "Columns that say which prompts are alike, or none. Default: those that predict the first "
+            "outcomes best.",
+            POSTERIOR,
+            metavar="NAME,...",
+        ),
     ] = None,
     step_prompts: Annotated[int | None, Option("The trainer's prompts per step.", DOTS, min=1)] = None,
     refresh_every: Annotated[
@@ -262,7 +263,7 @@ def start(
             "sigma": sigma, "alpha": alpha, "beta": beta, "step_prompts": step_prompts, "target": target,
             "refresh_every": refresh_every, "target_difficulty": target_difficulty,
             "temperature": temperature, "references": references, "reuse_references": reuse_references,
-            "preset": preset, "aim": aim, "neighbours": neighbours,
+            "preset": preset, "labels": labels,
             "adapter": None if adapter is None else str(adapter), "group_column": group_column,
             "rollout": rollout,
         }  # fmt: skip

@@ -128,6 +128,8 @@ class Tune(Frozen):
     """Factors of the learning rate of `[train]`."""
     step_prompts: list[Factor] = Field(default=[0.5, 1.0], min_length=1, max_length=100)
     """Factors of `step_prompts`; each with each learning rate."""
+    group: list[Factor] = Field(default=[1.0, 2.0], min_length=1, max_length=100)
+    """Factors of `group`, the rollouts per prompt; each with each of the others."""
     seeds: Seeds = [100, 101]
     """Of these trainings; no arm shares random numbers with them."""
 
@@ -296,8 +298,8 @@ class Comparison(Frozen):
         """Of every arm's training."""
         return self.train.learning_rate
 
-    def tuned(self, learning_rate: float, step_prompts: int) -> Comparison:
-        """The same with another learning rate and size of a step for all arms that share them.
+    def tuned(self, learning_rate: float, step_prompts: int, group: int) -> Comparison:
+        """The same with another learning rate, size of a step and of a group for all arms that share them.
 
         A round keeps its prompts, so it has more steps where a step has fewer prompts: what a round costs
         beside its training, such as references, does not change.
@@ -318,23 +320,30 @@ class Comparison(Frozen):
         changed = {
             "train": self.train.given() | {"learning_rate": learning_rate},
             "step_prompts": step_prompts,
+            "group": group,
             "round_steps": steps(self.round_steps),
             "arms": [arm.model_dump() for arm in arms],
         }
         try:
             comparison = Comparison(**self.model_dump() | changed)
         except ValidationError as error:
-            raise InputError(f"[tune] step_prompts = {step_prompts}: {refusals(error)[0].what}.") from error
+            setting = f"step_prompts = {step_prompts}, group = {group}"
+            raise InputError(f"[tune] {setting}: {refusals(error)[0].what}.") from error
         return comparison.with_controls() if self.controls else comparison
 
-    def grid(self) -> list[tuple[float, int]]:
-        """Learning rates and sizes of a step that `--tune` tries, each pair once."""
-        pairs = [
-            (factor * self.learning_rate, max(1, math.floor(part * self.step_prompts + 0.5)))
+    def grid(self) -> list[tuple[float, int, int]]:
+        """Learning rates, prompts of a step, rollouts of a prompt that `--tune` tries, each setting once."""
+        settings = [
+            (
+                factor * self.learning_rate,
+                max(1, math.floor(part * self.step_prompts + 0.5)),
+                max(2, math.floor(times * self.group + 0.5)),
+            )
+            for times in self.tune.group
             for part in self.tune.step_prompts
             for factor in self.tune.learning_rate
         ]
-        return list(dict.fromkeys(pairs))
+        return list(dict.fromkeys(settings))
 
     @property
     def mark_tokens(self) -> list[int]:

@@ -72,7 +72,7 @@ def estimate(
     choice = read_json(path, Document) if path.exists() else {}
     tuning = list[ArmJob]()
     if choice.get("chosen") is not None:
-        comparison = comparison.tuned(choice["chosen"]["learning_rate"], choice["chosen"]["step_prompts"])
+        comparison = comparison.tuned(**choice["chosen"])
     elif tune or choice:
         tuning = [job for _, jobs in tune_jobs(comparison, out) for job in jobs]
     stated(comparison, out)

@@ -87,7 +87,7 @@ def compare(
         tuning = None
         if tune or (out / TUNE).exists():
             tuning = _tune(comparison, out, progress, workers)
-            comparison = comparison.tuned(tuning["chosen"]["learning_rate"], tuning["chosen"]["step_prompts"])
+            comparison = comparison.tuned(**tuning["chosen"])
         facts, begun = stated(comparison, out)
         jobs = arm_jobs(comparison, out)
         if not all(job.done for job in jobs):
@@ -122,11 +122,12 @@ def arm_jobs(comparison: Comparison, out: Path) -> list[ArmJob]:
 def tune_jobs(comparison: Comparison, out: Path) -> list[tuple[Json, list[ArmJob]]]:
     """Each setting of the grid with its training for each seed of the tuning."""
     jobs = []
-    for learning_rate, step_prompts in comparison.grid():
-        setting = comparison.tuned(learning_rate, step_prompts).model_copy(update={"marks": 1})
-        arm = Arm(name=f"uniform-at-{step_prompts}-lr-{learning_rate:g}".replace("+", ""), strategy="uniform")
+    for learning_rate, step_prompts, group in comparison.grid():
+        setting = comparison.tuned(learning_rate, step_prompts, group).model_copy(update={"marks": 1})
+        name = f"uniform-at-{step_prompts}x{group}-lr-{learning_rate:g}".replace("+", "")
+        arm = Arm(name=name, strategy="uniform")
         places = {seed: out / TUNE / arm.name / f"seed-{seed}" for seed in comparison.tune.seeds}
-        row = {"learning_rate": learning_rate, "step_prompts": step_prompts}
+        row = {"learning_rate": learning_rate, "step_prompts": step_prompts, "group": group}
         jobs.append((row, [ArmJob(setting, arm, seed, place) for seed, place in places.items()]))
     return jobs
 
@@ -378,9 +379,10 @@ def _tune(comparison: Comparison, out: Path, progress: Progress, workers: int) -
         row["accuracy"] = fmean(row["accuracy_by_seed"])
         row["steps"] = fmean(job.cost(0)["step"] for job in of_row)
     best = max(rows, key=lambda row: float(row["accuracy"]))
-    chosen = {name: best[name] for name in ("learning_rate", "step_prompts")}
+    chosen = {name: best[name] for name in ("learning_rate", "step_prompts", "group")}
     progress.note(
-        f"tuned: learning rate {chosen['learning_rate']:g}, {chosen['step_prompts']} prompts a step"
+        f"tuned: learning rate {chosen['learning_rate']:g}, {chosen['step_prompts']} prompts a step, "
+        f"{chosen['group']} rollouts a prompt"
     )
     state |= {"grid": rows, "chosen": chosen}
     write_json(path, state)

@@ -193,9 +193,10 @@ def notes(document: Json, left_out: int) -> list[str]:
         chosen, tried = setting["tuned"]["chosen"], setting["tuned"]["grid"]
         sentences.append(
             f"{baseline} was tuned first: of {len(tried)} settings at equal tokens, learning rate "
-            f"{chosen['learning_rate']:g} with {chosen['step_prompts']} prompts a step gave the most right "
-            "answers, and all arms have it. It was chosen on the held-out prompts, with other seeds, so "
-            f"{baseline}'s accuracy may be flattered a little and no arm's gain is."
+            f"{chosen['learning_rate']:g} with {chosen['step_prompts']} prompts a step and "
+            f"{chosen['group']} rollouts a prompt gave the most right answers, and all arms have it. It was "
+            f"chosen on the held-out prompts, with other seeds, so {baseline}'s accuracy may be "
+            "flattered a little and no arm's gain is."
         )
     for arm in document["arms"]:
         share = arm["cost"]["scoring"] / setting["budget_tokens"]

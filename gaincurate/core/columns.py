@@ -34,8 +34,8 @@ def _inside(name: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
         yield name, kind
 
 
-def read_column(scored: ScoredSet, name: str) -> pa.ChunkedArray:
-    """A column of the whole set by dotted name; it must be there."""
+def read_column(scored: ScoredSet | pa.Table, name: str) -> pa.ChunkedArray:
+    """A column of a whole set or table by dotted name; it must be there."""
     head, *path = _path(scored.schema, name)
     column = scored.column(head)
     if not path:

@@ -39,6 +39,10 @@ def _server_body(value: str) -> dict[str, Any]:
     return json_object(value, "--server-body", '{"top_k": 20}')
 
 
+def _columns(value: str) -> list[str]:
+    return [name.strip() for name in value.split(",")]
+
+
 class JudgingConfig(BaseModel):
     """The verifier of completions, and its limits."""
 
@@ -299,6 +303,14 @@ class PredictConfig(BaseModel):
     ] = False
     group_column: Annotated[
         str | None, Option("The column that names a row's group.", READING, metavar="NAME")
+    ] = None
+    rates: Annotated[
+        list[str] | None,
+        Option(
+            "Columns of other models' pass rates, 0 to 1, to predict from in place of embeddings.",
+            metavar="COLUMN[,COLUMN...]",
+            read=_columns,
+        ),
     ] = None
     references: Annotated[int, Field(ge=3), Option("Observed prompts to predict from, drawn at random.")] = (
         256

@@ -27,8 +27,6 @@ BLOCK = 2048  # rows that a method predicts at once, whatever the size of a shar
 DIRECTIONS = 64
 SAMPLE = 1024
 """Embeddings that the directions are taken from."""
-_NEAR_BLOCK = 256  # prompts at once: their cosines stay near the processor
-_DIGITS = 9
 
 Number = TypeVar("Number", np.float32, np.float64)
 
@@ -157,53 +155,3 @@ def whitening(sample: Matrix, directions: int = DIRECTIONS, exponent: float = 1.
 def evenly_spaced(rows: int, most: int = SAMPLE) -> Ints:
     """Places among so many rows, all of them where there are no more than `most`."""
     return np.unique(np.linspace(0, rows - 1, min(rows, most)).astype(np.int64))
-
-
-@dataclass(frozen=True, slots=True)
-class Nearest:
-    """For each prompt the places of the nearest observed ones, and their cosines, `[prompts, k]` both."""
-
-    places: Ints
-    cosines: Floats
-
-    def rates(self, wins: Floats, losses: Floats, temperature: float) -> tuple[Floats, Floats]:
-        """The kernel-weighted pass rate of each prompt's neighbours, and the rollouts that it stands on.
-
-        Weights are exp(cosine / temperature), the nearest neighbour's 1, times a neighbour's rollouts. Both
-        are rounded to 10^-9, so that prompts with equal embeddings stay equal on every machine.
-
-        Args:
-            wins: of the observed prompts.
-            losses: of the observed prompts.
-            temperature: of the kernel.
-
-        Returns:
-            `[prompts]` both.
-        """
-        kernel = np.exp((self.cosines - self.cosines.max(1, keepdims=True)) / temperature)
-        weighted_wins = (kernel * wins[self.places]).sum(1)
-        rollouts = (kernel * (wins + losses)[self.places]).sum(1)
-        means = np.divide(weighted_wins, rollouts, out=np.zeros_like(rollouts), where=rollouts > 0)
-        return np.round(means, _DIGITS), np.round(rollouts, _DIGITS)
-
-
-def nearest(points: Floats, rows: Ints, observed: Floats, observed_rows: Ints, count: int) -> Nearest:
-    """The nearest observed prompts of each prompt, itself left out.
-
-    Args:
-        points: unit vectors of prompts, `[prompts, directions]`.
-        rows: their rows, `[prompts]`.
-        observed: unit vectors of the observed prompts, two or more.
-        observed_rows: theirs.
-        count: so many, or all where there are fewer.
-    """
-    count = min(count, len(observed_rows) - 1)
-    ties = np.arange(len(observed_rows)) * -1e-12  # far above rounding, so that all machines take the first
-    places, cosines = [], []
-    for start in range(0, len(rows), _NEAR_BLOCK):
-        block = points[start : start + _NEAR_BLOCK] @ observed.T + ties
-        block[rows[start : start + _NEAR_BLOCK, None] == observed_rows] = -2.0  # below any cosine
-        near = np.argpartition(block, len(observed_rows) - count, axis=1)[:, -count:]
-        places.append(near)
-        cosines.append(np.take_along_axis(block, near, 1))
-    return Nearest(np.concatenate(places), np.concatenate(cosines))

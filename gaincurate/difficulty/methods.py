@@ -8,19 +8,22 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from gaincurate.core.columns import fields, read_column
 from gaincurate.core.rng import Floats, Ints
 from gaincurate.core.schema import EMBEDDING, ID, LIKELIHOODS
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.embeddings import Matrix, evenly_spaced, matrix, whitening
 from gaincurate.difficulty.metrics import Target
+from gaincurate.difficulty.rates import Calibrated, calibrate
 from gaincurate.difficulty.training_free import HIGHEST, Evidence, GaussianProcess, fit_training_free
+from gaincurate.errors import InputError
 
 Inputs = npt.NDArray[Any]
 """What a method reads of rows, rows first."""
@@ -31,14 +34,17 @@ _FARTHEST = 4.0  # standard deviations: a signal further out counts as this
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What was observed of references, `[K]` each: what is predicted, and its variance around the truth."""
+    """What was observed of references, `[K]` each: what is predicted, its variance around the truth, and of
+    how many rollouts it is.
+    """
 
     values: Floats
     noise: Floats
+    rollouts: Floats
 
     def take(self, rows: Ints) -> Seen:
         """Of some of them."""
-        return Seen(self.values[rows], self.noise[rows])
+        return Seen(self.values[rows], self.noise[rows], self.rollouts[rows])
 
 
 class Fitted(Protocol):
@@ -220,3 +226,82 @@ class _GroupMeans:
             means.append((total - value) / (size - 1) if size > 1 else others)
         rates: Floats = np.clip(np.array(means, float), 0.0, 1.0)  # rounding may leave [0, 1]
         return rates
+
+
+class ByRates:
+    """`rates`: other models' pass rates, see `rates`.
+
+    Args:
+        scored: the set.
+        columns: pass rates in [0, 1], each of one model.
+
+    Raises:
+        InputError: no such column, or a value that is no pass rate.
+    """
+
+    def __init__(self, scored: ScoredSet, columns: Sequence[str]) -> None:
+        self.columns = [ID]
+        self._names, self._rates = columns, read_rates(scored, columns)
+        self._places = {gc_id: row for row, gc_id in enumerate(scored.column(ID).to_pylist())}
+
+    def read(self, table: pa.Table) -> Inputs:
+        """The rows' places in the set, because a calibration is of the whole set."""
+        return np.array([self._places[gc_id] for gc_id in table.column(ID).to_pylist()], np.int64)
+
+    def fit(self, inputs: Inputs, seen: Seen) -> Fitted:
+        """See `Method`."""
+        return _Rates(self._names, self._rates, inputs, seen)
+
+
+class _Rates:
+    def __init__(self, names: Sequence[str], rates: Floats, rows: Ints, seen: Seen) -> None:
+        self._all = rates, rows, seen
+        found = self._calibrate(np.arange(len(rows)))
+        self._expected = found.expected
+        weights = dict(zip(names, found.weights.tolist(), strict=True))
+        self.facts = {"weights": weights, "strength": found.strength}
+
+    def _calibrate(self, places: Ints) -> Calibrated:
+        rates, rows, seen = self._all
+        wins, losses = (1 - seen.values) * seen.rollouts, seen.values * seen.rollouts
+        found = calibrate(rates, rows[places], wins[places], losses[places])
+        mean = wins[places].sum() / seen.rollouts[places].sum()
+        return replace(found, expected=np.where(np.isnan(found.expected), mean, found.expected))
+
+    def __call__(self, inputs: Inputs) -> Floats:
+        failure: Floats = 1 - self._expected[inputs]
+        return failure
+
+    def leave_one_out(self) -> Floats:
+        """Each from four fifths of the references that it is not among."""
+        rows = self._all[1]
+        folds, failure = np.arange(len(rows)) % 5, np.empty(len(rows))
+        for fold in range(5):
+            expected = self._calibrate(np.flatnonzero(folds != fold)).expected
+            failure[folds == fold] = 1 - expected[rows[folds == fold]]
+        return failure
+
+
+def read_rates(scored: ScoredSet, columns: Sequence[str]) -> Floats:
+    """Columns of pass rates, `[N, columns]`; NaN where a row has none.
+
+    Raises:
+        InputError: no such column, or a value that is no number from 0 to 1.
+    """
+    rates = []
+    for name in columns:
+        there = name in dict(fields(scored.schema))
+        column = read_column(scored, name) if there else scored.column(name)  # which names the columns
+        if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+            raise InputError(f"--rates {name}: the column has type {column.type}, not numbers.", column=name)
+        values = column.cast(pa.float64()).to_numpy()
+        outside = np.flatnonzero((values < 0) | (values > 1))
+        if len(outside):
+            row = int(outside[0])
+            raise InputError(
+                f"--rates {name}: {scored.column(ID)[row]} has {values[row]:g}, and a pass rate is "
+                "from 0 to 1. If the column counts successes, divide by the number of rollouts.",
+                column=name,
+            )
+        rates.append(values)
+    return np.stack(rates, 1)

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from gaincurate.core.arrow import Refuse, read_json_lines, read_parquet, refusing
 from gaincurate.core.artifact import IDENTITY, MANIFEST, open_table
-from gaincurate.core.columns import as_texts
+from gaincurate.core.columns import as_texts, is_text
 from gaincurate.core.files import digest_files
 from gaincurate.core.outcomes import Line, Rules, has_rounds, read_any_round
 from gaincurate.core.rng import Floats
@@ -142,7 +142,7 @@ def _read(
                 RolloutSet(folder).check()
         if not paths:
             raise InputError(f"--outcomes {path} has no .arrow or .parquet file and is no run.")
-        tables = [_of_use(read_table(file)) for file in paths]
+        tables = [_of_use(read_table(file, scored)) for file in paths]
         with refusing(path, _refuse(path)):  # one wrote numbers as int64 and one as double
             table = pa.concat_tables(tables, promote_options="permissive")
         policies = [PassRates(*summed) for summed in of_table(table, path, rules)]
@@ -153,7 +153,7 @@ def _read(
         elif path.suffix == ".jsonl" and is_nemo_gym(path):
             policies = [_of_nemo_gym(path, rules, scored)]
         else:
-            policies = [PassRates(*summed) for summed in of_table(read_table(path), path, rules)]
+            policies = [PassRates(*summed) for summed in of_table(read_table(path, scored), path, rules)]
     if not policies:
         raise InputError(f"--outcomes {path} has no rollout that could be judged.", path=str(path))
     source = {"file": path.name, "hash": digest_files(paths), "reward_range": [rules.low, rules.high]}
@@ -227,17 +227,18 @@ class Summed(NamedTuple):
     counted: bool
 
 
-def read_table(path: Path) -> pa.Table:
-    """A file as a table.
+def read_table(path: Path, scored: ScoredSet | None = None) -> pa.Table:
+    """A file as a table. Rows without gc_id get the id of the prompt in the set that has their text.
 
     Raises:
         InputError: another kind of file, or a damaged one.
         StorageError: it cannot be read.
     """
+    by_text = [] if scored is None else [scored.identity["source"]["prompt_column"]]
     readers: dict[str, Callable[[Path, Refuse], pa.Table]] = {
         ".parquet": read_parquet,
         ".arrow": open_table,
-        ".jsonl": partial(read_json_lines, columns=_COLUMNS),
+        ".jsonl": partial(read_json_lines, columns=(*_COLUMNS, *by_text)),
     }
     if path.suffix not in readers:
         raise InputError(
@@ -245,7 +246,21 @@ def read_table(path: Path) -> pa.Table:
             path=str(path),
         )
 
-    return readers[path.suffix](path, _refuse(path))
+    table = readers[path.suffix](path, _refuse(path))
+    if (
+        scored is None
+        or ID in table.column_names
+        or not {*by_text} <= {*table.column_names, *scored.schema.names}
+    ):
+        return table
+    texts, ids = scored.column(by_text[0]), scored.column(ID)
+    if not (
+        is_text(texts.type) and by_text[0] in table.column_names and is_text(table.column(by_text[0]).type)
+    ):
+        return table
+    places = pc.index_in(as_texts(table.column(by_text[0])), value_set=as_texts(texts).combine_chunks())
+    table = table.append_column(ID, ids.take(places))
+    return table.filter(pc.is_valid(table.column(ID)))
 
 
 def _refuse(path: Path) -> Refuse:

@@ -21,7 +21,15 @@ from gaincurate.core.rng import Floats, Ints, permutation
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.embeddings import BLOCK
-from gaincurate.difficulty.methods import ByAttention, ByGaussianProcess, ByGroup, Inputs, Method, Seen
+from gaincurate.difficulty.methods import (
+    ByAttention,
+    ByGaussianProcess,
+    ByGroup,
+    ByRates,
+    Inputs,
+    Method,
+    Seen,
+)
 from gaincurate.difficulty.metrics import (
     COLUMNS,
     Quality,
@@ -31,12 +39,14 @@ from gaincurate.difficulty.metrics import (
     quality_of_halves,
 )
 from gaincurate.difficulty.pass_rates import PassRates
+from gaincurate.difficulty.rates import UNFITTED, buckets
 from gaincurate.errors import InputError
 
 if TYPE_CHECKING:
     from gaincurate.difficulty.predictor import Adapter
 
-MethodName = Literal["adapter", "gp", "whitened", "group-mean"]
+MethodName = Literal["adapter", "gp", "whitened", "group-mean", "rates"]
+BUCKET = "gc_bucket"
 FEWEST = 3
 """References that a method needs at least."""
 _MEANING: dict[Target, str] = {
@@ -121,8 +131,10 @@ def make(
     values: Floats,
     *,
     noise: Floats | None = None,
+    rollouts: Floats | None = None,
     adapter: Adapter | None = None,
     group_column: str | None = None,
+    columns: Sequence[str] = (),
     target: Target = "difficulty",
     recalibrate: bool = False,
 ) -> Predictor:
@@ -134,8 +146,10 @@ def make(
         ids: the references.
         values: their failure rates; with `target` `variance` their p (1 - p), and so is what rows get.
         noise: the variances of `values` around the truth. Default: 0, as far as anybody knows.
+        rollouts: how many rollouts `values` are of. Default: 1.
         adapter: for `adapter`.
         group_column: for `group-mean`.
+        columns: other models' pass rates, for `rates`.
         target: what is predicted.
         recalibrate: with an adapter, see `by_adapter`.
 
@@ -162,9 +176,12 @@ def make(
         method = ByAdapter(adapter, scored, calibrate=recalibrate or target == "variance")
     elif name == "gp":
         method = ByGaussianProcess(scored, target)
+    elif name == "rates":
+        method = ByRates(scored, columns)
     else:
         method = ByAttention(scored)
-    seen = Seen(values, np.zeros(len(values)) if noise is None else noise)
+    noise = np.zeros(len(values)) if noise is None else noise
+    seen = Seen(values, noise, np.ones(len(values)) if rollouts is None else rollouts)
     return Predictor(method, method.read(scored.rows(ids)), seen)
 
 
@@ -187,6 +204,8 @@ class Prediction:
     on_others: Quality | None
     how: Json
     target: Target = "difficulty"
+    buckets: list[str] | None = None
+    """See `rates.buckets`; None with another method."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +224,17 @@ class _References:
         noise = observation_noise(wins, losses, target) if rates.counted else None
         names = [rates.ids[i] for i in rows]
         values = rates.observed(target)[rows]
-        return make(self.method, self.scored, names, values, noise=noise, target=target, **self.options)
+        count = wins + losses
+        return make(
+            self.method,
+            self.scored,
+            names,
+            values,
+            noise=noise,
+            rollouts=count,
+            target=target,
+            **self.options,
+        )
 
     def carried(self, target: Target, seed: int) -> float:
         """The mean p (1 - p), as observed, of what this aim picks of references it has not seen.
@@ -229,6 +258,7 @@ def predict(
     *,
     adapter: Adapter | None = None,
     group_column: str | None = None,
+    columns: Sequence[str] = (),
     references: int = 256,
     seed: int = 0,
     target: Target | Literal["auto"] = "difficulty",
@@ -246,6 +276,7 @@ def predict(
         method: its name.
         adapter: for `adapter`.
         group_column: for `group-mean`.
+        columns: other models' pass rates, for `rates`.
         references: K; all that were observed where those are fewer.
         seed: of the draw.
         target: what to predict. Of p (1 - p), prompts with one rollout say nothing and are left out.
@@ -255,7 +286,8 @@ def predict(
         InputError: an id that is not in the set, too few observed, or what the method needs is not there.
     """
     check_ids(scored, rates)
-    options = {"adapter": adapter, "group_column": group_column, "recalibrate": recalibrate}
+    options: dict[str, Any] = {"adapter": adapter, "group_column": group_column, "columns": columns}
+    options["recalibrate"] = recalibrate
 
     def drawn_of(rates: PassRates) -> tuple[Ints, Ints]:
         order = permutation(seed, 0, _DRAW, len(rates.ids))
@@ -302,7 +334,17 @@ def predict(
         _quality(predicted[places[rest]], rates, rest, seed, target) if len(rest) else None,
         how,
         target,
+        _buckets(1 - predicted, fitted.facts["strength"], rates, places) if method == "rates" else None,
     )
+
+
+def _buckets(expected: Floats, strength: float, rates: PassRates, places: Ints) -> list[str]:
+    """By the posterior, which also knows what was observed."""
+    a = (strength or UNFITTED) * expected
+    b = (strength or UNFITTED) - a
+    a[places] += rates.wins
+    b[places] += rates.losses
+    return buckets(a / (a + b), a + b)
 
 
 def write(scored: ScoredSet, prediction: Prediction, folder: Path | None = None) -> None:
@@ -327,6 +369,8 @@ def write(scored: ScoredSet, prediction: Prediction, folder: Path | None = None)
         how,
         folder=folder,
     )
+    if prediction.buckets is not None:
+        scored.add_column(BUCKET, prediction.ids, pa.array(prediction.buckets), how, folder=folder)
 
 
 def qualities(prediction: Prediction) -> Json:

@@ -25,8 +25,6 @@ FORMAT = 1
 CLIP = 1e-4
 """A mean of references is kept this far from 0 and 1 before its logit is taken."""
 _EDGE = 1e-6  # what is handed out stays inside (0, 1), also where a sigmoid rounds to its end
-_VARIANTS = {"towers": "one", "scale": "multiply", "spread": "population"}
-"""Keys that earlier versions wrote into a shape, and the values that are the paper's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +186,7 @@ def load_adapter(folder: Path) -> Adapter:
     """Read it.
 
     Raises:
-        InputError: no adapter, one of another format or of a variant that is no longer there, or damage.
+        InputError: no adapter, one of another format, or damage.
         StorageError: it cannot be read.
     """
     if not (folder / CONFIG).exists() or not (folder / WEIGHTS).exists():
@@ -209,14 +207,7 @@ def load_adapter(folder: Path) -> Adapter:
         )
     if digest_bytes(weights) != facts["weights"]:
         raise _damaged(folder, f"{WEIGHTS} does not match the hash in {CONFIG}")
-    shape = {name: value for name, value in facts["shape"].items() if name not in _VARIANTS}
-    for name, papers in _VARIANTS.items():
-        if (value := facts["shape"].get(name, papers)) != papers:
-            raise InputError(
-                f"--adapter {folder} was fitted with --{name} {value}, which this version does not have; fit "
-                "it again."
-            )
-    predictor = DifficultyPredictor(Shape(**shape))
+    predictor = DifficultyPredictor(Shape(**facts["shape"]))
     predictor.load_state_dict(load(weights))
     return Adapter(predictor.eval(), facts["embedding"], facts["how"], facts["weights"])
 

@@ -52,16 +52,11 @@ class Journal:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._alone()
+            self._file.seek(0)
+            self._file.truncate(self._file.read().rfind(b"\n") + 1)
+            sync_folder(path.parent)
         except OSError as error:
             raise storage_error(path, error) from error
-        try:
-            self._cut()
-            sync_folder(path.parent)
-        except BaseException as error:
-            self._file.close()
-            if isinstance(error, OSError):
-                raise storage_error(path, error) from error
-            raise
 
     def _alone(self) -> BinaryIO:
         """The file, opened, once no other writer has it and it is still the one at its place.
@@ -86,19 +81,6 @@ class Journal:
                     ) from None
                 time.sleep(0.1)
             file.close()  # the one before was done with the shard and deleted it, or is not done yet
-
-    def _cut(self) -> None:
-        end = self._file.seek(0, os.SEEK_END)
-        place = end
-        while place > 0:
-            begin = max(0, place - (1 << 16))
-            self._file.seek(begin)
-            hit = self._file.read(place - begin).rfind(b"\n")
-            place = begin + hit + 1
-            if hit >= 0:
-                break
-        if place < end:
-            self._file.truncate(place)
 
     def entries(self) -> Iterator[Json]:
         """The objects in the file.

@@ -28,7 +28,7 @@ from gaincurate.core.manifest import Document
 from gaincurate.core.process import Pressed, ctrl_c_noted
 from gaincurate.difficulty.config import API_KEY, RolloutConfig, base_url
 from gaincurate.difficulty.engine import Completion, Key, Logprob, Number, Refused, Request, request_seed
-from gaincurate.errors import InputError, ServerError, reason_of
+from gaincurate.errors import InputError, ServerError
 
 LOGPROBS = "as the server gives them; many give those before temperature and top-p"
 RESERVED_KEYS = {
@@ -118,11 +118,6 @@ class ServerEngine:
             raise InputError(
                 "the proxy that the environment names cannot be used; correct or unset HTTP_PROXY, "
                 "HTTPS_PROXY and ALL_PROXY. A SOCKS proxy needs the package socksio."
-            ) from error
-        except OSError as error:  # which names neither the file nor the variable
-            raise InputError(
-                f"the certificates of authorities cannot be read: {reason_of(error)}. Correct or unset "
-                "SSL_CERT_FILE and SSL_CERT_DIR."
             ) from error
         self._body: dict[str, Any] = {"chat_template_kwargs": template_kwargs} if template_kwargs else {}
         if config.logprobs:

@@ -412,10 +412,10 @@ def next_steps(document: Document) -> list[Step]:
         little = document.wasted is not None and (document.wasted.value or 0.0) < LITTLE_WASTE
         if document.outcomes and not little:
             text = (
-                "Choose by the pass rates themselves, which tell more than any of these signals: each round "
-                "takes the prompts that the model now solves about half of the time."
+                "Choose by the outcomes of the training itself, which tell more than any of these signals: "
+                "each pass leaves out most prompts whose rollouts are all right or all wrong."
             )
-            return [*steps, Step(text, _start(document, "variance"))]
+            return [*steps, Step(text, _start(document, "posterior"))]
         text = "Draw prompts at random, which costs nothing:"
         return [*steps, Step(text, _start(document, "uniform"))]
     return steps

@@ -246,6 +246,8 @@ class Selector(ABC):
     charges a scoring pass for it, and for an order by a score."""
     leaves_out: ClassVar[bool] = False
     """Whether some ranks are never drawn. Their group may then give less than its share (`--stratify`)."""
+    takes_evidence: ClassVar[bool] = False
+    """Whether `prepare` reads `Context.history` and `Context.rates` (`--history`, `--rates`)."""
     observes_references: ClassVar[bool] = False
     """Whether `prepare` asks what reference prompts do (`--reference-outcomes`, `--rollout`)."""
 

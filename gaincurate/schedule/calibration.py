@@ -15,12 +15,12 @@ import numpy as np
 from gaincurate.core.artifact import Json
 from gaincurate.core.outcomes import Tally, read_outcomes
 from gaincurate.core.rng import Floats
+from gaincurate.difficulty.beta import groups_that_differ
 from gaincurate.difficulty.metrics import Quality, Target, pass_variance, quality
 from gaincurate.errors import OutcomeError
 from gaincurate.schedule.observations import rules_of
 from gaincurate.schedule.references import DATA, IDS
 from gaincurate.schedule.run import GIVEN, PLAN, Run
-from gaincurate.schedule.strategies.beta import groups_that_differ
 
 Seconds = Mapping[tuple[str, int], float]
 _OF_REFERENCES = ("observed", "left_out", "rollouts", "completion_tokens", "unjudged", "policy", "carried")

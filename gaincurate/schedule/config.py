@@ -19,7 +19,6 @@ STRATEGIES = {
     "file-order": "gaincurate.schedule.strategies.uniform:FileOrder",
     "length": "gaincurate.schedule.strategies.gaussian:Length",
     "gain-rl": "gaincurate.schedule.strategies.gaussian:GainRL",
-    "variance": "gaincurate.schedule.strategies.variance:Variance",
     "falling": "gaincurate.schedule.strategies.falling:Falling",
     "posterior": "gaincurate.schedule.strategies.posterior:Posterior",
     "dots": "gaincurate.schedule.strategies.dots:Dots",
@@ -132,6 +131,21 @@ class ScheduleConfig(BaseModel):
         Path | None,
         Option("A rollout set or pass rates: adds pass_rate and samples to --where.", CHOICE),
     ] = None
+    history: Annotated[
+        list[Path],
+        Option(
+            "posterior: outcomes of earlier training; repeatable. A run, a rollout set, outcomes, or a table "
+            "of rewards or pass rates by gc_id or by the text of the prompt.",
+            CHOICE,
+        ),
+    ] = Field(default_factory=list)
+    rates: Annotated[
+        list[str],
+        BeforeValidator(lambda value: value.split(",") if isinstance(value, str) else value),
+        Option(
+            "posterior: columns with the pass rates of other models.", CHOICE, metavar="NAME,...", read=str
+        ),
+    ] = Field(default_factory=list)
     stratify: Annotated[
         str,
         Option(
@@ -197,6 +211,8 @@ class ScheduleOptions(TypedDict, total=False):
     options: dict[str, Any]
     where: str | None
     rollouts: str | Path | None
+    history: list[str | Path]
+    rates: str | list[str]
     stratify: str
     clusters: int | None
     group_weights: dict[str, float] | None

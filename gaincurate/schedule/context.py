@@ -13,12 +13,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from gaincurate.core.rng import Ints
+from gaincurate.core.columns import fields, read_column
+from gaincurate.core.rng import Floats, Ints
 from gaincurate.core.schema import EMBEDDING, ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.embeddings import matrix
 from gaincurate.errors import InputError
+from gaincurate.schedule import history
 from gaincurate.schedule.checkpoints import AS_IT_IS, Held
+from gaincurate.schedule.history import rate_column
 from gaincurate.schedule.observations import Note, silent
 from gaincurate.schedule.run import Run
 
@@ -61,10 +64,26 @@ class Context:
     def column(self, name: str) -> pa.ChunkedArray:
         """A column of the scored set by row, `[N]`, mapped; `.to_numpy()` makes an array of it.
 
+        Args:
+            name: of a column, or with dots of a field inside a struct.
+
         Raises:
             InputError: no such column; lists those there are.
         """
+        if name in dict(fields(self.scored.schema)):
+            return read_column(self.scored, name)
         return self.scored.column(name)
+
+    @property
+    def history(self) -> Floats | None:
+        """Wins and losses in earlier training by row, `[2, N]` (`--history`); None without one."""
+        return history.read(self.run)
+
+    @property
+    def rates(self) -> Floats | None:
+        """Pass rates of other models by row, `[N, models]`, NaN for none (`--rates`); None without any."""
+        names = self.run.config.rates
+        return np.stack([rate_column(self.column(name), name) for name in names], 1) if names else None
 
     def embeddings(self, rows: npt.ArrayLike | None = None) -> npt.NDArray[np.float32]:
         """The embeddings of these rows, `[rows, width]`, in this order.

@@ -22,7 +22,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gaincurate.core.artifact import RUN, Json
+from gaincurate.core.columns import fields, read_column
 from gaincurate.core.files import make_folder, remove_temporaries, write_json
+from gaincurate.core.options import near
 from gaincurate.core.prompts import training_rows, write_rows
 from gaincurate.core.rng import Ints
 from gaincurate.core.schema import ID
@@ -30,7 +32,7 @@ from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.store import Remote, cache_folder
 from gaincurate.core.where import Mask
 from gaincurate.errors import InputError, NotReadyError
-from gaincurate.schedule import base, groups
+from gaincurate.schedule import base, groups, history
 from gaincurate.schedule.calibration import calibration_of
 from gaincurate.schedule.checkpoints import AS_IT_IS, Held
 from gaincurate.schedule.config import BY_EMBEDDING, ScheduleConfig
@@ -80,6 +82,7 @@ def start(config: ScheduleConfig, note: Note = silent) -> Run:
         matches = _matches(config, scored, note)
         if config.stratify != "none" or matches is not None:
             groups.build(folder / GROUPS, scored, config, matches, note)
+        known = history.build(folder / history.HISTORY, scored, config, note) if config.history else None
         angles = pc.min_max(scored.column("gc_angle"))
         facts = {
             "format": FORMAT,
@@ -94,6 +97,7 @@ def start(config: ScheduleConfig, note: Note = silent) -> Run:
             "scores": {**_where(config), "manifest": scored.manifest_hash},
             "rows": len(scored),
             **({} if matches is None else {"kept": int(matches.sum())}),
+            **({} if known is None else {"history": known}),
             "rows_without_value": missing,
             "angles": [angles["min"].as_py(), angles["max"].as_py()],
         }
@@ -378,6 +382,15 @@ def check_options_of_a_run(
         and not os.path.exists(os.path.expanduser(model))  # whatever the name
     ):
         raise InputError(f"--model {model}: there is no such folder.")
+    if (config.history or config.rates) and not kind.takes_evidence:
+        option = "--history" if config.history else "--rates"
+        raise InputError(f"strategy {config.strategy} does not read {option}; strategy posterior does.")
+    for name in config.rates:
+        if name not in dict(fields(scored.schema)):
+            raise InputError(
+                f"--rates {name}: {scored.folder} has no such column{near(name, scored.schema.names)}."
+            )
+        history.rate_column(read_column(scored, name), name)
     options.check_run(config, scored)
 
 

@@ -63,7 +63,7 @@ def test_a_status_shows_what_share_of_groups_was_expected_to_differ(tmp_path: Pa
     lines = gaincurate("schedule", "status", run.folder).stdout.splitlines()
     assert "round  accuracy  groups differ  all wrong  all right  expected " in lines[1]
     first, second = (line.split() for line in lines[2:4])
-    assert first[2:6] == ["1.000", "0.000", "0.000", "0.333"]  # of groups of two whose pass rate may be any
+    assert first[2:6] == ["1.000", "0.000", "0.000", "0.045"]  # of groups of two under Beta(.05, .05)
     assert f"{run.plan(1)['metrics']['expected_effective']:.3f}" in second
     start(tmp_path / "other")
     assert "expected" not in gaincurate("schedule", "status", tmp_path / "other" / "run").stdout

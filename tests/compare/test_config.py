@@ -60,7 +60,6 @@ class FreeByAngle(Free):
         ("length", None, False),
         ("length", "gc_prompt_tokens", False),
         ("length", "gc_nll", True),
-        ("variance", None, False),
         ("posterior", None, False),
         ("gain-rl", None, True),
         ("gain-rl", "level", True),  # its mean follows the angles

@@ -231,10 +231,10 @@ def test_notes_say_what_makes_a_comparison_weak() -> None:
 
 
 def test_a_note_says_how_the_baseline_was_tuned() -> None:
-    tuned = {"chosen": {"learning_rate": 2e-05, "step_prompts": 4}, "grid": [{}] * 6}
+    tuned = {"chosen": {"learning_rate": 2e-05, "step_prompts": 4, "group": 8}, "grid": [{}] * 6}
     assert notes(of(tuned=tuned, **THIRTEEN), 0) == [
-        "uniform was tuned first: of 6 settings at equal tokens, learning rate 2e-05 with 4 prompts a step gave "
-        "the most right answers, and all arms have it. It was chosen on the held-out prompts, with other seeds, "
+        "uniform was tuned first: of 6 settings at equal tokens, learning rate 2e-05 with 4 prompts a step and 8 "
+        "rollouts a prompt gave the most right answers, and all arms have it. It was chosen on the held-out prompts, with other seeds, "
         "so uniform's accuracy may be flattered a little and no arm's gain is."
     ]
 

@@ -59,7 +59,7 @@ def test_trainings_steps_tokens_and_answers_are_counted(settings: dict[str, Any]
     assert facts["judged"] == (8 * 2 + 1) * 40 * 3
     assert (facts["seconds"], facts["basis"]) == (None, None)
     tuned = estimate(comparison, tmp_path / "out", tune=True)
-    assert (tuned["tuning"], tuned["trainings"]) == (12, 20)
+    assert (tuned["tuning"], tuned["trainings"]) == (24, 32)
 
 
 def test_the_time_is_that_of_what_is_done_there(settings: dict[str, Any], tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from gaincurate.schedule.run import Run
 pytest.importorskip("trl")
 
 RATE = {"train": {"learning_rate": 1e-3}}
+G = 8  # rollouts of a prompt in `small_sets`
 
 
 class Bench:
@@ -70,7 +71,8 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 def test_uniform_is_tuned_first_and_all_arms_inherit(bench: Bench) -> None:
     facts = bench.compare(arms=[{"name": "angle", "strategy": "file-order", "round_steps": 3}], seeds=[0])
-    tried = [f"uniform-at-{n}-lr-{rate}" for n in (2, 4) for rate in ("0.0005", "0.001", "0.002")]
+    rates = ("0.0005", "0.001", "0.002")
+    tried = [f"uniform-at-{n}x{group}-lr-{rate}" for group in (G, 2 * G) for n in (2, 4) for rate in rates]
     assert bench.trained == [
         *(f"{name} {seed}" for seed in (100, 101) for name in tried),
         *("uniform 0", "length 0", "angle 0"),
@@ -79,7 +81,8 @@ def test_uniform_is_tuned_first_and_all_arms_inherit(bench: Bench) -> None:
     assert facts["comparison"]["step_prompts"] == 2
     assert facts["comparison"]["round_steps"] == 4  # a round keeps its 8 prompts
     assert facts["comparison"]["arms"][2]["round_steps"] == 6
-    assert facts["tuned"]["chosen"] == {"learning_rate": 2e-3, "step_prompts": 2}
+    assert facts["tuned"]["chosen"] == {"learning_rate": 2e-3, "step_prompts": 2, "group": G}
+    assert facts["comparison"]["group"] == G
     best = facts["tuned"]["grid"][2]
     assert best["accuracy_by_seed"] == pytest.approx([(18 / 20 + 10 / 20) / 2, (17 / 20 + 10 / 20) / 2])
     assert best["accuracy"] == pytest.approx(0.6875)
@@ -100,16 +103,16 @@ def test_killed_while_it_tunes_it_goes_on(bench: Bench) -> None:
         bench.compare()
     assert "chosen" not in bench.choice()
     assert not (bench.out / FACTS).exists()
-    checkpoint = bench.out / TUNE / "uniform-at-2-lr-0.001" / "seed-100" / "a-checkpoint"
+    checkpoint = bench.out / TUNE / f"uniform-at-2x{G}-lr-0.001" / "seed-100" / "a-checkpoint"
     checkpoint.write_text("kept")
     bench.killed = False
     bench.compare(tune=False)  # the folder says it
     assert checkpoint.exists()
-    assert bench.choice()["chosen"] == {"learning_rate": 2e-3, "step_prompts": 2}
+    assert bench.choice()["chosen"] == {"learning_rate": 2e-3, "step_prompts": 2, "group": G}
 
 
 def test_killed_while_trainings_were_prepared_they_are_prepared_again(bench: Bench) -> None:
-    half = bench.out / TUNE / "uniform-at-2-lr-0.0005" / "seed-100"
+    half = bench.out / TUNE / f"uniform-at-2x{G}-lr-0.0005" / "seed-100"
     half.mkdir(parents=True)
     (half / "run").write_text("no folder")
     bench.compare()
@@ -117,10 +120,10 @@ def test_killed_while_trainings_were_prepared_they_are_prepared_again(bench: Ben
 
 
 def test_one_setting_is_tried_once_and_ties_go_to_the_first(bench: Bench) -> None:
-    table = {"learning_rate": [1, 1.0], "step_prompts": [1, 0.9], "seeds": [7]}
+    table = {"learning_rate": [1, 1.0], "step_prompts": [1, 0.9], "group": [1], "seeds": [7]}
     facts = bench.compare(table=table)
-    assert bench.trained[:2] == ["uniform-at-4-lr-0.001 7", "uniform 0"]
-    assert facts["tuned"]["chosen"] == {"learning_rate": 1e-3, "step_prompts": 4}
+    assert bench.trained[:2] == [f"uniform-at-4x{G}-lr-0.001 7", "uniform 0"]
+    assert facts["tuned"]["chosen"] == {"learning_rate": 1e-3, "step_prompts": 4, "group": G}
 
 
 @pytest.mark.parametrize(
@@ -155,7 +158,7 @@ def test_a_step_that_an_arm_cannot_have_is_refused_before_tuning(bench: Bench) -
     with pytest.raises(InputError) as error:
         bench.compare(arms=[{"name": "r", "strategy": "uniform", "replay": {"fresh_share": 0.2}}])
     assert str(error.value) == (
-        "[tune] step_prompts = 2: the arm 'r': fresh_share 0.2 of 2 prompts is 0, and a step that replays has "
+        f"[tune] step_prompts = 2, group = {G}: the arm 'r': fresh_share 0.2 of 2 prompts is 0, and a step that replays has "
         "at least one of each."
     )
     assert bench.trained == []

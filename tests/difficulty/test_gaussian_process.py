@@ -241,7 +241,9 @@ def test_a_row_without_a_signal_counts_as_usual_in_it(tmp_path: Path) -> None:
     assert np.isfinite(read).all()
     assert (read[:, -1] == 0).all()
     assert (method.read(table)[:, :-1] == read[:, :-1]).all()
-    values = method.fit(read, Seen(np.linspace(0, 1, len(read)), np.full(len(read), 0.02)))(read)
+    values = method.fit(
+        read, Seen(np.linspace(0, 1, len(read)), np.full(len(read), 0.02), np.ones(len(read)))
+    )(read)
     assert np.isfinite(values).all()
 
 

@@ -259,16 +259,6 @@ def test_a_server_that_is_not_there(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["absent.pem", "empty.pem"])
-def test_certificates_that_cannot_be_read_name_their_variable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    (tmp_path / "empty.pem").write_text("")
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / name))
-    with pytest.raises(InputError, match="^the certificates of authorities cannot be read: .*SSL_CERT_FILE"):
-        roll_out(config(tmp_path, "http://127.0.0.1:1"))
-
-
 def test_a_conversation_that_ends_with_the_assistant_is_refused_without_a_request(tmp_path: Path) -> None:
     messages = [{"role": "user", "content": question(1)}, {"role": "assistant", "content": "It is"}]
     with ChatServer() as server:

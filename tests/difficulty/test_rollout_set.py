@@ -203,25 +203,6 @@ def test_a_journal_whose_file_was_deleted_meanwhile_is_begun_anew(tmp_path: Path
     opened[0].close()
 
 
-def test_a_journal_that_cannot_be_read_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "j.jsonl"
-    with monkeypatch.context() as patch:
-        patch.setattr(Journal, "_cut", lambda self: os.stat(tmp_path / "nothing"))
-        with pytest.raises(StorageError) as kept:
-            Journal(path)
-    Journal(path).close()  # though the error, and so the journal, still lives
-    assert kept.value
-
-
-def test_a_journal_with_a_long_piece_at_its_end(tmp_path: Path) -> None:
-    path = tmp_path / "j.jsonl"
-    path.write_bytes(b'{"a": 1}\n' + b"x" * 200_000)
-    journal = Journal(path)
-    assert list(journal.entries()) == [{"a": 1}]
-    journal.close()
-    assert path.read_bytes() == b'{"a": 1}\n'
-
-
 def test_a_journals_lines_are_on_the_disk_when_they_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,15 +80,3 @@ def test_what_a_killed_writer_left_is_nothing_else(tmp_path: Path) -> None:
     (tmp_path / f".{WEIGHTS}.4711.tmp").write_bytes(b"half")
     save_adapter(tmp_path, DifficultyPredictor(Shape(6, hidden=8)), EMBEDDING, {})
     assert load_adapter(tmp_path).predictor.shape == Shape(6, hidden=8)
-
-
-def test_an_adapter_of_an_earlier_version_loads_if_it_is_the_papers(folder: Path) -> None:
-    config = json.loads((folder / CONFIG).read_text())
-    del config["shape"]["input_norm"]  # which the first version did not have
-    config["shape"] |= {"towers": "one", "scale": "multiply", "spread": "population"}
-    (folder / CONFIG).write_text(json.dumps(config))
-    assert load_adapter(folder).predictor.shape == Shape(6, hidden=8)
-    config["shape"]["scale"] = "divide"
-    (folder / CONFIG).write_text(json.dumps(config))
-    with pytest.raises(InputError, match="was fitted with --scale divide, which this version does not have"):
-        load_adapter(folder)

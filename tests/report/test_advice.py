@@ -77,7 +77,7 @@ def test_of_several_the_one_whose_end_carries_most_is_tried() -> None:
 
 def test_where_nothing_tells_more_prompts_are_drawn_by_outcomes_or_at_random() -> None:
     document = judged("tells-nothing", "no-more-than-length")
-    assert commands(document)[0][6:8] == ["--strategy", "variance"]
+    assert commands(document)[0][6:8] == ["--strategy", "posterior"]
     assert "random" not in next_steps(document)[0].text
     assert commands(replace(document, outcomes=[]))[0][6:8] == ["--strategy", "uniform"]
 
@@ -87,7 +87,7 @@ def test_where_uniform_wastes_little_random_prompts_in_smaller_batches_are_advis
     little, much = (replace(document, wasted=Estimate(share, share, share, 99)) for share in (0.3, 0.7))
     assert commands(little)[0][6:8] == ["--strategy", "uniform"]
     assert "smaller batch" in next_steps(little)[0].text
-    assert commands(much)[0][6:8] == ["--strategy", "variance"]
+    assert commands(much)[0][6:8] == ["--strategy", "posterior"]
     assert "difficulty forecast" in next_steps(much)[0].text
 
 

@@ -71,7 +71,7 @@ def test_the_selectors_state_comes_back_although_older_rounds_do_not_keep_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gaincurate.schedule.run._LARGE", 10)
-    run = runs.begin(tmp_path, strategy="variance", rounds=5)
+    run = runs.begin(tmp_path, strategy="posterior", rounds=5)
     go_on(run, 1)
     saved = saved_place(run, step=0)
     go_on(run, 3)

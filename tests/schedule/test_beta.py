@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import special, stats
 
 from gaincurate.core.rng import Floats, uniforms
-from gaincurate.schedule.strategies import beta
+from gaincurate.difficulty import beta
 
 counts = st.floats(1e-3, 500)
 

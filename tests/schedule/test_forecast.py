@@ -162,7 +162,8 @@ def test_wasted_and_uniform_are_the_whole_for_any_predictor(tmp_path: Path, grou
 
 def test_a_set_that_was_rolled_out_as_a_whole_has_a_forecast(tmp_path: Path) -> None:
     rates = np.tile([0.0, 0.5], 60)
-    result = forecast(_config(_set(tmp_path, rates, ["a", "b"] * 60)), _references(rates, 120), 10.0)
+    config = _config(_set(tmp_path, rates, ["a", "b"] * 60), rounds=12)
+    result = forecast(config, _references(rates, 120), 10.0)
     assert result.wasted.value == pytest.approx(0.5, abs=0.05)
     assert all(each.differ.value > 0.5 for each in result.strategies)
 
@@ -202,7 +203,7 @@ def _held(tmp_path: Path, kind: str, predictor: str, tells: str) -> dict[str, li
             {"task": pa.array(np.argsort(np.argsort(shown[:, 0])) * 20 // rows)},
         )
         column, count = (None, 128) if predictor == "gp" else ("task", 256)
-        config = _config(scored, group_column=column, strategies=["variance", "dots"], worlds=40)
+        config = _config(scored, group_column=column, strategies=["posterior", "dots"], worlds=40)
         references = [_references(rates, count, seed=10 * number + k) for k in range(10)]
         truth = _truth(config, rates, references)
         for k, sample in enumerate(references):
@@ -230,12 +231,12 @@ def _truth(config: ForecastConfig, rates: np.ndarray, samples: list[PassRates]) 
         away[np.isin(column_sets.ids(len(rates)), sample.ids)] = np.inf
         drawn.append(chances[np.argsort(away, kind="stable")[:budget]].mean())
     worlds = [_World(seed, rows, rates) for seed in range(4)]
-    variance = np.mean([_simulate(config, "variance", scored, world, 0.05) for world in worlds])
+    posterior = np.mean([_simulate(config, "posterior", scored, world, 0.05) for world in worlds])
     uniform, paid = chances.mean(), len(samples[0].ids) * 8 * 10.0
     differ = {
         "uniform": uniform,
         "oracle": np.sort(chances)[-budget:].mean(),
-        "variance": variance * uniform,
+        "posterior": posterior * uniform,
         "dots": np.mean(drawn),
     }
     truth = {f"{name} differ": float(value) for name, value in differ.items()}
@@ -259,12 +260,12 @@ def test_where_nothing_is_wasted_it_advises_uniform_with_a_smaller_batch(tmp_pat
         assert reach.differ.low <= reach.differ.value <= reach.differ.high
 
 
-def test_variance_learns_where_most_prompts_are_dead(tmp_path: Path) -> None:
+def test_posterior_learns_where_most_prompts_are_dead(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     rates = np.where(rng.random(600) < 0.7, 0.0, 0.5)
     scored = _set(tmp_path, rates, ["a"] * 600)
-    short = forecast(_config(scored, rounds=1, strategies=["variance"]), _references(rates, 256), 10.0)
-    long = forecast(_config(scored, rounds=40, strategies=["variance"]), _references(rates, 256), 10.0)
+    short = forecast(_config(scored, rounds=1, strategies=["posterior"]), _references(rates, 256), 10.0)
+    long = forecast(_config(scored, rounds=40, strategies=["posterior"]), _references(rates, 256), 10.0)
     assert long.strategies[0].times.value > short.strategies[0].times.value + 0.05
     assert long.strategies[0].times.value < long.oracle.times.value
 

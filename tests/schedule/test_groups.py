@@ -58,9 +58,7 @@ def step(run: Run) -> None:
     advance(run)
 
 
-@pytest.mark.parametrize(
-    "strategy", ["uniform", "file-order", "length", "gain-rl", "variance", "posterior", "falling"]
-)
+@pytest.mark.parametrize("strategy", ["uniform", "file-order", "length", "gain-rl", "posterior", "falling"])
 @pytest.mark.parametrize("order", ["drawn", "rank"])
 def test_every_round_of_a_run_has_the_shares(tmp_path: Path, strategy: str, order: str) -> None:
     run = begin(tmp_path, strategy=strategy, order=order)
@@ -75,7 +73,7 @@ def test_every_round_of_a_run_has_the_shares(tmp_path: Path, strategy: str, orde
         step(run)
 
 
-@pytest.mark.parametrize("strategy", ["uniform", "gain-rl", "variance", "posterior", "falling"])
+@pytest.mark.parametrize("strategy", ["uniform", "gain-rl", "posterior", "falling"])
 def test_a_run_that_is_opened_anew_each_round_goes_on_alike(tmp_path: Path, strategy: str) -> None:
     one, many = (begin(tmp_path / name, strategy=strategy) for name in "ab")
     for _ in range(6):
@@ -242,7 +240,7 @@ def test_prompts_that_are_all_alike_are_one_cluster_and_refused(tmp_path: Path) 
 
 def test_clusters_are_made_once_for_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, labels = planted(tmp_path, [40, 90, 60])
-    run = runs.begin(tmp_path, strategy="variance", stratify="embedding", clusters=3, budget=19)
+    run = runs.begin(tmp_path, strategy="posterior", stratify="embedding", clusters=3, budget=19)
     monkeypatch.setattr(groups, "cluster", None)
     for round_ in range(3):
         assert Counter(labels[run.rows(round_)].tolist()) == {0: 4, 1: 9, 2: 6}

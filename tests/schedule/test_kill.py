@@ -15,7 +15,7 @@ PROGRAM = Path(__file__).parent.parent / "kill_runs.py"
     [
         ("gain-rl", 3),
         pytest.param("gain-rl", 30, marks=pytest.mark.slow),
-        pytest.param("variance", 30, marks=pytest.mark.slow),
+        pytest.param("posterior", 30, marks=pytest.mark.slow),
     ],
 )
 def test_runs_killed_at_random_instants_come_to_the_same_plans(

@@ -13,9 +13,9 @@ import pytest
 import runs
 from command import run as gaincurate
 from gaincurate import Schedule
+from gaincurate.difficulty.beta import groups_that_differ
 from gaincurate.schedule.run import Run
 from gaincurate.schedule.status import status
-from gaincurate.schedule.strategies.beta import groups_that_differ
 from gaincurate.schedule.tracking import numbers
 from gaincurate.trainers.session import RunSession
 
@@ -99,7 +99,9 @@ def test_programs_and_live_trainers_hear_of_it_too_until_a_group_differs(
 def test_what_was_expected_is_of_the_groups_that_came_and_hard_and_easy_are_all_wrong_and_all_right(
     tmp_path: Path,
 ) -> None:
-    run = runs.begin(tmp_path, strategy="posterior", rounds=8, rows=16, options={"memory": "0.5"})
+    run = runs.begin(
+        tmp_path, strategy="posterior", rounds=8, rows=16, options={"memory": "0.5", "preset": "mapp"}
+    )
     groups = [[0, 0, 0], [1, 1, 1], [0, 1, 1], [0, 0, 1, 1]]
     report(run, groups)
     seen = {gc_id: groups[place % 4] for place, gc_id in enumerate(run.ids(0))}

@@ -14,20 +14,15 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import special, stats
+from scipy import stats
 
-import embedded
 import runs
-from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
 from gaincurate.schedule.base import Observed, Pool, build
-from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.rounds import advance, start
-from gaincurate.schedule.run import Run
+from gaincurate.schedule.rounds import advance
+from gaincurate.schedule.strata import Strata
 from gaincurate.schedule.strategies.posterior import Posterior
 from gaincurate.schedule.strategies.posterior_options import PRESETS, PosteriorOptions
-
-NO_FLOORS: dict[str, Any] = {"unseen": 0, "easy": 0, "hard": 0}
 
 
 def selector(rows: int = 200, budget: int = 20, seed: int = 2, **options: Any) -> Posterior:
@@ -41,115 +36,158 @@ def outcome(
     return Observed(round_, np.asarray(rows, np.int64), won, count - won, 0.5, 0.0, **more)
 
 
-def context(round_: int = 0, embeddings: Any = None, **columns: Any) -> Any:
+def context(round_: int = 0, history: Any = None, rates: Any = None, **columns: Any) -> Any:
     """What `prepare` reads, without a run."""
+    table = pa.table({"gc_id": [str(row) for row in range(len(next(iter(columns.values()))))], **columns})
+
+    class Scored:
+        def __len__(self) -> int:
+            return len(table)
+
+        def take(self, rows: Any) -> pa.Table:
+            return table.take(pa.array(rows))
+
     return SimpleNamespace(
         round=round_,
-        column=lambda name: pa.chunked_array([pa.array(columns[name])]),
-        embeddings=lambda rows: embeddings[rows],
+        scored=Scored(),
+        column=table.column,
+        history=history,
+        rates=rates,
+        note=lambda text: None,
     )
 
 
 def posterior(chosen: Posterior, rows: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """a and b, `[2, rows]`."""
-    return np.array(chosen._posterior(np.asarray(rows, np.int64)))
+    return chosen._posterior(np.asarray(rows, np.int64))
 
 
 # Evidence.
 
 
 @given(st.lists(st.dictionaries(st.integers(0, 5), st.integers(0, 8), min_size=1), max_size=8), st.data())
-def test_outcomes_fade_as_each_paper_has_it(rounds: list[dict[int, int]], data: Any) -> None:
+def test_outcomes_fade_when_their_prompt_is_observed_again(rounds: list[dict[int, int]], data: Any) -> None:
     memory, prior = data.draw(st.sampled_from([0.0, 0.5, 0.9, 1.0])), data.draw(st.sampled_from([0.5, 1.0]))
-    by_visits = selector(6, 2, memory=memory, prior=prior, fade="visits")
-    by_rounds = selector(6, 2, memory=memory, prior=prior, fade="rounds")
-    visited, everywhere = np.full((2, 6), prior), np.full((2, 6), prior)
+    chosen, expected = selector(6, 2, memory=memory, prior=prior), np.full((2, 6), prior)
     for number, round_ in enumerate(rounds):
-        everywhere = memory * everywhere + (1 - memory) * prior
         for row, wins in round_.items():  # MoPPS, update of alpha and beta: only of the batch's prompts
-            visited[:, row] = memory * visited[:, row] + (1 - memory) * prior + [wins, 8 - wins]
-            everywhere[:, row] += [wins, 8 - wins]
-        for chosen in (by_visits, by_rounds):
-            chosen.observe(outcome(list(round_), list(round_.values()), round_=number))
-    np.testing.assert_allclose(posterior(by_visits, range(6)), visited, rtol=1e-12)
-    np.testing.assert_allclose(posterior(by_rounds, range(6)), everywhere, rtol=1e-12)
+            expected[:, row] = memory * expected[:, row] + (1 - memory) * prior + [wins, 8 - wins]
+        chosen.observe(outcome(list(round_), list(round_.values()), round_=number))
+    np.testing.assert_allclose(posterior(chosen, range(6)), expected, rtol=1e-12)
 
 
 def test_late_outcomes_count_and_what_could_not_be_judged_does_not() -> None:
-    chosen = selector(memory=0.5, fade="visits")
+    chosen = selector(memory=0.5, prior=1)
     chosen.observe(outcome([3, 4], [6, 0], [8, 0]))
     chosen.observe(outcome([5], [1], round_=1, late=(np.array([3, 3]), np.ones(2), np.array([0.0, 2]))))
     assert posterior(chosen, [3, 4, 5]).tolist() == [[9, 1, 2], [5, 1, 8]]
     assert chosen.metrics()["seen"] == 2
 
 
-def test_a_prediction_counts_as_rollouts_and_a_missing_one_does_not() -> None:
-    chosen = selector(4, 2, prior=0.001, prior_column="d", prior_weight=4, memory=1)
-    chosen.observe(outcome([2], [3]))
-    chosen.prepare(context(d=[0.25, None, 0.5, 1.0]))
-    expected = [[3.001, 0.001, 5.001, 0.001], [1.001, 0.001, 7.001, 4.001]]  # ThinkPrior's prior
-    np.testing.assert_allclose(posterior(chosen, range(4)), expected, rtol=1e-12)
-
-
-def test_groups_speak_for_the_others_of_theirs_and_for_no_more_than_they_saw() -> None:
-    chosen = selector(6, 2, group_column="task", group_weight=10)
-    chosen.observe(outcome([0, 1, 3], [8, 4, 1]))
-    chosen.prepare(context(task=["a", "a", "a", "b", "b", None]))
-    a, b = posterior(chosen, range(6))
-    # Row 0 hears of row 1 (4 of 8), row 1 of row 0 (8 of 8), row 2 of both (12 of 16), row 4 of row 3 (1 of 8).
-    np.testing.assert_allclose(a, [9 + 4, 5 + 8, 1 + 7.5, 2, 1 + 1, 1])
-    np.testing.assert_allclose(b, [1 + 4, 5 + 0, 1 + 2.5, 8, 1 + 7, 1])
-
-
-def test_neighbours_speak_by_the_kernel_and_not_of_a_prompt_itself() -> None:
+def test_labels_are_noticed_and_tell_dead_prompts_from_live_ones() -> None:
     random = np.random.default_rng(0)
-    centres = np.array([[9.0, 0, 0], [0, 9, 0], [0, 0, 9], [0, 0, 0]])  # all directions tell kinds apart
-    kinds = random.integers(0, 4, 120)
-    embeddings = (centres[kinds] + random.normal(0, 0.05, (120, 3))).astype(np.float32)
-    chosen = selector(120, 10, neighbours=3, neighbour_weight=6, memory=1)
-    seen = np.arange(0, 120, 2)
-    wins = np.array([0, 3, 6, 8])[kinds[seen]]
-    chosen.observe(outcome(seen, wins))
-    chosen.prepare(context(1, embeddings))
-    a, b = posterior(chosen, range(120))
-    own_wins, own = np.zeros(120), np.zeros(120)
-    own_wins[seen], own[seen] = wins, 8
-    np.testing.assert_allclose(a - 1 - own_wins, 6 * np.array([0, 3, 6, 8])[kinds] / 8, atol=1e-6)
-    np.testing.assert_allclose(a + b - 2 - own, 6, atol=1e-9)
+    task, noise = np.arange(400) % 4, random.integers(0, 5, 400)
+    level = random.integers(0, 2, 400)
+    dead = (task < 2) & (level == 1)
+    columns = {
+        "task": [f"t{k}" for k in task],
+        "level": level,
+        "noise": noise,
+        "text": [f"q{k}" for k in range(400)],
+    }
+    chosen = selector(400, 40)
+    chosen.prepare(context(**columns))
+    assert chosen.plan_facts(np.arange(3))["evidence"] == {}  # nothing was observed
+    seen = random.permutation(400)[:80]
+    chosen.observe(outcome(seen, random.binomial(8, np.where(dead, 0.0, 0.6))[seen]))
+    chosen.prepare(context(1, **columns))
+    assert chosen.plan_facts(np.arange(3))["evidence"] == {"labels": ["task", "level"]}
+    worth, unseen = chosen._worth(slice(None), 1), np.isin(np.arange(400), seen, invert=True)
+    assert worth[unseen & dead].max() < 0.2
+    assert worth[unseen & ~dead].min() > 0.8
 
 
-@pytest.mark.parametrize("said", ["true", "noise", "wrong"])
-def test_a_prediction_weighs_as_much_as_it_is_worth(said: str) -> None:
+def test_a_prompts_own_outcomes_count_once_and_its_labels_are_of_the_others() -> None:
+    chosen = selector(4, 2, labels="task", prior=0.5, memory=1)
+    chosen.observe(outcome([0, 1, 3], [8, 2, 1]))
+    chosen.prepare(context(task=["a", "a", "a", "b"]))
+    a, b = posterior(chosen, range(4)) - chosen._outcomes - 0.5
+    # Rows of a: row 0 hears of 2 of 8, row 1 of 8 of 8, row 2 of 10 of 16, each drawn to the mean, 11 of 24.
+    pulls = [((rates := a / (a + b))[2] * 16 - 10) / (11 / 24 - rates[2])]
+    np.testing.assert_allclose(
+        rates[:2], [(2 + pulls[0] * 11 / 24) / (8 + pulls[0]), (8 + pulls[0] * 11 / 24) / (8 + pulls[0])]
+    )
+    np.testing.assert_allclose(rates[3], 11 / 24)
+
+
+def test_history_is_weighed_by_the_outcomes_that_it_foresees() -> None:
     random = np.random.default_rng(1)
-    p = random.uniform(0.02, 0.98, 400)
-    failure = {"true": 1 - p, "noise": random.uniform(0, 1, 400), "wrong": p}[said]
-    wins = random.binomial(8, p).astype(float)
-    chosen = selector(400, 20, prior_column="d", memory=1)
-    chosen.observe(outcome(np.arange(400), wins))
-    chosen.prepare(context(d=failure))
-
-    def likelihood(weight: float) -> float:  # by SciPy, on the same grid
-        a, b = 1 + weight * (1 - failure), 1 + weight * failure
-        return float((special.betaln(a + wins, b + 8 - wins) - special.betaln(a, b)).sum())
-
-    best = max((0, 0.5, 1, 2, 4, 8, 16, 32), key=likelihood)
-    assert chosen.metrics()["prior_weight"] == best
-    assert {"true": best >= 16, "noise": best <= 0.5, "wrong": best == 0}[said]
-
-
-def test_until_there_are_outcomes_a_prediction_counts_for_four_rollouts() -> None:
-    chosen = selector(50, 5, prior_column="d")
-    chosen.prepare(context(d=np.full(50, 0.5)))
-    assert chosen.metrics()["prior_weight"] == 4
+    p = random.choice([0.0, 0.5], 300)
+    columns = {"text": [f"q{k}" for k in range(300)]}
+    for foretold, weights in ((p, {0.5, 1.0}), (random.permutation(p), {0.0})):
+        wins = random.binomial(16, foretold).astype(float)
+        chosen = selector(300, 30, memory=1)
+        chosen.prepare(context(history=np.array([wins, 16 - wins]), **columns))
+        assert chosen.metrics()["history_weight"] == 0.5
+        worth = chosen._worth(slice(None), 0)
+        assert worth[foretold == 0].max() < worth[foretold > 0].min()
+        chosen.observe(outcome(np.arange(100), random.binomial(8, p[:100])))
+        chosen.prepare(context(1, history=np.array([wins, 16 - wins]), **columns))
+        assert chosen.metrics()["history_weight"] in weights
 
 
 # Aims and draws.
 
 
-@pytest.mark.parametrize(("aim", "power"), [("groups", 1.0), ("expected", 2.0), ("mean", 3.0)])
-def test_a_single_draw_is_in_proportion_to_the_worth(aim: str, power: float) -> None:
+@given(st.integers(1, 40), st.integers(40, 90), st.integers(0, 1000), st.sampled_from([1, 3]))
+def test_a_pass_has_a_prompt_at_most_once_and_with_retest_1_exactly_once(
+    budget: int, rows: int, seed: int, groups: int
+) -> None:
+    random = np.random.default_rng(seed)
+    strata = None if groups == 1 else Strata.of(random.integers(0, groups, rows))
+    for retest in (0.05, 1.0):
+        chosen = Posterior(Pool(rows, budget, seed, strata=strata), PosteriorOptions(retest=retest))
+        counts = np.zeros(rows, int)
+        for round_ in range(2 * rows // budget):
+            drawn = chosen.draw(round_)
+            assert len(np.unique(drawn)) == budget
+            counts[drawn] += 1
+            if retest == 1 and strata is None:
+                assert counts.max() - counts.min() <= 1
+            chosen.observe(outcome(drawn, np.where(drawn % 2 == 0, 0, 4), round_=round_))
+        passes = [place["pass"] + 1 for place in chosen._places]
+        labels = np.zeros(rows, int) if strata is None else strata.labels
+        assert (counts <= np.array(passes)[labels]).all()
+
+
+def test_in_a_pass_a_prompt_is_drawn_with_its_share_of_the_typical_worth() -> None:
+    wins = np.array([0, 0, 0, 1, 4, 8]).repeat(500)
+    chosen = selector(3000, 100, labels="none", retest=0.25, prior=0.5)
+    chosen.observe(outcome(np.arange(3000), wins))
+    a, b = wins + 0.5, 8.5 - wins
+    worth = 1 - stats.betabinom(8, a, b).pmf(0) - stats.betabinom(8, a, b).pmf(8)
+    chance = np.clip(worth / ((worth**2).sum() / worth.sum()), 0.25, 1)
+    counts, round_ = np.zeros(3000), 0
+    while chosen._places[0]["pass"] < 4:
+        counts[chosen.draw(round_)] += 1
+        round_ += 1
+    for k in range(6):
+        expected, of_kind = chance[500 * k], counts[500 * k : 500 * (k + 1)].sum() / 2000
+        assert abs(of_kind - expected) <= 4.5 * np.sqrt(expected * (1 - expected) / 2000) + 100 / 2000
+
+
+def test_rounds_that_are_nearly_the_set_are_filled() -> None:
+    chosen = selector(50, 48, labels="none", prior=1e-6)
+    for round_ in range(5):
+        drawn = chosen.draw(round_)
+        assert len(np.unique(drawn)) == 48
+        chosen.observe(outcome(drawn, np.zeros(48), round_=round_))
+
+
+@pytest.mark.parametrize("aim", ["groups", "variance"])
+def test_a_single_weighted_draw_is_in_proportion_to_the_worth(aim: str) -> None:
     wins = np.array([0, 1, 2, 4, 6, 8])
-    chosen = selector(7, 1, aim=aim, power=power, memory=1, **NO_FLOORS)
+    chosen = selector(7, 1, aim=aim, draw="weights", memory=1, prior=1)
     chosen.observe(outcome(np.arange(6), wins))
     counts = np.zeros(7)
     for round_ in range(1500):
@@ -158,9 +196,8 @@ def test_a_single_draw_is_in_proportion_to_the_worth(aim: str, power: float) -> 
     law = stats.beta(a, b)
     worth = {
         "groups": 1 - stats.betabinom(8, a, b).pmf(0) - stats.betabinom(8, a, b).pmf(8),
-        "expected": law.mean() - law.moment(2),
-        "mean": law.mean() * (1 - law.mean()),
-    }[aim] ** power
+        "variance": law.mean() - law.moment(2),
+    }[aim]
     assert stats.chisquare(counts, 1500 * worth / worth.sum()).pvalue > 0.001
 
 
@@ -181,45 +218,24 @@ def test_mopps_takes_the_samples_nearest_to_its_target() -> None:
 
 
 def test_of_equals_the_best_are_taken_at_random() -> None:
-    chosen = selector(1000, 20, aim="groups", top=True, candidates=16)
+    chosen = selector(1000, 20, draw="top", candidates=16)
     places = np.concatenate([chosen.draw(round_) for round_ in range(50)])
     assert stats.kstest(places / 1000, "uniform").pvalue > 0.001
 
 
-def test_candidates_are_every_prompts_chance_alike() -> None:
-    chosen = selector(60, 3, candidates=4)
-    counts = np.zeros(60)
-    for round_ in range(1000):
-        candidates = chosen._candidates(round_)
-        assert len(np.unique(candidates)) == 12
-        counts[candidates] += 1
-    assert stats.chisquare(counts).pvalue > 0.001
-    assert set(chosen.draw(7)) <= set(chosen._candidates(7))
-
-
-def test_weights_and_neighbours_go_by_the_newest_outcomes() -> None:
-    chosen = selector(neighbours=2)
-    for round_, rows in enumerate([[5, 9], [3, 5], [8]]):
-        chosen.observe(outcome(rows, np.full(len(rows), 4), round_=round_))
-    assert chosen._rows[chosen._newest(3)].tolist() == [3, 5, 8]
-
-
-def test_floors_hold_among_the_candidates() -> None:
-    chosen = selector(400, 20, candidates=5, unseen=0.2, easy=0.1, hard=0.1, power=40, memory=1)
-    wins = np.repeat([0, 8, 4], 100)
-    for round_ in range(3):
-        chosen.observe(outcome(np.arange(300), wins, round_=round_))
-    for round_ in range(20):
-        drawn = chosen.draw(round_)
-        assert set(drawn) <= set(chosen._candidates(round_))
-        assert np.bincount(drawn // 100, minlength=4)[[0, 1, 3]].tolist() >= [2, 2, 4]
+def test_the_group_size_is_what_came() -> None:
+    chosen = selector(4, 1, memory=1, prior=1)
+    chosen.observe(outcome([0, 1], [16, 8], 32))
+    a, b = np.array([17.0]), np.array([17.0])
+    expected = 1 - stats.betabinom(32, a, b).pmf(0) - stats.betabinom(32, a, b).pmf(32)
+    np.testing.assert_allclose(chosen._worth(np.array([0]), 0), expected, rtol=1e-9)
 
 
 def test_a_plan_says_what_failure_rates_are_expected() -> None:
-    chosen = selector(memory=1)
+    chosen = selector(memory=1, prior=1)
     chosen.observe(outcome([3, 7], [8, 1]))
     assert chosen.plan_facts(np.array([7, 0, 3])) == {
-        "predicted": [0.8, 0.5, 0.1], "predicted_rollouts": [10, 2, 10]
+        "predicted": [0.8, 0.5, 0.1], "predicted_rollouts": [10, 2, 10], "evidence": {}
     }  # fmt: skip
 
 
@@ -227,43 +243,46 @@ def test_a_plan_says_what_failure_rates_are_expected() -> None:
 
 SETTINGS: dict[str, dict[str, Any]] = {
     **{name: {"preset": name} for name in PRESETS},
-    "groups": {"aim": "groups", "group_column": "task", "prior_column": "d"},
-    "neighbours": {"neighbours": 4, "top": True},
+    "passes": {},
+    "label": {"labels": "task"},
+    "weights": {"draw": "weights"},
 }
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_selector_that_is_restored_goes_on_to_the_same_draws(name: str) -> None:
     random = np.random.default_rng(0)
-    p, embeddings = random.random(150), random.normal(size=(150, 9)).astype(np.float32)
-    columns = {"task": [f"t{row % 6}" for row in range(150)], "d": 1 - p}
-    one, restored = selector(150, 12, **SETTINGS[name]), selector(150, 12, **SETTINGS[name])
-    for round_ in range(16):  # more than a pass
-        for chosen in (one, restored):
-            chosen.prepare(context(round_, embeddings, **columns))
-        rows = one.draw(round_)
+    p = random.random(150)
+    columns = {"task": [f"t{row % 6}" for row in range(150)]}
+    whole, restored = selector(150, 12, **SETTINGS[name]), selector(150, 12, **SETTINGS[name])
+    history = np.array([p, 1 - p]) if name == "passes" else None
+    for round_ in range(30):  # more than a pass
+        for chosen in (whole, restored):
+            chosen.prepare(context(round_, history, **columns))
+        rows = whole.draw(round_)
         assert rows.tolist() == restored.draw(round_).tolist()
-        assert one.plan_facts(rows) == restored.plan_facts(rows)
-        assert one.metrics() == restored.metrics()
+        assert whole.plan_facts(rows) == restored.plan_facts(rows)
+        assert whole.metrics() == restored.metrics()
         state = json.dumps(restored.state_dict())
         restored = selector(150, 12, **SETTINGS[name])
         restored.load_state_dict(json.loads(state))
         wins = random.binomial(8, p[rows])
-        for chosen in (one, restored):
+        for chosen in (whole, restored):
             chosen.observe(outcome(rows, wins, round_=round_, tokens=50.0 + rows))
 
 
 DIGESTS = {
-    "variance": "5433cf6ce2607032",
+    "passes": "648a41d1c0fdefed",
+    "variance": "620118130d126bdf",
     "mopps": "99a4392aab4a372e",
     "mapp": "a88047540fd6df6b",
 }
-"""Of the draws of twelve rounds, as they were when the strategy was written."""
+"""Of the draws of twelve rounds."""
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", DIGESTS)
 def test_plans_are_the_same_on_every_machine(name: str) -> None:
-    chosen = selector(3000, 40, preset=name)
+    chosen = selector(3000, 40, **({} if name == "passes" else {"preset": name}))
     drawn = []
     for round_ in range(12):
         rows = chosen.draw(round_)
@@ -273,19 +292,8 @@ def test_plans_are_the_same_on_every_machine(name: str) -> None:
     assert digest == DIGESTS[name]
 
 
-def begin(folder: Path, rows: int = 60, **options: Any) -> Run:
-    """A run over a set with embeddings, `question` a group."""
-    vectors = np.random.default_rng(0).normal(size=(rows, 8))
-    scored = embedded.make_set(folder / "set", vectors)
-    return start(
-        ScheduleConfig(
-            scored=scored, run=folder / "run", strategy="posterior", budget=8, rounds=4, options=options
-        )
-    )
-
-
-def test_a_run_learns_from_neighbours_and_groups_and_says_what_it_expected(tmp_path: Path) -> None:
-    run = begin(tmp_path, neighbours=5, group_column="question")
+def test_a_run_says_what_it_expected_and_by_which_labels(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, strategy="posterior", budget=8, rounds=4, options={"labels": "question"})
     for round_ in range(4):
         lines = [
             {"gc_id": name, "reward": sample % 2, "round": round_, "sample": sample}
@@ -297,23 +305,19 @@ def test_a_run_learns_from_neighbours_and_groups_and_says_what_it_expected(tmp_p
     assert run.state["finished"]
     plan = run.plan(3)
     assert len(plan["predicted"]) == 8
-    assert {"neighbour_weight", "group_weight", "expected_effective"} < plan["metrics"].keys()
+    assert plan["evidence"] == {"labels": ["question"]}
+    assert {"seen", "pass", "expected_effective"} < plan["metrics"].keys()
     assert plan["inputs"]["calibration"]["count"] == 8
 
 
 def test_what_is_given_comes_before_a_preset() -> None:
     options = PosteriorOptions(preset="mopps", memory=0.5, candidates=8)
-    assert (options.aim, options.memory, options.candidates, options.fade) == ("thompson", 0.5, 8, "visits")
-    assert PosteriorOptions(preset="variance").model_dump(
-        exclude={"preset"}
-    ) == PosteriorOptions().model_dump(exclude={"preset"})
+    assert (options.aim, options.memory, options.candidates) == ("thompson", 0.5, 8)
 
 
-@pytest.mark.parametrize(
-    "options", [{"preset": name} for name in PRESETS] + [{"preset": "mapp", "top": True}]
-)
-def test_options_are_read_again_from_what_a_run_writes_of_them(options: dict[str, Any]) -> None:
-    chosen = PosteriorOptions(**options)
+@pytest.mark.parametrize("name", PRESETS)
+def test_options_are_read_again_from_what_a_run_writes_of_them(name: Any) -> None:
+    chosen = PosteriorOptions(preset=name)
     assert PosteriorOptions(**chosen.model_dump(mode="json")) == chosen
 
 
@@ -322,26 +326,23 @@ def test_options_are_read_again_from_what_a_run_writes_of_them(options: dict[str
     [
         ({}, False),
         ({"preset": "mopps"}, False),
-        ({"neighbours": 4}, True),
-        ({"prior_column": "gc_difficulty"}, True),
-        ({"group_column": "task"}, False),
+        ({"labels": "task"}, False),
+        ({"labels": "gc_cluster"}, True),
     ],
 )
-def test_it_goes_by_scores_where_its_evidence_does(options: dict[str, Any], charged: bool) -> None:
+def test_it_goes_by_scores_where_its_labels_are_scores(options: dict[str, Any], charged: bool) -> None:
     assert Posterior.goes_by_scores(options) is charged
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"unseen": 0.6, "easy": 0.5}, "the shares unseen, easy and hard are over 1 together"),
-        ({"aim": "thompson"}, "aim thompson takes the best of its samples: give top=true with it"),
-        ({"top": True, "power": 1}, "top=true takes the best whatever power is: leave one of the two out"),
-        ({"preset": "mopps", "power": 2}, "top=true takes the best whatever power is"),
+        ({"aim": "thompson"}, "aim thompson takes the best of its samples: give draw=top with it"),
+        ({"candidates": 4}, "passes draw among all prompts: leave candidates out, or give draw=weights"),
         ({"preset": "mopp"}, "preset = 'mopp': Input should be 'variance', 'mopps' or 'mapp'"),
         ({"prior": 1e-320}, "Input should be greater than or equal to 0.000000001"),
-        ({"preset": "mopps", "prior_weight": 1.7e308}, "Input should be less than or equal to 1000000000"),
-        ({"neighbors": 4}, "strategy posterior has no option 'neighbors'"),
+        ({"retest": 0}, "retest"),
+        ({"label": "task"}, "strategy posterior has no option 'label'"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, Any], sentence: str) -> None:
@@ -351,35 +352,13 @@ def test_bad_options_are_refused(options: dict[str, Any], sentence: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("labels", "sentence"),
     [
-        ({"group_column": "task"}, "task"),
-        ({"group_column": "gc_embedding"}, "group_column = gc_embedding: it holds "),
-        ({"group_column": "gc_angle"}, "group_column = gc_angle: it holds float, not names of groups"),
-        ({"prior_column": "question"}, "prior_column = question: it holds no numbers"),
-        ({"prior_column": "gc_prompt_tokens"}, "and failure rates are from 0 to 1"),
+        ("task", "has no column task"),
+        ("gc_angle", "labels = gc_angle: it holds float, not names of groups"),
     ],
 )
-def test_a_set_that_lacks_something_is_refused(
-    tmp_path: Path, options: dict[str, Any], sentence: str
-) -> None:
+def test_a_set_without_the_labels_is_refused(tmp_path: Path, labels: str, sentence: str) -> None:
     with pytest.raises(InputError) as caught:
-        begin(tmp_path, **options)
+        runs.begin(tmp_path, strategy="posterior", options={"labels": labels})
     assert sentence in str(caught.value)
-
-
-def test_neighbours_need_embeddings(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="neighbours = 4: .* has no gc_embedding; score it with"):
-        runs.begin(tmp_path, strategy="posterior", options={"neighbours": 4})
-
-
-def test_predicted_difficulty_that_was_added_to_a_set_is_read(tmp_path: Path) -> None:
-    scored = ScoredSet(runs.some_set(tmp_path / "set"))
-    ids = scored.column("gc_id").to_pylist()
-    scored.add_column("gc_difficulty", ids, pa.array([k / 59 for k in range(60)]), {})
-    run = runs.begin(
-        tmp_path, strategy="posterior", options={"prior_column": "gc_difficulty", "top": True, **NO_FLOORS}
-    )
-    assert run.plan(0)["metrics"]["prior_weight"] == 4
-    places = [ids.index(name) for name in run.ids(0)]
-    assert sorted(places) == list(range(26, 34))  # the eight nearest to one half

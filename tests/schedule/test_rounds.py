@@ -211,7 +211,7 @@ def late_line(gc_id: str, round_: int) -> dict[str, Any]:
 
 
 def test_late_outcomes_move_posteriors_but_no_accuracy(tmp_path: Path) -> None:
-    run = runs.begin(tmp_path, strategy="variance", budget=6)
+    run = runs.begin(tmp_path, strategy="posterior", budget=6)
     first = run.ids(0)
     runs.report(run, lambda gc_id, sample: 0)
     advance(run)
@@ -231,7 +231,7 @@ def test_late_outcomes_move_posteriors_but_no_accuracy(tmp_path: Path) -> None:
 
 
 def test_a_late_line_that_was_taken_before_counts_once(tmp_path: Path) -> None:
-    run = runs.begin(tmp_path, strategy="variance", budget=6, options={"memory": 1.0})
+    run = runs.begin(tmp_path, strategy="posterior", budget=6, options={"memory": 1.0})
     first = run.ids(0)
     runs.report(run, lambda gc_id, sample: 1, samples=2)
     advance(run)

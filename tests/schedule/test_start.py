@@ -111,7 +111,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "strategy": (
         {"strategy": "best"},
-        "--strategy best: there are uniform, file-order, length, gain-rl, variance",
+        "--strategy best: there are uniform, file-order, length, gain-rl, falling",
     ),
     "module": ({"strategy": "no.such:Thing"}, "--strategy no.such:Thing: it cannot be imported (No module"),
     "class": (
@@ -126,7 +126,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "length": ({"strategy": "length", "rescore": {"what": "window"}}, "goes by gc_question_tokens, which no"),
     "file-order": (FIXED, "strategy file-order has no order that may change."),
-    "no-order": ({"strategy": "variance", "by": "gc_angle"}, "--by gc_angle: strategy variance has no order"),
+    "no-order": (
+        {"strategy": "posterior", "by": "gc_angle"},
+        "--by gc_angle: strategy posterior has no order",
+    ),
     "direction": (
         {"strategy": "uniform", "ascending": True},
         "are for an order, and strategy uniform has none.",

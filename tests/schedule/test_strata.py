@@ -258,7 +258,7 @@ def test_passes_of_a_group_have_each_of_its_prompts_once(
         assert seen.tolist() == [whole] * size
 
 
-@pytest.mark.parametrize("strategy", ["uniform", "file-order", "length", "gain-rl", "variance", "posterior"])
+@pytest.mark.parametrize("strategy", ["uniform", "file-order", "length", "gain-rl", "posterior"])
 def test_every_strategy_keeps_the_shares(strategy: str) -> None:
     strata = Strata.of(groups_of([7, 50, 120, 3]))
     selector = build(strategy, Pool(180, 24, 5, strata=strata), {})

@@ -179,7 +179,7 @@ def test_every_option_of_schedule_start_is_a_keyword_under_its_name() -> None:
         for each in command.params
         if each.param_type_name == "option"
     } - {"run", "set", "json", "config", "print_config", "help"}
-    assert {"reward_range", "rescore_every", "scoring", "neighbours", "without_system"} <= names
+    assert {"reward_range", "rescore_every", "scoring", "labels", "without_system"} <= names
     of_attach = set(inspect.signature(attach).parameters)
     strategies = [set(load(name).Options.model_fields) for name in STRATEGIES]
     for name in names - of_attach - set().union(*strategies):
@@ -191,8 +191,10 @@ def test_keywords_are_the_options_of_the_command() -> None:
     assert made.options == {"sigma": "0.1N", "step_low": 0.0, "step_high": 9.0}
     assert (made.reward_low, made.reward_high, made.rescore.what) == (-1.0, 2.0, "window")
     rescore = {"rescore": {"what": "full"}, "rescore_every": 2, "probe": 9, "drift": 0.5}
-    made = opened_with("posterior", neighbours=8, options={"aim": "mean"}, without_system=True, **rescore)
-    assert (made.options, made.bare) == ({"neighbours": 8, "aim": "mean"}, True)
+    made = opened_with(
+        "posterior", labels="none", options={"aim": "variance"}, without_system=True, **rescore
+    )
+    assert (made.options, made.bare) == ({"labels": "none", "aim": "variance"}, True)
     assert made.rescore == RescoreConfig(what="full", every=2, probe=9, drift=0.5)
     made = opened_with("dots", budget=None, step_prompts=4, scoring="--device cuda:1 --threads=2")
     assert (made.budget, made.rescore.options) == (8, ["--device", "cuda:1", "--threads=2"])

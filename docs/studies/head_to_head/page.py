@@ -1,10 +1,8 @@
-"""Writes docs/head-to-head.md: takes what is kept of the study, yields the page, pictures and figures.
+"""Write docs/head-to-head.md, its pictures and its figures from the stored results of the study.
 
 Usage: python docs/studies/head_to_head/page.py [COMPARED].
-COMPARED is a finished comparison, the study's: what is
-kept of it is written beside this file first. Without it, the page is written again from what is kept. No
-figure of a result stands here or in template.txt: all come from `figures.json`, which
-`gaincurate.compare.document` makes.
+COMPARED is the study's finished comparison, whose results are stored next to this file first. Neither this
+file nor template.txt contains a result: all come from `figures.json`, made by `gaincurate.compare.document`.
 """
 
 from __future__ import annotations
@@ -79,12 +77,8 @@ def page(found: Json) -> str:
             count=len(found["arms"]),
             headline=found["headline"],
             notes=notes,
-            sentences="\n".join(f"- {arm['sentence']}" for arm in found["arms"]),
             length=found["against_length"] or "",
             setup=_setup(found),
-            settings="\n".join(
-                f"| {name} | `{_plain(value)}` |" for name, value in _settings(setting).items()
-            ),
             arms="\n".join(f"| {arm['arm']} | {_own(arm)} |" for arm in found["arms"]),
             rates=_rates(found["about"]),
             order=_order(found["about"]),
@@ -114,13 +108,13 @@ def _setup(found: Json) -> str:
     return (
         f"{arms} arms, {setting['seeds_count']} seeds, {setting['budget_tokens']:,} generated tokens each, "
         f"GRPO by TRL.{made} The arms choose from {sets['scored']:,} prompts ({about['prompt_tokens']:,} "
-        f"tokens: what a scoring pass reads) and are judged on {setting['prompts']:,} others, "
-        f"{setting['samples']} answers each, at {marks} marks, the start included."
+        f"tokens per scoring pass). They are judged on {setting['prompts']:,} others with "
+        f"{setting['samples']} answers each, at {marks} marks including the start."
     )
 
 
 def _references(found: Json) -> Json:
-    """What the arms with references paid for them; blanks where no arm has any."""
+    """The cost of references, by the arms that have them; blanks if none has."""
     arms = [arm for arm in found["arms"] if arm["cost"]["references"]]
     shares = [100 * arm["cost"]["references"] / arm["cost"]["tokens"] for arm in arms]
     options = arms[0]["settings"].get("options", {}) if arms else {}
@@ -130,14 +124,6 @@ def _references(found: Json) -> Json:
         "reference_share": f"{min(shares):.0f} to {max(shares):.0f} %" if shares else "nothing",
         "step_prompts": found["setting"]["comparison"]["step_prompts"],
     }
-
-
-def _settings(setting: Json) -> Json:
-    comparison = setting["comparison"]
-    nested = {f"{part}.{k}": v for part in ("train", "evaluation") for k, v in comparison[part].items()}
-    skipped = {"arms", "train", "evaluation", "tune"}
-    plain = {name: value for name, value in comparison.items() if name not in skipped}
-    return {name: value for name, value in {**plain, **nested}.items() if value is not None}
 
 
 def _own(arm: Json) -> str:
@@ -164,17 +150,16 @@ def _rates(about: Json) -> str:
 
 
 def _order(about: Json) -> str:
-    """What the orders are made of."""
+    """The share of tasks in each order."""
     if not about["between_tasks"]:
         return ""
     shares = [f"{100 * about['between_tasks'][name]:.0f} % of {word}" for name, word in _WORDS.items()]
     ends = [f"{arm} {mu:.0f}" for arm, mu in about["mu"].items()]
     return (
-        f"**What an order means here.** {', '.join(shares)} is a difference between these rows "
-        "(share of the variance), so an order by one of them is mostly an order of tasks, and which tasks "
-        "are learnt quickly decides what it gains. In another mixture the same score may put other tasks "
-        f"first. The mean of the ranks that are drawn from ended, of {about['prompts']['scored']:,}, at "
-        f"{', '.join(ends)} (mean over seeds): these arms see the first part of their order, and tails."
+        "**Orders are mostly orders of tasks.** Differences between these rows explain "
+        f"{', '.join(shares)} (share of the variance). In another mixture the same score may put other "
+        f"tasks first. The mean of the sampled ranks, of {about['prompts']['scored']:,}, ended at "
+        f"{', '.join(ends)} (mean over seeds), so these arms see mostly the first part of their order."
     )
 
 
@@ -218,7 +203,7 @@ HABITS = ("chain_sum 1", "count_bits 1", "letter_counting 2", "simple_equations 
 
 
 def _by_task_words(found: Json) -> str:
-    """What the differences at the end are made of."""
+    """The rows that make the differences at the end."""
     cut, base = found["about"]["by_task"], found["setting"]["baseline"]
     if not cut:
         return ""
@@ -238,9 +223,9 @@ def _by_task_words(found: Json) -> str:
     rest = ", ".join(f"{name} {_part(value)}" for name, value in without.items())
     learned = _part(sum(cut["learned"].values()))
     return (
-        f"Of {base}'s {learned} since the start, {_part(gained)} are the five rows with a planted habit. "
-        f"Two rows, `{two[0]}` and `{two[1]}`, make most of what the arms that are worse on these tasks have "
-        f"less. Over the prompts of the other rows the differences are: {rest}."
+        f"Of {base}'s {learned} since the start, the five rows with a planted habit give {_part(gained)}. "
+        f"Two rows, `{two[0]}` and `{two[1]}`, account for most of the loss of the arms that are worse on "
+        f"these tasks. Over the other rows the differences are: {rest}."
     )
 
 

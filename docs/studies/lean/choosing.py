@@ -140,6 +140,9 @@ class Context:
     bill: Counter[str] = field(default_factory=Counter)
     """Tokens that a strategy spends before it draws, by what they are for; the loop charges them."""
     opening: bool = False
+    history: Any = None
+    rates: Any = None
+    note: Any = print
 
     def column(self, name: str) -> pa.ChunkedArray:
         """A column of the rows that are chosen from, `[N]`."""
@@ -191,6 +194,8 @@ class Chooser:
         self.selector = base.build(strategy, pool, options)
         self.bill: Counter[str] = Counter()
         """Tokens that the strategy has spent on its own."""
+        self.history: Any = None
+        """Wins and losses in earlier trainings, `[2, N]`."""
         self._last: Ints = np.zeros(0, np.int64)
 
     def _order(self, by: str | None, ascending: bool) -> Ints:
@@ -206,7 +211,9 @@ class Chooser:
         """Places among the world's prompts in drawn order: the budget, less the groups of `reused`."""
         world = self._world
         exact = Exact(world.prompts, policy)
-        context: Any = Context(world.scored, world.rows, self._rows, round_, exact, self.bill)
+        context: Any = Context(
+            world.scored, world.rows, self._rows, round_, exact, self.bill, history=self.history
+        )
         self.selector.prepare(context)
         drawn = self.selector.draw(round_)
         self._last = self._rows[drawn[: len(drawn) - len(self.reused)]]

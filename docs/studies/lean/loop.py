@@ -47,6 +47,8 @@ class Arm(BaseModel):
     """Whether every task keeps its share of each round."""
     step_prompts: int = 16
     """Fresh prompts of a step."""
+    history: int = 0
+    """Earlier trainings with uniform sampling whose outcomes the strategy is given."""
     replayed: int = 0
     """Groups of earlier steps that each step trains on besides, once there are so many."""
     round_steps: int = 5
@@ -103,6 +105,10 @@ class Training:
             number,
             arm.stratify,
         )
+        if arm.history:
+            self.chooser.history = earlier(world, arm)
+        self.outcomes = np.zeros((2, len(world.rows)))
+        """Right and wrong rollouts of each prompt so far."""
         self.optimizer = torch.optim.AdamW(
             self.policy.parameters(), lr=arm.learning_rate, betas=BETAS, weight_decay=0.0, fused=True
         )
@@ -183,6 +189,7 @@ class Training:
         with self._timed("train"):
             facts = self._update(groups, reused)
         self.drawn.update(places)
+        self.outcomes[:, places] += [wins, GROUP - wins]
         self.tokens += int(lengths.sum())
         variances = wins * (GROUP - wins) / (GROUP * (GROUP - 1))  # of p (1 - p), without bias
         differ = (wins > 0) & (wins < GROUP)
@@ -226,6 +233,27 @@ class Training:
         begun = time.process_time()
         yield
         self.seconds[part] += time.process_time() - begun
+
+
+_EARLIER: dict[Any, Floats] = {}
+
+
+def earlier(world: World, arm: Arm) -> Floats:
+    """Outcomes of `arm.history` trainings with uniform sampling and seeds of their own, `[2, N]`."""
+    key = world.folder, len(world.rows), arm.history, arm.step_prompts, arm.budget_tokens
+    if key not in _EARLIER:
+        uniform = Arm(
+            name="earlier",
+            step_prompts=arm.step_prompts,
+            round_steps=arm.round_steps,
+            budget_tokens=arm.budget_tokens,
+        )
+        trainings = [Training(world, uniform, 900 + number) for number in range(arm.history)]
+        for training in trainings:
+            for _ in training.train():
+                pass
+        _EARLIER[key] = np.sum([training.outcomes for training in trainings], axis=0)
+    return _EARLIER[key]
 
 
 def roll_out(

@@ -45,9 +45,9 @@ def groups_that_differ(a: Floats, b: Floats, size: int) -> Floats:
     return np.maximum(1 - right - wrong, 0.0)
 
 
-def log_evidence(a: Floats, b: Floats, wins: Floats, losses: Floats) -> float:
-    """How likely these outcomes were under Beta(a, b) priors, in logs, up to what no prior changes."""
-    return float((log_beta(a + wins, b + losses) - log_beta(a, b)).sum())
+def log_evidences(a: Floats, b: Floats, wins: Floats, losses: Floats) -> Floats:
+    """The log-likelihood of each prompt's outcomes under its Beta(a, b), up to what no prior changes."""
+    return log_beta(a + wins, b + losses) - log_beta(a, b)
 
 
 def sample(a: Floats, b: Floats, numbers: Callable[[int], Floats]) -> Floats:

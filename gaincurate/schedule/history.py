@@ -1,0 +1,104 @@
+"""Evidence from outside a run: outcomes of earlier training (`--history`), other models' rates (`--rates`).
+
+Outcomes are added up by row of the scored set and copied into the run's folder when it is opened, so that a
+file that changes afterwards changes no plan. The sources are not kept apart: a strategy weighs their sum,
+because the likelihood of a few hundred outcomes says little about the weight of each source.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gaincurate.core.arrow import read_ipc
+from gaincurate.core.artifact import RUN, Json
+from gaincurate.core.files import write_stream
+from gaincurate.core.outcomes import Rules
+from gaincurate.core.rng import Floats
+from gaincurate.core.schema import ID
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.errors import InputError, OutputError
+from gaincurate.schedule.config import ScheduleConfig
+from gaincurate.schedule.observations import Note, pass_rates_of
+
+if TYPE_CHECKING:
+    from gaincurate.schedule.run import Run
+
+HISTORY = "history.arrow"
+_OF_A_RATE = 8.0
+"""Rollouts that a pass rate counts for where their number is not known."""
+
+
+def build(path: Path, scored: ScoredSet, config: ScheduleConfig, note: Note) -> Json:
+    """Write the wins and losses of each prompt in earlier training.
+
+    Returns:
+        How many prompts have a history, and of how many no group differed, for `run.json`.
+
+    Raises:
+        InputError: a file that is no outcomes, or that has no prompt of the set.
+    """
+    counts = np.zeros((2, len(scored)))
+    ids = scored.column(ID)
+    for source in config.history:
+        rules = None if (source / RUN).exists() else Rules(config.reward_low, config.reward_high)
+        matched = 0
+        for rates in pass_rates_of(source, rules, option="--history", scored=scored):
+            rows = pc.index_in(pa.array(rates.ids, pa.string()), value_set=ids.combine_chunks())
+            there = np.flatnonzero(rows.is_valid().to_numpy(zero_copy_only=False))
+            weight = 1.0 if rates.counted else _OF_A_RATE
+            for row, added in zip(counts, (rates.wins, rates.losses), strict=True):
+                row += np.bincount(rows.drop_null().to_numpy(), weight * added[there], len(scored))
+            matched += len(there)
+        if not matched:
+            raise InputError(
+                f"--history {source}: none of its prompts is in {scored.folder}, by gc_id or by text.",
+                path=str(source),
+            )
+    rows = np.flatnonzero(counts.sum(0))
+    table = pa.table({"row": rows, "wins": counts[0, rows], "losses": counts[1, rows]})
+    with write_stream(path) as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    silent = int((counts[:, rows].min(0) == 0).sum())
+    note(f"{len(rows):,} of {len(scored):,} prompts have a history; in {silent:,} of them no outcomes differ")
+    return {"prompts": len(rows), "never_differed": silent}
+
+
+def read(run: Run) -> Floats | None:
+    """Wins and losses that `build` wrote, by row, `[2, N]`; None in a run without a history.
+
+    Raises:
+        OutputError: the file is missing or damaged.
+    """
+    if not run.config.history:
+        return None
+    path = run.folder / HISTORY
+    table = read_ipc(
+        path, lambda why: OutputError(f"{path} is damaged: {why}; restore it, or start a new run.")
+    )
+    counts = np.zeros((2, run.facts["rows"]))
+    counts[:, table.column("row").to_numpy()] = [table.column(name).to_numpy() for name in ("wins", "losses")]
+    return counts
+
+
+def rate_column(column: pa.ChunkedArray, name: str) -> Floats:
+    """A column of pass rates, `[N]`, NaN for none.
+
+    Raises:
+        InputError: it has other values.
+    """
+    try:
+        rates: Floats = column.to_numpy().astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"--rates {name}: it has type {column.type}, not numbers.", column=name) from error
+    if len(outside := np.flatnonzero((rates < 0) | (rates > 1))):
+        raise InputError(
+            f"--rates {name}: row {outside[0]} has {rates[outside[0]]:g}, and pass rates are from 0 to 1. "
+            "Divide a number of right rollouts by the number of rollouts.",
+            column=name,
+        )
+    return rates

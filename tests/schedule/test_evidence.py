@@ -1,0 +1,182 @@
+"""Laws of labels against a search written out with SciPy, and outcomes of earlier training by id and by text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scipy import special
+
+import runs
+from command import run as run_here
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.errors import InputError
+from gaincurate.schedule import history
+from gaincurate.schedule.config import ScheduleConfig
+from gaincurate.schedule.rounds import start
+from gaincurate.schedule.strategies.evidence import best_labels, crossed, law_of
+
+PULLS, STRENGTHS = (0.25, 1, 4, 16), (0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64)
+
+
+def by_hand(labels: Any, outcomes: Any, prior: float, history: Any) -> tuple[Any, float]:
+    """The law of every prompt, prompt by prompt in float64."""
+    every = outcomes + history
+    mean = every[0].sum() / every.sum()
+    judges = np.flatnonzero(outcomes.sum(0))
+    fits, rates = {}, {}
+    for pull in PULLS:
+        for row in range(len(labels)):
+            others = [
+                every[side][(labels == labels[row]) & (np.arange(len(labels)) != row)].sum()
+                for side in (0, 1)
+            ]
+            rates[pull, row] = np.clip((others[0] + pull * mean) / (sum(others) + pull), 0.001, 0.999)
+        for strength in STRENGTHS:
+            for row in judges:
+                a = prior + history[0, row] + strength * rates[pull, row]
+                b = prior + history[1, row] + strength * (1 - rates[pull, row])
+                wins, losses = outcomes[:, row]
+                fits[pull, strength, row] = special.betaln(a + wins, b + losses) - special.betaln(a, b)
+
+    def total(pull: float, strength: float, rows: Any) -> float:
+        return sum(fits[pull, strength, row] for row in rows)
+
+    pull = max(PULLS, key=lambda pull: max(total(pull, strength, judges) for strength in STRENGTHS))
+    law = np.zeros((2, len(labels)))
+    for row in range(len(labels)):
+        alike = [judge for judge in judges if labels[judge] == labels[row]]
+        strength = max(
+            STRENGTHS, key=lambda s: total(pull, s, alike) + 4 * total(pull, s, judges) / len(judges)
+        )
+        law[:, row] = prior + history[:, row] + strength * np.array([rates[pull, row], 1 - rates[pull, row]])
+    return law, max(total(pull, strength, judges) for strength in STRENGTHS)
+
+
+@pytest.mark.parametrize("with_history", [False, True])
+def test_laws_are_those_of_a_search_by_hand(with_history: bool) -> None:
+    random = np.random.default_rng(3)
+    labels = random.integers(0, 4, 60)
+    p = random.beta(1, 1, 60) * (labels > 0)
+    wins = random.binomial(8, p) * (random.random(60) < 0.7)
+    outcomes = np.array([wins, np.where(wins > 0, 8 - wins, 8 * (random.random(60) < 0.3))], float) * 0.9
+    before = np.zeros((2, 60))
+    if with_history:
+        before[0, :30] = random.binomial(16, p[:30])
+        before[1, :30] = 16 - before[0, :30]
+    law = law_of(labels, outcomes, np.full((2, 1), 0.05), before if with_history else None)
+    counts, fit = by_hand(labels, outcomes, 0.05, before)
+    np.testing.assert_allclose(law.counts, counts, rtol=1e-9)
+    np.testing.assert_allclose(law.fit, fit, rtol=1e-9)
+
+
+def test_without_outcomes_every_prompt_has_the_prior_and_no_labels_are_chosen() -> None:
+    law = law_of(np.zeros(5, int), np.zeros((2, 5)), np.full((2, 1), 0.05))
+    assert law.counts.tolist() == [[0.05] * 5] * 2
+    assert best_labels({"task": np.arange(5)}, np.zeros((2, 5)), 0.05) == ()
+
+
+def test_labels_that_say_nothing_are_not_chosen() -> None:
+    random = np.random.default_rng(5)
+    wins = random.binomial(8, random.choice([0.05, 0.5], 300)).astype(float)
+    noise = {"a": random.integers(0, 3, 300), "b": random.integers(0, 40, 300)}
+    assert best_labels(noise, np.array([wins, 8 - wins]), 0.05) == ()
+    assert best_labels({**noise, "c": (wins > 1).astype(int)}, np.array([wins, 8 - wins]), 0.05) == ("c",)
+
+
+def test_values_cross() -> None:
+    assert crossed([np.array([0, 1, 1, 0]), np.array([5, 5, 2, 5])], 4).tolist() == [0, 2, 1, 0]
+
+
+# --history and --rates.
+
+
+def scored_set(folder: Path) -> tuple[ScoredSet, list[str]]:
+    scored = ScoredSet(runs.some_set(folder))
+    return scored, scored.column("gc_id").to_pylist()
+
+
+@pytest.mark.parametrize("form", ["lines", "texts", "rates", "run"])
+def test_earlier_outcomes_are_found_by_id_and_by_text(tmp_path: Path, form: str) -> None:
+    scored, ids = scored_set(tmp_path / "set")
+    texts = scored.column("question").to_pylist()
+    path, expected = tmp_path / "earlier.parquet", np.zeros((2, len(ids)))
+    if form == "run":
+        run = runs.begin(tmp_path, scored=tmp_path / "set", run=tmp_path / "earlier", budget=6)
+        drawn = [ids.index(name) for name in run.ids(0)]
+        runs.write(
+            run,
+            0,
+            [{"gc_id": name, "reward": 1, "round": 0, "sample": k} for name in run.ids(0) for k in (0, 1)],
+        )
+        path, expected[0, drawn] = tmp_path / "earlier", 2
+    elif form == "lines":
+        path = tmp_path / "earlier.jsonl"
+        lines = [{"gc_id": ids[3], "reward": reward} for reward in (1, 0, 0)]
+        path.write_text(
+            "".join(json.dumps(line) + "\n" for line in [*lines, {"gc_id": "unknown", "reward": 1}])
+        )
+        expected[:, 3] = 1, 2
+    elif form == "texts":
+        pq.write_table(pa.table({"question": [texts[4], "no such"], "wins": [3, 1], "losses": [5, 1]}), path)
+        expected[:, 4] = 3, 5
+    else:  # of an unknown number of rollouts: eight
+        pq.write_table(pa.table({"question": [texts[4], texts[5]], "pass_rate": [0.25, None]}), path)
+        expected[:, 4] = 2, 6
+    notes: list[str] = []
+    settings = {"scored": tmp_path / "set", "run": tmp_path / "new", "history": [path], "model": "m"}
+    made = start(ScheduleConfig(**settings, strategy="posterior", budget=8, rounds=3), notes.append)
+    counts = history.read(made)
+    assert counts is not None
+    np.testing.assert_allclose(counts, expected)
+    seen, silent = (
+        int((expected.sum(0) > 0).sum()),
+        int(((expected.sum(0) > 0) & (expected.min(0) == 0)).sum()),
+    )
+    assert made.facts["history"] == {"prompts": seen, "never_differed": silent}
+    assert (
+        f"{seen:,} of {len(ids):,} prompts have a history; in {silent:,} of them no outcomes differ" in notes
+    )
+    assert made.plan(0)["metrics"]["history_weight"] == 0.5
+
+
+def test_history_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    scored_set(tmp_path / "set")
+    path = tmp_path / "other.parquet"
+    pq.write_table(pa.table({"gc_id": ["x"], "wins": [1], "losses": [1]}), path)
+    with pytest.raises(InputError, match="none of its prompts is in .*, by gc_id or by text"):
+        runs.begin(tmp_path, scored=tmp_path / "set", strategy="posterior", history=[path])
+    with pytest.raises(InputError, match="strategy uniform does not read --history; strategy posterior does"):
+        runs.begin(tmp_path, scored=tmp_path / "set", strategy="uniform", history=[path])
+
+
+def test_rates_are_pass_rates(tmp_path: Path) -> None:
+    scored, ids = scored_set(tmp_path / "set")
+    scored.add_column("gc_rate", ids, pa.array([k % 2 for k in range(len(ids))], pa.float64()), {})
+    scored.add_column("gc_right", ids, pa.array([float(k) for k in range(len(ids))]), {})
+    for name, sentence in {
+        "gc_none": "--rates gc_none: .* has no such column",
+        "gc_right": "--rates gc_right: row 2 has 2, and pass rates are from 0 to 1. Divide a number of right",
+        "question": "--rates question: it has type string, not numbers",
+    }.items():
+        with pytest.raises(InputError, match=sentence):
+            runs.begin(tmp_path, scored=tmp_path / "set", strategy="posterior", rates=[name])
+
+
+def test_the_command_takes_both(tmp_path: Path) -> None:
+    _, ids = scored_set(tmp_path / "set")
+    path = tmp_path / "earlier.parquet"
+    pq.write_table(
+        pa.table({"gc_id": ids, "wins": [0] * 30 + [32] * 30, "losses": [64] * 30 + [32] * 30}), path
+    )
+    command = ["schedule", "start", tmp_path / "set", "--run", tmp_path / "run", "--strategy", "posterior"]
+    done = run_here(*command, "--budget", 12, "--rounds", 2, "--history", path)
+    assert done.exit_code == 0, done.stderr
+    assert "60 of 60 prompts have a history; in 30 of them no outcomes differ" in done.stderr
+    plan = json.loads((tmp_path / "run" / "rounds" / "00000" / "plan.json").read_text())
+    assert sum(ids.index(name) < 30 for name in plan["ids"]) <= 4
