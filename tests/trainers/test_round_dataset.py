@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import pickle
 from collections.abc import Collection, Iterator
@@ -193,6 +194,7 @@ def test_a_worker_of_the_loader_may_iterate_and_this_process_report(tmp_path: Pa
     assert drawn(seen) == planned(run)
     report(dataset, seen)
     del batches  # and its worker, which holds the run
+    gc.collect()
     assert list(RoundDataset(run.folder)) == []
     assert run.state["finished"]
 
