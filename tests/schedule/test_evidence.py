@@ -31,7 +31,7 @@ def by_hand(labels: Any, outcomes: Any, prior: float, history: Any) -> tuple[Any
     judges = np.flatnonzero(outcomes.sum(0))
     fits, rates = {}, {}
     for pull in PULLS:
-        for row in range(len(labels)):
+        for row in np.arange(len(labels)):
             others = [
                 every[side][(labels == labels[row]) & (np.arange(len(labels)) != row)].sum()
                 for side in (0, 1)
@@ -45,11 +45,11 @@ def by_hand(labels: Any, outcomes: Any, prior: float, history: Any) -> tuple[Any
                 fits[pull, strength, row] = special.betaln(a + wins, b + losses) - special.betaln(a, b)
 
     def total(pull: float, strength: float, rows: Any) -> float:
-        return sum(fits[pull, strength, row] for row in rows)
+        return float(sum(fits[pull, strength, row] for row in rows))
 
     pull = max(PULLS, key=lambda pull: max(total(pull, strength, judges) for strength in STRENGTHS))
     law = np.zeros((2, len(labels)))
-    for row in range(len(labels)):
+    for row in np.arange(len(labels)):
         alike = [judge for judge in judges if labels[judge] == labels[row]]
         strength = max(
             STRENGTHS, key=lambda s: total(pull, s, alike) + 4 * total(pull, s, judges) / len(judges)
@@ -129,7 +129,12 @@ def test_earlier_outcomes_are_found_by_id_and_by_text(tmp_path: Path, form: str)
         pq.write_table(pa.table({"question": [texts[4], texts[5]], "pass_rate": [0.25, None]}), path)
         expected[:, 4] = 2, 6
     notes: list[str] = []
-    settings = {"scored": tmp_path / "set", "run": tmp_path / "new", "history": [path], "model": "m"}
+    settings: dict[str, Any] = {
+        "scored": tmp_path / "set",
+        "run": tmp_path / "new",
+        "history": [path],
+        "model": "m",
+    }
     made = start(ScheduleConfig(**settings, strategy="posterior", budget=8, rounds=3), notes.append)
     counts = history.read(made)
     assert counts is not None

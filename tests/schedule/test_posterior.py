@@ -89,7 +89,7 @@ def test_labels_are_noticed_and_tell_dead_prompts_from_live_ones() -> None:
     task, noise = np.arange(400) % 4, random.integers(0, 5, 400)
     level = random.integers(0, 2, 400)
     dead = (task < 2) & (level == 1)
-    columns = {
+    columns: dict[str, Any] = {
         "task": [f"t{k}" for k in task],
         "level": level,
         "noise": noise,
@@ -123,7 +123,7 @@ def test_a_prompts_own_outcomes_count_once_and_its_labels_are_of_the_others() ->
 def test_history_is_weighed_by_the_outcomes_that_it_foresees() -> None:
     random = np.random.default_rng(1)
     p = random.choice([0.0, 0.5], 300)
-    columns = {"text": [f"q{k}" for k in range(300)]}
+    columns: dict[str, Any] = {"text": [f"q{k}" for k in range(300)]}
     for foretold, weights in ((p, {0.5, 1.0}), (random.permutation(p), {0.0})):
         wins = random.binomial(16, foretold).astype(float)
         chosen = selector(300, 30, memory=1)
@@ -282,7 +282,8 @@ DIGESTS = {
 
 @pytest.mark.parametrize("name", DIGESTS)
 def test_plans_are_the_same_on_every_machine(name: str) -> None:
-    chosen = selector(3000, 40, **({} if name == "passes" else {"preset": name}))
+    options: dict[str, Any] = {} if name == "passes" else {"preset": name}
+    chosen = selector(3000, 40, **options)
     drawn = []
     for round_ in range(12):
         rows = chosen.draw(round_)
