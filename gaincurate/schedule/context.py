@@ -18,10 +18,10 @@ from gaincurate.core.rng import Floats, Ints
 from gaincurate.core.schema import EMBEDDING, ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.embeddings import matrix
+from gaincurate.difficulty.methods import read_rates
 from gaincurate.errors import InputError
 from gaincurate.schedule import history
 from gaincurate.schedule.checkpoints import AS_IT_IS, Held
-from gaincurate.schedule.history import rate_column
 from gaincurate.schedule.observations import Note, silent
 from gaincurate.schedule.run import Run
 
@@ -82,8 +82,7 @@ class Context:
     @property
     def rates(self) -> Floats | None:
         """Pass rates of other models by row, `[N, models]`, NaN for none (`--rates`); None without any."""
-        names = self.run.config.rates
-        return np.stack([rate_column(self.column(name), name) for name in names], 1) if names else None
+        return read_rates(self.scored, self.run.config.rates) if self.run.config.rates else None
 
     def embeddings(self, rows: npt.ArrayLike | None = None) -> npt.NDArray[np.float32]:
         """The embeddings of these rows, `[rows, width]`, in this order.

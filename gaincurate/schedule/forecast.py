@@ -18,7 +18,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+)
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.files import reading
@@ -28,6 +36,7 @@ from gaincurate.core.rng import Floats, Ints, permutation, uniforms
 from gaincurate.core.schema import EMBEDDING, ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.embeddings import matrix
+from gaincurate.difficulty.methods import read_rates
 from gaincurate.difficulty.metrics import observation_noise
 from gaincurate.difficulty.pass_rates import PassRates
 from gaincurate.difficulty.predict import MethodName, check_ids, make
@@ -93,6 +102,13 @@ class ForecastConfig(BaseModel):
     group_column: Annotated[
         str | None, Option("Predict by the mean of a row's group in this column.", READING, metavar="NAME")
     ] = None
+    rates: Annotated[
+        list[str],
+        BeforeValidator(lambda value: value.split(",") if isinstance(value, str) else value),
+        Option(
+            "Predict by these columns, the pass rates of other models.", READING, metavar="NAME,...", read=str
+        ),
+    ] = Field(default_factory=list)
     success: Annotated[
         float | None, Field(gt=0, le=1), Option("Count a rollout as right from this reward on.", READING)
     ] = None
@@ -390,14 +406,25 @@ def _check(config: ForecastConfig, scored: ScoredSet, rates: PassRates, budget: 
 
 def _places(scored: ScoredSet, config: ForecastConfig, rates: PassRates, at: Ints, share: float) -> _Places:
     """Compare references with prompts that the same fits have not seen either."""
-    if config.group_column is None and EMBEDDING not in scored.schema.names:
+    by_rates = bool(config.rates)
+    if config.group_column is None and not by_rates and EMBEDDING not in scored.schema.names:
         raise InputError(
             f"{config.scored} has no {EMBEDDING} to predict from: score it with `--signals "
-            "angle,nll,entropy,embedding`, or name the column of a row's group, --group-column."
+            "angle,nll,entropy,embedding`, or name the column of a row's group (--group-column) or columns "
+            "of pass rates (--rates)."
         )
     noise = observation_noise(rates.wins, rates.losses)
-    name: MethodName = "gp" if config.group_column is None else "group-mean"
-    fitted = make(name, scored, rates.ids, rates.failure, noise=noise, group_column=config.group_column)
+    name: MethodName = "rates" if by_rates else "gp" if config.group_column is None else "group-mean"
+    fitted = make(
+        name,
+        scored,
+        rates.ids,
+        rates.failure,
+        noise=noise,
+        rollouts=rates.wins + rates.losses,
+        group_column=config.group_column,
+        columns=config.rates,
+    )
     rows = permutation(config.seed, 4, _STREAM, len(scored))[:_PROMPTS]
     others, share = rows[~np.isin(rows, at)], min(1.0, max(share, _NEAREST / len(at)))
     of_rows, of_references, drawn = np.zeros(len(others)), np.zeros(len(at)), np.zeros(len(at))
@@ -443,7 +470,7 @@ def _simulate(config: ForecastConfig, name: str, scored: ScoredSet, world: _Worl
     chances = chance_to_differ(world.rates, config.group)
     selector, drawn = base.build(name, pool, {}), []
     for round_ in range(config.rounds):
-        selector.prepare(cast("Context", _View(scored, world, round_)))
+        selector.prepare(cast("Context", _View(scored, world, round_, rates_of=config.rates)))
         rows = np.asarray(selector.draw(round_), np.int64)
         drawn.append(chances[rows].mean())
         noise = uniforms(world.seed, round_, _STREAM + 1, 0, len(rows) * config.group)
@@ -463,12 +490,16 @@ class _View:
     round: int
     opening: bool = False
     history: None = None
-    rates: None = None
+    rates_of: Sequence[str] = ()
     note: Note = silent
 
     @property
     def rows(self) -> Ints:
         return np.arange(len(self.world.rows))
+
+    @property
+    def rates(self) -> Floats | None:
+        return read_rates(self.scored, self.rates_of)[self.world.rows] if self.rates_of else None
 
     def column(self, name: str) -> pa.ChunkedArray:
         return self.scored.column(name).take(pa.array(self.world.rows))

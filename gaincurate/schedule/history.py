@@ -1,4 +1,4 @@
-"""Evidence from outside a run: outcomes of earlier training (`--history`), other models' rates (`--rates`).
+"""Outcomes of earlier training as evidence (`--history`).
 
 Outcomes are added up by row of the scored set and copied into the run's folder when it is opened, so that a
 file that changes afterwards changes no plan. The sources are not kept apart: a strategy weighs their sum,
@@ -83,22 +83,3 @@ def read(run: Run) -> Floats | None:
     counts = np.zeros((2, run.facts["rows"]))
     counts[:, table.column("row").to_numpy()] = [table.column(name).to_numpy() for name in ("wins", "losses")]
     return counts
-
-
-def rate_column(column: pa.ChunkedArray, name: str) -> Floats:
-    """A column of pass rates, `[N]`, NaN for none.
-
-    Raises:
-        InputError: it has other values.
-    """
-    try:
-        rates: Floats = column.to_numpy().astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"--rates {name}: it has type {column.type}, not numbers.", column=name) from error
-    if len(outside := np.flatnonzero((rates < 0) | (rates > 1))):
-        raise InputError(
-            f"--rates {name}: row {outside[0]} has {rates[outside[0]]:g}, and pass rates are from 0 to 1. "
-            "Divide a number of right rollouts by the number of rollouts.",
-            column=name,
-        )
-    return rates

@@ -24,10 +24,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gaincurate.core.artifact import RUN, Json
-from gaincurate.core.columns import fields, read_column
 from gaincurate.core.files import make_folder, remove_temporaries
 from gaincurate.core.foreign import json_value
-from gaincurate.core.options import near
 from gaincurate.core.prompts import training_rows, write_rows
 from gaincurate.core.rng import Ints
 from gaincurate.core.schema import ID
@@ -35,6 +33,7 @@ from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.sealed import write_sealed
 from gaincurate.core.store import Remote, cache_folder
 from gaincurate.core.where import Mask
+from gaincurate.difficulty.methods import read_rates
 from gaincurate.errors import InputError, NotReadyError
 from gaincurate.schedule import base, groups, history
 from gaincurate.schedule.calibration import calibration_of
@@ -406,12 +405,8 @@ def check_options_of_a_run(
     if (config.history or config.rates) and not kind.takes_evidence:
         option = "--history" if config.history else "--rates"
         raise InputError(f"strategy {config.strategy} does not read {option}; strategy posterior does.")
-    for name in config.rates:
-        if name not in dict(fields(scored.schema)):
-            raise InputError(
-                f"--rates {name}: {scored.folder} has no such column{near(name, scored.schema.names)}."
-            )
-        history.rate_column(read_column(scored, name), name)
+    if config.rates:
+        read_rates(scored, config.rates)
     options.check_run(config, scored)
 
 

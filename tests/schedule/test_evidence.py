@@ -165,9 +165,9 @@ def test_rates_are_pass_rates(tmp_path: Path) -> None:
     scored.add_column("gc_rate", ids, pa.array([k % 2 for k in range(len(ids))], pa.float64()), {})
     scored.add_column("gc_right", ids, pa.array([float(k) for k in range(len(ids))]), {})
     for name, sentence in {
-        "gc_none": "--rates gc_none: .* has no such column",
-        "gc_right": "--rates gc_right: row 2 has 2, and pass rates are from 0 to 1. Divide a number of right",
-        "question": "--rates question: it has type string, not numbers",
+        "gc_none": "no column .gc_none.",
+        "gc_right": "--rates gc_right: id0002 has 2, and a pass rate is from 0 to 1. If the column counts",
+        "question": "--rates question: the column has type string, not numbers",
     }.items():
         with pytest.raises(InputError, match=sentence):
             runs.begin(tmp_path, scored=tmp_path / "set", strategy="posterior", rates=[name])

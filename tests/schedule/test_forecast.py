@@ -375,3 +375,19 @@ def test_a_forecast_of_hardly_any_success_has_no_nan(tmp_path: Path) -> None:
     result = forecast(_config(scored), PassRates("r", column_sets.ids(200)[:64], wins, 8 - wins), 10.0)
     assert np.isfinite([each.times.value for each in (*result.strategies, result.oracle)]).all()
     json.dumps(asdict(result), allow_nan=False)
+
+
+def test_other_models_rates_say_more_than_nothing_and_reach_the_strategy(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    rates = np.where(rng.random(600) < 0.7, 0.0, 0.5)
+    scored = column_sets.column_set(
+        tmp_path / "scored", np.full(600, 5), {"gc_angle": np.zeros(600)}, {"other": pa.array(rates * 0.8)}
+    )
+    config = _config(scored, group_column=None, rates=["other"], strategies=["posterior"])
+    with_rates = forecast(config, _references(rates, 256), 10.0)
+    without = forecast(
+        _config(_set(tmp_path / "x", rates, ["a"] * 600), strategies=["posterior"]),
+        _references(rates, 256),
+        10.0,
+    )
+    assert with_rates.strategies[0].times.value > without.strategies[0].times.value + 0.5
