@@ -13,14 +13,13 @@ from command import tree
 from gaincurate.core.artifact import (
     Artifact,
     Kind,
-    differing_keys,
     encode_shard,
     open_table,
     parse_info,
     shard_count,
     shard_name,
 )
-from gaincurate.core.files import digest_file
+from gaincurate.core.files import differing_keys, digest_file
 from gaincurate.core.scored_set import SCORES
 from gaincurate.errors import OutputError
 from sets import IDENTITY_OF_SETS, make_set, scored_row

@@ -24,8 +24,9 @@ from gaincurate.compare.arm import ArmJob, evaluation, model_at_start
 from gaincurate.compare.config import Arm, Comparison
 from gaincurate.compare.results import DRAWN, EVALUATIONS, FACTS, MARKS, RESULTS, STEPS, TASKS, write_tables
 from gaincurate.compare.train import Train
-from gaincurate.core.artifact import MANIFEST, Json, differing_keys
+from gaincurate.core.artifact import MANIFEST, Json
 from gaincurate.core.columns import NO_GROUP, read_column
+from gaincurate.core.files import differing_keys
 from gaincurate.core.locks import WORK, Split, writing
 from gaincurate.core.options import near
 from gaincurate.core.progress import Progress

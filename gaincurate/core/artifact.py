@@ -29,6 +29,7 @@ import pyarrow as pa
 from gaincurate.core.arrow import Refuse, ipc_schema, read_ipc
 from gaincurate.core.files import (
     append_line,
+    differing_keys,
     digest_bytes,
     digest_file,
     digest_json,
@@ -587,16 +588,3 @@ def without_info(table: pa.Table) -> pa.Table:
     """The same table without our metadata in the schema."""
     metadata = {k: v for k, v in (table.schema.metadata or {}).items() if k != _KEY}
     return table.replace_schema_metadata(metadata or None)
-
-
-def differing_keys(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Where two identities differ: dotted key, old value, new value (None for a key that is not there)."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            name = f"{path}.{key}" if path else key
-            if key in old and key in new:
-                yield from differing_keys(old[key], new[key], name)
-            else:
-                yield name, old.get(key), new.get(key)
-    elif old != new:
-        yield path, old, new

@@ -301,3 +301,16 @@ def remove_temporaries(folder: Path) -> None:
     """Delete what killed writers left in `folder`. Call it only while holding the lock."""
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)
+
+
+def differing_keys(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Where two identities differ: dotted key, old value, new value (None for a key that is not there)."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            name = f"{path}.{key}" if path else key
+            if key in old and key in new:
+                yield from differing_keys(old[key], new[key], name)
+            else:
+                yield name, old.get(key), new.get(key)
+    elif old != new:
+        yield path, old, new

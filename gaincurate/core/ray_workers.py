@@ -325,7 +325,7 @@ def refuse_other(first: dict[str, Any], other: dict[str, Any]) -> None:
     Raises:
         InputError: names the differences.
     """
-    from gaincurate.core.artifact import differing_keys  # loads Arrow, which the help must not
+    from gaincurate.core.files import differing_keys
 
     changes = list(differing_keys(first, other))
     if changes:

@@ -16,8 +16,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gaincurate.core.artifact import Json, differing_keys
+from gaincurate.core.artifact import Json
 from gaincurate.core.columns import fields, read_column
+from gaincurate.core.files import differing_keys
 from gaincurate.core.prompts import questions
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gaincurate.core.artifact import Artifact, Json, differing_keys
+from gaincurate.core.artifact import Artifact, Json
+from gaincurate.core.files import differing_keys
 from gaincurate.errors import OutputError
 
 _WORDS = {

@@ -13,7 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gaincurate.core.artifact import Json, differing_keys, read_info
+from gaincurate.core.artifact import Json, read_info
+from gaincurate.core.files import differing_keys
 from gaincurate.core.progress import Progress
 from gaincurate.core.prompts import Columns
 from gaincurate.core.schema import EMBEDDING, ID, PREFIX, SCORE_FIELDS, Score, signal_fields, take

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from gaincurate.core.artifact import Json, differing_keys
+from gaincurate.core.artifact import Json
+from gaincurate.core.files import differing_keys
 from gaincurate.core.progress import Progress
 from gaincurate.scoring.config import ScoreConfig
 from gaincurate.scoring.plan import make_plan
