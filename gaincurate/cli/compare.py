@@ -163,13 +163,16 @@ def _tuning(comparison: Json) -> None:
         [
             f"{row['learning_rate']:g}",
             str(row["step_prompts"]),
+            str(row["group"]),
             f"{row['accuracy']:.3f}",
             f"{row['steps']:,.0f}",
             "chosen" if all(row[name] == value for name, value in tuned["chosen"].items()) else "",
         ]
         for row in tuned["grid"]
     ]
-    output.table(rows, ["uniform, learning rate", "prompts a step", "right", "steps", ""])
+    output.table(
+        rows, ["uniform, learning rate", "prompts a step", "rollouts a prompt", "right", "steps", ""]
+    )
 
 
 @configured()

@@ -562,7 +562,7 @@ def advice(result: Forecast) -> list[str]:
         sentences.append(
             f"Strategy {best.strategy}: it can reach {best.times.value:.2f} times uniform's groups that "
             "differ per token. In our trainings twice as many were worth 3 points of accuracy over tuned "
-            "uniform sampling (docs/choosing.md). Keep uniform with a smaller batch as the control."
+            "uniform sampling. Keep uniform with a smaller batch as the control."
         )
     if result.hopeless.value > 1 / 3:
         sentences.append(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from gaincurate.core.artifact import EXECUTION, Artifact, Json, open_table
@@ -164,7 +165,7 @@ def _runs(folder: Path, plan: Plan) -> Iterator[tuple[float, Speed]]:
             tokens = _mean_tokens(folder) if tokens is None else tokens
             if speed := _speed(line, tokens, f"the run that wrote {folder.name}"):
                 yield line["ended"], speed
-    except (GaincurateError, OSError, LookupError):
+    except (GaincurateError, OSError, LookupError, pa.ArrowException):
         return  # a set that is broken is no ground for an estimate, and no concern of this run
 
 

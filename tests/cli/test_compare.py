@@ -78,16 +78,16 @@ def test_tuning_is_asked_for_and_shown(config: Path, trained: list[dict[str, Any
     assert run("compare", config, "-o", out, "--tune").exit_code == 0
     assert trained[0]["tune"]
     facts = json.loads((out / "comparison.json").read_text())
-    row = {"learning_rate": 2e-05, "step_prompts": 4, "accuracy": 0.4, "accuracy_by_seed": [0.4], "steps": 12}
-    chosen = {"learning_rate": 2e-05, "step_prompts": 4}
+    chosen = {"learning_rate": 2e-05, "step_prompts": 4, "group": 8}
+    row = {**chosen, "accuracy": 0.4, "accuracy_by_seed": [0.4], "steps": 12}
     tuned = {"chosen": chosen, "grid": [row, row | {"step_prompts": 8}], "seeds": [100]}
     (out / "comparison.json").write_text(json.dumps(facts | {"tuned": tuned}))
     done = run("compare", config, "-o", out)
     assert [line.split() for line in done.stdout.splitlines() if "2e-05  " in line] == [
-        ["2e-05", "4", "0.400", "12", "chosen"],
-        ["2e-05", "8", "0.400", "12"],
+        ["2e-05", "4", "8", "0.400", "12", "chosen"],
+        ["2e-05", "8", "8", "0.400", "12"],
     ]
-    assert "<td>4, chosen</td>" in (out / "report.html").read_text()
+    assert "<td>8, chosen</td>" in (out / "report.html").read_text()
 
 
 def _without(*names: str) -> Any:
