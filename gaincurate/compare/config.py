@@ -156,7 +156,7 @@ class Comparison(Frozen):
     """Generated tokens of each arm and seed, all costs included."""
     prefill_weight: float = Field(default=1.0, ge=0)
     """What a token of a scoring pass is charged as, in generated tokens."""
-    threads: int | None = Field(default=None, ge=1, le=65_536)
+    threads: int | None = Field(default=None, ge=1, le=1024)
     """CPU threads of a training. Default: torch's. Numbers depend on it, on a CPU."""
     marks: Marks = 4
     """Evaluations, evenly over the budget, besides the one at the start."""

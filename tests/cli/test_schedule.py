@@ -198,7 +198,6 @@ def test_more_data_is_refused_at_the_start(tmp_path: Path) -> None:
     ("scoring", "why"),
     [
         ("--device cuda:99", "--device cuda:99: this machine has "),
-        ("--device cpu --threads 999999", "--threads 999999: it should be less than or equal to 1024"),
         ("--device cpu --dtype float16", "--dtype float16 is for GPUs; "),
         ("--device cpu --backend triton", "--backend triton: "),
     ],

@@ -74,9 +74,8 @@ def test_a_name_that_is_no_utf_8_is_refused(tmp_path: Path) -> None:
     assert inside.stderr.decode().startswith(f"error: the working folder {tmp_path}/b\\udcff is no UTF-8.")
 
 
-@pytest.mark.parametrize("words", [("show",), ("score", "data.jsonl", "-o", "out", "-m")])
-def test_a_path_that_no_file_system_takes_is_a_sentence(words: tuple[str, ...]) -> None:
-    result = run(*words, "x" * 5000)
+def test_a_path_that_no_file_system_takes_is_a_sentence() -> None:
+    result = run("show", "x" * 5000)
     assert result.exit_code == 1
     assert "file name too long" in result.stderr
     assert "Traceback" not in result.stderr

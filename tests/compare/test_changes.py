@@ -82,7 +82,7 @@ def test_a_task_is_what_its_columns_say_together(begin: Any, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     "change",
-    [{"verifier": "compare_world:odd"}, {"answer_column": "gold"}, {"model": "nowhere"}, {"threads": 60_000}],
+    [{"verifier": "compare_world:odd"}, {"answer_column": "gold"}, {"model": "nowhere"}],
 )
 def test_what_cannot_be_trained_with_leaves_nothing_that_refuses_the_corrected_file(
     begin: Any, tmp_path: Path, change: dict[str, Any]

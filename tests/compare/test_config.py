@@ -222,7 +222,7 @@ def test_a_file_names_folders_beside_it(tmp_path: Path) -> None:
         ),
         (
             {"threads": 10**30},
-            "c: threads = 1000000000000000000000000000000: Input should be less than or equal to 65536.",
+            "c: threads = 1000000000000000000000000000000: Input should be less than or equal to 1024.",
         ),
         (
             {"arms": [{"name": "uniform", "strategy": "gain-rl"}]},
