@@ -376,7 +376,7 @@ def model_cases(folder: Path) -> dict[str, tuple[Path, str]]:
         ),
         "not gguf": (
             not_gguf,
-            "{M} is no gguf file: it does not begin with GGUF. Copy or download it again.",
+            "{M} is empty, cut short or damaged. Copy or download it again.",
         ),
         "other file": (
             other_file,

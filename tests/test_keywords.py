@@ -25,7 +25,7 @@ CASES: list[tuple[type[BaseModel], Any, set[str]]] = [
     (ScheduleConfig, ScheduleOptions, {"scored", "run", "strategy", "budget", "rounds"}),
     (RolloutConfig, RolloutOptions, {"scored", "out", "verifier"}),
 ]
-WIDER = {"reuse", "signals"}
+WIDER = {"history", "reuse", "signals"}
 """Taken as a text too, or as any sequence."""
 
 

@@ -133,6 +133,7 @@ class ScheduleConfig(BaseModel):
     ] = None
     history: Annotated[
         list[Path],
+        BeforeValidator(lambda value: [value] if isinstance(value, str | Path) else value),
         Option(
             "posterior: outcomes of earlier training; repeatable. A run, a rollout set, outcomes, or a table "
             "of rewards or pass rates by gc_id or by the text of the prompt.",
@@ -211,7 +212,7 @@ class ScheduleOptions(TypedDict, total=False):
     options: dict[str, Any]
     where: str | None
     rollouts: str | Path | None
-    history: list[str | Path]
+    history: str | Path | list[str | Path]
     rates: str | list[str]
     stratify: str
     clusters: int | None
