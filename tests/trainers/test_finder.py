@@ -19,6 +19,7 @@ import tiny
 import trainer_folders as folders
 from command import run as gaincurate
 from gaincurate.core.scored_set import ScoredSet
+from gaincurate.core.sealed import read_sealed
 from gaincurate.errors import GaincurateError, InputError, ModelError, TrainerError
 from gaincurate.schedule import rescore
 from gaincurate.schedule.config import RescoreConfig
@@ -264,7 +265,7 @@ def test_a_driven_trainers_checkpoints_are_found_held_and_begun_with(
     assert result.exit_code == 0, result.output
     assert held == [str(run.folder / f"held/0000{k}/checkpoint-{k + 1}") for k in range(2)]
     assert run.state["checkpoint"] == str(run.round_folder(2).resolve() / "output/checkpoint-3")
-    assert json.loads((run.folder / "trainer.json").read_text()) == {"trainer": "trl"}
+    assert read_sealed(run.folder / "trainer.json") == {"trainer": "trl"}
     assert not list((run.folder / "held").iterdir())
 
 
