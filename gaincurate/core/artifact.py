@@ -438,7 +438,7 @@ class Artifact:
         again += "the shards, and nothing else is done again."
         try:
             manifest: Json = json_value(text)
-            written, names = manifest["format"], [entry["file"] for entry in manifest["shards"]]
+            written = manifest["format"]
         except (ValueError, LookupError, TypeError) as error:
             raise OutputError(f"{path} is damaged. {again}", path=str(path)) from error
         if other := self._other_kind(manifest):
@@ -453,7 +453,13 @@ class Artifact:
                 path=str(folder),
             )
         # Whoever made the set wrote the names, and they are paths to read here and to write in a cache.
-        if names != [shard_name(index) for index in range(len(names))]:
+        try:
+            wrong = [entry["file"] for entry in manifest["shards"]] != [
+                *map(shard_name, range(len(manifest["shards"])))
+            ]
+        except (LookupError, TypeError):
+            wrong = True
+        if wrong:
             raise OutputError(f"{path} is damaged: it names other files. {again}", path=str(path))
         return manifest, text
 

@@ -127,6 +127,7 @@ def test_folders_that_are_no_rollout_set(tmp_path: Path) -> None:
     for text, said in [
         ("{", "is damaged"),
         ("[]", "is damaged"),
+        ('{"format": 1}', "is no rollout set: it holds scores"),
         ('{"format": 2, "kind": "rollouts"}', "has format 2, this version reads 1"),
     ]:
         (tmp_path / "manifest.json").write_text(text)
