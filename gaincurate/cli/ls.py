@@ -68,7 +68,9 @@ def described(folder: Path) -> dict[str, Any] | None:
         from gaincurate.schedule.run import newest_round
 
         config, rounds = run["config"], run["config"].get("rounds")
-        round_, finished = newest_round(folder), _read(folder / "state.json").get("finished")
+        round_ = newest_round(folder)
+        states = (folder / "state.json", folder / "rounds" / f"{round_:05d}" / "state.json")
+        finished = any(_read(path).get("finished") for path in states)
         model = Path(str(config.get("model"))).name if config.get("model") else None
         facts |= {
             "kind": f"run, {config.get('strategy')}",

@@ -146,6 +146,11 @@ def _option(model: Any, place: tuple[int | str, ...]) -> str:
     return long.partition("/")[0]
 
 
+def names_of(value: Any) -> Any:
+    """A text of names with commas between them as a list; anything else as it is."""
+    return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
+
 def near(name: str, names: Iterable[str]) -> str:
     """A clause with the names that a misspelt one may stand for, empty where none is near."""
     import difflib

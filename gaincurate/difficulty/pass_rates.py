@@ -260,7 +260,13 @@ def read_table(path: Path, scored: ScoredSet | None = None) -> pa.Table:
         return table
     places = pc.index_in(as_texts(table.column(by_text[0])), value_set=as_texts(texts).combine_chunks())
     table = table.append_column(ID, ids.take(places))
-    return table.filter(pc.is_valid(table.column(ID)))
+    table = table.filter(pc.is_valid(table.column(ID)))
+    if not len(table):
+        raise InputError(
+            f"--outcomes {path}: none of its prompts is in {scored.folder}, by gc_id or by text.",
+            path=str(path),
+        )
+    return table
 
 
 def _refuse(path: Path) -> Refuse:

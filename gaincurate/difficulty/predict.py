@@ -174,6 +174,11 @@ def make(
 
         method = ByAdapter(adapter, scored)
     elif name == "rates":
+        if target == "variance" or not columns:
+            raise InputError(
+                "--method rates predicts failure rates from columns of other models' pass rates; give "
+                "--rates NAME,... without --target variance."
+            )
         method = ByRates(scored, columns)
     else:
         method = ByGaussianProcess(scored, target)
@@ -292,7 +297,7 @@ def predict(
         target = "difficulty"
         some = drawn_of(several)[0]
         whole = np.array_equal(several.wins, np.round(several.wins))
-        if method != "adapter" and rates.counted and whole and len(some) >= 2 * FEWEST:
+        if method not in ("adapter", "rates") and rates.counted and whole and len(some) >= 2 * FEWEST:
             known = _References(method, scored, several, some, options)
             aims = {name: known.carried(name, seed) for name in COLUMNS}
             target = "variance" if aims["variance"] > aims["difficulty"] else "difficulty"
@@ -365,6 +370,8 @@ def write(scored: ScoredSet, prediction: Prediction, folder: Path | None = None)
     )
     if prediction.buckets is not None:
         scored.add_column(BUCKET, prediction.ids, pa.array(prediction.buckets), how, folder=folder)
+    elif folder is None and BUCKET in scored.schema.names:  # of an earlier prediction
+        scored.add_column(BUCKET, [], pa.array([], pa.string()), how)
 
 
 def qualities(prediction: Prediction) -> Json:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypedDict
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from gaincurate.core.options import ADVANCED, CHOICE, RESCORING, STRATA, Option, json_object
+from gaincurate.core.options import ADVANCED, CHOICE, RESCORING, STRATA, Option, json_object, names_of
 from gaincurate.core.store import located
 from gaincurate.errors import InputError
 
@@ -142,7 +142,7 @@ class ScheduleConfig(BaseModel):
     ] = Field(default_factory=list)
     rates: Annotated[
         list[str],
-        BeforeValidator(lambda value: value.split(",") if isinstance(value, str) else value),
+        BeforeValidator(names_of),
         Option(
             "posterior: columns with the pass rates of other models.", CHOICE, metavar="NAME,...", read=str
         ),

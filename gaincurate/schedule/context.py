@@ -18,7 +18,6 @@ from gaincurate.core.rng import Floats, Ints
 from gaincurate.core.schema import EMBEDDING, ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.embeddings import matrix
-from gaincurate.difficulty.methods import read_rates
 from gaincurate.errors import InputError
 from gaincurate.schedule import history
 from gaincurate.schedule.checkpoints import AS_IT_IS, Held
@@ -82,7 +81,7 @@ class Context:
     @property
     def rates(self) -> Floats | None:
         """Pass rates of other models by row, `[N, models]`, NaN for none (`--rates`); None without any."""
-        return read_rates(self.scored, self.run.config.rates) if self.run.config.rates else None
+        return history.rates(self.run)
 
     def embeddings(self, rows: npt.ArrayLike | None = None) -> npt.NDArray[np.float32]:
         """The embeddings of these rows, `[rows, width]`, in this order.

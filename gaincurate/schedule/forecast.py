@@ -29,9 +29,10 @@ from pydantic import (
 )
 
 from gaincurate.core.artifact import Json
+from gaincurate.core.columns import read_column
 from gaincurate.core.files import reading
 from gaincurate.core.foreign import read_bytes
-from gaincurate.core.options import ADVANCED, READING, Option, refusals
+from gaincurate.core.options import ADVANCED, READING, Option, names_of, refusals
 from gaincurate.core.rng import Floats, Ints, permutation, uniforms
 from gaincurate.core.schema import EMBEDDING, ID
 from gaincurate.core.scored_set import ScoredSet
@@ -104,7 +105,7 @@ class ForecastConfig(BaseModel):
     ] = None
     rates: Annotated[
         list[str],
-        BeforeValidator(lambda value: value.split(",") if isinstance(value, str) else value),
+        BeforeValidator(names_of),
         Option(
             "Predict by these columns, the pass rates of other models.", READING, metavar="NAME,...", read=str
         ),
@@ -323,6 +324,7 @@ def forecast(config: ForecastConfig, rates: PassRates, tokens: float) -> Forecas
     scored = ScoredSet(config.scored)
     budget = config.budget or max(1, round(len(scored) / 20))
     share, at = budget / len(scored), _check(config, scored, rates, budget)
+    strategies = [name for name in config.strategies if not (config.rates and name == "dots")]
     wins, losses = rates.wins, rates.losses
     weights = _mixtures(wins, losses, np.ones(len(at)), seed=config.seed)
     differ = chance_to_differ(GRID, config.group)
@@ -335,7 +337,7 @@ def forecast(config: ForecastConfig, rates: PassRates, tokens: float) -> Forecas
     worlds = [
         _world(config, number, places, possible * weights[1 + number]) for number in range(config.worlds)
     ]
-    for name in config.strategies:
+    for name in strategies:
         if base.load(name).observes_references:
             # Resamples of its own: how its errors go with uniform's is not known.
             near = _mixtures(wins, losses, places.drawn, further=_FURTHER, seed=config.seed + _RESAMPLES)
@@ -368,7 +370,7 @@ def forecast(config: ForecastConfig, rates: PassRates, tokens: float) -> Forecas
         wasted=_share(1.0 - uniform),
         uniform=reach("uniform"),
         oracle=reach("oracle"),
-        strategies=[reach(name) for name in config.strategies],
+        strategies=[reach(name) for name in strategies],
         pays_from=pays_from,
         advice=[],
     )
@@ -390,7 +392,11 @@ def _check(config: ForecastConfig, scored: ScoredSet, rates: PassRates, budget: 
             f"every rollout of the {len(rates.ids):,} prompts was {every}: as far as these say no group can "
             "differ, and there is nothing to choose by. Take other prompts or another model."
         )
+    if config.rates and config.group_column is not None:
+        raise InputError("--rates and --group-column are two ways to predict; give one of them.")
     for name in config.strategies:
+        if config.rates and name == "dots" and "strategies" in config.model_fields_set:
+            raise InputError("--strategy dots does not read --rates; leave one of them out.")
         if base.load(name).ordering != "none":
             raise InputError(
                 f"--strategy {name} draws by an order of the set, and a forecast simulates strategies that "
@@ -502,7 +508,7 @@ class _View:
         return read_rates(self.scored, self.rates_of)[self.world.rows] if self.rates_of else None
 
     def column(self, name: str) -> pa.ChunkedArray:
-        return self.scored.column(name).take(pa.array(self.world.rows))
+        return read_column(self.scored, name).take(pa.array(self.world.rows))
 
     def embeddings(self, rows: npt.ArrayLike | None = None) -> npt.NDArray[np.float32]:
         chosen = self.world.rows if rows is None else self.world.rows[np.asarray(rows)]

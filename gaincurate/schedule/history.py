@@ -1,12 +1,14 @@
-"""Outcomes of earlier training as evidence (`--history`).
+"""Evidence from outside a run: outcomes of earlier training (`--history`), other models' rates (`--rates`).
 
-Outcomes are added up by row of the scored set and copied into the run's folder when it is opened, so that a
-file that changes afterwards changes no plan. The sources are not kept apart: a strategy weighs their sum,
-because the likelihood of a few hundred outcomes says little about the weight of each source.
+Outcomes are added up by row of the scored set. They and the rates are copied into the run's folder when it
+is opened, so that a file or a column that changes afterwards changes no plan. Runs are not kept apart: a
+strategy weighs their sum, because the likelihood of a few hundred outcomes says little about the weight of
+each run.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,7 @@ from gaincurate.core.outcomes import Rules
 from gaincurate.core.rng import Floats
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
+from gaincurate.difficulty.methods import read_rates
 from gaincurate.errors import InputError, OutputError
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.observations import Note, pass_rates_of
@@ -28,7 +31,7 @@ from gaincurate.schedule.observations import Note, pass_rates_of
 if TYPE_CHECKING:
     from gaincurate.schedule.run import Run
 
-HISTORY = "history.arrow"
+HISTORY, RATES = "history.arrow", "rates.arrow"
 _OF_A_RATE = 8.0
 """Rollouts that a pass rate counts for where their number is not known."""
 
@@ -60,9 +63,7 @@ def build(path: Path, scored: ScoredSet, config: ScheduleConfig, note: Note) -> 
                 path=str(source),
             )
     rows = np.flatnonzero(counts.sum(0))
-    table = pa.table({"row": rows, "wins": counts[0, rows], "losses": counts[1, rows]})
-    with write_stream(path) as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table)
+    _write(path, pa.table({"row": rows, "wins": counts[0, rows], "losses": counts[1, rows]}))
     silent = int((counts[:, rows].min(0) == 0).sum())
     note(f"{len(rows):,} of {len(scored):,} prompts have a history; in {silent:,} of them no outcomes differ")
     return {"prompts": len(rows), "never_differed": silent}
@@ -76,10 +77,30 @@ def read(run: Run) -> Floats | None:
     """
     if not run.config.history:
         return None
-    path = run.folder / HISTORY
-    table = read_ipc(
-        path, lambda why: OutputError(f"{path} is damaged: {why}; restore it, or start a new run.")
-    )
+    table = _read(run.folder / HISTORY)
     counts = np.zeros((2, run.facts["rows"]))
     counts[:, table.column("row").to_numpy()] = [table.column(name).to_numpy() for name in ("wins", "losses")]
     return counts
+
+
+def build_rates(path: Path, scored: ScoredSet, names: Sequence[str]) -> None:
+    """Write the rates of `--rates`; raises InputError where a column is missing or holds no rates."""
+    _write(path, pa.table(dict(zip(names, read_rates(scored, names).T, strict=True))))
+
+
+def rates(run: Run) -> Floats | None:
+    """What `build_rates` wrote, `[N, models]`, NaN for none; None in a run without rates."""
+    if not run.config.rates:
+        return None
+    return np.stack([column.to_numpy() for column in _read(run.folder / RATES).columns], 1)
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    with write_stream(path) as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+
+
+def _read(path: Path) -> pa.Table:
+    return read_ipc(
+        path, lambda why: OutputError(f"{path} is damaged: {why}; restore it, or start a new run.")
+    )

@@ -33,7 +33,6 @@ from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.sealed import write_sealed
 from gaincurate.core.store import Remote, cache_folder
 from gaincurate.core.where import Mask
-from gaincurate.difficulty.methods import read_rates
 from gaincurate.errors import InputError, NotReadyError
 from gaincurate.schedule import base, groups, history
 from gaincurate.schedule.calibration import calibration_of
@@ -86,6 +85,8 @@ def start(config: ScheduleConfig, note: Note = silent) -> Run:
         if config.stratify != "none" or matches is not None:
             groups.build(folder / GROUPS, scored, config, matches, note)
         known = history.build(folder / history.HISTORY, scored, config, note) if config.history else None
+        if config.rates:
+            history.build_rates(folder / history.RATES, scored, config.rates)
         angles = pc.min_max(scored.column("gc_angle"))
         facts = {
             "format": FORMAT,
@@ -405,8 +406,6 @@ def check_options_of_a_run(
     if (config.history or config.rates) and not kind.takes_evidence:
         option = "--history" if config.history else "--rates"
         raise InputError(f"strategy {config.strategy} does not read {option}; strategy posterior does.")
-    if config.rates:
-        read_rates(scored, config.rates)
     options.check_run(config, scored)
 
 

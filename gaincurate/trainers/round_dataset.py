@@ -37,9 +37,10 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
     next round is planned from those that have come, if they cover the run's `min_coverage`. Later ones count
     as late.
 
-    Iteration begins after the place that `load_state_dict` was given. Without one it begins with the prompts
-    that were planned and have no outcomes, so a kill loses none. One process iterates: a data loader may have
-    one worker.
+    Iteration begins after the place that `load_state_dict` was given. Without one it begins with the
+    prompts that were planned and have no outcomes, so a kill loses none. With one, rows that were handed
+    out before the place and not reported are not handed out again: save it after the outcomes of a step.
+    One process iterates: a data loader may have one worker.
 
     Args:
         run: the run's folder.

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 import sets
 import tiny
-from base_install import HEAVY, run_without
 from command import run
 from gaincurate.cli import output
 from gaincurate.core.artifact import EXECUTION, IDENTITY, Artifact

@@ -185,3 +185,22 @@ def test_the_command_takes_both(tmp_path: Path) -> None:
     assert "60 of 60 prompts have a history; in 30 of them no outcomes differ" in done.stderr
     plan = json.loads((tmp_path / "run" / "rounds" / "00000" / "plan.json").read_text())
     assert sum(ids.index(name) < 30 for name in plan["ids"]) <= 4
+
+
+def test_rates_are_those_of_the_day_that_the_run_was_opened(tmp_path: Path) -> None:
+    scored, ids = scored_set(tmp_path / "set")
+    rates = pa.array([k / 60 for k in range(60)], pa.float64())
+    scored.add_column("gc_rate", ids, rates, {})
+    run = runs.begin(tmp_path, scored=tmp_path / "set", strategy="posterior", rates="gc_rate, gc_rate")
+    ScoredSet(tmp_path / "set").add_column("gc_rate", ids, pa.array([0.5] * 60), {})
+    found = history.rates(run)
+    assert found is not None
+    np.testing.assert_allclose(found[:, 0], rates.to_numpy(), rtol=1e-6)
+
+
+def test_a_pass_is_of_the_rows_that_can_be_drawn(tmp_path: Path) -> None:
+    scored_set(tmp_path / "set")
+    run = runs.begin(
+        tmp_path, scored=tmp_path / "set", strategy="posterior", budget=6, where="gc_prompt_tokens < 40"
+    )
+    assert run.plan(0)["metrics"]["pass"] == pytest.approx(6 / run.facts["kept"], rel=0.5)

@@ -391,3 +391,21 @@ def test_other_models_rates_say_more_than_nothing_and_reach_the_strategy(tmp_pat
         10.0,
     )
     assert with_rates.strategies[0].times.value > without.strategies[0].times.value + 0.5
+
+
+def test_labels_inside_structs_and_what_rates_cannot_go_with(tmp_path: Path) -> None:
+    rates = np.tile([0.0, 0.5], 60)
+    info = pa.array([{"level": k % 2, "split": "a"} for k in range(120)])
+    scored = column_sets.column_set(
+        tmp_path / "scored",
+        np.full(120, 5),
+        {"gc_angle": np.zeros(120)},
+        {"extra_info": info, "r": pa.array(rates)},
+    )
+    given = {"group_column": None, "rates": ["r"]}
+    result = forecast(_config(scored, **given), _references(rates, 120), 10.0)
+    assert [each.strategy for each in result.strategies] == ["posterior"]
+    with pytest.raises(InputError, match="--strategy dots does not read --rates"):
+        forecast(_config(scored, **given, strategies=["dots"]), _references(rates, 120), 10.0)
+    with pytest.raises(InputError, match="--rates and --group-column are two ways"):
+        forecast(_config(scored, **given | {"group_column": "r"}), _references(rates, 120), 10.0)

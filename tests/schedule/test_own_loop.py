@@ -162,7 +162,8 @@ def test_the_page_has_the_script_whose_integration_is_nine_lines() -> None:
 
 def test_the_loop_by_batches_of_the_page_goes_back_to_its_checkpoint(tmp_path: Path) -> None:
     page: dict[str, Any] = {}
-    exec(re.findall(r"```python\n(.*?)```", (ROOT / "docs/own-loop.md").read_text(), re.DOTALL)[1], page)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/own-loop.md").read_text(), re.DOTALL)
+    exec(next(block for block in blocks if "RunSession" in block), page)
     run, checkpoint = runs.begin(tmp_path, strategy="uniform", budget=16, rounds=3), tmp_path / "checkpoint"
 
     def save(step: int) -> Path:

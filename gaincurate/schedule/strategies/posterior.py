@@ -34,9 +34,9 @@ from gaincurate.schedule.strategies.posterior_options import AUTO, NO_LABELS, Po
 
 _CANDIDATES, _TIES, _SAMPLES, _MIXED, _CHANCES = (k << 32 for k in (2, 3, 6, 7, 16))
 """Streams of uniforms. The stream of weighted draws is 0."""
-_WEIGHTS = (0.0, 0.25, 0.5, 1.0)
-"""Weights that outcomes of earlier training and rates of other models may have."""
 _FIRST_WEIGHT = 0.5  # until there are outcomes by which to choose
+_WEIGHTS = (_FIRST_WEIGHT, 0.0, 0.25, 1.0)
+"""Weights that outcomes of earlier training and rates of other models may have, of equal ones the first."""
 _ENOUGH = 32
 _MOST_VALUES, _MOST_COLUMNS, _SAMPLE = 256, 6, 4096
 _AHEAD = 16  # prompts of a pass considered at once for one that is drawn
@@ -63,6 +63,8 @@ class Posterior(base.Selector):
         self._law = Law(np.full((2, pool.rows), options.prior), 0.0)
         self._group_size = options.group_size
         """Rollouts per prompt, as observed in the last round."""
+        self._codes: dict[str, Ints] | None = None
+        """A number for each value of the columns that are or may be labels, by row."""
         self._labels: tuple[str, ...] = ()
         self._weights: dict[str, float] = {}
         self._rates: list[float] = []
@@ -100,8 +102,10 @@ class Posterior(base.Selector):
         if options.labels == NO_LABELS and history is None and of_others is None:
             return
         outcomes = self._outcomes if history is None else self._outcomes + _FIRST_WEIGHT * history
-        names = _noticed(context) if options.labels == AUTO else options.columns
-        codes = {name: _codes(context, name) for name in names}
+        if self._codes is None:
+            names = _noticed(context) if options.labels == AUTO else options.columns
+            self._codes = {name: _codes_of(context, name) for name in names}
+        codes, names = self._codes, [*self._codes]
         before = self._labels
         self._labels = best_labels(codes, outcomes, options.prior) if options.labels == AUTO else tuple(names)
         if self._labels not in (before, ()):
@@ -232,9 +236,10 @@ class Posterior(base.Selector):
             "hard": int(((losses > 0) & (wins == 0)).sum()),
         }
         if self.options.draw == "passes":
-            sizes = [self.pool.rows] if self.pool.strata is None else self.pool.strata.sizes.tolist()
-            pairs = zip(self._places, sizes, strict=True)
-            counts["pass"] = sum(p["pass"] * n + p["cursor"] for p, n in pairs) / self.pool.rows
+            strata = self.pool.strata
+            sizes = [self.pool.rows] if strata is None else (strata.sizes * (strata.parts > 0)).tolist()
+            pairs = list(zip(self._places, sizes, strict=True))
+            counts["pass"] = sum(p["pass"] * n + p["cursor"] for p, n in pairs if n) / sum(sizes)
         more = {} if self._expected_groups is None else {"expected_effective": self._expected_groups}
         return counts | self._weights | more
 
@@ -262,7 +267,7 @@ def _noticed(context: Context) -> list[str]:
     return names[:_MOST_COLUMNS]
 
 
-def _codes(context: Context, name: str) -> Ints:
+def _codes_of(context: Context, name: str) -> Ints:
     """A number for each value of a column, from 0, `[rows]`; 0 for rows without a value."""
     column = context.column(name)
     _, codes = coded(column, len(column))

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from gaincurate.core.columns import check_groups, fields
-from gaincurate.core.options import near
+from gaincurate.core.options import names_of, near
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
 from gaincurate.schedule import base
@@ -71,7 +71,7 @@ class PosteriorOptions(base.Options):
     @property
     def columns(self) -> list[str]:
         """The columns that `labels` names."""
-        return [] if self.labels in (AUTO, NO_LABELS) else self.labels.split(",")
+        return [] if self.labels in (AUTO, NO_LABELS) else names_of(self.labels)
 
     def check_run(self, config: ScheduleConfig, scored: ScoredSet) -> None:
         """See that the set has the labels.

@@ -41,6 +41,8 @@ _BETWEEN = {";", ";;", "&", "&&", "|", "||", "(", ")", "()", "then", "do", "else
 _SOURCES = {".", "source", "eval"}
 _NOT_READ = "give the resolved configuration, or the flags after `--`"
 _LONGEST_SUM = 200
+_NOT_A_TRAINER = {"gaincurate", "cd", "mkdir", "export", "echo"}
+_REDIRECTS = re.compile(r"(?:\d*|&)(?:>>?|<)(?:&\d)?")
 _KINDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     ".yaml": ("YAML", yaml_value),
     ".yml": ("YAML", yaml_value),
@@ -163,7 +165,7 @@ def launched(commands: Sequence[Sequence[str]], markers: Sequence[str]) -> Read:
     """The settings of the commands that name an entry point, or of all commands where none does."""
     read = Read(launched=True)
     inner = [words[words.index("--") + 1 :] if "--" in words else words for words in commands]
-    others = [words for words in inner if words and words[0].rsplit("/", 1)[-1] != "gaincurate"]
+    others = [words for words in inner if words and words[0].rsplit("/", 1)[-1] not in _NOT_A_TRAINER]
     for words in [words for words in others if _enters(words, markers)] or others:
         read.words += words
         _take(words, read)
@@ -180,7 +182,12 @@ def _enters(words: Sequence[str], markers: Sequence[str]) -> bool:
 
 
 def _take(words: Sequence[str], read: Read) -> None:
-    """Read `--key value ...`, `--key=value`, `key=value`, `~key` and `@ file`."""
+    """Read `--key value ...`, `--key=value`, `key=value`, `~key` and `@ file`, without redirections."""
+    words = [
+        word
+        for before, word in zip(["", *words], words, strict=False)
+        if not (_REDIRECTS.match(word) or (_REDIRECTS.fullmatch(before) and before[-1] in "<>"))
+    ]
     index = 0
     while index < len(words):
         word = words[index]
@@ -192,7 +199,7 @@ def _take(words: Sequence[str], read: Read) -> None:
         elif word.startswith("--") and len(word) > 2:
             key, equals, value = word[2:].partition("=")
             values = [value] if equals else []
-            while not equals and index < len(words) and _is_value(words[index]):
+            while not equals and index < len(words) and _is_value(words[index], values):
                 values.append(words[index])
                 index += 1
             _flag(normal(key), values, read)
@@ -202,8 +209,10 @@ def _take(words: Sequence[str], read: Read) -> None:
             read.given[normal(word[1:])] = None
 
 
-def _is_value(word: str) -> bool:
-    return not (word.startswith(("--", "@", "+", "~")) or _PAIR.fullmatch(word))
+def _is_value(word: str, before: Sequence[str]) -> bool:
+    if before and (word.endswith(".py") or word == "-m"):  # the script that a launcher starts
+        return False
+    return not (word.startswith(("--", "@", "+", "~", "$@")) or _PAIR.fullmatch(word))
 
 
 def _flag(key: str, values: Sequence[str], read: Read) -> None:

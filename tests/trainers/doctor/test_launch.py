@@ -196,3 +196,17 @@ def test_what_a_shell_would_hand_over_is_what_is_read(values: dict[str, str]) ->
     for key, value in values.items():
         if isinstance(found[key], str):
             assert found[key] == value or found[key] == value.strip()
+
+
+@pytest.mark.parametrize(
+    ("line", "settings"),
+    [
+        ("accelerate launch --num_processes 4 train.py --beta 0", {"num_processes": 4, "beta": 0}),
+        ("python train.py --shuffle_dataset false 2>&1 | tee log", {"shuffle_dataset": False}),
+        ("python train.py --beta 0 > log.txt 2>&1 &", {"beta": 0}),
+        ('python train.py --beta 0 "$@"', {"beta": 0}),
+        ("cd ~/trl\npython train.py --beta 0", {"beta": 0}),
+    ],
+)
+def test_what_a_shell_adds_to_a_command_is_no_setting(line: str, settings: dict[str, Any]) -> None:
+    assert settings_of(line, "trl") == settings
