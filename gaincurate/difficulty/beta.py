@@ -23,15 +23,6 @@ def expected_variance(a: Floats, b: Floats) -> Floats:
     return a * b / ((a + b) * (a + b + 1))
 
 
-def variance_of_mean(a: Floats, b: Floats) -> Floats:
-    """The plug-in m (1 - m) of the posterior's mean m.
-
-    To the power kappa / 2 it is the symmetric Beta density of DARE (arXiv 2605.09188), up to a constant.
-    """
-    mean = a / (a + b)
-    return mean * (1 - mean)
-
-
 def groups_that_differ(a: Floats, b: Floats, size: int) -> Floats:
     """U_G, the chance that `size` rollouts are neither all right nor all wrong.
 

@@ -29,7 +29,6 @@ def test_the_expected_variance_is_that_of_a_beta_law(a: float, b: float) -> None
     law = stats.beta(a, b)
     (expected,) = beta.expected_variance(array(a), array(b))
     assert expected == pytest.approx(law.mean() - law.moment(2), rel=1e-9, abs=1e-12)
-    assert beta.variance_of_mean(array(a), array(b))[0] == pytest.approx(law.mean() * (1 - law.mean()))
 
 
 @given(counts, counts, st.integers(1, 64))
