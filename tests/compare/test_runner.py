@@ -200,14 +200,14 @@ def test_killed_at_any_place_it_ends_with_the_same_numbers(
 @pytest.mark.slow
 def test_killed_while_it_tunes_it_chooses_the_same(sets_of: Path, tmp_path: Path) -> None:
     """Killed when the mark of its second setting had just appeared; `test_tune.py` has the other places."""
-    table = {"learning_rate": [1, 4], "step_prompts": [0.5], "seeds": [3]}
+    table = {"learning_rate": [1, 4], "step_prompts": [0.5], "group": [1], "seeds": [3]}
     given = settings(sets_of, tune=table, arms=[{"name": "same", "strategy": "uniform"}], marks=1)
     config, out = tmp_path / "c.toml", tmp_path / "out"
     config.write_text(toml(given))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
         compare(checked_comparison(given), tmp_path / "whole", tune=True)
-        place = out / "tune/uniform-at-2-lr-0.004/seed-3/marks/0/cost.json"
+        place = out / f"tune/uniform-at-2x{checked_comparison(given).group}-lr-0.004/seed-3/marks/0/cost.json"
         kill_when_there(place, ["compare", str(config), "-o", str(out), "--tune"])
         compare(checked_comparison(given), out)
     first, second = (
