@@ -168,6 +168,7 @@ def test_a_set_that_was_rolled_out_as_a_whole_has_a_forecast(tmp_path: Path) -> 
     assert all(each.differ.value > 0.5 for each in result.strategies)
 
 
+OUTCOMES = "by_outcomes:ByOutcomes"
 TELLS = {"little": 0.0, "some": 0.5, "much": 2.0}
 """How much of what a predictor reads of a prompt is its pass rate's rank, in times of the noise."""
 
@@ -203,7 +204,7 @@ def _held(tmp_path: Path, kind: str, predictor: str, tells: str) -> dict[str, li
             {"task": pa.array(np.argsort(np.argsort(shown[:, 0])) * 20 // rows)},
         )
         column, count = (None, 128) if predictor == "gp" else ("task", 256)
-        config = _config(scored, group_column=column, strategies=["posterior", "dots"], worlds=40)
+        config = _config(scored, group_column=column, strategies=[OUTCOMES, "dots"], worlds=40)
         references = [_references(rates, count, seed=10 * number + k) for k in range(10)]
         truth = _truth(config, rates, references)
         for k, sample in enumerate(references):
@@ -231,12 +232,12 @@ def _truth(config: ForecastConfig, rates: np.ndarray, samples: list[PassRates]) 
         away[np.isin(column_sets.ids(len(rates)), sample.ids)] = np.inf
         drawn.append(chances[np.argsort(away, kind="stable")[:budget]].mean())
     worlds = [_World(seed, rows, rates) for seed in range(4)]
-    posterior = np.mean([_simulate(config, "posterior", scored, world, 0.05) for world in worlds])
+    by_outcomes = np.mean([_simulate(config, OUTCOMES, scored, world, 0.05) for world in worlds])
     uniform, paid = chances.mean(), len(samples[0].ids) * 8 * 10.0
     differ = {
         "uniform": uniform,
         "oracle": np.sort(chances)[-budget:].mean(),
-        "posterior": posterior * uniform,
+        OUTCOMES: by_outcomes * uniform,
         "dots": np.mean(drawn),
     }
     truth = {f"{name} differ": float(value) for name, value in differ.items()}
