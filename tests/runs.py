@@ -57,6 +57,20 @@ def report(
     write(run, round_, lines)
 
 
+def valid_lines(run: Run) -> list[dict[str, Any]]:
+    """The outcomes of all rounds that were not taken back, from the files alone."""
+    every: list[dict[str, Any]] = []
+    for path in sorted(run.folder.glob("rounds/*/outcomes.jsonl")):
+        valid: list[dict[str, Any]] = []
+        for line in map(json.loads, path.read_text().splitlines()):
+            if "resume_from_step" in line:
+                valid = [other for other in valid if other["step"] <= line["resume_from_step"]]
+            else:
+                valid.append(line)
+        every += valid
+    return every
+
+
 def write(run: Run, round_: int, lines: Sequence[Any]) -> None:
     """Append lines to a round's outcomes, texts as they are."""
     with run.outcomes(round_).open("a") as file:

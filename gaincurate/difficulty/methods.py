@@ -236,17 +236,19 @@ class ByRates:
 class _Rates:
     def __init__(self, names: Sequence[str], rates: Floats, rows: Ints, seen: Seen) -> None:
         self._all = rates, rows, seen
-        found = self._calibrate(np.arange(len(rows)))
-        self._expected = found.expected
-        weights = dict(zip(names, found.weights.tolist(), strict=True))
-        self.facts = {"weights": weights, "strength": found.strength}
+        calibrated = self._calibrate(np.arange(len(rows)))
+        self._expected = calibrated.expected
+        weights = dict(zip(names, calibrated.weights.tolist(), strict=True))
+        self.facts = {"weights": weights, "strength": calibrated.strength}
 
     def _calibrate(self, places: Ints) -> Calibrated:
         rates, rows, seen = self._all
         wins, losses = (1 - seen.values) * seen.rollouts, seen.values * seen.rollouts
-        found = calibrate(rates, rows[places], wins[places], losses[places])
+        calibrated = calibrate(rates, rows[places], wins[places], losses[places])
         mean = wins[places].sum() / seen.rollouts[places].sum()
-        return replace(found, expected=np.where(np.isnan(found.expected), mean, found.expected))
+        return replace(
+            calibrated, expected=np.where(np.isnan(calibrated.expected), mean, calibrated.expected)
+        )
 
     def __call__(self, inputs: Inputs) -> Floats:
         failure: Floats = 1 - self._expected[inputs]

@@ -247,19 +247,18 @@ def read_table(path: Path, scored: ScoredSet | None = None) -> pa.Table:
         )
 
     table = readers[path.suffix](path, _refuse(path))
-    if (
-        scored is None
-        or ID in table.column_names
-        or not {*by_text} <= {*table.column_names, *scored.schema.names}
-    ):
+    if scored is None or ID in table.column_names:
         return table
-    texts, ids = scored.column(by_text[0]), scored.column(ID)
-    if not (
-        is_text(texts.type) and by_text[0] in table.column_names and is_text(table.column(by_text[0]).type)
-    ):
+    texts = [
+        as_texts(data.column(name))
+        for name in by_text
+        for data in (table, scored)
+        if name in data.schema.names and is_text(data.schema.field(name).type)
+    ]
+    if len(texts) < 2:
         return table
-    places = pc.index_in(as_texts(table.column(by_text[0])), value_set=as_texts(texts).combine_chunks())
-    table = table.append_column(ID, ids.take(places))
+    places = pc.index_in(texts[0], value_set=texts[1].combine_chunks())
+    table = table.append_column(ID, scored.column(ID).take(places))
     table = table.filter(pc.is_valid(table.column(ID)))
     if not len(table):
         raise InputError(

@@ -26,6 +26,9 @@ STRATEGIES = {
 """The class of each strategy by its name, which the help of `--strategy` lists."""
 
 
+Names = Annotated[list[str], BeforeValidator(names_of)]
+"""A list of names, which may be given as one text."""
+
 BY_EMBEDDING, CLUSTERS = "embedding", 16
 """The value of `--stratify` that stands for no column, and how many clusters there are by default."""
 
@@ -141,8 +144,7 @@ class ScheduleConfig(BaseModel):
         ),
     ] = Field(default_factory=list)
     rates: Annotated[
-        list[str],
-        BeforeValidator(names_of),
+        Names,
         Option(
             "posterior: columns with the pass rates of other models.", CHOICE, metavar="NAME,...", read=str
         ),

@@ -21,7 +21,6 @@ import pyarrow.compute as pc
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     TypeAdapter,
@@ -32,7 +31,7 @@ from gaincurate.core.artifact import Json
 from gaincurate.core.columns import read_column
 from gaincurate.core.files import reading
 from gaincurate.core.foreign import read_bytes
-from gaincurate.core.options import ADVANCED, READING, Option, names_of, refusals
+from gaincurate.core.options import ADVANCED, READING, Option, refusals
 from gaincurate.core.rng import Floats, Ints, permutation, uniforms
 from gaincurate.core.schema import EMBEDDING, ID
 from gaincurate.core.scored_set import ScoredSet
@@ -44,6 +43,7 @@ from gaincurate.difficulty.predict import MethodName, check_ids, make
 from gaincurate.difficulty.rollout_set import RolloutSet, is_rollout_set, pass_rates
 from gaincurate.errors import InputError
 from gaincurate.schedule import base
+from gaincurate.schedule.config import Names
 from gaincurate.schedule.context import Context
 from gaincurate.schedule.observations import Note, pass_rates_of, silent
 from gaincurate.schedule.strategies.dots_options import DotsOptions
@@ -104,8 +104,7 @@ class ForecastConfig(BaseModel):
         str | None, Option("Predict by the mean of a row's group in this column.", READING, metavar="NAME")
     ] = None
     rates: Annotated[
-        list[str],
-        BeforeValidator(names_of),
+        Names,
         Option(
             "Predict by these columns, the pass rates of other models.", READING, metavar="NAME,...", read=str
         ),

@@ -44,7 +44,7 @@ class ScoringModel:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A run whose inputs were found and understood.
+    """A run with checked inputs.
 
     `model` is None in a process that only drives workers, `reused` in a run without `--reuse`.
     """

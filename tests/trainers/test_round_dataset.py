@@ -76,16 +76,7 @@ def drawn(rows: list[dict[str, Any]]) -> list[tuple[int, str]]:
 
 def counted(run: Run) -> list[tuple[int, str, int]]:
     """Round, id and sample of each outcome that was not taken back, from the files alone."""
-    keys = []
-    for path in sorted(run.folder.glob("rounds/*/outcomes.jsonl")):
-        valid: list[dict[str, Any]] = []
-        for line in map(json.loads, path.read_text().splitlines()):
-            if "resume_from_step" in line:
-                valid = [other for other in valid if other["step"] <= line["resume_from_step"]]
-            else:
-                valid.append(line)
-        keys += [(line["round"], line["gc_id"], line["sample"]) for line in valid]
-    return sorted(keys)
+    return sorted((line["round"], line["gc_id"], line["sample"]) for line in runs.valid_lines(run))
 
 
 def whole(folder: Path) -> Run:

@@ -48,15 +48,8 @@ def program(*words: Any) -> subprocess.CompletedProcess[str]:
 def outcomes(run: Run) -> dict[int, list[dict[str, Any]]]:
     """The lines of each draw that were not taken back, from the files alone."""
     by_draw: dict[int, list[dict[str, Any]]] = {}
-    for path in sorted(run.folder.glob("rounds/*/outcomes.jsonl")):
-        valid: list[dict[str, Any]] = []
-        for line in map(json.loads, path.read_text().splitlines()):
-            if "resume_from_step" in line:
-                valid = [other for other in valid if other["step"] <= line["resume_from_step"]]
-            else:
-                valid.append(line)
-        for line in valid:
-            by_draw.setdefault(line["step"], []).append(line)
+    for line in runs.valid_lines(run):
+        by_draw.setdefault(line["step"], []).append(line)
     return by_draw
 
 

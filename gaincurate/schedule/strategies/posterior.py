@@ -9,8 +9,8 @@ rollouts are neither all right nor all wrong.
 Rounds are cut from passes over the set, as with `uniform`. In a pass a prompt is drawn with the chance
 min(1, U / U*), and at least `retest`. U* is the mean of U over a draw in proportion to U, so passes become
 those of `uniform` where few groups are silent. A reader may ask why rounds are not drawn by weights, as in
-the papers: independent rounds draw some prompts twice before others once, which by itself cost .7 to 1.4
-points of accuracy in small sets (docs/studies/lean). The papers' settings are presets.
+the papers: independent rounds draw some prompts twice before others once. In accuracy the two differ by
+less than their error (docs/studies/lean). The papers' settings are presets.
 """
 
 from __future__ import annotations
@@ -105,9 +105,8 @@ class Posterior(base.Selector):
         if self._codes is None:
             names = _noticed(context) if options.labels == AUTO else options.columns
             self._codes = {name: _codes_of(context, name) for name in names}
-        codes, names = self._codes, [*self._codes]
-        before = self._labels
-        self._labels = best_labels(codes, outcomes, options.prior) if options.labels == AUTO else tuple(names)
+        codes, before = self._codes, self._labels
+        self._labels = best_labels(codes, outcomes, options.prior) if options.labels == AUTO else tuple(codes)
         if self._labels not in (before, ()):
             context.note(f"prompts with the same {' and '.join(self._labels)} are expected to be alike")
         labels = crossed([codes[name] for name in self._labels], self.pool.rows)
