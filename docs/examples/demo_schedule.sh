@@ -1,5 +1,5 @@
 #!/bin/sh
-# Score, start, run: GRPO with TRL on a tiny untrained model, three rounds, scored anew at the first two
+# Score, start, run: GRPO with TRL on a tiny untrained model, three rounds, scored again at the first two
 # checkpoints. Usage: demo_schedule.sh FOLDER, which holds prompts.jsonl.
 set -eu
 here=$(dirname "$0")

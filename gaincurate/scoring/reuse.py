@@ -42,7 +42,7 @@ class Reused:
         sets: opened.
         identity: of the run.
         columns: of the run's source.
-        progress: hears which set lacks a signal. The rows of such a set are scored anew.
+        progress: hears which set lacks a signal. The rows of such a set are scored again.
 
     Raises:
         InputError: a set was made by another model, prompt rendering, dtype or other option.
@@ -63,7 +63,7 @@ class Reused:
             lacking = [name for name in identity["signals"] if name not in scored.identity["signals"]]
             if lacking:
                 lacked = " and no ".join(lacking)
-                progress.note(f"--reuse {scored.place}: the set has no {lacked}, so its rows are scored anew")
+                progress.note(f"--reuse {scored.place}: the set has no {lacked}, so its rows are scored again")
                 continue
             self._sets.append((scored, _ids(scored)))
             self.prefills |= set(scored.manifest["prefill"].split("+"))
