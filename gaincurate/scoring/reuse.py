@@ -63,7 +63,9 @@ class Reused:
             lacking = [name for name in identity["signals"] if name not in scored.identity["signals"]]
             if lacking:
                 lacked = " and no ".join(lacking)
-                progress.note(f"--reuse {scored.place}: the set has no {lacked}, so its rows are scored again")
+                progress.note(
+                    f"--reuse {scored.place}: the set has no {lacked}, so its rows are scored again"
+                )
                 continue
             self._sets.append((scored, _ids(scored)))
             self.prefills |= set(scored.manifest["prefill"].split("+"))
