@@ -171,9 +171,10 @@ def kill_loops(model: str, run: Path, kills: int) -> None:
     every = config["budget"] * config["rounds"] * GROUP
     for number in range(kills + 1):
         before = lines()
-        process = context.Process(target=loop, args=(model, run))
+        more = chance.randint(1, max((every - before) // (kills - number), 1)) if number < kills else every
+        enough = min(before + more, every)
+        process = context.Process(target=loop, args=(model, run), daemon=True)
         process.start()
-        enough = before + chance.randint(1, (every - before) // (kills - number)) if number < kills else every
         while process.is_alive() and lines() < enough:
             time.sleep(chance.random() / 100)
         process.kill()
