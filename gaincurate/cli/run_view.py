@@ -221,7 +221,7 @@ _COLUMNS: tuple[tuple[str, str, Callable[[dict[str, Any]], Any]], ...] = (
     ("training s", ",.1f", lambda row: row["training_seconds"]),
     ("scoring s", ",.1f", lambda row: row["scoring_seconds"]),
 )
-"""Head, form and value of the columns of a status, which docs/schedule.md explains. One without any value is
+"""Head, form and value of the columns of a status, which docs/watching.md explains. One without any value is
 left out: a strategy without mu has no target rank."""
 
 

@@ -1,4 +1,4 @@
-"""The worked example of docs/schedule.md: a real TRL GRPO run of a tiny model, driven through three rounds."""
+"""The worked example of docs/watching.md: a real TRL GRPO run of a tiny model, driven through three rounds."""
 
 from __future__ import annotations
 

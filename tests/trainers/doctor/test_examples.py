@@ -6,10 +6,8 @@ trainer's source and not by running it.
 
 from __future__ import annotations
 
-import re
 import shlex
 import tomllib
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,12 +78,10 @@ def test_the_mended_examples_are_clean(trainer: str) -> None:
             assert left <= LEFT.get(trainer, set()), (example["from"], mode)
 
 
-@pytest.mark.parametrize("trainer", with_rules())
-def test_the_counts_in_the_docs_are_those_of_the_table(trainer: str) -> None:
+def test_the_counts_in_the_docs_are_those_of_the_table() -> None:
     page = (Path(__file__).parent.parent.parent.parent / "docs/doctor.md").read_text()
-    counts = Counter[Mode]()
-    for example in of(trainer):
-        counts.update({mode: len(example[mode].split()) for mode in modes(trainer)})
-    row = re.search(rf"^\| {trainer} \| [^|]* \| 12 \| (\d+) \| 0 \| 0 \|", page, re.MULTILINE)
-    assert row
-    assert int(row[1]) == counts.total()
+    counts = [
+        sum(len(example[mode].split()) for example in of(trainer) for mode in modes(trainer))
+        for trainer in with_rules()
+    ]
+    assert f"| true findings | {' | '.join(map(str, counts))} |" in page
