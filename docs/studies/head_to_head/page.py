@@ -27,7 +27,6 @@ HERE = Path(__file__).parent
 NAME, FIGURES, TEMPLATE = "head-to-head.md", "figures.json", "template.txt"
 Json = dict[str, Any]
 _WORDS = {"gc_angle": "the angle", "gc_nll": "the NLL", "gc_question_tokens": "the length"}
-_SCORES = {"gc_angle": 2, "gc_nll": 1, "gc_question_tokens": 1}  # and their digits
 
 
 def figures(folder: Path) -> Json:
@@ -135,18 +134,15 @@ def _plain(value: object) -> str:
 
 
 def _rates(about: Json) -> str:
-    rows, scores = about["model"].get("pass_rates"), about["scores"]
+    """How many prompts the model solves at the start."""
+    rows = about["model"].get("pass_rates")
     if not rows:
-        return "(not measured)"
-    edges = list(next(iter(rows.values()))["by rate"])
-    head = ["task", "prompts", "right", *edges, *(("angle", "NLL", "tokens") if scores else ())]
-    lines = []
-    for name, row in rows.items():
-        told = scores.get(name)
-        means = [f"{told[key]:.{digits}f}" if told else "" for key, digits in _SCORES.items()]
-        means = means if scores else []
-        lines.append([name, row["prompts"], f"{row['mean']:.2f}", *row["by rate"].values(), *means])
-    return _table(head, lines)
+        return ""
+    by_rate = list(rows["all"]["by rate"].values())
+    return (
+        f"At the start {rows['all']['mean']:.0%} of its answers are right: {by_rate[0]:,} prompts are never "
+        f"solved, and {by_rate[-1]:,} always. "
+    )
 
 
 def _order(about: Json) -> str:
