@@ -152,7 +152,7 @@ def _order(about: Json) -> str:
     shares = [f"{100 * about['between_tasks'][name]:.0f} % of {word}" for name, word in _WORDS.items()]
     ends = [f"{arm} {mu:.0f}" for arm, mu in about["mu"].items()]
     return (
-        "**Orders are mostly orders of tasks.** Differences between these rows explain "
+        "**Orders are mostly orders of tasks.** Differences between tasks and levels explain "
         f"{', '.join(shares)} (share of the variance). In another mixture the same score may put other "
         f"tasks first. The mean of the sampled ranks, of {about['prompts']['scored']:,}, ended at "
         f"{', '.join(ends)} (mean over seeds), so these arms see mostly the first part of their order."
