@@ -34,9 +34,9 @@ SECTION = r"^(Args|Returns|Yields|Raises|Attributes):\n((?:    .*\n|\n(?=    ))+
 """Of a docstring."""
 HEAD = """# Python
 
-What can be imported and stays, beside the live [trainers](trainers.md), [TRL](trl.md) among them.
-All errors are `gaincurate.errors.GaincurateError`. Type checkers know the keywords of `score`, `rollout` and
-`Schedule.start`. `make docs` writes this page from signatures and docstrings.
+This page lists the stable Python API. [Trainers](trainers.md) and [TRL](trl.md) have the live adapters. All errors are
+subclasses of `gaincurate.errors.GaincurateError`. Type checkers know the keywords of `score`, `rollout` and `Schedule.start`.
+`make docs` writes this page from signatures and docstrings.
 """
 
 

@@ -5,6 +5,7 @@ Each word has a plainer one that says the same. Code, quoted names and the notes
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -37,6 +38,7 @@ MANNER = (
 """Ellipsis and inversion, by words that these pages do not need otherwise; with sentences that begin with What or Who."""
 HELP = ROOT / "docs/cli.md"  # generated from every help text; test_docs.py sees that it is fresh
 API = ROOT / "docs/api.md"  # generated from docstrings
+IN_CODE_YET = {"anew", r"told(?! apart)"}
 
 
 def prose(page: Path) -> str:
@@ -60,6 +62,16 @@ def test_there_is_a_plainer_word(page: Path) -> None:
         for match in re.finditer(rf"\b({word})(?!\w)", text, re.IGNORECASE)
     ]
     assert not hits
+
+
+def test_there_is_a_plainer_word_in_messages_and_docstrings() -> None:
+    words = "|".join(DENIED.keys() - IN_CODE_YET)
+    for path in [*ROOT.glob("gaincurate/**/*.py"), *ROOT.glob("kernels/**/*.py")]:
+        texts = (
+            node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)
+        )
+        text = "\n".join(value for value in texts if isinstance(value, str) and " " in value)
+        assert not re.findall(rf"\b({words})(?!\w)", re.sub(r"`[^`]*`", "`code`", text), re.IGNORECASE), path
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
