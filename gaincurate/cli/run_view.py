@@ -378,15 +378,3 @@ def print_coming_rounds(facts: dict[str, Any]) -> None:
     for entry in facts["rounds"]:
         if entry.get("command"):
             output.text(f"  round {entry['round']} runs: {shlex.join(entry['command'])}")
-    paths = facts["mu"]
-    if paths and len(paths["rounds"]) > 1:
-        output.text()
-        output.fitted(
-            f"target rank, if each round had this accuracy (and mean angle {paths['concentration']:.3f}):"
-        )
-        names = ("all wrong", "on target", "all right")
-        rows = [
-            [str(round_), *(f"{paths[name][place]:,.0f}" for name in names)]
-            for place, round_ in enumerate(paths["rounds"])
-        ]
-        output.table(rows, ["round", *names])

@@ -295,7 +295,7 @@ class _Run:
             self._shard(index, broken)
 
     def _shard(self, index: int, broken: Broken) -> None:
-        """Roll out one shard's prompts and write it; its journals are then spent."""
+        """Roll out one shard's prompts and write it; its journal is then spent."""
         out, folder = self.config.out, work_folder(self.config.out)
         prompts = read_prompts(self.prompts.scored, self.prompts.pieces[index], self.prompts.answer)
         rejected = [{"gc_id": p.gc_id, "reason": broken[p.gc_id]} for p in prompts if p.gc_id in broken]
@@ -310,8 +310,7 @@ class _Run:
         self.summary.other_lengths += other_lengths
         rejected += [{"gc_id": gc_id, "reason": reason} for gc_id, reason in work.refused.items()]
         write_shard(out, index, self.identity, judged, rejected)
-        for path in folder.glob(f"*-{index:05d}.jsonl"):
-            path.unlink(missing_ok=True)
+        (folder / f"completions-{index:05d}.jsonl").unlink(missing_ok=True)
         self.progress.advance(len(prompts))
         counts = {"units": len(prompts), "other_lengths": other_lengths}
         self.progress.part(f"shard {index + 1} of {len(self.prompts.pieces)}", shard=index, **counts)

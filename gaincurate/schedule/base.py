@@ -262,8 +262,7 @@ class Selector(ABC):
     def prepare(self, context: Context) -> None:  # noqa: B027 - a hook that may be left out
         """Learn what the next draw needs, from the scored set or from the newest policy.
 
-        Called once before each draw, after `observe`, and for a forecast before `log_weights`. What it takes
-        from files need not be in `state_dict`.
+        Called once before each draw, after `observe`. What it takes from files need not be in `state_dict`.
 
         Raises:
             NotReadyError: something has to happen first. The run stays as it is, and is asked again by
@@ -299,22 +298,8 @@ class Selector(ABC):
         """
         return {}
 
-    def log_weights(self, start: int, stop: int) -> Floats | None:
-        """Of the ranks `start` to `stop` as they would be drawn now, for forecasts; None where not known.
-
-        Called after `prepare`.
-        """
-        return None
-
     def reach(self, rounds: int) -> tuple[int, int] | None:
         """The first and last rank that so many rounds can draw from, for `--rescore window`.
-
-        Called before `prepare`.
-        """
-        return None
-
-    def mu_path(self, rounds: int, accuracy: float, concentration: float) -> list[float] | None:
-        """Mu in each of so many rounds, this one first, if all had these values; None where there is none.
 
         Called before `prepare`.
         """

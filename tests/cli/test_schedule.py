@@ -298,9 +298,6 @@ def test_a_dry_run_tells_what_can_be_known(tmp_path: Path, strategy: str) -> Non
             assert entry["ids"] == run.ids(run.state["round"])
             runs.report(run)
             gaincurate("schedule", "next", run.folder)
-    else:
-        low, high = found["mu"]["all wrong"][-1], found["mu"]["all right"][-1]
-        assert 0 <= low < found["mu"]["on target"][-1] < high <= 59
     assert gaincurate("schedule", "run", tmp_path / "run", "--dry-run").exit_code == 0
     assert not (tmp_path / "run/command.json").exists()
 

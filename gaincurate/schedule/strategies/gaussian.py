@@ -116,13 +116,6 @@ class GainRL(base.Selector):
         """Move mu."""
         self.mu = self._within(self.mu + self.step(observed.accuracy, observed.concentration))
 
-    def mu_path(self, rounds: int, accuracy: float, concentration: float) -> list[float]:
-        """See `Selector`."""
-        step, path = self.step(accuracy, concentration), [self.mu]
-        while len(path) < rounds:
-            path.append(self._within(path[-1] + step))
-        return path
-
     def _within(self, mu: float) -> float:
         return min(max(mu, 0.0), self.pool.rows - 1.0)
 
