@@ -15,7 +15,6 @@ import json
 import os
 import shutil
 import socket
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -56,7 +55,6 @@ RUN = "run.json"
 _NO_HASH = "0" * 32
 _LISTED = 6  # keys that a refusal names
 _REQUESTS = 8  # parts that are read from an object store at a time
-_CONFLICT_WAITS = (0.1, 0.2, 0.5, 1.0, 2.0)  # seconds
 _PARTS = "parts.jsonl"  # in the work folder of a set in an object store: what is known of its parts
 
 Json = dict[str, Any]
@@ -234,43 +232,9 @@ class Artifact:
         holds = str(facts.get("kind", "scores"))
         return None if holds == self.kind.holds else holds
 
-    def begin(self, identity: Json, *, first: bool = False) -> str | None:
-        """Write the identity; call `remove` first.
-
-        Args:
-            identity: all that can change a value.
-            first: there was none. Where another process began meanwhile, its identity has to be the same.
-
-        Returns:
-            What the user has to know of the store, if anything.
-
-        Raises:
-            OutputError: another process began with other options.
-        """
-        data = json_bytes(identity)
-        if not (first and self.remote):
-            self.store.put(IDENTITY, data)
-            return None
-        for wait in _CONFLICT_WAITS:
-            if self.store.put_new(IDENTITY, data):
-                break
-            if (begun := self.read_identity()) is not None:
-                self.refuse_other(begun, identity)
-                return None
-            time.sleep(wait)  # 409: another create was under way at the same time
-        else:
-            raise StorageError(
-                f"cannot write {self.folder / IDENTITY}: the store says that it is there and that it is not. "
-                "Run the same command again."
-            )
-        # The same bytes once more: a store that takes them has not looked whether there were some.
-        if self.store.put_new(IDENTITY, data):
-            self.refuse_other(self.read_identity() or identity, identity)
-            return (
-                f"{self.folder}: this store ignores create-only writes. Give processes that begin a set at "
-                "the same time the same options: it would not be noticed if they differed."
-            )
-        return None
+    def begin(self, identity: Json) -> None:
+        """Write the identity, which is all that can change a value; call `remove` first."""
+        self.store.put(IDENTITY, json_bytes(identity))
 
     def write_part(self, index: int, identity: Json, table: pa.Table, facts: Json) -> None:
         """Write one part whole.

@@ -72,7 +72,7 @@ def score_dataset(config: ScoreConfig, progress: Progress | None = None) -> Summ
     artifact = Artifact(config.out, SCORES)
     artifact.read_identity(damaged=config.overwrite)
     with engine(config, progress, summary) as run, artifact.writing(config.split_run):
-        present = begin(run.plan, artifact, progress, summary)
+        present = begin(run.plan, artifact, summary)
         run.score(run.plan.own_shards(), present)
         finish(run.plan, artifact, summary)
         summary.elapsed = time.perf_counter() - begun
@@ -80,7 +80,7 @@ def score_dataset(config: ScoreConfig, progress: Progress | None = None) -> Summ
     return summary
 
 
-def begin(plan: Plan, artifact: Artifact, progress: Progress, summary: Summary) -> set[int]:
+def begin(plan: Plan, artifact: Artifact, summary: Summary) -> set[int]:
     """Write ids and identity, or check them; the shards that are there already."""
     out = plan.config.out
     ids = work_folder(out) / "ids.bin"
@@ -99,8 +99,7 @@ def begin(plan: Plan, artifact: Artifact, progress: Progress, summary: Summary) 
             write_ids(fresh, plan.source.batches(), plan.columns)
             if replaces or not artifact.remote:  # else another machine may have begun meanwhile
                 artifact.remove()  # or what a beginning left: its ids must not meet the next identity
-            if note := artifact.begin(plan.identity, first=not replaces):
-                progress.note(note)
+            artifact.begin(plan.identity)
             fresh.replace(ids)  # after the identity: a kill never leaves an old one with new ids
             return set()
         refuse_other(artifact, begun, plan.identity)

@@ -17,7 +17,6 @@ import tiny
 from command import run, tree
 from gaincurate.core import cache, store
 from gaincurate.core.artifact import IDENTITY, MANIFEST, shard_name
-from gaincurate.core.progress import Progress
 from gaincurate.core.scored_set import open_scores
 from gaincurate.errors import InputError, OutputError, StorageError
 from gaincurate.scoring.config import ScoreConfig
@@ -28,16 +27,6 @@ pytest.importorskip("moto.server")
 
 TESTS = Path(__file__).parent.parent
 SHARDS = 4
-
-
-class Notes(Progress):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 class World:
@@ -190,71 +179,18 @@ def test_a_bucket_folder_that_holds_something_else_is_refused(world: World) -> N
     assert list(world.files()) == ["notes.txt"]
 
 
-def is_create(headers: dict[str, str]) -> bool:
-    return any(name.lower() == "if-none-match" for name in headers)
-
-
-def test_a_store_that_ignores_create_only_is_noticed_in_one_note(world: World) -> None:
-    def ignores(method: str, path: str, headers: dict[str, str]) -> dict[str, str]:
-        return {name: value for name, value in headers.items() if name.lower() != "if-none-match"}
-
-    world.proxy.fault = ignores
-    notes = Notes()
-    score_dataset(world.config(), notes)
-    assert [note for note in notes.notes if "ignores create-only writes" in note] == notes.notes[1:]
-    assert len(notes.notes) == 2
-    assert world.files() == world.reference()
-
-
-def test_a_store_without_create_only_is_written_to_all_the_same(world: World) -> None:
-    def refuses(method: str, path: str, headers: dict[str, str]) -> buckets.Answer | None:
-        return (501, b"<Error><Code>NotImplemented</Code></Error>") if is_create(headers) else None
-
-    world.proxy.fault = refuses
-    notes = Notes()
-    score_dataset(world.config(), notes)
-    assert "ignores create-only writes" in notes.notes[-1]
-    assert world.files() == world.reference()
-
-
-def test_a_store_that_takes_create_only_is_not_written_about(world: World) -> None:
-    notes = Notes()
-    score_dataset(world.config(), notes)
-    assert len(notes.notes) == 1
-
-
-@pytest.mark.parametrize("status", [409, 412])
-def test_an_identity_that_came_meanwhile_is_compared(world: World, status: int) -> None:
-    """Two processes begin at once: the other's identity is written just before ours is refused."""
+def test_of_two_first_starts_with_other_options_one_refuses_the_others_shards(world: World) -> None:
     score_dataset(world.config(limit=30))
+    world.delete(MANIFEST)
     other = world.files()
-    for name in world.files(logs=True):
+    score_dataset(world.config(overwrite=True))
+    for name in (MANIFEST, shard_name(3)):
         world.delete(name)
-
-    def comes_first(method: str, path: str, headers: dict[str, str]) -> buckets.Answer | None:
-        if not is_create(headers):
-            return None
-        world.put(f"sets/one/{IDENTITY}", other[IDENTITY])
-        return status, b"<Error><Code>ConditionalRequestConflict</Code></Error>"
-
-    world.proxy.fault = comes_first
-    with pytest.raises(OutputError, match=r"holds scores of another run: source\.rows was 30 and is now 40"):
+    world.put(f"sets/one/{shard_name(1)}", other[shard_name(1)])
+    with pytest.raises(
+        OutputError, match=r"shard-00001\.arrow holds scores of another run: source\.rows was 30"
+    ):
         score_dataset(world.config())
-    assert world.files() == {IDENTITY: other[IDENTITY]}
-    score_dataset(world.config(limit=30))
-    assert world.files() == other
-
-
-def test_a_conflict_that_came_to_nothing_is_tried_again(world: World) -> None:
-    refusals = [409, 409]
-
-    def conflicts(method: str, path: str, headers: dict[str, str]) -> buckets.Answer | None:
-        return (refusals.pop(), b"") if is_create(headers) and refusals else None
-
-    world.proxy.fault = conflicts
-    score_dataset(world.config())
-    assert not refusals
-    assert world.files() == world.reference()
 
 
 def test_an_answer_of_500_now_and_then_is_nothing_to_speak_of(world: World) -> None:
