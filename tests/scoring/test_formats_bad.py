@@ -259,7 +259,7 @@ def test_a_line_without_an_end_is_refused_before_all_of_it_is_read(
     """Gzip makes gigabytes of a few kilobytes: what is read of them is bounded."""
     monkeypatch.setattr(csv_rows, "LONGEST_LINE", 1 << 12)
     monkeypatch.setattr(csv_rows, "_CSV_BLOCK", 1 << 12)
-    monkeypatch.setattr(csv_rows, "_BLOCK", 1 << 10)
+    monkeypatch.setattr(csv_rows, "_LONGEST_ARRAY", 1 << 12)
     read_so_far: list[int] = []
     unpacked = gzip.GzipFile.read
 
@@ -272,7 +272,11 @@ def test_a_line_without_an_end_is_refused_before_all_of_it_is_read(
     bomb = b"a" * (1 << 22)
     for name, content, said in [
         ("a.jsonl.gz", b'{"p": 1}\n{"prompt": "' + bomb, ", line 2: the line has more than 4,096 bytes"),
-        ("a.json.gz", b'[{"p": 1}, {"prompt": "' + bomb, "(an item has more than 4,096 characters)"),
+        (
+            "a.json.gz",
+            b'[{"p": 1}, {"prompt": "' + bomb,
+            ": the array has more than 4,096 bytes. Write one object",
+        ),
     ]:
         assert said in refused(write(tmp_path, name, gzip.compress(content)))
     assert sum(read_so_far) < 1 << 16
