@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -107,7 +108,7 @@ class JsonReader:
     def open(cls, path: Path) -> JsonReader:
         """Read the whole file once, keeping one batch in memory, to check it and find its types."""
         kinds, notes, rows = dict[str, pa.DataType](), dict[str, str](), 0
-        for places, batch in _chunks(_json_objects(path)):
+        for places, batch in _chunks(path):
             names = dict.fromkeys(key for row in batch for key in row)
             # Before their types are found: thousands of new keys in each row would take hours.
             if (count := len(kinds.keys() | names)) <= MOST_COLUMNS:
@@ -125,7 +126,7 @@ class JsonReader:
     def batches(self, schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
         """See `Reader`."""
         texts = [field.name for field in self.schema if field.type == pa.string()] if self.notes else []
-        for places, batch in _chunks(_json_objects(self.path)):
+        for places, batch in _chunks(self.path):
             if skip < len(batch):
                 for row in batch:
                     row.update({n: _json_text(row[n]) for n in texts if isinstance(row.get(n), dict | list)})
@@ -145,22 +146,12 @@ def open_file(path: Path) -> Reader:
     return JsonReader.open(path)
 
 
-def _json_objects(path: Path) -> Iterator[tuple[Place, Row]]:
+def _chunks(path: Path) -> Iterator[tuple[list[Place], list[Row]]]:
+    """The objects of a JSON file in batches, with the place of each."""
     with opened(path) as file:
-        yield from json_rows(path, file)
-
-
-def _chunks(objects: Iterator[tuple[Place, Row]]) -> Iterator[tuple[list[Place], list[Row]]]:
-    places: list[Place] = []
-    batch: list[Row] = []
-    for place, value in objects:
-        places.append(place)
-        batch.append(value)
-        if len(batch) == BATCH_ROWS:
-            yield places, batch
-            places, batch = [], []
-    if batch:
-        yield places, batch
+        objects = json_rows(path, file)
+        while chunk := list(islice(objects, BATCH_ROWS)):
+            yield [place for place, _ in chunk], [value for _, value in chunk]
 
 
 def _json_text(value: Any) -> str:
