@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from gaincurate.cli import output
 from gaincurate.cli.options import configured
 from gaincurate.cli.progress import ProgressView, duration
-from gaincurate.cli.report import lacking_for_pages, need_a_place_for_the_page
+from gaincurate.cli.report import lacking_for_pages, need_a_place_for_the_page, print_parts
 from gaincurate.core.options import Option
 from gaincurate.errors import InputError
 
@@ -24,6 +24,8 @@ Json = dict[str, Any]
 
 def print_comparison(comparison: Json) -> None:
     """Print what can be said first, and what it rests on below."""
+    from gaincurate.compare.contents import parts
+
     setting = comparison["setting"]
     output.say(comparison["headline"])
     for note in comparison["notes"]:
@@ -37,142 +39,11 @@ def print_comparison(comparison: Json) -> None:
         f"{output.counted(setting['samples'], 'answer')} each; "
         f"{comparison['arms'][0]['curve'][0]['accuracy']:.3f} of them right at the start"
     )
-    _verdicts(comparison)
-    output.text()
-    _training(comparison)
-    output.text()
-    _cost(comparison)
-    _task_shares(comparison)
-    _tuning(comparison)
-    output.text()
     for arm in comparison["arms"]:
         output.say(arm["sentence"], "  ")
     if comparison["against_length"]:
         output.say(comparison["against_length"], "  ")
-
-
-def _verdicts(comparison: Json) -> None:
-    from gaincurate.compare.verdict_text import reached_at
-
-    baseline, second = comparison["setting"]["baseline"], comparison["setting"]["second"]
-    several = comparison["setting"]["claim"] != "these tasks"
-    head = ["arm", "right", f"less {baseline}", "95 % together", "verdict"]
-    head += ["these tasks", f"less {second}", "verdict"] if several else [f"less {second}", "verdict"]
-    controlled = any(arm["control"] for arm in comparison["arms"])
-    head += ["its control", "less it", "verdict"] if controlled else []
-    head.append(f"at {baseline}'s end after")
-    rows = []
-    for arm in sorted(comparison["arms"], key=lambda arm: -float(arm["accuracy"]["value"])):
-        against, length = arm["difference"] or {}, arm["against_length"] or {}
-        control = arm["against_control"] or {}
-        beside = [
-            arm["control"] or "",
-            output.number(control.get("value"), "+.3f") if control else "",
-            control.get("answer", ""),
-        ]
-        rows.append(
-            [
-                arm["arm"],
-                f"{arm['accuracy']['value']:.3f}",
-                output.number(against.get("value"), "+.3f"),
-                _span(against.get("joint")),
-                against.get("answer", "the baseline"),
-                *([against["claims"]["these tasks"]["answer"] if against else ""] if several else []),
-                output.number(length.get("value"), "+.3f"),
-                length.get("answer", ""),
-                *(beside if controlled else []),
-                reached_at(comparison, arm),
-            ]
-        )
-    output.table(rows, head)
-
-
-def _span(ends: list[float] | None) -> str:
-    return "-" if ends is None else f"{ends[0]:+.3f} to {ends[1]:+.3f}"
-
-
-def _training(comparison: Json) -> None:
-    most = max(comparison["arms"][0]["pass_at"], key=int)
-    head = [
-        "arm",
-        f"pass@{most}",
-        "answer tokens",
-        "prompts",
-        "0<p<1",
-        "reward",
-        "replayed",
-        "gradient",
-        "clipped",
-    ]
-    head += ["gradient~angle", "given time"]
-    rows = [
-        [
-            arm["arm"],
-            f"{arm['pass_at'][most]:.3f}",
-            f"{arm['curve'][-1]['response_tokens']:,.1f}",
-            output.number((arm["drawn"] or {}).get("prompts"), ",.0f"),
-            output.number(arm["training"]["effective"], ".2f"),
-            output.number(arm["training"]["reward"], ".3f"),
-            output.number(arm["training"]["replayed"], ".0%"),
-            output.number(arm["training"]["grad_norm"], ".3g"),
-            output.number(arm["training"]["clipped"], ".0%"),
-            output.number(arm["gradient"]["spearman"], "+.2f"),
-            output.number(arm["gradient"]["given_step"], "+.2f"),
-        ]
-        for arm in comparison["arms"]
-    ]
-    output.table(rows, head)
-
-
-def _cost(comparison: Json) -> None:
-    names = ("training", "references", "scoring", "rescoring", "tokens")
-    head = ["arm", "tokens of training", "references", "scoring", "re-scoring", "all", "steps", "seconds"]
-    rows = [
-        [
-            arm["arm"],
-            *(f"{arm['cost'][name]:,.0f}" for name in names),
-            f"{arm['cost']['step']:,.0f}",
-            f"{arm['cost']['seconds']:,.0f}",
-        ]
-        for arm in comparison["arms"]
-    ]
-    output.table(rows, head)
-
-
-def _task_shares(comparison: Json) -> None:
-    """The share of its groups that each arm drew of each task; nothing where the tasks are not known."""
-    shares = {arm["arm"]: (arm["drawn"] or {}).get("tasks") for arm in comparison["arms"]}
-    names = sorted({task for each in shares.values() if each for task in each})
-    if not names:
-        return
-    output.text()
-    rows = [
-        [arm, *(output.number((each or {}).get(task, 0.0), ".0%") for task in names)]
-        for arm, each in shares.items()
-    ]
-    output.table(rows, ["drawn of", *names])
-
-
-def _tuning(comparison: Json) -> None:
-    """What was tried before any arm."""
-    tuned = comparison["setting"]["tuned"]
-    if tuned is None:
-        return
-    output.text()
-    rows = [
-        [
-            f"{row['learning_rate']:g}",
-            str(row["step_prompts"]),
-            str(row["group"]),
-            f"{row['accuracy']:.3f}",
-            f"{row['steps']:,.0f}",
-            "chosen" if all(row[name] == value for name, value in tuned["chosen"].items()) else "",
-        ]
-        for row in tuned["grid"]
-    ]
-    output.table(
-        rows, ["uniform, learning rate", "prompts a step", "rollouts a prompt", "right", "steps", ""]
-    )
+    print_parts(parts(comparison))
 
 
 @configured()

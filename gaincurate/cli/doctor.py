@@ -47,7 +47,6 @@ _PACKAGES = (
     ("scipy", "scipy", "derive"),
     ("rensa", "rensa", "hygiene"),
     ("obstore", "obstore", "cloud"),
-    ("altair", "altair", "report"),
     ("jinja2", "jinja2", "report"),
     ("vl-convert-python", "vl_convert", "report"),
     ("reasoning-gym", "reasoning_gym", "demo"),

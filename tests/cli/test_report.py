@@ -48,8 +48,7 @@ def test_the_first_screen_says_whether_to_sort(scored: Path) -> None:
     assert "WARNING: gc_angle is close to question length: rank correlation -1.00" in first
     assert "[tells-length-only] gc_angle follows question length" in first
     assert "[no-outcomes-to-judge] gc_nll is not question length" in first
-    assert "duplicates 398 99.50%" in first
-    assert "duplicates: 2 groups, the largest of 397 rows; the very same text in 398 rows" in first
+    assert "duplicates 398 99.5 % 2 groups, the largest of 397 rows; the very same text in 398 rows" in first
     assert "gaincurate export DIR --drop duplicates` leaves them out" in first
     assert "\x1b" not in done.output
     assert all(len(line) <= 100 for line in done.stdout.splitlines()[:16])
@@ -73,10 +72,10 @@ def test_everything_that_was_given_is_shown(scored: Path, rates: Path, tmp_path:
     lines = " ".join(done.stdout.split())
     assert "rank correlation with pass rate (rates.parquet)" in lines
     assert "rank correlation with p(1-p) (run)" in lines
-    assert "pass rate (rates.parquet): 400 prompts, 3,200 rollouts, mean 0." in lines
+    assert "pass rate (rates.parquet) 400 3,200 0." in lines
     assert f"{begun.folder}: uniform, 1 of 3 rounds, 8 prompts each" in lines
     assert f"against {scored}: 400 rows in both, 0 only here, 0 only there" in lines
-    assert "gc_angle +1.00 100%" in lines
+    assert "gc_angle +1.00 100 %" in lines
     assert "groups: task (named by --group-column)" in lines
 
 
@@ -159,10 +158,11 @@ def test_every_check_stands_in_the_report_of_all_three_kinds(
     html = page.read_text()
     for name, check in found.items():
         (example,) = check["examples"]
-        assert [name, "1", "16.67%"] in lines
-        assert [example["gc_id"], *example["text"].replace("\x1b", " ").split()] in lines
+        assert [name, "1", "17", "%"] in [line[:4] for line in lines]
+        (row,) = [line for line in lines if line[:1] == [example["gc_id"]]]
+        assert " ".join(row).endswith(" ".join(example["text"].replace("\x1b", " ").split()))
         assert f'<tr><th scope="row">{name}</th><td>1</td><td>17 %</td>' in html
-        assert f'<tr><th scope="row" class="id">{example["gc_id"]}</th>' in html
+        assert f'<tr><th scope="row">{example["gc_id"]}</th>' in html
         assert str(escape(example["match"])) in html
     assert "<script" not in html
     assert "\x1b" not in told.stdout

@@ -47,12 +47,12 @@ def test_without_the_extra_it_says_what_to_install_before_it_works(
     there = importlib.util.find_spec
 
     def find(name: str, package: str | None = None) -> ModuleSpec | None:
-        return None if name in ("altair", "vl_convert") else there(name, package)
+        return None if name in ("jinja2", "vl_convert") else there(name, package)
 
     monkeypatch.setattr("gaincurate.cli.report.find_spec", find)
     done = run("report", scored / "not there", "-o", tmp_path / "report.html")
     assert done.exit_code == 2
-    sentence = "error: --output needs altair and vl_convert: `pip install 'gaincurate[report]'`.\n"
+    sentence = "error: --output needs jinja2 and vl_convert: `pip install 'gaincurate[report]'`.\n"
     assert done.stderr == sentence
     assert run("report", scored).exit_code == 0
 
