@@ -68,6 +68,10 @@ class Context:
     """Tokens of the longest rendered prompt in the set."""
     longer_than: Callable[[float], list[str]] | None = None
     """The ids of the prompts with more tokens than a limit."""
+    group_size: int | None = None
+    """The mean of the group sizes in the newest plan; None where it has none."""
+    step: int = 1
+    """The prompts of a step, in each of which the group sizes have this mean."""
     columns: frozenset[str] | None = None
     """Columns of the newest round's file."""
     folder: str = "run"

@@ -25,6 +25,7 @@ LIVE: dict[str, Any] = {
 """The settings by which the trainer finds the live adapter."""
 
 _MINI, _DYNAMIC = (f"actor_rollout_ref.actor.{name}" for name in ("ppo_mini_batch_size", "use_dynamic_bsz"))
+_N = "actor_rollout_ref.rollout.n"
 _SAVED = "actor_rollout_ref.actor.checkpoint.save_contents"
 _REWARD = "reward.custom_reward_function.path"
 _TAP = "trainer.v1.sampler.custom_sampler.path"
@@ -59,6 +60,7 @@ DEFAULTS: dict[str, Any] = {
     "algorithm.filter_groups.enable": False,
     "algorithm.use_kl_in_reward": False,
     "actor_rollout_ref.actor.use_kl_loss": False,
+    _N: 1,
     _MINI: 256,
     _DYNAMIC: False,
     _SAVED: ["model", "optimizer", "extra"],
@@ -122,6 +124,23 @@ def checkpoints(settings: Settings, context: Context) -> Found:
         {"trainer.save_freq": apart},
         f"or a divisor of {apart}",
     )
+
+
+def group_sizes(settings: Settings, context: Context) -> Found:
+    """Mini-batches are counted by `rollout.n`, so a step's group sizes must have it as their mean."""
+    if context.mode == "export" or context.group_size is None:
+        return None
+    batch = settings.count("data.train_batch_size") or 0
+    if settings.number(_N) == context.group_size and batch % context.step == 0:
+        return None
+    title = (
+        f"{settings.told(_N)}, {settings.told('data.train_batch_size')}: the group sizes of the plans have "
+    )
+    title += (
+        f"a mean of {context.group_size} in each {context.step:,} prompts, and verl counts mini-batches by it"
+    )
+    fix = {_N: context.group_size, "data.train_batch_size": context.step}
+    return Finding("group-sizes", "wrong", title, fix)
 
 
 def other_loops(settings: Settings, context: Context) -> Found:
@@ -188,6 +207,7 @@ _RULES: tuple[Rule, ...] = (
         "rows are left out, at random where data.shuffle is on", name="subset", modes=common.ALWAYS,
         fix={"data.train_max_samples": -1}),
     *groups,
+    group_sizes,
     *(must(key, None, "verl 0.8 and later no longer read it, so the order is not what it says",
         name="sampler-gone", modes=common.ALWAYS, advice="live mode plugs in at data.custom_cls")
         for key in ("data.sampler.class_path", "data.datagen.path")),
