@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,11 @@ import runs
 from gaincurate.errors import InputError
 from gaincurate.schedule.run import Run
 from gaincurate.trainers.doctor.examine import facts_of, judge, trainer_named
+from gaincurate.trainers.doctor.findings import defaults_of
 from gaincurate.trainers.doctor.read import Read
 from gaincurate.trainers.verl.settings import check, overrides, run_in
 
-# What verl 0.9.1 has by default, of what is looked at.
-DEFAULTS: dict[str, Any] = json.loads((Path(__file__).parent / "defaults/verl.json").read_text())["defaults"]
+DEFAULTS = dict(defaults_of("verl"))
 
 
 def settings(run: Run, **changed: Any) -> dict[str, Any]:

@@ -7,8 +7,11 @@ breaks the schedule in one error.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 from gaincurate.errors import InputError
@@ -148,6 +151,17 @@ class TrainerRules:
     resolves: bool = False
     whole: Mapping[str, Any] | None = None
     toml: bool = False
+
+
+@cache
+def defaults_of(trainer: str) -> Mapping[str, Any]:
+    """The values of a trainer's settings where a file says nothing, as its source has them.
+
+    `tests/trainer_defaults.py` reads them from the source.
+    """
+    stored = json.loads(Path(__file__).parent.with_name("defaults.json").read_text())
+    defaults: Mapping[str, Any] = stored[trainer]["defaults"]
+    return defaults
 
 
 def ask(rules: Iterable[Rule], settings: Settings, context: Context) -> tuple[list[Finding], list[str]]:

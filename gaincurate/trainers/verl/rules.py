@@ -12,7 +12,7 @@ from typing import Any
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import LIVE as LIVE_MODE
 from gaincurate.trainers.doctor.common import SEGMENT, must, only
-from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules, defaults_of
 from gaincurate.trainers.doctor.settings import Settings
 
 LIVE: dict[str, Any] = {
@@ -32,41 +32,6 @@ _TAP = "trainer.v1.sampler.custom_sampler.path"
 _CALLBACK = "trainer.checkpoint_callback_class"
 _EXPORT = "--trainer verl --data-source NAME"
 _ALWAYS = 1_000_000  # steps: no round is as long, and the last step is saved whatever the period
-
-DEFAULTS: dict[str, Any] = {
-    "data.train_files": "~/data/rlhf/gsm8k/train.parquet",
-    "data.train_max_samples": -1,
-    "data.train_batch_size": 1024,
-    "data.max_prompt_length": 512,
-    "data.filter_overlong_prompts": False,
-    "data.shuffle": True,
-    "data.dataloader_num_workers": 8,
-    "data.custom_cls.path": None,
-    "data.return_raw_chat": True,
-    "trainer.total_epochs": 30,
-    "trainer.total_training_steps": None,
-    "trainer.save_freq": -1,
-    "trainer.resume_mode": "auto",
-    "trainer.default_local_dir": "checkpoints/${trainer.project_name}/${trainer.experiment_name}",
-    "trainer.project_name": "verl_examples",
-    "trainer.experiment_name": "gsm8k",
-    "trainer.rollout_data_dir": None,
-    "trainer.val_before_train": True,
-    "trainer.use_v1": True,
-    "trainer.v1.trainer_mode": "sync",
-    _TAP: None,
-    _CALLBACK: None,
-    _REWARD: None,
-    "algorithm.filter_groups.enable": False,
-    "algorithm.use_kl_in_reward": False,
-    "actor_rollout_ref.actor.use_kl_loss": False,
-    _N: 1,
-    _MINI: 256,
-    _DYNAMIC: False,
-    _SAVED: ["model", "optimizer", "extra"],
-    "actor_rollout_ref.actor.optim.lr_scheduler_type": "constant",
-    "actor_rollout_ref.model.lora_rank": 0,
-}
 
 
 def lengths(settings: Settings, context: Context) -> Found:
@@ -248,7 +213,7 @@ RULES = TrainerRules(
     version="0.9.1",
     launches=("verl.trainer.main_ppo", "main_ppo", "fully_async_main"),
     style="hydra",
-    defaults=DEFAULTS,
+    defaults=defaults_of("verl"),
     rules=_RULES,
     live=True,
     resolves=True,
