@@ -40,7 +40,7 @@ from gaincurate.schedule.foresight import observes_with_checkpoint
 from gaincurate.schedule.observations import checked_lines, logged, take_outcomes
 from gaincurate.schedule.rescore import due
 from gaincurate.schedule.rollback import forget_references
-from gaincurate.schedule.rounds import advance, write_data
+from gaincurate.schedule.rounds import advance, write_data_again
 from gaincurate.schedule.rounds import start as open_run
 from gaincurate.schedule.run import Run, names_of, working_on
 
@@ -98,7 +98,7 @@ def drive(
                 again = False
             if not done.exists():
                 if not run.data(round_).exists():  # tidied away, or by a trainer
-                    write_data(run, round_)
+                    write_data_again(run, round_)
                     view.note(f"round {round_}: {run.data(round_)} was gone and is written again")
                 _train(run, round_, wanted, lock, timeout, view, finder)
             with _pointing_at(run, round_):
