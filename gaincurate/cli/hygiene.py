@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from gaincurate.hygiene.config import HygieneConfig
     from gaincurate.hygiene.findings import Finding
 
-_WIDTH = 100
-
 
 @configured("gaincurate.hygiene.config:HygieneConfig")
 def hygiene(
@@ -87,8 +85,8 @@ def _print(folder: Path, rows: int, findings: list[Finding], skipped: dict[str, 
         output.text()
         output.text(f"{item.check}: {item.note}" if item.note else item.check)
         for example in item.examples:
-            output.text(f"  {example['gc_id']}  {output.plain(example['text'])[:_WIDTH]}")
-            output.text(f"    {output.plain(example['with'])[: 2 * _WIDTH]}")
+            output.text(f"  {example['gc_id']}  {output.excerpt(example['text'], output.WIDTH)}")
+            output.text(f"    {output.excerpt(example['with'], 2 * output.WIDTH)}")
     if skipped:
         output.text()
     for check, why in skipped.items():

@@ -19,15 +19,16 @@ from gaincurate.core.store import use_cache
 from gaincurate.errors import InputError, OutputError
 
 _GROUPS = 20  # that the terminal shows
+_MORE = "-v shows each signal's verdict, its spread and its correlations."
 
 if TYPE_CHECKING:
     from gaincurate.core.stats import Estimate
     from gaincurate.hygiene.config import RowChecks
-    from gaincurate.report.document import Document, Lift, Predictions, Relation
+    from gaincurate.report.document import Document, Lift, Predictions, Relation, Verdict
 
 
-def print_report(document: Document) -> None:
-    """Print it: the first screen says whether to sort by anything, and all else follows."""
+def print_report(document: Document, *, verbose: bool = False) -> None:
+    """Print whether to sort by anything and what was asked for; each signal and the tables if `verbose`."""
     from gaincurate.report import verdict_text
 
     about = document.about
@@ -44,20 +45,26 @@ def print_report(document: Document) -> None:
         output.say(document.unknown)
     if (waste := verdict_text.waste(document)) is not None:
         output.say(waste)
-    for verdict in document.verdicts:
-        if verdict.banner is not None:
-            output.say(f"WARNING: {verdict.banner}")
+    warned = [verdict for verdict in document.verdicts if verdict.banner is not None]
+    for first, *others in [[verdict] for verdict in warned] if verbose else [warned] * bool(warned):
+        output.say(f"WARNING: {first.banner}{_likewise(others)}")
     output.text()
-    for verdict in document.verdicts:
-        output.say(f"[{verdict.verdict}] {verdict.sentence}", "  ")
+    rows = [[verdict] for verdict in document.verdicts] if verbose else verdict_text.alike(document)
+    for first, *others in rows:
+        output.say(f"[{first.verdict}] {first.sentence}{_likewise(others)}", "  ")
     _run(document)
-    _signals(document)
-    for target in dict.fromkeys(relation.target for relation in document.relations):
-        _target(document, target)
+    if verbose:
+        _signals(document)
+        for target in dict.fromkeys(relation.target for relation in document.relations):
+            _target(document, target)
     _outcomes(document)
     _against(document)
     _hygiene(document)
-    _notes(document.notes)
+    _notes(document.notes if verbose else [*document.notes, _MORE])
+
+
+def _likewise(others: Sequence[Verdict]) -> str:
+    return f" The same holds for {', '.join(other.signal for other in others)}." if others else ""
 
 
 def _head(line: str) -> None:
@@ -281,8 +288,8 @@ def _hygiene(document: Document) -> None:
         if check.note:
             output.say(f"{check.check}: {check.note}", "  ")
         for example in check.examples:
-            output.text(f"  {output.plain(example.gc_id)}  {output.plain(example.text)[: output.WIDTH]}")
-            output.text(f"    {output.plain(example.match)[: output.WIDTH]}")
+            output.text(f"  {output.plain(example.gc_id)}  {output.excerpt(example.text, output.WIDTH)}")
+            output.text(f"    {output.excerpt(example.match, output.WIDTH)}")
         if 0 < len(check.examples) < check.rows:
             output.text(f"  and {check.rows - len(check.examples):,} more")
     dirty = ",".join(check.check for check in document.hygiene if check.rows)
@@ -365,6 +372,9 @@ def report(
     ] = False,
     cache: Cache = None,
     as_json: Annotated[bool, Option("Print everything as JSON.", names=("--json",))] = False,
+    verbose: Annotated[
+        bool, Option("Print each signal's verdict and the tables.", names=("--verbose", "-v"))
+    ] = False,
 ) -> None:
     """Say what each score of a set is worth: more than prompt length, or not.
 
@@ -419,7 +429,7 @@ def report(
         if as_json:
             output.as_json(to_json(document))
         else:
-            print_report(document)
+            print_report(document, verbose=verbose)
 
 
 def need_a_place_for_the_page(page: Path, option: str) -> None:

@@ -34,7 +34,6 @@ from gaincurate.report.document import (
     Relation,
     Scatter,
     Tenths,
-    Verdict,
 )
 from gaincurate.report.formatting import (
     count,
@@ -62,7 +61,7 @@ from gaincurate.report.svg import (
     draw,
     intervals,
 )
-from gaincurate.report.verdict_text import answer, mostly_groups, next_steps, together
+from gaincurate.report.verdict_text import alike, answer, mostly_groups, next_steps, together
 
 CONTROLS = (
     ("overall", "overall"),
@@ -150,15 +149,6 @@ def pictures(document: Document) -> Pictures:
         rounds=rounds(document.run) if document.run else {},
         foresight=[_foresight(predictions, of) for of in predictions.found] if predictions else [],
     )
-
-
-def alike(document: Document) -> list[list[Verdict]]:
-    """Verdicts with one answer together; those that are worth a trial come first and stand alone."""
-    rows: dict[tuple[str, str | None], list[Verdict]] = {}
-    for verdict in sorted(document.verdicts, key=lambda verdict: verdict.sort_first is None):
-        alone = verdict.signal if verdict.sort_first is not None else None
-        rows.setdefault((verdict.verdict, alone), []).append(verdict)
-    return list(rows.values())
 
 
 def by_target(figures: Iterable[T]) -> dict[str, list[T]]:

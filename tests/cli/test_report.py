@@ -55,6 +55,16 @@ def test_the_first_screen_says_whether_to_sort(scored: Path) -> None:
     assert all(len(line) <= 100 for line in done.stdout.splitlines()[:16])
 
 
+def test_signals_with_one_verdict_share_a_line_unless_verbose(tmp_path: Path) -> None:
+    length = np.arange(5, 405)
+    scores = {name: -np.log(length) for name in ("gc_angle", "gc_nll", "gc_entropy")}
+    scored = column_set(tmp_path / "scored", length, scores)
+    short, verbose = (" ".join(run("report", scored, *more).stdout.split()) for more in ((), ("-v",)))
+    assert short.count("[tells-length-only] ") == short.count("WARNING: ") == 1
+    assert short.count("The same holds for gc_nll, gc_entropy.") == 2
+    assert verbose.count("[tells-length-only] ") == verbose.count("WARNING: ") == 3
+
+
 def test_json_is_the_document(scored: Path, rates: Path) -> None:
     done = run("report", scored, "--rollouts", rates, "--against", scored, "--json")
     assert done.exit_code == 0
@@ -68,8 +78,9 @@ def test_everything_that_was_given_is_shown(scored: Path, rates: Path, tmp_path:
     begun = runs.begin(tmp_path, scored=scored, strategy="uniform")
     runs.report(begun)
     arguments = ["--rollouts", rates, "--run", begun.folder, "--against", scored, "--group-column", "task"]
-    done = run("report", scored, *arguments)
+    done = run("report", scored, *arguments, "-v")
     assert done.exit_code == 0, done.output
+    assert "rank correlation with pass rate" not in run("report", scored, *arguments).stdout
     lines = " ".join(done.stdout.split())
     assert "rank correlation with pass rate (rates.parquet)" in lines
     assert "rank correlation with p(1-p) (run)" in lines
