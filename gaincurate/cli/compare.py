@@ -5,13 +5,12 @@ The terminal, `--json` and the page show the same document, so none can say more
 
 from __future__ import annotations
 
-import shlex
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 from gaincurate.cli import output
-from gaincurate.cli.options import configured
+from gaincurate.cli.options import AsJson, configured
 from gaincurate.cli.progress import ProgressView, duration
 from gaincurate.cli.report import lacking_for_pages, need_a_place_for_the_page, print_parts
 from gaincurate.core.options import Option
@@ -89,7 +88,7 @@ def compare(
             metavar="FILE",
         ),
     ] = None,
-    as_json: Annotated[bool, Option("Print all measures as JSON.", names=("--json",))] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train a model under several strategies at equal generated tokens, and say whether they differ.
 
@@ -103,24 +102,20 @@ def compare(
 
     Example: gaincurate compare compare.toml -o compared
     """
-    again = f"Run the same command again: {shlex.join(['gaincurate', *sys.argv[1:]])}"
-    with output.reporting(again):
+    with output.reporting(resumes=True):
         out = out or config.parent / (config.stem if config.suffix else f"{config.name}-compared")
         if trial and not dry_run:
             raise InputError("--trial goes with --dry-run.")
         if dry_run:
             facts = _estimated(config, out, workers, tune=tune, trial=trial)
-            output.as_json(facts) if as_json else print_estimate(facts, out, workers)
+            output.result(facts, as_json, partial(print_estimate, out=out, workers=workers))
             return
         if page is not None:
             need_a_place_for_the_page(page, "--html")
         _train(config, out, workers, tune=tune)
         comparison = _document(out)
         _write_page(comparison, page, out)
-        if as_json:
-            output.as_json(comparison)
-        else:
-            print_comparison(comparison)
+        output.result(comparison, as_json, print_comparison)
 
 
 def _train(config: Path, out: Path, workers: int, *, tune: bool) -> None:
@@ -153,10 +148,15 @@ def print_estimate(facts: Json, out: Path, workers: int) -> None:
         f"{facts['tokens']:,} tokens to generate in training, and "
         f"{output.counted(facts['judged'], 'answer')} to judge"
     )
-    head = ["arm", "trainings", "done", "prompts a step", "rollouts a step", "tokens charged before"]
-    head.append("steps at least")
-    names = ("trainings", "done", "prompts", "rollouts", "charged", "steps")
-    output.table([[arm["arm"], *(f"{arm[name]:,}" for name in names)] for arm in facts["arms"]], head)
+    heads = {
+        "trainings": "trainings",
+        "done": "done",
+        "prompts": "prompts a step",
+        "rollouts": "rollouts a step",
+        "charged": "tokens charged before",
+        "steps": "steps at least",
+    }
+    output.records(facts["arms"], {"arm": "arm", **{head: (name, ",") for name, head in heads.items()}})
     if facts["seconds"] is None:
         time = "time: not known, as no training is done there; --trial times one step"
     else:

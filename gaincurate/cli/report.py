@@ -13,48 +13,55 @@ from typing import TYPE_CHECKING, Annotated
 
 from gaincurate.cli import output
 from gaincurate.cli.hygiene_options import report_checks
-from gaincurate.cli.options import configured
+from gaincurate.cli.options import AsJson, configured
 from gaincurate.core.options import CHECKS, READING, Cache, Option
 from gaincurate.core.store import use_cache
 from gaincurate.errors import InputError, OutputError
 
 MINUS, NONE = "\N{MINUS SIGN}", "\N{EN DASH}"
+_OF_SIGNALS = {"distributions", "length", "relations", "lifts"}
+"""Parts that the terminal shows with -v."""
+_MORE = "-v shows each signal's verdict, its spread and its correlations."
 
 if TYPE_CHECKING:
     from gaincurate.hygiene.config import RowChecks
-    from gaincurate.report.document import Document
+    from gaincurate.report.document import Document, Verdict
     from gaincurate.report.parts import Cell, Part
 
 
-def print_report(document: Document) -> None:
-    """Print it: the first screen says whether to sort by anything, and all else follows."""
+def print_report(document: Document, *, verbose: bool = False) -> None:
+    """Print whether to sort by anything and what was asked for; each signal and the tables if `verbose`."""
     from gaincurate.report import verdict_text
     from gaincurate.report.contents import parts
 
+    if (groups := verdict_text.mostly_groups(document)) is not None:
+        output.say(groups)
+    output.say(document.headline)
     about = document.about
     output.say(
         f"{about.folder}: {output.counted(about.rows, 'row')}, {about.model}, {about.dtype} on "
         f"{about.device}; length is {about.length_column}; groups: {about.group_column or 'none'} "
         f"({about.group_how})"
     )
-    output.text()
-    if (groups := verdict_text.mostly_groups(document)) is not None:
-        output.say(groups)
-    output.say(document.headline)
     if document.unknown is not None:
         output.say(document.unknown)
     if (waste := verdict_text.waste(document)) is not None:
         output.say(waste)
-    for verdict in document.verdicts:
-        if verdict.banner is not None:
-            output.say(f"WARNING: {verdict.banner}")
+    warned = [verdict for verdict in document.verdicts if verdict.banner is not None]
+    for first, *others in [[verdict] for verdict in warned] if verbose else [warned] * bool(warned):
+        output.say(f"WARNING: {first.banner}{_likewise(others)}")
     output.text()
-    for verdict in document.verdicts:
-        output.say(f"[{verdict.verdict}] {verdict.sentence}", "  ")
-    print_parts(parts(document))
+    rows = [[verdict] for verdict in document.verdicts] if verbose else verdict_text.alike(document)
+    for first, *others in rows:
+        output.say(f"[{first.verdict}] {first.sentence}{_likewise(others)}", "  ")
+    print_parts([part for part in parts(document) if verbose or part.name not in _OF_SIGNALS])
     output.text()
-    for note in document.notes:
+    for note in document.notes if verbose else [*document.notes, _MORE]:
         output.say(f"note: {note}", "  ")
+
+
+def _likewise(others: Sequence[Verdict]) -> str:
+    return f" The same holds for {', '.join(other.signal for other in others)}." if others else ""
 
 
 def print_parts(parts: Sequence[Part]) -> None:
@@ -149,7 +156,10 @@ def report(
         ),
     ] = False,
     cache: Cache = None,
-    as_json: Annotated[bool, Option("Print everything as JSON.", names=("--json",))] = False,
+    as_json: AsJson = False,
+    verbose: Annotated[
+        bool, Option("Print each signal's verdict and the tables.", names=("--verbose", "-v"))
+    ] = False,
 ) -> None:
     """Say what each score of a set is worth: more than prompt length, or not.
 
@@ -201,10 +211,7 @@ def report(
             output.note(f"{page}: written; open it in a browser.")
             if beside is not None:
                 output.note(f"{beside}: every prompt; keep it beside {page.name}, which links to it.")
-        if as_json:
-            output.as_json(to_json(document))
-        else:
-            print_report(document)
+        output.as_json(to_json(document)) if as_json else print_report(document, verbose=verbose)
 
 
 def need_a_place_for_the_page(page: Path, option: str) -> None:

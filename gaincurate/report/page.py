@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from gaincurate.report.contents import parts
-from gaincurate.report.document import Document, Verdict
+from gaincurate.report.document import Document
 from gaincurate.report.html import environment
-from gaincurate.report.verdict_text import answer, mostly_groups, next_steps, together
+from gaincurate.report.verdict_text import alike, answer, mostly_groups, next_steps, together
 
 
 def to_html(document: Document, explore: str | None = None) -> str:
@@ -29,12 +29,3 @@ def to_html(document: Document, explore: str | None = None) -> str:
             parts=parts(document),
         )
     )
-
-
-def alike(document: Document) -> list[list[Verdict]]:
-    """Verdicts with one answer together; those that are worth a trial come first and stand alone."""
-    rows: dict[tuple[str, str | None], list[Verdict]] = {}
-    for verdict in sorted(document.verdicts, key=lambda verdict: verdict.sort_first is None):
-        alone = verdict.signal if verdict.sort_first is not None else None
-        rows.setdefault((verdict.verdict, alone), []).append(verdict)
-    return list(rows.values())

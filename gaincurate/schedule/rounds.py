@@ -548,6 +548,8 @@ def _matches(config: ScheduleConfig, scored: ScoredSet, note: Note) -> Mask | No
     if holds < config.budget:
         raise InputError(f"--where {config.where!r} {counts}, and a round has {config.budget:,}.")
     note(f"--where {counts}")
+    if matches.warning is not None:
+        note(matches.warning)
     return matches.rows
 
 

@@ -182,7 +182,7 @@ def export(
             facts = {**facts, "drop": asdict(drop.options), "dropped": left_out.counts}
         chosen: Mapping[str, Ints | None] = {"": rows}
         if left_out is not None or choice.given is not None:
-            chosen, counts = _chosen(scored, rows, left_out, choice, pick.limit)
+            chosen, counts = _chosen(scored, rows, left_out, choice, pick.limit, note)
             note(counts)
             facts = {**facts, "chosen": {**asdict(choice), "rollouts": _text(choice.rollouts)}}
         bare = options.bare or bool(facts.get("bare"))
@@ -217,7 +217,12 @@ def _group_sizes(trainer: str, facts: Mapping[str, Any]) -> list[int] | None:
 
 
 def _chosen(
-    scored: ScoredSet, rows: Ints | None, left_out: LeftOut | None, choice: Choice, limit: int | None
+    scored: ScoredSet,
+    rows: Ints | None,
+    left_out: LeftOut | None,
+    choice: Choice,
+    limit: int | None,
+    note: Callable[[str], None],
 ) -> tuple[dict[str, Ints], str]:
     """The rows of each part in their order, and a sentence with how many are left out and why."""
     left: Ints = np.arange(len(scored)) if rows is None else rows
@@ -234,6 +239,8 @@ def _chosen(
     everything = left
     if choice.where is not None:
         matches = matching(scored, choice.where, choice.rollouts)
+        if matches.warning is not None:
+            note(matches.warning)
         unknown = int(matches.unknown[left].sum())
         keep(matches.rows[left], f"by --where ({unknown:,} of them for want of a value)")
     if choice.per_group is not None and choice.group_column is not None:

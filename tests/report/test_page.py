@@ -17,8 +17,8 @@ from gaincurate.core.stats import Estimate
 from gaincurate.report.document import Distribution, Document, Histogram, Kind, Scatter
 from gaincurate.report.formatting import typeset
 from gaincurate.report.html import prose
-from gaincurate.report.page import alike, to_html
-from gaincurate.report.verdict_text import together
+from gaincurate.report.page import to_html
+from gaincurate.report.verdict_text import alike, together
 from html_reader import Reader
 
 # Markup, ends of elements and comments, quotes, a template's own marks, lines that end, text turned round, no shape.
