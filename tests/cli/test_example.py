@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
-import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -73,9 +72,6 @@ def test_the_same_files_again_and_no_others_file_is_overwritten(folder: Path, tm
     assert refused.exit_code == 2
     assert f"{tmp_path / 'reward.py'} is there with other content" in refused.stderr
     assert tree(tmp_path) == {"reward.py": b"mine = 1\n"}
-    (tmp_path / "reward.py").unlink()
-    os.mkfifo(tmp_path / "reward.py")  # it would wait for ever
-    assert f"{tmp_path / 'reward.py'} is there with other content" in run("example", tmp_path).stderr
 
 
 def test_a_place_that_cannot_be_written_is_one_sentence(

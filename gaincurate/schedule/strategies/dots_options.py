@@ -36,10 +36,6 @@ def _rollout(text: str) -> dict[str, Any]:
 class DotsOptions(base.Options):
     """The paper's parameters under names of their own, and where the references' outcomes come from."""
 
-    step_prompts: Annotated[
-        int | None, Field(ge=1), Option("The trainer's prompts per step. Default: by --budget.", DOTS)
-    ] = None
-    refresh_every: Annotated[int, Field(ge=1), Option("Steps that one draw is for.", DOTS)] = 2
     target_difficulty: Annotated[
         float, Field(ge=0, le=1), Option("The failure rate to aim at, the paper's alpha.", DOTS)
     ] = 0.5
@@ -53,10 +49,9 @@ class DotsOptions(base.Options):
         ),
     ] = "auto"
     references: Annotated[int, Field(ge=3), Option("Prompts observed before each draw.", DOTS)] = 256
-    reuse_references: Annotated[
-        float | None,
-        Field(ge=0, le=1),
-        Option("Name references within W of the target in the plan, to train on.", DOTS, metavar="W"),
+    refresh_every: Annotated[int, Field(ge=1), Option("Steps that one draw is for.", DOTS)] = 2
+    step_prompts: Annotated[
+        int | None, Field(ge=1), Option("The trainer's prompts per step. Default: by --budget.", DOTS)
     ] = None
     adapter: Annotated[
         str | None, Option("What `difficulty fit` wrote. Default: no training.", DOTS, metavar="PATH")
@@ -65,6 +60,13 @@ class DotsOptions(base.Options):
         str | None,
         Option("Predict by the mean of this column's groups, the baseline.", DOTS, metavar="NAME"),
     ] = None
+    reuse_references: Annotated[
+        float | None,
+        Field(ge=0, le=1),
+        Option("Name references within W of the target in the plan, to train on.", DOTS, metavar="W"),
+    ] = None
+    success: float | None = Field(default=None, gt=0, le=1)
+    """Count a reference's rollout in a rollout set as right from this reward on. Default: as its reward."""
     rollout: Annotated[
         dict[str, Any] | None,
         Option(
@@ -76,8 +78,6 @@ class DotsOptions(base.Options):
             read=_rollout,
         ),
     ] = None
-    success: float | None = Field(default=None, gt=0, le=1)
-    """Count a reference's rollout in a rollout set as right from this reward on. Default: as its reward."""
 
     @field_validator("adapter")
     @classmethod
