@@ -72,7 +72,8 @@ def options_of(words: str) -> set[str]:
     for word in words.split():
         command = command.commands[word]
     params = command.get_params(typer.Context(command))  # commands are built when they are asked
-    return {"--help"} | {name for option in params for name in (*option.opts, *option.secondary_opts)}
+    names = {name for option in params for name in (*option.opts, *option.secondary_opts)}
+    return {"--help", *names, *getattr(command, "aliases", ())}
 
 
 @pytest.mark.parametrize("command", NAMES["options"], ids=lambda words: words or "gaincurate")

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from gaincurate.cli import output
 from gaincurate.cli.hygiene_options import hygiene_options
-from gaincurate.cli.options import configured
+from gaincurate.cli.options import AsJson, configured
+from gaincurate.cli.report import FINDINGS
 from gaincurate.core.options import Cache, Option
 from gaincurate.core.store import use_cache
 from gaincurate.errors import InputError, OutputError
@@ -40,7 +41,7 @@ def hygiene(
     ] = None,
     overwrite: Annotated[bool, Option("Replace the --list file.")] = False,
     cache: Cache = None,
-    as_json: Annotated[bool, Option("Print JSON.", names=("--json",))] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Find duplicates, overlong prompts, unusable answers and evaluation questions in a set; change nothing.
 
@@ -76,9 +77,7 @@ def hygiene(
 
 def _print(folder: Path, rows: int, findings: list[Finding], skipped: dict[str, str]) -> None:
     output.text(f"{folder}: {output.counted(rows, 'row')}")
-    output.table(
-        [[item.check, f"{item.rows:,}", f"{item.share:.2%}"] for item in findings], ["check", "rows", "share"]
-    )
+    output.records(findings, FINDINGS)
     for item in findings:
         if not item.rows and not item.note:
             continue

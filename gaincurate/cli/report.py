@@ -6,25 +6,28 @@ All three show one document. The first screen of the terminal says whether to so
 from __future__ import annotations
 
 import resource
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from gaincurate.cli import output
 from gaincurate.cli.hygiene_options import report_checks
-from gaincurate.cli.options import configured
+from gaincurate.cli.options import AsJson, configured
+from gaincurate.cli.run_view import print_bins, print_status, status_of
 from gaincurate.core.options import CHECKS, READING, Cache, Option
 from gaincurate.core.store import use_cache
 from gaincurate.errors import InputError, OutputError
 
+FINDINGS: dict[str, output.Cell] = {"check": "check", "rows": ("rows", ","), "share": ("share", ".2%")}
+"""The table of what hygiene finds."""
 _GROUPS = 20  # that the terminal shows
 _MORE = "-v shows each signal's verdict, its spread and its correlations."
 
 if TYPE_CHECKING:
     from gaincurate.core.stats import Estimate
     from gaincurate.hygiene.config import RowChecks
-    from gaincurate.report.document import Document, Lift, Predictions, Relation, Verdict
+    from gaincurate.report.document import Distribution, Document, Verdict
 
 
 def print_report(document: Document, *, verbose: bool = False) -> None:
@@ -52,7 +55,9 @@ def print_report(document: Document, *, verbose: bool = False) -> None:
     rows = [[verdict] for verdict in document.verdicts] if verbose else verdict_text.alike(document)
     for first, *others in rows:
         output.say(f"[{first.verdict}] {first.sentence}{_likewise(others)}", "  ")
-    _run(document)
+    if document.run is not None:
+        output.text()
+        print_status(status_of(document.run.folder))
     if verbose:
         _signals(document)
         for target in dict.fromkeys(relation.target for relation in document.relations):
@@ -75,69 +80,60 @@ def _head(line: str) -> None:
 def _signals(document: Document) -> None:
     _head("spread, and rank correlation with question length (with half of its 95 % interval)")
     length = {verdict.signal: verdict.length for verdict in document.verdicts}
-    shares = {share.column: share for share in document.group_shares}
+    shares = {share.column: share.eta_squared for share in document.group_shares}
     explained = {profile.signal: profile.explained for profile in document.profiles}
-    group = [] if document.about.group_column is None else [f"explained by {document.about.group_column}"]
-    lines = []
-    for distribution in document.distributions:
-        quantiles = (
-            [f"{distribution.quantiles[place]:.4g}" for place in (2, 4, 6)]
-            if distribution.quantiles
-            else ["-"] * 3
-        )
-        cells = [distribution.column, f"{distribution.rows:,}", *quantiles]
-        cells += [
-            _shown(length.get(distribution.column)),
-            output.number(explained.get(distribution.column), ".0%"),
-        ]
-        if group:
-            share = shares.get(distribution.column)
-            cells.append(output.number(None if share is None else share.eta_squared, ".0%"))
-        lines.append(cells)
-    output.table(lines, ["column", "rows", "5%", "50%", "95%", "length", "explained by it", *group])
+
+    def quantile(place: int) -> Callable[[Distribution], str]:
+        return lambda each: f"{each.quantiles[place]:.4g}" if each.quantiles else "-"
+
+    columns: dict[str, output.Cell] = {
+        "column": "column",
+        "rows": ("rows", ","),
+        "5%": quantile(2),
+        "50%": quantile(4),
+        "95%": quantile(6),
+        "length": lambda each: _shown(length.get(each.column)),
+        "explained by it": lambda each: output.number(explained.get(each.column), ".0%"),
+    }
+    if (group := document.about.group_column) is not None:
+        columns[f"explained by {group}"] = lambda each: output.number(shares.get(each.column), ".0%")
+    output.records(document.distributions, columns)
 
 
 def _target(document: Document, target: str) -> None:
     from gaincurate.report.document import ENDS
     from gaincurate.report.lift import PREDICTED
 
-    relations = [relation for relation in document.relations if relation.target == target]
+    relations = {each.signal: each for each in document.relations if each.target == target}
+    lifts = {(each.column, each.end): each.ratio for each in document.lifts if each.target == target}
     _head(f"rank correlation with {target} (with half of its 95 % interval)")
-    grouped = document.about.group_column is not None
-    head = ["column", "overall", "given length", "in length bins"]
-    head += ["in groups", "both"] if grouped else []
-    lifts = {(lift.column, lift.end): lift for lift in document.lifts if lift.target == target}
-    head += [f"{end} tenth" for end in ENDS] if lifts else []
-    lines = [_relation(relation, lifts, grouped=grouped) for relation in relations]
+    fields = {"overall": "overall", "given length": "given_length", "in length bins": "within_length_bins"}
+    if document.about.group_column is not None:
+        fields |= {"in groups": "within_groups", "both": "given_length_within_groups"}
     length = document.about.length_column
-    if relations:
-        blank = ["-"] * (4 if grouped else 2)
-        lines.append([length, _shown(relations[0].length), *blank, *_ends(lifts, length)])
-    if any(column == PREDICTED for column, _ in lifts):
-        lines.append([PREDICTED, "-", *(["-"] * (4 if grouped else 2)), *_ends(lifts, PREDICTED)])
-    output.table(lines, head)
+    of_length = next((each.length for each in relations.values()), None)
+    predicted = [PREDICTED] * any(column == PREDICTED for column, _ in lifts)
+
+    def correlation(field: str) -> Callable[[str], str]:
+        of_others = of_length if field == "overall" else None
+        return lambda name: _shown(
+            getattr(relations[name], field) if name in relations else of_others if name == length else None
+        )
+
+    def tenth(end: str) -> Callable[[str], str]:
+        return lambda name: _shown(lifts.get((name, end)), "")
+
+    columns: dict[str, output.Cell] = {"column": str}
+    columns |= {head: correlation(field) for head, field in fields.items()}
+    columns |= {f"{end} tenth": tenth(end) for end in ENDS} if lifts else {}
+    output.records([*relations, *([length] * bool(relations)), *predicted], columns)
     if lifts:
         output.say("tenths: their mean p (1 - p) over that of a random tenth")
-    if lines and lines[-1][0] == PREDICTED:
+    if predicted:
         output.say(
             f"{PREDICTED}: what `difficulty predict --target variance` would pick of up to 256 of these "
             "prompts, each predicted from a half without it"
         )
-
-
-def _relation(relation: Relation, lifts: dict[tuple[str, str], Lift], *, grouped: bool) -> list[str]:
-    cells = [relation.overall, relation.given_length, relation.within_length_bins]
-    groups = [relation.within_groups, relation.given_length_within_groups] if grouped else []
-    return [relation.signal, *map(_shown, [*cells, *groups]), *_ends(lifts, relation.signal)]
-
-
-def _ends(lifts: dict[tuple[str, str], Lift], column: str) -> list[str]:
-    from gaincurate.report.document import ENDS
-
-    if not lifts:
-        return []
-    ends = [lifts.get((column, end)) for end in ENDS]
-    return [_shown(None if lift is None else lift.ratio, "") for lift in ends]
 
 
 def _shown(estimate: Estimate | None, sign: str = "+") -> str:
@@ -171,11 +167,7 @@ def _outcomes(document: Document) -> None:
             f"Spearman {_shown(calibration.spearman)}, Brier {_shown(calibration.brier, '')} (of the mean "
             f"alone {calibration.brier_of_mean:.2f})"
         )
-        lines = [
-            [f"{b.low:.1f} to {b.high:.1f}", f"{b.count:,}", f"{b.predicted:.2f}", f"{b.observed:.2f}"]
-            for b in calibration.bins
-        ]
-        output.table(lines, ["predicted", "prompts", "mean", "observed"])
+        print_bins(calibration.bins)
 
 
 def _groups(document: Document, outcome: str) -> None:
@@ -183,18 +175,17 @@ def _groups(document: Document, outcome: str) -> None:
     rates = [rate for rate in document.group_rates if rate.outcome == outcome]
     if not rates:
         return
-    lines = [
-        [
-            output.excerpt(rate.group, 40),
-            f"{rate.prompts:,}",
-            f"{rate.mean:.3f}",
-            output.number(rate.teaches, ".0%"),
-            output.number(rate.variance, ".3f"),
-        ]
-        for rate in rates[:_GROUPS]
-    ]
     output.text()
-    output.table(lines, [document.about.group_column or "", "prompts", "pass rate", "teaches", "p (1 - p)"])
+    output.records(
+        rates[:_GROUPS],
+        {
+            document.about.group_column or "": lambda rate: output.excerpt(rate.group, 40),
+            "prompts": ("prompts", ","),
+            "pass rate": ("mean", ".3f"),
+            "teaches": ("teaches", ".0%"),
+            "p (1 - p)": ("variance", ".3f"),
+        },
+    )
     output.say("teaches: the share of its prompts with both right and wrong rollouts", first="  ")
     if len(rates) > _GROUPS:
         output.say(f"and {len(rates) - _GROUPS:,} smaller ones (--json has all)", first="  ")
@@ -208,82 +199,19 @@ def _against(document: Document) -> None:
             f"{other.only_here:,} only here, {other.only_there:,} only there"
             + (f"; {differ}" if differ else "")
         )
-        lines = [
-            [signal.signal, _shown(signal.correlation), output.number(signal.top_shared, ".0%")]
-            for signal in other.signals
-        ]
-        output.table(lines, ["signal", "rank correlation", "highest tenth shared"])
-
-
-def _run(document: Document) -> None:
-    run = document.run
-    if run is None:
-        return
-    _head(
-        f"{run.folder}: {run.strategy}{'' if run.by is None else f' by {run.by}'}, {len(run.rounds)} of "
-        f"{output.counted(run.planned_rounds, 'round')}, {output.counted(run.budget, 'prompt')} each; "
-        f"{run.training_seconds:,.0f} s of training, {run.scoring_seconds:,.0f} s of scoring"
-    )
-    lines = [
-        [
-            str(round_.round),
-            output.number(round_.mu, ",.0f"),
-            output.number(round_.accuracy, ".3f"),
-            output.number(round_.effective, ".0%"),
-            output.number(round_.drift, "+.3f"),
-            output.number(round_.rollouts, ","),
-            output.number(round_.completion_tokens, ","),
-            output.number(round_.training_seconds, ",.0f"),
-            output.number(round_.scoring_seconds, ",.0f"),
-        ]
-        for round_ in run.rounds
-    ]
-    head = ["round", "mu", "accuracy", "effective", "drift", "rollouts", "tokens", "training s", "scoring s"]
-    output.table(lines, head)
-    if run.predictions is not None:
-        _predictions(run.predictions)
-
-
-def _predictions(predictions: Predictions) -> None:
-    aim = "the largest p (1 - p)"
-    if predictions.target_difficulty is not None:
-        aim = f"a failure rate of {predictions.target_difficulty:g}"
-    tokens = (
-        ""
-        if predictions.completion_tokens is None
-        else f", {output.counted(predictions.completion_tokens, 'completion token')}"
-    )
-    _head(
-        f"aims at {aim}, predicted by {predictions.predictor or 'nothing yet'}; references took "
-        f"{output.number(predictions.rollouts, ',')} rollouts{tokens}, "
-        f"{output.number(predictions.rollout_seconds, ',.1f')} s of rollouts, "
-        f"{output.number(predictions.predict_seconds, ',.1f')} s of prediction"
-    )
-    for quality in predictions.found:
-        output.say(
-            f"round {quality.round}, {quality.of} ({output.counted(quality.rows, 'prompt')}): "
-            f"Pearson {_shown(quality.pearson)}, noise ceiling {_shown(quality.ceiling, '')}, "
-            f"Spearman {_shown(quality.spearman)}, Brier {_shown(quality.brier, '')} (of the mean alone "
-            f"{output.number(quality.brier_of_mean, '.2f')})",
-            "  ",
+        output.records(
+            other.signals,
+            {
+                "signal": "signal",
+                "rank correlation": lambda signal: _shown(signal.correlation),
+                "highest tenth shared": ("top_shared", ".0%"),
+            },
         )
-        output.table(
-            [
-                [f"{b.low:.4g} to {b.high:.4g}", f"{b.count:,}", f"{b.predicted:.3f}", f"{b.observed:.3f}"]
-                for b in quality.bins
-            ],
-            ["predicted", "prompts", "mean", "observed"],
-        )
-    if predictions.warning:
-        output.say(predictions.warning, "  ")
 
 
 def _hygiene(document: Document) -> None:
     _head("hygiene: rows with something wrong")
-    output.table(
-        [[result.check, f"{result.rows:,}", f"{result.share:.2%}"] for result in document.hygiene],
-        ["check", "rows", "share"],
-    )
+    output.records(document.hygiene, FINDINGS)
     for check in document.hygiene:
         if check.note:
             output.say(f"{check.check}: {check.note}", "  ")
@@ -371,7 +299,7 @@ def report(
         ),
     ] = False,
     cache: Cache = None,
-    as_json: Annotated[bool, Option("Print everything as JSON.", names=("--json",))] = False,
+    as_json: AsJson = False,
     verbose: Annotated[
         bool, Option("Print each signal's verdict and the tables.", names=("--verbose", "-v"))
     ] = False,
@@ -426,10 +354,7 @@ def report(
             output.note(f"{page}: written; open it in a browser.")
             if beside is not None:
                 output.note(f"{beside}: every prompt; keep it beside {page.name}, which links to it.")
-        if as_json:
-            output.as_json(to_json(document))
-        else:
-            print_report(document, verbose=verbose)
+        output.as_json(to_json(document)) if as_json else print_report(document, verbose=verbose)
 
 
 def need_a_place_for_the_page(page: Path, option: str) -> None:

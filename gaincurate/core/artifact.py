@@ -430,7 +430,8 @@ class Artifact:
                 path=str(folder),
             )
         if text is None:
-            why = f"has no {MANIFEST}. `{kind.command} {kind.example} --out {folder}` makes one."
+            what = f"has no {MANIFEST}" if self.remote or folder.exists() else "does not exist"
+            why = f"{what}. `{kind.command} {kind.example} --out {folder}` makes one."
             if not self.remote and folder.is_file():
                 why = f"is a file. `gaincurate score {folder} --model M --out scored` makes a set of it."
             raise OutputError(f"{folder} is no {kind.name}: it {why}", path=str(folder))

@@ -132,6 +132,8 @@ class RolloutSummary:
     pass_rate: float | None = None
     reasons: dict[str, int] = field(default_factory=dict)
     """Why rollouts were not judged, most frequent first: at most five."""
+    warning: str | None = None
+    """That no completion has the format that the verifier looks for."""
 
 
 class ShardWork:

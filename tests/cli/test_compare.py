@@ -113,15 +113,6 @@ def test_without_the_extra_there_is_no_page_and_all_else(
     assert len(trained) == 1
 
 
-def test_a_page_that_cannot_be_is_refused_before_the_training(
-    config: Path, trained: list[dict[str, Any]], tmp_path: Path
-) -> None:
-    done = run("compare", config, "-o", tmp_path / "out", "--html", tmp_path)
-    assert done.exit_code == 2
-    assert done.stderr == f"error: --html {tmp_path} is a folder: name a file, such as report.html.\n"
-    assert trained == []
-
-
 def test_a_wrong_file_is_a_sentence(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
     path.write_text("nothing = 1\n")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import resource
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -32,13 +31,6 @@ def test_the_page_is_written_whole_and_the_summary_printed(scored: Path, tmp_pat
     assert "<script" not in text
     assert "&lt;/script&gt;&lt;script&gt;alert(" in text
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
-
-
-def test_json_and_the_page_in_one_go(scored: Path, tmp_path: Path) -> None:
-    page = tmp_path / "report.html"
-    done = run("report", scored, "--output", page, "--json")
-    found = json.loads(done.stdout)
-    assert found["headline"] in page.read_text()
 
 
 def test_without_the_extra_it_says_what_to_install_before_it_works(

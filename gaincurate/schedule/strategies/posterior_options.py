@@ -6,12 +6,12 @@ that a trainer does with its prompts.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from gaincurate.core.columns import check_groups, fields
-from gaincurate.core.options import names_of, near
+from gaincurate.core.options import POSTERIOR, Option, names_of, near
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
 from gaincurate.schedule import base
@@ -31,11 +31,19 @@ AUTO, NO_LABELS = "auto", "none"
 class PosteriorOptions(base.Options):
     """Evidence, the aim, and how a round is drawn."""
 
-    preset: Literal["variance", "mopps", "mapp"] | None = None
-    """The settings of a method. Options that are given come before its own."""
-    labels: str = AUTO
-    """Columns that say which prompts are alike, joined by commas and crossed; `none` for none. Default: the
-    columns that predict the first outcomes best."""
+    preset: Annotated[
+        Literal["variance", "mopps", "mapp"] | None,
+        Option("The settings of a method. Options that you give come before its own.", POSTERIOR),
+    ] = None
+    labels: Annotated[
+        str,
+        Option(
+            "Columns that say which prompts are alike, or none. auto: those that predict the first "
+            "outcomes best.",
+            POSTERIOR,
+            metavar="NAME,...",
+        ),
+    ] = AUTO
     prior: float = Field(default=0.05, ge=1e-9, le=1e9)
     """Wins and losses that every prompt has before it is seen."""
     memory: float = Field(default=0.9, ge=0, le=1)
