@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
-import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -73,9 +72,6 @@ def test_the_same_files_again_and_no_others_file_is_overwritten(folder: Path, tm
     assert refused.exit_code == 2
     assert f"{tmp_path / 'reward.py'} is there with other content" in refused.stderr
     assert tree(tmp_path) == {"reward.py": b"mine = 1\n"}
-    (tmp_path / "reward.py").unlink()
-    os.mkfifo(tmp_path / "reward.py")  # it would wait for ever
-    assert f"{tmp_path / 'reward.py'} is there with other content" in run("example", tmp_path).stderr
 
 
 def test_a_place_that_cannot_be_written_is_one_sentence(
@@ -107,7 +103,7 @@ def test_a_place_that_cannot_be_written_is_one_sentence(
 def test_the_next_commands_are_those_of_the_readme(tmp_path: Path) -> None:
     printed = run("example", tmp_path / "some folder").stdout.partition("next:\n")[2].splitlines()
     assert printed[0] == f"  cd '{tmp_path / 'some folder'}'"
-    assert len(printed) == 4
+    assert len(printed) == 5
     readme = (ROOT / "README.md").read_text()
     assert all(f"$ {command.strip()}\n" in readme for command in printed[1:])
 
