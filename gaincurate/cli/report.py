@@ -34,16 +34,15 @@ def print_report(document: Document, *, verbose: bool = False) -> None:
     """Print whether to sort by anything and what was asked for; each signal and the tables if `verbose`."""
     from gaincurate.report import verdict_text
 
+    if (groups := verdict_text.mostly_groups(document)) is not None:
+        output.say(groups)
+    output.say(document.headline)
     about = document.about
     output.say(
         f"{about.folder}: {output.counted(about.rows, 'row')}, {about.model}, {about.dtype} on "
         f"{about.device}; length is {about.length_column}; groups: {about.group_column or 'none'} "
         f"({about.group_how})"
     )
-    output.text()
-    if (groups := verdict_text.mostly_groups(document)) is not None:
-        output.say(groups)
-    output.say(document.headline)
     if document.unknown is not None:
         output.say(document.unknown)
     if (waste := verdict_text.waste(document)) is not None:
