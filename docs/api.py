@@ -34,8 +34,9 @@ SECTION = r"^(Args|Returns|Yields|Raises|Attributes):\n((?:    .*\n|\n(?=    ))+
 """Of a docstring."""
 HEAD = """# Python
 
-This page lists the stable Python API. [Trainers](trainers.md) and [TRL](trl.md) have the live adapters. All errors are
-subclasses of `gaincurate.errors.GaincurateError`. Type checkers know the keywords of `score`, `rollout` and `Schedule.start`.
+This page lists the stable Python API. [Trainers](trainers.md) and [TRL](trl.md) have the live adapters.
+All errors are subclasses of `gaincurate.errors.GaincurateError`. Type checkers know the keywords of `score`,
+`rollout` and `Schedule.start`.
 `make docs` writes this page from signatures and docstrings.
 """
 

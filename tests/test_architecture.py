@@ -130,6 +130,7 @@ def test_scheduling_and_replay_need_no_torch() -> None:
 
 def test_the_public_names_are_there() -> None:
     assert len(gaincurate.__all__) <= 10
+    assert sorted(dir(gaincurate)) == sorted([*gaincurate.__all__, "__version__"])
     assert all(getattr(gaincurate, name) is not None for name in gaincurate.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = gaincurate.nonsense

@@ -1,7 +1,7 @@
-"""Every command of README and quickstart, typed in a fresh folder with the wheel and a tiny `demo` model.
+"""Every command of README, quickstart and report, typed in a fresh folder with the wheel and a tiny `demo` model.
 
-Only `pip install` is left out, and the doctor of a base install, which has its own tests. `cat FILE` in a page shows what the user has
-in that file, so the test writes it.
+The commands that `gaincurate example` prints are the README's (`tests/cli/test_example.py`). `cat FILE` in a
+page shows what the user has in that file, so the test writes it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import tiny_gguf
@@ -19,13 +21,34 @@ import tiny_gguf
 ROOT = Path(__file__).parent.parent
 
 
+PAGES = {
+    "README.md": [],
+    "docs/quickstart.md": [],
+    "docs/report.md": [
+        "gaincurate example",
+        "gaincurate score prompts.jsonl --model demo --out scored --signals angle,embedding",
+        "gaincurate score prompts.jsonl --model demo --out scored-bf16 --dtype bfloat16",
+        "gaincurate schedule start scored --run run --strategy uniform --budget 8 --rounds 2",
+    ],
+}
+"""The pages, and the commands that make what each of them begins with."""
+SKIPPED = {"pip install": "the fixture has installed the wheel"}
+SHORTER = {"MODEL": "demo", "--budget 64 --rounds 200": "--budget 4 --rounds 1"}
+"""Edits of the README's first screen, which has a model of the reader's and a run of days."""
+
+
 def blocks(page: str) -> list[tuple[str, str]]:
     """The kind and the text of each block of a page."""
-    return re.findall(r"```(console|python)\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    return re.findall(r"```(console|python|sh)\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
 
 
-def commands(block: str) -> list[tuple[str, str]]:
-    """Each command of a console block and what stands below it."""
+def commands(kind: str, block: str) -> list[tuple[str, str]]:
+    """Each command of a block and the text below it."""
+    block = block.replace("\\\n", " ")
+    if kind == "sh":
+        for text, edit in SHORTER.items():
+            block = block.replace(text, edit)
+        return [(line, "") for line in block.splitlines()]
     parts = re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]
     return [(line, rest) for line, _, rest in (part.partition("\n") for part in parts)]
 
@@ -49,25 +72,43 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {**os.environ, **quiet, "PYTHONPATH": str(place), "PATH": path}
 
 
+def done(words: list[str], folder: Path, installed: dict[str, str]) -> str:
+    """The output of a command, which has to succeed."""
+    ended = subprocess.run(words, cwd=folder, env=installed, capture_output=True, text=True)
+    assert ended.returncode == 0, f"{words}\n{ended.stdout}\n{ended.stderr}"
+    return ended.stdout
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
+@pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_the_page_run_as_typed(page: str, installed: dict[str, str], tmp_path: Path) -> None:
     typed = 0
+    if page == "docs/report.md":
+        questions = pa.table({"question": [f"What is {n} + {n}?" for n in range(20)]})
+        pq.write_table(questions, tmp_path / "gsm8k_test.parquet")
+    for line in PAGES[page]:
+        done(["sh", "-c", line], tmp_path, installed)
+    for line in _advised(tmp_path, installed) if PAGES[page] else []:
+        done(["sh", "-c", line], tmp_path, installed)
     for kind, block in blocks(page):
+        folder = tmp_path / "first screen" if kind == "sh" else tmp_path
+        if kind == "sh":
+            done(["gaincurate", "example", str(folder)], tmp_path, installed)
         if kind == "python" and "trainer = " not in block:  # the README's is a part of a script
-            done = subprocess.run(
-                [sys.executable, "-c", block], cwd=tmp_path, env=installed, capture_output=True, text=True
-            )
-            assert done.returncode == 0, done.stderr
-        for line, below in commands(block) if kind == "console" else []:
-            if line.startswith("pip install"):
+            done([sys.executable, "-c", block], folder, installed)
+        for line, below in commands(kind, block) if kind != "python" else []:
+            if line.startswith(tuple(SKIPPED)):
                 continue
             if line.startswith("cat "):
                 (tmp_path / line.removeprefix("cat ")).write_text(below)
                 continue
-            done = subprocess.run(
-                ["sh", "-c", line], cwd=tmp_path, env=installed, capture_output=True, text=True
-            )
-            assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+            done(["sh", "-c", line], folder, installed)
             typed += 1
     assert typed >= 6
+
+
+def _advised(folder: Path, installed: dict[str, str]) -> list[str]:
+    """The commands in the advice of a report without pass rates, with shorter rollouts."""
+    shown = " ".join(done(["gaincurate", "report", "scored"], folder, installed).split())
+    rollout, report = re.findall(r"`(gaincurate (?:difficulty|report) [^`]*)`", shown)
+    return [f"{rollout} --samples 2 --max-tokens 4", report]

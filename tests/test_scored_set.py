@@ -45,6 +45,7 @@ def test_columns_and_tables_hold_all_rows_in_source_order(folder: Path) -> None:
     scored = open_scores(folder)
     assert len(scored) == 40
     assert scored.column("gc_id").to_pylist() == [row["gc_id"] for row in ROWS]
+    assert scored.columns == scored.schema.names
     tables = list(scored.tables(["question", "gc_id"]))
     assert [table.num_rows for table in tables] == [16, 0, 16, 8]
     assert tables[0].column_names == ["question", "gc_id"]

@@ -25,7 +25,6 @@ ROOT = Path(__file__).parents[1]
         (Seen(-9, "", "", 1.0, late=True), ["it ran for more than 300 s"]),
         (Seen(1, "", "Traceback (most recent call last):\nKeyError: 'a'\n", 1.0), ["traceback"]),
         (Seen(0, "", "", 1.0, memory=3000), ["3,000 MiB of memory"]),
-        (Seen(1, "", "", 1.0), ["no sentence"]),
     ],
 )
 def test_what_a_stranger_may_not_see_is_found(seen: Seen, expected: list[str]) -> None:
@@ -34,7 +33,7 @@ def test_what_a_stranger_may_not_see_is_found(seen: Seen, expected: list[str]) -
 
 @pytest.mark.slow
 def test_a_small_slice_of_the_campaign_holds(tmp_path: Path) -> None:
-    borders = "arrow,parquet,gzip,csv,json-rows,manifest,run,outcomes,adapter,safetensors,model-json,gguf,yaml-toml,ledger"
+    borders = "arrow,parquet,json-rows,run,outcomes,safetensors,gguf,ledger"
     path = os.pathsep.join(str(folder) for folder in (ROOT, ROOT / "kernels", ROOT / "tests"))
     result = subprocess.run(
         [sys.executable, "-m", "soak", "--classes", borders, "--cases", "4", "--out", str(tmp_path)],
@@ -44,4 +43,4 @@ def test_a_small_slice_of_the_campaign_holds(tmp_path: Path) -> None:
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    assert result.stdout.count("\n") == 15  # a line of each class, and the head
+    assert result.stdout.count("\n") == 9  # a line of each class, and the head

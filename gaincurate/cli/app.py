@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -78,21 +77,9 @@ def _open_streams() -> None:
             setattr(sys, name, open(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
-def _see_names() -> None:
-    """See that what is asked for can be written to a manifest, which is UTF-8. File names may be no text."""
-    names = [("argument", word) for word in sys.argv[1:]]
-    with suppress(OSError):  # it was deleted: a command with whole paths needs none
-        names.append(("working folder", os.getcwd()))
-    for what, name in names:
-        if not name.isascii() and any("\ud800" <= character <= "\udfff" for character in name):
-            output.note(f"error: the {what} {name[:200]} is no UTF-8. Rename it, or give it by another name.")
-            sys.exit(2)
-
-
 def main() -> None:
     """Run the command line."""
     _open_streams()
-    _see_names()
     try:
         app()
     except OSError as error:  # of `--help` and `--version`, which no command reports for

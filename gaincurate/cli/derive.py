@@ -6,20 +6,17 @@ They are written beside the set, whose own files never change.
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from gaincurate.cli import output
-from gaincurate.cli.options import configured
-from gaincurate.core.options import Option
+from gaincurate.cli.options import AsJson, configured
 
 if TYPE_CHECKING:
     from gaincurate.report.config import DeriveConfig
 
 
 @configured("gaincurate.report.config:DeriveConfig")
-def derive(
-    config: DeriveConfig, as_json: Annotated[bool, Option("Print JSON.", names=("--json",))] = False
-) -> None:
+def derive(config: DeriveConfig, as_json: AsJson = False) -> None:
     """Write a length-free variant of a score beside the set, for `--by`.
 
     Example: gaincurate derive scored --signal gc_angle --length-free residual

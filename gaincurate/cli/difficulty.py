@@ -6,12 +6,10 @@ for one policy.
 
 from __future__ import annotations
 
-import importlib.util
-import re
+import math
 import shlex
-import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,9 +17,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gaincurate.cli import output
-from gaincurate.cli.options import Command, Group, configured
+from gaincurate.cli.options import AsJson, Command, Group, configured
 from gaincurate.cli.progress import ProgressView
-from gaincurate.cli.score import need_scoring_packages
+from gaincurate.cli.run_view import figure, print_no_better, print_quality
+from gaincurate.cli.schedule_options import pair
+from gaincurate.cli.score import need_packages
 from gaincurate.core.options import Option
 from gaincurate.errors import InputError
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
         RolloutConfig,
         VerifyingConfig,
     )
-    from gaincurate.difficulty.metrics import Figure, Quality
     from gaincurate.difficulty.pass_rates import PassRates
     from gaincurate.difficulty.predict import MethodName
     from gaincurate.difficulty.rejudge import Rejudged
@@ -46,21 +45,19 @@ if TYPE_CHECKING:
 app = typer.Typer(
     cls=Group, no_args_is_help=True, help="How hard each prompt is: by rollouts, and predicted from a few."
 )
-_Json = Annotated[bool, Option("Print the summary as JSON.", names=("--json",))]
-_Figures = Annotated[bool, Option("Print everything as JSON.", names=("--json",))]
 _LISTED = 10
 _WHAT = {"difficulty": "the failure rate", "variance": "p (1 - p)"}
 
 
 @app.command(cls=Command)
 @configured("gaincurate.difficulty.config:FitConfig")
-def fit(config: FitConfig, as_json: _Figures = False) -> None:
+def fit(config: FitConfig, as_json: AsJson = False) -> None:
     """Fit the DOTS difficulty predictor on the pass rates of one or more policies.
 
-    Example: gaincurate difficulty fit scored --outcomes a.parquet --outcomes b.parquet --out adapter
+    Example: gaincurate difficulty fit scored --rollouts a.parquet --rollouts b.parquet --out adapter
     """
     with output.reporting():
-        _need_torch("difficulty fit")
+        need_packages("difficulty fit", ["torch"])
         from gaincurate.core.scored_set import open_scores
         from gaincurate.difficulty.train import fit_on
 
@@ -69,7 +66,7 @@ def fit(config: FitConfig, as_json: _Figures = False) -> None:
         out = config.out
         report = fit_on(config.scored, rates, out, config.recipe, watch=_print_epoch)
         if as_json:
-            output.as_json({**asdict(report), "out": str(out)})
+            output.as_json({**asdict(report), "out": out})
             return
         output.text(
             f"{out}: fitted on {output.counted(report.instances, 'failure rate')} of "
@@ -79,30 +76,27 @@ def fit(config: FitConfig, as_json: _Figures = False) -> None:
         )
         _policies(report)
         output.text(
-            f"  next: gaincurate difficulty predict SCORED --outcomes FILE --adapter {shlex.quote(str(out))}"
+            f"  next: gaincurate difficulty predict SCORED --rollouts FILE --adapter {shlex.quote(str(out))}"
         )
 
 
 @app.command(cls=Command)
 @configured("gaincurate.difficulty.config:PredictConfig")
-def predict(config: PredictConfig, as_json: _Figures = False) -> None:
+def predict(config: PredictConfig, as_json: AsJson = False) -> None:
     """Predict every prompt's failure rate and write it beside the set as gc_difficulty.
 
-    Example: gaincurate difficulty predict scored --outcomes RUN/rounds/00003/outcomes.jsonl --adapter adapter
+    Example: gaincurate difficulty predict scored --rollouts rollouts --adapter adapter
     """
     with output.reporting():
         adapter, method, group_column = config.adapter, config.method, config.group_column
-        if adapter is not None and method is not None:
-            raise InputError(
-                "give one of --adapter, a predictor that `gaincurate difficulty fit` wrote, and --method "
-                "gp or group-mean, which need none."
-            )
+        chosen = {"--adapter": adapter, "--method": method, "--rates": config.rates}
+        given = [option for option, value in chosen.items() if value is not None]
+        if len(given) > 1:
+            raise InputError(f"give one of {' and '.join(given)}.")
         if group_column is not None and method != "group-mean":
             raise InputError(f"--group-column {group_column} goes with --method group-mean.")
         name: MethodName = method or ("gp" if adapter is None else "adapter")
         if config.rates is not None:
-            if adapter is not None or method is not None:
-                raise InputError("give one of --rates, --method and --adapter.")
             if config.target != "difficulty":
                 raise InputError(f"--target {config.target} does not go with --rates.")
             name = "rates"
@@ -113,7 +107,7 @@ def predict(config: PredictConfig, as_json: _Figures = False) -> None:
 
         fitted = None
         if adapter is not None:
-            _need_torch("--adapter")
+            need_packages("--adapter", ["torch"])
             from gaincurate.difficulty.predictor import load_adapter
 
             fitted = load_adapter(adapter)
@@ -131,16 +125,15 @@ def predict(config: PredictConfig, as_json: _Figures = False) -> None:
             target=config.target,
         )
         write(opened, prediction, config.out)
+        figures = qualities(prediction)
         if as_json:
             counts = {"rows": len(prediction.ids), "observed": prediction.observed}
-            output.as_json({**counts, **qualities(prediction), "how": prediction.how})
+            output.as_json({**counts, **figures, "how": prediction.how})
             return
         output.text(
             f"{config.out or config.scored}: {COLUMNS[prediction.target]} written, "
-            f"{_WHAT[prediction.target]} of "
-            f"{output.counted(len(prediction.ids), 'row')}; "
-            f"{prediction.observed:,} as observed ({rates.name}), the others predicted by "
-            f"{name}"
+            f"{_WHAT[prediction.target]} of {output.counted(len(prediction.ids), 'row')}; "
+            f"{prediction.observed:,} as observed ({rates.name}), the others predicted by {name}"
         )
         if prediction.buckets is not None:
             strength = output.number(prediction.how["strength"], ".3g")
@@ -155,40 +148,34 @@ def predict(config: PredictConfig, as_json: _Figures = False) -> None:
                 f"{output.number(aims['difficulty'], '.4f')} by the failure rate nearest .5, "
                 f"{output.number(aims['variance'], '.4f')} by the highest p (1 - p)"
             )
-        if prediction.on_halves is None:
-            _print_quality(prediction.on_references, "references, each from the others")
-        else:
-            _print_quality(prediction.on_halves, "references, one half from the other, means of ten halves")
-        if prediction.on_others is not None:
-            _print_quality(prediction.on_others, "observed prompts that are no references")
-
-
-def _need_torch(what: str) -> None:
-    if importlib.util.find_spec("torch") is None:
-        raise InputError(f"{what} needs torch: `pip install 'gaincurate[score]'`.")
+        references, how = figures["on_halves"], "one half from the other, means of ten halves"
+        if references is None:
+            references, how = figures["on_references"], "each from the others"
+        print_quality(references, f"on {references['count']:,} references, {how}:")
+        print_no_better(references)
+        if others := figures["on_others"]:
+            print_quality(others, f"on {others['count']:,} observed prompts that are no references:")
 
 
 def _print_epoch(epoch: int, epochs: int, loss: float) -> None:
     output.note(f"epoch {epoch} of {epochs}: cross-entropy {loss:.4f}")
 
 
-def _rules(value: Any) -> Rules | None:
+def _rules(value: str | list[float] | None) -> Rules | None:
     from gaincurate.core.outcomes import Rules
 
     if value is None:
         return None
-    text = ",".join(map(str, value)) if isinstance(value, list) else value
-    number = r"(-?\d+(?:\.\d+)?)"
-    match = re.fullmatch(rf"{number},{number}", str(text))
-    if not match or not float(match[1]) < float(match[2]):
-        raise InputError(f"--reward-range {text}: expected LO,HI with LO below HI, such as 0,1.")
-    return Rules(float(match[1]), float(match[2]))
+    low, high = pair(value, "--reward-range")
+    if not -math.inf < low < high < math.inf:
+        raise InputError(f"--reward-range {low:g},{high:g}: the first must be less than the second.")
+    return Rules(low, high)
 
 
 def _read(path: Path, reward_range: Any, scored: ScoredSet | None) -> list[PassRates]:
     from gaincurate.schedule.observations import pass_rates_of
 
-    return pass_rates_of(path, _rules(reward_range), scored=scored)
+    return pass_rates_of(path, _rules(reward_range), option="--rollouts", scored=scored)
 
 
 def _one_policy(paths: Sequence[Path], reward_range: Any, scored: ScoredSet) -> PassRates:
@@ -201,7 +188,7 @@ def _one_policy(paths: Sequence[Path], reward_range: Any, scored: ScoredSet) -> 
         if len(policies) > 1 and policies[-1].round is None:
             names = ", ".join(policy.name for policy in policies[:3])
             raise InputError(
-                f"--outcomes {path} has {len(policies)} models ({names}, ...); a prediction is for one: "
+                f"--rollouts {path} has {len(policies)} models ({names}, ...); a prediction is for one: "
                 "give a file with that one's rows alone.",
                 path=str(path),
             )
@@ -213,69 +200,52 @@ def _one_policy(paths: Sequence[Path], reward_range: Any, scored: ScoredSet) -> 
     return newest[0] if len(newest) == 1 else pooled(newest)
 
 
-def _figure(figure: Figure) -> str:
-    text = output.number(figure.value, ".3f")
-    return (
-        text if figure.interval is None else f"{text} ({figure.interval[0]:.3f} to {figure.interval[1]:.3f})"
-    )
-
-
 def _policies(report: FitReport) -> None:
-    """A line for each policy: its figures on prompts that no batch had."""
-    lines = []
-    for policy in report.policies:
-        cells = ["-"] * 4
-        if held_out := policy.held_out:
-            figures = [_figure(held_out.pearson), _figure(held_out.brier), _figure(held_out.ceiling)]
-            cells = [f"{held_out.count:,}", *figures]
-        lines.append([policy.name, f"{policy.trained:,}", *cells])
-    head = ["policy", "trained on", "held out", "Pearson (95 %)", "Brier (95 %)", "noise ceiling (95 %)"]
-    output.table(lines, head)
+    """Print a line for each policy: its figures on prompts that no batch had."""
 
+    def held_out(name: str) -> Callable[[dict[str, Any]], str]:
+        return lambda policy: figure(policy["held_out"][name]) if policy["held_out"] else "-"
 
-def _print_quality(figures: Quality, what: str) -> None:
-    """Figures with 95 % intervals, and the reliability table."""
-    output.text(f"on {figures.count:,} {what}:")
-    rows: list[list[str]] = [
-        ["Pearson", _figure(figures.pearson)],
-        ["Spearman", _figure(figures.spearman)],
-        [
-            "Brier (the mean alone: " + output.number(figures.brier_of_mean, ".4f") + ")",
-            _figure(figures.brier),
-        ],
-        ["noise ceiling of Pearson", _figure(figures.ceiling)],
-    ]
-    output.table(rows, ["figure", "value (95 % interval)"])
-    if figures.ceiling.value is None:
-        output.text("  no ceiling: it needs two rollouts a prompt or more, and how many they were")
-    bins: list[list[Any]] = [
-        [f"{b.low:.4g} to {b.high:.4g}", f"{b.count:,}", f"{b.predicted:.3f}", f"{b.observed:.3f}"]
-        for b in figures.reliability
-    ]
-    output.table(bins, ["predicted", "prompts", "mean predicted", "mean observed"])
+    output.records(
+        [asdict(policy) for policy in report.policies],
+        {
+            "policy": "name",
+            "trained on": ("trained", ","),
+            "held out": ("held_out.count", ","),
+            "Pearson (95 %)": held_out("pearson"),
+            "Brier (95 %)": held_out("brier"),
+            "noise ceiling (95 %)": held_out("ceiling"),
+        },
+    )
 
 
 @app.command(cls=Command)
 @configured("gaincurate.difficulty.config:RolloutConfig")
-def rollout(config: RolloutConfig, as_json: _Json = False) -> None:
+def rollout(
+    config: RolloutConfig,
+    dry_run: Annotated[bool, Option("Count prompts, completions and tokens, and write nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Sample completions of a scored set's prompts and verify them: what a model can do now.
 
     Run the same command again after an interruption: every completion that had arrived is kept.
 
     Example: gaincurate difficulty rollout scored --out rollouts --model demo --verifier math --reference 256
     """
-    again = f"Run the same command again to go on: {shlex.join(['gaincurate', *sys.argv[1:]])}"
-    with output.reporting(again):
-        _need_packages(config.server is not None)
+    with output.reporting(resumes=True):
+        if dry_run:
+            _print_outline(config, as_json)
+            return
+        if config.server is None:
+            need_packages("scoring")
+        else:
+            need_packages("--server", ["httpx2", "tenacity"], "difficulty")
         with ProgressView() as view:
             view.loading("the engine" if config.server is not None else "torch and the model")
             from gaincurate.difficulty.rollout import roll_out
 
             summary = roll_out(config, view)
-        if as_json:
-            output.as_json({**asdict(summary), "out": str(summary.out)})
-        else:
-            _print_summary(summary)
+        output.result(summary, as_json, _print_summary)
 
 
 @app.command(cls=Command)
@@ -283,7 +253,7 @@ def rollout(config: RolloutConfig, as_json: _Json = False) -> None:
 def verify(
     config: VerifyingConfig,
     broken: Annotated[Path | None, Option("Also write the broken rows here, one line of JSON each.")] = None,
-    as_json: _Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Verify each row's own gold answer: it must get a reward of 1. Exits with 2 where one does not.
 
@@ -317,31 +287,27 @@ def verify(
 
 @app.command(cls=Command)
 @configured("gaincurate.difficulty.config:RejudgeConfig")
-def rejudge(config: RejudgeConfig, as_json: _Figures = False) -> None:
+def rejudge(config: RejudgeConfig, as_json: AsJson = False) -> None:
     """Judge the completions of a rollout set again with another verifier, and compare the verdicts.
 
     It writes a new set and lists the prompts where most completions agree on an answer that is not the gold.
 
     Example: gaincurate difficulty rejudge rollouts --verifier math --out rollouts-math
     """
-    again = f"Run the same command again to go on: {shlex.join(['gaincurate', *sys.argv[1:]])}"
-    with output.reporting(again):
+    with output.reporting(resumes=True):
         from gaincurate.difficulty.rejudge import rejudge as compute
 
         with ProgressView() as view:
             result = compute(config, view)
-        if as_json:
-            rates = {
-                name: {"count": count, "of": of, "rate": count / of if of else None}
-                for name, (count, of) in (
-                    ("false_negatives", result.false_negatives),
-                    ("false_positives", result.false_positives),
-                )
-            }
-            facts = {"out": str(result.out), "disagreements": result.disagreements}
-            output.as_json({**asdict(result), **facts, **rates})
-        else:
+        if not as_json:
             _print_rejudged(result)
+            return
+        named = {"false_negatives": result.false_negatives, "false_positives": result.false_positives}
+        rates = {
+            name: {"count": count, "of": of, "rate": count / of if of else None}
+            for name, (count, of) in named.items()
+        }
+        output.as_json({**asdict(result), "disagreements": result.disagreements, **rates})
 
 
 def _print_rejudged(result: Rejudged) -> None:
@@ -369,17 +335,14 @@ def _print_rejudged(result: Rejudged) -> None:
     prompts = output.counted(len(result.agreements), "prompt")
     output.text(f"{prompts} where most completions agree on an answer that is not the gold: read them")
     shown = result.agreements[:_LISTED]
-    lines = [
-        [
-            output.short_id(each.gc_id),
-            f"{each.agreeing} of {each.completions}",
-            each.answer[:40],
-            each.gold[:40],
-        ]
-        for each in shown
-    ]
-    output.table(
-        [[output.plain(cell) for cell in line] for line in lines], ["prompt", "agree", "answer", "gold"]
+    output.records(
+        shown,
+        {
+            "prompt": lambda each: output.short_id(each.gc_id),
+            "agree": lambda each: f"{each.agreeing} of {each.completions}",
+            "answer": lambda each: output.plain(each.answer[:40]),
+            "gold": lambda each: output.plain(each.gold[:40]),
+        },
     )
     if len(result.agreements) > len(shown):
         output.text(f"  and {len(result.agreements) - len(shown):,} more: --json lists all")
@@ -393,11 +356,11 @@ def forecast(
         Path | None,
         Option("Also write it here as JSON, for `schedule status --forecast`.", names=("--out", "-o")),
     ] = None,
-    as_json: _Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Forecast what a choice of prompts could gain in a training, from rollouts of a random sample.
 
-    Example: gaincurate difficulty forecast scored --outcomes rollouts --group 8
+    Example: gaincurate difficulty forecast scored --rollouts rollouts --group 8
     """
     with output.reporting():
         from gaincurate.core.files import write_json
@@ -408,46 +371,50 @@ def forecast(
         result = compute(config, rates, tokens)
         if out is not None:
             write_json(out, asdict(result), named=True)
-        if as_json:
-            output.as_json(asdict(result))
-        else:
-            _print_forecast(result)
+        output.result(result, as_json, _print_forecast)
 
 
 def _print_forecast(result: Forecast) -> None:
-    def percent(share: Share) -> str:
-        return f"{share.value:.0%} ({share.low:.0%} to {share.high:.0%})"
+    def shown(share: Share, form: str = ".0%") -> str:
+        return f"{share.value:{form}} ({share.low:{form}} to {share.high:{form}})"
 
     of = output.counted(result.references, "prompt")
     output.text(
         f"from {output.counted(result.rollouts, 'rollout')} of {of}, "
         f"for groups of {result.group} and {result.tokens:,.0f} tokens per completion:"
     )
-    output.text(f"  prompts whose groups hardly ever differ now: {percent(result.silent)}")
-    output.text(f"  of all prompts, out of reach: {percent(result.hopeless)}")
-    output.text(f"  groups of a uniform step that teach nothing: {percent(result.wasted)}")
-    rows = [
-        [
-            each.strategy,
-            percent(each.differ),
-            f"{each.per_thousand.value:.3g} ({each.per_thousand.low:.3g} to {each.per_thousand.high:.3g})",
-            f"{each.times.value:.2f} ({each.times.low:.2f} to {each.times.high:.2f})",
-        ]
-        for each in (result.uniform, *result.strategies, result.oracle)
-    ]
-    output.table(rows, ["strategy", "groups that differ", "per 1,000 tokens", "times uniform"])
+    output.text(f"  prompts whose groups hardly ever differ now: {shown(result.silent)}")
+    output.text(f"  of all prompts, out of reach: {shown(result.hopeless)}")
+    output.text(f"  groups of a uniform step that teach nothing: {shown(result.wasted)}")
+    output.records(
+        (result.uniform, *result.strategies, result.oracle),
+        {
+            "strategy": "strategy",
+            "groups that differ": lambda each: shown(each.differ),
+            "per 1,000 tokens": lambda each: shown(each.per_thousand, ".3g"),
+            "times uniform": lambda each: shown(each.times, ".2f"),
+        },
+    )
     for sentence in result.advice:
         output.text(f"- {sentence}")
 
 
-def _need_packages(server: bool) -> None:
-    """Say what is missing before anything heavy is imported."""
-    if not server:
-        need_scoring_packages()
+def _print_outline(config: RolloutConfig, as_json: bool) -> None:
+    from gaincurate.difficulty.rollout import outline
+
+    facts = outline(config)
+    if as_json:
+        output.as_json(facts)
         return
-    missing = [name for name in ("httpx2", "tenacity") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InputError(f"--server needs {' and '.join(missing)}: `pip install 'gaincurate[difficulty]'`.")
+    output.fitted(
+        f"{config.out}: {output.counted(facts['prompts'], 'prompt')} of {facts['prompt_tokens']:,} tokens, "
+        f"{facts['shards_done']:,} of {output.counted(facts['shards'], 'shard')} done"
+    )
+    output.fitted(
+        f"  {output.counted(facts['completions'], 'completion')} at most, of {config.max_tokens:,} tokens at "
+        f"most: {facts['completion_tokens']:,} in all"
+    )
+    output.text("  nothing was written")
 
 
 def _print_summary(summary: RolloutSummary) -> None:
@@ -476,5 +443,7 @@ def _print_summary(summary: RolloutSummary) -> None:
             f"{'it was' if single else 'they were'} scored: the chat template or the tokenizer is not the "
             "same"
         )
+    if summary.warning is not None:
+        output.note(f"warning: {summary.warning}")
     if not summary.rollouts:
         output.note("warning: there is no rollout in the set")

@@ -7,16 +7,14 @@ that its exit code has one meaning.
 from __future__ import annotations
 
 import platform
-import textwrap
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import typer
 
 import gaincurate
 from gaincurate.cli import output
-from gaincurate.cli.options import configured
-from gaincurate.core.options import Option
+from gaincurate.cli.options import AsJson, configured
 from gaincurate.errors import InputError
 
 if TYPE_CHECKING:
@@ -47,7 +45,6 @@ _PACKAGES = (
     ("scipy", "scipy", "derive"),
     ("rensa", "rensa", "hygiene"),
     ("obstore", "obstore", "cloud"),
-    ("altair", "altair", "report"),
     ("jinja2", "jinja2", "report"),
     ("vl-convert-python", "vl_convert", "report"),
     ("reasoning-gym", "reasoning_gym", "demo"),
@@ -58,7 +55,7 @@ _PACKAGES = (
 @configured("gaincurate.trainers.config:DoctorConfig")
 def doctor(
     config: DoctorConfig,
-    as_json: Annotated[bool, Option("Print everything as JSON.", names=("--json",))] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check versions, the device, and the angle code against its definition; or a trainer's settings.
 
@@ -93,10 +90,7 @@ def doctor(
         if settings or config.command or config.mode is not None or config.run is not None:
             raise InputError("--config, --mode, --run and a command need --trainer.")
         facts = examine(extra)
-        if as_json:
-            output.as_json(facts)
-        else:
-            _print(facts)
+        output.result(facts, as_json, _print)
     if not facts["ok"]:
         raise typer.Exit(1)
 
@@ -106,10 +100,7 @@ def _doctor_trainer(trainer: str, config: DoctorConfig, as_json: bool) -> None:
 
     mode, command = config.mode or "segment", config.command or []
     report = examine_trainer(trainer, config.config or [], mode, config.run, command)
-    if as_json:
-        output.as_json(report.as_json())
-    else:
-        _print_report(report)
+    output.as_json(report.as_json()) if as_json else _print_report(report)
     if not report.ok:
         raise typer.Exit(1)
 
@@ -124,12 +115,10 @@ def _print_report(report: Report) -> None:
             severity = finding.severity
             output.text()
             output.text(f"{severity}: {SEVERITIES[severity]}")
-        for line in textwrap.wrap(finding.title, 104, break_long_words=False, break_on_hyphens=False):
-            output.text(f"  {line}")
+        output.say(finding.title, "  ", first="  ")
         for line in report.lines(finding):
             output.text(f"      set {line}")
-        for line in textwrap.wrap(finding.advice, 100, break_long_words=False, break_on_hyphens=False):
-            output.text(f"      {line}")
+        output.say(finding.advice, "      ", first="      ")
         output.text(f"      ({finding.name})")
     if not report.findings:
         output.text("  nothing found")

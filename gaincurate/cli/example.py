@@ -6,7 +6,6 @@ other package. They are drawn with Python's `random()`, which gives the same num
 
 from __future__ import annotations
 
-import errno
 import json
 import random
 import shlex
@@ -31,6 +30,8 @@ _COMMANDS = (
     "gaincurate score prompts.jsonl --model demo --out scored",
     "gaincurate report scored -o report.html",
     "gaincurate schedule start scored --run run --strategy gain-rl --sigma 0.1N --budget 32 --rounds 3",
+    "gaincurate schedule run run -- python train.py --data {data} --round {round} --model {checkpoint} "
+    "--outcomes {outcomes} --output {output}",
 )
 
 
@@ -120,17 +121,6 @@ def example_rows() -> list[dict[str, str | int]]:
     return [row for _, _, row in sorted(rows, key=lambda each: each[:2])]
 
 
-def _holds(path: Path, content: bytes) -> bool:
-    from gaincurate.core.foreign import read_bytes
-
-    try:
-        return read_bytes(path, len(content)) == content
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        return False  # a pipe, a device, or longer
-
-
 @configured()
 def example(
     folder: Annotated[
@@ -154,7 +144,7 @@ def example(
             contents[path.name] = path.read_bytes()
         try:
             for name, content in contents.items():
-                if (folder / name).exists() and not _holds(folder / name, content):
+                if (folder / name).exists() and (folder / name).read_bytes() != content:
                     raise InputError(
                         f"{folder / name} is there with other content: give another folder, such as "
                         "`gaincurate example demo`."

@@ -5,14 +5,12 @@ The settings go to stdout and all notes to stderr, so the output can be pasted i
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from gaincurate.cli import output
 from gaincurate.cli.hygiene_options import hygiene_options
-from gaincurate.cli.options import configured
+from gaincurate.cli.options import AsJson, configured
 from gaincurate.core.options import ADVANCED, CHECKS, CHOICE, Cache, Option
 from gaincurate.core.store import use_cache
 from gaincurate.errors import InputError
@@ -116,14 +114,13 @@ def export(
     ] = None,
     overwrite: Annotated[bool, Option("Replace the file.")] = False,
     cache: Cache = None,
-    as_json: Annotated[bool, Option("Print JSON.", names=("--json",))] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write the exact view that a trainer reads, and print the settings that make it read it as it is.
 
     Example: gaincurate export scored --trainer verl --data-source openai/gsm8k --out train.parquet
     """
-    again = f"Run the same command again: {shlex.join(['gaincurate', *sys.argv[1:]])}"
-    with output.reporting(again):
+    with output.reporting(resumes=True):
         from gaincurate.schedule.selection import read_parts
         from gaincurate.trainers.columns import ViewOptions
         from gaincurate.trainers.export import Choice, Drop, Pick
@@ -143,11 +140,8 @@ def export(
         )  # fmt: skip
         for line in [*exported.notes, *exported.launch.hints]:
             output.note(line)
-        of = (
-            f", round {exported.facts['round']} of {source}"
-            if exported.facts.get("round") is not None
-            else ""
-        )
+        round_of = exported.facts.get("round")
+        of = "" if round_of is None else f", round {round_of} of {source}"
         for each in (exported, *exported.others):
             rows = output.counted(each.rows, "row")
             output.note(f"{each.file}: {rows} for {trainer} {each.view.profile.version}{of}")
@@ -157,11 +151,7 @@ def export(
             output.note(f"{exported.dropped_file}: {rows} dropped ({checks})")
         if as_json:
             launch = exported.launch
-            summary = {
-                "file": str(exported.file),
-                "rows": exported.rows,
-                "columns": exported.view.schema.names,
-            }
+            summary = {"file": exported.file, "rows": exported.rows, "columns": exported.view.schema.names}
             summary |= {"form": launch.form, "settings": launch.settings, "hints": launch.hints}
             if exported.others and random is not None:
                 summary["random"] = [str(exported.others[0].file), exported.others[0].rows]

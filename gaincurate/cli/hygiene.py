@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from gaincurate.cli import output
 from gaincurate.cli.hygiene_options import hygiene_options
-from gaincurate.cli.options import configured
+from gaincurate.cli.options import AsJson, configured
 from gaincurate.core.options import Cache, Option
 from gaincurate.core.store import use_cache
 from gaincurate.errors import InputError, OutputError
@@ -20,8 +20,6 @@ from gaincurate.errors import InputError, OutputError
 if TYPE_CHECKING:
     from gaincurate.hygiene.config import HygieneConfig
     from gaincurate.hygiene.findings import Finding
-
-_WIDTH = 100
 
 
 @configured("gaincurate.hygiene.config:HygieneConfig")
@@ -42,7 +40,7 @@ def hygiene(
     ] = None,
     overwrite: Annotated[bool, Option("Replace the --list file.")] = False,
     cache: Cache = None,
-    as_json: Annotated[bool, Option("Print JSON.", names=("--json",))] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Find duplicates, overlong prompts, unusable answers and evaluation questions in a set; change nothing.
 
@@ -78,17 +76,15 @@ def hygiene(
 
 def _print(folder: Path, rows: int, findings: list[Finding], skipped: dict[str, str]) -> None:
     output.text(f"{folder}: {output.counted(rows, 'row')}")
-    output.table(
-        [[item.check, f"{item.rows:,}", f"{item.share:.2%}"] for item in findings], ["check", "rows", "share"]
-    )
+    output.records(findings, {"check": "check", "rows": ("rows", ","), "share": ("share", ".2%")})
     for item in findings:
         if not item.rows and not item.note:
             continue
         output.text()
         output.text(f"{item.check}: {item.note}" if item.note else item.check)
         for example in item.examples:
-            output.text(f"  {example['gc_id']}  {output.plain(example['text'])[:_WIDTH]}")
-            output.text(f"    {output.plain(example['with'])[: 2 * _WIDTH]}")
+            output.text(f"  {example['gc_id']}  {output.excerpt(example['text'], output.WIDTH)}")
+            output.text(f"    {output.excerpt(example['with'], 2 * output.WIDTH)}")
     if skipped:
         output.text()
     for check, why in skipped.items():

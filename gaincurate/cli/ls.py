@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from gaincurate.cli import output
-from gaincurate.cli.options import configured
+from gaincurate.cli.options import AsJson, configured
 from gaincurate.core.options import Option
 from gaincurate.errors import InputError, read_error
 
@@ -22,7 +22,7 @@ def ls(
     folder: Annotated[
         Path, Option("Where to look, and three folders deep. Default: here.", metavar="FOLDER", argument=True)
     ] = Path("."),
-    as_json: Annotated[bool, Option("Print JSON.", names=("--json",))] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List scored sets, rollout sets and runs below a folder: kind, rows, model and state.
 

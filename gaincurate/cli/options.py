@@ -13,7 +13,7 @@ import importlib
 import inspect
 import re
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any
@@ -25,6 +25,7 @@ from gaincurate.cli import output
 from gaincurate.core.options import ADVANCED, PANELS, Option, checked, near
 from gaincurate.errors import InputError
 
+AsJson = Annotated[bool, Option("Print JSON.", names=("--json",))]
 _PANELS = (None, *PANELS)
 _METAVARS = {bool: "", int: "N", float: "X", Path: "PATH", str: "TEXT"}
 _WIDE = 18  # columns that choices may take beside an option at a width of 80
@@ -41,12 +42,15 @@ _KINDS = {".toml": "TOML", ".yaml": "YAML", ".yml": "YAML", ".json": "JSON"}
 _BOOL = "tag:yaml.org,2002:bool"
 
 
-def configured(path: str = "", *, whole: bool = True) -> Callable[[Callable[..., None]], Callable[[], None]]:
+def configured(
+    path: str = "", *, whole: bool = True, own: Sequence[str] = ()
+) -> Callable[[Callable[..., None]], Callable[[], None]]:
     """Make a function a command: its parameters marked with `Option` are the options.
 
     Args:
         path: `module:Class` of a config whose fields are options too. The function gets it as `config`.
         whole: whether the options make the config. Else the function gets the fields that were given.
+        own: configs of which the function gets the fields that were given as `own`.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[[], None]:
@@ -54,7 +58,7 @@ def configured(path: str = "", *, whole: bool = True) -> Callable[[Callable[...,
             raise AssertionError("a command is built before it runs")
 
         command.__name__, command.__doc__ = function.__name__, _flowing(function.__doc__ or "")
-        command.build = lambda: _build(function, path, whole)  # type: ignore[attr-defined]
+        command.build = lambda: _build(function, path, whole, own)  # type: ignore[attr-defined]
         return command
 
     return decorate
@@ -76,7 +80,11 @@ class _QuietHelp:
 
 
 class Group(_QuietHelp, TyperGroup):
-    """A group of commands."""
+    """A group of commands. `help COMMAND` is `COMMAND --help`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """See `TyperGroup`."""
+        return super().parse_args(ctx, [*args[1:], "--help"] if args[:1] == ["help"] else args)
 
 
 class Command(_QuietHelp, TyperCommand):
@@ -88,26 +96,44 @@ class Command(_QuietHelp, TyperCommand):
             function: Any = self.callback
             command = function.build()
             self.params, self.callback = command.params, command.callback
+            self.aliases: dict[str, str] = command.aliases
         return super().get_params(ctx)
 
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Parse the words with each option under its present name."""
+        self.get_params(ctx)
+        end = args.index("--") if "--" in args else len(args)
+        for place, word in enumerate(args[:end]):
+            name, equals, value = word.partition("=")
+            args[place] = self.aliases.get(name, name) + equals + value
+        return super().parse_args(ctx, args)
 
-def _build(function: Callable[..., None], path: str, whole: bool) -> Any:
+
+def _build(function: Callable[..., None], path: str, whole: bool, own: Sequence[str]) -> Any:
     """The Typer command of a function."""
-    module, _, name = path.partition(":")
-    model: Any = getattr(importlib.import_module(module), name) if path else None
-    options = sorted(_options(function, model), key=lambda option: _PANELS.index(option[1].panel))
+    model, models = _model(path) if path else None, list(map(_model, own))
+    more = [option for each in models for option in _fields(each)]
+    options = [*more, *_options(function, model)]
+    options.sort(key=lambda option: _PANELS.index(option[1].panel))
     markers = {name: marker for name, marker, *_ in options}
     parameters = [_parameter(*option) for option in options]
     has_own = "config" in markers  # doctor: the trainer's settings
     if not has_own and sum(not marker.argument for marker in markers.values()) > _MANY:
         parameters += _config_parameters(markers)
     parameters.append(inspect.Parameter("ctx", _KEYWORD, annotation=typer.Context))
-    call: Any = _call(function, model, whole, markers)
+    call: Any = _call(function, model, whole, markers, [name for name, *_ in more])
     call.__signature__ = inspect.Signature(parameters)
     call.__annotations__ = {each.name: each.annotation for each in parameters}
     app = typer.Typer(add_completion=False)
     app.command()(call)
-    return typer.main.get_command(app)
+    command: Any = typer.main.get_command(app)
+    command.aliases = {marker.alias: marker.names[0] for marker in markers.values() if marker.alias}
+    return command
+
+
+def _model(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def _options(function: Callable[..., None], model: Any) -> Iterator[tuple[str, Option, Any, Any, Any, Any]]:
@@ -207,24 +233,29 @@ def _metavar(marker: Option, kind: Any) -> tuple[str | None, str]:
 
 
 def _call(
-    function: Callable[..., None], model: Any, whole: bool, markers: Mapping[str, Option]
+    function: Callable[..., None], model: Any, whole: bool, markers: Mapping[str, Option], own: Sequence[str]
 ) -> Callable[..., None]:
     """What Typer calls: it reads texts, checks the config and runs the function."""
+
+    def given(ctx: Any, read: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+        """Take fields out of what was read, and leave those that have their default."""
+        values = {name: read.pop(name) for name in names}
+        return {name: values[name] for name in names if ctx.get_parameter_source(name).name != "DEFAULT"}
+
     fields = [name for name, *_ in _fields(model)] if model else []
 
     def call(ctx: Any, config_file: Path | None = None, print_config: bool = False, **values: Any) -> None:
         with output.reporting():
             read = {name: _read(name, markers[name], value) for name, value in values.items()}
             if model is not None:
-                of_config = {name: read.pop(name) for name in fields}
-                given_options = {
-                    name: value
-                    for name, value in of_config.items()
-                    if ctx.get_parameter_source(name).name != "DEFAULT"
-                }
-                read["config"] = checked(model, _nested(given_options)) if whole else _nested(given_options)
+                of_config = _nested(given(ctx, read, fields))
+                read["config"] = checked(model, of_config) if whole else of_config
+            if own:
+                read["own"] = given(ctx, read, own)
             if print_config:
-                output.as_json(_printed(values, markers))
+                left_out = set(own) - read.get("own", {}).keys()  # defaults of strategies that are not used
+                shown = {name: value for name, value in values.items() if name not in left_out}
+                output.as_json(_printed(shown, markers))
                 return
         function(**read)
 
@@ -323,6 +354,7 @@ def _read_config(path: Path, ctx: Any, markers: Mapping[str, Option]) -> dict[st
         StorageError: it cannot be read.
     """
     names = {_key(name, marker): name for name, marker in markers.items()}
+    names |= {marker.alias.strip("-"): name for name, marker in markers.items() if marker.alias}
     params = {param.name: param for param in ctx.command.params}
     values: dict[str, Any] = {}
     for key, value in parsed(path).items():

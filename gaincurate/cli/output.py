@@ -10,12 +10,15 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import sys
 import textwrap
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, TextIO
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
 
 import typer
 
@@ -61,6 +64,14 @@ def text(line: str = "", *, head: bool = False) -> None:
     _write(shown + "\n")
 
 
+Facts = TypeVar("Facts")
+
+
+def result(facts: Facts, as_json_: bool, show: Callable[[Facts], None]) -> None:
+    """The result of a command: as JSON if that was asked for, else as `show` prints it."""
+    as_json(facts) if as_json_ else show(facts)
+
+
 def as_json(value: Any) -> None:
     """One JSON value, to stdout. Null stands where a number is NaN or infinite, which JSON does not have."""
     readable = sys.stdout.encoding.lower() in ("utf-8", "utf8")
@@ -71,6 +82,10 @@ def as_json(value: Any) -> None:
 def _with_nulls(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if is_dataclass(value) and not isinstance(value, type):
+        return _with_nulls(asdict(value))
+    if isinstance(value, Path):
+        return str(value)
     if isinstance(value, dict):
         return {key: _with_nulls(inner) for key, inner in value.items()}
     return [_with_nulls(inner) for inner in value] if isinstance(value, (list, tuple)) else value
@@ -141,6 +156,26 @@ def table(rows: Sequence[Sequence[str]], head: Sequence[str], left: Collection[s
             text()
         _block(rows, head, widths, [0, *range(begin, min(end, len(head)))], left)
         begin = end
+
+
+Cell = str | tuple[str, str] | Callable[[Any], str]
+"""How a record makes a cell: the dotted path of a text, a path and a form, or a function."""
+
+
+def records(rows: Iterable[Any], columns: Mapping[str, Cell], left: Collection[str] = ()) -> None:
+    """Print a table with a line for each record, whose columns are given by their heads."""
+    lines = [[cell(row, how) for how in columns.values()] for row in rows]
+    table(lines, list(columns), left)
+
+
+def cell(row: Any, how: Cell) -> str:
+    """One cell of a record; a dash where there is no value."""
+    if callable(how):
+        return how(row)
+    path, form = (how, "") if isinstance(how, str) else how
+    for part in path.split("."):
+        row = None if row is None else row.get(part) if isinstance(row, dict) else getattr(row, part)
+    return number(row, form)
 
 
 def _block(
@@ -218,6 +253,11 @@ def number(value: Any, form: str) -> str:
         return str(value)[:WIDTH]
 
 
+def between(bin_: Any, form: str) -> str:
+    """The ends of a bin, of `core.stats.Bin` or of its JSON."""
+    return f"{cell(bin_, ('low', form))} to {cell(bin_, ('high', form))}"
+
+
 def counted(count: int, noun: str, plural: str = "") -> str:
     """A number of things: `1 row`, `2,000 rows`."""
     return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
@@ -229,19 +269,24 @@ def plain(value: str) -> str:
 
 
 @contextmanager
-def reporting(resume: str = "", *, verbose: bool = False) -> Iterator[None]:
+def reporting(*, resumes: bool = False, verbose: bool = False) -> Iterator[None]:
     """Turn our exceptions into a sentence on stderr and an exit code; bugs keep their traceback.
 
     Args:
-        resume: what to say after Ctrl-C. Work that goes on so also ends in order after SIGTERM and SIGUSR1.
+        resumes: whether the same command goes on after Ctrl-C. It also ends in order after SIGTERM and
+            SIGUSR1.
         verbose: also print each key of the identity that differs from a set's.
     """
     from gaincurate.core.process import stoppable
 
+    resume = ""
+    if resumes:
+        resume = f"Run the same command again to go on: {shlex.join(['gaincurate', *sys.argv[1:]])}"
+
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # prompts hold what a terminal may not have
     try:
-        with stoppable() if resume else nullcontext():
+        with stoppable() if resumes else nullcontext():
             yield
     except GaincurateError as error:
         if os.environ.get("GAINCURATE_DEBUG") == "1":

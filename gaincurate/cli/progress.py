@@ -18,12 +18,12 @@ class ProgressView(Progress):
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, SpinnerColumn, TextColumn
+        from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Bar
 
         console = Console(stderr=True)
         what, text = TextColumn("{task.description}"), TextColumn("{task.fields[text]}")
-        columns = (SpinnerColumn(), what, BarColumn(), text)
+        columns = (SpinnerColumn(), what, TimeElapsedColumn(), BarColumn(), text)
         self._bar = Bar(*columns, console=console, transient=True) if console.is_terminal else None
         self._task = None if self._bar is None else self._bar.add_task("", text="")
         self._unit, self._begin, self._what = "row", 0.0, ""

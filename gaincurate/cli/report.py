@@ -13,292 +13,84 @@ from typing import TYPE_CHECKING, Annotated
 
 from gaincurate.cli import output
 from gaincurate.cli.hygiene_options import report_checks
-from gaincurate.cli.options import configured
+from gaincurate.cli.options import AsJson, configured
 from gaincurate.core.options import CHECKS, READING, Cache, Option
 from gaincurate.core.store import use_cache
 from gaincurate.errors import InputError, OutputError
 
-_GROUPS = 20  # that the terminal shows
+MINUS, NONE = "\N{MINUS SIGN}", "\N{EN DASH}"
+_OF_SIGNALS = {"distributions", "length", "relations", "lifts"}
+"""Parts that the terminal shows with -v."""
+_MORE = "-v shows each signal's verdict, its spread and its correlations."
 
 if TYPE_CHECKING:
-    from gaincurate.core.stats import Estimate
     from gaincurate.hygiene.config import RowChecks
-    from gaincurate.report.document import Document, Lift, Predictions, Relation
+    from gaincurate.report.document import Document, Verdict
+    from gaincurate.report.parts import Cell, Part
 
 
-def print_report(document: Document) -> None:
-    """Print it: the first screen says whether to sort by anything, and all else follows."""
+def print_report(document: Document, *, verbose: bool = False) -> None:
+    """Print whether to sort by anything and what was asked for; each signal and the tables if `verbose`."""
     from gaincurate.report import verdict_text
+    from gaincurate.report.contents import parts
 
+    if (groups := verdict_text.mostly_groups(document)) is not None:
+        output.say(groups)
+    output.say(document.headline)
     about = document.about
     output.say(
         f"{about.folder}: {output.counted(about.rows, 'row')}, {about.model}, {about.dtype} on "
         f"{about.device}; length is {about.length_column}; groups: {about.group_column or 'none'} "
         f"({about.group_how})"
     )
-    output.text()
-    if (groups := verdict_text.mostly_groups(document)) is not None:
-        output.say(groups)
-    output.say(document.headline)
     if document.unknown is not None:
         output.say(document.unknown)
     if (waste := verdict_text.waste(document)) is not None:
         output.say(waste)
-    for verdict in document.verdicts:
-        if verdict.banner is not None:
-            output.say(f"WARNING: {verdict.banner}")
+    warned = [verdict for verdict in document.verdicts if verdict.banner is not None]
+    for first, *others in [[verdict] for verdict in warned] if verbose else [warned] * bool(warned):
+        output.say(f"WARNING: {first.banner}{_likewise(others)}")
     output.text()
-    for verdict in document.verdicts:
-        output.say(f"[{verdict.verdict}] {verdict.sentence}", "  ")
-    _run(document)
-    _signals(document)
-    for target in dict.fromkeys(relation.target for relation in document.relations):
-        _target(document, target)
-    _outcomes(document)
-    _against(document)
-    _hygiene(document)
-    _notes(document.notes)
-
-
-def _head(line: str) -> None:
+    rows = [[verdict] for verdict in document.verdicts] if verbose else verdict_text.alike(document)
+    for first, *others in rows:
+        output.say(f"[{first.verdict}] {first.sentence}{_likewise(others)}", "  ")
+    print_parts([part for part in parts(document) if verbose or part.name not in _OF_SIGNALS])
     output.text()
-    output.say(line)
-
-
-def _signals(document: Document) -> None:
-    _head("spread, and rank correlation with question length (with half of its 95 % interval)")
-    length = {verdict.signal: verdict.length for verdict in document.verdicts}
-    shares = {share.column: share for share in document.group_shares}
-    explained = {profile.signal: profile.explained for profile in document.profiles}
-    group = [] if document.about.group_column is None else [f"explained by {document.about.group_column}"]
-    lines = []
-    for distribution in document.distributions:
-        quantiles = (
-            [f"{distribution.quantiles[place]:.4g}" for place in (2, 4, 6)]
-            if distribution.quantiles
-            else ["-"] * 3
-        )
-        cells = [distribution.column, f"{distribution.rows:,}", *quantiles]
-        cells += [
-            _shown(length.get(distribution.column)),
-            output.number(explained.get(distribution.column), ".0%"),
-        ]
-        if group:
-            share = shares.get(distribution.column)
-            cells.append(output.number(None if share is None else share.eta_squared, ".0%"))
-        lines.append(cells)
-    output.table(lines, ["column", "rows", "5%", "50%", "95%", "length", "explained by it", *group])
-
-
-def _target(document: Document, target: str) -> None:
-    from gaincurate.report.document import ENDS
-    from gaincurate.report.lift import PREDICTED
-
-    relations = [relation for relation in document.relations if relation.target == target]
-    _head(f"rank correlation with {target} (with half of its 95 % interval)")
-    grouped = document.about.group_column is not None
-    head = ["column", "overall", "given length", "in length bins"]
-    head += ["in groups", "both"] if grouped else []
-    lifts = {(lift.column, lift.end): lift for lift in document.lifts if lift.target == target}
-    head += [f"{end} tenth" for end in ENDS] if lifts else []
-    lines = [_relation(relation, lifts, grouped=grouped) for relation in relations]
-    length = document.about.length_column
-    if relations:
-        blank = ["-"] * (4 if grouped else 2)
-        lines.append([length, _shown(relations[0].length), *blank, *_ends(lifts, length)])
-    if any(column == PREDICTED for column, _ in lifts):
-        lines.append([PREDICTED, "-", *(["-"] * (4 if grouped else 2)), *_ends(lifts, PREDICTED)])
-    output.table(lines, head)
-    if lifts:
-        output.say("tenths: their mean p (1 - p) over that of a random tenth")
-    if lines and lines[-1][0] == PREDICTED:
-        output.say(
-            f"{PREDICTED}: what `difficulty predict --target variance` would pick of up to 256 of these "
-            "prompts, each predicted from a half without it"
-        )
-
-
-def _relation(relation: Relation, lifts: dict[tuple[str, str], Lift], *, grouped: bool) -> list[str]:
-    cells = [relation.overall, relation.given_length, relation.within_length_bins]
-    groups = [relation.within_groups, relation.given_length_within_groups] if grouped else []
-    return [relation.signal, *map(_shown, [*cells, *groups]), *_ends(lifts, relation.signal)]
-
-
-def _ends(lifts: dict[tuple[str, str], Lift], column: str) -> list[str]:
-    from gaincurate.report.document import ENDS
-
-    if not lifts:
-        return []
-    ends = [lifts.get((column, end)) for end in ENDS]
-    return [_shown(None if lift is None else lift.ratio, "") for lift in ends]
-
-
-def _shown(estimate: Estimate | None, sign: str = "+") -> str:
-    if estimate is None or estimate.value is None:
-        return "-"
-    text = format(estimate.value, f"{sign}.2f")
-    if estimate.low is None or estimate.high is None or estimate.low == estimate.high:
-        return text
-    half = (estimate.high - estimate.low) / 2
-    return f"{text} ±{half:.2f}" if half >= 0.005 else f"{text} ±{half:.1g}"
-
-
-def _outcomes(document: Document) -> None:
-    for outcome in document.outcomes:
-        _head(
-            f"{outcome.name}: {output.counted(outcome.prompts, 'prompt')}"
-            + ("" if outcome.rollouts is None else f", {output.counted(outcome.rollouts, 'rollout')}")
-            + f", mean {outcome.mean:.3f}; all right {outcome.always:.0%}, none right {outcome.never:.0%}; "
-            f"mean p (1 - p) {_shown(outcome.mean_variance, '')}; highest correlation that a prediction "
-            f"could show {_shown(outcome.ceiling, '')}"
-        )
-        if outcome.unknown:
-            verb = "is" if outcome.unknown == 1 else "are"
-            output.say(f"  {outcome.unknown:,} of its prompts {verb} not in this set.")
-        for note in outcome.notes:
-            output.say(f"  {note}")
-        _groups(document, outcome.name)
-    for calibration in document.calibrations:
-        _head(
-            f"{calibration.column} against {calibration.outcome}: Pearson {_shown(calibration.pearson)}, "
-            f"Spearman {_shown(calibration.spearman)}, Brier {_shown(calibration.brier, '')} (of the mean "
-            f"alone {calibration.brier_of_mean:.2f})"
-        )
-        lines = [
-            [f"{b.low:.1f} to {b.high:.1f}", f"{b.count:,}", f"{b.predicted:.2f}", f"{b.observed:.2f}"]
-            for b in calibration.bins
-        ]
-        output.table(lines, ["predicted", "prompts", "mean", "observed"])
-
-
-def _groups(document: Document, outcome: str) -> None:
-    """The groups that were observed, the largest first."""
-    rates = [rate for rate in document.group_rates if rate.outcome == outcome]
-    if not rates:
-        return
-    lines = [
-        [
-            output.excerpt(rate.group, 40),
-            f"{rate.prompts:,}",
-            f"{rate.mean:.3f}",
-            output.number(rate.teaches, ".0%"),
-            output.number(rate.variance, ".3f"),
-        ]
-        for rate in rates[:_GROUPS]
-    ]
-    output.text()
-    output.table(lines, [document.about.group_column or "", "prompts", "pass rate", "teaches", "p (1 - p)"])
-    output.say("teaches: the share of its prompts with both right and wrong rollouts", first="  ")
-    if len(rates) > _GROUPS:
-        output.say(f"and {len(rates) - _GROUPS:,} smaller ones (--json has all)", first="  ")
-
-
-def _against(document: Document) -> None:
-    for other in document.against:
-        differ = ", ".join(f"{d.key} {d.here} here and {d.there} there" for d in other.differences[:4])
-        _head(
-            f"against {other.folder}: {output.counted(other.shared, 'row')} in both, "
-            f"{other.only_here:,} only here, {other.only_there:,} only there"
-            + (f"; {differ}" if differ else "")
-        )
-        lines = [
-            [signal.signal, _shown(signal.correlation), output.number(signal.top_shared, ".0%")]
-            for signal in other.signals
-        ]
-        output.table(lines, ["signal", "rank correlation", "highest tenth shared"])
-
-
-def _run(document: Document) -> None:
-    run = document.run
-    if run is None:
-        return
-    _head(
-        f"{run.folder}: {run.strategy}{'' if run.by is None else f' by {run.by}'}, {len(run.rounds)} of "
-        f"{output.counted(run.planned_rounds, 'round')}, {output.counted(run.budget, 'prompt')} each; "
-        f"{run.training_seconds:,.0f} s of training, {run.scoring_seconds:,.0f} s of scoring"
-    )
-    lines = [
-        [
-            str(round_.round),
-            output.number(round_.mu, ",.0f"),
-            output.number(round_.accuracy, ".3f"),
-            output.number(round_.effective, ".0%"),
-            output.number(round_.drift, "+.3f"),
-            output.number(round_.rollouts, ","),
-            output.number(round_.completion_tokens, ","),
-            output.number(round_.training_seconds, ",.0f"),
-            output.number(round_.scoring_seconds, ",.0f"),
-        ]
-        for round_ in run.rounds
-    ]
-    head = ["round", "mu", "accuracy", "effective", "drift", "rollouts", "tokens", "training s", "scoring s"]
-    output.table(lines, head)
-    if run.predictions is not None:
-        _predictions(run.predictions)
-
-
-def _predictions(predictions: Predictions) -> None:
-    aim = "the largest p (1 - p)"
-    if predictions.target_difficulty is not None:
-        aim = f"a failure rate of {predictions.target_difficulty:g}"
-    tokens = (
-        ""
-        if predictions.completion_tokens is None
-        else f", {output.counted(predictions.completion_tokens, 'completion token')}"
-    )
-    _head(
-        f"aims at {aim}, predicted by {predictions.predictor or 'nothing yet'}; references took "
-        f"{output.number(predictions.rollouts, ',')} rollouts{tokens}, "
-        f"{output.number(predictions.rollout_seconds, ',.1f')} s of rollouts, "
-        f"{output.number(predictions.predict_seconds, ',.1f')} s of prediction"
-    )
-    for quality in predictions.found:
-        output.say(
-            f"round {quality.round}, {quality.of} ({output.counted(quality.rows, 'prompt')}): "
-            f"Pearson {_shown(quality.pearson)}, noise ceiling {_shown(quality.ceiling, '')}, "
-            f"Spearman {_shown(quality.spearman)}, Brier {_shown(quality.brier, '')} (of the mean alone "
-            f"{output.number(quality.brier_of_mean, '.2f')})",
-            "  ",
-        )
-        output.table(
-            [
-                [f"{b.low:.4g} to {b.high:.4g}", f"{b.count:,}", f"{b.predicted:.3f}", f"{b.observed:.3f}"]
-                for b in quality.bins
-            ],
-            ["predicted", "prompts", "mean", "observed"],
-        )
-    if predictions.warning:
-        output.say(predictions.warning, "  ")
-
-
-def _hygiene(document: Document) -> None:
-    _head("hygiene: rows with something wrong")
-    output.table(
-        [[result.check, f"{result.rows:,}", f"{result.share:.2%}"] for result in document.hygiene],
-        ["check", "rows", "share"],
-    )
-    for check in document.hygiene:
-        if check.note:
-            output.say(f"{check.check}: {check.note}", "  ")
-        for example in check.examples:
-            output.text(f"  {output.plain(example.gc_id)}  {output.plain(example.text)[: output.WIDTH]}")
-            output.text(f"    {output.plain(example.match)[: output.WIDTH]}")
-        if 0 < len(check.examples) < check.rows:
-            output.text(f"  and {check.rows - len(check.examples):,} more")
-    dirty = ",".join(check.check for check in document.hygiene if check.rows)
-    if dirty:
-        output.say(
-            "next, with the same options: `gaincurate hygiene DIR --list FILE` lists every row, `gaincurate "
-            f"export DIR --drop {dirty}` leaves them out",
-            "  ",
-        )
-
-
-def _notes(notes: Sequence[str]) -> None:
-    if notes:
-        output.text()
-    for note in notes:
+    for note in document.notes if verbose else [*document.notes, _MORE]:
         output.say(f"note: {note}", "  ")
+
+
+def _likewise(others: Sequence[Verdict]) -> str:
+    return f" The same holds for {', '.join(other.signal for other in others)}." if others else ""
+
+
+def print_parts(parts: Sequence[Part]) -> None:
+    """Print the paragraphs and tables of a document, without what a page has on demand."""
+    from gaincurate.report.parts import Legend, Table
+
+    for part in parts:
+        if part.detail:
+            continue
+        output.text()
+        output.say(part.title)
+        for block in part.blocks:
+            if isinstance(block, str) and not isinstance(block, Legend):
+                output.say(block.replace(MINUS, "-"), "  ", first="  ")
+            elif isinstance(block, Table) and not block.detail:
+                output.text()
+                output.say(block.caption, "  ", first="  ")
+                places = [name == block.text for name in block.head]
+                rows = [[_shown(*each) for each in zip(row, places, strict=True)] for row in block.rows]
+                output.table(rows, block.head, {*block.left, block.text})
+
+
+def _shown(cell: Cell, cut: bool) -> str:
+    """A cell in characters that every terminal has, a text of the data cut to one line."""
+    from gaincurate.report.parts import Figure
+
+    cell = f"{cell.value} {cell.half}".rstrip() if isinstance(cell, Figure) else str(cell)
+    plain = output.excerpt(cell, output.WIDTH) if cut else output.plain(cell)
+    return plain.replace(MINUS, "-").replace(NONE, "-")
 
 
 _FILES = 64  # that may be open (`ulimit -n`): Deno, within the same, opens some when it begins
@@ -364,7 +156,10 @@ def report(
         ),
     ] = False,
     cache: Cache = None,
-    as_json: Annotated[bool, Option("Print everything as JSON.", names=("--json",))] = False,
+    as_json: AsJson = False,
+    verbose: Annotated[
+        bool, Option("Print each signal's verdict and the tables.", names=("--verbose", "-v"))
+    ] = False,
 ) -> None:
     """Say what each score of a set is worth: more than prompt length, or not.
 
@@ -416,10 +211,7 @@ def report(
             output.note(f"{page}: written; open it in a browser.")
             if beside is not None:
                 output.note(f"{beside}: every prompt; keep it beside {page.name}, which links to it.")
-        if as_json:
-            output.as_json(to_json(document))
-        else:
-            print_report(document)
+        output.as_json(to_json(document)) if as_json else print_report(document, verbose=verbose)
 
 
 def need_a_place_for_the_page(page: Path, option: str) -> None:
@@ -459,7 +251,7 @@ def need_a_place_for_the_page(page: Path, option: str) -> None:
 
 def lacking_for_pages() -> str:
     """What a sentence says after "needs" where no page can be made; empty where one can."""
-    missing = [name for name in ("altair", "jinja2", "vl_convert") if find_spec(name) is None]
+    missing = [name for name in ("jinja2", "vl_convert") if find_spec(name) is None]
     if missing:
         return f"{' and '.join(missing)}: `pip install 'gaincurate[report]'`"
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

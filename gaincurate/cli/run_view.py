@@ -47,9 +47,13 @@ def print_difficulty(facts: dict[str, Any], trainer: list[dict[str, Any]]) -> No
         newest = facts["rounds"][-1]
         what = "failure rate" if facts["target"] == "difficulty" else "p (1 - p)"
         how = "each predicted from the others" if newest["on_halves"] is None else "one half from the other"
-        _quality(_of_references(newest), f"round {newest['round']}: {what} of references, {how}")
-        if facts["newest"] is not None:
-            _quality(facts["newest"], f"round {facts['newest']['round']}: {what} of drawn prompts")
+        references, drawn = _of_references(newest), facts["newest"]
+        prompts = output.counted(references["count"], "prompt")
+        print_quality(references, f"  round {newest['round']}: {what} of references, {how} ({prompts}):")
+        print_no_better(references)
+        if drawn is not None:
+            prompts = output.counted(drawn["count"], "prompt")
+            print_quality(drawn, f"  round {drawn['round']}: {what} of drawn prompts ({prompts}):")
             output.text(_RANGE)
     if waiting is None:
         return
@@ -78,31 +82,22 @@ def _cost(facts: dict[str, Any], trainer: list[dict[str, Any]]) -> None:
 
 
 def _by_round(rounds: list[dict[str, Any]]) -> None:
-    rows = []
-    for row in rounds:
-        quality, drawn = _of_references(row), row["on_drawn"] or {}
-        rows.append(
-            [
-                str(row["round"]),
-                f"{row['observed']:,} of {row['references']:,}",
-                output.number(row["rollouts"], ",d"),
-                output.number(row["rollout_seconds"], ",.1f"),
-                output.number(row["predict_seconds"], ",.1f"),
-                output.number(quality["pearson"]["value"], ".3f"),
-                output.number(quality["ceiling"]["value"], ".3f"),
-                output.number(quality["brier"]["value"], ".4f"),
-                output.number(drawn.get("brier"), ".4f"),
-                output.number(row["carried"], ".4f"),
-                output.number(drawn.get("carried"), ".4f"),
-            ]
-        )
-    output.table(
-        rows,
-        [
-            "round", "references", "rollouts", "rollout s", "predict s", "Pearson", "ceiling", "Brier",
-            "Brier, drawn", "p(1-p), references", "p(1-p), drawn",
-        ],
-    )  # fmt: skip
+    output.records(
+        [{**row, "quality": _of_references(row)} for row in rounds],
+        {
+            "round": "round",
+            "references": lambda row: f"{row['observed']:,} of {row['references']:,}",
+            "rollouts": ("rollouts", ",d"),
+            "rollout s": ("rollout_seconds", ",.1f"),
+            "predict s": ("predict_seconds", ",.1f"),
+            "Pearson": ("quality.pearson.value", ".3f"),
+            "ceiling": ("quality.ceiling.value", ".3f"),
+            "Brier": ("quality.brier.value", ".4f"),
+            "Brier, drawn": ("on_drawn.brier", ".4f"),
+            "p(1-p), references": ("carried", ".4f"),
+            "p(1-p), drawn": ("on_drawn.carried", ".4f"),
+        },
+    )
 
 
 def _of_references(row: dict[str, Any]) -> dict[str, Any]:
@@ -111,28 +106,47 @@ def _of_references(row: dict[str, Any]) -> dict[str, Any]:
     return figures
 
 
-def _figure(figure: dict[str, Any]) -> str:
-    text = output.number(figure["value"], ".3f")
-    around = figure["interval"]
+def figure(value: dict[str, Any]) -> str:
+    """A figure of `difficulty.metrics.Quality` and its interval."""
+    text, around = output.number(value["value"], ".3f"), value["interval"]
     return text if around is None else f"{text} ({around[0]:.3f} to {around[1]:.3f})"
 
 
-def _quality(figures: dict[str, Any], what: str) -> None:
-    output.text(f"  {what} ({output.counted(figures['count'], 'prompt')}):")
-    names = {"pearson": "Pearson", "spearman": "Spearman", "brier": "Brier", "ceiling": "noise ceiling"}
-    output.text("    " + "  ".join(f"{name} {_figure(figures[key])}" for key, name in names.items()))
-    output.table(
-        [
-            [
-                f"{b['low']:.4g} to {b['high']:.4g}",
-                f"{b['count']:,}",
-                f"{b['predicted']:.3f}",
-                f"{b['observed']:.3f}",
-            ]
-            for b in figures["reliability"]
-        ],
-        ["predicted", "prompts", "mean predicted", "mean observed"],
+def print_quality(figures: dict[str, Any], title: str) -> None:
+    """Print a `difficulty.metrics.Quality` as JSON has it, with its reliability table."""
+    output.text(title)
+    constant = output.number(figures["brier_of_mean"], ".4f")
+    names = {
+        "pearson": "Pearson",
+        "spearman": "Spearman",
+        "brier": f"Brier (the mean alone: {constant})",
+        "ceiling": "noise ceiling of Pearson",
+    }
+    output.table([[names[key], figure(figures[key])] for key in names], ["figure", "value (95 % interval)"])
+    if figures["ceiling"]["value"] is None:
+        output.text("  no ceiling: it needs two rollouts a prompt or more, and how many they were")
+    print_bins(figures["reliability"])
+
+
+def print_bins(bins: Sequence[Any]) -> None:
+    """Print a reliability table, of `core.stats.Bin` or of its JSON."""
+    output.records(
+        bins,
+        {
+            "predicted": lambda b: output.between(b, ".4g"),
+            "prompts": ("count", ","),
+            "mean predicted": ("predicted", ".3f"),
+            "mean observed": ("observed", ".3f"),
+        },
     )
+
+
+def print_no_better(figures: dict[str, Any]) -> None:
+    """Print a warning where predictions are not shown to be better than a constant."""
+    from gaincurate.difficulty.metrics import no_better_than_a_constant
+
+    if (sentence := no_better_than_a_constant(figures)) is not None:
+        output.say(f"warning: {sentence}", "  ")
 
 
 class RoundsView(View):
@@ -204,25 +218,34 @@ class RoundsView(View):
             self.tracking.send()
 
 
-_COLUMNS: tuple[tuple[str, str, Callable[[dict[str, Any]], Any]], ...] = (
-    ("target rank", ".1f", lambda row: row["mu"]),
-    ("accuracy", ".3f", lambda row: row["accuracy"]),
-    ("groups differ", ".3f", lambda row: row["effective"]),
-    ("all wrong", ".3f", lambda row: row["all_wrong"]),
-    ("all right", ".3f", lambda row: row["all_right"]),
-    ("expected", ".3f", lambda row: row["metrics"].get("expected_effective")),
-    ("seen", ",d", lambda row: row["metrics"].get("seen")),
-    ("easy", ",d", lambda row: row["metrics"].get("easy")),
-    ("hard", ",d", lambda row: row["metrics"].get("hard")),
-    ("mean angle", ".3f", lambda row: row["concentration"]),
-    ("rollouts", ",d", lambda row: row["rollouts"]),
-    ("prompt tokens", ",d", lambda row: row["prompt_tokens"]),
-    ("rank corr.", ".3f", lambda row: row["drift"]),
-    ("training s", ",.1f", lambda row: row["training_seconds"]),
-    ("scoring s", ",.1f", lambda row: row["scoring_seconds"]),
-)
-"""Head, form and value of the columns of a status, which docs/watching.md explains. One without any value is
-left out: a strategy without mu has no target rank."""
+_COLUMNS: dict[str, output.Cell] = {
+    "round": "round",
+    "target rank": ("mu", ".1f"),
+    "accuracy": ("accuracy", ".3f"),
+    "groups differ": ("effective", ".3f"),
+    "all wrong": ("all_wrong", ".3f"),
+    "all right": ("all_right", ".3f"),
+    "expected": ("metrics.expected_effective", ".3f"),
+    "seen": ("metrics.seen", ",d"),
+    "easy": ("metrics.easy", ",d"),
+    "hard": ("metrics.hard", ",d"),
+    "mean angle": ("concentration", ".3f"),
+    "rollouts": ("rollouts", ",d"),
+    "prompt tokens": ("prompt_tokens", ",d"),
+    "rank corr.": ("drift", ".3f"),
+    "training s": ("training_seconds", ",.1f"),
+    "scoring s": ("scoring_seconds", ",.1f"),
+}
+"""The columns of a status, which docs/watching.md explains. One without any value is left out: a strategy
+without mu has no target rank."""
+
+
+def status_of(run: str | Path) -> dict[str, Any]:
+    """What `schedule.status.status` returns for the run in a folder."""
+    from gaincurate.schedule.run import Run
+    from gaincurate.schedule.status import status
+
+    return status(Run(Path(run)))
 
 
 def print_status(facts: dict[str, Any], last: int | None = None) -> None:
@@ -249,15 +272,9 @@ def print_status(facts: dict[str, Any], last: int | None = None) -> None:
         f"{output.counted(facts['kept'], 'prompt')} a round, "
         f"{output.counted(facts['planned_rounds'], 'round')}; {where}"
     )
-    columns = [column for column in _COLUMNS if any(column[2](row) is not None for row in rounds)]
     shown = rounds if last is None else rounds[-last:]
-    output.table(
-        [
-            [str(row["round"]), *(output.number(value(row), form) for _, form, value in columns)]
-            for row in shown
-        ],
-        ["round", *(head for head, _, _ in columns)],
-    )
+    there = {name: any(output.cell(row, cell) != "-" for row in rounds) for name, cell in _COLUMNS.items()}
+    output.records(shown, {name: cell for name, cell in _COLUMNS.items() if there[name] or name == "round"})
     if len(shown) < len(rounds):
         output.text(f"  the last {len(shown):,} of {len(rounds):,} rounds")
     whole = facts["training_seconds"] + facts["scoring_seconds"]
@@ -362,31 +379,16 @@ def print_coming_rounds(facts: dict[str, Any]) -> None:
     if not facts["rounds"]:
         output.text("the run is finished: no round is left")
         return
-    rows = []
-    for entry in facts["rounds"]:
-        ranks = entry.get("ranks")
-        rows.append(
-            [
-                str(entry["round"]),
-                "known" if entry["known"] else "to come",
-                f"{'' if entry['known'] else '~'}{entry['prompt_tokens']:,}",
-                f"{ranks[0]:,} to {ranks[2]:,}" if ranks else "-",
-                "yes" if entry["rescoring"] else "",
-            ]
-        )
-    output.table(rows, ["round", "prompts", "prompt tokens", "ranks", "re-scoring after it"])
+    output.records(
+        facts["rounds"],
+        {
+            "round": "round",
+            "prompts": lambda entry: "known" if entry["known"] else "to come",
+            "prompt tokens": lambda entry: f"{'' if entry['known'] else '~'}{entry['prompt_tokens']:,}",
+            "ranks": lambda entry: "{0:,} to {2:,}".format(*entry["ranks"]) if entry.get("ranks") else "-",
+            "re-scoring after it": lambda entry: "yes" if entry["rescoring"] else "",
+        },
+    )
     for entry in facts["rounds"]:
         if entry.get("command"):
             output.text(f"  round {entry['round']} runs: {shlex.join(entry['command'])}")
-    paths = facts["mu"]
-    if paths and len(paths["rounds"]) > 1:
-        output.text()
-        output.fitted(
-            f"target rank, if each round had this accuracy (and mean angle {paths['concentration']:.3f}):"
-        )
-        names = ("all wrong", "on target", "all right")
-        rows = [
-            [str(round_), *(f"{paths[name][place]:,.0f}" for name in names)]
-            for place, round_ in enumerate(paths["rounds"])
-        ]
-        output.table(rows, ["round", *names])

@@ -6,8 +6,6 @@ and forecast are printed from plain values, the same that `--json` prints.
 
 from __future__ import annotations
 
-import shlex
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gaincurate.cli import output
-from gaincurate.cli.options import Command, Group, configured
+from gaincurate.cli.options import AsJson, Command, Group, configured
 from gaincurate.cli.run_view import RoundsView, print_coming_rounds, print_status
 from gaincurate.cli.run_view import watch as follow
 from gaincurate.cli.schedule_options import (
@@ -26,7 +24,7 @@ from gaincurate.cli.schedule_options import (
     take_logged,
     tell_of_the_last,
 )
-from gaincurate.cli.schedule_start import AsJson, start
+from gaincurate.cli.schedule_start import start
 from gaincurate.core.options import Option
 from gaincurate.errors import InputError
 from gaincurate.trainers.names import with_part
@@ -50,7 +48,7 @@ def recipe(
         Path | None,
         Option("verl: print the settings of one long process that follows this run.", metavar="RUN"),
     ] = None,
-    as_json: Annotated[bool, Option("Print JSON.", names=("--json",))] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print a script that trains one round with a trainer, to begin yours from.
 
@@ -93,8 +91,7 @@ def next_(config: NextConfig, as_json: AsJson = False) -> None:
 
     Example: gaincurate schedule next run --outcomes trainer/completions
     """
-    again = f"Run the same command again to go on: {shlex.join(['gaincurate', *sys.argv[1:]])}"
-    with output.reporting(again):
+    with output.reporting(resumes=True):
         from gaincurate.core.process import command_lock
         from gaincurate.schedule.rounds import advance
         from gaincurate.schedule.run import Run, working_on
@@ -131,8 +128,7 @@ def run(config: DriveConfig, as_json: AsJson = False) -> None:
 
     Example: gaincurate schedule run run -- python train.py {data} {checkpoint} {outcomes} {output}
     """
-    resume = f"Run the same command again to go on: {shlex.join(['gaincurate', *sys.argv[1:]])}"
-    with output.reporting(resume):
+    with output.reporting(resumes=True):
         from gaincurate.core.process import check_placeholders
         from gaincurate.schedule.driver import NAMES, drive
         from gaincurate.schedule.run import Run
@@ -143,7 +139,7 @@ def run(config: DriveConfig, as_json: AsJson = False) -> None:
             check_placeholders(command, NAMES)
             finder = finder_of(opened, config.trainer, output.note, keep=False)
             facts = coming_rounds(opened, command, finder)
-            output.as_json(facts) if as_json else print_coming_rounds(facts)
+            output.result(facts, as_json, print_coming_rounds)
             return
         with RoundsView(opened) as view, ExitStack() as stack:
             finder = finder_of(opened, config.trainer, view.note)
@@ -153,7 +149,7 @@ def run(config: DriveConfig, as_json: AsJson = False) -> None:
                 view.tracking = stack.enter_context(Tracking(opened, config.track, view.note))
             drive(opened, command, timeout=config.timeout, again=config.retry, view=view, finder=finder)
         facts = status(opened)
-        output.as_json(facts) if as_json else print_status(facts)
+        output.result(facts, as_json, print_status)
 
 
 @app.command(name="status", cls=Command)
@@ -182,4 +178,4 @@ def status_(
             follow(run, lambda: status(Run(run), expected))
             return
         facts = status(Run(run), expected)
-        output.as_json(facts) if as_json else print_status(facts)
+        output.result(facts, as_json, print_status)

@@ -22,19 +22,15 @@ if TYPE_CHECKING:
     from gaincurate.schedule.run import Run
 
 
-ROLLOUT = '{"verifier": "math", "samples": 8}'
-"""An example of what --rollout takes."""
-
-
 def given_options(
     named: Mapping[str, Any], *, step_range: str | Sequence[float] | None, options: list[str]
 ) -> dict[str, Any]:
-    """The strategy's own options, those with an option of their name (None: not given) and those by --set.
+    """The strategy's own options, those with an option of their name and those by --set.
 
     Raises:
         InputError: one is not as it should be.
     """
-    values: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
+    values = dict(named)
     if step_range is not None:
         values["step_low"], values["step_high"] = pair(step_range, "--step-range")
     for option in options:
@@ -46,34 +42,6 @@ def given_options(
         except ValueError:
             values[name] = value
     return values
-
-
-def budget_for(strategy: str, budget: int | None, options: Mapping[str, Any]) -> int:
-    """Distinct prompts in a round; of dots those of the steps that one draw is for.
-
-    Raises:
-        InputError: it is not known, or not what the strategy's options make of it.
-    """
-    from gaincurate.schedule.base import check_options, load
-
-    size = check_options(strategy, load(strategy), options).round_size(budget)
-    if size is None:
-        raise InputError(f"strategy {strategy} needs --budget N, the distinct prompts of a round.")
-    return size
-
-
-def see_references(strategy: str, path: Path) -> None:
-    """See that outcomes of references are of use, before a run is opened.
-
-    Raises:
-        InputError: the strategy has no references, or there is nothing at the path.
-    """
-    from gaincurate.schedule.base import load
-
-    if not load(strategy).observes_references:
-        raise InputError(f"--reference-outcomes {path}: strategy {strategy} observes no references.")
-    if not path.exists():
-        raise InputError(f"--reference-outcomes {path} does not exist.")
 
 
 def tell_of_references(run: Run, as_json: bool) -> None:

@@ -10,33 +10,27 @@ import importlib.util
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gaincurate.cli import output
-from gaincurate.cli.options import Command, configured
+from gaincurate.cli.options import AsJson, Command, configured
 from gaincurate.cli.schedule_options import (
-    ROLLOUT,
-    budget_for,
     given_options,
     pair,
     paths_of,
-    see_references,
     tell_of_references,
 )
 from gaincurate.cli.score import score
-from gaincurate.core.cluster_options import read_workers
 from gaincurate.core.options import (
     ADVANCED,
     DOTS,
     GAIN_RL,
-    POSTERIOR,
     RESCORING,
     Cache,
     Option,
     checked,
-    json_object,
 )
 from gaincurate.core.store import use_cache
 from gaincurate.errors import InputError
@@ -63,7 +57,7 @@ def scoring_options(text: str) -> tuple[list[str], dict[str, Any]]:
     Raises:
         InputError: an option that there is not, one that re-scoring settles itself, or a bad value.
     """
-    from gaincurate.scoring.config import DEVICE
+    from gaincurate.scoring.config import DEVICE, ScoreConfig
 
     asked = f"--scoring {text!r}"
     takes = ", ".join("--" + name.replace("_", "-") for name in _SCORING)
@@ -76,32 +70,25 @@ def scoring_options(text: str) -> tuple[list[str], dict[str, Any]]:
         raise InputError(f"{asked}: {str(error).lower()}.") from error
     try:
         _, _, words_read = command.make_parser(typer.Context(command)).parse_args(list(words))
-        _refuse_others(asked, [option for option in words_read if option.param_type_name == "option"], takes)
+        for option in words_read:
+            if option.param_type_name == "option" and option.name not in _SCORING:
+                raise InputError(
+                    f"{asked}: {option.opts[0]} is settled by re-scoring itself, which goes by the first "
+                    f"scoring; it takes {takes}."
+                )
         params = command.make_context("score", ["DATA", "--model", "M", "--out", "OUT", *words]).params
     except typer.BadParameter as error:
         raise InputError(f"{asked}: {_as_clause(error.format_message())}.") from error
     except _UsageError as error:
         raise InputError(f"{asked}: {_as_clause(error.message)}; it takes {takes}.") from error
-    device, tokens, workers = params["device"], params["batch_tokens"], params["workers"]
-    if workers is not None:
-        try:
-            read_workers(str(workers))
-        except InputError as error:
-            raise InputError(f"{asked}: {error}") from error
-    if not DEVICE.fullmatch(device):
-        raise InputError(f"{asked}: --device {device}: expected auto, cpu, cuda or cuda:N.")
-    if tokens != "auto" and not (tokens.isdecimal() and len(tokens) <= 18 and int(tokens) >= 1):
-        raise InputError(f"{asked}: --batch-tokens {tokens}: expected auto or a number from 1.")
-    return words, {option.name: params[option.name] for option in words_read if option.name in _SCORING}
-
-
-def _refuse_others(asked: str, options: list[Any], takes: str) -> None:
-    for option in options:
-        if option.name not in _SCORING:
-            raise InputError(
-                f"{asked}: {option.opts[0]} is settled by re-scoring itself, which goes by the first "
-                f"scoring; it takes {takes}."
-            )
+    given = {option.name: params[option.name] for option in words_read if option.name in _SCORING}
+    try:
+        config = checked(ScoreConfig, {"data": "DATA", "model": "M", "out": "OUT", **given})
+        if not DEVICE.fullmatch(config.device):
+            raise InputError(f"--device {config.device}: expected auto, cpu, cuda or cuda:N.")
+    except InputError as error:
+        raise InputError(f"{asked}: {error}") from error
+    return words, given
 
 
 def _as_clause(message: str) -> str:
@@ -137,16 +124,18 @@ def tell_of_machine(run: Run, scoring: Mapping[str, Any]) -> None:
         )
 
 
-AsJson = Annotated[bool, Option("Print JSON.", names=("--json",))]
+_STRATEGIES = (
+    "gaincurate.schedule.strategies.gaussian:GaussianOptions",
+    "gaincurate.schedule.strategies.posterior_options:PosteriorOptions",
+    "gaincurate.schedule.strategies.dots_options:DotsOptions",
+)
+"""The models whose marked fields are options of `schedule start`; `--set` takes their other fields."""
 
 
-def _rollout(text: str) -> dict[str, Any]:
-    return json_object(text, "--rollout", ROLLOUT)
-
-
-@configured("gaincurate.schedule.config:ScheduleConfig", whole=False)
+@configured("gaincurate.schedule.config:ScheduleConfig", whole=False, own=_STRATEGIES)
 def start(
     config: dict[str, Any],
+    own: dict[str, Any],
     budget: Annotated[
         int | None,
         Option("Distinct prompts in a round. dots: --refresh-every times --step-prompts.", min=1),
@@ -159,11 +148,6 @@ def start(
             metavar="NAME=VALUE",
         ),
     ] = None,
-    sigma: Annotated[
-        str | None, Option("Width in ranks, or of the set (0.1N). Default: 1000.", GAIN_RL, metavar="N")
-    ] = None,
-    alpha: Annotated[float | None, Option("gain-rl: sensitivity. Default: 2.", GAIN_RL)] = None,
-    beta: Annotated[float | None, Option("gain-rl: target accuracy. Default: 0.5.", GAIN_RL)] = None,
     step_range: Annotated[
         Any,
         Option(
@@ -171,60 +155,6 @@ def start(
             GAIN_RL,
             metavar="LO,HI",
             read=str,
-        ),
-    ] = None,
-    preset: Annotated[
-        Literal["variance", "mopps", "mapp"] | None,
-        Option("The settings of a method. Options that you give come before its own.", POSTERIOR),
-    ] = None,
-    labels: Annotated[
-        str | None,
-        Option(
-            "Columns that say which prompts are alike, or none. Default: those that predict the first "
-            "outcomes best.",
-            POSTERIOR,
-            metavar="NAME,...",
-        ),
-    ] = None,
-    step_prompts: Annotated[int | None, Option("The trainer's prompts per step.", DOTS, min=1)] = None,
-    refresh_every: Annotated[
-        int | None, Option("Steps that one draw is for. Default: 2.", DOTS, min=1)
-    ] = None,
-    target_difficulty: Annotated[
-        float | None, Option("The failure rate to aim at. Default: 0.5.", DOTS)
-    ] = None,
-    temperature: Annotated[float | None, Option("How sharply to aim. Default: 0.001.", DOTS)] = None,
-    target: Annotated[
-        Literal["auto", "difficulty", "variance"] | None,
-        Option(
-            "Aim at a failure rate, as in the paper, or at the largest p (1 - p). Default: auto, what round "
-            "0's references say is better.",
-            DOTS,
-        ),
-    ] = None,
-    references: Annotated[
-        int | None, Option("Prompts observed before each draw. Default: 256.", DOTS, min=3)
-    ] = None,
-    reuse_references: Annotated[
-        float | None,
-        Option("Name references within W of the target in the plan, to train on.", DOTS, metavar="W"),
-    ] = None,
-    adapter: Annotated[
-        Path | None, Option("What `difficulty fit` wrote. Default: no training.", DOTS)
-    ] = None,
-    group_column: Annotated[
-        str | None,
-        Option("Predict by the mean of this column's groups, the baseline.", DOTS, metavar="NAME"),
-    ] = None,
-    rollout: Annotated[
-        dict[str, Any] | None,
-        Option(
-            "Observe references by `difficulty rollout` with these options "
-            '(\'{"verifier": "math", "samples": 8}\'); with "server" by that, else with the newest '
-            "checkpoint.",
-            DOTS,
-            metavar="JSON",
-            read=_rollout,
         ),
     ] = None,
     reference_outcomes: Annotated[
@@ -253,27 +183,28 @@ def start(
     Example: gaincurate schedule start scored --run run --strategy gain-rl --budget 1024 --rounds 200
     """
     with output.reporting():
+        from gaincurate.schedule.base import check_options, load
         from gaincurate.schedule.config import ScheduleConfig
         from gaincurate.schedule.rounds import advance
         from gaincurate.schedule.rounds import start as open_run
         from gaincurate.schedule.run import working_on
 
         use_cache(cache)
-        named = {
-            "sigma": sigma, "alpha": alpha, "beta": beta, "step_prompts": step_prompts, "target": target,
-            "refresh_every": refresh_every, "target_difficulty": target_difficulty,
-            "temperature": temperature, "references": references, "reuse_references": reuse_references,
-            "preset": preset, "labels": labels,
-            "adapter": None if adapter is None else str(adapter), "group_column": group_column,
-            "rollout": rollout,
-        }  # fmt: skip
-        own_options = given_options(named, step_range=step_range, options=options or [])
+        own_options = given_options(own, step_range=step_range, options=options or [])
         run, strategy = config["run"], config["strategy"]
-        if reference_outcomes is not None:
-            see_references(strategy, reference_outcomes)
+        kind = load(strategy)
+        if reference_outcomes is not None and not kind.observes_references:
+            raise InputError(
+                f"--reference-outcomes {reference_outcomes}: strategy {strategy} observes no references."
+            )
+        if reference_outcomes is not None and not reference_outcomes.exists():
+            raise InputError(f"--reference-outcomes {reference_outcomes} does not exist.")
+        size = check_options(strategy, kind, own_options).round_size(budget)
+        if size is None:
+            raise InputError(f"strategy {strategy} needs --budget N, the distinct prompts of a round.")
         more, seen = scoring_options(scoring)
         settings = config | {
-            "budget": budget_for(strategy, budget, own_options),
+            "budget": size,
             "options": own_options,
             "rescore": config.get("rescore", {}) | {"options": more},
         }

@@ -8,15 +8,17 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
-import sys
-from dataclasses import asdict
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from gaincurate.cli import output
-from gaincurate.cli.options import configured
+from gaincurate.cli.options import AsJson, configured
 from gaincurate.cli.progress import ProgressView, duration
 from gaincurate.core.files import json_lines
 from gaincurate.core.options import Cache, Option
+from gaincurate.core.progress import Progress
 from gaincurate.core.store import Remote, open_store, use_cache
 from gaincurate.errors import InputError
 from gaincurate.scoring.summary import Summary
@@ -149,7 +151,7 @@ def score(
         int | None,
         Option("With --dry-run: time the first N rows, which are scored and thrown away.", min=1),
     ] = None,
-    as_json: Annotated[bool, Option("Print the summary as JSON.", names=("--json",))] = False,
+    as_json: AsJson = False,
     verbose: Annotated[
         bool,
         Option("Also print where the time went, and each key that differs.", names=("--verbose", "-v")),
@@ -163,49 +165,31 @@ def score(
 
     Example: gaincurate score gsm8k.parquet --model demo --out scored
     """
-    again = f"Run the same command again to go on: {shlex.join(['gaincurate', *sys.argv[1:]])}"
-    with output.reporting(again, verbose=verbose):
+    with output.reporting(resumes=True, verbose=verbose):
         use_cache(cache)
         if trial is not None and not dry_run:
             raise InputError(f"--trial {trial} goes with --dry-run.")
+        view = nullcontext(Progress()) if quiet else ProgressView()
         if dry_run:
-            need_scoring_packages()
-            facts = _estimated(config, trial, quiet)
-            output.as_json({**asdict(facts), "out": str(facts.out)}) if as_json else print_estimate(facts)
+            need_packages("scoring")
+            with view as progress:
+                progress.loading("torch and transformers")
+                from gaincurate.scoring.estimate import estimate
+
+                facts = estimate(config, progress, trial)
+            output.result(facts, as_json, print_estimate)
             return
         if config.split_run.source and not quiet:
             output.note(f"--shard {config.split_run} from {config.split_run.source}")
-        need_scoring_packages()
-        summary = _scored(config, quiet)
-        if as_json:
-            output.as_json({**asdict(summary), "out": str(summary.out)})
-        elif not quiet:
-            print_summary(summary, verbose)
+        need_packages("scoring")
+        with view as progress:
+            progress.loading("torch and transformers")
+            from gaincurate.scoring.pipeline import score_dataset
+
+            summary = score_dataset(config, progress)
+        if as_json or not quiet:
+            output.result(summary, as_json, partial(print_summary, verbose=verbose))
         need_a_row(summary)
-
-
-def _scored(config: ScoreConfig, quiet: bool) -> Summary:
-    if quiet:
-        from gaincurate.scoring.pipeline import score_dataset
-
-        return score_dataset(config)
-    with ProgressView() as view:
-        view.loading("torch and transformers")
-        from gaincurate.scoring.pipeline import score_dataset
-
-        return score_dataset(config, view)
-
-
-def _estimated(config: ScoreConfig, trial: int | None, quiet: bool) -> Estimate:
-    if quiet:
-        from gaincurate.scoring.estimate import estimate
-
-        return estimate(config, trial=trial)
-    with ProgressView() as view:
-        view.loading("torch and transformers")
-        from gaincurate.scoring.estimate import estimate
-
-        return estimate(config, view, trial)
 
 
 def print_estimate(facts: Estimate) -> None:
@@ -237,12 +221,12 @@ def print_estimate(facts: Estimate) -> None:
     output.text("  nothing was written")
 
 
-def need_scoring_packages() -> None:
+def need_packages(what: str, names: Sequence[str] = ("torch", "transformers"), extra: str = "score") -> None:
     """Say what is missing before anything heavy is imported.
 
     Raises:
-        InputError: torch or transformers is not installed.
+        InputError: one of the packages is not installed.
     """
-    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
-        raise InputError(f"scoring needs {' and '.join(missing)}: `pip install 'gaincurate[score]'`.")
+        raise InputError(f"{what} needs {' and '.join(missing)}: `pip install 'gaincurate[{extra}]'`.")

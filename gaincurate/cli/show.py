@@ -6,11 +6,12 @@ rollout set are sorted by their pass rate.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from gaincurate.cli import output
-from gaincurate.cli.options import configured
+from gaincurate.cli.options import AsJson, configured
 from gaincurate.core.options import Cache, Option
 from gaincurate.core.store import Remote, located, use_cache
 
@@ -22,6 +23,7 @@ _COLUMNS = ("gc_angle", "gc_angle_intra", "gc_angle_inter", "gc_angle_intra_offd
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _BINS = 16
 _LEAST, _USUAL = 20, 120  # columns of a line that shows a text
+_BESIDE = 32  # columns of a line that shows a question and its scores
 
 
 @configured()
@@ -32,7 +34,7 @@ def show(
     ],
     rows: Annotated[int, Option("Rows or prompts to show from each end.", min=0)] = 5,
     cache: Cache = None,
-    as_json: Annotated[bool, Option("Print everything as JSON.", names=("--json",))] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show a scored set: manifest, distribution, top and bottom rows; or a rollout set: completions, rewards.
 
@@ -48,16 +50,9 @@ def show(
         use_cache(cache)
         if is_rollout_set(folder):
             of_rollouts = describe_rollouts(RolloutSet(folder), rows)
-            if as_json:
-                output.as_json(of_rollouts)
-            else:
-                _print_rollouts(folder, of_rollouts)
-            return
-        facts = describe(open_scores(folder), rows)
-        if as_json:
-            output.as_json(facts)
+            output.result(of_rollouts, as_json, partial(_print_rollouts, folder))
         else:
-            _print(folder, facts)
+            output.result(describe(open_scores(folder), rows), as_json, partial(_print, folder))
 
 
 def describe(scored: ScoredSet, rows: int) -> dict[str, Any]:
@@ -118,6 +113,8 @@ def describe_rollouts(rollouts: RolloutSet, prompts: int) -> dict[str, Any]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    from gaincurate.difficulty.rollout_set import unmarked
+
     judged: dict[str, list[float]] = {}
     for table in rollouts.tables(["gc_id", "reward"]):
         for row in table.to_pylist():
@@ -144,6 +141,7 @@ def describe_rollouts(rollouts: RolloutSet, prompts: int) -> dict[str, Any]:
         **summary,
         "mean_reward": sum(means.values()) / len(means) if means else None,
         "differ": sum(len(set(rewards)) > 1 for rewards in judged.values()),
+        "warning": unmarked(rollouts),
         **{name: [shown(gc_id) for gc_id in ids] for name, ids in ends.items()},
     }
 
@@ -177,6 +175,8 @@ def _print_rollouts(folder: Path, facts: dict[str, Any]) -> None:
         f"{facts['unjudged']:,} not judged; mean reward {rate}"
     )
     output.fitted(f"rewards differ in {facts['differ']:,} of {prompts}", first="  ")
+    if facts["warning"] is not None:
+        output.fitted(f"warning: {facts['warning']}", first="  ")
     for name, title in (("worst", "lowest mean rewards"), ("best", "highest mean rewards")):
         if facts[name]:
             output.text()
@@ -234,24 +234,21 @@ def _print(folder: Path, facts: dict[str, Any]) -> None:
     output.table(lines, head)
     output.text()
     _histogram(facts["histogram"])
+    room = max(_LEAST, (output.terminal_width() or _USUAL) - _BESIDE)
     for name in ("top", "bottom"):
         if facts[name]:
             output.text()
             output.text(f"{name} by gc_angle" + (" (taught first)" if name == "top" else ""))
-            lines = [
-                [
-                    output.short_id(row["gc_id"]),
-                    output.number(row["gc_angle"], ".4f"),
-                    str(row["gc_question_tokens"]),
-                ]
-                for row in facts[name]
-            ]
-            widths = [max(len(line[i]) for line in lines) for i in range(3)]
-            for line, row in zip(lines, facts[name], strict=True):
-                cells = "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
-                begin = f"  {cells} tokens  "
-                room = (output.terminal_width() or _USUAL) - len(begin)
-                output.text(begin + output.excerpt(row["question"], max(_LEAST, room)))
+            output.records(
+                facts[name],
+                {
+                    "gc_id": lambda row: output.short_id(row["gc_id"]),
+                    "gc_angle": ("gc_angle", ".4f"),
+                    "tokens": ("gc_question_tokens", ""),
+                    "question": lambda row: output.excerpt(row["question"], room),
+                },
+                left=("question",),
+            )
 
 
 def _histogram(histogram: dict[str, Any]) -> None:

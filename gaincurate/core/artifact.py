@@ -15,12 +15,12 @@ import json
 import os
 import shutil
 import socket
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,8 @@ from gaincurate.core.files import (
     differing_keys,
     digest_bytes,
     digest_file,
-    digest_json,
     is_temporary,
     json_bytes,
-    json_lines,
     reading,
     to_lines,
 )
@@ -56,10 +54,11 @@ RUN = "run.json"
 _NO_HASH = "0" * 32
 _LISTED = 6  # keys that a refusal names
 _REQUESTS = 8  # parts that are read from an object store at a time
-_CONFLICT_WAITS = (0.1, 0.2, 0.5, 1.0, 2.0)  # seconds
-_PARTS = "parts.jsonl"  # in the work folder of a set in an object store: what is known of its parts
 
 Json = dict[str, Any]
+_SEEN: dict[tuple[Path, str | None], tuple[Json, int, str]] = {}
+"""What this process knows of parts in object stores that it wrote or read: facts, size in bytes and hash, by
+path and ETag. To read a part again is to fetch it whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,43 +233,9 @@ class Artifact:
         holds = str(facts.get("kind", "scores"))
         return None if holds == self.kind.holds else holds
 
-    def begin(self, identity: Json, *, first: bool = False) -> str | None:
-        """Write the identity; call `remove` first.
-
-        Args:
-            identity: all that can change a value.
-            first: there was none. Where another process began meanwhile, its identity has to be the same.
-
-        Returns:
-            What the user has to know of the store, if anything.
-
-        Raises:
-            OutputError: another process began with other options.
-        """
-        data = json_bytes(identity)
-        if not (first and self.remote):
-            self.store.put(IDENTITY, data)
-            return None
-        for wait in _CONFLICT_WAITS:
-            if self.store.put_new(IDENTITY, data):
-                break
-            if (begun := self.read_identity()) is not None:
-                self.refuse_other(begun, identity)
-                return None
-            time.sleep(wait)  # 409: another create was under way at the same time
-        else:
-            raise StorageError(
-                f"cannot write {self.folder / IDENTITY}: the store says that it is there and that it is not. "
-                "Run the same command again."
-            )
-        # The same bytes once more: a store that takes them has not looked whether there were some.
-        if self.store.put_new(IDENTITY, data):
-            self.refuse_other(self.read_identity() or identity, identity)
-            return (
-                f"{self.folder}: this store ignores create-only writes. Give processes that begin a set at "
-                "the same time the same options: it would not be noticed if they differed."
-            )
-        return None
+    def begin(self, identity: Json) -> None:
+        """Write the identity, which is all that can change a value; call `remove` first."""
+        self.store.put(IDENTITY, json_bytes(identity))
 
     def write_part(self, index: int, identity: Json, table: pa.Table, facts: Json) -> None:
         """Write one part whole.
@@ -282,10 +247,9 @@ class Artifact:
             facts: what the manifest is made of: `rejected` (a list of lines) and what `Kind` names.
         """
         info = {"format": self.kind.format, "identity": identity, "shard": index, **facts}
-        data, name = encode_shard(table, info), shard_name(index)
-        tag = self.store.put(name, data)
-        if self.remote and tag is not None:
-            self._remember(name, tag, info, data)
+        data, path = encode_shard(table, info), self.part(index)
+        if (tag := self.store.put(path.name, data)) is not None:
+            _SEEN[path, tag] = parse_info(data, path), len(data), digest_bytes(data)
 
     def present(self, identity: Json, count: int) -> set[int]:
         """The parts that are already written, each checked against its hash and the identity.
@@ -306,22 +270,21 @@ class Artifact:
         if not self.remote:
             yield from (self._read_part(index, identity) for index in indexes)
             return
-        seen, of = self._remembered(), digest_json(identity)
-
-        def read(index: int) -> tuple[Json, int, str]:
-            name = shard_name(index)
-            entry = seen.get((name, names.get(name), of))
-            return entry if entry is not None else self._read_part(index, identity, names.get(name))
-
         with ThreadPoolExecutor(_REQUESTS) as pool:
-            yield from pool.map(read, indexes)
+            tags = [names.get(shard_name(index)) for index in indexes]
+            yield from pool.map(self._read_part, indexes, repeat(identity), tags)
 
     def _read_part(self, index: int, identity: Json, tag: str | None = None) -> tuple[Json, int, str]:
-        path, name = self.part(index), shard_name(index)
-        data = self.store.get(name)
-        if data is None:
-            raise self.mismatch(path)
-        info = parse_info(data, path)
+        path = self.part(index)
+        facts = _SEEN.get((path, tag))
+        if facts is None:
+            data = self.store.get(path.name)
+            if data is None:
+                raise self.mismatch(path)
+            facts = parse_info(data, path), len(data), digest_bytes(data)
+            if tag is not None:
+                _SEEN[path, tag] = facts
+        info, size, hash_ = facts
         self.refuse_other(info["identity"], identity, path)
         if info["shard"] != index:  # whole and of this run, so no hash shows it
             raise OutputError(
@@ -329,31 +292,7 @@ class Artifact:
                 "repeat the command.",
                 path=str(path),
             )
-        if tag is not None:
-            self._remember(name, tag, info, data)
-        return info, len(data), digest_bytes(data)
-
-    def _remember(self, name: str, tag: str, info: Json, data: bytes) -> None:
-        """Keep a part's facts in the work folder, because to read them again is to fetch the whole part."""
-        facts = {**info, "identity": digest_json(info["identity"])}
-        facts = json_value(json.dumps(facts, sort_keys=True))  # in the order in which the part has them
-        entry = {"name": name, "tag": tag, "info": facts, "bytes": len(data), "hash": digest_bytes(data)}
-        append_line(work_folder(self.folder) / _PARTS, entry)
-
-    def _remembered(self) -> dict[tuple[str, str | None, str], tuple[Json, int, str]]:
-        """The facts by a part's name, its version and the hash of its identity."""
-        path = work_folder(self.folder) / _PARTS
-        if not path.exists():
-            return {}
-        return {
-            (entry["name"], entry["tag"], entry["info"]["identity"]): (
-                entry["info"],
-                entry["bytes"],
-                entry["hash"],
-            )
-            for _, entry in json_lines(path)
-            if entry is not None
-        }
+        return {**info}, size, hash_
 
     def reopen(self) -> None:
         """Make a finished folder that lost a part unfinished again."""
@@ -430,7 +369,8 @@ class Artifact:
                 path=str(folder),
             )
         if text is None:
-            why = f"has no {MANIFEST}. `{kind.command} {kind.example} --out {folder}` makes one."
+            what = f"has no {MANIFEST}" if self.remote or folder.exists() else "does not exist"
+            why = f"{what}. `{kind.command} {kind.example} --out {folder}` makes one."
             if not self.remote and folder.is_file():
                 why = f"is a file. `gaincurate score {folder} --model M --out scored` makes a set of it."
             raise OutputError(f"{folder} is no {kind.name}: it {why}", path=str(folder))

@@ -1,33 +1,24 @@
 """Local copies of what lies in object stores, because Arrow maps files and a shard is read more than once.
 
 A copy is a folder that never changes: a finished set is named by its manifest's hash and data by their ETags.
-So a copy of another version is another folder, and what two processes fetch at once is the same. Copies that
-no process uses go, the one used longest ago first, when the cache is over its size.
+So a copy of another version is another folder, and what two processes fetch at once is the same. Nothing is
+deleted here: only the user knows which copies are still needed.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from gaincurate.core.artifact import EXECUTION, EXECUTIONS, IDENTITY, MANIFEST, REJECTED, Artifact, Kind
-from gaincurate.core.files import digest_bytes, digest_file, digest_json, write_atomic
-from gaincurate.core.locks import acquire
+from gaincurate.core.files import digest_bytes, digest_file, digest_json, make_folder, write_atomic
 from gaincurate.core.store import Bucket, Remote, Store, cache_folder, open_store
-from gaincurate.errors import InputError, SourceError, storage_error
+from gaincurate.errors import SourceError
 
-SIZE = "GAINCURATE_CACHE_GB"
-"""The environment variable with the most GB that copies take."""
-_GB = 100.0
 _REQUESTS = 8  # files that are fetched at a time
-_IN_USE: dict[Path, int] = {}  # copies that this process uses, with the lock that says so to others
 
 
 def local_copy(place: Remote, kind: Kind, cache: Path | None = None, *, verify: bool = True) -> Path:
@@ -46,7 +37,7 @@ def local_copy(place: Remote, kind: Kind, cache: Path | None = None, *, verify: 
     artifact = Artifact(place, kind)
     manifest, data = artifact.manifest_and_bytes()
     entries = {entry["file"]: entry for entry in manifest["shards"]}
-    copy = _use(place, digest_bytes(data), sum(entry["bytes"] for entry in entries.values()), cache)
+    copy = _copy_of(place, digest_bytes(data), cache)
     store = artifact.store
 
     def fetch(name: str) -> None:
@@ -141,7 +132,7 @@ def _fetched(place: Remote, folder: Remote, names: dict[str, str | None]) -> Pat
         sizes = dict(zip(sorted(names), pool.map(bucket.size, sorted(names)), strict=True))
     # A store without ETags says nothing of a change but the sizes.
     version = digest_json([[name, names[name], size] for name, size in sizes.items()])
-    copy = _use(place, version, sum(size or 0 for size in sizes.values()), None)
+    copy = _copy_of(place, version)
 
     def fetch(name: str) -> None:
         if not (copy / name).exists():
@@ -185,63 +176,9 @@ def _each(work: Callable[[str], None], names: Iterable[str]) -> None:
             pass
 
 
-def _use(place: Remote, version: str, size: int, cache: Path | None) -> Path:
-    """The folder of a copy, made and kept from being deleted as long as this process lives."""
-    copies = (cache or cache_folder()) / "copies"
+def _copy_of(place: Remote, version: str, cache: Path | None = None) -> Path:
+    """The folder of a copy, which is made where it is not there yet."""
     name = re.sub(r"[^\w.=-]+", "-", "-".join(place.parts[1:]))[-80:].strip("-.")
-    copy = copies / f"{name}-{digest_json([str(place), version])[:16]}"
-    if copy not in _IN_USE:
-        lock = acquire(_lock_of(copy), fcntl.LOCK_SH)
-        assert lock is not None  # a blocking flock returns only when it holds the lock
-        _IN_USE[copy] = lock
-        os.utime(lock)
-    try:
-        copy.mkdir(exist_ok=True)
-    except OSError as error:
-        raise storage_error(copy, error) from error
-    _shrink(copies, copy, limit() - size)
+    copy = (cache or cache_folder()) / "copies" / f"{name}-{digest_json([str(place), version])[:16]}"
+    make_folder(copy)
     return copy
-
-
-def _lock_of(copy: Path) -> Path:
-    return copy.with_name(f"{copy.name}.lock")
-
-
-def limit() -> float:
-    """The most bytes of the cache.
-
-    Raises:
-        InputError: the environment says no number.
-    """
-    given = os.environ.get(SIZE, str(_GB))
-    with suppress(ValueError):
-        if (most := float(given)) >= 0:  # NaN is not
-            return most * 1e9
-    raise InputError(f"{SIZE}={given}: expected a number of GB, such as 100.")
-
-
-def _shrink(copies: Path, newest: Path, most: float) -> None:
-    """Delete copies that nobody uses, the one used longest ago first, until all but the newest fit."""
-    others = {path for path in copies.iterdir() if path.is_dir() and path != newest}
-    sizes = {copy: _size(copy) for copy in others}
-    total = sum(sizes.values())
-    for copy in sorted(others - _IN_USE.keys(), key=_last_use):
-        if total <= most:
-            return
-        descriptor = acquire(_lock_of(copy), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if descriptor is not None:
-            shutil.rmtree(copy, ignore_errors=True)
-            _lock_of(copy).unlink(missing_ok=True)
-            os.close(descriptor)
-            total -= sizes[copy]
-
-
-def _last_use(copy: Path) -> float:
-    lock = _lock_of(copy)
-    return lock.stat().st_mtime if lock.exists() else 0.0
-
-
-def _size(folder: Path) -> int:
-    with suppress(FileNotFoundError):  # another process deletes it
-        return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return 0

@@ -122,10 +122,6 @@ def joining(path: Path, descriptor: int) -> Iterator[bool]:
         fcntl.lockf(descriptor, fcntl.LOCK_SH)
 
 
-def _free(descriptor: int) -> None:
-    os.close(descriptor)
-
-
 @contextmanager
 def writing(out: Path, split: Split, what_stays: str = "Finished shards are kept") -> Iterator[None]:
     """Hold the right to write the shards of `split` in `out`.
@@ -161,7 +157,7 @@ def _held(out: Path, split: Split) -> Iterator[None]:
         try:
             yield
         finally:
-            _free(folder_lock)
+            os.close(folder_lock)
         return
     folder_lock = acquire(work / "lock", fcntl.LOCK_SH | fcntl.LOCK_NB)
     if folder_lock is None:
@@ -182,8 +178,8 @@ def _held(out: Path, split: Split) -> Iterator[None]:
         yield
     finally:
         if part_lock is not None:
-            _free(part_lock)
-        _free(folder_lock)
+            os.close(part_lock)
+        os.close(folder_lock)
 
 
 def _refuse_other_counts(out: Path, split: Split) -> None:
@@ -199,7 +195,7 @@ def _refuse_other_counts(out: Path, split: Split) -> None:
                 f"shards twice. Use N = {count}, or wait until those runs end.",
                 path=str(out),
             )
-        _free(probe)
+        os.close(probe)
 
 
 @contextmanager
@@ -210,4 +206,4 @@ def one_at_a_time(out: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        _free(descriptor)
+        os.close(descriptor)

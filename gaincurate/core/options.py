@@ -42,6 +42,8 @@ class Option:
     """Where the help shows it. Default: among the options that most people need."""
     names: tuple[str, ...] = ()
     """As `typer.Option` takes them. Default: `--` and the field's name."""
+    alias: str | None = None
+    """An older spelling, which the help does not show."""
     metavar: str | None = None
     """What stands for the value. Default: by its type."""
     argument: bool = False

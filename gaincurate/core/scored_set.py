@@ -188,6 +188,11 @@ class ScoredSet:
         """Source columns, score columns, then computed columns."""
         return self._shard(0, []).schema
 
+    @property
+    def columns(self) -> list[str]:
+        """The names of all columns."""
+        return list(self.schema.names)
+
     def verify(self) -> None:
         """Check every shard now.
 

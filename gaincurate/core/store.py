@@ -1,8 +1,8 @@
 """Where the files of an `Artifact` lie: a local folder, or a folder in an object store (s3://, gs://, az://).
 
-Both are a `Store` of six verbs. A bucket has no rename, no append and no lock, so a file is put whole under
-its final name. That is safe because two writers of the same file write the same bytes. Create-only writes,
-which some stores ignore, only let two first starts with other options notice each other.
+Both are a `Store` of five verbs. A bucket has no rename, no append and no lock, so a file is put whole under
+its final name. That is safe because two writers of the same file write the same bytes, and because each
+shard carries the identity of its run: of two first starts with different options, one refuses the other's.
 
 Credentials are in the environment and never in a URL, because URLs are written down and printed.
 """
@@ -137,9 +137,6 @@ class Store(Protocol):
     def put(self, name: str, data: bytes) -> str | None:
         """Write a file, whole or not at all. Returns what names this version of it, see `list`."""
 
-    def put_new(self, name: str, data: bytes) -> bool:
-        """Write a file that is not there yet. Returns False, with nothing written, where it is."""
-
     def list(self, folder: str = "") -> dict[str, str | None]:
         """The names in the folder, or in one inside it; those of folders end in a slash.
 
@@ -169,13 +166,6 @@ class Folder:
         """See `Store`."""
         write_atomic(self._folder / name, data)
         return None
-
-    def put_new(self, name: str, data: bytes) -> bool:
-        """See `Store`. Call it only while holding the folder's lock."""
-        if (self._folder / name).exists():
-            return False
-        write_atomic(self._folder / name, data)
-        return True
 
     def list(self, folder: str = "") -> dict[str, str | None]:
         """See `Store`."""
@@ -268,33 +258,13 @@ class Bucket:
 
     def put(self, name: str, data: bytes) -> str | None:
         """See `Store`."""
-        return self._put(self._client, name, data)
-
-    def _put(self, client: Any, name: str, data: bytes, mode: str = "overwrite") -> str | None:
-        obstore = _obstore()
+        obstore, client = _obstore(), self._client
         try:
             # In one request: of an upload in parts, a kill would leave parts that are paid for.
-            tag: str | None = obstore.put(client, name, data, use_multipart=False, mode=mode)["e_tag"]
-        except obstore.exceptions.AlreadyExistsError:
-            raise
+            tag: str | None = obstore.put(client, name, data, use_multipart=False)["e_tag"]
         except (obstore.exceptions.BaseError, OSError) as error:
             raise self._refused("write", self._place / name, error) from None
         return tag
-
-    def put_new(self, name: str, data: bytes) -> bool:
-        """See `Store`. Where the store ignores the condition or has none, this is `put`."""
-        obstore = _obstore()
-        _ = self._client
-        try:
-            self._put(connect(self._place, _QUICK), name, data, mode="create")
-        except obstore.exceptions.AlreadyExistsError:
-            # 412, or 409: another create was under way, which may have come to nothing.
-            return False
-        except StorageError as error:
-            if not str(error.data["status"]).startswith("501"):  # Not Implemented
-                raise
-            self.put(name, data)
-        return True
 
     def list(self, folder: str = "") -> dict[str, str | None]:
         """See `Store`."""

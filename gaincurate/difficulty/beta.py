@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gaincurate.core.rng import Floats
+from gaincurate.core.rng import Floats, Ints
 
 _SHIFT = 8  # from here on Stirling's series is exact to 1e-14
 _LOG_GAMMA = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360)
@@ -34,6 +34,31 @@ def groups_that_differ(a: Floats, b: Floats, size: int) -> Floats:
         right *= (a + step) / (a + b + step)
         wrong *= (b + step) / (a + b + step)
     return np.maximum(1 - right - wrong, 0.0)
+
+
+def group_sizes(a: Floats, b: Floats, least: int, most: int, total: int) -> Ints:
+    """Rollouts of each prompt for which the expected number of groups that differ is largest, `[prompts]`.
+
+    One more rollout than n adds E[p^n (1 - p) + (1 - p)^n p] to U_n, the chance that it is the first one that
+    differs. This falls with n for every p, so U_n is concave, and taking the largest gains is exact.
+
+    Args:
+        a: `[prompts]`.
+        b: `[prompts]`.
+        least: rollouts of a prompt, at least 1.
+        most: rollouts of a prompt at most.
+        total: rollouts of all prompts, from `least` to `most` a prompt.
+    """
+    gains, right, wrong = [], np.ones_like(a), np.ones_like(b)
+    for step in range(most):
+        if step >= least:
+            gains.append((right * b + wrong * a) / (a + b + step))
+        right, wrong = right * ((a + step) / (a + b + step)), wrong * ((b + step) / (a + b + step))
+    sizes = np.full(len(a), least)
+    if gains:  # of equal gains the earliest rollout, then the first prompt
+        order = np.argsort(-np.round(np.concatenate(gains), 12), kind="stable")
+        sizes += np.bincount(order[: total - least * len(a)] % len(a), minlength=len(a))
+    return sizes
 
 
 def log_evidences(a: Floats, b: Floats, wins: Floats, losses: Floats) -> Floats:

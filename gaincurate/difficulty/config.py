@@ -237,10 +237,15 @@ def base_url(server: str) -> str:
     return parts.geturl().rstrip("/") + ("/v1" if parts.path.strip("/") == "" else "")
 
 
-OUTCOMES = (
-    "Observed pass rates: a run, an outcomes.jsonl, or .parquet/.arrow/.jsonl with gc_id and reward, wins "
-    "and losses, or pass_rate; may be repeated"
-)
+def _rollouts(more: str) -> Option:
+    return Option(
+        "Observed pass rates: a rollout set, a run, an outcomes.jsonl, or .parquet/.arrow/.jsonl with gc_id "
+        f"and reward, wins and losses, or pass_rate; may be repeated{more}",
+        names=("--rollouts",),
+        alias="--outcomes",
+    )
+
+
 RewardRange = Annotated[
     str | list[float] | None,
     Option("Of rewards. Default: 0,1, or a run's own.", READING, metavar="LO,HI", read=str),
@@ -277,7 +282,7 @@ class FitConfig(BaseModel):
     scored: Annotated[
         list[Path], Option("Scored sets with embeddings.", metavar="SCORED...", argument=True, stores=True)
     ]
-    outcomes: Annotated[list[Path], Option(f"{OUTCOMES}. Each file and each round is a policy.")]
+    outcomes: Annotated[list[Path], _rollouts(". Each file and each round is a policy.")]
     out: Annotated[Path, Option("Folder for the fitted predictor.", names=("--out", "-o"))]
     recipe: Recipe = Recipe()
     reward_range: RewardRange = None
@@ -289,7 +294,7 @@ class PredictConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     scored: Annotated[Path, Option("A finished scored set.", metavar="SCORED", argument=True)]
-    outcomes: Annotated[list[Path], Option(f"{OUTCOMES} for one policy. Of a run its newest round is taken.")]
+    outcomes: Annotated[list[Path], _rollouts(" for one policy. Of a run its newest round is taken.")]
     adapter: Annotated[Path | None, Option("A predictor that `difficulty fit` wrote.")] = None
     method: Annotated[
         Literal["gp", "group-mean"] | None,

@@ -8,20 +8,15 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
 
 from gaincurate.core.prompts import Message, Tool
 
 Key = tuple[str, int]
 """A prompt's id and the number of the sample, from 0."""
-Number = Annotated[int, Field(ge=0, lt=2**31)]
-"""What an int32 column takes of counts and ids, in a model of JSON."""
-Logprob = Annotated[float, Field(ge=-3.4e38, le=0.01, allow_inf_nan=False)]
-"""A natural logarithm that float32 holds, in a model of JSON. Rounding may bring it slightly above 0."""
 
 
 @dataclass(frozen=True, slots=True)

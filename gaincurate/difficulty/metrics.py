@@ -7,10 +7,10 @@ true rates correlate with them far below 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -165,6 +165,26 @@ def quality(
         float(np.mean((observed - observed.mean()) ** 2)) if len(observed) else None,
         figure(ceiling, wins, losses) if counted else Figure(None, None),
         reliability(predicted, observed, width=0.2 if target == "difficulty" else 0.05),
+    )
+
+
+def no_better_than_a_constant(figures: Mapping[str, Any]) -> str | None:
+    """What to say of predictions whose Brier score the observed mean of all prompts reaches; None of others.
+
+    Args:
+        figures: a `Quality` as JSON has it.
+    """
+    constant, value, around = (
+        figures["brier_of_mean"],
+        figures["brier"]["value"],
+        figures["brier"]["interval"],
+    )
+    if constant is None or value is None or (value if around is None else around[1]) < constant:
+        return None
+    shown = "are no better" if value >= constant else "are not shown to be better"
+    return (
+        f"these predictions {shown} than a constant: their Brier score is {value:.4f}, and that of the "
+        f"observed mean for every prompt is {constant:.4f}."
     )
 
 

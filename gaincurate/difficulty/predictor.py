@@ -193,7 +193,7 @@ def load_adapter(folder: Path) -> Adapter:
     if not (folder / CONFIG).exists() or not (folder / WEIGHTS).exists():
         raise InputError(
             f"--adapter {folder} is no fitted predictor: it has no {CONFIG} and {WEIGHTS}. `gaincurate "
-            f"difficulty fit SCORED --outcomes FILE --out {folder}` makes one.",
+            f"difficulty fit SCORED --rollouts FILE --out {folder}` makes one.",
             path=str(folder),
         )
     facts = read_sealed(folder / CONFIG, "fit the predictor again")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import gaincurate
-from gaincurate.core.artifact import EXECUTION, IDENTITY, Artifact, Json
+from gaincurate.core.artifact import EXECUTION, IDENTITY, Artifact, Json, shard_name
 from gaincurate.core.files import append_line, write_atomic
 from gaincurate.core.foreign import json_value
 from gaincurate.core.locks import work_folder
@@ -36,6 +36,7 @@ from gaincurate.difficulty.rollout_set import (
     KIND,
     ROLLOUTS,
     RolloutSet,
+    unmarked,
     write_shard,
     written_shards,
 )
@@ -104,6 +105,27 @@ def roll_out(config: RolloutConfig, progress: Progress | None = None) -> Rollout
         with suppress(StorageError):  # a full disk: the set is complete all the same
             append_line(out / EXECUTION, _execution(config, summary))
     return summary
+
+
+def outline(config: RolloutConfig) -> Json:
+    """Count what `roll_out` would do, without its engine and without writing anything.
+
+    Raises:
+        InputError: an option, the set or the verifier is not right.
+    """
+    config.check()
+    prompts = _Prompts(config, verifier_of(config), ScoredSet(config.scored))
+    tokens = prompts.scored.column("gc_prompt_tokens").to_numpy()
+    count = sum(map(len, prompts.pieces))
+    done = [(config.out / shard_name(index)).exists() for index in range(len(prompts.pieces))]
+    return {
+        "prompts": count,
+        "prompt_tokens": sum(int(tokens[list(piece)].sum()) for piece in prompts.pieces),
+        "completions": count * config.samples,
+        "completion_tokens": count * config.samples * config.max_tokens,
+        "shards": len(done),
+        "shards_done": sum(done),
+    }
 
 
 class _Prompts:
@@ -295,7 +317,7 @@ class _Run:
             self._shard(index, broken)
 
     def _shard(self, index: int, broken: Broken) -> None:
-        """Roll out one shard's prompts and write it; its journals are then spent."""
+        """Roll out one shard's prompts and write it; its journal is then spent."""
         out, folder = self.config.out, work_folder(self.config.out)
         prompts = read_prompts(self.prompts.scored, self.prompts.pieces[index], self.prompts.answer)
         rejected = [{"gc_id": p.gc_id, "reason": broken[p.gc_id]} for p in prompts if p.gc_id in broken]
@@ -310,8 +332,7 @@ class _Run:
         self.summary.other_lengths += other_lengths
         rejected += [{"gc_id": gc_id, "reason": reason} for gc_id, reason in work.refused.items()]
         write_shard(out, index, self.identity, judged, rejected)
-        for path in folder.glob(f"*-{index:05d}.jsonl"):
-            path.unlink(missing_ok=True)
+        (folder / f"completions-{index:05d}.jsonl").unlink(missing_ok=True)
         self.progress.advance(len(prompts))
         counts = {"units": len(prompts), "other_lengths": other_lengths}
         self.progress.part(f"shard {index + 1} of {len(self.prompts.pieces)}", shard=index, **counts)
@@ -328,3 +349,4 @@ class _Run:
             reasons.update(table.column("reason").drop_null().to_pylist())
         self.summary.pass_rate = total / count if count else None
         self.summary.reasons = dict(reasons.most_common(5))
+        self.summary.warning = unmarked(rollout_set)

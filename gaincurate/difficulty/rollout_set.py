@@ -38,6 +38,12 @@ SCHEMA = pa.schema(
         pa.field("token_ids", pa.list_(pa.int32())),
     ]
 )
+_MARKS = {
+    "math": ("<answer>", "\\boxed{", "####"),
+    "reasoning-gym": ("<answer>",),
+    "exact": ("<answer>",),
+}
+"""What the verifiers of our own look for in a completion before they take the text after its thoughts."""
 _COUNTS = ("prompts", "rollouts", "unjudged", "tokens")
 
 Judged = tuple[Completion, float | None, str | None]
@@ -194,6 +200,23 @@ def pass_rates(folder: str | Path, *, success: float | None = None) -> pa.Table:
     kinds = [pa.string(), pa.float64(), pa.float64(), pa.int64()]
     schema = pa.schema(list(zip((ID, "wins", "losses", "samples"), kinds, strict=True)))
     return pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in tables)])
+
+
+def unmarked(rollouts: RolloutSet) -> str | None:
+    """What to say of completions none of which is right or has the marks of its verifier; None of others."""
+    marks = _MARKS.get(rollouts.manifest["identity"].get("verifier", {}).get("name"), ())
+    for table in rollouts.tables(["completion", "reward"]):
+        if pc.max(table.column("reward")).as_py() == 1:
+            return None
+        for mark in marks:
+            if pc.any(pc.match_substring(table.column("completion"), mark)).as_py():
+                return None
+    if not marks or not rollouts.manifest["rollouts"]:
+        return None
+    return (
+        f"no completion is right, and none has {' or '.join(marks)}: is the verifier right, does the prompt "
+        "ask for this format, and is --max-tokens large enough?"
+    )
 
 
 def outcome_lines(folder: str | Path, round_: int) -> Iterator[Json]:

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from gaincurate.core.artifact import Json
-from gaincurate.core.files import digest_bytes, json_lines, sync_folder, to_lines
+from gaincurate.core.files import json_lines, sync_folder, to_lines
 from gaincurate.core.progress import Progress
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.engine import Completion, Engine, Key, Refused, Request
@@ -31,10 +31,6 @@ from gaincurate.difficulty.verify_worker import Job
 from gaincurate.errors import LockedError, RowError, storage_error
 
 _PATIENCE = 120.0  # seconds for a journal's writer before; one on a lost machine is ended by Ray
-
-
-def _digest(done: Completion) -> str:
-    return digest_bytes(done.text.encode())
 
 
 class Journal:
@@ -132,6 +128,8 @@ class RolloutSummary:
     pass_rate: float | None = None
     reasons: dict[str, int] = field(default_factory=dict)
     """Why rollouts were not judged, most frequent first: at most five."""
+    warning: str | None = None
+    """That no completion has the format that the verifier looks for."""
 
 
 class ShardWork:
@@ -142,7 +140,7 @@ class ShardWork:
         engine: generates.
         pool: verifies.
         prompts: those of the shard, without those that were left out.
-        folder: of the journals.
+        folder: of the journal.
         index: of the shard.
     """
 
@@ -157,42 +155,26 @@ class ShardWork:
     ) -> None:
         self._config, self._engine, self._pool = config, engine, pool
         self._prompts = {prompt.gc_id: prompt for prompt in prompts}
-        self._arrivals = Journal(folder / f"completions-{index:05d}.jsonl")
-        try:
-            self._judgements = Journal(folder / f"verdicts-{index:05d}.jsonl")
-        except BaseException:
-            self._arrivals.close()
-            raise
+        self._journal = Journal(folder / f"completions-{index:05d}.jsonl")
         self._done: dict[Key, Completion] = {}
         self._verdicts: dict[Key, Verdict] = {}
         self._waiting: deque[tuple[Key, Future[Verdict]]] = deque()
         self.refused: dict[str, str] = {}
         """Prompts that the engine does not take, and why."""
-        try:
-            self._read()
-        except BaseException:
-            self.close()
-            raise
-
-    def _read(self) -> None:
-        for entry in self._arrivals.entries():
+        for entry in self._journal.entries():
             if entry["gc_id"] not in self._prompts:
                 continue  # left out since, because its gold answer fails now
             if "refused" in entry:
                 self.refused[entry["gc_id"]] = entry["refused"]
+            elif "reward" in entry:
+                self._verdicts[entry["gc_id"], entry["sample"]] = Verdict(entry["reward"], entry["reason"])
             else:
                 done = decoded(entry)
                 self._done[done.key] = done
-        for entry in self._judgements.entries():
-            key = entry["gc_id"], entry["sample"]
-            # Where a completion's line was damaged there is another text now, or there will be.
-            if key in self._done and entry["text"] == _digest(self._done[key]):
-                self._verdicts[key] = Verdict(entry["reward"], entry["reason"])
 
     def close(self) -> None:
-        """Close the journals."""
-        self._arrivals.close()
-        self._judgements.close()
+        """Close the journal."""
+        self._journal.close()
 
     def run(self, progress: Progress, summary: RolloutSummary) -> list[Judged]:
         """All rollouts of the prompts that were not refused, by prompt and sample.
@@ -251,7 +233,7 @@ class ShardWork:
         lines: list[dict[str, Any]] = [encoded(item) for item in done]
         if self._config.on_error == "skip":
             lines += [{"gc_id": gc_id, "refused": reason} for gc_id, reason in refused.items()]
-        self._arrivals.append(lines)
+        self._journal.append(lines)
         for item in done:
             self._done[item.key] = item
             self._judge(item)
@@ -281,15 +263,9 @@ class ShardWork:
                 bad = key, verdict
             else:
                 ready[key] = verdict
-        self._judgements.append(
-            {
-                "gc_id": key[0],
-                "sample": key[1],
-                "reward": verdict.reward,
-                "reason": verdict.reason,
-                "text": _digest(self._done[key]),
-            }
-            for key, verdict in ready.items()
+        self._journal.append(
+            {"gc_id": gc_id, "sample": sample, "reward": verdict.reward, "reason": verdict.reason}
+            for (gc_id, sample), verdict in ready.items()
         )
         self._verdicts |= ready
         if bad is not None:

@@ -12,22 +12,20 @@ import json
 import os
 import time
 from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
-from email.utils import parsedate_to_datetime
+from contextlib import contextmanager
 from functools import partial
-from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Annotated, Any, TypeVar
+from operator import index
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import httpx2
 import numpy as np
 import tenacity
-from pydantic import BaseModel, ConfigDict, Field
 
-from gaincurate.core.foreign import Malformed, json_value, see_fits
-from gaincurate.core.foreign_models import ForeignJson
+from gaincurate.core.foreign import json_value
 from gaincurate.core.process import Pressed, ctrl_c_noted
 from gaincurate.difficulty.config import API_KEY, RolloutConfig, base_url
-from gaincurate.difficulty.engine import Completion, Key, Logprob, Number, Refused, Request, request_seed
+from gaincurate.difficulty.engine import Completion, Key, Refused, Request, request_seed
 from gaincurate.errors import InputError, ServerError
 
 LOGPROBS = "as the server gives them; many give those before temperature and top-p"
@@ -41,7 +39,8 @@ _BUSY = {408, 409, 425, 429}
 _OF_THE_PROMPT = {400, 413, 422}
 _LONGEST_WAIT = 30.0
 _REAL_KEY = 8  # characters; shorter ones, such as EMPTY, are no secret
-_LONGEST_ASKED, _LONGEST_BELIEVED = 3600.0, 7 * 86_400.0
+_LONGEST_ASKED = 3600.0
+_HIGHEST_LOGPROB = 0.01  # rounding may bring one slightly above 0
 _SHOWN = 300  # characters of what a server says in a sentence
 _LOOK = 0.2  # seconds until Ctrl-C is seen, at most: it does not wake a loop
 _Result = TypeVar("_Result")
@@ -107,7 +106,6 @@ class ServerEngine:
             self._client = httpx2.AsyncClient(
                 # A few compressed bytes can be gigabytes.
                 headers={"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {}),
-                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # a server could send ever more
                 timeout=httpx2.Timeout(None, connect=min(30.0, config.timeout)),
                 limits=httpx2.Limits(
                     max_connections=config.concurrency, max_keepalive_connections=config.concurrency
@@ -199,14 +197,15 @@ class ServerEngine:
             status, data = await self._send("POST", "/chat/completions", body)
             if status in _OF_THE_PROMPT:
                 return Refused(request.gc_id, f"the server refused it: {self._reason(data) or status}")
-            answer = self._json(data, ChatCompletion, "chat completion")
-            if request.tools and answer["choices"][0].get("finish_reason") == "tool_calls":
+            with self._understanding("chat completion"):
+                done = _read(request, json_value(data, surrogates=True), self._clean)
+            if request.tools and done.finish_reason == "tool_calls":
                 return Refused(
                     request.gc_id,
                     "the server parsed its completion into tool calls; start it without a tool parser, or "
                     """add --server-body '{"tool_choice": "none"}' if it then still renders the tools""",
                 )
-            return _read(request, answer, self._clean)
+            return done
 
         return await self._with_retries(attempt, f"for prompt {request.gc_id}, sample {request.sample}")
 
@@ -215,8 +214,9 @@ class ServerEngine:
 
         async def attempt() -> list[str]:
             _, data = await self._send("GET", "/models", None)
-            models = self._json(data, ModelList, "list of models")["data"]
-            return [self._clean(model["id"]) for model in models]
+            with self._understanding("list of models"):
+                models = json_value(data, surrogates=True)["data"]
+                return [self._clean(model["id"]) for model in models]
 
         asked = asyncio.ensure_future(self._with_retries(attempt, "for its models"))
         if not await first_done({asked}, pressed):
@@ -288,15 +288,14 @@ class ServerEngine:
             hint = " Redirects are not followed, because the key would go along. Give --server the right URL."
         raise InputError(f"the server at {self._url}{path} {answered}.{hint}")
 
-    def _json(self, data: bytes, model: type[BaseModel], what: str) -> Any:
+    @contextmanager
+    def _understanding(self, what: str) -> Iterator[None]:
+        """Reading of an answer, which may have another shape."""
         try:
-            value = json_value(data, surrogates=True)
-            see_fits(model, value)
-        except Malformed as error:
-            raise _RetryableError(f"its answer is no {what}: {self._clean(str(error))}") from None
-        except ValueError as error:
-            raise _RetryableError(f"its answer is no JSON ({error})") from None
-        return value
+            yield
+        except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
+            why = self._clean(f"{type(error).__name__}: {error}")[:_SHOWN]
+            raise _RetryableError(f"its answer is no {what} ({why})") from None
 
     def _reason(self, data: bytes) -> str:
         """What an answer with another status says, in one line."""
@@ -316,49 +315,6 @@ class ServerEngine:
             begin = max(now, self._next)
             self._next = begin + 1 / self._config.rate
             await asyncio.sleep(begin - now)
-
-
-class _Token(BaseModel):
-    model_config = ConfigDict(strict=True)  # no ForeignJson, which keeps the rest of what it is given
-    logprob: Logprob
-
-
-class _Logprobs(ForeignJson):
-    content: list[_Token] | None = Field(None, fail_fast=True)
-
-
-class _Message(ForeignJson):
-    content: str | None = None  # none where a server keeps the thinking apart and the tokens ended in it
-
-
-class _Choice(ForeignJson):
-    index: Annotated[int, Field(ge=0, le=0)] | None = 0
-    message: _Message
-    finish_reason: Annotated[str, Field(max_length=100)] | None = None
-    logprobs: _Logprobs | None = None
-    token_ids: list[Number] | None = Field(None, fail_fast=True)
-
-
-class _Usage(ForeignJson):
-    prompt_tokens: Number | None = None
-    completion_tokens: Number | None = None
-
-
-class ChatCompletion(ForeignJson):
-    """The answer to one request, as far as it is used."""
-
-    choices: list[_Choice] = Field(min_length=1, max_length=1, fail_fast=True)
-    usage: _Usage | None = None
-
-
-class _Model(ForeignJson):
-    id: Annotated[str, Field(min_length=1, max_length=1000)]
-
-
-class ModelList(ForeignJson):
-    """What `/models` answers, as far as it is used."""
-
-    data: list[_Model] = Field(fail_fast=True)
 
 
 async def _bytes(response: httpx2.Response) -> bytes:
@@ -390,32 +346,30 @@ def clean(text: str, key: str = "") -> str:
 
 
 def _retry_after(response: httpx2.Response) -> float | None:
-    """Seconds until the server wants to be asked again: a number or a date, of a week at most. Or None."""
+    """Seconds until the server wants to be asked again, an hour at most; None where it gives no number."""
     value = response.headers.get("Retry-After", "").strip()
-    try:
-        seconds = (
-            float(value) if value.isdecimal() else parsedate_to_datetime(value).timestamp() - time.time()
-        )
-    except (ValueError, OverflowError):
-        return None
-    return min(max(0.0, seconds), _LONGEST_ASKED) if seconds < _LONGEST_BELIEVED else None
+    return min(float(value), _LONGEST_ASKED) if value.isdecimal() else None
 
 
 def _read(request: Request, body: Any, clean: Callable[[str], str] = clean) -> Completion:
     """The parts of a chat completion that a rollout keeps."""
     choice, usage = body["choices"][0], body.get("usage") or {}
-    text, reason, ids = choice["message"].get("content"), choice.get("finish_reason"), choice.get("token_ids")
-    listed = (choice.get("logprobs") or {}).get("content")
-    tokens = usage.get("completion_tokens")
-    if ids is not None and listed is not None and len(ids) != len(listed):
-        raise _RetryableError(f"its answer has {len(ids):,} token ids and {len(listed):,} log-probs")
+    reason, ids = choice.get("finish_reason"), choice.get("token_ids")
+    # No content where a server keeps the thinking apart and the tokens ended in it.
+    text, listed = choice["message"].get("content") or "", (choice.get("logprobs") or {}).get("content")
+    logprobs = None if listed is None else np.array([token["logprob"] for token in listed], np.float32)
+    if logprobs is not None and not (logprobs <= _HIGHEST_LOGPROB).all():
+        raise ValueError("a log-prob is no number, or above 0")
+    if ids is not None and logprobs is not None and len(ids) != len(logprobs):
+        raise ValueError(f"it has {len(ids):,} token ids and {len(logprobs):,} log-probs")
+    tokens, prompt_tokens = (usage.get(name) for name in ("completion_tokens", "prompt_tokens"))
     return Completion(
         request.gc_id,
         request.sample,
-        clean(text or ""),
+        clean(text),
         None if reason is None else clean(reason),
-        tokens,
-        usage.get("prompt_tokens"),
-        None if listed is None else np.array([token["logprob"] for token in listed], np.float32),
+        None if tokens is None else index(tokens),
+        None if prompt_tokens is None else index(prompt_tokens),
+        logprobs,
         None if ids is None else np.array(ids, np.int32),
     )

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +24,7 @@ from gaincurate.difficulty.verifier import VerifierConfig, VerifierPool, check_g
 from gaincurate.difficulty.verify_worker import GoldProblem, Job
 from gaincurate.errors import InputError
 from gaincurate.hygiene.contamination import EvalIndex, contaminated
-from gaincurate.hygiene.duplicates import duplicates, first_of_each, near_duplicates, records_of
+from gaincurate.hygiene.duplicates import duplicates, near_duplicates, repeats
 from gaincurate.hygiene.findings import CHECKS, CheckResult, Finding, Hit, Json
 from gaincurate.hygiene.golds import sentinel_gold, word_gold
 from gaincurate.hygiene.options import HygieneOptions
@@ -70,10 +69,8 @@ def conflicting_gold(
     Raises:
         InputError: the verifier cannot be loaded.
     """
-    places, records = records_of(scored, alive, answer)
-    first = first_of_each(records)
-    differ = np.flatnonzero(records["answer"] != records["answer"][first])
-    pairs = [(int(places[row]), int(places[first[row]])) for row in differ]
+    again = repeats(scored, alive, answer)
+    pairs = [(row.place, row.head) for row in again if not row.same_answer]
     prompts = _prompts(scored, pairs, answer)
     if config is not None:
         with VerifierPool(config) as pool:
@@ -84,14 +81,14 @@ def conflicting_gold(
     for row, head in pairs:
         against.setdefault(head, row)
     others = dict(pairs)
+    heads = {head: head for head in against} | {row.place: row.head for row in again if row.head in against}
     hits = []
-    for row, head in zip(places.tolist(), places[first].tolist(), strict=True):
-        if head in against:
-            other = others.get(row, against[head])
-            its_answer, other_answer = (prompts.get(place, prompts[head]).answer for place in (row, other))
-            facts = {"answer": its_answer, "other_answer": other_answer}
-            reason = f"the same question, answers {its_answer!r:.60} and {other_answer!r:.60}"
-            hits.append(Hit(row, reason, other, facts))
+    for row, head in sorted(heads.items()):
+        other = others.get(row, against[head])
+        its_answer, other_answer = (prompts.get(place, prompts[head]).answer for place in (row, other))
+        facts = {"answer": its_answer, "other_answer": other_answer}
+        reason = f"the same question, answers {its_answer!r:.60} and {other_answer!r:.60}"
+        hits.append(Hit(row, reason, other, facts))
     judge = f"judged by {config.verifier}" if config is not None else "compared as they are written"
     return CheckResult(
         "conflicting-gold", hits, f"{len(against):,} questions; answers from {answer!r}, {judge}"
@@ -239,21 +236,8 @@ def _overlong(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> CheckR
     return CheckResult("overlong", hits, "tokens as scored: whole prompt, template and examples included")
 
 
-def _sentinel_gold(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> CheckResult:
-    return sentinel_gold(scored, alive, answer_column(scored, options.answer_column, needed=False))
-
-
-def _word_gold(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> CheckResult:
-    return word_gold(scored, alive, answer_column(scored, options.answer_column, needed=False))
-
-
-def _broken_gold(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> CheckResult:
-    assert options.verifier is not None
-    return broken_gold(scored, alive, _answer(scored, options), options.verifier)
-
-
-def _conflicting_gold(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> CheckResult:
-    return conflicting_gold(scored, alive, _answer(scored, options), options.verifier)
+def _column(scored: ScoredSet, options: HygieneOptions) -> str | None:
+    return answer_column(scored, options.answer_column, needed=False)
 
 
 def _answer(scored: ScoredSet, options: HygieneOptions) -> str:
@@ -262,27 +246,27 @@ def _answer(scored: ScoredSet, options: HygieneOptions) -> str:
     return answer
 
 
+def _broken_gold(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> CheckResult:
+    assert options.verifier is not None
+    return broken_gold(scored, alive, _answer(scored, options), options.verifier)
+
+
 def _contaminated(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> CheckResult:
     index = EvalIndex(options.evals, options.eval_column, options.ngram)
     return contaminated(scored, alive, index, options.overlap)
 
 
-def _duplicates(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> CheckResult:
-    return duplicates(scored, alive, answer_column(scored, options.answer_column, needed=False))
-
-
-def _near(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> CheckResult:
-    answer = answer_column(scored, options.answer_column, needed=False)
-    return near_duplicates(scored, alive, options.near, answer)
-
-
-_CHECKS: dict[str, Callable[[ScoredSet, Mask, HygieneOptions], Any]] = {
+_CHECKS: dict[str, Callable[[ScoredSet, Mask, HygieneOptions], CheckResult]] = {
     "overlong": _overlong,
-    "sentinel-gold": _sentinel_gold,
-    "word-gold": _word_gold,
+    "sentinel-gold": lambda scored, alive, options: sentinel_gold(scored, alive, _column(scored, options)),
+    "word-gold": lambda scored, alive, options: word_gold(scored, alive, _column(scored, options)),
     "broken-gold": _broken_gold,
-    "conflicting-gold": _conflicting_gold,
+    "conflicting-gold": lambda scored, alive, options: conflicting_gold(
+        scored, alive, _answer(scored, options), options.verifier
+    ),
     "contaminated": _contaminated,
-    "duplicates": _duplicates,
-    "near-duplicates": _near,
+    "duplicates": lambda scored, alive, options: duplicates(scored, alive, _column(scored, options)),
+    "near-duplicates": lambda scored, alive, options: near_duplicates(
+        scored, alive, options.near, _column(scored, options)
+    ),
 }

@@ -1,7 +1,7 @@
 """Rows that ask the same as an earlier row, or nearly the same as an earlier row that stays.
 
 The same means equal messages except for white space, upper case, how Unicode composes characters and which of
-its spellings LaTeX has. Rows are compared by hash, so memory is 32 bytes per row.
+its spellings LaTeX has. Rows are compared by hash, so memory is 8 bytes per row.
 
 Nearly the same goes by the Jaccard index of two prompts' token triples. MinHash (rensa) finds candidates, and
 the index itself is computed for each of them, so no row is found by chance. Rows are taken in file order and
@@ -14,6 +14,7 @@ import hashlib
 import json
 import tempfile
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,13 +29,12 @@ from gaincurate.core.prompts import Message, column_values
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
 from gaincurate.hygiene.findings import CheckResult, Hit
-from gaincurate.hygiene.rows import Mask, Template, asked, batches, normal, read, sample, tokens
+from gaincurate.hygiene.rows import Mask, Template, asked, batches, normal, prompts, read, sample, tokens
 
 if TYPE_CHECKING:
     from rensa import RMinHash, RMinHashLSH
 
 _encode = json.JSONEncoder(sort_keys=True, default=str).encode
-_RECORD = np.dtype([("high", "u8"), ("low", "u8"), ("exact", "u8"), ("answer", "u8")])
 _BUT_FOR = "white space, case, Unicode form or LaTeX spelling"
 _MINUS = frozenset("-\u2212\u2013")
 _BEFORE_NUMBER = frozenset(["\\", "frac", "sqrt", "{", "(", "$"])
@@ -47,6 +47,16 @@ _HASHES, _SEED = 120, 42
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """A row, the first one that asks the same, and whether their exact texts and their answers are equal."""
+
+    place: int
+    head: int
+    exact: bool
+    same_answer: bool
+
+
 def duplicates(scored: ScoredSet, alive: Mask, answer: str | None) -> CheckResult:
     """Rows whose messages an earlier row has; answers do not count. Groups that differ there are reported.
 
@@ -55,69 +65,53 @@ def duplicates(scored: ScoredSet, alive: Mask, answer: str | None) -> CheckResul
         alive: `[rows]`, which rows to look at.
         answer: the column with the gold answers, where there is one.
     """
-    places, records = records_of(scored, alive, answer)
-    first = first_of_each(records)
-    again = np.flatnonzero(first != np.arange(len(first)))
-    same = records["exact"][again] == records["exact"][first[again]]
-    conflict = records["answer"][again] != records["answer"][first[again]]
-    hits = []
-    for row, exact, other in zip(again.tolist(), same.tolist(), conflict.tolist(), strict=True):
-        reason = "the same messages" if exact else f"the same messages but for {_BUT_FOR}"
-        reason += ", another answer" if other else ""
-        facts = {"exact": exact} | ({"same_answer": not other} if answer else {})
-        hits.append(Hit(int(places[row]), reason, int(places[first[row]]), facts))
-    return CheckResult("duplicates", hits, _note(first, again, same, conflict, answer))
+    again, hits = repeats(scored, alive, answer), []
+    for row in again:
+        reason = "the same messages" if row.exact else f"the same messages but for {_BUT_FOR}"
+        reason += "" if row.same_answer else ", another answer"
+        facts = {"exact": row.exact} | ({"same_answer": row.same_answer} if answer else {})
+        hits.append(Hit(row.place, reason, row.head, facts))
+    return CheckResult("duplicates", hits, _note(again, answer))
 
 
-def records_of(
-    scored: ScoredSet, alive: Mask, answer: str | None
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.void]]:
-    """Places, and for each a hash of what it asks, of its exact messages and of its answer."""
-    places = np.flatnonzero(alive)
-    records = bytearray()
-    for _, table in batches(scored, alive):
+def repeats(scored: ScoredSet, alive: Mask, answer: str | None) -> list[Repeat]:
+    """Every row that asks what an earlier row asks, in the order of the set.
+
+    All rows are read for a hash of what they ask, and those that share one are read again.
+    """
+    hashes = (hash(_alike(messages)) for _, batch in prompts(scored, alive) for messages in batch)
+    keys = np.fromiter(hashes, np.int64, int(alive.sum())).view(np.uint64)
+    repeated = alive.copy()
+    repeated[alive] = shared(keys[:, None])
+    firsts: dict[bytes, tuple[int, bytes, bytes]] = {}
+    again = []
+    for places, table in batches(scored, repeated):
         answers = column_values(table, answer) if answer else [None] * table.num_rows
-        for messages, gold in zip(read(scored, table), answers, strict=True):
-            records += _record(messages, gold)
-    return places, np.frombuffer(records, _RECORD)
+        for place, messages, gold in zip(places.tolist(), read(scored, table), answers, strict=True):
+            text, its_answer = _digest([(m["role"], m["content"]) for m in messages]), _digest(gold)
+            first = firsts.setdefault(_digest(_alike(messages)), (place, text, its_answer))
+            if first[0] != place:
+                again.append(Repeat(place, first[0], first[1] == text, first[2] == its_answer))
+    return again
 
 
-def _record(messages: Sequence[Message], gold: object) -> bytes:
-    alike = [(m["role"], normal(m["content"] or "")) for m in messages]
-    exact = [(m["role"], m["content"]) for m in messages]
-    return _digest(alike, 16) + _digest(exact, 8) + _digest(gold, 8)
+def _alike(messages: Sequence[Message]) -> tuple[tuple[str, str], ...]:
+    return tuple((m["role"], normal(m["content"] or "")) for m in messages)
 
 
-def _digest(value: object, size: int) -> bytes:
-    return hashlib.blake2b(_encode(value).encode(), digest_size=size).digest()
+def _digest(value: object) -> bytes:
+    return hashlib.blake2b(_encode(value).encode(), digest_size=16).digest()
 
 
-def first_of_each(records: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:
-    """`[rows]`: the first row with an equal key."""
-    order = np.lexsort((records["low"], records["high"]))  # stable: file order among equals
-    keys = records[order]
-    fresh = np.ones(len(order), bool)
-    fresh[1:] = (keys["high"][1:] != keys["high"][:-1]) | (keys["low"][1:] != keys["low"][:-1])
-    first = np.empty(len(order), np.int64)
-    first[order] = order[np.maximum.accumulate(np.where(fresh, np.arange(len(order)), 0))]
-    return first
-
-
-def _note(
-    first: npt.NDArray[np.int64],
-    again: npt.NDArray[np.int64],
-    same: npt.NDArray[np.bool_],
-    conflict: npt.NDArray[np.bool_],
-    answer: str | None,
-) -> str:
-    if not len(again):
+def _note(again: Sequence[Repeat], answer: str | None) -> str:
+    if not again:
         return ""
-    heads, counts = np.unique(first[again], return_counts=True)
+    counts, same = Counter(row.head for row in again), sum(row.exact for row in again)
     note = (
-        f"{len(heads):,} groups, the largest of {counts.max() + 1:,} rows; the very same text in "
-        f"{int(same.sum()):,} rows, but for {_BUT_FOR} in {int((~same).sum()):,}"
+        f"{len(counts):,} groups, the largest of {max(counts.values()) + 1:,} rows; the very same text in "
+        f"{same:,} rows, but for {_BUT_FOR} in {len(again) - same:,}"
     )
-    differ = len(np.unique(first[again][conflict]))
+    differ = len({row.head for row in again if not row.same_answer})
     if answer and differ:
         note += f"; {differ:,} groups have answers that are not written alike: see which one is right"
     return note
@@ -213,7 +207,7 @@ class _Search:
         def likeness(number: int) -> float:
             return jaccard(triples, self._shingles(number))
 
-        numbers = _digest(_numbers(row.tokens), 8)
+        numbers = _digest(_numbers(row.tokens))
         candidates = [(number, self._numbers[number] == numbers) for number in self._index.query(sketch)]
         chosen = [number for number, same in candidates if same or self._likeness.any_numbers]
         alike = [(index, -number) for number in chosen if (index := likeness(number)) >= self._least]
@@ -288,7 +282,7 @@ def shingles(row: list[str]) -> set[str]:
     """Each three tokens that follow one another; what is shorter is one by itself."""
     if len(row) <= _SHINGLE:
         return {" ".join(row)}
-    return {" ".join(triple) for triple in zip(row, row[1:], row[2:], strict=False)}
+    return set(map(" ".join, zip(row, row[1:], row[2:], strict=False)))
 
 
 def jaccard(first: set[str], second: set[str]) -> float:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import Any
+from functools import lru_cache
+from typing import Any, Literal
 
 import numpy as np
 
@@ -82,18 +83,14 @@ class _Golds:
         if not texts:
             self.sentinels.append(Hit(place, "the gold answer is null or empty"))
             return
-        text = texts[0]
+        text, kind = texts[0], _kind(tuple(texts))
         shown = text if len(text) <= 60 else text[:60] + "..."
         self._counts[shown] += len(text) <= 60
-        names = {_name(text) for text in texts}
-        hit = Hit(place, f"the gold answer is {shown!r}, which is no answer", None, {"answer": shown})
-        if names <= ALWAYS:
-            self.sentinels.append(hit)
-        elif names <= ALWAYS | AMONG_VALUES:
-            self.doubtful.append(hit)
-        elif not is_words(text):
-            self._values += choice_of(text) is None and _name(text) not in _LABELS
-        elif "\\" not in text and _name(text) not in _LABELS:
+        self._values += kind == "value"
+        if kind in ("sentinel", "doubtful"):
+            hit = Hit(place, f"the gold answer is {shown!r}, which is no answer", None, {"answer": shown})
+            (self.sentinels if kind == "sentinel" else self.doubtful).append(hit)
+        elif kind == "word":
             reason = f"the gold answer is the text {shown!r}, where most golds are values"
             self.words.append(Hit(place, reason, None, {"answer": shown}))
 
@@ -110,6 +107,21 @@ class _Golds:
             return ""
         listed = ", ".join(f"{text!r} {count:,} ({count / self._rows:.1%})" for text, count in common)
         return f"commonest gold answers: {listed}"
+
+
+@lru_cache(1 << 16)  # most sets have few distinct golds
+def _kind(texts: tuple[str, ...]) -> Literal["sentinel", "doubtful", "value", "word", "label"]:
+    """What the golds of a row are, of which the first one counts where they differ."""
+    names, text = {_name(text) for text in texts}, texts[0]
+    if names <= ALWAYS:
+        return "sentinel"
+    if names <= ALWAYS | AMONG_VALUES:
+        return "doubtful"
+    if _name(text) in _LABELS:
+        return "label"
+    if is_words(text):
+        return "label" if "\\" in text else "word"
+    return "value" if choice_of(text) is None else "label"
 
 
 def _text(gold: Any) -> str:

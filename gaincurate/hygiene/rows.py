@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from gaincurate.core.columns import is_text
 from gaincurate.core.prompts import Message, prompts_of
 from gaincurate.core.schema import ID, take
 from gaincurate.core.scored_set import ScoredSet
@@ -80,6 +81,13 @@ def read(scored: ScoredSet, table: pa.Table) -> list[list[Message]]:
     Raises:
         OutputError: a row has none, so the set is not what its identity says.
     """
+    source = scored.identity["source"]
+    name, chat_text = (
+        source["prompt_column"],
+        source.get("chat_text") or source["prompt_column"] == "messages",
+    )
+    if name in table.column_names and is_text(table.schema.field(name).type) and not chat_text:
+        return [[{"role": "user", "content": text}] for text in table.column(name).to_pylist()]
     return prompts_of(table, scored.identity, bare=True)
 
 

@@ -7,14 +7,12 @@ as markup could still do nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import jinja2
 from markupsafe import Markup, escape
 
 import gaincurate
 from gaincurate.report import formatting
+from gaincurate.report.svg import draw
 
 
 def prose(text: str) -> Markup:
@@ -28,13 +26,8 @@ def prose(text: str) -> Markup:
     )
 
 
-def environment(package: str, **filters: Callable[..., Any]) -> jinja2.Environment:
-    """What fills in the templates of a package, on top of the shared ones.
-
-    Args:
-        package: its `templates` folder comes before this package's.
-        filters: more of them, by name.
-    """
+def environment(package: str) -> jinja2.Environment:
+    """What fills in the templates of a package, which come before the shared ones."""
     loaders = [jinja2.PackageLoader(name) for name in dict.fromkeys((package, "gaincurate.report"))]
     templates = jinja2.Environment(
         loader=jinja2.ChoiceLoader(loaders),
@@ -47,15 +40,12 @@ def environment(package: str, **filters: Callable[..., Any]) -> jinja2.Environme
     )
     templates.filters.update(
         count=formatting.count,
-        number=formatting.number,
         signed=formatting.signed,
         share=formatting.share,
-        interval=formatting.interval,
-        seconds=formatting.seconds,
-        row=formatting.row,
         plain=formatting.plain,
         prose=prose,
-        **filters,
+        draw=draw,
+        kind=lambda block: type(block).__name__,
     )
     templates.globals.update(version=gaincurate.__version__)
     return templates

@@ -62,7 +62,7 @@ _MOST_POLICIES = 100  # a report takes a second or two more with so many, and th
 
 
 def read_rollouts(path: Path, success: float | None = None, scored: ScoredSet | None = None) -> list[Rates]:
-    """Every policy in a rollout set, or in whatever `difficulty predict --outcomes` takes.
+    """Every policy in a rollout set, or in whatever `difficulty predict --rollouts` takes.
 
     Args:
         path: its place.

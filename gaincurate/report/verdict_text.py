@@ -22,6 +22,7 @@ from gaincurate.schedule.forecast import LITTLE_WASTE
 _NOT_ITSELF = "there is nothing to judge it by but the pass rates that it was made from"
 _MOSTLY = 0.5  # of a score's order, beyond chance: then it is first of all a choice of groups
 _USUAL = 200  # tokens of an answer, to show what rollouts may cost
+_PASSES = 3  # over the set, in a run that is proposed
 _FEW = 2000  # rows; of fewer gain-rl's default width of 1,000 ranks is nearly all
 Tone = Literal["yes", "some", "no", "unknown"]
 ANSWERS: dict[Kind, tuple[str, Tone]] = {
@@ -273,7 +274,8 @@ def waste(document: Document) -> str | None:
     start = f"Of a uniform step's groups of 8 {share.value:.0%} ({interval}) teach nothing now."
     if share.value < LITTLE_WASTE:
         return (
-            f"{start} A choice of prompts can gain little: train on random ones with a smaller batch first."
+            f"{start} A choice of prompts can gain little: train on random ones with a smaller batch first, "
+            "such as 4 prompts a step in place of 16."
         )
     return f"{start} `gaincurate difficulty forecast` says what a choice of prompts could gain."
 
@@ -381,6 +383,15 @@ def answer(document: Document, verdict: Verdict) -> tuple[str, Tone]:
     return ANSWERS[verdict.verdict]
 
 
+def alike(document: Document) -> list[list[Verdict]]:
+    """Verdicts with one answer together; those that are worth a trial come first and stand alone."""
+    rows: dict[tuple[str, str | None], list[Verdict]] = {}
+    for verdict in sorted(document.verdicts, key=lambda verdict: verdict.sort_first is None):
+        alone = verdict.signal if verdict.sort_first is not None else None
+        rows.setdefault((verdict.verdict, alone), []).append(verdict)
+    return list(rows.values())
+
+
 def together(verdicts: Sequence[Verdict]) -> str:
     """What several signals with one verdict tell, in one sentence; each has its own with its figures."""
     kind = verdicts[0].verdict
@@ -446,5 +457,6 @@ def _start(document: Document, strategy: str, *options: str) -> str:
     folder, run = document.about.folder, "run" if document.run is None else f"{document.run.folder}-next"
     # A round of all prompts would leave a strategy nothing to choose.
     budget = min(1024, max(1, document.about.rows // 4))
+    rounds = min(200, math.ceil(_PASSES * document.about.rows / budget))
     command = ["gaincurate", "schedule", "start", folder, "--run", run, "--strategy", strategy, *options]
-    return shlex.join([*command, "--budget", str(budget), "--rounds", "200"])
+    return shlex.join([*command, "--budget", str(budget), "--rounds", str(rounds)])

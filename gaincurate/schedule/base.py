@@ -59,7 +59,8 @@ class Pool:
     """What there is to draw from: `rows` prompts, `budget` of them each round, drawn under `seed`.
 
     `angles` is the least and the largest `gc_angle` of the set. With `strata` each group of prompts keeps its
-    share of every round: `draw` and `pick` choose within groups.
+    share of every round: `draw` and `pick` choose within groups. `align_to` is the trainer's prompts a batch,
+    1 where it is not known.
     """
 
     rows: int
@@ -67,6 +68,7 @@ class Pool:
     seed: int
     angles: tuple[float, float] = (0.0, 2.0)
     strata: Strata | None = None
+    align_to: int = 1
 
     def draw(self, log_weights: Floats, round_: int, leave_out: Ints | None = None) -> Ints:
         """`[budget]` distinct ranks, as if drawn one after the other with weights exp(`log_weights`).
@@ -262,8 +264,7 @@ class Selector(ABC):
     def prepare(self, context: Context) -> None:  # noqa: B027 - a hook that may be left out
         """Learn what the next draw needs, from the scored set or from the newest policy.
 
-        Called once before each draw, after `observe`, and for a forecast before `log_weights`. What it takes
-        from files need not be in `state_dict`.
+        Called once before each draw, after `observe`. What it takes from files need not be in `state_dict`.
 
         Raises:
             NotReadyError: something has to happen first. The run stays as it is, and is asked again by
@@ -291,30 +292,17 @@ class Selector(ABC):
     def plan_facts(self, rows: Ints) -> Json:
         """More for that plan, as JSON values under names that it does not have.
 
-        `predicted`, a failure rate per prompt, is compared with what comes back. `references` is what `dots`
-        says of its own and no other strategy may use.
+        `predicted`, a failure rate per prompt, is compared with what comes back. `rollouts` are the prompts'
+        group sizes, for trainers that take them. `references` is what `dots` says of its own and no other
+        strategy may use.
 
         Args:
             rows: `[budget]`, of the prompts, in the plan's order.
         """
         return {}
 
-    def log_weights(self, start: int, stop: int) -> Floats | None:
-        """Of the ranks `start` to `stop` as they would be drawn now, for forecasts; None where not known.
-
-        Called after `prepare`.
-        """
-        return None
-
     def reach(self, rounds: int) -> tuple[int, int] | None:
         """The first and last rank that so many rounds can draw from, for `--rescore window`.
-
-        Called before `prepare`.
-        """
-        return None
-
-    def mu_path(self, rounds: int, accuracy: float, concentration: float) -> list[float] | None:
-        """Mu in each of so many rounds, this one first, if all had these values; None where there is none.
 
         Called before `prepare`.
         """

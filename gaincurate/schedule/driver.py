@@ -40,7 +40,7 @@ from gaincurate.schedule.foresight import observes_with_checkpoint
 from gaincurate.schedule.observations import checked_lines, logged, take_outcomes
 from gaincurate.schedule.rescore import due
 from gaincurate.schedule.rollback import forget_references
-from gaincurate.schedule.rounds import advance, write_data
+from gaincurate.schedule.rounds import advance, write_data_again
 from gaincurate.schedule.rounds import start as open_run
 from gaincurate.schedule.run import Run, names_of, working_on
 
@@ -80,7 +80,7 @@ def drive(
     wanted = remembered(run, command)
     with stoppable(), working_on(run.folder), command_lock(run.folder) as lock:
         if command:
-            _tell_of_a_new_command(run, wanted, again, view)
+            again = again or _trains_again(run, wanted, view)
             write_sealed(run.folder / _COMMAND, {"command": wanted})
         if again and run.state["finished"]:
             raise InputError(f"{run.folder} is finished: there is no round to --retry.")
@@ -98,7 +98,7 @@ def drive(
                 again = False
             if not done.exists():
                 if not run.data(round_).exists():  # tidied away, or by a trainer
-                    write_data(run, round_)
+                    write_data_again(run, round_)
                     view.note(f"round {round_}: {run.data(round_)} was gone and is written again")
                 _train(run, round_, wanted, lock, timeout, view, finder)
             with _pointing_at(run, round_):
@@ -107,14 +107,21 @@ def drive(
             view.round_done(round_, read_sealed(done)["seconds"])
 
 
-def _tell_of_a_new_command(run: Run, command: list[str], again: bool, view: View) -> None:
+def _trains_again(run: Run, command: list[str], view: View) -> bool:
+    """Whether a new command is for the newest round too: the last one ended well and left no outcomes."""
     path, round_ = run.folder / _COMMAND, run.round
     trained = (run.round_folder(round_) / _TRAINED).exists()
-    if trained and not again and path.exists() and remembered(run, []) != command:
-        view.note(
-            f"round {round_} was trained with the last command already; this one is for the next, or with "
-            "--retry for this one too"
-        )
+    if not trained or not path.exists() or remembered(run, []) == command:
+        return False
+    outcomes = run.outcomes(round_)
+    if not outcomes.exists() or not outcomes.stat().st_size:
+        view.note(f"round {round_} has no outcomes: the new command trains it again")
+        return True
+    view.note(
+        f"round {round_} was trained with the last command already; this one is for the next, or with "
+        "--retry for this one too"
+    )
+    return False
 
 
 def remembered(run: Run, command: Sequence[str]) -> list[str]:
@@ -268,6 +275,15 @@ def _checkpoint_after(
 
 class Schedule:
     """A run that was started. Every opening of it trains the newest round from its beginning.
+
+    ::
+
+        schedule = Schedule.start("scored", "run", strategy="uniform", budget=64, rounds=200)
+        for round_ in schedule:
+            for row in schedule.data().to_pylist():
+                rewards = train_on(row["prompt"])
+                schedule.report({"gc_id": row["gc_id"], "reward": reward} for reward in rewards)
+        print(schedule.status()["rounds"][-1]["accuracy"])
 
     Args:
         run: its folder.

@@ -80,7 +80,12 @@ class ForecastConfig(BaseModel):
 
     scored: Annotated[Path, Option("A finished scored set.", metavar="SCORED", argument=True, stores=True)]
     outcomes: Annotated[
-        Path, Option("Rollouts of a random sample of its prompts (`difficulty rollout --reference`).")
+        Path,
+        Option(
+            "Rollouts of a random sample of its prompts (`difficulty rollout --reference`).",
+            names=("--rollouts",),
+            alias="--outcomes",
+        ),
     ]
     group: Annotated[int, Field(ge=2, le=100_000), Option("Rollouts per prompt in the training.")] = 8
     step_prompts: Annotated[int, Field(ge=1), Option("Prompts of one step of the trainer.")] = 16
@@ -179,7 +184,7 @@ class Forecast:
 
 
 def read_references(config: ForecastConfig) -> tuple[PassRates, float]:
-    """Pass rates of the newest policy in `--outcomes`, and the mean tokens of a completion.
+    """Pass rates of the newest policy in `--rollouts`, and the mean tokens of a completion.
 
     Raises:
         InputError: they cannot be read, or the tokens are not known.
@@ -189,7 +194,7 @@ def read_references(config: ForecastConfig) -> tuple[PassRates, float]:
     if not is_rollout_set(path):
         if config.success is not None:
             raise InputError(f"--success goes with a rollout set, and {path} is none.")
-        rates = pass_rates_of(path, scored=ScoredSet(config.scored))[-1]
+        rates = pass_rates_of(path, option="--rollouts", scored=ScoredSet(config.scored))[-1]
     else:
         table = pass_rates(path, success=config.success)
         wins, losses = table.column("wins").to_numpy(), table.column("losses").to_numpy()
@@ -561,7 +566,8 @@ def advice(result: Forecast) -> list[str]:
     sentences = []
     if result.wasted.value < LITTLE_WASTE or best is None or best.times.low < WORTH:
         sentences.append(
-            "Uniform sampling with a smaller batch: more steps are worth more here than a choice of prompts."
+            "Uniform sampling with a smaller batch, such as 4 prompts a step in place of 16: more steps are "
+            "worth more here than a choice of prompts."
         )
     else:
         sentences.append(

@@ -182,7 +182,7 @@ def _predicted(
             f"round {asked.round}: predicting {run.facts['rows']:,} prompts from {len(asked.ids):,} "
             "references"
         )
-        command = ["predict", str(run.scored.folder.resolve()), "--outcomes", str(asked.folder / OBSERVED)]
+        command = ["predict", str(run.scored.folder.resolve()), "--rollouts", str(asked.folder / OBSERVED)]
         command += ["--out", str(out), *wanted["options"]]
         seconds = _call(run, asked, command, "predicting", "The rollouts are kept")
         run.log(what="predict", round=asked.round, seconds=seconds)

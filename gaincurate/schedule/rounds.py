@@ -50,7 +50,7 @@ from gaincurate.schedule.observations import (
 )
 from gaincurate.schedule.ordering import Order, build
 from gaincurate.schedule.rescore import OF_MODEL, Rescored, due, rescore
-from gaincurate.schedule.run import BASE, FORMAT, GROUPS, ORDER, Run, making
+from gaincurate.schedule.run import BASE, FORMAT, GROUPS, ORDER, ROLLOUTS, Run, making
 from gaincurate.schedule.selection import matching
 from gaincurate.schedule.strata import LEFT_OUT, Strata
 
@@ -149,7 +149,7 @@ def selector_of(run: Run, state: Json | None = None) -> base.Selector:
     if strata is not None and config.by is not None:
         order = Order(run.orders.current) if state is None else run.orders.find(state["order"])
         strata = strata.by_rank(order.rows)
-    pool = base.Pool(run.facts["rows"], config.budget, config.seed, (low, high), strata)
+    pool = base.Pool(run.facts["rows"], config.budget, config.seed, (low, high), strata, config.align_to)
     selector = base.build(config.strategy, pool, config.options)
     if state is not None:
         selector.load_state_dict(state["selector"])
@@ -337,22 +337,29 @@ def _write_round(run: Run, selector: base.Selector, round_: int, state: Json, in
     full_state = {**_state(run, selector, round_, state), "rows": rows.tolist(), "finished": False}
     make_folder(run.round_folder(round_))
     remove_temporaries(run.round_folder(round_))
-    write_data(run, round_, table)
+    write_data(run, round_, table, more.get("rollouts"))
     run.commit(full_state, plan | more)
 
 
-def write_data(run: Run, round_: int, table: pa.Table | None = None) -> None:
+def write_data_again(run: Run, round_: int) -> None:
+    """Write the rows of a planned round whose file is gone."""
+    table = run.scored.take(np.array(run.state_of(round_)["rows"]))
+    write_data(run, round_, table, run.rollouts(round_))
+
+
+def write_data(run: Run, round_: int, table: pa.Table, rollouts: list[int] | None) -> None:
     """Write the rows that a round trains on.
 
     Args:
         run: the run.
         round_: the round.
-        table: its rows of the scored set. Default: those of its state, for a file that is gone.
+        table: its rows of the scored set.
+        rollouts: its plan's group sizes, where it has them.
     """
-    if table is None:
-        table = run.scored.take(np.array(run.state_of(round_)["rows"]))
     config = run.config
     shown = training_rows(table, run.scored.identity, bare=config.bare, with_scores=config.with_scores)
+    if rollouts is not None:
+        shown = shown.append_column(ROLLOUTS, pa.array(rollouts, pa.int64()))
     write_rows(run.data(round_), shown)
 
 
@@ -499,6 +506,12 @@ def check_plan_facts(config: ScheduleConfig, selector: base.Selector, plan: Json
             "needed is "
             f"a finite failure rate for each of the {config.budget:,} prompts."
         )
+    rollouts = facts.get("rollouts", [1] * config.budget)
+    if len(rollouts) != config.budget or not all(type(size) is int and size > 0 for size in rollouts):
+        raise InputError(
+            f"strategy {config.strategy}: plan_facts gives {len(rollouts):,} values as 'rollouts'; needed is "
+            f"a whole number above 0 for each of the {config.budget:,} prompts."
+        )
 
 
 def _check_sizes(config: ScheduleConfig, scored: ScoredSet) -> None:
@@ -535,6 +548,8 @@ def _matches(config: ScheduleConfig, scored: ScoredSet, note: Note) -> Mask | No
     if holds < config.budget:
         raise InputError(f"--where {config.where!r} {counts}, and a round has {config.budget:,}.")
     note(f"--where {counts}")
+    if matches.warning is not None:
+        note(matches.warning)
     return matches.rows
 
 

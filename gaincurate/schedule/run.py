@@ -37,6 +37,8 @@ GIVEN, MADE = "references.jsonl", "rollouts.json"
 """In a folder of references: what a person says they did, and which policy the run rolled out."""
 _LOCK = "lock"
 _LARGE = 1 << 20  # bytes of a state; those of older rounds keep their rows alone
+ROLLOUTS = "gc_rollouts"
+"""The column of a round's rows with the group sizes of a plan that has them."""
 GROUPS = "groups.arrow"
 """The group of each row, in a run with `--stratify` or `--where`."""
 ORDER, _NEXT, _SAVED_ORDERS = "order.arrow", "order-next.arrow", "orders"
@@ -274,6 +276,11 @@ class Run:
         rows: list[int] = self.state_of(round_)["rows"]
         return rows
 
+    def rollouts(self, round_: int) -> list[int] | None:
+        """The group size of each of a round's prompts, in its order; None where the trainer's size holds."""
+        sizes: list[int] | None = self.plan(round_).get("rollouts")
+        return sizes
+
     def outcomes(self, round_: int) -> Path:
         """Where a round's outcomes go."""
         return self.round_folder(round_) / "outcomes.jsonl"
@@ -343,6 +350,19 @@ def making(folder: Path) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(beside, ignore_errors=True)
             raise
+
+
+def refuse_group_sizes(run: Run, trainer: str) -> None:
+    """Refuse plans with group sizes for a trainer that has one size for all prompts.
+
+    Raises:
+        InputError: the newest plan has group sizes.
+    """
+    if run.round >= 0 and run.rollouts(run.round) is not None:
+        raise InputError(
+            f"the plans of {run.folder} give each prompt a group size, and {trainer} has one size for all "
+            "prompts. Start a run without group_sizes, or train with verl or a loop of your own."
+        )
 
 
 def refuse_taken(folder: Path) -> None:

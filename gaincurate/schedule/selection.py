@@ -37,10 +37,14 @@ _COPY = re.compile(r"\A([0-9a-f]{32})-[0-9]+\Z")
 
 @dataclass(frozen=True, slots=True)
 class Matches:
-    """For which rows a condition is true, and for which it cannot be said for want of a value, `[rows]`."""
+    """For which rows a condition is true, and for which it cannot be said for want of a value, `[rows]`.
+
+    `warning` says that most rows have no pass rate, where the condition is on that.
+    """
 
     rows: Mask
     unknown: Mask
+    warning: str | None = None
 
 
 def matching(scored: ScoredSet, where: str, rollouts: Path | None = None) -> Matches:
@@ -57,10 +61,10 @@ def matching(scored: ScoredSet, where: str, rollouts: Path | None = None) -> Mat
     condition = Condition(where)
     there = {*scored.schema.names, *dict(fields(scored.schema))}
     observed = {} if rollouts is None else _of_rollouts(scored, rollouts)
-    missing = set(condition.names) & set(OF_ROLLOUTS) - there - observed.keys()
-    if missing and rollouts is None:
+    absent = set(condition.names) & set(OF_ROLLOUTS) - there - observed.keys()
+    if absent and rollouts is None:
         raise InputError(
-            f"--where {where!r}: {scored.folder} has no column {min(missing)!r}; --rollouts PATH adds it."
+            f"--where {where!r}: {scored.folder} has no column {min(absent)!r}; --rollouts PATH adds it."
         )
     if both := there & observed.keys() & set(condition.names):
         raise InputError(
@@ -71,7 +75,15 @@ def matching(scored: ScoredSet, where: str, rollouts: Path | None = None) -> Mat
     columns = {
         name: observed[name] if name in observed else read_column(scored, name) for name in condition.names
     }
-    return Matches(*condition.holds(columns))
+    missing = columns["pass_rate"].null_count if "pass_rate" in columns else 0
+    warning = None
+    if 2 * missing > len(scored):
+        warning = (
+            f"warning: {missing:,} of {len(scored):,} rows have no pass_rate. "
+            "`gaincurate difficulty predict` writes gc_difficulty, the failure rate of every row, which "
+            "--where takes too."
+        )
+    return Matches(*condition.holds(columns), warning)
 
 
 def _of_rollouts(scored: ScoredSet, path: Path) -> dict[str, pa.ChunkedArray]:

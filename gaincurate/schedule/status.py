@@ -17,7 +17,6 @@ from gaincurate.schedule.checkpoints import Finder, checkpoint_before
 from gaincurate.schedule.context import Context
 from gaincurate.schedule.forecast import Forecast, beside
 from gaincurate.schedule.observations import nothing_learnt, rules_of
-from gaincurate.schedule.ordering import Order
 from gaincurate.schedule.rescore import due
 from gaincurate.schedule.rounds import selector_of
 from gaincurate.schedule.run import Run, names_of
@@ -143,7 +142,7 @@ def _waiting(run: Run, round_: int) -> Json:
 
 
 def coming_rounds(run: Run, command: list[str], finder: Finder | None = None) -> Json:
-    """The rounds to come: what is known of each, and what mu may do.
+    """The rounds to come, and what is known of each.
 
     Args:
         run: the run.
@@ -151,15 +150,14 @@ def coming_rounds(run: Run, command: list[str], finder: Finder | None = None) ->
         finder: what finds the trainer's checkpoints.
 
     Returns:
-        Plain values: `rounds`, each with its number, whether a re-scoring follows it and, where it is known,
-        its prompts' ids or tokens and the filled-in command; `mu`, for a strategy that has one, at each round
-        to come if every accuracy were 0, the target, or 1, with C_t as it is now.
+        Plain values: `rounds`, each with its number, whether a re-scoring follows it, its prompt tokens (of
+        mean prompts where it is not known), its prompts' ids where it is, and the newest one's command.
     """
-    state, config = run.state, run.config
-    scored, newest = run.scored, state["round"]
-    left = [] if state["finished"] else list(range(max(newest, 0), config.rounds))
+    state, config, scored = run.state, run.config, run.scored
+    newest = state["round"]
+    left = [] if state["finished"] else range(max(newest, 0), config.rounds)
     selector, order = selector_of(run, state), run.orders.find(state["order"])
-    mean_tokens = _mean_tokens(run, selector, order, newest + 1) if left else 0.0
+    mean_tokens = float(scored.column("gc_prompt_tokens").to_numpy().mean())
     rounds: list[Json] = []
     foreseen = selector.foresees
     for round_ in left:
@@ -177,44 +175,14 @@ def coming_rounds(run: Run, command: list[str], finder: Finder | None = None) ->
         else:
             entry |= {"known": False, "prompt_tokens": round(mean_tokens * config.budget)}
         rounds.append(entry)
-    return {"rounds": rounds, "mu": _paths(run, selector_of(run, state), state, left) if left else None}
+    return {"rounds": rounds}
 
 
 def _can_prepare(run: Run, selector: Selector, round_: int) -> bool:
     """Have a selector prepare for a round that is only forecast; False where that has to wait."""
-    if selector.observes_references:  # to ask for them writes files
-        return False
     state = run.state
     try:
         selector.prepare(Context(run, round_, state["order"], state["checkpoint"], opening=True))
     except NotReadyError:
         return False
     return True
-
-
-def _mean_tokens(run: Run, selector: Selector, order: Order, round_: int) -> float:
-    """Of a prompt as the strategy would draw it now; of any prompt where it does not say."""
-    tokens = run.scored.column("gc_prompt_tokens").to_numpy()
-    says_nothing = type(selector).log_weights is Selector.log_weights
-    # One that foresees its rounds prepares for each of them in turn, not for this.
-    log_weights = None
-    if not (says_nothing or selector.foresees) and _can_prepare(run, selector, round_):
-        log_weights = selector.log_weights(0, len(order))
-    if log_weights is None:
-        return float(tokens.mean())
-    weights = np.exp(log_weights - log_weights.max())  # only up to a constant, so exp alone may overflow
-    return float(np.average(tokens[order.rows], weights=weights))
-
-
-def _paths(run: Run, selector: Selector, state: Json, left: list[int]) -> Json | None:
-    """Mu at each round, by the accuracy that all rounds might have."""
-    if selector.mu_path(1, 0.0, 0.0) is None:
-        return None
-    concentration = state["inputs"].get("concentration") if state.get("inputs") else None
-    if concentration is None:
-        concentration = run.plan(left[0])["forecast"]["mean_angle"] or 0.0
-    beta = run.facts["params"].get("beta")
-    target = beta if isinstance(beta, int | float) else 0.5
-    accuracies = {"all wrong": 0.0, "on target": target, "all right": 1.0}
-    paths = {name: selector.mu_path(len(left), value, concentration) for name, value in accuracies.items()}
-    return {"concentration": concentration, "rounds": left, **paths}

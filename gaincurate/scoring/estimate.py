@@ -23,7 +23,7 @@ from gaincurate.core.progress import Progress
 from gaincurate.core.scored_set import SCORES
 from gaincurate.errors import GaincurateError, InputError
 from gaincurate.scoring.config import ScoreConfig
-from gaincurate.scoring.pipeline import score_dataset, shards_kept
+from gaincurate.scoring.pipeline import goes_on, score_dataset
 from gaincurate.scoring.plan import Plan, make_plan
 from gaincurate.scoring.readers.source import Cursor
 from gaincurate.scoring.segment import Unusable
@@ -93,8 +93,8 @@ def estimate(config: ScoreConfig, progress: Progress | None = None, trial: int |
         raise InputError("--dry-run counts every row as one to score; leave --reuse out of it.")
     progress = progress or Progress()
     plan = make_plan(config, progress, Summary(config.out))
-    mine = plan.own_shards()
-    there = mine & shards_kept(plan, Artifact(config.out, SCORES))
+    mine, artifact = plan.own_shards(), Artifact(config.out, SCORES)
+    there = mine & artifact.indexes(plan.shards) if goes_on(plan, artifact) else set[int]()
     left = sorted(mine - there)
     lengths, unusable = _count(plan, left, progress)
     rows = plan.rows_in(set(left))

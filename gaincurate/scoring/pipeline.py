@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Unpack
 
-from gaincurate.core.artifact import Artifact, Json
+from gaincurate.core.artifact import Artifact
 from gaincurate.core.files import remove_temporaries
 from gaincurate.core.locks import one_at_a_time, work_folder
 from gaincurate.core.options import checked
@@ -72,7 +72,7 @@ def score_dataset(config: ScoreConfig, progress: Progress | None = None) -> Summ
     artifact = Artifact(config.out, SCORES)
     artifact.read_identity(damaged=config.overwrite)
     with engine(config, progress, summary) as run, artifact.writing(config.split_run):
-        present = begin(run.plan, artifact, progress, summary)
+        present = begin(run.plan, artifact, summary)
         run.score(run.plan.own_shards(), present)
         finish(run.plan, artifact, summary)
         summary.elapsed = time.perf_counter() - begun
@@ -80,30 +80,22 @@ def score_dataset(config: ScoreConfig, progress: Progress | None = None) -> Summ
     return summary
 
 
-def begin(plan: Plan, artifact: Artifact, progress: Progress, summary: Summary) -> set[int]:
+def begin(plan: Plan, artifact: Artifact, summary: Summary) -> set[int]:
     """Write ids and identity, or check them; the shards that are there already."""
     out = plan.config.out
     ids = work_folder(out) / "ids.bin"
     with one_at_a_time(out), summary.timed("reading"):
         if plan.config.split_run.count == 1:
             remove_temporaries(out)
-        begun = None if plan.config.overwrite else artifact.read_identity()
-        replaces = artifact.begun if plan.config.overwrite else begun is not None
-        if plan.config.overwrite and _same_run_unfinished(artifact, plan.identity):
-            begun = plan.identity  # the same command again, after an interruption: go on
-        elif begun is not None and begun != plan.identity and _nothing_scored(plan.config, artifact):
-            begun = None  # the first row was refused, say: other options are no other set's yet
-        if begun is None:
+        if not goes_on(plan, artifact):
             # The ids come first: what is wrong with the source is found before anything is deleted.
             fresh = ids.with_name("ids-new.bin")
             write_ids(fresh, plan.source.batches(), plan.columns)
-            if replaces or not artifact.remote:  # else another machine may have begun meanwhile
+            if artifact.begun or not artifact.remote:  # else another machine may have begun meanwhile
                 artifact.remove()  # or what a beginning left: its ids must not meet the next identity
-            if note := artifact.begin(plan.identity, first=not replaces):
-                progress.note(note)
+            artifact.begin(plan.identity)
             fresh.replace(ids)  # after the identity: a kill never leaves an old one with new ids
             return set()
-        refuse_other(artifact, begun, plan.identity)
         present = artifact.present(plan.identity, plan.shards)
         if len(present) < plan.shards:
             artifact.reopen()
@@ -113,30 +105,21 @@ def begin(plan: Plan, artifact: Artifact, progress: Progress, summary: Summary) 
         return present
 
 
-def shards_kept(plan: Plan, artifact: Artifact) -> set[int]:
-    """The shards that the run would keep of what is in its folder, by their names alone; changes nothing.
+def goes_on(plan: Plan, artifact: Artifact) -> bool:
+    """Whether the run goes on with the shards in its folder, or begins the set; changes nothing.
 
     Raises:
-        OutputError: the folder holds something else, which the run would refuse too.
+        OutputError: the folder holds something else, or a set of another identity.
     """
-    if plan.config.overwrite:
-        kept = _same_run_unfinished(artifact, plan.identity)
-    else:
-        begun = artifact.read_identity()
-        kept = begun is not None and (begun == plan.identity or not _nothing_scored(plan.config, artifact))
-        if kept and begun is not None:
-            refuse_other(artifact, begun, plan.identity)
-    return artifact.indexes(plan.shards) if kept else set()
-
-
-def _same_run_unfinished(artifact: Artifact, identity: Json) -> bool:
-    return not artifact.finished and artifact.begun and artifact.read_identity(damaged=True) == identity
-
-
-def _nothing_scored(config: ScoreConfig, artifact: Artifact) -> bool:
-    """Whether a scoring run was begun in the folder, wrote no shard, and no process can be at work on it."""
+    config = plan.config
+    begun = artifact.read_identity(damaged=config.overwrite)
+    if begun == plan.identity:
+        return not (config.overwrite and artifact.finished)  # else an interrupted --overwrite
     # A plain run holds the folder alone; other parts of a --shard run may have no shard yet either.
-    return config.split_run.count == 1 and not artifact.holds_results
+    nothing_scored = config.split_run.count == 1 and not artifact.holds_results
+    if begun is not None and not config.overwrite and not nothing_scored:
+        refuse_other(artifact, begun, plan.identity)
+    return False
 
 
 def finish(plan: Plan, artifact: Artifact, summary: Summary) -> None:

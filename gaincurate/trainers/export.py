@@ -30,7 +30,7 @@ from gaincurate.errors import InputError, OutputError, storage_error
 from gaincurate.hygiene.checks import LeftOut, leave_out
 from gaincurate.hygiene.options import HygieneOptions
 from gaincurate.schedule.ordering import Order, build
-from gaincurate.schedule.run import Run
+from gaincurate.schedule.run import Run, refuse_group_sizes
 from gaincurate.schedule.selection import first_of_groups, matching, part_of
 from gaincurate.trainers.columns import ViewOptions, chat_type
 from gaincurate.trainers.profile import Launch, profile_of, system_file
@@ -182,7 +182,7 @@ def export(
             facts = {**facts, "drop": asdict(drop.options), "dropped": left_out.counts}
         chosen: Mapping[str, Ints | None] = {"": rows}
         if left_out is not None or choice.given is not None:
-            chosen, counts = _chosen(scored, rows, left_out, choice, pick.limit)
+            chosen, counts = _chosen(scored, rows, left_out, choice, pick.limit, note)
             note(counts)
             facts = {**facts, "chosen": {**asdict(choice), "rollouts": _text(choice.rollouts)}}
         bare = options.bare or bool(facts.get("bare"))
@@ -196,18 +196,33 @@ def export(
             "options": asdict(options),
             "pick": asdict(pick),
         }
-        written = []
+        written, sizes = [], _group_sizes(trainer, facts)
         for name, file in files.items():
             more, limit = ({"part": name}, None) if name else ({}, pick.limit)
-            written.append(_write(scored, chosen[name], trainer, file, options, limit, facts | more))
+            written.append(_write(scored, chosen[name], trainer, file, options, limit, facts | more, sizes))
         if left_out is not None and listed is not None:
             write_lines(listed, left_out.lines(scored))
     dropped = {} if left_out is None else left_out.counts
     return replace(written[0], dropped=dropped, dropped_file=listed, others=tuple(written[1:]))
 
 
+def _group_sizes(trainer: str, facts: Mapping[str, Any]) -> list[int] | None:
+    """The group sizes of a run's round, for a trainer that reads them; None where its plan has none."""
+    if "run" not in facts:
+        return None
+    run = Run(facts["run"])
+    if profile_of(trainer).group_size is None:
+        refuse_group_sizes(run, trainer)
+    return run.rollouts(facts["round"])
+
+
 def _chosen(
-    scored: ScoredSet, rows: Ints | None, left_out: LeftOut | None, choice: Choice, limit: int | None
+    scored: ScoredSet,
+    rows: Ints | None,
+    left_out: LeftOut | None,
+    choice: Choice,
+    limit: int | None,
+    note: Callable[[str], None],
 ) -> tuple[dict[str, Ints], str]:
     """The rows of each part in their order, and a sentence with how many are left out and why."""
     left: Ints = np.arange(len(scored)) if rows is None else rows
@@ -224,6 +239,8 @@ def _chosen(
     everything = left
     if choice.where is not None:
         matches = matching(scored, choice.where, choice.rollouts)
+        if matches.warning is not None:
+            note(matches.warning)
         unknown = int(matches.unknown[left].sum())
         keep(matches.rows[left], f"by --where ({unknown:,} of them for want of a value)")
     if choice.per_group is not None and choice.group_column is not None:
@@ -264,10 +281,12 @@ def _write(
     options: ViewOptions,
     limit: int | None,
     facts: dict[str, Any],
+    sizes: list[int] | None,
 ) -> Exported:
     """Write one file."""
     identity = scored.identity
-    view = View(trainer, scored.schema, identity, chat_type(scored, identity, bare=options.bare), options)
+    chat = chat_type(scored, identity, bare=options.bare)
+    view = View(trainer, scored.schema, identity, chat, options, sizes)
     notes, count = list(view.notes), 0
     metadata = {_METADATA: json.dumps(facts, ensure_ascii=False).encode()}
     schema = view.schema.with_metadata(metadata)

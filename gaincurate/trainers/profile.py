@@ -222,6 +222,7 @@ class Profile:
         suffixes: the files that it reads and that are written here.
         judge: the column by which it picks a reward function, None where it has none.
         judge_needed: it fails without one.
+        group_size: the column with a prompt's number of rollouts, None where all prompts have as many.
         id_in_answer: the answer is the one thing that reaches its reward function, so the id goes there.
         answer_needed: it cannot read rows without an answer.
         env_class: its rows may name an environment (`--env-class`).
@@ -244,6 +245,7 @@ class Profile:
     suffixes: tuple[str, ...] = (".parquet", ".jsonl")
     judge: str | None = None
     judge_needed: bool = False
+    group_size: str | None = None
     id_in_answer: bool = False
     answer_needed: bool = False
     env_class: bool = False

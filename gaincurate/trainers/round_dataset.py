@@ -22,7 +22,7 @@ from gaincurate.core.schema import ID
 from gaincurate.errors import InputError
 from gaincurate.schedule.observations import checked_lines, rules_of
 from gaincurate.schedule.run import Run
-from gaincurate.trainers.session import ROUND, RunSession, next_round, open_run
+from gaincurate.trainers.session import ROUND, RunSession, refuse_rescoring
 
 DRAW = "gc_draw"
 """The key under which a row carries the number of its draw, from 1; 0 where no outcome is reported."""
@@ -78,7 +78,10 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
                 f"{self.run}. Set num_workers to 0 or 1."
             )
         if self._session is None:
-            self._session = open_run(self.run, "RoundDataset(run)", "a RoundDataset")
+            session = RunSession(self.run, ahead=_AHEAD)
+            refuse_rescoring(session.run, "a RoundDataset")
+            session.open()
+            self._session = session
         live, run = self._session, self._session.run
         if self._left is not None:
             return live
@@ -112,7 +115,7 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
                 self._drawn = draw
                 round_, place = divmod(draw - 1, live.budget)
                 yield {**live.rows(round_)[place], DRAW: draw}
-            if live.finished or not next_round(live, _AHEAD):
+            if live.finished or not live.turn():
                 break
             left = range(live.round * live.budget + 1, (live.round + 1) * live.budget + 1)
         while self._endless:

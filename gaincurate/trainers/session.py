@@ -15,7 +15,6 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
-from gaincurate.core.arrow import read_json_lines, read_parquet
 from gaincurate.core.artifact import RUN, Json
 from gaincurate.core.files import append_lines, reading
 from gaincurate.core.process import command_lock
@@ -29,7 +28,7 @@ from gaincurate.schedule.observations import Note, checked_lines, logged
 from gaincurate.schedule.rescore import due
 from gaincurate.schedule.rollback import return_to, saved_place, take_back
 from gaincurate.schedule.rounds import advance
-from gaincurate.schedule.run import Run, working_on
+from gaincurate.schedule.run import Run, refuse_group_sizes, working_on
 
 PLACE = "gaincurate_state.json"
 """The file beside a checkpoint that says where the run was."""
@@ -65,16 +64,20 @@ class RunSession(AbstractContextManager["RunSession"]):
         run: the run's folder.
         note: called with what a person should know.
         checkpoints: at every round's end `checkpoint` is of that moment, so references may be rolled out.
+        ahead: why a trainer may ask before outcomes are in, in whole sentences, for the error where it does.
 
     Raises:
         OutputError: no run is there.
         InputError: it cannot be followed live.
     """
 
-    def __init__(self, run: str | Path, note: Note = logged, *, checkpoints: bool = False) -> None:
+    def __init__(
+        self, run: str | Path, note: Note = logged, *, checkpoints: bool = False, ahead: str = ""
+    ) -> None:
         self.run = Run(run)
         see_live(self.run, checkpoints)
         self.note = note
+        self.ahead = ahead
         self.position = 0
         self.checkpoint: str | None = None
         self.held: Held = AS_IT_IS
@@ -153,7 +156,10 @@ class RunSession(AbstractContextManager["RunSession"]):
         return self.run.ids(self.round)
 
     def rows(self, round_: int | None = None) -> list[Json]:
-        """The training rows of a round, by default the newest, `[budget]`, each with `gc_round`."""
+        """The training rows of a round, by default the newest, `[budget]`, each with `gc_round`.
+
+        Where the plan has group sizes, `gc_rollouts` is the number of rollouts of the row.
+        """
         round_ = self.round if round_ is None else round_
         if self._rows[0] != round_:
             rows = plain_rows(self.run.data(round_))
@@ -240,11 +246,29 @@ class RunSession(AbstractContextManager["RunSession"]):
         with working_on(self.run.folder):
             if self.rescoring_due:
                 self.run.orders.keep()
-            there = advance(self.run, self.checkpoint, self.note, self.held) is not None
+            try:
+                there = advance(self.run, self.checkpoint, self.note, self.held) is not None
+            except OutcomeError as error:
+                raise self._advised(error) from error
             if before >= 0:
                 self.run.log(what="training", round=before, seconds=seconds, ended_well=True, live=True)
         self._state, self.position, self._since = None, 0, time.monotonic()
         return there
+
+    def _advised(self, error: OutcomeError) -> OutcomeError:
+        """The error with `ahead`, and with the coverage at which the run would go on."""
+        absent: list[str] = error.data.get("ids", self.ids)  # type: ignore[assignment]
+        line_is_wrong = "ids" not in error.data and self.run.outcomes(self.round).exists()
+        if not self.ahead or line_is_wrong:
+            return error
+        share = math.floor((1 - len(absent) / self.budget) * 10_000) / 10_000
+        enough = (
+            f" A run that is started with --min-coverage {share:g} goes on here, and what comes later counts "
+            "as late."
+            if share > 0
+            else ""
+        )
+        return OutcomeError(f"{error} {self.ahead}{enough}", **error.data)
 
     def save(self, step: int, **more: Any) -> Json:
         """The place to save beside a checkpoint; plain values.
@@ -352,75 +376,53 @@ def not_installed(trainer: str, version: str, error: ImportError) -> InputError:
     )
 
 
-def open_run(run: Any, where: str, trainer: str) -> RunSession:
-    """The run that a trainer is to follow, with the others kept out.
+def open_run(run: Any, where: str, trainer: str, ahead: str) -> RunSession:
+    """The run that a trainer with one group size and no re-scoring follows, with the others kept out.
 
     Args:
         run: the run's folder as it was given, None where it was not.
         where: the setting that gives it.
         trainer: for sentences.
+        ahead: see `RunSession`.
 
     Raises:
-        InputError: none was given, or the run scores again at checkpoints.
+        InputError: none was given, or the run scores again at checkpoints, or its plans have group sizes.
         OutputError: no run is there.
         LockedError: another trainer is at work on it.
     """
     if not run:
         raise InputError(f"which run to follow was not said: give its folder by {where}.")
-    live = RunSession(str(run))
-    if live.run.config.rescore.what != "off":
-        raise InputError(
-            f"{live.run.folder} scores again at checkpoints "
-            f"(--rescore {live.run.config.rescore.what}), which is not done live with {trainer}. Start the "
-            "run without --rescore, or train it in segments with `gaincurate schedule run`."
-        )
+    live = RunSession(str(run), ahead=ahead)
+    refuse_rescoring(live.run, trainer)
+    refuse_group_sizes(live.run, trainer)
     live.open()
     return live
 
 
-def ids_in(dataset: Any, file: str | None, where: str) -> list[str]:
-    """The ids of a trainer's rows: its own column, or where it dropped that, the file it read them from.
-
-    Args:
-        dataset: with `column_names`, a length and columns by name.
-        file: what it was read from, `.parquet` or `.jsonl`.
-        where: who has the rows, and which setting names the file; for sentences.
+def refuse_rescoring(run: Run, trainer: str) -> None:
+    """Refuse a run that scores again, for a trainer that leaves no checkpoint for it.
 
     Raises:
-        InputError: neither has them, or the file has other rows.
+        InputError: the run scores again at checkpoints.
     """
-    if ID in dataset.column_names:
-        return list(dataset[ID])
-    if not file or not Path(file).exists():
+    if run.config.rescore.what != "off":
         raise InputError(
-            f"{where}: the rows there have no {ID}, so the file they came from is needed ({file})."
+            f"{run.folder} scores again at checkpoints (--rescore {run.config.rescore.what}), which is not "
+            f"done live with {trainer}. Start the run without --rescore, or train it in segments with "
+            "`gaincurate schedule run`."
         )
-
-    def refuse(why: str) -> InputError:
-        return InputError(f"{where}: {file} cannot be read: {why}. Give the file again as it was exported.")
-
-    if file.endswith(".parquet"):
-        table = read_parquet(Path(file), refuse)
-    else:
-        table = read_json_lines(Path(file), refuse, [ID])
-    if len(table) != len(dataset) or ID not in table.column_names:
-        raise InputError(
-            f"{where}: {file} has {len(table):,} rows with {', '.join(table.column_names)}, and "
-            f"{len(dataset):,} rows were read. It must be that very file, whole, with a column {ID}."
-        )
-    return list(table.column(ID).to_pylist())
-
-
-def places_of(ids: Iterable[Any]) -> dict[str, int]:
-    """Where each id stands."""
-    return {str(gc_id): place for place, gc_id in enumerate(ids)}
 
 
 def place_of(row: Mapping[str, Any], places: Mapping[str, Any], where: str) -> Any:
-    """Where a row of the run stands in what the trainer read.
+    """The place of a row of the run among the rows that the trainer read.
+
+    Args:
+        row: of the run.
+        places: by id.
+        where: who has these rows; for sentences.
 
     Raises:
-        InputError: it is not there.
+        InputError: the row is not there.
     """
     if row[ID] not in places:
         raise InputError(
@@ -430,35 +432,6 @@ def place_of(row: Mapping[str, Any], places: Mapping[str, Any], where: str) -> A
             gc_id=row[ID],
         )
     return places[row[ID]]
-
-
-def next_round(live: RunSession, advice: str) -> bool:
-    """`turn`, and where outcomes are missing what would have helped.
-
-    Args:
-        live: the run.
-        advice: why they may be missing with this trainer, and what to set; whole sentences.
-
-    Returns:
-        Whether there is a next round.
-
-    Raises:
-        OutcomeError: the outcomes cannot be used; nothing is changed.
-    """
-    try:
-        return live.turn()
-    except OutcomeError as error:
-        absent: list[str] = error.data.get("ids", live.ids)  # type: ignore[assignment]
-        if "ids" not in error.data and live.run.outcomes(live.round).exists():
-            raise  # a line that is wrong, not one that is missing
-        share = math.floor((1 - len(absent) / live.budget) * 10_000) / 10_000
-        enough = (
-            f" A run that is started with --min-coverage {share:g} goes on here, and what comes later counts "
-            "as late."
-            if share > 0
-            else ""
-        )
-        raise OutcomeError(f"{error} {advice}{enough}", **error.data) from error
 
 
 def reward_of(stored: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -25,13 +25,20 @@ class View:
         identity: the scored set's, which says where prompt and answer are.
         chat: the type of its message lists (`chat_type`).
         options: what was asked for.
+        sizes: the prompts' group sizes, in the order of the rows, for a trainer that reads them.
 
     Raises:
         InputError: no such trainer or column, or the trainer cannot do without something that is not there.
     """
 
     def __init__(
-        self, trainer: str, schema: pa.Schema, identity: Json, chat: pa.DataType, options: ViewOptions
+        self,
+        trainer: str,
+        schema: pa.Schema,
+        identity: Json,
+        chat: pa.DataType,
+        options: ViewOptions,
+        sizes: Sequence[int] | None = None,
     ) -> None:
         self.trainer, self.profile, self.options = trainer, profile_of(trainer), options
         self._identity = identity
@@ -44,6 +51,9 @@ class View:
         self.parts = Parts(trainer, schema, source["prompt_column"], answer, chat, with_id, tools)
         _check(self.profile, self.parts, options)
         self.own = self.profile.columns(self.parts, options) | self._judge() | {ID: self.parts.ids()}
+        if sizes is not None and self.profile.group_size is not None:
+            of_rows = Own(pa.int64(), lambda rows: sizes[rows.first : rows.first + len(rows.ids)])
+            self.own[self.profile.group_size] = of_rows
         self.notes: list[str] = []
         """What a person should know: which columns got another name, and numbers that became text."""
         self.open_ended = 0

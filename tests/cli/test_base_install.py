@@ -166,7 +166,7 @@ def test_doctor_lists_what_each_extra_lacks_and_fails_for_the_one_that_is_asked_
 ) -> None:
     found = json.loads(done["doctor"]["stdout"])
     assert found["ok"]
-    assert found["missing"]["report"] == ["altair", "jinja2", "vl-convert-python"]
+    assert found["missing"]["report"] == ["jinja2", "vl-convert-python"]
     assert found["packages"]["numpy"] == importlib.metadata.version("numpy")
     told = done["doctor --for score"]
     missing = "torch, transformers, tokenizers, datasets, accelerate, gguf"

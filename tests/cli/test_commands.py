@@ -102,6 +102,7 @@ def test_show_refuses_what_is_no_set(tmp_path: Path) -> None:
     result = run("show", tmp_path)
     assert result.exit_code == 2
     assert "is no scored set: it has no manifest.json" in result.stderr
+    assert "is no scored set: it does not exist. `gaincurate score" in run("show", tmp_path / "none").stderr
 
 
 def test_doctor_checks_the_angle_code_and_reports_versions() -> None:
@@ -149,15 +150,6 @@ def test_every_row_rejected_is_no_success_also_the_second_time(
     told = run(*command, "--max-length", "16", "--json")
     assert (told.exit_code, json.loads(told.stdout)["rows"]) == (2, 0)
     assert told.stderr.splitlines()[-1] == sentence
-    for left in ("", "{", "[1]\n3\n"):  # somebody else's doing
-        (out / "rejected.jsonl").write_text(left)
-        damaged = run(*command, "--max-length", "16")
-        assert damaged.exit_code == 2
-        how = "the only one was" if len(questions) == 1 else f"all {len(questions)} were"
-        assert damaged.stderr.splitlines()[-1] == (
-            f"error: no row was scored: {how} rejected. Change the rows, the model or the options, and start "
-            "over in a new --out or with --overwrite."
-        )
     tiny.write_jsonl(data, [{"prompt": "one"}])
     mended = run(*command, "--max-length", "50", "--overwrite")
     assert (mended.exit_code, f"{out} is complete: 1 row, 0 rejected\n" in mended.stdout) == (0, True)
@@ -181,18 +173,6 @@ def test_some_rows_rejected_is_a_success(tmp_path: Path, tiny_model: Path) -> No
     assert "error" not in result.stderr
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "said"),
-    [("a.jsonl", "", "is empty"), ("a.json", "[]", "holds no rows"), ("a.csv", "prompt\n", "holds no rows")],
-)
-def test_a_source_without_rows_is_refused(
-    tmp_path: Path, tiny_model: Path, name: str, text: str, said: str
-) -> None:
-    (tmp_path / name).write_text(text)
-    result = run("score", tmp_path / name, "-m", tiny_model, "-o", tmp_path / "out", "--on-error", "skip")
-    assert (result.exit_code, result.stderr) == (2, f"error: {tmp_path / name} {said}.\n")
-
-
 def test_a_debugger_gets_the_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GAINCURATE_DEBUG", "1")
     assert "no_file" in str(
@@ -202,7 +182,8 @@ def test_a_debugger_gets_the_traceback(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_version_and_help() -> None:
     assert run("--version").stdout == f"gaincurate {gaincurate.__version__}\n"
-    assert run("score", "--help").exit_code == 0
+    for words in (["score"], ["difficulty", "rollout"], []):
+        assert run("help", *words).stdout == run(*words, "--help").stdout != ""
 
 
 def test_length_is_put_into_plain_words() -> None:
@@ -236,16 +217,6 @@ def test_one_row_is_said_as_one_row(tmp_path: Path) -> None:
     assert "  1 row has no token before the question: gc_angle is its intra term alone" in told
     assert run("show", out).stdout.startswith(f"{out}: 1 row in 1 shard, 0 rejected, 0 truncated\n")
     assert run("hygiene", out, "--checks", "duplicates").stdout.startswith(f"{out}: 1 row\n")
-
-
-def test_one_row_that_was_kept_is_said_as_one(tmp_path: Path, tiny_model: Path) -> None:
-    data, out = tiny.write_jsonl(tmp_path / "a.jsonl", tiny.questions(2)), tmp_path / "out"
-    command = ("score", data, "-m", tiny_model, "-o", out, "--shard-rows", "1")
-    assert run(*command).exit_code == 0
-    (out / "shard-00001.arrow").unlink()
-    result = run(*command)
-    assert "1 of 2 rows was done before and is kept\n" in result.stderr
-    assert f"{out} is complete: 2 rows, 0 rejected\n" in result.stdout
 
 
 def test_a_prompt_is_one_harmless_line() -> None:

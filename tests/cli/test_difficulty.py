@@ -26,12 +26,24 @@ def test_rollouts_of_a_scored_set_by_a_model_of_this_machine(
     out = tmp_path / "rollouts"
     command = ["difficulty", "rollout", scored, "--out", out, "--model", tiny_model, "--verifier", "exact"]
     command += ["--samples", 3, "--reference", 4, "--max-tokens", 5, "--threads", 1, "--verify-workers", 1]
+    assert run(*command, "--dry-run").stdout.splitlines()[1:] == [
+        "  12 completions at most, of 5 tokens at most: 60 in all",
+        "  nothing was written",
+    ]
+    assert not out.exists()
     done = run(*command)
     assert done.exit_code == 0, done.stderr
+    facts = json.loads(run(*command, "--dry-run", "--json").stdout)
+    assert (facts["prompts"], facts["shards"], facts["shards_done"]) == (4, 1, 1)
+    assert facts["prompt_tokens"] * 3 == sum(
+        length for table in RolloutSet(out).tables() for length in table["prompt_tokens"].to_pylist()
+    )
     first, second = done.stdout.splitlines()
     assert first.startswith("generated 12 completions, ")
     assert second == f"{out} is complete: 12 rollouts of 4 prompts, mean reward 0.000, 0 prompts rejected"
     assert "shard 1 of 1: 4 of 4 prompts" in done.stderr
+    assert "warning: no completion is right, and none has <answer>: is the verifier right" in done.stderr
+    assert "none has <answer>" in " ".join(run("show", out).stdout.split())
     again = run(*command, "--json")
     assert again.exit_code == 0
     found = json.loads(again.stdout)

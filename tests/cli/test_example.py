@@ -107,7 +107,7 @@ def test_a_place_that_cannot_be_written_is_one_sentence(
 def test_the_next_commands_are_those_of_the_readme(tmp_path: Path) -> None:
     printed = run("example", tmp_path / "some folder").stdout.partition("next:\n")[2].splitlines()
     assert printed[0] == f"  cd '{tmp_path / 'some folder'}'"
-    assert len(printed) == 4
+    assert len(printed) == 5
     readme = (ROOT / "README.md").read_text()
     assert all(f"$ {command.strip()}\n" in readme for command in printed[1:])
 

@@ -69,21 +69,13 @@ def test_the_command_lists_what_it_finds_and_changes_nothing(tmp_path: Path) -> 
     ]
 
 
-def test_no_check_at_all_is_refused(tmp_path: Path) -> None:
-    scored, _ = some_set(tmp_path)
-    result = gaincurate("hygiene", scored, "--checks", " ,")
-    assert (result.exit_code, result.stderr) == (
-        2,
-        "error: --checks names no check; name one, such as duplicates.\n",
-    )
-
-
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
         (["--checks", "duplicates", "--ngram", "5"], "--ngram 5 goes with --eval FILE."),
         (["--overlap", "0.5"], "--overlap 0.5 goes with --eval FILE."),
         (["--overwrite"], "--overwrite goes with --list FILE."),
+        (["--checks", " ,"], "--checks names no check; name one, such as duplicates."),
         (
             ["--checks", "duplicates", "--ngram", "5", "--eval", "e.jsonl"],
             "--eval is for the check contaminated: name that too, or leave --eval out.",
@@ -183,21 +175,9 @@ def test_trinity_reads_a_whole_folder_so_the_list_goes_beside_it(tmp_path: Path)
         (["--drop", "overlong"], "overlong needs --max-prompt-tokens N, the trainer's limit."),
         (["--drop", " , "], "--drop names no check; name one, such as duplicates."),
         (["--dropped", "gone.jsonl"], "--dropped gone.jsonl goes with --drop LIST."),
-        (["--eval", "e.jsonl"], "--eval is for the check contaminated: name that too, or leave --eval out."),
         (["--gold-as", "{answer}"], "--gold-as '{answer}' goes with --verifier NAME."),
         (["--eval-column", "q"], "--eval-column q goes with --eval FILE."),
         (["--drop", "contaminated", "--eval", "e.jsonl"], "--eval e.jsonl: e.jsonl does not exist."),
-        (
-            ["--near", "0.8"],
-            "--near is for the check near-duplicates: name that too, or leave --near out.",
-        ),
-        (
-            ["--drop", "duplicates", "--near-any-numbers"],
-            "--near-any-numbers is for the check near-duplicates: name that too, or leave "
-            "--near-any-numbers out.",
-        ),
-        (["--ngram", "13"], "--ngram 13 goes with --eval FILE."),
-        (["--drop", "duplicates", "--overlap", "0"], "--overlap 0.0 goes with --eval FILE."),
     ],
 )
 def test_options_that_do_not_go_together(

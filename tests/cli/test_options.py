@@ -225,22 +225,6 @@ def test_a_number_that_no_array_holds_is_refused(tmp_path: Path, number: int) ->
 
 
 @pytest.mark.parametrize(
-    ("command", "option", "number"),
-    [
-        (("difficulty", "forecast", "set", "--outcomes", "r.jsonl"), "--group", 2**62),
-        (("difficulty", "forecast", "set", "--outcomes", "r.jsonl"), "--tokens", 1e-320),
-        (("difficulty", "rollout", "set", "--out", "r", "--verifier", "exact"), "--max-tokens", 2**31),
-    ],
-)
-def test_a_number_that_nothing_can_be_done_with_is_refused(
-    command: tuple[str, ...], option: str, number: float
-) -> None:
-    found = run(*command, f"{option}={number}")
-    assert found.exit_code == 2
-    assert option in found.stderr
-
-
-@pytest.mark.parametrize(
     ("words", "said"),
     [
         (("score", "p.jsonl", "-m", "x", "--out", ""), "Invalid value for '--out' / '-o': it is empty."),
@@ -254,6 +238,15 @@ def test_an_empty_path_is_not_the_working_folder(words: tuple[str, ...], said: s
     result = run(*words)
     assert result.exit_code == 2
     assert said in result.stderr
+
+
+def test_an_older_spelling_is_read_and_not_shown(tmp_path: Path) -> None:
+    assert "--outcomes" not in run("difficulty", "predict", "--help").stdout
+    for name in ("rollouts", "outcomes"):
+        by_option = printed("difficulty", "predict", "set", f"--{name}", "a", f"--{name}=b")
+        (tmp_path / "c.json").write_text(json.dumps({"scored": "set", name: ["a", "b"]}))
+        assert printed("difficulty", "predict", "--config", tmp_path / "c.json") == by_option
+        assert by_option["rollouts"] == ["a", "b"]
 
 
 def test_a_refusal_names_the_option_as_it_is_spelt(tmp_path: Path) -> None:

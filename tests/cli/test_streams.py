@@ -64,16 +64,6 @@ def test_data_and_weights_that_lead_to_themselves_are_a_sentence(tmp_path: Path,
     assert found.stderr.count("\n") == 1
 
 
-def test_a_name_that_is_no_utf_8_is_refused(tmp_path: Path) -> None:
-    done = shell("GC example $'a\\xff'", tmp_path)
-    assert done.returncode == 2
-    said = "error: the argument a\\udcff is no UTF-8. Rename it, or give it by another name.\n"
-    assert done.stderr.decode() == said
-    inside = shell("mkdir $'b\\xff'; cd $'b\\xff'; GC ls .", tmp_path)
-    assert inside.returncode == 2
-    assert inside.stderr.decode().startswith(f"error: the working folder {tmp_path}/b\\udcff is no UTF-8.")
-
-
 def test_a_path_that_no_file_system_takes_is_a_sentence() -> None:
     result = run("show", "x" * 5000)
     assert result.exit_code == 1

@@ -12,9 +12,9 @@ import pytest
 import compare_results
 from chromium import Chromium
 from gaincurate.compare.document import document
-from gaincurate.compare.page import points, span, to_html
+from gaincurate.compare.page import to_html
 from gaincurate.compare.results import read_results
-from gaincurate.report.formatting import typeset
+from gaincurate.report.formatting import signed, typeset
 from html_reader import Reader
 
 NINE = {
@@ -77,7 +77,7 @@ def test_the_page_says_what_the_document_says(read: Reader, told: dict[str, Any]
     assert typeset(told["against_length"]) in first
     for arm in told["arms"]:
         assert typeset(arm["sentence"].split(". ", 1)[1]) in first
-        assert points(arm["difference"]["value"]) in read.text if arm["difference"] else True
+        assert signed(arm["difference"]["value"], 3) in read.text if arm["difference"] else True
         assert f"{arm['cost']['tokens']:,.0f}" in read.text
     assert "What this does not show" in read.text
 
@@ -86,16 +86,18 @@ def test_a_number_of_the_table_is_that_of_the_document(html: str, told: dict[str
     arm = told["arms"][5]
     row = re.search(rf'<tr><th scope="row">{arm["arm"]}</th>(.*?)</tr>', html[html.index('id="final"') :])
     assert row is not None
-    assert f"{points(arm['difference']['value'])} <small>{span(arm['difference']['joint'])}</small>" in row[1]
+    low, high = (signed(end, 3) for end in arm["difference"]["joint"])
+    assert (
+        f"<td>{signed(arm['difference']['value'], 3)}</td><td>{low} to {high}</td><td>better</td>" in row[1]
+    )
 
 
 def test_the_page_has_what_each_arm_drew(tmp_path: Path) -> None:
     out = compare_results.example(tmp_path / "out", {"uniform": 0, "length": 0}, prompts=60, tasks=6)
     text = to_html(document(read_results(out)))
-    row = '<th scope="row">task-1</th><td>57 %</td><td>57 %</td>'
-    assert row in text
+    assert '<th scope="row">length</th><td>43 %</td><td>57 %</td>' in text
     assert "other tasks like these" in text
-    assert "<td>40</td>" in text  # distinct prompts
+    assert "<td>40.0</td>" in text  # distinct prompts
 
 
 def test_names_from_outside_are_text(told: dict[str, Any]) -> None:

@@ -1,17 +1,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from command import run, tree
-from gaincurate.core import cache, store
+from gaincurate.core import store
 from gaincurate.core.artifact import IDENTITY, MANIFEST, shard_name
 from gaincurate.core.cache import fetch_data, fetch_matching, local_copy
 from gaincurate.core.scored_set import SCORES, open_scores
@@ -38,7 +35,6 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(store, "connect", connect)
     store.open_store.cache_clear()
-    monkeypatch.setattr(cache, "_IN_USE", {})
     monkeypatch.setenv("GAINCURATE_CACHE", str(tmp_path / "cache"))
     return folder
 
@@ -131,40 +127,6 @@ def test_the_logs_of_all_processes_are_one_in_the_copy(bucket: Path) -> None:
         (folder / "execution" / name).write_text(f'{{"name": "{name}"}}\n')
     log = (local_copy(PLACE, SCORES) / "execution.jsonl").read_text()
     assert log == '{"name": "1-host-1.json"}\n{"name": "2-host-1.json"}\n'
-
-
-def test_the_cache_keeps_to_its_size_and_what_is_in_use(
-    bucket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    places = [Remote(f"s3://bucket/sets/{k}") for k in range(4)]
-    for k in range(4):
-        make_set(bucket / f"sets/{k}", [[scored_row(str(k))]])
-    size = sum(path.stat().st_size for path in (bucket / "sets/0").iterdir())
-    monkeypatch.setenv("GAINCURATE_CACHE_GB", str(3.5 * size / 1e9))
-    paths = [local_copy(place, SCORES) for place in places[:3]]
-    for age, path in enumerate([paths[1], paths[0], paths[2]]):
-        os.utime(path.with_name(f"{path.name}.lock"), (age, age))
-    holder = subprocess.Popen(  # another process that uses the one used longest ago
-        [sys.executable, "-c", "import fcntl, sys; f = open(sys.argv[1]); fcntl.flock(f, fcntl.LOCK_SH); "
-         "print(flush=True); input()", f"{paths[1]}.lock"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
-    assert holder.stdout is not None
-    holder.stdout.readline()
-    for lock in cache._IN_USE.values():  # this process does not use them any more
-        os.close(lock)
-    cache._IN_USE.clear()
-    newest = local_copy(places[3], SCORES)
-    assert {path for path in [*paths, newest] if path.exists()} == {paths[1], paths[2], newest}
-    holder.communicate(b"\n")
-
-
-def test_a_size_that_is_no_number_is_refused(bucket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one(bucket)
-    for given in ("much", "nan", "-1"):
-        monkeypatch.setenv("GAINCURATE_CACHE_GB", given)
-        with pytest.raises(InputError, match=f"GAINCURATE_CACHE_GB={given}: expected a number of GB"):
-            open_scores(PLACE)
 
 
 def test_data_files_are_copied_with_their_names(bucket: Path, fetched: list[str]) -> None:

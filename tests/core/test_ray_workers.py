@@ -281,6 +281,7 @@ def run(folder: Path, deaths: int, **options: Any) -> tuple[list[Any], list[int]
     return heard, results
 
 
+@pytest.mark.slow
 def test_a_task_that_dies_runs_again(ray: Any, tmp_path: Path) -> None:
     heard, _ = run(tmp_path, deaths=2)
     assert sorted(value[1]["shard"] for kind, value, _ in heard if kind == "part") == list(range(6))
@@ -288,6 +289,7 @@ def test_a_task_that_dies_runs_again(ray: Any, tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_a_task_that_dies_three_times_at_a_part_ends_the_run(ray: Any, tmp_path: Path) -> None:
     with pytest.raises(
         GaincurateError, match=r"^3 workers died at shard 4, 3 \(the last one on .* \(process \d+\)\)"
@@ -296,6 +298,7 @@ def test_a_task_that_dies_three_times_at_a_part_ends_the_run(ray: Any, tmp_path:
     assert len(list(tmp_path.iterdir())) == 3
 
 
+@pytest.mark.slow
 def test_no_worker_finds_room(ray: Any, tmp_path: Path) -> None:
     with pytest.raises(GaincurateError) as caught:
         run(tmp_path, deaths=0, worker_cpus=3, wait=1)

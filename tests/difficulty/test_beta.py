@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -37,6 +41,28 @@ def test_a_group_differs_unless_its_beta_binomial_count_is_none_or_all(a: float,
     assert beta.groups_that_differ(array(a), array(b), size)[0] == pytest.approx(
         1 - law.pmf(0) - law.pmf(size), abs=1e-11
     )
+
+
+@given(st.lists(st.tuples(counts, counts), min_size=1, max_size=4), st.data())
+def test_no_other_group_sizes_have_more_groups_that_differ(
+    prompts: list[tuple[float, float]], data: Any
+) -> None:
+    least, more = data.draw(st.integers(1, 4)), data.draw(st.integers(0, 4))
+    bounds = least * len(prompts), (least + more) * len(prompts)
+    total = data.draw(st.integers(*bounds))
+    a, b = np.array(prompts).T
+
+    def differ(sizes: Sequence[int]) -> float:
+        laws = [stats.betabinom(size, *prompt) for size, prompt in zip(sizes, prompts, strict=True)]
+        return float(sum(1 - law.pmf(0) - law.pmf(law.args[0]) for law in laws))
+
+    chosen = beta.group_sizes(a, b, least, least + more, total)
+    every = product(range(least, least + more + 1), repeat=len(prompts))
+    assert chosen.sum() == total
+    assert chosen.min() >= least
+    assert chosen.max() <= least + more
+    best = max(differ(sizes) for sizes in every if sum(sizes) == total)
+    assert differ(chosen.tolist()) == pytest.approx(best, abs=1e-9)
 
 
 def test_under_the_uniform_prior_two_of_nine_groups_of_eight_are_silent() -> None:

@@ -124,6 +124,17 @@ def test_d_is_the_failure_rate_so_a_target_of_a_quarter_finds_prompts_that_fail_
         assert right < 0.15 < 0.35 < turned
 
 
+def test_predictions_from_embeddings_that_say_nothing_are_named_as_such(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    scored = embedded.make_set(tmp_path / "set", random.normal(size=(200, 8)))
+    observed = embedded.write_rates(
+        tmp_path / "o.parquet", range(150), random.integers(0, 9, 150).astype(float)
+    )
+    done = run("difficulty", "predict", scored, "--outcomes", observed)
+    assert done.exit_code == 0, done.stderr
+    assert " ".join(done.stdout.split()).count("warning: these predictions are no") == 1
+
+
 def test_predictions_are_those_of_the_module_on_the_drawn_references(
     scored: Path, observed: Path, adapter: Path, known: World
 ) -> None:
@@ -254,7 +265,7 @@ def test_what_does_not_fit_together_is_refused(
     )
     assert "--method group-mean needs --group-column" in bad(*ask, "--method", "group-mean")
     assert "has no column 'kind'" in bad(*ask, "--method", "group-mean", "--group-column", "kind")
-    assert "--reward-range 1,0: expected LO,HI with LO below HI" in bad(
+    assert "--reward-range 1,0: the first must be less than the second" in bad(
         *ask, "--method", "gp", "--reward-range", "1,0"
     )
     other = embedded.make_set(tmp_path / "other", known.embeddings, weights="v" * 32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -11,7 +12,13 @@ from hypothesis import strategies as st
 
 from gaincurate.core.rng import uniforms
 from gaincurate.core.stats import brier, pearson, reliability
-from gaincurate.difficulty.metrics import interval, noise_ceiling, quality, quality_of_halves
+from gaincurate.difficulty.metrics import (
+    interval,
+    no_better_than_a_constant,
+    noise_ceiling,
+    quality,
+    quality_of_halves,
+)
 from gaincurate.difficulty.training_free import Evidence, GaussianProcess, Sizes
 
 
@@ -140,3 +147,17 @@ def test_halves_do_not_flatter_where_nothing_can_be_predicted() -> None:
             process = GaussianProcess(seen, Sizes(embedding=0.08))
             reached.append(pearson(process.mean(units[asked], nothing[asked]), values[asked]))
     assert abs(np.mean([value for value in reached if value is not None])) < 0.12
+
+
+def test_predictions_that_a_constant_matches_are_named() -> None:
+    wins = np.random.default_rng(0).integers(0, 9, 200).astype(float)
+    observed = 1 - wins / 8
+    nearly = np.full(200, observed.mean()) + 1e-3 * (observed - observed.mean())
+    assert no_better_than_a_constant(asdict(quality(observed, wins, 8 - wins))) is None
+    for predicted, verdict in ((1 - observed, "are no better"), (nearly, "are not shown to be better")):
+        sentence = no_better_than_a_constant(asdict(quality(predicted, wins, 8 - wins)))
+        assert sentence == (
+            f"these predictions {verdict} than a constant: their Brier score is "
+            f"{np.mean((predicted - observed) ** 2):.4f}, and that of the observed mean for every prompt is "
+            f"{np.var(observed):.4f}."
+        )

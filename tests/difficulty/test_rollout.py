@@ -294,24 +294,6 @@ def test_a_damaged_shard_is_named_and_made_again(tmp_path: Path, engine: FakeEng
     assert tree(tmp_path / "out") == before
 
 
-@pytest.mark.parametrize("killed", [False, True], ids=["whole", "killed before its verdict"])
-def test_a_completion_that_is_made_again_is_judged_again(
-    tmp_path: Path, engine: FakeEngine, killed: bool
-) -> None:
-    engine.texts = {"id6": [ANSWER, "!kill"]}
-    with pytest.raises(KeyboardInterrupt):
-        roll_out(config(tmp_path))
-    journal = tmp_path / "out/.work/completions-00000.jsonl"
-    first_line, *others = journal.read_bytes().splitlines(keepends=True)
-    anew = json.dumps(json.loads(first_line) | {"text": "wrong"}).encode() + b"\n"
-    journal.write_bytes(b"".join([b"{broken\n", *others, anew] if killed else [b"[]\n", *others]))
-    engine.texts = {"id0": ["wrong", "wrong"]}  # the second is in the journal
-    roll_out(config(tmp_path))
-    first, second = rows_of(tmp_path / "out")[:2]
-    assert (first["completion"], first["reward"]) == ("wrong", 0.0)
-    assert (second["completion"], second["reward"]) == (ANSWER, 1.0)
-
-
 def test_a_journals_lines_of_other_prompts_are_left_alone(tmp_path: Path, engine: FakeEngine) -> None:
     engine.texts = {"id6": [ANSWER, "!kill"]}
     with pytest.raises(KeyboardInterrupt):

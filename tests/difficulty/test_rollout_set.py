@@ -25,6 +25,7 @@ from gaincurate.difficulty.rollout_set import (
     RolloutSet,
     outcome_lines,
     pass_rates,
+    unmarked,
     write_shard,
 )
 from gaincurate.difficulty.rollout_shard import Journal, decoded, encoded
@@ -33,14 +34,20 @@ from gaincurate.errors import InputError, OutputError, StorageError
 Rewards = dict[str, list[float | None]]
 
 
-def make(folder: Path, shards: list[Rewards], rejected: list[dict[str, Any]] | None = None) -> Path:
+def make(
+    folder: Path,
+    shards: list[Rewards],
+    rejected: list[dict[str, Any]] | None = None,
+    text: str = "text",
+    verifier: str = "math",
+) -> Path:
     folder.mkdir(parents=True)
-    identity = {"format": 1, "kind": KIND}
+    identity = {"format": 1, "kind": KIND, "verifier": {"name": verifier}}
     write_json(folder / IDENTITY, identity)
     for index, prompts in enumerate(shards):
         judged = [
             (
-                Completion(gc_id, k, f"text {k}", "stop", k + 1, 5),
+                Completion(gc_id, k, f"{text} {k}", "stop", k + 1, 5),
                 reward,
                 None if reward is not None else "why",
             )
@@ -66,6 +73,24 @@ def test_pass_rates_by_hand(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="expected a reward above 0 and up to 1"):
             pass_rates(made, success=success)
     assert pass_rates(make(tmp_path / "empty", [])).num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("verifier", "rewards", "text", "named"),
+    [
+        ("reasoning-gym", [0.01, 0.0], "it is 4", True),
+        ("reasoning-gym", [0.01, 1.0], "it is 4", False),
+        ("reasoning-gym", [0.0, 0.0], "<answer>4</answer>", False),
+        ("math", [0.0, 0.0], r"it is \boxed{4}", False),
+        ("math", [0.0, None], "it is 4", True),
+        ("my:own", [0.0, 0.0], "it is 4", False),
+    ],
+)
+def test_completions_without_the_marks_of_the_verifier_are_named_if_none_is_right(
+    tmp_path: Path, verifier: str, rewards: list[float | None], text: str, named: bool
+) -> None:
+    made = make(tmp_path / "set", [{"a": rewards}, {"b": rewards}], text=text, verifier=verifier)
+    assert (unmarked(RolloutSet(made)) is not None) == named
 
 
 @given(
@@ -119,7 +144,7 @@ def test_the_columns_are_flat_and_typed() -> None:
 
 
 def test_folders_that_are_no_rollout_set(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="is no rollout set: it has no manifest.json"):
+    with pytest.raises(OutputError, match="is no rollout set: it does not exist. `gaincurate difficulty"):
         RolloutSet(tmp_path / "nowhere")
     (tmp_path / IDENTITY).write_text("{}")
     with pytest.raises(OutputError, match="is not finished: it has no manifest.json"):

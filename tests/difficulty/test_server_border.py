@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -20,7 +19,6 @@ import pytest
 import chat_server
 from chat_server import ChatServer, Key, wire
 from command import tree
-from gaincurate.core.foreign import see_fits
 from gaincurate.difficulty.config import RolloutConfig, base_url
 from gaincurate.difficulty.engine import Completion, Refused, Request
 from gaincurate.difficulty.rollout import roll_out
@@ -29,7 +27,6 @@ from server_rollouts import config, expected, question, rows_of, told
 
 pytest.importorskip("tenacity")
 from gaincurate.difficulty.server_engine import (
-    ChatCompletion,
     ServerEngine,
     _read,
     _retry_after,
@@ -76,8 +73,7 @@ def says(value: object) -> list[bytes]:
     return [wire(json.dumps(value).encode())]
 
 
-NO_JSON = "its answer is no JSON ({})"
-NO_CHAT = "its answer is no chat completion: {}"
+NO_CHAT = "its answer is no chat completion ({})"
 PROTOCOL = "of RemoteProtocolError ({})"
 TOO_LARGE = "its answer has more than 33,554,432 bytes"
 COMPRESSED = "its answer is compressed, which was not asked for"
@@ -94,24 +90,16 @@ AGAIN: dict[str, tuple[Iterable[bytes], str]] = {
     # statuses
     "a 429 with an absurd wait": ([wire(ERROR, "429 No", "Retry-After: nan")], "it answered 429: no"),
     # JSON
-    "an empty answer": ([wire(b"")], NO_JSON.format("Expecting value: line 1 column 1 (char 0)")),
-    "half a text": ([wire(b'{"choices": [{"mess')], NO_JSON.format("Unterminated string starting at: line 1 column 15 (char 14)")),
+    "an empty answer": ([wire(b"")], NO_CHAT.format("JSONDecodeError: Expecting value: line 1 column 1 (char 0)")),
+    "half a text": ([wire(b'{"choices": [{"mess')], NO_CHAT.format("JSONDecodeError: Unterminated string starting at: line 1 column 15 (char 14)")),
     # shapes
-    "no choices": (says({}), NO_CHAT.format("it has no choices")),
-    "a choice that is another": (says(answer(index=1)), NO_CHAT.format("choices[0].index is 1: input should be less than or equal to 0")),
-    "a text that is a list": (says(answer(content=["yes"])), NO_CHAT.format("choices[0].message.content is ['yes']: input should be a valid string")),
-    "a reason that is a number": (says(answer(reason=3)), NO_CHAT.format("choices[0].finish_reason is 3: input should be a valid string")),
+    "no choices": (says({}), NO_CHAT.format("KeyError: 'choices'")),
+    "a text that is a list": (says(answer(content=["yes"])), NO_CHAT.format("AttributeError: 'list' object has no attribute 'encode'")),
     # numbers
-    "ids for other tokens": (says(answer(ids=[5, 6])), "its answer has 2 token ids and 1 log-probs"),
-    "a probability above 1": (
-        says(answer(logprobs=[-0.5, 0.5])),
-        NO_CHAT.format("choices[0].logprobs.content[1].logprob is 0.5: input should be less than or equal to 0.01"),
-    ),
-    "a log-prob that is none": (
-        says(answer(logprobs=[float("nan")])),
-        NO_CHAT.format("choices[0].logprobs.content[0].logprob is nan: input should be a finite number"),
-    ),
-    "prompt tokens below 0": (says(answer(prompt_tokens=-1)), NO_CHAT.format("usage.prompt_tokens is -1: input should be greater than or equal to 0")),
+    "ids for other tokens": (says(answer(ids=[5, 6])), NO_CHAT.format("ValueError: it has 2 token ids and 1 log-probs")),
+    "a probability above 1": (says(answer(logprobs=[-0.5, 0.5])), NO_CHAT.format("ValueError: a log-prob is no number, or above 0")),
+    "a log-prob that is none": (says(answer(logprobs=[float("nan")])), NO_CHAT.format("ValueError: a log-prob is no number, or above 0")),
+    "half a token": (says(answer(prompt_tokens=0.5)), NO_CHAT.format("TypeError: 'float' object cannot be interpreted as an integer")),
 }  # fmt: skip
 
 
@@ -222,32 +210,14 @@ def test_any_other_status_ends_the_run(
     assert str(caught.value) == f"the server at URL/v1/chat/completions {sentence}"
 
 
-@pytest.mark.parametrize(
-    ("models", "clause"),
-    [
-        ({"data": [{"id": 3}]}, "data[0].id is 3: input should be a valid string"),
-        ({"data": [{"id": ""}]}, "data[0].id is '': string should have at least 1 character"),
-        ({"data": {"id": "m"}}, "data is {'id': 'm'}: input should be a valid list"),
-        ([], "input should be an object"),
-    ],
-)
-def test_a_list_of_models_is_checked_too(tmp_path: Path, models: object, clause: str) -> None:
+@pytest.mark.parametrize("models", [{"data": [{"id": 3}]}, {"data": {"id": "m"}}, []])
+def test_a_list_of_models_is_checked_too(tmp_path: Path, models: object) -> None:
     server = ChatServer()
     server.list_of_models = models
     with server, pytest.raises(ServerError) as caught:
         roll_out(config(tmp_path, server, retries=0))
-    assert f"failed once for its models, because its answer is no list of models: {clause}." in str(
-        caught.value
-    )
+    assert "failed once for its models, because its answer is no list of models (" in str(caught.value)
     assert not (tmp_path / "out").exists()
-
-
-def test_a_server_sets_no_cookies(tmp_path: Path) -> None:
-    body = json.dumps(answer()).encode()
-    with ChatServer(lambda key, attempt: [wire(body, "200 OK", "Set-Cookie: a=b")]) as server:
-        roll_out(config(tmp_path, server, concurrency=1))
-    assert len(server.headers) == 48
-    assert not any("Cookie" in header for header in server.headers)
 
 
 @pytest.mark.parametrize(
@@ -261,29 +231,12 @@ def test_a_server_sets_no_cookies(tmp_path: Path) -> None:
 )
 def test_texts_that_no_file_can_hold(content: str | None, text: str) -> None:
     body = {"choices": [{"message": {"content": content}}]}
-    see_fits(ChatCompletion, body)
     done = _read(Request("a", 0, []), body)
     assert (done.text, done.tokens, done.logprobs, done.finish_reason) == (text, None, None, None)
 
 
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [
-        ("0", 0.0),
-        ("7", 7.0),
-        ("86400", 3600.0),
-        ("999999", None),
-        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
-        ("Thu, 01 Jan 2026 00:00:30 GMT", 30.0),
-        ("Thu, 01 Jan 9999 00:00:30 GMT", None),
-        ("soon", None),
-        ("nan", None),
-        ("", None),
-    ],
-)
-def test_retry_after(monkeypatch: pytest.MonkeyPatch, value: str, seconds: float | None) -> None:
-    clock = SimpleNamespace(time=lambda: 1767225600.0)  # the first second of 2026, UTC
-    monkeypatch.setattr("gaincurate.difficulty.server_engine.time", clock)
+@pytest.mark.parametrize(("value", "seconds"), [("7", 7.0), ("86400", 3600.0), ("soon", None), ("", None)])
+def test_retry_after(value: str, seconds: float | None) -> None:
     assert _retry_after(httpx2.Response(429, headers={"Retry-After": value})) == seconds
     assert _retry_after(httpx2.Response(429)) is None
 
@@ -394,7 +347,7 @@ def test_an_echo_of_the_key_or_of_a_part_of_it(name: str, echo: str, shown: str)
         ([wire(json.dumps({"error": f"no such key: {SECRET}"}).encode(), "500 No")], f"no such key: {SHOWN}"),
         ([wire(b"", f"500 {SECRET}")], f"500: {SHOWN}"),
         ([f"HTTP/1.1 {SECRET}\r\n\r\n".encode()], f"HTTP/1.1 {SHOWN}"),
-        (says({"choices": SECRET}), f"choices is '{SHOWN}'"),
+        (says({"choices": [{"message": {}, "token_ids": [SECRET]}]}), f"'{SHOWN}'"),
     ],
 )
 def test_an_error_that_quotes_the_key_does_not_print_it(

@@ -17,8 +17,8 @@ from gaincurate.core.stats import Estimate
 from gaincurate.report.document import Distribution, Document, Histogram, Kind, Scatter
 from gaincurate.report.formatting import typeset
 from gaincurate.report.html import prose
-from gaincurate.report.page import alike, by_group, to_html
-from gaincurate.report.verdict_text import together
+from gaincurate.report.page import to_html
+from gaincurate.report.verdict_text import alike, together
 from html_reader import Reader
 
 # Markup, ends of elements and comments, quotes, a template's own marks, lines that end, text turned round, no shape.
@@ -126,9 +126,9 @@ def test_tables_have_captions_and_their_heads_a_scope(read: Reader) -> None:
 
 def test_every_picture_has_a_sentence(read: Reader) -> None:
     pictures = read.all("svg")
-    # 6 histograms, 2 clouds, 1 matrix, 3 targets, 1 batch, 2 profiles, 1 calibration, 1 other set, 5 of the run,
-    # 2 of its predictions, 1 of tenths, 1 of groups.
-    assert len(pictures) == 26
+    # 6 histograms, 2 clouds, 3 targets, 1 batch, 2 profiles, 1 calibration, 1 of the run, 2 of its predictions,
+    # 1 of tenths, 1 of groups.
+    assert len(pictures) == documents.PICTURES
     assert all(a["role"] == "img" and len(a["aria-label"] or "") > 30 for a in pictures)
 
 
@@ -160,24 +160,6 @@ def test_the_numbers_of_the_document_are_in_the_page(read: Reader) -> None:
     assert "−0.34 to −0.10" in read.text
     for prompt in documents.example().ends[0].top:
         assert prompt.text in read.text
-
-
-def test_a_group_that_one_signal_lacks_stays_in_its_row() -> None:
-    document = documents.example()
-    first, *others = [r for r in document.relations if r.target == document.relations[0].target]
-    assert others
-    assert len(first.groups) > 1
-    fewer = [replace(r, groups=[g for g in r.groups if g.group != first.groups[0].group]) for r in others]
-    for relations in ([first, *fewer], [*fewer, first]):
-        found = by_group(relations)
-        assert [name for name, *_ in found] == [g.group for g in first.groups]
-        for (name, most, estimates), own in zip(found, first.groups, strict=True):
-            assert most == own.correlation.rows
-            for relation, estimate in zip(relations, estimates, strict=True):
-                known = [g.correlation for g in relation.groups if g.group == name]
-                assert estimate == (known[0] if known else Estimate(None, None, None, 0))
-        page = Reader(to_html(replace(document, relations=relations)))
-        assert "Inside each of the largest groups" in page.text
 
 
 def test_texts_of_data_are_shown_as_text_wherever_they_stand() -> None:

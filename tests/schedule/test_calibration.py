@@ -114,6 +114,9 @@ def test_a_status_counts_references_and_says_how_good_predictions_were(tmp_path:
     )
     assert "round 1: failure rate of references, one half from the other (15 prompts):" in shown
     assert "round 1: failure rate of drawn prompts (20 prompts):" in shown
+    halves = found["rounds"][-1]["on_halves"]
+    no_better = halves["brier"]["interval"][1] >= halves["brier_of_mean"]
+    assert shown.count("warning: these predictions are no") == no_better
     assert "drawn prompts were all predicted near the target, so a correlation over them says little" in shown
 
 

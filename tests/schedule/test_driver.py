@@ -110,11 +110,15 @@ def test_failures_name_round_and_log_and_lose_nothing(tmp_path: Path) -> None:
         assert sentence in str(caught.value)
         assert f"Nothing is lost: `gaincurate schedule run {run.folder}`" in str(caught.value)
     assert run.state["round"] == 0
-    # Its trainer ended well, so it is not run again: the outcomes are looked at anew.
+    # Its trainer ended well, so the same command is not run again, and a corrected one is.
+    attempts = json.loads((run.round_folder(0) / "attempt.json").read_text())["attempt"]
     with pytest.raises(OutcomeError, match="round 0 has no outcomes"):
-        drive(Run(run.folder), command())
+        drive(Run(run.folder), [])
     with pytest.raises(OutcomeError, match="outcomes for 2 of its 8 prompts"):
-        drive(Run(run.folder), command("--mode", "few"), again=True)
+        drive(Run(run.folder), command("--mode", "few"))
+    with pytest.raises(OutcomeError, match="outcomes for 2 of its 8 prompts"):
+        drive(Run(run.folder), command())  # outcomes are there, so it is for the next round
+    assert json.loads((run.round_folder(0) / "attempt.json").read_text())["attempt"] == attempts + 1
     # What was wrong in an attempt's lines does not stand in the way of one that is trained again.
     runs.write(run, 0, ["no JSON"])
     with pytest.raises(OutcomeError, match="is broken"):

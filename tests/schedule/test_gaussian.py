@@ -50,18 +50,6 @@ def test_two_thirds_of_the_weight_is_on_the_first_sigma_ranks() -> None:
     assert weights[:1000].sum() / weights.sum() == pytest.approx(0.683, abs=0.001)
 
 
-@pytest.mark.parametrize(("accuracy", "concentration"), [(0.0, 0.3), (0.5, 0.0), (1.0, 0.9)])
-def test_a_path_of_mu_is_where_as_many_rounds_would_take_it(accuracy: float, concentration: float) -> None:
-    chosen, walked = selector(rows=2000), selector(rows=2000)
-    chosen.mu = walked.mu = 900.0
-    path = [walked.mu]
-    for _ in range(4):
-        walked.observe(observed(accuracy, concentration))
-        path.append(walked.mu)
-    assert chosen.mu_path(5, accuracy, concentration) == path
-    assert chosen.mu == 900.0
-
-
 def test_mu_follows_the_formula_to_the_last_digit() -> None:
     random = np.random.default_rng(4)
     rows, budget = 20_000, 1024

@@ -19,10 +19,11 @@ from scipy import stats
 import runs
 from gaincurate.errors import InputError
 from gaincurate.schedule.base import Observed, Pool, build
-from gaincurate.schedule.rounds import advance
+from gaincurate.schedule.rounds import advance, write_data_again
 from gaincurate.schedule.strata import Strata
 from gaincurate.schedule.strategies.posterior import Posterior
 from gaincurate.schedule.strategies.posterior_options import PRESETS, PosteriorOptions
+from gaincurate.trainers.session import RunSession
 
 
 def selector(rows: int = 200, budget: int = 20, seed: int = 2, **options: Any) -> Posterior:
@@ -239,6 +240,54 @@ def test_a_plan_says_what_failure_rates_are_expected() -> None:
     }  # fmt: skip
 
 
+def test_uncertain_prompts_get_more_rollouts_and_each_batch_has_the_trainers_number() -> None:
+    options = PosteriorOptions(group_sizes="4,16", memory=1, prior=0.5)
+    chosen = Posterior(Pool(40, 12, 2, align_to=4), options)
+    rows = np.arange(12)
+    wins = np.array([4, 1, 0, 8, 4, 4, 1, 7, 0, 0, 8, 8])
+    chosen.observe(outcome(rows, wins, 8))
+    sizes = np.array(chosen.plan_facts(rows)["rollouts"]).reshape(3, 4)
+    assert (sizes.sum(1) == 4 * options.group_size).all()
+    half, hard, dead, solved = sizes[0]
+    assert half < hard  # four rollouts of a prompt at one half differ anyway
+    assert abs(dead - solved) <= 1
+    assert sizes.min() >= 4
+    assert sizes.max() <= 16
+    chosen.draw(0)  # unlike sizes that came back do not change the trainer's
+    chosen.observe(outcome(rows, wins // 2, 4 * (1 + rows % 4)))
+    assert sum(chosen.plan_facts(rows)["rollouts"]) == 12 * options.group_size
+
+
+def test_without_group_sizes_plans_are_what_they_were(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, strategy="posterior")
+    assert "group_sizes" not in run.facts["params"]
+    assert "rollouts" not in run.plan(0)
+    assert "gc_rollouts" not in RunSession(run.folder).rows()[0]
+
+
+def test_a_plan_with_group_sizes_is_expected_and_handed_on(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, strategy="posterior", align_to=4, options={"group_sizes": [2, 20]})
+    with RunSession(run.folder) as live:
+        for round_ in range(2):
+            sizes = run.rollouts(round_)
+            assert sizes is not None
+            rows = live.take(4) + live.take(4)
+            assert [row["gc_rollouts"] for row in rows] == sizes
+            assert sum(sizes[:4]) == sum(sizes[4:]) == 32
+            live.report(
+                {"gc_id": row["gc_id"], "reward": sample % 2, "step": round_, "sample": sample}
+                for row in rows
+                for sample in range(row["gc_rollouts"])
+            )
+            live.turn()
+    assert run.plan(2)["inputs"]["rollouts"] == 64
+    assert run.plan(2)["inputs"]["calibration"]["count"] == 8
+    before = run.data(2).read_bytes()
+    run.data(2).unlink()
+    write_data_again(run, 2)
+    assert run.data(2).read_bytes() == before
+
+
 # The run.
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -343,6 +392,12 @@ def test_it_goes_by_scores_where_its_labels_are_scores(options: dict[str, Any], 
         ({"preset": "mopp"}, "preset = 'mopp': Input should be 'variance', 'mopps' or 'mapp'"),
         ({"prior": 1e-320}, "Input should be greater than or equal to 0.000000001"),
         ({"retest": 0}, "retest"),
+        (
+            {"group_sizes": "9,16"},
+            "group_sizes are 2 or more and have group_size = 8, the trainer's rollouts",
+        ),
+        ({"group_sizes": [1, 16]}, "group_sizes are 2 or more"),
+        ({"group_sizes": "4"}, "group_sizes"),
         ({"label": "task"}, "strategy posterior has no option 'label'"),
     ],
 )

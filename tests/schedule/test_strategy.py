@@ -106,9 +106,6 @@ class Longest(First):
             raise NotReadyError("not while the run is opened.")
         self.tokens = context.column("gc_prompt_tokens").to_numpy()
 
-    def log_weights(self, start: int, stop: int) -> Any:
-        return 1000.0 * self.tokens[start:stop]  # exp of it is infinite
-
     def draw(self, round_: int) -> Any:
         return np.argsort(-self.tokens, kind="stable")[: self.pool.budget]
 
@@ -117,12 +114,6 @@ class Foreseeing(Longest):
     """The same for all rounds."""
 
     foresees: ClassVar[bool] = True
-
-
-class Referring(Longest):
-    """The same, where preparing would have references observed."""
-
-    observes_references: ClassVar[bool] = True
 
 
 class Particular(First):
@@ -226,17 +217,11 @@ def test_it_prepares_each_draw_also_one_that_is_only_foreseen(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("strategy", "waits", "known", "longest"),
-    [
-        ("Longest", False, False, True),
-        ("Longest", True, False, False),
-        ("Foreseeing", False, True, True),
-        ("Foreseeing", True, False, False),
-        ("Referring", False, False, False),
-    ],
+    ("strategy", "waits", "known"),
+    [("Longest", False, False), ("Foreseeing", False, True), ("Foreseeing", True, False)],
 )
 def test_a_forecast_goes_by_what_a_strategy_reads_unless_that_has_to_wait(
-    tmp_path: Path, strategy: str, waits: bool, known: bool, longest: bool
+    tmp_path: Path, strategy: str, waits: bool, known: bool
 ) -> None:
     sys.modules["mine"] = sys.modules[__name__]
     runs.some_set(tmp_path / "set")
@@ -253,7 +238,7 @@ def test_a_forecast_goes_by_what_a_strategy_reads_unless_that_has_to_wait(
     assert now["known"]
     for entry in later:
         assert entry["known"] == known
-        assert entry["prompt_tokens"] == (tokens.max() if longest else round(float(tokens.mean())))
+        assert entry["prompt_tokens"] == (tokens.max() if known else round(float(tokens.mean())))
     assert set(run.folder.rglob("*")) == before
 
 

@@ -140,6 +140,14 @@ def test_the_command_says_how_many_rows_and_the_status_the_condition(tmp_path: P
     done = gaincurate(*shared, *asked)
     assert done.exit_code == 0, done.stderr
     assert "--where holds for 24 of 60 rows (20 have no value for it)" in done.stderr
+    assert "warning" not in done.stderr
+    few = tmp_path / "few.parquet"
+    pq.write_table(pq.read_table(rates)[:29], few)
+    asked[3], asked[5] = few, tmp_path / "second"
+    warned = gaincurate(*shared, *asked).stderr
+    assert (
+        "warning: 31 of 60 rows have no pass_rate. `gaincurate difficulty predict` writes gc_diff" in warned
+    )
     rates.unlink()  # the run needs it no more
     assert "4 of 24 prompts" in done.stdout
     shown = gaincurate("schedule", "status", tmp_path / "run").stdout

@@ -70,6 +70,7 @@ def test_products_of_ever_new_sizes_do_not_add_up() -> None:
     assert int(found.stdout) < 30
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="glibc")
 def test_memory_that_is_freed_and_asked_for_again_is_not_mapped_anew() -> None:
     pages = 20 * 4 * 6 * 2**20 * 4 // 4096  # in all of these tensors

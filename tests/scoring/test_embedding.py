@@ -84,14 +84,13 @@ def test_embeddings_equal_a_plain_forwards_final_states_and_angles_stay_the_same
         assert angle_scores(states, rows).scores == angle_scores(alone(rows), rows).scores
 
 
-@pytest.mark.parametrize("fuse", [False, True])
 @pytest.mark.parametrize("kind", in_tiers(ARCHITECTURES[:9]))
-def test_packed_embeddings_do_too_with_prefixes_shared_and_not(kind: Architecture, fuse: bool) -> None:
+def test_packed_embeddings_do_too_with_prefixes_shared_and_not(kind: Architecture) -> None:
     rows, expected = prompts(), plain(kind, prompts())
     for site, layer in CASES:
         # A model for each: its attention is exchanged.
         model = tiny.model(kind.config()).base_model
-        packed = PackedPrefill(Prefill(model, site=site, layer=layer, fuse_norm=fuse, final=True))
+        packed = PackedPrefill(Prefill(model, site=site, layer=layer, final=True))
         packed.try_on(rows[:2])
         for shared in (shared_prefixes(rows), set[bytes]()):
             states = packed(rows, shared)

@@ -84,7 +84,7 @@ MIXED: dict[str, tuple[list[bytes], str]] = {
 
 
 @pytest.mark.parametrize("case", MIXED, ids=str)
-@pytest.mark.parametrize("before", [0, 1024, 1500])
+@pytest.mark.parametrize("before", [0, 1500])
 def test_mixed_types_are_named_with_their_line(case: str, before: int, tmp_path: Path) -> None:
     (first, second), sentence = MIXED[case]
     rows = [b'{"v": ' + first + b"}"] * (before + 1) + [b'{"v": ' + second + b"}"]
@@ -133,7 +133,6 @@ def test_what_would_take_hours_or_gigabytes_is_refused(case: str, tmp_path: Path
 def test_as_many_keys_as_there_may_be_are_read(tmp_path: Path) -> None:
     rows = {f"k{k}": k for k in range(4096)}
     assert len(read(write(tmp_path, "a.jsonl", json.dumps(rows).encode() + b"\n"))) == 1
-    assert len(read(write(tmp_path, "b.json", json.dumps([rows, rows]).encode()))) == 2
     text = ",".join(rows) + "\n" + ",".join(map(str, rows.values())) + "\n"
     assert len(read(write(tmp_path, "c.csv", text.encode()))) == 1
 
@@ -259,7 +258,7 @@ def test_a_line_without_an_end_is_refused_before_all_of_it_is_read(
     """Gzip makes gigabytes of a few kilobytes: what is read of them is bounded."""
     monkeypatch.setattr(csv_rows, "LONGEST_LINE", 1 << 12)
     monkeypatch.setattr(csv_rows, "_CSV_BLOCK", 1 << 12)
-    monkeypatch.setattr(csv_rows, "_BLOCK", 1 << 10)
+    monkeypatch.setattr(csv_rows, "_LONGEST_ARRAY", 1 << 12)
     read_so_far: list[int] = []
     unpacked = gzip.GzipFile.read
 
@@ -272,7 +271,11 @@ def test_a_line_without_an_end_is_refused_before_all_of_it_is_read(
     bomb = b"a" * (1 << 22)
     for name, content, said in [
         ("a.jsonl.gz", b'{"p": 1}\n{"prompt": "' + bomb, ", line 2: the line has more than 4,096 bytes"),
-        ("a.json.gz", b'[{"p": 1}, {"prompt": "' + bomb, "(an item has more than 4,096 characters)"),
+        (
+            "a.json.gz",
+            b'[{"p": 1}, {"prompt": "' + bomb,
+            ": the array has more than 4,096 bytes. Write one object",
+        ),
     ]:
         assert said in refused(write(tmp_path, name, gzip.compress(content)))
     assert sum(read_so_far) < 1 << 16

@@ -15,8 +15,14 @@ import tiny
 TESTS = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("reuse", [False, True], ids=["alone", "reuse"])
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("kills", "reuse"),
+    [
+        (3, True),
+        pytest.param(20, False, marks=pytest.mark.slow),
+        pytest.param(20, True, marks=pytest.mark.slow),
+    ],
+)
 def test_killed_at_random_instants_and_rerun_the_bytes_are_those_of_an_uninterrupted_run(
     tmp_path: Path, tiny_model: Path, kills: int, reuse: bool
 ) -> None:

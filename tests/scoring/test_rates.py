@@ -61,6 +61,7 @@ def test_operations_are_those_of_the_linear_layers_up_to_the_site() -> None:
     assert 0 < plain <= fastest
 
 
+@pytest.mark.slow
 def test_the_script_prints_a_line_for_each_way(tiny_model: Path) -> None:
     command = [sys.executable, str(ROOT / "kernels/bench/score_speed.py"), "--model", str(tiny_model)]
     command += ["--rows", "4", "--passes", "1", "--device", "cpu"]

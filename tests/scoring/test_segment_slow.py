@@ -97,7 +97,7 @@ SLOW_TEXTS = [
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda t: bool(t.strip()))
 
 
-@pytest.mark.parametrize("name", ["qwen2.5", "llama3-dated", "mistral", "upper"])
+@pytest.mark.parametrize("name", ["qwen2.5", "mistral"])
 @given(texts=st.lists(st.one_of(ANY_TEXT, st.sampled_from(SLOW_TEXTS)), min_size=1, max_size=3))
 def test_a_slow_tokenizer_without_offsets_cuts_like_the_fast_one(name: str, texts: list[str]) -> None:
     case = BY_NAME[name]
@@ -121,7 +121,7 @@ def test_a_slow_base_tokenizer_cuts_like_the_fast_one(text: str, bos: bool) -> N
 
 
 @pytest.mark.parametrize("finish", [lambda text: " " + text, str.lstrip], ids=["adds", "drops"])
-@pytest.mark.parametrize("text", ["What is 2?", "  padded \n", "🎉 2+2? 🎉"])
+@pytest.mark.parametrize("text", ["  padded \n", "🎉 2+2? 🎉"])
 def test_blanks_that_decoding_adds_or_drops_at_the_start_move_no_border(
     text: str, finish: Callable[[str], str]
 ) -> None:

@@ -117,7 +117,7 @@ def test_a_template_that_makes_a_text_that_no_model_reads_is_refused(monkeypatch
     assert "the chat template makes 105 characters of the messages" in found.reason
 
 
-@pytest.mark.parametrize("kind", ["byte-level", "no-words", "bpe", "unigram"])
+@pytest.mark.parametrize("kind", ["no-words", "bpe"])
 @pytest.mark.parametrize("case", [*CASES, QUOTED], ids=lambda case: case.name)
 def test_question_tokens_are_those_that_spell_it_and_all_ids_equal_the_training_prompts(
     case: Case, kind: str
@@ -128,12 +128,9 @@ def test_question_tokens_are_those_that_spell_it_and_all_ids_equal_the_training_
         check(made, case, messages, found)
 
 
-@pytest.mark.parametrize("kind", ["byte-level", "bpe"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_question_repeated_in_system_message_and_examples_is_found_at_its_own_place(
-    case: Case, kind: str
-) -> None:
-    made = tokenizer(kind, case.template)
+def test_a_question_repeated_in_system_message_and_examples_is_found_at_its_own_place(case: Case) -> None:
+    made = tokenizer("byte-level", case.template)
     for content in CONTENTS:
         shots = [{"role": "user", "content": content}, {"role": "assistant", "content": f"It is {content}"}]
         system = f"Never say {content} again." if case.system else None
@@ -175,7 +172,7 @@ def test_an_answer_begun_after_the_question_is_tail_and_stays_open(case: Case) -
             check(made, case, messages, found, tail)
 
 
-@pytest.mark.parametrize("kind", ["byte-level", "no-words", "bpe", "unigram"])
+@pytest.mark.parametrize("kind", ["byte-level", "unigram"])
 @pytest.mark.parametrize("case", [*CASES, QUOTED], ids=lambda case: case.name)
 @settings(max_examples=25)
 @given(content=TEXTS)

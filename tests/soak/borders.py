@@ -94,27 +94,7 @@ OUTCOMES = [
         "new",
     ],
 ]
-ADAPTER = [
-    [
-        "difficulty",
-        "predict",
-        "set",
-        "--outcomes",
-        "rollouts",
-        "--adapter",
-        "adapter",
-        "--references",
-        "3",
-        "--out",
-        "new",
-    ]
-]
 EVALUATION = [["hygiene", "set", "--eval", "data.parquet"]]
-DOCTOR = [
-    ["doctor", "--trainer", "verl", "--config", "{}"],
-    ["doctor", "--trainer", "verl", "--config", "{}", "--run", "run"],
-]
-COMPARE = [["compare", "compare.toml", "-o", "new", "--dry-run"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,25 +141,10 @@ BORDERS: dict[str, list[Border]] = {
         ),
         Border(["run/rounds/00001/data.parquet", "run/rounds/00000/data.parquet"], _BYTES, _run("run")),
     ],
-    "gzip": [
-        Border(["data.jsonl.gz"], _BYTES, _scoring("data.jsonl.gz")),
-        Border(["data.csv.gz"], _BYTES, _scoring("data.csv.gz")),
-    ],
-    "csv": [Border(["data.csv"], _BYTES, _scoring("data.csv"))],
     "json-rows": [
         Border(["data.jsonl"], _BOTH, _scoring()),
         Border(["data.json"], _BOTH, _scoring("data.json")),
         Border(["data.jsonl"], _BOTH, [["hygiene", "set", "--eval", "data.jsonl"]]),
-    ],
-    "manifest": [
-        Border(
-            ["set/manifest.json", "set/identity.json", "set/columns/gc_x.json", "set/execution.jsonl"],
-            _BYTES,
-            SET,
-        ),
-        Border(
-            ["rollouts/manifest.json", "rollouts/identity.json", "rollouts/execution.jsonl"], _BYTES, ROLLOUTS
-        ),
     ],
     "run": [
         Border(
@@ -196,23 +161,8 @@ BORDERS: dict[str, list[Border]] = {
         Border(["referred/difficulty/00001/references.jsonl"], _BOTH, _run("referred")),
     ],
     "outcomes": [Border(["run/rounds/00001/outcomes.jsonl"], _BOTH, OUTCOMES)],
-    "adapter": [
-        Border(["adapter/config.json"], _BYTES, ADAPTER),
-        Border(["adapter/adapter.safetensors"], _BYTES, ADAPTER),
-    ],
     "safetensors": [Border(["model/model.safetensors"], (mutate.anything, mutate.header), _scoring())],
-    "model-json": [
-        Border(
-            ["model/config.json", "model/tokenizer.json", "model/tokenizer_config.json"], _BOTH, _scoring()
-        ),
-    ],
     "gguf": [Border(["tiny.gguf"], _BYTES, _scoring("data.jsonl", "tiny.gguf"))],
-    "yaml-toml": [
-        Border(["options.yaml"], _BYTES, [[*_scoring()[0], "--config", "options.yaml"]]),
-        Border(["options.toml"], _BYTES, [[*_scoring()[0], "--config", "options.toml"]]),
-        Border(["verl.yaml", "trainer.sh"], _BYTES, DOCTOR),
-        Border(["compare.toml"], _BYTES, COMPARE),
-    ],
     "ledger": [Border(["ledger/segment-00000000.arrows"], _BYTES, [_ledger])],
 }
 

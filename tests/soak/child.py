@@ -178,9 +178,6 @@ def faults(seen: Seen, *, signalled: bool = False) -> list[str]:
         found.append(f"exit code {seen.code}")
     if "Traceback (most recent" in seen.stdout + seen.stderr:
         found.append("traceback")
-    silent = "error:" not in seen.stderr and "Error" not in seen.stderr and not seen.stdout
-    if seen.code in (1, 2) and not seen.late and "traceback" not in found and silent:
-        found.append("no sentence")
     if seen.memory > MEMORY or "MemoryError" in seen.stderr:
         found.append(f"{seen.memory:,} MiB of memory")
     return found

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import shutil
 import sys
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet
 
 import compare_command
@@ -54,8 +52,6 @@ def make(made: Path) -> None:
             run = Run(run.folder)
     runs.begin(made, scored=made / "set", run=made / "driven", strategy="posterior", budget=3, rounds=3)
     _referred(made)
-    call("difficulty", "fit", made / "set", "--outcomes", made / "rollouts", "-o", made / "adapter", "--references", 3,
-         "--epochs", 1, "--held-out", 0)  # fmt: skip
     call("export", made / "set", "--trainer", "trl", "--out", made / "exported.parquet")
     sys.argv = ["ledger_writer.py", str(made / "ledger"), "0", "3"]
     ledger_writer.main()
@@ -104,21 +100,6 @@ def _data(made: Path) -> None:
     pa.parquet.write_table(table, made / "data.parquet", row_group_size=5)
     with pa.ipc.new_file(made / "data.arrow", table.schema) as writer:
         writer.write_table(table, max_chunksize=5)
-    pa.csv.write_csv(table, made / "data.csv")
-    for name in ("data.jsonl", "data.csv"):
-        (made / f"{name}.gz").write_bytes(gzip.compress((made / name).read_bytes(), mtime=0))
-    (made / "options.yaml").write_text("shard_rows: 5\nmax_length: 300\non_error: skip\nsystem: be brief\n")
-    (made / "options.toml").write_text(
-        'shard_rows = 5\nmax_length = 300\non_error = "skip"\nsystem = "be brief"\n'
-    )
-    (made / "verl.yaml").write_text(
-        "data:\n  train_files: data.parquet\n  shuffle: false\n  train_batch_size: 3\n  max_prompt_length: 512\n"
-        "trainer:\n  default_local_dir: out\n  save_freq: 1\nactor_rollout_ref:\n  rollout:\n    n: 4\n"
-    )
-    (made / "trainer.sh").write_text(
-        "python -m verl.trainer.main_ppo data.train_files=data.parquet data.shuffle=false \\\n"
-        "  data.train_batch_size=3 trainer.default_local_dir=out trainer.save_freq=1\n"
-    )
     (made / "compare.toml").write_text(
         compare_command.toml(
             {

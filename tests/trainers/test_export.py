@@ -372,7 +372,7 @@ def begun(tmp_path: Path, **options: Any) -> Run:
         "budget": 8,
         "rounds": 2,
     }
-    return start(ScheduleConfig(**given, **options))
+    return start(ScheduleConfig(**(given | options)))
 
 
 def test_a_round_of_a_run_is_exported_as_it_is_planned(tmp_path: Path) -> None:
@@ -392,6 +392,17 @@ def test_a_round_of_a_run_is_exported_as_it_is_planned(tmp_path: Path) -> None:
         export(run.folder, "trl", file, ViewOptions(), Pick(round=2), overwrite=True)
     with pytest.raises(InputError, match="--by and --ascending are for a scored set"):
         export(run.folder, "trl", file, ViewOptions(), Pick(by="level"), overwrite=True)
+
+
+def test_group_sizes_of_a_round_go_to_the_trainer_that_reads_them(tmp_path: Path) -> None:
+    run = begun(tmp_path, strategy="posterior", options={"group_sizes": "2,16"})
+    view = ViewOptions(data_source="math")
+    export(run.folder, "verl", tmp_path / "x.parquet", view, Pick())
+    assert [row["__rollout_n__"] for row in rows_of(tmp_path / "x.parquet")] == run.rollouts(0)
+    with pytest.raises(InputError, match="give each prompt a group size, and trl has one size for all"):
+        export(run.folder, "trl", tmp_path / "y.parquet", ViewOptions(), Pick())
+    export(run.scored.folder, "verl", tmp_path / "z.parquet", view)
+    assert "__rollout_n__" not in rows_of(tmp_path / "z.parquet")[0]
 
 
 def test_a_bare_run_is_exported_bare(tmp_path: Path) -> None:

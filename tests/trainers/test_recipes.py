@@ -19,14 +19,14 @@ from gaincurate.trainers.doctor.examine import examine, trainer_named
 from gaincurate.trainers.doctor.read import read_script
 from gaincurate.trainers.profile import COMMAND, recipes
 from gaincurate.trainers.verl.settings import overrides
+from trainer_defaults import STORED
 
-FACTS = Path(__file__).parent / "defaults"
 PAGE = Path(__file__).parent.parent.parent / "docs/segment-mode.md"
 
 
 @pytest.mark.parametrize("trainer", recipes())
 def test_every_setting_is_one_of_the_version_that_was_read(trainer: str) -> None:
-    facts = json.loads((FACTS / f"{trainer}.json").read_text())
+    facts = json.loads(STORED.read_text())[trainer]
     known = {key.replace("-", "_") for key in [*facts["defaults"], *facts["also"]]}
     named = set(read_script(recipes()[trainer].script, trainer_named(trainer).launches).given)
     assert recipes()[trainer].version == facts["version"]

@@ -15,8 +15,10 @@ import pytest
 import runs
 import tiny
 from gaincurate import RoundDataset
+from gaincurate.errors import InputError
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
+from gaincurate.trainers.trl import async_arguments
 
 trl = pytest.importorskip("trl")
 
@@ -150,3 +152,13 @@ def test_grpo_takes_it_as_an_iterable_dataset(tmp_path: Path, model: Path) -> No
     # Four prompts are fetched ahead, so a round is planned without the last four outcomes before it.
     assert [run.plan(round_)["inputs"]["prompts"] for round_ in (1, 2)] == [4, 4]
     assert run.plan(2)["inputs"]["late"] == 4
+
+
+def test_plans_with_group_sizes_are_refused(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, strategy="posterior", options={"group_sizes": "2,16"})
+    with pytest.raises(
+        InputError, match="give each prompt a group size, and TRL has one size for all prompts"
+    ):
+        async_arguments(run.folder, reward_funcs=len)
+    rows = iter(RoundDataset(run.folder))  # a loop of one's own takes them
+    assert [next(rows)["gc_rollouts"] for _ in range(8)] == run.rollouts(0)

@@ -223,6 +223,14 @@ def test_a_row_with_verls_columns_goes_as_it_is_and_carries_its_id() -> None:
     }
 
 
+def test_a_row_with_a_group_size_has_it_where_verl_reads_it() -> None:
+    given = {"gc_id": "a", "gc_round": 0, "data_source": "s", "reward_model": {}}
+    row = verl_row({**given, "gc_rollouts": 12}, 5, None, None)
+    assert row["__rollout_n__"] == 12
+    assert "gc_rollouts" not in row
+    assert "__rollout_n__" not in verl_row(given, 5, None, None)
+
+
 def test_a_row_without_them_gets_them_from_what_was_named() -> None:
     row = {"gc_id": "a", "gc_round": 0, "prompt": [], "answer": "42"}
     found = verl_row(row, 5, "answer", "openai/gsm8k")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,11 @@ import runs
 from gaincurate.errors import InputError
 from gaincurate.schedule.run import Run
 from gaincurate.trainers.doctor.examine import facts_of, judge, trainer_named
+from gaincurate.trainers.doctor.findings import defaults_of
 from gaincurate.trainers.doctor.read import Read
 from gaincurate.trainers.verl.settings import check, overrides, run_in
 
-# What verl 0.9.1 has by default, of what is looked at.
-DEFAULTS: dict[str, Any] = json.loads((Path(__file__).parent / "defaults/verl.json").read_text())["defaults"]
+DEFAULTS = dict(defaults_of("verl"))
 
 
 def settings(run: Run, **changed: Any) -> dict[str, Any]:
@@ -63,6 +62,21 @@ def test_a_run_that_scores_anew_wants_weights_at_the_end_of_its_rounds(tmp_path:
     ]
     check(settings(run).get, run)
     check(settings(run, trainer__save_freq=2).get, run)
+
+
+def test_group_sizes_want_their_mean_as_the_trainers_and_whole_batches(tmp_path: Path) -> None:
+    sizes = {"strategy": "posterior", "options": {"group_sizes": "2,16", "group_size": 5}}
+    run = runs.begin(tmp_path, align_to=4, **sizes)
+    check(settings(run, actor_rollout_ref__rollout__n=5).get, run)
+    assert refused(run) == (
+        "actor_rollout_ref.rollout.n is 1, data.train_batch_size is 4: the group sizes of the plans have a mean "
+        "of 5 in each 4 prompts, and verl counts mini-batches by it. Set actor_rollout_ref.rollout.n=5, "
+        "data.train_batch_size=4."
+    )
+    half = {"actor_rollout_ref__rollout__n": 5, "data__train_batch_size": 2}
+    assert "data.train_batch_size is 2" in refused(run, **half)
+    report = judge(trainer_named("trl"), Read(given={"max_steps": 1}), facts_of(run.folder, "segment"))
+    assert "group-sizes" in {finding.name for finding in report.findings}
 
 
 def test_the_batch_is_the_runs_alignment_or_a_round(tmp_path: Path) -> None:

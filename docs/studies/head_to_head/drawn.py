@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import gaincurate.report
-from gaincurate.compare import page
+from gaincurate.compare import contents
+from gaincurate.report.svg import draw
 
 _FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
 
@@ -18,12 +19,12 @@ _FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
 def pictures(found: dict[str, Any]) -> dict[str, str]:
     """SVG files by name; what there is nothing of is left out."""
     made = {
-        "tokens": page.curves(found, "tokens"),
-        "seconds": page.curves(found, "seconds"),
-        "final": page.final(found),
-        "effective": page.over_training(found, "effective", "effective prompts"),
+        "tokens": contents.curves(found, "tokens"),
+        "seconds": contents.curves(found, "seconds"),
+        "final": contents.final(found),
+        "effective": contents.over_training(found, "effective", "effective prompts"),
     }
-    return {f"{name}.svg": as_file(str(drawn)) for name, drawn in made.items() if drawn}
+    return {f"{name}.svg": as_file(str(draw(drawn))) for name, drawn in made.items() if drawn}
 
 
 def as_file(drawn: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,10 @@ def load(name: str) -> tuple[Any, Any]:
 def main() -> None:
     """Train one round."""
     parser = argparse.ArgumentParser()
-    for name in ("data", "round", "model", "outcomes", "output"):
+    for name in ("data", "model", "outcomes"):
         parser.add_argument(f"--{name}", required=True)
+    for name in ("round", "output"):
+        parser.add_argument(f"--{name}", default=os.environ.get(f"GAINCURATE_{name.upper()}"))
     options = parser.parse_args()
     rows = datasets.load_dataset("parquet", data_files=options.data, split="train")
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from gaincurate.core.options import DOTS, Option, json_object
 from gaincurate.core.schema import EMBEDDING
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.sealed import read_sealed
@@ -28,31 +29,55 @@ NOT_IN_ROLLOUT = {"scored", "out", "model", "reference", "seed", "overwrite", "b
 _SERVER, _LOCAL = ("httpx2", "tenacity"), ("torch", "transformers")
 
 
+def _rollout(text: str) -> dict[str, Any]:
+    return json_object(text, "--rollout", _EXAMPLE.strip("'"))
+
+
 class DotsOptions(base.Options):
     """The paper's parameters under names of their own, and where the references' outcomes come from."""
 
-    target_difficulty: float = Field(default=0.5, ge=0, le=1)
-    """alpha: the failure rate that is aimed at."""
-    temperature: float = Field(default=1e-3, gt=0)
-    """tau: how sharply."""
-    target: Literal["difficulty", "variance", "auto"] = "auto"
-    """Aim at |d - alpha|, as in the paper, at the largest p (1 - p), or at what round 0's references say."""
-    references: int = Field(default=256, ge=3)
-    """K: prompts that are observed before each draw."""
-    refresh_every: int = Field(default=2, ge=1)
-    """Trainer's steps that one draw is for."""
-    step_prompts: int | None = Field(default=None, ge=1)
-    """Prompts of one step. Default: the budget's share."""
-    adapter: str | None = None
-    """A folder of `gaincurate difficulty fit`. Default: a Gaussian process, which trains nothing."""
-    group_column: str | None = None
-    """Predict by the mean of the references of a prompt's group instead: the baseline."""
-    reuse_references: float | None = Field(default=None, ge=0, le=1)
-    """Name references within so much of the target in the plan, for a trainer that takes their rollouts."""
+    step_prompts: Annotated[
+        int | None, Field(ge=1), Option("The trainer's prompts per step. Default: by --budget.", DOTS)
+    ] = None
+    refresh_every: Annotated[int, Field(ge=1), Option("Steps that one draw is for.", DOTS)] = 2
+    target_difficulty: Annotated[
+        float, Field(ge=0, le=1), Option("The failure rate to aim at, the paper's alpha.", DOTS)
+    ] = 0.5
+    temperature: Annotated[float, Field(gt=0), Option("How sharply to aim, the paper's tau.", DOTS)] = 1e-3
+    target: Annotated[
+        Literal["auto", "difficulty", "variance"],
+        Option(
+            "Aim at a failure rate, as in the paper, or at the largest p (1 - p). auto: what round 0's "
+            "references say is better.",
+            DOTS,
+        ),
+    ] = "auto"
+    references: Annotated[int, Field(ge=3), Option("Prompts observed before each draw.", DOTS)] = 256
+    reuse_references: Annotated[
+        float | None,
+        Field(ge=0, le=1),
+        Option("Name references within W of the target in the plan, to train on.", DOTS, metavar="W"),
+    ] = None
+    adapter: Annotated[
+        str | None, Option("What `difficulty fit` wrote. Default: no training.", DOTS, metavar="PATH")
+    ] = None
+    group_column: Annotated[
+        str | None,
+        Option("Predict by the mean of this column's groups, the baseline.", DOTS, metavar="NAME"),
+    ] = None
+    rollout: Annotated[
+        dict[str, Any] | None,
+        Option(
+            "Observe references by `difficulty rollout` with these options "
+            '(\'{"verifier": "math", "samples": 8}\'); with "server" by that, else with the newest '
+            "checkpoint.",
+            DOTS,
+            metavar="JSON",
+            read=_rollout,
+        ),
+    ] = None
     success: float | None = Field(default=None, gt=0, le=1)
     """Count a reference's rollout in a rollout set as right from this reward on. Default: as its reward."""
-    rollout: dict[str, Any] | None = None
-    """Options of `gaincurate difficulty rollout`, with which the run observes references itself."""
 
     @field_validator("adapter")
     @classmethod

@@ -13,11 +13,12 @@ says nothing of the ends of the list; here mu stays within [0, N - 1].
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
+from gaincurate.core.options import GAIN_RL, Option
 from gaincurate.core.rng import Floats, Ints
 from gaincurate.schedule import base
 from gaincurate.schedule.base import Json, Observed, Pool
@@ -29,12 +30,9 @@ _NARROWEST = 1e-9  # ranks. The square of a distance in such widths is still a f
 class GaussianOptions(base.Options):
     """The paper's parameters, with what its code has."""
 
-    sigma: str = "1000"
-    """Width in ranks, or as a share of the set: `0.1N`."""
-    alpha: float = Field(default=2.0, ge=0)
-    """Sensitivity, of both terms."""
-    beta: float = Field(default=0.5, ge=0, le=1)
-    """Target accuracy: at it, the first term is 0."""
+    sigma: Annotated[str, Option("Width in ranks, or of the set (0.1N).", GAIN_RL, metavar="N")] = "1000"
+    alpha: Annotated[float, Field(ge=0), Option("gain-rl: sensitivity.", GAIN_RL)] = 2.0
+    beta: Annotated[float, Field(ge=0, le=1), Option("gain-rl: target accuracy.", GAIN_RL)] = 0.5
     scale: float | None = None
     """Of both terms, in ranks; default: half the budget."""
     step_low: float | None = None
@@ -115,13 +113,6 @@ class GainRL(base.Selector):
     def observe(self, observed: Observed) -> None:
         """Move mu."""
         self.mu = self._within(self.mu + self.step(observed.accuracy, observed.concentration))
-
-    def mu_path(self, rounds: int, accuracy: float, concentration: float) -> list[float]:
-        """See `Selector`."""
-        step, path = self.step(accuracy, concentration), [self.mu]
-        while len(path) < rounds:
-            path.append(self._within(path[-1] + step))
-        return path
 
     def _within(self, mu: float) -> float:
         return min(max(mu, 0.0), self.pool.rows - 1.0)

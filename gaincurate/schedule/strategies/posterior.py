@@ -89,7 +89,7 @@ class Posterior(base.Selector):
         rows, outcomes = observed.rows[judged], outcomes[:, judged]
         # A single rollout that is neither right nor wrong may be the mean of a group.
         sizes = outcomes.sum(0)[(outcomes.sum(0) > 1) | (outcomes == 0).any(0)]
-        if len(sizes):
+        if len(sizes) and self.options.group_sizes is None:
             self._group_size = max(2, int(np.median(sizes)))
         self._outcomes[:, rows] = self.options.memory * self._outcomes[:, rows] + outcomes
         late, *late_outcomes = observed.late
@@ -135,9 +135,25 @@ class Posterior(base.Selector):
     def draw(self, round_: int) -> Ints:
         """`[budget]` distinct rows."""
         drawn = self._cut(round_) if self.options.draw == "passes" else self._choose(round_)
-        a, b = self._posterior(drawn)
-        self._expected_groups = float(beta.groups_that_differ(a, b, self._group_size).mean())
+        sizes = self._sizes(drawn)
+        chances = []
+        for size in np.unique(sizes).tolist():
+            a, b = self._posterior(drawn[sizes == size])
+            chances.append(beta.groups_that_differ(a, b, size))
+        self._expected_groups = float(np.concatenate(chances).mean())
         return drawn
+
+    def _sizes(self, rows: Ints) -> Ints:
+        """Rollouts of each prompt of a round, `[budget]`, with the trainer's mean in each of its batches."""
+        size = self._group_size
+        if self.options.group_sizes is None:
+            return np.full(len(rows), size)
+        batch = self.pool.align_to if self.pool.align_to > 1 else len(rows)
+        sizes = []
+        for first in range(0, len(rows), batch):
+            a, b = self._posterior(rows[first : first + batch])
+            sizes.append(beta.group_sizes(a, b, *self.options.group_sizes, size * len(a)))
+        return np.concatenate(sizes)
 
     def _worth(self, rows: Ints | slice, round_: int) -> Floats:
         """The value of these rows, `[rows]`; 0 or more unless the best are taken."""
@@ -250,6 +266,8 @@ class Posterior(base.Selector):
         """
         a, b = self._posterior(rows)
         facts: Json = {"predicted": (b / (a + b)).tolist(), "predicted_rollouts": (a + b).tolist()}
+        if self.options.group_sizes is not None:
+            facts["rollouts"] = self._sizes(rows).tolist()
         evidence = {"labels": list(self._labels), "rates": self._rates}
         return facts | {"evidence": {name: values for name, values in evidence.items() if values}}
 

@@ -6,12 +6,12 @@ that a trainer does with its prompts.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from gaincurate.core.columns import check_groups, fields
-from gaincurate.core.options import names_of, near
+from gaincurate.core.options import POSTERIOR, Option, names_of, near
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
 from gaincurate.schedule import base
@@ -28,14 +28,26 @@ PRESETS: dict[str, dict[str, Any]] = {
 AUTO, NO_LABELS = "auto", "none"
 
 
+def _bounds(value: Any) -> Any:
+    return value.split(",") if isinstance(value, str) else value
+
+
 class PosteriorOptions(base.Options):
     """Evidence, the aim, and how a round is drawn."""
 
-    preset: Literal["variance", "mopps", "mapp"] | None = None
-    """The settings of a method. Options that are given come before its own."""
-    labels: str = AUTO
-    """Columns that say which prompts are alike, joined by commas and crossed; `none` for none. Default: the
-    columns that predict the first outcomes best."""
+    preset: Annotated[
+        Literal["variance", "mopps", "mapp"] | None,
+        Option("The settings of a method. Options that you give come before its own.", POSTERIOR),
+    ] = None
+    labels: Annotated[
+        str,
+        Option(
+            "Columns that say which prompts are alike, or none. auto: those that predict the first "
+            "outcomes best.",
+            POSTERIOR,
+            metavar="NAME,...",
+        ),
+    ] = AUTO
     prior: float = Field(default=0.05, ge=1e-9, le=1e9)
     """Wins and losses that every prompt has before it is seen."""
     memory: float = Field(default=0.9, ge=0, le=1)
@@ -51,6 +63,9 @@ class PosteriorOptions(base.Options):
     """A round is chosen among so many times its prompts, at random (`weights`, `top`). Default: among all."""
     group_size: int = Field(default=8, ge=2, le=100_000)
     """Rollouts per prompt before any were observed."""
+    group_sizes: Annotated[tuple[int, int] | None, BeforeValidator(_bounds)] = None
+    """The least and the most rollouts of a prompt (`4,16`): more where they make it likelier that the group
+    differs, with `group_size` as their mean in each batch. Default: the trainer's size for all prompts."""
     target_pass_rate: float = Field(default=0.5, ge=0, le=1)
     """The pass rate that `thompson` aims at."""
 
@@ -64,9 +79,21 @@ class PosteriorOptions(base.Options):
     def _check_pairs(self) -> PosteriorOptions:
         if self.aim == "thompson" and self.draw != "top":
             raise ValueError("aim thompson takes the best of its samples: give draw=top with it")
+        if self.group_sizes and not 1 < self.group_sizes[0] <= self.group_size <= self.group_sizes[1]:
+            raise ValueError(
+                f"group_sizes are 2 or more and have group_size = {self.group_size}, the trainer's rollouts "
+                "per prompt, between them"
+            )
         if self.candidates is not None and self.draw == "passes":
             raise ValueError("passes draw among all prompts: leave candidates out, or give draw=weights")
         return self
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = write(self)
+        if self.group_sizes is None:  # plans without group sizes do not name the option
+            values.pop("group_sizes", None)
+        return values
 
     @property
     def columns(self) -> list[str]:

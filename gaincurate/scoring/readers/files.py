@@ -8,7 +8,6 @@ that a column that is empty for a million rows does not change its type after th
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import json
@@ -17,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from gaincurate.core.arrow import MOST_COLUMNS, ipc_batches, one_line, parquet_batches, parquet_head, validate
-from gaincurate.core.foreign import DEEPEST, JSON, LONGEST_LINE, Malformed, json_value, see_depth
+from gaincurate.core.foreign import DEEPEST, JSON, LONGEST_LINE, json_value, see_depth
 from gaincurate.errors import SourceError
 from gaincurate.scoring.readers.common import (
     BATCH_ROWS,
@@ -41,10 +41,8 @@ from gaincurate.scoring.readers.common import (
 Place = str
 Row = dict[str, Any]
 _BOM = b"\xef\xbb\xbf"
-_BLOCK = 1 << 16
 _SPACE = re.compile(r"[ \t\r\n]*")
-# An error this close to the end of what was read may be a word or an escape cut in two.
-_LONGEST_MARK = 16
+_LONGEST_ARRAY = 1 << 30  # bytes
 _CSV_BLOCK = 1 << 23
 # A number that a double holds as it is written: no leading zero, at most 15 digits before the point.
 _FRACTION = r"^-?(0|[1-9][0-9]{0,14})(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
@@ -110,7 +108,7 @@ class JsonReader:
     def open(cls, path: Path) -> JsonReader:
         """Read the whole file once, keeping one batch in memory, to check it and find its types."""
         kinds, notes, rows = dict[str, pa.DataType](), dict[str, str](), 0
-        for places, batch in _chunks(_json_objects(path)):
+        for places, batch in _chunks(path):
             names = dict.fromkeys(key for row in batch for key in row)
             # Before their types are found: thousands of new keys in each row would take hours.
             if (count := len(kinds.keys() | names)) <= MOST_COLUMNS:
@@ -128,7 +126,7 @@ class JsonReader:
     def batches(self, schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
         """See `Reader`."""
         texts = [field.name for field in self.schema if field.type == pa.string()] if self.notes else []
-        for places, batch in _chunks(_json_objects(self.path)):
+        for places, batch in _chunks(self.path):
             if skip < len(batch):
                 for row in batch:
                     row.update({n: _json_text(row[n]) for n in texts if isinstance(row.get(n), dict | list)})
@@ -148,22 +146,12 @@ def open_file(path: Path) -> Reader:
     return JsonReader.open(path)
 
 
-def _json_objects(path: Path) -> Iterator[tuple[Place, Row]]:
+def _chunks(path: Path) -> Iterator[tuple[list[Place], list[Row]]]:
+    """The objects of a JSON file in batches, with the place of each."""
     with opened(path) as file:
-        yield from json_rows(path, file)
-
-
-def _chunks(objects: Iterator[tuple[Place, Row]]) -> Iterator[tuple[list[Place], list[Row]]]:
-    places: list[Place] = []
-    batch: list[Row] = []
-    for place, value in objects:
-        places.append(place)
-        batch.append(value)
-        if len(batch) == BATCH_ROWS:
-            yield places, batch
-            places, batch = [], []
-    if batch:
-        yield places, batch
+        objects = json_rows(path, file)
+        while chunk := list(islice(objects, BATCH_ROWS)):
+            yield [place for place, _ in chunk], [value for _, value in chunk]
 
 
 def _json_text(value: Any) -> str:
@@ -327,87 +315,51 @@ def _one_object(line: bytes, file: IO[bytes]) -> Row | None:
 
 
 def _array(path: Path, file: IO[bytes]) -> Iterator[tuple[Place, Row]]:
-    number = 0
-    window = _Window(file)
+    """The items, parsed one by one: the whole text is in memory, and one object at a time."""
+    number = place = 0
+    data = file.read(_LONGEST_ARRAY + 1)
+    if len(data) > _LONGEST_ARRAY:
+        raise SourceError(
+            f"{path}: the array has more than {_LONGEST_ARRAY:,} bytes. Write one object per line.",
+            path=str(path),
+        )
     try:
-        window.mark("[")
-        while not window.at("]"):
-            if number:
-                window.mark(",")
-            value = window.value()
+        text = data.decode("utf-8-sig")
+        del data
+        place = _after(text, "[", place)
+        while text[place : place + 1] != "]":
+            place = _after(text, "," if number else "", place)
+            value, end = JSON.raw_decode(text, place)
+            # As of a line, which is looked at only where it could be too deep.
+            if text.count("[", place, end) + text.count("{", place, end) > DEEPEST:
+                see_depth(value)
             number += 1
             yield f"item {number}", _object(path, f"item {number}", value)
-        window.mark("]")
-        window.mark("")
+            place = _after(text, "", end)
+        if _after(text, "]", place) < len(text):
+            raise ValueError("text after the end of the array")
     except UnicodeDecodeError as error:
         raise SourceError(
-            f"{path}: text that is not UTF-8 after item {number} of the array. Convert the file first, for "
-            "instance with `iconv -t UTF-8`.",
+            f"{path}: byte {error.start + 1} is not UTF-8. Convert the file first, for instance with "
+            "`iconv -t UTF-8`.",
             path=str(path),
-            item=number,
         ) from error
     except (ValueError, RecursionError) as error:
+        line = 1 + text.count("\n", 0, place) if place else 1
         raise SourceError(
-            f"{path}: broken JSON after item {number} of the array, about line {window.line} "
-            f"({_reason(error)}). Check it with `python -m json.tool`.",
+            f"{path}: broken JSON after item {number} of the array, about line {line} ({_reason(error)}). "
+            "Check it with `python -m json.tool`.",
             path=str(path),
             item=number,
         ) from error
 
 
-class _Window:
-    """The part of a JSON text that is being parsed; `line` is where it begins, from 1."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._text = codecs.getincrementaldecoder("utf-8-sig")()
-        self._decode = JSON.raw_decode
-        self._buffer, self._place = "", 0
-        self.line = 1
-
-    def at(self, mark: str) -> bool:
-        """Whether the next character that is no white space is `mark` ("": the end)."""
-        while True:
-            space = _SPACE.match(self._buffer, self._place)
-            self._go(space.end() if space else self._place)
-            if self._place < len(self._buffer) or not self._more():
-                return self._buffer[self._place : self._place + 1] == mark
-
-    def mark(self, mark: str) -> None:
-        """Step over `mark`."""
-        if not self.at(mark):
-            raise ValueError(f"expected {mark!r}" if mark else "text after the end of the array")
-        self._go(self._place + len(mark))
-
-    def value(self) -> Any:
-        """The value that begins here; reads on while it seems to be cut off."""
-        self.at("")
-        while True:
-            try:
-                value, end = self._decode(self._buffer, self._place)
-            except json.JSONDecodeError as error:
-                cut = error.msg.startswith("Unterminated") or error.pos > len(self._buffer) - _LONGEST_MARK
-                if not cut or not self._more():
-                    raise
-            else:
-                # As of a line, which is looked at only where it could be too deep.
-                if sum(self._buffer.count(mark, self._place, end) for mark in "[{") > DEEPEST:
-                    see_depth(value)
-                self._go(end)
-                return value
-
-    def _go(self, place: int) -> None:
-        self.line += self._buffer.count("\n", self._place, place)
-        self._place = place
-
-    def _more(self) -> bool:
-        rest = self._buffer[self._place :]
-        if len(rest) > LONGEST_LINE:
-            raise Malformed(f"an item has more than {LONGEST_LINE:,} characters")
-        # Twice as much each time, so that a long item is not parsed again for every block.
-        block = self._file.read(max(_BLOCK, len(rest)))
-        self._buffer, self._place = rest + self._text.decode(block, final=not block), 0
-        return bool(block)
+def _after(text: str, mark: str, place: int) -> int:
+    """The place of the next character that is no white space, after a mark and white space before it."""
+    place = _SPACE.match(text, place).end()  # type: ignore[union-attr] # an empty match at least
+    if not text.startswith(mark, place):
+        raise ValueError(f"expected {mark!r}")
+    return _SPACE.match(text, place + len(mark)).end()  # type: ignore[union-attr]
 
 
 def _reason(error: Exception) -> str:

@@ -3,32 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import SEGMENT, must, only
-from gaincurate.trainers.doctor.findings import Context, Found, TrainerRules
+from gaincurate.trainers.doctor.findings import Context, Found, TrainerRules, defaults_of
 from gaincurate.trainers.doctor.settings import Settings
-
-DEFAULTS: dict[str, Any] = {
-    "train_dataset.path": None,
-    "train_dataset.batch_size": 1,
-    "train_dataset.shuffle": True,
-    "train_dataset.drop_last": True,
-    "train_dataset.max_length": None,
-    "rollout.max_head_offpolicyness": 0,
-    "total_train_epochs": 1,
-    "total_train_steps": None,
-    "dynamic_bs": False,
-    "saver.freq_epochs": None,
-    "saver.freq_steps": None,
-    "recover.mode": "disabled",
-    "cluster.fileroot": "/tmp/areal/",
-    "actor.path": "",
-    "actor.kl_ctl": 0.1,
-    "actor.use_lora": False,
-    "ref.path": None,
-}
 
 
 def saved_there(settings: Settings, context: Context) -> Found:
@@ -42,7 +21,7 @@ RULES = TrainerRules(
     version="4aef98d8 (2026-05-21)",
     launches=("areal.launcher", "_rl.py", "_grpo.py"),
     style="hydra",
-    defaults=DEFAULTS,
+    defaults=defaults_of("areal"),
     resolves=True,
     rules=(
         common.rows("train_dataset.path", ("messages",), "--trainer areal"),

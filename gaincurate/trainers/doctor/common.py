@@ -13,6 +13,7 @@ from typing import Any
 
 from gaincurate.trainers.doctor.findings import Context, Finding, Found, Mode, Severity
 from gaincurate.trainers.doctor.settings import Settings
+from gaincurate.trainers.profile import Profile
 
 RUNS: tuple[Mode, ...] = ("segment", "live")
 ALWAYS: tuple[Mode, ...] = (*RUNS, "export")
@@ -447,3 +448,12 @@ def too_long(
         {key: context.longest + less},
         f"the longest has {context.longest:,} tokens; or leave them out: `gaincurate score --max-length`",
     )
+
+
+def one_size(profile: Profile, settings: Settings, context: Context) -> Found:
+    """Most trainers have one group size for all prompts, whatever a plan says."""
+    if context.group_size is None or profile.group_size is not None:
+        return None
+    title = f"the plans of this run give each prompt a group size, and {profile.name} has one size for all"
+    advice = "start a run without group_sizes, or train with verl or a loop of your own"
+    return Finding("group-sizes", "wrong", title, advice=advice)

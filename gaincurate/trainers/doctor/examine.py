@@ -23,6 +23,7 @@ from gaincurate.core.artifact import broken
 from gaincurate.errors import GaincurateError, InputError
 from gaincurate.schedule.driver import NAMES
 from gaincurate.schedule.run import Run
+from gaincurate.trainers.doctor.common import one_size
 from gaincurate.trainers.doctor.findings import (
     SEVERITIES,
     Context,
@@ -55,6 +56,9 @@ def run_context(run: Run, mode: Mode, **more: Any) -> Context:
     """The same of an open run; `more` are other fields of the context."""
     more |= {"columns": _columns(run.data(run.round)), "folder": str(run.folder.resolve())}
     more["scored"] = run.scored.identity
+    if run.round >= 0 and (sizes := run.rollouts(run.round)) is not None:
+        step = run.config.align_to if run.config.align_to > 1 else len(sizes)
+        more |= {"group_size": sum(sizes) // len(sizes), "step": step}
     if not run.config.bare:
         lengths = run.scored.column("gc_prompt_tokens").combine_chunks().to_numpy(zero_copy_only=False)
 
@@ -201,7 +205,8 @@ def judge(trainer: TrainerRules, read: Read, context: Context) -> Report:
     settings, rendering = settings_of(trainer, read), profile_of(trainer.name).rendering
     if context.longest is not None and unknown(replace(rendering, code=""), settings, context):
         context = replace(context, longest=None, longer_than=None)  # of prompts without what it adds
-    rules: tuple[Rule, ...] = (*trainer.rules, partial(differences, profile_of(trainer.name)))
+    profile = profile_of(trainer.name)
+    rules: tuple[Rule, ...] = (*trainer.rules, partial(differences, profile), partial(one_size, profile))
     findings, unjudged = ask(rules, settings, _with_script(context, read))
     notes = list(dict.fromkeys([*read.notes, *unjudged]))
     unset = [key for key in settings.defaults if not settings.is_given(key)]

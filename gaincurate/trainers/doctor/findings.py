@@ -7,8 +7,11 @@ breaks the schedule in one error.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 from gaincurate.errors import InputError
@@ -68,6 +71,10 @@ class Context:
     """Tokens of the longest rendered prompt in the set."""
     longer_than: Callable[[float], list[str]] | None = None
     """The ids of the prompts with more tokens than a limit."""
+    group_size: int | None = None
+    """The mean of the group sizes in the newest plan; None where it has none."""
+    step: int = 1
+    """The prompts of a step, in each of which the group sizes have this mean."""
     columns: frozenset[str] | None = None
     """Columns of the newest round's file."""
     folder: str = "run"
@@ -144,6 +151,17 @@ class TrainerRules:
     resolves: bool = False
     whole: Mapping[str, Any] | None = None
     toml: bool = False
+
+
+@cache
+def defaults_of(trainer: str) -> Mapping[str, Any]:
+    """The values of a trainer's settings where a file says nothing, as its source has them.
+
+    `tests/trainer_defaults.py` reads them from the source.
+    """
+    stored = json.loads(Path(__file__).parent.with_name("defaults.json").read_text())
+    defaults: Mapping[str, Any] = stored[trainer]["defaults"]
+    return defaults
 
 
 def ask(rules: Iterable[Rule], settings: Settings, context: Context) -> tuple[list[Finding], list[str]]:

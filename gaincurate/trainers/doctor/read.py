@@ -35,6 +35,7 @@ _SUBSTITUTION = re.compile(rf"\$\({_IN_BRACKETS}\)")
 _FIXED = re.compile(r"\$\(\s*(cd|pwd|basename|dirname|realpath)\b")  # the same in every round
 _GIVEN = re.compile(rf"\$\{{?(?:[1-9@*]|GAINCURATE_|(?:{'|'.join(NAMES)})(?!\w))")
 _PIECE = re.compile(r"\\\n|\\.|(?<!\S)#[^\n]*|'[^']*'|\"(?:\\.|[^\"\\])*\"|\n", re.DOTALL)
+_HERE = re.compile(r"(?<!<)<<-?[ \t]*['\"\\]?([A-Za-z_]\w*)['\"]?([^\n]*\n)(?:[^\n]*\n)*?[ \t]*\1(?=\n|\Z)")
 _HIDDEN, _SHOWN = str.maketrans("()", "\x01\x02"), str.maketrans("\x01\x02", "()")
 _BEGINS, _ENDS = {"if", "for", "while", "until", "case", "{"}, {"fi", "done", "esac", "}"}
 _BETWEEN = {";", ";;", "&", "&&", "|", "||", "(", ")", "()", "then", "do", "else", "elif"}
@@ -323,7 +324,9 @@ def _number(node: ast.expr) -> int:
 
 
 def _tokens(text: str) -> list[str]:
-    """A script's words and operators, without comments; line ends are `;`, and substitutions are one word."""
+    """A script's words and operators, without comments and here-documents; line ends are `;`, and
+    substitutions are one word.
+    """
 
     def line(piece: re.Match[str]) -> str:
         return {"\\\n": " ", "\n": " ; ", "#": ""}.get(piece[0] if piece[0][0] != "#" else "#", piece[0])
@@ -336,7 +339,9 @@ def _tokens(text: str) -> list[str]:
         return "$" + re.sub(r"\$\{(\w+)\}|\$|\s", r"\1", substitution[0]).translate(_HIDDEN)
 
     lexer = shlex.shlex(
-        _PIECE.sub(line, _SUBSTITUTION.sub(hidden, text)), posix=True, punctuation_chars="();|&"
+        _PIECE.sub(line, _SUBSTITUTION.sub(hidden, _HERE.sub(r"\2", text))),
+        posix=True,
+        punctuation_chars="();|&",
     )
     lexer.whitespace_split = True
     lexer.commenters = ""

@@ -1,6 +1,7 @@
 """NeMo-RL follows a run through its custom data loader.
 
-NeMo-RL tells nobody a prompt's reward, so an environment of the user's own hands its returns to `report`.
+Written against commit 7ea279abf (2026-08-22). NeMo-RL passes rewards to no loader, so an environment of the
+user hands its returns to `report`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from gaincurate.core.arrow import read_json_lines, read_parquet
 from gaincurate.core.artifact import Json
 from gaincurate.core.schema import ID
 from gaincurate.errors import InputError, OutputError
@@ -18,21 +20,23 @@ from gaincurate.trainers.session import (
     ROUND,
     RunSession,
     followed,
-    ids_in,
-    next_round,
     not_installed,
     open_run,
     place_of,
-    places_of,
     reward_of,
 )
 
 RUN, STEP = "gc_run", "gc_step"
 """The keys in `extra_env_info`, besides `gc_id` and `gc_round`."""
+RUN_VARIABLE, CHECKPOINTS, DATA = "GAINCURATE_RUN", "GAINCURATE_CHECKPOINTS", "GAINCURATE_DATA"
+"""The run's folder, `checkpointing.checkpoint_dir`, and the file that `data.train.data_path` names."""
+PLACE = "gaincurate"
+"""The key in `train_dataloader_<task>.pt`."""
+_AHEAD = "The environment's step() has to call gaincurate.trainers.nemo_rl.report."
 
 
 def report(metadata: Sequence[Json | None], rewards: Any, terminateds: Any = None) -> None:
-    """Report from an environment's `step`; what has no id (validation) is let be.
+    """Report from an environment's `step`; rows without a run (validation) are left out.
 
     Args:
         metadata: as `step` got it, `[batch]`.
@@ -42,26 +46,15 @@ def report(metadata: Sequence[Json | None], rewards: Any, terminateds: Any = Non
     Raises:
         StorageError: the file system refused.
     """
-    ended = [True] * len(metadata) if terminateds is None else [bool(flag) for flag in terminateds]
-    lines: dict[str, list[Json]] = {}
+    ended = [True] * len(metadata) if terminateds is None else terminateds
+    run, lines = None, list[Json]()
     for info, reward, end in zip(metadata, rewards, ended, strict=True):
         if info and RUN in info and end:  # `RunBatches` puts it in, and a validation row may have an id
-            line = {
-                ID: info[ID],
-                "reward": reward_of(float(reward)),
-                "round": info[ROUND],
-                "step": info[STEP],
-            }
-            lines.setdefault(info[RUN], []).append(line)
-    for run, reported in lines.items():
-        followed(run).report(reported)
-
-
-RUN_VARIABLE, CHECKPOINTS, DATA = "GAINCURATE_RUN", "GAINCURATE_CHECKPOINTS", "GAINCURATE_DATA"
-"""The run's folder, `checkpointing.checkpoint_dir`, and the file that `data.train.data_path` names."""
-PLACE = "gaincurate"
-"""The key in `train_dataloader_<task>.pt`."""
-_AHEAD = "The environment's step() has to call gaincurate.trainers.nemo_rl.report."
+            run = info[RUN]
+            line = {ID: info[ID], "reward": reward_of(float(reward)), "round": info[ROUND]}
+            lines.append({**line, "step": info[STEP]})
+    if run is not None:
+        followed(run).report(lines)
 
 
 class RunBatches:
@@ -82,21 +75,19 @@ class RunBatches:
     def __call__(
         self, data_iterators: dict[str, Iterator[Any]], dataloaders: dict[str, Any], **records: Any
     ) -> tuple[Any, dict[str, Iterator[Any]]]:
-        """The next batch, one `batch_size` of each dataloader, in the plan's order.
+        """The next batch, one `batch_size` of each dataloader, in the plan's order; raises as
+        `RunSession.take`.
 
         Raises:
             InputError: a setting is missing, or a prompt is not in the data.
-            OutcomeError: the round's outcomes are not in.
             StopIteration: the run is finished.
         """
         try:
             from nemo_rl.data.collate_fn import rl_collate_fn
         except ImportError as error:
             raise not_installed("NeMo-RL", "7ea279abf (2026-08-22)", error) from error
-        live = self.live = self.live or self._begin(dataloaders)
-        if live.position >= live.budget and not live.finished:
-            next_round(live, _AHEAD)
-        rows = live.take(sum(loader.batch_size for loader in dataloaders.values()))
+        self.live = self.live or self._begin(dataloaders)
+        rows = self.live.take(sum(loader.batch_size for loader in dataloaders.values()))
         if not rows:
             raise StopIteration
         self.step += 1
@@ -115,9 +106,9 @@ class RunBatches:
             )
         # NeMo-RL gives a custom dataloader its loaders and no settings, so `rules.py` cannot be asked here.
         for task, loader in dataloaders.items():
-            ids = ids_in(loader.dataset.dataset, self.data, f"NeMo-RL's data.train, and {DATA}")
-            self.places |= {gc_id: (task, place) for gc_id, place in places_of(ids).items()}
-        live = open_run(self.run, f"the environment variable {RUN_VARIABLE}", "NeMo-RL")
+            ids = _ids(loader.dataset.dataset, self.data)
+            self.places |= {gc_id: (task, place) for place, gc_id in enumerate(ids)}
+        live = open_run(self.run, f"the environment variable {RUN_VARIABLE}", "NeMo-RL", _AHEAD)
         self.run = str(live.run.folder.resolve())  # environments may run elsewhere
         for loader in dataloaders.values():
             loader.state_dict = lambda state_of=loader.state_dict: {**state_of(), PLACE: live.save(self.step)}
@@ -125,13 +116,10 @@ class RunBatches:
         if not steps:
             live.begin_anew()
             return live
-        newest = max(steps, key=lambda path: int(path.name[5:]))
-        self._go_on(live, newest / f"train_dataloader_{next(iter(dataloaders))}.pt")
-        return live
-
-    def _go_on(self, live: RunSession, path: Path) -> None:
         import torch
 
+        newest = max(steps, key=lambda path: int(path.name[5:]))
+        path = newest / f"train_dataloader_{next(iter(dataloaders))}.pt"
         saved = torch.load(path) if path.exists() else {}
         if PLACE not in saved:
             raise OutputError(
@@ -140,6 +128,27 @@ class RunBatches:
             )
         live.restore(saved[PLACE], str(path))
         self.step = int(saved[PLACE]["step"])
+        return live
+
+
+def _ids(dataset: Any, file: str | None) -> list[str]:
+    """The ids of NeMo-RL's rows: its own column, or where it dropped that, of the file that it read."""
+    if ID in dataset.column_names:
+        return list(dataset[ID])
+
+    def refuse(why: str) -> InputError:
+        return InputError(f"the rows of NeMo-RL's data.train have no {ID}, so {DATA} is needed: {why}.")
+
+    if not file or not Path(file).exists():
+        raise refuse(f"there is no file {file}")
+    is_table = file.endswith(".parquet")
+    table = read_parquet(Path(file), refuse) if is_table else read_json_lines(Path(file), refuse, [ID])
+    if len(table) != len(dataset) or ID not in table.column_names:
+        raise refuse(
+            f"{file} has {len(table):,} rows with {', '.join(table.column_names)}, not the "
+            f"{len(dataset):,} that were read, with {ID}"
+        )
+    return list(table.column(ID).to_pylist())
 
 
 @cache

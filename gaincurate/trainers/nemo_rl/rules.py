@@ -12,7 +12,7 @@ from typing import Any
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import ALWAYS, EXPORT, SEGMENT, Row, must, only
 from gaincurate.trainers.doctor.common import LIVE as LIVE_MODE
-from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules, defaults_of
 from gaincurate.trainers.doctor.settings import Settings
 
 LIVE: dict[str, Any] = {
@@ -23,36 +23,6 @@ LIVE: dict[str, Any] = {
 
 
 _PARTS = "data.num_prompts_per_dataloader"
-
-DEFAULTS: dict[str, Any] = {
-    "data.shuffle": True,
-    "data.max_input_seq_length": "${policy.max_total_sequence_length}",
-    "data.use_multiple_dataloader": False,
-    "data.custom_dataloader": None,
-    "data.num_prompts_per_dataloader": None,
-    "data.train.dataset_name": "OpenMathInstruct-2",
-    "data.train.data_path": None,
-    "data.train.split_validation_size": 0.05,
-    "data.default.prompt_file": "examples/prompts/cot.txt",
-    "data.default.env_name": "math",
-    "grpo.num_prompts_per_step": 32,
-    "grpo.num_generations_per_prompt": 16,
-    "grpo.max_num_epochs": 1,
-    "grpo.max_num_steps": 1_000_000,
-    "grpo.use_dynamic_sampling": False,
-    "grpo.async_grpo.enabled": False,
-    "loss_fn.reference_policy_kl_penalty": 0.01,
-    "checkpointing.enabled": True,
-    "checkpointing.checkpoint_dir": "results/grpo",
-    "checkpointing.model_save_format": "safetensors",
-    "checkpointing.save_consolidated": False,
-    "policy.max_total_sequence_length": 512,
-    "policy.dtensor_cfg.enabled": True,
-    "policy.dtensor_cfg.lora_cfg.enabled": False,
-    "policy.megatron_cfg.enabled": False,
-    "policy.megatron_cfg.peft.enabled": False,
-}
-
 
 WHOLE: dict[str, Any] = {"grpo.max_num_epochs": 1, "grpo.max_num_steps": 1_000_000}
 """What holds where a file says all: what the code itself takes for a setting that is not there."""
@@ -156,7 +126,7 @@ RULES = TrainerRules(
     version="7ea279ab (2026-08-22)",
     launches=("run_grpo",),
     style="hydra",
-    defaults=DEFAULTS,
+    defaults=defaults_of("nemo-rl"),
     live=True,
     resolves=True,
     whole=WHOLE,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any
 
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import ALWAYS, SEGMENT, must
-from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules, defaults_of
 from gaincurate.trainers.doctor.settings import Settings
 
 _ALL = 100_000_000
@@ -40,32 +39,6 @@ RENAMED = {
     "lora_rank": "ds.lora.rank",
 }
 """The option names up to 0.10.1 (0.9.0, 0.9.3 and 0.10.1 were read)."""
-
-DEFAULTS: dict[str, Any] = {
-    "data.prompt_dataset": None,
-    "data.input_key": "input",
-    "data.label_key": None,
-    "data.input_template": None,
-    "data.apply_chat_template": False,
-    "data.max_samples": _ALL,
-    "data.max_len": 2048,
-    "prompt_max_len": None,
-    "rollout.max_new_tokens": None,
-    "rollout.batch_size": 1024,
-    "rollout.n_samples_per_prompt": 1,
-    "train.batch_size": 128,
-    "train.num_episodes": 1,
-    "train.agent_func_path": None,
-    "ckpt.load_enable": False,
-    "ckpt.output_dir": "./ckpt",
-    "ckpt.path": "./ckpt/checkpoints_ppo_ray",
-    "reward.remote_url": None,
-    "algo.kl.init_coef": 0.01,
-    "algo.dynamic_filtering_enable": False,
-    "actor.lr_scheduler": "cosine_with_min_lr",
-    "actor.lr_warmup_ratio": 0.03,
-    "ds.lora.rank": 0,
-}
 
 
 def subset(settings: Settings, context: Context) -> Found:
@@ -120,7 +93,7 @@ RULES = TrainerRules(
     renamed=RENAMED,
     launches=("openrlhf.cli.train_ppo_ray", "train_ppo_ray"),
     style="switches",
-    defaults=DEFAULTS,
+    defaults=defaults_of("openrlhf"),
     rules=(
         common.rows("data.prompt_dataset", ("label",), "--trainer openrlhf", "jsonl",
             renamed="data.label_key"),

@@ -1,7 +1,8 @@
-"""prime-rl follows a run live: a verifiers taskset that never ends has the planned prompts as its tasks.
+"""prime-rl follows a run live: a verifiers taskset without an end has the planned prompts as its tasks.
 
-Parts for an environment package of one's own. prime-rl dispatches ahead of outcomes, and when it resumes it
-calls `next` once for each task that it had: that replays the plans on disk and plans nothing.
+Parts for an environment package of a user. Written against verifiers a60a606ec and prime-rl 559b44772
+(2026-08-21). prime-rl dispatches ahead of outcomes, and when it resumes it calls `next` once for each task
+that it had. That replays the plans on disk and plans nothing.
 """
 
 from __future__ import annotations
@@ -12,9 +13,8 @@ from itertools import count
 from typing import Any
 
 from gaincurate.core.artifact import Json
-from gaincurate.core.prompts import plain_rows
 from gaincurate.core.schema import ID
-from gaincurate.trainers.session import ROUND, followed, next_round, not_installed, open_run
+from gaincurate.trainers.session import ROUND, followed, not_installed, open_run
 
 try:
     import verifiers.v1 as vf
@@ -46,7 +46,7 @@ class RunData(vf.TaskData):  # type: ignore[misc]
 
 
 class RunTask:
-    """Mixin before `vf.Task`: its key is the prompt's id, and what it was scored with is reported."""
+    """Mixin before `vf.Task`: its key is the prompt's id, and its reward is reported."""
 
     data: Any
 
@@ -57,12 +57,11 @@ class RunTask:
 
     async def score(self, trace: Any, runtime: Any = None) -> None:
         """Score, then report; a task that cannot be scored is reported as one that could not be judged."""
-        reward = None
+        reward, data = None, self.data
         try:
             await super().score(trace, runtime)  # type: ignore[misc]
             reward = float(trace.reward)
         finally:
-            data = self.data
             if data.gc_run:
                 line = {ID: data.gc_id, "reward": reward, "round": data.gc_round, "step": data.idx}
                 followed(data.gc_run).report([{**line, "attempt": data.gc_attempt, "sample": trace.id}])
@@ -81,26 +80,24 @@ class RunTaskset:
         """A task of one row.
 
         Args:
-            row: the source columns, `gc_id` and `prompt`.
+            row: the source columns, `gc_id`, `gc_round` and `prompt`.
             carried: fields for `RunData`: `idx`, `gc_id`, `gc_round`, `gc_attempt` and `gc_run`.
         """
-        raise NotImplementedError  # what a task is, its environment says: a subclass has this
+        raise NotImplementedError  # a task is what its environment says
 
     def load(self) -> Iterator[Any]:
-        """Tasks in the order of the plans; raises as `open_run` and `next_round`."""
+        """Tasks in the order of the plans; raises as `open_run` and `RunSession.turn`."""
         # A taskset has its own config and none of prime-rl's settings, so `rules.py` cannot be asked here.
-        with closing(open_run(self.config.run, "the taskset's `run`", "prime-rl")) as live:
+        with closing(open_run(self.config.run, "the taskset's `run`", "prime-rl", _AHEAD)) as live:
             attempt = 1 + sum(entry.get("what") == _ATTEMPT for entry in live.run.executions())
             live.run.log(what=_ATTEMPT, attempt=attempt)
-            taken, ended, made_for, rows = live.round, live.finished, -1, list[Json]()
+            run, taken, last = str(live.run.folder.resolve()), live.round, live.rounds - 1
+            unreported = live.rounds if live.finished else taken  # rounds before it were taken
             for place in count():
                 round_, position = divmod(place, live.budget)
-                if live.round < round_ < live.rounds:
-                    next_round(live, _AHEAD)
-                reported = taken <= round_ < live.rounds and not ended
-                round_ = min(round_, live.rounds - 1)
-                if round_ != made_for:
-                    made_for, rows = round_, plain_rows(live.run.data(round_))
-                where = {ID: rows[position][ID], ROUND: round_, "gc_attempt": attempt}
-                where["gc_run"] = str(live.run.folder.resolve()) if reported else ""
-                yield self.task_of(rows[position], {"idx": place, **where})
+                if live.round < round_ <= last:
+                    live.turn()
+                row = live.rows(min(round_, last))[position]
+                where = {ID: row[ID], ROUND: row[ROUND], "gc_attempt": attempt}
+                where["gc_run"] = run if unreported <= round_ <= last else ""
+                yield self.task_of(row, {"idx": place, **where})

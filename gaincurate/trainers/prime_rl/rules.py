@@ -4,33 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import SEGMENT, must
-from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules, defaults_of
 from gaincurate.trainers.doctor.settings import Settings
 from gaincurate.trainers.profile import words
 
 _SOURCE = "orchestrator.train.source.0"
-
-DEFAULTS: dict[str, Any] = {
-    "max_steps": None,
-    "seq_len": None,
-    "output_dir": "outputs",
-    "weight_broadcast.type": "filesystem",
-    "ckpt.interval": None,
-    "orchestrator.batch_size": 128,
-    "orchestrator.token_batch_size": None,
-    "orchestrator.group_size": 1,
-    "orchestrator.seq_len": 2048,
-    "orchestrator.concurrency.max_inflight": 1024,
-    "orchestrator.max_off_policy_steps": 8,
-    f"{_SOURCE}.curriculum.sampler.type": "standard",
-    f"{_SOURCE}.env.taskset.run": None,
-    "orchestrator.monitors.file.path": "metrics.jsonl",
-}
-
 _SHIPPED = words(
     "aime24 aime25 alphabet_sort browsecomp color_codeword deepdive deepwiki general_agent glossary gsm8k "
     "harbor i3_code i3_logic i3_math kuhn_poker math_env nemo_gym openenv openseeker proposer_solver "
@@ -115,7 +96,7 @@ RULES = TrainerRules(
     version="559b4477 (2026-08-21)",
     launches=("rl",),
     style="dashes",
-    defaults=DEFAULTS,
+    defaults=defaults_of("prime-rl"),
     live=True,
     rules=(
         sources,

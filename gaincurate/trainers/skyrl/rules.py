@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import SEGMENT, must
-from gaincurate.trainers.doctor.findings import Context, Found, TrainerRules
+from gaincurate.trainers.doctor.findings import Context, Found, TrainerRules, defaults_of
 from gaincurate.trainers.doctor.settings import Settings
 
 _REPLACED = "groups without variance are replaced or left out, so steps and rows do not agree"
@@ -15,25 +14,6 @@ _ALWAYS = 1_000_000  # steps: the last step of an epoch is saved whatever the pe
 
 _SHIPPED = ("aime", "gsm8k", "gsm8k_multi_turn", "lcb", "search", "searchcode", "text2sql")
 """Environments of skyrl-gym itself."""
-
-DEFAULTS: dict[str, Any] = {
-    "data.train_data": ["~/data/gsm8k/train.parquet"],
-    "trainer.train_batch_size": 1024,
-    "trainer.max_prompt_length": 512,
-    "trainer.epochs": 1,
-    "trainer.max_training_steps": None,
-    "trainer.resume_mode": "latest",
-    "trainer.ckpt_path": "~/ckpts/",
-    "trainer.hf_save_interval": -1,
-    "trainer.export_path": "~/exports/",
-    "trainer.eval_before_train": True,
-    "trainer.algorithm.dynamic_sampling.type": None,
-    "trainer.algorithm.use_kl_loss": True,
-    "trainer.algorithm.use_kl_in_reward": False,
-    "trainer.fully_async.sample_full_batch": False,
-    "trainer.policy.model.lora.rank": 0,
-    "environment.env_class": "gsm8k",
-}
 
 
 def resumes(settings: Settings, context: Context) -> Found:
@@ -56,7 +36,7 @@ RULES = TrainerRules(
     version="a9564572 (2026-08-21)",
     launches=("skyrl.train.entrypoints", "main_base"),
     style="hydra",
-    defaults=DEFAULTS,
+    defaults=defaults_of("skyrl"),
     rules=(
         partial(common.reads, key="data.train_data"),
         partial(common.begins, key="trainer.policy.model.path"),

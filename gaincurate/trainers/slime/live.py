@@ -19,7 +19,7 @@ from gaincurate.errors import InputError, OutputError
 from gaincurate.trainers.doctor.examine import run_context
 from gaincurate.trainers.doctor.findings import ask, refuse
 from gaincurate.trainers.doctor.settings import Resolved
-from gaincurate.trainers.session import RESUME, ROUND, next_round, not_installed, open_run
+from gaincurate.trainers.session import RESUME, ROUND, not_installed, open_run
 from gaincurate.trainers.slime.rules import RULES
 
 try:
@@ -52,7 +52,7 @@ class RunDataSource(DataSource):  # type: ignore[misc]
 
     def __init__(self, args: Any) -> None:
         self.args = args
-        self.live = open_run(args.prompt_data, "--prompt-data FOLDER", "slime")
+        self.live = open_run(args.prompt_data, "--prompt-data FOLDER", "slime", _AHEAD)
         # slime gives its data source all arguments, so the doctor's rules can be asked of them here.
         context = run_context(self.live.run, "live", running=True)
         try:
@@ -67,11 +67,11 @@ class RunDataSource(DataSource):  # type: ignore[misc]
         self._samples: tuple[int, dict[str, Any]] = (-1, {})  # of one round, by id
 
     def get_samples(self, num_samples: int) -> list[list[Any]]:
-        """The next groups of the plan, `[num_samples]`; raises as `RunSession.take` and `next_round`."""
+        """The next groups of the plan, `[num_samples]`; raises as `RunSession.take`."""
         live = self.live
-        if live.position >= live.budget and (live.finished or not next_round(live, _AHEAD)):
+        if not (rows := live.take(num_samples)):
             raise InputError(f"{live.run.folder} is finished: give slime --num-epoch {live.rounds}, no more.")
-        return [self._group(row) for row in live.take(num_samples)]
+        return [self._group(row) for row in rows]
 
     def _group(self, row: Json) -> list[Any]:
         """Fresh samples of a row, `[n_samples_per_prompt]`, with `gc_id` and `gc_round` in their metadata."""

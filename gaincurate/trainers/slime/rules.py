@@ -8,7 +8,7 @@ from typing import Any
 
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import ALWAYS, SEGMENT, must, only
-from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules, defaults_of
 from gaincurate.trainers.doctor.settings import Settings
 
 LIVE: dict[str, Any] = {
@@ -20,34 +20,7 @@ LIVE: dict[str, Any] = {
 _TAP = "rollout_all_samples_process_path"
 _ALWAYS = 1_000_000  # rollouts: the last one is saved whatever the period
 
-DEFAULTS: dict[str, Any] = {
-    "prompt_data": None,
-    "input_key": "input",
-    "label_key": None,
-    "metadata_key": "metadata",
-    "tool_key": "tools",
-    "apply_chat_template": False,
-    "rollout_shuffle": False,
-    "rollout_batch_size": None,
-    "rollout_max_prompt_len": None,
-    "over_sampling_batch_size": None,
-    "dynamic_sampling_filter_path": None,
-    "partial_rollout": False,
-    "num_rollout": None,
-    "num_epoch": None,
-    "start_rollout_id": None,
-    "data_source_path": "slime.rollout.data_source.RolloutDataSourceWithBuffer",
-    "rollout_function_path": "slime.rollout.sglang_rollout.generate_rollout",
-    "custom_rm_path": None,
-    "rollout_all_samples_process_path": None,
-    "ref_load": None,
-    "load": None,
-    "save": None,
-    "save_interval": None,
-    "save_hf": None,
-    "kl_coef": 0.0,
-    "kl_loss_coef": 0.0,
-}
+DEFAULTS = defaults_of("slime")
 
 
 def passes(settings: Settings, context: Context) -> Found:

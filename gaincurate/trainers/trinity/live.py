@@ -1,19 +1,18 @@
-"""Trinity-RFT 0.6 follows a run live: its explorer asks for row indices and hands pass rates back.
+"""Trinity-RFT follows a run live: its explorer asks for row indices and hands pass rates back.
 
-Named in `data_selector.selector_type`. The explorer asks ahead and waits for outcomes where it syncs weights,
-so a round must end there, or without some of them.
+Written against version 0.6.0. Named in `data_selector.selector_type`. The explorer asks ahead and waits for
+outcomes where it syncs weights, so a round must end there, or without some of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.schema import ID
 from gaincurate.errors import OutcomeError, OutputError
-from gaincurate.trainers.session import next_round, not_installed, open_run, place_of, places_of, reward_of
+from gaincurate.trainers.session import not_installed, open_run, place_of, reward_of
 
 try:
     from trinity.buffer.selector.selector import BaseSelector
@@ -26,9 +25,8 @@ _AHEAD = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """What was handed out together: `ids` by row index, from `position` of the round on."""
+class _Batch(NamedTuple):
+    """Rows that were handed out together: their ids by index, from `position` of the round on."""
 
     step: int
     round: int
@@ -44,41 +42,38 @@ class RunSelector(BaseSelector):  # type: ignore[misc]
         config: the `data_selector` section.
 
     Raises:
-        InputError: no run was named, it scores again, or the task set has no ids.
+        InputError: no run was named, it scores again, or its plans have group sizes.
+        OutputError: the task set has no ids.
         LockedError: another trainer is at work on the run.
     """
 
     def __init__(self, data_source: Any, config: Any) -> None:
         # `config` is the data_selector section alone, so `rules.py` cannot be asked here.
         super().__init__(data_source, config)
-        self.live = open_run(config.kwargs.get("run"), "data_selector.kwargs: {run: FOLDER}", "Trinity-RFT")
+        run = config.kwargs.get("run")
+        self.live = open_run(run, "data_selector.kwargs: {run: FOLDER}", "Trinity-RFT", _AHEAD)
         if ID not in data_source.dataset.column_names:
             raise OutputError(
                 f"the task set {data_source.name!r} has no column {ID}; write it with `gaincurate export "
                 "--trainer trinity` and name that file in its `path`."
             )
-        self.places = places_of(data_source.dataset[ID])
+        self.places = {gc_id: index for index, gc_id in enumerate(data_source.dataset[ID])}
         self.step = 0
         self.waiting: list[_Batch] = []  # handed out, outcomes not in, oldest first
 
     def get_indices(self, batch_size: int, return_extra_info: bool = False) -> Any:
-        """Rows of the task set for the next batch, `[batch_size]`, in the plan's order.
+        """Rows of the task set for the next batch, `[batch_size]`; raises as `RunSession.take`.
 
         Raises:
-            InputError: a batch would lie in two rounds, or a prompt is not in the task set.
-            OutcomeError: the round's outcomes are not in.
+            InputError: a prompt is not in the task set.
             StopIteration: the run is finished, so there are no more tasks.
         """
-        live = self.live
-        if live.position >= live.budget and not live.finished:
-            next_round(live, _AHEAD)
-        begin, rows = live.position, live.take(batch_size)
+        rows, where = self.live.take(batch_size), f"the task set {self.data_source.name!r} has"
         if not rows:
             raise StopIteration
-        where = f"the task set {self.data_source.name!r} has"
         ids = {place_of(row, self.places, where): row[ID] for row in rows}
         self.step += 1
-        self.waiting.append(_Batch(self.step, live.round, begin, ids))
+        self.waiting.append(_Batch(self.step, self.live.round, self.live.position - batch_size, ids))
         return (list(ids), {}) if return_extra_info else list(ids)
 
     def feedback(self, indices: Sequence[int], values: Sequence[float]) -> None:
@@ -90,10 +85,7 @@ class RunSelector(BaseSelector):  # type: ignore[misc]
         rewards = {int(index): reward_of(float(value)) for index, value in zip(indices, values, strict=True)}
         if not rewards:
             return
-        place = next(
-            (k for k, batch_waiting in enumerate(self.waiting) if rewards.keys() <= batch_waiting.ids.keys()),
-            None,
-        )
+        place = next((k for k, one in enumerate(self.waiting) if rewards.keys() <= one.ids.keys()), None)
         if place is None:
             raise OutcomeError(f"outcomes of rows {sorted(rewards)[:5]} came, which no open batch has.")
         batch = self.waiting[place]
@@ -104,8 +96,9 @@ class RunSelector(BaseSelector):  # type: ignore[misc]
     def state_dict(self) -> Json:
         """The place, for `explorer_meta.json`; what is waited for in this round is handed out again."""
         again = next((batch for batch in self.waiting if batch.round == self.live.round), None)
-        saved = self.live.save(self.step if again is None else again.step - 1)
-        return saved if again is None else {**saved, "position": again.position}
+        if again is None:
+            return self.live.save(self.step)
+        return {**self.live.save(again.step - 1), "position": again.position}
 
     def load_state_dict(self, state_dict: Json) -> None:
         """Go back to a place, or begin again; OutputError where the state does not fit the run."""

@@ -10,7 +10,7 @@ from typing import Any
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import ALWAYS, SEGMENT, Row, must, only
 from gaincurate.trainers.doctor.common import LIVE as LIVE_MODE
-from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules, defaults_of
 from gaincurate.trainers.doctor.settings import Settings, shown
 from gaincurate.trainers.profile import words
 
@@ -36,34 +36,6 @@ _REWARDS = words(
     "accuracy_reward countdown_reward format_reward math_boxed_reward math_dapo_reward math_reward"
 )
 """Workflows and reward functions of the trainer's own registries: they report to nobody."""
-
-DEFAULTS: dict[str, Any] = {
-    f"{_FIRST}.path": None,
-    f"{_FIRST}.format.prompt_key": "prompt",
-    f"{_FIRST}.format.response_key": "response",
-    f"{_FIRST}.data_selector.selector_type": "sequential",
-    f"{_FIRST}.format.system_prompt": None,
-    f"{_FIRST}.workflow_args.use_base": False,
-    f"{_FIRST}.default_workflow_type": None,
-    f"{_FIRST}.default_reward_fn_type": None,
-    "buffer.explorer_input.default_workflow_type": None,
-    "buffer.explorer_input.default_reward_fn_type": None,
-    "mode": "both",
-    "model.tinker.enable": False,
-    "buffer.batch_size": 1,
-    "buffer.total_epochs": 1,
-    "buffer.total_steps": None,
-    "model.max_prompt_tokens": None,
-    "model.enable_prompt_truncation": True,
-    "explorer.over_rollout.ratio": 0.0,
-    "explorer.eval_on_startup": True,
-    "synchronizer.sync_interval": 1,
-    "synchronizer.sync_offset": 0,
-    "trainer.save_hf_checkpoint": "last",
-    "checkpoint_root_dir": "",
-    "continue_from_checkpoint": True,
-    "model.lora_configs": None,
-}
 
 
 def _taskset(settings: Settings) -> str:
@@ -164,7 +136,7 @@ RULES = TrainerRules(
     version="0.6.0",
     launches=("trinity",),
     style="hydra",
-    defaults=DEFAULTS,
+    defaults=defaults_of("trinity"),
     live=True,
     resolves=True,
     rules=(

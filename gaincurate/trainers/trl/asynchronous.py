@@ -17,6 +17,7 @@ from trl.trainer.utils import get_callable_name, is_async_callable
 from gaincurate.core.artifact import Json
 from gaincurate.core.foreign import json_file
 from gaincurate.core.schema import ID
+from gaincurate.schedule.run import Run, refuse_group_sizes
 from gaincurate.trainers.round_dataset import DRAW, RoundDataset
 from gaincurate.trainers.session import ROUND, RunSession, place_beside
 
@@ -40,7 +41,9 @@ def async_arguments(run: str | Path, reward_funcs: Reward | Sequence[Reward]) ->
 
     Raises:
         OutputError: no run is there.
+        InputError: its plans have group sizes.
     """
+    refuse_group_sizes(Run(run), "TRL")
     functions = [reward_funcs] if callable(reward_funcs) else list(reward_funcs)
     dataset = RoundDataset(run, endless=True)
     parts: _Parts = {}

@@ -33,7 +33,7 @@ from gaincurate.core.schema import ID
 from gaincurate.core.store import use_cache
 from gaincurate.errors import GaincurateError, InputError, OutcomeError, OutputError
 from gaincurate.schedule.observations import logged, silent
-from gaincurate.schedule.run import Run
+from gaincurate.schedule.run import Run, refuse_group_sizes
 from gaincurate.trainers.doctor.findings import Finding, context_of, refuse
 from gaincurate.trainers.profile import layout_of
 from gaincurate.trainers.session import RunSession, followed, place_beside, reward_of
@@ -182,6 +182,7 @@ def attach(
     live = followed(run, note, checkpoints=True)
     live.held = TrainerFinder(layout_of("trl"), live.note).held
     together(lambda: _plan_the_first(live), trainer.accelerator)
+    refuse_group_sizes(live.run, "TRL")
     if not late:
         refuse(add_ids(trainer, live.run))  # of a run that was opened just now
     refuse(see_prompts(trainer, live.run, live.ids, late, note), repr)

@@ -9,41 +9,16 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import ALWAYS, LIVE, SEGMENT, must, only
-from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules, defaults_of
 from gaincurate.trainers.doctor.settings import Settings
 from gaincurate.trainers.trl.batching import shape_in
 
 _REWARD = "reward.reward"  # a function of the user's, named as the recipe names it
 
-DEFAULTS: dict[str, Any] = {
-    "shuffle_dataset": True,
-    "remove_unused_columns": False,
-    "dataloader_num_workers": 0,
-    "steps_per_generation": None,
-    "generation_batch_size": None,
-    "num_generations": 8,
-    "num_iterations": 1,
-    "per_device_train_batch_size": 8,
-    "gradient_accumulation_steps": 1,
-    "save_strategy": "steps",
-    "save_steps": 500,
-    "save_only_model": False,
-    "ignore_data_skip": False,
-    "logging_steps": 10,
-    "log_completions": False,
-    "num_train_epochs": 3.0,
-    "max_steps": -1,
-    "auto_find_batch_size": False,
-    "lr_scheduler_type": "linear",
-    "beta": 0.0,
-    "resume_from_checkpoint": None,
-    "output_dir": None,
-    "use_peft": False,
-}
+DEFAULTS = defaults_of("trl")
 
 
 def tail(settings: Settings, context: Context) -> Found:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from gaincurate.trainers.view import View
 
 
+GROUP_SIZE = "__rollout_n__"
+"""The column with a prompt's group size; without it a prompt has `rollout.n` rollouts (0.9.1)."""
 _VERL = (
     Sharded(
         "actor/model_world_size_*_rank_*.pt",
@@ -140,6 +142,7 @@ PROFILE = Profile(
     ),
     judge="data_source",
     judge_needed=True,
+    group_size=GROUP_SIZE,
     columns=_columns,
     launch=_launch,
     rendering=Rendering(

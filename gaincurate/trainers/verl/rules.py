@@ -12,7 +12,7 @@ from typing import Any
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import LIVE as LIVE_MODE
 from gaincurate.trainers.doctor.common import SEGMENT, must, only
-from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules, defaults_of
 from gaincurate.trainers.doctor.settings import Settings
 
 LIVE: dict[str, Any] = {
@@ -25,46 +25,13 @@ LIVE: dict[str, Any] = {
 """The settings by which the trainer finds the live adapter."""
 
 _MINI, _DYNAMIC = (f"actor_rollout_ref.actor.{name}" for name in ("ppo_mini_batch_size", "use_dynamic_bsz"))
+_N = "actor_rollout_ref.rollout.n"
 _SAVED = "actor_rollout_ref.actor.checkpoint.save_contents"
 _REWARD = "reward.custom_reward_function.path"
 _TAP = "trainer.v1.sampler.custom_sampler.path"
 _CALLBACK = "trainer.checkpoint_callback_class"
 _EXPORT = "--trainer verl --data-source NAME"
 _ALWAYS = 1_000_000  # steps: no round is as long, and the last step is saved whatever the period
-
-DEFAULTS: dict[str, Any] = {
-    "data.train_files": "~/data/rlhf/gsm8k/train.parquet",
-    "data.train_max_samples": -1,
-    "data.train_batch_size": 1024,
-    "data.max_prompt_length": 512,
-    "data.filter_overlong_prompts": False,
-    "data.shuffle": True,
-    "data.dataloader_num_workers": 8,
-    "data.custom_cls.path": None,
-    "data.return_raw_chat": True,
-    "trainer.total_epochs": 30,
-    "trainer.total_training_steps": None,
-    "trainer.save_freq": -1,
-    "trainer.resume_mode": "auto",
-    "trainer.default_local_dir": "checkpoints/${trainer.project_name}/${trainer.experiment_name}",
-    "trainer.project_name": "verl_examples",
-    "trainer.experiment_name": "gsm8k",
-    "trainer.rollout_data_dir": None,
-    "trainer.val_before_train": True,
-    "trainer.use_v1": True,
-    "trainer.v1.trainer_mode": "sync",
-    _TAP: None,
-    _CALLBACK: None,
-    _REWARD: None,
-    "algorithm.filter_groups.enable": False,
-    "algorithm.use_kl_in_reward": False,
-    "actor_rollout_ref.actor.use_kl_loss": False,
-    _MINI: 256,
-    _DYNAMIC: False,
-    _SAVED: ["model", "optimizer", "extra"],
-    "actor_rollout_ref.actor.optim.lr_scheduler_type": "constant",
-    "actor_rollout_ref.model.lora_rank": 0,
-}
 
 
 def lengths(settings: Settings, context: Context) -> Found:
@@ -122,6 +89,23 @@ def checkpoints(settings: Settings, context: Context) -> Found:
         {"trainer.save_freq": apart},
         f"or a divisor of {apart}",
     )
+
+
+def group_sizes(settings: Settings, context: Context) -> Found:
+    """Mini-batches are counted by `rollout.n`, so a step's group sizes must have it as their mean."""
+    if context.mode == "export" or context.group_size is None:
+        return None
+    batch = settings.count("data.train_batch_size") or 0
+    if settings.number(_N) == context.group_size and batch % context.step == 0:
+        return None
+    title = (
+        f"{settings.told(_N)}, {settings.told('data.train_batch_size')}: the group sizes of the plans have "
+    )
+    title += (
+        f"a mean of {context.group_size} in each {context.step:,} prompts, and verl counts mini-batches by it"
+    )
+    fix = {_N: context.group_size, "data.train_batch_size": context.step}
+    return Finding("group-sizes", "wrong", title, fix)
 
 
 def other_loops(settings: Settings, context: Context) -> Found:
@@ -188,6 +172,7 @@ _RULES: tuple[Rule, ...] = (
         "rows are left out, at random where data.shuffle is on", name="subset", modes=common.ALWAYS,
         fix={"data.train_max_samples": -1}),
     *groups,
+    group_sizes,
     *(must(key, None, "verl 0.8 and later no longer read it, so the order is not what it says",
         name="sampler-gone", modes=common.ALWAYS, advice="live mode plugs in at data.custom_cls")
         for key in ("data.sampler.class_path", "data.datagen.path")),
@@ -228,7 +213,7 @@ RULES = TrainerRules(
     version="0.9.1",
     launches=("verl.trainer.main_ppo", "main_ppo", "fully_async_main"),
     style="hydra",
-    defaults=DEFAULTS,
+    defaults=defaults_of("verl"),
     rules=_RULES,
     live=True,
     resolves=True,

@@ -16,7 +16,9 @@ from gaincurate.core.sealed import read_sealed
 from gaincurate.errors import InputError, OutputError
 from gaincurate.schedule.checkpoints import why_incomplete
 from gaincurate.schedule.rollback import check_place
+from gaincurate.schedule.run import ROLLOUTS
 from gaincurate.trainers.session import PLACE, RESUME, ROUND, followed
+from gaincurate.trainers.verl.profile import GROUP_SIZE
 from gaincurate.trainers.verl.settings import WITH_WEIGHTS, no_callback
 
 _WEIGHTS = ("actor/huggingface", "actor/model/huggingface")
@@ -177,7 +179,9 @@ def verl_row(row: Mapping[str, Any], index: int, answer: str | None, source: str
     Raises:
         InputError: the row has no answer or no data source, and none was named.
     """
-    made = {name: value for name, value in row.items() if name != ROUND}
+    made = {name: value for name, value in row.items() if name not in (ROUND, ROLLOUTS)}
+    if ROLLOUTS in row:
+        made[GROUP_SIZE] = row[ROLLOUTS]
     own = {name: value for name, value in (row.get("extra_info") or {}).items() if value is not None}
     made["extra_info"] = {"index": index, **own, ID: row[ID], ROUND: row[ROUND]}
     if source is not None:

@@ -1,40 +1,69 @@
-"""The defaults that the rules go by are those of the version that was read."""
+"""The defaults that the rules go by are those of the trainers' sources."""
 
 from __future__ import annotations
 
+import ast
 import json
+import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from gaincurate.trainers.doctor.examine import trainer_named
-from gaincurate.trainers.profile import TRAINERS, with_rules
+from gaincurate.trainers.profile import with_rules
+from trainer_defaults import STORED, arguments, defaults_in, of_classes
 
-FACTS = Path(__file__).parent.parent / "defaults"
+FACTS = json.loads(STORED.read_text())
+
+CLASSES = """
+@dataclass
+class Part:
+    size: int = 2 * 4
+    path: Path = Path("out")
+    rest: dict = field(default_factory=dict)
+
+class Parts(Part):
+    several: Optional[list[Part]] = None
+
+Choice = Part | Parts
+
+@dataclass
+class Config(Base):
+    part: Part = field(default_factory=Parts)
+    choice: Annotated[Choice, "either"] = Field(Part(), description="...")
+    name: str = field(default="a", metadata={})
+"""
+PARSER = """
+parser.add_argument("--data-path", "-d", type=str, default=None)
+parser.add_argument("--most", type=int, default=int(1e3))
+parser.add_argument("--shuffle", action="store_true")
+"""
 
 
-def facts(trainer: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((FACTS / f"{trainer}.json").read_text())
-    return found
+def test_every_trainer_with_rules_has_defaults_of_their_version() -> None:
+    assert {name: facts["version"] for name, facts in FACTS.items()} == {
+        name: trainer_named(name).version for name in with_rules()
+    }
 
 
-@pytest.mark.parametrize("trainer", with_rules())
-def test_the_defaults_are_the_facts(trainer: str) -> None:
-    assert facts(trainer)["version"] == trainer_named(trainer).version
-    assert facts(trainer)["defaults"] == json.loads(json.dumps(dict(trainer_named(trainer).defaults)))
+@pytest.mark.parametrize("trainer", FACTS)
+def test_the_defaults_are_those_of_the_source_that_is_here(trainer: str) -> None:
+    """Also of what is installed or on PYTHONPATH for the tests of loaders."""
+    facts, read = FACTS[trainer], defaults_in(FACTS[trainer], [Path(place) for place in sys.path])
+    if read is None:
+        pytest.skip(f"{facts['files'][0]} is not here")
+    try:
+        there = version({"trinity": "trinity-rft"}.get(trainer, trainer))
+    except PackageNotFoundError:  # a checkout
+        there = facts["version"]
+    if there != facts["version"]:
+        pytest.skip(f"{trainer} {there} is here, {facts['version']} was read")
+    assert read == facts["defaults"]
 
 
-def test_every_trainer_has_a_name_that_is_known() -> None:
-    assert set(with_rules()) <= set(TRAINERS)
-    assert {path.stem for path in FACTS.glob("*.json")} == set(with_rules())
-
-
-def test_trl_really_has_these_defaults(tmp_path: Path) -> None:
-    trl = pytest.importorskip("trl")
-    if trl.__version__ != trainer_named("trl").version:
-        pytest.skip(f"trl {trl.__version__} is here, {trainer_named('trl').version} was read")
-    known = {**trl.GRPOConfig.__dataclass_fields__, **trl.ModelConfig.__dataclass_fields__}
-    wanted = dict(facts("trl")["defaults"])
-    for key, value in wanted.items():
-        assert known[key].default == value, key
+def test_defaults_are_read_from_classes_and_from_arguments() -> None:
+    keys = {"part.size": 8, "part.path": "out", "part.several.0.size": 8, "choice.size": 8, "name": "a"}
+    keys |= {"part.rest.any": None, "gone": None}
+    assert of_classes([ast.parse(CLASSES)], ["Config"], keys) == keys
+    assert arguments([ast.parse(PARSER)]) == {"data_path": None, "most": 1000, "shuffle": False}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.trainers.doctor.examine import Report, judge, trainer_named, written
-from gaincurate.trainers.doctor.findings import SEVERITIES, Context
+from gaincurate.trainers.doctor.findings import SEVERITIES, Context, defaults_of
 from gaincurate.trainers.doctor.read import Read, read_script
 from gaincurate.trainers.doctor.settings import Settings, normal
 from gaincurate.trainers.profile import with_rules
 
-FACTS = Path(__file__).parent.parent / "defaults"
 MINI, DYNAMIC = "actor_rollout_ref.actor.ppo_mini_batch_size", "actor_rollout_ref.actor.use_dynamic_bsz"
 IDS = ["long-a", "long-b"]
 
@@ -33,8 +31,7 @@ LEFT = {
 
 def default_config(trainer: str) -> dict[str, Any]:
     """The trainer's own default configuration, said aloud."""
-    found: dict[str, Any] = json.loads((FACTS / f"{trainer}.json").read_text())["defaults"]
-    return {normal(key): value for key, value in found.items()}
+    return {normal(key): value for key, value in defaults_of(trainer).items()}
 
 
 def look(trainer: str, context: Context, **changes: Any) -> Report:

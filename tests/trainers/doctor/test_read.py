@@ -53,6 +53,12 @@ def test_a_file_that_a_launch_line_names_comes_before_the_line(tmp_path: Path) -
     ]
 
 
+@pytest.mark.parametrize("begin", ["<<EOF", "<<-'EOF'", '<< "EOF"', "<<EOF > system.txt"])
+def test_here_documents_are_left_out(tmp_path: Path, begin: str) -> None:
+    script = f"cat {begin}\nDon't think.\n\tEOF\nN=$((1<<2))\npython -m main_ppo a=1 b=$N\n"
+    assert read_settings([written(tmp_path, "launch.sh", script)], ["main_ppo"]).given["a"] == 1
+
+
 def test_hydras_own_way_to_name_a_file(tmp_path: Path) -> None:
     (tmp_path / "conf").mkdir()
     written(tmp_path / "conf", "mine.yaml", "data:\n  shuffle: false\n  train_batch_size: 7\n")

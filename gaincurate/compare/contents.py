@@ -1,0 +1,317 @@
+"""What a comparison shows: its document as parts of paragraphs, tables and pictures.
+
+Every arm has a panel of its own with the baseline in grey, because nine curves in one panel cannot be told
+apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gaincurate.compare.verdict_text import reached_at
+from gaincurate.core.artifact import Json
+from gaincurate.core.stats import Estimate
+from gaincurate.report.formatting import NONE, count, number, plain, signed
+from gaincurate.report.parts import Block, Cell, Heading, Part, Picture, Table, cell, records
+from gaincurate.report.plots import MARK, MINUS, MUTED, SOME, Curve, Points, bars, intervals, lines
+
+_COSTS = {"training": MARK, "references": MINUS, "scoring": MUTED, "rescoring": SOME}
+"""What an arm pays for, and the colours."""
+_OVER = {
+    "tokens": (
+        "Against generated tokens",
+        "Every token that an arm generated or, weighted, scored counts. The band is the 95 % interval of "
+        "the arm alone; much of it comes from prompts, which are the same for all arms, so arms whose bands "
+        "overlap may still be told apart.",
+    ),
+    "seconds": (
+        "Against wall time",
+        "Seconds of training on this machine, with scoring again and reference rollouts; loading, judging "
+        "and the first scoring pass, which the set had before, are left out.",
+    ),
+}
+
+
+def parts(comparison: Json) -> list[Part]:
+    """All parts of `document.document`."""
+    return [
+        _final(comparison),
+        *(_over(comparison, name) for name in _OVER),
+        _training(comparison),
+        _cost(comparison),
+        *([] if comparison["setting"]["tuned"] is None else [_tuning(comparison["setting"]["tuned"])]),
+        _made(comparison),
+    ]
+
+
+def _final(comparison: Json) -> Part:
+    text = (
+        "The difference in right answers when the budget was spent. The intervals are 95 % intervals for "
+        f"{comparison['setting']['claim']} that hold for all arms of a family together."
+    )
+    arms, picture = comparison["arms"], final(comparison)
+    ends = [
+        {
+            "arm": arm["arm"],
+            "accuracy": _estimate(arm["accuracy"]["value"], arm["accuracy"]["interval"]),
+            **{f"pass@{k}": value for k, value in arm["pass_at"].items() if k != "1"},
+            "answer_tokens": arm["curve"][-1]["response_tokens"],
+            "would_be_seen": (arm["difference"] or {}).get("detectable"),
+            "tokens_ratio": _learned(comparison, arm["reached"]["ratio"]),
+            "seconds_ratio": _learned(comparison, arm["reached_seconds"]["ratio"]),
+        }
+        for arm in arms
+    ]
+    seeds = [
+        {"arm": a["arm"], **dict(zip(_seeds(comparison), a["accuracy_by_seed"], strict=True))} for a in arms
+    ]
+    caption = (
+        "At the end: ratios are of what an arm and the baseline spent until the baseline's final accuracy"
+    )
+    return Part(
+        "final",
+        "At the end",
+        [
+            text,
+            *([picture] if picture else []),
+            _verdicts(comparison),
+            records(caption, ends, " ".join(ends[0])),
+            records("Final accuracy of every seed", seeds, " ".join(seeds[0]), detail=True),
+        ],
+    )
+
+
+def _learned(comparison: Json, ratio: float | None) -> float | None:
+    """Nothing where the baseline learned nothing: the model at the start is at its final accuracy."""
+    return ratio if comparison["learned"]["value"] > 0 else None
+
+
+def _seeds(comparison: Json) -> list[str]:
+    return [f"seed_{seed}" for seed in comparison["setting"]["seeds"]]
+
+
+def _verdicts(comparison: Json) -> Table:
+    baseline, second = comparison["setting"]["baseline"], comparison["setting"]["second"]
+    several = comparison["setting"]["claim"] != "these tasks"
+    controlled = any(arm["control"] for arm in comparison["arms"])
+    head = ["arm", "right", f"less {baseline}", "95 % together", "verdict"]
+    head += ["these tasks"] if several else []
+    head += [f"less {second}", "verdict", *(["its control", "less it", "verdict"] if controlled else [])]
+    rows = []
+    for arm in sorted(comparison["arms"], key=lambda arm: -float(arm["accuracy"]["value"])):
+        against = arm["difference"]
+        cells = [arm["arm"], f"{arm['accuracy']['value']:.3f}", *_difference(against)]
+        cells.append(against["answer"] if against else "the baseline")
+        cells += [against["claims"]["these tasks"]["answer"] if against else ""] if several else []
+        for key in ("against_length", *(["against_control"] if controlled else [])):
+            cells += [arm["control"] or ""] if key == "against_control" else []
+            cells += [_difference(arm[key])[0], (arm[key] or {}).get("answer", "")]
+        rows.append([*cells, reached_at(comparison, arm)])
+    return Table("Verdicts", [*head, f"at {baseline}'s end after"], rows)
+
+
+def _difference(difference: Json | None) -> list[str]:
+    if difference is None:
+        return [NONE, NONE]
+    joint = difference["joint"]
+    return [
+        signed(difference["value"], 3),
+        NONE if joint is None else " to ".join(signed(end, 3) for end in joint),
+    ]
+
+
+def final(comparison: Json) -> Picture | None:
+    """Final differences with the intervals that hold for all arms together, in right answers of 100."""
+    panels = []
+    for key, name in (
+        ("difference", comparison["setting"]["baseline"]),
+        ("against_length", comparison["setting"]["second"]),
+        ("against_control", "its own control"),
+    ):
+        rows = [
+            (arm["arm"], _estimate(arm[key]["value"], arm[key]["joint"], 100))
+            for arm in comparison["arms"]
+            if arm[key]
+        ]
+        if rows:
+            panels.append((f"against {name}", rows))
+    if not panels:
+        return None
+    told = ", ".join(f"{name} {signed(e.value, 1)}" for name, e in panels[0][1])
+    spec = intervals(panels, title="right answers of 100, difference")
+    return Picture(spec, f"Right answers of 100 {panels[0][0]}: {told}.", wide=True)
+
+
+def _estimate(value: float, ends: list[float] | None, times: float = 1.0) -> Estimate:
+    low, high = (None, None) if ends is None else (times * end for end in ends)
+    return Estimate(times * value, low, high, 0)
+
+
+def _over(comparison: Json, name: str) -> Part:
+    title, text = _OVER[name]
+    baseline = comparison["setting"]["baseline"]
+    text = f"Held-out accuracy at each mark, mean over seeds; {baseline} is the dashed line in grey. {text}"
+    rows = [
+        [
+            arm["arm"],
+            *(f"{100 * mark['accuracy']:.1f} % at {count(round(mark[name]))}" for mark in arm["curve"]),
+        ]
+        for arm in comparison["arms"]
+    ]
+    head = ["arm", "start", *(f"mark {mark['mark']}" for mark in comparison["arms"][0]["curve"][1:])]
+    table = Table(f"Held-out accuracy at each mark, and {name} spent", head, rows, detail=True)
+    return Part(name, title, [text, curves(comparison, name), table], detail=True)
+
+
+def curves(comparison: Json, over: str) -> Picture:
+    """Held-out accuracy over `tokens` or `seconds`, with the intervals of each arm alone."""
+    by_arm = {
+        arm["arm"]: [(m[over], m["accuracy"], *(m["interval"] or (None, None))) for m in arm["curve"]]
+        for arm in comparison["arms"]
+    }
+    title = "generated tokens" if over == "tokens" else "seconds"
+    ends = ", ".join(f"{name} ends at {100 * points[-1][1]:.1f} %" for name, points in by_arm.items())
+    return _multiples(
+        comparison, by_arm, (title, "held-out accuracy"), f"Held-out accuracy over {title}: {ends}."
+    )
+
+
+def over_training(comparison: Json, name: str, title: str) -> Picture | None:
+    """A share that each tenth of the budget has, such as that of effective prompts."""
+    budget = comparison["setting"]["budget_tokens"]
+    by_arm = {
+        arm["arm"]: [
+            (part["until"] * budget, part[name], None, None)
+            for part in arm["training"]["parts"]
+            if part[name] is not None
+        ]
+        for arm in comparison["arms"]
+    }
+    if not any(by_arm.values()):
+        return None
+    ends = ", ".join(f"{arm} from {p[0][1]:.2f} to {p[-1][1]:.2f}" for arm, p in by_arm.items() if p)
+    return _multiples(comparison, by_arm, ("generated tokens", title), f"{title} over training: {ends}.")
+
+
+def _multiples(
+    comparison: Json, by_arm: Mapping[str, Points], titles: tuple[str, str], sentence: str
+) -> Picture:
+    baseline = comparison["setting"]["baseline"]
+    made = [Curve(arm, points, () if arm == baseline else by_arm[baseline]) for arm, points in by_arm.items()]
+    most = max(point[0] for points in by_arm.values() for point in points)
+    return Picture(lines(made, titles, x=(0, most)), sentence, wide=True)
+
+
+def _training(comparison: Json) -> Part:
+    rows = [
+        {
+            "arm": arm["arm"],
+            "prompts": (arm["drawn"] or {}).get("prompts"),
+            **{name: value for name, value in arm["training"].items() if name != "parts"},
+            "with_angle": arm["gradient"]["spearman"],
+            "given_time": arm["gradient"]["given_step"],
+        }
+        for arm in comparison["arms"]
+    ]
+    effective = over_training(comparison, "effective", "effective prompts")
+    reward = over_training(comparison, "reward", "mean reward")
+    blocks: list[Block] = [
+        "A group of rollouts teaches GRPO something only where its rewards differ: the share of such "
+        "prompts is what a strategy wants to raise. A higher share that does not end in a higher accuracy "
+        "is worth nothing. The mean reward rises as a strategy picks easier prompts as well as when the "
+        "model gets better.",
+        *(picture for picture in (effective, reward) if picture),
+        records(
+            "All seeds; with angle: rank correlation of the gradient's norm with the mean angle of a step",
+            rows,
+            " ".join(rows[0]),
+        ),
+    ]
+    shares = {
+        arm["arm"]: arm["drawn"]["tasks"] for arm in comparison["arms"] if (arm["drawn"] or {}).get("tasks")
+    }
+    tasks = sorted({task for each in shares.values() for task in each})
+    if tasks:
+        drawn = [
+            [arm, *(cell("share", each.get(task, 0.0)) for task in tasks)] for arm, each in shares.items()
+        ]
+        blocks.append(
+            Table("Share of the groups that were generated, by task, all seeds", ["drawn of", *tasks], drawn)
+        )
+    return Part("training", "While training", blocks)
+
+
+def _cost(comparison: Json) -> Part:
+    arms = comparison["arms"]
+    shares = [f"{a['arm']} {100 * a['cost']['training'] / max(a['cost']['tokens'], 1):.0f} %" for a in arms]
+    tokens = [(arm["arm"], {name: arm["cost"][name] for name in _COSTS}) for arm in arms]
+    times = [(arm["arm"], {"seconds": arm["cost"]["seconds"]}) for arm in arms]
+    told = ", ".join(f"{arm['arm']} {cell('seconds', arm['cost']['seconds'])}" for arm in arms)
+    rows = [{"arm": arm["arm"], "steps": round(arm["cost"]["step"]), **arm["cost"]} for arm in arms]
+    return Part(
+        "cost",
+        "What it cost",
+        [
+            "Each arm pays for what it makes out of the same budget. An arm may end a little over it: a "
+            "step that is begun is ended.",
+            [
+                Picture(
+                    bars(tokens, _COSTS, "tokens"),
+                    f"The share of its tokens that an arm's own training got: {', '.join(shares)}.",
+                    "Tokens",
+                ),
+                Picture(
+                    bars(times, {"seconds": MARK}, "seconds"), f"Seconds of an arm: {told}.", "Wall time"
+                ),
+            ],
+            records(
+                "Tokens until the last mark, mean over seeds",
+                rows,
+                "arm training references scoring rescoring tokens steps seconds",
+            ),
+        ],
+    )
+
+
+def _tuning(tuned: Json) -> Part:
+    """What was tried before any arm."""
+    rows = [
+        [
+            *(
+                f"{row['learning_rate']:g}",
+                str(row["step_prompts"]),
+                str(row["group"]),
+                f"{row['accuracy']:.3f}",
+            ),
+            number(row["steps"]),
+            "chosen" if all(row[name] == value for name, value in tuned["chosen"].items()) else "",
+        ]
+        for row in tuned["grid"]
+    ]
+    head = ["uniform, learning rate", "prompts a step", "rollouts a prompt", "right", "steps", "choice"]
+    text = f"Uniform sampling with each setting before any arm, at equal tokens, seeds {tuned['seeds']}."
+    return Part("tuning", "Tuning", [text, Table("Held-out accuracy of uniform sampling", head, rows)])
+
+
+def _made(comparison: Json) -> Part:
+    """What is different between the arms, and all that they share, by the names of the settings."""
+    setting = comparison["setting"]
+    apart = ("arms", "evaluation", "train", "tune")
+    facts = {
+        name: value
+        for name, value in setting["comparison"].items()
+        if name not in apart and value is not None
+    }
+    facts["model"] = setting["model"]
+    for name in ("train", "evaluation"):
+        facts |= {
+            f"{name}.{key}": value for key, value in setting["comparison"][name].items() if value is not None
+        }
+    facts |= {f"manifest of {name}": value for name, value in (setting["sets"] or {}).items()}
+    settings: list[list[Cell]] = [
+        [arm["arm"], ", ".join(f"{name} {plain(value)}" for name, value in arm["settings"].items())]
+        for arm in comparison["arms"]
+    ]
+    table = Table("What is different between the arms", ["arm", "settings"], settings, left=["settings"])
+    blocks: list[Block] = [table, Heading("What all arms share"), facts]
+    return Part("made", "How this was made", blocks, detail=True)
