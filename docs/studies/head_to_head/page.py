@@ -219,9 +219,9 @@ def _by_task_words(found: Json) -> str:
     rest = ", ".join(f"{name} {_part(value)}" for name, value in without.items())
     learned = _part(sum(cut["learned"].values()))
     return (
-        f"Of {base}'s {learned} since the start, the five rows with a planted habit give {_part(gained)}. "
-        f"Two rows, `{two[0]}` and `{two[1]}`, account for most of the loss of the arms that are worse on "
-        f"these tasks. Over the other rows the differences are: {rest}."
+        f"Of {base}'s {learned} since the start, the five tasks with a planted habit give {_part(gained)}. "
+        f"Two tasks, `{two[0]}` and `{two[1]}`, account for most of the loss of the arms that are worse on "
+        f"these tasks. Over the other tasks the differences are: {rest}."
     )
 
 
@@ -231,10 +231,18 @@ def _by_task(found: Json) -> str:
     if not cut:
         return "(the held-out set does not say which task a prompt is of)"
     arms = cut["arms"]
+    by_arm = [arm["tasks"] for arm in arms.values()]
     head = ["task", "held-out prompts", f"{base} since the start", *arms]
+    large = [task for task in cut["prompts"] if max(abs(arm["tasks"][task]) for arm in arms.values()) >= 1]
+    small = [task for task in cut["prompts"] if task not in large]
+    rows = {**{task: [task] for task in large}, f"the other {len(small)}": small}
     lines: list[list[Any]] = [
-        [task, count, _part(cut["learned"][task]), *(_part(arm["tasks"][task]) for arm in arms.values())]
-        for task, count in cut["prompts"].items()
+        [
+            name,
+            sum(cut["prompts"][task] for task in tasks),
+            *(_part(sum(parts[task] for task in tasks)) for parts in (cut["learned"], *by_arm)),
+        ]
+        for name, tasks in rows.items()
     ]
     whole = [sum(cut["prompts"].values()), _part(sum(cut["learned"].values()))]
     lines.append(["all", *whole, *(_part(arm["value"]) for arm in arms.values())])
