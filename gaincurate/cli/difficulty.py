@@ -426,6 +426,8 @@ def _print_forecast(result: Forecast) -> None:
     output.text(f"  prompts whose groups hardly ever differ now: {percent(result.silent)}")
     output.text(f"  of all prompts, out of reach: {percent(result.hopeless)}")
     output.text(f"  groups of a uniform step that teach nothing: {percent(result.wasted)}")
+    for source in result.sources:
+        output.text(f"  {source.name}: {percent(source.tells)} of what true pass rates would tell apart")
     rows = [
         [
             each.strategy,
