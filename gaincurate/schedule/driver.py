@@ -80,7 +80,6 @@ def drive(
     wanted = remembered(run, command)
     with stoppable(), working_on(run.folder), command_lock(run.folder) as lock:
         if command:
-            _tell_of_a_new_command(run, wanted, again, view)
             write_sealed(run.folder / _COMMAND, {"command": wanted})
         if again and run.state["finished"]:
             raise InputError(f"{run.folder} is finished: there is no round to --retry.")
@@ -105,16 +104,6 @@ def drive(
                 take_outcomes(run, round_)
             advance(run, _checkpoint_after(run, round_, wanted, view, finder), view.note, finder.held)
             view.round_done(round_, read_sealed(done)["seconds"])
-
-
-def _tell_of_a_new_command(run: Run, command: list[str], again: bool, view: View) -> None:
-    path, round_ = run.folder / _COMMAND, run.round
-    trained = (run.round_folder(round_) / _TRAINED).exists()
-    if trained and not again and path.exists() and remembered(run, []) != command:
-        view.note(
-            f"round {round_} was trained with the last command already; this one is for the next, or with "
-            "--retry for this one too"
-        )
 
 
 def remembered(run: Run, command: Sequence[str]) -> list[str]:
@@ -208,10 +197,7 @@ def _begin_attempt(run: Run, round_: int) -> int:
     counter = folder / "attempt.json"
     attempt = read_sealed(counter)["attempt"] + 1 if counter.exists() else 1
     write_sealed(counter, {"attempt": attempt})
-    try:
-        (folder / _TRAINED).unlink(missing_ok=True)
-    except OSError as error:
-        raise storage_error(folder, error) from error
+    (folder / _TRAINED).unlink(missing_ok=True)
     if drop_half_line(path):
         append_line(path, {"attempt": attempt})
     return attempt

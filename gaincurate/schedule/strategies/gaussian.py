@@ -35,7 +35,7 @@ class GaussianOptions(base.Options):
     """Sensitivity, of both terms."""
     beta: float = Field(default=0.5, ge=0, le=1)
     """Target accuracy: at it, the first term is 0."""
-    scale: float | None = None
+    scale: float | None = Field(default=None, ge=0)
     """Of both terms, in ranks; default: half the budget."""
     step_low: float | None = None
     """Least step, in ranks; the released code has 0, so mu never goes back."""
@@ -62,13 +62,6 @@ class GaussianOptions(base.Options):
         if low is not None and high is not None and low >= high:
             raise ValueError("the least step must be less than the largest")
         return self
-
-    @field_validator("scale")
-    @classmethod
-    def _check_scale(cls, value: float | None) -> float | None:
-        if value is not None and value < 0:
-            raise ValueError("the scale is 0 or more")
-        return value
 
 
 class GainRL(base.Selector):
