@@ -15,7 +15,6 @@ from pydantic import BaseModel
 
 import gaincurate
 from gaincurate.core.options import checked
-from gaincurate.difficulty.config import RolloutConfig, RolloutOptions
 from gaincurate.errors import InputError
 from gaincurate.schedule.config import ScheduleConfig, ScheduleOptions
 from gaincurate.scoring.config import ScoreConfig, ScoreOptions
@@ -23,7 +22,6 @@ from gaincurate.scoring.config import ScoreConfig, ScoreOptions
 CASES: list[tuple[type[BaseModel], Any, set[str]]] = [
     (ScoreConfig, ScoreOptions, {"data", "model", "out"}),
     (ScheduleConfig, ScheduleOptions, {"scored", "run", "strategy", "budget", "rounds"}),
-    (RolloutConfig, RolloutOptions, {"scored", "out", "verifier"}),
 ]
 WIDER = {"history", "reuse", "signals"}
 """Taken as a text too, or as any sequence."""

@@ -386,6 +386,8 @@ def _print_forecast(result: Forecast) -> None:
     output.text(f"  prompts whose groups hardly ever differ now: {shown(result.silent)}")
     output.text(f"  of all prompts, out of reach: {shown(result.hopeless)}")
     output.text(f"  groups of a uniform step that teach nothing: {shown(result.wasted)}")
+    for source in result.sources:
+        output.text(f"  {source.name}: {shown(source.tells)} of what true pass rates would tell apart")
     output.records(
         (result.uniform, *result.strategies, result.oracle),
         {

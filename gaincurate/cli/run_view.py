@@ -287,6 +287,8 @@ def print_status(facts: dict[str, Any], last: int | None = None) -> None:
         output.fitted(f"  about {duration(facts['seconds_left'])} left, as the last rounds went")
     if facts["nothing_learnt"] is not None:
         output.fitted(f"  {facts['nothing_learnt']}")
+    if facts["advice"] is not None:
+        output.fitted(f"  {facts['advice']}")
     if facts["late"]:
         output.fitted(f"  outcomes that came after their round: of {output.counted(facts['late'], 'prompt')}")
     if (differ := facts["differ"]) is not None:

@@ -16,10 +16,9 @@ import torch
 from gaincurate.core.rng import Floats
 from gaincurate.core.schema import EMBEDDING, ID
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.difficulty.embeddings import BLOCK, Matrix, maker, matrix
+from gaincurate.difficulty.embeddings import BLOCK, Matrix, matrix, see_same_maker
 from gaincurate.difficulty.methods import Fitted, Inputs, Seen
 from gaincurate.difficulty.predictor import Adapter, DifficultyPredictor, probability
-from gaincurate.errors import InputError
 
 
 class ByAdapter:
@@ -34,12 +33,8 @@ class ByAdapter:
     """
 
     def __init__(self, adapter: Adapter, scored: ScoredSet) -> None:
-        embedding = maker(scored)
-        if embedding["width"] is not None and embedding != adapter.embedding:
-            raise InputError(
-                f"the adapter was fitted on embeddings of {_named(adapter.embedding)}, and {scored.folder} "
-                f"has those of {_named(embedding)}; score with that model, or fit again."
-            )
+        if EMBEDDING in scored.schema.names:
+            see_same_maker(scored, adapter.embedding)
         self.columns = [ID, EMBEDDING]
         self._folder, self._adapter = scored.folder, adapter
 
@@ -80,7 +75,3 @@ def by_references(
         for block in torch.from_numpy(queries).split(BLOCK)
     ]
     return np.concatenate(parts) if parts else np.zeros(0)
-
-
-def _named(embedding: dict[str, Any]) -> str:
-    return f"{embedding['model']} ({embedding['width']} wide, weights {str(embedding['weights'])[:8]})"

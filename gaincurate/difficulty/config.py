@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
-from gaincurate.core.cluster_options import WORKERS, ClusterConfig, EngineOptions
+from gaincurate.core.cluster_options import WORKERS, ClusterConfig
 from gaincurate.core.options import (
     ADVANCED,
     MACHINE,
@@ -327,35 +327,6 @@ class PredictConfig(BaseModel):
         Path | None,
         Option("Write the column into this folder, not beside the set.", names=("--out", "-o")),
     ] = None
-
-
-class RolloutOptions(EngineOptions, total=False):
-    """Keywords of `gaincurate.rollout`, for type checkers. `RolloutConfig` says what they mean."""
-
-    answer_column: str | None
-    gold_as: str | None
-    verify_workers: int
-    verify_seconds: float
-    verify_memory: int
-    model: str | None
-    server: str | None
-    served_model: str | None
-    samples: int
-    samples_start: int | None
-    interval: float | None
-    reference: int | None
-    seed: int
-    temperature: float
-    top_p: float
-    max_tokens: int
-    shard_prompts: int
-    concurrency: int
-    rate: float | None
-    retries: int
-    backoff: float
-    timeout: float
-    logprobs: bool
-    server_body: dict[str, Any]
 
 
 def make_config(**options: Any) -> RolloutConfig:

@@ -95,6 +95,22 @@ def maker(scored: ScoredSet) -> dict[str, Any]:
     }
 
 
+def see_same_maker(scored: ScoredSet, fitted_on: dict[str, Any]) -> None:
+    """See that an adapter was fitted on embeddings of the model that made a set's.
+
+    Raises:
+        InputError: it was not.
+    """
+    if fitted_on != (made_by := maker(scored)):
+        named = [
+            f"{m['model']} ({m['width']} wide, weights {str(m['weights'])[:8]})" for m in (fitted_on, made_by)
+        ]
+        raise InputError(
+            f"the adapter was fitted on embeddings of {named[0]}, and {scored.folder} has those of "
+            f"{named[1]}; score with that model, or fit again."
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Space:
     """Where cosines are taken: (embedding - `mean`) @ `directions`, or the embedding itself.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -145,7 +145,7 @@ def _read(
         tables = [_of_use(read_table(file, scored)) for file in paths]
         with refusing(path, _refuse(path)):  # one wrote numbers as int64 and one as double
             table = pa.concat_tables(tables, promote_options="permissive")
-        policies = [PassRates(*summed) for summed in of_table(table, path, rules)]
+        policies = of_table(table, path, rules)
     else:
         paths = [path]
         if path.suffix == ".jsonl" and has_rounds(path):
@@ -153,7 +153,7 @@ def _read(
         elif path.suffix == ".jsonl" and is_nemo_gym(path):
             policies = [_of_nemo_gym(path, rules, scored)]
         else:
-            policies = [PassRates(*summed) for summed in of_table(read_table(path, scored), path, rules)]
+            policies = of_table(read_table(path, scored), path, rules)
     if not policies:
         raise InputError(f"--outcomes {path} has no rollout that could be judged.", path=str(path))
     source = {"file": path.name, "hash": digest_files(paths), "reward_range": [rules.low, rules.high]}
@@ -217,16 +217,6 @@ def _add(tallies: Tallies, gc_id: str, success: float, weight: float = 1.0) -> N
     tallies[gc_id] = (wins + success * weight, losses + (1 - success) * weight)
 
 
-class Summed(NamedTuple):
-    """One policy's wins and losses by id, ids sorted; see `PassRates`."""
-
-    name: str
-    ids: list[str]
-    wins: Floats
-    losses: Floats
-    counted: bool
-
-
 def read_table(path: Path, scored: ScoredSet | None = None) -> pa.Table:
     """A file as a table. Rows without gc_id get the id of the prompt in the set that has their text.
 
@@ -277,7 +267,7 @@ def _of_use(table: pa.Table) -> pa.Table:
     return table.select([name for name in table.column_names if name in _COLUMNS])
 
 
-def of_table(table: pa.Table, path: Path, rules: Rules) -> list[Summed]:
+def of_table(table: pa.Table, path: Path, rules: Rules) -> list[PassRates]:
     """Every policy in a table that has a rollout which could be judged, by name.
 
     Args:
@@ -312,7 +302,7 @@ def of_table(table: pa.Table, path: Path, rules: Rules) -> list[Summed]:
     return [summed for summed in policies if summed.ids]
 
 
-def _of_policy(table: pa.Table, name: str, path: Path, rules: Rules) -> Summed:
+def _of_policy(table: pa.Table, name: str, path: Path, rules: Rules) -> PassRates:
     """One policy's rows."""
     names = set(table.column_names)
     ids = pa.concat_arrays([pa.array([], pa.string()), *table.column(ID).chunks])
@@ -334,7 +324,7 @@ def _of_policy(table: pa.Table, name: str, path: Path, rules: Rules) -> Summed:
     return _summed(name, ids, (values - low) / (high - low), weights, counted)
 
 
-def _summed(name: str, ids: pa.Array, success: Floats, weights: Floats, counted: bool = True) -> Summed:
+def _summed(name: str, ids: pa.Array, success: Floats, weights: Floats, counted: bool = True) -> PassRates:
     """Rows added up by id, in their order."""
     coded = ids.dictionary_encode()
     codes, count = coded.indices.to_numpy(), len(coded.dictionary)
@@ -342,7 +332,7 @@ def _summed(name: str, ids: pa.Array, success: Floats, weights: Floats, counted:
     losses = np.bincount(codes, (1 - success) * weights, count)
     order = pc.array_sort_indices(coded.dictionary).to_numpy()
     order = order[(wins + losses)[order] > 0]
-    return Summed(name, coded.dictionary.take(order).to_pylist(), wins[order], losses[order], counted)
+    return PassRates(name, coded.dictionary.take(order).to_pylist(), wins[order], losses[order], counted)
 
 
 def _numbers(table: pa.Table, name: str) -> Floats:

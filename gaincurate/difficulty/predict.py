@@ -86,25 +86,6 @@ class Predictor:
         """Those of the references, each from the others, `[K]`."""
         return self._fitted.leave_one_out()
 
-    def held_out(self, table: pa.Table, folds: int, seed: int) -> list[tuple[Ints, Floats, Floats]]:
-        """Of each fold of the references: their places, and predictions by a fit on the other folds.
-
-        Args:
-            table: rows of the set that are no references.
-            folds: how many parts the references are split into at random.
-            seed: of the split.
-
-        Returns:
-            Places of the fold `[fold]`, predictions for it `[fold]`, and those for the table `[rows]`.
-        """
-        inputs, order = self._method.read(table), permutation(seed, _SPLITS, _HALVES, len(self._seen.values))
-        made = []
-        for part in range(folds):
-            fold, others = order[part::folds], np.delete(order, np.s_[part::folds])
-            fitted = self._method.fit(self._inputs[others], self._seen.take(others))
-            made.append((fold, fitted(self._inputs[fold]), fitted(inputs)))
-        return made
-
     def halves(self, seed: int) -> list[tuple[Ints, Floats]]:
         """Places of random halves of the references, and what a fit on the other half predicts for them.
 

@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 import gaincurate
 from gaincurate.core.artifact import EXECUTION, IDENTITY, Artifact, Json, shard_name
@@ -27,7 +27,7 @@ from gaincurate.core.progress import Listener, Progress, Sent, for_python
 from gaincurate.core.ray_workers import Worker, need_shared, ray_workers, refuse_other
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty import metrics
-from gaincurate.difficulty.config import RolloutConfig, RolloutOptions
+from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.engine import Engine
 from gaincurate.difficulty.prompts import Ints, answer_column, draw_references, parts, read_prompts
 from gaincurate.difficulty.rollout_set import (
@@ -54,9 +54,7 @@ from gaincurate.difficulty.verifier import (
 from gaincurate.errors import InputError, StorageError
 
 
-def rollout(
-    scored: str | Path, out: str | Path, *, verifier: str, **options: Unpack[RolloutOptions]
-) -> RolloutSummary:
+def rollout(scored: str | Path, out: str | Path, *, verifier: str, **options: Any) -> RolloutSummary:
     """Sample completions of a scored set's prompts and verify them: `gaincurate difficulty rollout`, with a
     bar in a notebook.
 

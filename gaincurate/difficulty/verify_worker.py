@@ -74,15 +74,6 @@ class GoldProblem(Exception):
 
 def main() -> None:
     """Serve jobs until the input ends."""
-    try:
-        _serve()
-    except BaseException:  # a verifier can close our pipes and change Python's own functions
-        if os.environ.get("GAINCURATE_DEBUG") == "1":
-            raise
-        os._exit(1)  # who asked tells of the answer that is missing
-
-
-def _serve() -> None:
     jobs, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)  # a verifier that prints must not speak in our place
@@ -99,16 +90,12 @@ def _serve() -> None:
         _say(replies, {"failed": _short(error)})
         return
     _say(replies, {"about": about})
-    own = os.getpid()
     while True:
         try:
             job = pickle.load(jobs)
         except EOFError:
             return
-        verdict = _judge(check, job, setup)
-        if os.getpid() != own:  # the verifier forked and came back twice: the job is the parent's
-            os._exit(0)
-        _say(replies, verdict)
+        _say(replies, _judge(check, job, setup))
 
 
 def _passed_on(number: int, frame: FrameType | None) -> None:

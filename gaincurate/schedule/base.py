@@ -11,13 +11,12 @@ import os
 import sys
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gaincurate.core.options import near, refusals
@@ -29,7 +28,6 @@ from gaincurate.schedule.context import Context
 from gaincurate.schedule.strata import Strata
 
 Json = dict[str, Any]
-Mask = npt.NDArray[np.bool_]
 Ordering = Literal["any", "fixed", "none"]
 
 
@@ -119,7 +117,7 @@ class Pool:
         """
         return gumbel_keys(log_weights, seed=self.seed, round_=round_)
 
-    def pick(self, keys: Floats, round_: int, floors: Sequence[tuple[Mask, float]] = ()) -> Ints:
+    def pick(self, keys: Floats, round_: int) -> Ints:
         """`[budget]` distinct ranks with the largest keys, largest first; of equal keys the lowest rank.
 
         With strata they are the largest of each group, whose quota they fill. Then groups take turns, so that
@@ -127,10 +125,7 @@ class Pool:
 
         Args:
             keys: `[rows]`, by rank; -inf for what is only taken where nothing else is left (of its group).
-            round_: the round, by which a floor's parts of a whole prompt add up.
-            floors: ranks (`[rows]`, true where they belong) that have a share of the budget at least, as far
-                as there are so many and the quotas allow. What a share leaves over of a whole prompt is kept
-                for later rounds.
+            round_: the round, by which quotas go.
 
         Raises:
             InputError: a key is missing or NaN.
@@ -140,17 +135,8 @@ class Pool:
             raise InputError(
                 f"the key of rank {np.isnan(keys).argmax()} is NaN, and Pool.pick needs numbers."
             )
-        labels, room = self._labels(), self._quotas(round_, np.zeros(0, np.int64))
-        taken, sure = np.zeros(0, np.int64), np.zeros(self.rows, bool)
-        for mask, share in floors:
-            size = int(share * self.budget * (round_ + 1)) - int(share * self.budget * round_)
-            best, best_keys = _best(room, keys, labels, np.flatnonzero(mask & ~sure))
-            first = best[np.lexsort((best, -best_keys))][: max(0, size - int(mask[taken].sum()))]
-            taken, room = np.append(taken, first), room - np.bincount(labels[first], minlength=len(room))
-            sure[first] = True
-        rest, _ = _best(room, keys, labels, np.flatnonzero(~sure) if len(taken) else None)
-        chosen = np.append(taken, rest)
-        return self._ordered(chosen, keys[chosen])
+        quotas = self._quotas(round_, np.zeros(0, np.int64))
+        return self._ordered(*largest_within(quotas, lambda start, stop: keys[start:stop], self._labels()))
 
     def _checked(self, method: str, what: str, values: Any) -> Floats:
         numbers = isinstance(values, np.ndarray) and values.dtype.kind in "fiub"
@@ -190,14 +176,6 @@ class Pool:
         """Ranks of a round in its order: largest key first, or by turns of the groups."""
         ranks = ranks[np.lexsort((ranks, -keys))]
         return ranks if self.strata is None else self.strata.by_turns(ranks)
-
-
-def _best(sizes: Ints, keys: Floats, labels: Labels, ranks: Ints | None) -> tuple[Ints, Floats]:
-    """The largest keys of each group among some ranks or all, and these keys."""
-    if ranks is None:
-        return largest_within(sizes, lambda start, stop: keys[start:stop], labels)
-    places, best = largest_within(sizes, lambda start, stop: keys[ranks[start:stop]], labels[ranks])
-    return ranks[places], best
 
 
 @dataclass(frozen=True, slots=True)

@@ -215,10 +215,7 @@ def _begin_attempt(run: Run, round_: int) -> int:
     counter = folder / "attempt.json"
     attempt = read_sealed(counter)["attempt"] + 1 if counter.exists() else 1
     write_sealed(counter, {"attempt": attempt})
-    try:
-        (folder / _TRAINED).unlink(missing_ok=True)
-    except OSError as error:
-        raise storage_error(folder, error) from error
+    (folder / _TRAINED).unlink(missing_ok=True)
     if drop_half_line(path):
         append_line(path, {"attempt": attempt})
     return attempt

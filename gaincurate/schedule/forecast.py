@@ -1,52 +1,45 @@
 """What a choice of prompts could gain, forecast from a few hundred references before a training.
 
 The true pass rates of the references are estimated first, as a mixture of binomials. Uniform sampling and the
-oracle follow from the mixture, strategy `dots` from the mixture of those references that it would draw by
-predictions that have not seen them. Strategies that learn from outcomes draw in simulated trainings without a
-model, whose policy stays as it is now: a policy that learns makes outcomes age, so their forecast is an upper
-bound.
+oracle follow from the mixture. Strategies draw in simulated trainings without a model, whose policy stays as
+it is now: a policy that learns makes outcomes age, so their forecast is an upper bound. In a simulated set,
+pass rates go with labels, earlier training and other models' rates as far as strategy `posterior` expects by
+these what references did whose outcomes it has not seen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-)
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.columns import read_column
 from gaincurate.core.files import reading
 from gaincurate.core.foreign import read_bytes
 from gaincurate.core.options import ADVANCED, READING, Option, refusals
+from gaincurate.core.outcomes import Rules
 from gaincurate.core.rng import Floats, Ints, permutation, uniforms
-from gaincurate.core.schema import EMBEDDING, ID
+from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
+from gaincurate.difficulty.beta import groups_that_differ
 from gaincurate.difficulty.embeddings import matrix
 from gaincurate.difficulty.methods import read_rates
-from gaincurate.difficulty.metrics import observation_noise
 from gaincurate.difficulty.pass_rates import PassRates
-from gaincurate.difficulty.predict import MethodName, check_ids, make
+from gaincurate.difficulty.predict import check_ids
 from gaincurate.difficulty.rollout_set import RolloutSet, is_rollout_set, pass_rates
 from gaincurate.errors import InputError
-from gaincurate.schedule import base
+from gaincurate.schedule import base, history
 from gaincurate.schedule.config import Names
 from gaincurate.schedule.context import Context
-from gaincurate.schedule.observations import Note, pass_rates_of, silent
-from gaincurate.schedule.strategies.dots_options import DotsOptions
+from gaincurate.schedule.observations import REPLAY, Note, pass_rates_of, silent
 
 Grid = npt.NDArray[np.float64]
 
@@ -62,13 +55,11 @@ many leave a few spikes and bias the shares. Intervals include both."""
 _PROMPTS = 4096  # of a simulated set: the strategies' shares do not depend on its size
 _STREAM = 17  # of random numbers that nothing else here uses
 _FOLDS = 8
-_NEAREST = 24  # references at least that represent the prompts that `dots` draws
-_FURTHER = 2
-"""References, drawn from all, that count with these: 24 groups of 24 that differ are no certainty."""
+_GROUPS, _OF_A_GROUP = 8, 32  # groups of references by what is expected of them, and of how many at least
 FEWEST = 30
 """Prompts with rollouts that a forecast needs at least."""
-LITTLE_WASTE = 1 / 2
-"""Of uniform's groups. Where less is wasted, exact p (1 - p) gained little in our trainings."""
+LITTLE_WASTE, NO_WASTE = 1 / 2, 1 / 3
+"""Of uniform's groups. Where less is wasted, exact p (1 - p) gained little in our trainings, or nothing."""
 WORTH = 1.2
 """Times uniform's groups that differ per token, below which a choice is not worth advising."""
 
@@ -88,7 +79,6 @@ class ForecastConfig(BaseModel):
         ),
     ]
     group: Annotated[int, Field(ge=2, le=100_000), Option("Rollouts per prompt in the training.")] = 8
-    step_prompts: Annotated[int, Field(ge=1), Option("Prompts of one step of the trainer.")] = 16
     budget: Annotated[
         int | None, Field(ge=1), Option("Prompts of a round. Default: a twentieth of the set.")
     ] = None
@@ -96,23 +86,22 @@ class ForecastConfig(BaseModel):
     strategies: Annotated[
         list[str],
         Option(
-            "Strategies to try, with their default options; may be repeated. None that draws by an order.",
+            "Strategies to try, with their default options; may be repeated. All learn from outcomes alone.",
             names=("--strategy",),
         ),
-    ] = ["posterior", "dots"]
+    ] = ["posterior"]
     tokens: Annotated[
         float | None,
         Field(ge=1e-3, le=1e9),
         Option("Mean tokens of a completion. Default: that of the rollout set."),
     ] = None
-    group_column: Annotated[
-        str | None, Option("Predict by the mean of a row's group in this column.", READING, metavar="NAME")
-    ] = None
     rates: Annotated[
         Names,
-        Option(
-            "Predict by these columns, the pass rates of other models.", READING, metavar="NAME,...", read=str
-        ),
+        Option("As in `schedule start`: pass rates of other models.", READING, metavar="NAME,...", read=str),
+    ] = Field(default_factory=list)
+    history: Annotated[
+        list[Path],
+        Option("As in `schedule start`: outcomes of earlier training. May be repeated.", READING),
     ] = Field(default_factory=list)
     success: Annotated[
         float | None, Field(gt=0, le=1), Option("Count a rollout as right from this reward on.", READING)
@@ -121,26 +110,13 @@ class ForecastConfig(BaseModel):
     seed: Annotated[int, Field(ge=0), Option("Of everything random.", ADVANCED)] = 0
 
 
-_Figure = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # `read_forecast` reads anything
-_Group = Annotated[int, Field(ge=2)]
-
-
 @dataclass(frozen=True, slots=True)
 class Share:
     """An estimate and its 95 % interval over samples of references; see docs/difficulty.md."""
 
-    value: _Figure
-    low: _Figure
-    high: _Figure
-
-
-def _of_one(share: Share) -> Share:
-    if max(share.low, share.value, share.high) > 1 + 1e-9:  # they are sums
-        raise ValueError("it should be a share, 0 to 1")
-    return share
-
-
-_Part = Annotated[Share, AfterValidator(_of_one)]
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,39 +124,47 @@ class Reach:
     """What a strategy draws.
 
     `differ` is the share of its groups that differ, `per_thousand` groups that differ per 1,000 generated
-    tokens, the strategy's own rollouts included, and `times` is that divided by uniform's.
+    tokens, and `times` is that divided by uniform's.
     """
 
     strategy: str
-    differ: _Part
+    differ: Share
     per_thousand: Share
     times: Share
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What is known before a training, and how well it `tells` apart prompts whose groups do not differ.
+
+    Of the prompts that it expects to differ least, as large a share as is wasted, it is the share of groups
+    that do not differ: 1 stands for that of a choice by true pass rates, and 0 for that of all prompts.
+    """
+
+    name: str
+    tells: Share
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
     """The result of `forecast`.
 
-    `dots_references` is how many of the references strategy `dots` observes before each draw by default.
     `silent` is the share of prompts of which a group differs with a chance below `SILENT`. `hopeless` is the
     share that is silent and fails. `wasted` is the share of a uniform step's groups that do not differ.
-    `pays_from` is the number of steps from which on one draw of strategy `dots` repays its references, None
-    where its interval does not exclude that it draws no better than uniform sampling.
     """
 
     references: int
     rollouts: int
-    dots_references: int
-    group: _Group
-    tokens: _Figure
-    silent: _Part
-    hopeless: _Part
-    wasted: _Part
+    group: int
+    tokens: float
+    silent: Share
+    hopeless: Share
+    wasted: Share
     uniform: Reach
     oracle: Reach
     strategies: list[Reach]
-    pays_from: _Figure | None
     advice: list[str]
+    sources: list[Source] = field(default_factory=list)
 
 
 def read_references(config: ForecastConfig) -> tuple[PassRates, float]:
@@ -254,24 +238,21 @@ def _exponentials(seed: int, count: int) -> Floats:
     return weights
 
 
-def _mixtures(wins: Floats, losses: Floats, chosen: Floats, *, further: int = 0, seed: int = 0) -> Grid:
+def _mixtures(wins: Floats, losses: Floats, chosen: npt.NDArray[Any], *, seed: int = 0) -> Grid:
     """The mixture of chosen references, then those of the resamples, `[1 + resamples, grid]`.
 
     Args:
         wins: of the references.
         losses: of the references.
         chosen: how much each of them counts.
-        further: how many more, drawn from all, count with them.
         seed: of the resamples.
     """
     pairs, kinds = np.unique(np.stack([wins, losses], 1), axis=0, return_inverse=True)
-    kinds, count = kinds.reshape(-1), len(wins)
-    counts = [np.bincount(kinds, chosen + further / count, len(pairs))]
-    for number in range(seed, seed + _RESAMPLES):
-        more = uniforms(number, 1, _STREAM, 0, count) < further / count
-        # The choice depends on the references too and is not repeated, so their weights vary by a fifth more.
-        weights = _exponentials(number, count) ** (1.2 if further else 1.0)
-        counts.append(np.bincount(kinds, weights * (chosen + more), len(pairs)))
+    kinds, numbers = kinds.reshape(-1), range(seed, seed + _RESAMPLES)
+    resamples = [_exponentials(number, len(wins)) for number in numbers]
+    counts = [
+        np.bincount(kinds, weights * chosen, len(pairs)) for weights in [np.ones(len(wins)), *resamples]
+    ]
     return mixture(likelihoods(pairs[:, 0], pairs[:, 1]), np.stack(counts), _STEPS)
 
 
@@ -292,25 +273,10 @@ def _best(weights: Grid, chances: Floats, share: float) -> Floats:
 
 
 @dataclass(frozen=True, slots=True)
-class _Places:
-    """Where prompts are among all, 0 to 1, by predictions of their failure rates that have not seen them.
-
-    `rows` are prompts of the set and `of_rows` their places, `of_references` are those of the references.
-    `drawn` is how likely `dots` draws a prompt that is predicted as each reference.
-    """
-
-    rows: Ints
-    of_rows: Floats
-    of_references: Floats
-    drawn: Floats
-
-
-@dataclass(frozen=True, slots=True)
 class _World:
-    """A simulated set: its rows in the scored set, and their true pass rates."""
+    """A simulated set: the true pass rates of its rows."""
 
     seed: int
-    rows: Ints
     rates: Floats
 
 
@@ -328,7 +294,6 @@ def forecast(config: ForecastConfig, rates: PassRates, tokens: float) -> Forecas
     scored = ScoredSet(config.scored)
     budget = config.budget or max(1, round(len(scored) / 20))
     share, at = budget / len(scored), _check(config, scored, rates, budget)
-    strategies = [name for name in config.strategies if not (config.rates and name == "dots")]
     wins, losses = rates.wins, rates.losses
     weights = _mixtures(wins, losses, np.ones(len(at)), seed=config.seed)
     differ = chance_to_differ(GRID, config.group)
@@ -336,37 +301,32 @@ def forecast(config: ForecastConfig, rates: PassRates, tokens: float) -> Forecas
     # The estimate, then those of the resamples, `[1 + resamples]` or `[1 + worlds]`.
     uniform: Floats = weights @ differ
     drawn = {"uniform": uniform, "oracle": _best(weights, differ, share)}
-    places = _places(scored, config, rates, at, share)
-    possible = likelihoods(wins, losses)
-    worlds = [
-        _world(config, number, places, possible * weights[1 + number]) for number in range(config.worlds)
+    others = np.setdiff1d(permutation(config.seed, 4, _STREAM, len(scored))[:_PROMPTS], at)
+    view = _View.of(config, scored, np.concatenate([at, others]))
+    sources, places = _sources(view, config, wins, losses, weights)
+    count = min(_GROUPS, max(1, len(at) // _OF_A_GROUP))
+    borders = np.sort(places[: len(at)])[len(at) * np.arange(1, count) // count]
+    groups = np.searchsorted(borders, places, "right")
+    of_groups = [
+        _mixtures(wins, losses, groups[: len(at)] == group, seed=config.seed) for group in range(count)
     ]
-    for name in strategies:
-        if base.load(name).observes_references:
-            # Resamples of its own: how its errors go with uniform's is not known.
-            near = _mixtures(wins, losses, places.drawn, further=_FURTHER, seed=config.seed + _RESAMPLES)
-            drawn[name] = near @ differ
-        elif name not in drawn:
-            times = [_simulate(config, name, scored, world, share) for world in worlds]
-            drawn[name] = np.minimum(np.array([np.mean(times), *times]) * uniform[: 1 + len(times)], 1.0)
-
-    per_group, rollouts = config.group * tokens, float(wins.sum() + losses.sum())
-    observed = min(len(at), DotsOptions.model_fields["references"].default)
-    paid_by_dots = observed * rollouts / len(at) * tokens  # before each draw
+    worlds = [
+        _world(config.seed + number, groups, np.stack([each[1 + number] for each in of_groups]))
+        for number in range(config.worlds)
+    ]
+    for name in config.strategies:
+        times = [_simulate(config, name, view, world, share) for world in worlds]
+        shares = np.array([np.mean(times), *times]) * uniform[: 1 + len(times)]
+        drawn[name] = np.minimum(shares, drawn["oracle"][: 1 + len(times)])
 
     def reach(name: str) -> Reach:
-        shares = drawn[name]
-        per_share = 1000 * budget / (budget * per_group + (paid_by_dots if name == "dots" else 0.0))
-        times = per_share * per_group / 1000 * shares / uniform[: len(shares)]
+        shares, per_share = drawn[name], 1000 / (config.group * tokens)
+        times = shares / uniform[: len(shares)]
         return Reach(name, _share(shares), _share(per_share * shares), _share(times))
 
-    pays_from, gain = None, _share(drawn.get("dots", uniform) - uniform)
-    if gain.low > 0:
-        pays_from = paid_by_dots * float(uniform[0]) / (config.step_prompts * per_group * gain.value)
     result = Forecast(
         references=len(rates.ids),
-        rollouts=round(rollouts),
-        dots_references=observed,
+        rollouts=round(float(wins.sum() + losses.sum())),
         group=config.group,
         tokens=tokens,
         silent=_share(weights @ silent),
@@ -374,9 +334,9 @@ def forecast(config: ForecastConfig, rates: PassRates, tokens: float) -> Forecas
         wasted=_share(1.0 - uniform),
         uniform=reach("uniform"),
         oracle=reach("oracle"),
-        strategies=[reach(name) for name in strategies],
-        pays_from=pays_from,
+        strategies=[reach(name) for name in config.strategies],
         advice=[],
+        sources=sources,
     )
     return replace(result, advice=advice(result))
 
@@ -396,15 +356,12 @@ def _check(config: ForecastConfig, scored: ScoredSet, rates: PassRates, budget: 
             f"every rollout of the {len(rates.ids):,} prompts was {every}: as far as these say no group can "
             "differ, and there is nothing to choose by. Take other prompts or another model."
         )
-    if config.rates and config.group_column is not None:
-        raise InputError("--rates and --group-column are two ways to predict; give one of them.")
     for name in config.strategies:
-        if config.rates and name == "dots" and "strategies" in config.model_fields_set:
-            raise InputError("--strategy dots does not read --rates; leave one of them out.")
-        if base.load(name).ordering != "none":
+        kind = base.load(name)
+        if kind.ordering != "none" or kind.observes_references:
+            how = "asks for references" if kind.observes_references else "draws by an order of the set"
             raise InputError(
-                f"--strategy {name} draws by an order of the set, and a forecast simulates strategies that "
-                "go by outcomes or predictions."
+                f"--strategy {name} {how}, and a forecast simulates strategies that learn from outcomes."
             )
     if budget > len(scored):
         raise InputError(f"--budget {budget:,} is more than the {len(scored):,} prompts of {config.scored}.")
@@ -414,41 +371,73 @@ def _check(config: ForecastConfig, scored: ScoredSet, rates: PassRates, budget: 
     return rows
 
 
-def _places(scored: ScoredSet, config: ForecastConfig, rates: PassRates, at: Ints, share: float) -> _Places:
-    """Compare references with prompts that the same fits have not seen either."""
-    by_rates = bool(config.rates)
-    if config.group_column is None and not by_rates and EMBEDDING not in scored.schema.names:
-        raise InputError(
-            f"{config.scored} has no {EMBEDDING} to predict from: score it with `--signals "
-            "angle,nll,entropy,embedding`, or name the column of a row's group (--group-column) or columns "
-            "of pass rates (--rates)."
-        )
-    noise = observation_noise(rates.wins, rates.losses)
-    name: MethodName = "rates" if by_rates else "gp" if config.group_column is None else "group-mean"
-    fitted = make(
-        name,
-        scored,
-        rates.ids,
-        rates.failure,
-        noise=noise,
-        rollouts=rates.wins + rates.losses,
-        group_column=config.group_column,
-        columns=config.rates,
-    )
-    rows = permutation(config.seed, 4, _STREAM, len(scored))[:_PROMPTS]
-    others, share = rows[~np.isin(rows, at)], min(1.0, max(share, _NEAREST / len(at)))
-    of_rows, of_references, drawn = np.zeros(len(others)), np.zeros(len(at)), np.zeros(len(at))
-    ties = uniforms(config.seed, 5, _STREAM, 0, len(at))
-    for fold, predicted, of_others in fitted.held_out(scored.take(others), _FOLDS, config.seed):
-        low, high = _between(predicted, np.concatenate([of_others, predicted]))
-        of_references[fold] = low + ties[fold] * (high - low)
-        away, away_of_others = np.abs(predicted - 0.5), np.abs(of_others - 0.5)
-        low, high = _between(away, np.concatenate([away_of_others, away]))
-        drawn[fold] = np.clip((share - low) / (high - low), 0.0, 1.0)
-        of_rows += of_others / _FOLDS
-    everywhere = np.full(len(scored), np.nan)
-    everywhere[others], everywhere[at] = sum(_between(of_rows, of_rows)) / 2, of_references
-    return _Places(rows, everywhere[rows], of_references, drawn)
+def _sources(
+    view: _View, config: ForecastConfig, wins: Floats, losses: Floats, weights: Grid
+) -> tuple[list[Source], Floats]:
+    """What each source tells apart, and the place of each row by all of them, `[rows]`, 0 to 1.
+
+    Args:
+        view: of the references' rows, then of others.
+        config: of the forecast.
+        wins: of the references.
+        losses: of the references.
+        weights: the mixture of all references, and those of the resamples.
+    """
+    bare = replace(view, history=None, rates=None)
+    views = {"labels": bare}
+    if view.history is not None:
+        views["history"] = replace(bare, history=view.history)
+    if view.rates is not None:
+        views["rates"] = replace(bare, rates=view.rates)
+    if len(views) > 1:
+        views["all of them"] = view
+    sources, equal = [], 1.0 - chance_to_differ(GRID, config.group)
+    wasted = weights @ equal
+    best = _best(weights, equal, wasted[0])
+    for name, known in views.items():
+        expected, labels = _expected(known, config, name in ("labels", "all of them"), wins, losses)
+        worth = np.zeros(len(wins))
+        for fold, failure, rollouts in expected:
+            b = rollouts[fold] * failure[fold]
+            worth[fold] = groups_that_differ(rollouts[fold] - b, b, config.group)
+        # Of equal worth, all count in part.
+        below, upto = _between(worth, worth)
+        lowest = np.clip((wasted[0] - below) / (upto - below), 1e-9, 1.0)
+        among = _mixtures(wins, losses, lowest, seed=config.seed) @ equal
+        tells = np.clip((among - wasted) / np.maximum(best - wasted, 1e-9), 0.0, 1.0)
+        shown = f"labels {' and '.join(labels) or '(none noticed)'}" if name == "labels" else name
+        sources.append(Source(shown, _share(tells)))
+    places, others = np.zeros(len(view.rows)), np.arange(len(wins), len(view.rows))
+    ties = uniforms(config.seed, 5, _STREAM, 0, len(places))
+    for fold, failure, _ in expected:  # by all sources
+        unseen = np.append(fold, others)
+        low, high = _between(failure[unseen], failure[unseen])
+        places[unseen] += (low + ties[unseen] * (high - low)) / np.where(unseen < len(wins), 1, _FOLDS)
+    return sources, places
+
+
+def _expected(
+    view: _View, config: ForecastConfig, by_labels: bool, wins: Floats, losses: Floats
+) -> tuple[list[tuple[Ints, Floats, Floats]], list[str]]:
+    """What `posterior` would expect of all rows without the outcomes of a fold of the references.
+
+    Returns:
+        Of each fold its references, the failure rates `[rows]`, and the rollouts that these rest on `[rows]`.
+        Then the labels that were noticed last.
+    """
+    options = {} if by_labels else {"labels": "none"}
+    selector = base.build("posterior", base.Pool(len(view.rows), 1, config.seed), options)
+    order, made = permutation(config.seed, 6, _STREAM, len(wins)), []
+    for part in range(_FOLDS):
+        fold = order[part::_FOLDS]
+        others = np.ones(len(wins))
+        others[fold] = 0.0
+        outcomes = {"rows": np.arange(len(wins)), "wins": wins * others, "losses": losses * others}
+        selector.load_state_dict(selector.state_dict() | outcomes)
+        selector.prepare(cast("Context", view))
+        facts = selector.plan_facts(np.arange(len(view.rows)))
+        made.append((fold, np.array(facts["predicted"]), np.array(facts["predicted_rollouts"])))
+    return made, facts["evidence"].get("labels", [])
 
 
 def _between(values: Floats, among: Floats) -> tuple[Floats, Floats]:
@@ -458,29 +447,20 @@ def _between(values: Floats, among: Floats) -> tuple[Floats, Floats]:
     return below / len(among), upto / len(among)
 
 
-def _world(config: ForecastConfig, number: int, places: _Places, possible: Grid) -> _World:
-    """A set whose prompts have rates that go with their predictions as those of the references do.
-
-    Each prompt takes the rate of a reference whose place is near its own, drawn from its `possible` ones,
-    `[references, grid]`. Each reference is taken as often as it counts in the resample.
-    """
-    seed, count = config.seed + number, len(places.rows)
-    order = np.argsort(places.of_references, kind="stable")
-    upto = _exponentials(seed, len(order))[order].cumsum()
-    aims = np.abs(places.of_rows + (uniforms(seed, 2, _STREAM, 0, count) - 0.5) * _NEAREST / len(order))
-    references = order[np.searchsorted(upto[:-1], np.minimum(aims, 2.0 - aims) * upto[-1])]
-    cumulated = possible.cumsum(1)[references]
-    below = uniforms(seed, 3, _STREAM, 0, count)[:, None] * cumulated[:, -1:]
-    return _World(seed, places.rows, GRID[np.minimum((cumulated < below).sum(1), len(GRID) - 1)])
+def _world(seed: int, groups: Ints, mixtures: Grid) -> _World:
+    """A set whose prompts have pass rates from the mixture of their group, `[groups, grid]`."""
+    cumulated = mixtures.cumsum(1)[groups]
+    below = uniforms(seed, 3, _STREAM, 0, len(groups))[:, None] * cumulated[:, -1:]
+    return _World(seed, GRID[np.minimum((cumulated < below).sum(1), len(GRID) - 1)])
 
 
-def _simulate(config: ForecastConfig, name: str, scored: ScoredSet, world: _World, share: float) -> float:
+def _simulate(config: ForecastConfig, name: str, view: _View, world: _World, share: float) -> float:
     """The mean chance that a drawn group differs, in all rounds of a strategy, in times of uniform's."""
-    pool = base.Pool(len(world.rows), max(1, round(share * len(world.rows))), world.seed)
+    pool = base.Pool(len(view.rows), max(1, round(share * len(view.rows))), world.seed)
     chances = chance_to_differ(world.rates, config.group)
     selector, drawn = base.build(name, pool, {}), []
     for round_ in range(config.rounds):
-        selector.prepare(cast("Context", _View(scored, world, round_, rates_of=config.rates)))
+        selector.prepare(cast("Context", replace(view, round=round_)))
         rows = np.asarray(selector.draw(round_), np.int64)
         drawn.append(chances[rows].mean())
         noise = uniforms(world.seed, round_, _STREAM + 1, 0, len(rows) * config.group)
@@ -493,29 +473,32 @@ def _simulate(config: ForecastConfig, name: str, scored: ScoredSet, world: _Worl
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """What a strategy reads of a simulated set: the columns of the rows in it."""
+    """What a strategy reads of a simulated set: the columns of its `rows` of the scored set."""
 
     scored: ScoredSet
-    world: _World
-    round: int
+    rows_of_set: Ints
+    history: Floats | None = None
+    rates: Floats | None = None
+    round: int = 0
     opening: bool = False
-    history: None = None
-    rates_of: Sequence[str] = ()
     note: Note = silent
+
+    @classmethod
+    def of(cls, config: ForecastConfig, scored: ScoredSet, rows: Ints) -> _View:
+        """With the evidence that is given."""
+        counts = history.count(config.history, scored, Rules())[:, rows] if config.history else None
+        rates = read_rates(scored, config.rates)[rows] if config.rates else None
+        return cls(scored, rows, counts, rates)
 
     @property
     def rows(self) -> Ints:
-        return np.arange(len(self.world.rows))
-
-    @property
-    def rates(self) -> Floats | None:
-        return read_rates(self.scored, self.rates_of)[self.world.rows] if self.rates_of else None
+        return np.arange(len(self.rows_of_set))
 
     def column(self, name: str) -> pa.ChunkedArray:
-        return read_column(self.scored, name).take(pa.array(self.world.rows))
+        return read_column(self.scored, name).take(pa.array(self.rows_of_set))
 
     def embeddings(self, rows: npt.ArrayLike | None = None) -> npt.NDArray[np.float32]:
-        chosen = self.world.rows if rows is None else self.world.rows[np.asarray(rows)]
+        chosen = self.rows_of_set if rows is None else self.rows_of_set[np.asarray(rows)]
         return matrix(self.scored.take(chosen), self.scored.folder)
 
 
@@ -557,34 +540,36 @@ def beside(expected: Forecast, strategy: str, rounds: Sequence[Json]) -> Json:
 def _share(values: Floats) -> Share:
     """Of an estimate and of resamples, whose middle 97 % hold the truth in about 95 % of simulated sets."""
     low, high = np.quantile(values[1:], [0.015, 0.985])
-    return Share(float(values[0]), float(low), float(high))
+    return Share(float(values[0]), float(min(low, values[0])), float(max(high, values[0])))
 
 
 def advice(result: Forecast) -> list[str]:
-    """Recommendations, most important first; docs/difficulty.md gives the reasons for the two thresholds."""
+    """Recommendations, most important first; docs/difficulty.md gives the reasons for the thresholds."""
     best = max(result.strategies, key=lambda each: each.times.value, default=None)
     sentences = []
-    if result.wasted.value < LITTLE_WASTE or best is None or best.times.low < WORTH:
+    if result.wasted.value < NO_WASTE:
+        sentences.append(
+            f"Choosing prompts will not pay: {result.wasted.value:.0%} of uniform's groups teach nothing, "
+            "less than a third. Tune uniform sampling's batch, group size and learning rate, and stop there."
+        )
+    elif result.wasted.value < LITTLE_WASTE or best is None or best.times.low < WORTH:
         sentences.append(
             "Uniform sampling with a smaller batch, such as 4 prompts a step in place of 16: more steps are "
             "worth more here than a choice of prompts."
         )
     else:
+        source = max(result.sources, key=lambda each: each.tells.value)
         sentences.append(
             f"Strategy {best.strategy}: it can reach {best.times.value:.2f} times uniform's groups that "
             "differ per token. In our trainings twice as many were worth 3 points of accuracy over tuned "
-            "uniform sampling. Keep uniform with a smaller batch as the control."
+            f"uniform sampling. The best evidence is {source.name} ({source.tells.value:.0%} of what "
+            "true pass rates would tell). Keep uniform with a smaller batch as the control."
         )
+    if result.wasted.value > LITTLE_WASTE:
+        sentences.append(f"{REPLAY[0].upper()}{REPLAY[1:]}.")
     if result.hopeless.value > 1 / 3:
         sentences.append(
             f"About {result.hopeless.value:.0%} of the prompts are out of reach now: leave out what is never "
             "answered, or come back to it with a better model."
         )
-    if result.pays_from is not None:
-        sentences.append(
-            f"Strategy dots: a draw repays its {result.dots_references:,} references from "
-            f"{np.ceil(result.pays_from):,.0f} steps on."
-        )
-    elif any(each.strategy == "dots" for each in result.strategies):
-        sentences.append("Strategy dots: the references do not show that its choice is better than chance.")
     return sentences

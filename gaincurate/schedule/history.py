@@ -43,13 +43,30 @@ def build(path: Path, scored: ScoredSet, config: ScheduleConfig, note: Note) -> 
         How many prompts have a history, and of how many no group differed, for `run.json`.
 
     Raises:
+        InputError: as `count`.
+    """
+    counts = count(config.history, scored, Rules(config.reward_low, config.reward_high))
+    rows = np.flatnonzero(counts.sum(0))
+    _write(path, pa.table({"row": rows, "wins": counts[0, rows], "losses": counts[1, rows]}))
+    silent = int((counts[:, rows].min(0) == 0).sum())
+    note(f"{len(rows):,} of {len(scored):,} prompts have a history; in {silent:,} of them no outcomes differ")
+    return {"prompts": len(rows), "never_differed": silent}
+
+
+def count(paths: Sequence[Path], scored: ScoredSet, rewards: Rules) -> Floats:
+    """Wins and losses of each prompt in earlier training, `[2, N]`.
+
+    Args:
+        paths: runs, rollout sets and other outcomes.
+        scored: the set.
+        rewards: the range of rewards, but of runs, which have one.
+
+    Raises:
         InputError: a file that is no outcomes, or that has no prompt of the set.
     """
-    counts = np.zeros((2, len(scored)))
-    ids = scored.column(ID)
-    for source in config.history:
-        rules = None if (source / RUN).exists() else Rules(config.reward_low, config.reward_high)
-        matched = 0
+    counts, ids = np.zeros((2, len(scored))), scored.column(ID)
+    for source in paths:
+        rules, matched = None if (source / RUN).exists() else rewards, 0
         for rates in pass_rates_of(source, rules, option="--history", scored=scored):
             rows = pc.index_in(pa.array(rates.ids, pa.string()), value_set=ids.combine_chunks())
             there = np.flatnonzero(rows.is_valid().to_numpy(zero_copy_only=False))
@@ -62,11 +79,7 @@ def build(path: Path, scored: ScoredSet, config: ScheduleConfig, note: Note) -> 
                 f"--history {source}: none of its prompts is in {scored.folder}, by gc_id or by text.",
                 path=str(source),
             )
-    rows = np.flatnonzero(counts.sum(0))
-    _write(path, pa.table({"row": rows, "wins": counts[0, rows], "losses": counts[1, rows]}))
-    silent = int((counts[:, rows].min(0) == 0).sum())
-    note(f"{len(rows):,} of {len(scored):,} prompts have a history; in {silent:,} of them no outcomes differ")
-    return {"prompts": len(rows), "never_differed": silent}
+    return counts
 
 
 def read(run: Run) -> Floats | None:

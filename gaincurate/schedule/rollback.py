@@ -120,26 +120,17 @@ def return_to(run: Run, saved: Json, where: str) -> int:
     round_, newest = int(saved["round"]), run.round
     forget_references(run, newest + 1)
     run.orders.find(saved["state"]["order"])  # before anything is undone: that it is still there
-    _forget_the_end(run)
+    (run.folder / STATE).unlink(missing_ok=True)  # of a finished run: its newest round is open again
     write_sealed(run.round_folder(round_) / STATE, saved["state"])
     for undone in range(newest, round_, -1):
         forget_references(run, undone)
-        _set_aside(run, undone)
+        _set_aside(run, run.round_folder(undone))
     run.forget_ids()
     run.orders.settle(saved["state"]["order"])
     take_back(run, round_, saved["step"])
     if newest > round_:
         run.log(what="back", round=newest, to=round_, step=saved["step"])
     return newest - round_
-
-
-def _forget_the_end(run: Run) -> None:
-    """Delete the state after the last round, if the run is finished: its newest round is open again."""
-    path = run.folder / STATE
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise storage_error(path, error) from error
 
 
 def take_back(run: Run, round_: int, step: int) -> None:
@@ -163,13 +154,16 @@ def forget_references(run: Run, round_: int) -> None:
     Raises:
         StorageError: the file system refused.
     """
-    source, number = run.references_folder(round_), 1
-    folder = run.folder / "undone"
-    if not source.exists() or _of_known_weights(source):
-        return
+    source = run.references_folder(round_)
+    if source.exists() and not _of_known_weights(source):
+        _set_aside(run, source, "difficulty-")
+
+
+def _set_aside(run: Run, source: Path, kind: str = "") -> None:
+    folder, number = run.folder / "undone", 1
     try:
         folder.mkdir(exist_ok=True)
-        while (goal := folder / f"difficulty-{source.name}-{number}").exists():
+        while (goal := folder / f"{kind}{source.name}-{number}").exists():
             number += 1
         source.rename(goal)
     except OSError as error:
@@ -180,15 +174,3 @@ def _of_known_weights(references: Path) -> bool:
     policy = references / MADE
     from_a_person = (references / GIVEN).exists()
     return not from_a_person and policy.exists() and read_sealed(policy)["weights"] is not None
-
-
-def _set_aside(run: Run, round_: int) -> None:
-    source, number = run.round_folder(round_), 1
-    folder = run.folder / "undone"
-    try:
-        folder.mkdir(exist_ok=True)
-        while (goal := Path(folder / f"{source.name}-{number}")).exists():
-            number += 1
-        source.rename(goal)
-    except OSError as error:
-        raise storage_error(folder, error) from error

@@ -41,9 +41,11 @@ from gaincurate.schedule.config import BY_EMBEDDING, STRATEGIES, ScheduleConfig
 from gaincurate.schedule.context import Context
 from gaincurate.schedule.first_model import first_model
 from gaincurate.schedule.observations import (
+    REPLAY,
     Note,
     concentration_of,
     late_outcomes,
+    many_silent,
     nothing_learnt,
     silent,
     take_outcomes,
@@ -280,6 +282,8 @@ def _observe(run: Run, state: Json, checkpoint: str | None, note: Note, held: He
     }
     if (why := nothing_learnt(run, inputs)) is not None:
         note(f"warning: {why}")
+    elif many_silent(inputs.get("effective")) and not many_silent(plan["inputs"].get("effective")):
+        note(f"in round {round_}, {REPLAY}")
     log = {"what": "outcomes", "round": round_, "repeated": outcomes.repeated, "void": outcomes.void}
     return _Learned(selector, state, inputs, log)
 

@@ -16,7 +16,7 @@ from gaincurate.schedule.calibration import difficulty_status
 from gaincurate.schedule.checkpoints import Finder, checkpoint_before
 from gaincurate.schedule.context import Context
 from gaincurate.schedule.forecast import Forecast, beside
-from gaincurate.schedule.observations import nothing_learnt, rules_of
+from gaincurate.schedule.observations import REPLAY, many_silent, nothing_learnt, rules_of
 from gaincurate.schedule.rescore import due
 from gaincurate.schedule.rounds import selector_of
 from gaincurate.schedule.run import Run, names_of
@@ -75,6 +75,8 @@ def status(run: Run, expected: Forecast | None = None) -> Json:
             }
         )
     done = [row for row in rounds if row["accuracy"] is not None]
+    shares = [row["effective"] for row in done if row["effective"] is not None]
+    nothing = nothing_learnt(run, done[-1]) if done else None
     return {
         "run": str(run.folder),
         "strategy": config.strategy,
@@ -93,7 +95,8 @@ def status(run: Run, expected: Forecast | None = None) -> Json:
         "training_seconds": sum(v for (what, _), v in seconds.items() if what == "training"),
         "scoring_seconds": sum(v for (what, _), v in seconds.items() if what == "scoring"),
         "seconds_left": _left(config.rounds, newest, finished, rounds),
-        "nothing_learnt": nothing_learnt(run, done[-1]) if done else None,
+        "nothing_learnt": nothing,
+        "advice": REPLAY if nothing is None and shares and many_silent(float(np.mean(shares))) else None,
         "late": sum(entry["late"] or 0 for entry in rounds),
         "differ": None if expected is None else beside(expected, config.strategy, rounds),
         "waiting": None if finished or newest < 0 else _waiting(run, newest),

@@ -40,25 +40,13 @@ class Strata:
     parts: Ints
 
     @classmethod
-    def of(cls, labels: npt.ArrayLike, weights: Mapping[str, float] | None = None) -> Strata:
-        """Groups of prompts by a value of each.
-
-        Args:
-            labels: `[rows]`, by rank, of any type that can be sorted. A group's name is its value as text.
-            weights: see `parts_of`. Default: each group has the share that it has of the prompts.
-
-        Raises:
-            InputError: the weights do not go with the groups.
-        """
-        values, codes = np.unique(np.asarray(labels), return_inverse=True)
-        names = tuple(str(value) for value in values)
-        return cls.coded(codes.astype(np.int32), names, weights)
-
-    @classmethod
     def coded(
         cls, labels: Labels, names: Sequence[str], weights: Mapping[str, float] | None = None
     ) -> Strata:
-        """As `of`, where the labels are places in the names already."""
+        """Groups of prompts by their places in the names, `[rows]`, by rank.
+
+        Without weights (see `parts_of`) each group has the share of a round that it has of the prompts.
+        """
         sizes = np.bincount(labels, minlength=len(names)).astype(np.int64)
         if weights is not None and LEFT_OUT in names:
             weights = {**weights, LEFT_OUT: 0}

@@ -19,15 +19,14 @@ import column_sets
 import command
 import runs
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.difficulty.metrics import observation_noise
 from gaincurate.difficulty.pass_rates import PassRates
-from gaincurate.difficulty.predict import MethodName, make
 from gaincurate.errors import InputError
 from gaincurate.schedule.forecast import (
     GRID,
     SILENT,
     ForecastConfig,
     _simulate,
+    _View,
     _World,
     chance_to_differ,
     forecast,
@@ -112,52 +111,74 @@ def _config(scored: Path, **options: Any) -> ForecastConfig:
     given: dict[str, Any] = {
         "scored": scored,
         "outcomes": Path("x"),
-        "group_column": "task",
         "worlds": 6,
         "rounds": 4,
     }
     return ForecastConfig(**(given | options))
 
 
-def test_where_groups_tell_all_dots_reaches_the_oracle_and_says_when_references_pay(tmp_path: Path) -> None:
-    rates = np.tile([0.0, 0.0, 0.0, 0.5], 150)
-    scored = _set(tmp_path, rates, ["a", "b", "c", "d"] * 150)
-    references = _references(rates, 240)
-    result = forecast(_config(scored), references, 10.0)
-    differ = float(chance_to_differ(np.array([0.5]), 8)[0])
-    dots = next(each for each in result.strategies if each.strategy == "dots")
-    assert result.silent.value == pytest.approx(0.75, abs=0.06)
-    assert result.hopeless.value == pytest.approx(result.silent.value, abs=0.01)
-    assert result.wasted.value == pytest.approx(1 - 0.25 * differ, abs=0.06)
-    # Outcomes of eight rollouts allow rates around a half, of which groups differ a little less often.
-    assert result.oracle.differ.value == pytest.approx(differ, abs=0.01)
-    assert differ - 0.1 < dots.differ.value <= result.oracle.differ.value
-    # N steps with references earn what N uniform steps and the references' tokens would.
-    step, paid = 16 * 8 * 10.0, 240 * 8 * 10.0
-    steps = result.pays_from
-    assert steps is not None
-    ours = steps * 16 * dots.differ.value / (steps * step + paid)
-    assert ours == pytest.approx(16 * result.uniform.differ.value / step, rel=1e-9)
-    # What a draw of 30 prompts costs, with 240 references of 8 rollouts before it.
-    assert dots.per_thousand.value == pytest.approx(
-        1000 * dots.differ.value * 30 / (30 * 80 + paid), rel=1e-6
+def _telling(rates: np.ndarray, values: Any, wasted: float) -> float:
+    """What means of labels tell of the wasted groups, by the latent rates, as `Source` defines it."""
+    equal = 1 - chance_to_differ(rates, 8)
+    by_label = {value: equal[values == value].mean() for value in np.unique(values)}
+    count, ties = round(wasted * len(rates)), np.random.default_rng(0).random(len(rates))
+    chosen = equal[np.lexsort((ties, -np.array([by_label[value] for value in values])))[:count]].mean()
+    return float((chosen - wasted) / (np.sort(equal)[::-1][:count].mean() - wasted))
+
+
+def test_labels_history_and_rates_tell_as_much_as_the_latent_rates_say_and_reach_the_strategy(
+    tmp_path: Path,
+) -> None:
+    rng = np.random.default_rng(3)
+    dead = rng.random(800) < 0.7
+    rates = np.where(dead, 0.0, rng.beta(2, 2, 800))
+    shown = np.where(rng.random(800) < 0.2, rng.random(800) < 0.7, dead)  # the label is wrong for some
+    columns = {
+        "task": pa.array(np.where(shown, "hard", "easy")),
+        "noise": pa.array(rng.integers(0, 5, 800)),
+        "other": pa.array(np.clip(rates + 0.05 * rng.normal(size=800), 0, 1)),
+    }
+    scored = column_sets.column_set(tmp_path / "s", np.full(800, 5), {"gc_angle": np.zeros(800)}, columns)
+    earlier = tmp_path / "earlier.jsonl"
+    every = column_sets.ids(800)
+    wins = rng.binomial(8, rates).tolist()
+    lines = [{"gc_id": every[row], "wins": wins[row], "losses": 8 - wins[row]} for row in range(400)]
+    earlier.write_text("\n".join(json.dumps(line) for line in lines))
+    references = _references(rates, 256)
+    given = _config(scored, history=[earlier], rates=["other"], rounds=3, worlds=4)
+    result = forecast(given, references, 10.0)
+    tells = {source.name: source.tells for source in result.sources}
+    assert list(tells) == ["labels task", "history", "rates", "all of them"]
+    truth = _telling(rates, shown, float(1 - chance_to_differ(rates, 8).mean()))
+    assert tells["labels task"].low <= truth <= tells["labels task"].high
+    assert tells["labels task"].value == pytest.approx(truth, abs=0.15)
+    assert tells["rates"].value > 0.8
+    assert tells["history"].value == pytest.approx(0.5, abs=0.25)  # of half of the prompts
+    assert tells["all of them"].value > 0.8
+    # What `schedule start` would run with the same evidence, on the latent rates themselves.
+    view = _View.of(given, ScoredSet(scored), np.arange(800))
+    truth = np.mean([_simulate(given, "posterior", view, _World(seed, rates), 0.05) for seed in range(3)])
+    # References in eight groups say less than all of this evidence.
+    assert 0.75 * truth < result.strategies[0].times.value < 1.05 * truth
+    bare = forecast(given.model_copy(update={"history": [], "rates": []}), references, 10.0)
+    assert [source.name for source in bare.sources] == ["labels task"]
+    assert bare.strategies[0].times.value < result.strategies[0].times.value - 0.2
+    assert any("switch replay on" in sentence for sentence in result.advice)
+
+
+def test_labels_that_tell_nothing_are_said_to_and_where_little_is_wasted_choosing_will_not_pay(
+    tmp_path: Path,
+) -> None:
+    rates = np.where(np.arange(400) % 4 == 0, 0.0, 0.5)
+    result = forecast(
+        _config(_set(tmp_path, rates, ["a", "b", "c"] * 133 + ["a"])), _references(rates, 200), 10.0
     )
-    assert any("out of reach" in sentence for sentence in result.advice)
-
-
-@pytest.mark.parametrize("groups", [["a"], ["a", "b", "c", "d"], None])
-def test_wasted_and_uniform_are_the_whole_for_any_predictor(tmp_path: Path, groups: list[str] | None) -> None:
-    """A predictor that tells nothing, or much, changes what `dots` draws and not what uniform sampling does."""
-    rates = np.tile([0.0, 0.02, 0.6, 0.5], 100)
-    names = groups or [f"own{row}" for row in range(400)]
-    config = _config(_set(tmp_path, rates, (names * 400)[:400]))
-    result = forecast(config, _references(rates, 128), 10.0)
-    assert result.wasted.value + result.uniform.differ.value == pytest.approx(1, abs=1e-12)
-    assert result.wasted.low + result.uniform.differ.high == pytest.approx(1, abs=1e-12)
-    assert result.uniform.differ.value == pytest.approx(chance_to_differ(rates, 8).mean(), abs=0.08)
-    dots = next(each for each in result.strategies if each.strategy == "dots").differ
-    expected = {1: chance_to_differ(rates, 8).mean(), 4: chance_to_differ(np.array([0.5, 0.6]), 8).mean()}
-    assert dots.low <= expected.get(len(groups or []), expected[1]) <= dots.high
+    (source,) = result.sources
+    assert source.name == "labels (none noticed)"
+    assert source.tells.low < 0.05
+    assert source.tells.value < 0.35
+    assert result.wasted.value < 1 / 3
+    assert result.advice[0].startswith("Choosing prompts will not pay")
 
 
 def test_a_set_that_was_rolled_out_as_a_whole_has_a_forecast(tmp_path: Path) -> None:
@@ -165,6 +186,7 @@ def test_a_set_that_was_rolled_out_as_a_whole_has_a_forecast(tmp_path: Path) -> 
     config = _config(_set(tmp_path, rates, ["a", "b"] * 60), rounds=12)
     result = forecast(config, _references(rates, 120), 10.0)
     assert result.wasted.value == pytest.approx(0.5, abs=0.05)
+    assert result.wasted.value + result.uniform.differ.value == pytest.approx(1, abs=1e-12)
     assert all(each.differ.value > 0.5 for each in result.strategies)
 
 
@@ -174,10 +196,10 @@ TELLS = {"little": 0.0, "some": 0.5, "much": 2.0}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "predictor"), [("dead", "groups"), ("spread", "groups"), ("dead", "gp")])
-def test_intervals_hold_the_truth_of_simulated_sets(tmp_path: Path, kind: str, predictor: str) -> None:
+@pytest.mark.parametrize("kind", ["dead", "spread"])
+def test_intervals_hold_the_truth_of_simulated_sets(tmp_path: Path, kind: str) -> None:
     """Each line's 95 % interval holds what follows from the latent rates, for 50 samples of references each."""
-    held = {tells: _held(tmp_path / tells, kind, predictor, tells) for tells in TELLS}
+    held = {tells: _held(tmp_path / tells, kind, tells) for tells in TELLS}
     for name in held["little"]:
         coverage = {tells: float(np.mean(lines[name])) for tells, lines in held.items()}
         # At 95 % fewer than 42 of 50 have a chance of 0.1 %, and fewer than 135 of 150 of 0.6 %.
@@ -185,7 +207,7 @@ def test_intervals_hold_the_truth_of_simulated_sets(tmp_path: Path, kind: str, p
         assert np.mean(list(coverage.values())) >= 0.9, (name, coverage)
 
 
-def _held(tmp_path: Path, kind: str, predictor: str, tells: str) -> dict[str, list[bool]]:
+def _held(tmp_path: Path, kind: str, tells: str) -> dict[str, list[bool]]:
     """Whether the interval of each line holds the truth, for ten samples of references of each of five sets."""
     rows, held = 1000, defaultdict(list)
     for number in range(5):
@@ -194,19 +216,16 @@ def _held(tmp_path: Path, kind: str, predictor: str, tells: str) -> dict[str, li
         if kind == "dead":
             rates = np.where(rng.random(rows) < 0.5, 0, rng.beta(1.2, 1.6, rows))
         rank = np.argsort(np.argsort(rates + 1e-9 * rng.random(rows))) / rows - 0.5
-        shown = rng.normal(size=(rows, 16))
-        shown[:, 0] += TELLS[tells] * math.sqrt(12) * rank
-        flat = pa.array(shown.astype(np.float16).ravel())
+        shown = rng.normal(size=rows) + TELLS[tells] * math.sqrt(12) * rank
         scored = column_sets.column_set(
             tmp_path / str(number),
             np.full(rows, 5),
-            {"gc_angle": np.zeros(rows), "gc_embedding": pa.FixedSizeListArray.from_arrays(flat, 16)},
-            {"task": pa.array(np.argsort(np.argsort(shown[:, 0])) * 20 // rows)},
+            {"gc_angle": np.zeros(rows)},
+            {"task": pa.array(np.argsort(np.argsort(shown)) * 20 // rows)},
         )
-        column, count = (None, 128) if predictor == "gp" else ("task", 256)
-        config = _config(scored, group_column=column, strategies=[OUTCOMES, "dots"], worlds=40)
-        references = [_references(rates, count, seed=10 * number + k) for k in range(10)]
-        truth = _truth(config, rates, references)
+        config = _config(scored, strategies=[OUTCOMES], worlds=40)
+        references = [_references(rates, 256, seed=10 * number + k) for k in range(10)]
+        truth = _truth(config, rates)
         for k, sample in enumerate(references):
             result = forecast(config.model_copy(update={"seed": 1000 * k}), sample, 10.0)
             reaches = {each.strategy: each for each in (result.uniform, result.oracle, *result.strategies)}
@@ -218,31 +237,19 @@ def _held(tmp_path: Path, kind: str, predictor: str, tells: str) -> dict[str, li
     return held
 
 
-def _truth(config: ForecastConfig, rates: np.ndarray, samples: list[PassRates]) -> dict[str, float]:
-    """Each line of a forecast by the latent rates; `dots` in the mean of these samples of references."""
-    chances, scored = chance_to_differ(rates, 8), ScoredSet(config.scored)
-    budget, rows = len(rates) // 20, np.arange(len(rates))
-    drawn = []
-    for sample in samples:
-        noise = observation_noise(sample.wins, sample.losses)
-        name: MethodName = "gp" if config.group_column is None else "group-mean"
-        column = config.group_column
-        fitted = make(name, scored, sample.ids, sample.failure, noise=noise, group_column=column)
-        away = np.abs(np.concatenate([fitted.rows(table) for table in scored.tables(fitted.columns)]) - 0.5)
-        away[np.isin(column_sets.ids(len(rates)), sample.ids)] = np.inf
-        drawn.append(chances[np.argsort(away, kind="stable")[:budget]].mean())
-    worlds = [_World(seed, rows, rates) for seed in range(4)]
-    by_outcomes = np.mean([_simulate(config, OUTCOMES, scored, world, 0.05) for world in worlds])
-    uniform, paid = chances.mean(), len(samples[0].ids) * 8 * 10.0
+def _truth(config: ForecastConfig, rates: np.ndarray) -> dict[str, float]:
+    """Each line of a forecast by the latent rates."""
+    chances = chance_to_differ(rates, 8)
+    view = _View(ScoredSet(config.scored), np.arange(len(rates)))
+    by_outcomes = np.mean([_simulate(config, OUTCOMES, view, _World(seed, rates), 0.05) for seed in range(4)])
+    uniform = chances.mean()
     differ = {
         "uniform": uniform,
-        "oracle": np.sort(chances)[-budget:].mean(),
+        "oracle": np.sort(chances)[-len(rates) // 20 :].mean(),
         OUTCOMES: by_outcomes * uniform,
-        "dots": np.mean(drawn),
     }
     truth = {f"{name} differ": float(value) for name, value in differ.items()}
     truth |= {f"{name} times": float(value / uniform) for name, value in differ.items()}
-    truth["dots times"] *= budget * 80 / (budget * 80 + paid)
     silent = chances < SILENT
     return truth | {
         "silent": float(silent.mean()),
@@ -255,7 +262,7 @@ def test_where_nothing_is_wasted_it_advises_uniform_with_a_smaller_batch(tmp_pat
     rates = np.full(400, 0.5)
     result = forecast(_config(_set(tmp_path, rates, ["a", "b"] * 200)), _references(rates, 128), 10.0)
     assert result.wasted.value < 0.05
-    assert result.advice[0].startswith("Uniform sampling with a smaller batch")
+    assert result.advice[0].startswith("Choosing prompts will not pay")
     for reach in (*result.strategies, result.oracle):
         assert reach.differ.value <= result.oracle.differ.value + 1e-12
         assert reach.differ.low <= reach.differ.value <= reach.differ.high
@@ -284,14 +291,10 @@ def test_what_cannot_be_forecast_is_refused(tmp_path: Path) -> None:
     scored = _set(tmp_path, rates, ["a"] * 100)
     with pytest.raises(InputError, match=r"20 prompts with rollouts are too few for a forecast; 30 at least"):
         forecast(_config(scored), _references(rates, 20), 10.0)
-    with pytest.raises(InputError, match=r"has no gc_embedding to predict from"):
-        forecast(_config(scored, group_column=None), _references(rates, 50), 10.0)
     with pytest.raises(InputError, match=r"--budget 101 is more than the 100 prompts"):
         forecast(_config(scored, budget=101), _references(rates, 50), 10.0)
-    for name in ("gain-rl", "length", "file-order", "falling"):
-        with pytest.raises(
-            InputError, match=f"--strategy {name} draws by an order of the set, and a forecast"
-        ):
+    for name, how in (("gain-rl", "draws by an order of the set"), ("dots", "asks for references")):
+        with pytest.raises(InputError, match=f"--strategy {name} {how}, and a forecast"):
             forecast(_config(scored, strategies=[name]), _references(rates, 50), 10.0)
     strangers = PassRates("r", [f"x{i}" for i in range(40)], np.ones(40), np.ones(40))
     with pytest.raises(InputError, match=r"40 of 40 prompts with outcomes are not in"):
@@ -306,7 +309,7 @@ def test_the_command_prints_the_table_and_writes_json(tmp_path: Path) -> None:
     lines = [json.dumps({"gc_id": name, "wins": won, "losses": lost}) for name, won, lost in tallies]
     (tmp_path / "rates.jsonl").write_text("\n".join(lines))
     options = ["difficulty", "forecast", str(scored), "--outcomes", str(tmp_path / "rates.jsonl")]
-    more = ["--group-column", "task", "--worlds", "4", "--rounds", "3"]
+    more = ["--worlds", "4", "--rounds", "3"]
     refused = command.run(*options, *more)
     assert refused.exit_code == 2
     assert "give the mean with --tokens" in refused.stderr
@@ -314,6 +317,7 @@ def test_the_command_prints_the_table_and_writes_json(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.stderr
     assert "groups of a uniform step that teach nothing" in done.stdout
     assert "oracle" in done.stdout
+    assert "labels task: " in done.stdout
     written = json.loads((tmp_path / "f.json").read_text())
     assert written["references"] == 200
     assert written["wasted"]["value"] > 0.6
@@ -344,29 +348,12 @@ def test_what_is_no_forecast_is_refused(tmp_path: Path) -> None:
     assert "is no forecast" in done.stderr
 
 
-def test_a_share_that_is_none_is_no_forecast(tmp_path: Path) -> None:
-    rates, path = np.tile([0.1, 0.6], 100), tmp_path / "f.json"
-    made = forecast(_config(_set(tmp_path, rates, ["a", "b"] * 100)), _references(rates, 100), 10.0)
-    path.write_text(json.dumps(asdict(made)))
-    assert read_forecast(path) == made
-    for name in ("value", "low", "high"):
-        for value in (math.nan, math.inf, 1e308, -1e30, 1.5):
-            changed = asdict(made)
-            changed["uniform"]["differ"][name] = value
-            path.write_text(json.dumps(changed))
-            with pytest.raises(InputError, match=r"is no forecast .*differ"):
-                read_forecast(path)
-
-
-def test_where_nothing_differs_or_an_order_is_needed_there_is_no_forecast(tmp_path: Path) -> None:
+def test_where_nothing_differs_there_is_no_forecast(tmp_path: Path) -> None:
     rates = np.full(100, 0.5)
     scored = _set(tmp_path, rates, ["a"] * 100)
     ids = column_sets.ids(100)[:40]
     with pytest.raises(InputError, match=r"every rollout of the 40 prompts was wrong"):
         forecast(_config(scored), PassRates("r", ids, np.zeros(40), np.full(40, 8.0)), 10.0)
-    for strategy in ("falling", "gain-rl"):
-        with pytest.raises(InputError, match=f"--strategy {strategy} draws by an order of the set"):
-            forecast(_config(scored, strategies=[strategy]), _references(rates, 50), 10.0)
 
 
 def test_a_forecast_of_hardly_any_success_has_no_nan(tmp_path: Path) -> None:
@@ -376,37 +363,3 @@ def test_a_forecast_of_hardly_any_success_has_no_nan(tmp_path: Path) -> None:
     result = forecast(_config(scored), PassRates("r", column_sets.ids(200)[:64], wins, 8 - wins), 10.0)
     assert np.isfinite([each.times.value for each in (*result.strategies, result.oracle)]).all()
     json.dumps(asdict(result), allow_nan=False)
-
-
-def test_other_models_rates_say_more_than_nothing_and_reach_the_strategy(tmp_path: Path) -> None:
-    rng = np.random.default_rng(3)
-    rates = np.where(rng.random(600) < 0.7, 0.0, 0.5)
-    scored = column_sets.column_set(
-        tmp_path / "scored", np.full(600, 5), {"gc_angle": np.zeros(600)}, {"other": pa.array(rates * 0.8)}
-    )
-    config = _config(scored, group_column=None, rates=["other"], strategies=["posterior"])
-    with_rates = forecast(config, _references(rates, 256), 10.0)
-    without = forecast(
-        _config(_set(tmp_path / "x", rates, ["a"] * 600), strategies=["posterior"]),
-        _references(rates, 256),
-        10.0,
-    )
-    assert with_rates.strategies[0].times.value > without.strategies[0].times.value + 0.5
-
-
-def test_labels_inside_structs_and_what_rates_cannot_go_with(tmp_path: Path) -> None:
-    rates = np.tile([0.0, 0.5], 60)
-    info = pa.array([{"level": k % 2, "split": "a"} for k in range(120)])
-    scored = column_sets.column_set(
-        tmp_path / "scored",
-        np.full(120, 5),
-        {"gc_angle": np.zeros(120)},
-        {"extra_info": info, "r": pa.array(rates)},
-    )
-    given = {"group_column": None, "rates": ["r"]}
-    result = forecast(_config(scored, **given), _references(rates, 120), 10.0)
-    assert [each.strategy for each in result.strategies] == ["posterior"]
-    with pytest.raises(InputError, match="--strategy dots does not read --rates"):
-        forecast(_config(scored, **given, strategies=["dots"]), _references(rates, 120), 10.0)
-    with pytest.raises(InputError, match="--rates and --group-column are two ways"):
-        forecast(_config(scored, **given | {"group_column": "r"}), _references(rates, 120), 10.0)

@@ -129,7 +129,7 @@ def test_a_fitted_predictor_is_used_where_it_goes_with_the_set(tmp_path: Path) -
     with pytest.raises(InputError) as caught:
         dots_runs.begin(tmp_path / "2", group_column=None, adapter=str(tmp_path / "other"))
     assert str(caught.value) == (
-        f"--adapter {tmp_path / 'other'} was fitted on embeddings of some-model (8 wide, weights vvvvvvvv), and "
+        "the adapter was fitted on embeddings of some-model (8 wide, weights vvvvvvvv), and "
         f"{tmp_path / '2/set'} has those of some-model (8 wide, weights wwwwwwww); score with that model, or fit again."
     )
     (tmp_path / "other/config.json").write_text("{")

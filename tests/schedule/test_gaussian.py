@@ -147,7 +147,7 @@ def test_every_mu_that_a_round_can_reach_is_in_its_window() -> None:
         ({"sigma": "1e-308"}, "sigma = '1e-308': a width is a number of ranks from"),
         ({"sigma": "1e308"}, "sigma = '1e308': a width is a number of ranks from"),
         ({"sigma": "nanN"}, "sigma = 'nanN': a width"),
-        ({"scale": -1}, "scale = -1: the scale is 0 or more."),
+        ({"scale": -1}, "scale = -1: Input should be greater than or equal to 0."),
         ({"step_low": 1000, "step_high": 0}, "the least step must be less than the largest"),
         ({"alpha": "much"}, "strategy gain-rl: alpha = 'much': Input should be a valid number"),
         ({"temper": 1}, "strategy gain-rl has no option 'temper'; it has: sigma, alpha, beta, scale,"),

@@ -96,6 +96,18 @@ def test_programs_and_live_trainers_hear_of_it_too_until_a_group_differs(
     assert json.loads(gaincurate("schedule", "status", run.folder, "--json").stdout)["nothing_learnt"] is None
 
 
+def test_where_most_groups_are_silent_replay_is_advised_once_and_in_the_status(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, strategy="uniform", rounds=4)
+    advised, shown = [], []
+    for groups in ([[0, 0], [1, 1], [0, 1]], [[0, 0], [1, 1], [0, 1]], [[0, 1]]):
+        report(run, groups)
+        said = " ".join(gaincurate("schedule", "next", run.folder).stderr.split())
+        advised.append("more than half of the groups are silent, so switch replay on" in said)
+        shown.append("switch replay on" in gaincurate("schedule", "status", run.folder).stdout)
+    assert advised == [True, False, False]
+    assert shown == [True, True, False]
+
+
 def test_what_was_expected_is_of_the_groups_that_came_and_hard_and_easy_are_all_wrong_and_all_right(
     tmp_path: Path,
 ) -> None:

@@ -145,7 +145,7 @@ def test_a_pass_has_a_prompt_at_most_once_and_with_retest_1_exactly_once(
     budget: int, rows: int, seed: int, groups: int
 ) -> None:
     random = np.random.default_rng(seed)
-    strata = None if groups == 1 else Strata.of(random.integers(0, groups, rows))
+    strata = None if groups == 1 else runs.strata_of(random.integers(0, groups, rows))
     for retest in (0.05, 1.0):
         chosen = Posterior(Pool(rows, budget, seed, strata=strata), PosteriorOptions(retest=retest))
         counts = np.zeros(rows, int)

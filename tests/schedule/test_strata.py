@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import runs
 from gaincurate.core.rng import uniforms
 from gaincurate.errors import InputError
 from gaincurate.schedule.base import Observed, Options, Pool, build
@@ -57,7 +58,7 @@ def test_no_group_is_ever_a_whole_prompt_away_from_its_share(
     given_weights = dict(zip(map(str, range(len(sizes))), weights, strict=False)) if weighted else None
     if given_weights is not None and not any(given_weights.values()):
         return
-    strata = Strata.of(groups_of(sizes), given_weights)
+    strata = runs.strata_of(groups_of(sizes), given_weights)
     most = sum(size for size, part in zip(sizes, strata.parts.tolist(), strict=True) if part)
     budget = data.draw(st.integers(1, most))
     rates = exact_rates(sizes, [Fraction(part) for part in strata.parts.tolist()], budget)
@@ -72,7 +73,7 @@ def test_no_group_is_ever_a_whole_prompt_away_from_its_share(
 
 def test_many_small_groups_keep_their_shares_beside_a_large_one() -> None:
     # 50 tasks of 6 beside one of 700: rounding each round by itself would give the small ones none or all.
-    strata = Strata.of(np.repeat(np.arange(51), [700] + [6] * 50))
+    strata = runs.strata_of(np.repeat(np.arange(51), [700] + [6] * 50))
     taken = np.cumsum([strata.quotas(32, round_) for round_ in range(500)], axis=0)
     exact = np.arange(1, 501)[:, None] * 32 * strata.shares
     assert np.abs(taken - exact).max() < 1
@@ -83,7 +84,7 @@ def test_many_small_groups_keep_their_shares_beside_a_large_one() -> None:
 )
 def test_the_earliest_due_alone_would_leave_a_group_behind(sizes: list[int], budget: int) -> None:
     # Found by search: without the rules for ties a group is a whole prompt off here.
-    strata = Strata.of(np.repeat(np.arange(len(sizes)), sizes))
+    strata = runs.strata_of(np.repeat(np.arange(len(sizes)), sizes))
     taken = np.cumsum([strata.quotas(budget, round_) for round_ in range(60)], axis=0)
     exact = np.arange(1, 61)[:, None] * budget * np.array(sizes) / sum(sizes)
     assert np.abs(taken - exact).max() < 1 - 1e-9
@@ -91,7 +92,7 @@ def test_the_earliest_due_alone_would_leave_a_group_behind(sizes: list[int], bud
 
 @given(_SIZES, st.data())
 def test_what_a_group_cannot_give_goes_to_the_others(sizes: list[int], data: st.DataObject) -> None:
-    strata = Strata.of(groups_of(sizes))
+    strata = runs.strata_of(groups_of(sizes))
     room = np.array([data.draw(st.integers(0, size)) for size in sizes])
     budget = data.draw(st.integers(0, int(room.sum())))
     if not budget:
@@ -103,14 +104,14 @@ def test_what_a_group_cannot_give_goes_to_the_others(sizes: list[int], data: st.
 
 
 def test_weights_are_shares_of_a_round() -> None:
-    strata = Strata.of(["code"] * 30 + ["math"] * 10, {"code": 0.3, "math": 0.7})
+    strata = runs.strata_of(["code"] * 30 + ["math"] * 10, {"code": 0.3, "math": 0.7})
     assert strata.shares.tolist() == pytest.approx([0.3, 0.7])
     assert strata.quotas(10, 0).tolist() == [3, 7]
-    vast = Strata.of(["code"] * 30 + ["math"] * 10, {"code": 1.7e308, "math": 1.7e308})
+    vast = runs.strata_of(["code"] * 30 + ["math"] * 10, {"code": 1.7e308, "math": 1.7e308})
     assert vast.shares.tolist() == [0.5, 0.5]
     # Of 20 prompts 14 would be math's, which has 10.
     assert strata.quotas(20, 0).tolist() == [10, 10]
-    only_math = Strata.of(["code"] * 30 + ["math"] * 10, {"code": 0, "math": 1})
+    only_math = runs.strata_of(["code"] * 30 + ["math"] * 10, {"code": 0, "math": 1})
     assert only_math.quotas(10, 5).tolist() == [0, 10]
     with pytest.raises(
         InputError, match="a round has 11 prompts, and the groups with a weight over 0 have 10"
@@ -129,14 +130,14 @@ def test_weights_are_shares_of_a_round() -> None:
 )
 def test_weights_that_are_no_shares_are_refused(weights: dict[str, float], sentence: str) -> None:
     with pytest.raises(InputError) as caught:
-        Strata.of(["code", "math"], weights)
+        runs.strata_of(["code", "math"], weights)
     assert sentence in str(caught.value)
 
 
 @given(_SIZES, st.data(), st.integers(0, 5))
 def test_pick_takes_the_best_of_each_group(sizes: list[int], data: st.DataObject, round_: int) -> None:
     rows = sum(sizes)
-    strata = Strata.of(groups_of(sizes))
+    strata = runs.strata_of(groups_of(sizes))
     keys = np.array(
         data.draw(st.lists(st.sampled_from([-np.inf, 0.0, 1.0, 2.0]), min_size=rows, max_size=rows))
     )
@@ -149,7 +150,7 @@ def test_pick_takes_the_best_of_each_group(sizes: list[int], data: st.DataObject
 
 
 def test_any_stretch_of_a_round_has_the_shares_too() -> None:
-    strata = Strata.of(np.repeat(np.arange(4), [10, 20, 30, 40]))
+    strata = runs.strata_of(np.repeat(np.arange(4), [10, 20, 30, 40]))
     keys = np.arange(100.0)  # by key alone, the first half of a round would be of the last group
     ranks = Pool(100, 50, 0, strata=strata).pick(keys, 0)
     assert counts_of(ranks, strata) == [5, 10, 15, 20]
@@ -157,31 +158,10 @@ def test_any_stretch_of_a_round_has_the_shares_too() -> None:
         assert counts_of(ranks[10 * batch : 10 * batch + 10], strata) == [1, 2, 3, 4]
 
 
-@given(_SIZES, st.booleans(), st.data())
-def test_floors_hold_as_far_as_quotas_let_them(sizes: list[int], grouped: bool, data: st.DataObject) -> None:
-    rows = sum(sizes)
-    strata = Strata.of(groups_of(sizes)) if grouped else None
-    budget = data.draw(st.integers(1, rows))
-    keys = np.random.default_rng(1).normal(size=rows)
-    mask = np.array(data.draw(st.lists(st.booleans(), min_size=rows, max_size=rows)))
-    other = ~mask & (np.arange(rows) % 2 == 0)
-    share = data.draw(st.sampled_from([0.0, 0.1, 0.5, 1.0]))
-    pool = Pool(rows, budget, 0, strata=strata)
-    ranks = pool.pick(keys, 1, [(mask, share), (other, 1 - share)])
-    assert len(set(ranks.tolist())) == budget
-    size = int(2 * share * budget) - int(share * budget)
-    quotas = np.array([budget]) if strata is None else strata.quotas(budget, 1)
-    labels = np.zeros(rows, int) if strata is None else strata.labels
-    if strata is not None:
-        assert counts_of(ranks, strata) == quotas.tolist()
-    can = np.minimum(quotas, np.bincount(labels[mask], minlength=len(quotas))).sum()
-    assert mask[ranks].sum() >= min(size, can)
-
-
 def test_draws_within_a_group_follow_the_closed_form() -> None:
     # Two of group a and one of group b each round; within a, successive sampling by the weights.
     weights, count = np.array([5.0, 3.0, 1.0, 1.0, 7.0, 1.0]), 20_000
-    strata = Strata.of(list("aaaabb"), {"a": 2, "b": 1})
+    strata = runs.strata_of(list("aaaabb"), {"a": 2, "b": 1})
     pool = Pool(6, 3, seed=4, strata=strata)
     pairs, singles = np.zeros((4, 4)), np.zeros(2)
     for round_ in range(count):
@@ -198,7 +178,7 @@ def test_draws_within_a_group_follow_the_closed_form() -> None:
 
 
 def test_what_is_left_out_is_never_drawn_and_its_group_gives_what_it_has() -> None:
-    strata = Strata.of(np.repeat(np.arange(3), [4, 8, 12]))
+    strata = runs.strata_of(np.repeat(np.arange(3), [4, 8, 12]))
     pool = Pool(24, 12, seed=0, strata=strata)
     left_out = np.array([3, 0, 1])
     for round_ in range(30):
@@ -215,7 +195,7 @@ def test_without_strata_draw_and_pick_are_one_group() -> None:
     best = np.argsort(-keys, kind="stable")[:20].tolist()
     assert pool.draw(weights, 7).tolist() == best
     assert pool.pick(pool.noisy(weights, 7), 7).tolist() == best
-    one = Pool(50, 20, seed=9, strata=Strata.of(np.zeros(50)))
+    one = Pool(50, 20, seed=9, strata=runs.strata_of(np.zeros(50)))
     assert one.draw(weights, 7).tolist() == best
 
 
@@ -236,7 +216,7 @@ def test_passes_of_a_group_have_each_of_its_prompts_once(
     sizes: list[int], weights: list[float], data: st.DataObject, kind: type[Uniform]
 ) -> None:
     named = {str(group): weight + 0.01 for group, weight in zip(range(len(sizes)), weights, strict=False)}
-    strata = Strata.of(groups_of(sizes), data.draw(st.sampled_from([None, named])))
+    strata = runs.strata_of(groups_of(sizes), data.draw(st.sampled_from([None, named])))
     rows = sum(sizes)
     budget = data.draw(st.integers(1, rows))
     pool = Pool(rows, budget, 3, strata=strata)
@@ -260,7 +240,7 @@ def test_passes_of_a_group_have_each_of_its_prompts_once(
 
 @pytest.mark.parametrize("strategy", ["uniform", "file-order", "length", "gain-rl", "posterior"])
 def test_every_strategy_keeps_the_shares(strategy: str) -> None:
-    strata = Strata.of(groups_of([7, 50, 120, 3]))
+    strata = runs.strata_of(groups_of([7, 50, 120, 3]))
     selector = build(strategy, Pool(180, 24, 5, strata=strata), {})
     for round_ in range(8):
         ranks = selector.draw(round_)
@@ -271,7 +251,7 @@ def test_every_strategy_keeps_the_shares(strategy: str) -> None:
 
 
 def test_dots_draws_within_groups_and_its_references_from_all() -> None:
-    strata = Strata.of(groups_of([60, 40, 20]))
+    strata = runs.strata_of(groups_of([60, 40, 20]))
     pool = Pool(120, 30, 5, strata=strata)
     plain, chosen = (Dots(each, DotsOptions(references=20)) for each in (Pool(120, 30, 5), pool))
     for round_ in range(5):

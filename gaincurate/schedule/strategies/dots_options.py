@@ -5,7 +5,6 @@ Apart from the strategy itself, because what asks for references and predictions
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +15,7 @@ from gaincurate.core.schema import EMBEDDING
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.sealed import read_sealed
 from gaincurate.difficulty.config import RolloutConfig, make_config
-from gaincurate.difficulty.embeddings import maker
+from gaincurate.difficulty.embeddings import see_same_maker
 from gaincurate.difficulty.prompts import answer_column
 from gaincurate.difficulty.verifier import VerifierConfig
 from gaincurate.errors import InputError
@@ -26,7 +25,6 @@ from gaincurate.schedule.config import ScheduleConfig
 Predictor = Literal["adapter", "group-mean", "gp"]
 _EXAMPLE = '\'{"verifier": "math", "samples": 8}\''
 NOT_IN_ROLLOUT = {"scored", "out", "model", "reference", "seed", "overwrite", "backoff"}
-_SERVER, _LOCAL = ("httpx2", "tenacity"), ("torch", "transformers")
 
 
 def _rollout(text: str) -> dict[str, Any]:
@@ -149,8 +147,6 @@ class DotsOptions(base.Options):
                 f"{self.references + budget:,}, and {scored.folder} has {rows:,}: references are not drawn "
                 "in their own round. Take fewer references."
             )
-        if importlib.util.find_spec("torch") is None:
-            raise InputError("strategy dots predicts with torch: `pip install 'gaincurate[score]'`.")
         if self.group_column is not None:
             scored.column(self.group_column)
         elif EMBEDDING not in scored.schema.names:
@@ -172,17 +168,7 @@ def _check_adapter(folder: Path, scored: ScoredSet) -> None:
             f"--adapter {folder} is no fitted predictor: it has no config.json. `gaincurate difficulty fit` "
             "makes one."
         )
-    embedding: dict[str, Any] = read_sealed(path, "fit the predictor again")["embedding"]
-    if embedding != maker(scored):
-        raise InputError(
-            f"--adapter {folder} was fitted on embeddings of {_named(embedding)}, and {scored.folder} has "
-            f"those of {_named(maker(scored))}; score with that model, or fit again."
-        )
-
-
-def _named(embedding: dict[str, Any]) -> str:
-    weights = str(embedding.get("weights"))[:8]
-    return f"{embedding.get('model')} ({embedding.get('width')} wide, weights {weights})"
+    see_same_maker(scored, read_sealed(path, "fit the predictor again")["embedding"])
 
 
 def _check_rollout(
@@ -207,14 +193,5 @@ def _check_rollout(
         )
     verifier = VerifierConfig(rollout.verifier, gold_as=rollout.gold_as)
     answer_column(scored, rollout.answer_column, needed=not verifier.own)
-    wanted = [
-        *(_SERVER if rollout.server else _LOCAL),
-        *(["math_verify"] if rollout.verifier == "math" else []),
-    ]
-    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InputError(
-            f"--rollout needs {' and '.join(missing)}: `pip install 'gaincurate[score,difficulty]'`."
-        )
     if options.target == "variance" and rollout.samples < 2:
         raise InputError("--target variance needs two samples of a reference or more; --rollout has 1.")

@@ -33,7 +33,7 @@ class GaussianOptions(base.Options):
     sigma: Annotated[str, Option("Width in ranks, or of the set (0.1N).", GAIN_RL, metavar="N")] = "1000"
     alpha: Annotated[float, Field(ge=0), Option("gain-rl: sensitivity.", GAIN_RL)] = 2.0
     beta: Annotated[float, Field(ge=0, le=1), Option("gain-rl: target accuracy.", GAIN_RL)] = 0.5
-    scale: float | None = None
+    scale: float | None = Field(default=None, ge=0)
     """Of both terms, in ranks; default: half the budget."""
     step_low: float | None = None
     """Least step, in ranks; the released code has 0, so mu never goes back."""
@@ -60,13 +60,6 @@ class GaussianOptions(base.Options):
         if low is not None and high is not None and low >= high:
             raise ValueError("the least step must be less than the largest")
         return self
-
-    @field_validator("scale")
-    @classmethod
-    def _check_scale(cls, value: float | None) -> float | None:
-        if value is not None and value < 0:
-            raise ValueError("the scale is 0 or more")
-        return value
 
 
 class GainRL(base.Selector):
