@@ -21,7 +21,7 @@ from gaincurate.report.document import (
     RunStory,
     Tenths,
 )
-from gaincurate.report.formatting import count, number, row, seconds, share, short, signed, spoken
+from gaincurate.report.formatting import count, number, seconds, share, signed
 from gaincurate.report.lift import PREDICTED
 from gaincurate.report.parts import Block, Heading, Legend, Part, Picture, Table, cell, figure, records
 from gaincurate.report.plots import (
@@ -104,14 +104,11 @@ def _run(run: RunStory) -> Part:
         f"{count(run.budget)} prompts each; {seconds(run.training_seconds)} of training, "
         f"{seconds(run.scoring_seconds)} of scoring"
     )
-    curves = [
-        Curve(
-            name.replace("_", " "),
-            [(r.round, getattr(r, name), None, None) for r in run.rounds if getattr(r, name)],
-        )
-        for name in _MEASURES
-    ]
-    curves = [curve for curve in curves if curve.points]
+    curves = []
+    for name in _MEASURES:
+        values = [(r.round, getattr(r, name), None, None) for r in run.rounds]
+        if points := [point for point in values if point[1] is not None]:
+            curves.append(Curve(name.replace("_", " "), points))
     blocks: list[Block] = [text]
     if curves:
         told = [f"{c.name} from {number(c.points[0][1])} to {number(c.points[-1][1])}" for c in curves]
@@ -171,7 +168,7 @@ def _columns(document: Document) -> Part:
             sentence = f"Histogram of {each.column}: median {median}, middle half from {low} to {high}."
             note = f"{count(each.rows)} rows" + (f"; {count(outside)} beyond the edges" if outside else "")
             pictures.append(Picture(spec, sentence, each.column, note))
-            quantiles = row([*each.quantiles, each.mean or 0.0])
+            quantiles = map(number, [*each.quantiles, each.mean])
             rows.append(
                 [each.column, count(each.rows), count(each.missing), *quantiles, count(each.distinct)]
             )
@@ -189,7 +186,9 @@ def _length(document: Document) -> Part:
         if each.counts:
             note = f"{count(each.correlation.rows)} rows"
             note += f"; {count(each.outside)} beyond the edges" if each.outside else ""
-            sentence = f"{each.signal} against question tokens: rank correlation {spoken(each.correlation)}."
+            sentence = (
+                f"{each.signal} against question tokens: rank correlation {signed(each.correlation.value)}."
+            )
             spec = cloud(each.signal, each.points, each.x_edges, each.y_edges, each.counts, each.bands)
             pictures.append(Picture(spec, sentence, each.signal, note))
     rows = [
@@ -317,15 +316,6 @@ def _profiles(document: Document) -> Part:
     ]
     for each in document.profiles:
         names = [f"{count(b.low)} to {count(b.high)}" for b in each.bins]
-        panels = [
-            (short(target, 24), [(name, b.targets[k]) for name, b in zip(names, each.bins, strict=True)])
-            for k, target in enumerate(each.targets)
-        ]
-        if any(target.value is not None for b in each.bins for target in b.targets):
-            sentence = f"Rank correlations of {each.signal} inside {len(names)} bins of like length."
-            blocks.append(
-                Picture(intervals(panels, title="rank correlation"), sentence, each.signal, wide=True)
-            )
         rows = [
             [
                 name,
