@@ -5,6 +5,7 @@ All three show one document. The first screen of the terminal says whether to so
 
 from __future__ import annotations
 
+import re
 import resource
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -52,7 +53,8 @@ def print_report(document: Document) -> None:
     for verdict in document.verdicts:
         output.say(f"[{verdict.verdict}] {verdict.sentence}", "  ")
     print_parts(parts(document))
-    output.text()
+    if document.notes:
+        output.text()
     for note in document.notes:
         output.say(f"note: {note}", "  ")
 
@@ -68,7 +70,7 @@ def print_parts(parts: Sequence[Part]) -> None:
         output.say(part.title)
         for block in part.blocks:
             if isinstance(block, str) and not isinstance(block, Legend):
-                output.say(block.replace(MINUS, "-"), "  ", first="  ")
+                output.say(block, "  ", first="  ")
             elif isinstance(block, Table) and not block.detail:
                 output.text()
                 output.say(block.caption, "  ", first="  ")
@@ -81,9 +83,10 @@ def _shown(cell: Cell, cut: bool) -> str:
     """A cell in characters that every terminal has, a text of the data cut to one line."""
     from gaincurate.report.parts import Figure
 
-    cell = f"{cell.value} {cell.half}".rstrip() if isinstance(cell, Figure) else str(cell)
-    plain = output.excerpt(cell, output.WIDTH) if cut else output.plain(cell)
-    return plain.replace(MINUS, "-").replace(NONE, "-")
+    if cut:
+        return output.excerpt(str(cell), output.WIDTH)
+    plain = output.plain(f"{cell.value} {cell.half}".rstrip() if isinstance(cell, Figure) else str(cell))
+    return "-" if plain == NONE else re.sub(rf"{MINUS}(?=\d)", "-", plain)
 
 
 _SPACE = 80 << 30  # bytes of address space (`ulimit -v`): V8, which draws, has 64 GiB of it

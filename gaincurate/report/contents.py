@@ -111,9 +111,9 @@ def _run(run: RunStory) -> Part:
             curves.append(Curve(name.replace("_", " "), points))
     blocks: list[Block] = [text]
     if curves:
-        told = [f"{c.name} from {number(c.points[0][1])} to {number(c.points[-1][1])}" for c in curves]
+        listed = [f"{c.name} from {number(c.points[0][1])} to {number(c.points[-1][1])}" for c in curves]
         spec = lines(curves, ("round", ""), x=(-0.5, len(run.rounds) - 0.5), alike=False)
-        blocks.append(Picture(spec, f"Round by round: {'; '.join(told)}.", wide=True))
+        blocks.append(Picture(spec, f"Round by round: {'; '.join(listed)}.", wide=True))
     blocks.append(records("Round by round; effective: with right and wrong rollouts", run.rounds, _ROUND))
     return Part(
         "run", "The run", [*blocks, *(_predictions(run.predictions) if run.predictions else ()), run.params]
@@ -231,7 +231,7 @@ def _relations(document: Document) -> Part:
         ]
         # The control stands below the signals; it is what the other panels hold fast.
         panels[0][1].append((document.about.length_column, relations[0].length))
-        told = "; ".join(
+        listed = "; ".join(
             f"{r.signal} {signed(r.overall.value)} overall, {signed(r.given_length.value)} given length"
             for r in relations
         )
@@ -242,7 +242,7 @@ def _relations(document: Document) -> Part:
             for g in r.groups
         ]
         blocks += [
-            Picture(spec, f"Rank correlations with {target}, with 95 % intervals: {told}.", wide=True),
+            Picture(spec, f"Rank correlations with {target}, with 95 % intervals: {listed}.", wide=True),
             records(f"rank correlation with {target}", relations, " ".join(["signal", *names, "length"])),
         ]
         if inside:
@@ -263,8 +263,8 @@ def _lifts(document: Document) -> Part:
         panels = [
             (end, [(name, ratios[name, end]) for name in names if (name, end) in ratios]) for end in ENDS
         ]
-        told = "; ".join(f"{lift.column}, {lift.end} {number(lift.ratio.value)}" for lift in lifts)
-        sentence = f"Mean {target} of the prompts at each end, divided by that of all: {told}."
+        listed = "; ".join(f"{lift.column}, {lift.end} {number(lift.ratio.value)}" for lift in lifts)
+        sentence = f"Mean {target} of the prompts at each end, divided by that of all: {listed}."
         rows = [[name, *(cell("ratio", ratios.get((name, end))) for end in ENDS)] for name in names]
         caption = f"Mean {target} of each tenth over that of a random tenth"
         blocks += [
@@ -292,7 +292,7 @@ def _tenths(target: str, figures: list[Tenths]) -> list[Block]:
         )
         for each in figures
     ]
-    told = "; ".join(
+    listed = "; ".join(
         f"{each.column} {number(each.tenths[0].value)} in its lowest, {number(each.tenths[-1].value)} in "
         "its highest"
         for each in figures
@@ -305,7 +305,7 @@ def _tenths(target: str, figures: list[Tenths]) -> list[Block]:
     caption = f"Mean {target} by tenth, lowest values first; the dashed line is the mean of all"
     head = ["column", "tenth", "from", "to", "prompts", "mean"]
     spec = lines(curves, ("tenth", ""), columns=4, x=(0.5, 10.5))
-    picture = Picture(spec, f"Mean {target} by the tenth of each column: {told}.", wide=True)
+    picture = Picture(spec, f"Mean {target} by the tenth of each column: {listed}.", wide=True)
     return [picture, Table(caption, head, rows, detail=True)]
 
 
@@ -351,10 +351,10 @@ def _groups(rates: list[GroupRate], column: str | None) -> list[Block]:
         (each.group, {name: n / each.prompts for name, n in zip(_RATES, each.counts, strict=True)})
         for each in drawn
     ]
-    told = "; ".join(f"{each.group} mean {share(each.mean)}" for each in drawn)
+    listed = "; ".join(f"{each.group} mean {share(each.mean)}" for each in drawn)
     title = f"{rates[0].outcome} by {column}"
     picture = Picture(
-        bars(rows, _RATES, "share of prompts"), f"Pass rates in {len(drawn)} groups: {told}.", title
+        bars(rows, _RATES, "share of prompts"), f"Pass rates in {len(drawn)} groups: {listed}.", title
     )
     caption = f"{title}, the largest first; teaches: the share of prompts with both right and wrong rollouts"
     return [picture, records(caption, rates, "group prompts mean teaches variance")]

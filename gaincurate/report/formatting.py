@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
 
 from gaincurate.core.stats import Estimate
 
@@ -40,14 +39,9 @@ def line(text: str) -> str:
 
 def number(value: float | None, digits: int = 3) -> str:
     """`digits` significant digits, thousands grouped, a true minus sign."""
-    return NONE if value is None else fixed(value, places([value], digits))
-
-
-def places(values: Sequence[float], digits: int = 3) -> int:
-    """Places behind the point that give the spread of `values` (or the one value) `digits` digits."""
-    spread = max(values) - min(values) if values else 0
-    size = spread or max(map(abs, values), default=0)
-    return max(0, digits - 1 - math.floor(math.log10(size))) if size else 0
+    if not value:
+        return NONE if value is None else "0"
+    return fixed(value, max(0, digits - 1 - math.floor(math.log10(abs(value)))))
 
 
 def fixed(value: float, places: int) -> str:

@@ -33,9 +33,9 @@ class Curve:
 
 def _layer(mark: str, rows: Sequence[Spec], style: Spec, **channels: Spec) -> Spec:
     """Marks of rows; those with `words` show them under a pointer."""
-    told = any("words" in row for row in rows)
-    words = {"description": {"field": "words", "type": "nominal"}} if told else {}
-    kind = {"type": mark, "aria": told, **style}
+    spoken = any("words" in row for row in rows)
+    words = {"description": {"field": "words", "type": "nominal"}} if spoken else {}
+    kind = {"type": mark, "aria": spoken, **style}
     return {"data": {"values": list(rows)}, "mark": kind, "encoding": {**channels, **words}}
 
 

@@ -98,7 +98,7 @@ def relate(table: Table, apart: Collection[Pair] = ()) -> Relations:
 
 
 class _Work:
-    """What was found so far, by pair: the fields of `Relation`, and what decides on it."""
+    """Relations in the making, by pair: the fields of `Relation`, and what decides on it."""
 
     def __init__(self, table: Table, bins: Codes, pairs: frozenset[Pair], level: float) -> None:
         self._table, self._bins, self._level = table, bins, level
@@ -107,7 +107,7 @@ class _Work:
         self.shares: dict[str, GroupShare] = {}
         self._explained: dict[str, float | None] = {}
         without: dict[str, Any] = dict.fromkeys(_INSIDE_GROUPS) | {"groups": []}
-        self._found = {pair: dict(without) for pair in pairs}
+        self._made = {pair: dict(without) for pair in pairs}
 
     def overall(self, rows: Rows | None, pairs: list[Pair]) -> None:
         """Over all rows that have both."""
@@ -115,9 +115,9 @@ class _Work:
         for first, second in pairs:
             self.cells[first, second] = overall = _estimate(sample.pair(first, second), sample)
             # A table's signals come before its length, and that before its targets.
-            if (found := self._found.get((first, second))) is not None:
-                found["overall"], found["length"] = overall, _estimate(sample.pair(LENGTH, second), sample)
-                found["given_length"], found["beyond"] = self._both(sample.partial(first, second), sample)
+            if (made := self._made.get((first, second))) is not None:
+                made["overall"], made["length"] = overall, _estimate(sample.pair(LENGTH, second), sample)
+                made["given_length"], made["beyond"] = self._both(sample.partial(first, second), sample)
             if LENGTH in (first, second):
                 self.share(sample, second if first == LENGTH else first, rows)
 
@@ -142,7 +142,7 @@ class _Work:
         for first, second in pairs:
             inside = inside_each(each.ranked(first), each.ranked(second))
             names = [] if each.names is None else each.names.tolist()
-            self._found[first, second]["bins"] = dict(zip(names, inside, strict=False))
+            self._made[first, second]["bins"] = dict(zip(names, inside, strict=False))
         if each.count < _ENOUGH:
             each = Sample(self._table, rows, self._spread(length_bins(lengths), rows), LENGTH, orders)
         self._pool(each, pairs, "within_length_bins")
@@ -167,36 +167,36 @@ class _Work:
     def _pool(self, sample: Sample, pairs: list[Pair], field: str) -> None:
         """Correlations inside the sample's strata; the last ones pooled for a pair have every control."""
         for pair in pairs:
-            found = self._found[pair]
-            found[field], found["in_bins"] = self._both(sample.pair(*pair), sample)
+            made = self._made[pair]
+            made[field], made["in_bins"] = self._both(sample.pair(*pair), sample)
 
     def _inside_groups(self, groups: Sample, pairs: list[Pair], all_names: list[str]) -> None:
         names = [] if groups.names is None else [all_names[k] for k in groups.names]
         for first, second in pairs:
             inside = inside_each(groups.ranked(first), groups.ranked(second))[:_MOST_GROUPS]
-            found = self._found[first, second]
-            found["groups"] = [GroupCorrelation(*pair) for pair in zip(names, inside, strict=False)]
-            found["within_groups"] = _estimate(groups.pair(first, second), groups)
+            made = self._made[first, second]
+            made["groups"] = [GroupCorrelation(*pair) for pair in zip(names, inside, strict=False)]
+            made["within_groups"] = _estimate(groups.pair(first, second), groups)
             given = self._both(groups.partial(first, second), groups)
-            found["given_length_within_groups"], found["beyond"] = given
+            made["given_length_within_groups"], made["beyond"] = given
 
     def judged(self, pair: Pair) -> Judged:
         """One relation with all of its controls."""
-        found = self._found[pair]
-        fields = {name: value for name, value in found.items() if name not in ("beyond", "in_bins", "bins")}
-        return Judged(Relation(*pair, **fields), found["beyond"], found["in_bins"])
+        made = self._made[pair]
+        fields = {name: value for name, value in made.items() if name not in ("beyond", "in_bins", "bins")}
+        return Judged(Relation(*pair, **fields), made["beyond"], made["in_bins"])
 
     def profile(self, signal: str, targets: list[str]) -> LengthProfile:
         """A signal in the bins of all rows."""
         values, lengths = self._table.values[signal], self._table.values[LENGTH]
-        judged = [target for target in targets if (signal, target) in self._found]
+        judged = [target for target in targets if (signal, target) in self._made]
         bins, missing = [], Estimate(None, None, None, 0)
         for k in range(self._bin_count):
             here = self._bins == k
             present = values[here][~np.isnan(values[here])]
             quartiles = np.quantile(present, [0.25, 0.5, 0.75]).tolist() if len(present) else []
             ends = int(lengths[here].min()), int(lengths[here].max())
-            each = [self._found[signal, target]["bins"].get(k, missing) for target in judged]
+            each = [self._made[signal, target]["bins"].get(k, missing) for target in judged]
             bins.append(LengthBin(*ends, len(present), quartiles, each))
         return LengthProfile(signal, judged, self._explained.get(signal), bins)
 

@@ -154,10 +154,10 @@ def hygiene_checks(scored: ScoredSet, options: HygieneOptions = DUPLICATES) -> l
         InputError, SourceError: see `hygiene.checks.search`.
     """
     checks = []
-    for found_by_check in search(scored, options):
-        told = finding(scored, found_by_check, LISTED if found_by_check.check == "broken-gold" else EXAMPLES)
-        examples = [Example(each["gc_id"], each["text"], each["with"]) for each in told.examples]
-        checks.append(Check(told.check, told.rows, told.share, examples, told.note))
+    for result in search(scored, options):
+        summary = finding(scored, result, LISTED if result.check == "broken-gold" else EXAMPLES)
+        examples = [Example(each["gc_id"], each["text"], each["with"]) for each in summary.examples]
+        checks.append(Check(summary.check, summary.rows, summary.share, examples, summary.note))
     return checks
 
 
