@@ -202,13 +202,14 @@ def _length(document: Document) -> Part:
         "the dashed ones are the quartiles. Where the cloud is a narrow slope, sorting by the signal is "
         "sorting by length."
     )
-    table = Table("Rank correlation with length", ["signal", "rank correlation", "explained by length"], rows)
+    head = ["signal", "rank correlation", "explained by length"]
     shares = records(
         f"Share of each order that is {document.about.group_column}",
         document.group_shares,
         "column groups rows eta_squared by_chance",
     )
-    return Part("length", "Length and groups", [text, pictures, table, *([shares] if shares.rows else [])])
+    tables = [table for table in (Table("Rank correlation with length", head, rows), shares) if table.rows]
+    return Part("length", "Length and groups", [text, pictures, *tables])
 
 
 def _matrix(document: Document) -> Part:
