@@ -27,8 +27,7 @@ _FLAGS = [
 ]
 _PATIENCE = 60.0
 
-# Every text whose contrast with what lies behind it is too low, by WCAG's formula; 4.5 is AA for any size. Tiles of
-# the heat map are looked at with the number on them.
+# Every text whose contrast with what lies behind it is too low, by WCAG's formula; 4.5 is AA for any size.
 FAINT = r"""(() => {
   const rgba = c => { const n = c.match(/[\d.]+/g).map(Number); return n.length < 4 ? [...n, 1] : n; };
   const over = (a, b) => [0, 1, 2].map(i => a[i] * a[3] + b[i] * (1 - a[3]));
@@ -47,14 +46,6 @@ FAINT = r"""(() => {
     const ink = rgba(e.tagName === 'text' ? style.fill : style.color);
     const ratio = contrast(over(ink, behind(e)), behind(e));
     if (ratio < 4.5) bad.push([walk.currentNode.data.slice(0, 40), ratio]);
-  }
-  for (const tile of document.querySelectorAll('svg [fill-opacity]')) {
-    const label = tile.closest('svg').getAttribute('aria-label');
-    if (!label.startsWith('Rank correlations of')) continue;
-    const style = getComputedStyle(tile), fill = rgba(style.fill);
-    const paper = over([...fill.slice(0, 3), Number(style.fillOpacity)], behind(tile));
-    const ratio = contrast(rgba(getComputedStyle(document.body).color), paper);
-    if (ratio < 4.5) bad.push([tile.textContent, ratio]);
   }
   return bad;
 })()"""

@@ -41,8 +41,6 @@ from gaincurate.report.document import (
 )
 
 SCRIPT = "<script>alert('a prompt is data')</script> What is 2 < 3 & 4 > 1?\nSecond line."
-PICTURES = 20
-"""On the page of the example."""
 NAMES = ("gc_angle", "gc_angle_intra", "gc_question_tokens", "level", "rollouts", "rollouts p(1-p)")
 
 

@@ -5,11 +5,12 @@ All three show one document. The first screen of the terminal says whether to so
 
 from __future__ import annotations
 
+import re
 import resource
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from gaincurate.cli import output
 from gaincurate.cli.hygiene_options import report_checks
@@ -75,7 +76,7 @@ def print_parts(parts: Sequence[Part]) -> None:
         output.say(part.title)
         for block in part.blocks:
             if isinstance(block, str) and not isinstance(block, Legend):
-                output.say(block.replace(MINUS, "-"), "  ", first="  ")
+                output.say(block, "  ", first="  ")
             elif isinstance(block, Table) and not block.detail:
                 output.text()
                 output.say(block.caption, "  ", first="  ")
@@ -88,12 +89,12 @@ def _shown(cell: Cell, cut: bool) -> str:
     """A cell in characters that every terminal has, a text of the data cut to one line."""
     from gaincurate.report.parts import Figure
 
-    cell = f"{cell.value} {cell.half}".rstrip() if isinstance(cell, Figure) else str(cell)
-    plain = output.excerpt(cell, output.WIDTH) if cut else output.plain(cell)
-    return plain.replace(MINUS, "-").replace(NONE, "-")
+    if cut:
+        return output.excerpt(str(cell), output.WIDTH)
+    plain = output.plain(f"{cell.value} {cell.half}".rstrip() if isinstance(cell, Figure) else str(cell))
+    return "-" if plain == NONE else re.sub(rf"{MINUS}(?=\d)", "-", plain)
 
 
-_FILES = 64  # that may be open (`ulimit -n`): Deno, within the same, opens some when it begins
 _SPACE = 80 << 30  # bytes of address space (`ulimit -v`): V8, which draws, has 64 GiB of it
 _MARK, _HEAD = b'<meta name="generator" content="gaincurate ', 2048  # what a page of ours has, and where
 
@@ -181,30 +182,28 @@ def report(
                 )
             beside = page.with_name(f"{page.stem}-prompts{page.suffix}")
             need_a_place_for_the_page(beside, "--explore")
-        from gaincurate.report.build import look
+        from gaincurate.core.scored_set import ScoredSet
+        from gaincurate.report.build import observed_table
+        from gaincurate.report.build import report as make
         from gaincurate.report.document import to_json
 
-        checks = report_checks(config, near_duplicates)
-        looked = look(
-            folder,
-            run=run,
-            rollouts=rollouts or [],
-            success=success,
-            against=against or [],
-            group_column=group_column,
-            columns=columns or [],
-            hygiene=checks,
+        inputs: dict[str, Any] = {"run": run, "rollouts": rollouts or [], "success": success}
+        inputs |= {"group_column": group_column, "columns": columns or []}
+        document = make(
+            folder, **inputs, against=against or [], hygiene=report_checks(config, near_duplicates)
         )
-        document = looked.document
         if page is not None:
             from gaincurate.core.files import write_atomic
-            from gaincurate.report import explore as prompts
             from gaincurate.report.page import to_html
 
             if beside is not None:
+                from gaincurate.report import explore as prompts
+
+                scored = ScoredSet(folder)
+                table, *_ = observed_table(scored, **inputs)
                 # `export --rollouts` has no --success: its pass rates are the same only without one.
                 same = document.outcomes if success is None else []
-                text = prompts.to_html(looked.scored, looked.table, outcomes=same, report=page.name)
+                text = prompts.to_html(scored, table, outcomes=same, report=page.name)
                 write_atomic(beside, text.encode(), named=True)
             html = to_html(document, None if beside is None else beside.name)
             write_atomic(page, html.encode(), named=True)
@@ -254,12 +253,6 @@ def lacking_for_pages() -> str:
     missing = [name for name in ("jinja2", "vl_convert") if find_spec(name) is None]
     if missing:
         return f"{' and '.join(missing)}: `pip install 'gaincurate[report]'`"
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if 0 <= files < _FILES:  # it would panic
-        return (
-            f"{_FILES} open files for what draws the pictures, and this process may have {files} "
-            "(`ulimit -n`)"
-        )
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if 0 <= limit < _SPACE:  # V8 would end the process by a signal
         return (

@@ -9,7 +9,6 @@ more steps at equal tokens often gain more than a choice of prompts does.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -18,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from gaincurate.compare.train import OURS, Train
 from gaincurate.core.files import reading
 from gaincurate.core.foreign import read_text, toml_value
-from gaincurate.core.options import Refusal, refusals
+from gaincurate.core.options import refusals
 from gaincurate.core.schema import PREFIX
 from gaincurate.errors import InputError
 from gaincurate.schedule.base import load
@@ -180,7 +179,7 @@ class Comparison(Frozen):
     """What `--tune` tries."""
     controls: bool = True
     """Add uniform sampling with the replay and the `step_prompts` of each arm that has its own."""
-    arms: list[Arm] = Field(min_length=1, max_length=1_000)
+    arms: list[Arm] = Field(max_length=1_000)
     """What is compared; `uniform` and `length` are added where they are not there."""
 
     @model_validator(mode="after")
@@ -378,40 +377,15 @@ def checked_comparison(settings: dict[str, Any], where: str = "the comparison") 
     Raises:
         InputError: a name that there is not, or a value that cannot be.
     """
-    settings, added, arms = dict(settings), 0, settings.get("arms")
-    if isinstance(arms, list) and all(isinstance(arm, dict) for arm in arms):
-        there = [arm.get("name") for arm in arms]
-        controls = [{"name": name, **control} for name, control in CONTROLS.items() if name not in there]
-        settings["arms"], added = controls + arms, len(controls)
     try:
         comparison = Comparison(**settings)
-        return comparison.with_controls() if comparison.controls else comparison
     except ValidationError as error:
-        refused = [_of_arm(refusal, settings.get("arms"), added) for refusal in refusals(error)]
-        unknown = [f"{refusal.name}{arm}" for refusal, arm in refused if refusal.kind == "unknown"]
-        missing = [f"{_line(refusal.name)}{arm}" for refusal, arm in refused if refusal.kind == "missing"]
-        # Both together: a name that there is not is often a needed one, misspelt.
-        wrong = [f"there is no setting {', '.join(unknown)}"] if unknown else []
-        if missing:
-            keys, verb = ("key", "is") if len(missing) == 1 else ("keys", "are")
-            wrong.append(f"the {keys} {', '.join(missing)} {verb} missing")
-        if wrong:
-            raise InputError(f"{where}: {', and '.join(wrong)}.") from error
-        first, arm = refused[0]
-        what = f"{first.name} = {repr(first.value)[:80]}{arm}: " if first.name else ""
-        raise InputError(f"{where}: {what}{first.what}.") from error
-
-
-def _of_arm(refusal: Refusal, arms: Any, added: int) -> tuple[Refusal, str]:
-    """What is refused within an arm, and which arm that is: by name, or by its place among those given."""
-    arm, place = "", refusal.place
-    if len(place) > 2 and place[0] == "arms":
-        name = arms[place[1]].get("name")
-        arm = f" in the arm {name!r}" if isinstance(name, str) else f" in arm {int(place[1]) - added + 1}"
-        place = place[2:]
-    return replace(refusal, place=place), arm
-
-
-def _line(name: str) -> str:
-    """How a needed setting stands in the file."""
-    return {"arms": "[[arms]]", "budget_tokens": "budget_tokens = N"}.get(name, f'{name} = "..."')
+        refused = refusals(error)
+        # A name that there is not is often a needed one, misspelt.
+        wrong = [f"there is no setting {refusal.name}" for refusal in refused if refusal.kind == "unknown"]
+        wrong += [f"{refusal.name} is missing" for refusal in refused if refusal.kind == "missing"]
+        raise InputError(f"{where}: {'; '.join(wrong) or refused[0]}.") from error
+    names = {arm.name for arm in comparison.arms}
+    added = [Arm(name=name, **control) for name, control in CONTROLS.items() if name not in names]
+    comparison = comparison.model_copy(update={"arms": [*added, *comparison.arms]})
+    return comparison.with_controls() if comparison.controls else comparison

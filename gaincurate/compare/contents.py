@@ -137,9 +137,9 @@ def final(comparison: Json) -> Picture | None:
             panels.append((f"against {name}", rows))
     if not panels:
         return None
-    told = ", ".join(f"{name} {signed(e.value, 1)}" for name, e in panels[0][1])
+    listed = ", ".join(f"{name} {signed(e.value, 1)}" for name, e in panels[0][1])
     spec = intervals(panels, title="right answers of 100, difference")
-    return Picture(spec, f"Right answers of 100 {panels[0][0]}: {told}.", wide=True)
+    return Picture(spec, f"Right answers of 100 {panels[0][0]}: {listed}.", wide=True)
 
 
 def _estimate(value: float, ends: list[float] | None, times: float = 1.0) -> Estimate:
@@ -246,7 +246,7 @@ def _cost(comparison: Json) -> Part:
     shares = [f"{a['arm']} {100 * a['cost']['training'] / max(a['cost']['tokens'], 1):.0f} %" for a in arms]
     tokens = [(arm["arm"], {name: arm["cost"][name] for name in _COSTS}) for arm in arms]
     times = [(arm["arm"], {"seconds": arm["cost"]["seconds"]}) for arm in arms]
-    told = ", ".join(f"{arm['arm']} {cell('seconds', arm['cost']['seconds'])}" for arm in arms)
+    listed = ", ".join(f"{arm['arm']} {cell('seconds', arm['cost']['seconds'])}" for arm in arms)
     rows = [{"arm": arm["arm"], "steps": round(arm["cost"]["step"]), **arm["cost"]} for arm in arms]
     return Part(
         "cost",
@@ -261,7 +261,7 @@ def _cost(comparison: Json) -> Part:
                     "Tokens",
                 ),
                 Picture(
-                    bars(times, {"seconds": MARK}, "seconds"), f"Seconds of an arm: {told}.", "Wall time"
+                    bars(times, {"seconds": MARK}, "seconds"), f"Seconds of an arm: {listed}.", "Wall time"
                 ),
             ],
             records(

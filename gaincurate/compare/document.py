@@ -7,6 +7,7 @@ document.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -67,9 +68,9 @@ def document(results: Results) -> Json:
             rows[OTHERS] = _by_arm(differences_over_tasks(arms, last, codes, pairs, resampled.apart))
         return {
             arm: {
-                **_difference(rows[claim][arm]),
+                **_plain(rows[claim][arm]),
                 "claim": claim,
-                "claims": {each: _difference(by_arm[arm]) for each, by_arm in rows.items()},
+                "claims": {each: _plain(by_arm[arm]) for each, by_arm in rows.items()},
             }
             for arm in rows[claim]
         }
@@ -162,8 +163,8 @@ def _arm(results: Results, place: int, resampled: Resampled, compared: dict[str,
         "against_length": compared["against_length"].get(name),
         "control": results.facts.get("controls", {}).get(name),
         "against_control": compared["against_control"].get(name),
-        "reached": _reached(compared["reached"][name]),
-        "reached_seconds": _reached(compared["reached_seconds"][name], of_budget=False),
+        "reached": _plain(compared["reached"][name]),
+        "reached_seconds": _plain(compared["reached_seconds"][name], "share", "share_interval"),
         "accuracy_by_seed": results.accuracy[place, -1].mean(axis=1).tolist(),
         "pass_at": {
             str(k): float(np.mean(chances))
@@ -178,29 +179,10 @@ def _arm(results: Results, place: int, resampled: Resampled, compared: dict[str,
     }
 
 
-def _difference(difference: Difference) -> Json:
-    return {
-        "value": difference.value,
-        "interval": None if difference.interval is None else list(difference.interval),
-        "joint": None if difference.joint is None else list(difference.joint),
-        "detectable": difference.detectable,
-        "answer": difference.answer,
-    }
-
-
-def _reached(reached_at: Reached, *, of_budget: bool = True) -> Json:
-    values: Json = {
-        "spent": reached_at.spent,
-        "ratio": reached_at.ratio,
-        "ratio_interval": None if reached_at.ratio_interval is None else list(reached_at.ratio_interval),
-        "missed": reached_at.missed,
-    }
-    if of_budget:
-        values["share"] = reached_at.share
-        values["share_interval"] = (
-            None if reached_at.share_interval is None else list(reached_at.share_interval)
-        )
-    return values
+def _plain(row: Difference | Reached, *without: str) -> Json:
+    """The fields of an arm's row but its name, ends of intervals as lists."""
+    fields = {name: value for name, value in asdict(row).items() if name not in ("arm", *without)}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
 
 def _curve(results: Results, place: int, resampled: Resampled, edges: Floats | None) -> list[Json]:

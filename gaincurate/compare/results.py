@@ -8,13 +8,13 @@ comparison shows is made of these and `comparison.json` alone, so it can be show
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -29,7 +29,6 @@ PER_STEP = (
     *("step", "tokens", "seconds", "rollouts", "completion_tokens", "prompt_tokens", "prompts"),
     *("effective", "reward", "angle", "grad_norm", "replayed"),
 )
-Ints = npt.NDArray[np.int64]
 FACTS, RESULTS = "comparison.json", "results"
 """Beside each other in a comparison's folder: what was asked for, and the folder of the tables."""
 EVALUATIONS, MARKS, STEPS, TASKS, DRAWN = "evaluations", "marks", "steps", "tasks", "drawn"
@@ -152,13 +151,17 @@ def results_of(facts: Json, tables: Tables, where: Path) -> Results:
     """
     comparison = facts["comparison"]
     arms, seeds = [str(arm["name"]) for arm in comparison["arms"]], [int(s) for s in comparison["seeds"]]
-    marks = int(comparison["marks"])
-    shape = (len(arms), marks + 1, len(seeds))
-    prompts = sorted(pc.unique(tables.evaluations.column("gc_id")).to_pylist())
-    places = _places(tables.evaluations, arms, seeds)
-    places += (_index(tables.evaluations, "gc_id", pa.array(prompts, pa.string())),)
+    trained, marks = (len(arms), len(seeds)), int(comparison["marks"])
+    prompts = np.array(sorted(pc.unique(tables.evaluations.column("gc_id")).to_pylist()), object)
+
+    def filled(table: pa.Table, name: str, *shape: int) -> Floats:
+        """A column by arm, mark, seed and what follows; rows are written arm by arm and seed by seed."""
+        if len(table) != math.prod(shape):
+            raise OutputError(f"{where}: its results are not those of {FACTS}. Run the same command again.")
+        return np.moveaxis(table.column(name).to_numpy().astype(np.float64).reshape(shape), 1, 2)
+
     right, samples, written = (
-        _filled(tables.evaluations, name, places, (*shape, len(prompts)), where)
+        filled(tables.evaluations, name, *trained, marks + 1, len(prompts))
         for name in ("right", "samples", "tokens")
     )
     judged = np.asarray((samples > 0).all(axis=(0, 1, 2)))
@@ -166,22 +169,20 @@ def results_of(facts: Json, tables: Tables, where: Path) -> Results:
         raise OutputError(
             f"{where}: of no held-out prompt every model has a completion that could be judged."
         )
-    at = _places(tables.marks, arms, seeds)
-    later = (at[0], at[1] - 1, at[2])
-    costs = {name: _filled(tables.marks, name, later, (shape[0], marks, shape[2]), where) for name in COSTS}
+    costs = {name: filled(tables.marks, name, *trained, marks) for name in COSTS}
     return Results(
         facts,
         arms,
         seeds,
-        [prompt for prompt, is_judged in zip(prompts, judged, strict=True) if is_judged],
+        prompts[judged].tolist(),
         int((~judged).sum()),
         right[..., judged],
         samples[..., judged],
         written[..., judged],
         {name: np.concatenate([_at_start(name, costs), v], axis=1) for name, v in costs.items()},
         {(arm, seed): _steps(tables.steps, arm, seed) for arm in arms for seed in seeds},
-        _tasks(tables.tasks, [p for p, is_judged in zip(prompts, judged, strict=True) if is_judged]),
-        _drawn(tables.drawn, arms, seeds),
+        _tasks(tables.tasks, prompts[judged].tolist()),
+        _drawn(tables.drawn),
     )
 
 
@@ -193,14 +194,10 @@ def _tasks(table: pa.Table, prompts: list[str]) -> list[str] | None:
     return [by_id[prompt] for prompt in prompts]
 
 
-def _drawn(
-    table: pa.Table, arms: list[str], seeds: list[int]
-) -> dict[tuple[str, int], dict[str, tuple[int, int]]]:
+def _drawn(table: pa.Table) -> dict[tuple[str, int], dict[str, tuple[int, int]]]:
     drawn: dict[tuple[str, int], dict[str, tuple[int, int]]] = {}
     for row in table.to_pylist():
-        key = row["arm"], row["seed"]
-        if key[0] in arms and key[1] in seeds:
-            drawn.setdefault(key, {})[row["task"]] = row["groups"], row["prompts"]
+        drawn.setdefault((row["arm"], row["seed"]), {})[row["task"]] = row["groups"], row["prompts"]
     return drawn
 
 
@@ -209,35 +206,6 @@ def _at_start(name: str, costs: Mapping[str, Floats]) -> Floats:
     if name in ("tokens", "scoring"):
         return costs["scoring"][:, :1]
     return np.zeros_like(costs[name][:, :1])
-
-
-def _places(table: pa.Table, arms: list[str], seeds: list[int]) -> tuple[Ints, ...]:
-    """The arm, the mark and the seed of each row; -1 for an arm or a seed that is not in the settings."""
-    arm, seed = _index(table, "arm", pa.array(arms)), _index(table, "seed", pa.array(seeds, pa.int64()))
-    return arm, table.column("mark").to_numpy().astype(np.int64), seed
-
-
-def _index(table: pa.Table, name: str, values: pa.Array) -> Ints:
-    places = pc.fill_null(pc.index_in(table.column(name), value_set=values), -1)
-    return np.asarray(places.to_numpy(), np.int64)
-
-
-def _filled(
-    table: pa.Table, name: str, places: tuple[Ints, ...], shape: tuple[int, ...], where: Path
-) -> Floats:
-    """A column as an array; each cell must be there once."""
-    counts = np.zeros(shape, np.int64)
-    inside = all(((place >= 0) & (place < size)).all() for place, size in zip(places, shape, strict=True))
-    if inside:
-        np.add.at(counts, places, 1)
-    if not inside or (counts != 1).any():
-        raise OutputError(
-            f"{where}: its results do not have each arm, seed, mark and prompt of {FACTS} once. Delete "
-            f"{where / RESULTS} and run the same command again."
-        )
-    filled = np.empty(shape)
-    filled[places] = table.column(name).to_numpy()
-    return filled
 
 
 def _steps(table: pa.Table, arm: str, seed: int) -> dict[str, Floats]:
@@ -274,15 +242,13 @@ def read_tables(folder: Path) -> Tables:
     """Read all tables.
 
     Raises:
-        OutputError: one is not there or has other columns.
+        OutputError: one is not there.
     """
     tables = {}
-    for name, schema in SCHEMAS.items():
+    for name in SCHEMAS:
         path = folder / f"{name}.arrow"
         if not path.exists():
             raise OutputError(f"{folder} has no {path.name}: the comparison is not finished.", path=str(path))
         with reading(path):
             tables[name] = open_table(path)
-        if tables[name].schema != schema:
-            raise OutputError(f"{path} has other columns than a comparison's.", path=str(path))
     return Tables(**tables)

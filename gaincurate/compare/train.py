@@ -1,13 +1,13 @@
 """`[train]` of a comparison: fields of TRL's GRPOConfig that all arms share.
 
-Those that trainings are tuned by have their range here, so that a value that trains nothing, such as a NaN,
-is refused before the first set is opened. Any other field of GRPOConfig goes through as it is: TRL's own
-class says which there are and of what type (`gaincurate.compare.runner.check_means`).
+What the comparison itself goes by is checked here, and no number may be infinite or a NaN, which would train
+nothing. Any other field of GRPOConfig goes through as it is: TRL's own class says which there are
+(`gaincurate.compare.runner.check_means`).
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
@@ -54,8 +54,7 @@ OURS = {
 """Fields that the comparison sets itself."""
 _SCHEDULES = ("constant", "constant_with_warmup")
 
-Weight = Annotated[float, Field(ge=0, le=1e9)]
-Decay = Annotated[float, Field(ge=0, lt=1)]
+Rate = Annotated[float, Field(ge=0, le=1e9)]
 
 
 class Train(BaseModel):
@@ -64,24 +63,12 @@ class Train(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
     __pydantic_extra__: dict[str, JsonValue] = Field(init=False)
 
-    learning_rate: Weight = LEARNING_RATE
+    learning_rate: Rate = LEARNING_RATE
     lr_scheduler_type: Any = "constant"
     """Without a last step, because a budget of tokens has none."""
     warmup_steps: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """A whole number: TRL takes a share below 1 as one of all steps."""
     gradient_accumulation_steps: Annotated[int, Field(ge=1, lt=2**31)] = 1
-    max_grad_norm: Weight = 1.0
-    weight_decay: Weight = 0.0
-    adam_beta1: Decay = 0.9
-    adam_beta2: Decay = 0.999
-    adam_epsilon: Annotated[float, Field(gt=0, le=1)] = 1e-8
-    beta: Weight = 0.0
-    """Weight of the KL divergence."""
-    epsilon: Weight = 0.2
-    """How far ratios may fall below 1 before they are clipped."""
-    epsilon_high: Weight | None = None
-    """How far they may rise above it. Default: as `epsilon`."""
-    scale_rewards: bool | Literal["group", "batch", "none"] = "group"
 
     @field_validator("lr_scheduler_type")
     @classmethod

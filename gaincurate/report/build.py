@@ -8,8 +8,7 @@ beyond is counted beside them, and the number of bins does not depend on the num
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,15 +64,6 @@ _FAR = 1.5  # times the middle's width: a column that is wider than that has far
 _LEAST = 10  # rows of a band
 
 
-@dataclass(frozen=True, slots=True)
-class Looked:
-    """A report, and what it was made from: the set, and its columns with pass rates among them."""
-
-    document: Document
-    scored: ScoredSet
-    table: Table
-
-
 def report(
     folder: str | Path,
     *,
@@ -103,39 +93,10 @@ def report(
         OutputError: no finished set or run, or a damaged file.
         StorageError: a file cannot be read.
     """
-    return look(
-        folder,
-        run=run,
-        rollouts=rollouts,
-        success=success,
-        against=against,
-        group_column=group_column,
-        columns=columns,
-        hygiene=hygiene,
-    ).document
-
-
-def look(
-    folder: str | Path,
-    *,
-    run: str | Path | None = None,
-    rollouts: Sequence[str | Path] = (),
-    success: float | None = None,
-    against: Sequence[str | Path] = (),
-    group_column: str | None = None,
-    columns: Sequence[str] = (),
-    hygiene: HygieneOptions = DUPLICATES,
-) -> Looked:
-    """`report`, with the set and the columns that it was made from, for a page of every prompt."""
     scored = ScoredSet(folder)
-    opened = None if run is None else Run(run)
-    table = read_table(scored, group_column=group_column, columns=columns)
-    by_policy = [rates for path in rollouts for rates in read_rollouts(Path(path), success, scored)]
-    if opened is not None:
-        outcomes = read_run(opened)
-        by_policy += [] if outcomes is None else [outcomes]
-        _note_run(scored, table, opened, empty=outcomes is None)
-    observed = observe(scored, table, by_policy)
+    table, by_policy, observed = observed_table(
+        scored, run=run, rollouts=rollouts, success=success, group_column=group_column, columns=columns
+    )
     checked = hygiene_checks(scored, hygiene)
     same = _made_of(scored, table, observed)
     relations = relate(table, same)
@@ -146,7 +107,7 @@ def look(
     group = None if table.groups is None else table.groups.column
     cells = {(cell.first, cell.second): cell.correlation for cell in relations.matrix}
     signals = table.names("signal")
-    document = Document(
+    return Document(
         format=FORMAT,
         about=_about(scored, table),
         headline=verdict_text.headline(decided, roles),
@@ -174,13 +135,36 @@ def look(
         against=[compare_sets(scored, table, Path(path)) for path in against],
         ends=[extremes(scored, table, name) for name in signals],
         hygiene=checked,
-        run=None if opened is None else run_story(opened),
+        run=None if run is None else run_story(Run(run)),
         notes=table.notes,
         methods=METHODS,
         group_rates=group_rates(table, observed),
         tenths=tenths(table, predicted),
     )
-    return Looked(document, scored, table)
+
+
+def observed_table(
+    scored: ScoredSet,
+    *,
+    run: str | Path | None = None,
+    rollouts: Sequence[str | Path] = (),
+    success: float | None = None,
+    group_column: str | None = None,
+    columns: Sequence[str] = (),
+) -> tuple[Table, list[Rates], list[Observed]]:
+    """The columns of a report, pass rates among them, and every policy's rates as read and as joined."""
+    table = read_table(scored, group_column=group_column, columns=columns)
+    by_policy = [rates for path in rollouts for rates in read_rollouts(Path(path), success, scored)]
+    if run is not None:
+        opened = Run(run)
+        outcomes = read_run(opened)
+        by_policy += [] if outcomes is None else [outcomes]
+        if opened.scored.manifest_hash != scored.manifest_hash:
+            other = f"goes by another scored set than {scored.folder}; its outcomes are joined by gc_id."
+            table.notes.append(f"{opened.folder} {other}")
+        if outcomes is None:
+            table.notes.append(f"{opened.folder} has no outcomes yet.")
+    return table, by_policy, observe(scored, table, by_policy)
 
 
 def _wasted(by_policy: Sequence[Rates]) -> Estimate | None:
@@ -190,15 +174,6 @@ def _wasted(by_policy: Sequence[Rates]) -> Estimate | None:
             share = wasted_groups(rates.wins, rates.losses)
             return Estimate(share.value, share.low, share.high, len(rates.ids))
     return None
-
-
-def _note_run(scored: ScoredSet, table: Table, run: Run, *, empty: bool) -> None:
-    if run.scored.manifest_hash != scored.manifest_hash:
-        table.notes.append(
-            f"{run.folder} goes by another scored set than {scored.folder}; its outcomes are joined by gc_id."
-        )
-    if empty:
-        table.notes.append(f"{run.folder} has no outcomes yet.")
 
 
 def _made_of(scored: ScoredSet, table: Table, observed: Sequence[Observed]) -> frozenset[Pair]:
@@ -285,12 +260,9 @@ def _calibrations(table: Table, observed: Sequence[Observed], same: frozenset[Pa
     """Of predicted failure rates, where the set has them, against pass rates that they were not made from."""
     if PREDICTED not in table.names("signal"):
         return []
-    made = [
-        calibration(PREDICTED, table.values[PREDICTED], outcome)
-        for outcome in observed
-        if (PREDICTED, outcome.outcome.name) not in same
-    ]
-    return [outcome for outcome in made if outcome is not None]
+    apart = [each for each in observed if (PREDICTED, each.outcome.name) not in same]
+    made = [calibration(PREDICTED, table.values[PREDICTED], each) for each in apart]
+    return [each for each in made if each is not None]
 
 
 def _about(scored: ScoredSet, table: Table) -> About:
@@ -319,16 +291,14 @@ def _about(scored: ScoredSet, table: Table) -> About:
     )
 
 
-def _flat(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def _flat(facts: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Nested facts by dotted name, as short texts."""
-    facts_by_name = []
     for key, value in facts.items():
         if isinstance(value, dict):
-            facts_by_name += _flat(value, f"{prefix}{key}.")
+            yield from _flat(value, f"{prefix}{key}.")
         else:
             text = "-" if value is None else str(value)
-            facts_by_name.append((prefix + key, text if len(text) <= 200 else text[:197] + "..."))
-    return facts_by_name
+            yield prefix + key, text if len(text) <= 200 else text[:197] + "..."
 
 
 METHODS = {

@@ -21,7 +21,7 @@ from gaincurate.report.document import (
     RunStory,
     Tenths,
 )
-from gaincurate.report.formatting import count, number, row, seconds, share, short, signed, spoken
+from gaincurate.report.formatting import count, number, seconds, share, signed
 from gaincurate.report.lift import PREDICTED
 from gaincurate.report.parts import Block, Heading, Legend, Part, Picture, Table, cell, figure, records
 from gaincurate.report.plots import (
@@ -104,19 +104,16 @@ def _run(run: RunStory) -> Part:
         f"{count(run.budget)} prompts each; {seconds(run.training_seconds)} of training, "
         f"{seconds(run.scoring_seconds)} of scoring"
     )
-    curves = [
-        Curve(
-            name.replace("_", " "),
-            [(r.round, getattr(r, name), None, None) for r in run.rounds if getattr(r, name)],
-        )
-        for name in _MEASURES
-    ]
-    curves = [curve for curve in curves if curve.points]
+    curves = []
+    for name in _MEASURES:
+        values = [(r.round, getattr(r, name), None, None) for r in run.rounds]
+        if points := [point for point in values if point[1] is not None]:
+            curves.append(Curve(name.replace("_", " "), points))
     blocks: list[Block] = [text]
     if curves:
-        told = [f"{c.name} from {number(c.points[0][1])} to {number(c.points[-1][1])}" for c in curves]
+        listed = [f"{c.name} from {number(c.points[0][1])} to {number(c.points[-1][1])}" for c in curves]
         spec = lines(curves, ("round", ""), x=(-0.5, len(run.rounds) - 0.5), alike=False)
-        blocks.append(Picture(spec, f"Round by round: {'; '.join(told)}.", wide=True))
+        blocks.append(Picture(spec, f"Round by round: {'; '.join(listed)}.", wide=True))
     blocks.append(records("Round by round; effective: with right and wrong rollouts", run.rounds, _ROUND))
     return Part(
         "run", "The run", [*blocks, *(_predictions(run.predictions) if run.predictions else ()), run.params]
@@ -171,7 +168,7 @@ def _columns(document: Document) -> Part:
             sentence = f"Histogram of {each.column}: median {median}, middle half from {low} to {high}."
             note = f"{count(each.rows)} rows" + (f"; {count(outside)} beyond the edges" if outside else "")
             pictures.append(Picture(spec, sentence, each.column, note))
-            quantiles = row([*each.quantiles, each.mean or 0.0])
+            quantiles = map(number, [*each.quantiles, each.mean])
             rows.append(
                 [each.column, count(each.rows), count(each.missing), *quantiles, count(each.distinct)]
             )
@@ -189,7 +186,9 @@ def _length(document: Document) -> Part:
         if each.counts:
             note = f"{count(each.correlation.rows)} rows"
             note += f"; {count(each.outside)} beyond the edges" if each.outside else ""
-            sentence = f"{each.signal} against question tokens: rank correlation {spoken(each.correlation)}."
+            sentence = (
+                f"{each.signal} against question tokens: rank correlation {signed(each.correlation.value)}."
+            )
             spec = cloud(each.signal, each.points, each.x_edges, each.y_edges, each.counts, each.bands)
             pictures.append(Picture(spec, sentence, each.signal, note))
     rows = [
@@ -203,13 +202,14 @@ def _length(document: Document) -> Part:
         "the dashed ones are the quartiles. Where the cloud is a narrow slope, sorting by the signal is "
         "sorting by length."
     )
-    table = Table("Rank correlation with length", ["signal", "rank correlation", "explained by length"], rows)
+    head = ["signal", "rank correlation", "explained by length"]
     shares = records(
         f"Share of each order that is {document.about.group_column}",
         document.group_shares,
         "column groups rows eta_squared by_chance",
     )
-    return Part("length", "Length and groups", [text, pictures, table, *([shares] if shares.rows else [])])
+    tables = [table for table in (Table("Rank correlation with length", head, rows), shares) if table.rows]
+    return Part("length", "Length and groups", [text, pictures, *tables])
 
 
 def _matrix(document: Document) -> Part:
@@ -232,7 +232,7 @@ def _relations(document: Document) -> Part:
         ]
         # The control stands below the signals; it is what the other panels hold fast.
         panels[0][1].append((document.about.length_column, relations[0].length))
-        told = "; ".join(
+        listed = "; ".join(
             f"{r.signal} {signed(r.overall.value)} overall, {signed(r.given_length.value)} given length"
             for r in relations
         )
@@ -243,7 +243,7 @@ def _relations(document: Document) -> Part:
             for g in r.groups
         ]
         blocks += [
-            Picture(spec, f"Rank correlations with {target}, with 95 % intervals: {told}.", wide=True),
+            Picture(spec, f"Rank correlations with {target}, with 95 % intervals: {listed}.", wide=True),
             records(f"rank correlation with {target}", relations, " ".join(["signal", *names, "length"])),
         ]
         if inside:
@@ -264,8 +264,8 @@ def _lifts(document: Document) -> Part:
         panels = [
             (end, [(name, ratios[name, end]) for name in names if (name, end) in ratios]) for end in ENDS
         ]
-        told = "; ".join(f"{lift.column}, {lift.end} {number(lift.ratio.value)}" for lift in lifts)
-        sentence = f"Mean {target} of the prompts at each end, divided by that of all: {told}."
+        listed = "; ".join(f"{lift.column}, {lift.end} {number(lift.ratio.value)}" for lift in lifts)
+        sentence = f"Mean {target} of the prompts at each end, divided by that of all: {listed}."
         rows = [[name, *(cell("ratio", ratios.get((name, end))) for end in ENDS)] for name in names]
         caption = f"Mean {target} of each tenth over that of a random tenth"
         blocks += [
@@ -293,7 +293,7 @@ def _tenths(target: str, figures: list[Tenths]) -> list[Block]:
         )
         for each in figures
     ]
-    told = "; ".join(
+    listed = "; ".join(
         f"{each.column} {number(each.tenths[0].value)} in its lowest, {number(each.tenths[-1].value)} in "
         "its highest"
         for each in figures
@@ -306,7 +306,7 @@ def _tenths(target: str, figures: list[Tenths]) -> list[Block]:
     caption = f"Mean {target} by tenth, lowest values first; the dashed line is the mean of all"
     head = ["column", "tenth", "from", "to", "prompts", "mean"]
     spec = lines(curves, ("tenth", ""), columns=4, x=(0.5, 10.5))
-    picture = Picture(spec, f"Mean {target} by the tenth of each column: {told}.", wide=True)
+    picture = Picture(spec, f"Mean {target} by the tenth of each column: {listed}.", wide=True)
     return [picture, Table(caption, head, rows, detail=True)]
 
 
@@ -317,15 +317,6 @@ def _profiles(document: Document) -> Part:
     ]
     for each in document.profiles:
         names = [f"{count(b.low)} to {count(b.high)}" for b in each.bins]
-        panels = [
-            (short(target, 24), [(name, b.targets[k]) for name, b in zip(names, each.bins, strict=True)])
-            for k, target in enumerate(each.targets)
-        ]
-        if any(target.value is not None for b in each.bins for target in b.targets):
-            sentence = f"Rank correlations of {each.signal} inside {len(names)} bins of like length."
-            blocks.append(
-                Picture(intervals(panels, title="rank correlation"), sentence, each.signal, wide=True)
-            )
         rows = [
             [
                 name,
@@ -361,10 +352,10 @@ def _groups(rates: list[GroupRate], column: str | None) -> list[Block]:
         (each.group, {name: n / each.prompts for name, n in zip(_RATES, each.counts, strict=True)})
         for each in drawn
     ]
-    told = "; ".join(f"{each.group} mean {share(each.mean)}" for each in drawn)
+    listed = "; ".join(f"{each.group} mean {share(each.mean)}" for each in drawn)
     title = f"{rates[0].outcome} by {column}"
     picture = Picture(
-        bars(rows, _RATES, "share of prompts"), f"Pass rates in {len(drawn)} groups: {told}.", title
+        bars(rows, _RATES, "share of prompts"), f"Pass rates in {len(drawn)} groups: {listed}.", title
     )
     caption = f"{title}, the largest first; teaches: the share of prompts with both right and wrong rollouts"
     return [picture, records(caption, rates, "group prompts mean teaches variance")]

@@ -8,7 +8,6 @@ the same document. Texts come from data and are not to be trusted as markup.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -165,13 +164,8 @@ def to_json(document: Document) -> Json:
     return asdict(document)
 
 
-def to_text(document: Document) -> str:
-    """The JSON text: the same document gives the same bytes. Never NaN or infinity."""
-    return json.dumps(to_json(document), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
-
-
 def from_json(value: Any) -> Document:
-    """The document of what `to_json` or `to_text` gave, parsed.
+    """The document of what `to_json` gave.
 
     Raises:
         ValueError: it is no such document.

@@ -13,7 +13,6 @@ import heapq
 import json
 import keyword
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
@@ -43,14 +42,8 @@ _LONGEST = (8000, 4000, 2000, 1000, 400)
 _SAMPLE = 2048  # embeddings that the map's two directions are taken from
 _ESCAPES = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
 Rows = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Projection:
-    """Embeddings on a plane: `points` is `[rows, 2]`, `shares` of their variance lie along each axis."""
-
-    points: Floats
-    shares: tuple[float, float]
+Plane = tuple[Floats, list[float]]
+"""Embeddings on a plane, `[rows, 2]`, and the shares of their variance along each axis."""
 
 
 def to_html(
@@ -122,9 +115,9 @@ def page_data(scored: ScoredSet, table: Table, outcomes: Sequence[Outcome] = ())
         "map": None
         if plane is None
         else {
-            "x": _packed(plane.points[:, 0].astype("<f4")),
-            "y": _packed(plane.points[:, 1].astype("<f4")),
-            "shares": list(plane.shares),
+            "x": _packed(plane[0][:, 0].astype("<f4")),
+            "y": _packed(plane[0][:, 1].astype("<f4")),
+            "shares": plane[1],
         },
         "why_no_map": why,
     }
@@ -228,7 +221,7 @@ def _packed(values: npt.NDArray[Any]) -> str:
     return base64.b64encode(values.tobytes()).decode()
 
 
-def _plane(scored: ScoredSet, rows: Rows) -> tuple[Projection | None, str | None]:
+def _plane(scored: ScoredSet, rows: Rows) -> tuple[Plane | None, str | None]:
     """The map, or why there is none."""
     if EMBEDDING not in scored.schema.names:
         return None, "The set has no embeddings: `gaincurate score --signals angle,embedding` stores them."
@@ -239,7 +232,7 @@ def _plane(scored: ScoredSet, rows: Rows) -> tuple[Projection | None, str | None
     return plane, None if plane is not None else "All embeddings are equal."
 
 
-def project(scored: ScoredSet, rows: Rows) -> Projection | None:
+def project(scored: ScoredSet, rows: Rows) -> Plane | None:
     """The embeddings of some rows along two directions of the largest variance (PCA); None if all are equal.
 
     The directions are those of at most `_SAMPLE` rows, evenly spaced, and the shares of variance are over
@@ -272,4 +265,4 @@ def project(scored: ScoredSet, rows: Rows) -> Projection | None:
     points = np.concatenate(parts)
     points = np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
     spread = points.var(0) * len(rows) / total if total > 0 else np.zeros(2)
-    return Projection(points, (float(spread[0]), float(spread[1])))
+    return points, spread.tolist()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
 
 from gaincurate.core.stats import Estimate
 
@@ -33,37 +32,16 @@ def shown(text: str) -> str:
     return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", whole)
 
 
-def short(text: str, most: int = 48) -> str:
-    """One line of at most `most` characters, for a label in a picture."""
-    line = " ".join(shown(text).split())
-    return line if len(line) <= most else line[: most - 1].rstrip() + "…"
-
-
-def labels(names: Sequence[str], most: int) -> list[str]:
-    """Short labels, of which no two are alike, for a picture whose marks stand by their labels."""
-    unique: list[str] = []
-    for name in names:
-        line, label, again = short(name, len(name)), short(name, most), 1
-        if sum(short(other, most) == label for other in names) > 1 and len(line) > most:
-            # What tells long names apart stands at their ends more often than not.
-            label = f"{line[: most // 3]}…{line[most // 3 - most + 1 :]}"
-        while label in unique:
-            again += 1
-            label = f"{short(name, most - 4)} {again}"
-        unique.append(label)
-    return unique
+def line(text: str) -> str:
+    """One line, for a label in a picture."""
+    return " ".join(shown(text).split())
 
 
 def number(value: float | None, digits: int = 3) -> str:
     """`digits` significant digits, thousands grouped, a true minus sign."""
-    return NONE if value is None else fixed(value, places([value], digits))
-
-
-def places(values: Sequence[float], digits: int = 3) -> int:
-    """Places behind the point that give the spread of `values` (or the one value) `digits` digits."""
-    spread = max(values) - min(values) if values else 0
-    size = spread or max(map(abs, values), default=0)
-    return max(0, digits - 1 - math.floor(math.log10(size))) if size else 0
+    if not value:
+        return NONE if value is None else "0"
+    return fixed(value, max(0, digits - 1 - math.floor(math.log10(abs(value)))))
 
 
 def fixed(value: float, places: int) -> str:
@@ -112,14 +90,6 @@ def interval(estimate: Estimate, places: int = 2) -> str:
     return f"{signed(estimate.low, places)} to {signed(estimate.high, places)}"
 
 
-def spoken(estimate: Estimate) -> str:
-    """An estimate in a sentence, `+0.22 (95 % interval +0.14 to +0.30)`."""
-    if estimate.value is None:
-        return "not defined"
-    between = interval(estimate)
-    return f"{signed(estimate.value)} (95 % interval {between})" if between else signed(estimate.value)
-
-
 def seconds(value: float | None) -> str:
     """A duration: `12 s`, `3 min 20 s`, `2 h 05 min`."""
     if value is None:
@@ -130,12 +100,6 @@ def seconds(value: float | None) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600:,} h {whole % 3600 // 60:02d} min"
-
-
-def row(values: Sequence[float]) -> list[str]:
-    """Numbers of one column of data, all with the same places behind the point."""
-    behind = places(values)
-    return [fixed(value, behind) for value in values]
 
 
 def plain(value: object) -> str:

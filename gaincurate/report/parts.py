@@ -84,12 +84,11 @@ class Part:
 def records(caption: str, rows: Iterable[Any], columns: str, **more: Any) -> Table:
     """A table of values of the document: a row each, its columns the names of their fields or keys."""
     names = columns.split()
-    cells = [[cell(name, _value(row, name)) for name in names] for row in rows]
+    values = [
+        row if isinstance(row, Mapping) else {name: getattr(row, name) for name in names} for row in rows
+    ]
+    cells = [[cell(name, row[name]) for name in names] for row in values]
     return Table(caption, [name.replace("_", " ") for name in names], cells, **more)
-
-
-def _value(row: Any, name: str) -> Any:
-    return row[name] if isinstance(row, Mapping) else getattr(row, name)
 
 
 def cell(name: str, value: Any) -> Cell:

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from gaincurate.core.stats import Estimate
-from gaincurate.report.formatting import count, labels, number, short, signed
+from gaincurate.report.formatting import count, line, number, signed
 from gaincurate.report.parts import Spec
 
 # The CSS variables of style.css, by what they stand for.
@@ -33,9 +33,9 @@ class Curve:
 
 def _layer(mark: str, rows: Sequence[Spec], style: Spec, **channels: Spec) -> Spec:
     """Marks of rows; those with `words` show them under a pointer."""
-    told = any("words" in row for row in rows)
-    words = {"description": {"field": "words", "type": "nominal"}} if told else {}
-    kind = {"type": mark, "aria": told, **style}
+    spoken = any("words" in row for row in rows)
+    words = {"description": {"field": "words", "type": "nominal"}} if spoken else {}
+    kind = {"type": mark, "aria": spoken, **style}
     return {"data": {"values": list(rows)}, "mark": kind, "encoding": {**channels, **words}}
 
 
@@ -59,7 +59,7 @@ def intervals(panels: Sequence[Panel], *, middle: float = 0.0, title: str) -> Sp
     ends = [middle, *(end for end in every if end is not None)]
     pad = 0.06 * ((max(ends) - min(ends)) or 1)
     names = [name for name, _ in panels[0][1]]
-    label_of = dict(zip(names, labels(names, 32), strict=True))
+    label_of = {name: line(name) for name in names}
     order, drawn = list(label_of.values()), []
     width = 360 if len(panels) == 1 else 150 if len(panels) < 5 else 125
     for index, (panel, estimates) in enumerate(panels):
@@ -92,7 +92,14 @@ def intervals(panels: Sequence[Panel], *, middle: float = 0.0, title: str) -> Sp
             _layer("circle", rows, {"color": MARK, "size": 46, "opacity": 1}, x=_number("value", **x), y=y),
         ]
         height = (24 if len(order) <= 12 else 17) * len(order)
-        drawn.append({"layer": layers, "title": panel, "width": width, "height": height})
+        drawn.append(
+            {
+                "layer": layers,
+                "title": {"text": line(panel), "limit": 1.2 * width},
+                "width": width,
+                "height": height,
+            }
+        )
     return {"hconcat": drawn, "spacing": 18}
 
 
@@ -113,10 +120,11 @@ def lines(
         x: the ends of the horizontal axis.
         alike: whether all panels have one vertical axis, or each its own.
     """
-    names, panels = labels([curve.name for curve in curves], 30), []
+    panels = []
     spans = [[value for point in [*c.points, *c.against] for value in point[1:]] for c in curves]
     ends = [[value for value in span if value is not None] for span in spans]
-    for place, (curve, name) in enumerate(zip(curves, names, strict=True)):
+    for place, curve in enumerate(curves):
+        name = line(curve.name)
         values = [value for span in ends for value in span] if alike else ends[place]
         pad = 0.04 * ((max(values) - min(values)) or 1)
         low = min(values) - pad if min(values) < 0 else max(0.0, min(values) - pad)
@@ -151,7 +159,7 @@ def lines(
             _layer("circle", rows, {"color": MARK, "size": 26, "opacity": 1}, x=across, y=_number("y", **y)),
         ]
         drawn = [layer for layer in layers if layer["data"]["values"]]
-        panels.append({"layer": drawn, "title": name, "width": 220, "height": 120})
+        panels.append({"layer": drawn, "title": {"text": name, "limit": 220}, "width": 220, "height": 120})
     return {"concat": panels, "columns": columns, "spacing": 20}
 
 
@@ -163,7 +171,7 @@ def bars(rows: Sequence[tuple[str, Mapping[str, float]]], colours: Mapping[str, 
         colours: of the parts, in their order.
         title: of the axis.
     """
-    names, parts = labels([name for name, _ in rows], 30), list(colours)
+    names, parts = [line(name) for name, _ in rows], list(colours)
     values = [
         {
             "row": name,
@@ -232,7 +240,7 @@ def cloud(
         scale={"type": "log", **_scale(x[0], x[-1])},
         axis={"grid": False, "labelExpr": SHORT},
     )
-    up = _number("y0", title=short(name), scale=_scale(y[0], y[-1]), axis={"grid": False, "tickCount": 5})
+    up = _number("y0", title=line(name), scale=_scale(y[0], y[-1]), axis={"grid": False, "tickCount": 5})
     if points:
         # Squares and not circles: those of one colour become one shape, with a fifth of the bytes.
         square = {"color": MARK, "width": 3, "height": 3, "fillOpacity": 0.55}

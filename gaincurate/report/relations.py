@@ -8,10 +8,10 @@ sorted once.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +41,7 @@ Rows = npt.NDArray[np.bool_]
 Codes = npt.NDArray[np.integer]
 Pair = tuple[str, str]
 _MOST_BINS, _BIN_ROWS = 20, 50
+_INSIDE_GROUPS = ("within_groups", "given_length_within_groups", "within_length_bins_and_groups")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,30 +98,26 @@ def relate(table: Table, apart: Collection[Pair] = ()) -> Relations:
 
 
 class _Work:
-    """What was found so far, by pair."""
+    """Relations in the making, by pair: the fields of `Relation`, and what decides on it."""
 
     def __init__(self, table: Table, bins: Codes, pairs: frozenset[Pair], level: float) -> None:
-        self._table, self._bins, self._pairs, self._level = table, bins, pairs, level
+        self._table, self._bins, self._level = table, bins, level
         self._bin_count = int(bins.max()) + 1 if len(bins) else 0
         self.cells: dict[Pair, Estimate] = {}
         self.shares: dict[str, GroupShare] = {}
         self._explained: dict[str, float | None] = {}
-        self._given: dict[Pair, tuple[Estimate, Estimate]] = {}
-        self._length: dict[Pair, Estimate] = {}
-        self._in_bins: dict[Pair, list[tuple[Estimate, Estimate]]] = {}
-        self._each_bin: dict[Pair, list[Estimate]] = {}
-        self._in_groups: dict[Pair, tuple[Estimate, Estimate, Estimate, list[GroupCorrelation]]] = {}
+        without: dict[str, Any] = dict.fromkeys(_INSIDE_GROUPS) | {"groups": []}
+        self._made = {pair: dict(without) for pair in pairs}
 
     def overall(self, rows: Rows | None, pairs: list[Pair]) -> None:
         """Over all rows that have both."""
         sample = Sample(self._table, rows, None, LENGTH)
         for first, second in pairs:
-            correlation = sample.pair(first, second)
-            self.cells[first, second] = _estimate(correlation, sample)
+            self.cells[first, second] = overall = _estimate(sample.pair(first, second), sample)
             # A table's signals come before its length, and that before its targets.
-            if (first, second) in self._pairs:
-                self._given[first, second] = self._both(sample.partial(first, second), sample)
-                self._length[first, second] = _estimate(sample.pair(LENGTH, second), sample)
+            if (made := self._made.get((first, second))) is not None:
+                made["overall"], made["length"] = overall, _estimate(sample.pair(LENGTH, second), sample)
+                made["given_length"], made["beyond"] = self._both(sample.partial(first, second), sample)
             if LENGTH in (first, second):
                 self.share(sample, second if first == LENGTH else first, rows)
 
@@ -143,18 +140,21 @@ class _Work:
         lengths = self._table.values[LENGTH] if rows is None else self._table.values[LENGTH][rows]
         each = Sample(self._table, rows, self._bins, LENGTH, orders)
         for first, second in pairs:
-            self._each_bin[first, second] = self._by_bin(each, first, second)
+            inside = inside_each(each.ranked(first), each.ranked(second))
+            names = [] if each.names is None else each.names.tolist()
+            self._made[first, second]["bins"] = dict(zip(names, inside, strict=False))
         if each.count < _ENOUGH:
             each = Sample(self._table, rows, self._spread(length_bins(lengths), rows), LENGTH, orders)
-        self._pool(each, pairs)
+        self._pool(each, pairs, "within_length_bins")
         del each
         if self._table.groups is None:
             return
         groups = Sample(self._table, rows, self._table.groups.codes, LENGTH, orders)
-        self._inside_groups(groups, pairs)
+        self._inside_groups(groups, pairs, self._table.groups.names)
         codes = self._spread(length_bins_inside(lengths, groups.strata), rows)
         del groups
-        self._pool(Sample(self._table, rows, codes, LENGTH, orders), pairs)
+        both = Sample(self._table, rows, codes, LENGTH, orders)
+        self._pool(both, pairs, "within_length_bins_and_groups")
 
     def _spread(self, codes: Codes, rows: Rows | None) -> Codes:
         """Strata of some rows as strata of all, of which only these will be looked at."""
@@ -164,62 +164,39 @@ class _Work:
         whole[rows] = codes
         return whole
 
-    def _pool(self, sample: Sample, pairs: list[Pair]) -> None:
+    def _pool(self, sample: Sample, pairs: list[Pair], field: str) -> None:
         """Correlations inside the sample's strata; the last ones pooled for a pair have every control."""
-        for first, second in pairs:
-            pooled = self._both(sample.pair(first, second), sample)
-            self._in_bins.setdefault((first, second), []).append(pooled)
+        for pair in pairs:
+            made = self._made[pair]
+            made[field], made["in_bins"] = self._both(sample.pair(*pair), sample)
 
-    def _inside_groups(self, groups: Sample, pairs: list[Pair]) -> None:
-        assert self._table.groups is not None
-        names = [] if groups.names is None else [self._table.groups.names[k] for k in groups.names]
+    def _inside_groups(self, groups: Sample, pairs: list[Pair], all_names: list[str]) -> None:
+        names = [] if groups.names is None else [all_names[k] for k in groups.names]
         for first, second in pairs:
             inside = inside_each(groups.ranked(first), groups.ranked(second))[:_MOST_GROUPS]
-            named = [GroupCorrelation(*pair) for pair in zip(names, inside, strict=False)]
-            plain = _estimate(groups.pair(first, second), groups)
-            given, judged = self._both(groups.partial(first, second), groups)
-            self._in_groups[first, second] = (plain, given, judged, named)
-
-    def _by_bin(self, sample: Sample, first: str, second: str) -> list[Estimate]:
-        by_bin = [Estimate(None, None, None, 0)] * self._bin_count
-        inside = inside_each(sample.ranked(first), sample.ranked(second))
-        for k, estimate in zip([] if sample.names is None else sample.names.tolist(), inside, strict=False):
-            by_bin[k] = estimate
-        return by_bin
+            made = self._made[first, second]
+            made["groups"] = [GroupCorrelation(*pair) for pair in zip(names, inside, strict=False)]
+            made["within_groups"] = _estimate(groups.pair(first, second), groups)
+            given = self._both(groups.partial(first, second), groups)
+            made["given_length_within_groups"], made["beyond"] = given
 
     def judged(self, pair: Pair) -> Judged:
         """One relation with all of its controls."""
-        signal, target = pair
-        given, beyond = self._given[pair]
-        pooled = self._in_bins[pair]
-        within, both, groups = None, None, list[GroupCorrelation]()
-        if pair in self._in_groups:
-            within, both, beyond, groups = self._in_groups[pair]
-        relation = Relation(
-            signal=signal,
-            target=target,
-            overall=self.cells[pair],
-            given_length=given,
-            within_length_bins=pooled[0][0],
-            within_groups=within,
-            given_length_within_groups=both,
-            within_length_bins_and_groups=pooled[1][0] if len(pooled) > 1 else None,
-            length=self._length[pair],
-            groups=groups,
-        )
-        return Judged(relation, beyond, pooled[-1][1])
+        made = self._made[pair]
+        fields = {name: value for name, value in made.items() if name not in ("beyond", "in_bins", "bins")}
+        return Judged(Relation(*pair, **fields), made["beyond"], made["in_bins"])
 
     def profile(self, signal: str, targets: list[str]) -> LengthProfile:
         """A signal in the bins of all rows."""
         values, lengths = self._table.values[signal], self._table.values[LENGTH]
-        judged = [target for target in targets if (signal, target) in self._pairs]
-        bins = []
+        judged = [target for target in targets if (signal, target) in self._made]
+        bins, missing = [], Estimate(None, None, None, 0)
         for k in range(self._bin_count):
             here = self._bins == k
             present = values[here][~np.isnan(values[here])]
             quartiles = np.quantile(present, [0.25, 0.5, 0.75]).tolist() if len(present) else []
             ends = int(lengths[here].min()), int(lengths[here].max())
-            each = [self._each_bin[signal, target][k] for target in judged]
+            each = [self._made[signal, target]["bins"].get(k, missing) for target in judged]
             bins.append(LengthBin(*ends, len(present), quartiles, each))
         return LengthProfile(signal, judged, self._explained.get(signal), bins)
 
@@ -257,15 +234,11 @@ class Sample:
         self._ranked: dict[str, Ranked] = {}
         self._pairs: dict[Pair, Correlation | None] = {}
 
-    def values(self, name: str) -> Floats:
-        """A column over these rows."""
-        whole = self._table.values[name]
-        return whole if self._rows is None else whole[self._rows]
-
     def ranked(self, name: str) -> Ranked:
         """A column's ranks inside the strata."""
         if name not in self._ranked:
-            values = self.values(name)
+            whole = self._table.values[name]
+            values = whole if self._rows is None else whole[self._rows]
             if name not in self._orders:
                 self._orders[name] = by_value(values)
             self._ranked[name] = Ranked(values, self.strata, self._orders[name])
@@ -297,26 +270,13 @@ def _dense(codes: Codes | None) -> tuple[Codes | None, Codes | None]:
 
 def by_rows(table: Table, pairs: Iterable[Pair]) -> list[tuple[Rows | None, list[Pair]]]:
     """Pairs of columns by the rows that have both, None for all rows; in order of the first pair of each."""
-    masks: dict[str, tuple[Rows | None, bytes]] = {}
-    by_key: dict[bytes, tuple[Rows | None, list[Pair]]] = {}
-    joint: dict[tuple[bytes, bytes], tuple[Rows | None, bytes]] = {}
+    pairs, by_key = list(pairs), dict[bytes, tuple[Rows | None, list[Pair]]]()
+    there = {name: ~np.isnan(table.values[name]) for name in {name for pair in pairs for name in pair}}
     for first, second in pairs:
-        for name in (first, second):
-            if name not in masks:
-                masks[name] = _keyed(~np.isnan(table.values[name]))
-        (a, a_key), (b, b_key) = masks[first], masks[second]
-        if (a_key, b_key) not in joint:
-            both = a if b is None or a_key == b_key else b if a is None else a & b
-            joint[a_key, b_key] = (None, b"") if both is None else _keyed(both)
-        rows, key = joint[a_key, b_key]
-        by_key.setdefault(key, (rows, []))[1].append((first, second))
+        rows = there[first] & there[second]
+        some = None if rows.all() else rows
+        by_key.setdefault(np.packbits(rows).tobytes(), (some, []))[1].append((first, second))
     return list(by_key.values())
-
-
-def _keyed(rows: Rows) -> tuple[Rows | None, bytes]:
-    if rows.all():
-        return None, b""
-    return rows, hashlib.blake2b(np.packbits(rows).tobytes(), digest_size=16).digest()
 
 
 def length_bins(lengths: Floats, most: int = _MOST_BINS) -> Codes:

@@ -7,13 +7,11 @@ a report shows a few rows, and `gaincurate hygiene` or the run's own files have 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from gaincurate.core.artifact import Json
@@ -25,7 +23,6 @@ from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.stats import Bin, Estimate, Floats, Ranked, Strata, correlate
 from gaincurate.errors import InputError
 from gaincurate.hygiene.checks import finding, search
-from gaincurate.hygiene.findings import Finding
 from gaincurate.hygiene.options import HygieneOptions
 from gaincurate.report.document import (
     Against,
@@ -90,12 +87,11 @@ def compare_sets(scored: ScoredSet, table: Table, folder: Path) -> Against:
         len(scored) - len(there),
         len(other) - len(there),
         differences[:_MOST_DIFFERENCES],
-        [_stability(name, table.values[name][here], _values(other, name)[there]) for name in signals],
+        [
+            _stability(name, table.values[name][here], numbers(read_column(other, name))[0][there])
+            for name in signals
+        ],
     )
-
-
-def _values(scored: ScoredSet, name: str) -> Floats:
-    return numbers(read_column(scored, name))[0]
 
 
 def _setting(value: object) -> str:
@@ -107,17 +103,12 @@ def _stability(name: str, first: Floats, second: Floats) -> Stability:
     both = ~(np.isnan(first) | np.isnan(second))
     a, b = first[both], second[both]
     stratum = Strata.one(len(a))
-    correlation_of_ranks = correlate(Ranked(a, stratum), Ranked(b, stratum)) if len(a) else None
+    ranked = correlate(Ranked(a, stratum), Ranked(b, stratum)) if len(a) else None
+    if ranked is None:
+        return Stability(name, Estimate(None, None, None, len(a)), None, SHARE)
     size = round(len(a) * SHARE)
-    shared = None
-    if size and correlation_of_ranks is not None:
-        shared = len(np.intersect1d(_top(a, size), _top(b, size))) / size
-    correlation = (
-        Estimate(None, None, None, len(a))
-        if correlation_of_ranks is None
-        else correlation_of_ranks.estimate()
-    )
-    return Stability(name, correlation, shared, SHARE)
+    shared = len(np.intersect1d(_top(a, size), _top(b, size))) / size if size else None
+    return Stability(name, ranked.estimate(), shared, SHARE)
 
 
 def _top(values: Floats, size: int) -> npt.NDArray[np.int64]:
@@ -136,43 +127,24 @@ def extremes(scored: ScoredSet, table: Table, signal: str, count: int = SHOWN) -
     bottom = min(count, present - top)
     middle = min(count, present - top - bottom)
     first = max(top, (present - middle) // 2)
-    picked = _places(values, present, [(0, top), (first, first + middle), (present - bottom, present)])
-    prompts = [_prompts(scored, places, values, table.groups) for places in picked]
-    return Ends(signal, *prompts)
-
-
-def _places(values: Floats, present: int, spans: Sequence[tuple[int, int]]) -> list[Places]:
-    """Rows at these places of the order by falling value; NaN last."""
     order = np.argsort(-values, kind="stable")[:present]
-    return [order[start:stop] for start, stop in spans]
+    picked = (order[:top], order[first : first + middle], order[present - bottom :])
+    return Ends(signal, *(_prompts(scored, places, values, table.groups) for places in picked))
 
 
 def _prompts(scored: ScoredSet, places: Places, values: Floats, groups: Groups | None) -> list[Prompt]:
-    prompts = []
-    rows = _rows(scored, places)
-    lengths = rows.column(LENGTH).to_pylist()
-    ids, texts = rows.column(ID).to_pylist(), questions(rows, scored.identity)
-    for place, gc_id, text, tokens in zip(places.tolist(), ids, texts, lengths, strict=True):
-        group = None if groups is None else groups.names[groups.codes[place]]
-        shown, cut = shorten(text)
-        prompts.append(Prompt(gc_id, float(values[place]), tokens, group, shown, cut))
-    return prompts
-
-
-def _rows(scored: ScoredSet, places: Places) -> pa.Table:
-    """These rows' ids, lengths and prompts."""
-    head = _prompt_column(scored)
+    head = str(scored.identity["source"]["prompt_column"])
     head = head if head in scored.schema.names else head.partition(".")[0]
-    return scored.take(places).select(list(dict.fromkeys([ID, LENGTH, head])))
-
-
-def _prompt_column(scored: ScoredSet) -> str:
-    return str(scored.identity["source"]["prompt_column"])
-
-
-def shorten(text: str, longest: int = LONGEST) -> tuple[str, bool]:
-    """The first `longest` characters, and whether there were more."""
-    return (text[:longest], True) if len(text) > longest else (text, False)
+    rows = scored.take(places).select(list(dict.fromkeys([ID, LENGTH, head])))
+    lengths, ids = rows.column(LENGTH).to_pylist(), rows.column(ID).to_pylist()
+    prompts = []
+    for place, gc_id, text, tokens in zip(
+        places.tolist(), ids, questions(rows, scored.identity), lengths, strict=True
+    ):
+        group = None if groups is None else groups.names[groups.codes[place]]
+        cut = len(text) > LONGEST
+        prompts.append(Prompt(gc_id, float(values[place]), tokens, group, text[:LONGEST], cut))
+    return prompts
 
 
 def hygiene_checks(scored: ScoredSet, options: HygieneOptions = DUPLICATES) -> list[Check]:
@@ -181,28 +153,21 @@ def hygiene_checks(scored: ScoredSet, options: HygieneOptions = DUPLICATES) -> l
     Raises:
         InputError, SourceError: see `hygiene.checks.search`.
     """
-    return [
-        _check(finding(scored, found_by_check, LISTED if found_by_check.check == "broken-gold" else EXAMPLES))
-        for found_by_check in search(scored, options)
-    ]
-
-
-def _check(summary: Finding) -> Check:
-    examples = [Example(example["gc_id"], example["text"], example["with"]) for example in summary.examples]
-    return Check(summary.check, summary.rows, summary.share, examples, summary.note)
+    checks = []
+    for result in search(scored, options):
+        summary = finding(scored, result, LISTED if result.check == "broken-gold" else EXAMPLES)
+        examples = [Example(each["gc_id"], each["text"], each["with"]) for each in summary.examples]
+        checks.append(Check(summary.check, summary.rows, summary.share, examples, summary.note))
+    return checks
 
 
 def run_story(run: Run) -> RunStory:
     """Where a run stands, round by round."""
     facts = status(run)
+    same = ("strategy", "by", "params", "budget", "planned_rounds", "finished")
     return RunStory(
+        **{name: facts[name] for name in same},
         folder=facts["run"],
-        strategy=facts["strategy"],
-        by=facts["by"],
-        params=facts["params"],
-        budget=facts["budget"],
-        planned_rounds=facts["planned_rounds"],
-        finished=facts["finished"],
         rounds=[_round(entry) for entry in facts["rounds"]],
         training_seconds=float(facts["training_seconds"]),
         scoring_seconds=float(facts["scoring_seconds"]),

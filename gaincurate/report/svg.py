@@ -59,7 +59,7 @@ _DIGITS = re.compile(r"(\.\d\d)\d+")
 def draw(picture: Picture) -> Markup:
     """One `<svg>` element, as wide as its place allows.
 
-    The texts of its specification must be free of control characters (`formatting.short`), which XML has no
+    The texts of its specification must be free of control characters (`formatting.line`), which XML has no
     place for.
     """
     drawn = ElementTree.fromstring(vl_convert.vegalite_to_svg({**picture.spec, "config": _CONFIG}))

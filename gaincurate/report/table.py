@@ -30,7 +30,6 @@ _GROUPS = (
     "data_source", "source", "dataset", "task", "task_name", "task_type", "domain", "ability",
     "category", "subject", "topic", "type",
 )  # fmt: skip
-_MOST_LEVELS = 100  # each is compared with each
 _LEVELS = ("difficulty", "level", "grade", "hardness", "complexity", "rating")
 _RATES = ("solve_rate", "pass_rate", "success_rate", "correct_rate", "failure_rate")
 _MOST_GROUPS = 1000
@@ -138,34 +137,24 @@ def _add_numbers(scored: ScoredSet, table: Table, column: Column) -> None:
 
 def _add_levels(scored: ScoredSet, table: Table, named: Sequence[str]) -> None:
     there = {name: kind for name, kind in fields(scored.schema) if not name.startswith(PREFIX)}
-    if len(named) > _MOST_LEVELS:
-        raise InputError(
-            f"--columns names {len(named):,} columns; at most {_MOST_LEVELS} are compared at once."
-        )
     for name in named:
-        if name not in there:
-            raise InputError(
-                f"--columns {name}: {scored.folder} has no such column; it has {_listed(list(there))}"
-                f"{near(name, there)}.",
-                column=name,
-            )
+        _need(scored, there, "--columns", name)
         if not _add_level(scored, table, name, there[name]):
             raise InputError(
                 f"--columns {name}: it holds {there[name]}, and no numbers can be read in it.", column=name
             )
-    other, room = [], _MOST_LEVELS - len(named)
+    other = []
     for name, kind in there.items():
         last = name.rpartition(".")[2].lower()
         if name in named or not (is_number(kind) or is_text(kind)):
             continue
         likely = any(last == word or last.endswith("_" + word) for word in (*_LEVELS, *_RATES))
-        if likely and room:
+        if likely:
             if _add_level(scored, table, name, kind):
-                room -= 1
                 table.notes.append(f"{name} was taken for a level by its name.")
             else:
                 table.notes.append(f"{name} is named like a level, but no numbers can be read in it.")
-        elif likely or is_number(kind):
+        elif is_number(kind):
             other.append(name)
     if other:
         table.notes.append(f"Not looked at: {_listed(other)}; --columns takes them in.")
@@ -184,6 +173,15 @@ def _add_level(scored: ScoredSet, table: Table, name: str, kind: pa.DataType) ->
         table.notes.append(f"{name}: {_listed(read.unread)} is no level; its rows count as missing.")
     table.add(Column(name, "difficulty", f"read from {read.how}", "source"), read.values)
     return True
+
+
+def _need(scored: ScoredSet, there: dict[str, pa.DataType], option: str, name: str) -> None:
+    if name not in there:
+        raise InputError(
+            f"{option} {name}: {scored.folder} has no such column; it has {_listed(list(there))}"
+            f"{near(name, there)}.",
+            column=name,
+        )
 
 
 def _listed(names: list[str], most: int = 8) -> str:
@@ -224,12 +222,7 @@ def likely_groups(scored: ScoredSet) -> tuple[Groups | None, list[str]]:
 
 
 def _named_groups(scored: ScoredSet, there: dict[str, pa.DataType], name: str) -> Groups:
-    if name not in there:
-        raise InputError(
-            f"--group-column {name}: {scored.folder} has no such column; it has {_listed(list(there))}"
-            f"{near(name, there)}.",
-            column=name,
-        )
+    _need(scored, there, "--group-column", name)
     if not can_group(there[name]):
         raise InputError(f"--group-column {name}: it holds {there[name]}, not names.", column=name)
     groups = _groups(scored, name)

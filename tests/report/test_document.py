@@ -5,14 +5,12 @@ import json
 import pytest
 
 import documents
-from gaincurate.report.document import from_json, to_json, to_text
+from gaincurate.report.document import from_json, to_json
 
 
 def test_a_document_survives_its_json() -> None:
     document = documents.example()
-    assert from_json(json.loads(to_text(document))) == document
-    assert from_json(to_json(document)) == document
-    assert to_text(document) == to_text(documents.example())
+    assert from_json(json.loads(json.dumps(to_json(document), allow_nan=False))) == document
 
 
 def test_what_is_no_document_is_refused() -> None:

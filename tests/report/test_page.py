@@ -126,9 +126,9 @@ def test_tables_have_captions_and_their_heads_a_scope(read: Reader) -> None:
 
 def test_every_picture_has_a_sentence(read: Reader) -> None:
     pictures = read.all("svg")
-    # 6 histograms, 2 clouds, 3 targets, 1 batch, 2 profiles, 1 calibration, 1 of the run, 2 of its predictions,
+    # 6 histograms, 2 clouds, 3 targets, 1 batch, 1 calibration, 1 of the run, 2 of its predictions,
     # 1 of tenths, 1 of groups.
-    assert len(pictures) == documents.PICTURES
+    assert len(pictures) == 18
     assert all(a["role"] == "img" and len(a["aria-label"] or "") > 30 for a in pictures)
 
 

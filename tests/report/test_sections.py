@@ -20,6 +20,7 @@ from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.verifier import VerifierConfig
 from gaincurate.errors import OutcomeError
 from gaincurate.hygiene.options import HygieneOptions
+from gaincurate.report.formatting import number
 from gaincurate.report.sections import (
     DRAWN,
     EXAMPLES,
@@ -150,12 +151,16 @@ def test_a_report_shows_what_a_runs_predictions_were_worth(
             figure = one[name]
             around = None if figure["low"] is None else [figure["low"], figure["high"]]
             assert {"value": figure["value"], "interval": around} == quality[name]
-    shown = gaincurate("report", tmp_path / "set", "--run", run.folder).stdout
-    assert gaincurate("schedule", "status", run.folder).stdout in shown
+    shown = " ".join(gaincurate("report", tmp_path / "set", "--run", run.folder).stdout.split())
+    pearson, brier = (status["newest"][name]["value"] for name in ("pearson", "brier"))
+    assert "Aims at a failure rate of 0.5, predicted by group-mean. References took 60 rollouts" in shown
+    assert f"0 drawn prompts 20 {pearson:+.2f}" in shown
+    assert number(brier) in shown
+    assert "a correlation over them says little of the predictor" in shown
     html = page.read_text()
     assert "What its predictions were worth" in html
     assert "a correlation over them says little of the predictor" in html
-    assert html.count('aria-label="Predicted failure rate against the observed one in round 0') == 2
+    assert html.count(": predicted failure rate against the observed one in ") == 2
 
 
 def test_a_run_without_predictions_has_none(tmp_path: Path) -> None:

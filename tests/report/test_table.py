@@ -101,18 +101,6 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
         read(tmp_path / "b", source, columns=["text"])
 
 
-def test_a_hundred_levels_are_looked_at_and_no_more(tmp_path: Path) -> None:
-    source = {f"c{place}_level": pa.array(range(12)) for place in range(103)}
-    table = read(tmp_path, source | {"grade": texts("easy", "hard")})
-    assert table.names("difficulty") == [f"c{place}_level" for place in range(100)]
-    assert (
-        table.notes[-1]
-        == "Not looked at: c100_level, c101_level, c102_level, grade; --columns takes them in."
-    )
-    with pytest.raises(InputError, match="--columns names 101 columns; at most 100 are compared at once"):
-        read(tmp_path / "a", source, columns=list(source)[:101])
-
-
 def test_infinite_values_count_as_missing(tmp_path: Path) -> None:
     values = np.array([1.0, np.inf, -np.inf, np.nan, *range(8)])
     table = read(tmp_path, {"level": pa.array(values)})
