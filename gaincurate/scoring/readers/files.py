@@ -32,7 +32,6 @@ from gaincurate.scoring.readers.common import (
     UNFIT,
     Reader,
     conformed,
-    dropped,
     no_cast,
     opened,
     unreadable_as,
@@ -403,7 +402,7 @@ class CsvReader:
         """See `Reader`."""
         types = {field.name: field.type for field in self.schema}
         for batch in _csv_batches(self.path, types):
-            yield from conformed(self.path, dropped(batch, skip), schema)
+            yield from conformed(self.path, batch.slice(min(skip, batch.num_rows)), schema)
             skip = max(0, skip - batch.num_rows)
 
 
