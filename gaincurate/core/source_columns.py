@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.types as pt
 
+from gaincurate.core.columns import is_text
 from gaincurate.core.options import near
 from gaincurate.core.prompts import Columns, column_values, fields_of, is_chat_text, parsed
 from gaincurate.core.schema import ID
@@ -77,7 +78,7 @@ def find_columns(
     if id_column is None and ID in schema.names:
         id_column = ID
     note = f"prompt from column {prompt!r}, answer from " + (f"column {answer!r}" if answer else "no column")
-    chat_text = _is_text(_type_of(schema, prompt, first)) and is_chat_text(_first(first, prompt))
+    chat_text = is_text(_type_of(schema, prompt, first)) and is_chat_text(_first(first, prompt))
     if chat_text:
         note = (
             f"prompt from the chats that column {prompt!r} holds as JSON text"
@@ -90,7 +91,7 @@ def find_columns(
         kind = _type_of(schema, name, first) if name else None
         if kind is None or pt.is_null(kind):
             continue
-        if _is_text(kind) or _is_list(kind):
+        if is_text(kind) or _is_list(kind):
             asked_tools = name
             note += f", tools from column {name!r}"
             break
@@ -143,7 +144,7 @@ def _type_of(schema: pa.Schema, name: str, first: pa.Table | None = None) -> pa.
     if pt.is_struct(kind):
         inner = None if first is None else fields_of(first, head)
         return _type_of(pa.schema(list(kind)), rest, inner)
-    value = parsed(_first(first, head)) if _is_text(kind) else None
+    value = parsed(_first(first, head)) if is_text(kind) else None
     if not isinstance(value, dict):
         return None
     return _type_of(pa.schema([(key, _kind_of(each)) for key, each in value.items()]), rest)
@@ -165,14 +166,6 @@ def _kind_of(value: Any) -> pa.DataType:
     return pa.null() if value is None else pa.string() if isinstance(value, str) else pa.float64()
 
 
-def _is_text(kind: pa.DataType | None) -> bool:
-    if kind is not None and pt.is_dictionary(kind):
-        kind = kind.value_type
-    return kind is not None and bool(
-        pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind)
-    )
-
-
 def _is_list(kind: pa.DataType) -> bool:
     return bool(pt.is_list(kind) or pt.is_large_list(kind) or pt.is_fixed_size_list(kind))
 
@@ -185,7 +178,7 @@ def _is_chat(kind: pa.DataType) -> bool:
 
 
 def _can_be_prompt(kind: pa.DataType | None) -> bool:
-    return kind is not None and (_is_text(kind) or _is_chat(kind))
+    return kind is not None and (is_text(kind) or _is_chat(kind))
 
 
 def _short(kind: pa.DataType) -> str:

@@ -24,6 +24,10 @@ from gaincurate.errors import SourceError, storage_error
 
 # A row of the file: the digest, and how many equal digests stand before it.
 RECORD = np.dtype([("high", ">u8"), ("low", ">u8"), ("copy", "<u4")])
+_MESSAGES, _ANSWER = (
+    json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=sort_keys, default=str)
+    for sort_keys in (False, True)
+)
 
 
 def digest(value: Any, columns: Columns, answer: Any) -> bytes:
@@ -35,12 +39,8 @@ def digest(value: Any, columns: Columns, answer: Any) -> bytes:
         messages: Any = [{"role": m["role"], "content": m["content"]} for m in columns.messages(value)]
     except PromptProblem:
         messages = value
-    text = f"[{_compact(messages)},{_compact(answer, sort_keys=True)}]"
+    text = f"[{_MESSAGES.encode(messages)},{_ANSWER.encode(answer)}]"
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
-
-
-def _compact(value: Any, *, sort_keys: bool = False) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=sort_keys, default=str)
 
 
 def content_ids(table: pa.Table, columns: Columns) -> list[str]:

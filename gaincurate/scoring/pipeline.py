@@ -115,9 +115,10 @@ def goes_on(plan: Plan, artifact: Artifact) -> bool:
     begun = artifact.read_identity(damaged=config.overwrite)
     if begun == plan.identity:
         return not (config.overwrite and artifact.finished)  # else an interrupted --overwrite
+    if begun is None or config.overwrite:
+        return False
     # A plain run holds the folder alone; other parts of a --shard run may have no shard yet either.
-    nothing_scored = config.split_run.count == 1 and not artifact.holds_results
-    if begun is not None and not config.overwrite and not nothing_scored:
+    if config.split_run.count > 1 or artifact.holds_results:
         refuse_other(artifact, begun, plan.identity)
     return False
 

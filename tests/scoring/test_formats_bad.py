@@ -230,7 +230,7 @@ def test_a_cut_arrow_stream_says_so(tmp_path: Path) -> None:
 def test_a_file_that_may_not_be_read_says_permission_denied(name: str, tmp_path: Path) -> None:
     path = write(tmp_path, name, LINES)
     path.chmod(0)
-    with pytest.raises(StorageError, match=r"cannot read .*: permission denied\."):
+    with pytest.raises(StorageError, match=r"cannot read .*: permission is denied\."):
         open_file(path)
 
 

@@ -157,12 +157,13 @@ print(growth, max(largest), len(largest) - WARM)
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells a process's peak memory")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "dtype", "tokens", "entropy"),
     [
-        pytest.param("llama", "float32", 8192, False, marks=pytest.mark.slow),
+        ("llama", "float32", 8192, False),
         ("gemma2", "float32", 600, True),
-        pytest.param("llama", "bfloat16", 600, True, marks=pytest.mark.slow),
+        ("llama", "bfloat16", 600, True),
     ],
 )
 def test_long_questions_over_150000_entries_stay_within_the_memory(

@@ -38,19 +38,6 @@ def test_every_way_is_timed_and_a_shared_prefix_is_not_counted_again() -> None:
     assert model.config._attn_implementation == before
 
 
-def test_a_model_without_linear_layers_has_no_share_of_products() -> None:
-    gpt = transformers.GPT2Config(
-        vocab_size=3, n_embd=32, n_layer=2, n_head=2, n_positions=40, bos_token_id=0, eos_token_id=0
-    )
-    rows = made_up_prompts(4, prefix=3, vocab_size=3, limit=40)
-    assert max(len(row.token_ids) for row in rows) == 40
-    rates = measure(tiny.model(gpt).base_model, rows, budget=256, passes=1, one_by_one=2)
-    assert {rate.share_of_gemm for rate in rates} == {None}
-    assert all(rate.rows_per_second > 0 for rate in rates)
-    with pytest.raises(ValueError, match=r"28 tokens and a question of 8 are past the model's 40"):
-        made_up_prompts(4, prefix=28, vocab_size=3, limit=40)
-
-
 def test_operations_are_those_of_the_linear_layers_up_to_the_site() -> None:
     model = tiny.model(transformers.LlamaConfig(**tiny.COMMON)).base_model
     (prompt,) = made_up_prompts(1, prefix=4, vocab_size=512)

@@ -113,7 +113,7 @@ def test_a_folder_that_may_not_be_entered_says_permission_denied(tmp_path: Path)
     path = lines(closed, "a.jsonl", "x")
     closed.chmod(0)
     try:
-        with pytest.raises(StorageError, match="permission denied"):
+        with pytest.raises(StorageError, match="permission is denied"):
             open_source(str(path))
     finally:
         closed.chmod(0o700)

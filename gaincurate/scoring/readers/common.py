@@ -5,7 +5,6 @@ named.
 from __future__ import annotations
 
 import gzip
-import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from typing import IO, Protocol, cast
 import pyarrow as pa
 
 from gaincurate.core.arrow import Refuse, one_line
-from gaincurate.errors import SourceError, StorageError
+from gaincurate.errors import SourceError, read_error
 
 BATCH_ROWS = 1024
 # What Arrow and Python say of a value that is not, or cannot be, of a type.
@@ -43,11 +42,6 @@ def unreadable_as(path: Path, kind: str) -> Refuse:
         f"{path} is no readable {kind} file: {why}. Is it complete, and is its name's ending right?",
         path=str(path),
     )
-
-
-def dropped(batch: pa.RecordBatch, skip: int) -> pa.RecordBatch:
-    """A batch without its first `skip` rows."""
-    return batch.slice(min(skip, batch.num_rows))
 
 
 def conformed(path: Path, batch: pa.RecordBatch, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
@@ -81,17 +75,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise SourceError(f"{path} is no readable gzip file: {one_line(error)}.", path=str(path)) from error
     except OSError as error:
-        raise unreadable(path, error) from error
-
-
-def unreadable(path: Path | str, error: OSError) -> StorageError:
-    """The sentence for a file that the file system does not give."""
-    reason = os.strerror(error.errno) if error.errno else str(error)
-    return StorageError(
-        f"cannot read {path}: {reason.lower()}. Put that right and run the same command again.",
-        path=str(path),
-        errno=error.errno,
-    )
+        raise read_error(path, error) from error
 
 
 def no_cast(where: str, error: BaseException) -> SourceError:

@@ -32,7 +32,6 @@ from gaincurate.scoring.readers.common import (
     UNFIT,
     Reader,
     conformed,
-    dropped,
     no_cast,
     opened,
     unreadable_as,
@@ -151,7 +150,8 @@ def _chunks(path: Path) -> Iterator[tuple[list[Place], list[Row]]]:
     with opened(path) as file:
         objects = json_rows(path, file)
         while chunk := list(islice(objects, BATCH_ROWS)):
-            yield [place for place, _ in chunk], [value for _, value in chunk]
+            places, batch = map(list, zip(*chunk, strict=True))
+            yield places, batch
 
 
 def _json_text(value: Any) -> str:
@@ -261,10 +261,16 @@ def json_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[Place, Row]]:
         head = block
     file.seek(0)
     array = head.removeprefix(_BOM).lstrip().startswith(b"[")
-    yield from _array(path, file) if array else _lines(path, file)
+    for place, value in _array(path, file) if array else _lines(path, file):
+        if not isinstance(value, dict):
+            raise SourceError(
+                f"{path}, {place}: holds {type(value).__name__} where an object (one row) is expected.",
+                path=str(path),
+            )
+        yield place, value
 
 
-def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[Place, Row]]:
+def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[Place, Any]]:
     # Not all of a line that has no end: a few kilobytes of gzip are gigabytes.
     first = True
     for number, raw in enumerate(iter(partial(file.readline, LONGEST_LINE + 1), b""), 1):
@@ -301,7 +307,7 @@ def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[Place, Row]]:
                 line=number,
             ) from error
         first = False
-        yield place, _object(path, place, value)
+        yield place, value
 
 
 def _one_object(line: bytes, file: IO[bytes]) -> Row | None:
@@ -314,7 +320,7 @@ def _one_object(line: bytes, file: IO[bytes]) -> Row | None:
     return value if isinstance(value, dict) else None
 
 
-def _array(path: Path, file: IO[bytes]) -> Iterator[tuple[Place, Row]]:
+def _array(path: Path, file: IO[bytes]) -> Iterator[tuple[Place, Any]]:
     """The items, parsed one by one: the whole text is in memory, and one object at a time."""
     number = place = 0
     data = file.read(_LONGEST_ARRAY + 1)
@@ -334,7 +340,7 @@ def _array(path: Path, file: IO[bytes]) -> Iterator[tuple[Place, Row]]:
             if text.count("[", place, end) + text.count("{", place, end) > DEEPEST:
                 see_depth(value)
             number += 1
-            yield f"item {number}", _object(path, f"item {number}", value)
+            yield f"item {number}", value
             place = _after(text, "", end)
         if _after(text, "]", place) < len(text):
             raise ValueError("text after the end of the array")
@@ -369,15 +375,6 @@ def _reason(error: Exception) -> str:
     return text.partition(";")[0].removesuffix(" at")
 
 
-def _object(path: Path, place: Place, value: Any) -> Row:
-    if not isinstance(value, dict):
-        raise SourceError(
-            f"{path}, {place}: holds {type(value).__name__} where an object (one row) is expected.",
-            path=str(path),
-        )
-    return value
-
-
 @dataclass(frozen=True, slots=True)
 class CsvReader:
     """A .csv file with a header; a column is int64 or double where every value in it is, else text."""
@@ -405,7 +402,7 @@ class CsvReader:
         """See `Reader`."""
         types = {field.name: field.type for field in self.schema}
         for batch in _csv_batches(self.path, types):
-            yield from conformed(self.path, dropped(batch, skip), schema)
+            yield from conformed(self.path, batch.slice(min(skip, batch.num_rows)), schema)
             skip = max(0, skip - batch.num_rows)
 
 

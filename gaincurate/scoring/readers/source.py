@@ -25,8 +25,8 @@ from gaincurate.core.files import digest_files, digest_json
 from gaincurate.core.foreign import DEEPEST
 from gaincurate.core.scored_set import SCORES
 from gaincurate.core.store import Remote, located
-from gaincurate.errors import SourceError
-from gaincurate.scoring.readers.common import BATCH_ROWS, Reader, unreadable, unreadable_as
+from gaincurate.errors import SourceError, read_error
+from gaincurate.scoring.readers.common import BATCH_ROWS, Reader, unreadable_as
 from gaincurate.scoring.readers.files import open_file
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def open_source(data: str, *, split: str | None = None, limit: int | None = None
     try:
         readers, fingerprint = _open(data, split)
     except OSError as error:
-        raise unreadable(error.filename or data, error) from error
+        raise read_error(Path(error.filename or data), error) from error
     rows = sum(reader.rows for reader in readers)
     if rows == 0:
         raise SourceError(f"{data} holds no rows.", data=data)
