@@ -54,9 +54,6 @@ class Driver(ABC):
     """One trainer, fake or real."""
 
     module: str
-    missing: str
-    """The module that is not there where the trainer is not installed."""
-    version: str
     rollouts = 2
     """Lines of outcomes a prompt."""
     resumes_unseen = False
@@ -80,7 +77,7 @@ class Driver(ABC):
 
 
 class Nemo(Driver):
-    module, missing, version = "nemo_rl.live", "nemo_rl.data.collate_fn", r"NeMo-RL 7ea279abf \(2026-08-22\)"
+    module = "nemo_rl.live"
     where = "the environment variable GAINCURATE_RUN"
     ahead = "The environment's step() has to call gaincurate.trainers.nemo_rl.report."
 
@@ -161,7 +158,7 @@ class NemoLoop(Loop):
 
 
 class Slime(Driver):
-    module, missing, version = "slime.live", "slime.utils.data", r"slime 624b824a8 \(2026-08-21\)"
+    module = "slime.live"
     where = "--prompt-data FOLDER"
     ahead = "slime reports where a rollout ends; the prompts of a group that it lost have no outcomes."
 
@@ -205,7 +202,7 @@ class SlimeLoop(Loop):
 
 
 class Trinity(Driver):
-    module, missing, version = "trinity.live", "trinity.buffer.selector.selector", "Trinity-RFT 0.6"
+    module = "trinity.live"
     rollouts = 1
     where = r"data_selector\.kwargs: \{run: FOLDER\}"
     ahead = "with sync_offset 0 and a sync_style other than fully_async."
@@ -308,7 +305,7 @@ class Trace:
 class Prime(Driver):
     """An environment package of a user's."""
 
-    module, missing, version = "prime_rl.live", "verifiers.v1", r"verifiers a60a606ec \(2026-08-21\)"
+    module = "prime_rl.live"
     resumes_unseen = True
     where = "the taskset's `run`"
     ahead = "of its prompts are on their way when the next one begins."
@@ -489,17 +486,22 @@ def test_a_batch_in_two_rounds_is_refused(trainer: Driver, tmp_path: Path) -> No
         trainer.begin(run, tmp_path).steps(1)
 
 
-@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize(
+    ("package", "missing", "public", "version"),
+    [
+        ("slime", "slime.utils.data", "report", r"slime 624b824a8 \(2026-08-21\)"),
+        ("trinity", "trinity.buffer.selector.selector", "RunSelector", "Trinity-RFT 0.6"),
+        ("prime_rl", "verifiers.v1", "RunTask", r"verifiers a60a606ec \(2026-08-21\)"),
+        ("verl", "verl", "RunDataset", "verl 0.9.1"),
+    ],
+)
 def test_without_its_trainer_an_adapter_says_what_to_install(
-    driver: type[Driver], monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch, package: str, missing: str, public: str, version: str
 ) -> None:
-    monkeypatch.setitem(sys.modules, driver.missing, None)
-
-    def use() -> None:  # NeMo-RL is imported when it is used
-        adapter(monkeypatch, [driver.module], {})[0].next_batch({}, {"a": None})
-
-    with pytest.raises(InputError, match=f"^this adapter is for {driver.version} and works inside it alone"):
-        use()
+    monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.delitem(sys.modules, f"gaincurate.trainers.{package}.live", raising=False)
+    with pytest.raises(InputError, match=f"^this adapter is for {version} and works inside it alone"):
+        getattr(importlib.import_module(f"gaincurate.trainers.{package}"), public)
 
 
 def test_the_sentence_of_a_round_without_outcomes_has_the_trainers_reason(
