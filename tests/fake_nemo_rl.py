@@ -79,11 +79,6 @@ class MultipleDataloaderWrapper:
         return result
 
 
-def example_custom_dataloader(
-    data_iterators: dict[str, Iterator[Any]], dataloaders: dict[str, Any], **kwargs: Any
-) -> Any: ...
-
-
 class EnvironmentReturn(NamedTuple):
     observations: list[dict[str, str]]
     metadata: list[Any]

@@ -47,9 +47,7 @@ def tokenizer_unfinished(folder: Path) -> str | None:
         others = ("tokenizer.model", "*.tiktoken", "vocab.*", "*.model")
         has_other = any(next(folder.glob(name), None) is not None for name in others)
         return None if has_other else f"{folder} has no tokenizer.json, which is written last"
-    with file.open(
-        "rb"
-    ) as stream:  # indented, so only its last brace stands at a line's beginning: no reading
+    with file.open("rb") as stream:  # indented, so only its last brace stands at a line's beginning
         stream.seek(max(0, file.stat().st_size - 2))
         end = stream.read()
     return None if end == b"\n}" or json_or_none(file) is not None else f"{file} is not finished"

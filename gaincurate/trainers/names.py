@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from gaincurate.errors import InputError
+
 Part = Literal["layout", "log", "recipe"]
 
 _PARTS: dict[str, tuple[Part, ...]] = {
@@ -47,12 +49,24 @@ def folder_of(name: str) -> str:
     return name.replace("-", "_")
 
 
-def from_live(package: str, *public: str) -> Callable[[str], Any]:
-    """A package's `__getattr__`, which imports its `live` module and so the trainer on first use."""
+def from_live(package: str, trainer: str, *public: str) -> Callable[[str], Any]:
+    """A package's `__getattr__`, which imports its `live` module and so the trainer on first use.
+
+    Args:
+        package: its name.
+        trainer: the trainer with its version, for the InputError where it cannot be imported.
+        public: names of `live`.
+    """
 
     def attribute(name: str) -> Any:
-        if name in public:
+        if name not in public:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        try:
             return getattr(importlib.import_module(f"{package}.live"), name)
-        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        except ImportError as error:
+            raise InputError(
+                f"this adapter is for {trainer} and works inside it alone, and it cannot be imported here "
+                f"({error}). Install {trainer}, or use `gaincurate schedule run`, which needs no adapter."
+            ) from error
 
     return attribute

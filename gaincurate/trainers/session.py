@@ -262,13 +262,11 @@ class RunSession(AbstractContextManager["RunSession"]):
         if not self.ahead or line_is_wrong:
             return error
         share = math.floor((1 - len(absent) / self.budget) * 10_000) / 10_000
-        enough = (
-            f" A run that is started with --min-coverage {share:g} goes on here, and what comes later counts "
-            "as late."
-            if share > 0
-            else ""
-        )
-        return OutcomeError(f"{error} {self.ahead}{enough}", **error.data)
+        text = f"{error} {self.ahead}"
+        if share > 0:
+            text += f" A run that is started with --min-coverage {share:g} goes on here, and what comes "
+            text += "later counts as late."
+        return OutcomeError(text, **error.data)
 
     def save(self, step: int, **more: Any) -> Json:
         """The place to save beside a checkpoint; plain values.
@@ -366,14 +364,6 @@ def _birth(run: Path) -> tuple[int, int]:
     with reading(path):
         stat = path.stat() if path.exists() else None
     return (stat.st_ino, stat.st_mtime_ns) if stat else (0, 0)
-
-
-def not_installed(trainer: str, version: str, error: ImportError) -> InputError:
-    """For an adapter whose trainer cannot be imported."""
-    return InputError(
-        f"this adapter is for {trainer} {version} and works inside it alone, and it cannot be imported here "
-        f"({error}). Install {trainer} {version}, or use `gaincurate schedule run`, which needs no adapter."
-    )
 
 
 def open_run(run: Any, where: str, trainer: str, ahead: str) -> RunSession:

@@ -20,7 +20,6 @@ import runs
 from gaincurate.errors import InputError
 from gaincurate.schedule.base import Observed, Pool, build
 from gaincurate.schedule.rounds import advance, write_data_again
-from gaincurate.schedule.strata import Strata
 from gaincurate.schedule.strategies.posterior import Posterior
 from gaincurate.schedule.strategies.posterior_options import PRESETS, PosteriorOptions
 from gaincurate.trainers.session import RunSession

@@ -59,7 +59,7 @@ def test_good_settings_are_good() -> None:
         (
             "trainer.v1.sampler.custom_sampler.path",
             None,
-            "trainer.v1.sampler.custom_sampler.path is null, so nothing would be replayed. Set "
+            "trainer.v1.sampler.custom_sampler.path is null: nothing would be replayed. Set "
             "trainer.v1.sampler.custom_sampler.path=pkg://gaincurate.trainers.verl.replay, "
             "trainer.v1.sampler.custom_sampler.name=GroupReplayBuffer.",
         ),
@@ -90,19 +90,19 @@ def test_good_settings_are_good() -> None:
         (
             "data.gen_batch_size",
             3,
-            "prompts are read 3 at a time (data.gen_batch_size, else data.train_batch_size), which "
-            "does not divide both 2 and 8. Set data.gen_batch_size=1.",
+            "data.gen_batch_size is 3: prompts are read so many at a time (by default "
+            "data.train_batch_size), which does not divide both 2 and 8. Set data.gen_batch_size=1.",
         ),
         (
             "actor_rollout_ref.rollout.n",
             8,
-            "actor_rollout_ref.rollout.n is 8, and a group in the buffer has 4 rollouts. Set "
+            "actor_rollout_ref.rollout.n is 8: a group in the buffer has 4 rollouts. Set "
             "actor_rollout_ref.rollout.n=4.",
         ),
         (
             "actor_rollout_ref.actor.ppo_mini_batch_size",
             3,
-            "actor_rollout_ref.actor.ppo_mini_batch_size is 3, and verl would pad the batch of 8 "
+            "actor_rollout_ref.actor.ppo_mini_batch_size is 3: verl would pad the batch of 8 "
             "groups to a multiple of it. Set it to a divisor of 8.",
         ),
         (
@@ -124,16 +124,15 @@ def test_good_settings_are_good() -> None:
         (
             "actor_rollout_ref.rollout.top_p",
             0.95,
-            "actor_rollout_ref.rollout.top_p=0.95 and top_k=-1 change the distribution that is "
-            "sampled from, which the engine's log-probs follow and the actor's do not, so their ratio"
-            " is no ratio of policies. Set actor_rollout_ref.rollout.top_p=1, "
-            "actor_rollout_ref.rollout.top_k=-1.",
+            "actor_rollout_ref.rollout.top_p is 0.95: it changes the distribution that is sampled from, "
+            "which the engine's log-probs follow and the actor's do not, so their ratio is no ratio of "
+            "policies. Set actor_rollout_ref.rollout.top_p=1.",
         ),
         (
             "actor_rollout_ref.rollout.logprobs_mode",
             "raw_logprobs",
-            "actor_rollout_ref.rollout.logprobs_mode is raw_logprobs, which leaves the temperature "
-            "0.6 out of the engine's log-probs, and the actor's have it. Set "
+            "actor_rollout_ref.rollout.logprobs_mode is raw_logprobs: the engine's log-probs have no "
+            "temperature, and the actor's have it. Set "
             "actor_rollout_ref.rollout.logprobs_mode=processed_logprobs.",
         ),
     ],
@@ -144,14 +143,14 @@ def test_a_setting_under_which_replay_is_not_what_it_says(name: str, value: Any,
 
 def test_a_batch_that_is_not_the_fresh_share_is_refused() -> None:
     assert said(data__train_batch_size=8)[0] == (
-        "data.train_batch_size is 8, and a step that replays generates 2 of 8 groups. Set data.train_batch_size=2."
+        "data.train_batch_size is 8: a step that replays generates 2 of 8 groups. Set data.train_batch_size=2."
     )
 
 
 def test_a_run_is_refused(tmp_path: Path) -> None:
     run = runs.begin(tmp_path)
     (found,) = said(data__train_files=str(run.folder))
-    assert found.startswith("data.train_files is a run, which hands out as many prompts each step")
+    assert found.startswith(f"data.train_files is {run.folder}: a run hands out as many prompts each step")
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -278,14 +276,6 @@ def test_nothing_follows_a_run_without_the_callback(tmp_path: Path) -> None:
     assert current(run) is current() is training
     with pytest.raises(InputError, match="only together with its checkpoint callback"):
         current(other)
-
-
-@pytest.mark.skipif("verl" in sys.modules, reason="verl is there")
-def test_without_the_right_verl_a_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "verl", None)
-    monkeypatch.delitem(sys.modules, "gaincurate.trainers.verl.live", raising=False)
-    with pytest.raises(InputError, match=r"^there is no [\w.]+: gaincurate.trainers.verl is for verl 0.9.1"):
-        importlib.import_module("gaincurate.trainers.verl.live")
 
 
 def test_killed_between_data_pt_and_the_callback_the_checkpoint_is_good(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import runs
 from gaincurate.errors import InputError
 from gaincurate.schedule.run import Run
-from gaincurate.trainers.doctor.examine import facts_of, judge, trainer_named
+from gaincurate.trainers.doctor.examine import judge, run_context, trainer_named
 from gaincurate.trainers.doctor.findings import defaults_of
 from gaincurate.trainers.doctor.read import Read
 from gaincurate.trainers.verl.settings import check, overrides, run_in
@@ -75,7 +75,7 @@ def test_group_sizes_want_their_mean_as_the_trainers_and_whole_batches(tmp_path:
     )
     half = {"actor_rollout_ref__rollout__n": 5, "data__train_batch_size": 2}
     assert "data.train_batch_size is 2" in refused(run, **half)
-    report = judge(trainer_named("trl"), Read(given={"max_steps": 1}), facts_of(run.folder, "segment"))
+    report = judge(trainer_named("trl"), Read(given={"max_steps": 1}), run_context(run, "segment"))
     assert "group-sizes" in {finding.name for finding in report.findings}
 
 
@@ -251,7 +251,7 @@ def test_the_doctor_says_the_same_of_a_file_before(tmp_path: Path) -> None:
     changes = {"data.train_files": str(run.folder), "trainer.save_freq": 3, "trainer.v1.trainer_mode": "x"}
     with pytest.raises(InputError) as caught:
         check((DEFAULTS | changes).get, run)
-    report = judge(trainer_named("verl"), Read(given=DEFAULTS | changes), facts_of(run.folder, "live"))
+    report = judge(trainer_named("verl"), Read(given=DEFAULTS | changes), run_context(run, "live"))
     said_before = [finding.name for finding in report.findings if finding.breaks]
     assert {"async", "weights", "adapter-missing", "tail"} <= set(said_before)
     refused_now = caught.value.data["findings"]

@@ -6,7 +6,7 @@ from functools import partial
 
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import SEGMENT, must, only
-from gaincurate.trainers.doctor.findings import Context, Found, TrainerRules, defaults_of
+from gaincurate.trainers.doctor.findings import Context, Found, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
 
@@ -18,10 +18,8 @@ def saved_there(settings: Settings, context: Context) -> Found:
 
 RULES = TrainerRules(
     name="areal",
-    version="4aef98d8 (2026-05-21)",
     launches=("areal.launcher", "_rl.py", "_grpo.py"),
     style="hydra",
-    defaults=defaults_of("areal"),
     resolves=True,
     rules=(
         common.rows("train_dataset.path", ("messages",), "--trainer areal"),

@@ -40,20 +40,14 @@ from gaincurate.trainers.doctor.settings import Settings, shown
 from gaincurate.trainers.profile import profile_of, rules_module, with_rules
 
 
-def facts_of(folder: Path, mode: Mode) -> Context:
-    """What is known of a run.
+def run_context(run: Run, mode: Mode, **more: Any) -> Context:
+    """What is known of a run; `more` are other fields of the context.
 
     Without prompt lengths where `--without-system` makes the trainer's prompts shorter than the scored ones.
 
     Raises:
-        InputError: it is no run.
         OutputError: its scored set is not what it was.
     """
-    return run_context(Run(folder), mode)
-
-
-def run_context(run: Run, mode: Mode, **more: Any) -> Context:
-    """The same of an open run; `more` are other fields of the context."""
     more |= {"columns": _columns(run.data(run.round)), "folder": str(run.folder.resolve())}
     more["scored"] = run.scored.identity
     if run.round >= 0 and (sizes := run.rollouts(run.round)) is not None:
@@ -173,7 +167,7 @@ def examine(
     read = read_settings(sources, trainer.launches, trainer.whole is not None, command)
     context = Context(mode)
     if run is not None:
-        context = facts_of(run, mode)
+        context = run_context(Run(run), mode)
     report = judge(trainer, read, context)
     if run is None:
         report.notes.append("sizes, lengths and tokens are not compared: --run RUN does that")

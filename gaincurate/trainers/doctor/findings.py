@@ -120,17 +120,30 @@ Found = Finding | None
 Rule = Callable[[Settings, Context], Found | Iterator[Finding]]
 
 
+@cache
+def _read() -> dict[str, dict[str, Any]]:
+    """By trainer, what `tests/trainer_defaults.py` reads from the trainers' sources."""
+    stored: dict[str, dict[str, Any]] = json.loads(
+        Path(__file__).parent.with_name("defaults.json").read_text()
+    )
+    return stored
+
+
+def defaults_of(trainer: str) -> Mapping[str, Any]:
+    """The defaults of a trainer's settings, by dotted key."""
+    defaults: Mapping[str, Any] = _read()[trainer]["defaults"]
+    return defaults
+
+
 @dataclass(frozen=True)
 class TrainerRules:
     """How one trainer is set, and what may be wrong with its settings: the `RULES` of its folder.
 
     Args:
         name: as in `gaincurate.trainers.profile`.
-        version: what was read.
         launches: what a launch line of it has in it.
         style: how its launch line writes a setting: `hydra` key=value; `values` --key value, also true and
             false; `switches` --key alone for true; `dashes` the same with - for _.
-        defaults: what it does where nothing is said, of the keys that the rules read.
         renamed: the present names of settings by those of older versions.
         rules: what may be found.
         live: whether it can be steered in one long process.
@@ -141,10 +154,8 @@ class TrainerRules:
     """
 
     name: str
-    version: str
     launches: tuple[str, ...]
     style: Style
-    defaults: Mapping[str, Any]
     rules: tuple[Rule, ...]
     renamed: Mapping[str, str] = field(default_factory=dict)
     live: bool = False
@@ -152,16 +163,15 @@ class TrainerRules:
     whole: Mapping[str, Any] | None = None
     toml: bool = False
 
+    @property
+    def version(self) -> str:
+        """The version that was read."""
+        return str(_read()[self.name]["version"])
 
-@cache
-def defaults_of(trainer: str) -> Mapping[str, Any]:
-    """The values of a trainer's settings where a file says nothing, as its source has them.
-
-    `tests/trainer_defaults.py` reads them from the source.
-    """
-    stored = json.loads(Path(__file__).parent.with_name("defaults.json").read_text())
-    defaults: Mapping[str, Any] = stored[trainer]["defaults"]
-    return defaults
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """The values of settings where a file says nothing, of the keys that the rules read."""
+        return defaults_of(self.name)
 
 
 def ask(rules: Iterable[Rule], settings: Settings, context: Context) -> tuple[list[Finding], list[str]]:

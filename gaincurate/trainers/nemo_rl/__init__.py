@@ -15,4 +15,4 @@ if TYPE_CHECKING:
     from gaincurate.trainers.nemo_rl.live import next_batch as next_batch
     from gaincurate.trainers.nemo_rl.live import report as report
 
-__getattr__ = from_live(__name__, "RunBatches", "next_batch", "report")
+__getattr__ = from_live(__name__, "NeMo-RL 7ea279abf (2026-08-22)", "RunBatches", "next_batch", "report")

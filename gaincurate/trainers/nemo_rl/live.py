@@ -16,15 +16,7 @@ from gaincurate.core.arrow import read_json_lines, read_parquet
 from gaincurate.core.artifact import Json
 from gaincurate.core.schema import ID
 from gaincurate.errors import InputError, OutputError
-from gaincurate.trainers.session import (
-    ROUND,
-    RunSession,
-    followed,
-    not_installed,
-    open_run,
-    place_of,
-    reward_of,
-)
+from gaincurate.trainers.session import ROUND, RunSession, followed, open_run, place_of, reward_of
 
 RUN, STEP = "gc_run", "gc_step"
 """The keys in `extra_env_info`, besides `gc_id` and `gc_round`."""
@@ -82,10 +74,8 @@ class RunBatches:
             InputError: a setting is missing, or a prompt is not in the data.
             StopIteration: the run is finished.
         """
-        try:
-            from nemo_rl.data.collate_fn import rl_collate_fn
-        except ImportError as error:
-            raise not_installed("NeMo-RL", "7ea279abf (2026-08-22)", error) from error
+        from nemo_rl.data.collate_fn import rl_collate_fn  # `report` is called elsewhere too
+
         self.live = self.live or self._begin(dataloaders)
         rows = self.live.take(sum(loader.batch_size for loader in dataloaders.values()))
         if not rows:

@@ -12,7 +12,7 @@ from typing import Any
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import ALWAYS, EXPORT, SEGMENT, Row, must, only
 from gaincurate.trainers.doctor.common import LIVE as LIVE_MODE
-from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules, defaults_of
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
 LIVE: dict[str, Any] = {
@@ -43,12 +43,8 @@ def _sets(settings: Settings) -> list[str]:
 
 def _of(settings: Settings, place: str, name: str) -> str:
     """The setting that holds for one training set: its own, or that of all."""
-    own = f"{place}.{name}"
-    return (
-        own
-        if settings.is_given(own) or not settings.is_given(f"data.default.{name}")
-        else f"data.default.{name}"
-    )
+    own, default = f"{place}.{name}", f"data.default.{name}"
+    return default if settings.is_given(default) and not settings.is_given(own) else own
 
 
 def data(settings: Settings, context: Context) -> Found:
@@ -123,10 +119,8 @@ def weights(settings: Settings, context: Context) -> Found:
 
 RULES = TrainerRules(
     name="nemo-rl",
-    version="7ea279ab (2026-08-22)",
     launches=("run_grpo",),
     style="hydra",
-    defaults=defaults_of("nemo-rl"),
     live=True,
     resolves=True,
     whole=WHOLE,

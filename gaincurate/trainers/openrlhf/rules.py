@@ -7,7 +7,7 @@ from functools import partial
 
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import ALWAYS, SEGMENT, must
-from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules, defaults_of
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
 _ALL = 100_000_000
@@ -75,25 +75,17 @@ def tail(settings: Settings, context: Context) -> Found:
 
 def lengths(settings: Settings, context: Context) -> Found:
     """A limit on prompts alone was an option up to 0.9; later ones have a limit on the whole length."""
-    happens = "they are cut, so they are not what was scored"
-    if settings["prompt_max_len"] is not None:
-        return common.too_long(settings, context, "prompt_max_len", happens)
-    return common.too_long(
-        settings,
-        context,
-        "data.max_len",
-        happens,
-        below=lambda _: settings.number("rollout.max_new_tokens") or 1,
-    )
+    older, happens = settings["prompt_max_len"] is not None, "they are cut, so they are not what was scored"
+    answer = 0 if older else settings.number("rollout.max_new_tokens") or 1
+    key = "prompt_max_len" if older else "data.max_len"
+    return common.too_long(settings, context, key, happens, below=lambda _: answer)
 
 
 RULES = TrainerRules(
     name="openrlhf",
-    version="0.11.2",
     renamed=RENAMED,
     launches=("openrlhf.cli.train_ppo_ray", "train_ppo_ray"),
     style="switches",
-    defaults=defaults_of("openrlhf"),
     rules=(
         common.rows("data.prompt_dataset", ("label",), "--trainer openrlhf", "jsonl",
             renamed="data.label_key"),

@@ -16,4 +16,5 @@ if TYPE_CHECKING:
     from gaincurate.trainers.prime_rl.live import RunTask as RunTask
     from gaincurate.trainers.prime_rl.live import RunTaskset as RunTaskset
 
-__getattr__ = from_live(__name__, "RunConfig", "RunData", "RunTask", "RunTaskset")
+_VERSION = "verifiers a60a606ec (2026-08-21)"
+__getattr__ = from_live(__name__, _VERSION, "RunConfig", "RunData", "RunTask", "RunTaskset")

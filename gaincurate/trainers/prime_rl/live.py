@@ -12,14 +12,11 @@ from contextlib import closing
 from itertools import count
 from typing import Any
 
+import verifiers.v1 as vf
+
 from gaincurate.core.artifact import Json
 from gaincurate.core.schema import ID
-from gaincurate.trainers.session import ROUND, followed, not_installed, open_run
-
-try:
-    import verifiers.v1 as vf
-except ImportError as error:
-    raise not_installed("verifiers", "a60a606ec (2026-08-21)", error) from error
+from gaincurate.trainers.session import ROUND, followed, open_run
 
 _AHEAD = (
     "prime-rl dispatches ahead and drops groups, so a round hardly ever comes back whole: about max_inflight "

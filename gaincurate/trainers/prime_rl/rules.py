@@ -7,7 +7,7 @@ from functools import partial
 
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import SEGMENT, must
-from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules, defaults_of
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 from gaincurate.trainers.profile import words
 
@@ -93,10 +93,8 @@ def ahead(settings: Settings, context: Context) -> Found:
 RULES = TrainerRules(
     name="prime-rl",
     toml=True,
-    version="559b4477 (2026-08-21)",
     launches=("rl",),
     style="dashes",
-    defaults=defaults_of("prime-rl"),
     live=True,
     rules=(
         sources,

@@ -6,7 +6,7 @@ from functools import partial
 
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import SEGMENT, must
-from gaincurate.trainers.doctor.findings import Context, Found, TrainerRules, defaults_of
+from gaincurate.trainers.doctor.findings import Context, Found, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
 _REPLACED = "groups without variance are replaced or left out, so steps and rows do not agree"
@@ -33,10 +33,8 @@ def resumes(settings: Settings, context: Context) -> Found:
 
 RULES = TrainerRules(
     name="skyrl",
-    version="a9564572 (2026-08-21)",
     launches=("skyrl.train.entrypoints", "main_base"),
     style="hydra",
-    defaults=defaults_of("skyrl"),
     rules=(
         partial(common.reads, key="data.train_data"),
         partial(common.begins, key="trainer.policy.model.path"),

@@ -14,4 +14,4 @@ if TYPE_CHECKING:
     from gaincurate.trainers.slime.live import RunDataSource as RunDataSource
     from gaincurate.trainers.slime.live import report as report
 
-__getattr__ = from_live(__name__, "RunDataSource", "report")
+__getattr__ = from_live(__name__, "slime 624b824a8 (2026-08-21)", "RunDataSource", "report")

@@ -11,37 +11,23 @@ import copy
 from pathlib import Path
 from typing import Any
 
+from slime.rollout.data_source import DataSource
+from slime.utils.data import Dataset
+from slime.utils.processing_utils import load_processor, load_tokenizer
+
 from gaincurate.core.artifact import Json
 from gaincurate.core.files import make_folder
 from gaincurate.core.schema import ID
 from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.errors import InputError, OutputError
+from gaincurate.schedule.run import Run
 from gaincurate.trainers.doctor.examine import run_context
 from gaincurate.trainers.doctor.findings import ask, refuse
 from gaincurate.trainers.doctor.settings import Resolved
-from gaincurate.trainers.session import RESUME, ROUND, not_installed, open_run
+from gaincurate.trainers.session import RESUME, ROUND, open_run
 from gaincurate.trainers.slime.rules import RULES
 
-try:
-    from slime.rollout.data_source import DataSource
-    from slime.utils.data import Dataset
-    from slime.utils.processing_utils import load_processor, load_tokenizer
-except ImportError as error:
-    raise not_installed("slime", "624b824a8 (2026-08-21)", error) from error
-
 _SAME = ("multimodal_keys", "metadata_key", "tool_key", "apply_chat_template", "apply_chat_template_kwargs")
-
-
-def outcomes(args: Any, group: list[Any], step: int) -> list[Json]:
-    """A group's lines, one a sample; of a rollout that was split into many samples the last one counts."""
-    lines = []
-    for k, sample in enumerate(item[-1] if isinstance(item, list) else item for item in group):
-        reward = None if sample.reward is None else float(sample.get_reward_value(args))
-        head = {ID: sample.metadata[ID], "round": sample.metadata[ROUND], "step": step, "sample": k}
-        lines.append({**head, "reward": reward, "tokens": sample.response_length})
-    return lines
-
-
 _AHEAD = "slime reports where a rollout ends; the prompts of a group that it lost have no outcomes."
 _PLACE = "rollout/gaincurate_state_{}.json"
 _TAP = "--rollout-all-samples-process-path gaincurate.trainers.slime.report"
@@ -52,14 +38,10 @@ class RunDataSource(DataSource):  # type: ignore[misc]
 
     def __init__(self, args: Any) -> None:
         self.args = args
-        self.live = open_run(args.prompt_data, "--prompt-data FOLDER", "slime", _AHEAD)
-        # slime gives its data source all arguments, so the doctor's rules can be asked of them here.
-        context = run_context(self.live.run, "live", running=True)
-        try:
+        if args.prompt_data:  # slime gives all arguments, so the doctor's rules can be asked of them here
+            context = run_context(Run(args.prompt_data), "live", running=True)
             refuse(ask(RULES.rules, Resolved(lambda key: getattr(args, key, None)), context)[0])
-        except InputError:
-            self.live.close()
-            raise
+        self.live = open_run(args.prompt_data, "--prompt-data FOLDER", "slime", _AHEAD)
         self.rollout, self.groups = 0, 0  # the next ones' numbers
         self.places: dict[int, Json] = {}  # at the end of the last two rollouts
         self._tokenizer = load_tokenizer(args.hf_checkpoint, trust_remote_code=True)
@@ -100,10 +82,19 @@ class RunDataSource(DataSource):  # type: ignore[misc]
 
     def rollout_ended(self, groups: list[Any]) -> None:
         """Report a rollout's groups, and keep the place."""
-        self.live.report(line for group in groups for line in outcomes(self.args, group, self.rollout))
+        self.live.report(
+            self._line(k, sample[-1] if isinstance(sample, list) else sample)  # the last of a split rollout
+            for group in groups
+            for k, sample in enumerate(group)
+        )
         self.places[self.rollout] = {**self.live.save(self.rollout), "groups": self.groups}
         self.places.pop(self.rollout - 2, None)
         self.rollout += 1
+
+    def _line(self, k: int, sample: Any) -> Json:
+        reward = None if sample.reward is None else float(sample.get_reward_value(self.args))
+        line = {ID: sample.metadata[ID], "round": sample.metadata[ROUND], "step": self.rollout, "sample": k}
+        return {**line, "reward": reward, "tokens": sample.response_length}
 
     def save(self, rollout_id: int) -> None:
         """Save the place at a rollout's end; with train_async.py the next one is generated already."""

@@ -84,10 +84,8 @@ _REFUSED = "groups that it refuses are replaced by further prompts, so steps and
 
 RULES = TrainerRules(
     name="slime",
-    version="624b824a (2026-08-21)",
     launches=("train.py", "train_async.py"),
     style="dashes",
-    defaults=DEFAULTS,
     live=True,
     rules=(
         common.rows("prompt_data", ("metadata",), "--trainer slime", "jsonl"),

@@ -13,4 +13,4 @@ from gaincurate.trainers.names import from_live
 if TYPE_CHECKING:
     from gaincurate.trainers.trinity.live import RunSelector as RunSelector
 
-__getattr__ = from_live(__name__, "RunSelector")
+__getattr__ = from_live(__name__, "Trinity-RFT 0.6", "RunSelector")

@@ -7,31 +7,19 @@ outcomes where it syncs weights, so a round must end there, or without some of t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
+
+from trinity.buffer.selector.selector import BaseSelector
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.schema import ID
 from gaincurate.errors import OutcomeError, OutputError
-from gaincurate.trainers.session import not_installed, open_run, place_of, reward_of
-
-try:
-    from trinity.buffer.selector.selector import BaseSelector
-except ImportError as error:
-    raise not_installed("Trinity-RFT", "0.6", error) from error
+from gaincurate.trainers.session import ROUND, open_run, place_of, reward_of
 
 _AHEAD = (
     "Trinity's explorer waits for outcomes where it syncs weights alone: let budget / buffer.batch_size be a "
     "multiple of synchronizer.sync_interval, with sync_offset 0 and a sync_style other than fully_async."
 )
-
-
-class _Batch(NamedTuple):
-    """Rows that were handed out together: their ids by index, from `position` of the round on."""
-
-    step: int
-    round: int
-    position: int
-    ids: dict[int, str]
 
 
 class RunSelector(BaseSelector):  # type: ignore[misc]
@@ -59,7 +47,8 @@ class RunSelector(BaseSelector):  # type: ignore[misc]
             )
         self.places = {gc_id: index for index, gc_id in enumerate(data_source.dataset[ID])}
         self.step = 0
-        self.waiting: list[_Batch] = []  # handed out, outcomes not in, oldest first
+        self.waiting: list[tuple[int, int, dict[int, Json]]] = []
+        """Batches whose outcomes are not in, oldest first: step, position in the round, rows by index."""
 
     def get_indices(self, batch_size: int, return_extra_info: bool = False) -> Any:
         """Rows of the task set for the next batch, `[batch_size]`; raises as `RunSession.take`.
@@ -71,10 +60,10 @@ class RunSelector(BaseSelector):  # type: ignore[misc]
         rows, where = self.live.take(batch_size), f"the task set {self.data_source.name!r} has"
         if not rows:
             raise StopIteration
-        ids = {place_of(row, self.places, where): row[ID] for row in rows}
+        by_index = {place_of(row, self.places, where): row for row in rows}
         self.step += 1
-        self.waiting.append(_Batch(self.step, self.live.round, self.live.position - batch_size, ids))
-        return (list(ids), {}) if return_extra_info else list(ids)
+        self.waiting.append((self.step, self.live.position - batch_size, by_index))
+        return (list(by_index), {}) if return_extra_info else list(by_index)
 
     def feedback(self, indices: Sequence[int], values: Sequence[float]) -> None:
         """Take a batch's mean rewards; one call is one batch, and batches end in order.
@@ -85,20 +74,21 @@ class RunSelector(BaseSelector):  # type: ignore[misc]
         rewards = {int(index): reward_of(float(value)) for index, value in zip(indices, values, strict=True)}
         if not rewards:
             return
-        place = next((k for k, one in enumerate(self.waiting) if rewards.keys() <= one.ids.keys()), None)
+        place = next((k for k, batch in enumerate(self.waiting) if rewards.keys() <= batch[2].keys()), None)
         if place is None:
             raise OutcomeError(f"outcomes of rows {sorted(rewards)[:5]} came, which no open batch has.")
-        batch = self.waiting[place]
+        step, _, rows = self.waiting[place]
         del self.waiting[: place + 1]  # those before it ended without any outcome
-        head = {"round": batch.round, "step": batch.step, "sample": 0}
-        self.live.report({ID: batch.ids[index], "reward": value, **head} for index, value in rewards.items())
+        named = [(rows[index], reward) for index, reward in rewards.items()]
+        head = {"step": step, "sample": 0}
+        self.live.report({ID: row[ID], "round": row[ROUND], "reward": r, **head} for row, r in named)
 
     def state_dict(self) -> Json:
         """The place, for `explorer_meta.json`; what is waited for in this round is handed out again."""
-        again = next((batch for batch in self.waiting if batch.round == self.live.round), None)
-        if again is None:
-            return self.live.save(self.step)
-        return {**self.live.save(again.step - 1), "position": again.position}
+        for step, position, rows in self.waiting:
+            if all(row[ROUND] == self.live.round for row in rows.values()):
+                return {**self.live.save(step - 1), "position": position}
+        return self.live.save(self.step)
 
     def load_state_dict(self, state_dict: Json) -> None:
         """Go back to a place, or begin again; OutputError where the state does not fit the run."""

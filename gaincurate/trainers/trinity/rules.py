@@ -10,7 +10,7 @@ from typing import Any
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import ALWAYS, SEGMENT, Row, must, only
 from gaincurate.trainers.doctor.common import LIVE as LIVE_MODE
-from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules, defaults_of
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings, shown
 from gaincurate.trainers.profile import words
 
@@ -22,8 +22,8 @@ _OPERATORS = "data_processor.experience_pipeline.operators"
 
 _WORKFLOWS = words(
     "agentscope_react_math_workflow agentscope_react_workflow agentscope_v1_react_search_workflow "
-    "agentscopev0_react_math_workflow "
-    "alfworld_workflow as_react_workflow async_math_boxed_workflow async_math_eval_workflow "
+    "agentscopev0_react_math_workflow alfworld_workflow as_react_workflow async_math_boxed_workflow "
+    "async_math_eval_workflow "
     "async_math_rm_workflow async_math_ruler_workflow async_math_workflow async_simple_mm_workflow "
     "async_simple_workflow email_search_workflow frozen_lake_workflow intercode_sql_workflow "
     "math_boxed_workflow math_eval_workflow math_rm_workflow math_ruler_workflow "
@@ -62,9 +62,8 @@ def texts(settings: Settings, context: Context) -> Found:
     flow = str(_of(settings, "default_workflow_type"))
     key, kind = f"{_taskset(settings)}.format.system_prompt", flow.removeprefix("async_")
     plain = _of(settings, "default_reward_fn_type") in (None, "math_reward")
-    if settings[key] is not None or not (
-        kind == "math_boxed_workflow" or (kind == "math_workflow" and plain)
-    ):
+    adds = kind == "math_boxed_workflow" or (kind == "math_workflow" and plain)
+    if settings[key] is not None or not adds:
         return None
     title = f"{settings.told(key)}: {flow} puts a system message of its own there, which was not scored"
     advice = "where the set has a system message, the one that `gaincurate export --trainer trinity` names"
@@ -133,10 +132,8 @@ def feedback(settings: Settings, context: Context) -> Found:
 
 RULES = TrainerRules(
     name="trinity",
-    version="0.6.0",
     launches=("trinity",),
     style="hydra",
-    defaults=defaults_of("trinity"),
     live=True,
     resolves=True,
     rules=(

@@ -289,10 +289,8 @@ _RULES: tuple[Rule, ...] = (
 
 RULES = TrainerRules(
     name="trl",
-    version="1.16.0",
     launches=("trl", "accelerate", "torchrun"),
     style="values",
-    defaults=DEFAULTS,
     rules=_RULES,
     live=True,
 )

@@ -16,4 +16,4 @@ if TYPE_CHECKING:
     from gaincurate.trainers.verl.live import RunReplayBuffer as RunReplayBuffer
     from gaincurate.trainers.verl.live import overrides as overrides
 
-__getattr__ = from_live(__name__, "RunCheckpoint", "RunDataset", "RunReplayBuffer", "overrides")
+__getattr__ = from_live(__name__, "verl 0.9.1", "RunCheckpoint", "RunDataset", "RunReplayBuffer", "overrides")

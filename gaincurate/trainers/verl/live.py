@@ -12,6 +12,12 @@ from functools import partial
 from typing import Any
 
 import datasets
+import transfer_queue as tq
+from omegaconf import DictConfig, OmegaConf
+from verl.trainer.ppo.checkpoint_callback import CheckpointCallback
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
+from verl.utils.dataset.rl_dataset import RLHFDataset
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.schema import ID
@@ -20,19 +26,6 @@ from gaincurate.schedule.run import Run
 from gaincurate.trainers.session import ROUND, reward_of
 from gaincurate.trainers.verl.run import Training, begin, current
 from gaincurate.trainers.verl.settings import check, no_run, overrides, run_in
-
-try:
-    import transfer_queue as tq
-    from omegaconf import DictConfig, OmegaConf
-    from verl.trainer.ppo.checkpoint_callback import CheckpointCallback
-    from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
-except ModuleNotFoundError as error:
-    raise InputError(
-        f"there is no {error.name}: gaincurate.trainers.verl is for verl 0.9.1 and later. With an "
-        "older one, let `gaincurate schedule run` start verl each round."
-    ) from error
-from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
-from verl.utils.dataset.rl_dataset import RLHFDataset
 
 __all__ = ["RunCheckpoint", "RunDataset", "RunReplayBuffer", "overrides"]
 

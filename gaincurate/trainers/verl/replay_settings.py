@@ -5,13 +5,14 @@ What also holds for a run without replay (synchronous steps, whole groups) is in
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 from gaincurate.errors import InputError
 from gaincurate.replay.config import ReplayConfig
-from gaincurate.trainers.doctor.findings import Context, Finding, ask, refuse
+from gaincurate.trainers.doctor.common import LIVE, Row, must, only
+from gaincurate.trainers.doctor.findings import Context, ask, refuse
 from gaincurate.trainers.doctor.settings import Resolved, Settings
 from gaincurate.trainers.verl.rules import groups, reward_pool, synchronous, whole_batches
 from gaincurate.trainers.verl.settings import Lookup, run_in
@@ -67,82 +68,52 @@ def check(setting: Lookup) -> None:
     Raises:
         InputError: all that is wrong, a sentence each with the settings that fix it.
     """
-    settings = Resolved(setting)
-    sizes = sizes_of(setting(_OWN))
-    findings = [*_plugged(settings), *_sizes(settings, sizes), *_ratios(settings)]
-    shared, _ = ask((synchronous, *groups, whole_batches, reward_pool), settings, Context("live"))
-    refuse([*findings, *shared])
+    rules = (*_rules(sizes_of(setting(_OWN))), synchronous, *groups, whole_batches, reward_pool)
+    refuse(ask(rules, Resolved(setting), Context("live"))[0])
 
 
-def _finding(title: str, fix: dict[str, Any] | None = None, advice: str = "") -> Finding:
-    return Finding("replay", "stops", title, fix or {}, advice)
+def _rules(sizes: ReplayConfig) -> tuple[Row, ...]:
+    """What replay of these sizes needs."""
+    row = partial(must, name="replay", severity="stops", modes=LIVE)
+    fresh, size, batch = sizes.fresh_groups, sizes.group_size, sizes.batch_groups
+    distribution = (
+        "it changes the distribution that is sampled from, which the engine's log-probs follow and "
+    )
+    distribution += "the actor's do not, so their ratio is no ratio of policies"
 
+    def reads_evenly(settings: Settings) -> bool:
+        chunk = settings["data.gen_batch_size"] or settings["data.train_batch_size"]
+        return bool(chunk) and fresh % chunk == 0 and batch % chunk == 0
 
-def _plugged(settings: Settings) -> Iterator[Finding]:
-    if settings[f"{_SAMPLER}.path"] is None:
-        yield _finding(f"{settings.told(f'{_SAMPLER}.path')}, so nothing would be replayed", _TAP)
-    if run_in(settings["data.train_files"]) is not None:
-        yield _finding(
-            "data.train_files is a run, which hands out as many prompts each step, and replay asks for more "
-            "until its buffer is filled",
-            advice="give verl a data file, or train by the run without replay",
-        )
-
-
-def _sizes(settings: Settings, sizes: ReplayConfig) -> Iterator[Finding]:
-    fresh, key = sizes.fresh_groups, "data.train_batch_size"
-    batch = settings[key]
-    if batch != fresh:
-        yield _finding(
-            f"{settings.told(key)}, and a step that replays generates {fresh} of {sizes.batch_groups} groups",
-            {key: fresh},
-        )
-    chunk = settings["data.gen_batch_size"] or batch
-    if not chunk or fresh % chunk or sizes.batch_groups % chunk:
-        yield _finding(
-            f"prompts are read {chunk} at a time (data.gen_batch_size, else data.train_batch_size), which "
-            f"does not divide both {fresh} and {sizes.batch_groups}",
-            {"data.gen_batch_size": 1},
-        )
-    key = f"{_ROLLOUT}.n"
-    if settings[key] != sizes.group_size:
-        title = f"{settings.told(key)}, and a group in the buffer has {sizes.group_size} rollouts"
-        yield _finding(title, {key: sizes.group_size})
-    key = "actor_rollout_ref.actor.ppo_mini_batch_size"
-    mini = settings[key]
-    if not mini or sizes.batch_groups % mini:
-        yield _finding(
-            f"{settings.told(key)}, and verl would pad the batch of {sizes.batch_groups} groups to a "
-            "multiple of it",
-            advice=f"set it to a divisor of {sizes.batch_groups}",
-        )
-
-
-def _ratios(settings: Settings) -> Iterator[Finding]:
-    key = f"{_ROLLOUT}.calculate_log_probs"
-    if not settings[key]:
-        title = f"{settings.told(key)}: no log-probs of the policy that generates would be kept"
-        yield _finding(title, {key: True})
-    key = f"{_CORRECTION}.bypass_mode"
-    if not settings[key] and settings[f"{_CORRECTION}.rollout_is"] != "token":
-        yield _finding(
-            f"{settings.told(key)}: replayed rollouts would be weighed as if the present policy had "
-            "generated them",
-            {key: True},
-            f"or {_RELEASED} with a high {_CORRECTION}.rollout_is_threshold. The first centres the clip "
-            "on 1, as in the paper, the second on pi_old / pi_behaviour, as in the released code",
-        )
-    top_p, top_k = settings[f"{_ROLLOUT}.top_p"], settings[f"{_ROLLOUT}.top_k"]
-    if (top_p is not None and top_p != 1) or (top_k is not None and top_k > 0):
-        yield _finding(
-            f"{_ROLLOUT}.top_p={top_p} and top_k={top_k} change the distribution that is sampled from, which "
-            "the engine's log-probs follow and the actor's do not, so their ratio is no ratio of policies",
-            {f"{_ROLLOUT}.top_p": 1, f"{_ROLLOUT}.top_k": -1},
-        )
-    key, temperature = f"{_ROLLOUT}.logprobs_mode", settings[f"{_ROLLOUT}.temperature"]
-    if settings[key] not in (None, "processed_logprobs") and temperature != 1:
-        yield _finding(
-            f"{settings.told(key)}, which leaves the temperature {temperature} out of the engine's "
-            "log-probs, and the actor's have it",
-            {key: "processed_logprobs"},
-        )
+    return (
+        row(f"{_SAMPLER}.path", lambda value: value is not None, "nothing would be replayed", fix=_TAP),
+        row("data.train_files", lambda files: run_in(files) is None,
+            "a run hands out as many prompts each step, and replay asks for more until its buffer is filled",
+            advice="give verl a data file, or train by the run without replay"),
+        row("data.train_batch_size", lambda value: value == fresh,
+            f"a step that replays generates {fresh} of {batch} groups", fix={"data.train_batch_size": fresh}),
+        only(lambda settings, _: not reads_evenly(settings),
+            row("data.gen_batch_size", lambda _: False, "prompts are read so many at a time (by default "
+            f"data.train_batch_size), which does not divide both {fresh} and {batch}",
+            fix={"data.gen_batch_size": 1})),
+        row(f"{_ROLLOUT}.n", lambda value: value == size, f"a group in the buffer has {size} rollouts",
+            fix={f"{_ROLLOUT}.n": size}),
+        row("actor_rollout_ref.actor.ppo_mini_batch_size", lambda value: value and batch % value == 0,
+            f"verl would pad the batch of {batch} groups to a multiple of it",
+            advice=f"set it to a divisor of {batch}"),
+        row(f"{_ROLLOUT}.calculate_log_probs", True,
+            "no log-probs of the policy that generates would be kept"),
+        only(lambda settings, _: settings[f"{_CORRECTION}.rollout_is"] != "token",
+            row(f"{_CORRECTION}.bypass_mode", True, "replayed rollouts would be weighed as if the present "
+            "policy had generated them", advice=f"or {_RELEASED} with a high "
+            f"{_CORRECTION}.rollout_is_threshold. The first centres the clip on 1, as in the paper, the "
+            "second on pi_old / pi_behaviour, as in the released code")),
+        row(f"{_ROLLOUT}.top_p", lambda value: value in (None, 1), distribution,
+            fix={f"{_ROLLOUT}.top_p": 1}),
+        row(f"{_ROLLOUT}.top_k", lambda value: value is None or value <= 0, distribution,
+            fix={f"{_ROLLOUT}.top_k": -1}),
+        only(lambda settings, _: settings[f"{_ROLLOUT}.temperature"] != 1,
+            row(f"{_ROLLOUT}.logprobs_mode", lambda value: value in (None, "processed_logprobs"),
+            "the engine's log-probs have no temperature, and the actor's have it",
+            fix={f"{_ROLLOUT}.logprobs_mode": "processed_logprobs"})),
+    )  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import LIVE as LIVE_MODE
 from gaincurate.trainers.doctor.common import SEGMENT, must, only
-from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules, defaults_of
+from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
 LIVE: dict[str, Any] = {
@@ -210,10 +210,8 @@ _RULES: tuple[Rule, ...] = (
 
 RULES = TrainerRules(
     name="verl",
-    version="0.9.1",
     launches=("verl.trainer.main_ppo", "main_ppo", "fully_async_main"),
     style="hydra",
-    defaults=defaults_of("verl"),
     rules=_RULES,
     live=True,
     resolves=True,

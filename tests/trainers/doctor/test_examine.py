@@ -13,8 +13,9 @@ import sets
 import tiny
 from command import run
 from gaincurate.errors import InputError, OutputError
+from gaincurate.schedule.run import Run
 from gaincurate.trainers.doctor import rendering
-from gaincurate.trainers.doctor.examine import examine, facts_of, trainer_named
+from gaincurate.trainers.doctor.examine import examine, run_context, trainer_named
 from gaincurate.trainers.doctor.findings import Finding, Mode
 from gaincurate.trainers.doctor.settings import Settings
 from gaincurate.trainers.profile import profile_of, with_rules
@@ -43,7 +44,9 @@ policy: {model_name: "${oc.env:GAINCURATE_CHECKPOINT}", dtensor_cfg: {enabled: t
 
 def compare_tokens(folder: Path, trainer: str = "verl", **given: Any) -> tuple[Finding | None, str]:
     settings = Settings(given, trainer_named(trainer).defaults)
-    return rendering.compare_tokens(folder, profile_of(trainer), settings, facts_of(folder, "segment"))
+    return rendering.compare_tokens(
+        folder, profile_of(trainer), settings, run_context(Run(folder), "segment")
+    )
 
 
 def found_in(trainer: str, path: Path, text: str, mode: Mode = "segment") -> set[str]:
@@ -111,7 +114,7 @@ def launch(tmp_path: Path) -> Path:
 
 def test_numbers_of_a_run(tmp_path: Path) -> None:
     opened = runs.begin(tmp_path, budget=12, rounds=3)
-    context = facts_of(opened.folder, "segment")
+    context = run_context(opened, "segment")
     lengths = dict(
         zip(
             opened.scored.column("gc_id").to_pylist(),
@@ -127,13 +130,13 @@ def test_numbers_of_a_run(tmp_path: Path) -> None:
 def test_columns_of_the_newest_round(tmp_path: Path) -> None:
     opened = runs.begin(tmp_path, budget=12, rounds=3)
     data = opened.data(int(opened.state["round"]))
-    assert facts_of(opened.folder, "segment").columns == frozenset(pq.read_table(data).column_names)
+    assert run_context(opened, "segment").columns == frozenset(pq.read_table(data).column_names)
     data.unlink()
-    assert facts_of(opened.folder, "segment").columns is None
+    assert run_context(opened, "segment").columns is None
 
 
 def test_bare_prompts_are_not_compared(tmp_path: Path) -> None:
-    context = facts_of(runs.begin(tmp_path, bare=True).folder, "segment")
+    context = run_context(runs.begin(tmp_path, bare=True), "segment")
     assert context.longest is None
     assert context.longer_than is None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -84,16 +85,19 @@ def test_the_default_configuration_in_segment_mode(trainer: str) -> None:
         assert sorted(found) == sorted(IN_THE_DEFAULTS[trainer].split())
 
 
+IN_EXAMPLES = {
+    (example["trainer"], name)
+    for example in tomllib.loads(Path(__file__).with_name("examples.toml").read_text())["example"]
+    for mode in ("segment", "live", "export")
+    for name in example.get(mode, "").split()
+}
+# Findings that no example has, or not by these settings.
 MORE: list[tuple[str, str, Context, dict[str, Any]]] = [
     ("trl", "data", SEGMENT, {"dataset_name": "openai/gsm8k"}),
     ("trl", "outcomes", SEGMENT, {"reward_funcs": "accuracy_reward"}),
     ("trl", "outcomes", SEGMENT, {"reward_funcs": ["think_format_reward", "trl.rewards.accuracy_reward"]}),
-    ("trl", "log-without-id", SEGMENT, {"reward_funcs": "accuracy_reward", "log_completions": True}),
     ("trl", "columns", SEGMENT, {"remove_unused_columns": True}),
     ("trl", "columns", LIVE, {"remove_unused_columns": True}),
-    ("trl", "shuffle", LIVE, {}),
-    ("trl", "shuffle", EXPORT, {}),
-    ("trl", "tail", RUN, {"steps_per_generation": 7}),
     ("trl", "tail", RUN, {"generation_batch_size": 56}),
     ("trl", "window", LIVE, {"steps_per_generation": 3}),
     ("trl", "window", EXPORT, {"num_iterations": 3}),
@@ -104,19 +108,14 @@ MORE: list[tuple[str, str, Context, dict[str, Any]]] = [
     ("trl", "dealing", SEGMENT, {"accelerator_config.split_batches": True}),
     ("trl", "skip", SEGMENT, {"resume_from_checkpoint": "{checkpoint}"}),
     ("trl", "skip", LIVE, {"ignore_data_skip": True}),
-    ("trl", "logs", SEGMENT, {"log_completions": True}),
-    ("trl", "epochs", LIVE_RUN, {}),
     ("trl", "resumed-length", SEGMENT, {"resume_from_checkpoint": "{checkpoint}"}),
     ("trl", "resumed-length", RUN, {"resume_from_checkpoint": "{checkpoint}", "max_steps": 96}),
-    ("trl", "max-steps", RUN, {"max_steps": 40}),
-    ("trl", "max-steps", LIVE_RUN, {"max_steps": 40}),
     ("trl", "no-checkpoint", SEGMENT, {"save_strategy": "no"}),
     ("trl", "optimizer", SEGMENT, {"save_only_model": True}),
     ("trl", "optimizer", LIVE, {"save_only_model": True}),
     ("trl", "batch-finder", SEGMENT, {"auto_find_batch_size": True}),
     ("trl", "batch-twice", SEGMENT, {"generation_batch_size": 16, "steps_per_generation": 2}),
     ("trl", "reference", SEGMENT, {"beta": 0.04}),
-    ("trl", "adapter", SEGMENT, {"use_peft": True}),
     ("trl", "base-model", SEGMENT, {"model_name_or_path": "Qwen/Qwen3-8B"}),
     ("verl", "base-model", SEGMENT, {"actor_rollout_ref.model.path": "Qwen/Qwen3-8B"}),
     ("openrlhf", "base-model", SEGMENT, {"actor.model_name_or_path": "Qwen/Qwen3-8B"}),
@@ -130,100 +129,42 @@ MORE: list[tuple[str, str, Context, dict[str, Any]]] = [
     ("areal", "base-model", SEGMENT, {"actor.path": "Qwen/Qwen3-8B"}),
     ("verl", "view", ROWS_OF_A_RUN, {"data.train_files": "{data}"}),
     ("verl", "view", ROWS_OF_A_RUN, {"data.train_files": ["{data}"]}),
-    ("verl", "data", ROWS_OF_A_RUN, {}),
     ("openrlhf", "view", ROWS_OF_A_RUN, {"data.prompt_dataset": "{data}"}),
     ("nemo-rl", "view", ROWS_OF_A_RUN, {"data.train.data_path": "{data}"}),
     ("slime", "view", ROWS_OF_A_RUN, {"prompt_data": "{data}"}),
     ("areal", "view", ROWS_OF_A_RUN, {"train_dataset.path": "{data}"}),
-    ("verl", "tail", RUN, {}),
-    ("verl", "too-long", RUN, {}),
-    ("verl", "too-long", RUN, {"data.filter_overlong_prompts": True}),
     ("verl", "filter", SEGMENT, {"data.filter_overlong_prompts": True}),
     ("verl", "subset", SEGMENT, {"data.train_max_samples": 500}),
-    ("verl", "resume", SEGMENT, {"trainer.resume_mode": "resume_path"}),
     ("verl", "max-steps", RUN, {"trainer.total_training_steps": 7, "data.train_batch_size": 32}),
-    ("verl", "epochs", LIVE_RUN, {}),
     ("verl", "filter-groups", SEGMENT, {"algorithm.filter_groups.enable": True}),
     ("verl", "sampler-gone", SEGMENT, {"data.sampler.class_path": "pkg://mine"}),
     ("verl", "log-without-id", SEGMENT, {"trainer.rollout_data_dir": "{output}/rollouts"}),
     ("verl", "refill", SEGMENT, {"trainer.v1.sampler.sync_refill_failed_groups": True}),
     ("verl", "split-steps", LIVE, {"trainer.v1.sync.parameter_sync_step": 2}),
-    ("verl", "late-rewards", LIVE, {"reward.reward_model.enable": True}),
     ("verl", "weights", READING_RUN, {}),
     ("verl", "async-save", READING_RUN, {"actor_rollout_ref.actor.checkpoint.async_save": True}),
     ("verl", "checkpoint", READING_RUN, {"data.train_batch_size": 32, "trainer.save_freq": 5}),
     ("verl", "max-steps", LIVE_RUN, {"trainer.total_training_steps": 99, "data.train_batch_size": 32}),
-    ("verl", "shuffle", LIVE, {}),
-    ("verl", "workers", LIVE, {}),
-    ("verl", "adapter-missing", LIVE, {}),
-    ("verl", "no-run", LIVE, {}),
-    ("verl", "no-run", LIVE_RUN, {}),
-    ("slime", "no-run", LIVE, {}),
     ("trl", "saves-anywhere", LIVE, {"save_strategy": "best"}),
     ("verl", "legacy", LIVE, {"trainer.use_v1": False}),
     ("verl", "async", LIVE, {"trainer.v1.trainer_mode": "separate_async"}),
-    ("verl", "adapter", SEGMENT, {"actor_rollout_ref.model.lora_rank": 32}),
-    ("verl", "reference", SEGMENT, {"actor_rollout_ref.actor.use_kl_loss": True}),
-    ("openrlhf", "resume", SEGMENT, {"ckpt.load_enable": True}),
     ("openrlhf", "subset", RUN, {"data.max_samples": 50}),
-    ("openrlhf", "tail", RUN, {"rollout.n_samples_per_prompt": 1}),
     ("openrlhf", "too-long", RUN, {"data.max_len": 1024, "rollout.max_new_tokens": 512}),
-    ("openrlhf", "epochs", SEGMENT, {"train.num_episodes": 3}),
-    ("openrlhf", "dynamic-sampling", SEGMENT, {"algo.dynamic_filtering_enable": True}),
     ("openrlhf", "adapter", SEGMENT, {"ds.lora.rank": 16}),
-    ("nemo-rl", "tail", RUN, {"grpo.num_prompts_per_step": 36}),
-    ("nemo-rl", "too-long", RUN, {}),
     ("nemo-rl", "epochs", SEGMENT, {"grpo.max_num_epochs": 2}),
-    ("nemo-rl", "max-steps", RUN, {"grpo.max_num_steps": 2}),
-    ("nemo-rl", "dynamic-sampling", SEGMENT, {"grpo.use_dynamic_sampling": True}),
-    ("nemo-rl", "no-checkpoint", SEGMENT, {"checkpointing.enabled": False}),
-    ("nemo-rl", "parts", LIVE, {"data.num_prompts_per_dataloader": 8}),
-    ("nemo-rl", "adapter-missing", LIVE, {}),
-    (
-        "nemo-rl",
-        "adapter-missing",
-        LIVE,
-        {"data.custom_dataloader": "gaincurate.trainers.nemo_rl.next_batch"},
-    ),
-    ("nemo-rl", "async", LIVE, {"grpo.async_grpo.enabled": True}),
-    ("nemo-rl", "adapter", SEGMENT, {"policy.dtensor_cfg.lora_cfg.enabled": True}),
-    (
-        "nemo-rl",
-        "adapter",
-        SEGMENT,
-        {"policy.megatron_cfg.enabled": True, "policy.megatron_cfg.peft.enabled": True},
-    ),
-    ("nemo-rl", "prompt-file", SEGMENT, {"data.default.system_prompt_file": "examples/prompts/system.txt"}),
     (
         "nemo-rl",
         "data",
         SEGMENT,
         {"data.train.0.dataset_name": "DeepScaler", "data.train.1.data_path": "{data}"},
     ),
-    ("nemo-rl", "split", SEGMENT, {"data.train.0.split_validation_size": 0.1}),
-    ("skyrl", "resume", SEGMENT, {"trainer.resume_mode": "from_path"}),
-    ("skyrl", "tail", RUN, {}),
-    ("skyrl", "too-long", RUN, {}),
-    ("skyrl", "epochs", SEGMENT, {"trainer.epochs": 20}),
     ("skyrl", "max-steps", RUN, {"trainer.train_batch_size": 32, "trainer.max_training_steps": 2}),
-    ("skyrl", "dynamic-sampling", SEGMENT, {"trainer.algorithm.dynamic_sampling.type": "filter"}),
-    ("skyrl", "adapter", SEGMENT, {"trainer.policy.model.lora.rank": 32}),
-    ("slime", "shuffle", SEGMENT, {"rollout_shuffle": True}),
-    ("slime", "tail", RUN, {"rollout_batch_size": 36}),
     ("slime", "too-long", RUN, {"rollout_max_prompt_len": 512}),
     ("slime", "metadata", SEGMENT, {"metadata_key": "extra"}),
     ("slime", "epochs", SEGMENT, {"num_epoch": 3}),
-    ("slime", "rollouts", SEGMENT, {"num_rollout": 3000}),
-    ("slime", "max-steps", RUN, {"num_rollout": 3000, "rollout_batch_size": 32}),
-    ("slime", "resume", SEGMENT, {"load": "/ckpt/slime"}),
-    ("slime", "over-sampling", SEGMENT, {"over_sampling_batch_size": 64, "rollout_batch_size": 32}),
-    ("slime", "dynamic-sampling", SEGMENT, {"dynamic_sampling_filter_path": "a.b"}),
     ("slime", "partial-rollout", SEGMENT, {"partial_rollout": True}),
     ("slime", "partial-rollout", LIVE, {"partial_rollout": True}),
     ("slime", "output", SEGMENT, {"save_hf": "/ckpt/hf/{rollout_id}"}),
-    ("slime", "adapter-missing", LIVE, {}),
-    ("slime", "ahead", SEGMENT, {"rollout_function_path": "slime.rollout.fully_async_rollout.run"}),
-    ("slime", "outcomes", SEGMENT, {"custom_rm_path": "slime.rollout.on_policy_distillation.reward_func"}),
     ("slime", "reference", SEGMENT, {"kl_loss_coef": 0.01}),
     (
         "prime-rl",
@@ -232,10 +173,6 @@ MORE: list[tuple[str, str, Context, dict[str, Any]]] = [
         {"orchestrator.train.source.0.curriculum.sampler.type": "difficulty_pool"},
     ),
     ("prime-rl", "gate", SEGMENT, {"orchestrator.train.source.0.curriculum.gates.a.type": "advantage_range"}),
-    ("prime-rl", "no-run", LIVE, {}),
-    ("prime-rl", "data", SEGMENT, {"orchestrator.train.source.0.env.taskset.id": "reverse-text"}),
-    ("prime-rl", "data", LIVE, {"orchestrator.train.source.1.env.taskset.id": "primeintellect/i3-math@0.1"}),
-    ("prime-rl", "adapter", SEGMENT, {"trainer.model.lora.rank": 8}),
     (
         "prime-rl",
         "tail",
@@ -246,10 +183,6 @@ MORE: list[tuple[str, str, Context, dict[str, Any]]] = [
     ("prime-rl", "tail", RUN, {"orchestrator.group_size": 2}),
     ("prime-rl", "too-long", RUN, {"orchestrator.seq_len": 512}),
     ("prime-rl", "too-long", RUN, {"seq_len": 512}),
-    ("prime-rl", "max-steps", RUN, {"orchestrator.group_size": 4, "max_steps": 20}),
-    ("prime-rl", "ahead", LIVE, {}),
-    ("prime-rl", "resume", SEGMENT, {"resume.step": 20}),
-    ("prime-rl", "weights", SEGMENT, {"weight_broadcast.type": "nccl"}),
     ("prime-rl", "weights", SEGMENT, {"trainer.weight_broadcast.type": "nixl"}),
     ("prime-rl", "outcomes", SEGMENT, {"orchestrator.monitors.file": False}),
     (
@@ -264,38 +197,16 @@ MORE: list[tuple[str, str, Context, dict[str, Any]]] = [
         SEGMENT,
         {"buffer.explorer_input.tasksets.0.data_selector.selector_type": "random"},
     ),
-    ("trinity", "adapter-missing", LIVE, {}),
     ("trinity", "selector", SEGMENT, {"buffer.explorer_input.taskset.data_selector.selector_type": "random"}),
-    ("trinity", "selector", SEGMENT, {"buffer.explorer_input.taskset.task_selector.selector_type": "random"}),
-    ("trinity", "no-run", LIVE, {}),
-    ("trinity", "outcomes", SEGMENT, {"buffer.explorer_input.default_workflow_type": "math_workflow"}),
-    ("trinity", "template", SEGMENT, {"buffer.explorer_input.default_workflow_type": "math_boxed_workflow"}),
     ("trinity", "template", SEGMENT, {"buffer.explorer_input.tasksets.0.workflow_args.use_base": True}),
     ("trinity", "prompt-key", SEGMENT, {"buffer.explorer_input.tasksets.0.format.prompt_key": "question"}),
     ("trinity", "task-pipeline", SEGMENT, {"data_processor.task_pipeline.top_k": 500}),
-    ("trinity", "validation", SEGMENT, {"buffer.explorer_input.eval_tasksets.0.name": "held-out"}),
     ("trinity", "half", SEGMENT, {"mode": "explore"}),
-    ("trinity", "weights", SEGMENT, {"model.tinker.enable": True}),
-    ("trinity", "tail", RUN, {"buffer.batch_size": 36}),
-    ("trinity", "too-long", RUN, {"model.max_prompt_tokens": 512}),
-    ("trinity", "epochs", SEGMENT, {"buffer.total_epochs": 2}),
-    ("trinity", "max-steps", RUN, {"buffer.total_steps": 7}),
     ("trinity", "over-rollout", SEGMENT, {"explorer.over_rollout.ratio": 0.2}),
     ("trinity", "weights", SEGMENT, {"trainer.save_hf_checkpoint": "never"}),
     ("trinity", "output", SEGMENT, {"continue_from_checkpoint": False}),
-    ("trinity", "feedback", LIVE, {}),
-    ("trinity", "ahead", LIVE, {"synchronizer.sync_interval": 8}),
-    ("trinity", "ahead", LIVE, {"synchronizer.sync_offset": 2}),
-    ("trinity", "adapter", SEGMENT, {"model.lora_configs.0.name": "lora"}),
     ("areal", "resume", SEGMENT, {"recover.mode": "auto"}),
-    ("areal", "tail", RUN, {"train_dataset.batch_size": 36}),
-    ("areal", "too-long", RUN, {"train_dataset.max_length": 512}),
-    ("areal", "epochs", SEGMENT, {"total_train_epochs": 10}),
     ("areal", "max-steps", RUN, {"total_train_steps": 7}),
-    ("areal", "ahead", SEGMENT, {"rollout.max_head_offpolicyness": 2}),
-    ("areal", "dynamic-batch", SEGMENT, {"dynamic_bs": True}),
-    ("areal", "output", SEGMENT, {"saver.fileroot": "/ckpt"}),
-    ("areal", "adapter", SEGMENT, {"actor.use_lora": True}),
 ]
 
 
@@ -337,7 +248,7 @@ def test_all_its_findings_at_once_can_be_mended(trainer: str) -> None:
 
 def test_there_are_many_findings_and_each_says_all_that_it_should() -> None:
     seen = {(trainer, name) for trainer, found in IN_THE_DEFAULTS.items() for name in found.split()}
-    seen |= {(trainer, name) for trainer, name, _, _ in MORE}
+    seen |= IN_EXAMPLES | {(trainer, name) for trainer, name, _, _ in MORE}
     assert len(seen) >= 100
     assert len({name for _, name in seen}) >= 25
     for trainer in with_rules():
@@ -641,7 +552,7 @@ ROWS = {
 def test_the_table_in_the_docs_is_true() -> None:
     page = (Path(__file__).parent.parent.parent.parent / "docs/doctor.md").read_text()
     seen = {(trainer, name) for trainer, found in IN_THE_DEFAULTS.items() for name in found.split()}
-    seen |= {(trainer, name) for trainer, name, _, _ in MORE}
+    seen |= IN_EXAMPLES | {(trainer, name) for trainer, name, _, _ in MORE}
     for row, found in ROWS.items():
         cells = []
         for trainer in with_rules():

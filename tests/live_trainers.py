@@ -1,0 +1,373 @@
+"""What the loops of four trainers do with our live adapters, over fakes or over the trainers' own classes.
+
+A `Driver` is a trainer, a `Loop` one process of it, 4 prompts a step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import fake_nemo_rl
+import fake_slime
+import fake_trinity
+import fake_verifiers
+from adapters import Table, adapter, exported, reward_of
+from gaincurate.schedule.run import Run
+
+SAMPLER = "prime_rl.orchestrator.curriculum.samplers.standard"
+
+
+class Loop(ABC):
+    """One process of a trainer, from its start or from what an earlier one saved after `start` steps."""
+
+    trained: list[str]
+
+    @abstractmethod
+    def steps(self, count: int) -> None:
+        """Train, and save after each step."""
+
+    @abstractmethod
+    def ask_ahead(self) -> None:
+        """Take two steps' prompts, the outcomes of neither being in."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """What the end of the process does."""
+
+
+class Driver(ABC):
+    """One trainer, fake or real."""
+
+    module: str
+    rollouts = 2
+    """Lines of outcomes a prompt."""
+    resumes_unseen = False
+    """Whether its adapter cannot tell a resume from a start."""
+    where: str
+    """The setting that gives the run."""
+    ahead: str
+    """The end of the error where outcomes are missing."""
+
+    def __init__(self, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.real, self.monkeypatch = kind == "real", monkeypatch
+
+    def adapter(self, fakes: dict[str, Any]) -> Any:
+        return adapter(self.monkeypatch, [self.module], {} if self.real else fakes)[0]
+
+    @abstractmethod
+    def begin(self, run: Run | None, folder: Path, start: int = 0) -> Loop: ...
+
+
+# NeMo-RL.
+
+
+class Nemo(Driver):
+    module = "nemo_rl.live"
+    where = "the environment variable GAINCURATE_RUN"
+    ahead = "The environment's step() has to call gaincurate.trainers.nemo_rl.report."
+
+    def __init__(self, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(kind, monkeypatch)
+        fake = fake_nemo_rl
+        parts: Any = (fake.MultipleDataloaderWrapper, fake.StatefulDataLoader, fake.rl_collate_fn)
+        if self.real:
+            pytest.importorskip("nemo_rl.data.dataloader", reason="NeMo-RL is not installed")
+            from nemo_rl.data.collate_fn import rl_collate_fn
+            from nemo_rl.data.dataloader import MultipleDataloaderWrapper
+            from torchdata.stateful_dataloader import StatefulDataLoader
+
+            parts = (MultipleDataloaderWrapper, StatefulDataLoader, rl_collate_fn)
+        self.wrapper, self.loader, self.collate = parts
+
+    def batches(self, run: Run | None, checkpoints: Path | None, table: Table, data: Path | None) -> Any:
+        given = {"RUN": run and run.folder, "CHECKPOINTS": checkpoints, "DATA": data}
+        for name, value in given.items():
+            if value is None:
+                self.monkeypatch.delenv(f"GAINCURATE_{name}", raising=False)
+            else:
+                self.monkeypatch.setenv(f"GAINCURATE_{name}", str(value))
+        module = self.adapter(fake_nemo_rl.modules())
+        dataset = fake_nemo_rl.AllTaskProcessedDataset(table)
+        loader = self.loader(dataset, batch_size=4, collate_fn=self.collate)
+        steps = sorted(checkpoints.glob("step_*")) if checkpoints else []
+        if steps:  # as load_dataloader_state does, before the wrapper is made
+            loader.load_state_dict(torch.load(steps[-1] / "train_dataloader_the-task.pt"))
+        named = "gaincurate.trainers.nemo_rl.next_batch" if self.real else module.next_batch
+        return self.wrapper(4, {"custom_dataloader": named}, {"the-task": loader}), module
+
+    def begin(self, run: Run | None, folder: Path, start: int = 0, keep_id: bool = True) -> NemoLoop:
+        columns = exported(run or Run(folder / "run"))
+        data = None
+        if not keep_id:  # NeMo-RL drops what it does not know
+            data = folder / "data.parquet"
+            pq.write_table(pa.table(columns), data)
+            del columns["gc_id"]
+        checkpoints = folder / "results"
+        checkpoints.mkdir(exist_ok=True)
+        for path in checkpoints.glob("step_*"):  # saved after the step that this process resumes from
+            if int(path.name[5:]) > start:
+                path.rename(folder / f"later-{path.name}")
+        batches, module = self.batches(run, checkpoints, Table(columns), data)
+        return NemoLoop(batches, module, checkpoints, start)
+
+
+class NemoLoop(Loop):
+    def __init__(self, batches: Any, module: Any, checkpoints: Path, start: int) -> None:
+        self.batches, self.module, self.checkpoints, self.total = batches, module, checkpoints, start
+        self.trained, self.questions = list[str](), list[str]()
+
+    def steps(self, count: int) -> None:
+        for _ in range(count):
+            batch = next(self.batches)
+            self.total += 1
+            infos = [info for info in batch["extra_env_info"] for _ in range(2)]
+            rewards = torch.tensor([reward_of(info["gc_id"]) for info in infos])
+            self.module.report(infos, rewards, torch.ones(len(infos), dtype=torch.bool))
+            self.trained += [info["gc_id"] for info in batch["extra_env_info"]]
+            self.questions += [log[0]["content"] for log in batch["message_log"]]
+            folder = self.checkpoints / f"tmp_step_{self.total}"
+            folder.mkdir()
+            for name, loader in self.batches.dataloaders.items():
+                torch.save(loader.state_dict(), folder / f"train_dataloader_{name}.pt")
+            folder.rename(self.checkpoints / f"step_{self.total}")
+
+    def ask_ahead(self) -> None:
+        next(self.batches)
+        next(self.batches)
+
+    def end(self) -> None:
+        self.module._of_environment().live.close()
+
+
+# slime.
+
+
+class Slime(Driver):
+    module = "slime.live"
+    where = "--prompt-data FOLDER"
+    ahead = "slime reports where a rollout ends; the prompts of a group that it lost have no outcomes."
+
+    def __init__(self, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(kind, monkeypatch)
+        if self.real:
+            pytest.importorskip("slime.rollout.data_source", reason="slime is not installed")
+        self.live = self.adapter(fake_slime.modules())
+        monkeypatch.setattr(self.live, "load_tokenizer", fake_slime.load_tokenizer)  # there is no model here
+        monkeypatch.setattr(self.live, "load_processor", fake_slime.load_processor)
+
+    def begin(self, run: Run | None, folder: Path, start: int = 0, **given: Any) -> SlimeLoop:
+        save = {"save": str(folder), "load": str(folder)}
+        return SlimeLoop(self.live, fake_slime.arguments(run and run.folder, **save, **given), start)
+
+
+class SlimeLoop(Loop):
+    def __init__(self, live: Any, args: Any, start: int) -> None:
+        self.live, self.args, self.source, self.next = live, args, live.RunDataSource(args), start
+        self.source.load(start - 1)
+        self.trained, self.groups = list[str](), list[Any]()
+
+    def steps(self, count: int, save: bool = True) -> None:
+        for _ in range(count):
+            groups = fake_slime.generate(self.args, self.source, self.live.report)
+            self.groups += groups
+            self.trained += [group[0].metadata["gc_id"] for group in groups]
+            if save:
+                self.source.save(self.next)
+            self.next += 1
+
+    def ask_ahead(self) -> None:
+        for _ in range(2):
+            self.source.get_samples(4)
+
+    def end(self) -> None:
+        self.source.live.close()
+
+
+# Trinity-RFT.
+
+
+class Trinity(Driver):
+    module = "trinity.live"
+    rollouts = 1
+    where = r"data_selector\.kwargs: \{run: FOLDER\}"
+    ahead = "with sync_offset 0 and a sync_style other than fully_async."
+
+    def __init__(self, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(kind, monkeypatch)
+        if self.real:
+            pytest.importorskip("trinity", reason="Trinity-RFT is not installed")
+            from trinity.buffer.selector import SELECTORS
+
+            name = "gaincurate.trainers.trinity.RunSelector"
+            monkeypatch.delitem(SELECTORS.modules, name, raising=False)
+        self.live = self.adapter(fake_trinity.modules())
+        self.saved = dict[int, Any]()
+
+    def tasks(self, run: Run | None, folder: Path, saved: Any, columns: Any = None) -> Any:
+        columns = columns or exported(run or Run(folder / "run"))
+        if not self.real:
+            chosen = (self.live.RunSelector, run and str(run.folder))
+            return fake_trinity.TasksetScheduler(saved, chosen, Table(columns), 4)
+        from trinity.buffer.task_scheduler import get_taskset_scheduler
+        from trinity.common.config import Config, DataSelectorConfig, TasksetConfig
+
+        path = folder / "tasks"
+        path.mkdir(exist_ok=True)
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        (path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        config = Config()
+        config.buffer.batch_size, config.buffer.total_steps = 4, 100
+        selector = DataSelectorConfig(
+            selector_type="gaincurate.trainers.trinity.RunSelector",
+            kwargs={"run": str(run.folder)} if run else {},
+        )
+        tasks = TasksetConfig(name="the-set", path=str(path), data_selector=selector)
+        tasks.default_workflow_type, tasks.total_steps, tasks.batch_size = "math_workflow", 100, 4
+        config.buffer.explorer_input.tasksets = [tasks]
+        return get_taskset_scheduler(explorer_state=saved, config=config)
+
+    def begin(self, run: Run | None, folder: Path, start: int = 0, interval: int = 1) -> TrinityLoop:
+        tasks = self.tasks(run, folder, self.saved[start] if start else {})
+        return TrinityLoop(tasks, exported(run)["gc_id"] if run else [], start, interval, self.saved)
+
+
+class TrinityLoop(Loop):
+    """Reads ahead, feeds back where it syncs, saves there."""
+
+    def __init__(self, tasks: Any, ids: list[str], start: int, interval: int, saved: dict[int, Any]) -> None:
+        self.tasks, self.ids, self.step, self.interval, self.saved = tasks, ids, start, interval, saved
+        self.open, self.trained = list[list[Any]](), list[str]()
+
+    def steps(self, count: int) -> None:
+        for _ in range(count):
+            try:
+                tasks = asyncio.run(self.tasks.read())
+            except StopAsyncIteration as error:
+                raise StopIteration from error
+            self.step += 1
+            self.open.append([task.index for task in tasks])
+            self.trained += [task.raw_task["gc_id"] for task in tasks]
+            if self.step % self.interval == 0:
+                self.finish(len(self.open))
+                self.save()
+
+    def finish(self, batches: int) -> None:
+        for _ in range(batches):
+            indices = [index["index"] for index in self.open.pop(0)]
+            metrics = {"indices": indices, "values": [reward_of(self.ids[index]) for index in indices]}
+            self.tasks.feedback({fake_trinity.SELECTOR_METRIC: {0: metrics}, "other": 1.0})
+
+    def save(self) -> None:
+        state = {"latest_iteration": self.step, "taskset_states": self.tasks.state_dict()}
+        self.saved[self.step] = json.loads(json.dumps(state))
+
+    def ask_ahead(self) -> None:
+        self.interval = 100
+        self.steps(2)
+
+    def end(self) -> None:
+        selector = getattr(self.tasks, "selector", None) or self.tasks.tasksets[0].reader.selector
+        selector.live.close()
+
+
+# prime-rl.
+
+
+class Trace:
+    """As much of verifiers' Trace as scoring touches."""
+
+    def __init__(self, number: str) -> None:
+        self.id, self.metrics, self.rewards = number, dict[str, Any](), dict[str, Any]()
+
+    def record_reward(self, name: str, value: float, weight: float = 1.0) -> None:
+        self.rewards[name] = value * weight
+
+    @property
+    def reward(self) -> float:
+        return float(sum(self.rewards.values()))
+
+
+class Prime(Driver):
+    """An environment package of a user's."""
+
+    module = "prime_rl.live"
+    resumes_unseen = True
+    where = "the taskset's `run`"
+    ahead = "of its prompts are on their way when the next one begins."
+
+    def __init__(self, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(kind, monkeypatch)
+        self.sampler: Any = fake_verifiers.StandardSampler
+        if self.real:
+            pytest.importorskip("verifiers.v1", reason="verifiers is not installed")
+            self.sampler = pytest.importorskip(SAMPLER, reason="prime-rl is not installed").StandardSampler
+        module = self.adapter(fake_verifiers.modules())
+        vf: Any = importlib.import_module("verifiers.v1")
+
+        class Data(module.RunData):  # type: ignore[misc,name-defined]
+            answer: str
+
+        class MathTask(module.RunTask, vf.Task[Data]):  # type: ignore[misc,name-defined]
+            @vf.reward  # type: ignore[untyped-decorator]
+            async def solved(self, trace: Any) -> float:
+                if self.data.answer == "question 999":
+                    raise RuntimeError("the judge is gone")
+                return reward_of(self.data.gc_id)
+
+        config = module.RunConfig
+
+        class MathTaskset(module.RunTaskset, vf.Taskset[MathTask, config]):  # type: ignore[misc,name-defined]
+            def task_of(self, row: dict[str, Any], carried: dict[str, Any]) -> Any:
+                data = Data(prompt=row["prompt"][-1]["content"], answer=row["question"], **carried)
+                return MathTask(data, self.config.task)
+
+        self.data, self.task, self.set, self.config = (Data, MathTask, MathTaskset, config)
+
+    def begin(self, run: Run | None, folder: Path, start: int = 0, ahead: int = 0) -> PrimeLoop:
+        config = self.config(run=str(run.folder)) if run else self.config()
+        return PrimeLoop(self, self.set(config), 4 * start, ahead)
+
+
+class PrimeLoop(Loop):
+    """Dispatches `ahead` groups before the oldest one comes back."""
+
+    def __init__(self, prime: Prime, taskset: Any, cursor: int, ahead: int) -> None:
+        self.prime, self.ahead, self.tasks = prime, ahead, iter(taskset)
+        self.sampler = prime.sampler(self.tasks)
+        self.sampler.load_state_dict({"cursor": cursor})
+        self.inflight, self.trained = list[Any](), list[str]()
+
+    def steps(self, count: int) -> None:
+        self.groups(4 * count)
+
+    def groups(self, count: int) -> None:
+        for _ in range(count):
+            while len(self.inflight) <= self.ahead:
+                self.inflight.append(next(self.sampler))
+            self.serve(self.inflight.pop(0))
+
+    def serve(self, sent: Any) -> None:
+        """The environment's server: it has the data alone."""
+        data = self.prime.data.model_validate(json.loads(json.dumps(sent.data.model_dump(mode="json"))))
+        task = self.prime.task(data)
+        assert (task.key, task.hash) == (sent.key, sent.hash)  # prime-rl refuses the episode otherwise
+        for k in range(2):
+            asyncio.run(task.score(Trace(f"{id(self)}-{data.idx}-{k}"), None))
+        self.trained.append(data.gc_id)
+
+    def ask_ahead(self) -> None:
+        self.ahead = 4
+        self.groups(1)
+
+    def end(self) -> None:
+        self.tasks.close()
