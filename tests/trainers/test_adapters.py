@@ -447,22 +447,6 @@ def test_prime_rls_fast_forward_changes_nothing(prime: Prime, tmp_path: Path) ->
     assert run.state["round"] == 2
 
 
-@pytest.mark.parametrize(("cursor", "killed_at"), [(3, 6), (5, 5), (9, 14), (13, 24)])
-def test_prime_rl_resumes_at_any_task(prime: Prime, tmp_path: Path, cursor: int, killed_at: int) -> None:
-    whole, run = (runs.begin(tmp_path / name, rounds=4) for name in ("whole", "cut"))
-    prime.begin(whole, tmp_path).groups(32)
-    killed = prime.begin(run, tmp_path)
-    killed.groups(killed_at)
-    killed.end()
-    again = prime.begin(run, tmp_path)
-    for _ in range(cursor):
-        next(again.sampler)
-    again.groups(32 - cursor)
-    assert killed.trained[:cursor] + again.trained == planned(run)
-    assert runs.plans(run) == runs.plans(whole)
-    assert [run.plan(round_)["inputs"]["late"] for round_ in (1, 2, 3)] == [0, 0, 0]
-
-
 def test_with_enough_coverage_prime_rl_goes_on_and_the_rest_is_late(prime: Prime, tmp_path: Path) -> None:
     run = runs.begin(tmp_path, min_coverage=0.75, rounds=4)
     loop = prime.begin(run, tmp_path, ahead=2)

