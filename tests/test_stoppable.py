@@ -107,20 +107,29 @@ def test_one_that_a_finalizer_swallowed_is_raised_after_the_batch(monkeypatch: p
     raise_lost_stop()  # nothing is left of it for the next work
 
 
+AGAIN = "Run the same command again to go on: gaincurate score data.jsonl"
+
+
 @pytest.mark.parametrize(
-    ("number", "resume", "code", "sentence"),
+    ("number", "resumes", "code", "sentence"),
     [
-        (signal.SIGTERM, "Go on.", 143, "ended by SIGTERM. Go on.\n"),
-        (signal.SIGUSR1, "Go on.", 143, "ended by SIGUSR1. Go on.\n"),
-        (signal.SIGHUP, "Go on.", 130, "interrupted. Go on.\n"),
-        (signal.SIGINT, "Go on.", 130, "interrupted. Go on.\n"),
-        (signal.SIGINT, "", 130, "interrupted.\n"),
+        (signal.SIGTERM, True, 143, f"ended by SIGTERM. {AGAIN}\n"),
+        (signal.SIGUSR1, True, 143, f"ended by SIGUSR1. {AGAIN}\n"),
+        (signal.SIGHUP, True, 130, f"interrupted. {AGAIN}\n"),
+        (signal.SIGINT, True, 130, f"interrupted. {AGAIN}\n"),
+        (signal.SIGINT, False, 130, "interrupted.\n"),
     ],
 )
 def test_the_sentence_and_the_exit_code(
-    number: signal.Signals, resume: str, code: int, sentence: str, capsys: pytest.CaptureFixture[str]
+    number: signal.Signals,
+    resumes: bool,
+    code: int,
+    sentence: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with pytest.raises(typer.Exit) as raised, output.reporting(resume):
+    monkeypatch.setattr("sys.argv", ["gaincurate", "score", "data.jsonl"])
+    with pytest.raises(typer.Exit) as raised, output.reporting(resumes=resumes):
         signal.raise_signal(number)
     assert raised.value.exit_code == code
     assert capsys.readouterr().err == sentence

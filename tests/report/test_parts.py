@@ -6,7 +6,7 @@ import pytest
 
 from gaincurate.cli.report import print_parts
 from gaincurate.core.stats import Estimate
-from gaincurate.report.parts import Figure, Legend, Part, Picture, Table, figure, records
+from gaincurate.report.parts import Block, Figure, Legend, Part, Picture, Table, figure, records
 
 
 def test_a_figure_has_its_interval_and_half_the_width_of_it() -> None:
@@ -27,7 +27,7 @@ def test_the_columns_of_records_are_their_fields_by_what_they_hold() -> None:
 def test_a_terminal_has_no_pictures_nor_details(capsys: pytest.CaptureFixture[str]) -> None:
     table = Table("caption", ["name", "size"], [["a – b", Figure("−1.0", "−2.0 to 0.0", "±1.0")], ["c", "–"]])
     hidden = Table("hidden", ["name"], [["hidden"]], detail=True)
-    blocks = ["text", Legend("hidden"), Picture({}, "hidden"), table, hidden]
+    blocks: list[Block] = ["text", Legend("hidden"), Picture({}, "hidden"), table, hidden]
     print_parts([Part("a", "Title", blocks), Part("b", "hidden", ["hidden"], detail=True)])
     lines = [line for line in capsys.readouterr().out.splitlines() if line]
     assert lines == [

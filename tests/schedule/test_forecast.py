@@ -157,7 +157,9 @@ def test_labels_history_and_rates_tell_as_much_as_the_latent_rates_say_and_reach
     assert tells["all of them"].value > 0.8
     # What `schedule start` would run with the same evidence, on the latent rates themselves.
     view = _View.of(given, ScoredSet(scored), np.arange(800))
-    truth = np.mean([_simulate(given, "posterior", view, _World(seed, rates), 0.05) for seed in range(3)])
+    truth = float(
+        np.mean([_simulate(given, "posterior", view, _World(seed, rates), 0.05) for seed in range(3)])
+    )
     # References in eight groups say less than all of this evidence.
     assert 0.75 * truth < result.strategies[0].times.value < 1.05 * truth
     bare = forecast(given.model_copy(update={"history": [], "rates": []}), references, 10.0)

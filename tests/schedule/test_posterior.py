@@ -240,7 +240,7 @@ def test_a_plan_says_what_failure_rates_are_expected() -> None:
 
 
 def test_uncertain_prompts_get_more_rollouts_and_each_batch_has_the_trainers_number() -> None:
-    options = PosteriorOptions(group_sizes="4,16", memory=1, prior=0.5)
+    options = PosteriorOptions(group_sizes=(4, 16), memory=1, prior=0.5)
     chosen = Posterior(Pool(40, 12, 2, align_to=4), options)
     rows = np.arange(12)
     wins = np.array([4, 1, 0, 8, 4, 4, 1, 7, 0, 0, 8, 8])

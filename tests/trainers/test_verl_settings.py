@@ -65,7 +65,7 @@ def test_a_run_that_scores_anew_wants_weights_at_the_end_of_its_rounds(tmp_path:
 
 
 def test_group_sizes_want_their_mean_as_the_trainers_and_whole_batches(tmp_path: Path) -> None:
-    sizes = {"strategy": "posterior", "options": {"group_sizes": "2,16", "group_size": 5}}
+    sizes: dict[str, Any] = {"strategy": "posterior", "options": {"group_sizes": "2,16", "group_size": 5}}
     run = runs.begin(tmp_path, align_to=4, **sizes)
     check(settings(run, actor_rollout_ref__rollout__n=5).get, run)
     assert refused(run) == (
