@@ -7,10 +7,9 @@ be examined.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 
 from gaincurate.core.arrow import parquet_head
 from gaincurate.core.artifact import broken
+from gaincurate.core.options import near
 from gaincurate.errors import GaincurateError, InputError
 from gaincurate.schedule.driver import NAMES
 from gaincurate.schedule.run import Run
@@ -90,8 +90,6 @@ class Report:
     findings: list[Finding]
     notes: list[str]
     launched: bool = False
-    names: Mapping[str, str] = field(default_factory=dict)
-    """The names of settings in the version that they are of, where they differ."""
 
     @property
     def ok(self) -> bool:
@@ -100,8 +98,7 @@ class Report:
 
     def lines(self, finding: Finding) -> list[str]:
         """The settings that fix a finding, as the trainer's launch line or file has them."""
-        fix = {self.names.get(key, key): value for key, value in finding.fix.items()}
-        return written(trainer_named(self.trainer), fix, self.launched)
+        return written(trainer_named(self.trainer), finding.fix, self.launched)
 
     def as_json(self) -> dict[str, Any]:
         """Everything as plain values."""
@@ -136,9 +133,7 @@ def trainer_named(name: str) -> TrainerRules:
     if name in names:
         rules: TrainerRules = rules_module(name).RULES
         return rules
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    meant = f" Did you mean {close[0]}?" if close else ""
-    raise InputError(f"--trainer {name}: its settings are not known; {', '.join(names)} are.{meant}")
+    raise InputError(f"--trainer {name}: it must be one of {', '.join(names)}{near(name, names)}.")
 
 
 def examine(
@@ -187,7 +182,7 @@ def settings_of(trainer: TrainerRules, read: Read) -> Settings:
     defaults = trainer.defaults
     if trainer.whole is not None and {key.split(".")[0] for key in defaults} <= read.sections:
         defaults = trainer.whole
-    return Settings(read.given, defaults, trainer.renamed)
+    return Settings(read.given, defaults)
 
 
 def _with_script(context: Context, read: Read) -> Context:
@@ -211,23 +206,15 @@ def judge(trainer: TrainerRules, read: Read, context: Context) -> Report:
         names = ", ".join(f"{key} (did you mean {other}?)" for key, other in moved)
         notes.insert(0, f"not settings of {trainer.name} {trainer.version} that are read here: {names}")
     if settings.given and not settings.given.keys() & (settings.asked | trainer.defaults.keys()):
-        older = ", and their names in older versions" if trainer.renamed else ""
         raise InputError(
             f"--config: none of its settings ({', '.join(list(settings.given)[:3])}) is known; the names are "
-            f"those of {trainer.name} {trainer.version}{older}. Check "
+            f"those of {trainer.name} {trainer.version}. Check "
             "--trainer, and give the file or launch line that the trainer is started with."
         )
     if any(Settings.follows(value) for finding in findings for value in finding.fix.values()):
         notes.append(_FILLED_IN)
     findings = worst_first(findings)
-    return Report(trainer.name, trainer.version, context.mode, findings, notes, read.launched, settings.names)
-
-
-def _option(trainer: TrainerRules, key: str) -> str:
-    """A key as the trainer's launch line names it."""
-    if trainer.style == "hydra":
-        return key
-    return "--" + (key.replace("_", "-") if trainer.style == "dashes" else key)
+    return Report(trainer.name, trainer.version, context.mode, findings, notes, read.launched)
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
@@ -253,7 +240,7 @@ def _written(trainer: TrainerRules, key: str, value: Any, launched: bool) -> str
         return f"{key}{equals}{shown(value)}"
     if trainer.style == "hydra":
         return f"{key}={shown(value)}"
-    flag = _option(trainer, key)
+    flag = "--" + (key.replace("_", "-") if trainer.style == "dashes" else key)
     if value is None or (value is False and trainer.style != "values"):
         return f"without {flag}"
     if value is True and trainer.style != "values":

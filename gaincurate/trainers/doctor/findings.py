@@ -124,7 +124,6 @@ class TrainerRules:
         style: how its launch line writes a setting: `hydra` key=value; `values` --key value, also true and
             false; `switches` --key alone for true; `dashes` the same with - for _.
         defaults: what it does where nothing is said, of the keys that the rules read.
-        renamed: the present names of settings by those of older versions.
         rules: what may be found.
         live: whether it can be steered in one long process.
         resolves: whether its files may have `${oc.env:NAME}` in them.
@@ -139,7 +138,6 @@ class TrainerRules:
     style: Style
     defaults: Mapping[str, Any]
     rules: tuple[Rule, ...]
-    renamed: Mapping[str, str] = field(default_factory=dict)
     live: bool = False
     resolves: bool = False
     whole: Mapping[str, Any] | None = None

@@ -78,17 +78,10 @@ class Settings:
     Args:
         given: what was read, by dotted key.
         defaults: the trainer's values for what is not there.
-        renamed: present names by those of an older version.
     """
 
-    def __init__(
-        self, given: Mapping[str, Any], defaults: Mapping[str, Any], renamed: Mapping[str, str] | None = None
-    ) -> None:
-        renamed = renamed or {}
-        self.given = {renamed.get(normal(key), normal(key)): value for key, value in given.items()}
-        is_older = any(normal(key) in renamed for key in given)
-        self.names = {present: older for older, present in renamed.items()} if is_older else {}
-        """The names of the version that the settings are of, where they differ."""
+    def __init__(self, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+        self.given = {normal(key): value for key, value in given.items()}
         self.asked: set[str] = set()
         """The keys that rules asked for."""
         self.defaults = {normal(key): value for key, value in defaults.items()}
@@ -170,7 +163,7 @@ class Settings:
     def told(self, key: str) -> str:
         """A key and its value for a reader, and whether it is the default."""
         value = self._resolved(normal(key), _DEPTH)
-        return f"{self.names.get(key, key)} is {shown(value)}" + ("" if self.is_given(key) else " by default")
+        return f"{key} is {shown(value)}" + ("" if self.is_given(key) else " by default")
 
     def below(self, prefix: str) -> Iterator[str]:
         """The given keys under a prefix."""

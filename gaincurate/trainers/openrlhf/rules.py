@@ -14,33 +14,6 @@ from gaincurate.trainers.doctor.settings import Settings
 _ALL = 100_000_000
 _MANY = 10_000  # prompts: nobody means a round of so many
 
-RENAMED = {
-    "prompt_data": "data.prompt_dataset",
-    "input_key": "data.input_key",
-    "label_key": "data.label_key",
-    "input_template": "data.input_template",
-    "apply_chat_template": "data.apply_chat_template",
-    "max_samples": "data.max_samples",
-    "max_len": "data.max_len",
-    "max_new_tokens": "rollout.max_new_tokens",
-    "rollout_batch_size": "rollout.batch_size",
-    "n_samples_per_prompt": "rollout.n_samples_per_prompt",
-    "train_batch_size": "train.batch_size",
-    "num_episodes": "train.num_episodes",
-    "agent_func_path": "train.agent_func_path",
-    "load_checkpoint": "ckpt.load_enable",
-    "save_path": "ckpt.output_dir",
-    "ckpt_path": "ckpt.path",
-    "remote_rm_url": "reward.remote_url",
-    "init_kl_coef": "algo.kl.init_coef",
-    "dynamic_filtering": "algo.dynamic_filtering_enable",
-    "pretrain": "actor.model_name_or_path",
-    "lr_scheduler": "actor.lr_scheduler",
-    "lr_warmup_ratio": "actor.lr_warmup_ratio",
-    "lora_rank": "ds.lora.rank",
-}
-"""The option names up to 0.10.1 (0.9.0, 0.9.3 and 0.10.1 were read)."""
-
 DEFAULTS: dict[str, Any] = {
     "data.prompt_dataset": None,
     "data.input_key": "input",
@@ -49,7 +22,6 @@ DEFAULTS: dict[str, Any] = {
     "data.apply_chat_template": False,
     "data.max_samples": _ALL,
     "data.max_len": 2048,
-    "prompt_max_len": None,
     "rollout.max_new_tokens": None,
     "rollout.batch_size": 1024,
     "rollout.n_samples_per_prompt": 1,
@@ -77,47 +49,20 @@ def subset(settings: Settings, context: Context) -> Found:
     return Finding("subset", "wrong", title, {"data.max_samples": _ALL})
 
 
-def tail(settings: Settings, context: Context) -> Found:
-    """The last samples of a round that do not fill a training batch are dropped."""
-    each = settings.count("rollout.n_samples_per_prompt") or 1
+def samples(settings: Settings) -> int:
+    """Rollouts of one prompt."""
+    return settings.count("rollout.n_samples_per_prompt") or 1
+
+
+def prompts(settings: Settings) -> int:
+    """The fewest prompts whose samples fill whole training batches."""
     batch = settings.count("train.batch_size") or 0
-    if context.mode == "export" or context.budget is None or not batch:
-        return None
-    taken = settings.count("rollout.batch_size") or context.budget
-    left = (context.budget % taken or min(taken, context.budget)) * each % batch
-    if not left:
-        return None
-    samples = context.budget * each
-    fits = max(size for size in range(1, min(batch, samples) + 1) if samples % size == 0)
-    step = batch // math.gcd(batch, each)  # prompts that fill whole training batches
-    return Finding(
-        "tail",
-        "wrong",
-        f"{settings.told('train.batch_size')}: the last {left} of a round's {samples} samples fill no "
-        "training batch and are dropped",
-        {"train.batch_size": fits, "rollout.batch_size": context.budget},
-        "" if taken % step else common.aligned(context.budget, step),
-    )
-
-
-def lengths(settings: Settings, context: Context) -> Found:
-    """A limit on prompts alone was an option up to 0.9; later ones have a limit on the whole length."""
-    happens = "they are cut, so they are not what was scored"
-    if settings["prompt_max_len"] is not None:
-        return common.too_long(settings, context, "prompt_max_len", happens)
-    return common.too_long(
-        settings,
-        context,
-        "data.max_len",
-        happens,
-        below=lambda _: settings.number("rollout.max_new_tokens") or 1,
-    )
+    return batch // math.gcd(batch, samples(settings)) if batch else 0
 
 
 RULES = TrainerRules(
     name="openrlhf",
     version="0.11.2",
-    renamed=RENAMED,
     launches=("openrlhf.cli.train_ppo_ray", "train_ppo_ray"),
     style="switches",
     defaults=DEFAULTS,
@@ -135,8 +80,9 @@ RULES = TrainerRules(
             "back", name="label", modes=ALWAYS, fix={"data.label_key": "label"},
             advice="`gaincurate export --trainer openrlhf` writes gc_id and the answer into it as JSON"),
         subset,
-        tail,
-        lengths,
+        partial(common.tail, key="train.batch_size", per_step=prompts, factor=samples),
+        partial(common.too_long, key="data.max_len", happens="they are cut, so they are not what was scored",
+            below=lambda settings: settings.number("rollout.max_new_tokens") or 1),
         partial(common.epochs, key="train.num_episodes"),
         common.reports(keys=("reward.remote_url", "train.agent_func_path"),
             fix={"reward.remote_url": "reward.py"},

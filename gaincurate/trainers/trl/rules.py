@@ -37,7 +37,6 @@ DEFAULTS: dict[str, Any] = {
     "log_completions": False,
     "num_train_epochs": 3.0,
     "max_steps": -1,
-    "auto_find_batch_size": False,
     "lr_scheduler_type": "linear",
     "beta": 0.0,
     "resume_from_checkpoint": None,
@@ -308,8 +307,6 @@ _RULES: tuple[Rule, ...] = (
     common.adapter_only("use_peft", False),
     must("remove_unused_columns", False, "gc_id is dropped before the reward functions see it, so no "
         "outcome can be told", name="columns", modes=ALWAYS),
-    must("auto_find_batch_size", False, "GRPOConfig refuses it, because groups would not survive a batch "
-        "size that changes", name="batch-finder", severity="stops", modes=ALWAYS),
 )  # fmt: skip
 
 RULES = TrainerRules(

@@ -74,6 +74,7 @@ IN_THE_DEFAULTS = {
     "prime-rl": "length output ahead",
     "trinity": "data resume",
     "areal": "data weights output shuffle reference",
+    "ms-swift": "data shuffle epochs outcomes output output adapter reference",
 }
 
 
@@ -116,7 +117,6 @@ MORE: list[tuple[str, str, Context, dict[str, Any]]] = [
     ("trl", "no-checkpoint", SEGMENT, {"save_strategy": "no"}),
     ("trl", "optimizer", SEGMENT, {"save_only_model": True}),
     ("trl", "optimizer", LIVE, {"save_only_model": True}),
-    ("trl", "batch-finder", SEGMENT, {"auto_find_batch_size": True}),
     ("trl", "batch-twice", SEGMENT, {"generation_batch_size": 16, "steps_per_generation": 2}),
     ("trl", "reference", SEGMENT, {"beta": 0.04}),
     ("trl", "adapter", SEGMENT, {"use_peft": True}),
@@ -299,6 +299,13 @@ MORE: list[tuple[str, str, Context, dict[str, Any]]] = [
     ("areal", "dynamic-batch", SEGMENT, {"dynamic_bs": True}),
     ("areal", "output", SEGMENT, {"saver.fileroot": "/ckpt"}),
     ("areal", "adapter", SEGMENT, {"actor.use_lora": True}),
+    ("ms-swift", "base-model", SEGMENT, {"model": "Qwen/Qwen3-8B"}),
+    ("ms-swift", "view", ROWS_OF_A_RUN, {"dataset": "{data}"}),
+    ("ms-swift", "tail", RUN, {"generation_batch_size": 56}),
+    ("ms-swift", "max-steps", RUN, {"generation_batch_size": 64, "max_steps": 40}),
+    ("ms-swift", "too-long", RUN, {"max_length": 512}),
+    ("ms-swift", "dynamic-sampling", SEGMENT, {"dynamic_sample": True}),
+    ("ms-swift", "resume", SEGMENT, {"resume_from_checkpoint": "{checkpoint}"}),
 ]
 
 
@@ -377,6 +384,7 @@ DATA = {
     "slime": "prompt_data",
     "trinity": "buffer.explorer_input.tasksets.0.path",
     "areal": "train_dataset.path",
+    "ms-swift": "dataset",
 }
 
 
