@@ -183,11 +183,6 @@ class SearchResult:
     why: str = ""
     passed: tuple[Checkpoint, ...] = ()
 
-    @property
-    def writing(self) -> bool:
-        """Whether a newer one is being written."""
-        return any(checkpoint.state == "writing" for checkpoint in self.passed)
-
 
 def find(root: Path, layout: Layout, *, since: float = 0.0) -> SearchResult:
     """The newest complete checkpoint, by its step, or exactly why there is none.
@@ -203,93 +198,7 @@ def find(root: Path, layout: Layout, *, since: float = 0.0) -> SearchResult:
     Raises:
         StorageError: a folder cannot be read.
     """
-    return _newest(_looked(root, layout, since), root, layout)
-
-
-def wait(
-    root: Path,
-    layout: Layout,
-    timeout: float,
-    *,
-    step: int | None = None,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-    note: Callable[[str], None] = lambda why: None,
-) -> Checkpoint:
-    """Wait until the newest checkpoint is complete, or the one of a step is there.
-
-    Sharded ones are waited for too: they may be converted meanwhile.
-
-    Args:
-        root: the trainer's output root, or a checkpoint.
-        layout: the trainer's.
-        timeout: seconds.
-        step: wait for this one alone.
-        clock: seconds from any beginning.
-        sleep: waits.
-        note: called with what is waited for, once each.
-
-    Raises:
-        TrainerError: there is none in time, or a later step is there and this one is not.
-        StorageError: a folder cannot be read.
-    """
-    end, before = clock() + timeout, ""
-    while True:
-        search = _newest(_looked(root, layout, 0.0, step), root, layout)
-        if search.checkpoint is not None and not search.writing:
-            return search.checkpoint
-        if step is not None and search.checkpoint is None and not search.passed:
-            _see_not_past(root, layout, step)
-        why = next(
-            (checkpoint.why for checkpoint in search.passed if checkpoint.state == "writing"), search.why
-        )
-        if (left := end - clock()) <= 0:
-            older = f" {search.checkpoint.path} is complete: give that." if search.checkpoint else ""
-            what = "no complete checkpoint" + (f" of step {step}" if step is not None else "")
-            raise TrainerError(f"{what} below {root} after {timeout:g} s: {why}.{older}", path=str(root))
-        if why != before:
-            note(f"waiting: {why}")
-            before = why
-        sleep(min(_EVERY, left))
-
-
-def _see_not_past(root: Path, layout: Layout, step: int) -> None:
-    """See that no later checkpoint is there while one is waited for that is not.
-
-    Raises:
-        TrainerError: there is one, so the other will not come any more.
-    """
-    newest = _newest(_looked(root, layout), root, layout).checkpoint
-    if newest is not None and newest.step > step and not any(n == step for n, _ in checkpoints(root, layout)):
-        raise TrainerError(
-            f"there is no checkpoint of step {step} below {root}, and step {newest.step} is there: it was "
-            f"deleted or never saved. Take {newest.path}."
-        )
-
-
-def _looked(root: Path, layout: Layout, since: float = 0.0, step: int | None = None) -> Iterator[Checkpoint]:
-    """The checkpoints that are there, newest first; of one step, those that can be scored first."""
-    paths: dict[int, list[Path]] = {}
-    for number, path in checkpoints(root, layout):
-        if step is None or number == step:
-            paths.setdefault(number, []).append(path)
-    for number in sorted(paths, reverse=True):
-        of_step = []
-        for path in paths[number]:
-            try:
-                checkpoint = look(path, number, layout)
-                if path.is_dir() and _put_there(checkpoint) >= since:
-                    of_step.append(checkpoint)
-            except OSError as error:
-                if path.is_dir():
-                    raise read_error(path, error) from error
-        yield from sorted(
-            of_step,
-            key=lambda checkpoint: (not checkpoint.usable, checkpoint.only_resumed, str(checkpoint.path)),
-        )
-
-
-def _newest(every: Iterator[Checkpoint], root: Path, layout: Layout) -> SearchResult:
+    every = _looked(root, layout, since)
     passed: list[Checkpoint] = []
     for checkpoint in every:
         if checkpoint.usable:
@@ -305,6 +214,70 @@ def _newest(every: Iterator[Checkpoint], root: Path, layout: Layout) -> SearchRe
     if not root.is_dir():
         return SearchResult(None, f"{root} is no folder")
     return SearchResult(None, f"there is no {layout.folders[0]} below {root}")
+
+
+def wait(
+    root: Path,
+    layout: Layout,
+    timeout: float,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+    note: Callable[[str], None] = lambda why: None,
+) -> Checkpoint:
+    """Wait until the newest checkpoint is complete.
+
+    Sharded ones are waited for too: they may be converted meanwhile.
+
+    Args:
+        root: the trainer's output root, or a checkpoint.
+        layout: the trainer's.
+        timeout: seconds.
+        clock: seconds from any beginning.
+        sleep: waits.
+        note: called with what is waited for, once each.
+
+    Raises:
+        TrainerError: there is none in time.
+        StorageError: a folder cannot be read.
+    """
+    end, before = clock() + timeout, ""
+    while True:
+        search = find(root, layout)
+        writing = [checkpoint.why for checkpoint in search.passed if checkpoint.state == "writing"]
+        if search.checkpoint is not None and not writing:
+            return search.checkpoint
+        why = writing[0] if writing else search.why
+        if (left := end - clock()) <= 0:
+            older = f" {search.checkpoint.path} is complete: give that." if search.checkpoint else ""
+            raise TrainerError(
+                f"no complete checkpoint below {root} after {timeout:g} s: {why}.{older}", path=str(root)
+            )
+        if why != before:
+            note(f"waiting: {why}")
+            before = why
+        sleep(min(_EVERY, left))
+
+
+def _looked(root: Path, layout: Layout, since: float) -> Iterator[Checkpoint]:
+    """The checkpoints that are there, newest first; of one step, those that can be scored first."""
+    paths: dict[int, list[Path]] = {}
+    for number, path in checkpoints(root, layout):
+        paths.setdefault(number, []).append(path)
+    for number in sorted(paths, reverse=True):
+        of_step = []
+        for path in paths[number]:
+            try:
+                checkpoint = look(path, number, layout)
+                if path.is_dir() and _put_there(checkpoint) >= since:
+                    of_step.append(checkpoint)
+            except OSError as error:
+                if path.is_dir():
+                    raise read_error(path, error) from error
+        yield from sorted(
+            of_step,
+            key=lambda checkpoint: (not checkpoint.usable, checkpoint.only_resumed, str(checkpoint.path)),
+        )
 
 
 def _put_there(checkpoint: Checkpoint) -> float:

@@ -184,7 +184,10 @@ def export(
         if left_out is not None or choice.given is not None:
             chosen, counts = _chosen(scored, rows, left_out, choice, pick.limit, note)
             note(counts)
-            facts = {**facts, "chosen": {**asdict(choice), "rollouts": _text(choice.rollouts)}}
+            facts = {
+                **facts,
+                "chosen": {**asdict(choice), "rollouts": choice.rollouts and str(choice.rollouts)},
+            }
         bare = options.bare or bool(facts.get("bare"))
         options = ViewOptions(**{**asdict(options), "bare": bare})
         facts = {
@@ -305,10 +308,6 @@ def _write(
         )
     notes += view.differences()
     return Exported(view, count, facts, view.profile.launch(out.resolve(), view), notes, file=out)
-
-
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)
 
 
 def _without_answer(scored: ScoredSet, view: View, count: int) -> str:

@@ -7,7 +7,6 @@ where not.
 from __future__ import annotations
 
 import glob
-import itertools
 import json
 import os
 import re
@@ -196,20 +195,9 @@ class Joiner:
 
 
 def overlap(before: Sequence[str], rows: Sequence[str]) -> int:
-    """The most first rows that are the last ones of `before`, in linear time (Knuth, Morris, Pratt)."""
-    ends = [0] * len(rows)  # of each beginning, how many of its first rows are its last
-    length = 0
-    for place in range(1, len(rows)):
-        while length and rows[place] != rows[length]:
-            length = ends[length - 1]
-        length += rows[place] == rows[length]
-        ends[place] = length
-    length = 0
-    for row in before[-len(rows) :] if rows else ():
-        while length and (length == len(rows) or row != rows[length]):
-            length = ends[length - 1]
-        length += row == rows[length]
-    return length
+    """The most first rows that are the last ones of `before`."""
+    sizes = range(min(len(before), len(rows)), 0, -1)
+    return next((size for size in sizes if before[-size:] == rows[:size]), 0)
 
 
 def _stand_in(contents: Sequence[str], text: str) -> bool:
@@ -302,7 +290,6 @@ class _Taking:
         self._problems: dict[str, list[str]] = {}
         self._passed: Counter[int] = Counter()
         self._window: list[str] = []
-        self._table_steps: list[int] = []
         self._loses = ""  # what the trainer of the tables says of rows that are in none
 
     def take(self, path: Path, kind: str) -> int:
@@ -325,7 +312,6 @@ class _Taking:
             again = old is not None and old.hash != now.hash and not old.begins(path)
             entries = list(logs()[kind].read(path, begin, self._reward))
             self._loses = logs()[kind].loses
-            self._table_steps += [e.step for e in entries[:1] if table and type(e.step) is int]
             self._again += overlap
             self._joined += overlap
             self._take_entries(entries[overlap:], again and not table)
@@ -444,10 +430,8 @@ class _Taking:
         keys = (json_value(key, surrogates=True) for key in self._taken_before)
         there = {gc_id for gc_id, round_, *_ in keys if round_ == self._round}
         absent = len(self._join.ids - there)
-        if absent and self._table_steps:
-            gap = max((b - a for a, b in itertools.pairwise(sorted(self._table_steps))), default=0)
-            seen = f" (the files are {gap} steps apart)" if gap > 1 else ""
-            note(f"warning: {absent:,} prompts of the round have no outcome. {self._loses}{seen}")
+        if absent and self._loses:
+            note(f"warning: {absent:,} prompts of the round have no outcome. {self._loses}")
 
 
 def _files(count: int) -> str:

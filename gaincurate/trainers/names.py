@@ -25,6 +25,7 @@ _PARTS: dict[str, tuple[Part, ...]] = {
     "prime-rl": ("layout", "log", "recipe"),
     "trinity": ("layout",),
     "areal": ("layout", "recipe"),
+    "ms-swift": ("recipe",),
     "roll": (),
     "open-instruct": (),
 }

@@ -11,7 +11,6 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,7 +79,6 @@ class Layout:
     """How one trainer writes checkpoints; paths are relative to its output root or to the checkpoint.
 
     Args:
-        trainer: its name here.
         version: what was read.
         folders: globs of checkpoint folders below the root.
         step: pattern of such a folder's name; group 1 is the step.
@@ -96,7 +94,6 @@ class Layout:
             count.
     """
 
-    trainer: str
     version: str
     folders: tuple[str, ...]
     step: str
@@ -108,6 +105,7 @@ class Layout:
     sharded: tuple[Sharded, ...] = ()
     tokenizer: str | None = None
     any_name: bool = False
+    trainer: str = ""  # set by its profile
 
     @property
     def save_settings(self) -> str:
@@ -144,7 +142,6 @@ class Recipe:
     who appends them, `ran` whether the recipe was run, or read only.
     """
 
-    trainer: str
     version: str
     body: str
     optimizer: str
@@ -152,6 +149,7 @@ class Recipe:
     reference: str
     outcomes: str
     ran: bool = False
+    trainer: str = ""  # set by its profile
 
     @property
     def script(self) -> str:
@@ -258,6 +256,10 @@ class Profile:
     recipe: Recipe | None = None
     no_recipe: str | None = None
 
+    def __post_init__(self) -> None:
+        for part in filter(None, (self.layout, self.recipe)):
+            object.__setattr__(part, "trainer", self.name)
+
 
 @cache
 def profiles() -> dict[str, Profile]:
@@ -298,9 +300,7 @@ def layout_of(trainer: str) -> Layout:
     choices = layouts()
     if trainer in choices:
         return choices[trainer]
-    near = get_close_matches(trainer.lower(), choices, 1, 0.5)
-    hint = f"did you mean {near[0]}? It" if near else "it"
-    raise InputError(f"--trainer {trainer}: {hint} must be one of {', '.join(choices)}.")
+    raise InputError(f"--trainer {trainer}: it must be one of {', '.join(choices)}{near(trainer, choices)}.")
 
 
 def recipes() -> dict[str, Recipe]:
@@ -319,9 +319,8 @@ def recipe_of(trainer: str) -> Recipe:
         return choices[trainer]
     if trainer in TRAINERS and (why := profiles()[trainer].no_recipe):
         raise InputError(f"there is no recipe for {trainer}: {why}.")
-    near = get_close_matches(trainer, choices, n=1, cutoff=0.6)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    raise InputError(f"there is no recipe for {trainer}; there are for {', '.join(choices)}.{hint}")
+    hint = near(trainer, choices)
+    raise InputError(f"there is no recipe for {trainer}; there are for {', '.join(choices)}{hint}.")
 
 
 def _folder(name: str) -> str:

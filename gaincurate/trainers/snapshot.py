@@ -8,7 +8,6 @@ the checkpoint since.
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import sys
@@ -38,14 +37,6 @@ _SMALL = {".json", ".jinja", ".txt", ".model", ".tiktoken"}
 _OTHERS = {"trainer_state.json", "model.safetensors.index.json"}
 _TEMPLATES = "additional_chat_templates"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
-_NO_LINKS = {
-    errno.EXDEV,
-    errno.EPERM,
-    errno.EACCES,
-    errno.EMLINK,
-    errno.ENOSYS,
-    errno.EOPNOTSUPP,
-}
 
 
 def hold(
@@ -167,13 +158,12 @@ def _small(folder: Path) -> Json:
 def _link(path: Path, to: Path) -> int:
     """Link a file, or copy it where there can be no link; the bytes that were copied."""
     to.parent.mkdir(exist_ok=True)
+    path = path.resolve(strict=True)
     try:
-        os.link(path.resolve(strict=True), to)
+        os.link(path, to)
         return 0
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-    shutil.copy2(path, to)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(path, to)
     return to.stat().st_size
 
 

@@ -349,9 +349,9 @@ def test_a_real_save_of_transformers_is_complete_for_the_trl_layout(tmp_path: Pa
 
 def test_a_trainer_that_is_not_known_is_named_with_a_near_one() -> None:
     with pytest.raises(InputError) as caught:
-        layout_of("Nemo")
+        layout_of("slme")
     assert str(caught.value) == (
-        f"--trainer Nemo: did you mean nemo-rl? It must be one of {', '.join(layouts())}."
+        f"--trainer slme: it must be one of {', '.join(layouts())}; near it there is slime."
     )
     with pytest.raises(InputError, match="--trainer xyz: it must be one of trl, "):
         layout_of("xyz")

@@ -87,6 +87,7 @@ VIEWS: dict[str, dict[str, Any]] = {
     },
     "trinity": {"prompt": "What is 3 plus 3?", "answer": "6"},
     "areal": {"messages": FULL, "answer": "6"},
+    "ms-swift": {"messages": FULL, "solution": "6", "question": "What is 3 plus 3?"},
     "roll": {"id": "id0003", "messages": json.dumps(FULL), "ground_truth": "6", "tag": "math"},
     "open-instruct": {"messages": FULL, "ground_truth": "6", "dataset": "math"},
 }

@@ -233,7 +233,7 @@ def test_bad_input_is_told_and_nothing_is_changed(tmp_path: Path, run: Run, mode
     root = folders.write(tmp_path / "output", folders.verl(7, hf=False))
     state = run.state
     for arguments, sentence in (
-        (("--checkpoint", root, "--trainer", "ver"), "--trainer ver: did you mean verl? It must be one of"),
+        (("--checkpoint", root, "--trainer", "ver"), "--trainer ver: it must be one of"),
         (
             ("--wait", 5),
             "--wait is for a known trainer's checkpoints: give --trainer T --checkpoint ROOT too.",

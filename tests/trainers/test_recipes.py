@@ -101,7 +101,7 @@ def test_the_command_prints_a_script_and_says_how_to_start_it() -> None:
     [
         (
             "slme",
-            f"error: there is no recipe for slme; there are for {', '.join(recipes())}. Did you mean slime?\n",
+            f"error: there is no recipe for slme; there are for {', '.join(recipes())}; near it there is slime.\n",
         ),
         (
             "trinity",

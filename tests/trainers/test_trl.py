@@ -56,6 +56,9 @@ def _no_run_stays_open() -> Iterator[None]:
     forget()
 
 
+NOT_OF_THE_RUN = "of an evaluation"
+
+
 class Ends(Exception):
     """A kill that the test survives."""
 
@@ -71,6 +74,17 @@ class Ender(transformers.TrainerCallback):
 
 class Trainer(FollowsRun, trl.GRPOTrainer):  # type: ignore[misc, name-defined]
     """What a user writes to have it all in one class."""
+
+
+class Unsloth(Trainer):
+    """As the trainer that Unsloth writes: the model is in training mode when rewards are computed, always."""
+
+    def _calculate_rewards(self, *args: Any) -> Any:
+        before = self.model.training
+        self.model.train()
+        rewards = super()._calculate_rewards(*args)
+        self.model.train(before)
+        return rewards
 
 
 class RLOO(FollowsRun, trl.RLOOTrainer):  # type: ignore[misc, name-defined]
@@ -92,7 +106,7 @@ def make(
     seen: list[str] = []
 
     def reward(completions: list[Any], gc_id: list[str], **columns: Any) -> list[float]:
-        if trainer.model.training:
+        if NOT_OF_THE_RUN not in gc_id:
             seen.extend(gc_id[::2])  # one of each group
         return trl_run.reward(completions, gc_id)
 
@@ -101,7 +115,7 @@ def make(
         more["peft_config"] = peft_config
     if evaluate:
         more["eval_dataset"] = datasets.Dataset.from_list(
-            [{"prompt": [{"role": "user", "content": "why?"}], "gc_id": "not of the run"}]
+            [{"prompt": [{"role": "user", "content": "why?"}], "gc_id": NOT_OF_THE_RUN}]
         )
     made_by = trl.RLOOConfig if kind is RLOO else trl.GRPOConfig
     trainer = kind(
@@ -119,7 +133,7 @@ def planned(run: Run) -> list[str]:
     return [gc_id for round_ in range(run.config.rounds) for gc_id in run.ids(round_)]
 
 
-@pytest.mark.parametrize("kind", [Trainer, RLOO])
+@pytest.mark.parametrize("kind", [Trainer, Unsloth, RLOO])
 def test_a_run_is_followed_to_its_end(tmp_path: Path, model: Path, kind: Any) -> None:
     run = runs.begin(tmp_path, budget=8, rounds=3, align_to=4)
     trainer, seen = make(

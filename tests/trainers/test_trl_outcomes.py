@@ -23,7 +23,7 @@ def trainer(*functions: Any, weights: list[float] | None = None) -> Any:
         reward_funcs=list(functions),
         reward_func_names=[getattr(f, "__name__", type(f).__name__) for f in functions],
         reward_weights=torch.tensor(weights or [1.0] * len(functions)),
-        model=SimpleNamespace(training=True),
+        evaluation_loop=lambda evaluates: evaluates(),
     )
 
 
@@ -146,8 +146,7 @@ def test_several_generations_in_one_step_are_all_told() -> None:
 def test_an_evaluation_is_not_an_outcome() -> None:
     made = trainer(right)
     listening = tap(made)
-    made.model.training = False
-    call(made, ["a"], ["yes"])
+    made.evaluation_loop(lambda: call(made, ["a"], ["yes"]))
     assert listening.drain(1) is None
 
 

@@ -84,7 +84,6 @@ PROFILE = Profile(
     launch=_launch,
     rendering=Rendering(code="the workflow of the training script", nulls="all"),
     layout=Layout(
-        trainer="areal",
         version="git 4aef98d8 (2026-05-21)",
         folders=(
             "epoch*globalstep*",
@@ -101,7 +100,6 @@ PROFILE = Profile(
         adapters=(".",),
     ),
     recipe=Recipe(
-        trainer="areal",
         version="4aef98d8 (2026-05-21)",
         body=_SCRIPT,
         optimizer=f"{OPTIMIZER_LOST}; kept only by recover.mode, which brings the last file's place back",

@@ -154,7 +154,6 @@ PROFILE = Profile(
         adds={"policy.tokenizer.chat_template": "a chat template"},
     ),
     layout=Layout(
-        trainer="nemo-rl",
         version="git 7ea279ab (2026-08-22)",
         folders=("step_*", "tmp_step_*"),
         step=r"(?:tmp_)?step_(\d+)",
@@ -175,7 +174,6 @@ PROFILE = Profile(
         files="train_data_step*.jsonl", keys=frozenset({"content", "rewards", "idx"}), read=_read_log
     ),
     recipe=Recipe(
-        trainer="nemo-rl",
         version="7ea279ab (2026-08-22)",
         body=_SCRIPT,
         optimizer=f"{OPTIMIZER_LOST}; kept only in one checkpoint_dir, where the loader's offset "

@@ -92,7 +92,6 @@ PROFILE = Profile(
     launch=_launch,
     rendering=Rendering(media=("images",), nulls="all"),
     layout=Layout(
-        trainer="openrlhf",
         version="0.11.2",
         folders=("global_step*_hf", "*/global_step*_hf", "_actor/global_step*"),
         step=r"global_step(\d+)(?:_hf)?",
@@ -104,7 +103,6 @@ PROFILE = Profile(
         sharded=(Sharded("*_model_states.pt", None, apart=True),),
     ),
     recipe=Recipe(
-        trainer="openrlhf",
         version="0.11.2",
         body=_SCRIPT,
         optimizer=f"{OPTIMIZER_LOST}; kept only by --ckpt.load_enable, which brings the last file's "

@@ -177,7 +177,6 @@ PROFILE = Profile(
         code="the taskset of the environment",
     ),
     layout=Layout(
-        trainer="prime-rl",
         version="git 559b4477 (2026-08-21)",
         folders=("broadcasts/step_*", "step_*", "*/broadcasts/step_*", "checkpoints/step_*"),
         step=r"step_(\d+)",
@@ -190,7 +189,6 @@ PROFILE = Profile(
     ),
     log=LogFormat(files="train/all/traces.jsonl", keys=frozenset({"task", "traces"}), read=_read_log),
     recipe=Recipe(
-        trainer="prime-rl",
         version="559b4477 (2026-08-21)",
         body=_SCRIPT,
         optimizer=f"{OPTIMIZER_LOST}; kept only by resuming, which brings the place among the last "

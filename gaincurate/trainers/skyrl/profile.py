@@ -99,7 +99,6 @@ PROFILE = Profile(
         nulls="all",
     ),
     layout=Layout(
-        trainer="skyrl",
         version="git a9564572 (2026-08-21)",
         folders=("global_step_*", "*/global_step_*"),
         step=r"global_step_(\d+)",
@@ -115,7 +114,6 @@ PROFILE = Profile(
         ),
     ),
     recipe=Recipe(
-        trainer="skyrl",
         version="a9564572 (2026-08-21)",
         body=_SCRIPT,
         optimizer=f"{OPTIMIZER_LOST}; kept only by resuming, which brings the last file's offset "

@@ -102,7 +102,6 @@ PROFILE = Profile(
         nulls="prompt_data",
     ),
     layout=Layout(
-        trainer="slime",
         version="git 624b824a (2026-08-21)",
         folders=("*", "*/*"),
         step=r"(?:.*\D)?(\d+)",
@@ -121,7 +120,6 @@ PROFILE = Profile(
         ),
     ),
     recipe=Recipe(
-        trainer="slime",
         version="624b824a (2026-08-21)",
         body=_SCRIPT,
         optimizer=f"{OPTIMIZER_LOST}; kept only with --load of Megatron weights, which brings the "

@@ -60,7 +60,6 @@ PROFILE = Profile(
         code="the workflow",
     ),
     layout=Layout(
-        trainer="trinity",
         version="0.6.0",
         folders=("global_step_*", "*/global_step_*", "*/*/global_step_*"),
         step=r"global_step_(\d+)",

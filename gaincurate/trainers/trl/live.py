@@ -17,7 +17,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -385,21 +385,13 @@ class FollowsRun:
         **options: the trainer's own; without `train_dataset` it is the run's scored set.
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        run: str | Path,
-        late: bool = False,
-        outcome: str | Sequence[str] | None = None,
-        correct: str | None = None,
-        reward_range: tuple[float, float] | None = None,
-        **options: Any,
-    ) -> None:
-        more: dict[str, Any] = {} if reward_range is None else {"reward_range": reward_range}
+    def __init__(self, *args: Any, run: str | Path, **options: Any) -> None:
+        names = ("late", "outcome", "correct", "reward_range")
+        of_run = {name: options.pop(name) for name in names if name in options}
         if len(args) < _TRAIN_DATASET and "train_dataset" not in options:
             options["train_dataset"] = dataset(run)
         super().__init__(*args, **options)
-        self.follower = attach(self, run, late=late, outcome=outcome, correct=correct, **more)
+        self.follower = attach(self, run, **of_run)
 
 
 def dataset(run: str | Path) -> datasets.Dataset:
@@ -484,7 +476,7 @@ class Tap:
         metrics: Callable[[], Mapping[str, float]],
     ) -> None:
         names = list(trainer.reward_func_names)
-        self._shape, self._trainer, self._metrics = shape, trainer, metrics
+        self._shape, self._metrics = shape, metrics
         outcome = [outcome] if isinstance(outcome, str) else outcome
         self._summed = list(names if outcome is None else outcome)
         refuse(unheard(trainer, outcome, correct))
@@ -500,10 +492,21 @@ class Tap:
                 continue
             trainer.reward_funcs[place] = self._wrapped(name, function, logs=first)
             first = False
+        self._evaluates = False
+        trainer.evaluation_loop = self._evaluation()(trainer.evaluation_loop)
+
+    @contextmanager
+    def _evaluation(self) -> Iterator[None]:
+        """Around evaluations: Unsloth puts the model into training mode before their rewards too."""
+        self._evaluates = True
+        try:
+            yield
+        finally:
+            self._evaluates = False
 
     def _wrapped(self, name: str, function: Callable[..., Any], *, logs: bool) -> Callable[..., Any]:
         def hear(rewards: Any, columns: Mapping[str, Any]) -> None:
-            if not self._trainer.model.training:  # an evaluation
+            if self._evaluates:
                 return
             if ID not in columns:
                 raise InputError(

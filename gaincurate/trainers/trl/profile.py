@@ -154,7 +154,6 @@ PROFILE = Profile(
     launch=_launch,
     rendering=Rendering({"chat_template_kwargs": ""}, media=("image", "images"), nulls="all"),
     layout=Layout(
-        trainer="trl",
         version="1.16.0, transformers 5.23.0",
         folders=("checkpoint-*",),
         step=r"checkpoint-(\d+)",
@@ -184,7 +183,6 @@ PROFILE = Profile(
         "function",
     ),
     recipe=Recipe(
-        trainer="trl",
         version="1.16.0",
         body=_SCRIPT,
         optimizer="goes on, from checkpoint-N of the last round",

@@ -283,8 +283,6 @@ _RULES: tuple[Rule, ...] = (
     common.adapter_only("use_peft", False),
     must("remove_unused_columns", False, "gc_id is dropped before the reward functions see it, so no "
         "outcome can be told", name="columns", modes=ALWAYS),
-    must("auto_find_batch_size", False, "GRPOConfig refuses it, because groups would not survive a batch "
-        "size that changes", name="batch-finder", severity="stops", modes=ALWAYS),
 )  # fmt: skip
 
 RULES = TrainerRules(

@@ -156,7 +156,6 @@ PROFILE = Profile(
         nulls="all",
     ),
     layout=Layout(
-        trainer="verl",
         version="0.9.1",
         folders=("global_step_*", "*/global_step_*", "*/*/global_step_*"),
         step=r"global_step_(\d+)",
@@ -173,7 +172,6 @@ PROFILE = Profile(
     ),
     log=LogFormat(files="[0-9]*.jsonl", keys=frozenset({"input", "output", "score", "step"}), read=_read_log),
     recipe=Recipe(
-        trainer="verl",
         version="0.9.1",
         body=_SCRIPT,
         optimizer=f"{OPTIMIZER_LOST}; kept only by resuming, which brings the last file's offset "

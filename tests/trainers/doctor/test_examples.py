@@ -18,11 +18,11 @@ from gaincurate.trainers.doctor.examine import Report, judge, trainer_named
 from gaincurate.trainers.doctor.findings import Context, Mode
 from gaincurate.trainers.doctor.read import Read
 from gaincurate.trainers.doctor.settings import normal, scalar
-from gaincurate.trainers.profile import with_rules
 
 EXAMPLES: list[dict[str, str]] = tomllib.loads((Path(__file__).parent / "examples.toml").read_text())[
     "example"
 ]
+OF = dict.fromkeys(example["trainer"] for example in EXAMPLES)
 RUN = Context(
     budget=96,
     rounds=10,
@@ -54,7 +54,7 @@ def of(trainer: str) -> list[dict[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("trainer", with_rules())
+@pytest.mark.parametrize("trainer", OF)
 def test_what_is_found_in_the_trainers_own_examples(trainer: str) -> None:
     for example in of(trainer):
         for mode in modes(trainer):
@@ -65,7 +65,7 @@ def test_what_is_found_in_the_trainers_own_examples(trainer: str) -> None:
             assert unjudged == example.get(f"{mode}_unjudged", "").split(), (example["from"], mode)
 
 
-@pytest.mark.parametrize("trainer", with_rules())
+@pytest.mark.parametrize("trainer", OF)
 def test_the_mended_examples_are_clean(trainer: str) -> None:
     for example in of(trainer):
         for mode in modes(trainer):
@@ -82,6 +82,6 @@ def test_the_counts_in_the_docs_are_those_of_the_table() -> None:
     page = (Path(__file__).parent.parent.parent.parent / "docs/doctor.md").read_text()
     counts = [
         sum(len(example[mode].split()) for example in of(trainer) for mode in modes(trainer))
-        for trainer in with_rules()
+        for trainer in OF
     ]
     assert f"| true findings | {' | '.join(map(str, counts))} |" in page

@@ -72,6 +72,7 @@ IN_THE_DEFAULTS = {
     "prime-rl": "length output ahead",
     "trinity": "data resume",
     "areal": "data weights output shuffle reference",
+    "ms-swift": "data shuffle epochs outcomes output output adapter reference",
 }
 
 
@@ -114,7 +115,6 @@ MORE: list[tuple[str, str, Context, dict[str, Any]]] = [
     ("trl", "no-checkpoint", SEGMENT, {"save_strategy": "no"}),
     ("trl", "optimizer", SEGMENT, {"save_only_model": True}),
     ("trl", "optimizer", LIVE, {"save_only_model": True}),
-    ("trl", "batch-finder", SEGMENT, {"auto_find_batch_size": True}),
     ("trl", "batch-twice", SEGMENT, {"generation_batch_size": 16, "steps_per_generation": 2}),
     ("trl", "reference", SEGMENT, {"beta": 0.04}),
     ("trl", "base-model", SEGMENT, {"model_name_or_path": "Qwen/Qwen3-8B"}),
@@ -183,6 +183,13 @@ MORE: list[tuple[str, str, Context, dict[str, Any]]] = [
     ("trinity", "output", SEGMENT, {"continue_from_checkpoint": False}),
     ("areal", "resume", SEGMENT, {"recover.mode": "auto"}),
     ("areal", "max-steps", RUN, {"total_train_steps": 7}),
+    ("ms-swift", "base-model", SEGMENT, {"model": "Qwen/Qwen3-8B"}),
+    ("ms-swift", "view", ROWS_OF_A_RUN, {"dataset": "{data}"}),
+    ("ms-swift", "tail", RUN, {"generation_batch_size": 56}),
+    ("ms-swift", "max-steps", RUN, {"generation_batch_size": 64, "max_steps": 40}),
+    ("ms-swift", "too-long", RUN, {"max_length": 512}),
+    ("ms-swift", "dynamic-sampling", SEGMENT, {"dynamic_sample": True}),
+    ("ms-swift", "resume", SEGMENT, {"resume_from_checkpoint": "{checkpoint}"}),
 ]
 
 
@@ -257,6 +264,7 @@ DATA = {
     "slime": "prompt_data",
     "trinity": "buffer.explorer_input.tasksets.0.path",
     "areal": "train_dataset.path",
+    "ms-swift": "dataset",
 }
 
 

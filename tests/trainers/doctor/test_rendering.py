@@ -93,6 +93,7 @@ LINES = {
     "skyrl": "uv run -m skyrl.train.entrypoints.main_base data.train_data=['{data}']",
     "trinity": "trinity run mode=both",
     "areal": "python3 gsm8k_rl.py total_train_epochs=1",
+    "ms-swift": "swift rlhf --rlhf_type grpo --dataset {output}/data.jsonl",
     "prime-rl": "uv run rl --max-steps 4",
 }
 
