@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import sets
 from gaincurate.schedule.config import RescoreConfig, ScheduleConfig
 from gaincurate.schedule.rounds import start
 from gaincurate.schedule.run import Run
-from gaincurate.schedule.strata import Strata
 
 TRAINER = Path(__file__).with_name("fake_trainer.py")
 COMMAND = [sys.executable, str(TRAINER), "{data}", "{round}", "{checkpoint}", "{outcomes}", "{output}"]
@@ -82,9 +81,3 @@ def write(run: Run, round_: int, lines: Sequence[Any]) -> None:
 def plans(run: Run) -> list[bytes]:
     """All plans, byte by byte."""
     return [path.read_bytes() for path in sorted(run.folder.glob("rounds/*/plan.json"))]
-
-
-def strata_of(labels: Any, weights: Mapping[str, float] | None = None) -> Strata:
-    """Groups of prompts by a value of each."""
-    values, codes = np.unique(np.asarray(labels), return_inverse=True)
-    return Strata.coded(codes.astype(np.int32), [str(value) for value in values], weights)

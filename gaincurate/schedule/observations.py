@@ -45,7 +45,7 @@ REPLAY = (
     "more than half of the groups are silent, so switch replay on (in TRL `replay=` of ReplayGRPOTrainer, "
     "docs/replay.md), unless the training makes many passes over few prompts"
 )
-"""Advice for such a run; docs/studies/lean has what replay gains and costs."""
+"""Advice where less than half of the groups differ; docs/studies/lean has what replay gains and costs."""
 
 
 def silent(text: str) -> None:
@@ -111,11 +111,6 @@ def nothing_learnt(run: Run, inputs: Json) -> str | None:
         f"wrong and {right:.0%} all right), so GRPO learns nothing; likely causes are "
         f"{max(causes, key=causes.__getitem__)} the reward range ({low:g} to {high:g})"
     )
-
-
-def many_silent(effective: float | None) -> bool:
-    """Whether less than half of some groups had rewards that differ, so that `REPLAY` is good advice."""
-    return effective is not None and effective < 0.5
 
 
 def rules_of(config: ScheduleConfig) -> Rules:

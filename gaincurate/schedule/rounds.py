@@ -45,7 +45,6 @@ from gaincurate.schedule.observations import (
     Note,
     concentration_of,
     late_outcomes,
-    many_silent,
     nothing_learnt,
     silent,
     take_outcomes,
@@ -282,8 +281,10 @@ def _observe(run: Run, state: Json, checkpoint: str | None, note: Note, held: He
     }
     if (why := nothing_learnt(run, inputs)) is not None:
         note(f"warning: {why}")
-    elif many_silent(inputs.get("effective")) and not many_silent(plan["inputs"].get("effective")):
-        note(f"in round {round_}, {REPLAY}")
+    else:
+        shares = (inputs.get("effective"), plan["inputs"].get("effective"))  # the round's, and the last one's
+        if [share is not None and share < 0.5 for share in shares] == [True, False]:
+            note(f"in round {round_}, {REPLAY}")
     log = {"what": "outcomes", "round": round_, "repeated": outcomes.repeated, "void": outcomes.void}
     return _Learned(selector, state, inputs, log)
 
@@ -318,7 +319,8 @@ def _write_round(run: Run, selector: base.Selector, round_: int, state: Json, in
     if config.order == "rank":
         ranks = np.sort(ranks)
     rows = order.rows[ranks]
-    counts = check_shares(config, selector, run.strata, rows, round_)
+    strata = run.strata
+    counts = None if strata is None else check_shares(config, selector, strata, rows, round_)
     table = run.scored.take(rows)
     metrics = _metrics(run, selector)
     plan = {
@@ -459,9 +461,9 @@ def check_draw(config: ScheduleConfig, drawn: object, count: int) -> Ints:
 
 
 def check_shares(
-    config: ScheduleConfig, selector: base.Selector, strata: Strata | None, rows: Ints, round_: int
+    config: ScheduleConfig, selector: base.Selector, strata: Strata, rows: Ints, round_: int
 ) -> dict[str, int] | None:
-    """How many prompts of each group a round has; None where a run has no groups.
+    """How many prompts of each group a round has; None where there is one group beside rows left out.
 
     Args:
         config: the run's options.
@@ -473,8 +475,6 @@ def check_shares(
     Raises:
         InputError: they are not the groups' quotas.
     """
-    if strata is None:
-        return None
     counts = np.bincount(strata.labels[rows], minlength=len(strata.names))
     quotas = strata.quotas(config.budget, round_)
     wrong = np.flatnonzero(counts != quotas)

@@ -16,7 +16,7 @@ from gaincurate.schedule.calibration import difficulty_status
 from gaincurate.schedule.checkpoints import Finder, checkpoint_before
 from gaincurate.schedule.context import Context
 from gaincurate.schedule.forecast import Forecast, beside
-from gaincurate.schedule.observations import REPLAY, many_silent, nothing_learnt, rules_of
+from gaincurate.schedule.observations import REPLAY, nothing_learnt, rules_of
 from gaincurate.schedule.rescore import due
 from gaincurate.schedule.rounds import selector_of
 from gaincurate.schedule.run import Run, names_of
@@ -96,7 +96,7 @@ def status(run: Run, expected: Forecast | None = None) -> Json:
         "scoring_seconds": sum(v for (what, _), v in seconds.items() if what == "scoring"),
         "seconds_left": _left(config.rounds, newest, finished, rounds),
         "nothing_learnt": nothing,
-        "advice": REPLAY if nothing is None and shares and many_silent(float(np.mean(shares))) else None,
+        "advice": REPLAY if nothing is None and shares and np.mean(shares) < 0.5 else None,
         "late": sum(entry["late"] or 0 for entry in rounds),
         "differ": None if expected is None else beside(expected, config.strategy, rounds),
         "waiting": None if finished or newest < 0 else _waiting(run, newest),

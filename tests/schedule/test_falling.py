@@ -17,6 +17,7 @@ from gaincurate.schedule.base import Pool, build
 from gaincurate.schedule.context import Context
 from gaincurate.schedule.rounds import advance, selector_of
 from gaincurate.schedule.run import Run
+from gaincurate.schedule.strata import Strata
 from gaincurate.schedule.strategies.falling import Falling
 
 PASS_RATES = np.arange(61)[:60] / 60
@@ -67,7 +68,8 @@ def test_a_column_of_pass_rates_is_read_as_one_and_what_always_passes_is_dropped
 def test_each_group_has_its_own_gaussian(tmp_path: Path) -> None:
     # A group of hard prompts and one of easy ones: both are drawn from near the mean as far as they go.
     run = begin(tmp_path, options={"first": 0.5, "last": 0.5, "sigma": 0.01}, budget=4)
-    strata = runs.strata_of(PASS_RATES >= 0.5).by_rank(run.orders.find(run.state["order"]).rows)
+    halves = Strata.coded((PASS_RATES >= 0.5).astype(np.int32), ["hard", "easy"])
+    strata = halves.by_rank(run.orders.find(run.state["order"]).rows)
     selector = selector_of(run)
     selector.pool = type(selector.pool)(60, 4, 0, strata=strata)
     selector.prepare(Context(run, 0, run.state["order"]))

@@ -22,6 +22,7 @@ from gaincurate.schedule.ordering import Order, build
 from gaincurate.schedule.rescore import Rescored
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
+from gaincurate.schedule.strata import Strata
 
 ROWS = 120
 SOURCES = ["code"] * 24 + ["math"] * 72 + [None] * 24
@@ -60,7 +61,8 @@ def step(run: Run) -> None:
 @pytest.mark.parametrize("order", ["drawn", "rank"])
 def test_every_round_of_a_run_has_the_shares(tmp_path: Path, strategy: str, order: str) -> None:
     run = begin(tmp_path, strategy=strategy, order=order)
-    quotas = runs.strata_of([str(source) for source in SOURCES])  # in the same order: None stands for (none)
+    names = ["code", None, "math"]
+    quotas = Strata.coded(np.array([names.index(source) for source in SOURCES]), list(map(str, names)))
     for round_ in range(6):
         code, nothing, math = quotas.quotas(11, round_).tolist()
         assert sources_of(run, round_) == {"code": code, "math": math, None: nothing}

@@ -20,6 +20,7 @@ import runs
 from gaincurate.errors import InputError
 from gaincurate.schedule.base import Observed, Pool, build
 from gaincurate.schedule.rounds import advance, write_data_again
+from gaincurate.schedule.strata import Strata
 from gaincurate.schedule.strategies.posterior import Posterior
 from gaincurate.schedule.strategies.posterior_options import PRESETS, PosteriorOptions
 from gaincurate.trainers.session import RunSession
@@ -144,7 +145,8 @@ def test_a_pass_has_a_prompt_at_most_once_and_with_retest_1_exactly_once(
     budget: int, rows: int, seed: int, groups: int
 ) -> None:
     random = np.random.default_rng(seed)
-    strata = None if groups == 1 else runs.strata_of(random.integers(0, groups, rows))
+    labels = np.unique(random.integers(0, groups, rows), return_inverse=True)[1].astype(np.int32)
+    strata = None if groups == 1 else Strata.coded(labels, [str(k) for k in range(labels.max() + 1)])
     for retest in (0.05, 1.0):
         chosen = Posterior(Pool(rows, budget, seed, strata=strata), PosteriorOptions(retest=retest))
         counts = np.zeros(rows, int)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -11,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import runs
 from gaincurate.core.rng import uniforms
 from gaincurate.errors import InputError
 from gaincurate.schedule.base import Observed, Options, Pool, build
@@ -22,6 +22,12 @@ from gaincurate.schedule.strategies.uniform import FileOrder, Uniform
 
 _SIZES = st.lists(st.integers(1, 30), min_size=1, max_size=9)
 _WEIGHTS = st.lists(st.sampled_from([0.0, 0.1, 0.3, 1.0, 2.5, 40.0]), min_size=9, max_size=9)
+
+
+def strata_of(labels: Any, weights: Mapping[str, float] | None = None) -> Strata:
+    """Groups of prompts by a value of each."""
+    values, codes = np.unique(np.asarray(labels), return_inverse=True)
+    return Strata.coded(codes.astype(np.int32), [str(value) for value in values], weights)
 
 
 def groups_of(sizes: list[int], seed: int = 0) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -58,7 +64,7 @@ def test_no_group_is_ever_a_whole_prompt_away_from_its_share(
     given_weights = dict(zip(map(str, range(len(sizes))), weights, strict=False)) if weighted else None
     if given_weights is not None and not any(given_weights.values()):
         return
-    strata = runs.strata_of(groups_of(sizes), given_weights)
+    strata = strata_of(groups_of(sizes), given_weights)
     most = sum(size for size, part in zip(sizes, strata.parts.tolist(), strict=True) if part)
     budget = data.draw(st.integers(1, most))
     rates = exact_rates(sizes, [Fraction(part) for part in strata.parts.tolist()], budget)
@@ -73,7 +79,7 @@ def test_no_group_is_ever_a_whole_prompt_away_from_its_share(
 
 def test_many_small_groups_keep_their_shares_beside_a_large_one() -> None:
     # 50 tasks of 6 beside one of 700: rounding each round by itself would give the small ones none or all.
-    strata = runs.strata_of(np.repeat(np.arange(51), [700] + [6] * 50))
+    strata = strata_of(np.repeat(np.arange(51), [700] + [6] * 50))
     taken = np.cumsum([strata.quotas(32, round_) for round_ in range(500)], axis=0)
     exact = np.arange(1, 501)[:, None] * 32 * strata.shares
     assert np.abs(taken - exact).max() < 1
@@ -84,7 +90,7 @@ def test_many_small_groups_keep_their_shares_beside_a_large_one() -> None:
 )
 def test_the_earliest_due_alone_would_leave_a_group_behind(sizes: list[int], budget: int) -> None:
     # Found by search: without the rules for ties a group is a whole prompt off here.
-    strata = runs.strata_of(np.repeat(np.arange(len(sizes)), sizes))
+    strata = strata_of(np.repeat(np.arange(len(sizes)), sizes))
     taken = np.cumsum([strata.quotas(budget, round_) for round_ in range(60)], axis=0)
     exact = np.arange(1, 61)[:, None] * budget * np.array(sizes) / sum(sizes)
     assert np.abs(taken - exact).max() < 1 - 1e-9
@@ -92,7 +98,7 @@ def test_the_earliest_due_alone_would_leave_a_group_behind(sizes: list[int], bud
 
 @given(_SIZES, st.data())
 def test_what_a_group_cannot_give_goes_to_the_others(sizes: list[int], data: st.DataObject) -> None:
-    strata = runs.strata_of(groups_of(sizes))
+    strata = strata_of(groups_of(sizes))
     room = np.array([data.draw(st.integers(0, size)) for size in sizes])
     budget = data.draw(st.integers(0, int(room.sum())))
     if not budget:
@@ -104,14 +110,14 @@ def test_what_a_group_cannot_give_goes_to_the_others(sizes: list[int], data: st.
 
 
 def test_weights_are_shares_of_a_round() -> None:
-    strata = runs.strata_of(["code"] * 30 + ["math"] * 10, {"code": 0.3, "math": 0.7})
+    strata = strata_of(["code"] * 30 + ["math"] * 10, {"code": 0.3, "math": 0.7})
     assert strata.shares.tolist() == pytest.approx([0.3, 0.7])
     assert strata.quotas(10, 0).tolist() == [3, 7]
-    vast = runs.strata_of(["code"] * 30 + ["math"] * 10, {"code": 1.7e308, "math": 1.7e308})
+    vast = strata_of(["code"] * 30 + ["math"] * 10, {"code": 1.7e308, "math": 1.7e308})
     assert vast.shares.tolist() == [0.5, 0.5]
     # Of 20 prompts 14 would be math's, which has 10.
     assert strata.quotas(20, 0).tolist() == [10, 10]
-    only_math = runs.strata_of(["code"] * 30 + ["math"] * 10, {"code": 0, "math": 1})
+    only_math = strata_of(["code"] * 30 + ["math"] * 10, {"code": 0, "math": 1})
     assert only_math.quotas(10, 5).tolist() == [0, 10]
     with pytest.raises(
         InputError, match="a round has 11 prompts, and the groups with a weight over 0 have 10"
@@ -130,14 +136,14 @@ def test_weights_are_shares_of_a_round() -> None:
 )
 def test_weights_that_are_no_shares_are_refused(weights: dict[str, float], sentence: str) -> None:
     with pytest.raises(InputError) as caught:
-        runs.strata_of(["code", "math"], weights)
+        strata_of(["code", "math"], weights)
     assert sentence in str(caught.value)
 
 
 @given(_SIZES, st.data(), st.integers(0, 5))
 def test_pick_takes_the_best_of_each_group(sizes: list[int], data: st.DataObject, round_: int) -> None:
     rows = sum(sizes)
-    strata = runs.strata_of(groups_of(sizes))
+    strata = strata_of(groups_of(sizes))
     keys = np.array(
         data.draw(st.lists(st.sampled_from([-np.inf, 0.0, 1.0, 2.0]), min_size=rows, max_size=rows))
     )
@@ -150,7 +156,7 @@ def test_pick_takes_the_best_of_each_group(sizes: list[int], data: st.DataObject
 
 
 def test_any_stretch_of_a_round_has_the_shares_too() -> None:
-    strata = runs.strata_of(np.repeat(np.arange(4), [10, 20, 30, 40]))
+    strata = strata_of(np.repeat(np.arange(4), [10, 20, 30, 40]))
     keys = np.arange(100.0)  # by key alone, the first half of a round would be of the last group
     ranks = Pool(100, 50, 0, strata=strata).pick(keys, 0)
     assert counts_of(ranks, strata) == [5, 10, 15, 20]
@@ -161,7 +167,7 @@ def test_any_stretch_of_a_round_has_the_shares_too() -> None:
 def test_draws_within_a_group_follow_the_closed_form() -> None:
     # Two of group a and one of group b each round; within a, successive sampling by the weights.
     weights, count = np.array([5.0, 3.0, 1.0, 1.0, 7.0, 1.0]), 20_000
-    strata = runs.strata_of(list("aaaabb"), {"a": 2, "b": 1})
+    strata = strata_of(list("aaaabb"), {"a": 2, "b": 1})
     pool = Pool(6, 3, seed=4, strata=strata)
     pairs, singles = np.zeros((4, 4)), np.zeros(2)
     for round_ in range(count):
@@ -178,7 +184,7 @@ def test_draws_within_a_group_follow_the_closed_form() -> None:
 
 
 def test_what_is_left_out_is_never_drawn_and_its_group_gives_what_it_has() -> None:
-    strata = runs.strata_of(np.repeat(np.arange(3), [4, 8, 12]))
+    strata = strata_of(np.repeat(np.arange(3), [4, 8, 12]))
     pool = Pool(24, 12, seed=0, strata=strata)
     left_out = np.array([3, 0, 1])
     for round_ in range(30):
@@ -195,7 +201,7 @@ def test_without_strata_draw_and_pick_are_one_group() -> None:
     best = np.argsort(-keys, kind="stable")[:20].tolist()
     assert pool.draw(weights, 7).tolist() == best
     assert pool.pick(pool.noisy(weights, 7), 7).tolist() == best
-    one = Pool(50, 20, seed=9, strata=runs.strata_of(np.zeros(50)))
+    one = Pool(50, 20, seed=9, strata=strata_of(np.zeros(50)))
     assert one.draw(weights, 7).tolist() == best
 
 
@@ -216,7 +222,7 @@ def test_passes_of_a_group_have_each_of_its_prompts_once(
     sizes: list[int], weights: list[float], data: st.DataObject, kind: type[Uniform]
 ) -> None:
     named = {str(group): weight + 0.01 for group, weight in zip(range(len(sizes)), weights, strict=False)}
-    strata = runs.strata_of(groups_of(sizes), data.draw(st.sampled_from([None, named])))
+    strata = strata_of(groups_of(sizes), data.draw(st.sampled_from([None, named])))
     rows = sum(sizes)
     budget = data.draw(st.integers(1, rows))
     pool = Pool(rows, budget, 3, strata=strata)
@@ -240,7 +246,7 @@ def test_passes_of_a_group_have_each_of_its_prompts_once(
 
 @pytest.mark.parametrize("strategy", ["uniform", "file-order", "length", "gain-rl", "posterior"])
 def test_every_strategy_keeps_the_shares(strategy: str) -> None:
-    strata = runs.strata_of(groups_of([7, 50, 120, 3]))
+    strata = strata_of(groups_of([7, 50, 120, 3]))
     selector = build(strategy, Pool(180, 24, 5, strata=strata), {})
     for round_ in range(8):
         ranks = selector.draw(round_)
@@ -251,7 +257,7 @@ def test_every_strategy_keeps_the_shares(strategy: str) -> None:
 
 
 def test_dots_draws_within_groups_and_its_references_from_all() -> None:
-    strata = runs.strata_of(groups_of([60, 40, 20]))
+    strata = strata_of(groups_of([60, 40, 20]))
     pool = Pool(120, 30, 5, strata=strata)
     plain, chosen = (Dots(each, DotsOptions(references=20)) for each in (Pool(120, 30, 5), pool))
     for round_ in range(5):
