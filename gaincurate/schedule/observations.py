@@ -43,7 +43,7 @@ _ENOUGH = 0.9
 _SHOWN = 5
 REPLAY = (
     "more than half of the groups are silent, so switch replay on (in TRL `replay=` of ReplayGRPOTrainer, "
-    "docs/replay.md), unless the training makes many passes over few prompts"
+    "https://arxiv.org/abs/2506.05316), unless the training makes many passes over few prompts"
 )
 """Advice where less than half of the groups differ; docs/studies/lean has what replay gains and costs."""
 
