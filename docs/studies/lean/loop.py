@@ -55,6 +55,8 @@ class Arm(BaseModel):
     learning_rate: float = 5e-5
     warmup_steps: int = 6
     budget_tokens: int = 24_000
+    marks: int = MARKS
+    """How often it is judged, at equal shares of the budget."""
 
     @property
     def reads_scores(self) -> bool:
@@ -126,9 +128,9 @@ class Training:
         """Train to the end of the budget; what the study keeps of it."""
         begun, wall = time.process_time(), time.perf_counter()
         marks = [self._judge()]
-        targets = [self.arm.budget_tokens * k // MARKS for k in range(1, MARKS + 1)]
+        targets = [self.arm.budget_tokens * k // self.arm.marks for k in range(1, self.arm.marks + 1)]
         for _ in self.train():
-            while len(marks) <= MARKS and self.tokens >= targets[len(marks) - 1]:
+            while len(marks) <= self.arm.marks and self.tokens >= targets[len(marks) - 1]:
                 marks.append(self._judge())
         return {
             **self._account(),
@@ -226,7 +228,10 @@ class Training:
 
     def _judge(self) -> Floats:
         with self._timed("judge"):
-            return self.world.heldout.accuracies(self.policy)
+            bfloat16, self.policy.bfloat16 = self.policy.bfloat16, False
+            accuracies = self.world.heldout.accuracies(self.policy)
+            self.policy.bfloat16 = bfloat16
+            return accuracies
 
     @contextmanager
     def _timed(self, part: str) -> Iterator[None]:

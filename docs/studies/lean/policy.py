@@ -97,7 +97,9 @@ def by_prompt(parts: Sequence[Tensor], places: Tensor, prompts: int, longest: in
 
 
 class Policy:
-    """A decoder in a folder of `transformers` (Llama, as many key as query heads, tied embeddings), float32.
+    """A decoder in a folder of `transformers` (Llama, tied embeddings), with weights in float32.
+
+    Products of the layers are in the `dtype` of `config.json`, those of the output layer in float32.
 
     Args:
         folder: with `config.json` and `model.safetensors`.
@@ -107,11 +109,11 @@ class Policy:
         config = json.loads((folder / "config.json").read_text())
         self.heads, self.end = config["num_attention_heads"], config["eos_token_id"]
         self._epsilon = config["rms_norm_eps"]
-        if config["num_key_value_heads"] != self.heads or not config["tie_word_embeddings"]:
-            raise ValueError(
-                f"{folder}: the study's model has tied embeddings and as many key heads as heads"
-            )
-        found = load_file(folder / "model.safetensors")
+        self.key_heads = config["num_key_value_heads"]
+        self.bfloat16 = config.get("dtype") == "bfloat16"
+        if not config["tie_word_embeddings"]:
+            raise ValueError(f"{folder}: the study's model has tied embeddings")
+        found = {name: w.float() for name, w in load_file(folder / "model.safetensors").items()}
         self.embedding = found["model.embed_tokens.weight"]
         self.norm = found["model.norm.weight"]
         self.layers: list[dict[str, Tensor]] = []
@@ -140,17 +142,41 @@ class Policy:
         """All weights, in one order."""
         return [self.embedding, self.norm, *(w for layer in self.layers for w in layer.values())]
 
+    def named(self) -> dict[str, Tensor]:
+        """All weights by their names in `transformers`."""
+        found = {"model.embed_tokens.weight": self.embedding, "model.norm.weight": self.norm}
+        width = self.embedding.shape[1] // self.heads
+        sizes = [width * self.heads, width * self.key_heads, width * self.key_heads]
+        for number, layer in enumerate(self.layers):
+            name = f"model.layers.{number}."
+            found[f"{name}input_layernorm.weight"] = layer["in"]
+            found[f"{name}post_attention_layernorm.weight"] = layer["mid"]
+            found[f"{name}self_attn.o_proj.weight"] = layer["o"]
+            found[f"{name}mlp.down_proj.weight"] = layer["down"]
+            for part, weights in zip("qkv", layer["qkv"].split(sizes), strict=True):
+                found[f"{name}self_attn.{part}_proj.weight"] = weights
+            for part, weights in zip(("gate", "up"), layer["up"].chunk(2), strict=True):
+                found[f"{name}mlp.{part}_proj.weight"] = weights
+        return {name: weights.detach().clone() for name, weights in found.items()}
+
     def _hidden(self, ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """`[T, width]`: what the output layer reads."""
-        shape, width = (len(ids), 3 * self.heads, -1), self.embedding.shape[1:]
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
+            return self._layers(ids, positions, attend).float()
+
+    def _layers(self, ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        turning, shared = self.heads + self.key_heads, self.heads // self.key_heads
+        shape, width = (len(ids), turning + self.key_heads, -1), self.embedding.shape[1:]
         cos, sin = self._cos[positions], self._sin[positions]
         x = self.embedding[ids]
         for number, layer in enumerate(self.layers):
             heads = F.linear(F.rms_norm(x, width, layer["in"], self._epsilon), layer["qkv"]).view(shape)
-            turned, v = heads[:, : 2 * self.heads], heads[:, 2 * self.heads :]
+            turned, v = heads[:, :turning], heads[:, turning:]
             left, right = turned.chunk(2, -1)
             turned = turned * cos + torch.cat([-right, left], -1) * sin
-            q, k = turned.chunk(2, 1)
+            q, k = turned[:, : self.heads], turned[:, self.heads :]
+            if shared > 1:
+                k, v = (part.repeat_interleave(shared, 1) for part in (k, v))
             x = x + F.linear(attend(number, q, k, v), layer["o"])
             gate, up = F.linear(F.rms_norm(x, width, layer["mid"], self._epsilon), layer["up"]).chunk(2, -1)
             x = x + F.linear(F.silu(gate) * up, layer["down"])
