@@ -35,8 +35,8 @@ SECTION = r"^(Args|Returns|Yields|Raises|Attributes):\n((?:    .*\n|\n(?=    ))+
 HEAD = """# Python
 
 This page lists the stable Python API. [Trainers](trainers.md) and [TRL](trl.md) have the live adapters.
-All errors are subclasses of `gaincurate.errors.GaincurateError`. Type checkers know the keywords of `score`,
-`rollout` and `Schedule.start`.
+All errors are subclasses of `gaincurate.errors.GaincurateError`. Type checkers know the keywords of `score`
+and `Schedule.start`.
 `make docs` writes this page from signatures and docstrings.
 """
 
