@@ -35,8 +35,8 @@ SECTION = r"^(Args|Returns|Yields|Raises|Attributes):\n((?:    .*\n|\n(?=    ))+
 HEAD = """# Python
 
 This page lists the stable Python API. [Trainers](trainers.md) and [TRL](trl.md) have the live adapters.
-All errors are subclasses of `gaincurate.errors.GaincurateError`. Type checkers know the keywords of `score`,
-`rollout` and `Schedule.start`.
+All errors are subclasses of `gaincurate.errors.GaincurateError`. Type checkers know the keywords of `score`
+and `Schedule.start`.
 `make docs` writes this page from signatures and docstrings.
 """
 
@@ -56,14 +56,14 @@ def signature(thing: Any) -> str:
         call = inspect.signature(thing)
     except ValueError:
         return ""
-    text = re.sub(OBJECT, "...", str(call)).replace("'", "")
+    text = re.sub(OBJECT, "...", str(call)).replace("''", '""').replace("'", "")
     if len(text) <= 80:
         return text
     parts, star = list[str](), False
     for each in call.parameters.values():
         parts += ["*"] if each.kind is each.KEYWORD_ONLY and not star else []
         star = star or each.kind is each.KEYWORD_ONLY
-        parts.append(re.sub(OBJECT, "...", str(each)).replace("'", ""))
+        parts.append(re.sub(OBJECT, "...", str(each)).replace("''", '""').replace("'", ""))
     return "(\n" + "".join(f"    {part},\n" for part in parts) + ")"
 
 

@@ -240,14 +240,6 @@ _COLUMNS: dict[str, output.Cell] = {
 without mu has no target rank."""
 
 
-def status_of(run: str | Path) -> dict[str, Any]:
-    """What `schedule.status.status` returns for the run in a folder."""
-    from gaincurate.schedule.run import Run
-    from gaincurate.schedule.status import status
-
-    return status(Run(Path(run)))
-
-
 def print_status(facts: dict[str, Any], last: int | None = None) -> None:
     """Print what `schedule.status.status` returns.
 

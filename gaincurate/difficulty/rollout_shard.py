@@ -167,7 +167,9 @@ class ShardWork:
             if "refused" in entry:
                 self.refused[entry["gc_id"]] = entry["refused"]
             elif "reward" in entry:
-                self._verdicts[entry["gc_id"], entry["sample"]] = Verdict(entry["reward"], entry["reason"])
+                key = entry["gc_id"], entry["sample"]
+                if key in self._done:  # else the line of its completion was damaged, and another one is made
+                    self._verdicts[key] = Verdict(entry["reward"], entry["reason"])
             else:
                 done = decoded(entry)
                 self._done[done.key] = done

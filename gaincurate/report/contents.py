@@ -65,7 +65,7 @@ _RATES = {
     "always": MUTED,
 }
 """Of prompts by their pass rate; only the blue ones teach."""
-_BARS = 12  # groups that are drawn
+_BARS, _LISTED = 12, 20  # groups that are drawn, and that a terminal lists
 T = TypeVar("T", Relation, Lift, Tenths)
 
 
@@ -337,7 +337,7 @@ def _outcomes(document: Document) -> Part:
         left_out = f"; {count(each.unknown)} of its prompts are not in this set" if each.unknown else ""
         blocks.append(" ".join([f"{each.name}: {each.source} from `{each.path}`{left_out}.", *each.notes]))
         if rates := [rate for rate in document.group_rates if rate.outcome == each.name]:
-            blocks += _groups(rates, document.about.group_column)
+            blocks += groups(rates, document.about.group_column)
     caption = "The ceiling is the correlation that a perfect prediction would show, given so few rollouts"
     table = records(
         caption, document.outcomes, "name prompts rollouts mean always never ceiling mean_variance"
@@ -345,7 +345,7 @@ def _outcomes(document: Document) -> Part:
     return Part("outcomes", "Pass rates", [table, *blocks] if blocks else [])
 
 
-def _groups(rates: list[GroupRate], column: str | None) -> list[Block]:
+def groups(rates: list[GroupRate], column: str | None) -> list[Block]:
     """One policy's pass rates by group."""
     drawn = [rate for rate in rates if rate.counts][:_BARS]
     rows = [
@@ -358,7 +358,14 @@ def _groups(rates: list[GroupRate], column: str | None) -> list[Block]:
         bars(rows, _RATES, "share of prompts"), f"Pass rates in {len(drawn)} groups: {listed}.", title
     )
     caption = f"{title}, the largest first; teaches: the share of prompts with both right and wrong rollouts"
-    return [picture, records(caption, rates, "group prompts mean teaches variance")]
+    names, others = "group prompts mean teaches variance", rates[_LISTED:]
+    blocks: list[Block] = [picture, records(caption, rates[:_LISTED], names)]
+    if others:
+        blocks += [
+            f"and {count(len(others))} smaller ones (--json has all)",
+            records(f"{title}, the smaller ones", others, names, detail=True),
+        ]
+    return blocks
 
 
 def _calibrations(document: Document) -> Part:

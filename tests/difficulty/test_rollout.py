@@ -294,6 +294,22 @@ def test_a_damaged_shard_is_named_and_made_again(tmp_path: Path, engine: FakeEng
     assert tree(tmp_path / "out") == before
 
 
+def test_a_completion_whose_line_was_damaged_is_made_and_judged_again(
+    tmp_path: Path, engine: FakeEngine
+) -> None:
+    engine.texts = {"id6": [ANSWER, "!kill"]}
+    with pytest.raises(KeyboardInterrupt):
+        roll_out(config(tmp_path))
+    journal = tmp_path / "out/.work/completions-00000.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([b"[]\n", *lines[1:]]))
+    engine.texts = {"id0": ["wrong", "wrong"]}  # the second is in the journal
+    roll_out(config(tmp_path))
+    first, second = rows_of(tmp_path / "out")[:2]
+    assert (first["completion"], first["reward"]) == ("wrong", 0.0)
+    assert (second["completion"], second["reward"]) == (ANSWER, 1.0)
+
+
 def test_a_journals_lines_of_other_prompts_are_left_alone(tmp_path: Path, engine: FakeEngine) -> None:
     engine.texts = {"id6": [ANSWER, "!kill"]}
     with pytest.raises(KeyboardInterrupt):

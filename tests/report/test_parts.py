@@ -6,6 +6,8 @@ import pytest
 
 from gaincurate.cli.report import print_parts
 from gaincurate.core.stats import Estimate
+from gaincurate.report.contents import groups
+from gaincurate.report.document import GroupRate
 from gaincurate.report.parts import Block, Figure, Legend, Part, Picture, Table, figure, records
 
 
@@ -38,3 +40,11 @@ def test_a_terminal_has_no_pictures_nor_details(capsys: pytest.CaptureFixture[st
         "  a – b  -1.0 ±1.0",
         "  c              -",
     ]
+
+
+def test_a_terminal_lists_twenty_groups_and_counts_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    rates = [GroupRate("rates", f"g{n}", 2, 0.5, 0.5, 0.25, [0] * 6) for n in range(23)]
+    print_parts([Part("outcomes", "Pass rates", groups(rates, "task"))])
+    out = capsys.readouterr().out
+    assert [f"g{n}" for n in range(23) if f" g{n} " in out] == [f"g{n}" for n in range(20)]
+    assert "  and 3 smaller ones (--json has all)\n" in out

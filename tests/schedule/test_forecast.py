@@ -24,10 +24,15 @@ from gaincurate.errors import InputError
 from gaincurate.schedule.forecast import (
     GRID,
     SILENT,
+    Forecast,
     ForecastConfig,
+    Reach,
+    Share,
+    Source,
     _simulate,
     _View,
     _World,
+    advice,
     chance_to_differ,
     forecast,
     likelihoods,
@@ -278,6 +283,20 @@ def test_posterior_learns_where_most_prompts_are_dead(tmp_path: Path) -> None:
     long = forecast(_config(scored, rounds=40, strategies=["posterior"]), _references(rates, 256), 10.0)
     assert long.strategies[0].times.value > short.strategies[0].times.value + 0.05
     assert long.strategies[0].times.value < long.oracle.times.value
+
+
+@pytest.mark.parametrize(("tells", "named"), [(0.0, False), (0.4, True)])
+def test_advice_names_the_best_evidence_only_where_it_tells_something(tells: float, named: bool) -> None:
+    def share(value: float) -> Share:
+        return Share(value, value, value)
+
+    reach = Reach("posterior", share(0.4), share(1.0), share(1.5))
+    figures = {"silent": share(0.6), "hopeless": share(0.1), "wasted": share(0.7), "uniform": reach}
+    sources = [Source("labels (none noticed)", share(tells))]
+    made = Forecast(
+        64, 512, 8, 100.0, oracle=reach, strategies=[reach], advice=[], sources=sources, **figures
+    )
+    assert ("labels (none noticed)" in advice(made)[0]) == named
 
 
 def test_the_same_seed_gives_the_same_forecast_and_another_seed_another(tmp_path: Path) -> None:

@@ -75,6 +75,12 @@ def test_group_sizes_want_their_mean_as_the_trainers_and_whole_batches(tmp_path:
     )
     half = {"actor_rollout_ref__rollout__n": 5, "data__train_batch_size": 2}
     assert "data.train_batch_size is 2" in refused(run, **half)
+    given = {"actor_rollout_ref.rollout.n": 5, "data.train_batch_size": 4}
+    for shuffle, wrong in ((True, True), (False, False)):
+        report = judge(
+            trainer_named("verl"), Read(given=given | {"data.shuffle": shuffle}), run_context(run, "segment")
+        )
+        assert ("group-sizes" in {finding.name for finding in report.findings}) == wrong
     report = judge(trainer_named("trl"), Read(given={"max_steps": 1}), run_context(run, "segment"))
     assert "group-sizes" in {finding.name for finding in report.findings}
 

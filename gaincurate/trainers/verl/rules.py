@@ -96,15 +96,15 @@ def group_sizes(settings: Settings, context: Context) -> Found:
     if context.mode == "export" or context.group_size is None:
         return None
     batch = settings.count("data.train_batch_size") or 0
-    if settings.number(_N) == context.group_size and batch % context.step == 0:
+    in_order = not settings["data.shuffle"] or context.step == context.budget
+    if settings.number(_N) == context.group_size and batch % context.step == 0 and in_order:
         return None
-    title = (
-        f"{settings.told(_N)}, {settings.told('data.train_batch_size')}: the group sizes of the plans have "
-    )
+    fix: dict[str, Any] = {_N: context.group_size, "data.train_batch_size": context.step}
+    fix |= {} if in_order else {"data.shuffle": False}
+    title = f"{', '.join(map(settings.told, fix))}: the group sizes of the plans have "
     title += (
         f"a mean of {context.group_size} in each {context.step:,} prompts, and verl counts mini-batches by it"
     )
-    fix = {_N: context.group_size, "data.train_batch_size": context.step}
     return Finding("group-sizes", "wrong", title, fix)
 
 
