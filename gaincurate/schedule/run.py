@@ -381,6 +381,8 @@ def refuse_taken(folder: Path) -> None:
             path=str(folder),
         )
     with reading(folder):
+        if os.path.lexists(folder) and not folder.is_dir():
+            raise OutputError(f"--run {folder} is no folder; give the name of a folder.", path=str(folder))
         if folder.exists() and folder.samefile(Path.cwd()):  # a whole run takes its place in one step
             raise OutputError(
                 f"--run {folder} is the working folder. Give the name of another, or go up first.",
