@@ -175,7 +175,7 @@ def _rules(value: str | list[float] | None) -> Rules | None:
 def _read(path: Path, reward_range: Any, scored: ScoredSet | None) -> list[PassRates]:
     from gaincurate.schedule.observations import pass_rates_of
 
-    return pass_rates_of(path, _rules(reward_range), option="--rollouts", scored=scored)
+    return pass_rates_of(path, _rules(reward_range), scored=scored)
 
 
 def _one_policy(paths: Sequence[Path], reward_range: Any, scored: ScoredSet) -> PassRates:

@@ -14,7 +14,6 @@ import pyarrow.types as pt
 
 from gaincurate.core.rng import Labels
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.errors import InputError
 
 NO_GROUP = "(none)"
 """The group of rows that have no value in the column of groups."""
@@ -66,21 +65,6 @@ def is_text(kind: pa.DataType) -> bool:
 def can_group(kind: pa.DataType) -> bool:
     """Whether a column holds names of groups: texts, whole numbers, or true and false."""
     return is_text(kind) or bool(pt.is_integer(kind) or pt.is_boolean(kind))
-
-
-def check_groups(kind: pa.DataType, name: str, setting: str) -> None:
-    """See that a column holds names of groups.
-
-    Args:
-        kind: of its values.
-        name: of the column.
-        setting: what names it, as a person gave it.
-
-    Raises:
-        InputError: it holds something else.
-    """
-    if not can_group(kind):
-        raise InputError(f"{setting}: it holds {kind}, not names of groups.", column=name)
 
 
 def as_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from gaincurate.core.cluster_options import WORKERS, ClusterConfig
 from gaincurate.core.options import (
@@ -26,6 +26,7 @@ from gaincurate.core.options import (
     Option,
     checked,
     json_object,
+    names_of,
     without_nan,
 )
 from gaincurate.errors import InputError
@@ -37,10 +38,6 @@ _HOST = re.compile(r"(?=.{1,253}$)[\w-]{1,63}(\.[\w-]{1,63})*\.?", re.ASCII)
 
 def _server_body(value: str) -> dict[str, Any]:
     return json_object(value, "--server-body", '{"top_k": 20}')
-
-
-def _columns(value: str) -> list[str]:
-    return [name.strip() for name in value.split(",")]
 
 
 class JudgingConfig(BaseModel):
@@ -214,26 +211,21 @@ def base_url(server: str) -> str:
     Raises:
         InputError: it is no http or https URL, or holds more than a host, a port and a path.
     """
-    if not server.isascii() or not server.isprintable() or " " in server:
-        raise InputError("--server: the URL has white space in it, or letters that are not ASCII.")
     if set("@?#") & set(server):  # not shown, because a password may be in it
         raise InputError(
             f"--server: leave user names, queries and fragments out of the URL; a key is read from {API_KEY}."
         )
-    expected = InputError(f"--server {server}: expected a URL such as http://localhost:8000/v1.")
+    expected = InputError(f"--server {server}: expected a URL in ASCII such as http://localhost:8000/v1.")
     try:
         parts = urlsplit(server)
-        host = parts.hostname or ""
-        if parts.scheme not in ("http", "https") or not (_HOST.fullmatch(host) or IPv6Address(host)):
+        host, port = parts.hostname or "", parts.port
+        plain = server.isascii() and server.isprintable() and " " not in server
+        if not plain or parts.scheme not in ("http", "https") or port == 0:
             raise expected
+        if not _HOST.fullmatch(host):
+            IPv6Address(host)
     except ValueError:
         raise expected from None
-    try:
-        port = parts.port
-    except ValueError:
-        port = 0
-    if port == 0:
-        raise InputError(f"--server {server}: its port is no number from 1 to 65535.")
     return parts.geturl().rstrip("/") + ("/v1" if parts.path.strip("/") == "" else "")
 
 
@@ -262,16 +254,11 @@ class Recipe(BaseModel):
     references: Annotated[int, Field(ge=2), Option("Reference prompts drawn for every batch.")] = 256
     epochs: Annotated[int, Field(ge=1), Option("Passes over all observations.")] = 20
     batch: Annotated[int, Field(ge=1), Option("Queries in a batch.")] = 256
-    rate: Annotated[float, Option("Of Adam, at its highest.", names=("--learning-rate",))] = 1e-3
+    rate: Annotated[
+        float, Field(gt=0, le=1), Option("Of Adam, at its highest.", names=("--learning-rate",))
+    ] = 1e-3
     held_out: Annotated[float, Field(ge=0, le=0.5), Option("Share of prompts kept out, to report on.")] = 0.1
     seed: Annotated[int, Field(ge=0), Option("Of everything random.")] = 0
-
-    @field_validator("rate")
-    @classmethod
-    def _in_range(cls, value: float) -> float:
-        if not 0 < value <= 1:
-            raise InputError(f"--learning-rate {value}: expected a number above 0 and at most 1.")
-        return value
 
 
 class FitConfig(BaseModel):
@@ -308,7 +295,7 @@ class PredictConfig(BaseModel):
         Option(
             "Columns of other models' pass rates, 0 to 1, to predict from in place of embeddings.",
             metavar="COLUMN[,COLUMN...]",
-            read=_columns,
+            read=names_of,
         ),
     ] = None
     references: Annotated[int, Field(ge=3), Option("Observed prompts to predict from, drawn at random.")] = (

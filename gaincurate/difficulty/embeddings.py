@@ -37,13 +37,10 @@ def matrix(table: pa.Table, folder: Path) -> Matrix:
     """
     if EMBEDDING not in table.column_names:
         raise InputError(
-            f"{folder} has no {EMBEDDING}: score it with `--signals angle,nll,entropy,embedding`, or take "
-            "--method group-mean.",
+            f"{folder} has no {EMBEDDING}: score it with `--signals angle,nll,entropy,embedding`.",
             column=EMBEDDING,
         )
     column = table.column(EMBEDDING)
-    if not pa.types.is_fixed_size_list(column.type):
-        raise InputError(f"{folder}: {EMBEDDING} has type {column.type}, not lists of one size.")
     if column.null_count:
         row = table.column(ID)[pc.indices_nonzero(column.is_null())[0].as_py()]
         raise InputError(f"{folder}: {column.null_count:,} rows have no {EMBEDDING}, {row} among them.")
@@ -113,23 +110,21 @@ def see_same_maker(scored: ScoredSet, fitted_on: dict[str, Any]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """Where cosines are taken: (embedding - `mean`) @ `directions`, or the embedding itself.
+    """Where cosines are taken: (embedding - `mean`) @ `directions`.
 
     `mean` is `[width]`, `directions` `[width, directions]`.
     """
 
-    mean: Floats | None = None
-    directions: Floats | None = None
+    mean: Floats
+    directions: Floats
 
     def __call__(self, embeddings: npt.NDArray[Number]) -> npt.NDArray[Number]:
         """Unit vectors, `[rows, directions]`, computed in the precision of the embeddings.
 
         In float32 they take half the memory. In float64 machines agree to a part in 10^13.
         """
-        points = embeddings
-        if self.mean is not None and self.directions is not None:
-            precision = embeddings.dtype
-            points = (embeddings - self.mean.astype(precision)) @ self.directions.astype(precision)
+        precision = embeddings.dtype
+        points = (embeddings - self.mean.astype(precision)) @ self.directions.astype(precision)
         lengths = np.sqrt((points * points).sum(1, keepdims=True, dtype=np.float64))
         units: npt.NDArray[Number] = (points / np.maximum(lengths, 1e-30)).astype(embeddings.dtype)
         return units

@@ -35,15 +35,12 @@ from gaincurate.scoring.model import (
 from gaincurate.scoring.segment import Segmenter, Unusable
 
 _CPU_BATCH_TOKENS = 8192
-States = list[tuple[torch.Tensor, torch.Tensor]]
-"""Keys and values of a text for each layer, `[heads, tokens, width]`."""
 SAMPLING_RULE = "inverse-cdf/1"
-PREFILL_RULE = "shared/1"
+PREFILL_RULE = "once-a-prompt/1"
 PIECE = 8
 """Tokens after which rows that have ended leave."""
 LOGPROBS = "of the distribution sampled from: after temperature and top-p"
 _LIKELY = 1024  # tokens among which the nucleus mostly is
-_FEWEST = 16  # tokens of a common beginning that are worth a forward of their own
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +104,9 @@ class LocalEngine:
         ready, refused = self._prepare(requests)
         if refused:
             yield list(refused)
-        prefill = SharedPrefill(list({item.request.gc_id: item.token_ids for item in ready}.values()))
         for batch in batches(ready, self._config.max_tokens, self._batch_tokens):
             if any(item.request.key not in done for item in batch):
-                yield [completion for completion in self._batch(batch, prefill) if completion.key not in done]
+                yield [completion for completion in self._batch(batch) if completion.key not in done]
 
     def close(self) -> None:
         """Let go of the weights."""
@@ -152,7 +148,7 @@ class LocalEngine:
             )
         return self._model
 
-    def _batch(self, batch: list[Ready], prefill: SharedPrefill) -> list[Completion]:
+    def _batch(self, batch: list[Ready]) -> list[Completion]:
         model = self._load()
         ends = end_tokens(model, self._tokenizer)
         # A pad token that was added to the tokenizer alone has no embedding; nothing attends to it.
@@ -173,7 +169,6 @@ class LocalEngine:
                 tokens, logprobs = decode(
                     model,
                     prompts,
-                    prefill,
                     noise,
                     temperature=self._config.temperature,
                     top_p=self._config.top_p,
@@ -316,86 +311,6 @@ def nucleus(chances: torch.Tensor, top_p: float) -> torch.Tensor:
     return torch.where(above | equal, chances, 0.0)
 
 
-class SharedPrefill:
-    """The prefill of a wave's batches.
-
-    Args:
-        prompts: the token ids of all prompts of the wave, so that nothing depends on which are done already.
-    """
-
-    def __init__(self, prompts: Sequence[npt.NDArray[np.int32]]) -> None:
-        # Two tokens of each prompt stay: one for its prefill, and the last, whose logits begin a completion.
-        prefix = common_prefix(prompts)[: max(0, min(map(len, prompts), default=0) - 2)]
-        self._prefix = prefix if len(prefix) >= _FEWEST and len(prompts) > 1 else prefix[:0]
-        self._states: States | None = None
-        self._works = min(map(len, prompts), default=0) >= 2
-
-    def __call__(self, model: Any, ids: torch.Tensor, mask: torch.Tensor, rows: torch.Tensor) -> Any:
-        """A cache with all but the last token of each prompt, or None: the model must do its own prefill.
-
-        Args:
-            model: with its head; its `generation_config` is set.
-            ids: `[prompts, tokens]`, each prompt once, padded on the left.
-            mask: `[prompts, tokens]`, 0 where there is padding.
-            rows: the prompt of each completion, `[completions]`.
-        """
-        if not self._works:
-            return None
-        cache = _run(model, ids[:, :-1], mask[:, :-1], self._beginning(model, mask))
-        self._works = cache is not None
-        if cache is not None:
-            cache.batch_select_indices(rows)
-        return cache
-
-    def _beginning(self, model: Any, mask: torch.Tensor) -> Any:
-        """A cache with the first columns of a batch: its padding, and so much of the prefix as comes then.
-
-        Padding moves a prompt to the right but not its positions, so a key is right in any column.
-        """
-        if not len(self._prefix):
-            return None
-        if self._states is None:
-            text = torch.from_numpy(self._prefix.astype(np.int64))[None].to(mask.device)
-            computed = _run(model, text, torch.ones_like(text), None)
-            if computed is None:
-                return None
-            self._states = [(layer.keys[0], layer.values[0]) for layer in computed.layers]
-        # [prompts, prefix tokens]: which token of the prefix stands in each column
-        places = torch.arange(len(self._prefix), device=mask.device) - (mask == 0).sum(1, keepdim=True)
-        places.clamp_(min=0)  # padding: any finite states do, for nothing attends to them
-        cache = transformers.DynamicCache()
-        for number, (keys, values) in enumerate(self._states):
-            cache.update(keys[:, places].transpose(0, 1), values[:, places].transpose(0, 1), number)
-        return cache
-
-
-def _run(model: Any, ids: torch.Tensor, mask: torch.Tensor, cache: Any) -> Any:
-    """The cache after `ids`, of which `cache` may hold the first columns; None where it is of another kind.
-
-    `generate` gives each model the positions and masks that it wants; the token that it draws is not used.
-    """
-    options = {} if cache is None else {"past_key_values": cache}
-    output = model.generate(
-        ids, attention_mask=mask, max_new_tokens=1, return_dict_in_generate=True, use_cache=True, **options
-    )
-    new_cache: Any = getattr(output, "past_key_values", None)
-    layers = getattr(new_cache, "layers", [])
-    plain = bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
-    return new_cache if plain and new_cache.get_seq_length() == ids.shape[1] else None
-
-
-def common_prefix(texts: Sequence[npt.NDArray[np.int32]]) -> npt.NDArray[np.int32]:
-    """The tokens that all texts begin with."""
-    if not texts:
-        return np.zeros(0, np.int32)
-    prefix = texts[0]
-    for text in texts[1:]:
-        count = min(len(prefix), len(text))
-        other = np.flatnonzero(prefix[:count] != text[:count])
-        prefix = prefix[: other[0] if len(other) else count]
-    return prefix
-
-
 @dataclass(frozen=True, slots=True)
 class Prompts:
     """The prompts of a batch: `ids` and `mask`, `[prompts, tokens]`, padded on the left.
@@ -408,10 +323,29 @@ class Prompts:
     rows: torch.Tensor
 
 
+def prefilled(model: Any, prompts: Prompts) -> Any:
+    """A cache with all but the last token of each prompt, a row a completion; None: `generate` has to do it.
+
+    The last token stays, because its logits begin a completion. `generate` gives each model the positions and
+    masks that it wants; the token that it draws is not used.
+    """
+    if prompts.mask.sum(1).min() < 2:
+        return None
+    ids, mask = prompts.ids[:, :-1], prompts.mask[:, :-1]
+    output = model.generate(
+        ids, attention_mask=mask, max_new_tokens=1, return_dict_in_generate=True, use_cache=True
+    )
+    cache: Any = getattr(output, "past_key_values", None)
+    layers = getattr(cache, "layers", [])
+    if not layers or any(type(layer) is not DynamicLayer for layer in layers):
+        return None
+    cache.batch_select_indices(prompts.rows)
+    return cache
+
+
 def decode(
     model: Any,
     prompts: Prompts,
-    prefill: SharedPrefill,
     noise: torch.Tensor,
     *,
     temperature: float,
@@ -423,7 +357,6 @@ def decode(
     Args:
         model: with its head; its `generation_config` is set.
         prompts: of the batch.
-        prefill: of the wave.
         noise: `[completions, max tokens]`, float64, uniform inside (0, 1).
         temperature: see `Sampler`.
         top_p: see `Sampler`.
@@ -433,7 +366,7 @@ def decode(
     tokens = torch.zeros((count, limit), dtype=torch.long, device=noise.device)
     logprobs = torch.zeros((count, limit), dtype=torch.float64, device=noise.device)
     going, done = torch.arange(count, device=noise.device), 0
-    cache = prefill(model, prompts.ids, prompts.mask, prompts.rows)
+    cache = prefilled(model, prompts)
     ids, mask = prompts.ids[prompts.rows], prompts.mask[prompts.rows]
     while len(going) and done < limit:
         piece = limit if cache is None else min(PIECE, limit - done)

@@ -124,13 +124,10 @@ class ByGaussianProcess:
     @property
     def facts(self) -> dict[str, Any]:
         """What it reads."""
-        directions = self._space.directions
-        assert directions is not None
         varying = [name for name, spread in zip(self._names, self._spread, strict=True) if spread > 0]
-        return {"directions": directions.shape[1], "signals": varying}
+        return {"directions": self._space.directions.shape[1], "signals": varying}
 
     def _parts(self, inputs: Inputs) -> tuple[Floats, Floats]:
-        assert self._space.directions is not None
         wide = inputs.astype(np.float64)
         return np.split(wide, [self._space.directions.shape[1]], axis=1)  # type: ignore[return-value]
 

@@ -28,7 +28,7 @@ from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.metrics import Target, pass_variance
 from gaincurate.difficulty.nemo_gym import is_nemo_gym, rewards_of
-from gaincurate.difficulty.rollout_set import RolloutSet, is_rollout_set
+from gaincurate.difficulty.rollout_set import RolloutSet, is_rollout_set, pass_rates
 from gaincurate.errors import InputError, OutcomeError
 
 _COLUMNS = (ID, "model", "reward", "wins", "losses", "pass_rate", "samples")
@@ -96,7 +96,6 @@ def read_pass_rates(
     path: Path,
     rules: Rules | None = None,
     *,
-    option: str = "--outcomes",
     files: Sequence[Path] | None = None,
     scored: ScoredSet | None = None,
 ) -> list[PassRates]:
@@ -105,7 +104,6 @@ def read_pass_rates(
     Args:
         path: see the module.
         rules: the range of rewards. Default: 0 to 1.
-        option: what the user typed before the path, for the sentences of errors.
         files: outcomes round by round, of a run whose folder `path` is.
         scored: the set of the prompts, by which NeMo Gym's rollouts get their ids.
 
@@ -115,21 +113,9 @@ def read_pass_rates(
         OutputError: a rollout set that is not finished, or damaged.
         StorageError: it cannot be read.
     """
-    try:
-        return _read(path, rules or Rules(), files, scored)
-    except InputError as error:
-        sentence = str(error)  # its first word: a path may hold it too
-        sentence = (
-            option + sentence.removeprefix("--outcomes") if sentence.startswith("--outcomes") else sentence
-        )
-        raise type(error)(sentence, **error.data) from error
-
-
-def _read(
-    path: Path, rules: Rules, files: Sequence[Path] | None, scored: ScoredSet | None
-) -> list[PassRates]:
+    rules = rules or Rules()
     if not path.exists():
-        raise InputError(f"--outcomes {path} does not exist.", path=str(path))
+        raise InputError(f"{path} does not exist.", path=str(path))
     paths: Sequence[Path]
     if files is not None:
         paths = files
@@ -139,9 +125,10 @@ def _read(
         found = {file.parent for name in (MANIFEST, IDENTITY) for file in path.rglob(name)}
         for folder in sorted(found):  # also those whose shards are all gone
             if is_rollout_set(folder):
-                RolloutSet(folder).check()
+                for _ in RolloutSet(folder).tables():  # which are all there and whole
+                    pass
         if not paths:
-            raise InputError(f"--outcomes {path} has no .arrow or .parquet file and is no run.")
+            raise InputError(f"{path} has no .arrow or .parquet file and is no run.")
         tables = [_of_use(read_table(file, scored)) for file in paths]
         with refusing(path, _refuse(path)):  # one wrote numbers as int64 and one as double
             table = pa.concat_tables(tables, promote_options="permissive")
@@ -155,9 +142,17 @@ def _read(
         else:
             policies = of_table(read_table(path, scored), path, rules)
     if not policies:
-        raise InputError(f"--outcomes {path} has no rollout that could be judged.", path=str(path))
+        raise InputError(f"{path} has no rollout that could be judged.", path=str(path))
     source = {"file": path.name, "hash": digest_files(paths), "reward_range": [rules.low, rules.high]}
     return [replace(rates, source=source) for rates in policies]
+
+
+def of_rollouts(folder: Path, success: float | None) -> PassRates:
+    """The judged prompts of a rollout set, in its order; `success` as in `rollout_set.pass_rates`."""
+    table = pass_rates(folder, success=success)
+    table = table.filter(pc.greater(table.column("samples"), 0))
+    wins, losses = (table.column(name).to_numpy() for name in ("wins", "losses"))
+    return PassRates(folder.name, table.column(ID).to_pylist(), wins, losses)
 
 
 def pooled(rates: Sequence[PassRates]) -> PassRates:
@@ -172,7 +167,7 @@ def pooled(rates: Sequence[PassRates]) -> PassRates:
         for gc_id, wins, losses in zip(policy.ids, policy.wins.tolist(), policy.losses.tolist(), strict=True):
             if gc_id in tallies and not counted:
                 raise InputError(
-                    f"--outcomes: {gc_id!r} has two rates, and of how many rollouts is not said; give the "
+                    f"{gc_id!r} has two rates, and of how many rollouts is not said; give the "
                     "files a column samples."
                 )
             before = tallies.get(gc_id, (0.0, 0.0))
@@ -201,7 +196,7 @@ def _of_lines(lines: Iterable[Line], path: Path) -> list[PassRates]:
 def _of_nemo_gym(path: Path, rules: Rules, scored: ScoredSet | None) -> PassRates:
     if scored is None:
         raise InputError(
-            f"--outcomes {path} has rollouts of NeMo Gym, which have no gc_id; give them to a command that "
+            f"{path} has rollouts of NeMo Gym, which have no gc_id; give them to a command that "
             "is also given the scored set or the run of their prompts.",
             path=str(path),
         )
@@ -232,7 +227,7 @@ def read_table(path: Path, scored: ScoredSet | None = None) -> pa.Table:
     }
     if path.suffix not in readers:
         raise InputError(
-            f"--outcomes {path}: expected .jsonl, .parquet or .arrow, a folder of them, or a run.",
+            f"{path}: expected .jsonl, .parquet or .arrow, a folder of them, or a run.",
             path=str(path),
         )
 
@@ -252,14 +247,14 @@ def read_table(path: Path, scored: ScoredSet | None = None) -> pa.Table:
     table = table.filter(pc.is_valid(table.column(ID)))
     if not len(table):
         raise InputError(
-            f"--outcomes {path}: none of its prompts is in {scored.folder}, by gc_id or by text.",
+            f"{path}: none of its prompts is in {scored.folder}, by gc_id or by text.",
             path=str(path),
         )
     return table
 
 
 def _refuse(path: Path) -> Refuse:
-    return lambda why: InputError(f"--outcomes {path} cannot be read: {why}.", path=str(path))
+    return lambda why: InputError(f"{path} cannot be read: {why}.", path=str(path))
 
 
 def _of_use(table: pa.Table) -> pa.Table:
@@ -282,7 +277,7 @@ def of_table(table: pa.Table, path: Path, rules: Rules) -> list[PassRates]:
     names = set(table.column_names)
     if ID not in names or not (names >= {"wins", "losses"} or names & {"pass_rate", "reward"}):
         raise InputError(
-            f"--outcomes {path} has the columns {', '.join(table.column_names)}; needed are {_WANTED}.",
+            f"{path} has the columns {', '.join(table.column_names)}; needed are {_WANTED}.",
             path=str(path),
         )
     table = _of_use(table)
@@ -341,7 +336,7 @@ def _numbers(table: pa.Table, name: str) -> Floats:
     if pa.types.is_boolean(kind):
         column = column.cast(pa.int8())
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
-        raise InputError(f"--outcomes: the column {name} has type {kind}, not numbers.")
+        raise InputError(f"the column {name} has type {kind}, not numbers.")
     # Halves have no cast of their own in older versions; numpy has.
     plain = column if pa.types.is_floating(kind) else column.cast(pa.float64(), safe=False)
     numbers: Floats = plain.to_numpy().astype(np.float64)
@@ -364,15 +359,15 @@ def _check_rows(
     gc_id = ids[row].as_py()
     for name, (values, low, high) in columns.items():
         _check(gc_id, name, float(values[row]), path, low, high)
-    raise InputError(f"--outcomes {path}: {gc_id!r} stands there twice, and it has no column samples.")
+    raise InputError(f"{path}: {gc_id!r} stands there twice, and it has no column samples.")
 
 
 def _check(
     gc_id: str | None, name: str, value: float, path: Path, low: float = 0.0, high: float = 1.0
 ) -> None:
     if gc_id is None:
-        raise InputError(f"--outcomes {path}: a row has no gc_id.")
+        raise InputError(f"{path}: a row has no gc_id.")
     if not (low <= value <= high and math.isfinite(value)):
         raise OutcomeError(
-            f"--outcomes {path}: {name} of {gc_id!r} is {value:g}, outside {low:g} to {high:g}.", gc_id=gc_id
+            f"{path}: {name} of {gc_id!r} is {value:g}, outside {low:g} to {high:g}.", gc_id=gc_id
         )

@@ -12,18 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from gaincurate.core.foreign import json_value
 from gaincurate.core.prompts import Columns, Message, Tool, chats_of, column_values
-from gaincurate.core.rng import REFERENCES, permutation
+from gaincurate.core.rng import REFERENCES, Ints, between, keys_of
 from gaincurate.core.schema import ID, PREFIX
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.source_columns import find_columns
 from gaincurate.errors import InputError
 
-Ints = npt.NDArray[np.int64]
 _FIRST = 1024  # rows that show whether a column of text holds JSON
 
 
@@ -48,7 +46,7 @@ def draw_references(count: int, references: int, seed: int, round_: int = 0) -> 
     """
     if references > count:
         raise InputError(f"--reference {references}: the set has {count:,} prompts; ask for at most that.")
-    return permutation(seed, round_, REFERENCES, count)[:references]
+    return between(keys_of(seed, round_, REFERENCES, count), 0, references)
 
 
 def answer_column(scored: ScoredSet, asked: str | None, *, needed: bool) -> str | None:

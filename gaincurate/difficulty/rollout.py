@@ -25,11 +25,12 @@ from gaincurate.core.locks import work_folder
 from gaincurate.core.options import checked
 from gaincurate.core.progress import Listener, Progress, Sent, for_python
 from gaincurate.core.ray_workers import Worker, need_shared, ray_workers, refuse_other
+from gaincurate.core.rng import Ints
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty import metrics
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.engine import Engine
-from gaincurate.difficulty.prompts import Ints, answer_column, draw_references, parts, read_prompts
+from gaincurate.difficulty.prompts import answer_column, draw_references, parts, read_prompts
 from gaincurate.difficulty.rollout_set import (
     BROKEN,
     FORMAT,

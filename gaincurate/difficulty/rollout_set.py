@@ -149,15 +149,6 @@ class RolloutSet:
         self._files = Artifact(self.folder, ROLLOUTS)
         self.manifest: Json = self._files.read_manifest()
 
-    def check(self) -> None:
-        """See that all shards are there and whole.
-
-        Raises:
-            OutputError: as `tables`.
-        """
-        for _ in self.tables():
-            pass
-
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """One memory-mapped table per shard.
 

@@ -5,10 +5,9 @@ Prompts are held out for all policies alike, so that no policy shows the adapter
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -235,7 +234,6 @@ def fit_on(
     rates: Sequence[PassRates],
     out: Path,
     recipe: Recipe,
-    options: Mapping[str, Any] | None = None,
     watch: Callable[[int, int, float], None] = lambda epoch, epochs, loss: None,
 ) -> FitReport:
     """Fit and save.
@@ -245,7 +243,6 @@ def fit_on(
         rates: one for each policy.
         out: the adapter's folder.
         recipe: of the training.
-        options: of `Shape`, beside the width. Default: the paper's.
         watch: hears of every epoch.
 
     Raises:
@@ -262,7 +259,7 @@ def fit_on(
         Policy(observed.name, np.array([place[gc_id] for gc_id in observed.ids], np.int64), observed.failure)
         for observed in rates
     ]
-    fitted = fit(embeddings, policies, Shape(embeddings.shape[1], **(options or {})), recipe, watch)
+    fitted = fit(embeddings, policies, Shape(embeddings.shape[1]), recipe, watch)
     how = {
         "made_by": f"gaincurate {gaincurate.__version__} difficulty fit",
         "recipe": recipe.model_dump(),

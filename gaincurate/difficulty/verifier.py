@@ -30,11 +30,12 @@ from gaincurate.core.foreign import json_value
 from gaincurate.core.options import near
 from gaincurate.core.process import Kept, signal_name
 from gaincurate.core.progress import Progress
+from gaincurate.core.rng import Ints
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.difficulty.answers import accepted, asked_format
 from gaincurate.difficulty.config import JudgingConfig
-from gaincurate.difficulty.prompts import Ints, Prompt, read_prompts
+from gaincurate.difficulty.prompts import Prompt, read_prompts
 from gaincurate.difficulty.verify_worker import NAMES, WALL, GoldProblem, Job, Setup, gold_answer, gold_text
 from gaincurate.errors import InputError, OutputError, StorageError
 

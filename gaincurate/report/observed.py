@@ -89,7 +89,7 @@ def read_rollouts(path: Path, success: float | None = None, scored: ScoredSet | 
             "right and wrong rollouts as 1 and 0 there, and leave --success out.",
             path=str(path),
         )
-    by_policy = pass_rates_of(path, option="--rollouts", scored=scored)
+    by_policy = pass_rates_of(path, scored=scored)
     if any(rates.round is not None for rates in by_policy):
         return [_of_rounds(by_policy, path, "rollouts", [])]
     if len(by_policy) > _MOST_POLICIES:
@@ -108,7 +108,7 @@ def read_run(run: Run) -> Rates | None:
     if not any(run.outcomes(round_).exists() and run.outcomes(round_).stat().st_size for round_ in rounds):
         return None
     drawn = f"The prompts were drawn by {run.config.strategy}: what holds among them need not hold elsewhere."
-    return _of_rounds(pass_rates_of(run.folder, option="--run"), run.folder, "run", [drawn])
+    return _of_rounds(pass_rates_of(run.folder), run.folder, "run", [drawn])
 
 
 def _of_rounds(by_round: Sequence[PassRates], path: Path, source: str, notes: list[str]) -> Rates:

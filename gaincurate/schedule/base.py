@@ -13,7 +13,6 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -337,16 +336,13 @@ def _where_to_run(module: str, error: Exception) -> str:
 
 
 def _with_place(error: BaseException) -> str:
-    """An error in a user's module: its kind, the last place in the user's own files, and what it says."""
+    """An error in a user's module: its kind, the module's line that led to it, and what it says."""
     file, line, what = None, None, " ".join(str(error).split())
     if isinstance(error, SyntaxError):
         file, line, what = error.filename, error.lineno, error.msg
     else:
-        of_python = ("<", importlib.__file__)  # Python's own import, between our frame and the module's
-        frames = traceback.extract_tb(error.__traceback__)[1:]
-        frames = [frame for frame in frames if not frame.filename.startswith(of_python)]
-        for frame in frames:
-            if Path(frame.filename).is_relative_to(Path(frames[0].filename).parent):
+        for frame in traceback.extract_tb(error.__traceback__):
+            if frame.name == "<module>":
                 file, line = frame.filename, frame.lineno
     place = f" in {file}, line {line}" if file and line else ""
     return f"{type(error).__name__}{place}" + (f": {what}" if what else "")

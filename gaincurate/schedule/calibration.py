@@ -145,7 +145,7 @@ def difficulty_status(
     difficulty = params.get("target_difficulty")
     aimed = target != "variance" and isinstance(difficulty, int | float)
     return {
-        "target": target if isinstance(target, str) else None,  # a run's file says it, and any could be there
+        "target": target if isinstance(target, str) else None,
         "target_difficulty": difficulty if aimed else None,
         "predictor": run.plan(newest)["references"]["predictor"]["method"] if rounds else None,
         "rounds": rounds,

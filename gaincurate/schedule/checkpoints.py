@@ -31,12 +31,22 @@ class Finder:
     """
 
     def newest(self, output: Path, since: float) -> Path | None:
-        """The newest complete checkpoint below a folder, put there at `since` or later."""
-        return newest_checkpoint(output, since)
+        """The newest complete checkpoint in a folder or up to three folders below it.
+
+        By the time of its weights; of two at the same time, the one with the larger step.
+
+        Args:
+            output: where to look.
+            since: leave out what was there before this time (seconds since 1970), whatever its files say of
+                their age: copies keep the times of what they are copies of.
+        """
+        complete = [path for path in _candidates(output, _DEPTH) if why_incomplete(path) is None]
+        return max((path for path in complete if _put_there(path) >= since), key=_age, default=None)
 
     def why_none(self, output: Path) -> str:
-        """Why there is none."""
-        return why_none(output)
+        """Why there is none: what the first one that is not complete lacks."""
+        whys = (why_incomplete(path) for path in _candidates(output, _DEPTH))
+        return next((why for why in whys if why is not None), "this attempt wrote none")
 
     def why_incomplete(self, checkpoint: Path) -> str | None:
         """Why the next round cannot begin with this checkpoint; None where it can."""
@@ -50,26 +60,6 @@ class Finder:
 Held = Callable[[Run, str], AbstractContextManager[str]]
 """Takes a run and a checkpoint, yields the folder to read in its place."""
 AS_IT_IS: Held = Finder().held
-
-
-def newest_checkpoint(folder: Path, since: float = 0.0) -> Path | None:
-    """The newest complete checkpoint in a folder or up to three folders below it.
-
-    By the time of its weights; of two at the same time, the one with the larger step.
-
-    Args:
-        folder: where to look.
-        since: leave out what was there before this time (seconds since 1970), whatever its files say of
-            their age: copies keep the times of what they are copies of.
-    """
-    complete = [path for path in _candidates(folder, _DEPTH) if why_incomplete(path) is None]
-    return max((path for path in complete if _put_there(path) >= since), key=_age, default=None)
-
-
-def why_none(folder: Path) -> str:
-    """Why there is no checkpoint in a folder: what the first one that is not complete lacks."""
-    whys = (why_incomplete(path) for path in _candidates(folder, _DEPTH))
-    return next((why for why in whys if why is not None), "this attempt wrote none")
 
 
 def why_incomplete(folder: Path) -> str | None:

@@ -18,7 +18,6 @@ from gaincurate.core.rng import Floats, Ints
 from gaincurate.core.schema import EMBEDDING, ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.embeddings import matrix
-from gaincurate.errors import InputError
 from gaincurate.schedule import history
 from gaincurate.schedule.checkpoints import AS_IT_IS, Held
 from gaincurate.schedule.observations import Note, silent
@@ -92,13 +91,8 @@ class Context:
         Raises:
             InputError: the set has none, or a row has none.
         """
-        if EMBEDDING not in self.scored.schema.names:
-            raise InputError(
-                f"strategy {self.run.config.strategy} reads embeddings and {self.scored.folder} has no "
-                f"{EMBEDDING}: score it with `--signals angle,embedding`.",
-                column=EMBEDDING,
-            )
         if rows is not None:
             return matrix(self.scored.take(rows), self.scored.folder)
-        blocks = [matrix(table, self.scored.folder) for table in self.scored.tables([ID, EMBEDDING])]
+        columns = [name for name in (ID, EMBEDDING) if name in self.scored.schema.names]
+        blocks = [matrix(table, self.scored.folder) for table in self.scored.tables(columns)]
         return np.concatenate(blocks)

@@ -32,9 +32,9 @@ from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.beta import groups_that_differ
 from gaincurate.difficulty.embeddings import matrix
 from gaincurate.difficulty.methods import read_rates
-from gaincurate.difficulty.pass_rates import PassRates
+from gaincurate.difficulty.pass_rates import PassRates, of_rollouts
 from gaincurate.difficulty.predict import check_ids
-from gaincurate.difficulty.rollout_set import RolloutSet, is_rollout_set, pass_rates
+from gaincurate.difficulty.rollout_set import RolloutSet, is_rollout_set
 from gaincurate.errors import InputError
 from gaincurate.schedule import base, history
 from gaincurate.schedule.config import Names
@@ -178,13 +178,9 @@ def read_references(config: ForecastConfig) -> tuple[PassRates, float]:
     if not is_rollout_set(path):
         if config.success is not None:
             raise InputError(f"--success goes with a rollout set, and {path} is none.")
-        rates = pass_rates_of(path, option="--rollouts", scored=ScoredSet(config.scored))[-1]
+        rates = pass_rates_of(path, scored=ScoredSet(config.scored))[-1]
     else:
-        table = pass_rates(path, success=config.success)
-        wins, losses = table.column("wins").to_numpy(), table.column("losses").to_numpy()
-        judged = np.flatnonzero(wins + losses > 0)
-        ids = table.column(ID).take(pa.array(judged)).to_pylist()
-        rates = PassRates(path.name, ids, wins[judged], losses[judged])
+        rates = of_rollouts(path, config.success)
         manifest = RolloutSet(path).manifest
         if tokens is None and manifest["tokens"]:
             tokens = manifest["tokens"] / manifest["rollouts"]

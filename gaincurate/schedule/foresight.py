@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -35,16 +34,6 @@ from gaincurate.schedule.strategies.dots_options import DotsOptions
 Aim = Literal["difficulty", "variance", "auto"]
 _PREDICTED = "predicted"
 _OPTIONS = "rollouts.options.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Foresight:
-    """Every row's `values` of the `target`, `[rows]`, which rows are `references`, and the plan's `facts`."""
-
-    values: Floats
-    references: Ints
-    facts: Json
-    target: Target
 
 
 def see_live(run: Run, checkpoints: bool) -> None:
@@ -76,7 +65,9 @@ def observes_with_checkpoint(config: ScheduleConfig) -> bool:
     return rollout is not None and "server" not in rollout
 
 
-def foresee(context: Context, references: Ints, options: DotsOptions, aim: Aim) -> Foresight:
+def foresee(
+    context: Context, references: Ints, options: DotsOptions, aim: Aim
+) -> tuple[Floats, Target, Json]:
     """Predict every prompt for a round that is to be drawn.
 
     Args:
@@ -84,6 +75,9 @@ def foresee(context: Context, references: Ints, options: DotsOptions, aim: Aim) 
         references: `[K]`, the rows that are observed for it.
         options: how they are observed and the others predicted.
         aim: what is predicted; with `auto` the references say it.
+
+    Returns:
+        Every row's value, `[rows]`, what was predicted, and the plan's facts.
 
     Raises:
         NotReadyError: there are no outcomes of the references, and the run cannot make them or not yet.
@@ -104,7 +98,7 @@ def foresee(context: Context, references: Ints, options: DotsOptions, aim: Aim) 
         raise needed(run, asked)
     target, values, how = _predicted(run, options, asked, aim, note)
     facts = _plan_facts(run, options, asked, seen, how, context.checkpoint)
-    return Foresight(values, references, {**facts, "target": target}, target)
+    return values, target, {**facts, "target": target}
 
 
 def _roll_out(context: Context, asked: Asked, options: Json) -> None:

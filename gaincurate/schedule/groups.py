@@ -23,8 +23,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from gaincurate.core.arrow import read_ipc
-from gaincurate.core.columns import NO_GROUP, can_group, check_groups, coded, fields, read_column
-from gaincurate.core.files import digest_bytes, digest_json, write_stream
+from gaincurate.core.columns import NO_GROUP, can_group, coded, fields, read_column
+from gaincurate.core.files import digest_bytes, digest_json
 from gaincurate.core.foreign import json_value
 from gaincurate.core.options import near
 from gaincurate.core.rng import Floats, Labels, permutation, uniforms
@@ -34,6 +34,7 @@ from gaincurate.core.where import Mask
 from gaincurate.difficulty.embeddings import BLOCK, SAMPLE, matrix, whitening
 from gaincurate.errors import InputError, OutputError
 from gaincurate.schedule.config import BY_EMBEDDING, CLUSTERS, ScheduleConfig
+from gaincurate.schedule.ordering import write_table
 from gaincurate.schedule.strata import LEFT_OUT, Strata
 
 _FORMAT = 1
@@ -80,8 +81,7 @@ def build(
     labels = np.ascontiguousarray(labels, np.int32)
     about = json.dumps({"format": _FORMAT, "names": names, "digest": _digest(labels, names)})
     table = pa.table({"group": labels}, schema=_SCHEMA.with_metadata({_ABOUT: about}))
-    with write_stream(path) as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table)
+    write_table(path, table)
     if by == "none":
         return
     largest = np.argsort(-strata.shares[:groups], kind="stable")[:5]
@@ -116,16 +116,27 @@ def read(path: Path, weights: Mapping[str, float] | None) -> Strata:
     return Strata.coded(labels, about["names"], weights)
 
 
-def _of_column(scored: ScoredSet, name: str) -> tuple[Labels, list[str]]:
+def check_groups(scored: ScoredSet, name: str, setting: str) -> None:
+    """See that a column of a set holds names of groups.
+
+    Args:
+        scored: the set.
+        name: of the column.
+        setting: what names it, as a person gave it.
+
+    Raises:
+        InputError: there is no such column, or it holds something else.
+    """
     kinds = dict(fields(scored.schema))
     if name not in kinds:
-        groups = [column for column, kind in kinds.items() if can_group(kind)]
-        raise InputError(
-            f"--stratify {name}: {scored.folder} has no such column{near(name, groups)}. It takes a column, "
-            f"{BY_EMBEDDING} or none.",
-            column=name,
-        )
-    check_groups(kinds[name], name, f"--stratify {name}")
+        hint = near(name, [column for column, kind in kinds.items() if can_group(kind)])
+        raise InputError(f"{setting}: {scored.folder} has no such column{hint}.", column=name)
+    if not can_group(kinds[name]):
+        raise InputError(f"{setting}: it holds {kinds[name]}, not names of groups.", column=name)
+
+
+def _of_column(scored: ScoredSet, name: str) -> tuple[Labels, list[str]]:
+    check_groups(scored, name, f"--stratify {name}")
     names, labels = coded(read_column(scored, name), _MOST)
     if names is None or labels is None:
         raise InputError(f"--stratify {name}: it has more than {_MOST:,} groups.", column=name)
@@ -135,12 +146,6 @@ def _of_column(scored: ScoredSet, name: str) -> tuple[Labels, list[str]]:
 
 
 def _clusters(scored: ScoredSet, config: ScheduleConfig) -> tuple[Labels, list[str]]:
-    if EMBEDDING not in scored.schema.names:
-        raise InputError(
-            f"--stratify {BY_EMBEDDING}: {scored.folder} has no {EMBEDDING}; score it with `--signals "
-            "angle,embedding`.",
-            column=EMBEDDING,
-        )
     labels = cluster(scored, config.clusters or CLUSTERS, config.seed)
     return labels, [f"cluster {number}" for number in range(int(labels.max()) + 1)]
 

@@ -18,7 +18,6 @@ import pyarrow.compute as pc
 
 from gaincurate.core.arrow import read_ipc
 from gaincurate.core.artifact import RUN, Json
-from gaincurate.core.files import write_stream
 from gaincurate.core.outcomes import Rules
 from gaincurate.core.rng import Floats
 from gaincurate.core.schema import ID
@@ -27,6 +26,7 @@ from gaincurate.difficulty.methods import read_rates
 from gaincurate.errors import InputError, OutputError
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.observations import Note, pass_rates_of
+from gaincurate.schedule.ordering import write_table
 
 if TYPE_CHECKING:
     from gaincurate.schedule.run import Run
@@ -47,7 +47,7 @@ def build(path: Path, scored: ScoredSet, config: ScheduleConfig, note: Note) -> 
     """
     counts = count(config.history, scored, Rules(config.reward_low, config.reward_high))
     rows = np.flatnonzero(counts.sum(0))
-    _write(path, pa.table({"row": rows, "wins": counts[0, rows], "losses": counts[1, rows]}))
+    write_table(path, pa.table({"row": rows, "wins": counts[0, rows], "losses": counts[1, rows]}))
     silent = int((counts[:, rows].min(0) == 0).sum())
     note(f"{len(rows):,} of {len(scored):,} prompts have a history; in {silent:,} of them no outcomes differ")
     return {"prompts": len(rows), "never_differed": silent}
@@ -67,7 +67,7 @@ def count(paths: Sequence[Path], scored: ScoredSet, rewards: Rules) -> Floats:
     counts, ids = np.zeros((2, len(scored))), scored.column(ID)
     for source in paths:
         rules, matched = None if (source / RUN).exists() else rewards, 0
-        for rates in pass_rates_of(source, rules, option="--history", scored=scored):
+        for rates in pass_rates_of(source, rules, scored=scored):
             rows = pc.index_in(pa.array(rates.ids, pa.string()), value_set=ids.combine_chunks())
             there = np.flatnonzero(rows.is_valid().to_numpy(zero_copy_only=False))
             weight = 1.0 if rates.counted else _OF_A_RATE
@@ -98,7 +98,7 @@ def read(run: Run) -> Floats | None:
 
 def build_rates(path: Path, scored: ScoredSet, names: Sequence[str]) -> None:
     """Write the rates of `--rates`; raises InputError where a column is missing or holds no rates."""
-    _write(path, pa.table(dict(zip(names, read_rates(scored, names).T, strict=True))))
+    write_table(path, pa.table(dict(zip(names, read_rates(scored, names).T, strict=True))))
 
 
 def rates(run: Run) -> Floats | None:
@@ -106,11 +106,6 @@ def rates(run: Run) -> Floats | None:
     if not run.config.rates:
         return None
     return np.stack([column.to_numpy() for column in _read(run.folder / RATES).columns], 1)
-
-
-def _write(path: Path, table: pa.Table) -> None:
-    with write_stream(path) as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table)
 
 
 def _read(path: Path) -> pa.Table:

@@ -156,18 +156,13 @@ def checked_lines(run: Run, lines: Iterable[Mapping[str, Any]], newest: int) -> 
 
 
 def pass_rates_of(
-    path: Path,
-    rules: Rules | None = None,
-    *,
-    option: str = "--outcomes",
-    scored: ScoredSet | None = None,
+    path: Path, rules: Rules | None = None, *, scored: ScoredSet | None = None
 ) -> list[PassRates]:
     """Every policy in a file or folder, as `read_pass_rates`, or in a run, where each round is one.
 
     Args:
         path: a file, a folder of tables, or a run's folder.
         rules: the range of rewards. Default: the run's, else 0 to 1.
-        option: what the user typed before the path, for the sentences of errors.
         scored: the set of the prompts, by which NeMo Gym's rollouts get their ids.
 
     Raises:
@@ -175,11 +170,11 @@ def pass_rates_of(
         OutputError: the run is damaged.
     """
     if not (path / RUN).exists():
-        return read_pass_rates(path, rules, option=option, scored=scored)
+        return read_pass_rates(path, rules, scored=scored)
     run = Run(path)
     files = [run.outcomes(round_) for round_ in range(run.round + 1)]
     rules = rules or Rules(run.config.reward_low, run.config.reward_high)
-    return read_pass_rates(path, rules, option=option, files=[file for file in files if file.exists()])
+    return read_pass_rates(path, rules, files=[file for file in files if file.exists()])
 
 
 def late_outcomes(run: Run, state: Json, outcomes: Outcomes) -> tuple[tuple[Ints, Floats, Floats], Json]:

@@ -117,5 +117,10 @@ def permute(
 def _write(path: Path, rows: Ints, values: Floats) -> None:
     rows, values = np.ascontiguousarray(rows, np.int64), np.ascontiguousarray(values, np.float64)
     table = pa.table({"row": rows, "value": values}).replace_schema_metadata({_DIGEST: _digest(rows, values)})
+    write_table(path, table)
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write an Arrow file of a run; raises StorageError where the file system refuses."""
     with write_stream(path) as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)

@@ -26,8 +26,8 @@ from gaincurate.core.prompts import training_rows, write_rows
 from gaincurate.core.rng import Ints, keys_of
 from gaincurate.core.schema import ID
 from gaincurate.core.sealed import read_sealed, write_sealed
-from gaincurate.difficulty.pass_rates import PassRates
-from gaincurate.difficulty.rollout_set import RolloutSet, is_rollout_set, pass_rates
+from gaincurate.difficulty.pass_rates import PassRates, of_rollouts
+from gaincurate.difficulty.rollout_set import RolloutSet, is_rollout_set
 from gaincurate.errors import InputError, NotReadyError, OutcomeError
 from gaincurate.schedule.observations import Note, pass_rates_of, rules_of, silent
 from gaincurate.schedule.run import GIVEN, Run
@@ -136,7 +136,7 @@ def read(run: Run, asked: Asked, path: Path, *, ours: bool = False, note: Note =
     rollouts = path if path.is_dir() and is_rollout_set(path) else None
     rules = rules_of(run.config)
     observed = _of_round(
-        pass_rates_of(path, Rules() if rollouts else rules, option="--reference-outcomes", scored=run.scored),
+        pass_rates_of(path, Rules() if rollouts else rules, scored=run.scored),
         asked.round,
         path,
     )
@@ -144,7 +144,7 @@ def read(run: Run, asked: Asked, path: Path, *, ours: bool = False, note: Note =
         note(f"warning: the last line of {path} has no end and was left out")
     success = run.facts["params"].get("success")
     if rollouts is not None and isinstance(success, int | float):
-        observed = _cut(observed, rollouts, float(success))
+        observed = of_rollouts(rollouts, float(success))  # right or wrong
     places = {gc_id: place for place, gc_id in enumerate(observed.ids)}
     judged = [gc_id for gc_id in asked.ids if gc_id in places]
     absent = [gc_id for gc_id in asked.ids if gc_id not in places]
@@ -163,33 +163,16 @@ def read(run: Run, asked: Asked, path: Path, *, ours: bool = False, note: Note =
     return Seen(rates, {**_counts(run, asked.ids, rates, rollouts, path), "left_out": len(absent)}, rollouts)
 
 
-def _cut(observed: PassRates, rollouts: Path, success: float) -> PassRates:
-    """The same with rewards that are right or wrong."""
-    table = pass_rates(rollouts, success=success)
-    table = table.filter(pc.greater(table.column("samples"), 0)).sort_by(ID)
-    wins, losses = (table.column(name).to_numpy() for name in ("wins", "losses"))
-    return PassRates(
-        observed.name, table.column(ID).to_pylist(), wins, losses, True, observed.round, observed.source
-    )
-
-
 def _of_round(policies: Sequence[PassRates], round_: int, path: Path) -> PassRates:
     """Of several policies in a file the one that these outcomes are of."""
     matching = [policy for policy in policies if policy.round == round_]
     if matching or (len(policies) == 1 and policies[0].round is None):
         return matching[0] if matching else policies[0]
-    if len(policies) == 1:
-        raise InputError(
-            f"--reference-outcomes {path} is of round {policies[0].round}, and round {round_} is to be "
-            "drawn: an older policy says nothing of it. Give what its references did, with "
-            f'"round": {round_}.',
-            path=str(path),
-        )
     names = ", ".join(policy.name for policy in policies[:_SHOWN])
     raise InputError(
-        f"--reference-outcomes {path} has {len(policies)} policies "
-        f"({names}{', ...' if len(policies) > _SHOWN else ''}) "
-        f"and none is named round {round_}; give a file with the newest policy's rollouts alone.",
+        f"--reference-outcomes {path} has no outcomes of round {round_}, which is to be drawn, but of "
+        f"{names}{', ...' if len(policies) > _SHOWN else ''}: another policy says nothing of it. Give what "
+        f'its references did, with "round": {round_}.',
         path=str(path),
     )
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gaincurate.core.artifact import MANIFEST, Json
-from gaincurate.core.files import make_folder, write_atomic, write_json, write_stream
+from gaincurate.core.files import make_folder, write_atomic, write_json
 from gaincurate.core.process import command_lock, last_line, run_command
 from gaincurate.core.rng import Floats, Ints, permutation
 from gaincurate.core.schema import ID, LIKELIHOODS, PREFIX, SCORE_FIELDS
@@ -28,9 +28,9 @@ from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.core.stats import spearman
 from gaincurate.errors import GaincurateError, InputError, OutputError, TrainerError
 from gaincurate.schedule.base import Selector
-from gaincurate.schedule.checkpoints import AS_IT_IS, Held, weights_of, why_incomplete
+from gaincurate.schedule.checkpoints import weights_of, why_incomplete
 from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.ordering import Order, build, permute
+from gaincurate.schedule.ordering import Order, build, permute, write_table
 from gaincurate.schedule.run import Run, round_name
 
 OF_MODEL = (*(field.name for field in SCORE_FIELDS if field.name.startswith("gc_angle")), *LIKELIHOODS)
@@ -66,12 +66,7 @@ def due(config: ScheduleConfig, round_: int) -> bool:
 
 
 def rescore(
-    run: Run,
-    state: Json,
-    selector: Selector,
-    checkpoint: str | None,
-    note: Callable[[str], None],
-    held: Held = AS_IT_IS,
+    run: Run, state: Json, selector: Selector, checkpoint: str, note: Callable[[str], None]
 ) -> Rescored:
     """Score with the round's checkpoint what the run asks for.
 
@@ -79,28 +74,14 @@ def rescore(
         run: the run.
         state: its newest state.
         selector: its strategy.
-        checkpoint: what the round's training left.
+        checkpoint: the folder that is scored, of what the round's training left.
         note: called with what a person should know.
-        held: makes of the checkpoint the folder that is scored.
 
     Raises:
-        InputError: no checkpoint, or one that is not complete.
+        InputError: a checkpoint that is not complete.
         GaincurateError: the scoring failed; its own sentence, and where its log is.
         OutputError: the checkpoint reads the prompts as other tokens than the model of the first scores.
     """
-    config, round_ = run.config.rescore, state["round"]
-    if checkpoint is None:
-        raise InputError(
-            f"a re-scoring is due after round {round_} (--rescore {config.what}) and there is no checkpoint: "
-            "give --checkpoint to `schedule next`, or let the trainer write one below {output}."
-        )
-    with held(run, checkpoint) as folder:
-        return _rescore(run, state, selector, folder, note)
-
-
-def _rescore(
-    run: Run, state: Json, selector: Selector, checkpoint: str, note: Callable[[str], None]
-) -> Rescored:
     config, round_ = run.config.rescore, state["round"]
     if (why := why_incomplete(Path(checkpoint))) is not None:
         raise InputError(f"the checkpoint of round {round_} cannot be used: {why}.", path=checkpoint)
@@ -190,9 +171,7 @@ def _score(run: Run, round_: int, checkpoint: str, out: Path, rows: Ints | None)
         source = base.take(rows)
         columns = [n for n in source.column_names if not n.startswith(PREFIX) or n == ID]
         data = str(work / f"{out.name}.arrow")
-        table = source.select(columns).combine_chunks()
-        with write_stream(Path(data)) as file, pa.ipc.new_file(file, table.schema) as writer:
-            writer.write_table(table)
+        write_table(Path(data), source.select(columns).combine_chunks())
     config = work / f"{out.name}.options.json"
     write_json(config, options_of(base.identity, work) | signals_for(run.config.by, base.identity))
     command = [sys.executable, "-m", "gaincurate", "score", data, "--model", checkpoint, "--out", str(out)]

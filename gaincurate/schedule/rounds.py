@@ -194,10 +194,12 @@ def advance(
     round_, selector = state["round"] + 1, learned.selector
     if round_ == run.config.rounds:
         if references is not None:
-            last = f"round {state['round']} is the last, and no other needs references"
-            note(f"warning: {references} was not read: {last}")
+            why = f"round {state['round']} is the last, and no other needs references"
+            note(f"warning: {references} was not read: {why}")
         run.log(**learned.log)
-        _finish(run, learned)
+        last = _state(run, selector, state["round"], learned.state)
+        metrics = _metrics(run, selector)
+        run.commit({**last, "inputs": learned.inputs, "metrics": metrics, "finished": True})
         return None
     if references is not None and not selector.observes_references:
         raise InputError(
@@ -246,7 +248,14 @@ def _observe(run: Run, state: Json, checkpoint: str | None, note: Note, held: He
     selector = selector_of(run, state)
     fresh = Rescored()
     if due(run.config, round_):
-        fresh = rescore(run, state, selector, checkpoint, note, held)
+        if checkpoint is None:
+            raise InputError(
+                f"a re-scoring is due after round {round_} (--rescore {run.config.rescore.what}) and there "
+                "is no checkpoint: give --checkpoint to `schedule next`, or let the trainer write one below "
+                "{output}."
+            )
+        with held(run, checkpoint) as folder:
+            fresh = rescore(run, state, selector, folder, note)
         if fresh.order is not None and run.strata is not None:  # a rank has another row's group from now on
             selector = selector_of(run, {"selector": selector.state_dict(), "order": fresh.order})
     state = {key: state[key] for key in ("rows", *_CARRIED_OVER)} | fresh.changes() | {"taken": taken}
@@ -287,13 +296,6 @@ def _observe(run: Run, state: Json, checkpoint: str | None, note: Note, held: He
             note(f"in round {round_}, {REPLAY}")
     log = {"what": "outcomes", "round": round_, "repeated": outcomes.repeated, "void": outcomes.void}
     return _Learned(selector, state, inputs, log)
-
-
-def _finish(run: Run, learned: _Learned) -> None:
-    """Write the run's last state, after its last round."""
-    selector, inputs = learned.selector, learned.inputs
-    last = _state(run, selector, inputs["round"], learned.state)
-    run.commit({**last, "inputs": inputs, "metrics": _metrics(run, selector), "finished": True})
 
 
 def _state(run: Run, selector: base.Selector, round_: int, state: Json) -> Json:

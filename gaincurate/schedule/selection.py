@@ -19,14 +19,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gaincurate.core.columns import can_group, coded, fields, read_column
-from gaincurate.core.options import near
+from gaincurate.core.columns import coded, fields, read_column
 from gaincurate.core.rng import Ints
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.where import Condition, Mask
 from gaincurate.difficulty.pass_rates import pooled
 from gaincurate.errors import InputError
+from gaincurate.schedule.groups import check_groups
 from gaincurate.schedule.observations import pass_rates_of
 
 OF_ROLLOUTS = ("pass_rate", "samples")
@@ -88,7 +88,7 @@ def matching(scored: ScoredSet, where: str, rollouts: Path | None = None) -> Mat
 
 def _of_rollouts(scored: ScoredSet, path: Path) -> dict[str, pa.ChunkedArray]:
     """The columns that a file of pass rates adds, in the order of the set's rows."""
-    policies = pass_rates_of(path, option="--rollouts", scored=scored)
+    policies = pass_rates_of(path, scored=scored)
     if len(policies) > 1 and any(rates.round is None for rates in policies):
         names = ", ".join(rates.name for rates in policies)
         raise InputError(
@@ -114,12 +114,7 @@ def first_of_groups(scored: ScoredSet, column: str, count: int, rows: Ints) -> M
     Raises:
         InputError: no such column, or one that makes no groups.
     """
-    kinds = dict(fields(scored.schema))
-    if column not in kinds:
-        hint = near(column, [name for name, kind in kinds.items() if can_group(kind)])
-        raise InputError(f"--group-column {column}: {scored.folder} has no such column{hint}.")
-    if not can_group(kinds[column]):
-        raise InputError(f"--group-column {column}: it holds {kinds[column]}, not names of groups.")
+    check_groups(scored, column, f"--group-column {column}")
     _, labels = coded(read_column(scored, column), len(scored))
     assert labels is not None  # a set has no more groups than rows
     of_rows = labels[rows]

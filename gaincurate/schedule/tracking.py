@@ -51,14 +51,14 @@ class Writer:
 
 def _wandb(run: Run, identifier: str | None) -> Writer:
     project = os.environ.get("WANDB_PROJECT", _PROJECT)
-    opened = _module("wandb").init(
+    opened = importlib.import_module("wandb").init(
         project=project, name=run.folder.name, id=identifier, resume="allow", config=run.facts["config"]
     )
     return Writer(opened.id, lambda numbers, step: opened.log(numbers, step=step), opened.finish)
 
 
 def _trackio(run: Run, identifier: str | None) -> Writer:
-    trackio = _module("trackio")
+    trackio = importlib.import_module("trackio")
     project = os.environ.get("TRACKIO_PROJECT", _PROJECT)
     resume = "never" if identifier is None else "must"
     opened = trackio.init(
@@ -68,7 +68,7 @@ def _trackio(run: Run, identifier: str | None) -> Writer:
 
 
 def _mlflow(run: Run, identifier: str | None) -> Writer:
-    mlflow = _module("mlflow")
+    mlflow = importlib.import_module("mlflow")
     if "MLFLOW_EXPERIMENT_NAME" not in os.environ:
         mlflow.set_experiment(_PROJECT)
     opened = mlflow.start_run(run_id=identifier, run_name=None if identifier else run.folder.name)
@@ -79,7 +79,7 @@ def _mlflow(run: Run, identifier: str | None) -> Writer:
 
 def _tensorboard(run: Run, identifier: str | None) -> Writer:
     folder = str(run.folder / "tensorboard")
-    opened = _module("tensorboard.summary").Writer(folder)
+    opened = importlib.import_module("tensorboard.summary").Writer(folder)
 
     def log(numbers: dict[str, float], step: int) -> None:
         for name, value in numbers.items():
@@ -87,10 +87,6 @@ def _tensorboard(run: Run, identifier: str | None) -> Writer:
         opened.flush()
 
     return Writer(folder, log, opened.close)
-
-
-def _module(name: str) -> Any:
-    return importlib.import_module(name)  # its types are none of ours
 
 
 TRACKERS: dict[str, Callable[[Run, str | None], Writer]] = {

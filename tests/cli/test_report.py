@@ -94,7 +94,7 @@ def test_everything_that_was_given_is_shown(scored: Path, rates: Path, tmp_path:
     ("arguments", "sentence"),
     [
         (["--rollouts", "nowhere"], "error: --rollouts nowhere does not exist."),
-        (["--rollouts", __file__], f"error: --rollouts {__file__}: expected .jsonl, .parquet or .arrow"),
+        (["--rollouts", __file__], f"error: {__file__}: expected .jsonl, .parquet or .arrow"),
         (
             ["--rollouts", __file__, "--success", "0.5"],
             "error: --success 0.5 is for rollout sets, which have every reward",
@@ -115,12 +115,12 @@ def test_bad_input_is_a_sentence(scored: Path, arguments: list[str], sentence: s
     assert done.stdout == ""
 
 
-def test_pass_rates_that_cannot_be_used_name_the_option_that_was_typed(scored: Path, tmp_path: Path) -> None:
+def test_pass_rates_that_cannot_be_used_name_their_file(scored: Path, tmp_path: Path) -> None:
     path = tmp_path / "r.parquet"
     pq.write_table(pa.table({"gc_id": ["id00000"], "reward": [2.0]}), path)
     done = run("report", scored, "--rollouts", path)
     assert done.exit_code == 2
-    assert done.stderr == f"error: --rollouts {path}: reward of 'id00000' is 2, outside 0 to 1.\n"
+    assert done.stderr == f"error: {path}: reward of 'id00000' is 2, outside 0 to 1.\n"
 
 
 def test_a_folder_that_is_no_set_is_refused(tmp_path: Path) -> None:

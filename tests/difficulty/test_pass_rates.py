@@ -223,17 +223,6 @@ def test_each_model_has_the_rollouts_that_are_its_own(rows: list[tuple[str, str 
         assert dict(zip(one.ids, got, strict=True)) == expected[one.name]
 
 
-def test_a_sentence_names_the_option_that_was_typed(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"gc_id": ["a"], "reward": [2.0]}), tmp_path / "--outcomes.parquet")
-    for name, kind, sentence in (
-        ("--outcomes.parquet", OutcomeError, "--outcomes.parquet: reward of 'a' is 2, outside 0 to 1."),
-        ("none", InputError, "none does not exist."),
-    ):
-        with pytest.raises(kind) as caught:
-            read_pass_rates(tmp_path / name, option="--rollouts")
-        assert str(caught.value) == f"--rollouts {tmp_path}/{sentence}"
-
-
 def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "r.csv").write_text("gc_id,reward\n")
     (tmp_path / "r.parquet").write_text("no parquet")

@@ -314,7 +314,7 @@ def test_a_set_without_embeddings_is_told_how_to_get_them(tmp_path: Path) -> Non
     plain = sets.make_set(tmp_path / "set", [[sets.scored_row(name) for name in embedded.names(5)]])
     observed = embedded.write_rates(tmp_path / "o.parquet", range(5), np.arange(5.0))
     said = bad("predict", plain, "--outcomes", observed, "--method", "gp")
-    assert "score it with `--signals angle,nll,entropy,embedding`, or take --method group-mean" in said
+    assert "score it with `--signals angle,nll,entropy,embedding`" in said
     done = run(
         "difficulty", "predict", plain, "--outcomes", observed, "--method", "group-mean", "--group-column",
         "question",

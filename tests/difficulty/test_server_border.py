@@ -257,12 +257,10 @@ def test_urls(url: str, found: str) -> None:
     assert httpx2.Request("GET", found).url == found
 
 
-EXPECTED = "--server {}: expected a URL such as http://localhost:8000/v1."
+EXPECTED = "--server {}: expected a URL in ASCII such as http://localhost:8000/v1."
 LEFT_OUT = (
     "--server: leave user names, queries and fragments out of the URL; a key is read from OPENAI_API_KEY."
 )
-LETTERS = "--server: the URL has white space in it, or letters that are not ASCII."
-PORT = "--server {}: its port is no number from 1 to 65535."
 
 
 @pytest.mark.parametrize(
@@ -277,17 +275,17 @@ PORT = "--server {}: its port is no number from 1 to 65535."
         ("http://[::zz]/v1", EXPECTED),
         ("http://[::1/v1", EXPECTED),
         ("http://h\\x", EXPECTED),
-        ("http://h:99999/v1", PORT),
-        ("http://h:0", PORT),
-        ("http://h:-1", PORT),
-        ("http://h:x", PORT),
+        ("http://h:99999/v1", EXPECTED),
+        ("http://h:0", EXPECTED),
+        ("http://h:-1", EXPECTED),
+        ("http://h:x", EXPECTED),
         ("http://me:secret@h/v1", LEFT_OUT),
         ("http://me:secret@h:99999/v1", LEFT_OUT),
         ("http://h/v1?key=secret", LEFT_OUT),
         ("http://h/v1#a", LEFT_OUT),
-        ("http://h /v1", LETTERS),
-        ("http://h\n/v1", LETTERS),
-        ("http://bücher.example", LETTERS),
+        ("http://h /v1", EXPECTED),
+        ("http://h\n/v1", EXPECTED),
+        ("http://bücher.example", EXPECTED),
     ],
 )
 def test_urls_that_cannot_be_used_have_a_sentence_before_anything_is_done(

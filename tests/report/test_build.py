@@ -234,7 +234,7 @@ def test_pass_rates_of_another_set_are_refused(tmp_path: Path) -> None:
     assert str(refused.value) == (
         f"{path}: none of its 2 prompts is in {folder}; is it of another set? They are joined by gc_id."
     )
-    with pytest.raises(InputError, match="--rollouts nowhere does not exist"):
+    with pytest.raises(InputError, match="nowhere does not exist"):
         report(folder, rollouts=["nowhere"])
 
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from gaincurate.schedule.checkpoints import newest_checkpoint, why_incomplete, why_none
+from gaincurate.schedule.checkpoints import Finder, why_incomplete
+
+newest, why_none = Finder().newest, Finder().why_none
 
 
 def checkpoint(folder: Path, step: int | None = None, shards: int = 0) -> Path:
@@ -37,30 +39,30 @@ def aged(folder: Path, seconds: float) -> Path:
 def test_the_newest_is_the_one_whose_weights_were_written_last(tmp_path: Path) -> None:
     for age, step in ((1, 9), (3, 10), (2, 20)):
         aged(checkpoint(tmp_path / f"checkpoint-{step}", step), age)
-    assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+    assert newest(tmp_path, 0) == tmp_path / "checkpoint-10"
     # What a trainer saves at its end counts too, though it has no step.
     last = aged(checkpoint(tmp_path / "final"), 4)
-    assert newest_checkpoint(tmp_path) == last
+    assert newest(tmp_path, 0) == last
     for step in (9, 10, 20):
         aged(tmp_path / f"checkpoint-{step}", 4)
-    assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-20"
+    assert newest(tmp_path, 0) == tmp_path / "checkpoint-20"
 
 
 def test_what_was_there_before_is_left_out_though_copies_look_old(tmp_path: Path) -> None:
     aged(checkpoint(tmp_path / "checkpoint-5", 5), 1)
     since = (tmp_path / "checkpoint-5/model.safetensors").stat().st_ctime
-    assert newest_checkpoint(tmp_path, since) == tmp_path / "checkpoint-5"
-    assert newest_checkpoint(tmp_path, since + 1e-3) is None
+    assert newest(tmp_path, since) == tmp_path / "checkpoint-5"
+    assert newest(tmp_path, since + 1e-3) is None
 
 
 def test_folders_below_and_the_folder_itself_count(tmp_path: Path) -> None:
-    assert newest_checkpoint(tmp_path / "none") is None
-    assert newest_checkpoint(checkpoint(tmp_path / "a", shards=2)) == tmp_path / "a"
+    assert newest(tmp_path / "none", 0) is None
+    assert newest(checkpoint(tmp_path / "a", shards=2), 0) == tmp_path / "a"
     checkpoint(tmp_path / "b/global_step_3/actor")
-    assert newest_checkpoint(tmp_path / "b") == tmp_path / "b/global_step_3/actor"
+    assert newest(tmp_path / "b", 0) == tmp_path / "b/global_step_3/actor"
     aged(checkpoint(tmp_path / "c/x"), 2e9)
     checkpoint(tmp_path / "c/y")
-    assert newest_checkpoint(tmp_path / "c") == tmp_path / "c/x"
+    assert newest(tmp_path / "c", 0) == tmp_path / "c/x"
 
 
 def test_every_prefix_of_a_weight_file_is_unfinished(tmp_path: Path) -> None:
@@ -70,7 +72,7 @@ def test_every_prefix_of_a_weight_file_is_unfinished(tmp_path: Path) -> None:
     for size in range(len(data)):
         (folder / "model.safetensors").write_bytes(data[:size])
         assert why_incomplete(folder) == f"{folder / 'model.safetensors'} is not finished"
-        assert newest_checkpoint(tmp_path) is None
+        assert newest(tmp_path, 0) is None
 
 
 @pytest.mark.parametrize(
@@ -94,21 +96,21 @@ def test_what_is_missing_is_named(tmp_path: Path, name: str, text: str | None, w
     found = why_incomplete(folder)
     assert found is not None
     assert why in found
-    assert newest_checkpoint(tmp_path) is None
+    assert newest(tmp_path, 0) is None
     assert why_none(tmp_path) == found
 
 
 def test_a_name_that_no_file_of_ours_can_hold_is_passed_over(tmp_path: Path) -> None:
     older = checkpoint(tmp_path / "checkpoint-4")
     odd = checkpoint(tmp_path / os.fsdecode(b"checkpoint-\xff9"))
-    assert newest_checkpoint(tmp_path) == older
+    assert newest(tmp_path, 0) == older
     assert why_incomplete(odd) == f"{odd} has a name that is no UTF-8"
 
 
 def test_a_state_is_not_needed_and_an_adapter_is_no_model(tmp_path: Path) -> None:
     assert why_none(tmp_path) == "this attempt wrote none"
     folder = checkpoint(tmp_path / "checkpoint-4")
-    assert newest_checkpoint(tmp_path) == folder
+    assert newest(tmp_path, 0) == folder
     (folder / "config.json").rename(folder / "adapter_config.json")
-    assert newest_checkpoint(tmp_path) is None
+    assert newest(tmp_path, 0) is None
     assert why_none(tmp_path) == f"{folder} has an adapter alone; let the trainer save the merged model"

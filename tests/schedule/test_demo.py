@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import tiny
-from gaincurate.schedule.checkpoints import newest_checkpoint
+from gaincurate.schedule.checkpoints import Finder
 from gaincurate.schedule.run import Run
 
 SCRIPT = Path(__file__).parent.parent.parent / "docs/examples/demo_schedule.sh"
@@ -53,6 +53,6 @@ def test_three_rounds_of_grpo_with_one_rescoring(tmp_path: Path) -> None:
         assert seen == run.ids(round_) == pq.read_table(run.data(round_)).column("gc_id").to_pylist()
         steps = {line["step"] for line in lines}
         assert steps == set(range(8 * round_, 8 * round_ + 8))
-        found = newest_checkpoint(run.round_folder(round_) / "output")
+        found = Finder().newest(run.round_folder(round_) / "output", 0)
         assert found is not None
         assert found.name == f"checkpoint-{8 * (round_ + 1)}"

@@ -234,19 +234,19 @@ def test_outcomes_that_cannot_be_used_are_told(tmp_path: Path) -> None:
     lines = dots_runs.lines(ids, 0, round=3) + dots_runs.lines(ids, 0, round=4)
     (tmp_path / "o.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(
-        InputError, match=r"has 2 policies \(.*\) and none is named round 0; give a file with"
+        InputError, match=r"no outcomes of round 0, which is to be drawn, but of o.jsonl, round 3, "
     ):
         advance(run, references=tmp_path / "o.jsonl")
     (tmp_path / "o.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[: len(lines) // 2]))
     with pytest.raises(InputError) as older:
         advance(run, references=tmp_path / "o.jsonl")
     assert str(older.value) == (
-        f"--reference-outcomes {tmp_path / 'o.jsonl'} is of round 3, and round 0 is to be drawn: an older policy "
-        'says nothing of it. Give what its references did, with "round": 0.'
+        f"--reference-outcomes {tmp_path / 'o.jsonl'} has no outcomes of round 0, which is to be drawn, but of "
+        'o.jsonl, round 3: another policy says nothing of it. Give what its references did, with "round": 0.'
     )
     with pytest.raises(InputError) as absent:
         advance(run, references=tmp_path / "nothing.jsonl")
-    assert str(absent.value) == f"--reference-outcomes {tmp_path / 'nothing.jsonl'} does not exist."
+    assert str(absent.value) == f"{tmp_path / 'nothing.jsonl'} does not exist."
     plain = runs.begin(tmp_path / "plain")
     runs.report(plain)
     with pytest.raises(InputError) as other:

@@ -52,9 +52,9 @@ def sources_of(run: Run, round_: int) -> Counter[str | None]:
     return Counter(run.scored.rows(run.ids(round_)).column("source").to_pylist())
 
 
-def step(run: Run) -> None:
+def step(run: Run, checkpoint: str | None = None) -> None:
     runs.report(run, lambda gc_id, sample: float((int(gc_id[2:]) + sample) % 3 == 0))
-    advance(run)
+    advance(run, checkpoint)
 
 
 @pytest.mark.parametrize("strategy", ["uniform", "file-order", "length", "gain-rl", "posterior", "falling"])
@@ -103,7 +103,7 @@ def test_groups_stay_with_their_prompts_when_the_order_changes(
     run = begin(tmp_path, strategy="gain-rl", rescore={"what": "full"}, budget=10)
     for round_ in range(5):
         assert sources_of(run, round_) == {"code": 2, "math": 6, None: 2}
-        step(run)
+        step(run, "checkpoint")
 
 
 @pytest.mark.parametrize(
@@ -125,13 +125,13 @@ def test_texts_whole_numbers_and_true_or_false_are_groups(
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "column": (
         {"stratify": "sorce"},
-        "has no such column; near it there is source. It takes a column, embedding",
+        "has no such column; near it there is source.",
     ),
     "kind": ({"stratify": "gc_angle"}, "--stratify gc_angle: it holds float, not names of groups."),
     "one": ({"stratify": "one"}, "--stratify one: it has one group only; leave --stratify out."),
     "embedding": (
         {"stratify": "embedding"},
-        "has no gc_embedding; score it with `--signals angle,embedding`.",
+        "has no gc_embedding: score it with `--signals angle,nll,entropy,embedding`.",
     ),
     "clusters": ({"clusters": 4}, "--clusters 4 goes with --stratify embedding."),
     "weights": (

@@ -411,7 +411,7 @@ def test_bad_options_are_refused(options: dict[str, Any], sentence: str) -> None
 @pytest.mark.parametrize(
     ("labels", "sentence"),
     [
-        ("task", "has no column task"),
+        ("task", "has no such column"),
         ("gc_angle", "labels = gc_angle: it holds float, not names of groups"),
     ],
 )

@@ -209,7 +209,7 @@ def test_what_is_no_split(text: str) -> None:
         (["--where", "gc_angle > 9"], "no row is left: 0 of 10 rows are taken, left out are 10 by --where"),
         (["--where", "source == 3"], "column 'source' of texts cannot be compared with the number 3.0."),
         (["--rollouts", "x"], "--rollouts x goes with --where."),
-        (["--where", "gc_angle > 0", "--rollouts", "nowhere"], "--rollouts nowhere does not exist."),
+        (["--where", "gc_angle > 0", "--rollouts", "nowhere"], "nowhere does not exist."),
         (["--per-group", "2"], "--per-group N and --group-column NAME go together."),
         (["--group-column", "source"], "--per-group N and --group-column NAME go together."),
         (["--per-group", "2", "--group-column", "sorce"], "has no such column; near it there is source."),

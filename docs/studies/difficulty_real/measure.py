@@ -26,7 +26,6 @@ from gaincurate.core.prompts import Message
 from gaincurate.core.schema import EMBEDDING, ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.embeddings import matrix
-from gaincurate.difficulty.local_engine import common_prefix
 from gaincurate.difficulty.prompts import read_prompts
 from gaincurate.difficulty.rollout_set import pass_rates
 from gaincurate.scoring.model import find_model, load_config, load_model, load_tokenizer
@@ -72,7 +71,8 @@ def question_nll(messages: list[list[Message]]) -> Floats:
     assert len(parts) == len(messages)
     texts = [torch.from_numpy(part.token_ids[: part.end].astype(np.int64)) for part in parts]
     # What all prompts begin with goes through the model once, but for a token in front of the questions.
-    same = min(len(common_prefix([part.token_ids for part in parts])), *(part.prefix for part in parts)) - 1
+    begun = np.stack([part.token_ids[: min(part.prefix for part in parts)] for part in parts])
+    same = int(np.append((begun != begun[0]).any(0), True).argmax()) - 1
     values = []
     with torch.inference_mode():
         before = model(texts[0][None, :same], use_cache=True).past_key_values

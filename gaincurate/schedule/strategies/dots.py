@@ -13,8 +13,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from gaincurate.core.rng import REFERENCES, Floats, Ints, between, keys_of, log_softmin
-from gaincurate.errors import InputError
+from gaincurate.core.rng import Floats, Ints, log_softmin
+from gaincurate.difficulty.prompts import draw_references
 from gaincurate.schedule import base
 from gaincurate.schedule.base import Json, Pool
 from gaincurate.schedule.context import Context
@@ -43,21 +43,17 @@ class Dots(base.Selector):
 
     def prepare(self, context: Context) -> None:
         """Have the references observed and the failure rates of all prompts predicted."""
-        foresight = foresee(context, self.references(context.round), self.options, self._aim)
-        self._aim = foresight.target
-        self.inform(foresight.values, foresight.references)
-        self._reference_facts = foresight.facts
+        references = self.references(context.round)
+        values, self._aim, self._reference_facts = foresee(context, references, self.options, self._aim)
+        self.inform(values, references)
 
     def references(self, round_: int) -> Ints:
         """`[K]`: the rows that are observed before a round is drawn, distinct.
 
         They are those of `gaincurate difficulty rollout --reference K --seed` with `seed_of`.
         """
-        pool, asked = self.pool, self.options.references
-        if asked > pool.rows:
-            raise InputError(f"references={asked:,} are more than the {pool.rows:,} rows of the set.")
-        keys = keys_of(seed_of(pool.seed, round_), 0, REFERENCES, pool.rows)
-        return between(keys, 0, asked)
+        pool = self.pool
+        return draw_references(pool.rows, self.options.references, seed_of(pool.seed, round_))
 
     def inform(self, values: Floats, references: Ints) -> None:
         """Take what is predicted for the next draw.

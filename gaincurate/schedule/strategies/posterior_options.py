@@ -10,12 +10,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from gaincurate.core.columns import check_groups, fields
-from gaincurate.core.options import POSTERIOR, Option, names_of, near
+from gaincurate.core.options import POSTERIOR, Option, names_of
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.errors import InputError
 from gaincurate.schedule import base
 from gaincurate.schedule.config import ScheduleConfig
+from gaincurate.schedule.groups import check_groups
 
 Aim = Literal["groups", "variance", "thompson"]
 _OWN: dict[str, Any] = {"labels": "none", "prior": 1.0}
@@ -106,11 +105,5 @@ class PosteriorOptions(base.Options):
         Raises:
             InputError: it has not.
         """
-        kinds = dict(fields(scored.schema))
         for name in self.columns:
-            if name not in kinds:
-                raise InputError(
-                    f"labels = {self.labels}: {scored.folder} has no column {name}{near(name, kinds)}.",
-                    column=name,
-                )
-            check_groups(kinds[name], name, f"labels = {self.labels}")
+            check_groups(scored, name, f"labels = {self.labels}")

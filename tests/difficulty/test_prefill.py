@@ -3,7 +3,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import transformers
@@ -13,7 +12,7 @@ from architectures import ARCHITECTURES, Architecture, in_tiers
 from gaincurate.core.prompts import Message
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.engine import Completion, Request
-from gaincurate.difficulty.local_engine import PIECE, LocalEngine, SharedPrefill, common_prefix
+from gaincurate.difficulty.local_engine import PIECE, LocalEngine, Prompts, prefilled
 
 SHARED: list[Message] = [
     {"role": "system", "content": "Answer with a number and nothing else, please."},
@@ -80,27 +79,20 @@ def test_logprobs_are_those_of_a_plain_forward(kind: Architecture, tmp_path: Pat
         assert done.logprobs == pytest.approx(expected[:, 0].numpy(), abs=1e-4)
 
 
-def test_a_prompt_is_fed_once_and_what_all_begin_with_once(
-    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_prompt_is_fed_once(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted, fed = requests(4, 3), Fed(monkeypatch)
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(tiny_model))
     texts = [
         tokenizer.apply_chat_template(request.messages, tokenize=False, add_generation_prompt=True)
         for request in wanted[::3]
     ]
-    ids = [np.array(tokenizer(text, add_special_tokens=False)["input_ids"], np.int32) for text in texts]
-    prefix, longest = len(common_prefix(ids)), max(map(len, ids))
-    assert prefix > 60
+    lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
     completions(engine(tiny_model, batch_tokens=100_000), wanted)
-    assert fed.tokens[:3] == [(1, prefix), (4, longest - 1 - prefix), (12, 1)]
-    assert {tokens for _, tokens in fed.tokens[3:]} == {1}
+    assert fed.tokens[:2] == [(4, max(lengths) - 1), (12, 1)]
+    assert {tokens for _, tokens in fed.tokens[2:]} == {1}
     fed.tokens.clear()
-    completions(engine(tiny_model, batch_tokens=3 * (longest + 11)), wanted)  # a prompt to a batch
-    assert fed.tokens.count((1, prefix)) == 1
-    assert sum(rows * tokens for rows, tokens in fed.tokens if tokens > 1) == prefix + sum(
-        len(text) - 1 - prefix for text in ids
-    )
+    completions(engine(tiny_model, batch_tokens=3 * (max(lengths) + 11)), wanted)  # a prompt to a batch
+    assert sum(rows * tokens for rows, tokens in fed.tokens if tokens > 1) == sum(lengths) - 4
 
 
 def test_rows_that_have_ended_leave_the_batch(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +100,7 @@ def test_rows_that_have_ended_leave_the_batch(tiny_model: Path, monkeypatch: pyt
     found = completions(engine(tiny_model, batch_tokens=100_000, max_tokens=60), wanted)
     counts = [done.tokens or 0 for done in found.values()]
     assert len(set(counts)) >= 3
-    rows = [shape[0] for shape in fed.tokens[2:]]
+    rows = [shape[0] for shape in fed.tokens[1:]]
     for step, count in enumerate(rows):
         begin = step // PIECE * PIECE
         assert count == sum(tokens > begin for tokens in counts)
@@ -121,12 +113,11 @@ def test_layers_that_see_a_window_only_are_not_shared(tmp_path: Path) -> None:
             model = tiny.model(kind.config())
             model.generation_config = transformers.GenerationConfig(max_new_tokens=2, pad_token_id=0)
             ids = torch.randint(3, 256, (2, 30))
-            prefill = SharedPrefill([row.numpy().astype(np.int32) for row in ids])
-            assert prefill(model, ids, torch.ones_like(ids), torch.tensor([0, 0, 1, 1])) is None
+            prompts = Prompts(ids, torch.ones_like(ids), torch.tensor([0, 0, 1, 1]))
+            assert prefilled(model, prompts) is None
 
 
-def test_prompts_much_shorter_than_the_longest_are_padded_into_the_common_part(tiny_model: Path) -> None:
-    """The padding of the short one is longer than what all begin with."""
+def test_prompts_much_shorter_than_the_longest_are_padded(tiny_model: Path) -> None:
     tail = "red apples in the old basket " * 12
     wanted = [
         Request(name, sample, [*SHARED, {"role": "user", "content": text}])
@@ -138,14 +129,3 @@ def test_prompts_much_shorter_than_the_longest_are_padded_into_the_common_part(t
         alone = completions(engine(tiny_model), [request])[request.key]
         assert alone.logprobs == pytest.approx(together[request.key].logprobs, abs=1e-4)
         assert alone.text == together[request.key].text
-
-
-def test_what_texts_begin_with() -> None:
-    def of(*texts: str) -> str:
-        found = common_prefix([np.frombuffer(text.encode(), np.uint8).astype(np.int32) for text in texts])
-        return bytes(found.astype(np.uint8)).decode()
-
-    assert of("abcd", "abce", "abx") == "ab"
-    assert of("abc", "ab") == "ab"
-    assert of("abc") == "abc"
-    assert of("abc", "xbc") == of("abc", "") == of() == ""
