@@ -323,24 +323,27 @@ class Prompts:
     rows: torch.Tensor
 
 
-def prefilled(model: Any, prompts: Prompts) -> Any:
-    """A cache with all but the last token of each prompt, a row a completion; None: `generate` has to do it.
+def prefilled(model: Any, prompts: Prompts) -> dict[str, Any]:
+    """A cache with all but the last token of each prompt, a row a completion, by its name in `generate`.
+
+    Empty where `generate` has to make it.
 
     The last token stays, because its logits begin a completion. `generate` gives each model the positions and
     masks that it wants; the token that it draws is not used.
     """
     if prompts.mask.sum(1).min() < 2:
-        return None
+        return {}
     ids, mask = prompts.ids[:, :-1], prompts.mask[:, :-1]
     output = model.generate(
         ids, attention_mask=mask, max_new_tokens=1, return_dict_in_generate=True, use_cache=True
     )
-    cache: Any = getattr(output, "past_key_values", None)
+    name = "cache" if "cache" in output else "past_key_values"  # before transformers 5.24
+    cache: Any = output.get(name)
     layers = getattr(cache, "layers", [])
     if not layers or any(type(layer) is not DynamicLayer for layer in layers):
-        return None
+        return {}
     cache.batch_select_indices(prompts.rows)
-    return cache
+    return {name: cache}
 
 
 def decode(
@@ -369,14 +372,14 @@ def decode(
     cache = prefilled(model, prompts)
     ids, mask = prompts.ids[prompts.rows], prompts.mask[prompts.rows]
     while len(going) and done < limit:
-        piece = limit if cache is None else min(PIECE, limit - done)
+        piece = min(PIECE, limit - done) if cache else limit
         sampler = Sampler(noise[going, done : done + piece], temperature, top_p)
         ids = model.generate(
             ids,
             attention_mask=mask,
             max_new_tokens=piece,
             logits_processor=transformers.LogitsProcessorList([sampler]),
-            **({} if cache is None else {"past_key_values": cache}),
+            **cache,
         )
         drawn = ids[:, mask.shape[1] :]  # [going, tokens of this piece]
         tokens[going, done : done + drawn.shape[1]] = drawn
@@ -384,7 +387,7 @@ def decode(
         done += piece
         left = torch.isin(drawn, torch.tensor(ends, device=drawn.device)).logical_not().all(1).nonzero()[:, 0]
         ids, mask = ids[left], torch.nn.functional.pad(mask[left], (0, drawn.shape[1]), value=1)
-        if cache is not None and len(left) < len(going):
-            cache.batch_select_indices(left)
+        for each in cache.values() if len(left) < len(going) else ():
+            each.batch_select_indices(left)
         going = going[left]
     return tokens, logprobs

@@ -135,7 +135,6 @@ def test_the_depth_is_counted_in_lists_and_objects_and_not_in_texts() -> None:
         lambda: json_value('["]]]]", ' * 70 + "1" + "]" * 70),
         lambda: json_value("[" * 1_000_000),
         lambda: yaml_value(nested(DEEPEST + 1)),
-        lambda: yaml_value("[" * 200_000),
         lambda: yaml_value("- " * 200_000),
         lambda: toml_value(f"a = {nested(DEEPEST)}"),
         lambda: toml_value("a = " + "[" * 200_000),
@@ -145,6 +144,10 @@ def test_the_depth_is_counted_in_lists_and_objects_and_not_in_texts() -> None:
     for read in deep:
         with pytest.raises(Malformed, match="stand more than 64 deep inside each other"):
             read()
+    with pytest.raises(
+        Malformed, match=r"more than 64 deep|maximum nesting depth"
+    ):  # PyYAML 6.0.4 has a limit of 1,000
+        yaml_value("[" * 200_000)
 
 
 def test_no_number_becomes_infinity() -> None:

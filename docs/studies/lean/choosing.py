@@ -184,12 +184,13 @@ class Chooser:
         if ascending is None:
             ascending = kind.ascending if by == kind.by else False
         self._rows = self._order(by, ascending)
+        tasks, names = np.unique(world.prompts.tasks[self._rows], return_inverse=True)[::-1]
         pool = base.Pool(
             len(world.rows),
             budget,
             seed,
             (float(self._angles.min()), float(self._angles.max())),
-            Strata.of(world.prompts.tasks[self._rows]) if stratify else None,
+            Strata.coded(tasks.astype(np.int32), [str(name) for name in names]) if stratify else None,
         )
         self.selector = base.build(strategy, pool, options)
         self.bill: Counter[str] = Counter()

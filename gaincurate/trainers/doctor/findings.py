@@ -7,13 +7,13 @@ breaks the schedule in one error.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from gaincurate.core.foreign import json_file
 from gaincurate.errors import InputError
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.foresight import observes_with_checkpoint
@@ -123,9 +123,7 @@ Rule = Callable[[Settings, Context], Found | Iterator[Finding]]
 @cache
 def _read() -> dict[str, dict[str, Any]]:
     """By trainer, what `tests/trainer_defaults.py` reads from the trainers' sources."""
-    stored: dict[str, dict[str, Any]] = json.loads(
-        Path(__file__).parent.with_name("defaults.json").read_text()
-    )
+    stored: dict[str, dict[str, Any]] = json_file(Path(__file__).parent.with_name("defaults.json"))
     return stored
 
 
