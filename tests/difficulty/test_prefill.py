@@ -114,7 +114,7 @@ def test_layers_that_see_a_window_only_are_not_shared(tmp_path: Path) -> None:
             model.generation_config = transformers.GenerationConfig(max_new_tokens=2, pad_token_id=0)
             ids = torch.randint(3, 256, (2, 30))
             prompts = Prompts(ids, torch.ones_like(ids), torch.tensor([0, 0, 1, 1]))
-            assert prefilled(model, prompts) is None
+            assert prefilled(model, prompts) == {}
 
 
 def test_prompts_much_shorter_than_the_longest_are_padded(tiny_model: Path) -> None:
