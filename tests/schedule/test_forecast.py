@@ -291,7 +291,12 @@ def test_advice_names_the_best_evidence_only_where_it_tells_something(tells: flo
         return Share(value, value, value)
 
     reach = Reach("posterior", share(0.4), share(1.0), share(1.5))
-    figures = {"silent": share(0.6), "hopeless": share(0.1), "wasted": share(0.7), "uniform": reach}
+    figures: dict[str, Any] = {
+        "silent": share(0.6),
+        "hopeless": share(0.1),
+        "wasted": share(0.7),
+        "uniform": reach,
+    }
     sources = [Source("labels (none noticed)", share(tells))]
     made = Forecast(
         64, 512, 8, 100.0, oracle=reach, strategies=[reach], advice=[], sources=sources, **figures
