@@ -80,7 +80,7 @@ def drive(
     wanted = remembered(run, command)
     with stoppable(), working_on(run.folder), command_lock(run.folder) as lock:
         if command:
-            again = again or _trains_again(run, wanted, view)
+            again = again or (not run.state["finished"] and _trains_again(run, wanted, view))
             write_sealed(run.folder / _COMMAND, {"command": wanted})
         if again and run.state["finished"]:
             raise InputError(f"{run.folder} is finished: there is no round to --retry.")
