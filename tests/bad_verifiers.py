@@ -38,6 +38,9 @@ def check(completion: str, row: dict[str, Any]) -> Any:
         return len(bytearray(1 << 40))
     if completion == "!segfault":
         ctypes.string_at(0)
+    if completion == "!fork":
+        os.fork()
+        return 1.0
     if completion == "!exit":
         os._exit(0)
     if completion == "!sysexit":

@@ -72,6 +72,12 @@ def test_a_key_is_not_part_of_what_a_verifier_says(monkeypatch: pytest.MonkeyPat
 
 
 @linux
+def test_a_verifier_that_forks_and_comes_back_twice_gives_one_verdict() -> None:
+    jobs = [Job("!fork", "7", ROW), Job("8", "7", ROW), Job("7", "7", ROW)] * 3
+    assert rewards(bad(), jobs) == [(1.0, None), (0.0, None), (1.0, None)] * 3
+
+
+@linux
 def test_ctrl_c_to_a_process_that_judges_is_no_verdict() -> None:
     jobs = [Job("!interrupt", "7", ROW), Job("7", "7", ROW)]
     assert rewards(bad(), jobs) == [(1.0, None), (1.0, None)]
