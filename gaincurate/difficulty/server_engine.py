@@ -39,7 +39,7 @@ _BUSY = {408, 409, 425, 429}
 _OF_THE_PROMPT = {400, 413, 422}
 _LONGEST_WAIT = 30.0
 _REAL_KEY = 8  # characters; shorter ones, such as EMPTY, are no secret
-_LONGEST_ASKED = 3600.0
+_LONGEST_ASKED, _LONGEST_BELIEVED = 3600.0, 7 * 86_400.0
 _HIGHEST_LOGPROB = 0.01  # rounding may bring one slightly above 0
 _SHOWN = 300  # characters of what a server says in a sentence
 _LOOK = 0.2  # seconds until Ctrl-C is seen, at most: it does not wake a loop
@@ -346,9 +346,10 @@ def clean(text: str, key: str = "") -> str:
 
 
 def _retry_after(response: httpx2.Response) -> float | None:
-    """Seconds until the server wants to be asked again, an hour at most; None where it gives no number."""
+    """Seconds until the server wants to be asked again, an hour at most; None without a number below a week."""
     value = response.headers.get("Retry-After", "").strip()
-    return min(float(value), _LONGEST_ASKED) if value.isdecimal() else None
+    seconds = float(value) if value.isdecimal() else _LONGEST_BELIEVED
+    return min(seconds, _LONGEST_ASKED) if seconds < _LONGEST_BELIEVED else None
 
 
 def _read(request: Request, body: Any, clean: Callable[[str], str] = clean) -> Completion:

@@ -235,7 +235,9 @@ def test_texts_that_no_file_can_hold(content: str | None, text: str) -> None:
     assert (done.text, done.tokens, done.logprobs, done.finish_reason) == (text, None, None, None)
 
 
-@pytest.mark.parametrize(("value", "seconds"), [("7", 7.0), ("86400", 3600.0), ("soon", None), ("", None)])
+@pytest.mark.parametrize(
+    ("value", "seconds"), [("7", 7.0), ("86400", 3600.0), ("9" * 400, None), ("soon", None)]
+)
 def test_retry_after(value: str, seconds: float | None) -> None:
     assert _retry_after(httpx2.Response(429, headers={"Retry-After": value})) == seconds
     assert _retry_after(httpx2.Response(429)) is None
