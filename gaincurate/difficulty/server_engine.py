@@ -346,7 +346,7 @@ def clean(text: str, key: str = "") -> str:
 
 
 def _retry_after(response: httpx2.Response) -> float | None:
-    """Seconds until the server wants to be asked again, an hour at most; None without a number below a week."""
+    """Seconds until the server wants to be asked again, an hour at most; None if it names none, or a week."""
     value = response.headers.get("Retry-After", "").strip()
     seconds = float(value) if value.isdecimal() else _LONGEST_BELIEVED
     return min(seconds, _LONGEST_ASKED) if seconds < _LONGEST_BELIEVED else None
