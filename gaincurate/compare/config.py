@@ -381,7 +381,7 @@ def checked_comparison(settings: dict[str, Any], where: str = "the comparison") 
         comparison = Comparison(**settings)
     except ValidationError as error:
         refused = refusals(error)
-        # A name that there is not is often a needed one, misspelt.
+        # An unknown name is often the misspelling of a required one.
         wrong = [f"there is no setting {refusal.name}" for refusal in refused if refusal.kind == "unknown"]
         wrong += [f"{refusal.name} is missing" for refusal in refused if refusal.kind == "missing"]
         raise InputError(f"{where}: {'; '.join(wrong) or refused[0]}.") from error

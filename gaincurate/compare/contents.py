@@ -1,7 +1,7 @@
-"""What a comparison shows: its document as parts of paragraphs, tables and pictures.
+"""The document of a comparison as parts of paragraphs, tables and pictures.
 
-Every arm has a panel of its own with the baseline in grey, because nine curves in one panel cannot be told
-apart.
+Every arm has its own panel with the baseline in grey, because nine curves in one panel are hard to
+distinguish.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _OVER = {
         "Against generated tokens",
         "Every token that an arm generated or, weighted, scored counts. The band is the 95 % interval of "
         "the arm alone; much of it comes from prompts, which are the same for all arms, so arms whose bands "
-        "overlap may still be told apart.",
+        "overlap can still differ significantly.",
     ),
     "seconds": (
         "Against wall time",
@@ -294,7 +294,7 @@ def _tuning(tuned: Json) -> Part:
 
 
 def _made(comparison: Json) -> Part:
-    """What is different between the arms, and all that they share, by the names of the settings."""
+    """The settings in which the arms differ, and those that they share, by name."""
     setting = comparison["setting"]
     apart = ("arms", "evaluation", "train", "tune")
     facts = {
@@ -312,6 +312,6 @@ def _made(comparison: Json) -> Part:
         [arm["arm"], ", ".join(f"{name} {plain(value)}" for name, value in arm["settings"].items())]
         for arm in comparison["arms"]
     ]
-    table = Table("What is different between the arms", ["arm", "settings"], settings, left=["settings"])
+    table = Table("Settings in which the arms differ", ["arm", "settings"], settings, left=["settings"])
     blocks: list[Block] = [table, Heading("What all arms share"), facts]
     return Part("made", "How this was made", blocks, detail=True)

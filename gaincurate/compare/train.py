@@ -1,7 +1,7 @@
 """`[train]` of a comparison: fields of TRL's GRPOConfig that all arms share.
 
-What the comparison itself goes by is checked here, and no number may be infinite or a NaN, which would train
-nothing. Any other field of GRPOConfig goes through as it is: TRL's own class says which there are
+The fields that the comparison uses are checked here, and no number may be infinite or NaN, which would train
+nothing. All other fields are passed on unchanged, because TRL's class checks them
 (`gaincurate.compare.runner.check_means`).
 """
 

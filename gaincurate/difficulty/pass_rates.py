@@ -271,7 +271,7 @@ def of_table(table: pa.Table, path: Path, rules: Rules) -> list[PassRates]:
         rules: the range of rewards.
 
     Raises:
-        InputError: other columns, no id, or a prompt that stands there twice without numbers of rollouts.
+        InputError: other columns, no id, or a prompt that occurs twice without numbers of rollouts.
         OutcomeError: a value out of its range.
     """
     names = set(table.column_names)
@@ -359,7 +359,7 @@ def _check_rows(
     gc_id = ids[row].as_py()
     for name, (values, low, high) in columns.items():
         _check(gc_id, name, float(values[row]), path, low, high)
-    raise InputError(f"{path}: {gc_id!r} stands there twice, and it has no column samples.")
+    raise InputError(f"{path}: {gc_id!r} occurs twice, and the file has no column samples.")
 
 
 def _check(

@@ -43,7 +43,7 @@ _MARKS = {
     "reasoning-gym": ("<answer>",),
     "exact": ("<answer>",),
 }
-"""What the verifiers of our own look for in a completion before they take the text after its thoughts."""
+"""The marks that our verifiers search for in a completion before they use the text after its thoughts."""
 _COUNTS = ("prompts", "rollouts", "unjudged", "tokens")
 
 Judged = tuple[Completion, float | None, str | None]

@@ -67,7 +67,7 @@ def duplicates(scored: ScoredSet, alive: Mask, answer: str | None) -> CheckResul
     """
     again, hits = repeats(scored, alive, answer), []
     for row in again:
-        reason = "the same messages" if row.exact else f"the same messages but for {_BUT_FOR}"
+        reason = "the same messages" if row.exact else f"the same messages except for {_BUT_FOR}"
         reason += "" if row.same_answer else ", another answer"
         facts = {"exact": row.exact} | ({"same_answer": row.same_answer} if answer else {})
         hits.append(Hit(row.place, reason, row.head, facts))
@@ -109,7 +109,7 @@ def _note(again: Sequence[Repeat], answer: str | None) -> str:
     counts, same = Counter(row.head for row in again), sum(row.exact for row in again)
     note = (
         f"{len(counts):,} groups, the largest of {max(counts.values()) + 1:,} rows; the very same text in "
-        f"{same:,} rows, but for {_BUT_FOR} in {len(again) - same:,}"
+        f"{same:,} rows, except for {_BUT_FOR} in {len(again) - same:,}"
     )
     differ = len({row.head for row in again if not row.same_answer})
     if answer and differ:

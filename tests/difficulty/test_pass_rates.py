@@ -169,7 +169,7 @@ BAD: list[tuple[dict[str, list[Any]], type[InputError], str]] = [
     ({"gc_id": [b"\xff"], "reward": [1]}, InputError, r"cannot be read: .*UTF8"),
     ({"gc_id": [None], "reward": [1]}, InputError, r"a row has no gc_id\."),
     ({"gc_id": ["a"], "reward": ["1"]}, InputError, r"the column reward has type string, not numbers\."),
-    ({"gc_id": ["a", "a"], "pass_rate": [1, 0]}, InputError, r"'a' stands there twice"),
+    ({"gc_id": ["a", "a"], "pass_rate": [1, 0]}, InputError, r"'a' occurs twice"),
     ({"gc_id": ["a"], "reward": [None]}, InputError, r"has no rollout that could be judged\."),
 ]
 

@@ -90,12 +90,12 @@ def test_every_check_finds_its_row_and_says_why(tmp_path: Path) -> None:
             {
                 "gc_id": "again",
                 "text": LONG.upper(),
-                "with": f"fine (the same messages but for white space, case, Unicode form or LaTeX spelling): {LONG}",
+                "with": f"fine (the same messages except for white space, case, Unicode form or LaTeX spelling): {LONG}",
             },
             {
                 "gc_id": "two",
                 "text": "How tall?",
-                "with": "one (the same messages but for white space, case, Unicode form or LaTeX spelling, another answer): how tall?",
+                "with": "one (the same messages except for white space, case, Unicode form or LaTeX spelling, another answer): how tall?",
             },
         ],
         [
@@ -132,7 +132,7 @@ def test_dropping_leaves_one_of_each_kind_and_each_row_once(tmp_path: Path) -> N
     ]  # fmt: skip
     assert listed[0] == {
         "gc_id": "again", "row": 1, "check": "duplicates", "with": "fine", "exact": False, "same_answer": True,
-        "reason": "the same messages but for white space, case, Unicode form or LaTeX spelling",
+        "reason": "the same messages except for white space, case, Unicode form or LaTeX spelling",
     }  # fmt: skip
     assert (listed[1]["with"], listed[1]["jaccard"]) == ("fine", 0.9474)
     assert listed[3]["eval_row"] == 0

@@ -97,13 +97,13 @@ def test_answers_that_differ_are_told(tmp_path: Path) -> None:
     assert [(hit.reason, hit.facts) for hit in told.hits] == [
         ("the same messages, another answer", {"exact": True, "same_answer": False}),
         (
-            "the same messages but for white space, case, Unicode form or LaTeX spelling",
+            "the same messages except for white space, case, Unicode form or LaTeX spelling",
             {"exact": False, "same_answer": True},
         ),
         ("the same messages", {"exact": True, "same_answer": True}),
     ]
     assert told.note == (
-        "2 groups, the largest of 3 rows; the very same text in 2 rows, but for white space, case, Unicode "
+        "2 groups, the largest of 3 rows; the very same text in 2 rows, except for white space, case, Unicode "
         "form or LaTeX spelling in 1; 1 groups have answers that are not written alike: see which one is right"
     )
 
