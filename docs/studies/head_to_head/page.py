@@ -170,9 +170,8 @@ def _final(found: Json) -> str:
         THESE,
         "would be seen",
         f"less {second}",
-        "verdict",
     ]
-    head += [f"{base}'s end reached after", f"pass@{most}", "tokens of an answer"]
+    head += [f"{base}'s end reached after", f"pass@{most}"]
     lines = []
     for arm in sorted(found["arms"], key=lambda arm: -float(arm["accuracy"]["value"])):
         against, length = arm["difference"], arm["against_length"]
@@ -185,10 +184,8 @@ def _final(found: Json) -> str:
                 against["claims"][THESE]["answer"] if against else "",
                 f"{100 * against['detectable']:.1f}" if against and against["detectable"] is not None else "",
                 _points(length),
-                length["answer"] if length else "",
                 reached_at(found, arm),
                 f"{100 * arm['pass_at'][most]:.1f} %",
-                f"{arm['curve'][-1]['response_tokens']:.1f}",
             ]
         )
     return _table(head, lines)
@@ -278,21 +275,17 @@ def _points(difference: Json | None) -> str:
 
 
 def _meanwhile(found: Json) -> str:
-    head = ["arm", "effective", "reward", "tokens of a rollout", "rollouts", "replayed", "gradient's norm"]
-    head += ["clipped", "with the angle", "given time"]
+    head = ["arm", "effective", "reward", "rollouts", "replayed", "with the angle", "given time"]
     lines = []
     for arm in found["arms"]:
-        told, gradient = arm["training"], arm["gradient"]
+        training, gradient = arm["training"], arm["gradient"]
         lines.append(
             [
                 arm["arm"],
-                _number(told["effective"], ".2f"),
-                _number(told["reward"], ".3f"),
-                _number(told["response_tokens"], ".1f"),
-                _number(told["rollouts"], ",.0f"),
-                _number(told["replayed"], ".0%"),
-                _number(told["grad_norm"], ".3g"),
-                _number(told["clipped"], ".0%"),
+                _number(training["effective"], ".2f"),
+                _number(training["reward"], ".3f"),
+                _number(training["rollouts"], ",.0f"),
+                _number(training["replayed"], ".0%"),
                 _number(gradient["spearman"], "+.2f"),
                 _number(gradient["given_step"], "+.2f"),
             ]
