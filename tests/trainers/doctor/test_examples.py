@@ -78,10 +78,9 @@ def test_the_mended_examples_are_clean(trainer: str) -> None:
             assert left <= LEFT.get(trainer, set()), (example["from"], mode)
 
 
-def test_the_counts_in_the_docs_are_those_of_the_table() -> None:
+def test_the_count_in_the_docs_is_that_of_the_table() -> None:
     page = (Path(__file__).parent.parent.parent.parent / "docs/doctor.md").read_text()
-    counts = [
-        sum(len(example[mode].split()) for example in of(trainer) for mode in modes(trainer))
-        for trainer in OF
-    ]
-    assert f"| true findings | {' | '.join(map(str, counts))} |" in page
+    count = sum(
+        len(example[mode].split()) for trainer in OF for example in of(trainer) for mode in modes(trainer)
+    )
+    assert f"all {count:,} true findings" in page
