@@ -104,7 +104,7 @@ def test_the_next_commands_are_those_of_the_readme(tmp_path: Path) -> None:
     printed = run("example", tmp_path / "some folder").stdout.partition("next:\n")[2].splitlines()
     assert printed[0] == f"  cd '{tmp_path / 'some folder'}'"
     assert len(printed) == 5
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text().replace(" \\\n     ", "")
     assert all(f"$ {command.strip()}\n" in readme for command in printed[1:])
 
 
