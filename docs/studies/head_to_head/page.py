@@ -78,7 +78,6 @@ def page(found: Json) -> str:
             notes=notes,
             length=found["against_length"] or "",
             setup=_setup(found),
-            arms="\n".join(f"| {arm['arm']} | {_own(arm)} |" for arm in found["arms"]),
             rates=_rates(found["about"]),
             order=_order(found["about"]),
             final=_final(found),
@@ -123,14 +122,6 @@ def _references(found: Json) -> Json:
         "reference_share": f"{min(shares):.0f} to {max(shares):.0f} %" if shares else "nothing",
         "step_prompts": found["setting"]["comparison"]["step_prompts"],
     }
-
-
-def _own(arm: Json) -> str:
-    return ", ".join(f"{name} `{_plain(value)}`" for name, value in arm["settings"].items())
-
-
-def _plain(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _rates(about: Json) -> str:
