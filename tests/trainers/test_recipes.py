@@ -21,8 +21,6 @@ from gaincurate.trainers.profile import COMMAND, recipes
 from gaincurate.trainers.verl.settings import overrides
 from trainer_defaults import STORED
 
-PAGE = Path(__file__).parent.parent.parent / "docs/segment-mode.md"
-
 
 @pytest.mark.parametrize("trainer", recipes())
 def test_every_setting_is_one_of_the_version_that_was_read(trainer: str) -> None:
@@ -72,10 +70,6 @@ def test_the_doctor_agrees_about_the_sizes_of_a_run_that_fits(trainer: str, tmp_
 def test_a_shell_takes_it(trainer: str) -> None:
     done = subprocess.run(["bash", "-n"], input=recipes()[trainer].script, text=True, capture_output=True)
     assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_the_page_has_one_of_them_whole() -> None:
-    assert f"```bash\n{recipes()['trl'].script}```" in PAGE.read_text()
 
 
 def test_only_what_was_run_is_said_to_have_been() -> None:
