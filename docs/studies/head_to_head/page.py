@@ -19,7 +19,7 @@ from kept import keep, kept
 
 from gaincurate.compare.document import BASELINE, document
 from gaincurate.compare.results import Results
-from gaincurate.compare.verdict import OTHERS, THESE
+from gaincurate.compare.verdict import THESE
 from gaincurate.compare.verdict_text import reached_at
 from gaincurate.core.files import write_atomic
 
@@ -157,7 +157,6 @@ def _final(found: Json) -> str:
         "arm",
         "right at the end",
         f"less {base}",
-        "verdict",
         THESE,
         "would be seen",
         f"less {second}",
@@ -171,7 +170,6 @@ def _final(found: Json) -> str:
                 arm["arm"],
                 _share(arm["accuracy"]),
                 _points(against),
-                against["answer"] if against else "the baseline",
                 against["claims"][THESE]["answer"] if against else "",
                 f"{100 * against['detectable']:.1f}" if against and against["detectable"] is not None else "",
                 _points(length),
@@ -235,10 +233,9 @@ def _by_task(found: Json) -> str:
     whole = [sum(cut["prompts"].values()), _part(sum(cut["learned"].values()))]
     lines.append(["all", *whole, *(_part(arm["value"]) for arm in arms.values())])
     compared = {arm["arm"]: arm["difference"]["claims"] for arm in found["arms"] if arm["difference"]}
-    for claim in (THESE, OTHERS):
-        if all(compared[name].get(claim, {}).get("interval") for name in arms):
-            ends = [[100 * end for end in compared[name][claim]["interval"]] for name in arms]
-            lines.append([f"interval, {claim}", "", "", *(" to ".join(map(_part, pair)) for pair in ends)])
+    if all(compared[name].get(THESE, {}).get("interval") for name in arms):
+        ends = [[100 * end for end in compared[name][THESE]["interval"]] for name in arms]
+        lines.append([f"interval, {THESE}", "", "", *(" to ".join(map(_part, pair)) for pair in ends)])
     return _table(head, lines)
 
 
@@ -285,8 +282,8 @@ def _meanwhile(found: Json) -> str:
 
 
 def _cost(found: Json) -> str:
-    head = ["arm", "training", "references", "scoring", "re-scoring", "all tokens", "steps", "seconds"]
-    names = ("training", "references", "scoring", "rescoring", "tokens", "step", "seconds")
+    head = ["arm", "training", "references", "scoring", "all tokens", "steps", "seconds"]
+    names = ("training", "references", "scoring", "tokens", "step", "seconds")
     return _table(head, [[a["arm"], *(f"{a['cost'][n]:,.0f}" for n in names)] for a in found["arms"]])
 
 
