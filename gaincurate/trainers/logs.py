@@ -178,7 +178,7 @@ class Joiner:
     def __init__(self, run: Run, round_: int) -> None:
         self._run, self._round = run, round_
         self._ids: dict[int, frozenset[str]] = {}
-        self._prompts: list[tuple[str, list[str], Any]] = []
+        self._prompts: list[tuple[str, re.Pattern[str], Any]] = []
         self._by_messages: dict[str, list[int]] = {}
         self._texts: dict[str, list[int]] = {}
 
@@ -217,8 +217,8 @@ class Joiner:
         answer = identity["source"].get("answer_column")
         answers = column_values(table, answer) if answer else [None] * len(prompts)
         for place, (gc_id, messages) in enumerate(zip(run.ids(round_), prompts, strict=True)):
-            contents = [_squeezed(m["content"]) for m in messages if m["content"]]
-            self._prompts.append((gc_id, contents, answers[place]))
+            contents = [re.escape(_squeezed(m["content"])) for m in messages if m["content"]]
+            self._prompts.append((gc_id, re.compile(".*?".join(contents), re.DOTALL), answers[place]))
             self._by_messages.setdefault(prompt_key(messages), []).append(place)
 
     def _in_text(self, text: str) -> list[int]:
@@ -229,9 +229,9 @@ class Joiner:
         if text not in self._texts:
             squeezed = _squeezed(text)
             sizes = {
-                place: sum(map(len, contents))
-                for place, (_, contents, _) in enumerate(self._prompts)
-                if _stand_in(contents, squeezed)
+                place: len(words.pattern)
+                for place, (_, words, _) in enumerate(self._prompts)
+                if words.pattern and words.search(squeezed)
             }
             most = max(sizes.values(), default=0)
             self._texts[text] = [place for place, size in sizes.items() if size == most]
@@ -252,16 +252,6 @@ def overlap(before: Sequence[str], rows: Sequence[str]) -> int:
             size = longest[size - 1]
         longest[place] = size + (text[place] == text[size])
     return longest[-1]
-
-
-def _stand_in(contents: Sequence[str], text: str) -> bool:
-    place = 0
-    for content in contents:
-        place = text.find(content, place)
-        if place < 0:
-            return False
-        place += len(content)
-    return bool(contents)
 
 
 def _squeezed(text: str) -> str:
@@ -318,9 +308,8 @@ class _Taking:
         self._fresh: list[Json] = []
         self._all: list[Json] = []  # what logs have of the round, that of files taken before included
         self._redone: int | None = None
-        self._rows = self._again = 0
-        self._problems: dict[str, list[str]] = {}
-        self._passed: Counter[int] = Counter()
+        self._rows = 0
+        self._left_out: dict[str, list[str]] = {}
         self._window: list[str] = []
 
     def take(self, path: Path) -> bool:
@@ -336,9 +325,8 @@ class _Taking:
             shared, self._window = overlap(self._window, texts), texts
         for earlier, files in self._earlier:
             if now["hash"] in (file["hash"] for file in files.values()):
-                self._passed[earlier] += 1
+                self._left_out.setdefault(f"the file was taken for round {earlier}", []).append(path.name)
                 return False
-        self._again += shared
         if is_table or _is_verls(path):
             rows = rows if is_table else list(_verl_rows(path, self._reward))
             joined = self._take_rows(rows[shared:], before, now)
@@ -360,7 +348,6 @@ class _Taking:
             counts[gc_id, line.get("step")] += 1
         self._all += lines
         if before == now:
-            self._again += len(lines)
             return len(lines)
         self._fresh += lines
         steps = [line["step"] for line in lines if "step" in line]
@@ -396,7 +383,7 @@ class _Taking:
         try:
             return self._join.find(row)
         except Unknown as why:
-            self._problems.setdefault(str(why), []).append(row.where)
+            self._left_out.setdefault(str(why), []).append(row.where)
             return None
 
     def lines(self) -> list[Json]:
@@ -409,18 +396,19 @@ class _Taking:
 
     def nothing(self, path: Path) -> str:
         """The sentence for a path of which nothing joins."""
-        why = [f"{text} ({len(rows):,} rows, first {rows[0]})" for text, rows in self._problems.items()]
-        why += [f"{_files(count)} taken for round {round_}" for round_, count in self._passed.items()]
+        why = "; ".join(self._reasons()) or "it has no rows"
         return (
-            f"--outcomes {path}: nothing there belongs to round {self._round}: "
-            f"{'; '.join(why) or 'it has no rows'}. Give the logs of this round."
+            f"--outcomes {path}: nothing there belongs to round {self._round}: {why}. Give the logs of this "
+            "round."
         )
+
+    def _reasons(self) -> list[str]:
+        return [f"{why} ({len(all_):,} times, first {all_[0]})" for why, all_ in self._left_out.items()]
 
     def tell(self, note: Note, lines: Sequence[Json]) -> int:
         """Say what is taken, and what is not and why; how many outcomes are taken."""
         new = sum("gc_id" in line for line in lines)
-        taken_before = f", {self._again:,} taken before" if self._again else ""
-        note(f"{new:,} outcomes for round {self._round} from {self._rows:,} rows{taken_before}")
+        note(f"{new:,} outcomes for round {self._round} from {self._rows:,} rows")
         if self._redone is not None:
             note(f"step {self._redone} was done again: from there on the new outcomes count")
         if self._from_elsewhere:
@@ -428,10 +416,8 @@ class _Taking:
                 f"warning: round {self._round} has outcomes of another writer; if the logs have the same "
                 "rollouts, they count twice"
             )
-        for round_, count in self._passed.items():
-            note(f"{_files(count)} taken for round {round_}, and left out")
-        for text, rows in self._problems.items():
-            note(f"warning: {len(rows):,} rows are left out: {text}; the first is {rows[0]}")
+        for reason in self._reasons():
+            note(f"left out: {reason}")
         return new
 
 
@@ -445,7 +431,3 @@ def _begins(path: Path, record: Json) -> bool:
     """Whether a file is a recorded one, perhaps with more lines after it."""
     with reading(path), open_regular(path) as file:
         return digest_bytes(file.read(record["bytes"])) == str(record["hash"])
-
-
-def _files(count: int) -> str:
-    return f"{count:,} file{'s were' if count > 1 else ' was'}"

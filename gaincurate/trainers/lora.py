@@ -19,8 +19,6 @@ from gaincurate.errors import GaincurateError, ModelError
 from gaincurate.schedule.checkpoints import safetensors_header
 from gaincurate.trainers.checkpoints import ADAPTER, ADAPTER_WEIGHTS
 
-_TIED = ("lm_head", "embed_tokens")
-
 
 def see_mergeable(adapter: Path) -> dict[str, Any]:
     """An adapter's configuration, if it can be merged at all; loads nothing.
@@ -76,9 +74,8 @@ def merge(adapter: Path, out: Path, base: str | None = None) -> None:
         wanted = safetensors_header(adapter / ADAPTER_WEIGHTS).keys() - {"__metadata__"}
     except (OSError, ValueError) as error:
         raise ModelError(f"{adapter / ADAPTER_WEIGHTS} cannot be read: {_first_line(error)}.") from error
-    if getattr(model.config, "tie_word_embeddings", False) and any(
-        part in name for name in wanted for part in _TIED
-    ):
+    tied = getattr(model.config, "tie_word_embeddings", False)
+    if tied and any("lm_head" in name or "embed_tokens" in name for name in wanted):
         raise ModelError(
             f"{adapter} changes lm_head or embed_tokens, which {folder} has as one matrix: merged, it would "
             "change both. Let the trainer save the merged model."

@@ -94,10 +94,9 @@ def test_what_cannot_be_joined_is_told_with_place_and_reason(run: Run, tmp_path:
     assert take_logs(run, [file], note=told.append) == 1
     assert told == [
         "1 outcomes for round 0 from 5 rows",
-        "warning: 1 rows are left out: the prompt is none of round 0; the first is 1.jsonl, line 2",
-        "warning: 2 rows are left out: several prompts of the round have this text, and there is no id; the "
-        "first is 1.jsonl, line 3",
-        "warning: 1 rows are left out: the id is not among the prompts of round 0; the first is 1.jsonl, line 5",
+        "left out: the prompt is none of round 0 (1 times, first 1.jsonl, line 2)",
+        "left out: several prompts of the round have this text, and there is no id (2 times, first 1.jsonl, line 3)",
+        "left out: the id is not among the prompts of round 0 (1 times, first 1.jsonl, line 5)",
     ]
     lines_of(file, [strange])
     with pytest.raises(
@@ -172,7 +171,8 @@ def test_a_folder_that_grew_over_rounds_gives_each_round_its_own(run: Run, tmp_p
         told: list[str] = []
         assert take_logs(run, [dump], note=told.append) == 5
         assert [line for line in told if "left out" in line] == [
-            f"1 file was taken for round {r}, and left out" for r in range(round_)
+            f"left out: the file was taken for round {r} (1 times, first {r + 1}.jsonl)"
+            for r in range(round_)
         ]
         advance(run)
     assert [run.plan(r)["inputs"]["accuracy"] for r in (1, 2)] == [0.0, 1.0]
