@@ -6,7 +6,7 @@ The settings go to stdout and all notes to stderr, so the output can be pasted i
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from gaincurate.cli import output
 from gaincurate.cli.hygiene_options import hygiene_options
@@ -84,21 +84,6 @@ def export(
         ),
     ] = None,
     seed: Annotated[int | None, Option("Of --random. Default: 0.", CHOICE, min=0)] = None,
-    per_group: Annotated[
-        int | None, Option("Take so many rows of each group, the first in the order.", CHOICE, min=1)
-    ] = None,
-    group_column: Annotated[
-        str | None, Option("Column of the groups for --per-group.", CHOICE, metavar="NAME")
-    ] = None,
-    split: Annotated[
-        Any,
-        Option(
-            "Write a file for each part, by a hash of the id (train=.9,val=.1); --out has {split} in it.",
-            CHOICE,
-            metavar="NAME=X,...",
-            read=str,
-        ),
-    ] = None,
     drop: Annotated[
         str | None,
         Option(
@@ -121,7 +106,6 @@ def export(
     Example: gaincurate export scored --trainer verl --data-source openai/gsm8k --out train.parquet
     """
     with output.reporting(resumes=True):
-        from gaincurate.schedule.selection import read_parts
         from gaincurate.trainers.columns import ViewOptions
         from gaincurate.trainers.export import Choice, Drop, Pick
         from gaincurate.trainers.export import export as write
@@ -132,8 +116,7 @@ def export(
         asked = hygiene_options(drop or "", config)
         _check_drop(drop, dropped, asked.chosen())
         left_out = None if drop is None else Drop(asked, dropped)
-        parts = read_parts(split) if split else {}
-        choice = Choice(where, rollouts, per_group, group_column, parts, _random(random), seed)
+        choice = Choice(where, rollouts, _random(random), seed)
         exported = write(
             source, trainer, out, options, pick,
             drop=left_out, choice=choice, overwrite=overwrite, note=output.note,
@@ -142,7 +125,7 @@ def export(
             output.note(line)
         round_of = exported.facts.get("round")
         of = "" if round_of is None else f", round {round_of} of {source}"
-        for each in (exported, *exported.others):
+        for each in filter(None, (exported, exported.control)):
             rows = output.counted(each.rows, "row")
             output.note(f"{each.file}: {rows} for {trainer} {each.view.profile.version}{of}")
         if exported.dropped_file is not None:
@@ -153,11 +136,8 @@ def export(
             launch = exported.launch
             summary = {"file": exported.file, "rows": exported.rows, "columns": exported.view.schema.names}
             summary |= {"form": launch.form, "settings": launch.settings, "hints": launch.hints}
-            if exported.others and random is not None:
-                summary["random"] = [str(exported.others[0].file), exported.others[0].rows]
-            elif exported.others:
-                both = (exported, *exported.others)
-                summary["parts"] = {each.facts["part"]: [str(each.file), each.rows] for each in both}
+            if exported.control is not None:
+                summary["random"] = [str(exported.control.file), exported.control.rows]
             if exported.dropped_file is not None:
                 summary |= {"dropped": exported.dropped, "dropped_file": str(exported.dropped_file)}
             output.as_json({**summary, "notes": exported.notes, "made": exported.facts})

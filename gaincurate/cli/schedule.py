@@ -99,7 +99,7 @@ def next_(config: NextConfig, as_json: AsJson = False) -> None:
         run = config.run
         opened = Run(run)
         with command_lock(run), working_on(run):  # a trainer that follows the run plans its rounds itself
-            taken = take_logged(opened, config.outcomes or [], config.log_format, config.reward_column)
+            taken = take_logged(opened, config.outcomes or [], config.reward_column)
             finder = finder_of(opened, config.trainer, output.note)
             resumes_from = chosen(finder, opened, config.checkpoint, config.wait)
             with pointing_at_logs(opened, taken):

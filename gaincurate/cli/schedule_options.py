@@ -123,7 +123,7 @@ def chosen(finder: Finder, run: Run, checkpoint: Path | None, wait: float | None
     return finder.chosen(run, checkpoint, wait) if isinstance(finder, TrainerFinder) else str(checkpoint)
 
 
-def take_logged(run: Run, paths: Sequence[Path], format_: str | None, reward_column: str | None) -> bool:
+def take_logged(run: Run, paths: Sequence[Path], reward_column: str | None) -> bool:
     """Take the outcomes that a trainer logged, where `schedule next` was given some; whether it was.
 
     Raises:
@@ -131,9 +131,8 @@ def take_logged(run: Run, paths: Sequence[Path], format_: str | None, reward_col
         OutcomeError: a log cannot be used.
     """
     if not paths:
-        for option, value in (("--from", format_), ("--reward-column", reward_column)):
-            if value is not None:
-                raise InputError(f"{option} {value} goes with --outcomes PATH.")
+        if reward_column is not None:
+            raise InputError(f"--reward-column {reward_column} goes with --outcomes PATH.")
         return False
     if run.state["finished"]:
         return False  # which is said by the command itself
@@ -144,7 +143,7 @@ def take_logged(run: Run, paths: Sequence[Path], format_: str | None, reward_col
         )
     from gaincurate.trainers.logs import take_logs
 
-    take_logs(run, paths, format_, reward_column, output.note)
+    take_logs(run, paths, reward_column, output.note)
     return True
 
 

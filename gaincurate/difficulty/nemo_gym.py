@@ -18,20 +18,17 @@ from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import OutcomeError
 
-TASK, ROLLOUT = "_ng_task_index", "_ng_rollout_index"
+TASK = "_ng_task_index"
 
 
 @dataclass(frozen=True, slots=True)
 class GymRollout:
-    """One rollout: its line, its task's index, its reward (None: not judged), and what else the line has."""
+    """One rollout: its task's index, its reward (None: not judged), and what the line has of its prompt."""
 
-    line: int
     task: int
-    rollout: int | None
     reward: float | None
     messages: list[Message] | None
     gc_id: str | None
-    tokens: int | None
 
 
 def is_nemo_gym(path: Path) -> bool:
@@ -39,19 +36,14 @@ def is_nemo_gym(path: Path) -> bool:
     return TASK in (next(json_lines(path), (0, None))[1] or {})
 
 
-def read_rollouts(path: Path, begin: int = 0, reward: str = "reward") -> Iterator[GymRollout]:
+def read_rollouts(path: Path) -> Iterator[GymRollout]:
     """The rollouts of a file, one for each line or, of a reward profile, for each of its `rollout_infos`.
-
-    Args:
-        path: of the file.
-        begin: first byte to read.
-        reward: the key of the reward.
 
     Raises:
         OutcomeError: a line that is no JSON object, has no index, or no reward.
         StorageError: the file cannot be read.
     """
-    for number, row in json_lines(path, begin):
+    for number, row in json_lines(path):
         where = f"{path}, line {number}"
         if row is None or type(row.get(TASK)) is not int or row[TASK] < 0:
             raise OutcomeError(f"{where}: there is no {TASK}, so NeMo Gym did not write it.", line=number)
@@ -60,26 +52,21 @@ def read_rollouts(path: Path, begin: int = 0, reward: str = "reward") -> Iterato
         if not isinstance(infos, list) or not all(isinstance(info, dict) for info in infos):
             raise OutcomeError(f"{where}: `rollout_infos` is no list of objects.", line=number)
         for info in infos:
-            value = info.get(reward)
-            if reward not in info and "_ng_failure_class" not in info:
+            value = info.get("reward")
+            if "reward" not in info and "_ng_failure_class" not in info:
                 raise OutcomeError(
-                    f"{where}: there is no {reward!r}; NeMo Gym's inputs have none. Give its rollouts or "
+                    f"{where}: there is no 'reward'; NeMo Gym's inputs have none. Give its rollouts or "
                     "its reward profile.",
                     line=number,
                 )
             if value is not None and not isinstance(value, int | float):
-                raise OutcomeError(f"{where}: {reward!r} is {value!r:.60}, no number.", line=number)
-            usage = (info.get("response") or {}).get("usage") or {} if "response" in info else info
-            tokens = usage.get("output_tokens")
+                raise OutcomeError(f"{where}: 'reward' is {value!r:.60}, no number.", line=number)
             gc_id = (sample or {}).get(ID)
             yield GymRollout(
-                number,
                 row[TASK],
-                info.get(ROLLOUT),
                 None if value is None or value != value else float(value),
                 _messages(sample),
                 gc_id if isinstance(gc_id, str) else None,
-                tokens if isinstance(tokens, int) else None,
             )
 
 

@@ -19,7 +19,7 @@ from gaincurate.errors import InputError, TrainerError
 from gaincurate.schedule.run import Run
 
 _DEPTH = 3
-_INDEX = "model.safetensors.index.json"
+INDEX = "model.safetensors.index.json"
 _LARGEST_HEADER = 100_000_000  # safetensors' own limit
 
 
@@ -83,7 +83,7 @@ def why_not_whole(folder: Path) -> str | None:
     """What a folder's weights lack; None where all files are there with all their bytes."""
     names = weight_names(folder)
     if names is None:
-        return f"{folder / _INDEX} is not finished"
+        return f"{folder / INDEX} is not finished"
     for name in names:
         if not (folder / name).is_file():
             return f"{folder} has no {name}"
@@ -94,10 +94,10 @@ def why_not_whole(folder: Path) -> str | None:
 
 def weight_names(folder: Path) -> list[str] | None:
     """The files that a folder's weights are in, there or not; None where its index cannot be read."""
-    if not (folder / _INDEX).is_file():
+    if not (folder / INDEX).is_file():
         return ["model.safetensors"]
     try:
-        names = sorted(set(json_file(folder / _INDEX)["weight_map"].values()))
+        names = sorted(set(json_file(folder / INDEX)["weight_map"].values()))
         plain = all(name == Path(name).name and not too_long(Path(name)) for name in names)
         return names if names and plain else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
@@ -107,7 +107,7 @@ def weight_names(folder: Path) -> list[str] | None:
 def _candidates(folder: Path, depth: int) -> list[Path]:
     if not folder.is_dir():
         return []
-    markers = ("config.json", "adapter_config.json", "model.safetensors", _INDEX)
+    markers = ("config.json", "adapter_config.json", "model.safetensors", INDEX)
     folders = [folder] if any((folder / name).is_file() for name in markers) else []
     if depth:
         for below in sorted(folder.iterdir()):

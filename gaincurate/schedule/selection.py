@@ -1,38 +1,27 @@
 """Which rows of a scored set are taken, and why the others are not: for `export` and `schedule start`.
 
 A condition (`--where`) sees source, score and computed columns, and with `--rollouts` what a model did with
-each prompt: `pass_rate` and `samples`. Parts of a set (`--split`) go by a hash of the id, so a prompt is in
-the same part whatever else the set holds and however it is ordered. Ids that are hashes of the row number its
-copies (`-1`, `-2`). The number is left out here, or a copy of a training row would be validated on.
+each prompt: `pass_rate` and `samples`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
-import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gaincurate.core.columns import coded, fields, read_column
-from gaincurate.core.rng import Ints
+from gaincurate.core.columns import fields, read_column
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.where import Condition, Mask
 from gaincurate.difficulty.pass_rates import pooled
 from gaincurate.errors import InputError
-from gaincurate.schedule.groups import check_groups
 from gaincurate.schedule.observations import pass_rates_of
 
 OF_ROLLOUTS = ("pass_rate", "samples")
 """The columns that `--rollouts` adds: the share of right rollouts, and how many were judged."""
-_WHOLE = 1 << 64
-_COPY = re.compile(r"\A([0-9a-f]{32})-[0-9]+\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,67 +89,3 @@ def _of_rollouts(scored: ScoredSet, path: Path) -> dict[str, pa.ChunkedArray]:
     samples = rates.wins + rates.losses
     columns = {"pass_rate": rates.wins / samples, **({"samples": samples} if rates.counted else {})}
     return {name: pa.chunked_array([pa.array(values)]).take(places) for name, values in columns.items()}
-
-
-def first_of_groups(scored: ScoredSet, column: str, count: int, rows: Ints) -> Mask:
-    """Which of some rows are among the first `count` of their group, `[len(rows)]`; no value is a group too.
-
-    Args:
-        scored: the set.
-        column: the groups, by dotted name.
-        count: rows of a group, at most.
-        rows: places in the set, in their order.
-
-    Raises:
-        InputError: no such column, or one that makes no groups.
-    """
-    check_groups(scored, column, f"--group-column {column}")
-    _, labels = coded(read_column(scored, column), len(scored))
-    assert labels is not None  # a set has no more groups than rows
-    of_rows = labels[rows]
-    by_group = np.argsort(of_rows, kind="stable")
-    sizes = np.unique(of_rows, return_counts=True)[1]
-    place = np.empty(len(rows), np.int64)
-    place[by_group] = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    chosen: Mask = place < count
-    return chosen
-
-
-def read_parts(text: str) -> dict[str, float]:
-    """What `--split` says: `train=.9,val=.1`.
-
-    Raises:
-        InputError: it is not that, or the shares are not 1 together.
-    """
-    parts: dict[str, float] = {}
-    for pair in text.split(","):
-        match = re.fullmatch(r"\s*([\w-]+)=([0-9.]+)\s*", pair)
-        try:
-            share = float(match[2]) if match else 0.0
-        except ValueError:
-            share = 0.0
-        if not match or not 0 < share < 1 or match[1] in parts:
-            raise InputError(
-                f"--split {text}: expected NAME=SHARE, each name once and each share between 0 and 1, as in "
-                "train=.9,val=.1."
-            )
-        parts[match[1]] = share
-    if abs(math.fsum(parts.values()) - 1) > 1e-9:
-        raise InputError(f"--split {text}: the shares are {math.fsum(parts.values()):g} together, not 1.")
-    return parts
-
-
-def part_of(ids: Sequence[str], parts: Mapping[str, float]) -> Ints:
-    """The place in `parts` of each id, `[ids]`: where its BLAKE2b of 8 bytes lies among the shares.
-
-    Copies of a row have one place.
-    """
-    ends = [round(math.fsum([*parts.values()][: place + 1]) * _WHOLE) for place in range(len(parts) - 1)]
-    contents = (_COPY.sub(r"\1", gc_id) for gc_id in ids)
-    keys = [hashlib.blake2b(content.encode(), digest_size=8).digest() for content in contents]
-    places = np.searchsorted(
-        np.array(ends, np.uint64),
-        np.array([int.from_bytes(key, "big") for key in keys], np.uint64),
-        side="right",
-    )
-    return places.astype(np.int64)

@@ -9,17 +9,19 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from gaincurate.core.foreign import is_utf8, json_file
+from gaincurate.core.foreign import is_utf8
 from gaincurate.errors import TrainerError, read_error
-from gaincurate.schedule.checkpoints import safetensors_header, weight_names, whole, why_not_whole
+from gaincurate.schedule.checkpoints import INDEX, whole, why_not_whole
+from gaincurate.trainers.markers import unreadable
 from gaincurate.trainers.profile import Layout, Sharded
 
 ADAPTER = "adapter_config.json"
-_ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _EVERY = 2.0  # seconds between two looks
 
 
@@ -79,9 +81,6 @@ def look(path: Path, step: int, layout: Layout) -> Checkpoint:
             return _adapter(path, step, adapter, tokenizer, folder)
     if folder is not None:
         why = why_not_whole(folder)
-        if not why and _unmerged(folder):
-            why = f"{folder} has a model with its LoRA unmerged; let {layout.trainer} save the merged one"
-            return Checkpoint(path, step, "refused", path, why)
         bare = not (folder / "config.json").is_file()
         return Checkpoint(path, step, "writing" if why else "model", folder, why or "", bare, tokenizer)
     for weights in folders:
@@ -98,19 +97,11 @@ def look(path: Path, step: int, layout: Layout) -> Checkpoint:
 
 
 def _adapter(path: Path, step: int, folder: Path, tokenizer: Path | None, base: Path | None) -> Checkpoint:
-    weights = folder / _ADAPTER_WEIGHTS
-    why = ""
-    try:
-        json_file(folder / ADAPTER)
-    except ValueError:
-        why = f"{folder / ADAPTER} is not finished"
-    if not why and (folder / "adapter_model.bin").is_file() and not weights.is_file():
-        why = f"{folder / 'adapter_model.bin'} is pickled, which can run code: let it be saved as safetensors"
+    weights, pickled = folder / ADAPTER_WEIGHTS, folder / "adapter_model.bin"
+    if pickled.is_file() and not weights.is_file():
+        why = f"{pickled} is pickled, which can run code: let it be saved as safetensors"
         return Checkpoint(path, step, "refused", folder, why)
-    if not why and not weights.is_file():
-        why = f"{folder} has no {weights.name}"
-    if not why and not whole(weights):
-        why = f"{weights} is not finished"
+    why = unreadable(folder / ADAPTER) or ("" if whole(weights) else f"{weights} is not finished")
     state: Literal["writing", "adapter"] = "writing" if why else "adapter"
     return Checkpoint(path, step, state, folder, why, tokenizer=tokenizer, base=base)
 
@@ -123,16 +114,13 @@ def _sharded(path: Path, first: Path, shards: Sharded, layout: Layout) -> str:
 
 
 def owner(folder: Path, layout: Layout) -> Checkpoint | None:
-    """The checkpoint that a folder is or lies in; None where it is none of this trainer's.
-
-    Raises:
-        OSError: it was deleted while it was looked at.
-    """
+    """The checkpoint that a folder is or lies in; None where it is none of this trainer's, or was deleted."""
     for path in (folder, *list(folder.parents)[:4]):
         number = re.fullmatch(layout.step, path.name)
         inside = [*layout.weights, *layout.adapters]
         if number and path.is_dir() and any((path / name) == folder for name in (".", *inside)):
-            return look(path, int(number[1]), layout)
+            with suppress(OSError):
+                return look(path, int(number[1]), layout)
     return None
 
 
@@ -146,23 +134,8 @@ def _below(root: Path, pattern: str) -> list[Path]:
     return []
 
 
-def _unmerged(folder: Path) -> bool:
-    """Whether weights have the names that peft gives them around a model."""
-    try:
-        names = [name for file in weight_names(folder) or [] for name in tensor_names(folder / file)]
-    except (OSError, ValueError):
-        return False
-    return any(".lora_A." in name or name.startswith("base_model.model.") for name in names)
-
-
-def tensor_names(file: Path) -> list[str]:
-    """The names in a whole safetensors file's header."""
-    return [name for name in safetensors_header(file) if name != "__metadata__"]
-
-
 def _has_weights(folder: Path) -> bool:
-    index = folder / "model.safetensors.index.json"
-    return index.is_file() or any(folder.glob("model*.safetensors"))
+    return (folder / INDEX).is_file() or any(folder.glob("model*.safetensors"))
 
 
 def _anything(path: Path) -> bool:
@@ -171,49 +144,36 @@ def _anything(path: Path) -> bool:
     return any(next(path.glob(kind), None) is not None for kind in kinds)
 
 
-@dataclass(frozen=True, slots=True)
-class SearchResult:
-    """What a look at an output root yielded.
+def find(root: Path, layout: Layout, *, since: float = 0.0) -> tuple[Checkpoint | None, str]:
+    """The newest complete checkpoint that can be scored, by its step, and why there is none or no newer one.
 
-    `checkpoint` is the newest complete one that can be scored; without it `why` says why there is none.
-    `passed` are the newer ones that were passed over.
-    """
-
-    checkpoint: Checkpoint | None
-    why: str = ""
-    passed: tuple[Checkpoint, ...] = ()
-
-
-def find(root: Path, layout: Layout, *, since: float = 0.0) -> SearchResult:
-    """The newest complete checkpoint, by its step, or exactly why there is none.
-
-    One that is complete and cannot be scored (sharded, say) is named instead of an older one, which would be
-    taken for it; a trainer's resume states are passed over where it exports models beside them.
+    One that is complete and cannot be scored (sharded, say) is refused, and not replaced by an older one. A
+    trainer's resume states are passed over where it exports models beside them.
 
     Args:
         root: the trainer's output root, or a checkpoint.
         layout: the trainer's.
         since: leave out what was put there before this time (seconds since 1970).
 
+    Returns:
+        The checkpoint or None, and a sentence without its full stop; "" where the checkpoint is the newest.
+
     Raises:
         StorageError: a folder cannot be read.
     """
-    every = _looked(root, layout, since)
-    passed: list[Checkpoint] = []
-    for checkpoint in every:
+    passed, resumed = "", ""
+    for checkpoint in _looked(root, layout, since):
         if checkpoint.usable:
-            return SearchResult(checkpoint, passed=tuple(passed))
-        if checkpoint.state == "refused" and not checkpoint.only_resumed:
-            older = next((other for other in every if other.usable), None)
-            hint = f"; {older.path} is older and can be taken" if older else ""
-            return SearchResult(None, checkpoint.why + hint, tuple(passed))
-        if not passed or passed[-1].step != checkpoint.step:
-            passed.append(checkpoint)
-    if passed:
-        return SearchResult(None, passed[0].why, tuple(passed))
+            return checkpoint, passed
+        if checkpoint.only_resumed:
+            resumed = resumed or checkpoint.why
+        elif checkpoint.state == "refused":
+            return None, checkpoint.why
+        else:
+            passed = passed or checkpoint.why
     if not root.is_dir():
-        return SearchResult(None, f"{root} is no folder")
-    return SearchResult(None, f"there is no {layout.folders[0]} below {root}")
+        return None, f"{root} is no folder"
+    return None, passed or resumed or f"there is no {layout.folders[0]} below {root}"
 
 
 def wait(
@@ -243,13 +203,11 @@ def wait(
     """
     end, before = clock() + timeout, ""
     while True:
-        search = find(root, layout)
-        writing = [checkpoint.why for checkpoint in search.passed if checkpoint.state == "writing"]
-        if search.checkpoint is not None and not writing:
-            return search.checkpoint
-        why = writing[0] if writing else search.why
+        checkpoint, why = find(root, layout)
+        if checkpoint is not None and not why:
+            return checkpoint
         if (left := end - clock()) <= 0:
-            older = f" {search.checkpoint.path} is complete: give that." if search.checkpoint else ""
+            older = f" {checkpoint.path} is complete: give that." if checkpoint else ""
             raise TrainerError(
                 f"no complete checkpoint below {root} after {timeout:g} s: {why}.{older}", path=str(root)
             )

@@ -46,14 +46,6 @@ class NextConfig(BaseModel):
         list[Path] | None,
         Option("Take outcomes from what the trainer logged: a file, a folder or a glob; repeatable."),
     ] = None
-    log_format: Annotated[
-        str | None,
-        Option(
-            f"Whose logs: {', '.join(with_part('log'))}, nemo-gym or lines. Default: seen in them.",
-            names=("--from",),
-            metavar="T",
-        ),
-    ] = None
     reward_column: Annotated[
         str | None,
         Option("Which number of a log is the reward, where there are several.", metavar="NAME"),

@@ -31,15 +31,13 @@ from gaincurate.hygiene.checks import LeftOut, leave_out
 from gaincurate.hygiene.options import HygieneOptions
 from gaincurate.schedule.ordering import Order, build
 from gaincurate.schedule.run import Run, refuse_group_sizes
-from gaincurate.schedule.selection import first_of_groups, matching, part_of
+from gaincurate.schedule.selection import matching
 from gaincurate.trainers.columns import ViewOptions, chat_type
 from gaincurate.trainers.profile import Launch, profile_of, system_file
 from gaincurate.trainers.view import View
 
 FORMAT = 1
 _METADATA = b"gaincurate"
-PART = "{split}"
-"""What stands in `--out` for a part's name."""
 _CONTROL = "random"
 _CHUNK = 2048  # rows in memory at once, and in a row group
 
@@ -56,29 +54,19 @@ class Pick:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which rows of a scored set to take, beside those that `Drop` leaves out, and the files they go into.
+    """Which rows of a scored set to take, beside those that `Drop` leaves out, and a random control.
 
-    `where` is a condition, which `rollouts` gives pass rates to. `per_group` takes so many rows of each group
-    by `group_column`, the first in the order. `parts` are names and shares, see `selection.part_of`. `random`
-    writes a control beside the rows for which `where` holds: so many rows, or as many ("same"), drawn
-    uniformly under `seed` from all rows that `Drop` leaves.
+    `where` is a condition, which `rollouts` gives pass rates to. `random` writes a control beside the rows
+    for which `where` holds: so many rows, or as many ("same"), drawn uniformly under `seed` from all rows
+    that `Drop` leaves.
     """
 
     where: str | None = None
     rollouts: Path | None = None
-    per_group: int | None = None
-    group_column: str | None = None
-    parts: dict[str, float] = field(default_factory=dict)
     random: int | Literal["same"] | None = None
     seed: int | None = None
 
-    @property
-    def given(self) -> str | None:
-        """The first option that was given."""
-        options = {"--where": self.where, "--per-group": self.per_group, "--split": self.parts or None}
-        return next((name for name, value in options.items() if value is not None), None)
-
-    def check(self, out: Path) -> None:
+    def check(self) -> None:
         """Refuse options that do nothing without another.
 
         Raises:
@@ -86,22 +74,12 @@ class Choice:
         """
         if self.rollouts is not None and self.where is None:
             raise InputError(f"--rollouts {self.rollouts} goes with --where.")
-        if self.random is not None and (self.where is None or self.parts):
+        if self.random is not None and self.where is None:
             raise InputError(
-                f"--random {self.random} writes a control beside the rows of --where: give --where, and no "
-                "--split."
+                f"--random {self.random} writes a control beside the rows of --where: give --where."
             )
         if self.seed is not None and self.random is None:
             raise InputError(f"--seed {self.seed} goes with --random N.")
-        if (self.per_group is None) != (self.group_column is None):
-            raise InputError("--per-group N and --group-column NAME go together.")
-        if bool(self.parts) != (PART in str(out)):
-            raise InputError(
-                f"--out {out}: with --split its name has {PART} where the parts' names go, as in "
-                f"data/{PART}.parquet."
-                if self.parts
-                else f"--out {out}: {PART} is for --split NAME=SHARE,..."
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +105,7 @@ class Exported:
     dropped: dict[str, int] = field(default_factory=dict)
     dropped_file: Path | None = None
     file: Path | None = None
-    others: tuple[Exported, ...] = ()
-    """The other parts, with `--split`, or the random control."""
+    control: Exported | None = None
 
 
 def export(
@@ -148,16 +125,13 @@ def export(
     Args:
         source: a finished scored set or a run.
         trainer: one of `TRAINERS`.
-        out: the file to write; its suffix says which format. With parts, `{split}` is their names.
+        out: the file to write; its suffix says which format.
         options: what goes into the columns.
         pick: which rows.
         drop: rows of a scored set to leave out, before `limit` counts.
         choice: rows of a scored set to take, before `limit` counts.
         overwrite: replace what is there.
         note: hears how many rows are left out and why, before anything is written.
-
-    Returns:
-        What was written, of the first part where there are several.
 
     Raises:
         InputError: an option that does not go with the source or the trainer, no row that is left, or a
@@ -166,30 +140,26 @@ def export(
         StorageError: the file system refused.
     """
     choice, source, out = choice or Choice(), located(source), Path(out)
-    choice.check(out)
-    files = {name: Path(str(out).replace(PART, name)) for name in choice.parts} or {"": out}
-    listed = None if drop is None else drop.file or _beside(trainer, Path(str(out).replace(PART, "all")))
-    if choice.random is not None:
-        files[_CONTROL] = _control_file(trainer, out)
-    for file in files.values():
+    choice.check()
+    listed = None if drop is None else drop.file or _beside(trainer, out)
+    control_file = None if choice.random is None else _control_file(trainer, out)
+    for file in filter(None, (out, control_file)):
         _check_file(trainer, file, listed, overwrite)
-    for_sets = "--drop" if drop is not None else choice.given
+    for_sets = "--drop" if drop is not None else "--where" if choice.where is not None else None
     if for_sets is not None and (source / RUN).exists():
         raise InputError(f"{for_sets} is for a scored set; {source} is a run, whose plan says which rows.")
     with _opened(source, pick) as (scored, rows, facts):
         left_out = None if drop is None else leave_out(scored, drop.options)
+        control_rows: Ints | None = None
         if drop is not None and left_out is not None:
             facts = {**facts, "drop": asdict(drop.options), "dropped": left_out.counts}
-        chosen: Mapping[str, Ints | None] = {"": rows}
-        if left_out is not None or choice.given is not None:
-            chosen, counts = _chosen(scored, rows, left_out, choice, pick.limit, note)
+        if for_sets is not None:
+            rows, control_rows, counts = _chosen(scored, rows, left_out, choice, pick.limit, note)
             note(counts)
-            facts = {
-                **facts,
-                "chosen": {**asdict(choice), "rollouts": choice.rollouts and str(choice.rollouts)},
-            }
+            chosen = {**asdict(choice), "rollouts": choice.rollouts and str(choice.rollouts)}
+            facts = {**facts, "chosen": chosen}
         bare = options.bare or bool(facts.get("bare"))
-        options = ViewOptions(**{**asdict(options), "bare": bare})
+        options = replace(options, bare=bare)
         facts = {
             "format": FORMAT,
             **facts,
@@ -199,14 +169,16 @@ def export(
             "options": asdict(options),
             "pick": asdict(pick),
         }
-        written, sizes = [], _group_sizes(trainer, facts)
-        for name, file in files.items():
-            more, limit = ({"part": name}, None) if name else ({}, pick.limit)
-            written.append(_write(scored, chosen[name], trainer, file, options, limit, facts | more, sizes))
+        sizes = _group_sizes(trainer, facts)
+        exported = _write(scored, rows, trainer, out, options, pick.limit, facts, sizes)
+        if control_file is not None:
+            facts = {**facts, "part": _CONTROL}
+            control = _write(scored, control_rows, trainer, control_file, options, None, facts, sizes)
+            exported = replace(exported, control=control)
         if left_out is not None and listed is not None:
             write_lines(listed, left_out.lines(scored))
-    dropped = {} if left_out is None else left_out.counts
-    return replace(written[0], dropped=dropped, dropped_file=listed, others=tuple(written[1:]))
+            exported = replace(exported, dropped=left_out.counts, dropped_file=listed)
+    return exported
 
 
 def _group_sizes(trainer: str, facts: Mapping[str, Any]) -> list[int] | None:
@@ -226,8 +198,8 @@ def _chosen(
     choice: Choice,
     limit: int | None,
     note: Callable[[str], None],
-) -> tuple[dict[str, Ints], str]:
-    """The rows of each part in their order, and a sentence with how many are left out and why."""
+) -> tuple[Ints, Ints | None, str]:
+    """The rows in their order, those of the control, and a sentence with how many are left out and why."""
     left: Ints = np.arange(len(scored)) if rows is None else rows
     reasons, rows_before = list[str](), len(left)
 
@@ -246,34 +218,26 @@ def _chosen(
             note(matches.warning)
         unknown = int(matches.unknown[left].sum())
         keep(matches.rows[left], f"by --where ({unknown:,} of them for want of a value)")
-    if choice.per_group is not None and choice.group_column is not None:
-        stay = first_of_groups(scored, choice.group_column, choice.per_group, left)
-        keep(stay, f"over --per-group {choice.per_group}")
     if limit is not None:
         keep(np.arange(len(left)) < limit, f"after --limit {limit}")
-    parts = {"": left}
-    if choice.parts:
-        places = part_of(scored.column(ID).take(pa.array(left)).to_pylist(), choice.parts)
-        parts = {name: left[places == place] for place, name in enumerate(choice.parts)}
-    of_parts = ", ".join(f"{name} {len(of_part):,}" for name, of_part in parts.items() if name)
     sentence = f"{len(left):,} of {rows_before:,} rows are taken"
-    sentence += f" ({of_parts})" if of_parts else ""
     sentence += f", left out are {', '.join(reasons)}" if reasons else ""
-    if choice.random is not None and len(left):
-        size, seed = len(left) if choice.random == "same" else choice.random, choice.seed or 0
-        if size > len(everything):
-            raise InputError(
-                f"--random {size:,}: there are {len(everything):,} rows to draw from; give that many at most."
-            )
-        places = permutation(seed, 0, CONTROLS, len(everything))[:size]  # the same in any order of the rows
-        parts[_CONTROL] = everything[np.isin(everything, np.sort(everything)[places])]
-        sentence += (
-            f". The random control has {size:,} rows beside the {len(left):,} of --where, drawn uniformly "
-            f"from {len(everything):,} with seed {seed}"
+    if not len(left):
+        raise InputError(f"no row is left: {sentence}.")
+    if choice.random is None:
+        return left, None, sentence
+    size, seed = len(left) if choice.random == "same" else choice.random, choice.seed or 0
+    if size > len(everything):
+        raise InputError(
+            f"--random {size:,}: there are {len(everything):,} rows to draw from; give that many at most."
         )
-    if empty := [name for name, of_part in parts.items() if not len(of_part)]:
-        raise InputError(f"no row is left{' for ' * bool(empty[0])}{empty[0]}: {sentence}.")
-    return parts, sentence
+    places = permutation(seed, 0, CONTROLS, len(everything))[:size]  # the same in any order of the rows
+    control = everything[np.isin(everything, np.sort(everything)[places])]
+    sentence += (
+        f". The random control has {size:,} rows beside the {len(left):,} of --where, drawn uniformly from "
+        f"{len(everything):,} with seed {seed}"
+    )
+    return left, control, sentence
 
 
 def _write(
@@ -306,6 +270,8 @@ def _write(
             f"warning: {view.open_ended:,} prompts end with words of the assistant; scoring went on from "
             f"there, and {trainer} renders them as a finished turn"
         )
+    if sizes:
+        notes.append(f"group sizes: set {trainer}'s rollouts per prompt to {np.mean(sizes):g}, their mean")
     notes += view.differences()
     return Exported(view, count, facts, view.profile.launch(out.resolve(), view), notes, file=out)
 

@@ -1,121 +1,170 @@
-"""Outcomes from what a trainer logs of its rollouts, for runs in which nobody reports them.
+"""Outcomes from a trainer's own logs, for runs in which nobody reports them.
 
-Rows of a log are joined to the round's prompts by the id where the log has it, and by the prompt's text
-where not.
+TRL's tables of completions, verl's rollout dumps and lines as in `outcomes.jsonl` are told apart by their
+columns or keys, never by names, which users choose. Rows are joined to the round's prompts by the id, and by
+the prompt's text where the log has no id.
 """
 
 from __future__ import annotations
 
 import glob
 import json
-import os
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gaincurate.core.files import append_lines, digest_bytes, digest_file, reading
-from gaincurate.core.foreign import Malformed, json_value, open_regular, see_text
-from gaincurate.core.outcomes import Rules, check_line, read_file
+import pyarrow as pa
+
+from gaincurate.core.arrow import read_parquet
+from gaincurate.core.artifact import Json
+from gaincurate.core.files import append_lines, digest_bytes, digest_file, drop_half_line, json_lines, reading
+from gaincurate.core.foreign import json_value, open_regular
+from gaincurate.core.outcomes import check_line
 from gaincurate.core.prompts import column_values, prompts_of
 from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.difficulty.nemo_gym import prompt_key
 from gaincurate.errors import OutcomeError
 from gaincurate.schedule.observations import Note, rules_of, silent
 from gaincurate.schedule.run import Run
-from gaincurate.trainers.log_formats import LINES, Entry, format_of, logs, objects, patterns, table_rows
 
 TAKEN = "logs.json"
-"""Beside a round's outcomes: the files that were taken for it."""
+"""Beside a round's outcomes: size in bytes and hash of each file that was taken for it, by path."""
+_TRL = frozenset({"step", "prompt", "completion", "advantage"})
+_VERL = frozenset({"input", "output", "score", "step"})
+_LINE = ("reward", "round", "sample", "step", "correct", "attempt", "tokens")
+_PATTERNS = ("completions_*.parquet", "[0-9]*.jsonl", "outcomes*.jsonl")
+"""Logs in a folder, of TRL, of verl and of lines."""
 
 
-@dataclass(slots=True)
-class LogFile:
-    """A file that was taken: its place, size in bytes, hash and kind, and how many rows and lines it gave."""
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One rollout of a log: its place in words, its outcome without the id, and what names its prompt.
 
-    path: str
-    bytes: int
-    hash: str
-    format: str
-    rows: int = 0
-    lines: int = 0
+    `prompt` is a text that begins with the rendered prompt, or chat messages.
+    """
 
-    @classmethod
-    def of(cls, path: Path, kind: str) -> LogFile:
-        """A file as it is now."""
-        with reading(path):
-            return cls(
-                path=str(path.resolve()), bytes=path.stat().st_size, hash=digest_file(path), format=kind
-            )
-
-    def begins(self, path: Path) -> bool:
-        """Whether a file is this one with more lines after its own."""
-        if self.path != str(path.resolve()) or path.suffix == ".parquet":
-            return False
-        with reading(path), open_regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            return self.bytes <= size and digest_bytes(file.read(self.bytes)) == self.hash
+    where: str
+    outcome: Json
+    gc_id: Any = None
+    prompt: Any = None
+    answer: Any = None
 
 
-def is_cut(path: Path) -> bool:
-    """Whether a file with lines ends within one."""
-    with reading(path), open_regular(path) as file:
-        if not file.seek(0, os.SEEK_END):
-            return False
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) != b"\n"
-
-
-def taken(run: Run, round_: int) -> list[LogFile]:
-    """The files that were taken for a round."""
-    path = run.round_folder(round_) / TAKEN
-    return [LogFile(**file) for file in read_sealed(path)["files"]] if path.exists() else []
-
-
-def find_files(path: Path, format_: str | None) -> list[tuple[Path, str]]:
-    """The logs that a path names, in the order of their numbers, each with its kind.
-
-    Args:
-        path: a file, a folder (logs are looked for in it by name) or a glob.
-        format_: a key of `patterns()`; None to see it in the files.
+def find_files(path: Path) -> list[Path]:
+    """The logs that a file, a folder or a glob names, numbers in their names by size.
 
     Raises:
-        OutcomeError: there are none, none that is known, or logs of several trainers.
-        StorageError: one cannot be read.
+        OutcomeError: there are none.
     """
-    if format_ is not None and format_ not in patterns():
-        raise OutcomeError(f"--from {format_}: logs can be those of {', '.join(patterns())}.")
     places = [path] if path.exists() else [Path(name) for name in glob.glob(str(path), recursive=True)]
-    files = {file for place in places for file in (_below(place, format_) if place.is_dir() else [place])}
+    files: set[Path] = set()
+    for place in places:
+        files |= {f for p in _PATTERNS for f in place.rglob(p)} if place.is_dir() else {place}
     if not files:
-        kinds = ", ".join(patterns().values()) if format_ is None else patterns()[format_]
+        kinds = ", ".join(_PATTERNS)
         raise OutcomeError(f"--outcomes {path}: there is no such file, and none like {kinds} below it.")
-    return [(file, format_ or format_of(file)) for file in sorted(files, key=_natural)]
-
-
-def _below(folder: Path, format_: str | None) -> list[Path]:
-    """The logs in a folder, of one kind."""
-    if format_ is not None:
-        return sorted(folder.rglob(patterns()[format_]))
-    kinds = {kind: sorted(folder.rglob(pattern)) for kind, pattern in patterns().items()}
-    there = [kind for kind, files in kinds.items() if files]
-    if len(there) > 1:
-        raise OutcomeError(
-            f"--outcomes {folder} holds logs of {' and '.join(there)}; say which with --from, or name files.",
-            path=str(folder),
-        )
-    return kinds[there[0]] if there else []
+    return sorted(files, key=_natural)
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
-    """Numbers in a path by their size: 2.jsonl before 10.jsonl."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(path))]
 
 
+def _trl_rows(path: Path, reward_column: str | None) -> tuple[list[Row], list[str]]:
+    """The rows of a table of completions, and their texts without the step.
+
+    Raises:
+        OutcomeError: it is no table of TRL's, or it is not clear which column is the reward.
+    """
+
+    def refuse(why: str) -> OutcomeError:
+        return OutcomeError(
+            f"{path} is no whole table of TRL's; is it being written? ({why}.)", path=str(path)
+        )
+
+    table = read_parquet(path, refuse)
+    if missing := _TRL - set(table.column_names):
+        raise refuse(f"it has no column {min(missing)!r}")
+    rewards = table.column(_reward_column(path, table, reward_column)).to_pylist()
+    rows, texts = list[Row](), list[str]()
+    for place, (row, reward) in enumerate(zip(table.to_pylist(), rewards, strict=True), 1):
+        outcome = {"reward": None if reward != reward else reward, "step": row.pop("step")}  # NaN is None
+        rows.append(Row(f"{path.name}, row {place}", outcome, row.get("gc_id"), row["prompt"]))
+        texts.append(json.dumps(row, sort_keys=True, default=str))
+    return rows, texts
+
+
+def _reward_column(path: Path, table: pa.Table, asked: str | None) -> str:
+    numbers = [
+        f.name
+        for f in table.schema
+        if f.name not in (*_TRL, "gc_id") and (pa.types.is_floating(f.type) or pa.types.is_integer(f.type))
+    ]
+    for name in (asked, "reward"):
+        if name is not None and name in numbers:
+            return name
+    if asked is not None or len(numbers) != 1:
+        raise OutcomeError(
+            f"{path} has {len(numbers)} columns that could be the reward ({', '.join(numbers) or 'none'})"
+            + (f", and {asked!r} is not one of them" if asked is not None else "")
+            + "; name it with --reward-column. With several reward functions, log_extra('reward', ...) in "
+            "one of them puts the sum into the table.",
+            path=str(path),
+        )
+    return str(numbers[0])
+
+
+def _objects(path: Path, since: int = 0) -> Iterator[tuple[str, Json]]:
+    for number, row in json_lines(path, since):
+        if row is None:
+            raise OutcomeError(f"{path}, line {number} is broken: it is no JSON object.")
+        yield f"{path.name}, line {number}", row
+
+
+def _verl_rows(path: Path, reward_column: str | None) -> Iterator[Row]:
+    """The rows of a rollout dump; the id is in `gts` if the file was exported with --id-in-answer."""
+    for where, row in _objects(path):
+        reward = reward_column or "score"
+        if reward not in row:
+            raise OutcomeError(f"{where} of {path} has no {reward!r}; it has {', '.join(row)}.")
+        outcome = {"reward": None if row[reward] != row[reward] else row[reward]}
+        outcome |= {"step": row["step"]} if row.get("step") is not None else {}
+        outcome |= {"sample": row["uid"]} if isinstance(row.get("uid"), str) else {}
+        answer = row.get("gts")
+        yield Row(where, outcome, row.get("gc_id") or _id_in(answer), row.get("input"), answer)
+
+
+def _is_verls(path: Path) -> bool:
+    """Whether a file of JSON lines is a dump of verl's.
+
+    Raises:
+        OutcomeError: it holds no lines of outcomes either.
+    """
+    first = next(_objects(path), ("", {}))[1].keys()
+    if not first >= _VERL and not first & {"gc_id", "resume_from_step", "attempt"}:
+        raise OutcomeError(
+            f"{path} is none of the logs that are known here: TRL's tables of completions, verl's rollout "
+            "dumps, or lines with gc_id, reward and round.",
+            path=str(path),
+        )
+    return first >= _VERL
+
+
+def _id_in(answer: Any) -> Any:
+    """The id that `export --id-in-answer` put into an answer."""
+    if isinstance(answer, str) and answer.startswith('{"gc_id"'):
+        try:
+            return json_value(answer).get("gc_id")
+        except ValueError:
+            return None
+    return None
+
+
 class Unknown(Exception):
-    """Why an entry belongs to no prompt of the round."""
+    """Why a row belongs to no prompt of the round."""
 
 
 class Joiner:
@@ -127,54 +176,49 @@ class Joiner:
     """
 
     def __init__(self, run: Run, round_: int) -> None:
-        self._run, self.round = run, round_
-        self.ids = frozenset(run.ids(round_))
-        self._prompts: list[tuple[str, list[str], Any]] = []
+        self._run, self._round = run, round_
+        self._ids: dict[int, frozenset[str]] = {}
+        self._prompts: list[tuple[str, re.Pattern[str], Any]] = []
         self._by_messages: dict[str, list[int]] = {}
         self._texts: dict[str, list[int]] = {}
 
-    def find(self, entry: Entry) -> str:
-        """The id of the prompt that an entry is of.
+    def find(self, row: Row) -> str:
+        """The id of the prompt that a row is of.
 
         Raises:
             Unknown: there is none, or several could be.
         """
-        if entry.gc_id is not None:
-            if not isinstance(entry.gc_id, str) or entry.gc_id not in self.ids:
-                raise Unknown(f"the id is not among the prompts of round {self.round}")
-            return entry.gc_id
-        if isinstance(entry.name, str) and entry.name in self.ids:
-            return entry.name
+        if row.gc_id is not None:
+            round_ = row.outcome.get("round", self._round)
+            if round_ not in self._ids:
+                self._ids[round_] = frozenset(self._run.ids(round_))
+            if not isinstance(row.gc_id, str) or row.gc_id not in self._ids[round_]:
+                raise Unknown(f"the id is not among the prompts of round {round_}")
+            return row.gc_id
         if not self._prompts:
             self._load()
-        if entry.messages:
-            if not isinstance(entry.messages, list) or not all(isinstance(m, dict) for m in entry.messages):
-                raise Unknown("the prompt is neither a text nor messages")
-            places = self._by_messages.get(prompt_key(entry.messages), [])
-            places = [entry.place] if entry.place in places else places
-        elif entry.place is not None:
-            places = [entry.place] if entry.place < len(self._prompts) else []
+        if isinstance(row.prompt, str):
+            places = self._in_text(row.prompt)
         else:
-            places = next((found_places for text in entry.texts if (found_places := self._in_text(text))), [])
+            places = self._by_messages.get(prompt_key(row.prompt or ()), [])
         if len(places) > 1:
-            same = [place for place in places if _same(self._prompts[place][2], entry.answer)]
-            places = same or places
+            places = [place for place in places if _same(self._prompts[place][2], row.answer)] or places
         if not places:
-            raise Unknown(f"the prompt is none of round {self.round}")
+            raise Unknown(f"the prompt is none of round {self._round}")
         if len(places) > 1:
             raise Unknown("several prompts of the round have this text, and there is no id")
         return self._prompts[places[0]][0]
 
     def _load(self) -> None:
-        run, round_ = self._run, self.round
+        run, round_ = self._run, self._round
         identity = run.scored.identity
         table = run.scored.take(run.rows(round_))
         prompts = prompts_of(table, identity, bare=run.config.bare)
         answer = identity["source"].get("answer_column")
         answers = column_values(table, answer) if answer else [None] * len(prompts)
         for place, (gc_id, messages) in enumerate(zip(run.ids(round_), prompts, strict=True)):
-            contents = [_squeezed(m["content"]) for m in messages if m["content"]]
-            self._prompts.append((gc_id, contents, answers[place]))
+            contents = [re.escape(_squeezed(m["content"])) for m in messages if m["content"]]
+            self._prompts.append((gc_id, re.compile(".*?".join(contents), re.DOTALL), answers[place]))
             self._by_messages.setdefault(prompt_key(messages), []).append(place)
 
     def _in_text(self, text: str) -> list[int]:
@@ -185,9 +229,9 @@ class Joiner:
         if text not in self._texts:
             squeezed = _squeezed(text)
             sizes = {
-                place: sum(map(len, contents))
-                for place, (_, contents, _) in enumerate(self._prompts)
-                if _stand_in(contents, squeezed)
+                place: len(words.pattern)
+                for place, (_, words, _) in enumerate(self._prompts)
+                if words.pattern and words.search(squeezed)
             }
             most = max(sizes.values(), default=0)
             self._texts[text] = [place for place, size in sizes.items() if size == most]
@@ -195,19 +239,19 @@ class Joiner:
 
 
 def overlap(before: Sequence[str], rows: Sequence[str]) -> int:
-    """The most first rows that are the last ones of `before`."""
-    sizes = range(min(len(before), len(rows)), 0, -1)
-    return next((size for size in sizes if before[-size:] == rows[:size]), 0)
+    """The most first rows that are the last ones of `before`, by the prefix function of Knuth et al. (1977).
 
-
-def _stand_in(contents: Sequence[str], text: str) -> bool:
-    place = 0
-    for content in contents:
-        place = text.find(content, place)
-        if place < 0:
-            return False
-        place += len(content)
-    return bool(contents)
+    A trainer that writes its last generation at every logging step has the same rows in several tables while
+    it trains on one generation for several steps.
+    """
+    text = [*rows, None, *before[-len(rows) :]] if rows else [None]
+    longest = [0] * len(text)  # of each beginning: its longest proper beginning that is also its end
+    for place in range(1, len(text)):
+        size = longest[place - 1]
+        while size and text[place] != text[size]:
+            size = longest[size - 1]
+        longest[place] = size + (text[place] == text[size])
+    return longest[-1]
 
 
 def _squeezed(text: str) -> str:
@@ -221,22 +265,12 @@ def _same(answer: Any, logged: Any) -> bool:
     return logged is not None and logged in texts
 
 
-Line = dict[str, Any]
-
-
-def take_logs(
-    run: Run,
-    paths: Sequence[Path],
-    format_: str | None = None,
-    reward_column: str | None = None,
-    note: Note = silent,
-) -> int:
+def take_logs(run: Run, paths: Sequence[Path], reward_column: str | None = None, note: Note = silent) -> int:
     """Append the newest round's outcomes; call it while holding `working_on`.
 
     Args:
         run: the run.
         paths: files, folders or globs.
-        format_: a key of `patterns()`; None to see it in the files.
         reward_column: which number is the reward, where a log has several.
         note: called with what a person should know, and what could not be joined.
 
@@ -244,219 +278,156 @@ def take_logs(
         How many outcomes were appended.
 
     Raises:
-        OutcomeError: no file, an unknown or broken one, one of which nothing joins, a text that no file can
-            hold, or a reward outside the run's range; nothing is appended.
+        OutcomeError: no file, an unknown or broken one, one of which nothing joins, or a reward outside the
+            run's range; nothing is appended.
         StorageError: the file system refused.
     """
     round_ = run.round
     taking = _Taking(run, round_, reward_column)
     for path in paths:
-        joined = [taking.take(file, kind) for file, kind in find_files(path, format_)]
-        if not any(joined):
+        taken = [taking.take(file) for file in find_files(path)]
+        if not any(taken):
             raise OutcomeError(taking.nothing(path), path=str(path))
     lines = taking.lines()
-    for line in lines:
-        try:
-            see_text(line)
-        except Malformed as error:
-            whose = f"of {line['gc_id']!r}" if "gc_id" in line else "that steers"
-            raise OutcomeError(f"a line {whose} cannot be taken: {error}. Write it without.") from error
-    taking.tell(note, lines)
+    count = taking.tell(note, lines)
     if lines:
         append_lines(run.outcomes(round_), lines)
-    files = [asdict(file) for file in taking.files.values()]
-    write_sealed(run.round_folder(round_) / TAKEN, {"files": files})
-    return sum("gc_id" in line for line in lines)
+    write_sealed(run.round_folder(round_) / TAKEN, {"files": taking.files})
+    return count
 
 
 class _Taking:
-    """What is gathered from the files before anything is written.
-
-    `known` counts the lines of the round by their keys, those that were taken back included, and `rewards`
-    has the last one of each.
-    """
+    """What is gathered from the files before anything is written."""
 
     def __init__(self, run: Run, round_: int, reward_column: str | None) -> None:
         self._run, self._round, self._reward = run, round_, reward_column
         self._join, self._rules = Joiner(run, round_), rules_of(run.config)
-        self._taken_before, self._rewards = _keys(run, round_, self._rules)
-        self._earlier = [(r, file) for r in range(round_) for file in taken(run, r)]
-        self.files = {file.path: file for file in taken(run, round_)}
-        self._elsewhere = 0 if self.files else self._taken_before.total()
-        self._fresh: list[Line] = []
-        self._all: list[Line] = []
+        self._earlier = [(earlier, _taken(run, earlier)) for earlier in range(round_)]
+        self.files = _taken(run, round_)
+        self._from_elsewhere = drop_half_line(run.outcomes(round_)) and not self.files
+        self._fresh: list[Json] = []
+        self._all: list[Json] = []  # what logs have of the round, that of files taken before included
         self._redone: int | None = None
-        self._again = self._rows = self._joined = 0
-        self._problems: dict[str, list[str]] = {}
-        self._passed: Counter[int] = Counter()
+        self._rows = 0
+        self._left_out: dict[str, list[str]] = {}
         self._window: list[str] = []
-        self._loses = ""  # what the trainer of the tables says of rows that are in none
 
-    def take(self, path: Path, kind: str) -> int:
-        """Read one file; how many of its rows belong to the round."""
-        now = LogFile.of(path, kind)
-        rows, fresh, joined = self._rows, len(self._fresh), self._joined
-        earlier = next((r for r, file in self._earlier if file.hash == now.hash), None)
-        begin = max((f.bytes for _, f in self._earlier if f.bytes < now.bytes and f.begins(path)), default=0)
-        table = kind != LINES and logs()[kind].table
-        overlap = self._overlap(path) if table else 0
-        if earlier is not None:
-            self._passed[earlier] += 1
-            return 0
-        if path.suffix != ".parquet" and is_cut(path):
-            self._problems.setdefault("the last line is not finished", []).append(path.name)
-        if kind == LINES:
-            self._take_lines(path, begin)
+    def take(self, path: Path) -> bool:
+        """Read one file; whether it has anything of the round."""
+        with reading(path):
+            now: Json = {"bytes": path.stat().st_size, "hash": digest_file(path)}
+        place, is_table = str(path.resolve()), path.suffix == ".parquet"
+        before = self.files.get(place)
+        rows: Sequence[Row] = ()
+        shared = 0
+        if is_table:
+            rows, texts = _trl_rows(path, self._reward)
+            shared, self._window = overlap(self._window, texts), texts
+        for earlier, files in self._earlier:
+            if now["hash"] in (file["hash"] for file in files.values()):
+                self._left_out.setdefault(f"the file was taken for round {earlier}", []).append(path.name)
+                return False
+        if is_table or _is_verls(path):
+            rows = rows if is_table else list(_verl_rows(path, self._reward))
+            joined = self._take_rows(rows[shared:], before, now)
         else:
-            old = self.files.get(now.path)
-            again = old is not None and old.hash != now.hash and not old.begins(path)
-            entries = list(logs()[kind].read(path, begin, self._reward))
-            self._loses = logs()[kind].loses
-            self._again += overlap
-            self._joined += overlap
-            self._take_entries(entries[overlap:], again and not table)
-        self.files[now.path] = replace(now, rows=self._rows - rows, lines=len(self._fresh) - fresh)
-        return self._joined - joined
+            joined = self._take_lines(path, place, now)
+        self.files[place] = now
+        return joined > 0 or shared > 0
 
-    def _overlap(self, path: Path) -> int:
-        """How many rows of a table the table before had.
-
-        A trainer that writes its last generation at every logging step has the same rows in several files
-        while it trains on one generation for several steps.
-        """
-        rows, before = table_rows(path), self._window
-        self._window = rows
-        return overlap(before, rows)
-
-    def _take_entries(self, entries: Sequence[Entry], again: bool) -> None:
-        """Rows of one file; `again` says that the file was taken for this round with other rows."""
+    def _take_rows(self, rows: Sequence[Row], before: Json | None, now: Json) -> int:
+        """The rows of a trainer's log, which has each step once; how many belong to the round."""
         counts: Counter[tuple[str, int | None]] = Counter()
-        for entry in entries:
-            self._rows += 1
-            try:
-                gc_id = self._join.find(entry)
-            except Unknown as why:
-                self._problems.setdefault(str(why), []).append(entry.where)
+        lines: list[Json] = []
+        for row in rows:
+            if (gc_id := self._joined(row)) is None:
                 continue
-            line: Line = {
-                "gc_id": gc_id,
-                "reward": entry.reward,
-                "round": self._round,
-                "sample": entry.sample,
-            }
-            line |= {"step": entry.step} if entry.step is not None else {}
-            line |= {"tokens": entry.tokens} if entry.tokens is not None else {}
-            # Before anything is written, and before anything is counted by a step that may be a list.
-            check_line(line, entry.where, self._round, self._rules)
-            self._joined += 1
-            if entry.sample is None:
-                line["sample"] = counts[gc_id, entry.step]
-            counts[gc_id, entry.step] += 1
-            self._all.append(line)
-            key = _log_key(line)
-            another = key in self._rewards and self._rewards[key] != entry.reward
-            if entry.step is not None and (again or another):
-                self._redone = entry.step if self._redone is None else min(self._redone, entry.step)
-            self._add(line, 1)
+            line = {"gc_id": gc_id, "round": self._round, **row.outcome}
+            check_line(line, row.where, self._round, self._rules)
+            lines.append({"sample": counts[gc_id, line.get("step")], **line})
+            counts[gc_id, line.get("step")] += 1
+        self._all += lines
+        if before == now:
+            return len(lines)
+        self._fresh += lines
+        steps = [line["step"] for line in lines if "step" in line]
+        if before is not None and steps:
+            self._redone = min(steps if self._redone is None else [*steps, self._redone])
+        return len(lines)
 
-    def _take_lines(self, path: Path, begin: int) -> None:
-        """Lines of our own: checked as a whole, and taken as they are but for a name of those without one.
+    def _take_lines(self, path: Path, place: str, now: Json) -> int:
+        """The lines that a file with outcomes has more than when it was taken last; how many it has.
 
-        A line that steers is taken with the first new line after it: where that one is known, so is it.
+        Lines that steer are taken with them, as `outcomes.jsonl` has them.
         """
-        read_file(path, self._round, self._run.ids, self._rules)
-        mark = digest_bytes(str(path.resolve()).encode())[:8]
-        seen: Counter[str] = Counter()
-        steering: list[Line] = []
-        for number, line in objects(path, begin):
-            if "gc_id" not in line:
-                steering.append(line)
+        records = [files[place] for _, files in self._earlier if place in files]
+        records += [self.files[place]] if place in self.files else []
+        since = max((record["bytes"] for record in records if _begins(path, record)), default=0)
+        mark, joined = digest_bytes(place.encode())[:8], 0
+        for where, entry in _objects(path, since):
+            if "gc_id" not in entry:
+                self._fresh.append(entry)
                 continue
-            self._rows += 1
-            self._joined += 1
-            line = {**line, "sample": line.get("sample", f"{mark}:{number}")}
-            self._all.append(line)
-            seen[_log_key(line)] += 1
-            place = len(self._fresh)
-            if self._add(line, seen[_log_key(line)]):
-                self._fresh[place:place] = steering
-            steering = []
+            outcome = {name: entry[name] for name in _LINE if name in entry}
+            line = {"gc_id": entry["gc_id"], "round": self._round, **outcome}
+            check_line(line, where, self._round, self._rules)
+            if self._joined(Row(where, line, entry["gc_id"])) is not None:
+                number = where.rpartition(" ")[2]
+                self._fresh.append({"sample": f"{mark}:{number}", **line})
+                joined += 1
+        return joined or since
 
-    def _add(self, line: Line, time: int) -> bool:
-        """Take a line unless it is known, for the given time in its file; whether it was new."""
-        if time <= self._taken_before[_log_key(line)]:
-            self._again += 1
-            return False
-        self._taken_before[_log_key(line)] += 1
-        self._rewards[_log_key(line)] = line["reward"]
-        self._fresh.append(line)
-        return True
+    def _joined(self, row: Row) -> str | None:
+        """The id of a row's prompt; None where the row is left out, which is noted."""
+        self._rows += 1
+        try:
+            return self._join.find(row)
+        except Unknown as why:
+            self._left_out.setdefault(str(why), []).append(row.where)
+            return None
 
-    def lines(self) -> list[Line]:
-        """What is to be appended: the new lines, and from a step that was done again on, all of them."""
+    def lines(self) -> list[Json]:
+        """The lines to append: the new ones, and from a step that was done again on, all of them."""
         if self._redone is None:
             return self._fresh
-        begin = self._redone
-        before = [line for line in self._fresh if line.get("step", begin) < begin]
-        later = [line for line in self._all if line.get("step", -1) >= begin]
-        return [*before, {"resume_from_step": begin - 1}, *later]
+        before = [line for line in self._fresh if line.get("step", -1) < self._redone]
+        later = [line for line in self._all if line.get("step", -1) >= self._redone]
+        return [*before, {"resume_from_step": self._redone - 1}, *later]
 
     def nothing(self, path: Path) -> str:
         """The sentence for a path of which nothing joins."""
-        why = [f"{text} ({len(rows):,} rows, first {rows[0]})" for text, rows in self._problems.items()]
-        why += [f"{_files(count)} taken for round {round_}" for round_, count in self._passed.items()]
+        why = "; ".join(self._reasons()) or "it has no rows"
         return (
-            f"--outcomes {path}: nothing there belongs to round {self._round}: "
-            f"{'; '.join(why) or 'it has no rows'}. Give the logs of this round."
+            f"--outcomes {path}: nothing there belongs to round {self._round}: {why}. Give the logs of this "
+            "round."
         )
 
-    def tell(self, note: Note, lines: Sequence[Line]) -> None:
-        """Say what was taken, and what was not and why."""
+    def _reasons(self) -> list[str]:
+        return [f"{why} ({len(all_):,} times, first {all_[0]})" for why, all_ in self._left_out.items()]
+
+    def tell(self, note: Note, lines: Sequence[Json]) -> int:
+        """Say what is taken, and what is not and why; how many outcomes are taken."""
         new = sum("gc_id" in line for line in lines)
-        known_before = f", {self._again:,} known before" if self._again else ""
-        note(f"{new:,} outcomes for round {self._round} from {self._rows:,} rows{known_before}")
+        note(f"{new:,} outcomes for round {self._round} from {self._rows:,} rows")
         if self._redone is not None:
             note(f"step {self._redone} was done again: from there on the new outcomes count")
-        if self._elsewhere:
+        if self._from_elsewhere:
             note(
-                f"warning: {self._elsewhere:,} outcomes of round {self._round} were there already, from "
-                "another writer; if these are the same rollouts, they count twice"
+                f"warning: round {self._round} has outcomes of another writer; if the logs have the same "
+                "rollouts, they count twice"
             )
-        for round_, count in self._passed.items():
-            note(f"{_files(count)} taken for round {round_}, and left out")
-        for text, rows in self._problems.items():
-            note(f"warning: {len(rows):,} rows are left out: {text}; the first is {rows[0]}")
-        # A stranger's `sample` may hold half of a surrogate pair: it names a line and goes nowhere else.
-        keys = (json_value(key, surrogates=True) for key in self._taken_before)
-        there = {gc_id for gc_id, round_, *_ in keys if round_ == self._round}
-        absent = len(self._join.ids - there)
-        if absent and self._loses:
-            note(f"warning: {absent:,} prompts of the round have no outcome. {self._loses}")
+        for reason in self._reasons():
+            note(f"left out: {reason}")
+        return new
 
 
-def _files(count: int) -> str:
-    return f"{count:,} file{'s were' if count > 1 else ' was'}"
+def _taken(run: Run, round_: int) -> Json:
+    """The files that were taken for a round, by path."""
+    path = run.round_folder(round_) / TAKEN
+    return dict(read_sealed(path)["files"]) if path.exists() else {}
 
 
-def _log_key(line: Line) -> str:
-    """What makes two lines the same, attempts apart."""
-    return json.dumps([line["gc_id"], line["round"], line.get("step"), line.get("sample")], sort_keys=True)
-
-
-def _keys(run: Run, round_: int, rules: Rules) -> tuple[Counter[str], dict[str, Any]]:
-    """The keys of the round's outcomes so far, and the last reward of each."""
-    path, counts, rewards = run.outcomes(round_), Counter[str](), dict[str, Any]()
-    if not path.exists():
-        return counts, rewards
-    if is_cut(path):
-        raise OutcomeError(
-            f"the last line of {path} is not finished, so nothing can be added after it; delete that line, "
-            "or wait for its writer.",
-            path=str(path),
-        )
-    read_file(path, round_, run.ids, rules)
-    for _, line in objects(path):
-        if "gc_id" in line:
-            counts[_log_key(line)] += 1
-            rewards[_log_key(line)] = line["reward"]
-    return counts, rewards
+def _begins(path: Path, record: Json) -> bool:
+    """Whether a file is a recorded one, perhaps with more lines after it."""
+    with reading(path), open_regular(path) as file:
+        return digest_bytes(file.read(record["bytes"])) == str(record["hash"])

@@ -16,10 +16,8 @@ from typing import Any
 
 from gaincurate.core.foreign import json_file
 from gaincurate.errors import GaincurateError, ModelError
-from gaincurate.trainers.checkpoints import ADAPTER, tensor_names
-
-_WEIGHTS = "adapter_model.safetensors"
-_TIED = ("lm_head", "embed_tokens")
+from gaincurate.schedule.checkpoints import safetensors_header
+from gaincurate.trainers.checkpoints import ADAPTER, ADAPTER_WEIGHTS
 
 
 def see_mergeable(adapter: Path) -> dict[str, Any]:
@@ -73,12 +71,11 @@ def merge(adapter: Path, out: Path, base: str | None = None) -> None:
         folder, dtype=torch.float32, local_files_only=True
     )
     try:
-        wanted = set(tensor_names(adapter / _WEIGHTS))
+        wanted = safetensors_header(adapter / ADAPTER_WEIGHTS).keys() - {"__metadata__"}
     except (OSError, ValueError) as error:
-        raise ModelError(f"{adapter / _WEIGHTS} cannot be read: {_first_line(error)}.") from error
-    if getattr(model.config, "tie_word_embeddings", False) and any(
-        part in name for name in wanted for part in _TIED
-    ):
+        raise ModelError(f"{adapter / ADAPTER_WEIGHTS} cannot be read: {_first_line(error)}.") from error
+    tied = getattr(model.config, "tie_word_embeddings", False)
+    if tied and any("lm_head" in name or "embed_tokens" in name for name in wanted):
         raise ModelError(
             f"{adapter} changes lm_head or embed_tokens, which {folder} has as one matrix: merged, it would "
             "change both. Let the trainer save the merged model."

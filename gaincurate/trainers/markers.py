@@ -40,17 +40,11 @@ def number_in(file: Path, prefix: str = "") -> int | None:
 
 def tokenizer_unfinished(folder: Path) -> str | None:
     """What a tokenizer's `save_pretrained` has not written: the configuration or, last, the vocabulary."""
-    if (why := unreadable(folder / "tokenizer_config.json")) is not None:
-        return why
-    file = folder / "tokenizer.json"
-    if not file.is_file():
-        others = ("tokenizer.model", "*.tiktoken", "vocab.*", "*.model")
-        has_other = any(next(folder.glob(name), None) is not None for name in others)
-        return None if has_other else f"{folder} has no tokenizer.json, which is written last"
-    with file.open("rb") as stream:  # indented, so only its last brace stands at a line's beginning
-        stream.seek(max(0, file.stat().st_size - 2))
-        end = stream.read()
-    return None if end == b"\n}" or json_or_none(file) is not None else f"{file} is not finished"
+    why, file = unreadable(folder / "tokenizer_config.json"), folder / "tokenizer.json"
+    others = ("tokenizer.model", "*.tiktoken", "vocab.*", "*.model")
+    if why is None and (file.is_file() or not any(any(folder.glob(name)) for name in others)):
+        why = unreadable(file)
+    return why
 
 
 def unreadable(file: Path) -> str | None:

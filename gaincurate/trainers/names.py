@@ -13,16 +13,16 @@ from typing import Any, Literal
 
 from gaincurate.errors import InputError
 
-Part = Literal["layout", "log", "recipe"]
+Part = Literal["layout", "recipe"]
 
 _PARTS: dict[str, tuple[Part, ...]] = {
-    "trl": ("layout", "log", "recipe"),
-    "verl": ("layout", "log", "recipe"),
+    "trl": ("layout", "recipe"),
+    "verl": ("layout", "recipe"),
     "openrlhf": ("layout", "recipe"),
-    "nemo-rl": ("layout", "log", "recipe"),
+    "nemo-rl": ("layout", "recipe"),
     "skyrl": ("layout", "recipe"),
     "slime": ("layout", "recipe"),
-    "prime-rl": ("layout", "log", "recipe"),
+    "prime-rl": ("layout", "recipe"),
     "trinity": ("layout",),
     "areal": ("layout", "recipe"),
     "ms-swift": ("recipe",),

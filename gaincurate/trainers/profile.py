@@ -1,6 +1,6 @@
-"""What is known of one trainer, as one value: columns, launch settings, checkpoints, logs and recipe.
+"""What is known of one trainer, as one value: columns, launch settings, checkpoints and recipe.
 
-The engines (export, checkpoints, logs, recipes, doctor) ask a profile and know no trainer by name, so a
+The engines (export, checkpoints, recipes, doctor) ask a profile and know no trainer by name, so a
 trainer is one folder beside this file. Facts are those of the version that `version` names.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -23,7 +23,6 @@ from gaincurate.trainers.names import folder_of
 from gaincurate.trainers.names import with_rules as with_rules
 
 if TYPE_CHECKING:
-    from gaincurate.trainers.log_formats import Entry
     from gaincurate.trainers.view import View
 
 Columns = dict[str, Own]
@@ -111,26 +110,6 @@ class Layout:
     def save_settings(self) -> str:
         """`setting` for the end of a sentence: in brackets, or nothing."""
         return f" ({self.setting})" if self.setting else ""
-
-
-@dataclass(frozen=True, slots=True)
-class LogFormat:
-    """What a trainer logs of its rollouts.
-
-    Args:
-        files: pattern of such files' names below a folder.
-        keys: columns or keys that tell a file as one of these.
-        read: takes file, first byte to read and the asked reward column, yields one entry per rollout.
-        table: Parquet tables that each hold a window of the rollouts, so that two may overlap; else JSON
-            lines.
-        loses: which rollouts are in none of the tables, and what helps.
-    """
-
-    files: str
-    keys: frozenset[str]
-    read: Callable[[Path, int, str | None], Iterator[Entry]]
-    table: bool = False
-    loses: str = ""
 
 
 @dataclass(frozen=True)
@@ -229,7 +208,6 @@ class Profile:
         refused_in_path: characters that it would take apart in a path.
         reads_folder: it reads every file of the folder.
         layout: its checkpoints, None where they are not known.
-        log: what it logs of rollouts, None where that is not read here.
         recipe: one round as one process.
         no_recipe: why there is none.
     """
@@ -252,7 +230,6 @@ class Profile:
     refused_in_path: str = ""
     reads_folder: bool = False
     layout: Layout | None = None
-    log: LogFormat | None = None
     recipe: Recipe | None = None
     no_recipe: str | None = None
 

@@ -19,22 +19,22 @@ from gaincurate.core.artifact import Json
 from gaincurate.core.process import command_lock, last_line, run_command
 from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.errors import GaincurateError, InputError, TrainerError, storage_error
-from gaincurate.schedule.checkpoints import Finder, weight_names, whole, why_not_whole
+from gaincurate.schedule.checkpoints import INDEX, Finder, weight_names, whole, why_not_whole
 from gaincurate.schedule.foresight import observes_with_checkpoint
 from gaincurate.schedule.rescore import due
 from gaincurate.schedule.run import Run, round_name
-from gaincurate.trainers.checkpoints import ADAPTER, Checkpoint, find, owner, wait
+from gaincurate.trainers.checkpoints import ADAPTER, ADAPTER_WEIGHTS, Checkpoint, find, owner, wait
 from gaincurate.trainers.lora import see_mergeable
 from gaincurate.trainers.profile import Layout, layout_of
 
 Note = Callable[[str], None]
 
 RECORD = ".held.json"
-_TRAINER, _BASE = "trainer.json", ".base.json"
+_TRAINER = "trainer.json"
 _ADAPTER = "-adapter"  # ends the name of a held folder whose merged model takes the name without it
 _TRIES = 5  # checkpoints that may be deleted between finding and holding them
 _SMALL = {".json", ".jinja", ".txt", ".model", ".tiktoken"}
-_OTHERS = {"trainer_state.json", "model.safetensors.index.json"}
+_OTHERS = {"trainer_state.json", INDEX}
 _TEMPLATES = "additional_chat_templates"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
@@ -63,7 +63,12 @@ def hold(
         StorageError: the file system refused.
     """
     files = _files(checkpoint, model)
-    record: Json = {"checkpoint": str(checkpoint.folder), "step": checkpoint.step, "files": _stamps(files)}
+    record: Json = {
+        "checkpoint": str(checkpoint.folder),
+        "step": checkpoint.step,
+        "base": checkpoint.base and str(checkpoint.base),
+        "files": {name: _stamp(file) for name, file in files.items()},
+    }
     if (into / RECORD).exists() and read_sealed(into / RECORD) == record and not changed(into):
         return
     making = into.with_name(f".{into.name}.making")
@@ -72,8 +77,13 @@ def hold(
             shutil.rmtree(old, ignore_errors=True)
         making.mkdir(parents=True)
         copied = sum(_link(source, making / name) for name, source in files.items())
-        _verify(checkpoint, making, files, record["files"])
         write_sealed(making / RECORD, record)
+        adapter = checkpoint.state == "adapter"
+        if changed(making) or (not whole(making / ADAPTER_WEIGHTS) if adapter else why_not_whole(making)):
+            raise TrainerError(
+                f"{checkpoint.path} is written again in place while it is read; run this again when the "
+                "trainer is done with it."
+            )
         making.replace(into)
     except FileNotFoundError:
         shutil.rmtree(making, ignore_errors=True)
@@ -87,14 +97,8 @@ def hold(
 
 def changed(held: Path) -> list[str]:
     """The names of held files that are no longer what was held."""
-    names = []
-    for name, stamp in read_sealed(held / RECORD)["files"].items():
-        try:
-            if _stamp(held / name) != stamp:
-                names.append(name)
-        except (OSError, ValueError):  # a name with NUL is a ValueError
-            names.append(name)
-    return names
+    stamps = read_sealed(held / RECORD)["files"]
+    return [name for name in stamps if not (held / name).exists() or _stamp(held / name) != stamps[name]]
 
 
 def source(held: Path) -> str | None:
@@ -121,11 +125,10 @@ def _files(checkpoint: Checkpoint, model: Path | None) -> Json:
     """Names and sources of what scoring needs."""
     folder = checkpoint.folder
     if checkpoint.state == "adapter":
-        names = [ADAPTER, "adapter_model.safetensors"]
+        names = [ADAPTER, ADAPTER_WEIGHTS]
     else:
         names = list(weight_names(folder) or [])
-        index = "model.safetensors.index.json"
-        names += [index] if (folder / index).is_file() else []
+        names += [INDEX] if (folder / INDEX).is_file() else []
     files = {name: folder / name for name in names} | _small(folder)
     if checkpoint.tokenizer is not None:
         files = _small(checkpoint.tokenizer) | files
@@ -167,27 +170,6 @@ def _link(path: Path, to: Path) -> int:
     return to.stat().st_size
 
 
-def _verify(checkpoint: Checkpoint, held: Path, files: Json, stamps: Json) -> None:
-    """See that what is held is whole and what the trainer had.
-
-    Raises:
-        TrainerError: the trainer writes into it.
-    """
-    now = _stamps({name: held / name for name in files})
-    ours = whole(held / "adapter_model.safetensors") if checkpoint.state == "adapter" else None
-    why = None if ours else why_not_whole(held)
-    wrong = next((name for name in files if now[name] != stamps[name]), None)
-    if wrong or why or ours is False:
-        raise TrainerError(
-            f"{checkpoint.path} is written again in place while it is read ({wrong or why}); run this again "
-            "when the trainer is done with it."
-        )
-
-
-def _stamps(files: Json) -> Json:
-    return {name: _stamp(path) for name, path in files.items()}
-
-
 def _stamp(path: Path) -> list[int]:
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns]
@@ -221,17 +203,22 @@ class TrainerFinder(Finder):
 
     def newest(self, output: Path, since: float) -> Path | None:
         """The newest complete checkpoint below a folder, put there at `since` or later."""
-        search = find(output, self._layout, since=since)
-        self._note_passed(search.passed if search.checkpoint else ())
-        return search.checkpoint.folder if search.checkpoint else None
+        checkpoint = self._newest(output, since)[0]
+        return checkpoint.folder if checkpoint else None
+
+    def _newest(self, root: Path, since: float = 0.0) -> tuple[Checkpoint | None, str]:
+        checkpoint, why = find(root, self._layout, since=since)
+        if checkpoint is not None and why:
+            self._note(f"a newer checkpoint than {checkpoint.path} is passed over: {why}")
+        return checkpoint, why
 
     def why_none(self, output: Path) -> str:
         """Why there is none."""
-        return find(output, self._layout).why or "what is there was there before"
+        return find(output, self._layout)[1] or "what is there was there before"
 
     def why_incomplete(self, checkpoint: Path) -> str | None:
         """Why the next round cannot begin with this checkpoint; None where it can."""
-        known_checkpoint = self._owner(checkpoint)
+        known_checkpoint = owner(checkpoint, self._layout)
         if known_checkpoint is None:
             return super().why_incomplete(checkpoint)
         return None if known_checkpoint.usable else known_checkpoint.why
@@ -283,7 +270,7 @@ class TrainerFinder(Finder):
     def _held_now(self, run: Run, checkpoint: str) -> Path:
         folder = Path(checkpoint)
         try:
-            known_checkpoint = self._owner(folder) or Checkpoint(folder, -1, "model", folder)
+            known_checkpoint = owner(folder, self._layout) or Checkpoint(folder, -1, "model", folder)
             if not known_checkpoint.usable:
                 raise InputError(
                     f"the checkpoint {checkpoint} cannot be used: {known_checkpoint.why}.", path=checkpoint
@@ -297,11 +284,10 @@ class TrainerFinder(Finder):
     def _chosen_from(self, root: Path, seconds: float | None) -> Checkpoint:
         if seconds is not None:
             return wait(root, self._layout, seconds, note=self._note)
-        search = find(root, self._layout)
-        if search.checkpoint is None:
-            raise InputError(f"--checkpoint {root}: {search.why}.", path=str(root))
-        self._note_passed(search.passed)
-        return search.checkpoint
+        checkpoint, why = self._newest(root)
+        if checkpoint is None:
+            raise InputError(f"--checkpoint {root}: {why}.", path=str(root))
+        return checkpoint
 
     def _hold(self, run: Run, checkpoint: Checkpoint) -> Path:
         """Hold a checkpoint for the newest round; where."""
@@ -317,8 +303,6 @@ class TrainerFinder(Finder):
                 shutil.rmtree(other, ignore_errors=True)
         whole = Path(run.config.model) if run.config.model else None
         hold(checkpoint, into, model=whole, note=self._note)
-        if checkpoint.state == "adapter" and checkpoint.base is not None:
-            write_sealed(into / _BASE, {"base": str(checkpoint.base)})
         return into
 
     def _merged(self, run: Run, adapter: Path) -> Path:
@@ -331,8 +315,8 @@ class TrainerFinder(Finder):
         for old in (making, model):
             shutil.rmtree(old, ignore_errors=True)
         command = [sys.executable, "-m", "gaincurate.trainers.lora", str(adapter), "--out", str(making)]
-        if (adapter / _BASE).exists():
-            command += ["--base", str(read_sealed(adapter / _BASE)["base"])]
+        if record["base"] is not None:
+            command += ["--base", record["base"]]
         self._note(f"merging the adapter {record['checkpoint']} into its base model")
         log = run.round_folder(run.round) / "merging.log"
         try:
@@ -350,16 +334,6 @@ class TrainerFinder(Finder):
         except OSError as error:
             raise storage_error(model, error) from error
         return model
-
-    def _owner(self, folder: Path) -> Checkpoint | None:
-        try:
-            return owner(folder, self._layout)
-        except OSError:
-            return None
-
-    def _note_passed(self, passed: tuple[Checkpoint, ...]) -> None:
-        for checkpoint in passed:
-            self._note(f"{checkpoint.path} is newer and was passed over: {checkpoint.why}")
 
 
 def _place(run: Run) -> Path:

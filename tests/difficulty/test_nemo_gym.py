@@ -1,4 +1,4 @@
-"""NeMo Gym's rollouts and reward profiles as outcomes of a run and as pass rates of a set."""
+"""NeMo Gym's rollouts and reward profiles as pass rates of a set."""
 
 from __future__ import annotations
 
@@ -13,10 +13,6 @@ from gaincurate.core.outcomes import Rules
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.pass_rates import read_pass_rates
 from gaincurate.errors import InputError, OutcomeError
-from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.observations import take_outcomes
-from gaincurate.schedule.rounds import start
-from gaincurate.trainers.logs import take_logs
 
 # The last two prompts are equal, so that NeMo Gym would give rows that are equal throughout one index.
 ROWS = [
@@ -114,25 +110,6 @@ def test_pass_rates_of_a_set(tmp_path: Path, form: str) -> None:
     assert rates.wins.tolist() == [sum(rewards) for rewards in REWARDS[:count]]
     assert (rates.wins + rates.losses).tolist() == [2] * count
     assert rates.counted
-
-
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("folder", [True, False])
-def test_outcomes_of_a_round(tmp_path: Path, form: str, folder: bool) -> None:
-    exports.make_set(tmp_path / "set", ROWS)
-    options: dict[str, Any] = {"strategy": "file-order", "budget": 5, "rounds": 2}
-    run = start(ScheduleConfig(scored=tmp_path / "set", run=tmp_path / "run", **options))
-    rows, count = FORMS[form]
-    gym = tmp_path / "gym"
-    gym.mkdir()
-    inputs = [{k: v for k, v in row.items() if k != "reward"} for row in rollouts()]
-    written(gym / "rollouts_materialized_inputs.jsonl", inputs)
-    file = written(gym / "rollouts.jsonl", rows)
-    assert take_logs(run, [gym if folder else file]) == 2 * count + (form == "with a failure")
-    if count == 5:
-        expected = sum(sum(rewards) / 2 for rewards in REWARDS) / 5
-        assert take_outcomes(run, 0).accuracy == pytest.approx(expected)
-    assert take_logs(run, [file]) == 0
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,7 @@
-"""Which rows of a set an export takes: conditions, so many of each group, parts by a hash of the id."""
+"""Which rows of a set an export takes: conditions, and a random control."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -11,14 +10,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import exports
 from command import run as gaincurate
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
-from gaincurate.schedule.selection import first_of_groups, matching, part_of, read_parts
+from gaincurate.schedule.selection import matching
 
 SOURCES = ["web", "books", None, "web", "code", "web", "books", "code", "web", None]
 RATES = [0.0, 0.25, 0.5, 0.75, 1.0, 0.5, None, 0.5, 0.5, 0.25]
@@ -80,125 +77,20 @@ def test_a_condition_over_source_score_computed_and_rollout_columns(scored: Path
 
 
 def test_what_was_chosen_is_in_the_file_and_in_json(scored: Path) -> None:
-    result = export(
-        scored, "--where", "source == 'web'", "--per-group", 1, "--group-column", "source", "--json"
-    )
+    result = export(scored, "--where", "source == 'web'", "--json")
     chosen = json.loads(result.stdout)["made"]["chosen"]
-    assert chosen == {
-        "where": "source == 'web'", "rollouts": None, "per_group": 1, "group_column": "source", "parts": {},
-        "random": None, "seed": None,
-    }  # fmt: skip
+    assert chosen == {"where": "source == 'web'", "rollouts": None, "random": None, "seed": None}
     stored = pq.read_schema(scored.parent / "x.parquet").metadata[b"gaincurate"]
     assert json.loads(stored)["chosen"] == chosen
 
 
 def test_reasons_are_counted_in_turn_each_row_once(scored: Path) -> None:
     options = ["--by", "gc_angle", "--ascending", "--where", "source != 'code'", "--limit", 3]
-    result = export(scored, *options, "--per-group", 2, "--group-column", "source")
+    result = export(scored, *options)
     assert ids(scored.parent / "x.parquet") == [8, 6, 5]
     assert result.stderr.startswith(
-        "3 of 10 rows are taken, left out are 4 by --where (2 of them for want of a value), 2 over "
-        "--per-group 2, 1 after --limit 3\n"
+        "3 of 10 rows are taken, left out are 4 by --where (2 of them for want of a value), 3 after --limit 3\n"
     )
-
-
-@given(
-    groups=st.lists(st.none() | st.sampled_from(["a", "b", "c"]), min_size=1, max_size=12),
-    count=st.integers(1, 4),
-    data=st.data(),
-)
-def test_the_first_of_each_group_are_those_that_counting_finds(
-    groups: list[str | None], count: int, data: st.DataObject
-) -> None:
-    class Set:
-        folder = Path("set")
-        schema = pa.schema([("g", pa.string())])
-
-        def column(self, name: str) -> pa.ChunkedArray:
-            return pa.chunked_array([groups[:3], groups[3:]], pa.string())
-
-        def __len__(self) -> int:
-            return len(groups)
-
-    rows = data.draw(st.lists(st.integers(0, len(groups) - 1), unique=True))
-    seen: Counter[str | None] = Counter()
-    expected = []
-    for row in rows:
-        seen[groups[row]] += 1
-        expected.append(seen[groups[row]] <= count)
-    scored: Any = Set()
-    assert first_of_groups(scored, "g", count, pa.array(rows, pa.int64()).to_numpy()).tolist() == expected
-
-
-def test_parts_are_files_that_have_every_row_once(scored: Path) -> None:
-    result = export(scored, "--split", "train=.7,val=.3", "--json", out="d/{split}.parquet")
-    assert result.exit_code == 0, result.stderr
-    parts = [ids(scored.parent / f"d/{name}.parquet") for name in ("train", "val")]
-    assert sorted([*parts[0], *parts[1]]) == list(range(10))
-    assert f"10 of 10 rows are taken (train {len(parts[0])}, val {len(parts[1])})\n" in result.stderr
-    shown = json.loads(result.stdout)
-    assert {name: rows for name, (_, rows) in shown["parts"].items()} == {
-        "train": len(parts[0]), "val": len(parts[1])
-    }  # fmt: skip
-    assert shown["file"] == str(scored.parent / "d/train.parquet")
-    assert "d/train.parquet" in " ".join(shown["settings"])
-    again = export(
-        scored,
-        "--split",
-        "train=.7,val=.3",
-        "--where",
-        "gc_angle < 1",
-        "--by",
-        "gc_angle",
-        out="e/{split}.parquet",
-    )
-    assert again.exit_code == 0, again.stderr
-    for name, part in zip(("train", "val"), parts, strict=True):  # other rows, another order, the same part
-        assert set(ids(scored.parent / f"e/{name}.parquet")) <= set(part)
-
-
-@given(
-    st.lists(st.text(), max_size=20),
-    st.sampled_from([{"a": 1 / 3, "b": 1 / 3, "c": 1 / 3}, {"a": 0.9, "b": 0.1}]),
-)
-def test_an_ids_part_is_where_its_hash_lies_among_the_shares(
-    names: list[str], parts: dict[str, float]
-) -> None:
-    for name, place in zip(
-        names, part_of([n.encode(errors="replace").decode() for n in names], parts), strict=True
-    ):
-        digest = hashlib.blake2b(name.encode(errors="replace"), digest_size=8).hexdigest()
-        fraction = int(digest, 16) / 2**64
-        below = 0.0
-        for share in [*parts.values()][:place]:
-            below += share
-        assert below - 1e-9 <= fraction <= below + [*parts.values()][place] + 1e-9
-
-
-def test_parts_have_about_their_shares_and_moving_a_border_moves_no_other_row() -> None:
-    names = [f"prompt {number}" for number in range(20_000)]
-    places = part_of(names, {"train": 0.9, "val": 0.1})
-    assert abs((places == 1).mean() - 0.1) < 4 * (0.09 / len(names)) ** 0.5
-    more = part_of(names, {"train": 0.8, "test": 0.1, "val": 0.1})
-    assert ((more == 2) == (places == 1)).all()
-
-
-def test_copies_of_a_row_fall_together() -> None:
-    hashes = [hashlib.blake2b(str(number).encode(), digest_size=16).hexdigest() for number in range(100)]
-    parts = {"train": 0.5, "val": 0.5}
-    first = part_of(hashes, parts)
-    assert 20 < first.sum() < 80
-    for copy in (1, 12):
-        assert (part_of([f"{name}-{copy}" for name in hashes], parts) == first).all()
-    assert part_of(["q-1", "q-2", "q-3", "q-4", "q-5", "q-6"], parts).std() > 0  # ids of one's own
-
-
-@pytest.mark.parametrize(
-    "text", ["train", "train=1", "a=.5,a=.5", "a=.5,b=x", "a=.5,b=.4", "a=0,b=1", "a b=.5,c=.5", "a=.,b=.5"]
-)
-def test_what_is_no_split(text: str) -> None:
-    with pytest.raises(InputError, match=r"^--split .*(train=\.9,val=\.1|together, not 1)\.$"):
-        read_parts(text)
 
 
 @pytest.mark.parametrize(
@@ -210,12 +102,6 @@ def test_what_is_no_split(text: str) -> None:
         (["--where", "source == 3"], "column 'source' of texts cannot be compared with the number 3.0."),
         (["--rollouts", "x"], "--rollouts x goes with --where."),
         (["--where", "gc_angle > 0", "--rollouts", "nowhere"], "nowhere does not exist."),
-        (["--per-group", "2"], "--per-group N and --group-column NAME go together."),
-        (["--group-column", "source"], "--per-group N and --group-column NAME go together."),
-        (["--per-group", "2", "--group-column", "sorce"], "has no such column; near it there is source."),
-        (["--per-group", "2", "--group-column", "gc_angle"], "--group-column gc_angle: it holds float, not names"),
-        (["--split", "train=.9,val=.1"], "with --split its name has {split} where the parts' names go"),
-        (["--split", "train=.9,val=.2"], "the shares are 1.1 together, not 1."),
     ],
 )  # fmt: skip
 def test_what_does_not_go_is_one_sentence(scored: Path, options: list[str], sentence: str) -> None:
@@ -223,13 +109,6 @@ def test_what_does_not_go_is_one_sentence(scored: Path, options: list[str], sent
     assert result.exit_code == 2
     assert sentence in " ".join(result.stderr.split())
     assert not (scored.parent / "x.parquet").exists()
-
-
-def test_a_part_without_a_row_is_refused_before_anything_is_written(scored: Path) -> None:
-    result = export(scored, "--where", "gc_angle > .995", "--split", "train=.5,val=.5", out="{split}.parquet")
-    assert result.exit_code == 2
-    assert "no row is left for " in result.stderr
-    assert not list(scored.parent.glob("*.parquet"))
 
 
 def test_a_run_says_itself_which_rows(tmp_path: Path) -> None:

@@ -1,26 +1,18 @@
-"""What is known of NeMo-RL: the columns that it reads, its settings for them, its checkpoints, logs and
-recipe.
-"""
+"""The columns that NeMo-RL reads, its settings for them, its checkpoints and its recipe."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
-from pydantic import Field
-
-from gaincurate.core.foreign_models import ForeignJson
 from gaincurate.trainers.columns import Parts, ViewOptions
-from gaincurate.trainers.log_formats import Entry, objects, reward_name, reward_number, see_row, single_item
 from gaincurate.trainers.profile import (
     NO_REFERENCE,
     OPTIMIZER_LOST,
     Columns,
     Launch,
     Layout,
-    LogFormat,
     Profile,
     Recipe,
     Rendering,
@@ -90,8 +82,8 @@ def _launch(path: Path, view: View) -> Launch:
         "++data.shuffle=false",
     ]
     hint = (
-        "only the answer reaches NeMo-RL's environment, and train_data_step*.jsonl has the prompt's text, on "
-        "which rows are joined; --id-in-answer puts the id into the answer, for an environment of your own"
+        "only the answer reaches NeMo-RL's environment; --id-in-answer puts the id into the answer, for an "
+        "environment of your own that reports outcomes"
     )
     return Launch("flags", flags, [hint])
 
@@ -105,40 +97,6 @@ def _renamed(prefix: str) -> Callable[[Path, int], str | None]:
         return None
 
     return unfinished
-
-
-_Mask = list[Annotated[float, Field(ge=0, le=1)] | bool]
-
-
-class _Row(ForeignJson):
-    """What is read of a line of the log; more is checked as an outcome."""
-
-    content: str | list[Any]
-    idx: Any
-    token_loss_mask: _Mask | Annotated[list[_Mask], Field(max_length=1)] | None = None
-
-
-_MOST_PARTS = 16
-"""Parts of a prompt: a system message, examples, the question. Each beginning is searched for prompts."""
-
-
-def _read_log(path: Path, begin: int, reward_column: str | None) -> Iterator[Entry]:
-    """The rows of a step's training data; every value there is a list with one item."""
-    match = re.search(r"train_data_step(\d+)", path.name)
-    for number, row in objects(path, begin):
-        see_row(_Row, row, path, number)
-        content = single_item(row["content"])
-        parts = [str(part) for part in (content if isinstance(content, list) else [content])]
-        mask = single_item(row.get("token_loss_mask"))
-        yield Entry(
-            f"{path.name}, line {number}",
-            reward_number(single_item(row.get(reward_name(row, reward_column, "rewards", path, number)))),
-            step=int(match[1]) if match else None,
-            sample=row["idx"],
-            # The prompt is the first part, or with a system message of its own the first two.
-            texts=tuple("".join(parts[:end]) for end in range(1, min(len(parts), _MOST_PARTS) + 1)),
-            tokens=int(sum(mask)) if isinstance(mask, list) else None,
-        )
 
 
 PROFILE = Profile(
@@ -170,9 +128,6 @@ PROFILE = Profile(
         ),
         tokenizer="policy/tokenizer",
     ),
-    log=LogFormat(
-        files="train_data_step*.jsonl", keys=frozenset({"content", "rewards", "idx"}), read=_read_log
-    ),
     recipe=Recipe(
         version="7ea279ab (2026-08-22)",
         body=_SCRIPT,
@@ -181,7 +136,6 @@ PROFILE = Profile(
         rate="the warm-up over 50 steps begins anew every round; shorten policy.scheduler in a YAML "
         "of your own",
         reference=NO_REFERENCE,
-        outcomes="an environment of yours (data.default.env_name), or train_data_step*.jsonl by the "
-        "prompt's text",
+        outcomes="an environment of yours (data.default.env_name), which appends to $GAINCURATE_OUTCOMES",
     ),
 )

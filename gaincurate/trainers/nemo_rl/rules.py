@@ -158,7 +158,7 @@ RULES = TrainerRules(
         _adapter("megatron_cfg", "peft.enabled"),
         *common.shuffle("data.shuffle", modes=(*SEGMENT, *EXPORT)),
         _each("env_name", lambda key: must(key, lambda value: value not in _SHIPPED, "nothing of yours sees "
-            "the rewards; train_data_step*.jsonl has no id, so outcomes are joined by the text of the prompt",
+            "the rewards, so a round has no outcomes",
             name="log-without-id", severity="cost",
             advice="an environment of your own whose step() appends a line to {outcomes} knows the row")),
         common.moving_reference("loss_fn.reference_policy_kl_penalty", 0),

@@ -1,26 +1,16 @@
-"""What is known of prime-rl: the columns that it reads, its settings for them, its checkpoints, logs and
-recipe.
-"""
+"""The columns that prime-rl reads, its settings for them, its checkpoints and its recipe."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
-from pydantic import Field
-
-from gaincurate.core.foreign_models import ForeignJson
-from gaincurate.errors import OutcomeError
 from gaincurate.trainers.columns import Parts, ViewOptions
-from gaincurate.trainers.log_formats import Entry, objects, see_row
 from gaincurate.trainers.profile import (
     OPTIMIZER_LOST,
     Columns,
     Launch,
     Layout,
-    LogFormat,
     Profile,
     Recipe,
     Rendering,
@@ -74,92 +64,6 @@ def _prime_rl(path: Path, step: int) -> str | None:
     return f"{path} is not finished: it has no STABLE"
 
 
-class _Work(ForeignJson):
-    type: str | None = "train"
-    step: int | None = None
-
-
-class _Run(ForeignJson):
-    work: _Work | None = None
-
-
-class _Agent(ForeignJson):
-    trainable: bool | None = True
-
-
-class _Data(ForeignJson):
-    prompt: str | list[dict[str, Any]] | None = None
-
-
-class _Task(ForeignJson):
-    data: _Data | None = None
-
-
-class _Reward(ForeignJson):
-    score: float | bool
-    weight: float = 1.0
-
-
-class _Usage(ForeignJson):
-    completion_tokens: Annotated[int, Field(ge=0)] | None = None
-
-
-class _Call(ForeignJson):
-    usage: _Usage | None = None
-
-
-class _Trace(ForeignJson):
-    agent: _Agent | None = None
-    task: _Task | None = None
-    rewards: dict[str, _Reward | None] | None = None
-    calls: list[_Call] | None = None
-
-
-class _Episode(ForeignJson):
-    """What is read of a line of the log; more is checked as an outcome."""
-
-    run: _Run | None = None
-    task: _Task | None = None
-    traces: list[_Trace] | None = None
-
-
-def _read_log(path: Path, begin: int, reward_column: str | None) -> Iterator[Entry]:
-    """The traces of agents that are trained, over all episodes; a trace that failed has no reward."""
-    if reward_column is not None:
-        raise OutcomeError(
-            f"--reward-column {reward_column}: a log of prime-rl has no columns, and the reward is the "
-            "weighted sum that it trains on. Leave the option out."
-        )
-    match = re.search(r"step_(\d+)", str(path.parent))
-    for number, episode in objects(path, begin):
-        see_row(_Episode, episode, path, number)
-        work = (episode.get("run") or {}).get("work") or {}
-        if work.get("type", "train") != "train":
-            continue
-        # One that failed before its first trace has none; its rollout could not be judged.
-        for trace in episode.get("traces") or [{"id": episode.get("id")}]:
-            if not (trace.get("agent") or {}).get("trainable", True):
-                continue
-            data = (trace.get("task") or episode.get("task") or {}).get("data") or {}
-            rewards = [reward for reward in (trace.get("rewards") or {}).values() if reward is not None]
-            judged = trace.get("ok") and rewards
-            usages = [call.get("usage") or {} for call in trace.get("calls") or []]
-            prompt, system = data.get("prompt"), data.get("system_prompt")
-            messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-            if messages and system is not None:
-                messages = [{"role": "system", "content": system}, *messages]
-            yield Entry(
-                f"{path.name}, line {number}",
-                sum(reward["score"] * reward.get("weight", 1.0) for reward in rewards) if judged else None,
-                data.get("gc_id"),
-                int(match[1]) if match else work.get("step"),
-                trace.get("id"),
-                messages=messages,
-                name=data.get("name"),
-                tokens=sum(usage.get("completion_tokens") or 0 for usage in usages) or None,
-            )
-
-
 PROFILE = Profile(
     name="prime-rl",
     version="559b44772 (2026-08-21) with verifiers 0.4.0",
@@ -187,7 +91,6 @@ PROFILE = Profile(
         adapters=(".",),
         sharded=(Sharded("trainer/*", None, apart=True),),
     ),
-    log=LogFormat(files="train/all/traces.jsonl", keys=frozenset({"task", "traces"}), read=_read_log),
     recipe=Recipe(
         version="559b4477 (2026-08-21)",
         body=_SCRIPT,

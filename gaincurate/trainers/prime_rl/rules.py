@@ -116,10 +116,6 @@ RULES = TrainerRules(
         common.unset_below("trainer.model.lora", common.ADAPTER, name="adapter", severity="stops",
             modes=SEGMENT),
         partial(common.output, key="output_dir", what="the checkpoint"),
-        must("orchestrator.monitors.file", lambda value: value is not False, "no traces.jsonl is written, "
-            "and no round has outcomes", name="outcomes", severity="stops",
-            fix={"orchestrator.monitors.file": {}},
-            advice="or let the environment's own reward append a line to {outcomes}"),
         *(must(f"{at}weight_broadcast.type", "filesystem", "weights go from memory to memory, and no Hugging "
             "Face weights are left for scoring and the next round", name="weights", severity="stops",
             modes=SEGMENT) for at in ("", "trainer.")),

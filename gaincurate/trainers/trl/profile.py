@@ -1,26 +1,17 @@
-"""What is known of TRL: the columns that it reads, its settings for them, its checkpoints, logs and
-recipe.
-"""
+"""The columns that TRL reads, its settings for them, its checkpoints and its recipe."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
-from gaincurate.core.arrow import read_parquet
 from gaincurate.core.schema import ID
-from gaincurate.errors import OutcomeError
 from gaincurate.trainers.columns import Parts, ViewOptions
-from gaincurate.trainers.log_formats import Entry, no_parquet, reward_number
 from gaincurate.trainers.markers import json_or_none
 from gaincurate.trainers.profile import (
     Columns,
     Launch,
     Layout,
-    LogFormat,
     Profile,
     Recipe,
     Rendering,
@@ -32,8 +23,6 @@ from gaincurate.trainers.profile import (
 if TYPE_CHECKING:
     from gaincurate.trainers.view import View
 
-
-_LOG_COLUMNS = frozenset({"step", "prompt", "completion", "advantage"})
 
 _SCRIPT = """\
 steps=8      # optimizer steps a round: the budget / prompts a generation * steps a generation
@@ -99,51 +88,6 @@ def _trainer_state(path: Path, step: int) -> str | None:
     return None
 
 
-def _read_log(path: Path, begin: int, reward_column: str | None) -> Iterator[Entry]:
-    """The rows of a completions table, all of them; `begin` says nothing here.
-
-    Raises:
-        OutcomeError: it is not clear which column is the reward.
-    """
-    table = read_parquet(path, no_parquet(path))
-    if missing := _LOG_COLUMNS - set(table.column_names):
-        raise OutcomeError(f"{path} has no column {min(missing)!r}, so TRL did not write it.", path=str(path))
-    rewards = table.column(_reward_column(path, table, reward_column)).to_pylist()
-    ids = table.column("gc_id").to_pylist() if "gc_id" in table.column_names else [None] * len(rewards)
-    prompts, steps = table.column("prompt").to_pylist(), table.column("step").to_pylist()
-    for place, (gc_id, prompt, step) in enumerate(zip(ids, prompts, steps, strict=True)):
-        plain = isinstance(prompt, str)
-        yield Entry(
-            f"{path.name}, row {place + 1}",
-            reward_number(rewards[place]),
-            gc_id,
-            step,
-            texts=(prompt,) if plain else (),
-            messages=None if plain else prompt,
-        )
-
-
-def _reward_column(path: Path, table: pa.Table, asked: str | None) -> str:
-    others = (*sorted(_LOG_COLUMNS), "gc_id", "image", "images")
-    numbers = [
-        f.name
-        for f in table.schema
-        if f.name not in others and (pa.types.is_floating(f.type) or pa.types.is_integer(f.type))
-    ]
-    for name in (asked, "reward"):
-        if name is not None and name in numbers:
-            return str(name)
-    if asked is not None or len(numbers) != 1:
-        raise OutcomeError(
-            f"{path} has {len(numbers)} columns that could be the reward ({', '.join(numbers) or 'none'})"
-            + (f", and {asked!r} is not one of them" if asked is not None else "")
-            + "; name it with --reward-column. With several reward functions, log_extra('reward', ...) in "
-            "one of them puts the whole into the table.",
-            path=str(path),
-        )
-    return str(numbers[0])
-
-
 PROFILE = Profile(
     name="trl",
     version="1.16.0",
@@ -172,15 +116,6 @@ PROFILE = Profile(
                 "python {checkpoint}/zero_to_fp32.py {checkpoint} {checkpoint} --safe_serialization",
             ),
         ),
-    ),
-    log=LogFormat(
-        files="completions_*.parquet",
-        keys=_LOG_COLUMNS,
-        read=_read_log,
-        table=True,
-        loses="TRL keeps the rows of one generation only and writes them every logging_steps: with more "
-        "steps than a generation lasts, the others are lost. Set logging_steps=1, or report from the reward "
-        "function",
     ),
     recipe=Recipe(
         version="1.16.0",

@@ -1,4 +1,4 @@
-"""Whether a trainer trains on what was scored: the ids of its rows, how TRL renders them, and its weights.
+"""Whether a trainer trains on what was scored: the ids of its rows, how TRL renders them, and its model.
 
 Prompts are compared as token ids, because the same messages make other prompts with other variables of the
 template, and a text that was rendered before makes the same one. The trainer's tokenizer makes both sides, so
@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import torch
 from datasets import Dataset
-from safetensors import safe_open
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import get_json_schema
 
@@ -27,7 +25,6 @@ from gaincurate.errors import InputError
 from gaincurate.schedule.observations import Note
 from gaincurate.schedule.run import Run
 from gaincurate.scoring.ids import content_ids
-from gaincurate.scoring.model_files import find_model
 from gaincurate.trainers.doctor.findings import Finding
 from gaincurate.trainers.trl.checks import places_of
 
@@ -164,73 +161,22 @@ def model_of(trainer: Any) -> str:
     return name if revision is None or Path(name).exists() else f"{name}@{revision}"
 
 
-def see_weights(trainer: Any, name: str, note: Note) -> None:
-    """Refuse to score with the weights of a name where the trainer's model has others.
-
-    The first row of each tensor is compared that has the same name in both. Sharded and quantised tensors,
-    and those under an adapter, are left out.
-
-    Args:
-        trainer: a `trl.GRPOTrainer`.
-        name: of the model, as `gaincurate score` takes it.
-        note: called where no tensor could be compared.
+def see_adapters(trainer: Any) -> None:
+    """Refuse to score by the name of a base model whose adapters in the trainer are trained already.
 
     Raises:
-        InputError: a tensor differs, or an adapter was trained.
-        ModelError: the weights of the name are not there.
+        InputError: a weight of LoRA changes the model.
     """
-    model = trainer.model
-    prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    parameters = {key.removeprefix("base_model.model."): value for key, value in model.named_parameters()}
-    parameters |= {key.removeprefix(prefix): value for key, value in parameters.items()}
-    differing, compared = _trained_adapters(model, parameters), 0
-    for path in find_model(name, allow_pickle=True).weights:
-        if path.suffix != ".safetensors":
-            break
-        with safe_open(path, "pt") as file:
-            same = {key: _same(parameters.get(key), file.get_slice(key)) for key in file.keys()}  # noqa: SIM118
-        differing += [key for key, value in same.items() if value is False]
-        compared += sum(value is not None for value in same.values())
-    if differing:
-        raise InputError(
-            f"the trainer's model does not have the weights of {name}, by which `attach` would score: "
-            f"{differing[0]} differs. Save it (trainer.save_model('start')) and give that folder to the "
-            "trainer, or give scored= with a set that `gaincurate score` made with these weights."
-        )
-    if not compared:
-        note(f"warning: not known whether the trainer has the weights of {name}: no tensor is comparable")
-
-
-def _trained_adapters(model: Any, parameters: Mapping[str, torch.Tensor]) -> list[str]:
-    """Weights of LoRA that change the model; not of a kind that begins with a part of the model's weights."""
-    begins = {
-        getattr(config, "init_lora_weights", True) for config in getattr(model, "peft_config", {}).values()
-    }
-    return [
-        key
-        for key, value in parameters.items()
-        if begins <= {True, False, "gaussian"} and ".lora_B." in key and value.any()
-    ]
-
-
-def _same(parameter: torch.Tensor | None, stored: Any) -> bool | None:
-    """Whether the first rows are equal up to the rounding of bfloat16; None where that cannot be told."""
-    shape = stored.get_shape()
-    if (
-        parameter is None
-        or parameter.is_meta
-        or hasattr(parameter, "to_local")  # sharded by FSDP; of DeepSpeed it is empty
-        or not parameter.numel()
-        or not shape
-        or list(parameter.shape[1:]) != shape[1:]
-    ):
-        return None
-    here, there = parameter.detach()[:1].cpu(), stored[:1]
-    if not all(
-        each.dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16) for each in (here, there)
-    ):
-        return None
-    return torch.allclose(here.float(), there.float(), rtol=2**-6, atol=1e-6)
+    configs = getattr(trainer.model, "peft_config", {}).values()
+    if not {getattr(config, "init_lora_weights", True) for config in configs} <= {True, False, "gaussian"}:
+        return  # a kind that begins with a part of the model's weights
+    for key, value in trainer.model.named_parameters():
+        if ".lora_B." in key and value.any():
+            raise InputError(
+                f"the trainer's model has a trained adapter ({key}), and only its base would be scored. Save "
+                "the merged model and give its folder to the trainer, or give scored= with a set that "
+                "`gaincurate score` made with these weights."
+            )
 
 
 def see_chat(trainer: Any) -> None:

@@ -32,7 +32,7 @@ from gaincurate.scoring.config import ScoreConfig
 from gaincurate.trainers.doctor.findings import Context, ask
 from gaincurate.trainers.trl.batching import Shape, resolved
 from gaincurate.trainers.trl.rules import DEFAULTS, RULES
-from gaincurate.trainers.trl.scored import TOOLS, model_of, schemas_of, see_chat, see_weights
+from gaincurate.trainers.trl.scored import TOOLS, model_of, schemas_of, see_adapters, see_chat
 
 _RESCORING = {"rescore": "what", "rescore_every": "every", "probe": "probe", "drift": "drift"}
 """The fields of `RescoreConfig` by the option of `schedule start`, which is the keyword."""
@@ -294,7 +294,7 @@ def _score(trainer: Any, out: Path, score: Mapping[str, Any], note: Note) -> Non
         checked(ScoreConfig, {**given, "data": str(data), "model": model, "out": out}, keywords=True)
     except InputError as error:
         raise InputError(f"score={dict(score)!r}: {error}") from error
-    see_weights(trainer, model, note)
+    see_adapters(trainer)
     # TRL renders the trainer's tools into every prompt, and no tools of rows.
     rows = rows.remove_columns([name for name in rows.column_names if name == TOOLS])
     if tools := schemas_of(trainer):

@@ -1,16 +1,12 @@
-"""What is known of verl: the columns that it reads, its settings for them, its checkpoints, logs and
-recipe.
-"""
+"""The columns that verl reads, its settings for them, its checkpoints and its recipe."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gaincurate.core.schema import ID
 from gaincurate.trainers.columns import Parts, ViewOptions
-from gaincurate.trainers.log_formats import Entry, id_in_answer, objects, reward_name, reward_number
 from gaincurate.trainers.markers import tracker
 from gaincurate.trainers.profile import (
     CONSTANT_RATE,
@@ -19,7 +15,6 @@ from gaincurate.trainers.profile import (
     Columns,
     Launch,
     Layout,
-    LogFormat,
     Profile,
     Recipe,
     Rendering,
@@ -115,23 +110,6 @@ def _launch(path: Path, view: View) -> Launch:
     return Launch("flags", flags, hints)
 
 
-def _read_log(path: Path, begin: int, reward_column: str | None) -> Iterator[Entry]:
-    """The rows of a rollout dump; the id is in `gts` if the file was exported with --id-in-answer."""
-    for number, row in objects(path, begin):
-        answer = row.get("gts")
-        gc_id = row.get("gc_id") or id_in_answer(answer)
-        text, uid = row.get("input"), row.get("uid") or row.get("request_id")
-        yield Entry(
-            f"{path.name}, line {number}",
-            reward_number(row.get(reward_name(row, reward_column, "score", path, number))),
-            gc_id,
-            row.get("step"),
-            uid if isinstance(uid, str) else None,
-            (text,) if isinstance(text, str) else (),
-            answer=answer,
-        )
-
-
 PROFILE = Profile(
     name="verl",
     version="0.9.1",
@@ -170,7 +148,6 @@ PROFILE = Profile(
         ),
         sharded=_VERL,
     ),
-    log=LogFormat(files="[0-9]*.jsonl", keys=frozenset({"input", "output", "score", "step"}), read=_read_log),
     recipe=Recipe(
         version="0.9.1",
         body=_SCRIPT,

@@ -170,7 +170,6 @@ MORE: list[tuple[str, str, Context, dict[str, Any]]] = [
     ("prime-rl", "too-long", RUN, {"orchestrator.seq_len": 512}),
     ("prime-rl", "too-long", RUN, {"seq_len": 512}),
     ("prime-rl", "weights", SEGMENT, {"trainer.weight_broadcast.type": "nixl"}),
-    ("prime-rl", "outcomes", SEGMENT, {"orchestrator.monitors.file": False}),
     ("trinity", "shuffle", SEGMENT, {f"{TASKS}.data_selector.selector_type": "shuffle"}),
     ("trinity", "selector", SEGMENT, {f"{TASKS}.data_selector.selector_type": "random"}),
     ("trinity", "selector", SEGMENT, {"buffer.explorer_input.taskset.data_selector.selector_type": "random"}),
