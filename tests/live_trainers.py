@@ -1,4 +1,4 @@
-"""What the loops of three trainers do with our live adapters, over fakes or over the trainers' own classes.
+"""What the loops of four trainers do with our live adapters, over fakes or over the trainers' own classes.
 
 A `Driver` is a trainer, a `Loop` one process of it, 4 prompts a step.
 """
@@ -19,6 +19,7 @@ import torch
 
 import fake_nemo_rl
 import fake_slime
+import fake_trinity
 import fake_verifiers
 from adapters import Table, adapter, exported, reward_of
 from gaincurate.schedule.run import Run
@@ -190,6 +191,93 @@ class SlimeLoop(Loop):
 
     def end(self) -> None:
         self.source.live.close()
+
+
+# Trinity-RFT.
+
+
+class Trinity(Driver):
+    module = "trinity.live"
+    rollouts = 1
+    where = r"data_selector\.kwargs: \{run: FOLDER\}"
+    ahead = "with sync_offset 0 and a sync_style other than fully_async."
+
+    def __init__(self, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(kind, monkeypatch)
+        if self.real:
+            pytest.importorskip("trinity", reason="Trinity-RFT is not installed")
+            from trinity.buffer.selector import SELECTORS
+
+            name = "gaincurate.trainers.trinity.RunSelector"
+            monkeypatch.delitem(SELECTORS.modules, name, raising=False)
+        self.live = self.adapter(fake_trinity.modules())
+        self.saved = dict[int, Any]()
+
+    def tasks(self, run: Run | None, folder: Path, saved: Any, columns: Any = None) -> Any:
+        columns = columns or exported(run or Run(folder / "run"))
+        if not self.real:
+            chosen = (self.live.RunSelector, run and str(run.folder))
+            return fake_trinity.TasksetScheduler(saved, chosen, Table(columns), 4)
+        from trinity.buffer.task_scheduler import get_taskset_scheduler
+        from trinity.common.config import Config, DataSelectorConfig, TasksetConfig
+
+        path = folder / "tasks"
+        path.mkdir(exist_ok=True)
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        (path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        config = Config()
+        config.buffer.batch_size, config.buffer.total_steps = 4, 100
+        selector = DataSelectorConfig(
+            selector_type="gaincurate.trainers.trinity.RunSelector",
+            kwargs={"run": str(run.folder)} if run else {},
+        )
+        tasks = TasksetConfig(name="the-set", path=str(path), data_selector=selector)
+        tasks.default_workflow_type, tasks.total_steps, tasks.batch_size = "math_workflow", 100, 4
+        config.buffer.explorer_input.tasksets = [tasks]
+        return get_taskset_scheduler(explorer_state=saved, config=config)
+
+    def begin(self, run: Run | None, folder: Path, start: int = 0, interval: int = 1) -> TrinityLoop:
+        tasks = self.tasks(run, folder, self.saved[start] if start else {})
+        return TrinityLoop(tasks, exported(run)["gc_id"] if run else [], start, interval, self.saved)
+
+
+class TrinityLoop(Loop):
+    """Reads ahead, feeds back where it syncs, saves there."""
+
+    def __init__(self, tasks: Any, ids: list[str], start: int, interval: int, saved: dict[int, Any]) -> None:
+        self.tasks, self.ids, self.step, self.interval, self.saved = tasks, ids, start, interval, saved
+        self.open, self.trained = list[list[Any]](), list[str]()
+
+    def steps(self, count: int) -> None:
+        for _ in range(count):
+            try:
+                tasks = asyncio.run(self.tasks.read())
+            except StopAsyncIteration as error:
+                raise StopIteration from error
+            self.step += 1
+            self.open.append([task.index for task in tasks])
+            self.trained += [task.raw_task["gc_id"] for task in tasks]
+            if self.step % self.interval == 0:
+                self.finish(len(self.open))
+                self.save()
+
+    def finish(self, batches: int) -> None:
+        for _ in range(batches):
+            indices = [index["index"] for index in self.open.pop(0)]
+            metrics = {"indices": indices, "values": [reward_of(self.ids[index]) for index in indices]}
+            self.tasks.feedback({fake_trinity.SELECTOR_METRIC: {0: metrics}, "other": 1.0})
+
+    def save(self) -> None:
+        state = {"latest_iteration": self.step, "taskset_states": self.tasks.state_dict()}
+        self.saved[self.step] = json.loads(json.dumps(state))
+
+    def ask_ahead(self) -> None:
+        self.interval = 100
+        self.steps(2)
+
+    def end(self) -> None:
+        selector = getattr(self.tasks, "selector", None) or self.tasks.tasksets[0].reader.selector
+        selector.live.close()
 
 
 # prime-rl.

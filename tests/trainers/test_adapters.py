@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,12 +18,13 @@ import torch
 
 import fake_nemo_rl
 import fake_slime
+import fake_trinity
 import fake_verifiers
 import runs
 from adapters import Table, adapter, exported, parameters, reward_of
 from gaincurate.errors import InputError, LockedError, OutcomeError, OutputError
 from gaincurate.schedule.run import Run
-from live_trainers import SAMPLER, Driver, Nemo, Prime, Slime, Trace
+from live_trainers import SAMPLER, Driver, Nemo, Prime, Slime, Trace, Trinity
 
 # torchdata 0.11's loader calls it; torch 2.13 minds.
 pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")
@@ -30,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWa
 
 # What holds for all of them.
 
-DRIVERS: tuple[type[Driver], ...] = (Nemo, Slime, Prime)
+DRIVERS: tuple[type[Driver], ...] = (Nemo, Slime, Trinity, Prime)
 BOTH = [(driver, kind) for driver in DRIVERS for kind in ("fake", "real")]
 IDS = [f"{driver.__name__}-{kind}" for driver, kind in BOTH]
 
@@ -140,6 +142,7 @@ def test_a_batch_in_two_rounds_is_refused(trainer: Driver, tmp_path: Path) -> No
     ("package", "missing", "public", "version"),
     [
         ("slime", "slime.utils.data", "report", r"slime 624b824a8 \(2026-08-21\)"),
+        ("trinity", "trinity.buffer.selector.selector", "RunSelector", "Trinity-RFT 0.6"),
         ("prime_rl", "verifiers.v1", "RunTask", r"verifiers a60a606ec \(2026-08-21\)"),
         ("verl", "verl", "RunDataset", "verl 0.9.1"),
     ],
@@ -346,6 +349,82 @@ def test_a_rollout_of_slimes_that_was_not_reported_or_did_not_follow_is_said(
 
 
 @pytest.fixture
+def trinity(kind: str, monkeypatch: pytest.MonkeyPatch) -> Trinity:
+    return Trinity(kind, monkeypatch)
+
+
+def test_with_enough_coverage_trinity_goes_on_and_the_rest_is_late(trinity: Trinity, tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, budget=12, min_coverage=0.6666)
+    loop = trinity.begin(run, tmp_path, interval=2)
+    loop.steps(6)
+    assert loop.trained == [*run.ids(0), *run.ids(1)]
+    assert [line["gc_id"] for line in lines_of(run, 1) if line["round"] == 0] == run.ids(0)[8:]
+    loop.steps(1)
+    assert run.plan(2)["inputs"]["late"] == 4
+
+
+def test_a_batch_of_trinitys_that_failed_whole_does_not_take_the_next_ones_outcomes(
+    trinity: Trinity, tmp_path: Path
+) -> None:
+    run = runs.begin(tmp_path, min_coverage=0.5)
+    loop = trinity.begin(run, tmp_path, interval=100)
+    loop.steps(2)
+    loop.tasks.feedback({"other": 1.0})
+    del loop.open[0]
+    loop.finish(1)
+    assert [(line["gc_id"], line["step"]) for line in lines_of(run, 0)] == [(i, 2) for i in run.ids(0)[4:]]
+    loop.steps(1)
+    assert run.plan(1)["inputs"]["prompts"] == 4
+
+
+def test_batches_on_their_way_when_trinity_saves_are_explored_again(trinity: Trinity, tmp_path: Path) -> None:
+    run = runs.begin(tmp_path)
+    killed = trinity.begin(run, tmp_path, interval=100)
+    killed.steps(2)
+    killed.finish(1)
+    killed.save()
+    killed.end()
+    again = trinity.begin(run, tmp_path, start=2)
+    again.steps(2)
+    assert again.trained == [*run.ids(0)[4:], *run.ids(1)[:4]]
+    assert run.plan(1)["inputs"]["rollouts"] == 8
+
+
+def test_a_bad_set_up_of_trinity_is_said(trinity: Trinity, tmp_path: Path) -> None:
+    run = runs.begin(tmp_path / "a")
+    with pytest.raises(OutputError, match="the task set 'the-set' has no column gc_id; write it with"):
+        trinity.tasks(run, tmp_path, {}, {"question": ["why?"]})
+    run = runs.begin(tmp_path / "b")
+    with pytest.raises(OutputError, match="the explorer's saved state is another selector's: no run can"):
+        trinity.tasks(run, tmp_path, {"latest_iteration": 2, "taskset_states": [{"current_index": 8}]})
+    run = runs.begin(tmp_path / "c")
+    columns = exported(run)
+    at = columns["gc_id"].index(run.ids(0)[1])
+    fewer = {name: values[:at] + values[at + 1 :] for name, values in columns.items()}
+    with pytest.raises(
+        InputError, match=f"^'{run.ids(0)[1]}' of the run is not among the 59 rows that the task"
+    ):
+        asyncio.run(trinity.tasks(run, tmp_path, {}, fewer).read())
+
+
+def test_what_trinitys_own_operator_calculates_is_taken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    operators = pytest.importorskip("trinity.buffer.operators.mappers.pass_rate_calculator")
+    trinity, run = Trinity("real", monkeypatch), runs.begin(tmp_path)
+    tasks = trinity.tasks(run, tmp_path, {})
+    rollouts = [
+        SimpleNamespace(info={"task_index": task.index}, reward=reward)
+        for task in asyncio.run(tasks.read())
+        for reward in (0.0, 1.0, 1.0, 0.0)
+    ]
+    tasks.feedback(operators.PassRateCalculator().process(rollouts)[1])
+    assert [(line["gc_id"], line["reward"]) for line in lines_of(run, 0)] == [
+        (i, 0.5) for i in run.ids(0)[:4]
+    ]
+
+
+@pytest.fixture
 def prime(kind: str, monkeypatch: pytest.MonkeyPatch) -> Prime:
     return Prime(kind, monkeypatch)
 
@@ -405,6 +484,7 @@ def test_a_rollout_of_prime_rls_that_cannot_be_scored_is_unjudged(prime: Prime, 
 @pytest.mark.parametrize(
     ("module", "ours", "fake"),
     [
+        ("trinity", "RunSelector", fake_trinity.BaseSelector),
         ("slime", "RunDataSource", fake_slime.DataSource),
         ("prime_rl", "RunTask", fake_verifiers.Task),
         ("prime_rl", "RunTaskset", fake_verifiers.Taskset),
@@ -413,12 +493,12 @@ def test_a_rollout_of_prime_rls_that_cannot_be_scored_is_unjudged(prime: Prime, 
 def test_an_adapter_has_the_signatures_of_its_base(
     monkeypatch: pytest.MonkeyPatch, module: str, ours: str, fake: Any
 ) -> None:
-    fakes = fake_slime.modules() | fake_verifiers.modules()
+    fakes = fake_trinity.modules() | fake_slime.modules() | fake_verifiers.modules()
     kind = getattr(adapter(monkeypatch, [f"{module}.live"], fakes)[0], ours)
     names = [name for name in vars(fake) if inspect.isfunction(vars(kind).get(name))]
     assert names
     for name in names:
-        if name != "__init__":  # slime's base has none
+        if name != "__init__" or module == "trinity":  # slime's base has none
             assert parameters(getattr(kind, name)) == parameters(getattr(fake, name))
 
 
@@ -430,6 +510,7 @@ def test_the_functions_have_the_signatures_that_their_trainers_call(monkeypatch:
 
 
 FAKES: dict[str, list[type]] = {
+    "trinity.buffer.selector.selector": [fake_trinity.BaseSelector],
     "slime.rollout.data_source": [fake_slime.DataSource],
     "slime.utils.data": [fake_slime.Dataset],
     "slime.utils.types": [fake_slime.Sample],

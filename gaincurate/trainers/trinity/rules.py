@@ -9,11 +9,16 @@ from typing import Any
 
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import ALWAYS, SEGMENT, Row, must, only
+from gaincurate.trainers.doctor.common import LIVE as LIVE_MODE
 from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings, shown
 from gaincurate.trainers.profile import words
 
+LIVE: dict[str, Any] = {"data_selector.selector_type": "gaincurate.trainers.trinity.RunSelector"}
+"""The settings by which the trainer finds the live adapter."""
+
 _ONE, _FIRST = "buffer.explorer_input.taskset", "buffer.explorer_input.tasksets.0"
+_OPERATORS = "data_processor.experience_pipeline.operators"
 
 _WORKFLOWS = words(
     "agentscope_react_math_workflow agentscope_react_workflow agentscope_v1_react_search_workflow "
@@ -92,6 +97,11 @@ def order(settings: Settings, context: Context) -> Found:
     old = f"{_taskset(settings)}.task_selector.selector_type"
     is_old = settings.known(old) is not None  # deprecated, and still over the other
     key = old if is_old else f"{_taskset(settings)}.data_selector.selector_type"
+    if context.live:
+        what = "rows are chosen by Trinity's own selector, whatever the schedule plans"
+        fix = {f"{_taskset(settings)}.{name}": value for name, value in LIVE.items()}
+        fix |= {old: None} if is_old else {}
+        return common.unplugged(settings, context, key, fix, what)
     if settings[key] == "shuffle":
         rows = common.shuffle(key, off="sequential")
         return next(filter(None, (row(settings, context) for row in rows)), None)
@@ -110,10 +120,21 @@ def lengths(settings: Settings, context: Context) -> Found:
     return common.too_long(settings, context, key, happens, below=lambda _: answer)
 
 
+def feedback(settings: Settings, context: Context) -> Found:
+    """The selector hears of rewards through one operator of the experience pipeline."""
+    names = [settings[key] for key in settings.below(_OPERATORS) if key.endswith(".name")]
+    if not context.live or "pass_rate_calculator" in names:
+        return None
+    title = "the experience pipeline has no pass_rate_calculator: the selector never hears of a reward"
+    fix = {f"{_OPERATORS}.{len(names)}.name": "pass_rate_calculator"}
+    return Finding("feedback", "stops", title, fix, "before every operator that leaves experiences out")
+
+
 RULES = TrainerRules(
     name="trinity",
     launches=("trinity",),
     style="hydra",
+    live=True,
     resolves=True,
     rules=(
         data,
@@ -125,6 +146,7 @@ RULES = TrainerRules(
         _at("workflow_args.use_base", lambda key: must(key, False, "the model reads plain text without its "
             "chat template", name="template", modes=ALWAYS)),
         order,
+        _at("data_selector.kwargs.run", lambda key: partial(common.follows_run, key=key)),
         partial(common.begins, key="model.model_path"),
         partial(common.resumes, key="continue_from_checkpoint", off=(False, None), fix="{output}/trinity",
             place="checkpoint_root_dir",
@@ -135,6 +157,9 @@ RULES = TrainerRules(
         only(lambda settings, _: settings["buffer.total_steps"] is None,
             partial(common.epochs, key="buffer.total_epochs")),
         partial(common.steps, key="buffer.total_steps", per_step="buffer.batch_size"),
+        *(must(f"synchronizer.{key}", right, "the explorer chooses rows ahead of the rewards that should "
+            "choose them", name="ahead", severity="stale", modes=LIVE_MODE)
+            for key, right in (("sync_interval", 1), ("sync_offset", 0))),
         must("trainer.save_hf_checkpoint", lambda value: value != "never", "no Hugging Face weights, which "
             "scoring and the next round begin with", name="weights", severity="stops", modes=SEGMENT,
             fix={"trainer.save_hf_checkpoint": "last"}),
@@ -144,6 +169,7 @@ RULES = TrainerRules(
         only(lambda settings, _: not settings["continue_from_checkpoint"],
             partial(common.output, key="checkpoint_root_dir", what="the checkpoint", below="/trinity")),
         reports,
+        feedback,
         common.unset_below("model.lora_configs", common.ADAPTER, name="adapter", severity="stops",
             modes=SEGMENT),
         only(lambda settings, _: any(settings.below("buffer.explorer_input.eval_tasksets.")),

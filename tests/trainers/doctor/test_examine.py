@@ -234,6 +234,7 @@ OLD_OPENRLHF = """python3 -m openrlhf.cli.train_ppo_ray --pretrain {checkpoint} 
   --input_key prompt --label_key label --apply_chat_template --remote_rm_url reward.py --save_path {output}/model
   --rollout_batch_size 12 --n_samples_per_prompt 8 --train_batch_size 96 --num_episodes 1 --init_kl_coef 0
   --lr_scheduler constant --lr_warmup_ratio 0""".replace("\n", " ")
+OPERATORS = "data_processor.experience_pipeline.operators"
 FULLY = "python -m verl.experimental.fully_async_policy.fully_async_main"
 CASES: list[tuple[str, Mode, str, str, bool]] = [
     # trainer, mode, line, finding, whether it is there
@@ -249,6 +250,9 @@ CASES: list[tuple[str, Mode, str, str, bool]] = [
     ("openrlhf", "segment", f"{OLD_OPENRLHF} --pretrain Qwen/Qwen3-8B", "base-model", True),
     ("openrlhf", "segment", f"{OLD_OPENRLHF} --prompt_data openai/gsm8k", "data", True),
     ("openrlhf", "segment", f"{OLD_OPENRLHF} --train_batch_size 80", "tail", True),
+    ("trinity", "live", f"trinity run {OPERATORS}.0.name=pass_rate_calculator {OPERATORS}.1.name=dapo_dynamic_sampling", "feedback", False),
+    ("trinity", "live", f"trinity run {OPERATORS}.0.name=mask_response_truncated {OPERATORS}.1.name=pass_rate_calculator", "feedback", False),
+    ("trinity", "live", f"trinity run {OPERATORS}.0.name=dapo_dynamic_sampling", "feedback", True),
     ("verl", "live", f"{FULLY} data.shuffle=False", "async", True),
     ("verl", "segment", f"{FULLY} data.shuffle=False", "async", True),
     ("verl", "segment", "python -m verl.trainer.main_ppo async_training.staleness_threshold=0.1 data.shuffle=False", "async", True),

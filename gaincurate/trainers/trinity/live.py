@@ -1,0 +1,105 @@
+"""Trinity-RFT follows a run live: its explorer asks for row indices and hands pass rates back.
+
+Written against version 0.6.0. Named in `data_selector.selector_type`. The explorer asks ahead and waits for
+outcomes where it syncs weights, so a round must end there, or without some of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from trinity.buffer.selector.selector import BaseSelector
+
+from gaincurate.core.artifact import Json
+from gaincurate.core.schema import ID
+from gaincurate.errors import OutcomeError, OutputError
+from gaincurate.trainers.session import ROUND, open_run, place_of, reward_of
+
+_AHEAD = (
+    "Trinity's explorer waits for outcomes where it syncs weights alone: let budget / buffer.batch_size be a "
+    "multiple of synchronizer.sync_interval, with sync_offset 0 and a sync_style other than fully_async."
+)
+
+
+class RunSelector(BaseSelector):  # type: ignore[misc]
+    """Selects what a run has planned; `kwargs.run` is the run's folder.
+
+    Args:
+        data_source: `dataset` is the task set, written by `gaincurate export --trainer trinity`.
+        config: the `data_selector` section.
+
+    Raises:
+        InputError: no run was named, it scores again, or its plans have group sizes.
+        OutputError: the task set has no ids.
+        LockedError: another trainer is at work on the run.
+    """
+
+    def __init__(self, data_source: Any, config: Any) -> None:
+        # `config` is the data_selector section alone, so `rules.py` cannot be asked here.
+        super().__init__(data_source, config)
+        run = config.kwargs.get("run")
+        self.live = open_run(run, "data_selector.kwargs: {run: FOLDER}", "Trinity-RFT", _AHEAD)
+        if ID not in data_source.dataset.column_names:
+            raise OutputError(
+                f"the task set {data_source.name!r} has no column {ID}; write it with `gaincurate export "
+                "--trainer trinity` and name that file in its `path`."
+            )
+        self.places = {gc_id: index for index, gc_id in enumerate(data_source.dataset[ID])}
+        self.step = 0
+        self.waiting: list[tuple[int, int, dict[int, Json]]] = []
+        """Batches whose outcomes are not in, oldest first: step, position in the round, rows by index."""
+
+    def get_indices(self, batch_size: int, return_extra_info: bool = False) -> Any:
+        """Rows of the task set for the next batch, `[batch_size]`; raises as `RunSession.take`.
+
+        Raises:
+            InputError: a prompt is not in the task set.
+            StopIteration: the run is finished, so there are no more tasks.
+        """
+        rows, where = self.live.take(batch_size), f"the task set {self.data_source.name!r} has"
+        if not rows:
+            raise StopIteration
+        by_index = {place_of(row, self.places, where): row for row in rows}
+        self.step += 1
+        self.waiting.append((self.step, self.live.position - batch_size, by_index))
+        return (list(by_index), {}) if return_extra_info else list(by_index)
+
+    def feedback(self, indices: Sequence[int], values: Sequence[float]) -> None:
+        """Take a batch's mean rewards; one call is one batch, and batches end in order.
+
+        Raises:
+            OutcomeError: no open batch has them.
+        """
+        rewards = {int(index): reward_of(float(value)) for index, value in zip(indices, values, strict=True)}
+        if not rewards:
+            return
+        place = next((k for k, batch in enumerate(self.waiting) if rewards.keys() <= batch[2].keys()), None)
+        if place is None:
+            raise OutcomeError(f"outcomes of rows {sorted(rewards)[:5]} came, which no open batch has.")
+        step, _, rows = self.waiting[place]
+        del self.waiting[: place + 1]  # those before it ended without any outcome
+        named = [(rows[index], reward) for index, reward in rewards.items()]
+        head = {"step": step, "sample": 0}
+        self.live.report({ID: row[ID], "round": row[ROUND], "reward": r, **head} for row, r in named)
+
+    def state_dict(self) -> Json:
+        """The place, for `explorer_meta.json`; what is waited for in this round is handed out again."""
+        for step, position, rows in self.waiting:
+            if all(row[ROUND] == self.live.round for row in rows.values()):
+                return {**self.live.save(step - 1), "position": position}
+        return self.live.save(self.step)
+
+    def load_state_dict(self, state_dict: Json) -> None:
+        """Go back to a place, or begin again; OutputError where the state does not fit the run."""
+        self.waiting.clear()
+        if state_dict == {"current_index": 0}:  # a training that saved nothing
+            self.live.begin_anew()
+            return
+        if "run" not in state_dict:
+            raise OutputError(
+                "the explorer's saved state is another selector's: no run can be followed from there. Give "
+                "the training another `name`, or its old selector."
+            )
+        self.live.restore(state_dict, "the explorer's saved state")
+        self.step = int(state_dict["step"])
