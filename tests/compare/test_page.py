@@ -11,8 +11,8 @@ import pytest
 
 import compare_results
 from chromium import Chromium
+from gaincurate.compare.contents import to_html
 from gaincurate.compare.document import document
-from gaincurate.compare.page import to_html
 from gaincurate.compare.results import read_results
 from gaincurate.report.formatting import signed, typeset
 from html_reader import Reader
