@@ -27,7 +27,7 @@ _MORE = "-v shows each signal's verdict, its spread and its correlations."
 if TYPE_CHECKING:
     from gaincurate.hygiene.config import RowChecks
     from gaincurate.report.document import Document
-    from gaincurate.report.parts import Cell, Part
+    from gaincurate.report.parts import Block, Cell, Part
 
 
 def print_report(document: Document, *, verbose: bool = False) -> None:
@@ -63,22 +63,26 @@ def print_report(document: Document, *, verbose: bool = False) -> None:
 
 def print_parts(parts: Sequence[Part]) -> None:
     """Print the paragraphs and tables of a document, without what a page has on demand."""
+    for part in parts:
+        if not part.detail:
+            output.text()
+            output.say(part.title)
+            print_blocks(part.blocks)
+
+
+def print_blocks(blocks: Sequence[Block]) -> None:
+    """Print paragraphs and tables."""
     from gaincurate.report.parts import Legend, Table
 
-    for part in parts:
-        if part.detail:
-            continue
-        output.text()
-        output.say(part.title)
-        for block in part.blocks:
-            if isinstance(block, str) and not isinstance(block, Legend):
-                output.say(block, "  ", first="  ")
-            elif isinstance(block, Table) and not block.detail:
-                output.text()
-                output.say(block.caption, "  ", first="  ")
-                places = [name == block.text for name in block.head]
-                rows = [[_shown(*each) for each in zip(row, places, strict=True)] for row in block.rows]
-                output.table(rows, block.head, {*block.left, block.text})
+    for block in blocks:
+        if isinstance(block, str) and not isinstance(block, Legend):
+            output.say(block, "  ", first="  ")
+        elif isinstance(block, Table) and not block.detail:
+            output.text()
+            output.say(block.caption, "  ", first="  ")
+            places = [name == block.text for name in block.head]
+            rows = [[_shown(*each) for each in zip(row, places, strict=True)] for row in block.rows]
+            output.table(rows, block.head, {*block.left, block.text})
 
 
 def _shown(cell: Cell, cut: bool) -> str:

@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from gaincurate.core.artifact import Json
-from gaincurate.core.stats import Bin, Estimate
 from gaincurate.report.document import (
     ENDS,
     QUANTILES,
@@ -24,7 +23,7 @@ from gaincurate.report.document import (
 )
 from gaincurate.report.formatting import count, number, seconds, share, signed
 from gaincurate.report.lift import PREDICTED
-from gaincurate.report.parts import Block, Heading, Legend, Part, Picture, Table, cell, figure, records
+from gaincurate.report.parts import Block, Legend, Part, Picture, Table, cell, figure, records
 from gaincurate.report.plots import (
     MARK,
     MINUS,
@@ -37,6 +36,7 @@ from gaincurate.report.plots import (
     intervals,
     lines,
 )
+from gaincurate.report.predictions import predictions, reliability
 from gaincurate.report.verdict_text import alike, answer, likewise, mostly_groups, next_steps
 
 CONTROLS = (
@@ -53,11 +53,6 @@ _MEASURES = (
     "scoring_seconds",
     "completion_tokens",
 )
-_RANGE = (
-    "Drawn prompts were all predicted near the target, so a correlation over them says little of the "
-    "predictor; references are a random sample."
-)
-_QUALITY = ("pearson", "ceiling", "spearman", "brier")
 _MEDIAN = QUANTILES.index(0.5)  # its neighbours are the quartiles
 _RATES = {
     "never": MINUS,
@@ -142,66 +137,7 @@ def _run(run: Json) -> Part:
     blocks.append(
         records("Round by round; effective: with right and wrong rollouts", rounds, " ".join(ROUND))
     )
-    return Part("run", "The run", [*blocks, *_predictions(run["predictions"]), run["params"]])
-
-
-def _predictions(facts: Json | None) -> list[Block]:
-    """Of `schedule.calibration.difficulty_status`."""
-    if facts is None:
-        return []
-    what, end, aim = "p (1 - p)", 0.25, "the largest p (1 - p)"
-    if facts["target"] == "difficulty":
-        what, end, aim = "failure rate", 1.0, f"a failure rate of {facts['target_difficulty']:g}"
-    judged, cost = [], facts["cost"]
-    for newest in facts["rounds"][-1:]:
-        how = (
-            "each predicted from the others"
-            if newest["on_halves"] is None
-            else "one half predicted from the other"
-        )
-        judged.append((newest["round"], f"references, {how}", newest["on_halves"] or newest["on_references"]))
-    if drawn := facts["newest"]:
-        judged.append((drawn["round"], "drawn prompts", drawn))
-    rows = []
-    for round_, of, figures in judged:
-        rows.append(
-            {"round": round_, "of": of, "rows": figures["count"], "brier_of_mean": figures["brier_of_mean"]}
-        )
-        for name in _QUALITY:
-            low, high = figures[name]["interval"] or (None, None)
-            rows[-1][name] = Estimate(figures[name]["value"], low, high, figures["count"])
-    blocks: list[Block] = [
-        Heading("What its predictions were worth"),
-        f"Aims at {aim}, predicted by {facts['predictor'] or 'nothing yet'}. References took "
-        f"{count(cost['rollouts'])} rollouts, {count(cost['completion_tokens'] or None)} completion tokens, "
-        f"{seconds(cost['rollout_seconds'])} of rollouts and {seconds(cost['predict_seconds'])} of "
-        f"prediction. {_RANGE if drawn else ''}".rstrip(),
-        records(
-            "Quality; Pearson's correlation is to be read against the noise ceiling",
-            rows,
-            "round of rows pearson ceiling spearman brier brier_of_mean",
-            left=["of"],
-        ),
-    ]
-    for round_, of, figures in judged:
-        bins = [Bin(**entry) for entry in figures["reliability"]]
-        blocks += _reliability(f"Round {round_}, {of}", what, bins, end)
-    return blocks
-
-
-def _reliability(name: str, what: str, bins: list[Bin], end: float = 1.0) -> list[Block]:
-    """Observed over predicted values; they are equal on the dashed line."""
-    if not bins:
-        return []
-    end = max(end, *(b.observed for b in bins))
-    curve = Curve(
-        name,
-        [(b.predicted, b.observed, None, None) for b in bins],
-        [(0, 0, None, None), (end, end, None, None)],
-    )
-    sentence = f"{name}: predicted {what} against the observed one in {len(bins)} bins."
-    spec = lines([curve], (f"predicted {what}", f"observed {what}"), x=(0, end))
-    return [Picture(spec, sentence), records(f"{name}: {what}", bins, "low high count predicted observed")]
+    return Part("run", "The run", [*blocks, *predictions(run["predictions"], rounds), run["params"]])
 
 
 def _columns(document: Document) -> Part:
@@ -419,7 +355,7 @@ def _calibrations(document: Document) -> Part:
     names = "column outcome pearson spearman brier brier_of_mean"
     quality = records("Quality of predictions", document.calibrations, names, left=["outcome"])
     each_one = [
-        _reliability(f"{c.column}, {c.outcome}", "failure rate", c.bins) for c in document.calibrations
+        reliability(f"{c.column}, {c.outcome}", "failure rate", c.bins) for c in document.calibrations
     ]
     blocks = [block for blocks in each_one for block in blocks]
     return Part("calibration", "Calibration of predictions", [text, quality, *blocks] if blocks else [])

@@ -138,8 +138,8 @@ def test_a_report_shows_what_a_runs_predictions_were_worth(
     assert json.loads(done.stdout)["run"]["predictions"] == status
     shown = " ".join(gaincurate("report", tmp_path / "set", "--run", run.folder).stdout.split())
     pearson, brier = (status["newest"][name]["value"] for name in ("pearson", "brier"))
-    assert "Aims at a failure rate of 0.5, predicted by group-mean. References took 60 rollouts" in shown
-    assert f"0 drawn prompts 20 {pearson:+.2f}" in shown
+    assert "aims at a failure rate of 0.5, predicted by group-mean. Its references: 60 rollouts" in shown
+    assert f"of drawn prompts 20 {pearson:+.2f}" in shown
     assert number(brier) in shown
     assert "a correlation over them says little of the predictor" in shown
     html = page.read_text()
