@@ -6,7 +6,6 @@ that ask for `browser` are skipped.
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import select
@@ -99,7 +98,8 @@ class Chromium:
         """Load a file; `media`: prefers_color_scheme="dark", prefers_reduced_motion="reduce"."""
         self.problems.clear()
         self.requests.clear()
-        self.show(**media)
+        features = [{"name": name.replace("_", "-"), "value": value} for name, value in media.items()]
+        self.ask("Emulation.setEmulatedMedia", media="", features=features)
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.ask("Emulation.setDeviceMetricsOverride", **size)
         self._seen.discard("Page.loadEventFired")
@@ -107,32 +107,11 @@ class Chromium:
         self._until("Page.loadEventFired")
         self.requests[:] = [address for address in self.requests if address != page.as_uri()]
 
-    def show(self, medium: str = "", **media: str) -> None:
-        """Set what the reader prefers, and `medium` "print" or the screen."""
-        features = [{"name": name.replace("_", "-"), "value": value} for name, value in media.items()]
-        self.ask("Emulation.setEmulatedMedia", media=medium, features=features)
-
     def run(self, script: str) -> Any:
         """The value of a JavaScript expression in the page, a promise's too."""
         answer = self.ask("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
-
-    def press(self, key: str, code: int = 0, text: str = "", modifiers: int = 0) -> None:
-        """Press and release a key; `code` is its virtual key code (9 Tab, 13 Enter, 32 space)."""
-        what = {"key": key, "code": key, "windowsVirtualKeyCode": code, "modifiers": modifiers}
-        self.ask("Input.dispatchKeyEvent", type="keyDown", text=text, **what)
-        self.ask("Input.dispatchKeyEvent", type="keyUp", **what)
-
-    def picture(self, path: Path, *, whole: bool = False) -> None:
-        """Write what is seen as PNG, or the whole page."""
-        answer = self.ask("Page.captureScreenshot", captureBeyondViewport=whole, **self._clip(whole))
-        path.write_bytes(base64.b64decode(answer["data"]))
-
-    def printed(self, path: Path) -> None:
-        """Write the page as PDF, as it would be printed on A4."""
-        answer = self.ask("Page.printToPDF", paperWidth=8.27, paperHeight=11.69, preferCSSPageSize=True)
-        path.write_bytes(base64.b64decode(answer["data"]))
 
     def ask(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Send one DevTools command and wait for its answer."""
@@ -147,12 +126,6 @@ class Chromium:
                 assert "error" not in answer, answer["error"]
                 return dict(answer["result"])
             self._note(answer)
-
-    def _clip(self, whole: bool) -> dict[str, Any]:
-        if not whole:
-            return {}
-        size = self.ask("Page.getLayoutMetrics")["cssContentSize"]
-        return {"clip": {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}}
 
     def _attach(self) -> None:
         pages = [t for t in self.ask("Target.getTargets")["targetInfos"] if t["type"] == "page"]

@@ -23,11 +23,12 @@ ROWS = 60
 SOURCES = ["web's", 'the "book"', "a </option>"]
 
 
-def make(folder: Path, rows: int = ROWS) -> Path:
-    """The set; row 3 is hostile, row 5 has no NLL, and question k names k."""
+def make(folder: Path, rows: int = ROWS, copies: int = 0) -> Path:
+    """The set; row 3 is hostile, row 5 has no NLL, and question k names k; the last ones are copies of row 3."""
     rng = np.random.default_rng(7)
     texts = [f"What is {row} plus {row}? " + "Think well. " * 30 for row in range(rows)]
     texts[3] = HOSTILE
+    texts[rows - copies :] = [HOSTILE] * copies
     nll = rng.gamma(2.0, size=rows).astype(np.float32)
     nll[5] = np.nan
     flat = rng.normal(size=(rows, 6)) * [5.0, 3.0, 1.0, 1.0, 0.5, 0.1] + 4.0

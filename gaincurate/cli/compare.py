@@ -14,11 +14,9 @@ from gaincurate.cli.options import AsJson, configured
 from gaincurate.cli.progress import ProgressView, duration
 from gaincurate.cli.report import lacking_for_pages, need_a_place_for_the_page, print_parts
 from gaincurate.core.options import Option
-from gaincurate.errors import InputError
-
-PAGE, DOCUMENT = "report.html", "results.json"
 
 Json = dict[str, Any]
+PAGE, DOCUMENT = "report.html", "results.json"
 
 
 def print_comparison(comparison: Json) -> None:
@@ -75,10 +73,7 @@ def compare(
         int, Option("How many arms are trained at a time, each by a process of its own.", min=1)
     ] = 1,
     dry_run: Annotated[
-        bool, Option("Print trainings, steps, generated tokens and an estimate of the time; write nothing.")
-    ] = False,
-    trial: Annotated[
-        bool, Option("With --dry-run: time one step of uniform sampling, which is thrown away.")
+        bool, Option("Print how many trainings, generated tokens and answers are left; write nothing.")
     ] = False,
     page: Annotated[
         Path | None,
@@ -104,86 +99,45 @@ def compare(
     """
     with output.reporting(resumes=True):
         out = out or config.parent / (config.stem if config.suffix else f"{config.name}-compared")
-        if trial and not dry_run:
-            raise InputError("--trial goes with --dry-run.")
-        if dry_run:
-            facts = _estimated(config, out, workers, tune=tune, trial=trial)
-            output.result(facts, as_json, partial(print_estimate, out=out, workers=workers))
-            return
-        if page is not None:
+        if page is not None and not dry_run:
             need_a_place_for_the_page(page, "--html")
-        _train(config, out, workers, tune=tune)
-        comparison = _document(out)
-        _write_page(comparison, page, out)
+        with ProgressView() as view:
+            view.loading("torch and TRL")
+            from gaincurate.compare import runner
+            from gaincurate.compare.config import read_comparison
+
+            asked = read_comparison(config)
+            if dry_run:
+                left = runner.estimate(asked, out, workers, tune=tune)
+            else:
+                view.loading("")
+                runner.compare(asked, out, view, workers=workers, tune=tune)
+        if dry_run:
+            output.result(left, as_json, partial(print_estimate, out=out))
+            return
+        from gaincurate.compare.contents import to_html
+        from gaincurate.compare.document import document
+        from gaincurate.compare.results import read_results
+        from gaincurate.core.files import write_atomic, write_json
+
+        comparison = document(read_results(out))
+        write_json(out / DOCUMENT, comparison)
+        output.note(f"{out / DOCUMENT}: all measures")
+        if page is None and (lacking := lacking_for_pages()):
+            output.note(f"no page: it needs {lacking}")
+        else:
+            path = page or out / PAGE
+            write_atomic(path, to_html(comparison).encode(), named=True)
+            output.note(f"{path}: written; open it in a browser.")
         output.result(comparison, as_json, print_comparison)
 
 
-def _train(config: Path, out: Path, workers: int, *, tune: bool) -> None:
-    with ProgressView() as view:
-        view.loading("torch and TRL")
-        from gaincurate.compare import runner
-        from gaincurate.compare.config import read_comparison
-
-        comparison = read_comparison(config)
-        view.loading("")
-        runner.compare(comparison, out, view, workers=workers, tune=tune)
-
-
-def _estimated(config: Path, out: Path, workers: int, *, tune: bool, trial: bool) -> Json:
-    with ProgressView() as view:
-        view.loading("torch and TRL")
-        from gaincurate.compare.config import read_comparison
-        from gaincurate.compare.estimate import estimate
-
-        comparison = read_comparison(config)
-        view.loading("a model for one step" if trial else "the sets")
-        return estimate(comparison, out, workers, tune=tune, trial=trial)
-
-
-def print_estimate(facts: Json, out: Path, workers: int) -> None:
-    """Print what a comparison would do, and what the time rests on."""
+def print_estimate(facts: Json, out: Path) -> None:
+    """Print in one sentence what a comparison would do."""
     tuning = f", {facts['tuning']:,} of them to tune" if facts["tuning"] else ""
+    time = "" if facts["seconds"] is None else f", about {duration(facts['seconds'])} at the speed of those"
     output.fitted(
         f"{out}: {output.counted(facts['trainings'], 'training')}{tuning}, {facts['done']:,} done; "
-        f"{facts['tokens']:,} tokens to generate in training, and "
-        f"{output.counted(facts['judged'], 'answer')} to judge"
+        f"{facts['tokens']:,} tokens to generate in training{time}, and "
+        f"{output.counted(facts['judged'], 'answer')} to judge; nothing was written"
     )
-    heads = {
-        "trainings": "trainings",
-        "done": "done",
-        "prompts": "prompts a step",
-        "rollouts": "rollouts a step",
-        "charged": "tokens charged before",
-        "steps": "steps at least",
-    }
-    output.records(facts["arms"], {"arm": "arm", **{head: (name, ",") for name, head in heads.items()}})
-    if facts["seconds"] is None:
-        time = "time: not known, as no training is done there; --trial times one step"
-    else:
-        each = f" with --workers {workers}" if workers > 1 else ""
-        time = f"time: about {duration(facts['seconds'])}{each}, by {facts['basis']}"
-    output.fitted(time, first="  ")
-    output.text("  nothing was written")
-
-
-def _document(out: Path) -> dict[str, Any]:
-    from gaincurate.compare.document import document
-    from gaincurate.compare.results import read_results
-    from gaincurate.core.files import write_json
-
-    comparison = document(read_results(out))
-    write_json(out / DOCUMENT, comparison)
-    output.note(f"{out / DOCUMENT}: all measures")
-    return comparison
-
-
-def _write_page(comparison: dict[str, Any], asked: Path | None, out: Path) -> None:
-    if asked is None and (lacking := lacking_for_pages()):
-        output.note(f"no page: it needs {lacking}")
-        return
-    from gaincurate.compare.page import to_html
-    from gaincurate.core.files import write_atomic
-
-    path = asked or out / PAGE
-    write_atomic(path, to_html(comparison).encode(), named=True)
-    output.note(f"{path}: written; open it in a browser.")

@@ -19,7 +19,7 @@ import typer
 from gaincurate.cli import output
 from gaincurate.cli.options import AsJson, Command, Group, configured
 from gaincurate.cli.progress import ProgressView
-from gaincurate.cli.run_view import figure, print_no_better, print_quality
+from gaincurate.cli.report import print_blocks
 from gaincurate.cli.schedule_options import pair
 from gaincurate.cli.score import need_packages
 from gaincurate.core.options import Option
@@ -151,10 +151,18 @@ def predict(config: PredictConfig, as_json: AsJson = False) -> None:
         references, how = figures["on_halves"], "one half from the other, means of ten halves"
         if references is None:
             references, how = figures["on_references"], "each from the others"
-        print_quality(references, f"on {references['count']:,} references, {how}:")
-        print_no_better(references)
+        judged = [(f"{references['count']:,} references, {how}", references)]
         if others := figures["on_others"]:
-            print_quality(others, f"on {others['count']:,} observed prompts that are no references:")
+            judged.append((f"{others['count']:,} observed prompts that are no references", others))
+        from gaincurate.report.predictions import quality
+
+        print_blocks(quality(judged, _WHAT[prediction.target]))
+
+
+def _figure(value: dict[str, Any]) -> str:
+    """A figure of `difficulty.metrics.Quality` and its interval."""
+    text, around = output.number(value["value"], ".3f"), value["interval"]
+    return text if around is None else f"{text} ({around[0]:.3f} to {around[1]:.3f})"
 
 
 def _print_epoch(epoch: int, epochs: int, loss: float) -> None:
@@ -204,7 +212,7 @@ def _policies(report: FitReport) -> None:
     """Print a line for each policy: its figures on prompts that no batch had."""
 
     def held_out(name: str) -> Callable[[dict[str, Any]], str]:
-        return lambda policy: figure(policy["held_out"][name]) if policy["held_out"] else "-"
+        return lambda policy: _figure(policy["held_out"][name]) if policy["held_out"] else "-"
 
     output.records(
         [asdict(policy) for policy in report.policies],

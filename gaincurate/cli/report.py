@@ -26,8 +26,8 @@ _MORE = "-v shows each signal's verdict, its spread and its correlations."
 
 if TYPE_CHECKING:
     from gaincurate.hygiene.config import RowChecks
-    from gaincurate.report.document import Document, Verdict
-    from gaincurate.report.parts import Cell, Part
+    from gaincurate.report.document import Document
+    from gaincurate.report.parts import Block, Cell, Part
 
 
 def print_report(document: Document, *, verbose: bool = False) -> None:
@@ -44,45 +44,45 @@ def print_report(document: Document, *, verbose: bool = False) -> None:
         f"{about.device}; length is {about.length_column}; groups: {about.group_column or 'none'} "
         f"({about.group_how})"
     )
-    if document.unknown is not None:
-        output.say(document.unknown)
-    if (waste := verdict_text.waste(document)) is not None:
-        output.say(waste)
+    for step in verdict_text.next_steps(document):
+        output.say(step.text)
+        if step.command is not None:
+            output.say(step.command, "      ", first="  ")
     warned = [verdict for verdict in document.verdicts if verdict.banner is not None]
     for first, *others in [[verdict] for verdict in warned] if verbose else [warned] * bool(warned):
-        output.say(f"WARNING: {first.banner}{_likewise(others)}")
+        output.say(f"WARNING: {first.banner}{verdict_text.likewise(others)}")
     output.text()
     rows = [[verdict] for verdict in document.verdicts] if verbose else verdict_text.alike(document)
     for first, *others in rows:
-        output.say(f"[{first.verdict}] {first.sentence}{_likewise(others)}", "  ")
+        output.say(f"[{first.verdict}] {first.sentence}{verdict_text.likewise(others)}", "  ")
     print_parts([part for part in parts(document) if verbose or part.name not in _OF_SIGNALS])
     output.text()
     for note in document.notes if verbose else [*document.notes, _MORE]:
         output.say(f"note: {note}", "  ")
 
 
-def _likewise(others: Sequence[Verdict]) -> str:
-    return f" The same holds for {', '.join(other.signal for other in others)}." if others else ""
-
-
 def print_parts(parts: Sequence[Part]) -> None:
     """Print the paragraphs and tables of a document, without what a page has on demand."""
+    for part in parts:
+        if not part.detail:
+            output.text()
+            output.say(part.title)
+            print_blocks(part.blocks)
+
+
+def print_blocks(blocks: Sequence[Block]) -> None:
+    """Print paragraphs and tables."""
     from gaincurate.report.parts import Legend, Table
 
-    for part in parts:
-        if part.detail:
-            continue
-        output.text()
-        output.say(part.title)
-        for block in part.blocks:
-            if isinstance(block, str) and not isinstance(block, Legend):
-                output.say(block, "  ", first="  ")
-            elif isinstance(block, Table) and not block.detail:
-                output.text()
-                output.say(block.caption, "  ", first="  ")
-                places = [name == block.text for name in block.head]
-                rows = [[_shown(*each) for each in zip(row, places, strict=True)] for row in block.rows]
-                output.table(rows, block.head, {*block.left, block.text})
+    for block in blocks:
+        if isinstance(block, str) and not isinstance(block, Legend):
+            output.say(block, "  ", first="  ")
+        elif isinstance(block, Table) and not block.detail:
+            output.text()
+            output.say(block.caption, "  ", first="  ")
+            places = [name == block.text for name in block.head]
+            rows = [[_shown(*each) for each in zip(row, places, strict=True)] for row in block.rows]
+            output.table(rows, block.head, {*block.left, block.text})
 
 
 def _shown(cell: Cell, cut: bool) -> str:
@@ -194,7 +194,7 @@ def report(
         )
         if page is not None:
             from gaincurate.core.files import write_atomic
-            from gaincurate.report.page import to_html
+            from gaincurate.report.contents import to_html
 
             if beside is not None:
                 from gaincurate.report import explore as prompts

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from gaincurate.cli import output
 from gaincurate.cli.progress import duration
+from gaincurate.cli.report import print_blocks
 from gaincurate.core.progress import View
 
 if TYPE_CHECKING:
@@ -27,34 +28,19 @@ _LOOK = 1.0
 """Seconds between two looks at a run's files."""
 _AROUND = 12
 """Lines of a page that are not rounds."""
-_RANGE = (
-    "  drawn prompts were all predicted near the target, so a correlation over them says little of the "
-    "predictor; references are a random sample"
-)
 
 
 def print_difficulty(facts: dict[str, Any], trainer: list[dict[str, Any]]) -> None:
-    """References, their cost beside the trainer's, and calibration.
+    """Print what predictions were worth, and the references that the newest round waits for.
 
     Args:
         facts: `difficulty` of `schedule.status.status`.
         trainer: its `rounds`.
     """
+    from gaincurate.report.predictions import predictions
+
+    print_blocks(predictions(facts, trainer))
     waiting = facts["waiting"]
-    if facts["rounds"]:
-        _cost(facts, trainer)
-        _by_round(facts["rounds"])
-        newest = facts["rounds"][-1]
-        what = "failure rate" if facts["target"] == "difficulty" else "p (1 - p)"
-        how = "each predicted from the others" if newest["on_halves"] is None else "one half from the other"
-        references, drawn = _of_references(newest), facts["newest"]
-        prompts = output.counted(references["count"], "prompt")
-        print_quality(references, f"  round {newest['round']}: {what} of references, {how} ({prompts}):")
-        print_no_better(references)
-        if drawn is not None:
-            prompts = output.counted(drawn["count"], "prompt")
-            print_quality(drawn, f"  round {drawn['round']}: {what} of drawn prompts ({prompts}):")
-            output.text(_RANGE)
     if waiting is None:
         return
     if waiting["rolls_out"]:
@@ -64,89 +50,6 @@ def print_difficulty(facts: dict[str, Any], trainer: list[dict[str, Any]]) -> No
             f"  round {waiting['round']} waits for outcomes of its references: prompts in "
             f"{waiting['prompts']}, outcomes to {waiting['outcomes']}"
         )
-
-
-def _cost(facts: dict[str, Any], trainer: list[dict[str, Any]]) -> None:
-    cost = facts["cost"]
-    rollouts = sum(row["rollouts"] or 0 for row in trainer)
-    tokens = sum(row["completion_tokens"] or 0 for row in trainer)
-    aim = "the largest p (1 - p)"
-    if facts["target"] == "difficulty":
-        aim = f"a failure rate of {output.number(facts['target_difficulty'], 'g')}"
-    output.text(f"  aims at {aim}, predicted by {facts['predictor']}")
-    output.fitted(
-        f"  references: {output.counted(cost['rollouts'], 'rollout')} (the trainer's: {rollouts:,}), "
-        f"{output.counted(cost['completion_tokens'], 'completion token')} (the trainer's: {tokens:,}), "
-        f"{cost['rollout_seconds']:,.1f} s of rollouts, {cost['predict_seconds']:,.1f} s of prediction"
-    )
-
-
-def _by_round(rounds: list[dict[str, Any]]) -> None:
-    output.records(
-        [{**row, "quality": _of_references(row)} for row in rounds],
-        {
-            "round": "round",
-            "references": lambda row: f"{row['observed']:,} of {row['references']:,}",
-            "rollouts": ("rollouts", ",d"),
-            "rollout s": ("rollout_seconds", ",.1f"),
-            "predict s": ("predict_seconds", ",.1f"),
-            "Pearson": ("quality.pearson.value", ".3f"),
-            "ceiling": ("quality.ceiling.value", ".3f"),
-            "Brier": ("quality.brier.value", ".4f"),
-            "Brier, drawn": ("on_drawn.brier", ".4f"),
-            "p(1-p), references": ("carried", ".4f"),
-            "p(1-p), drawn": ("on_drawn.carried", ".4f"),
-        },
-    )
-
-
-def _of_references(row: dict[str, Any]) -> dict[str, Any]:
-    """The quality that does not flatter, where a round has it."""
-    figures: dict[str, Any] = row["on_halves"] or row["on_references"]
-    return figures
-
-
-def figure(value: dict[str, Any]) -> str:
-    """A figure of `difficulty.metrics.Quality` and its interval."""
-    text, around = output.number(value["value"], ".3f"), value["interval"]
-    return text if around is None else f"{text} ({around[0]:.3f} to {around[1]:.3f})"
-
-
-def print_quality(figures: dict[str, Any], title: str) -> None:
-    """Print a `difficulty.metrics.Quality` as JSON has it, with its reliability table."""
-    output.text(title)
-    constant = output.number(figures["brier_of_mean"], ".4f")
-    names = {
-        "pearson": "Pearson",
-        "spearman": "Spearman",
-        "brier": f"Brier (the mean alone: {constant})",
-        "ceiling": "noise ceiling of Pearson",
-    }
-    output.table([[names[key], figure(figures[key])] for key in names], ["figure", "value (95 % interval)"])
-    if figures["ceiling"]["value"] is None:
-        output.text("  no ceiling: it needs two rollouts a prompt or more, and how many they were")
-    print_bins(figures["reliability"])
-
-
-def print_bins(bins: Sequence[Any]) -> None:
-    """Print a reliability table, of `core.stats.Bin` or of its JSON."""
-    output.records(
-        bins,
-        {
-            "predicted": lambda b: output.between(b, ".4g"),
-            "prompts": ("count", ","),
-            "mean predicted": ("predicted", ".3f"),
-            "mean observed": ("observed", ".3f"),
-        },
-    )
-
-
-def print_no_better(figures: dict[str, Any]) -> None:
-    """Print a warning where predictions are not shown to be better than a constant."""
-    from gaincurate.difficulty.metrics import no_better_than_a_constant
-
-    if (sentence := no_better_than_a_constant(figures)) is not None:
-        output.say(f"warning: {sentence}", "  ")
 
 
 class RoundsView(View):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -48,48 +47,6 @@ TRAINED = 0.9
 STEP = "gaincurate/step"
 """The key of a trainer's log entry under which what a step cost is kept."""
 RUN, TRAINER, MARKS, ROLLOUTS = "run", "trainer", "marks", "rollouts"
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """What `arm.json` holds."""
-
-    model: str
-    """Where training begins."""
-    verifier: str
-    """The reward, as in `gaincurate difficulty rollout`."""
-    answer_column: str | None
-    """With the gold answers."""
-    success: float
-    """A completion is right, reward 1, from this value of the verifier on; else its reward is 0."""
-    scoring: int
-    """Tokens that are spent before the first rollout: the scoring pass, where the arm's order needs one."""
-    prefill_weight: float
-    """What a token of a scoring pass during the training is charged as."""
-    mark_tokens: list[int]
-    """Rising; the last one ends the training."""
-    trainer: dict[str, Any]
-    """Fields of TRL's GRPOConfig."""
-    replay: dict[str, Any] | None
-    """Fields of `gaincurate.trainers.trl.replay.Replay`; None trains without."""
-    evaluation: dict[str, Any]
-    """Fields of `RolloutConfig` for the held-out prompts, all but `model` and `out`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """The rollouts that one step generated.
-
-    `effective` is the share of prompts whose rollouts differ in reward, those with an advantage other than 0.
-    """
-
-    rollouts: int
-    prompts: int
-    completion_tokens: int
-    prompt_tokens: int
-    effective: float
-    reward: float | None
-    angle: float | None
 
 
 class Costs:
@@ -130,8 +87,12 @@ class Costs:
         ]
         return round(sum(tokens_before) * self._weight)
 
-    def step(self, round_: int, step: int) -> Step:
+    def step(self, round_: int, step: int) -> Json:
         """What the outcomes of a round say of one optimizer step; the last time it was made, if it was often.
+
+        Returns:
+            The step's columns of `results.SCHEMAS`; `effective` is the share of prompts whose rollouts differ
+            in reward, those with an advantage other than 0.
 
         Raises:
             KeyError: a prompt that the scored set does not have.
@@ -146,15 +107,15 @@ class Costs:
         ids = sorted({line.gc_id for line in last.values()})
         angles = [self._prompts[gc_id][0] for gc_id in ids]
         judged = [reward for each in rewards.values() for reward in each]
-        return Step(
-            rollouts=len(last),
-            prompts=len(ids),
-            completion_tokens=sum(line.tokens for line in last.values()),
-            prompt_tokens=sum(self._prompts[line.gc_id][1] for line in last.values()),
-            effective=sum(len(set(each)) > 1 for each in rewards.values()) / max(len(ids), 1),
-            reward=math.fsum(judged) / len(judged) if judged else None,
-            angle=math.fsum(angles) / len(angles) if angles else None,
-        )
+        return {
+            "rollouts": len(last),
+            "prompts": len(ids),
+            "completion_tokens": sum(line.tokens for line in last.values()),
+            "prompt_tokens": sum(self._prompts[line.gc_id][1] for line in last.values()),
+            "effective": sum(len(set(each)) > 1 for each in rewards.values()) / max(len(ids), 1),
+            "reward": math.fsum(judged) / len(judged) if judged else None,
+            "angle": math.fsum(angles) / len(angles) if angles else None,
+        }
 
     @cached_property
     def _prompts(self) -> dict[str, tuple[float, int]]:
@@ -205,7 +166,7 @@ class ArmJob:
         make_folder(self.folder)
         if not (self.folder / RUN / RUN_FACTS).exists():
             start(self._schedule())
-        write_sealed(self.folder / TASK, asdict(self._task()))
+        write_sealed(self.folder / TASK, self._task())
 
     def _schedule(self) -> ScheduleConfig:
         comparison, arm = self.comparison, self.arm
@@ -251,24 +212,31 @@ class ArmJob:
         defaults = {"refresh_every": steps, "success": comparison.success}
         return {**defaults, **options, "rollout": rollout | options.get("rollout", {})}
 
-    def _task(self) -> Task:
+    def _task(self) -> Json:
+        """What `arm.json` holds.
+
+        `scoring` are the tokens that are spent before the first rollout, `prefill_weight` what a token of a
+        later scoring pass is charged as. `mark_tokens` rise; the last one ends the training. `trainer` has
+        fields of TRL's GRPOConfig, `replay` those of `gaincurate.trainers.trl.replay.Replay`, or None, and
+        `evaluation` those of `RolloutConfig` for the held-out prompts, all but `model` and `out`.
+        """
         comparison, replay = self.comparison, self.arm.replay
         prompts = comparison.prompts_of(self.arm)
-        return Task(
-            model=model_at_start(comparison),
-            verifier=comparison.verifier,
-            answer_column=comparison.answer_column,
-            success=comparison.success,
-            scoring=self.scoring(),
-            prefill_weight=comparison.prefill_weight,
-            mark_tokens=comparison.mark_tokens,
-            trainer={
+        return {
+            "model": model_at_start(comparison),
+            "verifier": comparison.verifier,
+            "answer_column": comparison.answer_column,
+            "success": comparison.success,
+            "scoring": self.scoring(),
+            "prefill_weight": comparison.prefill_weight,
+            "mark_tokens": comparison.mark_tokens,
+            "trainer": {
                 "per_device_train_batch_size": prompts * comparison.group // comparison.micro_batches,
                 "learning_rate": comparison.learning_rate,
                 "lr_scheduler_type": "constant",
                 "report_to": "none",
                 "disable_tqdm": True,
-                **comparison.train.given(),
+                **comparison.train,
                 "num_generations": comparison.group,
                 "max_completion_length": comparison.max_tokens,
                 "temperature": comparison.temperature,
@@ -280,9 +248,11 @@ class ArmJob:
                 "save_total_limit": 2,
                 "seed": self.number,
             },
-            replay=None if replay is None else {"capacity": prompts, **replay.model_dump(exclude_none=True)},
-            evaluation=evaluation(comparison),
-        )
+            "replay": None
+            if replay is None
+            else {"capacity": prompts, **replay.model_dump(exclude_none=True)},
+            "evaluation": evaluation(comparison),
+        }
 
     def scoring(self) -> int:
         """Tokens charged before the training: the scoring pass, if the order is made of it, and more."""

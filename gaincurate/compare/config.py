@@ -3,18 +3,20 @@
 Unknown names are refused, because a misspelt setting would change nothing and look as if it did. The arms
 `uniform` and `length` are added where they are missing: a strategy that beats neither is of no use. An arm
 that replays, or that takes steps of another size, is given uniform sampling with the same as its control:
-more steps at equal tokens often gain more than a choice of prompts does.
+more steps at equal tokens often gain more than a choice of prompts does. Of `[train]`, the fields that a
+comparison uses are checked here, and TRL's class checks the others (`runner.check_means`).
 """
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from typing_extensions import TypedDict
 
-from gaincurate.compare.train import OURS, Train
 from gaincurate.core.files import reading
 from gaincurate.core.foreign import read_text, toml_value
 from gaincurate.core.options import refusals
@@ -28,13 +30,21 @@ CONTROLS: dict[str, dict[str, Any]] = {
     "length": {"strategy": "length", "options": {"sigma": "0.13N"}},  # the paper's width, for its set's size
 }
 """Arms that every comparison has: what costs nothing, and what length alone gives."""
+OURS = {
+    "output_dir", "num_train_epochs", "max_steps", "save_strategy", "save_steps", "save_total_limit",
+    "num_generations", "shuffle_dataset", "seed", "resume_from_checkpoint", "temperature",
+    "max_completion_length", "logging_strategy", "logging_steps", "per_device_train_batch_size",
+    "generation_batch_size", "steps_per_generation", "num_iterations", "warmup_ratio", "top_p", "top_k",
+    "min_p", "repetition_penalty", "generation_kwargs", "eval_strategy", "save_only_model",
+    "load_best_model_at_end", "push_to_hub",
+}  # fmt: skip
+"""Fields of TRL's GRPOConfig that the comparison sets itself."""
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Seeds = Annotated[list[Seed], Field(min_length=1, max_length=10_000)]
 Factor = Annotated[float, Field(gt=0, le=1e6)]
 Marks = Annotated[int, Field(ge=1, le=10_000)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Tokens = Annotated[int, Field(ge=1, lt=2**53)]
-_MOST_ROUNDS = 1_000_000  # of a schedule
 _COUNTS = {"gc_prompt_tokens", "gc_question_tokens", "gc_prefix_tokens"}
 
 
@@ -42,6 +52,19 @@ class Frozen(BaseModel):
     """What cannot be changed, and refuses names that it does not have."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Train(TypedDict, total=False):
+    """`[train]`: fields of TRL's GRPOConfig, as they were given and without defaults, which are TRL's."""
+
+    __pydantic_config__ = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)  # type: ignore[misc]
+
+    learning_rate: Annotated[float, Field(ge=0, le=1e9)]
+    lr_scheduler_type: Literal["constant", "constant_with_warmup"]
+    """Without a last step, because a budget of tokens has none."""
+    warmup_steps: Annotated[int, Field(ge=0, lt=2**31)]
+    """A whole number: TRL takes a share below 1 as one of all steps."""
+    gradient_accumulation_steps: Count
 
 
 class ReplayArm(Frozen):
@@ -189,13 +212,14 @@ class Comparison(Frozen):
             raise ValueError(f"two arms have the name {twice[0]!r}")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds {self.seeds} has one twice")
-        if taken := sorted(OURS & self.train.given().keys()):
+        if taken := sorted(OURS & self.train.keys()):
             raise ValueError(f"[train] {taken[0]} is set by the comparison itself; leave it out")
+        json.dumps(self.train, allow_nan=False, default=str)  # a number that is none would train nothing
         if self.marks > self.budget_tokens:
             raise ValueError(f"{self.marks} marks in a budget of {self.budget_tokens} tokens")
         for arm in self.arms:
             self._check_arm(arm)
-        parts = self.train.gradient_accumulation_steps
+        parts = self.micro_batches
         for prompts in [self.step_prompts, *map(self.prompts_of, self.arms)]:
             rollouts = prompts * self.group
             if rollouts % parts:
@@ -211,12 +235,6 @@ class Comparison(Frozen):
             raise ValueError(
                 f"the arm {arm.name!r} is what others are compared with: strategy {arm.name!r}, without "
                 "replay or step_prompts of its own; give this one another name"
-            )
-        rounds = self.rounds_of(arm)
-        if rounds > _MOST_ROUNDS:
-            raise ValueError(
-                f"budget_tokens {self.budget_tokens} may take {rounds:,} rounds of the arm {arm.name!r}, and "
-                f"a run has at most {_MOST_ROUNDS:,}; raise round_steps"
             )
         if arm.replay is None:
             return
@@ -235,7 +253,7 @@ class Comparison(Frozen):
     @property
     def micro_batches(self) -> int:
         """Forward and backward passes of a step."""
-        return self.train.gradient_accumulation_steps
+        return self.train.get("gradient_accumulation_steps", 1)
 
     def prompts_of(self, arm: Arm) -> int:
         """Prompts of a step of an arm, replayed ones included."""
@@ -295,7 +313,7 @@ class Comparison(Frozen):
     @property
     def learning_rate(self) -> float:
         """Of every arm's training."""
-        return self.train.learning_rate
+        return self.train.get("learning_rate", 1e-6)  # TRL's default
 
     def tuned(self, learning_rate: float, step_prompts: int, group: int) -> Comparison:
         """The same with another learning rate, size of a step and of a group for all arms that share them.
@@ -317,7 +335,7 @@ class Comparison(Frozen):
             for arm in self.arms
         ]
         changed = {
-            "train": self.train.given() | {"learning_rate": learning_rate},
+            "train": self.train | {"learning_rate": learning_rate},
             "step_prompts": step_prompts,
             "group": group,
             "round_steps": steps(self.round_steps),

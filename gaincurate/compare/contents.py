@@ -44,6 +44,24 @@ def parts(comparison: Json) -> list[Part]:
     ]
 
 
+def to_html(comparison: Json) -> str:
+    """The comparison as one HTML file; its texts are escaped, and the same document gives the same page."""
+    from gaincurate.report.html import environment  # needs an extra
+
+    tones = {"better": "yes", "worse": "no"}
+    return (
+        environment("gaincurate.compare")
+        .get_template("compare.html.j2")
+        .render(
+            document=comparison,
+            setting=comparison["setting"],
+            arms=comparison["arms"],
+            tone=lambda arm: tones.get((arm["difference"] or {}).get("answer", ""), "unknown"),
+            parts=parts(comparison),
+        )
+    )
+
+
 def _final(comparison: Json) -> Part:
     text = (
         "The difference in right answers when the budget was spent. The intervals are 95 % intervals for "

@@ -23,7 +23,7 @@ from gaincurate.compare.config import Arm, Comparison
 from gaincurate.compare.results import DRAWN, EVALUATIONS, FACTS, MARKS, RESULTS, STEPS, TASKS, write_tables
 from gaincurate.core.artifact import MANIFEST, Json
 from gaincurate.core.columns import NO_GROUP, read_column
-from gaincurate.core.files import differing_keys
+from gaincurate.core.files import differing_keys, temporary_folder
 from gaincurate.core.locks import WORK, Split, writing
 from gaincurate.core.options import near
 from gaincurate.core.progress import Progress
@@ -103,6 +103,48 @@ def compare(
             roll_out(RolloutConfig(**evaluation(comparison), model=model_at_start(comparison), out=start))
         _work(jobs, progress, workers)
         collect(comparison, out, jobs)
+
+
+def estimate(comparison: Comparison, out: Path, workers: int = 1, *, tune: bool = False) -> Json:
+    """What `compare` would do; the folder is left as it is. For the arguments see `compare`.
+
+    Returns:
+        The counts `trainings`, with the `tuning` ones among them, and `done`; `tokens` to generate in
+        training and completions to be `judged`; the `seconds` of training at the speed of those that are
+        done, or None.
+
+    Raises:
+        InputError: what the comparison would refuse before the first training.
+        OutputError: the folder holds something else.
+    """
+    check(comparison)
+    check_means(comparison)
+    if out.exists():
+        refuse_others(out)
+    path = out / TUNE / CHOICE
+    choice, tuning = read_sealed(path) if path.exists() else {}, list[ArmJob]()
+    if choice.get("chosen") is not None:
+        comparison = comparison.tuned(**choice["chosen"])
+    elif tune or choice:
+        tuning = [job for _, jobs in tune_jobs(comparison, out) for job in jobs]
+    stated(comparison, out)
+    with temporary_folder() as folder:
+        for arm in comparison.arms:  # what is wrong with one is said here
+            ArmJob(comparison, arm, comparison.seeds[0], folder / arm.name).prepare()
+    jobs = [*tuning, *arm_jobs(comparison, out)]
+    left = [(job, 1 - job.share) for job in jobs if not job.done]
+    tokens = sum(share * max(job.comparison.budget_tokens - job.scoring(), 0) for job, share in left)
+    marks = sum(share * job.comparison.marks for job, share in left) + (not (out / START / MANIFEST).exists())
+    costs = [job.cost(len(job.comparison.mark_tokens) - 1) for job in jobs if job.done]
+    speeds = [cost["seconds"] / max(cost["training"], 1) for cost in costs]
+    return {
+        "trainings": len(jobs),
+        "tuning": len(tuning),
+        "done": len(costs),
+        "tokens": round(tokens),
+        "judged": round(marks * len(ScoredSet(comparison.heldout)) * comparison.evaluation.samples),
+        "seconds": fmean(speeds) * tokens / max(1, min(workers, len(left))) if speeds else None,
+    }
 
 
 def arm_jobs(comparison: Comparison, out: Path) -> list[ArmJob]:
@@ -271,7 +313,7 @@ def check_means(comparison: Comparison) -> None:
         pass
     import trl
 
-    if unknown := sorted(comparison.train.given().keys() - trl.GRPOConfig.__dataclass_fields__.keys()):
+    if unknown := sorted(comparison.train.keys() - trl.GRPOConfig.__dataclass_fields__.keys()):
         raise InputError(f"[train] {unknown[0]}: TRL {trl.__version__}'s GRPOConfig has no such field.")
 
 

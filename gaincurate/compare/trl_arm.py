@@ -28,8 +28,6 @@ from gaincurate.compare.arm import (
     TRAINED,
     TRAINER,
     Costs,
-    Step,
-    Task,
 )
 from gaincurate.core.artifact import MANIFEST, Json
 from gaincurate.core.files import remove_temporaries
@@ -59,18 +57,18 @@ class Marks(transformers.TrainerCallback):
         begun: since when its seconds are counted, by `time.monotonic`.
     """
 
-    def __init__(self, folder: Path, run: Run, task: Task, begun: float) -> None:
+    def __init__(self, folder: Path, run: Run, task: Json, begun: float) -> None:
         self._folder, self._run, self._task = folder, run, task
-        self._costs = Costs(run, task.prefill_weight)
+        self._costs = Costs(run, task["prefill_weight"])
         self._begun, self._before = begun, 0.0
         self._trained = 0
         self._round = 0
-        self._last: Step | None = None
+        self._last: Json | None = None
 
     def spent(self) -> Json:
         """Tokens up to now, in all and by what they were spent on."""
         parts = {
-            "scoring": self._task.scoring,
+            "scoring": self._task["scoring"],
             "rescoring": self._costs.rescoring(self._round),
             "references": self._costs.references(self._round),
             "training": self._trained,
@@ -86,15 +84,15 @@ class Marks(transformers.TrainerCallback):
         self._round = steps[-1]["round"] if steps else 0
         if state.global_step:
             self._mark(Path(args.output_dir) / f"checkpoint-{state.global_step}", state)
-        if self.spent()["tokens"] >= self._task.mark_tokens[-1]:
+        if self.spent()["tokens"] >= self._task["mark_tokens"][-1]:
             control.should_training_stop = True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Count the step, and have a checkpoint saved where it passed a mark."""
         self._round = self._run.round
         self._last = self._costs.step(self._round, state.global_step)
-        self._trained += self._last.completion_tokens
-        spent, marks = self.spent()["tokens"], self._task.mark_tokens
+        self._trained += self._last["completion_tokens"]
+        spent, marks = self.spent()["tokens"], self._task["mark_tokens"]
         if any(spent >= mark and not self._marked(k) for k, mark in enumerate(marks)):
             control.should_save = True
         if spent >= marks[-1]:
@@ -106,9 +104,8 @@ class Marks(transformers.TrainerCallback):
             return
         step, self._last = self._last, None
         seconds = self._before + time.monotonic() - self._begun
-        facts = {name: getattr(step, name) for name in Step.__slots__}
-        state.log_history[-1][STEP] = {**facts, **self.spent(), "round": self._round, "seconds": seconds}
-        done = min(self.spent()["tokens"] / self._task.mark_tokens[-1], 1.0)
+        state.log_history[-1][STEP] = {**step, **self.spent(), "round": self._round, "seconds": seconds}
+        done = min(self.spent()["tokens"] / self._task["mark_tokens"][-1], 1.0)
         write_sealed(self._folder / PROGRESS, {"share": TRAINED * done})
 
     def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:
@@ -120,7 +117,7 @@ class Marks(transformers.TrainerCallback):
 
     def _mark(self, checkpoint: Path, state: Any) -> None:
         spent = self.spent()
-        for k, tokens in enumerate(self._task.mark_tokens):
+        for k, tokens in enumerate(self._task["mark_tokens"]):
             if spent["tokens"] < tokens or self._marked(k):
                 continue
             target = self._folder / MARKS / str(k)
@@ -137,9 +134,9 @@ class Marks(transformers.TrainerCallback):
 
 def main(folder: Path) -> None:
     """Train one arm to its last mark, then judge all marks."""
-    task = Task(**read_sealed(folder / TASK))
+    task = read_sealed(folder / TASK)
     remove_temporaries(folder)
-    last = len(task.mark_tokens) - 1
+    last = len(task["mark_tokens"]) - 1
     if not (folder / MARKS / str(last) / COST).exists():
         train(folder, task)
     for k in range(last + 1):
@@ -147,7 +144,7 @@ def main(folder: Path) -> None:
     shutil.rmtree(folder / TRAINER, ignore_errors=True)  # its checkpoints: nothing will resume from them
 
 
-def train(folder: Path, task: Task) -> None:
+def train(folder: Path, task: Json) -> None:
     """Train to the last mark, or go on where an earlier process stopped."""
     # Here, because judging needs no trainer.
     import trl
@@ -157,17 +154,17 @@ def train(folder: Path, task: Task) -> None:
 
     run = Run(folder / RUN)
     with ExitStack() as held:
-        pool = held.enter_context(VerifierPool(VerifierConfig(task.verifier, workers=1)))
+        pool = held.enter_context(VerifierPool(VerifierConfig(task["verifier"], workers=1)))
         options: dict[str, Any] = {
-            "model": task.model,
+            "model": task["model"],
             "reward_funcs": verified(run.scored, task, pool),
             "args": trl.GRPOConfig(
-                output_dir=str(folder / TRAINER), num_train_epochs=run.config.rounds, **task.trainer
+                output_dir=str(folder / TRAINER), num_train_epochs=run.config.rounds, **task["trainer"]
             ),
         }
         build: Any = trl.GRPOTrainer
-        if task.replay is not None:
-            build, options["replay"] = ReplayGRPOTrainer, Replay(**task.replay)
+        if task["replay"] is not None:
+            build, options["replay"] = ReplayGRPOTrainer, Replay(**task["replay"])
         trainer = build(**options, train_dataset=dataset(run.folder))
         begun = time.monotonic()  # from here on strategies differ: the first references may be rolled out now
         attach(trainer, run.folder)
@@ -175,9 +172,9 @@ def train(folder: Path, task: Task) -> None:
         trainer.train(resume_from_checkpoint=True)
 
 
-def verified(scored: ScoredSet, task: Task, pool: VerifierPool) -> Callable[..., list[float | None]]:
+def verified(scored: ScoredSet, task: Json, pool: VerifierPool) -> Callable[..., list[float | None]]:
     """A reward function that asks the verifier; None where it could not judge."""
-    column = answer_column(scored, task.answer_column, needed=":" not in task.verifier)
+    column = answer_column(scored, task["answer_column"], needed=":" not in task["verifier"])
     ids = pc.cast(scored.column(ID), pa.string()).combine_chunks()
     prompts: dict[str, Prompt] = {}
 
@@ -190,17 +187,17 @@ def verified(scored: ScoredSet, task: Task, pool: VerifierPool) -> Callable[...,
             for completion, prompt_id in zip(completions, gc_id, strict=True)
         ]
         verdicts = pool.judge_all(jobs)
-        return [None if v.reward is None else float(v.reward >= task.success) for v in verdicts]
+        return [None if v.reward is None else float(v.reward >= task["success"]) for v in verdicts]
 
     return reward
 
 
-def judge(folder: Path, task: Task, k: int) -> None:
+def judge(folder: Path, task: Json, k: int) -> None:
     """Roll out the held-out prompts with the model of a mark."""
     mark = folder / MARKS / str(k)
     if not (mark / ROLLOUTS / MANIFEST).exists():  # after that the weights may be gone
-        roll_out(RolloutConfig(**task.evaluation, model=str(mark), out=mark / ROLLOUTS))
-    last = len(task.mark_tokens) - 1
+        roll_out(RolloutConfig(**task["evaluation"], model=str(mark), out=mark / ROLLOUTS))
+    last = len(task["mark_tokens"]) - 1
     write_sealed(folder / PROGRESS, {"share": TRAINED + (1 - TRAINED) * (k + 1) / (last + 1)})
     if k < last:  # the last one's weights stay
         for path in mark.glob("*.safetensors"):

@@ -1,7 +1,8 @@
 """What a report shows: its document as parts of paragraphs, tables and pictures.
 
 The columns of tables are the fields of the document, by their names there. Everything drawn is binned, or has
-one mark per column, so no part grows with the number of rows.
+one mark per column, so no part grows with the number of rows. A terminal and a page show the same parts below
+the same sentences.
 """
 
 from __future__ import annotations
@@ -9,21 +10,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeVar
 
-from gaincurate.core.stats import Bin
+from gaincurate.core.artifact import Json
 from gaincurate.report.document import (
     ENDS,
     QUANTILES,
+    ROUND,
     Document,
     GroupRate,
     Lift,
-    Predictions,
     Relation,
-    RunStory,
     Tenths,
 )
 from gaincurate.report.formatting import count, number, seconds, share, signed
 from gaincurate.report.lift import PREDICTED
-from gaincurate.report.parts import Block, Heading, Legend, Part, Picture, Table, cell, figure, records
+from gaincurate.report.parts import Block, Legend, Part, Picture, Table, cell, figure, records
 from gaincurate.report.plots import (
     MARK,
     MINUS,
@@ -36,6 +36,8 @@ from gaincurate.report.plots import (
     intervals,
     lines,
 )
+from gaincurate.report.predictions import predictions, reliability
+from gaincurate.report.verdict_text import alike, answer, likewise, mostly_groups, next_steps
 
 CONTROLS = (
     "overall", "given_length", "within_length_bins", "within_groups", "given_length_within_groups",
@@ -50,10 +52,6 @@ _MEASURES = (
     "training_seconds",
     "scoring_seconds",
     "completion_tokens",
-)
-_ROUND = (
-    "round mu accuracy effective drift rescored prompts rollouts unjudged late prompt_tokens "
-    "completion_tokens training_seconds scoring_seconds"
 )
 _MEDIAN = QUANTILES.index(0.5)  # its neighbours are the quartiles
 _RATES = {
@@ -89,6 +87,30 @@ def parts(document: Document) -> list[Part]:
     return [part for part in made if any(not isinstance(block, str) and block for block in part.blocks)]
 
 
+def to_html(document: Document, explore: str | None = None) -> str:
+    """The report as one HTML file. The same document gives the same page.
+
+    Args:
+        document: its texts come from data; each is escaped, and characters without a shape are written out.
+        explore: the page of every prompt beside this one, to link to.
+    """
+    from gaincurate.report.html import environment  # needs an extra
+
+    texts = {"answer": answer, "likewise": likewise, "mostly_groups": mostly_groups(document)}
+    return (
+        environment("gaincurate.report")
+        .get_template("page.html.j2")
+        .render(
+            document=document,
+            explore=explore,
+            verdicts=alike(document),
+            steps=next_steps(document),
+            parts=parts(document),
+            **texts,
+        )
+    )
+
+
 def by_target(figures: Iterable[T]) -> dict[str, list[T]]:
     """Figures of one target together, in the document's order."""
     by_name: dict[str, list[T]] = {}
@@ -97,65 +119,25 @@ def by_target(figures: Iterable[T]) -> dict[str, list[T]]:
     return by_name
 
 
-def _run(run: RunStory) -> Part:
-    by = "" if run.by is None else f" by {run.by}"
-    text = (
-        f"{run.folder}: {run.strategy}{by}, {len(run.rounds)} of {count(run.planned_rounds)} rounds, "
-        f"{count(run.budget)} prompts each; {seconds(run.training_seconds)} of training, "
-        f"{seconds(run.scoring_seconds)} of scoring"
-    )
+def _run(run: Json) -> Part:
+    by, rounds = "" if run["by"] is None else f" by {run['by']}", run["rounds"]
+    blocks: list[Block] = [
+        f"{run['folder']}: {run['strategy']}{by}, {len(rounds)} of {count(run['planned_rounds'])} rounds, "
+        f"{count(run['budget'])} prompts each; {seconds(run['training_seconds'])} of training, "
+        f"{seconds(run['scoring_seconds'])} of scoring"
+    ]
     curves = []
     for name in _MEASURES:
-        values = [(r.round, getattr(r, name), None, None) for r in run.rounds]
-        if points := [point for point in values if point[1] is not None]:
+        if points := [(r["round"], r[name], None, None) for r in rounds if r[name] is not None]:
             curves.append(Curve(name.replace("_", " "), points))
-    blocks: list[Block] = [text]
     if curves:
         listed = [f"{c.name} from {number(c.points[0][1])} to {number(c.points[-1][1])}" for c in curves]
-        spec = lines(curves, ("round", ""), x=(-0.5, len(run.rounds) - 0.5), alike=False)
+        spec = lines(curves, ("round", ""), x=(-0.5, len(rounds) - 0.5), alike=False)
         blocks.append(Picture(spec, f"Round by round: {'; '.join(listed)}.", wide=True))
-    blocks.append(records("Round by round; effective: with right and wrong rollouts", run.rounds, _ROUND))
-    return Part(
-        "run", "The run", [*blocks, *(_predictions(run.predictions) if run.predictions else ()), run.params]
+    blocks.append(
+        records("Round by round; effective: with right and wrong rollouts", rounds, " ".join(ROUND))
     )
-
-
-def _predictions(predictions: Predictions) -> list[Block]:
-    what, end = ("failure rate", 1.0) if predictions.target == "difficulty" else ("p (1 - p)", 0.25)
-    aim = "the largest p (1 - p)"
-    if predictions.target_difficulty is not None:
-        aim = f"a failure rate of {predictions.target_difficulty:g}"
-    blocks: list[Block] = [
-        Heading("What its predictions were worth"),
-        f"Aims at {aim}, predicted by {predictions.predictor or 'nothing yet'}. References took "
-        f"{count(predictions.rollouts)} rollouts, {count(predictions.completion_tokens)} completion tokens, "
-        f"{seconds(predictions.rollout_seconds)} of rollouts and {seconds(predictions.predict_seconds)} of "
-        f"prediction. {predictions.warning or ''}".rstrip(),
-        records(
-            "Quality; Pearson's correlation is to be read against the noise ceiling",
-            predictions.found,
-            "round of rows pearson ceiling spearman brier brier_of_mean",
-            left=["of"],
-        ),
-    ]
-    for each in predictions.found:
-        blocks += _reliability(f"Round {each.round}, {each.of}", what, each.bins, end)
-    return blocks
-
-
-def _reliability(name: str, what: str, bins: list[Bin], end: float = 1.0) -> list[Block]:
-    """Observed over predicted values; they are equal on the dashed line."""
-    if not bins:
-        return []
-    end = max(end, *(b.observed for b in bins))
-    curve = Curve(
-        name,
-        [(b.predicted, b.observed, None, None) for b in bins],
-        [(0, 0, None, None), (end, end, None, None)],
-    )
-    sentence = f"{name}: predicted {what} against the observed one in {len(bins)} bins."
-    spec = lines([curve], (f"predicted {what}", f"observed {what}"), x=(0, end))
-    return [Picture(spec, sentence), records(f"{name}: {what}", bins, "low high count predicted observed")]
+    return Part("run", "The run", [*blocks, *predictions(run["predictions"], rounds), run["params"]])
 
 
 def _columns(document: Document) -> Part:
@@ -373,7 +355,7 @@ def _calibrations(document: Document) -> Part:
     names = "column outcome pearson spearman brier brier_of_mean"
     quality = records("Quality of predictions", document.calibrations, names, left=["outcome"])
     each_one = [
-        _reliability(f"{c.column}, {c.outcome}", "failure rate", c.bins) for c in document.calibrations
+        reliability(f"{c.column}, {c.outcome}", "failure rate", c.bins) for c in document.calibrations
     ]
     blocks = [block for blocks in each_one for block in blocks]
     return Part("calibration", "Calibration of predictions", [text, quality, *blocks] if blocks else [])

@@ -28,6 +28,11 @@ QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 """The levels of `Distribution.quantiles`."""
 ENDS = ("highest", "middle", "lowest")
 """Where of a column a batch may be picked, see `Lift`."""
+ROUND = (
+    "round", "mu", "accuracy", "effective", "drift", "rescored", "prompts", "rollouts", "unjudged", "late",
+    "prompt_tokens", "completion_tokens", "training_seconds", "scoring_seconds",
+)  # fmt: skip
+"""What a report has of each round of a run; None where it is not known (yet)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +133,9 @@ class Document:
         outcomes, calibrations: observed pass rates, and predicted failure rates against them.
         against: other sets of the same prompts.
         ends: prompts at the top, middle and bottom of each signal.
-        hygiene, run: what is wrong with the rows; a run over the set, None where none was given.
+        hygiene: what is wrong with the rows.
+        run: a run over the set, None where none was given: facts of `gaincurate schedule status --json` under
+            their names there, `rounds` with the keys of `ROUND`, and as `predictions` its `difficulty`.
         notes: all that was left out, sampled or found by name, sentence by sentence.
         methods: how each kind of figure was made, by name of the field.
     """
@@ -152,7 +159,7 @@ class Document:
     against: list[Against]
     ends: list[Ends]
     hygiene: list[Check]
-    run: RunStory | None
+    run: Json | None
     notes: list[str]
     methods: dict[str, str]
     group_rates: list[GroupRate] = field(default_factory=list)
@@ -503,91 +510,3 @@ class Against:
     only_there: int
     differences: list[Difference]
     signals: list[Stability]
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """One round of a run; None where it is not known (yet).
-
-    Attributes:
-        round, mu: from 0, and where the strategy aimed, as a rank.
-        accuracy: mean over prompts of their mean outcome, 0 to 1.
-        effective: share of prompts whose rollouts got different rewards, 0 to 1.
-        drift: rank correlation of a probe's new scores with the old ones.
-        rescored: the name of the set that was scored after it, or None.
-        prompts, rollouts, unjudged, late, prompt_tokens, completion_tokens: counts.
-        training_seconds, scoring_seconds: wall time.
-    """
-
-    round: int
-    mu: float | None
-    accuracy: float | None
-    effective: float | None
-    drift: float | None
-    rescored: str | None
-    prompts: int | None
-    rollouts: int | None
-    unjudged: int | None
-    late: int | None
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    training_seconds: float | None
-    scoring_seconds: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Foresight:
-    """What a round's predictions were worth, on its references or on the prompts that were drawn by them.
-
-    `rows` prompts were observed. `pearson` is to be read against `ceiling`, what the truth itself would have
-    with so few rollouts; `brier` is the mean squared difference, `brier_of_mean` that of the best constant.
-    """
-
-    round: int
-    of: str
-    rows: int
-    pearson: Estimate
-    spearman: Estimate
-    brier: Estimate
-    brier_of_mean: float | None
-    ceiling: Estimate
-    bins: list[Bin]
-
-
-@dataclass(frozen=True, slots=True)
-class Predictions:
-    """Predicted difficulty in a run: what is predicted and how, how well, and what its references cost.
-
-    `target` is "difficulty" (the failure rate; `target_difficulty` is aimed at) or "variance" (p (1 - p)).
-    `warning` says what a correlation over drawn prompts does not show; None without one.
-    """
-
-    target: str
-    target_difficulty: float | None
-    predictor: str | None
-    found: list[Foresight]
-    warning: str | None
-    rollouts: int | None
-    completion_tokens: int | None
-    rollout_seconds: float | None
-    predict_seconds: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class RunStory:
-    """A run: its facts, every round so far and the sums of wall seconds.
-
-    `predictions` is None where the strategy goes by none.
-    """
-
-    folder: str
-    strategy: str
-    by: str | None
-    params: Json
-    budget: int
-    planned_rounds: int
-    finished: bool
-    rounds: list[Round]
-    training_seconds: float
-    scoring_seconds: float
-    predictions: Predictions | None

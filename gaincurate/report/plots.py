@@ -16,6 +16,7 @@ INK, MUTED, RULE = "var(--ink)", "var(--muted)", "var(--rule)"
 MARK, MINUS, SOME, PAPER = "var(--mark)", "var(--minus)", "var(--some)", "var(--paper)"
 SHORT = "datum.value < 1000 ? datum.label : format(datum.value, '~s')"
 """An axis of counts: 0, 500, 1k, 1.5k."""
+_DASHED = {"color": MUTED, "strokeDash": [4, 3]}
 Panel = tuple[str, Sequence[tuple[str, Estimate]]]
 """A panel's name, and its rows from above: (name of the row, estimate)."""
 Points = Sequence[tuple[Any, ...]]
@@ -24,83 +25,64 @@ Points = Sequence[tuple[Any, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A panel of `lines`: its points, and those of the dashed line that they are held against."""
+    """A panel of `lines`: its points, and those of the dashed line that they are compared with."""
 
     name: str
     points: Points
     against: Points = ()
 
 
-def _layer(mark: str, rows: Sequence[Spec], style: Spec, **channels: Spec) -> Spec:
-    """Marks of rows; those with `words` show them under a pointer."""
-    spoken = any("words" in row for row in rows)
+def _layer(mark: str, style: Spec, spoken: bool = False, needs: str | None = None, **channels: Spec) -> Spec:
+    """Marks of the rows that have the field `needs`; a pointer shows the field `words` of `spoken` marks."""
     words = {"description": {"field": "words", "type": "nominal"}} if spoken else {}
-    kind = {"type": mark, "aria": spoken, **style}
-    return {"data": {"values": list(rows)}, "mark": kind, "encoding": {**channels, **words}}
+    layer: Spec = {"mark": {"type": mark, "aria": spoken, **style}, "encoding": {**channels, **words}}
+    return layer if needs is None else {"transform": [{"filter": f"isValid(datum.{needs})"}], **layer}
 
 
 def _number(field: str, **options: Any) -> Spec:
     return {"field": field, "type": "quantitative", **options}
 
 
-def _scale(*ends: float) -> Spec:
-    return {"domain": list(ends), "nice": False, "zero": False}
+def _names(order: Sequence[str]) -> Spec:
+    axis = {"ticks": False, "domain": False, "labelLimit": 240, "labelColor": INK}
+    return {"field": "row", "type": "nominal", "scale": {"domain": order}, "title": None, "axis": axis}
+
+
+def _panels(names: Sequence[str], width: float, title: str | None = None) -> Spec:
+    """What makes a panel of the rows of each name, in this order, with a title below all."""
+    header = {"labelFontSize": 12, "labelColor": INK, "labelLimit": width, "titleOrient": "bottom"}
+    title_style = {"titleColor": INK, "titleFontWeight": "normal", "titleFontSize": 12}
+    return {"field": "panel", "sort": list(names), "title": title, "header": {**header, **title_style}}
 
 
 def intervals(panels: Sequence[Panel], *, middle: float = 0.0, title: str) -> Spec:
-    """Estimates with their intervals as dots and lines, one panel beside the other, the same rows in each.
+    """Estimates with their intervals as dots and lines, in panels with the same rows.
 
     Args:
         panels: the first one has every row.
-        middle: where "nothing" is: 0 for correlations, 1 for ratios.
+        middle: the value of no effect: 0 for correlations, 1 for ratios.
         title: of the axis.
     """
-    every = [end for _, rows in panels for _, e in rows for end in (e.value, e.low, e.high)]
-    ends = [middle, *(end for end in every if end is not None)]
-    pad = 0.06 * ((max(ends) - min(ends)) or 1)
-    names = [name for name, _ in panels[0][1]]
-    label_of = {name: line(name) for name in names}
-    order, drawn = list(label_of.values()), []
+    rows = [
+        {"panel": line(panel), "row": line(name), "value": e.value, "low": e.low, "high": e.high}
+        | {"words": f"{line(name)}, {panel}: {number(e.value) if middle else signed(e.value)}"}
+        for panel, estimates in panels
+        for name, e in estimates
+        if e.value is not None
+    ]
+    order = [line(name) for name, _ in panels[0][1]]
+    x: Spec = {"scale": {"zero": False, "padding": 8}, "title": None, "axis": {"tickCount": 4}}
     width = 360 if len(panels) == 1 else 150 if len(panels) < 5 else 125
-    for index, (panel, estimates) in enumerate(panels):
-        axis = None if index else {"ticks": False, "domain": False, "labelLimit": 240, "labelColor": INK}
-        y = {"field": "row", "type": "nominal", "scale": {"domain": order}, "title": None, "axis": axis}
-        scale = _scale(min(ends) - pad, max(ends) + pad)
-        x: Spec = {"scale": scale, "title": None if index else title, "axis": {"tickCount": 4}}
-        rows = [
-            {
-                "row": label_of[name],
-                "value": e.value,
-                "low": e.low,
-                "high": e.high,
-                "words": f"{label_of[name]}, {panel}: {number(e.value) if middle else signed(e.value)}",
-            }
-            for name, e in estimates
-            if e.value is not None
-        ]
-        lines = [{key: value for key, value in row.items() if key != "words"} for row in rows]
-        layers = [
-            _layer("rule", [{"x": middle}], {"color": MUTED, "strokeDash": [3, 2]}, x=_number("x", **x)),
-            _layer(
-                "rule",
-                lines,
-                {"color": MARK, "strokeWidth": 2},
-                x=_number("low", **x),
-                x2={"field": "high"},
-                y=y,
-            ),
-            _layer("circle", rows, {"color": MARK, "size": 46, "opacity": 1}, x=_number("value", **x), y=y),
-        ]
-        height = (24 if len(order) <= 12 else 17) * len(order)
-        drawn.append(
-            {
-                "layer": layers,
-                "title": {"text": line(panel), "limit": 1.2 * width},
-                "width": width,
-                "height": height,
-            }
-        )
-    return {"hconcat": drawn, "spacing": 18}
+    heavy, y = {"color": MARK, "strokeWidth": 2}, _names(order)
+    dot = {"color": MARK, "size": 46, "opacity": 1}
+    layers = [
+        {"data": {"values": [{}]}, **_layer("rule", _DASHED, x={"datum": middle, "type": "quantitative"})},
+        _layer("rule", heavy, needs="low", x=_number("low", **x), x2={"field": "high"}, y=y),
+        _layer("circle", dot, True, x=_number("value", **x), y=y),
+    ]
+    panel = {"layer": layers, "width": width, "height": (24 if len(order) <= 12 else 17) * len(order)}
+    column = _panels([line(name) for name, _ in panels], width, title)
+    return {"data": {"values": rows}, "facet": {"column": column}, "spec": panel, "spacing": 18}
 
 
 def lines(
@@ -111,7 +93,7 @@ def lines(
     x: Sequence[float],
     alike: bool = True,
 ) -> Spec:
-    """A panel for each curve, with the band of its intervals and the dashed line it is held against.
+    """A panel for each curve, with the band of its intervals and the dashed line it is compared with.
 
     Args:
         curves: the panels.
@@ -120,47 +102,35 @@ def lines(
         x: the ends of the horizontal axis.
         alike: whether all panels have one vertical axis, or each its own.
     """
-    panels = []
-    spans = [[value for point in [*c.points, *c.against] for value in point[1:]] for c in curves]
-    ends = [[value for value in span if value is not None] for span in spans]
-    for place, curve in enumerate(curves):
+    rows: list[Spec] = []
+    for curve in curves:
         name = line(curve.name)
-        values = [value for span in ends for value in span] if alike else ends[place]
-        pad = 0.04 * ((max(values) - min(values)) or 1)
-        low = min(values) - pad if min(values) < 0 else max(0.0, min(values) - pad)
-        first, below = place % columns == 0 or not alike, place >= len(curves) - columns
-        x_axis = {"tickCount": 3, "labelExpr": SHORT, "grid": False}
-        y_axis = {"tickCount": 4, "labels": first, "ticks": first, "labelExpr": SHORT}
-        y: Spec = {
-            "scale": _scale(low, max(values) + pad),
-            "title": titles[1] if first else None,
-            "axis": y_axis,
-        }
-        across = _number("x", scale=_scale(*x), title=titles[0] if below else None, axis=x_axis)
-        rows = [
-            {"x": p[0], "y": p[1], "words": f"{name}: {number(p[1])} at {number(p[0])}"} for p in curve.points
+        rows += [{"panel": name, "x": p[0], "against": p[1]} for p in curve.against]
+        rows += [
+            {"panel": name, "x": p[0], "y": p[1], "low": p[2], "high": p[3]}
+            | {"words": f"{name}: {number(p[1])} at {number(p[0])}"}
+            for p in curve.points
         ]
-        band = [{"x": p[0], "low": p[2], "high": p[3]} for p in curve.points if p[2] is not None]
-        plain = [{"x": p[0], "y": p[1]} for p in curve.points]
-        dashed = {"color": MUTED, "strokeWidth": 2, "strokeDash": [4, 3]}
-        layers = [
-            _layer(
-                "line", [{"x": p[0], "y": p[1]} for p in curve.against], dashed, x=across, y=_number("y", **y)
-            ),
-            _layer(
-                "area",
-                band,
-                {"color": MARK, "opacity": 0.18},
-                x=across,
-                y=_number("low", **y),
-                y2={"field": "high"},
-            ),
-            _layer("line", plain, {"color": MARK, "strokeWidth": 2}, x=across, y=_number("y", **y)),
-            _layer("circle", rows, {"color": MARK, "size": 26, "opacity": 1}, x=across, y=_number("y", **y)),
-        ]
-        drawn = [layer for layer in layers if layer["data"]["values"]]
-        panels.append({"layer": drawn, "title": {"text": name, "limit": 220}, "width": 220, "height": 120})
-    return {"concat": panels, "columns": columns, "spacing": 20}
+    axis = {"tickCount": 3, "labelExpr": SHORT, "grid": False}
+    across = _number("x", scale={"domain": list(x), "nice": False}, title=titles[0], axis=axis)
+    y: Spec = {"scale": {"zero": False, "padding": 4}, "axis": {"tickCount": 4, "labelExpr": SHORT}}
+    y["title"] = titles[1] or None
+    heavy, faint = {"color": MARK, "strokeWidth": 2}, {"color": MARK, "opacity": 0.18}
+    low, dot = _number("low", **y), {"color": MARK, "size": 26, "opacity": 1}
+    layers = [
+        _layer("line", _DASHED | {"strokeWidth": 2}, needs="against", x=across, y=_number("against", **y)),
+        _layer("area", faint, needs="low", x=across, y=low, y2={"field": "high"}),
+        _layer("line", heavy, needs="y", x=across, y=_number("y", **y)),
+        _layer("circle", dot, True, "y", x=across, y=_number("y", **y)),
+    ]
+    return {
+        "data": {"values": rows},
+        "facet": _panels([line(curve.name) for curve in curves], 220),
+        "columns": columns,
+        "spec": {"layer": layers, "width": 220, "height": 120},
+        "resolve": {"scale": {"y": "shared" if alike else "independent"}},
+        "spacing": 20,
+    }
 
 
 def bars(rows: Sequence[tuple[str, Mapping[str, float]]], colours: Mapping[str, str], title: str) -> Spec:
@@ -173,30 +143,24 @@ def bars(rows: Sequence[tuple[str, Mapping[str, float]]], colours: Mapping[str, 
     """
     names, parts = [line(name) for name, _ in rows], list(colours)
     values = [
-        {
-            "row": name,
-            "part": part,
-            "place": parts.index(part),
-            "value": value,
-            "words": f"{name}, {part}: {number(value)} {title}",
-        }
+        {"row": name, "part": part, "place": parts.index(part), "value": value}
+        | {"words": f"{name}, {part}: {number(value)} {title}"}
         for name, (_, by_part) in zip(names, rows, strict=True)
         for part, value in by_part.items()
         if value
     ]
     legend = {"orient": "top", "title": None} if len(parts) > 1 else None
     scale = {"domain": parts, "range": list(colours.values())}
-    axis = {"ticks": False, "domain": False, "labelLimit": 240}
     drawn = _layer(
         "bar",
-        values,
         {"size": 14},
+        True,
         x=_number("value", title=title, stack=True, axis={"tickCount": 4, "labelExpr": SHORT}),
-        y={"field": "row", "type": "nominal", "scale": {"domain": names}, "title": None, "axis": axis},
+        y=_names(names),
         color={"field": "part", "type": "nominal", "scale": scale, "legend": legend},
         order=_number("place"),
     )
-    return {**drawn, "width": 300, "height": 24 * len(names)}
+    return {"data": {"values": values}, **drawn, "width": 300, "height": 24 * len(names)}
 
 
 def histogram(edges: Sequence[float], counts: Sequence[int], median: float) -> Spec:
@@ -208,12 +172,12 @@ def histogram(edges: Sequence[float], counts: Sequence[int], median: float) -> S
     axis, scale = {"grid": False, "tickCount": 5}, {"zero": False, "nice": False}
     across = _number("low", bin="binned", title=None, axis=axis, scale=scale)
     up = _number("rows", title="rows", axis={"tickCount": 3, "labelExpr": SHORT})
-    mark = [{"low": median, "words": f"median {number(median)}"}]
+    middle = {"values": [{"low": median, "words": f"median {number(median)}"}]}
     layers = [
-        _layer("bar", rows, {"color": MARK, "binSpacing": 0}, x=across, x2={"field": "high"}, y=up),
-        _layer("rule", mark, {"color": INK, "strokeWidth": 1.5}, x=_number("low")),
+        _layer("bar", {"color": MARK, "binSpacing": 0}, True, x=across, x2={"field": "high"}, y=up),
+        {"data": middle, **_layer("rule", {"color": INK, "strokeWidth": 1.5}, True, x=_number("low"))},
     ]
-    return {"layer": layers, "width": 300, "height": 120}
+    return {"data": {"values": rows}, "layer": layers, "width": 300, "height": 120}
 
 
 def cloud(
@@ -237,18 +201,17 @@ def cloud(
     across = _number(
         "x0",
         title="question tokens",
-        scale={"type": "log", **_scale(x[0], x[-1])},
+        scale={"type": "log", "domain": [x[0], x[-1]], "nice": False},
         axis={"grid": False, "labelExpr": SHORT},
     )
-    up = _number("y0", title=line(name), scale=_scale(y[0], y[-1]), axis={"grid": False, "tickCount": 5})
-    if points:
-        # Squares and not circles: those of one colour become one shape, with a fifth of the bytes.
-        square = {"color": MARK, "width": 3, "height": 3, "fillOpacity": 0.55}
-        rows = [{"x0": length, "y0": value} for length, value in points]
-        layers = [_layer("rect", rows, square, x=across, y=up)]
-    else:
+    scale = {"domain": [y[0], y[-1]], "nice": False, "zero": False}
+    up = _number("y0", title=line(name), scale=scale, axis={"grid": False, "tickCount": 5})
+    # Squares and not circles: those of one colour become one shape, with a fifth of the bytes.
+    style: Spec = {"color": MARK, "width": 3, "height": 3, "fillOpacity": 0.55}
+    rows, more = [{"x0": length, "y0": value} for length, value in points], dict[str, Spec]()
+    if not points:
         most = max((n for column in counts for n in column), default=0)
-        tiles = [
+        rows = [
             # By the square root: a bin with a hundredth of the fullest bin's rows must still be seen. In
             # steps: all tiles of one strength become one shape.
             {"x0": x0, "x1": x1, "y0": y0, "y1": y1, "strength": 0.06 + 0.07 * round(12 * (n / most) ** 0.5)}
@@ -257,15 +220,21 @@ def cloud(
             if n
         ]
         strength = _number("strength", scale=None, legend=None)
-        ends = {"x2": {"field": "x1"}, "y2": {"field": "y1"}}
-        layers = [_layer("rect", tiles, {"color": MARK}, x=across, y=up, fillOpacity=strength, **ends)]
+        style, more = {"color": MARK}, {"x2": {"field": "x1"}, "y2": {"field": "y1"}, "fillOpacity": strength}
     medians = [
-        ((low * high) ** 0.5, band)
+        {"x0": (low * high) ** 0.5, "low": band.low, "median": band.median, "high": band.high}
         for (low, high), band in zip(pairwise(x), bands, strict=True)
         if band.median is not None
     ]
-    for quartile, dash, width in (("low", [4, 3], 1.2), ("median", [1, 0], 2.0), ("high", [4, 3], 1.2)):
-        rows = [{"x0": place, "y0": getattr(band, quartile)} for place, band in medians]
-        style = {"color": INK, "strokeDash": dash, "strokeWidth": width}
-        layers.append(_layer("line", rows, style, x=across, y=up))
+    quartiles = [
+        _layer("line", {"color": INK, **dash}, x=across, y=up | {"field": quartile})
+        for quartile, dash in (("low", _THIN), ("median", {"strokeWidth": 2.0}), ("high", _THIN))
+    ]
+    layers = [
+        {"data": {"values": rows}, **_layer("rect", style, False, None, x=across, y=up, **more)},
+        {"data": {"values": medians}, "layer": quartiles},
+    ]
     return {"layer": layers, "width": 420, "height": 260}
+
+
+_THIN = {"strokeDash": [4, 3], "strokeWidth": 1.2}

@@ -8,7 +8,6 @@ a report shows a few rows, and `gaincurate hygiene` or the run's own files have 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,21 +19,18 @@ from gaincurate.core.files import differing_keys
 from gaincurate.core.prompts import questions
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.core.stats import Bin, Estimate, Floats, Ranked, Strata, correlate
+from gaincurate.core.stats import Estimate, Floats, Ranked, Strata, correlate
 from gaincurate.errors import InputError
 from gaincurate.hygiene.checks import finding, search
 from gaincurate.hygiene.options import HygieneOptions
 from gaincurate.report.document import (
+    ROUND,
     Against,
     Check,
     Difference,
     Ends,
     Example,
-    Foresight,
-    Predictions,
     Prompt,
-    Round,
-    RunStory,
     Stability,
 )
 from gaincurate.report.lift import SHARE
@@ -51,12 +47,6 @@ Places = npt.NDArray[np.int64]
 EXAMPLES, LISTED = 5, 20
 """Rows that are shown of a check, and of broken gold answers, which somebody has to fix one by one."""
 DUPLICATES = HygieneOptions(("duplicates",))
-REFERENCES, DRAWN = "references, each predicted from the others", "drawn prompts"
-HALVES = "references, one half predicted from the other"
-_RANGE = (
-    "Drawn prompts were all predicted near the target, so a correlation over them says little of the "
-    "predictor; references are a random sample."
-)
 
 
 def compare_sets(scored: ScoredSet, table: Table, folder: Path) -> Against:
@@ -161,63 +151,17 @@ def hygiene_checks(scored: ScoredSet, options: HygieneOptions = DUPLICATES) -> l
     return checks
 
 
-def run_story(run: Run) -> RunStory:
+def run_story(run: Run) -> Json:
     """Where a run stands, round by round."""
     facts = status(run)
     same = ("strategy", "by", "params", "budget", "planned_rounds", "finished")
-    return RunStory(
+    rounds = [{name: entry.get(name) for name in ROUND} for entry in facts["rounds"]]
+    for entry in rounds:  # 0: no line of outcomes had tokens
+        entry["completion_tokens"] = entry["completion_tokens"] or None
+    return {
+        "folder": facts["run"],
         **{name: facts[name] for name in same},
-        folder=facts["run"],
-        rounds=[_round(entry) for entry in facts["rounds"]],
-        training_seconds=float(facts["training_seconds"]),
-        scoring_seconds=float(facts["scoring_seconds"]),
-        predictions=_predictions(facts.get("difficulty")),
-    )
-
-
-def _round(entry: Json) -> Round:
-    values: dict[str, Any] = {name: entry.get(name) for name in Round.__dataclass_fields__}
-    values["completion_tokens"] = values["completion_tokens"] or None  # 0: no line of outcomes had tokens
-    return Round(**values)
-
-
-def _predictions(facts: Json | None) -> Predictions | None:
-    """Of a run's status."""
-    if not facts:
-        return None
-    rounds, drawn, cost = facts.get("rounds") or [], facts.get("newest"), facts.get("cost") or {}
-    foresights = []
-    newest = rounds[-1] if rounds else {}
-    halves = newest.get("on_halves")
-    if figures := halves or newest.get("on_references"):
-        foresights.append(_foresight(figures, int(newest["round"]), HALVES if halves else REFERENCES))
-    if drawn:
-        foresights.append(_foresight(drawn, int(drawn["round"]), DRAWN))
-    return Predictions(
-        target=facts["target"],
-        target_difficulty=facts.get("target_difficulty"),
-        predictor=facts.get("predictor"),
-        found=foresights,
-        warning=_RANGE if drawn else None,
-        rollouts=cost.get("rollouts"),
-        completion_tokens=cost.get("completion_tokens") or None,
-        rollout_seconds=cost.get("rollout_seconds"),
-        predict_seconds=cost.get("predict_seconds"),
-    )
-
-
-def _foresight(facts: Json, round_: int, of: str) -> Foresight:
-    rows = int(facts["count"])
-    bins = [
-        Bin(**{name: entry[name] for name in Bin.__dataclass_fields__})
-        for entry in facts.get("reliability") or []
-    ]
-    figures = {name: _estimate(facts.get(name), rows) for name in ("pearson", "spearman", "brier", "ceiling")}
-    return Foresight(
-        round=round_, of=of, rows=rows, brier_of_mean=facts.get("brier_of_mean"), bins=bins, **figures
-    )
-
-
-def _estimate(facts: Json | None, rows: int) -> Estimate:
-    low, high = (facts or {}).get("interval") or (None, None)
-    return Estimate((facts or {}).get("value"), low, high, rows)
+        "rounds": rounds,
+        **{name: float(facts[name]) for name in ("training_seconds", "scoring_seconds")},
+        "predictions": facts["difficulty"],
+    }

@@ -15,6 +15,7 @@ from typing import Literal
 from gaincurate.core.stats import Estimate
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.report.document import Document, Kind, Lift, Verdict
+from gaincurate.report.relations import Judged
 from gaincurate.report.table import LENGTH
 from gaincurate.report.verdict import MATTERS, Decision, Evidence, best_end, by_length, left, weaker
 from gaincurate.schedule.forecast import LITTLE_WASTE
@@ -62,55 +63,48 @@ def _direction(length: Estimate) -> str:
 
 def sentence(evidence: Evidence, decision: Decision, group: str | None) -> str:
     """What a signal tells, and whether to sort by it."""
-    if decision.judged is None:
-        return _alone(evidence, decision, group)
-    parts = {
-        "tells-more": _more,
-        "tells-little-more": _little,
-        "tells-length-only": _length_only,
-        "no-more-than-length": _no_more,
-        "no-more-than-groups": _no_more,
-        "no-more-than-length-and-groups": _no_more,
-        "tells-nothing": _nothing,
-        "not-enough-rows": _few,
-    }
-    return parts[decision.kind](evidence, decision, group)
-
-
-def _alone(evidence: Evidence, decision: Decision, group: str | None) -> str:
     name, length = evidence.signal, _shown(evidence.length)
-    if decision.kind == "not-enough-rows":
+    if decision.judged is None:
         why = (
-            "has the same value in every row"
-            if evidence.constant
-            else f"has a value in {evidence.rows:,} rows only"
+            "the same value in every row" if evidence.constant else f"a value in {evidence.rows:,} rows only"
         )
-        return f"{name} {why}: there is nothing to sort by."
-    if decision.kind == "tells-length-only":
-        return (
-            f"{name} follows question length (rank correlation {length}): sorting by it is close to sorting "
-            "by length, which needs no model. What either is worth for training is not known."
-        )
-    if decision.kind == "tells-groups-only" and evidence.share is not None:
-        return (
-            f"{name} mostly says which {group} a row is from ({evidence.share.eta_squared or 0.0:.0%} of "
-            "its order): sorting by it picks some of these before others. What that is worth for training "
-            "is not known."
-        )
-    return (
-        f"{name} is not question length (rank correlation {length}), but whether to sort by it is not known: "
-        "there is nothing to judge it by."
+        share = 0.0 if evidence.share is None else evidence.share.eta_squared or 0.0
+        end = "What either is worth for training is not known."
+        return name + {
+            "not-enough-rows": f" has {why}: there is nothing to sort by.",
+            "tells-length-only": f" follows question length (rank correlation {length}): sorting by it is "
+            f"close to sorting by length, which needs no model. {end}",
+            "tells-groups-only": f" mostly says which {group} a row is from ({share:.0%} of its order): "
+            "sorting by it picks some of these before others. What that is worth for training is not known.",
+            "no-outcomes-to-judge": f" is not question length (rank correlation {length}), but whether to "
+            "sort by it is not known: there is nothing to judge it by.",
+        }[decision.kind]  # fmt: skip
+    judged, relation, target = decision.judged, decision.judged.relation, decision.judged.relation.target
+    overall, instead = f"rank correlation {_shown(relation.overall)}", _instead(evidence)
+    or_group, and_group, inside = (
+        "" if group is None else f" {word} {group}" for word in ("or", "and", "inside each")
     )
-
-
-def _more(evidence: Evidence, decision: Decision, group: str | None) -> str:
-    assert decision.judged is not None
-    relation = decision.judged.relation
-    return (
-        f"{evidence.signal} tells something about {relation.target} that question length{_or(group)} does "
-        f"not: rank correlation {_shown(left(relation))} at equal length{_inside(group)}. "
-        f"{_advice(evidence, decision)}"
-    )
+    remains = f"{_shown(left(relation))} at equal length{inside}"
+    no_more = f" tells no more about {target} than"
+    given_length = _shown(weaker(relation.given_length, relation.within_length_bins))
+    within = "" if relation.within_groups is None else _shown(relation.within_groups)
+    return name + {
+        "tells-more": f" tells something about {target} that question length{or_group} does not: rank "
+        f"correlation {remains}. {_advice(evidence, decision)}",
+        "tells-little-more": f" adds next to nothing about {target} to question length{and_group}: rank "
+        f"correlation {remains}. {instead}",
+        "tells-length-only": f" is question length by another name (rank correlation {length}): nothing of "
+        f"it is left at equal length. {instead}",
+        "no-more-than-length": f"{no_more} question length does: {overall} over all rows, {given_length} at "
+        f"equal length. {instead}",
+        "no-more-than-groups": f"{no_more} which {group} a row is from: {overall} over all rows, {within} "
+        "inside each. Choose among them by name, not by it.",
+        "no-more-than-length-and-groups": f"{no_more} question length and {group} do: {overall} over all "
+        f"rows, {remains}. {instead}",
+        "tells-nothing": f" hardly goes with {target} ({overall}){_shuffling(evidence)}",
+        "not-enough-rows": f": {relation.overall.rows:,} prompts with {target} are too few to say whether it "
+        f"tells more than question length{or_group} does{_needed(judged, inside)}.",
+    }[decision.kind]  # fmt: skip
 
 
 def _advice(evidence: Evidence, decision: Decision) -> str:
@@ -129,44 +123,6 @@ def _advice(evidence: Evidence, decision: Decision) -> str:
     return f"{where}: do not sort by it."
 
 
-def _little(evidence: Evidence, decision: Decision, group: str | None) -> str:
-    assert decision.judged is not None
-    relation = decision.judged.relation
-    return (
-        f"{evidence.signal} adds next to nothing about {relation.target} to question length{_and(group)}: "
-        f"rank correlation {_shown(left(relation))} at equal length{_inside(group)}. {_instead(evidence)}"
-    )
-
-
-def _length_only(evidence: Evidence, decision: Decision, group: str | None) -> str:
-    return (
-        f"{evidence.signal} is question length by another name (rank correlation {_shown(evidence.length)}): "
-        f"nothing of it is left at equal length. {_instead(evidence)}"
-    )
-
-
-def _no_more(evidence: Evidence, decision: Decision, group: str | None) -> str:
-    assert decision.judged is not None
-    relation = decision.judged.relation
-    start = f"{evidence.signal} tells no more about {relation.target} than "
-    overall = _shown(relation.overall)
-    if decision.kind == "no-more-than-length":
-        return (
-            f"{start}question length does: rank correlation {overall} over all rows, "
-            f"{_shown(weaker(relation.given_length, relation.within_length_bins))} at equal length. "
-            f"{_instead(evidence)}"
-        )
-    if decision.kind == "no-more-than-groups" and relation.within_groups is not None:
-        return (
-            f"{start}which {group} a row is from: rank correlation {overall} over all rows, "
-            f"{_shown(relation.within_groups)} inside each. Choose among them by name, not by it."
-        )
-    return (
-        f"{start}question length and {group} do: rank correlation {overall} over all rows, "
-        f"{_shown(left(relation))} at equal length inside each {group}. {_instead(evidence)}"
-    )
-
-
 def _instead(evidence: Evidence) -> str:
     """What to do where a signal adds nothing."""
     if not evidence.lifts:
@@ -181,35 +137,21 @@ def _instead(evidence: Evidence) -> str:
     )
 
 
-def _nothing(evidence: Evidence, decision: Decision, group: str | None) -> str:
-    assert decision.judged is not None
-    relation, best = decision.judged.relation, best_end(evidence.lifts, evidence.signal)
-    start = (
-        f"{evidence.signal} hardly goes with {relation.target} (rank correlation {_shown(relation.overall)})"
-    )
-    if best is None:
-        return f"{start}: sorting by it is no better than shuffling."
-    return (
-        f"{start}, though its {best.end} tenth carries {_times(best)} the p (1 - p) of a random tenth: look "
-        "at the figures before sorting by it."
-    )
+def _shuffling(evidence: Evidence) -> str:
+    if (best := best_end(evidence.lifts, evidence.signal)) is None:
+        return ": sorting by it is no better than shuffling."
+    carries = f"carries {_times(best)} the p (1 - p) of a random tenth"
+    return f", though its {best.end} tenth {carries}: look at the figures before sorting by it."
 
 
-def _few(evidence: Evidence, decision: Decision, group: str | None) -> str:
-    assert decision.judged is not None
-    relation = decision.judged.relation
-    beyond = weaker(decision.judged.beyond, decision.judged.in_bins)
-    rows = relation.overall.rows
-    more = ""
-    if beyond.low is not None and beyond.high is not None:
-        needed = rows * ((beyond.high - beyond.low) / 2 / MATTERS) ** 2
-        size = 10 ** (len(str(round(needed))) - 1)
-        more = f"; about {math.ceil(needed / size) * size:,} would do"
-        more = f" ({_shown(beyond)} at equal length{_inside(group)}{more})"
-    return (
-        f"{evidence.signal}: {rows:,} prompts with {relation.target} are too few to say whether it tells "
-        f"more than question length{_or(group)} does{more}."
-    )
+def _needed(judged: Judged, inside: str) -> str:
+    """About how many rows would do, by the width of the interval that decides."""
+    beyond = weaker(judged.beyond, judged.in_bins)
+    if beyond.low is None or beyond.high is None:
+        return ""
+    needed = judged.relation.overall.rows * ((beyond.high - beyond.low) / 2 / MATTERS) ** 2
+    size = 10 ** (len(str(round(needed))) - 1)
+    return f" ({_shown(beyond)} at equal length{inside}; about {math.ceil(needed / size) * size:,} would do)"
 
 
 def headline(decided: Sequence[tuple[Evidence, Decision]], roles: frozenset[str]) -> str:
@@ -335,18 +277,6 @@ def _times(lift: Lift) -> str:
     return f"{ratio.value or 0.0:.2f} times ({ratio.low or 0.0:.2f} to {ratio.high or 0.0:.2f})"
 
 
-def _or(group: str | None) -> str:
-    return "" if group is None else f" or {group}"
-
-
-def _and(group: str | None) -> str:
-    return "" if group is None else f" and {group}"
-
-
-def _inside(group: str | None) -> str:
-    return "" if group is None else f" inside each {group}"
-
-
 def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
 
@@ -392,25 +322,9 @@ def alike(document: Document) -> list[list[Verdict]]:
     return list(rows.values())
 
 
-def together(verdicts: Sequence[Verdict]) -> str:
-    """What several signals with one verdict tell, in one sentence; each has its own with its figures."""
-    kind = verdicts[0].verdict
-    target = " or ".join(dict.fromkeys(verdict.target or "any target" for verdict in verdicts))
-    return {
-        "tells-more": f"They tell something about {target} that question length does not. "
-        "Whether to sort by one of them is another question: see each.",
-        "tells-little-more": f"They add next to nothing about {target} to question length.",
-        "no-more-than-length": f"They tell no more about {target} than question length does.",
-        "no-more-than-groups": f"They tell no more about {target} than which group a prompt is from.",
-        "no-more-than-length-and-groups": f"They tell no more about {target} than question length and "
-        "groups do.",
-        "tells-nothing": f"They hardly go with {target}.",
-        "tells-length-only": "They are question length by other names.",
-        "tells-groups-only": "They mostly say which group a prompt is from.",
-        "no-outcomes-to-judge": "They are not question length, but there is nothing to judge them by.",
-        "not-enough-rows": "There are too few prompts to say whether they tell more than question length "
-        "does.",
-    }[kind]
+def likewise(others: Sequence[Verdict]) -> str:
+    """What follows the sentence of the first of several verdicts of one kind."""
+    return f" The same holds for {', '.join(other.signal for other in others)}." if others else ""
 
 
 def next_steps(document: Document) -> list[Step]:
@@ -454,7 +368,7 @@ def _trial(document: Document, verdict: Verdict) -> Step:
 
 
 def _start(document: Document, strategy: str, *options: str) -> str:
-    folder, run = document.about.folder, "run" if document.run is None else f"{document.run.folder}-next"
+    folder, run = document.about.folder, "run" if document.run is None else f"{document.run['folder']}-next"
     # A round of all prompts would leave a strategy nothing to choose.
     budget = min(1024, max(1, document.about.rows // 4))
     rounds = min(200, math.ceil(_PASSES * document.about.rows / budget))

@@ -26,11 +26,11 @@ def test_a_step_is_counted_from_its_own_lines_the_last_of_each_rollout(tmp_path:
     ]
     runs.write(run, 0, lines)
     found = Costs(run, 1.0).step(0, 1)
-    assert (found.rollouts, found.prompts, found.completion_tokens) == (6, 3, 30)
-    assert found.effective == pytest.approx(1 / 3)
-    assert found.reward == 0.75
+    assert (found["rollouts"], found["prompts"], found["completion_tokens"]) == (6, 3, 30)
+    assert found["effective"] == pytest.approx(1 / 3)
+    assert found["reward"] == 0.75
     scored = {row: run.scored.row(row)["gc_prompt_tokens"] for row in (mixed, alike, unjudged)}
-    assert found.prompt_tokens == 2 * sum(scored.values())
+    assert found["prompt_tokens"] == 2 * sum(scored.values())
 
 
 def test_a_scoring_pass_is_charged_to_the_rounds_that_were_drawn_after_it(tmp_path: Path) -> None:

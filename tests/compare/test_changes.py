@@ -35,8 +35,7 @@ def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize(
     "change",
-    [{"success": 0.5}, {"budget_tokens": 2000}, {"marks": 2}, {"group": 4}, {"prefill_weight": 0.5},
-     {"max_tokens": 8}, {"evaluation": {"samples": 2}}, {"train": {"learning_rate": 1e-3}}],
+    [{"success": 0.5}, {"budget_tokens": 2000}, {"evaluation": {"samples": 2}}, {"train": {"learning_rate": 1e-3}}],
     ids=lambda change: next(iter(change)),
 )  # fmt: skip
 def test_what_all_arms_share_cannot_change(begin: Any, change: dict[str, Any]) -> None:

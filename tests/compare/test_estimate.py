@@ -10,20 +10,15 @@ import pytest
 
 from command import run, tree
 from compare_command import small_sets, toml
-from gaincurate.compare.arm import COST, MARKS, PROGRESS, ROLLOUTS, ArmJob
+from gaincurate.compare.arm import COST, MARKS, PROGRESS, ROLLOUTS
 from gaincurate.compare.config import checked_comparison
-from gaincurate.compare.estimate import estimate
 from gaincurate.compare.results import FACTS
-from gaincurate.compare.runner import JOBS, START, stated
-from gaincurate.core.artifact import EXECUTION, MANIFEST
-from gaincurate.core.files import append_line, write_json
+from gaincurate.compare.runner import JOBS, estimate, stated
+from gaincurate.core.artifact import MANIFEST
+from gaincurate.core.files import write_json
 from gaincurate.errors import InputError, OutputError
 
 pytest.importorskip("trl")
-
-NO_COST: dict[str, Any] = dict.fromkeys(("tokens", "scoring", "rescoring", "references", "step"), 0) | {
-    "steps": []
-}
 
 
 @pytest.fixture
@@ -32,57 +27,35 @@ def settings(tmp_path: Path) -> dict[str, Any]:
     return small_sets(tmp_path) | {"seeds": [0, 1], "marks": 2, "evaluation": {"samples": 3}}
 
 
-def test_trainings_steps_tokens_and_answers_are_counted(settings: dict[str, Any], tmp_path: Path) -> None:
-    arms = [
-        {"name": "angle", "strategy": "gain-rl"},
-        {"name": "large", "strategy": "uniform", "step_prompts": 8},
-    ]
+def test_trainings_tokens_and_answers_are_counted(settings: dict[str, Any], tmp_path: Path) -> None:
+    arms = [{"name": "angle", "strategy": "gain-rl"}]
     comparison = checked_comparison(settings | {"budget_tokens": 5000, "prefill_weight": 10, "arms": arms})
     before = tree(tmp_path)
     facts = estimate(comparison, tmp_path / "out")
     assert tree(tmp_path) == before
     scored = 10 * sum(map(int, [3] * 40))  # of `small_sets`: 3 tokens in each of 40 prompts
-    by_arm = {arm["arm"]: arm for arm in facts["arms"]}
-    assert by_arm.keys() == {"uniform", "length", "angle", "large"}
-    assert by_arm["uniform"] == {
-        "arm": "uniform",
-        "prompts": 4,
-        "rollouts": 32,
-        "charged": 0,
-        "steps": 3,
-        "trainings": 2,
-        "done": 0,
-    }
-    assert (by_arm["angle"]["charged"], by_arm["angle"]["steps"]) == (scored, 2)
-    assert (by_arm["large"]["rollouts"], by_arm["large"]["steps"]) == (64, 2)
-    assert (facts["trainings"], facts["done"], facts["tokens"]) == (8, 0, 2 * (4 * 5000 - scored))
-    assert facts["judged"] == (8 * 2 + 1) * 40 * 3
-    assert (facts["seconds"], facts["basis"]) == (None, None)
+    assert (facts["trainings"], facts["done"], facts["tokens"]) == (6, 0, 2 * (3 * 5000 - scored))
+    assert facts["judged"] == (6 * 2 + 1) * 40 * 3
+    assert facts["seconds"] is None
     tuned = estimate(comparison, tmp_path / "out", tune=True)
-    assert (tuned["tuning"], tuned["trainings"]) == (24, 32)
+    assert (tuned["tuning"], tuned["trainings"]) == (24, 30)
 
 
 def test_the_time_is_that_of_what_is_done_there(settings: dict[str, Any], tmp_path: Path) -> None:
     comparison, out = checked_comparison(settings), tmp_path / "out"
     out.mkdir()
     write_json(out / FACTS, stated(comparison, out)[0])
-    judged = [out / START]
     for arm, seconds in (("uniform", 50.0), ("length", 150.0)):
         for k in range(2):
             mark = out / JOBS / arm / "seed-0" / MARKS / str(k)
-            judged.append(mark / ROLLOUTS)
-            judged[-1].mkdir(parents=True)
-            write_json(mark / COST, {**NO_COST, "seconds": seconds, "training": 500})
+            (mark / ROLLOUTS).mkdir(parents=True)
+            write_json(mark / ROLLOUTS / MANIFEST, {})
+            write_json(mark / COST, {"seconds": seconds, "training": 500})
     (out / JOBS / "angle" / "seed-0").mkdir(parents=True)
     write_json(out / JOBS / "angle" / "seed-0" / PROGRESS, {"share": 0.5})
-    judged[0].mkdir()
-    for rollouts in judged:
-        write_json(rollouts / MANIFEST, {})
-        append_line(rollouts / EXECUTION, {"seconds": 7.0})
-    facts = estimate(comparison, out)
-    # 0.2 s a token; of six trainings of 1,000 tokens and two marks, two are done and one is half done.
-    assert facts["seconds"] == pytest.approx(3.5 * (1000 * 0.2 + 2 * 7.0))
-    assert facts["basis"] == "the 2 trainings that are done in out"
+    facts = estimate(comparison, out, 2)
+    # 0.2 s a token, two trainings at a time; of six of 1,000 tokens, two are done and one is half done.
+    assert facts["seconds"] == pytest.approx(3.5 * 1000 * 0.2 / 2)
     assert (facts["done"], facts["tokens"]) == (2, 3500)
     with pytest.raises(OutputError, match="budget_tokens differ"):
         estimate(checked_comparison(settings | {"budget_tokens": 900}), out)
@@ -102,37 +75,12 @@ def test_what_the_comparison_would_refuse_is_refused(settings: dict[str, Any], t
         estimate(checked_comparison(settings), tmp_path / "out")
 
 
-def test_a_trial_is_one_step_of_uniform(
-    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tried = []
-
-    def work(job: ArmJob, environment: Any, watch: Any) -> float:
-        tried.append((job.arm.name, job.comparison.mark_tokens))
-        mark = job.folder / MARKS / "0"
-        (mark / ROLLOUTS).mkdir(parents=True)
-        write_json(mark / COST, {**NO_COST, "seconds": 20.0, "training": 100})
-        append_line(mark / ROLLOUTS / EXECUTION, {"seconds": 3.0})
-        return 25.0
-
-    monkeypatch.setattr(ArmJob, "work", work)
-    facts = estimate(checked_comparison(settings), tmp_path / "out", 2, trial=True)
-    assert tried == [("uniform", [1])]
-    # Six trainings of 1,000 tokens and two marks, and the start is judged; two at a time.
-    assert facts["seconds"] == pytest.approx((6 * (2 + 1000 * 0.2 + 2 * 3) + 3) / 2)
-    assert not (tmp_path / "out").exists()
-
-
 def test_the_command_prints_it(settings: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text(toml(settings))
     shown = run("compare", tmp_path / "c.toml", "-o", tmp_path / "out", "--dry-run")
     assert shown.exit_code == 0, shown.stderr
-    assert (
-        "6 trainings, 0 done; 6,000 tokens to generate in training, and 1,560 answers to judge"
-        in shown.stdout
-    )
-    assert "--trial times one step" in shown.stdout
+    said = "6 trainings, 0 done; 6,000 tokens to generate in training, and 1,560 answers to judge; nothing"
+    assert said in " ".join(shown.stdout.split())
     assert not (tmp_path / "out").exists()
     asked = run("compare", tmp_path / "c.toml", "-o", tmp_path / "out", "--dry-run", "--json")
     assert json.loads(asked.stdout)["trainings"] == 6
-    assert run("compare", tmp_path / "c.toml", "--trial").exit_code == 2

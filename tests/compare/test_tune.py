@@ -146,14 +146,6 @@ def test_a_folder_that_was_begun_without_is_refused(bench: Bench) -> None:
         bench.compare()
 
 
-def test_a_folder_with_something_else_is_refused_before_tuning(bench: Bench) -> None:
-    bench.out.mkdir()
-    (bench.out / "notes.txt").write_text("mine")
-    with pytest.raises(OutputError, match=r"holds 'notes\.txt' and no comparison"):
-        bench.compare()
-    assert bench.trained == []
-
-
 def test_a_step_that_an_arm_cannot_have_is_refused_before_tuning(bench: Bench) -> None:
     with pytest.raises(InputError) as error:
         bench.compare(arms=[{"name": "r", "strategy": "uniform", "replay": {"fresh_share": 0.2}}])
@@ -162,8 +154,3 @@ def test_a_step_that_an_arm_cannot_have_is_refused_before_tuning(bench: Bench) -
         "at least one of each."
     )
     assert bench.trained == []
-
-
-def test_factors_are_above_zero(bench: Bench) -> None:
-    with pytest.raises(InputError, match=r"tune\.learning_rate\[0\] = 0: Input should be greater than 0"):
-        bench.compare(table={"learning_rate": [0]})

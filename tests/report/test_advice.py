@@ -20,7 +20,8 @@ def judged(*kinds: Kind, first: str | None = None, unknown: str | None = None) -
         for i, kind in enumerate(kinds)
     ]
     verdicts[-1] = replace(verdicts[-1], sort_first=first)
-    return replace(base, verdicts=verdicts, unknown=unknown)
+    about = replace(base.about, rows=240)
+    return replace(base, about=about, verdicts=verdicts, unknown=unknown, wasted=None)
 
 
 def commands(document: Document) -> list[list[str]]:

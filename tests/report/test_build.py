@@ -249,15 +249,12 @@ def test_a_run_brings_its_rounds_and_its_outcomes(tmp_path: Path) -> None:
         advance(run)
     document = report(tmp_path / "set", run=run.folder)
     assert document.run is not None
-    assert (document.run.strategy, document.run.planned_rounds, document.run.finished) == (
-        "gain-rl",
-        3,
-        False,
-    )
-    first, second, third = document.run.rounds
-    assert (first.accuracy, first.effective, first.rollouts) == (0.5, 1.0, 16)
-    assert second.mu is not None
-    assert (third.accuracy, third.rollouts) == (None, None)
+    facts = [document.run[name] for name in ("strategy", "planned_rounds", "finished")]
+    assert facts == ["gain-rl", 3, False]
+    first, second, third = document.run["rounds"]
+    assert (first["accuracy"], first["effective"], first["rollouts"]) == (0.5, 1.0, 16)
+    assert second["mu"] is not None
+    assert (third["accuracy"], third["rollouts"]) == (None, None)
     (outcome,) = document.outcomes
     distinct = len({*run.ids(0), *run.ids(1)})
     assert (outcome.source, outcome.prompts, outcome.rollouts, outcome.mean) == ("run", distinct, 32, 0.5)

@@ -65,11 +65,3 @@ def test_a_scatter_holds_every_row_in_its_bin(rows: list[tuple[int, float]]) -> 
         assert (band.median is None) == (band.rows < 10)
         if band.median is not None:
             assert band.median == np.median(signal[inside])
-
-
-def test_the_size_does_not_grow_with_the_rows() -> None:
-    random = np.random.default_rng(0)
-    lengths, signal = np.exp(random.normal(4, 1, 5_000)), random.normal(size=5_000)
-    few, many = (scatter("s", np.tile(signal, k), np.tile(lengths, k), NONE) for k in (1, 10))
-    assert (len(few.counts), len(few.counts[0])) == (len(many.counts), len(many.counts[0]))
-    assert np.sum(many.counts) == 10 * np.sum(few.counts)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 import prompt_pages
@@ -87,14 +86,6 @@ def test_the_map_is_the_plane_of_the_largest_variance(data: Any, prompt_set: Pat
         assert data["map"]["shares"][axis] == pytest.approx(sizes[axis] ** 2 / (sizes**2).sum(), rel=1e-5)
 
 
-def test_levels_that_are_texts_have_numbers_here_and_none_in_a_condition(tmp_path: Path) -> None:
-    names = {"level": pa.array([f"Level {row % 5 + 1}" for row in range(20)])}
-    few = column_set(tmp_path / "scored", [4] * 20, {"gc_angle": [row / 20 for row in range(20)]}, names)
-    columns = {each["name"]: each for each in prompt_pages.data(prompt_pages.page(few))["numbers"]}
-    assert prompt_pages.numbers(columns["level"])[:3].tolist() == [1, 2, 3]
-    assert (columns["level"]["where"], columns["gc_angle"]["where"]) == (None, "gc_angle")
-
-
 def test_a_set_without_embeddings_has_a_table_and_says_what_makes_a_map(tmp_path: Path) -> None:
     few = column_set(tmp_path / "scored", [4, 5, 6], {"gc_angle": [0.1, 0.2, 0.3]})
     text = prompt_pages.page(few)
@@ -137,10 +128,6 @@ def test_long_texts_are_cut_where_all_of_them_would_be_too_much(
     text = prompt_pages.page(prompt_set)
     assert max(map(len, prompt_pages.data(text)["prompts"][:3])) == 100
     assert "Texts are cut after 100 characters." in Reader(text).text
-
-
-def test_the_same_set_gives_the_same_bytes(page: str, prompt_set: Path, pass_rates: Path) -> None:
-    assert prompt_pages.page(prompt_set, pass_rates) == page
 
 
 def test_a_set_of_one_row_has_a_page(tmp_path: Path) -> None:

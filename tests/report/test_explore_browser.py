@@ -145,24 +145,6 @@ def test_a_search_is_copied_as_its_ids(browser: Chromium, page: Path, prompt_set
     assert copied_rows(browser, prompt_set) == set(copied_ids(browser))
 
 
-def test_the_page_is_used_by_keyboard(browser: Chromium, page: Path) -> None:
-    browser.open(page)
-    browser.press("Tab", 9)
-    assert browser.run("document.activeElement.textContent") == "Skip to the prompts"
-    browser.run("document.querySelector('#head th:nth-child(2) button').focus()")
-    browser.press("Enter", 13, "\r")
-    assert (
-        browser.run("document.querySelector('#head th:nth-child(2)').getAttribute('aria-sort')")
-        == "ascending"
-    )
-    browser.run("document.querySelector('td.asked button').focus()")
-    browser.press("Enter", 13, "\r")
-    assert browser.run("document.activeElement.getAttribute('aria-expanded')") == "true"
-    assert browser.run("document.querySelectorAll('.card').length") == 1
-    browser.press("Enter", 13, "\r")
-    assert browser.run("document.querySelectorAll('.card').length") == 0
-
-
 def test_a_point_of_the_map_shows_its_prompt(browser: Chromium, page: Path) -> None:
     browser.open(page)
     browser.run(
@@ -176,14 +158,6 @@ def test_a_point_of_the_map_shows_its_prompt(browser: Chromium, page: Path) -> N
         write(browser, "#colour", str(choice))
         assert browser.run("document.getElementById('legend').textContent") != ""
     assert browser.problems == []
-
-
-def test_a_narrow_screen_scrolls_in_one_direction_only(browser: Chromium, page: Path) -> None:
-    browser.open(page, width=400, height=800)
-    click(browser, "#filters summary")
-    click(browser, "td.asked button")
-    click(browser, "#copy-options")
-    assert browser.run("document.documentElement.scrollWidth") <= 400
 
 
 def test_a_reader_of_the_screen_is_told_what_everything_is(browser: Chromium, page: Path) -> None:

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gaincurate.core.stats import Estimate
 from gaincurate.report import formatting
 
 
@@ -32,11 +31,6 @@ def test_shown_text_can_be_written_and_is_left_alone_the_second_time(text: str) 
     seen.encode()
     assert all(c.isprintable() or c in "\t\n" or ord(c) > 0x9F for c in seen)
     assert formatting.shown(seen) == seen
-
-
-@given(st.text())
-def test_a_label_is_one_line(text: str) -> None:
-    assert "\n" not in formatting.line(text)
 
 
 @pytest.mark.parametrize(
@@ -93,13 +87,3 @@ def test_a_share_is_none_or_all_only_where_it_is(value: float | None, seen: str)
 )
 def test_durations(value: float | None, seen: str) -> None:
     assert formatting.seconds(value) == seen
-
-
-def test_an_estimate_without_an_interval_has_no_ends() -> None:
-    assert formatting.interval(Estimate(-0.22, -0.3, -0.14, 90)) == "−0.30 to −0.14"
-    assert formatting.interval(Estimate(-0.22, None, None, 5)) == ""
-
-
-def test_a_setting_is_shown_as_it_is_or_as_json() -> None:
-    assert formatting.plain("text") == "text"
-    assert formatting.plain({"a": [1, None]}) == '{"a": [1, null]}'

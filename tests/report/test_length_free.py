@@ -19,7 +19,6 @@ from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.stats import Floats, even_bins, spearman
 from gaincurate.errors import InputError, OutputError
 from gaincurate.report.length_free import KNOTS, derive, rank_in_bin, residual
-from gaincurate.schedule.ordering import Order
 
 NAN = float("nan")
 
@@ -90,28 +89,6 @@ def test_ranks_equal_those_counted_one_by_one(rows: list[tuple[int, int]], bins:
         below, equal = sum(v < value for v in others), sum(v == value for v in others)
         expected.append((below + equal / 2) / len(others))
     assert np.allclose(rank_in_bin(signal, length, bins), expected)
-
-
-@given(st.lists(st.integers(1, 30), min_size=1, max_size=80), st.integers(1, 9))
-def test_bins_go_with_length_and_never_part_equal_lengths(lengths: list[int], bins: int) -> None:
-    found = even_bins(np.array(lengths, float), bins)
-    assert found.min() >= 0
-    assert found.max() < bins
-    of = dict(zip(lengths, found.tolist(), strict=True))
-    assert [of[n] for n in lengths] == found.tolist()
-    assert sorted(of) == sorted(of, key=lambda n: (of[n], n))
-
-
-def test_ranks_are_spread_evenly_within_each_bin() -> None:
-    signal, length, own = planted()
-    found, bin_of = rank_in_bin(signal, length, 10), even_bins(length, 10)
-    sizes = np.bincount(bin_of)
-    assert len(sizes) == 10
-    assert sizes.min() > 200
-    for k, size in enumerate(sizes):
-        assert np.allclose(np.sort(found[bin_of == k]), (np.arange(size) + 0.5) / size)
-    assert abs(spearman(found, length) or 0) < 0.1
-    assert (spearman(found, own) or 0) > 0.9
 
 
 def test_without_its_library_the_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,12 +174,6 @@ def test_rows_without_a_value_stay_without(tmp_path: Path) -> None:
         assert done.values == 4
 
 
-def test_values_whose_sums_are_infinite_count_as_missing(tmp_path: Path) -> None:
-    huge = pa.array([1.7e308 if k < 2 else float(k) for k in range(12)])
-    folder = column_set(tmp_path / "set", [3 + k // 2 for k in range(12)], {}, {"huge": huge})
-    assert derive(ScoredSet(folder), "huge", "residual", name="gc_free").values == 10
-
-
 def test_values_past_what_the_column_holds_are_none(tmp_path: Path) -> None:
     big = pa.array([(k % 5) * 1e50 if k < 6 else (k % 5) * 1.0 for k in range(24)])
     folder = column_set(tmp_path / "set", [3 + k // 6 for k in range(24)], {}, {"big": big})
@@ -215,33 +186,6 @@ def test_values_past_what_the_column_holds_are_none(tmp_path: Path) -> None:
         InputError, match=r"--signal big: what is left of it without gc_question_tokens is past"
     ):
         derive(ScoredSet(folder), "big", "residual", name="gc_free")
-
-
-@pytest.mark.parametrize("way", ["residual", "rank-in-bin"])
-def test_a_run_is_ordered_by_it(tmp_path: Path, way: str) -> None:
-    folder = runs.some_set(tmp_path / "set")
-    made = run("derive", folder, "--signal", "gc_angle", "--length-free", way, "--name", "gc_free")
-    assert made.exit_code == 0, made.output
-    assert "gc_free written, 60 of 60 rows have a value" in made.stdout
-    started = run(
-        *("schedule", "start", folder, "--run", tmp_path / "run", "--strategy", "gain-rl", "--by", "gc_free"),
-        *("--budget", "8", "--rounds", "2", "--model", "the-model"),
-    )
-    assert started.exit_code == 0, started.output
-    order = Order(tmp_path / "run/order.arrow").rows.tolist()
-    column = values(folder, "gc_free")
-    ids = ScoredSet(folder).column("gc_id").to_pylist()
-    assert order == sorted(range(60), key=lambda k: (-(column[k] or 0), ids[k]))
-
-
-def test_the_command_says_what_it_took_away_and_that_it_is_there(tmp_path: Path) -> None:
-    folder = runs.some_set(tmp_path / "set")
-    first = run("derive", folder, "--signal", "gc_angle", "--length-free", "rank-in-bin", "--json")
-    told = json.loads(first.stdout)
-    assert told["name"] == "gc_angle_rank_in_bin"
-    assert abs(told["after"]) <= 1
-    again = run("derive", folder, "--signal", "gc_angle", "--length-free", "rank-in-bin")
-    assert "gc_angle_rank_in_bin is there already, made in this way" in again.stdout
 
 
 def test_bins_are_for_ranks_alone(tmp_path: Path) -> None:

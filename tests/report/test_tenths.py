@@ -76,7 +76,3 @@ def test_the_parts_of_a_groups_pass_rates_are_counted(document: Document) -> Non
         inside = wins[place::2]
         ends = [(0, 0), (1, 2), (3, 4), (5, 6), (7, 7), (8, 8)]
         assert rate.counts == [int(((inside >= low) & (inside <= high)).sum()) for low, high in ends]
-
-
-def test_few_rows_are_points_and_many_are_not(document: Document) -> None:
-    assert all(len(figure.points) + figure.outside == figure.correlation.rows for figure in document.scatters)

@@ -208,20 +208,6 @@ def test_what_says_nothing_is_not_found_to_tell_more_by_looking_often(tmp_path: 
     )
 
 
-def test_the_headline_on_one_signal_that_tells_nothing_does_not_say_the_reverse(tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    level = pa.array(random.integers(1, 6, 1000))
-    column_set(
-        tmp_path / "set",
-        random.integers(10, 200, 1000),
-        {"gc_angle": random.normal(size=1000)},
-        {"level": level},
-    )
-    document = report(tmp_path / "set")
-    assert [verdict.verdict for verdict in document.verdicts] == ["tells-nothing"]
-    assert document.headline == "gc_angle tells nothing that question length does not: do not sort by it."
-
-
 def test_a_signal_has_to_pick_better_than_length_by_the_same_pass_rates() -> None:
     def made(column: str, target: str, ratio: float) -> Lift:
         return Lift(column, target, "highest", 0.1, Estimate(ratio, ratio / 1.05, ratio * 1.05, 100))

@@ -101,7 +101,7 @@ def test_three_rounds_driven_with_rollouts_of_each_rounds_checkpoint(
     found = json.loads(gaincurate("schedule", "status", run.folder, "--json").stdout)["difficulty"]
     assert found["cost"]["rollouts"] == 72
     assert found["cost"]["rollout_seconds"] == found["cost"]["predict_seconds"] == 0.75
-    shown = gaincurate("schedule", "status", run.folder).stdout
+    shown = " ".join(gaincurate("schedule", "status", run.folder).stdout.split())
     assert "references: 72 rollouts (the trainer's: 72)" in shown
     assert not (scored / "columns").exists()
 

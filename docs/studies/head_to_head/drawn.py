@@ -11,7 +11,7 @@ from typing import Any
 
 import gaincurate.report
 from gaincurate.compare import contents
-from gaincurate.report.svg import draw
+from gaincurate.report.html import draw
 
 _FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
 
