@@ -22,6 +22,7 @@ import trl_run
 from gaincurate.replay.group import RolloutGroup
 from gaincurate.trainers.trl.live import attach
 from gaincurate.trainers.trl.replay import Replay, ReplayGRPOTrainer
+from rollouts import digests
 
 LARGEST = 9  # a hundred sums
 
@@ -90,7 +91,7 @@ class Told(ReplayGRPOTrainer):
                     tokens=tokens,
                     rows=len(output["prompt_ids"]),
                     marked=int(output["replayed"].sum()),
-                    buffer=[group.digest() for group in self.buffer.groups],
+                    buffer=digests(self.buffer.groups),
                     groups=list(plan.replayed),
                 )
             )

@@ -18,7 +18,7 @@ from gaincurate.replay.config import ReplayConfig
 from gaincurate.replay.group import Key, RolloutGroup
 from gaincurate.replay.rows import decode, encode
 
-FORMAT = 1
+FORMAT = 2
 _STREAM = 0x5250  # of the seed's noise; no strategy uses it
 
 
@@ -244,7 +244,7 @@ class ReplayBuffer:
     def state_dict(self) -> dict[str, Any]:
         """All of it, to be saved with the trainer's checkpoint: plain values, and `groups` as bytes.
 
-        The bytes are an Arrow stream: what is in the buffer, then what was replayed and has left since.
+        The bytes are a Parquet file: what is in the buffer, then what was replayed and has left since.
         """
         held = list(self._groups)
         places = {id(group): place for place, group in enumerate(held)}

@@ -9,7 +9,7 @@ from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.replay.buffer import ReplayBuffer
 from gaincurate.replay.config import ReplayConfig
 from gaincurate.replay.group import RolloutGroup
-from rollouts import buffer, digests, group
+from rollouts import buffer, digest, digests, group
 
 
 def names(groups: Any) -> list[str]:
@@ -117,10 +117,10 @@ def test_what_is_replayed_is_what_was_inserted_to_the_bit() -> None:
     for step in range(40):
         plan = one.plan(step)
         for back in plan.replayed:
-            assert inserted[back.key] == back.digest() == group(back.gc_id, back.step).digest()
+            assert inserted[back.key] == digest(back) == digest(group(back.gc_id, back.step))
             drawn += 1
         fresh = [group(f"p{n}", step) for n in range(plan.fresh_groups)]
-        inserted |= {made.key: made.digest() for made in fresh}
+        inserted |= {made.key: digest(made) for made in fresh}
         one.insert(fresh)
     assert drawn == 39 * 4
 

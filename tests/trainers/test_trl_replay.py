@@ -29,6 +29,7 @@ from gaincurate.replay.ledger import read  # noqa: E402
 from gaincurate.trainers.replay_loss import replay_loss  # noqa: E402
 from gaincurate.trainers.trl.live import FollowsRun, attach  # noqa: E402
 from gaincurate.trainers.trl.replay import Replay, ReplayGRPOTrainer, Replays  # noqa: E402
+from rollouts import digests  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),
@@ -441,8 +442,8 @@ def test_all_that_was_generated_is_in_the_ledger(model: Path, tmp_path: Path) ->
     trainer.train()
     kept = list(read(folder))
     assert [group.gc_id for group in kept] == [i for line in trainer.lines for i in line.fresh[::GROUP]]
-    stored = [group.digest() for group in kept if group.informative]
-    assert stored[-len(trainer.buffer) :] == [group.digest() for group in trainer.buffer.groups]
+    stored = digests(group for group in kept if group.informative)
+    assert stored[-len(trainer.buffer) :] == digests(trainer.buffer.groups)
 
 
 def test_a_model_whose_log_probs_follow_the_padding_is_refused(model: Path, tmp_path: Path) -> None:
