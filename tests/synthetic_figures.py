@@ -9,10 +9,9 @@ import numpy as np
 import torch
 
 from gaincurate.core.stats import pearson
-from gaincurate.difficulty.by_adapter import by_references
 from gaincurate.difficulty.config import Recipe
 from gaincurate.difficulty.metrics import noise_ceiling
-from gaincurate.difficulty.predictor import Shape
+from gaincurate.difficulty.predictor import Shape, by_references
 from gaincurate.difficulty.train import Policy, fit
 from synthetic import world
 

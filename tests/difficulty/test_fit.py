@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.core.stats import pearson
-from gaincurate.difficulty.by_adapter import by_references
 from gaincurate.difficulty.config import Recipe
 from gaincurate.difficulty.metrics import noise_ceiling
-from gaincurate.difficulty.predictor import DifficultyPredictor, Shape, loss
+from gaincurate.difficulty.predictor import DifficultyPredictor, Shape, by_references, loss
 from gaincurate.difficulty.train import (
     Part,
     Policy,
