@@ -18,8 +18,8 @@ def main() -> None:
     """Append until killed, or COUNT times."""
     folder, first = sys.argv[1], int(sys.argv[2])
     count = int(sys.argv[3]) if len(sys.argv) > 3 else None
-    with Ledger(folder, segment_bytes=40_000) as ledger:
-        print("cut", ledger.cut, flush=True)
+    with Ledger(folder) as ledger:
+        print("open", flush=True)
         for n in itertools.islice(itertools.count(first, 2), count):
             ledger.append([group(f"p{n}", n), group(f"p{n + 1}", n + 1)])
             print(n + 1, flush=True)

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import torch
+import transformers
 import trl
 
 import arithmetic
@@ -22,6 +24,7 @@ import trl_run
 from gaincurate.replay.group import RolloutGroup
 from gaincurate.trainers.trl.live import attach
 from gaincurate.trainers.trl.replay import Replay, ReplayGRPOTrainer
+from rollouts import digests
 
 LARGEST = 9  # a hundred sums
 
@@ -90,7 +93,7 @@ class Told(ReplayGRPOTrainer):
                     tokens=tokens,
                     rows=len(output["prompt_ids"]),
                     marked=int(output["replayed"].sum()),
-                    buffer=[group.digest() for group in self.buffer.groups],
+                    buffer=digests(self.buffer.groups),
                     groups=list(plan.replayed),
                 )
             )
@@ -106,6 +109,48 @@ class Told(ReplayGRPOTrainer):
         if model.training:
             self.losses.append((inputs, self._newest.detach(), loss.item()))
         return loss
+
+
+class Weights(transformers.TrainerCallback):
+    """Keeps the weights of every policy version."""
+
+    def __init__(self) -> None:
+        self.kept: dict[int, dict[str, torch.Tensor]] = {}
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        model = more["model"]
+        self.kept[state.global_step] = {name: value.clone() for name, value in model.state_dict().items()}
+
+
+@torch.no_grad()
+def logprobs(model: Any, group: RolloutGroup, temperature: float = 1.0) -> list[torch.Tensor]:
+    """Of a group's completions, from the logits in float64; padded behind the last token alone."""
+    start, longest = len(group.prompt_ids), max(map(len, group.completion_ids))
+    whole = torch.zeros(group.size, start + longest, dtype=torch.long)
+    for row, completion in zip(whole, group.completion_ids, strict=True):
+        row[:start] = torch.tensor(group.prompt_ids)
+        row[start : start + len(completion)] = torch.tensor(completion)
+    logits = model(input_ids=whole).logits[:, start - 1 : -1].double() / temperature
+    found = logits.log_softmax(-1).gather(-1, whole[:, start:, None])[..., 0]
+    return [row[: len(ids)] for row, ids in zip(found, group.completion_ids, strict=True)]
+
+
+def farthest(
+    trainer: Any, weights: dict[int, dict[str, torch.Tensor]], model: Path, temperature: float = 1.0
+) -> tuple[float, float]:
+    """How far stored log-probs are from those of the stored version's weights, and of the newest ones'."""
+    fresh = transformers.AutoModelForCausalLM.from_pretrained(model).eval()
+    stored = newest = 0.0
+    for step, group in trainer.drawn:
+        for version in (group.policy_version, step):
+            fresh.load_state_dict(weights[version])
+            for given, there in zip(group.logprobs, logprobs(fresh, group, temperature), strict=True):
+                distance = (torch.tensor(given).double() - there).abs().max().item()
+                if version == group.policy_version:
+                    stored = max(stored, distance)
+                else:
+                    newest = max(newest, distance)
+    return stored, newest
 
 
 def audit(lines: Sequence[Line], *, batch: int, fresh: int, group: int, capacity: int, lag: int = 1) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -48,6 +50,11 @@ def buffer(batch: int = 8, size: int = 4, capacity: int = 10, **other: Any) -> R
     return ReplayBuffer(ReplayConfig(batch, size, capacity, **other))
 
 
+def digest(made: RolloutGroup) -> str:
+    """All that a group holds, as a text that groups with other bits do not share."""
+    return json.dumps(astuple(made), default=lambda array: [str(array.dtype), array.tolist()])
+
+
 def digests(groups: Any) -> list[str]:
     """What the groups hold."""
-    return [one.digest() for one in groups]
+    return [digest(made) for made in groups]

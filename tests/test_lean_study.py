@@ -486,7 +486,7 @@ def test_angles_in_the_loop_are_those_of_gaincurate_score_on_the_newest_weights(
 def test_references_near_the_target_are_trained_on_and_paid_once(
     lean: Any, world: Any, folder: Path, tmp_path: Path
 ) -> None:
-    predictor = DifficultyPredictor(Shape(4, hidden=8, input_norm=True))
+    predictor = DifficultyPredictor(Shape(4, hidden=8))
     save_adapter(tmp_path / "adapter", predictor, maker(world.scored), {})
     options = {"references": 4, "adapter": str(tmp_path / "adapter"), "reuse_references": 0.4}
     training = lean.loop.Training(world, arm(lean, strategy="papers:Dots", options=options), 0)

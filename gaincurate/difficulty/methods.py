@@ -1,13 +1,18 @@
 """The ways to predict every prompt from a few, as one shape: what is read of rows, and a fit to references.
 
 Reading and fitting are apart so that a predictor can be fitted again on half of its references at no cost:
-that is how its printed quality comes about. The adapter is in `by_adapter`, because it alone needs torch.
+that is how its printed quality comes about. The adapter is in `predictor`, because it alone needs torch.
+
+The Gaussian process is not the paper's predictor. It works from the references alone: it reads embeddings,
+whitened along their 64 strongest directions, and signals, and it knows the noise of each rate. Its sizes come
+from a fixed grid, not from an optimiser, so every machine tries the same ones.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
@@ -22,7 +27,6 @@ from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.embeddings import evenly_spaced, matrix, whitening
 from gaincurate.difficulty.metrics import Target
 from gaincurate.difficulty.rates import Calibrated, calibrate
-from gaincurate.difficulty.training_free import HIGHEST, Evidence, GaussianProcess
 from gaincurate.errors import InputError
 
 Inputs = npt.NDArray[Any]
@@ -30,6 +34,14 @@ Inputs = npt.NDArray[Any]
 SIGNALS = (*LIKELIHOODS, "gc_question_tokens", "gc_angle")
 """Columns that `gp` reads where the set has them; of lengths it takes the logarithm."""
 _FARTHEST = 4.0  # standard deviations: a signal further out counts as this
+HIGHEST: dict[Target, float] = {"difficulty": 1.0, "variance": 0.25}
+"""What is predicted lies between 0 and this."""
+VARIANCES = (0.0, 1e-3, 3e-3, 0.01, 0.02, 0.04, 0.08, 0.16, 0.3)
+"""Sizes that are tried, where what is predicted lies between 0 and 1. Rates spread by 1/4 at most."""
+LENGTHS = (0.5, 1.0, 1.5, 2.2, 3.2, 4.5, 7.0)
+_LEAST = 1e-4  # of the part of its own: keeps the matrix regular where rates are known exactly
+_GAIN = 1e-6  # of the log likelihood: less is rounding, and might send two machines two ways
+_MOST_FOR_SIZES = 512  # references that the sizes are chosen on; their cost grows with the third power
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +59,17 @@ class Seen:
         return Seen(self.values[rows], self.noise[rows], self.rollouts[rows])
 
 
-class Fitted(Protocol):
-    """A method fitted on references."""
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A method fitted on references.
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        """How it was fitted, for the record."""
+    `predict` gives predictions for rows in [0, 1], `[rows]`; `leave_one_out` those of the references, each
+    from the others, `[K]`; `facts` are for the record.
+    """
 
-    def __call__(self, inputs: Inputs, /) -> Floats:
-        """Predictions for rows, `[rows]`, in [0, 1]."""
-
-    def leave_one_out(self) -> Floats:
-        """Those of the references, each from the others, `[K]`."""
+    predict: Callable[[Inputs], Floats]
+    leave_one_out: Callable[[], Floats]
+    facts: dict[str, Any]
 
 
 class Method(Protocol):
@@ -72,6 +83,138 @@ class Method(Protocol):
 
     def fit(self, inputs: Inputs, seen: Seen) -> Fitted:
         """Fit it on references, `[K]`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Prior variances of a rate's parts, and the distance over which signals matter.
+
+    `both` is of the product of the embedding's part and the signals' one, `own` of the part that neither says
+    anything of. `length` is in standard deviations of a signal. All variances are of a rate between 0 and 1,
+    whatever is predicted.
+    """
+
+    embedding: float = 0.02
+    signals: float = 0.02
+    both: float = 0.02
+    own: float = 0.01
+    length: float = 2.2
+
+
+TRIED: dict[str, tuple[float, ...]] = {
+    "embedding": VARIANCES,
+    "signals": VARIANCES,
+    "both": VARIANCES,
+    "own": (_LEAST, *VARIANCES[1:]),
+    "length": LENGTHS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known of the references, `[K]` each.
+
+    `values` are between 0 and 1, `noise` are the variances of `values` around the true ones.
+    """
+
+    units: Floats
+    """Directions of the whitened embeddings, `[K, directions]`."""
+    signals: Floats
+    """Standardised, `[K, signals]`."""
+    values: Floats
+    noise: Floats
+
+
+def covariance(
+    units: Floats, signals: Floats, other_units: Floats, other_signals: Floats, sizes: Sizes
+) -> Floats:
+    """Of the rates of two lists of prompts without their own parts, `[rows, others]`.
+
+    The level has mean 1/2 and standard deviation 1/2: it may be anything.
+    """
+    cosines = units @ other_units.T
+    squares = (signals**2).sum(1)[:, None] + (other_signals**2).sum(1) - 2 * signals @ other_signals.T
+    near = np.exp(-np.maximum(squares, 0.0) / (2 * sizes.length**2))
+    shared: Floats = 0.25 + sizes.embedding * cosines + near * (sizes.signals + sizes.both * cosines)
+    return shared
+
+
+def log_likelihood(evidence: Evidence, sizes: Sizes) -> float:
+    """The log density of `values` under the prior with these sizes, observation noise included."""
+    total = _observed_covariance(evidence, sizes)
+    factor, centred = np.linalg.cholesky(total), evidence.values - 0.5
+    whitened = np.linalg.solve(factor, centred)
+    return float(
+        -0.5 * whitened @ whitened
+        - np.log(np.diag(factor)).sum()
+        - 0.5 * len(centred) * math.log(2 * math.pi)
+    )
+
+
+def choose_sizes(evidence: Evidence) -> Sizes:
+    """Sizes with a high marginal likelihood: each in turn takes its best tried value until no change helps.
+
+    This coordinate ascent can end in a local maximum. Of more than 512 references evenly spaced ones decide.
+    """
+    count = len(evidence.values)
+    rows = evenly_spaced(count, _MOST_FOR_SIZES)
+    some = Evidence(evidence.units[rows], evidence.signals[rows], evidence.values[rows], evidence.noise[rows])
+    sizes = Sizes()
+    best = log_likelihood(some, sizes)
+    better = True
+    while better:  # the likelihood grows with every change, so no sizes come twice
+        better = False
+        for name, values in TRIED.items():
+            for value in values:
+                other = replace(sizes, **{name: value})
+                likelihood = log_likelihood(some, other)
+                if likelihood > best + _GAIN:
+                    sizes, best, better = other, likelihood, True
+    return sizes
+
+
+def _observed_covariance(evidence: Evidence, sizes: Sizes) -> Floats:
+    units, signals = evidence.units, evidence.signals
+    total = covariance(units, signals, units, signals, sizes)
+    return total + np.diag(sizes.own + evidence.noise)
+
+
+class GaussianProcess:
+    """The posterior of all rates, given references.
+
+    A prompt's rate is a level common to all, a part linear in the direction of its whitened embedding, a part
+    smooth in its signals (NLL, entropies, length, angle), a part in which signals matter otherwise from one
+    direction to another, and a part of its own. How large the parts are is read off the references by the
+    marginal likelihood, so a part that tells nothing of this set is left out. The noise of what was observed
+    is not fitted but known: it is binomial, so a rate of few rollouts counts for less.
+
+    Args:
+        evidence: the references.
+        sizes: Default: those of `choose_sizes`.
+    """
+
+    def __init__(self, evidence: Evidence, sizes: Sizes | None = None) -> None:
+        self.sizes = choose_sizes(evidence) if sizes is None else sizes
+        self._evidence = evidence
+        self._inverse = np.linalg.inv(_observed_covariance(evidence, self.sizes))
+        self._weights = self._inverse @ (evidence.values - 0.5)
+
+    def mean(self, units: Floats, signals: Floats) -> Floats:
+        """Of the rates of prompts that are no references, `[rows]`; it may leave [0, 1]."""
+        known = self._evidence
+        means: Floats = (
+            0.5 + covariance(units, signals, known.units, known.signals, self.sizes) @ self._weights
+        )
+        return means
+
+    def leave_one_out(self) -> Floats:
+        """Of each reference the mean given the others, `[K]`; the sizes have seen all of them.
+
+        With C the covariance of what was observed, and m the prior mean, it is
+        y - (C^-1 (y - m)) / diag(C^-1) (Rasmussen and Williams, Gaussian Processes, equation 5.12).
+        """
+        means: Floats = self._evidence.values - self._weights / np.diag(self._inverse)
+        return means
 
 
 class ByGaussianProcess:
@@ -108,24 +251,23 @@ class ByGaussianProcess:
 
     def fit(self, inputs: Inputs, seen: Seen) -> Fitted:
         """See `Method`."""
-        units, signals = self._parts(inputs)
         values, noise = seen.values / self._highest, seen.noise / self._highest**2
-        return _Process(self, GaussianProcess(Evidence(units, signals, values, noise)))
+        process = GaussianProcess(Evidence(*self._parts(inputs), values, noise))
 
-    def predict(self, process: GaussianProcess, inputs: Inputs) -> Floats:
-        """The posterior means, in what is predicted."""
-        return self.clipped(process.mean(*self._parts(inputs)))
+        def clipped(means: Floats) -> Floats:
+            values: Floats = self._highest * np.clip(means, 0.0, 1.0)
+            return values
 
-    def clipped(self, means: Floats) -> Floats:
-        """From means on the scale of `GaussianProcess` to what is predicted."""
-        values: Floats = self._highest * np.clip(means, 0.0, 1.0)
-        return values
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What it reads."""
         varying = [name for name, spread in zip(self._names, self._spread, strict=True) if spread > 0]
-        return {"directions": self._space.directions.shape[1], "signals": varying}
+        return Fitted(
+            lambda inputs: clipped(process.mean(*self._parts(inputs))),
+            lambda: clipped(process.leave_one_out()),
+            {
+                "directions": self._space.directions.shape[1],
+                "signals": varying,
+                "sizes": asdict(process.sizes),
+            },
+        )
 
     def _parts(self, inputs: Inputs) -> tuple[Floats, Floats]:
         wide = inputs.astype(np.float64)
@@ -139,22 +281,6 @@ class ByGaussianProcess:
             for name, column in zip(self._names, columns, strict=True)
         ]
         return np.stack(values, 1) if values else np.zeros((len(table), 0))
-
-
-@dataclass(frozen=True, slots=True)
-class _Process:
-    method: ByGaussianProcess
-    process: GaussianProcess
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        return {**self.method.facts, "sizes": asdict(self.process.sizes)}
-
-    def __call__(self, inputs: Inputs) -> Floats:
-        return self.method.predict(self.process, inputs)
-
-    def leave_one_out(self) -> Floats:
-        return self.method.clipped(self.process.leave_one_out())
 
 
 class ByGroup:
@@ -178,31 +304,26 @@ class ByGroup:
 
     def fit(self, inputs: Inputs, seen: Seen) -> Fitted:
         """See `Method`."""
-        return _GroupMeans(self.column, inputs.tolist(), seen.values)
-
-
-class _GroupMeans:
-    def __init__(self, column: str, groups: Sequence[str], values: Floats) -> None:
-        self._groups, self._values = groups, values
-        self._sums: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
+        groups, values = inputs.tolist(), seen.values
+        sums: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
         for group, value in zip(groups, values.tolist(), strict=True):
-            total, count = self._sums[group]
-            self._sums[group] = (total + value, count + 1)
-        self.facts = {"group_column": column, "groups": len(self._sums)}
+            total, count = sums[group]
+            sums[group] = (total + value, count + 1)
 
-    def __call__(self, inputs: Inputs) -> Floats:
-        overall = float(self._values.mean())
-        means = {group: total / count for group, (total, count) in self._sums.items()}
-        return np.array([means.get(group, overall) for group in inputs.tolist()], float)
+        def predict(inputs: Inputs) -> Floats:
+            means = {group: total / count for group, (total, count) in sums.items()}
+            return np.array([means.get(group, float(values.mean())) for group in inputs.tolist()], float)
 
-    def leave_one_out(self) -> Floats:
-        means, count, whole = [], len(self._values), self._values.sum()
-        for group, value in zip(self._groups, self._values.tolist(), strict=True):
-            total, size = self._sums[group]
-            others = (whole - value) / (count - 1)
-            means.append((total - value) / (size - 1) if size > 1 else others)
-        rates: Floats = np.clip(np.array(means, float), 0.0, 1.0)  # rounding may leave [0, 1]
-        return rates
+        def leave_one_out() -> Floats:
+            means, whole = [], values.sum()
+            for group, value in zip(groups, values.tolist(), strict=True):
+                total, size = sums[group]
+                others = (whole - value) / (len(values) - 1)
+                means.append((total - value) / (size - 1) if size > 1 else others)
+            rates: Floats = np.clip(np.array(means, float), 0.0, 1.0)  # rounding may leave [0, 1]
+            return rates
+
+        return Fitted(predict, leave_one_out, {"group_column": self.column, "groups": len(sums)})
 
 
 class ByRates:
@@ -227,38 +348,25 @@ class ByRates:
 
     def fit(self, inputs: Inputs, seen: Seen) -> Fitted:
         """See `Method`."""
-        return _Rates(self._names, self._rates, inputs, seen)
-
-
-class _Rates:
-    def __init__(self, names: Sequence[str], rates: Floats, rows: Ints, seen: Seen) -> None:
-        self._all = rates, rows, seen
-        calibrated = self._calibrate(np.arange(len(rows)))
-        self._expected = calibrated.expected
-        weights = dict(zip(names, calibrated.weights.tolist(), strict=True))
-        self.facts = {"weights": weights, "strength": calibrated.strength}
-
-    def _calibrate(self, places: Ints) -> Calibrated:
-        rates, rows, seen = self._all
         wins, losses = (1 - seen.values) * seen.rollouts, seen.values * seen.rollouts
-        calibrated = calibrate(rates, rows[places], wins[places], losses[places])
-        mean = wins[places].sum() / seen.rollouts[places].sum()
-        return replace(
-            calibrated, expected=np.where(np.isnan(calibrated.expected), mean, calibrated.expected)
-        )
 
-    def __call__(self, inputs: Inputs) -> Floats:
-        failure: Floats = 1 - self._expected[inputs]
-        return failure
+        def calibrated(places: Ints) -> Calibrated:
+            found = calibrate(self._rates, inputs[places], wins[places], losses[places])
+            mean = wins[places].sum() / seen.rollouts[places].sum()
+            return replace(found, expected=np.where(np.isnan(found.expected), mean, found.expected))
 
-    def leave_one_out(self) -> Floats:
-        """Each from four fifths of the references that it is not among."""
-        rows = self._all[1]
-        folds, failure = np.arange(len(rows)) % 5, np.empty(len(rows))
-        for fold in range(5):
-            expected = self._calibrate(np.flatnonzero(folds != fold)).expected
-            failure[folds == fold] = 1 - expected[rows[folds == fold]]
-        return failure
+        def leave_one_out() -> Floats:
+            """Each from four fifths of the references that it is not among."""
+            folds, failure = np.arange(len(inputs)) % 5, np.empty(len(inputs))
+            for fold in range(5):
+                expected = calibrated(np.flatnonzero(folds != fold)).expected
+                failure[folds == fold] = 1 - expected[inputs[folds == fold]]
+            return failure
+
+        whole = calibrated(np.arange(len(inputs)))
+        weights = dict(zip(self._names, whole.weights.tolist(), strict=True))
+        facts = {"weights": weights, "strength": whole.strength}
+        return Fitted(lambda rows: 1 - whole.expected[rows], leave_one_out, facts)
 
 
 def read_rates(scored: ScoredSet, columns: Sequence[str]) -> Floats:

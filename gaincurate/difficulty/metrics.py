@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -18,8 +17,6 @@ from gaincurate.core.rng import Floats, Ints, uniforms
 from gaincurate.core.stats import Bin, brier, pearson, reliability, spearman
 
 PRIOR = 0.5
-MASS = 0.95
-RULE = "equal-tailed 95 % of the Beta posterior under Jeffreys' prior"
 
 Interval = tuple[float, float]
 Target = Literal["difficulty", "variance"]
@@ -28,26 +25,6 @@ COLUMNS: dict[Target, str] = {"difficulty": "gc_difficulty", "variance": "gc_var
 _TINY = 1e-300
 _RESAMPLES = 1000
 _STREAM = 7  # of random numbers that nothing else here uses
-
-
-@lru_cache(maxsize=4096)
-def pass_rate_interval(wins: float, losses: float) -> tuple[float, float]:
-    """Lower and upper bound of the pass rate, both inside [0, 1].
-
-    Args:
-        wins: sum of the rewards, each from 0 to 1; at least 0.
-        losses: sum of one minus the reward; at least 0.
-    """
-    tail = (1 - MASS) / 2
-    a, b = wins + PRIOR, losses + PRIOR
-    # The upper bound is one minus the lower one of the failure rate: near 1 it keeps its digits that way.
-    return beta_quantile(tail, a, b), 1 - beta_quantile(tail, b, a)
-
-
-def width(wins: float, losses: float) -> float:
-    """How wide the interval is."""
-    low, high = pass_rate_interval(wins, losses)
-    return high - low
 
 
 def beta_quantile(share: float, a: float, b: float) -> float:

@@ -7,10 +7,10 @@ has no rate and is left out, which is not the same as a rate of 0.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,6 @@ _WANTED = (
     "gc_id and one of: reward (a row for each rollout), wins and losses, pass_rate (and samples, of how many "
     "rollouts)"
 )
-
-Tallies = dict[str, tuple[float, float]]
-"""Wins and losses by id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +135,7 @@ def read_pass_rates(
         if path.suffix == ".jsonl" and has_rounds(path):
             policies = _of_lines(read_any_round(path, rules), path)
         elif path.suffix == ".jsonl" and is_nemo_gym(path):
-            policies = [_of_nemo_gym(path, rules, scored)]
+            policies = _of_nemo_gym(path, rules, scored)
         else:
             policies = of_table(read_table(path, scored), path, rules)
     if not policies:
@@ -161,55 +158,42 @@ def pooled(rates: Sequence[PassRates]) -> PassRates:
     Raises:
         InputError: rates of unknown numbers of rollouts say different things about a prompt.
     """
-    tallies: Tallies = {}
     counted = all(policy.counted for policy in rates)
-    for policy in rates:
-        for gc_id, wins, losses in zip(policy.ids, policy.wins.tolist(), policy.losses.tolist(), strict=True):
-            if gc_id in tallies and not counted:
-                raise InputError(
-                    f"{gc_id!r} has two rates, and of how many rollouts is not said; give the "
-                    "files a column samples."
-                )
-            before = tallies.get(gc_id, (0.0, 0.0))
-            tallies[gc_id] = (before[0] + wins, before[1] + losses)
-    merged = _from_tallies(rates[0].name, tallies, counted)
+    ids = pa.array([gc_id for policy in rates for gc_id in policy.ids], pa.string())
+    wins, losses = (
+        np.concatenate([getattr(policy, name) for policy in rates]) for name in ("wins", "losses")
+    )
+    merged = _summed(rates[0].name, ids, wins, losses, counted)
+    if not counted and len(merged.ids) < len(ids):
+        twice = next(gc_id for gc_id, count in Counter(ids.to_pylist()).items() if count > 1)
+        raise InputError(
+            f"{twice!r} has two rates, and of how many rollouts is not said; give the files a column samples."
+        )
     return replace(merged, source={"files": [policy.source for policy in rates]})
 
 
-def _from_tallies(name: str, tallies: Tallies, counted: bool = True, round_: int | None = None) -> PassRates:
-    ids = sorted(gc_id for gc_id, (wins, losses) in tallies.items() if wins + losses > 0)
-    table = np.array([tallies[gc_id] for gc_id in ids], float).reshape(-1, 2)
-    return PassRates(name, ids, table[:, 0], table[:, 1], counted, round_)
-
-
 def _of_lines(lines: Iterable[Line], path: Path) -> list[PassRates]:
-    rounds: dict[int, Tallies] = {}
+    rounds: dict[int, list[Line]] = {}
     for line in lines:
         if line.success is not None:
-            _add(rounds.setdefault(line.round, {}), line.gc_id, line.success)
-    return [
-        _from_tallies(f"{path.name}, round {round_}", rounds[round_], round_=round_)
-        for round_ in sorted(rounds)
-    ]
+            rounds.setdefault(line.round, []).append(line)
+    policies = []
+    for round_, judged in sorted(rounds.items()):
+        ids, success = [line.gc_id for line in judged], np.array([line.success for line in judged], float)
+        summed = _summed(f"{path.name}, round {round_}", pa.array(ids, pa.string()), success, 1 - success)
+        policies.append(replace(summed, round=round_))
+    return policies
 
 
-def _of_nemo_gym(path: Path, rules: Rules, scored: ScoredSet | None) -> PassRates:
+def _of_nemo_gym(path: Path, rules: Rules, scored: ScoredSet | None) -> list[PassRates]:
     if scored is None:
         raise InputError(
             f"{path} has rollouts of NeMo Gym, which have no gc_id; give them to a command that "
             "is also given the scored set or the run of their prompts.",
             path=str(path),
         )
-    tallies: Tallies = {}
-    for gc_id, reward in rewards_of(path, scored):
-        _check(gc_id, "reward", reward, path, rules.low, rules.high)
-        _add(tallies, gc_id, (reward - rules.low) / (rules.high - rules.low))
-    return _from_tallies(path.name, tallies)
-
-
-def _add(tallies: Tallies, gc_id: str, success: float, weight: float = 1.0) -> None:
-    wins, losses = tallies.get(gc_id, (0.0, 0.0))
-    tallies[gc_id] = (wins + success * weight, losses + (1 - success) * weight)
+    ids, rewards = zip(*rewards_of(path, scored), strict=True)
+    return of_table(pa.table({ID: ids, "reward": pa.array(rewards, pa.float64())}), path, rules)
 
 
 def read_table(path: Path, scored: ScoredSet | None = None) -> pa.Table:
@@ -286,15 +270,14 @@ def of_table(table: pa.Table, path: Path, rules: Rules) -> list[PassRates]:
             texts = as_texts(table.column(name))
             table = table.set_column(table.column_names.index(name), name, texts)
     if "model" not in names:
-        return [summed] if (summed := _of_policy(table, path.name, path, rules)).ids else []
-    table = table.filter(pc.is_valid(table.column("model"))).sort_by("model")
-    models = table.column("model").to_pylist()
-    borders = [place for place in range(len(models)) if not place or models[place] != models[place - 1]]
-    policies = [
-        _of_policy(table.slice(begin, end - begin), models[begin], path, rules)
-        for begin, end in pairwise([*borders, len(models)])
-    ]
-    return [summed for summed in policies if summed.ids]
+        policies = [_of_policy(table, path.name, path, rules)]
+    else:
+        models = table.column("model")
+        policies = [
+            _of_policy(table.filter(pc.equal(models, model)), model, path, rules)
+            for model in sorted(models.unique().drop_null().to_pylist())
+        ]
+    return [policy for policy in policies if policy.ids]
 
 
 def _of_policy(table: pa.Table, name: str, path: Path, rules: Rules) -> PassRates:
@@ -304,30 +287,28 @@ def _of_policy(table: pa.Table, name: str, path: Path, rules: Rules) -> PassRate
     if names >= {"wins", "losses"}:
         wins, losses = _numbers(table, "wins"), _numbers(table, "losses")
         _check_rows(ids, {"wins": (wins, 0.0, _MOST), "losses": (losses, 0.0, _MOST)}, path)
-        weights = wins + losses
-        rows = np.flatnonzero(weights > _NONE)
-        return _summed(name, ids.take(rows), wins[rows] / weights[rows], weights[rows])
+        return _summed(name, ids, wins, losses)
     column = "reward" if "reward" in names else "pass_rate"
     low, high = (rules.low, rules.high) if column == "reward" else (0.0, 1.0)
     counted = column == "reward" or "samples" in names
     values = _numbers(table, column)
     weights = _numbers(table, "samples") if column != "reward" and counted else np.ones(len(values))
-    rows = np.flatnonzero(~np.isnan(values) & ~(np.abs(weights) <= _NONE))  # the others could not be judged
+    rows = np.flatnonzero(~np.isnan(values) & (weights != 0))  # the others could not be judged
     ids, values, weights = ids.take(rows), values[rows], weights[rows]
     asked = {column: (values, low, high), "samples": (weights, 0.0, _MOST)}
     _check_rows(ids, asked, path, once=not counted)
-    return _summed(name, ids, (values - low) / (high - low), weights, counted)
+    success = (values - low) / (high - low)
+    return _summed(name, ids, success * weights, (1 - success) * weights, counted)
 
 
-def _summed(name: str, ids: pa.Array, success: Floats, weights: Floats, counted: bool = True) -> PassRates:
-    """Rows added up by id, in their order."""
+def _summed(name: str, ids: pa.Array, wins: Floats, losses: Floats, counted: bool = True) -> PassRates:
+    """Rows added up by id, in their order, without ids that have no rollout."""
     coded = ids.dictionary_encode()
     codes, count = coded.indices.to_numpy(), len(coded.dictionary)
-    wins = np.bincount(codes, success * weights, count)
-    losses = np.bincount(codes, (1 - success) * weights, count)
+    won, lost = (np.bincount(codes, values, count) for values in (wins, losses))
     order = pc.array_sort_indices(coded.dictionary).to_numpy()
-    order = order[(wins + losses)[order] > 0]
-    return PassRates(name, coded.dictionary.take(order).to_pylist(), wins[order], losses[order], counted)
+    order = order[(won + lost)[order] > _NONE]
+    return PassRates(name, coded.dictionary.take(order).to_pylist(), won[order], lost[order], counted)
 
 
 def _numbers(table: pa.Table, name: str) -> Floats:
@@ -356,18 +337,12 @@ def _check_rows(
     if not bad.any():
         return
     row = int(bad.argmax())
-    gc_id = ids[row].as_py()
-    for name, (values, low, high) in columns.items():
-        _check(gc_id, name, float(values[row]), path, low, high)
-    raise InputError(f"{path}: {gc_id!r} occurs twice, and the file has no column samples.")
-
-
-def _check(
-    gc_id: str | None, name: str, value: float, path: Path, low: float = 0.0, high: float = 1.0
-) -> None:
-    if gc_id is None:
+    if (gc_id := ids[row].as_py()) is None:
         raise InputError(f"{path}: a row has no gc_id.")
-    if not (low <= value <= high and math.isfinite(value)):
-        raise OutcomeError(
-            f"{path}: {name} of {gc_id!r} is {value:g}, outside {low:g} to {high:g}.", gc_id=gc_id
-        )
+    for name, (values, low, high) in columns.items():
+        value = float(values[row])
+        if not (low <= value <= high and math.isfinite(value)):
+            raise OutcomeError(
+                f"{path}: {name} of {gc_id!r} is {value:g}, outside {low:g} to {high:g}.", gc_id=gc_id
+            )
+    raise InputError(f"{path}: {gc_id!r} occurs twice, and the file has no column samples.")

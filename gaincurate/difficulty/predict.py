@@ -79,7 +79,7 @@ class Predictor:
     def rows(self, table: pa.Table) -> Floats:
         """Predictions for a table's rows, in [0, 1]."""
         blocks = [table.slice(start, BLOCK) for start in range(0, len(table), BLOCK)]
-        parts = [self._fitted(self._method.read(block)) for block in blocks]
+        parts = [self._fitted.predict(self._method.read(block)) for block in blocks]
         return np.concatenate(parts) if parts else np.zeros(0)
 
     def leave_one_out(self) -> Floats:
@@ -100,7 +100,7 @@ class Predictor:
             first, second = np.sort(order[: count // 2]), np.sort(order[count // 2 :])
             for known, asked in ((first, second), (second, first)):
                 fitted = self._method.fit(self._inputs[known], self._seen.take(known))
-                made.append((asked, fitted(self._inputs[asked])))
+                made.append((asked, fitted.predict(self._inputs[asked])))
         return made
 
 
@@ -151,7 +151,7 @@ def make(
             )
         if target == "variance":
             raise InputError("--target variance: an adapter predicts failure rates; leave one of them out.")
-        from gaincurate.difficulty.by_adapter import ByAdapter  # needs torch, which the others do not
+        from gaincurate.difficulty.predictor import ByAdapter  # needs torch, which the others do not
 
         method = ByAdapter(adapter, scored)
     elif name == "rates":
@@ -191,47 +191,19 @@ class Prediction:
     """See `rates.buckets`; None with another method."""
 
 
-@dataclass(frozen=True, slots=True)
-class _References:
-    """What is known of the references, and how a method is fitted to it for one target or another."""
+def _carried(fitted: Predictor, observed: Floats, target: Target, seed: int) -> float:
+    """The mean p (1 - p), as observed, of what this aim picks of references it has not seen.
 
-    method: MethodName
-    scored: ScoredSet
-    rates: PassRates
-    rows: Ints
-    options: dict[str, Any]
-
-    def fit(self, target: Target) -> Predictor:
-        rates, rows = self.rates, self.rows
-        wins, losses = rates.wins[rows], rates.losses[rows]
-        noise = observation_noise(wins, losses, target) if rates.counted else None
-        names = [rates.ids[i] for i in rows]
-        values = rates.observed(target)[rows]
-        count = wins + losses
-        return make(
-            self.method,
-            self.scored,
-            names,
-            values,
-            noise=noise,
-            rollouts=count,
-            target=target,
-            **self.options,
-        )
-
-    def carried(self, target: Target, seed: int) -> float:
-        """The mean p (1 - p), as observed, of what this aim picks of references it has not seen.
-
-        Of each half it picks the quarter with d nearest .5, or with the highest p (1 - p), by a fit on the
-        other half. Of equal ones it takes any.
-        """
-        observed, means = self.rates.observed("variance")[self.rows], []
-        for number, (rows, predicted) in enumerate(self.fit(target).halves(seed)):
-            worth = predicted if target == "variance" else -np.abs(predicted - 0.5)
-            order = permutation(seed, number, _TIES, len(rows))
-            best = order[np.argsort(-np.round(worth[order], 9), kind="stable")[: max(1, len(rows) // 4)]]
-            means.append(float(observed[rows[best]].mean()))
-        return float(np.mean(means))
+    Of each half it picks the quarter with d nearest .5, or with the highest p (1 - p), by a fit on the other
+    half. Of equal ones it takes any.
+    """
+    means = []
+    for number, (rows, predicted) in enumerate(fitted.halves(seed)):
+        worth = predicted if target == "variance" else -np.abs(predicted - 0.5)
+        order = permutation(seed, number, _TIES, len(rows))
+        best = order[np.argsort(-np.round(worth[order], 9), kind="stable")[: max(1, len(rows) // 4)]]
+        means.append(float(observed[rows[best]].mean()))
+    return float(np.mean(means))
 
 
 def predict(
@@ -267,11 +239,25 @@ def predict(
         InputError: an id that is not in the set, too few observed, or what the method needs is not there.
     """
     check_ids(scored, rates)
-    options = {"adapter": adapter, "group_column": group_column, "columns": columns}
 
     def drawn_of(rates: PassRates) -> tuple[Ints, Ints]:
         order = permutation(seed, 0, _DRAW, len(rates.ids))
         return np.sort(order[:references]), np.sort(order[references:])
+
+    def fit(rates: PassRates, rows: Ints, target: Target) -> Predictor:
+        wins, losses = rates.wins[rows], rates.losses[rows]
+        return make(
+            method,
+            scored,
+            [rates.ids[i] for i in rows],
+            rates.observed(target)[rows],
+            noise=observation_noise(wins, losses, target) if rates.counted else None,
+            rollouts=wins + losses,
+            adapter=adapter,
+            group_column=group_column,
+            columns=columns,
+            target=target,
+        )
 
     several, aims = rates.with_rollouts(2), None
     if target == "auto":
@@ -279,19 +265,19 @@ def predict(
         some = drawn_of(several)[0]
         whole = np.array_equal(several.wins, np.round(several.wins))
         if method not in ("adapter", "rates") and rates.counted and whole and len(some) >= 2 * FEWEST:
-            known = _References(method, scored, several, some, options)
-            aims = {name: known.carried(name, seed) for name in COLUMNS}
+            observed = several.observed("variance")[some]
+            aims = {aim: _carried(fit(several, some, aim), observed, aim, seed) for aim in COLUMNS}
             target = "variance" if aims["variance"] > aims["difficulty"] else "difficulty"
     rates = several if target == "variance" else rates
-    observed, (drawn, rest) = rates.observed(target), drawn_of(rates)
+    drawn, rest = drawn_of(rates)
     names = [rates.ids[i] for i in drawn]
     wins, losses = rates.wins[drawn], rates.losses[drawn]
-    fitted = _References(method, scored, rates, drawn, options).fit(target)
+    fitted = fit(rates, drawn, target)
     ids, predicted = _all_rows(scored, fitted)
     places = pc.index_in(pa.array(rates.ids), value_set=pa.array(ids)).to_numpy(zero_copy_only=False)
     places = places.astype(np.int64)
     values = predicted.copy()
-    values[places] = observed
+    values[places] = rates.observed(target)
     how: Json = {
         "made_by": f"gaincurate {gaincurate.__version__} difficulty predict",
         "meaning": _MEANING[target],

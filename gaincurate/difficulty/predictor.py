@@ -10,6 +10,8 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -18,11 +20,16 @@ from torch.nn import functional
 from gaincurate.core.artifact import Json
 from gaincurate.core.files import digest_bytes, is_temporary, reading, write_atomic
 from gaincurate.core.foreign import read_bytes
+from gaincurate.core.rng import Floats
+from gaincurate.core.schema import EMBEDDING, ID
+from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.sealed import read_sealed, write_sealed
+from gaincurate.difficulty.embeddings import BLOCK, Matrix, matrix, see_same_maker
+from gaincurate.difficulty.methods import Fitted, Inputs, Seen
 from gaincurate.errors import InputError, OutputError, storage_error
 
 WEIGHTS, CONFIG = "adapter.safetensors", "config.json"
-FORMAT = 1
+FORMAT = 2
 CLIP = 1e-4
 """A mean of references is kept this far from 0 and 1 before its logit is taken."""
 _EDGE = 1e-6  # what is handed out stays inside (0, 1), also where a sigmoid rounds to its end
@@ -33,15 +40,13 @@ class Shape:
     """The sizes of the module; the defaults are the paper's.
 
     `width`: of an embedding. `hidden`, `dropout`: of the adapter's three layers. `calibration_hidden`: of the
-    calibration's one. `input_norm`: begin the adapter with a layer norm of the embedding, as the authors'
-    released code does; `docs/studies/lean` was measured with it.
+    calibration's one.
     """
 
     width: int
     hidden: int = 896
     dropout: float = 0.1
     calibration_hidden: int = 10
-    input_norm: bool = False
 
 
 class DifficultyPredictor(nn.Module):
@@ -124,9 +129,8 @@ def loss(logits: Tensor, failures: Tensor) -> Tensor:
 
 
 def _adapter(shape: Shape) -> nn.Sequential:
-    """Three linear layers, GELU and dropout after the first two, a layer norm at the end or at both ends."""
+    """Three linear layers, GELU and dropout after the first two, a layer norm at the end."""
     return nn.Sequential(
-        *([nn.LayerNorm(shape.width)] if shape.input_norm else []),
         nn.Linear(shape.width, shape.hidden),
         nn.GELU(),
         nn.Dropout(shape.dropout),
@@ -211,3 +215,51 @@ def load_adapter(folder: Path) -> Adapter:
     predictor = DifficultyPredictor(Shape(**facts["shape"]))
     predictor.load_state_dict(load(weights))
     return Adapter(predictor.eval(), facts["embedding"], facts["how"], facts["weights"])
+
+
+class ByAdapter:
+    """`adapter`: the trained attention and calibration, which are for failure rates.
+
+    Args:
+        adapter: fitted.
+        scored: the set; its embeddings must be of the model that the adapter was fitted on.
+
+    Raises:
+        InputError: embeddings of another model.
+    """
+
+    def __init__(self, adapter: Adapter, scored: ScoredSet) -> None:
+        if EMBEDDING in scored.schema.names:
+            see_same_maker(scored, adapter.embedding)
+        self.columns = [ID, EMBEDDING]
+        self._folder, self._adapter = scored.folder, adapter
+
+    def read(self, table: pa.Table) -> Matrix:
+        """The embeddings."""
+        return matrix(table, self._folder)
+
+    def fit(self, inputs: Inputs, seen: Seen) -> Fitted:
+        """See `methods.Method`."""
+        predictor, values = self._adapter.predictor, torch.from_numpy(seen.values).float()
+        with torch.inference_mode():
+            references = predictor.encode(torch.from_numpy(inputs))
+
+        @torch.inference_mode()
+        def leave_one_out() -> Floats:
+            others = ~torch.eye(len(values), dtype=torch.bool)
+            return probability(predictor.mix(references, references, values, others)).double().numpy()
+
+        facts = {"adapter": self._adapter.digest, "shape": asdict(predictor.shape)}
+        return Fitted(lambda rows: by_references(predictor, rows, references, values), leave_one_out, facts)
+
+
+@torch.inference_mode()
+def by_references(
+    predictor: DifficultyPredictor, queries: Matrix, references: Tensor, failure: Tensor
+) -> Floats:
+    """Failure rates of `queries` `[rows, width]` from adapted `references` `[K, hidden]`, in blocks."""
+    parts = [
+        probability(predictor.mix(predictor.encode(block), references, failure)).double().numpy()
+        for block in torch.from_numpy(queries).split(BLOCK)
+    ]
+    return np.concatenate(parts) if parts else np.zeros(0)

@@ -39,26 +39,11 @@ _BUSY = {408, 409, 425, 429}
 _OF_THE_PROMPT = {400, 413, 422}
 _LONGEST_WAIT = 30.0
 _REAL_KEY = 8  # characters; shorter ones, such as EMPTY, are no secret
-_LONGEST_ASKED, _LONGEST_BELIEVED = 3600.0, 7 * 86_400.0
+_LONGEST_ASKED = 3600.0
 _HIGHEST_LOGPROB = 0.01  # rounding may bring one slightly above 0
 _SHOWN = 300  # characters of what a server says in a sentence
 _LOOK = 0.2  # seconds until Ctrl-C is seen, at most: it does not wake a loop
 _Result = TypeVar("_Result")
-
-
-async def first_done(tasks: set[asyncio.Task[_Result]], pressed: Pressed) -> set[asyncio.Task[_Result]]:
-    """Those that are done, at least one; none where there is no task or Ctrl-C was pressed."""
-    done: set[asyncio.Task[_Result]] = set()
-    while tasks and not done and not pressed:
-        done, _ = await asyncio.wait(tasks, timeout=_LOOK, return_when=asyncio.FIRST_COMPLETED)
-    return done
-
-
-async def cancel(tasks: set[asyncio.Task[Any]]) -> None:
-    """Cancel and wait until they have ended, however they do."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class _RetryableError(Exception):
@@ -103,6 +88,7 @@ class ServerEngine:
         self._clean = partial(clean, key=key)
         self._runner = asyncio.Runner()
         try:
+            httpx2.URL(self._url)
             self._client = httpx2.AsyncClient(
                 # A few compressed bytes can be gigabytes.
                 headers={"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {}),
@@ -114,16 +100,15 @@ class ServerEngine:
         except (ImportError, ValueError, httpx2.InvalidURL) as error:
             # It is not quoted, because the URL of a proxy can hold a password.
             raise InputError(
-                "the proxy that the environment names cannot be used; correct or unset HTTP_PROXY, "
-                "HTTPS_PROXY and ALL_PROXY. A SOCKS proxy needs the package socksio."
+                "the URL of --server or the proxy that the environment names cannot be used; correct it, or "
+                "unset HTTP_PROXY, HTTPS_PROXY and ALL_PROXY. A SOCKS proxy needs the package socksio."
             ) from error
         self._body: dict[str, Any] = {"chat_template_kwargs": template_kwargs} if template_kwargs else {}
         if config.logprobs:
             self._body["logprobs"] = True
         self._body |= config.server_body
         try:
-            with ctrl_c_noted() as pressed:
-                self._model = config.served_model or self._runner.run(self._only_model(pressed))
+            self._model = config.served_model or self._runner.run(self._only_model())
         except BaseException:
             self.close()
             raise
@@ -155,7 +140,7 @@ class ServerEngine:
                     if not finished:
                         return
             finally:
-                self._runner.run(cancel(running))
+                self._runner.run(self._cancel(running))
 
     def close(self) -> None:
         """Close the connections."""
@@ -169,7 +154,17 @@ class ServerEngine:
         """Fill up with requests and wait for one. What is finished: nothing after the last, or Ctrl-C."""
         while len(running) < self._config.concurrency and (request := next(wanted, None)) is not None:
             running.add(asyncio.ensure_future(self._complete(request)))
-        return await first_done(running, pressed)
+        done: set[asyncio.Task[Completion | Refused]] = set()
+        while running and not done and not pressed:
+            done, _ = await asyncio.wait(running, timeout=_LOOK, return_when=asyncio.FIRST_COMPLETED)
+        return done
+
+    @staticmethod
+    async def _cancel(tasks: set[asyncio.Task[Completion | Refused]]) -> None:
+        """Cancel and wait until they have ended, however they do."""
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _complete(self, request: Request) -> Completion | Refused:
         """One completion, however many attempts it takes."""
@@ -209,8 +204,8 @@ class ServerEngine:
 
         return await self._with_retries(attempt, f"for prompt {request.gc_id}, sample {request.sample}")
 
-    async def _only_model(self, pressed: Pressed) -> str:
-        """The server's model where it has one; empty after Ctrl-C."""
+    async def _only_model(self) -> str:
+        """The server's model where it has one."""
 
         async def attempt() -> list[str]:
             _, data = await self._send("GET", "/models", None)
@@ -218,11 +213,7 @@ class ServerEngine:
                 models = json_value(data, surrogates=True)["data"]
                 return [self._clean(model["id"]) for model in models]
 
-        asked = asyncio.ensure_future(self._with_retries(attempt, "for its models"))
-        if not await first_done({asked}, pressed):
-            await cancel({asked})
-            return ""
-        names = asked.result()
+        names = await self._with_retries(attempt, "for its models")
         if len(names) != 1:
             raise InputError(
                 f"--server {self._url} has {len(names)} models; name one with --served-model"
@@ -259,33 +250,32 @@ class ServerEngine:
     async def _send(self, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, bytes]:
         """The status and the bytes of an answer that is good, or about the prompt."""
         await self._turn()
-        most = self._config.timeout
+        most, data = self._config.timeout, bytearray()
         try:
             async with (
                 asyncio.timeout(most),
                 self._client.stream(method, self._url + path, json=body) as response,
             ):
-                data = await _bytes(response)
+                async for part in response.aiter_bytes():
+                    data += part
+                    if len(data) > LARGEST_ANSWER:
+                        raise _RetryableError(f"its answer has more than {LARGEST_ANSWER:,} bytes")
         except TimeoutError as error:
             raise _RetryableError(
                 f"its answer was not there in {most:g} seconds; give --timeout more, or --max-tokens less"
             ) from error
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:
             reason = self._clean(" ".join(str(error).split()))[:_SHOWN]
             # Not `from error`, because the library quotes what a server sent, perhaps the key.
             raise _RetryableError(f"of {type(error).__name__}" + (f" ({reason})" if reason else "")) from None
         status = response.status_code
         if response.is_success or (body is not None and status in _OF_THE_PROMPT):
-            return status, data
+            return status, bytes(data)
         reason = self._reason(data) or self._reason(response.reason_phrase.encode())
-        if response.has_redirect_location:
-            reason = "it points to " + self._reason(response.headers["Location"].encode())
         answered = f"answered {status}" + (f": {reason}" if reason else "")
         if status in _BUSY or status >= 500:
             raise _RetryableError(f"it {answered}", _retry_after(response))
         hint = f" Is the key in {API_KEY} right?" if status in (401, 403) else ""
-        if response.has_redirect_location:
-            hint = " Redirects are not followed, because the key would go along. Give --server the right URL."
         raise InputError(f"the server at {self._url}{path} {answered}.{hint}")
 
     @contextmanager
@@ -297,10 +287,10 @@ class ServerEngine:
             why = self._clean(f"{type(error).__name__}: {error}")[:_SHOWN]
             raise _RetryableError(f"its answer is no {what} ({why})") from None
 
-    def _reason(self, data: bytes) -> str:
+    def _reason(self, data: bytes | bytearray) -> str:
         """What an answer with another status says, in one line."""
         try:
-            answer = json_value(data, surrogates=True)
+            answer = json_value(bytes(data), surrogates=True)
             answer = answer.get("error", answer)
             text = str(answer.get("message", answer) if isinstance(answer, dict) else answer)
         except (ValueError, AttributeError):
@@ -315,20 +305,6 @@ class ServerEngine:
             begin = max(now, self._next)
             self._next = begin + 1 / self._config.rate
             await asyncio.sleep(begin - now)
-
-
-async def _bytes(response: httpx2.Response) -> bytes:
-    """An answer's body as it comes in."""
-    if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-        if response.is_success:
-            raise _RetryableError("its answer is compressed, which was not asked for")
-        return b""
-    data = bytearray()  # no list of parts, because a part can be one byte
-    async for part in response.aiter_raw():
-        data += part
-        if len(data) > LARGEST_ANSWER:
-            raise _RetryableError(f"its answer has more than {LARGEST_ANSWER:,} bytes")
-    return bytes(data)
 
 
 def clean(text: str, key: str = "") -> str:
@@ -346,10 +322,9 @@ def clean(text: str, key: str = "") -> str:
 
 
 def _retry_after(response: httpx2.Response) -> float | None:
-    """Seconds until the server wants to be asked again, an hour at most; None if it names none, or a week."""
+    """Seconds until the server wants to be asked again, an hour at most; None if it names none."""
     value = response.headers.get("Retry-After", "").strip()
-    seconds = float(value) if value.isdecimal() else _LONGEST_BELIEVED
-    return min(seconds, _LONGEST_ASKED) if seconds < _LONGEST_BELIEVED else None
+    return min(float(value), _LONGEST_ASKED) if value.isdecimal() else None
 
 
 def _read(request: Request, body: Any, clean: Callable[[str], str] = clean) -> Completion:

@@ -53,13 +53,8 @@ class Fitted:
     losses: list[float]
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One policy's share of a batch: places of queries and of references among its prompts, disjoint."""
-
-    policy: int
-    queries: Ints
-    references: Ints
+Part = tuple[int, Ints, Ints]
+"""One policy's share of a batch: its number, and places of queries and of references among its prompts."""
 
 
 def fit(
@@ -82,7 +77,11 @@ def fit(
         InputError: a policy with too few prompts to train on.
     """
     held_out = split(policies, recipe)
-    training = [without(policy, held_out) for policy in policies]
+    keeps = [~np.isin(policy.rows, held_out) for policy in policies]
+    training = [
+        Policy(policy.name, policy.rows[keep], policy.failure[keep])
+        for policy, keep in zip(policies, keeps, strict=True)
+    ]
     for policy in training:
         if len(policy.rows) < _FEWEST:
             raise InputError(
@@ -105,7 +104,7 @@ def fit(
                 mean_loss.backward()
                 optimiser.step()
                 schedule.step()
-                size = sum(len(part.queries) for part in parts)
+                size = sum(len(queries) for _, queries, _ in parts)
                 total, count = total + mean_loss.item() * size, count + size
             losses.append(total / count)
             watch(epoch + 1, recipe.epochs, losses[-1])
@@ -117,12 +116,6 @@ def split(policies: Sequence[Policy], recipe: Recipe) -> Ints:
     rows = np.unique(np.concatenate([policy.rows for policy in policies]))
     order = permutation(recipe.seed, 0, _SPLIT, len(rows))
     return np.sort(rows[order[: round(recipe.held_out * len(rows))]])
-
-
-def without(policy: Policy, rows: Ints) -> Policy:
-    """A policy without these rows."""
-    keep = ~np.isin(policy.rows, rows)
-    return Policy(policy.name, policy.rows[keep], policy.failure[keep])
 
 
 def batches_in_epoch(policies: Sequence[Policy], recipe: Recipe) -> int:
@@ -147,17 +140,14 @@ def batches(policies: Sequence[Policy], recipe: Recipe, epoch: int) -> Iterator[
     order = permutation(recipe.seed, epoch, _DRAWS, len(owner))
     for index, start in enumerate(range(0, len(order), size)):
         chosen = order[start : start + size]
-        # One order for all policies: prompts that several have observed are encoded once.
         rank = permutation(recipe.seed, epoch, _DRAWS + 1 + index, highest + 1)
         parts = []
         for number in np.unique(owner[chosen]).tolist():
             queries = place[chosen[owner[chosen] == number]]
-            free = np.ones(len(policies[number].rows), bool)
-            free[queries] = False
-            others = np.flatnonzero(free)
+            others = np.setdiff1d(np.arange(len(policies[number].rows)), queries)
             by_rank = np.argsort(rank[policies[number].rows[others]], kind="stable")
             if len(others):
-                parts.append(Part(number, queries, others[by_rank[: recipe.references]]))
+                parts.append((number, queries, others[by_rank[: recipe.references]]))
         if parts:
             yield parts
 
@@ -169,18 +159,13 @@ def batch_loss(
     targets: Sequence[Tensor],
     parts: Sequence[Part],
 ) -> Tensor:
-    """The mean loss over a batch's queries; each prompt goes through the adapter once."""
-    rows = [
-        policies[part.policy].rows[places] for part in parts for places in (part.queries, part.references)
-    ]
-    distinct, inverse = np.unique(np.concatenate(rows), return_inverse=True)
-    adapted = predictor.encode(embeddings[torch.from_numpy(distinct)])[torch.from_numpy(inverse)]
-    pieces = adapted.split([len(each) for each in rows])
+    """The mean loss over a batch's queries."""
     logits, wanted = [], []
-    for part, queries, references in zip(parts, pieces[::2], pieces[1::2], strict=True):
-        target = targets[part.policy]
-        logits.append(predictor.mix(queries, references, target[torch.from_numpy(part.references)]))
-        wanted.append(target[torch.from_numpy(part.queries)])
+    for number, queries, references in parts:
+        rows, target = policies[number].rows, targets[number]
+        asked, given = (embeddings[torch.from_numpy(rows[places])] for places in (queries, references))
+        logits.append(predictor(asked, given, target[torch.from_numpy(references)]))
+        wanted.append(target[torch.from_numpy(queries)])
     return loss(torch.cat(logits), torch.cat(wanted))
 
 

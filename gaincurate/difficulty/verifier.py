@@ -20,24 +20,22 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from gaincurate.core.artifact import Json
-from gaincurate.core.files import digest_json, to_lines
+from gaincurate.core.files import to_lines
 from gaincurate.core.foreign import json_value
 from gaincurate.core.options import near
 from gaincurate.core.process import Kept, signal_name
 from gaincurate.core.progress import Progress
 from gaincurate.core.rng import Ints
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.difficulty.answers import accepted, asked_format
 from gaincurate.difficulty.config import JudgingConfig
 from gaincurate.difficulty.prompts import Prompt, read_prompts
 from gaincurate.difficulty.verify_worker import NAMES, WALL, GoldProblem, Job, Setup, gold_answer, gold_text
-from gaincurate.errors import InputError, OutputError, StorageError
+from gaincurate.errors import InputError
 
 _LOADING = 120.0  # seconds until a verifier has to be imported, on a busy machine
 _ENDING = 10.0  # seconds until what a process started has ended after it
@@ -356,25 +354,6 @@ def _jobs(prompts: Sequence[Prompt], config: VerifierConfig, broken: Broken) -> 
             broken[prompt.gc_id] = str(problem)
             continue
         yield prompt.gc_id, Job(completion, prompt.answer, prompt.row)
-
-
-def remembered(path: Path, what: Json) -> Broken | None:
-    """The broken rows that an earlier run noted for the same rows and verifier, or None."""
-    try:
-        record = read_sealed(path)
-    except (OutputError, StorageError):
-        return None  # they are verified again
-    broken: Broken = record["broken"]
-    return broken if record["of"] == digest_json(what) else None
-
-
-def remember(path: Path, what: Json, broken: Broken) -> None:
-    """Keep what was found.
-
-    Raises:
-        StorageError: the file system refused.
-    """
-    write_sealed(path, {"of": digest_json(what), "broken": broken})
 
 
 def broken_lines(broken: Broken) -> bytes:

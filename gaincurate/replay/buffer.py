@@ -18,7 +18,7 @@ from gaincurate.replay.config import ReplayConfig
 from gaincurate.replay.group import Key, RolloutGroup
 from gaincurate.replay.rows import decode, encode
 
-FORMAT = 1
+FORMAT = 2
 _STREAM = 0x5250  # of the seed's noise; no strategy uses it
 
 
@@ -27,9 +27,8 @@ class Counts:
     """What happened since the buffer was made; every inserted group is kept, uninformative or too old.
 
     `evicted` groups left because newer ones came, `aged` ones because of `max_age`. `repeated` were there
-    already and changed nothing. `steps` were planned, `replay_steps` of them with replay. Since the last step
-    that replayed, `waiting` were planned, and the buffer was found empty by the last `empty` plans.
-    Tokens are completion tokens.
+    already and changed nothing. `steps` were planned, `replay_steps` of them with replay, and `waiting` since
+    the last of these. Tokens are completion tokens.
     """
 
     kept: int = 0
@@ -41,7 +40,6 @@ class Counts:
     steps: int = 0
     replay_steps: int = 0
     waiting: int = 0
-    empty: int = 0
     tokens_generated: int = 0
     tokens_trained: int = 0
 
@@ -120,7 +118,13 @@ class ReplayBuffer:
         version = step if policy_version is None else policy_version
         if (step, version) == (self._step, self._version) and step >= 0:
             return self.last_plan
-        self._refuse_back(step, version)
+        if step <= self._step or version < self._version:
+            raise OutcomeError(
+                f"step {step} with policy version {version} is asked for and the buffer is at step "
+                f"{self._step} with version {self._version}: both rise. Where the trainer went back to a "
+                "checkpoint, load the buffer's state from there too.",
+                step=step,
+            )
         aged = self._drop_old(version)
         sizes, held = self.config, len(self._groups)
         replayed: list[RolloutGroup] = []
@@ -134,26 +138,11 @@ class ReplayBuffer:
             steps=was.steps + 1,
             replay_steps=was.replay_steps + bool(replayed),
             waiting=0 if replayed else was.waiting + 1,
-            empty=0 if held else was.empty + 1,
             tokens_trained=was.tokens_trained + sum(group.tokens for group in replayed),
         )
         self._step, self._version, self._seen = step, version, set()
         self._plan = Plan(sizes.batch_groups - len(replayed), replayed)
         return self.last_plan
-
-    def _refuse_back(self, step: int, version: int) -> None:
-        if step <= self._step:
-            raise OutcomeError(
-                f"step {step} is asked for and the buffer is at step {self._step}: it goes forward only. "
-                "Where the trainer went back to a checkpoint, load the buffer's state from there too.",
-                step=step,
-            )
-        if step < 0 or version < self._version:
-            raise OutcomeError(
-                f"step {step} has policy version {version} and step {self._step} had {self._version}; "
-                "versions rise, from 0.",
-                step=step,
-            )
 
     def _drop_old(self, version: int) -> int:
         before = len(self._groups)
@@ -221,30 +210,20 @@ class ReplayBuffer:
         return list(distinct.values())
 
     def _refuse_wrong(self, group: RolloutGroup) -> None:
-        about = f"the group of prompt {group.gc_id!r}"
-        if group.step != self._step:
+        size = self.config.group_size
+        if (group.step, group.size) != (self._step, size) or group.policy_version > self._version:
             raise OutcomeError(
-                f"{about} is of step {group.step} and the step last planned is {self._step}; call `plan` "
-                "before generation and `insert` after it, step by step.",
-                gc_id=group.gc_id,
-            )
-        if group.size != self.config.group_size:
-            raise OutcomeError(
-                f"{about} has {group.size} rollouts, not {self.config.group_size}: a group is stored whole "
-                "or not at all. Where processes share a group, gather it first.",
-                gc_id=group.gc_id,
-            )
-        if group.policy_version > self._version:
-            raise OutcomeError(
-                f"{about} is of policy version {group.policy_version} and step {self._step} was planned with "
-                f"{self._version}.",
+                f"the group of prompt {group.gc_id!r} has step {group.step}, {group.size} rollouts and "
+                f"policy version {group.policy_version}; the last plan is of step {self._step}, {size} "
+                f"rollouts a group and version {self._version}. Call `plan` before generation and `insert` "
+                "after it, and gather groups that processes share.",
                 gc_id=group.gc_id,
             )
 
     def state_dict(self) -> dict[str, Any]:
         """All of it, to be saved with the trainer's checkpoint: plain values, and `groups` as bytes.
 
-        The bytes are an Arrow stream: what is in the buffer, then what was replayed and has left since.
+        The bytes are a Parquet file: what is in the buffer, then what was replayed and has left since.
         """
         held = list(self._groups)
         places = {id(group): place for place, group in enumerate(held)}

@@ -7,11 +7,11 @@ to the other rollouts of its group.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -82,18 +82,17 @@ class RolloutGroup:
         if not isinstance(self.gc_id, str) or not self.gc_id:
             raise OutcomeError(f"a rollout group's gc_id is {self.gc_id!r}, not a text.")
         where = f"rollout group of prompt {self.gc_id!r}"
-        _settings(self, where)
-        put = object.__setattr__
-        put(self, "policy_version", _whole(self.policy_version, "policy_version", where))
-        put(self, "step", _whole(self.step, "step", where))
-        put(self, "extra", _json(self.extra, where))
-        put(self, "prompt_ids", _tokens(self.prompt_ids, "prompt_ids", where))
-        put(self, "completion_ids", _each(self.completion_ids, "completion_ids", where, _tokens))
-        put(self, "mask", _each(self.mask, "mask", where, _mask))
-        put(self, "logprobs", _each(self.logprobs, "logprobs", where, _logprobs))
+        put = partial(object.__setattr__, self)
+        for name in ("policy_version", "step"):
+            put(name, _count(getattr(self, name), name, where))
+        put("extra", _json(self.extra, where))
+        put("prompt_ids", _array(self.prompt_ids, np.int32, "prompt_ids", where))
+        for name, kind in (("completion_ids", np.int32), ("mask", np.bool_), ("logprobs", np.float32)):
+            values = enumerate(getattr(self, name))
+            put(name, tuple(_array(each, kind, f"{name} of rollout {i}", where) for i, each in values))
         for name in ("rewards", "correct", "advantages"):
-            put(self, name, _numbers(getattr(self, name), name, where))
-        _shapes(self, where)
+            put(name, _array(getattr(self, name), np.float64, name, where))
+        _check(self, where)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Through the constructor, or the arrays of a copy sent to another process could be written to.
@@ -125,36 +124,11 @@ class RolloutGroup:
         arrays = [*self.completion_ids, *self.mask, *self.logprobs, self.prompt_ids]
         return sum(array.nbytes for array in [*arrays, self.rewards, self.correct, self.advantages])
 
-    def digest(self) -> str:
-        """BLAKE2b-128 of all that the group holds, lower-case hex; equal groups have equal ones."""
-        state = hashlib.blake2b(digest_size=16)
-        lengths = [len(ids) for ids in self.completion_ids]
-        about = [*self.key, self.temperature, self.top_p, self.logprobs_of, lengths, self.extra]
-        state.update(json.dumps(about, sort_keys=True, ensure_ascii=False).encode())
-        numbers = (self.rewards, self.correct, self.advantages)
-        for arrays in ((self.prompt_ids,), numbers, self.completion_ids, self.mask, self.logprobs):
-            for array in arrays:
-                state.update(array.tobytes())
-        return state.hexdigest()
 
-
-def _whole(value: Any, name: str, where: str) -> int:
+def _count(value: Any, name: str, where: str) -> int:
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 0:
         raise OutcomeError(f"{where}: {name} is {value!r}, not a whole number from 0.")
     return int(value)
-
-
-def _settings(group: RolloutGroup, where: str) -> None:
-    if not (math.isfinite(group.temperature) and group.temperature > 0):
-        raise OutcomeError(
-            f"{where}: temperature is {group.temperature!r}; it is above 0, because a greedy rollout has no "
-            "log-probs to compare with."
-        )
-    if not 0 < group.top_p <= 1:
-        raise OutcomeError(f"{where}: top_p is {group.top_p!r}; it is above 0 and at most 1.")
-    if group.logprobs_of not in get_args(Convention):
-        conventions = ", ".join(get_args(Convention))
-        raise OutcomeError(f"{where}: logprobs_of is {group.logprobs_of!r}; it is one of {conventions}.")
 
 
 def _json(values: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -166,101 +140,69 @@ def _json(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     return copied
 
 
-def _each(values: Sequence[Any], name: str, where: str, check: Any) -> tuple[Any, ...]:
-    return tuple(check(value, f"{name} of rollout {index}", where) for index, value in enumerate(values))
-
-
-def _read_only_copy(array: npt.NDArray[Any], kind: type[np.generic]) -> npt.NDArray[Any]:
-    """A copy that cannot be written to."""
-    copied = np.array(array, kind, order="C", copy=True)
+def _array(values: Any, kind: type[np.generic], name: str, where: str) -> npt.NDArray[Any]:
+    """A copy of one dimension that cannot be written to; floats are not rounded to token ids."""
+    array = np.asarray(values)
+    casting: Any = "unsafe" if kind is np.bool_ or not array.size else "same_kind"
+    if array.ndim != 1 or not np.can_cast(array.dtype, kind, casting):
+        raise OutcomeError(
+            f"{where}: {name} is {array.dtype} of shape {list(array.shape)}, not one dimension of "
+            f"{kind.__name__}."
+        )
+    with np.errstate(over="ignore"):  # a log-prob too small for float32 is refused as an infinity
+        copied = array.astype(kind)
     copied.flags.writeable = False
     return copied
 
 
-def _flat(values: Any, name: str, where: str) -> npt.NDArray[Any]:
-    array = np.asarray(values)
-    if array.ndim != 1:
-        raise OutcomeError(f"{where}: {name} has shape {list(array.shape)}, not one dimension.")
-    return array
+def _check(group: RolloutGroup, where: str) -> None:
+    """Refuse what a trainer hands in and a loss cannot use.
 
-
-def _tokens(values: Any, name: str, where: str) -> Tokens:
-    array = _flat(values, name, where)
-    if array.size and array.dtype.kind not in "iu":
-        raise OutcomeError(f"{where}: {name} has {array.dtype} in it, not token ids.")
-    if array.size and not 0 <= int(array.min()) <= int(array.max()) < 2**31:
+    Raises:
+        OutcomeError: names the value.
+    """
+    if not (math.isfinite(group.temperature) and group.temperature > 0):
         raise OutcomeError(
-            f"{where}: {name} has {int(array.min())} to {int(array.max())} in it; token ids are from 0 to "
-            "2^31 - 1, so take the padding off first."
+            f"{where}: temperature is {group.temperature!r}; it is above 0, because a greedy rollout has no "
+            "log-probs to compare with."
         )
-    return _read_only_copy(array, np.int32)
-
-
-def _mask(values: Any, name: str, where: str) -> Mask:
-    array = _flat(values, name, where)
-    if array.dtype != np.bool_ and array.size and not ((array == 0) | (array == 1)).all():
-        raise OutcomeError(f"{where}: {name} has other values than 0 and 1.")
-    return _read_only_copy(array, np.bool_)
-
-
-def _numbers(values: Any, name: str, where: str) -> Floats:
-    array = _flat(values, name, where)
-    if array.dtype.kind not in "biuf":
-        raise OutcomeError(f"{where}: {name} has {array.dtype} in it, not numbers.")
-    numbers = array.astype(np.float64)
-    if not np.isfinite(numbers).all():
-        place = int(np.flatnonzero(~np.isfinite(numbers))[0])
-        raise OutcomeError(
-            f"{where}: {name} of rollout {place} is {numbers[place]}. A rollout that could not be judged has "
-            "no place in a group: leave its group out.",
-            rollout=place,
-        )
-    return _read_only_copy(numbers, np.float64)
-
-
-def _logprobs(values: Any, name: str, where: str) -> Floats32:
-    array = _flat(values, name, where)
-    if array.size and array.dtype.kind != "f":
-        raise OutcomeError(f"{where}: {name} has {array.dtype} in it, not log-probs.")
-    if array.dtype != np.float32:
-        with np.errstate(over="ignore"):  # what is too small for the type is caught as an infinity
-            array = array.astype(np.float32)
-    if not np.isfinite(array).all():
-        place = int(np.flatnonzero(~np.isfinite(array))[0])
-        raise OutcomeError(
-            f"{where}: {name} has {array[place]} at token {place}; put 0 where the mask is False and there "
-            "is none.",
-            token=place,
-        )
-    if array.size and float(array.max()) > _SLACK:
-        raise OutcomeError(
-            f"{where}: {name} has {float(array.max()):g} in it, and a log-prob is 0 at most; are these "
-            "probabilities, or negated?"
-        )
-    return _read_only_copy(array, np.float32)
-
-
-def _shapes(group: RolloutGroup, where: str) -> None:
-    size = group.size
-    if size < 2:
-        raise OutcomeError(f"{where} has {size} rollouts; without two there is nothing to compare.")
+    if not 0 < group.top_p <= 1:
+        raise OutcomeError(f"{where}: top_p is {group.top_p!r}; it is above 0 and at most 1.")
+    if group.logprobs_of not in get_args(Convention):
+        conventions = ", ".join(get_args(Convention))
+        raise OutcomeError(f"{where}: logprobs_of is {group.logprobs_of!r}; it is one of {conventions}.")
+    if group.size < 2:
+        raise OutcomeError(f"{where} has {group.size} rollouts; without two there is nothing to compare.")
     if not len(group.prompt_ids):
         raise OutcomeError(f"{where} has an empty prompt.")
     for name in ("completion_ids", "mask", "logprobs", "correct", "advantages"):
-        if (count := len(getattr(group, name))) != size:
+        if (count := len(getattr(group, name))) != group.size:
             raise OutcomeError(
-                f"{where} has {size} rewards and {count} {name}: a group is stored whole or not at all. "
-                "Where processes share a group, gather it first."
+                f"{where} has {group.size} rewards and {count} {name}: a group is stored whole or not at "
+                "all. Where processes share a group, gather it first."
             )
-    low, high = float(group.correct.min()), float(group.correct.max())
-    if low < 0 or high > 1:
-        raise OutcomeError(
-            f"{where}: correct is from {low:g} to {high:g}; it is from 0 to 1, before any shaping."
-        )
-    for index, ids in enumerate(group.completion_ids):
-        for name in ("mask", "logprobs"):
-            if (count := len(getattr(group, name)[index])) != len(ids):
-                raise OutcomeError(
-                    f"{where}: rollout {index} has {len(ids)} completion_ids and {count} {name}.",
-                    rollout=index,
-                )
+    for index, (ids, mask, logprobs) in enumerate(
+        zip(group.completion_ids, group.mask, group.logprobs, strict=True)
+    ):
+        if not len(ids) == len(mask) == len(logprobs):
+            raise OutcomeError(
+                f"{where}: rollout {index} has {len(ids)} completion_ids, {len(mask)} mask and "
+                f"{len(logprobs)} logprobs.",
+                rollout=index,
+            )
+        if not (np.isfinite(logprobs) & (logprobs <= _SLACK)).all():
+            raise OutcomeError(
+                f"{where}: logprobs of rollout {index} has a value that is not finite or above 0. Put 0 "
+                "where the mask is False and there is none.",
+                rollout=index,
+            )
+    if min(int(ids.min(initial=0)) for ids in (group.prompt_ids, *group.completion_ids)) < 0:
+        raise OutcomeError(f"{where} has token ids below 0: remove the padding first.")
+    for name in ("rewards", "correct", "advantages"):
+        if not np.isfinite(getattr(group, name)).all():
+            raise OutcomeError(
+                f"{where}: {name} has a value that is not finite. Leave out a group with a rollout that "
+                "could not be judged."
+            )
+    if not (group.correct.min() >= 0 and group.correct.max() <= 1):
+        raise OutcomeError(f"{where}: correct has values outside 0 to 1; give it before any shaping.")

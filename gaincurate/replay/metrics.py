@@ -71,36 +71,14 @@ def ratio_metrics(ratios: npt.ArrayLike) -> dict[str, float]:
 
 
 def warning(buffer: ReplayBuffer, steps: int = _WAIT) -> str | None:
-    """A sentence where replay does nothing: the buffer found empty, or too small, by so many plans in a row.
-
-    None where all is well, and in the steps between: it comes again after as many steps more.
-    """
-    counts, need = buffer.counts, buffer.config.replayed_groups
+    """A sentence where nothing was replayed for so many plans in a row, and again after as many more."""
+    counts = buffer.counts
     if counts.waiting == 0 or counts.waiting % steps:
         return None
-    judged = counts.kept + counts.uninformative
-    if counts.empty >= steps:
-        why = _why_empty(buffer, judged)
-        return f"The replay buffer was empty at each of the last {counts.empty} steps: {why}"
     return (
         f"Nothing was replayed in the last {counts.waiting} steps: the buffer holds {len(buffer)} groups and "
-        f"a step replays {need}. Of {judged:,} groups {counts.kept:,} had rollouts that differ, "
-        f"{counts.evicted:,} left for newer ones and {counts.aged:,} for their age. Train on prompts of "
-        "middling difficulty, or set fresh_share or max_age higher."
-    )
-
-
-def _why_empty(buffer: ReplayBuffer, judged: int) -> str:
-    counts = buffer.counts
-    if judged == 0 and counts.too_old == 0:
-        return "no group was ever inserted. Is `insert` called after each generation?"
-    if counts.kept == 0 and counts.too_old == 0:
-        return (
-            f"in all {judged:,} groups the rollouts were equally correct. Train on prompts of middling "
-            "difficulty, or see that `correct` is what the verifier says."
-        )
-    return (
-        f"of {judged + counts.too_old:,} groups {counts.kept:,} were kept, and "
-        f"{counts.too_old + counts.aged:,} grew older than max_age {buffer.config.max_age}. Set max_age "
-        "higher, or let the policy version rise by one per step."
+        f"a step replays {buffer.config.replayed_groups}. Of {counts.kept + counts.uninformative:,} groups, "
+        f"{counts.kept:,} had rollouts that differ in correctness; {counts.too_old + counts.aged:,} were "
+        f"older than max_age, and {counts.evicted:,} left for newer ones. Train on prompts of middling "
+        "difficulty, check that `correct` is the verifier's verdict, or set fresh_share or max_age higher."
     )

@@ -1,6 +1,6 @@
 """A replay buffer's state as one file beside a trainer's checkpoint.
 
-The file is a line of JSON, then the groups as an Arrow stream. It is written whole or not at all, and its
+The file is a line of JSON, then the groups as Parquet. It is written whole or not at all, and its
 digests show what was damaged since: groups that are only nearly right would train in silence.
 """
 

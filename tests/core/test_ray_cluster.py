@@ -12,7 +12,6 @@ import pytest
 from gaincurate.core import ray_cluster
 from gaincurate.core.cluster_options import ClusterConfig
 from gaincurate.core.options import checked
-from gaincurate.difficulty.config import make_config
 from gaincurate.errors import GaincurateError, InputError
 from gaincurate.scoring.config import ScoreConfig
 
@@ -57,14 +56,6 @@ def test_what_does_not_go_together(options: dict[str, Any], sentence: str) -> No
 def test_a_label_is_a_key_and_a_value(label: str) -> None:
     with pytest.raises(InputError, match=f"--worker-label {label}: expected KEY=VALUE"):
         score(engine="ray", worker_label=[label])
-
-
-def test_rollouts_by_a_server_need_no_cluster() -> None:
-    options = {"scored": Path("s"), "out": Path("o"), "verifier": "exact"}
-    with pytest.raises(InputError, match=r"--engine ray goes with --model: a --server generates on machines"):
-        make_config(**options, server="http://localhost:1", engine="ray")
-    with pytest.raises(InputError, match=r"^--workers 2 goes with --engine ray\.$"):
-        make_config(**options, model="m", workers=2)
 
 
 @pytest.fixture

@@ -18,18 +18,19 @@ import embedded
 import gaincurate
 from gaincurate.core.rng import Floats
 from gaincurate.core.stats import pearson
-from gaincurate.difficulty.methods import ByGaussianProcess, Seen
-from gaincurate.difficulty.metrics import observation_noise, pass_variance
-from gaincurate.difficulty.pass_rates import read_pass_rates
-from gaincurate.difficulty.predict import make, predict
-from gaincurate.difficulty.training_free import (
+from gaincurate.difficulty.methods import (
     TRIED,
+    ByGaussianProcess,
     Evidence,
     GaussianProcess,
+    Seen,
     Sizes,
     choose_sizes,
     log_likelihood,
 )
+from gaincurate.difficulty.metrics import observation_noise, pass_variance
+from gaincurate.difficulty.pass_rates import read_pass_rates
+from gaincurate.difficulty.predict import make, predict
 
 SIZES = Sizes(embedding=0.03, signals=0.05, both=0.02, own=0.007, length=1.3)
 
@@ -240,7 +241,7 @@ def test_a_row_without_a_signal_counts_as_usual_in_it(tmp_path: Path) -> None:
     assert (method.read(table)[:, :-1] == read[:, :-1]).all()
     values = method.fit(
         read, Seen(np.linspace(0, 1, len(read)), np.full(len(read), 0.02), np.ones(len(read)))
-    )(read)
+    ).predict(read)
     assert np.isfinite(values).all()
 
 

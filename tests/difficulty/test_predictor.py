@@ -23,7 +23,7 @@ from gaincurate.difficulty.predictor import (
 )
 
 Floats = npt.NDArray[np.float64]
-SHAPES = [Shape(5, hidden=7), Shape(5, hidden=7, input_norm=True)]
+SHAPE = Shape(5, hidden=7)
 
 
 def made(shape: Shape, seed: int = 0) -> DifficultyPredictor:
@@ -54,25 +54,23 @@ def normed(weights: dict[str, Any], name: str, row: Floats) -> Floats:
     return np.asarray(row * weights[f"{name}.weight"] + weights[f"{name}.bias"])
 
 
-def plain_adapter(weights: dict[str, Any], z: Floats, first: int) -> Floats:
-    """Row by row, no dropout. A layer norm at the end, and one before layer 1 where that is the `first`."""
+def plain_adapter(weights: dict[str, Any], z: Floats) -> Floats:
+    """Row by row, no dropout, a layer norm at the end."""
     rows = []
     for row in z:
-        if first:
-            row = normed(weights, "adapter.0", row)
         for layer in (0, 3, 6):
-            linear = f"adapter.{layer + first}"
+            linear = f"adapter.{layer}"
             row = weights[f"{linear}.weight"] @ row + weights[f"{linear}.bias"]
             if layer < 6:
                 row = np.array([gelu(x) for x in row])
-        rows.append(normed(weights, f"adapter.{7 + first}", row))
+        rows.append(normed(weights, "adapter.7", row))
     return np.array(rows)
 
 
 def plain(predictor: DifficultyPredictor, queries: Floats, references: Floats, d: Floats) -> Floats:
     """The paper's formulas, one prompt at a time."""
     weights = {name: value.numpy() for name, value in predictor.state_dict().items()}
-    q, r = (plain_adapter(weights, z, int(predictor.shape.input_norm)) for z in (queries, references))
+    q, r = (plain_adapter(weights, z) for z in (queries, references))
     k = len(d)
     mean = sum(d) / k
     spread = math.sqrt(sum((x - mean) ** 2 for x in d) / k)
@@ -88,10 +86,9 @@ def plain(predictor: DifficultyPredictor, queries: Floats, references: Floats, d
     return np.array(found)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=["paper", "input-norm"])
 @pytest.mark.parametrize("seed", range(3))
-def test_predictions_equal_a_plain_implementation(shape: Shape, seed: int) -> None:
-    predictor, (q, r, d) = made(shape, seed), data(seed=seed)
+def test_predictions_equal_a_plain_implementation(seed: int) -> None:
+    predictor, (q, r, d) = made(SHAPE, seed), data(seed=seed)
     with torch.no_grad():
         for parameter in predictor.parameters():  # norms too, whose weights begin as ones and zeros
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -100,7 +97,7 @@ def test_predictions_equal_a_plain_implementation(shape: Shape, seed: int) -> No
 
 
 def test_a_reference_left_out_by_mask_is_as_if_it_were_not_there() -> None:
-    predictor, (q, r, d) = made(SHAPES[0]), tensors(*data())
+    predictor, (q, r, d) = made(SHAPE), tensors(*data())
     seen = torch.ones(4, 6, dtype=torch.bool)
     seen[:, 2] = False
     others = [0, 1, 3, 4, 5]
@@ -137,9 +134,8 @@ def test_the_spread_is_the_populations() -> None:
     assert spread.item() == pytest.approx(np.std(d.numpy()), abs=1e-12)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=["paper", "input-norm"])
-def test_gradients_equal_differences(shape: Shape) -> None:
-    predictor, (q, r, d) = made(shape), tensors(*data())
+def test_gradients_equal_differences() -> None:
+    predictor, (q, r, d) = made(SHAPE), tensors(*data())
     target = torch.tensor([0.0, 0.25, 0.625, 1.0], dtype=torch.float64)
     loss(predictor(q, r, d), target).backward()
     random = np.random.default_rng(0)
@@ -165,7 +161,7 @@ def test_gradients_equal_differences(shape: Shape) -> None:
 def test_predictions_stay_inside_0_and_1_and_are_the_same_in_any_order(
     rates: list[float], seed: int, size: float
 ) -> None:
-    predictor = made(SHAPES[0], seed).float()
+    predictor = made(SHAPE, seed).float()
     q, r, _ = data(3, len(rates), seed)
     queries, references = (torch.from_numpy(size * x).float() for x in (q, r))
     d = torch.tensor(rates)
@@ -177,7 +173,7 @@ def test_predictions_stay_inside_0_and_1_and_are_the_same_in_any_order(
 
 
 def test_dropout_is_of_training_alone() -> None:
-    predictor, (q, r, d) = made(SHAPES[0]), tensors(*data())
+    predictor, (q, r, d) = made(SHAPE), tensors(*data())
     with torch.no_grad():
         assert predictor(q, r, d).equal(predictor(q, r, d))
         predictor.train()

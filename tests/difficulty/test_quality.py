@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from gaincurate.core.rng import uniforms
 from gaincurate.core.stats import brier, pearson, reliability
+from gaincurate.difficulty.methods import Evidence, GaussianProcess, Sizes
 from gaincurate.difficulty.metrics import (
     interval,
     no_better_than_a_constant,
@@ -19,7 +20,6 @@ from gaincurate.difficulty.metrics import (
     quality,
     quality_of_halves,
 )
-from gaincurate.difficulty.training_free import Evidence, GaussianProcess, Sizes
 
 
 @given(st.integers(0, 10_000), st.integers(3, 40))

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import threading
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import runs
-from full_disk import no_file_above
 from gaincurate.core.artifact import IDENTITY, Artifact
 from gaincurate.core.files import write_json
 from gaincurate.core.outcomes import Rules, read_outcomes
@@ -28,8 +24,8 @@ from gaincurate.difficulty.rollout_set import (
     unmarked,
     write_shard,
 )
-from gaincurate.difficulty.rollout_shard import Journal, decoded, encoded
-from gaincurate.errors import InputError, OutputError, StorageError
+from gaincurate.difficulty.rollout_shard import decoded, encoded
+from gaincurate.errors import InputError, OutputError
 
 Rewards = dict[str, list[float | None]]
 
@@ -165,86 +161,6 @@ def test_rejected_rows_are_counted_and_listed(tmp_path: Path) -> None:
     made = make(tmp_path / "set", [{"a": [1.0]}, {"b": [0.0]}], lines)
     assert RolloutSet(made).manifest["rejected"] == 1
     assert [json.loads(line) for line in (made / "rejected.jsonl").read_text().splitlines()] == lines
-
-
-def test_a_journal_on_a_full_disk_is_one_error_and_goes_on(tmp_path: Path) -> None:
-    path = tmp_path / "j.jsonl"
-    with closing(Journal(path)) as full, no_file_above(100):
-        full.append([{"a": "b"}])
-        with pytest.raises(StorageError, match="the file size limit is reached"):
-            full.append([{"a": "b" * 200}])
-        full.close()  # the buffer still has it, and there still is no room
-    with closing(Journal(path)) as again:
-        assert list(again.entries()) == [{"a": "b"}]
-
-
-@given(data=st.data())
-def test_a_journal_cut_anywhere_keeps_its_whole_lines(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
-    path = tmp_path_factory.mktemp("journal") / "j.jsonl"
-    values = data.draw(st.lists(st.dictionaries(st.text(max_size=3), st.text(max_size=30)), max_size=6))
-    journal = Journal(path)
-    journal.append(values)
-    journal.close()
-    whole = path.read_bytes()
-    cut = data.draw(st.integers(0, len(whole)))
-    path.write_bytes(whole[:cut])
-    again = Journal(path)
-    kept = list(again.entries())
-    assert kept == values[: whole[:cut].count(b"\n")]
-    again.append([{"more": "ü\n"}])
-    assert list(again.entries()) == [*kept, {"more": "ü\n"}]
-    again.close()
-
-
-def test_a_journal_waits_for_the_writer_before(tmp_path: Path) -> None:
-    path, opened = tmp_path / "j.jsonl", list[Journal]()
-    first = Journal(path)
-    first._file.write(b'{"a": ')  # in the middle of a line, which is no piece of a killed writer's
-    first._file.flush()
-    second = threading.Thread(target=lambda: opened.append(Journal(path)))
-    second.start()
-    second.join(0.2)
-    assert not opened
-    first._file.write(b"1}\n")
-    first.close()
-    second.join()
-    assert list(opened[0].entries()) == [{"a": 1}]
-    opened[0].close()
-
-
-def test_a_journal_whose_file_was_deleted_meanwhile_is_begun_anew(tmp_path: Path) -> None:
-    path, opened = tmp_path / "j.jsonl", list[Journal]()
-    first = Journal(path)
-    second = threading.Thread(target=lambda: opened.append(Journal(path)))
-    second.start()
-    second.join(0.2)
-    path.unlink()  # its shard is written
-    first.close()
-    second.join()
-    opened[0].append([{"a": 1}])
-    assert list(opened[0].entries()) == [{"a": 1}]
-    opened[0].close()
-
-
-def test_a_journals_lines_are_on_the_disk_when_they_count(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, synced, real = tmp_path / "j.jsonl", list[bytes](), os.fsync
-
-    def fsync(descriptor: int) -> None:
-        real(descriptor)
-        if os.fstat(descriptor).st_ino == path.stat().st_ino:
-            synced.append(path.read_bytes())
-
-    journal = Journal(path)
-    monkeypatch.setattr(os, "fsync", fsync)
-    for number in range(3):
-        journal.append([{"a": number}])
-        assert synced[number:] == [path.read_bytes()]
-        assert synced[-1].count(b"\n") == number + 1
-    journal.close()
 
 
 def test_a_completion_survives_the_journal_bit_for_bit() -> None:

@@ -29,8 +29,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "adapter"
 
 
-@pytest.mark.parametrize("shape", [Shape(6, hidden=8), Shape(6, hidden=8, input_norm=True)])
-def test_what_is_saved_is_loaded(tmp_path: Path, shape: Shape) -> None:
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    shape = Shape(6, hidden=8)
     predictor = DifficultyPredictor(shape)
     saved = save_adapter(tmp_path / "a", predictor, EMBEDDING, {"seed": 1})
     found = load_adapter(tmp_path / "a")
@@ -59,7 +59,7 @@ def test_what_is_no_adapter_or_a_damaged_one_is_refused(tmp_path: Path, folder: 
     with pytest.raises(InputError, match=r"config\.json is damaged; fit the predictor again\.$"):
         load_adapter(folder)
     (folder / CONFIG).write_text(json.dumps({**json.loads(good), "format": 9, "digest": None}))
-    with pytest.raises(InputError, match="has format 9, this version reads 1"):
+    with pytest.raises(InputError, match="has format 9, this version reads 2"):
         load_adapter(folder)
     (folder / CONFIG).write_text(good)
     weights = load_file(folder / WEIGHTS)

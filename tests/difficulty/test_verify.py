@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gaincurate.difficulty.verifier import VerifierConfig, VerifierPool, remember, remembered
+from gaincurate.difficulty.verifier import VerifierConfig, VerifierPool
 from gaincurate.difficulty.verify_worker import GoldProblem, Job, gold_text
 from gaincurate.errors import InputError
 
@@ -287,12 +287,3 @@ def test_reasoning_gym() -> None:
     assert "which reasoning-gym task it is cannot be seen" in reasons[1]
     assert reasons[2] == "reasoning-gym has no task 'no_such_task'"
     assert "the column metadata is a text but no JSON" in reasons[3]
-
-
-def test_a_note_of_gold_answers_is_of_one_verifier(tmp_path: Path) -> None:
-    path, what = tmp_path / "gold.json", {"source": "a"}
-    remember(path, what, {"id3": "it is empty"})
-    assert remembered(path, what) == {"id3": "it is empty"}
-    assert remembered(path, {"source": "b"}) is None
-    path.write_text("{")
-    assert remembered(path, what) is None

@@ -77,10 +77,9 @@ ENGINE: dict[str, Any] = {"use_vllm": True, "vllm_importance_sampling_correction
     ("changed", "begins", "ends"),
     [
         ({"loss_type": "cispo"}, "loss_type='cispo' clips no ratio by token. Take one of grpo, bnpo", "mean"),
-        ({"loss_type": "vespo"}, "loss_type='vespo' clips no ratio by token. ", "mean"),
         ({"importance_sampling_level": "sequence"}, "importance_sampling_level='sequence' has no", "='token'"),
         ({"top_entropy_quantile": 0.2}, "top_entropy_quantile=0.2 would choose tokens by one", "quantile=1"),
-        ({"off_policy_mask_threshold": 0.5}, "off_policy_mask_threshold=0.5 drops", "Replay(max_age=...) instead"),
+        ({"off_policy_mask_threshold": 0.5}, "off_policy_mask_threshold=0.5 drops", "threshold=None"),
         ({"beta": 0.04}, "beta=0.04 needs a reference policy's log-probs", "Set beta=0"),
         ({"use_vllm": True}, "vllm_importance_sampling_correction=True would correct twice", "correction=False"),
         (ENGINE | {"top_p": 0.95}, "top_p=0.95 with vLLM: its log-probs are of what is left", "Leave it out"),

@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gaincurate.difficulty.by_adapter import by_references
-from gaincurate.difficulty.predictor import Shape
+from gaincurate.difficulty.predictor import Shape, by_references
 from gaincurate.difficulty.train import Policy, Recipe, fit
 
 Floats = npt.NDArray[np.float64]

@@ -149,39 +149,23 @@ def _loss(trainer: Any) -> Iterator[Finding]:
             f"loss_type={trainer.loss_type!r} clips no ratio by token",
             f"take one of {', '.join(LOSSES)}: 'grpo' is the paper's mean",
         )
-    if trainer.importance_sampling_level != "token":
-        yield _finding(
-            f"importance_sampling_level={trainer.importance_sampling_level!r} has no ratio for each token",
-            importance_sampling_level="token",
-        )
-    if trainer.top_entropy_quantile < 1:
-        yield _finding(
-            f"top_entropy_quantile={trainer.top_entropy_quantile:g} would choose tokens by one threshold "
-            "over fresh and replayed ones",
-            top_entropy_quantile=1,
-        )
-    if trainer.off_policy_mask_threshold is not None:
-        yield _finding(
-            f"off_policy_mask_threshold={trainer.off_policy_mask_threshold} drops what is off-policy, which "
-            "is what is replayed",
-            "or use Replay(max_age=...) instead",
-            off_policy_mask_threshold=None,
-        )
-    if trainer.beta != 0:
-        yield _finding(
-            f"beta={trainer.beta:g} needs a reference policy's log-probs of replayed rollouts, which are not "
-            "made",
-            beta=0,
-        )
-    if not trainer.use_vllm:
-        return
-    if trainer.vllm_importance_sampling_correction:
-        yield _finding(
-            "vllm_importance_sampling_correction=True would correct twice: replay's ratios are against what "
-            "vLLM sampled with",
-            vllm_importance_sampling_correction=False,
-        )
-    yield from _sampling(trainer)
+    needed: dict[str, tuple[Any, str]] = {
+        "importance_sampling_level": ("token", "has no ratio for each token"),
+        "top_entropy_quantile": (1, "would choose tokens by one threshold over fresh and replayed ones"),
+        "off_policy_mask_threshold": (
+            None,
+            "drops replayed rollouts; limit their age by Replay(max_age=...)",
+        ),
+        "beta": (0, "needs a reference policy's log-probs of replayed rollouts, which are not made"),
+    }
+    if trainer.use_vllm:
+        correction = "would correct twice: replay's ratios are against what vLLM sampled with"
+        needed["vllm_importance_sampling_correction"] = (False, correction)
+    for name, (good, why) in needed.items():
+        if (value := getattr(trainer, name)) != good:
+            yield _finding(f"{name}={value!r} {why}", **{name: good})
+    if trainer.use_vllm:
+        yield from _sampling(trainer)
 
 
 def _sampling(trainer: Any) -> Iterator[Finding]:
@@ -278,9 +262,6 @@ class Notes:
     def _warn(self, text: str) -> None:
         if self._trainer.accelerator.is_main_process:
             _log.warning("%s", text)
-
-
-__all__ = ["Replay", "ReplayGRPOTrainer", "Replays"]
 
 
 class Replays:
