@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def print_report(document: Document, *, verbose: bool = False) -> None:
-    """Print whether to sort by anything and what was asked for; each signal and the tables if `verbose`."""
+    """Print whether to sort by any signal, and the next steps; each signal and all tables if `verbose`."""
     from gaincurate.report import verdict_text
     from gaincurate.report.contents import parts
 
@@ -116,8 +116,8 @@ def report(
     success: Annotated[
         float | None,
         Option(
-            "Of rollout sets: a rollout is right from this reward on. Default: a reward is so much of a "
-            "success.",
+            "For rollout sets: the reward from which a rollout counts as right. Default: rewards between "
+            "0 and 1 count as partial successes.",
             min=0,
             max=1,
         ),
@@ -147,13 +147,13 @@ def report(
     ] = False,
     page: Annotated[
         Path | None,
-        Option("Write all of it as one HTML file, which works offline.", names=("--output", "-o")),
+        Option("Write the report as one HTML file that works offline.", names=("--output", "-o")),
     ] = None,
     explore: Annotated[
         bool,
         Option(
-            "With -o report.html: write report-prompts.html too, with every prompt to sort, filter and "
-            "search, and a map of the embeddings."
+            "With -o report.html: also write report-prompts.html, a table of all prompts with sorting, "
+            "filters and search, and a map of the embeddings."
         ),
     ] = False,
     cache: Cache = None,
@@ -164,9 +164,9 @@ def report(
 ) -> None:
     """Say what each score of a set is worth: more than prompt length, or not.
 
-    Without pass rates (--rollouts, --run) or a level of difficulty it can say what a score follows, not what
-    it is worth for training. Rows that stand there twice are counted; further checks of the rows are made
-    where their options are given, see `gaincurate hygiene`.
+    Without pass rates (--rollouts, --run) or a difficulty level, the report shows what a score correlates
+    with, not its worth for training. Duplicate rows are counted. Other checks of the rows run if you give
+    their options, see `gaincurate hygiene`.
 
     Example: gaincurate report scored --rollouts rollouts -o report.html
     """
@@ -238,13 +238,9 @@ def need_a_place_for_the_page(page: Path, option: str) -> None:
             ours = _MARK in file.read(_HEAD)
     if not ours:
         raise OutputError(
-            f"{option} {page} is there and is no report: it would be lost. Name another file, such as "
-            "report.html.",
+            f"{option} {page} exists and is not a report of gaincurate, so it is not overwritten. Give "
+            "another file, such as report.html.",
             path=str(page),
-        )
-    if page.suffix.lower() not in (".html", ".htm"):
-        raise OutputError(
-            f"{option} {page}: the page is HTML; name a file that ends in .html.", path=str(page)
         )
 
 
@@ -256,7 +252,7 @@ def lacking_for_pages() -> str:
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if 0 <= limit < _SPACE:  # V8 would end the process by a signal
         return (
-            f"{_SPACE >> 30} GiB of address space, as what draws the pictures reserves 64 and uses next to "
-            f"none, and this process may have {limit / 2**30:.3g} (`ulimit -v`)"
+            f"{_SPACE >> 30} GiB of address space, of which the drawing library reserves 64, and the limit "
+            f"of this process is {limit / 2**30:.3g} (`ulimit -v`)"
         )
     return ""

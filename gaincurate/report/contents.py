@@ -1,4 +1,4 @@
-"""What a report shows: its document as parts of paragraphs, tables and pictures.
+"""The document of a report as parts of paragraphs, tables and pictures.
 
 The columns of tables are the fields of the document, by their names there. Everything drawn is binned, or has
 one mark per column, so no part grows with the number of rows. A terminal and a page show the same parts below
@@ -155,8 +155,8 @@ def _columns(document: Document) -> Part:
                 [each.column, count(each.rows), count(each.missing), *quantiles, count(each.distinct)]
             )
     head = ["column", "rows", "missing", *map(share, QUANTILES), "mean", "distinct"]
-    table = Table("Quantiles: the value that so many of the prompts stay below", head, rows)
-    text = Legend("How the values of each column are spread. The upright line is the median.")
+    table = Table("Quantiles: the value below which each share of the prompts lies", head, rows)
+    text = Legend("Distribution of each column's values. The vertical line is the median.")
     meanings = {column.name: f"{column.meaning} ({column.made})" for column in document.columns}
     return Part("distributions", "Distributions", [text, pictures, table, meanings])
 
@@ -179,10 +179,9 @@ def _length(document: Document) -> Part:
         if each.signal in correlations
     ]
     text = Legend(
-        "Each signal over the number of question tokens. A point is a prompt, or from 2,000 prompts on a "
-        "stronger colour stands for more of them. The full line is the median of prompts of like length, "
-        "the dashed ones are the quartiles. Where the cloud is a narrow slope, sorting by the signal is "
-        "sorting by length."
+        "Each signal over the number of question tokens. A point is a prompt; from 2,000 prompts on, darker "
+        "tiles hold more prompts. The solid line is the median of prompts of similar length, and the dashed "
+        "lines are the quartiles. If the cloud is a narrow slope, sorting by the signal is sorting by length."
     )
     head = ["signal", "rank correlation", "explained by length"]
     shares = records(
@@ -195,7 +194,7 @@ def _length(document: Document) -> Part:
 
 
 def _matrix(document: Document) -> Part:
-    text = "Spearman's rank correlation of every two columns: +1 is the same order, -1 the reverse, 0 none."
+    text = "Spearman's rank correlation of each pair of columns: +1 is the same order, -1 the reverse."
     rows = [[c.first, c.second, figure(c.correlation), count(c.correlation.rows)] for c in document.matrix]
     table = Table("All correlations", ["column", "and", "correlation", "rows"], rows, left=["and"])
     return Part("matrix", "All correlations", [text, table], detail=True)
@@ -203,9 +202,9 @@ def _matrix(document: Document) -> Part:
 
 def _relations(document: Document) -> Part:
     blocks: list[Block] = [
-        "A signal's correlation with what you care about, and what remains of it when length and groups "
-        "cannot speak for it. Only what remains is a reason to compute the signal; question length itself "
-        "is the thing to beat."
+        "Each signal's correlation with the targets, and the correlation that remains after controlling for "
+        "length and groups. Only the remainder is a reason to compute the signal, because question length "
+        "needs no model."
     ]
     for target, relations in by_target(document.relations).items():
         names = [name for name in CONTROLS if getattr(relations[0], name) is not None]
@@ -236,9 +235,10 @@ def _relations(document: Document) -> Part:
 
 def _lifts(document: Document) -> Part:
     blocks: list[Block] = [
-        "A group of rollouts that are all right or all wrong teaches GRPO nothing; p (1 - p) of a prompt "
-        "says how much it can. Here is the mean of the prompts at each end of a column and in its middle, "
-        "divided by that of all prompts. At 1, picking by it is no better than picking at random."
+        "GRPO learns nothing from a group of rollouts that are all right or all wrong; p (1 - p) measures "
+        "how much a prompt can teach. The figures are its mean over the prompts at each end of a column "
+        "and in the middle, divided by the mean of all prompts. At 1, selecting by the column is no "
+        "better than random."
     ]
     for target, lifts in by_target(document.lifts).items():
         ratios = {(lift.column, lift.end): lift.ratio for lift in lifts}
@@ -258,8 +258,8 @@ def _lifts(document: Document) -> Part:
         ]
         if PREDICTED in names:
             blocks.append(
-                f"{PREDICTED}: what `difficulty predict --target variance` would pick of up to 256 of these "
-                "prompts, each predicted from a half without it."
+                f"{PREDICTED}: the selection of `difficulty predict --target variance` among up to 256 of "
+                "these prompts, each predicted from the half of them without it."
             )
     for target, tenths in by_target(document.tenths).items():
         blocks += _tenths(target, tenths)
@@ -294,8 +294,8 @@ def _tenths(target: str, figures: list[Tenths]) -> list[Block]:
 
 def _profiles(document: Document) -> Part:
     blocks: list[Block] = [
-        "The prompts in bins of like length, short ones first. A signal that tells something of its own "
-        "does so inside the bins too."
+        "The prompts in bins of similar length, short ones first. A signal with information beyond length "
+        "has correlations inside the bins too."
     ]
     for each in document.profiles:
         names = [f"{count(b.low)} to {count(b.high)}" for b in each.bins]
@@ -363,8 +363,8 @@ def _calibrations(document: Document) -> Part:
 
 def _against(document: Document) -> Part:
     blocks: list[Block] = [
-        "The same prompts scored another way. An order that changes with the dtype or from one checkpoint "
-        "to the next is an order of noise, or of that moment."
+        "The same prompts scored with other settings. An order that changes with the dtype or between "
+        "checkpoints reflects noise, or one moment of the training."
     ]
     for other in document.against:
         caption = (
@@ -380,7 +380,7 @@ def _against(document: Document) -> Part:
 
 
 def _prompts(document: Document) -> Part:
-    blocks: list[Block] = ["Read them: what does each signal prefer? Highest values come first."]
+    blocks: list[Block] = ["The prompts with the highest, median and lowest values of each signal."]
     for ends in document.ends:
         rows = [
             [place, number(p.value, 4), count(p.question_tokens), p.group or "", p.text + " [cut]" * p.cut]
@@ -412,10 +412,10 @@ def _hygiene(document: Document) -> Part:
                 )
             )
     dirty = ",".join(check.check for check in checks if check.rows)
-    text = "Nothing was found. What is not in this table was not looked for."
+    text = "No check found a row. Checks that are not in this table were not made."
     if dirty:
         text = (
-            "next, with the same options: `gaincurate hygiene DIR --list FILE` lists every row, "
+            "Next, with the same options: `gaincurate hygiene DIR --list FILE` lists every row, "
             f"`gaincurate export DIR --drop {dirty}` leaves them out"
         )
     return Part("hygiene", "Hygiene: rows with something wrong", [*blocks, text])
@@ -436,7 +436,7 @@ def _made(document: Document) -> Part:
     facts = {name.replace("_", " "): getattr(about, name) or "none" for name in names}
     sizes = {f"rows of {name}": count(rows) for name, rows in about.group_sizes.items()}
     decided = [verdict for verdict in document.verdicts if verdict.estimate]
-    caption = "The correlation that decided, at a confidence that holds for all looks together"
+    caption = "The deciding correlation, at the confidence that holds for all comparisons together"
     table = records(caption, decided, "signal target estimate level looks", left=["target"])
     methods = {name.replace("_", " "): text for name, text in document.methods.items()}
     blocks: list[Block] = [*document.notes, table, methods, facts | sizes | about.settings]

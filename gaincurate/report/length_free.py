@@ -150,7 +150,7 @@ def _numbers(scored: ScoredSet, name: str, option: str) -> Floats:
     kind = column.type
     if not (pt.is_integer(kind) or pt.is_floating(kind) or pt.is_decimal(kind)):
         raise InputError(f"{option} {name}: that column holds {kind}, and this needs numbers.", column=name)
-    return numbers(column)[0]
+    return numbers(column)
 
 
 def residual(signal: Floats, length: Floats) -> Floats:

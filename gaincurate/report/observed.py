@@ -58,9 +58,6 @@ class Observed:
     hashes: frozenset[str]
 
 
-_MOST_POLICIES = 100  # a report takes a second or two more with so many, and the square with more
-
-
 def read_rollouts(path: Path, success: float | None = None, scored: ScoredSet | None = None) -> list[Rates]:
     """Every policy in a rollout set, or in whatever `difficulty predict --rollouts` takes.
 
@@ -92,12 +89,6 @@ def read_rollouts(path: Path, success: float | None = None, scored: ScoredSet | 
     by_policy = pass_rates_of(path, scored=scored)
     if any(rates.round is not None for rates in by_policy):
         return [_of_rounds(by_policy, path, "rollouts", [])]
-    if len(by_policy) > _MOST_POLICIES:
-        raise InputError(
-            f"--rollouts {path} has rollouts of {len(by_policy):,} models, and a report compares each two: "
-            f"at most {_MOST_POLICIES}. Is its column model something else?",
-            path=str(path),
-        )
     names = [path.name if len(by_policy) == 1 else f"{path.name}, {rates.name}" for rates in by_policy]
     return [_of(rates, name, path, "rollouts", []) for name, rates in zip(names, by_policy, strict=True)]
 

@@ -50,10 +50,10 @@ def predictions(facts: Json | None, rounds: Sequence[Json]) -> list[Block]:
     judged += [(f"round {drawn['round']}: {what} of drawn prompts", drawn)] if drawn else []
     return [
         Heading("What its predictions were worth"),
-        f"The run aims at {aim}, predicted by {facts['predictor']}. Its references: {cost['rollouts']:,} rollouts "
-        f"(the trainer's: {rollouts:,}), {cost['completion_tokens']:,} completion tokens (the trainer's: "
-        f"{tokens:,}), {cost['rollout_seconds']:,.1f} s of rollouts, {cost['predict_seconds']:,.1f} s of "
-        f"prediction. {_RANGE if drawn else ''}".rstrip(),
+        f"The run aims at {aim}, predicted by {facts['predictor']}. Its references: {cost['rollouts']:,} "
+        f"rollouts (the trainer's: {rollouts:,}), {cost['completion_tokens']:,} completion tokens (the "
+        f"trainer's: {tokens:,}), {cost['rollout_seconds']:,.1f} s of rollouts, "
+        f"{cost['predict_seconds']:,.1f} s of prediction. {_RANGE if drawn else ''}".rstrip(),
         records("Quality on references, and Brier score and p (1 - p) of drawn prompts", rows, _BY_ROUND),
         *quality(judged, what, end),
     ]

@@ -78,7 +78,7 @@ def compare_sets(scored: ScoredSet, table: Table, folder: Path) -> Against:
         len(other) - len(there),
         differences[:_MOST_DIFFERENCES],
         [
-            _stability(name, table.values[name][here], numbers(read_column(other, name))[0][there])
+            _stability(name, table.values[name][here], numbers(read_column(other, name))[there])
             for name in signals
         ],
     )

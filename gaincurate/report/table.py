@@ -109,8 +109,8 @@ def read_table(scored: ScoredSet, *, group_column: str | None = None, columns: S
         raise InputError(f"{scored.folder} has no rows: there is nothing to report on.")
     table = Table(len(scored))
     _add_signals(scored, table)
-    values, _ = numbers(scored.column(LENGTH))
-    table.add(Column(LENGTH, "length", "tokens of the question", "counted when the set was scored"), values)
+    meaning, made = "tokens of the question", "counted when the set was scored"
+    table.add(Column(LENGTH, "length", meaning, made), numbers(scored.column(LENGTH)))
     _add_levels(scored, table, columns)
     _add_groups(scored, table, group_column)
     return table
@@ -125,14 +125,7 @@ def _add_signals(scored: ScoredSet, table: Table) -> None:
         facts = how if isinstance(how, dict) else {}
         made = str(facts.get("made_by", "computed")) if name in computed else "scored"
         meaning = str(facts.get("meaning", _MEANINGS.get(name, "a column of scores")))
-        _add_numbers(scored, table, Column(name, "signal", meaning, made))
-
-
-def _add_numbers(scored: ScoredSet, table: Table, column: Column) -> None:
-    values, infinite = numbers(read_column(scored, column.name))
-    if infinite:
-        table.notes.append(f"{column.name} is infinite in {infinite:,} rows, which count as missing.")
-    table.add(column, values)
+        table.add(Column(name, "signal", meaning, made), numbers(read_column(scored, name)))
 
 
 def _add_levels(scored: ScoredSet, table: Table, named: Sequence[str]) -> None:
@@ -162,16 +155,14 @@ def _add_levels(scored: ScoredSet, table: Table, named: Sequence[str]) -> None:
 
 def _add_level(scored: ScoredSet, table: Table, name: str, kind: pa.DataType) -> bool:
     if is_number(kind):
-        _add_numbers(scored, table, Column(name, "difficulty", "as it stands in the source", "source"))
+        values = numbers(read_column(scored, name))
+        table.add(Column(name, "difficulty", "as it stands in the source", "source"), values)
         return True
     if not is_text(kind):
         return False
-    read = levels(read_column(scored, name))
-    if read is None:
+    if (read := levels(read_column(scored, name))) is None:
         return False
-    if read.unread:
-        table.notes.append(f"{name}: {_listed(read.unread)} is no level; its rows count as missing.")
-    table.add(Column(name, "difficulty", f"read from {read.how}", "source"), read.values)
+    table.add(Column(name, "difficulty", f"read from {read[1]}", "source"), read[0])
     return True
 
 
@@ -251,15 +242,14 @@ def is_number(kind: pa.DataType) -> bool:
     return bool(pt.is_integer(kind) or pt.is_floating(kind) or pt.is_boolean(kind) or pt.is_decimal(kind))
 
 
-def numbers(column: pa.ChunkedArray) -> tuple[Floats, int]:
-    """A column of numbers as `[rows]`, NaN for null and infinite (beyond 1e100); how many were infinite."""
+def numbers(column: pa.ChunkedArray) -> Floats:
+    """A column of numbers as `[rows]`, NaN for null and infinite (beyond 1e100)."""
     if pt.is_boolean(column.type):
         column = column.cast(pa.int8())
     parts = [_floats(chunk) for chunk in column.chunks]
     values = np.concatenate(parts) if parts else np.zeros(0)
-    infinite = np.abs(values) > _INFINITE
-    values[infinite] = np.nan
-    return values, int(infinite.sum())
+    values[np.abs(values) > _INFINITE] = np.nan
+    return values
 
 
 def _floats(chunk: pa.Array) -> Floats:
@@ -270,20 +260,11 @@ def _floats(chunk: pa.Array) -> Floats:
     return values
 
 
-@dataclass(frozen=True, slots=True)
-class Levels:
-    """Texts read as numbers: `values` is `[rows]`, NaN where a text has none; `how` says what was read."""
-
-    values: Floats
-    how: str
-    unread: list[str]
-
-
-def levels(column: pa.ChunkedArray) -> Levels | None:
-    """Texts such as "Level 3" or "hard" as numbers; None where too few of them are one.
+def levels(column: pa.ChunkedArray) -> tuple[Floats, str] | None:
+    """Texts such as "Level 3" or "hard" as numbers, and what was read; None where too few of them are one.
 
     Every text of the column must be read the same way: its only number, or its place among easy, medium and
-    hard. Up to one row in twenty may be unreadable.
+    hard. Up to one row in twenty may be unreadable, which is NaN then, as is null.
     """
     texts, codes = coded(column, _MOST_TEXTS)
     if texts is None or codes is None:
@@ -294,8 +275,7 @@ def levels(column: pa.ChunkedArray) -> Levels | None:
         values: Floats = table[codes]
         present = int((codes >= 0).sum())
         if present and np.count_nonzero(np.isfinite(values)) >= _PARSED * present:
-            unread = [text for text, value in zip(texts, read, strict=True) if value is None]
-            return Levels(values, how, unread)
+            return values, how
     return None
 
 

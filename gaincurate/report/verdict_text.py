@@ -1,7 +1,7 @@
-"""The verdicts in plain words, for someone who is new to all of it, and what to do next, with its commands.
+"""The sentences of the verdicts for readers without background, and the next steps with their commands.
 
-No rule by which a verdict is reached stands here, so that a sentence can be changed without changing a
-verdict. No figure is added either.
+The rules of the verdicts are in `verdict`, so a sentence can change without changing a verdict. No figure is
+added here.
 """
 
 from __future__ import annotations
@@ -213,13 +213,15 @@ def waste(document: Document) -> str | None:
     if share is None or share.value is None:
         return None
     interval = f"{share.low or 0.0:.0%} to {share.high or 0.0:.0%}"
-    start = f"Of a uniform step's groups of 8 {share.value:.0%} ({interval}) teach nothing now."
+    start = (
+        f"{share.value:.0%} of the groups of 8 rollouts in a uniform step ({interval}) would teach nothing."
+    )
     if share.value < LITTLE_WASTE:
         return (
-            f"{start} A choice of prompts can gain little: train on random ones with a smaller batch first, "
+            f"{start} Selecting prompts can gain little: train on random prompts with a smaller batch first, "
             "such as 4 prompts a step in place of 16."
         )
-    return f"{start} `gaincurate difficulty forecast` says what a choice of prompts could gain."
+    return f"{start} `gaincurate difficulty forecast` estimates the gain of selecting prompts."
 
 
 def unknown(roles: frozenset[str], folder: str, rows: int, *, model: str, verifier: str | None) -> str | None:
@@ -337,8 +339,8 @@ def next_steps(document: Document) -> list[Step]:
         little = document.wasted is not None and (document.wasted.value or 0.0) < LITTLE_WASTE
         if document.outcomes and not little:
             text = (
-                "Choose by the outcomes of the training itself, which tell more than any of these signals: "
-                "each pass leaves out most prompts whose rollouts are all right or all wrong."
+                "Select by the outcomes of the training, which are better evidence than any of these "
+                "signals: each pass omits most prompts whose rollouts are all right or all wrong."
             )
             return [*steps, Step(text, _start(document, "posterior"))]
         text = "Draw prompts at random, which costs nothing:"
@@ -355,9 +357,9 @@ def _best(document: Document) -> Verdict | None:
 
 def _trial(document: Document, verdict: Verdict) -> Step:
     text = (
-        f"Train by {verdict.signal}, {verdict.sort_first} first, and beside it by question length and at "
-        "random, at equal generated tokens. That a signal goes with pass rates does not show yet that "
-        "training by it is faster."
+        f"Train by {verdict.signal}, {verdict.sort_first} first, and compare with question length and random "
+        "order at equal generated tokens. A correlation with pass rates does not show that training by the "
+        "signal is faster."
     )
     if verdict.sort_first == "middle":  # no strategy begins in the middle of a column
         return Step(text, None)

@@ -56,8 +56,8 @@ def test_without_address_space_for_pictures_it_says_so_before_it_works(
     done = run("report", scored / "not there", "-o", tmp_path / "report.html")
     assert (done.exit_code, done.stderr) == (
         2,
-        "error: --output needs 80 GiB of address space, as what draws the pictures reserves 64 and uses next to "
-        "none, and this process may have 79 (`ulimit -v`).\n",
+        "error: --output needs 80 GiB of address space, of which the drawing library reserves 64, and the limit "
+        "of this process is 79 (`ulimit -v`).\n",
     )
     assert run("report", scored).exit_code == 0
 
@@ -68,14 +68,10 @@ def test_a_file_that_is_no_report_is_not_written_over_and_a_report_is(scored: Pa
     done = run("report", scored, "-o", prompts)
     assert done.exit_code == 2
     assert done.stderr == (
-        f"error: --output {prompts} is there and is no report: it would be lost. Name another file, such as "
-        "report.html.\n"
+        f"error: --output {prompts} exists and is not a report of gaincurate, so it is not overwritten. Give "
+        "another file, such as report.html.\n"
     )
     assert prompts.read_text() == "{}\n"
-    done = run("report", scored, "-o", tmp_path / "page.pdf")
-    assert done.stderr == (
-        f"error: --output {tmp_path / 'page.pdf'}: the page is HTML; name a file that ends in .html.\n"
-    )
     page = tmp_path / "report.html"
     assert [run("report", scored, "-o", page).exit_code for _ in range(2)] == [0, 0]
 

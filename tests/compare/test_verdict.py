@@ -116,13 +116,6 @@ def test_the_joint_interval_is_the_wider_one_and_one_arm_alone_needs_none() -> N
     assert alone.joint == alone.interval
 
 
-def test_names_can_be_left_out_of_a_family() -> None:
-    rates = world([0.0] * 4, seeds=3, prompts=30, spread=0.1, samples=4, draw=3)
-    names = ["uniform", "length", "a", "b"]
-    found = differences(names, resample(rates, draws=50), pairs_with(names, "length", ["uniform"]))
-    assert [one.arm for one in found] == ["a", "b"]
-
-
 @pytest.mark.parametrize(
     ("freedom", "quantile"), [(1, 12.7062047), (2, 4.3026527), (16, 2.1199053), (101, 1.9837310)]
 )
@@ -306,12 +299,6 @@ def test_tasks_are_counted_by_size(sizes: list[int], count: float) -> None:
 def test_students_quantile_is_scipys(mass: float, freedom: float) -> None:
     expected = scipy.stats.t.ppf(0.5 + mass / 2, freedom)
     assert student_quantile(mass, freedom) == pytest.approx(expected, rel=1e-6)
-
-
-def test_tasks_change_nothing_where_all_prompts_are_of_one() -> None:
-    rates = world([0.0] * 3, seeds=3, prompts=40, spread=0.1, samples=4, draw=2)
-    one = resample(rates, np.zeros(40, np.int64), draws=30)
-    np.testing.assert_array_equal(one.draws, resample(rates, draws=30).draws)
 
 
 def test_prompts_are_drawn_within_their_tasks() -> None:

@@ -48,7 +48,7 @@ def test_a_signal_worth_a_trial_is_tried_beside_its_controls() -> None:
     document = judged("tells-nothing", "tells-more", first="highest")
     steps = next_steps(document)
     assert len(steps) == 1
-    assert steps[0].text.startswith("Train by signal1, highest first, and beside it by question length")
+    assert steps[0].text.startswith("Train by signal1, highest first, and compare with question length")
     command = commands(document)[0]
     assert command[:4] == ["gaincurate", "schedule", "start", "scored <set>"]
     assert command[command.index("--by") + 1] == "signal1"

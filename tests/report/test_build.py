@@ -172,18 +172,6 @@ def test_models_without_a_prompt_in_common_have_no_relation(tmp_path: Path) -> N
     assert (cell.correlation.value, cell.correlation.rows) == (None, 0)
 
 
-def test_a_column_of_ids_in_the_place_of_models_is_refused(tmp_path: Path) -> None:
-    folder, _ = world(tmp_path)
-    names = [f"m{k}" for k in range(101)]
-    pq.write_table(
-        pa.table({"gc_id": ids(101), "reward": [1.0] * 101, "model": names}), tmp_path / "r.parquet"
-    )
-    with pytest.raises(
-        InputError, match=r"has rollouts of 101 models, and a report compares each two: at most 100"
-    ):
-        report(folder, rollouts=[tmp_path / "r.parquet"])
-
-
 def test_each_group_has_its_observed_rates_by_a_plain_loop(tmp_path: Path) -> None:
     folder, rate = world(tmp_path)
     path = rates_file(tmp_path / "rates.parquet", rate[:200], samples=4)  # of the first 200 prompts

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import dots_runs
 import runs
@@ -87,20 +85,6 @@ def test_of_a_chat_the_last_user_message_is_shown(tmp_path: Path) -> None:
     rows = [chat("s", "q"), chat("other", "q"), chat("s", "q"), chat("s", "q", "a", "again")]
     scored = a_set(tmp_path, pa.array(rows, kind))
     assert [p.text for p in extremes(scored, read_table(scored), "gc_angle").top] == ["again", "q", "q", "q"]
-
-
-@settings(max_examples=20)
-@given(st.lists(st.sampled_from(["a", "A ", "b", "ab", "caf\u00e9", "cafe\u0301"]), min_size=1, max_size=12))
-def test_copies_are_counted_and_shown_with_the_first_of_their_kind(
-    tmp_path_factory: pytest.TempPathFactory, texts: list[str]
-) -> None:
-    kinds = [{"a": 0, "A ": 0, "b": 1, "ab": 2}.get(text, 3) for text in texts]
-    (found,) = hygiene_checks(asking(tmp_path_factory.mktemp("d") / "set", texts))
-    copies = [place for place, kind in enumerate(kinds) if kind in kinds[:place]]
-    assert (found.check, found.rows, found.share) == ("duplicates", len(copies), len(copies) / len(texts))
-    assert [one.gc_id for one in found.examples] == [f"id{place:04d}" for place in copies[:EXAMPLES]]
-    for one, place in zip(found.examples, copies, strict=False):
-        assert one.match.startswith(f"id{kinds.index(kinds[place]):04d} (the same messages")
 
 
 def test_broken_gold_answers_are_listed_further_than_the_rest(tmp_path: Path) -> None:
