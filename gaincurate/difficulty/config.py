@@ -65,16 +65,6 @@ class JudgingConfig(BaseModel):
     ] = 4096
 
 
-class VerifyingConfig(JudgingConfig):
-    """A scored set whose golds are verified."""
-
-    scored: Annotated[Path, Option("A finished scored set.", metavar="SCORED", argument=True, stores=True)]
-    gold_as: Annotated[
-        str | None,
-        Option("How a gold answer is written when it is verified itself, with {answer} in it.", READING),
-    ] = None
-
-
 class RejudgeConfig(JudgingConfig):
     """What `gaincurate difficulty rejudge` does."""
 
@@ -90,9 +80,14 @@ class RejudgeConfig(JudgingConfig):
     overwrite: Annotated[bool, Option("Delete the rollout set in --out first.")] = False
 
 
-class RolloutConfig(DeviceConfig, VerifyingConfig):
+class RolloutConfig(DeviceConfig, JudgingConfig):
     """What `gaincurate difficulty rollout` does; the command's options under the same names."""
 
+    scored: Annotated[Path, Option("A finished scored set.", metavar="SCORED", argument=True, stores=True)]
+    gold_as: Annotated[
+        str | None,
+        Option("How a gold answer is written when it is verified itself, with {answer} in it.", READING),
+    ] = None
     out: Annotated[Path, Option("Folder for the rollout set.", names=("--out", "-o"))]
     model: Annotated[
         str | None,
@@ -138,7 +133,6 @@ class RolloutConfig(DeviceConfig, VerifyingConfig):
     allow_pickle: Annotated[bool, Option("Accept pickled weights; they can run code.", ADVANCED)] = False
     trust_remote_code: Annotated[bool, Option("Run a model repository's own code.", ADVANCED)] = False
     concurrency: Annotated[int, Field(ge=1), Option("Requests at a time.", SERVER)] = 16
-    rate: Annotated[float | None, Field(gt=0), Option("Requests begun in a second, at most.", SERVER)] = None
     retries: Annotated[int, Field(ge=0), Option("Times a request is repeated.", SERVER)] = 8
     backoff: float = Field(default=0.5, ge=0)
     """Seconds before the first repetition, doubled each time, up to 30."""

@@ -141,25 +141,14 @@ def make(
         )
     method: Method
     if name == "group-mean":
-        if group_column is None:
-            raise InputError("--method group-mean needs --group-column, the column that names a row's group.")
+        assert group_column is not None
         method = ByGroup(scored, group_column)
     elif name == "adapter":
-        if adapter is None:
-            raise InputError(
-                "--method adapter needs --adapter, a folder that `gaincurate difficulty fit` wrote."
-            )
-        if target == "variance":
-            raise InputError("--target variance: an adapter predicts failure rates; leave one of them out.")
+        assert adapter is not None
         from gaincurate.difficulty.predictor import ByAdapter  # needs torch, which the others do not
 
         method = ByAdapter(adapter, scored)
     elif name == "rates":
-        if target == "variance" or not columns:
-            raise InputError(
-                "--method rates predicts failure rates from columns of other models' pass rates; give "
-                "--rates NAME,... without --target variance."
-            )
         method = ByRates(scored, columns)
     else:
         method = ByGaussianProcess(scored, target)

@@ -60,13 +60,8 @@ def ratio_metrics(ratios: npt.ArrayLike) -> dict[str, float]:
         the tokens: 1 where all ratios are equal, 1/n where one outweighs all.
     """
     array = np.asarray(ratios, np.float64).ravel()
-    top = float(array.max()) if array.size else 0.0
-    mean = float(array.mean()) if array.size else 0.0
-    # By the largest first, so that neither square overflows nor vanishes; an infinite one outweighs all.
-    share = 1 / array.size if array.size and np.isinf(top) else 0.0
-    if array.size and 0 < top < np.inf:
-        scaled = array / top
-        share = float(scaled.sum() ** 2 / (scaled @ scaled) / array.size)
+    top, mean = (float(array.max()), float(array.mean())) if array.size else (0.0, 0.0)
+    share = float(array.sum() ** 2 / (array @ array) / array.size) if array.any() else 0.0
     return {"replay/ratio_mean": mean, "replay/ratio_max": top, "replay/ratio_ess": share}
 
 

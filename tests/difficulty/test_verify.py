@@ -199,8 +199,6 @@ def test_a_module_or_function_that_is_not_there_is_an_error_at_once(tmp_path: Pa
         with pytest.raises(InputError) as caught, VerifierPool(VerifierConfig(verifier)):
             pass
         assert str(caught.value).startswith(f"--verifier {verifier} cannot be loaded: {said}")
-        looked = "is looked for in the working folder and among what is installed" in str(caught.value)
-        assert looked == said.startswith("ModuleNotFound")
 
 
 def test_the_code_of_an_own_verifier_is_part_of_what_it_is(
