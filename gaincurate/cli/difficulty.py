@@ -91,7 +91,7 @@ def fit(config: FitConfig, as_json: AsJson = False) -> None:
 @app.command(cls=Command)
 @configured("gaincurate.difficulty.config:PredictConfig")
 def predict(config: PredictConfig, as_json: AsJson = False) -> None:
-    """Predict every prompt's failure rate and write it beside the set as gc_difficulty.
+    """Predict every prompt's failure rate and write it as the column gc_difficulty.
 
     Example: gaincurate difficulty predict scored --rollouts rollouts --adapter adapter
     """

@@ -1,7 +1,7 @@
 """The options of rollouts, verifying, fitting and predicting as frozen, checked values.
 
-They stand apart from the code that they configure because the commands' help reads them, and it must load
-neither torch nor Arrow.
+This module does not import the code that it configures: the commands' help reads it and must load neither
+torch nor Arrow.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class JudgingConfig(BaseModel):
 
 
 class RejudgeConfig(JudgingConfig):
-    """What `gaincurate difficulty rejudge` does."""
+    """The options of `gaincurate difficulty rejudge`."""
 
     rollouts: Annotated[Path, Option("A finished rollout set.", metavar="ROLLOUTS", argument=True)]
     out: Annotated[
@@ -81,7 +81,7 @@ class RejudgeConfig(JudgingConfig):
 
 
 class RolloutConfig(DeviceConfig, JudgingConfig):
-    """What `gaincurate difficulty rollout` does; the command's options under the same names."""
+    """The options of `gaincurate difficulty rollout`, under the same names."""
 
     scored: Annotated[Path, Option("A finished scored set.", metavar="SCORED", argument=True, stores=True)]
     gold_as: Annotated[
@@ -107,14 +107,16 @@ class RolloutConfig(DeviceConfig, JudgingConfig):
     ] = None
     samples: Annotated[int, Field(ge=1), Option("Completions of each prompt.")] = 8
     reference: Annotated[
-        int | None, Field(ge=1), Option("So many prompts, drawn by the seed. Default: all.")
+        int | None, Field(ge=1), Option("Number of prompts, drawn by the seed. Default: all.")
     ] = None
     seed: Annotated[
-        int, Field(ge=0, lt=2**63), Option("Of the reference prompts and of the sampling.", SAMPLING)
+        int, Field(ge=0, lt=2**63), Option("Seed of the reference prompts and of the sampling.", SAMPLING)
     ] = 0
-    temperature: Annotated[float, Field(gt=0), Option("Of the sampling; above 0.", SAMPLING)] = 1.0
-    top_p: Annotated[float, Field(gt=0, le=1), Option("Nucleus of the sampling; 1 for none.", SAMPLING)] = 1.0
-    max_tokens: Annotated[int, Field(ge=1, lt=2**31), Option("Of a completion.", SAMPLING)] = 1024
+    temperature: Annotated[float, Field(gt=0), Option("Sampling temperature, above 0.", SAMPLING)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1), Option("Nucleus sampling mass; 1 for none.", SAMPLING)] = 1.0
+    max_tokens: Annotated[int, Field(ge=1, lt=2**31), Option("Maximum tokens of a completion.", SAMPLING)] = (
+        1024
+    )
     on_error: Annotated[
         Literal["stop", "skip"],
         Option("What to do with a row that cannot be used or a completion that is not judged.", READING),
@@ -198,8 +200,8 @@ RewardRange = Annotated[
 
 
 class Recipe(BaseModel):
-    """How to train. Adam, the rate rising over the first tenth of the steps, at most 100, then falling to 0
-    in a line; `references` are drawn again for every batch.
+    """The training of the adapter: Adam with linear warm-up over a tenth of the steps (at most 100) and
+    linear decay to 0. `references` are drawn anew for every batch.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -210,12 +212,12 @@ class Recipe(BaseModel):
     rate: Annotated[
         float, Field(gt=0, le=1), Option("Of Adam, at its highest.", names=("--learning-rate",))
     ] = 1e-3
-    held_out: Annotated[float, Field(ge=0, le=0.5), Option("Share of prompts kept out, to report on.")] = 0.1
-    seed: Annotated[int, Field(ge=0), Option("Of everything random.")] = 0
+    held_out: Annotated[float, Field(ge=0, le=0.5), Option("Share of prompts held out for the report.")] = 0.1
+    seed: Annotated[int, Field(ge=0), Option("Seed of all random numbers.")] = 0
 
 
 class FitConfig(BaseModel):
-    """What `gaincurate difficulty fit` does."""
+    """The options of `gaincurate difficulty fit`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -229,7 +231,7 @@ class FitConfig(BaseModel):
 
 
 class PredictConfig(BaseModel):
-    """What `gaincurate difficulty predict` does."""
+    """The options of `gaincurate difficulty predict`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -258,14 +260,14 @@ class PredictConfig(BaseModel):
     target: Annotated[
         Literal["difficulty", "variance", "auto"],
         Option(
-            "The failure rate, gc_difficulty, or p (1 - p) of the pass rate, gc_variance. auto: by which of "
-            "them the references say that better prompts are found."
+            "The failure rate, gc_difficulty, or p (1 - p) of the pass rate, gc_variance. auto: the one by "
+            "which the references select better prompts."
         ),
     ] = "difficulty"
-    seed: Annotated[int, Field(ge=0), Option("Of the draw.")] = 0
+    seed: Annotated[int, Field(ge=0), Option("Seed of the draw.")] = 0
     out: Annotated[
         Path | None,
-        Option("Write the column into this folder, not beside the set.", names=("--out", "-o")),
+        Option("Write the column into this folder, not into the set's.", names=("--out", "-o")),
     ] = None
 
 

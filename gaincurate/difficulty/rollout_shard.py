@@ -5,6 +5,7 @@ The journal keeps every completion as it arrives, because a server's tokens are 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import closing
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from gaincurate.core.files import append_lines, log_lines
+from gaincurate.core.files import append_lines, log_lines, reading
 from gaincurate.core.progress import Progress
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.engine import Completion, Engine, Key, Refused, Request
@@ -27,7 +28,7 @@ from gaincurate.errors import RowError
 
 @dataclass(slots=True)
 class RolloutSummary:
-    """How a run went: `generated` completions, their `tokens` and `elapsed` seconds are of this process.
+    """Counts of a run: `generated` completions, their `tokens` and `elapsed` seconds are of this process.
 
     `other_lengths` counts its prompts that have another number of tokens than when they were scored. The rest
     is of the finished set; `unjudged` rollouts have a reason in the place of a reward.
@@ -128,7 +129,9 @@ class ShardWork:
         lines = [encoded(item) for item in done]
         if self._config.on_error == "skip":
             lines += [{"gc_id": gc_id, "refused": reason} for gc_id, reason in refused.items()]
-        append_lines(self._journal, lines, durable=True)
+        append_lines(self._journal, lines)
+        with reading(self._journal), self._journal.open("rb") as file:
+            os.fsync(file.fileno())
         for item in done:
             self._done[item.key] = item
             self._judge(item)

@@ -150,7 +150,7 @@ class ServerEngine:
     async def _step(
         self, running: set[asyncio.Task[Completion | Refused]], wanted: Iterator[Request], pressed: Pressed
     ) -> set[asyncio.Task[Completion | Refused]]:
-        """Fill up with requests and wait for one. What is finished: nothing after the last, or Ctrl-C."""
+        """Start requests up to the limit and return finished ones: none after the last, or after Ctrl-C."""
         while len(running) < self._config.concurrency and (request := next(wanted, None)) is not None:
             running.add(asyncio.ensure_future(self._complete(request)))
         done: set[asyncio.Task[Completion | Refused]] = set()
@@ -277,7 +277,7 @@ class ServerEngine:
             raise _RetryableError(f"its answer is no {what} ({why})") from None
 
     def _reason(self, data: bytes | bytearray) -> str:
-        """What an answer with another status says, in one line."""
+        """The text of a response with an error status, in one line."""
         try:
             answer = json_value(bytes(data), surrogates=True)
             answer = answer.get("error", answer)
@@ -289,7 +289,7 @@ class ServerEngine:
 
 
 def clean(text: str, key: str = "") -> str:
-    """What a server says, fit to be printed and kept: without the key, and as text that a file can hold.
+    """A server's text for output and files: without the key, and in valid Unicode.
 
     A key of less than 8 characters is left: a placeholder such as `EMPTY`, perhaps a word of an answer.
     """

@@ -55,7 +55,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class VerifierConfig:
-    """Which verifier, and its limits.
+    """A verifier and its limits.
 
     `verifier` is a name or `module:function`; `seconds` of processor time per job (three times that by the
     clock); `memory` in MiB of address space; `workers` processes; `gold_as` how a gold answer is written to
@@ -107,7 +107,7 @@ class VerifierPool:
         self._all = [_Process(config) for _ in range(config.workers)]
         self._threads = ThreadPoolExecutor(config.workers, thread_name_prefix="verify")
         self.about: dict[str, Any] = {}
-        """What can change its values, as the verifier's process reports it: versions, a hash of the code."""
+        """Versions and code hash that can change verdicts, as the verifier's process reports them."""
 
     def __enter__(self) -> VerifierPool:
         try:
@@ -188,7 +188,7 @@ class _Process:
         )
         config = self._config
         try:
-            with suppress(BrokenPipeError):  # how it ended is said below
+            with suppress(BrokenPipeError):  # the error below says how it ended
                 self._send(Setup(config.verifier, config.seconds, config.memory))
             answer = self._answer(_LOADING)
         except _Crashed as crash:
@@ -267,7 +267,7 @@ class _Process:
         return answer
 
     def _end(self) -> str:
-        """How a process ended that says no more."""
+        """A clause on how a silent process ended."""
         kept = self._kept
         assert kept is not None
         code = kept.outcome() if kept.ended(_ENDING) else None

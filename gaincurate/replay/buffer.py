@@ -24,7 +24,7 @@ _STREAM = 0x5250  # of the seed's noise; no strategy uses it
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What happened since the buffer was made; every inserted group is kept, uninformative or too old.
+    """Counts since the buffer was made; every inserted group is one of kept, uninformative or too old.
 
     `evicted` groups left because newer ones came, `aged` ones because of `max_age`. `repeated` were there
     already and changed nothing. `steps` were planned, `replay_steps` of them with replay, and `waiting` since
@@ -45,7 +45,7 @@ class Counts:
 
 
 class Plan(NamedTuple):
-    """What a step trains on: `fresh_groups` to generate, and groups to replay, `[0]` or `[B - fresh]`."""
+    """The batch of a step: `fresh_groups` to generate, and groups to replay, `[0]` or `[B - fresh]`."""
 
     fresh_groups: int
     replayed: list[RolloutGroup]
@@ -76,7 +76,7 @@ class ReplayBuffer:
 
     @property
     def groups(self) -> tuple[RolloutGroup, ...]:
-        """What is in it, the oldest first."""
+        """The stored groups, the oldest first."""
         return tuple(self._groups)
 
     @property
@@ -91,7 +91,7 @@ class ReplayBuffer:
 
     @property
     def last_plan(self) -> Plan:
-        """Of the step last planned; nothing to generate before the first."""
+        """The plan of the last planned step; empty before the first."""
         return Plan(self._plan.fresh_groups, list(self._plan.replayed))
 
     @property
@@ -101,7 +101,7 @@ class ReplayBuffer:
         return sum(held.values())
 
     def plan(self, step: int, policy_version: int | None = None) -> Plan:
-        """What a step generates and replays; call it before generation.
+        """Plan the groups that a step generates and replays; call it before generation.
 
         Replays `B - fresh` groups, drawn uniformly without replacement, where the buffer has so many; else
         the whole batch is fresh. The draw depends on the seed, the step and what is in the buffer. Asking for

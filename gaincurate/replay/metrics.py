@@ -1,7 +1,6 @@
-"""What replay does to a training, as numbers for the trainer's log and one sentence for its user.
+"""Metrics of replay for the trainer's log, under `replay/`, and a warning for its user.
 
-Names stand under `replay/`. The sentence comes where replay does nothing, because the numbers alone would
-show it only to a user who looks.
+The warning says why nothing is replayed: the numbers alone would show it only to a user who looks.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ def step_metrics(buffer: ReplayBuffer, fresh: Sequence[RolloutGroup]) -> dict[st
 
 
 def ratio_metrics(ratios: npt.ArrayLike) -> dict[str, float]:
-    """How far the policy is from the one that generated what is replayed.
+    """The distance of the policy from the one that generated the replayed rollouts.
 
     Args:
         ratios: pi / pi_behaviour of the replayed tokens that the loss counts, of any shape; none give zeros.

@@ -56,13 +56,13 @@ _OF_A_STEP = (
     "age_mean",
     "age_max",
     "overlap",
-)  # averaged between two logs; the others are as they stand
+)  # averaged between two logs; the others are current values
 LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo")  # those that clip a ratio by token
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What a user chooses.
+    """The options of replay.
 
     Args:
         capacity: prompts with their rollouts in the buffer at most, C; the paper's 256 and 512 are half and
@@ -75,8 +75,8 @@ class Replay:
             shaped; the weighted sum of all, if not given.
         seed: of the draws; the trainer's own, if not given.
         begin_empty: resume also from a checkpoint of a trainer that did not replay.
-        ledger: a folder where all that is generated is kept too; see `gaincurate.replay.ledger`.
-        ledger_versions: updates after which it is dropped there; None keeps all.
+        ledger: a folder for all generated groups; see `gaincurate.replay.ledger`.
+        ledger_versions: updates after which groups are deleted there; None keeps all.
     """
 
     capacity: int
@@ -297,8 +297,8 @@ class Replays:
     def _plan(self: Any) -> Plan:
         """The step's plan, which every process makes for itself, and the same."""
         plan: Plan = self.buffer.plan(self.buffer.step + 1, self.state.global_step)
-        told = gather_object([[group.key for group in plan.replayed]])
-        if any(keys != told[0] for keys in told):
+        drawn = gather_object([[group.key for group in plan.replayed]])
+        if any(keys != drawn[0] for keys in drawn):
             raise OutputError(
                 "the processes' replay buffers are not the same any more: resume from the last checkpoint."
             )
@@ -313,7 +313,7 @@ class Replays:
         return rewards
 
     def _scores(self: Any, rewards: list[list[float]]) -> Scores:
-        """What each rollout got, from `[rollouts, functions]`; weighed as TRL does."""
+        """Each rollout's reward, from `[rollouts, functions]`, weighted as TRL does."""
         weights = [reward_of(weight) for weight in self.reward_weights.tolist()]
         sums = []
         for row in rewards:

@@ -39,7 +39,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What the reward functions gave for a generation on all processes, `[rollouts]`; NaN: not judged."""
+    """Rewards of a generation on all processes, `[rollouts]`; NaN: not judged."""
 
     rewards: list[float]
     correct: list[float]

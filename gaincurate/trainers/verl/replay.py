@@ -99,7 +99,7 @@ class GroupReplayBuffer(ReplayBuffer):  # type: ignore[misc]
             )
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
-        """As verl's, with the replayed groups behind the fresh ones; metrics have `replay/`."""
+        """Sample as verl does and append the replayed groups; metrics have `replay/`."""
         if partition_id == "val":
             found: tuple[Any, dict[str, Any]] = super().sample(
                 global_steps=global_steps, partition_id=partition_id, batch_size=batch_size
@@ -115,8 +115,8 @@ class GroupReplayBuffer(ReplayBuffer):  # type: ignore[misc]
         self.replay.insert(fresh)
         if self.ledger is not None:
             self.ledger.append(fresh)
-        if (said := metrics.warning(self.replay)) is not None:
-            _log.warning(said)
+        if (text := metrics.warning(self.replay)) is not None:
+            _log.warning(text)
         numbers = {**numbers, **metrics.step_metrics(self.replay, fresh)}
         return self._with(batch, plan.replayed, global_steps), numbers
 

@@ -1,7 +1,7 @@
 """verl's trajectories as rollout groups, and rows of TransferQueue again.
 
-What the present step computes (old log-probs, advantages) is never kept, so verl computes it again. Imports
-no verl, so that it is tested without.
+Values that the present step computes (old log-probs, advantages) are not stored: verl computes them again.
+Imports no verl, so that it is tested without.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Sampling:
 def groups_of(rows: Sequence[Row], step: int, sampling: Sampling) -> list[RolloutGroup]:
     """The whole groups among a step's trajectories, in the order of their first row.
 
-    A prompt some of whose rollouts failed, or have no token for a reward to stand on, is left out.
+    A prompt with failed rollouts, or with rollouts without a token, is left out.
 
     Raises:
         InputError: a rollout of several trajectories, or rows without log-probs or rewards.

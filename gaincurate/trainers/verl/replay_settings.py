@@ -28,7 +28,7 @@ _RELEASED = f"{_CORRECTION}.rollout_is=token"
 
 
 def replay_overrides(sizes: ReplayConfig) -> list[str]:
-    """What to put after `python -m verl.trainer.main_ppo` to train with replay.
+    """The arguments of `python -m verl.trainer.main_ppo` that train with replay.
 
     The clip is centred on 1, as in the paper.
 
@@ -73,7 +73,7 @@ def check(setting: Lookup) -> None:
 
 
 def _rules(sizes: ReplayConfig) -> tuple[Row, ...]:
-    """What replay of these sizes needs."""
+    """The settings that replay of these sizes needs."""
     row = partial(must, name="replay", severity="stops", modes=LIVE)
     fresh, size, batch = sizes.fresh_groups, sizes.group_size, sizes.batch_groups
     distribution = (
