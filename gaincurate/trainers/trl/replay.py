@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -27,7 +26,6 @@ from gaincurate.replay import state
 from gaincurate.replay.buffer import Plan, ReplayBuffer
 from gaincurate.replay.config import ReplayConfig
 from gaincurate.replay.group import RolloutGroup
-from gaincurate.replay.ledger import Ledger
 from gaincurate.replay.metrics import step_metrics, warning
 from gaincurate.trainers.doctor.findings import Context, Finding, ask, refuse
 from gaincurate.trainers.replay_loss import Clip, anchored_advantages, importance_ratios
@@ -75,8 +73,6 @@ class Replay:
             shaped; the weighted sum of all, if not given.
         seed: of the draws; the trainer's own, if not given.
         begin_empty: resume also from a checkpoint of a trainer that did not replay.
-        ledger: a folder for all generated groups; see `gaincurate.replay.ledger`.
-        ledger_versions: updates after which groups are deleted there; None keeps all.
     """
 
     capacity: int
@@ -86,8 +82,6 @@ class Replay:
     correct: str | None = None
     seed: int | None = None
     begin_empty: bool = False
-    ledger: str | Path | None = None
-    ledger_versions: int | None = None
 
 
 def config_of(trainer: Any, replay: Replay) -> ReplayConfig:
@@ -230,7 +224,6 @@ class Replays:
         check_replay(trainer, replay, self._sizes)
         self.prompts_a_generation = self._sizes.fresh_groups
         self.buffer = ReplayBuffer(self._sizes)
-        self._ledger: Ledger | None = None
         self._heard: tuple[Scores, list[Any]] | None = None
         self._logps: torch.Tensor | None = None
         self._padding_is_harmless = False
@@ -279,8 +272,6 @@ class Replays:
     def _store(self: Any, groups: list[RolloutGroup | None]) -> None:
         judged = [group for group in groups if group is not None]
         self.buffer.insert(judged)
-        if self._ledger is not None:
-            self._ledger.append(judged)
         logged = self._metrics["train"]
         for name, value in step_metrics(self.buffer, judged).items():
             if name.removeprefix("replay/") not in _OF_A_STEP:
@@ -422,19 +413,11 @@ class Replays:
     def train(self: Any, *args: Any, **options: Any) -> Any:
         """TRL's, with an empty buffer or a checkpoint's; says at the end if nothing was ever replayed."""
         self.buffer = ReplayBuffer(self._sizes)
-        with self._open_ledger() as self._ledger:
-            found = super().train(*args, **options)  # type: ignore[misc]
-        self._ledger = None
+        found = super().train(*args, **options)  # type: ignore[misc]
         counts = self.buffer.counts
         if counts.steps and not counts.replay_steps:
             self._warn(f"nothing was replayed in this training. {warning(self.buffer, counts.waiting)}")
         return found
-
-    def _open_ledger(self: Any) -> Any:
-        """The ledger on the one process that writes it; None on the others."""
-        if self._replay.ledger is None or not self.accelerator.is_main_process:
-            return nullcontext()
-        return Ledger(self._replay.ledger, keep_versions=self._replay.ledger_versions)
 
 
 class ReplayGRPOTrainer(Replays, GRPOTrainer):  # type: ignore[misc]
