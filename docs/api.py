@@ -24,7 +24,7 @@ PARTS = {
     "Loops of your own": ["gaincurate.trainers.session:place_beside"],
     "Replay": [
         "gaincurate.replay.buffer:ReplayBuffer", "gaincurate.replay.config:ReplayConfig",
-        "gaincurate.replay.ledger:Ledger", "gaincurate.replay.ledger:read",
+        "gaincurate.replay.rows:encode", "gaincurate.replay.rows:decode",
     ],
     "Errors": ["gaincurate.errors"],
 }  # fmt: skip

@@ -217,17 +217,3 @@ def test_lines_are_appended_after_what_a_killed_writer_left(tmp_path: Path) -> N
     path.write_bytes(path.read_bytes() + b'{"b": ')
     append_lines(path, [{"c": 3}, {"d": 4}])
     assert list(json_lines(path)) == [(1, {"a": 1}), (2, None), (3, {"c": 3}), (4, {"d": 4})]
-
-
-def test_durable_lines_are_on_the_disk_when_they_count(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, synced, real = tmp_path / "x.jsonl", list[bytes](), os.fsync
-
-    def fsync(descriptor: int) -> None:
-        real(descriptor)
-        synced.append(path.read_bytes())
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    append_lines(path, [{"a": 1}], durable=True)
-    assert synced == [b'{"a": 1}\n']

@@ -33,7 +33,7 @@ def test_what_a_stranger_may_not_see_is_found(seen: Seen, expected: list[str]) -
 
 @pytest.mark.slow
 def test_a_small_slice_of_the_campaign_holds(tmp_path: Path) -> None:
-    borders = "arrow,parquet,json-rows,run,outcomes,safetensors,gguf,ledger"
+    borders = "arrow,parquet,json-rows,run,outcomes,safetensors,gguf"
     path = os.pathsep.join(str(folder) for folder in (ROOT, ROOT / "kernels", ROOT / "tests"))
     result = subprocess.run(
         [sys.executable, "-m", "soak", "--classes", borders, "--cases", "4", "--out", str(tmp_path)],
@@ -43,4 +43,4 @@ def test_a_small_slice_of_the_campaign_holds(tmp_path: Path) -> None:
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    assert result.stdout.count("\n") == 9  # a line of each class, and the head
+    assert result.stdout.count("\n") == 8  # a line of each class, and the head

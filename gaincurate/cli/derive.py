@@ -1,6 +1,6 @@
 """`gaincurate derive`: variants of a score that length does not explain, as columns to order by.
 
-They are written beside the set, whose own files never change.
+They are written as computed columns; the set's other files do not change.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @configured("gaincurate.report.config:DeriveConfig")
 def derive(config: DeriveConfig, as_json: AsJson = False) -> None:
-    """Write a length-free variant of a score beside the set, for `--by`.
+    """Write a length-free variant of a score as a computed column, for `--by`.
 
     Example: gaincurate derive scored --signal gc_angle --length-free residual
     """

@@ -33,13 +33,11 @@ if TYPE_CHECKING:
         PredictConfig,
         RejudgeConfig,
         RolloutConfig,
-        VerifyingConfig,
     )
     from gaincurate.difficulty.pass_rates import PassRates
     from gaincurate.difficulty.predict import MethodName
     from gaincurate.difficulty.rejudge import Rejudged
     from gaincurate.difficulty.rollout_shard import RolloutSummary
-    from gaincurate.difficulty.train import FitReport
     from gaincurate.schedule.forecast import Forecast, ForecastConfig, Share
 
 app = typer.Typer(
@@ -74,7 +72,17 @@ def fit(config: FitConfig, as_json: AsJson = False) -> None:
             f"{output.counted(report.prompts, 'prompt')}, cross-entropy {report.losses[0]:.4f} in the first "
             f"epoch and {report.losses[-1]:.4f} in the last"
         )
-        _policies(report)
+        output.records(
+            [asdict(policy) for policy in report.policies],
+            {
+                "policy": "name",
+                "trained on": ("trained", ","),
+                "held out": ("held_out.count", ","),
+                "Pearson (95 %)": _held_out("pearson"),
+                "Brier (95 %)": _held_out("brier"),
+                "noise ceiling (95 %)": _held_out("ceiling"),
+            },
+        )
         output.text(
             f"  next: gaincurate difficulty predict SCORED --rollouts FILE --adapter {shlex.quote(str(out))}"
         )
@@ -83,23 +91,25 @@ def fit(config: FitConfig, as_json: AsJson = False) -> None:
 @app.command(cls=Command)
 @configured("gaincurate.difficulty.config:PredictConfig")
 def predict(config: PredictConfig, as_json: AsJson = False) -> None:
-    """Predict every prompt's failure rate and write it beside the set as gc_difficulty.
+    """Predict every prompt's failure rate and write it as the column gc_difficulty.
 
     Example: gaincurate difficulty predict scored --rollouts rollouts --adapter adapter
     """
     with output.reporting():
-        adapter, method, group_column = config.adapter, config.method, config.group_column
-        chosen = {"--adapter": adapter, "--method": method, "--rates": config.rates}
+        adapter, group_column = config.adapter, config.group_column
+        chosen = {"--adapter": adapter, "--method": config.method, "--rates": config.rates}
         given = [option for option, value in chosen.items() if value is not None]
         if len(given) > 1:
             raise InputError(f"give one of {' and '.join(given)}.")
-        if group_column is not None and method != "group-mean":
-            raise InputError(f"--group-column {group_column} goes with --method group-mean.")
-        name: MethodName = method or ("gp" if adapter is None else "adapter")
-        if config.rates is not None:
-            if config.target != "difficulty":
-                raise InputError(f"--target {config.target} does not go with --rates.")
-            name = "rates"
+        if (group_column is not None) != (config.method == "group-mean"):
+            raise InputError(
+                "--method group-mean and --group-column, which names a row's group, go together."
+            )
+        if given in (["--adapter"], ["--rates"]) and config.target != "difficulty":
+            raise InputError(f"--target {config.target} does not go with {given[0]}.")
+        name: MethodName = config.method or "gp"
+        if given and config.method is None:
+            name = "adapter" if adapter is not None else "rates"
         from gaincurate.core.scored_set import open_scores
         from gaincurate.difficulty.metrics import COLUMNS
         from gaincurate.difficulty.predict import predict as compute
@@ -165,6 +175,11 @@ def _figure(value: dict[str, Any]) -> str:
     return text if around is None else f"{text} ({around[0]:.3f} to {around[1]:.3f})"
 
 
+def _held_out(name: str) -> Callable[[dict[str, Any]], str]:
+    """A figure of a policy on prompts that no batch had."""
+    return lambda policy: _figure(policy["held_out"][name]) if policy["held_out"] else "-"
+
+
 def _print_epoch(epoch: int, epochs: int, loss: float) -> None:
     output.note(f"epoch {epoch} of {epochs}: cross-entropy {loss:.4f}")
 
@@ -208,25 +223,6 @@ def _one_policy(paths: Sequence[Path], reward_range: Any, scored: ScoredSet) -> 
     return newest[0] if len(newest) == 1 else pooled(newest)
 
 
-def _policies(report: FitReport) -> None:
-    """Print a line for each policy: its figures on prompts that no batch had."""
-
-    def held_out(name: str) -> Callable[[dict[str, Any]], str]:
-        return lambda policy: _figure(policy["held_out"][name]) if policy["held_out"] else "-"
-
-    output.records(
-        [asdict(policy) for policy in report.policies],
-        {
-            "policy": "name",
-            "trained on": ("trained", ","),
-            "held out": ("held_out.count", ","),
-            "Pearson (95 %)": held_out("pearson"),
-            "Brier (95 %)": held_out("brier"),
-            "noise ceiling (95 %)": held_out("ceiling"),
-        },
-    )
-
-
 @app.command(cls=Command)
 @configured("gaincurate.difficulty.config:RolloutConfig")
 def rollout(
@@ -247,50 +243,13 @@ def rollout(
         if config.server is None:
             need_packages("scoring")
         else:
-            need_packages("--server", ["httpx2", "tenacity"], "difficulty")
+            need_packages("--server", ["httpx2"], "difficulty")
         with ProgressView() as view:
             view.loading("the engine" if config.server is not None else "torch and the model")
             from gaincurate.difficulty.rollout import roll_out
 
             summary = roll_out(config, view)
         output.result(summary, as_json, _print_summary)
-
-
-@app.command(cls=Command)
-@configured("gaincurate.difficulty.config:VerifyingConfig")
-def verify(
-    config: VerifyingConfig,
-    broken: Annotated[Path | None, Option("Also write the broken rows here, one line of JSON each.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Verify each row's own gold answer: it must get a reward of 1. Exits with 2 where one does not.
-
-    Example: gaincurate difficulty verify scored --verifier math
-    """
-    with output.reporting():
-        from gaincurate.core.files import write_atomic
-        from gaincurate.core.scored_set import ScoredSet
-        from gaincurate.difficulty.prompts import answer_column as find_answer
-        from gaincurate.difficulty.prompts import parts
-        from gaincurate.difficulty.verifier import VerifierPool, broken_lines, check_gold, verifier_of
-
-        scored, judge = config.scored, verifier_of(config)
-        rows = ScoredSet(scored)
-        answer = find_answer(rows, config.answer_column, needed=True)
-        assert answer is not None
-        with ProgressView() as view, VerifierPool(judge) as pool:
-            broken_answers = check_gold(rows, parts(range(len(rows)), 1024), answer, judge, pool, view)
-        if broken is not None:
-            write_atomic(broken, broken_lines(broken_answers), named=True)
-        if as_json:
-            output.as_json({"rows": len(rows), "answer_column": answer, "broken": broken_answers})
-        else:
-            of, verb = output.counted(len(rows), "gold answer"), "is" if len(broken_answers) == 1 else "are"
-            output.text(f"{scored}: {len(broken_answers):,} of {of} ({answer!r}) {verb} broken")
-            for gc_id, reason in list(broken_answers.items())[:10]:
-                output.text(f"  {gc_id}: {reason}")
-        if broken_answers:
-            raise typer.Exit(2)
 
 
 @app.command(cls=Command)

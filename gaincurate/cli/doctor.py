@@ -41,7 +41,6 @@ _PACKAGES = (
     ("ray", "ray", "ray"),
     ("httpx2", "httpx2", "difficulty"),
     ("math-verify", "math_verify", "difficulty"),
-    ("tenacity", "tenacity", "difficulty"),
     ("scipy", "scipy", "derive"),
     ("rensa", "rensa", "hygiene"),
     ("obstore", "obstore", "cloud"),

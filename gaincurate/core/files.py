@@ -200,10 +200,8 @@ def append_line(path: Path, value: object) -> None:
     append_lines(path, [value])
 
 
-def append_lines(path: Path, values: Iterable[object], *, durable: bool = False) -> None:
+def append_lines(path: Path, values: Iterable[object]) -> None:
     """Append lines of JSON in one write, after a line break where a killed writer left a piece.
-
-    `durable`: they are on the disk when this returns.
 
     Raises:
         StorageError: the file system refused.
@@ -218,9 +216,6 @@ def append_lines(path: Path, values: Iterable[object], *, durable: bool = False)
                 if file.read(1) != b"\n":
                     file.write(b"\n")
             file.write(to_lines(values))
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
     except OSError as error:
         raise storage_error(path, error) from error
 

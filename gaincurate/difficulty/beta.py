@@ -1,4 +1,4 @@
-"""What a Beta posterior of a pass rate is worth to a trainer: the equations of the papers, over arrays.
+"""The value of a prompt to a trainer under a Beta posterior of its pass rate, over arrays.
 
 `a` and `b` are a posterior's parameters, `[prompts]` each and over 0: prior and counted successes, prior and
 counted failures. Everything is computed with the operations of NumPy that round the same everywhere, with

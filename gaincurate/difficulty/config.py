@@ -1,7 +1,7 @@
 """The options of rollouts, verifying, fitting and predicting as frozen, checked values.
 
-They stand apart from the code that they configure because the commands' help reads them, and it must load
-neither torch nor Arrow.
+This module does not import the code that it configures: the commands' help reads it and must load neither
+torch nor Arrow.
 """
 
 from __future__ import annotations
@@ -65,18 +65,8 @@ class JudgingConfig(BaseModel):
     ] = 4096
 
 
-class VerifyingConfig(JudgingConfig):
-    """A scored set whose golds are verified."""
-
-    scored: Annotated[Path, Option("A finished scored set.", metavar="SCORED", argument=True, stores=True)]
-    gold_as: Annotated[
-        str | None,
-        Option("How a gold answer is written when it is verified itself, with {answer} in it.", READING),
-    ] = None
-
-
 class RejudgeConfig(JudgingConfig):
-    """What `gaincurate difficulty rejudge` does."""
+    """The options of `gaincurate difficulty rejudge`."""
 
     rollouts: Annotated[Path, Option("A finished rollout set.", metavar="ROLLOUTS", argument=True)]
     out: Annotated[
@@ -90,9 +80,14 @@ class RejudgeConfig(JudgingConfig):
     overwrite: Annotated[bool, Option("Delete the rollout set in --out first.")] = False
 
 
-class RolloutConfig(DeviceConfig, VerifyingConfig):
-    """What `gaincurate difficulty rollout` does; the command's options under the same names."""
+class RolloutConfig(DeviceConfig, JudgingConfig):
+    """The options of `gaincurate difficulty rollout`, under the same names."""
 
+    scored: Annotated[Path, Option("A finished scored set.", metavar="SCORED", argument=True, stores=True)]
+    gold_as: Annotated[
+        str | None,
+        Option("How a gold answer is written when it is verified itself, with {answer} in it.", READING),
+    ] = None
     out: Annotated[Path, Option("Folder for the rollout set.", names=("--out", "-o"))]
     model: Annotated[
         str | None,
@@ -112,14 +107,16 @@ class RolloutConfig(DeviceConfig, VerifyingConfig):
     ] = None
     samples: Annotated[int, Field(ge=1), Option("Completions of each prompt.")] = 8
     reference: Annotated[
-        int | None, Field(ge=1), Option("So many prompts, drawn by the seed. Default: all.")
+        int | None, Field(ge=1), Option("Number of prompts, drawn by the seed. Default: all.")
     ] = None
     seed: Annotated[
-        int, Field(ge=0, lt=2**63), Option("Of the reference prompts and of the sampling.", SAMPLING)
+        int, Field(ge=0, lt=2**63), Option("Seed of the reference prompts and of the sampling.", SAMPLING)
     ] = 0
-    temperature: Annotated[float, Field(gt=0), Option("Of the sampling; above 0.", SAMPLING)] = 1.0
-    top_p: Annotated[float, Field(gt=0, le=1), Option("Nucleus of the sampling; 1 for none.", SAMPLING)] = 1.0
-    max_tokens: Annotated[int, Field(ge=1, lt=2**31), Option("Of a completion.", SAMPLING)] = 1024
+    temperature: Annotated[float, Field(gt=0), Option("Sampling temperature, above 0.", SAMPLING)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1), Option("Nucleus sampling mass; 1 for none.", SAMPLING)] = 1.0
+    max_tokens: Annotated[int, Field(ge=1, lt=2**31), Option("Maximum tokens of a completion.", SAMPLING)] = (
+        1024
+    )
     on_error: Annotated[
         Literal["stop", "skip"],
         Option("What to do with a row that cannot be used or a completion that is not judged.", READING),
@@ -138,7 +135,6 @@ class RolloutConfig(DeviceConfig, VerifyingConfig):
     allow_pickle: Annotated[bool, Option("Accept pickled weights; they can run code.", ADVANCED)] = False
     trust_remote_code: Annotated[bool, Option("Run a model repository's own code.", ADVANCED)] = False
     concurrency: Annotated[int, Field(ge=1), Option("Requests at a time.", SERVER)] = 16
-    rate: Annotated[float | None, Field(gt=0), Option("Requests begun in a second, at most.", SERVER)] = None
     retries: Annotated[int, Field(ge=0), Option("Times a request is repeated.", SERVER)] = 8
     backoff: float = Field(default=0.5, ge=0)
     """Seconds before the first repetition, doubled each time, up to 30."""
@@ -204,8 +200,8 @@ RewardRange = Annotated[
 
 
 class Recipe(BaseModel):
-    """How to train. Adam, the rate rising over the first tenth of the steps, at most 100, then falling to 0
-    in a line; `references` are drawn again for every batch.
+    """The training of the adapter: Adam with linear warm-up over a tenth of the steps (at most 100) and
+    linear decay to 0. `references` are drawn anew for every batch.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -216,12 +212,12 @@ class Recipe(BaseModel):
     rate: Annotated[
         float, Field(gt=0, le=1), Option("Of Adam, at its highest.", names=("--learning-rate",))
     ] = 1e-3
-    held_out: Annotated[float, Field(ge=0, le=0.5), Option("Share of prompts kept out, to report on.")] = 0.1
-    seed: Annotated[int, Field(ge=0), Option("Of everything random.")] = 0
+    held_out: Annotated[float, Field(ge=0, le=0.5), Option("Share of prompts held out for the report.")] = 0.1
+    seed: Annotated[int, Field(ge=0), Option("Seed of all random numbers.")] = 0
 
 
 class FitConfig(BaseModel):
-    """What `gaincurate difficulty fit` does."""
+    """The options of `gaincurate difficulty fit`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -235,7 +231,7 @@ class FitConfig(BaseModel):
 
 
 class PredictConfig(BaseModel):
-    """What `gaincurate difficulty predict` does."""
+    """The options of `gaincurate difficulty predict`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -264,14 +260,14 @@ class PredictConfig(BaseModel):
     target: Annotated[
         Literal["difficulty", "variance", "auto"],
         Option(
-            "The failure rate, gc_difficulty, or p (1 - p) of the pass rate, gc_variance. auto: by which of "
-            "them the references say that better prompts are found."
+            "The failure rate, gc_difficulty, or p (1 - p) of the pass rate, gc_variance. auto: the one by "
+            "which the references select better prompts."
         ),
     ] = "difficulty"
-    seed: Annotated[int, Field(ge=0), Option("Of the draw.")] = 0
+    seed: Annotated[int, Field(ge=0), Option("Seed of the draw.")] = 0
     out: Annotated[
         Path | None,
-        Option("Write the column into this folder, not beside the set.", names=("--out", "-o")),
+        Option("Write the column into this folder, not into the set's.", names=("--out", "-o")),
     ] = None
 
 

@@ -110,7 +110,7 @@ def see_same_maker(scored: ScoredSet, fitted_on: dict[str, Any]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """Where cosines are taken: (embedding - `mean`) @ `directions`.
+    """The space in which cosines are taken: (embedding - `mean`) @ `directions`.
 
     `mean` is `[width]`, `directions` `[width, directions]`.
     """

@@ -1,6 +1,6 @@
-"""What an engine is asked for and what it gives back.
+"""Requests to a generation engine and its completions.
 
-The types stand apart from both engines, so that neither torch nor an HTTP client is loaded for the other.
+The types are in a module of their own, so that neither engine loads the packages of the other.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Engine(Protocol):
 
 
 def stream_of(gc_id: str) -> int:
-    """A number of 64 bits for a prompt, the same whatever stands around it."""
+    """A number of 64 bits for a prompt, independent of other prompts."""
     return int.from_bytes(blake2b(gc_id.encode(), digest_size=8).digest(), "little")
 
 

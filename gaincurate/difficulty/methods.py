@@ -30,12 +30,12 @@ from gaincurate.difficulty.rates import Calibrated, calibrate
 from gaincurate.errors import InputError
 
 Inputs = npt.NDArray[Any]
-"""What a method reads of rows, rows first."""
+"""The inputs of a method, rows first."""
 SIGNALS = (*LIKELIHOODS, "gc_question_tokens", "gc_angle")
 """Columns that `gp` reads where the set has them; of lengths it takes the logarithm."""
 _FARTHEST = 4.0  # standard deviations: a signal further out counts as this
 HIGHEST: dict[Target, float] = {"difficulty": 1.0, "variance": 0.25}
-"""What is predicted lies between 0 and this."""
+"""Upper bound of the target; the lower one is 0."""
 VARIANCES = (0.0, 1e-3, 3e-3, 0.01, 0.02, 0.04, 0.08, 0.16, 0.3)
 """Sizes that are tried, where what is predicted lies between 0 and 1. Rates spread by 1/4 at most."""
 LENGTHS = (0.5, 1.0, 1.5, 2.2, 3.2, 4.5, 7.0)
@@ -46,8 +46,8 @@ _MOST_FOR_SIZES = 512  # references that the sizes are chosen on; their cost gro
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What was observed of references, `[K]` each: what is predicted, its variance around the truth, and of
-    how many rollouts it is.
+    """Observations of references, `[K]` each: the target, its variance around the truth, and the number of
+    rollouts.
     """
 
     values: Floats
@@ -55,7 +55,7 @@ class Seen:
     rollouts: Floats
 
     def take(self, rows: Ints) -> Seen:
-        """Of some of them."""
+        """The observations of some references."""
         return Seen(self.values[rows], self.noise[rows], self.rollouts[rows])
 
 
@@ -76,10 +76,10 @@ class Method(Protocol):
     """A way to predict."""
 
     columns: list[str]
-    """What it reads of a row."""
+    """The columns that it reads."""
 
     def read(self, table: pa.Table) -> Inputs:
-        """Of a table's rows."""
+        """The inputs of a table's rows."""
 
     def fit(self, inputs: Inputs, seen: Seen) -> Fitted:
         """Fit it on references, `[K]`."""
@@ -112,7 +112,7 @@ TRIED: dict[str, tuple[float, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What is known of the references, `[K]` each.
+    """Targets and inputs of the references, `[K]` each.
 
     `values` are between 0 and 1, `noise` are the variances of `values` around the true ones.
     """
@@ -128,7 +128,7 @@ class Evidence:
 def covariance(
     units: Floats, signals: Floats, other_units: Floats, other_signals: Floats, sizes: Sizes
 ) -> Floats:
-    """Of the rates of two lists of prompts without their own parts, `[rows, others]`.
+    """Covariance of the rates of two lists of prompts without the independent part, `[rows, others]`.
 
     The level has mean 1/2 and standard deviation 1/2: it may be anything.
     """
@@ -185,8 +185,8 @@ class GaussianProcess:
     A prompt's rate is a level common to all, a part linear in the direction of its whitened embedding, a part
     smooth in its signals (NLL, entropies, length, angle), a part in which signals matter otherwise from one
     direction to another, and a part of its own. How large the parts are is read off the references by the
-    marginal likelihood, so a part that tells nothing of this set is left out. The noise of what was observed
-    is not fitted but known: it is binomial, so a rate of few rollouts counts for less.
+    marginal likelihood, so a part without information is left out. The noise of the observations is not
+    fitted but known: it is binomial, so a rate of few rollouts counts for less.
 
     Args:
         evidence: the references.
@@ -200,7 +200,7 @@ class GaussianProcess:
         self._weights = self._inverse @ (evidence.values - 0.5)
 
     def mean(self, units: Floats, signals: Floats) -> Floats:
-        """Of the rates of prompts that are no references, `[rows]`; it may leave [0, 1]."""
+        """Posterior means for prompts that are no references, `[rows]`; they may leave [0, 1]."""
         known = self._evidence
         means: Floats = (
             0.5 + covariance(units, signals, known.units, known.signals, self.sizes) @ self._weights
@@ -208,7 +208,7 @@ class GaussianProcess:
         return means
 
     def leave_one_out(self) -> Floats:
-        """Of each reference the mean given the others, `[K]`; the sizes have seen all of them.
+        """Posterior mean of each reference given the others, `[K]`; the sizes have seen all of them.
 
         With C the covariance of what was observed, and m the prior mean, it is
         y - (C^-1 (y - m)) / diag(C^-1) (Rasmussen and Williams, Gaussian Processes, equation 5.12).

@@ -1,4 +1,4 @@
-"""How sure a pass rate is, and what predictions of it are worth: reliability, noise ceiling, calibration.
+"""The quality of predicted pass rates: correlation, Brier score, reliability, noise ceiling.
 
 Figures come with a noise ceiling, because observed rates are noisy: with few rollouts per prompt even the
 true rates correlate with them far below 1.
@@ -28,7 +28,7 @@ _STREAM = 7  # of random numbers that nothing else here uses
 
 
 def beta_quantile(share: float, a: float, b: float) -> float:
-    """Where the distribution function of Beta(a, b) reaches `share`, by bisection."""
+    """The value at which the distribution function of Beta(a, b) reaches `share`, by bisection."""
     low, high = 0.0, 1.0
     while True:
         middle = (low + high) / 2
@@ -85,7 +85,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Of predictions for prompts that were observed and not shown to the predictor.
+    """Figures of predictions for observed prompts that the predictor has not seen.
 
     `brier` is the mean squared difference to what was observed and holds the observation's own noise;
     `brier_of_mean` is that of the constant prediction that fits best. `ceiling` is the Pearson correlation
@@ -146,7 +146,7 @@ def quality(
 
 
 def no_better_than_a_constant(figures: Mapping[str, Any]) -> str | None:
-    """What to say of predictions whose Brier score the observed mean of all prompts reaches; None of others.
+    """A sentence for predictions that are not shown to beat the observed mean of all prompts, else None.
 
     Args:
         figures: a `Quality` as JSON has it.
@@ -220,7 +220,7 @@ def quality_of_halves(
 
 
 def pass_variance(wins: Floats, losses: Floats) -> Floats:
-    """Of k successes in G rollouts k (G - k) / (G (G - 1)), `[prompts]`; NaN for G below 2.
+    """The unbiased estimate k (G - k) / (G (G - 1)) of k successes in G rollouts; NaN for G below 2.
 
     It is p (1 - p) without bias, and may be above 1/4.
 
@@ -260,7 +260,7 @@ def observation_noise(wins: Floats, losses: Floats, target: Target = "difficulty
 def _population(wins: Floats, losses: Floats) -> tuple[float, float]:
     """A and b of the Beta distribution with the mean and spread of the true pass rates, by moments.
 
-    Where nothing tells the spread (a single rollout of each, or all rates alike) it is kept between bounds:
+    Where the spread cannot be estimated (a single rollout of each, or equal rates) it has bounds:
     between 1/50 and 49/50 of what it can be with that mean, and 1/3, as if all rates were equally likely,
     where no prompt has two rollouts.
     """

@@ -1,4 +1,4 @@
-"""What was observed of prompts: wins and losses by id, from tables, outcome lines or rollout sets.
+"""Observed pass rates: wins and losses by id, from tables, outcome lines or rollout sets.
 
 Policies and rounds stay apart, because a pass rate is of one policy. A prompt without a judged rollout
 has no rate and is left out, which is not the same as a rate of 0.
@@ -44,7 +44,7 @@ _WANTED = (
 
 @dataclass(frozen=True, slots=True)
 class PassRates:
-    """What one policy did. `wins[i]` and `losses[i]` belong to `ids[i]`, each id once, sorted.
+    """One policy's observations. `wins[i]` and `losses[i]` belong to `ids[i]`, each id once, sorted.
 
     `counted` says that wins + losses are rollouts; else their sum is 1 and how many rollouts a rate is
     of is not known. `round` is the run's round, where there is one. `source` names the file, its hash and the
@@ -66,7 +66,7 @@ class PassRates:
         return rates
 
     def observed(self, target: Target) -> Floats:
-        """Of each prompt what is aimed at, `[prompts]`: its failure rate, or p (1 - p) without bias.
+        """The target of each prompt, `[prompts]`: its failure rate, or an unbiased p (1 - p).
 
         Raises:
             InputError: p (1 - p) is asked for and how many rollouts a rate is of is not known.
@@ -167,7 +167,7 @@ def pooled(rates: Sequence[PassRates]) -> PassRates:
     if not counted and len(merged.ids) < len(ids):
         twice = next(gc_id for gc_id, count in Counter(ids.to_pylist()).items() if count > 1)
         raise InputError(
-            f"{twice!r} has two rates, and of how many rollouts is not said; give the files a column samples."
+            f"{twice!r} has two rates without numbers of rollouts; give the files a column samples."
         )
     return replace(merged, source={"files": [policy.source for policy in rates]})
 

@@ -1,7 +1,7 @@
 """Every prompt's failure rate from those of a few, by one of several methods.
 
-The adapter alone needs torch and is imported when it is asked for. Group means stand beside the methods,
-because no prediction is worth its cost that does not beat them.
+The adapter alone needs torch and is imported when it is asked for. Group means are a method too,
+because a prediction that does not beat them is not worth its cost.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Predictor:
 
     def __init__(self, method: Method, inputs: Inputs, seen: Seen) -> None:
         self.columns = method.columns
-        """What it reads of a row."""
+        """The columns that it reads."""
         self._method, self._inputs, self._seen = method, inputs, seen
         self._fitted = method.fit(inputs, seen)
 
@@ -141,25 +141,14 @@ def make(
         )
     method: Method
     if name == "group-mean":
-        if group_column is None:
-            raise InputError("--method group-mean needs --group-column, the column that names a row's group.")
+        assert group_column is not None
         method = ByGroup(scored, group_column)
     elif name == "adapter":
-        if adapter is None:
-            raise InputError(
-                "--method adapter needs --adapter, a folder that `gaincurate difficulty fit` wrote."
-            )
-        if target == "variance":
-            raise InputError("--target variance: an adapter predicts failure rates; leave one of them out.")
+        assert adapter is not None
         from gaincurate.difficulty.predictor import ByAdapter  # needs torch, which the others do not
 
         method = ByAdapter(adapter, scored)
     elif name == "rates":
-        if target == "variance" or not columns:
-            raise InputError(
-                "--method rates predicts failure rates from columns of other models' pass rates; give "
-                "--rates NAME,... without --target variance."
-            )
         method = ByRates(scored, columns)
     else:
         method = ByGaussianProcess(scored, target)
@@ -314,7 +303,7 @@ def _buckets(expected: Floats, strength: float, rates: PassRates, places: Ints) 
 
 
 def write(scored: ScoredSet, prediction: Prediction, folder: Path | None = None) -> None:
-    """Put the values beside the set's shards as a computed column (contract 1b), in place of older ones.
+    """Write the values as a computed column of the set, replacing older ones.
 
     Args:
         scored: the set.

@@ -1,4 +1,4 @@
-"""Which prompts of a scored set get rollouts, as messages with gold answers.
+"""The prompts of a scored set that get rollouts, as messages with gold answers.
 
 References are drawn by our own Philox bits and a seed, so that one seed gives the same prompts with every
 version of NumPy.

@@ -37,7 +37,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """What other models' rates say of a policy.
+    """A policy's pass rates as other models' rates predict them.
 
     `expected` `[N]` has pass rates in (0, 1), and NaN where no source has a value. `strength` is the
     concentration of the Beta distribution of the true rate around the expected one, in rollouts; 0 where the

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -162,25 +162,17 @@ def _prompts(scored: ScoredSet, table: pa.Table, answer: str | None) -> dict[str
 
 def _judged(table: pa.Table, prompts: dict[str, Prompt], pool: VerifierPool, progress: Progress) -> pa.Table:
     """The table with the verdicts of the pool's verifier."""
-
-    def jobs() -> Iterator[Job]:
-        for gc_id, text in zip(
-            table.column(ID).to_pylist(), table.column("completion").to_pylist(), strict=True
-        ):
-            yield Job(text, prompts[gc_id].answer, prompts[gc_id].row)
-
-    rewards: list[float | None] = []
-    reasons: list[str | None] = []
-    for verdict in pool.judge_all(jobs()):
-        rewards.append(verdict.reward)
-        reasons.append(verdict.reason)
+    rows = zip(table.column(ID).to_pylist(), table.column("completion").to_pylist(), strict=True)
+    jobs = (Job(text, prompts[gc_id].answer, prompts[gc_id].row) for gc_id, text in rows)
+    verdicts = []
+    for verdict in pool.judge_all(jobs):
+        verdicts.append(verdict)
         progress.advance(1)
     fresh = take(table, pa.array(range(len(table)), pa.int64()))
-    for name, values in (("reward", rewards), ("reason", reasons)):
-        place = fresh.schema.get_field_index(name)
-        fresh = fresh.set_column(
-            place, fresh.schema.field(place), pa.array(values, fresh.schema.field(place).type)
-        )
+    for name in ("reward", "reason"):
+        field = fresh.schema.field(name)
+        values = pa.array([getattr(verdict, name) for verdict in verdicts], field.type)
+        fresh = fresh.set_column(fresh.schema.get_field_index(name), field, values)
     return fresh
 
 
@@ -188,26 +180,16 @@ def _compare(source: RolloutSet, new: RolloutSet, scored: ScoredSet, answer: str
     old_name, name = (each.manifest["identity"]["verifier"]["name"] for each in (source, new))
     result = Rejudged(new.folder, old_name, name, new.manifest["rollouts"])
     for before, now in zip(source.tables(["reward"]), new.tables([ID, "completion", "reward"]), strict=True):
-        rewards = now.column("reward").to_pylist()
-        for old, verdict in zip(
-            map(_verdict, before.column("reward").to_pylist()), map(_verdict, rewards), strict=True
-        ):
-            row = result.counts.setdefault(old, {})
-            row[verdict] = row.get(verdict, 0) + 1
         by_prompt: dict[str, list[tuple[str, float | None]]] = {}
-        for gc_id, text, reward in zip(
-            now.column(ID).to_pylist(), now.column("completion").to_pylist(), rewards, strict=True
-        ):
-            by_prompt.setdefault(gc_id, []).append((comparable(text), reward))
-        doubtful = {
-            gc_id: agreed for gc_id, rows in by_prompt.items() if (agreed := _agreed(rows)) is not None
-        }
-        prompts = (
-            _prompts(scored, pa.table({ID: pa.array(doubtful, pa.string())}), answer) if doubtful else {}
-        )
-        for gc_id, (text, count) in doubtful.items():
-            gold = str(prompts[gc_id].answer)
-            result.agreements.append(Agreement(gc_id, text, gold, count, len(by_prompt[gc_id])))
+        for old, row in zip(before.column("reward").to_pylist(), now.to_pylist(), strict=True):
+            row_of = result.counts.setdefault(_verdict(old), {})
+            row_of[_verdict(row["reward"])] = row_of.get(_verdict(row["reward"]), 0) + 1
+            by_prompt.setdefault(row[ID], []).append((comparable(row["completion"]), row["reward"]))
+        agreed = {gc_id: _agreed(rows) for gc_id, rows in by_prompt.items()}
+        doubtful = pa.table({ID: [gc_id for gc_id, found in agreed.items() if found is not None]})
+        for gc_id, prompt in _prompts(scored, doubtful, answer).items() if len(doubtful) else ():
+            text, count = agreed[gc_id] or ("", 0)
+            result.agreements.append(Agreement(gc_id, text, str(prompt.answer), count, len(by_prompt[gc_id])))
     result.agreements.sort(
         key=lambda prompt: (-prompt.agreeing / prompt.completions, -prompt.agreeing, prompt.gc_id)
     )
@@ -223,10 +205,5 @@ def _verdict(reward: float | None) -> str:
 def _agreed(rows: list[tuple[str, float | None]]) -> tuple[str, int] | None:
     """The answer of most completions and their number, where none of them got a reward of 1."""
     (text, count), *_ = Counter(text for text, _ in rows if text).most_common(1) or [("", 0)]
-    if (
-        count < _LEAST
-        or 2 * count <= len(rows)
-        or any(r is not None and r >= 1 for t, r in rows if t == text)
-    ):
-        return None
-    return text, count
+    is_right = any(reward is not None and reward >= 1 for each, reward in rows if each == text)
+    return None if count < _LEAST or 2 * count <= len(rows) or is_right else (text, count)

@@ -190,7 +190,7 @@ def _identity(
 
 
 def _execution(config: RolloutConfig, summary: RolloutSummary) -> Json:
-    names = ("scored", "model", "server", "device", "concurrency", "rate", "on_error", "verify_workers")
+    names = ("scored", "model", "server", "device", "concurrency", "on_error", "verify_workers")
     options = {name: value for name in names if (value := getattr(config, name)) is not None}
     facts = {"generated": summary.generated, "tokens": summary.tokens, "seconds": round(summary.elapsed, 3)}
     return {**options, "scored": str(config.scored), "ended": time.time(), **facts}

@@ -89,7 +89,7 @@ ROLLOUTS = Kind(
     before=(BROKEN,),
     work="*.jsonl",
 )
-"""What a rollout set is, for `Artifact`."""
+"""The kind of a rollout set, for `Artifact`."""
 
 
 def write_shard(
@@ -161,7 +161,7 @@ class RolloutSet:
 
 
 def pass_rates(folder: str | Path, *, success: float | None = None) -> pa.Table:
-    """What each prompt's rollouts came to: `gc_id`, `wins`, `losses` (float64), `samples` (int64).
+    """Each prompt's wins and losses: `gc_id`, `wins`, `losses` (float64), `samples` (int64).
 
     A reward counts as that much of a win. `samples` are those that were judged; a prompt with none of them is
     there with 0.
@@ -178,7 +178,7 @@ def pass_rates(folder: str | Path, *, success: float | None = None) -> pa.Table:
         raise InputError(f"success {success}: expected a reward above 0 and up to 1.")
     tables: list[pa.Table] = []
     for table in RolloutSet(folder).tables([ID, "reward"]):
-        # Rows of a prompt stand together, and a prompt is in one shard only.
+        # Rows of a prompt are consecutive, and a prompt is in one shard only.
         rewards = table.column("reward").to_numpy(zero_copy_only=False).astype(np.float64)
         ids = table.column(ID).combine_chunks().dictionary_encode()
         places, judged = ids.indices.to_numpy(), ~np.isnan(rewards)
@@ -194,7 +194,7 @@ def pass_rates(folder: str | Path, *, success: float | None = None) -> pa.Table:
 
 
 def unmarked(rollouts: RolloutSet) -> str | None:
-    """What to say of completions none of which is right or has the marks of its verifier; None of others."""
+    """A warning if no completion is right or has the marks of its verifier, else None."""
     marks = _MARKS.get(rollouts.manifest["identity"].get("verifier", {}).get("name"), ())
     for table in rollouts.tables(["completion", "reward"]):
         if pc.max(table.column("reward")).as_py() == 1:

@@ -5,7 +5,7 @@ The journal keeps every completion as it arrives, because a server's tokens are 
 
 from __future__ import annotations
 
-from collections import deque
+import os
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import closing
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from gaincurate.core.files import append_lines, log_lines
+from gaincurate.core.files import append_lines, log_lines, reading
 from gaincurate.core.progress import Progress
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.engine import Completion, Engine, Key, Refused, Request
@@ -28,7 +28,7 @@ from gaincurate.errors import RowError
 
 @dataclass(slots=True)
 class RolloutSummary:
-    """How a run went: `generated` completions, their `tokens` and `elapsed` seconds are of this process.
+    """Counts of a run: `generated` completions, their `tokens` and `elapsed` seconds are of this process.
 
     `other_lengths` counts its prompts that have another number of tokens than when they were scored. The rest
     is of the finished set; `unjudged` rollouts have a reason in the place of a reward.
@@ -72,8 +72,7 @@ class ShardWork:
         self._config, self._engine, self._pool, self._journal = config, engine, pool, journal
         self._prompts = {prompt.gc_id: prompt for prompt in prompts}
         self._done: dict[Key, Completion] = {}
-        self._verdicts: dict[Key, Verdict] = {}
-        self._waiting: deque[tuple[Key, Future[Verdict]]] = deque()
+        self._verdicts: dict[Key, Future[Verdict]] = {}
         self.refused: dict[str, str] = {}
         """Prompts that the engine does not take, and why."""
         for entry in log_lines(journal):
@@ -81,11 +80,7 @@ class ShardWork:
                 continue  # left out since, because its gold answer fails now
             if "refused" in entry:
                 self.refused[entry["gc_id"]] = entry["refused"]
-            elif "reward" in entry:
-                key = entry["gc_id"], entry["sample"]
-                if key in self._done:  # else the line of its completion was damaged, and another one is made
-                    self._verdicts[key] = Verdict(entry["reward"], entry["reason"])
-            else:
+            elif "text" in entry:
                 done = decoded(entry)
                 self._done[done.key] = done
 
@@ -111,17 +106,21 @@ class ShardWork:
                 summary.generated += len(tokens)
                 summary.tokens += sum(tokens)
                 progress.advance(0, completions=len(tokens), tokens=sum(tokens))
-                self._take_verdicts(wait=False)
-        self._take_verdicts(wait=True)
         judged = []
         for request in requests:
-            if request.gc_id not in self.refused:
-                verdict = self._verdicts[request.key]
-                judged.append((self._done[request.key], verdict.reward, verdict.reason))
+            if request.gc_id in self.refused:
+                continue
+            verdict = self._verdicts[request.key].result()
+            if verdict.reward is None and self._config.on_error == "stop":
+                raise RowError(
+                    f"sample {request.sample} of prompt {request.gc_id} was not judged: {verdict.reason}. "
+                    "All completions are kept; add --on-error skip to give such ones no reward, and count "
+                    "them.",
+                    gc_id=request.gc_id,
+                    reason=verdict.reason,
+                )
+            judged.append((self._done[request.key], verdict.reward, verdict.reason))
         return judged
-
-    def _append(self, lines: Sequence[dict[str, Any]]) -> None:
-        append_lines(self._journal, lines, durable=True)
 
     def _keep(self, part: Sequence[Completion | Refused]) -> None:
         """Make what arrived durable, then count it."""
@@ -130,7 +129,9 @@ class ShardWork:
         lines = [encoded(item) for item in done]
         if self._config.on_error == "skip":
             lines += [{"gc_id": gc_id, "refused": reason} for gc_id, reason in refused.items()]
-        self._append(lines)
+        append_lines(self._journal, lines)
+        with reading(self._journal), self._journal.open("rb") as file:
+            os.fsync(file.fileno())
         for item in done:
             self._done[item.key] = item
             self._judge(item)
@@ -145,36 +146,8 @@ class ShardWork:
         self.refused = refused | self.refused  # the first reason counts
 
     def _judge(self, done: Completion) -> None:
-        if done.key not in self._verdicts:
-            prompt = self._prompts[done.gc_id]
-            self._waiting.append((done.key, self._pool.submit(Job(done.text, prompt.answer, prompt.row))))
-
-    def _take_verdicts(self, *, wait: bool) -> None:
-        """Write down the verdicts that are there, in the order in which they were asked for."""
-        ready: dict[Key, Verdict] = {}
-        bad: tuple[Key, Verdict] | None = None
-        while self._waiting and bad is None and (wait or self._waiting[0][1].done()):
-            key, future = self._waiting.popleft()
-            verdict = future.result()
-            if verdict.reward is None and self._config.on_error == "stop":
-                bad = key, verdict
-            else:
-                ready[key] = verdict
-        self._append(
-            [
-                {"gc_id": gc_id, "sample": sample, "reward": verdict.reward, "reason": verdict.reason}
-                for (gc_id, sample), verdict in ready.items()
-            ]
-        )
-        self._verdicts |= ready
-        if bad is not None:
-            (gc_id, sample), verdict = bad
-            raise RowError(
-                f"sample {sample} of prompt {gc_id} was not judged: {verdict.reason}. All completions are "
-                "kept; add --on-error skip to give such ones no reward, and count them.",
-                gc_id=gc_id,
-                reason=verdict.reason,
-            )
+        prompt = self._prompts[done.gc_id]
+        self._verdicts[done.key] = self._pool.submit(Job(done.text, prompt.answer, prompt.row))
 
     def other_lengths(self) -> int:
         """Prompts that have another number of tokens here than when they were scored."""

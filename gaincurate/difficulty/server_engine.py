@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import time
+import random
 from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -20,7 +20,6 @@ from urllib.parse import quote
 
 import httpx2
 import numpy as np
-import tenacity
 
 from gaincurate.core.foreign import json_value
 from gaincurate.core.process import Pressed, ctrl_c_noted
@@ -73,7 +72,7 @@ class ServerEngine:
             raise InputError(
                 f"--server-body sets {min(reserved)!r}, which is set for each request; leave it out."
             )
-        self._config, self._next = config, 0.0
+        self._config = config
         self._url = base_url(config.server)
         key = os.environ.get(API_KEY, "")
         if not (key.isascii() and key.isprintable() and " " not in key):
@@ -151,7 +150,7 @@ class ServerEngine:
     async def _step(
         self, running: set[asyncio.Task[Completion | Refused]], wanted: Iterator[Request], pressed: Pressed
     ) -> set[asyncio.Task[Completion | Refused]]:
-        """Fill up with requests and wait for one. What is finished: nothing after the last, or Ctrl-C."""
+        """Start requests up to the limit and return finished ones: none after the last, or after Ctrl-C."""
         while len(running) < self._config.concurrency and (request := next(wanted, None)) is not None:
             running.add(asyncio.ensure_future(self._complete(request)))
         done: set[asyncio.Task[Completion | Refused]] = set()
@@ -222,34 +221,24 @@ class ServerEngine:
         return names[0]
 
     async def _with_retries(self, attempt: Callable[[], Awaitable[_Result]], what: str) -> _Result:
-        retrying = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception_type(_RetryableError),
-            stop=tenacity.stop_after_attempt(self._config.retries + 1),
-            wait=self._wait,
-            reraise=True,
-        )
-        try:
-            result: _Result = await retrying(attempt)
-        except _RetryableError as error:
-            tries = self._config.retries + 1
-            often, last = ("once", "") if tries == 1 else (f"{tries} times", "the last time ")
-            raise ServerError(
-                f"the server at {self._url} failed {often} {what}, {last}"
-                f"because {error}. What had arrived is kept; see to the server and run the same command "
-                "again.",
-                url=self._url,
-            ) from error
-        return result
-
-    def _wait(self, state: tenacity.RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
-        if isinstance(error, _RetryableError) and error.after is not None:
-            return error.after
-        return float(tenacity.wait_random_exponential(self._config.backoff, _LONGEST_WAIT)(state))
+        tries = self._config.retries + 1
+        for number in range(tries):
+            try:
+                return await attempt()
+            except _RetryableError as error:
+                last = error
+            if number + 1 < tries:
+                longest = min(self._config.backoff * 2**number, _LONGEST_WAIT)
+                await asyncio.sleep(random.uniform(0, longest) if last.after is None else last.after)
+        often, when = ("once", "") if tries == 1 else (f"{tries} times", "the last time ")
+        raise ServerError(
+            f"the server at {self._url} failed {often} {what}, {when}because {last}. What had arrived is "
+            "kept; see to the server and run the same command again.",
+            url=self._url,
+        ) from last
 
     async def _send(self, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, bytes]:
         """The status and the bytes of an answer that is good, or about the prompt."""
-        await self._turn()
         most, data = self._config.timeout, bytearray()
         try:
             async with (
@@ -288,7 +277,7 @@ class ServerEngine:
             raise _RetryableError(f"its answer is no {what} ({why})") from None
 
     def _reason(self, data: bytes | bytearray) -> str:
-        """What an answer with another status says, in one line."""
+        """The text of a response with an error status, in one line."""
         try:
             answer = json_value(bytes(data), surrogates=True)
             answer = answer.get("error", answer)
@@ -298,17 +287,9 @@ class ServerEngine:
         # The key goes first: of a line cut in its middle, half of it would stay.
         return " ".join(self._clean(text).split())[:_SHOWN].rstrip(".")
 
-    async def _turn(self) -> None:
-        """Wait until the rate allows one more request."""
-        if self._config.rate is not None:
-            now = time.monotonic()
-            begin = max(now, self._next)
-            self._next = begin + 1 / self._config.rate
-            await asyncio.sleep(begin - now)
-
 
 def clean(text: str, key: str = "") -> str:
-    """What a server says, fit to be printed and kept: without the key, and as text that a file can hold.
+    """A server's text for output and files: without the key, and in valid Unicode.
 
     A key of less than 8 characters is left: a placeholder such as `EMPTY`, perhaps a word of an answer.
     """

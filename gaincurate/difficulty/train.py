@@ -257,22 +257,13 @@ def fit_on(
         "losses": fitted.losses,
     }
     save_adapter(out, fitted.predictor, maker(sets[0]), how)
-    reports = [
-        _report(fitted, embeddings, policy, observed, recipe)
-        for policy, observed in zip(policies, rates, strict=True)
-    ]
+    reports = []
+    for policy, observed in zip(policies, rates, strict=True):
+        hidden, figures = np.isin(policy.rows, fitted.held_out), None
+        if hidden.sum() >= 3:
+            rows, predicted = held_out_predictions(fitted, embeddings, policy, recipe)
+            wins, losses = observed.wins[rows], observed.losses[rows]
+            figures = quality(predicted, wins, losses, counted=observed.counted, seed=recipe.seed)
+        reports.append(PolicyReport(policy.name, int((~hidden).sum()), figures))
     held = len(fitted.held_out)
     return FitReport(sum(report.trained for report in reports), len(ids) - held, fitted.losses, reports)
-
-
-def _report(
-    fitted: Fitted, embeddings: torch.Tensor, policy: Policy, rates: PassRates, recipe: Recipe
-) -> PolicyReport:
-    hidden = np.isin(policy.rows, fitted.held_out)
-    if hidden.sum() < 3:
-        return PolicyReport(policy.name, int((~hidden).sum()), None)
-    rows, predicted = held_out_predictions(fitted, embeddings, policy, recipe)
-    held_out_quality = quality(
-        predicted, rates.wins[rows], rates.losses[rows], counted=rates.counted, seed=recipe.seed
-    )
-    return PolicyReport(policy.name, int((~hidden).sum()), held_out_quality)

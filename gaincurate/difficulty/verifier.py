@@ -14,7 +14,6 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -56,7 +55,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class VerifierConfig:
-    """Which verifier, and its limits.
+    """A verifier and its limits.
 
     `verifier` is a name or `module:function`; `seconds` of processor time per job (three times that by the
     clock); `memory` in MiB of address space; `workers` processes; `gold_as` how a gold answer is written to
@@ -108,7 +107,7 @@ class VerifierPool:
         self._all = [_Process(config) for _ in range(config.workers)]
         self._threads = ThreadPoolExecutor(config.workers, thread_name_prefix="verify")
         self.about: dict[str, Any] = {}
-        """What can change its values, as the verifier's process reports it: versions, a hash of the code."""
+        """Versions and code hash that can change verdicts, as the verifier's process reports them."""
 
     def __enter__(self) -> VerifierPool:
         try:
@@ -189,7 +188,7 @@ class _Process:
         )
         config = self._config
         try:
-            with suppress(BrokenPipeError):  # how it ended is said below
+            with suppress(BrokenPipeError):  # the error below says how it ended
                 self._send(Setup(config.verifier, config.seconds, config.memory))
             answer = self._answer(_LOADING)
         except _Crashed as crash:
@@ -201,8 +200,6 @@ class _Process:
             hint = (
                 f" `pip install 'gaincurate[{extra}]'` brings it." if extra and "NotFound" in reason else ""
             )
-            if not extra and "NotFound" in reason:
-                hint = " A module is looked for in the working folder and among what is installed."
             raise InputError(f"--verifier {config.verifier} cannot be loaded: {reason}.{hint}")
         about: dict[str, Any] = answer["about"]
         return about
@@ -258,22 +255,19 @@ class _Process:
         """
         assert self._kept is not None
         assert self._kept.keeper.stdout is not None
-        waiting, end, data = select.poll(), time.monotonic() + seconds, b""
+        waiting = select.poll()
         waiting.register(self._kept.keeper.stdout, select.POLLIN)
-        while not data.endswith(b"\n"):
-            left = end - time.monotonic()
-            if left <= 0 or not waiting.poll(left * 1000):
-                self.drop()
-                raise _Crashed(f"gave no answer within {seconds:g} s and was ended")
-            piece = self._kept.keeper.stdout.read(1 << 16)
-            data += piece
-            if not piece:
-                raise _Crashed(self._end())
-        answer: dict[str, Any] = json_value(data)
+        if not waiting.poll(seconds * 1000):
+            self.drop()
+            raise _Crashed(f"gave no answer within {seconds:g} s and was ended")
+        line = self._kept.keeper.stdout.readline()  # written in one piece
+        if not line:
+            raise _Crashed(self._end())
+        answer: dict[str, Any] = json_value(line)
         return answer
 
     def _end(self) -> str:
-        """How a process ended that says no more."""
+        """A clause on how a silent process ended."""
         kept = self._kept
         assert kept is not None
         code = kept.outcome() if kept.ended(_ENDING) else None

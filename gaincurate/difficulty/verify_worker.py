@@ -61,7 +61,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What a process reads first: the verifier, seconds of processor time per job, MiB of memory."""
+    """The first message to a process: the verifier, seconds of processor time per job, MiB of memory."""
 
     verifier: str
     seconds: float
@@ -69,7 +69,7 @@ class Setup:
 
 
 class GoldProblem(Exception):
-    """The row's own answer, or what is needed beside it, cannot be used; the text says why."""
+    """The row's answer or other columns that the verifier needs cannot be used; the text has the reason."""
 
 
 def main() -> None:
@@ -120,9 +120,9 @@ def _short(error: BaseException) -> str:
 
 
 def _told(text: str, most: int) -> str:
-    """What a verifier says, cut: without what may be a key, and as text that a file can hold.
+    """A verifier's text, shortened, without possible keys and in valid Unicode.
 
-    Nor with addresses in memory, which differ from run to run.
+    Addresses in memory, which differ from run to run, are removed too.
     """
     text = _ADDRESS.sub("", without_secrets(text))
     # Half of a surrogate pair cannot be written.

@@ -1,1 +1,1 @@
-"""Rollouts that are trained on more than once: a ledger that keeps them, a buffer that draws from them."""
+"""Rollouts that are trained on more than once: a buffer that stores groups of them and draws from it."""

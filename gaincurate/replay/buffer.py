@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from gaincurate.core.rng import between, keys_of
@@ -22,9 +22,9 @@ FORMAT = 2
 _STREAM = 0x5250  # of the seed's noise; no strategy uses it
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Counts:
-    """What happened since the buffer was made; every inserted group is kept, uninformative or too old.
+    """Counts since the buffer was made; every inserted group is one of kept, uninformative or too old.
 
     `evicted` groups left because newer ones came, `aged` ones because of `max_age`. `repeated` were there
     already and changed nothing. `steps` were planned, `replay_steps` of them with replay, and `waiting` since
@@ -45,10 +45,10 @@ class Counts:
 
 
 class Plan(NamedTuple):
-    """What a step trains on: `fresh_groups` to generate, and groups to replay, `[0]` or `[B - fresh]`."""
+    """The batch of a step: `fresh_groups` to generate, and groups to replay, `[0]` or `[B - fresh]`."""
 
     fresh_groups: int
-    replayed: list[RolloutGroup]
+    replayed: tuple[RolloutGroup, ...]
 
 
 class ReplayBuffer:
@@ -59,6 +59,12 @@ class ReplayBuffer:
     `(C + B - fresh) (G (9 L + 24) + 4 P)` bytes for completions of L and prompts of P tokens, and about 3 kB
     per group for objects.
 
+    Attributes:
+        counts: see `Counts`.
+        step: the step last planned; -1 before the first.
+        policy_version: that of the step last planned; -1 before the first.
+        last_plan: the plan of that step; empty before the first.
+
     Args:
         config: the sizes.
     """
@@ -66,9 +72,9 @@ class ReplayBuffer:
     def __init__(self, config: ReplayConfig) -> None:
         self.config = config
         self.counts = Counts()
+        self.step = self.policy_version = -1
+        self.last_plan = Plan(0, ())
         self._groups: deque[RolloutGroup] = deque()
-        self._step = self._version = -1
-        self._plan = Plan(0, [])
         self._seen: set[Key] = set()
 
     def __len__(self) -> int:
@@ -76,32 +82,17 @@ class ReplayBuffer:
 
     @property
     def groups(self) -> tuple[RolloutGroup, ...]:
-        """What is in it, the oldest first."""
+        """The stored groups, the oldest first."""
         return tuple(self._groups)
-
-    @property
-    def step(self) -> int:
-        """The step last planned; -1 before the first."""
-        return self._step
-
-    @property
-    def policy_version(self) -> int:
-        """That of the step last planned; -1 before the first."""
-        return self._version
-
-    @property
-    def last_plan(self) -> Plan:
-        """Of the step last planned; nothing to generate before the first."""
-        return Plan(self._plan.fresh_groups, list(self._plan.replayed))
 
     @property
     def nbytes(self) -> int:
         """Bytes of the groups in it and of those of the last plan that have left."""
-        held = {id(group): group.nbytes for group in (*self._groups, *self._plan.replayed)}
+        held = {id(group): group.nbytes for group in (*self._groups, *self.last_plan.replayed)}
         return sum(held.values())
 
     def plan(self, step: int, policy_version: int | None = None) -> Plan:
-        """What a step generates and replays; call it before generation.
+        """Plan the groups that a step generates and replays; call it before generation.
 
         Replays `B - fresh` groups, drawn uniformly without replacement, where the buffer has so many; else
         the whole batch is fresh. The draw depends on the seed, the step and what is in the buffer. Asking for
@@ -116,38 +107,30 @@ class ReplayBuffer:
             OutcomeError: the step or the version lies before the last one.
         """
         version = step if policy_version is None else policy_version
-        if (step, version) == (self._step, self._version) and step >= 0:
+        if (step, version) == (self.step, self.policy_version) and step >= 0:
             return self.last_plan
-        if step <= self._step or version < self._version:
+        if step <= self.step or version < self.policy_version:
             raise OutcomeError(
                 f"step {step} with policy version {version} is asked for and the buffer is at step "
-                f"{self._step} with version {self._version}: both rise. Where the trainer went back to a "
-                "checkpoint, load the buffer's state from there too.",
+                f"{self.step} with version {self.policy_version}: both rise. Where the trainer went back to "
+                "a checkpoint, load the buffer's state from there too.",
                 step=step,
             )
-        aged = self._drop_old(version)
-        sizes, held = self.config, len(self._groups)
-        replayed: list[RolloutGroup] = []
+        sizes, counts, before = self.config, self.counts, len(self._groups)
+        self._groups = deque(group for group in self._groups if not self._too_old(group, version))
+        held = len(self._groups)
+        replayed: tuple[RolloutGroup, ...] = ()
         if held >= sizes.replayed_groups:
             keys = keys_of(sizes.seed, step, _STREAM, held)
-            replayed = [self._groups[place] for place in between(keys, 0, sizes.replayed_groups)]
-        was = self.counts
-        self.counts = replace(
-            was,
-            aged=was.aged + aged,
-            steps=was.steps + 1,
-            replay_steps=was.replay_steps + bool(replayed),
-            waiting=0 if replayed else was.waiting + 1,
-            tokens_trained=was.tokens_trained + sum(group.tokens for group in replayed),
-        )
-        self._step, self._version, self._seen = step, version, set()
-        self._plan = Plan(sizes.batch_groups - len(replayed), replayed)
+            replayed = tuple(self._groups[place] for place in between(keys, 0, sizes.replayed_groups))
+        counts.aged += before - held
+        counts.steps += 1
+        counts.replay_steps += bool(replayed)
+        counts.waiting = 0 if replayed else counts.waiting + 1
+        counts.tokens_trained += sum(group.tokens for group in replayed)
+        self.step, self.policy_version, self._seen = step, version, set()
+        self.last_plan = Plan(sizes.batch_groups - len(replayed), replayed)
         return self.last_plan
-
-    def _drop_old(self, version: int) -> int:
-        before = len(self._groups)
-        self._groups = deque(group for group in self._groups if not self._too_old(group, version))
-        return before - len(self._groups)
 
     def _too_old(self, group: RolloutGroup, version: int) -> bool:
         limit = self.config.max_age
@@ -171,26 +154,21 @@ class ReplayBuffer:
                 planned; nothing was taken.
         """
         arrived = list(groups)
-        new = self._new(arrived)
-        was, limit = self.counts, self.config.capacity
-        young = [group for group in new if not self._too_old(group, self._version)]
+        new, counts = self._new(arrived), self.counts
+        young = [group for group in new if not self._too_old(group, self.policy_version)]
         informative = [group for group in young if group.informative]
         self._seen |= {group.key for group in new}
-        evicted = max(0, len(self._groups) + len(informative) - limit)
         self._groups.extend(informative)
-        for _ in range(evicted):
+        while len(self._groups) > self.config.capacity:
             self._groups.popleft()
+            counts.evicted += 1
         tokens = sum(group.tokens for group in new)
-        self.counts = replace(
-            was,
-            kept=was.kept + len(informative),
-            uninformative=was.uninformative + len(young) - len(informative),
-            too_old=was.too_old + len(new) - len(young),
-            evicted=was.evicted + evicted,
-            repeated=was.repeated + len(arrived) - len(new),
-            tokens_generated=was.tokens_generated + tokens,
-            tokens_trained=was.tokens_trained + tokens,
-        )
+        counts.kept += len(informative)
+        counts.uninformative += len(young) - len(informative)
+        counts.too_old += len(new) - len(young)
+        counts.repeated += len(arrived) - len(new)
+        counts.tokens_generated += tokens
+        counts.tokens_trained += tokens
         return len(informative)
 
     def _new(self, arrived: Sequence[RolloutGroup]) -> list[RolloutGroup]:
@@ -200,23 +178,23 @@ class ReplayBuffer:
             self._refuse_wrong(group)
             if group.key not in self._seen:
                 distinct.setdefault(group.key, group)
-        come, planned = len(self._seen) + len(distinct), self._plan.fresh_groups
+        come, planned = len(self._seen) + len(distinct), self.last_plan.fresh_groups
         if come > planned:
             raise OutcomeError(
-                f"step {self._step} has {come} fresh groups and {planned} were planned: with the replayed "
+                f"step {self.step} has {come} fresh groups and {planned} were planned: with the replayed "
                 f"ones its batch would be more than {self.config.batch_groups}. Generate what `plan` says.",
-                step=self._step,
+                step=self.step,
             )
         return list(distinct.values())
 
     def _refuse_wrong(self, group: RolloutGroup) -> None:
         size = self.config.group_size
-        if (group.step, group.size) != (self._step, size) or group.policy_version > self._version:
+        if (group.step, group.size) != (self.step, size) or group.policy_version > self.policy_version:
             raise OutcomeError(
                 f"the group of prompt {group.gc_id!r} has step {group.step}, {group.size} rollouts and "
-                f"policy version {group.policy_version}; the last plan is of step {self._step}, {size} "
-                f"rollouts a group and version {self._version}. Call `plan` before generation and `insert` "
-                "after it, and gather groups that processes share.",
+                f"policy version {group.policy_version}; the last plan is of step {self.step}, {size} "
+                f"rollouts a group and version {self.policy_version}. Call `plan` before generation and "
+                "`insert` after it, and gather groups that processes share.",
                 gc_id=group.gc_id,
             )
 
@@ -227,7 +205,7 @@ class ReplayBuffer:
         """
         held = list(self._groups)
         places = {id(group): place for place, group in enumerate(held)}
-        for group in self._plan.replayed:
+        for group in self.last_plan.replayed:
             if id(group) not in places:
                 places[id(group)] = len(held)
                 held.append(group)
@@ -235,10 +213,10 @@ class ReplayBuffer:
             "format": FORMAT,
             "config": asdict(self.config),
             "counts": asdict(self.counts),
-            "step": self._step,
-            "policy_version": self._version,
-            "fresh_groups": self._plan.fresh_groups,
-            "replayed": [places[id(group)] for group in self._plan.replayed],
+            "step": self.step,
+            "policy_version": self.policy_version,
+            "fresh_groups": self.last_plan.fresh_groups,
+            "replayed": [places[id(group)] for group in self.last_plan.replayed],
             "seen": sorted(map(list, self._seen)),
             "held": len(self._groups),
             "groups": encode(held),
@@ -264,6 +242,7 @@ class ReplayBuffer:
             )
         groups = decode(state["groups"], "the replay buffer's state")
         self._groups, self.counts = deque(groups[: state["held"]]), Counts(**state["counts"])
-        self._plan = Plan(state["fresh_groups"], [groups[place] for place in state["replayed"]])
+        replayed = tuple(groups[place] for place in state["replayed"])
+        self.last_plan = Plan(state["fresh_groups"], replayed)
         self._seen = {(gc_id, version, step) for gc_id, version, step in state["seen"]}
-        self._step, self._version = state["step"], state["policy_version"]
+        self.step, self.policy_version = state["step"], state["policy_version"]

@@ -35,11 +35,9 @@ class ReplayConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_groups", 2), ("group_size", 2), ("capacity", 1)):
+        for name, least in (("batch_groups", 2), ("group_size", 2), ("capacity", 1), ("seed", 0)):
             at_least(name, getattr(self, name), least)
-        at_least("seed", self.seed, 0)
-        if self.max_age is not None:
-            at_least("max_age", self.max_age, 1)
+        at_least("max_age", 1 if self.max_age is None else self.max_age, 1)
         if not isinstance(self.fresh_share, float) or not 0 < self.fresh_share < 1:
             raise InputError(
                 f"fresh_share is {self.fresh_share!r}; it is above 0 and below 1. To train without replay, "

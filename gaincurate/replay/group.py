@@ -25,9 +25,9 @@ Mask = npt.NDArray[np.bool_]
 Floats32 = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 Key = tuple[str, int, int]
-"""What makes two groups the same: id, policy version, step."""
+"""The identity of a group: id, policy version, step."""
 Convention = Literal["sampled", "tempered", "raw"]
-"""Of which distribution the log-probs are: `sampled` is the one that was drawn from, temperature and top-p
+"""The distribution of the log-probs: `sampled` is the one that was drawn from, temperature and top-p
 applied; `tempered` has the temperature and not top-p; `raw` is the model's own, at temperature 1."""
 
 _SLACK = 1e-3  # a log-softmax in half precision may come out a little above 0

@@ -1,7 +1,6 @@
-"""What replay does to a training, as numbers for the trainer's log and one sentence for its user.
+"""Metrics of replay for the trainer's log, under `replay/`, and a warning for its user.
 
-Names stand under `replay/`. The sentence comes where replay does nothing, because the numbers alone would
-show it only to a user who looks.
+The warning says why nothing is replayed: the numbers alone would show it only to a user who looks.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ def step_metrics(buffer: ReplayBuffer, fresh: Sequence[RolloutGroup]) -> dict[st
 
 
 def ratio_metrics(ratios: npt.ArrayLike) -> dict[str, float]:
-    """How far the policy is from the one that generated what is replayed.
+    """The distance of the policy from the one that generated the replayed rollouts.
 
     Args:
         ratios: pi / pi_behaviour of the replayed tokens that the loss counts, of any shape; none give zeros.
@@ -60,13 +59,8 @@ def ratio_metrics(ratios: npt.ArrayLike) -> dict[str, float]:
         the tokens: 1 where all ratios are equal, 1/n where one outweighs all.
     """
     array = np.asarray(ratios, np.float64).ravel()
-    top = float(array.max()) if array.size else 0.0
-    mean = float(array.mean()) if array.size else 0.0
-    # By the largest first, so that neither square overflows nor vanishes; an infinite one outweighs all.
-    share = 1 / array.size if array.size and np.isinf(top) else 0.0
-    if array.size and 0 < top < np.inf:
-        scaled = array / top
-        share = float(scaled.sum() ** 2 / (scaled @ scaled) / array.size)
+    top, mean = (float(array.max()), float(array.mean())) if array.size else (0.0, 0.0)
+    share = float(array.sum() ** 2 / (array @ array) / array.size) if array.any() else 0.0
     return {"replay/ratio_mean": mean, "replay/ratio_max": top, "replay/ratio_ess": share}
 
 

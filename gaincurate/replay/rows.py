@@ -1,4 +1,4 @@
-"""Rollout groups as rows of Parquet, and back: in a replay buffer's state and in a ledger.
+"""Rollout groups as rows of Parquet, and back: in a replay buffer's state, or in files of your own.
 
 The checksums of Parquet's pages show damage, so rows carry none of their own.
 """

@@ -1,4 +1,4 @@
-"""A replay buffer's state as one file beside a trainer's checkpoint.
+"""A replay buffer's state as one file in a trainer's checkpoint.
 
 The file is a line of JSON, then the groups as Parquet. It is written whole or not at all, and its
 digests show what was damaged since: groups that are only nearly right would train in silence.
@@ -16,7 +16,7 @@ from gaincurate.errors import OutputError
 from gaincurate.replay.buffer import ReplayBuffer
 
 NAME = "gaincurate_replay.bin"
-"""What the file is called in a checkpoint's folder."""
+"""The name of the file in a checkpoint's folder."""
 
 
 def save(buffer: ReplayBuffer, path: Path) -> None:

@@ -16,8 +16,7 @@ Clip = Literal["one", "old"]
 """The centre of the clip: `one`, as in the paper on DOTS and rollout replay (arXiv 2506.05316); `old`, that
 is pi_old / pi_behaviour, as in the code released with it."""
 Scale = Literal["none", "std"]
-"""What advantages are divided by: nothing, as in the paper; their group's standard deviation, as in the
-code."""
+"""The divisor of advantages: none, as in the paper; their group's standard deviation, as in the code."""
 Mean = Literal["sequence", "token"]
 """How tokens are averaged: within each rollout first, 1/|o_i|, as in the paper; over all at once, as in the
 code."""

@@ -73,7 +73,6 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
         "predict gp": (*predict, "--method", "gp"),
         "predict adapter": (*predict, "--adapter", folder / "adapter"),
         "fit": ("difficulty", "fit", scored, "--outcomes", outcomes, "--out", folder / "adapter"),
-        "verify": ("difficulty", "verify", scored, "--verifier", "exact"),
         "rollout --model": (*rollout, "--model", "demo"),
         "rollout --server": (*rollout, "--server", "http://localhost:1"),
         "start": ("schedule", "start", scored, "--run", run, "--strategy", "gain-rl", *start),

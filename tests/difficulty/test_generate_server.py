@@ -7,7 +7,6 @@ import sys
 import threading
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -18,7 +17,7 @@ from gaincurate.difficulty.rollout_set import pass_rates
 from gaincurate.errors import InputError, RowError, ServerError
 from server_rollouts import config, expected, question, rows_of, told
 
-pytest.importorskip("tenacity")
+pytest.importorskip("httpx2")
 from gaincurate.difficulty.server_engine import ServerEngine
 
 FAULTS = ["429", "500", "drop", "half", "broken", "other", "date", "503", "408"]
@@ -355,22 +354,3 @@ def test_ctrl_c_counts_also_just_before_the_loop_falls_asleep(tmp_path: Path) ->
         finally:
             held.set()
             engine.close()
-
-
-def test_the_rate_spaces_requests_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[float] = []
-    clock = "gaincurate.difficulty.server_engine.time"
-
-    async def sleep(seconds: float) -> None:
-        waits.append(seconds)
-
-    with ChatServer() as server:
-        engine = ServerEngine(config(tmp_path, server, rate=4.0, concurrency=1, served_model="m"), {})
-        monkeypatch.setattr(clock, SimpleNamespace(monotonic=lambda: 100.0))  # it stands still
-        monkeypatch.setattr("gaincurate.difficulty.server_engine.asyncio.sleep", sleep)
-        for _ in range(4):
-            engine._runner.run(engine._turn())
-        monkeypatch.setattr(clock, SimpleNamespace(monotonic=lambda: 200.0))
-        engine._runner.run(engine._turn())
-        engine.close()
-    assert waits == [0.0, 0.25, 0.5, 0.75, 0.0]

@@ -145,7 +145,7 @@ def test_files_about_one_policy_add_up(tmp_path: Path) -> None:
     parts = [read_pass_rates(tmp_path / name)[0] for name in ("1.parquet", "2.parquet")]
     assert tallies(pooled(parts)) == {"a": (1.0, 1.0), "b": (0.0, 1.0)}
     pq.write_table(pa.table({"gc_id": ["a"], "pass_rate": [0.5]}), tmp_path / "3.parquet")
-    with pytest.raises(InputError, match="'a' has two rates, and of how many rollouts is not said"):
+    with pytest.raises(InputError, match="'a' has two rates without numbers of rollouts"):
         pooled([*parts, read_pass_rates(tmp_path / "3.parquet")[0]])
 
 

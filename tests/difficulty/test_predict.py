@@ -256,14 +256,14 @@ def test_what_does_not_fit_together_is_refused(
     tmp_path: Path, scored: Path, observed: Path, adapter: Path, known: World
 ) -> None:
     ask = ("predict", scored, "--outcomes", observed)
-    assert "--target variance: an adapter predicts failure rates" in bad(
+    assert "--target variance does not go with --adapter." in bad(
         *ask, "--adapter", adapter, "--target", "variance"
     )
     assert "give one of --adapter" in bad(*ask, "--method", "gp", "--adapter", adapter)
-    assert "--group-column question goes with --method group-mean." in bad(
+    assert "--method group-mean and --group-column, which" in bad(
         *ask, "--method", "gp", "--group-column", "question"
     )
-    assert "--method group-mean needs --group-column" in bad(*ask, "--method", "group-mean")
+    assert "--method group-mean and --group-column, which" in bad(*ask, "--method", "group-mean")
     assert "has no column 'kind'" in bad(*ask, "--method", "group-mean", "--group-column", "kind")
     assert "--reward-range 1,0: the first must be less than the second" in bad(
         *ask, "--method", "gp", "--reward-range", "1,0"

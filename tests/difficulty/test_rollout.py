@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Generator, Sequence
@@ -268,6 +269,24 @@ def test_a_completion_whose_line_was_damaged_is_made_and_judged_again(
     first, second = rows_of(tmp_path / "out")[:2]
     assert (first["completion"], first["reward"]) == ("wrong", 0.0)
     assert (second["completion"], second["reward"]) == (ANSWER, 1.0)
+
+
+def test_a_completion_is_on_the_disk_when_it_counts(
+    tmp_path: Path, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, synced, real = tmp_path / "out/.work/completions-00000.jsonl", list[bytes](), os.fsync
+
+    def fsync(descriptor: int) -> None:
+        real(descriptor)
+        if journal.exists() and os.fstat(descriptor).st_ino == journal.stat().st_ino:
+            synced.append(journal.read_bytes())
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    engine.texts = {"id6": [ANSWER, "!kill"]}
+    with pytest.raises(KeyboardInterrupt):
+        roll_out(config(tmp_path))
+    assert [data.count(b"\n") for data in synced] == list(range(1, 14))
+    assert synced[-1] == journal.read_bytes()
 
 
 def test_a_journals_lines_of_other_prompts_are_left_alone(tmp_path: Path, engine: FakeEngine) -> None:

@@ -21,7 +21,7 @@ from gaincurate.difficulty.rollout import roll_out
 from gaincurate.errors import InputError, RowError, ServerError
 from server_rollouts import config, question, rows_of
 
-pytest.importorskip("tenacity")
+pytest.importorskip("httpx2")
 from gaincurate.difficulty.server_engine import (
     ServerEngine,
     _read,

@@ -48,10 +48,9 @@ def rewards(config: VerifierConfig, jobs: list[Job]) -> list[tuple[float | None,
         return [(v.reward, v.reason) for v in pool.judge_all(jobs)]
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_whatever_a_verifier_does_the_others_are_judged_in_order(workers: int) -> None:
+def test_whatever_a_verifier_does_the_others_are_judged_in_order() -> None:
     texts = [text for misdeed in MISDEEDS for text in ("7", misdeed, "8")]
-    found = rewards(bad(workers), [Job(text, "7", ROW) for text in texts])
+    found = rewards(bad(3), [Job(text, "7", ROW) for text in texts])
     assert len(found) == len(texts)
     for text, (reward, reason) in zip(texts, found, strict=True):
         if text in MISDEEDS:
@@ -199,8 +198,6 @@ def test_a_module_or_function_that_is_not_there_is_an_error_at_once(tmp_path: Pa
         with pytest.raises(InputError) as caught, VerifierPool(VerifierConfig(verifier)):
             pass
         assert str(caught.value).startswith(f"--verifier {verifier} cannot be loaded: {said}")
-        looked = "is looked for in the working folder and among what is installed" in str(caught.value)
-        assert looked == said.startswith("ModuleNotFound")
 
 
 def test_the_code_of_an_own_verifier_is_part_of_what_it_is(

@@ -42,7 +42,7 @@ CLASSES: dict[str, Case] = {
 }
 
 
-AT_A_TIME = {"kill": 10, "storm": 5, "kill-ledger": 2, "kill-compare": 1}
+AT_A_TIME = {"kill": 10, "storm": 5, "kill-compare": 1}
 """Cases of a class before the next class has its turn. Default: 5."""
 SELDOM = 10
 """Turns from one comparison to the next, which takes minutes."""

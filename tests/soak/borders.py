@@ -13,7 +13,6 @@ from pathlib import Path
 
 from gaincurate.core.files import digest_file
 from gaincurate.core.sealed import read_sealed, write_sealed
-from gaincurate.replay.ledger import Ledger, read
 from soak import child, mutate
 from soak.child import Seen
 
@@ -24,13 +23,6 @@ Work = Sequence[str] | Callable[[], object]
 
 def _scoring(data: str = "data.jsonl", model: str = "model", *more: str) -> list[list[str]]:
     return [["score", data, "-m", model, "-o", "new", "--threads", "1", "--shard-rows", "5", *more]]
-
-
-def _ledger() -> None:
-    """What replay reads when it goes on."""
-    list(read(Path("ledger")))
-    with Ledger("ledger"):
-        pass
 
 
 SET = [
@@ -163,7 +155,6 @@ BORDERS: dict[str, list[Border]] = {
     "outcomes": [Border(["run/rounds/00001/outcomes.jsonl"], _BOTH, OUTCOMES)],
     "safetensors": [Border(["model/model.safetensors"], (mutate.anything, mutate.header), _scoring())],
     "gguf": [Border(["tiny.gguf"], _BYTES, _scoring("data.jsonl", "tiny.gguf"))],
-    "ledger": [Border(["ledger/groups-00000000-v1.parquet"], _BYTES, [_ledger])],
 }
 
 

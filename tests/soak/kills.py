@@ -14,12 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import ledger_writer
-from gaincurate.replay.ledger import read
 from soak import child
 from soak.world import TESTS
 
-CLASSES = ("kill", "storm", "kill-ledger", "kill-compare")
+CLASSES = ("kill", "storm", "kill-compare")
 _ASIDE = ("lock", "execution.jsonl", "trainer.log", "trained.json", "attempt.json", "outcomes.jsonl")
 """Times, attempts, logs and locks. What attempts reported is in states and plans."""
 
@@ -129,8 +127,6 @@ def finish(name: str, expected: dict[str, object], box: Path) -> list[str]:
 
 def case(kind: str, seed: int, world: Path, folder: Path) -> tuple[list[str], dict[str, Any]]:
     """Kill, again and again, and then let it end."""
-    if kind == "kill-ledger":
-        return _ledger(seed, folder)
     if kind == "kill-compare":
         return _compare(seed, world, folder)
     chance = random.Random(f"{kind}:{seed}")
@@ -162,34 +158,6 @@ def case(kind: str, seed: int, world: Path, folder: Path) -> tuple[list[str], di
                 found.append("SIGINT ended it without exit code 130")
     found += finish(name, expected, box)
     return found, {"work": name, "kills": done, "codes": codes}
-
-
-def _ledger(seed: int, folder: Path) -> tuple[list[str], dict[str, Any]]:
-    """What a ledger acknowledged is there after kills, in order."""
-    chance = random.Random(f"kill-ledger:{seed}")
-    box = folder / "box"
-    box.mkdir()
-    found, done, acknowledged = list[str](), 0, -1
-    for _ in range(3):
-        first = acknowledged + 1
-
-        def append(first: int = first) -> None:
-            sys.argv = ["ledger_writer.py", "ledger", str(first)]
-            ledger_writer.main()
-
-        writer = child.start(append, box)
-        time.sleep(chance.uniform(0.05, 1.0))
-        writer.kill()
-        seen = writer.wait()
-        done += 1
-        numbers = [int(line) for line in seen.stdout.splitlines() if line.isdigit()]
-        acknowledged = max([acknowledged, *numbers])
-        if (box / "ledger").exists():
-            steps = sorted({group.step for group in read(box / "ledger")})
-            if steps[: acknowledged + 1] != list(range(acknowledged + 1)):
-                found.append(f"{acknowledged + 1} groups were acknowledged, and {len(steps)} are there")
-            acknowledged = max([acknowledged, *steps])
-    return found, {"work": "ledger", "kills": done, "groups": acknowledged + 1}
 
 
 def _compare(seed: int, world: Path, folder: Path) -> tuple[list[str], dict[str, Any]]:

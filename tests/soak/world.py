@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet
 
 import compare_command
-import ledger_writer
 import runs
 import tiny
 import tiny_gguf
@@ -53,8 +51,6 @@ def make(made: Path) -> None:
     runs.begin(made, scored=made / "set", run=made / "driven", strategy="posterior", budget=3, rounds=3)
     _referred(made)
     call("export", made / "set", "--trainer", "trl", "--out", made / "exported.parquet")
-    sys.argv = ["ledger_writer.py", str(made / "ledger"), "0", "3"]
-    ledger_writer.main()
 
 
 def _referred(made: Path) -> None:

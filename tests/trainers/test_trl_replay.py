@@ -24,11 +24,9 @@ import transformers  # noqa: E402
 
 import arithmetic  # noqa: E402
 import replay_run  # noqa: E402
-from gaincurate.replay.ledger import read  # noqa: E402
 from gaincurate.trainers.replay_loss import replay_loss  # noqa: E402
 from gaincurate.trainers.trl.live import FollowsRun, attach  # noqa: E402
 from gaincurate.trainers.trl.replay import Replay, ReplayGRPOTrainer, Replays  # noqa: E402
-from rollouts import digests  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),
@@ -429,17 +427,6 @@ def test_an_evaluation_changes_nothing(model: Path, tmp_path: Path) -> None:
         assert len(trainer.lines) == 4
     assert found[0] == found[1]  # after that its random numbers are others
     assert trainer.state.log_history[-2]["eval_reward"] >= 0
-
-
-@pytest.mark.slow
-def test_all_that_was_generated_is_in_the_ledger(model: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "ledger"
-    trainer = make(model, tmp_path, replay=Replay(capacity=CAPACITY, ledger=folder), max_steps=4)
-    trainer.train()
-    kept = list(read(folder))
-    assert [group.gc_id for group in kept] == [i for line in trainer.lines for i in line.fresh[::GROUP]]
-    stored = digests(group for group in kept if group.informative)
-    assert stored[-len(trainer.buffer) :] == digests(trainer.buffer.groups)
 
 
 def test_a_model_whose_log_probs_follow_the_padding_is_refused(model: Path, tmp_path: Path) -> None:

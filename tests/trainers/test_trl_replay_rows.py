@@ -20,10 +20,10 @@ from gaincurate.trainers.trl.replay_rows import (  # noqa: E402
     Row,
     Scores,
     groups_of,
-    padded,
     ragged,
     rows_of,
     rows_of_groups,
+    tensors,
     with_logprobs,
 )
 
@@ -38,8 +38,8 @@ def row(gc_id: str, length: int = 3, advantage: float = 0.5, prompt: int = 2) ->
 
 
 def grouped(rows: list[Row], rewards: list[float], correct: list[float] | None = None, **more: Any) -> Any:
-    options: dict[str, Any] = {"size": 2, "version": 3, "step": 5, "temperature": 0.7, "top_p": 0.9}
-    return groups_of(rows, Scores(rewards, correct or rewards), logprobs_of="tempered", **(options | more))
+    options: dict[str, Any] = {"policy_version": 3, "step": 5, "temperature": 0.7, "top_p": 0.9}
+    return groups_of(rows, Scores(rewards, correct or rewards), 2, logprobs_of="tempered", **(options | more))
 
 
 @given(st.lists(st.integers(1, 6), min_size=2, max_size=8), st.sampled_from([None, 4]))
@@ -48,22 +48,22 @@ def test_a_stored_rollout_comes_back_as_it_was(lengths: list[int], multiple: int
     made = [row("ab"[place // 2 % 2] * (1 + place // 2), length) for place, length in enumerate(lengths)]
     found = rows_of_groups(grouped(made, [float(place % 2) for place in range(len(made))]))
     assert len(found) == len(made)
-    tensors = padded(found, pad=0, multiple=multiple, device="cpu")
-    assert tensors["replayed"].all()
+    batch = tensors(found, pad=0, multiple=multiple, device="cpu")
+    assert batch["replayed"].all()
     for name in ("prompt_ids", "completion_ids"):
-        assert tensors[name].shape == tensors[name.replace("ids", "mask")].shape
-        assert multiple is None or tensors[name].shape[1] % multiple == 0
+        assert batch[name].shape == batch[name.replace("ids", "mask")].shape
+        assert multiple is None or batch[name].shape[1] % multiple == 0
     for place, one in enumerate(made):
-        there = tensors["prompt_mask"][place].bool()
-        assert tensors["prompt_ids"][place][there].tolist() == one.prompt_ids.tolist()
+        there = batch["prompt_mask"][place].bool()
+        assert batch["prompt_ids"][place][there].tolist() == one.prompt_ids.tolist()
         assert there.tolist() == sorted(there.tolist())  # padded on the left
-        there = tensors["completion_mask"][place].bool()
+        there = batch["completion_mask"][place].bool()
         assert there.tolist() == sorted(there.tolist(), reverse=True)
-        assert tensors["completion_ids"][place][there].tolist() == one.completion_ids.tolist()
-        assert tensors["behaviour_logps"][place][there].tolist() == one.logprobs.tolist()
-        assert (tensors["behaviour_logps"][place][~there] == 0).all()
-        assert tensors["advantages"][place] == one.advantage
-    assert [array.tolist() for array in ragged(tensors["behaviour_logps"], found)] == [
+        assert batch["completion_ids"][place][there].tolist() == one.completion_ids.tolist()
+        assert batch["behaviour_logps"][place][there].tolist() == one.logprobs.tolist()
+        assert (batch["behaviour_logps"][place][~there] == 0).all()
+        assert batch["advantages"][place] == one.advantage
+    assert [array.tolist() for array in ragged(batch["behaviour_logps"], found)] == [
         one.logprobs.tolist() for one in made
     ]
 
@@ -106,9 +106,9 @@ def test_a_token_that_an_engine_could_not_score_is_left_out() -> None:
     (found,) = with_logprobs([row("a", 3)], [np.array([-1.0, math.nan, -2.0], np.float32)])
     assert found.mask.tolist() == [True, False, True]
     assert found.logprobs.tolist() == [-1.0, 0.0, -2.0]
-    tensors = padded([found], pad=0, multiple=None, device="cpu")
-    assert tensors["completion_mask"].tolist() == [[1, 1, 1]]  # attended to all the same
-    assert tensors["tool_mask"].tolist() == [[1, 0, 1]]
+    batch = tensors([found], pad=0, multiple=None, device="cpu")
+    assert batch["completion_mask"].tolist() == [[1, 1, 1]]  # attended to all the same
+    assert batch["tool_mask"].tolist() == [[1, 0, 1]]
 
 
 def test_rows_without_an_id_are_known_by_their_prompt() -> None:

@@ -50,7 +50,6 @@ def test_good_settings_are_good() -> None:
         "algorithm__rollout_correction__rollout_is": "token",
     }
     assert said(**released) == []
-    assert said(data__gen_batch_size=1) == []
 
 
 @pytest.mark.parametrize(
@@ -86,12 +85,6 @@ def test_good_settings_are_good() -> None:
             True,
             "reward.reward_model.enable_resource_pool is null: the reward model rewards rollouts "
             "after the adapter takes them. Set reward.reward_model.enable_resource_pool=true.",
-        ),
-        (
-            "data.gen_batch_size",
-            3,
-            "data.gen_batch_size is 3: prompts are read so many at a time (by default "
-            "data.train_batch_size), which does not divide both 2 and 8. Set data.gen_batch_size=1.",
         ),
         (
             "actor_rollout_ref.rollout.n",

@@ -21,7 +21,6 @@ from verl.utils.import_utils import load_extern_object
 import verl_made as made
 from gaincurate.errors import InputError, OutputError
 from gaincurate.replay.config import ReplayConfig
-from gaincurate.replay.ledger import read
 from gaincurate.replay.state import NAME
 from gaincurate.trainers.verl import replay
 from gaincurate.trainers.verl.replay import GroupReplayBuffer, ReplayCheckpoint
@@ -66,9 +65,9 @@ def fit(work: Path, *more: str, kill_at: int | None = None) -> list[dict[str, An
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A training without a stop, clip centred on 1, with a ledger."""
+    """A training without a stop, clip centred on 1."""
     work = tmp_path_factory.mktemp("whole")
-    fit(work, f"+trainer.v1.sampler.sampler_kwargs.ledger={work}/ledger")
+    fit(work)
     return work
 
 
@@ -172,30 +171,6 @@ def test_verl_computes_the_advantages_of_replayed_groups_within_each_group(whole
                         [score - sum(scores) / 2] * len(row["responses"])
                     )
                     assert row["old_log_probs"] == row["rollout_log_probs"]  # clip centred on 1
-
-
-def test_the_ledger_has_every_fresh_group(whole: Path) -> None:
-    expected = [
-        (
-            step["step"],
-            index_of(rows),
-            [row["responses"] for row in rows],
-            [sum(r["rm_scores"]) for r in rows],
-        )
-        for step in steps_in(whole)
-        for rows in sorted_by_key(groups_in(step)[0], step)
-    ]
-    found = [
-        (
-            one.step,
-            one.extra["fields"][0]["extra_info"]["index"],
-            [ids.tolist() for ids in one.completion_ids],
-            one.rewards.tolist(),
-        )
-        for one in read(whole / "ledger")
-    ]
-    assert sorted(found) == sorted(expected)
-    assert {one.temperature for one in read(whole / "ledger")} == {1.0}
 
 
 def without_chance(step: dict[str, Any]) -> Any:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
 from trl import GRPOTrainer
@@ -26,7 +26,6 @@ from gaincurate.replay import state
 from gaincurate.replay.buffer import Plan, ReplayBuffer
 from gaincurate.replay.config import ReplayConfig
 from gaincurate.replay.group import RolloutGroup
-from gaincurate.replay.ledger import Ledger
 from gaincurate.replay.metrics import step_metrics, warning
 from gaincurate.trainers.doctor.findings import Context, Finding, ask, refuse
 from gaincurate.trainers.replay_loss import Clip, anchored_advantages, importance_ratios
@@ -37,14 +36,14 @@ from gaincurate.trainers.trl.replay_rows import (
     Array,
     Row,
     Scores,
+    batched,
     groups_of,
-    matrix,
     old_logps,
+    padded,
     ragged,
     refuse_padding,
     rows_of,
     rows_of_groups,
-    tensors,
     with_logprobs,
 )
 from gaincurate.trainers.trl.rules import dealing, optimizer, saves_anywhere, window
@@ -55,13 +54,13 @@ _OF_A_STEP = (
     "age_mean",
     "age_max",
     "overlap",
-)  # averaged between two logs; the others are as they stand
+)  # averaged between two logs; the others are current values
 LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo")  # those that clip a ratio by token
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What a user chooses.
+    """The options of replay.
 
     Args:
         capacity: prompts with their rollouts in the buffer at most, C; the paper's 256 and 512 are half and
@@ -74,8 +73,6 @@ class Replay:
             shaped; the weighted sum of all, if not given.
         seed: of the draws; the trainer's own, if not given.
         begin_empty: resume also from a checkpoint of a trainer that did not replay.
-        ledger: a folder where all that is generated is kept too; see `gaincurate.replay.ledger`.
-        ledger_versions: updates after which it is dropped there; None keeps all.
     """
 
     capacity: int
@@ -85,8 +82,6 @@ class Replay:
     correct: str | None = None
     seed: int | None = None
     begin_empty: bool = False
-    ledger: str | Path | None = None
-    ledger_versions: int | None = None
 
 
 def config_of(trainer: Any, replay: Replay) -> ReplayConfig:
@@ -205,65 +200,6 @@ def _rollouts(trainer: Any) -> Iterator[Finding]:
         )
 
 
-class Notes:
-    """What one trainer says.
-
-    Args:
-        trainer: a `trl.GRPOTrainer`.
-    """
-
-    def __init__(self, trainer: Any) -> None:
-        self._trainer = trainer
-
-    def generation(self, buffer: ReplayBuffer, fresh: Sequence[RolloutGroup], unjudged: int) -> None:
-        """Log what one generation brought, and say so where nothing is replayed for long.
-
-        Args:
-            buffer: after its insert.
-            fresh: groups that were generated and judged.
-            unjudged: how many more there were.
-        """
-        logged = self._trainer._metrics["train"]
-        for name, value in step_metrics(buffer, fresh).items():
-            if name.removeprefix("replay/") not in _OF_A_STEP:
-                logged[name] = [value]
-            elif name == "replay/share" or buffer.last_plan.replayed:
-                logged[name].append(value)
-        logged["replay/unjudged"].append(float(unjudged))
-        if (why := warning(buffer)) is not None:
-            self._warn(why)
-
-    def ratios(self, logps: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> None:
-        """Log the ratios of the replayed rollouts' tokens in a micro-batch, of all processes.
-
-        Args:
-            logps: `[rollouts, tokens]`, of the policy that is trained.
-            inputs: the micro-batch.
-        """
-        accelerator = self._trainer.accelerator
-        counted = inputs["tool_mask"].bool() & inputs["replayed"].unsqueeze(-1)
-        ratios = importance_ratios(logps.float(), inputs["behaviour_logps"], counted)[counted].double()
-        sums = torch.stack([torch.ones_like(ratios).sum(), ratios.sum(), ratios.square().sum()])
-        largest = ratios.max() if len(ratios) else ratios.new_zeros(())
-        count, total, squares = accelerator.reduce(sums, reduction="sum").tolist()
-        largest = accelerator.gather(largest).max().item()
-        if count:
-            logged = self._trainer._metrics["train"]
-            logged["replay/ratio_mean"].append(total / count)
-            logged["replay/ratio_max"].append(largest)
-            logged["replay/ratio_ess"].append(total**2 / (count * squares))
-
-    def end(self, buffer: ReplayBuffer) -> None:
-        """Say so, if a training ends and nothing was ever replayed."""
-        counts = buffer.counts
-        if counts.steps and not counts.replay_steps:
-            self._warn(f"nothing was replayed in this training. {warning(buffer, counts.waiting)}")
-
-    def _warn(self, text: str) -> None:
-        if self._trainer.accelerator.is_main_process:
-            _log.warning("%s", text)
-
-
 class Replays:
     """A mixin: `class Trainer(Replays, GRPOTrainer)` takes `replay=` and replays.
 
@@ -288,8 +224,6 @@ class Replays:
         check_replay(trainer, replay, self._sizes)
         self.prompts_a_generation = self._sizes.fresh_groups
         self.buffer = ReplayBuffer(self._sizes)
-        self._notes = Notes(trainer)
-        self._ledger: Ledger | None = None
         self._heard: tuple[Scores, list[Any]] | None = None
         self._logps: torch.Tensor | None = None
         self._padding_is_harmless = False
@@ -338,15 +272,24 @@ class Replays:
     def _store(self: Any, groups: list[RolloutGroup | None]) -> None:
         judged = [group for group in groups if group is not None]
         self.buffer.insert(judged)
-        if self._ledger is not None:
-            self._ledger.append(judged)
-        self._notes.generation(self.buffer, judged, len(groups) - len(judged))
+        logged = self._metrics["train"]
+        for name, value in step_metrics(self.buffer, judged).items():
+            if name.removeprefix("replay/") not in _OF_A_STEP:
+                logged[name] = [value]
+            elif name == "replay/share" or self.buffer.last_plan.replayed:
+                logged[name].append(value)
+        logged["replay/unjudged"].append(float(len(groups) - len(judged)))
+        self._warn(warning(self.buffer))
+
+    def _warn(self: Any, text: str | None) -> None:
+        if text is not None and self.accelerator.is_main_process:
+            _log.warning("%s", text)
 
     def _plan(self: Any) -> Plan:
         """The step's plan, which every process makes for itself, and the same."""
         plan: Plan = self.buffer.plan(self.buffer.step + 1, self.state.global_step)
-        told = gather_object([[group.key for group in plan.replayed]])
-        if any(keys != told[0] for keys in told):
+        drawn = gather_object([[group.key for group in plan.replayed]])
+        if any(keys != drawn[0] for keys in drawn):
             raise OutputError(
                 "the processes' replay buffers are not the same any more: resume from the last checkpoint."
             )
@@ -361,7 +304,7 @@ class Replays:
         return rewards
 
     def _scores(self: Any, rewards: list[list[float]]) -> Scores:
-        """What each rollout got, from `[rollouts, functions]`; weighed as TRL does."""
+        """Each rollout's reward, from `[rollouts, functions]`, weighted as TRL does."""
         weights = [reward_of(weight) for weight in self.reward_weights.tolist()]
         sums = []
         for row in rewards:
@@ -382,8 +325,8 @@ class Replays:
         return groups_of(
             gather_object(fresh),
             scores,
-            size=self.num_generations,
-            version=self.buffer.policy_version,
+            self.num_generations,
+            policy_version=self.buffer.policy_version,
             step=self.buffer.step,
             temperature=float(self.temperature),
             top_p=float(self.top_p),
@@ -394,11 +337,11 @@ class Replays:
 
     def _batch(self: Any, rows: list[Row], old: list[Array]) -> dict[str, torch.Tensor]:
         """TRL's generation batch: fresh rows, then replayed ones, to be shuffled and split by TRL."""
-        found = tensors(self, rows)
+        found = batched(self, rows)
         behaviour, mask = found["behaviour_logps"], found["tool_mask"]
         found["old_per_token_logps"] = behaviour
         if self._replay.clip == "old":
-            before = matrix(old, multiple=self.pad_to_multiple_of, device=self.accelerator.device)
+            before = padded(old, 0, np.float32, self.pad_to_multiple_of).to(self.accelerator.device)
             found["advantages"] = anchored_advantages(found["advantages"], before, behaviour, mask)
             found["old_per_token_logps"] = before
         found["num_items_in_batch"] = self.accelerator.gather(mask.sum()).sum()
@@ -412,9 +355,28 @@ class Replays:
     def _compute_loss(self: Any, model: Any, inputs: dict[str, Any]) -> Any:
         loss = super()._compute_loss(model, inputs)  # type: ignore[misc]
         if "replayed" in inputs:  # not in an evaluation
-            self._notes.ratios(self._logps, inputs)
+            self._log_ratios(self._logps, inputs)
         self._logps = None
         return loss
+
+    def _log_ratios(self: Any, logps: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> None:
+        """Log the ratios of the replayed rollouts' tokens in a micro-batch, of all processes.
+
+        Args:
+            logps: `[rollouts, tokens]`, of the policy that is trained.
+            inputs: the micro-batch.
+        """
+        counted = inputs["tool_mask"].bool() & inputs["replayed"].unsqueeze(-1)
+        ratios = importance_ratios(logps.float(), inputs["behaviour_logps"], counted)[counted].double()
+        sums = torch.stack([torch.ones_like(ratios).sum(), ratios.sum(), ratios.square().sum()])
+        largest = ratios.max() if len(ratios) else ratios.new_zeros(())
+        count, total, squares = self.accelerator.reduce(sums, reduction="sum").tolist()
+        largest = self.accelerator.gather(largest).max().item()
+        if count:
+            logged = self._metrics["train"]
+            logged["replay/ratio_mean"].append(total / count)
+            logged["replay/ratio_max"].append(largest)
+            logged["replay/ratio_ess"].append(total**2 / (count * squares))
 
     # Checkpoints: the state is written before the file that makes one whole.
 
@@ -451,17 +413,11 @@ class Replays:
     def train(self: Any, *args: Any, **options: Any) -> Any:
         """TRL's, with an empty buffer or a checkpoint's; says at the end if nothing was ever replayed."""
         self.buffer = ReplayBuffer(self._sizes)
-        with self._open_ledger() as self._ledger:
-            found = super().train(*args, **options)  # type: ignore[misc]
-        self._ledger = None
-        self._notes.end(self.buffer)
+        found = super().train(*args, **options)  # type: ignore[misc]
+        counts = self.buffer.counts
+        if counts.steps and not counts.replay_steps:
+            self._warn(f"nothing was replayed in this training. {warning(self.buffer, counts.waiting)}")
         return found
-
-    def _open_ledger(self: Any) -> Any:
-        """The ledger on the one process that writes it; None on the others."""
-        if self._replay.ledger is None or not self.accelerator.is_main_process:
-            return nullcontext()
-        return Ledger(self._replay.ledger, keep_versions=self._replay.ledger_versions)
 
 
 class ReplayGRPOTrainer(Replays, GRPOTrainer):  # type: ignore[misc]

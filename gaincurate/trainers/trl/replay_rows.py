@@ -19,7 +19,7 @@ from trl.models.utils import disable_gradient_checkpointing
 from gaincurate.core.files import digest_bytes
 from gaincurate.core.schema import ID
 from gaincurate.errors import InputError, OutcomeError
-from gaincurate.replay.group import Convention, RolloutGroup
+from gaincurate.replay.group import RolloutGroup
 
 Array = npt.NDArray[Any]
 
@@ -39,7 +39,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What the reward functions gave for a generation on all processes, `[rollouts]`; NaN: not judged."""
+    """Rewards of a generation on all processes, `[rollouts]`; NaN: not judged."""
 
     rewards: list[float]
     correct: list[float]
@@ -84,28 +84,14 @@ def ragged(padded: torch.Tensor, rows: Sequence[Row]) -> list[Array]:
     return [whole[place, : len(row.completion_ids)] for place, row in enumerate(rows)]
 
 
-def groups_of(
-    rows: Sequence[Row],
-    scores: Scores,
-    *,
-    size: int,
-    version: int,
-    step: int,
-    temperature: float,
-    top_p: float,
-    logprobs_of: Convention,
-) -> list[RolloutGroup | None]:
+def groups_of(rows: Sequence[Row], scores: Scores, size: int, **about: Any) -> list[RolloutGroup | None]:
     """The groups of a generation, from the rollouts of all processes in their order.
 
     Args:
         rows: `[groups * size]`.
         scores: of the same rollouts.
         size: rollouts in a group, G.
-        version: of the policy that generated.
-        step: of the buffer.
-        temperature: that was sampled with; top_p likewise.
-        top_p: that was sampled with.
-        logprobs_of: which distribution's log-probs the rows have.
+        **about: the other fields of the groups.
 
     Returns:
         `[groups]`; None for a group with a rollout that no reward function could judge.
@@ -118,36 +104,30 @@ def groups_of(
             f"{len(rows)} rollouts came with {len(scores.rewards)} rewards, which do not make groups of "
             f"{size}: has something put itself between the trainer and its reward functions?"
         )
-    found: list[RolloutGroup | None] = []
+    groups: list[RolloutGroup | None] = []
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
         rewards, correct = (given[start : start + size] for given in (scores.rewards, scores.correct))
         if any(map(math.isnan, [*rewards, *correct])):
-            found.append(None)
+            groups.append(None)
             continue
-        _refuse_mixed(part)
-        _refuse_shaped(part[0].gc_id, correct)
-        found.append(
-            RolloutGroup(
-                gc_id=part[0].gc_id,
-                prompt_ids=part[0].prompt_ids,
-                completion_ids=tuple(row.completion_ids for row in part),
-                mask=tuple(row.mask for row in part),
-                logprobs=tuple(row.logprobs for row in part),
-                rewards=np.asarray(rewards, np.float64),
-                correct=np.asarray(correct, np.float64),
-                advantages=np.asarray([row.advantage for row in part], np.float64),
-                policy_version=version,
-                step=step,
-                temperature=temperature,
-                top_p=top_p,
-                logprobs_of=logprobs_of,
-            )
+        _check(part, correct)
+        group = RolloutGroup(
+            gc_id=part[0].gc_id,
+            prompt_ids=part[0].prompt_ids,
+            completion_ids=tuple(row.completion_ids for row in part),
+            mask=tuple(row.mask for row in part),
+            logprobs=tuple(row.logprobs for row in part),
+            rewards=np.asarray(rewards, np.float64),
+            correct=np.asarray(correct, np.float64),
+            advantages=np.asarray([row.advantage for row in part], np.float64),
+            **about,
         )
-    return found
+        groups.append(group)
+    return groups
 
 
-def _refuse_mixed(part: Sequence[Row]) -> None:
+def _check(part: Sequence[Row], correct: Sequence[float]) -> None:
     first = part[0]
     for row in part[1:]:
         if row.gc_id != first.gc_id or not np.array_equal(row.prompt_ids, first.prompt_ids):
@@ -156,15 +136,13 @@ def _refuse_mixed(part: Sequence[Row]) -> None:
                 "come in another order than TRL's sampler gives them, so no advantage means anything.",
                 gc_id=first.gc_id,
             )
-
-
-def _refuse_shaped(gc_id: str, correct: Sequence[float]) -> None:
     for value in correct:
         if not 0 <= value <= 1:
             raise OutcomeError(
-                f"a reward of {gc_id!r} is {value:g}, and whether a group is worth keeping is seen from raw "
-                "correctness, 0 to 1: name the reward function that says it, Replay(..., correct=NAME).",
-                gc_id=gc_id,
+                f"a reward of {first.gc_id!r} is {value:g}, and whether a group is worth keeping is seen "
+                "from raw correctness, 0 to 1: name the reward function that says it, "
+                "Replay(..., correct=NAME).",
+                gc_id=first.gc_id,
             )
 
 
@@ -185,7 +163,7 @@ def rows_of_groups(groups: Sequence[RolloutGroup]) -> list[Row]:
     ]
 
 
-def padded(rows: Sequence[Row], *, pad: int, multiple: int | None, device: Any) -> dict[str, torch.Tensor]:
+def tensors(rows: Sequence[Row], *, pad: int, multiple: int | None, device: Any) -> dict[str, torch.Tensor]:
     """The rows as TRL batches them: prompts padded on the left, completions on the right.
 
     Args:
@@ -201,55 +179,47 @@ def padded(rows: Sequence[Row], *, pad: int, multiple: int | None, device: Any) 
     """
     prompts = [row.prompt_ids for row in rows]
     completions = [row.completion_ids for row in rows]
-    found = {
-        "prompt_ids": _matrix(prompts, pad, np.int64, multiple, left=True),
-        "prompt_mask": _matrix([np.ones(len(ids)) for ids in prompts], 0, np.int64, multiple, left=True),
-        "completion_ids": _matrix(completions, pad, np.int64, multiple),
-        "completion_mask": _matrix([np.ones(len(ids)) for ids in completions], 0, np.int64, multiple),
-        "tool_mask": _matrix([row.mask for row in rows], 0, np.int64, multiple),
-        "behaviour_logps": _matrix([row.logprobs for row in rows], 0, np.float32, multiple),
+    made = {
+        "prompt_ids": padded(prompts, pad, np.int64, multiple, left=True),
+        "prompt_mask": padded([np.ones(len(ids)) for ids in prompts], 0, np.int64, multiple, left=True),
+        "completion_ids": padded(completions, pad, np.int64, multiple),
+        "completion_mask": padded([np.ones(len(ids)) for ids in completions], 0, np.int64, multiple),
+        "tool_mask": padded([row.mask for row in rows], 0, np.int64, multiple),
+        "behaviour_logps": padded([row.logprobs for row in rows], 0, np.float32, multiple),
         "advantages": torch.tensor([row.advantage for row in rows], dtype=torch.float32),
         "replayed": torch.tensor([row.replayed for row in rows], dtype=torch.bool),
     }
-    return {name: tensor.to(device) for name, tensor in found.items()}
+    return {name: tensor.to(device) for name, tensor in made.items()}
 
 
-def matrix(arrays: Sequence[Array], *, multiple: int | None, device: Any) -> torch.Tensor:
-    """Values by token, `[local, length]`, padded with 0 on the right as completions are."""
-    return _matrix(arrays, 0, np.float32, multiple).to(device)
-
-
-def _matrix(
+def padded(
     arrays: Sequence[Array], fill: int, kind: Any, multiple: int | None, *, left: bool = False
 ) -> torch.Tensor:
+    """Ragged values by token as `[local, length]`, padded on the right, or on the left."""
     width = max(map(len, arrays))
     if multiple:
         width = -(-width // multiple) * multiple
-    found = np.full((len(arrays), width), fill, kind)
-    for row, array in zip(found, arrays, strict=True):
+    matrix = np.full((len(arrays), width), fill, kind)
+    for row, array in zip(matrix, arrays, strict=True):
         if left:
             row[width - len(array) :] = array
         else:
             row[: len(array)] = array
-    return torch.from_numpy(found)
+    return torch.from_numpy(matrix)
 
 
 _SHIFT, _MOVED = 16, 0.05  # padding added to see whether log-probs move, and by how much they may on average
 
 
-def tensors(trainer: Any, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
-    """The rows as the trainer batches them; see `padded`."""
-    return padded(
-        rows,
-        pad=trainer._tokenizer.pad_token_id,
-        multiple=trainer.pad_to_multiple_of,
-        device=trainer.accelerator.device,
-    )
+def batched(trainer: Any, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+    """The rows as the trainer batches them; see `tensors`."""
+    pad, multiple = trainer._tokenizer.pad_token_id, trainer.pad_to_multiple_of
+    return tensors(rows, pad=pad, multiple=multiple, device=trainer.accelerator.device)
 
 
 def forward(trainer: Any, rows: Sequence[Row], *, shift: int = 0) -> list[Array]:
     """Log-probs of the rows' completions, `[rows]` arrays of float32, with `shift` more tokens of padding."""
-    made = tensors(trainer, rows)
+    made = batched(trainer, rows)
     ids = torch.cat([made["prompt_ids"], made["completion_ids"]], dim=1)
     mask = torch.cat([made["prompt_mask"], made["completion_mask"]], dim=1)
     if shift:

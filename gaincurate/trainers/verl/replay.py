@@ -24,7 +24,6 @@ from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 from gaincurate.errors import InputError, OutputError
 from gaincurate.replay import buffer, metrics
 from gaincurate.replay.group import RolloutGroup
-from gaincurate.replay.ledger import Ledger
 from gaincurate.replay.state import NAME, load, save
 from gaincurate.trainers.verl.live import resumed
 from gaincurate.trainers.verl.replay_rows import Row, Sampling, groups_of, rows_of
@@ -63,8 +62,7 @@ class GroupReplayBuffer(ReplayBuffer):  # type: ignore[misc]
 
     Args:
         sampler_kwargs: `ReplayConfig`'s values by name; `temperature` and `top_p` as verl samples with;
-            `reward_range`, [0, 1] unless given; `ledger`, a folder to keep all groups in, and
-            `ledger_versions`, for how many steps; `begin_empty`, to resume a checkpoint without a buffer.
+            `reward_range`, [0, 1] unless given; `begin_empty`, to resume a checkpoint without a buffer.
         **others: verl's.
 
     Raises:
@@ -83,9 +81,6 @@ class GroupReplayBuffer(ReplayBuffer):  # type: ignore[misc]
         )
         if _resumed is not None:
             self._restore(_resumed / NAME, bool(own.get("begin_empty")))
-        self.ledger = (
-            Ledger(own["ledger"], keep_versions=own.get("ledger_versions")) if own.get("ledger") else None
-        )
 
     def _restore(self, path: Path, begin_empty: bool) -> None:
         if path.exists():
@@ -99,7 +94,7 @@ class GroupReplayBuffer(ReplayBuffer):  # type: ignore[misc]
             )
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
-        """As verl's, with the replayed groups behind the fresh ones; metrics have `replay/`."""
+        """Sample as verl does and append the replayed groups; metrics have `replay/`."""
         if partition_id == "val":
             found: tuple[Any, dict[str, Any]] = super().sample(
                 global_steps=global_steps, partition_id=partition_id, batch_size=batch_size
@@ -113,10 +108,8 @@ class GroupReplayBuffer(ReplayBuffer):  # type: ignore[misc]
         )
         fresh = groups_of(rows_in(batch), global_steps, self.sampling)
         self.replay.insert(fresh)
-        if self.ledger is not None:
-            self.ledger.append(fresh)
-        if (said := metrics.warning(self.replay)) is not None:
-            _log.warning(said)
+        if (text := metrics.warning(self.replay)) is not None:
+            _log.warning(text)
         numbers = {**numbers, **metrics.step_metrics(self.replay, fresh)}
         return self._with(batch, plan.replayed, global_steps), numbers
 

@@ -1,12 +1,11 @@
 """verl's trajectories as rollout groups, and rows of TransferQueue again.
 
-What the present step computes (old log-probs, advantages) is never kept, so verl computes it again. Imports
-no verl, so that it is tested without.
+Values that the present step computes (old log-probs, advantages) are not stored: verl computes them again.
+Imports no verl, so that it is tested without.
 """
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,22 +16,17 @@ import torch
 
 from gaincurate.core.files import digest_json
 from gaincurate.core.schema import ID
-from gaincurate.errors import InputError, OutcomeError
+from gaincurate.errors import InputError
 from gaincurate.replay.group import RolloutGroup
 
 Fields = dict[str, Any]
-_REBUILT = (
-    "prompts",
-    "responses",
-    "input_ids",
-    "response_mask",
-    "loss_mask",
-    "rm_scores",
-    "rollout_log_probs",
-)
-_STEP = ("uid", "old_log_probs", "ref_log_prob", "entropy", "advantages", "returns", "rollout_is_weights")
+_MADE_AGAIN = {
+    "prompts", "responses", "input_ids", "position_ids", "response_mask", "loss_mask", "rm_scores",
+    "rollout_log_probs", "uid", "old_log_probs", "ref_log_prob", "entropy", "advantages", "returns",
+    "rollout_is_weights",
+}  # fmt: skip
+"""Fields that a group has a place for, or that the present step computes."""
 _TAGS = ("min_global_steps", "max_global_steps")
-_TENSOR, _COUNTED = "tensor of", "tensor counted to"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +48,15 @@ class Sampling:
     low: float = 0.0
     high: float = 1.0
 
-    def __post_init__(self) -> None:
-        if not -math.inf < self.low < self.high < math.inf:
-            raise InputError(f"reward_range is [{self.low:g}, {self.high:g}]; it is two numbers that rise.")
-
 
 def groups_of(rows: Sequence[Row], step: int, sampling: Sampling) -> list[RolloutGroup]:
     """The whole groups among a step's trajectories, in the order of their first row.
 
-    A prompt some of whose rollouts failed, or have no token for a reward to stand on, is left out.
+    A prompt with failed rollouts, or with rollouts without a token, is left out.
 
     Raises:
         InputError: a rollout of several trajectories, or rows without log-probs or rewards.
-        OutcomeError: a reward outside its range, or other values that cannot be.
+        OutcomeError: see `RolloutGroup`; a reward outside its range is a correctness outside 0 to 1.
     """
     by_prompt: dict[str, dict[int, Row]] = defaultdict(dict)
     for row in rows:
@@ -104,57 +94,30 @@ def _group(rows: list[Row], step: int, sampling: Sampling) -> RolloutGroup:
         mask=tuple(row.fields["response_mask"].numpy() for row in rows),
         logprobs=tuple(row.fields["rollout_log_probs"].float().numpy() for row in rows),
         rewards=rewards,
-        correct=_correct(rewards, sampling, rows[0].key),
+        correct=(rewards - sampling.low) / (sampling.high - sampling.low),
         advantages=rewards - rewards.mean(),
         policy_version=step,
         step=step,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
-        extra={"fields": [_kept(row.fields) for row in rows], "tags": [_tags(row.tag) for row in rows]},
+        extra={
+            "fields": [
+                {name: _plain(name, value) for name, value in row.fields.items() if name not in _MADE_AGAIN}
+                for row in rows
+            ],
+            "tags": [{name: row.tag.get(name) for name in _TAGS} for row in rows],
+        },
     )
 
 
-def _correct(rewards: np.ndarray[Any, Any], sampling: Sampling, key: str) -> np.ndarray[Any, Any]:
-    if rewards.min() < sampling.low or rewards.max() > sampling.high:
-        raise OutcomeError(
-            f"{key} has rewards from {rewards.min():g} to {rewards.max():g}, outside {sampling.low:g} to "
-            f"{sampling.high:g}: set +trainer.v1.sampler.sampler_kwargs.reward_range=[LO,HI]."
-        )
-    found: np.ndarray[Any, Any] = (rewards - sampling.low) / (sampling.high - sampling.low)
-    return found
-
-
-def _tags(tag: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tag.get(name) for name in _TAGS}
-
-
-def _kept(fields: Fields) -> Fields:
-    """What a row has that a group has no place for, in JSON."""
-    return {name: _plain(value) for name, value in fields.items() if name not in (*_REBUILT, *_STEP)}
-
-
-def _plain(value: Any) -> Any:
+def _plain(name: str, value: Any) -> Any:
     if isinstance(value, torch.Tensor):
-        if value.dtype == torch.int64 and value.ndim == 1 and torch.equal(value, torch.arange(len(value))):
-            return {_COUNTED: len(value)}  # positions, of which each token's would be an object
-        return {_TENSOR: str(value.dtype).removeprefix("torch."), "values": value.tolist()}
+        raise InputError(f"the field {name} of a rollout is a tensor, which replay does not keep.")
     if isinstance(value, Mapping):
-        return {str(name): _plain(one) for name, one in value.items()}
+        return {str(key): _plain(name, inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
-    return value
-
-
-def _back(value: Any) -> Any:
-    if isinstance(value, dict) and _COUNTED in value:
-        return torch.arange(value[_COUNTED])
-    if isinstance(value, dict) and _TENSOR in value:
-        return torch.tensor(value["values"], dtype=getattr(torch, value[_TENSOR]))
-    if isinstance(value, dict):
-        return {name: _back(one) for name, one in value.items()}
-    return [_back(one) for one in value] if isinstance(value, list) else value
+        return [_plain(name, inner) for inner in value]
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 
 def rows_of(group: RolloutGroup, uid: str, step: int) -> list[Row]:
@@ -172,12 +135,14 @@ def rows_of(group: RolloutGroup, uid: str, step: int) -> list[Row]:
         mask = torch.tensor(group.mask[place], dtype=torch.int64)
         scores = torch.zeros(len(response))
         scores[-1] = float(group.rewards[place])
-        fields = {name: _back(value) for name, value in group.extra["fields"][place].items()}
-        fields |= {
+        whole = torch.cat([prompt, response])
+        fields = {
+            **group.extra["fields"][place],
             "uid": uid,
             "prompts": prompt,
             "responses": response,
-            "input_ids": torch.cat([prompt, response]),
+            "input_ids": whole,
+            "position_ids": torch.arange(len(whole)),
             "response_mask": mask,
             "loss_mask": mask,
             "rm_scores": scores,
