@@ -119,7 +119,7 @@ def _print_report(report: Report) -> None:
         for line in report.lines(finding):
             output.text(f"      set {line}")
         output.say(finding.advice, "      ", first="      ")
-        output.text(f"      ({finding.name})")
+        output.text(f"      ({finding.name}{f', {finding.source}' if finding.source else ''})")
     if not report.findings:
         output.text("  nothing found")
     output.text()

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from gaincurate.core.options import Option
-from gaincurate.trainers.names import with_part, with_rules
+from gaincurate.trainers.names import with_part
 
 EXTRAS = Literal["score", "trl", "peft", "difficulty", "derive", "hygiene", "report", "demo"]
 """The extras of our package that `doctor --for` asks about."""
@@ -105,7 +105,7 @@ class DoctorConfig(BaseModel):
     trainer: Annotated[
         str | None,
         Option(
-            f"Check this trainer's settings instead: {', '.join(with_rules())}.",
+            f"Check this trainer's settings instead: {', '.join(with_part('rules'))}.",
             metavar="T",
         ),
     ] = None

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gaincurate.trainers.profile import Layout, layouts
+from gaincurate.trainers.profile import Layout, layouts, profile_of
 
 PAGE = Path(__file__).parents[2] / "docs/checkpoints.md"
 
@@ -14,7 +14,7 @@ def code(values: tuple[str, ...]) -> str:
 def row(layout: Layout) -> str:
     cells = [
         layout.trainer,
-        layout.version,
+        profile_of(layout.trainer).version,
         code(layout.folders),
         layout.marker,
         code(layout.weights),

@@ -1,13 +1,11 @@
-"""What is known of NeMo-RL: the columns that it reads, its settings for them, its checkpoints, logs and
-recipe.
-"""
+"""NeMo-RL: its columns, the settings that make it read a file, its prompts, checkpoints and logs."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -15,23 +13,17 @@ from gaincurate.core.foreign_models import ForeignJson
 from gaincurate.trainers.columns import Parts, ViewOptions
 from gaincurate.trainers.log_formats import Entry, objects, reward_name, reward_number, see_row, single_item
 from gaincurate.trainers.profile import (
-    NO_REFERENCE,
-    OPTIMIZER_LOST,
     Columns,
     Launch,
     Layout,
     LogFormat,
     Profile,
-    Recipe,
     Rendering,
     Sharded,
+    View,
     hydra_value,
     system_file,
 )
-
-if TYPE_CHECKING:
-    from gaincurate.trainers.view import View
-
 
 _NEMO = "uv run python examples/converters/convert_dcp_to_hf.py --config {checkpoint}/config.yaml "
 _NEMO += "--dcp-ckpt-path {checkpoint}/policy/weights --hf-ckpt-path {checkpoint}/hf"
@@ -40,36 +32,6 @@ _NEMO_MEGATRON = (
     "--config {checkpoint}/config.yaml --megatron-ckpt-path {checkpoint}/policy/weights/iter_0000000 "
     "--hf-ckpt-path {checkpoint}/hf"
 )
-
-
-_SCRIPT = """\
-batch=64     # prompts a step: `schedule start --align-to 64`
-gaincurate export "$run" --round "$round" --trainer nemo-rl --out "$output/data.jsonl"
-# It prints settings; with a system message, data.default.system_prompt_file is one of them.
-
-uv run examples/run_grpo.py --config examples/configs/grpo_math_1B.yaml \\
-    policy.model_name="$checkpoint" \\
-    policy.max_total_sequence_length=4096 \\
-    policy.train_global_batch_size=$((batch * 16)) \\
-    data.shuffle=false \\
-    data.train.dataset_name=ResponseDataset \\
-    ++data.train.data_path="$output/data.jsonl" \\
-    data.train.split_validation_size=0 \\
-    data.default.prompt_file=null \\
-    grpo.num_prompts_per_step="$batch" \\
-    grpo.num_generations_per_prompt=16 \\
-    grpo.max_num_epochs=1 \\
-    grpo.val_period=0 \\
-    loss_fn.reference_policy_kl_penalty=0 \\
-    checkpointing.checkpoint_dir="$output" \\
-    checkpointing.metric_name=null \\
-    checkpointing.save_optimizer=false \\
-    checkpointing.save_consolidated=true
-
-# The whole weights lie deeper than the driver looks.
-mv "$(find "$output"/step_*/policy -type d -name consolidated | head -n 1)" "$output/hf"
-cp -n "$output"/step_*/policy/tokenizer/* "$output/hf/"
-"""
 
 
 def _columns(parts: Parts, options: ViewOptions) -> Columns:
@@ -143,7 +105,7 @@ def _read_log(path: Path, begin: int, reward_column: str | None) -> Iterator[Ent
 
 PROFILE = Profile(
     name="nemo-rl",
-    version="7ea279abf (2026-08-22)",
+    version="7ea279ab (2026-08-22)",
     reserved=frozenset({"messages", "task_name"}),
     answer_needed=True,
     system_file=True,
@@ -154,7 +116,6 @@ PROFILE = Profile(
         adds={"policy.tokenizer.chat_template": "a chat template"},
     ),
     layout=Layout(
-        version="git 7ea279ab (2026-08-22)",
         folders=("step_*", "tmp_step_*"),
         step=r"(?:tmp_)?step_(\d+)",
         marker="`tmp_step_N` was renamed to `step_N`",
@@ -172,16 +133,5 @@ PROFILE = Profile(
     ),
     log=LogFormat(
         files="train_data_step*.jsonl", keys=frozenset({"content", "rewards", "idx"}), read=_read_log
-    ),
-    recipe=Recipe(
-        version="7ea279ab (2026-08-22)",
-        body=_SCRIPT,
-        optimizer=f"{OPTIMIZER_LOST}; kept only in one checkpoint_dir, where the loader's offset "
-        "comes back with it",
-        rate="the warm-up over 50 steps begins anew every round; shorten policy.scheduler in a YAML "
-        "of your own",
-        reference=NO_REFERENCE,
-        outcomes="an environment of yours (data.default.env_name), or train_data_step*.jsonl by the "
-        "prompt's text",
     ),
 )

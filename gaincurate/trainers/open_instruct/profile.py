@@ -1,17 +1,11 @@
-"""What is known of open-instruct: the columns that it reads, its settings for them, its checkpoints, logs
-and recipe.
-"""
+"""open-instruct: its columns, the settings that make it read a file, its prompts, checkpoints and logs."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gaincurate.trainers.columns import Parts, ViewOptions
-from gaincurate.trainers.profile import SHUFFLES, Columns, Launch, Profile, words
-
-if TYPE_CHECKING:
-    from gaincurate.trainers.view import View
+from gaincurate.trainers.profile import SHUFFLES, Columns, Launch, Profile, View, words
 
 
 def _columns(parts: Parts, options: ViewOptions) -> Columns:

@@ -1,13 +1,11 @@
-"""What is known of prime-rl: the columns that it reads, its settings for them, its checkpoints, logs and
-recipe.
-"""
+"""prime-rl: its columns, the settings that make it read a file, its prompts, checkpoints and logs."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -16,37 +14,17 @@ from gaincurate.errors import OutcomeError
 from gaincurate.trainers.columns import Parts, ViewOptions
 from gaincurate.trainers.log_formats import Entry, objects, see_row
 from gaincurate.trainers.profile import (
-    OPTIMIZER_LOST,
     Columns,
     Launch,
     Layout,
     LogFormat,
     Profile,
-    Recipe,
     Rendering,
     Sharded,
+    View,
     load_line,
     words,
 )
-
-if TYPE_CHECKING:
-    from gaincurate.trainers.view import View
-
-
-_SCRIPT = """\
-steps=4      # the budget * rollouts a prompt / samples a step
-samples=256  # samples a step: prompts a step * rollouts a prompt
-
-# rl.toml has the rest; its taskset reads $GAINCURATE_DATA, its reward appends to $GAINCURATE_OUTCOMES.
-uv run rl @ rl.toml \\
-    --model.name "$checkpoint" \\
-    --max-steps "$steps" \\
-    --orchestrator.batch-size "$samples" \\
-    --orchestrator.group-size 16 \\
-    --orchestrator.concurrency.max-inflight "$samples" \\
-    --weight-broadcast.type filesystem \\
-    --output-dir "$output"
-"""
 
 
 def _columns(parts: Parts, options: ViewOptions) -> Columns:
@@ -162,7 +140,7 @@ def _read_log(path: Path, begin: int, reward_column: str | None) -> Iterator[Ent
 
 PROFILE = Profile(
     name="prime-rl",
-    version="559b44772 (2026-08-21) with verifiers 0.4.0",
+    version="559b4477 (2026-08-21)",
     reserved=words(
         "description image workdir agent_user skills network_allow network_block artifacts "
         "artifact_max_bytes timeout resources"
@@ -177,7 +155,6 @@ PROFILE = Profile(
         code="the taskset of the environment",
     ),
     layout=Layout(
-        version="git 559b4477 (2026-08-21)",
         folders=("broadcasts/step_*", "step_*", "*/broadcasts/step_*", "checkpoints/step_*"),
         step=r"step_(\d+)",
         marker="`STABLE` is in `broadcasts/step_N` (later versions: `.finished`)",
@@ -188,13 +165,4 @@ PROFILE = Profile(
         sharded=(Sharded("trainer/*", None, apart=True),),
     ),
     log=LogFormat(files="train/all/traces.jsonl", keys=frozenset({"task", "traces"}), read=_read_log),
-    recipe=Recipe(
-        version="559b4477 (2026-08-21)",
-        body=_SCRIPT,
-        optimizer=f"{OPTIMIZER_LOST}; kept only by resuming, which brings the place among the last "
-        "round's tasks back",
-        rate="constant by default",
-        reference="none of its own: the loss compares with the policy that sampled",
-        outcomes="the environment's reward, which appends to $GAINCURATE_OUTCOMES",
-    ),
 )

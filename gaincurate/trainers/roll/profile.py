@@ -1,18 +1,12 @@
-"""What is known of ROLL: the columns that it reads, its settings for them, its checkpoints, logs and
-recipe.
-"""
+"""ROLL: its columns, the settings that make it read a file, its prompts, checkpoints and logs."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gaincurate.trainers.columns import Parts, ViewOptions
-from gaincurate.trainers.profile import SHUFFLES, Columns, Launch, Profile
-
-if TYPE_CHECKING:
-    from gaincurate.trainers.view import View
+from gaincurate.trainers.profile import SHUFFLES, Columns, Launch, Profile, View
 
 
 def _columns(parts: Parts, options: ViewOptions) -> Columns:

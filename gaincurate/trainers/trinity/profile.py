@@ -1,20 +1,14 @@
-"""What is known of Trinity-RFT: the columns that it reads, its settings for them, its checkpoints, logs and
-recipe.
-"""
+"""Trinity-RFT: its columns, the settings that make it read a file, its prompts, checkpoints and logs."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gaincurate.core.schema import ID
 from gaincurate.trainers.columns import Parts, ViewOptions
 from gaincurate.trainers.markers import TRACKER, tracker
-from gaincurate.trainers.profile import Columns, Launch, Layout, Profile, Rendering, Sharded
-
-if TYPE_CHECKING:
-    from gaincurate.trainers.view import View
+from gaincurate.trainers.profile import Columns, Launch, Layout, Profile, Rendering, Sharded, View
 
 
 def _columns(parts: Parts, options: ViewOptions) -> Columns:
@@ -50,8 +44,6 @@ PROFILE = Profile(
     name="trinity",
     version="0.6.0",
     reads_folder=True,
-    no_recipe="it reads one YAML file and nothing from its command line; write "
-    "${oc.env:GAINCURATE_DATA} and so on into that file, and ask `gaincurate doctor --trainer trinity`",
     columns=_columns,
     launch=_launch,
     rendering=Rendering(
@@ -60,7 +52,6 @@ PROFILE = Profile(
         code="the workflow",
     ),
     layout=Layout(
-        version="0.6.0",
         folders=("global_step_*", "*/global_step_*", "*/*/global_step_*"),
         step=r"global_step_(\d+)",
         marker="with `.full_checkpoint` (written first) `latest_checkpointed_iteration.txt` has N or more, "
