@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -77,8 +77,6 @@ class Report:
     findings: list[Finding]
     notes: list[str]
     launched: bool = False
-    names: Mapping[str, str] = field(default_factory=dict)
-    """The names of settings in the version that they are of, where they differ."""
 
     @property
     def ok(self) -> bool:
@@ -87,8 +85,7 @@ class Report:
 
     def lines(self, finding: Finding) -> list[str]:
         """The settings that fix a finding, as the trainer's launch line or file has them."""
-        fix = {self.names.get(key, key): value for key, value in finding.fix.items()}
-        return written(trainer_named(self.trainer), fix, self.launched)
+        return written(trainer_named(self.trainer), finding.fix, self.launched)
 
     def as_json(self) -> dict[str, Any]:
         """Everything as plain values; `mend` is the format's name for a fix."""
@@ -155,7 +152,7 @@ def settings_of(trainer: TrainerRules, read: Read) -> Settings:
     defaults = trainer.defaults
     if trainer.whole is not None and {key.split(".")[0] for key in defaults} <= read.sections:
         defaults = trainer.whole
-    return Settings(read.given, defaults, trainer.renamed, read.sources)
+    return Settings(read.given, defaults, read.sources)
 
 
 def _with_script(context: Context, read: Read) -> Context:
@@ -187,18 +184,17 @@ def judge(trainer: TrainerRules, read: Read, context: Context) -> Report:
         names = ", ".join(f"{key} (did you mean {other}?)" for key, other in moved)
         notes.insert(0, f"not settings of {trainer.name} {trainer.version} that are read here: {names}")
     if settings.given and not settings.given.keys() & (settings.asked | trainer.defaults.keys()):
-        older = ", and their names in older versions" if trainer.renamed else ""
         raise InputError(
             f"--config: none of its settings ({', '.join(list(settings.given)[:3])}) is known; the names are "
-            f"those of {trainer.name} {trainer.version}{older}. Check "
-            "--trainer, and give the file or launch line that the trainer is started with."
+            f"those of {trainer.name} {trainer.version}. Check --trainer, and give the file or launch line "
+            "that the trainer is started with."
         )
     if any(Settings.follows(value) for finding in findings for value in finding.fix.values()):
         notes.append(
             "`gaincurate schedule run` fills in {data}, {round}, {checkpoint} and {output} in its command"
         )
     ordered = worst_first(findings)
-    return Report(trainer.name, trainer.version, context.mode, ordered, notes, read.launched, settings.names)
+    return Report(trainer.name, trainer.version, context.mode, ordered, notes, read.launched)
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:

@@ -145,7 +145,6 @@ class TrainerRules:
         style: how its launch line writes a setting: `hydra` key=value; `values` --key value, also true and
             false; `switches` --key alone for true; `dashes` the same with - for _.
         rules: in the order in which their findings are listed.
-        renamed: the present names of settings by those of older versions.
         live: whether it can be steered in one long process.
         resolves: whether its files may have `${oc.env:NAME}` in them.
         whole: the defaults in place of `defaults` where a file has all sections of them; None where a file
@@ -157,7 +156,6 @@ class TrainerRules:
     launches: tuple[str, ...]
     style: Style
     rules: tuple[Rule, ...]
-    renamed: Mapping[str, str] = field(default_factory=dict)
     live: bool = False
     resolves: bool = False
     whole: Mapping[str, Any] | None = None

@@ -77,23 +77,14 @@ class Settings:
     Args:
         given: values by dotted key.
         defaults: the trainer's values of all other keys.
-        renamed: present names by those of an older version.
         sources: the file of each given key, or the command line.
     """
 
     def __init__(
-        self,
-        given: Mapping[str, Any],
-        defaults: Mapping[str, Any],
-        renamed: Mapping[str, str] | None = None,
-        sources: Mapping[str, str] | None = None,
+        self, given: Mapping[str, Any], defaults: Mapping[str, Any], sources: Mapping[str, str] | None = None
     ) -> None:
-        present = {normal(key): (renamed or {}).get(normal(key), normal(key)) for key in given}
-        self.given = {present[normal(key)]: value for key, value in given.items()}
-        self._sources = {present.get(key, key): source for key, source in (sources or {}).items()}
-        is_older = any(key != name for key, name in present.items())
-        self.names = {name: older for older, name in (renamed or {}).items()} if is_older else {}
-        """The names of the version that the settings are of, where they differ."""
+        self.given = {normal(key): value for key, value in given.items()}
+        self._sources = sources or {}
         self.asked: set[str] = set()
         """The keys that rules asked for."""
         self.defaults = {normal(key): value for key, value in defaults.items()}
@@ -174,7 +165,7 @@ class Settings:
     def told(self, key: str) -> str:
         """A key and its value for a reader, and whether it is the default."""
         value = self._resolved(normal(key), _DEPTH)
-        return f"{self.names.get(key, key)} is {shown(value)}" + ("" if self.is_given(key) else " by default")
+        return f"{key} is {shown(value)}" + ("" if self.is_given(key) else " by default")
 
     def source(self, *keys: str) -> str:
         """The file that sets the first of these keys that one sets, or the command line; else nothing."""

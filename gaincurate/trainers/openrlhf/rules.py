@@ -12,33 +12,6 @@ from gaincurate.trainers.doctor.settings import Settings
 _ALL = 100_000_000
 _MANY = 10_000  # prompts: nobody means a round of so many
 
-RENAMED = {
-    "prompt_data": "data.prompt_dataset",
-    "input_key": "data.input_key",
-    "label_key": "data.label_key",
-    "input_template": "data.input_template",
-    "apply_chat_template": "data.apply_chat_template",
-    "max_samples": "data.max_samples",
-    "max_len": "data.max_len",
-    "max_new_tokens": "rollout.max_new_tokens",
-    "rollout_batch_size": "rollout.batch_size",
-    "n_samples_per_prompt": "rollout.n_samples_per_prompt",
-    "train_batch_size": "train.batch_size",
-    "num_episodes": "train.num_episodes",
-    "agent_func_path": "train.agent_func_path",
-    "load_checkpoint": "ckpt.load_enable",
-    "save_path": "ckpt.output_dir",
-    "ckpt_path": "ckpt.path",
-    "remote_rm_url": "reward.remote_url",
-    "init_kl_coef": "algo.kl.init_coef",
-    "dynamic_filtering": "algo.dynamic_filtering_enable",
-    "pretrain": "actor.model_name_or_path",
-    "lr_scheduler": "actor.lr_scheduler",
-    "lr_warmup_ratio": "actor.lr_warmup_ratio",
-    "lora_rank": "ds.lora.rank",
-}
-"""The option names up to 0.10.1 (0.9.0, 0.9.3 and 0.10.1 were read)."""
-
 
 def subset(settings: Settings, context: Context) -> Found:
     """The file is read up to a number of rows."""
@@ -69,19 +42,8 @@ def tail(settings: Settings, context: Context) -> Found:
     return find(settings, "train.batch_size", "tail", why, fix, advice)
 
 
-def lengths(settings: Settings, context: Context) -> Found:
-    """A limit on prompts alone was an option up to 0.9; later ones have a limit on the whole length."""
-    older = settings["prompt_max_len"] is not None
-    answer = 0 if older else settings.number("rollout.max_new_tokens") or 1
-    key = "prompt_max_len" if older else "data.max_len"
-    return common.too_long(key, "they are cut, so they are not what was scored", lambda _: answer)(
-        settings, context
-    )
-
-
 RULES = TrainerRules(
     name="openrlhf",
-    renamed=RENAMED,
     launches=("openrlhf.cli.train_ppo_ray", "train_ppo_ray"),
     style="switches",
     rules=(
@@ -96,7 +58,8 @@ RULES = TrainerRules(
             advice="`gaincurate export --trainer openrlhf` writes gc_id and the answer into it as JSON"),
         subset,
         tail,
-        lengths,
+        common.too_long("data.max_len", "they are cut, so they are not what was scored",
+            lambda settings: settings.number("rollout.max_new_tokens") or 1),
         common.epochs("train.num_episodes"),
         common.reports(("reward.remote_url", "train.agent_func_path"), {"reward.remote_url": "reward.py"},
             "a function reward_func that appends a line to {outcomes} for the label's gc_id"),

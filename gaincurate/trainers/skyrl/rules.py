@@ -32,8 +32,8 @@ RULES = TrainerRules(
         common.always_shuffled,
         must("environment.env_class", lambda value: value not in _SHIPPED, "nothing of yours sees the "
             "rewards, and SkyRL's own uid is the number of a row after the long ones were dropped",
-            name="log-without-id", modes=SEGMENT, advice="an environment of your own is given the row's "
-            "other columns, gc_id among them, and can append a line to {outcomes}; env_class of a row chooses it"),
+            name="log-without-id", modes=SEGMENT, advice="an environment of your own (env_class of a row) is "
+            "given the row's other columns, gc_id among them, and can append a line to {outcomes}"),
         must("trainer.algorithm.dynamic_sampling.type", None, name="dynamic-sampling"),
         must("trainer.fully_async.sample_full_batch", False, name="dynamic-sampling"),
         must("trainer.eval_before_train", False, name="validation"),
