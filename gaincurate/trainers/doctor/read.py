@@ -74,11 +74,6 @@ class Read:
     files: list[str] = field(default_factory=list)
     """Configuration files that the command names."""
 
-    def add(self, given: dict[str, Any], source: str) -> None:
-        """Put settings over those that were read."""
-        self.given |= given
-        self.sources |= dict.fromkeys(given, source)
-
 
 def read_settings(
     sources: Sequence[str], markers: Sequence[str], inherits: bool = False, command: Sequence[str] = ()
@@ -120,8 +115,10 @@ def _read_file(source: str, markers: Sequence[str], read: Read, inherits: bool) 
     notes = len(read.notes)
     if inherits:
         tree = _inherited(source, tree, read, ())
+    else:
+        read.sources |= dict.fromkeys(flat(tree), source)
     read.sections |= set(tree) if len(read.notes) == notes else set()
-    read.add(flat(tree), source)
+    read.given |= flat(tree)
 
 
 def _merge(source: str, command: Read, markers: Sequence[str], read: Read, inherits: bool) -> None:
@@ -142,7 +139,8 @@ def _merge(source: str, command: Read, markers: Sequence[str], read: Read, inher
             _read_file(str(path), markers, read, inherits)
         else:
             read.notes.append(_missing(f"the launch line names {file}"))
-    read.add(command.given, source)
+    read.given |= command.given
+    read.sources |= dict.fromkeys(command.given, source)
     read.words += command.words
     read.launched = True
 
@@ -349,6 +347,7 @@ def _inherited(source: str, tree: dict[str, Any], read: Read, below: tuple[str, 
             whole = _over(whole, _inherited(path, parent, read, (*below, path)))
         else:
             read.notes.append(_missing(f"the `defaults` of {source} name {name}"))
+    read.sources |= dict.fromkeys(flat(tree), source)
     return _over(whole, tree)
 
 

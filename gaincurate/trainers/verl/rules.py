@@ -177,7 +177,7 @@ _RULES: tuple[Rule, ...] = (
     common.output("trainer.default_local_dir"),
     common.reports((_REWARD, "trainer.rollout_data_dir", _TAP), {_REWARD: "reward.py"},
         "a function compute_score that appends a line to {outcomes} for extra_info['gc_id']"),
-    must("actor_rollout_ref.model.lora_rank", 0, name="adapter"),
+    *(must(f"actor_rollout_ref.model.{key}", 0, name="adapter") for key in ("lora_rank", "lora.rank")),
     *common.shuffle("data.shuffle", refused=True),
     only(lambda settings, _: not settings[_REWARD] and not settings[_TAP],
         must("trainer.rollout_data_dir", None, "its lines have no extra_info, so outcomes are joined by the "

@@ -140,6 +140,7 @@ MORE: list[tuple[str, str, Context, dict[str, Any]]] = [
     ("verl", "filter-groups", SEGMENT, {"algorithm.filter_groups.enable": True}),
     ("verl", "sampler-gone", SEGMENT, {"data.sampler.class_path": "pkg://mine"}),
     ("verl", "log-without-id", SEGMENT, {"trainer.rollout_data_dir": "{output}/rollouts"}),
+    ("verl", "adapter", SEGMENT, {"actor_rollout_ref.model.lora.rank": 32}),
     ("verl", "refill", SEGMENT, {"trainer.v1.sampler.sync_refill_failed_groups": True}),
     ("verl", "split-steps", LIVE, {"trainer.v1.sync.parameter_sync_step": 2}),
     ("verl", "weights", READING_RUN, {}),

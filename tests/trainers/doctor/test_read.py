@@ -83,6 +83,8 @@ def test_a_file_begins_with_those_that_its_defaults_name(tmp_path: Path) -> None
     read = read_settings([child], [], inherits=True)
     assert read.given == {"a.x": 1, "a.y": 3, "a.z": 4, "list": [3], "data.train.0.name": "new"}
     assert read.sections == {"a", "list", "data"}
+    names = {key: Path(source).name for key, source in read.sources.items()}
+    assert (names["a.x"], names["a.y"], names["a.z"]) == ("root.yaml", "other.yaml", "child.yaml")
     assert not read.notes
 
 
