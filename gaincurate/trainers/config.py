@@ -27,7 +27,7 @@ _Trainer = Annotated[
 
 
 class NextConfig(BaseModel):
-    """What `gaincurate schedule next` takes of a trainer."""
+    """The options of `gaincurate schedule next`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -65,7 +65,7 @@ class NextConfig(BaseModel):
 
 
 class DriveConfig(BaseModel):
-    """What `gaincurate schedule run` drives."""
+    """The options of `gaincurate schedule run`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -93,7 +93,7 @@ class DriveConfig(BaseModel):
 
 
 class DoctorConfig(BaseModel):
-    """What `gaincurate doctor` asks. `--config` is the trainer's settings, so no file has these options."""
+    """The options of `gaincurate doctor`. `--config` is the trainer's: no file has these options."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

@@ -137,7 +137,7 @@ class LogFormat:
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """What a trainer's prompts have beside the messages of a row and the model's chat template.
+    """The parts of a trainer's prompts besides the messages of a row and the model's chat template.
 
     Args:
         arguments: its settings for arguments of the chat template, and the argument's name; "" for a mapping
@@ -290,7 +290,7 @@ def hydra_value(path: Path, *, quote: bool = False) -> str:
 
 
 def system_file(path: Path) -> Path:
-    """Where the system message goes of an export whose trainer takes it from a file."""
+    """The file for the system message, for a trainer that takes it from one."""
     return path.with_name(f"{path.stem}.system.txt")
 
 
@@ -338,7 +338,7 @@ class View:
             of_rows = Own(pa.int64(), lambda rows: sizes[rows.first : rows.first + len(rows.ids)])
             self.own[self.profile.group_size] = of_rows
         self.notes: list[str] = []
-        """What a person should know: which columns got another name, and numbers that became text."""
+        """Notes for the user: columns with another name, and numbers that became text."""
         self.open_ended = 0
         """Prompts so far that end with the assistant's words."""
         self.nulls = False

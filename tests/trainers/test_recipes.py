@@ -116,7 +116,7 @@ def test_trls_recipe_goes_on_from_the_last_rounds_state(
 def test_trls_recipe_does_not_begin_anew_in_silence(tmp_path: Path) -> None:
     done = trl_round(tmp_path, "base", 1)
     assert done.returncode == 1
-    assert done.stderr == f"no trainer state in {tmp_path / 'base'}: the optimizer would begin anew\n"
+    assert done.stderr == f"no trainer state in {tmp_path / 'base'}: the optimizer would start over\n"
     assert not (tmp_path / "given").exists()
 
 

@@ -5,14 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from gaincurate.core.schema import ID
-from gaincurate.trainers.columns import Parts, ViewOptions
 from gaincurate.trainers.markers import json_or_none, tokenizer_unfinished
-from gaincurate.trainers.profile import Columns, Launch, Layout, Profile, Rendering, View, load_line
-
-
-def _columns(parts: Parts, options: ViewOptions) -> Columns:
-    columns = {"messages": parts.messages()}
-    return columns | ({"answer": parts.gold()} if parts.has_answer else {})
+from gaincurate.trainers.profile import Launch, Layout, Profile, Rendering, View, load_line
 
 
 def _launch(path: Path, view: View) -> Launch:
@@ -39,7 +33,9 @@ PROFILE = Profile(
     name="areal",
     version="4aef98d8 (2026-05-21)",
     reserved=frozenset({"prompt", "completions", "prompt_ids", "completion_ids"}),
-    columns=_columns,
+    columns=lambda parts, _: (
+        {"messages": parts.messages()} | ({"answer": parts.gold()} if parts.has_answer else {})
+    ),
     launch=_launch,
     rendering=Rendering(code="the workflow of the training script", nulls="all"),
     layout=Layout(

@@ -2,13 +2,13 @@
 # One round of areal 4aef98d8 (2026-05-21); read, not run.
 #   gaincurate schedule run run -- bash round.sh {data} {round} {checkpoint} {outcomes} {output}
 #   gaincurate doctor --trainer areal --config round.sh --run run
-# Optimizer: begins anew every round; kept only by recover.mode, which brings the last file's place back.
-# Learning rate: constant; any other schedule would be one process long, warm-up included.
+# Optimizer: starts over every round; kept only by recover.mode, which brings the last file's place back.
+# Learning rate: constant; any other schedule spans one process, warm-up included.
 # KL reference: ref.path: the same model in all rounds.
 # Outcomes: your workflow, which is given the row's gc_id and appends to $GAINCURATE_OUTCOMES.
 set -eu
 data=$1 round=$2 checkpoint=$3 outcomes=$4 output=$5
-rm -rf "${output:?}"/*   # of an attempt that was killed: a round begins from its beginning
+rm -rf "${output:?}"/*   # an attempt that was killed: a round starts from its beginning
 run=${data%/rounds/*}   # the run's folder
 batch=64     # prompts a step: `schedule start --align-to 64`
 base=/models/base              # the KL reference

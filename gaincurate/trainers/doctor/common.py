@@ -36,29 +36,26 @@ class Kind(NamedTuple):
 
 
 KINDS: dict[str, Kind] = {
-    "adapter": Kind("stops", SEGMENT, "the checkpoint is an adapter alone, which the next round does not "
-        "begin with",
+    "adapter": Kind("stops", SEGMENT, "the checkpoint is an adapter alone, and the next round needs a model",
         "or merge it into the model as the last step of the round's command"),
-    "ahead": Kind(why="rollouts run ahead over the end of the file, and a batch takes what is done first, so "
-        "a quick prompt can be trained twice in place of a slow one"),
-    "dynamic-sampling": Kind(why="groups are replaced by further prompts or left out, so steps and rows do "
-        "not agree"),
-    "learning-rate": Kind("cost", SEGMENT, "it spans one process, so the learning rate starts over in every "
-        "round"),
-    "log-without-id": Kind("cost", RUNS, "nothing of yours sees the rewards, and the trainer's log has no "
+    "ahead": Kind(why="rollouts run ahead over the end of the file, and a batch takes the first that finish, "
+        "so a quick prompt can be trained twice in place of a slow one"),
+    "dynamic-sampling": Kind(why="groups are replaced or left out, so steps and rows do not agree"),
+    "learning-rate": Kind("cost", SEGMENT, "it spans one process, so it starts over in every round"),
+    "log-without-id": Kind("cost", RUNS, "your code never sees the rewards, and the trainer's log has no "
         "gc_id, so outcomes are joined by the text of the prompt"),
-    "no-checkpoint": Kind("stops", SEGMENT, "a round leaves nothing that the next one could begin with"),
-    "outcomes": Kind("stops", SEGMENT, "nothing of yours sees the rewards, so no round has outcomes"),
+    "no-checkpoint": Kind("stops", SEGMENT, "the next round has no checkpoint to start from"),
+    "outcomes": Kind("stops", SEGMENT, "your code never sees the rewards, so no round has outcomes"),
     "prompt-file": Kind("wrong", ALWAYS, "its text is added to the question, which is not what was scored"),
     "prompt-key": Kind("stops", ALWAYS, "the prompt is in the column `prompt`"),
-    "reference": Kind("cost", SEGMENT, "the KL reference is the model that a process begins with, so it "
+    "reference": Kind("cost", SEGMENT, "the KL reference is the model that a process starts from, so it "
         "moves every round"),
     "resume": Kind("wrong", SEGMENT, "the last round's step counter and its place in the file come back over "
         "the new file"),
     "template": Kind("wrong", ALWAYS, "the model would read the messages without its chat template, which is "
         "not what was scored"),
-    "validation": Kind("cost", SEGMENT, "a whole evaluation before every round"),
-    "weights": Kind("stops", SEGMENT, "no Hugging Face weights, which scoring and the next round begin with"),
+    "validation": Kind("cost", SEGMENT, "a full evaluation before every round"),
+    "weights": Kind("stops", SEGMENT, "no Hugging Face weights, which scoring and the next round need"),
 }  # fmt: skip
 """The findings that several trainers have, by name."""
 
@@ -184,14 +181,14 @@ def _file(settings: Settings, key: str, path: str) -> dict[str, Any]:
 
 
 def begins(key: str) -> Row:
-    """In segment mode a round begins with the model that the last one left."""
+    """In segment mode a round starts from the model of the last one."""
 
     def rule(settings: Settings, context: Context) -> Found:
         value = settings.place(key) if context.segment and settings.is_given(key) else None
         if not value or Settings.follows(value, ("checkpoint", "output", "round")):
             return None
-        why = "each round begins from that model, so nothing that was trained is kept"
-        advice = "{checkpoint} is the run's model in the first round, then what the last round left"
+        why = "each round starts from that model, so the training of earlier rounds is lost"
+        advice = "{checkpoint} is the run's model in the first round, then the last round's checkpoint"
         return find(settings, key, "base-model", why, {key: "{checkpoint}"}, advice)
 
     return rule

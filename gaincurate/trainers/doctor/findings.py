@@ -1,6 +1,6 @@
-"""What rules about a trainer's settings are made of: findings, the facts of a run, and who asks.
+"""The parts of rules about a trainer's settings: findings, the facts of a run, and the two callers.
 
-A rule is written once and asked twice: by the doctor, of a file before a training, and by a live adapter, of
+A rule is written once and applied twice: by the doctor to a file before a training, and by a live adapter to
 the trainer's resolved settings at run time. The doctor lists all findings. The adapter refuses those that
 break the schedule, in one error.
 """

@@ -13,7 +13,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, pairwise, takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ _ASSIGNS = re.compile(r"([A-Za-z_]\w*)(\+?)=(.*)", re.DOTALL)
 _PAIR = re.compile(r"[+~]{0,2}([A-Za-z_][\w./@:-]*)=(.*)", re.DOTALL)
 _IN_BRACES = r"(?:[^{}]++|\{(?:[^{}]++|\{[^{}]*+\})*+\})*+"
 _IN_BRACKETS = r"(?:[^()]++|\((?:[^()]++|\((?:[^()]++|\([^()]*+\))*+\))*+\))*+"
-_USED = re.compile(rf"\$\{{(\w+)(?:\[[@*]\]|:?([-=?])({_IN_BRACES}))?\}}|\$(\w+)")
+_USED = re.compile(rf"\$\{{(\w+)(?:\[[@*]\]|:?-({_IN_BRACES})|:?\?{_IN_BRACES})?\}}|\$(\w+)")
 _POSITION = re.compile(r"\$\{?\d+\}?")
 _NAME = re.compile(r"(?<![{\w])[A-Za-z_]\w*(?![}\w])")
 _SUM = re.compile(rf"\$\(\(({_IN_BRACKETS})\)\)")
@@ -158,9 +158,9 @@ def read_script(text: str, markers: Sequence[str]) -> Read:
     Raises:
         ValueError: a quote has no end, or a variable is too long.
     """
-    script = _Script()
-    read = launched(list(script.commands(text)), markers)
-    names = ", ".join(f"`{name}`" for name in dict.fromkeys(script.skipped))
+    skipped: list[str] = []
+    read = launched(list(_commands(text, skipped)), markers)
+    names = ", ".join(f"`{name}`" for name in dict.fromkeys(skipped))
     if names:
         read.notes.append(f"variables that {names} may set are not read: {_NOT_READ}")
     return read
@@ -227,86 +227,76 @@ def _flag(key: str, values: Sequence[str], read: Read) -> None:
         read.given[key] = scalars[0] if len(scalars) == 1 else scalars
 
 
-class _Script:
-    """A script's variables as far as it was read, by name; an array has several words."""
+def _commands(text: str, skipped: list[str]) -> Iterator[list[str]]:
+    """A script's commands as words, with the variables filled in that were assigned before.
 
-    def __init__(self) -> None:
-        self.variables = {f"GAINCURATE_{name.upper()}": [f"{{{name}}}"] for name in NAMES}
-        self.skipped: list[str] = []
-        """Words that begin a part that is not read."""
+    Args:
+        text: the script.
+        skipped: takes the words that begin a part that is not read.
+    """
+    variables = {
+        f"GAINCURATE_{name.upper()}": [f"{{{name}}}"] for name in NAMES
+    }  # an array has several words
+    words, array, depth = list[str](), list[str](), 0
+    name = ""  # of an array, between its parentheses
 
-    def commands(self, text: str) -> Iterator[list[str]]:
-        """The commands as words, with the variables filled in that were assigned before."""
-        tokens, words, index, depth = _tokens(text), list[str](), 0, 0
-        while index < len(tokens):
-            token, index = tokens[index], index + 1
-            array = _ASSIGNS.fullmatch(token)
-            if array and not array[3] and tokens[index : index + 1] == ["("]:
-                end = tokens.index(")", index) if ")" in tokens[index:] else len(tokens)
-                parts = [part for part in tokens[index + 1 : end] if part != ";"]
-                before = self.variables.get(array[1], []) if array[2] else []
-                self._assign(array[1], [*before, *chain(*map(self._filled, parts))], depth)
-                index = end + 1
-            elif not words and token in _BEGINS | _ENDS:
-                depth = max(0, depth + (1 if token in _BEGINS else -1))
-                self.skipped += [token] if token in _BEGINS else []
-            elif token in _BETWEEN:
-                yield from self._command(words, depth)
-                words = []
-            else:
-                words += self._filled(token)
-        yield from self._command(words, depth)
+    def value(use: re.Match[str]) -> str:
+        variable = use[1] or use[3]
+        if variable.isdigit():
+            return f"${{{variable}}}"  # the driver gives it, whatever its default
+        if variable in variables:
+            return " ".join(variables[variable])
+        return _USED.sub(value, use[2]) if use[2] is not None else use[0]
 
-    def _command(self, words: list[str], depth: int) -> Iterator[list[str]]:
-        """Assignments alone set variables; those before a command are left out."""
-        while words and words[0] in ("export", "exec", "time"):
-            words = words[1:]
-        assigned = list(takewhile(_ASSIGNS.fullmatch, words))
-        words = words[len(assigned) :]
-        if words:
-            self.skipped += [words[0]] if words[0] in _SOURCES else []
-            yield words
-            return
-        for name, _, value in (word.partition("=") for word in assigned):
-            is_place = name in NAMES and _POSITION.fullmatch(value)
-            self._assign(name, [f"{{{name}}}" if is_place else value], depth)
-        if assigned:  # Hydra's overrides alone look like assignments
-            yield assigned
-
-    def _assign(self, name: str, values: list[str], depth: int) -> None:
-        if sum(map(len, values)) > LARGEST_CONFIG:
-            raise ValueError(f"the variable {name} has more than {LARGEST_CONFIG:,} characters")
-        self.variables[name] = values
-        if depth:  # perhaps, or again and again
-            del self.variables[name]
-
-    def _filled(self, token: str) -> list[str]:
-        """A word with the variables that the script sets; an array alone gives several."""
-        whole = _USED.fullmatch(token)
-        if whole and (array := self.variables.get(whole[1] or whole[4])) is not None:
-            return array
-        return [_SUM.sub(self._sum, _USED.sub(self._value, token).translate(_SHOWN))]
-
-    def _value(self, use: re.Match[str]) -> str:
-        name = use[1] or use[4]
-        if name.isdigit():
-            return f"${{{name}}}"  # the driver gives it, whatever its default
-        if name in self.variables:
-            return " ".join(self.variables[name])
-        if use[2] not in ("-", "="):
-            return use[0]
-        value = _USED.sub(self._value, use[3])
-        if use[2] == "=":
-            self.variables[name] = [value]
-        return value
-
-    def _sum(self, expansion: re.Match[str]) -> str:
+    def total(expansion: re.Match[str]) -> str:
         """A sum of known numbers as one number, else the sum with its known parts."""
-        text = _NAME.sub(lambda name: " ".join(self.variables.get(name[0], [name[0]])), expansion[1])
+        numbers = _NAME.sub(lambda part: " ".join(variables.get(part[0], [part[0]])), expansion[1])
         try:
-            return str(eval(text)) if _NUMBERS.fullmatch(text) else f"$(({text}))"
+            return str(eval(numbers)) if _NUMBERS.fullmatch(numbers) else f"$(({numbers}))"
         except (SyntaxError, TypeError):
-            return f"$(({text}))"
+            return f"$(({numbers}))"
+
+    def filled(token: str) -> list[str]:
+        whole = _USED.fullmatch(token)
+        if whole and (several := variables.get(whole[1] or whole[3])) is not None:
+            return several
+        return [_SUM.sub(total, _USED.sub(value, token).translate(_SHOWN))]
+
+    def assign(variable: str, values: list[str]) -> None:
+        if sum(map(len, values)) > LARGEST_CONFIG:
+            raise ValueError(f"the variable {variable} has more than {LARGEST_CONFIG:,} characters")
+        variables[variable] = values
+        if depth:  # perhaps, or again and again
+            del variables[variable]
+
+    for token, following in pairwise([*_tokens(text), ";", ";"]):
+        begun = _ASSIGNS.fullmatch(token)
+        if name:
+            if token == ")":
+                assign(name, array)
+                name = ""
+            elif token not in ("(", ";"):
+                array = [*array, *filled(token)]
+        elif begun and not begun[3] and following == "(":
+            name, array = begun[1], variables.get(begun[1], []) if begun[2] else []
+        elif not words and token in _BEGINS | _ENDS:
+            depth = max(0, depth + (1 if token in _BEGINS else -1))
+            skipped += [token] if token in _BEGINS else []
+        elif token not in _BETWEEN:
+            words += filled(token)
+        else:
+            words = words[1:] if words and words[0] in ("export", "exec", "time") else words
+            assigned = list(takewhile(_ASSIGNS.fullmatch, words))
+            if words and len(assigned) == len(words):
+                for variable, _, text_ in (word.partition("=") for word in assigned):
+                    is_place = variable in NAMES and _POSITION.fullmatch(text_)
+                    assign(variable, [f"{{{variable}}}" if is_place else text_])
+                yield assigned  # Hydra's overrides alone look like assignments
+            elif words:
+                words = words[len(assigned) :]
+                skipped += [words[0]] if words[0] in _SOURCES else []
+                yield words
+            words = []
 
 
 def _tokens(text: str) -> list[str]:

@@ -32,7 +32,7 @@ _ROWS = 16
 
 
 def differences(profile: Profile, settings: Settings, context: Context) -> Iterator[Finding]:
-    """Where the trainer's prompts are known to be others than the scored ones."""
+    """The differences between the trainer's prompts and the scored ones."""
     if context.scored is None:
         return
     rendering, name = profile.rendering, profile.name
@@ -75,12 +75,12 @@ def differences(profile: Profile, settings: Settings, context: Context) -> Itera
 
 
 def _adds(rendering: Rendering, settings: Settings) -> Iterator[str]:
-    """The settings that add text which is not known here."""
+    """The settings that add text that the doctor does not know."""
     return (key for key in rendering.adds if settings.is_set(key) and settings.known(key) != "default")
 
 
 def unknown(rendering: Rendering, settings: Settings, context: Context) -> list[str]:
-    """What the trainer adds to prompts that is not known here; clauses for a note."""
+    """Clauses for a note on additions to the prompts that the doctor does not know."""
     added = _adds(rendering, settings)
     reasons = [f"this trainer adds {rendering.adds[key]} from {settings.told(key)}" for key in added]
     media = [name for name in rendering.media if name in (context.columns or ())]

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gaincurate.trainers.columns import Parts, ViewOptions
-from gaincurate.trainers.profile import Columns, Launch, Profile, View, words
-
-
-def _columns(parts: Parts, options: ViewOptions) -> Columns:
-    return {"messages": parts.messages()} | ({"solution": parts.gold()} if parts.has_answer else {})
+from gaincurate.trainers.profile import Launch, Profile, View, words
 
 
 def _launch(path: Path, view: View) -> Launch:
@@ -27,6 +22,8 @@ PROFILE = Profile(
         "completions trainer_state trajectory_inputs"
     ),
     suffixes=(".jsonl", ".parquet"),
-    columns=_columns,
+    columns=lambda parts, _: (
+        {"messages": parts.messages()} | ({"solution": parts.gold()} if parts.has_answer else {})
+    ),
     launch=_launch,
 )

@@ -2,13 +2,13 @@
 # One round of ms-swift 4.6.0; read, not run.
 #   gaincurate schedule run run -- bash round.sh {data} {round} {checkpoint} {outcomes} {output}
 #   gaincurate doctor --trainer ms-swift --config round.sh --run run
-# Optimizer: begins anew every round.
-# Learning rate: constant; any other schedule would be one process long, warm-up included.
-# KL reference: none (the term is off); with it, the model that the round begins with, which moves every round.
+# Optimizer: starts over every round.
+# Learning rate: constant; any other schedule spans one process, warm-up included.
+# KL reference: none (the term is off); with it, the model that the round starts from, which moves every round.
 # Outcomes: the reward `mine` of reward.py, which is given gc_id and appends to $GAINCURATE_OUTCOMES.
 set -eu
 data=$1 round=$2 checkpoint=$3 outcomes=$4 output=$5
-rm -rf "${output:?}"/*   # of an attempt that was killed: a round begins from its beginning
+rm -rf "${output:?}"/*   # an attempt that was killed: a round starts from its beginning
 run=${data%/rounds/*}   # the run's folder
 gaincurate export "$run" --round "$round" --trainer ms-swift --out "$output/data.jsonl"
 

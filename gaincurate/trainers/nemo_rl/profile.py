@@ -10,10 +10,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from gaincurate.core.foreign_models import ForeignJson
-from gaincurate.trainers.columns import Parts, ViewOptions
 from gaincurate.trainers.log_formats import Entry, objects, reward_name, reward_number, see_row, single_item
 from gaincurate.trainers.profile import (
-    Columns,
     Launch,
     Layout,
     LogFormat,
@@ -32,10 +30,6 @@ _NEMO_MEGATRON = (
     "--config {checkpoint}/config.yaml --megatron-ckpt-path {checkpoint}/policy/weights/iter_0000000 "
     "--hf-ckpt-path {checkpoint}/hf"
 )
-
-
-def _columns(parts: Parts, options: ViewOptions) -> Columns:
-    return {"input": parts.question(), "output": parts.answer_text()}
 
 
 def _launch(path: Path, view: View) -> Launch:
@@ -109,7 +103,7 @@ PROFILE = Profile(
     reserved=frozenset({"messages", "task_name"}),
     answer_needed=True,
     system_file=True,
-    columns=_columns,
+    columns=lambda parts, _: {"input": parts.question(), "output": parts.answer_text()},
     launch=_launch,
     rendering=Rendering(
         {"policy.tokenizer.chat_template_kwargs": ""},

@@ -2,13 +2,13 @@
 # One round of nemo-rl 7ea279ab (2026-08-22); read, not run.
 #   gaincurate schedule run run -- bash round.sh {data} {round} {checkpoint} {outcomes} {output}
 #   gaincurate doctor --trainer nemo-rl --config round.sh --run run
-# Optimizer: begins anew every round; kept only in one checkpoint_dir, where the loader's offset comes back with it.
-# Learning rate: the warm-up over 50 steps begins anew every round; shorten policy.scheduler in a YAML of your own.
-# KL reference: none (the term is off); with it, the model that the round begins with, which moves every round.
+# Optimizer: starts over every round; kept only in one checkpoint_dir, where the loader's offset comes back with it.
+# Learning rate: the warm-up over 50 steps starts over every round; shorten policy.scheduler in a YAML of your own.
+# KL reference: none (the term is off); with it, the model that the round starts from, which moves every round.
 # Outcomes: an environment of yours (data.default.env_name), or train_data_step*.jsonl by the prompt's text.
 set -eu
 data=$1 round=$2 checkpoint=$3 outcomes=$4 output=$5
-rm -rf "${output:?}"/*   # of an attempt that was killed: a round begins from its beginning
+rm -rf "${output:?}"/*   # an attempt that was killed: a round starts from its beginning
 run=${data%/rounds/*}   # the run's folder
 batch=64     # prompts a step: `schedule start --align-to 64`
 gaincurate export "$run" --round "$round" --trainer nemo-rl --out "$output/data.jsonl"

@@ -72,7 +72,7 @@ def _each(name: str, row: Callable[[str], Row]) -> Rule:
 
 
 def weights(settings: Settings, context: Context) -> Found:
-    """A round must leave whole weights, which scoring and the next round begin with."""
+    """A round must leave complete weights, which scoring and the next round need."""
     form, whole = "checkpointing.model_save_format", "checkpointing.save_consolidated"
     megatron, dtensor = "policy.megatron_cfg.enabled", "policy.dtensor_cfg.enabled"
     if not context.segment or "examples/converters" in context.shell:

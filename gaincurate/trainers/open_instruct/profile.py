@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gaincurate.trainers.columns import Parts, ViewOptions
-from gaincurate.trainers.profile import SHUFFLES, Columns, Launch, Profile, View, words
-
-
-def _columns(parts: Parts, options: ViewOptions) -> Columns:
-    return {"messages": parts.messages(), "ground_truth": parts.answer_text()}
+from gaincurate.trainers.profile import SHUFFLES, Launch, Profile, View, words
 
 
 def _launch(path: Path, view: View) -> Launch:
@@ -27,6 +22,6 @@ PROFILE = Profile(
     judge="dataset",
     judge_needed=True,
     answer_needed=True,
-    columns=_columns,
+    columns=lambda parts, _: {"messages": parts.messages(), "ground_truth": parts.answer_text()},
     launch=_launch,
 )

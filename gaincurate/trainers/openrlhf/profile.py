@@ -5,13 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from gaincurate.core.schema import ID
-from gaincurate.trainers.columns import Parts, ViewOptions
 from gaincurate.trainers.markers import number_in, tokenizer_unfinished
-from gaincurate.trainers.profile import SHUFFLES, Columns, Launch, Layout, Profile, Rendering, Sharded, View
-
-
-def _columns(parts: Parts, options: ViewOptions) -> Columns:
-    return {"prompt": parts.messages()} | ({"label": parts.answer_text()} if parts.has_answer else {})
+from gaincurate.trainers.profile import SHUFFLES, Launch, Layout, Profile, Rendering, Sharded, View
 
 
 def _launch(path: Path, view: View) -> Launch:
@@ -43,7 +38,9 @@ PROFILE = Profile(
     judge="datasource",
     id_in_answer=True,
     refused_in_path=",@",
-    columns=_columns,
+    columns=lambda parts, _: (
+        {"prompt": parts.messages()} | ({"label": parts.answer_text()} if parts.has_answer else {})
+    ),
     launch=_launch,
     rendering=Rendering(media=("images",), nulls="all"),
     layout=Layout(

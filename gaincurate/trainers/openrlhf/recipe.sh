@@ -2,13 +2,13 @@
 # One round of openrlhf 0.11.2; read, not run.
 #   gaincurate schedule run run -- bash round.sh {data} {round} {checkpoint} {outcomes} {output}
 #   gaincurate doctor --trainer openrlhf --config round.sh --run run
-# Optimizer: begins anew every round; kept only by --ckpt.load_enable, which brings the last file's place back.
+# Optimizer: starts over every round; kept only by --ckpt.load_enable, which brings the last file's place back.
 # Learning rate: constant; the default warms up and decays within every round.
-# KL reference: none (the term is off); with it, the model that the round begins with, which moves every round.
+# KL reference: none (the term is off); with it, the model that the round starts from, which moves every round.
 # Outcomes: reward_func in reward.py, which is given the label with gc_id and appends to $GAINCURATE_OUTCOMES.
 set -eu
 data=$1 round=$2 checkpoint=$3 outcomes=$4 output=$5
-rm -rf "${output:?}"/*   # of an attempt that was killed: a round begins from its beginning
+rm -rf "${output:?}"/*   # an attempt that was killed: a round starts from its beginning
 run=${data%/rounds/*}   # the run's folder
 batch=64     # prompts a step: `schedule start --align-to 64`
 gaincurate export "$run" --round "$round" --trainer openrlhf --out "$output/data.jsonl"

@@ -45,7 +45,7 @@ def sources(settings: Settings, context: Context) -> Iterator[Finding]:
     for key in sorted({f"{_SOURCE}.curriculum.sampler.type", *settings.below("orchestrator.train.source.")}):
         rule = None
         if key.endswith(".env.taskset.id"):
-            rule = must(key, lambda value: not _brings_tasks(value), "this taskset brings tasks of its own, "
+            rule = must(key, lambda value: not _brings_tasks(value), "this taskset has tasks of its own, "
                 "whatever was planned", name="data", fix={key: "my_tasks"}, advice=advice)  # fmt: skip
         elif key.endswith(".curriculum.sampler.type"):
             chooses = "it chooses tasks by its own pools, some again and some never"
@@ -61,12 +61,12 @@ def lengths(settings: Settings, context: Context) -> Found:
 
 
 def endless(settings: Settings, context: Context) -> Found:
-    """The tasks are gone through again and again; only max_steps ends it."""
+    """The tasks repeat without end; only max_steps stops the training."""
     if not context.segment or settings["max_steps"] is not None:
         return None
     each = _prompts(settings)
     wanted = int(context.budget // each) if context.budget and each and context.budget % each == 0 else None
-    why = "the tasks are gone through again and again, and a round never ends"
+    why = "the tasks repeat without end, so a round never ends"
     advice = "" if wanted else "budget * group_size / batch_size steps; 1 is for a budget of one step"
     return find(settings, "max_steps", "length", why, {"max_steps": wanted or 1}, advice, "stops")
 
@@ -77,9 +77,9 @@ def ahead(settings: Settings, context: Context) -> Found:
     most = settings.number(key)
     if context.mode == "export" or not size or (most is not None and most <= size):
         return None
-    why = "behind a round's last prompts its first ones are begun again, for nothing"
+    why = "after a round's last prompts its first ones start again, without use"
     if context.live:
-        why = "tasks are begun before the rewards that should choose them"
+        why = "tasks start before the rewards that should choose them"
     why = f"a step trains {size:g}, and {why}"
     return find(settings, key, "ahead", why, {key: int(size)}, severity="stale" if context.live else "cost")
 

@@ -5,12 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from gaincurate.trainers.columns import Parts, ViewOptions
-from gaincurate.trainers.profile import SHUFFLES, Columns, Launch, Profile, View
-
-
-def _columns(parts: Parts, options: ViewOptions) -> Columns:
-    return {"id": parts.ids(), "messages": parts.messages_json(), "ground_truth": parts.answer_text()}
+from gaincurate.trainers.profile import SHUFFLES, Launch, Profile, View
 
 
 def _launch(path: Path, view: View) -> Launch:
@@ -35,6 +30,10 @@ PROFILE = Profile(
     judge="tag",
     judge_needed=True,
     answer_needed=True,
-    columns=_columns,
+    columns=lambda parts, _: {
+        "id": parts.ids(),
+        "messages": parts.messages_json(),
+        "ground_truth": parts.answer_text(),
+    },
     launch=_launch,
 )

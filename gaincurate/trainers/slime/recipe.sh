@@ -2,13 +2,13 @@
 # One round of slime 624b824a (2026-08-21); read, not run.
 #   gaincurate schedule run run -- bash round.sh {data} {round} {checkpoint} {outcomes} {output}
 #   gaincurate doctor --trainer slime --config round.sh --run run
-# Optimizer: begins anew every round; kept only with --load of Megatron weights, which brings the last file's place back.
-# Learning rate: constant; any other schedule would be one process long, warm-up included.
+# Optimizer: starts over every round; kept only with --load of Megatron weights, which brings the last file's place back.
+# Learning rate: constant; any other schedule spans one process, warm-up included.
 # KL reference: --ref-load: the same model in all rounds.
 # Outcomes: the reward function reward.reward, which is given sample.metadata['gc_id'] and appends to $GAINCURATE_OUTCOMES.
 set -eu
 data=$1 round=$2 checkpoint=$3 outcomes=$4 output=$5
-rm -rf "${output:?}"/*   # of an attempt that was killed: a round begins from its beginning
+rm -rf "${output:?}"/*   # an attempt that was killed: a round starts from its beginning
 run=${data%/rounds/*}   # the run's folder
 batch=64     # prompts a step: `schedule start --align-to 64`
 base=/models/base_torch_dist   # the KL reference, as Megatron weights

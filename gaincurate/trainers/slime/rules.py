@@ -23,11 +23,11 @@ DEFAULTS = defaults_of("slime")
 
 
 def passes(settings: Settings, context: Context) -> Found:
-    """Without a number of rollouts, how often the file is gone through."""
+    """The passes over the file, where no number of rollouts is set."""
     if settings["num_rollout"] is not None:
         return None
     if context.segment and settings["num_epoch"] is None:
-        title = "neither num_rollout nor num_epoch is set: slime does not begin"
+        title = "neither num_rollout nor num_epoch is set: slime does not start"
         return Finding("length", "stops", title, {"num_epoch": 1})
     return common.epochs("num_epoch")(settings, context)
 
@@ -84,8 +84,8 @@ RULES = TrainerRules(
         common.unplugged(_TAP, {_TAP: LIVE[_TAP]}, "the adapter never receives a reward"),
         resumes,
         begins,
-        only(_hides, must("num_rollout", None, "it hides the size of the file, and behind its end a round "
-            "begins again with its first rows", name="rollouts", modes=SEGMENT,
+        only(_hides, must("num_rollout", None, "it hides the size of the file, and after its end a round "
+            "starts again with its first rows", name="rollouts", modes=SEGMENT,
             fix={"num_rollout": None, "num_epoch": 1})),
         passes,
         common.steps("num_rollout", "rollout_batch_size"),

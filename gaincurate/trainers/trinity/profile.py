@@ -6,14 +6,8 @@ import json
 from pathlib import Path
 
 from gaincurate.core.schema import ID
-from gaincurate.trainers.columns import Parts, ViewOptions
 from gaincurate.trainers.markers import TRACKER, tracker
-from gaincurate.trainers.profile import Columns, Launch, Layout, Profile, Rendering, Sharded, View
-
-
-def _columns(parts: Parts, options: ViewOptions) -> Columns:
-    columns = {"prompt": parts.question()}
-    return columns | ({"answer": parts.gold()} if parts.has_answer else {})
+from gaincurate.trainers.profile import Launch, Layout, Profile, Rendering, Sharded, View
 
 
 def _launch(path: Path, view: View) -> Launch:
@@ -44,7 +38,9 @@ PROFILE = Profile(
     name="trinity",
     version="0.6.0",
     reads_folder=True,
-    columns=_columns,
+    columns=lambda parts, _: (
+        {"prompt": parts.question()} | ({"answer": parts.gold()} if parts.has_answer else {})
+    ),
     launch=_launch,
     rendering=Rendering(
         {"model.enable_thinking": "enable_thinking"},

@@ -34,7 +34,7 @@ _WORKFLOWS = words(
 _REWARDS = words(
     "accuracy_reward countdown_reward format_reward math_boxed_reward math_dapo_reward math_reward"
 )
-"""Workflows and reward functions of the trainer's own registries: they report to nobody."""
+"""Workflows and reward functions of the trainer's own registries, which report no outcomes."""
 
 
 def _taskset(settings: Settings) -> str:
@@ -90,7 +90,7 @@ def reports(settings: Settings, context: Context) -> Found:
 
 
 def order(settings: Settings, context: Context) -> Found:
-    """Who chooses the rows."""
+    """The selector that chooses the rows."""
     old = f"{_taskset(settings)}.task_selector.selector_type"
     is_old = settings.known(old) is not None  # deprecated, and still over the other
     key = old if is_old else f"{_taskset(settings)}.data_selector.selector_type"

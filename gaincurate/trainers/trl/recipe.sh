@@ -4,11 +4,11 @@
 #   gaincurate doctor --trainer trl --config round.sh --run run
 # Optimizer: goes on, from checkpoint-N of the last round.
 # Learning rate: goes on; constant here, because any other one ends with the round's last step.
-# KL reference: none (beta 0); with beta, the model that the round begins with, which moves every round.
+# KL reference: none (beta 0); with beta, the model that the round starts from, which moves every round.
 # Outcomes: the reward function reward.reward, which is given gc_id and appends to $GAINCURATE_OUTCOMES.
 set -eu
 data=$1 round=$2 checkpoint=$3 outcomes=$4 output=$5
-rm -rf "${output:?}"/*   # of an attempt that was killed: a round begins from its beginning
+rm -rf "${output:?}"/*   # an attempt that was killed: a round starts from its beginning
 steps=8      # optimizer steps a round: the budget / prompts a generation * steps a generation
 mkdir -p "$output/rows"
 cp "$data" "$output/rows/train.parquet"
@@ -18,7 +18,7 @@ if [ ! -f "$last/trainer_state.json" ]; then
     last=$(ls -d "$checkpoint"/checkpoint-* 2>/dev/null | sort -V | tail -n 1 || true)
 fi
 if [ "$round" != 0 ] && [ -z "$last" ]; then
-    echo "no trainer state in $checkpoint: the optimizer would begin anew" >&2
+    echo "no trainer state in $checkpoint: the optimizer would start over" >&2
     exit 1
 fi
 

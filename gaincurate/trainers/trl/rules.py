@@ -117,7 +117,7 @@ def logs(settings: Settings, context: Context) -> Found:
 
 
 def passes(settings: Settings, context: Context) -> Found:
-    """Without max_steps, how often the rows are gone through."""
+    """The passes over the rows, where max_steps is not set."""
     most = settings["max_steps"]
     if Settings.follows(most) or (isinstance(most, int | float) and most > 0):
         return None
@@ -172,7 +172,7 @@ def rows(settings: Settings, context: Context) -> Found:
 
 
 def rewards(settings: Settings, context: Context) -> Found:
-    """TRL's own reward functions and reward models report to nobody; those of a script are not seen here."""
+    """TRL's own reward functions and reward models report no outcomes; the doctor does not see a script's."""
     own = settings["reward_funcs"] or []
     own = [name for name in (own if isinstance(own, list) else [own]) if _is_own(str(name))]
     if not context.segment or own or (_is_own(context.script) and not settings.is_given("reward_funcs")):
@@ -226,7 +226,7 @@ _RULES: tuple[Rule, ...] = (
         must("ignore_data_skip", True, "a round that goes on from the last one's checkpoint skips as many of "
         "its own rows as were trained before", name="skip", modes=SEGMENT)),
     only(lambda _, context: not context.late,
-        must("ignore_data_skip", False, "a killed run would begin its round again, and train its first "
+        must("ignore_data_skip", False, "a killed run would start its round again, and train its first "
         "prompts twice", name="skip", modes=LIVE)),
     logs,
     rewards,

@@ -51,7 +51,7 @@ def resumes(settings: Settings, context: Context) -> Found:
 
 
 def weights(settings: Settings, context: Context) -> Found:
-    """A round must leave whole weights, which scoring and the next round begin with."""
+    """A round must leave complete weights, which scoring and the next round need."""
     saved = settings[_SAVED]
     saved = saved if isinstance(saved, list) else [saved] if saved else []
     if "hf_model" in saved or not (context.segment or context.read_every):
