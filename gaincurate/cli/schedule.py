@@ -73,11 +73,11 @@ def recipe(
             for line in [] if as_json else settings:
                 output.text(line)
             return
-        printed = recipe_of(trainer)
+        script = recipe_of(trainer)
         if as_json:
-            output.as_json(printed.as_json())
+            output.as_json({"trainer": trainer, "command": COMMAND, "script": script})
             return
-        for line in printed.script.splitlines():
+        for line in script.splitlines():
             output.text(line)
         output.note(f"saved as round.sh: {COMMAND}")
 

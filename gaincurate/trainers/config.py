@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from gaincurate.core.options import Option
-from gaincurate.trainers.names import with_part, with_rules
+from gaincurate.trainers.names import with_part
 
 EXTRAS = Literal["score", "trl", "peft", "difficulty", "derive", "hygiene", "report", "demo"]
 """The extras of our package that `doctor --for` asks about."""
@@ -27,7 +27,7 @@ _Trainer = Annotated[
 
 
 class NextConfig(BaseModel):
-    """What `gaincurate schedule next` takes of a trainer."""
+    """The options of `gaincurate schedule next`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -57,7 +57,7 @@ class NextConfig(BaseModel):
 
 
 class DriveConfig(BaseModel):
-    """What `gaincurate schedule run` drives."""
+    """The options of `gaincurate schedule run`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -85,7 +85,7 @@ class DriveConfig(BaseModel):
 
 
 class DoctorConfig(BaseModel):
-    """What `gaincurate doctor` asks. `--config` is the trainer's settings, so no file has these options."""
+    """The options of `gaincurate doctor`. `--config` is the trainer's: no file has these options."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -97,7 +97,7 @@ class DoctorConfig(BaseModel):
     trainer: Annotated[
         str | None,
         Option(
-            f"Check this trainer's settings instead: {', '.join(with_rules())}.",
+            f"Check this trainer's settings instead: {', '.join(with_part('rules'))}.",
             metavar="T",
         ),
     ] = None

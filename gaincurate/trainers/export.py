@@ -33,8 +33,7 @@ from gaincurate.schedule.ordering import Order, build
 from gaincurate.schedule.run import Run, refuse_group_sizes
 from gaincurate.schedule.selection import matching
 from gaincurate.trainers.columns import ViewOptions, chat_type
-from gaincurate.trainers.profile import Launch, profile_of, system_file
-from gaincurate.trainers.view import View
+from gaincurate.trainers.profile import Launch, View, profile_of, system_file
 
 FORMAT = 1
 _METADATA = b"gaincurate"

@@ -1,7 +1,6 @@
 """The trainers' names and which parts each one has: the one list that a new trainer is added to.
 
-Help texts read this list, so it imports nothing. What it says of the parts stands in the profiles too, which
-load Arrow, and a test compares the two.
+Help texts read this list, so it imports no profile: a profile loads Arrow. A test compares the two.
 """
 
 from __future__ import annotations
@@ -13,36 +12,35 @@ from typing import Any, Literal
 
 from gaincurate.errors import InputError
 
-Part = Literal["layout", "recipe"]
+Part = Literal["layout", "recipe", "rules"]
 
 _PARTS: dict[str, tuple[Part, ...]] = {
-    "trl": ("layout", "recipe"),
-    "verl": ("layout", "recipe"),
-    "openrlhf": ("layout", "recipe"),
-    "nemo-rl": ("layout", "recipe"),
-    "skyrl": ("layout", "recipe"),
-    "slime": ("layout", "recipe"),
-    "prime-rl": ("layout", "recipe"),
+    "trl": ("layout",),
+    "verl": ("layout",),
+    "openrlhf": ("layout",),
+    "nemo-rl": ("layout",),
+    "skyrl": ("layout",),
+    "slime": ("layout",),
+    "prime-rl": ("layout",),
     "trinity": ("layout",),
-    "areal": ("layout", "recipe"),
-    "ms-swift": ("recipe",),
+    "areal": ("layout",),
+    "ms-swift": (),
     "roll": (),
     "open-instruct": (),
 }
 """The fields of each trainer's profile that are not None."""
+_FILES: dict[Part, str] = {"recipe": "recipe.sh", "rules": "rules.py"}
+"""The parts that are files of a trainer's folder."""
 
 TRAINERS = tuple(_PARTS)
 """Every folder beside this file that has a profile, in the order in which people are shown them."""
 
 
 def with_part(part: Part) -> list[str]:
-    """The trainers whose profile has a part."""
+    """The trainers that have a part."""
+    if file := _FILES.get(part):
+        return [name for name in TRAINERS if (Path(__file__).parent / folder_of(name) / file).is_file()]
     return [name for name, parts in _PARTS.items() if part in parts]
-
-
-def with_rules() -> list[str]:
-    """The trainers whose settings the doctor knows: those with a `rules.py`."""
-    return [name for name in TRAINERS if (Path(__file__).parent / folder_of(name) / "rules.py").is_file()]
 
 
 def folder_of(name: str) -> str:

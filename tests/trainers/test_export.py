@@ -508,7 +508,7 @@ def test_prompts_that_the_assistant_begins_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("trainer", "options", "sentence"),
     [
-        ("trlx", {}, "--trainer trlx: there is no such trainer here; there are trl, verl, openrlhf,"),
+        ("trlx", {}, "--trainer trlx: it must be one of trl, verl, openrlhf,"),
         ("verl", {"data_source": None}, "picks a row's reward function by the column 'data_source', and the"),
         ("trl", {"data_source": "x"}, "--data-source x: trl has nothing of that kind"),
         ("verl", {"env_class": "x"}, "--env-class x is for skyrl"),

@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
-from typing import get_args
-
 import pytest
 
 from command import run
-from gaincurate.trainers.names import TRAINERS, Part, folder_of, with_part, with_rules
+from gaincurate.trainers.names import TRAINERS, with_part
 from gaincurate.trainers.profile import profiles
 
 
-@pytest.mark.parametrize("part", get_args(Part))
-def test_a_part_is_listed_where_the_profile_has_it(part: Part) -> None:
-    assert with_part(part) == [name for name, profile in profiles().items() if getattr(profile, part)]
-
-
-@pytest.mark.parametrize("trainer", TRAINERS)
-def test_rules_are_listed_where_they_can_be_imported(trainer: str) -> None:
-    spec = importlib.util.find_spec(f"gaincurate.trainers.{folder_of(trainer)}.rules")
-    assert (spec is not None) == (trainer in with_rules())
+def test_a_layout_is_listed_where_the_profile_has_it() -> None:
+    assert with_part("layout") == [name for name, profile in profiles().items() if profile.layout]
 
 
 @pytest.mark.parametrize(
     ("command", "names"),
     [
         (["export"], TRAINERS),
-        (["doctor"], with_rules()),
+        (["doctor"], with_part("rules")),
         (["schedule", "next"], with_part("layout")),
         (["schedule", "run"], with_part("layout")),
         (["schedule", "recipe"], with_part("recipe")),

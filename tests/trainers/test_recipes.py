@@ -17,92 +17,67 @@ from gaincurate.cli.app import app
 from gaincurate.schedule.driver import NAMES
 from gaincurate.trainers.doctor.examine import examine, trainer_named
 from gaincurate.trainers.doctor.read import read_script
-from gaincurate.trainers.profile import COMMAND, recipes
+from gaincurate.trainers.names import folder_of, with_part
+from gaincurate.trainers.profile import COMMAND, profile_of, recipe_of
 from gaincurate.trainers.verl.settings import overrides
 from trainer_defaults import STORED
 
+RECIPES = with_part("recipe")
 
-@pytest.mark.parametrize("trainer", recipes())
+
+def recipe(trainer: str) -> Path:
+    return STORED.parent / folder_of(trainer) / "recipe.sh"
+
+
+@pytest.mark.parametrize("trainer", RECIPES)
 def test_every_setting_is_one_of_the_version_that_was_read(trainer: str) -> None:
-    facts = json.loads(STORED.read_text())[trainer]
+    facts, script = json.loads(STORED.read_text())[trainer], recipe_of(trainer)
     known = {key.replace("-", "_") for key in [*facts["defaults"], *facts["also"]]}
-    named = set(read_script(recipes()[trainer].script, trainer_named(trainer).launches).given)
-    assert recipes()[trainer].version == facts["version"]
+    named = set(read_script(script, trainer_named(trainer).launches).given)
     assert len(named) >= 7
     assert {key for key in named if trainer != "skyrl" or "." in key} <= known
+    ran = "run on a CPU" if trainer == "trl" else "read, not run"
+    assert f"# One round of {trainer} {profile_of(trainer).version}; {ran}.\n#   {COMMAND}\n" in script
 
 
-@pytest.mark.parametrize("trainer", recipes())
+@pytest.mark.parametrize("trainer", RECIPES)
 def test_every_name_is_one_that_the_driver_fills_in(trainer: str) -> None:
     assert re.findall(r"\{(\w+)\}", COMMAND) == list(NAMES)
-    script = recipes()[trainer].script
-    taken = re.search(r"^(data=\$1 .*)$", script, re.MULTILINE)
-    assert taken
-    assert [part.split("=") for part in taken[1].split()] == [
-        [name, f"${place}"] for place, name in enumerate(NAMES, 1)
-    ]
+    script = recipe_of(trainer)
+    taken = " ".join(f"{name}=${place}" for place, name in enumerate(NAMES, 1))
+    assert f"\n{taken}\n" in script
     in_braces = set(re.findall(r"(?<!\$)\{(\w+)\}", script.replace(COMMAND, "")))
     assert in_braces <= ({"rollout_id"} if trainer == "slime" else set())
     environment = {name.lower() for name in re.findall(r"GAINCURATE_([A-Z]+)", script)}
     assert environment <= set(NAMES)
 
 
-@pytest.mark.parametrize("trainer", recipes())
+@pytest.mark.parametrize("trainer", RECIPES)
 def test_the_doctor_finds_nothing_that_would_break_it(trainer: str, tmp_path: Path) -> None:
-    path = tmp_path / "round.sh"
-    path.write_text(recipes()[trainer].script)
-    report = examine(trainer, [str(path)])
-    assert report.ok
+    report = examine(trainer, [str(recipe(trainer))])
     assert {finding.name for finding in report.findings} <= {"shuffle", "log-without-id"}
     assert not [note for note in report.notes if "not known before it runs" in note]
+    opened = runs.begin(tmp_path, rows=80, budget=8 if trainer == "trl" else 64, rounds=2)
+    assert examine(trainer, [str(recipe(trainer))], "segment", opened.folder).ok
 
 
-@pytest.mark.parametrize("trainer", recipes())
-def test_the_doctor_agrees_about_the_sizes_of_a_run_that_fits(trainer: str, tmp_path: Path) -> None:
-    budget = 8 if trainer == "trl" else 64
-    opened = runs.begin(tmp_path, rows=80, budget=budget, rounds=2)
-    path = tmp_path / "round.sh"
-    path.write_text(recipes()[trainer].script)
-    assert examine(trainer, [str(path)], "segment", opened.folder).ok
-
-
-@pytest.mark.parametrize("trainer", recipes())
+@pytest.mark.parametrize("trainer", RECIPES)
 def test_a_shell_takes_it(trainer: str) -> None:
-    done = subprocess.run(["bash", "-n"], input=recipes()[trainer].script, text=True, capture_output=True)
+    done = subprocess.run(["bash", "-n", recipe(trainer)], text=True, capture_output=True)
     assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_only_what_was_run_is_said_to_have_been() -> None:
-    assert [name for name, recipe in recipes().items() if recipe.ran] == ["trl"]
-    assert "# One round of verl 0.9.1; read, not run." in recipes()["verl"].script
 
 
 def test_the_command_prints_a_script_and_says_how_to_start_it() -> None:
     done = run("schedule", "recipe", "verl")
-    assert done.exit_code == 0
-    assert done.stdout == recipes()["verl"].script
+    assert (done.exit_code, done.stdout) == (0, recipe_of("verl"))
     assert done.stderr == f"saved as round.sh: {COMMAND}\n"
-    found = json.loads(run("schedule", "recipe", "verl", "--json").stdout)
-    assert (found["command"], found["script"]) == (COMMAND, recipes()["verl"].script)
-
-
-@pytest.mark.parametrize(
-    ("trainer", "sentence"),
-    [
-        (
-            "slme",
-            f"error: there is no recipe for slme; there are for {', '.join(recipes())}; near it there is slime.\n",
-        ),
-        (
-            "trinity",
-            "error: there is no recipe for trinity: it reads one YAML file and nothing from its command line; write "
-            "${oc.env:GAINCURATE_DATA} and so on into that file, and ask `gaincurate doctor --trainer trinity`.\n",
-        ),
-    ],
-)
-def test_a_trainer_without_a_recipe_gets_a_sentence(trainer: str, sentence: str) -> None:
-    done = run("schedule", "recipe", trainer)
-    assert (done.exit_code, done.stderr) == (2, sentence)
+    printed = json.loads(run("schedule", "recipe", "verl", "--json").stdout)
+    assert printed == {"trainer": "verl", "command": COMMAND, "script": recipe_of("verl")}
+    done = run("schedule", "recipe", "trinity")
+    assert (done.exit_code, done.stderr) == (
+        2,
+        f"error: TRAINER trinity: it must be one of {', '.join(RECIPES)}.\n",
+    )
 
 
 @pytest.mark.parametrize(
@@ -129,7 +104,7 @@ def test_trls_recipe_goes_on_from_the_last_rounds_state(
 def test_trls_recipe_does_not_begin_anew_in_silence(tmp_path: Path) -> None:
     done = trl_round(tmp_path, "base", 1)
     assert done.returncode == 1
-    assert done.stderr == f"no trainer state in {tmp_path / 'base'}: the optimizer would begin anew\n"
+    assert done.stderr == f"no trainer state in {tmp_path / 'base'}: the optimizer would start over\n"
     assert not (tmp_path / "given").exists()
 
 
@@ -143,7 +118,7 @@ def trl_round(folder: Path, checkpoint: str, round_: int) -> subprocess.Complete
     stand_in.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {folder / "given"}\n')
     stand_in.chmod(0o755)
     (folder / "data.parquet").write_text("")
-    (folder / "round.sh").write_text(recipes()["trl"].script)
+    (folder / "round.sh").write_text(recipe_of("trl"))
     places = [folder / "data.parquet", round_, folder / checkpoint, folder / "outcomes.jsonl", folder / "now"]
     command = ["bash", str(folder / "round.sh"), *map(str, places)]
     environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}

@@ -91,7 +91,7 @@ ENGINE: dict[str, Any] = {"use_vllm": True, "vllm_importance_sampling_correction
         ({"train_dataset": iter(())}, "train_dataset is a tuple_iterator, which TRL deals", "a map-style dataset"),
         ({"accelerator_config": SimpleNamespace(split_batches=True)}, "accelerator_config.split_batches is", ""),
         ({"save_only_model": True}, "save_only_model is true: a checkpoint has no optimizer", ""),
-        ({"save_steps": 1, "num_iterations": 2}, "save_steps is 1, inside a generation's window", "save_steps=2"),
+        ({"save_steps": 1, "num_iterations": 2}, "save_steps is 1: it is inside a generation's window", "save_steps=2"),
         ({"save_strategy": "best"}, "save_strategy is best: the adapter refuses it", ""),
     ],
 )  # fmt: skip

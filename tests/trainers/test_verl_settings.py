@@ -97,137 +97,55 @@ def test_a_path_is_quoted_where_hydra_would_read_it_otherwise(tmp_path: Path) ->
     assert overrides(run.folder)[0] == f"data.train_files='{tmp_path}/it\\'s, odd=1/run'"
 
 
-@pytest.mark.parametrize(
-    ("changed", "sentence"),
-    [
-        (
-            {"data__shuffle": True},
-            "data.shuffle is true: the adapter refuses to begin, because the order would not be the "
-            "plan's. Set data.shuffle=false.",
-        ),
-        (
-            {"data__dataloader_num_workers": 8},
-            "data.dataloader_num_workers is 8: its loader fetches ahead, so prompts are chosen before"
-            " the rewards that should choose them. Set data.dataloader_num_workers=0.",
-        ),
-        (
-            {"data__train_batch_size": 3},
-            "data.train_batch_size is 3: 3 prompts a step, but a round has 8: the last 2 of each "
-            "round are never trained, and report nothing. Set data.train_batch_size=2, "
-            "actor_rollout_ref.actor.ppo_mini_batch_size=2, or start the run with `gaincurate "
-            "schedule start --align-to 3 --budget 9`.",
-        ),
-        (
-            {"data__train_max_samples": 100},
-            "data.train_max_samples is 100: rows are left out, at random where data.shuffle is on. "
-            "Set data.train_max_samples=-1.",
-        ),
-        (
-            {"data__custom_cls__path": None},
-            "data.custom_cls.path is null: the rows are the file's, whatever the schedule plans. Set "
-            "data.custom_cls.path=pkg://gaincurate.trainers.verl, data.custom_cls.name=RunDataset.",
-        ),
-        (
-            {"trainer__v1__sampler__custom_sampler__path": None},
-            "trainer.v1.sampler.custom_sampler.path is null: the adapter never hears of a reward. Set"
-            " trainer.v1.sampler.custom_sampler.path=pkg://gaincurate.trainers.verl, "
-            "trainer.v1.sampler.custom_sampler.name=RunReplayBuffer.",
-        ),
-        (
-            {"trainer__v1__trainer_mode": "colocate_async"},
-            "trainer.v1.trainer_mode is colocate_async: prompts are fetched ahead, before the "
-            "rollouts of the last step are in. Set trainer.v1.trainer_mode=sync.",
-        ),
-        (
-            {"algorithm__filter_groups__enable": True},
-            "algorithm.filter_groups.enable is true: groups are replaced by further prompts, so steps"
-            " and rows do not agree. Set algorithm.filter_groups.enable=false.",
-        ),
-        (
-            {"trainer__v1__sync__parameter_sync_step": 2},
-            "trainer.v1.sync.parameter_sync_step is 2: a step's prompts are taken apart, and the "
-            "adapter takes rollouts one step at a time. Set trainer.v1.sync.parameter_sync_step=1.",
-        ),
-        (
-            {"reward__reward_model__enable": True},
-            "reward.reward_model.enable_resource_pool is null: the reward model rewards rollouts "
-            "after the adapter takes them. Set reward.reward_model.enable_resource_pool=true.",
-        ),
-        (
-            {"trainer__total_epochs": 30},
-            "trainer.total_epochs is 30, but the run has 3 rounds, and a round is one pass here. Set "
-            "trainer.total_epochs=3.",
-        ),
-        (
-            {"trainer__total_training_steps": 7},
-            "trainer.total_training_steps is 7, but the run has 6 steps: there are no rows for the "
-            "rest. Set trainer.total_training_steps=6.",
-        ),
-        (
-            {"data__max_prompt_length": 80},
-            "data.max_prompt_length is 80: OVER prompts of the set are longer (FIRST and so on), and are cut from the "
-            "left, so they are not what was scored. Set data.max_prompt_length=MOST. The longest has MOST tokens; or "
-            "leave them out: `gaincurate score --max-length`.",
-        ),
-        (
-            {"data__filter_overlong_prompts": True, "data__max_prompt_length": 80},
-            "data.max_prompt_length is 80: OVER prompts of the set are longer (FIRST and so on), and are dropped in "
-            "silence, so they never report. Set data.max_prompt_length=MOST. The longest has MOST tokens; or leave "
-            "them out: `gaincurate score --max-length`.",
-        ),
-    ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
-)
-def test_each_setting_that_breaks_the_plan_has_its_sentence(
-    tmp_path: Path, changed: dict[str, Any], sentence: str
+SAVED = "actor_rollout_ref__actor__checkpoint__"
+TAP = "trainer.v1.sampler.custom_sampler"
+BROKEN: list[tuple[dict[str, Any], str, str]] = [
+    ({"data__shuffle": True}, "shuffle", "data.shuffle=false"),
+    ({"data__dataloader_num_workers": 8}, "workers", "data.dataloader_num_workers=0"),
+    ({"data__train_batch_size": 3}, "tail", "data.train_batch_size=2, actor_rollout_ref.actor.ppo_mini_batch_size=2"),
+    ({"data__train_max_samples": 100}, "subset", "data.train_max_samples=-1"),
+    ({"data__custom_cls__path": None}, "adapter-missing", "data.custom_cls.path=pkg://gaincurate.trainers.verl"),
+    ({f"{TAP}.path": None}, "adapter-missing", f"{TAP}.path=pkg://gaincurate.trainers.verl, {TAP}.name=RunReplayBuffer"),
+    ({"trainer__v1__trainer_mode": "colocate_async"}, "async", "trainer.v1.trainer_mode=sync"),
+    ({"algorithm__filter_groups__enable": True}, "filter-groups", "algorithm.filter_groups.enable=false"),
+    ({"trainer__v1__sync__parameter_sync_step": 2}, "split-steps", "trainer.v1.sync.parameter_sync_step=1"),
+    ({"reward__reward_model__enable": True}, "late-rewards", "reward.reward_model.enable_resource_pool=true"),
+    ({"trainer__total_epochs": 30}, "epochs", "trainer.total_epochs=3"),
+    ({"trainer__total_training_steps": 7}, "max-steps", "trainer.total_training_steps=6"),
+]  # fmt: skip
+NOT_SAVED: list[tuple[dict[str, Any], str, str]] = [
+    ({f"{SAVED}save_contents": ["model"]}, "weights", "actor_rollout_ref.actor.checkpoint.save_contents=[model,hf_model]"),
+    ({f"{SAVED}async_save": True}, "async-save", "actor_rollout_ref.actor.checkpoint.async_save=false"),
+    ({"trainer__save_freq": 3}, "checkpoint", "trainer.save_freq=4, or a divisor of 4"),
+    ({"trainer__save_freq": -1}, "checkpoint", "trainer.save_freq=4, or a divisor of 4"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changed", "finding", "fix"), [*BROKEN, *NOT_SAVED])
+def test_each_setting_that_breaks_the_plan_is_refused_with_its_fix(
+    tmp_path: Path, changed: dict[str, Any], finding: str, fix: str
 ) -> None:
-    run = runs.begin(tmp_path, budget=8, rounds=3)
-    counts = dict(
-        zip(
-            run.scored.column("gc_id").to_pylist(),
-            run.scored.column("gc_prompt_tokens").to_pylist(),
-            strict=True,
-        )
+    scoring: dict[str, Any] = (
+        {"rescore": {"what": "round", "every": 2}} if (changed, finding, fix) in NOT_SAVED else {}
     )
+    run = runs.begin(tmp_path, budget=8, rounds=5 if scoring else 3, **scoring)
+    with pytest.raises(InputError) as caught:
+        check(settings(run, **changed).get, run)
+    assert caught.value.data["findings"] == [finding]
+    assert f". Set {fix}" in str(caught.value)
+
+
+def test_long_prompts_are_refused_by_name(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, budget=8, rounds=3)
+    columns = (run.scored.column(name).to_pylist() for name in ("gc_id", "gc_prompt_tokens"))
+    counts = dict(zip(*columns, strict=True))
     over = [gc_id for gc_id, count in counts.items() if count > 80]
-    facts = {"OVER": len(over), "FIRST": ", ".join(over[:3]), "MOST": max(counts.values())}
-    for name, value in facts.items():
-        sentence = sentence.replace(name, str(value))
-    assert refused(run, **changed) == sentence
-
-
-@pytest.mark.parametrize(
-    ("changed", "sentence"),
-    [
-        (
-            {"actor_rollout_ref__actor__checkpoint__save_contents": ["model"]},
-            "actor_rollout_ref.actor.checkpoint.save_contents is [model]: no Hugging Face weights, "
-            "which scoring and the next round begin with. Set "
-            "actor_rollout_ref.actor.checkpoint.save_contents=[model,hf_model].",
-        ),
-        (
-            {"actor_rollout_ref__actor__checkpoint__async_save": True},
-            "actor_rollout_ref.actor.checkpoint.async_save is true: checkpoints are not whole yet "
-            "when the run scores again. Set "
-            "actor_rollout_ref.actor.checkpoint.async_save=false.",
-        ),
-        (
-            {"trainer__save_freq": 3},
-            "trainer.save_freq is 3: --rescore round needs a checkpoint every 4 steps, and none is "
-            "saved there. Set trainer.save_freq=4, or a divisor of 4.",
-        ),
-        (
-            {"trainer__save_freq": -1},
-            "trainer.save_freq is -1: --rescore round needs a checkpoint every 4 steps, and none is "
-            "saved there. Set trainer.save_freq=4, or a divisor of 4.",
-        ),
-    ],
-)
-def test_a_re_scoring_needs_whole_checkpoints_in_time(
-    tmp_path: Path, changed: dict[str, Any], sentence: str
-) -> None:
-    run = runs.begin(tmp_path, budget=8, rounds=5, rescore={"what": "round", "every": 2})
-    assert refused(run, **changed) == sentence
+    for drops, happens in ((False, "cut from the left"), (True, "dropped in silence")):
+        changed = {"data__max_prompt_length": 80, "data__filter_overlong_prompts": drops}
+        error = refused(run, **changed)
+        assert f"{len(over)} prompts of the set are longer ({', '.join(over[:3])} and so on)" in error
+        assert happens in error
+        assert f"Set data.max_prompt_length={max(counts.values())}" in error
 
 
 def test_a_bare_run_has_shorter_prompts_than_were_scored(tmp_path: Path) -> None:

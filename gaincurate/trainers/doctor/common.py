@@ -1,6 +1,7 @@
-"""Rules that several trainers share, written over the trainer's own keys, and sizes of batches and rounds.
+"""Rules that several trainers share, over the trainer's own keys: a table of kinds of findings, and sizes.
 
-A rule takes settings and what is known of a run, and says one finding or nothing.
+A trainer's `rules.py` is a list of them. A rule takes settings and the facts of a run, and returns a
+finding or nothing.
 """
 
 from __future__ import annotations
@@ -9,11 +10,10 @@ import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from gaincurate.trainers.doctor.findings import Context, Finding, Found, Mode, Severity
 from gaincurate.trainers.doctor.settings import Settings
-from gaincurate.trainers.profile import Profile
 
 RUNS: tuple[Mode, ...] = ("segment", "live")
 ALWAYS: tuple[Mode, ...] = (*RUNS, "export")
@@ -22,20 +22,72 @@ LIVE: tuple[Mode, ...] = ("live",)
 EXPORT: tuple[Mode, ...] = ("export",)
 Row = Callable[[Settings, Context], Found]
 """A rule with one finding at most."""
+Number = Callable[[Settings], float | None]
+_NAMED = 3
+
+
+class Kind(NamedTuple):
+    """How bad a finding is, the modes in which it is one, the consequence, and other ways to fix it."""
+
+    severity: Severity = "wrong"
+    modes: tuple[Mode, ...] = RUNS
+    why: str = ""
+    advice: str = ""
+
+
+KINDS: dict[str, Kind] = {
+    "adapter": Kind("stops", SEGMENT, "the checkpoint is an adapter alone, and the next round needs a model",
+        "or merge it into the model as the last step of the round's command"),
+    "ahead": Kind(why="rollouts run ahead over the end of the file, and a batch takes the first that finish, "
+        "so a quick prompt can be trained twice in place of a slow one"),
+    "dynamic-sampling": Kind(why="groups are replaced or left out, so steps and rows do not agree"),
+    "learning-rate": Kind("cost", SEGMENT, "it spans one process, so it starts over in every round"),
+    "log-without-id": Kind("cost", RUNS, "your code never sees the rewards, and the trainer's log has no "
+        "gc_id, so outcomes are joined by the text of the prompt"),
+    "no-checkpoint": Kind("stops", SEGMENT, "the next round has no checkpoint to start from"),
+    "outcomes": Kind("stops", SEGMENT, "your code never sees the rewards, so no round has outcomes"),
+    "prompt-file": Kind("wrong", ALWAYS, "its text is added to the question, which is not what was scored"),
+    "prompt-key": Kind("stops", ALWAYS, "the prompt is in the column `prompt`"),
+    "reference": Kind("cost", SEGMENT, "the KL reference is the model that a process starts from, so it "
+        "moves every round"),
+    "resume": Kind("wrong", SEGMENT, "the last round's step counter and its place in the file come back over "
+        "the new file"),
+    "template": Kind("wrong", ALWAYS, "the model would read the messages without its chat template, which is "
+        "not what was scored"),
+    "validation": Kind("cost", SEGMENT, "a full evaluation before every round"),
+    "weights": Kind("stops", SEGMENT, "no Hugging Face weights, which scoring and the next round need"),
+}  # fmt: skip
+"""The findings that several trainers have, by name."""
+
+
+def find(
+    settings: Settings,
+    keys: str | tuple[str, ...],
+    name: str,
+    why: str = "",
+    fix: dict[str, Any] | None = None,
+    advice: str = "",
+    severity: Severity | None = None,
+) -> Finding:
+    """A finding about the values of some settings, of the kind of its name where not said otherwise."""
+    kind, keys = KINDS.get(name, Kind()), (keys,) if isinstance(keys, str) else keys
+    title = f"{', '.join(map(settings.told, keys))}: {why or kind.why}"
+    source = settings.source(*keys)
+    return Finding(name, severity or kind.severity, title, fix or {}, advice or kind.advice, source)
 
 
 def must(
     key: str,
     be: Any,
-    why: str,
+    why: str = "",
     *,
     name: str,
-    severity: Severity = "wrong",
-    modes: tuple[Mode, ...] = RUNS,
+    severity: Severity | None = None,
+    modes: tuple[Mode, ...] = (),
     fix: dict[str, Any] | None = None,
     advice: str = "",
 ) -> Row:
-    """A rule on one setting, the row of a trainer's table.
+    """A rule on one setting, the row of a trainer's table; the rest is its kind's.
 
     Args:
         key: the setting.
@@ -46,7 +98,7 @@ def must(
         severity: of the finding.
         modes: in which the rule holds.
         fix: settings that fix it. Default: the right value, if it is one.
-        advice: what else can be done.
+        advice: other ways to fix it.
     """
     settled = fix if fix is not None else {} if callable(be) else {key: be}
 
@@ -56,15 +108,15 @@ def must(
         return bool(value) == be if isinstance(be, bool) else value in (be, None, False)
 
     def rule(settings: Settings, context: Context) -> Found:
-        if context.mode not in modes or is_right(settings[key]):
+        if context.mode not in (modes or KINDS.get(name, Kind()).modes) or is_right(settings[key]):
             return None
-        return Finding(name, severity, f"{settings.told(key)}: {why}", settled, advice)
+        return find(settings, key, name, why, settled, advice, severity)
 
     return rule
 
 
 def only(holds: Callable[[Settings, Context], Any], rule: Row) -> Row:
-    """A rule that is asked only where `holds` says so."""
+    """A rule that is asked only where `holds` is true."""
     return lambda settings, context: rule(settings, context) if holds(settings, context) else None
 
 
@@ -73,83 +125,52 @@ def above_zero(value: Any) -> bool:
     return isinstance(value, int) and value > 0
 
 
+def is_set(value: Any) -> bool:
+    """Whether a setting has a value."""
+    return value is not None
+
+
 def reads(settings: Settings, context: Context, key: str) -> Found:
     """In segment mode the training set is the round's own file."""
     if not context.segment or Settings.follows(settings.place(key), ("data", "output", "round")):
         return None
-    title = f"{settings.told(key)}: every round would train on the same rows, whatever was planned"
+    why = "every round would train on the same rows, whatever was planned"
     advice = "a file written for this trainer below {output} will do as well"
-    return Finding("data", "wrong", title, _file(settings, key, "{data}"), advice)
-
-
-def view(
-    settings: Settings,
-    context: Context,
-    key: str,
-    needs: tuple[str, ...],
-    export: str,
-    form: str = "parquet",
-    renamed: str = "",
-) -> Found:
-    """The round's file has the source's columns; a trainer that reads others needs an exported one.
-
-    Args:
-        settings: of the trainer.
-        context: the columns of the newest round's file.
-        key: the setting of the training set.
-        needs: columns that the trainer reads.
-        export: the options of `gaincurate export` that write them.
-        form: of the exported file.
-        renamed: the setting that makes it read another column; then nothing is said.
-    """
-    if not context.segment or context.columns is None or not Settings.follows(settings.place(key), ("data",)):
-        return None
-    if renamed and settings.known(renamed) not in (None, *needs):
-        return None
-    if not (missing := [name for name in needs if name not in context.columns]):
-        return None
-    return Finding(
-        "view",
-        "wrong",
-        f"{settings.told(key)}: the rounds of this run have no {', '.join(missing)}, which the trainer reads",
-        _file(settings, key, f"{{output}}/data.{form}"),
-        exported(context, export, form),
-    )
-
-
-def exported(context: Context, export: str, form: str = "parquet") -> str:
-    """The line of a round's script that writes the trainer's own view of the round."""
-    run = shlex.quote(context.folder)
-    command = f"gaincurate export {run} {export} --out {{output}}/data.{form} --overwrite"
-    return f"at the head of the round's script: `{command}`"
+    return find(settings, key, "data", why, _file(settings, key, "{data}"), advice)
 
 
 def rows(
-    key: str,
-    needs: tuple[str, ...],
-    export: str,
-    form: str = "parquet",
-    *,
-    renamed: str = "",
+    key: str, needs: tuple[str, ...] = (), export: str = "", form: str = "parquet", *, renamed: str = ""
 ) -> Row:
-    """A training set with the trainer's columns: is it the round's, and does it have them; see `view`.
+    """The training set is the round's file, and has the columns that the trainer reads.
 
-    Where the round's own file would not do, or nobody knows, the fix is the exported file.
+    Where the round's own file would not do, or where its columns are not known, the fix is an exported file.
+
+    Args:
+        key: the setting of the training set.
+        needs: columns that the trainer reads, where the source's do not do.
+        export: the options of `gaincurate export` that write them.
+        form: of the exported file.
+        renamed: the setting that makes it read another column, so that none is missing.
     """
 
     def rule(settings: Settings, context: Context) -> Found:
         finding = reads(settings, context, key)
-        if finding is None:
-            return view(settings, context, key, needs, export, form, renamed)
-        is_enough = context.columns is not None and context.columns.issuperset(needs)
-        if is_enough or (renamed and settings.known(renamed) not in (None, *needs)):
+        if not needs or (renamed and settings.known(renamed) not in (None, *needs)):
             return finding
-        unsure = "" if context.columns else f"; {{data}} itself will do where it has {', '.join(needs)}"
-        return replace(
-            finding,
-            fix=_file(settings, key, f"{{output}}/data.{form}"),
-            advice=exported(context, export, form) + unsure,
-        )
+        missing = [name for name in needs if name not in (context.columns or ())]
+        exported = _file(settings, key, f"{{output}}/data.{form}")
+        run = shlex.quote(context.folder)
+        command = f"gaincurate export {run} {export} --out {{output}}/data.{form} --overwrite"
+        advice = f"at the head of the round's script: `{command}`"
+        if finding is not None and missing:
+            unsure = "" if context.columns else f"; {{data}} itself will do where it has {', '.join(needs)}"
+            return replace(finding, fix=exported, advice=advice + unsure)
+        is_own = context.segment and Settings.follows(settings.place(key), ("data",))
+        if finding is not None or not is_own or not missing or context.columns is None:
+            return finding
+        why = f"the rounds of this run have no {', '.join(missing)}, which the trainer reads"
+        return find(settings, key, "view", why, exported, advice)
 
     return rule
 
@@ -159,31 +180,36 @@ def _file(settings: Settings, key: str, path: str) -> dict[str, Any]:
     return {key: [path] if isinstance(settings.known(key), list) else path}
 
 
-def begins(settings: Settings, context: Context, key: str) -> Found:
-    """In segment mode a round begins with what the last one left."""
-    if not context.segment or not settings.is_given(key):
-        return None
-    value = settings.place(key)
-    if not value or Settings.follows(value, ("checkpoint", "output", "round")):
-        return None
-    why = "each round begins from that model, so nothing that was trained is kept"
-    advice = "{checkpoint} is the run's model in the first round, then what the last round left"
-    title = f"{settings.told(key)}: {why}"
-    return Finding("base-model", "wrong", title, {key: "{checkpoint}"}, advice)
+def begins(key: str) -> Row:
+    """In segment mode a round starts from the model of the last one."""
+
+    def rule(settings: Settings, context: Context) -> Found:
+        value = settings.place(key) if context.segment and settings.is_given(key) else None
+        if not value or Settings.follows(value, ("checkpoint", "output", "round")):
+            return None
+        why = "each round starts from that model, so the training of earlier rounds is lost"
+        advice = "{checkpoint} is the run's model in the first round, then the last round's checkpoint"
+        return find(settings, key, "base-model", why, {key: "{checkpoint}"}, advice)
+
+    return rule
 
 
-def output(settings: Settings, context: Context, key: str, what: str, below: str = "") -> Found:
-    """In segment mode what a round leaves must lie in the round's own folder."""
-    if not context.segment or Settings.follows(settings.place(key), ("output",)):
-        return None
-    why = f"{what} is looked for below {{output}}, and the run stops where there is none"
-    return Finding("output", "stops", f"{settings.told(key)}: {why}", {key: "{output}" + below})
+def output(key: str, below: str = "") -> Row:
+    """In segment mode the checkpoint of a round must lie in the round's own folder."""
+
+    def rule(settings: Settings, context: Context) -> Found:
+        if not context.segment or Settings.follows(settings.place(key), ("output",)):
+            return None
+        why = "the checkpoint is looked for below {output}, and the run stops where there is none"
+        return find(settings, key, "output", why, {key: "{output}" + below}, severity="stops")
+
+    return rule
 
 
 def shuffle(
     key: str, *, off: Any = False, modes: tuple[Mode, ...] = ALWAYS, refused: bool = False
 ) -> tuple[Row, ...]:
-    """The order of a round is part of the plan; which prompts it has survives a shuffle.
+    """The order of a round is part of the plan; shuffling changes it, not which prompts are in the round.
 
     Args:
         key: the setting that shuffles.
@@ -192,213 +218,171 @@ def shuffle(
         refused: the live adapter cannot bring its own order, and refuses to begin.
     """
     row = partial(must, key, off, name="shuffle")
-    lost = "which prompts a round has survives that, their order does not"
     wrong = tuple(mode for mode in modes if mode != "export" and not (refused and mode == "live"))
     stopped = "the adapter refuses to begin, because the order would not be the plan's"
     return (
-        row(f"rows are shuffled; {lost}", severity="order", modes=wrong),
+        row(f"rows are shuffled; {_ORDER_LOST}", severity="order", modes=wrong),
         row("rows are shuffled; the set's order is lost", severity="order", modes=EXPORT),
         *([row(stopped, severity="stops", modes=LIVE)] if refused else []),
     )
 
 
-def always_shuffled() -> Row:
-    """A trainer shuffles, whatever is set."""
-    title = "rows are always shuffled, and no setting changes it: which prompts a round has survives that, "
-    finding = Finding("shuffle", "order", f"{title}their order does not")
-    return lambda settings, context: finding
+_ORDER_LOST = "this changes their order, not which prompts are in the round"
+
+
+def always_shuffled(settings: Settings, context: Context) -> Finding:
+    """A trainer shuffles with any settings."""
+    return Finding("shuffle", "order", f"rows are always shuffled, and no setting changes it; {_ORDER_LOST}")
 
 
 def reports(keys: tuple[str, ...], fix: dict[str, Any], advice: str) -> Row:
-    """Somebody must tell which prompt a reward belongs to."""
-    why = "nothing of yours sees the rewards, so no round has outcomes"
-    row = must(keys[0], lambda _: False, why, name="outcomes", severity="stops", modes=SEGMENT, fix=fix,
-        advice=advice)  # fmt: skip
+    """Code of the user's must report which prompt a reward belongs to."""
+    row = must(keys[0], lambda _: False, name="outcomes", fix=fix, advice=advice)
     return only(lambda settings, _: not any(map(settings.is_set, keys)), row)
 
 
-ADAPTER = "the checkpoint is an adapter alone, which the next round does not begin with"
-
-
-def adapter_only(key: str, off: Any) -> Row:
-    """A checkpoint that is an adapter alone is neither scored nor begun with."""
-    return must(
-        key,
-        off,
-        ADAPTER,
-        name="adapter",
-        severity="stops",
-        modes=SEGMENT,
-        advice="or merge it into the model as the last step of the round's command",
-    )
-
-
-def unset_below(
-    prefix: str,
-    why: str,
-    *,
-    name: str,
-    severity: Severity = "wrong",
-    modes: tuple[Mode, ...] = RUNS,
-    containing: str = "",
-    advice: str = "",
-) -> Row:
+def unset_below(prefix: str, why: str = "", *, name: str, containing: str = "", **more: Any) -> Row:
     """A rule against all settings whose keys begin with a prefix and contain a text; see `must`."""
 
     def rule(settings: Settings, context: Context) -> Found:
         keys = [key for key in settings.below(prefix) if containing in key]
         keys = sorted(key for key in keys if settings.given[key] is not None)
-        if context.mode not in modes or not keys:
+        if not keys:
             return None
-        return Finding(name, severity, f"{keys[0]} is set: {why}", dict.fromkeys(keys), advice)
+        row = must(keys[0], lambda _: False, why, name=name, fix=dict.fromkeys(keys), **more)
+        return row(settings, context)
 
     return rule
 
 
 def resumes(
-    settings: Settings,
-    context: Context,
     place: str,
-    happens: str,
-    advice: str,
+    model: str,
     *,
     key: str = "",
     off: tuple[Any, ...] = (),
-    fix: Any = "{output}",
-) -> Found:
+    fix: dict[str, Any] | None = None,
+) -> Row:
     """A checkpoint of the last round brings its step counter and its place in another file back.
 
     Args:
-        settings: of the trainer.
-        context: the mode.
         place: the setting of the checkpoints' folder; one of the round's own has no such checkpoint.
-        happens: what comes back.
-        advice: how the next round begins.
+        model: the setting of the model, with which the next round begins.
         key: the setting that resumes, where there is one.
         off: its values that do not.
-        fix: the folder of the round's own; a value of `off` is for `key`.
+        fix: settings that fix it. Default: the first value of `off`, or a folder of the round's own.
     """
-    if not context.segment or (key and settings[key] in off):
-        return None
-    if Settings.follows(settings.place(place), ("output", "round")):
-        return None
-    told = f"{settings.told(key)}, {settings.told(place)}" if key else settings.told(place)
-    right = {key: fix} if fix in off else {place: fix}
-    return Finding("resume", "wrong", f"{told}: {happens}", right, advice)
+
+    def rule(settings: Settings, context: Context) -> Found:
+        if not context.segment or (key and settings[key] in off):
+            return None
+        if Settings.follows(settings.place(place), ("output", "round")):
+            return None
+        advice = f"the next round begins with the weights: {model}={{checkpoint}}"
+        right = fix or ({key: off[0]} if key else {place: "{output}"})
+        return find(settings, (key, place) if key else place, "resume", "", right, advice)
+
+    return rule
 
 
-def moving_reference(key: str, off: Any) -> Row:
-    """The KL reference of a relaunched trainer is the model that it begins with."""
-    why = "the KL reference is the model that a process begins with, so it moves every round"
-    return must(key, off, why, name="reference", severity="cost", modes=SEGMENT)
+def follows_run(key: str) -> Row:
+    """In live mode a setting names the run's folder for the adapter; a file there is no run."""
+
+    def rule(settings: Settings, context: Context) -> Found:
+        value = settings.place(key) if context.live else context.folder
+        if value and not str(value).endswith((".parquet", ".jsonl", ".json", ".arrow")):
+            return None
+        why = "the adapter reads from it which run to follow"
+        return find(settings, key, "no-run", why, {key: context.folder}, severity="stops")
+
+    return rule
 
 
-def follows_run(settings: Settings, context: Context, key: str) -> Found:
-    """In live mode the adapter is told of the run by a setting; a file there is no run."""
-    if not context.live:
-        return None
-    value = settings.place(key)
-    if value and not str(value).endswith((".parquet", ".jsonl", ".json", ".arrow")):
-        return None
-    title = f"{settings.told(key)}: the adapter is told by it which run to follow"
-    return Finding("no-run", "stops", title, {key: context.folder})
-
-
-def unplugged(settings: Settings, context: Context, key: str, fix: dict[str, Any], what: str) -> Found:
+def unplugged(key: str, fix: dict[str, Any], why: str) -> Row:
     """In live mode the trainer asks our adapter, or follows no schedule at all."""
-    if not context.live or "gaincurate" in str(settings[key]) or (context.running and settings[key]):
-        return None
-    return Finding("adapter-missing", "wrong", f"{settings.told(key)}: {what}", fix)
 
+    def rule(settings: Settings, context: Context) -> Found:
+        if not context.live or "gaincurate" in str(settings[key]) or (context.running and settings[key]):
+            return None
+        return find(settings, key, "adapter-missing", why, fix)
 
-_NAMED = 3
-Number = Callable[[Settings], float | None]
+    return rule
 
 
 def tail(
-    settings: Settings,
-    context: Context,
     key: str,
     *,
     per_step: Number | None = None,
     factor: Number | None = None,
     mini: str = "",
     unless: str = "",
-) -> Found:
+) -> Row:
     """A round that is no multiple of the trainer's prompts a step loses its last prompts.
 
     Args:
-        settings: of the trainer.
-        context: the run's numbers.
         key: the setting that the prompts a step follow from.
         per_step: prompts a step, where they are not the key's value.
         factor: the key's value for one prompt a step, where it is not 1.
         mini: the setting with a mini-batch's prompts, which the trainer refuses above a step's.
         unless: the setting that makes it take them.
     """
-    each = per_step(settings) if per_step else settings.count(key)
-    if context.mode == "export" or context.budget is None or not each:
-        return None
-    step, one = int(each), int((factor(settings) if factor else None) or 1)
-    left = context.budget % step
-    if not left:
-        return None
-    fits = max(size for size in range(1, min(step, context.budget) + 1) if context.budget % size == 0)
-    fix = {key: fits * one}
-    least = settings.known(mini) if mini and not settings.known(unless) else None
-    if isinstance(least, int | float) and least > fits:
-        fix[mini] = fits
-    return Finding(
-        "tail",
-        "wrong",
-        f"{settings.told(key)}: {step} prompts a step, but a round has {context.budget}: the last {left} of "
-        "each round are never trained, and report nothing",
-        fix,
-        aligned(context.budget, step),
-    )
+
+    def rule(settings: Settings, context: Context) -> Found:
+        each = per_step(settings) if per_step else settings.count(key)
+        if context.mode == "export" or context.budget is None or not each:
+            return None
+        step, one = int(each), int((factor(settings) if factor else None) or 1)
+        left = context.budget % step
+        if not left:
+            return None
+        fits = max(size for size in range(1, min(step, context.budget) + 1) if context.budget % size == 0)
+        fix = {key: fits * one}
+        least = settings.known(mini) if mini and not settings.known(unless) else None
+        if isinstance(least, int | float) and least > fits:
+            fix[mini] = fits
+        why = f"{step} prompts a step, but a round has {context.budget}: the last {left} of each round are "
+        why += "never trained, and report nothing"
+        return find(settings, key, "tail", why, fix, aligned(context.budget, step))
+
+    return rule
 
 
 def aligned(budget: int, step: int) -> str:
-    """How a run is started whose rounds end with a step, with the nearest budget that does."""
+    """How to start a run whose rounds end with a step, with the nearest budget that does."""
     below = budget // step * step
     nearest = below if below and budget - below <= below + step - budget else below + step
     return f"or start the run with `gaincurate schedule start --align-to {step} --budget {nearest}`"
 
 
-def epochs(settings: Settings, context: Context, key: str) -> Found:
+def epochs(key: str) -> Row:
     """A round is one pass over its file; a live run has as many passes as rounds."""
-    count, passes = settings.number(key), 1 if context.segment else context.rounds
-    if context.mode == "export" or count is None or passes is None or count == passes:
-        return None
-    why = f"the run has {passes} rounds, and a round is one pass here"
-    if context.segment:
-        why = f"each round would be trained {count:g} times, and report {count:g} times"
-    title = f"{settings.told(key)}{': ' if context.segment else ', but '}{why}"
-    return Finding("epochs", "wrong", title, {key: passes})
+
+    def rule(settings: Settings, context: Context) -> Found:
+        count, passes = settings.number(key), 1 if context.segment else context.rounds
+        if context.mode == "export" or count is None or passes is None or count == passes:
+            return None
+        why = f"the run has {passes} rounds, and a round is one pass here"
+        if context.segment:
+            why = f"each round would be trained {count:g} times, and report {count:g} times"
+        return find(settings, key, "epochs", why, {key: passes})
+
+    return rule
 
 
-def steps(
-    settings: Settings,
-    context: Context,
-    key: str,
-    *,
-    per_step: Number | str,
-    more_is_fine: bool = False,
-) -> Found:
+def steps(key: str, per_step: Number | str, *, more_is_fine: bool = False) -> Row:
     """A bound on the steps must be what the rows need, once the prompts a step divide a round."""
-    each = settings.count(per_step) if isinstance(per_step, str) else per_step(settings)
-    if context.budget is None or not each or context.budget % each:
-        return None  # the rule on the tail speaks of what is left
-    return length(settings, context, key, int(context.budget // each), more_is_fine=more_is_fine)
+
+    def rule(settings: Settings, context: Context) -> Found:
+        each = settings.count(per_step) if isinstance(per_step, str) else per_step(settings)
+        if context.budget is None or not each or context.budget % each:
+            return None  # the rule on the tail speaks of what is left
+        return length(settings, context, key, int(context.budget // each), more_is_fine)
+
+    return rule
 
 
 def length(
-    settings: Settings,
-    context: Context,
-    key: str,
-    each_round: int,
-    *,
-    more_is_fine: bool = False,
+    settings: Settings, context: Context, key: str, each_round: int, more_is_fine: bool = False
 ) -> Found:
     """A bound on the steps, against the steps of a round."""
     most = settings.number(key)
@@ -407,53 +391,34 @@ def length(
     wanted = each_round * ((context.rounds or 1) if context.live else 1)
     if most == wanted or (more_is_fine and most > wanted):
         return None
-    what: str = "a round"
-    severity: Severity = "wrong"
+    what, severity = "a round", Kind().severity
     why = "some rows are never trained" if most < wanted else "rows are trained again"
     if context.live and most < wanted:  # a part of the run, which a resume can go on with
         what, severity, why = "the run", "cost", "the training ends before its last round"
     elif context.live:
         what, why = "the run", "there are no rows for the rest"
-    title = f"{settings.told(key)}, but {what} has {wanted} steps: {why}"
-    return Finding("max-steps", severity, title, {key: wanted})
+    why = f"{what} has {wanted} steps, so {why}"
+    return find(settings, key, "max-steps", why, {key: wanted}, severity=severity)
 
 
-def too_long(
-    settings: Settings,
-    context: Context,
-    key: str,
-    happens: str,
-    *,
-    below: Number | None = None,
-) -> Found:
+def too_long(key: str, happens: str, below: Number | None = None) -> Row:
     """Prompts over the trainer's limit are dropped or cut: rows are missing, or are not what was scored.
 
     Args:
-        settings: of the trainer.
-        context: the run's lengths.
         key: the setting with the limit.
         happens: what becomes of longer ones.
         below: tokens of the limit that are not the prompt's.
     """
-    value, less = settings.number(key), int((below(settings) if below else None) or 0)
-    if context.longer_than is None or context.longest is None or not value or context.longest <= value - less:
-        return None
-    limit = value - less
-    ids = context.longer_than(limit)
-    named = ", ".join(ids[:_NAMED]) + (" and so on" if len(ids) > _NAMED else "")
-    return Finding(
-        "too-long",
-        "wrong",
-        f"{settings.told(key)}: {len(ids):,} prompts of the set are longer ({named}), and {happens}",
-        {key: context.longest + less},
-        f"the longest has {context.longest:,} tokens; or leave them out: `gaincurate score --max-length`",
-    )
 
+    def rule(settings: Settings, context: Context) -> Found:
+        value, less = settings.number(key), int((below(settings) if below else None) or 0)
+        longest = context.longest
+        if context.longer_than is None or longest is None or not value or longest <= value - less:
+            return None
+        ids = context.longer_than(value - less)
+        named = ", ".join(ids[:_NAMED]) + (" and so on" if len(ids) > _NAMED else "")
+        why = f"{len(ids):,} prompts of the set are longer ({named}), and {happens}"
+        advice = f"the longest has {longest:,} tokens; or leave them out: `gaincurate score --max-length`"
+        return find(settings, key, "too-long", why, {key: longest + less}, advice)
 
-def one_size(profile: Profile, settings: Settings, context: Context) -> Found:
-    """Most trainers have one group size for all prompts, whatever a plan says."""
-    if context.group_size is None or profile.group_size is not None:
-        return None
-    title = f"the plans of this run give each prompt a group size, and {profile.name} has one size for all"
-    advice = "start a run without group_sizes, or train with verl or a loop of your own"
-    return Finding("group-sizes", "wrong", title, advice=advice)
+    return rule

@@ -1,5 +1,4 @@
-"""The doctor itself: reads a trainer's settings, asks that trainer's rules, and says what goes wrong, worst
-first.
+"""The doctor: reads a trainer's settings, asks that trainer's rules, and lists the findings, worst first.
 
 Rules see settings by the trainer's own keys and never run its code, so a trainer that is not installed can
 be examined.
@@ -7,11 +6,10 @@ be examined.
 
 from __future__ import annotations
 
-import difflib
+import importlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,13 +21,11 @@ from gaincurate.core.artifact import broken
 from gaincurate.errors import GaincurateError, InputError
 from gaincurate.schedule.driver import NAMES
 from gaincurate.schedule.run import Run
-from gaincurate.trainers.doctor.common import one_size
 from gaincurate.trainers.doctor.findings import (
     SEVERITIES,
     Context,
     Finding,
     Mode,
-    Rule,
     TrainerRules,
     ask,
     context_of,
@@ -37,19 +33,26 @@ from gaincurate.trainers.doctor.findings import (
 from gaincurate.trainers.doctor.read import Read, read_settings
 from gaincurate.trainers.doctor.rendering import compare_tokens, differences, unknown
 from gaincurate.trainers.doctor.settings import Settings, shown
-from gaincurate.trainers.profile import profile_of, rules_module, with_rules
+from gaincurate.trainers.names import folder_of, with_part
+from gaincurate.trainers.profile import one_of, profile_of
+
+_NAME = re.compile(rf"\{{({'|'.join(NAMES)})\}}")
 
 
 def run_context(run: Run, mode: Mode, **more: Any) -> Context:
-    """What is known of a run; `more` are other fields of the context.
+    """The facts of a run; `more` are other fields of the context.
 
     Without prompt lengths where `--without-system` makes the trainer's prompts shorter than the scored ones.
 
     Raises:
         OutputError: its scored set is not what it was.
     """
-    more |= {"columns": _columns(run.data(run.round)), "folder": str(run.folder.resolve())}
-    more["scored"] = run.scored.identity
+    try:
+        data = run.data(run.round)
+        columns = frozenset(parquet_head(data, broken(data))[0].names)
+    except GaincurateError:  # no file that can be read
+        columns = None
+    more |= {"columns": columns, "folder": str(run.folder.resolve()), "scored": run.scored.identity}
     if run.round >= 0 and (sizes := run.rollouts(run.round)) is not None:
         step = run.config.align_to if run.config.align_to > 1 else len(sizes)
         more |= {"group_size": sum(sizes) // len(sizes), "step": step}
@@ -64,23 +67,9 @@ def run_context(run: Run, mode: Mode, **more: Any) -> Context:
     return context_of(run.config, mode, **more)
 
 
-def _columns(data: Path) -> frozenset[str] | None:
-    """What a round's file has; None where there is none that can be read."""
-    try:
-        return frozenset(parquet_head(data, broken(data))[0].names)
-    except GaincurateError:
-        return None
-
-
-_NAME = re.compile(rf"\{{({'|'.join(NAMES)})\}}")
-_FILLED_IN = (
-    "{data}, {round}, {checkpoint} and {output} are what `gaincurate schedule run` fills in, in its command"
-)
-
-
 @dataclass(frozen=True)
 class Report:
-    """What the doctor says of one trainer's settings."""
+    """The doctor's findings about one trainer's settings."""
 
     trainer: str
     version: str
@@ -88,55 +77,37 @@ class Report:
     findings: list[Finding]
     notes: list[str]
     launched: bool = False
-    names: Mapping[str, str] = field(default_factory=dict)
-    """The names of settings in the version that they are of, where they differ."""
 
     @property
     def ok(self) -> bool:
-        """Whether nothing would train on wrong rows, lose outcomes or stop the run."""
+        """Whether no finding would train on wrong rows, lose outcomes or stop the run."""
         return not any(finding.breaks for finding in self.findings)
 
     def lines(self, finding: Finding) -> list[str]:
         """The settings that fix a finding, as the trainer's launch line or file has them."""
-        fix = {self.names.get(key, key): value for key, value in finding.fix.items()}
-        return written(trainer_named(self.trainer), fix, self.launched)
+        return written(trainer_named(self.trainer), finding.fix, self.launched)
 
     def as_json(self) -> dict[str, Any]:
-        """Everything as plain values."""
+        """Everything as plain values; `mend` is the format's name for a fix."""
         findings = [
-            {
-                "name": finding.name,
-                "severity": finding.severity,
-                "title": finding.title,
-                "mend": dict(finding.fix),  # the format's name for it
-                "advice": finding.advice,
-                "write": self.lines(finding),
-            }
+            {**asdict(finding), "mend": dict(finding.fix), "write": self.lines(finding)}
             for finding in self.findings
         ]
-        return {
-            "trainer": self.trainer,
-            "version": self.version,
-            "mode": self.mode,
-            "ok": self.ok,
-            "findings": findings,
-            "notes": self.notes,
-        }
+        for finding in findings:
+            del finding["fix"]
+        facts = {"trainer": self.trainer, "version": self.version, "mode": self.mode, "ok": self.ok}
+        return {**facts, "findings": findings, "notes": self.notes}
 
 
 def trainer_named(name: str) -> TrainerRules:
-    """A trainer that the doctor knows.
+    """The rules of a trainer.
 
     Raises:
-        InputError: there is none of that name.
+        InputError: there are none for this name.
     """
-    names = with_rules()
-    if name in names:
-        rules: TrainerRules = rules_module(name).RULES
-        return rules
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    meant = f" Did you mean {close[0]}?" if close else ""
-    raise InputError(f"--trainer {name}: its settings are not known; {', '.join(names)} are.{meant}")
+    folder = folder_of(one_of("--trainer", name, with_part("rules")))
+    rules: TrainerRules = importlib.import_module(f"gaincurate.trainers.{folder}.rules").RULES
+    return rules
 
 
 def examine(
@@ -146,7 +117,7 @@ def examine(
     run: Path | None = None,
     command: Sequence[str] = (),
 ) -> Report:
-    """Read a trainer's settings and say what would go wrong.
+    """Read a trainer's settings and list what would go wrong.
 
     Args:
         name: the trainer's.
@@ -165,27 +136,23 @@ def examine(
             "--mode segment."
         )
     read = read_settings(sources, trainer.launches, trainer.whole is not None, command)
-    context = Context(mode)
-    if run is not None:
-        context = run_context(Run(run), mode)
+    context = run_context(Run(run), mode) if run is not None else Context(mode)
     report = judge(trainer, read, context)
     if run is None:
         report.notes.append("sizes, lengths and tokens are not compared: --run RUN does that")
         return report
-    finding, note = compare_tokens(
-        run, profile_of(name), settings_of(trainer, read), _with_script(context, read)
-    )
+    settings, context = settings_of(trainer, read), _with_script(context, read)
+    finding, note = compare_tokens(run, profile_of(name), settings, context)
     report.notes.append(note)
-    found = report.findings if finding is None else worst_first([*report.findings, finding])
-    return replace(report, findings=found)
+    return report if finding is None else replace(report, findings=worst_first([*report.findings, finding]))
 
 
 def settings_of(trainer: TrainerRules, read: Read) -> Settings:
-    """Settings over the defaults that hold where they say nothing."""
+    """Settings over the defaults that hold for all other keys."""
     defaults = trainer.defaults
     if trainer.whole is not None and {key.split(".")[0] for key in defaults} <= read.sections:
         defaults = trainer.whole
-    return Settings(read.given, defaults, trainer.renamed)
+    return Settings(read.given, defaults, read.sources)
 
 
 def _with_script(context: Context, read: Read) -> Context:
@@ -195,14 +162,21 @@ def _with_script(context: Context, read: Read) -> Context:
 
 
 def judge(trainer: TrainerRules, read: Read, context: Context) -> Report:
-    """Ask every rule of a trainer, and whether it renders what was scored."""
-    settings, rendering = settings_of(trainer, read), profile_of(trainer.name).rendering
-    if context.longest is not None and unknown(replace(rendering, code=""), settings, context):
-        context = replace(context, longest=None, longer_than=None)  # of prompts without what it adds
-    profile = profile_of(trainer.name)
-    rules: tuple[Rule, ...] = (*trainer.rules, partial(differences, profile), partial(one_size, profile))
-    findings, unjudged = ask(rules, settings, _with_script(context, read))
-    notes = list(dict.fromkeys([*read.notes, *unjudged]))
+    """Ask every rule of a trainer, and whether it renders the prompts that were scored."""
+    settings, profile = settings_of(trainer, read), profile_of(trainer.name)
+    if context.longest is not None and unknown(replace(profile.rendering, code=""), settings, context):
+        context = replace(context, longest=None, longer_than=None)  # the trainer adds to the prompts
+    context = _with_script(context, read)
+    findings, unjudged = ask(trainer.rules, settings, context)
+    rendered, unrendered = ask([lambda *asked: differences(profile, *asked)], settings, context)
+    findings += rendered
+    if context.group_size is not None and profile.group_size is None:
+        title = (
+            f"the plans of this run give each prompt a group size, and {profile.name} has one size for all"
+        )
+        advice = "start a run without group_sizes, or train with verl or a loop of your own"
+        findings.append(Finding("group-sizes", "wrong", title, advice=advice))
+    notes = list(dict.fromkeys([*read.notes, *unjudged, *unrendered]))
     unset = [key for key in settings.defaults if not settings.is_given(key)]
     unread = [key for key in settings.given if key not in settings.defaults]
     moved = [(key, other) for key in unread for other in unset if other.endswith(f".{key}")]
@@ -210,51 +184,45 @@ def judge(trainer: TrainerRules, read: Read, context: Context) -> Report:
         names = ", ".join(f"{key} (did you mean {other}?)" for key, other in moved)
         notes.insert(0, f"not settings of {trainer.name} {trainer.version} that are read here: {names}")
     if settings.given and not settings.given.keys() & (settings.asked | trainer.defaults.keys()):
-        older = ", and their names in older versions" if trainer.renamed else ""
         raise InputError(
             f"--config: none of its settings ({', '.join(list(settings.given)[:3])}) is known; the names are "
-            f"those of {trainer.name} {trainer.version}{older}. Check "
-            "--trainer, and give the file or launch line that the trainer is started with."
+            f"those of {trainer.name} {trainer.version}. Check --trainer, and give the file or launch line "
+            "that the trainer is started with."
         )
     if any(Settings.follows(value) for finding in findings for value in finding.fix.values()):
-        notes.append(_FILLED_IN)
-    findings = worst_first(findings)
-    return Report(trainer.name, trainer.version, context.mode, findings, notes, read.launched, settings.names)
-
-
-def _option(trainer: TrainerRules, key: str) -> str:
-    """A key as the trainer's launch line names it."""
-    if trainer.style == "hydra":
-        return key
-    return "--" + (key.replace("_", "-") if trainer.style == "dashes" else key)
+        notes.append(
+            "`gaincurate schedule run` fills in {data}, {round}, {checkpoint} and {output} in its command"
+        )
+    ordered = worst_first(findings)
+    return Report(trainer.name, trainer.version, context.mode, ordered, notes, read.launched)
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
     """Findings by severity, in the rules' order within one."""
-    ranks = {severity: rank for rank, severity in enumerate(SEVERITIES)}
-    return sorted(findings, key=lambda finding: ranks[finding.severity])
+    return sorted(findings, key=lambda finding: list(SEVERITIES).index(finding.severity))
 
 
 def written(trainer: TrainerRules, fix: Mapping[str, Any], launched: bool) -> list[str]:
     """Settings as a launch line of the trainer, or a file, has them."""
-    return [_written(trainer, key, value, launched) for key, value in fix.items()]
+    return [(_as_flag if launched else _as_line)(trainer, key, value) for key, value in fix.items()]
 
 
-def _written(trainer: TrainerRules, key: str, value: Any, launched: bool) -> str:
-    if not launched and Settings.follows(value) and not trainer.resolves:
-        return f"on the command line: {_written(trainer, key, value, launched=True)}"
-    if not launched and Settings.follows(value):
-        value = _NAME.sub(lambda found: f"${{oc.env:GAINCURATE_{found[1].upper()}}}", shown(value))
-    if not launched:
-        equals = " = " if trainer.toml else ": "
-        if trainer.toml and value is None:
-            return f"without {key}"
-        return f"{key}{equals}{shown(value)}"
+def _as_line(trainer: TrainerRules, key: str, value: Any) -> str:
+    if Settings.follows(value):
+        if not trainer.resolves:
+            return f"on the command line: {_as_flag(trainer, key, value)}"
+        value = _NAME.sub(lambda name: f"${{oc.env:GAINCURATE_{name[1].upper()}}}", shown(value))
+    if trainer.toml:
+        return f"without {key}" if value is None else f"{key} = {shown(value)}"
+    return f"{key}: {shown(value)}"
+
+
+def _as_flag(trainer: TrainerRules, key: str, value: Any) -> str:
     if trainer.style == "hydra":
         return f"{key}={shown(value)}"
-    flag = _option(trainer, key)
-    if value is None or (value is False and trainer.style != "values"):
+    flag = "--" + (key.replace("_", "-") if trainer.style == "dashes" else key)
+    is_switch = isinstance(value, bool) and trainer.style != "values"
+    if value is None or (is_switch and not value):
         return f"without {flag}"
-    if value is True and trainer.style != "values":
-        return flag
-    return f"{flag} {' '.join(map(shown, value)) if isinstance(value, list) else shown(value)}"
+    words = value if isinstance(value, list) else [value]
+    return " ".join([flag, *([] if is_switch else map(shown, words))])

@@ -1,8 +1,8 @@
-"""What rules about a trainer's settings are made of: findings, what is known of the run, and who asks.
+"""The parts of rules about a trainer's settings: findings, the facts of a run, and the two callers.
 
-A rule is written once and asked twice: by the doctor, of a file before a training, and by a live adapter, of
-the trainer's resolved settings at run time. The doctor lists what it finds. The adapter refuses all that
-breaks the schedule in one error.
+A rule is written once and applied twice: by the doctor to a file before a training, and by a live adapter to
+the trainer's resolved settings at run time. The doctor lists all findings. The adapter refuses those that
+break the schedule, in one error.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SEVERITIES: dict[Severity, str] = {
 }
 """Worst first."""
 BREAKS: tuple[Severity, ...] = ("wrong", "stale", "stops")
-"""With one of these, the doctor says no."""
+"""With one of these, the doctor exits with 1."""
 
 
 @dataclass(frozen=True)
@@ -43,21 +43,23 @@ class Finding:
     """Short and stable, for programs."""
     severity: Severity
     title: str
-    """What would happen, with the setting's value in it."""
+    """The setting with its value, and the consequence."""
     fix: Mapping[str, Any] = field(default_factory=dict)
     """The settings that fix it, exactly; None takes a setting away. Empty: none does."""
     advice: str = ""
-    """What else can be done."""
+    """Other ways to fix it."""
+    source: str = ""
+    """The file of the setting, or the command line; empty for a default."""
 
     @property
     def breaks(self) -> bool:
-        """Whether the doctor says no because of it."""
+        """Whether the doctor exits with 1 because of it."""
         return self.severity in BREAKS
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a rule may know beside the settings.
+    """The facts that a rule may use beside the settings.
 
     The numbers are None without a run.
     """
@@ -78,7 +80,7 @@ class Context:
     columns: frozenset[str] | None = None
     """Columns of the newest round's file."""
     folder: str = "run"
-    """The run's folder, as the trainer would be told of it."""
+    """The run's folder, as a setting of the trainer names it."""
     read_every: int = 0
     """In live mode, the rounds from one checkpoint that the run needs to the next; 0 where it needs none."""
     reader: str = ""
@@ -91,7 +93,7 @@ class Context:
     scored: Mapping[str, Any] | None = None
     """The identity of the scored set."""
     script: str = ""
-    """The Python script or module that the launch line starts, which may set more than the line says."""
+    """The Python script or module that the launch line starts, which may set more than the line does."""
     shell: str = ""
     """The whole shell text around the launch line, which may go on after the training."""
 
@@ -107,7 +109,7 @@ class Context:
 
 
 def context_of(config: ScheduleConfig, mode: Mode, **more: Any) -> Context:
-    """What a run's options say; `more` are other fields of the context."""
+    """The context that a run's options give; `more` are other fields of it."""
     reader, every = "", 0
     if observes_with_checkpoint(config):
         reader, every = "--rollout without a server", 1
@@ -122,7 +124,7 @@ Rule = Callable[[Settings, Context], Found | Iterator[Finding]]
 
 @cache
 def _read() -> dict[str, dict[str, Any]]:
-    """By trainer, what `tests/trainer_defaults.py` reads from the trainers' sources."""
+    """By trainer, the facts that `tests/trainer_defaults.py` reads from the trainers' sources."""
     stored: dict[str, dict[str, Any]] = json_file(Path(__file__).parent.with_name("defaults.json"))
     return stored
 
@@ -135,19 +137,18 @@ def defaults_of(trainer: str) -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class TrainerRules:
-    """How one trainer is set, and what may be wrong with its settings: the `RULES` of its folder.
+    """How one trainer is set, and the rules on its settings: the `RULES` of its folder.
 
     Args:
         name: as in `gaincurate.trainers.profile`.
-        launches: what a launch line of it has in it.
+        launches: words that mark a launch line of it.
         style: how its launch line writes a setting: `hydra` key=value; `values` --key value, also true and
             false; `switches` --key alone for true; `dashes` the same with - for _.
-        renamed: the present names of settings by those of older versions.
-        rules: what may be found.
+        rules: in the order in which their findings are listed.
         live: whether it can be steered in one long process.
         resolves: whether its files may have `${oc.env:NAME}` in them.
-        whole: what holds in place of `defaults` where a file has all sections of them; None where a file
-            says changes alone. With it, a file begins with those that its `defaults` names.
+        whole: the defaults in place of `defaults` where a file has all sections of them; None where a file
+            has changes alone. With it, a file begins with those that its `defaults` names.
         toml: whether its files are TOML, which cannot hold null.
     """
 
@@ -155,7 +156,6 @@ class TrainerRules:
     launches: tuple[str, ...]
     style: Style
     rules: tuple[Rule, ...]
-    renamed: Mapping[str, str] = field(default_factory=dict)
     live: bool = False
     resolves: bool = False
     whole: Mapping[str, Any] | None = None
@@ -163,17 +163,17 @@ class TrainerRules:
 
     @property
     def version(self) -> str:
-        """The version that was read."""
+        """The version whose source was read."""
         return str(_read()[self.name]["version"])
 
     @property
     def defaults(self) -> Mapping[str, Any]:
-        """The values of settings where a file says nothing, of the keys that the rules read."""
+        """The values of settings that a file does not set, of the keys that the rules read."""
         return defaults_of(self.name)
 
 
 def ask(rules: Iterable[Rule], settings: Settings, context: Context) -> tuple[list[Finding], list[str]]:
-    """What rules find, in their order, and a sentence for each value that could not be judged."""
+    """The findings of rules, in their order, and a sentence for each value that could not be judged."""
     findings: list[Finding] = []
     unknown: list[str] = []
     for rule in rules:
@@ -181,13 +181,12 @@ def ask(rules: Iterable[Rule], settings: Settings, context: Context) -> tuple[li
             answer = rule(settings, context)
             findings += [answer] if isinstance(answer, Finding) else answer or ()
         except NotKnown as error:
-            if str(error) not in unknown:
-                unknown.append(str(error))
-    return findings, unknown
+            unknown.append(str(error))
+    return findings, list(dict.fromkeys(unknown))
 
 
 def refuse(findings: Iterable[Finding], write: Callable[[Any], str] = shown) -> None:
-    """Refuse what breaks the schedule, all of it at once.
+    """Refuse all findings that break the schedule at once.
 
     Args:
         findings: of which some may break it.
@@ -203,7 +202,7 @@ def refuse(findings: Iterable[Finding], write: Callable[[Any], str] = shown) -> 
 
 
 def sentence(finding: Finding, write: Callable[[Any], str] = shown) -> str:
-    """A finding as a line of an error: what would happen, and what fixes it."""
+    """A finding as a line of an error: the consequence, and the fix."""
     settings = ", ".join(f"{key}={write(value)}" for key, value in finding.fix.items())
     advice = finding.advice
     if settings and advice.startswith("or "):

@@ -7,14 +7,13 @@ or the flags themselves are always read in full.
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +26,11 @@ _ASSIGNS = re.compile(r"([A-Za-z_]\w*)(\+?)=(.*)", re.DOTALL)
 _PAIR = re.compile(r"[+~]{0,2}([A-Za-z_][\w./@:-]*)=(.*)", re.DOTALL)
 _IN_BRACES = r"(?:[^{}]++|\{(?:[^{}]++|\{[^{}]*+\})*+\})*+"
 _IN_BRACKETS = r"(?:[^()]++|\((?:[^()]++|\((?:[^()]++|\([^()]*+\))*+\))*+\))*+"
-_USED = re.compile(rf"\$\{{(\w+)(?:\[[@*]\]|:?([-=?])({_IN_BRACES}))?\}}|\$(\w+)")
+_USED = re.compile(rf"\$\{{(\w+)(?:\[[@*]\]|:?-({_IN_BRACES})|:?\?{_IN_BRACES})?\}}|\$(\w+)")
 _POSITION = re.compile(r"\$\{?\d+\}?")
 _NAME = re.compile(r"(?<![{\w])[A-Za-z_]\w*(?![}\w])")
 _SUM = re.compile(rf"\$\(\(({_IN_BRACKETS})\)\)")
+_NUMBERS = re.compile(r"(?!.*\*\*)[-+*() \d]{1,99}")
 _SUBSTITUTION = re.compile(rf"\$\({_IN_BRACKETS}\)")
 _FIXED = re.compile(r"\$\(\s*(cd|pwd|basename|dirname|realpath)\b")  # the same in every round
 _GIVEN = re.compile(rf"\$\{{?(?:[1-9@*]|GAINCURATE_|(?:{'|'.join(NAMES)})(?!\w))")
@@ -41,7 +41,6 @@ _BEGINS, _ENDS = {"if", "for", "while", "until", "case", "{"}, {"fi", "done", "e
 _BETWEEN = {";", ";;", "&", "&&", "|", "||", "(", ")", "()", "then", "do", "else", "elif"}
 _SOURCES = {".", "source", "eval"}
 _NOT_READ = "give the resolved configuration, or the flags after `--`"
-_LONGEST_SUM = 200
 _NOT_A_TRAINER = {"gaincurate", "cd", "mkdir", "export", "echo"}
 _REDIRECTS = re.compile(r"(?:\d*|&)(?:>>?|<)(?:&\d)?")
 _KINDS: dict[str, tuple[str, Callable[[str], Any]]] = {
@@ -50,6 +49,8 @@ _KINDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     ".json": ("JSON", json_value),
     ".toml": ("TOML", toml_value),
 }
+COMMAND = "command line"
+"""The source of flags."""
 
 
 @dataclass
@@ -58,6 +59,8 @@ class Read:
 
     given: dict[str, Any] = field(default_factory=dict)
     """Settings by dotted key, later ones over earlier ones."""
+    sources: dict[str, str] = field(default_factory=dict)
+    """The file that sets each of them, or `COMMAND`."""
     launched: bool = False
     """Whether they come from a command."""
     words: list[str] = field(default_factory=list)
@@ -67,7 +70,7 @@ class Read:
     notes: list[str] = field(default_factory=list)
     """Sentences on parts that were not read."""
     sections: set[str] = field(default_factory=set)
-    """The first parts of the keys that files set; none where a file that they begin with is not here."""
+    """The first parts of the keys that files set; none where a file that they begin with is missing."""
     files: list[str] = field(default_factory=list)
     """Configuration files that the command names."""
 
@@ -90,7 +93,7 @@ def read_settings(
     for source in sources:
         _read_file(source, markers, read, inherits)
     if command:
-        _merge("the command", launched([list(command)], markers), markers, read, inherits)
+        _merge(COMMAND, launched([list(command)], markers), markers, read, inherits)
     return read
 
 
@@ -101,11 +104,10 @@ def _read_file(source: str, markers: Sequence[str], read: Read, inherits: bool) 
         try:
             script = read_script(text, markers)
         except ValueError as error:
-            raise InputError(
-                f"--config {source}: the script cannot be read: {str(error).lower()}."
-            ) from error
+            why = str(error).lower()
+            raise InputError(f"--config {source}: the script cannot be read: {why}.") from error
         script.notes = [f"{source}: {note}" for note in script.notes]
-        _merge(f"--config {source}", script, markers, read, inherits, source)
+        _merge(source, script, markers, read, inherits)
         read.shell += text
         return
     if not tree:
@@ -113,50 +115,52 @@ def _read_file(source: str, markers: Sequence[str], read: Read, inherits: bool) 
     notes = len(read.notes)
     if inherits:
         tree = _inherited(source, tree, read, ())
+    else:
+        read.sources |= dict.fromkeys(flat(tree), source)
     read.sections |= set(tree) if len(read.notes) == notes else set()
     read.given |= flat(tree)
 
 
-def _merge(
-    name: str, command: Read, markers: Sequence[str], read: Read, inherits: bool, source: str = "-"
-) -> None:
+def _merge(source: str, command: Read, markers: Sequence[str], read: Read, inherits: bool) -> None:
     """A command's settings over those that were read, and over the files that it names."""
     if main := command.given.pop("config_name", None):  # Hydra's two halves of a file's name
         folder = command.given.pop("config_path", ".")
         command.files.append(f"{folder}/{str(main).removesuffix('.yaml')}.yaml")
     if not command.given and not command.files:
         raise InputError(
-            f"{name}: there is no setting in it; expected YAML, JSON or TOML, or a command with key=value or "
-            f"--key value. Loops, functions and `sh -c` are not read: {_NOT_READ}."
+            f"{source}: there is no setting in it; expected YAML, JSON or TOML, or a command with key=value "
+            f"or --key value. Loops, functions and `sh -c` are not read: {_NOT_READ}."
         )
     read.notes += command.notes
     for file in command.files:
-        beside = Path(file) if source == "-" else Path(source).parent / file
-        path = next((path for path in (Path(file), beside) if path.is_file()), None)
-        if path is not None and path.suffix.lower() in _KINDS:
+        places = (Path(file), Path(source).parent / file)
+        path = next((path for path in places if path.is_file() and path.suffix.lower() in _KINDS), None)
+        if path is not None:
             _read_file(str(path), markers, read, inherits)
         else:
-            read.notes.append(
-                f"the launch line names {file}, which is not here: what it sets is taken as the trainer's "
-                "default; give it with one more --config before this one"
-            )
+            read.notes.append(_missing(f"the launch line names {file}"))
     read.given |= command.given
+    read.sources |= dict.fromkeys(command.given, source)
     read.words += command.words
     read.launched = True
+
+
+def _missing(names: str) -> str:
+    return (
+        f"{names}, which is not here: what it sets is taken as the trainer's default; give it with one more "
+        "--config before this one"
+    )
 
 
 def read_script(text: str, markers: Sequence[str]) -> Read:
     """The settings of the trainer's command in a script, or of all commands where none is the trainer's.
 
     Raises:
-        ValueError: a quote has no end, or the script or a variable is too long.
+        ValueError: a quote has no end, or a variable is too long.
     """
-    if len(text) > LARGEST_CONFIG:
-        raise ValueError(f"it has more than {LARGEST_CONFIG:,} characters")
-    script = _Script()
-    commands = list(script.commands(text))
-    read = launched(commands, markers)
-    names = ", ".join(f"`{name}`" for name in dict.fromkeys(script.skipped))
+    skipped: list[str] = []
+    read = launched(list(_commands(text, skipped)), markers)
+    names = ", ".join(f"`{name}`" for name in dict.fromkeys(skipped))
     if names:
         read.notes.append(f"variables that {names} may set are not read: {_NOT_READ}")
     return read
@@ -184,36 +188,33 @@ def _enters(words: Sequence[str], markers: Sequence[str]) -> bool:
 
 def _take(words: Sequence[str], read: Read) -> None:
     """Read `--key value ...`, `--key=value`, `key=value`, `~key` and `@ file`, without redirections."""
-    words = [
-        word
-        for before, word in zip(["", *words], words, strict=False)
-        if not (_REDIRECTS.match(word) or (_REDIRECTS.fullmatch(before) and before[-1] in "<>"))
-    ]
-    index = 0
-    while index < len(words):
-        word = words[index]
-        index += 1
-        if word.startswith("@") and not word[1:].startswith("["):
-            if word == "@" and index < len(words):
-                word, index = "@" + words[index], index + 1
-            read.files.append(word[1:])
-        elif word.startswith("--") and len(word) > 2:
+    key, values = "", list[str]()
+    for before, word in pairwise(["", *words, "--"]):
+        is_target = word != "--" and before.endswith(("<", ">")) and _REDIRECTS.fullmatch(before)
+        if is_target or _REDIRECTS.match(word):
+            continue
+        pair = _PAIR.fullmatch(word)
+        is_next = word.endswith(".py") or word == "-m"  # the script that a launcher starts
+        if key and not pair and not word.startswith(("--", "@", "+", "~", "$@")) and not (values and is_next):
+            values.append(word)
+            continue
+        if key:
+            _flag(key, values, read)
+        key, values = "", []
+        if word.startswith("--"):
             key, equals, value = word[2:].partition("=")
-            values = [value] if equals else []
-            while not equals and index < len(words) and _is_value(words[index], values):
-                values.append(words[index])
-                index += 1
-            _flag(normal(key), values, read)
-        elif (pair := _PAIR.fullmatch(word)) and not word.startswith("-"):
+            key = normal(key)
+            if equals:
+                _flag(key, [value], read)
+                key = ""
+        elif pair:
             read.given[normal(pair[1])] = None if word.startswith("~") else scalar(pair[2])
         elif word.startswith("~"):
             read.given[normal(word[1:])] = None
-
-
-def _is_value(word: str, before: Sequence[str]) -> bool:
-    if before and (word.endswith(".py") or word == "-m"):  # the script that a launcher starts
-        return False
-    return not (word.startswith(("--", "@", "+", "~", "$@")) or _PAIR.fullmatch(word))
+        elif word == "@":
+            key = "config"
+        elif word.startswith("@") and not word.startswith("@["):
+            read.files.append(word[1:])
 
 
 def _flag(key: str, values: Sequence[str], read: Read) -> None:
@@ -226,101 +227,76 @@ def _flag(key: str, values: Sequence[str], read: Read) -> None:
         read.given[key] = scalars[0] if len(scalars) == 1 else scalars
 
 
-class _Script:
-    """A script's variables as far as it was read, by name; an array has several words."""
+def _commands(text: str, skipped: list[str]) -> Iterator[list[str]]:
+    """A script's commands as words, with the variables filled in that were assigned before.
 
-    def __init__(self) -> None:
-        self.variables = {f"GAINCURATE_{name.upper()}": [f"{{{name}}}"] for name in NAMES}
-        self.skipped: list[str] = []
-        """Words that begin what is not read."""
+    Args:
+        text: the script.
+        skipped: takes the words that begin a part that is not read.
+    """
+    variables = {
+        f"GAINCURATE_{name.upper()}": [f"{{{name}}}"] for name in NAMES
+    }  # an array has several words
+    words, array, depth = list[str](), list[str](), 0
+    name = ""  # of an array, between its parentheses
 
-    def commands(self, text: str) -> Iterator[list[str]]:
-        """The commands as words, with the variables filled in that were assigned before."""
-        tokens, words, index, depth = _tokens(text), list[str](), 0, 0
-        while index < len(tokens):
-            token, index = tokens[index], index + 1
-            array = _ASSIGNS.fullmatch(token)
-            if array and not array[3] and tokens[index : index + 1] == ["("]:
-                end = tokens.index(")", index) if ")" in tokens[index:] else len(tokens)
-                parts = [part for part in tokens[index + 1 : end] if part != ";"]
-                before = self.variables.get(array[1], []) if array[2] else []
-                self._assign(array[1], [*before, *chain(*map(self._filled, parts))], depth)
-                index = end + 1
-            elif not words and token in _BEGINS | _ENDS:
-                depth = max(0, depth + (1 if token in _BEGINS else -1))
-                self.skipped += [token] if token in _BEGINS else []
-            elif token in _BETWEEN:
-                yield from self._command(words, depth)
-                words = []
-            else:
-                words += self._filled(token)
-        yield from self._command(words, depth)
+    def value(use: re.Match[str]) -> str:
+        variable = use[1] or use[3]
+        if variable.isdigit():
+            return f"${{{variable}}}"  # the driver gives it, whatever its default
+        if variable in variables:
+            return " ".join(variables[variable])
+        return _USED.sub(value, use[2]) if use[2] is not None else use[0]
 
-    def _command(self, words: list[str], depth: int) -> Iterator[list[str]]:
-        """Assignments alone set variables; those before a command are left out."""
-        while words and words[0] in ("export", "exec", "time"):
-            words = words[1:]
-        assigned = list(takewhile(_ASSIGNS.fullmatch, words))
-        words = words[len(assigned) :]
-        if words:
-            self.skipped += [words[0]] if words[0] in _SOURCES else []
-            yield words
-            return
-        for name, _, value in (word.partition("=") for word in assigned):
-            is_place = name in NAMES and _POSITION.fullmatch(value)
-            self._assign(name, [f"{{{name}}}" if is_place else value], depth)
-        if assigned:  # Hydra's overrides alone look like assignments
-            yield assigned
-
-    def _assign(self, name: str, values: list[str], depth: int) -> None:
-        if sum(map(len, values)) > LARGEST_CONFIG:
-            raise ValueError(f"the variable {name} has more than {LARGEST_CONFIG:,} characters")
-        self.variables[name] = values
-        if depth:  # perhaps, or again and again
-            del self.variables[name]
-
-    def _filled(self, token: str) -> list[str]:
-        """A word with the variables that the script sets; an array alone gives several."""
-        whole = _USED.fullmatch(token)
-        if whole and (array := self.variables.get(whole[1] or whole[4])) is not None:
-            return array
-        return [_SUM.sub(self._sum, _USED.sub(self._value, token).translate(_SHOWN))]
-
-    def _value(self, use: re.Match[str]) -> str:
-        name = use[1] or use[4]
-        if name.isdigit():
-            return f"${{{name}}}"  # the driver gives it, whatever its default
-        if name in self.variables:
-            return " ".join(self.variables[name])
-        if use[2] not in ("-", "="):
-            return use[0]
-        value = _USED.sub(self._value, use[3])
-        if use[2] == "=":
-            self.variables[name] = [value]
-        return value
-
-    def _sum(self, expansion: re.Match[str]) -> str:
+    def total(expansion: re.Match[str]) -> str:
         """A sum of known numbers as one number, else the sum with its known parts."""
-        text = _NAME.sub(lambda name: " ".join(self.variables.get(name[0], [name[0]])), expansion[1])
+        numbers = _NAME.sub(lambda part: " ".join(variables.get(part[0], [part[0]])), expansion[1])
         try:
-            return (
-                str(_number(ast.parse(text, mode="eval").body)) if len(text) < _LONGEST_SUM else expansion[0]
-            )
-        except (SyntaxError, ValueError):
-            return f"$(({text}))"
+            return str(eval(numbers)) if _NUMBERS.fullmatch(numbers) else f"$(({numbers}))"
+        except (SyntaxError, TypeError):
+            return f"$(({numbers}))"
 
+    def filled(token: str) -> list[str]:
+        whole = _USED.fullmatch(token)
+        if whole and (several := variables.get(whole[1] or whole[3])) is not None:
+            return several
+        return [_SUM.sub(total, _USED.sub(value, token).translate(_SHOWN))]
 
-def _number(node: ast.expr) -> int:
-    match node:
-        case ast.Constant(value=int(value)):
-            return value
-        case ast.BinOp(left, ast.Add(), right):
-            return _number(left) + _number(right)
-        case ast.BinOp(left, ast.Sub(), right):
-            return _number(left) - _number(right)
-        case ast.BinOp(left, ast.Mult(), right):
-            return _number(left) * _number(right)
-    raise ValueError("not a sum of numbers")
+    def assign(variable: str, values: list[str]) -> None:
+        if sum(map(len, values)) > LARGEST_CONFIG:
+            raise ValueError(f"the variable {variable} has more than {LARGEST_CONFIG:,} characters")
+        variables[variable] = values
+        if depth:  # perhaps, or again and again
+            del variables[variable]
+
+    for token, following in pairwise([*_tokens(text), ";", ";"]):
+        begun = _ASSIGNS.fullmatch(token)
+        if name:
+            if token == ")":
+                assign(name, array)
+                name = ""
+            elif token not in ("(", ";"):
+                array = [*array, *filled(token)]
+        elif begun and not begun[3] and following == "(":
+            name, array = begun[1], variables.get(begun[1], []) if begun[2] else []
+        elif not words and token in _BEGINS | _ENDS:
+            depth = max(0, depth + (1 if token in _BEGINS else -1))
+            skipped += [token] if token in _BEGINS else []
+        elif token not in _BETWEEN:
+            words += filled(token)
+        else:
+            words = words[1:] if words and words[0] in ("export", "exec", "time") else words
+            assigned = list(takewhile(_ASSIGNS.fullmatch, words))
+            if words and len(assigned) == len(words):
+                for variable, _, text_ in (word.partition("=") for word in assigned):
+                    is_place = variable in NAMES and _POSITION.fullmatch(text_)
+                    assign(variable, [f"{{{variable}}}" if is_place else text_])
+                yield assigned  # Hydra's overrides alone look like assignments
+            elif words:
+                words = words[len(assigned) :]
+                skipped += [words[0]] if words[0] in _SOURCES else []
+                yield words
+            words = []
 
 
 def _tokens(text: str) -> list[str]:
@@ -351,12 +327,8 @@ def _tokens(text: str) -> list[str]:
 def _inherited(source: str, tree: dict[str, Any], read: Read, below: tuple[str, ...]) -> dict[str, Any]:
     """A file's tree over those that its `defaults` names, beside it; later ones over earlier ones."""
     names = tree.pop("defaults", None) or []
-    if not isinstance(names, str | list):
-        raise InputError(
-            f"--config {source}: its `defaults` are {names!r:.60}, not names of files.", path=source
-        )
     whole: dict[str, Any] = {}
-    for name in [names] if isinstance(names, str) else names:
+    for name in [names] if isinstance(names, str) else list(names):
         path = str(name) if source == "-" else os.path.normpath(Path(source).parent / str(name))
         if path in below:
             raise InputError(f"--config {source}: its `defaults` lead back to {path}.", path=source)
@@ -364,10 +336,8 @@ def _inherited(source: str, tree: dict[str, Any], read: Read, below: tuple[str, 
             parent = _parsed(path, _text(path), "YAML")
             whole = _over(whole, _inherited(path, parent, read, (*below, path)))
         else:
-            read.notes.append(
-                f"the `defaults` of {source} name {name}, which is not here: what it sets is taken as the "
-                "trainer's default; give it with one more --config before this one"
-            )
+            read.notes.append(_missing(f"the `defaults` of {source} name {name}"))
+    read.sources |= dict.fromkeys(flat(tree), source)
     return _over(whole, tree)
 
 
@@ -375,12 +345,11 @@ def _over(base: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
     """Mappings into each other. A mapping with `_override_`, and all else, takes the other's place."""
     merged = dict(base)
     for key, value in tree.items():
-        if not isinstance(value, dict):
-            merged[key] = value
-            continue
-        new = {name: below for name, below in value.items() if name != "_override_"}
-        there = merged.get(key)
-        merged[key] = _over(there, new) if isinstance(there, dict) and not value.get("_override_") else new
+        if isinstance(value, dict):
+            there = {} if value.get("_override_") else merged.get(key)
+            value = {name: part for name, part in value.items() if name != "_override_"}
+            value = _over(there, value) if isinstance(there, dict) else value
+        merged[key] = value
     return merged
 
 
@@ -391,10 +360,9 @@ def _text(source: str) -> str:
         return text_of(read_bytes(Path(source), LARGEST_CONFIG))
     except FileNotFoundError as error:
         raise InputError(f"--config {source}: there is no such file.", path=source) from error
-    except OSError as error:
-        raise InputError(f"--config {source}: it cannot be read: {reason_of(error)}.", path=source) from error
-    except ValueError as error:
-        raise InputError(f"--config {source}: this is no text in UTF-8.", path=source) from error
+    except (OSError, ValueError) as error:
+        why = reason_of(error) if isinstance(error, OSError) else str(error)
+        raise InputError(f"--config {source}: it cannot be read: {why}.", path=source) from error
 
 
 def _parsed(source: str, text: str, kind: str = "") -> dict[str, Any]:
@@ -405,11 +373,7 @@ def _parsed(source: str, text: str, kind: str = "") -> dict[str, Any]:
         why = " ".join(str(error).split())
         raise InputError(f"--config {source}: this is no {name}: {why}.", path=source) from error
     if not isinstance(tree, dict):
-        raise InputError(
-            f"--config {source}: this is no configuration: expected keys and values, found "
-            f"{'nothing' if tree is None else type(tree).__name__}.",
-            path=source,
-        )
+        raise InputError(f"--config {source}: this is no {name} with keys and values.", path=source)
     return tree
 
 

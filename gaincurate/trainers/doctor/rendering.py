@@ -1,13 +1,15 @@
-"""Compares what a trainer renders with what was scored: chat template arguments, tools, and token counts.
+"""Compares a trainer's rendered prompts with the scored ones: chat template arguments, tools, token counts.
 
-What the doctor cannot see, such as tools from a file, is never said to agree.
+Parts that the doctor cannot see, such as tools from a file, are never said to agree.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from gaincurate.errors import OutputError
 from gaincurate.schedule.run import Run
 from gaincurate.scoring.model_files import is_failure
 from gaincurate.trainers.columns import has_nulls
+from gaincurate.trainers.doctor.common import find
 from gaincurate.trainers.doctor.findings import Context, Finding
 from gaincurate.trainers.doctor.settings import NotKnown, Settings, flat, shown
 from gaincurate.trainers.profile import Profile, Rendering
@@ -29,7 +32,7 @@ _ROWS = 16
 
 
 def differences(profile: Profile, settings: Settings, context: Context) -> Iterator[Finding]:
-    """Where the trainer's prompts are known to be others than the scored ones."""
+    """The differences between the trainer's prompts and the scored ones."""
     if context.scored is None:
         return
     rendering, name = profile.rendering, profile.name
@@ -45,6 +48,7 @@ def differences(profile: Profile, settings: Settings, context: Context) -> Itera
             "the model reads other prompts than were scored",
             _fix(rendering, settings, given, wanted),
             f"or score the set again with --template-kwargs '{_json(given)}'",
+            settings.source(*rendering.arguments, *chain(*map(settings.below, rendering.arguments))),
         )
     column = context.scored["source"].get("tools_column")
     if not rendering.row_tools:
@@ -61,21 +65,22 @@ def differences(profile: Profile, settings: Settings, context: Context) -> Itera
         return
     key, right = rendering.row_tools, "tools" if column else None
     if column and settings[key] not in (right, column):
-        title = f"{settings.told(key)}, but prompts were scored with the tools of column {column!r}"
-        yield Finding("tools", "wrong", title, {key: right})
+        yield find(
+            settings, key, "tools", f"prompts were scored with the tools of column {column!r}", {key: right}
+        )
     elif not column and settings[key] in (context.columns or ()):
-        title = f"{settings.told(key)}: the rows have that column, and prompts were scored without tools"
         advice = f"or score the set again with --tools-column {settings[key]}"
-        yield Finding("tools", "wrong", title, {key: "none"}, advice)
+        why = "the rows have that column, and prompts were scored without tools"
+        yield find(settings, key, "tools", why, {key: "none"}, advice)
 
 
 def _adds(rendering: Rendering, settings: Settings) -> Iterator[str]:
-    """The settings that add text which is not known here."""
+    """The settings that add text that the doctor does not know."""
     return (key for key in rendering.adds if settings.is_set(key) and settings.known(key) != "default")
 
 
 def unknown(rendering: Rendering, settings: Settings, context: Context) -> list[str]:
-    """What the trainer adds to prompts that is not known here; clauses for a note."""
+    """Clauses for a note on additions to the prompts that the doctor does not know."""
     added = _adds(rendering, settings)
     reasons = [f"this trainer adds {rendering.adds[key]} from {settings.told(key)}" for key in added]
     media = [name for name in rendering.media if name in (context.columns or ())]
@@ -147,9 +152,10 @@ def compare_tokens(
         context: of the run.
 
     Returns:
-        A finding where a count differs, and a note that says what was compared or why nothing was.
+        A finding where a count differs, and a note on the comparison, or why there was none.
     """
     run, rendering = Run(folder), profile.rendering
+    model = run.config.model
     try:
         reason = "; ".join(unknown(rendering, settings, context))
         reason = f"not known: {reason}" if reason else ""
@@ -157,35 +163,41 @@ def compare_tokens(
             reason = "not compared, because this trainer renders other prompts than were scored"
     except NotKnown as problem:
         reason = f"not known: {problem}"
-    model = run.config.model
     if not reason and run.config.bare:
         reason = "not compared, because --without-system leaves out a part of the scored prompt"
     if not reason and (model is None or not Path(model).is_dir()):
         reason = f"not compared, because the model {model or ''} is no folder on this machine"
+    if not reason and importlib.util.find_spec("transformers") is None:
+        reason = "not compared, because transformers is not installed"
     if reason or model is None:
         return None, f"token counts: {reason}"
-    try:
-        from transformers import AutoTokenizer
-    except ImportError:
-        return None, "token counts: not compared, because transformers is not installed"
     round_, path = run.newest(), run.data(run.newest())
     table = read_rows(path).slice(0, _ROWS)
     check_fields(table.schema, [pa.field("gc_id", pa.string())], broken(path))
     ids = table.column("gc_id").to_pylist()
     if set(ids) != set(run.ids(round_)[: len(ids)]):
         return None, f"token counts: not compared, because {path} has other prompts than the plan"
-    rows = run.scored.rows(ids)
-    places = {gc_id: place for place, gc_id in enumerate(rows.column("gc_id").to_pylist())}
-    counts, chats = rows.column("gc_prompt_tokens").to_pylist(), chats_of(rows, run.scored.identity)
+    scored_rows = run.scored.rows(ids)
+    chats = chats_of(scored_rows, run.scored.identity)
+    scored = dict(
+        zip(
+            scored_rows.column("gc_id").to_pylist(),
+            zip(scored_rows.column("gc_prompt_tokens").to_pylist(), chats, strict=True),
+            strict=True,
+        )
+    )
     column = Columns.of(run.scored.identity).tools if rendering.row_tools else None
     in_file = column_values(table, column) if column else [None] * len(ids)
     arguments = run.scored.identity.get("segmentation", {}).get("template_kwargs") or {}
     # Only lines of JSON that go through no table have no nulls but the scored ones.
     keeps = bool(rendering.nulls) and not str(settings.known(rendering.nulls)).endswith(".jsonl")
     try:
+        from transformers import AutoTokenizer
+
         tokenizer: Any = AutoTokenizer.from_pretrained(model)
         for gc_id, messages, row_tools in zip(ids, table.column("prompt").to_pylist(), in_file, strict=True):
-            tools = chats[places[gc_id]].tools if column else None
+            wanted, chat = scored[gc_id]
+            tools = chat.tools if column else None
             if keeps and isinstance(row_tools, list) and tools:
                 tools = row_tools
             text = tokenizer.apply_chat_template(
@@ -195,10 +207,12 @@ def compare_tokens(
                 add_generation_prompt=True,
                 **arguments,
             )
-            count, scored = len(tokenizer(text, add_special_tokens=False)["input_ids"]), counts[places[gc_id]]
-            if count != scored:
+            count = len(tokenizer(text, add_special_tokens=False)["input_ids"])
+            if count != wanted:
+                title = f"the prompt of {gc_id} is {count} tokens by the chat template of {model}, but was "
+                title += f"scored as {wanted}"
                 nulls = keeps and has_nulls([messages, tools])
-                return _differs(profile, gc_id, count, scored, model, nulls), f"token counts: {gc_id} differs"
+                return _differs(profile, title, nulls), f"token counts: {gc_id} differs"
     except (PromptProblem, OutputError) as problem:
         return None, f"token counts: not compared, because of {path}: {problem}"
     except BaseException as error:  # a template is a program, a file may be broken
@@ -211,23 +225,12 @@ def compare_tokens(
     return None, f"token counts: {same}{unseen}"
 
 
-def _differs(profile: Profile, gc_id: str, count: int, scored: int, model: str, nulls: bool) -> Finding:
-    lengths = (
-        f"the prompt of {gc_id} is {count} tokens by the chat template of {model}, but was scored as {scored}"
-    )
+def _differs(profile: Profile, title: str, nulls: bool) -> Finding:
     if nulls:
+        title += f": {profile.name} renders null for each key of tools that only other rows have"
         lines = f"export the rounds as lines of JSON: `gaincurate export RUN --trainer {profile.name}`, or "
-        return Finding(
-            "nulls",
-            "wrong",
-            f"{lengths}: {profile.name} renders null for each key of tools that only other rows have",
-            {},
-            f"{'' if profile.rendering.nulls == 'all' else lines}store tool calls and tools as JSON text",
-        )
-    return Finding(
-        "tokens",
-        "wrong",
-        f"{lengths}: the trainer would read something else than was scored",
-        {},
-        "score the set again with this model's tokenizer, or train with the one that scored it",
-    )
+        advice = f"{'' if profile.rendering.nulls == 'all' else lines}store tool calls and tools as JSON text"
+        return Finding("nulls", "wrong", title, {}, advice)
+    title += ": the trainer would read something else than was scored"
+    advice = "score the set again with this model's tokenizer, or train with the one that scored it"
+    return Finding("tokens", "wrong", title, {}, advice)

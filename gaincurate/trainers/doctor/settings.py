@@ -1,7 +1,6 @@
-"""A trainer's settings as one flat mapping: takes what was said, yields values by dotted key.
+"""A trainer's settings as one flat mapping of dotted keys, over its defaults.
 
-What is not said has the trainer's default. Keys are compared with `-` as `_`, as command lines do. Knows no
-trainer and no file format.
+Keys are compared with `-` as `_`, as command lines do. Nothing here depends on a trainer or a file format.
 """
 
 from __future__ import annotations
@@ -22,10 +21,11 @@ _DEPTH = 8  # references to references
 _MOST = 10_000_000  # of a batch: rules try each size up to it
 _UNCOUNTED = "by which nothing can be counted"
 _SUMS = re.compile(r"\$\(\([^$]*\)\)")
+_WORDS = {"true": True, "True": True, "false": False, "False": False, "null": None, "None": None, "~": None}
 
 
 class NotKnown(Exception):
-    """A value of which nothing can be said here, mostly one that a shell or a resolver would fill in."""
+    """A value that cannot be judged before the trainer runs: a shell or a resolver fills it in."""
 
     def __init__(self, key: str, value: str, why: str = "which is not known before it runs") -> None:
         super().__init__(f"{key} is {value:.200}, {why}: what follows from it is not judged")
@@ -41,25 +41,17 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for key, value in tree.items():
         name = normal(f"{prefix}{key}")
-        if isinstance(value, Mapping) and value:
-            settings |= flat(value, f"{name}.")
-        elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
-            for index, item in enumerate(value):
-                settings |= flat(item, f"{name}.{index}.")
-        else:
-            settings[name] = value
+        if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+            value = {str(index): item for index, item in enumerate(value)}
+        settings |= flat(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
     return settings
 
 
 def scalar(text: str) -> Any:
     """A word of a launch line as the value that it stands for."""
     word = text.strip()
-    if word in ("true", "True"):
-        return True
-    if word in ("false", "False"):
-        return False
-    if word in ("null", "None", "none", "~"):
-        return None if word != "none" else "none"
+    if word in _WORDS:
+        return _WORDS[word]
     for kind in (int, float):
         try:
             return kind(word)
@@ -67,37 +59,41 @@ def scalar(text: str) -> Any:
             continue
     if word.startswith("[") and word.endswith("]"):
         inner = [part.strip().strip("'\"") for part in word[1:-1].split(",")]
-        # No setting that is asked for here has lists in lists.
+        # No setting that the rules read has lists in lists.
         return [part if part.startswith("[") else scalar(part) for part in inner if part]
     return text
 
 
+def shown(value: Any) -> str:
+    """A value as configurations write it."""
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(shown, value)) + "]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
 class Settings:
-    """What a trainer would run with.
+    """The settings that a trainer would run with.
 
     Args:
-        given: what was read, by dotted key.
-        defaults: the trainer's values for what is not there.
-        renamed: present names by those of an older version.
+        given: values by dotted key.
+        defaults: the trainer's values of all other keys.
+        sources: the file of each given key, or the command line.
     """
 
     def __init__(
-        self, given: Mapping[str, Any], defaults: Mapping[str, Any], renamed: Mapping[str, str] | None = None
+        self, given: Mapping[str, Any], defaults: Mapping[str, Any], sources: Mapping[str, str] | None = None
     ) -> None:
-        renamed = renamed or {}
-        self.given = {renamed.get(normal(key), normal(key)): value for key, value in given.items()}
-        is_older = any(normal(key) in renamed for key in given)
-        self.names = {present: older for older, present in renamed.items()} if is_older else {}
-        """The names of the version that the settings are of, where they differ."""
+        self.given = {normal(key): value for key, value in given.items()}
+        self._sources = sources or {}
         self.asked: set[str] = set()
         """The keys that rules asked for."""
         self.defaults = {normal(key): value for key, value in defaults.items()}
 
     def __getitem__(self, key: str) -> Any:
-        """The value of a key; None where neither the file nor the defaults have it.
+        """The value of a key; None where neither the settings nor the defaults have it.
 
         Raises:
-            NotKnown: it depends on something that is only there when it runs.
+            NotKnown: it is only known when the trainer runs.
         """
         value = self._resolved(normal(key), _DEPTH)
         if isinstance(value, str) and "$" in _SUMS.sub("", value) and not self.follows(value):
@@ -113,11 +109,10 @@ class Settings:
         """A key's value where it is a number, also one in quotes.
 
         Raises:
-            NotKnown: as for any value, and for one that nothing can be counted by.
+            NotKnown: as for any value, and for NaN and infinity.
         """
         value = self[key]
-        if isinstance(value, str):
-            value = scalar(value)
+        value = scalar(value) if isinstance(value, str) else value
         if isinstance(value, bool) or not isinstance(value, int | float):
             return None
         if not abs(value) < 2**63:  # NaN too
@@ -136,11 +131,11 @@ class Settings:
         return None if value is None else int(value)
 
     def place(self, key: str) -> Any:
-        """A path, or the first of several; variables that no round fills in are as good as any fixed text.
+        """A path, or the first of several; a variable that no round fills in counts as fixed text.
 
         Raises:
-            NotKnown: it may change with the round: a place of the script, or a variable named as what the
-                driver fills in.
+            NotKnown: it may change with the round: a positional argument of the script, or a variable with
+                a name that the driver fills in.
         """
         value = self._resolved(normal(key), _DEPTH)
         value = value[0] if isinstance(value, list) and value else value
@@ -163,14 +158,18 @@ class Settings:
             return True
 
     def is_given(self, key: str) -> bool:
-        """Whether the file says anything of a key."""
+        """Whether the settings have a value for a key, so that its default does not hold."""
         self.asked.add(normal(key))
         return normal(key) in self.given
 
     def told(self, key: str) -> str:
         """A key and its value for a reader, and whether it is the default."""
         value = self._resolved(normal(key), _DEPTH)
-        return f"{self.names.get(key, key)} is {shown(value)}" + ("" if self.is_given(key) else " by default")
+        return f"{key} is {shown(value)}" + ("" if self.is_given(key) else " by default")
+
+    def source(self, *keys: str) -> str:
+        """The file that sets the first of these keys that one sets, or the command line; else nothing."""
+        return next((self._sources[key] for key in map(normal, keys) if key in self._sources), "")
 
     def below(self, prefix: str) -> Iterator[str]:
         """The given keys under a prefix."""
@@ -197,7 +196,7 @@ class Settings:
 
 
 class Resolved(Settings):
-    """What a running trainer has resolved its settings to, so that nothing is a default or unknown.
+    """The resolved settings of a running trainer, in which nothing is a default or unknown.
 
     Args:
         lookup: takes a key of the trainer's, yields its value or None.
@@ -208,21 +207,10 @@ class Resolved(Settings):
         self._lookup = lookup
 
     def is_given(self, key: str) -> bool:
-        """Whether anything is said of a key: the trainer has settled all of them."""
+        """True: the trainer has settled every key."""
         return True
 
     def _resolved(self, key: str, depth: int) -> Any:
         value = self._lookup(key)
         # a list of the trainer's own kind (OmegaConf's, say) is shown and compared as any other
         return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
-
-
-def shown(value: Any) -> str:
-    """A value as configurations write it."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(map(shown, value)) + "]"
-    return str(value)

@@ -1,21 +1,10 @@
-"""What is known of open-instruct: the columns that it reads, its settings for them, its checkpoints, logs
-and recipe.
-"""
+"""open-instruct: its columns, the settings that make it read a file, its prompts, checkpoints and logs."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from gaincurate.trainers.columns import Parts, ViewOptions
-from gaincurate.trainers.profile import SHUFFLES, Columns, Launch, Profile, words
-
-if TYPE_CHECKING:
-    from gaincurate.trainers.view import View
-
-
-def _columns(parts: Parts, options: ViewOptions) -> Columns:
-    return {"messages": parts.messages(), "ground_truth": parts.answer_text()}
+from gaincurate.trainers.profile import SHUFFLES, Launch, Profile, View, words
 
 
 def _launch(path: Path, view: View) -> Launch:
@@ -33,6 +22,6 @@ PROFILE = Profile(
     judge="dataset",
     judge_needed=True,
     answer_needed=True,
-    columns=_columns,
+    columns=lambda parts, _: {"messages": parts.messages(), "ground_truth": parts.answer_text()},
     launch=_launch,
 )

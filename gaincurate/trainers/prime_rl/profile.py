@@ -1,42 +1,21 @@
-"""The columns that prime-rl reads, its settings for them, its checkpoints and its recipe."""
+"""The columns that prime-rl reads, its settings for them and its checkpoints."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gaincurate.trainers.columns import Parts, ViewOptions
 from gaincurate.trainers.profile import (
-    OPTIMIZER_LOST,
     Columns,
     Launch,
     Layout,
     Profile,
-    Recipe,
     Rendering,
     Sharded,
+    View,
     load_line,
     words,
 )
-
-if TYPE_CHECKING:
-    from gaincurate.trainers.view import View
-
-
-_SCRIPT = """\
-steps=4      # the budget * rollouts a prompt / samples a step
-samples=256  # samples a step: prompts a step * rollouts a prompt
-
-# rl.toml has the rest; its taskset reads $GAINCURATE_DATA, its reward appends to $GAINCURATE_OUTCOMES.
-uv run rl @ rl.toml \\
-    --model.name "$checkpoint" \\
-    --max-steps "$steps" \\
-    --orchestrator.batch-size "$samples" \\
-    --orchestrator.group-size 16 \\
-    --orchestrator.concurrency.max-inflight "$samples" \\
-    --weight-broadcast.type filesystem \\
-    --output-dir "$output"
-"""
 
 
 def _columns(parts: Parts, options: ViewOptions) -> Columns:
@@ -66,7 +45,7 @@ def _prime_rl(path: Path, step: int) -> str | None:
 
 PROFILE = Profile(
     name="prime-rl",
-    version="559b44772 (2026-08-21) with verifiers 0.4.0",
+    version="559b4477 (2026-08-21)",
     reserved=words(
         "description image workdir agent_user skills network_allow network_block artifacts "
         "artifact_max_bytes timeout resources"
@@ -81,7 +60,6 @@ PROFILE = Profile(
         code="the taskset of the environment",
     ),
     layout=Layout(
-        version="git 559b4477 (2026-08-21)",
         folders=("broadcasts/step_*", "step_*", "*/broadcasts/step_*", "checkpoints/step_*"),
         step=r"step_(\d+)",
         marker="`STABLE` is in `broadcasts/step_N` (later versions: `.finished`)",
@@ -90,14 +68,5 @@ PROFILE = Profile(
         setting='weight_broadcast.type = "filesystem"',
         adapters=(".",),
         sharded=(Sharded("trainer/*", None, apart=True),),
-    ),
-    recipe=Recipe(
-        version="559b4477 (2026-08-21)",
-        body=_SCRIPT,
-        optimizer=f"{OPTIMIZER_LOST}; kept only by resuming, which brings the place among the last "
-        "round's tasks back",
-        rate="constant by default",
-        reference="none of its own: the loss compares with the policy that sampled",
-        outcomes="the environment's reward, which appends to $GAINCURATE_OUTCOMES",
     ),
 )

@@ -1,12 +1,12 @@
-"""What of prime-rl's settings meets a schedule: commit 559b4477 (2026-08-21), one rl.toml."""
+"""prime-rl's settings that a schedule depends on: commit 559b4477 (2026-08-21), one rl.toml."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
+from typing import Any
 
 from gaincurate.trainers.doctor import common
-from gaincurate.trainers.doctor.common import SEGMENT, must
+from gaincurate.trainers.doctor.common import SEGMENT, find, must
 from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 from gaincurate.trainers.profile import words
@@ -31,26 +31,25 @@ def _group(settings: Settings) -> float | None:
     return settings.count(f"{_SOURCE}.group_size") or settings.count("orchestrator.group_size")
 
 
+def _brings_tasks(taskset: Any) -> bool:
+    name = str(taskset).rsplit("/", 1)[-1].partition("@")[0]
+    return name.replace("-", "_") in _SHIPPED
+
+
 def sources(settings: Settings, context: Context) -> Iterator[Finding]:
     """A round's tasks are the plan's, and the standard sampler takes all of them."""
     advice = "a taskset of your own package, over gaincurate.trainers.prime_rl.RunTaskset"
     if context.segment:
         advice = "a taskset of your own package, which reads $GAINCURATE_DATA; `gaincurate export --trainer "
         advice += "prime-rl` writes its rows"
-    tasks = partial(
-        must,
-        be=lambda value: str(value).rsplit("/", 1)[-1].partition("@")[0].replace("-", "_") not in _SHIPPED,
-        why="this taskset brings tasks of its own, whatever was planned",
-        name="data",
-        advice=advice,
-    )
-    standard = "it chooses tasks by its own pools, some again and some never"
     for key in sorted({f"{_SOURCE}.curriculum.sampler.type", *settings.below("orchestrator.train.source.")}):
         rule = None
         if key.endswith(".env.taskset.id"):
-            rule = tasks(key, fix={key: "my_tasks"})
+            rule = must(key, lambda value: not _brings_tasks(value), "this taskset has tasks of its own, "
+                "whatever was planned", name="data", fix={key: "my_tasks"}, advice=advice)  # fmt: skip
         elif key.endswith(".curriculum.sampler.type"):
-            rule = must(key, "standard", standard, name="sampler")
+            chooses = "it chooses tasks by its own pools, some again and some never"
+            rule = must(key, "standard", chooses, name="sampler")
         if rule and (finding := rule(settings, context)):
             yield finding
 
@@ -58,23 +57,18 @@ def sources(settings: Settings, context: Context) -> Iterator[Finding]:
 def lengths(settings: Settings, context: Context) -> Found:
     """Samples over the training length are cut."""
     key = "seq_len" if settings["seq_len"] is not None else "orchestrator.seq_len"
-    happens = "they are cut, so they are not what was scored"
-    return common.too_long(settings, context, key, happens)
+    return common.too_long(key, "they are cut, so they are not what was scored")(settings, context)
 
 
 def endless(settings: Settings, context: Context) -> Found:
-    """The tasks are gone through again and again; only max_steps ends it."""
+    """The tasks repeat without end; only max_steps stops the training."""
     if not context.segment or settings["max_steps"] is not None:
         return None
     each = _prompts(settings)
     wanted = int(context.budget // each) if context.budget and each and context.budget % each == 0 else None
-    return Finding(
-        "length",
-        "stops",
-        f"{settings.told('max_steps')}: the tasks are gone through again and again, and a round never ends",
-        {"max_steps": wanted or 1},
-        "" if wanted else "budget * group_size / batch_size steps; 1 is for a budget of one step",
-    )
+    why = "the tasks repeat without end, so a round never ends"
+    advice = "" if wanted else "budget * group_size / batch_size steps; 1 is for a budget of one step"
+    return find(settings, "max_steps", "length", why, {"max_steps": wanted or 1}, advice, "stops")
 
 
 def ahead(settings: Settings, context: Context) -> Found:
@@ -83,11 +77,11 @@ def ahead(settings: Settings, context: Context) -> Found:
     most = settings.number(key)
     if context.mode == "export" or not size or (most is not None and most <= size):
         return None
-    why = "behind a round's last prompts its first ones are begun again, for nothing"
+    why = "after a round's last prompts its first ones start again, without use"
     if context.live:
-        why = "tasks are begun before the rewards that should choose them"
-    title = f"{settings.told(key)}, but a step trains {size:g}: {why}"
-    return Finding("ahead", "stale" if context.live else "cost", title, {key: int(size)})
+        why = "tasks start before the rewards that should choose them"
+    why = f"a step trains {size:g}, and {why}"
+    return find(settings, key, "ahead", why, {key: int(size)}, severity="stale" if context.live else "cost")
 
 
 RULES = TrainerRules(
@@ -100,24 +94,22 @@ RULES = TrainerRules(
         sources,
         common.unset_below("orchestrator.train.source", "groups that it does not admit are replaced by "
             "further tasks, so steps and rows do not agree", name="gate", containing=".curriculum.gates."),
-        partial(common.follows_run, key=f"{_SOURCE}.env.taskset.run"),
-        partial(common.begins, key="model.name"),
-        common.unset_below("resume", "the step counter and the place among the last round's tasks come back "
-            "over the new ones", name="resume", modes=SEGMENT,
+        common.follows_run(f"{_SOURCE}.env.taskset.run"),
+        common.begins("model.name"),
+        common.unset_below("resume", name="resume",
             advice="the next round begins with the weights: model.name = {checkpoint}"),
         must("orchestrator.token_batch_size", None, "a step takes as many prompts as fill it, so a round "
             "does not end with a step", name="token-batch",
             fix={"orchestrator.token_batch_size": None, "orchestrator.batch_size": 128}),
-        partial(common.tail, key="orchestrator.batch_size", per_step=_prompts, factor=_group),
+        common.tail("orchestrator.batch_size", per_step=_prompts, factor=_group),
         lengths,
-        partial(common.steps, key="max_steps", per_step=_prompts),
+        common.steps("max_steps", _prompts),
         ahead,
         endless,
-        common.unset_below("trainer.model.lora", common.ADAPTER, name="adapter", severity="stops",
-            modes=SEGMENT),
-        partial(common.output, key="output_dir", what="the checkpoint"),
+        common.unset_below("trainer.model.lora", name="adapter"),
+        common.output("output_dir"),
         *(must(f"{at}weight_broadcast.type", "filesystem", "weights go from memory to memory, and no Hugging "
-            "Face weights are left for scoring and the next round", name="weights", severity="stops",
-            modes=SEGMENT) for at in ("", "trainer.")),
+            "Face weights are left for scoring and the next round", name="weights", modes=SEGMENT)
+            for at in ("", "trainer.")),
     ),
 )  # fmt: skip

@@ -1,22 +1,11 @@
-"""What is known of ROLL: the columns that it reads, its settings for them, its checkpoints, logs and
-recipe.
-"""
+"""ROLL: its columns, the settings that make it read a file, its prompts, checkpoints and logs."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from gaincurate.trainers.columns import Parts, ViewOptions
-from gaincurate.trainers.profile import SHUFFLES, Columns, Launch, Profile
-
-if TYPE_CHECKING:
-    from gaincurate.trainers.view import View
-
-
-def _columns(parts: Parts, options: ViewOptions) -> Columns:
-    return {"id": parts.ids(), "messages": parts.messages_json(), "ground_truth": parts.answer_text()}
+from gaincurate.trainers.profile import SHUFFLES, Launch, Profile, View
 
 
 def _launch(path: Path, view: View) -> Launch:
@@ -41,6 +30,10 @@ PROFILE = Profile(
     judge="tag",
     judge_needed=True,
     answer_needed=True,
-    columns=_columns,
+    columns=lambda parts, _: {
+        "id": parts.ids(),
+        "messages": parts.messages_json(),
+        "ground_truth": parts.answer_text(),
+    },
     launch=_launch,
 )

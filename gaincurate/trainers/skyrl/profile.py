@@ -1,60 +1,23 @@
-"""What is known of SkyRL: the columns that it reads, its settings for them, its checkpoints, logs and
-recipe.
-"""
+"""SkyRL: its columns, the settings that make it read a file, its prompts, checkpoints and logs."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gaincurate.core.schema import ID
 from gaincurate.trainers.columns import Parts, ViewOptions
 from gaincurate.trainers.markers import tokenizer_unfinished, tracker
 from gaincurate.trainers.profile import (
-    CONSTANT_RATE,
-    NO_REFERENCE,
-    OPTIMIZER_LOST,
     SHUFFLES,
     Columns,
     Launch,
     Layout,
     Profile,
-    Recipe,
     Rendering,
     Sharded,
+    View,
     hydra_value,
 )
-
-if TYPE_CHECKING:
-    from gaincurate.trainers.view import View
-
-
-_SCRIPT = """\
-batch=64     # prompts a step: `schedule start --align-to 64`
-gaincurate export "$run" --round "$round" --trainer skyrl --env-class mine --out "$output/data.parquet"
-
-# An entry point as examples/train/multiply/main_multiply.py: it registers your environment.
-uv run --isolated --extra fsdp -m main_gaincurate \\
-    data.train_data="['$output/data.parquet']" \\
-    data.val_data="['$output/data.parquet']" \\
-    environment.env_class=mine \\
-    trainer.policy.model.path="$checkpoint" \\
-    trainer.policy.optimizer_config.lr=1e-6 \\
-    trainer.algorithm.advantage_estimator=grpo \\
-    trainer.algorithm.use_kl_loss=false \\
-    trainer.epochs=1 \\
-    trainer.train_batch_size="$batch" \\
-    trainer.policy_mini_batch_size="$batch" \\
-    trainer.max_prompt_length=2048 \\
-    generator.n_samples_per_prompt=8 \\
-    trainer.eval_before_train=false \\
-    trainer.eval_interval=-1 \\
-    trainer.resume_mode=none \\
-    trainer.ckpt_interval=-1 \\
-    trainer.ckpt_path="$output/ckpt" \\
-    trainer.hf_save_interval=1000000 \\
-    trainer.export_path="$output/hf"
-"""
 
 
 def _columns(parts: Parts, options: ViewOptions) -> Columns:
@@ -88,7 +51,7 @@ def _skyrl(path: Path, step: int) -> str | None:
 
 PROFILE = Profile(
     name="skyrl",
-    version="a9564572e (2026-08-21)",
+    version="a9564572 (2026-08-21)",
     judge="data_source",
     env_class=True,
     columns=_columns,
@@ -99,7 +62,6 @@ PROFILE = Profile(
         nulls="all",
     ),
     layout=Layout(
-        version="git a9564572 (2026-08-21)",
         folders=("global_step_*", "*/global_step_*"),
         step=r"global_step_(\d+)",
         marker="below `export_path`: the tokenizer's files in `policy`, written after the weights, can be "
@@ -112,14 +74,5 @@ PROFILE = Profile(
             Sharded("policy/model_world_size_*_rank_*.pt", None, apart=True),
             Sharded("policy/*.distcp", None, apart=True),
         ),
-    ),
-    recipe=Recipe(
-        version="a9564572 (2026-08-21)",
-        body=_SCRIPT,
-        optimizer=f"{OPTIMIZER_LOST}; kept only by resuming, which brings the last file's offset "
-        "(data.pt) back",
-        rate=CONSTANT_RATE,
-        reference=NO_REFERENCE,
-        outcomes="your environment, which is given the row's gc_id and appends to $GAINCURATE_OUTCOMES",
     ),
 )

@@ -1,61 +1,14 @@
-"""What is known of slime: the columns that it reads, its settings for them, its checkpoints, logs and
-recipe.
-"""
+"""slime: its columns, the settings that make it read a file, its prompts, checkpoints and logs."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gaincurate.core.schema import ID
 from gaincurate.trainers.columns import Parts, ViewOptions
 from gaincurate.trainers.markers import TRACKER, tracker, unreadable
-from gaincurate.trainers.profile import (
-    CONSTANT_RATE,
-    OPTIMIZER_LOST,
-    Columns,
-    Launch,
-    Layout,
-    Profile,
-    Recipe,
-    Rendering,
-    Sharded,
-)
-
-if TYPE_CHECKING:
-    from gaincurate.trainers.view import View
-
-
-_SCRIPT = """\
-batch=64     # prompts a step: `schedule start --align-to 64`
-base=/models/base_torch_dist   # the KL reference, as Megatron weights
-gaincurate export "$run" --round "$round" --trainer slime --out "$output/data.jsonl"
-. scripts/models/qwen3-4B.sh   # MODEL_ARGS
-
-python3 train.py \\
-    "${MODEL_ARGS[@]}" \\
-    --hf-checkpoint "$checkpoint" \\
-    --load "$checkpoint" \\
-    --ref-load "$base" \\
-    --prompt-data "$output/data.jsonl" \\
-    --input-key prompt \\
-    --label-key label \\
-    --metadata-key metadata \\
-    --apply-chat-template \\
-    --custom-rm-path reward.reward \\
-    --num-epoch 1 \\
-    --rollout-batch-size "$batch" \\
-    --n-samples-per-prompt 8 \\
-    --rollout-max-response-len 2048 \\
-    --global-batch-size $((batch * 8)) \\
-    --advantage-estimator grpo \\
-    --lr 1e-6 \\
-    --lr-decay-style constant \\
-    --save "$output/megatron" \\
-    --save-interval 1000000 \\
-    --save-hf "$output/hf/{rollout_id}"
-"""
+from gaincurate.trainers.profile import Columns, Launch, Layout, Profile, Rendering, Sharded, View
 
 
 def _columns(parts: Parts, options: ViewOptions) -> Columns:
@@ -88,7 +41,7 @@ def _indexed(path: Path, step: int) -> str | None:
 
 PROFILE = Profile(
     name="slime",
-    version="624b824a8 (2026-08-21)",
+    version="624b824a (2026-08-21)",
     reserved=frozenset({"tools"}),
     columns=_columns,
     launch=_launch,
@@ -102,7 +55,6 @@ PROFILE = Profile(
         nulls="prompt_data",
     ),
     layout=Layout(
-        version="git 624b824a (2026-08-21)",
         folders=("*", "*/*"),
         step=r"(?:.*\D)?(\d+)",
         marker="`model.safetensors.index.json`, written last, and all files that it names",
@@ -118,15 +70,5 @@ PROFILE = Profile(
                 apart=True,
             ),
         ),
-    ),
-    recipe=Recipe(
-        version="624b824a (2026-08-21)",
-        body=_SCRIPT,
-        optimizer=f"{OPTIMIZER_LOST}; kept only with --load of Megatron weights, which brings the "
-        "last file's place back",
-        rate=CONSTANT_RATE,
-        reference="--ref-load: the same model in all rounds",
-        outcomes="the reward function reward.reward, which is given sample.metadata['gc_id'] and appends to "
-        "$GAINCURATE_OUTCOMES",
     ),
 )

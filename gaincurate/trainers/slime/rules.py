@@ -1,13 +1,12 @@
-"""What of slime's arguments meets a schedule: commit 624b824a (2026-08-21), `slime/utils/arguments.py`."""
+"""slime's arguments that a schedule depends on: commit 624b824a (2026-08-21), `slime/utils/arguments.py`."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor import common
-from gaincurate.trainers.doctor.common import ALWAYS, SEGMENT, must, only
+from gaincurate.trainers.doctor.common import ALWAYS, SEGMENT, find, is_set, must, only
 from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules, defaults_of
 from gaincurate.trainers.doctor.settings import Settings
 
@@ -18,26 +17,35 @@ LIVE: dict[str, Any] = {
 """The settings by which the trainer finds the live adapter."""
 
 _TAP = "rollout_all_samples_process_path"
+_OVER = "over_sampling_batch_size"
 _ALWAYS = 1_000_000  # rollouts: the last one is saved whatever the period
-
 DEFAULTS = defaults_of("slime")
 
 
 def passes(settings: Settings, context: Context) -> Found:
-    """Without a number of rollouts, how often the file is gone through."""
+    """The passes over the file, where no number of rollouts is set."""
     if settings["num_rollout"] is not None:
         return None
     if context.segment and settings["num_epoch"] is None:
-        title = "neither num_rollout nor num_epoch is set: slime does not begin"
+        title = "neither num_rollout nor num_epoch is set: slime does not start"
         return Finding("length", "stops", title, {"num_epoch": 1})
-    return common.epochs(settings, context, "num_epoch")
+    return common.epochs("num_epoch")(settings, context)
 
 
 def _hides(settings: Settings, context: Context) -> bool:
-    """Whether a number of rollouts stands that nobody can compare with the round."""
+    """Whether a number of rollouts is set that cannot be compared with the round."""
     size = settings.count("rollout_batch_size")
     fits = context.budget is not None and size and context.budget % size == 0
     return not fits and not Settings.follows(settings["num_rollout"], ("round",))
+
+
+def begins(settings: Settings, context: Context) -> Found:
+    """Training begins with --load, and without it with --ref-load or --hf-checkpoint."""
+    keys = ("load",) if settings.place("load") else ("hf_checkpoint", "ref_load")
+    answers = (common.begins(key)(settings, context) for key in keys)
+    finding = next((answer for answer in answers if answer), None)
+    both = ("load", "hf_checkpoint") if settings.is_given("hf_checkpoint") else ("load",)
+    return replace(finding, fix=dict.fromkeys(both, "{checkpoint}")) if finding else None
 
 
 def resumes(settings: Settings, context: Context) -> Found:
@@ -45,32 +53,16 @@ def resumes(settings: Settings, context: Context) -> Found:
     place = settings.place("load")
     if not context.segment or place is None or Settings.follows(place, ("checkpoint",)):
         return None
-    return Finding(
-        "resume",
-        "wrong",
-        f"{settings.told('load')}: the rollout counter and the place in the file "
-        "(rollout/global_dataset_state_dict_*.pt) of the last round come back, and the training ends at once",
-        {"load": "{checkpoint}"},
-        "Hugging Face weights are loaded without either, and without the optimizer",
+    advice = "Hugging Face weights are loaded without either, and without the optimizer"
+    return find(settings, "load", "resume", "", {"load": "{checkpoint}"}, advice)
+
+
+def _no_reward(settings: Settings, context: Context) -> bool:
+    """Whether no code of the user's sees the rewards; a function of slime's own reports to nobody."""
+    own = settings.known("custom_rm_path") or ""
+    return not settings.is_set(_TAP) and (
+        not settings.is_set("custom_rm_path") or str(own).startswith("slime.")
     )
-
-
-def begins(settings: Settings, context: Context) -> Found:
-    """Training begins with --load, and without it with --ref-load or --hf-checkpoint."""
-    keys = ("load",) if settings.place("load") else ("hf_checkpoint", "ref_load")
-    answers = (common.begins(settings, context, key) for key in keys)
-    finding = next((answer for answer in answers if answer), None)
-    both = ("load", "hf_checkpoint") if settings.is_given("hf_checkpoint") else ("load",)
-    return replace(finding, fix=dict.fromkeys(both, "{checkpoint}")) if finding else None
-
-
-def reports(settings: Settings, context: Context) -> Found:
-    """Somebody of the user's must see the rewards; a function of slime's own tells nobody."""
-    if str(settings["custom_rm_path"]).startswith("slime.") and not settings[_TAP]:
-        settings = Settings({**settings.given, "custom_rm_path": None}, settings.defaults)
-    advice = "an async function that appends a line to {outcomes} for sample.metadata['gc_id']"
-    row = common.reports(("custom_rm_path", _TAP), {"custom_rm_path": "reward.reward"}, advice)
-    return row(settings, context)
 
 
 def _other_reference(settings: Settings, context: Context) -> bool:
@@ -79,9 +71,6 @@ def _other_reference(settings: Settings, context: Context) -> bool:
     return place is None or Settings.follows(place, ("checkpoint",))
 
 
-_OVER = "over_sampling_batch_size"
-_REFUSED = "groups that it refuses are replaced by further prompts, so steps and rows do not agree"
-
 RULES = TrainerRules(
     name="slime",
     launches=("train.py", "train_async.py"),
@@ -89,52 +78,47 @@ RULES = TrainerRules(
     live=True,
     rules=(
         common.rows("prompt_data", ("metadata",), "--trainer slime", "jsonl"),
-        partial(common.follows_run, key="prompt_data"),
-        partial(common.unplugged, key="data_source_path", fix=LIVE,
-            what="rows come in the file's order, whatever the schedule plans"),
-        partial(common.unplugged, key=_TAP, fix={_TAP: LIVE[_TAP]},
-            what="the adapter never hears of a reward"),
+        common.follows_run("prompt_data"),
+        common.unplugged("data_source_path", LIVE, "rows come in the file's order, whatever the schedule "
+            "plans"),
+        common.unplugged(_TAP, {_TAP: LIVE[_TAP]}, "the adapter never receives a reward"),
         resumes,
         begins,
-        only(_hides, must("num_rollout", None, "it hides the size of the file, and behind its end a round "
-            "begins again with its first rows", name="rollouts", modes=SEGMENT,
+        only(_hides, must("num_rollout", None, "it hides the size of the file, and after its end a round "
+            "starts again with its first rows", name="rollouts", modes=SEGMENT,
             fix={"num_rollout": None, "num_epoch": 1})),
         passes,
-        partial(common.steps, key="num_rollout", per_step="rollout_batch_size"),
-        partial(common.tail, key="rollout_batch_size"),
+        common.steps("num_rollout", "rollout_batch_size"),
+        common.tail("rollout_batch_size"),
         only(lambda _, context: not context.live,  # the adapter reads the rows without a limit
-            partial(common.too_long, key="rollout_max_prompt_len",
-                happens="they are dropped when the file is read, so they never report")),
+            common.too_long("rollout_max_prompt_len",
+                "they are dropped when the file is read, so they never report")),
         only(lambda settings, _: not settings.is_set("custom_generate_function_path"),
-            must("apply_chat_template", True, "the model would read the messages without its chat template, "
-            "which is not what was scored", name="template", modes=ALWAYS)),
+            must("apply_chat_template", True, name="template")),
         only(lambda settings, _: settings[_OVER] != settings["rollout_batch_size"],
             must(_OVER, None, "more prompts are taken than a step trains, and those that come late are "
-            "thrown away", name="over-sampling")),
-        must("dynamic_sampling_filter_path", None, _REFUSED, name="dynamic-sampling"),
+                "thrown away",
+            name="over-sampling")),
+        must("dynamic_sampling_filter_path", None, name="dynamic-sampling"),
         must("partial_rollout", False, "unfinished samples come back in a later round than planned, or never",
             name="partial-rollout"),
-        must("rollout_function_path", lambda value: "fully_async" not in str(value), "rollouts run ahead "
-            "over the end of the file, before the rewards that should choose them, and a quick prompt can be "
-            "trained twice in place of a slow one", name="ahead",
+        must("rollout_function_path", lambda value: "fully_async" not in str(value), name="ahead",
             fix={"rollout_function_path": DEFAULTS["rollout_function_path"]}),
-        reports,
-        must("save_hf", lambda value: value is not None, "no Hugging Face weights, which scoring and the "
-            "next round begin with", name="weights", severity="stops", modes=SEGMENT,
-            fix={"save_hf": "{output}/hf/{rollout_id}"}),
+        only(_no_reward, must("custom_rm_path", lambda _: False, name="outcomes",
+            fix={"custom_rm_path": "reward.reward"},
+            advice="an async function that appends a line to {outcomes} for sample.metadata['gc_id']")),
+        must("save_hf", is_set, name="weights", fix={"save_hf": "{output}/hf/{rollout_id}"}),
         only(lambda settings, _: settings["save_hf"] is not None,
-            partial(common.output, key="save_hf", what="the checkpoint", below="/hf/{rollout_id}")),
+            common.output("save_hf", "/hf/{rollout_id}")),
         only(lambda settings, _: settings["save_interval"] is None or not settings.is_set("save"),
             must("save_interval", lambda _: False, "nothing is saved without it and save, save_hf included",
-            name="no-checkpoint", severity="stops", modes=SEGMENT,
-            fix={"save_interval": _ALWAYS, "save": "{output}/megatron"},
+            name="no-checkpoint", fix={"save_interval": _ALWAYS, "save": "{output}/megatron"},
             advice="the last rollout is saved whatever the period")),
         *common.shuffle("rollout_shuffle"),
-        *(only(_other_reference, common.moving_reference(key, 0.0))
-            for key in ("kl_coef", "kl_loss_coef")),
+        *(only(_other_reference, must(key, 0.0, name="reference")) for key in ("kl_coef", "kl_loss_coef")),
         must("metadata_key", "metadata", "gc_id is carried in `metadata`, the one column that stays with a "
-            "sample", name="metadata", modes=ALWAYS),
-        must("input_key", "prompt", "the chat messages are in `prompt`", name="prompt-key", severity="stops",
-            modes=ALWAYS),
+            "sample",
+            name="metadata", modes=ALWAYS),
+        must("input_key", "prompt", name="prompt-key"),
     ),
 )  # fmt: skip

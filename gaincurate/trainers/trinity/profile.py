@@ -1,25 +1,13 @@
-"""What is known of Trinity-RFT: the columns that it reads, its settings for them, its checkpoints, logs and
-recipe.
-"""
+"""Trinity-RFT: its columns, the settings that make it read a file, its prompts, checkpoints and logs."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gaincurate.core.schema import ID
-from gaincurate.trainers.columns import Parts, ViewOptions
 from gaincurate.trainers.markers import TRACKER, tracker
-from gaincurate.trainers.profile import Columns, Launch, Layout, Profile, Rendering, Sharded
-
-if TYPE_CHECKING:
-    from gaincurate.trainers.view import View
-
-
-def _columns(parts: Parts, options: ViewOptions) -> Columns:
-    columns = {"prompt": parts.question()}
-    return columns | ({"answer": parts.gold()} if parts.has_answer else {})
+from gaincurate.trainers.profile import Launch, Layout, Profile, Rendering, Sharded, View
 
 
 def _launch(path: Path, view: View) -> Launch:
@@ -50,9 +38,9 @@ PROFILE = Profile(
     name="trinity",
     version="0.6.0",
     reads_folder=True,
-    no_recipe="it reads one YAML file and nothing from its command line; write "
-    "${oc.env:GAINCURATE_DATA} and so on into that file, and ask `gaincurate doctor --trainer trinity`",
-    columns=_columns,
+    columns=lambda parts, _: (
+        {"prompt": parts.question()} | ({"answer": parts.gold()} if parts.has_answer else {})
+    ),
     launch=_launch,
     rendering=Rendering(
         {"model.enable_thinking": "enable_thinking"},
@@ -60,7 +48,6 @@ PROFILE = Profile(
         code="the workflow",
     ),
     layout=Layout(
-        version="0.6.0",
         folders=("global_step_*", "*/global_step_*", "*/*/global_step_*"),
         step=r"global_step_(\d+)",
         marker="with `.full_checkpoint` (written first) `latest_checkpointed_iteration.txt` has N or more, "

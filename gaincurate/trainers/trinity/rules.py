@@ -1,17 +1,16 @@
-"""What of Trinity-RFT's settings meets a schedule: trinity-rft 0.6.0, `trinity/common/config.py`."""
+"""Trinity-RFT's settings that a schedule depends on: trinity-rft 0.6.0, `trinity/common/config.py`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor import common
-from gaincurate.trainers.doctor.common import ALWAYS, SEGMENT, Row, must, only
+from gaincurate.trainers.doctor.common import ALWAYS, SEGMENT, Row, find, must, only
 from gaincurate.trainers.doctor.common import LIVE as LIVE_MODE
 from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
-from gaincurate.trainers.doctor.settings import Settings, shown
+from gaincurate.trainers.doctor.settings import Settings
 from gaincurate.trainers.profile import words
 
 LIVE: dict[str, Any] = {"data_selector.selector_type": "gaincurate.trainers.trinity.RunSelector"}
@@ -35,39 +34,12 @@ _WORKFLOWS = words(
 _REWARDS = words(
     "accuracy_reward countdown_reward format_reward math_boxed_reward math_dapo_reward math_reward"
 )
-"""Workflows and reward functions of the trainer's own registries: they report to nobody."""
+"""Workflows and reward functions of the trainer's own registries, which report no outcomes."""
 
 
 def _taskset(settings: Settings) -> str:
-    """Where the task set stands: alone, or first in a list."""
+    """The key of the task set: alone, or the first in a list."""
     return _ONE if any(settings.below(f"{_ONE}.")) else _FIRST
-
-
-def data(settings: Settings, context: Context) -> Found:
-    """Trinity reads a folder."""
-    found = common.reads(settings, context, f"{_taskset(settings)}.path")
-    if found is None:
-        return None
-    advice = "`gaincurate export RUN --trainer trinity --out {output}/rows/train.parquet` writes it there"
-    return replace(found, fix={f"{_taskset(settings)}.path": "{output}/rows"}, advice=advice)
-
-
-def _of(settings: Settings, name: str) -> Any:
-    """A workflow or reward function: the task set's own, or that of all."""
-    return settings[f"{_taskset(settings)}.{name}"] or settings[f"buffer.explorer_input.{name}"]
-
-
-def texts(settings: Settings, context: Context) -> Found:
-    """Workflows put a system message of their own before a question that has none."""
-    flow = str(_of(settings, "default_workflow_type"))
-    key, kind = f"{_taskset(settings)}.format.system_prompt", flow.removeprefix("async_")
-    plain = _of(settings, "default_reward_fn_type") in (None, "math_reward")
-    adds = kind == "math_boxed_workflow" or (kind == "math_workflow" and plain)
-    if settings[key] is not None or not adds:
-        return None
-    title = f"{settings.told(key)}: {flow} puts a system message of its own there, which was not scored"
-    advice = "where the set has a system message, the one that `gaincurate export --trainer trinity` names"
-    return Finding("template", "wrong", title, {key: ""}, advice)
 
 
 def _at(name: str, row: Callable[[str], Row]) -> Row:
@@ -75,33 +47,57 @@ def _at(name: str, row: Callable[[str], Row]) -> Row:
     return lambda settings, context: row(f"{_taskset(settings)}.{name}")(settings, context)
 
 
+def data(settings: Settings, context: Context) -> Found:
+    """Trinity reads a folder."""
+    key = f"{_taskset(settings)}.path"
+    if (finding := common.reads(settings, context, key)) is None:
+        return None
+    advice = "`gaincurate export RUN --trainer trinity --out {output}/rows/train.parquet` writes it there"
+    return replace(finding, fix={key: "{output}/rows"}, advice=advice)
+
+
+def _of(settings: Settings, name: str) -> str:
+    """The key of a workflow or a reward function: the task set's own, or that of all."""
+    own = f"{_taskset(settings)}.{name}"
+    return own if settings[own] else f"buffer.explorer_input.{name}"
+
+
+def texts(settings: Settings, context: Context) -> Found:
+    """Workflows put a system message of their own before a question that has none."""
+    flow = str(settings[_of(settings, "default_workflow_type")])
+    key, kind = f"{_taskset(settings)}.format.system_prompt", flow.removeprefix("async_")
+    plain = settings[_of(settings, "default_reward_fn_type")] in (None, "math_reward")
+    adds = kind == "math_boxed_workflow" or (kind == "math_workflow" and plain)
+    if settings[key] is not None or not adds:
+        return None
+    why = f"{flow} puts a system message of its own there, which was not scored"
+    advice = "where the set has a system message, the one that `gaincurate export --trainer trinity` names"
+    return find(settings, key, "template", why, {key: ""}, advice)
+
+
 def reports(settings: Settings, context: Context) -> Found:
-    """A workflow or a reward function of the user's tells which prompt a reward belongs to."""
-    flow, reward = _of(settings, "default_workflow_type"), _of(settings, "default_reward_fn_type")
+    """A workflow or a reward function of the user's reports which prompt a reward belongs to."""
+    keys = _of(settings, "default_workflow_type"), _of(settings, "default_reward_fn_type")
+    flow, reward = (settings[key] for key in keys)
     own = (flow and str(flow) not in _WORKFLOWS) or (reward and str(reward) not in _REWARDS)
     if not context.segment or own or not (flow or reward):
         return None
-    return Finding(
-        "outcomes",
-        "stops",
-        f"workflow {shown(flow)}, reward function {shown(reward)}: nothing of yours sees the rewards, so no "
-        "round has outcomes",
-        {f"{_taskset(settings)}.default_reward_fn_type": "my_reward"},
-        "a reward function or workflow of your own that appends a line to {outcomes} for "
-        "task.raw_task['gc_id']",
+    advice = "a reward function or workflow of your own that appends a line to {outcomes} for "
+    advice += "task.raw_task['gc_id']"
+    return find(
+        settings, keys, "outcomes", "", {f"{_taskset(settings)}.default_reward_fn_type": "my_reward"}, advice
     )
 
 
 def order(settings: Settings, context: Context) -> Found:
-    """Who chooses the rows."""
+    """The selector that chooses the rows."""
     old = f"{_taskset(settings)}.task_selector.selector_type"
     is_old = settings.known(old) is not None  # deprecated, and still over the other
     key = old if is_old else f"{_taskset(settings)}.data_selector.selector_type"
     if context.live:
-        what = "rows are chosen by Trinity's own selector, whatever the schedule plans"
+        why = "rows are chosen by Trinity's own selector, whatever the schedule plans"
         fix = {f"{_taskset(settings)}.{name}": value for name, value in LIVE.items()}
-        fix |= {old: None} if is_old else {}
-        return common.unplugged(settings, context, key, fix, what)
+        return common.unplugged(key, fix | ({old: None} if is_old else {}), why)(settings, context)
     if settings[key] == "shuffle":
         rows = common.shuffle(key, off="sequential")
         return next(filter(None, (row(settings, context) for row in rows)), None)
@@ -117,15 +113,15 @@ def lengths(settings: Settings, context: Context) -> Found:
     is_own = settings["model.max_prompt_tokens"] is not None
     key = "model.max_prompt_tokens" if is_own else "model.max_model_len"
     answer = 0 if is_own else settings.number("model.max_response_tokens")
-    return common.too_long(settings, context, key, happens, below=lambda _: answer)
+    return common.too_long(key, happens, lambda _: answer)(settings, context)
 
 
 def feedback(settings: Settings, context: Context) -> Found:
-    """The selector hears of rewards through one operator of the experience pipeline."""
+    """The selector receives rewards through one operator of the experience pipeline."""
     names = [settings[key] for key in settings.below(_OPERATORS) if key.endswith(".name")]
     if not context.live or "pass_rate_calculator" in names:
         return None
-    title = "the experience pipeline has no pass_rate_calculator: the selector never hears of a reward"
+    title = "the experience pipeline has no pass_rate_calculator: the selector never receives a reward"
     fix = {f"{_OPERATORS}.{len(names)}.name": "pass_rate_calculator"}
     return Finding("feedback", "stops", title, fix, "before every operator that leaves experiences out")
 
@@ -140,44 +136,38 @@ RULES = TrainerRules(
         data,
         common.unset_below("data_processor.task_pipeline.", "tasks are chosen and ordered by a pipeline of "
             "its own before the training", name="task-pipeline"),
-        _at("format.prompt_key", lambda key: must(key, "prompt", "the exported question is in `prompt`",
-            name="prompt-key", severity="stops", modes=ALWAYS)),
+        _at("format.prompt_key", lambda key: must(key, "prompt", name="prompt-key")),
         texts,
-        _at("workflow_args.use_base", lambda key: must(key, False, "the model reads plain text without its "
-            "chat template", name="template", modes=ALWAYS)),
+        _at("workflow_args.use_base", lambda key: must(key, False, name="template")),
         order,
-        _at("data_selector.kwargs.run", lambda key: partial(common.follows_run, key=key)),
-        partial(common.begins, key="model.model_path"),
-        partial(common.resumes, key="continue_from_checkpoint", off=(False, None), fix="{output}/trinity",
-            place="checkpoint_root_dir",
-            happens="the place in the last round's file comes back over the new one",
-            advice="the next round begins with the weights: model.model_path: {checkpoint}"),
-        partial(common.tail, key="buffer.batch_size"),
+        _at("data_selector.kwargs.run", common.follows_run),
+        common.begins("model.model_path"),
+        common.resumes("checkpoint_root_dir", "model.model_path", key="continue_from_checkpoint",
+            off=(False, None), fix={"checkpoint_root_dir": "{output}/trinity"}),
+        common.tail("buffer.batch_size"),
         lengths,
         only(lambda settings, _: settings["buffer.total_steps"] is None,
-            partial(common.epochs, key="buffer.total_epochs")),
-        partial(common.steps, key="buffer.total_steps", per_step="buffer.batch_size"),
+            common.epochs("buffer.total_epochs")),
+        common.steps("buffer.total_steps", "buffer.batch_size"),
         *(must(f"synchronizer.{key}", right, "the explorer chooses rows ahead of the rewards that should "
-            "choose them", name="ahead", severity="stale", modes=LIVE_MODE)
+            "choose them",
+            name="ahead", severity="stale", modes=LIVE_MODE)
             for key, right in (("sync_interval", 1), ("sync_offset", 0))),
-        must("trainer.save_hf_checkpoint", lambda value: value != "never", "no Hugging Face weights, which "
-            "scoring and the next round begin with", name="weights", severity="stops", modes=SEGMENT,
+        must("trainer.save_hf_checkpoint", lambda value: value != "never", name="weights",
             fix={"trainer.save_hf_checkpoint": "last"}),
         must("mode", lambda value: value in ("both", "colocate"), "one half of the trainer alone: the "
             "process of a round does not both roll out and train", name="half", severity="stops",
             modes=SEGMENT, fix={"mode": "both"}),
         only(lambda settings, _: not settings["continue_from_checkpoint"],
-            partial(common.output, key="checkpoint_root_dir", what="the checkpoint", below="/trinity")),
+            common.output("checkpoint_root_dir", "/trinity")),
         reports,
         feedback,
-        common.unset_below("model.lora_configs", common.ADAPTER, name="adapter", severity="stops",
-            modes=SEGMENT),
+        common.unset_below("model.lora_configs", name="adapter"),
         only(lambda settings, _: any(settings.below("buffer.explorer_input.eval_tasksets.")),
-            must("explorer.eval_on_startup", False, "a whole evaluation before every round",
-            name="validation", severity="cost", modes=SEGMENT)),
+            must("explorer.eval_on_startup", False, name="validation")),
         must("explorer.over_rollout.ratio", 0.0, "a step does not wait for its slowest tasks, which are "
             "never trained and report nothing", name="over-rollout"),
         must("model.tinker.enable", False, "the weights stay with the service that trains, and scoring and "
-            "the next round have none", name="weights", severity="stops", modes=SEGMENT),
+            "the next round have none", name="weights"),
     ),
 )  # fmt: skip

@@ -1,9 +1,8 @@
-"""The columns that TRL reads, its settings for them, its checkpoints and its recipe."""
+"""The columns that TRL reads, its settings for them and its checkpoints."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gaincurate.core.schema import ID
 from gaincurate.trainers.columns import Parts, ViewOptions
@@ -13,49 +12,12 @@ from gaincurate.trainers.profile import (
     Launch,
     Layout,
     Profile,
-    Recipe,
     Rendering,
     Sharded,
+    View,
     load_line,
     words,
 )
-
-if TYPE_CHECKING:
-    from gaincurate.trainers.view import View
-
-
-_SCRIPT = """\
-steps=8      # optimizer steps a round: the budget / prompts a generation * steps a generation
-mkdir -p "$output/rows"
-cp "$data" "$output/rows/train.parquet"
-# The last round's trainer state: in the checkpoint (`schedule run --trainer trl`), or below the final model.
-last=$checkpoint
-if [ ! -f "$last/trainer_state.json" ]; then
-    last=$(ls -d "$checkpoint"/checkpoint-* 2>/dev/null | sort -V | tail -n 1 || true)
-fi
-if [ "$round" != 0 ] && [ -z "$last" ]; then
-    echo "no trainer state in $checkpoint: the optimizer would begin anew" >&2
-    exit 1
-fi
-
-trl grpo \\
-    --model_name_or_path "$checkpoint" ${last:+--resume_from_checkpoint "$last"} \\
-    --dataset_name "$output/rows" \\
-    --shuffle_dataset false \\
-    --ignore_data_skip true \\
-    --reward_funcs reward.reward \\
-    --num_generations 8 \\
-    --per_device_train_batch_size 8 \\
-    --gradient_accumulation_steps 1 \\
-    --max_steps $((steps * (round + 1))) \\
-    --save_strategy steps \\
-    --save_steps "$steps" \\
-    --lr_scheduler_type constant \\
-    --learning_rate 1e-6 \\
-    --seed "$round" \\
-    --report_to none \\
-    --output_dir "$output"
-"""
 
 
 def _columns(parts: Parts, options: ViewOptions) -> Columns:
@@ -98,7 +60,6 @@ PROFILE = Profile(
     launch=_launch,
     rendering=Rendering({"chat_template_kwargs": ""}, media=("image", "images"), nulls="all"),
     layout=Layout(
-        version="1.16.0, transformers 5.23.0",
         folders=("checkpoint-*",),
         step=r"checkpoint-(\d+)",
         marker="`trainer_state.json`, written last, can be read and has step N",
@@ -116,15 +77,5 @@ PROFILE = Profile(
                 "python {checkpoint}/zero_to_fp32.py {checkpoint} {checkpoint} --safe_serialization",
             ),
         ),
-    ),
-    recipe=Recipe(
-        version="1.16.0",
-        body=_SCRIPT,
-        optimizer="goes on, from checkpoint-N of the last round",
-        rate="goes on; constant here, because any other one ends with the round's last step",
-        reference="none (beta 0); with beta, the model that the round begins with, which moves every round",
-        outcomes="the reward function reward.reward, which is given gc_id and appends to "
-        "$GAINCURATE_OUTCOMES",
-        ran=True,
     ),
 )

@@ -1,4 +1,4 @@
-"""What TRL's settings must be for a run, by TRL's own names (TRL 1.16.0).
+"""TRL's settings that a schedule depends on, by TRL's own names (TRL 1.16.0).
 
 The doctor asks these rules of a file, and `attach` asks them of a trainer's resolved settings. What only a
 live trainer can tell is in `checks.py`.
@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import partial
 
 from gaincurate.trainers.doctor import common
-from gaincurate.trainers.doctor.common import ALWAYS, LIVE, SEGMENT, must, only
-from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules, defaults_of
+from gaincurate.trainers.doctor.common import ALWAYS, LIVE, SEGMENT, find, must, only
+from gaincurate.trainers.doctor.findings import Context, Found, Rule, TrainerRules, defaults_of
 from gaincurate.trainers.doctor.settings import Settings
 from gaincurate.trainers.trl.batching import shape_in
 
-_REWARD = "reward.reward"  # a function of the user's, named as the recipe names it
+_REWARD = {"reward_funcs": "reward.reward"}  # a function of the user's, named as the recipe names it
 
 DEFAULTS = defaults_of("trl")
 
 
 def tail(settings: Settings, context: Context) -> Found:
-    """A generation takes whole groups of several prompts; what is left of a round is dropped."""
+    """A generation takes whole groups of several prompts; the rest of a round is dropped."""
     shape = shape_in(settings)
     key = "generation_batch_size" if settings["steps_per_generation"] is None else "steps_per_generation"
-    finding = common.tail(settings, context, key, per_step=lambda _: shape.prompts)
+    finding = common.tail(key, per_step=lambda _: shape.prompts)(settings, context)
     if finding is None or context.budget is None:
         return None
     micro = (settings.count("per_device_train_batch_size") or 1) * shape.processes
@@ -42,19 +41,16 @@ def tail(settings: Settings, context: Context) -> Found:
 
 def whole_steps(settings: Settings, context: Context) -> Found:
     """A live round ends with an optimizer step; in segment mode the last step of a round is a shorter one."""
-    shape = shape_in(settings)
+    shape, key = shape_in(settings), "gradient_accumulation_steps"
     if not context.live or context.budget is None or not shape.prompts or context.budget % shape.prompts:
         return None
     batches = context.budget // shape.prompts * shape.repeats
     if batches % shape.accumulation == 0:
         return None
-    return Finding(
-        "uneven-steps",
-        "stops",
-        f"{settings.told('gradient_accumulation_steps')}, but a round of {context.budget:,} prompts gives "
-        f"{batches:,} micro-batches, which is no multiple: an optimizer step would end in the next round",
-        {"gradient_accumulation_steps": math.gcd(batches, shape.accumulation)},
-    )
+    why = f"a round of {context.budget:,} prompts gives {batches:,} micro-batches, which is no multiple: an "
+    why += "optimizer step would end in the next round"
+    fix = {key: math.gcd(batches, shape.accumulation)}
+    return find(settings, key, "uneven-steps", why, fix, severity="stops")
 
 
 def window(settings: Settings, context: Context) -> Found:
@@ -63,18 +59,16 @@ def window(settings: Settings, context: Context) -> Found:
     if context.segment or settings["save_strategy"] != "steps" or not every:
         return None
     if every < 1 and context.live:
-        title = (
-            f"{settings.told('save_steps')}, a share of all steps, which may lie inside a generation's window"
-        )
-        return Finding("window", "wrong", title, {"save_steps": _last_step(settings, context)})
+        why = "it is a share of all steps, which may lie inside a generation's window"
+        return find(settings, "save_steps", "window", why, {"save_steps": _last_step(settings, context)})
     if every < 1 or not shape.inside(int(every)):
         return None
-    return Finding(
-        "window",
-        "wrong",
-        f"{settings.told('save_steps')}, inside a generation's window of {shape.repeats} micro-batches: a "
-        "run that is resumed from there generates these prompts again, and stays out of phase",
-        {"save_steps": math.ceil(every / shape.window) * shape.window},
+    why = (
+        f"it is inside a generation's window of {shape.repeats} micro-batches, so a run that is resumed from "
+    )
+    why += "there generates these prompts again, and stays out of phase"
+    return find(
+        settings, "save_steps", "window", why, {"save_steps": math.ceil(every / shape.window) * shape.window}
     )
 
 
@@ -83,17 +77,14 @@ def ends_inside(settings: Settings, context: Context) -> Found:
     most, shape = settings.number("max_steps") or 0, shape_in(settings)
     if not context.live or most <= 0 or not shape.inside(int(most)):
         return None
-    return Finding(
-        "window-end",
-        "wrong",
-        f"{settings.told('max_steps')}, inside a generation's window of {shape.repeats} micro-batches, where "
-        "no resume is exact",
-        {"max_steps": math.ceil(most / shape.window) * shape.window},
+    why = f"it is inside a generation's window of {shape.repeats} micro-batches, where no resume is exact"
+    return find(
+        settings, "max_steps", "window-end", why, {"max_steps": math.ceil(most / shape.window) * shape.window}
     )
 
 
 def checkpoints(settings: Settings, context: Context) -> Found:
-    """What makes the next round from a checkpoint needs one of the round's end."""
+    """A run that scores again needs a checkpoint of its round's end."""
     strategy, every = settings["save_strategy"], settings.number("save_steps") or 0
     shape = shape_in(settings)
     if not context.live or not context.read_every or context.budget is None or not shape.prompts:
@@ -105,42 +96,35 @@ def checkpoints(settings: Settings, context: Context) -> Found:
     ):
         return None
     often = "round" if context.read_every == 1 else f"{context.read_every} rounds"
-    return Finding(
-        "checkpoint",
-        "stops",
-        f"{settings.told('save_strategy')} and {settings.told('save_steps')}: {context.reader} needs a "
-        f"checkpoint at the end of every {often} of {steps:,} steps, and none is saved there",
-        {"save_strategy": "steps", "save_steps": apart},
-        f"or save_steps to a divisor of {apart}",
-    )
+    why = f"{context.reader} needs a checkpoint at the end of every {often} of {steps:,} steps, and none is "
+    why += "saved there"
+    fix, advice = {"save_strategy": "steps", "save_steps": apart}, f"or save_steps to a divisor of {apart}"
+    return find(settings, ("save_strategy", "save_steps"), "checkpoint", why, fix, advice, "stops")
 
 
 def logs(settings: Settings, context: Context) -> Found:
-    """The completions' file keeps the last generation only, which reports them unless an adapter does."""
+    """The completions' file has the last generation only, which reports them unless an adapter does."""
     every, shape = settings.number("logging_steps"), shape_in(settings)
     steps = max(1, shape.repeats // shape.accumulation)
     if context.live or not settings["log_completions"] or not every or every <= steps:
         return None
-    return Finding(
-        "logs",
-        "wrong",
-        f"{settings.told('logging_steps')} with log_completions, but each {steps} steps make new "
-        "completions, and the log keeps the last ones only: outcomes that are read from it are missing",
-        {"logging_steps": 1},
-        "or take outcomes in the reward function, where all of them are",
+    why = (
+        f"with log_completions, the log has the last completions only, and each {steps} steps make new ones: "
     )
+    why += "outcomes that are read from it are missing"
+    advice = "or take outcomes in the reward function, where all of them are"
+    return find(settings, "logging_steps", "logs", why, {"logging_steps": 1}, advice)
 
 
 def passes(settings: Settings, context: Context) -> Found:
-    """Without max_steps, how often the rows are gone through."""
+    """The passes over the rows, where max_steps is not set."""
     most = settings["max_steps"]
     if Settings.follows(most) or (isinstance(most, int | float) and most > 0):
         return None
     if context.late:
-        title = f"{settings.told('max_steps')}, but with late=True rounds are counted in steps"
         fix = {"max_steps": _last_step(settings, context)}
-        return Finding("epochs", "wrong", title, fix)
-    return common.epochs(settings, context, "num_train_epochs")
+        return find(settings, "max_steps", "epochs", "with late=True rounds are counted in steps", fix)
+    return common.epochs("num_train_epochs")(settings, context)
 
 
 def resumed(settings: Settings, context: Context) -> Found:
@@ -150,14 +134,10 @@ def resumed(settings: Settings, context: Context) -> Found:
     if not settings["resume_from_checkpoint"]:
         return None
     each = _steps(settings, context) or "STEPS"
-    return Finding(
-        "resumed-length",
-        "wrong",
-        f"{settings.told('max_steps')} with resume_from_checkpoint: the step counter goes on from the last "
-        "round's, so from the second round on the training ends before it begins",
-        {"max_steps": f"$(({each}*({{round}}+1)))"},
-        "STEPS is the optimizer steps of one round" if each == "STEPS" else "",
-    )
+    why = "the step counter goes on from the last round's, so later rounds end at once"
+    advice = "STEPS is the optimizer steps of one round" if each == "STEPS" else ""
+    keys, fix = ("max_steps", "resume_from_checkpoint"), {"max_steps": f"$(({each}*({{round}}+1)))"}
+    return find(settings, keys, "resumed-length", why, fix, advice)
 
 
 def length(settings: Settings, context: Context) -> Found:
@@ -180,15 +160,8 @@ def _last_step(settings: Settings, context: Context) -> int:
     return steps * context.rounds if steps and context.rounds else shape_in(settings).window
 
 
-def begins(settings: Settings, context: Context) -> Found:
-    """The weights of a checkpoint that is resumed from come over the model's."""
-    if not context.segment or Settings.follows(settings["resume_from_checkpoint"], ("checkpoint",)):
-        return None
-    return common.begins(settings, context, "model_name_or_path")
-
-
 def rows(settings: Settings, context: Context) -> Found:
-    """`trl grpo` names its data set; a script of one's own is asked nothing."""
+    """`trl grpo` names its data set; the doctor does not see that of a user's script."""
     if not settings.is_given("dataset_name"):
         return None
     finding = common.reads(settings, context, "dataset_name")
@@ -199,27 +172,18 @@ def rows(settings: Settings, context: Context) -> Found:
 
 
 def rewards(settings: Settings, context: Context) -> Found:
-    """TRL's own reward functions and reward models report to nobody; a script's own are not seen here."""
+    """TRL's own reward functions and reward models report no outcomes; the doctor does not see a script's."""
     own = settings["reward_funcs"] or []
     own = [name for name in (own if isinstance(own, list) else [own]) if _is_own(str(name))]
     if not context.segment or own or (_is_own(context.script) and not settings.is_given("reward_funcs")):
         return None
     if settings["log_completions"]:
-        return Finding(
-            "log-without-id",
-            "cost",
-            f"{settings.told('reward_funcs')}: nothing of yours sees the rewards; the log of completions has "
-            "no gc_id, so outcomes are joined by the text of the prompt",
-            {"reward_funcs": _REWARD},
-        )
-    return Finding(
-        "outcomes",
-        "stops",
-        f"{settings.told('reward_funcs')}: nothing of yours sees the rewards, so no round has outcomes",
-        {"reward_funcs": _REWARD},
+        return find(settings, "reward_funcs", "log-without-id", "", _REWARD)
+    advice = (
         "a function that is given gc_id and appends a line to {outcomes}; where a script of your own passes "
-        "it, give the doctor the line that starts the script",
     )
+    advice += "it, give the doctor the line that starts the script"
+    return find(settings, "reward_funcs", "outcomes", "", _REWARD, advice, "stops")
 
 
 def _is_own(name: str) -> bool:
@@ -235,7 +199,7 @@ dealing = tuple(
     for key in ("split_batches", "dispatch_batches")
 )  # fmt: skip
 optimizer = (
-    must("save_only_model", False, "the optimizer begins again every round", name="optimizer",
+    must("save_only_model", False, "the optimizer starts over in every round", name="optimizer",
         severity="cost", modes=SEGMENT),
     only(lambda settings, _: settings["save_strategy"] != "no",
         must("save_only_model", False, "a checkpoint has no optimizer and no learning rate, so no resume "
@@ -248,7 +212,9 @@ saves_anywhere = must("save_strategy", lambda value: value != "best",
 
 _RULES: tuple[Rule, ...] = (
     rows,
-    begins,
+    # The weights of a checkpoint that is resumed from replace the model's.
+    only(lambda settings, _: not Settings.follows(settings["resume_from_checkpoint"], ("checkpoint",)),
+        common.begins("model_name_or_path")),
     *common.shuffle("shuffle_dataset", refused=True),
     tail,
     whole_steps,
@@ -260,7 +226,7 @@ _RULES: tuple[Rule, ...] = (
         must("ignore_data_skip", True, "a round that goes on from the last one's checkpoint skips as many of "
         "its own rows as were trained before", name="skip", modes=SEGMENT)),
     only(lambda _, context: not context.late,
-        must("ignore_data_skip", False, "a killed run would begin its round again, and train its first "
+        must("ignore_data_skip", False, "a killed run would start its round again, and train its first "
         "prompts twice", name="skip", modes=LIVE)),
     logs,
     rewards,
@@ -270,19 +236,16 @@ _RULES: tuple[Rule, ...] = (
     only(lambda settings, _: settings["steps_per_generation"] is not None,
         must("generation_batch_size", None, "GRPOConfig refuses it together with steps_per_generation",
         name="batch-twice", severity="stops", modes=ALWAYS)),
-    must("save_strategy", lambda value: value != "no",
-        "a round leaves nothing that the next one could begin with", name="no-checkpoint", severity="stops",
-        modes=SEGMENT, fix={"save_strategy": "steps"}),
+    must("save_strategy", lambda value: value != "no", name="no-checkpoint", fix={"save_strategy": "steps"}),
     saves_anywhere,
     *optimizer,
     must("lr_scheduler_type", lambda value: value in ("constant", "constant_with_warmup"),
-        "its end is the last step that a process knows of, so the learning rate falls within every round",
-        name="learning-rate", severity="cost", modes=SEGMENT, fix={"lr_scheduler_type": "constant"}),
-    partial(common.output, key="output_dir", what="the checkpoint"),
-    common.moving_reference("beta", 0.0),
-    common.adapter_only("use_peft", False),
+        name="learning-rate", fix={"lr_scheduler_type": "constant"}),
+    common.output("output_dir"),
+    must("beta", 0.0, name="reference"),
+    must("use_peft", False, name="adapter"),
     must("remove_unused_columns", False, "gc_id is dropped before the reward functions see it, so no "
-        "outcome can be told", name="columns", modes=ALWAYS),
+        "outcome can be reported", name="columns", modes=ALWAYS),
 )  # fmt: skip
 
 RULES = TrainerRules(

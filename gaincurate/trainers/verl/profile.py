@@ -1,31 +1,23 @@
-"""The columns that verl reads, its settings for them, its checkpoints and its recipe."""
+"""The columns that verl reads, its settings for them and its checkpoints."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gaincurate.core.schema import ID
 from gaincurate.trainers.columns import Parts, ViewOptions
 from gaincurate.trainers.markers import tracker
 from gaincurate.trainers.profile import (
-    CONSTANT_RATE,
-    NO_REFERENCE,
-    OPTIMIZER_LOST,
     Columns,
     Launch,
     Layout,
     Profile,
-    Recipe,
     Rendering,
     Sharded,
+    View,
     hydra_value,
     words,
 )
-
-if TYPE_CHECKING:
-    from gaincurate.trainers.view import View
-
 
 GROUP_SIZE = "__rollout_n__"
 """The column with a prompt's group size; without it a prompt has `rollout.n` rollouts (0.9.1)."""
@@ -41,35 +33,6 @@ _VERL = (
         "--target_dir {checkpoint}/actor/model/huggingface",
     ),
 )
-
-
-_SCRIPT = """\
-batch=64     # prompts a step: `schedule start --align-to 64`
-gaincurate export "$run" --round "$round" --trainer verl --data-source mine --out "$output/data.parquet"
-
-python3 -m verl.trainer.main_ppo \\
-    algorithm.adv_estimator=grpo \\
-    data.train_files="$output/data.parquet" \\
-    data.val_files="$output/data.parquet" \\
-    data.shuffle=false \\
-    data.train_batch_size="$batch" \\
-    data.max_prompt_length=2048 \\
-    data.max_response_length=2048 \\
-    data.filter_overlong_prompts=false \\
-    actor_rollout_ref.model.path="$checkpoint" \\
-    actor_rollout_ref.rollout.name=vllm \\
-    actor_rollout_ref.rollout.n=8 \\
-    actor_rollout_ref.actor.ppo_mini_batch_size="$batch" \\
-    actor_rollout_ref.actor.optim.lr=1e-6 \\
-    actor_rollout_ref.actor.checkpoint.save_contents="[model,hf_model]" \\
-    reward.custom_reward_function.path=reward.py \\
-    trainer.total_epochs=1 \\
-    trainer.save_freq=1000000 \\
-    trainer.test_freq=-1 \\
-    trainer.val_before_train=false \\
-    trainer.resume_mode=disable \\
-    trainer.default_local_dir="$output"
-"""
 
 
 def _columns(parts: Parts, options: ViewOptions) -> Columns:
@@ -134,7 +97,6 @@ PROFILE = Profile(
         nulls="all",
     ),
     layout=Layout(
-        version="0.9.1",
         folders=("global_step_*", "*/global_step_*", "*/*/global_step_*"),
         step=r"global_step_(\d+)",
         marker="`latest_checkpointed_iteration.txt` beside it, written last, has N or more",
@@ -147,15 +109,5 @@ PROFILE = Profile(
             "actor/model/huggingface/adapter",
         ),
         sharded=_VERL,
-    ),
-    recipe=Recipe(
-        version="0.9.1",
-        body=_SCRIPT,
-        optimizer=f"{OPTIMIZER_LOST}; kept only by resuming, which brings the last file's offset "
-        "(data.pt) back",
-        rate=CONSTANT_RATE,
-        reference=NO_REFERENCE,
-        outcomes="compute_score in reward.py, which is given extra_info with gc_id and appends to "
-        "$GAINCURATE_OUTCOMES",
     ),
 )

@@ -1,4 +1,4 @@
-"""What verl's settings must be for a run, by verl's dotted names (0.9.1, `ppo_trainer.yaml` and its parts).
+"""verl's settings that a schedule depends on, by dotted names (0.9.1, `ppo_trainer.yaml` and its parts).
 
 The doctor asks these rules of a file. The live adapter asks them of verl's resolved configuration, and replay
 asks the few that hold without a run too.
@@ -6,12 +6,11 @@ asks the few that hold without a run too.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from gaincurate.trainers.doctor import common
+from gaincurate.trainers.doctor.common import ALWAYS, find, must, only
 from gaincurate.trainers.doctor.common import LIVE as LIVE_MODE
-from gaincurate.trainers.doctor.common import SEGMENT, must, only
 from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
@@ -31,46 +30,38 @@ _REWARD = "reward.custom_reward_function.path"
 _TAP = "trainer.v1.sampler.custom_sampler.path"
 _CALLBACK = "trainer.checkpoint_callback_class"
 _EXPORT = "--trainer verl --data-source NAME"
-_ALWAYS = 1_000_000  # steps: no round is as long, and the last step is saved whatever the period
+_FOREVER = 1_000_000  # steps: no round is as long, and the last step is saved whatever the period
 
 
 def lengths(settings: Settings, context: Context) -> Found:
     """Long prompts are dropped or cut; `data.truncation` is read and not used (0.9.1)."""
-    happens = "are cut from the left, so they are not what was scored"
+    happens = "they are cut from the left, so they are not what was scored"
     if settings["data.filter_overlong_prompts"]:
-        happens = "are dropped in silence, so they never report"
-    return common.too_long(settings, context, "data.max_prompt_length", happens)
+        happens = "they are dropped in silence, so they never report"
+    return common.too_long("data.max_prompt_length", happens)(settings, context)
 
 
 def resumes(settings: Settings, context: Context) -> Found:
-    """The loader's offset, the step counter and the data set's state come back with a checkpoint."""
-    mode, key = settings["trainer.resume_mode"], "trainer.default_local_dir"
-    if not context.segment or mode == "disable":
-        return None
-    if mode == "auto" and Settings.follows(settings.place(key), ("output", "round")):
-        return None
-    return Finding(
-        "resume",
-        "wrong",
-        f"{settings.told('trainer.resume_mode')}: the step counter and the loader's offset (data.pt) of the "
-        "last round come back over the new file, and the training ends at once",
-        {key: "{output}"} if mode == "auto" else {"trainer.resume_mode": "disable"},
-        "the next round begins with the weights: actor_rollout_ref.model.path={checkpoint}",
-    )
+    """The loader's offset (data.pt), the step counter and the rows' state come back with a checkpoint."""
+    key, mode, folder = "trainer.resume_mode", settings["trainer.resume_mode"], "trainer.default_local_dir"
+    fix = {folder: "{output}"} if mode == "auto" else {key: "disable"}
+    if mode == "auto":
+        return common.resumes(folder, "actor_rollout_ref.model.path", key=key, fix=fix)(settings, context)
+    return must(key, "disable", name="resume", fix=fix)(settings, context)
 
 
 def weights(settings: Settings, context: Context) -> Found:
-    """What a round leaves is what scoring and the next one begin with."""
+    """A round must leave complete weights, which scoring and the next round need."""
     saved = settings[_SAVED]
     saved = saved if isinstance(saved, list) else [saved] if saved else []
     if "hf_model" in saved or not (context.segment or context.read_every):
         return None
     if context.segment and "verl.model_merger" in context.shell:
         return None
-    title = f"{settings.told(_SAVED)}: no Hugging Face weights, which scoring and the next round begin with"
     merge = "or `python -m verl.model_merger merge` as the last step of the round's command"
-    advice = "" if context.live else merge
-    return Finding("weights", "stops", title, {_SAVED: [*saved, "hf_model"]}, advice)
+    return find(
+        settings, _SAVED, "weights", "", {_SAVED: [*saved, "hf_model"]}, "" if context.live else merge
+    )
 
 
 def checkpoints(settings: Settings, context: Context) -> Found:
@@ -81,14 +72,9 @@ def checkpoints(settings: Settings, context: Context) -> Found:
     apart = int(context.budget // batch) * context.read_every
     if every > 0 and apart % every == 0:
         return None
-    return Finding(
-        "checkpoint",
-        "stops",
-        f"{settings.told('trainer.save_freq')}: {context.reader} needs a checkpoint every {apart} steps, and "
-        "none is saved there",
-        {"trainer.save_freq": apart},
-        f"or a divisor of {apart}",
-    )
+    why = f"{context.reader} needs a checkpoint every {apart} steps, and none is saved there"
+    fix = {"trainer.save_freq": apart}
+    return find(settings, "trainer.save_freq", "checkpoint", why, fix, f"or a divisor of {apart}", "stops")
 
 
 def group_sizes(settings: Settings, context: Context) -> Found:
@@ -101,11 +87,11 @@ def group_sizes(settings: Settings, context: Context) -> Found:
         return None
     fix: dict[str, Any] = {_N: context.group_size, "data.train_batch_size": context.step}
     fix |= {} if in_order else {"data.shuffle": False}
-    title = f"{', '.join(map(settings.told, fix))}: the group sizes of the plans have "
-    title += (
-        f"a mean of {context.group_size} in each {context.step:,} prompts, and verl counts mini-batches by it"
+    why = (
+        f"the group sizes of the plans have a mean of {context.group_size} in each {context.step:,} prompts, "
     )
-    return Finding("group-sizes", "wrong", title, fix)
+    why += "and verl counts mini-batches by it"
+    return find(settings, tuple(fix), "group-sizes", why, fix)
 
 
 def other_loops(settings: Settings, context: Context) -> Found:
@@ -115,13 +101,11 @@ def other_loops(settings: Settings, context: Context) -> Found:
         return None
     if context.mode == "export" or not entry.startswith(("fully_async_policy", "one_step_off_policy")):
         return None
-    return Finding(
-        "async",
-        "wrong",
-        f"verl.experimental.{entry.partition('.')[0]}: rollouts run ahead of training, as far as "
-        "rollout.total_rollout_steps, samples that fill no last batch are dropped, and no adapter is asked",
-        advice="start `python -m verl.trainer.main_ppo`",
+    title = f"verl.experimental.{entry.partition('.')[0]}: rollouts run ahead of training, as far as "
+    title += (
+        "rollout.total_rollout_steps, samples that fill no last batch are dropped, and no adapter is asked"
     )
+    return Finding("async", "wrong", title, advice="start `python -m verl.trainer.main_ppo`")
 
 
 def _plugged(key: str) -> dict[str, Any]:
@@ -151,30 +135,30 @@ reward_pool = only(
 
 _RULES: tuple[Rule, ...] = (
     common.rows("data.train_files", ("data_source", "reward_model", "extra_info"), _EXPORT),
-    partial(common.unplugged, key="data.custom_cls.path", fix=_plugged("data.custom_cls.path"),
-        what="the rows are the file's, whatever the schedule plans"),
-    partial(common.follows_run, key="data.train_files"),
-    partial(common.unplugged, key=_CALLBACK, fix={_CALLBACK: LIVE[_CALLBACK]},
-        what="the adapter sees no settings and no checkpoint, and refuses to begin"),
-    partial(common.unplugged, key=_TAP, fix=_plugged(_TAP), what="the adapter never hears of a reward"),
-    partial(common.begins, key="actor_rollout_ref.model.path"),
+    common.unplugged("data.custom_cls.path", _plugged("data.custom_cls.path"),
+        "the rows are the file's, whatever the schedule plans"),
+    common.follows_run("data.train_files"),
+    common.unplugged(_CALLBACK, {_CALLBACK: LIVE[_CALLBACK]},
+        "the adapter sees no settings and no checkpoint, and refuses to begin"),
+    common.unplugged(_TAP, _plugged(_TAP), "the adapter never receives a reward"),
+    common.begins("actor_rollout_ref.model.path"),
     other_loops,
     resumes,
     only(lambda settings, context: context.live or settings["trainer.total_training_steps"] is None,
-        partial(common.epochs, key="trainer.total_epochs")),
-    partial(common.steps, key="trainer.total_training_steps", per_step="data.train_batch_size"),
-    partial(common.tail, key="data.train_batch_size", mini=_MINI, unless=_DYNAMIC),
+        common.epochs("trainer.total_epochs")),
+    common.steps("trainer.total_training_steps", "data.train_batch_size"),
+    common.tail("data.train_batch_size", mini=_MINI, unless=_DYNAMIC),
     lengths,
     only(lambda _, context: not context.live and context.longest is None,
         must("data.filter_overlong_prompts", False, "prompts over data.max_prompt_length tokens are dropped "
-        "in silence, so they never report (--run tells which)", name="filter", modes=common.ALWAYS)),
+        "in silence, so they never report (--run tells which)", name="filter", modes=ALWAYS)),
     must("data.train_max_samples", lambda value: not common.above_zero(value),
-        "rows are left out, at random where data.shuffle is on", name="subset", modes=common.ALWAYS,
+        "rows are left out, at random where data.shuffle is on", name="subset", modes=ALWAYS,
         fix={"data.train_max_samples": -1}),
     *groups,
     group_sizes,
     *(must(key, None, "verl 0.8 and later no longer read it, so the order is not what it says",
-        name="sampler-gone", modes=common.ALWAYS, advice="live mode plugs in at data.custom_cls")
+        name="sampler-gone", modes=ALWAYS, advice="live mode plugs in at data.custom_cls")
         for key in ("data.sampler.class_path", "data.datagen.path")),
     must("data.dataloader_num_workers", 0, "its loader fetches ahead, so prompts are chosen before the "
         "rewards that should choose them", name="workers", severity="stale", modes=LIVE_MODE),
@@ -182,7 +166,7 @@ _RULES: tuple[Rule, ...] = (
     whole_batches,
     reward_pool,
     must("trainer.save_freq", common.above_zero, "nothing is saved, not even at the end",
-        name="no-checkpoint", severity="stops", modes=SEGMENT, fix={"trainer.save_freq": _ALWAYS},
+        name="no-checkpoint", fix={"trainer.save_freq": _FOREVER},
         advice="the last step is saved with any period above 0"),
     weights,
     only(lambda _, context: context.read_every,
@@ -190,22 +174,20 @@ _RULES: tuple[Rule, ...] = (
         "checkpoints are not whole yet when the run scores again", name="async-save", severity="stops",
         modes=LIVE_MODE)),
     checkpoints,
-    partial(common.output, key="trainer.default_local_dir", what="the checkpoint"),
-    common.reports(keys=(_REWARD, "trainer.rollout_data_dir", _TAP), fix={_REWARD: "reward.py"},
-        advice="a function compute_score that appends a line to {outcomes} for extra_info['gc_id']"),
-    common.adapter_only("actor_rollout_ref.model.lora_rank", 0),
+    common.output("trainer.default_local_dir"),
+    common.reports((_REWARD, "trainer.rollout_data_dir", _TAP), {_REWARD: "reward.py"},
+        "a function compute_score that appends a line to {outcomes} for extra_info['gc_id']"),
+    *(must(f"actor_rollout_ref.model.{key}", 0, name="adapter") for key in ("lora_rank", "lora.rank")),
     *common.shuffle("data.shuffle", refused=True),
     only(lambda settings, _: not settings[_REWARD] and not settings[_TAP],
         must("trainer.rollout_data_dir", None, "its lines have no extra_info, so outcomes are joined by the "
         "text of the prompt, and rows with equal prompts cannot be told apart", name="log-without-id",
-        severity="cost", fix={_REWARD: "reward.py"},
-        advice="a reward function is given extra_info, with gc_id in it")),
-    *(common.moving_reference(key, False)
+        fix={_REWARD: "reward.py"}, advice="a reward function is given extra_info, with gc_id in it")),
+    *(must(key, False, name="reference")
         for key in ("algorithm.use_kl_in_reward", "actor_rollout_ref.actor.use_kl_loss")),
     must("trainer.use_v1", True, "the old trainer has no place for the adapter's outcome tap", name="legacy",
         severity="stops", modes=LIVE_MODE),
-    must("trainer.val_before_train", False, "a whole validation before every round", name="validation",
-        severity="cost", modes=SEGMENT),
+    must("trainer.val_before_train", False, name="validation"),
 )  # fmt: skip
 
 RULES = TrainerRules(

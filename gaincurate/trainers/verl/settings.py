@@ -6,18 +6,17 @@ their dotted names, so nothing here needs verl itself.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from gaincurate.core.artifact import RUN
 from gaincurate.errors import InputError
-from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.run import Run
 from gaincurate.trainers.doctor.examine import run_context
 from gaincurate.trainers.doctor.findings import ask, context_of, refuse
 from gaincurate.trainers.doctor.settings import Resolved
+from gaincurate.trainers.profile import hydra_value
 from gaincurate.trainers.verl.rules import LIVE, RULES
 
 Lookup = Callable[[str], Any]
@@ -29,12 +28,11 @@ _DATASET, _TAP, _CALLBACK = (
     for begin in ("data.custom_cls", "trainer.v1.sampler", "trainer.checkpoint_callback")
 )
 WITH_WEIGHTS = "actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model]"
-"""What makes verl write Hugging Face weights, which are scored."""
-_BARE = re.compile(r"[\w./:@+-]+")  # what Hydra reads as it is
+"""The setting that makes verl write Hugging Face weights, which are scored."""
 
 
 def overrides(run: str | Path, batch: int | None = None) -> list[str]:
-    """What to put after `python -m verl.trainer.main_ppo` so that it follows a run.
+    """The overrides that make `python -m verl.trainer.main_ppo` follow a run.
 
     Args:
         run: the run's folder.
@@ -46,9 +44,15 @@ def overrides(run: str | Path, batch: int | None = None) -> list[str]:
     """
     opened = Run(Path(run).resolve())
     config = opened.config
-    size = _batch_of(config, batch)
+    size = batch or (config.align_to if config.align_to > 1 else config.budget)
+    if config.budget % size:
+        raise InputError(
+            f"data.train_batch_size is {size} and a round has {config.budget:,} prompts, which is no "
+            "multiple: a batch would lie in two rounds. Set it to a divisor of "
+            f"{config.budget:,}, or start a run with --align-to {size}."
+        )
     words = [
-        f"data.train_files={_quoted(str(opened.folder))}",
+        f"data.train_files={hydra_value(opened.folder)}",
         *_DATASET,
         "data.shuffle=False",
         "data.dataloader_num_workers=0",
@@ -62,13 +66,6 @@ def overrides(run: str | Path, batch: int | None = None) -> list[str]:
     return words
 
 
-def _batch_of(config: ScheduleConfig, batch: int | None) -> int:
-    size = batch or (config.align_to if config.align_to > 1 else config.budget)
-    if config.budget % size:
-        raise InputError(_uneven(size, config.budget))
-    return size
-
-
 def run_in(files: Any) -> Path | None:
     """The run's folder that `data.train_files` or `data.val_files` names; None where those are files."""
     several = [files] if isinstance(files, str | Path) or files is None else list(files)
@@ -79,7 +76,7 @@ def run_in(files: Any) -> Path | None:
 
 
 def no_run(files: Any) -> InputError:
-    """The sentence for training files that are no run."""
+    """The error for training files that are no run."""
     return InputError(
         f"data.train_files is {files}, which is no run, so there is no plan to train by: set it to the "
         "folder that `gaincurate schedule start` made. To train without a run, leave "
@@ -88,7 +85,7 @@ def no_run(files: Any) -> InputError:
 
 
 def no_callback(run: Path) -> InputError:
-    """The sentence for a training whose settings nobody checked."""
+    """The error for a training whose settings were not checked."""
     return InputError(
         f"verl follows {run} only together with its checkpoint callback, which sees all settings: set "
         f"{' '.join(_CALLBACK)} (and leave trainer.use_v1=True; the old trainer has no callback)."
@@ -103,17 +100,3 @@ def check(setting: Lookup, run: Run) -> None:
     """
     context = run_context(run, "live", running=True)
     refuse(ask(RULES.rules, Resolved(setting), context)[0])
-
-
-def _uneven(batch: Any, budget: int) -> str:
-    return (
-        f"data.train_batch_size is {batch} and a round has {budget:,} prompts, which is no multiple: a batch "
-        f"would lie in two rounds. Set it to a divisor of {budget:,}, or start a run with --align-to {batch}."
-    )
-
-
-def _quoted(text: str) -> str:
-    """A value as Hydra reads it, quoted where it has to be."""
-    if _BARE.fullmatch(text):
-        return text
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from gaincurate.trainers.doctor.examine import Report, judge, trainer_named, written
 from gaincurate.trainers.doctor.findings import SEVERITIES, Context, defaults_of
-from gaincurate.trainers.doctor.read import Read, read_script
-from gaincurate.trainers.doctor.settings import Settings, normal
-from gaincurate.trainers.profile import with_rules
+from gaincurate.trainers.doctor.read import Read
+from gaincurate.trainers.doctor.settings import normal
+from gaincurate.trainers.names import with_part
 
 MINI, DYNAMIC = "actor_rollout_ref.actor.ppo_mini_batch_size", "actor_rollout_ref.actor.use_dynamic_bsz"
 IDS = ["long-a", "long-b"]
@@ -76,7 +76,7 @@ IN_THE_DEFAULTS = {
 }
 
 
-@pytest.mark.parametrize("trainer", with_rules())
+@pytest.mark.parametrize("trainer", with_part("rules"))
 def test_the_default_configuration_in_segment_mode(trainer: str) -> None:
     found = names(look(trainer, SEGMENT))
     if trainer == "prime-rl":
@@ -140,6 +140,7 @@ MORE: list[tuple[str, str, Context, dict[str, Any]]] = [
     ("verl", "filter-groups", SEGMENT, {"algorithm.filter_groups.enable": True}),
     ("verl", "sampler-gone", SEGMENT, {"data.sampler.class_path": "pkg://mine"}),
     ("verl", "log-without-id", SEGMENT, {"trainer.rollout_data_dir": "{output}/rollouts"}),
+    ("verl", "adapter", SEGMENT, {"actor_rollout_ref.model.lora.rank": 32}),
     ("verl", "refill", SEGMENT, {"trainer.v1.sampler.sync_refill_failed_groups": True}),
     ("verl", "split-steps", LIVE, {"trainer.v1.sync.parameter_sync_step": 2}),
     ("verl", "weights", READING_RUN, {}),
@@ -192,8 +193,8 @@ MORE: list[tuple[str, str, Context, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize("trainer", with_rules())
-def test_a_finding_is_there_and_its_mend_takes_it_away(trainer: str) -> None:
+@pytest.mark.parametrize("trainer", with_part("rules"))
+def test_each_finding_is_there_and_its_fix_takes_it_away(trainer: str) -> None:
     for _, name, context, changes in (row for row in MORE if row[0] == trainer):
         report = look(trainer, context, **changes)
         assert name in names(report), changes
@@ -209,8 +210,8 @@ def test_a_finding_is_there_and_its_mend_takes_it_away(trainer: str) -> None:
         assert not left, changes
 
 
-@pytest.mark.parametrize("trainer", with_rules())
-def test_the_mended_default_configuration_is_clean(trainer: str) -> None:
+@pytest.mark.parametrize("trainer", with_part("rules"))
+def test_the_fixed_default_configuration_is_clean(trainer: str) -> None:
     for context in (SEGMENT, LIVE, EXPORT, RUN, LIVE_RUN, READING_RUN, ROWS_OF_A_RUN):
         if trainer_named(trainer).live or not context.live:
             report = with_fixes(trainer, context, default_config(trainer))
@@ -218,37 +219,13 @@ def test_the_mended_default_configuration_is_clean(trainer: str) -> None:
             assert report.ok, context
 
 
-@pytest.mark.parametrize("trainer", with_rules())
-def test_all_its_findings_at_once_can_be_mended(trainer: str) -> None:
-    config = default_config(trainer)
-    for one, _, context, changes in MORE:
-        if one == trainer and context.mode == "segment":
-            config |= {normal(key): value for key, value in changes.items()}
-    report = with_fixes(trainer, RUN, config)
-    assert set(names(report)) <= LEFT.get(trainer, set())
-
-
-def test_each_finding_says_all_that_it_should() -> None:
-    for trainer in with_rules():
-        for context in (SEGMENT, RUN, EXPORT):
-            for finding in look(trainer, context).findings:
-                assert finding.fix or finding.severity in ("order", "cost")
-                assert len(finding.title) > 20
-
-
-def test_the_worst_comes_first() -> None:
-    report = look("verl", RUN, **{"data.train_max_samples": 5})
-    ranks = [list(SEVERITIES).index(finding.severity) for finding in report.findings]
-    assert ranks == sorted(ranks)
-    assert ranks[0] == 0
-    assert ranks[-1] == len(SEVERITIES) - 1
-
-
-def test_what_only_the_shell_knows_is_not_judged_and_the_rest_is() -> None:
+def test_a_value_that_only_the_shell_knows_is_not_judged_and_the_rest_is() -> None:
     config = {"trainer.save_freq": "$FREQ", "data.shuffle": "${SHUFFLE}"}
     report = judge(trainer_named("verl"), Read(given=config), SEGMENT)
     assert not {"no-checkpoint", "shuffle"} & set(names(report))
     assert {"weights", "resume"} <= set(names(report))
+    ranks = [list(SEVERITIES).index(finding.severity) for finding in report.findings]
+    assert ranks == sorted(ranks)  # the worst first
     assert [note for note in report.notes if "$FREQ" in note] == [
         "trainer.save_freq is $FREQ, which is not known before it runs: what follows from it is not judged"
     ]
@@ -268,30 +245,19 @@ DATA = {
 
 
 @pytest.mark.parametrize("trainer", DATA)
-def test_a_variable_in_a_path_does_not_hide_that_it_is_the_same_in_every_round(trainer: str) -> None:
+def test_a_path_is_fixed_unless_a_round_may_fill_it_in(trainer: str) -> None:
     for fixed in ("$HOME/data/gsm8k/train.parquet", "${DATA_DIR}/a", "${oc.env:HOME}/a", "$ROWS"):
         report = look(trainer, SEGMENT, **{DATA[trainer]: fixed})
         finding = next(one for one in report.findings if one.name == "data")
         assert f"{DATA[trainer]} is {fixed}" in finding.title
         assert not [note for note in report.notes if fixed in note]
         assert "data" not in names(look(trainer, LIVE, **{DATA[trainer]: fixed}))
-
-
-@pytest.mark.parametrize("trainer", DATA)
-def test_a_path_that_a_round_may_fill_in_is_not_judged(trainer: str) -> None:
-    for path in ("$data", "${DATA}/a", "$GAINCURATE_DATA_X", "$1", "${1}/a", "$(ls x)", "$@"):
+    for path in ("$data", "$GAINCURATE_DATA_X", "${1}/a", "$(ls x)"):
         report = look(trainer, SEGMENT, **{DATA[trainer]: path})
         assert "data" not in names(report), path
         assert [note for note in report.notes if f"is {path}, which is not known before it runs" in note]
-
-
-@pytest.mark.parametrize(
-    "given", ["{data}", "${oc.env:GAINCURATE_DATA}", "$X/{round}.parquet", "{output}/$N"]
-)
-def test_a_path_that_a_round_fills_in_is_right(given: str) -> None:
-    report = look("verl", SEGMENT, **{"data.train_files": given})
-    assert "data" not in names(report)
-    assert not [note for note in report.notes if "not known before" in note]
+    for path in ("{data}", "${oc.env:GAINCURATE_DATA}", "$X/{round}.parquet", "{output}/$N"):
+        assert "data" not in names(look(trainer, SEGMENT, **{DATA[trainer]: path}))
 
 
 MODEL = {trainer: next(iter(changes)) for trainer, name, _, changes in MORE if name == "base-model"} | {
@@ -305,36 +271,24 @@ def test_a_fixed_model_is_where_each_round_begins(trainer: str) -> None:
         report = look(trainer, SEGMENT, **{MODEL[trainer]: model})
         finding = next(one for one in report.findings if one.name == "base-model")
         assert finding.severity == "wrong"
-        assert f"{MODEL[trainer]} is {model}: each round begins from that model" in finding.title
+        assert f"{MODEL[trainer]} is {model}: each round starts from that model" in finding.title
         assert finding.fix[MODEL[trainer]] == "{checkpoint}"
         for context in (LIVE, EXPORT):
             assert "base-model" not in names(look(trainer, context, **{MODEL[trainer]: model}))
-
-
-@pytest.mark.parametrize("trainer", MODEL)
-def test_a_model_from_the_last_round_is_right(trainer: str) -> None:
-    right = ("{checkpoint}", "{checkpoint}/hf", "${oc.env:GAINCURATE_CHECKPOINT}")
-    for model in (*right, "{output}/merged", "$checkpoint", "$3"):
+    for model in (
+        "{checkpoint}/hf",
+        "${oc.env:GAINCURATE_CHECKPOINT}",
+        "{output}/merged",
+        "$checkpoint",
+        "$3",
+    ):
         assert "base-model" not in names(look(trainer, SEGMENT, **{MODEL[trainer]: model})), model
 
 
-@pytest.mark.parametrize(
-    ("line", "found"),
-    [
-        ("checkpoint=$3\ntrl grpo --model_name_or_path $checkpoint", False),
-        ("model=${3:-Qwen/Qwen3-8B}\ntrl grpo --model_name_or_path $model", False),
-        ("trl grpo --model_name_or_path $GAINCURATE_CHECKPOINT", False),
-        ("gaincurate schedule run run -- trl grpo --model_name_or_path {checkpoint}", False),
-        ("model=Qwen/Qwen3-8B\ntrl grpo --model_name_or_path $model", True),
-        ("trl grpo --model_name_or_path Qwen/a --resume_from_checkpoint {checkpoint}", False),
-        ("trl grpo --model_name_or_path Qwen/a --resume_from_checkpoint old/checkpoint-8", True),
-    ],
-)
-def test_the_model_of_a_launch_line(line: str, found: bool) -> None:
-    report = judge(
-        trainer_named("trl"), Read(given=read_script(line, trainer_named("trl").launches).given), SEGMENT
-    )
-    assert ("base-model" in names(report)) == found
+def test_a_checkpoint_that_trl_resumes_from_replaces_the_model() -> None:
+    for resumed, there in (("{checkpoint}", False), ("old/checkpoint-8", True)):
+        given = {"model_name_or_path": "Qwen/a", "resume_from_checkpoint": resumed}
+        assert ("base-model" in names(look("trl", SEGMENT, **given))) == there
 
 
 def test_verl_reads_the_rounds_own_file_where_it_has_what_verl_reads() -> None:
@@ -360,58 +314,22 @@ def test_verl_reads_the_rounds_own_file_where_it_has_what_verl_reads() -> None:
             )
 
 
-def test_without_a_run_the_exported_file_is_proposed() -> None:
-    finding = next(one for one in look("verl", SEGMENT).findings if one.name == "data")
-    assert finding.fix == {"data.train_files": "{output}/data.parquet"}
-    assert finding.advice == (
-        "at the head of the round's script: `gaincurate export run --trainer verl --data-source NAME "
-        "--out {output}/data.parquet --overwrite`; {data} itself will do where it has data_source, reward_model, "
-        "extra_info"
-    )
-
-
-def test_a_run_without_the_last_prompts_is_told_in_numbers() -> None:
+def test_the_tail_is_named_in_numbers_with_sizes_that_verl_takes() -> None:
+    """Its own check: without dynamic batches, a step has at least the prompts of a mini-batch."""
     report = look("verl", replace(RUN, budget=100), **{"data.train_batch_size": 32})
     finding = next(one for one in report.findings if one.name == "tail")
-    assert finding.title == (
-        "data.train_batch_size is 32: 32 prompts a step, but a round has 100: the last 4 of each round are never "
-        "trained, and report nothing"
-    )
+    assert "32 prompts a step, but a round has 100: the last 4 of each round" in finding.title
     assert finding.fix == {"data.train_batch_size": 25, MINI: 25}
     assert finding.advice == "or start the run with `gaincurate schedule start --align-to 32 --budget 96`"
-
-
-@pytest.mark.parametrize(
-    ("changes", "mini"),
-    [
-        ({}, 48),
-        ({MINI: 64}, 48),
-        ({MINI: 16}, None),
-        ({MINI: 48}, None),
-        ({MINI: "$MINI"}, None),
+    cases: list[tuple[dict[str, Any], int | None]] = [
+        ({MINI: 26}, 25),
+        ({MINI: 25}, None),
         ({DYNAMIC: True}, None),
-    ],
-)
-def test_verl_begins_with_the_mended_sizes(changes: dict[str, Any], mini: int | None) -> None:
-    """Its own check: without dynamic batches, a step has at least the prompts of a mini-batch."""
-    report = look("verl", replace(RUN, budget=48), **{"data.train_batch_size": 64}, **changes)
-    finding = next(one for one in report.findings if one.name == "tail")
-    assert finding.fix == {"data.train_batch_size": 48} | ({MINI: mini} if mini else {})
-
-
-def test_long_prompts_are_named() -> None:
-    report = look("skyrl", replace(RUN, longer_than=lambda limit: ["a", "b", "c", "d"]))
-    finding = next(one for one in report.findings if one.name == "too-long")
-    assert "4 prompts of the set are longer (a, b, c and so on)" in finding.title
-    assert finding.fix == {"trainer.max_prompt_length": 700}
-
-
-def test_trl_says_so_where_no_size_fits() -> None:
-    context = replace(RUN, budget=7)
-    report = look("trl", context, num_generations=4, per_device_train_batch_size=8)
-    finding = next(one for one in report.findings if one.name == "tail")
-    assert not finding.fix
-    assert "--align-to 2" in finding.advice
+    ]
+    for changes, mini in [*cases, ({MINI: "$MINI"}, None)]:
+        report = look("verl", replace(RUN, budget=100), **{"data.train_batch_size": 32}, **changes)
+        finding = next(one for one in report.findings if one.name == "tail")
+        assert finding.fix == {"data.train_batch_size": 25} | ({MINI: mini} if mini else {})
 
 
 @given(budget=st.integers(1, 4096), batch=st.integers(1, 2048))
@@ -475,35 +393,30 @@ def test_trl_steps_are_what_its_sampler_yields(
     assert "max-steps" in names(look("trl", context, **changes, max_steps=optimizer + 1))
 
 
-@pytest.mark.parametrize(
-    ("trainer", "launched", "fix", "lines"),
-    [
-        ("verl", True, {"data.shuffle": False, "a": None}, ["data.shuffle=false", "a=null"]),
-        ("verl", False, {"data.shuffle": False}, ["data.shuffle: false"]),
-        (
-            "openrlhf",
-            True,
-            {"data.apply_chat_template": True, "ckpt.load_enable": False},
-            ["--data.apply_chat_template", "without --ckpt.load_enable"],
-        ),
-        (
-            "slime",
-            True,
-            {"save_hf": "{output}/hf", "load": None},
-            ["--save-hf {output}/hf", "without --load"],
-        ),
-        ("trl", True, {"shuffle_dataset": False}, ["--shuffle_dataset false"]),
-        ("prime-rl", False, {"max_steps": 4, "resume.step": None}, ["max_steps = 4", "without resume.step"]),
-        ("prime-rl", False, {"output_dir": "{output}"}, ["on the command line: --output-dir {output}"]),
-        ("trl", False, {"output_dir": "{output}"}, ["on the command line: --output_dir {output}"]),
-        ("areal", False, {"saver.fileroot": "{output}/a"}, ["saver.fileroot: ${oc.env:GAINCURATE_OUTPUT}/a"]),
-        ("prime-rl", True, {"orchestrator.batch_size": 64}, ["--orchestrator.batch-size 64"]),
-    ],
-)
-def test_a_mend_is_written_as_the_trainer_takes_it(
+WRITTEN: list[tuple[str, bool, dict[str, Any], list[str]]] = [
+    ("verl", True, {"data.shuffle": False, "a": None}, ["data.shuffle=false", "a=null"]),
+    ("verl", False, {"data.shuffle": False}, ["data.shuffle: false"]),
+    ("openrlhf", True, {"a.b": True, "c": False}, ["--a.b", "without --c"]),
+    ("slime", True, {"save_hf": "{output}/hf", "load": None}, ["--save-hf {output}/hf", "without --load"]),
+    ("trl", True, {"shuffle_dataset": False}, ["--shuffle_dataset false"]),
+    ("prime-rl", False, {"max_steps": 4, "resume.step": None}, ["max_steps = 4", "without resume.step"]),
+    ("prime-rl", False, {"output_dir": "{output}"}, ["on the command line: --output-dir {output}"]),
+    ("areal", False, {"saver.fileroot": "{output}/a"}, ["saver.fileroot: ${oc.env:GAINCURATE_OUTPUT}/a"]),
+]
+
+
+@pytest.mark.parametrize(("trainer", "launched", "fix", "lines"), WRITTEN)
+def test_a_fix_is_written_as_the_trainer_takes_it(
     trainer: str, launched: bool, fix: dict[str, Any], lines: list[str]
 ) -> None:
     assert written(trainer_named(trainer), fix, launched) == lines
+
+
+@pytest.mark.parametrize("trainer", with_part("rules"))
+def test_no_value_of_any_setting_ends_a_rule(trainer: str) -> None:
+    keys = default_config(trainer)
+    for key, value in itertools.product(keys, (math.nan, -1, 10**30, "x", [[1]], {"a": 1}, True)):
+        assert all(finding.title for finding in look(trainer, RUN, **{key: value}).findings), (key, value)
 
 
 ROWS = {
@@ -534,41 +447,10 @@ def test_the_table_in_the_docs_is_true() -> None:
     seen |= IN_EXAMPLES | {(trainer, name) for trainer, name, _, _ in MORE}
     for row, found in ROWS.items():
         there = [
-            trainer for trainer in with_rules() if any((trainer, name) in seen for name in found.split())
+            trainer
+            for trainer in with_part("rules")
+            if any((trainer, name) in seen for name in found.split())
         ]
-        others = [trainer for trainer in with_rules() if trainer not in there]
+        others = [trainer for trainer in with_part("rules") if trainer not in there]
         shown = ", ".join(there) if len(others) > 3 else f"all but {', '.join(others)}" if others else "all"
         assert f"| {row} | {shown} |" in page
-
-
-ODD: list[Any] = [
-    math.nan, math.inf, -1, 0, 0.5, 1.5, 2**62, 10**30, 10**400, "x", "", "nan", "-7", "1e400", "${x}", "{data}",
-    [], [[1]], [None], {}, {"a": 1}, True, None, b"x", "\ud800",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("trainer", with_rules())
-def test_no_value_of_any_setting_ends_a_rule(trainer: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: set[str] = set()
-    resolved = Settings._resolved
-
-    def remembered(self: Settings, key: str, depth: int) -> Any:
-        asked.add(key)
-        return resolved(self, key, depth)
-
-    contexts = [RUN, LIVE_RUN, READING_RUN, SEGMENT, LIVE]
-    with monkeypatch.context() as patch:
-        patch.setattr(Settings, "_resolved", remembered)
-        for context in contexts:
-            look(trainer, context)
-    for context, key, value in itertools.product((RUN, READING_RUN), sorted(asked), ODD):
-        report = look(trainer, context, **{key: value})
-        assert all(finding.title for finding in report.findings), (key, value)
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -1, 0.5, 10**30])
-def test_a_number_by_which_nothing_can_be_counted_is_told(value: float) -> None:
-    report = look("areal", RUN, **{"train_dataset.batch_size": value})
-    assert "tail" not in names(report)
-    said = f"train_dataset.batch_size is {value}, by which nothing can be counted: what follows from it is not judged"
-    assert said in report.notes
