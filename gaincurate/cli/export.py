@@ -77,8 +77,8 @@ def export(
     random: Annotated[
         str | None,
         Option(
-            "Write a control beside the rows of --where, to F with .random before the suffix: N rows, or as "
-            "many, drawn uniformly from the set.",
+            "Also write a control to F with .random before the suffix: N rows, or as many as --where takes "
+            "(same), drawn uniformly from the set.",
             CHOICE,
             metavar="N|same",
         ),
@@ -94,9 +94,6 @@ def export(
             metavar="LIST",
         ),
     ] = None,
-    dropped: Annotated[
-        Path | None, Option("Lists them. Default: F with .dropped.jsonl.", CHECKS, metavar="FILE")
-    ] = None,
     overwrite: Annotated[bool, Option("Replace the file.")] = False,
     cache: Cache = None,
     as_json: AsJson = False,
@@ -107,19 +104,19 @@ def export(
     """
     with output.reporting(resumes=True):
         from gaincurate.trainers.columns import ViewOptions
-        from gaincurate.trainers.export import Choice, Drop, Pick
+        from gaincurate.trainers.export import Choice, Pick
         from gaincurate.trainers.export import export as write
 
         use_cache(cache)
         options = ViewOptions(bare, with_scores, config.answer_column, id_in_answer, data_source, env_class)
         pick = Pick(by, ascending, round_, limit)
         asked = hygiene_options(drop or "", config)
-        _check_drop(drop, dropped, asked.chosen())
-        left_out = None if drop is None else Drop(asked, dropped)
+        if drop is not None and not asked.chosen():
+            raise InputError("--drop names no check; name one, such as duplicates.")
         choice = Choice(where, rollouts, _random(random), seed)
         exported = write(
             source, trainer, out, options, pick,
-            drop=left_out, choice=choice, overwrite=overwrite, note=output.note,
+            drop=None if drop is None else asked, choice=choice, overwrite=overwrite, note=output.note,
         )  # fmt: skip
         for line in [*exported.notes, *exported.launch.hints]:
             output.note(line)
@@ -154,11 +151,3 @@ def _random(text: str | None) -> int | Literal["same"] | None:
     if not text.isascii() or not text.isdigit() or not int(text):
         raise InputError(f"--random {text}: expected a number of rows from 1, or same.")
     return int(text)
-
-
-def _check_drop(drop: str | None, dropped: Path | None, checks: list[str]) -> None:
-    """An option that would do nothing is refused."""
-    if drop is not None and not checks:
-        raise InputError("--drop names no check; name one, such as duplicates.")
-    if drop is None and dropped is not None:
-        raise InputError(f"--dropped {dropped} goes with --drop LIST.")

@@ -17,7 +17,6 @@ from gaincurate.cli.options import AsJson, Command, Group, configured
 from gaincurate.cli.run_view import RoundsView, print_coming_rounds, print_status
 from gaincurate.cli.run_view import watch as follow
 from gaincurate.cli.schedule_options import (
-    chosen,
     finder_of,
     paths_of,
     pointing_at_logs,
@@ -101,7 +100,7 @@ def next_(config: NextConfig, as_json: AsJson = False) -> None:
         with command_lock(run), working_on(run):  # a trainer that follows the run plans its rounds itself
             taken = take_logged(opened, config.outcomes or [], config.reward_column)
             finder = finder_of(opened, config.trainer, output.note)
-            resumes_from = chosen(finder, opened, config.checkpoint, config.wait)
+            resumes_from = finder.chosen(opened, config.checkpoint) if config.checkpoint else None
             with pointing_at_logs(opened, taken):
                 folder = advance(opened, resumes_from, output.note, finder.held, config.reference_outcomes)
         round_ = opened.round

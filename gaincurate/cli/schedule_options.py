@@ -104,25 +104,6 @@ def finder_of(run: Run, trainer: str | None, note: Callable[[str], None], *, kee
     return Finder() if name is None else TrainerFinder(layout_of(name), note)
 
 
-def chosen(finder: Finder, run: Run, checkpoint: Path | None, wait: float | None) -> str | None:
-    """The checkpoint that `schedule next` goes on with.
-
-    Raises:
-        InputError: --wait without what it waits for.
-        GaincurateError: a known trainer's checkpoint cannot be used.
-    """
-    from gaincurate.trainers.snapshot import TrainerFinder
-
-    follows_trainer = isinstance(finder, TrainerFinder)
-    if wait is not None and (checkpoint is None or not follows_trainer):
-        raise InputError(
-            "--wait is for a known trainer's checkpoints: give --trainer T --checkpoint ROOT too."
-        )
-    if checkpoint is None:
-        return None
-    return finder.chosen(run, checkpoint, wait) if isinstance(finder, TrainerFinder) else str(checkpoint)
-
-
 def take_logged(run: Run, paths: Sequence[Path], reward_column: str | None) -> bool:
     """Take the outcomes that a trainer logged, where `schedule next` was given some; whether it was.
 

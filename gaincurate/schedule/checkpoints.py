@@ -44,7 +44,7 @@ class Finder:
         return max((path for path in complete if _put_there(path) >= since), key=_age, default=None)
 
     def why_none(self, output: Path) -> str:
-        """Why there is none: what the first one that is not complete lacks."""
+        """The reason if there is none: the missing part of the first incomplete one."""
         whys = (why_incomplete(path) for path in _candidates(output, _DEPTH))
         return next((why for why in whys if why is not None), "this attempt wrote none")
 
@@ -52,8 +52,12 @@ class Finder:
         """Why the next round cannot begin with this checkpoint; None where it can."""
         return why_incomplete(checkpoint)
 
+    def chosen(self, run: Run, root: Path) -> str:
+        """The checkpoint of a round that was trained by hand."""
+        return str(root)
+
     def held(self, run: Run, checkpoint: str) -> AbstractContextManager[str]:
-        """Within it, a folder that `gaincurate score` reads and that stays as it is."""
+        """Yield a folder that `gaincurate score` reads and that nobody changes."""
         return nullcontext(checkpoint)
 
 
@@ -63,7 +67,7 @@ AS_IT_IS: Held = Finder().held
 
 
 def why_incomplete(folder: Path) -> str | None:
-    """What a checkpoint lacks; None where it is complete."""
+    """The missing part of a checkpoint; None if it is complete."""
     if not is_utf8(str(folder)):
         return f"{folder} has a name that is no UTF-8"
     if not folder.is_dir():
@@ -80,7 +84,7 @@ def why_incomplete(folder: Path) -> str | None:
 
 
 def why_not_whole(folder: Path) -> str | None:
-    """What a folder's weights lack; None where all files are there with all their bytes."""
+    """The missing part of a folder's weights; None if all files have all their bytes."""
     names = weight_names(folder)
     if names is None:
         return f"{folder / INDEX} is not finished"
@@ -148,7 +152,7 @@ def _age(folder: Path) -> tuple[int, int]:
 
 
 def whole(path: Path) -> bool:
-    """Whether a safetensors file has all the bytes that its header speaks of."""
+    """Return whether a safetensors file has all the bytes that its header names."""
     try:
         header, size = safetensors_header(path), path.stat().st_size
         with open_regular(path) as file:
@@ -160,7 +164,7 @@ def whole(path: Path) -> bool:
 
 
 def safetensors_header(path: Path) -> dict[str, Any]:
-    """What stands before the tensors of a safetensors file, by their names.
+    """The header of a safetensors file: an entry for each tensor by name.
 
     Raises:
         OSError: it cannot be read.
@@ -175,9 +179,9 @@ def safetensors_header(path: Path) -> dict[str, Any]:
 
 
 def checkpoint_before(run: Run, round_: int, command: Sequence[str], finder: Finder | None = None) -> str:
-    """What the newest round's training begins with: the model of the run, or what the last round left.
+    """The model that the newest round's training begins with: the run's, or the last round's checkpoint.
 
-    Empty where neither is known and the command does not name it.
+    Empty if neither is known and the command does not name it.
 
     Raises:
         TrainerError: it is gone.

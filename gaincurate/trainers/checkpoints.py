@@ -1,4 +1,4 @@
-"""What a trainer's checkpoint is, and finding or waiting for the newest complete one.
+"""The state of a trainer's checkpoints, and a search for the newest complete one.
 
 By the trainer's layout, from names, small JSON files and safetensors headers. Weights are never read: a look
 at a large checkpoint must cost nothing.
@@ -7,32 +7,29 @@ at a large checkpoint must cost nothing.
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from gaincurate.core.foreign import is_utf8
-from gaincurate.errors import TrainerError, read_error
+from gaincurate.errors import read_error
 from gaincurate.schedule.checkpoints import INDEX, whole, why_not_whole
 from gaincurate.trainers.markers import unreadable
 from gaincurate.trainers.profile import Layout, Sharded
 
 ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-_EVERY = 2.0  # seconds between two looks
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A folder that a trainer wrote, and what it is.
+    """A folder that a trainer wrote, and its state.
 
     `state` is `model` or `adapter` where it can be scored (an adapter after merging), `writing` where
     something is still missing, `refused` where it never can be scored as it is. `why` says what is wrong.
-    `folder` has the weights. With `bare` there is no configuration beside them. `base` is the model that an
-    adapter lies with. One that is `only_resumed` is a series of its own beside those that can be scored.
+    `folder` has the weights. With `bare` it has no configuration. `base` is the base model next to an
+    adapter. `only_resumed` marks resume states, which some trainers save apart from exported models.
     """
 
     path: Path
@@ -63,20 +60,19 @@ def checkpoints(root: Path, layout: Layout) -> Iterator[tuple[int, Path]]:
 
 
 def look(path: Path, step: int, layout: Layout) -> Checkpoint:
-    """What a checkpoint's folder is.
+    """The state of a checkpoint's folder.
 
     Raises:
         OSError: it was deleted while it was looked at.
     """
     tokenizer = path / layout.tokenizer if layout.tokenizer else None
-    if not is_utf8(str(path)):
-        return Checkpoint(path, step, "refused", path, f"{path} has a name that is no UTF-8")
     if (why := layout.unfinished(path, step)) is not None:
         return Checkpoint(path, step, "writing", path, why)
     folders = [path / name for name in layout.weights]
-    folder = next((weights for weights in folders if _has_weights(weights)), None)
+    kinds = (INDEX, "model*.safetensors")
+    folder = next((each for each in folders if any(any(each.glob(kind)) for kind in kinds)), None)
     for adapter in (path / name for name in layout.adapters):
-        # A model beside an adapter of its own is the base alone, as a trainer's merger leaves it.
+        # A model next to an adapter is the base model alone, as verl's merger leaves it.
         if (adapter / ADAPTER).is_file() and (folder is None or adapter != folder):
             return _adapter(path, step, adapter, tokenizer, folder)
     if folder is not None:
@@ -92,8 +88,7 @@ def look(path: Path, step: int, layout: Layout) -> Checkpoint:
             why = _sharded(path, first, shards, layout)
             return Checkpoint(path, step, "refused", path, why, only_resumed=shards.apart)
     how = f"; {layout.trainer} saves them with {layout.setting}" if layout.setting else ""
-    missing = f"{path} has no weights{how}"
-    return Checkpoint(path, step, "writing", path, missing)
+    return Checkpoint(path, step, "writing", path, f"{path} has no weights{how}")
 
 
 def _adapter(path: Path, step: int, folder: Path, tokenizer: Path | None, base: Path | None) -> Checkpoint:
@@ -117,8 +112,8 @@ def owner(folder: Path, layout: Layout) -> Checkpoint | None:
     """The checkpoint that a folder is or lies in; None where it is none of this trainer's, or was deleted."""
     for path in (folder, *list(folder.parents)[:4]):
         number = re.fullmatch(layout.step, path.name)
-        inside = [*layout.weights, *layout.adapters]
-        if number and path.is_dir() and any((path / name) == folder for name in (".", *inside)):
+        inside = {path / name for name in (".", *layout.weights, *layout.adapters)}
+        if number and path.is_dir() and folder in inside:
             with suppress(OSError):
                 return look(path, int(number[1]), layout)
     return None
@@ -134,26 +129,22 @@ def _below(root: Path, pattern: str) -> list[Path]:
     return []
 
 
-def _has_weights(folder: Path) -> bool:
-    return (folder / INDEX).is_file() or any(folder.glob("model*.safetensors"))
-
-
 def _anything(path: Path) -> bool:
-    """Whether a folder with a number in its name holds something of a model."""
+    """Return whether a folder has files of a model."""
     kinds = ("config.json", "*.safetensors", "*.distcp")
     return any(next(path.glob(kind), None) is not None for kind in kinds)
 
 
 def find(root: Path, layout: Layout, *, since: float = 0.0) -> tuple[Checkpoint | None, str]:
-    """The newest complete checkpoint that can be scored, by its step, and why there is none or no newer one.
+    """The newest complete checkpoint by step that can be scored, and the reason if it is not the newest.
 
-    One that is complete and cannot be scored (sharded, say) is refused, and not replaced by an older one. A
-    trainer's resume states are passed over where it exports models beside them.
+    A complete checkpoint that cannot be scored (sharded, for example) is not replaced by an older one. Resume
+    states are skipped if the trainer also exports models.
 
     Args:
         root: the trainer's output root, or a checkpoint.
         layout: the trainer's.
-        since: leave out what was put there before this time (seconds since 1970).
+        since: leave out files from before this time (seconds since 1970).
 
     Returns:
         The checkpoint or None, and a sentence without its full stop; "" where the checkpoint is the newest.
@@ -174,47 +165,6 @@ def find(root: Path, layout: Layout, *, since: float = 0.0) -> tuple[Checkpoint 
     if not root.is_dir():
         return None, f"{root} is no folder"
     return None, passed or resumed or f"there is no {layout.folders[0]} below {root}"
-
-
-def wait(
-    root: Path,
-    layout: Layout,
-    timeout: float,
-    *,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-    note: Callable[[str], None] = lambda why: None,
-) -> Checkpoint:
-    """Wait until the newest checkpoint is complete.
-
-    Sharded ones are waited for too: they may be converted meanwhile.
-
-    Args:
-        root: the trainer's output root, or a checkpoint.
-        layout: the trainer's.
-        timeout: seconds.
-        clock: seconds from any beginning.
-        sleep: waits.
-        note: called with what is waited for, once each.
-
-    Raises:
-        TrainerError: there is none in time.
-        StorageError: a folder cannot be read.
-    """
-    end, before = clock() + timeout, ""
-    while True:
-        checkpoint, why = find(root, layout)
-        if checkpoint is not None and not why:
-            return checkpoint
-        if (left := end - clock()) <= 0:
-            older = f" {checkpoint.path} is complete: give that." if checkpoint else ""
-            raise TrainerError(
-                f"no complete checkpoint below {root} after {timeout:g} s: {why}.{older}", path=str(root)
-            )
-        if why != before:
-            note(f"waiting: {why}")
-            before = why
-        sleep(min(_EVERY, left))
 
 
 def _looked(root: Path, layout: Layout, since: float) -> Iterator[Checkpoint]:
@@ -239,6 +189,6 @@ def _looked(root: Path, layout: Layout, since: float) -> Iterator[Checkpoint]:
 
 
 def _put_there(checkpoint: Checkpoint) -> float:
-    """When its files came to be there; copies keep other times, this one is the file system's own."""
+    """When its files were created: a copy preserves the other times, but not the file system's own."""
     files = list(checkpoint.folder.glob("*.safetensors")) or [checkpoint.path]
     return max(file.stat().st_ctime for file in files)

@@ -1,4 +1,4 @@
-"""What the trainers' views are made of: columns by kind, each with its type before the first row is read.
+"""The columns of the trainers' views by kind, each with its type before the first row is read.
 
 Types come first so that all batches of a file agree, also where the first thousand answers are null.
 """
@@ -61,8 +61,8 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """A column that a view writes: its type, its values for some rows, and the source column that it stands
-    for, which then is not written beside it.
+    """A column that a view writes: its type, its values for some rows, and the source column that it
+    replaces in the file.
     """
 
     type: pa.DataType
@@ -174,7 +174,7 @@ class Parts:
 
     @property
     def has_answer(self) -> bool:
-        """Whether there is something to write as the answer."""
+        """Whether the view has an answer to write."""
         return self.answer is not None or self.id_in_answer
 
     def same(self, text: str) -> Own:
@@ -190,8 +190,8 @@ class Parts:
     ) -> Own:
         """A struct with these fields, in the source's struct of that name where it has one.
 
-        A field of the source with the name of one of ours is kept as `source_<field>`, unless ours stands for
-        it; a default gives way to what the source has.
+        A field of the source with the name of one of ours is renamed to `source_<field>`, unless ours
+        replaces it. A default is used where the source has no value.
         """
         kind = self.schema.field(name).type if name in self.schema.names else None
         before = list(kind) if kind is not None and pa.types.is_struct(kind) else []

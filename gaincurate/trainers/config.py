@@ -37,11 +37,6 @@ class NextConfig(BaseModel):
         Option("What the round's training left, where a re-scoring is due; with --trainer its output root."),
     ] = None
     trainer: _Trainer = None
-    wait: Annotated[
-        float | None,
-        Field(ge=0.0),
-        Option("Seconds to wait until the newest checkpoint is complete."),
-    ] = None
     outcomes: Annotated[
         list[Path] | None,
         Option("Take outcomes from what the trainer logged: a file, a folder or a glob; repeatable."),

@@ -1,6 +1,6 @@
 """The exact file that a trainer reads, of a scored set or of a run's round.
 
-Names and nesting are the trainer's, and the id stands where the trainer carries it back. Other source columns
+Names and nesting are the trainer's, and the id is where the trainer returns it. Other source columns
 go along, without the nulls that Arrow adds in lines of JSON; one whose name the trainer needs or reserves is
 renamed with a note.
 """
@@ -18,15 +18,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gaincurate.core.artifact import IDENTITY, MANIFEST, RUN
-from gaincurate.core.files import temporary_folder, write_atomic, write_lines, write_stream
+from gaincurate.core.artifact import RUN
+from gaincurate.core.files import make_folder, temporary_folder, write_atomic, write_lines, write_stream
 from gaincurate.core.prompts import as_parquet
 from gaincurate.core.rng import CONTROLS, Ints, permutation
 from gaincurate.core.schema import ID, PREFIX
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.core.store import Remote, located
+from gaincurate.core.store import located
 from gaincurate.core.where import Mask
-from gaincurate.errors import InputError, OutputError, storage_error
+from gaincurate.errors import InputError, OutputError
 from gaincurate.hygiene.checks import LeftOut, leave_out
 from gaincurate.hygiene.options import HygieneOptions
 from gaincurate.schedule.ordering import Order, build
@@ -53,11 +53,11 @@ class Pick:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which rows of a scored set to take, beside those that `Drop` leaves out, and a random control.
+    """Which rows of a scored set to take after `drop`, and a random control.
 
-    `where` is a condition, which `rollouts` gives pass rates to. `random` writes a control beside the rows
-    for which `where` holds: so many rows, or as many ("same"), drawn uniformly under `seed` from all rows
-    that `Drop` leaves.
+    `where` is a condition, and `rollouts` adds pass rates to it. `random` is the size of the control, or
+    "same" for the size of the selection. Its rows are drawn uniformly with `seed` from all rows that `drop`
+    leaves.
     """
 
     where: str | None = None
@@ -65,33 +65,10 @@ class Choice:
     random: int | Literal["same"] | None = None
     seed: int | None = None
 
-    def check(self) -> None:
-        """Refuse options that do nothing without another.
-
-        Raises:
-            InputError: one is missing.
-        """
-        if self.rollouts is not None and self.where is None:
-            raise InputError(f"--rollouts {self.rollouts} goes with --where.")
-        if self.random is not None and self.where is None:
-            raise InputError(
-                f"--random {self.random} writes a control beside the rows of --where: give --where."
-            )
-        if self.seed is not None and self.random is None:
-            raise InputError(f"--seed {self.seed} goes with --random N.")
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """Which rows to leave out, and the file that lists them (None: beside the trainer's file)."""
-
-    options: HygieneOptions
-    file: Path | None = None
-
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written: the view, how many rows, what the file says of itself, and how to start on it.
+    """An exported file: its view, number of rows, metadata (`facts`) and launch settings.
 
     `dropped` counts the rows that each check left out, and `dropped_file` lists them.
     """
@@ -114,7 +91,7 @@ def export(
     options: ViewOptions = ViewOptions(),  # noqa: B008, it is frozen
     pick: Pick = Pick(),
     *,
-    drop: Drop | None = None,
+    drop: HygieneOptions | None = None,
     choice: Choice | None = None,
     overwrite: bool = False,
     note: Callable[[str], None] = lambda sentence: None,
@@ -127,7 +104,7 @@ def export(
         out: the file to write; its suffix says which format.
         options: what goes into the columns.
         pick: which rows.
-        drop: rows of a scored set to leave out, before `limit` counts.
+        drop: rows of a scored set to leave out, before `limit` counts. A file beside `out` lists them.
         choice: rows of a scored set to take, before `limit` counts.
         overwrite: replace what is there.
         note: hears how many rows are left out and why, before anything is written.
@@ -139,8 +116,11 @@ def export(
         StorageError: the file system refused.
     """
     choice, source, out = choice or Choice(), located(source), Path(out)
-    choice.check()
-    listed = None if drop is None else drop.file or _beside(trainer, out)
+    if choice.where is None and (choice.rollouts is not None or choice.random is not None):
+        raise InputError("--rollouts and --random go with --where, which says what the rows are.")
+    if choice.seed is not None and choice.random is None:
+        raise InputError(f"--seed {choice.seed} goes with --random N.")
+    listed = None if drop is None else _beside(trainer, out)
     control_file = None if choice.random is None else _control_file(trainer, out)
     for file in filter(None, (out, control_file)):
         _check_file(trainer, file, listed, overwrite)
@@ -148,10 +128,10 @@ def export(
     if for_sets is not None and (source / RUN).exists():
         raise InputError(f"{for_sets} is for a scored set; {source} is a run, whose plan says which rows.")
     with _opened(source, pick) as (scored, rows, facts):
-        left_out = None if drop is None else leave_out(scored, drop.options)
+        left_out = None if drop is None else leave_out(scored, drop)
         control_rows: Ints | None = None
         if drop is not None and left_out is not None:
-            facts = {**facts, "drop": asdict(drop.options), "dropped": left_out.counts}
+            facts = {**facts, "drop": asdict(drop), "dropped": left_out.counts}
         if for_sets is not None:
             rows, control_rows, counts = _chosen(scored, rows, left_out, choice, pick.limit, note)
             note(counts)
@@ -256,7 +236,8 @@ def _write(
     notes, count = list(view.notes), 0
     metadata = {_METADATA: json.dumps(facts, ensure_ascii=False).encode()}
     schema = view.schema.with_metadata(metadata)
-    with _making(out) as file, _writer(out, file, schema) as write:
+    make_folder(out.parent)
+    with write_stream(out, named=True) as file, _writer(out, file, schema) as write:
         for table in _tables(scored, rows, limit):
             write(view, table, count)
             count += table.num_rows
@@ -277,17 +258,12 @@ def _write(
 
 def _without_answer(scored: ScoredSet, view: View, count: int) -> str:
     """A warning and no refusal: a reward function of the user's own may need no answer."""
-    answer = view.parts.answer
-    if answer is not None:
-        return (
-            f"warning: column {answer!r} has no answer in {view.without_answer:,} of {count:,} rows, and a "
-            "reward function that compares with one cannot judge them"
-        )
-    columns = ", ".join(name for name in scored.schema.names if not name.startswith(PREFIX))
+    answer, columns = view.parts.answer, [name for name in scored.schema.names if not name.startswith(PREFIX)]
+    where = f"column {answer!r} has" if answer else f"{scored.folder} was scored without an answer column:"
+    advice = "" if answer else f"; name one with --answer-column, of {', '.join(columns)}"
     return (
-        f"warning: {scored.folder} was scored without an answer column, so none of the {count:,} rows has an "
-        "answer, and a reward function that compares with one cannot judge them; name the one with the gold "
-        f"answers with --answer-column. The columns are: {columns}"
+        f"warning: {where} no answer in {view.without_answer:,} of {count:,} rows, and a reward function "
+        f"that compares with one cannot judge them{advice}"
     )
 
 
@@ -318,15 +294,10 @@ def _check_file(trainer: str, out: Path, listed: Path | None, overwrite: bool) -
         raise InputError(f"--out {out}: {trainer} cuts names at {marks}; give one without.")
     if out.is_dir():
         raise OutputError(f"--out {out} is a folder; give the name of a file.", path=str(out))
-    if listed == out:
-        raise InputError(f"--dropped {listed} is the file that the trainer reads; give another.")
-    others = [(out, "--out")] + ([(system_file(out), "--out")] if profile.system_file else [])
-    others += [(listed, "--dropped")] if listed else []
-    for path, option in others:
-        if path.exists() and not overwrite:
+    for path in (out, system_file(out) if profile.system_file else None, listed):
+        if path is not None and path.exists() and not overwrite:
             raise OutputError(
-                f"{path} is there already; give another {option}, or --overwrite to replace it.",
-                path=str(path),
+                f"{path} is there already; give another --out, or --overwrite to replace it.", path=str(path)
             )
     if profile.reads_folder and out.parent.is_dir():
         beside = sorted(p.name for p in out.parent.iterdir() if p != out and not p.name.startswith("."))
@@ -355,13 +326,6 @@ def _opened(source: Path, pick: Pick) -> Iterator[tuple[ScoredSet, Ints | None, 
         rows = np.asarray(run.rows(round_), np.int64)
         yield run.scored, rows, {"run": str(source), "round": round_, "bare": run.config.bare}
         return
-    local = not isinstance(located(source), Remote)
-    if local and not (source / MANIFEST).exists() and not (source / IDENTITY).exists():
-        raise OutputError(
-            f"{source} is neither a scored set nor a run: it has no {MANIFEST} and no {RUN}. `gaincurate "
-            f"score DATA --model M --out {source}` makes a set of your prompts.",
-            path=str(source),
-        )
     if pick.round is not None:
         raise InputError(f"--round {pick.round} is for a run; {source} is a scored set.")
     if pick.ascending and pick.by is None:
@@ -393,16 +357,6 @@ def _tables(scored: ScoredSet, rows: Ints | None, limit: int | None) -> Iterator
 
 
 @contextmanager
-def _making(out: Path) -> Iterator[BinaryIO]:
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(out, error) from error
-    with write_stream(out, named=True) as file:
-        yield file
-
-
-@contextmanager
 def _writer(out: Path, file: BinaryIO, schema: pa.Schema) -> Iterator[Callable[[View, pa.Table, int], None]]:
     """Writes the view of rows into a file, by the file's suffix."""
     if out.suffix == ".jsonl":
@@ -424,18 +378,7 @@ def _write_lines(file: BinaryIO, rows: Iterable[dict[str, Any]]) -> None:
         try:
             file.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
         except (TypeError, ValueError) as error:
-            name = next((name for name, value in row.items() if not _holds(value)), "?")
             raise InputError(
-                f"row {row[ID]}: column {name!r} holds what lines of JSON cannot ({error}); give an --out "
-                "that ends in .parquet.",
+                f"row {row[ID]} holds what lines of JSON cannot ({error}); give an --out in .parquet.",
                 gc_id=row[ID],
-                column=name,
             ) from error
-
-
-def _holds(value: Any) -> bool:
-    try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError):
-        return False
-    return True

@@ -1,8 +1,8 @@
 """Outcomes from a trainer's own logs, for runs in which nobody reports them.
 
-TRL's tables of completions, verl's rollout dumps and lines as in `outcomes.jsonl` are told apart by their
-columns or keys, never by names, which users choose. Rows are joined to the round's prompts by the id, and by
-the prompt's text where the log has no id.
+The kinds are TRL's tables of completions, verl's rollout dumps and lines as in `outcomes.jsonl`. Columns or
+keys identify the kind, because users choose the names of files. Rows are joined to the round's prompts by id,
+or by the prompt's text if the log has no id.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gaincurate.core.arrow import read_parquet
 from gaincurate.core.artifact import Json
 from gaincurate.core.files import append_lines, digest_bytes, digest_file, drop_half_line, json_lines, reading
 from gaincurate.core.foreign import json_value, open_regular
-from gaincurate.core.outcomes import check_line
+from gaincurate.core.outcomes import check_line, read_file
 from gaincurate.core.prompts import column_values, prompts_of
 from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.difficulty.nemo_gym import prompt_key
@@ -31,10 +31,10 @@ from gaincurate.schedule.observations import Note, rules_of, silent
 from gaincurate.schedule.run import Run
 
 TAKEN = "logs.json"
-"""Beside a round's outcomes: size in bytes and hash of each file that was taken for it, by path."""
+"""The file next to a round's outcomes with the size in bytes and hash of each log taken for it, by path."""
 _TRL = frozenset({"step", "prompt", "completion", "advantage"})
 _VERL = frozenset({"input", "output", "score", "step"})
-_LINE = ("reward", "round", "sample", "step", "correct", "attempt", "tokens")
+_LINE = ("gc_id", "reward", "round", "sample", "step", "correct", "attempt", "tokens")
 _PATTERNS = ("completions_*.parquet", "[0-9]*.jsonl", "outcomes*.jsonl")
 """Logs in a folder, of TRL, of verl and of lines."""
 
@@ -54,7 +54,7 @@ class Row:
 
 
 def find_files(path: Path) -> list[Path]:
-    """The logs that a file, a folder or a glob names, numbers in their names by size.
+    """The logs that a file, a folder or a glob names, in the order of their names.
 
     Raises:
         OutcomeError: there are none.
@@ -66,11 +66,7 @@ def find_files(path: Path) -> list[Path]:
     if not files:
         kinds = ", ".join(_PATTERNS)
         raise OutcomeError(f"--outcomes {path}: there is no such file, and none like {kinds} below it.")
-    return sorted(files, key=_natural)
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(path))]
+    return sorted(files)
 
 
 def _trl_rows(path: Path, reward_column: str | None) -> tuple[list[Row], list[str]]:
@@ -138,7 +134,7 @@ def _verl_rows(path: Path, reward_column: str | None) -> Iterator[Row]:
 
 
 def _is_verls(path: Path) -> bool:
-    """Whether a file of JSON lines is a dump of verl's.
+    """Return whether a file of JSON lines is a rollout dump of verl.
 
     Raises:
         OutcomeError: it holds no lines of outcomes either.
@@ -146,8 +142,8 @@ def _is_verls(path: Path) -> bool:
     first = next(_objects(path), ("", {}))[1].keys()
     if not first >= _VERL and not first & {"gc_id", "resume_from_step", "attempt"}:
         raise OutcomeError(
-            f"{path} is none of the logs that are known here: TRL's tables of completions, verl's rollout "
-            "dumps, or lines with gc_id, reward and round.",
+            f"{path} is no supported log: not a table of completions of TRL, a rollout dump of verl, or "
+            "lines with gc_id, reward and round.",
             path=str(path),
         )
     return first >= _VERL
@@ -161,81 +157,6 @@ def _id_in(answer: Any) -> Any:
         except ValueError:
             return None
     return None
-
-
-class Unknown(Exception):
-    """Why a row belongs to no prompt of the round."""
-
-
-class Joiner:
-    """Finds the prompts of one round.
-
-    Args:
-        run: the run.
-        round_: the round.
-    """
-
-    def __init__(self, run: Run, round_: int) -> None:
-        self._run, self._round = run, round_
-        self._ids: dict[int, frozenset[str]] = {}
-        self._prompts: list[tuple[str, re.Pattern[str], Any]] = []
-        self._by_messages: dict[str, list[int]] = {}
-        self._texts: dict[str, list[int]] = {}
-
-    def find(self, row: Row) -> str:
-        """The id of the prompt that a row is of.
-
-        Raises:
-            Unknown: there is none, or several could be.
-        """
-        if row.gc_id is not None:
-            round_ = row.outcome.get("round", self._round)
-            if round_ not in self._ids:
-                self._ids[round_] = frozenset(self._run.ids(round_))
-            if not isinstance(row.gc_id, str) or row.gc_id not in self._ids[round_]:
-                raise Unknown(f"the id is not among the prompts of round {round_}")
-            return row.gc_id
-        if not self._prompts:
-            self._load()
-        if isinstance(row.prompt, str):
-            places = self._in_text(row.prompt)
-        else:
-            places = self._by_messages.get(prompt_key(row.prompt or ()), [])
-        if len(places) > 1:
-            places = [place for place in places if _same(self._prompts[place][2], row.answer)] or places
-        if not places:
-            raise Unknown(f"the prompt is none of round {self._round}")
-        if len(places) > 1:
-            raise Unknown("several prompts of the round have this text, and there is no id")
-        return self._prompts[places[0]][0]
-
-    def _load(self) -> None:
-        run, round_ = self._run, self._round
-        identity = run.scored.identity
-        table = run.scored.take(run.rows(round_))
-        prompts = prompts_of(table, identity, bare=run.config.bare)
-        answer = identity["source"].get("answer_column")
-        answers = column_values(table, answer) if answer else [None] * len(prompts)
-        for place, (gc_id, messages) in enumerate(zip(run.ids(round_), prompts, strict=True)):
-            contents = [re.escape(_squeezed(m["content"])) for m in messages if m["content"]]
-            self._prompts.append((gc_id, re.compile(".*?".join(contents), re.DOTALL), answers[place]))
-            self._by_messages.setdefault(prompt_key(messages), []).append(place)
-
-    def _in_text(self, text: str) -> list[int]:
-        """The prompts whose messages stand in a text in their order; of these, those with the most words.
-
-        A question that is a part of another stands in that one's text too, so the longest is the one.
-        """
-        if text not in self._texts:
-            squeezed = _squeezed(text)
-            sizes = {
-                place: len(words.pattern)
-                for place, (_, words, _) in enumerate(self._prompts)
-                if words.pattern and words.search(squeezed)
-            }
-            most = max(sizes.values(), default=0)
-            self._texts[text] = [place for place, size in sizes.items() if size == most]
-        return self._texts[text]
 
 
 def overlap(before: Sequence[str], rows: Sequence[str]) -> int:
@@ -272,7 +193,7 @@ def take_logs(run: Run, paths: Sequence[Path], reward_column: str | None = None,
         run: the run.
         paths: files, folders or globs.
         reward_column: which number is the reward, where a log has several.
-        note: called with what a person should know, and what could not be joined.
+        note: called with a summary and the rows that could not be joined.
 
     Returns:
         How many outcomes were appended.
@@ -287,7 +208,11 @@ def take_logs(run: Run, paths: Sequence[Path], reward_column: str | None = None,
     for path in paths:
         taken = [taking.take(file) for file in find_files(path)]
         if not any(taken):
-            raise OutcomeError(taking.nothing(path), path=str(path))
+            why = "; ".join(taking.reasons()) or "it has no rows"
+            raise OutcomeError(
+                f"--outcomes {path}: nothing there belongs to round {round_}: {why}. Give its logs.",
+                path=str(path),
+            )
     lines = taking.lines()
     count = taking.tell(note, lines)
     if lines:
@@ -297,23 +222,27 @@ def take_logs(run: Run, paths: Sequence[Path], reward_column: str | None = None,
 
 
 class _Taking:
-    """What is gathered from the files before anything is written."""
+    """Collects the outcomes of all files before any is written."""
 
     def __init__(self, run: Run, round_: int, reward_column: str | None) -> None:
         self._run, self._round, self._reward = run, round_, reward_column
-        self._join, self._rules = Joiner(run, round_), rules_of(run.config)
+        self._rules = rules_of(run.config)
+        self._ids = frozenset(run.ids(round_))
+        self._prompts: list[tuple[str, re.Pattern[str], Any]] = []
+        self._by_messages: dict[str, list[int]] = {}
+        self._texts: dict[str, list[int]] = {}
         self._earlier = [(earlier, _taken(run, earlier)) for earlier in range(round_)]
         self.files = _taken(run, round_)
         self._from_elsewhere = drop_half_line(run.outcomes(round_)) and not self.files
         self._fresh: list[Json] = []
-        self._all: list[Json] = []  # what logs have of the round, that of files taken before included
+        self._all: list[Json] = []  # all rows of the round, including those of files taken before
         self._redone: int | None = None
         self._rows = 0
         self._left_out: dict[str, list[str]] = {}
         self._window: list[str] = []
 
     def take(self, path: Path) -> bool:
-        """Read one file; whether it has anything of the round."""
+        """Read one file; return whether it has outcomes of the round."""
         with reading(path):
             now: Json = {"bytes": path.stat().st_size, "hash": digest_file(path)}
         place, is_table = str(path.resolve()), path.suffix == ".parquet"
@@ -336,7 +265,7 @@ class _Taking:
         return joined > 0 or shared > 0
 
     def _take_rows(self, rows: Sequence[Row], before: Json | None, now: Json) -> int:
-        """The rows of a trainer's log, which has each step once; how many belong to the round."""
+        """Take the rows of a trainer's log, which has each step once; return how many belong to the round."""
         counts: Counter[tuple[str, int | None]] = Counter()
         lines: list[Json] = []
         for row in rows:
@@ -356,35 +285,79 @@ class _Taking:
         return len(lines)
 
     def _take_lines(self, path: Path, place: str, now: Json) -> int:
-        """The lines that a file with outcomes has more than when it was taken last; how many it has.
+        """Take the lines that were added to a file of outcomes; return how many there are.
 
-        Lines that steer are taken with them, as `outcomes.jsonl` has them.
+        Lines with `attempt` or `resume_from_step` are taken too, as in `outcomes.jsonl`.
         """
         records = [files[place] for _, files in self._earlier if place in files]
         records += [self.files[place]] if place in self.files else []
         since = max((record["bytes"] for record in records if _begins(path, record)), default=0)
         mark, joined = digest_bytes(place.encode())[:8], 0
+        read_file(path, self._round, self._run.ids, self._rules)
         for where, entry in _objects(path, since):
-            if "gc_id" not in entry:
-                self._fresh.append(entry)
-                continue
-            outcome = {name: entry[name] for name in _LINE if name in entry}
-            line = {"gc_id": entry["gc_id"], "round": self._round, **outcome}
-            check_line(line, where, self._round, self._rules)
-            if self._joined(Row(where, line, entry["gc_id"])) is not None:
+            if "gc_id" in entry:
                 number = where.rpartition(" ")[2]
-                self._fresh.append({"sample": f"{mark}:{number}", **line})
+                entry = {"sample": f"{mark}:{number}", **{key: entry[key] for key in _LINE if key in entry}}
                 joined += 1
+            self._fresh.append(entry)
+        self._rows += joined
         return joined or since
 
     def _joined(self, row: Row) -> str | None:
         """The id of a row's prompt; None where the row is left out, which is noted."""
         self._rows += 1
-        try:
-            return self._join.find(row)
-        except Unknown as why:
-            self._left_out.setdefault(str(why), []).append(row.where)
-            return None
+        gc_id, why = self._find(row)
+        if gc_id is None:
+            self._left_out.setdefault(why, []).append(row.where)
+        return gc_id
+
+    def _find(self, row: Row) -> tuple[str | None, str]:
+        """The id of a row's prompt, or None and the reason: no prompt matches, or several do."""
+        if row.gc_id is not None:
+            if not isinstance(row.gc_id, str) or row.gc_id not in self._ids:
+                return None, f"the id is not among the prompts of round {self._round}"
+            return row.gc_id, ""
+        if not self._prompts:
+            self._load()
+        if isinstance(row.prompt, str):
+            places = self._in_text(row.prompt)
+        else:
+            places = self._by_messages.get(prompt_key(row.prompt or ()), [])
+        if len(places) > 1:
+            places = [place for place in places if _same(self._prompts[place][2], row.answer)] or places
+        if len(places) == 1:
+            return self._prompts[places[0]][0], ""
+        if places:
+            return None, "several prompts of the round have this text, and there is no id"
+        return None, f"the prompt is none of round {self._round}"
+
+    def _load(self) -> None:
+        run, round_ = self._run, self._round
+        identity = run.scored.identity
+        table = run.scored.take(run.rows(round_))
+        prompts = prompts_of(table, identity, bare=run.config.bare)
+        answer = identity["source"].get("answer_column")
+        answers = column_values(table, answer) if answer else [None] * len(prompts)
+        for place, (gc_id, messages) in enumerate(zip(run.ids(round_), prompts, strict=True)):
+            contents = [re.escape(_squeezed(m["content"])) for m in messages if m["content"]]
+            self._prompts.append((gc_id, re.compile(".*?".join(contents), re.DOTALL), answers[place]))
+            self._by_messages.setdefault(prompt_key(messages), []).append(place)
+
+    def _in_text(self, text: str) -> list[int]:
+        """The prompts whose messages occur in a text in order; of these, those with the longest messages.
+
+        A question that is part of another question occurs in its text too, so the longest match is correct.
+        """
+        if text not in self._texts:
+            squeezed = _squeezed(text)
+            sizes = {
+                place: len(words.pattern)
+                for place, (_, words, _) in enumerate(self._prompts)
+                if words.pattern and words.search(squeezed)
+            }
+            most = max(sizes.values(), default=0)
+            self._texts[text] = [place for place, size in sizes.items() if size == most]
+        return self._texts[text]
 
     def lines(self) -> list[Json]:
         """The lines to append: the new ones, and from a step that was done again on, all of them."""
@@ -394,19 +367,12 @@ class _Taking:
         later = [line for line in self._all if line.get("step", -1) >= self._redone]
         return [*before, {"resume_from_step": self._redone - 1}, *later]
 
-    def nothing(self, path: Path) -> str:
-        """The sentence for a path of which nothing joins."""
-        why = "; ".join(self._reasons()) or "it has no rows"
-        return (
-            f"--outcomes {path}: nothing there belongs to round {self._round}: {why}. Give the logs of this "
-            "round."
-        )
-
-    def _reasons(self) -> list[str]:
+    def reasons(self) -> list[str]:
+        """The reasons for which rows and files are left out, with their counts."""
         return [f"{why} ({len(all_):,} times, first {all_[0]})" for why, all_ in self._left_out.items()]
 
     def tell(self, note: Note, lines: Sequence[Json]) -> int:
-        """Say what is taken, and what is not and why; how many outcomes are taken."""
+        """Summarize the outcomes and the rows that are left out; return the number of outcomes."""
         new = sum("gc_id" in line for line in lines)
         note(f"{new:,} outcomes for round {self._round} from {self._rows:,} rows")
         if self._redone is not None:
@@ -416,7 +382,7 @@ class _Taking:
                 f"warning: round {self._round} has outcomes of another writer; if the logs have the same "
                 "rollouts, they count twice"
             )
-        for reason in self._reasons():
+        for reason in self.reasons():
             note(f"left out: {reason}")
         return new
 
@@ -428,6 +394,6 @@ def _taken(run: Run, round_: int) -> Json:
 
 
 def _begins(path: Path, record: Json) -> bool:
-    """Whether a file is a recorded one, perhaps with more lines after it."""
+    """Return whether a file begins with the bytes of a recorded file."""
     with reading(path), open_regular(path) as file:
         return digest_bytes(file.read(record["bytes"])) == str(record["hash"])

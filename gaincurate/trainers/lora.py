@@ -1,6 +1,6 @@
 """Merges a LoRA adapter into its base model, so that a checkpoint with an adapter can be scored.
 
-A program of its own, `python -m gaincurate.trainers.lora`, so that whoever starts it needs no torch. peft
+It runs as `python -m gaincurate.trainers.lora`, so the process that starts it needs no torch. peft
 merges in float32: in bfloat16 much of a small adapter would be rounded away in the sum.
 """
 
@@ -73,7 +73,7 @@ def merge(adapter: Path, out: Path, base: str | None = None) -> None:
     try:
         wanted = safetensors_header(adapter / ADAPTER_WEIGHTS).keys() - {"__metadata__"}
     except (OSError, ValueError) as error:
-        raise ModelError(f"{adapter / ADAPTER_WEIGHTS} cannot be read: {_first_line(error)}.") from error
+        raise ModelError(f"{adapter / ADAPTER_WEIGHTS} cannot be read: {error}.") from error
     tied = getattr(model.config, "tie_word_embeddings", False)
     if tied and any("lm_head" in name or "embed_tokens" in name for name in wanted):
         raise ModelError(
@@ -85,7 +85,7 @@ def merge(adapter: Path, out: Path, base: str | None = None) -> None:
             tuned = peft.PeftModel.from_pretrained(model, str(adapter))
         there = set(peft.get_peft_model_state_dict(tuned))
     except (ValueError, RuntimeError, LookupError) as error:
-        raise ModelError(f"{adapter} does not fit the base model {folder}: {_first_line(error)}.") from error
+        raise ModelError(f"{adapter} does not fit the base model {folder}: {error}.") from error
     if wanted != there:
         name = min(wanted ^ there)
         raise ModelError(f"{adapter} does not fit the base model {folder}: {name} is in only one of them.")
@@ -111,8 +111,6 @@ def _base_folder(adapter: Path, name: object) -> Path:
             f"{adapter} was trained on {name}, which is not here ({str(error).rstrip('.')}); put it "
             f"there, or {by_hand}."
         ) from error
-    if files.gguf:
-        raise ModelError(f"{adapter} was trained on {name}, a .gguf file, which peft cannot merge into.")
     return files.folder
 
 
@@ -126,13 +124,8 @@ def _tokenizer(folder: Path, out: Path) -> None:
         shutil.copytree(folder / "additional_chat_templates", out / "additional_chat_templates")
 
 
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2])[:300].rstrip(".:") or type(error).__name__
-
-
 def main(arguments: list[str] | None = None) -> int:
-    """Merge as a program; a sentence and an exit code for what is wrong."""
+    """The command line; errors are one sentence and an exit code."""
     parser = argparse.ArgumentParser(prog="python -m gaincurate.trainers.lora")
     parser.add_argument("adapter", type=Path, help="folder with the adapter")
     parser.add_argument("--out", type=Path, required=True, help="folder for the merged model")

@@ -18,7 +18,7 @@ TRACKER = "latest_checkpointed_iteration.txt"
 
 
 def tracker(name: str) -> Callable[[Path, int], str | None]:
-    """A file beside the checkpoints has the newest complete one's step."""
+    """For trainers that write the newest complete step into a file next to the checkpoints."""
 
     def unfinished(path: Path, step: int) -> str | None:
         file = path.parent / name
@@ -39,7 +39,7 @@ def number_in(file: Path, prefix: str = "") -> int | None:
 
 
 def tokenizer_unfinished(folder: Path) -> str | None:
-    """What a tokenizer's `save_pretrained` has not written: the configuration or, last, the vocabulary."""
+    """The file that `save_pretrained` of a tokenizer has not written: the configuration or the vocabulary."""
     why, file = unreadable(folder / "tokenizer_config.json"), folder / "tokenizer.json"
     others = ("tokenizer.model", "*.tiktoken", "vocab.*", "*.model")
     if why is None and (file.is_file() or not any(any(folder.glob(name)) for name in others)):
@@ -48,14 +48,14 @@ def tokenizer_unfinished(folder: Path) -> str | None:
 
 
 def unreadable(file: Path) -> str | None:
-    """What is missing of a JSON file that is written last."""
+    """The reason if a JSON file, which is written last, is missing or not finished."""
     if not file.is_file():
         return f"{file.parent} has no {file.name}, which is written last"
     return None if json_or_none(file) is not None else f"{file} is not finished"
 
 
 def json_or_none(file: Path) -> Any:
-    """What a JSON file holds; None where it cannot be read to its end."""
+    """The content of a JSON file; None if it cannot be read to its end."""
     try:
         return json_file(file)
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""A run as a data set: rows out in the order of the plans, the place in it as `state_dict`.
+"""A run as a data set: rows in the order of the plans, and the position as `state_dict`.
 
 A draw hands out one prompt, and draws are numbered through the rounds. So a number names a round and a
 prompt, says how far a data loader came, and is the `step` of the draw's outcomes.
@@ -152,7 +152,7 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
             append_lines(run.outcomes(round_), [line for line in lines if line["round"] == round_])
 
     def state_dict(self) -> Json:
-        """The place after the newest row that was handed out, and what the run had learnt; plain values."""
+        """The position after the newest row that was handed out, and the run's state; plain values."""
         if self._state is not None:
             return self._state
         live = self._session or self.begin()

@@ -19,7 +19,6 @@ from gaincurate.core.artifact import RUN, Json
 from gaincurate.core.files import append_lines, reading
 from gaincurate.core.process import command_lock
 from gaincurate.core.prompts import plain_rows
-from gaincurate.core.schema import ID
 from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.schedule.checkpoints import AS_IT_IS, Held
@@ -31,9 +30,9 @@ from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run, refuse_group_sizes, working_on
 
 PLACE = "gaincurate_state.json"
-"""The file beside a checkpoint that says where the run was."""
+"""The file next to a checkpoint with the position in the run."""
 RESUME = "resume from another checkpoint"
-"""What to do about a place that is damaged."""
+"""Advice in the error for a damaged file."""
 ROUND = "gc_round"
 """The key under which a row carries its round, so that its outcomes can name it."""
 
@@ -62,7 +61,7 @@ class RunSession(AbstractContextManager["RunSession"]):
 
     Args:
         run: the run's folder.
-        note: called with what a person should know.
+        note: called with messages for the user.
         checkpoints: at every round's end `checkpoint` is of that moment, so references may be rolled out.
         ahead: why a trainer may ask before outcomes are in, in whole sentences, for the error where it does.
 
@@ -82,7 +81,6 @@ class RunSession(AbstractContextManager["RunSession"]):
         self.checkpoint: str | None = None
         self.held: Held = AS_IT_IS
         self._rows: tuple[int, list[Json]] = (-1, [])
-        self._sets: dict[int, frozenset[str]] = {}
         self._state: Json | None = None
         self._lock: int | None = None
         self._held = ExitStack()
@@ -136,7 +134,7 @@ class RunSession(AbstractContextManager["RunSession"]):
 
     def _forget(self) -> None:
         """Read again what may have changed."""
-        self._state, self._rows, self._sets = None, (-1, []), {}
+        self._state, self._rows = None, (-1, [])
         self.run.forget_ids()
 
     @property
@@ -202,7 +200,7 @@ class RunSession(AbstractContextManager["RunSession"]):
     def report(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Append outcomes, one a rollout: `gc_id`, `reward`, and what else a line may have (contract 2).
 
-        Without `round` a line is of the newest round that has its prompt.
+        Without `round` a line is of the newest round.
 
         Raises:
             OutcomeError: a line that the run could not use, such as a reward outside the run's range; nothing
@@ -210,17 +208,7 @@ class RunSession(AbstractContextManager["RunSession"]):
             StorageError: the file system refused.
         """
         newest = self.round
-        outcomes = ({"round": self._round_of(line.get(ID), newest), **line} for line in lines)
-        append_lines(self.run.outcomes(newest), checked_lines(self.run, outcomes, newest))
-
-    def _round_of(self, gc_id: Any, newest: int) -> int:
-        rounds = range(newest, -1, -1) if isinstance(gc_id, str) else ()
-        return next((round_ for round_ in rounds if gc_id in self._ids_of(round_)), newest)
-
-    def _ids_of(self, round_: int) -> frozenset[str]:
-        if round_ not in self._sets:
-            self._sets[round_] = frozenset(self.run.ids(round_))
-        return self._sets[round_]
+        append_lines(self.run.outcomes(newest), checked_lines(self.run, lines, newest))
 
     @property
     def rescoring_due(self) -> bool:
@@ -273,7 +261,7 @@ class RunSession(AbstractContextManager["RunSession"]):
 
         Args:
             step: the trainer's step.
-            **more: what the trainer's adapter wants to find there again; `position` as it was at that step.
+            **more: further values of the adapter; `position` as it was at that step.
         """
         return {**saved_place(self.run, step), "position": self.position, **more}
 
@@ -286,11 +274,11 @@ class RunSession(AbstractContextManager["RunSession"]):
         write_sealed(Path(checkpoint) / PLACE, self.save(step, **more))
 
     def restore(self, saved: Json, where: str = "the checkpoint") -> None:
-        """Make the run what it was when `save` was called.
+        """Return the run to its state at `save`.
 
         Args:
             saved: from `save`.
-            where: what it was read from, for sentences.
+            where: its source, for error messages.
 
         Raises:
             OutputError: it is another run's, or of a history that was undone.
@@ -307,7 +295,7 @@ class RunSession(AbstractContextManager["RunSession"]):
         self.position = saved["position"]
 
     def begin_anew(self) -> None:
-        """Take back what a trainer that saved nothing reported of round 0.
+        """Void the outcomes of round 0, for a trainer that starts without a checkpoint.
 
         Raises:
             OutputError: the run has gone on to later rounds.
@@ -359,7 +347,7 @@ def forget() -> None:
 
 
 def _birth(run: Path) -> tuple[int, int]:
-    """What tells a run from another one in the same place, though it has the same settings."""
+    """Distinguishes a run from a later one in the same folder with the same settings."""
     path = run / RUN
     with reading(path):
         stat = path.stat() if path.exists() else None
@@ -367,7 +355,7 @@ def _birth(run: Path) -> tuple[int, int]:
 
 
 def open_run(run: Any, where: str, trainer: str, ahead: str) -> RunSession:
-    """The run that a trainer with one group size and no re-scoring follows, with the others kept out.
+    """Open the run for a trainer with one group size and without re-scoring, and lock other trainers out.
 
     Args:
         run: the run's folder as it was given, None where it was not.
@@ -401,27 +389,6 @@ def refuse_rescoring(run: Run, trainer: str) -> None:
             f"done live with {trainer}. Start the run without --rescore, or train it in segments with "
             "`gaincurate schedule run`."
         )
-
-
-def place_of(row: Mapping[str, Any], places: Mapping[str, Any], where: str) -> Any:
-    """The place of a row of the run among the rows that the trainer read.
-
-    Args:
-        row: of the run.
-        places: by id.
-        where: who has these rows; for sentences.
-
-    Raises:
-        InputError: the row is not there.
-    """
-    if row[ID] not in places:
-        raise InputError(
-            f"{row[ID]!r} of the run is not among the {len(places):,} rows that {where}: it was cut or "
-            "filtered, or written from another scored set. Write it again with `gaincurate export`, and let "
-            "the trainer filter nothing.",
-            gc_id=row[ID],
-        )
-    return places[row[ID]]
 
 
 def reward_of(stored: float) -> float:

@@ -1,5 +1,5 @@
-"""A checkpoint held still while it is scored: hard links or copies in the run, merged first if it is an
-adapter.
+"""Holds a checkpoint while it is scored, by hard links or copies in the run. Adapters are merged first.
+
 
 Trainers delete old checkpoints while they run, so what is scored must be the run's own. The held folder
 stays, by round, until its scoring is done: a killed scoring goes on with it, though the trainer has deleted
@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,13 +21,12 @@ from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.errors import GaincurateError, InputError, TrainerError, storage_error
 from gaincurate.schedule.checkpoints import INDEX, Finder, weight_names, whole, why_not_whole
 from gaincurate.schedule.foresight import observes_with_checkpoint
+from gaincurate.schedule.observations import Note
 from gaincurate.schedule.rescore import due
 from gaincurate.schedule.run import Run, round_name
-from gaincurate.trainers.checkpoints import ADAPTER, ADAPTER_WEIGHTS, Checkpoint, find, owner, wait
+from gaincurate.trainers.checkpoints import ADAPTER, ADAPTER_WEIGHTS, Checkpoint, find, owner
 from gaincurate.trainers.lora import see_mergeable
 from gaincurate.trainers.profile import Layout, layout_of
-
-Note = Callable[[str], None]
 
 RECORD = ".held.json"
 _TRAINER = "trainer.json"
@@ -39,22 +38,15 @@ _TEMPLATES = "additional_chat_templates"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
 
-def hold(
-    checkpoint: Checkpoint,
-    into: Path,
-    *,
-    model: Path | None = None,
-    note: Callable[[str], None] = lambda text: None,
-) -> None:
+def hold(checkpoint: Checkpoint, into: Path, model: Path | None = None) -> None:
     """Link a checkpoint's files into a folder; nothing is done where it holds them already.
 
     Across file systems they are copied.
 
     Args:
         checkpoint: one that can be scored.
-        into: the folder; what else it held is let go.
+        into: the folder; its previous content is deleted.
         model: folder with the configuration and the tokenizer, for what the checkpoint has not.
-        note: called where files are copied.
 
     Raises:
         FileNotFoundError: it was deleted meanwhile.
@@ -76,7 +68,8 @@ def hold(
         for old in (making, into):
             shutil.rmtree(old, ignore_errors=True)
         making.mkdir(parents=True)
-        copied = sum(_link(source, making / name) for name, source in files.items())
+        for name, file in files.items():
+            _link(file, making / name)
         write_sealed(making / RECORD, record)
         adapter = checkpoint.state == "adapter"
         if changed(making) or (not whole(making / ADAPTER_WEIGHTS) if adapter else why_not_whole(making)):
@@ -85,14 +78,11 @@ def hold(
                 "trainer is done with it."
             )
         making.replace(into)
-    except FileNotFoundError:
-        shutil.rmtree(making, ignore_errors=True)
-        raise
     except OSError as error:
         shutil.rmtree(making, ignore_errors=True)
+        if isinstance(error, FileNotFoundError):
+            raise
         raise storage_error(into, error) from error
-    if copied:
-        note(f"{checkpoint.path} was copied ({copied / 1e9:.1f} GB): {into} cannot have hard links to it")
 
 
 def changed(held: Path) -> list[str]:
@@ -107,7 +97,7 @@ def source(held: Path) -> str | None:
 
 
 def see_unchanged(held: Path) -> None:
-    """See that what was scored is what was held; let it go where it is not.
+    """Check that the held files did not change; delete them if they did.
 
     Raises:
         TrainerError: the trainer wrote into its files meanwhile.
@@ -116,8 +106,8 @@ def see_unchanged(held: Path) -> None:
         checkpoint = source(held)
         shutil.rmtree(held, ignore_errors=True)
         raise TrainerError(
-            f"{checkpoint} was written again in place while it was scored ({names[0]}), so its scores are of "
-            "no one model. Let the trainer write each checkpoint to a folder of its own, and run this again."
+            f"{checkpoint} was written again in place while it was scored ({names[0]}), so its scores mix "
+            "two models. Let the trainer write each checkpoint to a folder of its own, and run this again."
         )
 
 
@@ -158,16 +148,14 @@ def _small(folder: Path) -> Json:
     return {str(path.relative_to(folder)): path for path in sorted(paths) if path.is_file()}
 
 
-def _link(path: Path, to: Path) -> int:
-    """Link a file, or copy it where there can be no link; the bytes that were copied."""
+def _link(path: Path, to: Path) -> None:
+    """Link a file, or copy it where there can be no link."""
     to.parent.mkdir(exist_ok=True)
     path = path.resolve(strict=True)
     try:
         os.link(path, to)
-        return 0
     except OSError:  # another file system, or one without links
         shutil.copy2(path, to)
-    return to.stat().st_size
 
 
 def _stamp(path: Path) -> list[int]:
@@ -176,10 +164,10 @@ def _stamp(path: Path) -> list[int]:
 
 
 def remembered_trainer(run: Run, trainer: str | None, *, keep: bool = True) -> str | None:
-    """The trainer to go by: the one given, which is kept if asked, or the last one; None where there is none.
+    """The given trainer, which the run remembers if `keep` is true, or the remembered one, or None.
 
     Raises:
-        InputError: it is not known.
+        InputError: the trainer is unknown.
     """
     path = run.folder / _TRAINER
     if trainer is not None:
@@ -195,7 +183,7 @@ class TrainerFinder(Finder):
 
     Args:
         layout: the trainer's.
-        note: called with what a person should know.
+        note: called with messages for the user.
     """
 
     def __init__(self, layout: Layout, note: Note = lambda text: None) -> None:
@@ -223,16 +211,15 @@ class TrainerFinder(Finder):
             return super().why_incomplete(checkpoint)
         return None if known_checkpoint.usable else known_checkpoint.why
 
-    def chosen(self, run: Run, root: Path, seconds: float | None = None) -> str:
+    def chosen(self, run: Run, root: Path) -> str:
         """The checkpoint of a round that was trained by hand; held already where something is done with it.
 
         Args:
             run: the run.
             root: the trainer's output root, or a checkpoint.
-            seconds: to wait until the newest one is complete. Default: the newest that is.
 
         Raises:
-            TrainerError: there is none in time.
+            TrainerError: they are deleted faster than they can be held.
             InputError: there is none.
             ModelError: it is an adapter that cannot be merged.
         """
@@ -245,7 +232,9 @@ class TrainerFinder(Finder):
                 self._note(f"round {round_}: goes on with {before}, which is held since the last time")
                 return before
         for _ in range(_TRIES):
-            checkpoint = self._chosen_from(root, seconds)
+            checkpoint, why = self._newest(root)
+            if checkpoint is None:
+                raise InputError(f"--checkpoint {root}: {why}.", path=str(root))
             try:
                 if again:
                     self._hold(run, checkpoint)
@@ -259,35 +248,24 @@ class TrainerFinder(Finder):
 
     @contextmanager
     def held(self, run: Run, checkpoint: str) -> Iterator[str]:
-        """Within it, a folder that `gaincurate score` reads and that stays as it is; kept on an error."""
+        """Yield a folder that `gaincurate score` reads and nobody changes; it remains after an error."""
         folder_held = next((folder for folder in _holds(run) if source(folder) == checkpoint), None)
         if folder_held is None or Path(checkpoint).is_dir():
-            folder_held = self._held_now(run, checkpoint)
+            folder = Path(checkpoint)
+            trainers = owner(folder, self._layout) or Checkpoint(folder, -1, "model", folder)
+            if not trainers.usable:
+                raise InputError(
+                    f"the checkpoint {checkpoint} cannot be used: {trainers.why}.", path=checkpoint
+                )
+            try:
+                folder_held = self._hold(run, trainers)
+            except FileNotFoundError as error:
+                raise TrainerError(
+                    f"{checkpoint} was deleted before it could be held; let the trainer keep the newest one."
+                ) from error
         yield str(self._merged(run, folder_held) if folder_held.name.endswith(_ADAPTER) else folder_held)
         see_unchanged(folder_held)
         shutil.rmtree(folder_held.parent, ignore_errors=True)
-
-    def _held_now(self, run: Run, checkpoint: str) -> Path:
-        folder = Path(checkpoint)
-        try:
-            known_checkpoint = owner(folder, self._layout) or Checkpoint(folder, -1, "model", folder)
-            if not known_checkpoint.usable:
-                raise InputError(
-                    f"the checkpoint {checkpoint} cannot be used: {known_checkpoint.why}.", path=checkpoint
-                )
-            return self._hold(run, known_checkpoint)
-        except FileNotFoundError as error:
-            raise TrainerError(
-                f"{checkpoint} was deleted before it could be held; let the trainer keep the newest one."
-            ) from error
-
-    def _chosen_from(self, root: Path, seconds: float | None) -> Checkpoint:
-        if seconds is not None:
-            return wait(root, self._layout, seconds, note=self._note)
-        checkpoint, why = self._newest(root)
-        if checkpoint is None:
-            raise InputError(f"--checkpoint {root}: {why}.", path=str(root))
-        return checkpoint
 
     def _hold(self, run: Run, checkpoint: Checkpoint) -> Path:
         """Hold a checkpoint for the newest round; where."""
@@ -301,8 +279,7 @@ class TrainerFinder(Finder):
         for other in (*place.parent.glob("*"), *place.glob("*")):
             if other != place and other not in keep:  # of earlier rounds, of others, and what kills left
                 shutil.rmtree(other, ignore_errors=True)
-        whole = Path(run.config.model) if run.config.model else None
-        hold(checkpoint, into, model=whole, note=self._note)
+        hold(checkpoint, into, Path(run.config.model) if run.config.model else None)
         return into
 
     def _merged(self, run: Run, adapter: Path) -> Path:

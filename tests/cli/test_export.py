@@ -97,7 +97,7 @@ def test_a_file_that_cannot_be_written_says_nothing_of_shards(tmp_path: Path) ->
     result = gaincurate("export", scored, "--trainer", "trl", "--out", tmp_path / "file/d/x.parquet")
     assert (result.exit_code, result.stderr) == (
         1,
-        f"error: cannot write {tmp_path}/file/d/x.parquet: a part of the path is a file, not a folder. Put that "
+        f"error: cannot write {tmp_path}/file/d: a part of the path is a file, not a folder. Put that "
         "right and run the same command again.\n",
     )
 
@@ -109,9 +109,8 @@ def test_answers_that_are_not_there_are_one_line_on_stderr(tmp_path: Path) -> No
     warned = gaincurate(*export, "--out", tmp_path / "x.parquet")
     assert warned.exit_code == 0
     assert [line for line in warned.stderr.splitlines() if line.startswith("warning")] == [
-        f"warning: {scored} was scored without an answer column, so none of the 6 rows has an answer, and a "
-        "reward function that compares with one cannot judge them; name the one with the gold answers with "
-        "--answer-column. The columns are: question, gold"
+        f"warning: {scored} was scored without an answer column: no answer in 6 of 6 rows, and a reward "
+        "function that compares with one cannot judge them; name one with --answer-column, of question, gold"
     ]
     named = gaincurate(*export, "--out", tmp_path / "y.parquet", "--answer-column", "gold")
     assert named.exit_code == 0

@@ -150,13 +150,12 @@ def test_the_limit_counts_rows_that_stay(tmp_path: Path) -> None:
     file = tmp_path / "train.parquet"
     result = gaincurate(
         *("export", scored, "--trainer", "trl", "--out", file, "--drop", "duplicates", "--limit", 3),
-        *("--dropped", tmp_path / "x/gone.jsonl"),
     )
     assert result.exit_code == 0, result.output
     assert ids(file) == ["fine", "near", "long"]
-    assert [json.loads(line)["gc_id"] for line in (tmp_path / "x/gone.jsonl").read_text().splitlines()] == [
-        "again"
-    ]
+    assert [
+        json.loads(line)["gc_id"] for line in (tmp_path / "train.dropped.jsonl").read_text().splitlines()
+    ] == ["again"]
 
 
 def test_trinity_reads_a_whole_folder_so_the_list_goes_beside_it(tmp_path: Path) -> None:
@@ -174,7 +173,6 @@ def test_trinity_reads_a_whole_folder_so_the_list_goes_beside_it(tmp_path: Path)
         (["--drop", "doubles"], "there is no check 'doubles'; there are overlong, sentinel-gold, "),
         (["--drop", "overlong"], "overlong needs --max-prompt-tokens N, the trainer's limit."),
         (["--drop", " , "], "--drop names no check; name one, such as duplicates."),
-        (["--dropped", "gone.jsonl"], "--dropped gone.jsonl goes with --drop LIST."),
         (["--gold-as", "{answer}"], "--gold-as '{answer}' goes with --verifier NAME."),
         (["--eval-column", "q"], "--eval-column q goes with --eval FILE."),
         (["--drop", "contaminated", "--eval", "e.jsonl"], "--eval e.jsonl: e.jsonl does not exist."),
@@ -203,13 +201,8 @@ def test_files_and_runs_that_are_refused(tmp_path: Path) -> None:
     there = gaincurate(*export, tmp_path / "set")
     assert there.exit_code == 2
     assert there.stderr == (
-        f"error: {tmp_path}/t.dropped.jsonl is there already; give another --dropped, or --overwrite to "
+        f"error: {tmp_path}/t.dropped.jsonl is there already; give another --out, or --overwrite to "
         "replace it.\n"
     )
     assert (tmp_path / "t.dropped.jsonl").read_text() == "mine\n"
     assert not (tmp_path / "t.parquet").exists()
-    same = gaincurate(*export, tmp_path / "set", "--dropped", tmp_path / "t.parquet")
-    assert (
-        same.stderr
-        == f"error: --dropped {tmp_path}/t.parquet is the file that the trainer reads; give another.\n"
-    )

@@ -97,7 +97,7 @@ def test_what_is_printed_is_read_again(tmp_path: Path) -> None:
     ("command", "options"),
     [
         (("derive",), {"folder": "set", "signal": "nll", "length_free": "rank-in-bin", "bins": 7}),
-        (("schedule", "next"), {"run": "run", "from": "lines", "outcomes": ["a", "b"], "wait": 2.5}),
+        (("schedule", "next"), {"run": "run", "trainer": "trl", "outcomes": ["a", "b"]}),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -161,10 +161,10 @@ def test_what_a_file_cannot_say_is_refused(tmp_path: Path, name: str, text: str,
 
 def test_an_object_is_no_text(tmp_path: Path) -> None:
     path = tmp_path / "c.json"
-    path.write_text('{"split": {"train": 0.9}}')
-    result = run("export", "set", "--trainer", "trl", "--out", tmp_path / "x-{split}.jsonl", "--config", path)
+    path.write_text('{"reward_range": {"low": 0}}')
+    result = run("difficulty", "fit", "set", "--rollouts", "r", "--out", tmp_path / "p", "--config", path)
     assert result.exit_code == 2
-    assert result.stderr == f"error: {path}: split = {{'train': 0.9}}: it should be a text.\n"
+    assert result.stderr == f"error: {path}: reward_range = {{'low': 0}}: it should be a text.\n"
 
 
 @pytest.mark.parametrize(
@@ -172,8 +172,8 @@ def test_an_object_is_no_text(tmp_path: Path) -> None:
 )
 def test_what_only_yaml_has_is_no_value(tmp_path: Path, value: str, kind: str) -> None:
     path = tmp_path / "c.yaml"
-    path.write_text(f"split: {value}\n")
-    result = run("export", "set", "--trainer", "trl", "--out", tmp_path / "x-{split}.jsonl", "--config", path)
+    path.write_text(f"by: {value}\n")
+    result = run("export", "set", "--trainer", "trl", "--out", tmp_path / "x.jsonl", "--config", path)
     assert result.exit_code == 2
     assert result.stderr.endswith(f": a {kind} is no value of an option; put it in quotes if it is a text.\n")
 

@@ -130,14 +130,6 @@ def test_a_run_that_it_cannot_follow_is_refused(
         trainer.begin(run, tmp_path).steps(1)
 
 
-def test_a_batch_in_two_rounds_is_refused(trainer: Driver, tmp_path: Path) -> None:
-    if trainer.resumes_unseen:
-        pytest.skip("prime-rl asks for one prompt at a time")
-    run = runs.begin(tmp_path, budget=6)
-    with pytest.raises(InputError, match="4 prompts a step"):
-        trainer.begin(run, tmp_path).steps(1)
-
-
 @pytest.mark.parametrize(
     ("package", "missing", "public", "version"),
     [

@@ -113,19 +113,6 @@ def test_two_trainers_of_one_run_are_one_too_many(tmp_path: Path, monkeypatch: p
         pass
 
 
-def test_a_line_without_a_round_is_of_the_newest_that_has_its_prompt(tmp_path: Path) -> None:
-    run = runs.begin(tmp_path, rows=30, strategy="uniform", rounds=3)
-    with RunSession(run.folder) as live:
-        train(live, 8, 1)
-        early = set(run.ids(0))
-        live.take(8)
-        live.report([{"gc_id": i, "reward": 1} for i in [*run.ids(0), *run.ids(1)]])
-        live.turn()
-    assert not early & set(run.ids(1))  # uniform: a pass has each prompt once
-    assert run.plan(2)["inputs"]["late"] == 8
-    assert run.plan(2)["inputs"]["accuracy"] == 1.0
-
-
 @settings(max_examples=12)
 @given(saved_at=st.integers(0, 8), trained_to=st.integers(0, 8))
 def test_resumed_anywhere_the_plans_are_those_of_a_run_that_never_stopped(

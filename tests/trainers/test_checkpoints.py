@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -261,13 +260,6 @@ def test_other_markers_count_too(tmp_path: Path) -> None:
     assert find(tmp_path / "a", layout_of("areal"))[0] is not None
     (info / "step_info.json").write_text('{"global_step": 6}')
     assert find(tmp_path / "a", layout_of("areal"))[0] is None
-
-
-def test_a_checkpoint_below_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
-    root = tmp_path / os.fsdecode(b"d\xff")
-    folders.write(root, folders.ORDERS["trl"](7))
-    found = find(root, layout_of("trl"))
-    assert found == (None, f"{root / 'checkpoint-7'} has a name that is no UTF-8")
 
 
 def test_what_is_no_checkpoint_is_left_alone(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_reasons_are_counted_in_turn_each_row_once(scored: Path) -> None:
         (["--where", "sorce == 'web'"], "there is no column 'sorce'; near it there is source."),
         (["--where", "gc_angle > 9"], "no row is left: 0 of 10 rows are taken, left out are 10 by --where"),
         (["--where", "source == 3"], "column 'source' of texts cannot be compared with the number 3.0."),
-        (["--rollouts", "x"], "--rollouts x goes with --where."),
+        (["--rollouts", "x"], "--rollouts and --random go with --where"),
         (["--where", "gc_angle > 0", "--rollouts", "nowhere"], "nowhere does not exist."),
     ],
 )  # fmt: skip
@@ -187,7 +187,7 @@ def test_a_trainer_that_reads_folders_gets_its_control_in_another(scored: Path) 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--random", "same"], "--random same writes a control beside the rows of --where: give --where"),
+        (["--random", "same"], "--rollouts and --random go with --where"),
         (["--where", "source == 'web'", "--seed", "1"], "--seed 1 goes with --random N."),
         (
             ["--where", "source == 'web'", "--random", "0"],

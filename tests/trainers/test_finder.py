@@ -205,9 +205,9 @@ def test_rotation_between_finding_and_holding_goes_on_to_the_next(
     for step in (10, 20):
         save(root, step, models[1])
 
-    def rotating(checkpoint: Any, into: Path, **options: Any) -> None:
+    def rotating(checkpoint: Any, into: Path, *model: Any) -> None:
         shutil.rmtree(root / "checkpoint-20", ignore_errors=True)
-        hold(checkpoint, into, **options)
+        hold(checkpoint, into, *model)
 
     monkeypatch.setattr(finding, "hold", rotating)
     notes: list[str] = []
@@ -215,7 +215,7 @@ def test_rotation_between_finding_and_holding_goes_on_to_the_next(
     assert finder.chosen(run, root) == str(root / "checkpoint-10")
     assert notes == [f"{root / 'checkpoint-20'} was deleted while it was looked at"]
 
-    def always(checkpoint: Any, into: Path, **options: Any) -> None:
+    def always(checkpoint: Any, into: Path, *model: Any) -> None:
         raise FileNotFoundError
 
     shutil.rmtree(run.folder / "held")
@@ -234,11 +234,6 @@ def test_bad_input_is_told_and_nothing_is_changed(tmp_path: Path, run: Run, mode
     state = run.state
     for arguments, sentence in (
         (("--checkpoint", root, "--trainer", "ver"), "--trainer ver: it must be one of"),
-        (
-            ("--wait", 5),
-            "--wait is for a known trainer's checkpoints: give --trainer T --checkpoint ROOT too.",
-        ),
-        (("--wait", 5, "--checkpoint", root), "--wait is for a known trainer's checkpoints"),
         (("--checkpoint", root, "--trainer", "trl"), f"--checkpoint {root}: there is no checkpoint-* below"),
         (
             ("--checkpoint", root, "--trainer", "verl"),
@@ -247,9 +242,6 @@ def test_bad_input_is_told_and_nothing_is_changed(tmp_path: Path, run: Run, mode
     ):
         code, said = following(run.folder, *arguments)
         assert (code, sentence in said) == (2, True), said
-    code, said = following(run.folder, "--checkpoint", root, "--wait", 0)
-    assert code == 1
-    assert f"no complete checkpoint below {root} after 0 s: the weights of" in said
     assert run.state == state
     assert not (run.folder / "held").exists()
 

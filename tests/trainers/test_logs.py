@@ -71,7 +71,7 @@ def test_verls_dump_is_joined_on_the_prompts_text_and_told_apart_by_the_answer(
         lines_of(dump / f"{step}.jsonl", rows)
     assert take_logs(run, [dump]) == 30
     found = outcomes(run)
-    assert [line["step"] for line in found] == [1] * 10 + [2] * 10 + [10] * 10
+    assert sorted(line["step"] for line in found) == [1] * 10 + [2] * 10 + [10] * 10
     assert {(line["gc_id"], line["reward"]) for line in found} == {
         (f"id{k:04d}", float(k % 2)) for k in range(5)
     }
@@ -183,12 +183,13 @@ def test_a_folder_that_grew_over_rounds_gives_each_round_its_own(run: Run, tmp_p
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ('{"input": "a"', "is none of the logs that are known here"),
-        ('{"foo": 1}\n', "is none of the logs that are known here"),
+        ('{"input": "a"', "is no supported log"),
+        ('{"foo": 1}\n', "is no supported log"),
+        (json.dumps(own("id0000", 1.0)) + '\n{"resume_from_step": "x"}\n', 'resume_from_step is "x", not a'),
         ("[1]\n", "line 1 is broken: it is no JSON object"),
         ("{oh}\n", "line 1 is broken: it is no JSON"),
         (json.dumps(own("id0000", 7.0)) + "\n", "reward 7 of 'id0000' is outside 0 to 1"),
-        (json.dumps(own("?", 1.0)) + "\n", "the id is not among the prompts of round 0"),
+        (json.dumps(own("?", 1.0)) + "\n", "'?' is not among the prompts of round 0"),
         (json.dumps(verl_row(0, 7.0, 1, "u")) + "\n", "line 1: reward 7 of 'id0000' is outside 0 to 1"),
         (
             json.dumps(verl_row(0, 1.0, 1, "u") | {"score": "good"}) + "\n",
@@ -217,12 +218,6 @@ def test_a_bad_file_is_one_sentence_and_nothing_is_taken(
     assert result.exit_code == 2
     assert sentence in result.stderr
     assert not run.outcomes(0).exists()
-
-
-@pytest.mark.parametrize("name", ["1²3.jsonl", "①.jsonl", "१०.jsonl"])
-def test_a_digit_of_another_kind_in_a_name_is_read_past(run: Run, tmp_path: Path, name: str) -> None:
-    lines_of(tmp_path / "m²" / name, [verl_row(0, 1.0, 1, "u")])
-    assert take_logs(run, [tmp_path / "m²" / "*"]) == 1
 
 
 def test_a_pipe_in_the_place_of_a_rounds_outcomes_is_refused(run: Run, tmp_path: Path) -> None:

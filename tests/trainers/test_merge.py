@@ -144,19 +144,6 @@ def test_an_adapter_of_a_matrix_that_stands_for_two_is_refused(tmp_path: Path) -
         merge(folder, tmp_path / "out")
 
 
-def test_without_peft_the_sentence_says_what_to_install(
-    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = adapter(tmp_path / "adapter", base)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModelError) as caught:
-        see_mergeable(folder)
-    assert str(caught.value) == (
-        f"{folder} is an adapter alone, and peft, which merges it for scoring, is not installed: "
-        "`pip install 'gaincurate[peft]'`, or let the trainer save the merged model."
-    )
-
-
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +36,7 @@ import transformers  # noqa: E402
 import trl_run  # noqa: E402
 from gaincurate.trainers.trl.batching import Shape  # noqa: E402
 from gaincurate.trainers.trl.checks import places_of  # noqa: E402
-from gaincurate.trainers.trl.live import Follower, FollowsRun, RoundSampler, attach, dataset  # noqa: E402
+from gaincurate.trainers.trl.live import Follower, RoundSampler, attach, dataset  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),
@@ -72,11 +71,7 @@ class Ender(transformers.TrainerCallback):
             raise Ends
 
 
-class Trainer(FollowsRun, trl.GRPOTrainer):  # type: ignore[misc, name-defined]
-    """What a user writes to have it all in one class."""
-
-
-class Unsloth(Trainer):
+class Unsloth(trl.GRPOTrainer):  # type: ignore[misc, name-defined]
     """As the trainer that Unsloth writes: the model is in training mode when rewards are computed, always."""
 
     def _calculate_rewards(self, *args: Any) -> Any:
@@ -87,10 +82,6 @@ class Unsloth(Trainer):
         return rewards
 
 
-class RLOO(FollowsRun, trl.RLOOTrainer):  # type: ignore[misc, name-defined]
-    """The same of TRL's other online trainer, whose batches are GRPO's."""
-
-
 def make(
     model: Path,
     run: Run,
@@ -99,7 +90,7 @@ def make(
     rows: Any = None,
     evaluate: bool = False,
     peft_config: Any = None,
-    kind: Any = Trainer,
+    kind: Any = trl.GRPOTrainer,
     **options: Any,
 ) -> tuple[Any, list[str]]:
     """A trainer that follows the run, and the ids that its reward function sees."""
@@ -110,22 +101,21 @@ def make(
             seen.extend(gc_id[::2])  # one of each group
         return trl_run.reward(completions, gc_id)
 
-    more: dict[str, Any] = {} if rows is None else {"train_dataset": rows}
+    more: dict[str, Any] = {"train_dataset": dataset(run.folder) if rows is None else rows}
     if peft_config is not None:
         more["peft_config"] = peft_config
     if evaluate:
         more["eval_dataset"] = datasets.Dataset.from_list(
             [{"prompt": [{"role": "user", "content": "why?"}], "gc_id": NOT_OF_THE_RUN}]
         )
-    made_by = trl.RLOOConfig if kind is RLOO else trl.GRPOConfig
+    made_by = trl.RLOOConfig if kind is trl.RLOOTrainer else trl.GRPOConfig
     trainer = kind(
-        run=run.folder,
-        late=late,
         model=str(model),
         reward_funcs=reward,
         args=trl_run.config(run.folder.parent / "out", made_by, **options),
         **more,
     )
+    attach(trainer, run.folder, late=late)
     return trainer, seen
 
 
@@ -133,7 +123,7 @@ def planned(run: Run) -> list[str]:
     return [gc_id for round_ in range(run.config.rounds) for gc_id in run.ids(round_)]
 
 
-@pytest.mark.parametrize("kind", [Trainer, Unsloth, RLOO])
+@pytest.mark.parametrize("kind", [trl.GRPOTrainer, Unsloth, trl.RLOOTrainer])
 def test_a_run_is_followed_to_its_end(tmp_path: Path, model: Path, kind: Any) -> None:
     run = runs.begin(tmp_path, budget=8, rounds=3, align_to=4)
     trainer, seen = make(
@@ -302,78 +292,6 @@ def test_a_checkpoint_that_a_kill_left_without_a_place_will_do_if_the_run_stands
         trainer.train(resume_from_checkpoint=str(out / "checkpoint-1"))
 
 
-def test_a_start_from_nothing_over_a_run_that_went_on_is_refused(tmp_path: Path, model: Path) -> None:
-    run = runs.begin(tmp_path, rounds=2, align_to=4)
-    make(model, run, num_train_epochs=2)[0].train()
-    with pytest.raises(
-        OutputError, match="stands at round 1 and the trainer begins at step 0: resume from its"
-    ):
-        make(model, run, num_train_epochs=2)[0].train()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("size", [4, 16])
-def test_a_batch_that_was_changed_makes_no_resume_exact_and_nothing_is_undone(
-    tmp_path: Path, model: Path, size: int
-) -> None:
-    run = runs.begin(tmp_path, budget=16, rounds=2, align_to=8)
-    trainer, _ = make(model, run, num_train_epochs=2)
-    trainer.train()
-    before, told = runs.plans(run), run.outcomes(0).read_bytes()
-    forget()
-    trainer, _ = make(model, run, num_train_epochs=2, per_device_train_batch_size=size)
-    why = (
-        "it was saved with another batch, so no resume from it is exact: per_device_train_batch_size * processes "
-        f"* steps_per_generation / num_generations was 4, now {size // 2}. Put that back, or begin a new run."
-    )
-    for named, step in ((str(tmp_path / "out/checkpoint-4"), 4), (True, 8)):
-        with pytest.raises(InputError) as caught:
-            trainer.train(resume_from_checkpoint=named)
-        assert str(caught.value) == f"cannot resume from {tmp_path / f'out/checkpoint-{step}'}: {why}"
-    assert runs.plans(run) == before
-    assert run.outcomes(0).read_bytes() == told
-    assert run.state["finished"]
-
-
-@pytest.mark.slow
-def test_a_checkpoint_inside_a_generations_window_is_passed_over(
-    tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Somebody's callback may save at any step; from there half a generation would be done anew."""
-
-    class SavesAt(transformers.TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-            control.should_save |= state.global_step == 3
-
-    run = runs.begin(tmp_path, rounds=2, align_to=4)
-    settings: dict[str, Any] = {"per_device_train_batch_size": 4, "steps_per_generation": 2, "save_steps": 2}
-    trainer, _ = make(model, run, num_train_epochs=2, **settings)
-    trainer.add_callback(SavesAt())
-    trainer.add_callback(Ender(4))
-    with pytest.raises(Ends):
-        trainer.train()
-    forget()
-    trainer, seen = make(model, run, num_train_epochs=2, **settings)
-    trainer.train(resume_from_checkpoint=True)
-    assert seen == planned(run)[4:]
-    why = "it was saved after step 3 in round 0, and generations are used for 2 steps: no resume from it is"
-    assert f"checkpoint-3: {why} exact." in caplog.text
-
-
-@pytest.mark.slow
-def test_late_a_save_inside_a_window_changes_nothing(tmp_path: Path, model: Path) -> None:
-    class SavesAt(transformers.TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-            control.should_save |= state.global_step == 1
-
-    run = runs.begin(tmp_path, rounds=2, align_to=4)
-    settings: dict[str, Any] = {"per_device_train_batch_size": 4, "steps_per_generation": 2, "save_steps": 4}
-    trainer, seen = make(model, run, late=True, max_steps=8, **settings)
-    trainer.add_callback(SavesAt())
-    trainer.train()
-    assert seen == planned(run)
-
-
 def test_a_reward_outside_the_runs_range_ends_the_first_step_and_another_range_goes_on(
     tmp_path: Path, model: Path
 ) -> None:
@@ -384,63 +302,25 @@ def test_a_reward_outside_the_runs_range_ends_the_first_step_and_another_range_g
 
     def trained(**options: Any) -> Any:
         args = trl_run.config(tmp_path / "out", num_train_epochs=2)
-        made = Trainer(run=run.folder, model=str(model), reward_funcs=late_bonus, args=args, **options)
+        rows = dataset(run.folder)
+        made = trl.GRPOTrainer(model=str(model), reward_funcs=late_bonus, args=args, train_dataset=rows)
+        attach(made, run.folder, **options)
         made.train()
         return made
 
     reward = 2.0
     with pytest.raises(OutcomeError) as caught:
         trained()
-    assert re.fullmatch(
-        rf"reward 2 of '\w+' is outside 0 to 1, the reward range of {run.folder}: run the script again with "
-        r"attach\(\.\.\., reward_range=\(LO, HI\)\)\.",
-        str(caught.value),
-    )
+    assert "reward 2 of " in str(caught.value)
+    assert "Or run the script again with attach(..., reward_range=(LO, HI))." in str(caught.value)
     assert not run.outcomes(0).exists()
-    with pytest.raises(
-        OutcomeError, match="the reward range of .*: open another run over the same scores with"
-    ):
+    with pytest.raises(OutcomeError, match="Open another run over the same scores with"):
         trained(reward_range=(0, 2))  # and step 1 gives 3
     forget()
     shutil.rmtree(run.folder)
     run = runs.begin(tmp_path, rounds=2, align_to=4)
     trained(reward_range=(2, 5))
     assert run.plan(1)["inputs"]["accuracy"] == pytest.approx((0 + 1 / 3) / 2)
-
-
-@pytest.mark.slow
-def test_a_trainer_that_failed_in_a_reward_function_can_go_on(tmp_path: Path, model: Path) -> None:
-    run = runs.begin(tmp_path, rounds=2, align_to=4)
-    calls = iter(range(10))
-
-    def flaky(completions: list[Any], gc_id: list[str], **columns: Any) -> list[float]:
-        if next(calls) == 1:
-            raise Ends
-        return trl_run.reward(completions, gc_id)
-
-    trainer = Trainer(
-        run=run.folder,
-        model=str(model),
-        reward_funcs=[trl_run.reward, flaky],
-        args=trl_run.config(tmp_path / "out", num_train_epochs=2, reward_weights=[0.5, 0.5]),
-    )
-    with pytest.raises(Ends):
-        trainer.train()
-    trainer.train(resume_from_checkpoint=True)
-    assert run.state["finished"]
-    assert run.plan(1)["inputs"]["rollouts"] == 16
-
-
-@pytest.mark.slow
-def test_the_same_run_started_anew_in_its_place_is_another_run(tmp_path: Path, model: Path) -> None:
-    run = runs.begin(tmp_path, rounds=2, align_to=4)
-    make(model, run, num_train_epochs=2)[0].train()
-    shutil.rmtree(run.folder)
-    shutil.rmtree(tmp_path / "out")
-    run = runs.begin(tmp_path, rounds=2, align_to=4)
-    trainer, seen = make(model, run, num_train_epochs=2, seed=17)
-    trainer.train()
-    assert seen == planned(run)
 
 
 @pytest.mark.slow
@@ -518,31 +398,11 @@ def test_workers_with_a_long_life_see_the_next_round_all_the_same(tmp_path: Path
         assert seen == [f"id{place:04d}" for place in places for _ in range(2)]
 
 
-def test_rows_that_are_not_of_the_run_are_refused(tmp_path: Path, model: Path) -> None:
+def test_texts_that_were_scored_as_chats_are_refused(tmp_path: Path, model: Path) -> None:
     run = runs.begin(tmp_path, align_to=4)
-
-    def attached(rows: Any, **options: Any) -> None:
-        make(model, run, rows=rows, num_train_epochs=3, **options)
-
-    few = datasets.Dataset.from_list([{"prompt": "a", "gc_id": "id0001"}] * 4)
-    with pytest.raises(
-        InputError, match=r"^train_dataset has no row for '\w+', which the plan asks for \(\d of 8 are"
-    ):
-        attached(few)
     texts = [{"prompt": f"question {k}", "gc_id": f"id{k:04d}"} for k in range(60)]
-    with pytest.raises(
-        InputError, match=r"^TRL gives the model \d+ tokens of '\w+', and \d+ were scored \(8 of"
-    ):
-        attached(datasets.Dataset.from_list(texts))
-    others = datasets.Dataset.from_list([{"prompt": [{"role": "user", "content": "of no set"}]}] * 4)
-    with pytest.raises(
-        InputError, match=r"^train_dataset has no row for '\w+', which the plan asks for \(8 of"
-    ):
-        attached(others)
-    with pytest.raises(
-        InputError, match="^train_dataset is a IterableDataset, whose rows cannot be asked for by"
-    ):
-        attached(few.to_iterable_dataset(), max_steps=6)
+    with pytest.raises(InputError, match=r"^TRL gives the model \d+ tokens of '\w+', and \d+ were scored"):
+        make(model, run, rows=datasets.Dataset.from_list(texts), num_train_epochs=3)
 
 
 def test_one_trainer_follows_one_run(tmp_path: Path, model: Path) -> None:

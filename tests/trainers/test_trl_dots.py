@@ -252,30 +252,6 @@ def test_a_round_that_ends_without_a_checkpoint_is_not_followed_by_one_of_an_old
     forget()
     make(base, run, late=late, save_steps=1).train(resume_from_checkpoint=True)
     assert run.state["finished"]
-    skipped[:] = [1, 2]
-    other = begin(tmp_path / "other", base)
-    made = make(base, other, late=late, save_steps=1)
-    made.add_callback(Skips())
-    with pytest.raises(InputError) as caught:
-        made.train()
-    assert str(caught.value) == sentence.format(0, 2, "no checkpoint was saved")
-
-
-def test_settings_without_a_checkpoint_at_each_rounds_end_are_refused_before_anything_is_rolled_out(
-    tmp_path: Path, base: Path, commands: list[list[str]]
-) -> None:
-    run = begin(tmp_path, base)
-    for options, said in (
-        ({"save_steps": 4}, "save_strategy is steps and save_steps is 4"),
-        ({"save_strategy": "no"}, "save_strategy is no and save_steps is 2"),
-    ):
-        with pytest.raises(InputError) as caught:
-            make(base, run, **options)
-        assert str(caught.value) == (
-            f"{said}: --rollout without a server needs a checkpoint at the end of every round of 2 steps, and "
-            "none is saved there. Set save_strategy='steps', save_steps=2, or save_steps to a divisor of 2."
-        )
-    assert not commands
 
 
 @pytest.mark.slow

@@ -205,7 +205,7 @@ class Model:
 @pytest.mark.parametrize(
     ("functions", "outcome", "sentence"),
     [
-        ((right, Model()), None, "'Model' is a reward model, whose rewards cannot be heard. Name Python"),
+        ((right, Model()), None, "'Model' is a reward model, whose rewards cannot be recorded. Name Python"),
         ((right,), "short2", "the reward function 'short2' is not there; the trainer has right."),
         ((right,), [], "outcome=[] names no reward function. Leave it out for all of them"),
         ((right, short), ["long"], "the reward function 'long' is not there; the trainer has right, short."),

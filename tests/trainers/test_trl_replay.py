@@ -25,7 +25,7 @@ import transformers  # noqa: E402
 import arithmetic  # noqa: E402
 import replay_run  # noqa: E402
 from gaincurate.trainers.replay_loss import replay_loss  # noqa: E402
-from gaincurate.trainers.trl.live import FollowsRun, attach  # noqa: E402
+from gaincurate.trainers.trl.live import attach, dataset  # noqa: E402
 from gaincurate.trainers.trl.replay import Replay, ReplayGRPOTrainer, Replays  # noqa: E402
 
 pytestmark = [
@@ -459,10 +459,6 @@ def test_a_second_training_begins_with_an_empty_buffer(model: Path, tmp_path: Pa
 # A run that is followed, checkpoints.
 
 
-class Follows(FollowsRun, Replays, trl.GRPOTrainer):  # type: ignore[misc, name-defined]
-    """What a user writes to have both."""
-
-
 @pytest.mark.parametrize("late", [False, True], ids=["sampler", "late"])
 def test_every_prompt_of_a_followed_run_is_generated_for(model: Path, tmp_path: Path, late: bool) -> None:
     """The budget counts fresh prompts; replayed ones are no outcomes."""
@@ -473,14 +469,14 @@ def test_every_prompt_of_a_followed_run_is_generated_for(model: Path, tmp_path: 
         seen.extend(gc_id)
         return arithmetic.right(completions, answer)
 
-    trainer = Follows(
-        run=run.folder,
-        late=late,
+    trainer = ReplayGRPOTrainer(
+        train_dataset=dataset(run.folder),
         model=str(model),
         reward_funcs=reward,
         args=replay_run.config(tmp_path / "out", **({"max_steps": 6} if late else {"num_train_epochs": 3})),
         replay=Replay(capacity=CAPACITY),
     )
+    attach(trainer, run.folder, late=late)
     trainer.train()
     assert seen == [gc_id for round_ in range(3) for gc_id in run.ids(round_) for _ in range(GROUP)]
     assert run.state["finished"]

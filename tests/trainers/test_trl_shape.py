@@ -246,6 +246,12 @@ def test_the_newest_checkpoint_of_another_batch_is_refused_and_not_passed_over_f
         "2; num_generations was 2, now 4. Put that back, or begin a new run."
     )
     assert newest(tmp_path / "none", live, then) is None
+    between = Shape(4, 2, 2, 1)  # a generation feeds two steps, so step 1 lies inside one
+    for step in (1, 2):
+        live.save_beside(tmp_path / f"out/checkpoint-{step}", step, position=4, batch=between.batch)
+    assert newest(tmp_path / "out", live, between) == tmp_path / "out/checkpoint-2"
+    (tmp_path / "out/checkpoint-2/rng_state.pth").unlink()
+    assert newest(tmp_path / "out", live, between) is None
 
 
 def test_checkpoints_without_whole_weights_cannot_be_scored_with() -> None:

@@ -208,13 +208,8 @@ def test_a_range_of_rewards_can_change_until_there_are_outcomes(tmp_path: Path) 
     assert runs.plans(run) == plan
     runs.report(run)
     change_range(run.folder, (-1, 2))  # which is the range that it has
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=rf"has outcomes.*scored='{tmp_path / 'set'}', reward_range="):
         change_range(run.folder, (0, 2))
-    assert str(caught.value) == (
-        f"{run.folder} has outcomes in its reward range, -1 to 2, which cannot become 0 to 2: open another run "
-        f"over the same scores with attach(trainer, NEW_FOLDER, scored='{tmp_path / 'set'}', "
-        "reward_range=(LO, HI), ...)."
-    )
 
 
 def test_a_run_that_is_there_must_have_been_opened_with_the_same(tmp_path: Path) -> None:

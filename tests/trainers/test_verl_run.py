@@ -143,13 +143,6 @@ def test_a_resume_without_a_place_is_refused(tmp_path: Path) -> None:
         training.hand_out(0)
 
 
-def test_a_start_from_nothing_of_a_run_that_went_on_is_refused(tmp_path: Path) -> None:
-    run = runs.begin(tmp_path)
-    train(Training(run.folder, BATCH), 3)
-    with pytest.raises(OutputError, match="stands at round 1 and the trainer begins at step 0: resume from"):
-        Training(run.folder, BATCH)
-
-
 def test_a_checkpoint_of_another_run_is_refused_before_models_are_loaded(tmp_path: Path) -> None:
     one = Training(runs.begin(tmp_path / "one").folder, BATCH)
     train(one, 1)

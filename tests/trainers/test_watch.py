@@ -3,90 +3,26 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import trainer_folders as folders
 from gaincurate.errors import InputError, StorageError, TrainerError
 from gaincurate.schedule.checkpoints import why_incomplete
 from gaincurate.trainers import checkpoints
 from gaincurate.trainers import snapshot as holding
-from gaincurate.trainers.checkpoints import Checkpoint, find, wait
+from gaincurate.trainers.checkpoints import Checkpoint, find
 from gaincurate.trainers.profile import layout_of
 from gaincurate.trainers.snapshot import changed, hold, see_unchanged, source
 
 TRL = layout_of("trl")
 
 
-class Clock:
-    """A clock that a test winds: each sleep moves it and lets the trainer write."""
-
-    def __init__(self, trainer: Callable[[int], None] = lambda sleeps: None) -> None:
-        self.now, self.sleeps, self._trainer = 100.0, 0, trainer
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        assert seconds > 0
-        self.now += seconds
-        self.sleeps += 1
-        self._trainer(self.sleeps)
-
-
 def newest(root: Path) -> Checkpoint:
     found = find(root, TRL)[0]
     assert found is not None
     return found
-
-
-def test_what_is_half_written_is_waited_for_file_by_file(tmp_path: Path) -> None:
-    folders.write(tmp_path, folders.trl(10))
-    writes, heard = folders.trl(20), list[str]()
-    folders.write(tmp_path, writes[:1])
-    clock = Clock(lambda sleeps: void(folders.write(tmp_path, [writes[sleeps]])))
-    found = wait(tmp_path, TRL, 600, clock=clock, sleep=clock.sleep, note=heard.append)
-    assert found.step == 20
-    assert clock.sleeps == len(writes) - 1
-    path = tmp_path / "checkpoint-20"
-    assert heard == [f"waiting: {path} has no trainer_state.json, which is written last"]
-    # One that is complete is not waited for.
-    assert wait(tmp_path, TRL, 0, clock=clock, sleep=clock.sleep).step == 20
-
-
-def void(value: object) -> None:
-    """For a lambda that yields nothing."""
-
-
-@given(st.floats(0, 100), st.floats(0.1, 50))
-def test_a_wait_ends_with_its_time_and_never_before(tmp_path: Path, timeout: float, now: float) -> None:
-    clock = Clock()
-    clock.now = now
-    with pytest.raises(TrainerError, match="no complete checkpoint below"):
-        wait(tmp_path, TRL, timeout, clock=clock, sleep=clock.sleep)
-    assert clock.now == pytest.approx(now + timeout)
-
-
-def test_what_never_comes_is_named_with_the_one_that_is_there(tmp_path: Path) -> None:
-    folders.write(tmp_path, [*folders.trl(10), *folders.trl(20)[:-1]])
-    clock = Clock()
-    with pytest.raises(TrainerError) as caught:
-        wait(tmp_path, TRL, 60, clock=clock, sleep=clock.sleep)
-    assert str(caught.value) == (
-        f"no complete checkpoint below {tmp_path} after 60 s: {tmp_path / 'checkpoint-20'} has no "
-        f"trainer_state.json, which is written last. {tmp_path / 'checkpoint-10'} is complete: give that."
-    )
-
-
-def test_sharded_ones_are_waited_for_until_they_are_converted(tmp_path: Path) -> None:
-    folders.write(tmp_path, folders.verl(7, hf=False))
-    layout, into = layout_of("verl"), tmp_path / "global_step_7/actor/huggingface"
-    clock = Clock(lambda sleeps: void(folders.write(into, folders.model(True)) if sleeps == 4 else None))
-    assert wait(tmp_path, layout, 60, clock=clock, sleep=clock.sleep).folder == into
 
 
 @pytest.mark.parametrize("when", range(1, 9))
@@ -209,18 +145,14 @@ def test_killed_at_any_link_the_hold_is_absent_and_is_made_the_next_time(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "held"]
 
 
-def test_across_file_systems_files_are_copied_and_that_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_across_file_systems_files_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders.write(tmp_path, folders.trl(10))
 
     def refused(*paths: object) -> None:
         raise OSError(errno.EXDEV, "another file system")
 
     monkeypatch.setattr(os, "link", refused)
-    notes: list[str] = []
-    hold(newest(tmp_path), tmp_path / "held", note=notes.append)
-    assert [note.split(" was copied")[0] for note in notes] == [str(tmp_path / "checkpoint-10")]
+    hold(newest(tmp_path), tmp_path / "held")
     original = tmp_path / "checkpoint-10/model.safetensors"
     assert (tmp_path / "held/model.safetensors").stat().st_ino != original.stat().st_ino
     original.write_bytes(b"other")  # which a copy does not see

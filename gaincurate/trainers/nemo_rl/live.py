@@ -16,7 +16,7 @@ from gaincurate.core.arrow import read_json_lines, read_parquet
 from gaincurate.core.artifact import Json
 from gaincurate.core.schema import ID
 from gaincurate.errors import InputError, OutputError
-from gaincurate.trainers.session import ROUND, RunSession, followed, open_run, place_of, reward_of
+from gaincurate.trainers.session import ROUND, RunSession, followed, open_run, reward_of
 
 RUN, STEP = "gc_run", "gc_step"
 """The keys in `extra_env_info`, besides `gc_id` and `gc_round`."""
@@ -84,7 +84,12 @@ class RunBatches:
         return rl_collate_fn([self._item(row, dataloaders) for row in rows]), data_iterators
 
     def _item(self, row: Json, dataloaders: Mapping[str, Any]) -> Any:
-        task, place = place_of(row, self.places, "data.train has")
+        if row[ID] not in self.places:
+            raise InputError(
+                f"{row[ID]!r} of the run is not among the {len(self.places):,} rows of data.train. Write it "
+                "again with `gaincurate export`, and let NeMo-RL filter nothing."
+            )
+        task, place = self.places[row[ID]]
         item = dataloaders[task].dataset[place]
         carried = {ID: row[ID], ROUND: row[ROUND], STEP: self.step, RUN: self.run}
         return {**item, "extra_env_info": {**(item["extra_env_info"] or {}), **carried}}

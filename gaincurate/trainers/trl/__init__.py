@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gaincurate.trainers.trl.asynchronous import async_arguments as async_arguments
     from gaincurate.trainers.trl.live import Follower as Follower
-    from gaincurate.trainers.trl.live import FollowsRun as FollowsRun
     from gaincurate.trainers.trl.live import attach as attach
     from gaincurate.trainers.trl.live import dataset as dataset
 
 _PUBLIC = {
     "Follower": "live",
-    "FollowsRun": "live",
     "async_arguments": "asynchronous",
     "attach": "live",
     "dataset": "live",

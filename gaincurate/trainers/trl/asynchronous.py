@@ -1,7 +1,7 @@
 """TRL's `AsyncGRPOTrainer` follows a run: `async_arguments` makes what its constructor takes.
 
 The trainer's worker process iterates the data set and calls the reward functions, so it alone draws, plans
-and reports. The trainer's own process writes the place beside a checkpoint, and says where to go on.
+and reports. The trainer's process saves the position with a checkpoint, and restores it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def async_arguments(run: str | Path, reward_funcs: Reward | Sequence[Reward]) ->
     Args:
         run: the run's folder.
         reward_funcs: one or several that can be pickled: a module's functions, or instances of its classes.
-            The reward of an environment is not heard.
+            The reward of an environment is not recorded.
 
     Returns:
         `train_dataset`, `reward_funcs` and `callbacks`.
@@ -90,9 +90,9 @@ def _sum(rewards: Sequence[Any]) -> float | None:
 
 
 class _Places(transformers.TrainerCallback):
-    """Writes the place beside a checkpoint, and sets the data set's before it is sent to the worker.
+    """Saves the position with a checkpoint, and restores the data set's before it is sent to the worker.
 
-    TRL starts the worker in a callback of its own, which comes after those that the constructor was given.
+    TRL starts the worker in its own callback, which runs after those that the constructor was given.
     """
 
     def __init__(self, dataset: RoundDataset) -> None:

@@ -1,6 +1,6 @@
-"""TRL's batch arithmetic, from its settings: a file's, which the doctor reads, or a trainer's own.
+"""TRL's batch arithmetic, from the settings of a file, which the doctor reads, or of a trainer.
 
-A step's prompts follow from six settings, so the arithmetic stands here once.
+The prompts of a step follow from six settings.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Shape:
 
     @property
     def batch(self) -> dict[str, int]:
-        """What must be the same when training resumes; the number of processes may change."""
+        """The numbers that must be equal when training resumes; the number of processes may change."""
         return {
             "prompts": self.prompts,
             "group": self.group,
@@ -86,7 +86,7 @@ _OF_TRAINER = ("num_generations", "num_iterations", "shuffle_dataset", "prompts_
 
 
 def resolved(trainer: Any) -> Settings:
-    """What a `trl.GRPOTrainer` goes by, by the keys of its settings.
+    """The values that a `trl.GRPOTrainer` uses, by the keys of its settings.
 
     `generation_batch_size` is none of them, because TRL fills it in from `steps_per_generation`.
     `prompts_a_generation` is of a trainer that replays, which generates for fewer prompts.

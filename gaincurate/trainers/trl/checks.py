@@ -1,7 +1,7 @@
-"""What `attach` refuses of a live TRL trainer, before anything is scored, and where it can resume from.
+"""The checks of `attach` on a live TRL trainer before anything is scored, and the checkpoints to resume from.
 
-Rules about settings are those of the doctor. Beside them stand the few that no file says: the rows of the
-dataset, and how FSDP and DeepSpeed write checkpoints.
+The rules about settings are those of the doctor. The others concern facts outside of settings: the rows of
+the dataset, and the checkpoints of FSDP and DeepSpeed.
 
 A checkpoint to resume from must be whole, of the history that survived, and lie between two generations of
 the same batch: TRL generates once for several steps, and a checkpoint inside them has lost the rollouts. Read
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from gaincurate.core.artifact import Json
-from gaincurate.core.foreign import json_file
 from gaincurate.core.outcomes import newest_attempts, read_file
 from gaincurate.core.schema import ID
 from gaincurate.errors import InputError, OutputError
@@ -31,12 +29,13 @@ from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.observations import rules_of
 from gaincurate.schedule.rollback import check_place
 from gaincurate.schedule.run import Run
+from gaincurate.trainers.checkpoints import checkpoints
 from gaincurate.trainers.doctor.findings import Context, Finding, ask, context_of, refuse
+from gaincurate.trainers.profile import layout_of
 from gaincurate.trainers.session import PLACE, RunSession, place_beside
 from gaincurate.trainers.trl.batching import Shape, resolved
 from gaincurate.trainers.trl.rules import RULES
 
-_PREFIX = "checkpoint"
 _BATCH = {
     "prompts": "per_device_train_batch_size * processes * steps_per_generation / num_generations",
     "group": "num_generations",
@@ -67,7 +66,7 @@ def check(
         outcome: names of the reward functions that are reported; None for all.
         correct: the name of the one that says whether an answer is right.
         ids: of the newest round's prompts, where there is one; None where the rows get theirs later.
-        more: what else was found; of rows that are among it nothing is said twice.
+        more: further findings; if there are any, the rows are not checked again.
 
     Raises:
         InputError: a sentence for each setting, with what fixes it.
@@ -81,7 +80,7 @@ def check(
 
 
 def unheard(trainer: Any, outcome: str | Sequence[str] | None, correct: str | None) -> Iterator[Finding]:
-    """Reward functions that are named and cannot be listened to; arguments as of `check`."""
+    """Named reward functions whose rewards cannot be recorded; arguments as in `check`."""
     names = list(trainer.reward_func_names)
     outcome = [outcome] if isinstance(outcome, str) else outcome
     summed = names if outcome is None else list(outcome)
@@ -98,7 +97,7 @@ def unheard(trainer: Any, outcome: str | Sequence[str] | None, correct: str | No
             yield Finding(
                 "outcome",
                 "stops",
-                f"{name!r} is a reward model, whose rewards cannot be heard",
+                f"{name!r} is a reward model, whose rewards cannot be recorded",
                 advice="name Python reward functions in outcome=, or call the model in one",
             )
 
@@ -158,8 +157,8 @@ def places_of(rows: Dataset, ids: Sequence[str]) -> list[int]:
             f"train_dataset has no row for {missing!r}, which the plan asks for ({places.null_count:,} of "
             f"{len(ids):,} are missing): it is not made of the run's scored set, or was filtered."
         )
-    found: list[int] = places.to_pylist()
-    return found
+    rows_at: list[int] = places.to_pylist()
+    return rows_at
 
 
 def _weights(trainer: Any, context: Context) -> Iterator[Finding]:
@@ -178,18 +177,6 @@ def _weights(trainer: Any, context: Context) -> Iterator[Finding]:
         if plugin.zero_stage == 3 and not plugin.zero3_save_16bit_model:
             fix = {"stage3_gather_16bit_weights_on_model_save": True}
             yield Finding("weights", "stops", f"{needs} ZeRO-3 saves shards", fix)
-
-
-def late_first_save(args: Any, steps: int) -> str | None:
-    """What to say where nothing is saved in the first round of so many steps; None where something is."""
-    strategy = str(getattr(args.save_strategy, "value", args.save_strategy))
-    if strategy == "no" or (strategy == "steps" and args.save_steps > steps):
-        first = "save_strategy is 'no'" if strategy == "no" else f"save_steps={args.save_steps:g}"
-        return (
-            f"{first} and a round has {steps:,} steps: a training that is killed before its first checkpoint "
-            "can only begin a new run, once round 0 is over"
-        )
-    return None
 
 
 def see_checkpoint(config: ScheduleConfig, shape: Shape, round_: int, saved: int) -> None:
@@ -218,20 +205,6 @@ def see_checkpoint(config: ScheduleConfig, shape: Shape, round_: int, saved: int
     )
 
 
-def checkpoint_folder(output: str | Path, step: int) -> Path:
-    """Where transformers' Trainer saves the checkpoint of a step."""
-    return Path(output) / f"{_PREFIX}-{step}"
-
-
-def checkpoints(output: str | Path) -> dict[int, Path]:
-    """The checkpoints in an output folder, by step."""
-    found = {}
-    for path in Path(output).glob(f"{_PREFIX}-*"):
-        if number := re.fullmatch(rf"{_PREFIX}-(\d+)", path.name):
-            found[int(number[1])] = path
-    return found
-
-
 def newest(output: str | Path, live: RunSession, shape: Shape) -> Path | None:
     """The newest checkpoint to resume from; what is wrong with later ones is logged.
 
@@ -239,17 +212,17 @@ def newest(output: str | Path, live: RunSession, shape: Shape) -> Path | None:
         InputError: the only ones that would do are of another batch. To begin from nothing instead would
             undo what was trained.
     """
-    found, of_another_batch = checkpoints(output), None
-    for step in sorted(found, reverse=True):
+    by_step, of_another_batch = dict(checkpoints(Path(output), layout_of("trl"))), None
+    for step in sorted(by_step, reverse=True):
         try:
-            if (why := _unfinished(found[step], step, shape)) is None:
-                place_in(found[step], step, live, shape)
-                return found[step]
+            if (why := _unfinished(by_step[step], step, shape)) is None:
+                place_in(by_step[step], step, live, shape)
+                return by_step[step]
         except (InputError, OutputError) as error:
             why = str(error)
             if "batch" in error.data and of_another_batch is None:
-                of_another_batch = InputError(f"cannot resume from {found[step]}: {error}", **error.data)
-        _log.warning("cannot resume from %s: %s", found[step], why)
+                of_another_batch = InputError(f"cannot resume from {by_step[step]}: {error}", **error.data)
+        _log.warning("cannot resume from %s: %s", by_step[step], why)
     if of_another_batch is not None:
         raise of_another_batch
     return None
@@ -265,11 +238,11 @@ def place_in(checkpoint: Path, step: int, live: RunSession, shape: Shape) -> Jso
         shape: of the trainer as it is now.
 
     Returns:
-        What was saved beside it, or where the run stands, if a kill came before that was written.
+        The position saved with it, or the run's own if the process was killed before that was written.
 
     Raises:
         OutputError: another run's, or of a history that was undone.
-        InputError: training that resumes there would not be what it was.
+        InputError: training cannot resume there exactly.
     """
     if not (checkpoint / PLACE).exists():
         return _place_without(checkpoint, step, live, shape)
@@ -295,13 +268,13 @@ def place_in(checkpoint: Path, step: int, live: RunSession, shape: Shape) -> Jso
 
 
 def _place_without(checkpoint: Path, step: int, live: RunSession, shape: Shape) -> Json:
-    """Where the run stands, if its last outcomes are those of the checkpoint's last generation."""
+    """The run's own position, if its last outcomes are those of the checkpoint's last generation."""
     steps, round_ = shape.steps(live.budget), live.round
     done = step - round_ * steps
     if not live.finished and 0 < done <= steps and not shape.inside(done):
         taken = shape.taken(done)
         last = round_ * steps + (taken // shape.prompts - 1) * shape.repeats // shape.accumulation + 1
-        if _told(live.run, round_) == (taken, last):
+        if _reported(live.run, round_) == (taken, last):
             return {**live.save(step, batch=shape.batch), "position": taken}
     raise OutputError(
         f"it has no {PLACE}, and {live.run.folder} stands at round {round_}, not behind its step {step}: it "
@@ -309,22 +282,19 @@ def _place_without(checkpoint: Path, step: int, live: RunSession, shape: Shape) 
     )
 
 
-def _told(run: Run, round_: int) -> tuple[int, int]:
-    """How many prompts of a round have outcomes, and the last step of them."""
+def _reported(run: Run, round_: int) -> tuple[int, int]:
+    """The number of prompts of a round with outcomes, and their last step."""
     lines = read_file(run.outcomes(round_), round_, run.ids, rules_of(run.config))
-    kept, _ = newest_attempts([line for line in lines if line.round == round_])
-    return len({line.gc_id for line in kept}), max((line.step or 0 for line in kept), default=0)
+    newest_lines, _ = newest_attempts([line for line in lines if line.round == round_])
+    return len({line.gc_id for line in newest_lines}), max(
+        (each.step or 0 for each in newest_lines), default=0
+    )
 
 
 def _unfinished(path: Path, step: int, shape: Shape) -> str | None:
-    """What a trainer needs and is not there; sharded weights are the trainer's own matter."""
-    state = path / "trainer_state.json"
-    try:
-        found = json_file(state)["global_step"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return f"{state.name} is missing or not finished"
-    if found != step:
-        return f"{state.name} is of step {found}"
+    """The reason if files that the trainer needs are missing; sharded weights are not checked."""
+    if (why := layout_of("trl").unfinished(path, step)) is not None:
+        return why
     if not any((path / name).exists() for name in ("rng_state.pth", "rng_state_0.pth")):
         return "rng_state.pth is missing"
     if (path / "rng_state_0.pth").exists():  # each process writes its own, and none waits for the others

@@ -1,12 +1,10 @@
-"""TRL follows a run: `attach` makes a trainer walk through the rounds, with its outcomes as what chooses
-the next.
+"""TRL follows a run: `attach` makes a trainer train the rounds, and its outcomes choose the next one.
 
-Planning a round may take as long as scoring a set does. So one process plans and the others hear from it
-every few seconds, which keeps collectives inside their time limit, and what it raises is raised on all.
+Planning a round can take as long as scoring a set. So one process plans and sends the others a message every
+few seconds, which keeps collectives within their time limit. Its exceptions are raised on all processes.
 
-The plan is the data set: a row of the round is known by its place in the sampler's order, and the rewards
-are recorded where TRL gathers them over all processes, because a wrapped reward function would see one
-process alone.
+The plan is the data set: the position in the sampler's order identifies a row of the round. Rewards are
+recorded where TRL gathers them over all processes, because a wrapped reward function sees one process only.
 """
 
 from __future__ import annotations
@@ -34,6 +32,7 @@ from gaincurate.core.store import use_cache
 from gaincurate.errors import GaincurateError, InputError, OutcomeError, OutputError
 from gaincurate.schedule.observations import logged, silent
 from gaincurate.schedule.run import Run, refuse_group_sizes
+from gaincurate.trainers.checkpoints import checkpoints
 from gaincurate.trainers.doctor.findings import Finding, context_of, refuse
 from gaincurate.trainers.profile import layout_of
 from gaincurate.trainers.session import RunSession, followed, place_beside, reward_of
@@ -41,9 +40,6 @@ from gaincurate.trainers.snapshot import TrainerFinder
 from gaincurate.trainers.trl.batching import Shape, shape_of
 from gaincurate.trainers.trl.checks import (
     check,
-    checkpoint_folder,
-    checkpoints,
-    late_first_save,
     newest,
     place_in,
     places_of,
@@ -51,7 +47,7 @@ from gaincurate.trainers.trl.checks import (
     unheard,
 )
 from gaincurate.trainers.trl.scored import add_ids, see_prompts
-from gaincurate.trainers.trl.start import change_range, config_of, open_run, out_of_range, set_defaults
+from gaincurate.trainers.trl.start import change_range, config_of, open_run, range_advice, set_defaults
 
 BEAT = 5.0
 """Seconds between two signs of life; torch's own limits are 10 minutes and more."""
@@ -101,9 +97,7 @@ def together(work: Callable[[], Any], accelerator: Any) -> Any:
     raise error
 
 
-__all__ = ["Follower", "FollowsRun", "attach", "dataset"]
 _log = logging.getLogger("gaincurate")
-_TRAIN_DATASET = 4  # GRPOTrainer(model, reward_funcs, args, train_dataset, ...)
 
 
 def attach(
@@ -123,9 +117,9 @@ def attach(
 ) -> Follower:
     """Let a trainer follow a run; call it once, before `train()`, on every process.
 
-    What breaks the plan and is still at TRL's default is set to what the plan needs, and a line says so. Rows
-    without `gc_id` get it where the scored set has their prompts. With `strategy`, `budget` and `rounds` the
-    run is opened where it is not there yet, over the trainer's own rows, scored with the trainer's own model.
+    Settings at TRL's default that break the plan are changed, and one line names them. Rows without `gc_id`
+    get it if the scored set has their prompts. With `strategy`, `budget` and `rounds`, a run that does not
+    exist is started over the trainer's rows, scored with the trainer's model.
 
     Args:
         trainer: a `trl.GRPOTrainer`.
@@ -150,8 +144,8 @@ def attach(
 
     Raises:
         InputError: settings under which the trainer would train on other prompts than the plan's or than
-            were scored, or lose its place; a sentence for each, with what fixes it. Or the run was opened
-            with other options, or its trainer's model has other weights than its name.
+            were scored, or lose its position; one sentence each, with the fix. Or the run was opened with
+            other options, or the trainer's model has a trained adapter.
         OutputError: no run is there.
         GaincurateError: the trainer's rows cannot be scored.
     """
@@ -196,14 +190,14 @@ def attach(
 
 
 def _plan_the_first(live: RunSession) -> None:
-    """Of a run that waits for its first references: its rows are needed before training begins."""
+    """Plan round 0 of a run that waits for its first references: training needs its rows."""
     if live.round < 0:
         live.open()
         live.close()
 
 
 class Follower(transformers.TrainerCallback):
-    """What listens to a trainer's events; made by `attach`."""
+    """The callback that `attach` adds to a trainer."""
 
     def __init__(
         self,
@@ -225,7 +219,7 @@ class Follower(transformers.TrainerCallback):
         self._saved = 0  # the step of the newest checkpoint
         self._tap = Tap(trainer, shape, outcome, correct, lambda: self._metrics)
         self._train = trainer.train
-        trainer.train = self._told_what_to_resume
+        trainer.train = self._train_from
         if late:
             self._generate = trainer._generate_and_score_completions
             trainer._generate_and_score_completions = self._generate_for_the_plan
@@ -233,27 +227,22 @@ class Follower(transformers.TrainerCallback):
             sampler = RoundSampler(self._places, live.budget, shape)
             trainer._get_train_sampler = lambda dataset=None: sampler
         trainer.add_callback(self)
-        if shape.rank == 0 and (why := late_first_save(trainer.args, self._steps)) is not None:
-            _log.warning(why)
 
-    def _told_what_to_resume(self, resume_from_checkpoint: Any = None, *args: Any, **options: Any) -> Any:
-        """`trainer.train`; True stands for the newest checkpoint that is whole and of this history."""
+    def _train_from(self, resume_from_checkpoint: Any = None, *args: Any, **options: Any) -> Any:
+        """`trainer.train`, where True means the newest complete checkpoint of the current history."""
         if resume_from_checkpoint is True:
-            found = together(self._newest, self._accelerator)
-            if found is None:
-                _log.warning("no checkpoint to resume from in %s: begins anew", self._trainer.args.output_dir)
+            output = self._trainer.args.output_dir
+            checkpoint = together(lambda: newest(output, self.live, self.shape), self._accelerator)
+            if checkpoint is None:
+                _log.warning("no checkpoint to resume from in %s: starting from the beginning", output)
             else:
-                _log.info("resumes from %s", found)
-            resume_from_checkpoint = found
+                _log.info("resuming from %s", checkpoint)
+            resume_from_checkpoint = checkpoint and str(checkpoint)
         self._resumed = resume_from_checkpoint or None
         return self._train(resume_from_checkpoint, *args, **options)
 
-    def _newest(self) -> str | None:
-        found = newest(self._trainer.args.output_dir, self.live, self.shape)
-        return None if found is None else str(found)
-
     def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        """Bring the run to where the trainer is."""
+        """Move the run to the trainer's step."""
         if getattr(self._trainer, "_step", 0) % self.shape.repeats:
             raise InputError(
                 "this trainer was interrupted inside a generation's window and would go on with the rollouts "
@@ -273,7 +262,7 @@ class Follower(transformers.TrainerCallback):
         return self._news()
 
     def _resume(self, step: int) -> None:
-        """Go back to the checkpoint, if training that resumes there is what it was."""
+        """Return to the checkpoint, if training can resume there exactly."""
         live, path = self.live, Path(str(self._resumed))
         try:
             saved = place_in(path, step, live, self.shape)
@@ -289,7 +278,7 @@ class Follower(transformers.TrainerCallback):
             self._turn()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        """Write what the rewards of this step were."""
+        """Report the rewards of this step."""
         lines = self._tap.drain(state.global_step)
         if lines is None:
             return
@@ -302,19 +291,17 @@ class Follower(transformers.TrainerCallback):
         except OutcomeError as error:
             if "reward" not in error.data:
                 raise
-            why = out_of_range(self.live.run, error.data["reward"], error.data[ID])
-            several = ", or take one reward function with outcome=NAME" if self._tap.several else ""
-            raise OutcomeError(f"{why}{several}.", **error.data) from error
+            raise OutcomeError(f"{error} {range_advice(self.live.run)}", **error.data) from error
 
     def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        """Save the place; at a round's end score anew where due and plan the next."""
+        """Save the position; at a round's end, score again if due and plan the next round."""
         step = state.global_step
         together(lambda: self._save(args.output_dir, step), self._accelerator)
         if self._round_is_over(step):
             self._turn()
 
     def _save(self, output: str, step: int) -> None:
-        checkpoint = checkpoint_folder(output, step)
+        checkpoint = Path(output) / f"checkpoint-{step}"
         position = self.shape.taken(step - self.live.round * self._steps)
         self.live.save_beside(checkpoint, step, position=position, batch=self.shape.batch)
         self.live.checkpoint, self._saved = str(checkpoint.resolve()), step
@@ -361,37 +348,20 @@ class Follower(transformers.TrainerCallback):
             rows = self.live.take(self.shape.prompts)
             return {"rows": rows, "news": self._news() if turned else None}
 
-        found = together(take, self._accelerator)
-        self._hear(found["news"])
-        whole = [row for row in found["rows"] for _ in range(self.shape.group)]
+        taken = together(take, self._accelerator)
+        self._hear(taken["news"])
+        whole = [row for row in taken["rows"] for _ in range(self.shape.group)]
         start = self.shape.rank * self.shape.local
         return self._generate(whole[start : start + self.shape.local])
 
     def _forget_orders(self, output: str) -> None:
         """Keep the orders that a checkpoint could go back to."""
         named = {self.live.state["order"]}
-        before = Path(self._resumed).parent if self._resumed else Path(output)
-        for path in (*checkpoints(output).values(), *checkpoints(before).values()):
+        folders = {Path(output), Path(self._resumed).parent if self._resumed else Path(output)}
+        for _, path in (each for folder in folders for each in checkpoints(folder, layout_of("trl"))):
             with suppress(GaincurateError, LookupError, TypeError):  # rotated away, or without a place
                 named.add(place_beside(path)["state"]["order"])
         self.live.run.orders.forget_all_but(named)
-
-
-class FollowsRun:
-    """A mixin: `class Trainer(FollowsRun, GRPOTrainer)` takes `run=` and follows it.
-
-    Args:
-        run: the run's folder; `late`, `outcome`, `correct` and `reward_range` as in `attach`.
-        **options: the trainer's own; without `train_dataset` it is the run's scored set.
-    """
-
-    def __init__(self, *args: Any, run: str | Path, **options: Any) -> None:
-        names = ("late", "outcome", "correct", "reward_range")
-        of_run = {name: options.pop(name) for name in names if name in options}
-        if len(args) < _TRAIN_DATASET and "train_dataset" not in options:
-            options["train_dataset"] = dataset(run)
-        super().__init__(*args, **options)
-        self.follower = attach(self, run, **of_run)
 
 
 def dataset(run: str | Path) -> datasets.Dataset:
@@ -414,10 +384,10 @@ def dataset(run: str | Path) -> datasets.Dataset:
 
     def rows(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         few = pa.Table.from_pydict(batch, pa.schema([schema.field(name) for name in batch]))
-        found: dict[str, list[Any]] = training_rows(
+        columns: dict[str, list[Any]] = training_rows(
             few, scored.identity, bare=config.bare, with_scores=config.with_scores
         ).to_pydict()
-        return found
+        return columns
 
     return whole.with_transform(rows)
 
@@ -513,7 +483,7 @@ class Tap:
                     f"the rows have no {ID}: train on `gaincurate.trainers.trl.dataset(run)`, or on rows "
                     "that were exported with their ids."
                 )
-            ids, tokens = list(columns[ID]), [len(found) for found in columns["completion_ids"]]
+            ids, tokens = list(columns[ID]), [len(each) for each in columns["completion_ids"]]
             self._calls[name].append((ids, [_plain(reward) for reward in rewards], tokens))
             if logs:
                 for key, value in self._metrics().items():
@@ -539,13 +509,8 @@ class Tap:
 
         return heard
 
-    @property
-    def several(self) -> bool:
-        """Whether a reward is the sum of several functions'."""
-        return len(self._summed) > 1
-
     def forget(self) -> None:
-        """Drop what was heard in a step that did not end."""
+        """Discard the rewards of a step that did not end."""
         for heard in self._calls.values():
             heard.clear()
 
@@ -574,9 +539,9 @@ class Tap:
 
     def _sum(self, rewards: Mapping[str, float | None]) -> float | None:
         """As TRL weighs them: a function that could not judge is left out, None where none could."""
-        found = [self._weights[name] * value for name in self._summed if (value := rewards[name]) is not None]
+        parts = [self._weights[name] * value for name in self._summed if (value := rewards[name]) is not None]
         try:
-            return math.fsum(found) if found else None
+            return math.fsum(parts) if parts else None
         except (ValueError, OverflowError):  # of infinities; `report` says what it cannot use
             return math.inf
 

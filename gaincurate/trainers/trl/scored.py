@@ -1,4 +1,4 @@
-"""Whether a trainer trains on what was scored: the ids of its rows, how TRL renders them, and its model.
+"""Checks that a trainer trains on the scored prompts: the ids of its rows, TRL's rendering, and its model.
 
 Prompts are compared as token ids, because the same messages make other prompts with other variables of the
 template, and a text that was rendered before makes the same one. The trainer's tokenizer makes both sides, so
@@ -36,14 +36,14 @@ _ADVICE = "train on `gaincurate.trainers.trl.dataset(run)`, or on rows that were
 
 
 def see_prompts(trainer: Any, run: Run, ids: Sequence[str], late: bool, note: Note) -> Iterator[Finding]:
-    """What differs between the prompts that TRL gives the model and those that were scored.
+    """The differences between the prompts that TRL gives the model and the scored ones.
 
     Args:
         trainer: a `trl.GRPOTrainer` whose rows have their ids.
         run: the run.
         ids: of a round's prompts; the first 1,024 are compared.
         late: rows are the plan's and not the trainer's.
-        note: called with what could not be compared.
+        note: called with warnings, for example about prompts that cannot be compared.
     """
     places = [] if late else places_of(trainer.train_dataset, ids)[:_COMPARED]
     identity, ids, name = run.scored.identity, ids[:_COMPARED], run.config.scored
@@ -201,7 +201,7 @@ def add_ids(trainer: Any, run: Run) -> list[Finding]:
         run: the run.
 
     Returns:
-        Why they cannot have them.
+        The reason if they cannot have them, else an empty list.
     """
     rows = trainer.train_dataset
     if not isinstance(rows, Dataset) or ID in rows.column_names:

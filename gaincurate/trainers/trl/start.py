@@ -1,8 +1,8 @@
-"""What `attach` does for a trainer before it follows a run, so that a script needs one line more.
+"""Prepares a trainer and its run for `attach`, so that a script needs one more line.
 
-It sets what is still at TRL's default, gives rows their ids, and where there is no run yet it scores the
-trainer's own rows and opens one. A setting at its default counts as not chosen: TRL keeps no record of what a
-script wrote. All other settings that break the plan are refused, before anything is scored.
+It changes settings at TRL's default, adds ids to rows, and if there is no run, scores the trainer's rows and
+starts one. A setting at its default counts as not chosen, because TRL does not record which settings a script
+wrote. All other settings that break the plan are refused before anything is scored.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _RESCORING = {"rescore": "what", "rescore_every": "every", "probe": "probe", "dr
 _RANGES = ("reward_range", "step_range")
 _OTHERS = ("late", "outcome", "correct", "score", "reference_outcomes", "cache", "without_system", "scoring")
 _SETTABLE = ("shuffle_dataset", "num_train_epochs", "max_steps", "save_strategy", "save_steps")
-"""What a trainer reads when training begins, so that it can be set after the trainer was made."""
+"""Settings that a trainer reads when training begins, so they can be changed after its construction."""
 
 
 def set_defaults(trainer: Any, context: Context) -> Json:
-    """Set what breaks the plan and is still at TRL's default, to what the rules say fixes it.
+    """Change the settings at TRL's default that break the plan to the fix that the rules name.
 
     Args:
         trainer: a `trl.GRPOTrainer`.
@@ -90,7 +90,7 @@ def config_of(
         score: further options of `gaincurate score`.
 
     Raises:
-        InputError: one of the three is missing, or an option is not what it must be.
+        InputError: one of the three is missing, or an option has a wrong value.
     """
     strategy, required = required["strategy"], dict(required)
     kind = None if strategy is None else base.load(strategy)
@@ -169,8 +169,8 @@ def _scoring(text: str) -> list[str]:
     for word in words:
         name = word.removeprefix("--").partition("=")[0]
         if word.startswith("--") and name.replace("-", "_") not in ScoreConfig.model_fields:
-            known = [field.replace("_", "-") for field in ScoreConfig.model_fields]
-            raise InputError(f"scoring = {text!r}: gaincurate score has no --{name}{near(name, known)}.")
+            options = [field.replace("_", "-") for field in ScoreConfig.model_fields]
+            raise InputError(f"scoring = {text!r}: gaincurate score has no --{name}{near(name, options)}.")
     return words
 
 
@@ -186,21 +186,11 @@ def change_range(run: str | Path, value: Any) -> None:
         return
     if _range_is_used(opened):
         raise InputError(
-            f"{run} has outcomes in its reward range, {_range(opened)}, which cannot become {low:g} to "
-            f"{high:g}: {_another(opened)}."
+            f"{run} has outcomes in its reward range, which cannot change. {range_advice(opened)}"
         )
     with working_on(opened.folder):
         changed = {**opened.facts["config"], "reward_low": low, "reward_high": high}
         write_sealed(opened.folder / RUN, {**opened.facts, "config": changed})
-
-
-def out_of_range(run: Run, reward: Any, gc_id: Any) -> str:
-    """What to say of a reward outside the run's range."""
-    again = "run the script again with attach(..., reward_range=(LO, HI))"
-    advice = _another(run) if _range_is_used(run) else again
-    return (
-        f"reward {reward:g} of {gc_id!r} is outside {_range(run)}, the reward range of {run.folder}: {advice}"
-    )
 
 
 def _range_is_used(run: Run) -> bool:
@@ -208,15 +198,13 @@ def _range_is_used(run: Run) -> bool:
     return run.round > 0 or run.outcomes(0).exists() or observes
 
 
-def _range(run: Run) -> str:
-    return f"{run.config.reward_low:g} to {run.config.reward_high:g}"
-
-
-def _another(run: Run) -> str:
-    scored = str(run.config.scored)
+def range_advice(run: Run) -> str:
+    """How a script gets another range of rewards."""
+    if not _range_is_used(run):
+        return "Or run the script again with attach(..., reward_range=(LO, HI))."
     return (
-        "open another run over the same scores with attach(trainer, NEW_FOLDER, "
-        f"scored={scored!r}, reward_range=(LO, HI), ...)"
+        "Open another run over the same scores with attach(trainer, NEW_FOLDER, "
+        f"scored={str(run.config.scored)!r}, reward_range=(LO, HI), ...)."
     )
 
 
@@ -224,22 +212,17 @@ def see_same(run: Run, config: ScheduleConfig) -> None:
     """Refuse to follow a run that was opened with other options than those given now.
 
     Raises:
-        InputError: which differ, and how.
+        InputError: the options that differ, with both values.
     """
-    there: Json = run.facts["config"]
-    given = config.model_dump(mode="json", include=config.model_fields_set - {"run", "scored"})
-    kind = base.load(config.strategy)
+    kind, there = base.load(config.strategy), dict(run.facts["config"])
     own = base.check_options(config.strategy, kind, config.options).model_dump(mode="json")
-    given["options"] = {name: own[name] for name in config.options}
+    given = config.model_dump(mode="json", include=config.model_fields_set - {"run", "scored", "options"})
+    if there["strategy"] == config.strategy:
+        given, there = given | {name: own[name] for name in config.options}, there | there["options"]
     differing = [
         f"{name} {there.get(name)!r}, not {value!r}"
         for name, value in given.items()
-        if name != "options" and there.get(name) != value
-    ]
-    differing += [
-        f"{name} {there['options'].get(name)!r}, not {value!r}"
-        for name, value in given["options"].items()
-        if there["strategy"] == config.strategy and there["options"].get(name) != value
+        if there.get(name) != value
     ]
     if differing:
         raise InputError(
@@ -259,7 +242,7 @@ def open_run(
         config: of the run.
         score: further options of `gaincurate score`.
         references: outcomes of round 0's references, or a rollout set.
-        note: called with what a person should know.
+        note: called with messages for the user.
 
     Raises:
         GaincurateError: the rows cannot be scored; the scoring run's own sentence, and where its log is.
@@ -284,7 +267,7 @@ def open_run(
 
 
 def _score(trainer: Any, out: Path, score: Mapping[str, Any], note: Note) -> None:
-    """`gaincurate score` in a process of its own, as re-scorings are, so that no memory of it stays here."""
+    """Run `gaincurate score` in a separate process, like re-scorings, so its memory is released."""
     see_chat(trainer)
     model, rows = model_of(trainer), trainer.train_dataset
     given = {"prompt_column": PROMPT, "template_kwargs": trainer.chat_template_kwargs, **score}

@@ -73,8 +73,8 @@ class RunDataset(RLHFDataset):  # type: ignore[misc]
         own = self.config.get("gaincurate") or {}
         rows = self.training.rows(own.get("answer_column"), own.get("data_source"))
         self.dataframe = datasets.Dataset.from_list(rows)
-        kept = set(self.maybe_filter_out_long_prompts(self.dataframe)[ID])
-        if dropped := [row[ID] for row in rows if row[ID] not in kept]:
+        short = set(self.maybe_filter_out_long_prompts(self.dataframe)[ID])
+        if dropped := [row[ID] for row in rows if row[ID] not in short]:
             raise InputError(
                 f"data.filter_overlong_prompts=True drops {len(dropped)} prompts of round "
                 f"{self.training.live.round}, {dropped[0]} first: they have more than "
@@ -85,8 +85,8 @@ class RunDataset(RLHFDataset):  # type: ignore[misc]
     def __getitem__(self, item: int) -> dict[str, Any]:
         if self.training is not None and self.training.hand_out(int(item)):
             self._read_files_and_tokenize()
-        found: dict[str, Any] = super().__getitem__(item)
-        return found
+        row: dict[str, Any] = super().__getitem__(item)
+        return row
 
     def __getstate__(self) -> dict[str, Any]:
         # verl's filter counts tokens in another process, which must not hold the run.
@@ -123,8 +123,8 @@ class RunReplayBuffer(ReplayBuffer):  # type: ignore[misc]
             return batch, metrics
         training = current()
         training.report(global_steps, rollouts_of(batch))
-        found = {f"gaincurate/{name}": value for name, value in training.live.metrics().items()}
-        return batch, {**metrics, **found}
+        of_run = {f"gaincurate/{name}": value for name, value in training.live.metrics().items()}
+        return batch, {**metrics, **of_run}
 
 
 def rollouts_of(batch: Any) -> list[Json]:
@@ -138,7 +138,7 @@ def rollouts_of(batch: Any) -> list[Json]:
     data = tq.kv_batch_get(
         keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_info", "rm_scores"]
     )
-    found: dict[str, Json] = {}
+    by_rollout: dict[str, Json] = {}
     for key, tag, extra, scores in zip(
         batch.keys, batch.tags, data["extra_info"], data["rm_scores"], strict=True
     ):
@@ -149,14 +149,14 @@ def rollouts_of(batch: Any) -> list[Json]:
             "round": int(about[ROUND]),
             "reward": reward_of(float(scores.sum())),
             "sample": int(rollout.rpartition("_")[2]),
-            "tokens": int(tag["response_len"]) + found.get(rollout, {}).get("tokens", 0),
+            "tokens": int(tag["response_len"]) + by_rollout.get(rollout, {}).get("tokens", 0),
         }
-        found[rollout] = line
-    return list(found.values())
+        by_rollout[rollout] = line
+    return list(by_rollout.values())
 
 
 class RunCheckpoint(CheckpointCallback):  # type: ignore[misc]
-    """Begins the training by a run, and writes where the run is beside each checkpoint.
+    """Begins the training that follows a run, and saves the position with each checkpoint.
 
     Args:
         config: all of verl's settings.
@@ -186,6 +186,6 @@ def resumed(trainer: DictConfig) -> str | None:
     if trainer.resume_mode == "resume_path":
         return os.path.abspath(str(trainer.resume_from_path))
     if trainer.resume_mode == "auto":
-        found: str | None = find_latest_ckpt_path(os.path.abspath(trainer.default_local_dir))
-        return found
+        newest: str | None = find_latest_ckpt_path(os.path.abspath(trainer.default_local_dir))
+        return newest
     return None

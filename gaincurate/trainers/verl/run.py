@@ -1,7 +1,7 @@
-"""What verl's dataset, replay buffer and checkpoint callback share while they follow one run.
+"""The state that verl's dataset, replay buffer and checkpoint callback share while they follow one run.
 
-verl builds the three apart, all in the driver's process, and they find each other here. Imports no verl, so
-that it is tested without.
+verl builds the three separately, all in the driver's process. This module does not import verl, so tests need
+no installation.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _WEIGHTS = ("actor/huggingface", "actor/model/huggingface")
 
 
 class Training:
-    """What verl trains by a run, from its start or from a checkpoint.
+    """One training of verl that follows a run, from its start or from a checkpoint.
 
     Args:
         run: the run's folder.
@@ -130,10 +130,10 @@ class Training:
         return self.live.save(self.step)
 
     def restore(self, saved: Json) -> None:
-        """Make the run what it was at a place.
+        """Return the run to a saved position.
 
         Raises:
-            OutputError: it is no place, or of another run or history.
+            OutputError: it is no position, or of another run or history.
         """
         self.live.restore(saved, f"{self._resumed or 'the checkpoint'}/data.pt")
         self._ready = True
@@ -212,13 +212,13 @@ def begin(run: Path, batch: int, resumed: str | None) -> Training:
 
 
 def current(run: Path | None = None) -> Training:
-    """What `begin` started.
+    """The training that `begin` started.
 
     Args:
-        run: the folder of the run that it must be of; None where the caller is not told.
+        run: the folder of the run that it must follow; None if the caller does not know it.
 
     Raises:
-        InputError: nothing was, or for another run.
+        InputError: no training was started, or one of another run.
     """
     if _current is None or run not in (None, _current.live.run.folder):
         raise no_callback(run or Path("a run"))
