@@ -61,7 +61,7 @@ def _folders(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def described(folder: Path) -> dict[str, Any] | None:
-    """What `ls` says of a folder; None where it is none of ours."""
+    """The facts of a folder that `ls` lists, or None for other folders."""
     facts: dict[str, Any] = {"folder": str(folder)}
     run, identity = _read(folder / "run.json"), _read(folder / "identity.json")
     if isinstance(run.get("config"), dict):

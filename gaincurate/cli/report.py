@@ -245,7 +245,7 @@ def need_a_place_for_the_page(page: Path, option: str) -> None:
 
 
 def lacking_for_pages() -> str:
-    """What a sentence says after "needs" where no page can be made; empty where one can."""
+    """The object of a sentence with "needs" if pages cannot be made, else an empty text."""
     missing = [name for name in ("jinja2", "vl_convert") if find_spec(name) is None]
     if missing:
         return f"{' and '.join(missing)}: `pip install 'gaincurate[report]'`"

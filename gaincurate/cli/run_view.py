@@ -1,4 +1,4 @@
-"""What a person sees of a run: a line per round while it is driven, its status, a page that follows it.
+"""Views of a run: a line per round while it is driven, its status, and a page that follows it.
 
 The page is the status as it is printed, again whenever a file of the run has changed. So there is one text to
 keep right, and a pipe gets the same.

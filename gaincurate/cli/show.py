@@ -109,7 +109,7 @@ def _is_numeric(scored: ScoredSet, name: str) -> bool:
 
 
 def describe_rollouts(rollouts: RolloutSet, prompts: int) -> dict[str, Any]:
-    """What `show` prints of a rollout set, as plain values: `worst` and `best` are prompts."""
+    """The facts of a rollout set that `show` prints; `worst` and `best` are prompts."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

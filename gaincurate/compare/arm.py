@@ -62,11 +62,6 @@ class Costs:
         self._references: dict[int, int] = {}
         self._scored: dict[str, int] = {}
 
-    def forget(self) -> None:
-        """Read again what may have changed: the run went back."""
-        self._references.clear()
-        self._scored.clear()
-
     def references(self, newest: int) -> int:
         """Completion tokens of the reference rollouts of all rounds up to `newest`."""
         for round_ in range(newest + 1):
@@ -88,7 +83,7 @@ class Costs:
         return round(sum(tokens_before) * self._weight)
 
     def step(self, round_: int, step: int) -> Json:
-        """What the outcomes of a round say of one optimizer step; the last time it was made, if it was often.
+        """Summarize the outcomes of one optimizer step; of a step that was repeated, the last time.
 
         Returns:
             The step's columns of `results.SCHEMAS`; `effective` is the share of prompts whose rollouts differ
@@ -213,7 +208,7 @@ class ArmJob:
         return {**defaults, **options, "rollout": rollout | options.get("rollout", {})}
 
     def _task(self) -> Json:
-        """What `arm.json` holds.
+        """The content of `arm.json`.
 
         `scoring` are the tokens that are spent before the first rollout, `prefill_weight` what a token of a
         later scoring pass is charged as. `mark_tokens` rise; the last one ends the training. `trainer` has
@@ -280,7 +275,7 @@ class ArmJob:
             raise TrainerError(f"{self.arm.name}, seed {self.seed}: {error}", **error.data) from error
 
     def cost(self, k: int) -> Json:
-        """What the trainer wrote at a mark: tokens by what they were spent on, `step`, `seconds`, `steps`."""
+        """The trainer's costs at a mark: tokens by purpose, `step`, `seconds`, `steps`."""
         return read_sealed(self._mark(k) / COST)
 
     def mark_rows(self) -> list[Json]:

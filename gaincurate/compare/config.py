@@ -49,7 +49,7 @@ _COUNTS = {"gc_prompt_tokens", "gc_question_tokens", "gc_prefix_tokens"}
 
 
 class Frozen(BaseModel):
-    """What cannot be changed, and refuses names that it does not have."""
+    """Immutable settings that refuse unknown names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -77,7 +77,7 @@ class ReplayArm(Frozen):
     max_age: Count | None = None
     """Updates after which a group is not replayed."""
     clip: Literal["one", "old"] = "one"
-    """What ratios are clipped around."""
+    """The policy that ratios are clipped around."""
 
 
 class Arm(Frozen):
@@ -144,7 +144,7 @@ class Evaluation(Frozen):
 
 
 class Tune(Frozen):
-    """What `gaincurate compare --tune` tries with uniform sampling before any arm, at equal tokens."""
+    """The grid of `gaincurate compare --tune`: uniform sampling before any arm, at equal tokens."""
 
     learning_rate: list[Factor] = Field(default=[0.5, 1.0, 2.0], min_length=1, max_length=100)
     """Factors of the learning rate of `[train]`."""
@@ -157,14 +157,14 @@ class Tune(Frozen):
 
 
 class Comparison(Frozen):
-    """What `gaincurate compare` trains and judges."""
+    """The settings of `gaincurate compare`."""
 
     scored: Path
     """The scored set to train on."""
     heldout: Path
     """Another scored set, to be judged on: no prompt of it may be in `scored`."""
     model: str | None = None
-    """Where every arm begins. Default: the model that scored the set."""
+    """The model at the start of every arm. Default: the model that scored the set."""
     verifier: str
     """As in `gaincurate difficulty rollout`; the reward, and the judge of the held-out prompts."""
     answer_column: str | None = None
@@ -177,7 +177,7 @@ class Comparison(Frozen):
     budget_tokens: Tokens
     """Generated tokens of each arm and seed, all costs included."""
     prefill_weight: float = Field(default=1.0, ge=0)
-    """What a token of a scoring pass is charged as, in generated tokens."""
+    """The charge for a token of a scoring pass, in generated tokens."""
     threads: int | None = Field(default=None, ge=1, le=1024)
     """CPU threads of a training. Default: torch's. Numbers depend on it, on a CPU."""
     marks: Marks = 4
@@ -199,11 +199,11 @@ class Comparison(Frozen):
     evaluation: Evaluation = Evaluation()
     """How checkpoints are judged."""
     tune: Tune = Tune()
-    """What `--tune` tries."""
+    """The grid of `--tune`."""
     controls: bool = True
     """Add uniform sampling with the replay and the `step_prompts` of each arm that has its own."""
     arms: list[Arm] = Field(max_length=1_000)
-    """What is compared; `uniform` and `length` are added where they are not there."""
+    """The arms; `uniform` and `length` are added if they are missing."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

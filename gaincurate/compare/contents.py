@@ -16,7 +16,7 @@ from gaincurate.report.parts import Block, Cell, Heading, Part, Picture, Table, 
 from gaincurate.report.plots import MARK, MINUS, MUTED, SOME, Curve, Points, bars, intervals, lines
 
 _COSTS = {"training": MARK, "references": MINUS, "scoring": MUTED, "rescoring": SOME}
-"""What an arm pays for, and the colours."""
+"""The kinds of costs of an arm, with their colours."""
 _OVER = {
     "tokens": (
         "Against generated tokens",
@@ -292,7 +292,7 @@ def _cost(comparison: Json) -> Part:
 
 
 def _tuning(tuned: Json) -> Part:
-    """What was tried before any arm."""
+    """The grid that was tried before any arm."""
     rows = [
         [
             *(

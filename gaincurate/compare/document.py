@@ -1,4 +1,4 @@
-"""What a comparison says, as one document of plain values.
+"""A comparison as one document of plain values.
 
 The terminal, `--json` and the page show this document and nothing else. The same results give the same
 document.
@@ -102,7 +102,7 @@ def document(results: Results) -> Json:
 
 
 def setting(results: Results) -> Json:
-    """What was compared, and on what."""
+    """The settings, the sets and the baselines."""
     comparison = results.comparison
     return {
         "comparison": comparison,
@@ -134,7 +134,7 @@ def _tasks(results: Results) -> Json | None:
 
 
 def learned(resampled: Resampled, base: int) -> Json:
-    """What training alone gave: the baseline's final accuracy less that of the start."""
+    """The gain of training alone: the baseline's final accuracy less that of the start."""
     value = float(resampled.curves[base, -1] - resampled.curves[base, 0])
     if not resampled.seeds_known:
         return {"value": value, "interval": None}
@@ -202,7 +202,7 @@ def _curve(results: Results, place: int, resampled: Resampled, edges: Floats | N
 
 
 def _cost(results: Results, place: int) -> Json:
-    """What an arm spent until its last mark, mean over seeds."""
+    """The costs of an arm until its last mark, mean over seeds."""
     names = ("scoring", "rescoring", "references", "training", "tokens", "seconds", "step")
     return {name: float(results.costs[name][place, -1].mean()) for name in names}
 
@@ -251,7 +251,7 @@ def pass_at(right: Floats, samples: Floats, most: int) -> Iterator[Floats]:
 
 
 def over_time(trained: Sequence[Steps], budget: float) -> Json:
-    """What was generated and met, over all and in tenths of the budget.
+    """Means over the generated rollouts, over all and in tenths of the budget.
 
     Args:
         trained: the steps of each seed, one at least.

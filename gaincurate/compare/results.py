@@ -1,4 +1,4 @@
-"""What a comparison measured: Arrow files on disk, and the same as arrays.
+"""The measurements of a comparison: Arrow files on disk, and the same as arrays.
 
 `evaluations.arrow` has a row per arm, seed, mark and held-out prompt. `marks.arrow` has one per arm, seed
 and mark, with what it cost. `steps.arrow` has one per step of each training. `tasks.arrow` has the task of
@@ -202,7 +202,7 @@ def _drawn(table: pa.Table) -> dict[tuple[str, int], dict[str, tuple[int, int]]]
 
 
 def _at_start(name: str, costs: Mapping[str, Floats]) -> Floats:
-    """What an arm has spent before its first step: the scoring pass of its order."""
+    """The costs of an arm before its first step: the scoring pass of its order."""
     if name in ("tokens", "scoring"):
         return costs["scoring"][:, :1]
     return np.zeros_like(costs[name][:, :1])

@@ -106,7 +106,7 @@ def compare(
 
 
 def estimate(comparison: Comparison, out: Path, workers: int = 1, *, tune: bool = False) -> Json:
-    """What `compare` would do; the folder is left as it is. For the arguments see `compare`.
+    """Count the work that `compare` would do, and change nothing. For the arguments see `compare`.
 
     Returns:
         The counts `trainings`, with the `tuning` ones among them, and `done`; `tokens` to generate in
@@ -318,8 +318,8 @@ def check_means(comparison: Comparison) -> None:
 
 
 def stated(comparison: Comparison, out: Path) -> tuple[Json, set[str]]:
-    """What the folder will say of itself when all arms are prepared, and the names of those that were
-    prepared before. Another comparison there is refused; nothing is written.
+    """The facts of the folder once all arms are prepared, and the names of those that were prepared
+    before. Another comparison there is refused; nothing is written.
 
     Arms and seeds may come and go. `begun` has every arm that was ever prepared, so a name stands for one
     thing; one that was refused may come again under its name, fixed.
@@ -341,12 +341,10 @@ def stated(comparison: Comparison, out: Path) -> tuple[Json, set[str]]:
         },
         "begun": {**begun, **arms},
     }
-    if before is not None and (keys := _differing(before, facts)):
-        raise OutputError(
-            f"{out} holds another comparison: {', '.join(keys)} differ. Give another folder with -o, or "
-            "put the settings back. (Arms and seeds may be added and left out.)",
-            keys=keys,
-        )
+    if before is not None:
+        now = _bound(facts) | {"arms": {name: facts["begun"][name] for name in begun}}
+        more = " (Arms and seeds may be added and left out.)"
+        _refuse_change(f"{out} holds another comparison", _bound(before) | {"arms": begun}, now, more)
     return facts, set(begun)
 
 
@@ -373,22 +371,13 @@ def _tune(comparison: Comparison, out: Path, progress: Progress, workers: int) -
         raise OutputError(
             f"{out} holds a comparison that was begun without --tune; give another folder with -o."
         )
-    asked = {
-        "comparison": {
-            name: value for name, value in comparison.model_dump(mode="json").items() if name not in _FREE
-        },
-        "tune": comparison.tune.model_dump(mode="json"),
-        "sets": _sets(comparison),
-    }
+    facts = {"comparison": comparison.model_dump(mode="json"), "sets": _sets(comparison)}
+    asked = _bound(facts) | {"tune": comparison.tune.model_dump(mode="json")}
     before = read_sealed(path) if path.exists() else None
-    if before is not None and (keys := [name for name, _, _ in differing_keys(before["asked"], asked)]):
-        raise OutputError(
-            f"{out} was tuned with other settings: {', '.join(keys)} differ. Give another folder with -o, or "
-            "put the settings back.",
-            keys=keys,
-        )
-    if before is not None and before.get("chosen") is not None:
-        return before
+    if before is not None:
+        _refuse_change(f"{out} was tuned with other settings", before["asked"], asked)
+        if before.get("chosen") is not None:
+            return before
     rows, jobs = map(list, zip(*tune_jobs(comparison, out), strict=True))
     trainings = [job for each in zip(*jobs, strict=True) for job in each]
     for job in trainings:
@@ -424,23 +413,20 @@ def _accuracy(rows: Sequence[Json]) -> float:
 
 
 def _sets(comparison: Comparison) -> Json:
-    """What the sets are known by, wherever they lie."""
+    """The hashes that identify the sets, wherever they lie."""
     return {name: ScoredSet(getattr(comparison, name)).manifest_hash for name in ("scored", "heldout")}
 
 
-def _differing(before: Json, facts: Json) -> list[str]:
-    """What of a comparison changed that may not; a set is known by its manifest, wherever it lies."""
-    begun = before.get("begun", {})
+def _bound(facts: Json) -> Json:
+    """The part of a comparison that may not change; a set is known by its manifest, wherever it lies."""
+    settings = {name: value for name, value in facts["comparison"].items() if name not in _FREE}
+    return {"comparison": settings, "sets": facts["sets"]}
 
-    def bound(state: Json) -> Json:
-        return {
-            "comparison": {k: value for k, value in state["comparison"].items() if k not in _FREE},
-            "sets": state["sets"],
-            "format": state["format"],
-            "arms": {name: arm for name, arm in state.get("begun", {}).items() if name in begun},
-        }
 
-    return [name for name, _, _ in differing_keys(bound(before), bound(facts))]
+def _refuse_change(sentence: str, before: Json, now: Json, more: str = "") -> None:
+    if keys := [name for name, _, _ in differing_keys(before, now)]:
+        what = f"{', '.join(keys)} differ. Give another folder with -o, or put the settings back."
+        raise OutputError(f"{sentence}: {what}{more}", keys=keys)
 
 
 def collect(comparison: Comparison, out: Path, jobs: Sequence[ArmJob]) -> None:

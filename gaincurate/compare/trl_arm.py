@@ -77,7 +77,7 @@ class Marks(transformers.TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Count on from the checkpoint; mark where a kill came between the two, and end what was over."""
-        self._costs.forget()
+        self._costs = Costs(self._run, self._task["prefill_weight"])  # the run may have gone back
         steps = [entry[STEP] for entry in state.log_history if STEP in entry]
         self._trained = steps[-1]["training"] if steps else 0
         self._before = steps[-1]["seconds"] if steps else 0.0

@@ -1,4 +1,4 @@
-"""What a newcomer should know of a comparison, in sentences.
+"""The results of a comparison in sentences for newcomers.
 
 Accuracies are given as right answers of 100, because a difference of 0.02 says little to most readers.
 """
@@ -179,7 +179,7 @@ def _points(row: Json) -> str:
 
 
 def notes(document: Json, left_out: int) -> list[str]:
-    """What a reader should know before believing it."""
+    """The reasons to doubt or limit the verdicts."""
     setting, learned, sentences = document["setting"], document["learned"], []
     baseline = setting["baseline"]
     if learned["interval"] is not None and learned["interval"][0] <= 0:

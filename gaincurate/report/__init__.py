@@ -1,1 +1,1 @@
-"""What the scores of a set are worth, as one document of numbers, a page and a column without length."""
+"""The value of a set's scores, as one document of numbers, a page, and columns without length."""

@@ -75,7 +75,7 @@ def report(
     columns: Sequence[str] = (),
     hygiene: HygieneOptions = DUPLICATES,
 ) -> Document:
-    """What the scores of a set are worth.
+    """Judge the scores of a set.
 
     Args:
         folder: the scored set.
@@ -269,7 +269,7 @@ def _about(scored: ScoredSet, table: Table) -> About:
     identity, manifest, groups = scored.identity, scored.manifest, table.groups
     sizes = {}
     if groups is not None:
-        counts = groups.strata.sizes.tolist()
+        counts = np.bincount(groups.codes).tolist()
         sizes = dict(list(zip(groups.names, counts, strict=True))[:_GROUPS_SHOWN])
     return About(
         folder=str(scored.place),
@@ -415,7 +415,7 @@ def _own_bins(present: Floats) -> Floats | None:
 
 
 def _middle(present: Floats) -> tuple[float, float]:
-    """Where bins begin and end: at the ends, unless a few rows lie far out."""
+    """The ends of the bins: those of the values, unless a few rows lie far out."""
     low, high = np.quantile(present, [_TAIL, 1 - _TAIL])
     first, last = float(present[0]), float(present[-1])
     if last - first <= _FAR * (high - low) or high <= low:

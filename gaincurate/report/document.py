@@ -27,12 +27,12 @@ Kind = Literal[
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 """The levels of `Distribution.quantiles`."""
 ENDS = ("highest", "middle", "lowest")
-"""Where of a column a batch may be picked, see `Lift`."""
+"""Parts of a column that a batch may be selected from, see `Lift`."""
 ROUND = (
     "round", "mu", "accuracy", "effective", "drift", "rescored", "prompts", "rollouts", "unjudged", "late",
     "prompt_tokens", "completion_tokens", "training_seconds", "scoring_seconds",
 )  # fmt: skip
-"""What a report has of each round of a run; None where it is not known (yet)."""
+"""Keys of each round of a run; a value is None if it is not known (yet)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What can be said of one signal.
+    """The verdict on one signal.
 
     Attributes:
         signal, verdict: column name, and the verdict for programs.
@@ -333,7 +333,7 @@ class LengthProfile:
 
 @dataclass(frozen=True, slots=True)
 class Lift:
-    """What a batch picked by a column carries, against a random one.
+    """Mean p (1 - p) of a batch selected by a column, relative to a random batch.
 
     `ratio` is the mean of p (1 - p) over the `share` of prompts with the highest, lowest or middle values
     (`end`, see `ENDS`), divided by the mean over all: 1 is no better than random. `column` may be question

@@ -38,7 +38,7 @@ MOST = 50_000
 """Rows of a page, at most. Browsers hold them: with prompts of 300 characters it is 25 MB."""
 _CHARACTERS = 40_000_000
 _LONGEST = (8000, 4000, 2000, 1000, 400)
-"""Where texts are cut: at the first of these with which all of them have at most `_CHARACTERS`."""
+"""Lengths at which texts are cut: the first one at which all of them have at most `_CHARACTERS`."""
 _SAMPLE = 2048  # embeddings that the map's two directions are taken from
 _ESCAPES = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
 Rows = npt.NDArray[np.int64]
@@ -81,7 +81,7 @@ def embedded(value: Json) -> str:
 
 
 def page_data(scored: ScoredSet, table: Table, outcomes: Sequence[Outcome] = ()) -> Json:
-    """What the script reads: columns in the order of the set, numbers as little-endian arrays in base64."""
+    """The input of the script: columns in the order of the set, numbers as little-endian arrays in base64."""
     rows = sample(scored)
     source = scored.identity["source"]
     answer = source.get("answer_column")

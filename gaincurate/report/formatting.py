@@ -14,7 +14,7 @@ from gaincurate.core.stats import Estimate
 
 MINUS = "\N{MINUS SIGN}"
 NONE = "\N{EN DASH}"
-"""What stands where there is no number."""
+"""The text of a missing number."""
 
 # Control characters but tab and line feed, what turns the direction of text round, separators that end a
 # line, lone surrogates and the byte order mark: none has a shape, some change how their neighbours look.

@@ -1,4 +1,4 @@
-"""What every page is built with: the templates, the filters of their numbers, and sentences as markup.
+"""Parts of every page: the templates, the filters of their numbers, and sentences as markup.
 
 A page asks for nothing: styles and pictures are in it, and its own policy forbids requests and scripts. Only
 the page of every prompt has a script, which its policy names by its hash. So a prompt that slipped through
@@ -37,7 +37,7 @@ def prose(text: str) -> Markup:
 
 
 def environment(package: str) -> jinja2.Environment:
-    """What fills in the templates of a package, which come before the shared ones."""
+    """The environment for a package's templates, which take precedence over the shared ones."""
     loaders = [jinja2.PackageLoader(name) for name in dict.fromkeys((package, "gaincurate.report"))]
     templates = jinja2.Environment(
         loader=jinja2.ChoiceLoader(loaders),

@@ -32,7 +32,7 @@ _DEGREE = 3
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """What there is now: the column's name, rows with a value, and whether it was there before.
+    """The column's name, its rows with a value, and whether it existed before.
 
     `before` and `after` are Spearman's rank correlations with length, of the signal and of the column.
     """
@@ -154,7 +154,7 @@ def _numbers(scored: ScoredSet, name: str, option: str) -> Floats:
 
 
 def residual(signal: Floats, length: Floats) -> Floats:
-    """What a signal is above its usual value at that length.
+    """Subtract from a signal its usual value at that length.
 
     The usual value is a cubic spline on log length, fitted by least squares, with five inner knots at
     quantiles of the distinct lengths (fewer where there are few). A spline and no isotonic fit, because a
@@ -204,7 +204,7 @@ def _spline(x: Floats, means: Floats, counts: Ints) -> Floats:
 
 
 def rank_in_bin(signal: Floats, length: Floats, bins: int) -> Floats:
-    """Where a signal stands among the rows of its length bin: in (0, 1), evenly spread within each bin.
+    """Rank a signal among the rows of its length bin: in (0, 1), evenly spread within each bin.
 
     Args:
         signal: `[rows]`, NaN where there is none.

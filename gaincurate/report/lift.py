@@ -1,4 +1,4 @@
-"""What a batch picked by a column carries against a random one, and whether predictions come true.
+"""Batches selected by a column against random batches, and the calibration of predictions.
 
 The measure is the mean of p (1 - p), which is what GRPO learns from, and not the mean pass rate.
 """
@@ -37,7 +37,7 @@ from gaincurate.report.table import LENGTH, Table
 
 SHARE = 0.1
 PREDICTED = "predicted p(1-p)"
-"""What is picked by where `difficulty predict --target variance` picks."""
+"""The name of the values that `difficulty predict --target variance` selects by."""
 _REFERENCES, _DRAW = 256, 21  # as many as `difficulty predict` takes, and the stream that draws them
 _LEAST = 5  # rows of a tenth
 _NEAR = 0.25  # of the share: how far around the border its own mean is taken
@@ -77,13 +77,13 @@ def tenths(table: Table, predicted: Mapping[str, Floats]) -> list[Tenths]:
 
 
 def _columns(table: Table, target: str, predicted: Mapping[str, Floats]) -> dict[str, Floats]:
-    """What prompts may be picked by: the prediction where there is one, each signal, and length."""
+    """Columns to select prompts by: the prediction if there is one, each signal, and length."""
     columns = {name: table.values[name] for name in [*table.names("signal"), LENGTH]}
     return {PREDICTED: predicted[target], **columns} if target in predicted else columns
 
 
 def predict_variance(scored: ScoredSet, table: Table, observed: Sequence[Observed]) -> dict[str, Floats]:
-    """What `difficulty predict --target variance` says, by the name of the column of p (1 - p), `[rows]`.
+    """Predictions of `difficulty predict --target variance` by the name of the target column, `[rows]`.
 
     Each reference is predicted from the half of the references that it is not in, the mean over five splits.
     So nothing of a prompt was seen by what picks it. Other rows are NaN. Nothing without embeddings.

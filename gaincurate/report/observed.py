@@ -180,7 +180,7 @@ def _one(scored: ScoredSet, table: Table, ids: pa.Array, rates: Rates) -> Observ
 
 
 def group_rates(table: Table, observed: Sequence[Observed]) -> list[GroupRate]:
-    """What each policy did in each group with an observed prompt, the groups by falling size."""
+    """Pass rates of each policy in each group with an observed prompt, largest groups first."""
     rates = []
     for each in observed:
         outcome, names = each.outcome, [] if table.groups is None else table.groups.names

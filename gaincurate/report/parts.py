@@ -14,7 +14,7 @@ from gaincurate.report.formatting import count, interval, number, seconds, share
 from gaincurate.report.formatting import signed as with_sign
 
 Spec = dict[str, Any]
-"""A picture in Vega-Lite's grammar; `svg.draw` makes a drawing of it."""
+"""A picture in Vega-Lite's grammar; `html.draw` makes a drawing of it."""
 
 
 class Figure(NamedTuple):
@@ -59,7 +59,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What is drawn, a sentence that says it, and the words above. A `wide` one has a row for itself."""
+    """A picture, a sentence that describes it, and the words above. A `wide` one has a row for itself."""
 
     spec: Spec
     sentence: str

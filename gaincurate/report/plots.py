@@ -49,7 +49,7 @@ def _names(order: Sequence[str]) -> Spec:
 
 
 def _panels(names: Sequence[str], width: float, title: str | None = None) -> Spec:
-    """What makes a panel of the rows of each name, in this order, with a title below all."""
+    """A facet with a panel for the rows of each name, in this order, and a title below all panels."""
     header = {"labelFontSize": 12, "labelColor": INK, "labelLimit": width, "titleOrient": "bottom"}
     title_style = {"titleColor": INK, "titleFontWeight": "normal", "titleFontSize": 12}
     return {"field": "panel", "sort": list(names), "title": title, "header": {**header, **title_style}}

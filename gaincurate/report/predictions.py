@@ -1,4 +1,4 @@
-"""What predictions were worth, as tables and pictures: of a run, and of `difficulty predict`."""
+"""The quality of predictions as tables and pictures, for runs and for `difficulty predict`."""
 
 from __future__ import annotations
 

@@ -203,7 +203,7 @@ class Sample:
         return Sample(self.table, self._rows, self._level, codes, self.orders)
 
     def of(self, whole: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
-        """What an array over the table's rows has of these."""
+        """The part of an array over the table's rows that belongs to these rows."""
         return whole if self._rows is None else whole[self._rows]
 
     def ranked(self, name: str) -> Ranked:

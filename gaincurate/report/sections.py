@@ -138,7 +138,7 @@ def _prompts(scored: ScoredSet, places: Places, values: Floats, groups: Groups |
 
 
 def hygiene_checks(scored: ScoredSet, options: HygieneOptions = DUPLICATES) -> list[Check]:
-    """What every check found, in their order.
+    """The results of all checks, in their order.
 
     Raises:
         InputError, SourceError: see `hygiene.checks.search`.
@@ -152,7 +152,7 @@ def hygiene_checks(scored: ScoredSet, options: HygieneOptions = DUPLICATES) -> l
 
 
 def run_story(run: Run) -> Json:
-    """Where a run stands, round by round."""
+    """The facts of a run, round by round."""
     facts = status(run)
     same = ("strategy", "by", "params", "budget", "planned_rounds", "finished")
     rounds = [{name: entry.get(name) for name in ROUND} for entry in facts["rounds"]]

@@ -1,4 +1,4 @@
-"""What a report looks at: the signals, length, levels and groups of a scored set, as arrays.
+"""The columns of a report: signals, length, levels and groups of a scored set, as arrays.
 
 Only the columns that are needed are read. Levels and groups are found by name, or named by the user. A
 dotted name goes into a struct (`extra_info.level`), and texts such as "Level 3" or "hard" are read as
@@ -20,7 +20,7 @@ from gaincurate.core.columns import NO_GROUP, can_group, coded, fields, is_text,
 from gaincurate.core.options import near
 from gaincurate.core.schema import PREFIX
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.core.stats import Floats, Strata
+from gaincurate.core.stats import Floats
 from gaincurate.errors import InputError
 from gaincurate.report.document import Column
 
@@ -63,11 +63,6 @@ class Groups:
     column: str
     names: list[str]
     codes: np.ndarray
-
-    @property
-    def strata(self) -> Strata:
-        """The same as strata."""
-        return Strata(self.codes)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What follows from the figures for one signal. All rules stand here, and no words.
+"""The rules that turn the figures of a signal into a verdict; the sentences are in `verdict_text`.
 
 A signal tells more than length and groups only if two intervals exclude 0 on the same side: that of its
 correlation with a target given length, and that inside bins of like length. Both are inside groups where
@@ -139,7 +139,7 @@ def weaker(first: Estimate, second: Estimate) -> Estimate:
 
 
 def left(relation: Relation) -> Estimate:
-    """What is left of a relation after all controls, at 95 %: the weaker of the two that decide."""
+    """The rest of a relation after all controls, at 95 %: the weaker of the two that decide."""
     return weaker(
         relation.given_length_within_groups or relation.given_length,
         relation.within_length_bins_and_groups or relation.within_length_bins,
@@ -183,7 +183,7 @@ def _low(lift: Lift, looks: int) -> float:
 
 
 def sort_by(evidence: Evidence) -> Lift | None:
-    """What is worth training on first: surely better than chance, and better than length can pick."""
+    """The end to train on first: surely better than chance, and better than length can pick."""
     best = best_end(evidence.lifts, evidence.signal)
     if best is None:
         return None

@@ -42,7 +42,7 @@ ANSWERS: dict[Kind, tuple[str, Tone]] = {
 
 
 def banner(evidence: Evidence) -> str | None:
-    """Where length explains a signal."""
+    """The warning for a signal that length explains."""
     if not by_length(evidence):
         return None
     name, length = evidence.signal, evidence.length
@@ -62,7 +62,7 @@ def _direction(length: Estimate) -> str:
 
 
 def sentence(evidence: Evidence, decision: Decision, group: str | None) -> str:
-    """What a signal tells, and whether to sort by it."""
+    """The verdict on a signal in words, with the advice whether to sort by it."""
     name, length = evidence.signal, _shown(evidence.length)
     if decision.judged is None:
         why = (
@@ -124,7 +124,7 @@ def _advice(evidence: Evidence, decision: Decision) -> str:
 
 
 def _instead(evidence: Evidence) -> str:
-    """What to do where a signal adds nothing."""
+    """The advice for a signal that adds nothing."""
     if not evidence.lifts:
         return "Sort by length, if at all: that needs no model."
     length = best_end(evidence.lifts, LENGTH)
@@ -208,7 +208,7 @@ def mostly_groups(document: Document) -> str | None:
 
 
 def waste(document: Document) -> str | None:
-    """What a uniform step wastes, and what that says of choosing prompts."""
+    """The share of a uniform step that is wasted, and the advice that follows."""
     share = document.wasted
     if share is None or share.value is None:
         return None
@@ -225,7 +225,7 @@ def waste(document: Document) -> str | None:
 
 
 def unknown(roles: frozenset[str], folder: str, rows: int, *, model: str, verifier: str | None) -> str | None:
-    """What cannot be said without pass rates, and how to find it out.
+    """The question that needs pass rates, and the commands that measure them.
 
     `model` is the set's own, `verifier` the one that fits its answers; None where it has none.
     """
@@ -255,7 +255,7 @@ def unknown(roles: frozenset[str], folder: str, rows: int, *, model: str, verifi
 
 
 def _cost(references: int) -> str:
-    """What rollouts of so many prompts take, by the defaults of `difficulty rollout`."""
+    """The cost of rollouts for so many prompts, by the defaults of `difficulty rollout`."""
     samples = RolloutConfig.model_fields["samples"].default
     longest = RolloutConfig.model_fields["max_tokens"].default
     completions = references * samples
@@ -325,12 +325,12 @@ def alike(document: Document) -> list[list[Verdict]]:
 
 
 def likewise(others: Sequence[Verdict]) -> str:
-    """What follows the sentence of the first of several verdicts of one kind."""
+    """The sentence after the first of several verdicts of one kind."""
     return f" The same holds for {', '.join(other.signal for other in others)}." if others else ""
 
 
 def next_steps(document: Document) -> list[Step]:
-    """What to do after the first screen, the most useful first."""
+    """The next steps, the most useful first."""
     steps = [Step(text, None) for text in (document.unknown, waste(document)) if text]
     best = _best(document)
     if best is not None:

@@ -127,16 +127,6 @@ def test_each_arm_pays_for_what_it_used(compared: Path, sets_of: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_was_drawn_adds_up_to_the_prompts_of_all_steps(compared: Path) -> None:
-    found = read_tables(compared / RESULTS)
-    assert found.drawn is not None
-    for (arm, seed), steps in by_job(found.steps):
-        rows = [r for r in found.drawn.to_pylist() if (r["arm"], r["seed"]) == (arm, seed)]
-        assert sum(r["groups"] for r in rows) == sum(r["prompts"] for r in steps)
-        assert all(0 < r["prompts"] <= r["groups"] for r in rows)
-
-
-@pytest.mark.slow
 def test_an_arm_replays(compared: Path) -> None:
     steps = dict(by_job(read_tables(compared / RESULTS).steps))
     assert {row["rollouts"] for row in steps["dots", 0]} == {4}
@@ -221,16 +211,6 @@ def test_killed_while_it_tunes_it_chooses_the_same(sets_of: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_folder_of_another_comparison_is_refused(compared: Path, sets_of: Path) -> None:
-    with pytest.raises(OutputError) as error:
-        compare(asked(sets_of, seeds=[5], group=4), compared)
-    assert str(error.value) == (
-        f"{compared} holds another comparison: comparison.group differ. Give another folder "
-        "with -o, or put the settings back. (Arms and seeds may be added and left out.)"
-    )
-
-
-@pytest.mark.slow
 def test_arms_may_be_left_out_and_come_back(compared: Path, sets_of: Path, tmp_path: Path) -> None:
     whole, out = read_tables(compared / RESULTS), tmp_path / "out"
     shutil.copytree(compared, out)
@@ -269,22 +249,6 @@ def test_an_arm_that_was_refused_may_come_again_mended(
     assert sorted(json.loads((out / FACTS).read_bytes())["begun"]) == ["length", "mine", "other", "uniform"]
     for name, strategy in (("other", "length"), ("mine", "file-order")):
         assert Run(out / JOBS / name / "seed-0" / "run").config.strategy == strategy
-
-
-def test_a_folder_with_something_else_is_refused(sets_of: Path, tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(OutputError) as error:
-        compare(asked(sets_of), tmp_path)
-    assert str(error.value) == (
-        f"{tmp_path} holds 'notes.txt' and no comparison; give a new or empty folder with -o."
-    )
-
-
-def test_a_name_that_the_trainer_does_not_have(sets_of: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match=r"^\[train\] learning_rat: TRL .*'s GRPOConfig has no such field\.$"
-    ):
-        compare(asked(sets_of, train={"learning_rat": 1e-3}), tmp_path / "out")
 
 
 @pytest.mark.slow

@@ -63,11 +63,6 @@ def test_a_level_is_found_by_name_and_read(
     assert "problem_level was taken for a level by its name." in table.notes
 
 
-def test_a_level_may_stand_in_a_struct(tmp_path: Path) -> None:
-    inner = pa.array([{"level": k % 3, "other": "x"} for k in range(12)])
-    assert read(tmp_path, {"extra_info": inner}).names("difficulty") == ["extra_info.level"]
-
-
 def test_what_no_number_can_be_read_in_is_said(tmp_path: Path) -> None:
     source = {"difficulty": texts("about 3 of 5", "a lot"), "seed": pa.array(range(12)), "words": texts("a")}
     table = read(tmp_path, source)

@@ -193,9 +193,8 @@ def test_what_picks_better_batches_than_chance_and_length_is_worth_a_trial(tmp_p
     assert best.ratio.value > 1.3
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_what_says_nothing_is_not_found_to_tell_more_by_looking_often(tmp_path: Path, seed: int) -> None:
-    random = np.random.default_rng(seed)
+def test_what_says_nothing_is_not_found_to_tell_more_by_looking_often(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
     length = random.integers(10, 200, 1000)
     noise = {f"gc_noise_{k}": random.normal(size=1000) for k in range(24)}
     column_set(tmp_path / "set", length, noise, {"level": pa.array(random.integers(1, 6, 1000))})
