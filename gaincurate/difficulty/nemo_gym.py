@@ -55,32 +55,26 @@ def read_rollouts(path: Path, begin: int = 0, reward: str = "reward") -> Iterato
         where = f"{path}, line {number}"
         if row is None or type(row.get(TASK)) is not int or row[TASK] < 0:
             raise OutcomeError(f"{where}: there is no {TASK}, so NeMo Gym did not write it.", line=number)
-        infos = row.get("rollout_infos", [row])
-        sample = row.get("sample") if "rollout_infos" in row else row
-        if not isinstance(infos, list) or not all(isinstance(info, dict) for info in infos):
-            raise OutcomeError(f"{where}: `rollout_infos` is no list of objects.", line=number)
-        for info in infos:
-            value = info.get(reward)
-            if reward not in info and "_ng_failure_class" not in info:
-                raise OutcomeError(
-                    f"{where}: there is no {reward!r}; NeMo Gym's inputs have none. Give its rollouts or "
-                    "its reward profile.",
-                    line=number,
+        sample = (row.get("sample") if "rollout_infos" in row else row) or {}
+        try:
+            for info in row.get("rollout_infos", [row]):
+                value = info[reward] if "_ng_failure_class" not in info else info.get(reward)
+                usage = (info.get("response") or {}).get("usage") or {} if "response" in info else info
+                yield GymRollout(
+                    number,
+                    row[TASK],
+                    info.get(ROLLOUT),
+                    None if value is None or value != value else float(value),
+                    _messages(sample),
+                    gc_id if isinstance(gc_id := sample.get(ID), str) else None,
+                    usage.get("output_tokens"),
                 )
-            if value is not None and not isinstance(value, int | float):
-                raise OutcomeError(f"{where}: {reward!r} is {value!r:.60}, no number.", line=number)
-            usage = (info.get("response") or {}).get("usage") or {} if "response" in info else info
-            tokens = usage.get("output_tokens")
-            gc_id = (sample or {}).get(ID)
-            yield GymRollout(
-                number,
-                row[TASK],
-                info.get(ROLLOUT),
-                None if value is None or value != value else float(value),
-                _messages(sample),
-                gc_id if isinstance(gc_id, str) else None,
-                tokens if isinstance(tokens, int) else None,
-            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise OutcomeError(
+                f"{where} is no rollout or reward profile of NeMo Gym ({type(error).__name__}: {error}); its "
+                "inputs have no reward.",
+                line=number,
+            ) from error
 
 
 def _messages(sample: Any) -> list[Message] | None:
