@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from gaincurate.difficulty.pass_rates import PassRates
     from gaincurate.difficulty.predict import MethodName
     from gaincurate.difficulty.rejudge import Rejudged
-    from gaincurate.difficulty.rollout_shard import RolloutSummary
+    from gaincurate.difficulty.rollout import RolloutSummary
     from gaincurate.schedule.forecast import Forecast, ForecastConfig, Share
 
 app = typer.Typer(
@@ -105,7 +105,8 @@ def predict(config: PredictConfig, as_json: AsJson = False) -> None:
             raise InputError(
                 "--method group-mean and --group-column, which names a row's group, go together."
             )
-        if given in (["--adapter"], ["--rates"]) and config.target != "difficulty":
+        refused = {"--adapter": ("variance",), "--rates": ("variance", "auto")}
+        if given and config.target in refused.get(given[0], ()):
             raise InputError(f"--target {config.target} does not go with {given[0]}.")
         name: MethodName = config.method or "gp"
         if given and config.method is None:

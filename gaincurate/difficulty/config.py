@@ -84,10 +84,6 @@ class RolloutConfig(DeviceConfig, JudgingConfig):
     """The options of `gaincurate difficulty rollout`, under the same names."""
 
     scored: Annotated[Path, Option("A finished scored set.", metavar="SCORED", argument=True, stores=True)]
-    gold_as: Annotated[
-        str | None,
-        Option("How a gold answer is written when it is verified itself, with {answer} in it.", READING),
-    ] = None
     out: Annotated[Path, Option("Folder for the rollout set.", names=("--out", "-o"))]
     model: Annotated[
         str | None,
@@ -149,6 +145,10 @@ class RolloutConfig(DeviceConfig, JudgingConfig):
         AfterValidator(without_nan),
         Option("JSON object with more keys for each request.", SERVER, metavar="JSON", read=_server_body),
     ] = Field(default_factory=dict)
+    gold_as: Annotated[
+        str | None,
+        Option("How a gold answer is written when it is verified itself, with {answer} in it.", READING),
+    ] = None
 
     def check(self) -> None:
         """Check what no option shows alone.

@@ -47,27 +47,22 @@ def read_rollouts(path: Path) -> Iterator[GymRollout]:
         where = f"{path}, line {number}"
         if row is None or type(row.get(TASK)) is not int or row[TASK] < 0:
             raise OutcomeError(f"{where}: there is no {TASK}, so NeMo Gym did not write it.", line=number)
-        infos = row.get("rollout_infos", [row])
-        sample = row.get("sample") if "rollout_infos" in row else row
-        if not isinstance(infos, list) or not all(isinstance(info, dict) for info in infos):
-            raise OutcomeError(f"{where}: `rollout_infos` is no list of objects.", line=number)
-        for info in infos:
-            value = info.get("reward")
-            if "reward" not in info and "_ng_failure_class" not in info:
-                raise OutcomeError(
-                    f"{where}: there is no 'reward'; NeMo Gym's inputs have none. Give its rollouts or "
-                    "its reward profile.",
-                    line=number,
+        sample = (row.get("sample") if "rollout_infos" in row else row) or {}
+        try:
+            for info in row.get("rollout_infos", [row]):
+                value = info["reward"] if "_ng_failure_class" not in info else info.get("reward")
+                yield GymRollout(
+                    row[TASK],
+                    None if value is None or value != value else float(value),
+                    _messages(sample),
+                    gc_id if isinstance(gc_id := sample.get(ID), str) else None,
                 )
-            if value is not None and not isinstance(value, int | float):
-                raise OutcomeError(f"{where}: 'reward' is {value!r:.60}, no number.", line=number)
-            gc_id = (sample or {}).get(ID)
-            yield GymRollout(
-                row[TASK],
-                None if value is None or value != value else float(value),
-                _messages(sample),
-                gc_id if isinstance(gc_id, str) else None,
-            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise OutcomeError(
+                f"{where} is no rollout or reward profile of NeMo Gym ({type(error).__name__}: {error}); its "
+                "inputs have no reward.",
+                line=number,
+            ) from error
 
 
 def _messages(sample: Any) -> list[Message] | None:

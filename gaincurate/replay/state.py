@@ -33,13 +33,26 @@ def save(buffer: ReplayBuffer, path: Path) -> None:
         file.write(groups)
 
 
-def load(buffer: ReplayBuffer, path: Path) -> None:
+def load(buffer: ReplayBuffer, path: Path, *, begin_empty: bool = False) -> None:
     """Make a buffer what it was when `path` was written.
 
+    Args:
+        buffer: of the same sizes.
+        path: that `save` wrote.
+        begin_empty: whether the buffer stays as it is where there is no such file.
+
     Raises:
-        OutputError: the file is damaged, or of a buffer of other sizes; nothing was changed.
+        OutputError: the file is missing, damaged, or of a buffer of other sizes; nothing was changed.
         StorageError: it cannot be read.
     """
+    if not path.exists():
+        if begin_empty:
+            return
+        raise OutputError(
+            f"{path.parent} has no {path.name}: it was saved by a trainer that did not replay, or that was "
+            "killed while it saved. Resume from a checkpoint that has it, or set begin_empty=True.",
+            path=str(path),
+        )
     with reading(path):
         data = read_bytes(path)
     head, _, groups = data.partition(b"\n")

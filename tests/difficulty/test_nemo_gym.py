@@ -115,11 +115,17 @@ def test_pass_rates_of_a_set(tmp_path: Path, form: str) -> None:
 @pytest.mark.parametrize(
     ("row", "sentence"),
     [
-        ({"_ng_task_index": 0}, "line 1: there is no 'reward'; NeMo Gym's inputs have none"),
+        ({"_ng_task_index": 0}, "line 1 is no rollout or reward profile of NeMo Gym .KeyError: 'reward'"),
         ({"_ng_task_index": "0", "reward": 1}, "line 1: there is no _ng_task_index"),
         ({"_ng_task_index": -1, "reward": 1}, "line 1: there is no _ng_task_index"),
-        ({"_ng_task_index": 0, "reward": "good"}, "line 1: 'reward' is 'good', no number"),
-        ({"_ng_task_index": 0, "rollout_infos": 3}, "line 1: `rollout_infos` is no list"),
+        (
+            {"_ng_task_index": 0, "reward": "good"},
+            "line 1 is no rollout or reward profile of NeMo Gym .ValueError",
+        ),
+        (
+            {"_ng_task_index": 0, "rollout_infos": 3},
+            "line 1 is no rollout or reward profile of NeMo Gym .TypeError",
+        ),
         ({"_ng_task_index": 99, "reward": 1}, "no judged rollout of NeMo Gym is of a prompt of"),
         ({"_ng_task_index": 0, "reward": 7}, "reward of 'id0000' is 7, outside 0 to 1"),
     ],

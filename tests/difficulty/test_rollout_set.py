@@ -14,6 +14,7 @@ from gaincurate.core.artifact import IDENTITY, Artifact
 from gaincurate.core.files import write_json
 from gaincurate.core.outcomes import Rules, read_outcomes
 from gaincurate.difficulty.engine import Completion
+from gaincurate.difficulty.rollout import decoded, encoded
 from gaincurate.difficulty.rollout_set import (
     KIND,
     ROLLOUTS,
@@ -24,7 +25,6 @@ from gaincurate.difficulty.rollout_set import (
     unmarked,
     write_shard,
 )
-from gaincurate.difficulty.rollout_shard import decoded, encoded
 from gaincurate.errors import InputError, OutputError
 
 Rewards = dict[str, list[float | None]]

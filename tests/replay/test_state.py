@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gaincurate.errors import OutputError, StorageError
+from gaincurate.errors import OutputError
 from gaincurate.replay.buffer import ReplayBuffer
 from gaincurate.replay.config import ReplayConfig
 from gaincurate.replay.state import load, save
@@ -78,9 +78,12 @@ def test_a_damaged_file_is_refused_and_changes_nothing(tmp_path: Path) -> None:
         assert one.state_dict() == before
 
 
-def test_no_file_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=f"^cannot read {tmp_path}/none: "):
+def test_a_missing_file_is_refused_unless_the_buffer_may_begin_empty(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=f"^{tmp_path} has no none: it was saved by a trainer that did not"):
         load(buffer(), tmp_path / "none")
+    made = buffer()
+    load(made, tmp_path / "none", begin_empty=True)
+    assert made.state_dict() == buffer().state_dict()
 
 
 def test_another_seed_is_another_run(tmp_path: Path) -> None:

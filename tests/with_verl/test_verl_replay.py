@@ -255,12 +255,7 @@ def test_a_checkpoint_without_a_buffer_is_refused_unless_it_may_be_empty(tmp_pat
     (tmp_path / "checkpoints/latest_checkpointed_iteration.txt").write_text("3")
     config = settings(around(tmp_path))
     build_checkpoint_callback(config)
-    with pytest.raises(OutputError) as caught:
+    with pytest.raises(OutputError, match=f"^{folder} has no {NAME}: it was saved by a trainer that did not"):
         buffer_of(config)
-    assert str(caught.value) == (
-        f"verl resumes from {folder}, which has no {NAME}: it was saved without replay, or by a training that was "
-        "killed while it saved. Resume from a checkpoint that has one, or set "
-        "+trainer.v1.sampler.sampler_kwargs.begin_empty=True."
-    )
     more = settings(around(tmp_path, "+trainer.v1.sampler.sampler_kwargs.begin_empty=True"))
     assert len(buffer_of(more).replay) == 0

@@ -107,25 +107,21 @@ def check_replay(trainer: Any, replay: Replay, config: ReplayConfig) -> None:
     Raises:
         InputError: a sentence for each, with what fixes it.
     """
-    findings = [*_choices(trainer, replay), *_sizes(trainer, config), *_loss(trainer), *_rollouts(trainer)]
     rules = (*dealing, *optimizer, window, saves_anywhere)
     shared, _ = ask(rules, resolved(trainer), Context("live"))
-    refuse([*findings, *shared], repr)
+    refuse([*_findings(trainer, replay, config), *shared], repr)
 
 
 def _finding(title: str, advice: str = "", **fix: Any) -> Finding:
     return Finding("replay", "stops", title, fix, advice)
 
 
-def _choices(trainer: Any, replay: Replay) -> Iterator[Finding]:
+def _findings(trainer: Any, replay: Replay, config: ReplayConfig) -> Iterator[Finding]:
     if replay.clip not in get_args(Clip):
         yield _finding(f"clip={replay.clip!r} is not there; it is one of {', '.join(get_args(Clip))}")
     names = list(trainer.reward_func_names)
     if replay.correct is not None and names.count(replay.correct) != 1:
         yield reward_missing(names, replay.correct)
-
-
-def _sizes(trainer: Any, config: ReplayConfig) -> Iterator[Finding]:
     args, processes = trainer.args, trainer.accelerator.num_processes
     parts, rollouts = processes * args.steps_per_generation, config.fresh_groups * config.group_size
     if rollouts % parts:
@@ -136,68 +132,50 @@ def _sizes(trainer: Any, config: ReplayConfig) -> Iterator[Finding]:
             "take a larger per_device_train_batch_size, now "
             f"{args.per_device_train_batch_size}, with fewer steps_per_generation, or another fresh_share",
         )
-
-
-def _loss(trainer: Any) -> Iterator[Finding]:
-    if trainer.loss_type not in LOSSES:
-        yield _finding(
-            f"loss_type={trainer.loss_type!r} clips no ratio by token",
-            f"take one of {', '.join(LOSSES)}: 'grpo' is the paper's mean",
-        )
-    needed: dict[str, tuple[Any, str]] = {
-        "importance_sampling_level": ("token", "has no ratio for each token"),
-        "top_entropy_quantile": (1, "would choose tokens by one threshold over fresh and replayed ones"),
-        "off_policy_mask_threshold": (
-            None,
-            "drops replayed rollouts; limit their age by Replay(max_age=...)",
-        ),
-        "beta": (0, "needs a reference policy's log-probs of replayed rollouts, which are not made"),
-    }
-    if trainer.use_vllm:
-        correction = "would correct twice: replay's ratios are against what vLLM sampled with"
-        needed["vllm_importance_sampling_correction"] = (False, correction)
-    for name, (good, why) in needed.items():
-        if (value := getattr(trainer, name)) != good:
-            yield _finding(f"{name}={value!r} {why}", **{name: good})
-    if trainer.use_vllm:
-        yield from _sampling(trainer)
-
-
-def _sampling(trainer: Any) -> Iterator[Finding]:
-    """VLLM gives the log-probs of what it drew from, and a trainer's are of the whole vocabulary."""
-    usual: dict[str, tuple[Any, ...]] = {
-        "top_p": (None, 1),
-        "top_k": (None, 0, -1),
-        "min_p": (None, 0),
-        "repetition_penalty": (None, 1),
-    }
-    given = {name: getattr(trainer, name) for name in usual}
-    given |= {k: v for k, v in (trainer.args.generation_kwargs or {}).items() if k in usual}
-    for name, value in given.items():
-        if value not in usual[name]:
-            yield _finding(
-                f"{name}={value:g} with vLLM: its log-probs are of what is left after that, the trainer's of "
-                "the whole vocabulary, so a ratio of the two is none of two policies",
-                "leave it out",
-            )
-
-
-def _rollouts(trainer: Any) -> Iterator[Finding]:
-    unfit = {
-        "tools": bool(trainer.tools),
-        "environment_factory": trainer.environment_factories is not None,
-        "rollout_func": trainer.rollout_func is not None,
-        "a model with images": bool(getattr(trainer, "_is_vlm", False)),
-    }
-    for what, there in unfit.items():
-        if there:
-            yield _finding(f"{what}: replay stores text that the trainer itself generated, and no more")
     if not hasattr(trainer.train_dataset, "__getitem__"):
         yield _finding(
             f"train_dataset is a {type(trainer.train_dataset).__name__}, which TRL deals out in whole "
             "batches; replay needs fewer prompts per step",
             "give a map-style dataset",
         )
+    given = trainer.args.generation_kwargs or {}
+    for name, (good, why) in _allowed(trainer.use_vllm).items():
+        value = given.get(name, getattr(trainer, name))
+        if value not in good:
+            yield _finding(f"{name}={value!r} {why}", **{name: good[0]})
+
+
+def _allowed(use_vllm: bool) -> dict[str, tuple[tuple[Any, ...], str]]:
+    """The values of TRL's settings under which replay is right, the usual one first, and why."""
+    text = "is more than text that the trainer itself generated, which is all that replay stores"
+    allowed: dict[str, tuple[tuple[Any, ...], str]] = {
+        "loss_type": (LOSSES, "clips no ratio by token; 'grpo' is the paper's mean"),
+        "importance_sampling_level": (("token",), "has no ratio for each token"),
+        "top_entropy_quantile": ((1,), "would choose tokens by one threshold over fresh and replayed ones"),
+        "off_policy_mask_threshold": (
+            (None,),
+            "drops replayed rollouts; Replay(max_age=...) limits their age",
+        ),
+        "beta": ((0,), "needs a reference policy's log-probs of replayed rollouts, which are not made"),
+        "tools": (([], None), text),
+        "environment_factories": ((None,), text),
+        "rollout_func": ((None,), text),
+        "_is_vlm": ((False,), text),
+    }
+    if use_vllm:
+        # vLLM gives the log-probs of what it drew from, and a trainer's are of the whole vocabulary.
+        rest = (
+            "with vLLM: its log-probs are of what is left after that, the trainer's of the whole vocabulary"
+        )
+        twice = "would correct twice: replay's ratios are against what vLLM sampled with"
+        allowed |= {
+            "vllm_importance_sampling_correction": ((False,), twice),
+            "top_p": ((1, None), rest),
+            "top_k": ((0, -1, None), rest),
+            "min_p": ((None, 0), rest),
+            "repetition_penalty": ((1, None), rest),
+        }
+    return allowed
 
 
 class Replays:
@@ -393,15 +371,7 @@ class Replays:
             self._restore(Path(checkpoint))
 
     def _restore(self: Any, checkpoint: Path) -> None:
-        path = checkpoint / state.NAME
-        if not path.exists():
-            if self._replay.begin_empty:
-                return
-            raise OutputError(
-                f"{checkpoint} has no {state.NAME}: it was saved by a trainer that did not replay. Resume "
-                "from one that has it, or let it begin empty: Replay(..., begin_empty=True)."
-            )
-        state.load(self.buffer, path)
+        state.load(self.buffer, checkpoint / state.NAME, begin_empty=self._replay.begin_empty)
         for group in self.buffer.groups:
             if group.temperature != self.temperature or group.top_p != self.top_p:
                 raise InputError(

@@ -21,7 +21,7 @@ from verl.trainer.ppo.checkpoint_callback import CheckpointCallback
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
-from gaincurate.errors import InputError, OutputError
+from gaincurate.errors import InputError
 from gaincurate.replay import buffer, metrics
 from gaincurate.replay.group import RolloutGroup
 from gaincurate.replay.state import NAME, load, save
@@ -80,18 +80,7 @@ class GroupReplayBuffer(ReplayBuffer):  # type: ignore[misc]
             sizes.group_size, own.get("temperature", 1.0), own.get("top_p", 1.0), float(low), float(high)
         )
         if _resumed is not None:
-            self._restore(_resumed / NAME, bool(own.get("begin_empty")))
-
-    def _restore(self, path: Path, begin_empty: bool) -> None:
-        if path.exists():
-            load(self.replay, path)
-        elif not begin_empty:
-            raise OutputError(
-                f"verl resumes from {path.parent}, which has no {NAME}: it was saved without replay, or by a "
-                "training that was killed while it saved. Resume from a checkpoint that has one, or set "
-                "+trainer.v1.sampler.sampler_kwargs.begin_empty=True.",
-                path=str(path),
-            )
+            load(self.replay, _resumed / NAME, begin_empty=bool(own.get("begin_empty")))
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
         """Sample as verl does and append the replayed groups; metrics have `replay/`."""
