@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from gaincurate.cli import output
@@ -19,7 +20,7 @@ from gaincurate.cli.progress import ProgressView, duration
 from gaincurate.core.files import json_lines
 from gaincurate.core.options import Cache, Option
 from gaincurate.core.progress import Progress
-from gaincurate.core.store import Remote, open_store, use_cache
+from gaincurate.core.store import use_cache
 from gaincurate.errors import InputError
 from gaincurate.scoring.summary import Summary
 
@@ -84,8 +85,7 @@ def print_summary(summary: Summary, verbose: bool = False) -> None:
         )
     if summary.zero_vectors:
         output.fitted(f"  {output.zero_vector_sentence(summary.zero_vectors)}")
-    if not isinstance(summary.out, Remote):  # of a set in a store `show` says it, which fetches the set
-        output.fitted(output.length_sentence(summary.spearman_length), "  ", first="  ")
+    output.fitted(output.length_sentence(summary.spearman_length), "  ", first="  ")
     output.text(f"  next: gaincurate show {shlex.quote(str(summary.out))}")
 
 
@@ -98,10 +98,11 @@ def need_a_row(summary: Summary) -> None:
     """
     if summary.rows != 0 or not summary.rejected:
         return
-    from gaincurate.core.artifact import REJECTED
+    from gaincurate.core.artifact import REJECTED, Artifact
+    from gaincurate.core.scored_set import SCORES
 
     path = summary.out / REJECTED
-    count, reason = _commonest(open_store(summary.out).get(REJECTED) or b"")
+    count, reason = _commonest(Artifact(summary.out, SCORES).folder / REJECTED)
     how = "the only one was" if summary.rejected == 1 else f"all {summary.rejected:,} were"
     which = "each" if count == summary.rejected else f"{count:,} of them"
     like = f", {which} like this" if summary.rejected > 1 and count else ""
@@ -114,10 +115,10 @@ def need_a_row(summary: Summary) -> None:
     )
 
 
-def _commonest(lines: bytes) -> tuple[int, str]:
+def _commonest(path: Path) -> tuple[int, str]:
     """How many rows were rejected for the commonest reason, numbers in it apart, and the first one's."""
     reasons: dict[str, tuple[int, str]] = {}
-    for _, entry in json_lines(lines):
+    for _, entry in json_lines(path):
         if entry is None or "reason" not in entry:
             continue  # somebody else wrote into it
         reason = str(entry["reason"])
@@ -154,7 +155,7 @@ def score(
     as_json: AsJson = False,
     verbose: Annotated[
         bool,
-        Option("Also print where the time went, and each key that differs.", names=("--verbose", "-v")),
+        Option("Also print where the time went.", names=("--verbose", "-v")),
     ] = False,
     quiet: Annotated[bool, Option("Print errors alone.", names=("--quiet", "-q"))] = False,
 ) -> None:
@@ -165,7 +166,7 @@ def score(
 
     Example: gaincurate score gsm8k.parquet --model demo --out scored
     """
-    with output.reporting(resumes=True, verbose=verbose):
+    with output.reporting(resumes=True):
         use_cache(cache)
         if trial is not None and not dry_run:
             raise InputError(f"--trial {trial} goes with --dry-run.")

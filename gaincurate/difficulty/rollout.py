@@ -154,11 +154,10 @@ def _on_ray(
         summary.generated += counts.get("completions", 0)
         summary.tokens += counts.get("tokens", 0)
 
-    # What a lost worker had generated is in the journal, and is not generated again.
-    listener = Listener(progress, count, again=("units",))
+    listener = Listener(progress, count)
 
-    def hear(kind: str, value: Any, worker: int) -> None:
-        listener(kind, value, worker)
+    def hear(kind: str, value: Any) -> None:
+        listener(kind, value)
         if kind == "part":
             summary.other_lengths += value[1]["other_lengths"]
 

@@ -142,9 +142,7 @@ def _count(plan: Plan, shards: Sequence[int], progress: Progress) -> tuple[list[
 
 def _on_record(plan: Plan) -> Speed | None:
     """The speed of the last run that is like this one, of the set itself or of one beside it."""
-    if Artifact(plan.config.out, SCORES).remote:
-        return None
-    out = plan.config.out
+    out = Artifact(plan.config.out, SCORES).folder
     beside = sorted(path.parent for path in out.absolute().parent.glob(f"*/{EXECUTION}"))
     runs = [run for folder in beside for run in _runs(folder, plan)]
     return max(runs, key=lambda run: run[0])[1] if runs else None

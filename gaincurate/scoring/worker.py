@@ -75,7 +75,7 @@ def score_shards(
         summary: counts and times are added here.
         ids: of the rows, those that were written with the run's beginning by default.
     """
-    config, out, model = plan.config, plan.config.out, plan.model
+    config, model, artifact = plan.config, plan.model, Artifact(plan.config.out, SCORES)
     assert model is not None
     progress.loading("the model")
     with summary.timed("loading"):
@@ -84,7 +84,7 @@ def score_shards(
     signals = Signals(config, model.backend, head, summary)
     more = signal_fields(config.signals, prefill.width)
     cursor = Cursor(plan.source)
-    ids = ids or Ids(plan.columns, partial(records_in, work_folder(out) / "ids.bin"))
+    ids = ids or Ids(plan.columns, partial(records_in, work_folder(artifact.folder) / "ids.bin"))
 
     def prepare(index: int) -> _Prepared:
         start, stop = plan.bounds(index)
@@ -102,7 +102,7 @@ def score_shards(
         with summary.timed("writing"):
             facts = {**facts, "first_row": start, "source_rows": stop - start}
             scored = scored_table(ready.table, ready.names, scores, more)
-            Artifact(out, SCORES).write_part(ready.index, plan.identity, scored, facts)
+            artifact.write_part(ready.index, plan.identity, scored, facts)
         # As `advance` had them.
         counts = {"units": len(ready.prompts), "tokens": ready.shard.tokens, "reused": len(ready.taken)}
         progress.part(config.split_run.named(ready.index, plan.shards), shard=ready.index, **counts)

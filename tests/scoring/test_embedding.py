@@ -179,7 +179,7 @@ def test_bytes_do_not_depend_on_how_often_a_run_was_interrupted_and_other_signal
     (tmp_path / "a/shard-00001.arrow").unlink()
     other = score(rows_file, tiny_model, tmp_path / "a")
     assert other.exit_code == 2
-    assert "error: other signals: " in other.stderr
+    assert "holds scores of another run: signals was " in other.stderr
     assert score(rows_file, tiny_model, tmp_path / "a", "--signals", "embedding,angle").exit_code == 0
     assert tree(tmp_path / "a") == good
 
