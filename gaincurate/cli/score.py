@@ -28,14 +28,6 @@ if TYPE_CHECKING:
     from gaincurate.scoring.config import ScoreConfig
     from gaincurate.scoring.estimate import Estimate
 
-_MORE = {
-    "head": "head (NLL and entropy)",
-    "embedding": "embedding",
-    "behind_site": "layers and norm behind the scored tensor",
-    "tails": "tails (for gc_last_entropy)",
-}
-"""The stages that signals beside the angle bring, and what they are called."""
-
 
 def print_summary(summary: Summary, verbose: bool = False) -> None:
     """Print it in three lines, and more where there is a reason to; where the time went if `verbose`."""
@@ -53,15 +45,6 @@ def print_summary(summary: Summary, verbose: bool = False) -> None:
         parts = sorted(summary.seconds.items(), key=lambda item: -item[1])
         times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in parts)
         output.fitted(f"time: {times}", "  ", first="  ")
-        if costs := _costs(summary):
-            output.fitted(f"cost of the signals, of the time in the model: {costs}", "  ", first="  ")
-        if summary.outside is not None:
-            output.fitted(
-                f"after loading, {summary.outside:.1%} of the time was outside the model and the signals "
-                "(reading, segmenting and writing go on beside it)",
-                "  ",
-                first="  ",
-            )
     if not summary.complete:
         output.fitted(f"{summary.out} is not complete yet: other --shard runs have shards left to write")
         return
@@ -126,19 +109,6 @@ def _commonest(path: Path) -> tuple[int, str]:
         count, first = reasons.get(kind, (0, reason))
         reasons[kind] = count + 1, first
     return max(reasons.values(), key=lambda counted: counted[0], default=(0, ""))
-
-
-def _costs(summary: Summary) -> str:
-    """The share of each signal and of what the forward did for them; nothing for the angle alone."""
-    seconds = summary.seconds
-    if not any(seconds.get(stage) for stage in _MORE):
-        return ""
-    shares = [
-        f"{name} {seconds[stage] / summary.in_model:.1%}"
-        for stage, name in {"angle": "angle", **_MORE}.items()
-        if seconds.get(stage)
-    ]
-    return ", ".join(shares)
 
 
 @configured("gaincurate.scoring.config:ScoreConfig")
@@ -214,11 +184,11 @@ def print_estimate(facts: Estimate) -> None:
         output.fitted(f"{facts.unusable:,} of these rows cannot be scored: {facts.why}", first="  ")
     if facts.seconds is None:
         output.fitted(
-            "time: not known, as no run like this one is on record beside it; --trial 32 times some rows",
+            "time: add --trial 32, which times some rows",
             first="  ",
         )
     else:
-        output.fitted(f"time: about {duration(facts.seconds)}, by {facts.basis} on this machine", first="  ")
+        output.fitted(f"time: about {duration(facts.seconds)}, by the trial on this machine", first="  ")
     output.text("  nothing was written")
 
 

@@ -37,7 +37,7 @@ _DEATHS = 3  # of workers at the same part
 _AHEAD = 2  # parts of a worker: it reads the next one while it scores
 _POLL = 0.2  # seconds
 _PATIENCE = 15.0  # seconds without a worker before a note says so
-_PLACE, _END = "place", "end"
+_PLACE, _BEGIN, _END = "place", "begin", "end"
 
 Event = tuple[str, Any]
 
@@ -71,12 +71,11 @@ Work = Callable[[Any, Worker], Any]
 class GaincurateWorker:
     """The actor; `folder` is the driver's, so that relative paths mean the same."""
 
-    def __init__(self, work: Work, config: Any, folder: str, cache: str | None) -> None:
+    def __init__(self, config: Any, folder: str, cache: str | None) -> None:
         with suppress(OSError):  # absolute paths need no such folder here
             os.chdir(folder)
         use_cache(Path(cache) if cache else None)
-        self._worker = Worker()
-        self._result = ThreadPoolExecutor(1).submit(work, config, self._worker)
+        self._config, self._pool = config, ThreadPoolExecutor(1)
 
     def place(self) -> str:
         """The id of the node; the call returns when the actor lives."""
@@ -84,6 +83,11 @@ class GaincurateWorker:
 
         node: str = ray.get_runtime_context().get_node_id()
         return node
+
+    def begin(self, work: Work) -> None:
+        """Begin some work."""
+        self._worker = Worker()
+        self._result = self._pool.submit(work, self._config, self._worker)
 
     def do(self, part: int, payload: Any) -> list[Event]:
         """Do a part; the events since the last one."""
@@ -102,7 +106,7 @@ class GaincurateWorker:
 
 @dataclass(eq=False, slots=True)
 class _Hired:
-    """An actor as the driver sees it: the calls that run, each with the part, `_PLACE` or `_END`."""
+    """An actor as the driver sees it: the calls that run, each with its part or another kind of call."""
 
     number: int
     actor: Any
@@ -117,6 +121,7 @@ class RayWorkers:
         import ray
 
         self._ray, self._wait = ray, config.wait
+        self._idle: list[_Hired] = []  # their imports are done
         device, gpus = getattr(config, "device", "auto"), config.worker_gpus
         if gpus is None:
             gpus = float(device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0)
@@ -160,10 +165,14 @@ class RayWorkers:
                 with ctrl_c_noted():  # Ray would raise a plain KeyboardInterrupt for every signal
                     wanted = len(left) + sum(len(each.calls) for each in hired)
                     while len(hired) < min(self._room(), max(wanted, without_parts)):
-                        hired.append(self._hire(started, work))
+                        hired.append(self._idle.pop() if self._idle else self._hire(started))
                         started += 1
+                        if hired[-1].node is not None:
+                            hired[-1].calls[hired[-1].actor.begin.remote(work)] = _BEGIN
                     for each in [each for each in hired if each.node is not None]:
-                        while left and len(each.calls) < _AHEAD and _END not in each.calls.values():
+                        if {_BEGIN, _END}.intersection(each.calls.values()):
+                            continue
+                        while left and len(each.calls) < _AHEAD:
                             part = left.pop()
                             each.calls[each.actor.do.remote(part, payload(part))] = part
                         if not each.calls:
@@ -188,11 +197,12 @@ class RayWorkers:
                         match each.calls.pop(call):
                             case "place":
                                 each.node = value
+                                each.calls[each.actor.begin.remote(work)] = _BEGIN
                             case "end":
                                 results.append(value)
                                 hired.remove(each)
-                                ray.kill(each.actor)
-                            case _:
+                                self._idle.append(each)
+                            case int():
                                 for kind, of_event in value:
                                     hear(kind, of_event)
                     silent = time.monotonic() - lived
@@ -217,13 +227,19 @@ class RayWorkers:
                 for each in hired:
                     ray.kill(each.actor)
 
+    def close(self) -> None:
+        """End the workers that wait for more work."""
+        with suppress(Exception):  # Ray itself may be gone
+            for each in self._idle:
+                self._ray.kill(each.actor)
+
     def _room(self) -> int:
         """How many workers may be started; what others use counts as room."""
         totals, needs = self._ray.cluster_resources(), {"CPU": self._cpus, "GPU": self._gpus}
         room = min(int(totals.get(kind, 0) / count + 1e-6) for kind, count in needs.items() if count)
         return self._most or max(room, 1)  # an actor that waits makes an autoscaler start a machine
 
-    def _hire(self, number: int, work: Work) -> _Hired:
+    def _hire(self, number: int) -> _Hired:
         actor = self._ray.remote(GaincurateWorker).options(
             num_cpus=self._cpus,
             num_gpus=self._gpus,
@@ -231,7 +247,7 @@ class RayWorkers:
             scheduling_strategy="SPREAD",
             **({"label_selector": self._labels} if self._labels else {}),
         )
-        made = actor.remote(work, self._config, os.getcwd(), os.environ.get(CACHE))
+        made = actor.remote(self._config, os.getcwd(), os.environ.get(CACHE))
         return _Hired(number, made, {made.place.remote(): _PLACE})
 
     def _lost(self, each: _Hired, deaths: Counter[int], describe: Callable[[int], str]) -> list[int]:
@@ -274,13 +290,17 @@ def ray_workers(config: ClusterConfig, progress: Progress) -> Iterator[RayWorker
 
     if not already:
         _init(ray, address)
+    workers = None
     try:
         which = f"joined the Ray at {ray.get_runtime_context().gcs_address}"
         if address == "local":
             which = "started a Ray on this machine alone"
         progress.note(f"{which} ({_resources(ray)})")
-        yield RayWorkers(config)
+        workers = RayWorkers(config)
+        yield workers
     finally:
+        if workers is not None:
+            workers.close()
         if not already:
             ray.shutdown()
 

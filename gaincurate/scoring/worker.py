@@ -9,7 +9,6 @@ because batches of another size round differently.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -339,7 +338,7 @@ class Shard:
         batches = forward.run(chosen, budget)
         try:
             while True:
-                batch = self._next(batches, chosen, forward)
+                batch = self._next(batches)
                 if batch is None:
                     self.tokens = tokens
                     return scores, zero_vectors
@@ -356,21 +355,12 @@ class Shard:
             self._count(-done, -tokens)
             raise
 
-    def _next(self, batches: Iterator[Batch], prompts: Sequence[Segmented], forward: Forward) -> Batch | None:
-        """The next batch; its time is counted to what it was spent for."""
-        begin = time.perf_counter()
+    def _next(self, batches: Iterator[Batch]) -> Batch | None:
         with self._summary.timed("prefill"):
             batch = next(batches, None)
             if batch is not None and batch.states.hidden.is_cuda:
                 # Else the angle code would be the first to wait, and be charged for the forward.
                 torch.cuda.synchronize(batch.states.hidden.device)
-        if batch is not None:
-            batch_prompts = [prompts[i] for i in batch.places]
-            spent = time.perf_counter() - begin - batch.behind_site
-            self._summary.move(batch.behind_site, "prefill", "behind_site")
-            if "entropy" in self._plan.config.signals:
-                tails = sum(forward.stop(prompt) - prompt.end for prompt in batch_prompts) / batch.tokens
-                self._summary.move(spent * tails, "prefill", "tails")
         return batch
 
     def _count(self, rows: int, tokens: int) -> None:

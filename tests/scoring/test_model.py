@@ -151,29 +151,6 @@ def test_an_adapter_beside_a_whole_model_is_refused(folder: Path) -> None:
     assert "holds a LoRA adapter (adapter_config.json) beside a whole model" in refusal(folder)
 
 
-@pytest.mark.parametrize(
-    ("by", "named"), [("config.json", "evil.bin"), ("model.safetensors.index.json", "../model.safetensors")]
-)
-def test_weights_that_are_named_elsewhere_are_refused(folder: Path, by: str, named: str) -> None:
-    whole = folder / "model.safetensors"
-    (folder / "sub").mkdir()
-    for other in (folder / named, folder / "other.safetensors"):
-        shutil.copy(whole, other)
-    if by == "config.json":
-        config = json.loads((folder / by).read_text())
-        (folder / by).write_text(json.dumps(config | {"transformers_weights": named}))
-    else:
-        whole.unlink()
-        (folder / by).write_text(json.dumps({"weight_map": {"x": named}}))
-    assert f"{folder / by} takes weights from {named}, which is none of the weight files" in refusal(folder)
-
-
-def test_a_pipe_in_a_folder_is_refused_without_waiting(folder: Path) -> None:
-    (folder / "tokenizer.json").unlink()
-    os.mkfifo(folder / "tokenizer.json")
-    assert "tokenizer.json is no regular file. Put the model's own file there" in refusal(folder)
-
-
 def test_a_tokenizer_that_panics_or_knows_no_word_is_a_sentence(folder: Path) -> None:
     file = folder / "tokenizer.json"
     whole = json.loads(file.read_bytes())
