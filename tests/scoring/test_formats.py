@@ -4,7 +4,6 @@ import csv
 import gzip
 import io
 import json
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,36 +114,6 @@ def test_a_wider_schema_fills_and_casts_in_every_format(case: str, tmp_path: Pat
     assert found.column("extra").null_count == 100
     assert found.column("level").to_pylist() == [float(i) for i in range(2400, 2500)]
     assert found.column("prompt").to_pylist() == [row["prompt"] for row in ROWS[2400:]]
-
-
-@pytest.mark.parametrize("case", ["CSV", pytest.param("Parquet", marks=pytest.mark.slow)])
-def test_a_file_eight_times_as_long_takes_no_more_memory(case: str, tmp_path: Path) -> None:
-    # Arrow files are mapped, and the text of a JSON array is read whole.
-    name, make = FILES[case]
-    once = make()
-
-    def longer(times: int) -> Path:
-        if name.endswith(".parquet"):
-            sink = pa.BufferOutputStream()
-            pq.write_table(pa.Table.from_pylist(ROWS * times, SCHEMA), sink, row_group_size=700)
-            return write(tmp_path, f"{times}-{name}", sink.getvalue().to_pybytes())
-        header, _, body = once.partition(b"\r\n")
-        return write(tmp_path, f"{times}-{name}", header + b"\r\n" + body * times)
-
-    def peak(path: Path) -> int:
-        tracemalloc.start()
-        try:
-            reader = open_file(path)
-            assert sum(batch.num_rows for batch in reader.batches(reader.schema, 0)) == reader.rows
-            return tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
-
-    short, long = longer(1), longer(8)
-    peak(short)  # imports and caches
-    # Python holds one batch of rows; eight times the rows may not take half as much again. A CSV block
-    # is 8 MiB, so a small file is read whole.
-    assert peak(long) < peak(short) * 1.5 + (1 << 24 if ".csv" in name else 1 << 18)
 
 
 @pytest.mark.parametrize("kind", ["lines", "array"])

@@ -102,10 +102,3 @@ def test_what_is_broken_is_refused_with_its_place(case: str) -> None:
         read(data)
     assert sentence in str(caught.value)
     assert str(caught.value).startswith("rows.json")
-
-
-def test_the_first_row_of_lines_comes_before_the_rest_of_the_file_is_read() -> None:
-    data = b"\n".join([json.dumps({"a": "x" * 50}).encode()] * 50_000)
-    file = io.BytesIO(data)
-    next(json_rows(NAME, file))
-    assert file.tell() < len(data) / 10

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import transformers
 
 import gaincurate
 import tiny
-from command import run, tree
+from command import tree
 from gaincurate.core.progress import Progress
 from gaincurate.errors import InputError, OutputError
 from gaincurate.scoring.config import ScoreConfig
@@ -130,14 +129,6 @@ def test_a_text_that_changed_under_its_id_is_scored(sets: Sets) -> None:
     assert [gc_id for gc_id in after if after[gc_id] != before[gc_id]] == ["k3"]
 
 
-def test_a_row_that_cannot_be_scored_is_rejected_as_ever(sets: Sets) -> None:
-    rows = tiny.questions(20)
-    sets.score("old", rows)
-    rows[5] = {**rows[5], "question": " "}
-    summary = sets.score("new", rows, "old", on_error="skip")
-    assert (summary.rows, summary.rejected, summary.reused, summary.scored) == (19, 1, 19, 0)
-
-
 def test_a_set_that_lacks_a_signal_is_passed_over_with_a_note(sets: Sets) -> None:
     sets.score("old", tiny.questions(20), signals=("angle", "nll"))
     summary = sets.score("new", tiny.questions(20), "old")
@@ -208,26 +199,3 @@ def test_several_workers_write_the_same_set_and_count_the_same(sets: Sets) -> No
     two = sets.score("two", rows, "old", workers=2)
     assert (two.scored, two.reused) == (one.scored, one.reused) == (14, 50)
     assert tree(sets.folder / "one") == tree(sets.folder / "two")
-
-
-def test_the_function_and_the_command_take_it(sets: Sets, tiny_model: Path) -> None:
-    rows = tiny.questions(20)
-    options: dict[str, Any] = {"threads": 1, "device": "cpu"}
-    old, new, out = sets.folder / "old", sets.data("new", rows), sets.folder / "out"
-    gaincurate.score(sets.data("old", rows[:12]), str(tiny_model), old, **options)
-    summary = gaincurate.score(new, str(tiny_model), out, reuse=old, **options)
-    assert (summary.scored, summary.reused) == (8, 12)
-    command = ["score", new, "-m", tiny_model, "-o", sets.folder / "again", "--threads", 1, "--device", "cpu"]
-    result = run(*command, "--reuse", old, "--reuse", out)
-    assert result.stdout.splitlines()[0].endswith(
-        "is complete: 20 rows, 0 rejected, 20 with scores from --reuse"
-    )
-    assert run(*command[:5], old, *command[6:], "--reuse", old, "--overwrite").stderr.splitlines()[-1] == (
-        f"error: --overwrite would delete {old}, which this run reads. Give another --out."
-    )
-    assert (
-        "is no scored set"
-        in run(*command[:5], out / "x", *command[6:], "--reuse", sets.folder / "none").stderr
-    )
-    parts = json.loads((out / "manifest.json").read_text())["shards"]
-    assert [part["reused"] for part in parts] == [12]

@@ -190,18 +190,6 @@ def test_a_score_is_of_the_prompt_that_the_template_makes_of_the_row(
     assert result.column("gc_angle").to_pylist() == pytest.approx([value for _, value in expected], abs=1e-5)
 
 
-def test_tools_can_be_left_out_and_a_set_without_tools_has_no_word_of_them(
-    tmp_path: Path, model: Path
-) -> None:
-    rows = [{"prompt": QUESTION, "tools": [MUL]}]
-    (tmp_path / "with").mkdir()
-    with_tools = scored(tmp_path / "with", rows, model)
-    without = scored(tmp_path, rows, model, tools_column="none")
-    assert with_tools.identity["source"]["tools_column"] == "tools"
-    assert "tools_column" not in without.identity["source"]
-    assert without.take([0]).column("gc_prompt_tokens").to_pylist() == [angle(model, QUESTION, None)[0]]
-
-
 def test_rollouts_are_of_the_prompt_with_its_tools(tmp_path: Path, model: Path) -> None:
     rows: list[Row] = [
         {"prompt": QUESTION, "tools": [MUL], "answer": "1"},
@@ -215,20 +203,6 @@ def test_rollouts_are_of_the_prompt_with_its_tools(tmp_path: Path, model: Path) 
     done = [item for part in engine.generate(wanted, frozenset()) for item in part]
     counts = {item.gc_id: item.prompt_tokens for item in done if isinstance(item, Completion)}
     assert counts == {prompt.gc_id: prompt.tokens for prompt in prompts}
-
-
-def test_a_template_without_tools_says_so(
-    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from typer.testing import CliRunner
-
-    from gaincurate.cli.app import app
-
-    data = tiny.write_jsonl(tmp_path / "rows.jsonl", [{"prompt": QUESTION, "tools": [MUL]}])
-    command = ["score", str(data), "--model", str(tiny_model), "--out", str(tmp_path / "set"), "--dry-run"]
-    said = CliRunner().invoke(app, command).stderr
-    assert "tools from column 'tools'" in said
-    assert "this model's chat template renders no tools" in said
 
 
 REFUSED: dict[str, tuple[list[Any], str]] = {
@@ -331,24 +305,6 @@ def test_columns_are_found(case: str, tmp_path: Path) -> None:
     assert Columns.of({"source": columns.identity()}) == Columns(
         prompt, columns.answer, None, tools, columns.chat_text
     )
-
-
-@pytest.mark.parametrize(
-    ("row", "note"),
-    [
-        ({"prompt": "How?", "images": ["a.png"]}, "Scores are of the text alone, without column 'images'"),
-        (
-            {"prompt": "How?", "tools": {"mul": 1}},
-            "Column 'tools' holds struct<mul: int64>, no list of tools, and is",
-        ),
-        (
-            {"prompt": json.dumps(CHAT)},
-            "prompt from the chats that column 'prompt' holds as JSON text, answer",
-        ),
-    ],
-)
-def test_the_note_says_what_is_read_and_what_is_not(row: Row, note: str, tmp_path: Path) -> None:
-    assert note in found([row], tmp_path).note
 
 
 def test_json_text_of_an_object_that_ends_is_refused_with_its_row(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 import transformers
@@ -198,33 +197,6 @@ def test_a_tail_outside_the_vocabulary_is_refused_only_where_tails_are_read(tmp_
     result = score(data, folder, tmp_path / "entropy", "--signals", "angle,entropy")
     assert result.exit_code == 2
     assert "token 339 is outside the model's vocabulary of 339" in result.stderr
-
-
-def test_show_tells_how_the_new_columns_are_spread(whole: Path) -> None:
-    shown = run("show", whole)
-    assert shown.exit_code == 0
-    found = json.loads(run("show", whole, "--json").stdout)
-    nll = np.sort(gaincurate.open_scores(whole).column("gc_nll").to_numpy())
-    assert [found["distribution"]["gc_nll"][i] for i in (0, -1)] == pytest.approx([nll[0], nll[-1]])
-    for name in LIKELIHOODS:
-        assert f"  {name} " in shown.stdout
-        assert name in found["top"][0]
-
-
-def test_a_run_goes_by_nll_and_hands_the_columns_on(tmp_path: Path, whole: Path) -> None:
-    started = run(
-        "schedule", "start", whole, "--run", tmp_path / "run", "--strategy", "gain-rl", "--by", "gc_nll", "--budget", "4",
-        "--rounds", "1", "--with-scores",
-    )  # fmt: skip
-    assert started.exit_code == 0, started.stderr
-    (path,) = (tmp_path / "run").glob("rounds/*/data.parquet")
-    drawn = pq.read_table(path)
-    nll = gaincurate.open_scores(whole).column("gc_nll").to_numpy()
-    assert set(LIKELIHOODS) <= set(drawn.column_names)
-    assert set(drawn.column("gc_nll").to_pylist()) <= set(nll.tolist())
-    result = run("export", whole, "--trainer", "trl", "--with-scores", "--out", tmp_path / "rows.parquet")
-    assert result.exit_code == 0, result.stderr
-    assert pq.read_table(tmp_path / "rows.parquet").schema.field("gc_entropy").type == pa.float32()
 
 
 def test_features_of_a_source_name_the_columns_with_their_types(tmp_path: Path, tiny_model: Path) -> None:

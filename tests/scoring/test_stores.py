@@ -26,7 +26,6 @@ pytest.importorskip("obstore")
 pytest.importorskip("moto.server")
 
 TESTS = Path(__file__).parent.parent
-SHARDS = 4
 
 
 class World:
@@ -193,21 +192,6 @@ def test_of_two_first_starts_with_other_options_one_refuses_the_others_shards(wo
         score_dataset(world.config())
 
 
-def test_an_answer_of_500_now_and_then_is_nothing_to_speak_of(world: World) -> None:
-    seen: set[tuple[str, str]] = set()
-
-    def once_each(method: str, path: str, headers: dict[str, str]) -> buckets.Answer | None:
-        first = (method, path) not in seen
-        seen.add((method, path))
-        return (
-            (500 if len(seen) % 2 else 503, b"<Error><Code>InternalError</Code></Error>") if first else None
-        )
-
-    world.proxy.fault = once_each
-    score_dataset(world.config())
-    assert world.files() == world.reference()
-
-
 def test_an_answer_of_500_that_lasts_ends_with_what_to_do_and_the_same_command_goes_on(world: World) -> None:
     def fails(method: str, path: str, headers: dict[str, str]) -> buckets.Answer | None:
         return (500, b"<Error><Code>InternalError</Code></Error>") if shard_name(2) in path else None
@@ -278,24 +262,6 @@ def test_credentials_that_are_missing_are_one_sentence(world: World, monkeypatch
     result = run("show", world.out)
     assert result.exit_code == 2
     assert "no credentials were found. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in result.stderr
-
-
-@pytest.mark.slow
-def test_a_store_that_is_slow_is_waited_for(world: World) -> None:
-    import threading
-
-    def slow(method: str, path: str, headers: dict[str, str]) -> None:
-        threading.Event().wait(0.3)
-
-    world.proxy.fault = slow
-    score_dataset(world.config())
-    assert world.files() == world.reference()
-
-
-@pytest.mark.slow
-def test_workers_of_one_machine_write_there_too(world: World) -> None:
-    score_dataset(world.config(workers=2))
-    assert world.files() == world.reference()
 
 
 @pytest.mark.slow
