@@ -16,10 +16,9 @@ from gaincurate.core.artifact import (
     encode_shard,
     open_table,
     parse_info,
-    shard_count,
     shard_name,
 )
-from gaincurate.core.files import differing_keys, digest_file
+from gaincurate.core.files import digest_file
 from gaincurate.core.scored_set import SCORES
 from gaincurate.errors import OutputError
 from sets import IDENTITY_OF_SETS, make_set, scored_row
@@ -31,34 +30,12 @@ INFO: dict[str, Any] = {
     "rows": 2,
     "note": "ä\ud83d\ude00".encode("utf-16", "surrogatepass").decode("utf-16"),
 }
-VALUES = st.none() | st.integers(0, 2) | st.lists(st.integers(0, 1), max_size=2)
-IDENTITIES = st.dictionaries(
-    st.sampled_from("abc"), VALUES | st.dictionaries(st.sampled_from("xyz"), VALUES, max_size=3), max_size=3
-)
 
 
 def write_shard(folder: Path) -> Path:
     path = folder / shard_name(0)
     path.write_bytes(encode_shard(TABLE, INFO))
     return path
-
-
-def test_a_shard_gives_back_its_rows_and_what_is_said_of_them(tmp_path: Path) -> None:
-    path = write_shard(tmp_path)
-    info = parse_info(path.read_bytes(), path)
-    assert {key: info[key] for key in INFO} == INFO
-    assert open_table(path).equals(TABLE)
-    assert open_table(path).schema.metadata is None
-    assert encode_shard(TABLE, dict(reversed(INFO.items()))) == path.read_bytes()
-    with pa.ipc.open_file(path) as file:
-        assert file.num_record_batches == 1
-
-
-def test_the_sources_own_metadata_stays_beside_ours(tmp_path: Path) -> None:
-    path = tmp_path / "x.arrow"
-    path.write_bytes(encode_shard(TABLE.replace_schema_metadata({"huggingface": "{}"}), INFO))
-    assert open_table(path).schema.metadata == {b"huggingface": b"{}"}
-    assert parse_info(path.read_bytes(), path)["rows"] == 2
 
 
 @given(place=st.integers(0), flip=st.integers(1, 255))
@@ -82,32 +59,6 @@ def test_any_cut_is_noticed(tmp_path: Path, cut: int) -> None:
         parse_info(path.read_bytes(), path)
 
 
-@pytest.mark.parametrize("said", [None, "[]", "3", '{"content": 3}', '{"content": ""}'])
-def test_another_programs_arrow_file_is_no_shard(tmp_path: Path, said: str | None) -> None:
-    path = tmp_path / "x.arrow"
-    table = TABLE.replace_schema_metadata({"gaincurate": said} if said else None)
-    with pa.ipc.new_file(path, table.schema) as writer:
-        writer.write_table(table)
-    with pytest.raises(OutputError, match="is damaged"):
-        parse_info(path.read_bytes(), path)
-
-
-@given(IDENTITIES, IDENTITIES)
-def test_differing_keys_are_those_that_a_flat_comparison_finds(
-    old: dict[str, Any], new: dict[str, Any]
-) -> None:
-    found = {key for key, _, _ in differing_keys(old, new)}
-    assert bool(found) == (old != new)
-    for key, was, now in differing_keys(old, new):
-        head, _, rest = key.partition(".")
-        before, after = old.get(head), new.get(head)
-        if rest:
-            assert isinstance(before, dict)
-            assert isinstance(after, dict)
-            before, after = before.get(rest), after.get(rest)
-        assert (was, now) == (before, after)
-
-
 def test_another_identity_is_refused_with_at_most_six_keys(tmp_path: Path) -> None:
     Artifact(tmp_path, SCORES).refuse_other({"a": {"b": 1}}, {"a": {"b": 1}})
     with pytest.raises(OutputError) as caught:
@@ -119,10 +70,6 @@ def test_another_identity_is_refused_with_at_most_six_keys(tmp_path: Path) -> No
     assert caught.value.data["keys"] == ["a.b", "z"]
     with pytest.raises(OutputError, match="; and 3 more. Give another --out"):
         Artifact(tmp_path, SCORES).refuse_other({}, {str(i): i for i in range(9)})
-
-
-def test_shards_cover_the_rows_once() -> None:
-    assert [shard_count(rows, 4) for rows in (1, 4, 5, 8, 9)] == [1, 1, 2, 2, 3]
 
 
 def test_present_shards_are_those_that_are_whole_and_ours(tmp_path: Path) -> None:
@@ -169,15 +116,6 @@ def test_the_manifest_counts_and_names_every_shard(tmp_path: Path) -> None:
             "bytes": path.stat().st_size,
             "hash": digest_file(path),
         }
-
-
-def test_a_manifest_is_not_written_over_a_damaged_shard(tmp_path: Path) -> None:
-    folder = make_set(tmp_path / "set", [[scored_row("a")], [scored_row("b")]])
-    (folder / "manifest.json").unlink()
-    (folder / shard_name(1)).write_bytes(b"")
-    with pytest.raises(OutputError, match=r"shard-00001.arrow is damaged"):
-        Artifact(folder, SCORES).finish(IDENTITY_OF_SETS, 2)
-    assert not (folder / "manifest.json").exists()
 
 
 def test_an_identity_is_found_absent_or_refused(tmp_path: Path) -> None:

@@ -1,11 +1,8 @@
 from __future__ import annotations
 
 import errno
-import hashlib
-import json
 import os
 import stat
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,15 +15,9 @@ from hypothesis import given
 from gaincurate.core.files import (
     append_line,
     append_lines,
-    digest_bytes,
-    digest_file,
     digest_files,
-    digest_json,
     json_lines,
-    remove_temporaries,
-    temporary_folder,
     write_atomic,
-    write_json,
     write_lines,
 )
 from gaincurate.errors import StorageError
@@ -61,25 +52,6 @@ def test_a_pipe_where_a_file_of_our_own_belongs_is_refused(
     assert [p.name for p in tmp_path.iterdir()] == ["pipe"]
 
 
-def test_a_path_without_a_name_cannot_be_written() -> None:
-    with pytest.raises(StorageError, match=r"cannot write \.: is a directory"):
-        write_atomic(Path("."), b"x")
-
-
-@given(st.dictionaries(st.text(), JSON))
-def test_a_json_hash_ignores_the_order_of_keys_and_nothing_else(value: dict[str, Any]) -> None:
-    turned = dict(reversed(value.items()))
-    assert digest_json(turned) == digest_json(value)
-    assert digest_json({**value, "more": 1} if "more" not in value else {}) != digest_json(value)
-
-
-def test_hashes_are_128_bits_of_blake2b_in_hex(tmp_path: Path) -> None:
-    path = tmp_path / "x"
-    path.write_bytes(b"abc" * 3_000_000)  # more than a block
-    expected = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
-    assert digest_file(path) == digest_bytes(path.read_bytes()) == expected
-
-
 def test_a_hash_of_files_depends_on_content_and_order_not_on_names(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in "abc"]
     for path, data in zip(paths, [b"x", b"y", b"x"], strict=True):
@@ -88,12 +60,6 @@ def test_a_hash_of_files_depends_on_content_and_order_not_on_names(tmp_path: Pat
     assert digest_files([a, b]) == digest_files([c, b])
     assert digest_files([a, b]) != digest_files([b, a])
     assert digest_files([a, b]) != digest_files([a])
-
-
-def test_written_json_is_readable_and_ends_with_a_line_break(tmp_path: Path) -> None:
-    write_json(tmp_path / "x.json", {"ä": [1]})
-    assert (tmp_path / "x.json").read_text("utf-8") == '{\n  "ä": [\n    1\n  ]\n}\n'
-    assert json.loads((tmp_path / "x.json").read_bytes()) == {"ä": [1]}
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
@@ -152,47 +118,6 @@ def test_an_interrupted_write_leaves_no_temporary_file(
     with pytest.raises(KeyboardInterrupt):
         write_atomic(tmp_path / "x", b"new")
     assert not list(tmp_path.iterdir())
-
-
-def test_a_folder_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"cannot write .*/none/x: no such file or directory\."):
-        write_atomic(tmp_path / "none/x", b"")
-    with pytest.raises(StorageError, match=r"cannot read .*/none: no such file or directory\."):
-        digest_file(tmp_path / "none")
-
-
-def test_without_room_for_temporary_files_the_sentence_says_where_it_was_sought(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*arguments: object, **options: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with temporary_folder() as folder:
-        (folder / "x").touch()
-        assert folder.parent == tmp_path
-    assert not folder.exists()
-    monkeypatch.setattr(os, "mkdir", full)
-    with (
-        pytest.raises(StorageError, match=f"to {tmp_path}: the disk is full. Make room there, or"),
-        temporary_folder(),
-    ):
-        pass
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    monkeypatch.setattr(os, "open", full)
-    with (
-        pytest.raises(StorageError, match="/usr/tmp or the current folder. Make room there, or name"),
-        temporary_folder(),
-    ):
-        pass
-
-
-def test_only_what_killed_writers_left_is_removed(tmp_path: Path) -> None:
-    kept = ["shard-00000.arrow", ".hidden", "x.tmp", "manifest.json"]
-    for name in [*kept, ".shard-00001.arrow.17.tmp", ".manifest.json.4.tmp"]:
-        (tmp_path / name).write_bytes(b"")
-    remove_temporaries(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(kept)
 
 
 @given(st.lists(st.dictionaries(st.text(max_size=8), JSON, max_size=4), max_size=6))

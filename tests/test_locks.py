@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
 
 import pytest
 
-from gaincurate.core.artifact import Artifact
 from gaincurate.core.files import write_atomic
-from gaincurate.core.locks import Split, acquire, one_at_a_time, work_folder, writing
-from gaincurate.core.scored_set import SCORES
+from gaincurate.core.locks import Split, one_at_a_time, work_folder, writing
 from gaincurate.errors import LockedError, StorageError
 
 
@@ -70,13 +67,6 @@ def test_a_lock_on_a_removed_file_keeps_nobody_out(tmp_path: Path) -> None:
             assert (work_folder(tmp_path) / "lock-1-of-2").exists()
 
 
-def test_every_shard_belongs_to_one_part() -> None:
-    parts = [Split(i, 3) for i in (1, 2, 3)]
-    for shard in range(20):
-        assert [part.owns(shard) for part in parts].count(True) == 1
-    assert [k for k in range(7) if Split(2, 3).owns(k)] == [1, 4]
-
-
 def test_the_short_lock_is_free_again(tmp_path: Path) -> None:
     for _ in range(2):
         with one_at_a_time(tmp_path):
@@ -107,36 +97,3 @@ def test_only_who_holds_shards_says_that_they_are_kept(tmp_path: Path) -> None:
     with pytest.raises(StorageError) as outer, writing(tmp_path / "all", Split(), "What was done is kept"):
         write_atomic(gone, b"")
     assert str(outer.value).startswith(f"{why} What was done is kept; put that right")
-
-
-def test_nothing_is_said_to_be_kept_where_a_deletion_failed(tmp_path: Path) -> None:
-    out = tmp_path / "set"
-    (out / "shard-00002x.arrow").mkdir(parents=True)
-    with pytest.raises(StorageError) as caught, writing(out, Split()):
-        Artifact(out, SCORES).remove()
-    assert str(caught.value) == (
-        f"cannot delete {out / 'shard-00002x.arrow'}: is a directory. Put that right and run the same command "
-        "again."
-    )
-
-
-def test_a_lock_that_cannot_be_made_says_nothing_of_shards(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError) as caught, writing(tmp_path / "file", Split()):
-        pass
-    assert str(caught.value) == (
-        f"cannot write {tmp_path}/file/.work/lock: a part of the path is a file, not a folder. Put that right "
-        "and run the same command again."
-    )
-
-
-@pytest.mark.timeout(20)  # it went on for ever
-@pytest.mark.parametrize("folder", ["/proc/nothing/here", "/proc/self"])
-def test_a_folder_that_cannot_be_made_is_refused_in_a_sentence(folder: str) -> None:
-    if not Path("/proc/self").exists():
-        pytest.skip("no /proc here")
-    said = f"cannot write {folder}/.work/lock: no such file or directory"
-    with pytest.raises(StorageError, match=said), writing(Path(folder), Split()):
-        pass
-    with pytest.raises(StorageError, match=f"cannot write {folder}/lock"):
-        acquire(Path(folder) / "lock", fcntl.LOCK_EX)

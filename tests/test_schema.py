@@ -1,11 +1,9 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import datasets
 import pyarrow as pa
-import pytest
 
 from gaincurate.core.schema import SCORE_FIELDS, Score, score_arrays, scored_schema, source_fields
 
@@ -22,11 +20,6 @@ RESERVED = {
     "index",
     "data_source",
 }
-
-
-def with_features(entry: Any) -> pa.Schema:
-    text = entry if isinstance(entry, bytes) else json.dumps(entry).encode()
-    return pa.schema([("prompt", pa.string())], metadata={b"huggingface": text, b"other": b"kept"})
 
 
 def test_the_score_columns_are_the_contract() -> None:
@@ -87,38 +80,6 @@ def test_features_name_every_column_and_keep_what_a_type_alone_cannot_say() -> N
     listed = json.loads(found.metadata[b"huggingface"])["info"]["features"]
     assert list(listed) == found.names
     assert datasets.Features.from_dict(listed) == read
-
-
-def test_a_cache_key_of_the_unscored_rows_does_not_pass() -> None:
-    entry = {"info": {"features": {"prompt": {"dtype": "string", "_type": "Value"}}}, "fingerprint": "abc"}
-    found = scored_schema(with_features(entry))
-    assert b"abc" not in found.metadata[b"huggingface"]
-    assert found.metadata[b"other"] == b"kept"
-
-
-def test_features_of_an_earlier_scored_set_are_not_listed_twice() -> None:
-    once = scored_schema(
-        with_features({"info": {"features": {"prompt": {"dtype": "string", "_type": "Value"}}}})
-    )
-    assert scored_schema(once).equals(once, check_metadata=True)
-
-
-@pytest.mark.parametrize(
-    "entry",
-    [
-        {},
-        {"info": None},
-        {"info": {}},
-        {"info": {"features": None}},
-        {"info": {"features": []}},
-        [],
-        b"{",
-        b"\xff",
-    ],
-    ids=str,
-)
-def test_an_entry_without_features_is_dropped(entry: Any) -> None:
-    assert scored_schema(with_features(entry)).metadata == {b"other": b"kept"}
 
 
 def test_scores_become_arrays_of_the_fields_with_null_for_none() -> None:

@@ -1,18 +1,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
-import numpy as np
 import polars
 import pyarrow as pa
 import pytest
 from hypothesis import given
 
-import embedded
 from gaincurate.core.scored_set import ScoredSet, open_scores
 from gaincurate.errors import InputError, OutputError
 from sets import make_set, scored_row
@@ -50,11 +47,6 @@ def test_columns_and_tables_hold_all_rows_in_source_order(folder: Path) -> None:
     assert [table.num_rows for table in tables] == [16, 0, 16, 8]
     assert tables[0].column_names == ["question", "gc_id"]
     assert scored.row("id-17") == ours([ROWS[17]])[0]
-
-
-def test_other_readers_see_the_same_rows(folder: Path) -> None:
-    frame = polars.read_ipc(folder / "shard-00002.arrow")
-    assert frame.to_dicts() == ours(ROWS[16:32])
 
 
 def test_an_unknown_id_or_column_is_named(folder: Path) -> None:
@@ -119,13 +111,6 @@ def test_a_computed_column_is_joined_by_id_and_null_elsewhere(folder: Path) -> N
         assert again.computed_columns()["gc_difficulty"]["manifest"] == scored.manifest_hash
 
 
-def test_a_computed_column_of_views_is_joined(folder: Path) -> None:
-    scored = open_scores(folder)
-    ids = scored.column("gc_id").to_pylist()
-    scored.add_column("gc_kind", ids[1:], pa.array([f"k{i}" for i in ids[1:]], pa.string_view()), {})
-    assert open_scores(folder).column("gc_kind").to_pylist() == [None, *(f"k{i}" for i in ids[1:])]
-
-
 def test_a_computed_column_can_be_made_again_and_can_be_empty(folder: Path) -> None:
     scored = open_scores(folder)
     scored.add_column("gc_x", ["id-1"], pa.array([1]), {})
@@ -151,11 +136,6 @@ def test_a_bad_computed_column_is_refused_and_not_written(
     with pytest.raises(InputError, match=reason):
         open_scores(folder).add_column(name, ids, pa.array([1.0]), {})
     assert not (folder / "columns").exists()
-
-
-def test_an_id_has_one_computed_value(folder: Path) -> None:
-    with pytest.raises(InputError, match="each id once"):
-        open_scores(folder).add_column("gc_x", ["id-1", "id-1"], pa.array([1.0, 2.0]), {})
 
 
 def test_a_column_of_another_set_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -192,13 +172,6 @@ def test_a_damaged_computed_column_is_refused(folder: Path, harm: str) -> None:
         _ = open_scores(folder).schema
 
 
-def test_a_set_of_no_rows_can_be_read(tmp_path: Path) -> None:
-    scored = open_scores(make_set(tmp_path / "set", [[], []]))
-    assert len(scored) == 0
-    assert scored.column("gc_angle").to_pylist() == []
-    assert scored.rows([]).schema == scored.schema
-
-
 def test_a_rollout_set_is_not_taken_for_a_scored_one(folder: Path) -> None:
     manifest = folder / "manifest.json"
     manifest.write_text(json.dumps({"format": 1, "kind": "rollouts", "prompts": 3, "shards": []}))
@@ -223,13 +196,6 @@ def test_what_is_no_finished_set_says_so(folder: Path, tmp_path: Path) -> None:
     manifest.unlink()
     with pytest.raises(OutputError, match="is not finished"):
         open_scores(folder)
-
-
-def test_few_rows_are_taken_after_a_nested_column_was_read_whole(tmp_path: Path) -> None:
-    vectors = np.arange(400.0).reshape(200, 2)
-    scored = ScoredSet(embedded.make_set(tmp_path / "set", vectors, shards=1))
-    whole = scored.column("gc_embedding").to_pylist()
-    assert scored.take([7]).column("gc_embedding").to_pylist() == [whole[7]]
 
 
 def computed(folder: Path) -> list[dict[str, Any]]:
@@ -272,12 +238,6 @@ def test_a_set_says_what_it_is_and_a_notebook_shows_its_first_rows(tmp_path: Pat
     assert "<td>&lt;b&gt;1 &lt; 2&lt;/b&gt;" + "x" * 67 + "…</td>" in page
     assert "<td>0.1235</td>" in page
     assert "<th>gc_angle</th>" in page
-
-
-def test_a_library_that_is_not_installed_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(InputError, match=r"^pandas cannot be imported .*: pip install pandas\.$"):
-        open_scores(folder).to_pandas()
 
 
 @pytest.mark.parametrize(

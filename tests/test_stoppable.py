@@ -38,15 +38,6 @@ def test_a_closed_terminal_is_as_ctrl_c() -> None:
     assert not isinstance(raised.value, Terminated)
 
 
-def test_what_is_ignored_stays_ignored_as_under_nohup() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        within(lambda: signal.raise_signal(signal.SIGHUP))
-        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
 def test_a_second_notice_does_not_disturb_the_ending_and_a_third_does() -> None:
     reached = []
 
@@ -62,15 +53,6 @@ def test_a_second_notice_does_not_disturb_the_ending_and_a_third_does() -> None:
     with pytest.raises(Terminated):
         within(end)
     assert reached == ["second"]
-
-
-def test_one_within_another_changes_nothing_and_ends_nothing() -> None:
-    def inner() -> None:
-        within(lambda: None)
-        signal.raise_signal(signal.SIGTERM)
-
-    with pytest.raises(Terminated):
-        within(inner)
 
 
 @pytest.mark.parametrize("number", NOTICES)

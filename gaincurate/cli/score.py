@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from gaincurate.cli import output
@@ -19,21 +20,13 @@ from gaincurate.cli.progress import ProgressView, duration
 from gaincurate.core.files import json_lines
 from gaincurate.core.options import Cache, Option
 from gaincurate.core.progress import Progress
-from gaincurate.core.store import Remote, open_store, use_cache
+from gaincurate.core.store import use_cache
 from gaincurate.errors import InputError
 from gaincurate.scoring.summary import Summary
 
 if TYPE_CHECKING:
     from gaincurate.scoring.config import ScoreConfig
     from gaincurate.scoring.estimate import Estimate
-
-_MORE = {
-    "head": "head (NLL and entropy)",
-    "embedding": "embedding",
-    "behind_site": "layers and norm behind the scored tensor",
-    "tails": "tails (for gc_last_entropy)",
-}
-"""The stages that signals beside the angle bring, and what they are called."""
 
 
 def print_summary(summary: Summary, verbose: bool = False) -> None:
@@ -52,15 +45,6 @@ def print_summary(summary: Summary, verbose: bool = False) -> None:
         parts = sorted(summary.seconds.items(), key=lambda item: -item[1])
         times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in parts)
         output.fitted(f"time: {times}", "  ", first="  ")
-        if costs := _costs(summary):
-            output.fitted(f"cost of the signals, of the time in the model: {costs}", "  ", first="  ")
-        if summary.outside is not None:
-            output.fitted(
-                f"after loading, {summary.outside:.1%} of the time was outside the model and the signals "
-                "(reading, segmenting and writing go on beside it)",
-                "  ",
-                first="  ",
-            )
     if not summary.complete:
         output.fitted(f"{summary.out} is not complete yet: other --shard runs have shards left to write")
         return
@@ -84,8 +68,7 @@ def print_summary(summary: Summary, verbose: bool = False) -> None:
         )
     if summary.zero_vectors:
         output.fitted(f"  {output.zero_vector_sentence(summary.zero_vectors)}")
-    if not isinstance(summary.out, Remote):  # of a set in a store `show` says it, which fetches the set
-        output.fitted(output.length_sentence(summary.spearman_length), "  ", first="  ")
+    output.fitted(output.length_sentence(summary.spearman_length), "  ", first="  ")
     output.text(f"  next: gaincurate show {shlex.quote(str(summary.out))}")
 
 
@@ -98,10 +81,11 @@ def need_a_row(summary: Summary) -> None:
     """
     if summary.rows != 0 or not summary.rejected:
         return
-    from gaincurate.core.artifact import REJECTED
+    from gaincurate.core.artifact import REJECTED, Artifact
+    from gaincurate.core.scored_set import SCORES
 
     path = summary.out / REJECTED
-    count, reason = _commonest(open_store(summary.out).get(REJECTED) or b"")
+    count, reason = _commonest(Artifact(summary.out, SCORES).folder / REJECTED)
     how = "the only one was" if summary.rejected == 1 else f"all {summary.rejected:,} were"
     which = "each" if count == summary.rejected else f"{count:,} of them"
     like = f", {which} like this" if summary.rejected > 1 and count else ""
@@ -114,10 +98,10 @@ def need_a_row(summary: Summary) -> None:
     )
 
 
-def _commonest(lines: bytes) -> tuple[int, str]:
+def _commonest(path: Path) -> tuple[int, str]:
     """How many rows were rejected for the commonest reason, numbers in it apart, and the first one's."""
     reasons: dict[str, tuple[int, str]] = {}
-    for _, entry in json_lines(lines):
+    for _, entry in json_lines(path):
         if entry is None or "reason" not in entry:
             continue  # somebody else wrote into it
         reason = str(entry["reason"])
@@ -125,19 +109,6 @@ def _commonest(lines: bytes) -> tuple[int, str]:
         count, first = reasons.get(kind, (0, reason))
         reasons[kind] = count + 1, first
     return max(reasons.values(), key=lambda counted: counted[0], default=(0, ""))
-
-
-def _costs(summary: Summary) -> str:
-    """The share of each signal and of what the forward did for them; nothing for the angle alone."""
-    seconds = summary.seconds
-    if not any(seconds.get(stage) for stage in _MORE):
-        return ""
-    shares = [
-        f"{name} {seconds[stage] / summary.in_model:.1%}"
-        for stage, name in {"angle": "angle", **_MORE}.items()
-        if seconds.get(stage)
-    ]
-    return ", ".join(shares)
 
 
 @configured("gaincurate.scoring.config:ScoreConfig")
@@ -154,7 +125,7 @@ def score(
     as_json: AsJson = False,
     verbose: Annotated[
         bool,
-        Option("Also print where the time went, and each key that differs.", names=("--verbose", "-v")),
+        Option("Also print where the time went.", names=("--verbose", "-v")),
     ] = False,
     quiet: Annotated[bool, Option("Print errors alone.", names=("--quiet", "-q"))] = False,
 ) -> None:
@@ -165,7 +136,7 @@ def score(
 
     Example: gaincurate score gsm8k.parquet --model demo --out scored
     """
-    with output.reporting(resumes=True, verbose=verbose):
+    with output.reporting(resumes=True):
         use_cache(cache)
         if trial is not None and not dry_run:
             raise InputError(f"--trial {trial} goes with --dry-run.")
@@ -213,11 +184,11 @@ def print_estimate(facts: Estimate) -> None:
         output.fitted(f"{facts.unusable:,} of these rows cannot be scored: {facts.why}", first="  ")
     if facts.seconds is None:
         output.fitted(
-            "time: not known, as no run like this one is on record beside it; --trial 32 times some rows",
+            "time: add --trial 32, which times some rows",
             first="  ",
         )
     else:
-        output.fitted(f"time: about {duration(facts.seconds)}, by {facts.basis} on this machine", first="  ")
+        output.fitted(f"time: about {duration(facts.seconds)}, by the trial on this machine", first="  ")
     output.text("  nothing was written")
 
 

@@ -5,8 +5,8 @@ The identity holds all that can change a value, so a folder is gone on with or r
 alone: a run that was killed at any instant goes on from the whole parts, and ends with the same bytes. The
 manifest says that the folder is finished. It is made of the parts alone, so it can be lost and written again.
 
-Where the folder lies, on a disk or in an object store, is the `Store`'s business. Only logs and locks differ,
-because a store can neither append nor lock.
+A folder in an object store is worked on in a local copy: `pull` copies it in, and each file that is written
+here is copied out. Two machines that write the same shards do the work twice and write the same bytes.
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +34,12 @@ from gaincurate.core.files import (
     json_bytes,
     reading,
     to_lines,
+    write_atomic,
 )
 from gaincurate.core.foreign import json_value, read_bytes
 from gaincurate.core.locks import WORK, Split, work_folder, writing
-from gaincurate.core.store import Folder, Remote, located, open_store
-from gaincurate.errors import InputError, OutputError, StorageError
+from gaincurate.core.store import Mirror, Remote, located
+from gaincurate.errors import InputError, OutputError, StorageError, reason_of
 
 MANIFEST = "manifest.json"
 IDENTITY = "identity.json"
@@ -53,12 +52,8 @@ RUN = "run.json"
 """What a run's folder has, which is no artifact and is taken for one."""
 _NO_HASH = "0" * 32
 _LISTED = 6  # keys that a refusal names
-_REQUESTS = 8  # parts that are read from an object store at a time
 
 Json = dict[str, Any]
-_SEEN: dict[tuple[Path, str | None], tuple[Json, int, str]] = {}
-"""What this process knows of parts in object stores that it wrote or read: facts, size in bytes and hash, by
-path and ETag. To read a part again is to fetch it whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,32 +104,89 @@ class Artifact:
         InputError: an object store, for a kind that does not lie in one.
     """
 
-    def __init__(self, folder: Path, kind: Kind) -> None:
-        self.folder, self.kind = located(folder), kind
-        self.remote = isinstance(self.folder, Remote)
-        if self.remote and not kind.in_stores:
-            raise InputError(f"{self.folder}: a {kind.name} lies in a local folder, not in an object store.")
-        self.store = open_store(self.folder)
+    def __init__(self, folder: Path, kind: Kind, cache: Path | None = None) -> None:
+        self.place, self.kind = located(folder), kind
+        """What was given; of a folder in an object store its URL."""
+        self.mirror = None
+        if isinstance(self.place, Remote):
+            if not kind.in_stores:
+                raise InputError(f"{folder}: a {kind.name} lies in a local folder, not in an object store.")
+            self.mirror = Mirror(self.place, cache)
+        self.folder = self.place if self.mirror is None else self.mirror.folder
+        """Where its files are: of a folder in an object store the copy."""
+
+    def pull(self) -> None:
+        """Copy a folder in an object store in.
+
+        Raises:
+            StorageError: the store or the file system refused.
+        """
+        if self.mirror is not None:
+            self.mirror.pull()
+            logs = [read_bytes(path) for path in sorted(self.folder.glob(f"{EXECUTIONS}/*"))]
+            if logs:
+                write_atomic(self.folder / EXECUTION, b"".join(logs))
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a file, whole or not at all.
+
+        Raises:
+            StorageError: the file system or the store refused.
+        """
+        if self.mirror is None:
+            write_atomic(self.folder / name, data)
+        else:
+            self.mirror.put(name, data)
+
+    def delete(self, names: Sequence[str]) -> None:
+        """Delete files, and folders (names that end in a slash), where they are there.
+
+        Raises:
+            StorageError: the file system or the store refused.
+        """
+        try:
+            for name in names:
+                path = self.folder / name
+                if not name.endswith("/"):
+                    path.unlink(missing_ok=True)
+                elif path.is_dir():
+                    shutil.rmtree(path)
+        except OSError as error:
+            raise StorageError(
+                f"cannot delete {error.filename}: {reason_of(error)}. Put that right and run the same "
+                "command again.",
+                path=str(error.filename),
+                errno=error.errno,
+            ) from error
+        if self.mirror is not None:
+            self.mirror.delete(names)
+
+    def names(self) -> set[str]:
+        """The names of files and folders that are there, of folders with a slash at the end."""
+        with reading(self.folder):
+            entries = os.scandir(self.folder) if self.folder.is_dir() else ()
+            names = {entry.name + "/" * entry.is_dir() for entry in entries}
+        return names - {f"{WORK}/", f"{EXECUTIONS}/"} - {name for name in names if is_temporary(name)}
 
     @property
     def begun(self) -> bool:
         """Whether it has an identity."""
-        return self.store.size(IDENTITY) is not None
+        return (self.folder / IDENTITY).exists()
 
     @property
     def finished(self) -> bool:
         """Whether it has a manifest."""
-        return self.store.size(MANIFEST) is not None
+        return (self.folder / MANIFEST).exists()
 
     @property
     def holds_results(self) -> bool:
         """Whether it has a part, or what is left of a finished folder."""
         results = (MANIFEST, REJECTED, *(f"{name}/" for name in self.kind.own), "shard-*.arrow")
-        return any(fnmatch(name, result) for name in self.store.list() for result in results)
+        return any(fnmatch(name, result) for name in self.names() for result in results)
 
     def indexes(self, count: int) -> set[int]:
         """Which of `count` parts are there, whatever is in them."""
-        names = self.store.list()
+        names = self.names()
         return {index for index in range(count) if shard_name(index) in names}
 
     def part(self, index: int) -> Path:
@@ -157,14 +209,13 @@ class Artifact:
             try:
                 yield
             finally:
-                with suppress(StorageError):  # of a store: the failure that led here is the one to report
-                    begun = self.begun or any(self.store.size(name) is not None for name in self.kind.before)
-                    # With --shard others may be about to begin in the same folder.
-                    if split.count == 1 and (self.finished or not begun):
-                        shutil.rmtree(work_folder(self.folder), ignore_errors=True)
-                        with suppress(OSError):  # not empty, so not ours alone
-                            for folder in new_folders if not self.remote else ():
-                                folder.rmdir()
+                begun = self.begun or any((self.folder / name).exists() for name in self.kind.before)
+                # With --shard others may be about to begin in the same folder.
+                if split.count == 1 and (self.finished or not begun):
+                    shutil.rmtree(work_folder(self.folder), ignore_errors=True)
+                    with suppress(OSError):  # not empty, so not ours alone
+                        for folder in new_folders:
+                            folder.rmdir()
 
     def read_identity(self, *, damaged: bool = False) -> Json | None:
         """The identity that the folder was begun with, or None where it was not.
@@ -176,15 +227,13 @@ class Artifact:
             OutputError: the folder holds something else, or its identity is damaged.
             StorageError: it cannot be read.
         """
-        out, name, path = self.folder, self.kind.name, self.folder / IDENTITY
+        self.pull()
+        out, name, path = self.place, self.kind.name, self.folder / IDENTITY
         with reading(path):
-            if os.path.lexists(out) and not out.is_dir():
+            if os.path.lexists(self.folder) and not self.folder.is_dir():
                 raise OutputError(f"--out {out} is no folder; give the name of a folder.", path=str(out))
-            text = self.store.get(IDENTITY)
-            if text is None:
-                others = [name.rstrip("/") for name in self.store.list()]
-                others = [other for other in others if other not in (WORK, *self.kind.before)]
-                others = [other for other in others if not is_temporary(other)]
+            if not path.exists():
+                others = {name.rstrip("/") for name in self.names()} - {*self.kind.before}
                 if others:
                     raise OutputError(
                         f"--out {out} already holds {min(others)!r} and is no {name}; give a new or empty "
@@ -192,6 +241,7 @@ class Artifact:
                         path=str(out),
                     )
                 return None
+            text = read_bytes(path)
         try:
             identity: Json = json_value(text)
             _ = identity["format"]
@@ -215,15 +265,13 @@ class Artifact:
         Raises:
             OutputError: they differ; names the keys with both values.
         """
-        path = path or self.folder
+        path = path or self.place
         changes = list(differing_keys(old, new))
         if changes:
-            listed = "; ".join(f"{key} was {was!r} and is now {now!r}" for key, was, now in changes[:_LISTED])
-            more = f"; and {len(changes) - _LISTED} more" if len(changes) > _LISTED else ""
             hint = (self.kind.hints or {}).get(changes[0][0], "") if len(changes) == 1 else ""
             raise OutputError(
-                f"{path} holds {self.kind.holds} of another run: {listed}{hint}{more}. Give another --out, "
-                "repeat the first run's options, or start over with --overwrite.",
+                f"{path} holds {self.kind.holds} of another run: {in_words(changes)}{hint}. Give another "
+                "--out, repeat the first run's options, or start over with --overwrite.",
                 path=str(path),
                 keys=[key for key, _, _ in changes],
             )
@@ -235,7 +283,7 @@ class Artifact:
 
     def begin(self, identity: Json) -> None:
         """Write the identity, which is all that can change a value; call `remove` first."""
-        self.store.put(IDENTITY, json_bytes(identity))
+        self.put(IDENTITY, json_bytes(identity))
 
     def write_part(self, index: int, identity: Json, table: pa.Table, facts: Json) -> None:
         """Write one part whole.
@@ -247,9 +295,7 @@ class Artifact:
             facts: what the manifest is made of: `rejected` (a list of lines) and what `Kind` names.
         """
         info = {"format": self.kind.format, "identity": identity, "shard": index, **facts}
-        data, path = encode_shard(table, info), self.part(index)
-        if (tag := self.store.put(path.name, data)) is not None:
-            _SEEN[path, tag] = parse_info(data, path), len(data), digest_bytes(data)
+        self.put(shard_name(index), encode_shard(table, info))
 
     def present(self, identity: Json, count: int) -> set[int]:
         """The parts that are already written, each checked against its hash and the identity.
@@ -257,34 +303,17 @@ class Artifact:
         Raises:
             OutputError: a part is damaged or belongs to another run.
         """
-        names = self.store.list()
-        indexes = [index for index in range(count) if shard_name(index) in names]
-        for _ in self._parts(indexes, names, identity):
-            pass
-        return set(indexes)
+        indexes = self.indexes(count)
+        for index in sorted(indexes):
+            self._read_part(index, identity)
+        return indexes
 
-    def _parts(
-        self, indexes: Sequence[int], names: Mapping[str, str | None], identity: Json
-    ) -> Iterator[tuple[Json, int, str]]:
-        """Each part's facts, bytes in number and hash, after the part was checked."""
-        if not self.remote:
-            yield from (self._read_part(index, identity) for index in indexes)
-            return
-        with ThreadPoolExecutor(_REQUESTS) as pool:
-            tags = [names.get(shard_name(index)) for index in indexes]
-            yield from pool.map(self._read_part, indexes, repeat(identity), tags)
-
-    def _read_part(self, index: int, identity: Json, tag: str | None = None) -> tuple[Json, int, str]:
+    def _read_part(self, index: int, identity: Json) -> tuple[Json, int, str]:
+        """A part's facts, bytes in number and hash, after the part was checked."""
         path = self.part(index)
-        facts = _SEEN.get((path, tag))
-        if facts is None:
-            data = self.store.get(path.name)
-            if data is None:
-                raise self.mismatch(path)
-            facts = parse_info(data, path), len(data), digest_bytes(data)
-            if tag is not None:
-                _SEEN[path, tag] = facts
-        info, size, hash_ = facts
+        with reading(path):
+            data = read_bytes(path)
+        info = parse_info(data, path)
         self.refuse_other(info["identity"], identity, path)
         if info["shard"] != index:  # whole and of this run, so no hash shows it
             raise OutputError(
@@ -292,11 +321,11 @@ class Artifact:
                 "repeat the command.",
                 path=str(path),
             )
-        return {**info}, size, hash_
+        return {**info}, len(data), digest_bytes(data)
 
     def reopen(self) -> None:
         """Make a finished folder that lost a part unfinished again."""
-        self.store.delete([MANIFEST])
+        self.delete([MANIFEST])
 
     def log(self, record: Json, begun: float) -> None:
         """Write down how a process ran: a line of `execution.jsonl`, a file of its own in an object store.
@@ -305,11 +334,10 @@ class Artifact:
             record: what to say.
             begun: when it began, in seconds since 1970.
         """
-        if self.remote:
-            name = f"{int(begun)}-{socket.gethostname()}-{os.getpid()}.json"
-            self.store.put(f"{EXECUTIONS}/{name}", to_lines([record]))
-        else:
-            append_line(self.folder / EXECUTION, record)
+        append_line(self.folder / EXECUTION, record)
+        if self.mirror is not None:
+            name = f"{EXECUTIONS}/{int(begun)}-{socket.gethostname()}-{os.getpid()}.json"
+            self.mirror.put(name, to_lines([record]))
 
     def finish(self, identity: Json, count: int) -> Json:
         """Gather the parts' facts, write `rejected.jsonl`, then the manifest.
@@ -322,9 +350,8 @@ class Artifact:
         facts: list[Json] = []
         parts: list[Json] = []
         rejected: list[Json] = []
-        indexes = range(count)
-        names = self.store.list() if self.remote else {}
-        for index, (info, size, hash_) in zip(indexes, self._parts(indexes, names, identity), strict=True):
+        for index in range(count):
+            info, size, hash_ = self._read_part(index, identity)
             rejected += info.pop("rejected")
             del info["identity"]  # large, and the same in each
             facts.append(info)
@@ -334,8 +361,8 @@ class Artifact:
         manifest: Json = {"format": self.kind.format, **self.kind.totals(facts, len(rejected))}
         manifest |= {"identity": identity, "shards": parts}
         if rejected:
-            self.store.put(REJECTED, to_lines(rejected))
-        self.store.put(MANIFEST, json_bytes(manifest))
+            self.put(REJECTED, to_lines(rejected))
+        self.put(MANIFEST, json_bytes(manifest))
         return manifest
 
     def read_manifest(self) -> Json:
@@ -354,8 +381,9 @@ class Artifact:
             OutputError: no such folder, an unfinished one, another kind or another format.
             StorageError: it cannot be read.
         """
-        folder, kind, path = self.folder, self.kind, self.folder / MANIFEST
-        text = self.store.get(MANIFEST)
+        folder, kind, path = self.place, self.kind, self.folder / MANIFEST
+        with reading(path):
+            text = read_bytes(path) if path.exists() else None
         if text is None and self.begun:
             raise OutputError(
                 f"{folder} is not finished: it has no {MANIFEST}. Run the same `{kind.command}` command "
@@ -369,9 +397,9 @@ class Artifact:
                 path=str(folder),
             )
         if text is None:
-            what = f"has no {MANIFEST}" if self.remote or folder.exists() else "does not exist"
+            what = f"has no {MANIFEST}" if self.folder.exists() else "does not exist"
             why = f"{what}. `{kind.command} {kind.example} --out {folder}` makes one."
-            if not self.remote and folder.is_file():
+            if self.folder.is_file():
                 why = f"is a file. `gaincurate score {folder} --model M --out scored` makes a set of it."
             raise OutputError(f"{folder} is no {kind.name}: it {why}", path=str(folder))
         again = f"Delete that file and run the same `{kind.command}` command again: it is written again from "
@@ -431,13 +459,20 @@ class Artifact:
         out, kind = self.folder, self.kind
         # The manifest goes first, and the identity stays until the next one replaces it: a kill in between
         # leaves what looks like an unfinished folder and is one.
-        self.store.delete([MANIFEST])
-        self.store.delete([REJECTED, EXECUTION])
-        names = sorted(name.rstrip("/") for name in self.store.list())
-        self.store.delete([name for name in names if fnmatch(name, "shard-*.arrow")])
+        self.delete([MANIFEST])
+        self.delete([REJECTED, EXECUTION])
+        names = sorted(name.rstrip("/") for name in self.names())
+        self.delete([name for name in names if fnmatch(name, "shard-*.arrow")])
         if kind.work:
-            Folder(work_folder(out)).delete([path.name for path in sorted(work_folder(out).glob(kind.work))])
-        self.store.delete([f"{name}/" for name in (*kind.own, *([EXECUTIONS] if self.remote else []))])
+            for path in work_folder(out).glob(kind.work):
+                path.unlink()
+        self.delete([f"{name}/" for name in (*kind.own, EXECUTIONS)])
+
+
+def in_words(changes: Sequence[tuple[str, Any, Any]]) -> str:
+    """The differences of two identities, as `differing_keys` gives them."""
+    listed = "; ".join(f"{key} was {was!r} and is now {now!r}" for key, was, now in changes[:_LISTED])
+    return listed + (f"; and {len(changes) - _LISTED} more" if len(changes) > _LISTED else "")
 
 
 def shard_name(index: int) -> str:

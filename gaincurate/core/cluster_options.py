@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from functools import partial
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -82,7 +82,7 @@ class ClusterConfig(BaseModel):
         """Check what goes with which engine.
 
         Raises:
-            InputError: an option of Ray without Ray, or one that cannot be with Ray.
+            InputError: an option of Ray without `--engine ray`, or Ray is not installed.
         """
         if self.engine == "local":
             # By value, because a config that was written out names all options.
@@ -93,45 +93,5 @@ class ClusterConfig(BaseModel):
             if getattr(self, "workers", None) == "all":
                 raise InputError("--workers all goes with --engine ray; without it every GPU is used anyway.")
             return
-        if ":" in str(getattr(self, "device", "")):
-            raise InputError(
-                f"--device {getattr(self, 'device', '')}: with --engine ray each worker sees the GPU that "
-                "Ray gives it and no other. Leave the number out."
-            )
-        part = self.worker_gpus is not None and self.worker_gpus % 1 != 0
-        if part and getattr(self, "batch_tokens", None) is None:
-            raise InputError(
-                f"--worker-gpus {self.worker_gpus:g}: workers that share a GPU need --batch-tokens, because "
-                "the default is made for the whole memory of one."
-            )
-        need_ray()
-
-
-class EngineOptions(TypedDict, total=False):
-    """Keywords that `gaincurate.score` and `gaincurate.rollout` share, for type checkers."""
-
-    engine: Literal["local", "ray"]
-    address: str | None
-    worker_gpus: float | None
-    worker_cpus: float | None
-    worker_label: list[str]
-    wait: float
-    workers: int | Literal["all"] | None
-    device: str
-    dtype: Literal["auto", "float32", "bfloat16", "float16"]
-    threads: int | None
-    batch_tokens: int | None
-    allow_pickle: bool
-    trust_remote_code: bool
-    on_error: Literal["stop", "skip"]
-    overwrite: bool
-
-
-def need_ray() -> None:
-    """Say what is missing.
-
-    Raises:
-        InputError: ray is not installed.
-    """
-    if importlib.util.find_spec("ray") is None:
-        raise InputError("--engine ray needs ray: `pip install 'gaincurate[ray]'`.")
+        if importlib.util.find_spec("ray") is None:
+            raise InputError("--engine ray needs ray: `pip install 'gaincurate[ray]'`.")

@@ -2,10 +2,8 @@
 
 A plain run holds the folder alone. `--shard I/N` runs hold it together, each its own I and all the same N.
 These are kernel locks (flock), not files that merely exist, because the kernel frees them when a process dies
-and there is no stale one to clear. The price is that they are POSIX only, which leaves out Windows.
-
-A folder in an object store is locked in the cache, so only among the processes of one machine. Two machines
-that write the same shards do the work twice and write the same bytes.
+and there is no stale one to clear. The price is that they are POSIX only, which leaves out Windows. A
+folder in an object store is locked in its local copy, so only among the processes of one machine.
 """
 
 from __future__ import annotations
@@ -17,8 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gaincurate.core.files import digest_bytes
-from gaincurate.core.store import Remote, cache_folder
 from gaincurate.errors import LockedError, StorageError, storage_error
 
 WORK = ".work"
@@ -50,8 +46,6 @@ class Split:
 
 def work_folder(out: Path) -> Path:
     """Where a running set keeps its locks and ids; removed with the manifest's writing."""
-    if isinstance(out, Remote):
-        return cache_folder() / "work" / f"{out.name}-{digest_bytes(str(out).encode())[:16]}"
     return out / WORK
 
 

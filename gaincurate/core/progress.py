@@ -7,7 +7,6 @@ Whoever wants to see the work overrides them. Every method does nothing by defau
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -112,42 +111,28 @@ class Sent(Progress):
 
 
 class Listener:
-    """Passes on what several `Sent` sent, and counts once what is done again because a process died.
+    """Passes on the messages of several `Sent`.
 
     Args:
         progress: hears of it.
         count: called with what is counted, by name; `units` are those of `Progress`.
-        again: what a process counted of a part that it did not finish, and what is counted again by another.
     """
 
-    def __init__(
-        self, progress: Progress, count: Callable[[Mapping[str, int]], None], again: Sequence[str]
-    ) -> None:
-        self._progress, self._count, self._again = progress, count, again
+    def __init__(self, progress: Progress, count: Callable[[Mapping[str, int]], None]) -> None:
+        self._progress, self._count = progress, count
         self._notes: set[str] = set()
-        self._unfinished: dict[int, Counter[str]] = {}
 
-    def __call__(self, kind: str, value: Any, process: int = 0) -> None:
-        """Hear of an event of a process: of the kinds of `Sent`, and of `died`. Others are left alone."""
-        unfinished = self._unfinished.setdefault(process, Counter())
-        if kind == "note":
-            if value not in self._notes:  # each process says it
-                self._progress.note(value)
+    def __call__(self, kind: str, value: Any) -> None:
+        """Hear of an event of the kinds of `Sent`. Others are left alone."""
+        if kind == "note" and value not in self._notes:  # each process says it
             self._notes.add(value)
+            self._progress.note(value)
         elif kind == "advance":
-            self._advance({"units": int(value[0]), **value[1]})
-            unfinished.update(units=int(value[0]), **value[1])
+            units, also = value
+            self._count({"units": int(units), **also})
+            self._progress.advance(units, **also)
         elif kind == "part":
-            text, counts = value
-            unfinished.subtract({name: counts.get(name, 0) for name in self._again})
-            self._progress.part(text, **counts)
-        elif kind == "died":
-            self._advance({"units": 0, **{name: -unfinished[name] for name in self._again}})
-
-    def _advance(self, counts: dict[str, int]) -> None:
-        self._count(counts)
-        units = counts.pop("units")
-        self._progress.advance(units, **counts)
+            self._progress.part(value[0], **value[1])
 
 
 class View:

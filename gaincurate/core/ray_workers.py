@@ -1,203 +1,137 @@
-"""Has Ray tasks do the parts of a run: each loads its model once and takes parts until none is left.
+"""Runs the parts of a run in actors on Ray: each loads its model once and takes parts until none is left.
 
 A part (a shard) is atomic and idempotent: a worker writes it whole, and every worker writes the same bytes.
-Ray runs the task of a lost worker or node again, wherever there is room. The `Board`, an actor on the
-driver's machine, gives out the parts, and those of a lost worker once more. It counts deaths per part:
-machines are often lost, while a row that kills its worker kills the next one too.
+So a lost worker or node costs nothing but time: its parts are given to another worker. Ray is imported on
+use, because the base install does not have it.
 """
 
 from __future__ import annotations
 
-import heapq
 import os
+import queue
+import secrets
+import signal
 import socket
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gaincurate.core.cluster_options import ClusterConfig
-from gaincurate.core.process import ctrl_c_noted
+from gaincurate.core.files import differing_keys
+from gaincurate.core.process import Terminated, ctrl_c_noted
 from gaincurate.core.progress import Progress
-from gaincurate.core.ray_cluster import Needs, joined, resources
 from gaincurate.core.store import CACHE, use_cache
 from gaincurate.errors import GaincurateError, InputError
 
+_KNOCK = 5.0  # seconds for an address to answer
+_SOON = 60.0  # seconds in which Ray joins or starts
+_STORE = 80 * 2**20  # bytes: no data goes through Ray's store, and this is near the least that it takes
 _DEATHS = 3  # of workers at the same part
-_FAILED_STARTS = 5  # in a row, while no worker takes a part
-_POLL = 0.2  # seconds between looks at the board
-_ALIVE = 5.0  # seconds between a worker's signs of life
+_AHEAD = 2  # parts of a worker: it reads the next one while it scores
+_POLL = 0.2  # seconds
+_PATIENCE = 15.0  # seconds without a worker before a note says so
+_PLACE, _BEGIN, _END = "place", "begin", "end"
 
-
-class Board:
-    """The parts that are left, which worker has which, and the events that the driver has not read yet.
-
-    Args:
-        parts: their numbers.
-        payload: makes what is sent along with a part, on the driver's machine.
-        describe: names the rows of a part, for the error about a part that kills its workers.
-        alive: returns the ids of Ray's nodes that are alive.
-    """
-
-    def __init__(
-        self,
-        parts: Iterable[int],
-        payload: Callable[[int], Any],
-        describe: Callable[[int], str],
-        alive: Callable[[], set[str]],
-    ) -> None:
-        self._payload, self._describe, self._alive = payload, describe, alive
-        self._queue = sorted(parts)  # a heap: parts that no worker has
-        self._has_parts = bool(self._queue)
-        self._suspects: list[int] = []  # parts at which a worker died
-        self._deaths: Counter[int] = Counter()
-        self._failed_starts = 0
-        self._taken: dict[int, list[int]] = {}
-        """By worker: its unfinished parts, in the order in which it does them."""
-        self._places: dict[int, tuple[str, str]] = {}
-        self._attempts: Counter[int] = Counter()
-        self._ending: set[int] = set()
-        self._working: set[int] = set()  # workers that took a part and did not report `done`
-        self._events: list[tuple[str, Any, int]] = []
-
-    def start(self, worker: int, place: str, node: str) -> int | None:
-        """A worker starts; the number of the attempt, None if nothing is left to do.
-
-        The number is above 1 if Ray lost the worker and runs it again.
-        """
-        if worker in self._places:
-            self._lost(worker, *self._places[worker])
-        self._taken[worker], self._places[worker] = [], (place, node)
-        self._ending.discard(worker)
-        self._working.discard(worker)
-        self._attempts[worker] += 1
-        if self._has_parts and not self._queue and not self._suspects:
-            return None
-        return self._attempts[worker]
-
-    def _lost(self, worker: int, place: str, node: str) -> None:
-        """Count the death and put the worker's parts back; the third death at a part ends the run."""
-        parts, sentence = self._taken[worker], None
-        if node not in self._alive():
-            pass  # a lost machine is no part's fault
-        elif parts:
-            self._deaths[parts[0]] += 1
-            if self._deaths[parts[0]] == _DEATHS:
-                sentence = f"{_DEATHS} workers died at shard {parts[0] + 1}, {self._describe(parts[0])}"
-        else:
-            self._failed_starts += 1
-            if self._failed_starts == _FAILED_STARTS:
-                sentence = f"{_FAILED_STARTS} workers in a row died before they could begin"
-        if sentence is not None:
-            error = GaincurateError(
-                f"{sentence} (the last one on {place}). Finished shards are kept. The usual cause is too "
-                "little memory: give workers more, and see whether a row is very long. Then run the same "
-                "command again."
-            )
-            self._events.append(("error", error, worker))
-            return
-        for part in parts:
-            heapq.heappush(self._suspects if part in self._deaths else self._queue, part)
-        self._events.append(("died", None, worker))
-        self._events.append(("note", f"worker {worker + 1} on {place} was lost; it is started again", worker))
-
-    def take(self, worker: int, attempt: int) -> tuple[int, Any] | None:
-        """The next part of a worker and what is sent along; None where it is to end."""
-        # Ray may have lost sight of a process that lives. A suspect is done by a worker that does nothing
-        # else, or the part before it, which is still being written, would take the blame.
-        if attempt != self._attempts[worker] or worker in self._ending:
-            return None
-        source = self._queue
-        if self._suspects and not self._taken[worker]:
-            source = self._suspects
-            self._ending.add(worker)
-        if not source:
-            return None
-        self._failed_starts = 0
-        part = heapq.heappop(source)
-        self._taken[worker].append(part)
-        self._working.add(worker)
-        return part, self._payload(part)
-
-    def report(self, worker: int, attempt: int, kind: str, value: Any) -> None:
-        """Take an event of a worker: the kinds of `Sent`, `alive`, and `done` with the result of its work."""
-        if attempt == self._attempts[worker]:
-            self._events.append((kind, value, worker))
-            if kind == "part":
-                self._taken[worker].remove(value[1]["shard"])
-            elif kind == "done":
-                self._working.discard(worker)
-
-    def poll(self) -> tuple[list[tuple[str, Any, int]], int, int]:
-        """The events since the last call, how many parts no worker has, and what is under way besides."""
-        events, self._events = self._events, []
-        waiting = len(self._queue) + len(self._suspects)
-        return events, waiting, sum(map(len, self._taken.values())) + len(self._working)
+Event = tuple[str, Any]
 
 
 class Worker:
-    """A worker's connection to the board; `attempt` is the number that the board gave."""
+    """A worker's side: the parts that it is given, and the events that it sends with a finished part."""
 
-    def __init__(self, board: Any, number: int, attempt: int) -> None:
-        import ray
-
-        self._ray, self._board, self._number, self._attempt = ray, board, number, attempt
+    def __init__(self) -> None:
+        self.given: queue.Queue[tuple[int, Any] | None] = queue.Queue()
+        self.finished: dict[int, Future[list[Event]]] = {}
+        self._events: list[Event] = []
+        self._lock = threading.Lock()
 
     def report(self, kind: str, value: Any = None) -> None:
-        """Send an event to the driver; returns when all but mere progress has arrived."""
-        call = self._board.report.remote(self._number, self._attempt, kind, value)
-        if kind != "advance":
-            self._ray.get(call)
+        """Take an event, of the kinds of `Sent`. The event `part` finishes the part in its `shard`."""
+        with self._lock:
+            self._events.append((kind, value))
+            if kind == "part":
+                self.finished.pop(value[1]["shard"]).set_result(self._events)
+                self._events = []
 
     def parts(self) -> Iterator[tuple[int, Any]]:
         """The parts that this worker is to do, and what was sent along with each."""
-        while (part := self._ray.get(self._board.take.remote(self._number, self._attempt))) is not None:
-            yield part
+        return iter(self.given.get, None)
 
 
 Work = Callable[[Any, Worker], Any]
 """A worker's work, a function that can be pickled: takes the config of a local run on one device."""
 
 
-def _task(board: Any, number: int, work: Work, config: Any, folder: str, cache: str | None) -> None:
-    """A worker's life; `folder` is the driver's, so that relative paths mean the same."""
-    import ray
+class GaincurateWorker:
+    """The actor; `folder` is the driver's, so that relative paths mean the same."""
 
-    with suppress(OSError):  # absolute paths need no such folder here
-        os.chdir(folder)
-    use_cache(Path(cache) if cache else None)
-    place, node = f"{socket.gethostname()} (process {os.getpid()})", ray.get_runtime_context().get_node_id()
-    attempt = ray.get(board.start.remote(number, place, node))
-    if attempt is None:
-        return
-    worker, ended = Worker(board, number, attempt), threading.Event()
+    def __init__(self, config: Any, folder: str, cache: str | None) -> None:
+        with suppress(OSError):  # absolute paths need no such folder here
+            os.chdir(folder)
+        use_cache(Path(cache) if cache else None)
+        self._config, self._pool = config, ThreadPoolExecutor(1)
 
-    def live() -> None:
-        while not ended.wait(min(config.wait / 4, _ALIVE)):
-            worker.report("alive")
+    def place(self) -> str:
+        """The id of the node; the call returns when the actor lives."""
+        import ray
 
-    threading.Thread(target=live, daemon=True).start()
-    try:
-        worker.report("done", work(config, worker))
-    finally:
-        ended.set()
+        node: str = ray.get_runtime_context().get_node_id()
+        return node
+
+    def begin(self, work: Work) -> None:
+        """Begin some work."""
+        self._worker = Worker()
+        self._result = self._pool.submit(work, self._config, self._worker)
+
+    def do(self, part: int, payload: Any) -> list[Event]:
+        """Do a part; the events since the last one."""
+        finished = self._worker.finished[part] = Future[list[Event]]()
+        self._worker.given.put((part, payload))
+        wait([finished, self._result], return_when=FIRST_COMPLETED)
+        if not finished.done():
+            self._result.result()  # raises what the work raised
+        return finished.result()
+
+    def end(self) -> Any:
+        """Let the work end; its result."""
+        self._worker.given.put(None)
+        return self._result.result()
+
+
+@dataclass(eq=False, slots=True)
+class _Hired:
+    """An actor as the driver sees it: the calls that run, each with its part or another kind of call."""
+
+    number: int
+    actor: Any
+    calls: dict[Any, int | str]
+    node: str | None = None
 
 
 class RayWorkers:
-    """Starts tasks on a Ray that was joined; see `ray_workers`."""
+    """Starts workers on a Ray that was joined; see `ray_workers`."""
 
-    def __init__(self, config: ClusterConfig, needs: Needs) -> None:
+    def __init__(self, config: ClusterConfig) -> None:
         import ray
 
-        self._ray, self._needs, self._wait = ray, needs, config.wait
+        self._ray, self._wait = ray, config.wait
+        self._idle: list[_Hired] = []  # their imports are done
+        device, gpus = getattr(config, "device", "auto"), config.worker_gpus
+        if gpus is None:
+            gpus = float(device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0)
+        self._cpus, self._gpus = config.worker_cpus or getattr(config, "threads", None) or 1, gpus
+        self._labels = dict(label.split("=", 1) for label in config.worker_label)
+        self._needs = f"{self._cpus:g} CPU, {gpus:g} GPU" + f", labels {self._labels}" * bool(self._labels)
         asked = getattr(config, "workers", None)
         self._most = asked if isinstance(asked, int) else None
         # Without a GPU from Ray a worker must not take one that it sees all the same.
-        device = getattr(config, "device", "auto")
-        device = "cpu" if device == "auto" and not needs.gpus else device
+        device = "cpu" if device == "auto" and not gpus else device
         self._config = config.model_copy(
             update={"device": device, "engine": "local", "workers": 1, "overwrite": False}
         )
@@ -207,104 +141,134 @@ class RayWorkers:
         work: Work,
         parts: Iterable[int] = (),
         *,
-        hear: Callable[[str, Any, int], None],
+        hear: Callable[[str, Any], None],
         describe: Callable[[int], str] = str,
         payload: Callable[[int], Any] = lambda part: None,
     ) -> list[Any]:
-        """Have tasks do the parts, or one task do some work without parts; the results of their work.
+        """Have workers do the parts, or one worker do some work without parts; the results of their work.
 
         Args:
-            work: of each task.
+            work: of each worker.
             parts: their numbers.
-            hear: called with the kind and value of each event and the worker's number.
-            describe: see `Board`.
-            payload: see `Board`.
+            hear: called with the kind and value of each event.
+            describe: names the rows of a part, for the error about a part that kills its workers.
+            payload: makes what is sent along with a part.
 
         Raises:
             GaincurateError: an error of a worker, a part at which three workers died, or no worker is left.
         """
-        ray = self._ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        actor = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here)
-        todo = list(parts)
-        board = actor.remote(todo, payload, describe, _alive)
-        pending: list[Any] = []
-        results: list[Any] = []
-        started, heard, noted = 0, time.monotonic(), False
+        ray, results, hired, deaths = self._ray, list[Any](), list[_Hired](), Counter[int]()
+        left = sorted(parts, reverse=True)
+        without_parts, started, lived, noted = not left, 0, time.monotonic(), False
         try:
-            while True:
+            while left or hired or (without_parts and not results):
                 with ctrl_c_noted():  # Ray would raise a plain KeyboardInterrupt for every signal
-                    events, waiting, busy = ray.get(board.poll.remote())
-                    for kind, value, worker in events:
-                        if kind == "error":
-                            raise value
-                        if kind == "done":
-                            results.append(value)
-                        hear(kind, value, worker)
-                    if not waiting and not busy and (results or todo):
-                        return results
-                    if events:
-                        heard, noted = time.monotonic(), False
-                    count = min(self._room(), len(pending) + waiting)
-                    for _ in range(max(count, not started) - len(pending)):
-                        pending.append(self._start(board, started, work))
+                    wanted = len(left) + sum(len(each.calls) for each in hired)
+                    while len(hired) < min(self._room(), max(wanted, without_parts)):
+                        hired.append(self._idle.pop() if self._idle else self._hire(started))
                         started += 1
-                    done, pending = ray.wait(pending, num_returns=max(len(pending), 1), timeout=_POLL)
-                    ray.get(done)  # raises the error of a worker
-                    noted = self._see_that_one_lives(time.monotonic() - heard, noted, hear)
+                        if hired[-1].node is not None:
+                            hired[-1].calls[hired[-1].actor.begin.remote(work)] = _BEGIN
+                    for each in [each for each in hired if each.node is not None]:
+                        if {_BEGIN, _END}.intersection(each.calls.values()):
+                            continue
+                        while left and len(each.calls) < _AHEAD:
+                            part = left.pop()
+                            each.calls[each.actor.do.remote(part, payload(part))] = part
+                        if not each.calls:
+                            each.calls[each.actor.end.remote()] = _END
+                    if not left and not without_parts:
+                        for each in [each for each in hired if each.node is None]:
+                            ray.kill(each.actor)
+                            hired.remove(each)
+                    calls = {call: each for each in hired for call in each.calls}
+                    done = ray.wait(list(calls), timeout=_POLL)[0] if calls else []
+                    for call in done:
+                        each = calls[call]
+                        if call not in each.calls:
+                            continue  # of a worker that was lost
+                        try:
+                            value = ray.get(call)
+                        except ray.exceptions.RayActorError:
+                            hired.remove(each)
+                            left = sorted([*left, *self._lost(each, deaths, describe)], reverse=True)
+                            hear("note", f"worker {each.number + 1} was lost; another one does its shards")
+                            continue
+                        match each.calls.pop(call):
+                            case "place":
+                                each.node = value
+                                each.calls[each.actor.begin.remote(work)] = _BEGIN
+                            case "end":
+                                results.append(value)
+                                hired.remove(each)
+                                self._idle.append(each)
+                            case int():
+                                for kind, of_event in value:
+                                    hear(kind, of_event)
+                    silent = time.monotonic() - lived
+                    if not hired or any(each.node is not None for each in hired):
+                        lived, noted = time.monotonic(), False
+                    elif silent >= self._wait or (silent >= _PATIENCE and not noted):
+                        noted = True
+                        state = f"no worker has a place: each needs {self._needs}, and the cluster has "
+                        state += f"{_resources(ray)}. "
+                        hear("note", f"{state}Waiting up to {self._wait:g} s for one (--wait)")
+                        if silent >= self._wait:
+                            raise GaincurateError(
+                                f"{state}None came in {self._wait:g} s (--wait). Finished shards are kept. "
+                                "Run the same command again to go on when there is room."
+                            )
+            return results
         except ray.exceptions.RayTaskError as error:
             cause = getattr(error, "cause", None)
             raise cause if isinstance(cause, GaincurateError) else error.as_instanceof_cause() from None
         finally:
             with suppress(Exception):  # Ray itself may be gone
-                for task in pending:
-                    ray.cancel(task, force=True)
-                ray.kill(board)
+                for each in hired:
+                    ray.kill(each.actor)
+
+    def close(self) -> None:
+        """End the workers that wait for more work."""
+        with suppress(Exception):  # Ray itself may be gone
+            for each in self._idle:
+                self._ray.kill(each.actor)
 
     def _room(self) -> int:
         """How many workers may be started; what others use counts as room."""
-        totals, needs = self._ray.cluster_resources(), {"CPU": self._needs.cpus, "GPU": self._needs.gpus}
+        totals, needs = self._ray.cluster_resources(), {"CPU": self._cpus, "GPU": self._gpus}
         room = min(int(totals.get(kind, 0) / count + 1e-6) for kind, count in needs.items() if count)
-        return self._most or max(room, 1)  # a task that waits makes an autoscaler start a machine
+        return self._most or max(room, 1)  # an actor that waits makes an autoscaler start a machine
 
-    def _start(self, board: Any, number: int, work: Work) -> Any:
-        options = {"label_selector": self._needs.labels} if self._needs.labels else {}
-        task = self._ray.remote(_task).options(
-            name="gaincurate",
-            num_cpus=self._needs.cpus,
-            num_gpus=self._needs.gpus,
-            max_retries=-1,
+    def _hire(self, number: int) -> _Hired:
+        actor = self._ray.remote(GaincurateWorker).options(
+            num_cpus=self._cpus,
+            num_gpus=self._gpus,
+            max_concurrency=_AHEAD + 2,
             scheduling_strategy="SPREAD",
-            **options,
+            **({"label_selector": self._labels} if self._labels else {}),
         )
-        return task.remote(board, number, work, self._config, os.getcwd(), os.environ.get(CACHE))
+        made = actor.remote(self._config, os.getcwd(), os.environ.get(CACHE))
+        return _Hired(number, made, {made.place.remote(): _PLACE})
 
-    def _see_that_one_lives(self, silent: float, noted: bool, hear: Callable[[str, Any, int], None]) -> bool:
-        """Note that no worker lives; whether it was noted.
+    def _lost(self, each: _Hired, deaths: Counter[int], describe: Callable[[int], str]) -> list[int]:
+        """The parts of a lost worker.
 
         Raises:
-            GaincurateError: none came in `--wait` seconds.
+            GaincurateError: the third worker died at one of them. A lost machine is no part's fault.
         """
-        if silent < min(3 * _ALIVE, self._wait) or (noted and silent < self._wait):
-            return noted
-        state = (
-            f"no worker has a place: each needs {self._needs}, and the cluster has {resources(self._ray)}."
-        )
-        if silent >= self._wait:
+        parts = sorted(part for part in each.calls.values() if isinstance(part, int))
+        each.calls.clear()
+        alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
+        if each.node is None or each.node in alive:
+            deaths.update(parts or [-1])
+        if fatal := sorted(part for part, count in deaths.items() if count >= _DEATHS):
+            where = " or ".join(f"at shard {part + 1}, {describe(part)}" for part in fatal if part >= 0)
             raise GaincurateError(
-                f"{state} None came in {self._wait:g} s (--wait). Finished shards are kept. Run the same "
-                "command again to go on when there is room."
+                f"{_DEATHS} workers died {where or 'before they could begin'}. Finished shards are kept. The "
+                "usual cause is too little memory: give workers more, and see whether a row is very long. "
+                "Then run the same command again."
             )
-        hear("note", f"{state} Waiting up to {self._wait:g} s for one (--wait)", -1)
-        return True
-
-
-def _alive() -> set[str]:
-    import ray
-
-    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        return parts
 
 
 @contextmanager
@@ -315,8 +279,95 @@ def ray_workers(config: ClusterConfig, progress: Progress) -> Iterator[RayWorker
         InputError: there is no Ray that can be used.
         GaincurateError: a Ray on this machine does not start.
     """
-    with joined(config, progress.note) as needs:
-        yield RayWorkers(config, needs)
+    module = sys.modules.get("ray")
+    already = module is not None and module.is_initialized()  # by a program that calls us
+    address = "auto" if already else _address(config)
+    if address == "local":
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # Else Ray writes one into the home folder, which changes how the user's next `ray start` begins.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    import ray
+
+    if not already:
+        _init(ray, address)
+    workers = None
+    try:
+        which = f"joined the Ray at {ray.get_runtime_context().gcs_address}"
+        if address == "local":
+            which = "started a Ray on this machine alone"
+        progress.note(f"{which} ({_resources(ray)})")
+        workers = RayWorkers(config)
+        yield workers
+    finally:
+        if workers is not None:
+            workers.close()
+        if not already:
+            ray.shutdown()
+
+
+def _address(config: ClusterConfig) -> str:
+    """The Ray to join: HOST:PORT, `auto`, or `local` for one that is started for the run.
+
+    Raises:
+        InputError: no address in a Slurm job, or an address where no Ray can be.
+    """
+    address = config.address or os.environ.get("RAY_ADDRESS") or "local"
+    if address == "local" and config.address is None and "SLURM_JOB_ID" in os.environ:
+        raise InputError(
+            "this is a Slurm job, where a Ray of this machine alone is rarely meant. Name a Ray with "
+            "--address HOST:PORT, such as the address of `ray symmetric-run`."
+        )
+    if address in ("local", "auto"):
+        return address
+    # Ray itself tries for two minutes and then exits.
+    try:
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), _KNOCK).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise InputError(
+            f"--address {address}: nothing answers there ({str(error).lower()}). Expected auto or HOST:PORT "
+            "of a Ray head, as `ray start --head` prints it; no Ray Client address (ray://)."
+        ) from error
+    return address
+
+
+def _init(ray: Any, address: str) -> None:
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address == "local":
+        options |= {"include_dashboard": False, "object_store_memory": _STORE}
+    on_notice, begun = signal.getsignal(signal.SIGTERM), time.monotonic()
+    try:
+        ray.init(address=address, **options)
+    except (Exception, SystemExit) as error:  # each way in which it fails has a class of its own
+        # Ray leaves with the same code after two minutes at an address where no Ray answers.
+        soon = time.monotonic() - begun < _SOON
+        if isinstance(error, SystemExit) and error.code == signal.SIGTERM and soon:
+            raise Terminated(signal.SIGTERM) from error
+        reason = " ".join(str(error).split())[:400].rstrip(".") or "it does not answer"
+        if address == "local":
+            raise GaincurateError(
+                f"Ray did not start on this machine ({reason}), which may be busy or short of memory. Run "
+                "the same command again, or leave out --engine ray."
+            ) from error
+        raise InputError(
+            f"--address {address}: this machine cannot join a Ray there ({reason}). It needs the cluster's "
+            "versions of Ray and Python, and RAY_AUTH_MODE=token where the cluster has tokens."
+        ) from error
+    finally:
+        # Ray takes SIGTERM for itself and would exit with 15, which says nothing to a scheduler.
+        if callable(on_notice) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_notice)
+    # Ray's words about dead workers go to stdout, where the figures of --json are, and no option stops it.
+    with suppress(ImportError):
+        from ray._private import worker
+
+        worker.print_to_stdstream = lambda *arguments, **options: None
+
+
+def _resources(ray: Any) -> str:
+    """The CPUs and GPUs of the nodes that are alive, in words."""
+    totals = ray.cluster_resources()
+    return ", ".join(f"{totals[kind]:g} {kind}" for kind in ("CPU", "GPU") if kind in totals) or "no CPU"
 
 
 def refuse_other(first: dict[str, Any], other: dict[str, Any]) -> None:
@@ -325,15 +376,11 @@ def refuse_other(first: dict[str, Any], other: dict[str, Any]) -> None:
     Raises:
         InputError: names the differences.
     """
-    from gaincurate.core.files import differing_keys
-
-    changes = list(differing_keys(first, other))
-    if changes:
+    if changes := list(differing_keys(first, other)):
         listed = ", ".join(f"{key} is {old!r} and {new!r}" for key, old, new in changes[:3])
         raise InputError(
             f"two workers would not give the same results: {listed}. Have all on machines of one kind with "
-            "--worker-label KEY=VALUE (such as ray.io/accelerator-type=H200), the same packages and files.",
-            keys=[key for key, _, _ in changes],
+            "--worker-label KEY=VALUE (such as ray.io/accelerator-type=H200), the same packages and files."
         )
 
 
@@ -346,6 +393,5 @@ def need_shared(folder: Path) -> None:
     if not folder.exists():
         raise InputError(
             f"{folder} is not on {socket.gethostname()}, where a worker runs: --out and the data must be on "
-            "a file system that all machines share, under the same path.",
-            path=str(folder),
+            "a file system that all machines share, under the same path."
         )

@@ -4,8 +4,7 @@ Rows stay in the memory-mapped files, and a shard is checked against the manifes
 opened. Values are validated per column when it is first used, because a schedule opens a set of many
 gigabytes for two columns of it.
 
-A set in an object store is copied whole into the cache first, because a shard is one file with all its
-columns and Arrow maps files.
+A set in an object store is copied whole into the cache first.
 """
 
 from __future__ import annotations
@@ -24,12 +23,10 @@ import pyarrow.compute as pc
 
 from gaincurate.core.arrow import open_ipc, refusing
 from gaincurate.core.artifact import Artifact, Json, Kind, broken, open_table, without_info
-from gaincurate.core.cache import local_copy
 from gaincurate.core.files import digest_bytes, digest_file, reading, write_atomic
 from gaincurate.core.options import near
 from gaincurate.core.schema import FORMAT, ID, take
 from gaincurate.core.sealed import read_sealed, write_sealed
-from gaincurate.core.store import Remote, located
 from gaincurate.errors import InputError, OutputError, storage_error
 
 COLUMNS = "columns"
@@ -92,14 +89,10 @@ class ScoredSet:
     """
 
     def __init__(self, folder: str | Path, *, verify: bool = True, cache: Path | None = None) -> None:
-        self.place = located(folder)
-        """What was given; of a set in an object store its URL."""
-        self.folder = self.place
-        """Where its files are: of a set in an object store the copy."""
-        if isinstance(self.place, Remote):
-            self.folder = local_copy(self.place, SCORES, cache, verify=verify)
-            verify = False  # just done, of each file
-        self._artifact = Artifact(self.folder, SCORES)
+        self._artifact = Artifact(Path(folder), SCORES, cache)
+        self._artifact.pull()
+        self.place, self.folder = self._artifact.place, self._artifact.folder
+        """What was given, of a set in a store its URL; and where its files are, of such a set a copy."""
         self.manifest, data = self._artifact.manifest_and_bytes()
         self.manifest_hash = digest_bytes(data)
         """Hash of the manifest file: names this set's exact content."""
@@ -306,7 +299,7 @@ class ScoredSet:
         Raises:
             InputError: a name that is taken or ill-formed, a repeated or unknown id.
         """
-        if isinstance(self.place, Remote) and folder is None:
+        if self._artifact.mirror is not None and folder is None:
             raise InputError(
                 f"{self.place}: computed columns are not written into an object store. Copy the set to a "
                 "local folder, compute them there and copy them back."

@@ -110,28 +110,9 @@ def _find_prompt(schema: pa.Schema, first: pa.Table | None, listed: str) -> str:
         return usable[0]
     reason = f"{' and '.join(usable)} could each be" if usable else "no column looks like"
     raise SourceError(
-        f"{reason} the prompt; name it with --prompt-column. The columns are: {listed}."
-        f"{_rows_elsewhere(first) if first is not None and not usable else ''}",
+        f"{reason} the prompt; name it with --prompt-column. The columns are: {listed}.",
         columns=schema.names,
     )
-
-
-def _rows_elsewhere(first: pa.Table) -> str:
-    """A hint for a file whose one row holds all rows, under a key or column by column."""
-    for name in first.column_names if len(first) == 1 else ():
-        value = column_values(first, name)[0]
-        value = parsed(value) or value
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            return (
-                f" The rows seem to be in `{name}`; write one per line, for instance with "
-                f"`jq -c '.{name}[]' FILE > rows.jsonl`."
-            )
-        if name in (*_PROMPTS, *_QUESTIONS) and isinstance(value, dict | list):
-            return (
-                " The file seems to hold columns, as pandas writes them, and not rows; write it with "
-                '`to_json(path, orient="records", lines=True)`.'
-            )
-    return ""
 
 
 def _type_of(schema: pa.Schema, name: str, first: pa.Table | None = None) -> pa.DataType | None:

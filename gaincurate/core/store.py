@@ -1,8 +1,11 @@
-"""Where the files of an `Artifact` lie: a local folder, or a folder in an object store (s3://, gs://, az://).
+"""Object stores (s3://, gs://, az://) at the edges: files are copied in before work and out after it.
 
-Both are a `Store` of five verbs. A bucket has no rename, no append and no lock, so a file is put whole under
-its final name. That is safe because two writers of the same file write the same bytes, and because each
-shard carries the identity of its run: of two first starts with different options, one refuses the other's.
+All work is on local files, because Arrow maps files and a shard is read more than once. Copies are in the
+cache, where nothing is deleted for good: only the user knows which copies are still needed.
+
+A bucket has no rename, no append and no lock, so a file is put whole under its final name. That is safe
+because two writers of the same file write the same bytes, and because each shard carries the identity of its
+run: of two first starts with different options, one refuses the other's.
 
 Credentials are in the environment and never in a URL, because URLs are written down and printed.
 """
@@ -11,16 +14,25 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import timedelta
-from functools import cached_property, lru_cache
+from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path, PosixPath
-from typing import Any, Protocol
+from typing import Any
 
-from gaincurate.core.files import reading, write_atomic, write_stream
-from gaincurate.core.foreign import LARGEST, read_bytes, without_secrets
-from gaincurate.errors import InputError, SourceError, StorageError, reason_of
+from gaincurate.core.files import (
+    digest_bytes,
+    digest_json,
+    json_bytes,
+    make_folder,
+    write_atomic,
+    write_stream,
+)
+from gaincurate.core.foreign import json_value, read_bytes, without_secrets
+from gaincurate.errors import InputError, SourceError, StorageError
 
 SCHEMES = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
@@ -32,6 +44,8 @@ CACHE = "GAINCURATE_CACHE"
 """The environment variable with the folder for what was read from object stores."""
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(?:/(.*)|$)", re.DOTALL)
 _BLOCK = 1 << 25  # bytes of a request for a part of a file
+_REQUESTS = 8  # files that are fetched at a time
+_SPECIAL = frozenset("*[")
 _TIMES = {"timeout": timedelta(minutes=5), "connect_timeout": timedelta(seconds=10)}  # of one request
 _PATIENT = {"max_retries": 10, "retry_timeout": timedelta(minutes=3)}
 # The first request: a wrong name or address is said in seconds.
@@ -128,78 +142,8 @@ def use_cache(folder: Path | None) -> None:
         os.environ[CACHE] = str(folder.absolute())
 
 
-class Store(Protocol):
-    """A folder's files by name; a name may be `FOLDER/FILE`. Every method raises StorageError."""
-
-    def get(self, name: str) -> bytes | None:
-        """A file's bytes, None where it is not there."""
-
-    def put(self, name: str, data: bytes) -> str | None:
-        """Write a file, whole or not at all. Returns what names this version of it, see `list`."""
-
-    def list(self, folder: str = "") -> dict[str, str | None]:
-        """The names in the folder, or in one inside it; those of folders end in a slash.
-
-        With what changes when a file does (an ETag), None where the store has no such thing.
-        """
-
-    def delete(self, names: Iterable[str]) -> None:
-        """Delete files, and folders (names that end in a slash) with all in them, where they are there."""
-
-    def size(self, name: str) -> int | None:
-        """A file's bytes in number, None where it is not there."""
-
-
-class Folder:
-    """A local folder as a `Store`."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def get(self, name: str) -> bytes | None:
-        """See `Store`."""
-        path = self._folder / name
-        with reading(path):
-            return read_bytes(path) if path.exists() else None
-
-    def put(self, name: str, data: bytes) -> str | None:
-        """See `Store`."""
-        write_atomic(self._folder / name, data)
-        return None
-
-    def list(self, folder: str = "") -> dict[str, str | None]:
-        """See `Store`."""
-        path = self._folder / folder
-        with reading(path):
-            entries = os.scandir(path) if path.is_dir() else ()
-            return {entry.name + "/" * entry.is_dir(): None for entry in entries}
-
-    def delete(self, names: Iterable[str]) -> None:
-        """See `Store`."""
-        try:
-            for name in names:
-                path = self._folder / name
-                if not name.endswith("/"):
-                    path.unlink(missing_ok=True)
-                elif path.is_dir():
-                    shutil.rmtree(path)
-        except OSError as error:
-            raise StorageError(
-                f"cannot delete {error.filename}: {reason_of(error)}. Put that right and run the same "
-                "command again.",
-                path=str(error.filename),
-                errno=error.errno,
-            ) from error
-
-    def size(self, name: str) -> int | None:
-        """See `Store`."""
-        path = self._folder / name
-        with reading(path):
-            return path.stat().st_size if path.exists() else None
-
-
 class Bucket:
-    """A folder in an object store as a `Store`, through the library obstore.
+    """A folder in an object store, through the library obstore. Every method raises StorageError.
 
     Args:
         place: where it is. Nothing is asked before a method is called.
@@ -211,96 +155,57 @@ class Bucket:
     @cached_property
     def _client(self) -> Any:
         """A patient client, after one quick request has shown that the bucket is there and may be listed."""
-        obstore = _obstore()
-        try:
-            next(iter(obstore.list(connect(self._place, _QUICK), chunk_size=1)), None)
+        with self._refusing("use", self._place):
+            next(iter(_obstore().list(connect(self._place, _QUICK), chunk_size=1)), None)
             return connect(self._place, _PATIENT)
-        except (obstore.exceptions.BaseError, OSError) as error:
-            raise self._refused("use", self._place, error) from None
 
-    def get(self, name: str) -> bytes | None:
-        """See `Store`."""
-        obstore, client = _obstore(), self._client
-        try:
-            found = obstore.get(client, name)
-            if found.meta["size"] > LARGEST:
-                raise OSError(f"it has more than {LARGEST:,} bytes")
-            data: bytes = found.bytes().to_bytes()
-        except (obstore.exceptions.BaseError, OSError) as error:
-            if isinstance(error, FileNotFoundError) and "NoSuchBucket" not in str(error):
-                return None
-            raise self._refused("read", self._place / name, error) from None
-        return data
+    def list(self, prefix: str | None = None) -> dict[str, str]:
+        """The files in the folder and in those inside it, each with what changes when the file does."""
+        client = self._client
+        with self._refusing("list", self._place):
+            objects = [each for chunk in _obstore().list(client, prefix) for each in chunk]
+        return {each["path"]: f"{each['e_tag']} {each['size']}" for each in objects}
 
-    def download(self, name: str, path: Path, tag: str | None) -> None:
+    def download(self, name: str, path: Path, version: str) -> None:
         """Write a file of any size to a local path, whole or not at all.
 
         Raises:
-            SourceError: it is gone, or another version than `tag`.
+            SourceError: it is gone, or another version than `list` gave.
         """
-        obstore, client = _obstore(), self._client
-        where = self._place / name
-        changed = SourceError(f"{where} changed while it was read. Run again.", path=str(where))
-        size, start = self.size(name), 0
-        if size is None:
-            raise changed
-        with write_stream(path) as file:
-            while start < size:  # each request is tried again by itself
-                options: dict[str, Any] = {"range": (start, min(start + _BLOCK, size))}
-                try:
-                    block = obstore.get(client, name, options=options | ({"if_match": tag} if tag else {}))
-                    data = block.bytes().to_bytes()
-                except (obstore.exceptions.BaseError, OSError) as error:
-                    if isinstance(error, (obstore.exceptions.PreconditionError, FileNotFoundError)):
-                        raise changed from None
-                    raise self._refused("read", where, error) from None
-                start += file.write(data)
+        client, where = self._client, self._place / name
+        tag, _, size = version.rpartition(" ")
+        start, end = 0, int(size)
+        matching = {} if tag == "None" else {"if_match": tag}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with write_stream(path) as file, self._refusing("read", where):
+            while start < end:  # each request is tried again by itself
+                options = {"range": (start, min(start + _BLOCK, end)), **matching}
+                start += file.write(_obstore().get(client, name, options=options).bytes().to_bytes())
 
-    def put(self, name: str, data: bytes) -> str | None:
-        """See `Store`."""
-        obstore, client = _obstore(), self._client
-        try:
+    def put(self, name: str, data: bytes) -> str:
+        """Write a file, whole or not at all; its version, as in `list`."""
+        client = self._client
+        with self._refusing("write", self._place / name):
             # In one request: of an upload in parts, a kill would leave parts that are paid for.
-            tag: str | None = obstore.put(client, name, data, use_multipart=False)["e_tag"]
-        except (obstore.exceptions.BaseError, OSError) as error:
-            raise self._refused("write", self._place / name, error) from None
-        return tag
+            return f"{_obstore().put(client, name, data, use_multipart=False)['e_tag']} {len(data)}"
 
-    def list(self, folder: str = "") -> dict[str, str | None]:
-        """See `Store`."""
-        obstore, client = _obstore(), self._client
-        try:
-            listed = obstore.list_with_delimiter(client, folder or None)
-        except (obstore.exceptions.BaseError, OSError) as error:
-            raise self._refused("list", self._place / folder, error) from None
-        skip = len(folder.strip("/")) + 1 if folder else 0
-        names: dict[str, str | None] = {each["path"][skip:]: each["e_tag"] for each in listed["objects"]}
-        return names | {prefix.strip("/")[skip:] + "/": None for prefix in listed["common_prefixes"]}
+    def delete(self, names: Collection[str]) -> None:
+        """Delete files that are there."""
+        client = self._client
+        if names:
+            with self._refusing("delete", self._place):
+                _obstore().delete(client, sorted(names))
 
-    def delete(self, names: Iterable[str]) -> None:
-        """See `Store`."""
-        obstore, client = _obstore(), self._client
-        paths: list[str] = []
-        for name in names:
-            inside = self.list(name) if name.endswith("/") else {}
-            paths += [name + inner for inner in inside] if name.endswith("/") else [name]
+    @contextmanager
+    def _refusing(self, what: str, path: Path) -> Iterator[None]:
+        obstore = _obstore()
         try:
-            if paths:
-                obstore.delete(client, paths)
+            yield
         except (obstore.exceptions.BaseError, OSError) as error:
-            if not isinstance(error, FileNotFoundError):
-                raise self._refused("delete", self._place / paths[0], error) from None
-
-    def size(self, name: str) -> int | None:
-        """See `Store`."""
-        obstore, client = _obstore(), self._client
-        try:
-            size: int = obstore.head(client, name)["size"]
-        except (obstore.exceptions.BaseError, OSError) as error:
-            if isinstance(error, FileNotFoundError):
-                return None
-            raise self._refused("read", self._place / name, error) from None
-        return size
+            gone = isinstance(error, (obstore.exceptions.PreconditionError, FileNotFoundError))
+            if what == "read" and gone:
+                raise SourceError(f"{path} changed while it was read. Run again.", path=str(path)) from None
+            raise self._refused(what, path, error) from None
 
     def _refused(self, what: str, path: Path, error: Exception) -> StorageError:
         """The sentence for what the store or the network refused, without what could be a secret."""
@@ -349,7 +254,107 @@ def _obstore() -> Any:
     return obstore
 
 
-@lru_cache
-def open_store(place: Path) -> Store:
-    """The store of a folder; see `located`."""
-    return Bucket(place) if isinstance(place, Remote) else Folder(place)
+class Mirror:
+    """The local copy of a folder in an object store: `pull` copies in, `put` copies out."""
+
+    def __init__(self, place: Remote, cache: Path | None = None) -> None:
+        self._bucket = Bucket(place)
+        name = f"{place.name}-{digest_bytes(str(place).encode())[:16]}"
+        self.folder = (cache or cache_folder()) / "sets" / name
+        self._tags = self.folder.with_name(f"{name}.tags.json")
+
+    def pull(self) -> None:
+        """Fetch what is new or changed in the store, and delete what is gone from there.
+
+        Raises:
+            StorageError: the store or the file system refused.
+        """
+        there, here = self._bucket.list(), self._versions()
+        make_folder(self.folder)
+        for path in self.folder.rglob("[!.]*"):
+            name = path.relative_to(self.folder).as_posix()
+            if name not in there and path.is_file() and not name.startswith("."):
+                path.unlink(missing_ok=True)
+        _each(
+            lambda name: self._bucket.download(name, self.folder / name, there[name]),
+            [name for name in there if here.get(name) != there[name]],
+        )
+        write_atomic(self._tags, json_bytes(there))
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a file into the store and then into the local folder: what is here is there too."""
+        version = self._bucket.put(name, data)
+        make_folder((self.folder / name).parent)
+        write_atomic(self.folder / name, data)
+        write_atomic(self._tags, json_bytes({**self._versions(), name: version}))
+
+    def delete(self, names: Collection[str]) -> None:
+        """Delete files, and folders (names that end in a slash) with all in them, in the store."""
+        there = self._bucket.list()
+        self._bucket.delete(
+            [name for name in there if name in names or f"{name.partition('/')[0]}/" in names]
+        )
+
+    def _versions(self) -> dict[str, str]:
+        """The versions of the files that are here whole."""
+        try:
+            versions: dict[str, str] = json_value(read_bytes(self._tags))
+        except (OSError, ValueError):
+            return {}
+        return {
+            name: version
+            for name, version in versions.items()
+            if (path := self.folder / name).exists() and path.stat().st_size == int(version.split()[-1])
+        }
+
+
+def fetch_data(place: Remote, suffixes: tuple[str, ...]) -> str:
+    """Copy the data files that a URL names; the local file, folder or pattern.
+
+    Args:
+        place: a file, a pattern with * or [, or a folder (of files, of `save_to_disk`, or a scored set).
+        suffixes: how the names of data files end.
+
+    Raises:
+        SourceError: nothing is there, or it changed meanwhile.
+        StorageError: the store or the file system refused.
+    """
+    parts = place.parts
+    special = next((i for i, part in enumerate(parts) if i > 1 and set(part) & _SPECIAL), len(parts))
+    folder, pattern = Remote(*parts[:special]), parts[special:]
+    versions = Bucket(folder).list()
+    if pattern:
+        names = [name for name in versions if _matches(name.split("/"), pattern)]
+    elif {"dataset_dict.json", "state.json", "manifest.json"} & versions.keys():
+        names = list(versions)
+    else:
+        names = [name for name in versions if "/" not in name and name.endswith(suffixes)]
+    if not names and not pattern and len(parts) > 2:
+        folder, pattern = Remote(place.parent), (place.name,)
+        versions = Bucket(folder).list()
+        names = [name for name in versions if name == place.name]
+    if not names:
+        raise SourceError(
+            f"{place}: there is no such data file; the endings read are {', '.join(suffixes)}.",
+            data=str(place),
+        )
+    chosen = {name: versions[name] for name in sorted(names)}
+    name = re.sub(r"[^\w.=-]+", "-", "-".join(place.parts[1:]))[-80:].strip("-.")
+    copy = cache_folder() / "copies" / f"{name}-{digest_json([str(place), chosen])[:16]}"
+    make_folder(copy)
+    bucket = Bucket(folder)
+    _each(
+        lambda name: bucket.download(name, copy / name, chosen[name]),
+        [name for name in chosen if not (copy / name).exists()],
+    )
+    return str(copy.joinpath(*pattern))
+
+
+def _matches(names: list[str], pattern: tuple[str, ...]) -> bool:
+    return len(names) == len(pattern) and all(map(fnmatchcase, names, pattern))
+
+
+def _each(work: Callable[[str], None], names: list[str]) -> None:
+    with ThreadPoolExecutor(_REQUESTS) as pool:
+        for _ in pool.map(work, names):
+            pass

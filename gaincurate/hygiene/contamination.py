@@ -76,25 +76,8 @@ def _match(
     best = min(shares, key=lambda number: (-shares[number], number))
     if shares[best] < overlap:
         return None
-    return best, shares[best], _longest(row, index.items[best].text.split(" "))
-
-
-def _longest(row: list[str], question: list[str]) -> str:
-    """The first of the longest runs of words that both have, of as many words as are shown."""
-
-    def begin(size: int) -> int | None:
-        there = {hash(tuple(question[k : k + size])) for k in range(len(question) - size + 1)}
-        runs = range(len(row) - size + 1)
-        return next((k for k in runs if hash(tuple(row[k : k + size])) in there), None)
-
-    low, high, found = 0, min(len(row), len(question), _SHOWN), 0
-    while low < high:  # a shared run of some length has shared ones of every shorter length in it
-        size = (low + high + 1) // 2
-        if (place := begin(size)) is None:
-            high = size - 1
-        else:
-            low, found = size, place
-    return " ".join(row[found : found + low])
+    first = next(gram for start in starts if (gram := index.gram(row, start)) in grams[best])
+    return best, shares[best], first
 
 
 def _hit(place: int, index: EvalIndex, number: int, share: float, text: str) -> Hit:

@@ -79,14 +79,12 @@ class PackedStates:
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Prompts that were run together: their `places` in what was asked for, and the tokens computed for
-    them, a shared prefix counted where it was run. `behind_site` is how many seconds the forward went on
-    after the scored tensor.
+    them, a shared prefix counted where it was run.
     """
 
     places: list[int]
     states: PackedStates
     tokens: int
-    behind_site: float = 0.0
 
 
 def apart(

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, TypedDict, cast
 
 from pydantic import (
     AfterValidator,
@@ -22,7 +22,7 @@ from pydantic import (
     field_validator,
 )
 
-from gaincurate.core.cluster_options import WORKERS, ClusterConfig, EngineOptions
+from gaincurate.core.cluster_options import WORKERS, ClusterConfig
 from gaincurate.core.foreign import Malformed, json_value, read_text
 from gaincurate.core.locks import Split
 from gaincurate.core.options import ADVANCED, MACHINE, READING, Option, json_object, near, without_nan
@@ -289,9 +289,24 @@ class ScoreConfig(MachineConfig, ClusterConfig):
         return "nll" in self.signals or "entropy" in self.signals
 
 
-class ScoreOptions(EngineOptions, total=False):
+class ScoreOptions(TypedDict, total=False):
     """Keywords of `gaincurate.score`, for type checkers. `ScoreConfig` says what they mean."""
 
+    engine: Literal["local", "ray"]
+    address: str | None
+    worker_gpus: float | None
+    worker_cpus: float | None
+    worker_label: list[str]
+    wait: float
+    workers: int | Literal["all"] | None
+    device: str
+    dtype: Literal["auto", "float32", "bfloat16", "float16"]
+    threads: int | None
+    batch_tokens: int | None
+    allow_pickle: bool
+    trust_remote_code: bool
+    on_error: Literal["stop", "skip"]
+    overwrite: bool
     backend: Literal["auto", "triton", "torch"]
     prompt_column: str | None
     answer_column: str | None

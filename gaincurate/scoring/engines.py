@@ -1,8 +1,8 @@
-"""Where a run's shards are scored: in this process, in one for each device, or in tasks on Ray.
+"""Scores a run's shards in this process, in one for each device, or in workers on Ray.
 
 Each worker loads the model for itself and takes the next shard when it is ready for one, because devices and
 rows differ in speed. The files are the same whoever writes them. A worker process ends when its parent does.
-On Ray this process has no model: a first task reports the machine and the identity.
+On Ray this process has no model: a first worker reports the machine and the identity.
 """
 
 from __future__ import annotations
@@ -13,11 +13,8 @@ import queue
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
-from multiprocessing.context import SpawnProcess
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +23,7 @@ from gaincurate.core.artifact import IDENTITY, Artifact, Json
 from gaincurate.core.locks import work_folder
 from gaincurate.core.process import end_workers, start_tracker, start_workers
 from gaincurate.core.progress import Listener, Progress, Sent
-from gaincurate.core.ray_workers import RayWorkers, Worker, need_shared, ray_workers, refuse_other
+from gaincurate.core.ray_workers import RayWorkers, Worker, need_shared, refuse_other
 from gaincurate.core.scored_set import SCORES
 from gaincurate.errors import GaincurateError, StorageError, refused_by_the_system
 from gaincurate.scoring.config import ScoreConfig
@@ -40,88 +37,42 @@ _PATIENCE = 0.5  # seconds between looks at whether every worker lives
 _ENDING = 10.0  # seconds for a worker that is done to end by itself
 
 
-class Engine(Protocol):
-    """Scores the shards of a plan."""
-
-    plan: Plan
-
-    def score(self, shards: set[int], present: set[int]) -> None:
-        """Write those of the shards that are not present.
-
-        Raises:
-            GaincurateError: what a worker raised, the first one's; or a worker died. The others are ended.
-        """
-
-
-@contextmanager
-def engine(config: ScoreConfig, progress: Progress, summary: Summary) -> Iterator[Engine]:
-    """The run's engine, with its plan made.
+def score_here(plan: Plan, shards: Sequence[int], progress: Progress, summary: Summary) -> None:
+    """Write these shards, in this process or in one for each device of the run where there are several.
 
     Raises:
-        InputError: an option, the source or the model is not right, or there is no Ray.
+        GaincurateError: what a worker raised, the first one's; or a worker died. The others are ended.
     """
-    config.check_engine()
-    if config.engine == "local":
-        yield Local(make_plan(config, progress, summary), progress, summary)
+    devices = plan.machine.devices[: len(shards)]
+    if len(devices) == 1:
+        score_shards(plan, shards, progress, summary)
         return
-    with ray_workers(config, progress) as workers:
-        yield OnRay(config, workers, progress, summary)
-
-
-class Local:
-    """Scores in this process, or in one for each device of the run where there are several."""
-
-    def __init__(self, plan: Plan, progress: Progress, summary: Summary) -> None:
-        self.plan, self._progress, self._summary = plan, progress, summary
-
-    def score(self, shards: set[int], present: set[int]) -> None:
-        """See `Engine`."""
-        missing = sorted(shards - present)
-        if not missing:
-            return
-        self._progress.start(self.plan.rows_in(shards), self.plan.rows_in(shards & present), what="scoring")
-        devices = self.plan.machine.devices[: len(missing)]
-        if len(devices) == 1:
-            score_shards(self.plan, missing, self._progress, self._summary)
-        else:
-            self._in_processes(missing, devices)
-
-    def _in_processes(self, shards: Sequence[int], devices: Sequence[str]) -> None:
-        start_tracker()
-        context = multiprocessing.get_context("spawn")
-        tasks: Any = context.Queue()
-        events: Any = context.Queue()
-        tasks.cancel_join_thread()  # else, after an error, this process would wait until they are taken
-        for item in [*shards, *(None for _ in devices)]:
-            tasks.put(item)
-        options = {"threads": self.plan.machine.threads, "workers": 1, "overwrite": False}
-        configs = [self.plan.config.model_copy(update={**options, "device": device}) for device in devices]
-        workers = [
-            context.Process(
-                target=_work,
-                args=(config, self.plan.identity, tasks, events, time.time()),
-                name=f"gaincurate {config.device}",
-                daemon=True,
-            )
-            for config in configs
-        ]
-        patience = 0.0
-        try:
-            start_workers(workers)
-            self._listen(workers, events)
-            patience = _ENDING  # one that is killed while it ends leaves a lock, and Python warns of it
-        finally:
-            end_workers(workers, patience)
-
-    def _listen(self, workers: Sequence[SpawnProcess], events: Any) -> None:
-        """Pass on what the workers say until all are done."""
-        running, ear = len(workers), _Ear(self._progress, self._summary)
-        while running:
+    start_tracker()
+    context = multiprocessing.get_context("spawn")
+    tasks: Any = context.Queue()
+    events: Any = context.Queue()
+    tasks.cancel_join_thread()  # else, after an error, this process would wait until they are taken
+    for item in [*shards, *(None for _ in devices)]:
+        tasks.put(item)
+    options = {"threads": plan.machine.threads, "workers": 1, "overwrite": False}
+    configs = [plan.config.model_copy(update={**options, "device": device}) for device in devices]
+    workers = [
+        context.Process(
+            target=_work,
+            args=(config, plan.identity, tasks, events, time.time()),
+            name=f"gaincurate {config.device}",
+            daemon=True,
+        )
+        for config in configs
+    ]
+    patience, seconds, listener = 0.0, list[dict[str, float]](), _listener(progress, summary)
+    try:
+        start_workers(workers)
+        while len(seconds) < len(workers):
             try:
                 kind, value = events.get(timeout=_PATIENCE)
             except queue.Empty:
-                dead = [worker for worker in workers if worker.exitcode not in (None, 0)]
-                if dead:
+                if dead := [worker for worker in workers if worker.exitcode not in (None, 0)]:
                     raise GaincurateError(
                         f"a worker died with exit code {dead[0].exitcode} (out of memory, perhaps); finished "
                         "shards are kept. Run the same command again, with fewer --workers."
@@ -129,34 +80,30 @@ class Local:
                 continue
             if kind == "error":
                 raise value
-            running -= kind == "done"
-            ear(kind, value)
-        ear.close()
+            if kind == "done":
+                seconds.append(value)
+            listener(kind, value)
+        patience = _ENDING  # one that is killed while it ends leaves a lock, and Python warns of it
+    finally:
+        end_workers(workers, patience)
+    _add_mean(seconds, summary)
 
 
-class _Ear(Listener):
-    """Sums up what workers report."""
+def _listener(progress: Progress, summary: Summary) -> Listener:
+    """Counts what workers report."""
 
-    def __init__(self, progress: Progress, summary: Summary) -> None:
-        super().__init__(progress, self._add, again=("units", "tokens", "reused"))
-        self._summary = summary
-        self._seconds: list[dict[str, float]] = []
+    def count(counts: Mapping[str, int]) -> None:
+        summary.scored += counts["units"] - counts.get("reused", 0)
+        summary.tokens += counts["tokens"]
 
-    def _add(self, counts: Mapping[str, int]) -> None:
-        self._summary.scored += counts["units"] - counts.get("reused", 0)
-        self._summary.tokens += counts["tokens"]
+    return Listener(progress, count)
 
-    def __call__(self, kind: str, value: Any, process: int = 0) -> None:
-        super().__call__(kind, value, process)
-        if kind == "done":
-            self._seconds.append(value)
 
-    def close(self) -> None:
-        """Sum up where the time went: workers are beside each other, so the mean passed on the wall."""
-        for seconds in self._seconds:
-            for stage, value in seconds.items():
-                before = self._summary.seconds.get(stage, 0.0)
-                self._summary.seconds[stage] = before + value / len(self._seconds)
+def _add_mean(seconds: Sequence[dict[str, float]], summary: Summary) -> None:
+    """Add where the time of workers went. They run beside each other, so it is the mean."""
+    for each in seconds:
+        for stage, value in each.items():
+            summary.seconds[stage] = summary.seconds.get(stage, 0.0) + value / len(seconds)
 
 
 def _work(config: ScoreConfig, identity: Json, tasks: Any, events: Any, begun: float) -> None:
@@ -186,53 +133,65 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-class OnRay:
-    """Scores in tasks on Ray."""
+def plan_on_ray(config: ScoreConfig, workers: RayWorkers, progress: Progress, summary: Summary) -> Plan:
+    """The plan of a run on Ray: the source is read here, machine and identity are a worker's.
 
-    def __init__(
-        self, config: ScoreConfig, workers: RayWorkers, progress: Progress, summary: Summary
-    ) -> None:
-        self._workers, self._progress, self._summary = workers, progress, summary
-        source, columns = open_data(config, progress, summary)
-        [(machine, identity)] = workers.run(_plan_on_ray, hear=_Ear(progress, summary))
-        self.plan = Plan(config, machine, source, columns, identity)
-
-    def score(self, shards: set[int], present: set[int]) -> None:
-        """See `Engine`."""
-        plan, ear = self.plan, _Ear(self._progress, self._summary)
-        missing = sorted(shards - present)
-        if not missing:
-            return
-
-        def describe(shard: int) -> str:
-            start, stop = plan.bounds(shard)
-            return f"rows {start} to {stop - 1} (from 0)"
-
-        self._progress.start(plan.rows_in(shards), plan.rows_in(shards & present), what="scoring")
-        # Ids go with the shards: the file of all is on this machine alone where --out is a store.
-        ids = work_folder(plan.config.out).absolute() / "ids.bin"
-        payload = partial(_records_of, ids, plan.config.shard_rows)
-        work = partial(_score_on_ray, plan.identity)
-        self._workers.run(work, missing, hear=ear, describe=describe, payload=payload)
-        ear.close()
+    Raises:
+        InputError: an option, the source or the model is not right.
+    """
+    source, columns = open_data(config, progress, summary)
+    [(machine, identity)] = workers.run(_machine_and_identity, hear=_listener(progress, summary))
+    return Plan(config, machine, source, columns, identity)
 
 
-def _records_of(ids: Path, shard_rows: int, shard: int) -> npt.NDArray[Any]:
-    return np.array(records_in(ids, shard * shard_rows, (shard + 1) * shard_rows))
+def score_on_ray(
+    plan: Plan, shards: Sequence[int], workers: RayWorkers, progress: Progress, summary: Summary
+) -> None:
+    """Write these shards in workers on Ray.
+
+    Raises:
+        GaincurateError: see `RayWorkers.run`.
+    """
+
+    def describe(shard: int) -> str:
+        start, stop = plan.bounds(shard)
+        return f"rows {start} to {stop - 1} (from 0)"
+
+    # Ids go with the shards: the file of all is on this machine alone where --out is a store.
+    ids = work_folder(Artifact(plan.config.out, SCORES).folder).absolute() / "ids.bin"
+    seconds = workers.run(
+        partial(_score_on_ray, plan.identity),
+        shards,
+        hear=_listener(progress, summary),
+        describe=describe,
+        payload=lambda shard: np.array(records_in(ids, *plan.bounds(shard))),
+    )
+    _add_mean(seconds, summary)
 
 
-def _plan_on_ray(config: ScoreConfig, worker: Worker) -> tuple[Machine, Json]:
-    """A task: what a worker would do."""
+def _machine_and_identity(config: ScoreConfig, worker: Worker) -> tuple[Machine, Json]:
     plan = make_plan(config, Progress(), Summary(config.out))
     return plan.machine, plan.identity
 
 
+class _SentWhole(Sent):
+    """Counts a shard when it is written, so that a lost worker's rows are not counted twice."""
+
+    def advance(self, n: float, **also: int) -> None:
+        """Nothing."""
+
+    def part(self, text: str, **also: int) -> None:
+        """Send what the shard has with it."""
+        super().advance(also["units"], **{name: also[name] for name in ("tokens", "reused")})
+        super().part(text, **also)
+
+
 def _score_on_ray(identity: Json, config: ScoreConfig, worker: Worker) -> dict[str, float]:
-    """A task: scores the shards that the worker is given; where its time went."""
+    """Score the shards that a worker is given; where its time went."""
     summary, begun = Summary(config.out), time.time()
     plan = make_plan(config, Progress(), summary)
     refuse_other(identity, plan.identity)
-    if not Artifact(config.out, SCORES).remote:
+    if Artifact(config.out, SCORES).mirror is None:
         need_shared(config.out / IDENTITY)
     records: dict[int, npt.NDArray[Any]] = {}
 
@@ -242,5 +201,5 @@ def _score_on_ray(identity: Json, config: ScoreConfig, worker: Worker) -> dict[s
 
     ids = Ids(plan.columns, lambda start, stop: records.pop(start))
     summary.seconds = {"loading": time.time() - begun}
-    score_shards(plan, shards(), Sent(worker.report), summary, ids)
+    score_shards(plan, shards(), _SentWhole(worker.report), summary, ids)
     return summary.seconds

@@ -8,30 +8,23 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gaincurate.core.files import digest_files, reading
-from gaincurate.core.foreign import json_file
 from gaincurate.errors import ModelError
 
 DEMO = "demo"
 _DEMO_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
-_WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _POINTER = b"version https://git-lfs.github.com/spec/"
-_GGUF_HEADER = struct.Struct("<4xIQQ")
-"""The version, and the numbers of tensors and of metadata values (ggml's docs/gguf.md, versions 2 and 3)."""
 _TOKENIZER = ("*token*", "vocab.*", "*.model", "*.tiktoken", "tekken.json")
-_READ = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-"""What every tokenizer is read from, where it is there."""
 
 
 def fault_of(what: str, folder: Path, weights: Sequence[Path]) -> str | None:
-    """The sentence for the first broken file that a part of a model is read from; None if none is.
+    """The sentence for a fault that files show before a library reads them; None for any other.
 
     Args:
         what: `configuration`, `tokenizer` or `weights`.
@@ -41,49 +34,22 @@ def fault_of(what: str, folder: Path, weights: Sequence[Path]) -> str | None:
     Raises:
         StorageError: a file cannot be read at all.
     """
-    if what == "tokenizer" and weights[0].suffix != ".gguf":
-        if not any(match for pattern in _TOKENIZER for match in folder.glob(pattern)):
+    gguf = weights[0].suffix == ".gguf"
+    if what == "tokenizer" and not gguf and not any(any(folder.glob(pattern)) for pattern in _TOKENIZER):
+        return (
+            f"{folder} has no tokenizer. Copy tokenizer.json and tokenizer_config.json there from the "
+            "model that this one was made of."
+        )
+    for path in (*weights, *(() if gguf else sorted(folder.glob("*.json")))):
+        with reading(path), path.open("rb") as file:
+            head = file.read(len(_POINTER))
+        if head == _POINTER:
             return (
-                f"{folder} has no tokenizer. Copy tokenizer.json and tokenizer_config.json there from the "
-                "model that this one was made of."
+                f"{path} is a pointer of Git LFS and not the file itself. Run `git lfs pull` in its folder."
             )
-        paths = [folder / name for name in _READ if (folder / name).exists()]
-    else:
-        # A whole file is taken whatever an index beside it says.
-        paths = [*weights, *([] if (folder / _WHOLE).exists() else folder.glob(_INDEX))]
-    if what == "configuration" and weights[0].suffix != ".gguf":
-        paths = [folder / "config.json"]
-    return next((fault for path in paths if (fault := file_fault(path))), None)
-
-
-def file_fault(path: Path) -> str | None:
-    """The sentence for a file that is a pointer, empty, cut short or damaged; None for any other.
-
-    Raises:
-        StorageError: it cannot be read at all.
-    """
-    with reading(path), path.open("rb") as file:
-        head = file.read(len(_POINTER))
-    if head == _POINTER:
-        return f"{path} is a pointer of Git LFS and not the file itself. Run `git lfs pull` in its folder."
-    try:
-        whole = _opens(path, head)
-    except Exception:  # what a reader raises at broken bytes can be anything
-        whole = False
-    return None if whole else f"{path} is empty, cut short or damaged. Copy or download it again."
-
-
-def _opens(path: Path, head: bytes) -> bool:
-    if path.suffix == ".gguf":
-        # The library believes the counts in the header and reads on after the end of the file.
-        version, tensors, values = _GGUF_HEADER.unpack_from(head)
-        return head.startswith(b"GGUF") and (version not in (2, 3) or tensors + values <= path.stat().st_size)
-    if path.suffix == ".safetensors":
-        import safetensors
-
-        with safetensors.safe_open(path, framework="pt"):
-            return True
-    return bool(head) and (path.suffix != ".json" or isinstance(json_file(path), dict))
+        if not head or (gguf and not head.startswith(b"GGUF")):
+            return f"{path} is empty, cut short or damaged. Copy or download it again."
+    return None
 
 
 def is_failure(error: BaseException) -> bool:
@@ -204,14 +170,11 @@ def _need_gguf_packages(path: Path) -> None:
             raise ModelError(
                 f"reading {path.name} needs the package {package}: `pip install 'gaincurate[score]'`."
             )
-    if fault := file_fault(path):
+    if fault := fault_of("weights", path.parent, [path]):
         raise ModelError(fault)
 
 
 def _folder(folder: Path, name: str, revision: str | None, allow_pickle: bool, trust: bool) -> ModelFiles:
-    for path in folder.iterdir():  # a pipe would be waited for
-        if path.exists() and not path.is_file() and not path.is_dir():
-            raise ModelError(f"{path} is no regular file. Put the model's own file there, or nothing.")
     if not (folder / "config.json").exists():
         ggufs = sorted(folder.glob("*.gguf"))
         hint = ""
@@ -239,38 +202,7 @@ def _folder(folder: Path, name: str, revision: str | None, allow_pickle: bool, t
                 "checkpoint complete, or saved in a trainer's own sharded format?"
             )
         weights = pickled
-    _see_named(folder, weights)
     return ModelFiles(name, folder, tuple(weights), revision, trust_remote_code=trust)
-
-
-def _see_named(folder: Path, weights: Sequence[Path]) -> None:
-    """Refuse weights that a file names elsewhere: what is loaded would be neither hashed nor looked at.
-
-    A file that is no JSON names nothing; the loaders say what is wrong with it.
-    """
-    whole, index = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-    if weights[0].suffix == ".safetensors":
-        whole, index = _WHOLE, _INDEX
-    named = [("config.json", [_said(folder / "config.json", "transformers_weights")])]
-    if not (folder / whole).exists() and (folder / index).exists():
-        said = _said(folder / index, "weight_map")
-        named.append((index, list(said.values()) if isinstance(said, dict) else []))
-    there = {path.name for path in weights}
-    for file, names in named:
-        for other in names:
-            if isinstance(other, str) and other not in there and os.path.exists(folder / other):
-                raise ModelError(
-                    f"{folder / file} takes weights from {other[:200]}, which is none of the weight files in "
-                    f"the folder itself ({weights[0].name}, ...). Put the weights there."
-                )
-
-
-def _said(path: Path, key: str) -> Any:
-    try:
-        with reading(path):
-            return json_file(path)[key]
-    except (ValueError, LookupError, TypeError):
-        return None
 
 
 def _from_hub(name: str, revision: str | None, allow_pickle: bool, trust: bool) -> ModelFiles:

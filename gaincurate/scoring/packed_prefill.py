@@ -76,10 +76,10 @@ class PackedPrefill:
         lengths = [self.stop(p) - (p.prefix if self._shares(p, shared) else 0) for p in prompts]
         batches = apart(partial(packed_batches, budget=budget), lengths, long)
         for places in (part for batch in batches for part in self._parts(batch, prompts, shared)):
-            before, begun = self._prefix_tokens, self._prefill.behind_site
+            before = self._prefix_tokens
             states = self([prompts[place] for place in places], shared)
             tokens = len(states.hidden) + self._prefix_tokens - before
-            yield Batch(places, states, tokens, self._prefill.behind_site - begun)
+            yield Batch(places, states, tokens)
 
     def _parts(
         self, batch: list[int], prompts: Sequence[Segmented], shared: Set[bytes]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import platform
 import shutil
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Unpack
 
@@ -17,15 +17,15 @@ from gaincurate.core.files import remove_temporaries
 from gaincurate.core.locks import one_at_a_time, work_folder
 from gaincurate.core.options import checked
 from gaincurate.core.progress import Progress, for_python
+from gaincurate.core.ray_workers import ray_workers
 from gaincurate.core.scored_set import SCORES, ScoredSet
 from gaincurate.core.stats import spearman
 from gaincurate.errors import StorageError
 from gaincurate.scoring.config import ScoreConfig, ScoreOptions
-from gaincurate.scoring.differences import refuse_other
-from gaincurate.scoring.engines import engine
+from gaincurate.scoring.engines import plan_on_ray, score_here, score_on_ray
 from gaincurate.scoring.identity import execution_record
 from gaincurate.scoring.ids import has_ids, write_ids
-from gaincurate.scoring.plan import Plan
+from gaincurate.scoring.plan import Plan, make_plan
 from gaincurate.scoring.summary import Summary
 
 
@@ -54,9 +54,9 @@ def score(data: str, model: str, out: str | Path, **options: Unpack[ScoreOptions
 def score_dataset(config: ScoreConfig, progress: Progress | None = None) -> Summary:
     """Score a prompt set, or go on where an earlier run of the same options stopped.
 
-    Six calls: `read_identity` refuses a folder with something else, `engine` opens the data and the model,
-    `begin` writes ids and identity, the engine's `score` writes the missing shards, `finish` the manifest,
-    `log` how this process ran.
+    Six calls: `read_identity` refuses a folder with something else, `make_plan` opens the data and the model,
+    `begin` writes ids and identity, `score_here` the missing shards, `finish` the manifest, `log` how this
+    process ran. With `--engine ray`, workers make the identity and score.
 
     Args:
         config: of the run.
@@ -71,18 +71,29 @@ def score_dataset(config: ScoreConfig, progress: Progress | None = None) -> Summ
     begun = time.perf_counter()
     artifact = Artifact(config.out, SCORES)
     artifact.read_identity(damaged=config.overwrite)
-    with engine(config, progress, summary) as run, artifact.writing(config.split_run):
-        present = begin(run.plan, artifact, summary)
-        run.score(run.plan.own_shards(), present)
-        finish(run.plan, artifact, summary)
-        summary.elapsed = time.perf_counter() - begun
-        log(run.plan, artifact, summary)
+    config.check_engine()
+    with ray_workers(config, progress) if config.engine == "ray" else nullcontext() as workers:
+        if workers is None:
+            plan = make_plan(config, progress, summary)
+        else:
+            plan = plan_on_ray(config, workers, progress, summary)
+        with artifact.writing(config.split_run):
+            shards, present = plan.own_shards(), begin(plan, artifact, summary)
+            if missing := sorted(shards - present):
+                progress.start(plan.rows_in(shards), plan.rows_in(shards & present), what="scoring")
+                if workers is None:
+                    score_here(plan, missing, progress, summary)
+                else:
+                    score_on_ray(plan, missing, workers, progress, summary)
+            finish(plan, artifact, summary)
+            summary.elapsed = time.perf_counter() - begun
+            log(plan, artifact, summary)
     return summary
 
 
 def begin(plan: Plan, artifact: Artifact, summary: Summary) -> set[int]:
     """Write ids and identity, or check them; the shards that are there already."""
-    out = plan.config.out
+    out = artifact.folder
     ids = work_folder(out) / "ids.bin"
     with one_at_a_time(out), summary.timed("reading"):
         if plan.config.split_run.count == 1:
@@ -91,7 +102,7 @@ def begin(plan: Plan, artifact: Artifact, summary: Summary) -> set[int]:
             # The ids come first: what is wrong with the source is found before anything is deleted.
             fresh = ids.with_name("ids-new.bin")
             write_ids(fresh, plan.source.batches(), plan.columns)
-            if artifact.begun or not artifact.remote:  # else another machine may have begun meanwhile
+            if artifact.begun or artifact.mirror is None:  # else another machine may have begun meanwhile
                 artifact.remove()  # or what a beginning left: its ids must not meet the next identity
             artifact.begin(plan.identity)
             fresh.replace(ids)  # after the identity: a kill never leaves an old one with new ids
@@ -100,7 +111,7 @@ def begin(plan: Plan, artifact: Artifact, summary: Summary) -> set[int]:
         if len(present) < plan.shards:
             artifact.reopen()
             # In an object store another machine may have begun another set since the ids were made here.
-            if artifact.remote or not has_ids(ids, plan.source.rows):
+            if artifact.mirror is not None or not has_ids(ids, plan.source.rows):
                 write_ids(ids, plan.source.batches(), plan.columns)
         return present
 
@@ -119,13 +130,14 @@ def goes_on(plan: Plan, artifact: Artifact) -> bool:
         return False
     # A plain run holds the folder alone; other parts of a --shard run may have no shard yet either.
     if config.split_run.count > 1 or artifact.holds_results:
-        refuse_other(artifact, begun, plan.identity)
+        artifact.refuse_other(begun, plan.identity)
     return False
 
 
 def finish(plan: Plan, artifact: Artifact, summary: Summary) -> None:
     """Write the manifest if every shard is there, and read the set's own figures back."""
-    out = plan.config.out
+    artifact.pull()
+    out = artifact.folder
     if len(artifact.indexes(plan.shards)) < plan.shards:
         return
     with summary.timed("writing"), one_at_a_time(out):
@@ -138,8 +150,7 @@ def finish(plan: Plan, artifact: Artifact, summary: Summary) -> None:
         setattr(summary, name, manifest[name])
     if "reuse" in plan.identity:
         summary.reused = sum(entry["reused"] for entry in manifest["shards"])
-    # A set in a store would have to be fetched whole for what the manifest does not say.
-    if summary.rows and not artifact.remote:
+    if summary.rows:
         scored = ScoredSet(out, verify=False)
         angle, length = (scored.column(name).to_numpy() for name in ("gc_angle", "gc_question_tokens"))
         summary.spearman_length = spearman(angle, length)

@@ -102,11 +102,11 @@ def open_data(config: ScoreConfig, progress: Progress, summary: Summary) -> tupl
             id_column=config.id_column,
             tools=config.tools_column,
         )
-    paths = [Path(getattr(reader, "path", config.data)) for reader in source.readers]
+    paths = [reader.path for reader in source.readers]
     for path in [*paths, *map(located, [config.data, *config.reuse])] if config.overwrite else ():
         if _inside(config.out, path):
             raise InputError(f"--overwrite would delete {path}, which this run reads. Give another --out.")
-    for note in (note for reader in source.readers for note in getattr(reader, "notes", ())):
+    for note in (note for reader in source.readers for note in reader.notes):
         progress.note(note)
     progress.note(f"{source.name}: {source.rows:,} row{'s' * (source.rows != 1)}; {columns.note}")
     return source, columns

@@ -8,7 +8,6 @@ way. This is the forward that every model can run, and the one that `packed_pref
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -83,8 +82,6 @@ class Prefill:
             self._stop_at, self.norm = norm_before_site.module, norm_before_site.norm
         self.width: int | None = None
         """Of a final state, where those are yielded; else None."""
-        self.behind_site = 0.0
-        """Seconds so far that forwards went on after the scored tensor."""
         if final:
             self.depth = self.config.num_hidden_layers
             self.width = self._final_width()
@@ -108,8 +105,8 @@ class Prefill:
         lengths, long = [self.stop(prompt) for prompt in prompts], [self.is_long(p) for p in prompts]
         for places in apart(partial(padded_batches, budget=budget), lengths, long):
             chosen = [prompts[place] for place in places]
-            begun, states = self.behind_site, self(chosen)
-            yield Batch(places, states, len(states.hidden), self.behind_site - begun)
+            states = self(chosen)
+            yield Batch(places, states, len(states.hidden))
 
     @torch.inference_mode()
     def __call__(self, prompts: Sequence[Segmented]) -> PackedStates:
@@ -138,21 +135,9 @@ class Prefill:
         if self.width is None:
             return self.states(ids, **options), None
         with ExitStack() as stack:
-            passed: list[float] = []
-            # A copy: a layer may add to its states in place.
-            at_site = self._stop_at and stack.enter_context(
-                _captured(self._stop_at, go_on=lambda: passed.append(self._now()))
-            )
+            at_site = self._stop_at and stack.enter_context(_captured(self._stop_at, go_on=True))
             final: Tensor = self.model(input_ids=ids, use_cache=False, **options).last_hidden_state
-        if at_site:
-            self.behind_site += self._now() - passed[0]
         return (at_site[0].reshape(*ids.shape, -1) if at_site else final), final
-
-    def _now(self) -> float:
-        """The time when all that the device was asked for is done."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
 
     def states(self, ids: Tensor, **options: Any) -> Tensor:
         """`[rows, tokens, hidden]` at the site, or before its norm, for `ids` `[rows, tokens]`.
@@ -218,16 +203,15 @@ def resolve_layer(layer: int, depth: int) -> int:
 
 
 @contextmanager
-def _captured(block: nn.Module, *, go_on: Callable[[], None] | None = None) -> Iterator[list[Tensor]]:
-    """What a block is given; it ends the forward, or calls `go_on` and goes on with a copy kept."""
+def _captured(block: nn.Module, *, go_on: bool = False) -> Iterator[list[Tensor]]:
+    """The input of a block, which ends the forward; with `go_on` a copy of it, and the forward goes on."""
     captured: list[Tensor] = []
 
     def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         captured.append(_first_tensor(args, kwargs))
-        if go_on is None:
+        if not go_on:
             raise _SiteReached
-        captured[-1] = captured[-1].clone()
-        go_on()
+        captured[-1] = captured[-1].clone()  # a layer may add to its states in place
 
     handle = block.register_forward_pre_hook(stop, with_kwargs=True)
     try:

@@ -15,12 +15,9 @@ from gaincurate.errors import InputError
 
 SHARDS = "GAINCURATE_SHARDS"
 """The number of parts, which Kubernetes does not say."""
-_ID, _MIN, _MAX, _STEP, _COUNT = (
-    f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "MAX", "STEP", "COUNT")
-)
+_ARRAY = "SLURM_ARRAY_TASK_"
 _RANKS = {"JOB_COMPLETION_INDEX": SHARDS, "SLURM_PROCID": "SLURM_NTASKS", "RANK": "WORLD_SIZE"}
-"""A number from 0, and what says of how many; the first that is there is taken."""
-_BY_HAND = "give --shard I/N"
+"""A number from 0, and the variable with the number of parts; the first that is there is taken."""
 
 
 def read_split(value: str) -> Split:
@@ -46,47 +43,34 @@ def split_of_job(environment: Mapping[str, str]) -> Split:
     Raises:
         InputError: none of them is there, or one without what belongs to it, or with what cannot be.
     """
-    present = {name: value for name, value in environment.items() if value.strip()}
-    if _ID in present:
-        return _of_array(present)
-    for index, count in _RANKS.items():
-        if index in present:
-            rank, parts = _number(present, index), _number(present, count, least=1, beside=index)
-            if rank >= parts:
-                raise InputError(f"--shard auto: {index}={rank} is none of {count}={parts}, counted from 0.")
-            return Split(rank + 1, parts, index)
-    for index, count in {_ID: _COUNT, **_RANKS}.items():
-        if count in present:
+    present = {name: value.strip() for name, value in environment.items() if value.strip()}
+
+    def number(name: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,18}", present.get(name, "")):
             raise InputError(
-                f"--shard auto: {count} is set and {index} is not, which says which part this is; {_BY_HAND}."
+                f"--shard auto: {name} is {present.get(name)!r}, not a whole number; give --shard I/N."
             )
-    pairs = ", ".join(f"{index} with {count}" for index, count in {_ID: _COUNT, **_RANKS}.items())
-    raise InputError(f"--shard auto: none of these variables is set: {pairs}; {_BY_HAND}.")
+        return int(present[name])
 
-
-def _of_array(present: Mapping[str, str]) -> Split:
-    task, first = _number(present, _ID), _number(present, _MIN, beside=_ID)
-    count = _number(present, _COUNT, least=1, beside=_ID)
-    step = _number(present, _STEP, least=1) if _STEP in present else 1
-    last = _number(present, _MAX) if _MAX in present else first + step * (count - 1)
-    if (last - first) // step != count - 1 or (task - first) % step:
-        raise InputError(
-            f"--shard auto: the array has {count} ids from {first} to {last}, which are not evenly stepped; "
-            f"number its tasks as --array=1-{count}, or {_BY_HAND}."
-        )
-    place = (task - first) // step
-    if not 0 <= place < count:
-        raise InputError(
-            f"--shard auto: {_ID}={task} is none of {count} ids from {first} in steps of {step}; {_BY_HAND}."
-        )
-    return Split(place + 1, count, _ID)
-
-
-def _number(present: Mapping[str, str], name: str, *, least: int = 0, beside: str = "") -> int:
-    if name not in present:
-        says = ", which says of how many parts" if name in _RANKS.values() else ""
-        raise InputError(f"--shard auto: {beside} is set and {name} is not{says}; {_BY_HAND}.")
-    value = present[name].strip()
-    if not re.fullmatch(r"[0-9]{1,18}", value) or int(value) < least:
-        raise InputError(f"--shard auto: {name}={value!r} is no whole number from {least}; {_BY_HAND}.")
-    return int(value)
+    if any(f"{_ARRAY}{name}" in present for name in ("ID", "COUNT")):
+        task, first, count = (number(f"{_ARRAY}{name}") for name in ("ID", "MIN", "COUNT"))
+        step = number(f"{_ARRAY}STEP") if f"{_ARRAY}STEP" in present else 1
+        last = number(f"{_ARRAY}MAX") if f"{_ARRAY}MAX" in present else first + step * (count - 1)
+        even = step and (last - first) // step == count - 1 and first <= task <= last
+        if not even or (task - first) % step:
+            raise InputError(
+                f"--shard auto: task {task} is not one of {count} array ids in even steps from {first} to "
+                f"{last}; number the tasks as --array=1-{count}, or give --shard I/N."
+            )
+        return Split((task - first) // step + 1, count, f"{_ARRAY}ID")
+    for index, count_name in _RANKS.items():
+        if index in present:
+            rank, parts = number(index), number(count_name)
+            if rank >= parts:
+                raise InputError(f"--shard auto: {index}={rank} is not below {count_name}={parts}.")
+            return Split(rank + 1, parts, index)
+    pairs = ", ".join(f"{index} with {count}" for index, count in _RANKS.items())
+    raise InputError(
+        f"--shard auto: none of these variables is set: {_ARRAY}ID with {_ARRAY}COUNT, {pairs}; give "
+        "--shard I/N."
+    )

@@ -8,9 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-MODEL = ("prefill", "tails", "behind_site", "angle", "head", "embedding")
-"""The stages of a run that are the model's and the signals' work. `behind_site` is the forward between the
-scored tensor and the last norm; `tails` is the prefill's time by their share of its tokens."""
+_MODEL = ("prefill", "angle", "head", "embedding")
+"""The stages of a run that are the model's and the signals' work."""
 
 
 @dataclass(slots=True)
@@ -39,21 +38,9 @@ class Summary:
     spearman_length: float | None = None
 
     @property
-    def outside(self) -> float | None:
-        """The share of the time after loading that was spent outside the model and the signals' code."""
-        after = self.elapsed - self.seconds.get("loading", 0.0)
-        return 1 - self.in_model / after if self.scored and after > 0 else None
-
-    @property
     def in_model(self) -> float:
         """Seconds in the model and the signals' code."""
-        return sum(self.seconds.get(stage, 0.0) for stage in MODEL)
-
-    def move(self, seconds: float, before: str, after: str) -> None:
-        """Count some of a stage's time as another's."""
-        if seconds:
-            self.seconds[before] -= seconds
-            self.seconds[after] = self.seconds.get(after, 0.0) + seconds
+        return sum(self.seconds.get(stage, 0.0) for stage in _MODEL)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

@@ -9,7 +9,6 @@ because batches of another size round differently.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -75,7 +74,7 @@ def score_shards(
         summary: counts and times are added here.
         ids: of the rows, those that were written with the run's beginning by default.
     """
-    config, out, model = plan.config, plan.config.out, plan.model
+    config, model, artifact = plan.config, plan.model, Artifact(plan.config.out, SCORES)
     assert model is not None
     progress.loading("the model")
     with summary.timed("loading"):
@@ -84,7 +83,7 @@ def score_shards(
     signals = Signals(config, model.backend, head, summary)
     more = signal_fields(config.signals, prefill.width)
     cursor = Cursor(plan.source)
-    ids = ids or Ids(plan.columns, partial(records_in, work_folder(out) / "ids.bin"))
+    ids = ids or Ids(plan.columns, partial(records_in, work_folder(artifact.folder) / "ids.bin"))
 
     def prepare(index: int) -> _Prepared:
         start, stop = plan.bounds(index)
@@ -102,7 +101,7 @@ def score_shards(
         with summary.timed("writing"):
             facts = {**facts, "first_row": start, "source_rows": stop - start}
             scored = scored_table(ready.table, ready.names, scores, more)
-            Artifact(out, SCORES).write_part(ready.index, plan.identity, scored, facts)
+            artifact.write_part(ready.index, plan.identity, scored, facts)
         # As `advance` had them.
         counts = {"units": len(ready.prompts), "tokens": ready.shard.tokens, "reused": len(ready.taken)}
         progress.part(config.split_run.named(ready.index, plan.shards), shard=ready.index, **counts)
@@ -339,7 +338,7 @@ class Shard:
         batches = forward.run(chosen, budget)
         try:
             while True:
-                batch = self._next(batches, chosen, forward)
+                batch = self._next(batches)
                 if batch is None:
                     self.tokens = tokens
                     return scores, zero_vectors
@@ -356,21 +355,12 @@ class Shard:
             self._count(-done, -tokens)
             raise
 
-    def _next(self, batches: Iterator[Batch], prompts: Sequence[Segmented], forward: Forward) -> Batch | None:
-        """The next batch; its time is counted to what it was spent for."""
-        begin = time.perf_counter()
+    def _next(self, batches: Iterator[Batch]) -> Batch | None:
         with self._summary.timed("prefill"):
             batch = next(batches, None)
             if batch is not None and batch.states.hidden.is_cuda:
                 # Else the angle code would be the first to wait, and be charged for the forward.
                 torch.cuda.synchronize(batch.states.hidden.device)
-        if batch is not None:
-            batch_prompts = [prompts[i] for i in batch.places]
-            spent = time.perf_counter() - begin - batch.behind_site
-            self._summary.move(batch.behind_site, "prefill", "behind_site")
-            if "entropy" in self._plan.config.signals:
-                tails = sum(forward.stop(prompt) - prompt.end for prompt in batch_prompts) / batch.tokens
-                self._summary.move(spent * tails, "prefill", "tails")
         return batch
 
     def _count(self, rows: int, tokens: int) -> None:

@@ -20,10 +20,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 
 from gaincurate.core import foreign
-from gaincurate.core.files import digest_file, json_lines, log_lines
+from gaincurate.core.files import digest_file, json_lines
 from gaincurate.core.foreign import (
     DEEPEST,
-    LARGEST_CONFIG,
     Malformed,
     json_value,
     read_bytes,
@@ -111,13 +110,6 @@ def test_any_text_is_the_toml_or_yaml_value_that_it_holds_or_a_value_error(text:
         assert by_yaml == "refused"
 
 
-def test_a_log_gives_its_whole_lines(tmp_path: Path) -> None:
-    log = tmp_path / "log.jsonl"
-    assert log_lines(log) == []
-    log.write_text('{"rows": 1}\n[]\n{}\nbroken\n{"rows": 3}')
-    assert log_lines(log) == [{"rows": 1}, {}]
-
-
 def nested(depth: int, opening: str = "[", closing: str = "]") -> str:
     return opening * depth + "1" + closing * depth
 
@@ -169,16 +161,6 @@ def test_what_yaml_has_no_value_for_is_a_value_error(text: str) -> None:
         yaml_value(text)
 
 
-def test_a_loader_of_ones_own_reads_plain_texts_in_its_way() -> None:
-    assert yaml_value("[1, 2]", yaml.BaseLoader) == ["1", "2"]
-
-
-def test_configurations_have_a_size() -> None:
-    for read in (toml_value, yaml_value):
-        with pytest.raises(Malformed, match="more than 524,288 characters"):
-            read("#" * (LARGEST_CONFIG + 1))
-
-
 @pytest.mark.parametrize("data", [b'"\\ud800"', b'["a", {"\\udfff": 1}]', '"\\ud800"'])
 def test_half_of_a_surrogate_pair_is_refused_or_let_through(data: bytes | str) -> None:
     with pytest.raises(Malformed, match="half of a surrogate pair"):
@@ -224,10 +206,6 @@ def test_a_file_is_read_whole_whatever_its_size(tmp_path: Path, size: int) -> No
     if size:
         with pytest.raises(OSError, match=f"more than {size - 1:,} bytes"):
             read_bytes(tmp_path / "file", size - 1)
-
-
-def test_a_file_that_does_not_say_its_size_is_read_whole() -> None:
-    assert read_bytes(Path("/proc/self/cmdline")) == Path("/proc/self/cmdline").read_bytes() != b""
 
 
 def test_a_line_has_a_length(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,8 @@
-"""Parts that are given out to workers that die: the board alone, and with tasks of a real Ray that load no model."""
+"""Workers on Ray that die, the options of Ray, and the sentences for a Ray that cannot be joined."""
 
 from __future__ import annotations
 
 import os
-import random
 import socket
 import sys
 from collections.abc import Iterator
@@ -13,174 +12,110 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from gaincurate.core.progress import Listener, Progress, Sent
-from gaincurate.core.ray_cluster import Needs
-from gaincurate.core.ray_workers import Board, RayWorkers, Worker, need_shared, ray_workers, refuse_other
+from gaincurate.core import ray_workers as module
+from gaincurate.core.cluster_options import ClusterConfig
+from gaincurate.core.options import checked
+from gaincurate.core.progress import Progress
+from gaincurate.core.ray_workers import RayWorkers, Worker, need_shared, ray_workers, refuse_other
+from gaincurate.difficulty.config import make_config
 from gaincurate.errors import GaincurateError, InputError
 from gaincurate.scoring.config import ScoreConfig
 from ray_nodes import STORE
 
-ALIVE = "a node that lives"
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:Tip. In future versions of Ray:FutureWarning"),
+]
 
 
-def board(parts: int) -> Board:
-    return Board(range(parts), lambda part: None, lambda part: f"rows of {part}", lambda: {ALIVE})
+def score(**options: Any) -> ScoreConfig:
+    return checked(ScoreConfig, {"data": "d", "model": "m", "out": Path("o"), **options})
 
 
-def finish(made: Board, worker: int, attempt: int, part: int) -> None:
-    made.report(worker, attempt, "part", ("", {"shard": part}))
+def test_a_config_that_was_written_out_with_all_options_asks_for_no_ray() -> None:
+    written = ScoreConfig(data="rows.jsonl", model="demo", out=Path("out")).model_dump()
+    ScoreConfig(**written).check_engine()
 
 
-def taken(made: Board, worker: int, attempt: int) -> int | None:
-    part = made.take(worker, attempt)
-    return None if part is None else part[0]
+@pytest.mark.parametrize(
+    "options", [{"address": "auto"}, {"worker_label": ["a=b"]}, {"workers": "all"}], ids=str
+)
+def test_options_of_ray_go_with_ray(options: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=" goes with --engine ray"):
+        score(**options).check_engine()
 
 
-def events(made: Board, kind: str) -> list[Any]:
-    return [value for name, value, _ in made.poll()[0] if name == kind]
+@pytest.mark.parametrize("label", ["a", "=b", "a="])
+def test_a_label_is_a_key_and_a_value(label: str) -> None:
+    with pytest.raises(InputError, match=f"--worker-label {label}: expected KEY=VALUE"):
+        score(engine="ray", worker_label=[label])
 
 
-def started(made: Board, worker: int = 0, node: str = ALIVE) -> int:
-    attempt = made.start(worker, "here", node)
-    assert attempt is not None
-    return attempt
+def test_rollouts_by_a_server_need_no_cluster() -> None:
+    options = {"scored": Path("s"), "out": Path("o"), "verifier": "exact"}
+    with pytest.raises(InputError, match=r"--engine ray goes with --model: a --server generates on machines"):
+        make_config(**options, server="http://localhost:1", engine="ray")
+    with pytest.raises(InputError, match=r"^--workers 2 goes with --engine ray\.$"):
+        make_config(**options, model="m", workers=2)
 
 
-def lives(made: Board, worker: int, poison: int, node: str = ALIVE) -> None:
-    """A worker that reads one part ahead, and dies while it computes one with the part before it unfinished."""
-    attempt, unfinished = made.start(worker, "here", node), None
-    if attempt is None:
-        return
-    while (part := taken(made, worker, attempt)) is not None:
-        if part == poison:
-            made.report(worker, attempt, "dies", part)
-            return
-        if unfinished is not None:
-            finish(made, worker, attempt, unfinished)
-        unfinished = part
-    if unfinished is not None:
-        finish(made, worker, attempt, unfinished)
+@pytest.fixture
+def no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_ADDRESS", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
 
 
-def test_the_part_that_kills_is_named_and_the_one_before_it_is_done() -> None:
-    made, errors, done, deaths = board(9), list[Any](), list[Any](), 0
-    for life in range(20):
-        lives(made, life % 2, poison=5)
-        happened, *_ = made.poll()
-        deaths += sum(kind == "dies" for kind, *_ in happened)
-        errors += [value for kind, value, _ in happened if kind == "error"]
-        done += [value[1]["shard"] for kind, value, _ in happened if kind == "part"]
-        if errors:
-            break
-    assert str(errors[0]) == (
-        "3 workers died at shard 6, rows of 5 (the last one on here). Finished shards are kept. The usual cause is "
-        "too little memory: give workers more, and see whether a row is very long. Then run the same command again."
-    )
-    assert 4 in done
-    assert deaths == 3 + 1  # once with the part before it unfinished, which takes the blame
+def address(given: str | None) -> str:
+    return module._address(ClusterConfig(engine="ray", address=given))
 
 
-def test_a_suspect_is_for_a_worker_that_has_no_other_part() -> None:
-    made = board(4)
-    first, second = started(made, 0), started(made, 1)
-    assert [taken(made, 0, first), taken(made, 1, second)] == [0, 1]
-    first = started(made, 0)  # after a death at part 0
-    assert taken(made, 1, second) == 2
-    assert [taken(made, 0, first), taken(made, 0, first)] == [0, None]
+@pytest.mark.usefixtures("no_job")
+def test_no_cluster_is_joined_that_nobody_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert address(None) == "local"
+    assert address("auto") == "auto"
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with pytest.raises(InputError, match="this is a Slurm job"):
+        address(None)
+    assert address("auto") == "auto"
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert address(None) == "auto"
 
 
-def test_a_lost_node_is_no_parts_fault_and_another_worker_does_its_parts() -> None:
-    made = board(3)
-    for _ in range(9):
-        lives(made, 0, poison=1, node="a lost one")
-    assert not events(made, "error")
-    started(made)
-    lives(made, 1, poison=-1)
-    assert made.poll()[1] == 0
+@pytest.mark.usefixtures("no_job")
+def test_an_address_where_nothing_answers_is_refused_at_once() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(
+            InputError, match=rf"^--address {place}: nothing answers there \(.*connection refused"
+        ):
+            address(place)
+        listener.listen()
+        assert address(place) == place
+    for wrong in ("head", "head:port", "ray://head:10001", "localhost:99999", f"{'x' * 64}:6379"):
+        with pytest.raises(InputError, match=f"^--address {wrong}: nothing answers there"):
+            address(wrong)
 
 
-def test_workers_that_cannot_begin_end_the_run() -> None:
-    made = board(3)
-    for _ in range(5):
-        started(made)
-    assert not events(made, "error")
-    started(made)
-    [error] = events(made, "error")
-    assert str(error).startswith("5 workers in a row died before they could begin (the last one on here). ")
+@pytest.mark.parametrize(
+    ("at", "error", "sentence", "code"),
+    [
+        ("h:1", RuntimeError("Version mismatch"), "cannot join a Ray there (Version mismatch)", 2),
+        ("local", Exception("timed out."), "Ray did not start on this machine (timed out)", 1),
+        ("local", SystemExit(1), "Ray did not start on this machine (1)", 1),
+    ],
+)
+def test_why_there_is_no_ray(at: str, error: BaseException, sentence: str, code: int) -> None:
+    def init(**options: Any) -> None:
+        raise error
 
-
-def test_a_worker_that_takes_a_part_ends_the_row_of_failed_starts() -> None:
-    made = board(30)
-    for _ in range(4):
-        for _ in range(4):
-            started(made, 0)
-        assert taken(made, 1, started(made, 1, "a lost one")) is not None
-    assert not events(made, "error")
-
-
-def test_a_process_of_which_ray_lost_sight_gets_and_reports_nothing_more() -> None:
-    made = board(2)
-    old = started(made)
-    assert taken(made, 0, old) == 0
-    new = started(made)
-    assert taken(made, 0, old) is None
-    finish(made, 0, old, 0)
-    assert not events(made, "part")
-    assert taken(made, 0, new) == 0
-
-
-def test_a_worker_that_comes_when_all_is_given_out_does_not_begin() -> None:
-    made = board(1)
-    attempt = started(made)
-    assert taken(made, 0, attempt) == 0
-    assert made.start(1, "here", ALIVE) is None
-    assert made.poll()[1:] == (0, 2)
-    finish(made, 0, attempt, 0)
-    assert made.poll()[1:] == (0, 1)
-    made.report(0, attempt, "done", "its result")
-    assert made.poll()[1:] == (0, 0)
-
-
-def test_a_worker_that_is_lost_after_its_last_part_is_not_waited_for() -> None:
-    made = board(1)
-    attempt = started(made)
-    finish(made, 0, attempt, taken(made, 0, attempt) or 0)
-    assert made.start(0, "here", ALIVE) is None
-    assert made.poll()[1:] == (0, 0)
-    assert started(board(0)) == 1  # some work without parts
-
-
-@given(st.integers(0, 2**32), st.integers(1, 6), st.integers(1, 40), st.sampled_from([0.0, 0.02, 0.2, 0.6]))
-def test_every_part_is_reported_once_or_the_run_says_why_it_ends(
-    seed: int, workers: int, parts: int, rate: float
-) -> None:
-    chance, made, done = random.Random(seed), board(parts), list[int]()
-    attempts: dict[int, int] = {}
-    hands: dict[int, list[int]] = {}
-    while True:
-        happened, waiting, _ = made.poll()
-        done += [value[1]["shard"] for kind, value, _ in happened if kind == "part"]
-        if failed := [value for kind, value, _ in happened if kind == "error"]:
-            assert rate > 0
-            assert isinstance(failed[0], GaincurateError)
-            assert len(done) == len(set(done))
-            return
-        if not attempts and not waiting:
-            assert sorted(done) == list(range(parts))
-            return
-        worker = chance.choice([*attempts, *([len(hands)] if waiting and len(attempts) < workers else [])])
-        if worker not in attempts or chance.random() < rate:
-            attempt = made.start(worker, "here", chance.choice([ALIVE, "a lost one"]))
-            attempts[worker], hands[worker] = attempt or 0, []
-        elif len(hands[worker]) < 3 and (part := taken(made, worker, attempts[worker])) is not None:
-            hands[worker].append(part)
-        elif hands[worker]:
-            finish(made, worker, attempts[worker], hands[worker].pop(0))
-        else:
-            del attempts[worker]
+    with pytest.raises(GaincurateError) as caught:
+        module._init(SimpleNamespace(init=init), at)
+    assert sentence in str(caught.value)
+    assert caught.value.exit_code == code
+    assert ("Run the same command again" in str(caught.value)) == (code == 1)
 
 
 @pytest.mark.parametrize(
@@ -189,47 +124,20 @@ def test_every_part_is_reported_once_or_the_run_says_why_it_ends(
 )
 def test_room_is_what_the_cluster_has(cpus: float, gpus: float, asked: int | None, room: int) -> None:
     workers = RayWorkers.__new__(RayWorkers)
-    workers._needs, workers._most = Needs(cpus, gpus, {}), asked
+    workers._cpus, workers._gpus, workers._most = cpus, gpus, asked
     workers._ray = SimpleNamespace(cluster_resources=lambda: {"CPU": 16.0, "GPU": 4.0})
     assert workers._room() == room
 
 
 def test_workers_whose_results_would_differ_are_refused_by_what_differs() -> None:
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match="not give the same results: device is 'H200' and 'A100'. Have all"):
         refuse_other({"device": "H200", "dtype": "bfloat16"}, {"device": "A100", "dtype": "bfloat16"})
-    assert str(caught.value) == (
-        "two workers would not give the same results: device is 'H200' and 'A100'. Have all on machines of one "
-        "kind with --worker-label KEY=VALUE (such as ray.io/accelerator-type=H200), the same packages and files."
-    )
-    assert caught.value.data == {"keys": ["device"]}
 
 
 def test_a_folder_that_is_not_shared(tmp_path: Path) -> None:
     need_shared(tmp_path)
-    with pytest.raises(
-        InputError, match=f"^{tmp_path / 'set'} is not on {socket.gethostname()}, where a worker runs"
-    ):
+    with pytest.raises(InputError, match=f"^{tmp_path / 'set'} is not on {socket.gethostname()}"):
         need_shared(tmp_path / "set")
-
-
-def test_what_a_dead_process_counted_of_an_unfinished_part_is_counted_once() -> None:
-    class Seen(Progress):
-        units = 0
-
-        def advance(self, n: float, **also: int) -> None:
-            self.units += int(n)
-
-    seen, tokens = Seen(), list[int]()
-    listener = Listener(seen, lambda counts: tokens.append(counts["tokens"]), again=("units", "tokens"))
-    first = Sent(lambda kind, value: listener(kind, value, 0))
-    second = Sent(lambda kind, value: listener(kind, value, 1))
-    first.advance(6, tokens=60)
-    second.advance(6, tokens=60)
-    first.part("shard 1", shard=0, units=4, tokens=40)
-    listener("died", None, 0)
-    assert (seen.units, sum(tokens)) == (10, 100)
-    listener("died", None, 1)
-    assert (seen.units, sum(tokens)) == (4, 40)
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +147,9 @@ def ray() -> Iterator[Any]:
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    os.environ.setdefault("RAY_AUTH_TOKEN", "0" * 64)  # as `joined` does; Ray remembers it for the process
+    os.environ.setdefault(
+        "RAY_AUTH_TOKEN", "0" * 64
+    )  # as `ray_workers` does; Ray remembers it for the process
     options = {"include_dashboard": False, "log_to_driver": False, "object_store_memory": STORE}
     ray.init(address="local", num_cpus=2, **options)
     yield ray
@@ -248,7 +158,7 @@ def ray() -> Iterator[Any]:
 
 
 def dying(folder: Path, deaths: int, config: Any, worker: Worker) -> int:
-    """Do parts; so many workers die at part 3."""
+    """Do parts, one read ahead; so many workers die at part 3."""
     for part, payload in worker.parts():
         assert payload == f"<{part}>"
         if part == 3 and len(list(folder.iterdir())) < deaths:
@@ -259,50 +169,56 @@ def dying(folder: Path, deaths: int, config: Any, worker: Worker) -> int:
     return os.getpid()
 
 
-def payload(part: int) -> str:
-    return f"<{part}>"
-
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore:Tip. In future versions of Ray:FutureWarning"),
-]
-
-
 def run(folder: Path, deaths: int, **options: Any) -> tuple[list[Any], list[int]]:
     """The events and results of six parts on two workers."""
     heard: list[Any] = []
     config = ScoreConfig(data="d", model="m", out=folder, engine="ray", **{"workers": 2, **options})
     with ray_workers(config, Progress()) as workers:
         results = workers.run(
-            partial(dying, folder, deaths), range(6), hear=lambda *event: heard.append(event), payload=payload
+            partial(dying, folder, deaths),
+            range(6),
+            hear=lambda *event: heard.append(event),
+            describe=lambda part: f"rows of {part}",
+            payload=lambda part: f"<{part}>",
         )
     return heard, results
 
 
 @pytest.mark.slow
-def test_a_task_that_dies_runs_again(ray: Any, tmp_path: Path) -> None:
-    heard, _ = run(tmp_path, deaths=2)
-    assert sorted(value[1]["shard"] for kind, value, _ in heard if kind == "part") == list(range(6))
-    assert sum(kind == "died" for kind, *_ in heard) == 2
+def test_parts_of_a_worker_that_dies_are_done_once_by_another(ray: Any, tmp_path: Path) -> None:
+    heard, results = run(tmp_path, deaths=2)
+    assert sorted(value[1]["shard"] for kind, value in heard if kind == "part") == list(range(6))
+    assert sum(value[0] for kind, value in heard if kind == "advance") == 6
+    assert sum("was lost" in value for kind, value in heard if kind == "note") == 2
+    assert 1 <= len(set(results)) <= 2
     assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.slow
-def test_a_task_that_dies_three_times_at_a_part_ends_the_run(ray: Any, tmp_path: Path) -> None:
-    with pytest.raises(
-        GaincurateError, match=r"^3 workers died at shard 4, 3 \(the last one on .* \(process \d+\)\)"
-    ):
+def test_a_part_that_kills_three_workers_ends_the_run(ray: Any, tmp_path: Path) -> None:
+    with pytest.raises(GaincurateError, match=r"^3 workers died at shard .*4, rows of 3"):
         run(tmp_path, deaths=9)
     assert len(list(tmp_path.iterdir())) == 3
 
 
 @pytest.mark.slow
-def test_no_worker_finds_room(ray: Any, tmp_path: Path) -> None:
+def test_workers_that_cannot_begin_end_the_run(ray: Any, tmp_path: Path) -> None:
+    with ray_workers(score(engine="ray"), Progress()) as workers:
+        with pytest.raises(GaincurateError, match="^3 workers died before they could begin"):
+            workers.run(lambda config, worker: os._exit(9), hear=lambda *event: None)
+        with pytest.raises(InputError, match="^a sentence$"):
+            workers.run(refusing, hear=lambda *event: None)
+
+
+def refusing(config: Any, worker: Worker) -> None:
+    raise InputError("a sentence")
+
+
+@pytest.mark.slow
+def test_no_worker_has_a_place(ray: Any, tmp_path: Path) -> None:
     with pytest.raises(GaincurateError) as caught:
         run(tmp_path, deaths=0, worker_cpus=3, wait=1)
     assert str(caught.value) == (
-        "no worker has a place: each needs 3 CPU, and the cluster has 2 CPU. None came in 1 s (--wait). Finished "
-        "shards are kept. Run the same command again to go on when there is room."
+        "no worker has a place: each needs 3 CPU, 0 GPU, and the cluster has 2 CPU. None came in 1 s (--wait). "
+        "Finished shards are kept. Run the same command again to go on when there is room."
     )

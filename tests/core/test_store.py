@@ -1,91 +1,186 @@
+"""Object stores: places and their URLs, and copies of what lies there."""
+
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import sys
 from pathlib import Path, PosixPath
 
-import hypothesis.strategies as st
+import pyarrow as pa
 import pytest
-from hypothesis import given
 
+from command import run, tree
 from gaincurate.core import store
-from gaincurate.core.files import write_json
-from gaincurate.core.store import Bucket, Folder, Remote, Store, located, open_store, scrubbed
-from gaincurate.errors import InputError, SourceError
+from gaincurate.core.artifact import MANIFEST, shard_name
+from gaincurate.core.scored_set import open_scores
+from gaincurate.core.store import Bucket, Remote, fetch_data, located, scrubbed
+from gaincurate.errors import InputError, OutputError, SourceError
+from gaincurate.scoring.readers.source import open_source
+from sets import make_set, scored_row
 
-MemoryStore = pytest.importorskip("obstore.store").MemoryStore
+stores = pytest.importorskip("obstore.store")
 
-NAMES = ("a", "b.json", "in/c", "in/d e#%ü")
-STEPS = st.lists(
-    st.tuples(st.sampled_from(["put", "delete"]), st.sampled_from(NAMES), st.binary(max_size=4)),
-    max_size=12,
-)
+PLACE = Remote("s3://bucket/sets/one")
+SUFFIXES = (".jsonl", ".parquet")
 
 
 @pytest.fixture
-def in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every bucket is a new store in memory."""
-    made: dict[str, object] = {}
-    monkeypatch.setattr(store, "connect", lambda place, _: made.setdefault(str(place), MemoryStore()))
+def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that s3://bucket is."""
+    folder = tmp_path / "bucket"
+    folder.mkdir()
+
+    def connect(place: Remote, _: object) -> object:
+        path = folder.joinpath(*place.parts[2:])
+        return stores.LocalStore(path) if path.is_dir() else stores.MemoryStore()
+
+    monkeypatch.setattr(store, "connect", connect)
+    monkeypatch.setenv("GAINCURATE_CACHE", str(tmp_path / "cache"))
+    return folder
 
 
-@pytest.mark.usefixtures("in_memory")
-@given(steps=STEPS)
-def test_a_folder_and_a_bucket_hold_what_was_put(
-    steps: list[tuple[str, str, bytes]], tmp_path_factory: pytest.TempPathFactory
+def one(bucket: Path, angle: float = 0.5) -> Path:
+    """A set of two shards at PLACE."""
+    shards = [[scored_row(f"{k}-{i}", angle=angle) for i in range(3)] for k in range(2)]
+    return make_set(bucket / "sets/one", shards)
+
+
+def test_a_copy_is_the_set_and_what_did_not_change_is_fetched_once(
+    bucket: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path_factory.mktemp("store")
-    (folder / "in").mkdir()
-    bucket = Remote(f"s3://bucket/{folder.name}")
-    expected: dict[str, bytes] = {}
-    both: list[Store] = [Folder(folder), Bucket(bucket)]
-    for verb, name, data in steps:
-        for each in both:
-            if verb == "put":
-                each.put(name, data)
-            else:
-                each.delete([name])
-        if verb == "put":
-            expected[name] = data
-        else:
-            expected.pop(name, None)
-    for each in both:
-        assert {name: each.get(name) for name in NAMES} == {name: expected.get(name) for name in NAMES}
-        sizes = {name: len(data) for name, data in expected.items()}
-        assert {name: each.size(name) for name in NAMES} == {name: sizes.get(name) for name in NAMES}
-        outer = {name for name in expected if "/" not in name}
-        assert set(each.list()) - {"in/"} == outer
-        assert set(each.list("in")) == {name[3:] for name in expected if name.startswith("in/")}
-        each.delete(["in/"])
-        assert set(each.list()) - {"in/"} == outer
-        assert not each.list("in")
+    fetched: list[str] = []
+    download = Bucket.download
+
+    def counted(self: Bucket, name: str, path: Path, version: str) -> None:
+        fetched.append(name)
+        download(self, name, path, version)
+
+    monkeypatch.setattr(Bucket, "download", counted)
+    folder = one(bucket)
+    scored = open_scores("s3://bucket/sets/one")
+    assert tree(scored.folder) == tree(folder)
+    assert str(scored.place) == str(PLACE)
+    assert len(fetched) == len(tree(folder))
+    fetched.clear()
+    assert open_scores(PLACE).folder == scored.folder
+    assert not fetched
+    (scored.folder / shard_name(1)).write_bytes(b"cut")
+    assert tree(open_scores(PLACE).folder) == tree(folder)
+    assert fetched == [shard_name(1)]
+    (folder / MANIFEST).unlink()
+    with pytest.raises(OutputError, match=r"^s3://bucket/sets/one is not finished"):
+        open_scores(PLACE)
+    for path in folder.iterdir():
+        path.unlink()
+    with pytest.raises(OutputError, match=r"^s3://bucket/sets/one is no scored set"):
+        open_scores(PLACE)
 
 
-@pytest.mark.usefixtures("in_memory")
-def test_another_content_has_another_version_in_the_list() -> None:
-    bucket = Bucket(Remote("s3://bucket/x"))
-    first = bucket.put("a", b"1")
-    assert bucket.list() == {"a": first}
-    second = bucket.put("a", b"2")
-    assert bucket.list() == {"a": second}
-    assert first != second
+def test_a_set_that_was_made_again_is_copied_again_and_an_open_one_stays(bucket: Path) -> None:
+    one(bucket)
+    before = open_scores(PLACE)
+    values = before.column("gc_angle")
+    one(bucket, angle=0.25)
+    assert set(open_scores(PLACE).column("gc_angle").to_pylist()) == {0.25}
+    assert set(values.to_pylist()) == {0.5}
 
 
-@pytest.mark.usefixtures("in_memory")
+def test_computed_columns_come_along_and_none_is_written_there(bucket: Path) -> None:
+    folder = one(bucket)
+    open_scores(folder).add_column("gc_mine", ["0-1"], pa.array([7]), {})
+    values = open_scores(PLACE).column("gc_mine").to_pylist()
+    assert values == [None, 7, None, None, None, None]
+    for path in (folder / "columns").iterdir():
+        path.unlink()
+    scored = open_scores(PLACE)
+    assert "gc_mine" not in scored.schema.names
+    with pytest.raises(InputError, match="computed columns are not written into an object store"):
+        scored.add_column("gc_mine", ["0-1"], pa.array([7]), {})
+
+
+def test_the_logs_of_all_processes_are_one_in_the_copy(bucket: Path) -> None:
+    folder = one(bucket)
+    (folder / "execution").mkdir()
+    for name in ("2-host-1.json", "1-host-1.json"):
+        (folder / "execution" / name).write_text(f'{{"name": "{name}"}}\n')
+    log = (open_scores(PLACE).folder / "execution.jsonl").read_text()
+    assert log == '{"name": "1-host-1.json"}\n{"name": "2-host-1.json"}\n'
+
+
+def test_data_files_are_copied_with_their_names(bucket: Path) -> None:
+    (bucket / "in/more").mkdir(parents=True)
+    for name in ("a-train.jsonl", "b-train.jsonl", "c.txt", "more/d.jsonl"):
+        (bucket / "in" / name).write_text(f"{name}\n")
+    single = Path(fetch_data(Remote("s3://bucket/in/a-train.jsonl"), SUFFIXES))
+    assert (single.name, single.read_text()) == ("a-train.jsonl", "a-train.jsonl\n")
+    assert list(tree(Path(fetch_data(Remote("s3://bucket/in"), SUFFIXES)))) == [
+        "a-train.jsonl",
+        "b-train.jsonl",
+    ]
+    with pytest.raises(
+        SourceError, match=r"s3://bucket/in/none\.jsonl: there is no such data file; the endings"
+    ):
+        fetch_data(Remote("s3://bucket/in/none.jsonl"), SUFFIXES)
+    (bucket / "in/a-train.jsonl").write_text("other\n")
+    again = Path(fetch_data(Remote("s3://bucket/in/a-train.jsonl"), SUFFIXES))
+    assert (again.read_text(), single.read_text()) == ("other\n", "a-train.jsonl\n")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "count"), [("in/*.jsonl", 2), ("in/[b-t]r*", 1), ("*/more/x.jsonl", 1), ("*/*/*.jsonl", 2)]
+)
+def test_a_pattern_names_the_files_that_it_names_on_a_disk(bucket: Path, pattern: str, count: int) -> None:
+    (bucket / "in/more").mkdir(parents=True)
+    for name in ("train.jsonl", "test.jsonl", "note.txt", "state.json", "more/x.jsonl", "more/y.jsonl"):
+        (bucket / "in" / name).write_text(json.dumps({"question": name}))
+    remote, local = open_source(f"s3://bucket/{pattern}"), open_source(str(bucket / pattern))
+    assert list(remote.batches()) == list(local.batches())
+    assert (remote.rows, remote.fingerprint) == (count, local.fingerprint)
+
+
+def test_a_folder_of_save_to_disk_is_copied_whole(bucket: Path) -> None:
+    (bucket / "in/train").mkdir(parents=True)
+    for name in ("dataset_dict.json", "train/state.json", "train/data.arrow"):
+        (bucket / "in" / name).write_text("{}")
+    assert set(tree(Path(fetch_data(Remote("s3://bucket/in"), SUFFIXES)))) == set(tree(bucket / "in"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("derive", "{}", "--signal", "gc_angle", "--length-free", "residual"),
+        ("difficulty", "predict", "{}", "--outcomes", "x"),
+        ("schedule", "start", "scored", "--run", "{}", "--strategy", "uniform", "--rounds", "1"),
+        ("difficulty", "rollout", "scored", "--verifier", "exact", "--model", "m", "--out", "{}"),
+        ("export", "scored", "--trainer", "trl", "--out", "{}"),
+    ],
+)
+def test_what_does_not_lie_in_a_store_is_refused_at_once(command: tuple[str, ...]) -> None:
+    result = run(*(part.format("s3://bucket/x") for part in command))
+    assert result.exit_code == 2
+    assert "s3://bucket/x: expected a local path. Object stores hold data to score" in result.stderr
+
+
 def test_a_file_is_fetched_whole_and_only_in_the_version_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    memory = stores.MemoryStore()
+    monkeypatch.setattr(store, "connect", lambda *_: memory)
     bucket = Bucket(Remote("s3://bucket/x"))
     old = bucket.put("a", b"1" * 100_000)
+    assert bucket.list() == {"a": old}
     monkeypatch.setattr(store, "_BLOCK", 30_000)
     bucket.download("a", tmp_path / "a", old)
     assert (tmp_path / "a").read_bytes() == b"1" * 100_000
-    bucket.put("a", b"2")
-    for name, tag in (("a", old), ("nothing", None)):
+    bucket.put("a", b"2" * 100_000)
+    for name in ("a", "nothing"):
         with pytest.raises(SourceError, match=f"s3://bucket/x/{name} changed while it was read"):
-            bucket.download(name, tmp_path / "b", tag)
+            bucket.download(name, tmp_path / "b", old)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    bucket.delete(["a"])
+    assert not bucket.list()
 
 
 @pytest.mark.parametrize(
@@ -111,7 +206,6 @@ def test_a_url_is_a_path_that_prints_as_a_url(given_place: str | Path, shown: st
 def test_a_local_path_stays_as_it_is(place: str) -> None:
     assert type(located(Path(place))) is PosixPath
     assert located(place) == Path(place)
-    assert isinstance(open_store(located(place)), Folder)
 
 
 def test_a_local_folder_with_the_name_of_a_scheme_is_local(
@@ -152,9 +246,7 @@ def test_without_the_library_one_sentence_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(InputError, match=r"pip install 'gaincurate\[cloud\]'"):
-        Bucket(Remote("s3://bucket/a")).get("x")
-    write_json(tmp_path / "x", 1)
-    assert Folder(tmp_path).get("x") == b"1\n"
+        Bucket(Remote("s3://bucket/a")).list()
 
 
 def test_a_user_without_a_home_is_told_how_to_name_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:

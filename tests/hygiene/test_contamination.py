@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from difflib import SequenceMatcher
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError, SourceError
-from gaincurate.hygiene.contamination import _SHOWN, COMMON, EvalIndex, _longest, contaminated
+from gaincurate.hygiene.contamination import COMMON, EvalIndex, contaminated
 from gaincurate.hygiene.findings import CheckResult
 from gaincurate.hygiene.options import HygieneOptions
 from questions import asking, left
@@ -66,17 +65,6 @@ def test_a_row_is_found_when_it_shares_an_n_gram_or_is_the_question(
             once = left(Path(folder) / "once", scored, options)
             assert len(once) == len(rows) - len(expected)
             assert not found(once, file, ngram).hits
-
-
-def test_case_signs_and_white_space_do_not_hide_a_question(tmp_path: Path) -> None:
-    text = LONG.replace("sheep and", "Sheep,\n and").replace("away", "away;") + "?"
-    scored = asking(tmp_path / "set", ["Read: " + text, "Why?"])
-    (hit,) = found(scored, evals(tmp_path / "e.jsonl", ["Who?", LONG])).hits
-    assert hit.place == 0
-    assert hit.reason == "shares 100% of the 13-grams of e.jsonl row 1"
-    assert hit.facts == {
-        "eval": str(tmp_path / "e.jsonl"), "eval_row": 1, "share": 1.0, "shared": LONG, "question": LONG,
-    }  # fmt: skip
 
 
 def test_twelve_words_in_a_row_are_too_few_and_thirteen_are_enough(tmp_path: Path) -> None:
@@ -136,26 +124,6 @@ def test_overlap_asks_for_more_of_the_question(tmp_path: Path) -> None:
     file = evals(tmp_path / "e.jsonl", [LONG])
     assert [hit.place for hit in found(scored, file, overlap=0.5).hits] == [0, 1]
     assert [hit.place for hit in found(scored, file, overlap=1.0).hits] == [0]
-
-
-@given(st.lists(st.sampled_from("abc"), max_size=90), st.lists(st.sampled_from("abc"), max_size=90))
-def test_what_is_shown_is_the_first_longest_run(row: list[str], question: list[str]) -> None:
-    best = SequenceMatcher(None, row, question, autojunk=False).find_longest_match()
-    expected = row[best.a : best.a + best.size]
-    found = _longest(row, question).split()
-    assert found == expected if best.size <= _SHOWN else len(found) == _SHOWN
-
-
-def test_rows_and_questions_of_one_word_take_linear_time() -> None:
-    assert _longest(["a"] * 100_000, ["a"] * 100_000).split() == ["a"] * _SHOWN  # was some minutes
-
-
-def test_several_files_and_a_named_column(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text(json.dumps({"text": LONG, "n": 1}) + "\n")
-    (tmp_path / "b.jsonl").write_text(json.dumps({"text": None, "n": 1}) + "\n" + json.dumps({"text": "b c"}))
-    index = EvalIndex([str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")], "text", 13)
-    assert [(Path(item.file).name, item.row) for item in index.items] == [("a.jsonl", 0), ("b.jsonl", 1)]
-    assert index.only_whole == 1
 
 
 def test_what_cannot_be_read(tmp_path: Path) -> None:

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.hygiene.duplicates import duplicates
 from gaincurate.hygiene.findings import CheckResult
-from gaincurate.hygiene.options import HygieneOptions
-from questions import asking, left
+from questions import asking
 
 # Few texts, several of them the same but for case, white space or composition.
 TEXTS = st.sampled_from(
@@ -59,22 +58,6 @@ def test_each_row_is_found_with_the_first_that_asks_the_same(texts: list[str]) -
             assert hit.facts["exact"] == (texts[hit.place] == texts[hit.other])
 
 
-@given(st.lists(TEXTS, min_size=2, max_size=10), st.randoms(use_true_random=False))
-def test_groups_do_not_depend_on_the_order_of_rows_and_dropping_twice_is_dropping_once(
-    texts: list[str], random: object
-) -> None:
-    shuffled = list(texts)
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
-    with tempfile.TemporaryDirectory() as folder:
-        there = Path(folder)
-        one, other = asking(there / "one", texts), asking(there / "other", shuffled)
-        assert groups(texts, found(one)) == groups(shuffled, found(other))
-        options = HygieneOptions(("duplicates",))
-        once = left(there / "once", one, options)
-        assert not found(once).hits
-        assert len(once) == len(one) - len(found(one).hits)
-
-
 def test_roles_and_earlier_turns_tell_prompts_apart(tmp_path: Path) -> None:
     def chat(*turns: tuple[str, str]) -> list[dict[str, str]]:
         return [{"role": role, "content": content} for role, content in turns]
@@ -106,8 +89,3 @@ def test_answers_that_differ_are_told(tmp_path: Path) -> None:
         "2 groups, the largest of 3 rows; the very same text in 2 rows, except for white space, case, Unicode "
         "form or LaTeX spelling in 1; 1 groups have answers that are not written alike: see which one is right"
     )
-
-
-def test_the_same_words_in_another_role_are_another_prompt(tmp_path: Path) -> None:
-    said = [[{"role": role, "content": "What is 1?"}] for role in ("user", "assistant", "user")]
-    assert [(hit.place, hit.other) for hit in found(asking(tmp_path / "set", said)).hits] == [(2, 0)]

@@ -40,11 +40,6 @@ def test_a_verifier_says_whether_two_answers_are_one(tmp_path: Path) -> None:
     assert judged.note == "1 questions; answers from 'answer', judged by math"
 
 
-def test_half_a_point_does_not_make_two_answers_one(tmp_path: Path) -> None:
-    scored = asking(tmp_path / "set", ["a?", "a?"], ["1", "2"])
-    assert [hit.place for hit in conflicts(scored, "bad_verifiers:half").hits] == [0, 1]
-
-
 def test_broken_answers_are_named_with_the_reason_in_the_order_of_the_set(tmp_path: Path) -> None:
     scored = asking(tmp_path / "set", ["a?", "b?", "c?"], ["1", "", "2"])
     found = broken_gold(scored, np.array([True, True, False]), "answer", VerifierConfig("exact"))

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -10,20 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.errors import InputError, StorageError
+from gaincurate.errors import InputError
 from gaincurate.hygiene.duplicates import (
     RECALL,
     Likeness,
     Sketches,
     bands,
-    jaccard,
     near_duplicates,
     shared,
     shingles,
 )
 from gaincurate.hygiene.findings import CheckResult
-from gaincurate.hygiene.options import HygieneOptions
-from questions import asking, left
+from questions import asking
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -93,24 +90,6 @@ def test_what_is_found_is_what_comparing_all_pairs_finds(
         assert hit.facts["jaccard"] == pytest.approx(index(texts[hit.place], texts[hit.other or 0]), abs=1e-4)
 
 
-@given(st.lists(st.text("ab1 ", min_size=1, max_size=30).filter(str.strip), min_size=1, max_size=12))
-def test_none_is_found_that_is_not_similar_and_dropping_twice_is_dropping_once(texts: list[str]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        scored = asking(Path(folder) / "set", texts)
-        hits = found(scored, Likeness(0.6)).hits
-        gone = {hit.place for hit in hits}
-        for hit in hits:
-            assert hit.other is not None
-            assert hit.other < hit.place
-            assert hit.other not in gone
-            assert index(texts[hit.place], texts[hit.other]) >= 0.6
-            assert numbers(texts[hit.place]) == numbers(texts[hit.other])
-        options = HygieneOptions(("near-duplicates",), near=Likeness(0.6))
-        once = left(Path(folder) / "once", scored, options)
-        assert len(once) == len(texts) - len(gone)
-        assert not found(once, Likeness(0.6)).hits
-
-
 def test_groups_that_stand_apart_are_the_same_in_any_order(tmp_path: Path) -> None:
     random = np.random.default_rng(5)
     bases = [random.choice(list(LETTERS), 30).tolist() for _ in range(6)]
@@ -171,17 +150,6 @@ def test_a_minus_before_a_number_makes_another_one(tmp_path: Path, number: str, 
     assert [(hit.place, hit.other) for hit in found(scored, Likeness(0.6)).hits] == [(2, 0)]
 
 
-def test_a_minus_is_one_however_it_is_written(tmp_path: Path) -> None:
-    ask = (
-        "A line through the origin of the plane has slope {} and meets the unit circle twice; where does it?"
-    )
-    scored = asking(
-        tmp_path / "set", [ask.format("-1/3"), ask.format("\u22121/3"), ask.format(r"$-\frac{1}{3}$")]
-    )
-    hits = found(scored, Likeness(0.4)).hits
-    assert [(hit.place, hit.facts["same_numbers"]) for hit in hits] == [(1, True), (2, True)]
-
-
 def test_an_instruction_that_many_rows_have_does_not_make_them_alike(tmp_path: Path) -> None:
     ask = " Let's think step by step and output the final answer within \\boxed{}."
     texts = [f"How tall is {one}{two}?{ask}" for one in LETTERS for two in "xy"]
@@ -209,12 +177,6 @@ def test_rows_that_share_a_band_are_those_that_the_index_would_give() -> None:
     assert not all(expected)
 
 
-def test_jaccard_of_short_texts() -> None:
-    assert jaccard(shingles(["a"]), shingles(["a"])) == 1
-    assert jaccard(shingles(["a", "b"]), shingles(["a", "c"])) == 0
-    assert jaccard(shingles(list("abcd")), shingles(list("abce"))) == 1 / 3
-
-
 def test_without_its_library_the_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rensa", None)
     with pytest.raises(InputError) as caught:
@@ -222,18 +184,3 @@ def test_without_its_library_the_sentence_says_what_to_install(monkeypatch: pyte
     assert str(caught.value) == (
         "near duplicates need rensa: `pip install 'gaincurate[hygiene]'`, or leave them out."
     )
-
-
-def test_a_full_folder_of_temporary_files_is_a_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scored = asking(tmp_path / "set", ["one two three four five", "one two three four six"] * 2)
-    monkeypatch.setattr(tempfile, "TemporaryFile", lambda: open("/dev/full", "r+b"))  # noqa: SIM115
-    sentence = f"no temporary file can be written to {tempfile.gettempdir()}: the disk is full. Make room"
-    with pytest.raises(StorageError, match=f"^{sentence}"):
-        near_duplicates(scored, np.ones(4, bool), Likeness(0.5), None)
-
-
-def test_a_threshold_that_cannot_be() -> None:
-    with pytest.raises(InputError, match=r"^--near 0.2: the similarity is expected from 0.3 to 1.$"):
-        Sketches(0.2)

@@ -38,17 +38,6 @@ def test_every_check_passes_on_the_gpu_with_every_backend() -> None:
         assert all(check.ok for check in selftest.run("cuda:0", backend))
 
 
-def test_the_cpu_has_pytorch_alone() -> None:
-    assert selftest.backends("cpu") == ["torch"]
-
-
-def test_the_cpu_is_listed_first_with_its_threads() -> None:
-    first, *others = selftest.devices()
-    assert first["device"] == "cpu"
-    assert first["name"].endswith(f"{torch.get_num_threads()} threads")
-    assert len(others) == torch.cuda.device_count()
-
-
 def test_a_wrong_sum_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     def rounded(*arguments: Any, **options: Any) -> UnitSums:
         found = segment_unit_sums(*arguments, **options)

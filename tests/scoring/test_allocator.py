@@ -6,11 +6,8 @@ import ctypes
 import os
 import subprocess
 import sys
-from typing import Any
 
 import pytest
-
-from gaincurate.scoring import cpu
 
 _COUNT = """
 import resource, sys
@@ -75,25 +72,3 @@ def test_products_of_ever_new_sizes_do_not_add_up() -> None:
 def test_memory_that_is_freed_and_asked_for_again_is_not_mapped_anew() -> None:
     pages = 20 * 4 * 6 * 2**20 * 4 // 4096  # in all of these tensors
     assert faults("kept") < pages / 50
-
-
-def test_what_the_environment_says_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")
-    monkeypatch.setenv("LRU_CACHE_CAPACITY", "7")
-    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
-    assert cpu.settle_memory() is False
-    assert os.environ["LRU_CACHE_CAPACITY"] == "7"
-    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "128"
-
-
-@pytest.mark.parametrize("where", ["darwin", "musl"])
-def test_another_c_library_is_left_alone(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def opened(name: Any) -> Any:
-        assert where == "musl", "nothing to look for there"
-        return object()
-
-    for name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
-        monkeypatch.setenv(name, "128")  # set back at the end
-    monkeypatch.setattr(sys, "platform", "darwin" if where == "darwin" else "linux")
-    monkeypatch.setattr(ctypes, "CDLL", opened)
-    assert cpu.settle_memory() is False

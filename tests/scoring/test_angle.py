@@ -60,14 +60,6 @@ def test_each_prompt_gets_the_score_of_its_own_full_cosine_matrix(
             assert score.angle_intra_offdiag is None
 
 
-def test_the_default_weight_is_the_plain_sum() -> None:
-    prompts = [prompt(4, 9)]
-    (score,) = angle_scores(packed(prompts), prompts).scores
-    assert score is not None
-    assert score.angle_inter is not None
-    assert score.angle == score.angle_intra + score.angle_inter
-
-
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("token", [5, 8, 13])
 def test_a_prompt_with_states_that_are_not_finite_has_no_score_and_its_neighbours_have(
@@ -80,16 +72,6 @@ def test_a_prompt_with_states_that_are_not_finite_has_no_score_and_its_neighbour
     scores = angle_scores(states, prompts).scores
     assert scores[1] is None
     assert (scores[0], scores[2]) == (clean[0], clean[2])
-
-
-def test_equal_states_give_one_for_every_term_whatever_the_length() -> None:
-    prompts = [prompt(p, q) for p, q in ((1, 2), (5, 17), (110, 900), (30, 2000))]
-    states = packed(prompts)
-    states.hidden[:] = states.hidden[0].clone()
-    for score in angle_scores(states, prompts).scores:
-        assert score is not None
-        found = (score.angle_intra, score.angle_inter, score.angle_intra_offdiag, score.angle)
-        assert found == pytest.approx((1, 1, 1, 2), abs=1e-6)
 
 
 def test_zero_vectors_are_counted_in_question_and_prefix_for_each_prompt() -> None:

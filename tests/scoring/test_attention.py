@@ -128,19 +128,6 @@ def test_a_long_sequence_without_prefix_or_window_needs_no_mask(monkeypatch: pyt
     assert masks == [(0, 2), (3, 9)]
 
 
-def test_the_masks_of_a_long_prompts_parts_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed_attention, "_LARGEST_STORED_MASK", 50)
-    packing = Packing([0, 3], [None])
-    like = torch.zeros(1)
-    assert packed_attention._mask(packing, 2, 3, None, 2, like) is packed_attention._mask(
-        packing, 2, 3, None, 2, like
-    )
-    assert packed_attention._mask(packing, 9, 3, None, 2, like) is not packed_attention._mask(
-        packing, 9, 3, None, 2, like
-    )
-    assert list(packing.memo) == [(2, 3, None, 2)]
-
-
 @pytest.mark.parametrize("tokens", [9, 129])
 @pytest.mark.parametrize(("dtype", "most"), [(torch.bfloat16, 2e-2), (torch.float32, 2e-6)])
 def test_sequences_of_any_number_of_parts_are_right_to_their_rounding(
@@ -148,11 +135,6 @@ def test_sequences_of_any_number_of_parts_are_right_to_their_rounding(
 ) -> None:
     found, expected = packed([tokens, 3], [5, 5], dtype=dtype)
     assert torch.allclose(found.double(), expected, atol=most, rtol=0)
-
-
-def test_the_default_scale_is_that_of_the_head_size() -> None:
-    found, expected = packed([4], [3])
-    assert torch.allclose(found.double(), expected, atol=2e-6, rtol=0)
 
 
 def varlen_in_place(monkeypatch: pytest.MonkeyPatch, known: set[str]) -> list[dict[str, Any]]:

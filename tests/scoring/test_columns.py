@@ -62,11 +62,6 @@ def test_a_type_that_cannot_be_a_prompt_is_passed_over_or_refused(kind: pa.DataT
         found({"prompt": kind, "question": TEXT}, prompt="prompt")
 
 
-def test_rows_without_columns_are_refused() -> None:
-    with pytest.raises(SourceError, match="^no row has a column; give the rows one with the prompt"):
-        found({})
-
-
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
@@ -90,24 +85,10 @@ def test_two_questions_are_unclear_and_every_column_is_listed() -> None:
     assert caught.value.data["columns"] == ["question", "n", "problem"]
 
 
-def test_a_long_type_is_cut_in_the_list() -> None:
-    with pytest.raises(SourceError, match=r"wide \(struct<field_0: int64, field_1: int64\.\.\.\)"):
-        found({"wide": pa.struct([(f"field_{i}", pa.int64()) for i in range(30)])})
-
-
 def test_the_layout_of_verl_is_understood() -> None:
     columns = find_columns(VERL)
     assert (columns.prompt, columns.answer, columns.id) == ("prompt", "reward_model.ground_truth", None)
     assert columns.note == "prompt from column 'prompt', answer from column 'reward_model.ground_truth'"
-
-
-def test_columns_inside_structs_can_be_named() -> None:
-    columns = find_columns(
-        VERL, prompt="extra_info.question", answer="extra_info", id_column="extra_info.index"
-    )
-    assert columns.prompt == "extra_info.question"
-    assert columns.answer == "extra_info"
-    assert columns.note.endswith("id from column 'extra_info.index'")
 
 
 @pytest.mark.parametrize("name", ["extra", "extra_info.none", "extra_info.", "prompt.role", ".prompt", ""])
@@ -118,11 +99,6 @@ def test_a_column_that_is_not_there_is_named_with_its_option(option: str, name: 
         SourceError, match=rf"there is no column '{name}' \(--{option}-column\); the columns are: "
     ):
         find_columns(VERL, **{keyword: name})
-
-
-@pytest.mark.parametrize("name", ["answer", "ground_truth", "solution"])
-def test_the_answer_is_found_by_name_whatever_its_type(name: str) -> None:
-    assert found({"prompt": TEXT, name: pa.list_(pa.int64())}).answer == name
 
 
 def test_the_first_known_answer_wins_and_none_is_fine() -> None:
@@ -170,13 +146,6 @@ def test_values_come_out_of_structs_as_python_would_take_them(
     )
     assert find_columns(whole.schema, prompt="t.u", answer=name).answer == name
     assert column_values(whole.slice(start), name) == expected[start:]
-
-
-def test_a_text_is_one_user_message_as_it_stands() -> None:
-    assert Columns("prompt").messages("  How?\n") == [{"role": "user", "content": "  How?\n"}]
-    assert Columns("question").messages('[{"role": "user"}]') == [
-        {"role": "user", "content": '[{"role": "user"}]'}
-    ]
 
 
 def test_messages_keep_what_else_they_hold_but_not_what_arrow_filled_in() -> None:

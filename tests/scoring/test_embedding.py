@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 
 import gaincurate
 import tiny
 from architectures import ARCHITECTURES, Architecture, in_tiers
-from command import run, tree
+from command import run
 from gaincurate.core.schema import EMBEDDING
-from gaincurate.errors import InputError
 from gaincurate.scoring.angle import angle_scores
-from gaincurate.scoring.config import ScoreConfig
 from gaincurate.scoring.packed_attention import UnsupportedAttention
 from gaincurate.scoring.packed_prefill import PackedPrefill, shared_prefixes
 from gaincurate.scoring.prefill import Prefill, Site
@@ -168,31 +163,6 @@ def test_the_stored_embedding_is_that_of_the_scored_prompt(
         np.testing.assert_allclose(row[EMBEDDING], expected, rtol=6e-4, atol=2e-5)
 
 
-def test_bytes_do_not_depend_on_how_often_a_run_was_interrupted_and_other_signals_are_refused(
-    tmp_path: Path, tiny_model: Path, rows_file: Path
-) -> None:
-    for name in ("a", "b"):
-        assert score(rows_file, tiny_model, tmp_path / name, *WITH).exit_code == 0
-    good = tree(tmp_path / "a")
-    assert tree(tmp_path / "b") == good
-    (tmp_path / "a/manifest.json").unlink()
-    (tmp_path / "a/shard-00001.arrow").unlink()
-    other = score(rows_file, tiny_model, tmp_path / "a")
-    assert other.exit_code == 2
-    assert "error: other signals: " in other.stderr
-    assert score(rows_file, tiny_model, tmp_path / "a", "--signals", "embedding,angle").exit_code == 0
-    assert tree(tmp_path / "a") == good
-
-
-def test_a_model_that_runs_in_padded_batches_writes_embeddings_too(tmp_path: Path, rows_file: Path) -> None:
-    falcon = next(a for a in ARCHITECTURES if a.name == "falcon")
-    model = tiny.save_model(tmp_path / "falcon", falcon.config())
-    assert score(rows_file, model, tmp_path / "out", *WITH).exit_code == 0
-    found = gaincurate.open_scores(tmp_path / "out")
-    assert found.manifest["prefill"] == "padded"
-    assert found.column(EMBEDDING).null_count == 0
-
-
 def test_a_shard_without_a_row_has_the_column_and_the_others_join_it(
     tmp_path: Path, tiny_model: Path
 ) -> None:
@@ -204,40 +174,6 @@ def test_a_shard_without_a_row_has_the_column_and_the_others_join_it(
     found = gaincurate.open_scores(tmp_path / "out")
     assert [len(table) for table in found.tables()] == [0, 4]
     assert len(found.column(EMBEDDING)) == 4
-
-
-def test_what_reads_a_set_takes_the_column_as_it_is(
-    tmp_path: Path, tiny_model: Path, rows_file: Path
-) -> None:
-    out = tmp_path / "out"
-    assert score(rows_file, tiny_model, out, *WITH).exit_code == 0
-    assert run("show", out).exit_code == 0
-    assert json.loads(run("show", out, "--json").stdout)["rows"] == 40
-    assert (
-        len(
-            gaincurate.open_scores(out).row(gaincurate.open_scores(out).column("gc_id")[0].as_py())[EMBEDDING]
-        )
-        == 32
-    )
-    read = datasets.load_dataset(
-        "arrow", data_files=str(out / "shard-*.arrow"), split="train", cache_dir=str(tmp_path / "cache")
-    )
-    assert len(read[0][EMBEDDING]) == 32
-    started = run(
-        "schedule", "start", out, "--run", tmp_path / "run", "--strategy", "gain-rl", "--budget", "4",
-        "--rounds", "1", "--with-scores",
-    )  # fmt: skip
-    assert started.exit_code == 0, started.stderr
-    (path,) = (tmp_path / "run").glob("rounds/*/data.parquet")
-    assert pq.read_table(path).schema.field(EMBEDDING).type == pa.list_(pa.float16(), 32)
-
-
-def test_features_of_a_source_name_the_column_with_its_type(tmp_path: Path, tiny_model: Path) -> None:
-    datasets.Dataset.from_list(tiny.questions(5)).save_to_disk(tmp_path / "source")
-    assert score(tmp_path / "source", tiny_model, tmp_path / "out", *WITH).exit_code == 0
-    schema = pa.ipc.open_file(str(tmp_path / "out/shard-00000.arrow")).schema
-    features = datasets.Features.from_arrow_schema(schema)
-    assert features.arrow_schema.field(EMBEDDING).type == schema.field(EMBEDDING).type
 
 
 @pytest.mark.parametrize(
@@ -253,10 +189,3 @@ def test_other_signals_are_refused(tmp_path: Path, value: str, sentence: str) ->
     result = run("score", "rows.jsonl", "-m", "m", "-o", tmp_path / "out", "--signals", value)
     assert (result.exit_code, result.stderr.strip()) == (2, f"error: {sentence}")
     assert not (tmp_path / "out").exists()
-
-
-def test_the_functions_option_is_checked_and_ordered_alike() -> None:
-    made = ScoreConfig(data="d", model="m", out=Path("o"), signals=("embedding", "angle"))
-    assert made.signals == ("angle", "embedding")
-    with pytest.raises(InputError, match="no signal 'loss'"):
-        ScoreConfig(data="d", model="m", out=Path("o"), signals=("angle", "loss"))  # type: ignore[arg-type]

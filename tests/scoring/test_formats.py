@@ -4,7 +4,6 @@ import csv
 import gzip
 import io
 import json
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gaincurate.scoring.readers.common import BATCH_ROWS, Reader
-from gaincurate.scoring.readers.files import CsvReader, JsonReader, open_file
+from gaincurate.scoring.readers.files import BATCH_ROWS, Reader, open_file
 
 ROWS = [
     {
@@ -118,42 +116,12 @@ def test_a_wider_schema_fills_and_casts_in_every_format(case: str, tmp_path: Pat
     assert found.column("prompt").to_pylist() == [row["prompt"] for row in ROWS[2400:]]
 
 
-@pytest.mark.parametrize("case", ["CSV", pytest.param("Parquet", marks=pytest.mark.slow)])
-def test_a_file_eight_times_as_long_takes_no_more_memory(case: str, tmp_path: Path) -> None:
-    # Arrow files are mapped, and the text of a JSON array is read whole.
-    name, make = FILES[case]
-    once = make()
-
-    def longer(times: int) -> Path:
-        if name.endswith(".parquet"):
-            sink = pa.BufferOutputStream()
-            pq.write_table(pa.Table.from_pylist(ROWS * times, SCHEMA), sink, row_group_size=700)
-            return write(tmp_path, f"{times}-{name}", sink.getvalue().to_pybytes())
-        header, _, body = once.partition(b"\r\n")
-        return write(tmp_path, f"{times}-{name}", header + b"\r\n" + body * times)
-
-    def peak(path: Path) -> int:
-        tracemalloc.start()
-        try:
-            reader = open_file(path)
-            assert sum(batch.num_rows for batch in reader.batches(reader.schema, 0)) == reader.rows
-            return tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
-
-    short, long = longer(1), longer(8)
-    peak(short)  # imports and caches
-    # Python holds one batch of rows; eight times the rows may not take half as much again. A CSV block
-    # is 8 MiB, so a small file is read whole.
-    assert peak(long) < peak(short) * 1.5 + (1 << 24 if ".csv" in name else 1 << 18)
-
-
 @pytest.mark.parametrize("kind", ["lines", "array"])
 def test_json_types_are_those_of_the_whole_file(kind: str, tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [{"p": "x", "n": 3, "late": None, "s": {"a": [[]]}} for _ in range(3000)]
     rows.append({"p": "y", "n": 0.5, "late": {"k": [1]}, "s": {"b": 1.5, "a": [[{"c": "z"}]]}, "new": True})
     content = json.dumps(rows) if kind == "array" else "\n".join(map(json.dumps, rows))
-    reader = JsonReader.open(write(tmp_path, "a.json", content))
+    reader = open_file(write(tmp_path, "a.json", content))
     assert {field.name: str(field.type) for field in reader.schema} == {
         "p": "string",
         "n": "double",
@@ -185,7 +153,7 @@ def test_json_columns_of_one_type_come_back_as_they_were(
     rows = data.draw(st.lists(row, min_size=1, max_size=12))
     path = tmp_path_factory.mktemp("json") / "a.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    reader = JsonReader.open(path)
+    reader = open_file(path)
     assert table(reader).to_pylist() == rows
 
 
@@ -210,7 +178,7 @@ CSV_TYPES: dict[str, tuple[list[str], str, list[Any]]] = {
 def test_a_csv_column_is_a_number_only_where_nothing_is_lost(case: str, tmp_path: Path) -> None:
     cells, kind, expected = CSV_TYPES[case]
     path = write(tmp_path, "a.csv", "prompt,v\n" + "".join(f"x,{cell}\n" for cell in cells))
-    reader = CsvReader.open(path)
+    reader = open_file(path)
     assert str(reader.schema.field("v").type) == kind
     assert table(reader).column("v").to_pylist() == expected
 
@@ -221,7 +189,7 @@ def test_a_csv_type_that_the_last_row_decides_holds_for_the_first(
 ) -> None:
     monkeypatch.setattr("gaincurate.scoring.readers.files._CSV_BLOCK", 1 << 12)
     path = write(tmp_path, "a.csv", "prompt,v\n" + "some text,12\n" * 3000 + f"x,{last}\n")
-    reader = CsvReader.open(path)
+    reader = open_file(path)
     assert str(reader.schema.field("v").type) == kind
     found = table(reader).column("v").to_pylist()
     assert found[0] == ("12" if kind == "string" else 12.0)
@@ -239,5 +207,5 @@ def test_quoted_csv_text_comes_back_as_python_wrote_it(
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator=end, quoting=csv.QUOTE_ALL)
         writer.writerows([("prompt", "v"), *rows, ("text", "text")])
-    found = table(CsvReader.open(path)).to_pylist()
+    found = table(open_file(path)).to_pylist()
     assert [(row["prompt"], row["v"]) for row in found] == [*rows, ("text", "text")]

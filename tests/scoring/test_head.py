@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import tiny
 from architectures import ARCHITECTURES, in_tiers
-from gaincurate.errors import InputError, ModelError
+from gaincurate.errors import ModelError
 from gaincurate.scoring.lm_head import ENTRY_BYTES, Head, chunk_rows
 from gaincurate.scoring.prefill import Prefill
 from gaincurate.scoring.segment import Segmented
@@ -31,15 +31,6 @@ def rows(count: int = 2) -> list[Segmented]:
 def test_a_chunk_is_the_largest_that_fits(memory: int, vocabulary: int) -> None:
     found = chunk_rows(memory, vocabulary) * vocabulary * ENTRY_BYTES
     assert found <= memory * 2**20 < found + vocabulary * ENTRY_BYTES
-
-
-def test_memory_for_less_than_one_token_is_refused_with_what_would_do() -> None:
-    with pytest.raises(InputError) as error:
-        chunk_rows(1, 151_936)
-    assert str(error.value) == (
-        "--logits-memory 1: one token's logits over 151,936 entries take 2 MiB; give --logits-memory 2 or more."
-    )
-    assert chunk_rows(2, 151_936) == 1
 
 
 @pytest.mark.parametrize("kind", in_tiers(ARCHITECTURES))

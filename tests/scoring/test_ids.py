@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import tiny
 from gaincurate.core.prompts import Columns
 from gaincurate.core.source_columns import find_columns
-from gaincurate.errors import SourceError, StorageError
+from gaincurate.errors import SourceError
 from gaincurate.scoring.ids import Ids, digest, records_in, write_ids
 from gaincurate.scoring.readers.source import Source, open_source
 
@@ -87,16 +87,6 @@ def test_the_ids_of_three_rows_never_change() -> None:
     assert digest("x", Columns("prompt"), {"b": True, "a": [1, 2.5, None]}).hex() == known
 
 
-def test_only_role_and_content_count_and_their_order_in_the_source_does_not() -> None:
-    plain = digest([{"role": "user", "content": "x"}], Columns("prompt"), "1")
-    assert digest([{"content": "x", "role": "user", "name": "ann"}], Columns("prompt"), "1") == plain
-    assert digest([{"content": "x", "role": "user", "name": None}], Columns("prompt"), "1") == plain
-
-
-def test_composed_and_decomposed_letters_are_different_rows() -> None:
-    assert digest("\u00e9", Columns("prompt"), None) != digest("e\u0301", Columns("prompt"), None)
-
-
 @pytest.mark.parametrize("value", [None, "", " ", [], [None], [{"role": None, "content": "x"}]])
 def test_a_row_without_a_prompt_has_an_id_too(value: Any) -> None:
     assert digest(value, Columns("prompt"), "1") != digest(value, Columns("prompt"), "2")
@@ -132,22 +122,6 @@ def test_equal_rows_are_numbered_in_file_order_whatever_the_batches(tmp_path: Pa
     assert len(set(expected)) == 3000
 
 
-def test_the_file_has_twenty_bytes_a_row_and_nothing_temporary_stays(tmp_path: Path) -> None:
-    (tmp_path / "work").mkdir()
-    source = source_of(tmp_path, tiny.questions(50))
-    write_ids(tmp_path / "work/ids.bin", source.batches(), find_columns(source.schema))
-    assert [p.name for p in (tmp_path / "work").iterdir()] == ["ids.bin"]
-    assert (tmp_path / "work/ids.bin").stat().st_size == 1000
-
-
-def test_ids_survive_shuffling_and_filtering(tmp_path: Path) -> None:
-    rows = tiny.questions(60)
-    before = dict(zip((r["question"] for r in rows), ids(source_of(tmp_path, rows), tmp_path), strict=True))
-    random.Random(2).shuffle(rows)
-    after = ids(source_of(tmp_path, rows[:40]), tmp_path)
-    assert after == [before[row["question"]] for row in rows[:40]]
-
-
 def test_the_same_rows_have_the_same_ids_in_every_format(tmp_path: Path) -> None:
     rows = [{"prompt": f'q {i} "é"\n, end', "answer": f"answer {i}", "level": i} for i in range(20)]
     table = pa.Table.from_pylist(rows)
@@ -175,20 +149,6 @@ def test_the_same_rows_have_the_same_ids_in_every_format(tmp_path: Path) -> None
     expected = [rule(user(str(row["prompt"])), row["answer"]) for row in rows]
     for path in sorted((tmp_path / "f").iterdir()):
         assert ids(open_source(str(path)), tmp_path) == expected, path.name
-
-
-def test_the_layout_of_verl_is_hashed_with_its_ground_truth(tmp_path: Path) -> None:
-    rows = [
-        {
-            "prompt": [{"content": "Be brief.", "role": "system"}, {"content": f"q{i}?", "role": "user"}],
-            "reward_model": {"ground_truth": str(i), "style": "rule"},
-            "extra_info": {"index": i},
-        }
-        for i in range(5)
-    ]
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
-    expected = [rule([{"role": "system", "content": "Be brief."}, *user(f"q{i}?")], str(i)) for i in range(5)]
-    assert ids(open_source(str(tmp_path / "a.parquet")), tmp_path) == expected
 
 
 @pytest.mark.parametrize(
@@ -236,21 +196,6 @@ def test_a_row_that_changed_since_its_id_was_made_is_named(tmp_path: Path) -> No
     assert len(made.of(0, changed.slice(0, 5))) == 5
     with pytest.raises(SourceError, match=r"row 5 \(from 0\) is not what it was when the ids were made"):
         made.of(4, changed.slice(4))
-
-
-def test_a_folder_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
-    source = source_of(tmp_path, tiny.questions(3))
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="a part of the path is a file, not a folder"):
-        write_ids(tmp_path / "file/ids.bin", source.batches(), find_columns(source.schema))
-
-
-def test_a_source_that_goes_away_is_not_taken_for_a_full_disk(tmp_path: Path) -> None:
-    source = source_of(tmp_path, tiny.questions(3))
-    batches = source.batches()
-    (tmp_path / "rows.jsonl").unlink()
-    with pytest.raises(StorageError, match="cannot read .*rows.jsonl: no such file or directory"):
-        write_ids(tmp_path / "ids.bin", batches, find_columns(source.schema))
 
 
 def test_ids_of_batches_do_not_hold_the_source_in_memory(tmp_path: Path) -> None:

@@ -137,27 +137,6 @@ def test_an_embedding_before_it_is_stored_is_the_mean_of_float64_states(kind: Ar
         assert np.linalg.norm(own - expected) < 1e-4 * np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize(("nll", "entropy"), [(True, False), (False, True)])
-def test_one_signal_alone_is_the_same_and_the_other_absent(nll: bool, entropy: bool) -> None:
-    rows = prompts()
-    _, head, prefill = build(ARCHITECTURES[0], tails=entropy)
-    whole = likelihoods(
-        Prefill(prefill.model, final=True, tails=True)(rows), rows, head, nll=True, entropy=True
-    )
-    for one, both in zip(
-        likelihoods(prefill(rows), rows, head, nll=nll, entropy=entropy), whole, strict=True
-    ):
-        assert one is not None
-        assert both is not None
-        if nll:
-            assert one.nll == (None if both.nll is None else pytest.approx(both.nll, abs=1e-5))
-            assert (one.entropy, one.last_entropy) == (None, None)
-        else:
-            assert one.entropy == (None if both.entropy is None else pytest.approx(both.entropy, abs=1e-5))
-            assert one.last_entropy == pytest.approx(both.last_entropy, abs=1e-5)
-            assert one.nll is None
-
-
 @pytest.mark.parametrize("rows_at_once", [1, 7, 60])
 def test_values_do_not_depend_on_how_many_positions_the_head_takes_at_a_time(rows_at_once: int) -> None:
     rows, (model, head, prefill) = prompts(), build(ARCHITECTURES[0], tails=True)

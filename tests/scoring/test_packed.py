@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
 import tiny
@@ -19,7 +17,7 @@ from gaincurate.scoring.angle import angle_scores
 from gaincurate.scoring.batching import PackedStates
 from gaincurate.scoring.packed_attention import UnsupportedAttention
 from gaincurate.scoring.packed_prefill import PackedPrefill, prefix_of, shared_prefixes
-from gaincurate.scoring.prefill import Prefill, Site, _turn
+from gaincurate.scoring.prefill import Prefill, Site
 from gaincurate.scoring.segment import Segmented
 
 OWN_WAY = {"falcon"}  # their attention cannot be exchanged
@@ -104,27 +102,6 @@ def test_prompts_that_longrope_turns_otherwise_run_apart_from_the_others(
     assert gap(alone, [found[place] for place in range(len(rows))]) < 1e-5
 
 
-def test_where_layers_of_one_kind_alone_have_longrope_its_turn_counts() -> None:
-    model = with_longrope(30)
-    config: Any = model.config
-    rope = config.rope_parameters
-    config.rope_parameters = {"full_attention": rope, "sliding_attention": {"rope_type": "default"}}
-    assert _turn(config) == 30
-    config.rope_parameters = {"sliding_attention": {"rope_type": "default"}}
-    assert _turn(config) is None
-
-
-def test_a_model_whose_states_are_not_finite_is_told_so() -> None:
-    prefill, rows = made(ARCHITECTURES[0]), prompts()
-    weight = next(prefill.model.parameters())
-    weight.data.fill_(torch.nan)
-    with pytest.raises(UnsupportedAttention) as error:
-        PackedPrefill(prefill).try_on(rows[:2])
-    assert str(error.value) == (
-        "its own hidden states are not finite; do its weights hold NaN, or numbers too large for float32?"
-    )
-
-
 @pytest.mark.parametrize("layer", [0, 1])
 def test_an_inner_layer_is_reached_and_nothing_behind_it(layer: int) -> None:
     prefill = made(ARCHITECTURES[0], layer=layer)
@@ -177,15 +154,6 @@ def test_a_forgotten_prefix_is_run_again_with_the_same_bits(monkeypatch: pytest.
     packed._cached.clear()
     assert [scores(packed([row], every), [row]) for row in rows] == kept
     assert len(packed._cached) == 1
-
-
-@given(st.lists(st.sampled_from([b"", b"aaaa", b"bbbb", b"cccccccc"]), max_size=7))
-def test_a_prefix_is_shared_where_two_prompts_have_it(names: list[bytes]) -> None:
-    rows = [
-        Segmented(np.frombuffer(name + b"qqqq", np.int32), len(name) // 4, len(name) // 4 + 1)
-        for name in names
-    ]
-    assert shared_prefixes(rows) == {name for name in names if name and names.count(name) > 1}
 
 
 def config(kind: str, **options: Any) -> Any:

@@ -142,18 +142,6 @@ def test_scores_equal_float64_double_loops_over_states_of_another_route(pair: Pa
         assert score.angle_inter == (None if inter is None else pytest.approx(inter, abs=1e-5))
 
 
-def test_a_prompt_alone_equals_the_same_prompt_in_a_batch(pair: Pair) -> None:
-    prefill, rows = Prefill(pair.loaded), prompts()
-    assert gap(rows_of(prefill, rows), [rows_of(prefill, [row])[0] for row in rows]) < 1e-5
-    together = angle_scores(prefill(rows), rows).scores
-    for row, score in zip(rows, together, strict=True):
-        (alone,) = angle_scores(prefill([row]), [row]).scores
-        assert score is not None
-        assert alone is not None
-        assert score.angle_intra == pytest.approx(alone.angle_intra, abs=1e-5)
-        assert score.angle == pytest.approx(alone.angle, abs=1e-5)
-
-
 @pytest.mark.parametrize("layer", [-1, 1])
 def test_nothing_behind_the_site_is_computed(pair: Pair, layer: int, monkeypatch: pytest.MonkeyPatch) -> None:
     prefill = Prefill(pair.loaded, layer=layer)
@@ -183,24 +171,12 @@ def test_the_tail_is_neither_computed_nor_felt(pair: Pair) -> None:
     assert [len(states) for states in rows_of(prefill, rows)] == [row.end for row in rows]
 
 
-def test_no_hook_stays_behind(pair: Pair) -> None:
-    prefill = Prefill(pair.loaded)
-    prefill(prompts())
-    assert not [m for m in pair.loaded.modules() if m._forward_pre_hooks or m._forward_hooks]
-
-
 @pytest.mark.parametrize("depth", [1, 3])
 def test_a_layers_number_counts_from_either_end(depth: int) -> None:
     assert [resolve_layer(layer, depth) for layer in range(-depth, depth)] == [*range(depth)] * 2
     for layer in (depth, -depth - 1):
         with pytest.raises(ModelError, match=rf"--layer {layer}: the model has layers 0 to {depth - 1}"):
             resolve_layer(layer, depth)
-
-
-def test_a_layer_that_the_model_lacks_is_refused() -> None:
-    made = transformers.AutoModel.from_config(ARCHITECTURES[0].config())
-    with pytest.raises(ModelError, match="--layer 3"):
-        Prefill(made, layer=3)
 
 
 @pytest.mark.parametrize("site", ["mlp_input", "final_norm"])

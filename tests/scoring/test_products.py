@@ -195,15 +195,3 @@ def test_a_trial_that_is_broken_off_leaves_the_model_as_it_was(
         packed.try_on(made_up_prompts(2, prefix=7, vocab_size=512))
     assert model.config._attn_implementation == before
     assert not any(isinstance(module, cpu._Linear) for module in model.modules())
-
-
-@needs_avx
-def test_layers_that_cannot_be_exchanged_leave_the_others_be() -> None:
-    """One without entries, and one whose forward was set on it."""
-    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
-    model[0].weight = nn.Parameter(torch.empty(0, 4))
-    vars(model[1])["forward"] = model[1].forward
-    laid_out = LaidOut(model)
-    assert len(laid_out) == 1
-    laid_out.take()
-    assert [type(layer) is nn.Linear for layer in model] == [True, True, False]

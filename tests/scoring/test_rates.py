@@ -1,18 +1,11 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import transformers
 
 import tiny
 from bench.score_speed import _gemm_flops, gemm_speeds, made_up_prompts, measure
 from gaincurate.scoring.prefill import Prefill
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_every_way_is_timed_and_a_shared_prefix_is_not_counted_again() -> None:
@@ -46,14 +39,3 @@ def test_operations_are_those_of_the_linear_layers_up_to_the_site() -> None:
     assert _gemm_flops(Prefill(model, site="final_norm"), prompt) == 3 * (attention + feed_forward)
     plain, fastest = gemm_speeds(model, 64, repeats=1)
     assert 0 < plain <= fastest
-
-
-@pytest.mark.slow
-def test_the_script_prints_a_line_for_each_way(tiny_model: Path) -> None:
-    command = [sys.executable, str(ROOT / "kernels/bench/score_speed.py"), "--model", str(tiny_model)]
-    command += ["--rows", "4", "--passes", "1", "--device", "cpu"]
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
-    result = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    lines = [line.split("  ")[1] for line in result.stdout.splitlines()[2:]]
-    assert lines[:2] == ["one prompt at a time", "padded batches"]

@@ -40,11 +40,6 @@ def test_a_glob_reads_its_files_by_name_and_passes_over_folders(tmp_path: Path) 
         open_source(str(tmp_path / "x*.jsonl"))
 
 
-def test_a_file_whose_own_name_is_a_pattern_is_that_file(tmp_path: Path) -> None:
-    lines(tmp_path, "a.jsonl", "other")
-    assert texts(lines(tmp_path, "[a].jsonl", "own")) == ["own"]
-
-
 def test_a_folder_reads_its_data_files_by_name(tmp_path: Path) -> None:
     lines(tmp_path, "2.jsonl", "two")
     lines(tmp_path, "1.jsonl", "one")
@@ -77,14 +72,8 @@ def test_a_folder_with_splits_asks_for_one(tmp_path: Path) -> None:
         open_source(str(tmp_path))
     assert texts(tmp_path, split="train") == ["t1", "t2"]
     assert texts(tmp_path, split="test") == ["e1"]
-    with pytest.raises(SourceError, match="no file in .* has the split 'dev' in its name: test.jsonl"):
+    with pytest.raises(SourceError, match="has no file with the split 'dev' in its name: test.jsonl"):
         open_source(str(tmp_path), split="dev")
-
-
-def test_a_folder_of_one_split_needs_no_choice(tmp_path: Path) -> None:
-    lines(tmp_path, "gsm8k-train.jsonl", "t1")
-    lines(tmp_path, "gsm8k-more.jsonl", "m1")
-    assert texts(tmp_path) == ["m1", "t1"]
 
 
 def test_places_without_data_say_what_is_missing(tmp_path: Path) -> None:
@@ -104,19 +93,6 @@ def test_places_without_data_say_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"")
     with pytest.raises(SourceError, match="a.parquet is empty"):
         open_source(str(tmp_path / "a.parquet"))
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_that_may_not_be_entered_says_permission_denied(tmp_path: Path) -> None:
-    closed = tmp_path / "closed"
-    closed.mkdir()
-    path = lines(closed, "a.jsonl", "x")
-    closed.chmod(0)
-    try:
-        with pytest.raises(StorageError, match="permission is denied"):
-            open_source(str(path))
-    finally:
-        closed.chmod(0o700)
 
 
 def test_files_of_one_source_share_a_schema_wide_enough_for_all(tmp_path: Path) -> None:
@@ -160,22 +136,6 @@ def test_a_column_that_a_file_lacks_may_be_null_whatever_the_others_say(tmp_path
     assert source.schema.field("n").nullable
     assert not source.schema.field("prompt").nullable
     assert table(source).column("n").to_pylist() == [1, None]
-
-
-def test_files_that_cannot_be_one_table_name_the_file_and_the_column(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"prompt": ["x"], "v": [1]}), tmp_path / "1.parquet")
-    pq.write_table(pa.table({"prompt": ["x"], "v": ["a"]}), tmp_path / "2.parquet")
-    with pytest.raises(SourceError, match=r"2.parquet does not fit the files before it: .* Field v has"):
-        open_source(str(tmp_path))
-
-
-@pytest.mark.parametrize("files", [1, 2])
-def test_a_repeated_column_is_refused(files: int, tmp_path: Path) -> None:
-    twice = pa.Table.from_arrays([pa.array(["x"]), pa.array(["y"])], ["prompt", "prompt"])
-    for i in range(files):
-        pq.write_table(twice, tmp_path / f"{i}.parquet")
-    with pytest.raises(SourceError, match="has two columns named 'prompt'; rename one"):
-        open_source(str(tmp_path))
 
 
 def test_the_limit_takes_the_first_rows_across_files(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -61,24 +60,6 @@ def test_a_saved_data_set_comes_with_its_types_features_and_rows(tmp_path: Path)
         assert table(source, start).to_pylist() == list(made(2500))[start:]
 
 
-def test_a_saved_data_set_with_a_damaged_state_is_refused(tmp_path: Path) -> None:
-    made(3).save_to_disk(tmp_path / "set")
-    state = tmp_path / "set/state.json"
-    state.write_text(json.dumps(json.loads(state.read_text()) | {"_data_files": 5}))
-    with pytest.raises(
-        SourceError, match="looks like a folder of `save_to_disk` and cannot be loaded as one"
-    ):
-        open_source(str(tmp_path / "set"))
-
-
-def test_a_saved_data_set_that_was_shuffled_and_filtered_is_read_in_its_new_order(tmp_path: Path) -> None:
-    changed = made(3000).shuffle(seed=3).filter(lambda row: row["kind"] == 1)
-    changed.save_to_disk(tmp_path / "set")
-    found = table(open_source(str(tmp_path / "set"))).column("prompt").to_pylist()
-    assert found == list(changed["prompt"])
-    assert found != sorted(found)
-
-
 def test_an_index_mapping_is_followed_from_any_row_on(monkeypatch: pytest.MonkeyPatch) -> None:
     changed = made(3000).shuffle(seed=5).select(range(100, 2600, 2))
     assert changed._indices is not None
@@ -88,11 +69,6 @@ def test_an_index_mapping_is_followed_from_any_row_on(monkeypatch: pytest.Monkey
     for start in (0, 1, 1024, 1249):
         assert table(source, start).column("prompt").to_pylist() == list(changed["prompt"])[start:]
     assert table(open_source("owner/name", limit=1030)).num_rows == 1030
-
-
-def test_a_format_that_the_set_was_given_does_not_hide_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    hub(monkeypatch, made(10).with_format("numpy", columns=["kind"]))
-    assert table(open_source("owner/name")).to_pylist() == list(made(10))
 
 
 def test_a_saved_data_set_dict_asks_for_a_split(tmp_path: Path) -> None:
@@ -116,14 +92,6 @@ def test_the_fingerprint_of_a_saved_set_does_not_depend_on_where_it_lies(tmp_pat
     assert open_source(str(tmp_path / "b")).fingerprint == first
     made(11).save_to_disk(tmp_path / "c")
     assert open_source(str(tmp_path / "c")).fingerprint != first
-
-
-def test_a_damaged_saved_set_is_a_sentence(tmp_path: Path) -> None:
-    (tmp_path / "dataset_dict.json").write_text("{")
-    with pytest.raises(
-        SourceError, match="looks like a folder of `save_to_disk` and cannot .*Expecting prop"
-    ):
-        open_source(str(tmp_path))
 
 
 def test_a_saved_set_whose_data_file_is_cut_is_a_sentence(tmp_path: Path) -> None:
@@ -195,29 +163,3 @@ def test_what_datasets_says_of_a_hub_id_is_passed_on(
     assert str(caught.value) == (
         f"owner/name is no file or folder here, and as a data set on the Hub it cannot be loaded: {error}"
     )
-
-
-@pytest.mark.parametrize(("offline", "why"), [(True, " (HF_HUB_OFFLINE is set)"), (False, "")])
-def test_a_hub_that_cannot_be_reached_is_a_sentence(
-    offline: bool, why: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hub(monkeypatch, ConnectionError("Couldn't reach 'owner/name' on the Hub"))
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", offline)
-    with pytest.raises(SourceError) as caught:
-        open_source("owner/name")
-    assert str(caught.value) == (
-        "there is no file or folder owner/name here, and the Hugging Face Hub, where it could be a data set, "
-        f"cannot be reached{why}; check the name, or the network."
-    )
-
-
-def test_without_the_package_the_sentence_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(SourceError, match="needs the package datasets: `pip install datasets`"):
-        open_source("owner/name")
-
-
-def test_an_empty_set_on_the_hub_holds_no_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    hub(monkeypatch, made(0))
-    with pytest.raises(SourceError, match="owner/name holds no rows"):
-        open_source("owner/name")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import tiny
 from gaincurate.errors import SourceError
-from gaincurate.scoring.readers import common
+from gaincurate.scoring.readers.files import Reader
 from gaincurate.scoring.readers.source import Cursor, Source, open_source
 
 
@@ -30,7 +30,7 @@ def lines(folder: Path, name: str, *prompts: str) -> Path:
 class Counted:
     """A part of a source that counts how often and how far it is read."""
 
-    part: common.Reader
+    part: Reader
     opened: list[int]
     given: list[int]
 
@@ -91,16 +91,6 @@ def test_a_source_that_became_shorter_is_named(tmp_path: Path) -> None:
     assert cursor.read(0, 2).num_rows == 2
     with pytest.raises(SourceError, match="ended at row 3 of 6: it changed while it was read"):
         cursor.read(4, 6)
-
-
-def test_the_first_batch_comes_before_the_rest_is_parsed(tmp_path: Path) -> None:
-    path = lines(tmp_path, "a.jsonl", *(f"question {i}" for i in range(20_000)))
-    source = open_source(str(path))
-    given: list[int] = []
-    counted = (Counted(source.readers[0], [], given),)
-    stream = Source(source.name, source.schema, source.rows, "", counted).batches()
-    next(stream)
-    assert given == [common.BATCH_ROWS]
 
 
 def test_eight_times_the_rows_take_less_than_twice_the_memory(tmp_path: Path) -> None:

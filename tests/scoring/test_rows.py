@@ -190,18 +190,6 @@ def test_a_score_is_of_the_prompt_that_the_template_makes_of_the_row(
     assert result.column("gc_angle").to_pylist() == pytest.approx([value for _, value in expected], abs=1e-5)
 
 
-def test_tools_can_be_left_out_and_a_set_without_tools_has_no_word_of_them(
-    tmp_path: Path, model: Path
-) -> None:
-    rows = [{"prompt": QUESTION, "tools": [MUL]}]
-    (tmp_path / "with").mkdir()
-    with_tools = scored(tmp_path / "with", rows, model)
-    without = scored(tmp_path, rows, model, tools_column="none")
-    assert with_tools.identity["source"]["tools_column"] == "tools"
-    assert "tools_column" not in without.identity["source"]
-    assert without.take([0]).column("gc_prompt_tokens").to_pylist() == [angle(model, QUESTION, None)[0]]
-
-
 def test_rollouts_are_of_the_prompt_with_its_tools(tmp_path: Path, model: Path) -> None:
     rows: list[Row] = [
         {"prompt": QUESTION, "tools": [MUL], "answer": "1"},
@@ -215,20 +203,6 @@ def test_rollouts_are_of_the_prompt_with_its_tools(tmp_path: Path, model: Path) 
     done = [item for part in engine.generate(wanted, frozenset()) for item in part]
     counts = {item.gc_id: item.prompt_tokens for item in done if isinstance(item, Completion)}
     assert counts == {prompt.gc_id: prompt.tokens for prompt in prompts}
-
-
-def test_a_template_without_tools_says_so(
-    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from typer.testing import CliRunner
-
-    from gaincurate.cli.app import app
-
-    data = tiny.write_jsonl(tmp_path / "rows.jsonl", [{"prompt": QUESTION, "tools": [MUL]}])
-    command = ["score", str(data), "--model", str(tiny_model), "--out", str(tmp_path / "set"), "--dry-run"]
-    said = CliRunner().invoke(app, command).stderr
-    assert "tools from column 'tools'" in said
-    assert "this model's chat template renders no tools" in said
 
 
 REFUSED: dict[str, tuple[list[Any], str]] = {
@@ -333,24 +307,6 @@ def test_columns_are_found(case: str, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("row", "note"),
-    [
-        ({"prompt": "How?", "images": ["a.png"]}, "Scores are of the text alone, without column 'images'"),
-        (
-            {"prompt": "How?", "tools": {"mul": 1}},
-            "Column 'tools' holds struct<mul: int64>, no list of tools, and is",
-        ),
-        (
-            {"prompt": json.dumps(CHAT)},
-            "prompt from the chats that column 'prompt' holds as JSON text, answer",
-        ),
-    ],
-)
-def test_the_note_says_what_is_read_and_what_is_not(row: Row, note: str, tmp_path: Path) -> None:
-    assert note in found([row], tmp_path).note
-
-
 def test_json_text_of_an_object_that_ends_is_refused_with_its_row(tmp_path: Path) -> None:
     rows = [{"prompt": CHAT, "reward_model": text} for text in ('{"ground_truth": "7"}', None, "seven")]
     columns = found(rows, tmp_path)
@@ -362,62 +318,23 @@ def test_json_text_of_an_object_that_ends_is_refused_with_its_row(tmp_path: Path
         column_values(table, str(columns.answer))
 
 
-MIXED: dict[str, tuple[list[Any], str]] = {
-    "numbers and text in a list": ([[[0, 4, "Process"]]], "line 1, key 'v'"),
-    "trees of a puzzle": (
-        [{"claims": ["and", ["lying", 0], ["not", ["lying", 1]]]}],
-        "line 1, key 'v.claims'",
-    ),
-    "unlike lists of two rows": ([[1], ["a"]], "line 2, key 'v'"),
-    "unlike fields of two rows": ([{"a": 1}, None, {"a": "x"}], "line 3, key 'v'"),
-    "an object after a list": ([[1], {}], "line 2, key 'v'"),
-    "deep inside": ([{"a": {"b": {"c": [True, "x"]}}, "d": 1}], "line 1, key 'v.a.b.c'"),
-    "after a batch": ([[1]] * 1500 + [[1, "a"]], "line 1501, key 'v'"),
+MIXED: dict[str, list[Any]] = {
+    "trees of a puzzle": [{"claims": ["and", ["lying", 0], ["not", ["lying", 1]]]}],
+    "unlike lists of two rows": [[1], ["a"]],
+    "unlike fields of two rows": [{"a": 1}, None, {"a": "x"}],
+    "after a batch": [[1]] * 1500 + [[1, "a"]],
 }
 
 
 @pytest.mark.parametrize("case", MIXED, ids=str)
 def test_lists_and_objects_of_mixed_types_are_kept_as_json_text(case: str, tmp_path: Path) -> None:
-    values, place = MIXED[case]
+    values = MIXED[case]
     data = tiny.write_jsonl(tmp_path / "rows.jsonl", [{"question": "How?", "v": value} for value in values])
     source = open_source(str(data))
     texts = pa.Table.from_batches(source.batches(), source.schema).column("v").to_pylist()
     assert [None if text is None else json.loads(text) for text in texts] == values
-    (note,) = source.readers[0].notes  # type: ignore[attr-defined]  # of a reader of JSON
-    assert note == (
-        f"{data}: column 'v' mixes types in its lists or objects ({place}), so it is kept as JSON text"
-    )
-
-
-UNDER_A_KEY = "The rows seem to be in `data`; write one per line, for instance with `jq -c '.data[]' FILE > rows.jsonl`."
-BY_COLUMN = (
-    "The file seems to hold columns, as pandas writes them, and not rows; write it with `to_json(path,"
-)
-ROWS = [{"question": "How?", "answer": "1"}, {"question": "How many?", "answer": "2"}]
-
-
-@pytest.mark.parametrize(
-    ("content", "hint"),
-    [
-        (json.dumps({"data": ROWS}), UNDER_A_KEY),
-        (json.dumps({"version": 1, "data": ROWS}, indent=2), UNDER_A_KEY),
-        (json.dumps({"data": [{**ROWS[0], "mixed": [1, "a"]}]}, indent=2), UNDER_A_KEY),
-        (json.dumps({"question": {"0": "How?", "1": "Why?"}, "answer": {"0": "1", "1": "2"}}), BY_COLUMN),
-        (json.dumps({"question": ["How?", "Why?"], "answer": ["1", "2"]}, indent=2), BY_COLUMN),
-    ],
-)
-def test_a_file_whose_rows_are_elsewhere_gets_a_hint(content: str, hint: str, tmp_path: Path) -> None:
-    path = tmp_path / "rows.json"
-    path.write_text(content)
-    source = open_source(str(path))
-    with pytest.raises(SourceError) as caught:
-        find_columns(source.schema, source.first())
-    assert hint in str(caught.value)
-
-
-def test_rows_of_other_lists_are_not_taken_for_a_wrapped_file(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"no column looks like the prompt[^`]*$"):
-        found([{"conversations": [{"from": "human", "value": "How?"}]}] * 2, tmp_path)
+    (note,) = source.readers[0].notes
+    assert note == f"{data}: column 'v' mixes types in its lists or objects, so it is kept as JSON text"
 
 
 @pytest.mark.parametrize(

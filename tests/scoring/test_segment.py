@@ -55,25 +55,6 @@ def test_a_prompt_of_ten_megabytes_is_refused_before_it_is_rendered_or_tokenized
     assert reason(segmenter, user("x" * 10_000_000)) == said
 
 
-@pytest.mark.parametrize(
-    ("options", "overlong"),
-    [({}, False), ({"max_length": 9}, True), ({"max_length": 9, "truncate": True}, False)],
-)
-def test_a_prompt_of_ten_megabytes_is_overlong_where_a_length_is_given(
-    options: dict[str, Any], overlong: bool
-) -> None:
-    (found,) = Segmenter(templates.byte_level(None), **options)([user("x" * 10_000_000)])
-    assert isinstance(found, Unusable)
-    assert found.overlong == overlong
-
-
-def test_white_space_around_a_base_models_prompt_is_fed_but_is_no_question() -> None:
-    base = templates.byte_level(None, bos=False)
-    found = one(Segmenter(base), user("\n\nWhat?\n\n"))
-    assert base.decode(found.token_ids) == "\n\nWhat?\n\n"
-    assert base.decode(found.token_ids[found.prefix : found.end]) == "What?"
-
-
 def test_a_sentencepiece_base_model_has_bos_as_prefix_and_the_rest_as_question() -> None:
     base = templates.sentencepiece(None, unigram=False, first=True)
     found = one(Segmenter(base), user("What is 🎉?"))
@@ -119,15 +100,6 @@ def test_a_rows_own_system_message_is_kept_before_the_examples_unless_overridden
     assert made.decode(replaced.token_ids).startswith(
         "<|im_start|>system\nOurs.<|im_end|>\n<|im_start|>user\n3?"
     )
-
-
-def test_a_template_without_system_role_says_so_for_the_run_and_for_a_row() -> None:
-    made = templates.byte_level(templates.GEMMA2)
-    with pytest.raises(ModelError, match="System role not supported"):
-        Segmenter(made, system="Be brief.")
-    own = [{"role": "system", "content": "Own."}, *user("3?")]
-    assert "System role not supported" in reason(Segmenter(made), own)
-    assert "must alternate" in reason(Segmenter(made), [*user("a"), *user("b")])
 
 
 @pytest.mark.parametrize(
@@ -224,14 +196,6 @@ def test_the_fingerprint_changes_with_all_that_changes_the_rendering() -> None:
     assert Segmenter(made, **options[0]).fingerprint == Segmenter(made, **options[0]).fingerprint
 
 
-def test_a_failure_of_the_template_itself_is_one_line_of_a_sentence() -> None:
-    made = templates.byte_level("{{ raise_exception('first\n\nsecond ' + 'x' * 900) }}")
-    with pytest.raises(ModelError, match="first second") as caught:
-        Segmenter(made)
-    assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 500
-
-
 @pytest.mark.parametrize(
     "value",
     [
@@ -246,11 +210,6 @@ def test_a_failure_of_the_template_itself_is_one_line_of_a_sentence() -> None:
 def test_examples_that_are_no_conversation_are_refused(value: Any) -> None:
     with pytest.raises(InputError, match=r"--shots shots.json: expected a JSON list"):
         check_shots(value, "shots.json")
-
-
-def test_examples_keep_role_and_content_alone() -> None:
-    assert check_shots([{**m, "id": 1} for m in SHOTS], "x") == SHOTS
-    assert check_shots([], "x") == []
 
 
 def test_a_token_that_the_model_has_no_embedding_for_is_refused_unless_it_is_never_fed() -> None:

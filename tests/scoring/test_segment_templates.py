@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 
 import templates
 from gaincurate.core.prompts import Message
-from gaincurate.errors import ModelError
-from gaincurate.scoring import segment
 from gaincurate.scoring.segment import Segmented, Segmenter
 from templates import CASES, QUOTED, Case
 
@@ -95,26 +93,6 @@ def check(made: Any, case: Case, messages: list[Message], found: Any, tail: str 
     assert (found.prefix, found.end) == (touching[0], touching[-1] + 1)
     decoded = made.decode(ids[found.prefix : found.end], clean_up_tokenization_spaces=False)
     assert shown in decoded
-
-
-def _asks(content: str) -> Message:
-    return {"role": "user", "content": content}
-
-
-def test_a_template_that_makes_a_text_that_no_model_reads_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segment, "LONGEST_PROMPT", 50)
-    (found,) = Segmenter(tokenizer("no-words", "x" * 60 + "{{ messages[0].content }}"))(
-        [[_asks("What is 1?")]]
-    )
-    assert isinstance(found, Segmented)
-    with pytest.raises(ModelError, match="the chat template makes [0-9]+ characters of the messages"):
-        Segmenter(tokenizer("no-words", "x" * 90 + "{{ messages[0].content }}"))
-    made = Segmenter(
-        tokenizer("no-words", "{{ messages[0].content }}{{ 'x' * messages[0].content.count('What') * 95 }}")
-    )
-    (found,) = made([[_asks("What is 1?")]])
-    assert not isinstance(found, Segmented)
-    assert "the chat template makes 105 characters of the messages" in found.reason
 
 
 @pytest.mark.parametrize("kind", ["no-words", "bpe"])

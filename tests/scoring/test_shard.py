@@ -14,7 +14,7 @@ import torch
 import gaincurate
 import tiny
 from architectures import ARCHITECTURES
-from command import run, tree
+from command import run
 from gaincurate.core.progress import Progress
 from gaincurate.errors import GaincurateError
 from gaincurate.scoring.batching import Batch
@@ -123,29 +123,3 @@ def test_a_model_whose_attention_cannot_be_exchanged_runs_in_padded_batches_and_
         in result.stderr
     )
     assert gaincurate.open_scores(tmp_path / "out").manifest["prefill"] == "padded"
-
-
-def test_other_budgets_change_rounding_alone_and_the_same_budget_nothing(
-    tmp_path: Path, tiny_model: Path, rows_file: Path
-) -> None:
-    for name, budget in (("a", 64), ("b", 64), ("c", 4096), ("d", 1)):
-        gaincurate.score(str(rows_file), str(tiny_model), tmp_path / name, batch_tokens=budget)
-        assert gaincurate.open_scores(tmp_path / name).manifest["prefill"] == "packed"
-    assert tree(tmp_path / "a") == tree(tmp_path / "b")
-    for name in ("c", "d"):
-        assert angles(tmp_path / name) == pytest.approx(angles(tmp_path / "a"), abs=1e-6)
-
-
-def test_a_prompt_of_one_token_and_one_of_thousands_stand_in_one_file(tmp_path: Path) -> None:
-    import transformers
-
-    config = transformers.LlamaConfig(**{**tiny.COMMON, "max_position_embeddings": 8192})
-    model = tiny.save_model(tmp_path / "model", config, template=None)
-    data = tiny.write_jsonl(
-        tmp_path / "rows.jsonl", [{"prompt": "x"}, {"prompt": "wd " * 2000}, {"prompt": "yy"}]
-    )
-    gaincurate.score(str(data), str(model), tmp_path / "out", batch_tokens=256)
-    tokens = gaincurate.open_scores(tmp_path / "out").column("gc_question_tokens").to_pylist()
-    assert tokens[0] == 1
-    assert tokens[1] > 4000
-    assert all(abs(angle) < 3 for angle in angles(tmp_path / "out"))

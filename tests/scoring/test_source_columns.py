@@ -15,7 +15,6 @@ import pytest
 
 from gaincurate.core.schema import PREFIX
 from gaincurate.scoring.pipeline import score
-from gaincurate.scoring.readers.source import open_source
 
 ROWS = 7
 PROMPTS = pa.array([f"how many apples {'are there ' * (i % 3)}{i}?" for i in range(ROWS)])
@@ -139,19 +138,6 @@ def test_every_source_column_is_in_the_shards_as_it_was(kind: str, tmp_path: Pat
     assert found.num_rows == ROWS
 
 
-def test_shards_open_in_datasets_with_the_source_columns(tmp_path: Path, tiny_model: Path) -> None:
-    datasets.disable_progress_bars()
-    path = write(source_table(COMMON), tmp_path, "file")
-    files = [str(p) for p in shards(path, tmp_path / "out", tiny_model)]
-    loaded = datasets.load_dataset(
-        "arrow", data_files=files, split="train", cache_dir=str(tmp_path / "cache")
-    )
-    table = loaded.with_format("arrow")[:]
-    for name, array in COMMON.items():
-        assert table.column(name).to_pylist() == array.to_pylist(), name
-    assert table.column("gc_id").to_pylist() == opened([Path(f) for f in files]).column("gc_id").to_pylist()
-
-
 def test_shards_open_in_polars_with_the_source_columns(tmp_path: Path, tiny_model: Path) -> None:
     path = write(source_table(COMMON), tmp_path, "file")
     files = shards(path, tmp_path / "out", tiny_model)
@@ -229,28 +215,3 @@ def test_score_columns_of_the_source_are_replaced_and_its_id_is_kept(
     assert table.column_names[:2] == ["question", "level"]
     assert "gc_mine" not in table.column_names
     assert len(table.column_names) == len(set(table.column_names))
-
-
-def test_the_layout_of_verl_goes_through_and_opens_everywhere(tmp_path: Path, tiny_model: Path) -> None:
-    datasets.disable_progress_bars()
-    rows = [
-        {
-            "data_source": "maths",
-            "prompt": [{"content": text, "role": "user"}],
-            "ability": "math",
-            "reward_model": {"ground_truth": str(i), "style": "rule"},
-            "extra_info": {"index": i, "split": "train"},
-        }
-        for i, text in enumerate(PROMPTS.to_pylist())
-    ]
-    path = tmp_path / "train.parquet"
-    datasets.Dataset.from_list(rows).to_parquet(path)
-    files = shards(path, tmp_path / "out", tiny_model)
-    source = ["data_source", "prompt", "ability", "reward_model", "extra_info"]
-    assert_same(opened(files), pq.read_table(path))
-    loaded = datasets.load_dataset(
-        "arrow", data_files=[str(f) for f in files], split="train", cache_dir=str(tmp_path / "cache")
-    )
-    assert loaded.select_columns(source).to_list() == rows
-    assert polars.concat(map(polars.read_ipc, files)).select(source).to_dicts() == rows
-    assert open_source(str(tmp_path / "out")).rows == ROWS

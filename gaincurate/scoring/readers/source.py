@@ -18,16 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from gaincurate.core.arrow import ipc_batches, validate
+from gaincurate.core.arrow import ipc_batches, one_line, validate
 from gaincurate.core.artifact import MANIFEST, Artifact
-from gaincurate.core.cache import fetch_data, fetch_matching, is_pattern, local_copy
 from gaincurate.core.files import digest_files, digest_json
-from gaincurate.core.foreign import DEEPEST
 from gaincurate.core.scored_set import SCORES
-from gaincurate.core.store import Remote, located
+from gaincurate.core.store import Remote, fetch_data, located
 from gaincurate.errors import SourceError, read_error
-from gaincurate.scoring.readers.common import BATCH_ROWS, Reader, unreadable_as
-from gaincurate.scoring.readers.files import open_file
+from gaincurate.scoring.readers.files import BATCH_ROWS, Reader, open_file, unreadable_as
 
 if TYPE_CHECKING:
     import datasets
@@ -134,37 +131,28 @@ def _open(data: str, split: str | None) -> tuple[tuple[Reader, ...], str]:
     if not data:  # it would be the working folder
         raise SourceError("the data is an empty text; expected a file, a folder or a data set.")
     place = located(data)
-    paths: list[Path] | None
-    if isinstance(place, Remote) and is_pattern(place):
-        if split is not None:
-            raise _names_files(data, split)
-        paths = _readable(fetch_matching(place))
-    else:
-        if isinstance(place, Remote):
-            data = str(_copied(place))
-        path = Path(data)
-        if path.is_dir() and (path / "dataset_dict.json").exists() | (path / "state.json").exists():
+    if isinstance(place, Remote):
+        data = fetch_data(place, SUFFIXES)
+    path = Path(data)
+    if path.is_dir():
+        if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
             return saved_to_disk(path, split)
-        paths = _files(data, split)
-        if paths is None:
-            return from_hub(data, split)
+        paths = _folder(path, split)
+    elif not os.path.lexists(path) and _HUB_ID.fullmatch(data) and not data.endswith(SUFFIXES):
+        return from_hub(data, split)
+    else:
+        paths = _named(data)
+        if split is not None:
+            raise SourceError(
+                f"--split {split} chooses within a folder or data set; {data} names its files. Leave it out.",
+                data=data,
+            )
     return tuple(open_file(p) for p in paths), digest_files(paths)
 
 
-def _copied(place: Remote) -> Path:
-    """The local copy of data, or of a scored set, in an object store."""
-    if place.parts[2:] and Artifact(place, SCORES).finished:
-        return local_copy(place, SCORES)
-    return fetch_data(place, SUFFIXES)
-
-
-def _files(data: str, split: str | None) -> list[Path] | None:
-    """The files that `data` names, in the order they are read; None where it names no path."""
+def _named(data: str) -> list[Path]:
+    """The files that a path or a pattern names, in the order of their names."""
     path = Path(data)
-    if path.is_dir():
-        return _folder(path, split)
-    if split is not None and (path.is_file() or any(c in data for c in "*?[")):
-        raise _names_files(data, split)
     if path.is_file():
         paths = [path]
     elif any(c in data for c in "*?["):
@@ -176,31 +164,16 @@ def _files(data: str, split: str | None) -> list[Path] | None:
             f"{data} is no regular file, nor a link to one. Data is read more than once: write it to a file.",
             data=data,
         )
-    elif _HUB_ID.fullmatch(data) and not data.endswith(SUFFIXES):
-        return None
     else:
         raise SourceError(f"{data} does not exist. A data set on the Hub is owner/name.", data=data)
-    return _readable(paths)
-
-
-def _names_files(data: str, split: str) -> SourceError:
-    return SourceError(
-        f"--split {split} chooses within a folder or data set; {data} names its files. Leave it out.",
-        data=data,
-    )
-
-
-def _readable(paths: list[Path]) -> list[Path]:
-    """Files that were named, one by one or by a pattern, if each can be told by its name and has content."""
-    for p in paths:
-        if not p.name.endswith(SUFFIXES):
+    for path in paths:
+        if not path.name.endswith(SUFFIXES):
             raise SourceError(
-                f"{p}: cannot tell the format from its name; the endings read are {', '.join(SUFFIXES)}.",
-                path=str(p),
+                f"{path}: cannot tell the format from its name; the endings read are {', '.join(SUFFIXES)}.",
+                path=str(path),
             )
-        with p.open("rb") as file:
-            if not file.read(1):
-                raise SourceError(f"{p} is empty.", path=str(p))
+        if not path.stat().st_size:
+            raise SourceError(f"{path} is empty.", path=str(path))
     return paths
 
 
@@ -208,35 +181,22 @@ def _folder(folder: Path, split: str | None) -> list[Path]:
     if (folder / MANIFEST).exists():  # a scored set: score its rows again
         return [folder / entry["file"] for entry in Artifact(folder, SCORES).read_manifest()["shards"]]
     paths = sorted(p for p in folder.iterdir() if p.is_file() and p.name.endswith(SUFFIXES))
-    if not paths:
-        raise SourceError(
-            f"{folder} holds no data file; the endings read are {', '.join(SUFFIXES)}.",
-            path=str(folder),
-        )
-    splits = {p: _split_of(p) for p in paths}
+    listed = ", ".join(p.name for p in paths[:10])
     formats = {next(end for end in (".parquet", ".arrow", ".csv", ".json") if end in p.name) for p in paths}
-    if len(formats) > 1:
-        raise SourceError(
-            f"{folder} holds files of several formats ({', '.join(p.name for p in paths[:10])}), "
-            "perhaps the same rows twice; give one format as a quoted glob, such as '*.parquet'.",
-            path=str(folder),
-        )
-    if split is not None:
-        chosen = [p for p in paths if split in re.split(r"[^a-zA-Z0-9]+", p.name)]
-        if not chosen:
-            raise SourceError(
-                f"no file in {folder} has the split {split!r} in its name: "
-                f"{', '.join(p.name for p in paths[:10])}.",
-                path=str(folder),
-            )
-        return chosen
-    if len(set(splits.values()) - {None}) > 1:
-        raise SourceError(
-            f"{folder} holds several splits ({', '.join(p.name for p in paths[:10])}); choose one "
-            "with --split.",
-            path=str(folder),
-        )
-    return paths
+    chosen = [p for p in paths if split is None or split in re.split(r"[^a-zA-Z0-9]+", p.name)]
+    why = ""
+    if not paths:
+        why = f"holds no data file; the endings read are {', '.join(SUFFIXES)}"
+    elif len(formats) > 1:
+        why = f"holds files of several formats ({listed}), perhaps the same rows twice; give one format as a "
+        why += "quoted glob, such as '*.parquet'"
+    elif not chosen:
+        why = f"has no file with the split {split!r} in its name: {listed}"
+    elif split is None and len({_split_of(p) for p in paths} - {None}) > 1:
+        why = f"holds several splits ({listed}); choose one with --split"
+    if why:
+        raise SourceError(f"{folder} {why}.", path=str(folder))
+    return chosen
 
 
 def _split_of(path: Path) -> str | None:
@@ -258,53 +218,29 @@ def _one_schema(data: str, readers: tuple[Reader, ...]) -> pa.Schema:
         try:
             schema = pa.unify_schemas([schema, reader.schema], promote_options="permissive")
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            where = getattr(reader, "path", data)
             raise SourceError(
-                f"{where} does not fit the files before it: {' '.join(str(error).split())}. Score "
-                "them apart, or make their columns alike.",
-                path=str(where),
+                f"{reader.path} does not fit the files before it: {one_line(error)}. Score them apart, or "
+                "make their columns alike.",
+                path=str(reader.path),
             ) from error
     # A column that a part lacks is null there, whatever the others say.
-    for field in schema:
-        level = [field.type]
-        for _ in range(DEEPEST):
-            level = [kind.field(i).type for kind in level for i in range(kind.num_fields)]
-            if not level:
-                break
-        if level:  # Arrow cannot write a file of such a column
-            raise SourceError(
-                f"{data}: in column {field.name!r} lists or objects stand more than {DEEPEST - 1} deep "
-                "inside each other. Write it as a text, or leave it out.",
-                data=data,
-                column=field.name,
-            )
     lacking = {name for name in schema.names for reader in readers if name not in reader.schema.names}
     fields = [field.with_nullable(True) if field.name in lacking else field for field in schema]
     return pa.schema(fields, metadata=schema.metadata)
 
 
-@dataclass(frozen=True, slots=True)
-class _DatasetReader:
-    """A `datasets.Dataset`, read through its Arrow table and index mapping."""
-
-    dataset: datasets.Dataset
-    schema: pa.Schema
-    rows: int
-
-    def batches(self, schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
-        """See `Reader`."""
-        rest = self.dataset.skip(skip).with_format("arrow")
-        for table in rest.iter(BATCH_ROWS):
-            yield from table.cast(schema).combine_chunks().to_batches()
-
-
-def _dataset_reader(dataset: datasets.Dataset) -> _DatasetReader:
+def _dataset_reader(data: str, dataset: datasets.Dataset) -> Reader:
     # The library maps these files and believes them.
     for path in sorted({Path(entry["filename"]) for entry in dataset.cache_files}):
         refuse = unreadable_as(path, "Arrow")
         for batch in ipc_batches(path, refuse)[1]:
             validate(batch, path, refuse)
-    return _DatasetReader(dataset, dataset.features.arrow_schema, len(dataset))
+
+    def batches(schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
+        for table in dataset.skip(skip).with_format("arrow").iter(BATCH_ROWS):
+            yield from table.cast(schema).combine_chunks().to_batches()
+
+    return Reader(Path(data), dataset.features.arrow_schema, len(dataset), batches)
 
 
 def _import_datasets(data: str) -> Any:
@@ -338,14 +274,13 @@ def saved_to_disk(path: Path, split: str | None) -> tuple[tuple[Reader, ...], st
         loaded = datasets.load_from_disk(str(path))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         raise SourceError(
-            f"{path} looks like a folder of `save_to_disk` and cannot be loaded as one: "
-            f"{' '.join(str(error).split())[:300]}",
+            f"{path} looks like a folder of `save_to_disk` and cannot be loaded as one: {one_line(error)}",
             path=str(path),
         ) from error
     dataset = _choose(loaded, str(path), split)
     files = sorted({Path(entry["filename"]) for entry in dataset.cache_files})
     fingerprint = digest_json([dataset._fingerprint, digest_files(files)])
-    return (_dataset_reader(dataset),), fingerprint
+    return (_dataset_reader(str(path), dataset),), fingerprint
 
 
 def from_hub(data: str, split: str | None) -> tuple[tuple[Reader, ...], str]:
@@ -367,8 +302,8 @@ def from_hub(data: str, split: str | None) -> tuple[tuple[Reader, ...], str]:
         # or has several configurations is one of these; its own sentence names the cause.
         raise SourceError(
             f"{data} is no file or folder here, and as a data set on the Hub it cannot be loaded: "
-            f"{' '.join(str(error).split())[:300]}",
+            f"{one_line(error)}",
             data=data,
         ) from error
     dataset = _choose(loaded, data, split)
-    return (_dataset_reader(dataset),), digest_json([data, split, dataset._fingerprint])
+    return (_dataset_reader(data, dataset),), digest_json([data, split, dataset._fingerprint])

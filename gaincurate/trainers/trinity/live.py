@@ -13,8 +13,8 @@ from trinity.buffer.selector.selector import BaseSelector
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.schema import ID
-from gaincurate.errors import OutcomeError, OutputError
-from gaincurate.trainers.session import ROUND, open_run, place_of, reward_of
+from gaincurate.errors import InputError, OutcomeError, OutputError
+from gaincurate.trainers.session import ROUND, open_run, reward_of
 
 _AHEAD = (
     "Trinity's explorer waits for outcomes where it syncs weights alone: let budget / buffer.batch_size be a "
@@ -57,10 +57,16 @@ class RunSelector(BaseSelector):  # type: ignore[misc]
             InputError: a prompt is not in the task set.
             StopIteration: the run is finished, so there are no more tasks.
         """
-        rows, where = self.live.take(batch_size), f"the task set {self.data_source.name!r} has"
+        rows = self.live.take(batch_size)
         if not rows:
             raise StopIteration
-        by_index = {place_of(row, self.places, where): row for row in rows}
+        if missing := [row[ID] for row in rows if row[ID] not in self.places]:
+            raise InputError(
+                f"{missing[0]!r} of the run is not in the task set {self.data_source.name!r}: it was filtered, or "
+                "written from another scored set. Write it again with `gaincurate export --trainer trinity`.",
+                gc_id=missing[0],
+            )
+        by_index = {self.places[row[ID]]: row for row in rows}
         self.step += 1
         self.waiting.append((self.step, self.live.position - batch_size, by_index))
         return (list(by_index), {}) if return_extra_info else list(by_index)
