@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gaincurate.cli import output
-from gaincurate.cli.options import AsJson, Command, Group, configured
+from gaincurate.cli.options import AsJson, Command, Group, configured, pair
 from gaincurate.cli.progress import ProgressView
 from gaincurate.cli.run_view import figure, print_no_better, print_quality
-from gaincurate.cli.schedule_options import pair
 from gaincurate.cli.score import need_packages
 from gaincurate.core.options import Option
 from gaincurate.errors import InputError

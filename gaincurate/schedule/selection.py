@@ -1,4 +1,4 @@
-"""Which rows of a scored set are taken, and why the others are not: for `export` and `schedule start`.
+"""Selects rows of a scored set for `export` and `schedule start`.
 
 A condition (`--where`) sees source, score and computed columns, and with `--rollouts` what a model did with
 each prompt: `pass_rate` and `samples`. Parts of a set (`--split`) go by a hash of the id, so a prompt is in
@@ -103,7 +103,7 @@ def _of_rollouts(scored: ScoredSet, path: Path) -> dict[str, pa.ChunkedArray]:
 
 
 def first_of_groups(scored: ScoredSet, column: str, count: int, rows: Ints) -> Mask:
-    """Which of some rows are among the first `count` of their group, `[len(rows)]`; no value is a group too.
+    """A mask of the rows among the first `count` of their group, `[len(rows)]`; null is a group too.
 
     Args:
         scored: the set.
@@ -127,26 +127,18 @@ def first_of_groups(scored: ScoredSet, column: str, count: int, rows: Ints) -> M
 
 
 def read_parts(text: str) -> dict[str, float]:
-    """What `--split` says: `train=.9,val=.1`.
+    """Parse `--split`: `train=.9,val=.1`.
 
     Raises:
         InputError: it is not that, or the shares are not 1 together.
     """
-    parts: dict[str, float] = {}
-    for pair in text.split(","):
-        match = re.fullmatch(r"\s*([\w-]+)=([0-9.]+)\s*", pair)
-        try:
-            share = float(match[2]) if match else 0.0
-        except ValueError:
-            share = 0.0
-        if not match or not 0 < share < 1 or match[1] in parts:
-            raise InputError(
-                f"--split {text}: expected NAME=SHARE, each name once and each share between 0 and 1, as in "
-                "train=.9,val=.1."
-            )
-        parts[match[1]] = share
-    if abs(math.fsum(parts.values()) - 1) > 1e-9:
-        raise InputError(f"--split {text}: the shares are {math.fsum(parts.values()):g} together, not 1.")
+    pairs = [re.fullmatch(r"\s*([\w-]+)=(0?\.[0-9]+)\s*", pair) for pair in text.split(",")]
+    parts = {pair[1]: float(pair[2]) for pair in pairs if pair}
+    if len(parts) < len(pairs) or 0 in parts.values() or abs(math.fsum(parts.values()) - 1) > 1e-9:
+        raise InputError(
+            f"--split {text}: expected NAME=SHARE with distinct names and shares that sum to 1, as in "
+            "train=.9,val=.1."
+        )
     return parts
 
 

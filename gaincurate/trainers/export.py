@@ -29,8 +29,7 @@ from gaincurate.core.where import Mask
 from gaincurate.errors import InputError, OutputError, storage_error
 from gaincurate.hygiene.checks import LeftOut, leave_out
 from gaincurate.hygiene.options import HygieneOptions
-from gaincurate.schedule.ordering import Order, build
-from gaincurate.schedule.run import Run, refuse_group_sizes
+from gaincurate.schedule.run import Order, Run, build, refuse_group_sizes
 from gaincurate.schedule.selection import first_of_groups, matching, part_of
 from gaincurate.trainers.columns import ViewOptions, chat_type
 from gaincurate.trainers.profile import Launch, profile_of, system_file

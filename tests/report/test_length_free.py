@@ -19,7 +19,7 @@ from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.stats import Floats, even_bins, spearman
 from gaincurate.errors import InputError, OutputError
 from gaincurate.report.length_free import KNOTS, derive, rank_in_bin, residual
-from gaincurate.schedule.ordering import Order
+from gaincurate.schedule.run import Order
 
 NAN = float("nan")
 

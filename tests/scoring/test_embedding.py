@@ -225,7 +225,7 @@ def test_what_reads_a_set_takes_the_column_as_it_is(
     assert len(read[0][EMBEDDING]) == 32
     started = run(
         "schedule", "start", out, "--run", tmp_path / "run", "--strategy", "gain-rl", "--budget", "4",
-        "--rounds", "1", "--with-scores",
+        "--rounds", "1", "--set", "with_scores=true",
     )  # fmt: skip
     assert started.exit_code == 0, started.stderr
     (path,) = (tmp_path / "run").glob("rounds/*/data.parquet")

@@ -236,7 +236,7 @@ def test_show_tells_how_the_new_columns_are_spread(whole: Path) -> None:
 def test_a_run_goes_by_nll_and_hands_the_columns_on(tmp_path: Path, whole: Path) -> None:
     started = run(
         "schedule", "start", whole, "--run", tmp_path / "run", "--strategy", "gain-rl", "--by", "gc_nll", "--budget", "4",
-        "--rounds", "1", "--with-scores",
+        "--rounds", "1", "--set", "with_scores=true",
     )  # fmt: skip
     assert started.exit_code == 0, started.stderr
     (path,) = (tmp_path / "run").glob("rounds/*/data.parquet")
