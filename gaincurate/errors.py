@@ -62,11 +62,11 @@ class OutputError(InputError):
 
 
 class OutcomeError(InputError):
-    """What a trainer reported cannot be used as it is; nothing was taken from it."""
+    """Outcomes of a trainer cannot be used; nothing was taken from them."""
 
 
 class NotReadyError(OutcomeError):
-    """What a strategy needs before it draws a round is not there yet; the run stays as it is until then."""
+    """A strategy needs something before it draws a round; the run stays as it is until then."""
 
 
 class TrainerError(GaincurateError):
@@ -109,7 +109,7 @@ _REASONS = {
 
 
 def reason_of(error: OSError) -> str:
-    """What the file system says, in plain words."""
+    """The reason of the file system, in plain words."""
     return _REASONS.get(error.errno or 0, (error.strerror or str(error)).lower())
 
 
@@ -149,13 +149,9 @@ def refused_by_the_system(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno:
         what = f" {str(error.filename)[:200]}" if error.filename is not None else ""
         return f"the system refused{what}: {reason_of(error)}. Put that right and run the same command again."
-    if isinstance(error, ValueError) and str(error) == "embedded null byte":
-        return "the name of a file holds a null byte, which no file system takes. Write it without."
     # Arrow's too, and a library that finds no room for its code.
     if lacks_memory(error):
         return "there is not enough memory. Raise `ulimit -v`, if one is set, or take less at a time."
-    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # Path.resolve, Python 3.11
-        return f"the system refused: {str(error)[:200]}. Put that right and run the same command again."
     if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
         return "the system gives no more threads. Raise `ulimit -u` and run the same command again."
     return None

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from gaincurate.schedule.base import Options, Pool
-from gaincurate.schedule.strategies.posterior import Posterior
-from gaincurate.schedule.strategies.posterior_options import PosteriorOptions
+from gaincurate.schedule.strategies.posterior import Posterior, PosteriorOptions
 
 
 class ByOutcomes(Posterior):

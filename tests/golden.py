@@ -55,17 +55,17 @@ EXPORTS = {
     "runs/gain-rl": "--round 3",
 }
 RUNS = {
-    "length": "--strategy length --sigma 5 --order rank --without-system",
-    "gain-rl": "--strategy gain-rl --sigma 0.2N --align-to 2 --with-scores",
-    "descending": "--strategy gain-rl --by gc_nll --descending --sigma 6 --step-range 0,9",
+    "length": "--strategy length --sigma 5 --set order=rank --set bare=true",
+    "gain-rl": "--strategy gain-rl --sigma 0.2N --align-to 2 --set with_scores=true",
+    "descending": "--strategy gain-rl --by gc_nll --descending --sigma 6 --set step_low=0 --set step_high=9",
     "window": "--strategy gain-rl --sigma 0.1N --rescore window --rescore-every 3 --probe 12 --drift 1 "
     "--scoring=--threads=1",
     "posterior-set": "--strategy posterior --set retest=0.3 --set memory=1 --labels level --min-coverage 0.5",
     "dots": "--strategy dots --references 9",
-    "dots-group": "--strategy dots --references 9 --group-column level",
-    "dots-variance": "--strategy dots --references 8 --target variance --reuse-references 0.2",
+    "dots-group": "--strategy dots --references 9 --set group_column=level",
+    "dots-variance": "--strategy dots --references 8 --set target=variance --set reuse_references=0.2",
     "stratify": "--strategy gain-rl --sigma 0.2N --stratify level",
-    "clusters": "--strategy uniform --stratify embedding --clusters 3",
+    "clusters": "--strategy uniform --stratify embedding --set clusters=3",
     "where": "--strategy uniform --where level<3",
     "driven": "--strategy gain-rl --sigma 0.2N",
 }
@@ -139,7 +139,7 @@ def differences(new: Any, before: Any, place: str = "") -> Iterator[str]:
     """Where two JSON values differ; a new key of an object is no difference."""
     if isinstance(new, dict) and isinstance(before, dict):
         for name, value in before.items():
-            gone = [f"{place}.{name} is gone"]
+            gone = [f"{place}.{name} is gone"] if value is not None else []
             yield from differences(new[name], value, f"{place}.{name}") if name in new else gone
     elif isinstance(new, list) and isinstance(before, list) and len(new) == len(before):
         for i, (a, b) in enumerate(zip(new, before, strict=True)):

@@ -36,13 +36,6 @@ def test_it_is_noted_inside_and_raised_on_leaving() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_nothing_is_raised_where_nothing_was_pressed() -> None:
-    with ctrl_c_noted() as pressed:
-        pass
-    assert not pressed
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
 def test_a_third_time_it_is_raised_at_once() -> None:
     reached = []
 
@@ -64,11 +57,6 @@ def test_it_comes_before_another_error() -> None:
     with pytest.raises(KeyboardInterrupt) as raised:
         noted(fail)
     assert isinstance(raised.value.__context__, ValueError)
-
-
-def test_another_error_stays_where_nothing_was_pressed() -> None:
-    with pytest.raises(ValueError, match="other"), ctrl_c_noted():
-        raise ValueError("other")
 
 
 def test_a_handler_of_somebody_else_stays() -> None:

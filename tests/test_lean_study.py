@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +21,6 @@ import gaincurate
 import tiny
 from gaincurate.difficulty.embeddings import maker
 from gaincurate.difficulty.predictor import DifficultyPredictor, Shape, save_adapter
-from gaincurate.schedule import base
 from gaincurate.trainers.replay_loss import replay_loss
 
 FOLDER = Path(__file__).parent.parent / "docs/studies/lean"
@@ -150,107 +148,6 @@ def test_exact_accuracy_is_what_samples_come_to(lean: Any, world: Any) -> None:
     assert (errors**2).sum() < 32.9  # chi-square of 12, 0.999
 
 
-def test_a_completion_ends_at_the_end_token_or_at_its_longest(lean: Any, world: Any) -> None:
-    policy = world.policy()
-    for longest in (1, 3):
-        completions = policy.sample(world.prompts.tokens, 50, longest, torch.Generator().manual_seed(0))
-        for tokens in completions:
-            assert policy.end not in tokens[:-1]
-            assert len(tokens) == longest or tokens[-1] == policy.end
-
-
-def test_influence_is_the_product_of_a_prompts_gradient_with_the_means(lean: Any, world: Any) -> None:
-    policy = world.policy()
-    weights = policy.parameters()
-    before = [w.detach().clone() for w in weights]
-    gradients = np.zeros((len(world.prompts), sum(w.numel() for w in weights)))
-    for places, values in world.prompts.chunks(policy):
-        for place, value in zip(places, values, strict=True):
-            parts = torch.autograd.grad(value, weights, retain_graph=True)
-            gradients[place] = torch.cat([part.flatten() for part in parts]).numpy()
-    expected = gradients @ gradients.mean(0)
-    influences = lean.choosing.Exact(world.prompts, policy).influences()
-    assert np.abs(influences - expected).max() < 0.01 * np.abs(expected).max()
-    assert all(torch.equal(w, b) for w, b in zip(weights, before, strict=True))
-
-
-def head_gradients(lean: Any, world: Any, policy: Any, spelled: list[Any], weights: Any) -> Any:
-    """`[N, V, width]`: of sums of log-probabilities with weights, by autograd at a head of its own."""
-    firsts, gradients = np.cumsum([0, *map(len, spelled)]), []
-    for place, each in enumerate(spelled):
-        if not each:
-            gradients.append(torch.zeros_like(policy.embedding))
-            continue
-        batch = lean.policy.trees([world.prompts.tokens[place]], [each])
-        head = policy.embedding.detach().clone().requires_grad_()
-        logits = policy.states(batch).detach()[batch.before] @ head.T
-        logs = logits.log_softmax(-1).gather(1, batch.scored[:, None])[:, 0]
-        loss = (logs * weights[firsts[place] + batch.branch]).sum()
-        gradients.append(torch.autograd.grad(loss, head)[0])
-    return torch.stack(gradients)
-
-
-@pytest.fixture(scope="module")
-def at_the_head(lean: Any, world: Any) -> Any:
-    """A policy, its reading of some completions, two columns of their weights and the gradients by autograd."""
-    policy = world.policy()
-    completions = [[[5 + place, 6], [7]] * (place != 3) for place in range(len(world.prompts))]
-    rows = lean.head.read(policy, world.prompts.tokens, completions)
-    weights = torch.randn(len(rows.log_probs), 2, generator=torch.Generator().manual_seed(0))
-    gradients = [head_gradients(lean, world, policy, completions, w) for w in weights.T]
-    return policy, rows, weights, torch.stack(gradients, 1)
-
-
-def test_products_of_gradients_at_the_head_are_those_of_autograd(
-    lean: Any, world: Any, at_the_head: Any
-) -> None:
-    policy, rows, weights, gradients = at_the_head
-    head = lean.head.Head(policy.embedding, rows)
-    mean = head.mean(weights)
-    torch.testing.assert_close(mean, gradients.mean(0), atol=1e-5, rtol=1e-4)
-    expected = torch.einsum("ncvw,cvw->nc", gradients, gradients.mean(0))
-    torch.testing.assert_close(head.along(weights, mean), expected, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(head.squares(weights), gradients.square().sum((2, 3)), atol=1e-4, rtol=1e-4)
-
-
-def test_projected_products_are_right_in_the_mean(lean: Any, at_the_head: Any) -> None:
-    policy, rows, weights, gradients = at_the_head
-    expected = torch.einsum("ncvw,cvw->nc", gradients, gradients.mean(0))
-    drawn = []
-    for seed in range(400):
-        head = lean.head.Head(policy.embedding, rows, 8, seed)
-        drawn.append(head.along(weights, head.mean(weights)))
-    products = torch.stack(drawn)
-    errors = products.std(0) / len(drawn) ** 0.5
-    assert ((products.mean(0) - expected).abs() <= 4 * errors + 1e-6).all()
-    assert (errors[gradients.square().sum((2, 3)) > 0] > 0).all()
-
-
-def test_what_the_best_have_counts_equal_values_alike(lean: Any) -> None:
-    exact = np.random.default_rng(0).normal(size=200)
-    assert lean.influence.caught(np.zeros(200), exact) == pytest.approx(0, abs=1e-12)
-    assert lean.influence.caught(exact, exact) == 1
-    top = np.argsort(-exact)
-    values = np.zeros(200)
-    values[top[:40]] = 1  # the other 40 places go to 160 prompts at random
-    expected = (exact[top[:40]].sum() + 40 * exact[top[40:]].mean()) / 80 - exact.mean()
-    assert lean.influence.caught(values, exact) == pytest.approx(
-        expected / (exact[top[:80]].mean() - exact.mean())
-    )
-
-
-def test_weights_of_completions_are_the_advantages_of_their_rollouts(lean: Any) -> None:
-    which = np.repeat([[0, 1], [2, 2]], 32, axis=1)[:, np.random.default_rng(0).permutation(64)]
-    right = (which == 1).astype(float)
-    outcomes = lean.head.Outcomes([[[5], [6]], [[7]]], which, right)
-    weights = outcomes.weights((1, 8), 4, np.array([0, 0]))
-    for draw in range(4):
-        rate = right[0, 16 * draw : 16 * draw + 8].mean()
-        assert weights[:, 1, draw].tolist() == pytest.approx([-rate * (1 - rate), rate * (1 - rate), 0])
-        win = right[0, 16 * draw]  # one rollout, less the mean of the task: of it and a wrong one
-        assert weights[:, 0, draw].tolist() == pytest.approx([-(1 - win) * win / 2, win / 2, -win / 2])
-
-
 def test_the_loss_is_grpos_with_and_without_old_rollouts(lean: Any, world: Any) -> None:
     policy, draws = world.policy(), np.random.default_rng(0)
     groups, rows = [], []
@@ -293,134 +190,11 @@ def test_a_training_learns_and_its_bill_adds_up(lean: Any, world: Any) -> None:
     assert row["accuracy"][-1] == pytest.approx(world.heldout.accuracies(training.policy).mean(), abs=1e-6)
 
 
-def test_the_first_step_of_the_warm_up_changes_no_weight(lean: Any, world: Any) -> None:
-    training = lean.loop.Training(world, arm(lean, budget_tokens=1), 0)
-    training.run()
-    start = world.policy().parameters()
-    assert all(torch.equal(w, b) for w, b in zip(training.policy.parameters(), start, strict=True))
-
-
 def test_a_strategy_that_reads_scores_pays_for_the_pass(lean: Any, world: Any) -> None:
     row = lean.loop.Training(world, arm(lean, strategy="gain-rl", options={"sigma": "0.5N"}), 0).run()
     assert row["scoring"] == 60  # a tenth of 12 prompts of 50 tokens
     generated = row["tokens"] - row["scoring"]
     assert generated < 400
-
-
-def test_replayed_groups_join_once_there_are_so_many(lean: Any, world: Any) -> None:
-    training = lean.loop.Training(world, arm(lean, replayed=3), 0)
-    training.run()
-    counts = [step["replayed"] for step in training.steps]
-    assert counts[0] == 0
-    assert set(counts) == {0, 3}
-
-
-def test_a_prompts_own_rollouts_are_not_in_the_mean_that_they_are_multiplied_with(
-    lean: Any, world: Any
-) -> None:
-    policy = world.policy()
-    exact = lean.choosing.Exact(world.prompts, policy)
-    rows = np.arange(len(world.prompts))
-    pool = base.Pool(len(rows), 4, 0, (0.0, 1.0))
-    oracle: Any = base.build("choosing:Oracle", pool, {"of": "sampled"})
-    drawn = []
-    for round_ in range(30):
-        oracle.prepare(lean.choosing.Context(world.scored, world.rows, rows, round_, exact))
-        drawn.append(oracle._values.mean())
-    # The square of their noise would be in it: the mean would be several times as large.
-    expected, error = (7 / 8) ** 2 * exact.influences().mean(), np.std(drawn, ddof=1) / len(drawn) ** 0.5
-    assert abs(np.mean(drawn) - expected) < 3 * error < expected
-
-
-def test_sampled_influence_is_the_product_of_its_gradients(lean: Any, world: Any) -> None:
-    policy, prompts = world.policy(), world.prompts
-    outcomes = lean.head.roll(policy, prompts, 16, 0)
-    weights = outcomes.weights((8,), 2, np.zeros(len(prompts), np.int64))[:, 0]
-    batch = lean.policy.trees(prompts.tokens, outcomes.completions)
-    logs = torch.zeros(len(weights)).index_add(0, batch.branch, policy.log_probs(batch))
-    owners = np.repeat(np.arange(len(prompts)), list(map(len, outcomes.completions)))
-    gradients = np.zeros((2, len(prompts), sum(w.numel() for w in policy.parameters())))
-    for draw, place in np.ndindex(2, len(prompts)):
-        own = torch.from_numpy(owners == place)
-        loss = (logs * weights[:, draw])[own].sum()
-        parts = torch.autograd.grad(loss, policy.parameters(), retain_graph=True)
-        gradients[draw, place] = torch.cat([part.flatten() for part in parts]).numpy()
-    expected = np.array([gradients[k] @ gradients[1 - k].mean(0) for k in (0, 1)])
-    found = lean.choosing.sampled_influences(policy, prompts, outcomes.completions, weights)
-    assert np.abs(found - expected).max() < 0.01 * np.abs(expected).max()
-
-
-@pytest.mark.parametrize("of", ["variance", "influence"])
-def test_an_oracle_draws_by_exact_values_and_keeps_shares(lean: Any, world: Any, of: str) -> None:
-    policy = world.policy()
-    exact = lean.choosing.Exact(world.prompts, policy)
-    rates = exact.accuracies()
-    values = rates * (1 - rates) if of == "variance" else exact.influences()
-    for within in (False, True):
-        options = {"of": of, "power": 10_000}
-        chooser = lean.choosing.Chooser(world, "choosing:Oracle", options, None, None, 4, 0, within)
-        drawn = chooser.draw(0, policy)
-        best = np.argsort(-values)[:4]
-        if within:
-            tasks = world.prompts.tasks
-            best = np.concatenate(
-                [np.flatnonzero(tasks == t)[np.argsort(-values[tasks == t])[:2]] for t in set(tasks)]
-            )
-        # Those without worth are equal, and others nearly so: which of them are drawn is chance.
-        assert len(set(drawn)) == 4
-        assert sorted(np.maximum(values[drawn], 0)) == pytest.approx(
-            sorted(np.maximum(values[best], 0)), rel=1e-2
-        )
-        assert not within or Counter(world.prompts.tasks[drawn]) == Counter(world.prompts.tasks[best])
-
-
-def test_observed_influence_is_that_of_each_half_along_the_others_mean(lean: Any, world: Any) -> None:
-    training = lean.loop.Training(world, arm(lean, strategy="observed:Observed", round_steps=6), 0)
-    oracle, prompts = training.chooser.selector, world.prompts
-    policy, places = world.policy(), training.chooser.draw(0, world.policy())
-    groups, wins, _ = lean.loop.roll_out(prompts, policy, places.tolist(), torch.Generator().manual_seed(0))
-    training.chooser.rolled(places, groups, policy)
-    gradients = []
-    for group in groups:
-        batch = lean.policy.trees([group.prompt], [group.completions])
-        weights = torch.from_numpy(group.advantages / 8).float()[batch.branch]
-        parts = torch.autograd.grad((weights * policy.log_probs(batch)).sum(), policy.parameters())
-        gradients.append(torch.cat([part.flatten() for part in parts]).double().numpy())
-    whole = np.array(gradients)
-    for half in (0, 1):
-        expected = whole[half::2] @ whole[1 - half :: 2].sum(0) / len(prompts)
-        assert np.abs(oracle._values[places[half::2]] - expected).max() < 0.01 * np.abs(expected).max()
-    read = sum(len(g.prompt) + sum(map(len, g.completions)) for g in groups if g.advantages.any())
-    training.chooser.observe(0, wins, 8 - wins, wins)
-    training.chooser.draw(1, policy)
-    assert training.chooser.bill["influence"] == round(0.2 * read)
-    assert training.scoring > 0
-    controls = {"charged": False, "dealt": True}
-    free = lean.loop.Training(
-        world, arm(lean, strategy="observed:Observed", options=controls, round_steps=6), 0
-    )
-    free.chooser.draw(0, policy)
-    free.chooser.rolled(places, groups, policy)
-    free.chooser._last = places
-    free.chooser.observe(0, wins, 8 - wins, wins)
-    free.chooser.draw(1, policy)
-    assert (free.scoring, free.chooser.bill.total()) == (0, 0)
-    ours, dealt = training.chooser.selector, free.chooser.selector
-    assert sorted(dealt._sums) == pytest.approx(sorted(ours._sums))
-    assert list(dealt._sums) != pytest.approx(list(ours._sums))
-
-
-def test_an_oracle_reads_the_checkpoint_of_a_run_and_its_order(lean: Any, world: Any) -> None:
-    rows = np.arange(len(world.scored))[::-1]  # by rank
-    run = SimpleNamespace(config=SimpleNamespace(model=str(world.model)))
-    context: Any = SimpleNamespace(run=run, scored=world.scored, rows=rows, checkpoint=str(world.model))
-    pool = base.Pool(len(rows), 4, 0, (0.0, 1.0))
-    oracle = base.build("choosing:Oracle", pool, {"power": 10_000})
-    oracle.prepare(context)
-    rates = lean.choosing.Exact(world.prompts, world.policy()).accuracies()[rows]
-    values = rates * (1 - rates)
-    drawn = oracle.draw(0)
-    assert sorted(values[drawn]) == pytest.approx(sorted(values)[-4:], rel=1e-2)
 
 
 def as_transformers(policy: Any, start: Path) -> Any:

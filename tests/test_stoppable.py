@@ -145,7 +145,6 @@ def test_a_second_notice_at_exit_changes_no_exit_code(monkeypatch: pytest.Monkey
             OSError(errno.EMFILE, "Too many open files"),
             "error: the system refused: too many open files. Put that right and run the same command again.",
         ),
-        (ValueError("embedded null byte"), "error: the name of a file holds a null byte"),
         (MemoryError(), "error: there is not enough memory. Raise `ulimit -v`, if one is set"),
         (
             ImportError("libarrow.so: failed to map segment from shared object"),

@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gaincurate.cli import output
-from gaincurate.cli.options import AsJson, Command, Group, configured
+from gaincurate.cli.options import AsJson, Command, Group, configured, pair
 from gaincurate.cli.progress import ProgressView
 from gaincurate.cli.report import print_blocks
-from gaincurate.cli.schedule_options import pair
 from gaincurate.cli.score import need_packages
 from gaincurate.core.options import Option
 from gaincurate.errors import InputError
@@ -322,7 +321,7 @@ def forecast(
     config: ForecastConfig,
     out: Annotated[
         Path | None,
-        Option("Also write it here as JSON, for `schedule status --forecast`.", names=("--out", "-o")),
+        Option("Also write it here as JSON.", names=("--out", "-o")),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -29,14 +29,8 @@ AsJson = Annotated[bool, Option("Print JSON.", names=("--json",))]
 _PANELS = (None, *PANELS)
 _METAVARS = {bool: "", int: "N", float: "X", Path: "PATH", str: "TEXT"}
 _WIDE = 18  # columns that choices may take beside an option at a width of 80
-_SHOWN = 60
-_BEYOND = 2**63  # what NumPy and Arrow have no place for
 _MANY = 5  # a command with more options takes them from a file too
-_OF_A_CALL = (
-    "as_json",
-    "verbose",
-    "quiet",
-)  # say how one call prints, which no file configures
+_OF_A_CALL = ("as_json", "verbose", "quiet")  # how one call prints, which no file configures
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 _KINDS = {".toml": "TOML", ".yaml": "YAML", ".yml": "YAML", ".json": "JSON"}
 _BOOL = "tag:yaml.org,2002:bool"
@@ -167,39 +161,25 @@ def _parameter(
 ) -> inspect.Parameter:
     metavar, choices = _metavar(marker, kind)
     shared: dict[str, Any] = {"help": marker.help + choices, "metavar": metavar}
-    if choices_of := _choices(kind):
-        kind, shared["parser"] = Any, _one_of(choices_of)
-    elif marker.read is None and _is_path(kind):
-        shared["parser"] = _path
-    elif marker.read is None:
-        shared |= {"min": least, "max": most}
-    else:
+    if marker.read is not None:
         kind, shared["parser"] = Any, _as_given
         default = marker.shown if default is not inspect.Parameter.empty else default
+    elif _is_path(kind):
+        shared["parser"] = _path
+    else:
+        shared |= {"min": least, "max": most}
     if marker.argument:
         info: Any = typer.Argument(**shared)
     else:
-        names = marker.names or ("--" + name.rpartition("__")[2].replace("_", "-"),)
+        names = marker.names or (_spelling(name),)
         shown = not names[0].startswith(" /")  # a flag that only switches off says so itself
         info = typer.Option(*names, show_default=shown, rich_help_panel=marker.panel, **shared)
     return inspect.Parameter(name, _KEYWORD, default=default, annotation=Annotated[kind, info])
 
 
-def _choices(kind: Any) -> tuple[str, ...]:
-    """The texts that an option takes, where it takes one of a few."""
-    if typing.get_origin(kind) in (typing.Union, UnionType):
-        kind = next(part for part in typing.get_args(kind) if part is not type(None))
-    return typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
-
-
-def _one_of(choices: tuple[str, ...]) -> Callable[[Any], Any]:
-    def parse(value: Any) -> Any:
-        if value not in choices:
-            listed = ", ".join(map(repr, choices))
-            raise typer.BadParameter(f"{value!r} is not one of {listed}{near(str(value), choices)}.")
-        return value
-
-    return parse
+def _spelling(name: str) -> str:
+    """The option of a field, which may be one of a config in a config."""
+    return "--" + name.rpartition("__")[2].replace("_", "-")
 
 
 def _is_path(kind: Any) -> bool:
@@ -208,10 +188,8 @@ def _is_path(kind: Any) -> bool:
 
 def _path(value: Any) -> Path:
     """A path. An empty one, such as an unset variable of a script, would be the working folder."""
-    if value == "":
-        raise typer.BadParameter("it is empty.")
-    if not isinstance(value, str | Path):
-        raise typer.BadParameter("it should be the text of a path.")
+    if not isinstance(value, str | Path) or value == "":
+        raise typer.BadParameter("it is empty, or no path.")
     return Path(value)
 
 
@@ -220,8 +198,21 @@ def _as_given(value: Any) -> Any:
     return value
 
 
+def pair(value: str | Sequence[float], option: str) -> tuple[float, float]:
+    """Two numbers with a comma between them, or a list of them from a file.
+
+    Raises:
+        InputError: they are not.
+    """
+    try:
+        low, high = map(float, value.split(",") if isinstance(value, str) else value)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{option} {value}: expected two numbers, LO,HI.") from error
+    return low, high
+
+
 def _metavar(marker: Option, kind: Any) -> tuple[str | None, str]:
-    """What stands for a value, and choices that are too long for that place as a sentence."""
+    """The placeholder of a value, and a sentence with choices that are too long for it."""
     while typing.get_origin(kind) in (list, typing.Union, UnionType):
         kind = typing.get_args(kind)[0]
     if typing.get_origin(kind) is not typing.Literal:
@@ -235,7 +226,7 @@ def _metavar(marker: Option, kind: Any) -> tuple[str | None, str]:
 def _call(
     function: Callable[..., None], model: Any, whole: bool, markers: Mapping[str, Option], own: Sequence[str]
 ) -> Callable[..., None]:
-    """What Typer calls: it reads texts, checks the config and runs the function."""
+    """The function that Typer calls: it reads texts, checks the config and runs the command."""
 
     def given(ctx: Any, read: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
         """Take fields out of what was read, and leave those that have their default."""
@@ -276,9 +267,6 @@ def _read(name: str, marker: Option, value: Any) -> Any:
         return marker.read(value)
     if isinstance(value, (list, tuple)):
         return [_place(name, marker, item) if isinstance(item, Path) else item for item in value]
-    if isinstance(value, int) and abs(value) >= _BEYOND:
-        option = "--" + _key(name, marker).replace("_", "-")
-        raise InputError(f"{option} {str(value)[:_SHOWN]}: it should be less than {_BEYOND}.")
     return _place(name, marker, value) if isinstance(value, Path) else value
 
 
@@ -290,7 +278,7 @@ def _place(name: str, marker: Option, path: Path) -> Path:
     """
     from gaincurate.core.store import Remote, located
 
-    option = marker.metavar if marker.argument else "--" + _key(name, marker).replace("_", "-")
+    option = marker.metavar if marker.argument else _spelling(_key(name, marker))
     place = located(path)
     if isinstance(place, Remote) and not marker.stores:
         raise InputError(
@@ -303,13 +291,7 @@ def _place(name: str, marker: Option, path: Path) -> Path:
 def _printed(values: Mapping[str, Any], markers: Mapping[str, Option]) -> dict[str, Any]:
     """Every option that has a value, as a `--config` file has it."""
     plain = {_key(name, markers[name]): value for name, value in values.items() if name not in _OF_A_CALL}
-    return {key: _as_json(value) for key, value in sorted(plain.items()) if value not in (None, [], ())}
-
-
-def _as_json(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return [_as_json(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    return {key: value for key, value in sorted(plain.items()) if value not in (None, [], ())}
 
 
 def _key(name: str, marker: Option) -> str:
@@ -329,7 +311,7 @@ def _config_parameters(markers: Mapping[str, Option]) -> list[inspect.Parameter]
     file = typer.Option(
         "--config",
         metavar="FILE",
-        help="Read options from a TOML, YAML or JSON file. Those of the command line win.",
+        help="Read options from a TOML, YAML or JSON file. The command line overrides them.",
         rich_help_panel=ADVANCED,
         is_eager=True,
         callback=load,
@@ -337,7 +319,7 @@ def _config_parameters(markers: Mapping[str, Option]) -> list[inspect.Parameter]
     shown = typer.Option(
         "--print-config",
         metavar="",
-        help="Print what the options come to as JSON, which --config reads, and exit.",
+        help="Print all options as JSON, in the format of --config, and exit.",
         rich_help_panel=ADVANCED,
     )
     return [
@@ -366,11 +348,6 @@ def _read_config(path: Path, ctx: Any, markers: Mapping[str, Option]) -> dict[st
             )
         if value is None:
             continue
-        if (odd := _odd_type(value)) is not None:
-            what = f"a {odd} is no value of an option; put it in quotes if it is a text"
-            raise InputError(f"{path}: {key} = {str(value)[:_SHOWN]}: {what}.", path=str(path))
-        if isinstance(value, dict) and markers[name].read is str:
-            raise InputError(f"{path}: {key} = {value!r}: it should be a text.", path=str(path))
         param = params[name]
         if (getattr(param, "multiple", False) or param.nargs == -1) and not isinstance(value, list):
             value = [value]
@@ -383,17 +360,8 @@ def _read_config(path: Path, ctx: Any, markers: Mapping[str, Option]) -> dict[st
     return values
 
 
-def _odd_type(value: Any) -> str | None:
-    """The type of what YAML and TOML have and JSON has not: a date, bytes, a set."""
-    if isinstance(value, dict):
-        return next(filter(None, map(_odd_type, [*value, *value.values()])), None)
-    if isinstance(value, list):
-        return next(filter(None, map(_odd_type, value)), None)
-    return None if value is None or isinstance(value, (str, int, float)) else type(value).__name__
-
-
 def parsed(path: Path) -> dict[str, Any]:
-    """What stands in a file, by name.
+    """The values in a file, by name.
 
     Raises:
         InputError: its ending is none of these, it cannot be parsed, or it holds no names with values.

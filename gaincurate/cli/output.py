@@ -73,7 +73,7 @@ def result(facts: Facts, as_json_: bool, show: Callable[[Facts], None]) -> None:
 
 
 def as_json(value: Any) -> None:
-    """One JSON value, to stdout. Null stands where a number is NaN or infinite, which JSON does not have."""
+    """One JSON value, to stdout. NaN and infinity, which JSON does not have, are null."""
     readable = sys.stdout.encoding.lower() in ("utf-8", "utf8")
     encoded = json.dumps(_with_nulls(value), indent=2, ensure_ascii=not readable)
     _write("\n".join(map(_harmless, encoded.split("\n"))) + "\n")
@@ -243,7 +243,7 @@ def excerpt(value: str, width: int) -> str:
 def number(value: Any, form: str) -> str:
     """A number for a table, or a dash where there is none.
 
-    Metrics of a plan may be anything. What cannot be written in the form stands as it is.
+    Metrics of a plan may be anything. A value that the form does not fit is printed as it is.
     """
     if value is None:
         return "-"
@@ -314,7 +314,7 @@ def _ended(stop: KeyboardInterrupt, resume: str) -> typer.Exit:
 
 
 def zero_vector_sentence(count: int) -> str:
-    """What hidden states without a direction mean for a set."""
+    """A sentence on hidden states without a direction."""
     if count == 1:
         return "1 scored token has a zero vector as hidden state: it counts as a token and adds nothing."
     return (
@@ -323,7 +323,7 @@ def zero_vector_sentence(count: int) -> str:
 
 
 def length_sentence(rho: float | None) -> str:
-    """What a rank correlation of `gc_angle` with question length means, in plain words."""
+    """A sentence on the rank correlation of `gc_angle` with question length."""
     if rho is None:
         return "gc_angle against question length: too few or equal rows for a rank correlation."
     direction = "shorter questions score higher" if rho < 0 else "longer questions score higher"

@@ -1,4 +1,4 @@
-"""What a person sees of long work: a bar in a terminal, else a line per part. Both go to stderr.
+"""Progress of long work on stderr: a bar in a terminal, else a line per part.
 
 One view serves every command. A log file gets lines because a bar would fill it with control characters.
 """
@@ -82,7 +82,7 @@ class ProgressView(Progress):
         output.note(text)
 
     def _text(self) -> str:
-        """How far the work is, how fast, and how long the rest will take where that is known."""
+        """Progress, speed, and the remaining time if it is known."""
         seconds = max(time.perf_counter() - self._begin, 1e-9)
         here = self._done - self._before
         parts = [f"{int(self._done):,} of {output.counted(self._total, self._unit)}"]

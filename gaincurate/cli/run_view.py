@@ -186,15 +186,7 @@ def print_status(facts: dict[str, Any], last: int | None = None) -> None:
         output.fitted(f"  {facts['advice']}")
     if facts["late"]:
         output.fitted(f"  outcomes that came after their round: of {output.counted(facts['late'], 'prompt')}")
-    if (differ := facts["differ"]) is not None:
-        share = differ["forecast"]
-        output.fitted(
-            f"  groups that differ: {output.number(differ['came'], '.1%')} so far. The forecast for "
-            f"{differ['strategy']} was {share['value']:.1%} ({share['low']:.1%} to {share['high']:.1%}) in "
-            f"groups of {differ['group']}."
-        )
-    waiting = facts["waiting"]
-    if waiting is not None:
+    if (waiting := facts["waiting"]) is not None:
         output.fitted(
             f"  round {waiting['round']}: outcomes for {waiting['prompts']:,} of "
             f"{output.counted(waiting['of'], 'prompt')}"

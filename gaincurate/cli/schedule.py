@@ -6,6 +6,7 @@ and forecast are printed from plain values, the same that `--json` prints.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,22 +17,17 @@ from gaincurate.cli import output
 from gaincurate.cli.options import AsJson, Command, Group, configured
 from gaincurate.cli.run_view import RoundsView, print_coming_rounds, print_status
 from gaincurate.cli.run_view import watch as follow
-from gaincurate.cli.schedule_options import (
-    finder_of,
-    paths_of,
-    pointing_at_logs,
-    take_logged,
-    tell_of_the_last,
-)
-from gaincurate.cli.schedule_start import start
+from gaincurate.cli.schedule_start import paths_of, start
 from gaincurate.core.options import Option
 from gaincurate.errors import InputError
 from gaincurate.trainers.names import with_part
 
 if TYPE_CHECKING:
+    from gaincurate.schedule.checkpoints import Finder
+    from gaincurate.schedule.run import Run
     from gaincurate.trainers.config import DriveConfig, NextConfig
 
-app = typer.Typer(cls=Group, no_args_is_help=True, help="Rounds of training data that follow the model.")
+app = typer.Typer(cls=Group, no_args_is_help=True, help="Plan training rounds that adapt to the model.")
 app.command(cls=Command)(start)
 RunFolder = Annotated[Path, Option("The run's folder.", metavar="RUN", argument=True)]
 
@@ -98,13 +94,12 @@ def next_(config: NextConfig, as_json: AsJson = False) -> None:
         run = config.run
         opened = Run(run)
         with command_lock(run), working_on(run):  # a trainer that follows the run plans its rounds itself
-            taken = take_logged(opened, config.outcomes or [], config.reward_column)
+            take_logged(opened, config)
             finder = finder_of(opened, config.trainer, output.note)
             resumes_from = finder.chosen(opened, config.checkpoint) if config.checkpoint else None
-            with pointing_at_logs(opened, taken):
-                folder = advance(opened, resumes_from, output.note, finder.held, config.reference_outcomes)
+            folder = advance(opened, resumes_from, output.note, finder.held, config.reference_outcomes)
         round_ = opened.round
-        tell_of_the_last(opened, output.note)
+        print_accuracy(opened)
         if as_json:
             done = folder is None
             output.as_json({"finished": done, "round": round_, **({} if done else paths_of(opened, round_))})
@@ -155,26 +150,64 @@ def run(config: DriveConfig, as_json: AsJson = False) -> None:
 @configured()
 def status_(
     run: RunFolder,
-    forecast: Annotated[
-        Path | None, Option("What `difficulty forecast --out` wrote, shown beside what came.")
-    ] = None,
     watch: Annotated[
-        bool, Option("Keep showing it as the run's files change, until Ctrl-C. In a pipe: once.")
+        bool, Option("Update the page as the run's files change, until Ctrl-C. In a pipe, print once.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Tell where a run stands: mu, accuracy, drift, cost, round by round.
+    """Print the status of a run: mu, accuracy, drift and cost of each round.
 
     Example: gaincurate schedule status run --watch
     """
     with output.reporting():
-        from gaincurate.schedule.forecast import read_forecast
         from gaincurate.schedule.run import Run
         from gaincurate.schedule.status import status
 
-        expected = None if forecast is None else read_forecast(forecast)
         if watch and not as_json:
-            follow(run, lambda: status(Run(run), expected))
+            follow(run, lambda: status(Run(run)))
             return
-        facts = status(Run(run), expected)
+        facts = status(Run(run))
         output.result(facts, as_json, print_status)
+
+
+def finder_of(run: Run, trainer: str | None, note: Callable[[str], None], *, keep: bool = True) -> Finder:
+    """The finder for checkpoints of the given trainer, of the last one, or of any; `keep` remembers it.
+
+    Raises:
+        InputError: there is no such trainer.
+    """
+    from gaincurate.schedule.checkpoints import Finder
+    from gaincurate.trainers.profile import layout_of
+    from gaincurate.trainers.snapshot import TrainerFinder, remembered_trainer
+
+    name = remembered_trainer(run, trainer, keep=keep)
+    return Finder() if name is None else TrainerFinder(layout_of(name), note)
+
+
+def take_logged(run: Run, config: NextConfig) -> None:
+    """Take the outcomes that a trainer logged, where `schedule next` was given some.
+
+    Raises:
+        InputError: --reward-column without --outcomes, or a run without a round.
+        OutcomeError: a log cannot be used.
+    """
+    if not config.outcomes:
+        if config.reward_column is not None:
+            raise InputError(f"--reward-column {config.reward_column} goes with --outcomes PATH.")
+    elif not run.state["finished"]:  # else `advance` refuses
+        from gaincurate.trainers.logs import take_logs
+
+        run.newest()  # or there is no round whose outcomes they can be
+        take_logs(run, config.outcomes, config.reward_column, output.note)
+
+
+def print_accuracy(run: Run) -> None:
+    """Print the accuracy of the round whose outcomes were taken."""
+    state, mu = run.state, None
+    if state["round"] >= 0 and not state["finished"]:
+        state = run.plan(state["round"])
+        mu = state["mu"]
+    if inputs := state["inputs"]:
+        now = "" if mu is None else f", mu now {mu:.1f}"
+        over = output.counted(inputs["rollouts"], "rollout")
+        output.note(f"round {inputs['round']}: accuracy {inputs['accuracy']:.3f} over {over}{now}")

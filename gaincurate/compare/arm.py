@@ -37,7 +37,7 @@ from gaincurate.schedule.first_model import recorded_model
 from gaincurate.schedule.observations import rules_of
 from gaincurate.schedule.rounds import start
 from gaincurate.schedule.run import Run
-from gaincurate.schedule.strategies.dots_options import DotsOptions
+from gaincurate.schedule.strategies.dots import DotsOptions
 
 LOG = "trainer.log"
 _MODULE = "gaincurate.compare.trl_arm"

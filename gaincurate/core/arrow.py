@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gaincurate.core.files import write_stream
 from gaincurate.core.foreign import json_value, lines_of, open_regular
 from gaincurate.errors import GaincurateError, read_error
 
@@ -292,3 +293,9 @@ def check_fields(schema: pa.Schema, fields: Iterable[pa.Field], refuse: Refuse) 
         kind = schema.field(field.name).type
         if kind != field.type:
             raise refuse(f"its column {field.name!r} holds {kind} instead of {field.type}")
+
+
+def write_ipc(path: Path, table: pa.Table) -> None:
+    """Write a table as an Arrow file, whole or not at all; StorageError if the file system refuses."""
+    with write_stream(path) as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)

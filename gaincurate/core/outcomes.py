@@ -21,7 +21,6 @@ from gaincurate.core.files import json_lines, reading
 from gaincurate.core.foreign import is_utf8, read_bytes
 from gaincurate.errors import OutcomeError
 
-_SHOWN = 5
 _BEYOND = 2**53  # a double holds no more of them one by one
 _WHOLE_NUMBERS = frozenset({"round", "step", "attempt", "tokens"})
 
@@ -145,7 +144,8 @@ def check_line(
     if not isinstance(gc_id, str):
         raise OutcomeError(f"{where}: gc_id is {_short(gc_id)}, not a text.", line=number)
     for name in _WHOLE_NUMBERS.intersection(entry):
-        _integer(entry, name, where)
+        if type(entry[name]) is not int or abs(entry[name]) >= _BEYOND:
+            _integer(entry, name, where)  # refuses it, or it is null
     of_round = entry.get("round")
     if of_round is None:
         raise OutcomeError(f"{where} has no round.", line=number)
@@ -269,15 +269,16 @@ def success_of(entry: Mapping[str, Any], where: str, rules: Rules) -> float | No
         raise OutcomeError(f"{where} has no reward (null stands for one that could not be judged).")
     reward, correct = entry["reward"], entry.get("correct")
     if reward is not None:
-        number = _number(reward, "reward", where)
-        if not rules.low <= number <= rules.high:
+        if type(reward) not in (int, float) or not rules.low <= reward <= rules.high:
+            reward = _number(reward, "reward", where)
+        if not rules.low <= reward <= rules.high:
             raise OutcomeError(
-                f"{where}: reward {number:g} of {entry['gc_id']!r} is outside {rules.low:g} to "
+                f"{where}: reward {reward:g} of {entry['gc_id']!r} is outside {rules.low:g} to "
                 f"{rules.high:g}; give the trainer's range to `schedule start` (--reward-range LO,HI).",
                 gc_id=entry["gc_id"],
-                reward=number,
+                reward=reward,
             )
-        reward = (number - rules.low) / (rules.high - rules.low)
+        reward = (reward - rules.low) / (rules.high - rules.low)
     if correct is None:
         return None if reward is None else float(reward)
     share = _number(correct, "correct", where)
@@ -298,10 +299,8 @@ def _number(value: Any, name: str, where: str) -> float:
 
 def _integer(entry: dict[str, Any], name: str, where: str) -> int | None:
     value = entry.get(name)
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-        raise OutcomeError(f"{where}: {name} is {_short(value)}, not a whole number.")
-    if value is not None and abs(value) >= _BEYOND:
-        raise OutcomeError(f"{where}: {name} is {_short(value)}, which counts nothing.")
+    if value is not None and (type(value) is not int or abs(value) >= _BEYOND):
+        raise OutcomeError(f"{where}: {name} is {_short(value)}, not a whole number below 2^53.")
     return value
 
 
@@ -370,11 +369,6 @@ class Tally:
     def mean(self) -> float | None:
         """Mean success; None where nothing could be judged."""
         return math.fsum(self.successes) / len(self.successes) if self.successes else None
-
-    @property
-    def mean_tokens(self) -> float:
-        """Mean completion tokens of the rollouts whose lines have them; 0 where none has."""
-        return self.tokens / self.with_tokens if self.with_tokens else 0.0
 
 
 @dataclass(frozen=True)
@@ -496,13 +490,10 @@ def check_coverage(outcomes: Outcomes, round_: int, path: Path, rules: Rules) ->
     absent = [i for i, tally in outcomes.tallies.items() if not tally.successes and not tally.unjudged]
     count, size = len(outcomes.tallies) - len(absent), len(outcomes.tallies)
     if count < math.ceil(rules.coverage * size - 1e-9):
-        more = f" and {len(absent) - _SHOWN:,} more" if len(absent) > _SHOWN else ""
-        cut = " Its last line is not finished and was left out." if outcomes.cut else ""
-        if outcomes.void:
-            cut += f" It has {outcomes.void:,} lines that a later attempt replaced."
+        void = f" It has {outcomes.void:,} lines that a later attempt replaced." if outcomes.void else ""
         raise OutcomeError(
             f"round {round_} has outcomes for {count:,} of its {size:,} prompts and {rules.coverage:.0%} of "
-            f"them are needed (--min-coverage); {path} lacks {', '.join(absent[:_SHOWN])}{more}.{cut}",
+            f"them are needed (--min-coverage); {path} lacks {', '.join(absent[:5])}.{void}",
             path=str(path),
             ids=absent,
         )

@@ -1,4 +1,4 @@
-"""What a strategy is: a class that draws the prompts of each round and learns from what came back.
+"""The base class of strategies, which draw the prompts of each round and learn from their outcomes.
 
 A selector draws ranks (places in its order, 0 is taught first) and learns by rows (places in the scored
 set, which never change): a re-scoring may change the order, and what was learnt of a prompt must survive it.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -53,7 +52,7 @@ class Options(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """What there is to draw from: `rows` prompts, `budget` of them each round, drawn under `seed`.
+    """The prompts to draw from: `rows` prompts, `budget` of them each round, drawn under `seed`.
 
     `angles` is the least and the largest `gc_angle` of the set. With `strata` each group of prompts keeps its
     share of every round: `draw` and `pick` choose within groups. `align_to` is the trainer's prompts a batch,
@@ -138,26 +137,20 @@ class Pool:
         return self._ordered(*largest_within(quotas, lambda start, stop: keys[start:stop], self._labels()))
 
     def _checked(self, method: str, what: str, values: Any) -> Floats:
-        numbers = isinstance(values, np.ndarray) and values.dtype.kind in "fiub"
-        try:  # an array stays as it is: a draw by float32 is another than by float64
-            found = values if numbers else np.asarray(values, np.float64)
-        except (TypeError, ValueError) as error:
+        # An array stays as it is: a draw by float32 is another than by float64.
+        array = values if isinstance(values, np.ndarray) else np.asarray(values, np.float64)
+        if array.dtype.kind not in "fiub" or array.shape != (self.rows,):
             raise InputError(
-                f"the strategy draws with {what} that are no numbers; Pool.{method} needs one for each of "
-                f"the {self.rows:,} ranks."
-            ) from error
-        if found.shape != (self.rows,):
-            raise InputError(
-                f"the strategy draws with {what} of shape {found.shape}; Pool.{method} needs one for "
-                f"each of the {self.rows:,} ranks, of shape ({self.rows},)."
+                f"the strategy draws with {what} of shape {array.shape} and type {array.dtype}; "
+                f"Pool.{method} needs numbers of shape ({self.rows},), one for each rank."
             )
-        return found
+        return array
 
     def _labels(self) -> Labels:
         return one_group(self.rows) if self.strata is None else self.strata.labels
 
     def _quotas(self, round_: int, left_out: Ints) -> Ints:
-        """How many ranks of each group a round has, `[groups]`."""
+        """The number of ranks of each group in a round, `[groups]`."""
         if self.strata is None:
             if self.rows - len(left_out) < self.budget:
                 raise InputError(
@@ -179,7 +172,7 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What is known after a round.
+    """The observations of a round.
 
     `rows` `[prompts]` are its prompts, `wins` and `losses` `[prompts]` sums over their rollouts of success
     and of failure (each in [0, 1], so both sum to the rollouts that could be judged). `accuracy` is Acc_t,
@@ -292,9 +285,8 @@ def load(strategy: str) -> type[Selector]:
     Raises:
         InputError: no such strategy, module or class, or the class lacks a part.
     """
-    path = STRATEGIES.get(strategy, strategy)
-    module, colon, name = path.partition(":")
-    if not (colon and all(part.isidentifier() for part in module.split(".")) and name.isidentifier()):
+    module, _, name = STRATEGIES.get(strategy, strategy).partition(":")
+    if not (module and name):
         raise InputError(
             f"--strategy {strategy}: there are {', '.join(STRATEGIES)}, or module:Class for your own"
             f"{near(strategy, STRATEGIES)}."
@@ -302,50 +294,19 @@ def load(strategy: str) -> type[Selector]:
     try:
         if os.getcwd() not in sys.path and strategy not in STRATEGIES:
             sys.path.append(os.getcwd())  # a script of the same folder, as `python -m` would find it
-        imported = importlib.import_module(module)
-        if not hasattr(imported, name):
-            raise ImportError(f"module {module!r} has no attribute {name!r}")
-        kind: Any = getattr(imported, name)
-    except ImportError as error:
-        raise InputError(
-            f"--strategy {strategy}: it cannot be imported ({error}){_where_to_run(module, error)}."
-        ) from error
+        kind: Any = getattr(importlib.import_module(module), name)
     except (Exception, SystemExit) as error:
         if strategy in STRATEGIES:
             raise
-        raise InputError(f"--strategy {strategy}: it cannot be imported ({_with_place(error)}).") from error
-    if not (isinstance(kind, type) and issubclass(kind, Selector)):
         raise InputError(
-            f"--strategy {strategy}: {name} is no subclass of gaincurate.schedule.base.Selector."
-        )
-    if absent := sorted(kind.__abstractmethods__):
+            f"--strategy {strategy}: it cannot be imported ({type(error).__name__}: {error}). Run it from "
+            f"the folder of {module}, or put that on PYTHONPATH. GAINCURATE_DEBUG=1 shows the traceback."
+        ) from error
+    if not (isinstance(kind, type) and issubclass(kind, Selector)) or kind.__abstractmethods__:
         raise InputError(
-            f"--strategy {strategy}: {name} has no {', '.join(absent)}; see "
-            "gaincurate.schedule.base.Selector."
+            f"--strategy {strategy}: {name} is no complete subclass of gaincurate.schedule.base.Selector."
         )
     return kind
-
-
-def _where_to_run(module: str, error: Exception) -> str:
-    """What to do where Python does not find a user's module itself; nothing where the fault lies in it."""
-    top, dot, _ = module.partition(".")
-    if not isinstance(error, ModuleNotFoundError) or error.name != top:
-        return ""
-    file = f"{top}/" if dot else f"{top}.py"
-    return f"; run it from the folder of {file}, or put that folder on PYTHONPATH"
-
-
-def _with_place(error: BaseException) -> str:
-    """An error in a user's module: its kind, the module's line that led to it, and what it says."""
-    file, line, what = None, None, " ".join(str(error).split())
-    if isinstance(error, SyntaxError):
-        file, line, what = error.filename, error.lineno, error.msg
-    else:
-        for frame in traceback.extract_tb(error.__traceback__):
-            if frame.name == "<module>":
-                file, line = frame.filename, frame.lineno
-    place = f" in {file}, line {line}" if file and line else ""
-    return f"{type(error).__name__}{place}" + (f": {what}" if what else "")
 
 
 def check_options(strategy: str, kind: type[Selector], values: Mapping[str, Any]) -> Options:

@@ -30,27 +30,22 @@ Names = Annotated[list[str], BeforeValidator(names_of)]
 """A list of names, which may be given as one text."""
 
 BY_EMBEDDING, CLUSTERS = "embedding", 16
-"""The value of `--stratify` that stands for no column, and how many clusters there are by default."""
+"""The value of `--stratify` for clusters of embeddings, and the default number of clusters."""
 
 
 def weights_of(text: str) -> dict[str, Any]:
-    """What `--group-weights` says: `code=.3,math=.7`, or a JSON object where a name has a comma or a =.
+    """Parse `--group-weights`: `code=.3,math=.7`, or a JSON object if a name has a comma or a =.
 
     Raises:
         InputError: it is neither.
     """
     if text.lstrip().startswith("{"):
         return json_object(text, "--group-weights", '{"code": 0.3, "math": 0.7}')
-    weights: dict[str, Any] = {}
-    for pair in text.split(","):
-        name, equals, weight = pair.strip().rpartition("=")
-        try:
-            weights[name] = float(weight)
-        except ValueError:
-            equals = ""
-        if not equals or not name:
-            raise InputError(f"--group-weights {text}: expected NAME=NUMBER, as in code=.3,math=.7.")
-    return weights
+    try:
+        pairs = [pair.strip().rpartition("=") for pair in text.split(",")]
+        return {name: float(weight if name else "") for name, _, weight in pairs}
+    except ValueError as error:
+        raise InputError(f"--group-weights {text}: expected NAME=NUMBER, as in code=.3,math=.7.") from error
 
 
 class RescoreConfig(BaseModel):
@@ -61,27 +56,31 @@ class RescoreConfig(BaseModel):
     what: Annotated[
         Literal["off", "round", "window", "full"],
         Option(
-            "At checkpoints, score again: nothing, the round's prompts, those that mu can reach until "
-            "the next time, all.",
+            "Prompts to score again with a checkpoint: none, the round's, those that mu can reach before "
+            "the next time, or all.",
             RESCORING,
             names=("--rescore",),
         ),
     ] = "off"
     every: Annotated[
-        int, Field(ge=1), Option("After so many rounds each.", RESCORING, names=("--rescore-every",))
+        int,
+        Field(ge=1),
+        Option("Rounds from one re-scoring to the next.", RESCORING, names=("--rescore-every",)),
     ] = 1
     probe: Annotated[
         int,
         Field(ge=0),
         Option(
-            "Prompts scored first, to see whether the rest pays; 0 for none.", RESCORING, names=("--probe",)
+            "Prompts to score first, to decide on the rest. 0: always score all.",
+            RESCORING,
+            names=("--probe",),
         ),
     ] = 512
     drift: Annotated[
         float,
         Field(ge=-1, le=1),
         Option(
-            "The rest is left while the probe's rank correlation with the scores in use is this or above.",
+            "Skip the rest if the probe's rank correlation with the scores in use is at least this.",
             RESCORING,
             names=("--drift",),
         ),
@@ -91,7 +90,7 @@ class RescoreConfig(BaseModel):
 
 
 class ScheduleConfig(BaseModel):
-    """What `gaincurate schedule start` opens, and what `run.json` holds."""
+    """Options of `gaincurate schedule start`, which `run.json` holds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -111,14 +110,16 @@ class ScheduleConfig(BaseModel):
     budget: int = Field(ge=1)
     """Distinct prompts in a round. The command finds it where a strategy's own options make it."""
     rounds: Annotated[int, Field(ge=1, le=1_000_000), Option("Rounds in the run.")]
-    seed: Annotated[int, Field(ge=0, lt=2**64), Option("Of everything random.")] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**64), Option("Seed of all random numbers.")] = 0
     by: Annotated[
         str | None,
         Option("Column of the order. Default: the strategy's own (gain-rl: gc_angle).", metavar="NAME"),
     ] = None
     ascending: Annotated[
         bool | None,
-        Option("Low values first. Default: high ones, for --by.", names=("--ascending/--descending",)),
+        Option(
+            "Low values first. Default with --by: high values first.", names=("--ascending/--descending",)
+        ),
     ] = None
     options: dict[str, Any] = Field(default_factory=dict)
     """The strategy's own options."""
@@ -158,11 +159,8 @@ class ScheduleConfig(BaseModel):
             metavar="NAME",
         ),
     ] = "none"
-    clusters: Annotated[
-        int | None,
-        Field(ge=2),
-        Option("--stratify embedding: clusters at most; the smallest are merged. Default: 16.", STRATA),
-    ] = None
+    clusters: int | None = Field(default=None, ge=2)
+    """Maximum number of clusters for `--stratify embedding`; the smallest are merged. Default: 16."""
     group_weights: Annotated[
         dict[str, float] | None,
         Option(
@@ -176,11 +174,10 @@ class ScheduleConfig(BaseModel):
     align_to: Annotated[
         int,
         Field(ge=1),
-        Option("The trainer's prompts per batch, which the budget is a multiple of.", ADVANCED),
+        Option("Prompts per batch of the trainer. The budget must be a multiple.", ADVANCED),
     ] = 1
-    order: Annotated[
-        Literal["drawn", "rank"], Option("Of the rows in a round: as drawn, or by rank.", ADVANCED)
-    ] = "drawn"
+    order: Literal["drawn", "rank"] = "drawn"
+    """Order of the rows in a round: as drawn, or by rank."""
     reward_low: float = 0.0
     """The reward of a failure."""
     reward_high: float = 1.0
@@ -190,14 +187,10 @@ class ScheduleConfig(BaseModel):
         Field(gt=0, le=1),
         Option("Share of a round's prompts that must have an outcome.", ADVANCED),
     ] = 1.0
-    bare: Annotated[
-        bool,
-        Option(
-            "Leave the scoring run's system message and examples out.",
-            names=("--without-system",),
-        ),
-    ] = False
-    with_scores: Annotated[bool, Option("Put all gc_ columns into data.parquet.")] = False
+    bare: bool = False
+    """Leave the scoring run's system message and examples out."""
+    with_scores: bool = False
+    """Put all gc_ columns into `data.parquet`."""
     model: Annotated[
         str | None,
         Option("{checkpoint} in round 0. Default: the model that scored the set.", metavar="NAME"),

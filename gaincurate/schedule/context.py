@@ -1,32 +1,46 @@
-"""What a strategy can learn before it draws a round: the scored set by row, and the newest policy.
+"""The inputs of a strategy before it draws a round: the scored set by row, the newest policy, and evidence.
 
 Nothing is read before it is asked for. The set is the one that the run was opened with, also after a
-re-scoring: embeddings of two models do not compare.
+re-scoring: embeddings of two models do not compare. Outcomes of earlier training (`--history`) and other
+models' rates (`--rates`) are copied into the run's folder when it is opened, so that a file that changes
+afterwards changes no plan. A strategy weighs the sum of the earlier runs, because the likelihood of a few
+hundred outcomes says little about the weight of each.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from gaincurate.core.arrow import read_ipc, write_ipc
+from gaincurate.core.artifact import RUN, Json
 from gaincurate.core.columns import fields, read_column
+from gaincurate.core.outcomes import Rules
 from gaincurate.core.rng import Floats, Ints
 from gaincurate.core.schema import EMBEDDING, ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.embeddings import matrix
-from gaincurate.schedule import history
+from gaincurate.difficulty.methods import read_rates
+from gaincurate.errors import InputError, OutputError
 from gaincurate.schedule.checkpoints import AS_IT_IS, Held
-from gaincurate.schedule.observations import Note, silent
+from gaincurate.schedule.config import ScheduleConfig
+from gaincurate.schedule.observations import Note, pass_rates_of, silent
 from gaincurate.schedule.run import Run
+
+HISTORY, RATES = "history.arrow", "rates.arrow"
+_OF_A_RATE = 8.0
+"""Rollouts that a pass rate counts for where their number is not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What `Selector.prepare` is given.
+    """The argument of `Selector.prepare`.
 
     A row is a place in the scored set, from 0. A rank is a place in the order that the strategy draws from.
     """
@@ -44,7 +58,7 @@ class Context:
     held: Held = AS_IT_IS
     """Takes the run and a checkpoint, yields a folder of it that stays as it is."""
     reference_outcomes: Path | None = None
-    """What a person gave with `--reference-outcomes`."""
+    """The path of `--reference-outcomes`."""
     opening: bool = False
     """The run is being opened, or its rounds are only forecast. What takes long has to wait: raise
     `NotReadyError`, and `schedule next` or `run` asks again."""
@@ -75,12 +89,12 @@ class Context:
     @property
     def history(self) -> Floats | None:
         """Wins and losses in earlier training by row, `[2, N]` (`--history`); None without one."""
-        return history.read(self.run)
+        return read_history(self.run)
 
     @property
     def rates(self) -> Floats | None:
         """Pass rates of other models by row, `[N, models]`, NaN for none (`--rates`); None without any."""
-        return history.rates(self.run)
+        return read_rates_of(self.run)
 
     def embeddings(self, rows: npt.ArrayLike | None = None) -> npt.NDArray[np.float32]:
         """The embeddings of these rows, `[rows, width]`, in this order.
@@ -96,3 +110,81 @@ class Context:
         columns = [name for name in (ID, EMBEDDING) if name in self.scored.schema.names]
         blocks = [matrix(table, self.scored.folder) for table in self.scored.tables(columns)]
         return np.concatenate(blocks)
+
+
+def build_history(path: Path, scored: ScoredSet, config: ScheduleConfig, note: Note) -> Json:
+    """Write the wins and losses of each prompt in earlier training.
+
+    Returns:
+        How many prompts have a history, and of how many no group differed, for `run.json`.
+
+    Raises:
+        InputError: as `count_history`.
+    """
+    counts = count_history(config.history, scored, Rules(config.reward_low, config.reward_high))
+    rows = np.flatnonzero(counts.sum(0))
+    write_ipc(path, pa.table({"row": rows, "wins": counts[0, rows], "losses": counts[1, rows]}))
+    silent = int((counts[:, rows].min(0) == 0).sum())
+    note(f"{len(rows):,} of {len(scored):,} prompts have a history; in {silent:,} of them no outcomes differ")
+    return {"prompts": len(rows), "never_differed": silent}
+
+
+def count_history(paths: Sequence[Path], scored: ScoredSet, rewards: Rules) -> Floats:
+    """Wins and losses of each prompt in earlier training, `[2, N]`.
+
+    Args:
+        paths: runs, rollout sets and other outcomes.
+        scored: the set.
+        rewards: the range of rewards, but of runs, which have one.
+
+    Raises:
+        InputError: a file that is no outcomes, or that has no prompt of the set.
+    """
+    counts, ids = np.zeros((2, len(scored))), scored.column(ID)
+    for source in paths:
+        rules, matched = None if (source / RUN).exists() else rewards, 0
+        for rates in pass_rates_of(source, rules, scored=scored):
+            rows = pc.index_in(pa.array(rates.ids, pa.string()), value_set=ids.combine_chunks())
+            there = np.flatnonzero(rows.is_valid().to_numpy(zero_copy_only=False))
+            weight = 1.0 if rates.counted else _OF_A_RATE
+            for row, added in zip(counts, (rates.wins, rates.losses), strict=True):
+                row += np.bincount(rows.drop_null().to_numpy(), weight * added[there], len(scored))
+            matched += len(there)
+        if not matched:
+            raise InputError(
+                f"--history {source}: none of its prompts is in {scored.folder}, by gc_id or by text.",
+                path=str(source),
+            )
+    return counts
+
+
+def read_history(run: Run) -> Floats | None:
+    """Wins and losses that `build_history` wrote, by row, `[2, N]`; None in a run without a history.
+
+    Raises:
+        OutputError: the file is missing or damaged.
+    """
+    if not run.config.history:
+        return None
+    table = _table(run.folder / HISTORY)
+    counts = np.zeros((2, run.facts["rows"]))
+    counts[:, table.column("row").to_numpy()] = [table.column(name).to_numpy() for name in ("wins", "losses")]
+    return counts
+
+
+def build_rates(path: Path, scored: ScoredSet, names: Sequence[str]) -> None:
+    """Write the rates of `--rates`; raises InputError where a column is missing or holds no rates."""
+    write_ipc(path, pa.table(dict(zip(names, read_rates(scored, names).T, strict=True))))
+
+
+def read_rates_of(run: Run) -> Floats | None:
+    """The rates that `build_rates` wrote, `[N, models]`, NaN for none; None in a run without rates."""
+    if not run.config.rates:
+        return None
+    return np.stack([column.to_numpy() for column in _table(run.folder / RATES).columns], 1)
+
+
+def _table(path: Path) -> pa.Table:
+    return read_ipc(
+        path, lambda why: OutputError(f"{path} is damaged: {why}; restore it, or start a new run.")
+    )

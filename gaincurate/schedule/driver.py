@@ -25,7 +25,7 @@ import pyarrow as pa
 from gaincurate.core.artifact import Json
 from gaincurate.core.files import append_line, append_lines, drop_half_line, remove_temporaries
 from gaincurate.core.locks import joining
-from gaincurate.core.options import checked, near
+from gaincurate.core.options import checked
 from gaincurate.core.outcomes import attempt_to_report
 from gaincurate.core.process import check_placeholders, command_lock, fill, run_command, stoppable
 from gaincurate.core.progress import View
@@ -33,7 +33,6 @@ from gaincurate.core.prompts import read_rows
 from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.errors import InputError, OutcomeError, StorageError, TrainerError, storage_error
 from gaincurate.schedule import status as story
-from gaincurate.schedule.base import load
 from gaincurate.schedule.checkpoints import Finder, checkpoint_before
 from gaincurate.schedule.config import ScheduleConfig, ScheduleOptions
 from gaincurate.schedule.foresight import observes_with_checkpoint
@@ -65,11 +64,11 @@ def drive(
 
     Args:
         run: the run.
-        command: the trainer, with names in braces; empty to take the one of the last time.
+        command: the trainer, with placeholders in braces; empty for the last command.
         timeout: seconds for a round's training.
-        again: train the newest round once more although its trainer ended well.
-        view: what hears of it.
-        finder: what finds the trainer's checkpoints. Default: any folder with whole weights counts.
+        again: train the newest round again although its trainer ended well.
+        view: called as the work proceeds.
+        finder: finds the trainer's checkpoints. Default: any folder with whole weights counts.
 
     Raises:
         TrainerError: the trainer failed, hung, or left no checkpoint where one is needed.
@@ -241,7 +240,7 @@ def _pointing_at(run: Run, round_: int) -> Iterator[None]:
 def _checkpoint_after(
     run: Run, round_: int, command: Sequence[str], view: View, finder: Finder
 ) -> str | None:
-    """What a round's training left; None where it left nothing and nothing asks for it.
+    """The checkpoint that a round's training left; None if there is none and none is needed.
 
     Raises:
         TrainerError: something asks for it, and it is not there.
@@ -311,18 +310,12 @@ class Schedule:
     ) -> Schedule:
         """Open a run and write its round 0; options as in `ScheduleConfig`, `rescore` as a mapping too.
 
+        The options of the strategy go into `options`, a mapping.
+
         Raises:
             InputError: there is no such keyword, or an option does not go with the set or with another one.
             OutputError: the scored set is unfinished or damaged, or the run's folder holds something.
         """
-        unknown = [name for name in options if name not in ScheduleConfig.model_fields]
-        if unknown:
-            of_strategy = list(load(strategy).Options.model_fields)
-            close = near(unknown[0], [*ScheduleConfig.model_fields, *of_strategy])
-            raise InputError(
-                f"Schedule.start has no keyword {unknown[0]!r}{close}. What strategy {strategy} takes goes "
-                f"into options={{...}}: {', '.join(of_strategy) or 'nothing'}."
-            )
         required = {"scored": scored, "run": run, "strategy": strategy, "budget": budget, "rounds": rounds}
         open_run(checked(ScheduleConfig, {**required, **options}, keywords=True), logged)
         return cls(run)
@@ -443,5 +436,5 @@ class Schedule:
             return advance(self._run, left, logged, references=references_path) is not None
 
     def status(self) -> Json:
-        """What `gaincurate schedule status --json` prints."""
+        """The facts that `gaincurate schedule status --json` prints."""
         return story.status(self._run)

@@ -6,7 +6,6 @@ compared with the one in the set's identity: by hundreds of rounds a wrong model
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 from gaincurate.core.artifact import EXECUTION, Json
 from gaincurate.core.files import log_lines
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.errors import GaincurateError, InputError, ModelError
+from gaincurate.errors import GaincurateError, ModelError
 from gaincurate.scoring.model_files import ModelFiles, hub_model, locate_model
 
 
@@ -35,41 +34,32 @@ def first_model(scored: ScoredSet, note: Callable[[str], None]) -> str | None:
         A path, the model's name where it is not on this machine, or None where nothing says which it was.
 
     Raises:
-        InputError: its folder or file is gone.
-        ModelError: what is in its place has other weights.
+        ModelError: its folder or file is gone, or has other weights.
     """
     place = _place(scored.folder)
     if place is None:
         return None
-    kind, name = place["kind"], place["name"]
-    if kind == "local" and not os.path.exists(name):
-        raise InputError(
-            f"the model that scored {scored.folder} was {name}, and nothing is there now. Give --model with "
-            "where it is, or put it back.",
-            path=name,
-        )
-    wanted = scored.identity["model"]
+    kind, name, wanted = place["kind"], place["name"], scored.identity["model"]
+    weights = wanted.get("weights")
     try:
         files = _find(kind, name, wanted.get("revision"))
     except (ImportError, GaincurateError) as error:
-        if kind == "local":
-            raise ModelError(
-                f"{name} is not the model that scored {scored.folder}: {error} Give that model with --model.",
-                path=name,
-            ) from error
-        note(
-            f"warning: {name}, the model that scored {scored.folder}, is not found on this machine: {error} "
-            "{checkpoint} is that name in round 0. --model gives another."
-        )
-        return str(name)
-    weights = wanted.get("weights")
-    if weights is not None and all(weights != hash_ for hash_ in _hashes(files)):
-        raise ModelError(
-            f"{name} is not the model that scored {scored.folder}: its weights have another hash than "
-            "those in the set's identity. Give that model with --model, or score again with this one.",
-            path=name,
-        )
-    return str(files.weights[0] if files.gguf else files.folder)
+        why = str(error)
+        if kind != "local":
+            note(
+                f"warning: {name}, the model that scored {scored.folder}, is not on this machine: "
+                f"{error} {{checkpoint}} is that name in round 0. --model gives another."
+            )
+            return str(name)
+    else:
+        if weights is None or any(weights == hash_ for hash_ in _hashes(files)):
+            return str(files.weights[0] if files.gguf else files.folder)
+        why = "its weights have another hash than those in the set's identity."
+    raise ModelError(
+        f"{name} is not the model that scored {scored.folder}: {why} Give that model with --model, or score "
+        "again with this one.",
+        path=name,
+    )
 
 
 def _place(folder: Path) -> Json | None:
@@ -87,6 +77,6 @@ def _find(kind: str, name: str, revision: str | None) -> ModelFiles:
 
 
 def _hashes(files: ModelFiles) -> Iterator[str]:
-    """What the set's identity may have; a repository's own code is a part of it where it was trusted."""
+    """The hashes that the set's identity may have, without and with the code of the repository."""
     yield files.fingerprint()["weights"]
     yield replace(files, trust_remote_code=True).fingerprint()["weights"]

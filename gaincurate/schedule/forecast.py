@@ -1,4 +1,4 @@
-"""What a choice of prompts could gain, forecast from a few hundred references before a training.
+"""Forecasts the gain of choosing prompts from a few hundred references before a training.
 
 The true pass rates of the references are estimated first, as a mixture of binomials. Uniform sampling and the
 oracle follow from the mixture. Strategies draw in simulated trainings without a model, whose policy stays as
@@ -9,8 +9,7 @@ these what references did whose outcomes it has not seen.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -18,13 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from gaincurate.core.artifact import Json
 from gaincurate.core.columns import read_column
-from gaincurate.core.files import reading
-from gaincurate.core.foreign import read_bytes
-from gaincurate.core.options import ADVANCED, READING, Option, refusals
+from gaincurate.core.options import ADVANCED, READING, Option
 from gaincurate.core.outcomes import Rules
 from gaincurate.core.rng import Floats, Ints, permutation, uniforms
 from gaincurate.core.schema import ID
@@ -36,9 +32,9 @@ from gaincurate.difficulty.pass_rates import PassRates, of_rollouts
 from gaincurate.difficulty.predict import check_ids
 from gaincurate.difficulty.rollout_set import RolloutSet, is_rollout_set
 from gaincurate.errors import InputError
-from gaincurate.schedule import base, history
+from gaincurate.schedule import base
 from gaincurate.schedule.config import Names
-from gaincurate.schedule.context import Context
+from gaincurate.schedule.context import Context, count_history
 from gaincurate.schedule.observations import REPLAY, Note, pass_rates_of, silent
 
 Grid = npt.NDArray[np.float64]
@@ -65,7 +61,7 @@ WORTH = 1.2
 
 
 class ForecastConfig(BaseModel):
-    """What `gaincurate difficulty forecast` does."""
+    """Options of `gaincurate difficulty forecast`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -104,10 +100,12 @@ class ForecastConfig(BaseModel):
         Option("As in `schedule start`: outcomes of earlier training. May be repeated.", READING),
     ] = Field(default_factory=list)
     success: Annotated[
-        float | None, Field(gt=0, le=1), Option("Count a rollout as right from this reward on.", READING)
+        float | None,
+        Field(gt=0, le=1),
+        Option("Count a rollout as right if its reward is at least this.", READING),
     ] = None
     worlds: Annotated[int, Field(ge=4, le=200), Option("Simulated trainings per strategy.", ADVANCED)] = 40
-    seed: Annotated[int, Field(ge=0), Option("Of everything random.", ADVANCED)] = 0
+    seed: Annotated[int, Field(ge=0), Option("Seed of all random numbers.", ADVANCED)] = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +119,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """What a strategy draws.
+    """The groups that a strategy draws.
 
     `differ` is the share of its groups that differ, `per_thousand` groups that differ per 1,000 generated
     tokens, and `times` is that divided by uniform's.
@@ -135,7 +133,7 @@ class Reach:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What is known before a training, and how well it `tells` apart prompts whose groups do not differ.
+    """Evidence from before a training, and how well it `tells` apart prompts whose groups do not differ.
 
     Of the prompts that it expects to differ least, as large a share as is wasted, it is the share of groups
     that do not differ: 1 stands for that of a choice by true pass rates, and 0 for that of all prompts.
@@ -196,7 +194,7 @@ def chance_to_differ(rates: Floats, group: int) -> Floats:
 
 
 def likelihoods(wins: Floats, losses: Floats) -> Grid:
-    """Of each prompt's outcomes under each pass rate of `GRID`, up to a constant, `[prompts, grid]`."""
+    """Likelihoods of outcomes under each pass rate of `GRID`, up to a constant, `[prompts, grid]`."""
     with np.errstate(divide="ignore", invalid="ignore"):
         # 0 log 0 is 0: a prompt without a failure may have pass rate 1.
         won = np.where(wins[:, None] > 0, wins[:, None] * np.log(GRID), 0.0)
@@ -228,12 +226,6 @@ def mixture(likelihood: Grid, counts: Floats, steps: npt.ArrayLike = _STEPS[0]) 
     return weights
 
 
-def _exponentials(seed: int, count: int) -> Floats:
-    """The weights of the references in a resample of the Bayesian bootstrap (Rubin, 1981)."""
-    weights: Floats = -np.log(uniforms(seed, 0, _STREAM, 0, count))
-    return weights
-
-
 def _mixtures(wins: Floats, losses: Floats, chosen: npt.NDArray[Any], *, seed: int = 0) -> Grid:
     """The mixture of chosen references, then those of the resamples, `[1 + resamples, grid]`.
 
@@ -245,7 +237,8 @@ def _mixtures(wins: Floats, losses: Floats, chosen: npt.NDArray[Any], *, seed: i
     """
     pairs, kinds = np.unique(np.stack([wins, losses], 1), axis=0, return_inverse=True)
     kinds, numbers = kinds.reshape(-1), range(seed, seed + _RESAMPLES)
-    resamples = [_exponentials(number, len(wins)) for number in numbers]
+    # The Bayesian bootstrap (Rubin, 1981) weighs references by exponentials.
+    resamples = [-np.log(uniforms(number, 0, _STREAM, 0, len(wins))) for number in numbers]
     counts = [
         np.bincount(kinds, weights * chosen, len(pairs)) for weights in [np.ones(len(wins)), *resamples]
     ]
@@ -266,14 +259,6 @@ def _best(weights: Grid, chances: Floats, share: float) -> Floats:
     ordered = weights[:, order]
     means: Floats = np.clip(share - ordered.cumsum(1) + ordered, 0.0, ordered) @ chances[order] / share
     return means
-
-
-@dataclass(frozen=True, slots=True)
-class _World:
-    """A simulated set: the true pass rates of its rows."""
-
-    seed: int
-    rates: Floats
 
 
 def forecast(config: ForecastConfig, rates: PassRates, tokens: float) -> Forecast:
@@ -311,7 +296,7 @@ def forecast(config: ForecastConfig, rates: PassRates, tokens: float) -> Forecas
         for number in range(config.worlds)
     ]
     for name in config.strategies:
-        times = [_simulate(config, name, view, world, share) for world in worlds]
+        times = [_simulate(config, name, view, *world, share) for world in enumerate(worlds, config.seed)]
         shares = np.array([np.mean(times), *times]) * uniform[: 1 + len(times)]
         drawn[name] = np.minimum(shares, drawn["oracle"][: 1 + len(times)])
 
@@ -343,21 +328,19 @@ def _check(config: ForecastConfig, scored: ScoredSet, rates: PassRates, budget: 
         raise InputError(f"{rates.name} does not say how many rollouts a rate is of; a forecast needs that.")
     if len(rates.ids) < FEWEST:
         raise InputError(
-            f"{len(rates.ids)} prompts with rollouts are too few for a forecast; {FEWEST} at least, and 256 "
-            "to mean something."
+            f"{len(rates.ids)} prompts with rollouts are too few for a forecast; {FEWEST} at least."
         )
     if not (rates.wins.any() and rates.losses.any()):
-        every = "right" if rates.wins.any() else "wrong"
         raise InputError(
-            f"every rollout of the {len(rates.ids):,} prompts was {every}: as far as these say no group can "
-            "differ, and there is nothing to choose by. Take other prompts or another model."
+            f"every rollout of the {len(rates.ids):,} prompts has the same reward, so no group can differ "
+            "and there is nothing to choose by. Take other prompts or another model."
         )
     for name in config.strategies:
         kind = base.load(name)
         if kind.ordering != "none" or kind.observes_references:
-            how = "asks for references" if kind.observes_references else "draws by an order of the set"
             raise InputError(
-                f"--strategy {name} {how}, and a forecast simulates strategies that learn from outcomes."
+                f"--strategy {name} draws by an order or by references, and a forecast simulates strategies "
+                "that learn from outcomes."
             )
     if budget > len(scored):
         raise InputError(f"--budget {budget:,} is more than the {len(scored):,} prompts of {config.scored}.")
@@ -370,7 +353,7 @@ def _check(config: ForecastConfig, scored: ScoredSet, rates: PassRates, budget: 
 def _sources(
     view: _View, config: ForecastConfig, wins: Floats, losses: Floats, weights: Grid
 ) -> tuple[list[Source], Floats]:
-    """What each source tells apart, and the place of each row by all of them, `[rows]`, 0 to 1.
+    """How well each source separates prompts, and the place of each row by all of them, `[rows]`, 0 to 1.
 
     Args:
         view: of the references' rows, then of others.
@@ -415,7 +398,7 @@ def _sources(
 def _expected(
     view: _View, config: ForecastConfig, by_labels: bool, wins: Floats, losses: Floats
 ) -> tuple[list[tuple[Ints, Floats, Floats]], list[str]]:
-    """What `posterior` would expect of all rows without the outcomes of a fold of the references.
+    """The expectations of `posterior` for all rows without the outcomes of a fold of the references.
 
     Returns:
         Of each fold its references, the failure rates `[rows]`, and the rollouts that these rest on `[rows]`.
@@ -443,24 +426,27 @@ def _between(values: Floats, among: Floats) -> tuple[Floats, Floats]:
     return below / len(among), upto / len(among)
 
 
-def _world(seed: int, groups: Ints, mixtures: Grid) -> _World:
-    """A set whose prompts have pass rates from the mixture of their group, `[groups, grid]`."""
+def _world(seed: int, groups: Ints, mixtures: Grid) -> Floats:
+    """True pass rates of a simulated set's rows, from the mixture of their group, `[groups, grid]`."""
     cumulated = mixtures.cumsum(1)[groups]
     below = uniforms(seed, 3, _STREAM, 0, len(groups))[:, None] * cumulated[:, -1:]
-    return _World(seed, GRID[np.minimum((cumulated < below).sum(1), len(GRID) - 1)])
+    rates: Floats = GRID[np.minimum((cumulated < below).sum(1), len(GRID) - 1)]
+    return rates
 
 
-def _simulate(config: ForecastConfig, name: str, view: _View, world: _World, share: float) -> float:
+def _simulate(
+    config: ForecastConfig, name: str, view: _View, seed: int, rates: Floats, share: float
+) -> float:
     """The mean chance that a drawn group differs, in all rounds of a strategy, in times of uniform's."""
-    pool = base.Pool(len(view.rows), max(1, round(share * len(view.rows))), world.seed)
-    chances = chance_to_differ(world.rates, config.group)
+    pool = base.Pool(len(view.rows), max(1, round(share * len(view.rows))), seed)
+    chances = chance_to_differ(rates, config.group)
     selector, drawn = base.build(name, pool, {}), []
     for round_ in range(config.rounds):
         selector.prepare(cast("Context", replace(view, round=round_)))
         rows = np.asarray(selector.draw(round_), np.int64)
         drawn.append(chances[rows].mean())
-        noise = uniforms(world.seed, round_, _STREAM + 1, 0, len(rows) * config.group)
-        wins = (noise.reshape(len(rows), -1) < world.rates[rows, None]).sum(1).astype(np.float64)
+        noise = uniforms(seed, round_, _STREAM + 1, 0, len(rows) * config.group)
+        wins = (noise.reshape(len(rows), -1) < rates[rows, None]).sum(1).astype(np.float64)
         selector.observe(
             base.Observed(round_, rows, wins, config.group - wins, float(wins.mean()) / config.group, 0.0)
         )
@@ -469,7 +455,7 @@ def _simulate(config: ForecastConfig, name: str, view: _View, world: _World, sha
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """What a strategy reads of a simulated set: the columns of its `rows` of the scored set."""
+    """A simulated set, as a strategy reads it: the columns of `rows` of the scored set."""
 
     scored: ScoredSet
     rows_of_set: Ints
@@ -482,7 +468,7 @@ class _View:
     @classmethod
     def of(cls, config: ForecastConfig, scored: ScoredSet, rows: Ints) -> _View:
         """With the evidence that is given."""
-        counts = history.count(config.history, scored, Rules())[:, rows] if config.history else None
+        counts = count_history(config.history, scored, Rules())[:, rows] if config.history else None
         rates = read_rates(scored, config.rates)[rows] if config.rates else None
         return cls(scored, rows, counts, rates)
 
@@ -498,43 +484,8 @@ class _View:
         return matrix(self.scored.take(chosen), self.scored.folder)
 
 
-def read_forecast(path: Path) -> Forecast:
-    """What `gaincurate difficulty forecast --out` wrote.
-
-    Raises:
-        InputError: the file is something else.
-        StorageError: it cannot be read.
-    """
-    with reading(path):
-        text = read_bytes(path)
-    try:
-        return TypeAdapter(Forecast).validate_json(text)
-    except ValidationError as error:
-        raise InputError(
-            f"--forecast {path} is no forecast ({refusals(error)[0]}); "
-            "`gaincurate difficulty forecast --out` writes one.",
-            path=str(path),
-        ) from error
-
-
-def beside(expected: Forecast, strategy: str, rounds: Sequence[Json]) -> Json:
-    """The share of groups that differ, as forecast for a strategy (or else for uniform) and as it came.
-
-    `rounds` are entries of `status`. `came` is the mean of their `effective`, None before the first outcomes.
-    """
-    by_name = {each.strategy: each for each in (expected.uniform, *expected.strategies)}
-    reach = by_name.get(strategy, expected.uniform)
-    shares = [entry["effective"] for entry in rounds if entry["effective"] is not None]
-    return {
-        "strategy": reach.strategy,
-        "group": expected.group,
-        "forecast": asdict(reach.differ),
-        "came": float(np.mean(shares)) if shares else None,
-    }
-
-
 def _share(values: Floats) -> Share:
-    """Of an estimate and of resamples, whose middle 97 % hold the truth in about 95 % of simulated sets."""
+    """An estimate with the middle 97 % of resamples, which hold the truth in about 95 % of simulated sets."""
     low, high = np.quantile(values[1:], [0.015, 0.985])
     return Share(float(values[0]), float(min(low, values[0])), float(max(high, values[0])))
 

@@ -1,39 +1,60 @@
-"""What strategy `dots` prepares a draw with: references observed, every other prompt predicted from them.
+"""Prepares a draw of strategy `dots`: observes references and predicts all other prompts from them.
 
-Rollouts and predictions are commands of `gaincurate difficulty` in processes of their own. So nothing here
-loads a model, the device is free again for the trainer, and killed work goes on where it was.
+Outcomes of references come from a rollout set or from a file that a user writes. Both are written in one
+form, so a prediction does not depend on their source. Rollouts are made by `gaincurate difficulty rollout`
+in a separate process, which frees the device for the trainer afterwards and resumes after a kill. A
+prediction is cheap and is made again after a kill.
 """
 
 from __future__ import annotations
 
+import math
+import shlex
 import shutil
 import sys
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from gaincurate.core.artifact import MANIFEST, Json, broken, open_table
-from gaincurate.core.files import digest_file, reading, write_json
+from gaincurate.core.arrow import parquet_head, read_parquet
+from gaincurate.core.artifact import MANIFEST, Json, broken
+from gaincurate.core.files import (
+    digest_file,
+    digest_json,
+    json_lines,
+    make_folder,
+    remove_temporaries,
+    write_json,
+)
+from gaincurate.core.foreign import read_bytes
+from gaincurate.core.outcomes import Rules
 from gaincurate.core.process import command_lock, last_line, run_command
+from gaincurate.core.prompts import training_rows, write_rows
 from gaincurate.core.rng import Floats, Ints
+from gaincurate.core.schema import ID
 from gaincurate.core.sealed import read_sealed, write_sealed
-from gaincurate.difficulty.metrics import COLUMNS, Target
-from gaincurate.errors import GaincurateError, InputError, OutputError, TrainerError
+from gaincurate.difficulty.metrics import Target
+from gaincurate.difficulty.pass_rates import PassRates, of_rollouts, read_pass_rates
+from gaincurate.difficulty.rollout_set import RolloutSet, is_rollout_set
+from gaincurate.errors import GaincurateError, InputError, NotReadyError, OutcomeError, TrainerError
 from gaincurate.schedule.base import load
-from gaincurate.schedule.calibration import carried
 from gaincurate.schedule.checkpoints import weights_of, why_incomplete
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.context import Context
-from gaincurate.schedule.observations import Note
-from gaincurate.schedule.references import OBSERVED, Asked, Seen, ask, needed, place_of, read
-from gaincurate.schedule.run import MADE, Run
-from gaincurate.schedule.strategies.dots_options import DotsOptions
+from gaincurate.schedule.observations import Note, carried, pass_rates_of, rules_of, silent
+from gaincurate.schedule.run import DATA, GIVEN, IDS, MADE, Run
+from gaincurate.schedule.strategies.dots import Aim, DotsOptions, seed_of
 
-Aim = Literal["difficulty", "variance", "auto"]
-_PREDICTED = "predicted"
-_OPTIONS = "rollouts.options.json"
+if TYPE_CHECKING:
+    from gaincurate.difficulty.predict import Prediction
+
+_OPTIONS, _ROLLOUTS, _OBSERVED = "rollouts.options.json", "rollouts", "observed.parquet"
 
 
 def see_live(run: Run, checkpoints: bool) -> None:
@@ -65,6 +86,38 @@ def observes_with_checkpoint(config: ScheduleConfig) -> bool:
     return rollout is not None and "server" not in rollout
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A round's references: `rows` of the set, their `ids`, the folder that all about them lies in, and the
+    seed with which `gaincurate difficulty rollout` draws the same ones.
+    """
+
+    round: int
+    folder: Path
+    rows: Ints
+    ids: list[str]
+    seed: int
+
+    @property
+    def rollouts(self) -> Path:
+        """The folder of their rollout set."""
+        return self.folder / _ROLLOUTS
+
+    @property
+    def given(self) -> Path:
+        """The file for outcomes that a user writes."""
+        return self.folder / GIVEN
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Observed references. `facts` go into the plan: numbers and their source. `rollouts` is their set."""
+
+    rates: PassRates
+    facts: Json
+    rollouts: Path | None
+
+
 def foresee(
     context: Context, references: Ints, options: DotsOptions, aim: Aim
 ) -> tuple[Floats, Target, Json]:
@@ -87,8 +140,9 @@ def foresee(
     """
     run, note, outcomes = context.run, context.note, context.reference_outcomes
     asked = ask(run, context.round, references)
-    if context.opening:
-        raise needed(run, asked)
+    if context.opening and outcomes is None:
+        rolls_out = NotReadyError(f"round {context.round} is planned once its references are rolled out.")
+        raise needed(run, asked) if options.rollout is None else rolls_out
     if outcomes is not None or asked.given.exists():
         seen = read(run, asked, outcomes or asked.given, note=note)
     elif options.rollout is not None:
@@ -96,9 +150,10 @@ def foresee(
         seen = read(run, asked, asked.rollouts, ours=True)
     else:
         raise needed(run, asked)
-    target, values, how = _predicted(run, options, asked, aim, note)
-    facts = _plan_facts(run, options, asked, seen, how, context.checkpoint)
-    return values, target, {**facts, "target": target}
+    prediction = _predict(run, options, asked, aim, note)
+    facts = _plan_facts(run, options, asked, seen, prediction, context.checkpoint)
+    values = prediction.values.astype(np.float32).astype(np.float64)  # as in the column gc_difficulty
+    return values, prediction.target, {**facts, "target": prediction.target}
 
 
 def _roll_out(context: Context, asked: Asked, options: Json) -> None:
@@ -132,7 +187,7 @@ def _roll_out(context: Context, asked: Asked, options: Json) -> None:
 
 
 def _policy(run: Run, asked: Asked, options: Json, checkpoint: str | None) -> Json:
-    """What tells the policy from a later one under the same name."""
+    """Facts that distinguish the policy from a later one under the same name."""
     outcomes = run.outcomes(asked.round - 1)
     there = asked.round > 0 and checkpoint is not None and Path(checkpoint).is_dir()
     return {
@@ -153,106 +208,73 @@ def _same(rolled_out: Json, wanted: Json) -> bool:
 
 
 def _generate(run: Run, asked: Asked, engine: Sequence[str], options: Json, note: Note) -> None:
+    """Have `gaincurate difficulty rollout` roll the references out.
+
+    Raises:
+        GaincurateError: it failed; what had arrived is kept.
+    """
     note(f"round {asked.round}: rolling out {len(asked.ids):,} references with {engine[1]}")
-    config = asked.folder / _OPTIONS
+    config, log = asked.folder / _OPTIONS, asked.folder / "rollout.log"
     write_json(config, options)
-    command = ["rollout", str(run.scored.folder.resolve()), "--out", str(asked.rollouts), *engine]
+    command = [sys.executable, "-m", "gaincurate", "difficulty", "rollout", str(run.scored.folder.resolve())]
+    command += ["--out", str(asked.rollouts), *engine]
     command += ["--reference", str(len(asked.ids)), "--seed", str(asked.seed), "--config", str(config)]
-    seconds = _call(run, asked, command, "rolling out", "What had arrived is kept")
+    try:
+        with command_lock(run.folder, "difficulty.lock") as lock:
+            seconds = run_command(command, environment={}, log=log, lock=lock)
+    except TrainerError as error:
+        why = last_line(log) or "it said nothing"
+        raise GaincurateError(
+            f"rolling out for round {asked.round} failed: {why} (log: {log}). What had arrived is kept; run "
+            "the same command again to go on.",
+            log=str(log),
+        ) from error
     run.log(what="rollout", round=asked.round, seconds=seconds, policy=engine[1])
 
 
-def _predicted(
-    run: Run, options: DotsOptions, asked: Asked, aim: Aim, note: Note
-) -> tuple[Target, Floats, Json]:
-    """What is predicted, of every row, made now unless it is there, and how it was made."""
-    out = asked.folder / _PREDICTED
-    made_by, wanted = asked.folder / f"{_PREDICTED}.json", _wanted(run, options, asked, aim)
-    whole = _target_in(out) is not None and made_by.exists() and read_sealed(made_by) == wanted
-    if not whole:
-        shutil.rmtree(out, ignore_errors=True)
-        write_sealed(made_by, wanted)
-        note(
-            f"round {asked.round}: predicting {run.facts['rows']:,} prompts from {len(asked.ids):,} "
-            "references"
-        )
-        command = ["predict", str(run.scored.folder.resolve()), "--rollouts", str(asked.folder / OBSERVED)]
-        command += ["--out", str(out), *wanted["options"]]
-        seconds = _call(run, asked, command, "predicting", "The rollouts are kept")
-        run.log(what="predict", round=asked.round, seconds=seconds)
-    target = _target_in(out)
-    if target is None:
-        raise OutputError(f"{out} is missing or damaged; delete it and run the same command again.")
-    return target, *_column(out, COLUMNS[target])
+def _predict(run: Run, options: DotsOptions, asked: Asked, aim: Aim, note: Note) -> Prediction:
+    """Predict every row of the set from its references."""
+    from gaincurate.difficulty.predict import predict  # takes SciPy, which no other strategy needs
 
-
-def _target_in(out: Path) -> Target | None:
-    """What a finished prediction is of; its description is written last."""
-    return next((target for target, column in COLUMNS.items() if (out / f"{column}.json").exists()), None)
-
-
-def _wanted(run: Run, options: DotsOptions, asked: Asked, aim: Aim) -> Json:
-    """All that a prediction depends on."""
-    how = ["--references", str(len(asked.ids)), "--seed", str(asked.seed), "--target", aim]
-    adapter = None
+    note(f"round {asked.round}: predicting {run.facts['rows']:,} prompts from {len(asked.ids):,} references")
+    begun, adapter, group = time.perf_counter(), None, options.group_column
     if options.adapter is not None:
-        how += ["--adapter", options.adapter]
-        with reading(Path(options.adapter)):
-            adapter = digest_file(Path(options.adapter) / "config.json")
-    elif options.group_column is not None:
-        how += ["--method", "group-mean", "--group-column", options.group_column]
-    else:
-        how += ["--method", options.predictor]
-    observed = digest_file(asked.folder / OBSERVED)
-    return {"options": how, "observed": observed, "adapter": adapter, "set": run.scored.manifest_hash}
+        import torch
 
+        from gaincurate.difficulty.predictor import load_adapter
 
-def _column(out: Path, column: str) -> tuple[Floats, Json]:
-    """The values that `difficulty predict` wrote, in the order of the set's rows."""
-    again = f"{out} and run the same command again"
-    path, about = out / f"{column}.arrow", read_sealed(out / f"{column}.json", f"delete {again}")
-    with reading(path):
-        whole = path.exists() and digest_file(path) == about["hash"]
-    if not whole:
-        raise OutputError(f"{path} is missing or damaged; delete {again}.", path=str(path))
-    values = open_table(path, broken(path, f"Delete {again}.")).column("value")
-    return values.to_numpy().astype(np.float64), about["how"]
-
-
-def _call(run: Run, asked: Asked, command: Sequence[str], what: str, progress: str) -> float:
-    """Run a command of `gaincurate difficulty` to its end; the seconds that it took."""
-    log = asked.folder / f"{command[0]}.log"
-    try:
-        with command_lock(run.folder, "difficulty.lock") as lock:
-            whole = [sys.executable, "-m", "gaincurate", "difficulty", *command]
-            return run_command(whole, environment={}, log=log, lock=lock)
-    except TrainerError as error:
-        code = error.data.get("code")
-        why = last_line(log) or "it said nothing"
-        if isinstance(code, int) and code < 0:
-            why = f"it was ended by signal {-code}"
-        raise GaincurateError(
-            f"{what} for round {asked.round} failed: {why} (log: {log}). {progress}; run the same command "
-            "again to go on.",
-            log=str(log),
-        ) from error
+        with torch.random.fork_rng(devices=[]):  # a trainer in this process draws on as before
+            adapter = load_adapter(Path(options.adapter))
+    prediction = predict(
+        run.scored,
+        read_pass_rates(asked.folder / _OBSERVED)[0],
+        "adapter" if adapter is not None else "group-mean" if group is not None else "gp",
+        adapter=adapter,
+        group_column=group,
+        references=len(asked.ids),
+        seed=asked.seed,
+        target=aim,
+    )
+    run.log(what="predict", round=asked.round, seconds=time.perf_counter() - begun)
+    return prediction
 
 
 def _plan_facts(
-    run: Run, options: DotsOptions, asked: Asked, seen: Seen, how: Json, checkpoint: str | None
+    run: Run, options: DotsOptions, asked: Asked, seen: Seen, prediction: Prediction, checkpoint: str | None
 ) -> Json:
-    """What the plan says of a round's references and of the predictor. A second run would say the same."""
-    apart = ("on_references", "on_halves", "on_others", "outcomes", "policy")
-    rates = seen.rates
+    """The plan's facts about a round's references and the predictor. A second run has the same facts."""
+    from gaincurate.difficulty.predict import qualities
+
+    rates, quality = seen.rates, qualities(prediction)
     facts: Json = {
         "ids": asked.ids,
         "observed": len(rates.ids),
         **seen.facts,
         "carried": carried(rates.wins, rates.losses) if rates.counted else None,
         "checkpoint": _named(run, checkpoint),
-        "predictor": {name: value for name, value in how.items() if name not in apart},
-        "quality": how["on_references"],
-        "quality_of_halves": how["on_halves"],
+        "predictor": {k: v for k, v in prediction.how.items() if k not in ("outcomes", "policy")},
+        "quality": quality["on_references"],
+        "quality_of_halves": quality["on_halves"],
     }
     if options.reuse_references is not None:
         near = np.abs(rates.failure - options.target_difficulty) <= options.reuse_references
@@ -269,3 +291,142 @@ def _named(run: Run, checkpoint: str | None) -> str | None:
     if checkpoint is None or not Path(checkpoint).exists():
         return checkpoint
     return place_of(run, Path(checkpoint))
+
+
+def ask(run: Run, round_: int, rows: Ints) -> Asked:
+    """Write which prompts a round's references are, and their rows as a round's."""
+    folder = run.references_folder(round_)
+    make_folder(folder)
+    remove_temporaries(folder)
+    table, config = run.scored.take(rows), run.config
+    asked = Asked(round_, folder, rows, table.column(ID).to_pylist(), seed_of(config.seed, round_))
+    if not (folder / IDS).exists():
+        shown = training_rows(table, run.scored.identity, bare=config.bare, with_scores=config.with_scores)
+        write_rows(folder / DATA, shown)
+        write_sealed(folder / IDS, {"round": round_, "seed": asked.seed, "ids": asked.ids})
+    return asked
+
+
+def needed(run: Run, asked: Asked) -> NotReadyError:
+    """The sentence for outcomes that are not there."""
+    name, round_ = shlex.quote(str(run.folder)), asked.round
+    policy = (
+        "the model that training begins with" if round_ == 0 else f"the policy as round {round_ - 1} left it"
+    )
+    scored = shlex.quote(str(run.scored.folder.resolve()))
+    return NotReadyError(
+        f"round {round_} waits for the outcomes of its {len(asked.ids):,} reference prompts under {policy}. "
+        f"The prompts are in {asked.folder / DATA}. Write a line for each rollout, "
+        f'{{"gc_id": ..., "reward": ..., "round": {round_}, "sample": ...}}, to {asked.given}, then '
+        f"`gaincurate schedule next {name}`; or `gaincurate schedule next {name} --reference-outcomes PATH` "
+        "takes a file of outcomes or a rollout set (`gaincurate difficulty rollout "
+        f"{scored} --reference {len(asked.ids)} --seed {asked.seed} --out PATH ...` makes one).",
+        round=round_,
+        references=str(asked.folder / DATA),
+        outcomes=str(asked.given),
+        ids=asked.ids,
+    )
+
+
+def read(run: Run, asked: Asked, path: Path, *, ours: bool = False, note: Note = silent) -> Seen:
+    """Read the outcomes of the references and write them to `observed.parquet`.
+
+    Args:
+        run: the run.
+        asked: its references.
+        path: a rollout set, or outcomes.
+        ours: the run made the set itself, and what it could not use was left out by its own options.
+        note: called with messages for the user.
+
+    Raises:
+        InputError: it cannot be read, or is of another round.
+        OutcomeError: a reward that is no number in the range, or too few of the references.
+    """
+    rollouts = path if path.is_dir() and is_rollout_set(path) else None
+    rules = rules_of(run.config)
+    observed = _of_round(
+        pass_rates_of(path, Rules() if rollouts else rules, scored=run.scored),
+        asked.round,
+        path,
+    )
+    if observed.round is not None and path.is_file() and not read_bytes(path).endswith(b"\n"):
+        note(f"warning: the last line of {path} has no end and was left out")
+    success = run.facts["params"].get("success")
+    if rollouts is not None and isinstance(success, int | float):
+        observed = of_rollouts(rollouts, float(success))  # right or wrong
+    places = {gc_id: place for place, gc_id in enumerate(observed.ids)}
+    judged = [gc_id for gc_id in asked.ids if gc_id in places]
+    absent = [gc_id for gc_id in asked.ids if gc_id not in places]
+    if not ours and len(judged) < math.ceil(rules.coverage * len(asked.ids) - 1e-9):
+        raise OutcomeError(
+            f"{path} has judged outcomes for {len(judged):,} of the {len(asked.ids):,} references of round "
+            f"{asked.round} and {rules.coverage:.0%} of them are needed (--min-coverage); it lacks "
+            f"{', '.join(absent[:5])}.",
+            path=str(path),
+            ids=absent,
+        )
+    rows = np.array([places[gc_id] for gc_id in judged], np.int64)
+    rates = PassRates(observed.name, judged, observed.wins[rows], observed.losses[rows], observed.counted)
+    _write(asked.folder / _OBSERVED, rates)
+    return Seen(rates, {**_counts(run, asked.ids, rates, rollouts, path), "left_out": len(absent)}, rollouts)
+
+
+def _of_round(policies: Sequence[PassRates], round_: int, path: Path) -> PassRates:
+    """The policy of the round, of several policies in a file."""
+    matching = [policy for policy in policies if policy.round == round_]
+    if matching or (len(policies) == 1 and policies[0].round is None):
+        return matching[0] if matching else policies[0]
+    raise InputError(
+        f"--reference-outcomes {path} has no outcomes of round {round_}, which is to be drawn, but of "
+        f'{policies[0].name}. Give what its references did, with "round": {round_}.',
+        path=str(path),
+    )
+
+
+def _write(path: Path, rates: PassRates) -> None:
+    columns: dict[str, Any] = {ID: pa.array(rates.ids, pa.string())}
+    columns |= (
+        {"wins": rates.wins, "losses": rates.losses} if rates.counted else {"pass_rate": 1 - rates.failure}
+    )
+    write_rows(path, pa.table(columns))
+
+
+def _counts(run: Run, ids: list[str], rates: PassRates, rollouts: Path | None, path: Path) -> Json:
+    """Counts of rollouts and tokens, and the policy if it is known."""
+    if rollouts is None:
+        inside = path.is_relative_to(run.folder)
+        count = round(float((rates.wins + rates.losses).sum())) if rates.counted else None
+        counts = {"rollouts": count, "completion_tokens": _tokens(path, set(rates.ids)), "unjudged": None}
+        hash_ = digest_file(path) if path.is_file() else None
+        name = str(path.relative_to(run.folder)) if inside else path.name
+        return {**counts, "policy": None, "outcomes": {"file": name, "hash": hash_}}
+    rollout_set, asked = RolloutSet(rollouts), pa.array(ids, pa.string())
+    sums = {"rollouts": 0, "completion_tokens": 0, "unjudged": 0}
+    for table in rollout_set.tables([ID, "reward", "tokens"]):  # of a whole set, say
+        rows = table.filter(pc.is_in(table.column(ID), value_set=asked))
+        sums["rollouts"] += len(rows)
+        sums["completion_tokens"] += pc.sum(rows.column("tokens")).as_py() or 0
+        sums["unjudged"] += rows.column("reward").null_count
+    return {
+        **sums,
+        "policy": rollout_set.manifest["identity"].get("engine", {}).get("model"),
+        "outcomes": {"file": place_of(run, rollouts), "hash": digest_json(rollout_set.manifest["shards"])},
+    }
+
+
+def place_of(run: Run, path: Path) -> str:
+    """A path as a plan names it: in the run's folder by its place there, else whole."""
+    inside = path.absolute().is_relative_to(run.folder.absolute())
+    return str(path.absolute().relative_to(run.folder.absolute()) if inside else path.absolute())
+
+
+def _tokens(path: Path, ids: set[str]) -> int | None:
+    """The sum of `tokens` in outcome lines or in a table; None where they have none."""
+    if path.suffix == ".jsonl":
+        rows = [entry for _, entry in json_lines(path) if entry is not None and entry.get(ID) in ids]
+    elif path.suffix == ".parquet" and "tokens" in parquet_head(path, broken(path))[0].names:
+        rows = read_parquet(path, broken(path), [ID, "tokens"]).to_pylist()
+    else:
+        return None
+    counts = [row["tokens"] for row in rows if isinstance(row.get("tokens"), int)]
+    return sum(counts) if counts else None

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from gaincurate.core.arrow import read_ipc
+from gaincurate.core.arrow import read_ipc, write_ipc
 from gaincurate.core.columns import NO_GROUP, can_group, coded, fields, read_column
 from gaincurate.core.files import digest_bytes, digest_json
 from gaincurate.core.foreign import json_value
@@ -34,7 +34,6 @@ from gaincurate.core.where import Mask
 from gaincurate.difficulty.embeddings import BLOCK, SAMPLE, matrix, whitening
 from gaincurate.errors import InputError, OutputError
 from gaincurate.schedule.config import BY_EMBEDDING, CLUSTERS, ScheduleConfig
-from gaincurate.schedule.ordering import write_table
 from gaincurate.schedule.strata import LEFT_OUT, Strata
 
 _FORMAT = 1
@@ -62,7 +61,7 @@ def build(
         scored: the set.
         config: with `stratify`, or `where`.
         matches: `[rows]`, for which rows `where` holds; the others are a group that is never drawn.
-        note: hears what the groups are.
+        note: called with a description of the groups.
 
     Raises:
         InputError: no such column, one that makes no groups, or weights or a budget that do not go with them.
@@ -81,7 +80,7 @@ def build(
     labels = np.ascontiguousarray(labels, np.int32)
     about = json.dumps({"format": _FORMAT, "names": names, "digest": _digest(labels, names)})
     table = pa.table({"group": labels}, schema=_SCHEMA.with_metadata({_ABOUT: about}))
-    write_table(path, table)
+    write_ipc(path, table)
     if by == "none":
         return
     largest = np.argsort(-strata.shares[:groups], kind="stable")[:5]

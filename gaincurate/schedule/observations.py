@@ -1,4 +1,4 @@
-"""What is known after a round: its outcomes, late ones of earlier rounds, and C_t.
+"""The observations of a round: its outcomes, late outcomes of earlier rounds, and C_t.
 
 Outcomes may come in for a round that is over. They are taken once, so each state keeps how far every file was
 read.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ from gaincurate.core.outcomes import (
 from gaincurate.core.rng import Floats, Ints
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
+from gaincurate.difficulty.beta import groups_that_differ
+from gaincurate.difficulty.metrics import Target, pass_variance, quality
 from gaincurate.difficulty.pass_rates import PassRates, read_pass_rates
 from gaincurate.errors import OutcomeError
 from gaincurate.schedule.config import ScheduleConfig
@@ -40,7 +42,6 @@ from gaincurate.schedule.run import BASE, Run
 
 Note = Callable[[str], None]
 _ENOUGH = 0.9
-_SHOWN = 5
 REPLAY = (
     "more than half of the groups are silent, so switch replay on (in TRL `replay=` of ReplayGRPOTrainer, "
     "https://arxiv.org/abs/2506.05316), unless the training makes many passes over few prompts"
@@ -53,7 +54,7 @@ def silent(text: str) -> None:
 
 
 def logged(text: str) -> None:
-    """Log what a person should know, as a program does that follows a run."""
+    """Log a note, for programs that follow a run."""
     level = logging.WARNING if text.startswith("warning: ") else logging.INFO
     logging.getLogger("gaincurate").log(level, text.removeprefix("warning: "))
 
@@ -114,7 +115,7 @@ def nothing_learnt(run: Run, inputs: Json) -> str | None:
 
 
 def rules_of(config: ScheduleConfig) -> Rules:
-    """How a run reads outcomes."""
+    """The rules by which a run reads outcomes."""
     return Rules(config.reward_low, config.reward_high, config.min_coverage)
 
 
@@ -130,7 +131,7 @@ def checked_lines(run: Run, lines: Iterable[Mapping[str, Any]], newest: int) -> 
         OutcomeError: a line that the run cannot use.
     """
     rules, outcomes = rules_of(run.config), [{"round": newest, **line} for line in lines]
-    unknown: dict[int, dict[str, None]] = {}
+    unknown: list[tuple[str, int]] = []
     ids: dict[int, frozenset[str]] = {}
     for outcome in outcomes:  # now, not when a whole round was trained
         try:
@@ -141,16 +142,16 @@ def checked_lines(run: Run, lines: Iterable[Mapping[str, Any]], newest: int) -> 
         if line.round not in ids:
             ids[line.round] = frozenset(run.ids(line.round))
         if line.gc_id not in ids[line.round]:
-            unknown.setdefault(line.round, {})[line.gc_id] = None
-    for round_, absent in unknown.items():
-        names = ", ".join(repr(gc_id) for gc_id in list(absent)[:_SHOWN])
-        names += f" and {len(absent) - _SHOWN:,} more" if len(absent) > _SHOWN else ""
-        which = f"an outcome: {names} is" if len(absent) == 1 else f"{len(absent):,} outcomes: {names} are"
+            unknown.append((line.gc_id, line.round))
+    if unknown:
+        gc_id, round_ = unknown[0]
+        absent = list(dict.fromkeys(gc_id for gc_id, _ in unknown))
         raise OutcomeError(
-            f"{which} not among the prompts of round {round_}. Nothing was written; report the gc_id of that "
-            "round's rows, and `round` with an outcome of an earlier one.",
-            gc_id=next(iter(absent)),
-            ids=list(absent),
+            f"{len(unknown):,} of {len(outcomes):,} outcomes are of no prompt of their round, such as "
+            f"{gc_id!r} of round {round_}. Nothing was written; report the gc_id of that round's rows, and "
+            "`round` with an outcome of an earlier one.",
+            gc_id=gc_id,
+            ids=absent,
         )
     return outcomes
 
@@ -178,7 +179,7 @@ def pass_rates_of(
 
 
 def late_outcomes(run: Run, state: Json, outcomes: Outcomes) -> tuple[tuple[Ints, Floats, Floats], Json]:
-    """What came in for earlier rounds, in this round's file or after what was taken of theirs.
+    """Late outcomes of earlier rounds, from this round's file or appended to theirs.
 
     Returns:
         Rows, wins and losses, one for each prompt, and the sizes of the files as they were read.
@@ -239,3 +240,72 @@ def concentration_of(run: Run, name: str, plan: Json) -> tuple[float | None, str
         if len(values) >= _ENOUGH * len(ids):
             return math.fsum(values) / len(values), name, len(values)
     return plan["forecast"]["mean_angle"], BASE, plan["forecast"]["with_angle"]
+
+
+def calibration_of(plan: Json, tallies: Sequence[Tally]) -> Json:
+    """For the next plan's inputs: figures of a round's predictions, without intervals.
+
+    Args:
+        plan: the round's.
+        tallies: what came back, in the order of its prompts.
+
+    Returns:
+        `calibration`, and where the plan says what its predictions rest on `expected_effective`, the share of
+        groups that was expected to differ at the sizes that came; nothing for a round without predictions.
+    """
+    if "predicted" not in plan:
+        return {}
+    predicted, wins, losses = judged(plan, tallies)
+    metrics = quality(predicted, wins, losses, target=target_of(plan), intervals=False)
+    return {
+        "calibration": {
+            "count": metrics.count,
+            "pearson": metrics.pearson.value,
+            "spearman": metrics.spearman.value,
+            "brier": metrics.brier.value,
+            "ceiling": metrics.ceiling.value,
+            "carried": carried(wins, losses),
+        },
+        **_expected(plan, tallies),
+    }
+
+
+def _expected(plan: Json, tallies: Sequence[Tally]) -> Json:
+    groups = (
+        [
+            (rollouts * (1 - failure), rollouts * failure, tally.group_size)
+            for failure, rollouts, tally in zip(
+                plan["predicted"], plan["predicted_rollouts"], tallies, strict=True
+            )
+            if tally.group_size
+        ]
+        if "predicted_rollouts" in plan
+        else []
+    )
+    if not groups:
+        return {}
+    a, b, sizes = np.array(groups).T
+    chances = [groups_that_differ(a[sizes == n], b[sizes == n], int(n)) for n in np.unique(sizes)]
+    return {"expected_effective": float(np.concatenate(chances).mean())}
+
+
+def carried(wins: Floats, losses: Floats) -> float | None:
+    """The mean p (1 - p) of prompts as it was observed; None where none has two rollouts."""
+    variances = pass_variance(wins, losses)
+    variances = variances[np.isfinite(variances)]
+    return float(variances.mean()) if len(variances) else None
+
+
+def target_of(plan: Json) -> Target:
+    """The target of a plan's predictions; a user's strategy predicts failure rates."""
+    references: Json = plan.get("references") or {}
+    target = references.get("target") or plan["params"].get("target")
+    return "variance" if target == "variance" else "difficulty"
+
+
+def judged(plan: Json, tallies: Sequence[Tally]) -> tuple[Floats, Floats, Floats]:
+    """Predictions, wins and losses of the prompts of which something could be judged."""
+    wins = np.array([math.fsum(tally.successes) for tally in tallies])
+    counts = np.array([float(len(tally.successes)) for tally in tallies])
+    here = counts > 0
+    return np.array(plan["predicted"], dtype=np.float64)[here], wins[here], (counts - wins)[here]

@@ -11,13 +11,13 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gaincurate.core.arrow import write_ipc
 from gaincurate.core.artifact import MANIFEST, Json
 from gaincurate.core.files import make_folder, write_atomic, write_json
 from gaincurate.core.process import command_lock, last_line, run_command
@@ -30,33 +30,12 @@ from gaincurate.errors import GaincurateError, InputError, OutputError, TrainerE
 from gaincurate.schedule.base import Selector
 from gaincurate.schedule.checkpoints import weights_of, why_incomplete
 from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.ordering import Order, build, permute, write_table
-from gaincurate.schedule.run import Run, round_name
+from gaincurate.schedule.run import Order, Run, build, permute, round_name
 
 OF_MODEL = (*(field.name for field in SCORE_FIELDS if field.name.startswith("gc_angle")), *LIKELIHOODS)
 """The columns to order by that a checkpoint changes."""
 _COUNTS = ("gc_prompt_tokens", "gc_prefix_tokens", "gc_question_tokens")
 _PROBE_STREAM = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Rescored:
-    """What came of it; every name is None where nothing changed.
-
-    `scores` is the set that C_t is taken from, `probe` the one that later probes are held against, `order`
-    the digest of a new order and `ordered_by` the set it goes by. `drift` is the probe's rank correlation.
-    """
-
-    scores: str | None = None
-    probe: str | None = None
-    order: str | None = None
-    ordered_by: str | None = None
-    drift: float | None = None
-
-    def changes(self) -> Json:
-        """What changes in a run's state."""
-        names = ("scores", "probe", "order", "ordered_by")
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 def due(config: ScheduleConfig, round_: int) -> bool:
@@ -67,7 +46,7 @@ def due(config: ScheduleConfig, round_: int) -> bool:
 
 def rescore(
     run: Run, state: Json, selector: Selector, checkpoint: str, note: Callable[[str], None]
-) -> Rescored:
+) -> tuple[Json, float | None]:
     """Score with the round's checkpoint what the run asks for.
 
     Args:
@@ -75,7 +54,12 @@ def rescore(
         state: its newest state.
         selector: its strategy.
         checkpoint: the folder that is scored, of what the round's training left.
-        note: called with what a person should know.
+        note: called with messages for the user.
+
+    Returns:
+        The changes of the run's state, and the rank correlation of new scores with those in use. The changes
+        are `scores`, the set that C_t is taken from, `probe`, the set that later probes are compared with,
+        `order`, the digest of a new order, and `ordered_by`, the set that it goes by.
 
     Raises:
         InputError: a checkpoint that is not complete.
@@ -90,18 +74,19 @@ def rescore(
         # C_t moves with the level of the angles, which a rank correlation does not see: no probe here.
         rows = np.asarray(state["rows"], np.int64)
         scored = _scored(run, round_, checkpoint, name, rows, note)
-        return Rescored(scores=name, drift=_drift(run, state, scored, rows, "gc_angle"))
+        return {"scores": name}, _drift(run, state, scored, rows, "gc_angle")
     by, ascending = str(run.config.by), bool(run.config.ascending)
-    drift, probe = None, None
+    drift, changes = None, {"scores": name, "ordered_by": name}
     if config.probe:
         rows, probe = probe_rows(run), f"{name}-probe"
+        changes["probe"] = probe
         drift = _drift(run, state, _scored(run, round_, checkpoint, probe, rows, note), rows, by)
         if drift is not None and drift >= config.drift:
             note(
                 f"round {round_}: the probe's rank correlation with the scores in use is {drift:.3f}, so the "
                 "rest is not scored again"
             )
-            return Rescored(drift=drift)
+            return {}, drift
     order = run.orders.find(state["order"])
     if config.what == "full":
         build(run.orders.next, _scored(run, round_, checkpoint, name, None, note), by, ascending=ascending)
@@ -113,7 +98,7 @@ def rescore(
         scored = _scored(run, round_, checkpoint, name, rows, note)
         ids = run.scored.take(order.rows[ranks]).column(ID)
         permute(run.orders.next, order, ranks, ids, _values(scored, ids, by), ascending=ascending)
-    return Rescored(name, probe, Order(run.orders.next).digest, name, drift)
+    return {**changes, "order": Order(run.orders.next).digest}, drift
 
 
 def probe_rows(run: Run) -> Ints:
@@ -171,7 +156,7 @@ def _score(run: Run, round_: int, checkpoint: str, out: Path, rows: Ints | None)
         source = base.take(rows)
         columns = [n for n in source.column_names if not n.startswith(PREFIX) or n == ID]
         data = str(work / f"{out.name}.arrow")
-        write_table(Path(data), source.select(columns).combine_chunks())
+        write_ipc(Path(data), source.select(columns).combine_chunks())
     config = work / f"{out.name}.options.json"
     write_json(config, options_of(base.identity, work) | signals_for(run.config.by, base.identity))
     command = [sys.executable, "-m", "gaincurate", "score", data, "--model", checkpoint, "--out", str(out)]

@@ -28,7 +28,7 @@ FORMAT = 1
 
 
 def saved_place(run: Run, step: int) -> Json:
-    """What to save beside a checkpoint so that `return_to` finds the way back.
+    """The facts to save with a checkpoint so that `return_to` can go back to it.
 
     Args:
         run: the run, at the round that is being trained.
@@ -68,19 +68,17 @@ def check_place(run: Run, saved: Json, where: str) -> None:
         )
     round_ = saved["round"]
     plan = run.round_folder(round_) / PLAN
-    if not plan.exists() and any(run.folder.glob(f"undone/{round_:05d}-*")):
-        raise OutputError(
-            f"{where} is of a history that was undone: round {round_} was set aside in undone/. Resume from "
-            "a checkpoint that was saved after that, and delete this one."
-        )
-    if not plan.exists():
+    aside = any(run.folder.glob(f"undone/{round_:05d}-*"))
+    if not plan.exists() and not aside:
         raise OutputError(
             f"{where} is of round {round_}, which {run.folder} does not have: the run's folder is older than "
             "the checkpoint. Restore it, or resume from an earlier checkpoint."
         )
     undone = None
     lines, size = _whole_lines(run, round_), saved["outcomes"]["bytes"]
-    if digest_file(plan) != saved["plan"]:
+    if not plan.exists():
+        undone = f"round {round_} was set aside in undone/"
+    elif digest_file(plan) != saved["plan"]:
         undone = f"round {round_} was planned again since"
     elif digest_bytes(lines[:size]) != saved["outcomes"]["hash"]:
         undone = f"round {round_} was trained again since"

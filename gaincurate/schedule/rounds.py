@@ -14,8 +14,7 @@ from __future__ import annotations
 import json
 import math
 import os
-import shlex
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,24 +33,23 @@ from gaincurate.core.sealed import write_sealed
 from gaincurate.core.store import Remote, cache_folder
 from gaincurate.core.where import Mask
 from gaincurate.errors import InputError, NotReadyError
-from gaincurate.schedule import base, groups, history
-from gaincurate.schedule.calibration import calibration_of
+from gaincurate.schedule import base, groups
 from gaincurate.schedule.checkpoints import AS_IT_IS, Held
 from gaincurate.schedule.config import BY_EMBEDDING, STRATEGIES, ScheduleConfig
-from gaincurate.schedule.context import Context
+from gaincurate.schedule.context import HISTORY, RATES, Context, build_history, build_rates
 from gaincurate.schedule.first_model import first_model
 from gaincurate.schedule.observations import (
     REPLAY,
     Note,
+    calibration_of,
     concentration_of,
     late_outcomes,
     nothing_learnt,
     silent,
     take_outcomes,
 )
-from gaincurate.schedule.ordering import Order, build
-from gaincurate.schedule.rescore import OF_MODEL, Rescored, due, rescore
-from gaincurate.schedule.run import BASE, FORMAT, GROUPS, ORDER, ROLLOUTS, Run, making
+from gaincurate.schedule.rescore import OF_MODEL, due, rescore
+from gaincurate.schedule.run import BASE, FORMAT, GROUPS, ORDER, ROLLOUTS, Order, Run, build, making
 from gaincurate.schedule.selection import matching
 from gaincurate.schedule.strata import LEFT_OUT, Strata
 
@@ -59,8 +57,13 @@ _LARGEST = 1e9  # of a predicted failure rate, because figures are computed from
 _CARRIED_OVER = ("order", "ordered_by", "scores", "probe", "checkpoint")
 
 
-def start(config: ScheduleConfig, note: Note = silent) -> Run:
+def start(config: ScheduleConfig, note: Note = silent, references: Path | None = None) -> Run:
     """Open a run and write its round 0, unless its strategy has to wait for something before that.
+
+    Args:
+        config: its options.
+        note: called with messages for the user.
+        references: outcomes of round 0's references.
 
     Raises:
         InputError: an option does not go with the set or with another option.
@@ -77,6 +80,7 @@ def start(config: ScheduleConfig, note: Note = silent) -> Run:
         ascending = kind.ascending if by == kind.by else False
     model = config.model or first_model(scored, note)
     check_options_of_a_run(config.model_copy(update={"model": model}), scored, kind, by, options)
+    _check_references(config, kind, references)
     with making(config.run) as folder:
         scored.verify()
         missing = build(folder / ORDER, scored, by, ascending=ascending)
@@ -85,9 +89,9 @@ def start(config: ScheduleConfig, note: Note = silent) -> Run:
         matches = _matches(config, scored, note)
         if config.stratify != "none" or matches is not None:
             groups.build(folder / GROUPS, scored, config, matches, note)
-        known = history.build(folder / history.HISTORY, scored, config, note) if config.history else None
+        known = build_history(folder / HISTORY, scored, config, note) if config.history else None
         if config.rates:
-            history.build_rates(folder / history.RATES, scored, config.rates)
+            build_rates(folder / RATES, scored, config.rates)
         angles = pc.min_max(scored.column("gc_angle"))
         facts = {
             "format": FORMAT,
@@ -118,8 +122,10 @@ def start(config: ScheduleConfig, note: Note = silent) -> Run:
         }
         selector = selector_of(run)
         try:
-            selector.prepare(Context(run, 0, state["order"], run.config.model, note, opening=True))
-        except NotReadyError:  # round 0 is planned by the first `advance`
+            opening = Context(run, 0, state["order"], run.config.model, note, opening=True)
+            selector.prepare(replace(opening, reference_outcomes=references))
+        except NotReadyError as error:  # round 0 is planned by the first `advance`
+            note(str(error).replace(str(folder), str(config.run)))
             run.commit({**_state(run, selector, -1, state), "rows": [], "inputs": {}, "finished": False})
         else:
             _write_round(run, selector, 0, state, {})
@@ -133,8 +139,15 @@ def start(config: ScheduleConfig, note: Note = silent) -> Run:
     return Run(config.run)
 
 
+def _check_references(config: ScheduleConfig, kind: type[base.Selector], references: Path | None) -> None:
+    if references is not None and not kind.observes_references:
+        raise InputError(
+            f"--reference-outcomes {references}: strategy {config.strategy} observes no references."
+        )
+
+
 def _where(config: ScheduleConfig) -> Json:
-    """Where the scored set is, for the run to find it again."""
+    """The place of the scored set, so that the run finds it again."""
     if isinstance(config.scored, Remote):
         return {"folder": str(config.scored), "cache": str(cache_folder().absolute())}
     return {
@@ -171,7 +184,7 @@ def advance(
     Args:
         run: the run.
         checkpoint: what the round's training left; needed where a re-scoring is due.
-        note: takes what a person should know.
+        note: called with messages for the user.
         held: makes of the checkpoint the folder that is scored, or that references are rolled out with.
         references: their outcomes for the next round, where a person has them in a file.
 
@@ -186,59 +199,42 @@ def advance(
     state = run.state
     if state["finished"]:
         raise InputError(f"{run.folder} is finished: all of its {run.config.rounds} rounds are done.")
-    if state["round"] < 0:
-        learned = _before_round_0(run, state, checkpoint)
-        checkpoint = state["checkpoint"]
-    else:
-        learned = _observe(run, state, checkpoint, note, held)
-    round_, selector = state["round"] + 1, learned.selector
-    if round_ == run.config.rounds:
-        if references is not None:
-            why = f"round {state['round']} is the last, and no other needs references"
-            note(f"warning: {references} was not read: {why}")
-        run.log(**learned.log)
-        last = _state(run, selector, state["round"], learned.state)
-        metrics = _metrics(run, selector)
-        run.commit({**last, "inputs": learned.inputs, "metrics": metrics, "finished": True})
-        return None
-    if references is not None and not selector.observes_references:
-        raise InputError(
-            f"--reference-outcomes {references}: strategy {run.config.strategy} observes no references."
-        )
-    selector.prepare(Context(run, round_, learned.state["order"], checkpoint, note, held, references))
-    if learned.log:
-        run.log(**learned.log)
-    _write_round(run, selector, round_, learned.state, learned.inputs)
-    return run.round_folder(round_)
-
-
-@dataclass(frozen=True, slots=True)
-class _Learned:
-    """A run after its newest round: the selector that has learnt from it, and what is written of it.
-
-    `state` is the next round's but for its rows, and `inputs` what its plan says that it was computed from.
-    `log` is not in the plan, which a trainer that was killed and run again must not change.
-    """
-
-    selector: base.Selector
-    state: Json
-    inputs: Json
-    log: Json
-
-
-def _before_round_0(run: Run, state: Json, checkpoint: str | None) -> _Learned:
-    """A run that was opened and has no round yet."""
-    if checkpoint is not None:
+    round_ = state["round"] + 1
+    if round_ > 0:
+        selector, state, inputs, log = _observe(run, state, checkpoint, note, held)
+    elif checkpoint is not None:
         raise InputError(
             f"--checkpoint {checkpoint}: no round of {run.folder} was trained yet; round 0 is prepared with "
             "the model that training begins with (--model of `schedule start`)."
         )
-    unchanged = {name: state[name] for name in (*_CARRIED_OVER, "taken")}
-    return _Learned(selector_of(run, state), unchanged, {}, {})
+    else:
+        checkpoint, selector, inputs, log = state["checkpoint"], selector_of(run, state), {}, {}
+        state = {name: state[name] for name in (*_CARRIED_OVER, "taken")}
+    if round_ == run.config.rounds:
+        if references is not None:
+            note(f"warning: {references} was not read: round {round_ - 1} is the last")
+        run.log(**log)
+        last = _state(run, selector, round_ - 1, state)
+        run.commit({**last, "inputs": inputs, "metrics": _metrics(run, selector), "finished": True})
+        return None
+    if references is not None:
+        _check_references(run.config, type(selector), references)
+    selector.prepare(Context(run, round_, state["order"], checkpoint, note, held, references))
+    if log:
+        run.log(**log)
+    _write_round(run, selector, round_, state, inputs)
+    return run.round_folder(round_)
 
 
-def _observe(run: Run, state: Json, checkpoint: str | None, note: Note, held: Held) -> _Learned:
-    """Take the newest round's outcomes, score again where that is due, and have the strategy learn."""
+def _observe(
+    run: Run, state: Json, checkpoint: str | None, note: Note, held: Held
+) -> tuple[base.Selector, Json, Json, Json]:
+    """Take the newest round's outcomes, score again where that is due, and have the strategy learn.
+
+    Returns:
+        The selector; the next round's state but for its rows; the inputs in its plan; and a line of the log,
+        which is not in the plan, because a trainer that was killed and run again must not change it.
+    """
     round_ = state["round"]
     plan = run.plan(round_)
     run.orders.settle(state["order"])
@@ -246,8 +242,9 @@ def _observe(run: Run, state: Json, checkpoint: str | None, note: Note, held: He
     outcomes = take_outcomes(run, round_, note)
     late, taken = late_outcomes(run, state, outcomes)
     selector = selector_of(run, state)
-    fresh = Rescored()
-    if due(run.config, round_):
+    changes: Json = {}
+    drift = None
+    if run.config.rescore.what != "off" and due(run.config, round_):
         if checkpoint is None:
             raise InputError(
                 f"a re-scoring is due after round {round_} (--rescore {run.config.rescore.what}) and there "
@@ -255,10 +252,10 @@ def _observe(run: Run, state: Json, checkpoint: str | None, note: Note, held: He
                 "{output}."
             )
         with held(run, checkpoint) as folder:
-            fresh = rescore(run, state, selector, folder, note)
-        if fresh.order is not None and run.strata is not None:  # a rank has another row's group from now on
-            selector = selector_of(run, {"selector": selector.state_dict(), "order": fresh.order})
-    state = {key: state[key] for key in ("rows", *_CARRIED_OVER)} | fresh.changes() | {"taken": taken}
+            changes, drift = rescore(run, state, selector, folder, note)
+        if "order" in changes and run.strata is not None:  # a rank has another row's group from now on
+            selector = selector_of(run, {"selector": selector.state_dict(), "order": changes["order"]})
+    state = {key: state[key] for key in ("rows", *_CARRIED_OVER)} | changes | {"taken": taken}
     if checkpoint is not None:
         state["checkpoint"] = str(Path(checkpoint).resolve())
     concentration, source, over = concentration_of(run, state["scores"], plan)
@@ -266,7 +263,7 @@ def _observe(run: Run, state: Json, checkpoint: str | None, note: Note, held: He
     tallies = list(outcomes.tallies.values())
     wins = np.array([math.fsum(tally.successes) for tally in tallies])
     counts = np.array([len(tally.successes) for tally in tallies])
-    tokens = np.array([tally.mean_tokens for tally in tallies])
+    tokens = np.array([tally.tokens / max(tally.with_tokens, 1) for tally in tallies])
     selector.observe(
         base.Observed(
             round_, rows, wins, counts - wins, outcomes.accuracy, concentration or 0.0, late, tokens
@@ -284,8 +281,8 @@ def _observe(run: Run, state: Json, checkpoint: str | None, note: Note, held: He
         "unjudged": outcomes.unjudged,
         "late": len(late[0]),
         "completion_tokens": outcomes.tokens,
-        "rescored": fresh.scores,
-        "drift": fresh.drift,
+        "rescored": changes.get("scores"),
+        "drift": drift,
         **calibration_of(plan, tallies),
     }
     if (why := nothing_learnt(run, inputs)) is not None:
@@ -295,7 +292,7 @@ def _observe(run: Run, state: Json, checkpoint: str | None, note: Note, held: He
         if [share is not None and share < 0.5 for share in shares] == [True, False]:
             note(f"in round {round_}, {REPLAY}")
     log = {"what": "outcomes", "round": round_, "repeated": outcomes.repeated, "void": outcomes.void}
-    return _Learned(selector, state, inputs, log)
+    return selector, state, inputs, log
 
 
 def _state(run: Run, selector: base.Selector, round_: int, state: Json) -> Json:
@@ -317,7 +314,7 @@ def _metrics(run: Run, selector: base.Selector) -> Json:
 def _write_round(run: Run, selector: base.Selector, round_: int, state: Json, inputs: Json) -> None:
     """Draw a round and write its rows, its state and, at last, its plan."""
     config, order = run.config, run.orders.find(state["order"])
-    ranks = check_draw(config, selector.draw(round_), len(order))
+    ranks = check_draw(config, selector.draw(round_), len(order.rows))
     if config.order == "rank":
         ranks = np.sort(ranks)
     rows = order.rows[ranks]
@@ -372,7 +369,7 @@ def write_data(run: Run, round_: int, table: pa.Table, rollouts: list[int] | Non
 
 
 def _composition(table: pa.Table, ranks: Ints) -> Json:
-    """What a round will be made of, before it is trained."""
+    """The composition of a round before it is trained."""
     angles = table.column("gc_angle").drop_null().to_pylist()
     return {
         "prompt_tokens": int(table.column("gc_prompt_tokens").to_numpy().sum()),
@@ -402,30 +399,63 @@ def check_options_of_a_run(
     Raises:
         InputError: an option does not go with the set or with another option.
     """
-    _check_sizes(config, scored)
-    _check_order(config, kind, by)
-    _check_groups(config)
-    if config.rollouts is not None and config.where is None:
-        raise InputError(f"--rollouts {config.rollouts} goes with --where.")
-    if config.where is not None and getattr(options, "reuse_references", None) is not None:
-        raise InputError(
-            "--where and --reuse-references do not go together: references are of the whole set."
-        )
-    model = config.model
-    if (
-        model is not None
-        and model.startswith(("/", "./", "../", "~"))
-        and not os.path.exists(os.path.expanduser(model))  # whatever the name
-    ):
-        raise InputError(f"--model {model}: there is no such folder.")
-    if (config.history or config.rates) and not kind.takes_evidence:
-        option = "--history" if config.history else "--rates"
-        raise InputError(f"strategy {config.strategy} does not read {option}; strategy posterior does.")
+    what, model, strategy = config.rescore.what, config.model, f"strategy {config.strategy}"
+    may_change, spread = kind.ordering == "any" and by in OF_MODEL, config.reward_high - config.reward_low
+    is_path = model is not None and model.startswith(("/", "./", "../", "~"))
+    named, evidence = config.stratify not in (BY_EMBEDDING, "none"), config.history or config.rates
+    reuses = getattr(options, "reuse_references", None) is not None
+    checks = [
+        (
+            config.budget > len(scored),
+            f"--budget {config.budget:,} is over the {len(scored):,} rows of {config.scored}",
+        ),
+        (
+            config.budget % config.align_to,
+            f"--budget {config.budget:,} is no multiple of --align-to {config.align_to:,}",
+        ),
+        (not 0 < spread < math.inf, "--reward-range: the first must be less than the second"),
+        (
+            by is None and config.ascending is not None,
+            f"--ascending and --descending: {strategy} has no order",
+        ),
+        (config.by and kind.ordering == "none", f"--by {config.by}: {strategy} has no order; leave --by out"),
+        (what == "off" and config.rescore.options, "--scoring goes with --rescore round, window or full"),
+        (
+            what in ("window", "full") and not may_change,
+            f"--rescore {what} needs an order that may change, by a score of the model "
+            f"({', '.join(OF_MODEL)}), and {strategy} goes by {by}; use --rescore round or off",
+        ),
+        (
+            what == "window" and kind.reach is base.Selector.reach,
+            f"--rescore window: {strategy} does not say which ranks it can reach; use full",
+        ),
+        (
+            config.clusters and config.stratify != BY_EMBEDDING,
+            f"--clusters goes with --stratify {BY_EMBEDDING}",
+        ),
+        (config.group_weights is not None and not named, "--group-weights goes with --stratify COLUMN"),
+        (config.rollouts and not config.where, f"--rollouts {config.rollouts} goes with --where"),
+        (
+            config.where and reuses,
+            "--where and reuse_references do not go together: references are of the whole set",
+        ),
+        (
+            is_path and not os.path.exists(os.path.expanduser(str(model))),
+            f"--model {model}: there is no such folder",
+        ),
+        (
+            evidence and not kind.takes_evidence,
+            f"{strategy} does not read --history or --rates; posterior does",
+        ),
+    ]
+    for wrong, sentence in checks:
+        if wrong:
+            raise InputError(f"{sentence}.")
     options.check_run(config, scored)
 
 
 def _as_json(config: ScheduleConfig, method: str, value: object) -> Any:
-    """What a method of a strategy returned, as JSON gives it back. A user's own may return anything.
+    """A strategy's return value after a trip through JSON. A user's strategy may return anything.
 
     Raises:
         InputError: it is no JSON value, or holds NaN or infinity.
@@ -439,33 +469,25 @@ def _as_json(config: ScheduleConfig, method: str, value: object) -> Any:
 
 
 def check_draw(config: ScheduleConfig, drawn: object, count: int) -> Ints:
-    """What a strategy drew, as ranks. A user's own may be wrong, and a round that is must not be written.
+    """The ranks that a strategy drew. A user's strategy may be wrong, and a wrong round must not be written.
 
     Raises:
         InputError: it is.
     """
-    wrong = None
-    try:
-        ranks = np.asarray(drawn)
-    except ValueError:  # lists of several lengths
-        ranks = np.asarray(None)
-    if ranks.dtype.kind not in "iu":
-        wrong = f"drew {type(drawn).__name__} of {ranks.dtype}, and ranks are whole numbers"
-    elif ranks.shape != (config.budget,):
-        wrong = f"drew {ranks.shape} ranks for a budget of {config.budget}"
-    elif len(np.unique(ranks)) < len(ranks):
-        wrong = "drew a rank twice"
-    elif ranks.min() < 0 or ranks.max() >= count:
-        wrong = f"drew a rank outside 0 to {count - 1}"
-    if wrong:
-        raise InputError(f"strategy {config.strategy} {wrong}.")
+    ranks = np.asarray(drawn)
+    whole = ranks.dtype.kind in "iu" and ranks.shape == (config.budget,)
+    if not whole or len(np.unique(ranks)) < len(ranks) or ranks.min() < 0 or ranks.max() >= count:
+        raise InputError(
+            f"strategy {config.strategy} drew ranks of shape {ranks.shape} and type {ranks.dtype}; a round "
+            f"needs {config.budget} distinct whole numbers from 0 to {count - 1}."
+        )
     return ranks.astype(np.int64)
 
 
 def check_shares(
     config: ScheduleConfig, selector: base.Selector, strata: Strata, rows: Ints, round_: int
 ) -> dict[str, int] | None:
-    """How many prompts of each group a round has; None where there is one group beside rows left out.
+    """The number of prompts of each group in a round; None if there is only one group.
 
     Args:
         config: the run's options.
@@ -499,49 +521,19 @@ def check_plan_facts(config: ScheduleConfig, selector: base.Selector, plan: Json
         InputError: it is not so.
     """
     taken = plan.keys() if selector.observes_references else plan.keys() | {"references"}
-    if both := sorted(taken & facts.keys()):
-        raise InputError(
-            f"strategy {config.strategy}: plan_facts gives {both[0]!r}, which plans have already; take "
-            "another name."
-        )
     predicted = facts.get("predicted", [0.0] * config.budget)
-    numbers = all(isinstance(v, float | int) and not isinstance(v, bool) for v in predicted)
-    if len(predicted) != config.budget or not numbers or not (np.abs(predicted) <= _LARGEST).all():
-        raise InputError(
-            f"strategy {config.strategy}: plan_facts gives {len(predicted):,} values as 'predicted'; "
-            "needed is "
-            f"a finite failure rate for each of the {config.budget:,} prompts."
-        )
     rollouts = facts.get("rollouts", [1] * config.budget)
-    if len(rollouts) != config.budget or not all(type(size) is int and size > 0 for size in rollouts):
-        raise InputError(
-            f"strategy {config.strategy}: plan_facts gives {len(rollouts):,} values as 'rollouts'; needed is "
-            f"a whole number above 0 for each of the {config.budget:,} prompts."
-        )
-
-
-def _check_sizes(config: ScheduleConfig, scored: ScoredSet) -> None:
-    rows, align = len(scored), config.align_to
-    if config.budget > rows:
-        raise InputError(
-            f"--budget {config.budget:,} is over the {rows:,} rows of {config.scored}; a round's prompts are "
-            "distinct."
-        )
-    if config.budget % align:
-        near = [
-            n for n in (config.budget // align * align, -(-config.budget // align) * align) if 0 < n <= rows
-        ]
-        raise InputError(
-            f"--budget {config.budget:,} is no multiple of --align-to {align:,}; the nearest are "
-            f"{' and '.join(f'{n:,}' for n in near) or 'none that the set has rows for'}."
-        )
-    if not config.reward_low < config.reward_high or not math.isfinite(
-        config.reward_high - config.reward_low
+    wrong = None
+    if both := sorted(taken & facts.keys()):
+        wrong = f"{both[0]!r}, which plans have already; take another name"
+    elif len(predicted) != config.budget or not all(
+        type(value) in (int, float) and abs(value) <= _LARGEST for value in predicted
     ):
-        raise InputError(
-            f"--reward-range {config.reward_low:g},{config.reward_high:g}: the first must be "
-            "less than the second."
-        )
+        wrong = f"'predicted' that is no finite failure rate for each of the {config.budget:,} prompts"
+    elif len(rollouts) != config.budget or not all(type(size) is int and size > 0 for size in rollouts):
+        wrong = f"'rollouts' that is no whole number above 0 for each of the {config.budget:,} prompts"
+    if wrong:
+        raise InputError(f"strategy {config.strategy}: plan_facts gives {wrong}.")
 
 
 def _matches(config: ScheduleConfig, scored: ScoredSet, note: Note) -> Mask | None:
@@ -557,39 +549,3 @@ def _matches(config: ScheduleConfig, scored: ScoredSet, note: Note) -> Mask | No
     if matches.warning is not None:
         note(matches.warning)
     return matches.rows
-
-
-def _check_groups(config: ScheduleConfig) -> None:
-    by = config.stratify
-    if config.clusters is not None and by != BY_EMBEDDING:
-        raise InputError(f"--clusters {config.clusters} goes with --stratify {BY_EMBEDDING}.")
-    if config.group_weights is not None and by in (BY_EMBEDDING, "none"):
-        raise InputError("--group-weights goes with --stratify COLUMN, whose groups have names.")
-
-
-def _check_order(config: ScheduleConfig, kind: type[base.Selector], by: str | None) -> None:
-    if config.ascending is not None and by is None:
-        raise InputError(
-            f"--ascending and --descending are for an order, and strategy {config.strategy} has none."
-        )
-    if config.by is not None and kind.ordering == "none":
-        raise InputError(f"--by {config.by}: strategy {config.strategy} has no order; leave --by out.")
-    what = config.rescore.what
-    if what == "off" and config.rescore.options:
-        raise InputError(
-            f"--scoring {shlex.join(config.rescore.options)!r}: --rescore off does no scoring; leave "
-            "--scoring out, or give --rescore round, window or full."
-        )
-    if what in ("window", "full") and not (kind.ordering == "any" and by in OF_MODEL):
-        if kind.ordering != "any":
-            why = f"strategy {config.strategy} has no order that may change"
-        else:
-            why = f"strategy {config.strategy} goes by {by}, which no checkpoint changes"
-        raise InputError(
-            f"--rescore {what} needs an order by a score of the model ({', '.join(OF_MODEL)}), and {why}. "
-            "Use --rescore round or off."
-        )
-    if what == "window" and kind.reach is base.Selector.reach:
-        raise InputError(
-            f"--rescore window: strategy {config.strategy} does not say which ranks it can reach; use full."
-        )

@@ -11,37 +11,147 @@ import fcntl
 import os
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as pt
 from pydantic import ValidationError
 
+from gaincurate.core.arrow import read_ipc, write_ipc
 from gaincurate.core.artifact import EXECUTION, RUN, Json
-from gaincurate.core.files import append_line, log_lines, make_folder, reading, remove_temporaries
+from gaincurate.core.files import (
+    append_line,
+    digest_bytes,
+    log_lines,
+    make_folder,
+    reading,
+    remove_temporaries,
+)
 from gaincurate.core.locks import acquire
+from gaincurate.core.rng import Floats, Ints
+from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.core.store import CACHE, Remote, located
 from gaincurate.errors import InputError, LockedError, OutputError, StorageError, storage_error
 from gaincurate.schedule import groups
 from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.ordering import Order
 from gaincurate.schedule.strata import Strata
 
 FORMAT = 1
 BASE = "base"
 """The name of the scored set that a run began with, among the sets that orders and plans name."""
 STATE, PLAN = "state.json", "plan.json"
-GIVEN, MADE = "references.jsonl", "rollouts.json"
-"""In a folder of references: what a person says they did, and which policy the run rolled out."""
+IDS, DATA, GIVEN, MADE = "references.json", "references.parquet", "references.jsonl", "rollouts.json"
+"""In a folder of references: ids, rows, outcomes from a user, and the policy of the rollouts."""
 _LOCK = "lock"
+_DIGEST = b"gaincurate.order"
 _LARGE = 1 << 20  # bytes of a state; those of older rounds keep their rows alone
 ROLLOUTS = "gc_rollouts"
 """The column of a round's rows with the group sizes of a plan that has them."""
 GROUPS = "groups.arrow"
 """The group of each row, in a run with `--stratify` or `--where`."""
 ORDER, _NEXT, _SAVED_ORDERS = "order.arrow", "order-next.arrow", "orders"
+
+
+class Order:
+    """The row of the scored set at each rank, in a memory-mapped file.
+
+    A row is a place in the scored set, counted over its shards. A rank is a place in the order, from 0. The
+    file names its content by a hash, so a state can say which order it goes with.
+
+    Args:
+        path: `order.arrow`.
+
+    Raises:
+        OutputError: it is missing or damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        table = read_ipc(path, lambda why: _damaged(path, f": {why}"))
+        try:
+            self.rows: Ints = table.column("row").chunk(0).to_numpy()
+            """`[N]`: the row at each rank."""
+            self.values: Floats = table.column("value").chunk(0).to_numpy()
+            """`[N]`: what the order goes by; NaN where the set has none."""
+            self.digest = table.schema.metadata[_DIGEST].decode()
+        except (LookupError, TypeError, ValueError) as error:
+            raise _damaged(path) from error
+        if self.digest != _digest(self.rows, self.values):
+            raise _damaged(path)
+
+
+def _damaged(path: Path, why: str = "") -> OutputError:
+    return OutputError(f"{path} is damaged{why}; restore it, or start a new run.", path=str(path))
+
+
+def _digest(rows: Ints, values: Floats) -> str:
+    """The digest of an order."""
+    return digest_bytes(digest_bytes(rows.data).encode() + digest_bytes(values.data).encode())
+
+
+def build(path: Path, scored: ScoredSet, by: str | None, *, ascending: bool) -> int:
+    """Write the order of a set by a column; ties by id, rows without a value last.
+
+    Args:
+        path: the file to write.
+        scored: the set.
+        by: a number column; None for the set's own order.
+        ascending: low values first.
+
+    Returns:
+        How many rows have no value there.
+
+    Raises:
+        InputError: no such column, or one that does not hold numbers.
+    """
+    if by is None:
+        _write(path, np.arange(len(scored)), np.full(len(scored), np.nan))
+        return 0
+    column = scored.column(by)
+    kind = column.type
+    if not (pt.is_integer(kind) or pt.is_floating(kind) or pt.is_decimal(kind) or pt.is_boolean(kind)):
+        raise InputError(f"--by {by}: that column holds {kind}, and an order needs numbers.", column=by)
+    values = pc.cast(pc.cast(column, pa.int8()) if pt.is_boolean(kind) else column, pa.float64(), safe=False)
+    table = pa.table({"value": values, ID: scored.column(ID)})
+    # Nulls, then NaN, go last whatever the direction: a score that is not there must never be taught first.
+    keys = [("value", "ascending" if ascending else "descending"), (ID, "ascending")]
+    order = pc.sort_indices(table, sort_keys=keys).to_numpy().astype(np.int64)
+    numbers = np.concatenate([c.to_numpy(zero_copy_only=False) for c in values.chunks] or [np.zeros(0)])
+    _write(path, order, numbers[order])
+    return int(np.isnan(numbers).sum())
+
+
+def permute(
+    path: Path, order: Order, ranks: Ints, ids: Iterable[str], values: Floats, *, ascending: bool
+) -> None:
+    """Write `order` with the rows at some ranks sorted again among these same ranks.
+
+    Args:
+        path: the file to write, another than the order's own.
+        order: the order so far.
+        ranks: `[k]`, ascending.
+        ids: of the rows at these ranks.
+        values: `[k]`, their new values, all from one checkpoint.
+        ascending: low values first.
+    """
+    table = pa.table({"value": values, ID: pa.array(ids, pa.string())})
+    keys = [("value", "ascending" if ascending else "descending"), (ID, "ascending")]
+    by_value = pc.sort_indices(table, sort_keys=keys).to_numpy()
+    rows, held = order.rows.copy(), order.values.copy()
+    rows[ranks], held[ranks] = rows[ranks[by_value]], values[by_value]
+    _write(path, rows, held)
+
+
+def _write(path: Path, rows: Ints, values: Floats) -> None:
+    rows, values = np.ascontiguousarray(rows, np.int64), np.ascontiguousarray(values, np.float64)
+    table = pa.table({"row": rows, "value": values}).replace_schema_metadata({_DIGEST: _digest(rows, values)})
+    write_ipc(path, table)
 
 
 class Orders:
@@ -51,7 +161,7 @@ class Orders:
         self.current = folder / ORDER
         """The order in use."""
         self.next = folder / _NEXT
-        """Where an order is written that is to take the place of the one in use."""
+        """The file of an order that will replace the one in use."""
         self._folder = folder / _SAVED_ORDERS
 
     def find(self, digest: str) -> Order:
@@ -60,7 +170,7 @@ class Orders:
         Raises:
             OutputError: there is none.
         """
-        for path in (self.current, self.next, self._saved(digest)):
+        for path in (self.current, self.next, self._folder / f"{digest}.arrow"):
             if path.exists() and (order := Order(path)).digest == digest:
                 return order
         raise OutputError(
@@ -75,14 +185,14 @@ class Orders:
                 self.next.replace(self.current)
             else:
                 self.next.unlink()
-        copy = self._saved(digest)
+        copy = self._folder / f"{digest}.arrow"
         if copy.exists() and Order(self.current).digest != digest:
             same_file(copy, self.next)
             self.next.replace(self.current)
 
     def keep(self) -> None:
         """Keep the order in use under a name of its own, for a trainer that may go back to it."""
-        copy = self._saved(Order(self.current).digest)
+        copy = self._folder / f"{Order(self.current).digest}.arrow"
         if not copy.exists():
             make_folder(copy.parent)
             beside = copy.with_suffix(".tmp")
@@ -94,9 +204,6 @@ class Orders:
         for path in self._folder.glob("*.arrow"):
             if path.stem not in digests:
                 path.unlink(missing_ok=True)
-
-    def _saved(self, digest: str) -> Path:
-        return self._folder / f"{digest}.arrow"
 
 
 def same_file(source: Path, goal: Path) -> None:
@@ -121,7 +228,7 @@ def newest_round(folder: Path) -> int:
     rounds = folder / "rounds"
     names = os.listdir(rounds) if rounds.exists() else []
     numbers = sorted((int(name) for name in names if name.isdigit()), reverse=True)
-    return next((number for number in numbers if (rounds / round_name(number) / PLAN).exists()), -1)
+    return next((number for number in numbers if (rounds / f"{number:05d}" / PLAN).exists()), -1)
 
 
 class Run:
@@ -198,8 +305,8 @@ class Run:
 
     @property
     def prompts(self) -> int:
-        """How many prompts it draws from: the set's rows, or those for which `where` holds."""
-        return int(self.facts["kept"] if "kept" in self.facts else self.facts["rows"])
+        """The number of prompts to draw from: the set's rows, or those for which `where` holds."""
+        return int(self.facts.get("kept") or self.facts["rows"])
 
     @property
     def strata(self) -> Strata | None:
@@ -237,10 +344,10 @@ class Run:
 
     def round_folder(self, round_: int) -> Path:
         """A round's own folder."""
-        return self.folder / "rounds" / round_name(round_)
+        return self.folder / f"rounds/{round_:05d}"
 
     def references_folder(self, round_: int) -> Path:
-        """Where all lies that a strategy learns from references before it draws a round."""
+        """The folder of the references that a strategy observes before it draws a round."""
         return self.folder / "difficulty" / round_name(round_)
 
     def plan(self, round_: int) -> Json:
@@ -258,8 +365,8 @@ class Run:
         round_ = self.round
         if round_ < 0:
             raise InputError(
-                f"{self.folder} has no round yet: its strategy waits for something first (dots for what "
-                "references do). "
+                f"{self.folder} has no round yet: its strategy waits for something first (dots for outcomes "
+                "of its references). "
                 f"`gaincurate schedule next {shlex.quote(str(self.folder))}` plans round 0, or says what it "
                 "needs for it."
             )
@@ -282,7 +389,7 @@ class Run:
         return sizes
 
     def outcomes(self, round_: int) -> Path:
-        """Where a round's outcomes go."""
+        """The file of a round's outcomes."""
         return self.round_folder(round_) / "outcomes.jsonl"
 
     def data(self, round_: int) -> Path:
@@ -320,7 +427,7 @@ class Run:
         append_line(self.folder / EXECUTION, facts)
 
     def executions(self) -> list[Json]:
-        """What was logged. Lines that are unfinished or damaged are left out."""
+        """The entries of the log. Unfinished and damaged lines are left out."""
         return log_lines(self.folder / EXECUTION)
 
 
@@ -371,29 +478,18 @@ def refuse_taken(folder: Path) -> None:
     Raises:
         OutputError: it holds a run, or something else.
     """
-    if (folder / RUN).exists():
-        opened = (folder / "rounds" / round_name(0) / PLAN).exists()  # written last
-        what = "" if opened else ", whose round 0 waits for outcomes of its references"
-        how = "" if opened else " --reference-outcomes FILE"
-        raise OutputError(
-            f"{folder} is a run already{what}; go on with `gaincurate schedule next`{how} or `run`, or give "
-            "another --run.",
-            path=str(folder),
-        )
+    why = None
     with reading(folder):
-        if os.path.lexists(folder) and not folder.is_dir():
-            raise OutputError(f"--run {folder} is no folder; give the name of a folder.", path=str(folder))
-        if folder.exists() and folder.samefile(Path.cwd()):  # a whole run takes its place in one step
-            raise OutputError(
-                f"--run {folder} is the working folder. Give the name of another, or go up first.",
-                path=str(folder),
-            )
-        others = [path.name for path in folder.iterdir()] if folder.exists() else []
-    if others:
-        raise OutputError(
-            f"--run {folder} already holds {min(others)!r} and is no run; give a new or empty folder.",
-            path=str(folder),
-        )
+        if (folder / RUN).exists():
+            why = "is a run already; go on with `gaincurate schedule next` or `run`"
+        elif os.path.lexists(folder) and not folder.is_dir():
+            why = "is no folder"
+        elif folder.exists() and folder.samefile(Path.cwd()):  # a whole run takes its place in one step
+            why = "is the working folder"
+        elif folder.exists() and (others := os.listdir(folder)):
+            why = f"already holds {min(others)!r} and is no run"
+    if why is not None:
+        raise OutputError(f"--run {folder} {why}; give a new or empty folder.", path=str(folder))
 
 
 @contextmanager
@@ -418,7 +514,7 @@ def working_on(folder: Path) -> Iterator[None]:
 
 
 def names_of(run: Run, round_: int, checkpoint: str) -> dict[str, str]:
-    """What the names in braces stand for in a round; absolute paths."""
+    """The values of the placeholders in a round; absolute paths."""
     folder = run.round_folder(round_).resolve()
     return {
         "data": str(run.data(round_).resolve()),

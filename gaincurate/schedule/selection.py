@@ -1,4 +1,4 @@
-"""Which rows of a scored set are taken, and why the others are not: for `export` and `schedule start`.
+"""Selects rows of a scored set for `export` and `schedule start`.
 
 A condition (`--where`) sees source, score and computed columns, and with `--rollouts` what a model did with
 each prompt: `pass_rate` and `samples`.

@@ -8,7 +8,6 @@ is less than one prompt away from its share: rounding by itself would leave smal
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -28,7 +27,7 @@ _WHOLE = 1 << 31
 
 @dataclass(frozen=True, slots=True)
 class Strata:
-    """Which group each prompt is in, and what share of a round each group has.
+    """The group of each prompt, and the share of each group in a round.
 
     `labels` `[rows]` is the group of each rank, `sizes` `[groups]` how many prompts each group has, `parts`
     `[groups]` its share of a round in whole parts of their sum.
@@ -99,7 +98,7 @@ class Strata:
         return ranks[by_group[np.argsort(turn, kind="stable")]]
 
     def quotas(self, budget: int, round_: int, room: Ints | None = None) -> Ints:
-        """How many prompts of each group a round has, `[groups]`, `budget` in all.
+        """The number of prompts of each group in a round, `[groups]`, `budget` in all.
 
         Added up over the rounds, a group has its share of all prompts, rounded up or down. Which shares are
         rounded up in a round is a proportionate fair schedule of the rests (Anderson and Srinivasan, Mixed
@@ -162,7 +161,7 @@ class Strata:
 
 
 class _FairTurns:
-    """Which groups get a prompt more in a round, by a proportionate fair schedule.
+    """The groups that get one more prompt in a round, by a proportionate fair schedule.
 
     It goes on from the round that was asked for last, because a forecast asks for thousands one by one.
     """
@@ -175,17 +174,15 @@ class _FairTurns:
         self._left_out = np.where(self._heavy, total - rest, total)
         self._taken, self._next = np.zeros_like(rest), 0
         self._now: Ints = np.zeros(0, np.int64)
-        self._lock = threading.Lock()
 
     def of(self, round_: int) -> Ints:
         """The groups of a round, `[extra]`."""
-        with self._lock:
-            if round_ < self._next - 1:
-                self._taken, self._next = np.zeros_like(self._rest), 0
-            for turn in range(self._next, round_ + 1):
-                self._turn(turn)
-            self._next = round_ + 1
-            return self._now
+        if round_ < self._next - 1:
+            self._taken, self._next = np.zeros_like(self._rest), 0
+        for turn in range(self._next, round_ + 1):
+            self._turn(turn)
+        self._next = round_ + 1
+        return self._now
 
     def _turn(self, turn: int) -> None:
         rest, total, left_out = self._rest, self._total, self._left_out
@@ -214,21 +211,16 @@ def parts_of(weights: Mapping[str, float], names: Sequence[str]) -> Ints:
     Raises:
         InputError: a name that is no group's, a group without a weight, or weights that are no shares.
     """
-    for name, weight in weights.items():
-        if name not in names:
-            raise InputError(f"--group-weights: there is no group {name!r}{near(name, names)}.")
-        if not (math.isfinite(weight) and weight >= 0):
-            raise InputError(f"--group-weights {name}={weight:g}: a weight is a number from 0.")
-    missing = [name for name in names if name not in weights]
-    if missing:
-        more = f" and {len(missing) - 3:,} more" if missing[3:] else ""
+    if other := weights.keys() - set(names):
         raise InputError(
-            f"--group-weights has no weight for {', '.join(missing[:3])}{more}; every group needs one, and 0 "
-            "leaves a group out."
+            f"--group-weights: there is no group {min(other)!r}{near(min(other), names)}; there are "
+            f"{', '.join(names[:5])}."
         )
-    largest = max(weights.values(), default=0.0)
-    if largest == 0:
-        raise InputError("--group-weights: all weights are 0; give one group a weight over 0.")
+    if missing := [name for name in names if name not in weights]:
+        raise InputError(f"--group-weights has no weight for {', '.join(missing[:3])}; 0 leaves a group out.")
+    largest = max(weights.values())
+    if not (min(weights.values()) >= 0 and 0 < largest < math.inf):
+        raise InputError("--group-weights: weights are numbers from 0, and one of them is over 0.")
     unit = largest if largest > _WHOLE else 1.0  # so that their sum is a number
     total = math.fsum(weight / unit for weight in weights.values())
     return np.array([math.ceil(weights[name] / unit / total * _WHOLE) for name in names], np.int64)

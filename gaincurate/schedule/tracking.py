@@ -1,8 +1,7 @@
 """Sends a run's numbers to an experiment tracker, once per round (`schedule run --track NAME`).
 
-What was sent is written beside the run, so a driver that was killed goes on in the same place of the tracker
-and sends what is missing. A tracker that fails later costs a warning and no training: the numbers are in the
-run's files, and the next driver sends them.
+What was sent is written in the run's folder, so the next driver continues the tracker's run and sends what is
+missing. A tracker that fails later costs a warning and no training.
 """
 
 from __future__ import annotations
@@ -11,20 +10,17 @@ import importlib
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 from gaincurate.core.artifact import Json
-from gaincurate.core.outcomes import read_file
 from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.errors import InputError
-from gaincurate.schedule.observations import Note, rules_of, silent
+from gaincurate.schedule.observations import Note, silent
 from gaincurate.schedule.run import Run
 from gaincurate.schedule.status import status
 
 _STATE = "tracking.json"
-_PROJECT = "gaincurate"
 _OF_ROUND = (
     "accuracy",
     "effective",
@@ -39,72 +35,41 @@ _OF_ROUND = (
     "scoring_seconds",
 )
 
-
-@dataclass(frozen=True)
-class Writer:
-    """One run of a tracker that is open: its name there, and how numbers get into it at a step."""
-
-    identifier: str
-    log: Callable[[dict[str, float], int], Any]
-    close: Callable[[], Any]
+Writer = tuple[str, Callable[[dict[str, float], int], Any], Callable[[], Any]]
+"""A tracker's name of a run, a function that logs numbers at a round, and one that closes it."""
 
 
 def _wandb(run: Run, identifier: str | None) -> Writer:
-    project = os.environ.get("WANDB_PROJECT", _PROJECT)
+    project = os.environ.get("WANDB_PROJECT", "gaincurate")
     opened = importlib.import_module("wandb").init(
         project=project, name=run.folder.name, id=identifier, resume="allow", config=run.facts["config"]
     )
-    return Writer(opened.id, lambda numbers, step: opened.log(numbers, step=step), opened.finish)
-
-
-def _trackio(run: Run, identifier: str | None) -> Writer:
-    trackio = importlib.import_module("trackio")
-    project = os.environ.get("TRACKIO_PROJECT", _PROJECT)
-    resume = "never" if identifier is None else "must"
-    opened = trackio.init(
-        project=project, name=identifier or run.folder.name, resume=resume, config=run.facts["config"]
-    )
-    return Writer(opened.name, lambda numbers, step: trackio.log(numbers, step=step), trackio.finish)
-
-
-def _mlflow(run: Run, identifier: str | None) -> Writer:
-    mlflow = importlib.import_module("mlflow")
-    if "MLFLOW_EXPERIMENT_NAME" not in os.environ:
-        mlflow.set_experiment(_PROJECT)
-    opened = mlflow.start_run(run_id=identifier, run_name=None if identifier else run.folder.name)
-    return Writer(
-        opened.info.run_id, lambda numbers, step: mlflow.log_metrics(numbers, step=step), mlflow.end_run
-    )
+    return opened.id, lambda numbers, round_: opened.log(numbers, step=round_), opened.finish
 
 
 def _tensorboard(run: Run, identifier: str | None) -> Writer:
     folder = str(run.folder / "tensorboard")
     opened = importlib.import_module("tensorboard.summary").Writer(folder)
 
-    def log(numbers: dict[str, float], step: int) -> None:
+    def log(numbers: dict[str, float], round_: int) -> None:
         for name, value in numbers.items():
-            opened.add_scalar(name, value, step)
+            opened.add_scalar(name, value, round_)
         opened.flush()
 
-    return Writer(folder, log, opened.close)
+    return folder, log, opened.close
 
 
-TRACKERS: dict[str, Callable[[Run, str | None], Writer]] = {
-    "wandb": _wandb,
-    "trackio": _trackio,
-    "mlflow": _mlflow,
-    "tensorboard": _tensorboard,
-}
-"""What opens a run of each tracker, or goes on with the one of that name."""
+TRACKERS = {"wandb": _wandb, "tensorboard": _tensorboard}
+"""Functions that open a run of a tracker, or continue the one of that name."""
 
 
 class Tracking(AbstractContextManager["Tracking"]):
-    """A tracker that hears of a run's rounds, at once of those that it has missed.
+    """A tracker that gets a run's finished rounds, at once those that it lacks.
 
     Args:
         run: the run.
         tracker: a name of `TRACKERS`.
-        note: called with what a person should know.
+        note: called with a warning.
 
     Raises:
         InputError: the tracker is not installed, or cannot be opened.
@@ -113,17 +78,15 @@ class Tracking(AbstractContextManager["Tracking"]):
     def __init__(self, run: Run, tracker: str, note: Note = silent) -> None:
         self._run, self._note, path = run, note, run.folder / _STATE
         state: Json = read_sealed(path) if path.exists() else {}
-        if state.get("tracker") != tracker:  # another one has heard nothing yet
-            state = {"tracker": tracker, "id": None, "round": -1, "step": -1}
+        if state.get("tracker") != tracker:
+            state = {"tracker": tracker, "id": None, "round": -1}
         try:
-            self._writer = TRACKERS[tracker](run, state["id"])
-        except ImportError as error:
-            raise InputError(
-                f"--track {tracker}: {tracker} cannot be imported ({error}): pip install {tracker}."
-            ) from error
+            identifier, self._log, self._close = TRACKERS[tracker](run, state["id"])
         except Exception as error:  # whatever a tracker raises where nobody is logged in
-            raise InputError(f"--track {tracker}: {tracker} cannot begin: {error}") from error
-        self._state = {**state, "id": self._writer.identifier}
+            raise InputError(
+                f"--track {tracker}: it cannot begin: {error}. `pip install {tracker}` installs it."
+            ) from error
+        self._state = {**state, "id": identifier}
 
     def __enter__(self) -> Tracking:
         self.send()
@@ -132,22 +95,18 @@ class Tracking(AbstractContextManager["Tracking"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._guarded(self._writer.close)
+        self._guarded(self._close)
 
     def send(self) -> None:
-        """Send the rounds that are done and were not sent before; what goes wrong is a warning."""
+        """Send the finished rounds that were not sent before; an error is a warning."""
         self._guarded(self._send_missing)
 
     def _send_missing(self) -> None:
-        facts = status(self._run)
-        done = [row for row in facts["rounds"] if row["accuracy"] is not None]
-        for row in done:
-            if row["round"] <= self._state["round"]:
-                continue
-            step = max(self._state["step"] + 1, _newest_step(self._run, row["round"]))
-            self._writer.log(numbers(row), step)
-            self._state |= {"round": row["round"], "step": step}
-            write_sealed(self._run.folder / _STATE, self._state)
+        for row in status(self._run)["rounds"]:
+            if row["accuracy"] is not None and row["round"] > self._state["round"]:
+                self._log(numbers(row), row["round"])
+                self._state["round"] = row["round"]
+                write_sealed(self._run.folder / _STATE, self._state)
 
     def _guarded(self, call: Callable[[], Any]) -> None:
         try:
@@ -160,7 +119,7 @@ class Tracking(AbstractContextManager["Tracking"]):
 
 
 def numbers(row: Json) -> dict[str, float]:
-    """What a tracker is sent of a round, under the names that live trainers log.
+    """The numbers of a round for a tracker, under the names that live trainers log.
 
     Args:
         row: of `rounds` in `schedule.status.status`.
@@ -171,9 +130,3 @@ def numbers(row: Json) -> dict[str, float]:
         for name, value in values.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
-
-
-def _newest_step(run: Run, round_: int) -> int:
-    """The trainer's last step in a round, as its outcomes say it; -1 where they do not."""
-    lines = read_file(run.outcomes(round_), round_, run.ids, rules_of(run.config))
-    return max((line.step for line in lines if line.step is not None), default=-1)

@@ -73,8 +73,8 @@ class DriveConfig(BaseModel):
         Option("Train the newest round again, though its trainer ended well."),
     ] = False
     track: Annotated[
-        Literal["wandb", "trackio", "mlflow", "tensorboard"] | None,
-        Option("Send each round's numbers to this tracker, at the trainer's step."),
+        Literal["wandb", "tensorboard"] | None,
+        Option("Send each round's numbers to this tracker, at the number of the round."),
     ] = None
     dry_run: Annotated[bool, Option("Print the rounds that can be known and the forecast.")] = False
 

@@ -29,8 +29,7 @@ from gaincurate.core.where import Mask
 from gaincurate.errors import InputError, OutputError
 from gaincurate.hygiene.checks import LeftOut, leave_out
 from gaincurate.hygiene.options import HygieneOptions
-from gaincurate.schedule.ordering import Order, build
-from gaincurate.schedule.run import Run, refuse_group_sizes
+from gaincurate.schedule.run import Order, Run, build, refuse_group_sizes
 from gaincurate.schedule.selection import matching
 from gaincurate.trainers.columns import ViewOptions, chat_type
 from gaincurate.trainers.profile import Launch, View, profile_of, system_file

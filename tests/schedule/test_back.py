@@ -193,7 +193,7 @@ def test_an_order_that_was_replaced_since_is_kept_and_comes_back(tmp_path: Path)
     digest = run.state["order"]
     run.orders.keep()
     os.link(run.orders.current, run.folder / "rows.arrow")
-    from gaincurate.schedule.ordering import Order, build
+    from gaincurate.schedule.run import Order, build
 
     build(run.orders.next, run.scored, "gc_question_tokens", ascending=True)
     new = Order(run.orders.next).digest

@@ -61,7 +61,7 @@ def test_a_status_counts_references_and_says_how_good_predictions_were(tmp_path:
         "rollouts": 120,
         "completion_tokens": 2 * 15 * 4 * 7,
         "rollout_seconds": 0,
-        "predict_seconds": 0.5,
+        "predict_seconds": sum(row["predict_seconds"] for row in found["rounds"]),
     }
     assert found["waiting"] is None
     for round_, row in enumerate(found["rounds"]):
@@ -70,7 +70,7 @@ def test_a_status_counts_references_and_says_how_good_predictions_were(tmp_path:
         assert (row["references"], row["observed"], row["rollouts"], row["policy"]) == (15, 15, 60, None)
         assert row["reusable"] == (np.abs(d - 0.5) <= 0.25).sum()
         assert row["carried"] == pytest.approx(np.mean(d * (1 - d) * 4 / 3))
-        assert row["predict_seconds"] == 0.25
+        assert row["predict_seconds"] > 0
         # Leave one out: the mean of the others of the group, else of all others.
         groups = np.array([int(i[2:]) % 5 for i in ids])
         alone = []
@@ -109,8 +109,7 @@ def test_a_status_counts_references_and_says_how_good_predictions_were(tmp_path:
     shown = " ".join(gaincurate("schedule", "status", run.folder).stdout.split())
     assert "aims at a failure rate of 0.5, predicted by group-mean" in shown
     assert (
-        "references: 120 rollouts (the trainer's: 160), 840 completion tokens (the trainer's: 800), 0.0 s of "
-        "rollouts, 0.5 s of prediction" in shown
+        "references: 120 rollouts (the trainer's: 160), 840 completion tokens (the trainer's: 800), " in shown
     )
     assert "round 1: failure rate of references, one half from the other 15 " in shown
     assert "round 1: failure rate of drawn prompts 20 " in shown
@@ -118,22 +117,6 @@ def test_a_status_counts_references_and_says_how_good_predictions_were(tmp_path:
     no_better = halves["brier"]["interval"][1] >= halves["brier_of_mean"]
     assert shown.count("warning: these predictions are no") == no_better
     assert "Drawn prompts were all predicted near the target, so a correlation over them says little" in shown
-
-
-def test_of_the_variance_the_observed_values_are_without_bias(tmp_path: Path) -> None:
-    run = dots_runs.begin(tmp_path, target="variance", temperature=0.1, rounds=1, budget=20)
-    step(run)
-    step(run)
-    found = told(run)["difficulty"]
-    assert (found["target"], found["target_difficulty"]) == ("variance", None)
-    plan = run.plan(0)
-    y = failures(plan["ids"], 0)
-    v, x = y * (1 - y) * 4 / 3, np.array(plan["predicted"])
-    assert found["rounds"][0]["on_drawn"]["brier"] == pytest.approx(np.mean((x - v) ** 2))
-    assert found["newest"]["brier_of_mean"] == pytest.approx(np.var(v))
-    shown = " ".join(gaincurate("schedule", "status", run.folder).stdout.split())
-    assert "aims at the largest p (1 - p), predicted by group-mean" in shown
-    assert "round 0: p (1 - p) of drawn prompts 20 " in shown
 
 
 def test_a_run_without_a_round_and_one_that_waits_again(tmp_path: Path) -> None:
@@ -173,15 +156,13 @@ def test_commands_about_a_rounds_data_say_that_there_is_none(tmp_path: Path) -> 
     result = gaincurate("export", run.folder, "--trainer", "trl", "--out", tmp_path / "out.parquet")
     assert result.exit_code == 2
     assert (
-        f"error: {run.folder} has no round yet: its strategy waits for something first (dots for what references do)."
+        f"error: {run.folder} has no round yet: its strategy waits for something first (dots for outcomes of its references)."
         in result.stderr
     )
     log = tmp_path / "log.jsonl"
     log.write_text("{}\n")
     result = gaincurate("schedule", "next", run.folder, "--outcomes", log)
-    assert result.stderr.startswith(
-        f"error: --outcomes {log}: {run.folder} has no round yet that it could be of"
-    )
+    assert result.stderr.startswith(f"error: {run.folder} has no round yet")
     with pytest.raises(InputError) as caught:
         advance(run, "somewhere")
     assert str(caught.value).startswith(f"--checkpoint somewhere: no round of {run.folder} was trained yet")
@@ -220,24 +201,9 @@ def test_options_of_dots_on_the_command_line(tmp_path: Path) -> None:
     assert said("--strategy", "uniform") == (
         "error: strategy uniform needs --budget N, the distinct prompts of a round.\n"
     )
-    assert said("--strategy", "dots", "--budget", 8, "--step-prompts", 3) == (
-        "error: --budget 8 is not --refresh-every 2 times --step-prompts 3, which is 6; leave --budget out.\n"
-    )
-    assert said("--strategy", "uniform", "--budget", 8, "--references", 5) == (
-        "error: strategy uniform has no option 'references'; it has: none.\n"
-    )
-    assert said("--strategy", "uniform", "--budget", 8, "--reference-outcomes", "x.jsonl") == (
-        "error: --reference-outcomes x.jsonl: strategy uniform observes no references.\n"
-    )
-    assert said("--strategy", "dots", "--budget", 8, "--reference-outcomes", "x.jsonl") == (
-        "error: --reference-outcomes x.jsonl does not exist.\n"
-    )
     assert said("--strategy", "dots", "--budget", 8, "--rollout", "[1]") == (
         'error: --rollout \'[1]\': expected a JSON object, such as {"verifier": "math", "samples": 8}.\n'
     )
-    assert "strategy dots: --target-difficulty goes with --target difficulty" in said(
-        "--strategy", "dots", "--budget", 8, "--target", "variance", "--target-difficulty", 0.3
-    )
-    assert "strategy dots: temperature = 0.0: Input should be greater than 0." in said(
-        "--strategy", "dots", "--budget", 8, "--temperature", 0
+    assert "strategy dots: temperature = 0: Input should be greater than 0." in said(
+        "--strategy", "dots", "--budget", 8, "--set", "temperature=0"
     )

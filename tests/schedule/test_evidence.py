@@ -13,13 +13,12 @@ import pytest
 from scipy import special
 
 import runs
-from command import run as run_here
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
-from gaincurate.schedule import history
+from gaincurate.schedule import context
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.rounds import start
-from gaincurate.schedule.strategies.evidence import best_labels, crossed, law_of
+from gaincurate.schedule.strategies.evidence import best_labels, law_of
 
 PULLS, STRENGTHS = (0.25, 1, 4, 16), (0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64)
 
@@ -106,10 +105,6 @@ def test_random_labels_are_rarely_noticed_in_a_first_round_and_telling_ones_alwa
     assert noticed <= 1
 
 
-def test_values_cross() -> None:
-    assert crossed([np.array([0, 1, 1, 0]), np.array([5, 5, 2, 5])], 4).tolist() == [0, 2, 1, 0]
-
-
 # --history and --rates.
 
 
@@ -153,7 +148,7 @@ def test_earlier_outcomes_are_found_by_id_and_by_text(tmp_path: Path, form: str)
         "model": "m",
     }
     made = start(ScheduleConfig(**settings, strategy="posterior", budget=8, rounds=3), notes.append)
-    counts = history.read(made)
+    counts = context.read_history(made)
     assert counts is not None
     np.testing.assert_allclose(counts, expected)
     seen, silent = (
@@ -173,7 +168,9 @@ def test_history_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"gc_id": ["x"], "wins": [1], "losses": [1]}), path)
     with pytest.raises(InputError, match="none of its prompts is in .*, by gc_id or by text"):
         runs.begin(tmp_path, scored=tmp_path / "set", strategy="posterior", history=[path])
-    with pytest.raises(InputError, match="strategy uniform does not read --history; strategy posterior does"):
+    with pytest.raises(
+        InputError, match="strategy uniform does not read --history or --rates; posterior does"
+    ):
         runs.begin(tmp_path, scored=tmp_path / "set", strategy="uniform", history=[path])
 
 
@@ -190,27 +187,13 @@ def test_rates_are_pass_rates(tmp_path: Path) -> None:
             runs.begin(tmp_path, scored=tmp_path / "set", strategy="posterior", rates=[name])
 
 
-def test_the_command_takes_both(tmp_path: Path) -> None:
-    _, ids = scored_set(tmp_path / "set")
-    path = tmp_path / "earlier.parquet"
-    pq.write_table(
-        pa.table({"gc_id": ids, "wins": [0] * 30 + [32] * 30, "losses": [64] * 30 + [32] * 30}), path
-    )
-    command = ["schedule", "start", tmp_path / "set", "--run", tmp_path / "run", "--strategy", "posterior"]
-    done = run_here(*command, "--budget", 12, "--rounds", 2, "--history", path)
-    assert done.exit_code == 0, done.stderr
-    assert "60 of 60 prompts have a history; in 30 of them no outcomes differ" in done.stderr
-    plan = json.loads((tmp_path / "run" / "rounds" / "00000" / "plan.json").read_text())
-    assert sum(ids.index(name) < 30 for name in plan["ids"]) <= 4
-
-
 def test_rates_are_those_of_the_day_that_the_run_was_opened(tmp_path: Path) -> None:
     scored, ids = scored_set(tmp_path / "set")
     rates = pa.array([k / 60 for k in range(60)], pa.float64())
     scored.add_column("gc_rate", ids, rates, {})
     run = runs.begin(tmp_path, scored=tmp_path / "set", strategy="posterior", rates="gc_rate, gc_rate")
     ScoredSet(tmp_path / "set").add_column("gc_rate", ids, pa.array([0.5] * 60), {})
-    found = history.rates(run)
+    found = context.read_rates_of(run)
     assert found is not None
     np.testing.assert_allclose(found[:, 0], rates.to_numpy(), rtol=1e-6)
 

@@ -13,7 +13,6 @@ import column_sets
 import runs
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
-from gaincurate.schedule.base import Pool, build
 from gaincurate.schedule.context import Context
 from gaincurate.schedule.rounds import advance, selector_of
 from gaincurate.schedule.run import Run
@@ -114,8 +113,3 @@ class Unmarked(Falling):
 def test_values_that_are_no_rates_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="needs rates from 0 to 1, and gc_question_tokens has "):
         begin(tmp_path, by="gc_question_tokens")
-
-
-def test_a_width_whose_square_is_no_float_is_refused() -> None:
-    with pytest.raises(InputError, match="sigma = 1e-160: Input should be greater than or equal to"):
-        build("falling", Pool(10, 2, 0), {"sigma": 1e-160})

@@ -13,7 +13,6 @@ import transformers
 import tiny
 from base_install import HEAVY, run_without
 from command import run as gaincurate
-from gaincurate import Schedule
 
 
 def scored_with(folder: Path, model: str) -> Path:
@@ -54,29 +53,13 @@ def test_a_relative_path_is_the_folder_of_that_time(
     assert checkpoint(tmp_path / "run") == str(tmp_path / "here/models/m")
 
 
-@pytest.mark.slow
-@pytest.mark.demo
-def test_a_folder_called_demo_never_shadows_the_alias(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    scored = scored_with(tmp_path, "demo")
-    shutil.copytree(tiny_model, tmp_path / "demo")
-    result = start(scored, tmp_path / "new")
-    assert result.exit_code == 0, result.stderr
-    assert Path(checkpoint(tmp_path / "new")).suffix == ".gguf"
-    assert not Path(checkpoint(tmp_path / "new")).is_relative_to(tmp_path)
-    Schedule.start(scored, tmp_path / "python", strategy="uniform", budget=4, rounds=2)
-    assert checkpoint(tmp_path / "python") == checkpoint(tmp_path / "new")
-
-
 def test_another_model_in_its_place_is_refused(tmp_path: Path, tiny_model: Path) -> None:
     model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
     scored = scored_with(tmp_path, str(model))
     shutil.rmtree(model)
     gone = start(scored, tmp_path / "run")
     assert gone.exit_code == 2
-    assert gone.stderr.startswith(f"error: the model that scored {scored} was {model}, and nothing is there")
+    assert gone.stderr.startswith(f"error: {model} is not the model that scored {scored}: ")
     other_model(model)
     other = start(scored, tmp_path / "run")
     assert other.exit_code == 2

@@ -12,7 +12,7 @@ import runs
 import sets
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError, OutputError
-from gaincurate.schedule.ordering import Order, build, permute
+from gaincurate.schedule.run import Order, build, permute
 
 
 @given(st.lists(st.sampled_from([0.1, 0.2, 0.25, 0.5]), min_size=1, max_size=12), st.booleans())

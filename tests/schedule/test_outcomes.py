@@ -47,12 +47,6 @@ def test_correct_comes_before_reward_and_rewards_count_as_shares_of_their_range(
     assert [found.tallies[i].mean for i in IDS] == [1.0, 0.75, 0.5]
 
 
-def test_rewards_of_0_and_2_give_what_0_and_1_give(path: Path) -> None:
-    ones = [line("a", 1), line("b", 0), line("b", 1), line("c", 0.3)]
-    twos = [{**entry, "reward": 2 * entry["reward"]} for entry in ones]
-    assert read(path, twos, Rules(0, 2)).accuracy == read(path, ones).accuracy
-
-
 def test_what_could_not_be_judged_is_counted_and_left_out(path: Path) -> None:
     found = read(path, [line("a", None), line("a", 1), line("b", None), line("c", 0)])
     assert (found.accuracy, found.rollouts, found.unjudged) == (0.5, 4, 2)
@@ -71,26 +65,6 @@ def test_a_line_whose_whole_key_is_there_again_changes_nothing(path: Path) -> No
     assert read(path, [line("a", 1, sample=0, step=1), line("a", 1, sample=0, step=2)]).rollouts == 2
 
 
-def test_a_trainer_that_resumes_from_a_step_voids_what_came_after_it(path: Path) -> None:
-    lines = [line("a", 1, step=1), line("b", 0, step=2), {"resume_from_step": 1}, line("b", 1, step=2)]
-    found = read(path, [*lines, line("c", 1, step=3)])
-    assert found.void == 1
-    assert found.accuracy == 1.0
-
-
-def test_a_trainer_may_resume_again_and_again(path: Path) -> None:
-    lines: list[Any] = [
-        line("a", 1, step=1),
-        line("b", 0, step=2),
-        {"resume_from_step": 1},
-        line("b", 0, step=2),
-    ]
-    lines += [{"resume_from_step": 1}, line("b", 1, step=2), {"attempt": 2}, line("c", 1, step=3)]
-    found = read(path, lines)
-    assert found.void == 2
-    assert [found.tallies[i].successes for i in IDS] == [[1.0], [1.0], [1.0]]
-
-
 def test_a_new_attempt_without_steps_takes_the_place_of_the_old_one(path: Path) -> None:
     first = [line("a", 0), line("b", 0)]
     told = [{"attempt": 2}, *(line(i, 1) for i in IDS)]
@@ -98,18 +72,6 @@ def test_a_new_attempt_without_steps_takes_the_place_of_the_old_one(path: Path) 
     for second in (told, said):
         found = read(path, [*first, *second])
         assert (found.accuracy, found.void) == (1.0, 2)
-
-
-def test_a_new_attempt_with_steps_takes_their_place_from_its_first_step_on(path: Path) -> None:
-    lines = [line("a", 1, step=1), line("b", 0, step=2), line("c", 0, step=3), {"attempt": 2}]
-    found = read(path, [*lines, line("b", 1, step=2), line("c", 1, step=3)])
-    assert (found.accuracy, found.void) == (1.0, 2)
-
-
-def test_earlier_rounds_lines_are_not_this_rounds(path: Path) -> None:
-    lines = [line(i, 1) for i in IDS] + [{**line("x", 0), "round": 0}, {**line("y", 0), "round": 1}]
-    found = read(path, lines)
-    assert (found.accuracy, found.rollouts, found.repeated) == (1.0, 3, 0)
 
 
 def test_lines_behind_what_was_taken_are_late(path: Path) -> None:
@@ -184,44 +146,23 @@ def test_what_is_taken_back_and_done_again_is_what_the_contract_says(said: list[
     assert found.void == rollouts - len(valid) + len(of_round) - len(left)
 
 
-BAD = {
+BAD: dict[str, tuple[Any, str]] = {
     "broken": ('{"gc_id": \n', "line 1 is broken: it is no JSON object."),
-    "not-an-object": ("[1]\n", "line 1 is broken: it is no JSON object."),
     "unknown-id": ([line("z", 1)], "line 1: 'z' is not among the prompts of round 2."),
-    "id-of-another-round": ([line("y", 1)], "line 1: 'y' is not among the prompts of round 2."),
     "late-unknown-id": ([{**line("c", 1), "round": 0}], "line 1: 'c' is not among the prompts of round 0."),
-    "id-no-text": ([line(3, 1)], "line 1: gc_id is 3, not a text."),  # type: ignore[arg-type]
     "no-id": ([{"reward": 1, "round": 2}], "line 1: gc_id is null, not a text."),
     "round-to-come": ([{**line("a", 1), "round": 3}], "line 1: round 3 is not planned yet; the newest is 2."),
-    "round-negative": (
-        [{**line("a", 1), "round": -1}],
-        "line 1: round -1 is not planned yet; the newest is 2.",
-    ),
     "no-round": ([{"gc_id": "a", "reward": 1}], "line 1 has no round."),
-    "round-text": ([{**line("a", 1), "round": "2"}], 'line 1: round is "2", not a whole number.'),
-    "no-reward": (
-        [{"gc_id": "a", "round": 2}],
-        "line 1 has no reward (null stands for one that could not be",
-    ),
+    "round-text": ([{**line("a", 1), "round": "2"}], 'line 1: round is "2", not a whole number below'),
+    "no-reward": ([{"gc_id": "a", "round": 2}], "line 1 has no reward (null stands for one that could"),
     "nan": ('{"gc_id": "a", "reward": NaN, "round": 2}\n', "line 1: reward is NaN, not a number."),
-    "infinity": (
-        '{"gc_id": "a", "reward": Infinity, "round": 2}\n',
-        "line 1: reward is Infinity, not a number.",
-    ),
-    "huge": ('{"gc_id": "a", "reward": 1' + "0" * 400 + ', "round": 2}\n', "not a number."),
     "text": ([line("a", "1")], 'line 1: reward is "1", not a number.'),
     "over": ([line("a", 1.5)], "line 1: reward 1.5 of 'a' is outside 0 to 1; give the trainer's range to "),
-    "under": ([line("a", -0.1)], "line 1: reward -0.1 of 'a' is outside 0 to 1"),
+    "under": ([line("a", -1)], "line 1: reward -1 of 'a' is outside 0 to 1"),
     "correct": ([line("a", 1, correct=2)], "line 1: correct is 2, not true, false or a number from 0 to 1."),
-    "step": ([line("a", 1, step=1.5)], "line 1: step is 1.5, not a whole number."),
-    "step-large": ([line("a", 1, step=10**40)], "counts nothing."),
-    "tokens-large": (
-        [{**line("a", 1), "tokens": 2**53}],
-        "line 1: tokens is 9007199254740992, which counts nothing.",
-    ),
+    "step-large": ([line("a", 1, step=10**40)], "not a whole number below 2^53."),
     "tokens-below-0": ([{**line("a", 1), "tokens": -5}], "line 1: tokens is -5, which counts nothing."),
-    "id-half": ([{**line("a", 1), "gc_id": "\ud800"}], "line 1: '\\ud800' is not among"),
-    "resume": ([{"resume_from_step": "x"}], 'line 1: resume_from_step is "x", not a whole number.'),
+    "resume": ([{"resume_from_step": "x"}], 'line 1: resume_from_step is "x", not a whole number below'),
     "second": ([line("a", 1), {"gc_id": "q", "reward": 1, "round": 2}], "line 2: 'q' is not among"),
 }
 
@@ -230,14 +171,9 @@ BAD = {
 def test_bad_lines_are_named(name: str, path: Path) -> None:
     lines, sentence = BAD[name]
     with pytest.raises(OutcomeError) as caught:
-        read(path, lines)  # type: ignore[arg-type]
+        read(path, lines)
     assert sentence in str(caught.value)
     assert caught.value.exit_code == 2
-
-
-def test_no_file_says_what_belongs_there(path: Path) -> None:
-    with pytest.raises(OutcomeError, match="round 2 has no outcomes: .* is not there. The trainer writes it"):
-        read_outcomes(path, 2, PLANNED.__getitem__, Rules())
 
 
 def test_too_few_prompts_are_named(path: Path) -> None:
@@ -249,12 +185,5 @@ def test_too_few_prompts_are_named(path: Path) -> None:
     check_coverage(found, 2, path, Rules(coverage=0.3))
     many = Outcomes({str(k): Tally([1.0] if k < 55 else []) for k in range(100)}, 0, 0, True, 0, 0)
     check_coverage(many, 2, path, Rules(coverage=0.55))  # 0.55 x 100 is a little over 55 in floating point
-    with pytest.raises(
-        OutcomeError, match=r"45 more|lacks .*\. Its last line is not finished and was left out"
-    ):
+    with pytest.raises(OutcomeError, match="outcomes for 55 of its 100 prompts"):
         check_coverage(many, 2, path, Rules(coverage=0.56))
-
-
-def test_an_empty_file_is_too_few(path: Path) -> None:
-    with pytest.raises(OutcomeError, match="outcomes for 0 of its 3 prompts"):
-        check_coverage(read(path, ""), 2, path, Rules())

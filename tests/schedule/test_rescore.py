@@ -20,10 +20,9 @@ from gaincurate.core.stats import spearman
 from gaincurate.errors import GaincurateError, InputError, OutputError, TrainerError
 from gaincurate.schedule import rescore
 from gaincurate.schedule.config import RescoreConfig
-from gaincurate.schedule.ordering import Order
 from gaincurate.schedule.rescore import probe_rows
 from gaincurate.schedule.rounds import advance
-from gaincurate.schedule.run import Run
+from gaincurate.schedule.run import Order, Run
 
 
 @pytest.fixture(scope="module")
@@ -118,19 +117,6 @@ def test_a_rounds_own_prompts_give_c_under_the_checkpoint(
     old, new = ScoredSet(scored).identity, ScoredSet(run.folder / "scores/00000").identity
     assert old["segmentation"] == new["segmentation"]
     assert {k for k in old if old[k] != new[k]} == {"model", "source", "shard_rows"}
-
-
-def test_the_same_model_scored_anew_changes_no_score(
-    opened: Opened, models: list[Path], scored: Path, in_process: list[list[str]]
-) -> None:
-    run = opened(what="full", probe=0)
-    before = run.orders.find(run.state["order"]).digest
-    plan = step(run, models[0])
-    assert angles(run.folder / "scores/00000") == pytest.approx(angles(scored), abs=1e-6)
-    assert plan["order"]["ordered_by"] == "scores/00000"
-    assert (before == plan["order"]["digest"]) or spearman(
-        Order(run.orders.current).values, sorted(angles(scored).values(), reverse=True)
-    ) == pytest.approx(1)
 
 
 def test_a_full_rescoring_replaces_the_order(
@@ -228,15 +214,6 @@ def test_c_is_of_one_set_that_has_nearly_all_of_the_rounds_prompts(
     assert len(set(ids) & set(run.ids(1))) < 7
     assert (plan["inputs"]["concentration_from"], plan["inputs"]["concentration_over"]) == ("base", 8)
     assert plan["inputs"]["concentration"] == pytest.approx(np.mean([old[i] for i in ids]))
-
-
-def test_the_level_of_a_rounds_angles_counts_though_their_ranks_are_the_same(
-    opened: Opened, models: list[Path], in_process: list[list[str]]
-) -> None:
-    run = opened(what="round", probe=20, drift=-1.0)
-    plan = step(run, models[1])
-    assert plan["inputs"]["rescored"] == plan["inputs"]["concentration_from"] == "scores/00000"
-    assert -1 <= plan["inputs"]["drift"] <= 1
 
 
 def test_a_set_of_a_checkpoint_that_was_trained_past_is_scored_again(

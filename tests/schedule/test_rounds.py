@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 
 import runs
-import sets
 from column_sets import column_set
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError, OutcomeError, OutputError, StorageError
@@ -105,15 +104,6 @@ def test_a_round_has_the_rows_of_its_plan_with_full_prompts(tmp_path: Path) -> N
     assert plan["forecast"]["mean_angle"] == pytest.approx(np.mean(rows.column("gc_angle").to_numpy()))
 
 
-def test_ids_come_as_drawn_or_by_rank(tmp_path: Path) -> None:
-    drawn, ranked = (runs.begin(tmp_path / "a"), runs.begin(tmp_path / "b", order="rank"))
-    ids = [run.plan(0)["ids"] for run in (drawn, ranked)]
-    assert sorted(ids[0]) == sorted(ids[1])
-    angle = {r["gc_id"]: r["gc_angle"] for t in drawn.scored.tables() for r in t.to_pylist()}
-    assert ids[1] == sorted(ids[0], key=lambda i: -angle[i])
-    assert ids[0] != ids[1]
-
-
 def test_mu_over_fifty_rounds_is_that_of_a_simulation_of_the_formulas(tmp_path: Path) -> None:
     run = runs.begin(
         tmp_path, rows=400, rounds=50, budget=16, options={"sigma": "20", "alpha": 1.5, "beta": 0.4}
@@ -158,43 +148,6 @@ def test_a_run_is_the_same_in_one_process_or_a_fresh_one_each_round(tmp_path: Pa
     assert many.state["finished"]
     with pytest.raises(InputError, match="is finished: all of its 6 rounds are done"):
         advance(many)
-
-
-def test_another_seed_gives_other_rounds(tmp_path: Path) -> None:
-    ids = [runs.begin(tmp_path / str(seed), seed=seed).ids(0) for seed in (0, 1)]
-    assert ids[0] != ids[1]
-
-
-def test_any_number_column_orders_and_length_is_a_control(tmp_path: Path) -> None:
-    scored = ScoredSet(runs.some_set(tmp_path / "set"))
-    ids = scored.column("gc_id").to_pylist()
-    scored.add_column("gc_difficulty", ids, pa.array([(7 * k) % 60 / 60 for k in range(60)]), {})
-    options: dict[str, Any] = {
-        "scored": tmp_path / "set",
-        "options": {"sigma": "1e-6"},
-        "budget": 3,
-    }  # the first three ranks
-    lengths = dict(zip(ids, scored.column("gc_question_tokens").to_pylist(), strict=True))
-    run = runs.begin(tmp_path / "l", strategy="length", **options)
-    assert set(run.ids(0)) == set(sorted(ids, key=lambda i: (lengths[i], i))[:3])
-    run = runs.begin(tmp_path / "d", by="gc_difficulty", ascending=True, **options)
-    assert set(run.ids(0)) == {ids[k] for k in range(60) if (7 * k) % 60 < 3}
-    run = runs.begin(tmp_path / "e", by="gc_difficulty", **options)  # high ones first, if not said
-    assert set(run.ids(0)) == {ids[k] for k in range(60) if (7 * k) % 60 >= 57}
-
-
-def test_a_column_added_later_does_not_stop_a_run(tmp_path: Path) -> None:
-    run = runs.begin(tmp_path)
-    scored = ScoredSet(tmp_path / "set")
-    scored.add_column("gc_more", ["id0000"], pa.array([1.0]), {})
-    run = step(run)
-    assert run.state["round"] == 1
-    assert pq.read_table(run.data(1)).column_names == ["question", "gc_id", "prompt"]
-
-
-def test_all_score_columns_come_along_if_asked_for(tmp_path: Path) -> None:
-    run = runs.begin(tmp_path, with_scores=True)
-    assert {"gc_angle", "gc_question_tokens"} <= set(pq.read_table(run.data(0)).column_names)
 
 
 def late_line(gc_id: str, round_: int) -> dict[str, Any]:
@@ -283,16 +236,3 @@ def test_a_kill_between_two_writes_loses_nothing(tmp_path: Path) -> None:
     assert Run(run.folder).state == run.state_of(1)
     advance(Run(run.folder))
     assert (runs.plans(run), Run(run.folder).state) == (expected, newest)
-
-
-def test_the_whole_prompt_is_as_it_was_scored_unless_bare(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shots = [{"role": "user", "content": "1+1"}, {"role": "assistant", "content": "2"}]
-    segmentation = {"system": "Think.", "system_override": False, "shots": shots}
-    monkeypatch.setitem(sets.IDENTITY_OF_SETS, "segmentation", segmentation)
-    full, bare = runs.begin(tmp_path / "a"), runs.begin(tmp_path / "b", bare=True)
-    messages = pq.read_table(full.data(0)).column("prompt").to_pylist()[0]
-    assert [m["role"] for m in messages] == ["system", "user", "assistant", "user"]
-    assert messages[0]["content"] == "Think."
-    assert [m["role"] for m in pq.read_table(bare.data(0)).column("prompt").to_pylist()[0]] == ["user"]

@@ -47,13 +47,13 @@ def test_a_start_that_was_killed_leaves_no_run_and_can_be_repeated(tmp_path: Pat
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [".", "", "../here"])
+@pytest.mark.parametrize("name", [".", "../here"])
 def test_a_run_in_the_working_folder_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    with pytest.raises(OutputError, match="is the working folder. Give the name of another, or go up first"):
+    with pytest.raises(OutputError, match="is the working folder; give a new or empty folder"):
         runs.begin(tmp_path, run=Path(name))
     assert not list(Path().iterdir())
 
@@ -94,7 +94,7 @@ def test_a_users_own_strategy_runs_under_its_name(tmp_path: Path) -> None:
     assert min(lengths[i] for i in run.ids(0)) >= sorted(lengths.values())[-5]
     runs.report(run)
     assert advance(run) == run.round_folder(1)
-    with pytest.raises(InputError, match="strategy mine:Doubled drew a rank twice"):
+    with pytest.raises(InputError, match="strategy mine:Doubled drew ranks of shape"):
         runs.begin(tmp_path / "b", strategy="mine:Doubled")
     assert not (tmp_path / "b/run").exists()
 
@@ -102,54 +102,28 @@ def test_a_users_own_strategy_runs_under_its_name(tmp_path: Path) -> None:
 FIXED = {"strategy": "file-order", "by": "gc_angle", "rescore": {"what": "full"}}
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "budget": ({"budget": 61}, "--budget 61 is over the 60 rows of "),
-    "align": ({"budget": 10, "align_to": 4}, "is no multiple of --align-to 4; the nearest are 8 and 12."),
-    "align-end": ({"budget": 59, "align_to": 50}, "is no multiple of --align-to 50; the nearest are 50."),
-    "align-none": ({"budget": 9, "align_to": 70}, "the nearest are none that the set has rows for."),
-    "range": (
-        {"reward_low": 1, "reward_high": 1},
-        "--reward-range 1,1: the first must be less than the second",
-    ),
-    "strategy": (
-        {"strategy": "best"},
-        "--strategy best: there are uniform, file-order, length, gain-rl, falling",
-    ),
-    "module": ({"strategy": "no.such:Thing"}, "--strategy no.such:Thing: it cannot be imported (No module"),
-    "class": (
-        {"strategy": "json:loads"},
-        "--strategy json:loads: loads is no subclass of gaincurate.schedule.base.Selector.",
-    ),
+    "align": ({"budget": 10, "align_to": 4}, "--budget 10 is no multiple of --align-to 4."),
+    "range": ({"reward_low": 1, "reward_high": 1}, "--reward-range: the first must be less than the second."),
+    "strategy": ({"strategy": "best"}, "--strategy best: there are uniform, file-order, length, gain-rl"),
+    "module": ({"strategy": "no.such:Thing"}, "--strategy no.such:Thing: it cannot be imported (Mod"),
+    "class": ({"strategy": "json:loads"}, "--strategy json:loads: loads is no complete subclass"),
     "column": ({"by": "level"}, "has no column 'level'"),
-    "window": (
-        {"strategy": "uniform", "rescore": {"what": "window"}},
-        "--rescore window needs an order by a score of the model (gc_angle, gc_angle_intra, gc_angle_inter, "
-        "gc_angle_intra_offdiag, gc_nll, gc_entropy, gc_last_entropy), and strategy uniform has no order that may change.",
+    "order": (FIXED, "and strategy file-order goes by gc_angle; use --rescore round or off."),
+    "length": (
+        {"strategy": "length", "rescore": {"what": "window"}},
+        "length goes by gc_question_tokens; use",
     ),
-    "length": ({"strategy": "length", "rescore": {"what": "window"}}, "goes by gc_question_tokens, which no"),
-    "file-order": (FIXED, "strategy file-order has no order that may change."),
     "no-order": (
         {"strategy": "posterior", "by": "gc_angle"},
         "--by gc_angle: strategy posterior has no order",
     ),
-    "direction": (
-        {"strategy": "uniform", "ascending": True},
-        "are for an order, and strategy uniform has none.",
-    ),
+    "direction": ({"strategy": "uniform", "ascending": True}, "--descending: strategy uniform has no order."),
     "model": ({"model": "./nowhere"}, "--model ./nowhere: there is no such folder."),
     "beta": (
         {"options": {"beta": 2}},
         "strategy gain-rl: beta = 2: Input should be less than or equal to 1.",
     ),
-    "scoring": (
-        {"rescore": {"what": "off", "options": ["--device", "cuda:1"]}},
-        "--scoring '--device cuda:1': --rescore off does no scoring; leave --scoring out, or give "
-        "--rescore round, window or full.",
-    ),
-    "class-name": ({"strategy": ":Thing"}, "--strategy :Thing: there are uniform,"),
-    "module-name": ({"strategy": ".x:Thing"}, "--strategy .x:Thing: there are uniform,"),
-    "full": (
-        {"by": "gc_difficulty", "rescore": {"what": "full"}},
-        "strategy gain-rl goes by gc_difficulty, which no checkpoint changes. Use --rescore round or off.",
-    ),
+    "scoring": ({"rescore": {"options": ["--device", "cpu"]}}, "--scoring goes with --rescore round, window"),
 }
 
 
@@ -206,8 +180,3 @@ def test_no_run_and_a_damaged_or_newer_one_are_told(tmp_path: Path) -> None:
     (run.folder / "run.json").write_text("{")
     with pytest.raises(OutputError, match="run.json is damaged"):
         Run(run.folder)
-
-
-def test_configs_refuse_unknown_names() -> None:
-    with pytest.raises(ValueError, match="Extra inputs are not permitted"):
-        ScheduleConfig(scored=Path(), run=Path(), strategy="uniform", budget=1, rounds=1, size=3)  # type: ignore[call-arg]

@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 
 from gaincurate.core.rng import uniforms
 from gaincurate.errors import InputError
-from gaincurate.schedule.base import Observed, Options, Pool, build
+from gaincurate.schedule.base import Options, Pool
 from gaincurate.schedule.strata import Strata
-from gaincurate.schedule.strategies.dots import Dots
-from gaincurate.schedule.strategies.dots_options import DotsOptions
+from gaincurate.schedule.strategies.dots import Dots, DotsOptions
 from gaincurate.schedule.strategies.uniform import FileOrder, Uniform
 
 _SIZES = st.lists(st.integers(1, 30), min_size=1, max_size=9)
@@ -77,14 +76,6 @@ def test_no_group_is_ever_a_whole_prompt_away_from_its_share(
         assert all(abs(t - (round_ + 1) * rate) < 1 for t, rate in zip(taken, rates, strict=True))
 
 
-def test_many_small_groups_keep_their_shares_beside_a_large_one() -> None:
-    # 50 tasks of 6 beside one of 700: rounding each round by itself would give the small ones none or all.
-    strata = strata_of(np.repeat(np.arange(51), [700] + [6] * 50))
-    taken = np.cumsum([strata.quotas(32, round_) for round_ in range(500)], axis=0)
-    exact = np.arange(1, 501)[:, None] * 32 * strata.shares
-    assert np.abs(taken - exact).max() < 1
-
-
 @pytest.mark.parametrize(
     ("sizes", "budget"), [([2, 10, 3, 3], 5), ([8, 8, 3, 3, 6], 27), ([11, 2, 2, 4, 3, 9, 8, 7], 45)]
 )
@@ -128,10 +119,10 @@ def test_weights_are_shares_of_a_round() -> None:
 @pytest.mark.parametrize(
     ("weights", "sentence"),
     [
-        ({"code": 1.0, "maths": 1.0}, "--group-weights: there is no group 'maths'; near it there is math."),
-        ({"code": 1.0}, "--group-weights has no weight for math; every group needs one, and 0 leaves"),
-        ({"code": -1.0, "math": 1.0}, "--group-weights code=-1: a weight is a number from 0."),
-        ({"code": 0.0, "math": 0.0}, "--group-weights: all weights are 0; give one group a weight over 0."),
+        ({"code": 1.0, "maths": 1.0}, "--group-weights: there is no group 'maths'; near it there is math"),
+        ({"code": 1.0}, "--group-weights has no weight for math; 0 leaves a group out."),
+        ({"code": -1.0, "math": 1.0}, "--group-weights: weights are numbers from 0"),
+        ({"code": 0.0, "math": 0.0}, "and one of them is over 0."),
     ],
 )
 def test_weights_that_are_no_shares_are_refused(weights: dict[str, float], sentence: str) -> None:
@@ -208,7 +199,7 @@ def test_without_strata_draw_and_pick_are_one_group() -> None:
 @pytest.mark.parametrize(
     ("keys", "sentence"),
     [
-        (np.zeros(4), r"keys of shape \(4,\); Pool.pick needs one for each of the 5 ranks"),
+        (np.zeros(4), r"keys of shape \(4,\) and type float64; Pool.pick needs numbers of shape \(5,\)"),
         (np.array([0, 1, np.nan, 2, 3]), "the key of rank 2 is NaN, and Pool.pick needs numbers"),
     ],
 )
@@ -242,18 +233,6 @@ def test_passes_of_a_group_have_each_of_its_prompts_once(
         whole = len(members) // size
         seen = np.bincount(members[: whole * size], minlength=rows)[strata.labels == group]
         assert seen.tolist() == [whole] * size
-
-
-@pytest.mark.parametrize("strategy", ["uniform", "file-order", "length", "gain-rl", "posterior"])
-def test_every_strategy_keeps_the_shares(strategy: str) -> None:
-    strata = strata_of(groups_of([7, 50, 120, 3]))
-    selector = build(strategy, Pool(180, 24, 5, strata=strata), {})
-    for round_ in range(8):
-        ranks = selector.draw(round_)
-        assert len(set(ranks.tolist())) == 24
-        assert counts_of(ranks, strata) == strata.quotas(24, round_).tolist()
-        wins = (ranks % 5).astype(float)
-        selector.observe(Observed(round_, ranks, wins, 4 - wins, 0.5, 0.4))
 
 
 def test_dots_draws_within_groups_and_its_references_from_all() -> None:

@@ -155,11 +155,11 @@ def test_the_example_of_the_docs_runs_and_prefers_what_is_like_prompts_solved_ha
     embedded.make_set(tmp_path / "set", vectors())
     made = gaincurate(
         "schedule", "start", "set", "--run", "run", "--strategy", "neighbours:Neighbours", "--set", "nearest=2",
-        "--temperature", 0.05, "--budget", 12, "--rounds", 2,
+        "--set", "temperature=0.05", "--budget", 12, "--rounds", 2,
     )  # fmt: skip
     assert made.exit_code == 0, made.stderr
     run = Run(tmp_path / "run")
-    assert run.config.options == {"nearest": 2, "temperature": 0.05}  # an option of dots' name is anyone's
+    assert run.config.options == {"nearest": 2, "temperature": 0.05}
     before = [row % 5 for row in plan_rows(run, 0)]
     assert set(before) == {0, 1, 2, 3, 4}  # at first every prompt is as likely as the others
     runs.report(run, lambda gc_id, sample: sample % 2 if int(gc_id[2:]) % 5 == 3 else 1, samples=4)
@@ -173,11 +173,6 @@ def test_the_example_of_the_docs_runs_and_prefers_what_is_like_prompts_solved_ha
     runs.report(run)
     assert gaincurate("schedule", "next", "run").exit_code == 0
     assert run.state["finished"]
-    cold = gaincurate(
-        "schedule", "start", "set", "--run", "cold", "--strategy", "neighbours:Neighbours", "--temperature", 0,
-        "--budget", 12, "--rounds", 2,
-    )  # fmt: skip
-    assert "strategy neighbours:Neighbours: temperature = 0.0: Input should be greater than 0." in cold.stderr
 
 
 def test_a_strategy_reads_the_set_by_row_and_nothing_before_it_asks(tmp_path: Path) -> None:
@@ -242,15 +237,6 @@ def test_a_forecast_goes_by_what_a_strategy_reads_unless_that_has_to_wait(
     assert set(run.folder.rglob("*")) == before
 
 
-def test_a_set_without_embeddings_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    runs.some_set(tmp_path / "set")
-    with pytest.raises(
-        InputError, match="/set has no gc_embedding: score it with `--signals angle,nll,entropy,emb"
-    ):
-        begin(tmp_path, "Greedy")
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_run_waits_until_its_strategy_is_ready(tmp_path: Path) -> None:
     path, folder = tmp_path / "needed", tmp_path / "run"
     begin(tmp_path, "Waiting", rounds=2, options={"path": str(path)})
@@ -272,17 +258,6 @@ def test_a_run_waits_until_its_strategy_is_ready(tmp_path: Path) -> None:
     assert advance(run) == run.round_folder(1)
 
 
-def test_the_command_says_that_a_new_run_waits(tmp_path: Path) -> None:
-    sys.modules["mine"] = sys.modules[__name__]
-    runs.some_set(tmp_path / "set")
-    asked = ["schedule", "start", tmp_path / "set", "--strategy", "mine:Waiting", "--set", "path=/none/there"]
-    made = gaincurate(*asked, "--run", tmp_path / "run", "--budget", 8, "--rounds", 2)
-    assert made.exit_code == 0, made.stderr
-    assert "opened; its strategy waits for something before round 0" in made.stdout
-    made = gaincurate(*asked, "--run", tmp_path / "b", "--budget", 8, "--rounds", 2, "--json")
-    assert json.loads(made.stdout) == {"run": str(tmp_path / "b"), "round": None, "references": None}
-
-
 def test_what_a_strategy_says_of_a_round_is_in_its_plan_and_predictions_are_judged(tmp_path: Path) -> None:
     run = begin(tmp_path, "Predicting", rounds=2)
     assert run.plan(0)["predicted"] == [row / ROWS for row in plan_rows(run, 0)]
@@ -294,7 +269,7 @@ def test_what_a_strategy_says_of_a_round_is_in_its_plan_and_predictions_are_judg
     for options, sentence in (
         ({"name": "ids"}, "plan_facts gives 'ids', which plans have already"),
         ({"name": "references"}, "plan_facts gives 'references', which plans have already"),
-        ({"values": 3}, "gives 3 values as 'predicted'; needed is a finite failure rate for each of the 8"),
+        ({"values": 3}, "gives 'predicted' that is no finite failure rate for each of the 8"),
     ):
         with pytest.raises(InputError, match=sentence):
             begin(tmp_path / "b", "Predicting", options=options)
@@ -317,9 +292,11 @@ def test_what_a_strategy_has_no_part_for_is_refused(tmp_path: Path) -> None:
         InputError, match="strategy mine:Adrift does not say which ranks it can reach; use full"
     ):
         begin(tmp_path, "Adrift", rescore={"what": "window"})
-    with pytest.raises(InputError, match=r"--strategy mine:Abstract: Abstract has no draw; see gaincurate\."):
+    with pytest.raises(InputError, match="--strategy mine:Abstract: Abstract is no complete subclass"):
         begin(tmp_path, "Abstract")
-    with pytest.raises(InputError, match="mine:Counted: Counted is no subclass of gaincurate.schedule.base"):
+    with pytest.raises(
+        InputError, match="mine:Counted: Counted is no complete subclass of gaincurate.schedule.base"
+    ):
         begin(tmp_path, "Counted")
     run = begin(tmp_path, "First", rounds=2)
     runs.report(run)
@@ -344,31 +321,14 @@ class Odd(First):
         return self.learned
 
 
-@pytest.mark.parametrize(
-    "drawn",
-    [
-        None,
-        {},
-        {1, 2},
-        "abc",
-        5,
-        (k for k in range(8)),
-        [[1], [2, 3]],
-        [k + 0.5 for k in range(8)],
-        [10**30] * 8,
-        [1j] * 8,
-    ],
-    ids=["none", "dict", "set", "text", "number", "generator", "ragged", "halves", "huge", "complex"],
-)
-def test_what_is_no_draw_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: Any) -> None:
+@pytest.mark.parametrize("drawn", [None, "abc", range(7), [k + 0.5 for k in range(8)], [0] * 8, [60] * 8])
+def test_a_wrong_draw_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: Any) -> None:
     monkeypatch.setattr(Odd, "drawn", drawn)
-    with pytest.raises(
-        InputError, match=r"strategy mine:Odd drew .*(ranks are whole numbers|ranks for a budget of 8)"
-    ):
+    with pytest.raises(InputError, match="strategy mine:Odd drew ranks of shape .* a round needs 8 distinct"):
         begin(tmp_path, "Odd")
 
 
-LEARNED = [np.float32(1), {1, 2}, {(1, 2): 3}, 10**5000, "\ud800", {"x": float("nan")}, object(), base]
+LEARNED = [{1, 2}, {(1, 2): 3}, {"x": float("nan")}]
 
 
 @pytest.mark.parametrize("learned", LEARNED, ids=lambda value: type(value).__name__)
@@ -378,16 +338,10 @@ def test_a_state_that_is_no_json_is_refused_and_nothing_is_written(
     monkeypatch.setattr(Odd, "drawn", range(8))
     run = begin(tmp_path, "Odd")
     runs.report(run)
-    itself: list[Any] = []
-    itself.append(itself)
-    deep: list[Any] = []
-    for _ in range(70):
-        deep = [deep]
-    for value in (learned, itself, deep):
-        monkeypatch.setattr(Odd, "learned", value)
-        with pytest.raises(InputError, match="strategy mine:Odd: state_dict returns no JSON value: "):
-            advance(Run(run.folder))
-        assert not run.round_folder(1).exists()
+    monkeypatch.setattr(Odd, "learned", learned)
+    with pytest.raises(InputError, match="strategy mine:Odd: state_dict returns no JSON value: "):
+        advance(Run(run.folder))
+    assert not run.round_folder(1).exists()
     monkeypatch.setattr(Odd, "learned", None)
     for measured in ({"mu": "x"}, {"mu": float("nan")}):
         monkeypatch.setattr(Odd, "metrics", lambda self, measured=measured: measured)
@@ -417,79 +371,28 @@ def test_a_module_that_is_not_found_is_refused_with_where_to_run(
     assert gaincurate(*start, "--strategy", "short_one:Short").exit_code == 0
     runs.report(Run(tmp_path / "run"))
     torn = gaincurate(*start[:-1], tmp_path / "torn", "--strategy", "torn_one:Short")
-    assert "cannot be imported (No module named 'no_such_package_of_anyones').\n" in torn.stderr
+    assert "cannot be imported (ModuleNotFoundError: No module named 'no_such" in torn.stderr
     monkeypatch.delitem(sys.modules, "short_one")
     sys.path.remove(str(tmp_path))
     monkeypatch.chdir(tmp_path / "elsewhere")
     lost = gaincurate("schedule", "next", tmp_path / "run")
     assert (lost.exit_code, lost.stdout) == (2, "")
-    hint = "run it from the folder of short_one.py, or put that folder on PYTHONPATH."
-    assert f"cannot be imported (No module named 'short_one'); {hint}" in lost.stderr
+    assert "Run it from the folder of short_one" in lost.stderr
     sys.path.append(str(tmp_path))  # as PYTHONPATH would
     assert gaincurate("schedule", "next", tmp_path / "run").exit_code == 0
-    with pytest.raises(InputError, match=r"of no/, or put that folder on PYTHONPATH\.$"):
-        base.load("no.such:Thing")
-
-
-BROKEN = {
-    "syntax": ("x = 1\n\nclass Short(\n", "SyntaxError in {F}, line 3: '(' was never closed"),
-    "name": ("import math\n\nWIDTH = heigth\n", "NameError in {F}, line 3: name 'heigth' is not defined"),
-    "library": ("import json\njson.loads('{')\n", "JSONDecodeError in {F}, line 2: Expecting property name"),
-    "attribute": ("import math\nmath.tua\n", "AttributeError in {F}, line 2: module 'math' has no attribute"),
-    "exit": ("import sys\nsys.exit(3)\n", "SystemExit in {F}, line 2: 3"),
-    "helper": ("import broken_helper\n", "ZeroDivisionError in {H}, line 2: division by zero"),
-    "nul": ("x = 1\0\n", "source code string cannot contain null bytes"),
-    "latin-1": ("x = 'é'\n", "'utf-8' codec can't decode byte"),
-}
-
-
-@pytest.mark.parametrize("broken", BROKEN)
-def test_an_error_in_a_users_module_is_one_sentence_with_its_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
-) -> None:
-    source, sentence = BROKEN[broken]
-    name = f"broken_{broken.replace('-', '_')}"
-    path, helper = tmp_path / f"{name}.py", tmp_path / "broken_helper.py"
-    path.write_text(source, encoding="latin-1")
-    if broken == "helper":
-        name, path = "with_a_helper", tmp_path / "with_a_helper.py"
-        path.write_text(source)
-        helper.write_text("x = 1\nx / 0\n")
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.chdir(tmp_path)
-    start = ["schedule", "start", runs.some_set(tmp_path / "set"), "--budget", 8, "--rounds", 2]
-    result = gaincurate(*start, "--run", tmp_path / "run", "--strategy", f"{name}:Short")
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr.startswith(f"error: --strategy {name}:Short: it cannot be imported (")
-    assert sentence.replace("{F}", str(path)).replace("{H}", str(helper)) in result.stderr
-    assert result.stderr.count("\n") == 1
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
     ("weights", "sentence"),
     [
-        (
-            np.zeros(9),
-            "log weights of shape (9,); Pool.draw needs one for each of the 10 ranks, of shape (10,).",
-        ),
-        (np.zeros((10, 1)), "log weights of shape (10, 1); Pool.draw needs one for each of the 10 ranks"),
-        (np.full(10, np.nan), "10 of the 10 log weights are not finite (nan at rank 0)"),
+        ([0.0] * 9, "log weights of shape (9,) and type float64; Pool.draw needs numbers of shape (10,)"),
+        (np.array([None, {}] * 5), "log weights of shape (10,) and type object; Pool.draw needs numbers"),
         (np.array([0] * 7 + [np.inf, -np.inf, 0]), "2 of the 10 log weights are not finite (inf at rank 7)"),
-        ([0.0] * 9, "log weights of shape (9,); Pool.draw needs one for each of the 10 ranks"),
-        (["a"] * 10, "log weights that are no numbers; Pool.draw needs one for each of the 10 ranks."),
-        (np.array([None, {}] * 5), "log weights that are no numbers; Pool.draw needs one for each of the"),
     ],
 )
 def test_weights_that_cannot_be_drawn_by_are_refused(weights: Any, sentence: str) -> None:
     with pytest.raises(InputError, match=re.escape(sentence)):
         base.Pool(10, 3, seed=0).draw(weights, 0)
-
-
-def test_a_list_of_weights_is_as_good_as_an_array() -> None:
-    pool, weights = base.Pool(6, 3, seed=0), [0.0, 1.0, 0.5, -1.0, 2.0, 0.25]
-    assert pool.draw(weights, 1).tolist() == pool.draw(np.array(weights), 1).tolist()  # type: ignore[arg-type]
-    assert pool.pick(weights, 1).tolist() == [4, 1, 2]  # type: ignore[arg-type]
 
 
 def test_a_pool_draws_by_weights_without_replacement() -> None:

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from soak import borders, child, disks, kills, servers, world
+from soak import borders, child, disks, kills, world
 
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -36,7 +36,6 @@ WARM = (
 Case = Callable[[int, Path, Path], tuple[list[str], dict[str, Any]]]
 CLASSES: dict[str, Case] = {
     **{name: partial(borders.case, name) for name in borders.BORDERS},
-    **{name: partial(servers.case, name) for name in servers.CLASSES},
     **{name: partial(kills.case, name) for name in kills.CLASSES},
     **{name: partial(disks.case, name) for name in disks.CLASSES},
 }

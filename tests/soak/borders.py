@@ -5,18 +5,14 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from gaincurate.core.files import digest_file
 from gaincurate.core.sealed import read_sealed, write_sealed
 from soak import child, mutate
-from soak.child import Seen
 
-_TRIED_AGAIN = 0.25  # of the refused cases: to do the work takes ten times as long as to refuse it
 Change = Callable[[Path, random.Random], None]
 Work = Sequence[str] | Callable[[], object]
 
@@ -34,20 +30,7 @@ SET = [
     ["export", "set", "--trainer", "trl", "--out", "new.parquet"],
     ["schedule", "start", "set", "--run", "new", "--strategy", "uniform", "--budget", "3", "--rounds", "2"],
     ["ls", "."],
-    [
-        "score",
-        "data.jsonl",
-        "-m",
-        "model",
-        "-o",
-        "set",
-        "--threads",
-        "1",
-        "--shard-rows",
-        "5",
-        "--signals",
-        "angle,embedding",
-    ],
+    *_scoring("data.jsonl", "model", "--out", "set", "--signals", "angle,embedding"),
     ["difficulty", "predict", "set", "--outcomes", "rollouts", "--references", "3", "--out", "new"],
 ]
 ROLLOUTS = [
@@ -74,17 +57,7 @@ OUTCOMES = [
     ["schedule", "next", "run", "--outcomes", "run/rounds/00001/outcomes.jsonl"],
     ["schedule", "next", "run"],
     ["schedule", "status", "run"],
-    [
-        "difficulty",
-        "predict",
-        "set",
-        "--outcomes",
-        "run/rounds/00001/outcomes.jsonl",
-        "--references",
-        "3",
-        "--out",
-        "new",
-    ],
+    ["difficulty", "predict", "set", "--outcomes", "run/rounds/00001/outcomes.jsonl", "--out", "new"],
 ]
 EVALUATION = [["hygiene", "set", "--eval", "data.parquet"]]
 
@@ -159,7 +132,7 @@ BORDERS: dict[str, list[Border]] = {
 
 
 def case(name: str, seed: int, world: Path, folder: Path) -> tuple[list[str], dict[str, object]]:
-    """One hostile file and one command that reads it. Some that are refused run again with the good files.
+    """One hostile file and one command that reads it.
 
     Returns:
         What is wrong, and facts: the file, the command, the exit code and the error.
@@ -182,31 +155,9 @@ def case(name: str, seed: int, world: Path, folder: Path) -> tuple[list[str], di
         found.append("a file outside its folder")
     facts: dict[str, object] = {"file": file, "change": change.__name__, "work": shown, "code": seen.code}
     facts |= {"error": seen.error[:300], "seconds": round(seen.seconds, 2), "mib": seen.memory}
-    if seen.code != 0 and not found and chance.random() < _TRIED_AGAIN:
-        again = _with_the_good_files(world, box, work)
-        if again.code != _usual(json.dumps(work) if isinstance(work, list) else None, world):
-            found.append(f"with the good file: exit code {again.code}, {again.error[:300]}")
     if any("traceback" in fault or "exit code" in fault for fault in found):
         facts["stderr"] = seen.stderr[-3000:]
     return found, facts
-
-
-@cache
-def _usual(work: str | None, world: Path) -> int:
-    """The exit code of a command where no file is hostile: a doctor may have found something."""
-    folder = Path(tempfile.mkdtemp(prefix="usual-", dir=world.parent))
-    shutil.copytree(world, folder / "box")
-    code = 0 if work is None else child.start(json.loads(work), folder / "box").wait().code
-    shutil.rmtree(folder)
-    return code
-
-
-def _with_the_good_files(world: Path, box: Path, work: Work) -> Seen:
-    shutil.copytree(world, box, dirs_exist_ok=True)
-    seen = child.start(work, box).wait()
-    if isinstance(work, list) and "--overwrite" in seen.error:  # what was right in the hostile file is there
-        return child.start([*work, "--overwrite"], box).wait()
-    return seen
 
 
 def beside(folder: Path) -> set[str]:

@@ -63,7 +63,7 @@ def _no_run_stays_open() -> Iterator[None]:
 
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Rollouts and predictions run in this process, to save their imports."""
+    """Rollouts run in this process, to save their imports."""
     return dots_runs.in_process(monkeypatch)
 
 
@@ -110,7 +110,7 @@ def test_each_rounds_references_are_rolled_out_with_the_checkpoint_of_that_momen
     assert (run.state["round"], models_of(commands)) == (0, [str(base / "model")])
     made.train()
     assert run.state["finished"]
-    assert [command[4] for command in commands] == ["rollout", "predict"] * ROUNDS
+    assert [command[4] for command in commands] == ["rollout"] * ROUNDS
     ends = [f"checkpoint-{STEPS * round_}" for round_ in range(1, ROUNDS)]
     held = [str(run.folder / f"held/{round_:05d}/{name}") for round_, name in enumerate(ends)]
     assert models_of(commands)[1:] == held
@@ -118,7 +118,7 @@ def test_each_rounds_references_are_rolled_out_with_the_checkpoint_of_that_momen
     for round_, name in enumerate(ends, 1):
         plan, checkpoint = run.plan(round_), tmp_path / "out" / name
         assert plan["references"]["checkpoint"] == str(checkpoint)
-        command = [checkpoint if part == held[round_ - 1] else part for part in commands[2 * round_]]
+        command = [checkpoint if part == held[round_ - 1] else part for part in commands[round_]]
         command[command.index("--out") + 1] = tmp_path / name
         assert gaincurate(*command[3:]).exit_code == 0
         ours, theirs = (
@@ -179,8 +179,8 @@ class Ender(transformers.TrainerCallback):
 @pytest.mark.parametrize(
     ("late", "places"),
     [
-        (False, ("before predict", "in round 1")),
-        (True, ("before the turn", "before rollout", "before predict", "behind the plan", "in round 1")),
+        (False, ("in round 1",)),
+        (True, ("before the turn", "before rollout", "behind the plan", "in round 1")),
     ],
     ids=["sampler", "late"],
 )
@@ -203,7 +203,7 @@ def test_ended_anywhere_the_plans_are_the_same_and_nothing_is_rolled_out_twice(
         make(base, run, late=late).train(resume_from_checkpoint=True)
         assert plans(run) == plans(whole), place
         assert run.state["finished"]
-        assert [command[4] for command in commands] == ["rollout", "predict"] * ROUNDS, place
+        assert [command[4] for command in commands] == ["rollout"] * ROUNDS, place
         undone = run.folder / "undone"
         gone = sorted(path.name for path in undone.iterdir()) if undone.exists() else []
         assert gone == (["00001-1"] if place in ("behind the plan", "in round 1") else [])

@@ -150,7 +150,7 @@ def test_a_run_is_opened_with_the_trainers_own_batch() -> None:
             "gaincurate score has no --devise; near it there is device",
         ),
         (("uniform", 8, 2), {"rescore": "windows"}, "rescore.what = 'windows': it should be 'off', 'round'"),
-        (("dots", None, 2), {}, "strategy dots needs --step-prompts N"),
+        (("dots", None, 2), {}, "strategy dots draws prompts for refresh_every = 2 steps"),
         (("gain-rl", 8, 2), {"sigma": "wide"}, "strategy gain-rl: sigma = 'wide'"),
     ],
 )
@@ -179,7 +179,7 @@ def test_every_option_of_schedule_start_is_a_keyword_under_its_name() -> None:
         for each in command.params
         if each.param_type_name == "option"
     } - {"run", "set", "json", "config", "print_config", "help"}
-    assert {"reward_range", "rescore_every", "scoring", "labels", "without_system"} <= names
+    assert {"reward_range", "rescore_every", "scoring", "labels"} <= names
     of_attach = set(inspect.signature(attach).parameters)
     strategies = [set(load(name).Options.model_fields) for name in STRATEGIES]
     for name in names - of_attach - set().union(*strategies):

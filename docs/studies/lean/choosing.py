@@ -27,7 +27,7 @@ from gaincurate.core.rng import Floats, Ints, keys_of, permutation
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.embeddings import matrix
 from gaincurate.schedule import base
-from gaincurate.schedule.ordering import Order, build
+from gaincurate.schedule.run import Order, build
 from gaincurate.schedule.strata import Strata
 
 FLOOR = 1e-12  # of a value whose logarithm is a weight

@@ -9,18 +9,136 @@ for the whole run. d is the failure rate everywhere: 1 where every rollout fails
 
 from __future__ import annotations
 
-from typing import ClassVar
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field, field_validator, model_validator
 
-from gaincurate.core.rng import Floats, Ints, log_softmin
-from gaincurate.difficulty.prompts import draw_references
+from gaincurate.core.options import DOTS, Option, json_object
+from gaincurate.core.rng import Floats, Ints, keys_of, log_softmin
+from gaincurate.core.schema import EMBEDDING
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.core.sealed import read_sealed
+from gaincurate.difficulty.config import make_config
+from gaincurate.difficulty.embeddings import see_same_maker
+from gaincurate.difficulty.prompts import answer_column, draw_references
+from gaincurate.difficulty.verifier import VerifierConfig
+from gaincurate.errors import InputError
 from gaincurate.schedule import base
 from gaincurate.schedule.base import Json, Pool
+from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.context import Context
-from gaincurate.schedule.foresight import foresee
-from gaincurate.schedule.references import seed_of
-from gaincurate.schedule.strategies.dots_options import DotsOptions
+
+Aim = Literal["auto", "difficulty", "variance"]
+_EXAMPLE = '\'{"verifier": "math", "samples": 8}\''
+_OF_THE_RUN = {"scored", "out", "model", "reference", "seed", "overwrite", "backoff"}
+_SEEDS = 3  # stream of random numbers
+
+
+def seed_of(seed: int, round_: int) -> int:
+    """A round's own seed, below 2^63, of its references and of their rollouts."""
+    return int(keys_of(seed, round_, _SEEDS, 1)[0])
+
+
+def _rollout(text: str) -> dict[str, Any]:
+    return json_object(text, "--rollout", _EXAMPLE.strip("'"))
+
+
+class DotsOptions(base.Options):
+    """The paper's parameters under names of their own, and where the references' outcomes come from."""
+
+    target_difficulty: float = Field(default=0.5, ge=0, le=1)
+    """The failure rate to aim at, the paper's alpha."""
+    temperature: float = Field(default=1e-3, gt=0)
+    """How sharply to aim, the paper's tau."""
+    target: Aim = "auto"
+    """Aim at a failure rate, as in the paper, or at the largest p (1 - p). Round 0's references decide."""
+    references: Annotated[int, Field(ge=3), Option("Prompts observed before each draw.", DOTS)] = 256
+    refresh_every: int = Field(default=2, ge=1)
+    """Steps that one draw is for."""
+    step_prompts: int | None = Field(default=None, ge=1)
+    """The trainer's prompts per step. Default: by the budget."""
+    adapter: str | None = None
+    """Folder that `difficulty fit` wrote. Default: no training."""
+    group_column: str | None = None
+    """Predict by the mean of this column's groups, the baseline."""
+    reuse_references: float | None = Field(default=None, ge=0, le=1)
+    """Name references within so much of the target in the plan, to train on."""
+    success: float | None = Field(default=None, gt=0, le=1)
+    """Count a reference's rollout in a rollout set as right from this reward on. Default: as its reward."""
+    rollout: Annotated[
+        dict[str, Any] | None,
+        Option(
+            "Observe references with `difficulty rollout` and these options "
+            '(\'{"verifier": "math", "samples": 8}\'): on "server" if given, else with the newest '
+            "checkpoint.",
+            DOTS,
+            metavar="JSON",
+            read=_rollout,
+        ),
+    ] = None
+
+    @field_validator("adapter")
+    @classmethod
+    def _whole_path(cls, value: str | None) -> str | None:
+        return None if value is None else str(Path(value).absolute())
+
+    @model_validator(mode="after")
+    def _check_pairs(self) -> DotsOptions:
+        if self.adapter is not None and self.group_column is not None:
+            raise ValueError("adapter and group_column are two predictors; give one of them")
+        if self.adapter is not None and self.target == "variance":
+            raise ValueError("adapter predicts failure rates; it does not go with target = variance")
+        if self.target == "variance" and "target_difficulty" in self.model_fields_set:
+            raise ValueError("target_difficulty goes with target = difficulty; the variance has no target")
+        return self
+
+    @property
+    def aim(self) -> Aim:
+        """The target. A target difficulty that was given is aimed at."""
+        given = "target_difficulty" in self.model_fields_set
+        return "difficulty" if given and self.target == "auto" else self.target
+
+    def round_size(self, budget: int | None) -> int:
+        """The prompts of a round: those of all steps that one draw is for.
+
+        Raises:
+            InputError: the budget is something else, or not known.
+        """
+        steps, size = self.refresh_every, self.step_prompts
+        if size is not None and budget in (None, steps * size):
+            return steps * size
+        if size is None and budget is not None and budget % steps == 0:
+            return budget
+        raise InputError(
+            f"strategy dots draws prompts for refresh_every = {steps} steps: give step_prompts, the prompts "
+            f"of a step, or a budget of {steps} times that; budget is {budget}, step_prompts {size}."
+        )
+
+    def check_run(self, config: ScheduleConfig, scored: ScoredSet) -> None:
+        """See that references can be observed, and the others predicted, for every round.
+
+        Raises:
+            InputError: the set lacks what that needs, or a package does.
+        """
+        budget, rows = self.round_size(config.budget), len(scored)
+        if self.references + budget > rows:
+            raise InputError(
+                f"--references {self.references:,} and {budget:,} prompts to draw are more than the {rows:,} "
+                f"of {scored.folder}: references are not drawn in their own round. Take fewer references."
+            )
+        if self.group_column is not None:
+            scored.column(self.group_column)
+        elif EMBEDDING not in scored.schema.names:
+            raise InputError(
+                f"{scored.folder} has no {EMBEDDING}, from which strategy dots predicts: score it with "
+                "`--signals angle,nll,entropy,embedding`, or predict by a group's mean with group_column."
+            )
+        if self.adapter is not None:
+            _check_adapter(Path(self.adapter), scored)
+        if self.rollout is not None:
+            _check_rollout(config, scored, self, self.rollout)
 
 
 class Dots(base.Selector):
@@ -43,6 +161,8 @@ class Dots(base.Selector):
 
     def prepare(self, context: Context) -> None:
         """Have the references observed and the failure rates of all prompts predicted."""
+        from gaincurate.schedule.foresight import foresee  # which reads these options
+
         references = self.references(context.round)
         values, self._aim, self._reference_facts = foresee(context, references, self.options, self._aim)
         self.inform(values, references)
@@ -72,14 +192,14 @@ class Dots(base.Selector):
         return drawn
 
     def _distance(self) -> Floats:
-        """How far each row is from what is best, `[rows]`, 0 or more."""
+        """The distance of each row from the best value, `[rows]`, 0 or more."""
         if self._aim == "variance":
             below_best: Floats = self._values.max() - self._values
             return below_best
         return np.abs(self._values - float(self.options.target_difficulty))
 
     def state_dict(self) -> Json:
-        """What the references of round 0 said, where they were asked."""
+        """The target that the references of round 0 decided, if they did."""
         return {"aim": self._aim} if self.options.aim == "auto" else {}
 
     def load_state_dict(self, state: Json) -> None:
@@ -96,3 +216,37 @@ class Dots(base.Selector):
         if self._drawn is None:
             return {}
         return {"predicted": self._drawn, "predicted_of_all": float(self._values.mean())}
+
+
+def _check_adapter(folder: Path, scored: ScoredSet) -> None:
+    """See that it is one and is for these embeddings; its weights are checked when they are used."""
+    path = folder / "config.json"
+    if not path.exists():
+        raise InputError(
+            f"adapter {folder} is no fitted predictor: it has no config.json. `gaincurate difficulty fit` "
+            "makes one."
+        )
+    see_same_maker(scored, read_sealed(path, "fit the predictor again")["embedding"])
+
+
+def _check_rollout(
+    config: ScheduleConfig, scored: ScoredSet, options: DotsOptions, options_given: dict[str, Any]
+) -> None:
+    """See that `gaincurate difficulty rollout` will take the options."""
+    if own := _OF_THE_RUN & options_given.keys():
+        raise InputError(f"--rollout has no option {min(own)!r}: the run settles it.")
+    if "verifier" not in options_given:
+        raise InputError(f"--rollout needs a verifier: {_EXAMPLE}.")
+    model = None if "server" in options_given else config.model or ""
+    rollout = make_config(
+        scored=config.scored, out=config.run, model=model, reference=options.references, **options_given
+    )
+    if model == "":
+        raise InputError(
+            f"--rollout generates with the model that training begins with, and which one scored "
+            f"{scored.folder} is not known; give --model, or a server in --rollout."
+        )
+    verifier = VerifierConfig(rollout.verifier, gold_as=rollout.gold_as)
+    answer_column(scored, rollout.answer_column, needed=not verifier.own)
+    if options.target == "variance" and rollout.samples < 2:
+        raise InputError("target = variance needs two samples of a reference or more; --rollout has 1.")

@@ -31,10 +31,12 @@ class GaussianOptions(base.Options):
     """The paper's parameters, with what its code has."""
 
     sigma: Annotated[str, Option("Width in ranks, or of the set (0.1N).", GAIN_RL, metavar="N")] = "1000"
-    alpha: Annotated[float, Field(ge=0), Option("gain-rl: sensitivity.", GAIN_RL)] = 2.0
-    beta: Annotated[float, Field(ge=0, le=1), Option("gain-rl: target accuracy.", GAIN_RL)] = 0.5
+    alpha: float = Field(default=2.0, ge=0)
+    """Sensitivity of gain-rl."""
+    beta: float = Field(default=0.5, ge=0, le=1)
+    """Target accuracy of gain-rl."""
     scale: float | None = Field(default=None, ge=0)
-    """Of both terms, in ranks; default: half the budget."""
+    """Scale of both terms, in ranks. Default: half the budget."""
     step_low: float | None = None
     """Least step, in ranks; the released code has 0, so mu never goes back."""
     step_high: float | None = None
