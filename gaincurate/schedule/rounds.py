@@ -431,7 +431,7 @@ def check_options_of_a_run(
         ),
         (
             config.clusters and config.stratify != BY_EMBEDDING,
-            f"--clusters goes with --stratify {BY_EMBEDDING}",
+            f"clusters goes with --stratify {BY_EMBEDDING}",
         ),
         (config.group_weights is not None and not named, "--group-weights goes with --stratify COLUMN"),
         (config.rollouts and not config.where, f"--rollouts {config.rollouts} goes with --where"),

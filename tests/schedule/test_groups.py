@@ -114,7 +114,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "kind": ({"stratify": "gc_angle"}, "--stratify gc_angle: it holds float, not names of groups."),
     "one": ({"stratify": "one"}, "--stratify one: it has one group only; leave --stratify out."),
     "embedding": ({"stratify": "embedding"}, "has no gc_embedding: score it with `--signals "),
-    "clusters": ({"clusters": 4}, "--clusters goes with --stratify embedding."),
+    "clusters": ({"clusters": 4}, "clusters goes with --stratify embedding."),
     "weights": (
         {"stratify": "none", "group_weights": {"code": 1}},
         "--group-weights goes with --stratify COL",

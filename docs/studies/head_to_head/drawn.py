@@ -14,6 +14,7 @@ from gaincurate.compare import contents
 from gaincurate.report.html import draw
 
 _FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
+_PAD = 10  # pixels on the left, where other fonts make the names of arms wider
 
 
 def pictures(found: dict[str, Any]) -> dict[str, str]:
@@ -33,12 +34,13 @@ def as_file(drawn: str) -> str:
     for name, colour in colours.items():
         drawn = drawn.replace(f"var(--{name})", colour)
     width, height = re.findall(r'viewBox="\S+ \S+ (\S+) (\S+)"', drawn)[0]
-    size = f'width="{width}" height="{height}"'
+    size = f'width="{int(width) + _PAD}" height="{height}"'
+    drawn = re.sub(r'viewBox="[^"]*"', f'viewBox="-{_PAD} 0 {int(width) + _PAD} {height}"', drawn, count=1)
     drawn = re.sub(r' style="--own:\d+px"', "", drawn, count=1)
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="{_FONT}" '
     drawn = drawn.replace('<svg class="plot" ', head, 1)
     first = drawn.index(">") + 1
-    return f'{drawn[:first]}<rect {size} fill="{colours["paper"]}" />{drawn[first:]}\n'
+    return f'{drawn[:first]}<rect x="-{_PAD}" {size} fill="{colours["paper"]}" />{drawn[first:]}\n'
 
 
 def _light() -> dict[str, str]:
