@@ -47,7 +47,7 @@ def print_report(document: Document, *, verbose: bool = False) -> None:
     for step in verdict_text.next_steps(document):
         output.say(step.text)
         if step.command is not None:
-            output.say(step.command, "      ", first="  ")
+            output.fitted(step.command, "      ", first="  ")
     warned = [verdict for verdict in document.verdicts if verdict.banner is not None]
     for first, *others in [[verdict] for verdict in warned] if verbose else [warned] * bool(warned):
         output.say(f"WARNING: {first.banner}{verdict_text.likewise(others)}")

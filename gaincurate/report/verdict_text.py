@@ -164,16 +164,11 @@ def headline(decided: Sequence[tuple[Evidence, Decision]], roles: frozenset[str]
         lead = f"{_listed(length)} {_is(length)} close to question length. " if length else ""
         what = f"Whether sorting by {_any(names)} helps training is not known"
         return f"{lead}{what}: there is nothing to judge it by."
-    best = max(
-        (pair for pair in decided if pair[1].sort is not None),
-        key=lambda pair: pair[1].sort.ratio.value or 0.0 if pair[1].sort else 0.0,
-        default=None,
-    )
-    if best is not None and best[1].sort is not None:
+    if worth := [decision.sort for _, decision in decided if decision.sort is not None]:
+        best = max(worth, key=lambda lift: lift.ratio.value or 0.0)
         return (
-            f"Worth a trial: sort by {best[0].signal}, {best[1].sort.end} first; the first tenth then "
-            f"carries {_times(best[1].sort)} the p (1 - p) of a random one. Compare with length and with no "
-            "order."
+            f"Worth a trial: sort by {best.column}, {best.end} first; the first tenth then carries "
+            f"{_times(best)} the p (1 - p) of a random one. Compare with length and with no order."
         )
     more = [evidence.signal for evidence, decision in decided if decision.kind == "tells-more"]
     few = [evidence.signal for evidence, decision in decided if decision.kind == "not-enough-rows"]
@@ -231,12 +226,9 @@ def unknown(roles: frozenset[str], folder: str, rows: int, *, model: str, verifi
     """
     if roles & {"pass-rate", "learnability"}:
         return None
-    level = (
-        " A level says what someone found hard, not what this model learns from."
-        if roles & {"difficulty"}
-        else ""
-    )
-    text = f"What the scores are worth for training cannot be said without pass rates.{level} "
+    text = "What the scores are worth for training cannot be said without pass rates. "
+    if "difficulty" in roles:
+        text += "A level says what someone found hard, not what this model learns from. "
     if verifier is None:
         return (
             f"{text}The set has no column of answers that a verifier could judge by: `gaincurate difficulty "
@@ -307,11 +299,8 @@ def answer(document: Document, verdict: Verdict) -> tuple[str, Tone]:
     """Whether to sort by a signal, in a word or two."""
     if verdict.sort_first is not None:
         return "Worth a trial", "yes"
-    if verdict.verdict == "tells-more" and not document.lifts:
-        return (
-            "Not known yet",
-            "unknown",
-        )  # it tells something of a level; what that is worth only outcomes say
+    if verdict.verdict == "tells-more" and not document.lifts:  # only outcomes show the worth of a level
+        return "Not known yet", "unknown"
     return ANSWERS[verdict.verdict]
 
 
