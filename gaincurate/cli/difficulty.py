@@ -95,18 +95,11 @@ def predict(config: PredictConfig, as_json: AsJson = False) -> None:
     Example: gaincurate difficulty predict scored --rollouts rollouts --adapter adapter
     """
     with output.reporting():
-        adapter, group_column = config.adapter, config.group_column
+        adapter = config.adapter
         chosen = {"--adapter": adapter, "--method": config.method, "--rates": config.rates}
         given = [option for option, value in chosen.items() if value is not None]
         if len(given) > 1:
             raise InputError(f"give one of {' and '.join(given)}.")
-        if (group_column is not None) != (config.method == "group-mean"):
-            raise InputError(
-                "--method group-mean and --group-column, which names a row's group, go together."
-            )
-        refused = {"--adapter": ("variance",), "--rates": ("variance", "auto")}
-        if given and config.target in refused.get(given[0], ()):
-            raise InputError(f"--target {config.target} does not go with {given[0]}.")
         name: MethodName = config.method or "gp"
         if given and config.method is None:
             name = "adapter" if adapter is not None else "rates"
@@ -128,7 +121,7 @@ def predict(config: PredictConfig, as_json: AsJson = False) -> None:
             rates,
             name,
             adapter=fitted,
-            group_column=group_column,
+            group_column=config.group_column,
             columns=config.rates or (),
             references=config.references,
             seed=config.seed,

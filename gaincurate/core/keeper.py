@@ -50,7 +50,7 @@ def main() -> int:
             break  # the parent is gone
     _end_all(child, grace)
     with suppress(OSError):
-        end.sendall(f"code {child.returncode}".encode())
+        end.sendall(f"code {child.poll()}".encode())  # it may have ended since it was last asked
     return 0
 
 

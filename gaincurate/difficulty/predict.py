@@ -139,19 +139,21 @@ def make(
             f"{len(ids)} observed prompts are too few to predict from; {FEWEST} at least, and 128 to 256 to "
             "mean something."
         )
+    needed = {"group-column": group_column, "adapter": adapter, "rates": columns or None}
+    for (option, value), its_method in zip(needed.items(), ("group-mean", "adapter", "rates"), strict=True):
+        if (value is not None) != (name == its_method):
+            raise InputError(f"--{option} and the method {its_method} go together.")
+    if target == "variance" and name in ("adapter", "rates"):
+        raise InputError(f"--target variance does not go with --{name}, which predicts failure rates.")
     method: Method
-    if name == "group-mean":
-        assert group_column is not None
+    if group_column is not None:
         method = ByGroup(scored, group_column)
-    elif name == "adapter":
-        assert adapter is not None
+    elif adapter is not None:
         from gaincurate.difficulty.predictor import ByAdapter  # needs torch, which the others do not
 
         method = ByAdapter(adapter, scored)
-    elif name == "rates":
-        method = ByRates(scored, columns)
     else:
-        method = ByGaussianProcess(scored, target)
+        method = ByRates(scored, columns) if columns else ByGaussianProcess(scored, target)
     noise = np.zeros(len(values)) if noise is None else noise
     seen = Seen(values, noise, np.ones(len(values)) if rollouts is None else rollouts)
     return Predictor(method, method.read(scored.rows(ids)), seen)

@@ -206,27 +206,21 @@ class _Process:
 
     def judge(self, job: Job) -> Verdict:
         """Judge one job, in a new process where the last one is gone."""
-        for _ in range(2):
-            if self._closed:
-                break
-            if self._kept is None:
-                self.start()
-                if self._closed:  # meanwhile, and `stop` did not see the new one
-                    self.drop()
-                    break
-            try:
+        if self._kept is not None and self._kept.ended(0):
+            self.drop()  # it died while it was idle: this job is not to blame
+        if self._closed:
+            return Verdict(None, "the verifier was closed")
+        if self._kept is None:
+            self.start()
+        try:
+            with suppress(BrokenPipeError):  # the error below says how it ended
                 self._send(job)
-            except BrokenPipeError:  # it died while it was idle: this job is not to blame
-                self.drop()
-                continue
-            try:
-                answer = self._answer(WALL * self._config.seconds + 5)  # the kernel's own limits come first
-            except _Crashed as crash:
-                return Verdict(None, f"the verifier's process {crash}")
-            if answer.get("spent"):
-                self.drop()
-            return Verdict(answer.get("reward"), answer.get("reason"))
-        return Verdict(None, "the verifier's process ended twice before it took the job")
+            answer = self._answer(WALL * self._config.seconds + 5)  # the kernel's own limits come first
+        except _Crashed as crash:
+            return Verdict(None, f"the verifier's process {crash}")
+        if answer.get("spent"):
+            self.drop()
+        return Verdict(answer.get("reward"), answer.get("reason"))
 
     def stop(self) -> None:
         """End the process from another thread than the one that waits for it; no successor begins."""
@@ -268,24 +262,18 @@ class _Process:
 
     def _end(self) -> str:
         """A clause on how a silent process ended."""
-        kept = self._kept
-        assert kept is not None
-        code = kept.outcome() if kept.ended(_ENDING) else None
+        assert self._kept is not None
+        code = self._kept.outcome() if self._kept.ended(_ENDING) else "none"
         self.drop()
+        if not isinstance(code, int) or code >= 0:
+            return f"ended without an answer (exit code {code})"
         limit = self._config.seconds
-        if code is None:
-            return "closed the pipe of its verdicts and was ended"
-        if isinstance(code, str):
-            return f"cannot be started: {code}"
-        if code == -signal.SIGPROF:
-            return f"used more than {limit:g} s of processor time and was ended"
-        if code == -signal.SIGALRM:
-            return f"took longer than {WALL * limit:g} s and was ended"
-        if code == -signal.SIGKILL:
-            return "was killed (SIGKILL), by the system for its memory it may be"
-        if code < 0:
-            return f"crashed ({signal_name(-code)})"
-        return f"ended without an answer (exit code {code})"
+        known: dict[int, str] = {
+            signal.SIGPROF: f"used more than {limit:g} s of processor time and was ended",
+            signal.SIGALRM: f"took longer than {WALL * limit:g} s and was ended",
+            signal.SIGKILL: "was killed (SIGKILL), perhaps by the system for its memory",
+        }
+        return known.get(-code, f"crashed ({signal_name(-code)})")
 
 
 def gold_completion(config: VerifierConfig, prompt: Prompt) -> str:

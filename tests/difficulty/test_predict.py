@@ -260,10 +260,10 @@ def test_what_does_not_fit_together_is_refused(
         *ask, "--adapter", adapter, "--target", "variance"
     )
     assert "give one of --adapter" in bad(*ask, "--method", "gp", "--adapter", adapter)
-    assert "--method group-mean and --group-column, which" in bad(
+    assert "--group-column and the method group-mean go together" in bad(
         *ask, "--method", "gp", "--group-column", "question"
     )
-    assert "--method group-mean and --group-column, which" in bad(*ask, "--method", "group-mean")
+    assert "--group-column and the method group-mean go together" in bad(*ask, "--method", "group-mean")
     assert "has no column 'kind'" in bad(*ask, "--method", "group-mean", "--group-column", "kind")
     assert "--reward-range 1,0: the first must be less than the second" in bad(
         *ask, "--method", "gp", "--reward-range", "1,0"

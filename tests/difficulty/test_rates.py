@@ -279,7 +279,10 @@ def test_buckets_have_the_cut_points_of_the_docs() -> None:
         (("--rates", "gc_text"), "--rates gc_text: the column has type string, not numbers."),
         (("--rates", "nothing"), "has no column 'nothing'"),
         (("--rates", "gc_other", "--method", "gp"), "give one of --method and --rates."),
-        (("--rates", "gc_other", "--target", "auto"), "--target auto does not go with --rates."),
+        (
+            ("--rates", "gc_other", "--target", "variance"),
+            "--target variance does not go with --rates, which",
+        ),
     ],
 )
 def test_what_is_no_pass_rate_is_refused(
