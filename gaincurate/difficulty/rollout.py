@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import gaincurate
-from gaincurate.core.artifact import EXECUTION, IDENTITY, Artifact, Json, shard_name
+from gaincurate.core.artifact import EXECUTION, Artifact, Json, shard_name
 from gaincurate.core.files import append_line, write_atomic
 from gaincurate.core.foreign import json_value
 from gaincurate.core.locks import work_folder
 from gaincurate.core.options import checked
 from gaincurate.core.progress import Listener, Progress, Sent, for_python
-from gaincurate.core.ray_workers import Worker, need_shared, ray_workers, refuse_other
+from gaincurate.core.ray_workers import Worker, ray_workers
 from gaincurate.core.rng import Ints
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty import metrics
@@ -182,8 +182,7 @@ def _identity_on_ray(config: RolloutConfig, worker: Worker) -> Json:
 def _roll_out_on_ray(identity: Json, broken: Broken, config: RolloutConfig, worker: Worker) -> None:
     """A task: rolls out the shards that the worker is given."""
     with _run_on_ray(config, worker) as run:
-        refuse_other(identity, run.identity)
-        need_shared(config.out / IDENTITY)
+        Artifact(config.out, ROLLOUTS).join(identity, run.identity)
         run.shards((shard for shard, _ in worker.parts()), broken)
 
 

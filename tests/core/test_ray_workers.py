@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,10 +18,11 @@ from gaincurate.core import ray_workers as module
 from gaincurate.core.cluster_options import ClusterConfig
 from gaincurate.core.options import checked
 from gaincurate.core.progress import Progress
-from gaincurate.core.ray_workers import RayWorkers, Worker, need_shared, ray_workers, refuse_other
+from gaincurate.core.ray_workers import RayWorkers, Worker, ray_workers
 from gaincurate.difficulty.config import make_config
 from gaincurate.errors import GaincurateError, InputError
 from gaincurate.scoring.config import ScoreConfig
+from gaincurate.scoring.worker import one_ahead
 from ray_nodes import STORE
 
 pytestmark = [
@@ -129,17 +131,6 @@ def test_room_is_what_the_cluster_has(cpus: float, gpus: float, asked: int | Non
     assert workers._room() == room
 
 
-def test_workers_whose_results_would_differ_are_refused_by_what_differs() -> None:
-    with pytest.raises(InputError, match="not give the same results: device is 'H200' and 'A100'. Have all"):
-        refuse_other({"device": "H200", "dtype": "bfloat16"}, {"device": "A100", "dtype": "bfloat16"})
-
-
-def test_a_folder_that_is_not_shared(tmp_path: Path) -> None:
-    need_shared(tmp_path)
-    with pytest.raises(InputError, match=f"^{tmp_path / 'set'} is not on {socket.gethostname()}"):
-        need_shared(tmp_path / "set")
-
-
 @pytest.fixture(scope="module")
 def ray() -> Iterator[Any]:
     """A Ray of this program, which the workers share; functions of this module are sent as they are."""
@@ -158,15 +149,20 @@ def ray() -> Iterator[Any]:
 
 
 def dying(folder: Path, deaths: int, config: Any, worker: Worker) -> int:
-    """Do parts, one read ahead; so many workers die at part 3."""
-    for part, payload in worker.parts():
-        assert payload == f"<{part}>"
-        if part == 3 and len(list(folder.iterdir())) < deaths:
-            (folder / str(os.getpid())).touch()
-            os._exit(9)
-        worker.report("advance", (1, {}))
-        worker.report("part", (str(part), {"shard": part}))
+    """Do parts, with the next one read ahead; so many workers die at part 3."""
+    with ThreadPoolExecutor(1) as pool:
+        for part, payload in one_ahead(pool, lambda part: part, worker.parts()):
+            do(folder, deaths, worker, part, payload)
     return os.getpid()
+
+
+def do(folder: Path, deaths: int, worker: Worker, part: int, payload: str) -> None:
+    assert payload == f"<{part}>"
+    if part == 3 and len(list(folder.iterdir())) < deaths:
+        (folder / str(os.getpid())).touch()
+        os._exit(9)
+    worker.report("advance", (1, {}))
+    worker.report("part", (str(part), {"shard": part}))
 
 
 def run(folder: Path, deaths: int, **options: Any) -> tuple[list[Any], list[int]]:
