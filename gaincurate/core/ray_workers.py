@@ -170,10 +170,10 @@ class RayWorkers:
         try:
             while left or hired or (without_parts and not results):
                 with ctrl_c_noted():  # Ray would raise a plain KeyboardInterrupt for every signal
-                    wanted = len(left) + sum(len(each.calls) for each in hired)
-                    while len(hired) < min(self._room(), max(wanted, without_parts)):
+                    coming = sum(each.node is None or _BEGIN in each.calls.values() for each in hired)
+                    while len(hired) < self._room() and max(len(left), without_parts and not hired) > coming:
                         hired.append(self._idle.pop() if self._idle else self._hire(started))
-                        started += 1
+                        started, coming = started + 1, coming + 1
                         hired[-1].given = 0
                         if hired[-1].node is not None:
                             hired[-1].calls[hired[-1].actor.begin.remote(work)] = _BEGIN

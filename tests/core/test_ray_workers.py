@@ -6,7 +6,6 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +21,6 @@ from gaincurate.core.ray_workers import RayWorkers, Worker, ray_workers
 from gaincurate.difficulty.config import make_config
 from gaincurate.errors import GaincurateError, InputError
 from gaincurate.scoring.config import ScoreConfig
-from gaincurate.scoring.worker import one_ahead
 from ray_nodes import STORE
 
 pytestmark = [
@@ -150,9 +148,13 @@ def ray() -> Iterator[Any]:
 
 def dying(folder: Path, deaths: int, config: Any, worker: Worker) -> int:
     """Do parts, with the next one read ahead; so many workers die at part 3."""
-    with ThreadPoolExecutor(1) as pool:
-        for part, payload in one_ahead(pool, lambda part: part, worker.parts()):
-            do(folder, deaths, worker, part, payload)
+    before = None
+    for item in worker.parts():
+        if before is not None:
+            do(folder, deaths, worker, *before)
+        before = item
+    if before is not None:
+        do(folder, deaths, worker, *before)
     return os.getpid()
 
 
@@ -186,7 +188,7 @@ def test_parts_of_a_worker_that_dies_are_done_once_by_another(ray: Any, tmp_path
     assert sorted(value[1]["shard"] for kind, value in heard if kind == "part") == list(range(6))
     assert sum(value[0] for kind, value in heard if kind == "advance") == 6
     assert sum("was lost" in value for kind, value in heard if kind == "note") == 2
-    assert 1 <= len(set(results)) <= 2
+    assert 1 <= len(results) == len(set(results)) <= 3
     assert len(list(tmp_path.iterdir())) == 2
 
 
