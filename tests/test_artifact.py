@@ -20,7 +20,7 @@ from gaincurate.core.artifact import (
 )
 from gaincurate.core.files import digest_file
 from gaincurate.core.scored_set import SCORES
-from gaincurate.errors import OutputError
+from gaincurate.errors import InputError, OutputError
 from sets import IDENTITY_OF_SETS, make_set, scored_row
 
 TABLE = pa.table({"gc_id": ["a", "b"], "x": pa.array([1.5, None])})
@@ -205,6 +205,19 @@ def test_any_kind_is_made_lost_in_part_and_made_again_with_the_same_bytes(tmp_pa
         made.finish(identity, 2)
     assert tree(made.folder) == whole
     assert open_table(made.check(made.read_manifest()["shards"][1])).equals(TABLE)
+
+
+def test_a_worker_joins_a_folder_that_it_sees_with_the_same_identity(tmp_path: Path) -> None:
+    artifact = Artifact(tmp_path / "set", SCORES)
+    with pytest.raises(InputError, match=f"^{tmp_path / 'set'} is not on .*, where a worker runs"):
+        artifact.join({"device": "H200"}, {"device": "H200"})
+    (tmp_path / "set").mkdir()
+    artifact.begin({"format": 1, "device": "H200"})
+    artifact.join({"device": "H200"}, {"device": "H200"})
+    with pytest.raises(
+        InputError, match="would not give the same results: device was 'H200' and is now 'A100'"
+    ):
+        artifact.join({"device": "H200"}, {"device": "A100"})
 
 
 def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:

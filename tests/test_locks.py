@@ -23,12 +23,7 @@ def test_a_second_plain_writer_is_refused(tmp_path: Path) -> None:
 
 def test_parts_write_together_but_each_once(tmp_path: Path) -> None:
     with writing(tmp_path, Split(1, 3)), writing(tmp_path, Split(3, 3)):
-        with pytest.raises(LockedError, match="already writing --shard 1/3"), writing(tmp_path, Split(1, 3)):
-            pass
-        with (
-            pytest.raises(LockedError, match="is being written with --shard I/3"),
-            writing(tmp_path, Split(2, 2)),
-        ):
+        with pytest.raises(LockedError, match="is writing --shard 1/3 of"), writing(tmp_path, Split(1, 3)):
             pass
         with pytest.raises(LockedError, match="another process is writing"), writing(tmp_path, Split()):
             pass
@@ -39,7 +34,7 @@ def test_parts_write_together_but_each_once(tmp_path: Path) -> None:
 def test_a_part_is_refused_while_a_plain_run_writes(tmp_path: Path) -> None:
     with (
         writing(tmp_path, Split()),
-        pytest.raises(LockedError, match="without --shard"),
+        pytest.raises(LockedError, match="is writing --shard 1/2 of .*, or all of it"),
         writing(tmp_path, Split(1, 2)),
     ):
         pass

@@ -106,14 +106,14 @@ class Artifact:
 
     def __init__(self, folder: Path, kind: Kind, cache: Path | None = None) -> None:
         self.place, self.kind = located(folder), kind
-        """What was given; of a folder in an object store its URL."""
+        """The folder as given; of a folder in an object store its URL."""
         self.mirror = None
         if isinstance(self.place, Remote):
             if not kind.in_stores:
                 raise InputError(f"{folder}: a {kind.name} lies in a local folder, not in an object store.")
             self.mirror = Mirror(self.place, cache)
         self.folder = self.place if self.mirror is None else self.mirror.folder
-        """Where its files are: of a folder in an object store the copy."""
+        """The folder with its files; of a folder in an object store the local copy."""
 
     def pull(self) -> None:
         """Copy a folder in an object store in.
@@ -276,6 +276,27 @@ class Artifact:
                 keys=[key for key, _, _ in changes],
             )
 
+    def join(self, identity: Json, other: Json) -> None:
+        """Refuse a worker whose parts would not be those of the folder.
+
+        Args:
+            identity: of the folder, which the driver began.
+            other: of the worker's own plan.
+
+        Raises:
+            InputError: the worker's machine does not have the folder, or the identities differ.
+        """
+        if self.mirror is None and not self.begun:
+            raise InputError(
+                f"{self.folder} is not on {socket.gethostname()}, where a worker runs: --out and the data "
+                "must be on a file system that all machines share, under the same path."
+            )
+        if changes := list(differing_keys(identity, other)):
+            raise InputError(
+                f"a worker on {socket.gethostname()} would not give the same results: {in_words(changes)}. "
+                "Have all workers on machines of one kind (--worker-label), with the same packages and files."
+            )
+
     def _other_kind(self, facts: Json) -> str | None:
         """What identity or manifest say that the folder holds, where that is not this kind."""
         holds = str(facts.get("kind", "scores"))
@@ -407,6 +428,10 @@ class Artifact:
         try:
             manifest: Json = json_value(text)
             written = manifest["format"]
+            # Whoever made the set wrote the names, and they are paths to read here.
+            for index, entry in enumerate(manifest["shards"]):
+                if entry["file"] != shard_name(index):
+                    raise ValueError("it names other files")
         except (ValueError, LookupError, TypeError) as error:
             raise OutputError(f"{path} is damaged. {again}", path=str(path)) from error
         if other := self._other_kind(manifest):
@@ -420,15 +445,6 @@ class Artifact:
                 "version that wrote it, or make it again.",
                 path=str(folder),
             )
-        # Whoever made the set wrote the names, and they are paths to read here and to write in a cache.
-        try:
-            wrong = [entry["file"] for entry in manifest["shards"]] != [
-                *map(shard_name, range(len(manifest["shards"])))
-            ]
-        except (LookupError, TypeError):
-            wrong = True
-        if wrong:
-            raise OutputError(f"{path} is damaged: it names other files. {again}", path=str(path))
         return manifest, text
 
     def check(self, entry: Json) -> Path:

@@ -56,12 +56,8 @@ def temporary_folder() -> Iterator[Path]:
 
 def no_room(error: OSError) -> StorageError:
     """The sentence for a temporary file or folder that cannot be written."""
-    if tempfile.tempdir:
-        tried, why = tempfile.tempdir, f": {reason_of(error)}"
-    else:
-        tried, why = "TMPDIR, /tmp, /var/tmp, /usr/tmp or the current folder", ""
     return StorageError(
-        f"no temporary file can be written to {tried}{why}. Make room there, or name another folder in "
+        f"no temporary file can be written ({reason_of(error)}). Make room, or name another folder in "
         "TMPDIR, and run the same command again.",
         errno=error.errno,
     )

@@ -126,7 +126,7 @@ def writing(out: Path, split: Split, what_stays: str = "Finished shards are kept
         what_stays: what a failure of the file system leaves, as its sentence then says.
 
     Raises:
-        LockedError: another process writes them, or the folder is being written under another N.
+        LockedError: another process writes them.
         StorageError: the file system refused, to lock or while the lock was held.
     """
     with _held(out, split):
@@ -140,56 +140,23 @@ def writing(out: Path, split: Split, what_stays: str = "Finished shards are kept
 
 @contextmanager
 def _held(out: Path, split: Split) -> Iterator[None]:
-    work = work_folder(out)
-    if split.count == 1:
-        folder_lock = acquire(work / "lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if folder_lock is None:
-            raise LockedError(
-                f"another process is writing {out}; wait for it, or stop it and run this again.",
-                path=str(out),
-            )
-        try:
-            yield
-        finally:
-            os.close(folder_lock)
-        return
-    folder_lock = acquire(work / "lock", fcntl.LOCK_SH | fcntl.LOCK_NB)
-    if folder_lock is None:
-        raise LockedError(
-            f"another process is writing {out} without --shard; wait for it, or stop it and run this again.",
-            path=str(out),
-        )
-    part_lock = None
+    work, alone = work_folder(out), split.count == 1
+    kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+    locks = [acquire(work / "lock", kind | fcntl.LOCK_NB)]
+    if locks[0] is not None and not alone:
+        locks.append(acquire(work / f"lock-{split.index}-of-{split.count}", fcntl.LOCK_EX | fcntl.LOCK_NB))
     try:
-        part_lock = acquire(work / f"lock-{split.index}-of-{split.count}", fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if part_lock is None:
+        if None in locks:
+            what = str(out) if alone else f"--shard {split} of {out}, or all of it"
             raise LockedError(
-                f"another process is already writing --shard {split} of {out}; give each process "
-                "an I of its own.",
+                f"another process is writing {what}; wait for it, or stop it and run this again.",
                 path=str(out),
             )
-        _refuse_other_counts(out, split)
         yield
     finally:
-        if part_lock is not None:
-            os.close(part_lock)
-        os.close(folder_lock)
-
-
-def _refuse_other_counts(out: Path, split: Split) -> None:
-    """Both of two writers with different N may be refused when they start at once; never neither."""
-    for path in work_folder(out).glob("lock-*-of-*"):
-        count = path.name.rsplit("-", 1)[1]
-        if count == str(split.count):
-            continue
-        probe = acquire(path, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        if probe is None:
-            raise LockedError(
-                f"{out} is being written with --shard I/{count}; --shard {split} would write some "
-                f"shards twice. Use N = {count}, or wait until those runs end.",
-                path=str(out),
-            )
-        os.close(probe)
+        for lock in locks:
+            if lock is not None:
+                os.close(lock)
 
 
 @contextmanager

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 from gaincurate.core.cluster_options import ClusterConfig
-from gaincurate.core.files import differing_keys
 from gaincurate.core.process import Terminated, ctrl_c_noted
 from gaincurate.core.progress import Progress
 from gaincurate.core.store import CACHE, use_cache
@@ -43,7 +42,7 @@ Event = tuple[str, Any]
 
 
 class Worker:
-    """A worker's side: the parts that it is given, and the events that it sends with a finished part."""
+    """A worker's side: its parts, and the events that it sends with each finished part."""
 
     def __init__(self) -> None:
         self.given: queue.Queue[tuple[int, Any] | None] = queue.Queue()
@@ -75,7 +74,7 @@ class GaincurateWorker:
         with suppress(OSError):  # absolute paths need no such folder here
             os.chdir(folder)
         use_cache(Path(cache) if cache else None)
-        self._config, self._pool = config, ThreadPoolExecutor(1)
+        self._config, self._pool, self._turn = config, ThreadPoolExecutor(1), threading.Condition()
 
     def place(self) -> str:
         """The id of the node; the call returns when the actor lives."""
@@ -86,21 +85,28 @@ class GaincurateWorker:
 
     def begin(self, work: Work) -> None:
         """Begin some work."""
-        self._worker = Worker()
+        self._worker, self._given = Worker(), 0
         self._result = self._pool.submit(work, self._config, self._worker)
 
-    def do(self, part: int, payload: Any) -> list[Event]:
-        """Do a part; the events since the last one."""
+    def _give(self, number: int, item: tuple[int, Any] | None) -> None:
+        with self._turn:  # calls run in threads, so they may come in another order
+            self._turn.wait_for(lambda: self._given == number)
+            self._given += 1
+            self._worker.given.put(item)
+            self._turn.notify_all()
+
+    def do(self, number: int, part: int, payload: Any) -> list[Event]:
+        """Do a part, after so many others; the events since the last one."""
         finished = self._worker.finished[part] = Future[list[Event]]()
-        self._worker.given.put((part, payload))
+        self._give(number, (part, payload))
         wait([finished, self._result], return_when=FIRST_COMPLETED)
         if not finished.done():
             self._result.result()  # raises what the work raised
         return finished.result()
 
-    def end(self) -> Any:
-        """Let the work end; its result."""
-        self._worker.given.put(None)
+    def end(self, number: int) -> Any:
+        """Let the work end after so many parts; its result."""
+        self._give(number, None)
         return self._result.result()
 
 
@@ -112,6 +118,7 @@ class _Hired:
     actor: Any
     calls: dict[Any, int | str]
     node: str | None = None
+    given: int = 0
 
 
 class RayWorkers:
@@ -163,10 +170,11 @@ class RayWorkers:
         try:
             while left or hired or (without_parts and not results):
                 with ctrl_c_noted():  # Ray would raise a plain KeyboardInterrupt for every signal
-                    wanted = len(left) + sum(len(each.calls) for each in hired)
-                    while len(hired) < min(self._room(), max(wanted, without_parts)):
+                    coming = sum(each.node is None or _BEGIN in each.calls.values() for each in hired)
+                    while len(hired) < self._room() and max(len(left), without_parts and not hired) > coming:
                         hired.append(self._idle.pop() if self._idle else self._hire(started))
-                        started += 1
+                        started, coming = started + 1, coming + 1
+                        hired[-1].given = 0
                         if hired[-1].node is not None:
                             hired[-1].calls[hired[-1].actor.begin.remote(work)] = _BEGIN
                     for each in [each for each in hired if each.node is not None]:
@@ -174,9 +182,10 @@ class RayWorkers:
                             continue
                         while left and len(each.calls) < _AHEAD:
                             part = left.pop()
-                            each.calls[each.actor.do.remote(part, payload(part))] = part
-                        if not each.calls:
-                            each.calls[each.actor.end.remote()] = _END
+                            each.calls[each.actor.do.remote(each.given, part, payload(part))] = part
+                            each.given += 1
+                        if not left:  # at once, because it asks for the next part before it scores the last
+                            each.calls[each.actor.end.remote(each.given)] = _END
                     if not left and not without_parts:
                         for each in [each for each in hired if each.node is None]:
                             ray.kill(each.actor)
@@ -234,7 +243,7 @@ class RayWorkers:
                 self._ray.kill(each.actor)
 
     def _room(self) -> int:
-        """How many workers may be started; what others use counts as room."""
+        """The number of workers that may be started; resources in use by others count as free."""
         totals, needs = self._ray.cluster_resources(), {"CPU": self._cpus, "GPU": self._gpus}
         room = min(int(totals.get(kind, 0) / count + 1e-6) for kind, count in needs.items() if count)
         return self._most or max(room, 1)  # an actor that waits makes an autoscaler start a machine
@@ -273,10 +282,10 @@ class RayWorkers:
 
 @contextmanager
 def ray_workers(config: ClusterConfig, progress: Progress) -> Iterator[RayWorkers]:
-    """Join or start the Ray that the options name, for a run's workers; `progress` hears which it is.
+    """Join or start the Ray of the options, for a run's workers; `progress` gets a note with its address.
 
     Raises:
-        InputError: there is no Ray that can be used.
+        InputError: no usable Ray is at the address.
         GaincurateError: a Ray on this machine does not start.
     """
     module = sys.modules.get("ray")
@@ -357,7 +366,7 @@ def _init(ray: Any, address: str) -> None:
         # Ray takes SIGTERM for itself and would exit with 15, which says nothing to a scheduler.
         if callable(on_notice) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_notice)
-    # Ray's words about dead workers go to stdout, where the figures of --json are, and no option stops it.
+    # Ray prints dead workers to stdout, which has the JSON of --json, and no option prevents it.
     with suppress(ImportError):
         from ray._private import worker
 
@@ -368,30 +377,3 @@ def _resources(ray: Any) -> str:
     """The CPUs and GPUs of the nodes that are alive, in words."""
     totals = ray.cluster_resources()
     return ", ".join(f"{totals[kind]:g} {kind}" for kind in ("CPU", "GPU") if kind in totals) or "no CPU"
-
-
-def refuse_other(first: dict[str, Any], other: dict[str, Any]) -> None:
-    """Refuse a worker whose results would not be those of the identity that the run began with.
-
-    Raises:
-        InputError: names the differences.
-    """
-    if changes := list(differing_keys(first, other)):
-        listed = ", ".join(f"{key} is {old!r} and {new!r}" for key, old, new in changes[:3])
-        raise InputError(
-            f"two workers would not give the same results: {listed}. Have all on machines of one kind with "
-            "--worker-label KEY=VALUE (such as ray.io/accelerator-type=H200), the same packages and files."
-        )
-
-
-def need_shared(folder: Path) -> None:
-    """Refuse an output folder that this machine does not see as the driver's machine does.
-
-    Raises:
-        InputError: the run was begun, and its folder is not here.
-    """
-    if not folder.exists():
-        raise InputError(
-            f"{folder} is not on {socket.gethostname()}, where a worker runs: --out and the data must be on "
-            "a file system that all machines share, under the same path."
-        )

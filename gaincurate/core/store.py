@@ -49,15 +49,7 @@ _SPECIAL = frozenset("*[")
 _TIMES = {"timeout": timedelta(minutes=5), "connect_timeout": timedelta(seconds=10)}  # of one request
 _PATIENT = {"max_retries": 10, "retry_timeout": timedelta(minutes=3)}
 # The first request: a wrong name or address is said in seconds.
-_QUICK = {
-    "max_retries": 2,
-    "retry_timeout": timedelta(seconds=20),
-    "backoff": {
-        "init_backoff": timedelta(milliseconds=100),
-        "max_backoff": timedelta(seconds=1),
-        "base": 2,
-    },
-}
+_QUICK = {"max_retries": 2, "retry_timeout": timedelta(seconds=20)}
 # What a store or the client library says (the first that matches), and what we say.
 _REASONS = (
     ("NoSuchBucket|ContainerNotFound|specified bucket does not exist",
@@ -137,7 +129,7 @@ def cache_folder() -> Path:
 
 
 def use_cache(folder: Path | None) -> None:
-    """Keep them in this folder from now on, in the processes that this one starts too (`--cache`)."""
+    """Put copies into this folder from now on, also in child processes (`--cache`)."""
     if folder is not None:
         os.environ[CACHE] = str(folder.absolute())
 
@@ -236,7 +228,7 @@ def scrubbed(text: str) -> str:
 
 def connect(place: Remote, retries: dict[str, Any]) -> Any:
     """The library's client for a folder. Credentials and endpoint come from the environment."""
-    # The library wants to be told that an endpoint without TLS is meant (MinIO on one's own machine).
+    # The library needs a flag for an endpoint without TLS (MinIO on the same machine).
     plain = any(os.environ.get(name, "").startswith("http://") for name in os.environ if "ENDPOINT" in name)
     options = _TIMES | {"allow_http": plain}
     return _obstore().store.from_url(str(place), retry_config=retries, client_options=options)
@@ -264,7 +256,7 @@ class Mirror:
         self._tags = self.folder.with_name(f"{name}.tags.json")
 
     def pull(self) -> None:
-        """Fetch what is new or changed in the store, and delete what is gone from there.
+        """Fetch new and changed files from the store, and delete local files that the store does not have.
 
         Raises:
             StorageError: the store or the file system refused.
@@ -282,7 +274,7 @@ class Mirror:
         write_atomic(self._tags, json_bytes(there))
 
     def put(self, name: str, data: bytes) -> None:
-        """Write a file into the store and then into the local folder: what is here is there too."""
+        """Write a file into the store, then into the local folder: the store has each local file."""
         version = self._bucket.put(name, data)
         make_folder((self.folder / name).parent)
         write_atomic(self.folder / name, data)
@@ -296,7 +288,7 @@ class Mirror:
         )
 
     def _versions(self) -> dict[str, str]:
-        """The versions of the files that are here whole."""
+        """The versions of the local files that are whole."""
         try:
             versions: dict[str, str] = json_value(read_bytes(self._tags))
         except (OSError, ValueError):

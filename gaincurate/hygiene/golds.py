@@ -7,11 +7,8 @@ beside `yes` and `no`, and no answer among numbers.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from functools import lru_cache
 from typing import Any, Literal
-
-import numpy as np
 
 from gaincurate.core.prompts import column_values
 from gaincurate.core.scored_set import ScoredSet
@@ -36,12 +33,10 @@ _SPACES = re.compile(r"[\s_]+")
 _WRAPPED = re.compile(r"\\(?:text|mbox|mathrm|boxed)\{([^{}]*)\}")
 _WORDS = 0.1
 """The share of words up to which values are expected; a single word in any set."""
-_COMMON, _FEWEST, _SHOWN = 0.05, 3, 5
-"""A gold is conspicuous from this share of the rows and this number of them on; so many are shown."""
 
 
 def sentinel_gold(scored: ScoredSet, alive: Mask, answer: str | None) -> CheckResult:
-    """Rows whose gold is null, empty or a sentinel; the note has the commonest golds.
+    """Rows whose gold is null, empty or a sentinel.
 
     Args:
         scored: the set.
@@ -51,7 +46,7 @@ def sentinel_gold(scored: ScoredSet, alive: Mask, answer: str | None) -> CheckRe
     golds = _Golds(scored, alive, answer)
     hits = [*golds.sentinels, *(golds.doubtful if golds.values_expected else [])]
     hits.sort(key=lambda hit: hit.place)
-    return CheckResult("sentinel-gold", hits, golds.commonest())
+    return CheckResult("sentinel-gold", hits)
 
 
 def word_gold(scored: ScoredSet, alive: Mask, answer: str | None) -> CheckResult:
@@ -73,8 +68,7 @@ class _Golds:
         self.sentinels: list[Hit] = []
         self.doubtful: list[Hit] = []
         self.words: list[Hit] = []
-        self._counts = Counter[str]()
-        self._values, self._rows = 0, int(np.count_nonzero(alive))
+        self._values = 0
         for places, table in batches(scored, alive) if answer is not None else ():
             for place, gold in zip(places.tolist(), column_values(table, answer or ""), strict=True):
                 self._add(place, [text for item in accepted(gold) if (text := _text(item))])
@@ -85,7 +79,6 @@ class _Golds:
             return
         text, kind = texts[0], _kind(tuple(texts))
         shown = text if len(text) <= 60 else text[:60] + "..."
-        self._counts[shown] += len(text) <= 60
         self._values += kind == "value"
         if kind in ("sentinel", "doubtful"):
             hit = Hit(place, f"the gold answer is {shown!r}, which is no answer", None, {"answer": shown})
@@ -99,14 +92,6 @@ class _Golds:
         """Whether most golds are numbers or expressions."""
         count = self._values + len(self.words)
         return self._values > 1 and len(self.words) <= max(1, _WORDS * count)
-
-    def commonest(self) -> str:
-        """The commonest golds with their counts, where one is conspicuous."""
-        common = self._counts.most_common(_SHOWN)
-        if not common or common[0][1] < max(_FEWEST, _COMMON * self._rows):
-            return ""
-        listed = ", ".join(f"{text!r} {count:,} ({count / self._rows:.1%})" for text, count in common)
-        return f"commonest gold answers: {listed}"
 
 
 @lru_cache(1 << 16)  # most sets have few distinct golds

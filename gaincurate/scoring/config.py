@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict, cast
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import (
     AfterValidator,
@@ -287,47 +286,6 @@ class ScoreConfig(MachineConfig, ClusterConfig):
     def needs_head(self) -> bool:
         """Whether a signal is made of logits."""
         return "nll" in self.signals or "entropy" in self.signals
-
-
-class ScoreOptions(TypedDict, total=False):
-    """Keywords of `gaincurate.score`, for type checkers. `ScoreConfig` says what they mean."""
-
-    engine: Literal["local", "ray"]
-    address: str | None
-    worker_gpus: float | None
-    worker_cpus: float | None
-    worker_label: list[str]
-    wait: float
-    workers: int | Literal["all"] | None
-    device: str
-    dtype: Literal["auto", "float32", "bfloat16", "float16"]
-    threads: int | None
-    batch_tokens: int | None
-    allow_pickle: bool
-    trust_remote_code: bool
-    on_error: Literal["stop", "skip"]
-    overwrite: bool
-    backend: Literal["auto", "triton", "torch"]
-    prompt_column: str | None
-    answer_column: str | None
-    id_column: str | None
-    tools_column: str | None
-    system: str | None
-    system_override: bool
-    shots: list[dict[str, Any]]
-    template_kwargs: dict[str, Any]
-    split: str | None
-    limit: int | None
-    layer: int
-    site: Literal["mlp_input", "final_norm"]
-    signals: str | Sequence[Signal]
-    logits_memory: int
-    inter_weight: float
-    max_length: int | None
-    on_overlong: Literal["error", "truncate", "skip"]
-    shard_rows: int
-    split_run: Split
-    reuse: str | Path | Sequence[str | Path]
 
 
 def check_signals(value: object) -> tuple[Signal, ...]:

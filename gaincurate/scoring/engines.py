@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gaincurate.core.artifact import IDENTITY, Artifact, Json
+from gaincurate.core.artifact import Artifact, Json
 from gaincurate.core.locks import work_folder
 from gaincurate.core.process import end_workers, start_tracker, start_workers
 from gaincurate.core.progress import Listener, Progress, Sent
-from gaincurate.core.ray_workers import RayWorkers, Worker, need_shared, refuse_other
+from gaincurate.core.ray_workers import RayWorkers, Worker
 from gaincurate.core.scored_set import SCORES
 from gaincurate.errors import GaincurateError, StorageError, refused_by_the_system
 from gaincurate.scoring.config import ScoreConfig
@@ -90,7 +90,7 @@ def score_here(plan: Plan, shards: Sequence[int], progress: Progress, summary: S
 
 
 def _listener(progress: Progress, summary: Summary) -> Listener:
-    """Counts what workers report."""
+    """A listener that adds the counts of workers to the summary."""
 
     def count(counts: Mapping[str, int]) -> None:
         summary.scored += counts["units"] - counts.get("reused", 0)
@@ -100,7 +100,7 @@ def _listener(progress: Progress, summary: Summary) -> Listener:
 
 
 def _add_mean(seconds: Sequence[dict[str, float]], summary: Summary) -> None:
-    """Add where the time of workers went. They run beside each other, so it is the mean."""
+    """Add the mean of the workers' seconds by stage, because they run at the same time."""
     for each in seconds:
         for stage, value in each.items():
             summary.seconds[stage] = summary.seconds.get(stage, 0.0) + value / len(seconds)
@@ -112,7 +112,7 @@ def _work(config: ScoreConfig, identity: Json, tasks: Any, events: Any, begun: f
     summary = Summary(config.out)
     try:
         plan = make_plan(config, Progress(), summary)
-        Artifact(config.out, SCORES).refuse_other(identity, plan.identity)
+        Artifact(config.out, SCORES).join(identity, plan.identity)
         summary.seconds = {"loading": time.time() - begun}  # its start and imports too
         sent = Sent(lambda kind, value: events.put((kind, value)))
         score_shards(plan, iter(tasks.get, None), sent, summary)
@@ -178,21 +178,19 @@ class _SentWhole(Sent):
     """Counts a shard when it is written, so that a lost worker's rows are not counted twice."""
 
     def advance(self, n: float, **also: int) -> None:
-        """Nothing."""
+        """Nothing; see `part`."""
 
     def part(self, text: str, **also: int) -> None:
-        """Send what the shard has with it."""
+        """Send the counts of the shard with it."""
         super().advance(also["units"], **{name: also[name] for name in ("tokens", "reused")})
         super().part(text, **also)
 
 
 def _score_on_ray(identity: Json, config: ScoreConfig, worker: Worker) -> dict[str, float]:
-    """Score the shards that a worker is given; where its time went."""
+    """Score the shards of a worker; returns seconds by stage."""
     summary, begun = Summary(config.out), time.time()
     plan = make_plan(config, Progress(), summary)
-    refuse_other(identity, plan.identity)
-    if Artifact(config.out, SCORES).mirror is None:
-        need_shared(config.out / IDENTITY)
+    Artifact(config.out, SCORES).join(identity, plan.identity)
     records: dict[int, npt.NDArray[Any]] = {}
 
     def shards() -> Iterator[int]:

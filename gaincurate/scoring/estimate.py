@@ -1,4 +1,4 @@
-"""What a scoring run would do, without doing it: rows, tokens, finished shards, and how long it may take.
+"""An estimate of a scoring run without running it: rows, tokens, finished shards, and the time.
 
 The time is that of a trial of a few rows, scaled with the number of rows and the length of prompts, because
 the cost of a prefix that prompts share is not known before the model runs. Without a trial there is no

@@ -10,7 +10,7 @@ import shutil
 import time
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Unpack
+from typing import Any
 
 from gaincurate.core.artifact import Artifact
 from gaincurate.core.files import remove_temporaries
@@ -21,7 +21,7 @@ from gaincurate.core.ray_workers import ray_workers
 from gaincurate.core.scored_set import SCORES, ScoredSet
 from gaincurate.core.stats import spearman
 from gaincurate.errors import StorageError
-from gaincurate.scoring.config import ScoreConfig, ScoreOptions
+from gaincurate.scoring.config import ScoreConfig
 from gaincurate.scoring.engines import plan_on_ray, score_here, score_on_ray
 from gaincurate.scoring.identity import execution_record
 from gaincurate.scoring.ids import has_ids, write_ids
@@ -29,7 +29,7 @@ from gaincurate.scoring.plan import Plan, make_plan
 from gaincurate.scoring.summary import Summary
 
 
-def score(data: str, model: str, out: str | Path, **options: Unpack[ScoreOptions]) -> Summary:
+def score(data: str, model: str, out: str | Path, **options: Any) -> Summary:
     """Score a prompt set: `gaincurate score` as a function, with a bar in a notebook.
 
     Where there are several workers (several GPUs, or `workers`), they import the calling script again: call

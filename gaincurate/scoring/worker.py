@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import torch
@@ -39,11 +39,11 @@ from gaincurate.scoring.readers.source import Cursor
 from gaincurate.scoring.segment import Segmented, Unusable
 from gaincurate.scoring.signals import Signals
 from gaincurate.scoring.summary import Summary
-from gaincurate_kernels import RMSNorm
 
 T = TypeVar("T")
 U = TypeVar("U")
 _TRIAL_TOKENS = 256
+Forward = Prefill | PackedPrefill
 
 
 def one_ahead(pool: Executor, work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
@@ -171,19 +171,6 @@ def _waited_for(items: Iterator[_Prepared], summary: Summary) -> Iterator[_Prepa
         if item is None:
             return
         yield item
-
-
-class Forward(Protocol):
-    """A way to run a shard's prompts through the model."""
-
-    name: str
-    norm: RMSNorm | None
-
-    def stop(self, prompt: Segmented) -> int:
-        """How many of a prompt's tokens are computed."""
-
-    def run(self, prompts: Sequence[Segmented], budget: int) -> Iterator[Batch]:
-        """Every prompt's states, in batches of at most `budget` tokens."""
 
 
 def without_padding(

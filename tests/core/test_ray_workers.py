@@ -17,7 +17,7 @@ from gaincurate.core import ray_workers as module
 from gaincurate.core.cluster_options import ClusterConfig
 from gaincurate.core.options import checked
 from gaincurate.core.progress import Progress
-from gaincurate.core.ray_workers import RayWorkers, Worker, need_shared, ray_workers, refuse_other
+from gaincurate.core.ray_workers import RayWorkers, Worker, ray_workers
 from gaincurate.difficulty.config import make_config
 from gaincurate.errors import GaincurateError, InputError
 from gaincurate.scoring.config import ScoreConfig
@@ -129,17 +129,6 @@ def test_room_is_what_the_cluster_has(cpus: float, gpus: float, asked: int | Non
     assert workers._room() == room
 
 
-def test_workers_whose_results_would_differ_are_refused_by_what_differs() -> None:
-    with pytest.raises(InputError, match="not give the same results: device is 'H200' and 'A100'. Have all"):
-        refuse_other({"device": "H200", "dtype": "bfloat16"}, {"device": "A100", "dtype": "bfloat16"})
-
-
-def test_a_folder_that_is_not_shared(tmp_path: Path) -> None:
-    need_shared(tmp_path)
-    with pytest.raises(InputError, match=f"^{tmp_path / 'set'} is not on {socket.gethostname()}"):
-        need_shared(tmp_path / "set")
-
-
 @pytest.fixture(scope="module")
 def ray() -> Iterator[Any]:
     """A Ray of this program, which the workers share; functions of this module are sent as they are."""
@@ -158,15 +147,24 @@ def ray() -> Iterator[Any]:
 
 
 def dying(folder: Path, deaths: int, config: Any, worker: Worker) -> int:
-    """Do parts, one read ahead; so many workers die at part 3."""
-    for part, payload in worker.parts():
-        assert payload == f"<{part}>"
-        if part == 3 and len(list(folder.iterdir())) < deaths:
-            (folder / str(os.getpid())).touch()
-            os._exit(9)
-        worker.report("advance", (1, {}))
-        worker.report("part", (str(part), {"shard": part}))
+    """Do parts, with the next one read ahead; so many workers die at part 3."""
+    before = None
+    for item in worker.parts():
+        if before is not None:
+            do(folder, deaths, worker, *before)
+        before = item
+    if before is not None:
+        do(folder, deaths, worker, *before)
     return os.getpid()
+
+
+def do(folder: Path, deaths: int, worker: Worker, part: int, payload: str) -> None:
+    assert payload == f"<{part}>"
+    if part == 3 and len(list(folder.iterdir())) < deaths:
+        (folder / str(os.getpid())).touch()
+        os._exit(9)
+    worker.report("advance", (1, {}))
+    worker.report("part", (str(part), {"shard": part}))
 
 
 def run(folder: Path, deaths: int, **options: Any) -> tuple[list[Any], list[int]]:
@@ -190,7 +188,7 @@ def test_parts_of_a_worker_that_dies_are_done_once_by_another(ray: Any, tmp_path
     assert sorted(value[1]["shard"] for kind, value in heard if kind == "part") == list(range(6))
     assert sum(value[0] for kind, value in heard if kind == "advance") == 6
     assert sum("was lost" in value for kind, value in heard if kind == "note") == 2
-    assert 1 <= len(set(results)) <= 2
+    assert 1 <= len(results) == len(set(results)) <= 3
     assert len(list(tmp_path.iterdir())) == 2
 
 

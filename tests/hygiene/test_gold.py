@@ -83,16 +83,3 @@ def test_golds_that_are_no_answers(
     alive = np.ones(len(scored), bool)
     assert [hit.place for hit in sentinel_gold(scored, alive, "answer").hits] == sentinels
     assert [hit.place for hit in word_gold(scored, alive, "answer").hits] == words
-
-
-def test_the_commonest_golds_are_shown_where_one_is_conspicuous(tmp_path: Path) -> None:
-    golds = ["proof"] * 6 + [str(place) for place in range(6)]
-    found = sentinel_gold(
-        asking(tmp_path / "set", [f"{place}?" for place in range(12)], golds), np.ones(12, bool), "answer"
-    )
-    assert len(found.hits) == 6
-    assert found.hits[0].reason == "the gold answer is 'proof', which is no answer"
-    assert found.note.startswith("commonest gold answers: 'proof' 6 (50.0%), '0' 1 (8.3%)")
-    distinct = asking(tmp_path / "other", ["a?", "b?"], ["1", "2"])
-    assert not sentinel_gold(distinct, np.ones(2, bool), "answer").note
-    assert not sentinel_gold(distinct, np.ones(2, bool), None).hits

@@ -5,20 +5,20 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import gaincurate
 import tiny
 from command import run, tree
-from gaincurate.core.progress import Progress
 from gaincurate.errors import GaincurateError, InputError
 from gaincurate.scoring import engines
 from gaincurate.scoring.config import ScoreConfig
 from gaincurate.scoring.identity import resolve_machine
-from gaincurate.scoring.summary import Summary
 
 
 @pytest.fixture
@@ -109,18 +109,13 @@ def test_a_killed_parent_takes_its_workers_along_and_the_next_run_goes_on(
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
 
 
-class Dead:
-    exitcode = -9
-
-
-def test_a_worker_that_dies_is_noticed() -> None:
-    import multiprocessing
-
-    events = multiprocessing.get_context("spawn").Queue()
-    workers_: Any = [Dead()]
-    run: Any = engines.Local(None, Progress(), Summary(Path()))  # type: ignore[arg-type]
+def test_a_worker_that_dies_is_noticed(
+    tmp_path: Path, tiny_model: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "start_workers", lambda workers: None)
+    monkeypatch.setattr(SpawnProcess, "exitcode", -9)
     with pytest.raises(GaincurateError, match=r"a worker died with exit code -9 \(out of memory, perhaps\)"):
-        run._listen(workers_, events)
+        gaincurate.score(str(data), str(tiny_model), tmp_path / "out", workers=2, shard_rows=8, device="cpu")
 
 
 def machine(**options: Any) -> Any:
