@@ -125,7 +125,7 @@ def score(
     as_json: AsJson = False,
     verbose: Annotated[
         bool,
-        Option("Also print where the time went.", names=("--verbose", "-v")),
+        Option("Also print where the time went, and each key that differs.", names=("--verbose", "-v")),
     ] = False,
     quiet: Annotated[bool, Option("Print errors alone.", names=("--quiet", "-q"))] = False,
 ) -> None:
@@ -136,7 +136,7 @@ def score(
 
     Example: gaincurate score gsm8k.parquet --model demo --out scored
     """
-    with output.reporting(resumes=True):
+    with output.reporting(resumes=True, verbose=verbose):
         use_cache(cache)
         if trial is not None and not dry_run:
             raise InputError(f"--trial {trial} goes with --dry-run.")

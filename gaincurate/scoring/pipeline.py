@@ -22,6 +22,7 @@ from gaincurate.core.scored_set import SCORES, ScoredSet
 from gaincurate.core.stats import spearman
 from gaincurate.errors import StorageError
 from gaincurate.scoring.config import ScoreConfig
+from gaincurate.scoring.differences import refuse_other
 from gaincurate.scoring.engines import plan_on_ray, score_here, score_on_ray
 from gaincurate.scoring.identity import execution_record
 from gaincurate.scoring.ids import has_ids, write_ids
@@ -130,7 +131,7 @@ def goes_on(plan: Plan, artifact: Artifact) -> bool:
         return False
     # A plain run holds the folder alone; other parts of a --shard run may have no shard yet either.
     if config.split_run.count > 1 or artifact.holds_results:
-        artifact.refuse_other(begun, plan.identity)
+        refuse_other(artifact, begun, plan.identity)
     return False
 
 

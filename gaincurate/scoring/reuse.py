@@ -13,13 +13,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gaincurate.core.artifact import Json, in_words, read_info
+from gaincurate.core.artifact import Json, read_info
 from gaincurate.core.files import differing_keys
 from gaincurate.core.progress import Progress
 from gaincurate.core.prompts import Columns
 from gaincurate.core.schema import EMBEDDING, ID, PREFIX, SCORE_FIELDS, Score, signal_fields, take
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
+from gaincurate.scoring.differences import differences
 
 # Which rows there are, and how they lie in shards; signals are compared one by one.
 _ROWS = {"source", "shard_rows", "signals", "reuse"}
@@ -125,7 +126,8 @@ def _refuse_other(scored: ScoredSet, identity: Json) -> None:
 
     if changes := list(differing_keys(settings(old), settings(new))):
         raise InputError(
-            f"this run would not give the scores of --reuse {scored.place}: {in_words(changes)}. Repeat the "
-            "options of that set, or leave --reuse out and score every row.",
+            f"{differences(changes)}: this run would not give the scores of --reuse {scored.place}. Repeat "
+            "the options of that set, or leave --reuse out and score every row.",
             keys=[key for key, _, _ in changes],
+            details=changes,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import transformers
 
 import gaincurate
 import tiny
-from command import tree
+from command import run, tree
 from gaincurate.core.progress import Progress
 from gaincurate.errors import InputError, OutputError
 from gaincurate.scoring.config import ScoreConfig
@@ -129,6 +130,14 @@ def test_a_text_that_changed_under_its_id_is_scored(sets: Sets) -> None:
     assert [gc_id for gc_id in after if after[gc_id] != before[gc_id]] == ["k3"]
 
 
+def test_a_row_that_cannot_be_scored_is_rejected_as_ever(sets: Sets) -> None:
+    rows = tiny.questions(20)
+    sets.score("old", rows)
+    rows[5] = {**rows[5], "question": " "}
+    summary = sets.score("new", rows, "old", on_error="skip")
+    assert (summary.rows, summary.rejected, summary.reused, summary.scored) == (19, 1, 19, 0)
+
+
 def test_a_set_that_lacks_a_signal_is_passed_over_with_a_note(sets: Sets) -> None:
     sets.score("old", tiny.questions(20), signals=("angle", "nll"))
     summary = sets.score("new", tiny.questions(20), "old")
@@ -150,14 +159,16 @@ def other_template(sets: Sets) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (other_model, "model"),
-        (other_template, "segmentation.rendering"),
-        (lambda _: {"dtype": "bfloat16"}, "dtype was 'float32' and is now 'bfloat16'"),
-        (lambda _: {"max_length": 99}, "segmentation.max_length was "),
+        (other_model, "another model"),
+        (other_template, "another chat template"),
+        (lambda _: {"dtype": "bfloat16"}, "another dtype (float32 before, bfloat16 now)"),
+        (lambda _: {"system": "Think."}, "another system message"),
+        (lambda _: {"inter_weight": 2.0}, "another inter_weight"),
+        (lambda _: {"max_length": 99}, "another longest prompt"),
     ],
-    ids=["model", "template", "dtype", "length"],
+    ids=["model", "template", "dtype", "system", "weight", "length"],
 )
-def test_scores_of_another_kind_are_refused_with_the_key(
+def test_scores_of_another_kind_are_refused_in_words(
     change: Callable[[Sets], dict[str, Any]], words: str, sets: Sets, measured: list[int]
 ) -> None:
     sets.score("old", tiny.questions(8), signals="angle")
@@ -165,14 +176,44 @@ def test_scores_of_another_kind_are_refused_with_the_key(
     options = {"signals": "angle", **change(sets)}
     with pytest.raises(InputError) as caught:
         sets.score("new", tiny.questions(9), "old", **options)
-    assert str(caught.value).startswith(
-        f"this run would not give the scores of --reuse {sets.folder / 'old'}: {words}"
+    assert str(caught.value) == (
+        f"{words}: this run would not give the scores of --reuse {sets.folder / 'old'}. Repeat the options of "
+        "that set, or leave --reuse out and score every row."
     )
     assert not measured
     assert not (sets.folder / "new").exists()
     with pytest.raises(OutputError) as refused:
         sets.score("old", tiny.questions(8), **options)
-    assert str(refused.value).startswith(f"{sets.folder / 'old'} holds scores of another run: {words}")
+    assert str(refused.value).startswith(f"{words}: {sets.folder / 'old'} holds scores of another run. ")
+
+
+def test_a_folder_with_another_set_says_how_the_data_differ_and_names_the_option(sets: Sets) -> None:
+    rows = [{**row, "prompt": row["question"]} for row in tiny.questions(60)]
+    out = sets.folder / "old"
+    sets.score("old", rows[:40], signals="angle")
+    command = [
+        "score",
+        sets.data("more", rows),
+        "-m",
+        sets.model,
+        "-o",
+        out,
+        "--threads",
+        1,
+        "--device",
+        "cpu",
+    ]
+    command += ["--shard-rows", 16]
+    sentence = (
+        f"holds scores of another run. Give another --out, where --reuse {out} takes those of equal rows, repeat "
+        "the first run's options, or start over with --overwrite."
+    )
+    plain, verbose = run(*command), run(*command, "-v")
+    assert plain.stderr.splitlines()[-1] == f"error: 20 rows more: {out} {sentence}"
+    assert verbose.stderr.splitlines()[-1] == "  source.rows was 40 and is now 60"
+    column = run(*command, "--limit", 40, "--prompt-column", "question")
+    words = "other data, another prompt column (prompt before, question now)"
+    assert column.stderr.splitlines()[-1] == f"error: {words}: {out} {sentence}"
 
 
 def test_a_run_goes_on_with_the_sets_that_it_began_with_alone(sets: Sets) -> None:
@@ -183,9 +224,9 @@ def test_a_run_goes_on_with_the_sets_that_it_began_with_alone(sets: Sets) -> Non
     whole = tree(sets.folder / "new")
     for name in ("manifest.json", "shard-00001.arrow"):
         (sets.folder / "new" / name).unlink()
-    with pytest.raises(OutputError, match=r"holds scores of another run: reuse was "):
+    with pytest.raises(OutputError, match=r"^other --reuse sets: "):
         sets.score("new", rows, "other")
-    with pytest.raises(OutputError, match=r"holds scores of another run: reuse was "):
+    with pytest.raises(OutputError, match=r"^other --reuse sets: "):
         sets.score("new", rows)
     assert sets.score("new", rows, "old").scored == 2  # of the second shard
     assert tree(sets.folder / "new") == whole
@@ -199,3 +240,26 @@ def test_several_workers_write_the_same_set_and_count_the_same(sets: Sets) -> No
     two = sets.score("two", rows, "old", workers=2)
     assert (two.scored, two.reused) == (one.scored, one.reused) == (14, 50)
     assert tree(sets.folder / "one") == tree(sets.folder / "two")
+
+
+def test_the_function_and_the_command_take_it(sets: Sets, tiny_model: Path) -> None:
+    rows = tiny.questions(20)
+    options: dict[str, Any] = {"threads": 1, "device": "cpu"}
+    old, new, out = sets.folder / "old", sets.data("new", rows), sets.folder / "out"
+    gaincurate.score(sets.data("old", rows[:12]), str(tiny_model), old, **options)
+    summary = gaincurate.score(new, str(tiny_model), out, reuse=old, **options)
+    assert (summary.scored, summary.reused) == (8, 12)
+    command = ["score", new, "-m", tiny_model, "-o", sets.folder / "again", "--threads", 1, "--device", "cpu"]
+    result = run(*command, "--reuse", old, "--reuse", out)
+    assert result.stdout.splitlines()[0].endswith(
+        "is complete: 20 rows, 0 rejected, 20 with scores from --reuse"
+    )
+    assert run(*command[:5], old, *command[6:], "--reuse", old, "--overwrite").stderr.splitlines()[-1] == (
+        f"error: --overwrite would delete {old}, which this run reads. Give another --out."
+    )
+    assert (
+        "is no scored set"
+        in run(*command[:5], out / "x", *command[6:], "--reuse", sets.folder / "none").stderr
+    )
+    parts = json.loads((out / "manifest.json").read_text())["shards"]
+    assert [part["reused"] for part in parts] == [12]
