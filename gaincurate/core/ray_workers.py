@@ -119,6 +119,7 @@ class _Hired:
     calls: dict[Any, int | str]
     node: str | None = None
     given: int = 0
+    ended: bool = False
 
 
 class RayWorkers:
@@ -174,11 +175,11 @@ class RayWorkers:
                     while len(hired) < self._room() and max(len(left), without_parts and not hired) > coming:
                         hired.append(self._idle.pop() if self._idle else self._hire(started))
                         started, coming = started + 1, coming + 1
-                        hired[-1].given = 0
+                        hired[-1].given, hired[-1].ended = 0, False
                         if hired[-1].node is not None:
                             hired[-1].calls[hired[-1].actor.begin.remote(work)] = _BEGIN
                     for each in [each for each in hired if each.node is not None]:
-                        if {_BEGIN, _END}.intersection(each.calls.values()):
+                        if each.ended or {_BEGIN, _END}.intersection(each.calls.values()):
                             continue
                         while left and len(each.calls) < _AHEAD:
                             part = left.pop()
@@ -209,11 +210,13 @@ class RayWorkers:
                                 each.calls[each.actor.begin.remote(work)] = _BEGIN
                             case "end":
                                 results.append(value)
-                                hired.remove(each)
-                                self._idle.append(each)
+                                each.ended = True
                             case int():
                                 for kind, of_event in value:
                                     hear(kind, of_event)
+                        if each.ended and not each.calls:
+                            hired.remove(each)
+                            self._idle.append(each)
                     silent = time.monotonic() - lived
                     if not hired or any(each.node is not None for each in hired):
                         lived, noted = time.monotonic(), False
