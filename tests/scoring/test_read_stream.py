@@ -5,6 +5,7 @@ import tracemalloc
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -70,7 +71,7 @@ def test_ascending_ranges_of_a_cursor_are_plain_slices_and_one_pass(
     whole = table(source)
     assert whole.num_rows == 2801
     opened: list[int] = []
-    counted = tuple(Counted(reader, opened, []) for reader in source.readers)
+    counted: Any = tuple(Counted(reader, opened, []) for reader in source.readers)
     cursor = Cursor(Source(source.name, source.schema, source.rows, source.fingerprint, counted))
     ordered = sorted(points)
     for start, stop in zip(ordered[::2], ordered[1::2], strict=False):
