@@ -1,4 +1,4 @@
-"""AReaL: its columns, the settings that make it read a file, its prompts, checkpoints and logs."""
+"""AReaL: its columns, the settings that make it read a file, its prompts and checkpoints."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@
 # Optimizer: starts over every round; kept only in one checkpoint_dir, where the loader's offset comes back with it.
 # Learning rate: the warm-up over 50 steps starts over every round; shorten policy.scheduler in a YAML of your own.
 # KL reference: none (the term is off); with it, the model that the round starts from, which moves every round.
-# Outcomes: an environment of yours (data.default.env_name), or train_data_step*.jsonl by the prompt's text.
+# Outcomes: an environment of yours (data.default.env_name), which appends to $GAINCURATE_OUTCOMES.
 set -eu
 data=$1 round=$2 checkpoint=$3 outcomes=$4 output=$5
 rm -rf "${output:?}"/*   # an attempt that was killed: a round starts from its beginning

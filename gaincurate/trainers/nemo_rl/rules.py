@@ -127,8 +127,8 @@ RULES = TrainerRules(
         _adapter("dtensor_cfg", "lora_cfg.enabled"),
         _adapter("megatron_cfg", "peft.enabled"),
         *common.shuffle("data.shuffle", modes=(*SEGMENT, *EXPORT)),
-        _each("env_name", lambda key: must(key, lambda value: value not in _SHIPPED, "nothing of yours sees "
-            "the rewards, so a round has no outcomes", name="log-without-id",
+        _each("env_name", lambda key: must(key, lambda value: value not in _SHIPPED, "your code never "
+            "sees the rewards, so a round has no outcomes", name="log-without-id",
             advice="an environment of your own whose step() appends a line to {outcomes} knows the row")),
         must("loss_fn.reference_policy_kl_penalty", 0, name="reference"),
         must("grpo.use_dynamic_sampling", False, name="dynamic-sampling"),

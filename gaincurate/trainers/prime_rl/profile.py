@@ -1,4 +1,4 @@
-"""The columns that prime-rl reads, its settings for them and its checkpoints."""
+"""prime-rl: its columns, the settings that make it read a file, its prompts and checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The columns that TRL reads, its settings for them and its checkpoints."""
+"""TRL: its columns, the settings that make it read a file, its prompts and checkpoints."""
 
 from __future__ import annotations
 
