@@ -201,6 +201,7 @@ class RayWorkers:
                             value = ray.get(call)
                         except ray.exceptions.RayActorError:
                             hired.remove(each)
+                            ray.kill(each.actor)  # Ray may have lost sight of a process that lives
                             left = sorted([*left, *self._lost(each, deaths, describe)], reverse=True)
                             hear("note", f"worker {each.number + 1} was lost; another one does its shards")
                             continue
