@@ -147,9 +147,9 @@ def checked_lines(run: Run, lines: Iterable[Mapping[str, Any]], newest: int) -> 
         gc_id, round_ = unknown[0]
         absent = list(dict.fromkeys(gc_id for gc_id, _ in unknown))
         raise OutcomeError(
-            f"{len(unknown):,} of {len(outcomes):,} outcomes are of no prompt of their round, such as "
-            f"{gc_id!r} of round {round_}. Nothing was written; report the gc_id of that round's rows, and "
-            "`round` with an outcome of an earlier one.",
+            f"an outcome: {gc_id!r} is not among the prompts of round {round_}. {len(unknown):,} of "
+            f"{len(outcomes):,} outcomes have this fault, and nothing was written. Report the gc_id of that "
+            "round's rows, and `round` with an outcome of an earlier one.",
             gc_id=gc_id,
             ids=absent,
         )

@@ -141,7 +141,7 @@ def test_what_the_run_cannot_take_is_refused_at_once_and_too_few_say_what_was_re
     for bad, sentence in (
         (
             lines,
-            "2 of 3 outcomes are of no prompt of their round, such as 'x' of round 0. Nothing was written",
+            "an outcome: 'x' is not among the prompts of round 0. 2 of 3 outcomes have this fault, and nothing",
         ),
         ([{"gc_id": again.ids[0], "reward": 2.0}], "an outcome: reward 2 of .* is outside 0 to 1"),
         ([{"gc_id": again.ids[0]}], "an outcome has no reward"),
