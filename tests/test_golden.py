@@ -19,7 +19,7 @@ def test_commands_make_what_they_made_at_the_golden_commit() -> None:
 
 
 def test_the_comparison_sees_what_differs() -> None:
-    before = {"a": [1, 0.5], "b": "x", "c": None, "d": True}
+    before = {"a": [1, 0.5], "b": "x", "c": 3, "d": True}
     assert list(golden.differences({**before, "e": 1, "a": [1, 0.5 + golden.NEAR / 4]}, before)) == []
     for changed in ({"a": [1, 0.502]}, {"a": [2, 0.5]}, {"a": [1]}, {"b": "y"}, {"c": 0}, {"d": False}):
         assert len(list(golden.differences({**before, **changed}, before))) == 1

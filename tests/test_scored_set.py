@@ -240,17 +240,11 @@ def test_a_set_says_what_it_is_and_a_notebook_shows_its_first_rows(tmp_path: Pat
     assert "<th>gc_angle</th>" in page
 
 
-@pytest.mark.parametrize(
-    ("name", "sentence"),
-    [
-        ("../set/shard-00000.arrow", "it names other files"),
-        ("shard-00001.arrow", "it names other files"),
-    ],
-)
-def test_a_manifest_names_files_of_its_folder_each_once(folder: Path, name: str, sentence: str) -> None:
+@pytest.mark.parametrize("name", ["../set/shard-00000.arrow", "shard-00001.arrow"])
+def test_a_manifest_names_files_of_its_folder_each_once(folder: Path, name: str) -> None:
     path = folder / "manifest.json"
     manifest = json.loads(path.read_bytes())
     manifest["shards"][0]["file"] = name
     path.write_text(json.dumps(manifest))
-    with pytest.raises(OutputError, match=sentence):
+    with pytest.raises(OutputError, match=r"manifest\.json is damaged"):
         open_scores(folder)

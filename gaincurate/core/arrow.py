@@ -199,6 +199,13 @@ def read_parquet(path: Path, refuse: Refuse, columns: Sequence[str] | None = Non
     return validate(table, path, refuse)
 
 
+def parquet_in_memory(data: bytes) -> pa.Table:
+    """The table of a Parquet file of ours, with its checksums verified; raises as pyarrow does."""
+    table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+    table.validate(full=True)
+    return table
+
+
 def read_json_lines(path: Path, refuse: Refuse, columns: Collection[str]) -> pa.Table:
     """The objects of a file with lines of JSON as a table. Columns other than `columns` hold null alone.
 

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gaincurate.core.arrow import parquet_in_memory
 from gaincurate.core.foreign import json_value
 from gaincurate.errors import OutcomeError, OutputError
 from gaincurate.replay.group import RolloutGroup
@@ -60,7 +61,7 @@ def decode(data: bytes, where: str) -> list[RolloutGroup]:
         OutputError: the bytes are damaged, or of another format.
     """
     try:
-        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+        table = parquet_in_memory(data)
         is_ours = table.schema.metadata == SCHEMA.metadata
         groups = [_group(table, row) for row in range(len(table))] if is_ours else []
     except (OutcomeError, pa.ArrowException, OSError, LookupError, TypeError, ValueError) as error:

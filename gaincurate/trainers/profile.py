@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 from gaincurate.core.artifact import Json
+from gaincurate.core.foreign import read_text
 from gaincurate.core.options import near
 from gaincurate.core.prompts import chats_of, column_values, without_nulls
 from gaincurate.core.schema import ID, PREFIX
@@ -235,7 +236,7 @@ def recipe_of(trainer: str) -> str:
         InputError: there is none.
     """
     folder = folder_of(one_of("TRAINER", trainer, with_part("recipe")))
-    return (Path(__file__).parent / folder / "recipe.sh").read_text()
+    return read_text(Path(__file__).parent / folder / "recipe.sh")
 
 
 # What profiles are written with.

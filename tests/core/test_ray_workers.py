@@ -18,7 +18,6 @@ from gaincurate.core.cluster_options import ClusterConfig
 from gaincurate.core.options import checked
 from gaincurate.core.progress import Progress
 from gaincurate.core.ray_workers import RayWorkers, Worker, ray_workers
-from gaincurate.difficulty.config import make_config
 from gaincurate.errors import GaincurateError, InputError
 from gaincurate.scoring.config import ScoreConfig
 from ray_nodes import STORE
@@ -51,14 +50,6 @@ def test_options_of_ray_go_with_ray(options: dict[str, Any]) -> None:
 def test_a_label_is_a_key_and_a_value(label: str) -> None:
     with pytest.raises(InputError, match=f"--worker-label {label}: expected KEY=VALUE"):
         score(engine="ray", worker_label=[label])
-
-
-def test_rollouts_by_a_server_need_no_cluster() -> None:
-    options = {"scored": Path("s"), "out": Path("o"), "verifier": "exact"}
-    with pytest.raises(InputError, match=r"--engine ray goes with --model: a --server generates on machines"):
-        make_config(**options, server="http://localhost:1", engine="ray")
-    with pytest.raises(InputError, match=r"^--workers 2 goes with --engine ray\.$"):
-        make_config(**options, model="m", workers=2)
 
 
 @pytest.fixture

@@ -256,7 +256,7 @@ def test_what_does_not_fit_together_is_refused(
     tmp_path: Path, scored: Path, observed: Path, adapter: Path, known: World
 ) -> None:
     ask = ("predict", scored, "--outcomes", observed)
-    assert "--target variance does not go with --adapter." in bad(
+    assert "--target variance does not go with --adapter" in bad(
         *ask, "--adapter", adapter, "--target", "variance"
     )
     assert "give one of --adapter" in bad(*ask, "--method", "gp", "--adapter", adapter)

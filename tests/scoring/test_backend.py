@@ -49,7 +49,7 @@ def test_a_run_is_not_continued_with_another_backend(
     assert run(*command).exit_code == 0
     result = run(*command, "--backend", "triton")
     assert result.exit_code == 2
-    assert "holds scores of another run: backend was 'torch' and is now 'triton'" in result.stderr
+    assert "another backend" in result.stderr
 
 
 def test_a_triton_by_another_name_is_in_the_identity_without_its_build(

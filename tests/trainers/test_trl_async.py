@@ -72,11 +72,12 @@ def see_replay(run: Run, folder: Path, **options: Any) -> None:
 def test_killed_ten_times_nothing_is_lost_or_doubled_and_the_draws_follow_from_the_log(
     tmp_path: Path, model: Path
 ) -> None:
-    options: dict[str, Any] = {"strategy": "posterior", "budget": 24, "rounds": 5, "min_coverage": 0.1}
+    # TRL asks for up to 24 prompts ahead of their rewards: 8 are generated, and 16 wait to be scored.
+    options: dict[str, Any] = {"strategy": "posterior", "budget": 30, "rounds": 4, "min_coverage": 0.1}
     run, output = runs.begin(tmp_path, rows=120, **options), tmp_path / "out"
     done = program("kills", model, run.folder, output, "kills=10")
     assert done.returncode == 0, done.stderr
-    planned = [gc_id for round_ in range(5) for gc_id in run.ids(round_)]
+    planned = [gc_id for round_ in range(4) for gc_id in run.ids(round_)]
     by_draw, calls = outcomes(run), [call for call in logged(output) if call["draw"]]
     assert sorted(by_draw) == list(range(1, 121))
     given: dict[int, list[list[float]]] = {}
@@ -89,7 +90,7 @@ def test_killed_ten_times_nothing_is_lost_or_doubled_and_the_draws_follow_from_t
         assert rewards in given[draw]
     # A prompt is drawn again only if its reward was given and the kill came before it was reported.
     assert sum(len(each) - 1 for each in given.values()) <= 10
-    assert sum(run.plan(round_)["inputs"]["late"] for round_ in range(1, 5)) > 0
+    assert sum(run.plan(round_)["inputs"]["late"] for round_ in range(1, 4)) > 0
     see_replay(run, tmp_path / "copy", rows=120, **options)
 
 
