@@ -14,7 +14,9 @@ run.
 from __future__ import annotations
 
 import json
+import math
 import sys
+from collections import Counter
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -70,18 +72,22 @@ TASKS = [
 Row = dict[str, str | int]
 
 
-def distinct(task: Task, seed: int, wanted: int, taken: set[str]) -> list[Row]:
-    """Up to `wanted` prompts whose texts are not in `taken`, which grows by them."""
+def distinct(task: Task, seed: int, wanted: int, taken: set[str], share: float = 1.0) -> list[Row]:
+    """Up to `wanted` prompts whose texts are not in `taken`, which grows by them.
+
+    No answer has more than this share of them.
+    """
     found: list[Row] = []
+    answers: Counter[str] = Counter()
     for piece in range(PIECES):
         data = reasoning_gym.create_dataset(task.name, size=PIECE, seed=1000 * seed + piece, **task.settings)
         for item in data:
             if len(found) == wanted:
                 return found
-            question = item["question"].strip()
-            if question not in taken:
+            question, answer = item["question"].strip(), str(item["answer"])
+            if question not in taken and answers[answer] < math.ceil(share * wanted):
                 taken.add(question)
-                answer = str(item["answer"])
+                answers[answer] += 1
                 found.append(
                     {"question": question, "answer": answer, "source": task.name, "level": task.level}
                 )
