@@ -57,7 +57,7 @@ def read_rollouts(path: Path) -> Iterator[GymRollout]:
                     _messages(sample),
                     gc_id if isinstance(gc_id := sample.get(ID), str) else None,
                 )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise OutcomeError(
                 f"{where} is no rollout or reward profile of NeMo Gym ({type(error).__name__}: {error}); its "
                 "inputs have no reward.",

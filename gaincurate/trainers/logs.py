@@ -20,7 +20,15 @@ import pyarrow as pa
 
 from gaincurate.core.arrow import read_parquet
 from gaincurate.core.artifact import Json
-from gaincurate.core.files import append_lines, digest_bytes, digest_file, drop_half_line, json_lines, reading
+from gaincurate.core.files import (
+    append_lines,
+    digest_bytes,
+    digest_file,
+    drop_half_line,
+    json_lines,
+    reading,
+    to_lines,
+)
 from gaincurate.core.foreign import json_value, open_regular
 from gaincurate.core.outcomes import check_line, read_file
 from gaincurate.core.prompts import column_values, prompts_of
@@ -62,7 +70,14 @@ def find_files(path: Path) -> list[Path]:
     places = [path] if path.exists() else [Path(name) for name in glob.glob(str(path), recursive=True)]
     files: set[Path] = set()
     for place in places:
-        files |= {f for p in _PATTERNS for f in place.rglob(p)} if place.is_dir() else {place}
+        by_kind = [{*place.rglob(pattern)} for pattern in _PATTERNS] if place.is_dir() else [{place}]
+        if sum(map(bool, by_kind)) > 1:
+            names = ", ".join(sorted(str(min(group)) for group in by_kind if group))
+            raise OutcomeError(
+                f"--outcomes {place} holds logs of several kinds ({names}), so rollouts could count twice; "
+                "name the files of one."
+            )
+        files |= set().union(*by_kind)
     if not files:
         kinds = ", ".join(_PATTERNS)
         raise OutcomeError(f"--outcomes {path}: there is no such file, and none like {kinds} below it.")
@@ -214,6 +229,10 @@ def take_logs(run: Run, paths: Sequence[Path], reward_column: str | None = None,
                 path=str(path),
             )
     lines = taking.lines()
+    try:
+        to_lines(lines)
+    except UnicodeEncodeError as error:
+        raise OutcomeError("an outcome holds half of a surrogate pair, which no file can hold.") from error
     count = taking.tell(note, lines)
     if lines:
         append_lines(run.outcomes(round_), lines)
@@ -260,7 +279,7 @@ class _Taking:
             rows = rows if is_table else list(_verl_rows(path, self._reward))
             joined = self._take_rows(rows[shared:], before, now)
         else:
-            joined = self._take_lines(path, place, now)
+            joined = self._take_lines(path, place)
         self.files[place] = now
         return joined > 0 or shared > 0
 
@@ -284,7 +303,7 @@ class _Taking:
             self._redone = min(steps if self._redone is None else [*steps, self._redone])
         return len(lines)
 
-    def _take_lines(self, path: Path, place: str, now: Json) -> int:
+    def _take_lines(self, path: Path, place: str) -> int:
         """Take the lines that were added to a file of outcomes; return how many there are.
 
         Lines with `attempt` or `resume_from_step` are taken too, as in `outcomes.jsonl`.
@@ -293,11 +312,14 @@ class _Taking:
         records += [self.files[place]] if place in self.files else []
         since = max((record["bytes"] for record in records if _begins(path, record)), default=0)
         mark, joined = digest_bytes(place.encode())[:8], 0
-        read_file(path, self._round, self._run.ids, self._rules)
+        lines = read_file(path, self._round, self._run.ids, self._rules)
+        attempts = {line.number: line.attempt for line in lines}
         for where, entry in _objects(path, since):
             if "gc_id" in entry:
-                number = where.rpartition(" ")[2]
-                entry = {"sample": f"{mark}:{number}", **{key: entry[key] for key in _LINE if key in entry}}
+                number = int(where.rpartition(" ")[2])
+                # The attempt is the file's: lines after those of another file, or taken twice, keep theirs.
+                named = {"sample": f"{mark}:{number}", "attempt": attempts.get(number, 1)}
+                entry = named | {key: entry[key] for key in _LINE if key in entry}
                 joined += 1
             self._fresh.append(entry)
         self._rows += joined
@@ -322,7 +344,9 @@ class _Taking:
         if isinstance(row.prompt, str):
             places = self._in_text(row.prompt)
         else:
-            places = self._by_messages.get(prompt_key(row.prompt or ()), [])
+            turns = row.prompt if isinstance(row.prompt, list) else []
+            all_turns = all(isinstance(turn, dict) for turn in turns)
+            places = self._by_messages.get(prompt_key(turns), []) if all_turns else []
         if len(places) > 1:
             places = [place for place in places if _same(self._prompts[place][2], row.answer)] or places
         if len(places) == 1:

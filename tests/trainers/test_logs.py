@@ -20,7 +20,7 @@ from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.observations import rules_of, take_outcomes
 from gaincurate.schedule.rounds import advance, start
 from gaincurate.schedule.run import Run
-from gaincurate.trainers.logs import overlap, take_logs
+from gaincurate.trainers.logs import TAKEN, overlap, take_logs
 
 ROWS = [
     # The first question stands in the second, and the last two are the same but for their answers.
@@ -163,6 +163,24 @@ def test_lines_that_steer_void_what_they_did_where_they_stood(run: Run, tmp_path
     }  # fmt: skip
 
 
+def test_attempts_of_a_file_are_the_same_when_a_kill_comes_before_the_record(
+    run: Run, tmp_path: Path
+) -> None:
+    first, again = [own(f"id{k:04d}", 0.0) for k in range(5)], [own(f"id{k:04d}", 1.0) for k in range(5)]
+    file = lines_of(tmp_path / "rank0.jsonl", [*first, {"attempt": 2}, *again])
+    for _ in range(2):
+        take_logs(run, [file])
+        assert (take_outcomes(run, 0).rollouts, take_outcomes(run, 0).accuracy) == (5, 1.0)
+        (run.round_folder(0) / TAKEN).unlink()
+
+
+def test_a_folder_with_two_kinds_of_logs_is_not_counted_twice(run: Run, tmp_path: Path) -> None:
+    lines_of(tmp_path / "logs/1.jsonl", [verl_row(0, 1.0, 1, "u")])
+    lines_of(tmp_path / "logs/outcomes.jsonl", [own("id0000", 1.0)])
+    with pytest.raises(OutcomeError, match="holds logs of several kinds"):
+        take_logs(run, [tmp_path / "logs"])
+
+
 def test_a_folder_that_grew_over_rounds_gives_each_round_its_own(run: Run, tmp_path: Path) -> None:
     dump = tmp_path / "dump"
     for round_ in range(3):
@@ -208,6 +226,8 @@ def test_a_folder_that_grew_over_rounds_gives_each_round_its_own(run: Run, tmp_p
             json.dumps(verl_row(0, 1.0, 1, "u") | {"gc_id": ["id0000"]}) + "\n",
             "the id is not among the prompts",
         ),
+        (json.dumps(verl_row(0, 1.0, 1, "u") | {"input": ["text"]}) + "\n", "the prompt is none of round 0"),
+        (json.dumps(own("id0000", 1.0, sample="\ud800")) + "\n", "half of a surrogate pair"),
     ],
 )
 def test_a_bad_file_is_one_sentence_and_nothing_is_taken(
