@@ -42,6 +42,8 @@ def scoring_words(text: str) -> list[str]:
     Raises:
         InputError: an option that re-scoring does not take.
     """
+    from gaincurate.scoring.config import DEVICE
+
     try:
         words = shlex.split(text)
     except ValueError as error:
@@ -52,7 +54,9 @@ def scoring_words(text: str) -> list[str]:
     app = typer.Typer(add_completion=False)
     app.command(cls=Command)(score)
     command: Any = typer.main.get_command(app)
-    command.make_context("score", ["DATA", "--model", "M", "--out", "OUT", *words])  # the values
+    context = command.make_context("score", ["DATA", "--model", "M", "--out", "OUT", *words])  # the values
+    if not DEVICE.fullmatch(device := str(context.params["device"])):
+        raise InputError(f"--scoring {text!r}: --device {device}: expected auto, cpu, cuda or cuda:N.")
     return words
 
 

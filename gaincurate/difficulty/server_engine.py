@@ -228,7 +228,7 @@ class ServerEngine:
             except _RetryableError as error:
                 last = error
             if number + 1 < tries:
-                longest = min(self._config.backoff * 2**number, _LONGEST_WAIT)
+                longest = min(self._config.backoff * 2.0 ** min(number, 99), _LONGEST_WAIT)
                 await asyncio.sleep(random.uniform(0, longest) if last.after is None else last.after)
         often, when = ("once", "") if tries == 1 else (f"{tries} times", "the last time ")
         raise ServerError(

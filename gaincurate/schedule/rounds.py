@@ -244,7 +244,7 @@ def _observe(
     selector = selector_of(run, state)
     changes: Json = {}
     drift = None
-    if run.config.rescore.what != "off" and due(run.config, round_):
+    if due(run.config, round_):
         if checkpoint is None:
             raise InputError(
                 f"a re-scoring is due after round {round_} (--rescore {run.config.rescore.what}) and there "

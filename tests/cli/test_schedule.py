@@ -135,6 +135,7 @@ def test_a_status_that_is_watched_follows_the_files_until_the_run_is_finished(
         ("--device 'cuda", "no closing quotation."),
         ("--threads x", "Invalid value for '--threads': "),
         ("--dtype int8", "Invalid value for '--dtype': "),
+        ("--device gpu", "--device gpu: expected auto, cpu, cuda or cuda:N."),
     ],
 )
 def test_options_that_re_scoring_cannot_take_are_refused_at_the_start(

@@ -71,9 +71,7 @@ def read_all(path: Path) -> pa.Table:
     if data[:6] == b"ARROW1":
         return arrow.read_ipc(path, refuse)
     schema, batches = arrow.ipc_batches(path, refuse)
-    mapped = pa.Table.from_batches([arrow.validate(batch, path, refuse) for batch in batches], schema)
-    assert mapped.equals(arrow.read_stream(data, path, refuse)) or "nan" in str(mapped.to_pylist())
-    return mapped
+    return pa.Table.from_batches([arrow.validate(batch, path, refuse) for batch in batches], schema)
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["file", "stream"])

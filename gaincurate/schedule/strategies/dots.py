@@ -221,12 +221,13 @@ class Dots(base.Selector):
 def _check_adapter(folder: Path, scored: ScoredSet) -> None:
     """See that it is one and is for these embeddings; its weights are checked when they are used."""
     path = folder / "config.json"
-    if not path.exists():
+    facts = read_sealed(path, "fit the predictor again") if path.exists() else {}
+    if "embedding" not in facts:
         raise InputError(
-            f"adapter {folder} is no fitted predictor: it has no config.json. `gaincurate difficulty fit` "
-            "makes one."
+            f"adapter {folder} is no fitted predictor: it has no config.json of one. `gaincurate difficulty "
+            "fit` makes one."
         )
-    see_same_maker(scored, read_sealed(path, "fit the predictor again")["embedding"])
+    see_same_maker(scored, facts["embedding"])
 
 
 def _check_rollout(

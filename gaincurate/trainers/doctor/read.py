@@ -326,9 +326,9 @@ def _tokens(text: str) -> list[str]:
 
 def _inherited(source: str, tree: dict[str, Any], read: Read, below: tuple[str, ...]) -> dict[str, Any]:
     """A file's tree over those that its `defaults` names, beside it; later ones over earlier ones."""
-    names = tree.pop("defaults", None) or []
+    names = tree.pop("defaults", None)
     whole: dict[str, Any] = {}
-    for name in [names] if isinstance(names, str) else list(names):
+    for name in names if isinstance(names, list) else [names] if names else []:
         path = str(name) if source == "-" else os.path.normpath(Path(source).parent / str(name))
         if path in below:
             raise InputError(f"--config {source}: its `defaults` lead back to {path}.", path=source)

@@ -245,7 +245,7 @@ def place_in(checkpoint: Path, step: int, live: RunSession, shape: Shape) -> Jso
         InputError: training cannot resume there exactly.
     """
     if not (checkpoint / PLACE).exists():
-        return _place_without(checkpoint, step, live, shape)
+        return _place_without(step, live, shape)
     saved = place_beside(checkpoint)
     check_place(live.run, saved, checkpoint.name)
     steps = shape.steps(live.budget)
@@ -267,7 +267,7 @@ def place_in(checkpoint: Path, step: int, live: RunSession, shape: Shape) -> Jso
     return saved
 
 
-def _place_without(checkpoint: Path, step: int, live: RunSession, shape: Shape) -> Json:
+def _place_without(step: int, live: RunSession, shape: Shape) -> Json:
     """The run's own position, if its last outcomes are those of the checkpoint's last generation."""
     steps, round_ = shape.steps(live.budget), live.round
     done = step - round_ * steps
