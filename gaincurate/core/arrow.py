@@ -92,18 +92,6 @@ def ipc_schema(data: bytes, path: Path, refuse: Refuse) -> pa.Schema:
         return pa.ipc.open_file(data).schema
 
 
-def read_stream(data: bytes, path: Path, refuse: Refuse) -> pa.Table:
-    """The table that bytes in the IPC stream format hold, validated in full.
-
-    Raises:
-        GaincurateError: from `refuse`: they are broken.
-    """
-    with refusing(path, refuse):
-        table = pa.ipc.open_stream(data).read_all()
-        _check_names(table.schema)
-    return validate(table, path, refuse)
-
-
 def ipc_batches(path: Path, refuse: Refuse) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     """The record batches of an IPC file or stream (`datasets` caches are streams), memory-mapped.
 

@@ -23,8 +23,6 @@ from typing import IO, TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pydantic import BaseModel
-
 LARGEST = 1 << 32
 """Bytes of a file that is read whole. A state with a posterior for each of ten million prompts has 1 GB."""
 LARGEST_CONFIG = 1 << 19
@@ -273,25 +271,3 @@ def lines_of(file: IO[bytes]) -> Iterator[tuple[bytes | None, int]]:
             part = file.readline(LONGEST_LINE)
             size += len(part)
         yield line if size == len(line) else None, size
-
-
-def see_fits(model: type[BaseModel], value: Any) -> None:
-    """See that a value is what a model says. The value itself is used on, so that nothing in it is converted.
-
-    Raises:
-        Malformed: it is not; names the first field.
-    """
-    from pydantic import ValidationError
-
-    from gaincurate.core.options import refusals
-
-    try:
-        model.model_validate(value)
-    except ValidationError as error:
-        first = refusals(error)[0]
-        if first.kind == "missing":
-            raise Malformed(f"it has no {first.name}") from error
-        value = repr(first.value)
-        shown = value if len(value) <= _SHOWN else value[: _SHOWN - 1] + "…"
-        what = first.what[:1].lower() + first.what[1:]
-        raise Malformed(f"{first.name} is {shown}: {what}" if first.name else what) from error
