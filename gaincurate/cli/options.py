@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import re
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -377,6 +378,9 @@ def parsed(path: Path) -> dict[str, Any]:
     try:
         with reading(path):
             values = parsers[kind](read_text(path))
+        json.dumps(values)
+    except TypeError as error:  # of YAML and TOML: a date, bytes, a set
+        raise InputError(f"--config {path}: {error}; put a text in quotes.", path=str(path)) from error
     except ValueError as error:
         reason = " ".join(str(error).split()).removesuffix(".")
         raise InputError(f"--config {path} is no {kind}: {reason}.", path=str(path)) from error

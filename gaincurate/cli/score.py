@@ -34,7 +34,7 @@ def print_summary(summary: Summary, verbose: bool = False) -> None:
     from gaincurate.core.artifact import REJECTED
 
     if summary.scored and summary.rows != 0:  # rows that all were rejected have no rate worth a line
-        model = summary.in_model
+        model = summary.in_model or summary.elapsed  # a worker on Ray that is lost at its end sends no times
         output.fitted(
             f"scored {output.counted(summary.scored, 'row')}, {output.counted(summary.tokens, 'token')} in "
             f"{summary.elapsed:.1f} s "

@@ -23,7 +23,6 @@ from typing import IO, TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-
 LARGEST = 1 << 32
 """Bytes of a file that is read whole. A state with a posterior for each of ten million prompts has 1 GB."""
 LARGEST_CONFIG = 1 << 19

@@ -261,9 +261,10 @@ class Mirror:
         Raises:
             StorageError: the store or the file system refused.
         """
+        local = list(self.folder.rglob("[!.]*"))  # first: another process here may add files to both places
         there, here = self._bucket.list(), self._versions()
         make_folder(self.folder)
-        for path in self.folder.rglob("[!.]*"):
+        for path in local:
             name = path.relative_to(self.folder).as_posix()
             if name not in there and path.is_file() and not name.startswith("."):
                 path.unlink(missing_ok=True)

@@ -142,7 +142,8 @@ def finish(plan: Plan, artifact: Artifact, summary: Summary) -> None:
     if len(artifact.indexes(plan.shards)) < plan.shards:
         return
     with summary.timed("writing"), one_at_a_time(out):
-        remove_temporaries(out)  # of killed --shard runs; those that live have nothing left to write
+        if artifact.mirror is None:  # else another --shard run may be copying shards in
+            remove_temporaries(out)  # of killed --shard runs; those that live have nothing left to write
         if not artifact.finished:
             artifact.finish(plan.identity, plan.shards)
     shutil.rmtree(work_folder(out), ignore_errors=True)

@@ -125,6 +125,7 @@ def test_a_file_of_any_command_has_the_names_of_its_options(
         ("c.json", "{", "--config {F} is no JSON: "),
         ("c.yaml", "- a", "--config {F}: expected options as names with values."),
         ("c.txt", "", "--config {F}: expected a file that ends in .toml, .yaml, .yml or .json."),
+        ("c.toml", "template_kwargs = {date_string = 2026-07-26}", "--config {F}: Object of type date is"),
         ("c.toml", "shots = 5", "--shots 5: it should be a valid list."),
         ("c.json", '{"out": {"a": 1}}', "{F}: out = {'a': 1}: it is empty, or no path."),
     ],

@@ -226,7 +226,6 @@ ELSEWHERE = {
     },  # the user's script, which imports nothing of ours
     "cli/example.py": {".read_bytes()"},  # our own files, and those that it is about to write
     "report/explore.py": {".read_text()"},  # a script of the package
-    "trainers/profile.py": {".read_text()"},  # a recipe of the package
 }
 
 

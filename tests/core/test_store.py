@@ -15,7 +15,7 @@ from command import run, tree
 from gaincurate.core import store
 from gaincurate.core.artifact import MANIFEST, shard_name
 from gaincurate.core.scored_set import open_scores
-from gaincurate.core.store import Bucket, Remote, fetch_data, located, scrubbed
+from gaincurate.core.store import Bucket, Mirror, Remote, fetch_data, located, scrubbed
 from gaincurate.errors import InputError, OutputError, SourceError
 from gaincurate.scoring.readers.source import open_source
 from sets import make_set, scored_row
@@ -85,6 +85,22 @@ def test_a_set_that_was_made_again_is_copied_again_and_an_open_one_stays(bucket:
     one(bucket, angle=0.25)
     assert set(open_scores(PLACE).column("gc_angle").to_pylist()) == {0.25}
     assert set(values.to_pylist()) == {0.5}
+
+
+def test_a_file_that_another_process_adds_during_a_pull_stays(
+    bucket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = one(bucket)
+    mirror, listing = Mirror(PLACE), Bucket.list
+
+    def listed(self: Bucket, prefix: str | None = None) -> dict[str, str]:
+        there = listing(self, prefix)
+        Mirror(PLACE).put("new.arrow", b"new")
+        return there
+
+    monkeypatch.setattr(Bucket, "list", listed)
+    mirror.pull()
+    assert tree(mirror.folder) == tree(folder)
 
 
 def test_computed_columns_come_along_and_none_is_written_there(bucket: Path) -> None:
