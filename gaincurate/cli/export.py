@@ -98,7 +98,7 @@ def export(
     cache: Cache = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the exact view that a trainer reads, and print the settings that make it read it as it is.
+    """Write the rows as a trainer reads them, and print the settings with which it reads them unchanged.
 
     Example: gaincurate export scored --trainer verl --data-source openai/gsm8k --out train.parquet
     """

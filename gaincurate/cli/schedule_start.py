@@ -91,7 +91,9 @@ def start(
     own: dict[str, Any],
     budget: Annotated[
         int | None,
-        Option("Distinct prompts in a round. dots: --set refresh_every times --set step_prompts.", min=1),
+        Option(
+            "Distinct prompts in a round. Required, except for dots: refresh_every * step_prompts.", min=1
+        ),
     ] = None,
     options: Annotated[
         list[str] | None,

@@ -127,7 +127,7 @@ def score(
         bool,
         Option("Also print where the time went, and each key that differs.", names=("--verbose", "-v")),
     ] = False,
-    quiet: Annotated[bool, Option("Print errors alone.", names=("--quiet", "-q"))] = False,
+    quiet: Annotated[bool, Option("Print only errors.", names=("--quiet", "-q"))] = False,
 ) -> None:
     """Score a prompt set and write it as Arrow shards with score columns.
 

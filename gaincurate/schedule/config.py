@@ -56,8 +56,8 @@ class RescoreConfig(BaseModel):
     what: Annotated[
         Literal["off", "round", "window", "full"],
         Option(
-            "Prompts to score again with a checkpoint: none, the round's, those that mu can reach before "
-            "the next time, or all.",
+            "Prompts to score again with a checkpoint: none, those of the round, the window that mu can "
+            "reach until the next re-scoring, or all.",
             RESCORING,
             names=("--rescore",),
         ),
@@ -193,7 +193,9 @@ class ScheduleConfig(BaseModel):
     """Put all gc_ columns into `data.parquet`."""
     model: Annotated[
         str | None,
-        Option("{checkpoint} in round 0. Default: the model that scored the set.", metavar="NAME"),
+        Option(
+            "The model of round 0, for {checkpoint}. Default: the model that scored the set.", metavar="NAME"
+        ),
     ] = None
     rescore: RescoreConfig = RescoreConfig()
 

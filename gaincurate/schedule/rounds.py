@@ -289,7 +289,7 @@ def _observe(
         note(f"warning: {why}")
     else:
         shares = (inputs.get("effective"), plan["inputs"].get("effective"))  # the round's, and the last one's
-        if [share is not None and share < 0.5 for share in shares] == [True, False]:
+        if [share is not None and 0 < share < 0.5 for share in shares] == [True, False]:  # 0: groups of one
             note(f"in round {round_}, {REPLAY}")
     log = {"what": "outcomes", "round": round_, "repeated": outcomes.repeated, "void": outcomes.void}
     return selector, state, inputs, log

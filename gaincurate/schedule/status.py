@@ -97,7 +97,7 @@ def status(run: Run) -> Json:
         "scoring_seconds": sum(v for (what, _), v in seconds.items() if what == "scoring"),
         "seconds_left": _left(config.rounds, newest, finished, rounds),
         "nothing_learnt": nothing,
-        "advice": REPLAY if nothing is None and shares and np.mean(shares) < 0.5 else None,
+        "advice": REPLAY if nothing is None and shares and 0 < np.mean(shares) < 0.5 else None,
         "late": sum(entry["late"] or 0 for entry in rounds),
         "waiting": None if finished or newest < 0 else _waiting(run, newest),
         "last_line": None if finished or newest < 0 else _last_line(run, newest),

@@ -211,8 +211,8 @@ class ScoreConfig(MachineConfig, ClusterConfig):
     signals: Annotated[
         tuple[Signal, ...],
         Option(
-            "angle, and what else is wanted of nll, entropy and embedding, with commas between them. Each "
-            "of the other three makes the forward run to its end; nll and entropy need the output head too.",
+            "angle, and any of nll, entropy and embedding, with commas between them. With one of these, the "
+            "forward pass runs to its end; nll and entropy need the output head too.",
             metavar="LIST",
             read=_signals,
             shown="angle",
@@ -256,7 +256,7 @@ class ScoreConfig(MachineConfig, ClusterConfig):
     reuse: Annotated[
         list[str],
         Option(
-            "A finished scored set whose scores rows with the same id and prompt take; may be repeated.",
+            "A finished scored set: rows with the same id and prompt take its scores; may be repeated.",
             metavar="SET",
         ),
     ] = Field(default_factory=list)

@@ -288,8 +288,8 @@ class RunSession(AbstractContextManager["RunSession"]):
             undone = return_to(self.run, saved, where)
         if undone:
             self.note(
-                f"warning: went back to round {saved['round']} with {where}; what was trained after it "
-                f"({undone} rounds) is in {self.run.folder / 'undone'}"
+                f"warning: went back to round {saved['round']} with {where}; later rounds ({undone}) "
+                f"are in {self.run.folder / 'undone'}"
             )
         self._forget()
         self.position = saved["position"]
