@@ -163,7 +163,7 @@ def _parameter(
     metavar, choices = _metavar(marker, kind)
     shared: dict[str, Any] = {"help": marker.help + choices, "metavar": metavar}
     if marker.read is not None:
-        kind, shared["parser"] = Any, _as_given
+        kind, shared["parser"] = Any, lambda value: value  # a text is left to `Option.read`
         default = marker.shown if default is not inspect.Parameter.empty else default
     elif _is_path(kind):
         shared["parser"] = _path
@@ -192,11 +192,6 @@ def _path(value: Any) -> Path:
     if not isinstance(value, str | Path) or value == "":
         raise typer.BadParameter("it is empty, or no path.")
     return Path(value)
-
-
-def _as_given(value: Any) -> Any:
-    """Leaves a text to `Option.read`, and a value of a file as it is."""
-    return value
 
 
 def pair(value: str | Sequence[float], option: str) -> tuple[float, float]:

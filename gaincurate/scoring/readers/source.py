@@ -122,8 +122,7 @@ def open_source(data: str, *, split: str | None = None, limit: int | None = None
     rows = sum(reader.rows for reader in readers)
     if rows == 0:
         raise SourceError(f"{data} holds no rows.", data=data)
-    if limit is not None:
-        rows = min(rows, limit)
+    rows = rows if limit is None else min(rows, limit)
     return Source(data, _one_schema(data, readers), rows, fingerprint, readers)
 
 
