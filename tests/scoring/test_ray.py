@@ -170,7 +170,7 @@ def test_what_is_lost_is_done_again_by_others(
 
     watch, summary = watched(two, lose, data, tiny_model, tmp_path / "set")
     check(tmp_path / "set", whole, watch, summary, raylets)
-    assert any(note.startswith(f"joined the Ray at {two.address}: ") for note in watch.notes)
+    assert any(note.startswith(f"joined the Ray at {two.address} (") for note in watch.notes)
     assert capfd.readouterr().out == ""
 
 
