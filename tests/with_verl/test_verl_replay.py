@@ -242,7 +242,7 @@ def test_settings_of_no_replay_are_refused_all_at_once(tmp_path: Path) -> None:
         build_checkpoint_callback(settings(around(tmp_path, *wrong)))
     said = str(caught.value).splitlines()
     assert len(said) == 3
-    assert said[0].startswith("data.train_batch_size is 3, and a step that replays generates 2 of 4 groups")
+    assert said[0].startswith("data.train_batch_size is 3: a step that replays generates 2 of 4 groups")
     assert said[2].startswith(
         "algorithm.rollout_correction.bypass_mode is false: replayed rollouts would be weighed as if the present "
     )

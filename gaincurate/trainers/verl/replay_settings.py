@@ -13,7 +13,7 @@ from gaincurate.errors import InputError
 from gaincurate.replay.config import ReplayConfig
 from gaincurate.trainers.doctor.common import LIVE, Row, must, only
 from gaincurate.trainers.doctor.findings import Context, ask, refuse
-from gaincurate.trainers.doctor.settings import Resolved
+from gaincurate.trainers.doctor.settings import Resolved, Settings
 from gaincurate.trainers.verl.rules import groups, reward_pool, synchronous, whole_batches
 from gaincurate.trainers.verl.settings import Lookup, run_in
 
@@ -81,6 +81,10 @@ def _rules(sizes: ReplayConfig) -> tuple[Row, ...]:
     )
     distribution += "the actor's do not, so their ratio is no ratio of policies"
 
+    def reads_evenly(settings: Settings) -> bool:
+        chunk = settings["data.gen_batch_size"] or settings["data.train_batch_size"]
+        return bool(chunk) and fresh % chunk == 0 and batch % chunk == 0
+
     return (
         row(f"{_SAMPLER}.path", lambda value: value is not None, "nothing would be replayed", fix=_TAP),
         row("data.train_files", lambda files: run_in(files) is None,
@@ -88,6 +92,10 @@ def _rules(sizes: ReplayConfig) -> tuple[Row, ...]:
             advice="give verl a data file, or train by the run without replay"),
         row("data.train_batch_size", lambda value: value == fresh,
             f"a step that replays generates {fresh} of {batch} groups", fix={"data.train_batch_size": fresh}),
+        only(lambda settings, _: not reads_evenly(settings),
+            row("data.gen_batch_size", lambda _: False, "prompts are read so many at a time (by default "
+            f"data.train_batch_size), which does not divide both {fresh} and {batch}",
+            fix={"data.gen_batch_size": 1})),
         row(f"{_ROLLOUT}.n", lambda value: value == size, f"a group in the buffer has {size} rollouts",
             fix={f"{_ROLLOUT}.n": size}),
         row("actor_rollout_ref.actor.ppo_mini_batch_size", lambda value: value and batch % value == 0,
