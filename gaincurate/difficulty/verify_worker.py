@@ -78,7 +78,10 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)  # a verifier that prints must not speak in our place
     signal.signal(signal.SIGINT, _passed_on)
-    setup: Setup = pickle.load(jobs)
+    try:
+        setup: Setup = pickle.load(jobs)
+    except EOFError:  # the command ended before it sent one
+        return
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]  # `ulimit -v`, which only root may raise
     limit = setup.memory << 20
     limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
