@@ -62,7 +62,7 @@ def _root(
         ),
     ] = False,
 ) -> None:
-    """Score RL prompt sets once, and know what the score is worth."""
+    """Choose which prompts to train on with RL, and measure what the choice is worth."""
 
 
 def _open_streams() -> None:

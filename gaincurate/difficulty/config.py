@@ -201,7 +201,7 @@ RewardRange = Annotated[
 
 class Recipe(BaseModel):
     """The training of the adapter: Adam with linear warm-up over a tenth of the steps (at most 100) and
-    linear decay to 0. `references` are drawn anew for every batch.
+    linear decay to 0. New `references` are drawn for every batch.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

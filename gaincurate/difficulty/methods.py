@@ -89,9 +89,9 @@ class Method(Protocol):
 class Sizes:
     """Prior variances of a rate's parts, and the distance over which signals matter.
 
-    `both` is of the product of the embedding's part and the signals' one, `own` of the part that neither says
-    anything of. `length` is in standard deviations of a signal. All variances are of a rate between 0 and 1,
-    whatever is predicted.
+    `both` is of the product of the embedding's and the signals' parts, `own` of the part that neither has.
+    `length` is in standard deviations of a signal. All variances are of a rate between 0 and 1, for every
+    target.
     """
 
     embedding: float = 0.02
@@ -351,9 +351,9 @@ class ByRates:
         wins, losses = (1 - seen.values) * seen.rollouts, seen.values * seen.rollouts
 
         def calibrated(places: Ints) -> Calibrated:
-            found = calibrate(self._rates, inputs[places], wins[places], losses[places])
+            fitted = calibrate(self._rates, inputs[places], wins[places], losses[places])
             mean = wins[places].sum() / seen.rollouts[places].sum()
-            return replace(found, expected=np.where(np.isnan(found.expected), mean, found.expected))
+            return replace(fitted, expected=np.where(np.isnan(fitted.expected), mean, fitted.expected))
 
         def leave_one_out() -> Floats:
             """Each from four fifths of the references that it is not among."""

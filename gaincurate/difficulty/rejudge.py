@@ -186,7 +186,7 @@ def _compare(source: RolloutSet, new: RolloutSet, scored: ScoredSet, answer: str
             row_of[_verdict(row["reward"])] = row_of.get(_verdict(row["reward"]), 0) + 1
             by_prompt.setdefault(row[ID], []).append((comparable(row["completion"]), row["reward"]))
         agreed = {gc_id: _agreed(rows) for gc_id, rows in by_prompt.items()}
-        doubtful = pa.table({ID: [gc_id for gc_id, found in agreed.items() if found is not None]})
+        doubtful = pa.table({ID: [gc_id for gc_id, agrees in agreed.items() if agrees is not None]})
         for gc_id, prompt in _prompts(scored, doubtful, answer).items() if len(doubtful) else ():
             text, count = agreed[gc_id] or ("", 0)
             result.agreements.append(Agreement(gc_id, text, str(prompt.answer), count, len(by_prompt[gc_id])))

@@ -126,7 +126,7 @@ def roll_out(config: RolloutConfig, progress: Progress | None = None) -> Rollout
             broken = check_gold(scored, pieces, answer, verifier, pool, progress)
             _report_broken(config, broken, sum(map(len, pieces)))
         if written is None:
-            # What is wrong with the rows is found before anything is deleted.
+            # Invalid rows are refused before anything is deleted.
             artifact.remove()
             artifact.begin(identity)
         if missing:

@@ -412,7 +412,7 @@ def _hygiene(document: Document) -> Part:
                 )
             )
     dirty = ",".join(check.check for check in checks if check.rows)
-    text = "No check found a row. Checks that are not in this table were not made."
+    text = "No check reports a row. Checks that are not in this table were not run."
     if dirty:
         text = (
             "Next, with the same options: `gaincurate hygiene DIR --list FILE` lists every row, "

@@ -151,7 +151,7 @@ def _add_levels(scored: ScoredSet, table: Table, named: Sequence[str]) -> None:
 def _add_level(scored: ScoredSet, table: Table, name: str, kind: pa.DataType) -> bool:
     if is_number(kind):
         values = numbers(read_column(scored, name))
-        table.add(Column(name, "difficulty", "as it stands in the source", "source"), values)
+        table.add(Column(name, "difficulty", "as in the source", "source"), values)
         return True
     if not is_text(kind):
         return False

@@ -228,7 +228,7 @@ def unknown(roles: frozenset[str], folder: str, rows: int, *, model: str, verifi
         return None
     text = "What the scores are worth for training cannot be said without pass rates. "
     if "difficulty" in roles:
-        text += "A level says what someone found hard, not what this model learns from. "
+        text += "A level is another judge's difficulty, and not what this model learns from. "
     if verifier is None:
         return (
             f"{text}The set has no column of answers that a verifier could judge by: `gaincurate difficulty "

@@ -232,8 +232,8 @@ def _observe(
     """Take the newest round's outcomes, score again where that is due, and have the strategy learn.
 
     Returns:
-        The selector; the next round's state but for its rows; the inputs in its plan; and a line of the log,
-        which is not in the plan, because a trainer that was killed and run again must not change it.
+        The selector, the next round's state without its rows, the inputs in its plan, and a line of the log.
+        The line is not in the plan, because a trainer that was killed and run again must not change the plan.
     """
     round_ = state["round"]
     plan = run.plan(round_)

@@ -119,7 +119,7 @@ def build(path: Path, scored: ScoredSet, by: str | None, *, ascending: bool) -> 
         raise InputError(f"--by {by}: that column holds {kind}, and an order needs numbers.", column=by)
     values = pc.cast(pc.cast(column, pa.int8()) if pt.is_boolean(kind) else column, pa.float64(), safe=False)
     table = pa.table({"value": values, ID: scored.column(ID)})
-    # Nulls, then NaN, go last whatever the direction: a score that is not there must never be taught first.
+    # Nulls, then NaN, go last in both directions: a prompt without a score must never be trained on first.
     keys = [("value", "ascending" if ascending else "descending"), (ID, "ascending")]
     order = pc.sort_indices(table, sort_keys=keys).to_numpy().astype(np.int64)
     numbers = np.concatenate([c.to_numpy(zero_copy_only=False) for c in values.chunks] or [np.zeros(0)])

@@ -47,9 +47,9 @@ def test_signals_are_all_scores_and_computed_columns_but_counts_and_embeddings(t
         (texts("easy", "Hard", "very-hard"), [2, 4, 5], "read from its words, from easy to hard"),
         (texts("0.5", "-2", None), [0.5, -2, np.nan], "read from the number in its texts"),
         (texts("level-1", "grade_5", "(-3)"), [1, 5, -3], "read from the number in its texts"),
-        (pa.array([2**62, 1, None] * 4), [2.0**62, 1, np.nan], "as it stands in the source"),
-        (pa.array([1, 2, None] * 4), [1, 2, np.nan], "as it stands in the source"),
-        (pa.array([True, False, None] * 4), [1, 0, np.nan], "as it stands in the source"),
+        (pa.array([2**62, 1, None] * 4), [2.0**62, 1, np.nan], "as in the source"),
+        (pa.array([1, 2, None] * 4), [1, 2, np.nan], "as in the source"),
+        (pa.array([True, False, None] * 4), [1, 0, np.nan], "as in the source"),
         (pa.array(["A 7", "B 8", "C 9"] * 4).dictionary_encode(), [7, 8, 9], "read from the number"),
     ],
 )

@@ -164,7 +164,7 @@ def test_a_level_judges_too_but_leaves_the_worth_unknown(tmp_path: Path) -> None
     )
     assert found["gc_angle"].verdict == "no-more-than-length"
     assert world.document.unknown is not None
-    assert "A level says what someone found hard" in world.document.unknown
+    assert "A level is another judge's difficulty" in world.document.unknown
 
 
 def test_few_rollouts_are_too_few_to_say(tmp_path: Path) -> None:
