@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gaincurate.core.files import digest_files, reading
+from gaincurate.core.foreign import json_file
 from gaincurate.errors import ModelError
 
 DEMO = "demo"
 _DEMO_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
+_WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _POINTER = b"version https://git-lfs.github.com/spec/"
+_GGUF_HEADER = struct.Struct("<4sIQQ")
+"""Magic, version, and the numbers of tensors and of metadata values (docs/gguf.md of ggml, versions 2, 3)."""
 _TOKENIZER = ("*token*", "vocab.*", "*.model", "*.tiktoken", "tekken.json")
 
 
@@ -47,9 +52,17 @@ def fault_of(what: str, folder: Path, weights: Sequence[Path]) -> str | None:
             return (
                 f"{path} is a pointer of Git LFS and not the file itself. Run `git lfs pull` in its folder."
             )
-        if not head or (gguf and not head.startswith(b"GGUF")):
+        if not head or (gguf and not _is_gguf(path, head)):
             return f"{path} is empty, cut short or damaged. Copy or download it again."
     return None
+
+
+def _is_gguf(path: Path, head: bytes) -> bool:
+    """The library allocates by the counts in the header, so a file of 58 bytes could take all memory."""
+    if len(head) < _GGUF_HEADER.size or not head.startswith(b"GGUF"):
+        return False
+    _, version, tensors, values = _GGUF_HEADER.unpack_from(head)
+    return version not in (2, 3) or tensors + values <= path.stat().st_size
 
 
 def is_failure(error: BaseException) -> bool:
@@ -202,7 +215,38 @@ def _folder(folder: Path, name: str, revision: str | None, allow_pickle: bool, t
                 "checkpoint complete, or saved in a trainer's own sharded format?"
             )
         weights = pickled
+    _see_named(folder, weights)
     return ModelFiles(name, folder, tuple(weights), revision, trust_remote_code=trust)
+
+
+def _see_named(folder: Path, weights: Sequence[Path]) -> None:
+    """Refuse weights that a file names elsewhere: what is loaded would be neither hashed nor looked at.
+
+    A file that is no JSON names nothing; the loaders say what is wrong with it.
+    """
+    whole, index = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+    if weights[0].suffix == ".safetensors":
+        whole, index = _WHOLE, _INDEX
+    named = [("config.json", [_said(folder / "config.json", "transformers_weights")])]
+    if not (folder / whole).exists() and (folder / index).exists():
+        said = _said(folder / index, "weight_map")
+        named.append((index, list(said.values()) if isinstance(said, dict) else []))
+    there = {path.name for path in weights}
+    for file, names in named:
+        for other in names:
+            if isinstance(other, str) and other not in there and os.path.exists(folder / other):
+                raise ModelError(
+                    f"{folder / file} takes weights from {other[:200]}, which is none of the weight files in "
+                    f"the folder itself ({weights[0].name}, ...). Put the weights there."
+                )
+
+
+def _said(path: Path, key: str) -> Any:
+    try:
+        with reading(path):
+            return json_file(path)[key]
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def _from_hub(name: str, revision: str | None, allow_pickle: bool, trust: bool) -> ModelFiles:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,29 @@ def test_a_folder_without_config_says_what_it_has_instead(tmp_path: Path) -> Non
 def test_an_adapter_beside_a_whole_model_is_refused(folder: Path) -> None:
     (folder / "adapter_config.json").write_text("{}")
     assert "holds a LoRA adapter (adapter_config.json) beside a whole model" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("by", "named"), [("config.json", "evil.bin"), ("model.safetensors.index.json", "../model.safetensors")]
+)
+def test_weights_that_are_named_elsewhere_are_refused(folder: Path, by: str, named: str) -> None:
+    whole = folder / "model.safetensors"
+    (folder / "sub").mkdir()
+    for other in (folder / named, folder / "other.safetensors"):
+        shutil.copy(whole, other)
+    if by == "config.json":
+        config = json.loads((folder / by).read_text())
+        (folder / by).write_text(json.dumps(config | {"transformers_weights": named}))
+    else:
+        whole.unlink()
+        (folder / by).write_text(json.dumps({"weight_map": {"x": named}}))
+    assert f"{folder / by} takes weights from {named}, which is none of the weight files" in refusal(folder)
+
+
+def test_a_gguf_whose_header_counts_more_than_it_holds_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 2**60, 1) + bytes(34))
+    assert refusal(path) == f"{path} is empty, cut short or damaged. Copy or download it again."
 
 
 def test_a_tokenizer_that_panics_or_knows_no_word_is_a_sentence(folder: Path) -> None:
