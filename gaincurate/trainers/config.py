@@ -99,8 +99,8 @@ class DoctorConfig(BaseModel):
     config: Annotated[
         list[str] | None,
         Option(
-            "Its YAML, JSON or TOML file, or a script with its command; - is standard input. Repeatable: "
-            "later ones win.",
+            "Its .yaml, .json or .toml file, or a script with its command; - is YAML on standard input. "
+            "Repeatable: later ones win.",
             metavar="F",
         ),
     ] = None
@@ -112,7 +112,7 @@ class DoctorConfig(BaseModel):
         ),
     ] = None
     run: Annotated[
-        Path | None, Option("Compare sizes, lengths and tokens with this run too.", metavar="RUN")
+        Path | None, Option("Compare sizes, lengths and prompts with this run too.", metavar="RUN")
     ] = None
     extra: Annotated[
         EXTRAS | None, Option("Exit with 1 where what this extra needs is not installed.", names=("--for",))

@@ -121,7 +121,7 @@ class Rendering:
         arguments: its settings for arguments of the chat template, and the argument's name; "" for a mapping
             or the JSON text of one.
         row_tools: the setting that names the column with a row's tools; "" where it renders none.
-        adds: its settings that add text which is not known here, and what they add.
+        adds: its settings that add text which is not known here.
         code: whose code renders the prompts, where that is not the trainer's.
         media: columns of pictures and the like that it adds to a prompt.
         nulls: "all" where it renders a null for each key that another row has, whatever the file; or its
@@ -130,7 +130,7 @@ class Rendering:
 
     arguments: Mapping[str, str] = field(default_factory=dict)
     row_tools: str = ""
-    adds: Mapping[str, str] = field(default_factory=dict)
+    adds: tuple[str, ...] = ()
     code: str = ""
     media: tuple[str, ...] = ()
     nulls: str = ""

@@ -134,16 +134,6 @@ def test_files_that_come_one_by_one_and_again_give_the_same(trained: Any, tmp_pa
     assert run.outcomes(0).read_bytes() == before
 
 
-def test_an_earlier_rounds_files_are_not_the_next_rounds(trained: Any, tmp_path: Path) -> None:
-    _, completions, _ = trained
-    run = copied(trained, tmp_path)
-    assert gaincurate("schedule", "next", run.folder, "--outcomes", completions).exit_code == 0
-    result = gaincurate("schedule", "next", run.folder, "--outcomes", completions)
-    assert result.exit_code == 2
-    assert "nothing there belongs to round 1: the file was taken for round 0 (4 times" in result.stderr
-    assert not run.outcomes(1).exists()
-
-
 def table(path: Path, rows: list[dict[str, Any]]) -> Path:
     pq.write_table(pa.Table.from_pylist(rows), path)
     return path

@@ -21,7 +21,6 @@ from gaincurate.schedule.rescore import due
 from gaincurate.trainers.doctor.settings import NotKnown, Settings, shown
 
 Mode = Literal["live", "segment", "export"]
-Style = Literal["hydra", "values", "switches", "dashes"]
 Severity = Literal["wrong", "stale", "stops", "order", "cost"]
 SEVERITIES: dict[Severity, str] = {
     "wrong": "trains on other rows than planned, or loses outcomes",
@@ -77,8 +76,10 @@ class Context:
     """The mean of the group sizes in the newest plan; None where it has none."""
     step: int = 1
     """The prompts of a step, in each of which the group sizes have this mean."""
+    data: Path | None = None
+    """The newest round's file."""
     columns: frozenset[str] | None = None
-    """Columns of the newest round's file."""
+    """Its columns."""
     folder: str = "run"
     """The run's folder, as a setting of the trainer names it."""
     read_every: int = 0
@@ -142,24 +143,17 @@ class TrainerRules:
     Args:
         name: as in `gaincurate.trainers.profile`.
         launches: words that mark a launch line of it.
-        style: how its launch line writes a setting: `hydra` key=value; `values` --key value, also true and
-            false; `switches` --key alone for true; `dashes` the same with - for _.
         rules: in the order in which their findings are listed.
         live: whether it can be steered in one long process.
-        resolves: whether its files may have `${oc.env:NAME}` in them.
         whole: the defaults in place of `defaults` where a file has all sections of them; None where a file
             has changes alone. With it, a file begins with those that its `defaults` names.
-        toml: whether its files are TOML, which cannot hold null.
     """
 
     name: str
     launches: tuple[str, ...]
-    style: Style
     rules: tuple[Rule, ...]
     live: bool = False
-    resolves: bool = False
     whole: Mapping[str, Any] | None = None
-    toml: bool = False
 
     @property
     def version(self) -> str:

@@ -66,7 +66,7 @@ PROFILE = Profile(
     launch=_launch,
     rendering=Rendering(
         {"policy.tokenizer.chat_template_kwargs": ""},
-        adds={"policy.tokenizer.chat_template": "a chat template"},
+        adds=("policy.tokenizer.chat_template",),
     ),
     layout=Layout(
         folders=("step_*", "tmp_step_*"),

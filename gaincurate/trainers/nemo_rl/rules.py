@@ -96,9 +96,7 @@ def _adapter(backend: str, key: str) -> Row:
 RULES = TrainerRules(
     name="nemo-rl",
     launches=("run_grpo",),
-    style="hydra",
     live=True,
-    resolves=True,
     whole=WHOLE,
     rules=(
         data,

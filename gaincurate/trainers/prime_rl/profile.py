@@ -56,7 +56,7 @@ PROFILE = Profile(
     launch=_launch,
     rendering=Rendering(
         {"orchestrator.train.sampling.extra_body.chat_template_kwargs": ""},
-        adds={f"{at}tokenizer.chat_template": "a chat template" for at in ("", "trainer.", "orchestrator.")},
+        adds=tuple(f"{at}tokenizer.chat_template" for at in ("", "trainer.", "orchestrator.")),
         code="the taskset of the environment",
     ),
     layout=Layout(

@@ -86,9 +86,7 @@ def ahead(settings: Settings, context: Context) -> Found:
 
 RULES = TrainerRules(
     name="prime-rl",
-    toml=True,
     launches=("rl",),
-    style="dashes",
     live=True,
     rules=(
         sources,

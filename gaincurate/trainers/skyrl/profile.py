@@ -58,7 +58,7 @@ PROFILE = Profile(
     launch=_launch,
     rendering=Rendering(
         {"generator.chat_template_kwargs": ""},
-        adds={"generator.chat_template.name_or_path": "a chat template"},
+        adds=("generator.chat_template.name_or_path",),
         nulls="all",
     ),
     layout=Layout(

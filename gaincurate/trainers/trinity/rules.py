@@ -129,9 +129,7 @@ def feedback(settings: Settings, context: Context) -> Found:
 RULES = TrainerRules(
     name="trinity",
     launches=("trinity",),
-    style="hydra",
     live=True,
-    resolves=True,
     rules=(
         data,
         common.unset_below("data_processor.task_pipeline.", "tasks are chosen and ordered by a pipeline of "

@@ -251,7 +251,6 @@ _RULES: tuple[Rule, ...] = (
 RULES = TrainerRules(
     name="trl",
     launches=("trl", "accelerate", "torchrun"),
-    style="values",
     rules=_RULES,
     live=True,
 )

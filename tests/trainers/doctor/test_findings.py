@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gaincurate.trainers.doctor.examine import Report, judge, trainer_named, written
+from gaincurate.trainers.doctor.examine import Report, judge, trainer_named
 from gaincurate.trainers.doctor.findings import SEVERITIES, Context, defaults_of
 from gaincurate.trainers.doctor.read import Read
 from gaincurate.trainers.doctor.settings import normal
@@ -139,7 +139,6 @@ MORE: list[tuple[str, str, Context, dict[str, Any]]] = [
     ("verl", "max-steps", RUN, {"trainer.total_training_steps": 7, "data.train_batch_size": 32}),
     ("verl", "filter-groups", SEGMENT, {"algorithm.filter_groups.enable": True}),
     ("verl", "sampler-gone", SEGMENT, {"data.sampler.class_path": "pkg://mine"}),
-    ("verl", "log-without-id", SEGMENT, {"trainer.rollout_data_dir": "{output}/rollouts"}),
     ("verl", "adapter", SEGMENT, {"actor_rollout_ref.model.lora.rank": 32}),
     ("verl", "refill", SEGMENT, {"trainer.v1.sampler.sync_refill_failed_groups": True}),
     ("verl", "split-steps", LIVE, {"trainer.v1.sync.parameter_sync_step": 2}),
@@ -391,25 +390,6 @@ def test_trl_steps_are_what_its_sampler_yields(
     context = Context("segment", budget=budget, rounds=1)
     assert "max-steps" not in names(look("trl", context, **changes, max_steps=optimizer))
     assert "max-steps" in names(look("trl", context, **changes, max_steps=optimizer + 1))
-
-
-WRITTEN: list[tuple[str, bool, dict[str, Any], list[str]]] = [
-    ("verl", True, {"data.shuffle": False, "a": None}, ["data.shuffle=false", "a=null"]),
-    ("verl", False, {"data.shuffle": False}, ["data.shuffle: false"]),
-    ("openrlhf", True, {"a.b": True, "c": False}, ["--a.b", "without --c"]),
-    ("slime", True, {"save_hf": "{output}/hf", "load": None}, ["--save-hf {output}/hf", "without --load"]),
-    ("trl", True, {"shuffle_dataset": False}, ["--shuffle_dataset false"]),
-    ("prime-rl", False, {"max_steps": 4, "resume.step": None}, ["max_steps = 4", "without resume.step"]),
-    ("prime-rl", False, {"output_dir": "{output}"}, ["on the command line: --output-dir {output}"]),
-    ("areal", False, {"saver.fileroot": "{output}/a"}, ["saver.fileroot: ${oc.env:GAINCURATE_OUTPUT}/a"]),
-]
-
-
-@pytest.mark.parametrize(("trainer", "launched", "fix", "lines"), WRITTEN)
-def test_a_fix_is_written_as_the_trainer_takes_it(
-    trainer: str, launched: bool, fix: dict[str, Any], lines: list[str]
-) -> None:
-    assert written(trainer_named(trainer), fix, launched) == lines
 
 
 @pytest.mark.parametrize("trainer", with_part("rules"))

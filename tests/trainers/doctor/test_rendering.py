@@ -9,18 +9,9 @@ from typing import Any
 
 import pytest
 
+import exports
 import runs
-import tiny
-from command import run
 from gaincurate.trainers.doctor.examine import Report, examine
-
-TEMPLATE = (
-    "{% if tools %}<|im_start|>system\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}<|im_end|>\n{% endif %}"
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content or '' }}"
-    "{% for call in m.tool_calls or [] %}{{ call | tojson }}{% endfor %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% if enable_thinking is false %}<think></think>{% endif %}"
-    "{% endif %}"
-)
 
 
 def tool(name: str, *parameters: str) -> dict[str, Any]:
@@ -51,34 +42,27 @@ CALLS = [
     }
     for name in "abcd"
 ]
-SETS: dict[str, tuple[list[dict[str, Any]], list[str]]] = {
-    "plain": ([{key: row[key] for key in ("prompt", "answer")} for row in ALIKE], []),
-    "no-thinking": (
-        [{key: row[key] for key in ("prompt", "answer")} for row in ALIKE],
-        ["--template-kwargs", '{"enable_thinking": false}'],
-    ),
-    "tools": (ALIKE, []),
-    "unlike": (UNLIKE, []),
-    "none": (ALIKE, ["--tools-column", "none"]),
-    "calls": (CALLS, []),
-    "pictures": ([{**row, "images": ["a.png"], "tools": None} for row in ALIKE], []),
+SETS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
+    "plain": ([{key: row[key] for key in ("prompt", "answer")} for row in ALIKE], {}),
+    "no-thinking": (ALIKE, {"segmentation": {"template_kwargs": {"enable_thinking": False}}}),
+    "tools": (ALIKE, {"tools": "tools"}),
+    "unlike": (UNLIKE, {"tools": "tools"}),
+    "none": (ALIKE, {}),
+    "calls": (CALLS, {}),
 }
 
 
 @pytest.fixture(scope="module")
 def run_over(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A run over each of the sets, scored by a tiny model whose template renders tools."""
+    """A run over each of the sets."""
     folder = tmp_path_factory.mktemp("rendering")
-    model = tiny.save_model(folder / "model", template=TEMPLATE)
     made: dict[str, Path] = {}
 
     def of(name: str) -> Path:
         if name not in made:
             rows, options = SETS[name]
-            data, place = tiny.write_jsonl(folder / f"{name}.jsonl", rows), folder / name
-            done = run("score", data, "--model", model, "--out", place / "set", *options)
-            assert done.exit_code == 0, done.stderr
-            made[name] = runs.begin(place, budget=4, strategy="file-order", model=str(model)).folder
+            exports.make_set(folder / name / "set", rows, prompt="prompt", **options)
+            made[name] = runs.begin(folder / name, budget=4, strategy="file-order").folder
         return made[name]
 
     return of
@@ -107,66 +91,64 @@ def look(tmp_path: Path, trainer: str, more: str, folder: Path) -> Report:
 FALSE, TRUE = '{"enable_thinking": false}', '{"enable_thinking": true}'
 KWARGS = "data.apply_chat_template_kwargs"
 MULTI = "actor_rollout_ref.rollout.multi_turn"
-ALL_SEEN = "token counts: 4 prompts of round 0 are as long as they were when scored"
-TOLD: list[tuple[str, str, str, str | None, str]] = [
-    # trainer, set, more of its launch line, the finding, the note on token counts
-    ("verl", "plain", "", None, ALL_SEEN),
-    ("verl", "plain", f"+{KWARGS}.enable_thinking=False", "template-arguments", "not compared, because this trainer"),
-    ("verl", "no-thinking", f"+{KWARGS}.enable_thinking=False", None, ALL_SEEN),
-    ("verl", "no-thinking", f"++{KWARGS}={{enable_thinking:false}}", None, ALL_SEEN),
-    ("verl", "no-thinking", "", "template-arguments", "not compared"),
-    ("verl", "no-thinking", f"+{KWARGS}.enable_thinking=$THINK", None, "not known: data.apply_chat_template_kwargs"),
-    ("verl", "plain", f"{MULTI}.tool_config_path=/opt/tools.yaml", None, f"not known: this trainer adds tools from {MULTI}.tool_config_path is /opt/tools.yaml"),
-    ("verl", "tools", f"{MULTI}.tool_config_path=$TOOLS", None, "not known: this trainer adds tools from"),
-    ("verl", "tools", "", "tools", "not compared"),
-    ("verl", "none", "", None, ALL_SEEN),
-    ("verl", "calls", "", "nulls", "differs"),
-    ("verl", "pictures", "", None, "not known: this trainer adds the column 'images' to prompts"),
-    ("slime", "tools", "--tool-key tools", None, ALL_SEEN),
-    ("slime", "tools", "", None, ALL_SEEN),
-    ("slime", "tools", "--tool-key functions", "tools", "not compared"),
-    ("slime", "none", "", "tools", "not compared"),
-    ("slime", "unlike", "", None, ALL_SEEN),
-    ("slime", "unlike", "--prompt-data {data}", "nulls", "differs"),
-    ("slime", "calls", "", None, ALL_SEEN),
-    ("slime", "plain", f"--apply-chat-template-kwargs '{FALSE}'", "template-arguments", "not compared"),
-    ("slime", "no-thinking", f"--apply-chat-template-kwargs '{FALSE}'", None, ALL_SEEN),
-    ("slime", "plain", "--multimodal-keys '{\"image\": \"images\"}'", None, "not known: this trainer adds pictures"),
-    ("trl", "plain", f"--chat_template_kwargs '{FALSE}'", "template-arguments", "not compared"),
-    ("trl", "no-thinking", f"--chat_template_kwargs '{FALSE}'", None, ALL_SEEN),
-    ("trl", "calls", "", "nulls", "differs"),
-    ("openrlhf", "plain", "", None, ALL_SEEN),
-    ("openrlhf", "no-thinking", "", "template-arguments", "not compared"),
-    ("nemo-rl", "no-thinking", "++policy.tokenizer.chat_template_kwargs.enable_thinking=false", None, ALL_SEEN),
-    ("nemo-rl", "plain", "++policy.tokenizer.chat_template_kwargs.enable_thinking=false", "template-arguments", "not"),
-    ("nemo-rl", "plain", "++policy.tokenizer.chat_template=default", None, ALL_SEEN),
-    ("nemo-rl", "plain", "++policy.tokenizer.chat_template=a.jinja", None, "not known: this trainer adds a chat template"),
-    ("skyrl", "no-thinking", "generator.chat_template_kwargs.enable_thinking=false", None, ALL_SEEN),
-    ("trinity", "plain", "model.enable_thinking=false", "template-arguments", "not known: the workflow renders"),
-    ("trinity", "no-thinking", "model.enable_thinking=false", None, "not known: the workflow renders the prompts"),
-    ("trinity", "tools", "", None, "not known: the workflow renders the prompts"),
-    ("areal", "no-thinking", "", None, "not known: the workflow of the training script renders the prompts"),
-    ("prime-rl", "tools", "", None, "not known: the taskset of the environment renders the prompts"),
-    ("prime-rl", "plain", "--orchestrator.train.sampling.extra_body.chat-template-kwargs.enable-thinking false", "template-arguments", "not known"),
+CASES: list[tuple[str, str, str, str | None]] = [
+    # trainer, set, more of its launch line, the finding
+    ("verl", "plain", "", None),
+    ("verl", "plain", f"+{KWARGS}.enable_thinking=False", "template-arguments"),
+    ("verl", "no-thinking", f"+{KWARGS}.enable_thinking=False", None),
+    ("verl", "no-thinking", f"++{KWARGS}={{enable_thinking:false}}", None),
+    ("verl", "no-thinking", "", "template-arguments"),
+    ("verl", "no-thinking", f"+{KWARGS}.enable_thinking=$THINK", None),
+    ("verl", "tools", f"{MULTI}.tool_config_path=$TOOLS", None),
+    ("verl", "tools", "", "tools"),
+    ("verl", "none", "", None),
+    ("verl", "calls", "", "nulls"),
+    ("slime", "tools", "--tool-key tools", None),
+    ("slime", "tools", "--tool-key functions", "tools"),
+    ("slime", "none", "", "tools"),
+    ("slime", "unlike", "", None),
+    ("slime", "unlike", "--prompt-data {data}", "nulls"),
+    ("slime", "calls", "", None),
+    ("slime", "plain", f"--apply-chat-template-kwargs '{FALSE}'", "template-arguments"),
+    ("slime", "no-thinking", f"--apply-chat-template-kwargs '{FALSE}' --tool-key none", None),
+    ("trl", "plain", f"--chat_template_kwargs '{FALSE}'", "template-arguments"),
+    ("trl", "no-thinking", f"--chat_template_kwargs '{FALSE}'", None),
+    ("trl", "calls", "", "nulls"),
+    ("openrlhf", "plain", "", None),
+    ("openrlhf", "no-thinking", "", "template-arguments"),
+    ("nemo-rl", "no-thinking", "++policy.tokenizer.chat_template_kwargs.enable_thinking=false", None),
+    ("nemo-rl", "plain", "++policy.tokenizer.chat_template_kwargs.enable_thinking=false", "template-arguments"),
+    ("nemo-rl", "plain", "++policy.tokenizer.chat_template=default", None),
+    ("skyrl", "no-thinking", "generator.chat_template_kwargs.enable_thinking=false", None),
+    ("trinity", "plain", "model.enable_thinking=false", "template-arguments"),
+    ("trinity", "no-thinking", "model.enable_thinking=false", None),
+    ("trinity", "tools", "", None),
+    ("areal", "no-thinking", "", None),
+    ("prime-rl", "tools", "", None),
+    ("prime-rl", "plain", "--orchestrator.train.sampling.extra_body.chat-template-kwargs.enable-thinking false", "template-arguments"),
 ]  # fmt: skip
-NAMES = {"template-arguments", "tools", "nulls", "tokens"}
+NAMES = {"template-arguments", "tools", "nulls"}
 
 
-@pytest.mark.parametrize(("trainer", "name", "more", "finding", "note"), TOLD)
+@pytest.mark.parametrize(("trainer", "name", "more", "finding"), CASES)
 def test_the_doctor_compares_what_the_trainer_renders_and_its_fix_helps(
-    tmp_path: Path, run_over: Any, trainer: str, name: str, more: str, finding: str | None, note: str
+    tmp_path: Path, run_over: Any, trainer: str, name: str, more: str, finding: str | None
 ) -> None:
     report = look(tmp_path, trainer, more, run_over(name))
     findings = [one for one in report.findings if one.name in NAMES]
     assert [one.name for one in findings] == ([finding] if finding else [])
-    assert note in report.notes[-1]
-    assert ("as long as" in report.notes[-1]) == (note == ALL_SEEN)
     for one in findings:
         assert one.fix or (one.advice and (finding != "template-arguments" or trainer == "openrlhf"))
         fix = tmp_path / "fix.json"
         fix.write_text(json.dumps({**one.fix, "seed": 1}))
         again = examine(trainer, [str(tmp_path / "round.sh"), str(fix)], "segment", run_over(name))
         assert not one.fix or finding not in {other.name for other in again.findings}
+
+
+def test_lengths_are_not_compared_where_the_trainer_adds_text(tmp_path: Path, run_over: Any) -> None:
+    for more, compared in (("", True), (f"{MULTI}.tool_config_path=/opt/tools.yaml", False)):
+        report = look(tmp_path, "verl", f"data.max_prompt_length=4 {more}", run_over("plain"))
+        assert ("too-long" in {one.name for one in report.findings}) == compared
 
 
 def test_arguments_in_a_file_and_both_values_in_the_finding(tmp_path: Path, run_over: Any) -> None:
