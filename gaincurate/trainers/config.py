@@ -13,9 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from gaincurate.core.options import Option
 from gaincurate.trainers.names import with_part
 
-EXTRAS = Literal["score", "trl", "peft", "difficulty", "derive", "hygiene", "report", "demo"]
-"""The extras of our package that `doctor --for` asks about."""
-
 _Run = Annotated[Path, Option("The run's folder.", metavar="RUN", argument=True)]
 _Trainer = Annotated[
     str | None,
@@ -113,7 +110,4 @@ class DoctorConfig(BaseModel):
     ] = None
     run: Annotated[
         Path | None, Option("Compare sizes, lengths and prompts with this run too.", metavar="RUN")
-    ] = None
-    extra: Annotated[
-        EXTRAS | None, Option("Exit with 1 where what this extra needs is not installed.", names=("--for",))
     ] = None

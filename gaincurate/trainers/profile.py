@@ -156,7 +156,6 @@ class Profile:
         env_class: its rows may name an environment (`--env-class`).
         system_file: it takes the system message from a file beside the data.
         scores_refused: why it must not see scores as columns.
-        refused_in_path: characters that it would take apart in a path.
         reads_folder: it reads every file of the folder.
         layout: its checkpoints, None where they are not known.
     """
@@ -176,7 +175,6 @@ class Profile:
     env_class: bool = False
     system_file: bool = False
     scores_refused: str | None = None
-    refused_in_path: str = ""
     reads_folder: bool = False
     layout: Layout | None = None
 
@@ -453,17 +451,10 @@ def _check(trainer: Profile, parts: Parts, options: ViewOptions) -> None:
         raise InputError(f"--data-source {options.data_source}: {trainer.name} has nothing of that kind.")
     if trainer.judge_needed and options.data_source is None and trainer.judge not in parts.schema.names:
         raise InputError(
-            f"{trainer.name} picks a row's reward function by the column {trainer.judge!r}, and the "
-            "set has none. "
-            "Give --data-source NAME: a name that it knows, or one of your own for a reward function of "
-            "your own."
+            f"{trainer.name} picks a row's reward function by the column {trainer.judge!r}, and the set has "
+            "none. Give --data-source NAME: a name that it knows, or one for a reward function of your own."
         )
     if options.env_class is not None and not trainer.env_class:
-        with_environments = [name for name, profile in profiles().items() if profile.env_class]
-        raise InputError(
-            f"--env-class {options.env_class} is for {', '.join(with_environments)}; {trainer.name} "
-            "has nothing of "
-            "that kind."
-        )
+        raise InputError(f"--env-class {options.env_class}: {trainer.name} has nothing of that kind.")
     if options.with_scores and trainer.scores_refused:
         raise InputError(f"--with-scores: {trainer.scores_refused}. Leave it out.")
