@@ -46,7 +46,7 @@ def run_context(run: Run, mode: Mode, **more: Any) -> Context:
     """
     try:
         data = run.data(run.round)
-        more |= {"columns": frozenset(parquet_head(data, broken(data))[0].names), "data": data}
+        more["columns"] = frozenset(parquet_head(data, broken(data))[0].names)
     except GaincurateError:  # no file that can be read
         pass
     more |= {"folder": str(run.folder.resolve()), "scored": run.scored.identity}

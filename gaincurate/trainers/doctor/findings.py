@@ -76,10 +76,8 @@ class Context:
     """The mean of the group sizes in the newest plan; None where it has none."""
     step: int = 1
     """The prompts of a step, in each of which the group sizes have this mean."""
-    data: Path | None = None
-    """The newest round's file."""
     columns: frozenset[str] | None = None
-    """Its columns."""
+    """Columns of the newest round's file."""
     folder: str = "run"
     """The run's folder, as a setting of the trainer names it."""
     read_every: int = 0

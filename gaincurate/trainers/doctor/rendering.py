@@ -1,6 +1,6 @@
-"""Compares a trainer's rendered prompts with the scored ones: chat template arguments, tools, and nulls.
+"""Compares a trainer's arguments of the chat template with those of the scored set.
 
-Parts that the doctor cannot see, such as tools from a file, are never said to agree.
+Tools, pictures and nulls are what `export` warns of, because they are in the rows and not in the settings.
 """
 
 from __future__ import annotations
@@ -9,18 +9,12 @@ import json
 import re
 from collections.abc import Iterator
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from gaincurate.core.foreign import yaml_value
-from gaincurate.core.prompts import column_values, read_rows
-from gaincurate.trainers.columns import has_nulls
-from gaincurate.trainers.doctor.common import find
-from gaincurate.trainers.doctor.findings import Context, Finding, Found
+from gaincurate.trainers.doctor.findings import Context, Finding
 from gaincurate.trainers.doctor.settings import NotKnown, Settings, flat, shown
 from gaincurate.trainers.profile import Profile, Rendering
-
-_ROWS = 16
 
 
 def differences(profile: Profile, settings: Settings, context: Context) -> Iterator[Finding]:
@@ -42,52 +36,13 @@ def differences(profile: Profile, settings: Settings, context: Context) -> Itera
             f"or score the set again with --template-kwargs '{_json(given)}'",
             settings.source(*rendering.arguments, *chain(*map(settings.below, rendering.arguments))),
         )
-    column = context.scored["source"].get("tools_column")
-    if context.data is not None and (finding := _nulls(context.data, column, profile, settings)):
-        yield finding
-    if not rendering.row_tools:
-        if column and not rendering.code and not _adds(rendering, settings):
-            title = f"prompts were scored with the tools of column {column!r}, and {name} renders no tools "
-            advice = "score the set again with --tools-column none, or with the tools that the trainer's own "
-            advice += "configuration gives to all rows"
-            yield Finding("tools", "wrong", f"{title}of a row", {}, advice)
-        return
-    key, right = rendering.row_tools, "tools" if column else None
-    if column and settings[key] not in (right, column):
-        why = f"prompts were scored with the tools of column {column!r}"
-        yield find(settings, key, "tools", why, {key: right})
-    elif not column and settings[key] in (context.columns or ()):
-        advice = f"or score the set again with --tools-column {settings[key]}"
-        why = "the rows have that column, and prompts were scored without tools"
-        yield find(settings, key, "tools", why, {key: "none"}, advice)
 
 
 def adds_text(rendering: Rendering, settings: Settings, context: Context) -> bool:
     """Whether a trainer adds text to the prompts that the doctor does not know."""
-    return _adds(rendering, settings) or not set(rendering.media).isdisjoint(context.columns or ())
-
-
-def _adds(rendering: Rendering, settings: Settings) -> bool:
+    if not set(rendering.media).isdisjoint(context.columns or ()):
+        return True
     return any(settings.is_set(key) and settings.known(key) != "default" for key in rendering.adds)
-
-
-def _nulls(data: Path, tools: str | None, profile: Profile, settings: Settings) -> Found:
-    """Keys of tools and tool calls that only other rows of the newest round have, rendered as null."""
-    rendering = profile.rendering
-    if not rendering.nulls or str(settings.known(rendering.nulls)).endswith(".jsonl"):
-        return None
-    table = read_rows(data).slice(0, _ROWS)
-    rows = table.column("prompt").to_pylist()
-    if tools and rendering.row_tools:
-        rows += column_values(table, tools)
-    if not has_nulls(row for row in rows if isinstance(row, list)):
-        return None
-    lines = f"export the rounds as lines of JSON: `gaincurate export RUN --trainer {profile.name}`, or "
-    advice = f"{'' if rendering.nulls == 'all' else lines}store tool calls and tools as JSON text"
-    title = (
-        f"{profile.name} renders null for each key of tools that only other rows have, which was not scored"
-    )
-    return Finding("nulls", "wrong", title, {}, advice)
 
 
 def _arguments(rendering: Rendering, settings: Settings) -> dict[str, Any]:

@@ -64,10 +64,10 @@ ROWS_OF_A_RUN = replace(RUN, columns=frozenset({"prompt", "answer", "gc_id"}))
 
 IN_THE_DEFAULTS = {
     "trl": "epochs outcomes output shuffle learning-rate",
-    "verl": "data resume epochs no-checkpoint weights output outcomes shuffle validation",
+    "verl": "data resume epochs no-checkpoint weights output outcomes shuffle",
     "openrlhf": "data template label prompt-key outcomes output shuffle learning-rate reference",
     "nemo-rl": "data resume split prompt-file weights shuffle log-without-id reference",
-    "skyrl": "data resume weights output shuffle log-without-id validation reference",
+    "skyrl": "data resume weights output shuffle log-without-id reference",
     "slime": "data template length prompt-key outcomes weights no-checkpoint",
     "prime-rl": "length output ahead",
     "trinity": "data resume",
@@ -115,7 +115,6 @@ MORE: list[tuple[str, str, Context, dict[str, Any]]] = [
     ("trl", "no-checkpoint", SEGMENT, {"save_strategy": "no"}),
     ("trl", "optimizer", SEGMENT, {"save_only_model": True}),
     ("trl", "optimizer", LIVE, {"save_only_model": True}),
-    ("trl", "batch-twice", SEGMENT, {"generation_batch_size": 16, "steps_per_generation": 2}),
     ("trl", "reference", SEGMENT, {"beta": 0.04}),
     ("trl", "base-model", SEGMENT, {"model_name_or_path": "Qwen/Qwen3-8B"}),
     ("verl", "base-model", SEGMENT, {"actor_rollout_ref.model.path": "Qwen/Qwen3-8B"}),
@@ -138,7 +137,6 @@ MORE: list[tuple[str, str, Context, dict[str, Any]]] = [
     ("verl", "subset", SEGMENT, {"data.train_max_samples": 500}),
     ("verl", "max-steps", RUN, {"trainer.total_training_steps": 7, "data.train_batch_size": 32}),
     ("verl", "filter-groups", SEGMENT, {"algorithm.filter_groups.enable": True}),
-    ("verl", "sampler-gone", SEGMENT, {"data.sampler.class_path": "pkg://mine"}),
     ("verl", "adapter", SEGMENT, {"actor_rollout_ref.model.lora.rank": 32}),
     ("verl", "refill", SEGMENT, {"trainer.v1.sampler.sync_refill_failed_groups": True}),
     ("verl", "split-steps", LIVE, {"trainer.v1.sync.parameter_sync_step": 2}),
@@ -403,7 +401,7 @@ ROWS = {
     "reads another file than the round's": "data",
     "shuffles": "shuffle",
     "chooses rows by itself, or replaces groups": (
-        "sampler gate selector sampler-gone filter-groups dynamic-sampling dynamic-batch over-rollout over-sampling task-pipeline"
+        "sampler gate selector filter-groups dynamic-sampling dynamic-batch over-rollout over-sampling task-pipeline"
     ),
     "drops the tail of a round": "tail",
     "drops or cuts long prompts": "too-long filter",

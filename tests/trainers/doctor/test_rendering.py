@@ -1,4 +1,4 @@
-"""What each trainer renders beside messages, against sets that were scored with and without it."""
+"""The arguments of the chat template in each trainer's settings, against sets that were scored with and without."""
 
 from __future__ import annotations
 
@@ -13,55 +13,22 @@ import exports
 import runs
 from gaincurate.trainers.doctor.examine import Report, examine
 
-
-def tool(name: str, *parameters: str) -> dict[str, Any]:
-    properties = {parameter: {"type": "string"} for parameter in parameters}
-    return {"type": "function", "function": {"name": name, "parameters": {"properties": properties}}}
-
-
-def asked(text: str) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": text}]
-
-
-ALIKE = [
-    {"prompt": asked(f"Is {k} odd?"), "tools": [tool("odd", "n")], "answer": str(k % 2)} for k in range(4)
-]
-UNLIKE = [{**row, "tools": [tool("f", name)]} for row, name in zip(ALIKE, "abcd", strict=True)]
-CALLS = [
-    {
-        "prompt": [
-            *asked("Look it up."),
-            {
-                "role": "assistant",
-                "content": "",
-                "tool_calls": [{"function": {"name": "f", "arguments": {name: 1}}}],
-            },
-            *asked(f"And {name}?"),
-        ],
-        "answer": "1",
-    }
-    for name in "abcd"
-]
-SETS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
-    "plain": ([{key: row[key] for key in ("prompt", "answer")} for row in ALIKE], {}),
-    "no-thinking": (ALIKE, {"segmentation": {"template_kwargs": {"enable_thinking": False}}}),
-    "tools": (ALIKE, {"tools": "tools"}),
-    "unlike": (UNLIKE, {"tools": "tools"}),
-    "none": (ALIKE, {}),
-    "calls": (CALLS, {}),
+ROWS = [{"question": f"Is {k} odd?", "answer": str(k % 2)} for k in range(4)]
+SCORED: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "no-thinking": {"template_kwargs": {"enable_thinking": False}},
 }
 
 
 @pytest.fixture(scope="module")
 def run_over(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A run over each of the sets."""
+    """A run over a set that was scored with and without arguments."""
     folder = tmp_path_factory.mktemp("rendering")
     made: dict[str, Path] = {}
 
     def of(name: str) -> Path:
         if name not in made:
-            rows, options = SETS[name]
-            exports.make_set(folder / name / "set", rows, prompt="prompt", **options)
+            exports.make_set(folder / name / "set", ROWS, segmentation=SCORED[name])
             made[name] = runs.begin(folder / name, budget=4, strategy="file-order").folder
         return made[name]
 
@@ -91,58 +58,45 @@ def look(tmp_path: Path, trainer: str, more: str, folder: Path) -> Report:
 FALSE, TRUE = '{"enable_thinking": false}', '{"enable_thinking": true}'
 KWARGS = "data.apply_chat_template_kwargs"
 MULTI = "actor_rollout_ref.rollout.multi_turn"
-CASES: list[tuple[str, str, str, str | None]] = [
-    # trainer, set, more of its launch line, the finding
-    ("verl", "plain", "", None),
-    ("verl", "plain", f"+{KWARGS}.enable_thinking=False", "template-arguments"),
-    ("verl", "no-thinking", f"+{KWARGS}.enable_thinking=False", None),
-    ("verl", "no-thinking", f"++{KWARGS}={{enable_thinking:false}}", None),
-    ("verl", "no-thinking", "", "template-arguments"),
-    ("verl", "no-thinking", f"+{KWARGS}.enable_thinking=$THINK", None),
-    ("verl", "tools", f"{MULTI}.tool_config_path=$TOOLS", None),
-    ("verl", "tools", "", "tools"),
-    ("verl", "none", "", None),
-    ("verl", "calls", "", "nulls"),
-    ("slime", "tools", "--tool-key tools", None),
-    ("slime", "tools", "--tool-key functions", "tools"),
-    ("slime", "none", "", "tools"),
-    ("slime", "unlike", "", None),
-    ("slime", "unlike", "--prompt-data {data}", "nulls"),
-    ("slime", "calls", "", None),
-    ("slime", "plain", f"--apply-chat-template-kwargs '{FALSE}'", "template-arguments"),
-    ("slime", "no-thinking", f"--apply-chat-template-kwargs '{FALSE}' --tool-key none", None),
-    ("trl", "plain", f"--chat_template_kwargs '{FALSE}'", "template-arguments"),
-    ("trl", "no-thinking", f"--chat_template_kwargs '{FALSE}'", None),
-    ("trl", "calls", "", "nulls"),
-    ("openrlhf", "plain", "", None),
-    ("openrlhf", "no-thinking", "", "template-arguments"),
-    ("nemo-rl", "no-thinking", "++policy.tokenizer.chat_template_kwargs.enable_thinking=false", None),
-    ("nemo-rl", "plain", "++policy.tokenizer.chat_template_kwargs.enable_thinking=false", "template-arguments"),
-    ("nemo-rl", "plain", "++policy.tokenizer.chat_template=default", None),
-    ("skyrl", "no-thinking", "generator.chat_template_kwargs.enable_thinking=false", None),
-    ("trinity", "plain", "model.enable_thinking=false", "template-arguments"),
-    ("trinity", "no-thinking", "model.enable_thinking=false", None),
-    ("trinity", "tools", "", None),
-    ("areal", "no-thinking", "", None),
-    ("prime-rl", "tools", "", None),
-    ("prime-rl", "plain", "--orchestrator.train.sampling.extra_body.chat-template-kwargs.enable-thinking false", "template-arguments"),
+CASES: list[tuple[str, str, str, bool]] = [
+    # trainer, set, more of its launch line, whether the arguments differ
+    ("verl", "plain", "", False),
+    ("verl", "plain", f"+{KWARGS}.enable_thinking=False", True),
+    ("verl", "no-thinking", f"+{KWARGS}.enable_thinking=False", False),
+    ("verl", "no-thinking", f"++{KWARGS}={{enable_thinking:false}}", False),
+    ("verl", "no-thinking", "", True),
+    ("verl", "no-thinking", f"+{KWARGS}.enable_thinking=$THINK", False),
+    ("slime", "plain", f"--apply-chat-template-kwargs '{FALSE}'", True),
+    ("slime", "no-thinking", f"--apply-chat-template-kwargs '{FALSE}'", False),
+    ("trl", "plain", f"--chat_template_kwargs '{FALSE}'", True),
+    ("trl", "no-thinking", f"--chat_template_kwargs '{FALSE}'", False),
+    ("openrlhf", "plain", "", False),
+    ("openrlhf", "no-thinking", "", True),
+    ("nemo-rl", "no-thinking", "++policy.tokenizer.chat_template_kwargs.enable_thinking=false", False),
+    ("nemo-rl", "plain", "++policy.tokenizer.chat_template_kwargs.enable_thinking=false", True),
+    ("nemo-rl", "plain", "++policy.tokenizer.chat_template=default", False),
+    ("skyrl", "no-thinking", "generator.chat_template_kwargs.enable_thinking=false", False),
+    ("trinity", "plain", "model.enable_thinking=false", True),
+    ("trinity", "no-thinking", "model.enable_thinking=false", False),
+    ("areal", "no-thinking", "", False),
+    ("prime-rl", "plain", "--orchestrator.train.sampling.extra_body.chat-template-kwargs.enable-thinking false", True),
 ]  # fmt: skip
-NAMES = {"template-arguments", "tools", "nulls"}
+NAME = "template-arguments"
 
 
 @pytest.mark.parametrize(("trainer", "name", "more", "finding"), CASES)
 def test_the_doctor_compares_what_the_trainer_renders_and_its_fix_helps(
-    tmp_path: Path, run_over: Any, trainer: str, name: str, more: str, finding: str | None
+    tmp_path: Path, run_over: Any, trainer: str, name: str, more: str, finding: bool
 ) -> None:
     report = look(tmp_path, trainer, more, run_over(name))
-    findings = [one for one in report.findings if one.name in NAMES]
-    assert [one.name for one in findings] == ([finding] if finding else [])
+    findings = [one for one in report.findings if one.name == NAME]
+    assert len(findings) == finding
     for one in findings:
-        assert one.fix or (one.advice and (finding != "template-arguments" or trainer == "openrlhf"))
+        assert one.fix or (one.advice and trainer == "openrlhf")
         fix = tmp_path / "fix.json"
         fix.write_text(json.dumps({**one.fix, "seed": 1}))
         again = examine(trainer, [str(tmp_path / "round.sh"), str(fix)], "segment", run_over(name))
-        assert not one.fix or finding not in {other.name for other in again.findings}
+        assert not one.fix or NAME not in {other.name for other in again.findings}
 
 
 def test_lengths_are_not_compared_where_the_trainer_adds_text(tmp_path: Path, run_over: Any) -> None:
@@ -155,6 +109,6 @@ def test_arguments_in_a_file_and_both_values_in_the_finding(tmp_path: Path, run_
     path = tmp_path / "trl.yaml"
     path.write_text("chat_template_kwargs: {enable_thinking: true}\nper_device_train_batch_size: 16\n")
     report = examine("trl", [str(path)], "segment", run_over("no-thinking"))
-    found = next(one for one in report.findings if one.name == "template-arguments")
+    found = next(one for one in report.findings if one.name == NAME)
     assert f"the chat template {TRUE}, but prompts were scored with {FALSE}" in found.title
     assert found.source == str(path)
