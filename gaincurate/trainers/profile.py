@@ -10,8 +10,8 @@ import importlib
 import json
 import re
 import shlex
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -118,18 +118,19 @@ class Rendering:
     """The parts of a trainer's prompts besides the messages of a row and the model's chat template.
 
     Args:
-        arguments: its settings for arguments of the chat template, and the argument's name; "" for a mapping
-            or the JSON text of one.
-        row_tools: the setting that names the column with a row's tools; "" where it renders none.
+        arguments: its setting for arguments of the chat template, a mapping or the JSON text of one.
+        argument: the one argument that the setting is the value of, in place of a mapping.
+        row_tools: it renders the tools of a row.
         adds: its settings that add text which is not known here.
         code: whose code renders the prompts, where that is not the trainer's.
         media: columns of pictures and the like that it adds to a prompt.
-        nulls: "all" where it renders a null for each key that another row has, whatever the file; or its
-            setting for the file, where it does so for Parquet alone.
+        nulls: "all" where it renders a null for each key that another row has, whatever the file; "parquet"
+            where it does so for Parquet alone.
     """
 
-    arguments: Mapping[str, str] = field(default_factory=dict)
-    row_tools: str = ""
+    arguments: str = ""
+    argument: str = ""
+    row_tools: bool = False
     adds: tuple[str, ...] = ()
     code: str = ""
     media: tuple[str, ...] = ()
@@ -379,7 +380,7 @@ class View:
                 + ". `gaincurate score --tools-column none` scores without them"
             )
         if arguments := self._identity.get("segmentation", {}).get("template_kwargs"):
-            keys = " or ".join(rendering.arguments) or rendering.code or "nothing"
+            keys = rendering.arguments or rendering.code or "nothing"
             scored = f"prompts were scored with the template arguments {json.dumps(arguments)}"
             yield f"{scored}; {trainer} takes them from {keys}"
         if media := [name for name in rendering.media if name in self.schema.names]:

@@ -82,15 +82,6 @@ def test_scores_and_limits_reach_the_file(tmp_path: Path) -> None:
     assert "gc_angle" in table.column_names
 
 
-def test_bad_input_is_a_sentence_and_code_2(tmp_path: Path) -> None:
-    scored, file = exports.make_set(tmp_path / "set", exports.sums()), tmp_path / "x.parquet"
-    result = gaincurate("export", scored, "--trainer", "verl", "--out", file)
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert "error: verl picks a row's reward function by the column 'data_source'" in result.stderr
-    assert "Traceback" not in result.stderr
-    assert not file.exists()
-
-
 def test_a_file_that_cannot_be_written_says_nothing_of_shards(tmp_path: Path) -> None:
     scored = exports.make_set(tmp_path / "set", exports.sums())
     (tmp_path / "file").write_text("")
@@ -100,20 +91,3 @@ def test_a_file_that_cannot_be_written_says_nothing_of_shards(tmp_path: Path) ->
         f"error: cannot write {tmp_path}/file/d: a part of the path is a file, not a folder. Put that "
         "right and run the same command again.\n",
     )
-
-
-def test_answers_that_are_not_there_are_one_line_on_stderr(tmp_path: Path) -> None:
-    rows = [{"question": row["question"], "gold": row["answer"]} for row in exports.sums()]
-    scored = exports.make_set(tmp_path / "set", rows, answer=None)
-    export = ("export", scored, "--trainer", "verl", "--data-source", "openai/gsm8k")
-    warned = gaincurate(*export, "--out", tmp_path / "x.parquet")
-    assert warned.exit_code == 0
-    assert [line for line in warned.stderr.splitlines() if line.startswith("warning")] == [
-        f"warning: {scored} was scored without an answer column: no answer in 6 of 6 rows, and a reward "
-        "function that compares with one cannot judge them; name one with --answer-column, of question, gold"
-    ]
-    named = gaincurate(*export, "--out", tmp_path / "y.parquet", "--answer-column", "gold")
-    assert named.exit_code == 0
-    assert "warning" not in named.stderr
-    found = pq.read_table(tmp_path / "y.parquet").column("reward_model").to_pylist()
-    assert [one["ground_truth"] for one in found] == [row["gold"] for row in rows]

@@ -29,7 +29,7 @@ Seen = list[tuple[str, float]]
 
 @pytest.fixture(scope="module")
 def trained(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Seen]:
-    """A run's folder, TRL's output folder, and the ids and rewards that the reward function saw."""
+    """The scored set, TRL's tables, and the ids and rewards that the reward function saw."""
     trl = pytest.importorskip("trl")
     import datasets
 
@@ -74,64 +74,38 @@ def trained(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
         trl.GRPOTrainer(
             model=str(tiny_model), reward_funcs=reward, args=arguments, train_dataset=scope["train_dataset"]
         ).train()
-    return folder / "run", folder / "out/completions", seen
+    return scored, folder / "out/completions", seen
 
 
 def outcomes(run: Run, round_: int = 0) -> list[dict[str, Any]]:
     return [json.loads(line) for line in run.outcomes(round_).read_text().splitlines()]
 
 
-def copied(trained: tuple[Path, Path, Seen], folder: Path) -> Run:
-    """A run of its own over the same set, with the same round 0."""
-    run = begun(trained[0].parent / "set", folder / "run")
-    assert run.ids(0) == Run(trained[0]).ids(0)
-    return run
-
-
-def begun(scored: Path, folder: Path) -> Run:
-    return start(ScheduleConfig(scored=scored, run=folder, strategy="uniform", budget=4, rounds=2, seed=3))
-
-
 def test_every_rollout_is_taken_once_though_it_is_logged_twice(trained: Any, tmp_path: Path) -> None:
-    _, completions, seen = trained
-    run = copied(trained, tmp_path)
+    scored, completions, seen = trained
     files = sorted(completions.glob("*.parquet"))
     assert len(files) == 4
     assert sum(pq.read_metadata(file).num_rows for file in files) == 2 * len(seen) == 32
     assert set(pq.read_schema(files[0]).names) == {
         "step", "prompt", "completion", "reward", "gc_id", "advantage"
     }  # fmt: skip
-    result = gaincurate("schedule", "next", run.folder, "--outcomes", completions)
-    assert result.exit_code == 0, result.stderr
-    assert "16 outcomes for round 0 from 16 rows" in result.stderr
-    lines = outcomes(run)
-    assert Counter((line["gc_id"], line["reward"]) for line in lines) == Counter(seen)
-    assert {line["gc_id"] for line in lines} == set(run.ids(0))
-    accuracy = run.plan(1)["inputs"]["accuracy"]
-    assert accuracy == pytest.approx(sum(reward for _, reward in seen) / len(seen))
-
-
-def test_without_the_id_rows_are_joined_on_the_prompts_messages(trained: Any, tmp_path: Path) -> None:
-    _, completions, seen = trained
-    run, bare = copied(trained, tmp_path), tmp_path / "completions"
+    bare = tmp_path / "bare"
     bare.mkdir()
-    for file in completions.glob("*.parquet"):
+    for file in files:
         pq.write_table(pq.read_table(file).drop_columns(["gc_id"]), bare / file.name)
-    take_logs(run, [bare / "completions_0000[0-9].parquet"])
-    assert Counter((line["gc_id"], line["reward"]) for line in outcomes(run)) == Counter(seen)
-
-
-def test_files_that_come_one_by_one_and_again_give_the_same(trained: Any, tmp_path: Path) -> None:
-    _, completions, _ = trained
-    run, whole = copied(trained, tmp_path / "a"), copied(trained, tmp_path / "b")
-    take_logs(whole, [completions])
-    files = sorted(completions.glob("*.parquet"))
-    for end in range(1, 5):
-        take_logs(run, files[:end])
-    before = run.outcomes(0).read_bytes()
-    assert before == whole.outcomes(0).read_bytes()
-    assert take_logs(run, [completions]) == 0
-    assert run.outcomes(0).read_bytes() == before
+    for place in (completions, bare / "completions_0000[0-9].parquet"):  # by the id, and by the messages
+        config = ScheduleConfig(
+            scored=scored, run=tmp_path / f"run-{place.name}", strategy="uniform", budget=4, rounds=2, seed=3
+        )
+        run = start(config)
+        result = gaincurate("schedule", "next", run.folder, "--outcomes", place)
+        assert result.exit_code == 0, result.stderr
+        assert "16 outcomes for round 0 from 16 rows" in result.stderr
+        lines = outcomes(run)
+        assert Counter((line["gc_id"], line["reward"]) for line in lines) == Counter(seen)
+        assert {line["gc_id"] for line in lines} == set(run.ids(0))
+        accuracy = run.plan(1)["inputs"]["accuracy"]
+        assert accuracy == pytest.approx(sum(reward for _, reward in seen) / len(seen))
 
 
 def table(path: Path, rows: list[dict[str, Any]]) -> Path:

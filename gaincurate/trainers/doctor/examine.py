@@ -7,6 +7,8 @@ be examined.
 from __future__ import annotations
 
 import importlib
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -18,22 +20,23 @@ import numpy as np
 
 from gaincurate.core.arrow import parquet_head
 from gaincurate.core.artifact import broken
+from gaincurate.core.foreign import yaml_value
 from gaincurate.errors import GaincurateError, InputError
 from gaincurate.schedule.run import Run
 from gaincurate.trainers.doctor.findings import (
     SEVERITIES,
     Context,
     Finding,
+    Found,
     Mode,
     TrainerRules,
     ask,
     context_of,
 )
 from gaincurate.trainers.doctor.read import Read, read_settings
-from gaincurate.trainers.doctor.rendering import adds_text, differences
-from gaincurate.trainers.doctor.settings import Settings
+from gaincurate.trainers.doctor.settings import NotKnown, Settings, flat, shown
 from gaincurate.trainers.names import folder_of, with_part
-from gaincurate.trainers.profile import one_of, profile_of
+from gaincurate.trainers.profile import Profile, Rendering, one_of, profile_of
 
 
 def run_context(run: Run, mode: Mode, **more: Any) -> Context:
@@ -137,12 +140,12 @@ def judge(trainer: TrainerRules, read: Read, context: Context) -> Report:
     if trainer.whole is not None and {key.split(".")[0] for key in defaults} <= read.sections:
         defaults = trainer.whole
     settings = Settings(read.given, defaults, read.sources)
-    if adds_text(profile.rendering, settings, context):
+    if _adds_text(profile.rendering, settings, context):
         context = replace(context, longest=None, longer_than=None)
     modules = [module for flag, module in pairwise(read.words) if flag == "-m"]
     script = next((word for word in read.words if word.endswith(".py")), (modules or [""])[0])
     context = replace(context, script=script, shell=read.shell)
-    findings, unjudged = ask([*trainer.rules, partial(differences, profile)], settings, context)
+    findings, unjudged = ask([*trainer.rules, partial(_template_arguments, profile)], settings, context)
     if context.group_size is not None and profile.group_size is None:
         title = (
             f"the plans of this run give each prompt a group size, and {profile.name} has one size for all"
@@ -169,3 +172,69 @@ def judge(trainer: TrainerRules, read: Read, context: Context) -> Report:
         )
     findings.sort(key=lambda finding: list(SEVERITIES).index(finding.severity))
     return Report(trainer.name, trainer.version, context.mode, findings, notes)
+
+
+def _template_arguments(profile: Profile, settings: Settings, context: Context) -> Found:
+    """The arguments of the chat template, where they are not those of the scored set."""
+    rendering = profile.rendering
+    if context.scored is None or (rendering.code and not rendering.arguments):
+        return None
+    scored = context.scored.get("segmentation", {}).get("template_kwargs") or {}
+    wanted = {key: value for key, value in flat(scored).items() if value is not None}
+    key, given = rendering.arguments, _arguments(rendering, settings) if rendering.arguments else {}
+    if given == wanted:
+        return None
+    differing = {name for name in {**given, **wanted} if given.get(name) != wanted.get(name)}
+    fix: dict[str, Any] = {}
+    if rendering.argument:
+        fix = {key: wanted.get(rendering.argument)} if differing == {rendering.argument} else {}
+    elif key and "." not in key and not any(settings.below(f"{key}.")):
+        fix = {key: _json(wanted)}
+    elif key:
+        fix = {f"{key}.{name}": wanted.get(name) for name in sorted(differing)}
+    title = f"{key or f'{profile.name}, which takes none,'} gives the chat template {_json(given)}, but "
+    title += f"prompts were scored with {_json(wanted)}: the model reads other prompts than were scored"
+    advice = f"or score the set again with --template-kwargs '{_json(given)}'"
+    source = settings.source(key, *settings.below(f"{key}."))
+    return Finding("template-arguments", "wrong", title, fix, advice, source)
+
+
+def _adds_text(rendering: Rendering, settings: Settings, context: Context) -> bool:
+    """Whether a trainer adds text to the prompts that the doctor does not know."""
+    if not set(rendering.media).isdisjoint(context.columns or ()):
+        return True
+    return any(settings.is_set(key) and settings.known(key) != "default" for key in rendering.adds)
+
+
+def _arguments(rendering: Rendering, settings: Settings) -> dict[str, Any]:
+    """The arguments of the chat template by dotted name.
+
+    Raises:
+        NotKnown: a value that only a shell knows, or that is no mapping.
+    """
+    key = rendering.arguments
+    value = settings[key]
+    if rendering.argument:
+        return {} if value is None else {rendering.argument: value}
+    value = _mapping(key, value) if isinstance(value, str) else value
+    if not isinstance(value, dict | None):
+        raise NotKnown(key, shown(value), "which is no mapping")
+    given = flat(value or {})
+    given |= {below[len(key) + 1 :]: settings[below] for below in settings.below(f"{key}.")}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _mapping(key: str, text: str) -> Any:
+    """JSON, YAML, or Hydra's form of a mapping, which needs no space after a colon."""
+    for form in (text, re.sub(r":(?=\S)", ": ", text)):
+        try:
+            value = yaml_value(form)
+        except ValueError:
+            continue
+        if isinstance(value, dict) and not any(":" in str(name) for name in value):
+            return value
+    raise NotKnown(key, text, "which is no mapping")
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)

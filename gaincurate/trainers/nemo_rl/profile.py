@@ -65,7 +65,7 @@ PROFILE = Profile(
     columns=lambda parts, _: {"input": parts.question(), "output": parts.answer_text()},
     launch=_launch,
     rendering=Rendering(
-        {"policy.tokenizer.chat_template_kwargs": ""},
+        "policy.tokenizer.chat_template_kwargs",
         adds=("policy.tokenizer.chat_template",),
     ),
     layout=Layout(

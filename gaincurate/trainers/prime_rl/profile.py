@@ -55,7 +55,7 @@ PROFILE = Profile(
     columns=_columns,
     launch=_launch,
     rendering=Rendering(
-        {"orchestrator.train.sampling.extra_body.chat_template_kwargs": ""},
+        "orchestrator.train.sampling.extra_body.chat_template_kwargs",
         adds=tuple(f"{at}tokenizer.chat_template" for at in ("", "trainer.", "orchestrator.")),
         code="the taskset of the environment",
     ),

@@ -57,7 +57,7 @@ PROFILE = Profile(
     columns=_columns,
     launch=_launch,
     rendering=Rendering(
-        {"generator.chat_template_kwargs": ""},
+        "generator.chat_template_kwargs",
         adds=("generator.chat_template.name_or_path",),
         nulls="all",
     ),

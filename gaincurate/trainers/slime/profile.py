@@ -46,10 +46,10 @@ PROFILE = Profile(
     columns=_columns,
     launch=_launch,
     rendering=Rendering(
-        {"apply_chat_template_kwargs": ""},
-        row_tools="tool_key",
+        "apply_chat_template_kwargs",
+        row_tools=True,
         adds=("multimodal_keys", "custom_generate_function_path"),
-        nulls="prompt_data",
+        nulls="parquet",
     ),
     layout=Layout(
         folders=("*", "*/*"),

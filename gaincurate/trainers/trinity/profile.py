@@ -43,7 +43,8 @@ PROFILE = Profile(
     ),
     launch=_launch,
     rendering=Rendering(
-        {"model.enable_thinking": "enable_thinking"},
+        "model.enable_thinking",
+        "enable_thinking",
         adds=("model.custom_chat_template", "model.chat_template_path"),
         code="the workflow",
     ),

@@ -82,7 +82,7 @@ PROFILE = Profile(
     columns=_columns,
     launch=_launch,
     rendering=Rendering(
-        {"data.apply_chat_template_kwargs": ""},
+        "data.apply_chat_template_kwargs",
         adds=(
             "actor_rollout_ref.rollout.multi_turn.tool_config_path",
             "actor_rollout_ref.rollout.multi_turn.function_tool_path",
