@@ -75,21 +75,17 @@ def test_a_condition_over_source_score_computed_and_rollout_columns(scored: Path
     assert "left out are 7 by --where (5 of them for want of a value)\n" in result.stderr
 
 
-def test_what_was_chosen_is_in_the_file_and_in_json(scored: Path) -> None:
-    result = export(scored, "--where", "source == 'web'", "--json")
-    made = json.loads(result.stdout)["made"]
-    assert made["pick"]["where"] == "source == 'web'"
-    stored = pq.read_schema(scored.parent / "x.parquet").metadata[b"gaincurate"]
-    assert json.loads(stored) == made
-
-
-def test_reasons_are_counted_in_turn_each_row_once(scored: Path) -> None:
-    options = ["--by", "gc_angle", "--ascending", "--where", "source != 'code'", "--limit", 3]
+def test_reasons_are_counted_in_turn_each_row_once_and_the_file_says_them(scored: Path) -> None:
+    options = ["--by", "gc_angle", "--ascending", "--where", "source != 'code'", "--limit", 3, "--json"]
     result = export(scored, *options)
     assert ids(scored.parent / "x.parquet") == [8, 6, 5]
     assert result.stderr.startswith(
         "3 of 10 rows are taken, left out are 4 by --where (2 of them for want of a value), 3 after --limit 3\n"
     )
+    made = json.loads(result.stdout)["made"]
+    assert made["pick"]["where"] == "source != 'code'"
+    stored = pq.read_schema(scored.parent / "x.parquet").metadata[b"gaincurate"]
+    assert json.loads(stored) == made
 
 
 @pytest.mark.parametrize(

@@ -324,8 +324,6 @@ def test_rows_come_by_a_score_or_in_the_sets_order(tmp_path: Path) -> None:
         export(tmp_path / "set", "trl", tmp_path / "a.parquet", ViewOptions(), Pick(ascending=True))
     with pytest.raises(InputError, match="--round 0 is for a run"):
         export(tmp_path / "set", "trl", tmp_path / "a.parquet", ViewOptions(), Pick(round=0))
-    with pytest.raises(InputError, match="has no column 'gc_x'"):
-        export(tmp_path / "set", "trl", tmp_path / "a.parquet", ViewOptions(), Pick(by="gc_x"))
 
 
 def begun(tmp_path: Path, **options: Any) -> Run:
@@ -486,17 +484,6 @@ def test_options_that_cannot_be_are_one_sentence(
     with pytest.raises(InputError) as caught:
         export(tmp_path / "set", trainer, tmp_path / "out.parquet", given, Pick())
     assert sentence in str(caught.value)
-
-
-def test_what_is_no_set_and_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="is no scored set: it has no manifest"):
-        export(tmp_path, "trl", tmp_path / "x.parquet", ViewOptions(), Pick())
-    exports.make_set(tmp_path / "set", exports.sums())
-    (tmp_path / "set/manifest.json").unlink()
-    with pytest.raises(OutputError, match="is not finished"):
-        export(tmp_path / "set", "trl", tmp_path / "x.parquet", ViewOptions(), Pick())
-    with pytest.raises(InputError, match=r"must end in \.parquet or \.jsonl"):
-        export(tmp_path / "set", "verl", tmp_path / "x.arrow", ViewOptions(), Pick())
 
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1).filter(
