@@ -233,7 +233,9 @@ class _Taking:
         lines = read_file(path, self._round, self._run.ids, self._rules)
         attempts = {line.number: line.attempt for line in lines}
         for number, entry in json_lines(path, since):
-            if entry is not None and "gc_id" in entry:
+            if entry is None:  # `read_file` refuses it
+                continue
+            if "gc_id" in entry:
                 # The attempt is the file's: lines after those of another file, or taken twice, keep theirs.
                 named = {"sample": f"{mark}:{number}", "attempt": attempts.get(number, 1)}
                 entry = named | {key: entry[key] for key in _LINE if key in entry}

@@ -127,7 +127,7 @@ def examine(
             f"--mode live: {name} has no place where a schedule could be plugged in while it runs; use "
             "--mode segment."
         )
-    read = read_settings(sources, trainer.launches, trainer.whole is not None, command)
+    read = read_settings(sources, trainer.launches, command)
     report = judge(trainer, read, Context(mode) if run is None else run_context(Run(run), mode))
     if run is None:
         report.notes.append("sizes, lengths and prompts are not compared: --run RUN does that")

@@ -144,7 +144,7 @@ class TrainerRules:
         rules: in the order in which their findings are listed.
         live: whether it can be steered in one long process.
         whole: the defaults in place of `defaults` where a file has all sections of them; None where a file
-            has changes alone. With it, a file begins with those that its `defaults` names.
+            has changes alone.
     """
 
     name: str

@@ -7,7 +7,6 @@ or the flags themselves are always read in full.
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import sys
@@ -67,20 +66,17 @@ class Read:
     notes: list[str] = field(default_factory=list)
     """Sentences on parts that were not read."""
     sections: set[str] = field(default_factory=set)
-    """The first parts of the keys that files set; none where a file that they begin with is missing."""
+    """The first parts of the keys that files without `defaults` set."""
     files: list[str] = field(default_factory=list)
     """Configuration files that the command names."""
 
 
-def read_settings(
-    sources: Sequence[str], markers: Sequence[str], inherits: bool = False, command: Sequence[str] = ()
-) -> Read:
+def read_settings(sources: Sequence[str], markers: Sequence[str], command: Sequence[str] = ()) -> Read:
     """Read configuration files, scripts and flags.
 
     Args:
         sources: paths; `-` is YAML on standard input.
         markers: names of the trainer's entry points.
-        inherits: whether a file begins with those that its `defaults` names.
         command: words of a command, or its flags alone.
 
     Raises:
@@ -88,13 +84,13 @@ def read_settings(
     """
     read = Read()
     for source in sources:
-        _read_file(source, markers, read, inherits)
+        _read_file(source, markers, read)
     if command:
-        _merge(COMMAND, launched([list(command)], markers), markers, read, inherits)
+        _merge(COMMAND, launched([list(command)], markers), markers, read)
     return read
 
 
-def _read_file(source: str, markers: Sequence[str], read: Read, inherits: bool) -> None:
+def _read_file(source: str, markers: Sequence[str], read: Read) -> None:
     text = _text(source)
     if source != "-" and Path(source).suffix.lower() not in _KINDS:
         try:
@@ -103,21 +99,21 @@ def _read_file(source: str, markers: Sequence[str], read: Read, inherits: bool) 
             why = str(error).lower()
             raise InputError(f"--config {source}: the script cannot be read: {why}.") from error
         script.notes = [f"{source}: {note}" for note in script.notes]
-        _merge(source, script, markers, read, inherits)
+        _merge(source, script, markers, read)
         read.shell += text
         return
     if not (tree := _parsed(source, text)):
         raise InputError(f"--config {source}: there is no setting in it.")
-    notes = len(read.notes)
-    if inherits:
-        tree = _inherited(source, tree, read, ())
-    else:
-        read.sources |= dict.fromkeys(flat(tree), source)
-    read.sections |= set(tree) if len(read.notes) == notes else set()
+    named = tree.pop("defaults", None)
+    parents = [str(name) for name in (named if isinstance(named, list) else [named])]
+    if parents := [name for name in parents if name.endswith(".yaml")]:  # as NeMo-RL names them
+        read.notes.append(_missing(f"the `defaults` of {source} name {', '.join(parents)}"))
+    read.sections |= set() if parents else set(tree)
+    read.sources |= dict.fromkeys(flat(tree), source)
     read.given |= flat(tree)
 
 
-def _merge(source: str, command: Read, markers: Sequence[str], read: Read, inherits: bool) -> None:
+def _merge(source: str, command: Read, markers: Sequence[str], read: Read) -> None:
     """A command's settings over those that were read, and over the files that it names."""
     if main := command.given.pop("config_name", None):  # Hydra's two halves of a file's name
         folder = command.given.pop("config_path", ".")
@@ -132,7 +128,7 @@ def _merge(source: str, command: Read, markers: Sequence[str], read: Read, inher
         places = (Path(file), Path(source).parent / file)
         path = next((path for path in places if path.is_file() and path.suffix.lower() in _KINDS), None)
         if path is not None:
-            _read_file(str(path), markers, read, inherits)
+            _read_file(str(path), markers, read)
         else:
             read.notes.append(_missing(f"the launch line names {file}"))
     read.given |= command.given
@@ -142,7 +138,7 @@ def _merge(source: str, command: Read, markers: Sequence[str], read: Read, inher
 
 def _missing(names: str) -> str:
     return (
-        f"{names}, which is not here: what it sets is taken as the trainer's default; give it with one more "
+        f"{names}, which is not read: what it sets is taken as the trainer's default; give it with one more "
         "--config before this one"
     )
 
@@ -317,35 +313,6 @@ def _tokens(text: str) -> list[str]:
     lexer.whitespace_split = True
     lexer.commenters = ""
     return list(lexer)
-
-
-def _inherited(source: str, tree: dict[str, Any], read: Read, below: tuple[str, ...]) -> dict[str, Any]:
-    """A file's tree over those that its `defaults` names, beside it; later ones over earlier ones."""
-    names = tree.pop("defaults", None)
-    whole: dict[str, Any] = {}
-    for name in names if isinstance(names, list) else [names] if names else []:
-        path = str(name) if source == "-" else os.path.normpath(Path(source).parent / str(name))
-        if path in below:
-            raise InputError(f"--config {source}: its `defaults` lead back to {path}.", path=source)
-        if Path(path).is_file():
-            parent = _parsed(path, _text(path))
-            whole = _over(whole, _inherited(path, parent, read, (*below, path)))
-        else:
-            read.notes.append(_missing(f"the `defaults` of {source} name {name}"))
-    read.sources |= dict.fromkeys(flat(tree), source)
-    return _over(whole, tree)
-
-
-def _over(base: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
-    """Mappings into each other. A mapping with `_override_`, and all else, takes the other's place."""
-    merged = dict(base)
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            there = {} if value.get("_override_") else merged.get(key)
-            value = {name: part for name, part in value.items() if name != "_override_"}
-            value = _over(there, value) if isinstance(there, dict) else value
-        merged[key] = value
-    return merged
 
 
 def _text(source: str) -> str:
