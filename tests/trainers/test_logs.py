@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -113,6 +115,57 @@ def test_outcomes_from_another_writer_are_not_doubled_in_silence(run: Run, tmp_p
     assert [line for line in told if line.startswith("warning: round 0 has outcomes of another writer")] == [
         told[1]
     ]
+
+
+def test_the_reward_has_to_be_clear(run: Run, tmp_path: Path) -> None:
+    made = {**with_id(0, 0.0, 1), "right": 1.0, "short": 0.5}
+    del made["reward"]
+    file = table(tmp_path / "completions_1.parquet", [made])
+    with pytest.raises(OutcomeError, match=r"has 2 columns that could be the reward \(right, short\); name"):
+        take_logs(run, [file])
+    with pytest.raises(OutcomeError, match="and 'long' is not one of them"):
+        take_logs(run, [file], reward_column="long")
+    take_logs(run, [file], reward_column="short")
+    assert [line["reward"] for line in outcomes(run)] == [0.5]
+
+
+WHEN = datetime.datetime(2026, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"step": WHEN}, 'step is "2026-01-01 00:00:00", not a whole number'),
+        ({"step": b"1"}, "step is .*, not a whole number"),
+        ({"reward": 2.0}, "row 1: reward 2 of 'id0000' is outside 0 to 1; give the"),
+        ({"gc_id": None, "prompt": [{"role": "user", "content": b"1"}]}, "the prompt is none of round 0"),
+        ({"gc_id": None, "prompt": [{"role": "user", "content": WHEN}]}, "the prompt is none of round 0"),
+    ],
+)
+def test_a_table_of_other_types_is_refused(
+    run: Run, tmp_path: Path, change: dict[str, Any], why: str
+) -> None:
+    file = table(tmp_path / "completions_1.parquet", [with_id(0, 1.0, 1) | change])
+    with pytest.raises(OutcomeError, match=why):
+        take_logs(run, [file])
+    assert not run.outcomes(0).exists()
+
+
+def test_a_table_is_whole_and_has_each_column_once_and_nan_is_no_reward(run: Run, tmp_path: Path) -> None:
+    file = table(tmp_path / "completions_1.parquet", [with_id(0, math.nan, 1)])
+    take_logs(run, [file])
+    assert [line["reward"] for line in outcomes(run)] == [None]
+    whole = pq.read_table(file)
+    for made, why in (
+        (whole.drop_columns(["step"]), "has no column 'step'"),
+        (whole.append_column("step", pa.array([1])), "two columns named 'step'"),
+    ):
+        pq.write_table(made, file)
+        with pytest.raises(OutcomeError, match=why):
+            take_logs(run, [file])
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(OutcomeError, match="is no whole table of TRL's; is it being written"):
+        take_logs(run, [file])
 
 
 def own(gc_id: str, reward: float, **more: Any) -> dict[str, Any]:

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import exports
-import runs
 from command import run as gaincurate
-from gaincurate.errors import OutcomeError
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.rounds import start
-from gaincurate.schedule.run import Run
 from gaincurate.trainers.columns import ViewOptions
 from gaincurate.trainers.export import Pick, export
-from gaincurate.trainers.logs import take_logs
 
 Seen = list[tuple[str, float]]
 
@@ -77,10 +71,6 @@ def trained(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return scored, folder / "out/completions", seen
 
 
-def outcomes(run: Run, round_: int = 0) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in run.outcomes(round_).read_text().splitlines()]
-
-
 def test_every_rollout_is_taken_once_though_it_is_logged_twice(trained: Any, tmp_path: Path) -> None:
     scored, completions, seen = trained
     files = sorted(completions.glob("*.parquet"))
@@ -101,83 +91,8 @@ def test_every_rollout_is_taken_once_though_it_is_logged_twice(trained: Any, tmp
         result = gaincurate("schedule", "next", run.folder, "--outcomes", place)
         assert result.exit_code == 0, result.stderr
         assert "16 outcomes for round 0 from 16 rows" in result.stderr
-        lines = outcomes(run)
+        lines = [json.loads(line) for line in run.outcomes(0).read_text().splitlines()]
         assert Counter((line["gc_id"], line["reward"]) for line in lines) == Counter(seen)
         assert {line["gc_id"] for line in lines} == set(run.ids(0))
         accuracy = run.plan(1)["inputs"]["accuracy"]
         assert accuracy == pytest.approx(sum(reward for _, reward in seen) / len(seen))
-
-
-def table(path: Path, rows: list[dict[str, Any]]) -> Path:
-    pq.write_table(pa.Table.from_pylist(rows), path)
-    return path
-
-
-def test_the_reward_has_to_be_clear(tmp_path: Path) -> None:
-    run = runs.begin(tmp_path)
-    row = {"step": 1, "prompt": "p", "completion": "c", "right": 1.0, "short": 0.5, "advantage": 0.0}
-    file = table(tmp_path / "completions_00001.parquet", [{**row, "gc_id": run.ids(0)[0]}])
-    with pytest.raises(OutcomeError, match=r"has 2 columns that could be the reward \(right, short\); name"):
-        take_logs(run, [file])
-    with pytest.raises(OutcomeError, match="and 'long' is not one of them"):
-        take_logs(run, [file], reward_column="long")
-    take_logs(run, [file], reward_column="short")
-    assert [line["reward"] for line in outcomes(run)] == [0.5]
-
-
-WHEN = datetime.datetime(2026, 1, 1)
-
-
-@pytest.mark.parametrize(
-    ("change", "why"),
-    [
-        ({"step": WHEN}, 'step is "2026-01-01 00:00:00", not a whole number'),
-        ({"step": b"1"}, "step is .*, not a whole number"),
-        ({"gc_id": None, "prompt": [{"role": "user", "content": b"1"}]}, "the prompt is none of round 0"),
-        ({"gc_id": None, "prompt": [{"role": "user", "content": WHEN}]}, "the prompt is none of round 0"),
-    ],
-)
-def test_a_table_of_other_types_is_refused(tmp_path: Path, change: dict[str, Any], why: str) -> None:
-    run = runs.begin(tmp_path)
-    row = {
-        "step": 1,
-        "prompt": "p",
-        "completion": "c",
-        "reward": 1.0,
-        "advantage": 0.0,
-        "gc_id": run.ids(0)[0],
-    }
-    file = table(tmp_path / "completions_00001.parquet", [row | change])
-    with pytest.raises(OutcomeError, match=why):
-        take_logs(run, [file])
-    assert not run.outcomes(0).exists()
-
-
-def test_a_table_without_steps_or_with_two_columns_of_them_is_refused(tmp_path: Path) -> None:
-    run = runs.begin(tmp_path)
-    made = pa.table({"prompt": ["p"], "completion": ["c"], "reward": [1.0], "advantage": [0.0]})
-    file = tmp_path / "completions_00001.parquet"
-    for columns, why in (
-        (0, "has no column 'step'"),
-        (2, "two columns named 'step'"),
-    ):
-        written = made
-        for _ in range(columns):
-            written = written.append_column("step", pa.array([1]))
-        pq.write_table(written, file)
-        with pytest.raises(OutcomeError, match=why):
-            take_logs(run, [file])
-
-
-def test_a_reward_that_was_not_given_is_none_and_one_out_of_range_is_refused(tmp_path: Path) -> None:
-    run = runs.begin(tmp_path)
-    row = {"step": 1, "prompt": "p", "completion": "c", "reward": float("nan"), "advantage": 0.0}
-    file = table(tmp_path / "completions_00001.parquet", [{**row, "gc_id": run.ids(0)[0]}])
-    take_logs(run, [file])
-    assert [line["reward"] for line in outcomes(run)] == [None]
-    table(file, [{**row, "gc_id": run.ids(0)[0], "reward": 2.0}])
-    with pytest.raises(OutcomeError, match=r"row 1: reward 2 of 'id\d+' is outside 0 to 1; give the"):
-        take_logs(run, [file])
-    file.write_bytes(file.read_bytes()[:-9])
-    with pytest.raises(OutcomeError, match="is no whole table of TRL's; is it being written"):
-        take_logs(run, [file])

@@ -241,45 +241,28 @@ DATA = {
 }
 
 
-@pytest.mark.parametrize("trainer", DATA)
-def test_a_path_is_fixed_unless_a_round_may_fill_it_in(trainer: str) -> None:
-    for fixed in ("$HOME/data/gsm8k/train.parquet", "${DATA_DIR}/a", "${oc.env:HOME}/a", "$ROWS"):
-        report = look(trainer, SEGMENT, **{DATA[trainer]: fixed})
-        finding = next(one for one in report.findings if one.name == "data")
-        assert f"{DATA[trainer]} is {fixed}" in finding.title
-        assert not [note for note in report.notes if fixed in note]
-        assert "data" not in names(look(trainer, LIVE, **{DATA[trainer]: fixed}))
-    for path in ("$data", "$GAINCURATE_DATA_X", "${1}/a", "$(ls x)"):
-        report = look(trainer, SEGMENT, **{DATA[trainer]: path})
-        assert "data" not in names(report), path
-        assert [note for note in report.notes if f"is {path}, which is not known before it runs" in note]
-    for path in ("{data}", "${oc.env:GAINCURATE_DATA}", "$X/{round}.parquet", "{output}/$N"):
-        assert "data" not in names(look(trainer, SEGMENT, **{DATA[trainer]: path}))
+MODEL = {trainer: next(iter(changes)) for trainer, name, _, changes in MORE if name == "base-model"}
+PATHS = [(trainer, key, "data") for trainer, key in DATA.items()]
+PATHS += [(trainer, key, "base-model") for trainer, key in (MODEL | {"slime": "load"}).items()]
 
 
-MODEL = {trainer: next(iter(changes)) for trainer, name, _, changes in MORE if name == "base-model"} | {
-    "slime": "load"
-}
-
-
-@pytest.mark.parametrize("trainer", MODEL)
-def test_a_fixed_model_is_where_each_round_begins(trainer: str) -> None:
-    for model in ("Qwen/Qwen3-8B", "$MODEL_ROOT/base", "${oc.env:HF_HOME}/base"):
-        report = look(trainer, SEGMENT, **{MODEL[trainer]: model})
-        finding = next(one for one in report.findings if one.name == "base-model")
+@pytest.mark.parametrize(("trainer", "key", "name"), PATHS)
+def test_a_path_is_fixed_unless_a_round_may_fill_it_in(trainer: str, key: str, name: str) -> None:
+    for fixed in ("Qwen/a", "$HOME/data/train.parquet", "${DATA_DIR}/a", "${oc.env:HOME}/a", "$ROWS"):
+        report = look(trainer, SEGMENT, **{key: fixed})
+        finding = next(one for one in report.findings if one.name == name)
+        assert f"{key} is {fixed}" in finding.title
         assert finding.severity == "wrong"
-        assert f"{MODEL[trainer]} is {model}: each round starts from that model" in finding.title
-        assert finding.fix[MODEL[trainer]] == "{checkpoint}"
-        for context in (LIVE, EXPORT):
-            assert "base-model" not in names(look(trainer, context, **{MODEL[trainer]: model}))
-    for model in (
-        "{checkpoint}/hf",
-        "${oc.env:GAINCURATE_CHECKPOINT}",
-        "{output}/merged",
-        "$checkpoint",
-        "$3",
-    ):
-        assert "base-model" not in names(look(trainer, SEGMENT, **{MODEL[trainer]: model})), model
+        assert name == "data" or finding.fix[key] == "{checkpoint}"
+        assert not [note for note in report.notes if fixed in note]
+        assert name not in names(look(trainer, LIVE, **{key: fixed}))
+    for path in ("$data", "$checkpoint", "$GAINCURATE_DATA_X", "${1}/a", "$(ls x)"):
+        report = look(trainer, SEGMENT, **{key: path})
+        assert name not in names(report), path
+        assert [note for note in report.notes if f"is {path}, which is not known before it runs" in note]
+    own = "DATA" if name == "data" else "CHECKPOINT"
+    for path in (f"{{{own.lower()}}}", f"${{oc.env:GAINCURATE_{own}}}", "$X/{round}.parquet", "{output}/$N"):
+        assert name not in names(look(trainer, SEGMENT, **{key: path}))
 
 
 def test_a_checkpoint_that_trl_resumes_from_replaces_the_model() -> None:
