@@ -71,7 +71,6 @@ def _doctor_trainer(trainer: str, config: DoctorConfig, as_json: bool) -> None:
 
 def _print_report(report: Report) -> None:
     from gaincurate.trainers.doctor.findings import SEVERITIES
-    from gaincurate.trainers.doctor.settings import shown
 
     output.text(f"{report.trainer} {report.version}, {report.mode} mode")
     severity = None
@@ -81,8 +80,8 @@ def _print_report(report: Report) -> None:
             output.text()
             output.text(f"{severity}: {SEVERITIES[severity]}")
         output.say(finding.title, "  ", first="  ")
-        for key, value in finding.fix.items():
-            output.text(f"      set {key}={shown(value)}")
+        for line in report.lines(finding):
+            output.text(f"      set {line}")
         output.say(finding.advice, "      ", first="      ")
         output.text(f"      ({finding.name}{f', {finding.source}' if finding.source else ''})")
     if not report.findings:

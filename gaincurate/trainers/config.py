@@ -109,5 +109,5 @@ class DoctorConfig(BaseModel):
         ),
     ] = None
     run: Annotated[
-        Path | None, Option("Compare sizes, lengths and prompts with this run too.", metavar="RUN")
+        Path | None, Option("Compare sizes, lengths and tokens with this run too.", metavar="RUN")
     ] = None

@@ -120,17 +120,17 @@ class Rendering:
     Args:
         arguments: its setting for arguments of the chat template, a mapping or the JSON text of one.
         argument: the one argument that the setting is the value of, in place of a mapping.
-        row_tools: it renders the tools of a row.
+        row_tools: the setting that names the column with a row's tools; "" where it renders none.
         adds: its settings that add text which is not known here.
         code: whose code renders the prompts, where that is not the trainer's.
         media: columns of pictures and the like that it adds to a prompt.
-        nulls: "all" where it renders a null for each key that another row has, whatever the file; "parquet"
-            where it does so for Parquet alone.
+        nulls: "all" where it renders a null for each key that another row has, whatever the file; or its
+            setting for the file, where it does so for Parquet alone.
     """
 
     arguments: str = ""
     argument: str = ""
-    row_tools: bool = False
+    row_tools: str = ""
     adds: tuple[str, ...] = ()
     code: str = ""
     media: tuple[str, ...] = ()

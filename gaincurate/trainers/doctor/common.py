@@ -54,6 +54,7 @@ KINDS: dict[str, Kind] = {
         "the new file"),
     "template": Kind("wrong", ALWAYS, "the model would read the messages without its chat template, which is "
         "not what was scored"),
+    "validation": Kind("cost", SEGMENT, "a full evaluation before every round"),
     "weights": Kind("stops", SEGMENT, "no Hugging Face weights, which scoring and the next round need"),
 }  # fmt: skip
 """The findings that several trainers have, by name."""

@@ -7,9 +7,7 @@ be examined.
 from __future__ import annotations
 
 import importlib
-import json
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -20,23 +18,23 @@ import numpy as np
 
 from gaincurate.core.arrow import parquet_head
 from gaincurate.core.artifact import broken
-from gaincurate.core.foreign import yaml_value
 from gaincurate.errors import GaincurateError, InputError
 from gaincurate.schedule.run import Run
 from gaincurate.trainers.doctor.findings import (
     SEVERITIES,
     Context,
     Finding,
-    Found,
     Mode,
+    Style,
     TrainerRules,
     ask,
     context_of,
 )
 from gaincurate.trainers.doctor.read import Read, read_settings
-from gaincurate.trainers.doctor.settings import NotKnown, Settings, flat, shown
+from gaincurate.trainers.doctor.rendering import additions, compare_tokens, template_arguments, tools
+from gaincurate.trainers.doctor.settings import Settings, shown
 from gaincurate.trainers.names import folder_of, with_part
-from gaincurate.trainers.profile import Profile, Rendering, one_of, profile_of
+from gaincurate.trainers.profile import one_of, profile_of
 
 
 def run_context(run: Run, mode: Mode, **more: Any) -> Context:
@@ -76,15 +74,20 @@ class Report:
     mode: Mode
     findings: list[Finding]
     notes: list[str]
+    style: Style = ""
 
     @property
     def ok(self) -> bool:
         """Whether no finding would train on wrong rows, lose outcomes or stop the run."""
         return not any(finding.breaks for finding in self.findings)
 
+    def lines(self, finding: Finding) -> list[str]:
+        """The settings that fix a finding, as the trainer takes them."""
+        return written(self.style, finding.fix)
+
     def as_json(self) -> dict[str, Any]:
         """Everything as plain values; `mend` is the format's name for a fix."""
-        findings = [asdict(finding) for finding in self.findings]
+        findings = [{**asdict(finding), "write": self.lines(finding)} for finding in self.findings]
         for finding in findings:
             finding["mend"] = finding.pop("fix")
         facts = {"trainer": self.trainer, "version": self.version, "mode": self.mode, "ok": self.ok}
@@ -128,24 +131,29 @@ def examine(
             "--mode segment."
         )
     read = read_settings(sources, trainer.launches, command)
-    report = judge(trainer, read, Context(mode) if run is None else run_context(Run(run), mode))
-    if run is None:
-        report.notes.append("sizes, lengths and prompts are not compared: --run RUN does that")
+    if run is not None:
+        opened = Run(run)
+        return judge(trainer, read, run_context(opened, mode), opened)
+    report = judge(trainer, read, Context(mode))
+    report.notes.append("sizes, lengths and tokens are not compared: --run RUN does that")
     return report
 
 
-def judge(trainer: TrainerRules, read: Read, context: Context) -> Report:
-    """Ask every rule of a trainer, and whether it renders the prompts that were scored."""
+def judge(trainer: TrainerRules, read: Read, context: Context, run: Run | None = None) -> Report:
+    """Ask every rule of a trainer, and whether it renders the scored prompts; with `run` by their tokens."""
     defaults, profile = trainer.defaults, profile_of(trainer.name)
     if trainer.whole is not None and {key.split(".")[0] for key in defaults} <= read.sections:
         defaults = trainer.whole
     settings = Settings(read.given, defaults, read.sources)
-    if _adds_text(profile.rendering, settings, context):
+    if additions(profile.rendering, settings, context):
         context = replace(context, longest=None, longer_than=None)
     modules = [module for flag, module in pairwise(read.words) if flag == "-m"]
-    script = next((word for word in read.words if word.endswith(".py")), (modules or [""])[0])
+    scripts = [word for word in read.words if word.endswith(".py") and "=" not in word]
+    script = (scripts or modules or [""])[0]
     context = replace(context, script=script, shell=read.shell)
-    findings, unjudged = ask([*trainer.rules, partial(_template_arguments, profile)], settings, context)
+    findings, unjudged = ask(
+        [*trainer.rules, partial(template_arguments, profile), partial(tools, profile)], settings, context
+    )
     if context.group_size is not None and profile.group_size is None:
         title = (
             f"the plans of this run give each prompt a group size, and {profile.name} has one size for all"
@@ -170,71 +178,24 @@ def judge(trainer: TrainerRules, read: Read, context: Context) -> Report:
             "`gaincurate schedule run` fills in {data}, {round}, {checkpoint} and {output} in its command, "
             "not in files"
         )
+    if run is not None:
+        finding, note = compare_tokens(run, profile, settings, context)
+        findings += [finding] if finding else []
+        notes.append(note)
     findings.sort(key=lambda finding: list(SEVERITIES).index(finding.severity))
-    return Report(trainer.name, trainer.version, context.mode, findings, notes)
+    style = trainer.style if read.words else ""
+    return Report(trainer.name, trainer.version, context.mode, findings, notes, style)
 
 
-def _template_arguments(profile: Profile, settings: Settings, context: Context) -> Found:
-    """The arguments of the chat template, where they are not those of the scored set."""
-    rendering = profile.rendering
-    if context.scored is None or (rendering.code and not rendering.arguments):
-        return None
-    scored = context.scored.get("segmentation", {}).get("template_kwargs") or {}
-    wanted = {key: value for key, value in flat(scored).items() if value is not None}
-    key, given = rendering.arguments, _arguments(rendering, settings) if rendering.arguments else {}
-    if given == wanted:
-        return None
-    differing = {name for name in {**given, **wanted} if given.get(name) != wanted.get(name)}
-    fix: dict[str, Any] = {}
-    if rendering.argument:
-        fix = {key: wanted.get(rendering.argument)} if differing == {rendering.argument} else {}
-    elif key and "." not in key and not any(settings.below(f"{key}.")):
-        fix = {key: _json(wanted)}
-    elif key:
-        fix = {f"{key}.{name}": wanted.get(name) for name in sorted(differing)}
-    title = f"{key or f'{profile.name}, which takes none,'} gives the chat template {_json(given)}, but "
-    title += f"prompts were scored with {_json(wanted)}: the model reads other prompts than were scored"
-    advice = f"or score the set again with --template-kwargs '{_json(given)}'"
-    source = settings.source(key, *settings.below(f"{key}."))
-    return Finding("template-arguments", "wrong", title, fix, advice, source)
+def written(style: Style, fix: Mapping[str, Any]) -> list[str]:
+    """Settings as the trainer's launch line has them; without a style as KEY=VALUE."""
+    return [_flag(style, key, value) if style else f"{key}={shown(value)}" for key, value in fix.items()]
 
 
-def _adds_text(rendering: Rendering, settings: Settings, context: Context) -> bool:
-    """Whether a trainer adds text to the prompts that the doctor does not know."""
-    if not set(rendering.media).isdisjoint(context.columns or ()):
-        return True
-    return any(settings.is_set(key) and settings.known(key) != "default" for key in rendering.adds)
-
-
-def _arguments(rendering: Rendering, settings: Settings) -> dict[str, Any]:
-    """The arguments of the chat template by dotted name.
-
-    Raises:
-        NotKnown: a value that only a shell knows, or that is no mapping.
-    """
-    key = rendering.arguments
-    value = settings[key]
-    if rendering.argument:
-        return {} if value is None else {rendering.argument: value}
-    value = _mapping(key, value) if isinstance(value, str) else value
-    if not isinstance(value, dict | None):
-        raise NotKnown(key, shown(value), "which is no mapping")
-    given = flat(value or {})
-    given |= {below[len(key) + 1 :]: settings[below] for below in settings.below(f"{key}.")}
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def _mapping(key: str, text: str) -> Any:
-    """JSON, YAML, or Hydra's form of a mapping, which needs no space after a colon."""
-    for form in (text, re.sub(r":(?=\S)", ": ", text)):
-        try:
-            value = yaml_value(form)
-        except ValueError:
-            continue
-        if isinstance(value, dict) and not any(":" in str(name) for name in value):
-            return value
-    raise NotKnown(key, text, "which is no mapping")
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
+def _flag(style: Style, key: str, value: Any) -> str:
+    flag = "--" + (key.replace("_", "-") if style == "dashes" else key)
+    is_switch = isinstance(value, bool) and style != "values"
+    if value is None or (is_switch and not value):
+        return f"without {flag}"
+    words = value if isinstance(value, list) else [value]
+    return " ".join([flag, *([] if is_switch else map(shown, words))])

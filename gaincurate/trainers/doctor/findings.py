@@ -21,6 +21,7 @@ from gaincurate.schedule.rescore import due
 from gaincurate.trainers.doctor.settings import NotKnown, Settings, shown
 
 Mode = Literal["live", "segment", "export"]
+Style = Literal["", "values", "switches", "dashes"]
 Severity = Literal["wrong", "stale", "stops", "order", "cost"]
 SEVERITIES: dict[Severity, str] = {
     "wrong": "trains on other rows than planned, or loses outcomes",
@@ -142,6 +143,8 @@ class TrainerRules:
         name: as in `gaincurate.trainers.profile`.
         launches: words that mark a launch line of it.
         rules: in the order in which their findings are listed.
+        style: how its launch line writes a setting: "" key=value; `values` --key value, also true and false;
+            `switches` --key alone for true; `dashes` the same with - for _.
         live: whether it can be steered in one long process.
         whole: the defaults in place of `defaults` where a file has all sections of them; None where a file
             has changes alone.
@@ -150,6 +153,7 @@ class TrainerRules:
     name: str
     launches: tuple[str, ...]
     rules: tuple[Rule, ...]
+    style: Style = ""
     live: bool = False
     whole: Mapping[str, Any] | None = None
 

@@ -7,6 +7,7 @@ or the flags themselves are always read in full.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import sys
@@ -66,7 +67,7 @@ class Read:
     notes: list[str] = field(default_factory=list)
     """Sentences on parts that were not read."""
     sections: set[str] = field(default_factory=set)
-    """The first parts of the keys that files without `defaults` set."""
+    """The first parts of the keys that files set; none where a file that they begin with is missing."""
     files: list[str] = field(default_factory=list)
     """Configuration files that the command names."""
 
@@ -104,12 +105,9 @@ def _read_file(source: str, markers: Sequence[str], read: Read) -> None:
         return
     if not (tree := _parsed(source, text)):
         raise InputError(f"--config {source}: there is no setting in it.")
-    named = tree.pop("defaults", None)
-    parents = [str(name) for name in (named if isinstance(named, list) else [named])]
-    if parents := [name for name in parents if name.endswith(".yaml")]:  # as NeMo-RL names them
-        read.notes.append(_missing(f"the `defaults` of {source} name {', '.join(parents)}"))
-    read.sections |= set() if parents else set(tree)
-    read.sources |= dict.fromkeys(flat(tree), source)
+    notes = len(read.notes)
+    tree = _inherited(source, tree, read, ())
+    read.sections |= set(tree) if len(read.notes) == notes else set()
     read.given |= flat(tree)
 
 
@@ -138,7 +136,7 @@ def _merge(source: str, command: Read, markers: Sequence[str], read: Read) -> No
 
 def _missing(names: str) -> str:
     return (
-        f"{names}, which is not read: what it sets is taken as the trainer's default; give it with one more "
+        f"{names}, which is not here: what it sets is taken as the trainer's default; give it with one more "
         "--config before this one"
     )
 
@@ -313,6 +311,35 @@ def _tokens(text: str) -> list[str]:
     lexer.whitespace_split = True
     lexer.commenters = ""
     return list(lexer)
+
+
+def _inherited(source: str, tree: dict[str, Any], read: Read, below: tuple[str, ...]) -> dict[str, Any]:
+    """A file's tree over those that its `defaults` name as NeMo-RL does: YAML files, from its own folder."""
+    named = tree.pop("defaults", None)
+    parents = [str(name) for name in (named if isinstance(named, list) else [named])]
+    whole: dict[str, Any] = {}
+    for name in (name for name in parents if name.endswith((".yaml", ".yml"))):  # else they are Hydra's
+        path = os.path.normpath(Path(source).parent / name)
+        if path in below:
+            raise InputError(f"--config {source}: its `defaults` lead back to {path}.", path=source)
+        if Path(path).is_file():
+            whole = _over(whole, _inherited(path, _parsed(path, _text(path)), read, (*below, path)))
+        else:
+            read.notes.append(_missing(f"the `defaults` of {source} name {name}"))
+    read.sources |= dict.fromkeys(flat(tree), source)
+    return _over(whole, tree)
+
+
+def _over(base: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
+    """Mappings into each other. A mapping with `_override_`, and all else, takes the other's place."""
+    merged = dict(base)
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            there = {} if value.get("_override_") else merged.get(key)
+            value = {name: part for name, part in value.items() if name != "_override_"}
+            value = _over(there, value) if isinstance(there, dict) else value
+        merged[key] = value
+    return merged
 
 
 def _text(source: str) -> str:

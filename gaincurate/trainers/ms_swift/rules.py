@@ -13,6 +13,7 @@ from gaincurate.trainers.trl import rules as trl
 RULES = TrainerRules(
     name="ms-swift",
     launches=("swift", "rlhf.py"),
+    style="values",
     rules=(
         common.rows("dataset", ("messages",), "--trainer ms-swift", "jsonl"),
         common.begins("model"),

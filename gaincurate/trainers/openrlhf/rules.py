@@ -45,6 +45,7 @@ def tail(settings: Settings, context: Context) -> Found:
 RULES = TrainerRules(
     name="openrlhf",
     launches=("openrlhf.cli.train_ppo_ray", "train_ppo_ray"),
+    style="switches",
     rules=(
         common.rows("data.prompt_dataset", ("label",), "--trainer openrlhf", "jsonl",
             renamed="data.label_key"),

@@ -87,6 +87,7 @@ def ahead(settings: Settings, context: Context) -> Found:
 RULES = TrainerRules(
     name="prime-rl",
     launches=("rl",),
+    style="dashes",
     live=True,
     rules=(
         sources,

@@ -35,6 +35,7 @@ RULES = TrainerRules(
             "given the row's other columns, gc_id among them, and can append a line to {outcomes}"),
         must("trainer.algorithm.dynamic_sampling.type", None, name="dynamic-sampling"),
         must("trainer.fully_async.sample_full_batch", False, name="dynamic-sampling"),
+        must("trainer.eval_before_train", False, name="validation"),
         *(must(f"trainer.algorithm.{key}", False, name="reference")
             for key in ("use_kl_loss", "use_kl_in_reward")),
     ),

@@ -47,9 +47,9 @@ PROFILE = Profile(
     launch=_launch,
     rendering=Rendering(
         "apply_chat_template_kwargs",
-        row_tools=True,
+        row_tools="tool_key",
         adds=("multimodal_keys", "custom_generate_function_path"),
-        nulls="parquet",
+        nulls="prompt_data",
     ),
     layout=Layout(
         folders=("*", "*/*"),

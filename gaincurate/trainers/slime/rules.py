@@ -74,6 +74,7 @@ def _other_reference(settings: Settings, context: Context) -> bool:
 RULES = TrainerRules(
     name="slime",
     launches=("train.py", "train_async.py"),
+    style="dashes",
     live=True,
     rules=(
         common.rows("prompt_data", ("metadata",), "--trainer slime", "jsonl"),

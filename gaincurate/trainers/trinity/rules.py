@@ -128,6 +128,8 @@ RULES = TrainerRules(
             common.output("checkpoint_root_dir", "/trinity")),
         feedback,
         common.unset_below("model.lora_configs", name="adapter"),
+        only(lambda settings, _: any(settings.below("buffer.explorer_input.eval_tasksets.")),
+            must("explorer.eval_on_startup", False, name="validation")),
         must("explorer.over_rollout.ratio", 0.0, "a step does not wait for its slowest tasks, which are "
             "never trained and report nothing", name="over-rollout"),
         must("model.tinker.enable", False, "the weights stay with the service that trains, and scoring and "

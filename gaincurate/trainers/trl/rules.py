@@ -248,6 +248,7 @@ _RULES: tuple[Rule, ...] = (
 RULES = TrainerRules(
     name="trl",
     launches=("trl", "accelerate", "torchrun"),
+    style="values",
     rules=_RULES,
     live=True,
 )

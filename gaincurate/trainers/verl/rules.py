@@ -157,6 +157,9 @@ _RULES: tuple[Rule, ...] = (
         fix={"data.train_max_samples": -1}),
     *groups,
     group_sizes,
+    *(must(key, None, "verl 0.8 and later no longer read it, so the order is not what it says",
+        name="sampler-gone", modes=ALWAYS, advice="live mode plugs in at data.custom_cls")
+        for key in ("data.sampler.class_path", "data.datagen.path")),
     must("data.dataloader_num_workers", 0, "its loader fetches ahead, so prompts are chosen before the "
         "rewards that should choose them", name="workers", severity="stale", modes=LIVE_MODE),
     synchronous,
@@ -180,6 +183,7 @@ _RULES: tuple[Rule, ...] = (
         for key in ("algorithm.use_kl_in_reward", "actor_rollout_ref.actor.use_kl_loss")),
     must("trainer.use_v1", True, "the old trainer has no place for the adapter's outcome tap", name="legacy",
         severity="stops", modes=LIVE_MODE),
+    must("trainer.val_before_train", False, name="validation"),
 )  # fmt: skip
 
 RULES = TrainerRules(

@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import runs
+import sets
+import tiny
 from command import run
 from gaincurate.errors import InputError
 from gaincurate.trainers.doctor.examine import examine, run_context
@@ -40,17 +44,17 @@ def found_in(trainer: str, path: Path, text: str, mode: Mode = "segment") -> set
     return {finding.name for finding in examine(trainer, [str(path)], mode).findings}
 
 
-def test_a_whole_file_has_no_defaults_and_what_another_changes_is_seen(tmp_path: Path) -> None:
-    base, child = tmp_path / "base.yaml", tmp_path / "child.yaml"
-    base.write_text(GOOD_NEMO_RL)
-    assert not examine("nemo-rl", [str(base)]).findings
+def test_a_file_with_a_good_base_is_good_and_what_it_changes_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(GOOD_NEMO_RL)
+    child = tmp_path / "child.yaml"
+    assert not found_in("nemo-rl", child, "defaults: base.yaml\ngrpo: {num_generations_per_prompt: 8}\n")
     changed = (
         "defaults: base.yaml\ngrpo: {use_dynamic_sampling: true}\ndata: {default: {prompt_file: cot.txt}}\n"
     )
-    child.write_text(changed)
-    names = {finding.name for finding in examine("nemo-rl", [str(base), str(child)]).findings}
-    assert names == {"dynamic-sampling", "prompt-file"}
-    assert {"split", "weights"} <= found_in("nemo-rl", child, changed)
+    assert found_in("nemo-rl", child, changed) == {"dynamic-sampling", "prompt-file"}
+    assert {"split", "weights"} <= found_in(
+        "nemo-rl", child, "defaults: gone.yaml\ngrpo: {max_num_epochs: 1}\n"
+    )
 
 
 def test_the_reward_of_a_script_of_ones_own_is_not_asked_for(tmp_path: Path) -> None:
@@ -200,13 +204,80 @@ def test_a_setting_that_moved_into_a_section_is_named(tmp_path: Path) -> None:
     )
 
 
+def set_with_counts(folder: Path, tokenizer: Any, off_by: int = 0) -> Path:
+    """A set whose prompts have as many tokens as the tokenizer says, or not quite."""
+    rows = []
+    for i in range(12):
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": f"question {i}"}], tokenize=False, add_generation_prompt=True
+        )
+        count = len(tokenizer(text, add_special_tokens=False)["input_ids"])
+        rows.append(sets.scored_row(f"id{i}", f"question {i}", tokens=count - 2 + (off_by if i == 7 else 0)))
+    return sets.make_set(folder, [rows])
+
+
+@pytest.fixture
+def counted(tmp_path: Path) -> Path:
+    """A folder with a model and a set that was scored with it."""
+    tiny.tokenizer().save_pretrained(tmp_path / "model")
+    set_with_counts(tmp_path / "set", tiny.tokenizer())
+    return tmp_path
+
+
+def test_tokens_are_those_of_the_models_own_template(counted: Path, launch: Path) -> None:
+    opened = runs.begin(counted, budget=8, strategy="file-order", model=str(counted / "model"))
+    report = examine("verl", [str(launch)], "segment", opened.folder)
+    assert report.notes[-1] == "tokens: 8 prompts of round 0 are token for token as they were scored"
+    # The prompt of another row, which has as many tokens.
+    path, table = opened.data(0), pq.read_table(opened.data(0))
+    prompts = table.column("prompt").to_pylist()
+    place = table.schema.get_field_index("prompt")
+    prompts[5], prompts[6] = prompts[6], prompts[5]
+    pq.write_table(table.set_column(place, "prompt", pa.array(prompts, table.schema.field(place).type)), path)
+    report = examine("verl", [str(launch)], "segment", opened.folder)
+    finding = next(one for one in report.findings if one.name == "tokens")
+    assert finding.severity == "wrong"
+    assert "the prompt of id5 has other tokens than when it was scored" in finding.title
+    assert report.notes[-1] == "tokens: id5 differs"
+    place = table.schema.get_field_index("gc_id")
+    pq.write_table(table.set_column(place, "gc_id", pa.array([f"other{k}" for k in range(8)])), path)
+    report = examine("verl", [str(launch)], "segment", opened.folder)
+    assert report.notes[-1].endswith("has other prompts than the plan")
+
+
+def test_a_prompt_of_another_length_than_was_scored(tmp_path: Path, launch: Path) -> None:
+    tiny.tokenizer().save_pretrained(tmp_path / "model")
+    set_with_counts(tmp_path / "set", tiny.tokenizer(), off_by=1)
+    opened = runs.begin(tmp_path, budget=8, strategy="file-order", model=str(tmp_path / "model"))
+    report = examine("verl", [str(launch)], "segment", opened.folder)
+    assert report.notes[-1] == "tokens: id7 differs"
+    assert any("the prompt of id7 is " in one.title for one in report.findings)
+    assert not report.ok
+
+
+def test_tokens_that_cannot_be_compared_say_why(counted: Path, launch: Path) -> None:
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = "{{ 1 / 0 }}"
+    tokenizer.save_pretrained(counted / "model")
+    for name, options, why in (
+        ("a", {"model": "the-model"}, "the model the-model is no folder on this machine"),
+        ("b", {"bare": True}, "--without-system leaves out a part of the scored prompt"),
+        ("c", {"model": str(counted)}, f"{counted} cannot render them ("),
+        ("d", {"model": str(counted / "model")}, f"{counted / 'model'} cannot render them ("),
+    ):
+        (counted / name).mkdir()
+        run_ = runs.begin(counted / name, **options)
+        note = examine("verl", [str(launch)], "segment", run_.folder).notes[-1]
+        assert note.startswith(f"tokens: not compared: {why}")
+
+
 def test_the_command_says_yes_and_no(launch: Path) -> None:
     done = run("doctor", "--trainer", "verl", "--config", launch)
     assert done.exit_code == 1
     assert "wrong: trains on other rows than planned, or loses outcomes" in done.stdout
     assert "      set data.filter_overlong_prompts=false" in done.stdout
     assert f"      (filter, {launch})" in done.stdout
-    assert "note: sizes, lengths and prompts are not compared: --run RUN does that" in done.stdout
+    assert "note: sizes, lengths and tokens are not compared: --run RUN does that" in done.stdout
     assert done.stderr == "error: 1 of 1 finding would break the schedule.\n"
     done = run("doctor", "--trainer", "verl", "--config", launch, "--", "data.filter_overlong_prompts=False")
     assert (done.exit_code, done.stderr) == (0, "")
@@ -216,7 +287,7 @@ def test_the_command_says_yes_and_no(launch: Path) -> None:
     report = json.loads(done.stdout)
     assert (report["trainer"], report["mode"], report["ok"]) == ("trl", "segment", False)
     shuffle = next(finding for finding in report["findings"] if finding["name"] == "shuffle")
-    assert shuffle["mend"] == {"shuffle_dataset": False}
+    assert (shuffle["mend"], shuffle["write"]) == ({"shuffle_dataset": False}, ["--shuffle_dataset false"])
     assert shuffle["source"] == "command line"
     assert next(finding for finding in report["findings"] if finding["name"] == "epochs")["source"] == ""
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gaincurate.trainers.doctor.examine import Report, judge, trainer_named
+from gaincurate.trainers.doctor.examine import Report, judge, trainer_named, written
 from gaincurate.trainers.doctor.findings import SEVERITIES, Context, defaults_of
 from gaincurate.trainers.doctor.read import Read
 from gaincurate.trainers.doctor.settings import normal
@@ -64,10 +64,10 @@ ROWS_OF_A_RUN = replace(RUN, columns=frozenset({"prompt", "answer", "gc_id"}))
 
 IN_THE_DEFAULTS = {
     "trl": "epochs outcomes output shuffle learning-rate",
-    "verl": "data resume epochs no-checkpoint weights output outcomes shuffle",
+    "verl": "data resume epochs no-checkpoint weights output outcomes shuffle validation",
     "openrlhf": "data template label prompt-key outcomes output shuffle learning-rate reference",
     "nemo-rl": "data resume split prompt-file weights shuffle log-without-id reference",
-    "skyrl": "data resume weights output shuffle log-without-id reference",
+    "skyrl": "data resume weights output shuffle log-without-id validation reference",
     "slime": "data template length prompt-key outcomes weights no-checkpoint",
     "prime-rl": "length output ahead",
     "trinity": "data resume",
@@ -137,6 +137,7 @@ MORE: list[tuple[str, str, Context, dict[str, Any]]] = [
     ("verl", "subset", SEGMENT, {"data.train_max_samples": 500}),
     ("verl", "max-steps", RUN, {"trainer.total_training_steps": 7, "data.train_batch_size": 32}),
     ("verl", "filter-groups", SEGMENT, {"algorithm.filter_groups.enable": True}),
+    ("verl", "sampler-gone", SEGMENT, {"data.sampler.class_path": "pkg://mine"}),
     ("verl", "adapter", SEGMENT, {"actor_rollout_ref.model.lora.rank": 32}),
     ("verl", "refill", SEGMENT, {"trainer.v1.sampler.sync_refill_failed_groups": True}),
     ("verl", "split-steps", LIVE, {"trainer.v1.sync.parameter_sync_step": 2}),
@@ -373,6 +374,22 @@ def test_trl_steps_are_what_its_sampler_yields(
     assert "max-steps" in names(look("trl", context, **changes, max_steps=optimizer + 1))
 
 
+WRITTEN: list[tuple[str, dict[str, Any], list[str]]] = [
+    ("verl", {"data.shuffle": False, "a": None}, ["data.shuffle=false", "a=null"]),
+    ("openrlhf", {"a.b": True, "c": False}, ["--a.b", "without --c"]),
+    ("slime", {"save_hf": "{output}/hf", "load": None}, ["--save-hf {output}/hf", "without --load"]),
+    ("trl", {"shuffle_dataset": False, "files": ["a", "b"]}, ["--shuffle_dataset false", "--files a b"]),
+    ("prime-rl", {"max_steps": 4, "resume.step": None}, ["--max-steps 4", "without --resume.step"]),
+]
+
+
+@pytest.mark.parametrize(("trainer", "fix", "lines"), WRITTEN)
+def test_a_fix_is_written_as_the_trainer_takes_it(
+    trainer: str, fix: dict[str, Any], lines: list[str]
+) -> None:
+    assert written(trainer_named(trainer).style, fix) == lines
+
+
 @pytest.mark.parametrize("trainer", with_part("rules"))
 def test_no_value_of_any_setting_ends_a_rule(trainer: str) -> None:
     keys = default_config(trainer)
@@ -384,7 +401,7 @@ ROWS = {
     "reads another file than the round's": "data",
     "shuffles": "shuffle",
     "chooses rows by itself, or replaces groups": (
-        "sampler gate selector filter-groups dynamic-sampling dynamic-batch over-rollout over-sampling task-pipeline"
+        "sampler gate selector sampler-gone filter-groups dynamic-sampling dynamic-batch over-rollout over-sampling task-pipeline"
     ),
     "drops the tail of a round": "tail",
     "drops or cuts long prompts": "too-long filter",

@@ -55,7 +55,7 @@ def test_a_file_that_a_launch_line_names_comes_before_the_line(tmp_path: Path) -
         assert read.given == {"max_steps": 8, "orchestrator.train.source.0.name": "a"}
         assert not read.notes
     missing = written(tmp_path, "other.sh", "uv run rl @ gone.toml --max-steps 8")
-    assert "names gone.toml, which is not read" in read_settings([missing], ["rl"]).notes[0]
+    assert "names gone.toml, which is not here" in read_settings([missing], ["rl"]).notes[0]
 
 
 def test_hydras_own_way_to_name_a_file(tmp_path: Path) -> None:
@@ -66,17 +66,34 @@ def test_hydras_own_way_to_name_a_file(tmp_path: Path) -> None:
     assert read.given == {"data.shuffle": False, "data.train_batch_size": 8}
 
 
-def test_the_defaults_of_a_file_are_named_and_given_before_it(tmp_path: Path) -> None:
-    """As NeMo-RL names them: a file has changes alone, over parents."""
-    base = written(tmp_path, "base.yaml", "a: {x: 1, y: 1}\nlist: [1, 2]\n")
-    child = written(tmp_path, "child.yaml", "defaults: base.yaml\na: {y: 2}\n")
+def test_a_file_begins_with_those_that_its_defaults_name(tmp_path: Path) -> None:
+    """As NeMo-RL merges them: parents from beside the file, in their order, and the file over them."""
+    (tmp_path / "more").mkdir()
+    written(
+        tmp_path, "root.yaml", "a: {x: 1, y: 1, z: 1}\nlist: [1, 2]\ndata: {train: {name: old, part: 0.1}}\n"
+    )
+    written(tmp_path, "base.yaml", "defaults: root.yaml\na: {y: 2}\n")
+    written(tmp_path, "other.yaml", "a: {y: 3, z: 3}\nlist: [3]\n")
+    own = (
+        "defaults: [../base.yaml, ../other.yaml]\na: {z: 4}\ndata: {_override_: true, train: [{name: new}]}\n"
+    )
+    child = written(tmp_path / "more", "child.yaml", own)
     read = read_settings([child], [])
-    assert (read.given, read.sections) == ({"a.y": 2}, set())
-    assert f"the `defaults` of {child} name base.yaml, which is not read" in read.notes[0]
-    read = read_settings([base, child], [])
-    assert read.given == {"a.x": 1, "a.y": 2, "list": [1, 2]}
-    assert read.sections == {"a", "list"}
-    assert (read.sources["a.x"], read.sources["a.y"]) == (base, child)
+    assert read.given == {"a.x": 1, "a.y": 3, "a.z": 4, "list": [3], "data.train.0.name": "new"}
+    assert read.sections == {"a", "list", "data"}
+    names = {key: Path(source).name for key, source in read.sources.items()}
+    assert (names["a.x"], names["a.y"], names["a.z"]) == ("root.yaml", "other.yaml", "child.yaml")
+    assert not read.notes
+
+
+def test_defaults_that_are_missing_or_lead_back(tmp_path: Path) -> None:
+    read = read_settings([written(tmp_path, "child.yaml", "defaults: gone.yaml\na: 1\n")], [])
+    assert (read.given, read.sections) == ({"a": 1}, set())
+    assert "name gone.yaml, which is not here" in read.notes[0]
+    written(tmp_path, "a.yaml", "defaults: b.yaml\n")
+    written(tmp_path, "b.yaml", "defaults: a.yaml\n")
+    with pytest.raises(InputError, match="its `defaults` lead back to"):
+        read_settings([str(tmp_path / "a.yaml")], [])
 
 
 def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:

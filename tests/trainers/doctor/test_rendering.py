@@ -1,4 +1,4 @@
-"""The arguments of the chat template in each trainer's settings, against sets that were scored with and without."""
+"""What each trainer renders beside messages, against sets that were scored with and without it."""
 
 from __future__ import annotations
 
@@ -9,27 +9,76 @@ from typing import Any
 
 import pytest
 
-import exports
 import runs
+import tiny
+from command import run
 from gaincurate.trainers.doctor.examine import Report, examine
 
-ROWS = [{"question": f"Is {k} odd?", "answer": str(k % 2)} for k in range(4)]
-SCORED: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "no-thinking": {"template_kwargs": {"enable_thinking": False}},
+TEMPLATE = (
+    "{% if tools %}<|im_start|>system\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}<|im_end|>\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content or '' }}"
+    "{% for call in m.tool_calls or [] %}{{ call | tojson }}{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% if enable_thinking is false %}<think></think>{% endif %}"
+    "{% endif %}"
+)
+
+
+def tool(name: str, *parameters: str) -> dict[str, Any]:
+    properties = {parameter: {"type": "string"} for parameter in parameters}
+    return {"type": "function", "function": {"name": name, "parameters": {"properties": properties}}}
+
+
+def asked(text: str) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": text}]
+
+
+ALIKE = [
+    {"prompt": asked(f"Is {k} odd?"), "tools": [tool("odd", "n")], "answer": str(k % 2)} for k in range(4)
+]
+UNLIKE = [{**row, "tools": [tool("f", name)]} for row, name in zip(ALIKE, "abcd", strict=True)]
+CALLS = [
+    {
+        "prompt": [
+            *asked("Look it up."),
+            {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [{"function": {"name": "f", "arguments": {name: 1}}}],
+            },
+            *asked(f"And {name}?"),
+        ],
+        "answer": "1",
+    }
+    for name in "abcd"
+]
+SETS: dict[str, tuple[list[dict[str, Any]], list[str]]] = {
+    "plain": ([{key: row[key] for key in ("prompt", "answer")} for row in ALIKE], []),
+    "no-thinking": (
+        [{key: row[key] for key in ("prompt", "answer")} for row in ALIKE],
+        ["--template-kwargs", '{"enable_thinking": false}'],
+    ),
+    "tools": (ALIKE, []),
+    "unlike": (UNLIKE, []),
+    "none": (ALIKE, ["--tools-column", "none"]),
+    "calls": (CALLS, []),
+    "pictures": ([{**row, "images": ["a.png"], "tools": None} for row in ALIKE], []),
 }
 
 
 @pytest.fixture(scope="module")
 def run_over(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A run over a set that was scored with and without arguments."""
+    """A run over each of the sets, scored by a tiny model whose template renders tools."""
     folder = tmp_path_factory.mktemp("rendering")
+    model = tiny.save_model(folder / "model", template=TEMPLATE)
     made: dict[str, Path] = {}
 
     def of(name: str) -> Path:
         if name not in made:
-            exports.make_set(folder / name / "set", ROWS, segmentation=SCORED[name])
-            made[name] = runs.begin(folder / name, budget=4, strategy="file-order").folder
+            rows, options = SETS[name]
+            data, place = tiny.write_jsonl(folder / f"{name}.jsonl", rows), folder / name
+            done = run("score", data, "--model", model, "--out", place / "set", *options)
+            assert done.exit_code == 0, done.stderr
+            made[name] = runs.begin(place, budget=4, strategy="file-order", model=str(model)).folder
         return made[name]
 
     return of
@@ -58,45 +107,66 @@ def look(tmp_path: Path, trainer: str, more: str, folder: Path) -> Report:
 FALSE, TRUE = '{"enable_thinking": false}', '{"enable_thinking": true}'
 KWARGS = "data.apply_chat_template_kwargs"
 MULTI = "actor_rollout_ref.rollout.multi_turn"
-CASES: list[tuple[str, str, str, bool]] = [
-    # trainer, set, more of its launch line, whether the arguments differ
-    ("verl", "plain", "", False),
-    ("verl", "plain", f"+{KWARGS}.enable_thinking=False", True),
-    ("verl", "no-thinking", f"+{KWARGS}.enable_thinking=False", False),
-    ("verl", "no-thinking", f"++{KWARGS}={{enable_thinking:false}}", False),
-    ("verl", "no-thinking", "", True),
-    ("verl", "no-thinking", f"+{KWARGS}.enable_thinking=$THINK", False),
-    ("slime", "plain", f"--apply-chat-template-kwargs '{FALSE}'", True),
-    ("slime", "no-thinking", f"--apply-chat-template-kwargs '{FALSE}'", False),
-    ("trl", "plain", f"--chat_template_kwargs '{FALSE}'", True),
-    ("trl", "no-thinking", f"--chat_template_kwargs '{FALSE}'", False),
-    ("openrlhf", "plain", "", False),
-    ("openrlhf", "no-thinking", "", True),
-    ("nemo-rl", "no-thinking", "++policy.tokenizer.chat_template_kwargs.enable_thinking=false", False),
-    ("nemo-rl", "plain", "++policy.tokenizer.chat_template_kwargs.enable_thinking=false", True),
-    ("nemo-rl", "plain", "++policy.tokenizer.chat_template=default", False),
-    ("skyrl", "no-thinking", "generator.chat_template_kwargs.enable_thinking=false", False),
-    ("trinity", "plain", "model.enable_thinking=false", True),
-    ("trinity", "no-thinking", "model.enable_thinking=false", False),
-    ("areal", "no-thinking", "", False),
-    ("prime-rl", "plain", "--orchestrator.train.sampling.extra_body.chat-template-kwargs.enable-thinking false", True),
+ALL_SEEN = "tokens: 4 prompts of round 0 are token for token as they were scored"
+TOLD: list[tuple[str, str, str, str | None, str]] = [
+    # trainer, set, more of its launch line, the finding, the note on tokens
+    ("verl", "plain", "", None, ALL_SEEN),
+    ("verl", "plain", f"+{KWARGS}.enable_thinking=False", "template-arguments", "not compared: the trainer renders other prompts"),
+    ("verl", "no-thinking", f"+{KWARGS}.enable_thinking=False", None, ALL_SEEN),
+    ("verl", "no-thinking", f"++{KWARGS}={{enable_thinking:false}}", None, ALL_SEEN),
+    ("verl", "no-thinking", "", "template-arguments", "not compared"),
+    ("verl", "no-thinking", f"+{KWARGS}.enable_thinking=$THINK", None, "not compared: data.apply_chat_template_kwargs"),
+    ("verl", "plain", f"{MULTI}.tool_config_path=/opt/tools.yaml", None, f"not compared: {MULTI}.tool_config_path is /opt/tools.yaml, which adds"),
+    ("verl", "tools", f"{MULTI}.tool_config_path=$TOOLS", None, f"not compared: {MULTI}.tool_config_path is $TOOLS"),
+    ("verl", "tools", "", "tools", "not compared"),
+    ("verl", "none", "", None, ALL_SEEN),
+    ("verl", "calls", "", "nulls", "differs"),
+    ("verl", "pictures", "", None, "not compared: the trainer adds the column 'images' to the prompts"),
+    ("slime", "tools", "--tool-key tools", None, ALL_SEEN),
+    ("slime", "tools", "", None, ALL_SEEN),
+    ("slime", "tools", "--tool-key functions", "tools", "not compared"),
+    ("slime", "none", "", "tools", "not compared"),
+    ("slime", "unlike", "", None, ALL_SEEN),
+    ("slime", "unlike", "--prompt-data {data}", "nulls", "differs"),
+    ("slime", "calls", "", None, ALL_SEEN),
+    ("slime", "plain", f"--apply-chat-template-kwargs '{FALSE}'", "template-arguments", "not compared"),
+    ("slime", "no-thinking", f"--apply-chat-template-kwargs '{FALSE}'", None, ALL_SEEN),
+    ("slime", "plain", "--multimodal-keys '{\"image\": \"images\"}'", None, "not compared: multimodal_keys is"),
+    ("trl", "plain", f"--chat_template_kwargs '{FALSE}'", "template-arguments", "not compared"),
+    ("trl", "no-thinking", f"--chat_template_kwargs '{FALSE}'", None, ALL_SEEN),
+    ("trl", "calls", "", "nulls", "differs"),
+    ("openrlhf", "plain", "", None, ALL_SEEN),
+    ("openrlhf", "no-thinking", "", "template-arguments", "not compared"),
+    ("nemo-rl", "no-thinking", "++policy.tokenizer.chat_template_kwargs.enable_thinking=false", None, ALL_SEEN),
+    ("nemo-rl", "plain", "++policy.tokenizer.chat_template_kwargs.enable_thinking=false", "template-arguments", "not"),
+    ("nemo-rl", "plain", "++policy.tokenizer.chat_template=default", None, ALL_SEEN),
+    ("nemo-rl", "plain", "++policy.tokenizer.chat_template=a.jinja", None, "not compared: policy.tokenizer.chat_template is a.jinja"),
+    ("skyrl", "no-thinking", "generator.chat_template_kwargs.enable_thinking=false", None, ALL_SEEN),
+    ("trinity", "plain", "model.enable_thinking=false", "template-arguments", "not compared: the workflow renders"),
+    ("trinity", "no-thinking", "model.enable_thinking=false", None, "not compared: the workflow renders the prompts"),
+    ("trinity", "tools", "", None, "not compared: the workflow renders the prompts"),
+    ("areal", "no-thinking", "", None, "not compared: the workflow of the training script renders the prompts"),
+    ("prime-rl", "tools", "", None, "not compared: the taskset of the environment renders the prompts"),
+    ("prime-rl", "plain", "--orchestrator.train.sampling.extra_body.chat-template-kwargs.enable-thinking false", "template-arguments", "not compared"),
 ]  # fmt: skip
-NAME = "template-arguments"
+NAMES = {"template-arguments", "tools", "nulls", "tokens"}
 
 
-@pytest.mark.parametrize(("trainer", "name", "more", "finding"), CASES)
+@pytest.mark.parametrize(("trainer", "name", "more", "finding", "note"), TOLD)
 def test_the_doctor_compares_what_the_trainer_renders_and_its_fix_helps(
-    tmp_path: Path, run_over: Any, trainer: str, name: str, more: str, finding: bool
+    tmp_path: Path, run_over: Any, trainer: str, name: str, more: str, finding: str | None, note: str
 ) -> None:
     report = look(tmp_path, trainer, more, run_over(name))
-    findings = [one for one in report.findings if one.name == NAME]
-    assert len(findings) == finding
+    findings = [one for one in report.findings if one.name in NAMES]
+    assert [one.name for one in findings] == ([finding] if finding else [])
+    assert note in report.notes[-1]
+    assert ("token for token" in report.notes[-1]) == (note == ALL_SEEN)
     for one in findings:
-        assert one.fix or (one.advice and trainer == "openrlhf")
+        assert one.fix or (one.advice and (finding != "template-arguments" or trainer == "openrlhf"))
         fix = tmp_path / "fix.json"
         fix.write_text(json.dumps({**one.fix, "seed": 1}))
         again = examine(trainer, [str(tmp_path / "round.sh"), str(fix)], "segment", run_over(name))
-        assert not one.fix or NAME not in {other.name for other in again.findings}
+        assert not one.fix or finding not in {other.name for other in again.findings}
 
 
 def test_lengths_are_not_compared_where_the_trainer_adds_text(tmp_path: Path, run_over: Any) -> None:
@@ -109,6 +179,6 @@ def test_arguments_in_a_file_and_both_values_in_the_finding(tmp_path: Path, run_
     path = tmp_path / "trl.yaml"
     path.write_text("chat_template_kwargs: {enable_thinking: true}\nper_device_train_batch_size: 16\n")
     report = examine("trl", [str(path)], "segment", run_over("no-thinking"))
-    found = next(one for one in report.findings if one.name == NAME)
+    found = next(one for one in report.findings if one.name == "template-arguments")
     assert f"the chat template {TRUE}, but prompts were scored with {FALSE}" in found.title
     assert found.source == str(path)
