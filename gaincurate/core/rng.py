@@ -20,8 +20,6 @@ REFERENCES = 1 << 32
 """The stream that reference prompts are drawn from, apart from those of rounds and samples."""
 PASSES = 1 << 33
 """The first of the streams that passes over groups of prompts are drawn from, one for each group."""
-CONTROLS = 1 << 40
-"""The stream that the random control beside chosen rows is drawn from."""
 _EXACT = 2.0**20  # log weights up to here hold the noise to 1e-10
 _BRIDGE = 64.0  # Gumbel noise of 52 bits spans 41: over a wider gap it never reaches
 _BLOCK = 1 << 19  # items at once: a few arrays of 4 MB, whatever the size of the set
