@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from gaincurate.core.foreign import json_value, lines_of, not_regular, open_regular, read_bytes
-from gaincurate.errors import StorageError, read_error, reason_of, storage_error
+from gaincurate.errors import read_error, storage_error
 
 _BLOCK = 1 << 22
 LONGEST_NAME = 255  # bytes
@@ -41,26 +41,9 @@ def reading(path: Path) -> Iterator[None]:
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A folder that is deleted at the end.
-
-    Raises:
-        StorageError: none can be made.
-    """
-    try:
-        folder = tempfile.TemporaryDirectory(prefix="gaincurate-")
-    except OSError as error:
-        raise no_room(error) from error
-    with folder as name:
+    """A folder that is deleted at the end."""
+    with tempfile.TemporaryDirectory(prefix="gaincurate-") as name:
         yield Path(name)
-
-
-def no_room(error: OSError) -> StorageError:
-    """The sentence for a temporary file or folder that cannot be written."""
-    return StorageError(
-        f"no temporary file can be written ({reason_of(error)}). Make room, or name another folder in "
-        "TMPDIR, and run the same command again.",
-        errno=error.errno,
-    )
 
 
 def digest_bytes(data: bytes | memoryview) -> str:

@@ -46,14 +46,7 @@ def ranks(values: npt.ArrayLike) -> Floats:
 
 def spearman(first: npt.ArrayLike, second: npt.ArrayLike) -> float | None:
     """Spearman's rank correlation; None for fewer than three rows or a constant column."""
-    a, b = ranks(first), ranks(second)
-    if len(a) != len(b):
-        raise ValueError(f"{len(a)} and {len(b)} rows")
-    a, b = a - a.mean() if len(a) else a, b - b.mean() if len(b) else b
-    scale = float(np.sqrt((a @ a) * (b @ b)))
-    if len(a) < 3 or scale == 0.0:
-        return None
-    return float(a @ b) / scale
+    return pearson(ranks(first), ranks(second))
 
 
 def even_bins(values: npt.ArrayLike, bins: int) -> npt.NDArray[np.int64]:
@@ -407,18 +400,14 @@ def inside_each(first: Ranked, second: Ranked) -> list[Estimate]:
         )
     errors = np.sqrt(strata.means(influence**2) / np.maximum(strata.sizes - 2, 1))
     enough = np.minimum(first.differing, second.differing) >= DIFFERING
-    return [
-        _stratum_estimate(
-            _bounded(float(values[k])) if defined[k] else None, float(errors[k]), int(rows), bool(enough[k])
-        )
-        for k, rows in enumerate(strata.sizes)
-    ]
-
-
-def _stratum_estimate(value: float | None, error: float, rows: int, enough: bool) -> Estimate:
-    if value is None or rows < LEAST or not enough:
-        return Estimate(value, None, None, rows)
-    return Estimate(value, *bounds(value, error, scale="fisher", freedom=rows - 2), rows)
+    estimates = []
+    for k, rows in enumerate(strata.sizes.tolist()):
+        value = _bounded(float(values[k])) if defined[k] else None
+        low = high = None
+        if value is not None and rows >= LEAST and enough[k]:
+            low, high = bounds(value, float(errors[k]), scale="fisher", freedom=rows - 2)
+        estimates.append(Estimate(value, low, high, rows))
+    return estimates
 
 
 def between(column: Ranked, groups: Strata) -> float | None:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.core import rng
-from gaincurate.core.rng import draw, draw_within, gumbel_keys, largest_within, permutation, uniforms
+from gaincurate.core.rng import draw_within, gumbel_keys, largest_within, one_group, permutation, uniforms
 
 
 def test_uniforms_are_these_numbers_on_every_machine() -> None:
@@ -66,8 +67,6 @@ def test_draws_do_not_depend_on_how_the_items_are_cut_into_blocks(monkeypatch: p
     whole = all_of()
     monkeypatch.setattr(rng, "_BLOCK", 64)
     assert all_of() == whole
-    monkeypatch.setattr(rng, "_CHUNK", 5)
-    assert all_of() == whole
     # Brute force: all keys at once.
     keys = weights - np.log(-np.log(uniforms(3, 1, 0, 0, 1000)))
     assert gumbel_keys(weights, seed=3, round_=1).tolist() == keys.tolist()
@@ -84,8 +83,7 @@ def test_the_largest_of_each_group_are_those_of_a_sort(
     labels = np.array([group for group, _ in items], np.int32)
     keys = np.array([-np.inf if key == -3 else key for _, key in items], float)  # many equal ones
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rng, "_CHUNK", chunk)
-        patch.setattr(rng, "_BLOCK", 4 * chunk)
+        patch.setattr(rng, "_BLOCK", chunk)
         largest, their_keys = largest_within(sizes, lambda a, b: keys[a:b], labels)
     expected = []
     for group, size in enumerate(sizes.tolist()):
@@ -95,11 +93,18 @@ def test_the_largest_of_each_group_are_those_of_a_sort(
     assert their_keys.tolist() == keys[expected].tolist()
 
 
+def draw(count: int, size: int, weights: npt.NDArray[np.float64], round_: int) -> npt.NDArray[np.int64]:
+    items, _ = draw_within(
+        np.array([size]), lambda a, b: weights[a:b], one_group(count), seed=11, round_=round_
+    )
+    return items
+
+
 @given(st.integers(1, 60), st.data(), st.floats(-1e300, 1e300))
 def test_any_weights_give_distinct_items(count: int, data: st.DataObject, extreme: float) -> None:
     size = data.draw(st.integers(1, count))
     weights = np.where(np.arange(count) % 3 == 0, extreme, 0.0)
-    found = draw(count, size, lambda a, b: weights[a:b], seed=5, round_=2)
+    found = draw(count, size, weights, 2)
     assert len(set(found.tolist())) == size
     assert set(found.tolist()) <= set(range(count))
 
@@ -109,7 +114,7 @@ def test_drawn_one_after_the_other_with_these_weights() -> None:
     rounds = 20_000
     pairs = np.zeros((5, 5))
     for round_ in range(rounds):
-        first, second = draw(5, 2, lambda a, b: np.log(p[a:b]), seed=11, round_=round_)
+        first, second = draw(5, 2, np.log(p), round_)
         pairs[first, second] += 1
     expected = rounds * p[:, None] * p[None, :] / (1 - p[:, None])
     np.fill_diagonal(expected, 0)
