@@ -35,8 +35,7 @@ _STORE = 80 * 2**20  # bytes: no data goes through Ray's store, and this is near
 _DEATHS = 3  # of workers at the same part
 _POLL = 0.2  # seconds
 _PATIENCE = 15.0  # seconds without a worker before a note says so
-
-Event = tuple[str, Any]
+_LONGEST = 600.0  # seconds without a worker before the run ends
 
 
 def read_workers(value: str) -> int | Literal["all"]:
@@ -81,11 +80,6 @@ class ClusterConfig(BaseModel):
             metavar="KEY=VALUE",
         ),
     ] = Field(default_factory=list)
-    wait: Annotated[
-        float,
-        Field(ge=1),
-        Option("Seconds to wait for a worker where there is none.", RAY, metavar="SECONDS"),
-    ] = 600.0
 
     @field_validator("worker_label")
     @classmethod
@@ -119,7 +113,7 @@ class Worker:
 
     def __init__(self, number: int, given: Any, told: Any) -> None:
         self._number, self._given, self._told = number, given, told
-        self._events: list[Event] = []
+        self._events: list[tuple[str, Any]] = []
         self._lock = threading.Lock()
 
     def report(self, kind: str, value: Any = None) -> None:
@@ -168,7 +162,7 @@ class RayWorkers:
     def __init__(self, config: ClusterConfig) -> None:
         import ray
 
-        self._ray, self._wait = ray, config.wait
+        self._ray = ray
         device, gpus = getattr(config, "device", "auto"), config.worker_gpus
         if gpus is None:
             gpus = float(device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0)
@@ -261,14 +255,14 @@ class RayWorkers:
                     silent = time.monotonic() - lived
                     if not hired or any(workers[number].node is not None for number in hired.values()):
                         lived, noted = time.monotonic(), False
-                    elif silent >= self._wait or (silent >= _PATIENCE and not noted):
+                    elif silent >= _LONGEST or (silent >= _PATIENCE and not noted):
                         noted = True
                         state = f"no worker has a place: each needs {self._needs}, and the cluster has "
                         state += f"{_resources(ray)}. "
-                        hear("note", f"{state}Waiting up to {self._wait:g} s for one (--wait)")
-                        if silent >= self._wait:
+                        hear("note", f"{state}Waiting up to {_LONGEST:g} s for one")
+                        if silent >= _LONGEST:
                             raise GaincurateError(
-                                f"{state}None came in {self._wait:g} s (--wait). Finished shards are kept. "
+                                f"{state}None came in {_LONGEST:g} s. Finished shards are kept. "
                                 "Run the same command again to go on when there is room."
                             )
             return results

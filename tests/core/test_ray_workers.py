@@ -188,10 +188,11 @@ def refusing(config: Any, worker: Worker) -> None:
 
 
 @pytest.mark.slow
-def test_no_worker_has_a_place(ray: Any, tmp_path: Path) -> None:
+def test_no_worker_has_a_place(ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LONGEST", 1.0)
     with pytest.raises(GaincurateError) as caught:
-        run(tmp_path, deaths=0, threads=3, wait=1)
+        run(tmp_path, deaths=0, threads=3)
     assert str(caught.value) == (
-        "no worker has a place: each needs 3 CPU, 0 GPU, and the cluster has 2 CPU. None came in 1 s (--wait). "
+        "no worker has a place: each needs 3 CPU, 0 GPU, and the cluster has 2 CPU. None came in 1 s. "
         "Finished shards are kept. Run the same command again to go on when there is room."
     )
