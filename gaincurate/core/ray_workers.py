@@ -131,12 +131,8 @@ class Worker:
             yield part, payload
 
 
-Work = Callable[[Any, Worker], Any]
-"""A worker's work, a function that can be pickled: takes the config of a local run on one device."""
-
-
 def gaincurate_worker(
-    work: Work, config: Any, folder: str, cache: str | None, number: int, given: Any, told: Any
+    work: Any, config: Any, folder: str, cache: str | None, number: int, given: Any, told: Any
 ) -> Any:
     """The task; `folder` is the driver's, so that relative paths mean the same."""
     import ray
@@ -186,7 +182,7 @@ class RayWorkers:
 
     def run(
         self,
-        work: Work,
+        work: Callable[[Any, Worker], Any],
         parts: Iterable[int] = (),
         *,
         hear: Callable[[str, Any], None],
@@ -196,7 +192,7 @@ class RayWorkers:
         """Have workers do the parts, or one worker do some work without parts; the results of their work.
 
         Args:
-            work: of each worker.
+            work: of each worker; can be pickled, and takes the config of a local run on one device.
             parts: their numbers.
             hear: called with the kind and value of each event.
             describe: names the rows of a part, for the error about a part that kills its workers.
