@@ -123,8 +123,7 @@ class MachineConfig(DeviceConfig):
     workers: Annotated[
         Annotated[int, Field(ge=1, le=100_000)] | Literal["all"] | None,
         Option(
-            "Processes. Default: one on a CPU, one for each GPU of a kind; with --engine ray as many as "
-            "there is room for.",
+            "Processes. Default: one on a CPU, one for each GPU of a kind; on Ray as many as have room.",
             MACHINE,
             metavar="N|all",
             read=read_workers,
