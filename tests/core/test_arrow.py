@@ -22,6 +22,7 @@ from gaincurate.core.files import digest_file, write_json
 from gaincurate.core.scored_set import open_scores
 from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.difficulty.engine import Completion
+from gaincurate.difficulty.pass_rates import read_pass_rates
 from gaincurate.difficulty.rollout_set import KIND, ROLLOUTS, RolloutSet, write_shard
 from gaincurate.errors import GaincurateError, InputError, OutputError, SourceError
 from gaincurate.scoring.readers.source import Cursor, open_source
@@ -300,6 +301,22 @@ def test_a_rollout_set_is_checked_as_a_scored_set_is(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"shard-00000\.arrow is broken"):
         list(RolloutSet(folder).tables())
     assert [len(table) for table in RolloutSet(rollouts(tmp_path / "null", None)).tables()] == [3]
+
+
+@pytest.mark.parametrize("harm", ["missing", "other bytes", "no manifest"])
+def test_pass_rates_are_of_a_whole_rollout_set(harm: str, tmp_path: Path) -> None:
+    folder = rollouts(tmp_path / "set")
+    assert read_pass_rates(folder)[0].ids == ["a"]
+    shard = folder / "shard-00000.arrow"
+    if harm == "missing":
+        shard.unlink()
+    elif harm == "other bytes":
+        shard.write_bytes(shard.read_bytes().replace(b"alpha", b"ALPHA"))
+    else:
+        (folder / MANIFEST).unlink()
+    said = "is not finished" if harm == "no manifest" else "does not match the manifest"
+    with pytest.raises(OutputError, match=said):
+        read_pass_rates(folder)
 
 
 _READERS = {

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.core import rng
-from gaincurate.core.rng import draw_within, gumbel_keys, largest_within, one_group, permutation, uniforms
+from gaincurate.core.rng import draw_within, gumbel_keys, largest_within, permutation, uniforms
+from gaincurate.schedule.base import Pool
 
 
 def test_uniforms_are_these_numbers_on_every_machine() -> None:
@@ -41,11 +41,6 @@ def test_any_part_of_a_stream_is_the_same_numbers(seed: int, round_: int, start:
     whole = uniforms(seed, round_, 1, 0, 4 * start + count)
     assert np.array_equal(uniforms(seed, round_, 1, 4 * start, 4 * start + count), whole[4 * start :])
     assert ((whole > 0) & (whole < 1)).all()
-
-
-def test_a_part_begins_at_a_multiple_of_four() -> None:
-    with pytest.raises(ValueError, match="start 3 is no multiple of 4"):
-        uniforms(0, 0, 0, 3, 9)
 
 
 def test_a_permutation_has_everything_once_and_is_another_each_time() -> None:
@@ -93,18 +88,11 @@ def test_the_largest_of_each_group_are_those_of_a_sort(
     assert their_keys.tolist() == keys[expected].tolist()
 
 
-def draw(count: int, size: int, weights: npt.NDArray[np.float64], round_: int) -> npt.NDArray[np.int64]:
-    items, _ = draw_within(
-        np.array([size]), lambda a, b: weights[a:b], one_group(count), seed=11, round_=round_
-    )
-    return items
-
-
 @given(st.integers(1, 60), st.data(), st.floats(-1e300, 1e300))
 def test_any_weights_give_distinct_items(count: int, data: st.DataObject, extreme: float) -> None:
     size = data.draw(st.integers(1, count))
     weights = np.where(np.arange(count) % 3 == 0, extreme, 0.0)
-    found = draw(count, size, weights, 2)
+    found = Pool(count, size, seed=5).draw(weights, 2)
     assert len(set(found.tolist())) == size
     assert set(found.tolist()) <= set(range(count))
 
@@ -114,7 +102,7 @@ def test_drawn_one_after_the_other_with_these_weights() -> None:
     rounds = 20_000
     pairs = np.zeros((5, 5))
     for round_ in range(rounds):
-        first, second = draw(5, 2, np.log(p), round_)
+        first, second = Pool(5, 2, seed=11).draw(np.log(p), round_)
         pairs[first, second] += 1
     expected = rounds * p[:, None] * p[None, :] / (1 - p[:, None])
     np.fill_diagonal(expected, 0)
