@@ -400,14 +400,18 @@ def inside_each(first: Ranked, second: Ranked) -> list[Estimate]:
         )
     errors = np.sqrt(strata.means(influence**2) / np.maximum(strata.sizes - 2, 1))
     enough = np.minimum(first.differing, second.differing) >= DIFFERING
-    estimates = []
-    for k, rows in enumerate(strata.sizes.tolist()):
-        value = _bounded(float(values[k])) if defined[k] else None
-        low = high = None
-        if value is not None and rows >= LEAST and enough[k]:
-            low, high = bounds(value, float(errors[k]), scale="fisher", freedom=rows - 2)
-        estimates.append(Estimate(value, low, high, rows))
-    return estimates
+    return [
+        _stratum_estimate(
+            _bounded(float(values[k])) if defined[k] else None, float(errors[k]), int(rows), bool(enough[k])
+        )
+        for k, rows in enumerate(strata.sizes)
+    ]
+
+
+def _stratum_estimate(value: float | None, error: float, rows: int, enough: bool) -> Estimate:
+    if value is None or rows < LEAST or not enough:
+        return Estimate(value, None, None, rows)
+    return Estimate(value, *bounds(value, error, scale="fisher", freedom=rows - 2), rows)
 
 
 def between(column: Ranked, groups: Strata) -> float | None:
