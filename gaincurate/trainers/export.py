@@ -192,12 +192,12 @@ def _write(
     metadata = {_METADATA: json.dumps(facts, ensure_ascii=False).encode()}
     schema = view.schema.with_metadata(metadata)
     make_folder(out.parent)
-    with write_stream(out, named=True) as file, _writer(out, file, schema) as write:
+    with write_stream(out) as file, _writer(out, file, schema) as write:
         for table in _tables(scored, rows, limit):
             write(view, table, count)
             count += table.num_rows
     if view.parts.system is not None and view.profile.system_file:
-        write_atomic(system_file(out), view.parts.system.encode(), named=True)
+        write_atomic(system_file(out), view.parts.system.encode())
     if view.without_answer:
         notes.append(_without_answer(scored, view, count))
     if view.open_ended:
