@@ -357,7 +357,7 @@ class Tally:
 
     @property
     def group_size(self) -> int:
-        """The number of judged rollouts; 0 if the only outcome is a fraction, which is the mean of a group."""
+        """The number of judged rollouts; 0 for a single fraction, which is the mean of a group."""
         lone = len(self.successes) == 1 and not self.unjudged
         return 0 if lone and 0 < self.successes[0] < 1 else len(self.successes)
 
