@@ -59,7 +59,7 @@ PINS := tests/loaders/constraints.txt
 	@touch $@
 
 # `make soak SOAK="--only arrow:12"` runs one case again and keeps its folder, `SOAK="--hours 8"` ends by itself.
-soak: $(READY)  ## hostile input and kills, until it is stopped; goes on where it was (build/soak)
+soak: $(READY)  ## hostile input, kills and full disks, until it is stopped; goes on where it was (build/soak)
 	PYTHONPATH=$(CURDIR):$(CURDIR)/kernels:$(CURDIR)/tests $(BIN)/python -m soak $(SOAK)
 
 check: static test  ## format, lint, types, docs fresh and without broken links, the fast tests

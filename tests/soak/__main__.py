@@ -1,4 +1,4 @@
-"""The campaign: hostile input and kills, case after case, until it is stopped.
+"""The campaign: hostile input, kills and full disks, case after case, until it is stopped.
 
 Usage: python -m soak [--hours H] [--classes A,B] [--only CLASS:SEED] [--out FOLDER] [--cases N] [--first SEED]. A class and a seed
 are a case, which `--only` runs again and keeps. Each result is a line of OUT/CLASS.jsonl, so the same command goes on
@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from soak import borders, child, kills, world
+from soak import borders, child, disks, kills, world
 
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -31,17 +31,20 @@ ENVIRONMENT = {
 WARM = (
     "pandas", "torch._dynamo", "transformers.models.llama.modeling_llama", "transformers.modeling_gguf_pytorch_utils",
     "gaincurate.difficulty.local_engine", "gaincurate.difficulty.train", "gaincurate.report.build",
-    "gaincurate.schedule.rounds", "gaincurate.scoring.pipeline",
+    "gaincurate.schedule.rounds", "gaincurate.scoring.pipeline", "gaincurate.compare.runner",
 )  # fmt: skip
 Case = Callable[[int, Path, Path], tuple[list[str], dict[str, Any]]]
 CLASSES: dict[str, Case] = {
     **{name: partial(borders.case, name) for name in borders.BORDERS},
     **{name: partial(kills.case, name) for name in kills.CLASSES},
+    **{name: partial(disks.case, name) for name in disks.CLASSES},
 }
 
 
-AT_A_TIME = 5
-"""Cases of a class before the next class has its turn."""
+AT_A_TIME = {"kill": 10, "storm": 5, "kill-compare": 1}
+"""Cases of a class before the next class has its turn. Default: 5."""
+SELDOM = 10
+"""Turns from one comparison to the next, which takes minutes."""
 
 
 def warm() -> None:
@@ -115,23 +118,23 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("build/soak"))
     given = parser.parse_args()
     out, end = given.out.resolve(), time.monotonic() + 3600 * given.hours
+    disks.preload(out)
     warm()
     if given.only:
         name, _, seed = given.only.partition(":")
         result = run(name, int(seed), out, keep=True)
         print(json.dumps(result, indent=1))
         return int(bool(result["faults"]))
-    names = given.classes.split(",")
+    names, turn = given.classes.split(","), 1
     try:
         while time.monotonic() < end:
             counts = {name: len(cases) for name, cases in results(out, names).items()}
             left = [name for name in names if given.cases is None or counts[name] < given.cases]
             if not left:
                 break
-            for name in left:
-                for _ in range(
-                    AT_A_TIME if given.cases is None else min(AT_A_TIME, given.cases - counts[name])
-                ):
+            for name in left if turn % SELDOM == 0 else [name for name in left if name != "kill-compare"]:
+                most = AT_A_TIME.get(name, 5)
+                for _ in range(most if given.cases is None else min(most, given.cases - counts[name])):
                     result = run(name, given.first + counts[name], out)
                     counts[name] += 1
                     with (out / f"{name}.jsonl").open("a") as file:
@@ -140,6 +143,7 @@ def main() -> int:
                         print(result["case"], result["faults"], flush=True)
                     if time.monotonic() > end:
                         break
+            turn += 1
     except KeyboardInterrupt:
         pass
     done = results(out, names)

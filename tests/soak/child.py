@@ -99,12 +99,15 @@ def _of_session(session: int) -> list[int]:
     return found
 
 
-def start(work: Sequence[str] | Callable[[], object], box: Path) -> Child:
+def start(
+    work: Sequence[str] | Callable[[], object], box: Path, before: Callable[[], object] = lambda: None
+) -> Child:
     """Begin a command in `box`, its folder.
 
     Args:
         work: the arguments of `gaincurate`, or a function.
         box: where it stands.
+        before: called in the process before the work.
     """
     folder = Path(tempfile.mkdtemp(prefix="std-", dir=box.parent))
     for name in ("home", "tmp"):
@@ -118,6 +121,7 @@ def start(work: Sequence[str] | Callable[[], object], box: Path) -> Child:
         code = 70
         try:
             _settle(box, folder)
+            before()
             code = _work(work)
         except BaseException:
             with suppress(BaseException):

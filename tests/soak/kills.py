@@ -17,7 +17,7 @@ from typing import Any
 from soak import child
 from soak.world import TESTS
 
-CLASSES = ("kill", "storm")
+CLASSES = ("kill", "storm", "kill-compare")
 _ASIDE = ("lock", "execution.jsonl", "trainer.log", "trained.json", "attempt.json", "outcomes.jsonl")
 """Times, attempts, logs and locks. What attempts reported is in states and plans."""
 
@@ -100,6 +100,11 @@ def _reference(name: str, world: Path) -> tuple[dict[str, object], float]:
     return found, seen.seconds
 
 
+def reference(name: str, world: Path) -> dict[str, object]:
+    """The files of an uninterrupted command."""
+    return _reference(name, world)[0]
+
+
 def differences(name: str, expected: dict[str, object], box: Path) -> list[str]:
     """The files that are not as those of an uninterrupted command."""
     found = files(name, box)
@@ -122,6 +127,8 @@ def finish(name: str, expected: dict[str, object], box: Path) -> list[str]:
 
 def case(kind: str, seed: int, world: Path, folder: Path) -> tuple[list[str], dict[str, Any]]:
     """Kill, again and again, and then let it end."""
+    if kind == "kill-compare":
+        return _compare(seed, world, folder)
     chance = random.Random(f"{kind}:{seed}")
     name = chance.choice(list(JOBS))
     expected, duration = _reference(name, world)
@@ -151,3 +158,28 @@ def case(kind: str, seed: int, world: Path, folder: Path) -> tuple[list[str], di
                 found.append("SIGINT ended it without exit code 130")
     found += finish(name, expected, box)
     return found, {"work": name, "kills": done, "codes": codes}
+
+
+def _compare(seed: int, world: Path, folder: Path) -> tuple[list[str], dict[str, Any]]:
+    """A comparison that is killed, and goes on to its end."""
+    chance = random.Random(f"kill-compare:{seed}")
+    box = folder / "box"
+    shutil.copytree(world, box)
+    command = ["compare", "compare.toml", "-o", "new"]
+    found, done = list[str](), 0
+    for _ in range(2):
+        running = child.start(command, box)
+        time.sleep(chance.uniform(1, 60))
+        if running.alive():
+            running.kill(number := chance.choice((signal.SIGKILL, signal.SIGINT)))
+            done += 1
+            seen = running.wait()
+            if number == signal.SIGINT or seen.code != -number:
+                found += child.faults(seen)
+        else:
+            found += child.faults(running.wait())
+    seen = child.start(command, box).wait(1200)
+    found += child.faults(seen)
+    if seen.code != 0:
+        found.append(f"the same command again: exit code {seen.code}, {seen.stderr[-2000:]}")
+    return found, {"work": "compare", "kills": done, "code": seen.code}

@@ -9,10 +9,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet
 
+import compare_command
 import runs
 import tiny
 import tiny_gguf
 from command import run as command
+from compare_world import TRAIN
 from gaincurate.schedule.run import Run
 
 ROWS = 24
@@ -33,6 +35,8 @@ def make(made: Path) -> None:
     _data(made)
     call("score", made / "data.jsonl", "-m", made / "model", "-o", made / "set", "--shard-rows", 5, "--threads", 1,
          "--signals", "angle,embedding")  # fmt: skip
+    tiny.write_jsonl(made / "heldout.jsonl", tiny.questions(2 * ROWS)[ROWS:])
+    call("score", made / "heldout.jsonl", "-m", made / "model", "-o", made / "heldout", "--threads", 1)
     call("derive", made / "set", "--signal", "gc_angle", "--length-free", "rank-in-bin", "--name", "gc_x")
     call("difficulty", "rollout", made / "set", "-o", made / "rollouts", "-m", made / "model", "--threads", 1, "--verifier",
          "bad_verifiers:parity", "--samples", 3, "--max-tokens", 4, "--on-error", "skip", "--shard-prompts", 5,
@@ -92,3 +96,13 @@ def _data(made: Path) -> None:
     pa.parquet.write_table(table, made / "data.parquet", row_group_size=5)
     with pa.ipc.new_file(made / "data.arrow", table.schema) as writer:
         writer.write_table(table, max_chunksize=5)
+    (made / "compare.toml").write_text(
+        compare_command.toml(
+            {
+                "scored": "set", "heldout": "heldout", "verifier": "bad_verifiers:parity", "budget_tokens": 150,
+                "prefill_weight": 0.01, "marks": 2, "seeds": [0], "step_prompts": 4, "round_steps": 2, "group": 2,
+                "max_tokens": 4, "threads": 1, "train": TRAIN, "evaluation": {"samples": 2},
+                "arms": [{"name": "dots", "strategy": "dots", "options": {"references": 4}, "replay": {"fresh_share": 0.5}}],
+            }
+        )
+    )  # fmt: skip
