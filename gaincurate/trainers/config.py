@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from gaincurate.core.options import Option
 from gaincurate.trainers.names import with_part
 
-EXTRAS = Literal["score", "trl", "peft", "difficulty", "derive", "hygiene", "report", "demo"]
+EXTRAS = Literal["score", "trl", "peft", "difficulty", "derive", "report", "demo"]
 """The extras of our package that `doctor --for` asks about."""
 
 _Run = Annotated[Path, Option("The run's folder.", metavar="RUN", argument=True)]
