@@ -17,7 +17,6 @@ import sets
 from gaincurate.core.rng import Floats
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty import rates
-from gaincurate.difficulty.beta import groups_that_differ
 from gaincurate.difficulty.rates import Calibrated, calibrate
 from gaincurate.errors import InputError
 
@@ -160,13 +159,6 @@ def test_a_column_of_noise_gets_no_weight() -> None:
     assert alone.expected == pytest.approx(np.full(600, overall), abs=1e-3)
 
 
-def test_a_prompt_that_every_source_solves_more_often_is_expected_to_be_easier() -> None:
-    sources, wins, losses = world()
-    found = calibrated(sources, wins, losses).expected
-    above = (sources[:, None] >= sources[None]).all(2)
-    assert (found[:, None] - found[None])[above].min() >= -1e-12
-
-
 def test_missing_rates_are_filled_from_the_other_sources() -> None:
     sources, wins, losses = world(4, 2000)
     whole = calibrated(sources, wins, losses, 512)
@@ -193,20 +185,6 @@ def test_with_few_outcomes_it_is_the_mean_of_the_logits(observed: int) -> None:
     odds = np.log((16 * sources + 0.5) / (16.5 - 16 * sources)).mean(1)
     assert found.expected == pytest.approx(1 / (1 + np.exp(-odds)))
     assert (found.strength, found.weights.tolist()) == (1.0, [1 / 3] * 3)
-
-
-def test_the_chance_that_a_group_differs_is_the_sum_over_unequal_outcomes() -> None:
-    expected, strength = np.array([0.02, 0.3, 0.5, 0.99]), 3.0
-    sums = [
-        sum(
-            math.comb(8, k) * math.exp(beta_binomial(strength * m, strength * (1 - m), k, 8 - k))
-            for k in range(1, 8)
-        )
-        for m in expected
-    ]
-    assert groups_that_differ(strength * expected, strength * (1 - expected), 8) == pytest.approx(
-        sums, abs=1e-12
-    )
 
 
 @pytest.mark.parametrize(
