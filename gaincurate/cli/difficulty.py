@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,7 @@ from gaincurate.cli.options import AsJson, Command, Group, configured, pair
 from gaincurate.cli.progress import ProgressView
 from gaincurate.cli.report import print_blocks
 from gaincurate.cli.score import need_packages
+from gaincurate.core.options import Option
 from gaincurate.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,16 +29,19 @@ if TYPE_CHECKING:
     from gaincurate.difficulty.config import (
         FitConfig,
         PredictConfig,
+        RejudgeConfig,
         RolloutConfig,
     )
     from gaincurate.difficulty.pass_rates import PassRates
     from gaincurate.difficulty.predict import MethodName
+    from gaincurate.difficulty.rejudge import Rejudged
     from gaincurate.difficulty.rollout import RolloutSummary
     from gaincurate.schedule.forecast import Forecast, ForecastConfig, Share
 
 app = typer.Typer(
     cls=Group, no_args_is_help=True, help="How hard each prompt is: by rollouts, and predicted from a few."
 )
+_LISTED = 10
 _WHAT = {"difficulty": "the failure rate", "variance": "p (1 - p)"}
 
 
@@ -53,10 +57,10 @@ def fit(config: FitConfig, as_json: AsJson = False) -> None:
         from gaincurate.core.scored_set import open_scores
         from gaincurate.difficulty.train import fit_on
 
-        opened = open_scores(config.scored)
+        opened = open_scores(config.scored[0]) if len(config.scored) == 1 else None
         rates = [rate for path in config.outcomes for rate in _read(path, config.reward_range, opened)]
         out = config.out
-        report = fit_on(opened, rates, out, config.recipe, watch=_print_epoch)
+        report = fit_on(config.scored, rates, out, config.recipe, watch=_print_epoch)
         if as_json:
             output.as_json({**asdict(report), "out": out})
             return
@@ -201,7 +205,11 @@ def _one_policy(paths: Sequence[Path], reward_range: Any, scored: ScoredSet) -> 
 
 @app.command(cls=Command)
 @configured("gaincurate.difficulty.config:RolloutConfig")
-def rollout(config: RolloutConfig, as_json: AsJson = False) -> None:
+def rollout(
+    config: RolloutConfig,
+    dry_run: Annotated[bool, Option("Count prompts, completions and tokens, and write nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Sample completions of a scored set's prompts and verify them: what a model can do now.
 
     Run the same command again after an interruption: every completion that had arrived is kept.
@@ -209,6 +217,9 @@ def rollout(config: RolloutConfig, as_json: AsJson = False) -> None:
     Example: gaincurate difficulty rollout scored --out rollouts --model demo --verifier math --reference 256
     """
     with output.reporting(resumes=True):
+        if dry_run:
+            _print_outline(config, as_json)
+            return
         if config.server is None:
             need_packages("scoring")
         else:
@@ -222,18 +233,91 @@ def rollout(config: RolloutConfig, as_json: AsJson = False) -> None:
 
 
 @app.command(cls=Command)
+@configured("gaincurate.difficulty.config:RejudgeConfig")
+def rejudge(config: RejudgeConfig, as_json: AsJson = False) -> None:
+    """Judge the completions of a rollout set again with another verifier, and compare the verdicts.
+
+    It writes a new set and lists the prompts where most completions agree on an answer that is not the gold.
+
+    Example: gaincurate difficulty rejudge rollouts --verifier math --out rollouts-math
+    """
+    with output.reporting(resumes=True):
+        from gaincurate.difficulty.rejudge import rejudge as compute
+
+        with ProgressView() as view:
+            result = compute(config, view)
+        if not as_json:
+            _print_rejudged(result)
+            return
+        named = {"false_negatives": result.false_negatives, "false_positives": result.false_positives}
+        rates = {
+            name: {"count": count, "of": of, "rate": count / of if of else None}
+            for name, (count, of) in named.items()
+        }
+        output.as_json({**asdict(result), "disagreements": result.disagreements, **rates})
+
+
+def _print_rejudged(result: Rejudged) -> None:
+    from gaincurate.difficulty.rejudge import VERDICTS
+
+    output.text(
+        f"{result.out} is complete: {output.counted(result.rollouts, 'rollout')}, "
+        f"{output.counted(result.disagreements, 'verdict')} of {result.new} differ from {result.old}"
+    )
+    verdicts = [
+        verdict
+        for verdict in VERDICTS
+        if result.count([verdict], VERDICTS) + result.count(VERDICTS, [verdict])
+    ]
+    rows = [[old, *(f"{result.count([old], [new]):,}" for new in verdicts)] for old in verdicts]
+    output.table(rows, ["before", *(f"now {verdict}" for verdict in verdicts)])
+    for kind, (count, of), now in (
+        ("false negatives", result.false_negatives, "right"),
+        ("false positives", result.false_positives, "wrong"),
+    ):
+        rate = f"{count / of:.1%}" if of else "-"
+        output.text(f"  {kind} of {result.old}: {rate} ({count:,} of {of:,} that are {now} now)")
+    if not result.agreements:
+        return
+    prompts = output.counted(len(result.agreements), "prompt")
+    output.text(f"{prompts} where most completions agree on an answer that is not the gold: read them")
+    shown = result.agreements[:_LISTED]
+    output.records(
+        shown,
+        {
+            "prompt": lambda each: output.short_id(each.gc_id),
+            "agree": lambda each: f"{each.agreeing} of {each.completions}",
+            "answer": lambda each: output.plain(each.answer[:40]),
+            "gold": lambda each: output.plain(each.gold[:40]),
+        },
+    )
+    if len(result.agreements) > len(shown):
+        output.text(f"  and {len(result.agreements) - len(shown):,} more: --json lists all")
+
+
+@app.command(cls=Command)
 @configured("gaincurate.schedule.forecast:ForecastConfig")
-def forecast(config: ForecastConfig, as_json: AsJson = False) -> None:
+def forecast(
+    config: ForecastConfig,
+    out: Annotated[
+        Path | None,
+        Option("Also write it here as JSON.", names=("--out", "-o")),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Forecast what a choice of prompts could gain in a training, from rollouts of a random sample.
 
     Example: gaincurate difficulty forecast scored --rollouts rollouts --group 8
     """
     with output.reporting():
+        from gaincurate.core.files import write_json
         from gaincurate.schedule.forecast import forecast as compute
         from gaincurate.schedule.forecast import read_references
 
         rates, tokens = read_references(config)
         result = compute(config, rates, tokens)
+        if out is not None:
+            write_json(out, asdict(result), named=True)
         output.result(result, as_json, _print_forecast)
 
 
@@ -262,6 +346,24 @@ def _print_forecast(result: Forecast) -> None:
     )
     for sentence in result.advice:
         output.text(f"- {sentence}")
+
+
+def _print_outline(config: RolloutConfig, as_json: bool) -> None:
+    from gaincurate.difficulty.rollout import outline
+
+    facts = outline(config)
+    if as_json:
+        output.as_json(facts)
+        return
+    output.fitted(
+        f"{config.out}: {output.counted(facts['prompts'], 'prompt')} of {facts['prompt_tokens']:,} tokens, "
+        f"{facts['shards_done']:,} of {output.counted(facts['shards'], 'shard')} done"
+    )
+    output.fitted(
+        f"  {output.counted(facts['completions'], 'completion')} at most, of {config.max_tokens:,} tokens at "
+        f"most: {facts['completion_tokens']:,} in all"
+    )
+    output.text("  nothing was written")
 
 
 def _print_summary(summary: RolloutSummary) -> None:

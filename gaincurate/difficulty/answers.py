@@ -45,6 +45,7 @@ _UNIT = re.compile(r"(?<=\d)\s+(?!(?:and|or|pi|sqrt)\b)[^\W\d_]{2,3}\b|^[^\W\d_]
 _OPERATORS = re.compile(r"[-+=^_*(){}\[\]\\|<>]")
 _SPACED = re.compile(r"[ \t]*([-+=])[ \t]*|(?<=frac)[ \t]+(?=\{)")
 _PI = re.compile(r"(?<![\\A-Za-z])(?:pi\b|\u03c0)")
+_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:\s*/\s*\d+)?")
 _HASHES = re.compile(r"####(?!#| +(?!(?i:answer|final|your))[A-Za-z])")
 _BOLD = re.compile(r"(?<![\w)}])\*\*|\*\*(?![\w({\\])|`")
 _EXPONENT = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)[eE]([-+]?\d+)(?!\w)")
@@ -234,6 +235,22 @@ def _plain(text: str) -> str:
     for _ in range(2):  # `\text{\textbf{(E)}}`
         text = _WRAPPER.sub(r"\1", text)
     return _FENCE.sub(" ", text).strip().removesuffix(".").strip()
+
+
+def comparable(completion: str) -> str:
+    """The answer of a completion in a spelling that equal answers mostly share; empty without an answer."""
+    answers = given_answers(completion)
+    if not answers:
+        return ""
+    text = cleaned(answers[0].text)
+    if not answers[0].marked and not is_expression(text):
+        numbers = _NUMBER.findall(text)
+        text = stated_choice(text) or (numbers[-1] if numbers else text.rpartition("\n")[2])
+    if (label := choice_of(text)) is not None:
+        return label[0]
+    text = _plain(text).replace(r"\dfrac", r"\frac").replace(r"\tfrac", r"\frac")
+    text = re.sub(r"\\left(?![a-z])|\\right(?![a-z])|\s|(?<=\d),(?=\d{3}(?!\d))", "", text)
+    return re.sub(r"(?<![\d.])(\d+)\.0+(?!\d)", r"\1", text).casefold()
 
 
 def accepted(answer: Any) -> list[Any]:

@@ -34,8 +34,10 @@ def _server_body(value: str) -> dict[str, Any]:
     return json_object(value, "--server-body", '{"top_k": 20}')
 
 
-class RolloutConfig(DeviceConfig):
-    """The options of `gaincurate difficulty rollout`, under the same names."""
+class JudgingConfig(BaseModel):
+    """The verifier of completions, and its limits."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     verifier: Annotated[
         str,
@@ -60,6 +62,26 @@ class RolloutConfig(DeviceConfig):
         Field(ge=64, le=1 << 24),  # Python itself needs the least
         Option("MiB of address space of a verifying process.", VERIFYING),
     ] = 4096
+
+
+class RejudgeConfig(JudgingConfig):
+    """The options of `gaincurate difficulty rejudge`."""
+
+    rollouts: Annotated[Path, Option("A finished rollout set.", metavar="ROLLOUTS", argument=True)]
+    out: Annotated[
+        Path | None,
+        Option("Folder for the new rollout set. Default: ROLLOUTS-VERIFIER.", names=("--out", "-o")),
+    ] = None
+    scored: Annotated[
+        Path | None,
+        Option("The scored set of the prompts. Default: the one that the rollouts were made from.", READING),
+    ] = None
+    overwrite: Annotated[bool, Option("Delete the rollout set in --out first.")] = False
+
+
+class RolloutConfig(DeviceConfig, JudgingConfig):
+    """The options of `gaincurate difficulty rollout`, under the same names."""
+
     scored: Annotated[Path, Option("A finished scored set.", metavar="SCORED", argument=True, stores=True)]
     out: Annotated[Path, Option("Folder for the rollout set.", names=("--out", "-o"))]
     model: Annotated[
@@ -108,8 +130,7 @@ class RolloutConfig(DeviceConfig):
     allow_pickle: Annotated[bool, Option("Accept pickled weights; they can run code.", ADVANCED)] = False
     trust_remote_code: Annotated[bool, Option("Run a model repository's own code.", ADVANCED)] = False
     concurrency: Annotated[int, Field(ge=1), Option("Requests at a time.", SERVER)] = 16
-    retries: int = Field(default=8, ge=0)
-    """Times that a request is repeated."""
+    retries: Annotated[int, Field(ge=0), Option("Times a request is repeated.", SERVER)] = 8
     backoff: float = Field(default=0.5, ge=0)
     """Seconds before the first repetition, doubled each time, up to 30."""
     timeout: Annotated[
@@ -184,12 +205,12 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    references: int = Field(default=256, ge=2)
+    references: Annotated[int, Field(ge=2), Option("Reference prompts drawn for every batch.")] = 256
     epochs: Annotated[int, Field(ge=1), Option("Passes over all observations.")] = 20
-    batch: int = Field(default=256, ge=1)
-    """Queries in a batch."""
-    rate: float = Field(default=1e-3, gt=0, le=1)
-    """Of Adam, at its highest."""
+    batch: Annotated[int, Field(ge=1), Option("Queries in a batch.")] = 256
+    rate: Annotated[
+        float, Field(gt=0, le=1), Option("Of Adam, at its highest.", names=("--learning-rate",))
+    ] = 1e-3
     held_out: Annotated[float, Field(ge=0, le=0.5), Option("Share of prompts held out for the report.")] = 0.1
     seed: Annotated[int, Field(ge=0), Option("Seed of all random numbers.")] = 0
 
@@ -200,7 +221,7 @@ class FitConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     scored: Annotated[
-        Path, Option("A scored set with embeddings.", metavar="SCORED", argument=True, stores=True)
+        list[Path], Option("Scored sets with embeddings.", metavar="SCORED...", argument=True, stores=True)
     ]
     outcomes: Annotated[list[Path], _rollouts(". Each file and each round is a policy.")]
     out: Annotated[Path, Option("Folder for the fitted predictor.", names=("--out", "-o"))]

@@ -5,6 +5,7 @@ They are read by block or by id and never as a whole, because those of a large s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,6 +47,38 @@ def matrix(table: pa.Table, folder: Path) -> Matrix:
     flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
     joined = np.concatenate(flat) if flat else np.zeros(0)
     return joined.astype(np.float32).reshape(len(table), column.type.list_size)
+
+
+def of_ids(sets: Sequence[ScoredSet], ids: Sequence[str]) -> Matrix:
+    """The embeddings of these prompts, `[ids, width]`, in this order, from whichever set has them.
+
+    Raises:
+        InputError: an id that no set has, a set without embeddings, or sets of different models.
+    """
+    for other in sets[1:]:
+        if maker(other) != maker(sets[0]):
+            raise InputError(
+                f"{other.folder} has embeddings of another model than {sets[0].folder}; one predictor "
+                "reads those of one."
+            )
+    wanted, places = pa.array(ids, pa.string()), np.full(len(ids), -1)
+    parts, before = [], 0
+    for scored in sets:
+        names = scored.column(ID)
+        rows = pc.index_in(wanted, value_set=names.combine_chunks()).to_numpy(zero_copy_only=False)
+        fresh = np.flatnonzero((places < 0) & ~np.isnan(rows.astype(float)))
+        parts.append(matrix(scored.take(rows[fresh].astype(np.int64)), scored.folder))
+        places[fresh] = np.arange(before, before + len(fresh))
+        before += len(fresh)
+    if (places < 0).any():
+        absent = [ids[i] for i in np.flatnonzero(places < 0).tolist()]
+        raise InputError(
+            f"{len(absent):,} of {len(ids):,} prompts with outcomes are in no scored set given, "
+            f"{absent[0]!r} among them: are the outcomes of another set?",
+            ids=absent,
+        )
+    embeddings: Matrix = np.concatenate(parts)[places]
+    return embeddings
 
 
 def maker(scored: ScoredSet) -> dict[str, Any]:

@@ -14,13 +14,13 @@ import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from gaincurate.core.rng import Floats
+from gaincurate.core.rng import Floats, Ints
 from gaincurate.core.schema import EMBEDDING, ID, LIKELIHOODS
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.embeddings import evenly_spaced, matrix, whitening
@@ -42,6 +42,18 @@ _MOST_FOR_SIZES = 512  # references that the sizes are chosen on; their cost gro
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """Observations of references, `[K]` each: the target, and its variance around the truth."""
+
+    values: Floats
+    noise: Floats
+
+    def take(self, rows: Ints) -> Seen:
+        """The observations of some references."""
+        return Seen(self.values[rows], self.noise[rows])
+
+
+@dataclass(frozen=True, slots=True)
 class Fitted:
     """A method fitted on references.
 
@@ -52,6 +64,19 @@ class Fitted:
     predict: Callable[[Inputs], Floats]
     leave_one_out: Callable[[], Floats]
     facts: dict[str, Any]
+
+
+class Method(Protocol):
+    """A way to predict."""
+
+    columns: list[str]
+    """The columns that it reads."""
+
+    def read(self, table: pa.Table) -> Inputs:
+        """The inputs of a table's rows."""
+
+    def fit(self, inputs: Inputs, seen: Seen) -> Fitted:
+        """Fit it on references, `[K]`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,10 +243,10 @@ class ByGaussianProcess:
         signals = np.clip(np.nan_to_num(signals, nan=0.0), -_FARTHEST, _FARTHEST)
         return np.concatenate([units, signals.astype(np.float32)], 1)
 
-    def fit(self, inputs: Inputs, values: Floats, noise: Floats) -> Fitted:
-        """Fit it on references, `[K]`: the target and its variance around the truth."""
-        evidence = Evidence(*self._parts(inputs), values / self._highest, noise / self._highest**2)
-        process = GaussianProcess(evidence)
+    def fit(self, inputs: Inputs, seen: Seen) -> Fitted:
+        """See `Method`."""
+        values, noise = seen.values / self._highest, seen.noise / self._highest**2
+        process = GaussianProcess(Evidence(*self._parts(inputs), values, noise))
 
         def clipped(means: Floats) -> Floats:
             values: Floats = self._highest * np.clip(means, 0.0, 1.0)
@@ -271,9 +296,9 @@ class ByGroup:
         """The groups' names."""
         return np.array([str(value) for value in table.column(self.column).to_pylist()], object)
 
-    def fit(self, inputs: Inputs, values: Floats, noise: Floats) -> Fitted:
-        """Fit it on references, `[K]`; the noise is not used."""
-        groups = inputs.tolist()
+    def fit(self, inputs: Inputs, seen: Seen) -> Fitted:
+        """See `Method`."""
+        groups, values = inputs.tolist(), seen.values
         sums: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
         for group, value in zip(groups, values.tolist(), strict=True):
             total, count = sums[group]

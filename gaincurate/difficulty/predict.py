@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,13 @@ from gaincurate.core.rng import Floats, Ints, permutation
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.embeddings import BLOCK
-from gaincurate.difficulty.methods import ByGaussianProcess, ByGroup
+from gaincurate.difficulty.methods import (
+    ByGaussianProcess,
+    ByGroup,
+    Inputs,
+    Method,
+    Seen,
+)
 from gaincurate.difficulty.metrics import (
     COLUMNS,
     Quality,
@@ -34,7 +40,7 @@ from gaincurate.difficulty.pass_rates import PassRates
 from gaincurate.errors import InputError
 
 if TYPE_CHECKING:
-    from gaincurate.difficulty.predictor import Adapter, ByAdapter
+    from gaincurate.difficulty.predictor import Adapter
 
 MethodName = Literal["adapter", "gp", "group-mean"]
 FEWEST = 3
@@ -52,25 +58,20 @@ class Predictor:
 
     Args:
         method: the way to predict.
-        references: their rows.
-        values: the target as it was observed of them, `[K]`.
-        noise: the variances of `values` around the truth, `[K]`.
+        inputs: what it read of the references, `[K, ...]`.
+        seen: what was observed of them.
     """
 
-    def __init__(
-        self,
-        method: ByGaussianProcess | ByGroup | ByAdapter,
-        references: pa.Table,
-        values: Floats,
-        noise: Floats,
-    ) -> None:
+    def __init__(self, method: Method, inputs: Inputs, seen: Seen) -> None:
         self.columns = method.columns
         """The columns that it reads."""
-        self._method, self._inputs = method, method.read(references)
-        self._values, self._noise = values, noise
-        self._fitted = method.fit(self._inputs, values, noise)
-        self.facts = self._fitted.facts
+        self._method, self._inputs, self._seen = method, inputs, seen
+        self._fitted = method.fit(inputs, seen)
+
+    @property
+    def facts(self) -> dict[str, Any]:
         """How it was made, for the record."""
+        return self._fitted.facts
 
     def rows(self, table: pa.Table) -> Floats:
         """Predictions for a table's rows, in [0, 1]."""
@@ -88,14 +89,14 @@ class Predictor:
         Nothing of a half was seen by its prediction, not even by a choice of sizes or of a calibration. Ten
         halves, of five splits. None where a half would have too few references to predict from.
         """
-        count, made = len(self._values), []
+        count, made = len(self._seen.values), []
         if count < 2 * FEWEST:
             return []
         for split in range(_SPLITS):
             order = permutation(seed, split, _HALVES, count)
             first, second = np.sort(order[: count // 2]), np.sort(order[count // 2 :])
             for known, asked in ((first, second), (second, first)):
-                fitted = self._method.fit(self._inputs[known], self._values[known], self._noise[known])
+                fitted = self._method.fit(self._inputs[known], self._seen.take(known))
                 made.append((asked, fitted.predict(self._inputs[asked])))
         return made
 
@@ -139,7 +140,7 @@ def make(
             raise InputError(f"--{option} and the method {its_method} go together.")
     if target == "variance" and name == "adapter":
         raise InputError("--target variance does not go with --adapter, which predicts failure rates.")
-    method: ByGaussianProcess | ByGroup | ByAdapter
+    method: Method
     if group_column is not None:
         method = ByGroup(scored, group_column)
     elif adapter is not None:
@@ -148,7 +149,8 @@ def make(
         method = ByAdapter(adapter, scored)
     else:
         method = ByGaussianProcess(scored, target)
-    return Predictor(method, scored.rows(ids), values, np.zeros(len(values)) if noise is None else noise)
+    seen = Seen(values, np.zeros(len(values)) if noise is None else noise)
+    return Predictor(method, method.read(scored.rows(ids)), seen)
 
 
 @dataclass(frozen=True, slots=True)

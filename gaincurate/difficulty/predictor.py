@@ -25,7 +25,7 @@ from gaincurate.core.schema import EMBEDDING, ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.difficulty.embeddings import BLOCK, Matrix, matrix, see_same_maker
-from gaincurate.difficulty.methods import Fitted, Inputs
+from gaincurate.difficulty.methods import Fitted, Inputs, Seen
 from gaincurate.errors import InputError, OutputError, storage_error
 
 WEIGHTS, CONFIG = "adapter.safetensors", "config.json"
@@ -238,19 +238,19 @@ class ByAdapter:
         """The embeddings."""
         return matrix(table, self._folder)
 
-    def fit(self, inputs: Inputs, values: Floats, noise: Floats) -> Fitted:
-        """Take references, `[K]`; the noise is not used."""
-        predictor, failures = self._adapter.predictor, torch.from_numpy(values).float()
+    def fit(self, inputs: Inputs, seen: Seen) -> Fitted:
+        """See `methods.Method`."""
+        predictor, values = self._adapter.predictor, torch.from_numpy(seen.values).float()
         with torch.inference_mode():
             references = predictor.encode(torch.from_numpy(inputs))
 
         @torch.inference_mode()
         def leave_one_out() -> Floats:
-            others = ~torch.eye(len(failures), dtype=torch.bool)
-            return probability(predictor.mix(references, references, failures, others)).double().numpy()
+            others = ~torch.eye(len(values), dtype=torch.bool)
+            return probability(predictor.mix(references, references, values, others)).double().numpy()
 
         facts = {"adapter": self._adapter.digest, "shape": asdict(predictor.shape)}
-        return Fitted(lambda rows: by_references(predictor, rows, references, failures), leave_one_out, facts)
+        return Fitted(lambda rows: by_references(predictor, rows, references, values), leave_one_out, facts)
 
 
 @torch.inference_mode()

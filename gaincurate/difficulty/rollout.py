@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 import gaincurate
-from gaincurate.core.artifact import EXECUTION, Artifact, Json
+from gaincurate.core.artifact import EXECUTION, Artifact, Json, shard_name
 from gaincurate.core.files import append_line, append_lines, log_lines, reading, write_atomic
 from gaincurate.core.foreign import json_value
 from gaincurate.core.locks import work_folder
@@ -46,10 +46,10 @@ from gaincurate.difficulty.rollout_set import (
 from gaincurate.difficulty.verifier import (
     Broken,
     Verdict,
-    VerifierConfig,
     VerifierPool,
     broken_lines,
     check_gold,
+    verifier_of,
 )
 from gaincurate.difficulty.verify_worker import Job
 from gaincurate.errors import InputError, RowError, StorageError
@@ -112,9 +112,7 @@ def roll_out(config: RolloutConfig, progress: Progress | None = None) -> Rollout
     config.check()
     progress = progress or Progress()
     begin, out, summary = time.perf_counter(), config.out, RolloutSummary(config.out)
-    limits = config.verify_seconds, config.verify_memory, config.verify_workers
-    verifier = VerifierConfig(config.verifier, *limits, config.gold_as)
-    artifact = Artifact(config.out, ROLLOUTS)
+    verifier, artifact = verifier_of(config), Artifact(config.out, ROLLOUTS)
     artifact.read_identity(damaged=config.overwrite)  # refuse what is not ours before anything is spent
     scored = ScoredSet(config.scored)
     answer = answer_column(scored, config.answer_column, needed=not verifier.own)
@@ -155,6 +153,27 @@ def roll_out(config: RolloutConfig, progress: Progress | None = None) -> Rollout
         with suppress(StorageError):  # a full disk: the set is complete all the same
             append_line(out / EXECUTION, _execution(config, summary))
     return summary
+
+
+def outline(config: RolloutConfig) -> Json:
+    """Count what `roll_out` would do, without its engine and without writing anything.
+
+    Raises:
+        InputError: an option, the set or the verifier is not right.
+    """
+    config.check()
+    scored, verifier = ScoredSet(config.scored), verifier_of(config)
+    answer_column(scored, config.answer_column, needed=not verifier.own)
+    pieces, tokens = _pieces(config, scored), scored.column("gc_prompt_tokens").to_numpy()
+    count = sum(map(len, pieces))
+    return {
+        "prompts": count,
+        "prompt_tokens": sum(int(tokens[list(piece)].sum()) for piece in pieces),
+        "completions": count * config.samples,
+        "completion_tokens": count * config.samples * config.max_tokens,
+        "shards": len(pieces),
+        "shards_done": sum((config.out / shard_name(index)).exists() for index in range(len(pieces))),
+    }
 
 
 def _pieces(config: RolloutConfig, scored: ScoredSet) -> Sequence[Ints | range]:

@@ -96,7 +96,11 @@ def write_shard(
     out: Path, index: int, identity: Json, judged: Sequence[Judged], rejected: Sequence[Json]
 ) -> None:
     """Write one shard whole."""
-    table = rollout_table(judged)
+    write_table(out, index, identity, rollout_table(judged), rejected)
+
+
+def write_table(out: Path, index: int, identity: Json, table: pa.Table, rejected: Sequence[Json]) -> None:
+    """Write one shard whole; the table has the columns of `SCHEMA` and owns fresh buffers."""
     facts = {
         "prompts": len(table.column(ID).unique()),
         "rollouts": len(table),

@@ -17,10 +17,9 @@ import gaincurate
 from gaincurate.core.rng import Floats, Ints, permutation
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.config import Recipe
-from gaincurate.difficulty.embeddings import maker, matrix
+from gaincurate.difficulty.embeddings import maker, of_ids
 from gaincurate.difficulty.metrics import Quality, quality
 from gaincurate.difficulty.pass_rates import PassRates
-from gaincurate.difficulty.predict import check_ids
 from gaincurate.difficulty.predictor import (
     DifficultyPredictor,
     Shape,
@@ -216,7 +215,7 @@ class FitReport:
 
 
 def fit_on(
-    scored: ScoredSet,
+    folders: Sequence[Path],
     rates: Sequence[PassRates],
     out: Path,
     recipe: Recipe,
@@ -225,22 +224,21 @@ def fit_on(
     """Fit and save.
 
     Args:
-        scored: the set, with embeddings.
+        folders: scored sets with embeddings of one model.
         rates: one for each policy.
         out: the adapter's folder.
         recipe: of the training.
         watch: hears of every epoch.
 
     Raises:
-        InputError: a set without embeddings, outcomes of another set, or too few prompts.
-        OutputError: `out` holds something else, or the set is damaged.
+        InputError: sets or outcomes that do not fit together, or too few prompts.
+        OutputError: `out` holds something else, or a set is damaged.
         StorageError: the file system refused.
     """
     refuse_other_folder(out)
-    for observed in rates:
-        check_ids(scored, observed)
+    sets = [ScoredSet(folder) for folder in folders]
     ids = sorted({gc_id for observed in rates for gc_id in observed.ids})
-    embeddings = torch.from_numpy(matrix(scored.rows(ids), scored.folder))
+    embeddings = torch.from_numpy(of_ids(sets, ids))
     place = {gc_id: row for row, gc_id in enumerate(ids)}
     policies = [
         Policy(observed.name, np.array([place[gc_id] for gc_id in observed.ids], np.int64), observed.failure)
@@ -250,7 +248,7 @@ def fit_on(
     how = {
         "made_by": f"gaincurate {gaincurate.__version__} difficulty fit",
         "recipe": recipe.model_dump(),
-        "sets": [scored.manifest_hash],
+        "sets": [scored.manifest_hash for scored in sets],
         "policies": [
             {"name": observed.name, "prompts": len(observed.ids), "outcomes": observed.source}
             for observed in rates
@@ -258,7 +256,7 @@ def fit_on(
         "held_out": [ids[row] for row in fitted.held_out.tolist()],
         "losses": fitted.losses,
     }
-    save_adapter(out, fitted.predictor, maker(scored), how)
+    save_adapter(out, fitted.predictor, maker(sets[0]), how)
     reports = []
     for policy, observed in zip(policies, rates, strict=True):
         hidden, figures = np.isin(policy.rows, fitted.held_out), None

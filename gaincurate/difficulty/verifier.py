@@ -31,15 +31,16 @@ from gaincurate.core.progress import Progress
 from gaincurate.core.rng import Ints
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.answers import accepted, asked_format
+from gaincurate.difficulty.config import JudgingConfig
 from gaincurate.difficulty.prompts import Prompt, read_prompts
-from gaincurate.difficulty.verify_worker import NAMES, WALL, GoldProblem, Job, gold_answer, gold_text
+from gaincurate.difficulty.verify_worker import NAMES, WALL, GoldProblem, Job, Setup, gold_answer, gold_text
 from gaincurate.errors import InputError
 
 _LOADING = 120.0  # seconds until a verifier has to be imported, on a busy machine
 _ENDING = 10.0  # seconds until what a process started has ended after it
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from gaincurate.difficulty.verify_worker import main; main(**json.loads(sys.argv[2]))"
+    "from gaincurate.difficulty.verify_worker import main; main()"
 )
 _EXTRAS = {"math": "difficulty", "reasoning-gym": "demo"}
 
@@ -85,6 +86,12 @@ class VerifierConfig:
     def own(self) -> bool:
         """Whether it is the user's function."""
         return self.verifier not in NAMES
+
+
+def verifier_of(config: JudgingConfig) -> VerifierConfig:
+    """The verifier that a command's options name."""
+    limits = config.verify_seconds, config.verify_memory, config.verify_workers
+    return VerifierConfig(config.verifier, *limits, getattr(config, "gold_as", None))
 
 
 class VerifierPool:
@@ -168,20 +175,21 @@ class _Process:
 
     def start(self) -> dict[str, Any]:
         """Begin a process and wait until its verifier is imported."""
-        config = self._config
         # The children must see what this process sees; a user's module may lie in the working folder.
-        path = [*sys.path, os.getcwd()] if config.own else sys.path
-        setup = {"verifier": config.verifier, "seconds": config.seconds, "memory": config.memory}
+        path = [*sys.path, os.getcwd()] if self._config.own else sys.path
         single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         self._kept = Kept(
-            [sys.executable, "-c", _START, json.dumps(path), json.dumps(setup)],
+            [sys.executable, "-c", _START, json.dumps(path)],
             grace=0.0,
             # Hashing decides in which order sympy takes terms: the same in every process.
             environment={**single, "PYTHONHASHSEED": "0"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
+        config = self._config
         try:
+            with suppress(BrokenPipeError):  # the error below says how it ended
+                self._send(Setup(config.verifier, config.seconds, config.memory))
             answer = self._answer(_LOADING)
         except _Crashed as crash:
             answer = {"failed": f"its process {crash}"}

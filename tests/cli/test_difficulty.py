@@ -7,7 +7,6 @@ import pytest
 
 import tiny
 from command import run
-from gaincurate.core.scored_set import open_scores
 from gaincurate.difficulty.rollout_set import RolloutSet, pass_rates
 
 
@@ -26,8 +25,18 @@ def test_rollouts_of_a_scored_set_by_a_model_of_this_machine(
     out = tmp_path / "rollouts"
     command = ["difficulty", "rollout", scored, "--out", out, "--model", tiny_model, "--verifier", "exact"]
     command += ["--samples", 3, "--reference", 4, "--max-tokens", 5, "--threads", 1, "--verify-workers", 1]
+    assert run(*command, "--dry-run").stdout.splitlines()[1:] == [
+        "  12 completions at most, of 5 tokens at most: 60 in all",
+        "  nothing was written",
+    ]
+    assert not out.exists()
     done = run(*command)
     assert done.exit_code == 0, done.stderr
+    facts = json.loads(run(*command, "--dry-run", "--json").stdout)
+    assert (facts["prompts"], facts["shards"], facts["shards_done"]) == (4, 1, 1)
+    assert facts["prompt_tokens"] * 3 == sum(
+        length for table in RolloutSet(out).tables() for length in table["prompt_tokens"].to_pylist()
+    )
     first, second = done.stdout.splitlines()
     assert first.startswith("generated 12 completions, ")
     assert second == f"{out} is complete: 12 rollouts of 4 prompts, mean reward 0.000, 0 prompts rejected"
@@ -37,7 +46,12 @@ def test_rollouts_of_a_scored_set_by_a_model_of_this_machine(
     again = run(*command, "--json")
     assert again.exit_code == 0
     found = json.loads(again.stdout)
-    assert [found[name] for name in ("generated", "rollouts", "pass_rate", "other_lengths")] == [0, 12, 0, 0]
+    assert (found["generated"], found["rollouts"], found["pass_rate"], found["other_lengths"]) == (
+        0,
+        12,
+        0.0,
+        0,
+    )
     assert "4 of 4 prompts were done before and are kept" in again.stderr
     assert pass_rates(out).column("samples").to_pylist() == [3] * 4
     engine = RolloutSet(out).manifest["identity"]["engine"]
@@ -48,9 +62,10 @@ def test_rollouts_of_a_scored_set_by_a_model_of_this_machine(
     lengths = {
         row["gc_id"]: row["prompt_tokens"] for table in RolloutSet(out).tables() for row in table.to_pylist()
     }
-    assert all(
-        open_scores(scored).row(gc_id)["gc_prompt_tokens"] == length for gc_id, length in lengths.items()
-    )
+    for gc_id, length in lengths.items():
+        from gaincurate.core.scored_set import open_scores
+
+        assert open_scores(scored).row(gc_id)["gc_prompt_tokens"] == length
     other = run(*command, "--seed", 3)
     assert other.exit_code == 2
     assert "sampling.seed was 0 and is now 3" in other.stderr
@@ -65,6 +80,9 @@ def test_rollouts_of_a_scored_set_by_a_model_of_this_machine(
             "error: --server-body '[1]': expected a JSON object, such",
         ),
         (["--model", "m", "--temperature", "inf"], "error: --temperature inf: it should be a finite number."),
+        (["--server", "http://s", "--timeout", "nan"], "error: --timeout nan: it should be a finite number."),
+        (["--model", "m", "--temperature", "0"], "error: --temperature 0.0: it should be greater than 0."),
+        (["--model", "m", "--verifier", "no"], "error: --verifier no: there are math, reasoning-gym, exact"),
         (["--model", "no/such/model"], "error: --model no/such/model does not exist."),
     ],
 )

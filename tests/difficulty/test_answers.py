@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gaincurate.difficulty.answers import asked_format, said_answer
+from gaincurate.difficulty.answers import asked_format, comparable, said_answer
 from gaincurate.difficulty.prompts import Prompt
 from gaincurate.difficulty.verifier import VerifierConfig, VerifierPool, gold_completion
 from gaincurate.difficulty.verify_worker import GoldProblem, Job, gold_answer
@@ -160,3 +160,23 @@ def test_a_gold_is_the_end_of_its_solution() -> None:
 )
 def test_the_answer_of_a_text_for_exact_and_reasoning_gym(completion: str, answer: str) -> None:
     assert said_answer(completion) == answer
+
+
+def test_equal_answers_are_comparable_texts() -> None:
+    groups = [
+        [
+            r"\boxed{27}",
+            "<answer>27.0</answer>",
+            "The answer is 27.",
+            "so 27",
+            r"\boxed{$27$}",
+            "#### \uff12\uff17",
+        ],
+        [r"\boxed{\frac{1}{2}}", r"<answer>\dfrac{1}{2}</answer>", r"\boxed{ \frac{1}{2} }."],
+        [r"\boxed{\text{(E) }12}", "The answer is E.", "<answer>E</answer>"],
+        ["1,234", "1234", "#### 1,234"],
+        ["<think>27", ""],
+    ]
+    texts = [{comparable(completion) for completion in group} for group in groups]
+    assert [len(group) for group in texts] == [1] * len(groups)
+    assert len(set.union(*texts)) == len(groups)

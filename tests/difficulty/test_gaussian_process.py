@@ -23,6 +23,7 @@ from gaincurate.difficulty.methods import (
     ByGaussianProcess,
     Evidence,
     GaussianProcess,
+    Seen,
     Sizes,
     choose_sizes,
     log_likelihood,
@@ -238,8 +239,19 @@ def test_a_row_without_a_signal_counts_as_usual_in_it(tmp_path: Path) -> None:
     assert np.isfinite(read).all()
     assert (read[:, -1] == 0).all()
     assert (method.read(table)[:, :-1] == read[:, :-1]).all()
-    values = method.fit(read, np.linspace(0, 1, len(read)), np.full(len(read), 0.02)).predict(read)
+    values = method.fit(
+        read, Seen(np.linspace(0, 1, len(read)), np.full(len(read), 0.02), np.ones(len(read)))
+    ).predict(read)
     assert np.isfinite(values).all()
+
+
+def test_a_set_of_one_prompt_again_and_again_gets_one_rate(tmp_path: Path) -> None:
+    scored = embedded.make_set(tmp_path / "set", np.ones((30, 8)))
+    losses = np.array([4.0, 6.0] * 15)
+    (rates,) = read_pass_rates(embedded.write_rates(tmp_path / "o.parquet", range(20), losses))
+    values = predict(gaincurate.open_scores(scored), rates, "gp").values[20:]
+    assert np.ptp(values) < 1e-9
+    assert values[0] == pytest.approx(5 / 8, abs=0.01)
 
 
 def test_of_the_variance_it_predicts_up_to_a_quarter(tmp_path: Path) -> None:

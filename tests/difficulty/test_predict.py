@@ -50,7 +50,7 @@ def adapter(tmp_path: Path, scored: Path, known: World) -> Path:
     files = [embedded.write_rates(tmp_path / f"{i}.parquet", range(ROWS), known.losses[i]) for i in (0, 1)]
     result = run(
         "difficulty", "fit", scored, "--outcomes", files[0], "--outcomes", files[1], "-o", tmp_path / "adapter",
-        "--epochs", "3",
+        "--epochs", "3", "--batch", "64", "--references", "64",
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
     return tmp_path / "adapter"
@@ -175,6 +175,16 @@ def test_group_means_are_what_their_name_says(scored: Path, observed: Path, know
     assert only.rows(opened.take([5, 10, 7])).tolist() == pytest.approx([2.5 / 8, 2.5 / 8, 2 / 8])
 
 
+def test_without_a_method_it_is_the_gaussian_process(scored: Path, observed: Path) -> None:
+    values = []
+    for given in ((), ("--method", "gp")):
+        result = run("difficulty", "predict", scored, "--outcomes", observed, *given)
+        assert result.exit_code == 0, result.stderr
+        assert "the others predicted by gp" in result.stdout
+        values.append(column(scored))
+    assert values[0] == values[1]
+
+
 def test_a_report_as_json_and_a_file_of_several_rounds(tmp_path: Path, scored: Path, known: World) -> None:
     lines = []
     for round_ in (0, 1):
@@ -207,6 +217,34 @@ def test_a_report_as_json_and_a_file_of_several_rounds(tmp_path: Path, scored: P
     )
 
 
+def test_fit_reads_prompts_from_several_sets(tmp_path: Path, known: World) -> None:
+    first = embedded.make_set(tmp_path / "first", known.embeddings[:100])
+    whole = embedded.make_set(tmp_path / "whole", known.embeddings)
+    rates = embedded.write_rates(tmp_path / "r.parquet", range(ROWS), known.losses[0])
+    made = []
+    for i, given in enumerate(([whole], [first, whole], [whole, first])):
+        result = run(
+            "difficulty", "fit", *given, "--outcomes", rates, "-o", tmp_path / f"a{i}", "--epochs", "1"
+        )
+        assert result.exit_code == 0, result.stderr
+        made.append((tmp_path / f"a{i}/adapter.safetensors").read_bytes())
+    assert made[0] == made[1] == made[2]
+    alone = run("difficulty", "fit", first, "--outcomes", rates, "-o", tmp_path / "b")
+    assert alone.exit_code == 2
+    assert "140 of 240 prompts with outcomes are in no scored set given, 'id00100' among them" in alone.stderr
+    assert not (tmp_path / "b").exists()
+
+
+def test_rates_of_unknown_numbers_of_rollouts_have_no_ceiling(
+    tmp_path: Path, scored: Path, known: World
+) -> None:
+    table = pa.table({"gc_id": embedded.names(50), "pass_rate": 1 - known.observed[2, :50]})
+    pq.write_table(table, tmp_path / "r.parquet")
+    result = run("difficulty", "predict", scored, "--outcomes", tmp_path / "r.parquet", "--method", "gp")
+    assert result.exit_code == 0
+    assert " - " in next(line for line in result.stdout.splitlines() if "  50 references" in line)
+
+
 def bad(*arguments: Any) -> str:
     result = run("difficulty", *arguments)
     assert result.exit_code == 2, (result.stdout, result.stderr)
@@ -236,9 +274,9 @@ def test_what_does_not_fit_together_is_refused(
     )
     narrow = embedded.make_set(tmp_path / "narrow", known.embeddings[:, :8])
     assert "(8 wide" in bad("predict", narrow, "--outcomes", observed, "--adapter", adapter)
-    small = embedded.make_set(tmp_path / "small", known.embeddings[:50])
-    said = "75 of 100 prompts with outcomes are not in"
-    assert said in bad("fit", small, "--outcomes", observed, "-o", tmp_path / "x")
+    assert "has embeddings of another model than" in bad(
+        "fit", scored, other, "--outcomes", observed, "-o", tmp_path / "x"
+    )
     few = embedded.write_rates(tmp_path / "few.parquet", range(2), known.losses[0])
     assert "2 observed prompts are too few to predict from" in bad(
         "predict", scored, "--outcomes", few, "--method", "gp"

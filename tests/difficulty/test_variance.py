@@ -19,7 +19,6 @@ from gaincurate.core.stats import pearson
 from gaincurate.difficulty.metrics import observation_noise, pass_variance, quality, variance_ceiling
 from gaincurate.difficulty.pass_rates import read_pass_rates
 from gaincurate.difficulty.predict import make, predict
-from gaincurate.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -126,17 +125,21 @@ def test_rates_of_unknown_numbers_of_rollouts_tell_nothing_of_it(tmp_path: Path)
     pq.write_table(
         pa.table({"gc_id": embedded.names(80), "pass_rate": 1 - losses[:80] / 8}), tmp_path / "r.parquet"
     )
-    opened, singles = gaincurate.open_scores(scored), tmp_path / "s.parquet"
-    embedded.write_rates(singles, range(5), np.array([1.0, 0, 1, 0, 1]), rollouts=1)
-    for file, sentence in (
-        (
-            tmp_path / "r.parquet",
-            r"^r\.parquet: p \(1 - p\) cannot be computed from rates of unknown numbers",
-        ),
-        (singles, "^0 observed prompts are too few to predict from"),
-    ):
-        with pytest.raises(InputError, match=sentence):
-            predict(opened, read_pass_rates(file)[0], "gp", target="variance")
+    result = run(
+        "difficulty", "predict", scored, "--outcomes", tmp_path / "r.parquet", "--method", "gp",
+        "--target", "variance",
+    )  # fmt: skip
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "error: r.parquet: p (1 - p) cannot be computed from rates of unknown numbers of rollouts; give the file a "
+        "column samples, or wins and losses.\n"
+    )
+    singles = embedded.write_rates(tmp_path / "s.parquet", range(5), np.array([1.0, 0, 1, 0, 1]), rollouts=1)
+    result = run(
+        "difficulty", "predict", scored, "--outcomes", singles, "--method", "gp", "--target", "variance"
+    )
+    assert result.exit_code == 2
+    assert "error: 0 observed prompts are too few to predict from" in result.stderr
 
 
 def test_the_references_say_which_aim_is_better(tmp_path: Path) -> None:

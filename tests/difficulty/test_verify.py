@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gaincurate.difficulty.verifier import VerifierConfig, VerifierPool
 from gaincurate.difficulty.verify_worker import GoldProblem, Job, gold_text
@@ -98,6 +100,16 @@ def test_a_child_in_a_session_of_its_own_ends_with_the_process(tmp_path: Path, c
 
 def test_what_a_verifier_prints_is_not_taken_for_its_answer() -> None:
     assert rewards(bad(), [Job("!print", "7", ROW), Job("8", "7", ROW)]) == [(1.0, None), (0.0, None)]
+
+
+@settings(max_examples=5)
+@given(
+    texts=st.lists(st.sampled_from(["7", "8", "", "!raise", "!exit", "!nan"]), max_size=12),
+    workers=st.integers(2, 4),
+)
+def test_results_do_not_depend_on_the_number_of_workers(texts: list[str], workers: int) -> None:
+    jobs = [Job(text, "7", ROW) for text in texts]
+    assert rewards(bad(workers), jobs) == rewards(bad(), jobs)
 
 
 def child_of(process: int) -> int:

@@ -287,7 +287,7 @@ def test_what_cannot_be_forecast_is_refused(tmp_path: Path) -> None:
         forecast(_config(scored), strangers, 10.0)
 
 
-def test_the_command_prints_the_table_or_json(tmp_path: Path) -> None:
+def test_the_command_prints_the_table_and_writes_json(tmp_path: Path) -> None:
     rates = np.tile([0.0, 0.0, 0.0, 0.5], 100)
     scored = _set(tmp_path, rates, ["a", "b", "c", "d"] * 100)
     references = _references(rates, 200)
@@ -299,12 +299,12 @@ def test_the_command_prints_the_table_or_json(tmp_path: Path) -> None:
     refused = command.run(*options, *more)
     assert refused.exit_code == 2
     assert "give the mean with --tokens" in refused.stderr
-    done = command.run(*options, *more, "--tokens", "50")
+    done = command.run(*options, *more, "--tokens", "50", "--out", str(tmp_path / "f.json"))
     assert done.exit_code == 0, done.stderr
     assert "groups of a uniform step that teach nothing" in done.stdout
     assert "oracle" in done.stdout
     assert "labels task: " in done.stdout
-    written = json.loads(command.run(*options, *more, "--tokens", "50", "--json").stdout)
+    written = json.loads((tmp_path / "f.json").read_text())
     assert written["references"] == 200
     assert written["wasted"]["value"] > 0.6
 

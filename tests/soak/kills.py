@@ -56,7 +56,8 @@ JOBS: dict[str, Job] = {
         "new",
     ),
     "fit": Job(
-        ["difficulty", "fit", "set", "--outcomes", "rollouts", "--out", "new", "--epochs", "1", "--held-out", "0"],
+        ["difficulty", "fit", "set", "--outcomes", "rollouts", "--out", "new", "--references", "3", "--epochs", "1",
+         "--held-out", "0"],
         "new", (0, 2), tidy=False,
     ),
     "predict": Job(

@@ -192,7 +192,7 @@ def fit_adapter(world: World, out: Path, seed: int, arm: Arm) -> None:
         target = arm.budget_tokens * len(observed) // (_POLICIES - 1)
         while training.tokens < target and next(steps, steps) is None:
             pass
-    report = fit_on(ScoredSet(world.folder / "scored"), observed, out, Recipe())
+    report = fit_on([world.folder / "scored"], observed, out, Recipe())
     for each in report.policies:
         if each.held_out is not None:
             print(f"{each.name}: Pearson {each.held_out.pearson.value:.2f} on prompts held out")
