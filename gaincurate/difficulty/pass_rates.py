@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gaincurate.core.arrow import Refuse, read_json_lines, read_parquet, refusing
-from gaincurate.core.artifact import open_table
+from gaincurate.core.artifact import IDENTITY, MANIFEST, open_table
 from gaincurate.core.columns import as_texts, is_text
 from gaincurate.core.files import digest_files
 from gaincurate.core.outcomes import Line, Rules, has_rounds, read_any_round
@@ -27,6 +27,7 @@ from gaincurate.core.rng import Floats
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.metrics import Target, pass_variance
+from gaincurate.difficulty.nemo_gym import is_nemo_gym, rewards_of
 from gaincurate.difficulty.rollout_set import RolloutSet, is_rollout_set, pass_rates
 from gaincurate.errors import InputError, OutcomeError
 
@@ -101,7 +102,7 @@ def read_pass_rates(
         path: see the module.
         rules: the range of rewards. Default: 0 to 1.
         files: outcomes round by round, of a run whose folder `path` is.
-        scored: the set of the prompts, by whose texts rows without `gc_id` get their ids.
+        scored: the set of the prompts, by which NeMo Gym's rollouts get their ids.
 
     Raises:
         InputError: nothing there, other columns, a value that is no rate, or no prompt that was judged.
@@ -117,15 +118,24 @@ def read_pass_rates(
         paths = files
         policies = _of_lines([line for file in paths for line in read_any_round(file, rules)], path)
     elif path.is_dir():
-        if not is_rollout_set(path):
-            raise InputError(f"{path} is no rollout set and no run.", path=str(path))
-        paths = sorted(path.rglob("*.arrow"))
-        tables = list(RolloutSet(path).tables([ID, "reward"]))
-        policies = of_table(pa.concat_tables(tables), path, rules) if tables else []
+        paths = sorted([*path.rglob("*.arrow"), *path.rglob("*.parquet")])
+        found = {file.parent for name in (MANIFEST, IDENTITY) for file in path.rglob(name)}
+        for folder in sorted(found):  # also those whose shards are all gone
+            if is_rollout_set(folder):
+                for _ in RolloutSet(folder).tables():  # which are all there and whole
+                    pass
+        if not paths:
+            raise InputError(f"{path} has no .arrow or .parquet file and is no run.")
+        tables = [_of_use(read_table(file, scored)) for file in paths]
+        with refusing(path, _refuse(path)):  # one wrote numbers as int64 and one as double
+            table = pa.concat_tables(tables, promote_options="permissive")
+        policies = of_table(table, path, rules)
     else:
         paths = [path]
         if path.suffix == ".jsonl" and has_rounds(path):
             policies = _of_lines(read_any_round(path, rules), path)
+        elif path.suffix == ".jsonl" and is_nemo_gym(path):
+            policies = _of_nemo_gym(path, rules, scored)
         else:
             policies = of_table(read_table(path, scored), path, rules)
     if not policies:
@@ -175,6 +185,17 @@ def _of_lines(lines: Iterable[Line], path: Path) -> list[PassRates]:
     return policies
 
 
+def _of_nemo_gym(path: Path, rules: Rules, scored: ScoredSet | None) -> list[PassRates]:
+    if scored is None:
+        raise InputError(
+            f"{path} has rollouts of NeMo Gym, which have no gc_id; give them to a command that "
+            "is also given the scored set or the run of their prompts.",
+            path=str(path),
+        )
+    ids, rewards = zip(*rewards_of(path, scored), strict=True)
+    return of_table(pa.table({ID: ids, "reward": pa.array(rewards, pa.float64())}), path, rules)
+
+
 def read_table(path: Path, scored: ScoredSet | None = None) -> pa.Table:
     """A file as a table. Rows without gc_id get the id of the prompt in the set that has their text.
 
@@ -190,7 +211,7 @@ def read_table(path: Path, scored: ScoredSet | None = None) -> pa.Table:
     }
     if path.suffix not in readers:
         raise InputError(
-            f"{path}: expected .jsonl, .parquet or .arrow, a rollout set, or a run.",
+            f"{path}: expected .jsonl, .parquet or .arrow, a folder of them, or a run.",
             path=str(path),
         )
 
@@ -220,6 +241,11 @@ def _refuse(path: Path) -> Refuse:
     return lambda why: InputError(f"{path} cannot be read: {why}.", path=str(path))
 
 
+def _of_use(table: pa.Table) -> pa.Table:
+    """The columns that say what was observed. Files of one folder may differ in the others."""
+    return table.select([name for name in table.column_names if name in _COLUMNS])
+
+
 def of_table(table: pa.Table, path: Path, rules: Rules) -> list[PassRates]:
     """Every policy in a table that has a rollout which could be judged, by name.
 
@@ -238,7 +264,7 @@ def of_table(table: pa.Table, path: Path, rules: Rules) -> list[PassRates]:
             f"{path} has the columns {', '.join(table.column_names)}; needed are {_WANTED}.",
             path=str(path),
         )
-    table = table.select([name for name in table.column_names if name in _COLUMNS])
+    table = _of_use(table)
     with refusing(path, _refuse(path)):  # an id or a model that is a list, say
         for name in names & {ID, "model"}:
             texts = as_texts(table.column(name))

@@ -164,7 +164,7 @@ def pass_rates_of(
     Args:
         path: a file, a folder of tables, or a run's folder.
         rules: the range of rewards. Default: the run's, else 0 to 1.
-        scored: the set of the prompts, by whose texts rows without `gc_id` get their ids.
+        scored: the set of the prompts, by which NeMo Gym's rollouts get their ids.
 
     Raises:
         InputError: see `read_pass_rates`.

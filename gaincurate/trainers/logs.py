@@ -31,8 +31,9 @@ from gaincurate.core.files import (
 )
 from gaincurate.core.foreign import json_value, open_regular
 from gaincurate.core.outcomes import check_line, read_file
-from gaincurate.core.prompts import Message, column_values, prompts_of
+from gaincurate.core.prompts import column_values, prompts_of
 from gaincurate.core.sealed import read_sealed, write_sealed
+from gaincurate.difficulty.nemo_gym import prompt_key
 from gaincurate.errors import OutcomeError
 from gaincurate.schedule.observations import Note, rules_of, silent
 from gaincurate.schedule.run import Run
@@ -187,11 +188,6 @@ def overlap(before: Sequence[str], rows: Sequence[str]) -> int:
             size = longest[size - 1]
         longest[place] = size + (text[place] == text[size])
     return longest[-1]
-
-
-def prompt_key(messages: Sequence[Message]) -> str:
-    """Roles and contents as a text that can be compared."""
-    return json.dumps([[message.get("role"), message.get("content")] for message in messages], default=str)
 
 
 def _squeezed(text: str) -> str:

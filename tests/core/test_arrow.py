@@ -324,9 +324,11 @@ def test_pass_rates_are_of_a_whole_rollout_set(harm: str, tmp_path: Path) -> Non
         shard.write_bytes(shard.read_bytes().replace(b"alpha", b"ALPHA"))
     else:
         (folder / MANIFEST).unlink()
+    rollouts(tmp_path / "whole")
     said = "is not finished" if harm == "no manifest" else "does not match the manifest"
-    with pytest.raises(OutputError, match=said):
-        read_pass_rates(folder)
+    for path in (folder, tmp_path):  # a folder with several sets in it, too
+        with pytest.raises(OutputError, match=said):
+            read_pass_rates(path)
 
 
 _READERS = {

@@ -46,7 +46,11 @@ def test_rollouts_are_counted_by_id_in_any_format(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "r.parquet")
     arrow(tmp_path / "r.arrow", table)
     lines(tmp_path / "r.jsonl", table.to_pylist())
-    for name in ("r.parquet", "r.arrow", "r.jsonl"):
+    folder = tmp_path / "folder/shards"
+    folder.mkdir(parents=True)
+    arrow(folder / "1.arrow", table.slice(0, 2))
+    arrow(folder / "2.arrow", table.slice(2).append_column("finish", pa.array(["stop"] * 4)))
+    for name in ("r.parquet", "r.arrow", "r.jsonl", "folder"):
         (found,) = read_pass_rates(tmp_path / name)
         assert tallies(found) == EXPECTED
         assert found.ids == sorted(found.ids)
@@ -185,6 +189,20 @@ def test_lists_without_end_in_a_line_are_refused(tmp_path: Path) -> None:
         read_pass_rates(tmp_path / "r.jsonl")
 
 
+def test_files_of_one_folder_may_have_numbers_and_texts_of_other_types(tmp_path: Path) -> None:
+    table = pa.table({**ROLLOUTS, "completion": ["x"] * 6})
+    pq.write_table(table.slice(0, 3), tmp_path / "1.parquet")
+    other = pa.schema([("gc_id", pa.large_string()), ("reward", pa.int64()), ("completion", pa.int8())])
+    pq.write_table(
+        table.slice(3).set_column(2, "completion", [[1, 2, 3]]).cast(other), tmp_path / "2.parquet"
+    )
+    (found,) = read_pass_rates(tmp_path)
+    assert tallies(found) == EXPECTED
+    pq.write_table(pa.table({"gc_id": ["a"], "reward": [[1.0]]}), tmp_path / "3.parquet")
+    with pytest.raises(InputError, match="cannot be read: Unable to merge"):
+        read_pass_rates(tmp_path)
+
+
 @given(st.lists(st.tuples(st.sampled_from(["a", "b"]), st.sampled_from(["m", "n", "", None]), st.booleans())))
 def test_each_model_has_the_rollouts_that_are_its_own(rows: list[tuple[str, str | None, bool]]) -> None:
     expected: dict[str, dict[str, tuple[float, float]]] = {}
@@ -212,7 +230,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     for name, sentence in (
         ("r.csv", r"expected \.jsonl, \.parquet or \.arrow"),
         ("r.parquet", r"cannot be read: "),
-        ("empty", r"is no rollout set and no run\."),
+        ("empty", r"has no \.arrow or \.parquet file and is no run\."),
         ("none", r"does not exist\."),
     ):
         with pytest.raises(InputError, match=sentence):
