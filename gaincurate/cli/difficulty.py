@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -95,9 +96,13 @@ def predict(config: PredictConfig, as_json: AsJson = False) -> None:
     """
     with output.reporting():
         adapter = config.adapter
-        if adapter is not None and config.method is not None:
-            raise InputError("give one of --adapter and --method.")
-        name: MethodName = config.method or ("gp" if adapter is None else "adapter")
+        chosen = {"--adapter": adapter, "--method": config.method, "--rates": config.rates}
+        given = [option for option, value in chosen.items() if value is not None]
+        if len(given) > 1:
+            raise InputError(f"give one of {' and '.join(given)}.")
+        name: MethodName = config.method or "gp"
+        if given and config.method is None:
+            name = "adapter" if adapter is not None else "rates"
         from gaincurate.core.scored_set import open_scores
         from gaincurate.difficulty.metrics import COLUMNS
         from gaincurate.difficulty.predict import predict as compute
@@ -117,6 +122,7 @@ def predict(config: PredictConfig, as_json: AsJson = False) -> None:
             name,
             adapter=fitted,
             group_column=config.group_column,
+            columns=config.rates or (),
             references=config.references,
             seed=config.seed,
             target=config.target,
@@ -132,6 +138,13 @@ def predict(config: PredictConfig, as_json: AsJson = False) -> None:
             f"{_WHAT[prediction.target]} of {output.counted(len(prediction.ids), 'row')}; "
             f"{prediction.observed:,} as observed ({rates.name}), the others predicted by {name}"
         )
+        if prediction.buckets is not None:
+            strength = output.number(prediction.how["strength"], ".3g")
+            output.text(f"  the rates count for {strength} rollouts of each prompt")
+            weights = prediction.how["weights"]
+            output.table([[name, f"{weights[name]:.2f}"] for name in weights], ["source", "weight"])
+            sizes = Counter(prediction.buckets).most_common()
+            output.text("  gc_bucket: " + ", ".join(f"{count:,} {bucket}" for bucket, count in sizes))
         if aims := prediction.how.get("aims"):
             output.text(
                 "  p (1 - p) of the best quarter of references that were not seen: "

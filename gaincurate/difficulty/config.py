@@ -22,6 +22,7 @@ from gaincurate.core.options import (
     Option,
     checked,
     json_object,
+    names_of,
     without_nan,
 )
 from gaincurate.errors import InputError
@@ -243,6 +244,14 @@ class PredictConfig(BaseModel):
     ] = None
     group_column: Annotated[
         str | None, Option("The column that names a row's group.", READING, metavar="NAME")
+    ] = None
+    rates: Annotated[
+        list[str] | None,
+        Option(
+            "Columns of other models' pass rates, 0 to 1, to predict from in place of embeddings.",
+            metavar="COLUMN[,COLUMN...]",
+            read=names_of,
+        ),
     ] = None
     references: Annotated[int, Field(ge=3), Option("Observed prompts to predict from, drawn at random.")] = (
         256

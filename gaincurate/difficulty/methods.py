@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
@@ -20,11 +20,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from gaincurate.core.columns import fields, read_column
 from gaincurate.core.rng import Floats, Ints
 from gaincurate.core.schema import EMBEDDING, ID, LIKELIHOODS
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.embeddings import evenly_spaced, matrix, whitening
 from gaincurate.difficulty.metrics import Target
+from gaincurate.difficulty.rates import Calibrated, calibrate
+from gaincurate.errors import InputError
 
 Inputs = npt.NDArray[Any]
 """The inputs of a method, rows first."""
@@ -43,14 +46,17 @@ _MOST_FOR_SIZES = 512  # references that the sizes are chosen on; their cost gro
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Observations of references, `[K]` each: the target, and its variance around the truth."""
+    """Observations of references, `[K]` each: the target, its variance around the truth, and the number of
+    rollouts.
+    """
 
     values: Floats
     noise: Floats
+    rollouts: Floats
 
     def take(self, rows: Ints) -> Seen:
         """The observations of some references."""
-        return Seen(self.values[rows], self.noise[rows])
+        return Seen(self.values[rows], self.noise[rows], self.rollouts[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,3 +324,71 @@ class ByGroup:
             return rates
 
         return Fitted(predict, leave_one_out, {"group_column": self.column, "groups": len(sums)})
+
+
+class ByRates:
+    """`rates`: other models' pass rates, see `rates`.
+
+    Args:
+        scored: the set.
+        columns: pass rates in [0, 1], each of one model.
+
+    Raises:
+        InputError: no such column, or a value that is no pass rate.
+    """
+
+    def __init__(self, scored: ScoredSet, columns: Sequence[str]) -> None:
+        self.columns = [ID]
+        self._names, self._rates = columns, read_rates(scored, columns)
+        self._places = {gc_id: row for row, gc_id in enumerate(scored.column(ID).to_pylist())}
+
+    def read(self, table: pa.Table) -> Inputs:
+        """The rows' places in the set, because a calibration is of the whole set."""
+        return np.array([self._places[gc_id] for gc_id in table.column(ID).to_pylist()], np.int64)
+
+    def fit(self, inputs: Inputs, seen: Seen) -> Fitted:
+        """See `Method`."""
+        wins, losses = (1 - seen.values) * seen.rollouts, seen.values * seen.rollouts
+
+        def calibrated(places: Ints) -> Calibrated:
+            fitted = calibrate(self._rates, inputs[places], wins[places], losses[places])
+            mean = wins[places].sum() / seen.rollouts[places].sum()
+            return replace(fitted, expected=np.where(np.isnan(fitted.expected), mean, fitted.expected))
+
+        def leave_one_out() -> Floats:
+            """Each from four fifths of the references that it is not among."""
+            folds, failure = np.arange(len(inputs)) % 5, np.empty(len(inputs))
+            for fold in range(5):
+                expected = calibrated(np.flatnonzero(folds != fold)).expected
+                failure[folds == fold] = 1 - expected[inputs[folds == fold]]
+            return failure
+
+        whole = calibrated(np.arange(len(inputs)))
+        weights = dict(zip(self._names, whole.weights.tolist(), strict=True))
+        facts = {"weights": weights, "strength": whole.strength}
+        return Fitted(lambda rows: 1 - whole.expected[rows], leave_one_out, facts)
+
+
+def read_rates(scored: ScoredSet, columns: Sequence[str]) -> Floats:
+    """Columns of pass rates, `[N, columns]`; NaN where a row has none.
+
+    Raises:
+        InputError: no such column, or a value that is no number from 0 to 1.
+    """
+    rates = []
+    for name in columns:
+        there = name in dict(fields(scored.schema))
+        column = read_column(scored, name) if there else scored.column(name)  # which names the columns
+        if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+            raise InputError(f"--rates {name}: the column has type {column.type}, not numbers.", column=name)
+        values = column.cast(pa.float64()).to_numpy()
+        outside = np.flatnonzero((values < 0) | (values > 1))
+        if len(outside):
+            row = int(outside[0])
+            raise InputError(
+                f"--rates {name}: {scored.column(ID)[row]} has {values[row]:g}, and a pass rate is "
+                "from 0 to 1. If the column counts successes, divide by the number of rollouts.",
+                column=name,
+            )
+        rates.append(values)
+    return np.stack(rates, 1)

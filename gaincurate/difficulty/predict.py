@@ -24,6 +24,7 @@ from gaincurate.difficulty.embeddings import BLOCK
 from gaincurate.difficulty.methods import (
     ByGaussianProcess,
     ByGroup,
+    ByRates,
     Inputs,
     Method,
     Seen,
@@ -37,12 +38,14 @@ from gaincurate.difficulty.metrics import (
     quality_of_halves,
 )
 from gaincurate.difficulty.pass_rates import PassRates
+from gaincurate.difficulty.rates import UNFITTED, buckets
 from gaincurate.errors import InputError
 
 if TYPE_CHECKING:
     from gaincurate.difficulty.predictor import Adapter
 
-MethodName = Literal["adapter", "gp", "group-mean"]
+MethodName = Literal["adapter", "gp", "group-mean", "rates"]
+BUCKET = "gc_bucket"
 FEWEST = 3
 """References that a method needs at least."""
 _MEANING: dict[Target, str] = {
@@ -108,8 +111,10 @@ def make(
     values: Floats,
     *,
     noise: Floats | None = None,
+    rollouts: Floats | None = None,
     adapter: Adapter | None = None,
     group_column: str | None = None,
+    columns: Sequence[str] = (),
     target: Target = "difficulty",
 ) -> Predictor:
     """The predictor of that name, fitted on these references.
@@ -120,8 +125,10 @@ def make(
         ids: the references.
         values: their failure rates; with `target` `variance` their p (1 - p), and so is what rows get.
         noise: the variances of `values` around the truth. Default: 0, as far as anybody knows.
+        rollouts: how many rollouts `values` are of. Default: 1.
         adapter: for `adapter`.
         group_column: for `group-mean`.
+        columns: other models' pass rates, for `rates`.
         target: what is predicted.
 
     Raises:
@@ -132,14 +139,12 @@ def make(
             f"{len(ids)} observed prompts are too few to predict from; {FEWEST} at least, and 128 to 256 to "
             "mean something."
         )
-    for option, value, its_method in (
-        ("group-column", group_column, "group-mean"),
-        ("adapter", adapter, "adapter"),
-    ):
+    needed = {"group-column": group_column, "adapter": adapter, "rates": columns or None}
+    for (option, value), its_method in zip(needed.items(), ("group-mean", "adapter", "rates"), strict=True):
         if (value is not None) != (name == its_method):
             raise InputError(f"--{option} and the method {its_method} go together.")
-    if target == "variance" and name == "adapter":
-        raise InputError("--target variance does not go with --adapter, which predicts failure rates.")
+    if target == "variance" and name in ("adapter", "rates"):
+        raise InputError(f"--target variance does not go with --{name}, which predicts failure rates.")
     method: Method
     if group_column is not None:
         method = ByGroup(scored, group_column)
@@ -148,8 +153,9 @@ def make(
 
         method = ByAdapter(adapter, scored)
     else:
-        method = ByGaussianProcess(scored, target)
-    seen = Seen(values, np.zeros(len(values)) if noise is None else noise)
+        method = ByRates(scored, columns) if columns else ByGaussianProcess(scored, target)
+    noise = np.zeros(len(values)) if noise is None else noise
+    seen = Seen(values, noise, np.ones(len(values)) if rollouts is None else rollouts)
     return Predictor(method, method.read(scored.rows(ids)), seen)
 
 
@@ -172,6 +178,8 @@ class Prediction:
     on_others: Quality | None
     how: Json
     target: Target = "difficulty"
+    buckets: list[str] | None = None
+    """See `rates.buckets`; None with another method."""
 
 
 def _carried(fitted: Predictor, observed: Floats, target: Target, seed: int) -> float:
@@ -196,6 +204,7 @@ def predict(
     *,
     adapter: Adapter | None = None,
     group_column: str | None = None,
+    columns: Sequence[str] = (),
     references: int = 256,
     seed: int = 0,
     target: Target | Literal["auto"] = "difficulty",
@@ -212,6 +221,7 @@ def predict(
         method: its name.
         adapter: for `adapter`.
         group_column: for `group-mean`.
+        columns: other models' pass rates, for `rates`.
         references: K; all that were observed where those are fewer.
         seed: of the draw.
         target: what to predict. Of p (1 - p), prompts with one rollout say nothing and are left out.
@@ -233,8 +243,10 @@ def predict(
             [rates.ids[i] for i in rows],
             rates.observed(target)[rows],
             noise=observation_noise(wins, losses, target) if rates.counted else None,
+            rollouts=wins + losses,
             adapter=adapter,
             group_column=group_column,
+            columns=columns,
             target=target,
         )
 
@@ -243,7 +255,7 @@ def predict(
         target = "difficulty"
         some = drawn_of(several)[0]
         whole = np.array_equal(several.wins, np.round(several.wins))
-        if method != "adapter" and rates.counted and whole and len(some) >= 2 * FEWEST:
+        if method not in ("adapter", "rates") and rates.counted and whole and len(some) >= 2 * FEWEST:
             observed = several.observed("variance")[some]
             aims = {aim: _carried(fit(several, some, aim), observed, aim, seed) for aim in COLUMNS}
             target = "variance" if aims["variance"] > aims["difficulty"] else "difficulty"
@@ -279,7 +291,17 @@ def predict(
         _quality(predicted[places[rest]], rates, rest, seed, target) if len(rest) else None,
         how,
         target,
+        _buckets(1 - predicted, fitted.facts["strength"], rates, places) if method == "rates" else None,
     )
+
+
+def _buckets(expected: Floats, strength: float, rates: PassRates, places: Ints) -> list[str]:
+    """By the posterior, which also knows what was observed."""
+    a = (strength or UNFITTED) * expected
+    b = (strength or UNFITTED) - a
+    a[places] += rates.wins
+    b[places] += rates.losses
+    return buckets(a / (a + b), a + b)
 
 
 def write(scored: ScoredSet, prediction: Prediction, folder: Path | None = None) -> None:
@@ -304,6 +326,10 @@ def write(scored: ScoredSet, prediction: Prediction, folder: Path | None = None)
         how,
         folder=folder,
     )
+    if prediction.buckets is not None:
+        scored.add_column(BUCKET, prediction.ids, pa.array(prediction.buckets), how, folder=folder)
+    elif folder is None and BUCKET in scored.schema.names:  # of an earlier prediction
+        scored.add_column(BUCKET, [], pa.array([], pa.string()), how)
 
 
 def qualities(prediction: Prediction) -> Json:

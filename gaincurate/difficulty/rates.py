@@ -9,19 +9,13 @@ are likeliest. The likelihood is Beta-binomial: prompts with equal expected rate
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
-from gaincurate.core.columns import fields, read_column
 from gaincurate.core.rng import Floats, Ints
-from gaincurate.core.schema import ID
-from gaincurate.core.scored_set import ScoredSet
-from gaincurate.difficulty.beta import log_evidences
-from gaincurate.errors import InputError
+from gaincurate.difficulty.beta import groups_that_differ, log_evidences
 
 FEWEST = 16
 """Observed prompts that a fit needs. With fewer, the expected rate is the mean of the sources' logits."""
@@ -29,6 +23,7 @@ MOST = 4096
 """Observed prompts that a fit reads; of more, evenly spaced ones."""
 UNFITTED = 1.0
 """The strength without a fit, in rollouts: about the median of those that fit in docs/studies/real."""
+GROUP, LIVE, DEAD = 8, 0.5, 0.15
 _ROLLOUTS = 16.0  # of a rate of unknown counts
 _FOLDS = 5
 _RIDGES = (0.3, 3.0, 30.0, 300.0)
@@ -92,29 +87,17 @@ def calibrate(
     return Calibrated(expected, strength, weights)
 
 
-def read_rates(scored: ScoredSet, columns: Sequence[str]) -> Floats:
-    """Columns of pass rates, `[N, columns]`; NaN where a row has none.
+def buckets(expected: Floats, strength: float | Floats) -> list[str]:
+    """`live` from U_8 = .5 on; else `easy` from a pass rate of .5 on, `hard` from U_8 = .15 on, or `dead`.
 
-    Raises:
-        InputError: no such column, or a value that is no number from 0 to 1.
+    Args:
+        expected: pass rates, `[N]`.
+        strength: the concentration of the Beta distribution of the true rate around the expected one.
     """
-    rates = []
-    for name in columns:
-        there = name in dict(fields(scored.schema))
-        column = read_column(scored, name) if there else scored.column(name)  # which names the columns
-        if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
-            raise InputError(f"--rates {name}: the column has type {column.type}, not numbers.", column=name)
-        values = column.cast(pa.float64()).to_numpy()
-        outside = np.flatnonzero((values < 0) | (values > 1))
-        if len(outside):
-            row = int(outside[0])
-            raise InputError(
-                f"--rates {name}: {scored.column(ID)[row]} has {values[row]:g}, and a pass rate is "
-                "from 0 to 1. If the column counts successes, divide by the number of rollouts.",
-                column=name,
-            )
-        rates.append(values)
-    return np.stack(rates, 1)
+    chances = groups_that_differ(strength * expected, strength * (1 - expected), GROUP)
+    names = np.where(expected >= 0.5, "easy", np.where(chances < DEAD, "dead", "hard"))
+    listed: list[str] = np.where(chances >= LIVE, "live", names).tolist()
+    return listed
 
 
 def _logits(rates: Floats, rollouts: Floats | float) -> Floats:

@@ -27,9 +27,9 @@ from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.beta import groups_that_differ
 from gaincurate.difficulty.embeddings import matrix
+from gaincurate.difficulty.methods import read_rates
 from gaincurate.difficulty.pass_rates import PassRates, of_rollouts
 from gaincurate.difficulty.predict import check_ids
-from gaincurate.difficulty.rates import read_rates
 from gaincurate.difficulty.rollout_set import RolloutSet, is_rollout_set
 from gaincurate.errors import InputError
 from gaincurate.schedule import base

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,14 @@ import pyarrow as pa
 import pytest
 
 import embedded
+import gaincurate
 import sets
+from command import run
 from gaincurate.core.rng import Floats
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty import rates
+from gaincurate.difficulty.beta import groups_that_differ
 from gaincurate.difficulty.rates import Calibrated, calibrate
-from gaincurate.errors import InputError
 
 
 def world(
@@ -159,6 +160,13 @@ def test_a_column_of_noise_gets_no_weight() -> None:
     assert alone.expected == pytest.approx(np.full(600, overall), abs=1e-3)
 
 
+def test_a_prompt_that_every_source_solves_more_often_is_expected_to_be_easier() -> None:
+    sources, wins, losses = world()
+    found = calibrated(sources, wins, losses).expected
+    above = (sources[:, None] >= sources[None]).all(2)
+    assert (found[:, None] - found[None])[above].min() >= -1e-12
+
+
 def test_missing_rates_are_filled_from_the_other_sources() -> None:
     sources, wins, losses = world(4, 2000)
     whole = calibrated(sources, wins, losses, 512)
@@ -187,26 +195,101 @@ def test_with_few_outcomes_it_is_the_mean_of_the_logits(observed: int) -> None:
     assert (found.strength, found.weights.tolist()) == (1.0, [1 / 3] * 3)
 
 
+def test_the_chance_that_a_group_differs_is_the_sum_over_unequal_outcomes() -> None:
+    expected, strength = np.array([0.02, 0.3, 0.5, 0.99]), 3.0
+    sums = [
+        sum(
+            math.comb(8, k) * math.exp(beta_binomial(strength * m, strength * (1 - m), k, 8 - k))
+            for k in range(1, 8)
+        )
+        for m in expected
+    ]
+    assert groups_that_differ(strength * expected, strength * (1 - expected), 8) == pytest.approx(
+        sums, abs=1e-12
+    )
+
+
+@pytest.fixture
+def scored(tmp_path: Path) -> tuple[Path, Path]:
+    """A set without embeddings with two sources and a column of counts, and outcomes of 300 of its rows."""
+    sources, _, losses = world(3, 800, (0.3,))
+    names = embedded.names(800)
+    folder = sets.make_set(tmp_path / "set", [[sets.scored_row(name) for name in names]])
+    opened = ScoredSet(folder)
+    some = np.where(np.arange(800) % 50 == 7, np.nan, sources[:, 0])
+    opened.add_column("gc_other", names, pa.array(some, from_pandas=True), {})
+    opened.add_column("gc_noise", names, pa.array(np.random.default_rng(4).random(800)), {})
+    opened.add_column("gc_counts", names, pa.array((16 * sources[:, 0]).astype(int)), {})
+    opened.add_column("gc_text", names, pa.array(["a"] * 800), {})
+    return folder, embedded.write_rates(tmp_path / "observed.parquet", np.arange(300), losses)
+
+
+def test_the_command_writes_failure_rates_and_buckets_and_prints_the_weights(
+    scored: tuple[Path, Path],
+) -> None:
+    folder, observed = scored
+    result = run("difficulty", "predict", folder, "--outcomes", observed, "--rates", "gc_other,gc_noise")
+    assert result.exit_code == 0, result.stderr
+    opened = gaincurate.open_scores(folder)
+    how = opened.computed_columns()["gc_difficulty"]["how"]
+    assert (how["method"], how["references"], how["observed"]) == ("rates", 256, 300)
+    assert how["weights"]["gc_other"] > 0.5
+    assert how["weights"]["gc_noise"] == 0
+    assert f"the rates count for {how['strength']:.3g} rollouts of each prompt" in result.stdout
+    lines = [line.split() for line in result.stdout.splitlines()]
+    printed = dict(line for line in lines if line and line[0] in how["weights"])
+    assert printed == {"gc_other": f"{how['weights']['gc_other']:.2f}", "gc_noise": "0.00"}
+    difficulty = opened.column("gc_difficulty").to_numpy()
+    sources, wins, losses = world(3, 800, (0.3,))
+    assert difficulty[:300] == pytest.approx(losses[:300] / 8)
+    assert np.corrcoef(difficulty[300:], losses[300:])[0, 1] > 0.7
+    buckets = np.array(opened.column("gc_bucket").to_pylist())
+    assert buckets[300:].tolist() == rates.buckets(1.0 - difficulty[300:], how["strength"])
+    assert set(buckets[:300][wins[:300] == 4]) == {"live"}
+    rated = np.where(np.arange(300) % 50 == 7, np.nan, sources[:300, 0])
+    assert set(buckets[:300][(wins[:300] == 8) & (rated == 1)]) == {"easy"}
+    assert set(buckets[:300][(wins[:300] == 0) & (rated == 0)]) <= {"hard", "dead"}
+    # Rows without any rate get the mean of what was observed.
+    assert run("difficulty", "predict", folder, "--outcomes", observed, "--rates", "gc_other").exit_code == 0
+    missing = gaincurate.open_scores(folder).column("gc_difficulty").to_numpy()[307::50]
+    assert len(set(missing.tolist())) == 1
+
+
+def test_buckets_have_the_cut_points_of_the_docs() -> None:
+    expected = np.array([0.5, 0.1, 0.04, 0.001, 0.97, 0.9999])
+    assert np.round(groups_that_differ(1e6 * expected, 1e6 * (1 - expected), 8), 2).tolist() == [
+        0.99,
+        0.57,
+        0.28,
+        0.01,
+        0.22,
+        0.0,
+    ]
+    assert rates.buckets(expected, 1e6) == ["live", "live", "hard", "dead", "easy", "easy"]
+
+
 @pytest.mark.parametrize(
-    ("name", "sentence"),
+    ("options", "sentence"),
     [
         (
-            "gc_counts",
+            ("--rates", "gc_other,gc_counts"),
             "--rates gc_counts: id00000 has 16, and a pass rate is from 0 to 1. If the column counts "
             "successes, divide by the number of rollouts.",
         ),
-        ("gc_text", "--rates gc_text: the column has type string, not numbers."),
-        ("nothing", "has no column 'nothing'"),
+        (("--rates", "gc_text"), "--rates gc_text: the column has type string, not numbers."),
+        (("--rates", "nothing"), "has no column 'nothing'"),
+        (("--rates", "gc_other", "--method", "gp"), "give one of --method and --rates."),
+        (
+            ("--rates", "gc_other", "--target", "variance"),
+            "--target variance does not go with --rates, which",
+        ),
     ],
 )
-def test_what_is_no_pass_rate_is_refused(tmp_path: Path, name: str, sentence: str) -> None:
-    names = embedded.names(4)
-    opened = ScoredSet(sets.make_set(tmp_path / "set", [[sets.scored_row(name) for name in names]]))
-    opened.add_column("gc_other", names, pa.array([0.25, None, 1.0, 0.0]), {})
-    opened.add_column("gc_counts", names, pa.array([16, 4, 0, 1]), {})
-    opened.add_column("gc_text", names, pa.array(["a"] * 4), {})
-    opened = ScoredSet(opened.folder)
-    read = rates.read_rates(opened, ["gc_other"])[:, 0]
-    assert read.tolist() == pytest.approx([0.25, math.nan, 1.0, 0.0], nan_ok=True)
-    with pytest.raises(InputError, match=re.escape(sentence)):
-        rates.read_rates(opened, ["gc_other", name])
+def test_what_is_no_pass_rate_is_refused(
+    scored: tuple[Path, Path], options: tuple[str, ...], sentence: str
+) -> None:
+    folder, observed = scored
+    result = run("difficulty", "predict", folder, "--outcomes", observed, *options)
+    assert result.exit_code == 2
+    assert sentence in " ".join(result.stderr.split())
+    assert "gc_difficulty" not in gaincurate.open_scores(folder).computed_columns()
