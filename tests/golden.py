@@ -137,7 +137,7 @@ def differences(new: Any, before: Any, place: str = "") -> Iterator[str]:
     """Where two JSON values differ; a new key of an object is no difference."""
     if isinstance(new, dict) and isinstance(before, dict):
         for name, value in before.items():
-            gone = [f"{place}.{name} is gone"] if value is not None else []
+            gone = [f"{place}.{name} is gone"] if value not in (None, {}) else []
             yield from differences(new[name], value, f"{place}.{name}") if name in new else gone
     elif isinstance(new, list) and isinstance(before, list) and len(new) == len(before):
         for i, (a, b) in enumerate(zip(new, before, strict=True)):
