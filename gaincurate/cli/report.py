@@ -41,7 +41,7 @@ def print_report(document: Document, *, verbose: bool = False) -> None:
     about = document.about
     output.say(
         f"{about.folder}: {output.counted(about.rows, 'row')}, {about.model}, {about.dtype} on "
-        f"{about.device}; length is {about.length_column}; groups: {about.group_column or 'none'} "
+        f"{about.device}; groups: {about.group_column or 'none'} "
         f"({about.group_how})"
     )
     for step in verdict_text.next_steps(document):

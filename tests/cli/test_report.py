@@ -177,7 +177,7 @@ def test_every_check_stands_in_the_report_of_all_three_kinds(
         assert " ".join(row).endswith(" ".join(example["text"].replace("\x1b", " ").split()))
         assert f'<tr><th scope="row">{name}</th><td>1</td><td>17 %</td>' in html
         assert f'<tr><th scope="row">{example["gc_id"]}</th>' in html
-        assert str(escape(example["match"])) in html
+        assert str(escape(example["with"])) in html
     assert "<script" not in html
     assert "\x1b" not in told.stdout
     assert f"--drop {','.join(name for name in CHECKS if name in wanted)}`" in " ".join(told.stdout.split())
