@@ -35,7 +35,7 @@ class Curve:
 
 def _layer(mark: str, style: Spec, needs: str | None = None, **channels: Spec) -> Spec:
     """Marks of the rows, or of those that have the field `needs`."""
-    layer: Spec = {"mark": {"type": mark, **style}, "encoding": channels}
+    layer: Spec = {"mark": {"type": mark, "aria": False, **style}, "encoding": channels}
     return layer if needs is None else {"transform": [{"filter": f"isValid(datum.{needs})"}], **layer}
 
 
