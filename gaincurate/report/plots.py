@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -14,7 +14,7 @@ from gaincurate.report.parts import Spec
 
 # The CSS variables of style.css, by what they stand for.
 INK, MUTED, RULE = "var(--ink)", "var(--muted)", "var(--rule)"
-MARK, MINUS, SOME, PAPER = "var(--mark)", "var(--minus)", "var(--some)", "var(--paper)"
+MARK = "var(--mark)"
 SHORT = "datum.value < 1000 ? datum.label : format(datum.value, '~s')"
 """An axis of counts: 0, 500, 1k, 1.5k."""
 _DASHED = {"color": MUTED, "strokeDash": [4, 3]}
@@ -126,34 +126,6 @@ def lines(
         "resolve": {"scale": {"y": "shared" if alike else "independent"}},
         "spacing": 20,
     }
-
-
-def bars(rows: Sequence[tuple[str, Mapping[str, float]]], colours: Mapping[str, str], title: str) -> Spec:
-    """A bar for each row, made of parts one behind the other.
-
-    Args:
-        rows: (name, value of each part).
-        colours: of the parts, in their order.
-        title: of the axis.
-    """
-    names, parts = [line(name) for name, _ in rows], list(colours)
-    values = [
-        {"row": name, "part": part, "place": parts.index(part), "value": value}
-        for name, (_, by_part) in zip(names, rows, strict=True)
-        for part, value in by_part.items()
-        if value
-    ]
-    legend = {"orient": "top", "title": None} if len(parts) > 1 else None
-    scale = {"domain": parts, "range": list(colours.values())}
-    drawn = _layer(
-        "bar",
-        {"size": 14},
-        x=_number("value", title=title, stack=True, axis={"tickCount": 4, "labelExpr": SHORT}),
-        y=_names(names),
-        color={"field": "part", "type": "nominal", "scale": scale, "legend": legend},
-        order=_number("place"),
-    )
-    return {"data": {"values": values}, **drawn, "width": 300, "height": 24 * len(names)}
 
 
 def histogram(edges: Sequence[float], counts: Sequence[int], median: float) -> Spec:
