@@ -29,7 +29,6 @@ def derive(config: DeriveConfig, as_json: AsJson = False) -> None:
             open_scores(config.folder),
             config.signal,
             config.length_free,
-            length=config.length,
             bins=config.bins,
             name=config.name,
             overwrite=config.overwrite,
@@ -41,5 +40,5 @@ def derive(config: DeriveConfig, as_json: AsJson = False) -> None:
         of, verb = output.counted(column.rows, "row"), "has" if column.values == 1 else "have"
         output.text(f"{config.folder}: {column.name} {done}, {column.values:,} of {of} {verb} a value")
         before, after = (output.number(rho, "+.3f") for rho in (column.before, column.after))
-        output.text(f"  Spearman with {config.length}: {config.signal} {before}, {column.name} {after}")
+        output.text(f"  Spearman with question length: {config.signal} {before}, {column.name} {after}")
         output.text(f"  next: --by {column.name}, with `gaincurate schedule start` or `gaincurate export`")

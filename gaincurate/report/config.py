@@ -26,7 +26,6 @@ class DeriveConfig(BaseModel):
             "rank-in-bin: its rank among rows of about the same length."
         ),
     ]
-    length: Annotated[str, Option("The column with lengths.", metavar="COLUMN")] = "gc_question_tokens"
     bins: Annotated[
         int | None,
         Field(ge=1),
