@@ -122,10 +122,6 @@ def report(
             max=1,
         ),
     ] = None,
-    against: Annotated[
-        list[Path] | None,
-        Option("Another scored set of the same prompts (dtype, checkpoint); may be repeated.", stores=True),
-    ] = None,
     group_column: Annotated[
         str | None,
         Option(
@@ -189,9 +185,7 @@ def report(
 
         inputs: dict[str, Any] = {"run": run, "rollouts": rollouts or [], "success": success}
         inputs |= {"group_column": group_column, "columns": columns or []}
-        document = make(
-            folder, **inputs, against=against or [], hygiene=report_checks(config, near_duplicates)
-        )
+        document = make(folder, **inputs, hygiene=report_checks(config, near_duplicates))
         if page is not None:
             from gaincurate.core.files import write_atomic
             from gaincurate.report.contents import to_html

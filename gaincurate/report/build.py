@@ -10,17 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow.compute as pc
 
 from gaincurate.core.artifact import Json
-from gaincurate.core.columns import fields, read_column
-from gaincurate.core.files import differing_keys
-from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.core.stats import Estimate, Floats, Ranked, Strata, correlate
+from gaincurate.core.stats import Estimate, Floats
 from gaincurate.difficulty.prompts import fitting_verifier
-from gaincurate.errors import InputError
 from gaincurate.hygiene.checks import finding, search
 from gaincurate.hygiene.findings import Finding
 from gaincurate.hygiene.options import HygieneOptions
@@ -30,16 +24,13 @@ from gaincurate.report.document import (
     QUANTILES,
     ROUND,
     About,
-    Against,
-    Difference,
     Distribution,
     Document,
     Lift,
     Scatter,
-    Stability,
     Verdict,
 )
-from gaincurate.report.lift import SHARE, lifts
+from gaincurate.report.lift import lifts
 from gaincurate.report.observed import (
     Observed,
     Rates,
@@ -50,7 +41,7 @@ from gaincurate.report.observed import (
     read_run,
 )
 from gaincurate.report.relations import TARGETS, Pair, Relations, relate
-from gaincurate.report.table import LENGTH, Table, is_number, numbers, read_table
+from gaincurate.report.table import LENGTH, Table, read_table
 from gaincurate.report.verdict import Decision, Evidence, decide, weaker
 from gaincurate.schedule.first_model import recorded_model
 from gaincurate.schedule.forecast import FEWEST, wasted_groups
@@ -64,8 +55,6 @@ QUARTILES = (0.25, 0.5, 0.75)
 _TAIL = 0.002  # of the rows to either side may lie beyond the bins
 _FAR = 1.5  # times the middle's width: a column that is wider than that has far tails
 _LEAST = 10  # rows of quartiles
-_MOST_DIFFERENCES = 20
-_LONGEST_SETTING = 60
 EXAMPLES, LISTED = 5, 20
 """Rows that are shown of a check, and of broken gold answers, which somebody has to fix one by one."""
 DUPLICATES = HygieneOptions(("duplicates",))
@@ -77,7 +66,6 @@ def report(
     run: str | Path | None = None,
     rollouts: Sequence[str | Path] = (),
     success: float | None = None,
-    against: Sequence[str | Path] = (),
     group_column: str | None = None,
     columns: Sequence[str] = (),
     hygiene: HygieneOptions = DUPLICATES,
@@ -89,7 +77,6 @@ def report(
         run: a run over it: its rounds, and its outcomes as pass rates.
         rollouts: rollout sets or files of pass rates, see `read_rollouts`.
         success: from which reward on a rollout of a rollout set is right.
-        against: other scored sets of the same prompts.
         group_column: the column of groups; found by name where it is not given.
         columns: more columns to take for levels.
         hygiene: what to look for in the rows; default: duplicates.
@@ -132,7 +119,6 @@ def report(
         relations=[judged.relation for judged in relations.judged],
         lifts=batches,
         outcomes=[outcome.outcome for outcome in observed],
-        against=[compare_sets(scored, table, Path(path)) for path in against],
         hygiene=checked,
         run=None if run is None else run_story(Run(run)),
         notes=table.notes,
@@ -312,63 +298,6 @@ def _log_edges(lengths: Floats) -> Floats:
     whole = np.unique(np.round(edges[1:-1]) + 0.5)
     inner = whole[(whole > low) & (whole < high)]
     return np.concatenate([[edges[0]], inner, [edges[-1]]])
-
-
-def compare_sets(scored: ScoredSet, table: Table, folder: Path) -> Against:
-    """The signals of `table` in the set at `folder`.
-
-    Raises:
-        InputError: the sets share no row, or no signal.
-        OutputError: `folder` is no finished set.
-    """
-    other = ScoredSet(folder)
-    places = pc.index_in(scored.column(ID), value_set=other.column(ID).combine_chunks())
-    here = places.is_valid().to_numpy()
-    there = places.drop_null().to_numpy()
-    if not len(there):
-        raise InputError(f"--against {folder}: it shares no gc_id with {scored.folder}.", path=str(folder))
-    there_too = [name for name, kind in fields(other.schema) if is_number(kind)]
-    signals = [name for name in table.names("signal") if name in there_too]
-    if not signals:
-        raise InputError(f"--against {folder}: it has none of {', '.join(table.names('signal'))}.")
-    differences = [
-        Difference(key, _setting(was), _setting(now))
-        for key, was, now in differing_keys(scored.identity, other.identity)
-    ]
-    return Against(
-        str(other.place),
-        other.manifest_hash,
-        len(there),
-        len(scored) - len(there),
-        len(other) - len(there),
-        differences[:_MOST_DIFFERENCES],
-        [
-            _stability(name, table.values[name][here], numbers(read_column(other, name))[there])
-            for name in signals
-        ],
-    )
-
-
-def _setting(value: object) -> str:
-    text = "-" if value is None else str(value)
-    return text if len(text) <= _LONGEST_SETTING else text[: _LONGEST_SETTING - 3] + "..."
-
-
-def _stability(name: str, first: Floats, second: Floats) -> Stability:
-    both = ~(np.isnan(first) | np.isnan(second))
-    a, b = first[both], second[both]
-    stratum = Strata.one(len(a))
-    ranked = correlate(Ranked(a, stratum), Ranked(b, stratum)) if len(a) else None
-    if ranked is None:
-        return Stability(name, Estimate(None, None, None, len(a)), None)
-    size = round(len(a) * SHARE)
-    shared = len(np.intersect1d(_top(a, size), _top(b, size))) / size if size else None
-    return Stability(name, ranked.estimate(), shared)
-
-
-def _top(values: Floats, size: int) -> npt.NDArray[np.int64]:
-    """Rows with the highest values; of equal ones the first."""
-    return np.argsort(-values, kind="stable")[:size]
 
 
 def hygiene_checks(scored: ScoredSet, options: HygieneOptions = DUPLICATES) -> list[Finding]:

@@ -40,7 +40,6 @@ def parts(document: Document) -> list[Part]:
         _relations(document),
         _lifts(document),
         _outcomes(document),
-        _against(document),
         _hygiene(document),
         _made(document),
     ]
@@ -218,25 +217,6 @@ def groups(rates: list[GroupRate], column: str | None) -> list[Block]:
             records(f"{title}, the smaller ones", others, names, detail=True),
         ]
     return blocks
-
-
-def _against(document: Document) -> Part:
-    blocks: list[Block] = [
-        "The same prompts scored with other settings. An order that changes with the dtype or between "
-        "checkpoints reflects noise, or one moment of the training. Of the highest tenth, two random orders "
-        "share a tenth."
-    ]
-    for other in document.against:
-        caption = (
-            f"against {other.folder}: {count(other.shared)} rows in both, {count(other.only_here)} only "
-            f"here, {count(other.only_there)} only there"
-        )
-        blocks.append(records(caption, other.signals, "signal correlation top_shared"))
-        if other.differences:
-            blocks.append(
-                records("Settings that differ", other.differences, "key here there", left=["here", "there"])
-            )
-    return Part("stability", "Stability of the order", blocks)
 
 
 def _hygiene(document: Document) -> Part:

@@ -125,7 +125,6 @@ class Document:
         relations: each signal with each target (difficulty, pass-rate and learnability columns).
         lifts: the ends and the middle of each signal, and of length, for each learnability column.
         outcomes: observed pass rates.
-        against: other sets of the same prompts.
         hygiene: what is wrong with the rows, a few examples for each check.
         run: a run over the set, None where none was given: facts of `gaincurate schedule status --json` under
             their names there, `rounds` with the keys of `ROUND`, and as `predictions` its `difficulty`.
@@ -146,7 +145,6 @@ class Document:
     relations: list[Relation]
     lifts: list[Lift]
     outcomes: list[Outcome]
-    against: list[Against]
     hygiene: list[Finding]
     run: Json | None
     notes: list[str]
@@ -306,37 +304,3 @@ class GroupRate:
     mean: float
     teaches: float | None
     variance: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Stability:
-    """One signal in two sets: correlation over shared rows, share of the highest tenth that both have.
-
-    Two random orders share a tenth of it.
-    """
-
-    signal: str
-    correlation: Estimate
-    top_shared: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """A setting in which two sets differ: dotted key and both values as text."""
-
-    key: str
-    here: str
-    there: str
-
-
-@dataclass(frozen=True, slots=True)
-class Against:
-    """Another scored set of the same prompts, joined by id."""
-
-    folder: str
-    manifest: str
-    shared: int
-    only_here: int
-    only_there: int
-    differences: list[Difference]
-    signals: list[Stability]

@@ -118,5 +118,5 @@ def figure(estimate: Estimate, *, signed: bool = True) -> Figure:
 _UNSIGNED = {"ratio", "accuracy", "brier", "ceiling", "mean_variance"}
 _SHARES = {
     "accuracy", "effective", "always", "never", "teaches", "share", "explained", "eta_squared", "by_chance",
-    "top_shared", "pass_rate", "level", "replayed",
+    "pass_rate", "level", "replayed",
 }  # fmt: skip

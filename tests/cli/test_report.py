@@ -65,18 +65,18 @@ def test_signals_with_one_verdict_share_a_line_unless_verbose(tmp_path: Path) ->
 
 
 def test_json_is_the_document(scored: Path, rates: Path) -> None:
-    done = run("report", scored, "--rollouts", rates, "--against", scored, "--json")
+    done = run("report", scored, "--rollouts", rates, "--json")
     assert done.exit_code == 0
     assert done.stderr == ""
     found = json.loads(done.stdout)
-    assert from_json(found) == report(scored, rollouts=[rates], against=[scored])
-    assert found == to_json(report(scored, rollouts=[rates], against=[scored]))
+    assert from_json(found) == report(scored, rollouts=[rates])
+    assert found == to_json(report(scored, rollouts=[rates]))
 
 
 def test_everything_that_was_given_is_shown(scored: Path, rates: Path, tmp_path: Path) -> None:
     begun = runs.begin(tmp_path, scored=scored, strategy="uniform")
     runs.report(begun)
-    arguments = ["--rollouts", rates, "--run", begun.folder, "--against", scored, "--group-column", "task"]
+    arguments = ["--rollouts", rates, "--run", begun.folder, "--group-column", "task"]
     done = run("report", scored, *arguments, "-v")
     assert done.exit_code == 0, done.output
     assert "rank correlation with pass rate" not in run("report", scored, *arguments).stdout
@@ -85,8 +85,6 @@ def test_everything_that_was_given_is_shown(scored: Path, rates: Path, tmp_path:
     assert "rank correlation with p(1-p) (run)" in lines
     assert "pass rate (rates.parquet) 400 3,200 0." in lines
     assert f"{begun.folder}: uniform, 1 of 3 rounds, 8 prompts each" in lines
-    assert f"against {scored}: 400 rows in both, 0 only here, 0 only there" in lines
-    assert "gc_angle +1.00 100 %" in lines
     assert "groups: task (named by --group-column)" in lines
 
 
@@ -102,10 +100,6 @@ def test_everything_that_was_given_is_shown(scored: Path, rates: Path, tmp_path:
         (["--group-column", "size"], "has no such column; it has question, task."),
         (["--columns", "task"], "error: --columns task: it holds string, and no numbers can be read in it."),
         (["--run", "nowhere"], "error: nowhere is no run: it has no run.json."),
-        (
-            ["--against", "nowhere"],
-            "error: nowhere is no scored set: it does not exist. `gaincurate score DATA",
-        ),
     ],
 )
 def test_bad_input_is_a_sentence(scored: Path, arguments: list[str], sentence: str) -> None:

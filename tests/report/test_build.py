@@ -253,45 +253,10 @@ def test_a_run_over_another_set_is_said(tmp_path: Path) -> None:
     assert any(f"{run.folder} goes by another scored set than {other}" in note for note in notes)
 
 
-def test_two_sets_of_the_same_prompts(tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    length, angle = random.integers(5, 90, 200), random.normal(size=200)
-    here = column_set(tmp_path / "a", length, {"gc_angle": angle})
-    noisy = angle + 0.3 * random.normal(size=200)
-    order = random.permutation(200)[:190]
-    there = column_set(
-        tmp_path / "b",
-        length[order],
-        {"gc_angle": noisy[order]},
-        identity={"dtype": "bfloat16"},
-        names=[*np.array(ids(200))[order][:-1], "new"],
-    )
-    (found,) = report(here, against=[there]).against
-    assert (found.shared, found.only_here, found.only_there) == (189, 11, 1)
-    assert [(d.key, d.here, d.there) for d in found.differences] == [("dtype", "float32", "bfloat16")]
-    (stability,) = found.signals
-    kept = np.sort(order[:-1])
-    a, b = angle[kept].astype(np.float32), noisy[kept].astype(np.float32)
-    assert stability.correlation.value == pytest.approx(stats.spearmanr(a, b).statistic)
-    tops = set(np.argsort(-a)[:19].tolist()) & set(np.argsort(-b)[:19].tolist())
-    assert stability.top_shared == len(tops) / 19
-    itself = report(here, against=[here]).against[0].signals[0]
-    assert (itself.correlation.value, itself.top_shared) == (1.0, 1.0)
-
-
-def test_a_set_of_other_prompts_is_refused(tmp_path: Path) -> None:
-    here, _ = world(tmp_path / "a")
-    there = column_set(tmp_path / "b", np.arange(5), {"gc_angle": np.arange(5.0)}, names=list("vwxyz"))
-    with pytest.raises(InputError, match=f"--against {there}: it shares no gc_id with {here}"):
-        report(here, against=[there])
-    with pytest.raises(OutputError, match="is no scored set"):
-        report(here, against=[tmp_path])
-
-
 def test_the_same_inputs_give_the_same_bytes_and_json_that_reads_back(tmp_path: Path) -> None:
     folder, rate = world(tmp_path)
     path = rates_file(tmp_path / "r.parquet", rate)
-    first, second = (report(folder, rollouts=[path], against=[folder]) for _ in range(2))
+    first, second = (report(folder, rollouts=[path]) for _ in range(2))
     assert json.dumps(to_json(first)) == json.dumps(to_json(second))
     assert from_json(json.loads(json.dumps(to_json(first), allow_nan=False))) == first
 

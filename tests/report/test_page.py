@@ -124,7 +124,7 @@ def test_a_set_of_which_little_is_known_has_a_page_of_what_there_is(tmp_path: Pa
     found = Reader(to_html(report(column_set(tmp_path / "set", [3, 4], {"gc_angle": [0.1, 0.2]}))))
     ids = {a["id"] for _, a in found.elements if "id" in a}
     assert {a["href"] for a in found.all("a")} <= {f"#{name}" for name in ids}
-    assert not ids & {"relations", "lifts", "outcomes", "calibration", "stability", "run"}
+    assert not ids & {"relations", "lifts", "outcomes", "run"}
     assert "Too few rows to say" in found.text
     assert "cannot be said without pass rates" in found.text
     assert "No check reports a row." in found.text
