@@ -86,7 +86,7 @@ LEFT_OUT = re.compile(
 """Keys of JSON whose values are not compared."""
 GONE = re.compile(
     r"matrix|profiles|calibrations|against|ends|tenths|distributions|scatters|group_sizes|settings|format"
-    r"|(prompt|length)_column|groups|counts|match|with|histogram"
+    r"|(prompt|length)_column|groups|counts|match|with|histogram|ceiling"
 )
 """Keys of reports and of `show` that left, or hold other figures now."""
 AGAINST = " --against sets/qwen3-text"

@@ -20,9 +20,9 @@ from gaincurate.core.store import use_cache
 from gaincurate.errors import InputError, OutputError
 
 MINUS, NONE = "\N{MINUS SIGN}", "\N{EN DASH}"
-_OF_SIGNALS = {"distributions", "length", "relations", "lifts"}
+_OF_SIGNALS = {"length", "relations", "lifts"}
 """Parts that the terminal shows with -v."""
-_MORE = "-v shows each signal's verdict, its spread and its correlations."
+_MORE = "-v shows each signal's verdict and its correlations."
 
 if TYPE_CHECKING:
     from gaincurate.hygiene.config import RowChecks

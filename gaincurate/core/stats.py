@@ -391,36 +391,6 @@ def partial(xy: Correlation | None, xz: Correlation | None, yz: Correlation | No
     return Correlation(_bounded(value), influence, xy.strata + 1, xy.differing)
 
 
-def inside_each(first: Ranked, second: Ranked) -> list[Estimate]:
-    """Spearman's correlation in each stratum, `[strata]`."""
-    strata = first.strata
-    a, b = first.variances, second.variances
-    product = _product(first, second)
-    covariances = strata.means(product) / 3
-    defined = (strata.sizes >= 3) & (a > 0) & (b > 0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        values = np.where(defined, covariances / np.sqrt(a * b), 0.0)
-        influence = (
-            (product - strata.spread(3 * covariances)) / strata.spread(np.sqrt(a * b))
-            - strata.spread(values / 2 / a) * (first.variance_parts - strata.spread(3 * a))
-            - strata.spread(values / 2 / b) * (second.variance_parts - strata.spread(3 * b))
-        )
-    errors = np.sqrt(strata.means(influence**2) / np.maximum(strata.sizes - 2, 1))
-    enough = np.minimum(first.differing, second.differing) >= DIFFERING
-    return [
-        _stratum_estimate(
-            _bounded(float(values[k])) if defined[k] else None, float(errors[k]), int(rows), bool(enough[k])
-        )
-        for k, rows in enumerate(strata.sizes)
-    ]
-
-
-def _stratum_estimate(value: float | None, error: float, rows: int, enough: bool) -> Estimate:
-    if value is None or rows < LEAST or not enough:
-        return Estimate(value, None, None, rows)
-    return Estimate(value, *bounds(value, error, scale="fisher", freedom=rows - 2), rows)
-
-
 def between(column: Ranked, groups: Strata) -> float | None:
     """Eta squared of the ranks of a column over all rows: the share of their variance between `groups`.
 

@@ -1,7 +1,7 @@
 """The report, put together from a scored set and what is known of its prompts.
 
 The same inputs give the same document. No part grows with the rows: `gaincurate hygiene` lists all rows of a
-check. Histograms span the middle of a column, because one far value would leave all others in one bin.
+check. Bins span the middle of a column, because one far value would leave all others in one bin.
 """
 
 from __future__ import annotations
@@ -21,10 +21,8 @@ from gaincurate.hygiene.options import HygieneOptions
 from gaincurate.report import verdict_text
 from gaincurate.report.document import (
     FORMAT,
-    QUANTILES,
     ROUND,
     About,
-    Distribution,
     Document,
     Lift,
     Scatter,
@@ -49,8 +47,7 @@ from gaincurate.schedule.run import Run
 from gaincurate.schedule.status import status
 
 _OUTCOMES = ("pass-rate", "learnability")
-BINS = 40
-SCATTER_BINS = 32
+BINS = 32
 QUARTILES = (0.25, 0.5, 0.75)
 _TAIL = 0.002  # of the rows to either side may lie beyond the bins
 _FAR = 1.5  # times the middle's width: a column that is wider than that has far tails
@@ -112,7 +109,6 @@ def report(
         wasted=_wasted(by_policy),
         verdicts=[_verdict(evidence, decision, relations, group) for evidence, decision in decided],
         columns=table.columns,
-        distributions=[distribution(name, values) for name, values in table.values.items()],
         scatters=[scatter(name, table.values[name], table.values[LENGTH]) for name in signals],
         group_shares=relations.shares,
         group_rates=group_rates(table, observed),
@@ -256,16 +252,6 @@ def _about(scored: ScoredSet, table: Table) -> About:
     )
 
 
-def distribution(column: str, values: Floats) -> Distribution:
-    """One column's, `[rows]`, NaN where it has no value; one row at least has one."""
-    present = np.sort(values[~np.isnan(values)])
-    edges = np.linspace(*_middle(present), BINS + 1)
-    counts, _ = np.histogram(np.clip(present, edges[0], edges[-1]), edges)
-    quantiles = np.quantile(present, QUANTILES).tolist()
-    missing = len(values) - len(present)
-    return Distribution(column, len(present), missing, quantiles, edges.tolist(), counts.tolist())
-
-
 def _middle(present: Floats) -> tuple[float, float]:
     """The ends of the bins: those of the sorted values, unless a few rows lie far out."""
     low, high = np.quantile(present, [_TAIL, 1 - _TAIL])
@@ -281,7 +267,7 @@ def scatter(signal: str, values: Floats, lengths: Floats) -> Scatter:
     """A signal against length, both `[rows]`; rows without a value are left out, one row at least has one."""
     present = ~np.isnan(values)
     y, x = values[present], lengths[present]
-    x_edges, y_edges = _log_edges(x), np.linspace(*_middle(np.sort(y)), SCATTER_BINS + 1)
+    x_edges, y_edges = _log_edges(x), np.linspace(*_middle(np.sort(y)), BINS + 1)
     x, inside = np.clip(x, x_edges[0], x_edges[-1]), np.clip(y, y_edges[0], y_edges[-1])
     counts, _, _ = np.histogram2d(x, inside, [x_edges, y_edges])
     column = np.minimum(np.searchsorted(x_edges, x, side="right"), len(x_edges) - 1)
@@ -294,7 +280,7 @@ def _log_edges(lengths: Floats) -> Floats:
     """Even on a log axis, with no bin narrower than one token."""
     low, high = _middle(np.sort(lengths))
     low, high = max(low, 0.5), max(high, 1.0)
-    edges = np.geomspace(low, high, SCATTER_BINS + 1) if high > low else np.array([low - 0.5, low + 0.5])
+    edges = np.geomspace(low, high, BINS + 1) if high > low else np.array([low - 0.5, low + 0.5])
     whole = np.unique(np.round(edges[1:-1]) + 0.5)
     inner = whole[(whole > low) & (whole < high)]
     return np.concatenate([[edges[0]], inner, [edges[-1]]])

@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from gaincurate.core.artifact import Json
-from gaincurate.report.document import ENDS, QUANTILES, ROUND, Document, GroupRate, Lift, Relation
-from gaincurate.report.formatting import count, number, seconds, share, signed
+from gaincurate.report.document import ENDS, ROUND, Document, GroupRate, Lift, Relation
+from gaincurate.report.formatting import count, number, seconds, signed
 from gaincurate.report.parts import Block, Legend, Part, Picture, Table, cell, records
-from gaincurate.report.plots import Curve, cloud, histogram, intervals, lines
+from gaincurate.report.plots import Curve, cloud, intervals, lines
 from gaincurate.report.predictions import predictions
 from gaincurate.report.table import LENGTH
 from gaincurate.report.verdict_text import alike, answer, likewise, mostly_groups, next_steps
@@ -35,7 +35,6 @@ def parts(document: Document) -> list[Part]:
     """All parts, without those that have nothing to show."""
     made = [
         *([] if document.run is None else [_run(document.run)]),
-        _columns(document),
         _length(document),
         _relations(document),
         _lifts(document),
@@ -97,22 +96,6 @@ def _run(run: Json) -> Part:
         records("Round by round; effective: with right and wrong rollouts", rounds, " ".join(ROUND))
     )
     return Part("run", "The run", [*blocks, *predictions(run["predictions"], rounds), run["params"]])
-
-
-def _columns(document: Document) -> Part:
-    pictures, rows = [], []
-    for each in document.distributions:
-        quantiles = dict(zip(QUANTILES, each.quantiles, strict=True))
-        low, median, high = (number(quantiles[level]) for level in (0.25, 0.5, 0.75))
-        sentence = f"Histogram of {each.column}: median {median}, middle half from {low} to {high}."
-        spec = histogram(each.edges, each.counts, quantiles[0.5])
-        pictures.append(Picture(spec, sentence, each.column, f"{count(each.rows)} rows"))
-        rows.append([each.column, count(each.rows), count(each.missing), *map(number, each.quantiles)])
-    head = ["column", "rows", "missing", *map(share, QUANTILES)]
-    table = Table("Quantiles: the value below which each share of the prompts lies", head, rows)
-    text = Legend("Distribution of each column's values. The vertical line is the median.")
-    meanings = {column.name: f"{column.meaning} ({column.made})" for column in document.columns}
-    return Part("distributions", "Distributions", [text, pictures, table, meanings])
 
 
 def _length(document: Document) -> Part:
@@ -248,4 +231,5 @@ def _made(document: Document) -> Part:
         "Correlations are Spearman's over the rows with both columns. Intervals are 95 % intervals over "
         "prompts, one at a time. gaincurate's documentation of `report` defines every figure."
     )
-    return Part("made", "How this was made", [*document.notes, text, table, facts], detail=True)
+    meanings = {column.name: f"{column.meaning} ({column.made})" for column in document.columns}
+    return Part("made", "How this was made", [*document.notes, text, table, meanings, facts], detail=True)

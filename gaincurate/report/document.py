@@ -25,8 +25,6 @@ Kind = Literal[
     "no-more-than-length-and-groups", "tells-nothing", "tells-length-only", "tells-groups-only",
     "no-outcomes-to-judge", "not-enough-rows",
 ]  # fmt: skip
-QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
-"""The levels of `Distribution.quantiles`."""
 ENDS = ("highest", "middle", "lowest")
 """Parts of a column that a batch may be selected from, see `Lift`."""
 ROUND = (
@@ -119,7 +117,7 @@ class Document:
         wasted: the share of a uniform step's groups of 8 that teach nothing; None without sampled rollouts.
         verdicts: one for each signal, in the set's order.
         columns: every column of numbers in here.
-        distributions, scatters: one for each column, and each signal against length.
+        scatters: each signal against length.
         group_shares: each column against the groups; empty without a group column.
         group_rates: each group's observed pass rates, by policy; empty without a group column or pass rates.
         relations: each signal with each target (difficulty, pass-rate and learnability columns).
@@ -138,7 +136,6 @@ class Document:
     wasted: Estimate | None
     verdicts: list[Verdict]
     columns: list[Column]
-    distributions: list[Distribution]
     scatters: list[Scatter]
     group_shares: list[GroupShare]
     group_rates: list[GroupRate]
@@ -162,23 +159,6 @@ def from_json(value: Any) -> Document:
         ValueError: it is no such document.
     """
     return TypeAdapter(Document).validate_python(value)
-
-
-@dataclass(frozen=True, slots=True)
-class Distribution:
-    """The values of one column.
-
-    `rows` have a value, `missing` have none. `quantiles` are at the levels `QUANTILES`, in the column's unit.
-    `counts[i]` rows lie in `edges[i]` to `edges[i + 1]`; the bins span the middle of the column, and the
-    first and the last bin also count the rows beyond.
-    """
-
-    column: str
-    rows: int
-    missing: int
-    quantiles: list[float]
-    edges: list[float]
-    counts: list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +249,7 @@ class Outcome:
         mean: mean pass rate, 0 to 1.
         always, never: share of prompts with all, with no rollouts right; GRPO learns nothing from either.
         ceiling: the highest Pearson correlation that a perfect prediction of pass rates could show, given the
-            noise of so few rollouts; value None where it cannot be had.
+            noise of so few rollouts; None where it cannot be had.
         mean_variance: mean of p (1 - p), unbiased, 0 to 0.25; value None without `learnability`.
         notes: what to know before believing it.
     """
@@ -284,7 +264,7 @@ class Outcome:
     mean: float
     always: float
     never: float
-    ceiling: Estimate
+    ceiling: float | None
     mean_variance: Estimate
     notes: list[str]
 

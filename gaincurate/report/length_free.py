@@ -8,6 +8,7 @@ call again changes nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +21,12 @@ from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.stats import Floats, even_bins, ranks, spearman
 from gaincurate.errors import InputError, OutputError
-from gaincurate.report.config import Way
 from gaincurate.report.table import LENGTH, numbers
 
 BINS = 20
 _SUFFIX = {"residual": "residual", "rank-in-bin": "rank_in_bin"}
 Ints = npt.NDArray[np.int64]
+Way = Literal["residual", "rank-in-bin"]
 KNOTS = 5
 _DEGREE = 3
 

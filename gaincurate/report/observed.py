@@ -6,7 +6,6 @@ observed rate, because the plain value is too low by a tenth with ten rollouts.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ import pyarrow.compute as pc
 from gaincurate.core.files import digest_files
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.core.stats import DIFFERING, Estimate, Floats, differing, estimate, mean
+from gaincurate.core.stats import Floats, mean
 from gaincurate.difficulty.metrics import noise_ceiling, pass_variance
 from gaincurate.difficulty.pass_rates import PassRates, of_rollouts, pooled
 from gaincurate.difficulty.rollout_set import is_rollout_set
@@ -162,7 +161,7 @@ def _one(scored: ScoredSet, table: Table, ids: pa.Array, rates: Rates) -> Observ
         mean=float(np.mean(wins[at] / count[at])),
         always=float(np.mean(losses[at] == 0)),
         never=float(np.mean(wins[at] == 0)),
-        ceiling=ceiling(wins[at], losses[at]) if pass_rates.counted else Estimate(None, None, None, len(at)),
+        ceiling=noise_ceiling(wins[at], losses[at]) if pass_rates.counted else None,
         mean_variance=mean(variance[~np.isnan(variance)]),
         notes=notes,
     )
@@ -223,25 +222,3 @@ def _notes(rates: Rates, wins: Floats, losses: Floats) -> list[str]:
             "then an upper bound of their variance, and the ceiling too low."
         )
     return notes
-
-
-def ceiling(wins: Floats, losses: Floats) -> Estimate:
-    """The noise ceiling of the observed rates, see `quality.noise_ceiling`, with its interval."""
-    count = wins + losses
-    usable = count >= 2
-    value = noise_ceiling(wins, losses)
-    if value is None:
-        return Estimate(None, None, None, int(usable.sum()))
-    rate = (wins / count)[usable]
-    noise = rate * (1 - rate) / (count[usable] - 1)
-    spread = (rate - rate.mean()) ** 2
-    whole = float(spread.mean())
-    share = 1 - float(noise.mean()) / whole
-    influence = -(noise - noise.mean()) / whole + float(noise.mean()) / whole**2 * (spread - whole)
-    interval = estimate(share, influence)
-    if differing(rate) < DIFFERING:
-        return Estimate(value, None, None, len(rate))
-    low, high = (
-        None if end is None else math.sqrt(min(1.0, max(0.0, end))) for end in (interval.low, interval.high)
-    )
-    return Estimate(value, low, high, len(rate))

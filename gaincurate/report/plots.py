@@ -128,22 +128,6 @@ def lines(
     }
 
 
-def histogram(edges: Sequence[float], counts: Sequence[int], median: float) -> Spec:
-    """Bars for the bins of a column, with a line at the median."""
-    rows = [
-        {"low": low, "high": high, "rows": n} for (low, high), n in zip(pairwise(edges), counts, strict=True)
-    ]
-    axis, scale = {"grid": False, "tickCount": 5}, {"zero": False, "nice": False}
-    across = _number("low", bin="binned", title=None, axis=axis, scale=scale)
-    up = _number("rows", title="rows", axis={"tickCount": 3, "labelExpr": SHORT})
-    middle = {"values": [{"low": median}]}
-    layers = [
-        _layer("bar", {"color": MARK, "binSpacing": 0}, x=across, x2={"field": "high"}, y=up),
-        {"data": middle, **_layer("rule", {"color": INK, "strokeWidth": 1.5}, x=_number("low"))},
-    ]
-    return {"data": {"values": rows}, "layer": layers, "width": 300, "height": 120}
-
-
 def cloud(each: Scatter) -> Spec:
     """Rows over question length (log axis) and a signal, as tiles; quartiles as lines."""
     x, y = each.x_edges, each.y_edges

@@ -191,7 +191,7 @@ def test_rates_of_unknown_numbers_of_rollouts_have_no_variance(tmp_path: Path) -
     pq.write_table(pa.table({"gc_id": ids(ROWS), "pass_rate": rate}), tmp_path / "p.parquet")
     document = report(folder, rollouts=[tmp_path / "p.parquet"])
     (found,) = document.outcomes
-    assert (found.learnability, found.rollouts, found.ceiling.value) == (None, None, None)
+    assert (found.learnability, found.rollouts, found.ceiling) == (None, None, None)
     assert document.lifts == []
     assert found.notes == [
         "How many rollouts stand behind a rate is not known, so p (1 - p) and the ceiling are not."

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from gaincurate.core.stats import Estimate
-from gaincurate.difficulty.metrics import noise_ceiling, pass_variance
+from gaincurate.difficulty.metrics import pass_variance
 from gaincurate.report.document import ENDS, Lift
 from gaincurate.report.lift import _towards, lift
-from gaincurate.report.observed import ceiling
 from gaincurate.report.verdict import best_end
 
 
@@ -70,20 +69,6 @@ def test_a_lift_of_nothing_is_none() -> None:
     assert lift(np.ones(20), some).value is None
     assert lift(some[:5], some[:5]).value is None
     assert lift(some, some).low is None  # two rows
-
-
-@pytest.mark.parametrize("rows", [100, 600])
-def test_the_interval_of_the_ceiling_covers(rows: int) -> None:
-    def draw(random: np.random.Generator, count: int) -> Estimate:
-        wins = random.binomial(8, random.beta(0.8, 1.2, count)).astype(float)
-        found = ceiling(wins, 8 - wins)
-        assert found.value == noise_ceiling(wins, 8 - wins)
-        return found
-
-    random = np.random.default_rng(rows)
-    truth = draw(random, 500_000).value
-    assert truth is not None
-    assert covered([draw(random, rows) for _ in range(400)], truth)
 
 
 def test_noise_seldom_has_an_end_that_surely_carries_more() -> None:

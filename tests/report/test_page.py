@@ -76,7 +76,7 @@ def test_the_page_is_one_well_formed_document_that_asks_for_nothing(read: Reader
 def test_every_picture_has_a_sentence(read: Reader) -> None:
     document, pictures = documents.example(), read.all("svg")
     targets = len({r.target for r in document.relations}) + len({r.target for r in document.lifts})
-    drawn = len(document.distributions) + len(document.scatters) + targets
+    drawn = len(document.scatters) + targets
     assert len(pictures) == drawn + 1  # and the rounds of the run
     assert all(a["role"] == "img" and len(a["aria-label"] or "") > 30 for a in pictures)
 
