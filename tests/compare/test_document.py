@@ -88,11 +88,8 @@ def of(
     [
         (BASE, "50.0 of 100 held-out answers were right at the end, +10.0 since the start."),
         (BETTER, "dots: better than uniform. +3.1 right answers of 100 against uniform (+1.2 to +5.0)."),
-        (BETTER, "after 62 % (50 % to never) of the budget."),
         (WORSE, "length: worse than uniform. -2.0 right answers of 100 against uniform (-3.5 to -0.5)."),
-        (WORSE, "did not reach uniform's final accuracy within the budget."),
         (SAME, "high: no difference seen. +0.4 right answers of 100 against uniform (-2.0 to +2.8)"),
-        (SAME, "1,200 held-out prompts up to 2.8 more or 2.0 fewer could hide here."),
         (UNKNOWN, "high: cannot say. +0.4 right answers of 100 against uniform, with one seed"),
     ],
 )

@@ -118,16 +118,6 @@ def test_an_outcome_says_what_it_rests_on(tmp_path: Path) -> None:
     assert found.notes[1].startswith("Prompts have different numbers of rollouts.")
 
 
-def test_prompts_that_are_always_or_never_right_are_told_apart(tmp_path: Path) -> None:
-    folder, _ = world(tmp_path)
-    path = tmp_path / "o.parquet"
-    wins = [4, 4, 4, 0, 2]
-    lines = [{"gc_id": f"id{k:05d}", "wins": n, "losses": 4 - n} for k, n in enumerate(wins)]
-    pq.write_table(pa.Table.from_pylist(lines), path)
-    (found,) = report(folder, rollouts=[path]).outcomes
-    assert (found.always, found.never) == (0.6, 0.2)
-
-
 def rollouts_of(out: Path, rewards: dict[str, list[float | None]], *, finished: bool = True) -> Path:
     out.mkdir()
     identity = {"kind": rollout_set.KIND, "format": rollout_set.FORMAT}
