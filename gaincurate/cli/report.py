@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from gaincurate.cli import output
-from gaincurate.cli.hygiene_options import report_checks
 from gaincurate.cli.options import AsJson, configured
-from gaincurate.core.options import CHECKS, READING, Cache, Option
+from gaincurate.core.options import READING, Cache, Option
 from gaincurate.core.store import use_cache
 from gaincurate.errors import InputError, OutputError
 
@@ -25,7 +24,6 @@ _OF_SIGNALS = {"length", "relations", "lifts"}
 _MORE = "-v shows each signal's verdict and its correlations."
 
 if TYPE_CHECKING:
-    from gaincurate.hygiene.config import RowChecks
     from gaincurate.report.document import Document
     from gaincurate.report.parts import Block, Cell, Part
 
@@ -99,9 +97,8 @@ _SPACE = 80 << 30  # bytes of address space (`ulimit -v`): V8, which draws, has 
 _MARK, _HEAD = b'<meta name="generator" content="gaincurate ', 2048  # what a page of ours has, and where
 
 
-@configured("gaincurate.hygiene.config:RowChecks")
+@configured()
 def report(
-    config: RowChecks,
     folder: Annotated[Path, Option("A finished scored set.", metavar="DIR", argument=True, stores=True)],
     run: Annotated[
         Path | None, Option("A run over the set: its rounds, and its outcomes as pass rates.")
@@ -138,9 +135,6 @@ def report(
             metavar="NAME",
         ),
     ] = None,
-    near_duplicates: Annotated[
-        bool, Option("Look for near duplicates too, which takes longer.", CHECKS)
-    ] = False,
     page: Annotated[
         Path | None,
         Option("Write the report as one HTML file that works offline.", names=("--output", "-o")),
@@ -161,8 +155,8 @@ def report(
     """Say what each score of a set is worth: more than prompt length, or not.
 
     Without pass rates (--rollouts, --run) or a difficulty level, the report shows what a score correlates
-    with, not its worth for training. Duplicate rows are counted. Other checks of the rows run if you give
-    their options, see `gaincurate hygiene`.
+    with, not its worth for training. Duplicate rows are counted; `gaincurate hygiene` makes the other checks
+    of the rows.
 
     Example: gaincurate report scored --rollouts rollouts -o report.html
     """
@@ -185,7 +179,7 @@ def report(
 
         inputs: dict[str, Any] = {"run": run, "rollouts": rollouts or [], "success": success}
         inputs |= {"group_column": group_column, "columns": columns or []}
-        document = make(folder, **inputs, hygiene=report_checks(config, near_duplicates))
+        document = make(folder, **inputs)
         if page is not None:
             from gaincurate.core.files import write_atomic
             from gaincurate.report.contents import to_html

@@ -16,7 +16,6 @@ from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.stats import Estimate, Floats
 from gaincurate.difficulty.prompts import fitting_verifier
 from gaincurate.hygiene.checks import finding, search
-from gaincurate.hygiene.findings import Finding
 from gaincurate.hygiene.options import HygieneOptions
 from gaincurate.report import verdict_text
 from gaincurate.report.document import (
@@ -52,8 +51,7 @@ QUARTILES = (0.25, 0.5, 0.75)
 _TAIL = 0.002  # of the rows to either side may lie beyond the bins
 _FAR = 1.5  # times the middle's width: a column that is wider than that has far tails
 _LEAST = 10  # rows of quartiles
-EXAMPLES, LISTED = 5, 20
-"""Rows that are shown of a check, and of broken gold answers, which somebody has to fix one by one."""
+EXAMPLES = 5  # rows that are shown of a check
 DUPLICATES = HygieneOptions(("duplicates",))
 
 
@@ -65,7 +63,6 @@ def report(
     success: float | None = None,
     group_column: str | None = None,
     columns: Sequence[str] = (),
-    hygiene: HygieneOptions = DUPLICATES,
 ) -> Document:
     """Judge the scores of a set.
 
@@ -76,11 +73,9 @@ def report(
         success: from which reward on a rollout of a rollout set is right.
         group_column: the column of groups; found by name where it is not given.
         columns: more columns to take for levels.
-        hygiene: what to look for in the rows; default: duplicates.
 
     Raises:
         InputError: a column is not there, or what was given cannot be used with this set.
-        SourceError: an evaluation set cannot be read.
         OutputError: no finished set or run, or a damaged file.
         StorageError: a file cannot be read.
     """
@@ -88,7 +83,6 @@ def report(
     table, by_policy, observed = observed_table(
         scored, run=run, rollouts=rollouts, success=success, group_column=group_column, columns=columns
     )
-    checked = hygiene_checks(scored, hygiene)
     relations = relate(table, _made_of(scored, table, observed))
     batches = lifts(table)
     decided = [(evidence, decide(evidence)) for evidence in _evidence(table, relations, batches)]
@@ -104,7 +98,7 @@ def report(
             str(scored.place),
             len(scored),
             model=recorded_model(scored.folder) or str(scored.identity["model"]["name"]),
-            verifier=hygiene.verifier.verifier if hygiene.verifier else fitting_verifier(scored),
+            verifier=fitting_verifier(scored),
         ),
         wasted=_wasted(by_policy),
         verdicts=[_verdict(evidence, decision, relations, group) for evidence, decision in decided],
@@ -115,7 +109,7 @@ def report(
         relations=[judged.relation for judged in relations.judged],
         lifts=batches,
         outcomes=[outcome.outcome for outcome in observed],
-        hygiene=checked,
+        hygiene=[finding(scored, result, EXAMPLES) for result in search(scored, DUPLICATES)],
         run=None if run is None else run_story(Run(run)),
         notes=table.notes,
     )
@@ -284,18 +278,6 @@ def _log_edges(lengths: Floats) -> Floats:
     whole = np.unique(np.round(edges[1:-1]) + 0.5)
     inner = whole[(whole > low) & (whole < high)]
     return np.concatenate([[edges[0]], inner, [edges[-1]]])
-
-
-def hygiene_checks(scored: ScoredSet, options: HygieneOptions = DUPLICATES) -> list[Finding]:
-    """The results of all checks, in their order.
-
-    Raises:
-        InputError, SourceError: see `hygiene.checks.search`.
-    """
-    return [
-        finding(scored, result, LISTED if result.check == "broken-gold" else EXAMPLES)
-        for result in search(scored, options)
-    ]
 
 
 def run_story(run: Run) -> Json:

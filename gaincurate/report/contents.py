@@ -187,14 +187,10 @@ def _outcomes(document: Document) -> Part:
 
 def groups(rates: list[GroupRate], column: str | None) -> list[Block]:
     """One policy's pass rates by group."""
-    title, names, others = (
-        f"{rates[0].outcome} by {column}",
-        "group prompts mean teaches variance",
-        rates[_LISTED:],
-    )
+    title, names = f"{rates[0].outcome} by {column}", "group prompts mean teaches variance"
     caption = f"{title}, the largest first; teaches: the share of prompts with both right and wrong rollouts"
     blocks: list[Block] = [records(caption, rates[:_LISTED], names)]
-    if others:
+    if others := rates[_LISTED:]:
         blocks += [
             f"and {count(len(others))} smaller ones (--json has all)",
             records(f"{title}, the smaller ones", others, names, detail=True),
@@ -211,13 +207,10 @@ def _hygiene(document: Document) -> Part:
             more = f", {shown} of {count(check.rows)}" if shown < check.rows else ""
             caption, names = f"{check.check}: examples{more}", "gc_id with text"
             blocks.append(records(caption, check.examples, names, left=["with"], text="text"))
-    dirty = ",".join(check.check for check in checks if check.rows)
-    text = "No check reports a row. Checks that are not in this table were not run."
-    if dirty:
-        text = (
-            "Next, with the same options: `gaincurate hygiene DIR --list FILE` lists every row, "
-            f"`gaincurate export DIR --drop {dirty}` leaves them out"
-        )
+    text = (
+        "Next: `gaincurate hygiene DIR` makes all checks, `gaincurate export DIR --drop duplicates` leaves "
+        "duplicates out"
+    )
     return Part("hygiene", "Hygiene: rows with something wrong", [*blocks, text])
 
 

@@ -123,7 +123,7 @@ class Document:
         relations: each signal with each target (difficulty, pass-rate and learnability columns).
         lifts: the ends and the middle of each signal, and of length, for each learnability column.
         outcomes: observed pass rates.
-        hygiene: what is wrong with the rows, a few examples for each check.
+        hygiene: duplicate rows, with a few examples.
         run: a run over the set, None where none was given: facts of `gaincurate schedule status --json` under
             their names there, `rounds` with the keys of `ROUND`, and as `predictions` its `difficulty`.
         notes: all that was left out, sampled or found by name, sentence by sentence.

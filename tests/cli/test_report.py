@@ -7,13 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from markupsafe import escape
 
 import runs
-import sets
 from column_sets import column_set, ids
 from command import run
-from gaincurate.hygiene.findings import CHECKS
 from gaincurate.report.build import report
 from gaincurate.report.document import from_json, to_json
 
@@ -49,7 +46,7 @@ def test_the_first_screen_says_whether_to_sort(scored: Path) -> None:
     assert "[tells-length-only] gc_angle follows question length" in first
     assert "[no-outcomes-to-judge] gc_nll is not question length" in first
     assert "duplicates 398 99.5 % 2 groups, the largest of 397 rows; the very same text in 398 rows" in first
-    assert "gaincurate export DIR --drop duplicates` leaves them out" in first
+    assert "gaincurate export DIR --drop duplicates` leaves duplicates out" in first
     assert "\x1b" not in done.output
     assert all(len(line) <= 100 for line in done.stdout.splitlines()[:16])
 
@@ -121,57 +118,3 @@ def test_a_folder_that_is_no_set_is_refused(tmp_path: Path) -> None:
     done = run("report", tmp_path)
     assert done.exit_code == 2
     assert done.stderr.startswith(f"error: {tmp_path} is no scored set: it has no manifest.json.")
-
-
-LONG = "a farmer has seventeen sheep and all but nine of them run away how many are left to him now"
-
-
-@pytest.fixture
-def unclean(tmp_path: Path) -> Path:
-    """A row for each check."""
-    questions = {
-        "fine": LONG, "again": LONG.upper(), "near": LONG + " please", "long": "so many tokens",
-        "leaked": "What is 2+2?", "broken": f"which one? {SCRIPT}",
-    }  # fmt: skip
-    rows = [
-        sets.scored_row(gc_id, question, angle=k / 10, tokens=50 if gc_id == "long" else 3)
-        | {"answer": None if gc_id == "broken" else "4"}
-        for k, (gc_id, question) in enumerate(questions.items())
-    ]
-    (tmp_path / "eval.jsonl").write_text(json.dumps({"question": "what is 2 + 2"}) + "\n")
-    return sets.make_set(tmp_path / "unclean", [rows[:4], rows[4:]], answer="answer")
-
-
-FOUND = {"overlong": "long", "broken-gold": "broken", "contaminated": "leaked", "duplicates": "again"}
-
-
-@pytest.mark.parametrize("near", [False, True])
-def test_every_check_stands_in_the_report_of_all_three_kinds(
-    unclean: Path, tmp_path: Path, near: bool
-) -> None:
-    options = ["--max-prompt-tokens", 40, "--verifier", "exact", "--eval", tmp_path / "eval.jsonl"]
-    page = tmp_path / "report.html"
-    options += ["--near-duplicates"] if near else []
-    told = run("report", unclean, *options)
-    done = run("report", unclean, *options, "--json", "-o", page)
-    assert done.exit_code == told.exit_code == 0, done.output
-    wanted = {**FOUND, "near-duplicates": "near"} if near else FOUND
-    document = json.loads(done.stdout)
-    found = {check["check"]: check for check in document["hygiene"]}
-    assert found.pop("conflicting-gold")["rows"] == 0
-    assert {name: [one["gc_id"] for one in check["examples"]] for name, check in found.items()} == {
-        name: [gc_id] for name, gc_id in wanted.items()
-    }
-    lines = [line.split() for line in told.stdout.splitlines()]
-    html = page.read_text()
-    for name, check in found.items():
-        (example,) = check["examples"]
-        assert [name, "1", "17", "%"] in [line[:4] for line in lines]
-        (row,) = [line for line in lines if line[:1] == [example["gc_id"]]]
-        assert " ".join(row).endswith(" ".join(example["text"].replace("\x1b", " ").split()))
-        assert f'<tr><th scope="row">{name}</th><td>1</td><td>17 %</td>' in html
-        assert f'<tr><th scope="row">{example["gc_id"]}</th>' in html
-        assert str(escape(example["with"])) in html
-    assert "<script" not in html
-    assert "\x1b" not in told.stdout
-    assert f"--drop {','.join(name for name in CHECKS if name in wanted)}`" in " ".join(told.stdout.split())

@@ -19,15 +19,12 @@ from gaincurate.core.artifact import Artifact
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty import rollout_set
 from gaincurate.difficulty.engine import Completion
-from gaincurate.difficulty.verifier import VerifierConfig
 from gaincurate.errors import InputError, OutcomeError, OutputError
-from gaincurate.hygiene.options import HygieneOptions
-from gaincurate.report.build import EXAMPLES, LISTED, hygiene_checks, report
+from gaincurate.report.build import report
 from gaincurate.report.document import Document, Relation, from_json, to_json
 from gaincurate.report.formatting import number
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
-from questions import asking
 
 ROWS = 150
 
@@ -275,18 +272,6 @@ def test_any_number_of_rows_makes_a_document(tmp_path: Path, rows: int) -> None:
     assert document.about.rows == rows
     if rows < 30:
         assert {verdict.verdict for verdict in document.verdicts} == {"not-enough-rows"}
-
-
-def test_broken_gold_answers_are_listed_further_than_the_rest(tmp_path: Path) -> None:
-    answers = [None if place % 2 else "4" for place in range(60)]
-    scored = asking(tmp_path / "set", ["How far?"] * 60, answers)  # type: ignore[arg-type]
-    options = HygieneOptions(("duplicates", "broken-gold"), verifier=VerifierConfig("exact"))
-    broken, copies = hygiene_checks(scored, options)
-    assert (broken.check, broken.rows, len(broken.examples)) == ("broken-gold", 30, LISTED)
-    assert [one["gc_id"] for one in broken.examples] == [
-        f"id{place:04d}" for place in range(1, 2 * LISTED, 2)
-    ]
-    assert (copies.check, copies.rows, len(copies.examples)) == ("duplicates", 59, EXAMPLES)
 
 
 def finished(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:

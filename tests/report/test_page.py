@@ -127,7 +127,7 @@ def test_a_set_of_which_little_is_known_has_a_page_of_what_there_is(tmp_path: Pa
     assert not ids & {"relations", "lifts", "outcomes", "run"}
     assert "Too few rows to say" in found.text
     assert "cannot be said without pass rates" in found.text
-    assert "No check reports a row." in found.text
+    assert "gaincurate hygiene DIR" in found.text
 
 
 def test_signals_with_one_verdict_share_a_row_and_those_worth_a_trial_do_not() -> None:
