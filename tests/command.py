@@ -28,10 +28,10 @@ def read_options(*arguments: object) -> dict[str, Any]:
 
         def call(ctx: Any, **values: Any) -> None:
             made(ctx, **values)
-            given = {name: value for name, value in values.items() if value not in (None, [], ())}
-            values_read.update(
-                {options._key(name, markers[name]): given[name] for name in given.keys() & markers}
-            )
+            for name in values.keys() & markers:
+                if values[name] not in (None, [], ()):
+                    plain = json.loads(json.dumps(values[name], default=str))
+                    values_read[options._key(name, markers[name])] = plain
 
         return call
 
@@ -39,8 +39,7 @@ def read_options(*arguments: object) -> dict[str, Any]:
         patch.setattr(options, "_call", recording)
         result = run(*arguments)
     assert result.exit_code == 0, result.stderr
-    plain: dict[str, Any] = json.loads(json.dumps(values_read, default=str))
-    return plain
+    return values_read
 
 
 def tree(folder: Path) -> dict[str, bytes]:

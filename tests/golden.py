@@ -85,12 +85,11 @@ LEFT_OUT = re.compile(
 )
 """Keys of JSON whose values are not compared."""
 GONE = re.compile(
-    r"matrix|profiles|calibrations|against|ends|tenths|distributions|scatters|group_sizes|settings|format"
-    r"|(prompt|length)_column|groups|counts|match|with|histogram|ceiling"
+    r"\.reports\.(report|show) .*\.(matrix|profiles|calibrations|against|ends|tenths|distributions|scatters|format"
+    r"|group_sizes|settings|(prompt|length)_column|groups|counts|match|with|histogram|ceiling)"
 )
-"""Keys of reports and of `show` that left, or hold other figures now."""
-AGAINST = " --against sets/qwen3-text"
-"""An option that left; stored reports are named with it."""
+"""Places in reports and in `show` that left, or hold other figures now."""
+AGAINST, PREDICTED = " --against sets/qwen3-text", "predicted p(1-p)"  # an option and a column that left
 
 
 def gaincurate(command: str, *exits: int) -> Any:
@@ -146,8 +145,17 @@ def differences(new: Any, before: Any, place: str = "") -> Iterator[str]:
     """Where two JSON values differ; a new key of an object is no difference."""
     if isinstance(new, dict) and isinstance(before, dict):
         for name, value in before.items():
+            if GONE.fullmatch(f"{place}.{name}"):
+                continue
             gone = [f"{place}.{name} is gone"] if value is not None else []
             yield from differences(new[name], value, f"{place}.{name}") if name in new else gone
+    elif (
+        isinstance(before, list)
+        and before
+        and isinstance(before[0], dict)
+        and before[0].get("column") == PREDICTED
+    ):
+        yield from differences(new, before[1:], place)
     elif isinstance(new, list) and isinstance(before, list) and len(new) == len(before):
         for i, (a, b) in enumerate(zip(new, before, strict=True)):
             yield from differences(a, b, f"{place}[{i}]")
@@ -279,28 +287,10 @@ def corpus() -> dict[str, Any]:
     return {**made, "exports": {name: exports(name) for name in TRAINERS}, "reports": reports()}
 
 
-def left(value: Any) -> Any:
-    """A report without what left of it."""
-    if isinstance(value, dict):
-        return {name: left(each) for name, each in value.items() if not GONE.fullmatch(name)}
-    if isinstance(value, list):
-        predicted = "predicted p(1-p)"  # a column of lifts that left
-        return [
-            left(each) for each in value if not (isinstance(each, dict) and each.get("column") == predicted)
-        ]
-    return value
-
-
 def compare() -> Iterator[str]:
     """Every difference from the stored corpus, and of what was killed and resumed from what was not."""
     with lzma.open(FIXTURE / "values.json.xz", "rt") as file:
-        stored, made = json.load(file), corpus()
-    for values in (stored, made):
-        values["reports"] = {
-            name: left(each) if name.startswith(("report", "show")) else each
-            for name, each in values["reports"].items()
-        }
-    yield from differences(made, stored)
+        yield from differences(corpus(), json.load(file))
     score_all("new")
     roll_out("new/rollouts")
     for path in sorted(Path("new").iterdir()):

@@ -244,23 +244,17 @@ class Strata:
         return values[self.codes] if len(self) > 1 else np.broadcast_to(values, len(self.codes))
 
 
-def by_value(values: Floats) -> Ints:
-    """The rows by value, equal ones in their order."""
-    return np.argsort(values, kind="stable").astype(np.int32)
-
-
 class Ranked:
     """One column's ranks inside strata.
 
     Args:
         values: `[rows]`, finite.
         strata: of the same rows.
-        order: the rows by value, where that is known already.
     """
 
-    def __init__(self, values: Floats, strata: Strata, order: Ints | None = None) -> None:
+    def __init__(self, values: Floats, strata: Strata) -> None:
         self.strata = strata
-        order = by_value(values) if order is None else order
+        order = np.argsort(values, kind="stable").astype(np.int32)
         if len(strata) > 1:
             # Sorting short integers is a pass over their digits.
             small = strata.codes.astype(np.uint16 if len(strata) < 1 << 16 else np.int32)
