@@ -327,8 +327,7 @@ def forecast(
         from gaincurate.schedule.forecast import forecast as compute
         from gaincurate.schedule.forecast import read_references
 
-        rates, tokens = read_references(config)
-        result = compute(config, rates, tokens)
+        result = compute(config, read_references(config))
         if out is not None:
             write_json(out, asdict(result), named=True)
         output.result(result, as_json, _print_forecast)
@@ -339,21 +338,15 @@ def _print_forecast(result: Forecast) -> None:
         return f"{share.value:{form}} ({share.low:{form}} to {share.high:{form}})"
 
     of = output.counted(result.references, "prompt")
-    output.text(
-        f"from {output.counted(result.rollouts, 'rollout')} of {of}, "
-        f"for groups of {result.group} and {result.tokens:,.0f} tokens per completion:"
-    )
+    output.text(f"from {output.counted(result.rollouts, 'rollout')} of {of}, for groups of {result.group}:")
     output.text(f"  prompts whose groups hardly ever differ now: {shown(result.silent)}")
     output.text(f"  of all prompts, out of reach: {shown(result.hopeless)}")
     output.text(f"  groups of a uniform step that teach nothing: {shown(result.wasted)}")
-    for source in result.sources:
-        output.text(f"  {source.name}: {shown(source.tells)} of what true pass rates would tell apart")
     output.records(
-        (result.uniform, *result.strategies, result.oracle),
+        (result.uniform, result.chosen, result.oracle),
         {
             "strategy": "strategy",
             "groups that differ": lambda each: shown(each.differ),
-            "per 1,000 tokens": lambda each: shown(each.per_thousand, ".3g"),
             "times uniform": lambda each: shown(each.times, ".2f"),
         },
     )
