@@ -9,8 +9,6 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import Any
 
 from gaincurate.core.artifact import Json
@@ -22,18 +20,9 @@ from gaincurate.schedule.status import status
 
 _STATE = "tracking.json"
 _OF_ROUND = (
-    "accuracy",
-    "effective",
-    "all_wrong",
-    "all_right",
-    "concentration",
-    "drift",
-    "rollouts",
-    "prompt_tokens",
-    "completion_tokens",
-    "training_seconds",
-    "scoring_seconds",
-)
+    "round", "accuracy", "effective", "all_wrong", "all_right", "concentration", "drift", "rollouts",
+    "prompt_tokens", "completion_tokens", "training_seconds", "scoring_seconds",
+)  # fmt: skip
 
 Writer = tuple[str, Callable[[dict[str, float], int], Any], Callable[[], Any]]
 """A tracker's name of a run, a function that logs numbers at a round, and one that closes it."""
@@ -63,7 +52,7 @@ TRACKERS = {"wandb": _wandb, "tensorboard": _tensorboard}
 """Functions that open a run of a tracker, or continue the one of that name."""
 
 
-class Tracking(AbstractContextManager["Tracking"]):
+class Tracking:
     """A tracker that gets a run's finished rounds, at once those that it lacks.
 
     Args:
@@ -87,14 +76,10 @@ class Tracking(AbstractContextManager["Tracking"]):
                 f"--track {tracker}: it cannot begin: {error}. `pip install {tracker}` installs it."
             ) from error
         self._state = {**state, "id": identifier}
-
-    def __enter__(self) -> Tracking:
         self.send()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """End the tracker's run; an error is a warning."""
         self._guarded(self._close)
 
     def send(self) -> None:
@@ -124,7 +109,7 @@ def numbers(row: Json) -> dict[str, float]:
     Args:
         row: of `rounds` in `schedule.status.status`.
     """
-    values = {"round": row["round"], **row["metrics"], **{name: row[name] for name in _OF_ROUND}}
+    values = row["metrics"] | {name: row[name] for name in _OF_ROUND}
     return {
         f"gaincurate/{name}": float(value)
         for name, value in values.items()

@@ -76,7 +76,7 @@ class DriveConfig(BaseModel):
         Literal["wandb", "tensorboard"] | None,
         Option("Send each round's numbers to this tracker, at the number of the round."),
     ] = None
-    dry_run: Annotated[bool, Option("Print the rounds that can be known and the forecast.")] = False
+    dry_run: Annotated[bool, Option("Print the newest round's command, filled in, and do nothing.")] = False
 
 
 class DoctorConfig(BaseModel):

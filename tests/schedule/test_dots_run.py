@@ -301,7 +301,7 @@ def test_a_failed_rollout_names_its_log(
     run = start(tmp_path / "run", scored, verifier="bad_verifiers:nothing")
     with pytest.raises(
         GaincurateError,
-        match=r"rolling out for round 0 failed: error: .*nothing.* \(log: .*rollout\.log\)\. What had",
+        match=r"rolling out for round 0 failed: error: .*nothing.* \(log: .*rollout\.log\)\. What was",
     ):
         advance(run)
 

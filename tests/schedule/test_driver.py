@@ -129,7 +129,7 @@ def test_failures_name_round_and_log_and_lose_nothing(tmp_path: Path) -> None:
 
 
 def test_data_that_were_tidied_away_are_written_again_as_they_were(tmp_path: Path) -> None:
-    run = runs.begin(tmp_path)
+    run = runs.begin(tmp_path, strategy="posterior", options={"group_sizes": [2, 20]})
     before = run.data(0).read_bytes()
     run.data(0).unlink()
     drive(Run(run.folder), [*SCRIPT, *PLACES[:2], "none", *PLACES[3:]])

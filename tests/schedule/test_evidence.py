@@ -15,8 +15,8 @@ from scipy import special
 import runs
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
-from gaincurate.schedule import context
 from gaincurate.schedule.config import ScheduleConfig
+from gaincurate.schedule.context import Context
 from gaincurate.schedule.rounds import start
 from gaincurate.schedule.strategies.evidence import best_labels, law_of
 
@@ -148,7 +148,7 @@ def test_earlier_outcomes_are_found_by_id_and_by_text(tmp_path: Path, form: str)
         "model": "m",
     }
     made = start(ScheduleConfig(**settings, strategy="posterior", budget=8, rounds=3), notes.append)
-    counts = context.read_history(made)
+    counts = Context(made, 0, "").history
     assert counts is not None
     np.testing.assert_allclose(counts, expected)
     seen, silent = (
@@ -193,7 +193,7 @@ def test_rates_are_those_of_the_day_that_the_run_was_opened(tmp_path: Path) -> N
     scored.add_column("gc_rate", ids, rates, {})
     run = runs.begin(tmp_path, scored=tmp_path / "set", strategy="posterior", rates="gc_rate, gc_rate")
     ScoredSet(tmp_path / "set").add_column("gc_rate", ids, pa.array([0.5] * 60), {})
-    found = context.read_rates_of(run)
+    found = Context(run, 0, "").rates
     assert found is not None
     np.testing.assert_allclose(found[:, 0], rates.to_numpy(), rtol=1e-6)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,7 +45,7 @@ def test_each_round_is_sent_once_whatever_fails(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(TRACKERS, "wandb", open_)
     run = runs.begin(tmp_path, rounds=4)
     play(run)
-    with Tracking(run, "wandb", notes.append) as tracking:
+    with closing(Tracking(run, "wandb", notes.append)) as tracking:
         assert [round_ for _, round_ in sent] == [0]  # a round from before it was tracked
         broken.append(True)
         play(run)
@@ -53,7 +54,7 @@ def test_each_round_is_sent_once_whatever_fails(tmp_path: Path, monkeypatch: pyt
             "warning: wandb was not written: no network. The next `schedule run` sends what is missing"
         ]
         broken.clear()
-    with Tracking(run, "wandb") as tracking:  # the next driver
+    with closing(Tracking(run, "wandb")) as tracking:  # the next driver
         play(run)
         tracking.send()
         tracking.send()
@@ -90,7 +91,7 @@ def test_tensorboard_has_what_was_sent(tmp_path: Path) -> None:
     run = runs.begin(tmp_path)
     for _ in range(2):  # two drivers
         play(run)
-        with Tracking(run, "tensorboard"):
+        with closing(Tracking(run, "tensorboard")):
             pass
     events = reader.EventAccumulator(str(run.folder / "tensorboard"), size_guidance={"tensors": 0})
     events.Reload()
@@ -105,7 +106,7 @@ def test_wandb_takes_what_is_sent_offline(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     run = runs.begin(tmp_path)
     play(run)
-    with Tracking(run, "wandb"):
+    with closing(Tracking(run, "wandb")):
         pass
     state = json.loads((run.folder / "tracking.json").read_text())
     assert list((tmp_path / "wandb").glob(f"offline-run-*/run-{state['id']}.wandb"))
