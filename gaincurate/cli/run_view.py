@@ -14,7 +14,6 @@ from gaincurate.core.progress import View
 
 if TYPE_CHECKING:
     from gaincurate.schedule.run import Run
-    from gaincurate.schedule.tracking import Tracking
 
 
 class RoundsView(View):
@@ -26,7 +25,6 @@ class RoundsView(View):
 
         console = Console(stderr=True)
         self._run = run
-        self.tracking: Tracking | None = None
         self._status = Status("", console=console) if console.is_terminal else None
         self._text = ""
 
@@ -78,8 +76,6 @@ class RoundsView(View):
             f"{output.counted(row['prompt_tokens'], 'prompt token')}  training {seconds:,.1f} s"
             f"{scoring}{drift}"
         )
-        if self.tracking is not None:
-            self.tracking.send()
 
 
 _COLUMNS: dict[str, output.Cell] = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -131,21 +131,11 @@ def run(config: DriveConfig, as_json: AsJson = False) -> None:
         if config.dry_run:
             finder = finder_of(opened, config.trainer, output.note, keep=False)
             facts = {"round": opened.newest(), "command": newest_command(opened, command, finder)}
-            rounds = opened.config.rounds
-            output.result(
-                facts,
-                as_json,
-                lambda facts: output.text(
-                    f"{of_rounds(facts['round'], rounds)}: {shlex.join(facts['command'])}"
-                ),
-            )
+            of = of_rounds(opened.newest(), opened.config.rounds)
+            output.result(facts, as_json, lambda facts: output.text(f"{of}: {shlex.join(facts['command'])}"))
             return
-        with closing(RoundsView(opened)) as view, ExitStack() as stack:
+        with closing(RoundsView(opened)) as view:
             finder = finder_of(opened, config.trainer, view.note)
-            if config.track is not None:
-                from gaincurate.schedule.tracking import Tracking
-
-                view.tracking = stack.enter_context(closing(Tracking(opened, config.track, view.note)))
             drive(opened, command, timeout=config.timeout, again=config.retry, view=view, finder=finder)
         output.result(status(opened), as_json, print_status)
 
