@@ -35,10 +35,7 @@ RunFolder = Annotated[Path, Option("The run's folder.", metavar="RUN", argument=
 @app.command(cls=Command)
 @configured()
 def recipe(
-    trainer: Annotated[
-        str,
-        Option(f"{', '.join(with_part('recipe'))}.", metavar="TRAINER", argument=True),
-    ],
+    trainer: Annotated[str, Option(f"{', '.join(with_part('recipe'))}.", metavar="TRAINER", argument=True)],
     live: Annotated[
         Path | None,
         Option("verl: print the settings of one long process that follows this run.", metavar="RUN"),

@@ -87,8 +87,7 @@ class ForecastConfig(BaseModel):
         Option("As in `schedule start`: pass rates of other models.", READING, metavar="NAME,...", read=str),
     ] = Field(default_factory=list)
     history: Annotated[
-        list[Path],
-        Option("As in `schedule start`: outcomes of earlier training. May be repeated.", READING),
+        list[Path], Option("As in `schedule start`: outcomes of earlier training. May be repeated.", READING)
     ] = Field(default_factory=list)
     success: Annotated[
         float | None,

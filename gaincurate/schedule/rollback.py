@@ -10,14 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gaincurate.core.artifact import Json
-from gaincurate.core.files import (
-    append_line,
-    digest_bytes,
-    digest_file,
-    digest_json,
-    drop_half_line,
-    reading,
-)
+from gaincurate.core.files import append_line, digest_bytes, digest_file, digest_json, drop_half_line, reading
 from gaincurate.core.foreign import read_bytes
 from gaincurate.core.outcomes import earliest_return
 from gaincurate.core.sealed import read_sealed, write_sealed

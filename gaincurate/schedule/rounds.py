@@ -191,33 +191,38 @@ def advance(
         raise InputError(f"{run.folder} is finished: all of its {run.config.rounds} rounds are done.")
     round_ = state["round"] + 1
     if round_ > 0:
-        selector, state, inputs = _observe(run, state, checkpoint, note, held)
+        selector, state, inputs, log = _observe(run, state, checkpoint, note, held)
     elif checkpoint is not None:
         raise InputError(
             f"--checkpoint {checkpoint}: no round of {run.folder} was trained yet; round 0 is prepared with "
             "the model that training begins with (--model of `schedule start`)."
         )
     else:
-        checkpoint, selector, inputs = state["checkpoint"], selector_of(run, state), {}
+        checkpoint, selector, inputs, log = state["checkpoint"], selector_of(run, state), {}, {}
         state = {name: state[name] for name in (*_CARRIED_OVER, "taken")}
-    if round_ == run.config.rounds:
+    finished = round_ == run.config.rounds
+    if not finished:
+        if references is not None and not selector.observes_references:
+            raise _no_references(run.config, references)
+        selector.prepare(Context(run, round_, state["order"], checkpoint, note, held, references))
+    if log:
+        run.log(**log)
+    if finished:
         last = _state(run, selector, round_ - 1, state)
         run.commit({**last, "inputs": inputs, "metrics": _metrics(run, selector), "finished": True})
         return None
-    if references is not None and not selector.observes_references:
-        raise _no_references(run.config, references)
-    selector.prepare(Context(run, round_, state["order"], checkpoint, note, held, references))
     _write_round(run, selector, round_, state, inputs)
     return run.round_folder(round_)
 
 
 def _observe(
     run: Run, state: Json, checkpoint: str | None, note: Note, held: Held
-) -> tuple[base.Selector, Json, Json]:
+) -> tuple[base.Selector, Json, Json, Json]:
     """Take the newest round's outcomes, score again where that is due, and have the strategy learn.
 
     Returns:
-        The selector, the next round's state without its rows, and the inputs in its plan.
+        The selector, the next round's state without its rows, the inputs in its plan, and a line of the log.
+        The line is not in the plan, because a trainer that was killed and run again must not change the plan.
     """
     round_ = state["round"]
     plan = run.plan(round_)
@@ -271,9 +276,8 @@ def _observe(
         note(f"warning: {why}")
     elif 0 < share < 0.5 and not 0 < share_before < 0.5:  # once, when it begins; 0 may be groups of one
         note(f"in round {round_}, {REPLAY}")
-    # Not in the plan, which a trainer that was killed and run again must not change.
-    run.log(what="outcomes", round=round_, repeated=outcomes.repeated, void=outcomes.void)
-    return selector, state, inputs
+    log = {"what": "outcomes", "round": round_, "repeated": outcomes.repeated, "void": outcomes.void}
+    return selector, state, inputs, log
 
 
 def _state(run: Run, selector: base.Selector, round_: int, state: Json) -> Json:

@@ -39,17 +39,6 @@ def test_a_run_that_went_back_plans_the_same_rounds_again(tmp_path: Path) -> Non
     assert runs.plans(run) == before
 
 
-def test_other_outcomes_after_going_back_give_another_history(tmp_path: Path) -> None:
-    run = runs.begin(tmp_path, rounds=4)
-    saved = saved_place(run, step=0)
-    go_on(run, 2)
-    before = runs.plans(run)
-    return_to(run, saved, "checkpoint-0")
-    go_on(run, 2, lambda gc_id, sample: 1.0)
-    assert runs.plans(run)[0] == before[0]
-    assert runs.plans(run)[2] != before[2]
-
-
 def test_outcomes_behind_the_step_are_taken_back_and_a_half_line_goes(tmp_path: Path) -> None:
     run = runs.begin(tmp_path)
     ids = run.ids(0)

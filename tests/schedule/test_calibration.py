@@ -140,25 +140,16 @@ def test_a_run_without_a_round_and_one_that_waits_again(tmp_path: Path) -> None:
 
 def test_commands_about_a_rounds_data_say_that_there_is_none(tmp_path: Path) -> None:
     run = dots_runs.begin(tmp_path)
-    for command in (
-        ("export", run.folder, "--trainer", "trl", "--out", tmp_path / "out.parquet"),
-        ("doctor", "--run", run.folder),
-    ):
-        result = gaincurate(*command)
-        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    result = gaincurate("export", run.folder, "--trainer", "trl", "--out", tmp_path / "out.parquet")
-    assert result.exit_code == 2
-    assert (
-        f"error: {run.folder} has no round yet: its strategy waits for something first (dots for outcomes of its references)."
-        in result.stderr
-    )
     log = tmp_path / "log.jsonl"
     log.write_text("{}\n")
-    result = gaincurate("schedule", "next", run.folder, "--outcomes", log)
-    assert result.stderr.startswith(f"error: {run.folder} has no round yet")
-    with pytest.raises(InputError) as caught:
+    for command in (
+        ("export", run.folder, "--trainer", "trl", "--out", tmp_path / "out.parquet"),
+        ("schedule", "next", run.folder, "--outcomes", log),
+    ):
+        result = gaincurate(*command)
+        assert (result.exit_code, f"error: {run.folder} has no round yet: its" in result.stderr) == (2, True)
+    with pytest.raises(InputError, match=r"^--checkpoint somewhere: no round of .* was trained yet"):
         advance(run, "somewhere")
-    assert str(caught.value).startswith(f"--checkpoint somewhere: no round of {run.folder} was trained yet")
 
 
 def test_going_back_sets_aside_what_references_did_since(tmp_path: Path) -> None:
@@ -181,22 +172,13 @@ def test_going_back_sets_aside_what_references_did_since(tmp_path: Path) -> None
     assert runs.plans(run)[1] == expected
 
 
-def test_options_of_dots_on_the_command_line(tmp_path: Path) -> None:
+def test_a_budget_and_a_rollout_are_checked_on_the_command_line(tmp_path: Path) -> None:
     dots_runs.begin(tmp_path)
-    asked = ("schedule", "start", tmp_path / "set", "--run", tmp_path / "x", "--rounds", 2)
-
-    def said(*more: object) -> str:
-        result = gaincurate(*asked, *more)
-        assert result.exit_code == 2
-        assert not (tmp_path / "x").exists()
-        return result.stderr
-
-    assert said("--strategy", "uniform") == (
+    asked = ("schedule", "start", tmp_path / "set", "--run", tmp_path / "x", "--rounds", 2, "--strategy")
+    assert gaincurate(*asked, "uniform").stderr == (
         "error: strategy uniform needs --budget N, the distinct prompts of a round.\n"
     )
-    assert said("--strategy", "dots", "--budget", 8, "--rollout", "[1]") == (
+    assert gaincurate(*asked, "dots", "--budget", 8, "--rollout", "[1]").stderr == (
         'error: --rollout \'[1]\': expected a JSON object, such as {"verifier": "math", "samples": 8}.\n'
     )
-    assert "strategy dots: temperature = 0: Input should be greater than 0." in said(
-        "--strategy", "dots", "--budget", 8, "--set", "temperature=0"
-    )
+    assert not (tmp_path / "x").exists()

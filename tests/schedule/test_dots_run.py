@@ -238,20 +238,6 @@ def test_by_hand_with_a_rollout_set_and_with_next(
     assert plan["references"]["predictor"]["meaning"].startswith("p (1 - p)")
     status = json.loads(gaincurate("schedule", "status", run.folder, "--json").stdout)
     assert (status["difficulty"]["waiting"], status["waiting"]["round"]) == (None, 0)
-    # And a whole set's outcomes do at the start.
-    everything = gaincurate(
-        "difficulty", "rollout", scored, "--model", model, "--out", tmp_path / "all", "--samples", 4,
-        "--verifier", "bad_verifiers:parity", "--max-tokens", 5, "--on-error", "skip", "--threads", 1,
-        "--verify-workers", 1,
-    )  # fmt: skip
-    assert everything.exit_code == 0, everything.stderr
-    again = [value if value != tmp_path / "run" else tmp_path / "second" for value in asked]
-    result = gaincurate(
-        *again, "--rounds", 2, "--references", 8, "--reference-outcomes", tmp_path / "all", "--budget", 6
-    )
-    assert result.exit_code == 0, result.stderr
-    assert "round 0 of 2 is planned: 6 of 30 prompts" in result.stdout
-    assert Run(tmp_path / "second").plan(0)["references"]["rollouts"] == 32  # not those of the other prompts
 
 
 def test_a_server_serves_driven_and_live_trainers(

@@ -80,14 +80,6 @@ def test_without_outcomes_every_prompt_has_the_prior_and_no_labels_are_chosen() 
     assert best_labels({"task": np.arange(5)}, np.zeros((2, 5)), 0.05) == ()
 
 
-def test_labels_that_say_nothing_are_not_chosen() -> None:
-    random = np.random.default_rng(5)
-    wins = random.binomial(8, random.choice([0.05, 0.5], 300)).astype(float)
-    noise = {"a": random.integers(0, 3, 300), "b": random.integers(0, 40, 300)}
-    assert best_labels(noise, np.array([wins, 8 - wins]), 0.05) == ()
-    assert best_labels({**noise, "c": (wins > 1).astype(int)}, np.array([wins, 8 - wins]), 0.05) == ("c",)
-
-
 def test_random_labels_are_rarely_noticed_in_a_first_round_and_telling_ones_always() -> None:
     """Sets of 80 observed prompts of which 70 % are dead, as in a first round of the lean study's."""
     noticed, random = 0, np.random.default_rng(11)

@@ -42,11 +42,6 @@ def test_any_part_of_a_stream_is_the_same_numbers(seed: int, round_: int, start:
     assert ((whole > 0) & (whole < 1)).all()
 
 
-def test_a_part_begins_at_a_multiple_of_four() -> None:
-    with pytest.raises(ValueError, match="start 3 is no multiple of 4"):
-        uniforms(0, 0, 0, 3, 9)
-
-
 def test_a_permutation_has_everything_once_and_is_another_each_time() -> None:
     first, second = permutation(1, 0, 0, 1000), permutation(1, 1, 0, 1000)
     assert sorted(first.tolist()) == list(range(1000))
