@@ -310,27 +310,16 @@ def _print_rejudged(result: Rejudged) -> None:
 
 @app.command(cls=Command)
 @configured("gaincurate.schedule.forecast:ForecastConfig")
-def forecast(
-    config: ForecastConfig,
-    out: Annotated[
-        Path | None,
-        Option("Also write it here as JSON.", names=("--out", "-o")),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
+def forecast(config: ForecastConfig, as_json: AsJson = False) -> None:
     """Forecast what a choice of prompts could gain in a training, from rollouts of a random sample.
 
     Example: gaincurate difficulty forecast scored --rollouts rollouts --group 8
     """
     with output.reporting():
-        from gaincurate.core.files import write_json
         from gaincurate.schedule.forecast import forecast as compute
         from gaincurate.schedule.forecast import read_references
 
-        result = compute(config, read_references(config))
-        if out is not None:
-            write_json(out, asdict(result), named=True)
-        output.result(result, as_json, _print_forecast)
+        output.result(compute(config, read_references(config)), as_json, _print_forecast)
 
 
 def _print_forecast(result: Forecast) -> None:

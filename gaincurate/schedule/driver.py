@@ -61,15 +61,10 @@ def drive(
     view: View | None = None,
     finder: Finder | None = None,
 ) -> None:
-    """Run the command for each round that is left.
+    """Run the command, a trainer with placeholders in braces, for each round that is left.
 
-    Args:
-        run: the run.
-        command: the trainer, with placeholders in braces; empty for the last command.
-        timeout: seconds for a round's training.
-        again: train the newest round again although its trainer ended well.
-        view: called as the work proceeds.
-        finder: finds the trainer's checkpoints. Default: any folder with whole weights counts.
+    An empty command is the last one. `timeout` is seconds for a round's training. `again` trains the newest
+    round again although its trainer ended well. By default any folder with whole weights is a checkpoint.
 
     Raises:
         TrainerError: the trainer failed, hung, or left no checkpoint where one is needed.

@@ -54,14 +54,9 @@ def build(
     matches: Mask | None = None,
     note: Callable[[str], None] = lambda sentence: None,
 ) -> None:
-    """Write the group of each row of a set.
+    """Write the group of each row of a set, by `stratify` and `where`, and note what they are.
 
-    Args:
-        path: the file to write.
-        scored: the set.
-        config: with `stratify`, or `where`.
-        matches: `[rows]`, for which rows `where` holds; the others are a group that is never drawn.
-        note: called with a description of the groups.
+    Rows for which `matches`, `[rows]`, does not hold are a group that is never drawn.
 
     Raises:
         InputError: no such column, one that makes no groups, or weights or a budget that do not go with them.
@@ -135,14 +130,9 @@ def _clusters(scored: ScoredSet, config: ScheduleConfig) -> tuple[Labels, list[s
 
 
 def cluster(scored: ScoredSet, count: int, seed: int) -> Labels:
-    """The cluster of each row, `[rows]`, from 0, the largest first.
+    """The cluster of each row, `[rows]`, from 0, the largest first, of `count` clusters at most.
 
     Clusters with less than an eighth of an even share are dissolved into the others.
-
-    Args:
-        scored: a set with embeddings.
-        count: clusters at most.
-        seed: of the sample and of the first centres.
 
     Raises:
         InputError: a row has no embedding.

@@ -136,12 +136,10 @@ def checked_lines(run: Run, lines: Iterable[Mapping[str, Any]], newest: int) -> 
 def pass_rates_of(
     path: Path, rules: Rules | None = None, *, scored: ScoredSet | None = None
 ) -> list[PassRates]:
-    """Every policy in a file or folder, as `read_pass_rates`, or in a run, where each round is one.
+    """Every policy in a file, a folder of tables, or a run, where each round is one.
 
-    Args:
-        path: a file, a folder of tables, or a run's folder.
-        rules: the range of rewards. Default: the run's, else 0 to 1.
-        scored: the set of the prompts, by which NeMo Gym's rollouts get their ids.
+    `rules` has the range of rewards, by default the run's, else 0 to 1. By `scored`, the set of the prompts,
+    NeMo Gym's rollouts get their ids.
 
     Raises:
         InputError: see `read_pass_rates`.

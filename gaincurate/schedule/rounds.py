@@ -59,10 +59,7 @@ _CARRIED_OVER = ("order", "ordered_by", "scores", "probe", "checkpoint")
 def start(config: ScheduleConfig, note: Note = silent, references: Path | None = None) -> Run:
     """Open a run and write its round 0, unless its strategy has to wait for something before that.
 
-    Args:
-        config: its options.
-        note: called with messages for the user.
-        references: outcomes of round 0's references.
+    `references` are outcomes of round 0's references.
 
     Raises:
         InputError: an option does not go with the set or with another option.

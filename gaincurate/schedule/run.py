@@ -86,7 +86,6 @@ class Order:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
         table = read_table(path)
         try:
             self.rows: Ints = table.column("row").chunk(0).to_numpy()
@@ -134,15 +133,9 @@ def build(path: Path, scored: ScoredSet, by: str | None, *, ascending: bool) -> 
 def permute(
     path: Path, order: Order, ranks: Ints, ids: Iterable[str], values: Floats, *, ascending: bool
 ) -> None:
-    """Write `order` with the rows at some ranks, which ascend, sorted again among these ranks by new values.
+    """Write `order` with the rows at some ascending `ranks` sorted again among these ranks.
 
-    Args:
-        path: the file to write, another than the order's own.
-        order: the order so far.
-        ranks: `[k]`, ascending.
-        ids: of the rows at these ranks.
-        values: `[k]`, their new values, all from one checkpoint.
-        ascending: low values first.
+    `ids` and `values` are of the rows there; the values are all from one checkpoint.
     """
     table = pa.table({"value": values, ID: pa.array(ids, pa.string())})
     keys = [("value", "ascending" if ascending else "descending"), (ID, "ascending")]

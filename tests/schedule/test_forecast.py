@@ -242,11 +242,11 @@ def test_the_command_prints_the_table_and_writes_json(tmp_path: Path) -> None:
     given = ["difficulty", "forecast", str(scored), "--outcomes", str(tmp_path / "rates.jsonl")]
     refused = command.run(*given, "--success", "1")
     assert (refused.exit_code, "--success goes with a rollout set" in refused.stderr) == (2, True)
-    done = command.run(*given, "--rounds", "3", "--out", str(tmp_path / "f.json"))
+    done = command.run(*given, "--rounds", "3")
     assert done.exit_code == 0, done.stderr
     assert "groups of a uniform step that teach nothing" in done.stdout
     assert "oracle" in done.stdout
-    written = json.loads((tmp_path / "f.json").read_text())
+    written = json.loads(command.run(*given, "--rounds", "3", "--json").stdout)
     assert written["references"] == 200
     assert written["wasted"]["value"] > 0.6
 
