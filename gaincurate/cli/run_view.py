@@ -102,8 +102,6 @@ without mu has no target rank."""
 
 def print_status(facts: dict[str, Any]) -> None:
     """Print the facts of `schedule.status.status`."""
-    from gaincurate.report.predictions import predictions
-
     rounds = facts["rounds"]
     if not rounds:
         where = "no round yet"
@@ -148,6 +146,8 @@ def print_status(facts: dict[str, Any]) -> None:
         output.text(f"  the trainer's log ends: {output.plain(facts['last_line'])[: output.WIDTH]}")
     if facts["difficulty"] is None:
         return
+    from gaincurate.report.predictions import predictions
+
     print_blocks(predictions(facts["difficulty"], rounds))
     if (waiting := facts["difficulty"]["waiting"]) is None:
         return

@@ -319,12 +319,12 @@ class Run:
     @property
     def state(self) -> Json:
         """The state that the newest round was planned with, or the one after the last round."""
-        newest, path = self.round, self.folder / STATE
+        newest, path = newest_round(self.folder), self.folder / STATE
         if newest < 0 or path.exists():
             state = read_sealed(path)
             if newest < 0 or state["finished"]:
                 return state
-        return self.state_of(newest)
+        return read_sealed(self.round_folder(newest) / STATE)
 
     def state_of(self, round_: int) -> Json:
         """The state that a round was planned with; of older rounds a large selector state is not kept."""

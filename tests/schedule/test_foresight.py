@@ -250,12 +250,11 @@ def test_programs_and_a_start_take_outcomes_of_references_too(tmp_path: Path) ->
     path.write_text("".join(json.dumps(line) + "\n" for line in dots_runs.lines(ids, 0)))
     assert (schedule.round, waiting["round"]) == (-1, 0)
     assert schedule.next(references=path)
-    other = start(run.config.model_copy(update={"run": tmp_path / "other"}), references=path)
-    assert other.ids(0) == schedule.ids
-    refused = run.config.model_copy(update={"run": tmp_path / "third"})
+    given = run.config.model_copy(update={"run": tmp_path / "other", "ascending": None})
     with pytest.raises(InputError, match="does not exist"):
-        start(refused, references=tmp_path / "none.jsonl")
-    assert not refused.run.exists()
+        start(given, references=tmp_path / "none.jsonl")
+    assert not given.run.exists()
+    assert start(given, references=path).ids(0) == schedule.ids
 
 
 def test_the_first_references_say_what_a_run_aims_at(tmp_path: Path) -> None:
