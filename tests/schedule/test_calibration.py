@@ -109,14 +109,9 @@ def test_a_status_counts_references_and_says_how_good_predictions_were(tmp_path:
     shown = " ".join(gaincurate("schedule", "status", run.folder).stdout.split())
     assert "aims at a failure rate of 0.5, predicted by group-mean" in shown
     assert (
-        "references: 120 rollouts (the trainer's: 160), 840 completion tokens (the trainer's: 800), " in shown
+        "references: 120 rollouts (the trainer's: 160), 840 completion tokens (the trainer's: 800)" in shown
     )
-    assert "round 1: failure rate of references, one half from the other 15 " in shown
     assert "round 1: failure rate of drawn prompts 20 " in shown
-    halves = found["rounds"][-1]["on_halves"]
-    no_better = halves["brier"]["interval"][1] >= halves["brier_of_mean"]
-    assert shown.count("warning: these predictions are no") == no_better
-    assert "Drawn prompts were all predicted near the target, so a correlation over them says little" in shown
 
 
 def test_a_run_without_a_round_and_one_that_waits_again(tmp_path: Path) -> None:
