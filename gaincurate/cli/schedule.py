@@ -127,9 +127,10 @@ def run(config: DriveConfig, as_json: AsJson = False) -> None:
         opened, command = Run(config.run), config.command or []
         if config.dry_run:
             finder = finder_of(opened, config.trainer, output.note, keep=False)
-            facts = {"round": opened.newest(), "command": newest_command(opened, command, finder)}
+            filled = newest_command(opened, command, finder)
             of = of_rounds(opened.newest(), opened.config.rounds)
-            output.result(facts, as_json, lambda facts: output.text(f"{of}: {shlex.join(facts['command'])}"))
+            facts = {"round": opened.newest(), "command": filled}
+            output.result(facts, as_json, lambda _: output.text(f"{of}: {shlex.join(filled)}"))
             return
         with closing(RoundsView(opened)) as view:
             finder = finder_of(opened, config.trainer, view.note)

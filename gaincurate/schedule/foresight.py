@@ -192,13 +192,8 @@ def _generate(run: Run, asked: Asked, engine: Sequence[str], options: Json, note
     note(f"round {asked.round}: rolling out {len(asked.ids):,} references with {engine[1]}")
     config, log = asked.folder / _OPTIONS, asked.folder / "rollout.log"
     write_json(config, options)
-    words = [
-        "difficulty",
-        "rollout",
-        str(run.scored.folder.resolve()),
-        "--out",
-        str(asked.folder / _ROLLOUTS),
-    ]
+    words = ["difficulty", "rollout", str(run.scored.folder.resolve())]
+    words += ["--out", str(asked.folder / _ROLLOUTS)]
     words += [*engine, "--reference", str(len(asked.ids)), "--seed", str(asked.seed), "--config", str(config)]
     what = f"rolling out for round {asked.round}"
     seconds = run_command_of_ours(run, words, log, "difficulty.lock", what)
@@ -284,21 +279,17 @@ def ask(run: Run, round_: int, rows: Ints) -> Asked:
 
 def needed(run: Run, asked: Asked) -> NotReadyError:
     """The sentence for outcomes that are not there."""
-    name, round_ = shlex.quote(str(run.folder)), asked.round
-    policy = (
-        "the model that training begins with" if round_ == 0 else f"the policy as round {round_ - 1} left it"
-    )
-    scored = shlex.quote(str(run.scored.folder.resolve()))
+    name, round_, given = shlex.quote(str(run.folder)), asked.round, asked.folder / GIVEN
+    policy = f"the policy as round {round_ - 1} left it" if round_ else "the model that training begins with"
     return NotReadyError(
         f"round {round_} waits for the outcomes of its {len(asked.ids):,} reference prompts under {policy}. "
         f"The prompts are in {asked.folder / DATA}. Write a line for each rollout, "
-        f'{{"gc_id": ..., "reward": ..., "round": {round_}, "sample": ...}}, to {asked.folder / GIVEN}, then '
+        f'{{"gc_id": ..., "reward": ..., "round": {round_}, "sample": ...}}, to {given}, then '
         f"`gaincurate schedule next {name}`; or `gaincurate schedule next {name} --reference-outcomes PATH` "
-        "takes a file of outcomes or a rollout set (`gaincurate difficulty rollout "
-        f"{scored} --reference {len(asked.ids)} --seed {asked.seed} --out PATH ...` makes one).",
+        "takes a file of outcomes or a rollout set.",
         round=round_,
         references=str(asked.folder / DATA),
-        outcomes=str(asked.folder / GIVEN),
+        outcomes=str(given),
         ids=asked.ids,
     )
 

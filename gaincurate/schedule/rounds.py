@@ -78,9 +78,11 @@ def start(config: ScheduleConfig, note: Note = silent, references: Path | None =
     check_options_of_a_run(config.model_copy(update={"model": model}), scored, kind, by, options)
     if references is not None and not kind.observes_references:
         raise _no_references(config, references)
-    where = {"folder": str(config.scored.resolve()), "relative": os.path.relpath(config.scored, config.run)}
     if isinstance(config.scored, Remote):
         where = {"folder": str(config.scored), "cache": str(cache_folder().absolute())}
+    else:
+        relative = os.path.relpath(config.scored, config.run)
+        where = {"folder": str(config.scored.resolve()), "relative": relative}
     with making(config.run) as folder:
         scored.verify()
         missing = build(folder / ORDER, scored, by, ascending=ascending)
