@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.core import rng
-from gaincurate.core.rng import draw, draw_within, gumbel_keys, largest_within, permutation, uniforms
+from gaincurate.core.rng import draw_within, gumbel_keys, largest_within, permutation, uniforms
+from gaincurate.schedule.base import Pool
 
 
 def test_uniforms_are_these_numbers_on_every_machine() -> None:
@@ -94,7 +95,7 @@ def test_the_largest_of_each_group_are_those_of_a_sort(
 def test_any_weights_give_distinct_items(count: int, data: st.DataObject, extreme: float) -> None:
     size = data.draw(st.integers(1, count))
     weights = np.where(np.arange(count) % 3 == 0, extreme, 0.0)
-    found = draw(count, size, lambda a, b: weights[a:b], seed=5, round_=2)
+    found = Pool(count, size, seed=5).draw(weights, 2)
     assert len(set(found.tolist())) == size
     assert set(found.tolist()) <= set(range(count))
 
@@ -104,7 +105,7 @@ def test_drawn_one_after_the_other_with_these_weights() -> None:
     rounds = 20_000
     pairs = np.zeros((5, 5))
     for round_ in range(rounds):
-        first, second = draw(5, 2, lambda a, b: np.log(p[a:b]), seed=11, round_=round_)
+        first, second = Pool(5, 2, seed=11).draw(np.log(p), round_)
         pairs[first, second] += 1
     expected = rounds * p[:, None] * p[None, :] / (1 - p[:, None])
     np.fill_diagonal(expected, 0)
