@@ -14,10 +14,8 @@ import pytest
 import embedded
 import runs
 from command import run as gaincurate
-from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError, NotReadyError
 from gaincurate.schedule import base
-from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.context import Context
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
@@ -91,19 +89,6 @@ class Predicting(First):
 
     def plan_facts(self, rows: Any) -> dict[str, Any]:
         return {self.options.name: (rows / ROWS).tolist()[: self.options.values]}
-
-
-class Particular(First):
-    """Has its own rules of sizes and sets."""
-
-    class Options(base.Options):
-        steps: int = 2
-
-        def round_size(self, budget: int | None) -> int:
-            return self.steps * 3
-
-        def check_run(self, config: ScheduleConfig, scored: ScoredSet) -> None:
-            raise InputError(f"{config.budget} prompts of {len(scored)} are not to its taste.")
 
 
 class Adrift(First):
@@ -220,17 +205,6 @@ def test_what_a_strategy_says_of_a_round_is_in_its_plan_and_predictions_are_judg
         with pytest.raises(InputError, match=sentence):
             begin(tmp_path / "b", "Predicting", options=options)
     assert not (tmp_path / "b/run").exists()
-
-
-def test_options_may_have_rules_of_their_own(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="8 prompts of 60 are not to its taste"):
-        begin(tmp_path, "Particular")
-    made = gaincurate(
-        "schedule", "start", tmp_path / "set", "--run", tmp_path / "run", "--strategy", "mine:Particular",
-        "--rounds", 2, "--set", "steps=4",
-    )  # fmt: skip
-    assert (made.exit_code, made.stdout) == (2, "")
-    assert "12 prompts of 60 are not to its taste" in made.stderr
 
 
 def test_what_a_strategy_has_no_part_for_is_refused(tmp_path: Path) -> None:
