@@ -46,7 +46,7 @@ from gaincurate.schedule.checkpoints import weights_of, why_incomplete
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.context import Context
 from gaincurate.schedule.observations import Note, carried, pass_rates_of, rules_of, silent
-from gaincurate.schedule.rescore import run_command_of_ours
+from gaincurate.schedule.rescore import run_gaincurate
 from gaincurate.schedule.run import DATA, GIVEN, IDS, MADE, Run
 from gaincurate.schedule.strategies.dots import Aim, DotsOptions, seed_of
 
@@ -196,7 +196,7 @@ def _generate(run: Run, asked: Asked, engine: Sequence[str], options: Json, note
     words += ["--out", str(asked.folder / _ROLLOUTS)]
     words += [*engine, "--reference", str(len(asked.ids)), "--seed", str(asked.seed), "--config", str(config)]
     what = f"rolling out for round {asked.round}"
-    seconds = run_command_of_ours(run, words, log, "difficulty.lock", what)
+    seconds = run_gaincurate(run, words, log, "difficulty.lock", what)
     run.log(what="rollout", round=asked.round, seconds=seconds, policy=engine[1])
 
 

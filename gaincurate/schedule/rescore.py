@@ -157,10 +157,10 @@ def _score(run: Run, round_: int, checkpoint: str, out: Path, rows: Ints | None)
     # Flags win over the file.
     log = run.round_folder(round_) / "scoring.log"
     what = f"scoring the checkpoint of round {round_}"
-    return run_command_of_ours(run, [*words, *run.config.rescore.options], log, "scoring.lock", what)
+    return run_gaincurate(run, [*words, *run.config.rescore.options], log, "scoring.lock", what)
 
 
-def run_command_of_ours(run: Run, words: Sequence[str], log: Path, lock: str, what: str) -> float:
+def run_gaincurate(run: Run, words: Sequence[str], log: Path, lock: str, what: str) -> float:
     """Run `gaincurate` with these words in a process of its own, and return the seconds that it took.
 
     Raises:
