@@ -62,8 +62,6 @@ def test_draws_do_not_depend_on_how_the_items_are_cut_into_blocks(monkeypatch: p
     whole = all_of()
     monkeypatch.setattr(rng, "_BLOCK", 64)
     assert all_of() == whole
-    monkeypatch.setattr(rng, "_CHUNK", 5)
-    assert all_of() == whole
     # Brute force: all keys at once.
     keys = weights - np.log(-np.log(uniforms(3, 1, 0, 0, 1000)))
     assert gumbel_keys(weights, seed=3, round_=1).tolist() == keys.tolist()
@@ -80,8 +78,7 @@ def test_the_largest_of_each_group_are_those_of_a_sort(
     labels = np.array([group for group, _ in items], np.int32)
     keys = np.array([-np.inf if key == -3 else key for _, key in items], float)  # many equal ones
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rng, "_CHUNK", chunk)
-        patch.setattr(rng, "_BLOCK", 4 * chunk)
+        patch.setattr(rng, "_BLOCK", chunk)
         largest, their_keys = largest_within(sizes, lambda a, b: keys[a:b], labels)
     expected = []
     for group, size in enumerate(sizes.tolist()):
