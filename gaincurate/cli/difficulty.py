@@ -331,11 +331,16 @@ def _print_forecast(result: Forecast) -> None:
     output.text(f"  prompts whose groups hardly ever differ now: {shown(result.silent)}")
     output.text(f"  of all prompts, out of reach: {shown(result.hopeless)}")
     output.text(f"  groups of a uniform step that teach nothing: {shown(result.wasted)}")
+    for source in result.sources:
+        output.text(f"  {source.name}: {shown(source.tells)} of what true pass rates would tell apart")
     output.records(
-        (result.uniform, result.chosen, result.oracle),
+        (result.uniform, *result.strategies, result.oracle),
         {
             "strategy": "strategy",
-            "groups that differ": lambda each: shown(each.differ),
+            "groups that differ": lambda each: (
+                f"{each.differ.value * result.budget:.0f} of {result.budget:,}"
+            ),
+            "effective share": lambda each: shown(each.differ),
             "times uniform": lambda each: shown(each.times, ".2f"),
         },
     )

@@ -1,8 +1,8 @@
 """Forecasts the gain of choosing prompts from a few hundred references before a training.
 
 The true pass rates of the references are estimated first, as a mixture of binomials. Uniform sampling and the
-oracle follow from the mixture. A strategy draws in simulated trainings without a model, whose policy stays as
-it is now: a policy that learns makes outcomes age, so its forecast is an upper bound. In a simulated set,
+oracle follow from the mixture. Strategies draw in simulated trainings without a model, whose policy stays as
+it is now: a policy that learns makes outcomes age, so their forecast is an upper bound. In a simulated set,
 pass rates go with labels, earlier training and other models' rates as far as strategy `posterior` expects by
 these the outcomes of references that it has not seen.
 """
@@ -25,6 +25,7 @@ from gaincurate.core.outcomes import Rules
 from gaincurate.core.rng import Floats, Ints, permutation, uniforms
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
+from gaincurate.difficulty.beta import groups_that_differ
 from gaincurate.difficulty.embeddings import matrix
 from gaincurate.difficulty.methods import read_rates
 from gaincurate.difficulty.pass_rates import PassRates, of_rollouts
@@ -79,9 +80,13 @@ class ForecastConfig(BaseModel):
         int | None, Field(ge=1), Option("Prompts of a round. Default: a twentieth of the set.")
     ] = None
     rounds: Annotated[int, Field(ge=1), Option("Rounds to look ahead.")] = 12
-    strategy: Annotated[
-        str, Option("Strategy to try, with its default options. It must learn from outcomes alone.")
-    ] = "posterior"
+    strategies: Annotated[
+        list[str],
+        Option(
+            "Strategies to try, with their default options; may be repeated. All learn from outcomes alone.",
+            names=("--strategy",),
+        ),
+    ] = ["posterior"]
     rates: Annotated[
         Names,
         Option("As in `schedule start`: pass rates of other models.", READING, metavar="NAME,...", read=str),
@@ -118,6 +123,18 @@ class Reach:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """Evidence from before a training, and how well it `tells` apart prompts whose groups do not differ.
+
+    Of the prompts that it expects to differ least, as large a share as is wasted, it is the share of groups
+    that do not differ: 1 stands for that of a choice by true pass rates, and 0 for that of all prompts.
+    """
+
+    name: str
+    tells: Share
+
+
+@dataclass(frozen=True, slots=True)
 class Forecast:
     """The result of `forecast`.
 
@@ -128,12 +145,14 @@ class Forecast:
     references: int
     rollouts: int
     group: int
+    budget: int
     silent: Share
     hopeless: Share
     wasted: Share
     uniform: Reach
     oracle: Reach
-    chosen: Reach
+    strategies: list[Reach]
+    sources: list[Source]
     advice: list[str]
 
 
@@ -226,10 +245,10 @@ def _best(weights: Grid, chances: Floats, share: float) -> Floats:
 
 
 def forecast(config: ForecastConfig, rates: PassRates, worlds: int = _WORLDS, seed: int = 0) -> Forecast:
-    """Forecast the groups that differ for uniform sampling, the oracle and the configured strategy.
+    """Forecast the groups that differ for uniform sampling, the oracle and the configured strategies.
 
     Args:
-        config: the set, the training and the strategy.
+        config: the set, the training and the strategies.
         rates: of the references, which must be a random sample of the set.
         worlds: simulated trainings.
         seed: of all random numbers.
@@ -249,16 +268,20 @@ def forecast(config: ForecastConfig, rates: PassRates, worlds: int = _WORLDS, se
     oracle = _best(weights, differ, share)
     others = np.setdiff1d(permutation(seed, 4, _STREAM, len(scored))[:_PROMPTS], at)
     view = _View.of(config, scored, np.concatenate([at, others]))
-    places = _places(view, wins, losses, seed)
+    sources, places = _sources(view, config.group, wins, losses, weights, seed)
     count = min(_GROUPS, max(1, len(at) // _OF_A_GROUP))
     borders = np.sort(places[: len(at)])[len(at) * np.arange(1, count) // count]
     groups = np.searchsorted(borders, places, "right")
     of_groups = [_mixtures(wins, losses, groups[: len(at)] == group, seed=seed) for group in range(count)]
-    times = []
-    for world in range(worlds):
-        true_rates = _world(seed + world, groups, np.stack([each[1 + world] for each in of_groups]))
-        times.append(_simulate(config, view, seed + world, true_rates, share))
-    chosen = np.minimum(np.array([np.mean(times), *times]) * uniform[: 1 + worlds], oracle[: 1 + worlds])
+    true_rates = [
+        _world(seed + world, groups, np.stack([each[1 + world] for each in of_groups]))
+        for world in range(worlds)
+    ]
+    strategies = {}
+    for name in config.strategies:
+        times = [_simulate(config, name, view, seed + i, true, share) for i, true in enumerate(true_rates)]
+        drawn = np.array([np.mean(times), *times]) * uniform[: 1 + worlds]
+        strategies[name] = np.minimum(drawn, oracle[: 1 + worlds])
 
     def reach(name: str, shares: Floats) -> Reach:
         return Reach(name, _share(shares), _share(shares / uniform[: len(shares)]))
@@ -267,12 +290,14 @@ def forecast(config: ForecastConfig, rates: PassRates, worlds: int = _WORLDS, se
         references=len(rates.ids),
         rollouts=round(float(wins.sum() + losses.sum())),
         group=config.group,
+        budget=budget,
         silent=_share(weights @ silent),
         hopeless=_share(weights @ (silent & (GRID < 0.5))),
         wasted=_share(1.0 - uniform),
         uniform=reach("uniform", uniform),
         oracle=reach("oracle", oracle),
-        chosen=reach(config.strategy, chosen),
+        strategies=[reach(name, shares) for name, shares in strategies.items()],
+        sources=sources,
         advice=[],
     )
     return replace(result, advice=advice(result))
@@ -291,12 +316,13 @@ def _check(config: ForecastConfig, scored: ScoredSet, rates: PassRates, budget: 
             f"every rollout of the {len(rates.ids):,} prompts has the same reward, so no group can differ "
             "and there is nothing to choose by. Take other prompts or another model."
         )
-    kind = base.load(config.strategy)
-    if kind.ordering != "none" or kind.observes_references:
-        raise InputError(
-            f"--strategy {config.strategy} draws by an order or by references, and a forecast simulates "
-            "strategies that learn from outcomes."
-        )
+    for name in config.strategies:
+        kind = base.load(name)
+        if kind.ordering != "none" or kind.observes_references:
+            raise InputError(
+                f"--strategy {name} draws by an order or by references, and a forecast simulates strategies "
+                "that learn from outcomes."
+            )
     if budget > len(scored):
         raise InputError(f"--budget {budget:,} is more than the {len(scored):,} prompts of {config.scored}.")
     check_ids(scored, rates)
@@ -305,20 +331,64 @@ def _check(config: ForecastConfig, scored: ScoredSet, rates: PassRates, budget: 
     return rows
 
 
-def _places(view: _View, wins: Floats, losses: Floats, seed: int) -> Floats:
-    """The place of each row among all by the failure rate that `posterior` expects of it, `[rows]`, 0 to 1.
-
-    What is expected of a reference rests on the outcomes of the others alone.
+def _sources(
+    view: _View, group: int, wins: Floats, losses: Floats, weights: Grid, seed: int
+) -> tuple[list[Source], Floats]:
+    """How well each source separates prompts, and the place of each row by all of them, `[rows]`, 0 to 1.
 
     Args:
         view: of the references' rows, then of others.
+        group: rollouts per prompt in the training.
         wins: of the references.
         losses: of the references.
+        weights: the mixture of all references, and those of the resamples.
         seed: of the folds, and of the order of equal rows.
     """
-    selector = base.build("posterior", base.Pool(len(view.rows), 1, seed), {})
-    order, others = permutation(seed, 6, _STREAM, len(wins)), np.arange(len(wins), len(view.rows))
-    places, ties = np.zeros(len(view.rows)), uniforms(seed, 5, _STREAM, 0, len(view.rows))
+    bare = replace(view, history=None, rates=None)
+    views = {"labels": bare}
+    if view.history is not None:
+        views["history"] = replace(bare, history=view.history)
+    if view.rates is not None:
+        views["rates"] = replace(bare, rates=view.rates)
+    if len(views) > 1:
+        views["all of them"] = view
+    sources, equal = [], 1.0 - chance_to_differ(GRID, group)
+    wasted = weights @ equal
+    best = _best(weights, equal, wasted[0])
+    for name, evidence in views.items():
+        expected, labels = _expected(evidence, name in ("labels", "all of them"), wins, losses, seed)
+        worth = np.zeros(len(wins))
+        for fold, failure, rollouts in expected:
+            b = rollouts[fold] * failure[fold]
+            worth[fold] = groups_that_differ(rollouts[fold] - b, b, group)
+        # Of equal worth, all count in part.
+        below, upto = _between(worth)
+        lowest = np.clip((wasted[0] - below) / (upto - below), 1e-9, 1.0)
+        among = _mixtures(wins, losses, lowest, seed=seed) @ equal
+        tells = np.clip((among - wasted) / np.maximum(best - wasted, 1e-9), 0.0, 1.0)
+        shown = f"labels {' and '.join(labels) or '(none noticed)'}" if name == "labels" else name
+        sources.append(Source(shown, _share(tells)))
+    places, others = np.zeros(len(view.rows)), np.arange(len(wins), len(view.rows))
+    ties = uniforms(seed, 5, _STREAM, 0, len(places))
+    for fold, failure, _ in expected:  # by all sources
+        unseen = np.append(fold, others)
+        low, high = _between(failure[unseen])
+        places[unseen] += (low + ties[unseen] * (high - low)) / np.where(unseen < len(wins), 1, _FOLDS)
+    return sources, places
+
+
+def _expected(
+    view: _View, by_labels: bool, wins: Floats, losses: Floats, seed: int
+) -> tuple[list[tuple[Ints, Floats, Floats]], list[str]]:
+    """The expectations of `posterior` for all rows without the outcomes of a fold of the references.
+
+    Returns:
+        Of each fold its references, the failure rates `[rows]`, and the rollouts that these rest on `[rows]`.
+        Then the labels that were noticed last.
+    """
+    options = {} if by_labels else {"labels": "none"}
+    selector = base.build("posterior", base.Pool(len(view.rows), 1, seed), options)
+    order, expected = permutation(seed, 6, _STREAM, len(wins)), []
     for part in range(_FOLDS):
         fold = order[part::_FOLDS]
         counted = np.ones(len(wins))
@@ -326,12 +396,16 @@ def _places(view: _View, wins: Floats, losses: Floats, seed: int) -> Floats:
         outcomes = {"rows": np.arange(len(wins)), "wins": wins * counted, "losses": losses * counted}
         selector.load_state_dict(selector.state_dict() | outcomes)
         selector.prepare(cast("Context", view))
-        unseen = np.append(fold, others)
-        failure = np.array(selector.plan_facts(unseen)["predicted"])
-        ascending = np.sort(failure)
-        low, high = (np.searchsorted(ascending, failure, side) / len(failure) for side in ("left", "right"))
-        places[unseen] += (low + ties[unseen] * (high - low)) / np.where(unseen < len(wins), 1, _FOLDS)
-    return places
+        facts = selector.plan_facts(np.arange(len(view.rows)))
+        expected.append((fold, np.array(facts["predicted"]), np.array(facts["predicted_rollouts"])))
+    return expected, facts["evidence"].get("labels", [])
+
+
+def _between(values: Floats) -> tuple[Floats, Floats]:
+    """The shares of the values that are below each of them, and below or equal."""
+    ascending = np.sort(values)
+    below, upto = (np.searchsorted(ascending, values, side) for side in ("left", "right"))
+    return below / len(values), upto / len(values)
 
 
 def _world(seed: int, groups: Ints, mixtures: Grid) -> Floats:
@@ -342,11 +416,13 @@ def _world(seed: int, groups: Ints, mixtures: Grid) -> Floats:
     return rates
 
 
-def _simulate(config: ForecastConfig, view: _View, seed: int, rates: Floats, share: float) -> float:
-    """The mean chance that a drawn group differs, in all rounds of the strategy, in times of uniform's."""
+def _simulate(
+    config: ForecastConfig, name: str, view: _View, seed: int, rates: Floats, share: float
+) -> float:
+    """The mean chance that a drawn group differs, in all rounds of a strategy, in times of uniform's."""
     pool = base.Pool(len(view.rows), max(1, round(share * len(view.rows))), seed)
     chances = chance_to_differ(rates, config.group)
-    selector, drawn = base.build(config.strategy, pool, {}), []
+    selector, drawn = base.build(name, pool, {}), []
     for round_ in range(config.rounds):
         selector.prepare(cast("Context", replace(view, round=round_)))
         rows = np.asarray(selector.draw(round_), np.int64)
@@ -398,22 +474,26 @@ def _share(values: Floats) -> Share:
 
 def advice(result: Forecast) -> list[str]:
     """Recommendations, most important first; docs/difficulty.md gives the reasons for the thresholds."""
-    best, sentences = result.chosen, []
+    best = max(result.strategies, key=lambda each: each.times.value, default=None)
+    sentences = []
     if result.wasted.value < NO_WASTE:
         sentences.append(
             f"Choosing prompts will not pay: {result.wasted.value:.0%} of uniform's groups teach nothing, "
             "less than a third. Tune uniform sampling's batch, group size and learning rate, and stop there."
         )
-    elif result.wasted.value < LITTLE_WASTE or best.times.low < WORTH:
+    elif result.wasted.value < LITTLE_WASTE or best is None or best.times.low < WORTH:
         sentences.append(
             "Uniform sampling with a smaller batch, such as 4 prompts a step in place of 16: more steps are "
             "worth more here than a choice of prompts."
         )
     else:
+        source = max(result.sources, key=lambda each: each.tells.value)
+        share = f"{source.tells.value:.0%} of what true pass rates would tell"
+        evidence = f"The best evidence is {source.name} ({share}). " if source.tells.value > 0 else ""
         sentences.append(
             f"Strategy {best.strategy}: it can reach {best.times.value:.2f} times uniform's groups that "
             "differ per token. In our trainings twice as many were worth 3 points of accuracy over tuned "
-            "uniform sampling. Keep uniform with a smaller batch as the control."
+            f"uniform sampling. {evidence}Keep uniform with a smaller batch as the control."
         )
     if result.wasted.value > LITTLE_WASTE:
         sentences.append(f"{REPLAY[0].upper()}{REPLAY[1:]}.")

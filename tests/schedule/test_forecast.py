@@ -23,9 +23,14 @@ from gaincurate.errors import InputError
 from gaincurate.schedule.forecast import (
     GRID,
     SILENT,
+    Forecast,
     ForecastConfig,
+    Reach,
+    Share,
+    Source,
     _simulate,
     _View,
+    advice,
     chance_to_differ,
     forecast,
     likelihoods,
@@ -107,7 +112,16 @@ def _config(scored: Path, **options: Any) -> ForecastConfig:
     return ForecastConfig(**{"scored": scored, "outcomes": Path("x"), "rounds": 4, **options})
 
 
-def test_evidence_reaches_the_strategy_as_far_as_it_tells(tmp_path: Path) -> None:
+def _telling(rates: np.ndarray, values: Any, wasted: float) -> float:
+    """What means of labels tell of the wasted groups, by the latent rates, as `Source` defines it."""
+    equal = 1 - chance_to_differ(rates, 8)
+    by_label = {value: equal[values == value].mean() for value in np.unique(values)}
+    count, ties = round(wasted * len(rates)), np.random.default_rng(0).random(len(rates))
+    chosen = equal[np.lexsort((ties, -np.array([by_label[value] for value in values])))[:count]].mean()
+    return float((chosen - wasted) / (np.sort(equal)[::-1][:count].mean() - wasted))
+
+
+def test_sources_tell_as_much_as_the_latent_rates_say_and_reach_the_strategy(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     dead = rng.random(800) < 0.7
     rates = np.where(dead, 0.0, rng.beta(2, 2, 800))
@@ -126,23 +140,37 @@ def test_evidence_reaches_the_strategy_as_far_as_it_tells(tmp_path: Path) -> Non
     references = _references(rates, 256)
     given = _config(scored, history=[earlier], rates=["other"], rounds=3)
     result = forecast(given, references, worlds=4)
+    tells = {source.name: source.tells for source in result.sources}
+    assert list(tells) == ["labels task", "history", "rates", "all of them"]
+    truth = _telling(rates, shown, float(1 - chance_to_differ(rates, 8).mean()))
+    assert tells["labels task"].low <= truth <= tells["labels task"].high
+    assert tells["labels task"].value == pytest.approx(truth, abs=0.15)
+    assert tells["rates"].value > 0.8
+    assert tells["history"].value == pytest.approx(0.5, abs=0.25)  # of half of the prompts
+    assert tells["all of them"].value > 0.8
     # What `schedule start` would run with the same evidence, on the latent rates themselves.
     view = _View.of(given, ScoredSet(scored), np.arange(800))
-    truth = float(np.mean([_simulate(given, view, seed, rates, 0.05) for seed in range(3)]))
+    truth = float(np.mean([_simulate(given, "posterior", view, seed, rates, 0.05) for seed in range(3)]))
     # References in eight groups say less than all of this evidence.
-    assert 0.75 * truth < result.chosen.times.value < 1.05 * truth
-    by_label = forecast(given.model_copy(update={"history": [], "rates": []}), references, worlds=4)
-    assert 1.1 < by_label.chosen.times.value < result.chosen.times.value - 0.2
+    assert 0.75 * truth < result.strategies[0].times.value < 1.05 * truth
+    bare = given.model_copy(update={"history": [], "rates": [], "strategies": [OUTCOMES, "posterior"]})
+    by_label = forecast(bare, references, worlds=4)
+    assert [source.name for source in by_label.sources] == ["labels task"]
+    assert [each.strategy for each in by_label.strategies] == [OUTCOMES, "posterior"]
+    assert 1.1 < by_label.strategies[1].times.value < result.strategies[0].times.value - 0.2
     assert result.advice[0].startswith("Strategy posterior: it can reach")
     assert any("switch replay on" in sentence for sentence in result.advice)
 
 
-def test_where_little_is_wasted_choosing_will_not_pay(tmp_path: Path) -> None:
+def test_labels_may_tell_nothing_and_where_little_is_wasted_choosing_will_not_pay(tmp_path: Path) -> None:
     rates = np.where(np.arange(400) % 4 == 0, 0.0, 0.5)
     scored = _set(tmp_path, rates, ["a", "b", "c"] * 133 + ["a"])
     result = forecast(_config(scored), _references(rates, 200), worlds=4)
     assert result.wasted.value < 1 / 3
-    assert result.chosen.times.low < 1.1  # the labels tell nothing
+    (source,) = result.sources
+    assert source.name == "labels (none noticed)"
+    assert source.tells.low < 0.05
+    assert source.tells.value < 0.35
     assert result.advice[0].startswith("Choosing prompts will not pay")
 
 
@@ -179,12 +207,12 @@ def _held(tmp_path: Path, kind: str, tells: str) -> dict[str, list[bool]]:
             {"gc_angle": np.zeros(rows)},
             {"task": pa.array(np.argsort(np.argsort(shown)) * 20 // rows)},
         )
-        config = _config(scored, strategy=OUTCOMES)
+        config = _config(scored, strategies=[OUTCOMES])
         references = [_references(rates, 256, seed=10 * number + k) for k in range(10)]
         truth = _truth(config, rates)
         for k, sample in enumerate(references):
             result = forecast(config, sample, seed=1000 * k)
-            reaches = {each.strategy: each for each in (result.uniform, result.oracle, result.chosen)}
+            reaches = {each.strategy: each for each in (result.uniform, result.oracle, *result.strategies)}
             lines = {f"{name} differ": reach.differ for name, reach in reaches.items()}
             lines |= {f"{name} times": reach.times for name, reach in reaches.items()}
             lines |= {name: getattr(result, name) for name in ("silent", "hopeless", "wasted")}
@@ -197,7 +225,7 @@ def _truth(config: ForecastConfig, rates: np.ndarray) -> dict[str, float]:
     """Each line of a forecast by the latent rates."""
     chances = chance_to_differ(rates, 8)
     view = _View(ScoredSet(config.scored), np.arange(len(rates)))
-    by_outcomes = np.mean([_simulate(config, view, seed, rates, 0.05) for seed in range(4)])
+    by_outcomes = np.mean([_simulate(config, OUTCOMES, view, seed, rates, 0.05) for seed in range(4)])
     uniform = chances.mean()
     differ = {
         "uniform": uniform,
@@ -214,6 +242,18 @@ def _truth(config: ForecastConfig, rates: np.ndarray) -> dict[str, float]:
     }
 
 
+@pytest.mark.parametrize(("tells", "named"), [(0.0, False), (0.4, True)])
+def test_advice_names_the_best_evidence_only_where_it_tells_something(tells: float, named: bool) -> None:
+    def share(value: float) -> Share:
+        return Share(value, value, value)
+
+    reach = Reach("posterior", share(0.4), share(1.5))
+    sources = [Source("labels (none noticed)", share(tells))]
+    silent, hopeless, wasted = share(0.6), share(0.1), share(0.7)
+    made = Forecast(64, 512, 8, 10, silent, hopeless, wasted, reach, reach, [reach], sources, advice=[])
+    assert ("labels (none noticed)" in advice(made)[0]) == named
+
+
 def test_what_cannot_be_forecast_is_refused(tmp_path: Path) -> None:
     rates = np.full(100, 0.5)
     scored = _set(tmp_path, rates, ["a"] * 100)
@@ -223,7 +263,7 @@ def test_what_cannot_be_forecast_is_refused(tmp_path: Path) -> None:
         forecast(_config(scored, budget=101), _references(rates, 50))
     for name in ("gain-rl", "dots"):
         with pytest.raises(InputError, match=f"--strategy {name} draws by an order or by references"):
-            forecast(_config(scored, strategy=name), _references(rates, 50))
+            forecast(_config(scored, strategies=["posterior", name]), _references(rates, 50))
     alike = PassRates("r", column_sets.ids(100)[:40], np.zeros(40), np.full(40, 8.0))
     with pytest.raises(InputError, match=r"every rollout of the 40 prompts has the same reward"):
         forecast(_config(scored), alike)
@@ -245,9 +285,13 @@ def test_the_command_prints_the_table_and_writes_json(tmp_path: Path) -> None:
     done = command.run(*given, "--rounds", "3")
     assert done.exit_code == 0, done.stderr
     assert "groups of a uniform step that teach nothing" in done.stdout
-    assert "oracle" in done.stdout
+    assert "labels task: " in done.stdout
+    rows = {line.split()[0]: line.split()[1:4] for line in done.stdout.splitlines() if " of 20 " in line}
+    assert list(rows) == ["uniform", "posterior", "oracle"]
     written = json.loads(command.run(*given, "--rounds", "3", "--json").stdout)
-    assert written["references"] == 200
+    assert (written["references"], written["budget"]) == (200, 20)
+    differ = written["strategies"][0]["differ"]["value"]
+    assert rows["posterior"] == [f"{20 * differ:.0f}", "of", "20"]
     assert written["wasted"]["value"] > 0.6
 
 
@@ -256,5 +300,5 @@ def test_a_forecast_of_hardly_any_success_has_no_nan(tmp_path: Path) -> None:
     wins[0] = 1.0
     scored = _set(tmp_path, np.zeros(200), ["a", "b"] * 100)
     result = forecast(_config(scored), PassRates("r", column_sets.ids(200)[:64], wins, 8 - wins), worlds=4)
-    assert np.isfinite([each.times.value for each in (result.chosen, result.oracle)]).all()
+    assert np.isfinite([each.times.value for each in (*result.strategies, result.oracle)]).all()
     json.dumps(asdict(result), allow_nan=False)
