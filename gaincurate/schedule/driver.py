@@ -143,9 +143,11 @@ def newest_command(run: Run, command: Sequence[str], finder: Finder) -> list[str
     """The newest round's command as `drive` would run it.
 
     Raises:
-        InputError: as `remembered`, or the checkpoint is not known.
+        InputError: as `remembered`, no round is left, or the checkpoint is not known.
         TrainerError: the checkpoint is gone.
     """
+    if run.state["finished"]:
+        raise InputError(f"{run.folder} is finished: no round is left.")
     wanted = remembered(run, command)
     return fill(wanted, _names_of(run, run.newest(), checkpoint_before(run, run.newest(), wanted, finder)))
 

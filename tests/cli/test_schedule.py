@@ -150,6 +150,11 @@ def test_a_dry_run_prints_the_newest_rounds_command_and_keeps_nothing(tmp_path: 
     )
     assert not (run.folder / "command.json").exists()
     assert "no command: gaincurate schedule run" in gaincurate(*asked).stderr
+    finished = runs.begin(tmp_path / "short", rounds=1)
+    runs.report(finished)
+    assert gaincurate("schedule", "next", finished.folder).exit_code == 0
+    refused = gaincurate("schedule", "run", finished.folder, "--dry-run", "--", *command)
+    assert (refused.exit_code, "is finished: no round is left" in refused.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(
