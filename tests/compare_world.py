@@ -41,7 +41,6 @@ class Best(base.Selector):
     by: ClassVar[str | None] = "truth"
     ascending: ClassVar[bool] = False
     ordering: ClassVar[base.Ordering] = "any"
-    foresees: ClassVar[bool] = True
 
     def __init__(self, pool: base.Pool, options: base.Options) -> None:
         assert isinstance(options, self.Options)

@@ -16,7 +16,7 @@ import embedded
 import runs
 from command import run as gaincurate
 from gaincurate.errors import TrainerError
-from gaincurate.schedule import foresight
+from gaincurate.schedule import rescore
 from gaincurate.schedule.run import Run
 
 ROWS, SAMPLES = 60, 4
@@ -80,7 +80,7 @@ def in_process(patch: pytest.MonkeyPatch) -> list[list[str]]:
             raise TrainerError("failed")
         return 0.25
 
-    patch.setattr(foresight, "run_command", call)
+    patch.setattr(rescore, "run_command", call)
     return commands
 
 

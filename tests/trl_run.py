@@ -19,7 +19,7 @@ import trl
 
 from gaincurate.core.artifact import IDENTITY
 from gaincurate.core.process import run_command
-from gaincurate.schedule import foresight
+from gaincurate.schedule import rescore
 from gaincurate.trainers.trl import attach, dataset
 
 
@@ -50,7 +50,7 @@ def kill_rolling_out(round_: int) -> None:
         watch(seconds)
         return seconds
 
-    mock.patch.object(foresight, "run_command", watched).start()
+    mock.patch.object(rescore, "run_command", watched).start()
 
 
 def config(output: Path, kind: Any = trl.GRPOConfig, **options: Any) -> Any:

@@ -310,28 +310,16 @@ def _print_rejudged(result: Rejudged) -> None:
 
 @app.command(cls=Command)
 @configured("gaincurate.schedule.forecast:ForecastConfig")
-def forecast(
-    config: ForecastConfig,
-    out: Annotated[
-        Path | None,
-        Option("Also write it here as JSON.", names=("--out", "-o")),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
+def forecast(config: ForecastConfig, as_json: AsJson = False) -> None:
     """Forecast what a choice of prompts could gain in a training, from rollouts of a random sample.
 
     Example: gaincurate difficulty forecast scored --rollouts rollouts --group 8
     """
     with output.reporting():
-        from gaincurate.core.files import write_json
         from gaincurate.schedule.forecast import forecast as compute
         from gaincurate.schedule.forecast import read_references
 
-        rates, tokens = read_references(config)
-        result = compute(config, rates, tokens)
-        if out is not None:
-            write_json(out, asdict(result))
-        output.result(result, as_json, _print_forecast)
+        output.result(compute(config, read_references(config)), as_json, _print_forecast)
 
 
 def _print_forecast(result: Forecast) -> None:
@@ -339,10 +327,7 @@ def _print_forecast(result: Forecast) -> None:
         return f"{share.value:{form}} ({share.low:{form}} to {share.high:{form}})"
 
     of = output.counted(result.references, "prompt")
-    output.text(
-        f"from {output.counted(result.rollouts, 'rollout')} of {of}, "
-        f"for groups of {result.group} and {result.tokens:,.0f} tokens per completion:"
-    )
+    output.text(f"from {output.counted(result.rollouts, 'rollout')} of {of}, for groups of {result.group}:")
     output.text(f"  prompts whose groups hardly ever differ now: {shown(result.silent)}")
     output.text(f"  of all prompts, out of reach: {shown(result.hopeless)}")
     output.text(f"  groups of a uniform step that teach nothing: {shown(result.wasted)}")
@@ -352,8 +337,10 @@ def _print_forecast(result: Forecast) -> None:
         (result.uniform, *result.strategies, result.oracle),
         {
             "strategy": "strategy",
-            "groups that differ": lambda each: shown(each.differ),
-            "per 1,000 tokens": lambda each: shown(each.per_thousand, ".3g"),
+            "groups that differ": lambda each: (
+                f"{each.differ.value * result.budget:.0f} of {result.budget:,}"
+            ),
+            "effective share": lambda each: shown(each.differ),
             "times uniform": lambda each: shown(each.times, ".2f"),
         },
     )

@@ -1,13 +1,14 @@
 """`gaincurate schedule`: rounds of training data for a trainer, planned one after the other.
 
-`next` and `run` hold the run's locks, because a trainer that follows the run plans its rounds itself. Status
-and forecast are printed from plain values, the same that `--json` prints.
+`next` and `run` hold the run's locks, because a trainer that follows the run plans its rounds itself. The
+status is printed from the plain values that `--json` prints.
 """
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,8 +16,7 @@ import typer
 
 from gaincurate.cli import output
 from gaincurate.cli.options import AsJson, Command, Group, configured
-from gaincurate.cli.run_view import RoundsView, print_coming_rounds, print_status
-from gaincurate.cli.run_view import watch as follow
+from gaincurate.cli.run_view import RoundsView, of_rounds, print_status
 from gaincurate.cli.schedule_start import paths_of, start
 from gaincurate.core.options import Option
 from gaincurate.errors import InputError
@@ -35,10 +35,7 @@ RunFolder = Annotated[Path, Option("The run's folder.", metavar="RUN", argument=
 @app.command(cls=Command)
 @configured()
 def recipe(
-    trainer: Annotated[
-        str,
-        Option(f"{', '.join(with_part('recipe'))}.", metavar="TRAINER", argument=True),
-    ],
+    trainer: Annotated[str, Option(f"{', '.join(with_part('recipe'))}.", metavar="TRAINER", argument=True)],
     live: Annotated[
         Path | None,
         Option("verl: print the settings of one long process that follows this run.", metavar="RUN"),
@@ -123,51 +120,36 @@ def run(config: DriveConfig, as_json: AsJson = False) -> None:
     Example: gaincurate schedule run run -- python train.py {data} {checkpoint} {outcomes} {output}
     """
     with output.reporting(resumes=True):
-        from gaincurate.core.process import check_placeholders
-        from gaincurate.schedule.driver import NAMES, drive
+        from gaincurate.schedule.driver import drive, newest_command
         from gaincurate.schedule.run import Run
-        from gaincurate.schedule.status import coming_rounds, status
+        from gaincurate.schedule.status import status
 
         opened, command = Run(config.run), config.command or []
         if config.dry_run:
-            check_placeholders(command, NAMES)
             finder = finder_of(opened, config.trainer, output.note, keep=False)
-            facts = coming_rounds(opened, command, finder)
-            output.result(facts, as_json, print_coming_rounds)
+            filled = newest_command(opened, command, finder)
+            of = of_rounds(opened.newest(), opened.config.rounds)
+            facts = {"round": opened.newest(), "command": filled}
+            output.result(facts, as_json, lambda _: output.text(f"{of}: {shlex.join(filled)}"))
             return
-        with RoundsView(opened) as view, ExitStack() as stack:
+        with closing(RoundsView(opened)) as view:
             finder = finder_of(opened, config.trainer, view.note)
-            if config.track is not None:
-                from gaincurate.schedule.tracking import Tracking
-
-                view.tracking = stack.enter_context(Tracking(opened, config.track, view.note))
             drive(opened, command, timeout=config.timeout, again=config.retry, view=view, finder=finder)
-        facts = status(opened)
-        output.result(facts, as_json, print_status)
+        output.result(status(opened), as_json, print_status)
 
 
 @app.command(name="status", cls=Command)
 @configured()
-def status_(
-    run: RunFolder,
-    watch: Annotated[
-        bool, Option("Update the page as the run's files change, until Ctrl-C. In a pipe, print once.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
+def status_(run: RunFolder, as_json: AsJson = False) -> None:
     """Print the status of a run: mu, accuracy, drift and cost of each round.
 
-    Example: gaincurate schedule status run --watch
+    Example: gaincurate schedule status run
     """
     with output.reporting():
         from gaincurate.schedule.run import Run
         from gaincurate.schedule.status import status
 
-        if watch and not as_json:
-            follow(run, lambda: status(Run(run)))
-            return
-        facts = status(Run(run))
-        output.result(facts, as_json, print_status)
+        output.result(status(Run(run)), as_json, print_status)
 
 
 def finder_of(run: Run, trainer: str | None, note: Callable[[str], None], *, keep: bool = True) -> Finder:

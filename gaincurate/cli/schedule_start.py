@@ -104,18 +104,11 @@ def start(
         ),
     ] = None,
     reference_outcomes: Annotated[
-        Path | None,
-        Option("Outcomes of round 0's references, or a rollout set.", DOTS),
+        Path | None, Option("Outcomes of round 0's references, or a rollout set.", DOTS)
     ] = None,
     reward_range: Annotated[
         Any,
-        Option(
-            "Rewards of a failure and of a success.",
-            ADVANCED,
-            metavar="LO,HI",
-            read=str,
-            shown="0,1",
-        ),
+        Option("Rewards of a failure and of a success.", ADVANCED, metavar="LO,HI", read=str, shown="0,1"),
     ] = "0,1",
     scoring: Annotated[
         str,

@@ -211,8 +211,6 @@ class Selector(ABC):
     ordering: ClassVar[Ordering] = "none"
     """Of what its ranks are: `any` column's order, which may change from round to round; a `fixed` one, any
     column's too; or `none`, the set's own rows."""
-    foresees: ClassVar[bool] = False
-    """Whether draws do not depend on what is observed, so that all rounds can be shown in advance."""
     reads_scores: ClassVar[bool] = True
     """Whether draws depend on what the model gave for each prompt, the order aside. `gaincurate compare`
     charges a scoring pass for it, and for an order by a score."""

@@ -101,11 +101,7 @@ class ScheduleConfig(BaseModel):
     ]
     run: Annotated[Path, Option("Folder for the run.")]
     strategy: Annotated[
-        str,
-        Option(
-            f"{', '.join(STRATEGIES)}, or module:Class for your own.",
-            metavar="NAME",
-        ),
+        str, Option(f"{', '.join(STRATEGIES)}, or module:Class for your own.", metavar="NAME")
     ]
     budget: int = Field(ge=1)
     """Distinct prompts in a round. The command finds it where a strategy's own options make it."""
@@ -132,8 +128,7 @@ class ScheduleConfig(BaseModel):
         ),
     ] = None
     rollouts: Annotated[
-        Path | None,
-        Option("A rollout set or pass rates: adds pass_rate and samples to --where.", CHOICE),
+        Path | None, Option("A rollout set or pass rates: adds pass_rate and samples to --where.", CHOICE)
     ] = None
     history: Annotated[
         list[Path],
@@ -172,9 +167,7 @@ class ScheduleConfig(BaseModel):
         ),
     ] = None
     align_to: Annotated[
-        int,
-        Field(ge=1),
-        Option("Prompts per batch of the trainer. The budget must be a multiple.", ADVANCED),
+        int, Field(ge=1), Option("Prompts per batch of the trainer. The budget must be a multiple.", ADVANCED)
     ] = 1
     order: Literal["drawn", "rank"] = "drawn"
     """Order of the rows in a round: as drawn, or by rank."""
@@ -183,9 +176,7 @@ class ScheduleConfig(BaseModel):
     reward_high: float = 1.0
     """The reward of a success."""
     min_coverage: Annotated[
-        float,
-        Field(gt=0, le=1),
-        Option("Share of a round's prompts that must have an outcome.", ADVANCED),
+        float, Field(gt=0, le=1), Option("Share of a round's prompts that must have an outcome.", ADVANCED)
     ] = 1.0
     bare: bool = False
     """Leave the scoring run's system message and examples out."""

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gaincurate.core.arrow import read_ipc, write_ipc
+from gaincurate.core.arrow import write_ipc
 from gaincurate.core.artifact import RUN, Json
 from gaincurate.core.columns import fields, read_column
 from gaincurate.core.outcomes import Rules
@@ -27,11 +27,11 @@ from gaincurate.core.schema import EMBEDDING, ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.embeddings import matrix
 from gaincurate.difficulty.methods import read_rates
-from gaincurate.errors import InputError, OutputError
+from gaincurate.errors import InputError
 from gaincurate.schedule.checkpoints import AS_IT_IS, Held
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.observations import Note, pass_rates_of, silent
-from gaincurate.schedule.run import Run
+from gaincurate.schedule.run import Run, read_table
 
 HISTORY, RATES = "history.arrow", "rates.arrow"
 _OF_A_RATE = 8.0
@@ -60,8 +60,8 @@ class Context:
     reference_outcomes: Path | None = None
     """The path of `--reference-outcomes`."""
     opening: bool = False
-    """The run is being opened, or its rounds are only forecast. What takes long has to wait: raise
-    `NotReadyError`, and `schedule next` or `run` asks again."""
+    """The run is being opened. What takes long has to wait: raise `NotReadyError`, and `schedule next` or
+    `run` asks again."""
 
     @property
     def scored(self) -> ScoredSet:
@@ -89,12 +89,18 @@ class Context:
     @property
     def history(self) -> Floats | None:
         """Wins and losses in earlier training by row, `[2, N]` (`--history`); None without one."""
-        return read_history(self.run)
+        if not self.run.config.history:
+            return None
+        table, counts = read_table(self.run.folder / HISTORY), np.zeros((2, self.run.facts["rows"]))
+        counts[:, table.column("row").to_numpy()] = [table.column(n).to_numpy() for n in ("wins", "losses")]
+        return counts
 
     @property
     def rates(self) -> Floats | None:
         """Pass rates of other models by row, `[N, models]`, NaN for none (`--rates`); None without any."""
-        return read_rates_of(self.run)
+        if not self.run.config.rates:
+            return None
+        return np.stack([column.to_numpy() for column in read_table(self.run.folder / RATES).columns], 1)
 
     def embeddings(self, rows: npt.ArrayLike | None = None) -> npt.NDArray[np.float32]:
         """The embeddings of these rows, `[rows, width]`, in this order.
@@ -113,14 +119,7 @@ class Context:
 
 
 def build_history(path: Path, scored: ScoredSet, config: ScheduleConfig, note: Note) -> Json:
-    """Write the wins and losses of each prompt in earlier training.
-
-    Returns:
-        How many prompts have a history, and of how many no group differed, for `run.json`.
-
-    Raises:
-        InputError: as `count_history`.
-    """
+    """Write the wins and losses of each prompt in earlier training, and return counts for `run.json`."""
     counts = count_history(config.history, scored, Rules(config.reward_low, config.reward_high))
     rows = np.flatnonzero(counts.sum(0))
     write_ipc(path, pa.table({"row": rows, "wins": counts[0, rows], "losses": counts[1, rows]}))
@@ -130,12 +129,9 @@ def build_history(path: Path, scored: ScoredSet, config: ScheduleConfig, note: N
 
 
 def count_history(paths: Sequence[Path], scored: ScoredSet, rewards: Rules) -> Floats:
-    """Wins and losses of each prompt in earlier training, `[2, N]`.
+    """Wins and losses of each prompt in runs, rollout sets and other outcomes, `[2, N]`.
 
-    Args:
-        paths: runs, rollout sets and other outcomes.
-        scored: the set.
-        rewards: the range of rewards, but of runs, which have one.
+    Runs have a range of rewards, `rewards` is that of the others.
 
     Raises:
         InputError: a file that is no outcomes, or that has no prompt of the set.
@@ -158,33 +154,6 @@ def count_history(paths: Sequence[Path], scored: ScoredSet, rewards: Rules) -> F
     return counts
 
 
-def read_history(run: Run) -> Floats | None:
-    """Wins and losses that `build_history` wrote, by row, `[2, N]`; None in a run without a history.
-
-    Raises:
-        OutputError: the file is missing or damaged.
-    """
-    if not run.config.history:
-        return None
-    table = _table(run.folder / HISTORY)
-    counts = np.zeros((2, run.facts["rows"]))
-    counts[:, table.column("row").to_numpy()] = [table.column(name).to_numpy() for name in ("wins", "losses")]
-    return counts
-
-
 def build_rates(path: Path, scored: ScoredSet, names: Sequence[str]) -> None:
     """Write the rates of `--rates`; raises InputError where a column is missing or holds no rates."""
     write_ipc(path, pa.table(dict(zip(names, read_rates(scored, names).T, strict=True))))
-
-
-def read_rates_of(run: Run) -> Floats | None:
-    """The rates that `build_rates` wrote, `[N, models]`, NaN for none; None in a run without rates."""
-    if not run.config.rates:
-        return None
-    return np.stack([column.to_numpy() for column in _table(run.folder / RATES).columns], 1)
-
-
-def _table(path: Path) -> pa.Table:
-    return read_ipc(
-        path, lambda why: OutputError(f"{path} is damaged: {why}; restore it, or start a new run.")
-    )

@@ -16,10 +16,11 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Unpack
 
+import numpy as np
 import pyarrow as pa
 
 from gaincurate.core.artifact import Json
@@ -32,16 +33,16 @@ from gaincurate.core.progress import View
 from gaincurate.core.prompts import read_rows
 from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.errors import InputError, OutcomeError, StorageError, TrainerError, storage_error
-from gaincurate.schedule import status as story
 from gaincurate.schedule.checkpoints import Finder, checkpoint_before
 from gaincurate.schedule.config import ScheduleConfig, ScheduleOptions
 from gaincurate.schedule.foresight import observes_with_checkpoint
 from gaincurate.schedule.observations import checked_lines, logged, take_outcomes
 from gaincurate.schedule.rescore import due
 from gaincurate.schedule.rollback import forget_references
-from gaincurate.schedule.rounds import advance, write_data_again
+from gaincurate.schedule.rounds import advance, write_data
 from gaincurate.schedule.rounds import start as open_run
-from gaincurate.schedule.run import Run, names_of, working_on
+from gaincurate.schedule.run import Run, working_on
+from gaincurate.schedule.status import status
 
 NAMES = ("data", "round", "checkpoint", "outcomes", "output")
 
@@ -60,15 +61,10 @@ def drive(
     view: View | None = None,
     finder: Finder | None = None,
 ) -> None:
-    """Run the command for each round that is left.
+    """Run the command, a trainer with placeholders in braces, for each round that is left.
 
-    Args:
-        run: the run.
-        command: the trainer, with placeholders in braces; empty for the last command.
-        timeout: seconds for a round's training.
-        again: train the newest round again although its trainer ended well.
-        view: called as the work proceeds.
-        finder: finds the trainer's checkpoints. Default: any folder with whole weights counts.
+    An empty command is the last one. `timeout` is seconds for a round's training. `again` trains the newest
+    round again although its trainer ended well. By default any folder with whole weights is a checkpoint.
 
     Raises:
         TrainerError: the trainer failed, hung, or left no checkpoint where one is needed.
@@ -97,7 +93,8 @@ def drive(
                 again = False
             if not done.exists():
                 if not run.data(round_).exists():  # tidied away, or by a trainer
-                    write_data_again(run, round_)
+                    table = run.scored.take(np.array(state["rows"], np.int64))
+                    write_data(run, round_, table, run.plan(round_).get("rollouts"))
                     view.note(f"round {round_}: {run.data(round_)} was gone and is written again")
                 _train(run, round_, wanted, lock, timeout, view, finder)
             with _pointing_at(run, round_):
@@ -109,18 +106,13 @@ def drive(
 def _trains_again(run: Run, command: list[str], view: View) -> bool:
     """Whether a new command is for the newest round too: the last one ended well and left no outcomes."""
     path, round_ = run.folder / _COMMAND, run.round
-    trained = (run.round_folder(round_) / _TRAINED).exists()
+    trained, outcomes = (run.round_folder(round_) / _TRAINED).exists(), run.outcomes(round_)
     if not trained or not path.exists() or remembered(run, []) == command:
         return False
-    outcomes = run.outcomes(round_)
-    if not outcomes.exists() or not outcomes.stat().st_size:
-        view.note(f"round {round_} has no outcomes: the new command trains it again")
-        return True
-    view.note(
-        f"round {round_} was trained with the last command already; this one is for the next, or with "
-        "--retry for this one too"
-    )
-    return False
+    if outcomes.exists() and outcomes.stat().st_size:
+        return False
+    view.note(f"round {round_} has no outcomes: the new command trains it again")
+    return True
 
 
 def remembered(run: Run, command: Sequence[str]) -> list[str]:
@@ -147,6 +139,30 @@ def remembered(run: Run, command: Sequence[str]) -> list[str]:
     return trainer
 
 
+def newest_command(run: Run, command: Sequence[str], finder: Finder) -> list[str]:
+    """The newest round's command as `drive` would run it.
+
+    Raises:
+        InputError: as `remembered`, no round is left, or the checkpoint is not known.
+        TrainerError: the checkpoint is gone.
+    """
+    if run.state["finished"]:
+        raise InputError(f"{run.folder} is finished: no round is left.")
+    wanted = remembered(run, command)
+    return fill(wanted, _names_of(run, run.newest(), checkpoint_before(run, run.newest(), wanted, finder)))
+
+
+def _names_of(run: Run, round_: int, checkpoint: str) -> dict[str, str]:
+    """The values of the placeholders in a round; absolute paths."""
+    return {
+        "data": str(run.data(round_).resolve()),
+        "round": str(round_),
+        "checkpoint": checkpoint,
+        "outcomes": str(run.outcomes(round_).resolve()),
+        "output": str(run.round_folder(round_).resolve() / "output"),
+    }
+
+
 def _train(
     run: Run,
     round_: int,
@@ -157,16 +173,16 @@ def _train(
     finder: Finder,
 ) -> None:
     folder = run.round_folder(round_)
-    names = names_of(run, round_, checkpoint_before(run, round_, command, finder))
+    names = _names_of(run, round_, checkpoint_before(run, round_, command, finder))
+    output, log = Path(names["output"]), folder / "trainer.log"
     attempt = _begin_attempt(run, round_)
     filled = fill(command, names)
     environment = {f"GAINCURATE_{name.upper()}": value for name, value in names.items()}
-    log = folder / "trainer.log"
     view.training(round_, attempt, filled)
     try:
-        Path(names["output"]).mkdir(exist_ok=True)
+        output.mkdir(exist_ok=True)
     except OSError as error:
-        raise storage_error(Path(names["output"]), error) from error
+        raise storage_error(output, error) from error
     begun, ended_well = time.time(), False
     try:
         with _pointing_at(run, round_):
@@ -191,7 +207,7 @@ def _train(
             )
     trained = {"seconds": seconds, "ended": time.time(), "checkpoint": None}
     write_sealed(folder / _TRAINED, trained)  # first, so that no error of the search costs a training
-    if (checkpoint := finder.newest(Path(names["output"]), begun - _CLOCKS)) is not None:
+    if (checkpoint := finder.newest(output, begun - _CLOCKS)) is not None:
         write_sealed(folder / _TRAINED, trained | {"checkpoint": str(checkpoint)})
 
 
@@ -290,8 +306,7 @@ class Schedule:
 
     def __init__(self, run: str | Path) -> None:
         self._run = Run(run)
-        self._attempt = (-1, 0)
-        """The round that this object reported of last, and its attempt at it."""
+        self._attempt = (-1, 0)  # the round that this object reported of last, and its attempt at it
         self._lock: int | None = None
 
     def __reduce__(self) -> tuple[type[Schedule], tuple[Path]]:
@@ -389,17 +404,17 @@ class Schedule:
         newest = self._run.newest()
         lines = checked_lines(self._run, outcomes, newest)
         path = self._run.outcomes(newest)
-        with _REPORTING:
+        with _REPORTING, ExitStack() as stack:
             if attempt is not None:
                 self._attempt = (newest, attempt)
-            if self._attempt[0] == newest or all(line["round"] != newest for line in lines):
-                append_lines(path, self._numbered(lines))
-                return
-            with self._joining() as alone:
-                if alone:
+            elif self._attempt[0] != newest and any(line["round"] == newest for line in lines):
+                if alone := stack.enter_context(self._joining()):
                     drop_half_line(path)
                 self._attempt = (newest, attempt_to_report(path, newest, new=alone))
-                append_lines(path, self._numbered(lines))
+            round_, number = self._attempt
+            append_lines(
+                path, [{"attempt": number, **line} if line["round"] == round_ else line for line in lines]
+            )
 
     def _joining(self) -> AbstractContextManager[bool]:
         path = self.folder / "reporting.lock"
@@ -410,10 +425,6 @@ class Schedule:
                 raise storage_error(path, error) from error
             weakref.finalize(self, os.close, self._lock)
         return joining(path, self._lock)
-
-    def _numbered(self, lines: list[Json]) -> list[Json]:
-        round_, attempt = self._attempt
-        return [{"attempt": attempt, **line} if line["round"] == round_ else line for line in lines]
 
     def next(self, checkpoint: str | Path | None = None, references: str | Path | None = None) -> bool:
         """Take the newest round's outcomes and plan the next round.
@@ -430,11 +441,11 @@ class Schedule:
             OutcomeError: the outcomes cannot be used; nothing is changed.
             LockedError: another process is at work on the run.
         """
+        left = None if checkpoint is None else str(checkpoint)
+        of_references = None if references is None else Path(references)
         with working_on(self.folder):
-            references_path = None if references is None else Path(references)
-            left = None if checkpoint is None else str(checkpoint)
-            return advance(self._run, left, logged, references=references_path) is not None
+            return advance(self._run, left, logged, references=of_references) is not None
 
     def status(self) -> Json:
         """The facts that `gaincurate schedule status --json` prints."""
-        return story.status(self._run)
+        return status(self._run)

@@ -6,7 +6,7 @@ compared with the one in the set's identity: by hundreds of rounds a wrong model
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,14 +24,11 @@ def recorded_model(folder: Path) -> str | None:
 
 
 def first_model(scored: ScoredSet, note: Callable[[str], None]) -> str | None:
-    """The files of the model that scored a set: its folder, or its .gguf file.
-
-    Args:
-        scored: the set.
-        note: called where the model is not on this machine, so that its name has to do.
+    """The folder of the model that scored a set, or its .gguf file.
 
     Returns:
-        A path, the model's name where it is not on this machine, or None where nothing says which it was.
+        A path, the model's name with a note where it is not on this machine, or None where nothing says
+        which it was.
 
     Raises:
         ModelError: its folder or file is gone, or has other weights.
@@ -52,8 +49,10 @@ def first_model(scored: ScoredSet, note: Callable[[str], None]) -> str | None:
             )
             return str(name)
     else:
-        if weights is None or any(weights == hash_ for hash_ in _hashes(files)):
-            return str(files.weights[0] if files.gguf else files.folder)
+        # The set's identity may have the hash with or without the code of the repository.
+        for each in (files, replace(files, trust_remote_code=True)):
+            if weights is None or each.fingerprint()["weights"] == weights:
+                return str(files.weights[0] if files.gguf else files.folder)
         why = "its weights have another hash than those in the set's identity."
     raise ModelError(
         f"{name} is not the model that scored {scored.folder}: {why} Give that model with --model, or score "
@@ -74,9 +73,3 @@ def _find(kind: str, name: str, revision: str | None) -> ModelFiles:
         pinned = name if revision is None else f"{name.partition('@')[0]}@{revision}"
         return hub_model(pinned, allow_pickle=True)
     return locate_model(name, allow_pickle=True)  # the alias or a whole path, so no folder here is in its way
-
-
-def _hashes(files: ModelFiles) -> Iterator[str]:
-    """The hashes that the set's identity may have, without and with the code of the repository."""
-    yield files.fingerprint()["weights"]
-    yield replace(files, trust_remote_code=True).fingerprint()["weights"]

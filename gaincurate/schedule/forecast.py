@@ -4,12 +4,12 @@ The true pass rates of the references are estimated first, as a mixture of binom
 oracle follow from the mixture. Strategies draw in simulated trainings without a model, whose policy stays as
 it is now: a policy that learns makes outcomes age, so their forecast is an upper bound. In a simulated set,
 pass rates go with labels, earlier training and other models' rates as far as strategy `posterior` expects by
-these what references did whose outcomes it has not seen.
+these the outcomes of references that it has not seen.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
 from gaincurate.core.columns import read_column
-from gaincurate.core.options import ADVANCED, READING, Option
+from gaincurate.core.options import READING, Option
 from gaincurate.core.outcomes import Rules
 from gaincurate.core.rng import Floats, Ints, permutation, uniforms
 from gaincurate.core.schema import ID
@@ -30,7 +30,7 @@ from gaincurate.difficulty.embeddings import matrix
 from gaincurate.difficulty.methods import read_rates
 from gaincurate.difficulty.pass_rates import PassRates, of_rollouts
 from gaincurate.difficulty.predict import check_ids
-from gaincurate.difficulty.rollout_set import RolloutSet, is_rollout_set
+from gaincurate.difficulty.rollout_set import is_rollout_set
 from gaincurate.errors import InputError
 from gaincurate.schedule import base
 from gaincurate.schedule.config import Names
@@ -48,6 +48,7 @@ _RESAMPLES = 200
 _STEPS = np.array([60] + [20, 150] * (_RESAMPLES // 2))
 """Of expectation maximisation, for the estimate and for each resample. Few steps leave a mixture too smooth,
 many leave a few spikes and bias the shares. Intervals include both."""
+_WORLDS = 40  # simulated trainings
 _PROMPTS = 4096  # of a simulated set: the strategies' shares do not depend on its size
 _STREAM = 17  # of random numbers that nothing else here uses
 _FOLDS = 8
@@ -86,26 +87,18 @@ class ForecastConfig(BaseModel):
             names=("--strategy",),
         ),
     ] = ["posterior"]
-    tokens: Annotated[
-        float | None,
-        Field(ge=1e-3, le=1e9),
-        Option("Mean tokens of a completion. Default: that of the rollout set."),
-    ] = None
     rates: Annotated[
         Names,
         Option("As in `schedule start`: pass rates of other models.", READING, metavar="NAME,...", read=str),
     ] = Field(default_factory=list)
     history: Annotated[
-        list[Path],
-        Option("As in `schedule start`: outcomes of earlier training. May be repeated.", READING),
+        list[Path], Option("As in `schedule start`: outcomes of earlier training. May be repeated.", READING)
     ] = Field(default_factory=list)
     success: Annotated[
         float | None,
         Field(gt=0, le=1),
         Option("Count a rollout as right if its reward is at least this.", READING),
     ] = None
-    worlds: Annotated[int, Field(ge=4, le=200), Option("Simulated trainings per strategy.", ADVANCED)] = 40
-    seed: Annotated[int, Field(ge=0), Option("Seed of all random numbers.", ADVANCED)] = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +114,11 @@ class Share:
 class Reach:
     """The groups that a strategy draws.
 
-    `differ` is the share of its groups that differ, `per_thousand` groups that differ per 1,000 generated
-    tokens, and `times` is that divided by uniform's.
+    `differ` is the share of its groups that differ, and `times` is that divided by uniform's.
     """
 
     strategy: str
     differ: Share
-    per_thousand: Share
     times: Share
 
 
@@ -154,37 +145,29 @@ class Forecast:
     references: int
     rollouts: int
     group: int
-    tokens: float
+    budget: int
     silent: Share
     hopeless: Share
     wasted: Share
     uniform: Reach
     oracle: Reach
     strategies: list[Reach]
+    sources: list[Source]
     advice: list[str]
-    sources: list[Source] = field(default_factory=list)
 
 
-def read_references(config: ForecastConfig) -> tuple[PassRates, float]:
-    """Pass rates of the newest policy in `--rollouts`, and the mean tokens of a completion.
+def read_references(config: ForecastConfig) -> PassRates:
+    """Pass rates of the newest policy in `--rollouts`.
 
     Raises:
-        InputError: they cannot be read, or the tokens are not known.
+        InputError: they cannot be read.
         OutputError: an unfinished or damaged rollout set.
     """
-    path, tokens = config.outcomes, config.tokens
-    if not is_rollout_set(path):
-        if config.success is not None:
-            raise InputError(f"--success goes with a rollout set, and {path} is none.")
-        rates = pass_rates_of(path, scored=ScoredSet(config.scored))[-1]
-    else:
-        rates = of_rollouts(path, config.success)
-        manifest = RolloutSet(path).manifest
-        if tokens is None and manifest["tokens"]:
-            tokens = manifest["tokens"] / manifest["rollouts"]
-    if tokens is None:
-        raise InputError(f"{path} does not say how long completions are; give the mean with --tokens.")
-    return rates, tokens
+    if is_rollout_set(config.outcomes):
+        return of_rollouts(config.outcomes, config.success)
+    if config.success is not None:
+        raise InputError(f"--success goes with a rollout set, and {config.outcomes} is none.")
+    return pass_rates_of(config.outcomes, scored=ScoredSet(config.scored))[-1]
 
 
 def chance_to_differ(rates: Floats, group: int) -> Floats:
@@ -261,13 +244,14 @@ def _best(weights: Grid, chances: Floats, share: float) -> Floats:
     return means
 
 
-def forecast(config: ForecastConfig, rates: PassRates, tokens: float) -> Forecast:
+def forecast(config: ForecastConfig, rates: PassRates, worlds: int = _WORLDS, seed: int = 0) -> Forecast:
     """Forecast the groups that differ for uniform sampling, the oracle and the configured strategies.
 
     Args:
         config: the set, the training and the strategies.
         rates: of the references, which must be a random sample of the set.
-        tokens: mean tokens of a completion.
+        worlds: simulated trainings.
+        seed: of all random numbers.
 
     Raises:
         InputError: too few references, an id that is not in the set, or a strategy that cannot be simulated.
@@ -276,48 +260,45 @@ def forecast(config: ForecastConfig, rates: PassRates, tokens: float) -> Forecas
     budget = config.budget or max(1, round(len(scored) / 20))
     share, at = budget / len(scored), _check(config, scored, rates, budget)
     wins, losses = rates.wins, rates.losses
-    weights = _mixtures(wins, losses, np.ones(len(at)), seed=config.seed)
+    weights = _mixtures(wins, losses, np.ones(len(at)), seed=seed)
     differ = chance_to_differ(GRID, config.group)
     silent = differ < SILENT
     # The estimate, then those of the resamples, `[1 + resamples]` or `[1 + worlds]`.
     uniform: Floats = weights @ differ
-    drawn = {"uniform": uniform, "oracle": _best(weights, differ, share)}
-    others = np.setdiff1d(permutation(config.seed, 4, _STREAM, len(scored))[:_PROMPTS], at)
+    oracle = _best(weights, differ, share)
+    others = np.setdiff1d(permutation(seed, 4, _STREAM, len(scored))[:_PROMPTS], at)
     view = _View.of(config, scored, np.concatenate([at, others]))
-    sources, places = _sources(view, config, wins, losses, weights)
+    sources, places = _sources(view, config.group, wins, losses, weights, seed)
     count = min(_GROUPS, max(1, len(at) // _OF_A_GROUP))
     borders = np.sort(places[: len(at)])[len(at) * np.arange(1, count) // count]
     groups = np.searchsorted(borders, places, "right")
-    of_groups = [
-        _mixtures(wins, losses, groups[: len(at)] == group, seed=config.seed) for group in range(count)
+    of_groups = [_mixtures(wins, losses, groups[: len(at)] == group, seed=seed) for group in range(count)]
+    true_rates = [
+        _world(seed + world, groups, np.stack([each[1 + world] for each in of_groups]))
+        for world in range(worlds)
     ]
-    worlds = [
-        _world(config.seed + number, groups, np.stack([each[1 + number] for each in of_groups]))
-        for number in range(config.worlds)
-    ]
+    strategies = {}
     for name in config.strategies:
-        times = [_simulate(config, name, view, *world, share) for world in enumerate(worlds, config.seed)]
-        shares = np.array([np.mean(times), *times]) * uniform[: 1 + len(times)]
-        drawn[name] = np.minimum(shares, drawn["oracle"][: 1 + len(times)])
+        times = [_simulate(config, name, view, seed + i, true, share) for i, true in enumerate(true_rates)]
+        drawn = np.array([np.mean(times), *times]) * uniform[: 1 + worlds]
+        strategies[name] = np.minimum(drawn, oracle[: 1 + worlds])
 
-    def reach(name: str) -> Reach:
-        shares, per_share = drawn[name], 1000 / (config.group * tokens)
-        times = shares / uniform[: len(shares)]
-        return Reach(name, _share(shares), _share(per_share * shares), _share(times))
+    def reach(name: str, shares: Floats) -> Reach:
+        return Reach(name, _share(shares), _share(shares / uniform[: len(shares)]))
 
     result = Forecast(
         references=len(rates.ids),
         rollouts=round(float(wins.sum() + losses.sum())),
         group=config.group,
-        tokens=tokens,
+        budget=budget,
         silent=_share(weights @ silent),
         hopeless=_share(weights @ (silent & (GRID < 0.5))),
         wasted=_share(1.0 - uniform),
-        uniform=reach("uniform"),
-        oracle=reach("oracle"),
-        strategies=[reach(name) for name in config.strategies],
-        advice=[],
+        uniform=reach("uniform", uniform),
+        oracle=reach("oracle", oracle),
+        strategies=[reach(name, shares) for name, shares in strategies.items()],
         sources=sources,
+        advice=[],
     )
     return replace(result, advice=advice(result))
 
@@ -351,16 +332,17 @@ def _check(config: ForecastConfig, scored: ScoredSet, rates: PassRates, budget: 
 
 
 def _sources(
-    view: _View, config: ForecastConfig, wins: Floats, losses: Floats, weights: Grid
+    view: _View, group: int, wins: Floats, losses: Floats, weights: Grid, seed: int
 ) -> tuple[list[Source], Floats]:
     """How well each source separates prompts, and the place of each row by all of them, `[rows]`, 0 to 1.
 
     Args:
         view: of the references' rows, then of others.
-        config: of the forecast.
+        group: rollouts per prompt in the training.
         wins: of the references.
         losses: of the references.
         weights: the mixture of all references, and those of the resamples.
+        seed: of the folds, and of the order of equal rows.
     """
     bare = replace(view, history=None, rates=None)
     views = {"labels": bare}
@@ -370,33 +352,33 @@ def _sources(
         views["rates"] = replace(bare, rates=view.rates)
     if len(views) > 1:
         views["all of them"] = view
-    sources, equal = [], 1.0 - chance_to_differ(GRID, config.group)
+    sources, equal = [], 1.0 - chance_to_differ(GRID, group)
     wasted = weights @ equal
     best = _best(weights, equal, wasted[0])
-    for name, known in views.items():
-        expected, labels = _expected(known, config, name in ("labels", "all of them"), wins, losses)
+    for name, evidence in views.items():
+        expected, labels = _expected(evidence, name in ("labels", "all of them"), wins, losses, seed)
         worth = np.zeros(len(wins))
         for fold, failure, rollouts in expected:
             b = rollouts[fold] * failure[fold]
-            worth[fold] = groups_that_differ(rollouts[fold] - b, b, config.group)
+            worth[fold] = groups_that_differ(rollouts[fold] - b, b, group)
         # Of equal worth, all count in part.
-        below, upto = _between(worth, worth)
+        below, upto = _between(worth)
         lowest = np.clip((wasted[0] - below) / (upto - below), 1e-9, 1.0)
-        among = _mixtures(wins, losses, lowest, seed=config.seed) @ equal
+        among = _mixtures(wins, losses, lowest, seed=seed) @ equal
         tells = np.clip((among - wasted) / np.maximum(best - wasted, 1e-9), 0.0, 1.0)
         shown = f"labels {' and '.join(labels) or '(none noticed)'}" if name == "labels" else name
         sources.append(Source(shown, _share(tells)))
     places, others = np.zeros(len(view.rows)), np.arange(len(wins), len(view.rows))
-    ties = uniforms(config.seed, 5, _STREAM, 0, len(places))
+    ties = uniforms(seed, 5, _STREAM, 0, len(places))
     for fold, failure, _ in expected:  # by all sources
         unseen = np.append(fold, others)
-        low, high = _between(failure[unseen], failure[unseen])
+        low, high = _between(failure[unseen])
         places[unseen] += (low + ties[unseen] * (high - low)) / np.where(unseen < len(wins), 1, _FOLDS)
     return sources, places
 
 
 def _expected(
-    view: _View, config: ForecastConfig, by_labels: bool, wins: Floats, losses: Floats
+    view: _View, by_labels: bool, wins: Floats, losses: Floats, seed: int
 ) -> tuple[list[tuple[Ints, Floats, Floats]], list[str]]:
     """The expectations of `posterior` for all rows without the outcomes of a fold of the references.
 
@@ -405,25 +387,25 @@ def _expected(
         Then the labels that were noticed last.
     """
     options = {} if by_labels else {"labels": "none"}
-    selector = base.build("posterior", base.Pool(len(view.rows), 1, config.seed), options)
-    order, made = permutation(config.seed, 6, _STREAM, len(wins)), []
+    selector = base.build("posterior", base.Pool(len(view.rows), 1, seed), options)
+    order, expected = permutation(seed, 6, _STREAM, len(wins)), []
     for part in range(_FOLDS):
         fold = order[part::_FOLDS]
-        others = np.ones(len(wins))
-        others[fold] = 0.0
-        outcomes = {"rows": np.arange(len(wins)), "wins": wins * others, "losses": losses * others}
+        counted = np.ones(len(wins))
+        counted[fold] = 0.0
+        outcomes = {"rows": np.arange(len(wins)), "wins": wins * counted, "losses": losses * counted}
         selector.load_state_dict(selector.state_dict() | outcomes)
         selector.prepare(cast("Context", view))
         facts = selector.plan_facts(np.arange(len(view.rows)))
-        made.append((fold, np.array(facts["predicted"]), np.array(facts["predicted_rollouts"])))
-    return made, facts["evidence"].get("labels", [])
+        expected.append((fold, np.array(facts["predicted"]), np.array(facts["predicted_rollouts"])))
+    return expected, facts["evidence"].get("labels", [])
 
 
-def _between(values: Floats, among: Floats) -> tuple[Floats, Floats]:
-    """The shares of `among` that are below each value, and below or equal."""
-    order = np.sort(among)
-    below, upto = np.searchsorted(order, values), np.searchsorted(order, values, "right")
-    return below / len(among), upto / len(among)
+def _between(values: Floats) -> tuple[Floats, Floats]:
+    """The shares of the values that are below each of them, and below or equal."""
+    ascending = np.sort(values)
+    below, upto = (np.searchsorted(ascending, values, side) for side in ("left", "right"))
+    return below / len(values), upto / len(values)
 
 
 def _world(seed: int, groups: Ints, mixtures: Grid) -> Floats:
@@ -506,8 +488,8 @@ def advice(result: Forecast) -> list[str]:
         )
     else:
         source = max(result.sources, key=lambda each: each.tells.value)
-        told = f"{source.tells.value:.0%} of what true pass rates would tell"
-        evidence = f"The best evidence is {source.name} ({told}). " if source.tells.value > 0 else ""
+        share = f"{source.tells.value:.0%} of what true pass rates would tell"
+        evidence = f"The best evidence is {source.name} ({share}). " if source.tells.value > 0 else ""
         sentences.append(
             f"Strategy {best.strategy}: it can reach {best.times.value:.2f} times uniform's groups that "
             "differ per token. In our trainings twice as many were worth 3 points of accuracy over tuned "

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import shlex
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +33,6 @@ from gaincurate.core.files import (
 )
 from gaincurate.core.foreign import read_bytes
 from gaincurate.core.outcomes import Rules
-from gaincurate.core.process import command_lock, last_line, run_command
 from gaincurate.core.prompts import training_rows, write_rows
 from gaincurate.core.rng import Floats, Ints
 from gaincurate.core.schema import ID
@@ -42,12 +40,13 @@ from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.difficulty.metrics import Target
 from gaincurate.difficulty.pass_rates import PassRates, of_rollouts, read_pass_rates
 from gaincurate.difficulty.rollout_set import RolloutSet, is_rollout_set
-from gaincurate.errors import GaincurateError, InputError, NotReadyError, OutcomeError, TrainerError
+from gaincurate.errors import InputError, NotReadyError, OutcomeError
 from gaincurate.schedule.base import load
 from gaincurate.schedule.checkpoints import weights_of, why_incomplete
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.context import Context
 from gaincurate.schedule.observations import Note, carried, pass_rates_of, rules_of, silent
+from gaincurate.schedule.rescore import run_gaincurate
 from gaincurate.schedule.run import DATA, GIVEN, IDS, MADE, Run
 from gaincurate.schedule.strategies.dots import Aim, DotsOptions, seed_of
 
@@ -60,9 +59,7 @@ _OPTIONS, _ROLLOUTS, _OBSERVED = "rollouts.options.json", "rollouts", "observed.
 def see_live(run: Run, checkpoints: bool) -> None:
     """See that a trainer can follow a run in one long process.
 
-    Args:
-        run: the run.
-        checkpoints: at every round's end there is one of the trainer's, of the policy as it is then.
+    With `checkpoints` the trainer leaves one, of the policy as it is then, at every round's end.
 
     Raises:
         InputError: its references are observed in a way that such a trainer has no part in.
@@ -88,8 +85,8 @@ def observes_with_checkpoint(config: ScheduleConfig) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A round's references: `rows` of the set, their `ids`, the folder that all about them lies in, and the
-    seed with which `gaincurate difficulty rollout` draws the same ones.
+    """A round's references: `rows` of the set, their `ids`, the folder with all about them, and the seed with
+    which `gaincurate difficulty rollout` draws the same ones.
     """
 
     round: int
@@ -97,25 +94,6 @@ class Asked:
     rows: Ints
     ids: list[str]
     seed: int
-
-    @property
-    def rollouts(self) -> Path:
-        """The folder of their rollout set."""
-        return self.folder / _ROLLOUTS
-
-    @property
-    def given(self) -> Path:
-        """The file for outcomes that a user writes."""
-        return self.folder / GIVEN
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """Observed references. `facts` go into the plan: numbers and their source. `rollouts` is their set."""
-
-    rates: PassRates
-    facts: Json
-    rollouts: Path | None
 
 
 def foresee(
@@ -140,18 +118,19 @@ def foresee(
     """
     run, note, outcomes = context.run, context.note, context.reference_outcomes
     asked = ask(run, context.round, references)
+    given = outcomes or asked.folder / GIVEN
     if context.opening and outcomes is None:
         rolls_out = NotReadyError(f"round {context.round} is planned once its references are rolled out.")
         raise needed(run, asked) if options.rollout is None else rolls_out
-    if outcomes is not None or asked.given.exists():
-        seen = read(run, asked, outcomes or asked.given, note=note)
+    if given.exists() or outcomes is not None:
+        seen = read(run, asked, given, note=note)
     elif options.rollout is not None:
         _roll_out(context, asked, options.rollout)
-        seen = read(run, asked, asked.rollouts, ours=True)
+        seen = read(run, asked, asked.folder / _ROLLOUTS, ours=True)
     else:
         raise needed(run, asked)
     prediction = _predict(run, options, asked, aim, note)
-    facts = _plan_facts(run, options, asked, seen, prediction, context.checkpoint)
+    facts = _plan_facts(run, options, asked, *seen, prediction, context.checkpoint)
     values = prediction.values.astype(np.float32).astype(np.float64)  # as in the column gc_difficulty
     return values, prediction.target, {**facts, "target": prediction.target}
 
@@ -165,11 +144,12 @@ def _roll_out(context: Context, asked: Asked, options: Json) -> None:
             "is none: give --checkpoint to `schedule next`, or let the trainer write one below {output}."
         )
     path, policy = asked.folder / MADE, _policy(run, asked, options, checkpoint)
+    rollouts = asked.folder / _ROLLOUTS
     rolled_out = read_sealed(path) if path.exists() else None
     same = rolled_out is not None and _same(rolled_out, policy)
-    if asked.rollouts.exists() and not same:
-        shutil.rmtree(asked.rollouts)  # of a policy that was trained past since
-    if (asked.rollouts / MANIFEST).exists():
+    if rollouts.exists() and not same:
+        shutil.rmtree(rollouts)  # of a policy that was trained past since
+    if (rollouts / MANIFEST).exists():
         return
     if not same:
         write_sealed(path, policy)
@@ -208,27 +188,15 @@ def _same(rolled_out: Json, wanted: Json) -> bool:
 
 
 def _generate(run: Run, asked: Asked, engine: Sequence[str], options: Json, note: Note) -> None:
-    """Have `gaincurate difficulty rollout` roll the references out.
-
-    Raises:
-        GaincurateError: it failed; what had arrived is kept.
-    """
+    """Have `gaincurate difficulty rollout` roll the references out."""
     note(f"round {asked.round}: rolling out {len(asked.ids):,} references with {engine[1]}")
     config, log = asked.folder / _OPTIONS, asked.folder / "rollout.log"
     write_json(config, options)
-    command = [sys.executable, "-m", "gaincurate", "difficulty", "rollout", str(run.scored.folder.resolve())]
-    command += ["--out", str(asked.rollouts), *engine]
-    command += ["--reference", str(len(asked.ids)), "--seed", str(asked.seed), "--config", str(config)]
-    try:
-        with command_lock(run.folder, "difficulty.lock") as lock:
-            seconds = run_command(command, environment={}, log=log, lock=lock)
-    except TrainerError as error:
-        why = last_line(log) or "it said nothing"
-        raise GaincurateError(
-            f"rolling out for round {asked.round} failed: {why} (log: {log}). What had arrived is kept; run "
-            "the same command again to go on.",
-            log=str(log),
-        ) from error
+    words = ["difficulty", "rollout", str(run.scored.folder.resolve())]
+    words += ["--out", str(asked.folder / _ROLLOUTS)]
+    words += [*engine, "--reference", str(len(asked.ids)), "--seed", str(asked.seed), "--config", str(config)]
+    what = f"rolling out for round {asked.round}"
+    seconds = run_gaincurate(run, words, log, "difficulty.lock", what)
     run.log(what="rollout", round=asked.round, seconds=seconds, policy=engine[1])
 
 
@@ -260,18 +228,27 @@ def _predict(run: Run, options: DotsOptions, asked: Asked, aim: Aim, note: Note)
 
 
 def _plan_facts(
-    run: Run, options: DotsOptions, asked: Asked, seen: Seen, prediction: Prediction, checkpoint: str | None
+    run: Run,
+    options: DotsOptions,
+    asked: Asked,
+    rates: PassRates,
+    counts: Json,
+    rollouts: Path | None,
+    prediction: Prediction,
+    checkpoint: str | None,
 ) -> Json:
     """The plan's facts about a round's references and the predictor. A second run has the same facts."""
     from gaincurate.difficulty.predict import qualities
 
-    rates, quality = seen.rates, qualities(prediction)
+    quality = qualities(prediction)
+    if checkpoint is not None and Path(checkpoint).exists():  # else it is a model's name
+        checkpoint = place_of(run, Path(checkpoint))
     facts: Json = {
         "ids": asked.ids,
         "observed": len(rates.ids),
-        **seen.facts,
+        **counts,
         "carried": carried(rates.wins, rates.losses) if rates.counted else None,
-        "checkpoint": _named(run, checkpoint),
+        "checkpoint": checkpoint,
         "predictor": {k: v for k, v in prediction.how.items() if k not in ("outcomes", "policy")},
         "quality": quality["on_references"],
         "quality_of_halves": quality["on_halves"],
@@ -281,16 +258,9 @@ def _plan_facts(
         facts["reusable"] = {
             "ids": [rates.ids[i] for i in np.flatnonzero(near).tolist()],
             "failure": rates.failure[near].tolist(),
-            "rollouts": None if seen.rollouts is None else place_of(run, seen.rollouts),
+            "rollouts": None if rollouts is None else place_of(run, rollouts),
         }
     return facts
-
-
-def _named(run: Run, checkpoint: str | None) -> str | None:
-    """A checkpoint as a plan names it; a model that is no path by its name."""
-    if checkpoint is None or not Path(checkpoint).exists():
-        return checkpoint
-    return place_of(run, Path(checkpoint))
 
 
 def ask(run: Run, round_: int, rows: Ints) -> Asked:
@@ -309,26 +279,24 @@ def ask(run: Run, round_: int, rows: Ints) -> Asked:
 
 def needed(run: Run, asked: Asked) -> NotReadyError:
     """The sentence for outcomes that are not there."""
-    name, round_ = shlex.quote(str(run.folder)), asked.round
-    policy = (
-        "the model that training begins with" if round_ == 0 else f"the policy as round {round_ - 1} left it"
-    )
-    scored = shlex.quote(str(run.scored.folder.resolve()))
+    name, round_, given = shlex.quote(str(run.folder)), asked.round, asked.folder / GIVEN
+    policy = f"the policy as round {round_ - 1} left it" if round_ else "the model that training begins with"
     return NotReadyError(
         f"round {round_} waits for the outcomes of its {len(asked.ids):,} reference prompts under {policy}. "
         f"The prompts are in {asked.folder / DATA}. Write a line for each rollout, "
-        f'{{"gc_id": ..., "reward": ..., "round": {round_}, "sample": ...}}, to {asked.given}, then '
+        f'{{"gc_id": ..., "reward": ..., "round": {round_}, "sample": ...}}, to {given}, then '
         f"`gaincurate schedule next {name}`; or `gaincurate schedule next {name} --reference-outcomes PATH` "
-        "takes a file of outcomes or a rollout set (`gaincurate difficulty rollout "
-        f"{scored} --reference {len(asked.ids)} --seed {asked.seed} --out PATH ...` makes one).",
+        "takes a file of outcomes or a rollout set.",
         round=round_,
         references=str(asked.folder / DATA),
-        outcomes=str(asked.given),
+        outcomes=str(given),
         ids=asked.ids,
     )
 
 
-def read(run: Run, asked: Asked, path: Path, *, ours: bool = False, note: Note = silent) -> Seen:
+def read(
+    run: Run, asked: Asked, path: Path, *, ours: bool = False, note: Note = silent
+) -> tuple[PassRates, Json, Path | None]:
     """Read the outcomes of the references and write them to `observed.parquet`.
 
     Args:
@@ -338,17 +306,23 @@ def read(run: Run, asked: Asked, path: Path, *, ours: bool = False, note: Note =
         ours: the run made the set itself, and what it could not use was left out by its own options.
         note: called with messages for the user.
 
+    Returns:
+        Their rates, the plan's facts on them, and the rollout set.
+
     Raises:
         InputError: it cannot be read, or is of another round.
         OutcomeError: a reward that is no number in the range, or too few of the references.
     """
     rollouts = path if path.is_dir() and is_rollout_set(path) else None
     rules = rules_of(run.config)
-    observed = _of_round(
-        pass_rates_of(path, Rules() if rollouts else rules, scored=run.scored),
-        asked.round,
-        path,
-    )
+    policies = pass_rates_of(path, Rules() if rollouts else rules, scored=run.scored)
+    observed = next((each for each in policies if each.round == asked.round), policies[0])
+    if observed.round != asked.round and (len(policies) > 1 or observed.round is not None):
+        raise InputError(
+            f"--reference-outcomes {path} has no outcomes of round {asked.round}, which is to be drawn, but "
+            f'of {observed.name}. Give what its references did, with "round": {asked.round}.',
+            path=str(path),
+        )
     if observed.round is not None and path.is_file() and not read_bytes(path).endswith(b"\n"):
         note(f"warning: the last line of {path} has no end and was left out")
     success = run.facts["params"].get("success")
@@ -367,38 +341,21 @@ def read(run: Run, asked: Asked, path: Path, *, ours: bool = False, note: Note =
         )
     rows = np.array([places[gc_id] for gc_id in judged], np.int64)
     rates = PassRates(observed.name, judged, observed.wins[rows], observed.losses[rows], observed.counted)
-    _write(asked.folder / _OBSERVED, rates)
-    return Seen(rates, {**_counts(run, asked.ids, rates, rollouts, path), "left_out": len(absent)}, rollouts)
-
-
-def _of_round(policies: Sequence[PassRates], round_: int, path: Path) -> PassRates:
-    """The policy of the round, of several policies in a file."""
-    matching = [policy for policy in policies if policy.round == round_]
-    if matching or (len(policies) == 1 and policies[0].round is None):
-        return matching[0] if matching else policies[0]
-    raise InputError(
-        f"--reference-outcomes {path} has no outcomes of round {round_}, which is to be drawn, but of "
-        f'{policies[0].name}. Give what its references did, with "round": {round_}.',
-        path=str(path),
-    )
-
-
-def _write(path: Path, rates: PassRates) -> None:
     columns: dict[str, Any] = {ID: pa.array(rates.ids, pa.string())}
     columns |= (
         {"wins": rates.wins, "losses": rates.losses} if rates.counted else {"pass_rate": 1 - rates.failure}
     )
-    write_rows(path, pa.table(columns))
+    write_rows(asked.folder / _OBSERVED, pa.table(columns))
+    return rates, {**_counts(run, asked.ids, rates, rollouts, path), "left_out": len(absent)}, rollouts
 
 
 def _counts(run: Run, ids: list[str], rates: PassRates, rollouts: Path | None, path: Path) -> Json:
     """Counts of rollouts and tokens, and the policy if it is known."""
     if rollouts is None:
-        inside = path.is_relative_to(run.folder)
         count = round(float((rates.wins + rates.losses).sum())) if rates.counted else None
         counts = {"rollouts": count, "completion_tokens": _tokens(path, set(rates.ids)), "unjudged": None}
         hash_ = digest_file(path) if path.is_file() else None
-        name = str(path.relative_to(run.folder)) if inside else path.name
+        name = str(path.relative_to(run.folder)) if path.is_relative_to(run.folder) else path.name
         return {**counts, "policy": None, "outcomes": {"file": name, "hash": hash_}}
     rollout_set, asked = RolloutSet(rollouts), pa.array(ids, pa.string())
     sums = {"rollouts": 0, "completion_tokens": 0, "unjudged": 0}
@@ -416,8 +373,8 @@ def _counts(run: Run, ids: list[str], rates: PassRates, rollouts: Path | None, p
 
 def place_of(run: Run, path: Path) -> str:
     """A path as a plan names it: in the run's folder by its place there, else whole."""
-    inside = path.absolute().is_relative_to(run.folder.absolute())
-    return str(path.absolute().relative_to(run.folder.absolute()) if inside else path.absolute())
+    path, folder = path.absolute(), run.folder.absolute()
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
 
 def _tokens(path: Path, ids: set[str]) -> int | None:

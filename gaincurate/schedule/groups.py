@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from gaincurate.core.arrow import read_ipc, write_ipc
+from gaincurate.core.arrow import write_ipc
 from gaincurate.core.columns import NO_GROUP, can_group, coded, fields, read_column
 from gaincurate.core.files import digest_bytes, digest_json
 from gaincurate.core.foreign import json_value
@@ -32,7 +32,7 @@ from gaincurate.core.schema import EMBEDDING, ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.where import Mask
 from gaincurate.difficulty.embeddings import BLOCK, SAMPLE, matrix, whitening
-from gaincurate.errors import InputError, OutputError
+from gaincurate.errors import InputError
 from gaincurate.schedule.config import BY_EMBEDDING, CLUSTERS, ScheduleConfig
 from gaincurate.schedule.strata import LEFT_OUT, Strata
 
@@ -54,14 +54,9 @@ def build(
     matches: Mask | None = None,
     note: Callable[[str], None] = lambda sentence: None,
 ) -> None:
-    """Write the group of each row of a set.
+    """Write the group of each row of a set, by `stratify` and `where`, and note what they are.
 
-    Args:
-        path: the file to write.
-        scored: the set.
-        config: with `stratify`, or `where`.
-        matches: `[rows]`, for which rows `where` holds; the others are a group that is never drawn.
-        note: called with a description of the groups.
+    Rows for which `matches`, `[rows]`, does not hold are a group that is never drawn.
 
     Raises:
         InputError: no such column, one that makes no groups, or weights or a budget that do not go with them.
@@ -93,35 +88,20 @@ def _digest(labels: Labels, names: Sequence[str]) -> str:
     return digest_json([digest_bytes(labels.data), names])
 
 
-def read(path: Path, weights: Mapping[str, float] | None) -> Strata:
-    """The groups that `build` wrote, by row, mapped.
-
-    Raises:
-        OutputError: the file is missing or damaged.
-    """
-
-    def refuse(why: str) -> OutputError:
-        return OutputError(f"{path} is damaged: {why}; restore it, or start a new run.", path=str(path))
-
-    table = read_ipc(path, refuse)
+def strata_in(table: pa.Table, weights: Mapping[str, float] | None) -> Strata | None:
+    """The groups that `build` wrote, by row, mapped; None where the table is damaged."""
     try:
         about = json_value(table.schema.metadata[_ABOUT])
         labels = table.column("group").chunk(0).to_numpy()
-        whole = about["digest"] == _digest(labels, about["names"])
+        if about["digest"] == _digest(labels, about["names"]):
+            return Strata.coded(labels, about["names"], weights)
     except (LookupError, TypeError, ValueError):
-        whole = False
-    if not whole:
-        raise refuse("its bytes do not match the hash in it")
-    return Strata.coded(labels, about["names"], weights)
+        pass
+    return None
 
 
 def check_groups(scored: ScoredSet, name: str, setting: str) -> None:
-    """See that a column of a set holds names of groups.
-
-    Args:
-        scored: the set.
-        name: of the column.
-        setting: what names it, as a person gave it.
+    """See that a column of a set holds names of groups, where `setting` is what a person gave.
 
     Raises:
         InputError: there is no such column, or it holds something else.
@@ -150,14 +130,9 @@ def _clusters(scored: ScoredSet, config: ScheduleConfig) -> tuple[Labels, list[s
 
 
 def cluster(scored: ScoredSet, count: int, seed: int) -> Labels:
-    """The cluster of each row, `[rows]`, from 0, the largest first.
+    """The cluster of each row, `[rows]`, from 0, the largest first, of `count` clusters at most.
 
     Clusters with less than an eighth of an even share are dissolved into the others.
-
-    Args:
-        scored: a set with embeddings.
-        count: clusters at most.
-        seed: of the sample and of the first centres.
 
     Raises:
         InputError: a row has no embedding.

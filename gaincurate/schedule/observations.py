@@ -80,37 +80,20 @@ def take_outcomes(run: Run, round_: int, note: Note = silent) -> Outcomes:
 
 
 def nothing_learnt(run: Run, inputs: Json) -> str | None:
-    """A sentence with the likely causes where no group of a round had rewards that differ; None elsewhere.
+    """A sentence with likely causes where no group of a round had rewards that differ; None elsewhere.
 
     Groups of a single rollout may be a trainer's choice: nothing is said of them unless all got one reward.
-
-    Args:
-        run: the run.
-        inputs: what came back for the round, of the next plan or of the run's last state.
+    `inputs` has what came back for the round: of the next plan, or of the run's last state.
     """
     wrong, right = inputs.get("all_wrong"), inputs.get("all_right")
     single = (inputs.get("rollouts") or 0) <= (inputs.get("prompts") or 0)
     if inputs.get("effective") != 0 or wrong is None or right is None or (single and wrong < 1 and right < 1):
         return None
-    last = first = inputs["round"]
-    while first > 0 and run.plan(first)["inputs"].get("effective") == 0:
-        first -= 1
-    rounds = f"round {last}" if first == last else f"rounds {first} to {last}"
-    causes = {
-        "a verifier that does not read the answers, a model that solves none of these prompts, completions "
-        "cut off at the length limit, or rewards that stay at the low end of": wrong,
-        "a verifier that accepts any answer, a model that solves all of these prompts already, a penalty for "
-        "length that is never applied, or rewards that stay at the high end of": right,
-        "a model whose rollouts of a prompt are the same (temperature 0), a verifier or a length limit that "
-        "gives all completions the same reward, or rewards that use one value of": 1
-        if wrong and right
-        else 1 - wrong - right,
-    }
     low, high = run.config.reward_low, run.config.reward_high
     return (
-        f"no group of {rounds} had rewards that differ (in round {last}, {wrong:.0%} of the groups were all "
-        f"wrong and {right:.0%} all right), so GRPO learns nothing; likely causes are "
-        f"{max(causes, key=causes.__getitem__)} the reward range ({low:g} to {high:g})"
+        f"no group of round {inputs['round']} had rewards that differ ({wrong:.0%} of the groups were all "
+        f"wrong and {right:.0%} all right), so GRPO learns nothing; likely causes are the verifier, the "
+        f"length limit, the reward range ({low:g} to {high:g}), or a model that solves none or all of them"
     )
 
 
@@ -120,18 +103,13 @@ def rules_of(config: ScheduleConfig) -> Rules:
 
 
 def checked_lines(run: Run, lines: Iterable[Mapping[str, Any]], newest: int) -> list[Json]:
-    """Outcomes that a program reports, each with its round, seen to be ones that the run can take.
-
-    Args:
-        run: the run.
-        lines: one a rollout. One without `round` is of the newest.
-        newest: the newest round.
+    """Outcomes that a program reports, each with its round (by default the newest), if the run can take all.
 
     Raises:
         OutcomeError: a line that the run cannot use.
     """
     rules, outcomes = rules_of(run.config), [{"round": newest, **line} for line in lines]
-    unknown: list[tuple[str, int]] = []
+    strangers: list[tuple[str, int]] = []
     ids: dict[int, frozenset[str]] = {}
     for outcome in outcomes:  # now, not when a whole round was trained
         try:
@@ -142,16 +120,15 @@ def checked_lines(run: Run, lines: Iterable[Mapping[str, Any]], newest: int) -> 
         if line.round not in ids:
             ids[line.round] = frozenset(run.ids(line.round))
         if line.gc_id not in ids[line.round]:
-            unknown.append((line.gc_id, line.round))
-    if unknown:
-        gc_id, round_ = unknown[0]
-        absent = list(dict.fromkeys(gc_id for gc_id, _ in unknown))
+            strangers.append((line.gc_id, line.round))
+    if strangers:
+        gc_id, round_ = strangers[0]
         raise OutcomeError(
-            f"an outcome: {gc_id!r} is not among the prompts of round {round_}. {len(unknown):,} of "
+            f"an outcome: {gc_id!r} is not among the prompts of round {round_}. {len(strangers):,} of "
             f"{len(outcomes):,} outcomes have this fault, and nothing was written. Report the gc_id of that "
             "round's rows, and `round` with an outcome of an earlier one.",
             gc_id=gc_id,
-            ids=absent,
+            ids=list(dict.fromkeys(gc_id for gc_id, _ in strangers)),
         )
     return outcomes
 
@@ -159,12 +136,10 @@ def checked_lines(run: Run, lines: Iterable[Mapping[str, Any]], newest: int) -> 
 def pass_rates_of(
     path: Path, rules: Rules | None = None, *, scored: ScoredSet | None = None
 ) -> list[PassRates]:
-    """Every policy in a file or folder, as `read_pass_rates`, or in a run, where each round is one.
+    """Every policy in a file, a folder of tables, or a run, where each round is one.
 
-    Args:
-        path: a file, a folder of tables, or a run's folder.
-        rules: the range of rewards. Default: the run's, else 0 to 1.
-        scored: the set of the prompts, by which NeMo Gym's rollouts get their ids.
+    `rules` has the range of rewards, by default the run's, else 0 to 1. By `scored`, the set of the prompts,
+    NeMo Gym's rollouts get their ids.
 
     Raises:
         InputError: see `read_pass_rates`.
@@ -186,13 +161,19 @@ def late_outcomes(run: Run, state: Json, outcomes: Outcomes) -> tuple[tuple[Ints
     """
     sizes = {int(name): size for name, size in state["taken"].items()}
     taken, fresh = {**state["taken"], str(state["round"]): outcomes.size}, list[Line]()
+    rules = rules_of(run.config)
     for round_, since in sizes.items():
         path = run.outcomes(round_)
         if path.exists() and path.stat().st_size > since:
-            _, new, taken[str(round_)] = split_lines(path, since, round_, run.ids, rules_of(run.config))
+            _, new, taken[str(round_)] = split_lines(path, since, round_, run.ids, rules)
             fresh += new
     fresh += outcomes.earlier
-    taken_before = _keys_taken_before(run, {line.round for line in fresh}, sizes)
+    oldest = min((line.round for line in fresh), default=state["round"])
+    taken_before: set[Key] = set()  # whatever file they are in
+    for round_, size in sizes.items():
+        if round_ >= oldest:
+            for line in split_lines(run.outcomes(round_), size, round_, run.ids, rules)[0]:
+                line.is_new(taken_before)
     late: dict[tuple[int, str], Tally] = {}
     for line in fresh:
         if line.is_new(taken_before):
@@ -208,27 +189,11 @@ def late_outcomes(run: Run, state: Json, outcomes: Outcomes) -> tuple[tuple[Ints
     return (np.array(rows, np.int64), np.array(wins, float), np.array(losses, float)), taken
 
 
-def _keys_taken_before(run: Run, rounds: set[int], sizes: Mapping[int, int]) -> set[Key]:
-    """The keys of these rounds' lines that were taken before, in whatever file they are."""
-    keys: set[Key] = set()
-    for round_, size in sizes.items():
-        if rounds and round_ >= min(rounds):
-            old, _, _ = split_lines(run.outcomes(round_), size, round_, run.ids, rules_of(run.config))
-            for line in old:
-                line.is_new(keys)
-    return keys
-
-
 def concentration_of(run: Run, name: str, plan: Json) -> tuple[float | None, str, int]:
-    """C_t: the mean `gc_angle` of a round's prompts in one set, the newest if it has nearly all of them.
+    """C_t: the mean `gc_angle` of a round's prompts in the named set, if it has nearly all of them.
 
     A window scored some rounds ago may lack a few that were drawn from a tail: they are left out. A set that
     lacks more than a tenth says too little, and the set that the run began with is taken, as in the plan.
-
-    Args:
-        run: the run.
-        name: of the newest set that has scores of the round's prompts.
-        plan: the round's.
 
     Returns:
         The mean, the set's name, and how many of the prompts it is over: None and 0 where none has an angle.
@@ -245,48 +210,21 @@ def concentration_of(run: Run, name: str, plan: Json) -> tuple[float | None, str
 def calibration_of(plan: Json, tallies: Sequence[Tally]) -> Json:
     """For the next plan's inputs: figures of a round's predictions, without intervals.
 
-    Args:
-        plan: the round's.
-        tallies: what came back, in the order of its prompts.
-
-    Returns:
-        `calibration`, and where the plan says what its predictions rest on `expected_effective`, the share of
-        groups that was expected to differ at the sizes that came; nothing for a round without predictions.
+    Where the plan says what its predictions rest on, `expected_effective` is the share of groups that was
+    expected to differ at the sizes that came.
     """
-    if "predicted" not in plan:
-        return {}
     predicted, wins, losses = judged(plan, tallies)
     metrics = quality(predicted, wins, losses, target=target_of(plan), intervals=False)
-    return {
-        "calibration": {
-            "count": metrics.count,
-            "pearson": metrics.pearson.value,
-            "spearman": metrics.spearman.value,
-            "brier": metrics.brier.value,
-            "ceiling": metrics.ceiling.value,
-            "carried": carried(wins, losses),
-        },
-        **_expected(plan, tallies),
-    }
-
-
-def _expected(plan: Json, tallies: Sequence[Tally]) -> Json:
-    groups = (
-        [
-            (rollouts * (1 - failure), rollouts * failure, tally.group_size)
-            for failure, rollouts, tally in zip(
-                plan["predicted"], plan["predicted_rollouts"], tallies, strict=True
-            )
-            if tally.group_size
-        ]
-        if "predicted_rollouts" in plan
-        else []
-    )
-    if not groups:
-        return {}
-    a, b, sizes = np.array(groups).T
-    chances = [groups_that_differ(a[sizes == n], b[sizes == n], int(n)) for n in np.unique(sizes)]
-    return {"expected_effective": float(np.concatenate(chances).mean())}
+    names = ("pearson", "spearman", "brier", "ceiling")
+    values = {"count": metrics.count, **{name: getattr(metrics, name).value for name in names}}
+    facts: Json = {"calibration": {**values, "carried": carried(wins, losses)}}
+    sizes = np.array([tally.group_size for tally in tallies])
+    if "predicted_rollouts" not in plan or not sizes.any():
+        return facts
+    failures, rollouts = np.array(plan["predicted"]), np.array(plan["predicted_rollouts"])
+    a, b = rollouts * (1 - failures), rollouts * failures
+    chances = [groups_that_differ(a[sizes == n], b[sizes == n], int(n)) for n in np.unique(sizes[sizes > 0])]
+    return facts | {"expected_effective": float(np.concatenate(chances).mean())}
 
 
 def carried(wins: Floats, losses: Floats) -> float | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,14 +47,7 @@ def due(config: ScheduleConfig, round_: int) -> bool:
 def rescore(
     run: Run, state: Json, selector: Selector, checkpoint: str, note: Callable[[str], None]
 ) -> tuple[Json, float | None]:
-    """Score with the round's checkpoint what the run asks for.
-
-    Args:
-        run: the run.
-        state: its newest state.
-        selector: its strategy.
-        checkpoint: the folder that is scored, of what the round's training left.
-        note: called with messages for the user.
+    """Score with the round's checkpoint, a folder, what the run asks for.
 
     Returns:
         The changes of the run's state, and the rank correlation of new scores with those in use. The changes
@@ -159,28 +152,36 @@ def _score(run: Run, round_: int, checkpoint: str, out: Path, rows: Ints | None)
         write_ipc(Path(data), source.select(columns).combine_chunks())
     config = work / f"{out.name}.options.json"
     write_json(config, options_of(base.identity, work) | signals_for(run.config.by, base.identity))
-    command = [sys.executable, "-m", "gaincurate", "score", data, "--model", checkpoint, "--out", str(out)]
-    command += ["--config", str(config), *run.config.rescore.options]  # flags win over the file
-    log = run.round_folder(round_) / "scoring.log"
+    words = ["score", data, "--model", checkpoint, "--out", str(out), "--config", str(config)]
     make_folder(out.parent)
+    # Flags win over the file.
+    log = run.round_folder(round_) / "scoring.log"
+    what = f"scoring the checkpoint of round {round_}"
+    return run_gaincurate(run, [*words, *run.config.rescore.options], log, "scoring.lock", what)
+
+
+def run_gaincurate(run: Run, words: Sequence[str], log: Path, lock: str, what: str) -> float:
+    """Run `gaincurate` with these words in a process of its own, and return the seconds that it took.
+
+    Raises:
+        GaincurateError: it failed; what was done is kept.
+    """
     try:
-        with command_lock(run.folder, "scoring.lock") as lock:
-            return run_command(command, environment={}, log=log, lock=lock)
+        with command_lock(run.folder, lock) as held:
+            command = [sys.executable, "-m", "gaincurate", *words]
+            return run_command(command, environment={}, log=log, lock=held)
     except TrainerError as error:
-        why = last_line(log) or "it said nothing"
         raise GaincurateError(
-            f"scoring the checkpoint of round {round_} failed: {why} (log: {log}). What was scored is kept; "
-            "run the same command again to go on.",
+            f"{what} failed: {last_line(log) or 'it said nothing'} (log: {log}). What was done is kept; run "
+            "the same command again to go on.",
             log=str(log),
         ) from error
 
 
 def options_of(identity: Json, work: Path) -> Json:
-    """The options of `gaincurate score` that read prompts and states as a set's own run did.
+    """The options of `gaincurate score` that read prompts and states as those of a set with this identity.
 
-    Args:
-        identity: of that set.
-        work: a folder for a text that an option takes from a file.
+    A text that an option takes from a file goes into `work`.
     """
     source, segmentation = identity["source"], identity.get("segmentation", {})
     options: Json = {"id_column": ID, "prompt_column": source["prompt_column"]}

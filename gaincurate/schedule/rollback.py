@@ -10,14 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gaincurate.core.artifact import Json
-from gaincurate.core.files import (
-    append_line,
-    digest_bytes,
-    digest_file,
-    digest_json,
-    drop_half_line,
-    reading,
-)
+from gaincurate.core.files import append_line, digest_bytes, digest_file, digest_json, drop_half_line, reading
 from gaincurate.core.foreign import read_bytes
 from gaincurate.core.outcomes import earliest_return
 from gaincurate.core.sealed import read_sealed, write_sealed
@@ -28,12 +21,7 @@ FORMAT = 1
 
 
 def saved_place(run: Run, step: int) -> Json:
-    """The facts to save with a checkpoint so that `return_to` can go back to it.
-
-    Args:
-        run: the run, at the round that is being trained.
-        step: the trainer's step that the checkpoint was saved after.
-    """
+    """The facts to save with a checkpoint of the trainer's step, so that `return_to` can go back to it."""
     state = run.state
     round_ = state["round"]
     lines = _whole_lines(run, round_)
@@ -49,12 +37,7 @@ def saved_place(run: Run, step: int) -> Json:
 
 
 def check_place(run: Run, saved: Json, where: str) -> None:
-    """See that a place is one of this run, in the history that it is in.
-
-    Args:
-        run: the run.
-        saved: from `saved_place`.
-        where: what it was read from, for sentences.
+    """See that a place, which was read from `where`, is one of this run, in the history that it is in.
 
     Raises:
         OutputError: another run's, one that is ahead of the run's folder, or of rounds that were undone.
@@ -100,12 +83,7 @@ def _whole_lines(run: Run, round_: int) -> bytes:
 
 
 def return_to(run: Run, saved: Json, where: str) -> int:
-    """Make a run what it was at a saved place; call it while holding `working_on`.
-
-    Args:
-        run: the run.
-        saved: from `saved_place`.
-        where: what it was read from, for sentences.
+    """Make a run what it was at a place that was saved; call it while holding `working_on`.
 
     Returns:
         How many rounds were undone.

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +59,7 @@ _CARRIED_OVER = ("order", "ordered_by", "scores", "probe", "checkpoint")
 def start(config: ScheduleConfig, note: Note = silent, references: Path | None = None) -> Run:
     """Open a run and write its round 0, unless its strategy has to wait for something before that.
 
-    Args:
-        config: its options.
-        note: called with messages for the user.
-        references: outcomes of round 0's references.
+    `references` are outcomes of round 0's references.
 
     Raises:
         InputError: an option does not go with the set or with another option.
@@ -80,7 +76,13 @@ def start(config: ScheduleConfig, note: Note = silent, references: Path | None =
         ascending = kind.ascending if by == kind.by else False
     model = config.model or first_model(scored, note)
     check_options_of_a_run(config.model_copy(update={"model": model}), scored, kind, by, options)
-    _check_references(config, kind, references)
+    if references is not None and not kind.observes_references:
+        raise _no_references(config, references)
+    if isinstance(config.scored, Remote):
+        where = {"folder": str(config.scored), "cache": str(cache_folder().absolute())}
+    else:
+        relative = os.path.relpath(config.scored, config.run)
+        where = {"folder": str(config.scored.resolve()), "relative": relative}
     with making(config.run) as folder:
         scored.verify()
         missing = build(folder / ORDER, scored, by, ascending=ascending)
@@ -89,7 +91,7 @@ def start(config: ScheduleConfig, note: Note = silent, references: Path | None =
         matches = _matches(config, scored, note)
         if config.stratify != "none" or matches is not None:
             groups.build(folder / GROUPS, scored, config, matches, note)
-        known = build_history(folder / HISTORY, scored, config, note) if config.history else None
+        history = build_history(folder / HISTORY, scored, config, note) if config.history else None
         if config.rates:
             build_rates(folder / RATES, scored, config.rates)
         angles = pc.min_max(scored.column("gc_angle"))
@@ -103,10 +105,10 @@ def start(config: ScheduleConfig, note: Note = silent, references: Path | None =
                 "model": model,
             },
             "params": options.model_dump(mode="json"),
-            "scores": {**_where(config), "manifest": scored.manifest_hash},
+            "scores": {**where, "manifest": scored.manifest_hash},
             "rows": len(scored),
             **({} if matches is None else {"kept": int(matches.sum())}),
-            **({} if known is None else {"history": known}),
+            **({} if history is None else {"history": history}),
             "rows_without_value": missing,
             "angles": [angles["min"].as_py(), angles["max"].as_py()],
         }
@@ -118,12 +120,12 @@ def start(config: ScheduleConfig, note: Note = silent, references: Path | None =
             "scores": BASE,
             "probe": BASE,
             "taken": {},
-            "checkpoint": run.config.model,
+            "checkpoint": model,
         }
         selector = selector_of(run)
+        opening = Context(run, 0, state["order"], model, note, reference_outcomes=references, opening=True)
         try:
-            opening = Context(run, 0, state["order"], run.config.model, note, opening=True)
-            selector.prepare(replace(opening, reference_outcomes=references))
+            selector.prepare(opening)
         except NotReadyError as error:  # round 0 is planned by the first `advance`
             note(str(error).replace(str(folder), str(config.run)))
             run.commit({**_state(run, selector, -1, state), "rows": [], "inputs": {}, "finished": False})
@@ -139,21 +141,8 @@ def start(config: ScheduleConfig, note: Note = silent, references: Path | None =
     return Run(config.run)
 
 
-def _check_references(config: ScheduleConfig, kind: type[base.Selector], references: Path | None) -> None:
-    if references is not None and not kind.observes_references:
-        raise InputError(
-            f"--reference-outcomes {references}: strategy {config.strategy} observes no references."
-        )
-
-
-def _where(config: ScheduleConfig) -> Json:
-    """The place of the scored set, so that the run finds it again."""
-    if isinstance(config.scored, Remote):
-        return {"folder": str(config.scored), "cache": str(cache_folder().absolute())}
-    return {
-        "folder": str(config.scored.resolve()),
-        "relative": os.path.relpath(config.scored, config.run),
-    }
+def _no_references(config: ScheduleConfig, path: Path) -> InputError:
+    return InputError(f"--reference-outcomes {path}: strategy {config.strategy} observes no references.")
 
 
 def selector_of(run: Run, state: Json | None = None) -> base.Selector:
@@ -210,18 +199,17 @@ def advance(
     else:
         checkpoint, selector, inputs, log = state["checkpoint"], selector_of(run, state), {}, {}
         state = {name: state[name] for name in (*_CARRIED_OVER, "taken")}
-    if round_ == run.config.rounds:
-        if references is not None:
-            note(f"warning: {references} was not read: round {round_ - 1} is the last")
+    finished = round_ == run.config.rounds
+    if not finished:
+        if references is not None and not selector.observes_references:
+            raise _no_references(run.config, references)
+        selector.prepare(Context(run, round_, state["order"], checkpoint, note, held, references))
+    if log:
         run.log(**log)
+    if finished:
         last = _state(run, selector, round_ - 1, state)
         run.commit({**last, "inputs": inputs, "metrics": _metrics(run, selector), "finished": True})
         return None
-    if references is not None:
-        _check_references(run.config, type(selector), references)
-    selector.prepare(Context(run, round_, state["order"], checkpoint, note, held, references))
-    if log:
-        run.log(**log)
     _write_round(run, selector, round_, state, inputs)
     return run.round_folder(round_)
 
@@ -260,15 +248,12 @@ def _observe(
         state["checkpoint"] = str(Path(checkpoint).resolve())
     concentration, source, over = concentration_of(run, state["scores"], plan)
     assert outcomes.accuracy is not None  # or the coverage was refused
-    tallies = list(outcomes.tallies.values())
-    wins = np.array([math.fsum(tally.successes) for tally in tallies])
-    counts = np.array([len(tally.successes) for tally in tallies])
-    tokens = np.array([tally.tokens / max(tally.with_tokens, 1) for tally in tallies])
-    selector.observe(
-        base.Observed(
-            round_, rows, wins, counts - wins, outcomes.accuracy, concentration or 0.0, late, tokens
-        )
-    )
+    tallies, sums = list(outcomes.tallies.values()), []
+    for t in tallies:
+        sums.append((math.fsum(t.successes), len(t.successes), t.tokens / max(t.with_tokens, 1)))
+    wins, counts, tokens = np.array(sums).T
+    figures = (outcomes.accuracy, concentration or 0.0, late, tokens)
+    selector.observe(base.Observed(round_, rows, wins, counts - wins, *figures))
     inputs = {
         "round": round_,
         "accuracy": outcomes.accuracy,
@@ -283,14 +268,13 @@ def _observe(
         "completion_tokens": outcomes.tokens,
         "rescored": changes.get("scores"),
         "drift": drift,
-        **calibration_of(plan, tallies),
+        **(calibration_of(plan, tallies) if "predicted" in plan else {}),
     }
+    share, share_before = (each.get("effective") or 0 for each in (inputs, plan["inputs"]))
     if (why := nothing_learnt(run, inputs)) is not None:
         note(f"warning: {why}")
-    else:
-        shares = (inputs.get("effective"), plan["inputs"].get("effective"))  # the round's, and the last one's
-        if [share is not None and 0 < share < 0.5 for share in shares] == [True, False]:  # 0: groups of one
-            note(f"in round {round_}, {REPLAY}")
+    elif 0 < share < 0.5 and not 0 < share_before < 0.5:  # once, when it begins; 0 may be groups of one
+        note(f"in round {round_}, {REPLAY}")
     log = {"what": "outcomes", "round": round_, "repeated": outcomes.repeated, "void": outcomes.void}
     return selector, state, inputs, log
 
@@ -313,15 +297,14 @@ def _metrics(run: Run, selector: base.Selector) -> Json:
 
 def _write_round(run: Run, selector: base.Selector, round_: int, state: Json, inputs: Json) -> None:
     """Draw a round and write its rows, its state and, at last, its plan."""
-    config, order = run.config, run.orders.find(state["order"])
+    config, order, strata = run.config, run.orders.find(state["order"]), run.strata
     ranks = check_draw(config, selector.draw(round_), len(order.rows))
     if config.order == "rank":
         ranks = np.sort(ranks)
     rows = order.rows[ranks]
-    strata = run.strata
     counts = None if strata is None else check_shares(config, selector, strata, rows, round_)
-    table = run.scored.take(rows)
-    metrics = _metrics(run, selector)
+    table, metrics = run.scored.take(rows), _metrics(run, selector)
+    angles = table.column("gc_angle").drop_null().to_pylist()
     plan = {
         "format": FORMAT,
         "round": round_,
@@ -333,7 +316,13 @@ def _write_round(run: Run, selector: base.Selector, round_: int, state: Json, in
         "metrics": metrics,
         "order": {"by": config.by, "ordered_by": state["ordered_by"], "digest": state["order"]},
         "inputs": inputs,
-        "forecast": _composition(table, ranks),
+        "forecast": {  # the composition of the round
+            "prompt_tokens": int(table.column("gc_prompt_tokens").to_numpy().sum()),
+            "mean_question_tokens": float(table.column("gc_question_tokens").to_numpy().mean()),
+            "mean_angle": math.fsum(angles) / len(angles) if angles else None,
+            "with_angle": len(angles),
+            "ranks": [int(ranks.min()), float(np.median(ranks)), int(ranks.max())],
+        },
     }
     if counts is not None:
         plan["groups"] = {"by": config.stratify, "prompts": counts}
@@ -346,38 +335,13 @@ def _write_round(run: Run, selector: base.Selector, round_: int, state: Json, in
     run.commit(full_state, plan | more)
 
 
-def write_data_again(run: Run, round_: int) -> None:
-    """Write the rows of a planned round whose file is gone."""
-    table = run.scored.take(np.array(run.state_of(round_)["rows"]))
-    write_data(run, round_, table, run.rollouts(round_))
-
-
 def write_data(run: Run, round_: int, table: pa.Table, rollouts: list[int] | None) -> None:
-    """Write the rows that a round trains on.
-
-    Args:
-        run: the run.
-        round_: the round.
-        table: its rows of the scored set.
-        rollouts: its plan's group sizes, where it has them.
-    """
+    """Write the rows of the scored set that a round trains on, with the plan's group sizes if it has them."""
     config = run.config
     shown = training_rows(table, run.scored.identity, bare=config.bare, with_scores=config.with_scores)
     if rollouts is not None:
         shown = shown.append_column(ROLLOUTS, pa.array(rollouts, pa.int64()))
     write_rows(run.data(round_), shown)
-
-
-def _composition(table: pa.Table, ranks: Ints) -> Json:
-    """The composition of a round before it is trained."""
-    angles = table.column("gc_angle").drop_null().to_pylist()
-    return {
-        "prompt_tokens": int(table.column("gc_prompt_tokens").to_numpy().sum()),
-        "mean_question_tokens": float(table.column("gc_question_tokens").to_numpy().mean()),
-        "mean_angle": math.fsum(angles) / len(angles) if angles else None,
-        "with_angle": len(angles),
-        "ranks": [int(ranks.min()), float(np.median(ranks)), int(ranks.max())],
-    }
 
 
 def check_options_of_a_run(
@@ -387,14 +351,7 @@ def check_options_of_a_run(
     by: str | None,
     options: base.Options,
 ) -> None:
-    """See that a run may be opened.
-
-    Args:
-        config: the run's options.
-        scored: the set.
-        kind: the strategy.
-        by: the column of the order.
-        options: the strategy's own.
+    """See that a run may be opened with its options, the strategy's own, and the column of the order.
 
     Raises:
         InputError: an option does not go with the set or with another option.
@@ -487,17 +444,10 @@ def check_draw(config: ScheduleConfig, drawn: object, count: int) -> Ints:
 def check_shares(
     config: ScheduleConfig, selector: base.Selector, strata: Strata, rows: Ints, round_: int
 ) -> dict[str, int] | None:
-    """The number of prompts of each group in a round; None if there is only one group.
-
-    Args:
-        config: the run's options.
-        selector: what drew them. One that leaves references out may have to take from other groups.
-        strata: the run's groups, by row.
-        rows: `[budget]`, of the prompts.
-        round_: the round.
+    """The number of prompts of each group in a round, whose rows are given; None if there is only one group.
 
     Raises:
-        InputError: they are not the groups' quotas.
+        InputError: they are not the quotas, and the strategy is none that leaves out rows or references.
     """
     counts = np.bincount(strata.labels[rows], minlength=len(strata.names))
     quotas = strata.quotas(config.budget, round_)

@@ -58,6 +58,20 @@ GROUPS = "groups.arrow"
 ORDER, _NEXT, _SAVED_ORDERS = "order.arrow", "order-next.arrow", "orders"
 
 
+def damaged(path: Path, why: str = "its bytes do not match the hash in it") -> OutputError:
+    """The error for a table of a run's folder."""
+    return OutputError(f"{path} is damaged: {why}; restore it, or start a new run.", path=str(path))
+
+
+def read_table(path: Path) -> pa.Table:
+    """A table of a run's folder, mapped.
+
+    Raises:
+        OutputError: it is missing or damaged.
+    """
+    return read_ipc(path, lambda why: damaged(path, why))
+
+
 class Order:
     """The row of the scored set at each rank, in a memory-mapped file.
 
@@ -72,8 +86,7 @@ class Order:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        table = read_ipc(path, lambda why: _damaged(path, f": {why}"))
+        table = read_table(path)
         try:
             self.rows: Ints = table.column("row").chunk(0).to_numpy()
             """`[N]`: the row at each rank."""
@@ -81,13 +94,9 @@ class Order:
             """`[N]`: what the order goes by; NaN where the set has none."""
             self.digest = table.schema.metadata[_DIGEST].decode()
         except (LookupError, TypeError, ValueError) as error:
-            raise _damaged(path) from error
+            raise damaged(path) from error
         if self.digest != _digest(self.rows, self.values):
-            raise _damaged(path)
-
-
-def _damaged(path: Path, why: str = "") -> OutputError:
-    return OutputError(f"{path} is damaged{why}; restore it, or start a new run.", path=str(path))
+            raise damaged(path)
 
 
 def _digest(rows: Ints, values: Floats) -> str:
@@ -96,13 +105,7 @@ def _digest(rows: Ints, values: Floats) -> str:
 
 
 def build(path: Path, scored: ScoredSet, by: str | None, *, ascending: bool) -> int:
-    """Write the order of a set by a column; ties by id, rows without a value last.
-
-    Args:
-        path: the file to write.
-        scored: the set.
-        by: a number column; None for the set's own order.
-        ascending: low values first.
+    """Write the order of a set by a number column, or its own order; ties by id, rows without a value last.
 
     Returns:
         How many rows have no value there.
@@ -130,15 +133,9 @@ def build(path: Path, scored: ScoredSet, by: str | None, *, ascending: bool) -> 
 def permute(
     path: Path, order: Order, ranks: Ints, ids: Iterable[str], values: Floats, *, ascending: bool
 ) -> None:
-    """Write `order` with the rows at some ranks sorted again among these same ranks.
+    """Write `order` with the rows at some ascending `ranks` sorted again among these ranks.
 
-    Args:
-        path: the file to write, another than the order's own.
-        order: the order so far.
-        ranks: `[k]`, ascending.
-        ids: of the rows at these ranks.
-        values: `[k]`, their new values, all from one checkpoint.
-        ascending: low values first.
+    `ids` and `values` are of the rows there; the values are all from one checkpoint.
     """
     table = pa.table({"value": values, ID: pa.array(ids, pa.string())})
     keys = [("value", "ascending" if ascending else "descending"), (ID, "ascending")]
@@ -155,13 +152,10 @@ def _write(path: Path, rows: Ints, values: Floats) -> None:
 
 
 class Orders:
-    """The orders in a run's folder."""
+    """The orders in a run's folder: `current` is in use, and `next` will replace it."""
 
     def __init__(self, folder: Path) -> None:
-        self.current = folder / ORDER
-        """The order in use."""
-        self.next = folder / _NEXT
-        """The file of an order that will replace the one in use."""
+        self.current, self.next = folder / ORDER, folder / _NEXT
         self._folder = folder / _SAVED_ORDERS
 
     def find(self, digest: str) -> Order:
@@ -310,13 +304,11 @@ class Run:
 
     @property
     def strata(self) -> Strata | None:
-        """The groups that it keeps the shares of, by row; None where there are none.
-
-        Raises:
-            OutputError: their file is missing or damaged.
-        """
+        """The groups that it keeps the shares of, by row; None where there are none."""
         if self._strata is None and (self.config.stratify != "none" or self.config.where is not None):
-            self._strata = groups.read(self.folder / GROUPS, self.config.group_weights)
+            self._strata = groups.strata_in(read_table(self.folder / GROUPS), self.config.group_weights)
+            if self._strata is None:
+                raise damaged(self.folder / GROUPS)
         return self._strata
 
     @property
@@ -326,17 +318,13 @@ class Run:
 
     @property
     def state(self) -> Json:
-        """The state that the newest round was planned with, or the one after the last round.
-
-        Raises:
-            OutputError: it is damaged.
-        """
-        newest, path = self.round, self.folder / STATE
+        """The state that the newest round was planned with, or the one after the last round."""
+        newest, path = newest_round(self.folder), self.folder / STATE
         if newest < 0 or path.exists():
             state = read_sealed(path)
             if newest < 0 or state["finished"]:
                 return state
-        return self.state_of(newest)
+        return read_sealed(self.round_folder(newest) / STATE)
 
     def state_of(self, round_: int) -> Json:
         """The state that a round was planned with; of older rounds a large selector state is not kept."""
@@ -380,8 +368,7 @@ class Run:
 
     def rows(self, round_: int) -> list[int]:
         """Their rows in the scored set."""
-        rows: list[int] = self.state_of(round_)["rows"]
-        return rows
+        return list(self.state_of(round_)["rows"])
 
     def rollouts(self, round_: int) -> list[int] | None:
         """The group size of each of a round's prompts, in its order; None where the trainer's size holds."""
@@ -405,16 +392,10 @@ class Run:
         self._ids.clear()
 
     def commit(self, state: Json, plan: Json | None = None) -> None:
-        """Write a planned round, whose data must be there already; without a plan the run's own state.
-
-        Raises:
-            StorageError: the file system refused.
-        """
-        if plan is None:
-            write_sealed(self.folder / STATE, state)
-        else:
-            folder = self.round_folder(plan["round"])
-            write_sealed(folder / STATE, state)
+        """Write a planned round, whose data must be there already; without a plan the run's own state."""
+        folder = self.folder if plan is None else self.round_folder(plan["round"])
+        write_sealed(folder / STATE, state)
+        if plan is not None:
             write_sealed(folder / PLAN, plan)
         self.orders.settle(state["order"])
         before = self.round_folder(state["round"] - 1) / STATE
@@ -460,11 +441,7 @@ def making(folder: Path) -> Iterator[Path]:
 
 
 def refuse_group_sizes(run: Run, trainer: str) -> None:
-    """Refuse plans with group sizes for a trainer that has one size for all prompts.
-
-    Raises:
-        InputError: the newest plan has group sizes.
-    """
+    """Refuse plans with group sizes for a trainer that has one size for all prompts."""
     if run.round >= 0 and run.rollouts(run.round) is not None:
         raise InputError(
             f"the plans of {run.folder} give each prompt a group size, and {trainer} has one size for all "
@@ -511,15 +488,3 @@ def working_on(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def names_of(run: Run, round_: int, checkpoint: str) -> dict[str, str]:
-    """The values of the placeholders in a round; absolute paths."""
-    folder = run.round_folder(round_).resolve()
-    return {
-        "data": str(run.data(round_).resolve()),
-        "round": str(round_),
-        "checkpoint": checkpoint,
-        "outcomes": str(run.outcomes(round_).resolve()),
-        "output": str(folder / "output"),
-    }

@@ -37,12 +37,9 @@ class Matches:
 
 
 def matching(scored: ScoredSet, where: str, rollouts: Path | None = None) -> Matches:
-    """The rows for which a condition is true.
+    """The rows for which a condition (see `core.where`) is true.
 
-    Args:
-        scored: the set.
-        where: the condition, see `core.where`.
-        rollouts: a rollout set, or another file of pass rates.
+    `rollouts` is a rollout set, or another file of pass rates.
 
     Raises:
         InputError: the condition cannot be read or does not go with the columns, or there are no pass rates.

@@ -1,7 +1,7 @@
 """Groups of prompts that keep their shares of every round, whatever a strategy prefers.
 
 Each group has its quota of a round, and the strategy chooses within. Quotas go by the round alone and not by
-what was drawn before, so a run that is restored or forecast has the same ones. Over the rounds each group
+what was drawn before, so a run that is restored has the same ones. Over the rounds each group
 is less than one prompt away from its share: rounding by itself would leave small groups out for good.
 """
 
@@ -71,11 +71,7 @@ class Strata:
         return shares
 
     def by_rank(self, rows: Ints) -> Strata:
-        """The same groups over another order.
-
-        Args:
-            rows: `[rows]`, the place in `labels` of each rank.
-        """
+        """The same groups over another order, by the place in `labels` of each rank, `[rows]`."""
         return replace(self, labels=self.labels[rows])
 
     def members(self) -> list[Ints]:
@@ -85,10 +81,9 @@ class Strata:
         return np.split(np.argsort(labels, kind="stable"), np.cumsum(self.sizes)[:-1])
 
     def by_turns(self, ranks: Ints) -> Ints:
-        """Ranks in an order in which any stretch has about the shares that all have.
+        """Distinct ranks in an order in which any stretch has about the shares that all have.
 
-        Args:
-            ranks: distinct; those of one group stay in this order.
+        Those of one group stay in their order.
         """
         labels = self.labels[ranks]
         by_group = np.argsort(labels, kind="stable")
@@ -161,10 +156,7 @@ class Strata:
 
 
 class _FairTurns:
-    """The groups that get one more prompt in a round, by a proportionate fair schedule.
-
-    It goes on from the round that was asked for last, because a forecast asks for thousands one by one.
-    """
+    """The groups that get one more prompt in a round, by a proportionate fair schedule, round by round."""
 
     def __init__(self, rest: Ints, total: int, extra: int) -> None:
         # Each group's next prompt has a window of rounds: it falls due when the rests add up to it. Taking

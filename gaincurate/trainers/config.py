@@ -69,11 +69,7 @@ class DriveConfig(BaseModel):
         bool,
         Option("Train the newest round again, though its trainer ended well."),
     ] = False
-    track: Annotated[
-        Literal["wandb", "tensorboard"] | None,
-        Option("Send each round's numbers to this tracker, at the number of the round."),
-    ] = None
-    dry_run: Annotated[bool, Option("Print the rounds that can be known and the forecast.")] = False
+    dry_run: Annotated[bool, Option("Print the newest round's command, filled in, and do nothing.")] = False
 
 
 class DoctorConfig(BaseModel):

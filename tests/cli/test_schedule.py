@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import io
 import json
-import re
 import signal
 import subprocess
 import sys
@@ -10,14 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 import runs
 from command import run as gaincurate
-from gaincurate.cli.run_view import watch
-from gaincurate.schedule.rounds import advance
-from gaincurate.schedule.run import Run, working_on
-from gaincurate.schedule.status import status
+from gaincurate.schedule.run import Run
 from gaincurate.trainers.session import RunSession
 
 
@@ -56,19 +50,6 @@ def test_start_next_and_status_as_a_user_meets_them(tmp_path: Path) -> None:
     assert "; finished" in gaincurate("schedule", "status", run.folder).stdout
 
 
-def test_a_status_shows_what_share_of_groups_was_expected_to_differ(tmp_path: Path) -> None:
-    run = runs.begin(tmp_path, strategy="posterior")
-    runs.report(run)
-    assert gaincurate("schedule", "next", run.folder).exit_code == 0
-    lines = gaincurate("schedule", "status", run.folder).stdout.splitlines()
-    assert "round  accuracy  groups differ  all wrong  all right  expected " in lines[1]
-    first, second = (line.split() for line in lines[2:4])
-    assert first[2:6] == ["1.000", "0.000", "0.000", "0.045"]  # of groups of two under Beta(.05, .05)
-    assert f"{run.plan(1)['metrics']['expected_effective']:.3f}" in second
-    start(tmp_path / "other")
-    assert "expected" not in gaincurate("schedule", "status", tmp_path / "other" / "run").stdout
-
-
 def test_a_status_has_the_columns_that_have_values_and_says_how_long_the_rest_takes(tmp_path: Path) -> None:
     run = runs.begin(tmp_path, strategy="uniform", rounds=4)
     runs.report(run)
@@ -84,47 +65,6 @@ def test_a_status_has_the_columns_that_have_values_and_says_how_long_the_rest_ta
     assert shown.splitlines()[1].split() == head.split()
     assert "  about 3 min left, as the last rounds went" in shown
     assert "  the trainer's log ends: step 3: reward 0.5" in shown
-
-
-def test_a_status_that_is_watched_follows_the_files_until_the_run_is_finished(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = runs.begin(tmp_path, strategy="uniform", rounds=2)
-    pages = io.StringIO()
-
-    def console(**options: Any) -> Console:
-        return Console(file=pages, force_terminal=True, width=400, height=40, **options)
-
-    monkeypatch.setattr("rich.console.Console", console)
-    monkeypatch.setenv("COLUMNS", "50")
-    seen: list[int] = []
-
-    def look() -> Any:
-        facts = status(Run(run.folder))
-        seen.append(len(facts["rounds"]) + facts["finished"])
-        return facts
-
-    def wait() -> None:
-        if len(seen) == waits.pop(0):
-            runs.report(run)
-            with working_on(run.folder):
-                advance(run)
-
-    waits = [1, 9, 2]  # the second time nothing changes, so nothing is looked at
-    watch(run.folder, look, wait)
-    assert seen == [1, 2, 3]
-    text = pages.getvalue()
-    said = " ".join(text.split())  # the first line takes two
-    assert said.index("round 0 (1/2) waits") < said.index("round 1 (2/2) waits") < said.index("; finished")
-    rows = re.findall(r"^  \d+ [^:\n]*$", text, flags=re.MULTILINE)
-    assert rows
-    assert all(len(row) <= 50 for row in rows), rows
-
-    def pressed() -> None:
-        raise KeyboardInterrupt
-
-    other = runs.begin(tmp_path / "other", rounds=2)
-    watch(other.folder, lambda: status(Run(other.folder)), pressed)  # Ctrl-C is how a person leaves
 
 
 @pytest.mark.parametrize(
@@ -198,25 +138,23 @@ def test_a_signal_ends_the_trainer_and_it_says_how_to_go_on(
     assert run.state["round"] == 0
 
 
-@pytest.mark.parametrize("strategy", ["gain-rl", "uniform"])
-def test_a_dry_run_tells_what_can_be_known(tmp_path: Path, strategy: str) -> None:
-    runs.begin(tmp_path, strategy=strategy, budget=25)
-    result = gaincurate("schedule", "run", tmp_path / "run", "--dry-run", "--json", "--", "train", "{round}")
-    found = json.loads(result.stdout)
-    assert found["rounds"][0]["command"] == ["train", "0"]
-    assert [entry["known"] for entry in found["rounds"]] == [
-        True,
-        strategy == "uniform",
-        strategy == "uniform",
-    ]
-    if strategy == "uniform":
-        run = Run(tmp_path / "run")
-        for entry in found["rounds"]:
-            assert entry["ids"] == run.ids(run.state["round"])
-            runs.report(run)
-            gaincurate("schedule", "next", run.folder)
-    assert gaincurate("schedule", "run", tmp_path / "run", "--dry-run").exit_code == 0
-    assert not (tmp_path / "run/command.json").exists()
+def test_a_dry_run_prints_the_newest_rounds_command_and_keeps_nothing(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path)
+    asked = ["schedule", "run", run.folder, "--dry-run"]
+    command = [sys.executable, "t.py", "{round}", "{checkpoint}", "{outcomes}"]
+    shown = gaincurate(*asked, "--json", "--", *command)
+    filled = [sys.executable, "t.py", "0", "the-model", str(run.outcomes(0))]
+    assert json.loads(shown.stdout) == {"round": 0, "command": filled}
+    assert gaincurate(*asked, "--", *command).stdout.startswith(
+        f"round 0 (1/3): {sys.executable} t.py 0 the-m"
+    )
+    assert not (run.folder / "command.json").exists()
+    assert "no command: gaincurate schedule run" in gaincurate(*asked).stderr
+    finished = runs.begin(tmp_path / "short", rounds=1)
+    runs.report(finished)
+    assert gaincurate("schedule", "next", finished.folder).exit_code == 0
+    refused = gaincurate("schedule", "run", finished.folder, "--dry-run", "--", *command)
+    assert (refused.exit_code, "is finished: no round is left" in refused.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -224,11 +162,9 @@ def test_a_dry_run_tells_what_can_be_known(tmp_path: Path, strategy: str) -> Non
     [
         (["--sigma", "x"], "strategy gain-rl: sigma = 'x': a width is a number of ranks"),
         (["--set", "beta"], "--set beta: expected NAME=VALUE."),
-        (["--set", "gamma=1"], "strategy gain-rl has no option 'gamma'"),
         (["--reward-range", "5"], "--reward-range 5: expected two numbers, LO,HI."),
         (["--min-coverage", "0"], "--min-coverage 0.0: it should be greater than 0."),
         (["--seed", str(2**64)], f"--seed {2**64}: it should be less than"),
-        (["--budget", "61"], "--budget 61 is over the 60 rows"),
     ],
 )
 def test_bad_options_are_one_sentence(tmp_path: Path, options: list[str], sentence: str) -> None:

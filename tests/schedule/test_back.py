@@ -25,6 +25,12 @@ def go_on(run: Run, rounds: int, reward: Any = lambda gc_id, sample: sample % 2)
         advance(run)
 
 
+def refused(run: Run, saved: Any, where: str, sentence: str) -> None:
+    with pytest.raises(OutputError) as caught:
+        return_to(run, saved, where)
+    assert str(caught.value).startswith(f"{where} {sentence}")
+
+
 def test_a_run_that_went_back_plans_the_same_rounds_again(tmp_path: Path) -> None:
     run = runs.begin(tmp_path, rounds=5)
     go_on(run, 1)
@@ -37,17 +43,6 @@ def test_a_run_that_went_back_plans_the_same_rounds_again(tmp_path: Path) -> Non
     assert sorted(p.name for p in (run.folder / "undone").iterdir()) == ["00002-1", "00003-1", "00004-1"]
     go_on(Run(run.folder), 3)
     assert runs.plans(run) == before
-
-
-def test_other_outcomes_after_going_back_give_another_history(tmp_path: Path) -> None:
-    run = runs.begin(tmp_path, rounds=4)
-    saved = saved_place(run, step=0)
-    go_on(run, 2)
-    before = runs.plans(run)
-    return_to(run, saved, "checkpoint-0")
-    go_on(run, 2, lambda gc_id, sample: 1.0)
-    assert runs.plans(run)[0] == before[0]
-    assert runs.plans(run)[2] != before[2]
 
 
 def test_outcomes_behind_the_step_are_taken_back_and_a_half_line_goes(tmp_path: Path) -> None:
@@ -134,25 +129,16 @@ def test_what_does_not_fit_is_refused_before_anything_is_undone(tmp_path: Path) 
     one = saved_place(run, 1)
     go_on(run, 1)
     late = saved_place(run, 2)
-    with pytest.raises(OutputError, match=r"^checkpoint-1 was saved with another run than .*two/run; give"):
-        return_to(other, one, "checkpoint-1")
+    refused(other, one, "checkpoint-1", f"was saved with another run than {other.folder}; give the run")
     return_to(run, one, "checkpoint-1")
-    with pytest.raises(
-        OutputError,
-        match=r"^checkpoint-2 is of a history that was undone: round 2 was set aside in undone/\.",
-    ):
-        return_to(run, late, "checkpoint-2")
+    undone = "is of a history that was undone: "
+    refused(run, late, "checkpoint-2", f"{undone}round 2 was set aside in undone/.")
     shutil.rmtree(run.folder / "undone")
-    with pytest.raises(OutputError, match=r"^checkpoint-2 is of round 2, which .* does not have: the run's"):
-        return_to(run, late, "checkpoint-2")
+    refused(run, late, "checkpoint-2", f"is of round 2, which {run.folder} does not have: the run's")
     runs.write(run, 1, [{"gc_id": i, "reward": 1, "round": 1, "attempt": 2} for i in run.ids(1)])
     advance(run)
-    with pytest.raises(
-        OutputError, match=r"^checkpoint-2 is of a history that was undone: round 2 was planned again since\."
-    ):
-        return_to(run, late, "checkpoint-2")
-    with pytest.raises(OutputError, match=r"^c has format 9, this version reads 1\.$"):
-        return_to(run, one | {"format": 9}, "c")
+    refused(run, late, "checkpoint-2", f"{undone}round 2 was planned again since.")
+    refused(run, one | {"format": 9}, "c", "has format 9, this version reads 1.")
     assert run.state["round"] == 2
 
 
@@ -165,26 +151,15 @@ def test_a_later_checkpoint_of_the_same_round_is_undone_too(tmp_path: Path) -> N
 
     one, two, three = step(1), step(2), step(3)
     return_to(run, two, "checkpoint-2")
-    with pytest.raises(
-        OutputError,
-        match=r"^checkpoint-3 is of a history that was undone: training went back to step 2 since, before its "
-        r"step 3\. Resume from a checkpoint that was saved after that, and delete this one\.$",
-    ):
-        return_to(run, three, "checkpoint-3")
+    undone = "is of a history that was undone: "
+    refused(run, three, "c", f"{undone}training went back to step 2 since, before its step 3. Resume from a")
     again = step(3)
-    return_to(run, again, "checkpoint-3")
-    return_to(run, two, "checkpoint-2")
-    return_to(run, one, "checkpoint-1")
+    for place in (again, two, one):
+        return_to(run, place, "c")
     for late in (two, again):
-        with pytest.raises(
-            OutputError, match="is of a history that was undone: training went back to step 1"
-        ):
-            return_to(run, late, "late")
+        refused(run, late, "late", f"{undone}training went back to step 1")
     run.outcomes(0).write_text("")
-    with pytest.raises(
-        OutputError, match=r"is of a history that was undone: round 0 was trained again since\."
-    ):
-        return_to(run, one, "checkpoint-1")
+    refused(run, one, "checkpoint-1", f"{undone}round 0 was trained again since.")
 
 
 def test_an_order_that_was_replaced_since_is_kept_and_comes_back(tmp_path: Path) -> None:

@@ -109,14 +109,9 @@ def test_a_status_counts_references_and_says_how_good_predictions_were(tmp_path:
     shown = " ".join(gaincurate("schedule", "status", run.folder).stdout.split())
     assert "aims at a failure rate of 0.5, predicted by group-mean" in shown
     assert (
-        "references: 120 rollouts (the trainer's: 160), 840 completion tokens (the trainer's: 800), " in shown
+        "references: 120 rollouts (the trainer's: 160), 840 completion tokens (the trainer's: 800)" in shown
     )
-    assert "round 1: failure rate of references, one half from the other 15 " in shown
     assert "round 1: failure rate of drawn prompts 20 " in shown
-    halves = found["rounds"][-1]["on_halves"]
-    no_better = halves["brier"]["interval"][1] >= halves["brier_of_mean"]
-    assert shown.count("warning: these predictions are no") == no_better
-    assert "Drawn prompts were all predicted near the target, so a correlation over them says little" in shown
 
 
 def test_a_run_without_a_round_and_one_that_waits_again(tmp_path: Path) -> None:
@@ -131,13 +126,6 @@ def test_a_run_without_a_round_and_one_that_waits_again(tmp_path: Path) -> None:
         f"round 0 waits for outcomes of its references: prompts in {folder / 'references.parquet'}, outcomes to "
         f"{folder / 'references.jsonl'}" in shown
     )
-    forecast = json.loads(gaincurate("schedule", "run", run.folder, "--dry-run", "--json").stdout)
-    assert [(row["round"], row["known"]) for row in forecast["rounds"]] == [
-        (0, False),
-        (1, False),
-        (2, False),
-    ]
-    assert gaincurate("schedule", "run", run.folder, "--dry-run").exit_code == 0
     step(run)
     assert told(run)["difficulty"]["waiting"] is None
     runs.write(run, 0, dots_runs.lines(run.ids(0), 0, round=0))
@@ -147,25 +135,16 @@ def test_a_run_without_a_round_and_one_that_waits_again(tmp_path: Path) -> None:
 
 def test_commands_about_a_rounds_data_say_that_there_is_none(tmp_path: Path) -> None:
     run = dots_runs.begin(tmp_path)
-    for command in (
-        ("export", run.folder, "--trainer", "trl", "--out", tmp_path / "out.parquet"),
-        ("doctor", "--run", run.folder),
-    ):
-        result = gaincurate(*command)
-        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    result = gaincurate("export", run.folder, "--trainer", "trl", "--out", tmp_path / "out.parquet")
-    assert result.exit_code == 2
-    assert (
-        f"error: {run.folder} has no round yet: its strategy waits for something first (dots for outcomes of its references)."
-        in result.stderr
-    )
     log = tmp_path / "log.jsonl"
     log.write_text("{}\n")
-    result = gaincurate("schedule", "next", run.folder, "--outcomes", log)
-    assert result.stderr.startswith(f"error: {run.folder} has no round yet")
-    with pytest.raises(InputError) as caught:
+    for command in (
+        ("export", run.folder, "--trainer", "trl", "--out", tmp_path / "out.parquet"),
+        ("schedule", "next", run.folder, "--outcomes", log),
+    ):
+        result = gaincurate(*command)
+        assert (result.exit_code, f"error: {run.folder} has no round yet: its" in result.stderr) == (2, True)
+    with pytest.raises(InputError, match=r"^--checkpoint somewhere: no round of .* was trained yet"):
         advance(run, "somewhere")
-    assert str(caught.value).startswith(f"--checkpoint somewhere: no round of {run.folder} was trained yet")
 
 
 def test_going_back_sets_aside_what_references_did_since(tmp_path: Path) -> None:
@@ -188,22 +167,13 @@ def test_going_back_sets_aside_what_references_did_since(tmp_path: Path) -> None
     assert runs.plans(run)[1] == expected
 
 
-def test_options_of_dots_on_the_command_line(tmp_path: Path) -> None:
+def test_a_budget_and_a_rollout_are_checked_on_the_command_line(tmp_path: Path) -> None:
     dots_runs.begin(tmp_path)
-    asked = ("schedule", "start", tmp_path / "set", "--run", tmp_path / "x", "--rounds", 2)
-
-    def said(*more: object) -> str:
-        result = gaincurate(*asked, *more)
-        assert result.exit_code == 2
-        assert not (tmp_path / "x").exists()
-        return result.stderr
-
-    assert said("--strategy", "uniform") == (
+    asked = ("schedule", "start", tmp_path / "set", "--run", tmp_path / "x", "--rounds", 2, "--strategy")
+    assert gaincurate(*asked, "uniform").stderr == (
         "error: strategy uniform needs --budget N, the distinct prompts of a round.\n"
     )
-    assert said("--strategy", "dots", "--budget", 8, "--rollout", "[1]") == (
+    assert gaincurate(*asked, "dots", "--budget", 8, "--rollout", "[1]").stderr == (
         'error: --rollout \'[1]\': expected a JSON object, such as {"verifier": "math", "samples": 8}.\n'
     )
-    assert "strategy dots: temperature = 0: Input should be greater than 0." in said(
-        "--strategy", "dots", "--budget", 8, "--set", "temperature=0"
-    )
+    assert not (tmp_path / "x").exists()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import chat_server
@@ -17,7 +15,7 @@ import runs
 import tiny
 from command import run as gaincurate
 from gaincurate.difficulty.rollout_set import RolloutSet, pass_rates
-from gaincurate.errors import GaincurateError, InputError
+from gaincurate.errors import InputError
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
 from gaincurate.trainers.session import RunSession
@@ -238,20 +236,6 @@ def test_by_hand_with_a_rollout_set_and_with_next(
     assert plan["references"]["predictor"]["meaning"].startswith("p (1 - p)")
     status = json.loads(gaincurate("schedule", "status", run.folder, "--json").stdout)
     assert (status["difficulty"]["waiting"], status["waiting"]["round"]) == (None, 0)
-    # And a whole set's outcomes do at the start.
-    everything = gaincurate(
-        "difficulty", "rollout", scored, "--model", model, "--out", tmp_path / "all", "--samples", 4,
-        "--verifier", "bad_verifiers:parity", "--max-tokens", 5, "--on-error", "skip", "--threads", 1,
-        "--verify-workers", 1,
-    )  # fmt: skip
-    assert everything.exit_code == 0, everything.stderr
-    again = [value if value != tmp_path / "run" else tmp_path / "second" for value in asked]
-    result = gaincurate(
-        *again, "--rounds", 2, "--references", 8, "--reference-outcomes", tmp_path / "all", "--budget", 6
-    )
-    assert result.exit_code == 0, result.stderr
-    assert "round 0 of 2 is planned: 6 of 30 prompts" in result.stdout
-    assert Run(tmp_path / "second").plan(0)["references"]["rollouts"] == 32  # not those of the other prompts
 
 
 def test_a_server_serves_driven_and_live_trainers(
@@ -292,33 +276,3 @@ def test_a_live_trainer_without_a_server_is_refused_unless_its_checkpoints_are_t
     for checkpoints in (False, True):
         with pytest.raises(InputError, match=refused):
             RunSession(by_hand.folder, checkpoints=checkpoints)
-
-
-def test_a_failed_rollout_names_its_log(
-    tmp_path: Path, scored: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dots_runs.in_process(monkeypatch)
-    run = start(tmp_path / "run", scored, verifier="bad_verifiers:nothing")
-    with pytest.raises(
-        GaincurateError,
-        match=r"rolling out for round 0 failed: error: .*nothing.* \(log: .*rollout\.log\)\. What had",
-    ):
-        advance(run)
-
-
-def test_the_real_commands_run_in_processes_of_their_own(
-    tmp_path: Path, scored: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PYTHONPATH", ":".join(path for path in sys.path if path))
-    run = start(tmp_path / "run", scored)
-    said: list[str] = []
-    advance(run, note=said.append)
-    assert len(run.plan(0)["ids"]) == 6
-    assert said == [
-        f"round 0: rolling out 8 references with {run.config.model}",
-        "round 0: predicting 30 prompts from 8 references",
-    ]
-    seconds = {entry["what"]: entry["seconds"] for entry in run.executions()}
-    assert seconds["rollout"] > 0
-    assert seconds["predict"] > 0
-    assert not np.isnan(run.plan(0)["predicted"]).any()

@@ -109,13 +109,7 @@ def _references(rates: np.ndarray, count: int, rollouts: int = 8, seed: int = 7)
 
 
 def _config(scored: Path, **options: Any) -> ForecastConfig:
-    given: dict[str, Any] = {
-        "scored": scored,
-        "outcomes": Path("x"),
-        "worlds": 6,
-        "rounds": 4,
-    }
-    return ForecastConfig(**(given | options))
+    return ForecastConfig(**{"scored": scored, "outcomes": Path("x"), "rounds": 4, **options})
 
 
 def _telling(rates: np.ndarray, values: Any, wasted: float) -> float:
@@ -127,9 +121,7 @@ def _telling(rates: np.ndarray, values: Any, wasted: float) -> float:
     return float((chosen - wasted) / (np.sort(equal)[::-1][:count].mean() - wasted))
 
 
-def test_labels_history_and_rates_tell_as_much_as_the_latent_rates_say_and_reach_the_strategy(
-    tmp_path: Path,
-) -> None:
+def test_sources_tell_as_much_as_the_latent_rates_say_and_reach_the_strategy(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     dead = rng.random(800) < 0.7
     rates = np.where(dead, 0.0, rng.beta(2, 2, 800))
@@ -146,8 +138,8 @@ def test_labels_history_and_rates_tell_as_much_as_the_latent_rates_say_and_reach
     lines = [{"gc_id": every[row], "wins": wins[row], "losses": 8 - wins[row]} for row in range(400)]
     earlier.write_text("\n".join(json.dumps(line) for line in lines))
     references = _references(rates, 256)
-    given = _config(scored, history=[earlier], rates=["other"], rounds=3, worlds=4)
-    result = forecast(given, references, 10.0)
+    given = _config(scored, history=[earlier], rates=["other"], rounds=3)
+    result = forecast(given, references, worlds=4)
     tells = {source.name: source.tells for source in result.sources}
     assert list(tells) == ["labels task", "history", "rates", "all of them"]
     truth = _telling(rates, shown, float(1 - chance_to_differ(rates, 8).mean()))
@@ -161,24 +153,24 @@ def test_labels_history_and_rates_tell_as_much_as_the_latent_rates_say_and_reach
     truth = float(np.mean([_simulate(given, "posterior", view, seed, rates, 0.05) for seed in range(3)]))
     # References in eight groups say less than all of this evidence.
     assert 0.75 * truth < result.strategies[0].times.value < 1.05 * truth
-    bare = forecast(given.model_copy(update={"history": [], "rates": []}), references, 10.0)
-    assert [source.name for source in bare.sources] == ["labels task"]
-    assert bare.strategies[0].times.value < result.strategies[0].times.value - 0.2
+    bare = given.model_copy(update={"history": [], "rates": [], "strategies": [OUTCOMES, "posterior"]})
+    by_label = forecast(bare, references, worlds=4)
+    assert [source.name for source in by_label.sources] == ["labels task"]
+    assert [each.strategy for each in by_label.strategies] == [OUTCOMES, "posterior"]
+    assert 1.1 < by_label.strategies[1].times.value < result.strategies[0].times.value - 0.2
+    assert result.advice[0].startswith("Strategy posterior: it can reach")
     assert any("switch replay on" in sentence for sentence in result.advice)
 
 
-def test_labels_that_tell_nothing_are_said_to_and_where_little_is_wasted_choosing_will_not_pay(
-    tmp_path: Path,
-) -> None:
+def test_labels_may_tell_nothing_and_where_little_is_wasted_choosing_will_not_pay(tmp_path: Path) -> None:
     rates = np.where(np.arange(400) % 4 == 0, 0.0, 0.5)
-    result = forecast(
-        _config(_set(tmp_path, rates, ["a", "b", "c"] * 133 + ["a"])), _references(rates, 200), 10.0
-    )
+    scored = _set(tmp_path, rates, ["a", "b", "c"] * 133 + ["a"])
+    result = forecast(_config(scored), _references(rates, 200), worlds=4)
+    assert result.wasted.value < 1 / 3
     (source,) = result.sources
     assert source.name == "labels (none noticed)"
     assert source.tells.low < 0.05
     assert source.tells.value < 0.35
-    assert result.wasted.value < 1 / 3
     assert result.advice[0].startswith("Choosing prompts will not pay")
 
 
@@ -215,11 +207,11 @@ def _held(tmp_path: Path, kind: str, tells: str) -> dict[str, list[bool]]:
             {"gc_angle": np.zeros(rows)},
             {"task": pa.array(np.argsort(np.argsort(shown)) * 20 // rows)},
         )
-        config = _config(scored, strategies=[OUTCOMES], worlds=40)
+        config = _config(scored, strategies=[OUTCOMES])
         references = [_references(rates, 256, seed=10 * number + k) for k in range(10)]
         truth = _truth(config, rates)
         for k, sample in enumerate(references):
-            result = forecast(config.model_copy(update={"seed": 1000 * k}), sample, 10.0)
+            result = forecast(config, sample, seed=1000 * k)
             reaches = {each.strategy: each for each in (result.uniform, result.oracle, *result.strategies)}
             lines = {f"{name} differ": reach.differ for name, reach in reaches.items()}
             lines |= {f"{name} times": reach.times for name, reach in reaches.items()}
@@ -255,17 +247,10 @@ def test_advice_names_the_best_evidence_only_where_it_tells_something(tells: flo
     def share(value: float) -> Share:
         return Share(value, value, value)
 
-    reach = Reach("posterior", share(0.4), share(1.0), share(1.5))
-    figures: dict[str, Any] = {
-        "silent": share(0.6),
-        "hopeless": share(0.1),
-        "wasted": share(0.7),
-        "uniform": reach,
-    }
+    reach = Reach("posterior", share(0.4), share(1.5))
     sources = [Source("labels (none noticed)", share(tells))]
-    made = Forecast(
-        64, 512, 8, 100.0, oracle=reach, strategies=[reach], advice=[], sources=sources, **figures
-    )
+    silent, hopeless, wasted = share(0.6), share(0.1), share(0.7)
+    made = Forecast(64, 512, 8, 10, silent, hopeless, wasted, reach, reach, [reach], sources, advice=[])
     assert ("labels (none noticed)" in advice(made)[0]) == named
 
 
@@ -273,18 +258,18 @@ def test_what_cannot_be_forecast_is_refused(tmp_path: Path) -> None:
     rates = np.full(100, 0.5)
     scored = _set(tmp_path, rates, ["a"] * 100)
     with pytest.raises(InputError, match=r"20 prompts with rollouts are too few for a forecast; 30 at least"):
-        forecast(_config(scored), _references(rates, 20), 10.0)
+        forecast(_config(scored), _references(rates, 20))
     with pytest.raises(InputError, match=r"--budget 101 is more than the 100 prompts"):
-        forecast(_config(scored, budget=101), _references(rates, 50), 10.0)
+        forecast(_config(scored, budget=101), _references(rates, 50))
     for name in ("gain-rl", "dots"):
         with pytest.raises(InputError, match=f"--strategy {name} draws by an order or by references"):
-            forecast(_config(scored, strategies=[name]), _references(rates, 50), 10.0)
+            forecast(_config(scored, strategies=["posterior", name]), _references(rates, 50))
     alike = PassRates("r", column_sets.ids(100)[:40], np.zeros(40), np.full(40, 8.0))
     with pytest.raises(InputError, match=r"every rollout of the 40 prompts has the same reward"):
-        forecast(_config(scored), alike, 10.0)
+        forecast(_config(scored), alike)
     strangers = PassRates("r", [f"x{i}" for i in range(40)], np.ones(40), np.ones(40))
     with pytest.raises(InputError, match=r"40 of 40 prompts with outcomes are not in"):
-        forecast(_config(scored), strangers, 10.0)
+        forecast(_config(scored), strangers)
 
 
 def test_the_command_prints_the_table_and_writes_json(tmp_path: Path) -> None:
@@ -294,18 +279,19 @@ def test_the_command_prints_the_table_and_writes_json(tmp_path: Path) -> None:
     tallies = zip(references.ids, references.wins.tolist(), references.losses.tolist(), strict=True)
     lines = [json.dumps({"gc_id": name, "wins": won, "losses": lost}) for name, won, lost in tallies]
     (tmp_path / "rates.jsonl").write_text("\n".join(lines))
-    options = ["difficulty", "forecast", str(scored), "--outcomes", str(tmp_path / "rates.jsonl")]
-    more = ["--worlds", "4", "--rounds", "3"]
-    refused = command.run(*options, *more)
-    assert refused.exit_code == 2
-    assert "give the mean with --tokens" in refused.stderr
-    done = command.run(*options, *more, "--tokens", "50", "--out", str(tmp_path / "f.json"))
+    given = ["difficulty", "forecast", str(scored), "--outcomes", str(tmp_path / "rates.jsonl")]
+    refused = command.run(*given, "--success", "1")
+    assert (refused.exit_code, "--success goes with a rollout set" in refused.stderr) == (2, True)
+    done = command.run(*given, "--rounds", "3")
     assert done.exit_code == 0, done.stderr
     assert "groups of a uniform step that teach nothing" in done.stdout
-    assert "oracle" in done.stdout
     assert "labels task: " in done.stdout
-    written = json.loads((tmp_path / "f.json").read_text())
-    assert written["references"] == 200
+    rows = {line.split()[0]: line.split()[1:4] for line in done.stdout.splitlines() if " of 20 " in line}
+    assert list(rows) == ["uniform", "posterior", "oracle"]
+    written = json.loads(command.run(*given, "--rounds", "3", "--json").stdout)
+    assert (written["references"], written["budget"]) == (200, 20)
+    differ = written["strategies"][0]["differ"]["value"]
+    assert rows["posterior"] == [f"{20 * differ:.0f}", "of", "20"]
     assert written["wasted"]["value"] > 0.6
 
 
@@ -313,6 +299,6 @@ def test_a_forecast_of_hardly_any_success_has_no_nan(tmp_path: Path) -> None:
     wins = np.zeros(64)
     wins[0] = 1.0
     scored = _set(tmp_path, np.zeros(200), ["a", "b"] * 100)
-    result = forecast(_config(scored), PassRates("r", column_sets.ids(200)[:64], wins, 8 - wins), 10.0)
+    result = forecast(_config(scored), PassRates("r", column_sets.ids(200)[:64], wins, 8 - wins), worlds=4)
     assert np.isfinite([each.times.value for each in (*result.strategies, result.oracle)]).all()
     json.dumps(asdict(result), allow_nan=False)

@@ -17,10 +17,9 @@ import gaincurate as package
 import runs
 from command import run as gaincurate
 from gaincurate.core.rng import uniforms
-from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.predictor import DifficultyPredictor, Shape, save_adapter
 from gaincurate.errors import InputError, OutcomeError
-from gaincurate.schedule.rounds import advance
+from gaincurate.schedule.rounds import advance, start
 from gaincurate.schedule.run import Run
 
 
@@ -84,9 +83,7 @@ def test_references_are_drawn_anew_and_never_trained_on_in_their_round(tmp_path:
         assert run.state["round"] == round_
     assert len(seen) == 4
     runs.write(run, 3, dots_runs.lines(run.ids(3), 3, round=3))
-    said: list[str] = []  # the last round needs no references
-    assert advance(run, note=said.append, references=tmp_path / "more.jsonl") is None
-    assert said == [f"warning: {tmp_path / 'more.jsonl'} was not read: round 3 is the last"]
+    assert advance(run) is None  # the last round needs no references
     assert not run.references_folder(4).exists()
     assert run.state["inputs"]["calibration"]["count"] == 8
 
@@ -242,30 +239,22 @@ def test_a_round_that_is_trained_anew_forgets_what_the_next_ones_references_did(
     assert not (run.references_folder(1) / "references.jsonl").exists()
 
 
-def test_programs_have_it_too(tmp_path: Path) -> None:
-    dots_runs.begin(tmp_path / "made")
-    schedule = package.Schedule.start(
-        tmp_path / "made/set",
-        tmp_path / "run",
-        strategy="dots",
-        budget=8,
-        rounds=2,
-        options=dots_runs.OPTIONS,
-    )
-    assert schedule.round == -1
-    with pytest.raises(
-        InputError,
-        match="has no round yet: its strategy waits for something first .dots for outcomes of its references",
-    ):
+def test_programs_and_a_start_take_outcomes_of_references_too(tmp_path: Path) -> None:
+    run = dots_runs.begin(tmp_path)
+    schedule = package.Schedule(run.folder)
+    with pytest.raises(InputError, match="has no round yet: its strategy waits for something first"):
         _ = schedule.ids
     waiting = schedule.status()["difficulty"]["waiting"]
-    assert waiting["round"] == 0
     ids = pq.read_table(waiting["prompts"]).column("gc_id").to_pylist()
     path = tmp_path / "o.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in dots_runs.lines(ids, 0)))
+    assert (schedule.round, waiting["round"]) == (-1, 0)
     assert schedule.next(references=path)
-    assert len(schedule.ids) == 8
-    assert len(ScoredSet(tmp_path / "made/set").rows(schedule.ids)) == 8
+    given = run.config.model_copy(update={"run": tmp_path / "other", "ascending": None})
+    with pytest.raises(InputError, match="does not exist"):
+        start(given, references=tmp_path / "none.jsonl")
+    assert not given.run.exists()
+    assert start(given, references=path).ids(0) == schedule.ids
 
 
 def test_the_first_references_say_what_a_run_aims_at(tmp_path: Path) -> None:

@@ -45,19 +45,6 @@ def test_the_first_drawn_rank_has_the_closed_forms_distribution(mu: float) -> No
     assert statistic < degrees + 3.1 * math.sqrt(2 * degrees) + 5  # about the .999 quantile
 
 
-def test_mu_follows_the_formula_to_the_last_digit() -> None:
-    random = np.random.default_rng(4)
-    rows, budget = 20_000, 1024
-    chosen = selector(rows, budget, alpha=2.0, beta=0.5)
-    mu = np.float64(0)
-    for _ in range(50):
-        accuracy, concentration = random.random(), random.random() * 1.5
-        mu = mu + budget / 2 * np.tanh(2 * (accuracy - 0.5)) + budget / 2 * np.tanh(2 * concentration)
-        mu = np.clip(mu, 0, rows - 1)
-        chosen.observe(observed(accuracy, concentration))
-        assert chosen.mu == pytest.approx(float(mu), abs=1e-9)
-
-
 def test_known_steps() -> None:
     # notes on the released code, n = 1000: C .1 .2 .3 .5 and accuracy .25 .5 .75 1
     for concentration, step in ((0.1, 99), (0.2, 190), (0.3, 269), (0.5, 381)):

@@ -70,13 +70,6 @@ def test_every_round_of_a_run_has_the_shares(tmp_path: Path, strategy: str) -> N
         step(run)
 
 
-def test_weights_take_the_place_of_the_sets_shares(tmp_path: Path) -> None:
-    run = begin(tmp_path, group_weights={"code": 0.2, "math": 0.8, "(none)": 0}, budget=10)
-    for round_ in range(3):
-        assert sources_of(run, round_) == {"code": 2, "math": 8}
-        step(run)
-
-
 def test_groups_stay_with_their_prompts_when_the_order_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ import runs
 import sets
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError, OutputError
-from gaincurate.schedule.run import Order, build, permute
+from gaincurate.schedule.run import Order, build
 
 
 @given(st.lists(st.sampled_from([0.1, 0.2, 0.25, 0.5]), min_size=1, max_size=12), st.booleans())
@@ -42,12 +42,6 @@ def test_rows_without_a_value_come_last_whatever_the_direction(tmp_path: Path, a
     assert np.isnan(order.values[2:]).all()
 
 
-def test_without_a_column_the_order_is_the_sets(tmp_path: Path) -> None:
-    scored = ScoredSet(runs.some_set(tmp_path / "set", 6, 2))
-    build(tmp_path / "o.arrow", scored, None, ascending=False)
-    assert Order(tmp_path / "o.arrow").rows.tolist() == list(range(6))
-
-
 def test_a_column_of_texts_or_none_is_refused(tmp_path: Path) -> None:
     scored = ScoredSet(runs.some_set(tmp_path / "set", 6, 2))
     with pytest.raises(
@@ -56,21 +50,6 @@ def test_a_column_of_texts_or_none_is_refused(tmp_path: Path) -> None:
         build(tmp_path / "o.arrow", scored, "question", ascending=True)
     with pytest.raises(InputError, match="has no column 'level'; it has question, gc_id"):
         build(tmp_path / "o.arrow", scored, "level", ascending=True)
-
-
-def test_a_window_is_sorted_among_the_ranks_that_it_holds(tmp_path: Path) -> None:
-    scored = ScoredSet(runs.some_set(tmp_path / "set", 10, 2))
-    build(tmp_path / "o.arrow", scored, "gc_angle", ascending=False)
-    before = Order(tmp_path / "o.arrow")
-    ranks = np.array([2, 3, 7, 8])
-    ids = scored.take(before.rows[ranks]).column("gc_id").to_pylist()
-    permute(tmp_path / "p.arrow", before, ranks, ids, np.array([0.1, 0.9, 0.5, 0.9]), ascending=False)
-    after = Order(tmp_path / "p.arrow")
-    best = sorted([1, 3], key=lambda k: ids[k])  # the two of .9, by id
-    assert after.rows[ranks].tolist() == before.rows[ranks[[*best, 2, 0]]].tolist()
-    others = np.setdiff1d(np.arange(10), ranks)
-    assert after.rows[others].tolist() == before.rows[others].tolist()
-    assert after.digest != before.digest
 
 
 def test_a_damaged_order_is_refused(tmp_path: Path) -> None:

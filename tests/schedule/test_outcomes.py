@@ -66,15 +66,6 @@ def test_a_line_whose_whole_key_is_there_again_changes_nothing(path: Path) -> No
     assert read(path, [line("a", 1, sample=0, step=1), line("a", 1, sample=0, step=2)]).rollouts == 2
 
 
-def test_a_new_attempt_without_steps_takes_the_place_of_the_old_one(path: Path) -> None:
-    first = [line("a", 0), line("b", 0)]
-    told = [{"attempt": 2}, *(line(i, 1) for i in IDS)]
-    said = [line(i, 1, attempt=2) for i in IDS]
-    for second in (told, said):
-        found = read(path, [*first, *second])
-        assert (found.accuracy, found.void) == (1.0, 2)
-
-
 def test_lines_behind_what_was_taken_are_late(path: Path) -> None:
     taken = [line("a", 1, sample=0), line("b", 0)]
     size = read(path, taken).size

@@ -280,7 +280,10 @@ def test_what_cannot_be_used_is_told(
     no_template = tmp_path / "none"
     shutil.copytree(models[1], no_template)
     (no_template / "chat_template.jinja").unlink()
-    with pytest.raises(GaincurateError, match=r"scoring the checkpoint of round 0 failed: error: .* \(log: "):
+    with pytest.raises(
+        GaincurateError,
+        match=r"scoring the checkpoint of round 0 failed: error: .* \(log: .*\. What was done",
+    ):
         step(run, no_template)
     assert run.state["round"] == 0
 

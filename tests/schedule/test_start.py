@@ -3,16 +3,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import numpy as np
 import pytest
 
+import gaincurate
 import runs
 from gaincurate.core.options import checked
 from gaincurate.core.sealed import write_sealed
 from gaincurate.errors import InputError, OutputError
-from gaincurate.schedule import base
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.rounds import advance, start
 from gaincurate.schedule.run import Run, working_on
@@ -67,36 +66,6 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
         )
     assert result.returncode == 1
     assert f"another process is at work on {run.folder}; wait for it" in result.stderr
-
-
-class Doubled(base.Selector):
-    """A user's strategy that is wrong."""
-
-    ordering: ClassVar[base.Ordering] = "fixed"
-
-    def draw(self, round_: int) -> Any:
-        return np.zeros(self.pool.budget, np.int64)
-
-
-class Last(Doubled):
-    """A user's strategy that works: the last ranks."""
-
-    by = "gc_question_tokens"
-
-    def draw(self, round_: int) -> Any:
-        return np.arange(self.pool.rows - self.pool.budget, self.pool.rows)
-
-
-def test_a_users_own_strategy_runs_under_its_name(tmp_path: Path) -> None:
-    sys.modules["mine"] = sys.modules[__name__]
-    run = runs.begin(tmp_path, strategy="mine:Last", budget=5)
-    lengths = {r["gc_id"]: r["gc_question_tokens"] for t in run.scored.tables() for r in t.to_pylist()}
-    assert min(lengths[i] for i in run.ids(0)) >= sorted(lengths.values())[-5]
-    runs.report(run)
-    assert advance(run) == run.round_folder(1)
-    with pytest.raises(InputError, match="strategy mine:Doubled drew ranks of shape"):
-        runs.begin(tmp_path / "b", strategy="mine:Doubled")
-    assert not (tmp_path / "b/run").exists()
 
 
 FIXED = {"strategy": "file-order", "by": "gc_angle", "rescore": {"what": "full"}}
@@ -180,3 +149,21 @@ def test_no_run_and_a_damaged_or_newer_one_are_told(tmp_path: Path) -> None:
     (run.folder / "run.json").write_text("{")
     with pytest.raises(OutputError, match="run.json is damaged"):
         Run(run.folder)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"sgima": "6"}, "there is no keyword 'sgima'"),
+        ({"budget": "x"}, "budget = 'x': it should be a valid integer"),
+        ({"rescore": {"what": "x"}}, "rescore.what = 'x': it should be 'off', 'round', 'window' or 'full'."),
+        ({"options": {"sgima": "6"}}, "strategy gain-rl has no option 'sgima'; it has: "),
+    ],
+)
+def test_a_program_is_told_of_its_keywords_and_not_of_a_commands_options(
+    tmp_path: Path, given: dict[str, Any], sentence: str
+) -> None:
+    required: dict[str, Any] = {"strategy": "gain-rl", "budget": 8, "rounds": 2}
+    with pytest.raises(InputError) as caught:
+        gaincurate.Schedule.start(runs.some_set(tmp_path / "set"), tmp_path / "run", **(required | given))
+    assert str(caught.value).startswith(sentence)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import sys
@@ -15,14 +14,12 @@ import pytest
 import embedded
 import runs
 from command import run as gaincurate
-from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError, NotReadyError
 from gaincurate.schedule import base
-from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.context import Context
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
-from gaincurate.schedule.status import coming_rounds, status
+from gaincurate.schedule.status import status
 
 PAGE = Path(__file__).parents[2] / "docs/development.md"
 ROWS = 60
@@ -53,7 +50,6 @@ class Reader(First):
 
     by: ClassVar[str | None] = "gc_angle"
     ordering: ClassVar[base.Ordering] = "any"
-    foresees: ClassVar[bool] = True
     contexts: ClassVar[list[Context]] = []
 
     def prepare(self, context: Context) -> None:
@@ -93,40 +89,6 @@ class Predicting(First):
 
     def plan_facts(self, rows: Any) -> dict[str, Any]:
         return {self.options.name: (rows / ROWS).tolist()[: self.options.values]}
-
-
-class Longest(First):
-    """The longest prompts first, by a column that it reads when it prepares."""
-
-    class Options(base.Options):
-        waits: bool = False
-
-    def prepare(self, context: Context) -> None:
-        if self.options.waits and context.opening:
-            raise NotReadyError("not while the run is opened.")
-        self.tokens = context.column("gc_prompt_tokens").to_numpy()
-
-    def draw(self, round_: int) -> Any:
-        return np.argsort(-self.tokens, kind="stable")[: self.pool.budget]
-
-
-class Foreseeing(Longest):
-    """The same for all rounds."""
-
-    foresees: ClassVar[bool] = True
-
-
-class Particular(First):
-    """Has its own rules of sizes and sets."""
-
-    class Options(base.Options):
-        steps: int = 2
-
-        def round_size(self, budget: int | None) -> int:
-            return self.steps * 3
-
-        def check_run(self, config: ScheduleConfig, scored: ScoredSet) -> None:
-            raise InputError(f"{config.budget} prompts of {len(scored)} are not to its taste.")
 
 
 class Adrift(First):
@@ -197,44 +159,13 @@ def test_a_strategy_reads_the_set_by_row_and_nothing_before_it_asks(tmp_path: Pa
         fresh.column("level")
 
 
-def test_it_prepares_each_draw_also_one_that_is_only_foreseen(tmp_path: Path) -> None:
+def test_it_prepares_each_draw(tmp_path: Path) -> None:
     run = begin(tmp_path, "Greedy", rounds=3, budget=10)
     order = np.argsort(-vectors().astype(np.float16)[:, 0].astype(np.float32), kind="stable").tolist()
     assert plan_rows(run, 0) == order[:10]
     runs.report(run)
     advance(run)
     assert plan_rows(run, 1) == order[10:20]
-    Reader.contexts.clear()
-    other = begin(tmp_path / "b", "Reader", rounds=3)
-    rounds = coming_rounds(other, [])["rounds"]
-    assert [context.round for context in Reader.contexts] == [0, 1, 2]
-    assert rounds[1]["ids"] == rounds[2]["ids"] == other.ids(0)
-
-
-@pytest.mark.parametrize(
-    ("strategy", "waits", "known"),
-    [("Longest", False, False), ("Foreseeing", False, True), ("Foreseeing", True, False)],
-)
-def test_a_forecast_goes_by_what_a_strategy_reads_unless_that_has_to_wait(
-    tmp_path: Path, strategy: str, waits: bool, known: bool
-) -> None:
-    sys.modules["mine"] = sys.modules[__name__]
-    runs.some_set(tmp_path / "set")
-    run = runs.begin(tmp_path, strategy=f"mine:{strategy}", budget=1, options={"waits": waits})
-    if waits:
-        assert run.state["round"] == -1
-        assert gaincurate("schedule", "next", run.folder).exit_code == 0
-    tokens = run.scored.column("gc_prompt_tokens").to_numpy()
-    assert (tokens == tokens.max()).sum() == 1  # so the longest is what it would draw
-    before = set(run.folder.rglob("*"))
-    shown = gaincurate("schedule", "run", run.folder, "--dry-run", "--json")
-    assert shown.exit_code == 0, shown.stderr
-    now, *later = json.loads(shown.stdout)["rounds"]
-    assert now["known"]
-    for entry in later:
-        assert entry["known"] == known
-        assert entry["prompt_tokens"] == (tokens.max() if known else round(float(tokens.mean())))
-    assert set(run.folder.rglob("*")) == before
 
 
 def test_a_run_waits_until_its_strategy_is_ready(tmp_path: Path) -> None:
@@ -274,17 +205,6 @@ def test_what_a_strategy_says_of_a_round_is_in_its_plan_and_predictions_are_judg
         with pytest.raises(InputError, match=sentence):
             begin(tmp_path / "b", "Predicting", options=options)
     assert not (tmp_path / "b/run").exists()
-
-
-def test_options_may_have_rules_of_their_own(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="8 prompts of 60 are not to its taste"):
-        begin(tmp_path, "Particular")
-    made = gaincurate(
-        "schedule", "start", tmp_path / "set", "--run", tmp_path / "run", "--strategy", "mine:Particular",
-        "--rounds", 2, "--set", "steps=4",
-    )  # fmt: skip
-    assert (made.exit_code, made.stdout) == (2, "")
-    assert "12 prompts of 60 are not to its taste" in made.stderr
 
 
 def test_what_a_strategy_has_no_part_for_is_refused(tmp_path: Path) -> None:
@@ -393,13 +313,3 @@ def test_a_module_that_is_not_found_is_refused_with_where_to_run(
 def test_weights_that_cannot_be_drawn_by_are_refused(weights: Any, sentence: str) -> None:
     with pytest.raises(InputError, match=re.escape(sentence)):
         base.Pool(10, 3, seed=0).draw(weights, 0)
-
-
-def test_a_pool_draws_by_weights_without_replacement() -> None:
-    weights, count = np.log([4.0, 2.0, 1.0, 1.0]), 20_000
-    pairs = np.array([base.Pool(4, 2, seed).draw(weights, 5) for seed in range(count)])
-    assert (pairs[:, 0] != pairs[:, 1]).all()
-    first = np.bincount(pairs[:, 0], minlength=4) / count
-    assert np.abs(first - [0.5, 0.25, 0.125, 0.125]).max() < 4 * np.sqrt(0.25 / count)
-    after_0 = np.bincount(pairs[pairs[:, 0] == 0, 1], minlength=4) / (pairs[:, 0] == 0).sum()
-    assert np.abs(after_0 - [0, 0.5, 0.25, 0.25]).max() < 4 * np.sqrt(0.5 / count)

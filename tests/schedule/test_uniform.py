@@ -1,32 +1,9 @@
 from __future__ import annotations
 
-import json
-
 import numpy as np
-from hypothesis import given
-from hypothesis import strategies as st
 
 from gaincurate.schedule.base import Options, Pool
 from gaincurate.schedule.strategies.uniform import FileOrder, Uniform
-
-
-@given(st.integers(1, 30), st.data(), st.integers(0, 5), st.sampled_from([Uniform, FileOrder]))
-def test_each_round_is_distinct_and_each_pass_has_everything_once(
-    rows: int, data: st.DataObject, seed: int, kind: type[Uniform]
-) -> None:
-    budget = data.draw(st.integers(1, rows))
-    chosen = kind(Pool(rows, budget, seed), Options())
-    drawn: list[int] = []
-    for round_ in range(12):
-        ranks = chosen.draw(round_).tolist()
-        assert len(set(ranks)) == budget
-        drawn += ranks
-        # A state restored in another object goes on alike.
-        again = kind(Pool(rows, budget, seed), Options())
-        again.load_state_dict(json.loads(json.dumps(chosen.state_dict())))
-        chosen = again
-    whole = len(drawn) // rows
-    assert np.bincount(drawn[: whole * rows], minlength=rows).tolist() == [whole] * rows
 
 
 def test_file_order_is_the_order_of_the_set() -> None:

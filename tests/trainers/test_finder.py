@@ -295,7 +295,7 @@ def test_a_driven_trainers_sharded_weights_are_named_and_taken_when_converted(
 
 
 def test_a_dry_run_keeps_nothing(run: Run) -> None:
-    result = gaincurate("schedule", "run", run.folder, "--trainer", "trl", "--dry-run")
+    result = gaincurate("schedule", "run", run.folder, "--trainer", "trl", "--dry-run", "--", "sh", "t")
     assert result.exit_code == 0, result.output
     assert not (run.folder / "trainer.json").exists()
 

@@ -186,17 +186,14 @@ class Dots(base.Selector):
 
     def draw(self, round_: int) -> Ints:
         """`[budget]` distinct rows, none of them a reference."""
-        weights = log_softmin(self._distance(), self.options.temperature)
+        if self._aim == "variance":
+            distance = self._values.max() - self._values
+        else:
+            distance = np.abs(self._values - float(self.options.target_difficulty))
+        weights = log_softmin(distance, self.options.temperature)
         drawn = self.pool.draw(weights, round_, leave_out=self._references)
         self._drawn = float(self._values[drawn].mean())
         return drawn
-
-    def _distance(self) -> Floats:
-        """The distance of each row from the best value, `[rows]`, 0 or more."""
-        if self._aim == "variance":
-            below_best: Floats = self._values.max() - self._values
-            return below_best
-        return np.abs(self._values - float(self.options.target_difficulty))
 
     def state_dict(self) -> Json:
         """The target that the references of round 0 decided, if they did."""

@@ -19,9 +19,6 @@ from gaincurate.schedule import base
 from gaincurate.schedule.base import Pool
 from gaincurate.schedule.context import Context
 
-_FAILURE = ("gc_difficulty",)
-"""Columns of failure rates; the others are of pass rates."""
-
 
 class FallingOptions(base.Options):
     """The Gaussian over pass rates."""
@@ -45,7 +42,6 @@ class Falling(base.Selector):
     Options: ClassVar[type[base.Options]] = FallingOptions
     by: ClassVar[str | None] = "gc_difficulty"
     ordering: ClassVar[base.Ordering] = "fixed"
-    foresees: ClassVar[bool] = True
     leaves_out: ClassVar[bool] = True
 
     def __init__(self, pool: Pool, options: FallingOptions) -> None:
@@ -67,7 +63,7 @@ class Falling(base.Selector):
                 f"strategy {config.strategy} needs rates from 0 to 1, and {config.by} has "
                 f"{rates[outside[0]]:g}; name a column of pass rates with --by."
             )
-        self._pass_rates = 1 - rates if config.by in _FAILURE else rates
+        self._pass_rates = 1 - rates if config.by == "gc_difficulty" else rates
         done = context.round / max(config.rounds - 1, 1)
         self._mean = options.first + done * (options.last - options.first)
 

@@ -26,7 +26,6 @@ class Uniform(base.Selector):
         options: none.
     """
 
-    foresees: ClassVar[bool] = True
     reads_scores: ClassVar[bool] = False
 
     def __init__(self, pool: Pool, options: base.Options) -> None:
@@ -79,13 +78,12 @@ class Uniform(base.Selector):
 
     def metrics(self) -> dict[str, float]:
         """See `Selector`."""
-        rows = self.pool.rows
-        counts = [rows] if self.pool.strata is None else self.pool.strata.sizes.tolist()
-        pairs = zip(self._places, counts, strict=True)
-        passes = [
-            (place["pass"] + place["cursor"] / max(count, 1)) * (count / rows) for place, count in pairs
-        ]
-        return {"pass": sum(passes)}
+        rows, strata = self.pool.rows, self.pool.strata
+        counts = [rows] if strata is None else strata.sizes.tolist()
+        passes = 0.0
+        for place, count in zip(self._places, counts, strict=True):
+            passes += (place["pass"] + place["cursor"] / max(count, 1)) * (count / rows)
+        return {"pass": passes}
 
 
 class FileOrder(Uniform):
