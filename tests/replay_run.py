@@ -1,13 +1,14 @@
 """A TRL trainer that replays sums, as a program: one process of it, told by its environment which.
 
 Usage: replay_run.py MODEL RUN OUTPUT [key=value ...]; RUN may be no folder. Keys: kill (the step after which it
-kills itself), late, any field of Replay, and any field of GRPOConfig. Writes what each generation
+kills itself), any field of Replay, and any field of GRPOConfig. Writes what each generation
 brought to OUTPUT/told-RANK.json, with the trainer's log.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import deque
 from collections.abc import Sequence
@@ -153,6 +154,23 @@ def farthest(
     return stored, newest
 
 
+def loss_by_hand(
+    logps: Any, behaviour: Any, advantages: Any, mask: Any, *, by_token: bool = False, epsilon: float = 0.2
+) -> float:
+    """The loss of arXiv 2506.05316, token by token, with Python's floats: means of rollouts, or of all tokens."""
+    rows, tokens = [], []
+    for ours, theirs, advantage, counts in zip(logps, behaviour, advantages, mask, strict=True):
+        row = []
+        for here, there, counted in zip(ours, theirs, counts, strict=True):
+            if counted:
+                ratio = math.exp(here - there)
+                bounded = min(max(ratio, 1 - epsilon), 1 + epsilon)
+                row.append(-min(ratio * advantage, bounded * advantage))
+        rows.append(sum(row) / len(row) if row else 0.0)
+        tokens += row
+    return sum(tokens) / max(len(tokens), 1) if by_token else sum(rows) / len(rows)
+
+
 def audit(lines: Sequence[Line], *, batch: int, fresh: int, group: int, capacity: int, lag: int = 1) -> int:
     """Check each generation against Algorithm 1 of the paper, walked through by hand; how many replayed.
 
@@ -191,7 +209,7 @@ def audit(lines: Sequence[Line], *, batch: int, fresh: int, group: int, capacity
 def main() -> None:
     """Train."""
     model, run, output, options = trl_run.arguments()
-    kill, late = options.pop("kill", None), options.pop("late", False)
+    kill = options.pop("kill", None)
     replay = {one.name: options.pop(one.name) for one in fields(Replay) if one.name in options}
     output.mkdir(exist_ok=True)
     trainer = Told(
@@ -202,7 +220,7 @@ def main() -> None:
     )
     follows = run.exists()
     if follows:
-        attach(trainer, run, late=late)
+        attach(trainer, run)
     if kill is not None:
         trainer.add_callback(trl_run.Killer(kill))
     there = any(output.glob("checkpoint-*"))

@@ -6,9 +6,6 @@ prompt, says how far a data loader came, and is the `step` of the draw's outcome
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +22,7 @@ from gaincurate.schedule.run import Run
 from gaincurate.trainers.session import ROUND, RunSession, refuse_rescoring
 
 DRAW = "gc_draw"
-"""The key under which a row carries the number of its draw, from 1; 0 where no outcome is reported."""
+"""The key under which a row carries the number of its draw, from 1."""
 _AHEAD = "The data loader or the trainer asks for prompts ahead of the outcomes of those that it has."
 
 
@@ -44,33 +41,24 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
 
     Args:
         run: the run's folder.
-        endless: after the last round, repeat its prompts without reporting them, for a trainer that generates
-            until its last step is done.
 
     Raises:
         OutputError: no run is there.
     """
 
-    def __init__(self, run: str | Path, *, endless: bool = False) -> None:
+    def __init__(self, run: str | Path) -> None:
         self.run = Run(run).folder.resolve()
-        self._endless = endless
         self._state: Json | None = None
         self._left: Sequence[int] | None = None
-        self._planned = self._drawn = 0
+        self._drawn = 0
         self._session: RunSession | None = None
         self._reported: Run | None = None
 
     def __getstate__(self) -> Json:
         return {**self.__dict__, "_session": None, "_reported": None}
 
-    def begin(self) -> RunSession:
-        """Open the run and find the draws to begin with; the first iteration does so otherwise.
-
-        Raises:
-            InputError: the run scores again at checkpoints, or the data loader has several workers.
-            OutputError: the place is another run's, or of a history that was undone.
-            LockedError: another process iterates.
-        """
+    def _begin(self) -> RunSession:
+        """Open the run and find the draws to begin with."""
         worker = torch.utils.data.get_worker_info()
         if worker is not None and worker.num_workers > 1:
             raise InputError(
@@ -96,19 +84,19 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
         drawn = done if self._state is None else set(planned[: self._state["step"]])
         self._left = [draw for draw, place in enumerate(planned, 1) if place not in drawn]
         self._state, self._reported = None, None
-        self._planned = (live.round + 1) * live.budget
-        self._drawn = self._left[0] - 1 if self._left else self._planned
+        self._drawn = self._left[0] - 1 if self._left else len(planned)
         return live
 
-    def draw_at(self, index: int) -> int:
-        """The number of the draw that an iteration hands out as its `index`-th, from 0; after `begin`."""
-        left = self._left or ()
-        return left[index] if index < len(left) else self._planned + index - len(left) + 1
-
     def __iter__(self) -> Iterator[Json]:
-        """Rows in the order of the plans; raises as `begin`, and OutcomeError where too few outcomes came."""
-        live = self.begin()
-        _end_with_parent()
+        """Rows in the order of the plans.
+
+        Raises:
+            InputError: the run scores again at checkpoints, or the data loader has several workers.
+            OutputError: the place is another run's, or of a history that was undone.
+            LockedError: another process iterates.
+            OutcomeError: too few outcomes came to plan the next round.
+        """
+        live = self._begin()
         left, self._left = self._left or (), None
         while True:
             for draw in left:
@@ -118,9 +106,6 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
             if live.finished or not live.turn():
                 break
             left = range(live.round * live.budget + 1, (live.round + 1) * live.budget + 1)
-        while self._endless:
-            for row in live.rows():
-                yield {**row, DRAW: 0}
 
     def report(
         self,
@@ -142,7 +127,7 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
         self._reported = run = self._reported or Run(self.run)
         lines: list[Json] = []
         for place, (row, group) in enumerate(zip(rows, rewards, strict=True)):
-            for sample in reversed(range(len(group) if row[DRAW] else 0)):  # of a whole group, 0 is there
+            for sample in reversed(range(len(group))):  # of a whole group, 0 is there
                 line = {ID: row[ID], "reward": group[sample], "round": row[ROUND], "step": row[DRAW]}
                 line |= {name: values[place][sample] for name, values in more.items()}
                 lines.append({**line, "sample": sample})
@@ -155,7 +140,7 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
         """The position after the newest row that was handed out, and the run's state; plain values."""
         if self._state is not None:
             return self._state
-        live = self._session or self.begin()
+        live = self._session or self._begin()
         return live.save(self._drawn, position=max(self._drawn - live.round * live.budget, 0))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -173,14 +158,3 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
         if self._session is not None:
             self._session.close()
             self._session = None
-
-
-def _end_with_parent() -> None:
-    """End this process when the one that started it is killed: it would go on to hold the run."""
-
-    def watch(parent: Any) -> None:
-        parent.join()
-        os._exit(1)
-
-    if (parent := multiprocessing.parent_process()) is not None:
-        threading.Thread(target=watch, args=(parent,), daemon=True).start()

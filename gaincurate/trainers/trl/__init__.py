@@ -1,4 +1,4 @@
-"""TRL follows a run: `attach` and `dataset`, and `async_arguments` for `AsyncGRPOTrainer`.
+"""TRL follows a run: `attach` and `dataset`.
 
 The trainer itself is imported when one of these names is asked for, so its rules can be read where it is
 not installed.
@@ -6,24 +6,13 @@ not installed.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from gaincurate.trainers.names import from_live
 
 if TYPE_CHECKING:
-    from gaincurate.trainers.trl.asynchronous import async_arguments as async_arguments
     from gaincurate.trainers.trl.live import Follower as Follower
     from gaincurate.trainers.trl.live import attach as attach
     from gaincurate.trainers.trl.live import dataset as dataset
 
-_PUBLIC = {
-    "Follower": "live",
-    "async_arguments": "asynchronous",
-    "attach": "live",
-    "dataset": "live",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = from_live(__name__, "TRL 1.16", "Follower", "attach", "dataset")

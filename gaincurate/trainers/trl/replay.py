@@ -12,9 +12,8 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import numpy as np
 import torch
 from accelerate.utils import gather_object
 from trl import GRPOTrainer
@@ -28,18 +27,15 @@ from gaincurate.replay.config import ReplayConfig
 from gaincurate.replay.group import RolloutGroup
 from gaincurate.replay.metrics import step_metrics, warning
 from gaincurate.trainers.doctor.findings import Context, Finding, ask, refuse
-from gaincurate.trainers.replay_loss import Clip, anchored_advantages, importance_ratios
 from gaincurate.trainers.session import reward_of
 from gaincurate.trainers.trl.batching import resolved
-from gaincurate.trainers.trl.checks import reward_missing
+from gaincurate.trainers.trl.checks import reward_missing, stops
 from gaincurate.trainers.trl.replay_rows import (
-    Array,
     Row,
     Scores,
     batched,
+    forward,
     groups_of,
-    old_logps,
-    padded,
     ragged,
     refuse_padding,
     rows_of,
@@ -67,8 +63,6 @@ class Replay:
             the whole of its batch.
         fresh_share: of a generation's prompts that are generated for, delta; the rest comes from the buffer.
         max_age: optimizer updates after which a group is not replayed; None for no limit.
-        clip: what a ratio is clipped around: `one`, or `old` for pi_old / pi_behaviour, which costs a forward
-            pass over what is replayed.
         correct: the name of the reward function that tells right from wrong, 0 to 1, for rewards that are
             shaped; the weighted sum of all, if not given.
         seed: of the draws; the trainer's own, if not given.
@@ -78,7 +72,6 @@ class Replay:
     capacity: int
     fresh_share: float = 0.5
     max_age: int | None = None
-    clip: Clip = "one"
     correct: str | None = None
     seed: int | None = None
     begin_empty: bool = False
@@ -112,20 +105,15 @@ def check_replay(trainer: Any, replay: Replay, config: ReplayConfig) -> None:
     refuse([*_findings(trainer, replay, config), *shared], repr)
 
 
-def _finding(title: str, advice: str = "", **fix: Any) -> Finding:
-    return Finding("replay", "stops", title, fix, advice)
-
-
 def _findings(trainer: Any, replay: Replay, config: ReplayConfig) -> Iterator[Finding]:
-    if replay.clip not in get_args(Clip):
-        yield _finding(f"clip={replay.clip!r} is not there; it is one of {', '.join(get_args(Clip))}")
     names = list(trainer.reward_func_names)
     if replay.correct is not None and names.count(replay.correct) != 1:
         yield reward_missing(names, replay.correct)
     args, processes = trainer.args, trainer.accelerator.num_processes
     parts, rollouts = processes * args.steps_per_generation, config.fresh_groups * config.group_size
     if rollouts % parts:
-        yield _finding(
+        yield stops(
+            "replay",
             f"fresh_share {config.fresh_share:g} of {config.batch_groups} prompts is {config.fresh_groups}, "
             f"whose {rollouts} rollouts do not divide by {parts}, {processes} processes with "
             f"{args.steps_per_generation} micro-batches each",
@@ -133,7 +121,8 @@ def _findings(trainer: Any, replay: Replay, config: ReplayConfig) -> Iterator[Fi
             f"{args.per_device_train_batch_size}, with fewer steps_per_generation, or another fresh_share",
         )
     if not hasattr(trainer.train_dataset, "__getitem__"):
-        yield _finding(
+        yield stops(
+            "replay",
             f"train_dataset is a {type(trainer.train_dataset).__name__}, which TRL deals out in whole "
             "batches; replay needs fewer prompts per step",
             "give a map-style dataset",
@@ -142,7 +131,7 @@ def _findings(trainer: Any, replay: Replay, config: ReplayConfig) -> Iterator[Fi
     for name, (good, why) in _allowed(trainer.use_vllm).items():
         value = given.get(name, getattr(trainer, name))
         if value not in good:
-            yield _finding(f"{name}={value!r} {why}", **{name: good[0]})
+            yield stops("replay", f"{name}={value!r} {why}", **{name: good[0]})
 
 
 def _allowed(use_vllm: bool) -> dict[str, tuple[tuple[Any, ...], str]]:
@@ -237,15 +226,14 @@ class Replays:
         scores, completions = self._heard
         fresh = rows_of(inputs, completions, output)
         replayed = self._own_share(rows_of_groups(plan.replayed))
-        known, around_old = output.get("old_per_token_logps"), self._replay.clip == "old"
-        old = old_logps(self, fresh, replayed, known, of_all=around_old)
         if not self._padding_is_harmless:
             refuse_padding(self, fresh[0])
             self._padding_is_harmless = True
-        sampled = output.get("sampling_per_token_logps")
-        fresh = with_logprobs(fresh, ragged(sampled, fresh) if self.use_vllm else old[: len(fresh)])
+        # Of the weights that generated: the engine's own, or TRL's where a generation feeds several steps.
+        logps = output["sampling_per_token_logps"] if self.use_vllm else output.get("old_per_token_logps")
+        fresh = with_logprobs(fresh, forward(self, fresh) if logps is None else ragged(logps, fresh))
         self._store(self._groups(fresh, scores))
-        return self._batch([*fresh, *replayed], old)
+        return self._batch([*fresh, *replayed])
 
     def _store(self: Any, groups: list[RolloutGroup | None]) -> None:
         judged = [group for group in groups if group is not None]
@@ -313,17 +301,16 @@ class Replays:
 
     # What is trained on.
 
-    def _batch(self: Any, rows: list[Row], old: list[Array]) -> dict[str, torch.Tensor]:
-        """TRL's generation batch: fresh rows, then replayed ones, to be shuffled and split by TRL."""
-        found = batched(self, rows)
-        behaviour, mask = found["behaviour_logps"], found["tool_mask"]
-        found["old_per_token_logps"] = behaviour
-        if self._replay.clip == "old":
-            before = padded(old, 0, np.float32, self.pad_to_multiple_of).to(self.accelerator.device)
-            found["advantages"] = anchored_advantages(found["advantages"], before, behaviour, mask)
-            found["old_per_token_logps"] = before
-        found["num_items_in_batch"] = self.accelerator.gather(mask.sum()).sum()
-        return found
+    def _batch(self: Any, rows: list[Row]) -> dict[str, torch.Tensor]:
+        """TRL's generation batch: fresh rows, then replayed ones, to be shuffled and split by TRL.
+
+        TRL clips pi / `old_per_token_logps` around 1. With the behaviour policy's log-probs in their place,
+        that is the paper's loss (arXiv 2506.05316, section 2.2).
+        """
+        batch = batched(self, rows)
+        batch["old_per_token_logps"] = batch["behaviour_logps"]
+        batch["num_items_in_batch"] = self.accelerator.gather(batch["tool_mask"].sum()).sum()
+        return batch
 
     def _get_per_token_logps_and_entropies(self: Any, *args: Any, **options: Any) -> Any:
         found = super()._get_per_token_logps_and_entropies(*args, **options)  # type: ignore[misc]
@@ -345,7 +332,7 @@ class Replays:
             inputs: the micro-batch.
         """
         counted = inputs["tool_mask"].bool() & inputs["replayed"].unsqueeze(-1)
-        ratios = importance_ratios(logps.float(), inputs["behaviour_logps"], counted)[counted].double()
+        ratios = (logps.float() - inputs["behaviour_logps"])[counted].exp().double()
         sums = torch.stack([torch.ones_like(ratios).sum(), ratios.sum(), ratios.square().sum()])
         largest = ratios.max() if len(ratios) else ratios.new_zeros(())
         count, total, squares = self.accelerator.reduce(sums, reduction="sum").tolist()
