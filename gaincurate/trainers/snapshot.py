@@ -24,17 +24,13 @@ from gaincurate.schedule.foresight import observes_with_checkpoint
 from gaincurate.schedule.observations import Note
 from gaincurate.schedule.rescore import due
 from gaincurate.schedule.run import Run, round_name
-from gaincurate.trainers.checkpoints import ADAPTER, ADAPTER_WEIGHTS, Checkpoint, find, owner
+from gaincurate.trainers.checkpoints import ADAPTER, ADAPTER_WEIGHTS, Checkpoint, find, owner, small_files
 from gaincurate.trainers.lora import see_mergeable
 from gaincurate.trainers.profile import Layout, layout_of
 
 RECORD = ".held.json"
 _TRAINER = "trainer.json"
 _ADAPTER = "-adapter"  # ends the name of a held folder whose merged model takes the name without it
-_TRIES = 5  # checkpoints that may be deleted between finding and holding them
-_SMALL = {".json", ".jinja", ".txt", ".model", ".tiktoken"}
-_OTHERS = {"trainer_state.json", INDEX}
-_TEMPLATES = "additional_chat_templates"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
 
@@ -119,9 +115,9 @@ def _files(checkpoint: Checkpoint, model: Path | None) -> Json:
     else:
         names = list(weight_names(folder) or [])
         names += [INDEX] if (folder / INDEX).is_file() else []
-    files = {name: folder / name for name in names} | _small(folder)
+    files = {name: folder / name for name in names} | small_files(folder)
     if checkpoint.tokenizer is not None:
-        files = _small(checkpoint.tokenizer) | files
+        files = small_files(checkpoint.tokenizer) | files
     if checkpoint.state == "adapter":
         return files
     if checkpoint.bare and (model is None or not (model / "config.json").is_file()):
@@ -130,22 +126,12 @@ def _files(checkpoint: Checkpoint, model: Path | None) -> Json:
             f"({model or 'not known'}) is no folder to take it from; start the run with --model FOLDER."
         )
     if model is not None and model.is_dir():
-        small = _small(model)
+        small = small_files(model)
         if not any(name in files for name in _TOKENIZER):
             files = {name: path for name, path in small.items() if name != "config.json"} | files
         if checkpoint.bare:
             files["config.json"] = model / "config.json"
     return files
-
-
-def _small(folder: Path) -> Json:
-    """Configuration, tokenizer and templates of a folder."""
-    if not folder.is_dir():
-        return {}
-    paths = [path for path in folder.iterdir() if path.suffix in _SMALL and path.name not in _OTHERS]
-    if (folder / _TEMPLATES).is_dir():
-        paths += (folder / _TEMPLATES).glob("*.jinja")
-    return {str(path.relative_to(folder)): path for path in sorted(paths) if path.is_file()}
 
 
 def _link(path: Path, to: Path) -> None:
@@ -219,7 +205,7 @@ class TrainerFinder(Finder):
             root: the trainer's output root, or a checkpoint.
 
         Raises:
-            TrainerError: they are deleted faster than they can be held.
+            TrainerError: it was deleted before it could be held.
             InputError: there is none.
             ModelError: it is an adapter that cannot be merged.
         """
@@ -231,20 +217,12 @@ class TrainerFinder(Finder):
             if before is not None and Path(before) != root and root in Path(before).parents:
                 self._note(f"round {round_}: goes on with {before}, which is held since the last time")
                 return before
-        for _ in range(_TRIES):
-            checkpoint, why = self._newest(root)
-            if checkpoint is None:
-                raise InputError(f"--checkpoint {root}: {why}.", path=str(root))
-            try:
-                if again:
-                    self._hold(run, checkpoint)
-                return str(checkpoint.folder)
-            except FileNotFoundError:
-                self._note(f"{checkpoint.path} was deleted while it was looked at")
-        raise TrainerError(
-            f"the checkpoints below {root} are deleted faster than they can be held; let the trainer keep "
-            "more than one (save_total_limit and the like)."
-        )
+        checkpoint, why = self._newest(root)
+        if checkpoint is None:
+            raise InputError(f"--checkpoint {root}: {why}.", path=str(root))
+        if again:
+            self._hold(run, checkpoint)
+        return str(checkpoint.folder)
 
     @contextmanager
     def held(self, run: Run, checkpoint: str) -> Iterator[str]:
@@ -257,12 +235,7 @@ class TrainerFinder(Finder):
                 raise InputError(
                     f"the checkpoint {checkpoint} cannot be used: {trainers.why}.", path=checkpoint
                 )
-            try:
-                folder_held = self._hold(run, trainers)
-            except FileNotFoundError as error:
-                raise TrainerError(
-                    f"{checkpoint} was deleted before it could be held; let the trainer keep the newest one."
-                ) from error
+            folder_held = self._hold(run, trainers)
         yield str(self._merged(run, folder_held) if folder_held.name.endswith(_ADAPTER) else folder_held)
         see_unchanged(folder_held)
         shutil.rmtree(folder_held.parent, ignore_errors=True)
@@ -279,7 +252,13 @@ class TrainerFinder(Finder):
         for other in (*place.parent.glob("*"), *place.glob("*")):
             if other != place and other not in keep:  # of earlier rounds, of others, and what kills left
                 shutil.rmtree(other, ignore_errors=True)
-        hold(checkpoint, into, Path(run.config.model) if run.config.model else None)
+        try:
+            hold(checkpoint, into, Path(run.config.model) if run.config.model else None)
+        except FileNotFoundError as error:
+            raise TrainerError(
+                f"{checkpoint.path} was deleted before it could be held; let the trainer keep more than one "
+                "(save_total_limit and the like), and run this again."
+            ) from error
         return into
 
     def _merged(self, run: Run, adapter: Path) -> Path:
