@@ -263,15 +263,6 @@ def test_accumulated_and_repeated_steps_keep_their_sizes(model: Path, tmp_path: 
 
 
 @pytest.mark.slow
-def test_old_groups_are_left_out_by_their_age(model: Path, tmp_path: Path) -> None:
-    trainer = make(model, tmp_path, replay=Replay(capacity=CAPACITY, max_age=2), max_steps=12)
-    trainer.train()
-    ages = [line.step - version for line in trainer.lines for _, version, _ in line.replayed]
-    assert max(ages) == 2
-    assert trainer.buffer.counts.aged > 0
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("always", [0.0, 1.0], ids=["too hard", "too easy"])
 def test_a_run_whose_buffer_stays_empty_says_so(
     model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, always: float

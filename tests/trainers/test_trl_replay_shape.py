@@ -48,7 +48,6 @@ def test_sizes_come_from_the_trainer() -> None:
     config = config_of(trainer(), Replay(capacity=16, fresh_share=0.25, max_age=3))
     assert (config.batch_groups, config.group_size, config.capacity) == (8, 8, 16)
     assert (config.fresh_groups, config.replayed_groups, config.max_age, config.seed) == (2, 6, 3, 42)
-    assert config_of(trainer(), Replay(capacity=16, seed=7)).seed == 7
 
 
 def test_what_is_harmless_is_let_through() -> None:

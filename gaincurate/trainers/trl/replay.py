@@ -65,7 +65,6 @@ class Replay:
         max_age: optimizer updates after which a group is not replayed; None for no limit.
         correct: the name of the reward function that tells right from wrong, 0 to 1, for rewards that are
             shaped; the weighted sum of all, if not given.
-        seed: of the draws; the trainer's own, if not given.
         begin_empty: resume also from a checkpoint of a trainer that did not replay.
     """
 
@@ -73,7 +72,6 @@ class Replay:
     fresh_share: float = 0.5
     max_age: int | None = None
     correct: str | None = None
-    seed: int | None = None
     begin_empty: bool = False
 
 
@@ -90,7 +88,7 @@ def config_of(trainer: Any, replay: Replay) -> ReplayConfig:
         capacity=replay.capacity,
         fresh_share=replay.fresh_share,
         max_age=replay.max_age,
-        seed=args.seed if replay.seed is None else replay.seed,
+        seed=args.seed,
     )
 
 
