@@ -71,6 +71,7 @@ def test_trls_own_loss_is_the_papers_gradient_included(loss_type: str, drift: fl
     )
     found = trl.GRPOTrainer._compute_loss(trainer, None, inputs)
     found.backward()
+    assert logps.grad is not None
     by_token = loss_type != "grpo"
     assert found.item() == pytest.approx(loss_by_hand(**made, by_token=by_token), rel=1e-9, abs=1e-12)
     step, clipped = 1e-6, 0

@@ -27,7 +27,7 @@ trl = pytest.importorskip("trl")
 
 
 from gaincurate.trainers.session import RunSession  # noqa: E402
-from gaincurate.trainers.trl.checks import check, newest, see_checkpoint  # noqa: E402
+from gaincurate.trainers.trl.checks import check, newest, places_of, see_checkpoint  # noqa: E402
 
 # TRL 1.16 sets an option by the name that transformers 5.23 has given up.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -94,7 +94,7 @@ def config(rescore: str = "off", every: int = 1, **options: Any) -> ScheduleConf
 
 
 def checked(made: Any, run: ScheduleConfig) -> None:
-    check(made, shape_of(made), run)
+    check(made, run)
 
 
 def test_the_shape_is_read_from_trls_own_settings() -> None:
@@ -163,7 +163,7 @@ def test_all_that_is_wrong_is_refused_at_once_and_the_doctor_said_so_before() ->
     )
     made.train_dataset = made.train_dataset.to_iterable_dataset()
     with pytest.raises(InputError) as caught:
-        check(made, shape_of(made), config("window"), outcome="length")
+        check(made, config("window"), outcome="length")
     lines = str(caught.value).splitlines()
     assert lines.pop() == "the reward function 'length' is not there; the trainer has right."
     assert [line.split(" is ")[0] for line in lines] == [
@@ -181,23 +181,13 @@ def test_all_that_is_wrong_is_refused_at_once_and_the_doctor_said_so_before() ->
     assert not said_before(trainer(dataloader_num_workers=2), config())
 
 
-@pytest.mark.parametrize(
-    ("ids", "title"),
-    [
-        (["id1", "id99"], "train_dataset has no row for 'id99', which the plan"),
-        ([], "train_dataset has no gc_id"),
-    ],
-)
-def test_rows_that_are_not_the_runs_are_refused_beside_the_settings(ids: list[str], title: str) -> None:
-    made = trainer(shuffle_dataset=True, save_steps=0.5)
-    if not ids:
-        made.train_dataset = made.train_dataset.rename_column("gc_id", "id")
-    with pytest.raises(InputError) as caught:
-        check(made, shape_of(made), config(), ids=ids)
-    assert caught.value.data["findings"] == ["shuffle", "window", "rows"]
-    last = str(caught.value).splitlines()[-1]
-    assert last.startswith(title)
-    assert not last.endswith("..")
+def test_rows_that_are_not_the_runs_are_refused() -> None:
+    rows = trainer().train_dataset
+    assert places_of(rows, ["id3", "id1"]) == [3, 1]
+    with pytest.raises(
+        InputError, match=r"^train_dataset has no row for 'id99', which the plan asks for \(1 of 2"
+    ):
+        places_of(rows, ["id1", "id99"])
 
 
 def test_the_newest_checkpoint_of_another_batch_is_refused_and_not_passed_over_for_a_new_start(

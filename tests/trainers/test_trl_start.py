@@ -67,7 +67,7 @@ def config(rescore: str = "off", every: int = 1, **options: Any) -> ScheduleConf
 def attached(made: Any, run: ScheduleConfig) -> dict[str, Any]:
     """What was set, where nothing is left to refuse."""
     changed = set_defaults(made, context_of(run, "live"))
-    check(made, shape_of(made), run)
+    check(made, run)
     return changed
 
 

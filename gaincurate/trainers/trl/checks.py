@@ -42,8 +42,6 @@ _BATCH = {
     "accumulation": "gradient_accumulation_steps",
 }
 """TRL's settings that make the numbers of `Shape.batch`."""
-WITH_IDS = "train on `gaincurate.trainers.trl.dataset(run)`, or on rows that were exported with their ids"
-"""Advice for rows that are not the run's."""
 _log = logging.getLogger("gaincurate")
 
 
@@ -54,30 +52,26 @@ def stops(name: str, title: str, advice: str = "", **fix: Any) -> Finding:
 
 def check(
     trainer: Any,
-    shape: Shape,
     config: ScheduleConfig,
     outcome: str | Sequence[str] | None = None,
     correct: str | None = None,
-    ids: Sequence[str] | None = (),
-    more: Sequence[Finding] = (),
 ) -> None:
     """Refuse what would train on other prompts than the plan's, or lose the place.
 
     Args:
         trainer: a `trl.GRPOTrainer`.
-        shape: its shape.
         config: of the run.
         outcome: names of the reward functions that are reported; None for all.
         correct: the name of the one that says whether an answer is right.
-        ids: of the newest round's prompts, where there is one; None where the rows get theirs later.
-        more: further findings; if there are any, the rows are not checked again.
 
     Raises:
         InputError: a sentence for each setting, with what fixes it.
     """
     context = context_of(config, "live")
     findings, _ = ask(RULES.rules, resolved(trainer), context)
-    findings += more or _dataset(trainer.train_dataset, ids)
+    if not isinstance(rows := trainer.train_dataset, Dataset):
+        title = f"train_dataset is a {type(rows).__name__}, whose rows cannot be asked for by place"
+        findings.append(stops("dataset", title, "use `gaincurate.trainers.trl.dataset(run)`"))
     findings += _weights(trainer, context)
     findings += unheard(trainer, outcome, correct)
     refuse(findings, repr)
@@ -109,25 +103,12 @@ def reward_missing(names: Sequence[str], name: str) -> Finding:
     return stops("outcome", f"the reward function {name!r} {why}; the trainer has {', '.join(names)}")
 
 
-def _dataset(rows: Any, ids: Sequence[str] | None) -> Iterator[Finding]:
-    if not isinstance(rows, Dataset):
-        title = f"train_dataset is a {type(rows).__name__}, whose rows cannot be asked for by place"
-        yield stops("dataset", title, "use `gaincurate.trainers.trl.dataset(run)`")
-    elif ids is not None:
-        try:
-            places_of(rows, ids)
-        except InputError as error:
-            yield stops("rows", str(error).removesuffix("."))
-
-
 def places_of(rows: Dataset, ids: Sequence[str]) -> list[int]:
     """Where the rows with these ids are, `[ids]`.
 
     Raises:
         InputError: one is not there.
     """
-    if ID not in rows.column_names:
-        raise InputError(f"train_dataset has no {ID} column: {WITH_IDS}.")
     column = rows.select_columns(ID).with_format("arrow")[:].column(ID)
     places = pc.index_in(pa.array(ids, pa.string()), value_set=pc.cast(column, pa.string()).combine_chunks())
     if places.null_count:

@@ -24,7 +24,6 @@ import pyarrow as pa
 import torch
 import transformers
 from accelerate.utils import broadcast_object_list, gather_object
-from trl.trainer.utils import RepeatSampler
 
 from gaincurate.core.artifact import RUN, Json
 from gaincurate.core.prompts import training_rows
@@ -35,13 +34,13 @@ from gaincurate.schedule.config import ScheduleOptions
 from gaincurate.schedule.observations import logged, silent
 from gaincurate.schedule.run import Run, refuse_group_sizes
 from gaincurate.trainers.checkpoints import checkpoints
-from gaincurate.trainers.doctor.findings import Finding, context_of, refuse
+from gaincurate.trainers.doctor.findings import context_of, refuse
 from gaincurate.trainers.profile import layout_of
 from gaincurate.trainers.session import RunSession, followed, place_beside, reward_of
 from gaincurate.trainers.snapshot import TrainerFinder
 from gaincurate.trainers.trl.batching import Shape, shape_of
 from gaincurate.trainers.trl.checks import check, newest, place_in, places_of, see_checkpoint
-from gaincurate.trainers.trl.scored import add_ids, see_prompts
+from gaincurate.trainers.trl.scored import see_prompts, with_ids
 from gaincurate.trainers.trl.start import config_of, open_run, set_defaults
 
 BEAT = 5.0
@@ -150,17 +149,11 @@ def attach(
     wanted = config_of(shape, run, required, settings, score)
     use_cache(None if cache is None else Path(cache))
     there = together(lambda: (Path(run) / RUN).exists(), trainer.accelerator)
-    ids: Sequence[str] | None = None
-    findings: list[Finding] = []
-    without = ID not in (trainer.train_dataset.column_names or ())
-    if there or wanted is None:
-        live = followed(run, note, checkpoints=True)
-        config, ids = live.run.config, live.ids if live.round >= 0 else ()
-        findings = add_ids(trainer, live.run)
-    else:
-        config = wanted
+    config = wanted
+    if there or config is None:
+        config = followed(run, note, checkpoints=True).run.config
     changed = set_defaults(trainer, context_of(config, "live"))
-    check(trainer, shape, config, outcome, correct, ids, findings)
+    check(trainer, config, outcome, correct)
     if wanted is not None:
         opening = (trainer, wanted, score or {}, reference_outcomes, note)
         together(lambda: open_run(*opening), trainer.accelerator)
@@ -168,7 +161,9 @@ def attach(
     live.held = TrainerFinder(layout_of("trl"), live.note).held
     together(lambda: _plan_the_first(live), trainer.accelerator)
     refuse_group_sizes(live.run, "TRL")
-    refuse(add_ids(trainer, live.run))  # of a run that was opened just now
+    without = ID not in trainer.train_dataset.column_names
+    if without:
+        trainer.train_dataset = with_ids(trainer.train_dataset, live.run)
     refuse(see_prompts(trainer, live.run, live.ids, note), repr)
     values = ", ".join(f"{key}={value!r}" for key, value in changed.items())
     done = [f"set {values} in place of TRL's default"] if changed else []
@@ -381,6 +376,8 @@ class RoundSampler(torch.utils.data.Sampler[int]):
         return self._budget * self._shape.group * self._shape.repeats
 
     def __iter__(self) -> Iterator[int]:
+        from trl.trainer.utils import RepeatSampler  # the trainer that is there has imported it
+
         places, shape = self._places(), self._shape
         order = RepeatSampler(places, shape.group, shape.prompts, shape.repeats, shuffle=False)
         return (places[index] for index in order)

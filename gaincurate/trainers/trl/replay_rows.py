@@ -182,9 +182,7 @@ def batched(trainer: Any, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
     fill = trainer._tokenizer.pad_token_id
     prompts, completions = [row.prompt_ids for row in rows], [row.completion_ids for row in rows]
 
-    def padded(
-        values: Sequence[Array], kind: torch.dtype, fill: int = 0, side: str = "right"
-    ) -> torch.Tensor:
+    def padded(values: Sequence[Array], kind: torch.dtype, fill: int = 0, side: str = "right") -> Any:
         return pad(
             [torch.tensor(each, dtype=kind) for each in values], fill, side, trainer.pad_to_multiple_of
         )

@@ -26,11 +26,12 @@ from gaincurate.schedule.observations import Note
 from gaincurate.schedule.run import Run
 from gaincurate.scoring.ids import content_ids
 from gaincurate.trainers.doctor.findings import Finding
-from gaincurate.trainers.trl.checks import WITH_IDS, places_of, stops
+from gaincurate.trainers.trl.checks import places_of, stops
 
 TOOLS = "tools"
 """The column of JSON schemas that scoring renders into a prompt."""
 _COMPARED = 1024  # prompts of a round
+_ADVICE = "train on `gaincurate.trainers.trl.dataset(run)`, or on rows that were exported with their ids"
 _TO_CHAT = 'train_dataset.map(lambda row: {"prompt": [{"role": "user", "content": row["prompt"]}]})'
 
 
@@ -65,7 +66,7 @@ def see_prompts(trainer: Any, run: Run, ids: Sequence[str], note: Note) -> Itera
     differing = [place for place, tokens in enumerate(scored) if tokens != trained[place]]
     if not differing:
         return
-    first, fix, advice = differing[0], Json(), WITH_IDS
+    first, fix, advice = differing[0], Json(), _ADVICE
     if isinstance(prompts[first], str):
         why = "its prompt is plain text, to which TRL does not apply the chat template"
         advice = f"make the prompts chat messages: {_TO_CHAT}"
@@ -172,26 +173,6 @@ def see_adapters(trainer: Any) -> None:
             )
 
 
-def add_ids(trainer: Any, run: Run) -> list[Finding]:
-    """Give the trainer's rows the ids of the run's set, where they have none.
-
-    Args:
-        trainer: a `trl.GRPOTrainer`.
-        run: the run.
-
-    Returns:
-        The reason if they cannot have them, else an empty list.
-    """
-    rows = trainer.train_dataset
-    if not isinstance(rows, Dataset) or ID in rows.column_names:
-        return []
-    try:
-        trainer.train_dataset = with_ids(rows, run)
-    except InputError as error:
-        return [stops("rows", str(error).removesuffix("."))]
-    return []
-
-
 def with_ids(rows: Dataset, run: Run) -> Dataset:
     """The trainer's own rows with the ids that the run's scored set gives them, `gc_id`.
 
@@ -210,14 +191,14 @@ def with_ids(rows: Dataset, run: Run) -> Dataset:
     if not run.config.bare and (added.get("system") is not None or added.get("shots")):
         raise InputError(
             f"train_dataset has no {ID}, and {run.config.scored} was scored with a system message or "
-            f"examples that its rows lack: {WITH_IDS}."
+            f"examples that its rows lack: {_ADVICE}."
         )
     answer, id_column = source.get("answer_column"), source.get("id_column")
     needs = [id_column] if id_column else [PROMPT, answer] if answer else [PROMPT]
     if missing := [name for name in needs if name.partition(".")[0] not in rows.column_names]:
         raise InputError(
             f"train_dataset has no {ID}, and no column {', '.join(missing)} to find its rows in the scored "
-            f"set by: {WITH_IDS}."
+            f"set by: {_ADVICE}."
         )
     columns = Columns(PROMPT, answer, id_column, note="")
     heads = list(dict.fromkeys(name.partition(".")[0] for name in needs))
