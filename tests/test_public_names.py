@@ -34,7 +34,7 @@ def defined(module: str) -> set[str]:
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             names.add(node.id)
         elif isinstance(node, ast.Call) and ast.unparse(node.func) == "from_live":
-            names |= {argument.value for argument in node.args if isinstance(argument, ast.Constant)}
+            names |= {str(argument.value) for argument in node.args if isinstance(argument, ast.Constant)}
     return names
 
 

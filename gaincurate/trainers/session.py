@@ -300,13 +300,10 @@ class RunSession(AbstractContextManager["RunSession"]):
         Raises:
             OutputError: the run has gone on to later rounds.
         """
-        config = self.run.config
         if self.round or self.finished:
             raise OutputError(
                 f"{self.run.folder} stands at round {self.round} and the trainer begins at step 0: resume "
-                f"from its last checkpoint. Without one only a new run can begin: gaincurate schedule start "
-                f"{config.scored} --run NEW --strategy {config.strategy} --budget {config.budget} --rounds "
-                f"{config.rounds}, with the other options as in {self.run.folder / RUN}.",
+                f"from its last checkpoint, or start a new run with the options in {self.run.folder / RUN}.",
                 round=self.round,
             )
         with working_on(self.run.folder):
