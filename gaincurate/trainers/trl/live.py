@@ -3,8 +3,8 @@
 Planning a round can take as long as scoring a set. So one process plans and sends the others a message every
 few seconds, which keeps collectives within their time limit. Its exceptions are raised on all processes.
 
-The plan is the data set: the position in the sampler's order identifies a row of the round. Rewards are
-recorded where TRL gathers them over all processes, because a wrapped reward function sees one process only.
+The sampler's order is the plan's. A wrapped reward function hears the rollouts of its process, and those of
+all processes are gathered at a step's end.
 """
 
 from __future__ import annotations
