@@ -31,7 +31,7 @@ from gaincurate.trainers.trl.batching import Shape, resolved
 from gaincurate.trainers.trl.rules import DEFAULTS, RULES
 from gaincurate.trainers.trl.scored import TOOLS, model_of, schemas_of, see_adapters
 
-_SETTABLE = ("shuffle_dataset", "num_train_epochs", "max_steps", "save_strategy", "save_steps")
+_SETTABLE = ("shuffle_dataset", "num_train_epochs", "save_strategy", "save_steps")
 """Settings that a trainer reads when training begins, so they can be changed after its construction."""
 
 
