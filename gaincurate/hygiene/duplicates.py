@@ -23,7 +23,6 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gaincurate.core.files import no_room
 from gaincurate.core.foreign import json_value
 from gaincurate.core.prompts import Message, column_values
 from gaincurate.core.scored_set import ScoredSet
@@ -163,13 +162,10 @@ def near_duplicates(scored: ScoredSet, alive: Mask, likeness: Likeness, answer: 
     candidates[alive] = shared(keys)
     del keys
     hits: list[Hit] = []
-    try:
-        with tempfile.TemporaryFile() as file:  # without a name: a kill leaves no texts behind
-            search = _Search(sketches, likeness, file, answer is not None)
-            for rows in _rows(scored, candidates, template, answer):
-                hits += search.compare(rows)
-    except OSError as error:
-        raise no_room(error) from error
+    with tempfile.TemporaryFile() as file:  # without a name: a kill leaves no texts behind
+        search = _Search(sketches, likeness, file, answer is not None)
+        for rows in _rows(scored, candidates, template, answer):
+            hits += search.compare(rows)
     return CheckResult("near-duplicates", hits, _note_near(hits, search.other_numbers, answer))
 
 
