@@ -8,7 +8,6 @@ brought to OUTPUT/told-RANK.json, with the trainer's log.
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections import deque
 from collections.abc import Sequence
@@ -152,23 +151,6 @@ def farthest(
                 else:
                     newest = max(newest, distance)
     return stored, newest
-
-
-def loss_by_hand(
-    logps: Any, behaviour: Any, advantages: Any, mask: Any, *, by_token: bool = False, epsilon: float = 0.2
-) -> float:
-    """The loss of arXiv 2506.05316, token by token, with Python's floats: means of rollouts, or of all tokens."""
-    rows, tokens = [], []
-    for ours, theirs, advantage, counts in zip(logps, behaviour, advantages, mask, strict=True):
-        row = []
-        for here, there, counted in zip(ours, theirs, counts, strict=True):
-            if counted:
-                ratio = math.exp(here - there)
-                bounded = min(max(ratio, 1 - epsilon), 1 + epsilon)
-                row.append(-min(ratio * advantage, bounded * advantage))
-        rows.append(sum(row) / len(row) if row else 0.0)
-        tokens += row
-    return sum(tokens) / max(len(tokens), 1) if by_token else sum(rows) / len(rows)
 
 
 def audit(lines: Sequence[Line], *, batch: int, fresh: int, group: int, capacity: int, lag: int = 1) -> int:

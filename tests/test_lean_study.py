@@ -22,6 +22,7 @@ import gaincurate
 import tiny
 from gaincurate.difficulty.embeddings import maker
 from gaincurate.difficulty.predictor import DifficultyPredictor, Shape, save_adapter
+from gaincurate.trainers.replay_loss import replay_loss
 
 FOLDER = Path(__file__).parent.parent / "docs/studies/lean"
 NAMES = (
@@ -168,9 +169,7 @@ def test_the_loss_is_grpos_with_and_without_old_rollouts(lean: Any, world: Any) 
     padded = [torch.nn.utils.rnn.pad_sequence(v.split(lengths), batch_first=True) for v in (logps, behaviour)]
     mask = torch.arange(3) < torch.tensor(lengths)[:, None]
     of_all = torch.from_numpy(np.concatenate([row[1] for row in rows])).float()
-    ratios, weights = (padded[0] - padded[1]).exp(), of_all[:, None]
-    token = -torch.minimum(ratios * weights, ratios.clamp(0.8, 1.2) * weights) * mask
-    torch.testing.assert_close(loss, (token.sum(-1) / mask.sum(-1)).mean())
+    torch.testing.assert_close(loss, replay_loss(padded[0], padded[1], of_all, mask.float()))
 
 
 def arm(lean: Any, **settings: Any) -> Any:

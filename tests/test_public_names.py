@@ -35,6 +35,7 @@ def defined(module: str) -> set[str]:
             names.add(node.id)
         elif isinstance(node, ast.Call) and ast.unparse(node.func) == "from_live":
             names |= {str(argument.value) for argument in node.args if isinstance(argument, ast.Constant)}
+            names |= {keyword.arg for keyword in node.keywords if keyword.arg}
     return names
 
 

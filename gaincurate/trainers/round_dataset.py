@@ -6,6 +6,9 @@ prompt, says how far a data loader came, and is the `step` of the draw's outcome
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ from gaincurate.schedule.run import Run
 from gaincurate.trainers.session import ROUND, RunSession, refuse_rescoring
 
 DRAW = "gc_draw"
-"""The key under which a row carries the number of its draw, from 1."""
+"""The key under which a row carries the number of its draw, from 1; 0 where no outcome is reported."""
 _AHEAD = "The data loader or the trainer asks for prompts ahead of the outcomes of those that it has."
 
 
@@ -41,24 +44,37 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
 
     Args:
         run: the run's folder.
+        endless: after the last round, repeat its prompts without reporting them, for a trainer that generates
+            until its last step is done.
 
     Raises:
         OutputError: no run is there.
     """
 
-    def __init__(self, run: str | Path) -> None:
+    def __init__(self, run: str | Path, *, endless: bool = False) -> None:
         self.run = Run(run).folder.resolve()
+        self._endless = endless
         self._state: Json | None = None
         self._left: Sequence[int] | None = None
-        self._drawn = 0
+        self._planned = self._drawn = 0
         self._session: RunSession | None = None
         self._reported: Run | None = None
 
     def __getstate__(self) -> Json:
         return {**self.__dict__, "_session": None, "_reported": None}
 
-    def _begin(self) -> RunSession:
-        """Open the run and find the draws to begin with."""
+    def begin(self, *, anew: bool = False) -> RunSession:
+        """Open the run and find the draws to begin with; the first iteration does so otherwise.
+
+        Args:
+            anew: void the outcomes of round 0 first, for a trainer that starts without a checkpoint.
+
+        Raises:
+            InputError: the run scores again at checkpoints, or the data loader has several workers.
+            OutputError: the place is another run's, or of a history that was undone, or the run that should
+                begin anew has gone on to later rounds.
+            LockedError: another process iterates.
+        """
         worker = torch.utils.data.get_worker_info()
         if worker is not None and worker.num_workers > 1:
             raise InputError(
@@ -71,6 +87,9 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
             session.open()
             self._session = session
         live, run = self._session, self._session.run
+        if anew:
+            live.begin_anew()
+            self._state = self._left = None
         if self._left is not None:
             return live
         if self._state is not None:
@@ -84,19 +103,19 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
         drawn = done if self._state is None else set(planned[: self._state["step"]])
         self._left = [draw for draw, place in enumerate(planned, 1) if place not in drawn]
         self._state, self._reported = None, None
-        self._drawn = self._left[0] - 1 if self._left else len(planned)
+        self._planned = len(planned)
+        self._drawn = self._left[0] - 1 if self._left else self._planned
         return live
 
-    def __iter__(self) -> Iterator[Json]:
-        """Rows in the order of the plans.
+    def draw_at(self, index: int) -> int:
+        """The number of the draw that an iteration hands out as its `index`-th, from 0; after `begin`."""
+        left = self._left or ()
+        return left[index] if index < len(left) else self._planned + index - len(left) + 1
 
-        Raises:
-            InputError: the run scores again at checkpoints, or the data loader has several workers.
-            OutputError: the place is another run's, or of a history that was undone.
-            LockedError: another process iterates.
-            OutcomeError: too few outcomes came to plan the next round.
-        """
-        live = self._begin()
+    def __iter__(self) -> Iterator[Json]:
+        """Rows in the order of the plans; raises as `begin`, and OutcomeError where too few outcomes came."""
+        live = self.begin()
+        _end_with_parent()
         left, self._left = self._left or (), None
         while True:
             for draw in left:
@@ -106,6 +125,9 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
             if live.finished or not live.turn():
                 break
             left = range(live.round * live.budget + 1, (live.round + 1) * live.budget + 1)
+        while self._endless:
+            for row in live.rows():
+                yield {**row, DRAW: 0}
 
     def report(
         self,
@@ -127,7 +149,7 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
         self._reported = run = self._reported or Run(self.run)
         lines: list[Json] = []
         for place, (row, group) in enumerate(zip(rows, rewards, strict=True)):
-            for sample in reversed(range(len(group))):  # of a whole group, 0 is there
+            for sample in reversed(range(len(group) if row[DRAW] else 0)):  # of a whole group, 0 is there
                 line = {ID: row[ID], "reward": group[sample], "round": row[ROUND], "step": row[DRAW]}
                 line |= {name: values[place][sample] for name, values in more.items()}
                 lines.append({**line, "sample": sample})
@@ -140,7 +162,7 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
         """The position after the newest row that was handed out, and the run's state; plain values."""
         if self._state is not None:
             return self._state
-        live = self._session or self._begin()
+        live = self._session or self.begin()
         return live.save(self._drawn, position=max(self._drawn - live.round * live.budget, 0))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -158,3 +180,14 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
         if self._session is not None:
             self._session.close()
             self._session = None
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is killed: it would go on to hold the run."""
+
+    def watch(parent: Any) -> None:
+        parent.join()
+        os._exit(1)
+
+    if (parent := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=watch, args=(parent,), daemon=True).start()

@@ -1,6 +1,5 @@
 """Holds a checkpoint while it is scored, by hard links or copies in the run. Adapters are merged first.
 
-
 Trainers delete old checkpoints while they run, so what is scored must be the run's own. The held folder
 stays, by round, until its scoring is done: a killed scoring goes on with it, though the trainer has deleted
 the checkpoint since.
@@ -31,6 +30,7 @@ from gaincurate.trainers.profile import Layout, layout_of
 RECORD = ".held.json"
 _TRAINER = "trainer.json"
 _ADAPTER = "-adapter"  # ends the name of a held folder whose merged model takes the name without it
+_TRIES = 5  # checkpoints that may be deleted between finding and holding them
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
 
@@ -205,7 +205,7 @@ class TrainerFinder(Finder):
             root: the trainer's output root, or a checkpoint.
 
         Raises:
-            TrainerError: it was deleted before it could be held.
+            TrainerError: they are deleted faster than they can be held.
             InputError: there is none.
             ModelError: it is an adapter that cannot be merged.
         """
@@ -217,12 +217,20 @@ class TrainerFinder(Finder):
             if before is not None and Path(before) != root and root in Path(before).parents:
                 self._note(f"round {round_}: goes on with {before}, which is held since the last time")
                 return before
-        checkpoint, why = self._newest(root)
-        if checkpoint is None:
-            raise InputError(f"--checkpoint {root}: {why}.", path=str(root))
-        if again:
-            self._hold(run, checkpoint)
-        return str(checkpoint.folder)
+        for _ in range(_TRIES):
+            checkpoint, why = self._newest(root)
+            if checkpoint is None:
+                raise InputError(f"--checkpoint {root}: {why}.", path=str(root))
+            try:
+                if again:
+                    self._hold(run, checkpoint)
+                return str(checkpoint.folder)
+            except FileNotFoundError:
+                self._note(f"{checkpoint.path} was deleted while it was looked at")
+        raise TrainerError(
+            f"the checkpoints below {root} are deleted faster than they can be held; let the trainer keep "
+            "more than one (save_total_limit and the like)."
+        )
 
     @contextmanager
     def held(self, run: Run, checkpoint: str) -> Iterator[str]:
@@ -235,7 +243,12 @@ class TrainerFinder(Finder):
                 raise InputError(
                     f"the checkpoint {checkpoint} cannot be used: {trainers.why}.", path=checkpoint
                 )
-            folder_held = self._hold(run, trainers)
+            try:
+                folder_held = self._hold(run, trainers)
+            except FileNotFoundError as error:
+                raise TrainerError(
+                    f"{checkpoint} was deleted before it could be held; let the trainer keep the newest one."
+                ) from error
         yield str(self._merged(run, folder_held) if folder_held.name.endswith(_ADAPTER) else folder_held)
         see_unchanged(folder_held)
         shutil.rmtree(folder_held.parent, ignore_errors=True)
@@ -252,13 +265,7 @@ class TrainerFinder(Finder):
         for other in (*place.parent.glob("*"), *place.glob("*")):
             if other != place and other not in keep:  # of earlier rounds, of others, and what kills left
                 shutil.rmtree(other, ignore_errors=True)
-        try:
-            hold(checkpoint, into, Path(run.config.model) if run.config.model else None)
-        except FileNotFoundError as error:
-            raise TrainerError(
-                f"{checkpoint.path} was deleted before it could be held; let the trainer keep more than one "
-                "(save_total_limit and the like), and run this again."
-            ) from error
+        hold(checkpoint, into, Path(run.config.model) if run.config.model else None)
         return into
 
     def _merged(self, run: Run, adapter: Path) -> Path:

@@ -198,22 +198,35 @@ def test_one_that_is_written_again_while_it_is_scored_gives_no_scores(
     assert run.state["round"] == 1
 
 
-def test_one_that_is_deleted_before_it_is_held_is_named(
+def test_rotation_between_finding_and_holding_goes_on_to_the_next(
     tmp_path: Path, run: Run, models: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root, state = tmp_path / "output", run.state
-    save(root, 10, models[1])
+    root = tmp_path / "output"
+    for step in (10, 20):
+        save(root, step, models[1])
 
-    def gone(checkpoint: Any, into: Path, *model: Any) -> None:
-        shutil.rmtree(root / "checkpoint-10")
+    def rotating(checkpoint: Any, into: Path, *model: Any) -> None:
+        shutil.rmtree(root / "checkpoint-20", ignore_errors=True)
         hold(checkpoint, into, *model)
 
-    monkeypatch.setattr(finding, "hold", gone)
+    monkeypatch.setattr(finding, "hold", rotating)
+    notes: list[str] = []
+    finder = TrainerFinder(TRL, notes.append)
+    assert finder.chosen(run, root) == str(root / "checkpoint-10")
+    assert notes == [f"{root / 'checkpoint-20'} was deleted while it was looked at"]
+
+    def always(checkpoint: Any, into: Path, *model: Any) -> None:
+        raise FileNotFoundError
+
+    shutil.rmtree(run.folder / "held")
+    monkeypatch.setattr(finding, "hold", always)
     with pytest.raises(
-        TrainerError, match="checkpoint-10 was deleted before it could be held; let the trainer"
+        TrainerError, match="are deleted faster than they can be held; let the trainer keep more"
     ):
-        TrainerFinder(TRL).chosen(run, root)
-    assert run.state == state
+        finder.chosen(run, root)
+    with pytest.raises(TrainerError, match="checkpoint-10 was deleted before it could be held"):  # noqa: SIM117
+        with finder.held(run, str(root / "checkpoint-10")):
+            pass
 
 
 def test_bad_input_is_told_and_nothing_is_changed(tmp_path: Path, run: Run, models: list[Path]) -> None:

@@ -1,7 +1,8 @@
-"""TRL's own loss, given the log-probs of the policy that generated, against the paper's formula in plain loops."""
+"""The loss of rollout replay against plain loops in float64, differences, and TRL's own loss."""
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from collections import defaultdict
@@ -10,49 +11,253 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gaincurate.errors import InputError
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-trl = pytest.importorskip("trl")
+torch = pytest.importorskip("torch")
 
-import accelerate  # noqa: E402
-import torch  # noqa: E402
+from gaincurate.trainers.replay_loss import (  # noqa: E402
+    anchored_advantages,
+    group_advantages,
+    importance_ratios,
+    masked_mean,
+    replay_loss,
+)
 
-from replay_run import loss_by_hand  # noqa: E402
+Rows = list[list[float]]
+OPTIONS = list(product(("one", "old"), ("sequence", "token")))
 
-ROWS, LENGTH = 5, 6
+
+def by_hand(
+    logps: Rows,
+    behaviour: Rows,
+    old: Rows,
+    advantages: list[float],
+    mask: list[list[int]],
+    *,
+    clip: str,
+    mean: str,
+    low: float = 0.2,
+    high: float = 0.2,
+) -> float:
+    """The formula, token by token, with Python's floats."""
+    rows, tokens = [], []
+    for one, mu, before, advantage, counts in zip(logps, behaviour, old, advantages, mask, strict=True):
+        row = []
+        for here, there, then, counted in zip(one, mu, before, counts, strict=True):
+            if not counted:
+                continue
+            ratio = math.exp(here - there)
+            centre = 1.0 if clip == "one" else math.exp(then - there)
+            bounded = min(max(ratio, centre * (1 - low)), centre * (1 + high))
+            row.append(-min(ratio * advantage, bounded * advantage))
+        rows.append(sum(row) / len(row) if row else 0.0)
+        tokens.extend(row)
+    return sum(rows) / len(rows) if mean == "sequence" else sum(tokens) / max(len(tokens), 1)
 
 
-def batch(seed: int, drift: float) -> dict[str, Any]:
-    """Log-probs of the policy that generated, and of one that drifted away from it; ragged completions."""
+def batch(seed: int, rows: int = 5, length: int = 6, fresh: int = 0) -> dict[str, Any]:
+    """Log-probs of three policies that drifted apart; the first `fresh` rows have pi_old = pi_behaviour."""
     chance = random.Random(seed)
-    behaviour = [[-chance.expovariate(1.0) for _ in range(LENGTH)] for _ in range(ROWS)]
-    lengths = [chance.randint(1, LENGTH) for _ in range(ROWS)]
+    behaviour = [[-chance.expovariate(1.0) for _ in range(length)] for _ in range(rows)]
+    old = [[min(0.0, value + chance.gauss(0, 0.4)) for value in row] for row in behaviour]
+    old[:fresh] = [list(row) for row in behaviour[:fresh]]
+    logps = [[min(0.0, value + chance.gauss(0, 0.3)) for value in row] for row in old]
+    lengths = [chance.randint(1, length) for _ in range(rows)]
     return {
-        "logps": [[min(0.0, value + chance.gauss(0, drift)) for value in row] for row in behaviour],
+        "logps": logps,
         "behaviour": behaviour,
-        "advantages": [chance.gauss(0, 1) for _ in range(ROWS)],
-        "mask": [[int(place < size) for place in range(LENGTH)] for size in lengths],
+        "old": old,
+        "advantages": [chance.gauss(0, 1) for _ in range(rows)],
+        "mask": [[int(place < size) for place in range(length)] for size in lengths],
     }
 
 
-@pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dapo"])
-@pytest.mark.parametrize("drift", [0.0, 0.5])
-def test_trls_own_loss_is_the_papers_gradient_included(loss_type: str, drift: float) -> None:
-    """The gradient by differences of the plain loops, which share nothing with autograd."""
-    made = batch(11, drift)
-    given = {name: torch.tensor(values, dtype=torch.float64) for name, values in made.items()}
-    logps = given["logps"].requires_grad_(True)
+def tensors(made: dict[str, Any], kind: Any = None) -> dict[str, Any]:
+    kind = kind or torch.float64
+    found = {name: torch.tensor(values, dtype=kind) for name, values in made.items()}
+    found["logps"].requires_grad_(True)
+    return found
+
+
+def loss_of(made: dict[str, Any], **options: Any) -> Any:
+    return replay_loss(
+        made["logps"],
+        made["behaviour"],
+        made["advantages"],
+        made["mask"],
+        old_logps=made["old"],
+        **options,
+    )
+
+
+@given(st.integers(0, 10**6), st.sampled_from(OPTIONS), st.floats(0.05, 0.5), st.floats(0.05, 0.9))
+def test_the_loss_is_the_formula(seed: int, names: tuple[str, str], low: float, high: float) -> None:
+    clip, mean = names
+    made = batch(seed)
+    found = loss_of(tensors(made), clip=clip, mean=mean, epsilon=low, epsilon_high=high)
+    expected = by_hand(**made, clip=clip, mean=mean, low=low, high=high)
+    assert found.item() == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize(("clip", "mean"), OPTIONS)
+def test_the_gradient_is_that_of_the_formula(clip: str, mean: str) -> None:
+    """By differences of the plain loops, which share nothing with autograd."""
+    made = batch(11)
+    given = tensors(made)
+    loss_of(given, clip=clip, mean=mean).backward()
+    step = 1e-6
+    seen = 0
+    for row, place in product(range(5), range(6)):
+        moved = []
+        for sign in (1, -1):
+            logps = [list(values) for values in made["logps"]]
+            logps[row][place] += sign * step
+            moved.append(by_hand(**{**made, "logps": logps}, clip=clip, mean=mean))
+        slope = (moved[0] - moved[1]) / (2 * step)
+        assert given["logps"].grad[row, place].item() == pytest.approx(slope, abs=1e-7)
+        seen += slope != 0
+    assert seen > 5  # some tokens are clipped, and not all
+
+
+@given(st.integers(0, 10**6), st.sampled_from(["sequence", "token"]))
+def test_on_fresh_rollouts_both_clips_are_grpo_gradient_included(seed: int, mean: str) -> None:
+    made = batch(seed, fresh=5)
+    found = []
+    for clip in ("one", "old"):
+        given = tensors(made)
+        loss = loss_of(given, clip=clip, mean=mean)
+        loss.backward()
+        found.append((loss.item(), given["logps"].grad))
+    assert found[0][0] == found[1][0]
+    assert torch.equal(found[0][1], found[1][1])
+    plain = tensors(made)  # GRPO as textbooks have it
+    ratio = torch.exp(plain["logps"] - plain["old"])
+    advantage = plain["advantages"][:, None]
+    token = -torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage) * plain["mask"]
+    over = plain["mask"].sum(-1)
+    loss = (token.sum(-1) / over).mean() if mean == "sequence" else token.sum() / over.sum()
+    loss.backward()
+    assert found[0][0] == pytest.approx(loss.item(), rel=1e-12, abs=1e-15)
+    assert torch.allclose(found[0][1], plain["logps"].grad, rtol=1e-12, atol=1e-15)
+
+
+def test_at_the_behaviour_policy_itself_the_gradient_is_the_policy_gradient() -> None:
+    made = batch(5, fresh=5)
+    made["logps"] = [list(row) for row in made["behaviour"]]
+    given = tensors(made)
+    loss_of(given).backward()
+    lengths = given["mask"].sum(-1, keepdim=True)
+    expected = -given["advantages"][:, None] * given["mask"] / lengths / 5
+    assert torch.allclose(given["logps"].grad, expected, atol=1e-15)
+
+
+def test_the_two_clips_differ_where_the_policy_moved_since_a_rollout_was_stored() -> None:
+    """pi_old twice as likely as pi_behaviour: clipped around 1 there is no gradient, around 2 there is."""
+    stored = torch.full((1, 1), math.log(0.2))
+    old = torch.full((1, 1), math.log(0.4))
+    slopes = []
+    for clip in ("one", "old"):
+        logps = old.clone().requires_grad_(True)
+        replay_loss(logps, stored, torch.ones(1), torch.ones(1, 1), clip=clip, old_logps=old).backward()
+        assert logps.grad is not None
+        slopes.append(logps.grad.item())
+    assert slopes == [0.0, pytest.approx(-2.0)]
+
+
+@pytest.mark.parametrize("mean", ["sequence", "token"])
+@given(seed=st.integers(0, 10**6))
+def test_anchored_advantages_make_a_trainers_loss_the_one_with_the_clip_on_old(seed: int, mean: Any) -> None:
+    made = tensors(batch(seed, fresh=2))
+    weights = anchored_advantages(made["advantages"], made["old"], made["behaviour"], made["mask"])
+    ratio = torch.exp(made["logps"] - made["old"])
+    token = -torch.minimum(ratio * weights, ratio.clamp(0.8, 1.2) * weights)
+    theirs = masked_mean(token, made["mask"], mean)
+    theirs.backward()
+    again = tensors(batch(seed, fresh=2))
+    ours = loss_of(again, clip="old", mean=mean)
+    ours.backward()
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-12, abs=1e-14)
+    assert torch.allclose(made["logps"].grad, again["logps"].grad, rtol=1e-10, atol=1e-14)
+
+
+def test_what_the_mask_leaves_out_does_nothing_whatever_lies_there() -> None:
+    made = tensors(batch(3))
+    made["mask"][0] = 0  # a rollout that was cut off
+    whole = loss_of(made)
+    whole.backward()
+    dirty = tensors(batch(3))
+    dirty["mask"][0] = 0
+    gone = dirty["mask"] == 0
+    dirty["behaviour"][gone] = -math.inf
+    dirty["old"][gone] = math.nan
+    for clip in ("one", "old"):
+        found = loss_of(dirty, clip=clip)
+        assert torch.isfinite(found)
+    found = loss_of(dirty)
+    found.backward()
+    assert found.item() == whole.item()
+    assert torch.equal(dirty["logps"].grad, made["logps"].grad)
+    assert (dirty["logps"].grad[gone] == 0).all()
+    assert replay_loss(torch.zeros(1, 2), torch.zeros(1, 2), torch.ones(1), torch.zeros(1, 2)).item() == 0
+
+
+def test_the_means_weigh_a_long_rollout_differently() -> None:
+    mask = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0]])
+    logps = torch.zeros(2, 4)
+    advantages = torch.tensor([1.0, -1.0])
+    assert replay_loss(logps, logps, advantages, mask).item() == 0  # one each
+    assert replay_loss(logps, logps, advantages, mask, mean="token").item() == pytest.approx(-3 / 5)
+
+
+def test_advantages_are_centred_in_their_group_and_divided_if_asked() -> None:
+    rewards = torch.tensor([[1.0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]], dtype=torch.float64)
+    plain = group_advantages(rewards)
+    assert plain.tolist() == [[0.75, -0.25, -0.25, -0.25], [0.5, 0.5, -0.5, -0.5], [0, 0, 0, 0]]
+    scaled = group_advantages(rewards, scale="std")
+    std = math.sqrt((0.75**2 + 3 * 0.25**2) / 3)
+    assert scaled[0, 0].item() == pytest.approx(0.75 / (std + 1e-6))
+    assert (scaled[2] == 0).all()
+    assert group_advantages(rewards[0]).tolist() == plain[0].tolist()
+
+
+def test_ratios_are_against_the_behaviour_policy() -> None:
+    found = importance_ratios(
+        torch.log(torch.tensor([[0.5, 0.1]])),
+        torch.log(torch.tensor([[0.25, 0.7]])),
+        torch.tensor([[1, 0]]),
+    )
+    assert found.tolist() == [[pytest.approx(2.0), 1.0]]
+
+
+@pytest.mark.parametrize(("loss_type", "mean"), [("grpo", "sequence"), ("bnpo", "token"), ("dapo", "token")])
+@pytest.mark.parametrize("clip", ["one", "old"])
+@pytest.mark.parametrize("fresh", [0, 5])
+def test_trls_own_loss_is_ours(loss_type: str, mean: Any, clip: Any, fresh: int) -> None:
+    """What the trainer is handed: pi_behaviour as its old policy, or advantages that are anchored."""
+    trl = pytest.importorskip("trl")
+    accelerate = pytest.importorskip("accelerate")
+    made = tensors(batch(23, fresh=fresh))
+    theirs, ours = made["logps"], made["logps"].detach().clone().requires_grad_(True)
     inputs = {
-        "prompt_ids": torch.zeros(ROWS, 1, dtype=torch.long),
-        "prompt_mask": torch.ones(ROWS, 1, dtype=torch.long),
-        "completion_ids": torch.zeros(ROWS, LENGTH, dtype=torch.long),
-        "completion_mask": given["mask"],
-        "num_items_in_batch": given["mask"].sum(),
-        "advantages": given["advantages"],
-        "old_per_token_logps": given["behaviour"],
+        "prompt_ids": torch.zeros(5, 1, dtype=torch.long),
+        "prompt_mask": torch.ones(5, 1, dtype=torch.long),
+        "completion_ids": torch.zeros(5, 6, dtype=torch.long),
+        "completion_mask": made["mask"],
+        "num_items_in_batch": made["mask"].sum(),
     }
+    if clip == "one":
+        inputs |= {"advantages": made["advantages"], "old_per_token_logps": made["behaviour"]}
+    else:
+        inputs["old_per_token_logps"] = made["old"]
+        inputs["advantages"] = anchored_advantages(
+            made["advantages"], made["old"], made["behaviour"], made["mask"]
+        )
     trainer = SimpleNamespace(
-        _get_per_token_logps_and_entropies=lambda *args, **options: (logps, torch.zeros(ROWS, LENGTH), None),
+        _get_per_token_logps_and_entropies=lambda *args, **options: (theirs, torch.zeros(5, 6), None),
         model=SimpleNamespace(training=True),
         accelerator=accelerate.Accelerator(cpu=True),
         args=SimpleNamespace(delta=None, steps_per_generation=1),
@@ -71,17 +276,31 @@ def test_trls_own_loss_is_the_papers_gradient_included(loss_type: str, drift: fl
     )
     found = trl.GRPOTrainer._compute_loss(trainer, None, inputs)
     found.backward()
-    assert logps.grad is not None
-    by_token = loss_type != "grpo"
-    assert found.item() == pytest.approx(loss_by_hand(**made, by_token=by_token), rel=1e-9, abs=1e-12)
-    step, clipped = 1e-6, 0
-    for row, place in product(range(ROWS), range(LENGTH)):
-        moved = []
-        for sign in (1, -1):
-            near = [list(values) for values in made["logps"]]
-            near[row][place] += sign * step
-            moved.append(loss_by_hand(**{**made, "logps": near}, by_token=by_token))
-        slope = (moved[0] - moved[1]) / (2 * step)
-        assert logps.grad[row, place].item() == pytest.approx(slope, abs=1e-7)
-        clipped += slope == 0 and bool(made["mask"][row][place])
-    assert (clipped > 2) == (drift > 0)  # some tokens are clipped where the policy drifted
+    expected = replay_loss(
+        ours,
+        made["behaviour"],
+        made["advantages"],
+        made["mask"],
+        clip=clip,
+        old_logps=made["old"],
+        mean=mean,
+    )
+    expected.backward()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-9, abs=1e-12)
+    assert torch.allclose(theirs.grad, ours.grad, rtol=1e-9, atol=1e-12)
+
+
+def test_what_is_not_there_is_refused() -> None:
+    one = torch.zeros(1, 1)
+    with pytest.raises(InputError, match=r"^clip='two' is not there; it is one of one, old\.$"):
+        replay_loss(one, one, one[0], one, clip="two")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"^mean='batch' is not there; it is one of sequence, token\.$"):
+        replay_loss(one, one, one[0], one, mean="batch")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"^scale='batch' is not there; it is one of none, std\.$"):
+        group_advantages(torch.zeros(2), scale="batch")  # type: ignore[arg-type]
+    with pytest.raises(
+        InputError, match=r"^clip=\"old\" is centred on pi_old / pi_behaviour: give old_logps"
+    ):
+        replay_loss(one, one, one[0], one, clip="old")
+    with pytest.raises(InputError, match=r"^a group of one rollout has no advantage; give two or more"):
+        group_advantages(torch.zeros(3, 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import pickle
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -231,3 +232,16 @@ def test_a_place_of_another_run_is_refused(tmp_path: Path) -> None:
     dataset.load_state_dict(state)
     with pytest.raises(OutputError, match="the state of the data set was saved with another run"):
         next(iter(dataset))
+
+
+def test_an_endless_one_repeats_the_last_round_and_reports_nothing_of_it(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, **OPTIONS | {"rounds": 1})
+    dataset = pickle.loads(pickle.dumps(RoundDataset(run.folder, endless=True)))
+    rows = iter(dataset)
+    seen = []
+    for _ in range(20):
+        seen.append(next(rows))
+        report(dataset, seen[-1:])
+    assert [row["gc_draw"] for row in seen] == [*range(1, 9), *[0] * 12]
+    assert [row["gc_id"] for row in seen] == (run.ids(0) * 3)[:20]
+    assert len(counted(run)) == 8 * GROUP

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from types import SimpleNamespace
 from typing import Any
@@ -189,6 +190,15 @@ def test_rewards_may_come_one_by_one() -> None:
     assert [line["reward"] for line in listening.drain(1) or []] == [1.0, 2.0]
 
 
+def test_rows_without_ids_are_refused() -> None:
+    made = trainer(right)
+    tap(made)
+    with pytest.raises(
+        InputError, match=r"^the rows have no gc_id: train on `gaincurate\.trainers\.trl\.dataset"
+    ):
+        made.reward_funcs[0](completions=["yes"], completion_ids=[[1]])
+
+
 class Model:
     def parameters(self) -> None: ...
     def __call__(self) -> None: ...
@@ -208,3 +218,19 @@ def test_what_cannot_be_heard_is_refused(functions: Any, outcome: Any, sentence:
     refuse(unheard(trainer(right, Model()), ["right"], None))
     with pytest.raises(InputError, match=f"^{re.escape(sentence)}"):
         refuse(unheard(trainer(*functions), outcome, None))
+
+
+@pytest.mark.parametrize("values", [(math.inf, -math.inf), (1.7e308, 1.7e308)])
+def test_rewards_without_a_finite_sum_are_infinite_and_no_traceback(values: tuple[float, float]) -> None:
+    def first(completions: list[str], **columns: Any) -> list[Any]:
+        return [values[0]] * len(completions)
+
+    def second(completions: list[str], **columns: Any) -> list[Any]:
+        return [values[1]] * len(completions)
+
+    made = trainer(first, second)
+    listening = tap(made)
+    call(made, ["a"] * 12, ["yes"] * 12)
+    lines = listening.drain(7)
+    assert lines is not None
+    assert {line["reward"] for line in lines} == {math.inf}  # which `report` refuses by name

@@ -24,6 +24,7 @@ import transformers  # noqa: E402
 
 import arithmetic  # noqa: E402
 import replay_run  # noqa: E402
+from gaincurate.trainers.replay_loss import replay_loss  # noqa: E402
 from gaincurate.trainers.trl.live import attach, dataset  # noqa: E402
 from gaincurate.trainers.trl.replay import Replay, ReplayGRPOTrainer, Replays  # noqa: E402
 
@@ -153,11 +154,15 @@ def test_stored_log_probs_are_under_the_temperature_that_was_sampled_with(
 
 
 @pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dapo"])
-def test_trls_loss_of_a_mixed_batch_is_the_formula(model: Path, tmp_path: Path, loss_type: str) -> None:
+@pytest.mark.parametrize("clip", ["one", "old"])
+def test_trls_loss_of_a_mixed_batch_is_the_formula(
+    model: Path, tmp_path: Path, clip: Any, loss_type: str
+) -> None:
     """Two micro-batches a generation and two passes, so that pi, pi_old and pi_behaviour are three policies."""
     trainer = make(
         model,
         tmp_path,
+        replay=Replay(capacity=CAPACITY, clip=clip),
         loss_type=loss_type,
         per_device_train_batch_size=16,
         steps_per_generation=2,
@@ -166,22 +171,50 @@ def test_trls_loss_of_a_mixed_batch_is_the_formula(model: Path, tmp_path: Path, 
     )
     trainer.train()
     assert replay_run.audit(trainer.lines, **SIZES, lag=4) >= 1
+    stored = {
+        (tuple(group.prompt_ids.tolist()), tuple(group.completion_ids[place].tolist())): group.advantages[
+            place
+        ]
+        for line in trainer.lines
+        for group in line.groups
+        for place in range(GROUP)
+    }
     mixed = 0
     for number, (inputs, logps, loss) in enumerate(trainer.losses):
-        behaviour, mask = inputs["behaviour_logps"], inputs["tool_mask"]
-        assert torch.equal(inputs["old_per_token_logps"], behaviour)
-        expected = replay_run.loss_by_hand(
-            logps.tolist(),
-            behaviour.tolist(),
-            inputs["advantages"].tolist(),
-            mask.tolist(),
-            by_token=loss_type != "grpo",
+        behaviour, mask = inputs["behaviour_logps"].double(), inputs["tool_mask"]
+        advantages = inputs["advantages"].double()
+        if clip == "old":  # given by token there; what a rollout's own is, its group knows
+            old = inputs["old_per_token_logps"].double()
+            fresh = inputs["replayed"].logical_not()
+            assert torch.equal(old[fresh], behaviour[fresh])
+            kept = [stored.get(key) for key in keys(inputs)]
+            plain = [
+                value if there else row[0]
+                for value, there, row in zip(kept, inputs["replayed"], advantages.tolist(), strict=True)
+            ]
+            advantages = torch.tensor(plain, dtype=torch.float64)
+        else:
+            old = None
+            assert torch.equal(inputs["old_per_token_logps"], inputs["behaviour_logps"])
+        mean: Any = "sequence" if loss_type == "grpo" else "token"
+        expected = replay_loss(
+            logps.double(), behaviour, advantages, mask, clip=clip, old_logps=old, mean=mean
         )
         if loss_type == "dapo":  # over the tokens of the whole generation, for two steps
-            expected *= mask.sum().item() / (inputs["num_items_in_batch"].item() / 2)
-        assert loss == pytest.approx(expected, rel=1e-4, abs=1e-6)
+            expected = expected * mask.sum() / (inputs["num_items_in_batch"] / 2)
+        assert loss == pytest.approx(expected.item(), rel=1e-4, abs=1e-6)
         mixed += bool(inputs["replayed"].any()) and number % 4 > 0
     assert mixed >= 3
+
+
+def keys(inputs: dict[str, Any]) -> list[tuple[Any, ...]]:
+    return [
+        (
+            tuple(inputs["prompt_ids"][place][inputs["prompt_mask"][place].bool()].tolist()),
+            tuple(inputs["completion_ids"][place][inputs["completion_mask"][place].bool()].tolist()),
+        )
+        for place in range(len(inputs["prompt_ids"]))
+    ]
 
 
 def test_the_first_step_is_that_of_a_trainer_that_does_not_replay(model: Path, tmp_path: Path) -> None:
@@ -341,13 +374,14 @@ class TrainsWithEngine(Replays, Engine):
 
 
 @pytest.mark.slow
-def test_an_engines_own_log_probs_are_the_behaviour_policys(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("clip", ["one", "old"])
+def test_an_engines_own_log_probs_are_the_behaviour_policys(model: Path, tmp_path: Path, clip: Any) -> None:
     """Not run with vLLM itself."""
     trainer = make(
         model,
         tmp_path,
         kind=TrainsWithEngine,
-        replay=Replay(capacity=32),
+        replay=Replay(capacity=32, clip=clip),
         reward_funcs=arithmetic.right,
         max_steps=3,
     )

@@ -55,7 +55,7 @@ def test_what_is_harmless_is_let_through() -> None:
         check(loss_type=loss_type)
     check(use_vllm=True, vllm_importance_sampling_correction=False)
     check(top_p=0.95)  # transformers generates, and the log-probs are the trainer's own
-    check(Replay(capacity=8, correct="right"))
+    check(Replay(capacity=8, clip="old", correct="right"))
     check(processes=2, per_device_train_batch_size=8)
     check(save_strategy="no", save_only_model=True)
     check(save_steps=3, num_iterations=3)
@@ -105,8 +105,8 @@ def test_a_setting_that_would_break_replay_is_refused_by_name(
 
 def test_all_that_would_break_replay_is_refused_at_once() -> None:
     with pytest.raises(InputError) as refused:
-        check(Replay(capacity=8, correct="long"), beta=0.04, tools=[print], save_only_model=True)
-    begins = ["the reward function 'long'", "beta=0.04 needs", "tools=[", "save_only_model is true"]
+        check(Replay(capacity=8, clip="two"), beta=0.04, tools=[print], save_only_model=True)  # type: ignore[arg-type]
+    begins = ["clip='two' is not", "beta=0.04 needs", "tools=[", "save_only_model is true"]
     lines = str(refused.value).splitlines()
     assert len(lines) == len(begins)
     assert all(line.startswith(begin) for line, begin in zip(lines, begins, strict=True))
@@ -115,6 +115,7 @@ def test_all_that_would_break_replay_is_refused_at_once() -> None:
 @pytest.mark.parametrize(
     ("replay", "changed", "sentence"),
     [
+        ({"clip": "two"}, {}, "clip='two' is not there; it is one of one, old."),
         ({"correct": "long"}, {}, "the reward function 'long' is not there; the trainer has right, short."),
         ({"correct": "right"}, {"reward_func_names": ["right", "right"]}, "the reward function 'right' is there more"),
         ({"capacity": 3}, {}, "capacity 3 is less than the 4 groups that a step would replay"),

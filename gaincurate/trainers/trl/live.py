@@ -36,7 +36,7 @@ from gaincurate.schedule.run import Run, refuse_group_sizes
 from gaincurate.trainers.checkpoints import checkpoints
 from gaincurate.trainers.doctor.findings import context_of, refuse
 from gaincurate.trainers.profile import layout_of
-from gaincurate.trainers.session import RunSession, followed, place_beside, reward_of
+from gaincurate.trainers.session import RunSession, followed, place_beside, reward_of, sum_of
 from gaincurate.trainers.snapshot import TrainerFinder
 from gaincurate.trainers.trl.batching import Shape, shape_of
 from gaincurate.trainers.trl.checks import check, newest, place_in, places_of, see_checkpoint
@@ -438,6 +438,11 @@ class Tap:
         def hear(rewards: Any, columns: Mapping[str, Any]) -> None:
             if self._evaluates:
                 return
+            if ID not in columns:
+                raise InputError(
+                    f"the rows have no {ID}: train on `gaincurate.trainers.trl.dataset(run)`, or on rows "
+                    "that were exported with their ids."
+                )
             ids, tokens = list(columns[ID]), [len(each) for each in columns["completion_ids"]]
             self._calls[name].append((ids, [_plain(reward) for reward in rewards], tokens))
             if logs:
@@ -495,7 +500,7 @@ class Tap:
     def _sum(self, rewards: Mapping[str, float | None]) -> float | None:
         """As TRL weighs them: a function that could not judge is left out, None where none could."""
         parts = [self._weights[name] * value for name in self._summed if (value := rewards[name]) is not None]
-        return math.fsum(parts) if parts else None
+        return sum_of(parts) if parts else None
 
 
 def _plain(reward: Any) -> float | None:

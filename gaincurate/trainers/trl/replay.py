@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from accelerate.utils import gather_object
@@ -27,15 +27,18 @@ from gaincurate.replay.config import ReplayConfig
 from gaincurate.replay.group import RolloutGroup
 from gaincurate.replay.metrics import step_metrics, warning
 from gaincurate.trainers.doctor.findings import Context, Finding, ask, refuse
-from gaincurate.trainers.session import reward_of
+from gaincurate.trainers.replay_loss import Clip, anchored_advantages, importance_ratios
+from gaincurate.trainers.session import reward_of, sum_of
 from gaincurate.trainers.trl.batching import resolved
 from gaincurate.trainers.trl.checks import reward_missing, stops
 from gaincurate.trainers.trl.replay_rows import (
+    Array,
     Row,
     Scores,
     batched,
     forward,
     groups_of,
+    padded,
     ragged,
     refuse_padding,
     rows_of,
@@ -63,6 +66,8 @@ class Replay:
             the whole of its batch.
         fresh_share: of a generation's prompts that are generated for, delta; the rest comes from the buffer.
         max_age: optimizer updates after which a group is not replayed; None for no limit.
+        clip: what a ratio is clipped around: `one`, or `old` for pi_old / pi_behaviour, which costs a forward
+            pass over what is replayed.
         correct: the name of the reward function that tells right from wrong, 0 to 1, for rewards that are
             shaped; the weighted sum of all, if not given.
         begin_empty: resume also from a checkpoint of a trainer that did not replay.
@@ -71,6 +76,7 @@ class Replay:
     capacity: int
     fresh_share: float = 0.5
     max_age: int | None = None
+    clip: Clip = "one"
     correct: str | None = None
     begin_empty: bool = False
 
@@ -104,6 +110,8 @@ def check_replay(trainer: Any, replay: Replay, config: ReplayConfig) -> None:
 
 
 def _findings(trainer: Any, replay: Replay, config: ReplayConfig) -> Iterator[Finding]:
+    if replay.clip not in get_args(Clip):
+        yield stops("replay", f"clip={replay.clip!r} is not there; it is one of {', '.join(get_args(Clip))}")
     names = list(trainer.reward_func_names)
     if replay.correct is not None and names.count(replay.correct) != 1:
         yield reward_missing(names, replay.correct)
@@ -227,11 +235,16 @@ class Replays:
         if not self._padding_is_harmless:
             refuse_padding(self, fresh[0])
             self._padding_is_harmless = True
-        # Of the weights that generated: the engine's own, or TRL's where a generation feeds several steps.
-        logps = output["sampling_per_token_logps"] if self.use_vllm else output.get("old_per_token_logps")
-        fresh = with_logprobs(fresh, forward(self, fresh) if logps is None else ragged(logps, fresh))
+        around_old, known = self._replay.clip == "old", output.get("old_per_token_logps")
+        old: list[Array] = []
+        if around_old or not self.use_vllm:  # TRL has them already where a generation feeds several steps
+            old = forward(self, fresh) if known is None else ragged(known, fresh)
+        sampled = ragged(output["sampling_per_token_logps"], fresh) if self.use_vllm else old
+        fresh = with_logprobs(fresh, sampled)
         self._store(self._groups(fresh, scores))
-        return self._batch([*fresh, *replayed])
+        if around_old and replayed:
+            old += forward(self, replayed)
+        return self._batch([*fresh, *replayed], old)
 
     def _store(self: Any, groups: list[RolloutGroup | None]) -> None:
         judged = [group for group in groups if group is not None]
@@ -274,7 +287,7 @@ class Replays:
         for row in rewards:
             both = zip(weights, row, strict=True)
             judged = [weight * reward_of(value) for weight, value in both if not math.isnan(value)]
-            sums.append(math.fsum(judged) if judged else math.nan)
+            sums.append(sum_of(judged) if judged else math.nan)
         if self._replay.correct is None:
             return Scores(sums, sums)
         place = self.reward_func_names.index(self._replay.correct)
@@ -299,14 +312,18 @@ class Replays:
 
     # What is trained on.
 
-    def _batch(self: Any, rows: list[Row]) -> dict[str, torch.Tensor]:
+    def _batch(self: Any, rows: list[Row], old: list[Array]) -> dict[str, torch.Tensor]:
         """TRL's generation batch: fresh rows, then replayed ones, to be shuffled and split by TRL.
 
         TRL clips pi / `old_per_token_logps` around 1. With the behaviour policy's log-probs in their place,
         that is the paper's loss (arXiv 2506.05316, section 2.2).
         """
         batch = batched(self, rows)
-        batch["old_per_token_logps"] = batch["behaviour_logps"]
+        behaviour = batch["old_per_token_logps"] = batch["behaviour_logps"]
+        if self._replay.clip == "old":
+            before = padded(self, old, torch.float32).to(self.accelerator.device)
+            anchored = anchored_advantages(batch["advantages"], before, behaviour, batch["tool_mask"])
+            batch |= {"advantages": anchored, "old_per_token_logps": before}
         batch["num_items_in_batch"] = self.accelerator.gather(batch["tool_mask"].sum()).sum()
         return batch
 
@@ -330,7 +347,7 @@ class Replays:
             inputs: the micro-batch.
         """
         counted = inputs["tool_mask"].bool() & inputs["replayed"].unsqueeze(-1)
-        ratios = (logps.float() - inputs["behaviour_logps"])[counted].exp().double()
+        ratios = importance_ratios(logps.float(), inputs["behaviour_logps"], counted)[counted].double()
         sums = torch.stack([torch.ones_like(ratios).sum(), ratios.sum(), ratios.square().sum()])
         largest = ratios.max() if len(ratios) else ratios.new_zeros(())
         count, total, squares = self.accelerator.reduce(sums, reduction="sum").tolist()

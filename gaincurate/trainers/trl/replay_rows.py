@@ -181,23 +181,26 @@ def batched(trainer: Any, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
     """
     fill = trainer._tokenizer.pad_token_id
     prompts, completions = [row.prompt_ids for row in rows], [row.completion_ids for row in rows]
-
-    def padded(values: Sequence[Array], kind: torch.dtype, fill: int = 0, side: str = "right") -> Any:
-        return pad(
-            [torch.tensor(each, dtype=kind) for each in values], fill, side, trainer.pad_to_multiple_of
-        )
-
     made = {
-        "prompt_ids": padded(prompts, torch.int64, fill, "left"),
-        "prompt_mask": padded([np.ones_like(ids) for ids in prompts], torch.int64, 0, "left"),
-        "completion_ids": padded(completions, torch.int64, fill),
-        "completion_mask": padded([np.ones_like(ids) for ids in completions], torch.int64),
-        "tool_mask": padded([row.mask for row in rows], torch.int64),
-        "behaviour_logps": padded([row.logprobs for row in rows], torch.float32),
+        "prompt_ids": padded(trainer, prompts, torch.int64, fill, "left"),
+        "prompt_mask": padded(trainer, [np.ones_like(ids) for ids in prompts], torch.int64, 0, "left"),
+        "completion_ids": padded(trainer, completions, torch.int64, fill),
+        "completion_mask": padded(trainer, [np.ones_like(ids) for ids in completions], torch.int64),
+        "tool_mask": padded(trainer, [row.mask for row in rows], torch.int64),
+        "behaviour_logps": padded(trainer, [row.logprobs for row in rows], torch.float32),
         "advantages": torch.tensor([row.advantage for row in rows], dtype=torch.float32),
         "replayed": torch.tensor([row.replayed for row in rows], dtype=torch.bool),
     }
     return {name: tensor.to(trainer.accelerator.device) for name, tensor in made.items()}
+
+
+def padded(
+    trainer: Any, values: Sequence[Array], kind: torch.dtype, fill: int = 0, side: str = "right"
+) -> torch.Tensor:
+    """Ragged values by token as the trainer pads them, `[local, length]`."""
+    tensors = [torch.tensor(each, dtype=kind) for each in values]
+    found: torch.Tensor = pad(tensors, fill, side, trainer.pad_to_multiple_of)
+    return found
 
 
 def forward(trainer: Any, rows: Sequence[Row], *, shift: int = 0) -> list[Array]:

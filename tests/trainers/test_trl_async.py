@@ -1,0 +1,165 @@
+"""A run as TRL's data set: its asynchronous trainer with the stand-ins of trl_async_run.py, and GRPO's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import runs
+import tiny
+from gaincurate import RoundDataset
+from gaincurate.errors import InputError
+from gaincurate.schedule.rounds import advance
+from gaincurate.schedule.run import Run
+from gaincurate.trainers.trl import async_arguments
+
+trl = pytest.importorskip("trl")
+
+import datasets  # noqa: E402
+from trl.chat_template_utils import qwen3_chat_template  # noqa: E402
+
+import trl_run  # noqa: E402
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
+]
+PROGRAM = Path(__file__).parent.parent / "trl_async_run.py"
+GROUP = 2
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_model(tmp_path_factory.mktemp("model") / "tiny", template=qwen3_chat_template)
+
+
+def program(*words: Any) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(PROGRAM.parent)])}
+    environment |= {"TRL_EXPERIMENTAL_SILENCE": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, str(PROGRAM), *map(str, words)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+
+
+def outcomes(run: Run) -> dict[int, list[dict[str, Any]]]:
+    """The lines of each draw that were not taken back, from the files alone."""
+    by_draw: dict[int, list[dict[str, Any]]] = {}
+    for line in runs.valid_lines(run):
+        by_draw.setdefault(line["step"], []).append(line)
+    return by_draw
+
+
+def logged(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (output / "rewards.jsonl").read_text().splitlines()]
+
+
+def see_replay(run: Run, folder: Path, **options: Any) -> None:
+    """Plan a copy from the outcomes that each plan says it was made from."""
+    copy = runs.begin(folder, **options)
+    for newest in range(1, run.state["round"] + 1):
+        for name, size in run.state_of(newest)["taken"].items():
+            copy.outcomes(int(name)).write_bytes(run.outcomes(int(name)).read_bytes()[:size])
+        advance(copy)
+    assert runs.plans(copy) == runs.plans(run)
+
+
+def test_killed_ten_times_nothing_is_lost_or_doubled_and_the_draws_follow_from_the_log(
+    tmp_path: Path, model: Path
+) -> None:
+    # TRL asks for up to 24 prompts ahead of their rewards: 8 are generated, and 16 wait to be scored.
+    options: dict[str, Any] = {"strategy": "posterior", "budget": 30, "rounds": 4, "min_coverage": 0.1}
+    run, output = runs.begin(tmp_path, rows=120, **options), tmp_path / "out"
+    done = program("kills", model, run.folder, output, "kills=10")
+    assert done.returncode == 0, done.stderr
+    planned = [gc_id for round_ in range(4) for gc_id in run.ids(round_)]
+    by_draw, calls = outcomes(run), [call for call in logged(output) if call["draw"]]
+    assert sorted(by_draw) == list(range(1, 121))
+    given: dict[int, list[list[float]]] = {}
+    for call in calls:
+        given.setdefault(call["draw"], []).append(call["rewards"])
+        assert call["id"] == planned[call["draw"] - 1]
+    for draw, lines in by_draw.items():
+        assert sorted(line["sample"] for line in lines) == list(range(GROUP))
+        rewards = [line["reward"] for line in sorted(lines, key=lambda line: line["sample"])]
+        assert rewards in given[draw]
+    # A prompt is drawn again only if its reward was given and the kill came before it was reported.
+    assert sum(len(each) - 1 for each in given.values()) <= 10
+    assert sum(run.plan(round_)["inputs"]["late"] for round_ in range(1, 4)) > 0
+    see_replay(run, tmp_path / "copy", rows=120, **options)
+
+
+@pytest.mark.slow
+def test_a_training_that_is_killed_goes_on_behind_the_last_prompt_that_it_trained_on(
+    tmp_path: Path, model: Path
+) -> None:
+    options: dict[str, Any] = {"strategy": "posterior", "budget": 32, "rounds": 3, "min_coverage": 0.1}
+    run, output = runs.begin(tmp_path, rows=120, **options), tmp_path / "out"
+    words = ["train", model, run.folder, output, "max_steps=12", "save_steps=2", "max_staleness=99"]
+    words += ["per_device_train_batch_size=16"]
+    assert program(*words, "kill=5").returncode == -9
+    first, before = len(logged(output)), Counter(call["draw"] for call in logged(output))
+    assert set(before.values()) == {2}  # both functions were called once for each draw
+    places = {
+        step: json.loads((output / f"checkpoint-{step}/gaincurate_state.json").read_text())["step"]
+        for step in (2, 4)
+    }
+    assert 8 <= places[2] <= places[4] <= 5 * 8
+    done = program(*words)
+    assert done.returncode == 0, done.stderr
+    after = [call["draw"] for call in logged(output)[first:] if call["draw"]]
+    assert sorted(set(after)) == list(range(places[4] + 1, 97))
+    planned = [gc_id for round_ in range(3) for gc_id in run.ids(round_)]
+    by_draw, sums = outcomes(run), dict[int, list[list[Any]]]()
+    for call in logged(output)[first:]:
+        sums.setdefault(call["draw"], []).append(call["rewards"])
+        assert call["draw"] == 0 or call["id"] == planned[call["draw"] - 1]
+    newest = 32 * (json.loads((output / "checkpoint-4/gaincurate_state.json").read_text())["round"] + 1)
+    for draw in range(1, 97):
+        lines = {line["sample"]: line["reward"] for line in by_draw[draw]}
+        assert sorted(lines) == list(range(GROUP))
+        if draw > max(newest - 32, places[4]):
+            expected = [sum(r for r in rewards if r is not None) for rewards in zip(*sums[draw], strict=True)]
+            assert [lines[sample] for sample in range(GROUP)] == expected
+    see_replay(run, tmp_path / "copy", rows=120, **options)
+
+
+def test_grpo_takes_it_as_an_iterable_dataset(tmp_path: Path, model: Path) -> None:
+    options: dict[str, Any] = {"strategy": "posterior", "budget": 8, "min_coverage": 0.5}
+    run = runs.begin(tmp_path, **options)
+    dataset, seen = RoundDataset(run.folder), list[tuple[int, str]]()
+
+    def heard(completions: list[Any], **columns: Any) -> list[float]:
+        rewards = trl_run.reward(completions, **columns)
+        firsts = range(0, len(rewards), GROUP)
+        rows = [{name: columns[name][k] for name in ("gc_id", "gc_round", "gc_draw")} for k in firsts]
+        dataset.report(rows, [rewards[k : k + GROUP] for k in firsts])
+        seen.extend((row["gc_round"], row["gc_id"]) for row in rows)
+        return rewards
+
+    trainer = trl.GRPOTrainer(
+        model=str(model),
+        reward_funcs=heard,
+        args=trl_run.config(tmp_path / "out", max_steps=6, save_strategy="no"),
+        train_dataset=datasets.IterableDataset.from_generator(dataset.__iter__),
+    )
+    trainer.train()
+    assert seen == [(round_, gc_id) for round_ in range(3) for gc_id in run.ids(round_)]
+    # Four prompts are fetched ahead, so a round is planned without the last four outcomes before it.
+    assert [run.plan(round_)["inputs"]["prompts"] for round_ in (1, 2)] == [4, 4]
+    assert run.plan(2)["inputs"]["late"] == 4
+
+
+def test_plans_with_group_sizes_are_refused(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, strategy="posterior", options={"group_sizes": "2,16"})
+    with pytest.raises(
+        InputError, match="give each prompt a group size, and TRL has one size for all prompts"
+    ):
+        async_arguments(run.folder, reward_funcs=len)
+    rows = iter(RoundDataset(run.folder))  # a loop of one's own takes them
+    assert [next(rows)["gc_rollouts"] for _ in range(8)] == run.rollouts(0)
