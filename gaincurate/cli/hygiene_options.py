@@ -1,17 +1,16 @@
-"""The checks that the options of `hygiene`, of `export --drop` and of `report` ask for.
+"""The checks that the options of `hygiene` and of `export --drop` ask for.
 
 An option that would do nothing is refused, because a user who gave it expects a check.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gaincurate.errors import InputError
 
 if TYPE_CHECKING:
-    from gaincurate.hygiene.config import HygieneConfig, RowChecks
+    from gaincurate.hygiene.config import HygieneConfig
     from gaincurate.hygiene.options import HygieneOptions
 
 
@@ -22,7 +21,7 @@ def hygiene_options(checks: str | None, config: HygieneConfig) -> HygieneOptions
         InputError: an unknown check, one without what it needs, or an option without what it goes with.
     """
     from gaincurate.difficulty.verifier import VerifierConfig
-    from gaincurate.hygiene.duplicates import THRESHOLD, Likeness
+    from gaincurate.hygiene.duplicates import THRESHOLD
     from gaincurate.hygiene.options import NGRAM, HygieneOptions
 
     if config.gold_as is not None and config.verifier is None:
@@ -35,7 +34,7 @@ def hygiene_options(checks: str | None, config: HygieneConfig) -> HygieneOptions
     named = None if checks is None else tuple(name.strip() for name in checks.split(",") if name.strip())
     options = HygieneOptions(
         named,
-        Likeness(THRESHOLD if near is None else near, config.any_numbers),
+        THRESHOLD if near is None else near,
         config.max_prompt_tokens,
         VerifierConfig(config.verifier, gold_as=config.gold_as) if config.verifier is not None else None,
         config.answer_column,
@@ -44,25 +43,6 @@ def hygiene_options(checks: str | None, config: HygieneConfig) -> HygieneOptions
         NGRAM if config.ngram is None else config.ngram,
         config.overlap or 0.0,
     )
-    near_option = "--near" if near is not None else "--near-any-numbers" if config.any_numbers else None
-    if near_option is not None and "near-duplicates" in options.skipped():
-        raise InputError(f"{near_option} needs rensa: `pip install 'gaincurate[hygiene]'`.")
-    if near_option is not None and "near-duplicates" not in options.chosen():
-        raise InputError(
-            f"{near_option} is for the check near-duplicates: name that too, or leave {near_option} out."
-        )
+    if near is not None and "near-duplicates" not in options.chosen():
+        raise InputError("--near is for the check near-duplicates: name that too, or leave --near out.")
     return options
-
-
-def report_checks(config: RowChecks, near_duplicates: bool) -> HygieneOptions:
-    """The checks of a report: duplicates, those of its options, and near duplicates if asked for.
-
-    Raises:
-        InputError: an option without what it goes with, or no library for near duplicates.
-    """
-    from gaincurate.hygiene.config import HygieneConfig
-
-    options = hygiene_options(None, HygieneConfig(**dict(config)))
-    left_out = ("sentinel-gold", "word-gold", "near-duplicates")
-    wanted = tuple(check for check in options.chosen() if check not in left_out)
-    return replace(options, checks=(*wanted, "near-duplicates") if near_duplicates else wanted)

@@ -58,12 +58,9 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
         "derive residual": ("derive", scored, "--signal", "gc_angle", "--length-free", "residual"),
         "hygiene": ("hygiene", scored),
         "hygiene --json": ("hygiene", scored, "--json"),
-        "hygiene near": ("hygiene", scored, "--checks", "duplicates,near-duplicates"),
-        "hygiene --near": ("hygiene", scored, "--near", "0.5"),
         "report": ("report", scored),
         "report --json": ("report", scored, "--rollouts", outcomes, "--json"),
         "report page": ("report", scored, "-o", folder / "report.html"),
-        "report near": ("report", scored, "--near-duplicates"),
         "show in a store": ("show", "s3://bucket/scored"),
         "export": ("export", scored, "--trainer", "trl", "--out", folder / "trl.parquet"),
         "predict": (*predict, "--method", "group-mean", "--group-column", "answer"),
@@ -88,9 +85,6 @@ REFUSED = {
     "score": SCORING,
     "rollout --model": SCORING,
     "derive residual": "scipy",
-    "hygiene near": "near duplicates need rensa: `pip install 'gaincurate[hygiene]'`",
-    "hygiene --near": "--near needs rensa: `pip install 'gaincurate[hygiene]'`.",
-    "report near": "near duplicates need rensa: `pip install 'gaincurate[hygiene]'`",
     "report page": "`pip install 'gaincurate[report]'`",
     "predict gp": "has no gc_embedding",
     "predict adapter": "--adapter needs torch: `pip install 'gaincurate[score]'`.",
@@ -112,14 +106,12 @@ def test_every_command_works_or_says_what_to_install(done: dict[str, dict[str, A
             assert result["stderr"].count("\n") == 1, name
 
 
-def test_hygiene_prints_the_duplicates_and_what_it_skipped(done: dict[str, dict[str, Any]]) -> None:
+def test_hygiene_prints_the_duplicates(done: dict[str, dict[str, Any]]) -> None:
     told = done["hygiene"]["stdout"]
     assert re.search(r"^\s*duplicates\s+10\s+25\.00%$", told, re.MULTILINE)
-    assert "near-duplicates: skipped, rensa is not installed: `pip install 'gaincurate[hygiene]'`" in told
     found = json.loads(done["hygiene --json"]["stdout"])
     counts = {check["check"]: check["rows"] for check in found["findings"]}
-    assert counts == {"sentinel-gold": 0, "word-gold": 0, "duplicates": 10}
-    assert list(found["skipped"]) == ["near-duplicates"]
+    assert counts == {"sentinel-gold": 0, "word-gold": 0, "duplicates": 10, "near-duplicates": 0}
 
 
 def test_predictions_and_the_report_are_those_of_a_full_install(tmp_path: Path) -> None:

@@ -72,7 +72,9 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 def test_uniform_is_tuned_first_and_all_arms_inherit(bench: Bench) -> None:
     facts = bench.compare(arms=[{"name": "angle", "strategy": "file-order", "round_steps": 3}], seeds=[0])
     rates = ("0.0005", "0.001", "0.002")
-    tried = [f"uniform-at-{n}x{group}-lr-{rate}" for group in (G, 2 * G) for n in (2, 4) for rate in rates]
+    tried = [
+        f"uniform-at-{n}x{group}-lr-{rate}" for group in (G // 2, G, 2 * G) for n in (2, 4) for rate in rates
+    ]
     assert bench.trained == [
         *(f"{name} {seed}" for seed in (100, 101) for name in tried),
         *("uniform 0", "length 0", "angle 0"),
@@ -81,8 +83,8 @@ def test_uniform_is_tuned_first_and_all_arms_inherit(bench: Bench) -> None:
     assert facts["comparison"]["step_prompts"] == 2
     assert facts["comparison"]["round_steps"] == 4  # a round keeps its 8 prompts
     assert facts["comparison"]["arms"][2]["round_steps"] == 6
-    assert facts["tuned"]["chosen"] == {"learning_rate": 2e-3, "step_prompts": 2, "group": G}
-    assert facts["comparison"]["group"] == G
+    assert facts["tuned"]["chosen"] == {"learning_rate": 2e-3, "step_prompts": 2, "group": G // 2}
+    assert facts["comparison"]["group"] == G // 2
     best = facts["tuned"]["grid"][2]
     assert best["accuracy_by_seed"] == pytest.approx([(18 / 20 + 10 / 20) / 2, (17 / 20 + 10 / 20) / 2])
     assert best["accuracy"] == pytest.approx(0.6875)
@@ -108,7 +110,7 @@ def test_killed_while_it_tunes_it_goes_on(bench: Bench) -> None:
     bench.killed = False
     bench.compare(tune=False)  # the folder says it
     assert checkpoint.exists()
-    assert bench.choice()["chosen"] == {"learning_rate": 2e-3, "step_prompts": 2, "group": G}
+    assert bench.choice()["chosen"] == {"learning_rate": 2e-3, "step_prompts": 2, "group": G // 2}
 
 
 def test_killed_while_trainings_were_prepared_they_are_prepared_again(bench: Bench) -> None:
@@ -150,7 +152,7 @@ def test_a_step_that_an_arm_cannot_have_is_refused_before_tuning(bench: Bench) -
     with pytest.raises(InputError) as error:
         bench.compare(arms=[{"name": "r", "strategy": "uniform", "replay": {"fresh_share": 0.2}}])
     assert str(error.value) == (
-        f"[tune] step_prompts = 2, group = {G}: the arm 'r': fresh_share 0.2 of 2 prompts is 0, and a step that replays has "
+        f"[tune] step_prompts = 2, group = {G // 2}: the arm 'r': fresh_share 0.2 of 2 prompts is 0, and a step that replays has "
         "at least one of each."
     )
     assert bench.trained == []
