@@ -1,7 +1,7 @@
 """A TRL trainer that replays sums, as a program: one process of it, told by its environment which.
 
 Usage: replay_run.py MODEL RUN OUTPUT [key=value ...]; RUN may be no folder. Keys: kill (the step after which it
-kills itself), late, any field of Replay, and any field of GRPOConfig. Writes what each generation
+kills itself), any field of Replay, and any field of GRPOConfig. Writes what each generation
 brought to OUTPUT/told-RANK.json, with the trainer's log.
 """
 
@@ -191,7 +191,7 @@ def audit(lines: Sequence[Line], *, batch: int, fresh: int, group: int, capacity
 def main() -> None:
     """Train."""
     model, run, output, options = trl_run.arguments()
-    kill, late = options.pop("kill", None), options.pop("late", False)
+    kill = options.pop("kill", None)
     replay = {one.name: options.pop(one.name) for one in fields(Replay) if one.name in options}
     output.mkdir(exist_ok=True)
     trainer = Told(
@@ -202,7 +202,7 @@ def main() -> None:
     )
     follows = run.exists()
     if follows:
-        attach(trainer, run, late=late)
+        attach(trainer, run)
     if kill is not None:
         trainer.add_callback(trl_run.Killer(kill))
     there = any(output.glob("checkpoint-*"))

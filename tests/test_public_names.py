@@ -33,6 +33,9 @@ def defined(module: str) -> set[str]:
             names |= {alias.asname or alias.name for alias in node.names}
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             names.add(node.id)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "from_live":
+            names |= {str(argument.value) for argument in node.args if isinstance(argument, ast.Constant)}
+            names |= {keyword.arg for keyword in node.keywords if keyword.arg}
     return names
 
 

@@ -1,7 +1,7 @@
 """A TRL trainer that follows a run, as a program: one process of it, told by its environment which.
 
 Usage: trl_run.py MODEL RUN OUTPUT [key=value ...]. Keys: kill (the step after which it kills itself),
-kill_rolling_out (the round whose references it does not live to see), late, and any field of GRPOConfig. Writes what each process trained on, in order, to OUTPUT/trained-RANK.jsonl.
+kill_rolling_out (the round whose references it does not live to see), and any field of GRPOConfig. Writes what each process trained on, in order, to OUTPUT/trained-RANK.jsonl.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def arguments() -> tuple[str, Path, Path, dict[str, Any]]:
 def main() -> None:
     """Train."""
     model, run, output, options = arguments()
-    kill, late = options.pop("kill", None), options.pop("late", False)
+    kill = options.pop("kill", None)
     if (round_ := options.pop("kill_rolling_out", None)) is not None:
         kill_rolling_out(round_)
     trained = output / f"trained-{os.environ.get('RANK', '0')}.jsonl"
@@ -107,7 +107,7 @@ def main() -> None:
     trainer = trl.GRPOTrainer(
         model=model, reward_funcs=heard, args=config(output, **options), train_dataset=dataset(run)
     )
-    attach(trainer, run, late=late)
+    attach(trainer, run)
     if kill is not None:
         trainer.add_callback(Killer(kill))
     trainer.train(resume_from_checkpoint=True)

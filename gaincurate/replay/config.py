@@ -35,9 +35,13 @@ class ReplayConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_groups", 2), ("group_size", 2), ("capacity", 1), ("seed", 0)):
-            at_least(name, getattr(self, name), least)
-        at_least("max_age", 1 if self.max_age is None else self.max_age, 1)
+        leasts = {"batch_groups": 2, "group_size": 2, "capacity": 1, "seed": 0, "max_age": 1}
+        for name, least in leasts.items():
+            value = getattr(self, name)
+            if name == "max_age" and value is None:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**64:
+                raise InputError(f"{name} is {value!r}; it is a whole number from {least} and below 2^64.")
         if not isinstance(self.fresh_share, float) or not 0 < self.fresh_share < 1:
             raise InputError(
                 f"fresh_share is {self.fresh_share!r}; it is above 0 and below 1. To train without replay, "
@@ -64,15 +68,3 @@ class ReplayConfig:
     def replayed_groups(self) -> int:
         """Groups to replay on a step that replays: what is left of B."""
         return self.batch_groups - self.fresh_groups
-
-
-def at_least(name: str, value: int, least: int) -> None:
-    """See that a count is one.
-
-    Raises:
-        InputError: it is no whole number from `least` and below 2^64.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InputError(f"{name} is {value!r}; it is a whole number from {least}.")
-    if value >= 2**64:
-        raise InputError(f"{name} is 2^64 or more.")

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 import numpy as np
-import numpy.typing as npt
 
 from gaincurate.replay.buffer import ReplayBuffer
 from gaincurate.replay.group import RolloutGroup
@@ -46,22 +45,6 @@ def step_metrics(buffer: ReplayBuffer, fresh: Sequence[RolloutGroup]) -> dict[st
         **{name: float(value) for name, value in asdict(counts).items()},
     }
     return {f"replay/{name}": value for name, value in figures.items()}
-
-
-def ratio_metrics(ratios: npt.ArrayLike) -> dict[str, float]:
-    """The distance of the policy from the one that generated the replayed rollouts.
-
-    Args:
-        ratios: pi / pi_behaviour of the replayed tokens that the loss counts, of any shape; none give zeros.
-
-    Returns:
-        `ratio_mean` and `ratio_max`; `ratio_ess`, the effective sample size (sum r)^2 / sum r^2 as a share of
-        the tokens: 1 where all ratios are equal, 1/n where one outweighs all.
-    """
-    array = np.asarray(ratios, np.float64).ravel()
-    top, mean = (float(array.max()), float(array.mean())) if array.size else (0.0, 0.0)
-    share = float(array.sum() ** 2 / (array @ array) / array.size) if array.any() else 0.0
-    return {"replay/ratio_mean": mean, "replay/ratio_max": top, "replay/ratio_ess": share}
 
 
 def warning(buffer: ReplayBuffer, steps: int = _WAIT) -> str | None:

@@ -20,6 +20,9 @@ from gaincurate.trainers.profile import Layout, Sharded
 
 ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_SMALL = {".json", ".jinja", ".txt", ".model", ".tiktoken"}
+_OTHERS = {"trainer_state.json", INDEX}
+_TEMPLATES = "additional_chat_templates"
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,3 +195,14 @@ def _put_there(checkpoint: Checkpoint) -> float:
     """When its files were created: a copy preserves the other times, but not the file system's own."""
     files = list(checkpoint.folder.glob("*.safetensors")) or [checkpoint.path]
     return max(file.stat().st_ctime for file in files)
+
+
+def small_files(folder: Path) -> dict[str, Path]:
+    """Configuration, tokenizer and templates of a folder, by their names in it."""
+    if not folder.is_dir():
+        return {}
+    shown = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    paths = [path for path in shown if path.suffix in _SMALL and path.name not in _OTHERS]
+    if (folder / _TEMPLATES).is_dir():
+        paths += (folder / _TEMPLATES).glob("*.jinja")
+    return {str(path.relative_to(folder)): path for path in sorted(paths) if path.is_file()}

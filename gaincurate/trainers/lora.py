@@ -17,7 +17,7 @@ from typing import Any
 from gaincurate.core.foreign import json_file
 from gaincurate.errors import GaincurateError, ModelError
 from gaincurate.schedule.checkpoints import safetensors_header
-from gaincurate.trainers.checkpoints import ADAPTER, ADAPTER_WEIGHTS
+from gaincurate.trainers.checkpoints import ADAPTER, ADAPTER_WEIGHTS, small_files
 
 
 def see_mergeable(adapter: Path) -> dict[str, Any]:
@@ -115,13 +115,10 @@ def _base_folder(adapter: Path, name: object) -> Path:
 
 
 def _tokenizer(folder: Path, out: Path) -> None:
-    for path in folder.iterdir():
-        small = path.suffix in {".json", ".jinja", ".txt", ".model"}
-        other = path.name.startswith(("adapter_", "model.", "trainer_state", ".")) or not path.is_file()
-        if small and not other and not (out / path.name).exists():
-            shutil.copyfile(path, out / path.name)
-    if (folder / "additional_chat_templates").is_dir():
-        shutil.copytree(folder / "additional_chat_templates", out / "additional_chat_templates")
+    for name, path in small_files(folder).items():
+        if name != ADAPTER and not (out / name).exists():
+            (out / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, out / name)
 
 
 def main(arguments: list[str] | None = None) -> int:

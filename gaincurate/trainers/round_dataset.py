@@ -63,12 +63,16 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
     def __getstate__(self) -> Json:
         return {**self.__dict__, "_session": None, "_reported": None}
 
-    def begin(self) -> RunSession:
+    def begin(self, *, anew: bool = False) -> RunSession:
         """Open the run and find the draws to begin with; the first iteration does so otherwise.
+
+        Args:
+            anew: void the outcomes of round 0 first, for a trainer that starts without a checkpoint.
 
         Raises:
             InputError: the run scores again at checkpoints, or the data loader has several workers.
-            OutputError: the place is another run's, or of a history that was undone.
+            OutputError: the place is another run's, or of a history that was undone, or the run that should
+                begin anew has gone on to later rounds.
             LockedError: another process iterates.
         """
         worker = torch.utils.data.get_worker_info()
@@ -83,6 +87,9 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
             session.open()
             self._session = session
         live, run = self._session, self._session.run
+        if anew:
+            live.begin_anew()
+            self._state = self._left = None
         if self._left is not None:
             return live
         if self._state is not None:
@@ -96,7 +103,7 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
         drawn = done if self._state is None else set(planned[: self._state["step"]])
         self._left = [draw for draw, place in enumerate(planned, 1) if place not in drawn]
         self._state, self._reported = None, None
-        self._planned = (live.round + 1) * live.budget
+        self._planned = len(planned)
         self._drawn = self._left[0] - 1 if self._left else self._planned
         return live
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
@@ -300,13 +300,10 @@ class RunSession(AbstractContextManager["RunSession"]):
         Raises:
             OutputError: the run has gone on to later rounds.
         """
-        config = self.run.config
         if self.round or self.finished:
             raise OutputError(
                 f"{self.run.folder} stands at round {self.round} and the trainer begins at step 0: resume "
-                f"from its last checkpoint. Without one only a new run can begin: gaincurate schedule start "
-                f"{config.scored} --run NEW --strategy {config.strategy} --budget {config.budget} --rounds "
-                f"{config.rounds}, with the other options as in {self.run.folder / RUN}.",
+                f"from its last checkpoint, or start a new run with the options in {self.run.folder / RUN}.",
                 round=self.round,
             )
         with working_on(self.run.folder):
@@ -394,3 +391,11 @@ def refuse_rescoring(run: Run, trainer: str) -> None:
 def reward_of(stored: float) -> float:
     """A reward as its function gave it, from one that a trainer stored in float32: there 1.1 is above 1.1."""
     return float(f"{stored:.7g}")
+
+
+def sum_of(rewards: Sequence[float]) -> float:
+    """The sum of a rollout's rewards; where it is not finite, infinity, which `report` refuses by name."""
+    try:
+        return math.fsum(rewards)
+    except (ValueError, OverflowError):  # infinities of both signs, or more than a float
+        return math.inf

@@ -1,6 +1,5 @@
 """Holds a checkpoint while it is scored, by hard links or copies in the run. Adapters are merged first.
 
-
 Trainers delete old checkpoints while they run, so what is scored must be the run's own. The held folder
 stays, by round, until its scoring is done: a killed scoring goes on with it, though the trainer has deleted
 the checkpoint since.
@@ -24,7 +23,7 @@ from gaincurate.schedule.foresight import observes_with_checkpoint
 from gaincurate.schedule.observations import Note
 from gaincurate.schedule.rescore import due
 from gaincurate.schedule.run import Run, round_name
-from gaincurate.trainers.checkpoints import ADAPTER, ADAPTER_WEIGHTS, Checkpoint, find, owner
+from gaincurate.trainers.checkpoints import ADAPTER, ADAPTER_WEIGHTS, Checkpoint, find, owner, small_files
 from gaincurate.trainers.lora import see_mergeable
 from gaincurate.trainers.profile import Layout, layout_of
 
@@ -32,9 +31,6 @@ RECORD = ".held.json"
 _TRAINER = "trainer.json"
 _ADAPTER = "-adapter"  # ends the name of a held folder whose merged model takes the name without it
 _TRIES = 5  # checkpoints that may be deleted between finding and holding them
-_SMALL = {".json", ".jinja", ".txt", ".model", ".tiktoken"}
-_OTHERS = {"trainer_state.json", INDEX}
-_TEMPLATES = "additional_chat_templates"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
 
@@ -119,9 +115,9 @@ def _files(checkpoint: Checkpoint, model: Path | None) -> Json:
     else:
         names = list(weight_names(folder) or [])
         names += [INDEX] if (folder / INDEX).is_file() else []
-    files = {name: folder / name for name in names} | _small(folder)
+    files = {name: folder / name for name in names} | small_files(folder)
     if checkpoint.tokenizer is not None:
-        files = _small(checkpoint.tokenizer) | files
+        files = small_files(checkpoint.tokenizer) | files
     if checkpoint.state == "adapter":
         return files
     if checkpoint.bare and (model is None or not (model / "config.json").is_file()):
@@ -130,22 +126,12 @@ def _files(checkpoint: Checkpoint, model: Path | None) -> Json:
             f"({model or 'not known'}) is no folder to take it from; start the run with --model FOLDER."
         )
     if model is not None and model.is_dir():
-        small = _small(model)
+        small = small_files(model)
         if not any(name in files for name in _TOKENIZER):
             files = {name: path for name, path in small.items() if name != "config.json"} | files
         if checkpoint.bare:
             files["config.json"] = model / "config.json"
     return files
-
-
-def _small(folder: Path) -> Json:
-    """Configuration, tokenizer and templates of a folder."""
-    if not folder.is_dir():
-        return {}
-    paths = [path for path in folder.iterdir() if path.suffix in _SMALL and path.name not in _OTHERS]
-    if (folder / _TEMPLATES).is_dir():
-        paths += (folder / _TEMPLATES).glob("*.jinja")
-    return {str(path.relative_to(folder)): path for path in sorted(paths) if path.is_file()}
 
 
 def _link(path: Path, to: Path) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +8,7 @@ from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.replay.buffer import ReplayBuffer
 from gaincurate.replay.config import ReplayConfig
 from gaincurate.replay.group import RolloutGroup
-from rollouts import buffer, digest, digests, group
+from rollouts import buffer, digests, group
 
 
 def names(groups: Any) -> list[str]:
@@ -36,10 +35,10 @@ def test_fresh_and_replayed_make_the_batch(batch: int, share: float, fresh: int)
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"batch": 1}, "batch_groups is 1; it is a whole number from 2."),
-        ({"capacity": True}, "capacity is True; it is a whole number from 1."),
-        ({"max_age": 0}, "max_age is 0; it is a whole number from 1."),
-        ({"seed": 2**64}, "seed is 2^64 or more."),
+        ({"batch": 1}, "batch_groups is 1; it is a whole number from 2 and below 2^64."),
+        ({"capacity": True}, "capacity is True; it is a whole number from 1 and below 2^64."),
+        ({"max_age": 0}, "max_age is 0; it is a whole number from 1 and below 2^64."),
+        ({"seed": 2**64}, f"seed is {2**64}; it is a whole number from 0 and below 2^64."),
         (
             {"fresh_share": float("nan")},
             "fresh_share is nan; it is above 0 and below 1. To train without replay, use no buffer.",
@@ -64,53 +63,12 @@ def test_sizes_that_cannot_be_are_refused(given: dict[str, Any], sentence: str) 
     assert str(caught.value) == sentence
 
 
-# --- Nothing degenerates: each of these fails where a buffer stores one group of a batch, never replays, replays
-# --- what was just generated, or mixes groups.
-
-
-def test_what_is_replayed_is_what_was_inserted_to_the_bit() -> None:
-    one = buffer(capacity=20)
-    inserted: dict[Any, str] = {}
-    drawn = 0
-    for step in range(40):
-        plan = one.plan(step)
-        for back in plan.replayed:
-            assert inserted[back.key] == digest(back) == digest(group(back.gc_id, back.step))
-            drawn += 1
-        fresh = [group(f"p{n}", step) for n in range(plan.fresh_groups)]
-        inserted |= {made.key: digest(made) for made in fresh}
-        one.insert(fresh)
-    assert drawn == 39 * 4
-
-
-def test_the_same_seed_draws_the_same_and_another_does_not() -> None:
-    a, b, c = filled(20), filled(20), filled(20, seed=1)
-    plans = [[digests(one.plan(step).replayed) for step in range(1, 9)] for one in (a, b, c)]
-    assert plans[0] == plans[1] != plans[2]
-
-
 def test_draws_are_the_ones_of_every_machine() -> None:
     one = filled(20, seed=3)
     assert [names(one.plan(step).replayed)[:4] for step in (1, 2)] == [
         ["p5", "p14", "p2", "p15"],
         ["p3", "p14", "p2", "p6"],
     ]
-
-
-# --- First in, first out.
-
-
-def test_a_batch_may_come_in_parts() -> None:
-    whole, parts = buffer(capacity=5), buffer(capacity=5)
-    made = [group(f"p{n}", right=n % 4) for n in range(8)]
-    for one in (whole, parts):
-        one.plan(0)
-    whole.insert(made)
-    for single in made:
-        parts.insert([single])
-        assert len(parts) <= 5
-    assert digests(whole.groups) == digests(parts.groups)
-    assert whole.counts == parts.counts
 
 
 def test_a_group_that_comes_again_changes_nothing() -> None:
@@ -140,11 +98,6 @@ def test_a_group_that_comes_in_too_old_is_not_kept() -> None:
     assert one.insert([group("a", 5, version=7), group("b", 5, version=8), group("c", 5, 0, version=7)]) == 1
     assert names(one.groups) == ["b"]
     assert (one.counts.too_old, one.counts.kept, one.counts.uninformative) == (2, 1, 0)
-
-
-def test_without_a_limit_of_age_nothing_leaves_for_it() -> None:
-    one = filled(8)
-    assert len(one.plan(10**9).replayed) == 4
 
 
 # --- What a trainer may not do.
@@ -193,19 +146,6 @@ def test_a_plan_goes_forward_only() -> None:
 
 
 # --- What is counted.
-
-
-def test_tokens_generated_fall_with_replay_and_tokens_trained_do_not() -> None:
-    one = filled(8)
-    first = replace(one.counts)
-    plan = one.plan(1)
-    fresh = [group(f"q{n}", 1) for n in range(4)]
-    one.insert(fresh)
-    generated = one.counts.tokens_generated - first.tokens_generated
-    trained = one.counts.tokens_trained - first.tokens_trained
-    assert first.tokens_generated == first.tokens_trained > 0
-    assert generated == sum(made.tokens for made in fresh)
-    assert trained == generated + sum(back.tokens for back in plan.replayed)
 
 
 def test_bytes_are_those_of_the_arrays_and_replayed_groups_that_left_count() -> None:

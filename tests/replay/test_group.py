@@ -20,8 +20,6 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"policy_version": -1}, "policy_version is -1, not a whole number from 0."),
     ({"step": 1.0}, "step is 1.0, not a whole number from 0."),
     ({"temperature": 0.0}, "temperature is 0.0; it is above 0, because a greedy rollout has no log-probs"),
-    ({"top_p": 1.5}, "top_p is 1.5; it is above 0 and at most 1."),
-    ({"logprobs_of": "x"}, "logprobs_of is 'x'; it is one of sampled, tempered, raw."),
     ({"extra": {"a": {1}}}, "extra is no JSON: Object of type set is not JSON serializable."),
     ({"extra": {"a": float("nan")}}, "extra is no JSON: Out of range float values are not JSON compliant"),
     ({"prompt_ids": []}, "has an empty prompt."),

@@ -21,7 +21,7 @@ import fake_slime
 import fake_trinity
 import fake_verifiers
 import runs
-from adapters import Table, adapter, exported, parameters, reward_of
+from adapters import Table, exported, parameters, reward_of
 from gaincurate.errors import InputError, LockedError, OutcomeError, OutputError
 from gaincurate.schedule.run import Run
 from live_trainers import SAMPLER, Driver, Nemo, Prime, Slime, Trace, Trinity
@@ -466,37 +466,6 @@ def test_a_rollout_of_prime_rls_that_cannot_be_scored_is_unjudged(prime: Prime, 
     with pytest.raises(Exception, match="the judge is gone"):
         asyncio.run(broken.score(Trace("a")))
     assert [line["reward"] for line in lines_of(run, 0)] == [None]
-
-
-# Signatures: the adapter's are its fake's, and the fake's are the trainer's.
-
-
-@pytest.mark.parametrize(
-    ("module", "ours", "fake"),
-    [
-        ("trinity", "RunSelector", fake_trinity.BaseSelector),
-        ("slime", "RunDataSource", fake_slime.DataSource),
-        ("prime_rl", "RunTask", fake_verifiers.Task),
-        ("prime_rl", "RunTaskset", fake_verifiers.Taskset),
-    ],
-)
-def test_an_adapter_has_the_signatures_of_its_base(
-    monkeypatch: pytest.MonkeyPatch, module: str, ours: str, fake: Any
-) -> None:
-    fakes = fake_trinity.modules() | fake_slime.modules() | fake_verifiers.modules()
-    kind = getattr(adapter(monkeypatch, [f"{module}.live"], fakes)[0], ours)
-    names = [name for name in vars(fake) if inspect.isfunction(vars(kind).get(name))]
-    assert names
-    for name in names:
-        if name != "__init__" or module == "trinity":  # slime's base has none
-            assert parameters(getattr(kind, name)) == parameters(getattr(fake, name))
-
-
-def test_the_functions_have_the_signatures_that_their_trainers_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    fakes = fake_nemo_rl.modules() | fake_slime.modules()
-    nemo, slime = adapter(monkeypatch, ["nemo_rl.live", "slime.live"], fakes)
-    assert parameters(nemo.next_batch) == ["data_iterators", "dataloaders", "**records"]
-    assert parameters(slime.report) == ["args", "all_samples", "data_source"]
 
 
 FAKES: dict[str, list[type]] = {

@@ -5,8 +5,12 @@ from __future__ import annotations
 import gc
 import json
 import pickle
+import subprocess
+import sys
+import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,7 +31,7 @@ class StatefulLoader:
     Its state has the data set's; before it iterates it gives that back, then calls `iter`.
     """
 
-    def __init__(self, dataset: Any, batch_size: int) -> None:
+    def __init__(self, dataset: Any, batch_size: int, collate_fn: Any = list) -> None:
         self.dataset, self.batch_size = dataset, batch_size
         self._saved: dict[str, Any] | None = None
 
@@ -136,6 +140,58 @@ def test_a_loader_that_resumes_from_its_state_ends_in_the_same_plans_and_outcome
     assert counted(run) == counted(expected)
 
 
+@pytest.mark.parametrize("killed", [1, 2, 3])
+def test_the_pages_example_killed_before_its_first_save_and_later_ends_as_one_that_was_not(
+    tmp_path: Path, killed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = SimpleNamespace(StatefulDataLoader=StatefulLoader)
+    monkeypatch.setitem(sys.modules, "torchdata", SimpleNamespace(stateful_dataloader=module))
+    monkeypatch.setitem(sys.modules, "torchdata.stateful_dataloader", module)
+    page = (Path(__file__).parents[2] / "docs/own-loop.md").read_text()
+    train: dict[str, Any] = {}
+    exec(next(part for part in page.split("```python\n") if "from torchdata" in part).split("```")[0], train)
+
+    def trained(folder: Path, kills: list[int]) -> tuple[Run, list[int], list[int]]:
+        run, checkpoint, saved = (
+            runs.begin(folder, **OPTIONS | {"budget": 16, "rounds": 2}),
+            None,
+            list[int](),
+        )
+        draws: list[int] = []
+
+        def step(rows: list[dict[str, Any]]) -> list[list[float]]:
+            if kills and len(draws) == 8 * kills[0]:
+                kills.pop(0)
+                raise KeyboardInterrupt
+            draws.extend(row["gc_draw"] for row in rows)
+            return [[reward(row, sample) for sample in range(GROUP)] for row in rows]
+
+        def save(number: int) -> Path:
+            nonlocal checkpoint
+            assert not saved or number > saved[-1]
+            saved.append(number)
+            checkpoint = folder / f"step-{number}"
+            checkpoint.mkdir()
+            return checkpoint
+
+        for _ in range(len(kills)):
+            with pytest.raises(KeyboardInterrupt):
+                train["train"](run.folder, checkpoint, step, save, 2)
+            gc.collect()  # a process that was killed does not hold the run
+        train["train"](run.folder, checkpoint, step, save, 2)
+        return run, draws, saved
+
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "cut").mkdir()
+    expected, _, _ = trained(tmp_path / "whole", [])
+    run, draws, saved = trained(tmp_path / "cut", [killed])
+    back = 8 * (killed - killed % 2)  # to the newest save
+    assert draws == [*range(1, 8 * killed + 1), *range(back + 1, 33)]
+    assert saved == [0, 2, 4]
+    assert runs.plans(run) == runs.plans(expected)
+    assert counted(run) == counted(expected)
+
+
 def test_without_a_state_the_prompts_without_outcomes_come_first(tmp_path: Path) -> None:
     run = runs.begin(tmp_path, **OPTIONS, min_coverage=0.5)
     before = RoundDataset(run.folder)
@@ -188,6 +244,32 @@ def test_a_worker_of_the_loader_may_iterate_and_this_process_report(tmp_path: Pa
     gc.collect()
     assert list(RoundDataset(run.folder)) == []
     assert run.state["finished"]
+
+
+LOADS = """
+import os, sys, time, torch, gaincurate
+loader = torch.utils.data.DataLoader(
+    gaincurate.RoundDataset(sys.argv[1]), collate_fn=lambda rows: (os.write(1, b"x"), time.sleep(60)), num_workers=1
+)
+next(iter(loader))
+"""
+
+
+def test_a_worker_whose_loader_is_killed_lets_the_run_go(tmp_path: Path) -> None:
+    """It is inside of its batch, where torch's own look at the parent does not come."""
+    run = runs.begin(tmp_path, **OPTIONS)
+    command = [sys.executable, "-c", LOADS, str(run.folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(1) == b"x"
+        dataset = RoundDataset(run.folder)
+        with pytest.raises(LockedError):
+            next(iter(dataset))
+        process.kill()
+        since = time.monotonic()
+        assert process.stdout.read() == b""  # until the worker is gone too
+        assert time.monotonic() - since < 30
+    assert next(iter(dataset))["gc_draw"] == 1
 
 
 def test_two_workers_another_process_and_a_run_that_scores_again_are_refused(tmp_path: Path) -> None:

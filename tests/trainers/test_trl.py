@@ -5,10 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -36,7 +34,7 @@ import transformers  # noqa: E402
 import trl_run  # noqa: E402
 from gaincurate.trainers.trl.batching import Shape  # noqa: E402
 from gaincurate.trainers.trl.checks import places_of  # noqa: E402
-from gaincurate.trainers.trl.live import Follower, RoundSampler, attach, dataset  # noqa: E402
+from gaincurate.trainers.trl.live import RoundSampler, attach, dataset  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),
@@ -86,7 +84,6 @@ def make(
     model: Path,
     run: Run,
     *,
-    late: bool = False,
     rows: Any = None,
     evaluate: bool = False,
     peft_config: Any = None,
@@ -115,7 +112,7 @@ def make(
         args=trl_run.config(run.folder.parent / "out", made_by, **options),
         **more,
     )
-    attach(trainer, run.folder, late=late)
+    attach(trainer, run.folder)
     return trainer, seen
 
 
@@ -153,9 +150,8 @@ def test_a_run_is_followed_to_its_end(tmp_path: Path, model: Path, kind: Any) ->
     assert [entry["round"] for entry in run.executions() if entry["what"] == "training"] == [0, 1, 2]
 
 
-@pytest.mark.parametrize("late", [False, True])
 def test_a_run_that_waits_for_its_first_references_is_planned_when_it_is_attached(
-    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, late: bool
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dots_runs.in_process(monkeypatch)
     server = {"verifier": "exact", "answer_column": "question", "server": "http://127.0.0.1:9/v1"}
@@ -164,8 +160,7 @@ def test_a_run_that_waits_for_its_first_references_is_planned_when_it_is_attache
     run = runs.begin(tmp_path, scored=scored, strategy="dots", options=options, rounds=1, align_to=4)
     dots_runs.answer(run, 0)  # so the server is not asked
     assert run.state["round"] == -1
-    length: dict[str, Any] = {"max_steps": 2} if late else {"num_train_epochs": 1}
-    trainer, seen = make(model, run, late=late, **length)
+    trainer, seen = make(model, run, num_train_epochs=1)
     assert run.state["round"] == 0
     assert not seen
     trainer.train()
@@ -174,16 +169,12 @@ def test_a_run_that_waits_for_its_first_references_is_planned_when_it_is_attache
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("late", [False, True], ids=["sampler", "late"])
-def test_a_generation_may_feed_several_steps_and_several_passes(
-    tmp_path: Path, model: Path, late: bool
-) -> None:
+def test_a_generation_may_feed_several_steps_and_several_passes(tmp_path: Path, model: Path) -> None:
     """4 micro-batches of 2 rollouts make a generation, used twice; 2 of them make a step: windows of 4 steps."""
     run = runs.begin(tmp_path, budget=8, rounds=2, align_to=4)
     trainer, seen = make(
         model,
         run,
-        late=late,
         per_device_train_batch_size=2,
         steps_per_generation=4,
         num_iterations=2,
@@ -196,24 +187,23 @@ def test_a_generation_may_feed_several_steps_and_several_passes(
     assert run.state["finished"]
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["sampler", "late"])
 @pytest.mark.parametrize(
     "end", [3, pytest.param(4, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow)]
 )
 def test_ended_anywhere_and_resumed_the_plans_are_those_of_a_run_that_was_not(
-    tmp_path: Path, model: Path, late: bool, end: int
+    tmp_path: Path, model: Path, end: int
 ) -> None:
     """Ended in the middle of round 1 (2 steps a round, saved at each), at its end, and in round 2."""
     whole = runs.begin(tmp_path / "whole", rounds=3, align_to=4)
-    trainer, _ = make(model, whole, late=late, max_steps=6)
+    trainer, _ = make(model, whole, max_steps=6)
     trainer.train()
     run = runs.begin(tmp_path / "cut", rounds=3, align_to=4)
-    trainer, _ = make(model, run, late=late, max_steps=6)
+    trainer, _ = make(model, run, max_steps=6)
     trainer.add_callback(Ender(end))
     with pytest.raises(Ends):
         trainer.train(resume_from_checkpoint=True)  # there is none: it begins anew
     forget()
-    trainer, seen = make(model, run, late=late, max_steps=6)
+    trainer, seen = make(model, run, max_steps=6)
     trainer.train(resume_from_checkpoint=True)
     assert seen == planned(run)[4 * (end - 1) :]
     assert runs.plans(run) == runs.plans(whole)
@@ -294,35 +284,22 @@ def test_a_checkpoint_that_a_kill_left_without_a_place_will_do_if_the_run_stands
         trainer.train(resume_from_checkpoint=str(out / "checkpoint-1"))
 
 
-def test_a_reward_outside_the_runs_range_ends_the_first_step_and_another_range_goes_on(
-    tmp_path: Path, model: Path
-) -> None:
-    run, reward = runs.begin(tmp_path, rounds=2, align_to=4), 1.0
-
-    def late_bonus(completions: list[Any], trainer_state: Any, **columns: Any) -> list[float]:
-        return [reward + trainer_state.global_step for _ in completions]
-
-    def trained(**options: Any) -> Any:
-        args = trl_run.config(tmp_path / "out", num_train_epochs=2)
-        rows = dataset(run.folder)
-        made = trl.GRPOTrainer(model=str(model), reward_funcs=late_bonus, args=args, train_dataset=rows)
-        attach(made, run.folder, **options)
-        made.train()
-        return made
-
-    reward = 2.0
-    with pytest.raises(OutcomeError) as caught:
-        trained()
-    assert "reward 2 of " in str(caught.value)
-    assert "Or run the script again with attach(..., reward_range=(LO, HI))." in str(caught.value)
-    assert not run.outcomes(0).exists()
-    with pytest.raises(OutcomeError, match="Open another run over the same scores with"):
-        trained(reward_range=(0, 2))  # and step 1 gives 3
-    forget()
-    shutil.rmtree(run.folder)
+def test_a_reward_outside_the_runs_range_ends_the_first_step(tmp_path: Path, model: Path) -> None:
     run = runs.begin(tmp_path, rounds=2, align_to=4)
-    trained(reward_range=(2, 5))
-    assert run.plan(1)["inputs"]["accuracy"] == pytest.approx((0 + 1 / 3) / 2)
+
+    def doubled(completions: list[Any], **columns: Any) -> list[float]:
+        return [2.0 for _ in completions]
+
+    args = trl_run.config(tmp_path / "out", num_train_epochs=2)
+    rows = dataset(run.folder)
+    made = trl.GRPOTrainer(model=str(model), reward_funcs=doubled, args=args, train_dataset=rows)
+    attach(made, run.folder)
+    with pytest.raises(
+        OutcomeError, match="reward 2 of .* Open another run over the same scores with"
+    ) as caught:
+        made.train()
+    assert f"scored='{tmp_path / 'set'}', reward_low=LO, reward_high=HI" in str(caught.value)
+    assert not run.outcomes(0).exists()
 
 
 @pytest.mark.slow
@@ -414,16 +391,6 @@ def test_one_trainer_follows_one_run(tmp_path: Path, model: Path) -> None:
         attach(trainer, run.folder)
 
 
-def test_late_rows_need_no_rows_in_the_dataset_and_no_epochs(tmp_path: Path, model: Path) -> None:
-    """The data loader brings the same placeholder again and again, from workers that ran ahead."""
-    run = runs.begin(tmp_path, rounds=3, align_to=4)
-    rows = datasets.Dataset.from_list([{"prompt": [], "gc_id": "none"}] * 20)
-    trainer, seen = make(model, run, late=True, rows=rows, max_steps=6, dataloader_num_workers=1)
-    trainer.train()
-    assert seen == planned(run)
-    assert run.state["finished"]
-
-
 @pytest.mark.slow
 def test_an_adapter_is_merged_before_the_re_scoring_and_training_goes_on_with_it(
     tmp_path: Path, model: Path
@@ -445,27 +412,11 @@ def test_an_adapter_is_merged_before_the_re_scoring_and_training_goes_on_with_it
     assert not list((run.folder / "held").glob("*"))
 
 
-def test_late_rows_are_dealt_to_processes_in_slices_of_one_list(tmp_path: Path) -> None:
-    run = runs.begin(tmp_path, budget=6, align_to=3)
-    dealt = []
-    for rank in range(2):
-        follower = object.__new__(Follower)
-        follower.shape = Shape(prompts=3, group=4, repeats=1, accumulation=1, processes=2, rank=rank)
-        follower.live = RunSession(run.folder)
-        follower._accelerator = SimpleNamespace(num_processes=1)
-        follower._trainer = SimpleNamespace(model=SimpleNamespace(training=True))
-        follower._generate = lambda inputs: [row["gc_id"] for row in inputs]
-        dealt += follower._generate_for_the_plan([{}] * 6)
-    assert dealt == [gc_id for gc_id in run.ids(0)[:3] for _ in range(4)]
-
-
 @pytest.mark.parametrize("trainer", [trl.GRPOTrainer, trl.RLOOTrainer])
 def test_trl_still_has_what_is_built_on(trainer: Any) -> None:
     """Private names of TRL 1.16.0 and transformers 5.23; where this fails, read the adapter again."""
     assert list(inspect.signature(trainer._get_train_sampler).parameters) == ["self", "dataset"]
-    assert list(inspect.signature(trainer._generate_and_score_completions).parameters) == ["self", "inputs"]
     assert "sampler_fn=self._get_train_sampler" in inspect.getsource(trainer.get_train_dataloader)
-    assert "self._generate_and_score_completions(" in inspect.getsource(trainer._prepare_inputs)
     assert list(inspect.signature(trainer._tokenize_prompts).parameters) == ["self", "prompts"]  # and no rows
     rewards = "".join(inspect.getsource(trainer._calculate_rewards).split())
     assert "completion_ids=completion_ids_list,**reward_kwargs" in rewards

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import pickle
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +18,7 @@ import pytest
 import runs
 import tiny
 from gaincurate import RoundDataset
-from gaincurate.errors import InputError
+from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
 from gaincurate.trainers.trl import async_arguments
@@ -127,6 +130,70 @@ def test_a_training_that_is_killed_goes_on_behind_the_last_prompt_that_it_traine
             expected = [sum(r for r in rewards if r is not None) for rewards in zip(*sums[draw], strict=True)]
             assert [lines[sample] for sample in range(GROUP)] == expected
     see_replay(run, tmp_path / "copy", rows=120, **options)
+
+
+@pytest.mark.slow
+def test_a_training_that_is_killed_before_its_first_checkpoint_begins_anew(
+    tmp_path: Path, model: Path
+) -> None:
+    options: dict[str, Any] = {"strategy": "posterior", "budget": 48, "rounds": 2, "min_coverage": 0.1}
+    run, output = runs.begin(tmp_path, rows=120, **options), tmp_path / "out"
+    words = ["train", model, run.folder, output, "max_steps=12", "save_steps=4", "max_staleness=99"]
+    words += ["per_device_train_batch_size=16"]
+    assert program(*words, "kill=1").returncode == -9
+    first, before = len(logged(output)), {call["draw"] for call in logged(output)}
+    assert len(before) >= 8
+    done = program(*words)
+    assert done.returncode == 0, done.stderr
+    after = logged(output)[first:]
+    assert {call["draw"] for call in after if call["draw"]} == set(range(1, 97))
+    given: dict[int, list[list[Any]]] = {}
+    for call in after:
+        given.setdefault(call["draw"], []).append(call["rewards"])
+    for draw, lines in outcomes(run).items():
+        assert sorted(line["sample"] for line in lines) == list(
+            range(GROUP)
+        )  # those before the kill are void
+        sums = [sum(r for r in rewards if r is not None) for rewards in zip(*given[draw], strict=True)]
+        assert [line["reward"] for line in sorted(lines, key=lambda line: line["sample"])] == sums
+    see_replay(run, tmp_path / "copy", rows=120, **options)
+
+
+def test_a_training_without_a_checkpoint_draws_again_what_has_outcomes_and_none_in_a_later_round(
+    tmp_path: Path,
+) -> None:
+    run = runs.begin(tmp_path, strategy="posterior", budget=8, rounds=2)
+    start = SimpleNamespace(global_step=0, is_world_process_zero=True)
+
+    def begun() -> RoundDataset:
+        given = async_arguments(run.folder, len)
+        given["callbacks"][0].on_train_begin(None, start, None)
+        sent: RoundDataset = pickle.loads(pickle.dumps(given["train_dataset"]))  # as TRL does to its worker
+        return sent
+
+    for drawn in (3, 8, 9):
+        dataset = begun()
+        rows = iter(dataset)
+        for draw in range(1, drawn + 1):
+            row = next(rows)
+            assert row["gc_draw"] == draw
+            dataset.report([row], [[0.0, 1.0]])
+        dataset.close()
+    with pytest.raises(OutputError, match="stands at round 1 and the trainer begins at step 0: resume"):
+        begun()
+
+
+@pytest.mark.parametrize("values", [(math.inf, -math.inf), (1.7e308, 1.7e308)])
+def test_a_sum_that_is_not_finite_is_refused_in_a_sentence(tmp_path: Path, values: tuple[float, ...]) -> None:
+    run = runs.begin(tmp_path, strategy="posterior", budget=8)
+    given = async_arguments(run.folder, [lambda value=value, **columns: [value] * GROUP for value in values])
+    row = next(iter(given["train_dataset"]))
+    columns = {name: [row[name]] * GROUP for name in ("gc_id", "gc_round", "gc_draw")}
+    first, second = given["reward_funcs"]
+    first(**columns, completion_ids=[[1]] * GROUP)
+    with pytest.raises(OutcomeError, match="reward is Infinity, not a number"):
+        second(**columns, completion_ids=[[1]] * GROUP)
+    assert not run.outcomes(0).exists()
 
 
 def test_grpo_takes_it_as_an_iterable_dataset(tmp_path: Path, model: Path) -> None:

@@ -75,7 +75,7 @@ def begin(folder: Path, base: Path, rounds: int = ROUNDS) -> Run:
     )  # fmt: skip
 
 
-def make(base: Path, run: Run, *, late: bool = False, **options: Any) -> Any:
+def make(base: Path, run: Run, **options: Any) -> Any:
     given: dict[str, Any] = {"max_steps": run.config.rounds * STEPS, "save_steps": STEPS, **options}
     made = trl.GRPOTrainer(
         model=str(base / "model"),
@@ -83,7 +83,7 @@ def make(base: Path, run: Run, *, late: bool = False, **options: Any) -> Any:
         args=trl_run.config(run.folder.parent / "out", **given),
         train_dataset=dataset(run.folder),
     )
-    attach(made, run.folder, late=late)
+    attach(made, run.folder)
     return made
 
 
@@ -100,13 +100,12 @@ def plans(run: Run) -> list[Any]:
     return found
 
 
-@pytest.mark.parametrize("late", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["sampler", "late"])
 def test_each_rounds_references_are_rolled_out_with_the_checkpoint_of_that_moment(
-    tmp_path: Path, base: Path, commands: list[list[str]], late: bool
+    tmp_path: Path, base: Path, commands: list[list[str]]
 ) -> None:
     run = begin(tmp_path, base)
     assert run.state["round"] == -1
-    made = make(base, run, late=late, save_steps=1)
+    made = make(base, run, save_steps=1)
     assert (run.state["round"], models_of(commands)) == (0, [str(base / "model")])
     made.train()
     assert run.state["finished"]
@@ -176,31 +175,23 @@ class Ender(transformers.TrainerCallback):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("late", "places"),
-    [
-        (False, ("in round 1",)),
-        (True, ("before the turn", "before rollout", "behind the plan", "in round 1")),
-    ],
-    ids=["sampler", "late"],
-)
 def test_ended_anywhere_the_plans_are_the_same_and_nothing_is_rolled_out_twice(
-    tmp_path: Path, base: Path, commands: list[list[str]], late: bool, places: tuple[str, ...]
+    tmp_path: Path, base: Path, commands: list[list[str]]
 ) -> None:
     whole = begin(tmp_path / "whole", base)
-    make(base, whole, late=late).train()
-    for place in places:
+    make(base, whole).train()
+    for place in ("before the turn", "before rollout", "behind the plan", "in round 1"):
         forget()
         commands.clear()
         run = begin(tmp_path / place.replace(" ", "-"), base)
-        made = make(base, run, late=late)
+        made = make(base, run)
         made.add_callback(Ender())
         with pytest.MonkeyPatch.context() as patch:
             ends_at(patch, place)
             with pytest.raises(Ends):
                 made.train()
         forget()
-        make(base, run, late=late).train(resume_from_checkpoint=True)
+        make(base, run).train(resume_from_checkpoint=True)
         assert plans(run) == plans(whole), place
         assert run.state["finished"]
         assert [command[4] for command in commands] == ["rollout"] * ROUNDS, place
@@ -227,9 +218,8 @@ def test_going_back_behind_a_checkpoint_its_references_are_rolled_out_anew(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("late", [False, True], ids=["sampler", "late"])
 def test_a_round_that_ends_without_a_checkpoint_is_not_followed_by_one_of_an_older_policy(
-    tmp_path: Path, base: Path, commands: list[list[str]], late: bool
+    tmp_path: Path, base: Path, commands: list[list[str]]
 ) -> None:
     class Skips(transformers.TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
@@ -237,7 +227,7 @@ def test_a_round_that_ends_without_a_checkpoint_is_not_followed_by_one_of_an_old
 
     skipped = [2 * STEPS]
     run = begin(tmp_path, base)
-    made = make(base, run, late=late, save_steps=1)
+    made = make(base, run, save_steps=1)
     made.add_callback(Skips())
     sentence = (
         "round {} ended at step {}, and {}: --rollout without a server takes the policy as it is now, not an "
@@ -250,7 +240,7 @@ def test_a_round_that_ends_without_a_checkpoint_is_not_followed_by_one_of_an_old
     assert str(caught.value) == sentence.format(1, 4, "the newest checkpoint is of step 3")
     assert len(models_of(commands)) == 2
     forget()
-    make(base, run, late=late, save_steps=1).train(resume_from_checkpoint=True)
+    make(base, run, save_steps=1).train(resume_from_checkpoint=True)
     assert run.state["finished"]
 
 

@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from gaincurate.errors import InputError
+from gaincurate.trainers.doctor.findings import refuse
 from gaincurate.trainers.trl.batching import Shape
+from gaincurate.trainers.trl.checks import unheard
 from gaincurate.trainers.trl.live import Tap
 
 SHAPE = Shape(prompts=3, group=4, repeats=1, accumulation=1)
@@ -213,9 +215,9 @@ class Model:
     ],
 )
 def test_what_cannot_be_heard_is_refused(functions: Any, outcome: Any, sentence: str) -> None:
-    tap(trainer(right, Model()), outcome=["right"])
+    refuse(unheard(trainer(right, Model()), ["right"], None))
     with pytest.raises(InputError, match=f"^{re.escape(sentence)}"):
-        tap(trainer(*functions), outcome=outcome)
+        refuse(unheard(trainer(*functions), outcome, None))
 
 
 @pytest.mark.parametrize("values", [(math.inf, -math.inf), (1.7e308, 1.7e308)])

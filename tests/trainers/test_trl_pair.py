@@ -63,19 +63,12 @@ def trained(output: Path) -> dict[int, Counter[str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("late", [False, True], ids=["sampler", "late"])
-def test_killed_in_a_round_and_resumed_it_is_as_if_nothing_had_happened(base: Path, late: bool) -> None:
-    name = "late" if late else "sampler"
-    options = [
-        f"late={json.dumps(late)}",
-        f"max_steps={STEPS * ROUNDS}",
-        "save_steps=2",
-        "save_total_limit=1",
-    ]
-    whole, cut = begin(base, f"{name}-whole"), begin(base, f"{name}-cut")
+def test_killed_in_a_round_and_resumed_it_is_as_if_nothing_had_happened(base: Path) -> None:
+    options = [f"max_steps={STEPS * ROUNDS}", "save_steps=2", "save_total_limit=1"]
+    whole, cut = begin(base, "whole"), begin(base, "cut")
     model = base / "model"
-    assert trl_pair.launch(model, whole.folder, base / f"{name}-whole-out", *options) == 0
-    output = base / f"{name}-cut-out"
+    assert trl_pair.launch(model, whole.folder, base / "whole-out", *options) == 0
+    output = base / "cut-out"
     assert trl_pair.launch(model, cut.folder, output, *options, "kill=11") == -9
     assert cut.state["round"] == 2  # re-scored after round 1
     assert [p.name for p in output.glob("checkpoint-*")] == ["checkpoint-10"]

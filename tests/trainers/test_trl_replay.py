@@ -296,15 +296,6 @@ def test_accumulated_and_repeated_steps_keep_their_sizes(model: Path, tmp_path: 
 
 
 @pytest.mark.slow
-def test_old_groups_are_left_out_by_their_age(model: Path, tmp_path: Path) -> None:
-    trainer = make(model, tmp_path, replay=Replay(capacity=CAPACITY, max_age=2), max_steps=12)
-    trainer.train()
-    ages = [line.step - version for line in trainer.lines for _, version, _ in line.replayed]
-    assert max(ages) == 2
-    assert trainer.buffer.counts.aged > 0
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("always", [0.0, 1.0], ids=["too hard", "too easy"])
 def test_a_run_whose_buffer_stays_empty_says_so(
     model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, always: float
@@ -459,8 +450,7 @@ def test_a_second_training_begins_with_an_empty_buffer(model: Path, tmp_path: Pa
 # A run that is followed, checkpoints.
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["sampler", "late"])
-def test_every_prompt_of_a_followed_run_is_generated_for(model: Path, tmp_path: Path, late: bool) -> None:
+def test_every_prompt_of_a_followed_run_is_generated_for(model: Path, tmp_path: Path) -> None:
     """The budget counts fresh prompts; replayed ones are no outcomes."""
     run = arithmetic.begin(tmp_path)
     seen: list[str] = []
@@ -473,10 +463,10 @@ def test_every_prompt_of_a_followed_run_is_generated_for(model: Path, tmp_path: 
         train_dataset=dataset(run.folder),
         model=str(model),
         reward_funcs=reward,
-        args=replay_run.config(tmp_path / "out", **({"max_steps": 6} if late else {"num_train_epochs": 3})),
+        args=replay_run.config(tmp_path / "out", num_train_epochs=3),
         replay=Replay(capacity=CAPACITY),
     )
-    attach(trainer, run.folder, late=late)
+    attach(trainer, run.folder)
     trainer.train()
     assert seen == [gc_id for round_ in range(3) for gc_id in run.ids(round_) for _ in range(GROUP)]
     assert run.state["finished"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,20 +15,31 @@ from hypothesis import strategies as st
 from gaincurate.errors import OutcomeError
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-torch = pytest.importorskip("torch")
+pytest.importorskip("trl")
 
-from gaincurate.trainers.trl.replay_rows import (  # noqa: E402
+import torch
+
+from gaincurate.trainers.trl.replay_rows import (
     Row,
     Scores,
+    batched,
     groups_of,
     ragged,
     rows_of,
     rows_of_groups,
-    tensors,
     with_logprobs,
 )
 
 CHANCE = np.random.default_rng(0)
+
+
+def batch_of(rows: list[Row], multiple: int | None = None) -> dict[str, Any]:
+    trainer = SimpleNamespace(
+        _tokenizer=SimpleNamespace(pad_token_id=0),
+        pad_to_multiple_of=multiple,
+        accelerator=SimpleNamespace(device="cpu"),
+    )
+    return batched(trainer, rows)
 
 
 def row(gc_id: str, length: int = 3, advantage: float = 0.5, prompt: int = 2) -> Row:
@@ -48,7 +60,7 @@ def test_a_stored_rollout_comes_back_as_it_was(lengths: list[int], multiple: int
     made = [row("ab"[place // 2 % 2] * (1 + place // 2), length) for place, length in enumerate(lengths)]
     found = rows_of_groups(grouped(made, [float(place % 2) for place in range(len(made))]))
     assert len(found) == len(made)
-    batch = tensors(found, pad=0, multiple=multiple, device="cpu")
+    batch = batch_of(found, multiple)
     assert batch["replayed"].all()
     for name in ("prompt_ids", "completion_ids"):
         assert batch[name].shape == batch[name.replace("ids", "mask")].shape
@@ -106,7 +118,7 @@ def test_a_token_that_an_engine_could_not_score_is_left_out() -> None:
     (found,) = with_logprobs([row("a", 3)], [np.array([-1.0, math.nan, -2.0], np.float32)])
     assert found.mask.tolist() == [True, False, True]
     assert found.logprobs.tolist() == [-1.0, 0.0, -2.0]
-    batch = tensors([found], pad=0, multiple=None, device="cpu")
+    batch = batch_of([found])
     assert batch["completion_mask"].tolist() == [[1, 1, 1]]  # attended to all the same
     assert batch["tool_mask"].tolist() == [[1, 0, 1]]
 

@@ -25,7 +25,7 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 
 from gaincurate.trainers.trl import scored, start  # noqa: E402
-from gaincurate.trainers.trl.scored import schemas_of, see_adapters, see_chat, see_prompts  # noqa: E402
+from gaincurate.trainers.trl.scored import schemas_of, see_adapters, see_prompts  # noqa: E402
 
 THINKS = tiny.CHATML + "{% if no_thought %}<think></think>{% endif %}"
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -41,7 +41,7 @@ def rendered(text: str) -> str:
 
 
 def found(
-    folder: Path, prompt: Any, template: str | None = tiny.CHATML, late: bool = False, **more: Any
+    folder: Path, prompt: Any, template: str | None = tiny.CHATML, **more: Any
 ) -> tuple[str, list[str]]:
     """The findings and notes of a trainer that has the rows of a round, each prompt made of its question."""
     run, notes = runs.begin(folder), list[str]()
@@ -50,31 +50,30 @@ def found(
     trainer = SimpleNamespace(
         train_dataset=datasets.Dataset.from_dict({"gc_id": run.ids(0), "prompt": prompts}), **given | more
     )
-    findings = list(see_prompts(trainer, run, run.ids(0), late, notes.append))
+    findings = list(see_prompts(trainer, run, run.ids(0), notes.append))
     return "".join(f"{each.title}. {dict(each.fix)} {each.advice}" for each in findings), notes
 
 
 @pytest.mark.parametrize(
-    ("prompt", "template", "late", "variables", "sentence"),
+    ("prompt", "template", "variables", "sentence"),
     [
-        (chat, tiny.CHATML, False, {}, ""),
-        (rendered, tiny.CHATML, False, {}, ""),  # the template was applied before
-        (str, None, False, {}, ""),  # a base model: texts are scored and trained on as they are
-        (chat, tiny.CHATML, False, {"no_thought": True}, ""),  # which this template does not read
-        (chat, THINKS, False, {}, ""),
-        (str, tiny.CHATML, True, {}, ""),  # the rows are the plan's
-        (str, tiny.CHATML, False, {}, "(8 of 8 prompts differ): its prompt is plain text"),
-        (lambda text: chat(f"{text}?"), tiny.CHATML, False, {}, "its messages are not those of the scored set"),
-        (lambda text: chat(f"{text}?") if text[-1] in "02468" else chat(text), tiny.CHATML, False, {}, " of 8 prompts"),
-        (chat, None, False, {}, "the prompts are chat messages, and the trainer's tokenizer has no chat template"),
-        (chat, THINKS, False, {"no_thought": True}, "other template variables. {'chat_template_kwargs': {}} or score"),
-        (chat, THINKS, True, {"no_thought": True}, "--template-kwargs '{\"no_thought\": true}'"),
+        (chat, tiny.CHATML, {}, ""),
+        (rendered, tiny.CHATML, {}, ""),  # the template was applied before
+        (str, None, {}, ""),  # a base model: texts are scored and trained on as they are
+        (chat, tiny.CHATML, {"no_thought": True}, ""),  # which this template does not read
+        (chat, THINKS, {}, ""),
+        (str, tiny.CHATML, {}, "(8 of 8 prompts differ): its prompt is plain text"),
+        (lambda text: chat(f"{text}?"), tiny.CHATML, {}, "its messages are not those of the scored set"),
+        (lambda text: chat(f"{text}?") if text[-1] in "02468" else chat(text), tiny.CHATML, {}, " of 8 prompts"),
+        (chat, None, {}, "the prompts are chat messages, and the trainer's tokenizer has no chat template"),
+        (chat, THINKS, {"no_thought": True}, "other template variables. {'chat_template_kwargs': {}} or score the rows again "
+            "with --template-kwargs '{\"no_thought\": true}'"),
     ],
 )  # fmt: skip
 def test_prompts_that_are_not_what_was_scored_are_found(
-    tmp_path: Path, prompt: Any, template: str | None, late: bool, variables: dict[str, Any], sentence: str
+    tmp_path: Path, prompt: Any, template: str | None, variables: dict[str, Any], sentence: str
 ) -> None:
-    title, notes = found(tmp_path, prompt, template, late, chat_template_kwargs=variables)
+    title, notes = found(tmp_path, prompt, template, chat_template_kwargs=variables)
     assert sentence in title if sentence else not title
     assert not notes
 
@@ -137,10 +136,7 @@ def test_tools_that_were_not_scored_are_not_vouched_for(
     )
     run, notes = runs.begin(tmp_path), list[str]()
     run.scored.identity["source"] = {**run.scored.identity["source"], "tools_column": column}
-    trainer = SimpleNamespace(
-        tools=tools, chat_template_kwargs={}, processing_class=tiny.tokenizer(), train_dataset=None
-    )
-    titles = [each.title for each in see_prompts(trainer, run, run.ids(0), True, notes.append)]
+    titles = [each.title for each in scored._see_tools(SimpleNamespace(tools=tools), run, notes.append)]
     assert [finds in title for title in titles] == ([True] if finds else [])
     assert [says.format(set=tmp_path / "set") in note for note in notes] == ([True] if says else [])
 
@@ -177,15 +173,6 @@ def test_a_trained_adapter_is_not_scored_as_its_base(saved: Path, make: Any, dif
         return see_adapters(trainer)
     with pytest.raises(InputError, match=rf"has a trained adapter \(.*{differs}\)"):
         see_adapters(trainer)
-
-
-def test_texts_are_refused_before_they_are_scored_where_there_is_a_template() -> None:
-    rows = datasets.Dataset.from_dict({"prompt": ["a", "b"]})
-    see_chat(SimpleNamespace(train_dataset=rows, processing_class=tiny.tokenizer(None)))
-    with pytest.raises(
-        InputError, match=r"^the 2 prompts of train_dataset are plain text.*train_dataset\.map\("
-    ):
-        see_chat(SimpleNamespace(train_dataset=rows, processing_class=tiny.tokenizer()))
 
 
 @pytest.mark.parametrize("tools", [None, [add]])

@@ -1,4 +1,4 @@
-"""The walk through a round against TRL's own sampler and arithmetic, and every setting that would break it."""
+"""Steps and prompts of a round by TRL's arithmetic, and every setting that would break the plan."""
 
 from __future__ import annotations
 
@@ -25,11 +25,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 datasets = pytest.importorskip("datasets")
 trl = pytest.importorskip("trl")
 
-from trl.trainer.utils import RepeatSampler  # noqa: E402
 
 from gaincurate.trainers.session import RunSession  # noqa: E402
-from gaincurate.trainers.trl.checks import check, newest, see_checkpoint  # noqa: E402
-from gaincurate.trainers.trl.live import RoundSampler  # noqa: E402
+from gaincurate.trainers.trl.checks import check, newest, places_of, see_checkpoint  # noqa: E402
 
 # TRL 1.16 sets an option by the name that transformers 5.23 has given up.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -41,23 +39,6 @@ SHAPES = st.builds(
     repeats=st.integers(1, 6),
     accumulation=st.integers(1, 6),
 )
-
-
-@given(SHAPES, st.integers(1, 4))
-def test_a_round_is_walked_through_as_trl_walks_through_an_unshuffled_epoch(
-    shape: Shape, generations: int
-) -> None:
-    places = [7 * k % 1000 for k in range(shape.prompts * generations)]
-    sampler = RoundSampler(lambda: places, len(places), shape)
-    theirs = RepeatSampler(
-        data_source=places,
-        mini_repeat_count=shape.group,
-        batch_size=shape.prompts,
-        repeat_count=shape.repeats,
-        shuffle=False,
-    )
-    assert list(sampler) == [places[place] for place in theirs]
-    assert len(sampler) == len(theirs) == len(list(sampler))
 
 
 @given(SHAPES, st.integers(1, 8), st.data())
@@ -112,14 +93,13 @@ def config(rescore: str = "off", every: int = 1, **options: Any) -> ScheduleConf
     return ScheduleConfig(**(given | options), rescore=RescoreConfig(what=rescore, every=every))  # type: ignore[arg-type]
 
 
-def checked(made: Any, run: ScheduleConfig, *, late: bool = False) -> None:
-    check(made, shape_of(made), run, late)
+def checked(made: Any, run: ScheduleConfig) -> None:
+    check(made, run)
 
 
 def test_the_shape_is_read_from_trls_own_settings() -> None:
     made = trainer(gradient_accumulation_steps=2, steps_per_generation=4, iterations=3)
     assert shape_of(made) == Shape(prompts=16, group=2, repeats=12, accumulation=2)
-    assert shape_of(made).local == 32
 
 
 def test_trls_defaults_but_for_what_must_be_set_are_fine() -> None:
@@ -132,50 +112,43 @@ def test_trls_defaults_but_for_what_must_be_set_are_fine() -> None:
     checked(trainer(save_steps=4), config("window", 2))
     checked(trainer(save_strategy="epoch"), config(options={"rollout": {"verifier": "math"}}))
     checked(trainer(save_strategy="no"), config(options={"rollout": {"verifier": "math", "server": "u"}}))
-    checked(trainer(max_steps=12, save_steps=4, ignore_data_skip=True), config("round"), late=True)
 
 
 ROLLS_OUT: dict[str, Any] = {"options": {"rollout": {"verifier": "math"}}}
 BEST = {"save_strategy": "best", "metric_for_best_model": "loss", "eval_strategy": "steps"}
 FOUR: dict[str, Any] = {"steps_per_generation": 4, "gradient_accumulation_steps": 1}
-TWO_ONE: dict[str, Any] = {"gradient_accumulation_steps": 2, "steps_per_generation": 1}
 
 
 @pytest.mark.parametrize(
-    ("options", "run", "late", "begins", "ends"),
+    ("options", "run", "begins", "ends"),
     [
-        ({"remove_unused_columns": True}, config(), False, "gc_id is dropped", "=False"),
-        ({"shuffle_dataset": True}, config(), False, "the adapter refuses to begin", "shuffle_dataset=False"),
-        ({}, config(budget=18), False, "4 prompts a step, but a round has 18", "--align-to 4 --budget 16`"),
-        ({"gradient_accumulation_steps": 3, "steps_per_generation": 2}, config(), False, "4 micro-batches", "=1"),
-        ({"num_train_epochs": 5}, config(), False, "num_train_epochs is 5: the run has 3 rounds", "epochs=3"),
-        ({"max_steps": 13}, config(), False, "max_steps is 13: the run has 12 steps", "Set max_steps=12"),
-        ({}, config(), True, "max_steps is -1: with late=True", "Set max_steps=12"),
-        ({"save_only_model": True}, config(), False, "has no optimizer", "False, or save_strategy='no'"),
-        (FOUR | {"save_steps": 4, "max_steps": 10}, config(), False, "max_steps is 10: it is inside", "max_steps=12"),
-        (TWO_ONE | {"max_steps": 6, "rows": 20}, config(), True, "20 rows, so an epoch has 5", "8 or a multiple of that"),
-        (BEST, config(), False, "save_strategy is best: the adapter refuses it", "save_strategy='steps'"),
-        ({"save_steps": 0.5}, config(), False, "save_steps is 0.5: it is a share of all steps", "save_steps=12"),
-        (FOUR | {"save_steps": 6}, config(), False, "inside a generation's window", "save_steps=8"),
-        ({"save_steps": 3}, config("window", 2), False, "save_steps is 3: --rescore window", "divisor of 8"),
-        ({"save_strategy": "no"}, config("full"), False, "is no, save_steps is 2: --rescore full", "divisor of 4"),
-        ({"save_strategy": "epoch", "max_steps": 12}, config("full"), True, "is epoch, save", "divisor of 4"),
-        ({"save_steps": 8}, config(**ROLLS_OUT), False, "is 8: --rollout without a server", "divisor of 4"),
-        ({"save_strategy": "epoch", "max_steps": 12}, config("window", 2, **ROLLS_OUT), True, "--rollout", "of 4"),
-        ({"ignore_data_skip": True}, config(), False, "ignore_data_skip is true", "ignore_data_skip=False"),
-        ({"accelerator_config": {"split_batches": True}}, config(), False, "split_batches is true", "batches=False"),
+        ({"remove_unused_columns": True}, config(), "gc_id is dropped", "=False"),
+        ({"shuffle_dataset": True}, config(), "the adapter refuses to begin", "shuffle_dataset=False"),
+        ({}, config(budget=18), "4 prompts a step, but a round has 18", "--align-to 4 --budget 16`"),
+        ({"gradient_accumulation_steps": 3, "steps_per_generation": 2}, config(), "4 micro-batches", "=1"),
+        ({"num_train_epochs": 5}, config(), "num_train_epochs is 5: the run has 3 rounds", "epochs=3"),
+        ({"max_steps": 13}, config(), "max_steps is 13: the run has 12 steps", "Set max_steps=12"),
+        ({"save_only_model": True}, config(), "has no optimizer", "False, or save_strategy='no'"),
+        (FOUR | {"save_steps": 4, "max_steps": 10}, config(), "max_steps is 10: it is inside", "max_steps=12"),
+        (BEST, config(), "save_strategy is best: the adapter refuses it", "save_strategy='steps'"),
+        ({"save_steps": 0.5}, config(), "save_steps is 0.5: it is a share of all steps", "save_steps=12"),
+        (FOUR | {"save_steps": 6}, config(), "inside a generation's window", "save_steps=8"),
+        ({"save_steps": 3}, config("window", 2), "save_steps is 3: --rescore window", "divisor of 8"),
+        ({"save_strategy": "no"}, config("full"), "is no, save_steps is 2: --rescore full", "divisor of 4"),
+        ({"save_steps": 8}, config(**ROLLS_OUT), "is 8: --rollout without a server", "divisor of 4"),
+        ({"ignore_data_skip": True}, config(), "ignore_data_skip is true", "ignore_data_skip=False"),
+        ({"accelerator_config": {"split_batches": True}}, config(), "split_batches is true", "batches=False"),
     ],
 )  # fmt: skip
 def test_what_would_break_the_plan_is_refused_with_what_fixes_it(
-    options: dict[str, Any], run: ScheduleConfig, late: bool, begins: str, ends: str
+    options: dict[str, Any], run: ScheduleConfig, begins: str, ends: str
 ) -> None:
     with pytest.raises(InputError) as caught:
-        checked(trainer(**options), run, late=late)
+        checked(trainer(**options), run)
     assert begins in str(caught.value)
     assert str(caught.value).endswith(f"{ends}.")
     assert "\n" not in str(caught.value)
-    if not late:
-        assert said_before(trainer(**options), run) == caught.value.data["findings"]
+    assert said_before(trainer(**options), run) == caught.value.data["findings"]
 
 
 def said_before(made: Any, run: ScheduleConfig) -> list[str]:
@@ -190,7 +163,7 @@ def test_all_that_is_wrong_is_refused_at_once_and_the_doctor_said_so_before() ->
     )
     made.train_dataset = made.train_dataset.to_iterable_dataset()
     with pytest.raises(InputError) as caught:
-        check(made, shape_of(made), config("window"), False, outcome="length")
+        check(made, config("window"), outcome="length")
     lines = str(caught.value).splitlines()
     assert lines.pop() == "the reward function 'length' is not there; the trainer has right."
     assert [line.split(" is ")[0] for line in lines] == [
@@ -208,23 +181,13 @@ def test_all_that_is_wrong_is_refused_at_once_and_the_doctor_said_so_before() ->
     assert not said_before(trainer(dataloader_num_workers=2), config())
 
 
-@pytest.mark.parametrize(
-    ("ids", "title"),
-    [
-        (["id1", "id99"], "train_dataset has no row for 'id99', which the plan"),
-        ([], "train_dataset has no gc_id"),
-    ],
-)
-def test_rows_that_are_not_the_runs_are_refused_beside_the_settings(ids: list[str], title: str) -> None:
-    made = trainer(shuffle_dataset=True, save_steps=0.5)
-    if not ids:
-        made.train_dataset = made.train_dataset.rename_column("gc_id", "id")
-    with pytest.raises(InputError) as caught:
-        check(made, shape_of(made), config(), False, ids=ids)
-    assert caught.value.data["findings"] == ["shuffle", "window", "rows"]
-    last = str(caught.value).splitlines()[-1]
-    assert last.startswith(title)
-    assert not last.endswith("..")
+def test_rows_that_are_not_the_runs_are_refused() -> None:
+    rows = trainer().train_dataset
+    assert places_of(rows, ["id3", "id1"]) == [3, 1]
+    with pytest.raises(
+        InputError, match=r"^train_dataset has no row for 'id99', which the plan asks for \(1 of 2"
+    ):
+        places_of(rows, ["id1", "id99"])
 
 
 def test_the_newest_checkpoint_of_another_batch_is_refused_and_not_passed_over_for_a_new_start(

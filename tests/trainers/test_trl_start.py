@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import math
 import os
 import re
 import subprocess
@@ -21,11 +20,9 @@ from hypothesis import strategies as st
 import runs
 import sets
 import tiny
-from gaincurate.cli import schedule_start
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
-from gaincurate.schedule.base import load
-from gaincurate.schedule.config import STRATEGIES, RescoreConfig, ScheduleConfig
+from gaincurate.schedule.config import RescoreConfig, ScheduleConfig
 from gaincurate.schedule.run import Run
 from gaincurate.trainers.doctor.findings import context_of
 
@@ -38,9 +35,7 @@ from gaincurate.trainers.trl.checks import check  # noqa: E402
 from gaincurate.trainers.trl.live import attach  # noqa: E402
 from gaincurate.trainers.trl.scored import model_of, with_ids  # noqa: E402
 from gaincurate.trainers.trl.start import (  # noqa: E402
-    change_range,
     config_of,
-    fields_of,
     see_same,
     set_defaults,
 )
@@ -69,10 +64,10 @@ def config(rescore: str = "off", every: int = 1, **options: Any) -> ScheduleConf
     return ScheduleConfig(**(required | options), rescore=RescoreConfig(what=rescore, every=every))  # type: ignore[arg-type]
 
 
-def attached(made: Any, run: ScheduleConfig, *, late: bool = False) -> dict[str, Any]:
+def attached(made: Any, run: ScheduleConfig) -> dict[str, Any]:
     """What was set, where nothing is left to refuse."""
-    changed = set_defaults(made, context_of(run, "live", late=late))
-    check(made, shape_of(made), run, late)
+    changed = set_defaults(made, context_of(run, "live"))
+    check(made, run)
     return changed
 
 
@@ -81,26 +76,25 @@ WINDOW: dict[str, Any] = {"steps_per_generation": 16}  # a generation feeds 16 s
 
 
 @pytest.mark.parametrize(
-    ("options", "run", "late", "changed"),
+    ("options", "run", "changed"),
     [
-        ({}, config(), False, UNSHUFFLED | {"num_train_epochs": 5}),
-        (UNSHUFFLED, config(rounds=3), False, {}),
-        ({"max_steps": 80}, config(), False, UNSHUFFLED),
-        ({}, config(), True, UNSHUFFLED | {"max_steps": 80}),  # one prompt a step, and steps are counted
-        (WINDOW, config(), False, UNSHUFFLED | {"save_steps": 512, "num_train_epochs": 5}),
+        ({}, config(), UNSHUFFLED | {"num_train_epochs": 5}),
+        (UNSHUFFLED, config(rounds=3), {}),
+        ({"max_steps": 80}, config(), UNSHUFFLED),
+        (WINDOW, config(), UNSHUFFLED | {"save_steps": 512, "num_train_epochs": 5}),
         # at the end of every second round of 16 steps
-        (WINDOW, config("window", 2), False, UNSHUFFLED | {"save_steps": 32, "num_train_epochs": 5}),
-        (UNSHUFFLED | {"save_strategy": "epoch", "num_train_epochs": 5}, config("full"), False, {}),
+        (WINDOW, config("window", 2), UNSHUFFLED | {"save_steps": 32, "num_train_epochs": 5}),
+        (UNSHUFFLED | {"save_strategy": "epoch", "num_train_epochs": 5}, config("full"), {}),
     ],
 )
 def test_what_is_at_trls_default_is_set_and_then_nothing_is_refused(
-    options: dict[str, Any], run: ScheduleConfig, late: bool, changed: dict[str, Any]
+    options: dict[str, Any], run: ScheduleConfig, changed: dict[str, Any]
 ) -> None:
     made = trainer(**options, rows=[{"gc_id": f"id{k}"} for k in range(16)])
-    assert attached(made, run, late=late) == changed
+    assert attached(made, run) == changed
     for name, value in changed.items():
         assert getattr(made if name == "shuffle_dataset" else made.args, name) == value
-    assert attached(made, run, late=late) == {}  # and it stays
+    assert attached(made, run) == {}  # and it stays
 
 
 def test_what_a_script_set_to_something_wrong_is_left_and_refused_all_at_once() -> None:
@@ -128,30 +122,17 @@ def test_a_run_is_opened_with_the_trainers_own_batch() -> None:
     ("three", "options", "sentence"),
     [
         (("uniform", None, None), {}, "budget, rounds are missing"),
-        ((None, None, None), {"seed": 3}, "strategy, budget, rounds are missing"),
+        ((None, None, None), {"reward_low": -1}, "strategy, budget, rounds are missing"),
         (("uniform", 8, None), {}, "rounds is missing"),
-        (("uniform", 8, 2), {"sead": 3}, "attach() has no keyword 'sead'; near it there is seed"),
-        (("gain-rl", 8, 2), {"sigm": 3}, "attach() has no keyword 'sigm'; near it there is sigma."),
-        (("uniform", 8, 2), {"sigma": 3}, "attach() has no keyword 'sigma'"),
-        ((None, None, None), {"sigma": 3}, "'sigma'. The options of a strategy need strategy= beside them."),
-        (
-            (None, None, None),
-            {"outcom": "right"},
-            "attach() has no keyword 'outcom'; near it there is outcome",
-        ),
-        (("uniform", 8, 2), {"run": "other"}, "attach() has no keyword 'run'"),
+        (("uniform", 8, 2), {"sead": 3}, "there is no keyword 'sead'; near it there is seed"),
         (("uniform", 0, 2), {}, "budget = 0: it should be greater"),
-        (("uniform", 8, 2), {"reward_range": 3}, "reward_range = 3: it should be two numbers (LO, HI)"),
-        (("uniform", 8, 2), {"reward_range": (1, 1)}, "reward_range = (1, 1): it should be two numbers"),
-        (("uniform", 8, 2), {"reward_range": (0, math.inf)}, "reward_range = (0, inf): it should be"),
         (
             ("uniform", 8, 2),
-            {"scoring": "--devise cpu"},
-            "gaincurate score has no --devise; near it there is device",
+            {"rescore": {"what": "windows"}},
+            "rescore.what = 'windows': it should be 'off', 'round'",
         ),
-        (("uniform", 8, 2), {"rescore": "windows"}, "rescore.what = 'windows': it should be 'off', 'round'"),
         (("dots", None, 2), {}, "strategy dots draws prompts for refresh_every = 2 steps"),
-        (("gain-rl", 8, 2), {"sigma": "wide"}, "strategy gain-rl: sigma = 'wide'"),
+        (("gain-rl", 8, 2), {"options": {"sigma": "wide"}}, "strategy gain-rl: sigma = 'wide'"),
     ],
 )
 def test_options_that_open_no_run_are_refused(
@@ -162,54 +143,22 @@ def test_options_that_open_no_run_are_refused(
         config_of(shape_of(trainer()), "run", required, options)
 
 
-def opened_with(strategy: str, **options: Any) -> ScheduleConfig:
-    required = {"strategy": strategy, "budget": options.pop("budget", 8), "rounds": 2}
-    made = config_of(shape_of(trainer()), "run", required, options)
-    assert made is not None
-    return made
+def test_keywords_are_those_of_schedule_start() -> None:
+    def opened_with(strategy: str, budget: int | None = 8, **options: Any) -> ScheduleConfig:
+        required = {"strategy": strategy, "budget": budget, "rounds": 2}
+        made = config_of(shape_of(trainer()), "run", required, options)
+        assert made is not None
+        return made
 
-
-def test_every_option_of_schedule_start_is_a_keyword_under_its_name() -> None:
-    """By the command's own parameters; `--set NAME=VALUE` is a mapping, `options`."""
-    command = schedule_start.start.build()  # type: ignore[attr-defined]
-    names = {
-        next(option for option in each.opts + each.secondary_opts if option.startswith("--"))[2:].replace(
-            "-", "_"
-        )
-        for each in command.params
-        if each.param_type_name == "option"
-    } - {"run", "set", "json", "config", "help"}
-    assert {"reward_range", "rescore_every", "scoring", "labels"} <= names
-    of_attach = set(inspect.signature(attach).parameters)
-    strategies = [set(load(name).Options.model_fields) for name in STRATEGIES]
-    for name in names - of_attach - set().union(*strategies):
-        fields_of({name: (0, 1) if name.endswith("_range") else ""}, ())  # or it is refused by name
-
-
-def test_keywords_are_the_options_of_the_command() -> None:
-    made = opened_with("gain-rl", sigma="0.1N", step_range=(0, 9), reward_range=(-1, 2), rescore="window")
-    assert made.options == {"sigma": "0.1N", "step_low": 0.0, "step_high": 9.0}
-    assert (made.reward_low, made.reward_high, made.rescore.what) == (-1.0, 2.0, "window")
-    rescore = {"rescore": {"what": "full"}, "rescore_every": 2, "probe": 9, "drift": 0.5}
-    made = opened_with(
-        "posterior", labels="none", options={"aim": "variance"}, without_system=True, **rescore
+    made = opened_with("gain-rl", options={"sigma": "0.1N"}, reward_low=-1, rescore={"what": "full"})
+    assert (made.options, made.reward_low, made.rescore) == (
+        {"sigma": "0.1N"},
+        -1.0,
+        RescoreConfig(what="full"),
     )
-    assert (made.options, made.bare) == ({"labels": "none", "aim": "variance"}, True)
-    assert made.rescore == RescoreConfig(what="full", every=2, probe=9, drift=0.5)
-    made = opened_with("dots", budget=None, step_prompts=4, scoring="--device cuda:1 --threads=2")
-    assert (made.budget, made.rescore.options) == (8, ["--device", "cuda:1", "--threads=2"])
-
-
-def test_a_range_of_rewards_can_change_until_there_are_outcomes(tmp_path: Path) -> None:
-    run = runs.begin(tmp_path)
-    plan = runs.plans(run)
-    change_range(run.folder, (-1, 2))
-    assert (Run(run.folder).config.reward_low, Run(run.folder).config.reward_high) == (-1.0, 2.0)
-    assert runs.plans(run) == plan
-    runs.report(run)
-    change_range(run.folder, (-1, 2))  # which is the range that it has
-    with pytest.raises(InputError, match=rf"has outcomes.*scored='{tmp_path / 'set'}', reward_range="):
-        change_range(run.folder, (0, 2))
+    assert opened_with("dots", budget=None, options={"step_prompts": 4}).budget == 8
+    keywords = set(inspect.signature(attach).parameters) - {"trainer", "outcome", "correct", "score", "cache"}
+    assert keywords == {"run", "strategy", "budget", "rounds", "scored", "reference_outcomes", "options"}
 
 
 def test_a_run_that_is_there_must_have_been_opened_with_the_same(tmp_path: Path) -> None:

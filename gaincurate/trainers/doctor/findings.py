@@ -87,8 +87,6 @@ class Context:
     """The option of the run that needs them."""
     running: bool = False
     """Our adapter asks at run time, so a class of another name that is plugged in inherits from ours."""
-    late: bool = False
-    """In live mode, rows are chosen when they are generated for, whatever the trainer's loader brings."""
 
     scored: Mapping[str, Any] | None = None
     """The identity of the scored set."""

@@ -6,8 +6,9 @@ not installed.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from gaincurate.trainers.names import from_live
 
 if TYPE_CHECKING:
     from gaincurate.trainers.trl.asynchronous import async_arguments as async_arguments
@@ -15,15 +16,4 @@ if TYPE_CHECKING:
     from gaincurate.trainers.trl.live import attach as attach
     from gaincurate.trainers.trl.live import dataset as dataset
 
-_PUBLIC = {
-    "Follower": "live",
-    "async_arguments": "asynchronous",
-    "attach": "live",
-    "dataset": "live",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = from_live(__name__, "TRL 1.16", "Follower", "attach", "dataset", async_arguments="asynchronous")

@@ -19,7 +19,7 @@ from gaincurate.core.foreign import json_file
 from gaincurate.core.schema import ID
 from gaincurate.schedule.run import Run, refuse_group_sizes
 from gaincurate.trainers.round_dataset import DRAW, RoundDataset
-from gaincurate.trainers.session import ROUND, RunSession, place_beside
+from gaincurate.trainers.session import ROUND, RunSession, place_beside, sum_of
 
 Reward = Callable[..., Any]
 _Parts = dict[int, list[Sequence[Any]]]
@@ -86,11 +86,13 @@ class _HeardLater(_Heard):
 def _sum(rewards: Sequence[Any]) -> float | None:
     """None where no function could judge; TRL writes that as None or NaN."""
     judged = [float(reward) for reward in rewards if reward is not None and not math.isnan(reward)]
-    return math.fsum(judged) if judged else None
+    return sum_of(judged) if judged else None
 
 
 class _Places(transformers.TrainerCallback):
     """Saves the position with a checkpoint, and restores the data set's before it is sent to the worker.
+
+    A trainer that starts without a checkpoint begins round 0 anew: no weights have learned from its outcomes.
 
     TRL starts the worker in its own callback, which runs after those that the constructor was given.
     """
@@ -102,7 +104,7 @@ class _Places(transformers.TrainerCallback):
         if state.is_world_process_zero:
             if state.global_step:
                 self._dataset.load_state_dict(place_beside(_checkpoint(args, state)))
-            self._dataset.begin()
+            self._dataset.begin(anew=not state.global_step)
             self._dataset.close()
 
     def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:

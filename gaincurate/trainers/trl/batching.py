@@ -29,11 +29,6 @@ class Shape:
     rank: int = 0
 
     @property
-    def local(self) -> int:
-        """Rollouts of a generation on one process."""
-        return self.prompts * self.group // self.processes
-
-    @property
     def batch(self) -> dict[str, int]:
         """The numbers that must be equal when training resumes; the number of processes may change."""
         return {

@@ -11,7 +11,6 @@ in TRL 1.16.0 and transformers 5.23.0.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,34 +45,33 @@ _BATCH = {
 _log = logging.getLogger("gaincurate")
 
 
+def stops(name: str, title: str, advice: str = "", **fix: Any) -> Finding:
+    """A finding outside of settings, with which no training begins."""
+    return Finding(name, "stops", title, fix, advice)
+
+
 def check(
     trainer: Any,
-    shape: Shape,
     config: ScheduleConfig,
-    late: bool,
     outcome: str | Sequence[str] | None = None,
     correct: str | None = None,
-    ids: Sequence[str] | None = (),
-    more: Sequence[Finding] = (),
 ) -> None:
     """Refuse what would train on other prompts than the plan's, or lose the place.
 
     Args:
         trainer: a `trl.GRPOTrainer`.
-        shape: its shape.
         config: of the run.
-        late: rows are chosen when they are generated for.
         outcome: names of the reward functions that are reported; None for all.
         correct: the name of the one that says whether an answer is right.
-        ids: of the newest round's prompts, where there is one; None where the rows get theirs later.
-        more: further findings; if there are any, the rows are not checked again.
 
     Raises:
         InputError: a sentence for each setting, with what fixes it.
     """
-    context = context_of(config, "live", late=late)
+    context = context_of(config, "live")
     findings, _ = ask(RULES.rules, resolved(trainer), context)
-    findings += more or _dataset(trainer.train_dataset, shape, late, ids)
+    if not isinstance(rows := trainer.train_dataset, Dataset):
+        title = f"train_dataset is a {type(rows).__name__}, whose rows cannot be asked for by place"
+        findings.append(stops("dataset", title, "use `gaincurate.trainers.trl.dataset(run)`"))
     findings += _weights(trainer, context)
     findings += unheard(trainer, outcome, correct)
     refuse(findings, repr)
@@ -85,57 +83,24 @@ def unheard(trainer: Any, outcome: str | Sequence[str] | None, correct: str | No
     outcome = [outcome] if isinstance(outcome, str) else outcome
     summed = names if outcome is None else list(outcome)
     if not summed:
-        yield Finding(
-            "outcome", "stops", "outcome=[] names no reward function", advice="leave it out for all of them"
-        )
+        yield stops("outcome", "outcome=[] names no reward function", "leave it out for all of them")
     for name in sorted({*summed, *([correct] if correct else [])}):
         if names.count(name) != 1:
             yield reward_missing(names, name)
             continue
         function = trainer.reward_funcs[names.index(name)]
         if not callable(function) or hasattr(function, "parameters"):
-            yield Finding(
+            yield stops(
                 "outcome",
-                "stops",
                 f"{name!r} is a reward model, whose rewards cannot be recorded",
-                advice="name Python reward functions in outcome=, or call the model in one",
+                "name Python reward functions in outcome=, or call the model in one",
             )
 
 
 def reward_missing(names: Sequence[str], name: str) -> Finding:
     """A reward function that is not there once."""
     why = "is there more than once" if name in names else "is not there"
-    title = f"the reward function {name!r} {why}; the trainer has {', '.join(names)}"
-    return Finding("outcome", "stops", title)
-
-
-def _dataset(rows: Any, shape: Shape, late: bool, ids: Sequence[str] | None) -> Iterator[Finding]:
-    if not isinstance(rows, Dataset):
-        yield Finding(
-            "dataset",
-            "stops",
-            f"train_dataset is a {type(rows).__name__}, whose rows cannot be asked for by place",
-            advice="use `gaincurate.trainers.trl.dataset(run)`, or late=True with a map-style dataset",
-        )
-    elif not late:
-        if ids is None:
-            return
-        try:
-            places_of(rows, ids)
-        except InputError as error:
-            yield Finding("rows", "stops", str(error).removesuffix("."))
-    elif late and shape.prompts:
-        batches = len(rows) // shape.prompts * shape.repeats
-        if batches == 0 or batches % shape.accumulation:
-            least = shape.prompts * shape.accumulation // math.gcd(shape.repeats, shape.accumulation)
-            yield Finding(
-                "dataset",
-                "stops",
-                f"train_dataset has {len(rows):,} rows, so an epoch has {batches:,} micro-batches, which is "
-                f"no multiple of gradient_accumulation_steps={shape.accumulation}: its last step would be a "
-                "shorter one and the rounds out of step",
-                advice=f"with late=True any rows will do: give {least} or a multiple of that",
-            )
+    return stops("outcome", f"the reward function {name!r} {why}; the trainer has {', '.join(names)}")
 
 
 def places_of(rows: Dataset, ids: Sequence[str]) -> list[int]:
@@ -144,11 +109,6 @@ def places_of(rows: Dataset, ids: Sequence[str]) -> list[int]:
     Raises:
         InputError: one is not there.
     """
-    if ID not in rows.column_names:
-        raise InputError(
-            f"train_dataset has no {ID} column: train on `gaincurate.trainers.trl.dataset(run)`, or on rows "
-            "that were exported with their ids."
-        )
     column = rows.select_columns(ID).with_format("arrow")[:].column(ID)
     places = pc.index_in(pa.array(ids, pa.string()), value_set=pc.cast(column, pa.string()).combine_chunks())
     if places.null_count:
@@ -170,13 +130,13 @@ def _weights(trainer: Any, context: Context) -> Iterator[Finding]:
     if getattr(trainer, "is_fsdp_enabled", False):
         kind = str(getattr(state.fsdp_plugin, "state_dict_type", "")).rpartition(".")[2]
         if "SHARDED" in kind:
-            title = f"{needs} FSDP saves {kind}"
-            yield Finding("weights", "stops", title, {"fsdp_config state_dict_type": "FULL_STATE_DICT"})
+            fix = {"fsdp_config state_dict_type": "FULL_STATE_DICT"}
+            yield stops("weights", f"{needs} FSDP saves {kind}", **fix)
     if getattr(trainer, "is_deepspeed_enabled", False):
         plugin = state.deepspeed_plugin
         if plugin.zero_stage == 3 and not plugin.zero3_save_16bit_model:
-            fix = {"stage3_gather_16bit_weights_on_model_save": True}
-            yield Finding("weights", "stops", f"{needs} ZeRO-3 saves shards", fix)
+            title = f"{needs} ZeRO-3 saves shards"
+            yield stops("weights", title, stage3_gather_16bit_weights_on_model_save=True)
 
 
 def see_checkpoint(config: ScheduleConfig, shape: Shape, round_: int, saved: int) -> None:

@@ -3,8 +3,8 @@
 Planning a round can take as long as scoring a set. So one process plans and sends the others a message every
 few seconds, which keeps collectives within their time limit. Its exceptions are raised on all processes.
 
-The plan is the data set: the position in the sampler's order identifies a row of the round. Rewards are
-recorded where TRL gathers them over all processes, because a wrapped reward function sees one process only.
+The sampler's order is the plan's. A wrapped reward function hears the rollouts of its process, and those of
+all processes are gathered at a step's end.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import datasets
 import pyarrow as pa
@@ -30,24 +30,18 @@ from gaincurate.core.prompts import training_rows
 from gaincurate.core.schema import ID
 from gaincurate.core.store import use_cache
 from gaincurate.errors import GaincurateError, InputError, OutcomeError, OutputError
+from gaincurate.schedule.config import ScheduleOptions
 from gaincurate.schedule.observations import logged, silent
 from gaincurate.schedule.run import Run, refuse_group_sizes
 from gaincurate.trainers.checkpoints import checkpoints
-from gaincurate.trainers.doctor.findings import Finding, context_of, refuse
+from gaincurate.trainers.doctor.findings import context_of, refuse
 from gaincurate.trainers.profile import layout_of
-from gaincurate.trainers.session import RunSession, followed, place_beside, reward_of
+from gaincurate.trainers.session import RunSession, followed, place_beside, reward_of, sum_of
 from gaincurate.trainers.snapshot import TrainerFinder
 from gaincurate.trainers.trl.batching import Shape, shape_of
-from gaincurate.trainers.trl.checks import (
-    check,
-    newest,
-    place_in,
-    places_of,
-    see_checkpoint,
-    unheard,
-)
-from gaincurate.trainers.trl.scored import add_ids, see_prompts
-from gaincurate.trainers.trl.start import change_range, config_of, open_run, range_advice, set_defaults
+from gaincurate.trainers.trl.checks import check, newest, place_in, places_of, see_checkpoint
+from gaincurate.trainers.trl.scored import see_prompts, with_ids
+from gaincurate.trainers.trl.start import config_of, open_run, set_defaults
 
 BEAT = 5.0
 """Seconds between two signs of life; torch's own limits are 10 minutes and more."""
@@ -104,16 +98,16 @@ def attach(
     trainer: Any,
     run: str | Path,
     *,
-    late: bool = False,
     outcome: str | Sequence[str] | None = None,
     correct: str | None = None,
     strategy: str | None = None,
     budget: int | None = None,
     rounds: int | None = None,
     score: Mapping[str, Any] | None = None,
+    scored: str | Path | None = None,
     reference_outcomes: str | Path | None = None,
     cache: str | Path | None = None,
-    **options: Any,
+    **options: Unpack[ScheduleOptions],
 ) -> Follower:
     """Let a trainer follow a run; call it once, before `train()`, on every process.
 
@@ -124,20 +118,17 @@ def attach(
     Args:
         trainer: a `trl.GRPOTrainer`.
         run: the run's folder, on a file system that all processes see.
-        late: choose rows when they are generated for, whatever row the data loader brought. The dataset then
-            only sets the length of an epoch, workers may prefetch, and rounds need not be epochs.
         outcome: names of the reward functions whose weighted sum is reported; all, if not given.
         correct: the name of one that says whether an answer is right (0 to 1); accuracy is made of it.
         strategy: of a run that is to be opened here. A run that is there must have been opened with the same.
         budget: distinct prompts in its rounds.
         rounds: its rounds.
         score: further options of `gaincurate score`, such as `{"device": "cuda:1"}`.
+        scored: a finished set to use, or where the trainer's rows are scored into (default: RUN-scored).
         reference_outcomes: what round 0's references did: outcomes, or a rollout set.
         cache: a folder for copies of what lies in object stores.
-        **options: further options of `gaincurate schedule start` by their names, those of the strategy among
-            them. `scored` is a finished set to use, or where the trainer's rows are scored into (default:
-            RUN-scored). `align_to` is by default the prompts that the trainer generates for at a time.
-            `reward_range=(LO, HI)` also changes the range of a run that has no outcomes yet.
+        **options: further keywords of `gaincurate.Schedule.start`. `align_to` is by default the prompts that
+            the trainer generates for at a time.
 
     Returns:
         The callback that was added to the trainer.
@@ -154,22 +145,15 @@ def attach(
     if any(isinstance(callback, Follower) for callback in trainer.callback_handler.callbacks):
         raise InputError(f"this trainer follows a run already, and cannot follow {run} too.")
     required = {"strategy": strategy, "budget": budget, "rounds": rounds}
-    wanted = config_of(shape, run, required, options, score)
+    settings = {**options, **({} if scored is None else {"scored": scored})}
+    wanted = config_of(shape, run, required, settings, score)
     use_cache(None if cache is None else Path(cache))
     there = together(lambda: (Path(run) / RUN).exists(), trainer.accelerator)
-    if there and "reward_range" in options:
-        together(lambda: change_range(run, options["reward_range"]), trainer.accelerator)
-    ids: Sequence[str] | None = None
-    findings: list[Finding] = []
-    without = ID not in (trainer.train_dataset.column_names or ())
-    if there or wanted is None:
-        live = followed(run, note, checkpoints=True)
-        config, ids = live.run.config, live.ids if live.round >= 0 else ()
-        findings = [] if late else add_ids(trainer, live.run)
-    else:
-        config = wanted
-    changed = set_defaults(trainer, context_of(config, "live", late=late))
-    check(trainer, shape, config, late, outcome, correct, ids, findings)
+    config = wanted
+    if there or config is None:
+        config = followed(run, note, checkpoints=True).run.config
+    changed = set_defaults(trainer, context_of(config, "live"))
+    check(trainer, config, outcome, correct)
     if wanted is not None:
         opening = (trainer, wanted, score or {}, reference_outcomes, note)
         together(lambda: open_run(*opening), trainer.accelerator)
@@ -177,16 +161,17 @@ def attach(
     live.held = TrainerFinder(layout_of("trl"), live.note).held
     together(lambda: _plan_the_first(live), trainer.accelerator)
     refuse_group_sizes(live.run, "TRL")
-    if not late:
-        refuse(add_ids(trainer, live.run))  # of a run that was opened just now
-    refuse(see_prompts(trainer, live.run, live.ids, late, note), repr)
-    settings = ", ".join(f"{key}={value!r}" for key, value in changed.items())
-    done = [f"set {settings} in place of TRL's default"] if changed else []
-    if without and not late:
+    without = ID not in trainer.train_dataset.column_names
+    if without:
+        trainer.train_dataset = with_ids(trainer.train_dataset, live.run)
+    refuse(see_prompts(trainer, live.run, live.ids, note), repr)
+    values = ", ".join(f"{key}={value!r}" for key, value in changed.items())
+    done = [f"set {values} in place of TRL's default"] if changed else []
+    if without:
         done.append(f"gave the {len(trainer.train_dataset):,} rows of train_dataset their {ID}")
     if done:
         note(f"warning: {', and '.join(done)}")
-    return Follower(trainer, live, shape, late=late, outcome=outcome, correct=correct)
+    return Follower(trainer, live, shape, outcome=outcome, correct=correct)
 
 
 def _plan_the_first(live: RunSession) -> None:
@@ -205,11 +190,10 @@ class Follower(transformers.TrainerCallback):
         live: RunSession,
         shape: Shape,
         *,
-        late: bool,
         outcome: str | Sequence[str] | None,
         correct: str | None,
     ) -> None:
-        self.live, self.shape, self.late = live, shape, late
+        self.live, self.shape = live, shape
         self.round = live.round
         self._trainer, self._accelerator = trainer, trainer.accelerator
         self._steps = shape.steps(live.budget)
@@ -220,12 +204,8 @@ class Follower(transformers.TrainerCallback):
         self._tap = Tap(trainer, shape, outcome, correct, lambda: self._metrics)
         self._train = trainer.train
         trainer.train = self._train_from
-        if late:
-            self._generate = trainer._generate_and_score_completions
-            trainer._generate_and_score_completions = self._generate_for_the_plan
-        else:
-            sampler = RoundSampler(self._places, live.budget, shape)
-            trainer._get_train_sampler = lambda dataset=None: sampler
+        sampler = RoundSampler(self._places, live.budget, shape)
+        trainer._get_train_sampler = lambda dataset=None: sampler
         trainer.add_callback(self)
 
     def _train_from(self, resume_from_checkpoint: Any = None, *args: Any, **options: Any) -> Any:
@@ -269,12 +249,11 @@ class Follower(transformers.TrainerCallback):
         except (InputError, OutputError) as error:
             raise type(error)(f"cannot resume from {path}: {error}", **error.data) from error
         live.restore(saved, str(path))
-        live.position = self.shape.taken(step - int(saved["round"]) * self._steps)
         live.checkpoint, self._saved = str(path.resolve()), step
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Plan the round that begins, if no checkpoint came between."""
-        if not self.late and self._round_is_over(state.global_step):
+        if self._round_is_over(state.global_step):
             self._turn()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
@@ -291,7 +270,12 @@ class Follower(transformers.TrainerCallback):
         except OutcomeError as error:
             if "reward" not in error.data:
                 raise
-            raise OutcomeError(f"{error} {range_advice(self.live.run)}", **error.data) from error
+            scored = str(self.live.run.config.scored)
+            raise OutcomeError(
+                f"{error} Open another run over the same scores with attach(trainer, NEW_FOLDER, "
+                f"scored={scored!r}, reward_low=LO, reward_high=HI, ...).",
+                **error.data,
+            ) from error
 
     def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Save the position; at a round's end, score again if due and plan the next round."""
@@ -329,30 +313,11 @@ class Follower(transformers.TrainerCallback):
         round_ = -1 if live.finished else live.round
         return {"round": round_, "ids": live.ids, "metrics": live.metrics()}
 
-    def _hear(self, news: Json | None) -> None:
-        if news is not None:
-            self.round, self._ids, self._metrics = news["round"], news["ids"], news["metrics"]
+    def _hear(self, news: Json) -> None:
+        self.round, self._ids, self._metrics = news["round"], news["ids"], news["metrics"]
 
     def _places(self) -> list[int]:
         return places_of(self._trainer.train_dataset, self._ids)
-
-    def _generate_for_the_plan(self, inputs: list[Json]) -> Any:
-        """`_generate_and_score_completions` for the plan's next rows, whatever the data loader brought."""
-        if not self._trainer.model.training:
-            return self._generate(inputs)
-
-        def take() -> Json:
-            turned = self.live.position >= self.live.budget
-            if turned:
-                see_checkpoint(self.live.run.config, self.shape, self.live.round, self._saved)
-            rows = self.live.take(self.shape.prompts)
-            return {"rows": rows, "news": self._news() if turned else None}
-
-        taken = together(take, self._accelerator)
-        self._hear(taken["news"])
-        whole = [row for row in taken["rows"] for _ in range(self.shape.group)]
-        start = self.shape.rank * self.shape.local
-        return self._generate(whole[start : start + self.shape.local])
 
     def _forget_orders(self, output: str) -> None:
         """Keep the orders that a checkpoint could go back to."""
@@ -393,7 +358,7 @@ def dataset(run: str | Path) -> datasets.Dataset:
 
 
 class RoundSampler(torch.utils.data.Sampler[int]):
-    """A round's prompts as TRL's RepeatSampler would give them, in the plan's order.
+    """A round's prompts as TRL's RepeatSampler gives them, in the plan's order.
 
     For every generation of B prompts: R times, each prompt G times in a row. All processes walk through the
     same sequence and take their slices of it.
@@ -411,12 +376,11 @@ class RoundSampler(torch.utils.data.Sampler[int]):
         return self._budget * self._shape.group * self._shape.repeats
 
     def __iter__(self) -> Iterator[int]:
+        from trl.trainer.utils import RepeatSampler  # the trainer that is there has imported it
+
         places, shape = self._places(), self._shape
-        for start in range(0, len(places), shape.prompts):
-            for _ in range(shape.repeats):
-                for place in places[start : start + shape.prompts]:
-                    for _ in range(shape.group):
-                        yield place
+        order = RepeatSampler(places, shape.group, shape.prompts, shape.repeats, shuffle=False)
+        return (places[index] for index in order)
 
 
 _Call = tuple[list[str], list[float | None], list[int]]
@@ -429,12 +393,9 @@ class Tap:
     Args:
         trainer: a `trl.GRPOTrainer`; its `reward_funcs` are wrapped in place.
         shape: its shape.
-        outcome: names of the functions whose weighted sum is the reward; None for all.
+        outcome: names of the functions whose weighted sum is the reward; None for all. `check` saw them.
         correct: the name of one whose value says whether an answer is right, in [0, 1].
         metrics: numbers for the trainer's own logs, under `gaincurate/`.
-
-    Raises:
-        InputError: a name that there is not, or a reward model, which is no function.
     """
 
     def __init__(
@@ -449,7 +410,6 @@ class Tap:
         self._shape, self._metrics = shape, metrics
         outcome = [outcome] if isinstance(outcome, str) else outcome
         self._summed = list(names if outcome is None else outcome)
-        refuse(unheard(trainer, outcome, correct))
         self._correct = correct
         wanted = {*self._summed, *([correct] if correct else [])}
         weights = [reward_of(weight) for weight in trainer.reward_weights.tolist()]
@@ -540,10 +500,7 @@ class Tap:
     def _sum(self, rewards: Mapping[str, float | None]) -> float | None:
         """As TRL weighs them: a function that could not judge is left out, None where none could."""
         parts = [self._weights[name] * value for name in self._summed if (value := rewards[name]) is not None]
-        try:
-            return math.fsum(parts) if parts else None
-        except (ValueError, OverflowError):  # of infinities; `report` says what it cannot use
-            return math.inf
+        return sum_of(parts) if parts else None
 
 
 def _plain(reward: Any) -> float | None:

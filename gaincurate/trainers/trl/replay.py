@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
 import torch
 from accelerate.utils import gather_object
 from trl import GRPOTrainer
@@ -29,16 +28,16 @@ from gaincurate.replay.group import RolloutGroup
 from gaincurate.replay.metrics import step_metrics, warning
 from gaincurate.trainers.doctor.findings import Context, Finding, ask, refuse
 from gaincurate.trainers.replay_loss import Clip, anchored_advantages, importance_ratios
-from gaincurate.trainers.session import reward_of
+from gaincurate.trainers.session import reward_of, sum_of
 from gaincurate.trainers.trl.batching import resolved
-from gaincurate.trainers.trl.checks import reward_missing
+from gaincurate.trainers.trl.checks import reward_missing, stops
 from gaincurate.trainers.trl.replay_rows import (
     Array,
     Row,
     Scores,
     batched,
+    forward,
     groups_of,
-    old_logps,
     padded,
     ragged,
     refuse_padding,
@@ -71,7 +70,6 @@ class Replay:
             pass over what is replayed.
         correct: the name of the reward function that tells right from wrong, 0 to 1, for rewards that are
             shaped; the weighted sum of all, if not given.
-        seed: of the draws; the trainer's own, if not given.
         begin_empty: resume also from a checkpoint of a trainer that did not replay.
     """
 
@@ -80,7 +78,6 @@ class Replay:
     max_age: int | None = None
     clip: Clip = "one"
     correct: str | None = None
-    seed: int | None = None
     begin_empty: bool = False
 
 
@@ -97,7 +94,7 @@ def config_of(trainer: Any, replay: Replay) -> ReplayConfig:
         capacity=replay.capacity,
         fresh_share=replay.fresh_share,
         max_age=replay.max_age,
-        seed=args.seed if replay.seed is None else replay.seed,
+        seed=args.seed,
     )
 
 
@@ -112,20 +109,17 @@ def check_replay(trainer: Any, replay: Replay, config: ReplayConfig) -> None:
     refuse([*_findings(trainer, replay, config), *shared], repr)
 
 
-def _finding(title: str, advice: str = "", **fix: Any) -> Finding:
-    return Finding("replay", "stops", title, fix, advice)
-
-
 def _findings(trainer: Any, replay: Replay, config: ReplayConfig) -> Iterator[Finding]:
     if replay.clip not in get_args(Clip):
-        yield _finding(f"clip={replay.clip!r} is not there; it is one of {', '.join(get_args(Clip))}")
+        yield stops("replay", f"clip={replay.clip!r} is not there; it is one of {', '.join(get_args(Clip))}")
     names = list(trainer.reward_func_names)
     if replay.correct is not None and names.count(replay.correct) != 1:
         yield reward_missing(names, replay.correct)
     args, processes = trainer.args, trainer.accelerator.num_processes
     parts, rollouts = processes * args.steps_per_generation, config.fresh_groups * config.group_size
     if rollouts % parts:
-        yield _finding(
+        yield stops(
+            "replay",
             f"fresh_share {config.fresh_share:g} of {config.batch_groups} prompts is {config.fresh_groups}, "
             f"whose {rollouts} rollouts do not divide by {parts}, {processes} processes with "
             f"{args.steps_per_generation} micro-batches each",
@@ -133,7 +127,8 @@ def _findings(trainer: Any, replay: Replay, config: ReplayConfig) -> Iterator[Fi
             f"{args.per_device_train_batch_size}, with fewer steps_per_generation, or another fresh_share",
         )
     if not hasattr(trainer.train_dataset, "__getitem__"):
-        yield _finding(
+        yield stops(
+            "replay",
             f"train_dataset is a {type(trainer.train_dataset).__name__}, which TRL deals out in whole "
             "batches; replay needs fewer prompts per step",
             "give a map-style dataset",
@@ -142,7 +137,7 @@ def _findings(trainer: Any, replay: Replay, config: ReplayConfig) -> Iterator[Fi
     for name, (good, why) in _allowed(trainer.use_vllm).items():
         value = given.get(name, getattr(trainer, name))
         if value not in good:
-            yield _finding(f"{name}={value!r} {why}", **{name: good[0]})
+            yield stops("replay", f"{name}={value!r} {why}", **{name: good[0]})
 
 
 def _allowed(use_vllm: bool) -> dict[str, tuple[tuple[Any, ...], str]]:
@@ -237,14 +232,18 @@ class Replays:
         scores, completions = self._heard
         fresh = rows_of(inputs, completions, output)
         replayed = self._own_share(rows_of_groups(plan.replayed))
-        known, around_old = output.get("old_per_token_logps"), self._replay.clip == "old"
-        old = old_logps(self, fresh, replayed, known, of_all=around_old)
         if not self._padding_is_harmless:
             refuse_padding(self, fresh[0])
             self._padding_is_harmless = True
-        sampled = output.get("sampling_per_token_logps")
-        fresh = with_logprobs(fresh, ragged(sampled, fresh) if self.use_vllm else old[: len(fresh)])
+        around_old, known = self._replay.clip == "old", output.get("old_per_token_logps")
+        old: list[Array] = []
+        if around_old or not self.use_vllm:  # TRL has them already where a generation feeds several steps
+            old = forward(self, fresh) if known is None else ragged(known, fresh)
+        sampled = ragged(output["sampling_per_token_logps"], fresh) if self.use_vllm else old
+        fresh = with_logprobs(fresh, sampled)
         self._store(self._groups(fresh, scores))
+        if around_old and replayed:
+            old += forward(self, replayed)
         return self._batch([*fresh, *replayed], old)
 
     def _store(self: Any, groups: list[RolloutGroup | None]) -> None:
@@ -288,7 +287,7 @@ class Replays:
         for row in rewards:
             both = zip(weights, row, strict=True)
             judged = [weight * reward_of(value) for weight, value in both if not math.isnan(value)]
-            sums.append(math.fsum(judged) if judged else math.nan)
+            sums.append(sum_of(judged) if judged else math.nan)
         if self._replay.correct is None:
             return Scores(sums, sums)
         place = self.reward_func_names.index(self._replay.correct)
@@ -314,16 +313,19 @@ class Replays:
     # What is trained on.
 
     def _batch(self: Any, rows: list[Row], old: list[Array]) -> dict[str, torch.Tensor]:
-        """TRL's generation batch: fresh rows, then replayed ones, to be shuffled and split by TRL."""
-        found = batched(self, rows)
-        behaviour, mask = found["behaviour_logps"], found["tool_mask"]
-        found["old_per_token_logps"] = behaviour
+        """TRL's generation batch: fresh rows, then replayed ones, to be shuffled and split by TRL.
+
+        TRL clips pi / `old_per_token_logps` around 1. With the behaviour policy's log-probs in their place,
+        that is the paper's loss (arXiv 2506.05316, section 2.2).
+        """
+        batch = batched(self, rows)
+        behaviour = batch["old_per_token_logps"] = batch["behaviour_logps"]
         if self._replay.clip == "old":
-            before = padded(old, 0, np.float32, self.pad_to_multiple_of).to(self.accelerator.device)
-            found["advantages"] = anchored_advantages(found["advantages"], before, behaviour, mask)
-            found["old_per_token_logps"] = before
-        found["num_items_in_batch"] = self.accelerator.gather(mask.sum()).sum()
-        return found
+            before = padded(self, old, torch.float32).to(self.accelerator.device)
+            anchored = anchored_advantages(batch["advantages"], before, behaviour, batch["tool_mask"])
+            batch |= {"advantages": anchored, "old_per_token_logps": before}
+        batch["num_items_in_batch"] = self.accelerator.gather(batch["tool_mask"].sum()).sum()
+        return batch
 
     def _get_per_token_logps_and_entropies(self: Any, *args: Any, **options: Any) -> Any:
         found = super()._get_per_token_logps_and_entropies(*args, **options)  # type: ignore[misc]

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from trl.models.utils import disable_gradient_checkpointing
+from trl.trainer.utils import pad
 
 from gaincurate.core.files import digest_bytes
 from gaincurate.core.schema import ID
@@ -163,58 +164,43 @@ def rows_of_groups(groups: Sequence[RolloutGroup]) -> list[Row]:
     ]
 
 
-def tensors(rows: Sequence[Row], *, pad: int, multiple: int | None, device: Any) -> dict[str, torch.Tensor]:
+_SHIFT, _MOVED = 16, 0.05  # padding added to see whether log-probs move, and by how much they may on average
+
+
+def batched(trainer: Any, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
     """The rows as TRL batches them: prompts padded on the left, completions on the right.
 
     Args:
+        trainer: a `trl.GRPOTrainer`.
         rows: `[local]`.
-        pad: the padding token.
-        multiple: lengths are rounded up to one of it; None for not.
-        device: where the tensors go.
 
     Returns:
         `prompt_ids`, `prompt_mask`, `completion_ids`, `completion_mask`, `tool_mask` of int64 and
         `behaviour_logps` of float32, `[local, length]` each; `advantages` of float32 and `replayed` of bool,
         `[local]`. What is attended to is in `completion_mask`, what counts in the loss in TRL's `tool_mask`.
     """
-    prompts = [row.prompt_ids for row in rows]
-    completions = [row.completion_ids for row in rows]
+    fill = trainer._tokenizer.pad_token_id
+    prompts, completions = [row.prompt_ids for row in rows], [row.completion_ids for row in rows]
     made = {
-        "prompt_ids": padded(prompts, pad, np.int64, multiple, left=True),
-        "prompt_mask": padded([np.ones(len(ids)) for ids in prompts], 0, np.int64, multiple, left=True),
-        "completion_ids": padded(completions, pad, np.int64, multiple),
-        "completion_mask": padded([np.ones(len(ids)) for ids in completions], 0, np.int64, multiple),
-        "tool_mask": padded([row.mask for row in rows], 0, np.int64, multiple),
-        "behaviour_logps": padded([row.logprobs for row in rows], 0, np.float32, multiple),
+        "prompt_ids": padded(trainer, prompts, torch.int64, fill, "left"),
+        "prompt_mask": padded(trainer, [np.ones_like(ids) for ids in prompts], torch.int64, 0, "left"),
+        "completion_ids": padded(trainer, completions, torch.int64, fill),
+        "completion_mask": padded(trainer, [np.ones_like(ids) for ids in completions], torch.int64),
+        "tool_mask": padded(trainer, [row.mask for row in rows], torch.int64),
+        "behaviour_logps": padded(trainer, [row.logprobs for row in rows], torch.float32),
         "advantages": torch.tensor([row.advantage for row in rows], dtype=torch.float32),
         "replayed": torch.tensor([row.replayed for row in rows], dtype=torch.bool),
     }
-    return {name: tensor.to(device) for name, tensor in made.items()}
+    return {name: tensor.to(trainer.accelerator.device) for name, tensor in made.items()}
 
 
 def padded(
-    arrays: Sequence[Array], fill: int, kind: Any, multiple: int | None, *, left: bool = False
+    trainer: Any, values: Sequence[Array], kind: torch.dtype, fill: int = 0, side: str = "right"
 ) -> torch.Tensor:
-    """Ragged values by token as `[local, length]`, padded on the right, or on the left."""
-    width = max(map(len, arrays))
-    if multiple:
-        width = -(-width // multiple) * multiple
-    matrix = np.full((len(arrays), width), fill, kind)
-    for row, array in zip(matrix, arrays, strict=True):
-        if left:
-            row[width - len(array) :] = array
-        else:
-            row[: len(array)] = array
-    return torch.from_numpy(matrix)
-
-
-_SHIFT, _MOVED = 16, 0.05  # padding added to see whether log-probs move, and by how much they may on average
-
-
-def batched(trainer: Any, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
-    """The rows as the trainer batches them; see `tensors`."""
-    pad, multiple = trainer._tokenizer.pad_token_id, trainer.pad_to_multiple_of
-    return tensors(rows, pad=pad, multiple=multiple, device=trainer.accelerator.device)
+    """Ragged values by token as the trainer pads them, `[local, length]`."""
+    tensors = [torch.tensor(each, dtype=kind) for each in values]
+    found: torch.Tensor = pad(tensors, fill, side, trainer.pad_to_multiple_of)
+    return found
 
 
 def forward(trainer: Any, rows: Sequence[Row], *, shift: int = 0) -> list[Array]:
@@ -251,28 +237,3 @@ def refuse_padding(trainer: Any, row: Row) -> None:
             "rollout replayed among other prompts would have other ratios: take a model with relative "
             "positions."
         )
-
-
-def old_logps(
-    trainer: Any, fresh: Sequence[Row], replayed: Sequence[Row], known: torch.Tensor | None, *, of_all: bool
-) -> list[Array]:
-    """Log-probs under the weights before this step's updates.
-
-    Args:
-        trainer: a `trl.GRPOTrainer`.
-        fresh: rollouts of these weights, or of an engine that has them.
-        replayed: of older ones.
-        known: what TRL made of the fresh ones already, which it does where a generation feeds several steps.
-        of_all: whether they are needed of the replayed ones too.
-
-    Returns:
-        Of the fresh rows, then of the replayed ones if asked for; none of the fresh where an engine gave its
-        own and nobody asks.
-    """
-    if known is not None:
-        found = ragged(known, fresh)
-    elif trainer.use_vllm and not of_all:
-        found = []
-    else:
-        found = forward(trainer, fresh)
-    return found + (forward(trainer, replayed) if of_all and replayed else [])

@@ -91,9 +91,7 @@ def checkpoints(settings: Settings, context: Context) -> Found:
         return None
     steps = shape.steps(context.budget)
     apart = steps * context.read_every
-    if (strategy == "epoch" and not context.late) or (
-        strategy == "steps" and every >= 1 and apart % every == 0
-    ):
+    if strategy == "epoch" or (strategy == "steps" and every >= 1 and apart % every == 0):
         return None
     often = "round" if context.read_every == 1 else f"{context.read_every} rounds"
     why = f"{context.reader} needs a checkpoint at the end of every {often} of {steps:,} steps, and none is "
@@ -121,9 +119,6 @@ def passes(settings: Settings, context: Context) -> Found:
     most = settings["max_steps"]
     if Settings.follows(most) or (isinstance(most, int | float) and most > 0):
         return None
-    if context.late:
-        fix = {"max_steps": _last_step(settings, context)}
-        return find(settings, "max_steps", "epochs", "with late=True rounds are counted in steps", fix)
     return common.epochs("num_train_epochs")(settings, context)
 
 
@@ -225,9 +220,8 @@ _RULES: tuple[Rule, ...] = (
     only(lambda settings, _: settings.is_set("resume_from_checkpoint"),
         must("ignore_data_skip", True, "a round that goes on from the last one's checkpoint skips as many of "
         "its own rows as were trained before", name="skip", modes=SEGMENT)),
-    only(lambda _, context: not context.late,
-        must("ignore_data_skip", False, "a killed run would start its round again, and train its first "
-        "prompts twice", name="skip", modes=LIVE)),
+    must("ignore_data_skip", False, "a killed run would start its round again, and train its first "
+        "prompts twice", name="skip", modes=LIVE),
     logs,
     rewards,
     passes,

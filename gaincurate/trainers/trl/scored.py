@@ -26,26 +26,25 @@ from gaincurate.schedule.observations import Note
 from gaincurate.schedule.run import Run
 from gaincurate.scoring.ids import content_ids
 from gaincurate.trainers.doctor.findings import Finding
-from gaincurate.trainers.trl.checks import places_of
+from gaincurate.trainers.trl.checks import places_of, stops
 
 TOOLS = "tools"
 """The column of JSON schemas that scoring renders into a prompt."""
 _COMPARED = 1024  # prompts of a round
-_TO_CHAT = 'train_dataset.map(lambda row: {"prompt": [{"role": "user", "content": row["prompt"]}]})'
 _ADVICE = "train on `gaincurate.trainers.trl.dataset(run)`, or on rows that were exported with their ids"
+_TO_CHAT = 'train_dataset.map(lambda row: {"prompt": [{"role": "user", "content": row["prompt"]}]})'
 
 
-def see_prompts(trainer: Any, run: Run, ids: Sequence[str], late: bool, note: Note) -> Iterator[Finding]:
+def see_prompts(trainer: Any, run: Run, ids: Sequence[str], note: Note) -> Iterator[Finding]:
     """The differences between the prompts that TRL gives the model and the scored ones.
 
     Args:
         trainer: a `trl.GRPOTrainer` whose rows have their ids.
         run: the run.
         ids: of a round's prompts; the first 1,024 are compared.
-        late: rows are the plan's and not the trainer's.
         note: called with warnings, for example about prompts that cannot be compared.
     """
-    places = [] if late else places_of(trainer.train_dataset, ids)[:_COMPARED]
+    places = places_of(trainer.train_dataset, ids)[:_COMPARED]
     identity, ids, name = run.scored.identity, ids[:_COMPARED], run.config.scored
     yield from _see_tools(trainer, run, note)
     tokenizer, given = trainer.processing_class, trainer.chat_template_kwargs
@@ -57,10 +56,9 @@ def see_prompts(trainer: Any, run: Run, ids: Sequence[str], late: bool, note: No
     if template is not None and template != digest_json(tokenizer.chat_template):
         note(f"warning: the trainer's chat template is not the one that {name} was scored with")
     messages = prompts_of(run.scored.rows(ids), identity, bare=run.config.bare)
-    prompts: list[Any] = list(messages) if late else trainer.train_dataset.select(places)[:][PROMPT]
+    prompts: list[Any] = trainer.train_dataset.select(places)[:][PROMPT]
     if not tokenizer.chat_template and not isinstance(prompts[0], str):
-        why = "the prompts are chat messages, and the trainer's tokenizer has no chat template"
-        yield Finding("rows", "stops", why)
+        yield stops("rows", "the prompts are chat messages, and the trainer's tokenizer has no chat template")
         return
     variables = identity.get("segmentation", {}).get("template_kwargs", {})
     scored = [_as_scored(tokenizer, each, variables) for each in messages]
@@ -86,7 +84,7 @@ def see_prompts(trainer: Any, run: Run, ids: Sequence[str], late: bool, note: No
         f"TRL gives the model {len(trained[first]):,} tokens of {ids[first]!r}, and {len(scored[first]):,} "
         f"were scored ({len(differing):,} of {len(ids):,} prompts differ): {why}"
     )
-    yield Finding("rows", "stops", title, fix, advice)
+    yield stops("rows", title, advice, **fix)
 
 
 def _as_scored(tokenizer: Any, messages: list[Message], variables: Mapping[str, Any]) -> list[int]:
@@ -127,14 +125,10 @@ def schemas_of(trainer: Any) -> list[Json]:
 def _see_tools(trainer: Any, run: Run, note: Note) -> Iterator[Finding]:
     column, tools = run.scored.identity["source"].get("tools_column"), schemas_of(trainer)
     if column and not tools:
-        title = (
-            f"{run.config.scored} was scored with the tools in column {column!r}, which TRL does not render"
-        )
-        yield Finding(
+        yield stops(
             "tools",
-            "stops",
-            title,
-            advice="give GRPOTrainer tools=[...], or score again with --tools-column none",
+            f"{run.config.scored} was scored with the tools in column {column!r}, which TRL does not render",
+            "give GRPOTrainer tools=[...], or score again with --tools-column none",
         )
     elif tools and not (column and set(run.scored.column(column).to_pylist()) == {json.dumps(tools)}):
         names = ", ".join(tool["function"]["name"] for tool in tools)
@@ -177,40 +171,6 @@ def see_adapters(trainer: Any) -> None:
                 "the merged model and give its folder to the trainer, or give scored= with a set that "
                 "`gaincurate score` made with these weights."
             )
-
-
-def see_chat(trainer: Any) -> None:
-    """Refuse plain texts where the tokenizer has a chat template, with which they would be scored.
-
-    Raises:
-        InputError: the prompts are texts.
-    """
-    rows, template = trainer.train_dataset, getattr(trainer.processing_class, "chat_template", None)
-    if template and PROMPT in rows.column_names and len(rows) and isinstance(rows[0][PROMPT], str):
-        raise InputError(
-            f"the {len(rows):,} prompts of train_dataset are plain text, to which TRL does not apply the "
-            f"chat template, and scores are of chat messages. Make them chat messages: {_TO_CHAT}."
-        )
-
-
-def add_ids(trainer: Any, run: Run) -> list[Finding]:
-    """Give the trainer's rows the ids of the run's set, where they have none.
-
-    Args:
-        trainer: a `trl.GRPOTrainer`.
-        run: the run.
-
-    Returns:
-        The reason if they cannot have them, else an empty list.
-    """
-    rows = trainer.train_dataset
-    if not isinstance(rows, Dataset) or ID in rows.column_names:
-        return []
-    try:
-        trainer.train_dataset = with_ids(rows, run)
-    except InputError as error:
-        return [Finding("rows", "stops", str(error).removesuffix("."))]
-    return []
 
 
 def with_ids(rows: Dataset, run: Run) -> Dataset:

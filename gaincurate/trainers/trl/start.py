@@ -8,23 +8,20 @@ wrote. All other settings that break the plan are refused before anything is sco
 from __future__ import annotations
 
 import json
-import math
-import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from gaincurate.core.artifact import MANIFEST, RUN, Json
 from gaincurate.core.files import make_folder, write_json
-from gaincurate.core.options import checked, near
+from gaincurate.core.options import checked
 from gaincurate.core.process import command_lock, last_line, run_command
 from gaincurate.core.prompts import PROMPT
-from gaincurate.core.sealed import write_sealed
 from gaincurate.errors import GaincurateError, InputError, TrainerError
 from gaincurate.schedule import base
-from gaincurate.schedule.config import RescoreConfig, ScheduleConfig
+from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.observations import Note
 from gaincurate.schedule.rounds import advance, start
 from gaincurate.schedule.run import Run, working_on
@@ -32,13 +29,9 @@ from gaincurate.scoring.config import ScoreConfig
 from gaincurate.trainers.doctor.findings import Context, ask
 from gaincurate.trainers.trl.batching import Shape, resolved
 from gaincurate.trainers.trl.rules import DEFAULTS, RULES
-from gaincurate.trainers.trl.scored import TOOLS, model_of, schemas_of, see_adapters, see_chat
+from gaincurate.trainers.trl.scored import TOOLS, model_of, schemas_of, see_adapters
 
-_RESCORING = {"rescore": "what", "rescore_every": "every", "probe": "probe", "drift": "drift"}
-"""The fields of `RescoreConfig` by the option of `schedule start`, which is the keyword."""
-_RANGES = ("reward_range", "step_range")
-_OTHERS = ("late", "outcome", "correct", "score", "reference_outcomes", "cache", "without_system", "scoring")
-_SETTABLE = ("shuffle_dataset", "num_train_epochs", "max_steps", "save_strategy", "save_steps")
+_SETTABLE = ("shuffle_dataset", "num_train_epochs", "save_strategy", "save_steps")
 """Settings that a trainer reads when training begins, so they can be changed after its construction."""
 
 
@@ -86,20 +79,18 @@ def config_of(
         run: the run's folder.
         required: `strategy`, `budget` and `rounds`, None where they were not given. A strategy whose own
             options make the budget needs none.
-        options: further options of `gaincurate schedule start`, by name.
+        options: further keywords of `gaincurate.Schedule.start`, and `scored`.
         score: further options of `gaincurate score`.
 
     Raises:
         InputError: one of the three is missing, or an option has a wrong value.
     """
     strategy, required = required["strategy"], dict(required)
-    kind = None if strategy is None else base.load(strategy)
-    settings = fields_of(options, kind.Options.model_fields if kind else ())
-    if kind is not None:
-        own = base.check_options(strategy, kind, settings["options"])
+    if strategy is not None:
+        own = base.check_options(strategy, base.load(strategy), options.get("options") or {})
         required["budget"] = own.round_size(required["budget"])
     missing = [name for name, value in required.items() if value is None]
-    if len(missing) == len(required) and not set(options) - {"reward_range"} and score is None:
+    if len(missing) == len(required) and not options and score is None:
         return None
     if missing:
         raise InputError(
@@ -107,105 +98,8 @@ def config_of(
             f"{'is' if len(missing) == 1 else 'are'} missing. To follow a run that is there, give "
             "its folder alone."
         )
-    place = settings.get("scored") or f"{run}-scored"
-    given = {"align_to": shape.prompts, **required, **settings, "run": run, "scored": place}
-    return checked(ScheduleConfig, given, keywords=True)
-
-
-def fields_of(options: Mapping[str, Any], of_strategy: Iterable[str]) -> Json:
-    """Keywords, which are the options of `gaincurate schedule start`, as fields of `ScheduleConfig`.
-
-    Args:
-        options: by name. `options` holds those of a strategy that have no option of their own there.
-        of_strategy: the options of the strategy.
-
-    Raises:
-        InputError: an unknown name, or a value that is not what `schedule start` takes.
-    """
-    own = dict(options.get("options") or {})
-    rescore: Json = {}
-    settings: Json = {}
-    for name, value in options.items():
-        if name in _RANGES:
-            low, high = pair(name, value)
-            stem = name.partition("_")[0]
-            (settings if name == "reward_range" else own).update({f"{stem}_low": low, f"{stem}_high": high})
-        elif name == "rescore" and isinstance(value, Mapping | RescoreConfig):
-            rescore |= dict(value)
-        elif name in _RESCORING:
-            rescore[_RESCORING[name]] = value
-        elif name == "scoring":
-            rescore["options"] = _scoring(value)
-        elif name == "without_system":
-            settings["bare"] = value
-        elif name in ScheduleConfig.model_fields and name != "run":
-            settings[name] = value
-        elif name in of_strategy:
-            own[name] = value
-        else:
-            names = {*ScheduleConfig.model_fields, *of_strategy, *_RESCORING, *_RANGES, *_OTHERS} - {"run"}
-            why = "" if of_strategy else ". The options of a strategy need strategy= beside them"
-            raise InputError(f"attach() has no keyword {name!r}{near(name, sorted(names)) or why}.")
-    return {**settings, "options": own, **({"rescore": rescore} if rescore else {})}
-
-
-def pair(name: str, value: Any) -> tuple[float, float]:
-    """A keyword's two numbers, the lower one first.
-
-    Raises:
-        InputError: they are something else.
-    """
-    try:
-        low, high = map(float, value)
-    except (ValueError, TypeError):
-        low = high = math.nan
-    if not low < high or not math.isfinite(high - low):
-        raise InputError(f"{name} = {value!r}: it should be two numbers (LO, HI) with LO below HI.")
-    return low, high
-
-
-def _scoring(text: str) -> list[str]:
-    words = shlex.split(text)
-    for word in words:
-        name = word.removeprefix("--").partition("=")[0]
-        if word.startswith("--") and name.replace("-", "_") not in ScoreConfig.model_fields:
-            options = [field.replace("_", "-") for field in ScoreConfig.model_fields]
-            raise InputError(f"scoring = {text!r}: gaincurate score has no --{name}{near(name, options)}.")
-    return words
-
-
-def change_range(run: str | Path, value: Any) -> None:
-    """Give a run another range of rewards, as long as nothing in it depends on the one that it has.
-
-    Raises:
-        InputError: outcomes were recorded, or references observed, with another range.
-    """
-    low, high = pair("reward_range", value)
-    opened = Run(run)
-    if (opened.config.reward_low, opened.config.reward_high) == (low, high):
-        return
-    if _range_is_used(opened):
-        raise InputError(
-            f"{run} has outcomes in its reward range, which cannot change. {range_advice(opened)}"
-        )
-    with working_on(opened.folder):
-        changed = {**opened.facts["config"], "reward_low": low, "reward_high": high}
-        write_sealed(opened.folder / RUN, {**opened.facts, "config": changed})
-
-
-def _range_is_used(run: Run) -> bool:
-    observes = base.load(run.config.strategy).observes_references
-    return run.round > 0 or run.outcomes(0).exists() or observes
-
-
-def range_advice(run: Run) -> str:
-    """How a script gets another range of rewards."""
-    if not _range_is_used(run):
-        return "Or run the script again with attach(..., reward_range=(LO, HI))."
-    return (
-        "Open another run over the same scores with attach(trainer, NEW_FOLDER, "
-        f"scored={str(run.config.scored)!r}, reward_range=(LO, HI), ...)."
-    )
+    defaults = {"align_to": shape.prompts, "scored": f"{run}-scored"}
+    return checked(ScheduleConfig, {**defaults, **required, **options, "run": run}, keywords=True)
 
 
 def see_same(run: Run, config: ScheduleConfig) -> None:
@@ -248,27 +142,21 @@ def open_run(
         GaincurateError: the rows cannot be scored; the scoring run's own sentence, and where its log is.
         InputError: an option does not go with the set, or is not what the run was opened with.
     """
-    if references is not None:
-        why = "" if Path(references).exists() else "it does not exist"
-        if not base.load(config.strategy).observes_references:
-            why = f"strategy {config.strategy} observes no references"
-        if why:
-            raise InputError(f"reference_outcomes = {str(references)!r}: {why}.")
+    given = None if references is None else Path(references)
     if (config.run / RUN).exists():
         run = Run(config.run)
         see_same(run, config)
     else:
         if not (config.scored / MANIFEST).exists():
             _score(trainer, config.scored, score, note)
-        run = start(config, note)
-    if references is not None and run.round < 0:
+        run = start(config, note, given)
+    if given is not None and run.round < 0:
         with working_on(run.folder):
-            advance(run, note=note, references=Path(references))
+            advance(run, note=note, references=given)
 
 
 def _score(trainer: Any, out: Path, score: Mapping[str, Any], note: Note) -> None:
     """Run `gaincurate score` in a separate process, like re-scorings, so its memory is released."""
-    see_chat(trainer)
     model, rows = model_of(trainer), trainer.train_dataset
     given = {"prompt_column": PROMPT, "template_kwargs": trainer.chat_template_kwargs, **score}
     work = out.with_name(f"{out.name}.work")
