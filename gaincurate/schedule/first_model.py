@@ -72,8 +72,8 @@ def _find(kind: str, name: str, revision: str | None) -> ModelFiles:
     """The files. Finding runs nothing of them, so pickled weights are of no danger here."""
     if kind == "hub":
         pinned = name if revision is None else f"{name.partition('@')[0]}@{revision}"
-        return hub_model(pinned, allow_pickle=True)
-    return locate_model(name, allow_pickle=True)  # the alias or a whole path, so no folder here is in its way
+        return hub_model(pinned)
+    return locate_model(name)  # the alias or a whole path, so no folder here is in its way
 
 
 def _hashes(files: ModelFiles) -> Iterator[str]:

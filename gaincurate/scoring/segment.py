@@ -1,7 +1,7 @@
 """A row's messages to tokens and three spans: prefix, question, tail.
 
 Spans come from the rendered template and the tokenizer's character offsets, never from constants of a
-model. Some tokenizers report no offsets, so theirs are found by decoding ever longer heads.
+model. A tokenizer without offsets is refused.
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ from gaincurate.scoring.model_files import is_failure
 RULE = "last-user-message-stripped/1"
 """The name of this way to cut, in the identity."""
 _AT_ONCE = 1 << 20
-_Tokens = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64] | None]
+_Tokens = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]
 LONGEST_PROMPT = 1 << 22
 """Characters of a row's messages, a million tokens. Tokenizers take long for texts that no model reads."""
-_MOST_DECODED = 8192  # tokens: a quarter of a minute
 # Digits survive templates that trim, change case or escape; 40 of them do not occur by chance.
 _PROBE = "7093518426619742850367214958603927184560"
 _PROBE_TOOL: Tool = {
@@ -33,21 +32,16 @@ _PROBE_TOOL: Tool = {
 }
 
 
-class UndecodableError(Exception):
-    """The tokens do not decode to the text they were made from."""
-
-
 @dataclass(frozen=True, slots=True)
 class Segmented:
     """One prompt's tokens; the question is `token_ids[prefix:end]`.
 
-    `token_ids` is `[prompt_tokens]`, int32. `truncated` says that the question lost its end.
+    `token_ids` is `[prompt_tokens]`, int32.
     """
 
     token_ids: npt.NDArray[np.int32]
     prefix: int
     end: int
-    truncated: bool = False
 
     @property
     def question_tokens(self) -> int:
@@ -73,12 +67,12 @@ class Segmenter:
         shots: chat messages put after the system message.
         template_kwargs: extra variables for the chat template (`enable_thinking`, `date_string`).
         max_length: the longest whole prompt in tokens; None for no limit.
-        truncate: cut the question's end to `max_length` instead of refusing the row.
         vocab_size: how many tokens the model has embeddings for; None for no check.
         tails: the model is given tails too.
 
     Raises:
-        ModelError: the chat template is missing or refuses the system message or the examples.
+        ModelError: the tokenizer gives no offsets, or the chat template is missing or refuses the system
+            message or the examples.
     """
 
     def __init__(
@@ -90,7 +84,6 @@ class Segmenter:
         shots: Sequence[Message] = (),
         template_kwargs: dict[str, Any] | None = None,
         max_length: int | None = None,
-        truncate: bool = False,
         vocab_size: int | None = None,
         tails: bool = False,
     ) -> None:
@@ -100,10 +93,14 @@ class Segmenter:
         self._shots = list(shots)
         self._kwargs = dict(template_kwargs or {})
         self._max_length = max_length
-        self._truncate = truncate
         self._vocab_size, self._tails = vocab_size, tails
         self._has_template = bool(getattr(tokenizer, "chat_template", None))
         self._frames: dict[str, tuple[str, str] | None] = {}
+        if not getattr(tokenizer, "is_fast", False):
+            raise ModelError(
+                "this model's tokenizer gives no character offsets (it is not a fast one), so the question's "
+                "tokens cannot be found."
+            )
         if not self._has_template and (system is not None or self._shots):
             raise ModelError(
                 "this model's tokenizer has no chat template, so --system and --shots have no place; "
@@ -132,33 +129,20 @@ class Segmenter:
         self, prompts: Sequence[Sequence[Message]], tools: Sequence[list[Tool] | None] | None = None
     ) -> list[Segmented | Unusable]:
         """Segment prompts; each on its own, however many come at once. `tools` are those of each prompt."""
-        results: list[Segmented | Unusable | None] = [None] * len(prompts)
-        texts, bounds, places = [], [], []
-        for place, (messages, schemas) in enumerate(
-            zip(prompts, tools or [None] * len(prompts), strict=True)
-        ):
+        results: dict[int, Segmented | Unusable] = {}
+        located: dict[int, tuple[str, int, int]] = {}
+        for place, messages in enumerate(prompts):
             try:
-                text, start, stop = self._locate(self._full(list(messages)), schemas)
+                located[place] = self._locate(self._full(list(messages)), tools[place] if tools else None)
             except _Refused as error:
                 results[place] = Unusable(str(error), overlong=error.overlong)
-                continue
-            texts.append(text)
-            bounds.append((start, stop))
-            places.append(place)
-        for place, text, bound, (ids, offsets) in zip(
-            places, texts, bounds, self._tokenize(texts), strict=True
-        ):
+        tokens = self._tokenize([text for text, _, _ in located.values()])
+        for (place, (_, start, stop)), (ids, spans) in zip(located.items(), tokens, strict=True):
             try:
-                spans = offsets if offsets is not None else self._decoded(text, ids)
-                results[place] = self._cut(ids, spans, *bound)
-            except UndecodableError:
-                results[place] = Unusable(
-                    "the question's tokens cannot be told: this tokenizer gives no offsets and its tokens do "
-                    "not decode to the text they were made from"
-                )
+                results[place] = self._cut(ids, spans, start, stop)
             except _Refused as error:
                 results[place] = Unusable(str(error), overlong=error.overlong)
-        return [item for item in results if item is not None]
+        return [results[place] for place in range(len(prompts))]
 
     def _full(self, messages: list[Message]) -> list[Message]:
         """The row's messages with the run's system message and examples put in."""
@@ -209,7 +193,7 @@ class Segmenter:
         if characters > LONGEST_PROMPT:
             raise _Refused(
                 f"the prompt has {characters:,} characters and the limit is {LONGEST_PROMPT:,}",
-                overlong=self._max_length is not None and not self._truncate,
+                overlong=self._max_length is not None,
             )
         text = self._render(messages, tools)
         frame = self._frame(messages, place, tools)
@@ -242,7 +226,7 @@ class Segmenter:
         return self._frames[key]
 
     def _tokenize(self, texts: list[str]) -> Iterator[_Tokens]:
-        """Ids `[tokens]` and character offsets `[tokens, 2]`, None for a tokenizer without them."""
+        """Ids `[tokens]` and character offsets `[tokens, 2]`."""
         # A tokenizer gives lists of numbers, ten times as large as the arrays: of a few texts at a time.
         first, characters = 0, 0
         for place, text in enumerate(texts):
@@ -255,47 +239,27 @@ class Segmenter:
 
     def _tokenize_some(self, texts: list[str]) -> list[_Tokens]:
         try:
-            return self._encoded(texts)
+            # A rendered template has its own BOS; a plain text gets what the tokenizer adds, as in training.
+            encoded = self._tokenizer(
+                texts,
+                add_special_tokens=not self._has_template,
+                return_offsets_mapping=True,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                verbose=False,
+            )
         except BaseException as error:
             if not is_failure(error):
                 raise
             reason = " ".join(str(error).split())[:200]
             raise ModelError(f"the model's tokenizer fails ({reason}). Copy its files again.") from error
-
-    def _encoded(self, texts: list[str]) -> list[_Tokens]:
-        fast = bool(getattr(self._tokenizer, "is_fast", False))
-        # A rendered template has its own BOS; a plain text gets what the tokenizer adds, as in training.
-        encoded = self._tokenizer(
-            texts,
-            add_special_tokens=not self._has_template,
-            return_offsets_mapping=fast,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
         ids = [np.asarray(row, np.int32) for row in encoded["input_ids"]]
-        if not fast:
-            return [(row, None) for row in ids]
-        spans = [np.asarray(o, np.int64).reshape(-1, 2) for o in encoded["offset_mapping"]]
+        spans = [np.asarray(row, np.int64).reshape(-1, 2) for row in encoded["offset_mapping"]]
         return list(zip(ids, spans, strict=True))
-
-    def _decoded(self, text: str, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
-        """As `decoded_offsets`, for a prompt that is not too long for that or anyway."""
-        if self._max_length is not None and len(ids) > self._max_length and not self._truncate:
-            raise _Refused(self._too_long(ids), overlong=True)
-        if len(ids) > _MOST_DECODED:
-            raise _Refused(
-                f"the prompt has {len(ids):,} tokens, and the question's can be told in at most "
-                f"{_MOST_DECODED:,} with a tokenizer that gives no offsets"
-            )
-        return decoded_offsets(self._tokenizer, text, ids)
-
-    def _too_long(self, ids: npt.NDArray[np.int32]) -> str:
-        return f"the prompt has {len(ids)} tokens and the limit is {self._max_length}"
 
     def _cut(
         self, ids: npt.NDArray[np.int32], spans: npt.NDArray[np.int64], start: int, stop: int
-    ) -> Segmented | Unusable:
+    ) -> Segmented:
         """Tokens that touch the question's characters; one astride a border counts as question."""
         touches = (spans[:, 0] < stop) & (spans[:, 1] > start) & (spans[:, 0] < spans[:, 1])
         places = np.flatnonzero(touches)
@@ -309,14 +273,10 @@ class Segmenter:
                 f"token {unknown[0]} is outside the model's vocabulary of {self._vocab_size}: the tokenizer "
                 "has tokens that the model was never given"
             )
-        if self._max_length is None or len(ids) <= self._max_length:
-            return Segmented(ids, prefix, end)
-        if self._truncate and prefix < self._max_length:
-            cut = ids[: self._max_length]
-            return Segmented(cut, prefix, min(end, len(cut)), truncated=end > len(cut))
-        if self._truncate:
-            raise _Refused(f"its prefix alone has {prefix} tokens and the limit is {self._max_length}")
-        return Unusable(self._too_long(ids), overlong=True)
+        if self._max_length is not None and len(ids) > self._max_length:
+            reason = f"the prompt has {len(ids)} tokens and the limit is {self._max_length}"
+            raise _Refused(reason, overlong=True)
+        return Segmented(ids, prefix, end)
 
 
 def _inside(text: str, question: str, head: str, tail: str) -> tuple[int, int] | None:
@@ -345,50 +305,3 @@ class _Refused(Exception):
     def __init__(self, reason: str, *, overlong: bool = False) -> None:
         super().__init__(reason)
         self.overlong = overlong
-
-
-def decoded_offsets(tokenizer: Any, text: str, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
-    """Where each token stands in `text`, `[tokens, 2]`, found by decoding ever longer heads.
-
-    Special tokens that are not in the text (an added BOS) get an empty span; a token that is a part of a
-    character has the whole character. The time grows with the square of the tokens.
-
-    Raises:
-        UndecodableError: decoding does not give the text back, so spans would be guesses.
-    """
-    lead, body = _without_added_tokens(tokenizer, text, ids)
-    whole = _decode(tokenizer, body)
-    # Some tokenizers add or drop white space at the start.
-    shift = len(whole) - len(whole.lstrip()) - (len(text) - len(text.lstrip()))
-    if whole[max(shift, 0) :] != text[max(-shift, 0) :]:
-        raise UndecodableError
-    spans = np.zeros((len(ids), 2), np.int64)
-    start, same, decoded = 0, 0, ""
-    for n in range(1, len(body) + 1):
-        before, decoded = decoded, _decode(tokenizer, body[:n])
-        if decoded != before:  # else one more part of the same character
-            start, same = same, len(decoded)
-            while not whole.startswith(decoded[:same]):  # the end may be half a character
-                same -= 1
-        spans[lead + n - 1] = start, same + (same < len(decoded))
-    offsets: npt.NDArray[np.int64] = np.maximum(spans - shift, 0)
-    return offsets
-
-
-def _without_added_tokens(tokenizer: Any, text: str, ids: npt.NDArray[np.int32]) -> tuple[int, list[int]]:
-    """How many special tokens were put before the text, and the tokens that are the text."""
-    special = set(tokenizer.all_special_ids)
-    lead = 0
-    while lead < len(ids) and int(ids[lead]) in special:
-        if text.startswith(tokenizer.convert_ids_to_tokens(int(ids[lead]))):
-            break
-        lead += 1
-    body = [int(i) for i in ids[lead:]]
-    if body and body[-1] in special and not text.endswith(tokenizer.convert_ids_to_tokens(body[-1])):
-        body.pop()
-    return lead, body
-
-
-def _decode(tokenizer: Any, ids: list[int]) -> str:
-    text: str = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    return text

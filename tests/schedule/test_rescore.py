@@ -141,7 +141,7 @@ def test_an_order_by_nll_is_scored_anew_with_the_signal(
     tmp_path: Path, models: list[Path], in_process: list[list[str]]
 ) -> None:
     rows = tiny.write_jsonl(tmp_path / "rows.jsonl", tiny.questions(30))
-    options = ("--signals", "angle,nll,embedding", "--logits-memory", 64)
+    options = ("--signals", "angle,nll,embedding")
     assert gaincurate("score", rows, "-m", models[0], "-o", tmp_path / "set", *options).exit_code == 0
     run = runs.begin(
         tmp_path, scored=tmp_path / "set", rounds=4, options={"sigma": "4"}, by="gc_nll",
@@ -149,7 +149,7 @@ def test_an_order_by_nll_is_scored_anew_with_the_signal(
     )  # fmt: skip
     plan = step(run, models[2])
     fresh = ScoredSet(run.folder / "scores/00000")
-    assert (fresh.identity["signals"], fresh.identity["logits_memory"]) == (["angle", "nll"], 64)
+    assert fresh.identity["signals"] == ["angle", "nll"]
     assert plan["order"]["ordered_by"] == "scores/00000"
     ids, nll = fresh.column("gc_id").to_pylist(), fresh.column("gc_nll").to_pylist()
     values = dict(zip(ids, nll, strict=True))
