@@ -273,7 +273,7 @@ class ScoreConfig(MachineConfig, ClusterConfig):
     )
     shots: Annotated[
         list[dict[str, Any]],
-        BeforeValidator(check_shots),
+        AfterValidator(check_shots),
         Option(
             "JSON list of chat messages put after the system message.", READING, metavar="FILE", read=_shots
         ),
