@@ -80,15 +80,6 @@ class ServerError(GaincurateError):
 class StorageError(GaincurateError):
     """The file system refused; what was finished before is intact."""
 
-    refused: str | None = None
-    """The sentence without its advice, where a file could not be written or read: nothing was taken away."""
-
-    def going_on(self, kept: str) -> None:
-        """Say what is kept, for work that goes on from there; `kept` is a clause: "Shards are kept"."""
-        if self.refused is not None:
-            self.args = (f"{self.refused} {kept}; put that right and run the same command again to go on.",)
-            self.refused = None  # said once, by who knows best
-
 
 class LockedError(GaincurateError):
     """Another process is writing the same work."""
@@ -113,23 +104,18 @@ def reason_of(error: OSError) -> str:
     return _REASONS.get(error.errno or 0, (error.strerror or str(error)).lower())
 
 
-def storage_error(path: Path, error: OSError) -> StorageError:
+def storage_error(path: Path, error: OSError, what: str = "write") -> StorageError:
     """The sentence for a failed write to `path`; nothing half-written is ever given its final name."""
-    return _refused("write", path, error)
+    return StorageError(
+        f"cannot {what} {path}: {reason_of(error)}. Put that right and run the same command again.",
+        path=str(path),
+        errno=error.errno,
+    )
 
 
 def read_error(path: Path, error: OSError) -> StorageError:
     """The sentence for a file or folder that the file system does not give."""
-    return _refused("read", path, error)
-
-
-def _refused(what: str, path: Path, error: OSError) -> StorageError:
-    said = f"cannot {what} {path}: {reason_of(error)}."
-    found = StorageError(
-        f"{said} Put that right and run the same command again.", path=str(path), errno=error.errno
-    )
-    found.refused = said
-    return found
+    return storage_error(path, error, "read")
 
 
 _NO_ROOM = re.compile(

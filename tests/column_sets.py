@@ -10,10 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 import sets
-from gaincurate.core.artifact import IDENTITY, Artifact, encode_shard, shard_name
-from gaincurate.core.files import write_atomic, write_json
-from gaincurate.core.schema import FORMAT, SCORE_FIELDS
-from gaincurate.core.scored_set import SCORES
+from gaincurate.core.schema import SCORE_FIELDS
 
 _SCORES = [field.name for field in SCORE_FIELDS[4:]]
 
@@ -48,14 +45,7 @@ def column_set(
         columns[name] = values
     table = pa.table(columns)
     facts = {**sets.IDENTITY_OF_SETS, **(identity or {})}
-    folder.mkdir(parents=True)
-    write_json(folder / IDENTITY, facts)
     size = max(1, -(-rows // shards))
     parts = [table.slice(start, size) for start in range(0, rows, size)] or [table]
-    for index, part in enumerate(parts):
-        info = {"format": FORMAT, "identity": facts, "shard": index, "rows": len(part), "rejected": []}
-        info |= {"truncated": 0, "without_prefix": 0, "zero_vectors": 0, "norm_was_fused": False}
-        whole = pa.Table.from_pylist(part.to_pylist(), schema=table.schema)
-        write_atomic(folder / shard_name(index), encode_shard(whole, info | {"prefill": "packed"}))
-    Artifact(folder, SCORES).finish(facts, len(parts))
-    return folder
+    fresh = [pa.Table.from_pylist(part.to_pylist(), schema=table.schema) for part in parts]
+    return sets.write_set(folder, fresh, facts)

@@ -99,12 +99,12 @@ def killed_at_each_write(
         count = 0
 
         @contextmanager
-        def stream(path: Path, **named: bool) -> Any:
+        def stream(path: Path) -> Any:
             nonlocal count
             count += 1
             if count == number and not after:
                 raise KeyboardInterrupt
-            with whole(path, **named) as file:
+            with whole(path) as file:
                 yield file
             if count == number and after:
                 raise KeyboardInterrupt

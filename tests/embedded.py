@@ -12,10 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import sets
-from gaincurate.core.artifact import IDENTITY, Artifact, encode_shard, shard_name
-from gaincurate.core.files import write_atomic, write_json
-from gaincurate.core.schema import FORMAT, SCORE_FIELDS, embedding_field
-from gaincurate.core.scored_set import SCORES
+from gaincurate.core.schema import SCORE_FIELDS, embedding_field
 
 
 def names(rows: int) -> list[str]:
@@ -31,29 +28,22 @@ def make_set(
     tokens: npt.NDArray[Any] | None = None,
 ) -> Path:
     """A finished set; `question` names a row's group, one of five. All have 3 tokens unless told otherwise."""
-    folder.mkdir(parents=True, exist_ok=True)
     rows, width = embeddings.shape
     identity = copy.deepcopy(sets.IDENTITY_OF_SETS)
     identity["model"]["weights"] = weights
     schema = pa.schema([pa.field("question", pa.string()), *SCORE_FIELDS, embedding_field(width)])
-    write_json(folder / IDENTITY, identity)
     lengths = [3] * rows if tokens is None else tokens.tolist()
     whole = [
         sets.scored_row(name, f"group {i % 5}", tokens=length)
         for i, (name, length) in enumerate(zip(names(rows), lengths, strict=True))
     ]
-    size = -(-rows // shards)
+    size, tables = -(-rows // shards), []
     for index in range(shards):
         here = slice(index * size, (index + 1) * size)
         table = pa.Table.from_pylist(whole[here], schema=pa.schema(list(schema)[:-1]))
         flat = pa.array(embeddings[here].astype(np.float16).reshape(-1))
-        table = table.append_column(schema[-1], pa.FixedSizeListArray.from_arrays(flat, width))
-        info = {"format": FORMAT, "identity": identity, "shard": index, "rows": len(table)}
-        facts = {"rejected": [], "truncated": 0, "without_prefix": 0, "zero_vectors": 0}
-        facts |= {"norm_was_fused": False, "prefill": "packed"}
-        write_atomic(folder / shard_name(index), encode_shard(table, info | facts))
-    Artifact(folder, SCORES).finish(identity, shards)
-    return folder
+        tables.append(table.append_column(schema[-1], pa.FixedSizeListArray.from_arrays(flat, width)))
+    return sets.write_set(folder, tables, identity)
 
 
 def write_rates(path: Path, rows: npt.ArrayLike, losses: npt.NDArray[Any], rollouts: int = 8) -> Path:

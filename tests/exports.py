@@ -8,10 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 import sets
-from gaincurate.core.artifact import IDENTITY, Artifact, encode_shard, shard_name
-from gaincurate.core.files import write_atomic, write_json
-from gaincurate.core.schema import FORMAT, Score, scored_table
-from gaincurate.core.scored_set import SCORES
+from gaincurate.core.schema import Score, scored_table
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.rounds import start
 from gaincurate.schedule.run import Run
@@ -37,19 +34,13 @@ def make_set(
     source = {"fingerprint": "f", "rows": count, "prompt_column": prompt, "answer_column": answer}
     source |= ({"tools_column": tools} if tools else {}) | ({"chat_text": True} if chat_text else {})
     identity = {**sets.IDENTITY_OF_SETS, "source": source, "segmentation": segmentation or {}}
-    folder.mkdir(parents=True)
-    write_json(folder / IDENTITY, identity)
-    size = -(-count // shards)
+    size, tables = -(-count // shards), []
     for index in range(shards):
         part = table.slice(index * size, size)
         places = range(index * size, index * size + part.num_rows)
         scores = {k: Score(9, 2, 5, 1 - place / 100, 0.5, None, None) for k, place in enumerate(places)}
-        scored = scored_table(part, [f"id{place:04d}" for place in places], scores)
-        info = {"format": FORMAT, "identity": identity, "shard": index, "rows": part.num_rows, "rejected": []}
-        info |= {"truncated": 0, "without_prefix": 0, "zero_vectors": 0, "norm_was_fused": False}
-        write_atomic(folder / shard_name(index), encode_shard(scored, info | {"prefill": "packed"}))
-    Artifact(folder, SCORES).finish(identity, shards)
-    return folder
+        tables.append(scored_table(part, [f"id{place:04d}" for place in places], scores))
+    return sets.write_set(folder, tables, identity)
 
 
 def begin(folder: Path, *, segmentation: dict[str, Any] | None = None, rows: int = 12) -> Run:

@@ -18,7 +18,6 @@ import lzma
 import math
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -33,7 +32,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import tiny
 from chat_server import ChatServer
 from command import run as run_here
 
@@ -139,7 +137,7 @@ def differences(new: Any, before: Any, place: str = "") -> Iterator[str]:
     """Where two JSON values differ; a new key of an object is no difference."""
     if isinstance(new, dict) and isinstance(before, dict):
         for name, value in before.items():
-            gone = [f"{place}.{name} is gone"] if value is not None else []
+            gone = [f"{place}.{name} is gone"] if value not in (None, {}) else []
             yield from differences(new[name], value, f"{place}.{name}") if name in new else gone
     elif isinstance(new, list) and isinstance(before, list) and len(new) == len(before):
         for i, (a, b) in enumerate(zip(new, before, strict=True)):
@@ -165,30 +163,6 @@ def contents(folder: Path) -> dict[str, Any]:
     """A scored set or a rollout set: its rows, what was rejected, and its identity."""
     found = {path.name: rows_of(path) for path in (*folder.glob("*.arrow"), *folder.glob("rejected.jsonl"))}
     return {**found, "identity": plain(json.loads((folder / "identity.json").read_text()))}
-
-
-def make_inputs() -> None:
-    """Models and rows; a row is rejected, one is a duplicate and one has no answer."""
-    import transformers
-
-    sizes = {**tiny.COMMON, "vocab_size": 352, "hidden_size": 16, "intermediate_size": 24}
-    sizes |= {"num_hidden_layers": 2, "tie_word_embeddings": True}
-    tiny.save_model(Path("models/llama"), transformers.LlamaConfig(**sizes))
-    tiny.save_model(Path("models/qwen3"), transformers.Qwen3Config(**sizes, head_dim=8))
-    rows = tiny.questions(48)
-    rows[7]["question"], rows[31]["question"], rows[40]["answer"] = "  ", rows[30]["question"], ""
-    for name in ("text", "shots"):
-        tiny.write_jsonl(Path(f"{name}.jsonl"), rows)
-    shots = [{"role": "user", "content": "How many is 1 and 1?"}, {"role": "assistant", "content": "2"}]
-    Path("shots.json").write_text(json.dumps(shots))
-    system = [{"role": "system", "content": "Think."}]
-    before = [[], system, shots, [*system, *shots]]
-    chats = [
-        (i, {"role": "user", "content": row.pop("question")}, row) for i, row in enumerate(tiny.questions(40))
-    ]
-    tiny.write_jsonl(
-        Path("chat.jsonl"), [{"prompt": [*before[i % 4], last], **row} for i, last, row in chats]
-    )
 
 
 def score_all(out: str) -> None:
@@ -308,27 +282,7 @@ def unpack() -> None:
 
 
 def write() -> None:
-    """Make the archive where there is none, and the values."""
-    archive = FIXTURE / "folders.tar.xz"
-    if not archive.exists():
-        FIXTURE.mkdir(parents=True, exist_ok=True)
-        make_inputs()
-        score_all("sets")
-        gaincurate("derive sets/llama-text --signal gc_angle --length-free rank-in-bin --bins 4")
-        roll_out("rollouts")
-        gaincurate("difficulty predict sets/llama-text --outcomes rollouts --references 12")
-        ids = [
-            row["gc_id"] for path in sorted(Path("sets/llama-text").glob("shard*")) for row in rows_of(path)
-        ]
-        write_lines("outcomes.jsonl", outcome_lines(ids, 0))
-        with tarfile.open(archive, "w:xz") as file:
-            for path in sorted(Path().iterdir()):
-                file.add(
-                    path,
-                    filter=lambda info: None if info.name.endswith((".log", "execution.jsonl")) else info,
-                )
-        for path in Path().iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    """Make the values."""
     unpack()
     with lzma.open(FIXTURE / "values.json.xz", "wt") as file:
         json.dump(corpus(), file, separators=(",", ":"), sort_keys=True)

@@ -12,7 +12,7 @@ from transformers import AutoModel, LlamaModel, PreTrainedTokenizerFast  # noqa:
 
 from gaincurate.scoring.config import ScoreConfig
 from gaincurate.scoring.pipeline import score_dataset
-from kills import kill_at_random
+from kills import kill_folders
 
 
 def main(data: str, model: str, folder: Path, kills: int, reuse: list[str]) -> dict[str, object]:
@@ -22,9 +22,7 @@ def main(data: str, model: str, folder: Path, kills: int, reuse: list[str]) -> d
         options = {"shard_rows": 10, "on_error": "skip", "threads": 1, "reuse": reuse}
         return ScoreConfig(**{"data": data, "model": model, "out": out, **options})  # type: ignore[arg-type]
 
-    return kill_at_random(
-        score_dataset, config, folder, kills, left=lambda out: len(list(out.glob("shard-*")))
-    )
+    return kill_folders(score_dataset, config, folder, kills, left=lambda out: len(list(out.glob("shard-*"))))
 
 
 if __name__ == "__main__":

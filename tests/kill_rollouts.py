@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedToken
 from gaincurate.difficulty import local_engine  # noqa: F401
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.rollout import roll_out
-from kills import kill_at_random
+from kills import kill_folders
 
 
 def main(scored: Path, model: str, folder: Path, kills: int) -> dict[str, object]:
@@ -38,7 +38,7 @@ def main(scored: Path, model: str, folder: Path, kills: int) -> dict[str, object
     def journals(out: Path) -> int:
         return sum(path.stat().st_size for path in out.glob(".work/completions-*"))
 
-    return kill_at_random(roll_out, config, folder, kills, left=journals, earliest=0.1)
+    return kill_folders(roll_out, config, folder, kills, left=journals, earliest=0.1)
 
 
 if __name__ == "__main__":

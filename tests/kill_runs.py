@@ -7,92 +7,53 @@ JSON object.
 from __future__ import annotations
 
 import json
-import multiprocessing
-import random
 import shutil
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import runs
 from gaincurate.core import process as child
 from gaincurate.schedule.driver import drive
 from gaincurate.schedule.run import Run
-from kills import until_more
+from kills import forked, kill_at_random
 
 COMMAND = [sys.executable, "-I", "-S", str(Path(__file__).with_name("mini_trainer.py"))]
 COMMAND += ["{data}", "{round}", "{outcomes}"]
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    """What must be the same: plans, rows, states; not times, attempts and logs."""
+def files(folder: Path) -> dict[str, object]:
+    """What must be the same: plans, rows, states; not times, attempts, logs and how far outcomes were read."""
     names = ("plan.json", "data.parquet", "state.json")
-    found = [*folder.glob("state.json"), *folder.glob("rounds/*/*")]
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(found) if p.name in names}
+    paths = [path for path in (folder / "state.json", *folder.glob("rounds/*/*")) if path.name in names]
+    return {str(path.relative_to(folder)): _content(path) for path in paths}
 
 
-def same(first: dict[str, bytes], second: dict[str, bytes]) -> list[str]:
-    """Files that differ; how far outcomes were read may differ after an attempt that was killed."""
-
-    def plain(name: str, data: bytes) -> object:
-        return {**json.loads(data), "taken": None, "digest": None} if name.endswith("state.json") else data
-
-    return [
-        name
-        for name in first.keys() | second.keys()
-        if name not in first or name not in second or plain(name, first[name]) != plain(name, second[name])
-    ]
+def _content(path: Path) -> object:
+    if path.name != "state.json":
+        return path.read_bytes()
+    return {**json.loads(path.read_bytes()), "taken": None, "digest": None}
 
 
 def main(folder: Path, strategy: str, kills: int) -> dict[str, object]:
     """Compare every killed and finished run with an uninterrupted one."""
-    context = multiprocessing.get_context("fork")
     child._FREED = 300.0  # however long a killed driver's trainer takes to end on a loaded machine
-    options: dict[str, Any] = {"strategy": strategy, "rounds": 5, "budget": 8}
-    runs.begin(folder, run=folder / "reference", **options)
+    runs.begin(folder, run=folder / "reference", strategy=strategy, rounds=5, budget=8)
     shutil.copytree(folder / "reference", folder / "fresh")
 
-    def begin(run: Path) -> multiprocessing.process.BaseProcess:
-        process = context.Process(target=lambda: drive(Run(run), COMMAND))
-        process.start()
-        return process
+    def fresh() -> Path:
+        shutil.rmtree(folder / "out", ignore_errors=True)
+        return Path(shutil.copytree(folder / "fresh", folder / "out"))
 
-    started = time.perf_counter()
-    first = begin(folder / "reference")
-    first.join()
-    duration = time.perf_counter() - started
-    expected = files(folder / "reference")
-    chance, out = random.Random(1), folder / "out"
-    done, differing, reached = 0, list[str](), list[int]()
-    while done < kills:
-        shutil.rmtree(out, ignore_errors=True)
-        shutil.copytree(folder / "fresh", out)
-        for at_random in (True, False, True):
-            process = begin(out)
-            if at_random:
-                process.join(chance.uniform(0, duration))
-            else:
-                until_more(process, lambda: Run(out).round)
-            process.kill()
-            process.join()
-            done += process.exitcode == -9
-            reached.append(Run(out).round)
-        for _ in range(3):  # a trainer between fork and exec holds the lock of the driver that was killed
-            last = begin(out)
-            last.join()
-            if last.exitcode == 0:
-                break
-        if last.exitcode != 0:
-            differing.append(f"exit code {last.exitcode}")
-        differing += same(expected, files(out))
-    return {
-        "finished": first.exitcode == 0,
-        "files": sorted(expected),
-        "kills": done,
-        "differing": differing,
-        "reached": reached,
-    }
+    return kill_at_random(
+        lambda run: forked(lambda: drive(Run(run), COMMAND)),
+        folder / "reference",
+        fresh,
+        kills,
+        left=lambda run: Run(run).round,
+        files=files,
+        instants=(True, False, True),
+        tries=3,  # a trainer between fork and exec holds the lock of the driver that was killed
+    )
 
 
 if __name__ == "__main__":

@@ -6,12 +6,11 @@ cache.
 
 from __future__ import annotations
 
+import itertools
 import json
-import multiprocessing
 import os
-import random
 import sys
-import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pandas  # noqa: F401 (this and the others like it: what a run imports late is paid once)
@@ -22,7 +21,7 @@ import buckets
 from command import tree
 from gaincurate.scoring.config import ScoreConfig
 from gaincurate.scoring.pipeline import score_dataset
-from kills import until_more
+from kills import forked, kill_at_random
 
 
 def files(endpoint: str, url: str) -> dict[str, bytes]:
@@ -34,45 +33,24 @@ def files(endpoint: str, url: str) -> dict[str, bytes]:
 
 def main(data: str, model: str, folder: Path, url: str, endpoint: str, kills: int) -> dict[str, object]:
     """Compare every killed and finished set with an uninterrupted local one."""
-    context = multiprocessing.get_context("fork")
-    machines = 0
+    numbers, machines = itertools.count(), itertools.count(1)
 
-    def start(out: str) -> multiprocessing.process.BaseProcess:
-        nonlocal machines
-        machines += 1
-        os.environ["GAINCURATE_CACHE"] = str(folder / f"cache-{machines // 2}")
-        config = ScoreConfig(data=data, model=model, out=Path(out), shard_rows=10, on_error="skip", threads=1)
-        process = context.Process(target=score_dataset, args=(config,))
-        process.start()
-        return process
+    def start(out: str) -> BaseProcess:
+        os.environ["GAINCURATE_CACHE"] = str(folder / f"cache-{next(machines) // 2}")
+        options = {"shard_rows": 10, "on_error": "skip", "threads": 1}
+        return forked(score_dataset, ScoreConfig(data=data, model=model, out=Path(out), **options))  # type: ignore[arg-type]
 
-    def shards(out: str) -> int:
-        return sum(name.startswith("shard-") for name in files(endpoint, out))
+    def there(out: str) -> dict[str, bytes]:
+        return tree(Path(out)) if "://" not in out else files(endpoint, out)
 
-    begin = time.perf_counter()
-    start(str(folder / "reference")).join()
-    duration = time.perf_counter() - begin
-    expected = tree(folder / "reference")
-    chance = random.Random(0)
-    done, differing, left, sets = 0, list[str](), list[int](), 0
-    while done < kills:
-        out, sets = f"{url}/{sets}", sets + 1
-        for at_random in (True, False):  # a set is killed up to twice before it may finish
-            process = start(out)
-            if at_random:
-                process.join(chance.uniform(0, duration))
-            else:
-                until_more(process, lambda: shards(out))  # noqa: B023
-            process.kill()
-            process.join()
-            done += process.exitcode == -9
-            left.append(shards(out))
-        last = start(out)
-        last.join()
-        found = files(endpoint, out)
-        names = expected.keys() | found.keys()
-        differing += [name for name in names if expected.get(name) != found.get(name)]
-    return {"files": sorted(expected), "kills": done, "differing": differing, "left": left}
+    return kill_at_random(
+        start,
+        str(folder / "reference"),
+        lambda: f"{url}/{next(numbers)}",
+        kills,
+        left=lambda out: sum(name.startswith("shard-") for name in there(out)),
+        files=there,
+    )
 
 
 if __name__ == "__main__":

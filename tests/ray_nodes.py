@@ -54,7 +54,7 @@ def workers_of(raylets: set[int]) -> list[int]:
             continue
         with suppress(OSError):
             stat = (folder / "stat").read_text().rpartition(")")[2].split()
-            if int(stat[1]) in raylets and b"ray::GaincurateWorker" in (folder / "cmdline").read_bytes():
+            if int(stat[1]) in raylets and b"ray::gaincurate_worker" in (folder / "cmdline").read_bytes():
                 found.append((int(stat[19]), int(folder.name)))
     return [pid for _, pid in sorted(found)]
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from gaincurate.core.artifact import IDENTITY, Artifact, encode_shard, shard_name
-from gaincurate.core.files import write_atomic, write_json
+from gaincurate.core.artifact import Artifact
 from gaincurate.core.schema import FORMAT, SCORE_FIELDS
 from gaincurate.core.scored_set import SCORES
 
@@ -33,19 +32,22 @@ def scored_row(gc_id: str, question: str = "why?", angle: float = 0.5, tokens: i
     }
 
 
+def write_set(folder: Path, tables: Sequence[pa.Table], identity: dict[str, Any]) -> Path:
+    """A finished set with one shard per table."""
+    folder.mkdir(parents=True, exist_ok=True)
+    artifact = Artifact(folder, SCORES)
+    artifact.begin(identity)
+    facts = {"rejected": [], "truncated": 0, "without_prefix": 0, "zero_vectors": 0, "norm_was_fused": False}
+    for index, table in enumerate(tables):
+        artifact.write_part(index, identity, table, {"rows": len(table), "prefill": "packed", **facts})
+    artifact.finish(identity, len(tables))
+    return folder
+
+
 def make_set(folder: Path, shards: Sequence[Sequence[dict[str, Any]]], *, answer: str | None = None) -> Path:
     """A finished set with one shard per list of rows, with a column of answers where it is named."""
-    folder.mkdir(parents=True, exist_ok=True)
     columns = ["question", *([answer] if answer else [])]
     schema = pa.schema([*(pa.field(name, pa.string()) for name in columns), *SCORE_FIELDS])
     source = {**IDENTITY_OF_SETS["source"], "answer_column": answer}
     identity = {**IDENTITY_OF_SETS, "source": source} if answer else IDENTITY_OF_SETS
-    write_json(folder / IDENTITY, identity)
-    for index, rows in enumerate(shards):
-        table = pa.Table.from_pylist(list(rows), schema=schema)
-        info = {"format": FORMAT, "identity": identity, "shard": index, "rows": len(rows)}
-        facts = {"rejected": [], "truncated": 0, "without_prefix": 0, "zero_vectors": 0}
-        facts |= {"norm_was_fused": False, "prefill": "packed"}
-        write_atomic(folder / shard_name(index), encode_shard(table, info | facts))
-    Artifact(folder, SCORES).finish(identity, len(shards))
-    return folder
+    return write_set(folder, [pa.Table.from_pylist(list(rows), schema=schema) for rows in shards], identity)

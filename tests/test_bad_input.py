@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,8 @@ from gaincurate.scoring.segment import Segmenter
 
 GOOD = [{"prompt": "how many apples?", "id": 1}, {"prompt": "how many pears?", "id": 1}]
 OWN_SYSTEM = [{"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]}]
-NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
-NO_SYSTEM += "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
 CASES: dict[str, tuple[list[dict[str, Any]], list[str], str]] = {
     "column": (GOOD, ["--prompt-column", "promt"], "there is no column 'promt' (--prompt-column); "),
-    "repeated id": (GOOD, ["--id-column", "id"], "id column 'id' has the same value in rows 0 and 1 "),
     "system of a row": (
         OWN_SYSTEM,
         ["--system", "x"],
@@ -31,7 +27,6 @@ CASES: dict[str, tuple[list[dict[str, Any]], list[str], str]] = {
     "length": (GOOD, ["--max-length", "9000"], "--max-length 9000 is over the 512 positions"),
     "template": (GOOD, ["--template-kwargs", "yes"], "--template-kwargs 'yes': expected a JSON object"),
     "NaN": (GOOD, ["--template-kwargs", '{"a": [NaN]}'], "it holds NaN or infinity"),
-    "overlong": (GOOD, ["--max-length", "8"], "tokens and the limit is 8. Add --on-overlong skip"),
 }
 
 
@@ -67,19 +62,6 @@ def test_a_bad_row_is_named_or_rejected(tmp_path: Path, tiny_model: Path) -> Non
     assert (rejected["row"], rejected["reason"]) == (1, "the prompt is null")
 
 
-@pytest.mark.parametrize(
-    ("template", "system", "sentence"),
-    [
-        (NO_SYSTEM, "be brief", "the chat template refused the messages (no system role)"),
-        (
-            "{{ '\\ud800' }}{{ messages[-1].content }}",
-            None,
-            "the chat template writes half of a surrogate pair",
-        ),
-    ],
-)
-def test_a_template_that_cannot_be_used_is_refused_at_once(
-    template: str | None, system: str | None, sentence: str
-) -> None:
-    with pytest.raises(ModelError, match=re.escape(sentence)):
-        Segmenter(tiny.tokenizer(template), system=system)
+def test_a_template_that_writes_no_text_is_refused_at_once() -> None:
+    with pytest.raises(ModelError, match="the chat template writes half of a surrogate pair"):
+        Segmenter(tiny.tokenizer("{{ '\\ud800' }}{{ messages[-1].content }}"))

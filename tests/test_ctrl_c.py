@@ -9,10 +9,10 @@ from types import FrameType
 
 import pytest
 
-from gaincurate.core.process import Pressed, ctrl_c_noted
+from gaincurate.core.process import ctrl_c_noted
 
 
-def noted(work: Callable[[Pressed], None]) -> None:
+def noted(work: Callable[[list[int]], None]) -> None:
     with ctrl_c_noted() as pressed:
         work(pressed)
 
@@ -24,7 +24,7 @@ def press() -> None:
 def test_it_is_noted_inside_and_raised_on_leaving() -> None:
     seen: list[bool] = []
 
-    def twice(pressed: Pressed) -> None:
+    def twice(pressed: list[int]) -> None:
         for _ in range(2):
             seen.append(bool(pressed))
             press()
@@ -39,7 +39,7 @@ def test_it_is_noted_inside_and_raised_on_leaving() -> None:
 def test_a_third_time_it_is_raised_at_once() -> None:
     reached = []
 
-    def insist(pressed: Pressed) -> None:
+    def insist(pressed: list[int]) -> None:
         for time in range(4):
             reached.append(time)
             press()
@@ -50,7 +50,7 @@ def test_a_third_time_it_is_raised_at_once() -> None:
 
 
 def test_it_comes_before_another_error() -> None:
-    def fail(pressed: Pressed) -> None:
+    def fail(pressed: list[int]) -> None:
         press()
         raise ValueError("other")
 

@@ -4,7 +4,6 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +24,6 @@ from gaincurate.errors import StorageError
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.dictionaries(st.text(), inner)
 )
-
-
-def test_a_pipe_is_written_into_and_not_replaced(tmp_path: Path) -> None:
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    with ThreadPoolExecutor() as pool:
-        read = pool.submit(pipe.read_bytes)
-        write_atomic(pipe, b"text", named=True)
-        assert read.result() == b"text"
-    assert (pipe.is_fifo(), [p.name for p in tmp_path.iterdir()]) == (True, ["pipe"])
-    (tmp_path / "full").symlink_to("/dev/full")
-    with pytest.raises(StorageError, match="the disk is full"):
-        write_atomic(tmp_path / "full", b"text", named=True)
-    assert (tmp_path / "full").is_symlink()
 
 
 @pytest.mark.parametrize("write", [lambda path: write_atomic(path, b"x"), lambda path: append_line(path, {})])

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gaincurate.core.files import write_atomic
 from gaincurate.core.locks import Split, one_at_a_time, work_folder, writing
-from gaincurate.errors import LockedError, StorageError
+from gaincurate.errors import LockedError
 
 
 def test_a_second_plain_writer_is_refused(tmp_path: Path) -> None:
@@ -66,29 +65,3 @@ def test_the_short_lock_is_free_again(tmp_path: Path) -> None:
     for _ in range(2):
         with one_at_a_time(tmp_path):
             assert (work_folder(tmp_path) / "lock-folder").exists()
-
-
-def test_only_who_holds_shards_says_that_they_are_kept(tmp_path: Path) -> None:
-    gone = tmp_path / "gone/x"
-    why = f"cannot write {gone}: no such file or directory."
-    with pytest.raises(StorageError) as plain:
-        write_atomic(gone, b"")
-    assert str(plain.value) == f"{why} Put that right and run the same command again."
-    for split in (Split(), Split(1, 2)):
-        with pytest.raises(StorageError) as held, writing(tmp_path / "set", split):
-            write_atomic(gone, b"")
-        assert str(held.value) == (
-            f"{why} Finished shards are kept; put that right and run the same command again to go on."
-        )
-        assert held.value.data == plain.value.data
-    # One lock in another: the inner one knows what it holds.
-    with (
-        pytest.raises(StorageError) as inner,
-        writing(tmp_path / "all", Split(), "What was done is kept"),
-        writing(tmp_path / "set", Split()),
-    ):
-        write_atomic(gone, b"")
-    assert str(inner.value) == str(held.value)
-    with pytest.raises(StorageError) as outer, writing(tmp_path / "all", Split(), "What was done is kept"):
-        write_atomic(gone, b"")
-    assert str(outer.value).startswith(f"{why} What was done is kept; put that right")

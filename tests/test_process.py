@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import os
-import resource
 import signal
 import subprocess
 import sys
@@ -55,14 +53,8 @@ def test_names_are_filled_in_and_other_braces_stay() -> None:
 @pytest.mark.parametrize(
     ("part", "sentence"),
     [
-        (
-            "--step={rond}",
-            "{rond} in the command is none of {data}, {round}; near it there is round. Write {{rond}}",
-        ),
-        (
-            "{data}/{model}",
-            "{model} in the command is none of {data}, {round}. Write {{model}} for braces that",
-        ),
+        ("--step={rond}", "none of {data}, {round}; near it there is round. Write {{rond}}"),
+        ("{data}/{model}", "none of {data}, {round}. Write {{model}} for braces that"),
     ],
 )
 def test_a_placeholder_that_is_not_known_is_refused(part: str, sentence: str) -> None:
@@ -110,21 +102,16 @@ BAR = "\r 45%|████▌     | 9/20 [00:05<00:06,  1.71it/s]"
          "[rank0]: torch.OutOfMemoryError: CUDA out of memory"),
         ("KeyError: 'a'\nerror: the set is gone.\n", "error: the set is gone"),
         ("ImportError: no flash_attn\n" + 20 * "step\n" + "Killed\n", "Killed"),
-        ("step 3 of 100\n", "step 3 of 100"),
+        ("ValueError: the key sk-0123456789 is refused\n", "ValueError: the key *** is refused"),
         ("", None),
     ],
 )  # fmt: skip
 def test_a_log_is_quoted_by_what_went_wrong_and_not_by_a_progress_bar(
-    tmp_path: Path, log: str, line: str | None
+    tmp_path: Path, log: str, line: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "sk-0123456789")
     (tmp_path / "log").write_text(f"$ python train.py\n{log}")
     assert process.last_line(tmp_path / "log") == line
-
-
-def test_a_quoted_line_has_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_API_KEY", "sk-0123456789")
-    (tmp_path / "log").write_text("ValueError: the key sk-0123456789 is refused\n")
-    assert process.last_line(tmp_path / "log") == "ValueError: the key *** is refused"
 
 
 # A worker as launchers start them: in a session of its own, with no file of its parent's, deaf to SIGTERM.
@@ -200,22 +187,6 @@ print("left", left())
 def test_orphans_that_ended_are_cleared_away_while_the_command_runs(tmp_path: Path) -> None:
     go(tmp_path, python(ORPHANS))
     assert (tmp_path / "log").read_text().endswith("left 0\n")
-
-
-def test_a_command_runs_beside_more_than_a_thousand_open_files(tmp_path: Path) -> None:
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if before[1] < 2048:
-        pytest.skip("this process may not open so many")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(before[0], 2048), before[1]))
-    opened = list[int]()
-    try:
-        opened += [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
-        go(tmp_path, python("print('here')"))
-    finally:
-        for number in opened:
-            os.close(number)
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    assert (tmp_path / "log").read_text().endswith("here\n")
 
 
 def test_a_trainer_that_is_asked_to_end_may_save_first(

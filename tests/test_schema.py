@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 
 import datasets
 import pyarrow as pa
@@ -9,17 +10,8 @@ from gaincurate.core.schema import SCORE_FIELDS, Score, score_arrays, scored_sch
 
 NAMES = [field.name for field in SCORE_FIELDS]
 RESERVED = {
-    "prompt",
-    "messages",
-    "completion",
-    "label",
-    "reward",
-    "rewards",
-    "advantages",
-    "uid",
-    "index",
-    "data_source",
-}
+    "prompt", "messages", "completion", "label", "reward", "rewards", "advantages", "uid", "index", "data_source",
+}  # fmt: skip
 
 
 def test_the_score_columns_are_the_contract() -> None:
@@ -83,30 +75,9 @@ def test_features_name_every_column_and_keep_what_a_type_alone_cannot_say() -> N
 
 
 def test_scores_become_arrays_of_the_fields_with_null_for_none() -> None:
-    scores = [
-        Score(
-            prompt_tokens=9,
-            prefix_tokens=0,
-            question_tokens=1,
-            angle=1.0,
-            angle_intra=1.0,
-            angle_inter=None,
-            angle_intra_offdiag=None,
-        ),
-        Score(
-            prompt_tokens=30,
-            prefix_tokens=4,
-            question_tokens=20,
-            angle=0.75,
-            angle_intra=0.5,
-            angle_inter=0.25,
-            angle_intra_offdiag=-0.125,
-        ),
-    ]
+    values = [("a", 9, 0, 1, 1.0, 1.0, None, None), ("b", 30, 4, 20, 0.75, 0.5, 0.25, -0.125)]
+    names = [field.name for field in fields(Score)]
+    scores = [Score(**dict(zip(names, row[1:], strict=False))) for row in values]  # type: ignore[arg-type]
     table = pa.table(score_arrays(["a", "b"], scores), schema=pa.schema(SCORE_FIELDS))
-    values = [
-        ("a", 9, 0, 1, 1.0, 1.0, None, None),
-        ("b", 30, 4, 20, 0.75, 0.5, 0.25, -0.125),
-    ]
     assert table.to_pylist() == [dict(zip(NAMES, row, strict=True)) for row in values]
     assert [len(array) for array in score_arrays([], [])] == [0] * len(NAMES)

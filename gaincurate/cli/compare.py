@@ -127,7 +127,7 @@ def compare(
             output.note(f"no page: it needs {lacking}")
         else:
             path = page or out / PAGE
-            write_atomic(path, to_html(comparison).encode(), named=True)
+            write_atomic(path, to_html(comparison).encode())
             output.note(f"{path}: written; open it in a browser.")
         output.result(comparison, as_json, print_comparison)
 

@@ -330,7 +330,7 @@ def forecast(
         rates, tokens = read_references(config)
         result = compute(config, rates, tokens)
         if out is not None:
-            write_json(out, asdict(result), named=True)
+            write_json(out, asdict(result))
         output.result(result, as_json, _print_forecast)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 import re
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -30,37 +30,30 @@ def doctor(
 ) -> None:
     """Check versions, the device, and the angle code against its definition; or a trainer's settings.
 
-    Lists what every extra needs. Exits with 1 if the angle code computes something else here, or if something
-    is missing for the extra that --for names. A base install alone is no failure.
+    Lists what every extra needs and lacks. Exits with 1 if the angle code computes something else here.
 
     With --trainer: lists, worst first, what in the settings would shuffle, drop, repeat or cut the rows of a
     schedule, take up another round's place, or leave no checkpoint or outcomes, each with the setting that
     fixes it. Exits with 1 if rows or outcomes would be wrong or the run would stop, with 0 if at most the
     order and costs remain.
 
-    Example: gaincurate doctor --for score
-
     Example: gaincurate doctor --trainer verl --config launch.sh --run run
 
     Example: gaincurate doctor --trainer trl -- trl grpo --config grpo.yaml --beta 0
     """
     with output.reporting():
-        trainer, settings, extra = config.trainer, config.config, config.extra
+        trainer, settings = config.trainer, config.config
         if trainer is not None:
             from gaincurate.trainers.doctor.examine import trainer_named
 
             trainer_named(trainer)
             if not settings and not config.command:
                 raise InputError(f"--trainer {trainer}: give its settings with --config F, or behind `--`.")
-            if extra is not None:
-                raise InputError(
-                    f"--for {extra} and --trainer {trainer} are two questions: ask one at a time."
-                )
             _doctor_trainer(trainer, config, as_json)
             return
         if settings or config.command or config.mode is not None or config.run is not None:
             raise InputError("--config, --mode, --run and a command need --trainer.")
-        facts = examine(extra)
+        facts = examine()
         output.result(facts, as_json, _print)
     if not facts["ok"]:
         raise typer.Exit(1)
@@ -103,6 +96,8 @@ def _print_report(report: Report) -> None:
         )
 
 
+_EXTRAS = ("score", "trl", "peft", "difficulty", "derive", "hygiene", "report", "demo")
+"""The extras of our package whose missing packages are listed."""
 _MODULES = {"pyyaml": "yaml", "vl-convert-python": "vl_convert"}
 """The modules of packages with another name."""
 
@@ -133,14 +128,12 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def examine(extra: str | None = None) -> dict[str, Any]:
-    """Everything that `doctor` prints, as plain values; `extra` is what has to be there."""
-    from gaincurate.trainers.config import EXTRAS
-
+def examine() -> dict[str, Any]:
+    """Everything that `doctor` prints, as plain values."""
     packages = _packages()
     versions = {name: _version(name) for name in packages}
     lacking = [name for name, version in versions.items() if version is None]
-    missing = {part: [name for name in lacking if part in packages[name]] for part in get_args(EXTRAS)}
+    missing = {part: [name for name in lacking if part in packages[name]] for part in _EXTRAS}
     missing = {part: names for part, names in missing.items() if names}
     facts: dict[str, Any] = {
         "gaincurate": gaincurate.__version__,
@@ -151,10 +144,6 @@ def examine(extra: str | None = None) -> dict[str, Any]:
         "devices": [],
         "checks": [],
     }
-    if extra is not None:
-        absent = missing.get(extra, [])
-        detail = f"{', '.join(absent)} missing: `{_install(extra)}`" if absent else "all there"
-        facts["checks"] = [{"device": None, "check": f"for {extra}", "ok": not absent, "detail": detail}]
     if versions.get("torch") is not None:
         from gaincurate_kernels import selftest, triton_version
 
@@ -168,10 +157,6 @@ def examine(extra: str | None = None) -> dict[str, Any]:
     return facts
 
 
-def _install(extra: str) -> str:
-    return f"pip install 'gaincurate[{extra}]'"
-
-
 def _print(facts: dict[str, Any]) -> None:
     output.text(f"gaincurate {facts['gaincurate']}, Python {facts['python']}, {facts['system']}")
     parts = _packages()
@@ -179,12 +164,11 @@ def _print(facts: dict[str, Any]) -> None:
         part = ", ".join(parts.get(name, ["score"]))
         output.text(f"  {name:<17} {version or 'not installed':<16} {part}")
     for extra, names in facts["missing"].items():
-        output.text(f"  {extra}: {', '.join(names)} missing: `{_install(extra)}`")
+        output.text(f"  {extra}: {', '.join(names)} missing: `pip install 'gaincurate[{extra}]'`")
     for device in facts["devices"]:
         output.text(f"device {device['device']}: {device['name']}")
     for check in facts["checks"]:
         state = "ok  " if check["ok"] else "FAIL"
-        where = "" if check["device"] is None else f"{check['device']}: "
-        output.text(f"  {state} {where}{check['check']}: {check['detail']}")
+        output.text(f"  {state} {check['device']}: {check['check']}: {check['detail']}")
     if not facts["ok"]:
         output.note("error: not everything works here; see the lines marked FAIL.")

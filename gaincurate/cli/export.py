@@ -6,7 +6,7 @@ The settings go to stdout and all notes to stderr, so the output can be pasted i
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from gaincurate.cli import output
 from gaincurate.cli.hygiene_options import hygiene_options
@@ -74,16 +74,6 @@ def export(
         Path | None,
         Option("A rollout set or pass rates: adds pass_rate and samples to --where.", CHOICE),
     ] = None,
-    random: Annotated[
-        str | None,
-        Option(
-            "Also write a control to F with .random before the suffix: N rows, or as many as --where takes "
-            "(same), drawn uniformly from the set.",
-            CHOICE,
-            metavar="N|same",
-        ),
-    ] = None,
-    seed: Annotated[int | None, Option("Of --random. Default: 0.", CHOICE, min=0)] = None,
     drop: Annotated[
         str | None,
         Option(
@@ -104,50 +94,36 @@ def export(
     """
     with output.reporting(resumes=True):
         from gaincurate.trainers.columns import ViewOptions
-        from gaincurate.trainers.export import Choice, Pick
+        from gaincurate.trainers.export import Pick
         from gaincurate.trainers.export import export as write
 
         use_cache(cache)
         options = ViewOptions(bare, with_scores, config.answer_column, id_in_answer, data_source, env_class)
-        pick = Pick(by, ascending, round_, limit)
+        pick = Pick(by, ascending, round_, limit, where, rollouts)
         asked = hygiene_options(drop or "", config)
         if drop is not None and not asked.chosen():
             raise InputError("--drop names no check; name one, such as duplicates.")
-        choice = Choice(where, rollouts, _random(random), seed)
         exported = write(
             source, trainer, out, options, pick,
-            drop=None if drop is None else asked, choice=choice, overwrite=overwrite, note=output.note,
+            drop=None if drop is None else asked, overwrite=overwrite, note=output.note,
         )  # fmt: skip
         for line in [*exported.notes, *exported.launch.hints]:
             output.note(line)
         round_of = exported.facts.get("round")
         of = "" if round_of is None else f", round {round_of} of {source}"
-        for each in filter(None, (exported, exported.control)):
-            rows = output.counted(each.rows, "row")
-            output.note(f"{each.file}: {rows} for {trainer} {each.view.profile.version}{of}")
+        rows = output.counted(exported.rows, "row")
+        output.note(f"{out}: {rows} for {trainer} {exported.view.profile.version}{of}")
         if exported.dropped_file is not None:
             checks = ", ".join(f"{check} {count:,}" for check, count in exported.dropped.items())
             rows = output.counted(sum(exported.dropped.values()), "row")
             output.note(f"{exported.dropped_file}: {rows} dropped ({checks})")
         if as_json:
             launch = exported.launch
-            summary = {"file": exported.file, "rows": exported.rows, "columns": exported.view.schema.names}
+            summary = {"file": str(out), "rows": exported.rows, "columns": exported.view.schema.names}
             summary |= {"form": launch.form, "settings": launch.settings, "hints": launch.hints}
-            if exported.control is not None:
-                summary["random"] = [str(exported.control.file), exported.control.rows]
             if exported.dropped_file is not None:
                 summary |= {"dropped": exported.dropped, "dropped_file": str(exported.dropped_file)}
             output.as_json({**summary, "notes": exported.notes, "made": exported.facts})
         else:
             for line in exported.launch.text.split("\n"):
                 output.text(line)
-
-
-def _random(text: str | None) -> int | Literal["same"] | None:
-    if text is None:
-        return None
-    if text == "same":
-        return "same"
-    if not text.isascii() or not text.isdigit() or not int(text):
-        raise InputError(f"--random {text}: expected a number of rows from 1, or same.")
-    return int(text)

@@ -69,12 +69,12 @@ def hygiene(
         reported = [finding(scored, result, examples) for result in results]
         if as_json:
             findings = [asdict(result) for result in reported]
-            output.as_json({"rows": len(scored), "findings": findings, "skipped": options.skipped()})
+            output.as_json({"rows": len(scored), "findings": findings})
         else:
-            _print(folder, len(scored), reported, options.skipped())
+            _print(folder, len(scored), reported)
 
 
-def _print(folder: Path, rows: int, findings: list[Finding], skipped: dict[str, str]) -> None:
+def _print(folder: Path, rows: int, findings: list[Finding]) -> None:
     output.text(f"{folder}: {output.counted(rows, 'row')}")
     output.records(findings, {"check": "check", "rows": ("rows", ","), "share": ("share", ".2%")})
     for item in findings:
@@ -85,10 +85,6 @@ def _print(folder: Path, rows: int, findings: list[Finding], skipped: dict[str, 
         for example in item.examples:
             output.text(f"  {example['gc_id']}  {output.excerpt(example['text'], output.WIDTH)}")
             output.text(f"    {output.excerpt(example['with'], 2 * output.WIDTH)}")
-    if skipped:
-        output.text()
-    for check, why in skipped.items():
-        output.text(f"{check}: skipped, {why}")
     if any(item.rows for item in findings):
         output.text()
         names = ",".join(item.check for item in findings if item.rows)

@@ -22,7 +22,7 @@ def hygiene_options(checks: str | None, config: HygieneConfig) -> HygieneOptions
         InputError: an unknown check, one without what it needs, or an option without what it goes with.
     """
     from gaincurate.difficulty.verifier import VerifierConfig
-    from gaincurate.hygiene.duplicates import THRESHOLD, Likeness
+    from gaincurate.hygiene.duplicates import THRESHOLD
     from gaincurate.hygiene.options import NGRAM, HygieneOptions
 
     if config.gold_as is not None and config.verifier is None:
@@ -35,7 +35,7 @@ def hygiene_options(checks: str | None, config: HygieneConfig) -> HygieneOptions
     named = None if checks is None else tuple(name.strip() for name in checks.split(",") if name.strip())
     options = HygieneOptions(
         named,
-        Likeness(THRESHOLD if near is None else near, config.any_numbers),
+        THRESHOLD if near is None else near,
         config.max_prompt_tokens,
         VerifierConfig(config.verifier, gold_as=config.gold_as) if config.verifier is not None else None,
         config.answer_column,
@@ -44,13 +44,8 @@ def hygiene_options(checks: str | None, config: HygieneConfig) -> HygieneOptions
         NGRAM if config.ngram is None else config.ngram,
         config.overlap or 0.0,
     )
-    near_option = "--near" if near is not None else "--near-any-numbers" if config.any_numbers else None
-    if near_option is not None and "near-duplicates" in options.skipped():
-        raise InputError(f"{near_option} needs rensa: `pip install 'gaincurate[hygiene]'`.")
-    if near_option is not None and "near-duplicates" not in options.chosen():
-        raise InputError(
-            f"{near_option} is for the check near-duplicates: name that too, or leave {near_option} out."
-        )
+    if near is not None and "near-duplicates" not in options.chosen():
+        raise InputError("--near is for the check near-duplicates: name that too, or leave --near out.")
     return options
 
 
@@ -58,7 +53,7 @@ def report_checks(config: RowChecks, near_duplicates: bool) -> HygieneOptions:
     """The checks of a report: duplicates, those of its options, and near duplicates if asked for.
 
     Raises:
-        InputError: an option without what it goes with, or no library for near duplicates.
+        InputError: an option without what it goes with.
     """
     from gaincurate.hygiene.config import HygieneConfig
 

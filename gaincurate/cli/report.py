@@ -204,9 +204,9 @@ def report(
                 # `export --rollouts` has no --success: its pass rates are the same only without one.
                 same = document.outcomes if success is None else []
                 text = prompts.to_html(scored, table, outcomes=same, report=page.name)
-                write_atomic(beside, text.encode(), named=True)
+                write_atomic(beside, text.encode())
             html = to_html(document, None if beside is None else beside.name)
-            write_atomic(page, html.encode(), named=True)
+            write_atomic(page, html.encode())
             output.note(f"{page}: written; open it in a browser.")
             if beside is not None:
                 output.note(f"{beside}: every prompt; keep it beside {page.name}, which links to it.")

@@ -77,7 +77,7 @@ def compare(
     """
     progress = progress or Progress()
     check(comparison)
-    with writing(out, Split(), "What was done is kept"):
+    with writing(out, Split()):
         refuse_others(out)
         tuning = None
         if tune or (out / TUNE).exists():

@@ -39,7 +39,7 @@ from gaincurate.core.files import (
 from gaincurate.core.foreign import json_value, read_bytes
 from gaincurate.core.locks import WORK, Split, work_folder, writing
 from gaincurate.core.store import Mirror, Remote, located
-from gaincurate.errors import InputError, OutputError, StorageError, reason_of
+from gaincurate.errors import InputError, OutputError, storage_error
 
 MANIFEST = "manifest.json"
 IDENTITY = "identity.json"
@@ -74,7 +74,6 @@ class Kind:
         before: files of its own that may be there before the identity is.
         work: a glob of what it keeps in the work folder, deleted with it.
         hints: what else to say where an identity differs in this key alone.
-        manifest: what its manifest has to say.
         in_stores: whether it may lie in an object store.
     """
 
@@ -152,12 +151,7 @@ class Artifact:
                 elif path.is_dir():
                     shutil.rmtree(path)
         except OSError as error:
-            raise StorageError(
-                f"cannot delete {error.filename}: {reason_of(error)}. Put that right and run the same "
-                "command again.",
-                path=str(error.filename),
-                errno=error.errno,
-            ) from error
+            raise storage_error(Path(error.filename), error, "delete") from error
         if self.mirror is not None:
             self.mirror.delete(names)
 
@@ -393,15 +387,6 @@ class Artifact:
             OutputError: no such folder, an unfinished one, another kind or another format.
             StorageError: it cannot be read.
         """
-        return self.manifest_and_bytes()[0]
-
-    def manifest_and_bytes(self) -> tuple[Json, bytes]:
-        """The manifest and the file as it is.
-
-        Raises:
-            OutputError: no such folder, an unfinished one, another kind or another format.
-            StorageError: it cannot be read.
-        """
         folder, kind, path = self.place, self.kind, self.folder / MANIFEST
         with reading(path):
             text = read_bytes(path) if path.exists() else None
@@ -446,7 +431,7 @@ class Artifact:
                 "version that wrote it, or make it again.",
                 path=str(folder),
             )
-        return manifest, text
+        return manifest
 
     def check(self, entry: Json) -> Path:
         """The file of a manifest's entry, checked against its hash.
@@ -584,5 +569,6 @@ def broken(path: Path, advice: str = "Get it again from where it came, or make i
 
 def without_info(table: pa.Table) -> pa.Table:
     """The same table without our metadata in the schema."""
-    metadata = {k: v for k, v in (table.schema.metadata or {}).items() if k != _KEY}
+    metadata = dict(table.schema.metadata or {})
+    metadata.pop(_KEY, None)
     return table.replace_schema_metadata(metadata or None)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from gaincurate.core.foreign import json_value, lines_of, not_regular, open_regular, read_bytes
-from gaincurate.errors import StorageError, read_error, reason_of, storage_error
+from gaincurate.errors import read_error, storage_error
 
 _BLOCK = 1 << 22
 LONGEST_NAME = 255  # bytes
@@ -41,26 +41,9 @@ def reading(path: Path) -> Iterator[None]:
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A folder that is deleted at the end.
-
-    Raises:
-        StorageError: none can be made.
-    """
-    try:
-        folder = tempfile.TemporaryDirectory(prefix="gaincurate-")
-    except OSError as error:
-        raise no_room(error) from error
-    with folder as name:
+    """A folder that is deleted at the end."""
+    with tempfile.TemporaryDirectory(prefix="gaincurate-") as name:
         yield Path(name)
-
-
-def no_room(error: OSError) -> StorageError:
-    """The sentence for a temporary file or folder that cannot be written."""
-    return StorageError(
-        f"no temporary file can be written ({reason_of(error)}). Make room, or name another folder in "
-        "TMPDIR, and run the same command again.",
-        errno=error.errno,
-    )
 
 
 def digest_bytes(data: bytes | memoryview) -> str:
@@ -110,28 +93,21 @@ def make_folder(folder: Path) -> None:
         raise storage_error(folder, error) from error
 
 
-def write_atomic(path: Path, data: bytes | memoryview, *, named: bool = False) -> None:
+def write_atomic(path: Path, data: bytes | memoryview) -> None:
     """Write `data` so that `path` is either as before or complete, also after a crash.
-
-    `named` is as for `write_stream`.
 
     Raises:
         StorageError: the file system refused; the temporary file is removed.
     """
-    with write_stream(path, named=named) as file:
+    with write_stream(path) as file:
         file.write(data)
 
 
 @contextmanager
-def write_stream(path: Path, *, named: bool = False) -> Iterator[BinaryIO]:
+def write_stream(path: Path) -> Iterator[BinaryIO]:
     """A file to write into, which becomes `path` at the end, whole; on an error nothing does.
 
-    A device or a pipe at `path` is never replaced: who may do anything would make a file of /dev/null.
-
-    Args:
-        path: the file.
-        named: a person gave the path, so a device or a pipe is written into; elsewhere it is refused, since a
-            pipe that nobody reads would wait for ever.
+    A device or a pipe at `path` is refused: who may do anything would make a file of /dev/null.
 
     Raises:
         StorageError: the file system refused; the temporary file is removed.
@@ -142,11 +118,7 @@ def write_stream(path: Path, *, named: bool = False) -> Iterator[BinaryIO]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
-            if not named:
-                raise not_regular(path)
-            with path.open("wb") as file:
-                yield file
-            return
+            raise not_regular(path)
         try:
             with temporary.open("wb") as file:
                 yield file
@@ -161,9 +133,9 @@ def write_stream(path: Path, *, named: bool = False) -> Iterator[BinaryIO]:
         raise storage_error(path, error) from error
 
 
-def write_json(path: Path, value: Any, *, named: bool = False) -> None:
-    """Write indented JSON with a final newline, atomically; `named` is as for `write_stream`."""
-    write_atomic(path, json_bytes(value), named=named)
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON with a final newline, atomically."""
+    write_atomic(path, json_bytes(value))
 
 
 def json_bytes(value: Any) -> bytes:
@@ -184,7 +156,7 @@ def write_lines(path: Path, values: Iterable[object]) -> int:
     """
     make_folder(path.parent)
     count = 0
-    with write_stream(path, named=True) as file:
+    with write_stream(path) as file:
         for value in values:
             file.write(to_lines([value]))
             count += 1

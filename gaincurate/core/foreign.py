@@ -163,26 +163,12 @@ def see_depth(value: Any) -> None:
     """
     level: list[Any] = [[value]]
     for _ in range(DEEPEST + 1):
-        inside = (
-            inner
-            for outer in level
-            for inner in (_far(outer) if len(outer) > 64 else _values(outer))
-            if type(inner) in _NESTING
-        )
+        values = (outer.values() if type(outer) is dict else outer for outer in level)
+        inside = (inner for each in values for inner in each if type(inner) in _NESTING)
         level = list({id(inner): inner for inner in inside}.values())  # aliases of YAML repeat one
         if not level:
             return
     raise _too_deep()
-
-
-def _values(outer: Any) -> Any:
-    return outer.values() if type(outer) is dict else outer
-
-
-def _far(outer: Any) -> Any:
-    """What a long list or object holds, nothing if that is plain: of many, types are told faster at once."""
-    values = _values(outer)
-    return () if _NESTING.isdisjoint(map(type, values)) else values
 
 
 def is_utf8(value: str) -> bool:

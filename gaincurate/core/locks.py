@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gaincurate.errors import LockedError, StorageError, storage_error
+from gaincurate.errors import LockedError, storage_error
 
 WORK = ".work"
 _TRIES = 100  # to make a lock file in a folder that others remove
@@ -117,29 +117,13 @@ def joining(path: Path, descriptor: int) -> Iterator[bool]:
 
 
 @contextmanager
-def writing(out: Path, split: Split, what_stays: str = "Finished shards are kept") -> Iterator[None]:
-    """Hold the right to write the shards of `split` in `out`.
-
-    Args:
-        out: the folder.
-        split: which shards.
-        what_stays: what a failure of the file system leaves, as its sentence then says.
+def writing(out: Path, split: Split) -> Iterator[None]:
+    """Hold the right to write the shards of `split` in the folder `out`.
 
     Raises:
         LockedError: another process writes them.
-        StorageError: the file system refused, to lock or while the lock was held.
+        StorageError: the file system refused.
     """
-    with _held(out, split):
-        # Here and nowhere deeper: what writes a file does not know whether the same command goes on from it.
-        try:
-            yield
-        except StorageError as error:
-            error.going_on(what_stays)
-            raise
-
-
-@contextmanager
-def _held(out: Path, split: Split) -> Iterator[None]:
     work, alone = work_folder(out), split.count == 1
     kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
     locks = [acquire(work / "lock", kind | fcntl.LOCK_NB)]

@@ -357,8 +357,9 @@ class Tally:
 
     @property
     def group_size(self) -> int:
-        """The number of judged rollouts; 0 if the only one is a fraction, which is the mean of a group."""
-        return 0 if len(self.successes) == 1 and 0 < self.successes[0] < 1 else len(self.successes)
+        """The number of judged rollouts; 0 for a single fraction, which is the mean of a group."""
+        lone = len(self.successes) == 1 and not self.unjudged
+        return 0 if lone and 0 < self.successes[0] < 1 else len(self.successes)
 
     @property
     def differs(self) -> bool:

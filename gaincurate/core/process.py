@@ -23,7 +23,6 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -77,19 +76,9 @@ def _interruption(number: int) -> KeyboardInterrupt:
     return Terminated(number) if number in _NOTICES else KeyboardInterrupt()
 
 
-@dataclass(slots=True)
-class Pressed:
-    """How often Ctrl-C was pressed, or another signal asked for the end; false for never."""
-
-    times: int = 0
-
-    def __bool__(self) -> bool:
-        return self.times > 0
-
-
 @contextmanager
-def ctrl_c_noted() -> Iterator[Pressed]:
-    """Within it Ctrl-C is noted, and raised on leaving; pressed a third time, it is raised at once.
+def ctrl_c_noted() -> Iterator[list[int]]:
+    """Within it Ctrl-C is noted in the list, and raised on leaving; a third time, it is raised at once.
 
     Python raises KeyboardInterrupt between any two instructions of the main thread: inside an event loop that
     leaves it broken, inside a finalizer it is lost, and before a loop falls asleep it does not wake it.
@@ -101,18 +90,16 @@ def ctrl_c_noted() -> Iterator[Pressed]:
         KeyboardInterrupt: it was pressed.
         Terminated: another signal came.
     """
-    pressed = Pressed()
+    pressed = list[int]()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, *_STOPS)}
     before = {number: was for number, was in before.items() if was in (signal.default_int_handler, _stop)}
     if threading.current_thread() is not threading.main_thread() or not before:
         yield pressed
         return
-    numbers = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        pressed.times += 1
-        numbers.append(number)
-        if pressed.times >= _INSISTING:
+        pressed.append(number)
+        if len(pressed) >= _INSISTING:
             raise _interruption(number)
 
     for number in before:
@@ -123,7 +110,7 @@ def ctrl_c_noted() -> Iterator[Pressed]:
         for number, was in before.items():
             signal.signal(number, was)
         if pressed:
-            raise _interruption(numbers[0])
+            raise _interruption(pressed[0])
 
 
 def start_tracker() -> None:

@@ -6,9 +6,7 @@ Whoever wants to see the work overrides them. Every method does nothing by defau
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,45 +42,6 @@ class Progress:
 
     def note(self, text: str) -> None:
         """A sentence worth reading once."""
-
-
-class Bar(Progress):
-    """A bar of tqdm, which comes with transformers. Its text works in notebooks with and without widgets."""
-
-    _bar: Any = None
-
-    def start(self, total: int, done: float = 0, *, what: str = "", unit: str = "row") -> None:
-        """See `Progress`."""
-        from tqdm import tqdm  # type: ignore[import-untyped]
-
-        self.end()
-        self._bar = tqdm(total=total, initial=done, desc=what, unit=unit)
-
-    def advance(self, n: float, **also: int) -> None:
-        """See `Progress`."""
-        if self._bar is not None:
-            self._bar.update(n)
-            if self._bar.n >= self._bar.total:
-                self.end()
-
-    def end(self) -> None:
-        """Draw it a last time as it stands."""
-        if self._bar is not None:
-            self._bar.close()
-        self._bar = None
-
-
-@contextmanager
-def for_python() -> Iterator[Progress]:
-    """What a function shows that a person calls: a bar in a notebook, nothing in a program."""
-    if "ipykernel" not in sys.modules:
-        yield Progress()
-        return
-    bar = Bar()
-    try:
-        yield bar
-    finally:  # where rows were rejected it was not full
-        bar.end()
 
 
 class Sent(Progress):

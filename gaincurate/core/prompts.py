@@ -106,10 +106,8 @@ class Columns:
         tools = column_values(table, self.tools, start) if self.tools else [None] * len(values)
         for value, row_tools in zip(values, tools, strict=True):
             try:
-                yield Chat(
-                    self.messages(value, nulls=nulls),
-                    to_tools(row_tools, responses=self.prompt.endswith(".input")),
-                )
+                messages = self.messages(value, nulls=nulls)
+                yield Chat(messages, to_tools(row_tools, responses=self.prompt.endswith(".input")))
             except PromptProblem as problem:
                 yield problem
 
@@ -193,7 +191,7 @@ def to_messages(value: Any, *, chat_text: bool = False, nulls: bool = False) -> 
             raise PromptProblem(
                 "the prompt is the text of a Python list of messages; write such lists with json.dumps"
             )
-        if is_chat_text(value):
+        if value.lstrip().startswith("[") and is_chat_text(value):
             raise PromptProblem(
                 "the prompt is a chat as JSON text, and the first prompt is not; make all of them chats"
             )
@@ -376,24 +374,20 @@ def prompts_of(rows: pa.Table, identity: Json, *, bare: bool, nulls: bool = Fals
     Raises:
         OutputError: as `training_rows`.
     """
-    columns = replace(Columns.of(identity), tools=None)
-    return [chat.messages for chat in _chats(rows, identity, columns, bare, nulls)]
+    source = {**identity["source"], "tools_column": None}
+    return [chat.messages for chat in chats_of(rows, {**identity, "source": source}, bare=bare, nulls=nulls)]
 
 
-def chats_of(rows: pa.Table, identity: Json, *, bare: bool = False) -> list[Chat]:
+def chats_of(rows: pa.Table, identity: Json, *, bare: bool = False, nulls: bool = False) -> list[Chat]:
     """The prompt of each row with its tools as it was scored; with `bare` its messages are the row's own.
 
     Raises:
         OutputError: as `training_rows`.
     """
-    return _chats(rows, identity, Columns.of(identity), bare, nulls=False)
-
-
-def _chats(rows: pa.Table, identity: Json, columns: Columns, bare: bool, nulls: bool) -> list[Chat]:
     segmentation = identity.get("segmentation", {})
     system, shots = (None, []) if bare else (segmentation.get("system"), segmentation.get("shots", []))
     override, chats = segmentation.get("system_override", False), []
-    for place, chat in enumerate(columns.chats(rows, nulls=nulls)):
+    for place, chat in enumerate(Columns.of(identity).chats(rows, nulls=nulls)):
         try:
             if isinstance(chat, PromptProblem):
                 raise chat

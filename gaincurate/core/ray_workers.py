@@ -1,53 +1,119 @@
-"""Runs the parts of a run in actors on Ray: each loads its model once and takes parts until none is left.
+"""The options of Ray, and the parts of a run in tasks on Ray: each loads its model once and takes parts.
 
 A part (a shard) is atomic and idempotent: a worker writes it whole, and every worker writes the same bytes.
-So a lost worker or node costs nothing but time: its parts are given to another worker. Ray is imported on
-use, because the base install does not have it.
+So a lost worker or node costs nothing but time: its parts are given to another worker. Parts and events go
+through two queues of Ray. Ray is imported on use, because the base install does not have it.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import queue
 import secrets
 import signal
-import socket
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from gaincurate.core.cluster_options import ClusterConfig
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from gaincurate.core.options import RAY, Option
 from gaincurate.core.process import Terminated, ctrl_c_noted
 from gaincurate.core.progress import Progress
 from gaincurate.core.store import CACHE, use_cache
 from gaincurate.errors import GaincurateError, InputError
 
-_KNOCK = 5.0  # seconds for an address to answer
 _SOON = 60.0  # seconds in which Ray joins or starts
 _STORE = 80 * 2**20  # bytes: no data goes through Ray's store, and this is near the least that it takes
 _DEATHS = 3  # of workers at the same part
-_AHEAD = 2  # parts of a worker: it reads the next one while it scores
 _POLL = 0.2  # seconds
 _PATIENCE = 15.0  # seconds without a worker before a note says so
-_PLACE, _BEGIN, _END = "place", "begin", "end"
+_LONGEST = 600.0  # seconds without a worker before the run ends
 
-Event = tuple[str, Any]
+
+def read_workers(value: str) -> int | Literal["all"]:
+    """The value of `--workers`.
+
+    Raises:
+        InputError: it is neither a number from 1 nor `all`.
+    """
+    if value != "all" and not (value.isdecimal() and len(value) <= 9 and int(value)):
+        raise InputError(f"--workers {value}: expected a number from 1, or all.")
+    return "all" if value == "all" else int(value)
+
+
+class ClusterConfig(BaseModel):
+    """Where a run's workers are: in this process and its children, or wherever a Ray has room for them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    engine: Annotated[
+        Literal["local", "ray"],
+        Option("local: on this machine. ray: on all machines of a Ray cluster.", RAY),
+    ] = "local"
+    address: Annotated[
+        str | None,
+        Option(
+            "HOST:PORT of a Ray head, or auto for the one of this machine. Default: RAY_ADDRESS, else a Ray "
+            "of its own on this machine.",
+            RAY,
+            metavar="ADDRESS",
+        ),
+    ] = None
+    worker_gpus: Annotated[
+        float | None,
+        Field(ge=0, le=1),
+        Option("GPUs of a worker; a part of one too. Default: 1 where the cluster has GPUs.", RAY),
+    ] = None
+    worker_label: Annotated[
+        list[str],
+        Option(
+            "Only on nodes with this label, such as ray.io/accelerator-type=H200; may be repeated.",
+            RAY,
+            metavar="KEY=VALUE",
+        ),
+    ] = Field(default_factory=list)
+
+    @field_validator("worker_label")
+    @classmethod
+    def _labels(cls, value: list[str]) -> list[str]:
+        for label in value:
+            if not all(label.partition("=")):
+                raise InputError(f"--worker-label {label}: expected KEY=VALUE.")
+        return value
+
+    def check_engine(self) -> None:
+        """Check what goes with which engine.
+
+        Raises:
+            InputError: an option of Ray without `--engine ray`, or Ray is not installed.
+        """
+        if self.engine == "local":
+            # By value, because a config that was written out names all options.
+            for name, field in ClusterConfig.model_fields.items():
+                default = field.get_default(call_default_factory=True)
+                if name != "engine" and getattr(self, name) != default:
+                    raise InputError(f"--{name.replace('_', '-')} goes with --engine ray.")
+            if getattr(self, "workers", None) == "all":
+                raise InputError("--workers all goes with --engine ray; without it every GPU is used anyway.")
+            return
+        if importlib.util.find_spec("ray") is None:
+            raise InputError("--engine ray needs ray: `pip install 'gaincurate[ray]'`.")
 
 
 class Worker:
     """A worker's side: its parts, and the events that it sends with each finished part."""
 
-    def __init__(self) -> None:
-        self.given: queue.Queue[tuple[int, Any] | None] = queue.Queue()
-        self.finished: dict[int, Future[list[Event]]] = {}
-        self._events: list[Event] = []
+    def __init__(self, number: int, given: Any, told: Any) -> None:
+        self._number, self._given, self._told = number, given, told
+        self._events: list[tuple[str, Any]] = []
         self._lock = threading.Lock()
 
     def report(self, kind: str, value: Any = None) -> None:
@@ -55,71 +121,35 @@ class Worker:
         with self._lock:
             self._events.append((kind, value))
             if kind == "part":
-                self.finished.pop(value[1]["shard"]).set_result(self._events)
+                self._told.put((self._number, "done", (value[1]["shard"], self._events)))
                 self._events = []
 
     def parts(self) -> Iterator[tuple[int, Any]]:
         """The parts that this worker is to do, and what was sent along with each."""
-        return iter(self.given.get, None)
+        for part, payload in iter(self._given.get, None):
+            self._told.put((self._number, "took", part))
+            yield part, payload
 
 
-Work = Callable[[Any, Worker], Any]
-"""A worker's work, a function that can be pickled: takes the config of a local run on one device."""
+def gaincurate_worker(
+    work: Any, config: Any, folder: str, cache: str | None, number: int, given: Any, told: Any
+) -> Any:
+    """The task; `folder` is the driver's, so that relative paths mean the same."""
+    import ray
+
+    with suppress(OSError):  # absolute paths need no such folder here
+        os.chdir(folder)
+    use_cache(Path(cache) if cache else None)
+    told.put((number, "began", ray.get_runtime_context().get_node_id()))
+    return work(config, Worker(number, given, told))
 
 
-class GaincurateWorker:
-    """The actor; `folder` is the driver's, so that relative paths mean the same."""
-
-    def __init__(self, config: Any, folder: str, cache: str | None) -> None:
-        with suppress(OSError):  # absolute paths need no such folder here
-            os.chdir(folder)
-        use_cache(Path(cache) if cache else None)
-        self._config, self._pool, self._turn = config, ThreadPoolExecutor(1), threading.Condition()
-
-    def place(self) -> str:
-        """The id of the node; the call returns when the actor lives."""
-        import ray
-
-        node: str = ray.get_runtime_context().get_node_id()
-        return node
-
-    def begin(self, work: Work) -> None:
-        """Begin some work."""
-        self._worker, self._given = Worker(), 0
-        self._result = self._pool.submit(work, self._config, self._worker)
-
-    def _give(self, number: int, item: tuple[int, Any] | None) -> None:
-        with self._turn:  # calls run in threads, so they may come in another order
-            self._turn.wait_for(lambda: self._given == number)
-            self._given += 1
-            self._worker.given.put(item)
-            self._turn.notify_all()
-
-    def do(self, number: int, part: int, payload: Any) -> list[Event]:
-        """Do a part, after so many others; the events since the last one."""
-        finished = self._worker.finished[part] = Future[list[Event]]()
-        self._give(number, (part, payload))
-        wait([finished, self._result], return_when=FIRST_COMPLETED)
-        if not finished.done():
-            self._result.result()  # raises what the work raised
-        return finished.result()
-
-    def end(self, number: int) -> Any:
-        """Let the work end after so many parts; its result."""
-        self._give(number, None)
-        return self._result.result()
-
-
-@dataclass(eq=False, slots=True)
+@dataclass(slots=True)
 class _Hired:
-    """An actor as the driver sees it: the calls that run, each with its part or another kind of call."""
+    """A worker as the driver sees it: its node when it lives, and the parts that it took."""
 
-    number: int
-    actor: Any
-    calls: dict[Any, int | str]
     node: str | None = None
-    given: int = 0
-    ended: bool = False
+    parts: set[int] = field(default_factory=set)
 
 
 class RayWorkers:
@@ -128,14 +158,13 @@ class RayWorkers:
     def __init__(self, config: ClusterConfig) -> None:
         import ray
 
-        self._ray, self._wait = ray, config.wait
-        self._idle: list[_Hired] = []  # their imports are done
+        self._ray = ray
         device, gpus = getattr(config, "device", "auto"), config.worker_gpus
         if gpus is None:
             gpus = float(device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0)
-        self._cpus, self._gpus = config.worker_cpus or getattr(config, "threads", None) or 1, gpus
-        self._labels = dict(label.split("=", 1) for label in config.worker_label)
-        self._needs = f"{self._cpus:g} CPU, {gpus:g} GPU" + f", labels {self._labels}" * bool(self._labels)
+        self._cpus, self._gpus = getattr(config, "threads", None) or 1, gpus
+        labels = dict(label.split("=", 1) for label in config.worker_label)
+        self._needs = f"{self._cpus:g} CPU, {gpus:g} GPU" + f", labels {labels}" * bool(labels)
         asked = getattr(config, "workers", None)
         self._most = asked if isinstance(asked, int) else None
         # Without a GPU from Ray a worker must not take one that it sees all the same.
@@ -143,10 +172,17 @@ class RayWorkers:
         self._config = config.model_copy(
             update={"device": device, "engine": "local", "workers": 1, "overwrite": False}
         )
+        self._task = ray.remote(gaincurate_worker).options(
+            num_cpus=self._cpus,
+            num_gpus=gpus,
+            max_retries=0,
+            scheduling_strategy="SPREAD",
+            **({"label_selector": labels} if labels else {}),
+        )
 
     def run(
         self,
-        work: Work,
+        work: Callable[[Any, Worker], Any],
         parts: Iterable[int] = (),
         *,
         hear: Callable[[str, Any], None],
@@ -156,7 +192,7 @@ class RayWorkers:
         """Have workers do the parts, or one worker do some work without parts; the results of their work.
 
         Args:
-            work: of each worker.
+            work: of each worker; can be pickled, and takes the config of a local run on one device.
             parts: their numbers.
             hear: called with the kind and value of each event.
             describe: names the rows of a part, for the error about a part that kills its workers.
@@ -165,70 +201,64 @@ class RayWorkers:
         Raises:
             GaincurateError: an error of a worker, a part at which three workers died, or no worker is left.
         """
-        ray, results, hired, deaths = self._ray, list[Any](), list[_Hired](), Counter[int]()
-        left = sorted(parts, reverse=True)
-        without_parts, started, lived, noted = not left, 0, time.monotonic(), False
+        ray, results, deaths = self._ray, list[Any](), Counter[int]()
+        hired, workers, unfinished = dict[Any, int](), list[_Hired](), set(parts)
+        alone, left = not unfinished, sorted(unfinished, reverse=True)
+        given, told, closed = self._queue(), self._queue(), False
+        place = (os.getcwd(), os.environ.get(CACHE))
+        lived, noted = time.monotonic(), False
         try:
-            while left or hired or (without_parts and not results):
+            while unfinished or hired or (alone and not results):
                 with ctrl_c_noted():  # Ray would raise a plain KeyboardInterrupt for every signal
-                    coming = sum(each.node is None or _BEGIN in each.calls.values() for each in hired)
-                    while len(hired) < self._room() and max(len(left), without_parts and not hired) > coming:
-                        hired.append(self._idle.pop() if self._idle else self._hire(started))
-                        started, coming = started + 1, coming + 1
-                        hired[-1].given, hired[-1].ended = 0, False
-                        if hired[-1].node is not None:
-                            hired[-1].calls[hired[-1].actor.begin.remote(work)] = _BEGIN
-                    for each in [each for each in hired if each.node is not None]:
-                        if each.ended or {_BEGIN, _END}.intersection(each.calls.values()):
-                            continue
-                        while left and len(each.calls) < _AHEAD:
-                            part = left.pop()
-                            each.calls[each.actor.do.remote(each.given, part, payload(part))] = part
-                            each.given += 1
-                        if not left:  # at once, because it asks for the next part before it scores the last
-                            each.calls[each.actor.end.remote(each.given)] = _END
-                    if not left and not without_parts:
-                        for each in [each for each in hired if each.node is None]:
-                            ray.kill(each.actor)
-                            hired.remove(each)
-                    calls = {call: each for each in hired for call in each.calls}
-                    done = ray.wait(list(calls), timeout=_POLL)[0] if calls else []
+                    if not hired and not left:  # a worker died between taking a part and saying so
+                        left = sorted(unfinished, reverse=True)
+                    if closed and left:
+                        given, closed = self._queue(), False
+                    coming = sum(workers[number].node is None for number in hired.values())
+                    while len(hired) < self._room() and max(len(left), alone and not hired) > coming:
+                        number, coming = len(workers), coming + 1
+                        workers.append(_Hired())
+                        hired[self._task.remote(work, self._config, *place, number, given, told)] = number
+                    wanted = len(hired) - coming - given.qsize() if left else 0
+                    for part in [left.pop() for _ in range(min(wanted, len(left)))]:
+                        given.put((part, payload(part)))
+                    if not left and not closed:  # one each: a dead worker takes one that it waited for
+                        given.put_nowait_batch([None] * len(workers))
+                        closed = True
+                        for call in [] if alone else [c for c, n in hired.items() if workers[n].node is None]:
+                            self._end(call)
+                            del hired[call]
+                    done = ray.wait(list(hired), num_returns=len(hired), timeout=0)[0] if hired else []
+                    for number, kind, value in self._heard(told):
+                        if kind == "began":
+                            workers[number].node = value
+                        elif kind == "took":
+                            workers[number].parts.add(value)
+                        elif value[0] in unfinished:
+                            unfinished.remove(value[0])
+                            for event in value[1]:
+                                hear(*event)
                     for call in done:
-                        each = calls[call]
-                        if call not in each.calls:
-                            continue  # of a worker that was lost
+                        number = hired.pop(call)
                         try:
-                            value = ray.get(call)
-                        except ray.exceptions.RayActorError:
-                            hired.remove(each)
-                            ray.kill(each.actor)  # Ray may have lost sight of a process that lives
-                            left = sorted([*left, *self._lost(each, deaths, describe)], reverse=True)
-                            hear("note", f"worker {each.number + 1} was lost; another one does its shards")
-                            continue
-                        match each.calls.pop(call):
-                            case "place":
-                                each.node = value
-                                each.calls[each.actor.begin.remote(work)] = _BEGIN
-                            case "end":
-                                results.append(value)
-                                each.ended = True
-                            case int():
-                                for kind, of_event in value:
-                                    hear(kind, of_event)
-                        if each.ended and not each.calls:
-                            hired.remove(each)
-                            self._idle.append(each)
+                            results.append(ray.get(call))
+                        except ray.exceptions.RayError as error:
+                            if isinstance(error, ray.exceptions.RayTaskError):
+                                raise
+                            lost = self._lost(workers[number], unfinished, deaths, describe)
+                            left = sorted([*left, *lost], reverse=True)
+                            hear("note", f"worker {number + 1} was lost; another one does its shards")
                     silent = time.monotonic() - lived
-                    if not hired or any(each.node is not None for each in hired):
+                    if not hired or any(workers[number].node is not None for number in hired.values()):
                         lived, noted = time.monotonic(), False
-                    elif silent >= self._wait or (silent >= _PATIENCE and not noted):
+                    elif silent >= _LONGEST or (silent >= _PATIENCE and not noted):
                         noted = True
                         state = f"no worker has a place: each needs {self._needs}, and the cluster has "
                         state += f"{_resources(ray)}. "
-                        hear("note", f"{state}Waiting up to {self._wait:g} s for one (--wait)")
-                        if silent >= self._wait:
+                        hear("note", f"{state}Waiting up to {_LONGEST:g} s for one")
+                        if silent >= _LONGEST:
                             raise GaincurateError(
-                                f"{state}None came in {self._wait:g} s (--wait). Finished shards are kept. "
+                                f"{state}None came in {_LONGEST:g} s. Finished shards are kept. "
                                 "Run the same command again to go on when there is room."
                             )
             return results
@@ -236,41 +266,44 @@ class RayWorkers:
             cause = getattr(error, "cause", None)
             raise cause if isinstance(cause, GaincurateError) else error.as_instanceof_cause() from None
         finally:
-            with suppress(Exception):  # Ray itself may be gone
-                for each in hired:
-                    ray.kill(each.actor)
+            for call in hired:
+                self._end(call)
 
-    def close(self) -> None:
-        """End the workers that wait for more work."""
+    def _end(self, call: Any) -> None:
         with suppress(Exception):  # Ray itself may be gone
-            for each in self._idle:
-                self._ray.kill(each.actor)
+            self._ray.cancel(call, force=True)
+
+    def _queue(self) -> Any:
+        """A queue on this machine, which ends with this process alone."""
+        from ray.util.queue import Queue
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        here = NodeAffinitySchedulingStrategy(self._ray.get_runtime_context().get_node_id(), soft=False)
+        return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+
+    def _heard(self, told: Any) -> list[tuple[int, str, Any]]:
+        """What workers told, after some time where they told nothing."""
+        try:
+            first = told.get(timeout=_POLL)
+        except queue.Empty:
+            return []
+        return [first, *told.get_nowait_batch(told.qsize())]
 
     def _room(self) -> int:
         """The number of workers that may be started; resources in use by others count as free."""
         totals, needs = self._ray.cluster_resources(), {"CPU": self._cpus, "GPU": self._gpus}
         room = min(int(totals.get(kind, 0) / count + 1e-6) for kind, count in needs.items() if count)
-        return self._most or max(room, 1)  # an actor that waits makes an autoscaler start a machine
+        return self._most or max(room, 1)  # a task that waits makes an autoscaler start a machine
 
-    def _hire(self, number: int) -> _Hired:
-        actor = self._ray.remote(GaincurateWorker).options(
-            num_cpus=self._cpus,
-            num_gpus=self._gpus,
-            max_concurrency=_AHEAD + 2,
-            scheduling_strategy="SPREAD",
-            **({"label_selector": self._labels} if self._labels else {}),
-        )
-        made = actor.remote(self._config, os.getcwd(), os.environ.get(CACHE))
-        return _Hired(number, made, {made.place.remote(): _PLACE})
-
-    def _lost(self, each: _Hired, deaths: Counter[int], describe: Callable[[int], str]) -> list[int]:
+    def _lost(
+        self, each: _Hired, unfinished: set[int], deaths: Counter[int], describe: Callable[[int], str]
+    ) -> list[int]:
         """The parts of a lost worker.
 
         Raises:
             GaincurateError: the third worker died at one of them. A lost machine is no part's fault.
         """
-        parts = sorted(part for part in each.calls.values() if isinstance(part, int))
-        each.calls.clear()
+        parts = sorted(each.parts & unfinished)
         alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
         if each.node is None or each.node in alive:
             deaths.update(parts or [-1])
@@ -303,17 +336,13 @@ def ray_workers(config: ClusterConfig, progress: Progress) -> Iterator[RayWorker
 
     if not already:
         _init(ray, address)
-    workers = None
     try:
         which = f"joined the Ray at {ray.get_runtime_context().gcs_address}"
         if address == "local":
             which = "started a Ray on this machine alone"
         progress.note(f"{which} ({_resources(ray)})")
-        workers = RayWorkers(config)
-        yield workers
+        yield RayWorkers(config)
     finally:
-        if workers is not None:
-            workers.close()
         if not already:
             ray.shutdown()
 
@@ -322,25 +351,13 @@ def _address(config: ClusterConfig) -> str:
     """The Ray to join: HOST:PORT, `auto`, or `local` for one that is started for the run.
 
     Raises:
-        InputError: no address in a Slurm job, or an address where no Ray can be.
+        InputError: the address of a Ray Client, which has no place for the queues.
     """
     address = config.address or os.environ.get("RAY_ADDRESS") or "local"
-    if address == "local" and config.address is None and "SLURM_JOB_ID" in os.environ:
+    if "://" in address:
         raise InputError(
-            "this is a Slurm job, where a Ray of this machine alone is rarely meant. Name a Ray with "
-            "--address HOST:PORT, such as the address of `ray symmetric-run`."
+            f"--address {address}: expected auto or HOST:PORT of a Ray head, no Ray Client address."
         )
-    if address in ("local", "auto"):
-        return address
-    # Ray itself tries for two minutes and then exits.
-    try:
-        host, _, port = address.rpartition(":")
-        socket.create_connection((host.strip("[]"), int(port)), _KNOCK).close()
-    except (OSError, ValueError, OverflowError) as error:
-        raise InputError(
-            f"--address {address}: nothing answers there ({str(error).lower()}). Expected auto or HOST:PORT "
-            "of a Ray head, as `ray start --head` prints it; no Ray Client address (ray://)."
-        ) from error
     return address
 
 

@@ -20,12 +20,9 @@ REFERENCES = 1 << 32
 """The stream that reference prompts are drawn from, apart from those of rounds and samples."""
 PASSES = 1 << 33
 """The first of the streams that passes over groups of prompts are drawn from, one for each group."""
-CONTROLS = 1 << 40
-"""The stream that the random control beside chosen rows is drawn from."""
 _EXACT = 2.0**20  # log weights up to here hold the noise to 1e-10
 _BRIDGE = 64.0  # Gumbel noise of 52 bits spans 41: over a wider gap it never reaches
 _BLOCK = 1 << 19  # items at once: a few arrays of 4 MB, whatever the size of the set
-_CHUNK = 1 << 12  # items that are looked through at once at first, then up to eight times as many
 
 
 def uniforms(seed: int, round_: int, stream: int, start: int, stop: int) -> Floats:
@@ -80,26 +77,6 @@ def between(keys: Keys, start: int, stop: int) -> Ints:
     return (np.sort(keys[start:stop]) & low).astype(np.int64)
 
 
-def draw(count: int, size: int, log_weights: Callable[[int, int], Floats], *, seed: int, round_: int) -> Ints:
-    """`size` distinct of 0 to `count` - 1, as if drawn one after the other with these weights.
-
-    Gumbel top-k: the largest of log weight plus Gumbel noise, in log space, so nothing underflows.
-
-    Args:
-        count: items; `size` at most.
-        size: how many to draw.
-        log_weights: of the items from `start` to `stop`, `[stop - start]`, up to a constant; -inf for what is
-            not drawn.
-        seed: of the run.
-        round_: of the run.
-
-    Returns:
-        `[size]`, in drawn order.
-    """
-    items, keys = draw_within(np.array([size]), log_weights, one_group(count), seed=seed, round_=round_)
-    return items[np.argsort(-keys, kind="stable")]  # equal keys, where weights differ by 1e16, by number
-
-
 def log_softmin(distance: Floats, temperature: float) -> Floats:
     """Log weights to draw by, -distance / temperature up to a constant: equal distances stay equally likely.
 
@@ -126,14 +103,20 @@ def log_softmin(distance: Floats, temperature: float) -> Floats:
 def draw_within(
     sizes: Ints, log_weights: Callable[[int, int], Floats], labels: Labels, *, seed: int, round_: int
 ) -> tuple[Ints, Floats]:
-    """As `draw`, but `sizes[g]` items of each group g: items and keys as of `largest_within`.
+    """Distinct items, `sizes[g]` of each group g, as if drawn one after the other with these weights.
+
+    Gumbel top-k: the largest of log weight plus Gumbel noise, in log space, so nothing underflows.
 
     Args:
         sizes: `[groups]`.
-        log_weights: see `draw`.
+        log_weights: of the items from `start` to `stop`, `[stop - start]`, up to a constant; -inf for what is
+            not drawn.
         labels: `[items]`, the group of each.
         seed: of the run.
         round_: of the run.
+
+    Returns:
+        Items and keys as of `largest_within`.
     """
 
     def keys(start: int, stop: int) -> Floats:
@@ -143,7 +126,7 @@ def draw_within(
 
 
 def gumbel_keys(log_weights: Floats, *, seed: int, round_: int) -> Floats:
-    """Keys whose largest are what `draw` draws with these weights, `[items]`."""
+    """Keys whose largest are what `draw_within` draws with these weights, `[items]`."""
     keys = np.empty(len(log_weights))
     for start in range(0, len(keys), _BLOCK):
         stop = min(start + _BLOCK, len(keys))
@@ -180,27 +163,17 @@ def largest_within(sizes: Ints, keys: Callable[[int, int], Floats], labels: Labe
         Items and their keys, by group, the largest key first, of equal ones the first item.
     """
     items, item_keys = np.zeros(0, np.int64), np.zeros(0)
-    # An item whose key is not over its group's border cannot get in any more. After some thousands most
-    # are not, so the work over a large set is this one comparison.
+    # An item whose key is not over its group's border cannot get in any more. In later blocks most are not,
+    # so the work over a large set is this one comparison.
     border = np.where(sizes > 0, -np.inf, np.inf)
     is_open = sizes > 0
-    waiting: list[tuple[Ints, Floats]] = []
-    held = first = 0
-    while first < len(labels):
-        start = first // _BLOCK * _BLOCK
-        if first == start:
-            block_keys = keys(start, min(start + _BLOCK, len(labels)))
-        last = min(first + min(max(first, _CHUNK), 8 * _CHUNK), start + len(block_keys))
-        chunk_keys, chunk_labels = block_keys[first - start : last - start], labels[first:last]
+    for start in range(0, len(labels), _BLOCK):
+        block_labels = labels[start : start + _BLOCK]
+        block_keys = keys(start, start + len(block_labels))
         # A group that is not full takes any key, -inf too.
-        places = np.flatnonzero((chunk_keys > border[chunk_labels]) | is_open[chunk_labels])
-        waiting.append((places + first, chunk_keys[places]))
-        held, first = held + len(places), last
-        if held < max(_CHUNK, len(items)) and last < len(labels):
-            continue
-        items = np.concatenate([items, *(each for each, _ in waiting)])
-        item_keys = np.concatenate([item_keys, *(each for _, each in waiting)])
-        waiting, held = [], 0
+        places = np.flatnonzero((block_keys > border[block_labels]) | is_open[block_labels])
+        items = np.concatenate([items, places + start])
+        item_keys = np.concatenate([item_keys, block_keys[places]])
         item_labels = labels[items]
         by_key = np.lexsort((-item_keys, item_labels))  # stable: of equal keys the first item
         counts = np.bincount(item_labels, minlength=len(sizes))

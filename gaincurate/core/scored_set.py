@@ -9,10 +9,7 @@ A set in an object store is copied whole into the cache first.
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from html import escape
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +19,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gaincurate.core.arrow import open_ipc, refusing
-from gaincurate.core.artifact import Artifact, Json, Kind, broken, open_table, without_info
-from gaincurate.core.files import digest_bytes, digest_file, reading, write_atomic
+from gaincurate.core.artifact import (
+    MANIFEST,
+    Artifact,
+    Json,
+    Kind,
+    broken,
+    open_table,
+    shard_name,
+    without_info,
+)
+from gaincurate.core.files import digest_bytes, digest_file, make_folder, reading, write_atomic
 from gaincurate.core.options import near
 from gaincurate.core.schema import FORMAT, ID, take
 from gaincurate.core.sealed import read_sealed, write_sealed
-from gaincurate.errors import InputError, OutputError, storage_error
+from gaincurate.errors import InputError, OutputError
 
 COLUMNS = "columns"
 """Computed columns, beside the shards."""
 _BROKEN = "`gaincurate score` did not write it so: get the set again from where it came, or score again."
 _FEW = 64  # rows of a shard for each that is taken, from which on validating rows one by one is faster
-_SHOWN, _CELL = 5, 80
-"""Rows of a set that a notebook shows, and the characters of a cell."""
 _AGAIN = "delete that column's .arrow and .json file, and make it again if you need it"
 
 
@@ -93,8 +97,8 @@ class ScoredSet:
         self._artifact.pull()
         self.place, self.folder = self._artifact.place, self._artifact.folder
         """What was given, of a set in a store its URL; and where its files are, of such a set a copy."""
-        self.manifest, data = self._artifact.manifest_and_bytes()
-        self.manifest_hash = digest_bytes(data)
+        self.manifest = self._artifact.read_manifest()
+        self.manifest_hash = digest_file(self.folder / MANIFEST)
         """Hash of the manifest file: names this set's exact content."""
         self._verify = verify
         self._files: dict[int, pa.Table] = {}
@@ -122,17 +126,6 @@ class ScoredSet:
         names = ", ".join(self.schema.names)
         return f"ScoredSet({str(self.folder)!r}: {len(self):,} rows; {names})"
 
-    def _repr_html_(self) -> str:
-        """The first rows as a table, for notebooks."""
-        rows = self.take(range(min(_SHOWN, len(self))))
-        head = "".join(f"<th>{escape(name)}</th>" for name in rows.column_names)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{escape(_short(value))}</td>" for value in row.values()) + "</tr>"
-            for row in rows.to_pylist()
-        )
-        caption = f"{escape(str(self.folder))}: {len(self):,} rows"
-        return f"<table><caption>{caption}</caption><tr>{head}</tr>{body}</table>"
-
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """The rows as Python values, in source order; computed columns are joined."""
         for table in self.tables():
@@ -158,23 +151,6 @@ class ScoredSet:
     def to_table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows, `[rows]`, with these columns or all; shards stay memory-mapped."""
         return pa.concat_tables(self.tables(columns))
-
-    def to_pandas(self, columns: Sequence[str] | None = None) -> Any:
-        """`to_table` as a pandas.DataFrame.
-
-        Raises:
-            InputError: pandas is not installed.
-        """
-        _library("pandas")
-        return self.to_table(columns).to_pandas()
-
-    def to_polars(self, columns: Sequence[str] | None = None) -> Any:
-        """`to_table` as a polars.DataFrame.
-
-        Raises:
-            InputError: polars is not installed.
-        """
-        return _library("polars").from_arrow(self.to_table(columns))
 
     @property
     def schema(self) -> pa.Schema:
@@ -317,12 +293,8 @@ class ScoredSet:
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)
-        folder = folder or self.folder / COLUMNS
-        try:
-            folder.mkdir(exist_ok=True)
-        except OSError as error:
-            raise storage_error(folder, error) from error
-        data = sink.getvalue().to_pybytes()
+        folder, data = folder or self.folder / COLUMNS, sink.getvalue().to_pybytes()
+        make_folder(folder)
         write_atomic(folder / f"{name}.arrow", data)
         # The description goes last: a column without one is not read, one of an older value is refused.
         description = {"manifest": self.manifest_hash, "hash": digest_bytes(data), "how": how}
@@ -348,8 +320,9 @@ class ScoredSet:
         """
         file, validated = self._file(index), self._validated.setdefault(index, set())
         names = set(file.column_names if columns is None else columns).intersection(file.column_names)
+        path = self.folder / shard_name(index)
         if names := names - validated:
-            with self._reading(index):
+            with refusing(path, broken(path, _BROKEN)):
                 file.select(sorted(names)).validate(full=True)
             validated |= names
         if index not in self._tables:
@@ -362,14 +335,14 @@ class ScoredSet:
 
     def _take(self, index: int, places: pa.Array) -> pa.Table:
         """Rows of a shard. Of a few, only the values that they hold are validated, not whole columns."""
-        file, whole = self._file(index), None
+        file, whole, path = self._file(index), None, self.folder / shard_name(index)
         if len(places) * _FEW < len(file):
             # A slice of nested or coded values still has all their children, so these go column by column.
             whole = [
                 f.name for f in file.schema if pa.types.is_nested(f.type) or pa.types.is_dictionary(f.type)
             ]
             flat = file.drop_columns(sorted({*whole, *self._validated.get(index, ())}))
-            with self._reading(index):
+            with refusing(path, broken(path, _BROKEN)):
                 for place in places.to_pylist():
                     flat.slice(place, 1).validate(full=True)
         return take(self._shard(index, whole), places)
@@ -384,30 +357,19 @@ class ScoredSet:
             self._files[index] = without_info(open_ipc(path, broken(path, _BROKEN)))
         return self._files[index]
 
-    def _reading(self, index: int) -> AbstractContextManager[None]:
-        """Within it, a shard that Arrow cannot read is a sentence."""
-        path = self.folder / self.manifest["shards"][index]["file"]
-        return refusing(path, broken(path, _BROKEN))
-
     def _computed_values(self) -> dict[str, pa.ChunkedArray]:
         """The computed columns, each in the order of the set's rows."""
         if self._computed is None:
             self._computed = {}
             if described := self.computed_columns():
-                self._computed = self._by_row(described)
+                shards = range(len(self.manifest["shards"]))
+                chunks = [self._shard(index, [ID]).column(ID).combine_chunks() for index in shards]
+                self._tables.clear()  # which have no computed columns
+                for name, how in described.items():
+                    column = self._read_computed(name, how)
+                    places = pc.index_in(pa.chunked_array(chunks, pa.string()), value_set=_whole(column, ID))
+                    self._computed[name] = take(column.select(["value"]), places).column(0)
         return self._computed
-
-    def _by_row(self, described: Mapping[str, Json]) -> dict[str, pa.ChunkedArray]:
-        """Computed columns in the order of the set's rows."""
-        shards = range(len(self.manifest["shards"]))
-        chunks = [self._shard(index, [ID]).column(ID).combine_chunks() for index in shards]
-        self._tables.clear()  # which have no computed columns
-        ids, columns = pa.chunked_array(chunks, pa.string()), {}
-        for name, how in described.items():
-            column = self._read_computed(name, how)
-            places = pc.index_in(ids, value_set=_whole(column, ID))
-            columns[name] = take(column.select(["value"]), places).column(0)
-        return columns
 
     def _read_computed(self, name: str, description: Json) -> pa.Table:
         path = self.folder / COLUMNS / f"{name}.arrow"
@@ -418,19 +380,6 @@ class ScoredSet:
         if not path.exists() or digest_file(path) != description["hash"]:
             raise OutputError(f"{path} is missing or damaged; {_AGAIN}.", path=str(path))
         return open_table(path, broken(path, f"{_AGAIN.capitalize()}."))
-
-
-def _short(value: Any) -> str:
-    """A value for a cell of a table."""
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= _CELL else f"{text[: _CELL - 1]}…"
-
-
-def _library(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise InputError(f"{name} cannot be imported ({error}): pip install {name}.") from error
 
 
 def _whole(table: pa.Table, name: str) -> pa.Array:

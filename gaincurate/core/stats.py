@@ -46,14 +46,7 @@ def ranks(values: npt.ArrayLike) -> Floats:
 
 def spearman(first: npt.ArrayLike, second: npt.ArrayLike) -> float | None:
     """Spearman's rank correlation; None for fewer than three rows or a constant column."""
-    a, b = ranks(first), ranks(second)
-    if len(a) != len(b):
-        raise ValueError(f"{len(a)} and {len(b)} rows")
-    a, b = a - a.mean() if len(a) else a, b - b.mean() if len(b) else b
-    scale = float(np.sqrt((a @ a) * (b @ b)))
-    if len(a) < 3 or scale == 0.0:
-        return None
-    return float(a @ b) / scale
+    return pearson(ranks(first), ranks(second))
 
 
 def even_bins(values: npt.ArrayLike, bins: int) -> npt.NDArray[np.int64]:

@@ -54,8 +54,6 @@ _QUICK = {"max_retries": 2, "retry_timeout": timedelta(seconds=20)}
 _REASONS = (
     ("NoSuchBucket|ContainerNotFound|specified bucket does not exist",
      "there is no bucket {bucket}. Make it, or correct the name"),
-    ("RequestTimeTooSkewed|RequestExpired",
-     "this machine's clock differs too much from the store's. Set the clock"),
     ("InvalidAccessKeyId|SignatureDoesNotMatch|InvalidToken|ExpiredToken|AuthenticationFailed"
      "|status code: 401|valid authentication",
      "the store does not accept the credentials. Renew or correct {variables}"),
@@ -100,7 +98,7 @@ def located(place: str | Path) -> Path:
         InputError: a URL of another scheme, without a bucket, or with room for a secret.
     """
     match = _URL.fullmatch(str(place))
-    if isinstance(place, Remote) or match is None or Path(f"{match[1]}:").exists():
+    if isinstance(place, Remote) or match is None:
         return Path(place) if isinstance(place, str) else place
     scheme, rest = match[1].lower(), (match[2] or "").lstrip("/")
     if scheme not in SCHEMES:
@@ -122,10 +120,7 @@ def cache_folder() -> Path:
     """Where copies and locks of what lies in object stores are kept."""
     if given := os.environ.get(CACHE):
         return Path(given)
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gaincurate"
-    except RuntimeError as error:
-        raise InputError(f"this user has no home folder for copies; set {CACHE} to a folder.") from error
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gaincurate"
 
 
 def use_cache(folder: Path | None) -> None:
@@ -151,11 +146,11 @@ class Bucket:
             next(iter(_obstore().list(connect(self._place, _QUICK), chunk_size=1)), None)
             return connect(self._place, _PATIENT)
 
-    def list(self, prefix: str | None = None) -> dict[str, str]:
+    def list(self) -> dict[str, str]:
         """The files in the folder and in those inside it, each with what changes when the file does."""
         client = self._client
         with self._refusing("list", self._place):
-            objects = [each for chunk in _obstore().list(client, prefix) for each in chunk]
+            objects = [each for chunk in _obstore().list(client) for each in chunk]
         return {each["path"]: f"{each['e_tag']} {each['size']}" for each in objects}
 
     def download(self, name: str, path: Path, version: str) -> None:
@@ -212,9 +207,8 @@ class Bucket:
             endpoint=scrubbed(os.environ.get("AWS_ENDPOINT_URL") or f"the store of {self._place}"),
             reason=scrubbed(" ".join(text.split()).rstrip("."))[:300],
         )
-        said = f"cannot {what} {path}: {why}."
-        refused = StorageError(f"{said} Then run the same command again.", path=str(path), status=code)
-        refused.refused = said
+        said = f"cannot {what} {path}: {why}. Then run the same command again."
+        refused = StorageError(said, path=str(path), status=code)
         if "no credentials" in why:
             refused.exit_code = 2  # another try ends in the same way
         return refused

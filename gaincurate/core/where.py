@@ -75,17 +75,16 @@ class Condition:
     """A condition that was read: which columns it needs, and for which rows it holds.
 
     Args:
-        text: the condition.
-        option: what the user typed before it, for the sentences of errors.
+        text: the condition, of the option `--where`.
 
     Raises:
         InputError: it cannot be read, has what no condition has, or names no column.
     """
 
-    def __init__(self, text: str, option: str = "--where") -> None:
-        self.text, self._asked = text, f"{option} {text!r}"
+    def __init__(self, text: str) -> None:
+        self.text = text
         if not text.strip():
-            self._refuse(f"it is empty; write a condition, such as {EXAMPLE!r}, or leave {option} out")
+            self._refuse(f"it is empty; write a condition, such as {EXAMPLE!r}, or leave --where out")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of a text's "\d"
@@ -210,7 +209,7 @@ class Condition:
         self._refuse(f"column {name!r} holds {kind}, and numbers, texts and truths are compared")
 
     def _refuse(self, why: str) -> NoReturn:
-        raise InputError(f"{self._asked}: {why}.")
+        raise InputError(f"--where {self.text!r}: {why}.")
 
 
 def _column_name(node: ast.AST) -> str | None:

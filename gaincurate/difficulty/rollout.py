@@ -26,7 +26,7 @@ from gaincurate.core.files import append_line, append_lines, log_lines, reading,
 from gaincurate.core.foreign import json_value
 from gaincurate.core.locks import work_folder
 from gaincurate.core.options import checked
-from gaincurate.core.progress import Progress, for_python
+from gaincurate.core.progress import Progress
 from gaincurate.core.rng import Ints
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.config import RolloutConfig
@@ -80,8 +80,7 @@ class RolloutSummary:
 
 
 def rollout(scored: str | Path, out: str | Path, *, verifier: str, **options: Any) -> RolloutSummary:
-    """Sample completions of a scored set's prompts and verify them: `gaincurate difficulty rollout`, with a
-    bar in a notebook.
+    """Sample completions of a scored set's prompts and verify them: `gaincurate difficulty rollout`.
 
     Args:
         scored: a finished scored set.
@@ -96,8 +95,7 @@ def rollout(scored: str | Path, out: str | Path, *, verifier: str, **options: An
         LockedError: another process writes the same set.
     """
     given = {"scored": scored, "out": out, "verifier": verifier, **options}
-    with for_python() as progress:
-        return roll_out(checked(RolloutConfig, given, keywords=True), progress)
+    return roll_out(checked(RolloutConfig, given, keywords=True))
 
 
 def roll_out(config: RolloutConfig, progress: Progress | None = None) -> RolloutSummary:

@@ -22,7 +22,7 @@ import httpx2
 import numpy as np
 
 from gaincurate.core.foreign import json_value
-from gaincurate.core.process import Pressed, ctrl_c_noted
+from gaincurate.core.process import ctrl_c_noted
 from gaincurate.difficulty.config import API_KEY, RolloutConfig, base_url
 from gaincurate.difficulty.engine import Completion, Key, Refused, Request, request_seed
 from gaincurate.errors import InputError, ServerError
@@ -148,7 +148,7 @@ class ServerEngine:
             self._runner.close()
 
     async def _step(
-        self, running: set[asyncio.Task[Completion | Refused]], wanted: Iterator[Request], pressed: Pressed
+        self, running: set[asyncio.Task[Completion | Refused]], wanted: Iterator[Request], pressed: list[int]
     ) -> set[asyncio.Task[Completion | Refused]]:
         """Start requests up to the limit and return finished ones: none after the last, or after Ctrl-C."""
         while len(running) < self._config.concurrency and (request := next(wanted, None)) is not None:

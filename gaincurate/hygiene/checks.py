@@ -134,7 +134,7 @@ def search(
     for check in options.chosen():
         if tell is not None:
             tell(check)
-        found_rows = _CHECKS[check](scored, alive.copy(), options)
+        found_rows = _made(check, scored, alive.copy(), options)
         by_check.append(found_rows)
         if dropping or check == "duplicates":
             alive[[hit.place for hit in found_rows.hits]] = False
@@ -220,53 +220,30 @@ def lines(scored: ScoredSet, results: Sequence[CheckResult]) -> Iterator[Json]:
         yield line | ({"with": next(others)} if hit.other is not None else {}) | hit.facts
 
 
-def _overlong(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> CheckResult:
-    limit = options.max_prompt_tokens
-    assert limit is not None
+def _made(check: str, scored: ScoredSet, alive: Mask, options: HygieneOptions) -> CheckResult:
+    """The result of one check."""
+    judged = check in ("broken-gold", "conflicting-gold")
+    answer = answer_column(scored, options.answer_column, needed=judged)
+    if check == "overlong":
+        return _overlong(scored, alive, options.max_prompt_tokens or 0)
+    if check == "contaminated":
+        index = EvalIndex(options.evals, options.eval_column, options.ngram)
+        return contaminated(scored, alive, index, options.overlap)
+    if check == "near-duplicates":
+        return near_duplicates(scored, alive, options.near, answer)
+    if check == "broken-gold" and answer is not None and options.verifier is not None:
+        return broken_gold(scored, alive, answer, options.verifier)
+    if check == "conflicting-gold" and answer is not None:
+        return conflicting_gold(scored, alive, answer, options.verifier)
+    by_name = {"sentinel-gold": sentinel_gold, "word-gold": word_gold, "duplicates": duplicates}
+    return by_name[check](scored, alive, answer)
+
+
+def _overlong(scored: ScoredSet, alive: Mask, limit: int) -> CheckResult:
     counts = scored.column("gc_prompt_tokens").to_numpy()
     hits = [
-        Hit(
-            place,
-            f"{counts[place]:,} prompt tokens, more than {limit:,}",
-            None,
-            {"tokens": int(counts[place])},
-        )
-        for place in np.flatnonzero(alive & (counts > limit)).tolist()
+        Hit(place, f"{tokens:,} prompt tokens, more than {limit:,}", None, {"tokens": tokens})
+        for place, tokens in enumerate(counts.tolist())
+        if alive[place] and tokens > limit
     ]
     return CheckResult("overlong", hits, "tokens as scored: whole prompt, template and examples included")
-
-
-def _column(scored: ScoredSet, options: HygieneOptions) -> str | None:
-    return answer_column(scored, options.answer_column, needed=False)
-
-
-def _answer(scored: ScoredSet, options: HygieneOptions) -> str:
-    answer = answer_column(scored, options.answer_column, needed=True)
-    assert answer is not None
-    return answer
-
-
-def _broken_gold(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> CheckResult:
-    assert options.verifier is not None
-    return broken_gold(scored, alive, _answer(scored, options), options.verifier)
-
-
-def _contaminated(scored: ScoredSet, alive: Mask, options: HygieneOptions) -> CheckResult:
-    index = EvalIndex(options.evals, options.eval_column, options.ngram)
-    return contaminated(scored, alive, index, options.overlap)
-
-
-_CHECKS: dict[str, Callable[[ScoredSet, Mask, HygieneOptions], CheckResult]] = {
-    "overlong": _overlong,
-    "sentinel-gold": lambda scored, alive, options: sentinel_gold(scored, alive, _column(scored, options)),
-    "word-gold": lambda scored, alive, options: word_gold(scored, alive, _column(scored, options)),
-    "broken-gold": _broken_gold,
-    "conflicting-gold": lambda scored, alive, options: conflicting_gold(
-        scored, alive, _answer(scored, options), options.verifier
-    ),
-    "contaminated": _contaminated,
-    "duplicates": lambda scored, alive, options: duplicates(scored, alive, _column(scored, options)),
-    "near-duplicates": lambda scored, alive, options: near_duplicates(
-        scored, alive, options.near, _column(scored, options)
-    ),
-}

@@ -60,12 +60,6 @@ class HygieneConfig(RowChecks):
         Field(ge=0.3, le=1),
         Option("Near duplicates: the least Jaccard index of token triples. Default: 0.8.", CHECKS),
     ] = None
-    any_numbers: Annotated[
-        bool,
-        Option(
-            "Near duplicates: also where the two have other numbers.", CHECKS, names=("--near-any-numbers",)
-        ),
-    ] = False
     ngram: Annotated[
         int | None, Field(ge=2, le=100), Option("Contaminated: words in an n-gram. Default: 13.", CHECKS)
     ] = None

@@ -3,47 +3,54 @@
 The same means equal messages except for white space, upper case, how Unicode composes characters and which of
 its spellings LaTeX has. Rows are compared by hash, so memory is 8 bytes per row.
 
-Nearly the same goes by the Jaccard index of two prompts' token triples. MinHash (rensa) finds candidates, and
-the index itself is computed for each of them, so no row is found by chance. Rows are taken in file order and
-compared with the rows that stay: none is found because of a row that is found too.
+Nearly the same goes by the Jaccard index of two prompts' token triples, where both have the same numbers in
+the same order: the same words with other numbers are another problem. MinHash finds candidates, and the index
+itself is computed for each of them, so no row is found by chance. Rows are taken in file order and compared
+with the rows that stay: none is found because of a row that is found too.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
-from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from gaincurate.core.files import no_room
-from gaincurate.core.foreign import json_value
 from gaincurate.core.prompts import Message, column_values
+from gaincurate.core.rng import Floats
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
 from gaincurate.hygiene.findings import CheckResult, Hit
-from gaincurate.hygiene.rows import Mask, Template, asked, batches, normal, prompts, read, sample, tokens
+from gaincurate.hygiene.rows import (
+    Ints,
+    Mask,
+    Template,
+    asked,
+    batches,
+    normal,
+    prompts,
+    read,
+    sample,
+    tokens,
+)
 
-if TYPE_CHECKING:
-    from rensa import RMinHash, RMinHashLSH
-
+Hashes = npt.NDArray[np.uint64]
 _encode = json.JSONEncoder(sort_keys=True, default=str).encode
 _BUT_FOR = "white space, case, Unicode form or LaTeX spelling"
-_MINUS = frozenset("-\u2212\u2013")
-_BEFORE_NUMBER = frozenset(["\\", "frac", "sqrt", "{", "(", "$"])
+_MINUS = ["-", "\u2212", "\u2013"]
+_BEFORE_NUMBER = ["\\", "frac", "sqrt", "{", "(", "$"]
 """What may stand between a minus and its number."""
+_DIGIT = r"[\p{Nd}\p{No}]"
 THRESHOLD = 0.8
-_CACHED = 1 << 14
 RECALL = 0.999
 _SHINGLE = 3
-_HASHES, _SEED = 120, 42
+_HASHES = 120
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -118,177 +125,98 @@ def _note(again: Sequence[Repeat], answer: str | None) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Likeness:
-    """When two rows are near duplicates.
-
-    `threshold` of the Jaccard index, from 0.3 to 1. Unless `any_numbers`, both also have the same numbers in
-    the same order: the same words with other numbers are another problem.
-    """
-
-    threshold: float = THRESHOLD
-    any_numbers: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class _Row:
+    """A row that stays: its place, its triples (distinct, sorted) and its answer's digest."""
+
     place: int
-    tokens: list[str]
-    answer: Any
+    triples: Hashes
+    answer: bytes
 
 
-def near_duplicates(scored: ScoredSet, alive: Mask, likeness: Likeness, answer: str | None) -> CheckResult:
+def near_duplicates(scored: ScoredSet, alive: Mask, threshold: float, answer: str | None) -> CheckResult:
     """Rows that are similar to an earlier row that stays.
 
     A pair at the threshold is a candidate with probability 0.999 or more, a closer one with more. Rows are
-    read twice: first to see which are no candidates at all, since an index of all needs 3 kB a row.
+    read twice: first to see which are no candidates at all, so that only the others are held in memory.
 
     Args:
         scored: the set.
         alive: `[rows]`, which rows to look at.
-        likeness: how similar.
+        threshold: the least Jaccard index, from 0.3 to 1.
         answer: the column with the gold answers, where there is one: it is reported whether they are equal.
 
     Raises:
-        InputError: a threshold out of range, or rensa is not installed.
-        StorageError: there is no place for the texts in the folder of temporary files.
+        InputError: a threshold out of range.
     """
-    sketches = Sketches(likeness.threshold)
-    template = Template([tokens(asked(messages)) for messages in sample(scored, alive)])
-    keys = np.zeros((int(alive.sum()), sketches.bands), np.uint64)
+    if not 0.3 <= threshold <= 1:
+        raise InputError(f"--near {threshold:g}: the similarity is expected from 0.3 to 1.")
+    template, count = (
+        Template([tokens(asked(messages)) for messages in sample(scored, alive)]),
+        bands(threshold),
+    )
+
+    def sketched(chosen: Mask) -> Iterator[tuple[Sketches, Ints, pa.Table]]:
+        for places, table in batches(scored, chosen):
+            rows = [template.strip(tokens(asked(messages))) for messages in read(scored, table)]
+            yield Sketches(rows, count), places, table
+
+    keys = np.zeros((int(alive.sum()), count), np.uint64)
     end = 0
-    for rows in _rows(scored, alive, template, None):
-        keys[end : end + len(rows)] = sketches.keys([shingles(row.tokens) for row in rows])
-        end += len(rows)
+    for sketches, places, _ in sketched(alive):
+        keys[end : end + len(places)] = sketches.keys
+        end += len(places)
     candidates = alive.copy()
     candidates[alive] = shared(keys)
     del keys
     hits: list[Hit] = []
-    try:
-        with tempfile.TemporaryFile() as file:  # without a name: a kill leaves no texts behind
-            search = _Search(sketches, likeness, file, answer is not None)
-            for rows in _rows(scored, candidates, template, answer):
-                hits += search.compare(rows)
-    except OSError as error:
-        raise no_room(error) from error
-    return CheckResult("near-duplicates", hits, _note_near(hits, search.other_numbers, answer))
+    stay: list[_Row] = []
+    index: dict[int, list[int]] = {}  # places in `stay` by each of a row's keys
+    for sketches, places, table in sketched(candidates):
+        golds = column_values(table, answer) if answer else [None] * len(places)
+        for number, (place, gold) in enumerate(zip(places.tolist(), golds, strict=True)):
+            row, row_keys = _Row(place, sketches.of(number), _digest(gold)), sketches.keys[number].tolist()
+            others = sorted({other for key in row_keys for other in index.get(key, ())})
+            alike = jaccard(row.triples, [stay[other].triples for other in others])
+            best = int(alike.argmax()) if others else 0  # of equals the first in the file
+            if others and alike[best] >= threshold:
+                hits.append(_near(row, stay[others[best]], float(alike[best]), answer))
+                continue
+            for key in row_keys:
+                index.setdefault(key, []).append(len(stay))
+            stay.append(row)
+    return CheckResult("near-duplicates", hits, _note_near(hits, answer))
 
 
-def _rows(scored: ScoredSet, alive: Mask, template: Template, answer: str | None) -> Iterator[list[_Row]]:
-    for places, table in batches(scored, alive):
-        answers = column_values(table, answer) if answer else [None] * table.num_rows
-        prompts = [template.strip(tokens(asked(messages))) for messages in read(scored, table)]
-        yield [_Row(*row) for row in zip(places.tolist(), prompts, answers, strict=True)]
+def _near(row: _Row, other: _Row, index: float, answer: str | None) -> Hit:
+    same_answer = row.answer == other.answer
+    reason = f"{index:.2f} of the token triples are shared" + ("" if same_answer else ", another answer")
+    facts = {"jaccard": round(index, 4)} | ({"same_answer": same_answer} if answer else {})
+    return Hit(row.place, reason, other.place, facts)
 
 
-class _Search:
-    """Compares rows, in file order, with those that stay: an index of their sketches, their text in a file.
-
-    `other_numbers` counts the rows that stay for their numbers alone.
-    """
-
-    def __init__(self, sketches: Sketches, likeness: Likeness, file: IO[bytes], answers: bool) -> None:
-        self.other_numbers = 0
-        self._sketches, self._likeness, self._answers = sketches, likeness, answers
-        self._least = likeness.threshold
-        self._index = sketches.index()
-        self._places: list[int] = []
-        self._numbers: list[bytes] = []
-        self._file, self._ends = file, array("q", [0])
-        self._shingles = lru_cache(_CACHED)(lambda number: shingles(self._read(number)[0]))
-
-    def compare(self, rows: list[_Row]) -> list[Hit]:
-        """The near duplicates among the next rows."""
-        sets = [shingles(row.tokens) for row in rows]
-        sketched = zip(rows, sets, self._sketches.of(sets), strict=True)
-        hits = [self._one(row, triples, sketch) for row, triples, sketch in sketched]
-        return [hit for hit in hits if hit is not None]
-
-    def _one(self, row: _Row, triples: set[str], sketch: Any) -> Hit | None:
-        def likeness(number: int) -> float:
-            return jaccard(triples, self._shingles(number))
-
-        numbers = _digest(_numbers(row.tokens))
-        candidates = [(number, self._numbers[number] == numbers) for number in self._index.query(sketch)]
-        chosen = [number for number, same in candidates if same or self._likeness.any_numbers]
-        alike = [(index, -number) for number in chosen if (index := likeness(number)) >= self._least]
-        if alike:
-            index, negative = max(alike)  # the most similar, of equals the first in the file
-            text, answer = self._read(-negative)
-            same = _numbers(row.tokens) == _numbers(text)
-            facts = {"jaccard": round(index, 4), "same_numbers": same}
-            facts |= {"same_answer": _text(row.answer) == answer} if self._answers else {}
-            reason = f"{index:.2f} of the token triples are shared"
-            reason += "" if same else ", the numbers differ"
-            reason += "" if facts.get("same_answer", True) else ", another answer"
-            return Hit(row.place, reason, self._places[-negative], facts)
-        # The first that is alike says it: in a set made of one template all rows before this one are.
-        self.other_numbers += any(likeness(number) >= self._least for number, same in candidates if not same)
-        self._keep(row, sketch, numbers)
-        return None
-
-    def _keep(self, row: _Row, sketch: Any, numbers: bytes) -> None:
-        self._index.insert(len(self._places), sketch)
-        self._places.append(row.place)
-        self._numbers.append(numbers)
-        data = json.dumps([row.tokens, _text(row.answer)]).encode()
-        self._file.seek(self._ends[-1])
-        self._ends.append(self._ends[-1] + self._file.write(data))
-
-    def _read(self, number: int) -> tuple[list[str], str]:
-        begin, end = self._ends[number], self._ends[number + 1]
-        self._file.seek(begin)
-        words, answer = json_value(self._file.read(end - begin))
-        return words, answer
-
-
-def _text(answer: Any) -> str:
-    return json.dumps(answer, sort_keys=True, default=str)
-
-
-def _numbers(row: list[str]) -> list[str]:
-    """The numbers in their order, each with a minus that stands before it."""
-    numbers, sign = [], ""
-    for token in row:
-        if token in _MINUS:
-            sign = "-"
-        elif any(map(str.isdigit, token)):
-            numbers.append(sign + token)
-            sign = ""
-        elif token not in _BEFORE_NUMBER:
-            sign = ""
-    return numbers
-
-
-def _note_near(hits: list[Hit], other_numbers: int, answer: str | None) -> str:
-    notes = []
-    if hits:
-        _, counts = np.unique([hit.other for hit in hits], return_counts=True)
-        notes.append(f"{len(counts):,} groups, the largest of {counts.max() + 1:,} rows")
-        if differ := sum(not hit.facts["same_numbers"] for hit in hits):
-            notes.append(f"{differ:,} rows have other numbers than the row that stays")
-        if answer is not None:
-            differ = sum(not hit.facts["same_answer"] for hit in hits)
-            notes.append(f"{differ:,} rows have an answer that is written otherwise")
-            if 2 * differ > len(hits):
-                notes.append("most are problems of their own: look at them before you drop them")
-    if other_numbers:
-        notes.append(
-            f"{other_numbers:,} rows as similar have other numbers, and count as problems of their own"
-        )
+def _note_near(hits: list[Hit], answer: str | None) -> str:
+    if not hits:
+        return ""
+    _, counts = np.unique([hit.other for hit in hits], return_counts=True)
+    notes = [f"{len(counts):,} groups, the largest of {counts.max() + 1:,} rows"]
+    if answer is not None:
+        differ = sum(not hit.facts["same_answer"] for hit in hits)
+        notes.append(f"{differ:,} rows have an answer that is written otherwise")
+        if 2 * differ > len(hits):
+            notes.append("most are problems of their own: look at them before you drop them")
     return "; ".join(notes)
 
 
-def shingles(row: list[str]) -> set[str]:
-    """Each three tokens that follow one another; what is shorter is one by itself."""
-    if len(row) <= _SHINGLE:
-        return {" ".join(row)}
-    return set(map(" ".join, zip(row, row[1:], row[2:], strict=False)))
+def jaccard(one: Hashes, others: Sequence[Hashes]) -> Floats:
+    """The share that a set has in common with each of others, of all that the two hold, `[others]`.
 
-
-def jaccard(first: set[str], second: set[str]) -> float:
-    """What two sets share, of all that they hold."""
-    shared = len(first & second)
-    return shared / (len(first) + len(second) - shared)
+    All are sorted and without doubles.
+    """
+    sizes = np.array([len(other) for other in others], np.int64)
+    flat = np.concatenate([one[:0], *others])
+    there = one[np.minimum(np.searchsorted(one, flat), len(one) - 1)] == flat
+    shared = np.bincount(np.repeat(np.arange(len(others)), sizes)[there], minlength=len(others))
+    return shared / (len(one) + sizes - shared)
 
 
 def bands(threshold: float) -> int:
@@ -299,48 +227,46 @@ def bands(threshold: float) -> int:
 
 
 class Sketches:
-    """MinHash sketches of one threshold.
+    """Rows as hashes: each three tokens that follow one another, and MinHash keys of their set.
 
     Args:
-        threshold: of the Jaccard index.
-
-    Raises:
-        InputError: a threshold out of range, or rensa is not installed.
+        rows: the tokens of each row; a row of fewer than three tokens is one triple.
+        bands: of the MinHash values; two rows are candidates if they share the key of one.
     """
 
-    def __init__(self, threshold: float) -> None:
-        if not 0.3 <= threshold <= 1:
-            raise InputError(f"--near {threshold:g}: the similarity is expected from 0.3 to 1.")
-        try:
-            import rensa
-        except ImportError as error:
-            raise InputError(
-                "near duplicates need rensa: `pip install 'gaincurate[hygiene]'`, or leave them out."
-            ) from error
-        self._rensa: Any = rensa
-        self._threshold, self.bands = threshold, bands(threshold)
+    def __init__(self, rows: Sequence[list[str]], bands: int) -> None:
+        flat: list[str] = []
+        for row in rows:
+            flat += row
+            flat += [""] * (_SHINGLE - len(row))
+        lengths = [max(len(row), _SHINGLE) for row in rows]
+        owners = np.repeat(np.arange(len(rows)), lengths)
+        coded = pa.array(flat, pa.large_string()).dictionary_encode()
+        words, codes = coded.dictionary, coded.indices.to_numpy()
+        hashes = _hashes_of(words)[codes]
+        triples = _mixed(hashes[:-2] * _ODD * _ODD + hashes[1:-1] * _ODD + hashes[2:])
+        inside = owners[:-2] == owners[2:]
+        self._triples = triples[inside]
+        self._starts = np.searchsorted(owners[:-2][inside], np.arange(len(rows) + 1))
+        numbers = _numbers_of(words, codes, hashes, owners, len(rows))
+        # [rows, bands]
+        self.keys = _mixed(self._band_keys(bands) ^ numbers[:, None])
 
-    def of(self, sets: Iterable[set[str]]) -> list[RMinHash]:
-        """One sketch for each set of shingles."""
-        sketches: list[RMinHash] = self._rensa.RMinHash.from_token_sets(sets, _HASHES, _SEED)
-        return sketches
+    def of(self, row: int) -> Hashes:
+        """The triples of a row, sorted, each once."""
+        return np.unique(self._triples[self._starts[row] : self._starts[row + 1]])
 
-    def index(self) -> RMinHashLSH:
-        """An empty index: of the sketches in it, those that share a band with one that is asked for."""
-        return self._rensa.RMinHashLSH(self._threshold, _HASHES, self.bands)
-
-    def keys(self, sets: Iterable[set[str]]) -> npt.NDArray[np.uint64]:
-        """`[sets, bands]`: equal where two sets share a band."""
-        matrix = self._rensa.RMinHash.digest_matrix_from_token_sets(sets, _HASHES, _SEED)
-        values = np.array(matrix.to_rows(), np.uint64).reshape(-1, self.bands, _HASHES // self.bands)
-        keys = np.zeros(values.shape[:2], np.uint64)
-        for k in range(values.shape[2]):
-            keys = (keys + values[:, :, k]) * _ODD
-            keys ^= keys >> np.uint64(29)
+    def _band_keys(self, bands: int) -> Hashes:
+        draws = _mixed(np.arange(2 * _HASHES, dtype=np.uint64)).astype(np.uint32)
+        points = (self._triples >> np.uint64(32)).astype(np.uint32)
+        keys = np.tile(np.arange(bands, dtype=np.uint64), (len(self._starts) - 1, 1))
+        for number, (mask, factor) in enumerate(draws.reshape(-1, 2)):
+            least = np.minimum.reduceat((points ^ mask) * (factor | np.uint32(1)), self._starts[:-1])
+            keys[:, number % bands] = _mixed(keys[:, number % bands] + least)
         return keys
 
 
-def shared(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+def shared(keys: Hashes) -> npt.NDArray[np.bool_]:
     """`[rows]`: which rows share a band with any other; `keys` is `[rows, bands]`."""
     has_double = np.zeros(len(keys), bool)
     for band in keys.T:
@@ -348,3 +274,39 @@ def shared(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
         equal = band[order[1:]] == band[order[:-1]]
         has_double[order[1:][equal]] = has_double[order[:-1][equal]] = True
     return has_double
+
+
+def _mixed(values: Hashes) -> Hashes:
+    """A bijection of 64 bits in which each bit depends on many."""
+    values = (values ^ (values >> np.uint64(31))) * _ODD
+    mixed: Hashes = values ^ (values >> np.uint64(29))
+    return mixed
+
+
+def _in_order(values: Hashes, owners: Ints, count: int) -> Hashes:
+    """A hash for each of `count` owners, of its values in their order; `owners` is sorted."""
+    places = np.arange(len(values)) - np.searchsorted(owners, np.arange(count))[owners]
+    powers = np.multiply.accumulate(np.full(int(places.max(initial=0)) + 1, _ODD))
+    sums = np.zeros(count, np.uint64)
+    np.add.at(sums, owners, _mixed(values + np.uint64(1)) * powers[places])
+    return _mixed(sums)
+
+
+def _hashes_of(words: pa.LargeStringArray) -> Hashes:
+    """A hash of each word, the same in every process."""
+    offsets = np.frombuffer(words.buffers()[1], np.int64)[: len(words) + 1]
+    data = np.frombuffer(words.buffers()[2], np.uint8)[: offsets[-1]]
+    return _in_order(data.astype(np.uint64), np.repeat(np.arange(len(words)), np.diff(offsets)), len(words))
+
+
+def _numbers_of(words: pa.LargeStringArray, codes: Ints, hashes: Hashes, owners: Ints, count: int) -> Hashes:
+    """A hash of each row's numbers in their order, each with a minus that stands before it."""
+    digits = pc.match_substring_regex(words, _DIGIT).to_numpy(zero_copy_only=False)[codes]
+    minus, between = (
+        pc.is_in(words, value_set=pa.array(signs, words.type)).to_numpy(zero_copy_only=False)[codes]
+        for signs in (_MINUS, _BEFORE_NUMBER)
+    )
+    # For each token the last one before it that is not among those between a minus and its number.
+    last = np.concatenate([[-1], np.maximum.accumulate(np.where(between, -1, np.arange(len(codes))))[:-1]])
+    signed = minus[last] & (last >= 0) & (owners[last] == owners)
+    return _in_order(hashes[digits] ^ signed[digits].astype(np.uint64), owners[digits], count)

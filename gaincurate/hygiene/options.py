@@ -5,18 +5,15 @@ An option of a check that is not made is refused: whoever gave it expects that c
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from importlib.util import find_spec
+from dataclasses import dataclass
 
 from gaincurate.core.options import near
 from gaincurate.difficulty.verifier import VerifierConfig
 from gaincurate.errors import InputError
-from gaincurate.hygiene.duplicates import Likeness
+from gaincurate.hygiene.duplicates import THRESHOLD
 from gaincurate.hygiene.findings import CHECKS
 
 NGRAM = 13
-_LIBRARY = "rensa"
-_INSTALL = "`pip install 'gaincurate[hygiene]'`"
 _NEEDS = {
     "overlong": ("max_prompt_tokens", "--max-prompt-tokens", "N, the trainer's limit"),
     "broken-gold": ("verifier", "--verifier", "NAME"),
@@ -30,7 +27,7 @@ _ALSO = {"--verifier": "conflicting-gold"}
 class HygieneOptions:
     """What to look for.
 
-    `checks` names them; None is all that the other options allow. `near` says when two rows are near
+    `checks` names them; None is all that the other options allow. `near` is the least Jaccard index of near
     duplicates, `max_prompt_tokens` a trainer's limit, `verifier` judges gold answers in `answer_column`
     (default: the scoring run's). `evals` are files with evaluation questions in `eval_column`, `ngram` the
     words in an n-gram, `overlap` the least part of a question's n-grams that a row shares (0: one is enough).
@@ -40,7 +37,7 @@ class HygieneOptions:
     """
 
     checks: tuple[str, ...] | None = None
-    near: Likeness = field(default_factory=Likeness)
+    near: float = THRESHOLD
     max_prompt_tokens: int | None = None
     verifier: VerifierConfig | None = None
     answer_column: str | None = None
@@ -62,8 +59,6 @@ class HygieneOptions:
             used = wanted or self.checks is None or _ALSO.get(option) in self.checks
             if is_set and not used:
                 raise InputError(f"{option} is for the check {check}: name that too, or leave {option} out.")
-        if "near-duplicates" in (self.checks or ()) and find_spec(_LIBRARY) is None:
-            raise InputError(f"near duplicates need {_LIBRARY}: {_INSTALL}, or leave them out.")
         if not 0 <= self.overlap <= 1:
             raise InputError(f"--overlap {self.overlap:g}: a part from 0 to 1 is expected.")
 
@@ -71,13 +66,5 @@ class HygieneOptions:
         """The checks to make, in their order."""
         if self.checks is not None:
             return [check for check in CHECKS if check in self.checks]
-        skipped = self.skipped()
         needs = {**_NEEDS, "conflicting-gold": _NEEDS["broken-gold"]}  # else notation alone would count
-        allowed = [check for check in CHECKS if check not in needs or getattr(self, needs[check][0])]
-        return [check for check in allowed if check not in skipped]
-
-    def skipped(self) -> dict[str, str]:
-        """The checks that nobody named and that cannot be made here, each with the reason."""
-        if self.checks is None and find_spec(_LIBRARY) is None:
-            return {"near-duplicates": f"{_LIBRARY} is not installed: {_INSTALL}"}
-        return {}
+        return [check for check in CHECKS if check not in needs or getattr(self, needs[check][0])]

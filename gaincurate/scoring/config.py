@@ -16,10 +16,10 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from gaincurate.core.cluster_options import WORKERS, ClusterConfig
 from gaincurate.core.foreign import Malformed, json_value, read_text
 from gaincurate.core.locks import Split
 from gaincurate.core.options import ADVANCED, MACHINE, READING, Option, json_object, names_of, without_nan
+from gaincurate.core.ray_workers import ClusterConfig, read_workers
 from gaincurate.core.store import located
 from gaincurate.errors import InputError
 
@@ -207,10 +207,11 @@ class MachineConfig(DeviceConfig):
     ] = "auto"
     workers: Annotated[
         Annotated[int, Field(ge=1, le=100_000)] | Literal["all"] | None,
-        WORKERS(
-            "Processes. Default: one on a CPU, one for each GPU of a kind; with --engine ray as many as "
-            "there is room for.",
+        Option(
+            "Processes. Default: one on a CPU, one for each GPU of a kind; on Ray as many as have room.",
             MACHINE,
+            metavar="N|all",
+            read=read_workers,
         ),
     ] = None
 

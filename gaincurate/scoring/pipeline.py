@@ -30,7 +30,7 @@ from gaincurate.core.files import remove_temporaries
 from gaincurate.core.locks import one_at_a_time, work_folder
 from gaincurate.core.options import checked
 from gaincurate.core.process import end_workers, start_tracker, start_workers
-from gaincurate.core.progress import Listener, Progress, Sent, for_python
+from gaincurate.core.progress import Listener, Progress, Sent
 from gaincurate.core.ray_workers import RayWorkers, Worker, ray_workers
 from gaincurate.core.scored_set import SCORES, ScoredSet
 from gaincurate.core.stats import spearman
@@ -47,7 +47,7 @@ _ENDING = 10.0  # seconds for a worker that is done to end by itself
 
 
 def score(data: str, model: str, out: str | Path, **options: Any) -> Summary:
-    """Score a prompt set: `gaincurate score` as a function, with a bar in a notebook.
+    """Score a prompt set: `gaincurate score` as a function.
 
     Where there are several workers (several GPUs, or `workers`), they import the calling script again: call
     it under `if __name__ == "__main__":`.
@@ -64,8 +64,7 @@ def score(data: str, model: str, out: str | Path, **options: Any) -> Summary:
         LockedError: another process writes the same shards.
     """
     given = {"data": str(data), "model": str(model), "out": Path(out), **options}
-    with for_python() as progress:
-        return score_dataset(checked(ScoreConfig, given, keywords=True), progress)
+    return score_dataset(checked(ScoreConfig, given, keywords=True))
 
 
 def score_dataset(config: ScoreConfig, progress: Progress | None = None) -> Summary:

@@ -13,9 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from gaincurate.core.options import Option
 from gaincurate.trainers.names import with_part
 
-EXTRAS = Literal["score", "trl", "peft", "difficulty", "derive", "hygiene", "report", "demo"]
-"""The extras of our package that `doctor --for` asks about."""
-
 _Run = Annotated[Path, Option("The run's folder.", metavar="RUN", argument=True)]
 _Trainer = Annotated[
     str | None,
@@ -99,8 +96,8 @@ class DoctorConfig(BaseModel):
     config: Annotated[
         list[str] | None,
         Option(
-            "Its YAML, JSON or TOML file, or a script with its command; - is standard input. Repeatable: "
-            "later ones win.",
+            "Its .yaml, .json or .toml file, or a script with its command; - is YAML on standard input. "
+            "Repeatable: later ones win.",
             metavar="F",
         ),
     ] = None
@@ -113,7 +110,4 @@ class DoctorConfig(BaseModel):
     ] = None
     run: Annotated[
         Path | None, Option("Compare sizes, lengths and tokens with this run too.", metavar="RUN")
-    ] = None
-    extra: Annotated[
-        EXTRAS | None, Option("Exit with 1 where what this extra needs is not installed.", names=("--for",))
     ] = None

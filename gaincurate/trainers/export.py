@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from gaincurate.core.artifact import RUN
 from gaincurate.core.files import make_folder, temporary_folder, write_atomic, write_lines, write_stream
 from gaincurate.core.prompts import as_parquet
-from gaincurate.core.rng import CONTROLS, Ints, permutation
+from gaincurate.core.rng import Ints
 from gaincurate.core.schema import ID, PREFIX
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.store import located
@@ -36,33 +36,22 @@ from gaincurate.trainers.profile import Launch, View, profile_of, system_file
 
 FORMAT = 1
 _METADATA = b"gaincurate"
-_CONTROL = "random"
 _CHUNK = 2048  # rows in memory at once, and in a row group
 
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """Which rows, in which order: `by` a score, or of a run's `round`; `limit` takes the first ones."""
+    """Which rows, in which order: `by` a score, or of a run's `round`; `limit` takes the first ones.
+
+    Of a scored set, `where` is a condition on the rows, and `rollouts` adds pass rates to it.
+    """
 
     by: str | None = None
     ascending: bool = False
     round: int | None = None
     limit: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """Which rows of a scored set to take after `drop`, and a random control.
-
-    `where` is a condition, and `rollouts` adds pass rates to it. `random` is the size of the control, or
-    "same" for the size of the selection. Its rows are drawn uniformly with `seed` from all rows that `drop`
-    leaves.
-    """
-
     where: str | None = None
     rollouts: Path | None = None
-    random: int | Literal["same"] | None = None
-    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +68,6 @@ class Exported:
     notes: list[str]
     dropped: dict[str, int] = field(default_factory=dict)
     dropped_file: Path | None = None
-    file: Path | None = None
-    control: Exported | None = None
 
 
 def export(
@@ -91,7 +78,6 @@ def export(
     pick: Pick = Pick(),
     *,
     drop: HygieneOptions | None = None,
-    choice: Choice | None = None,
     overwrite: bool = False,
     note: Callable[[str], None] = lambda sentence: None,
 ) -> Exported:
@@ -103,8 +89,7 @@ def export(
         out: the file to write; its suffix says which format.
         options: what goes into the columns.
         pick: which rows.
-        drop: rows of a scored set to leave out, before `limit` counts. A file beside `out` lists them.
-        choice: rows of a scored set to take, before `limit` counts.
+        drop: rows of a scored set to leave out, before `where` and `limit`. A file beside `out` lists them.
         overwrite: replace what is there.
         note: hears how many rows are left out and why, before anything is written.
 
@@ -114,30 +99,21 @@ def export(
         OutputError: the source is no finished set and no run, or a file is there already.
         StorageError: the file system refused.
     """
-    choice, source, out = choice or Choice(), located(source), Path(out)
-    if choice.where is None and (choice.rollouts is not None or choice.random is not None):
-        raise InputError("--rollouts and --random go with --where, which says what the rows are.")
-    if choice.seed is not None and choice.random is None:
-        raise InputError(f"--seed {choice.seed} goes with --random N.")
+    source, out = located(source), Path(out)
+    if pick.where is None and pick.rollouts is not None:
+        raise InputError("--rollouts goes with --where, which says what the rows are.")
     listed = None if drop is None else _beside(trainer, out)
-    control_file = None if choice.random is None else _control_file(trainer, out)
-    for file in filter(None, (out, control_file)):
-        _check_file(trainer, file, listed, overwrite)
-    for_sets = "--drop" if drop is not None else "--where" if choice.where is not None else None
+    _check_file(trainer, out, listed, overwrite)
+    for_sets = "--drop" if drop is not None else "--where" if pick.where is not None else None
     if for_sets is not None and (source / RUN).exists():
         raise InputError(f"{for_sets} is for a scored set; {source} is a run, whose plan says which rows.")
     with _opened(source, pick) as (scored, rows, facts):
         left_out = None if drop is None else leave_out(scored, drop)
-        control_rows: Ints | None = None
+        if for_sets is not None:
+            rows = _chosen(scored, rows, left_out, pick, note)
         if drop is not None and left_out is not None:
             facts = {**facts, "drop": asdict(drop), "dropped": left_out.counts}
-        if for_sets is not None:
-            rows, control_rows, counts = _chosen(scored, rows, left_out, choice, pick.limit, note)
-            note(counts)
-            chosen = {**asdict(choice), "rollouts": choice.rollouts and str(choice.rollouts)}
-            facts = {**facts, "chosen": chosen}
-        bare = options.bare or bool(facts.get("bare"))
-        options = replace(options, bare=bare)
+        options = replace(options, bare=options.bare or bool(facts.get("bare")))
         facts = {
             "format": FORMAT,
             **facts,
@@ -145,14 +121,9 @@ def export(
             "trainer": trainer,
             "read": profile_of(trainer).version,
             "options": asdict(options),
-            "pick": asdict(pick),
+            "pick": {**asdict(pick), "rollouts": pick.rollouts and str(pick.rollouts)},
         }
-        sizes = _group_sizes(trainer, facts)
-        exported = _write(scored, rows, trainer, out, options, pick.limit, facts, sizes)
-        if control_file is not None:
-            facts = {**facts, "part": _CONTROL}
-            control = _write(scored, control_rows, trainer, control_file, options, None, facts, sizes)
-            exported = replace(exported, control=control)
+        exported = _write(scored, rows, trainer, out, options, pick.limit, facts)
         if left_out is not None and listed is not None:
             write_lines(listed, left_out.lines(scored))
             exported = replace(exported, dropped=left_out.counts, dropped_file=listed)
@@ -173,11 +144,10 @@ def _chosen(
     scored: ScoredSet,
     rows: Ints | None,
     left_out: LeftOut | None,
-    choice: Choice,
-    limit: int | None,
+    pick: Pick,
     note: Callable[[str], None],
-) -> tuple[Ints, Ints | None, str]:
-    """The rows in their order, those of the control, and a sentence with how many are left out and why."""
+) -> Ints:
+    """The rows in their order; a note counts how many are left out and why."""
     left: Ints = np.arange(len(scored)) if rows is None else rows
     reasons, rows_before = list[str](), len(left)
 
@@ -189,33 +159,20 @@ def _chosen(
 
     if left_out is not None:
         keep(left_out.kept[left], "by --drop")
-    everything = left
-    if choice.where is not None:
-        matches = matching(scored, choice.where, choice.rollouts)
+    if pick.where is not None:
+        matches = matching(scored, pick.where, pick.rollouts)
         if matches.warning is not None:
             note(matches.warning)
         unknown = int(matches.unknown[left].sum())
         keep(matches.rows[left], f"by --where ({unknown:,} of them for want of a value)")
-    if limit is not None:
-        keep(np.arange(len(left)) < limit, f"after --limit {limit}")
+    if pick.limit is not None:
+        keep(np.arange(len(left)) < pick.limit, f"after --limit {pick.limit}")
     sentence = f"{len(left):,} of {rows_before:,} rows are taken"
     sentence += f", left out are {', '.join(reasons)}" if reasons else ""
     if not len(left):
         raise InputError(f"no row is left: {sentence}.")
-    if choice.random is None:
-        return left, None, sentence
-    size, seed = len(left) if choice.random == "same" else choice.random, choice.seed or 0
-    if size > len(everything):
-        raise InputError(
-            f"--random {size:,}: there are {len(everything):,} rows to draw from; give that many at most."
-        )
-    places = permutation(seed, 0, CONTROLS, len(everything))[:size]  # the same in any order of the rows
-    control = everything[np.isin(everything, np.sort(everything)[places])]
-    sentence += (
-        f". The random control has {size:,} rows beside the {len(left):,} of --where, drawn uniformly from "
-        f"{len(everything):,} with seed {seed}"
-    )
-    return left, control, sentence
+    note(sentence)
+    return left
 
 
 def _write(
@@ -226,22 +183,21 @@ def _write(
     options: ViewOptions,
     limit: int | None,
     facts: dict[str, Any],
-    sizes: list[int] | None,
 ) -> Exported:
-    """Write one file."""
-    identity = scored.identity
+    """Write the file."""
+    identity, sizes = scored.identity, _group_sizes(trainer, facts)
     chat = chat_type(scored, identity, bare=options.bare)
     view = View(trainer, scored.schema, identity, chat, options, sizes)
     notes, count = list(view.notes), 0
     metadata = {_METADATA: json.dumps(facts, ensure_ascii=False).encode()}
     schema = view.schema.with_metadata(metadata)
     make_folder(out.parent)
-    with write_stream(out, named=True) as file, _writer(out, file, schema) as write:
+    with write_stream(out) as file, _writer(out, file, schema) as write:
         for table in _tables(scored, rows, limit):
             write(view, table, count)
             count += table.num_rows
     if view.parts.system is not None and view.profile.system_file:
-        write_atomic(system_file(out), view.parts.system.encode(), named=True)
+        write_atomic(system_file(out), view.parts.system.encode())
     if view.without_answer:
         notes.append(_without_answer(scored, view, count))
     if view.open_ended:
@@ -252,7 +208,7 @@ def _write(
     if sizes:
         notes.append(f"group sizes: set {trainer}'s rollouts per prompt to {np.mean(sizes):g}, their mean")
     notes += view.differences()
-    return Exported(view, count, facts, view.profile.launch(out.resolve(), view), notes, file=out)
+    return Exported(view, count, facts, view.profile.launch(out.resolve(), view), notes)
 
 
 def _without_answer(scored: ScoredSet, view: View, count: int) -> str:
@@ -272,14 +228,6 @@ def _beside(trainer: str, out: Path) -> Path:
     return beside.with_name(f"{beside.stem if beside == out else beside.name}.dropped.jsonl")
 
 
-def _control_file(trainer: str, out: Path) -> Path:
-    """Where the random control is written: not in a folder whose every file is read."""
-    folder = out.absolute().parent
-    if profile_of(trainer).reads_folder:
-        return folder.with_name(f"{folder.name}.{_CONTROL}") / out.name
-    return out.with_name(f"{out.stem}.{_CONTROL}{out.suffix}")
-
-
 def _check_file(trainer: str, out: Path, listed: Path | None, overwrite: bool) -> None:
     profile = profile_of(trainer)
     suffixes = profile.suffixes
@@ -288,9 +236,6 @@ def _check_file(trainer: str, out: Path, listed: Path | None, overwrite: bool) -
             f"--out {out}: for {trainer} the file's name must end in {' or '.join(suffixes)}; that says what "
             "is written."
         )
-    if set(str(out.resolve())) & set(profile.refused_in_path):
-        marks = " and ".join(repr(mark) for mark in profile.refused_in_path)
-        raise InputError(f"--out {out}: {trainer} cuts names at {marks}; give one without.")
     if out.is_dir():
         raise OutputError(f"--out {out} is a folder; give the name of a file.", path=str(out))
     for path in (out, system_file(out) if profile.system_file else None, listed):
@@ -302,9 +247,8 @@ def _check_file(trainer: str, out: Path, listed: Path | None, overwrite: bool) -
         beside = sorted(p.name for p in out.parent.iterdir() if p != out and not p.name.startswith("."))
         if beside:
             raise OutputError(
-                f"{out.parent} holds {beside[0]!r}, and {trainer} reads the folder of a file and not "
-                "the file; "
-                "give an --out in a folder of its own.",
+                f"{out.parent} holds {beside[0]!r}, and {trainer} reads the folder of a file and not the "
+                "file; give an --out in a folder of its own.",
                 path=str(out.parent),
             )
 

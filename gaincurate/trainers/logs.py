@@ -1,18 +1,15 @@
 """Outcomes from a trainer's own logs, for runs in which nobody reports them.
 
-The kinds are TRL's tables of completions, verl's rollout dumps and lines as in `outcomes.jsonl`. Columns or
-keys identify the kind, because users choose the names of files. Rows are joined to the round's prompts by id,
-or by the prompt's text if the log has no id.
+The kinds are TRL's tables of completions (Parquet) and lines as in `outcomes.jsonl`. Rows of a table are
+joined to the round's prompts by id, or by the prompt's messages if the table has no id.
 """
 
 from __future__ import annotations
 
 import glob
 import json
-import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +26,9 @@ from gaincurate.core.files import (
     reading,
     to_lines,
 )
-from gaincurate.core.foreign import json_value, open_regular
+from gaincurate.core.foreign import open_regular
 from gaincurate.core.outcomes import check_line, read_file
-from gaincurate.core.prompts import column_values, prompts_of
+from gaincurate.core.prompts import prompts_of
 from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.difficulty.nemo_gym import prompt_key
 from gaincurate.errors import OutcomeError
@@ -41,24 +38,9 @@ from gaincurate.schedule.run import Run
 TAKEN = "logs.json"
 """The file next to a round's outcomes with the size in bytes and hash of each log taken for it, by path."""
 _TRL = frozenset({"step", "prompt", "completion", "advantage"})
-_VERL = frozenset({"input", "output", "score", "step"})
 _LINE = ("gc_id", "reward", "round", "sample", "step", "correct", "attempt", "tokens")
-_PATTERNS = ("completions_*.parquet", "[0-9]*.jsonl", "outcomes*.jsonl")
-"""Logs in a folder, of TRL, of verl and of lines."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One rollout of a log: its place in words, its outcome without the id, and what names its prompt.
-
-    `prompt` is a text that begins with the rendered prompt, or chat messages.
-    """
-
-    where: str
-    outcome: Json
-    gc_id: Any = None
-    prompt: Any = None
-    answer: Any = None
+_PATTERNS = ("completions_*.parquet", "outcomes*.jsonl")
+"""Logs in a folder, of TRL and of lines."""
 
 
 def find_files(path: Path) -> list[Path]:
@@ -84,8 +66,8 @@ def find_files(path: Path) -> list[Path]:
     return sorted(files)
 
 
-def _trl_rows(path: Path, reward_column: str | None) -> tuple[list[Row], list[str]]:
-    """The rows of a table of completions, and their texts without the step.
+def _trl_rows(path: Path, reward_column: str | None) -> tuple[list[Json], list[str]]:
+    """The rows of a table of completions with the reward as `reward`, and their texts without the step.
 
     Raises:
         OutcomeError: it is no table of TRL's, or it is not clear which column is the reward.
@@ -100,11 +82,10 @@ def _trl_rows(path: Path, reward_column: str | None) -> tuple[list[Row], list[st
     if missing := _TRL - set(table.column_names):
         raise refuse(f"it has no column {min(missing)!r}")
     rewards = table.column(_reward_column(path, table, reward_column)).to_pylist()
-    rows, texts = list[Row](), list[str]()
-    for place, (row, reward) in enumerate(zip(table.to_pylist(), rewards, strict=True), 1):
-        outcome = {"reward": None if reward != reward else reward, "step": row.pop("step")}  # NaN is None
-        rows.append(Row(f"{path.name}, row {place}", outcome, row.get("gc_id"), row["prompt"]))
-        texts.append(json.dumps(row, sort_keys=True, default=str))
+    rows = table.to_pylist()
+    texts = [json.dumps(row | {"step": None}, sort_keys=True, default=str) for row in rows]
+    for row, reward in zip(rows, rewards, strict=True):
+        row["reward"] = None if reward != reward else reward  # NaN was not judged
     return rows, texts
 
 
@@ -128,77 +109,14 @@ def _reward_column(path: Path, table: pa.Table, asked: str | None) -> str:
     return str(numbers[0])
 
 
-def _objects(path: Path, since: int = 0) -> Iterator[tuple[str, Json]]:
-    for number, row in json_lines(path, since):
-        if row is None:
-            raise OutcomeError(f"{path}, line {number} is broken: it is no JSON object.")
-        yield f"{path.name}, line {number}", row
-
-
-def _verl_rows(path: Path, reward_column: str | None) -> Iterator[Row]:
-    """The rows of a rollout dump; the id is in `gts` if the file was exported with --id-in-answer."""
-    for where, row in _objects(path):
-        reward = reward_column or "score"
-        if reward not in row:
-            raise OutcomeError(f"{where} of {path} has no {reward!r}; it has {', '.join(row)}.")
-        outcome = {"reward": None if row[reward] != row[reward] else row[reward]}
-        outcome |= {"step": row["step"]} if row.get("step") is not None else {}
-        outcome |= {"sample": row["uid"]} if isinstance(row.get("uid"), str) else {}
-        answer = row.get("gts")
-        yield Row(where, outcome, row.get("gc_id") or _id_in(answer), row.get("input"), answer)
-
-
-def _is_verls(path: Path) -> bool:
-    """Return whether a file of JSON lines is a rollout dump of verl.
-
-    Raises:
-        OutcomeError: it holds no lines of outcomes either.
-    """
-    first = next(_objects(path), ("", {}))[1].keys()
-    if not first >= _VERL and not first & {"gc_id", "resume_from_step", "attempt"}:
-        raise OutcomeError(
-            f"{path} is no supported log: not a table of completions of TRL, a rollout dump of verl, or "
-            "lines with gc_id, reward and round.",
-            path=str(path),
-        )
-    return first >= _VERL
-
-
-def _id_in(answer: Any) -> Any:
-    """The id that `export --id-in-answer` put into an answer."""
-    if isinstance(answer, str) and answer.startswith('{"gc_id"'):
-        try:
-            return json_value(answer).get("gc_id")
-        except ValueError:
-            return None
-    return None
-
-
 def overlap(before: Sequence[str], rows: Sequence[str]) -> int:
-    """The most first rows that are the last ones of `before`, by the prefix function of Knuth et al. (1977).
+    """The most first rows that are the last ones of `before`.
 
     A trainer that writes its last generation at every logging step has the same rows in several tables while
     it trains on one generation for several steps.
     """
-    text = [*rows, None, *before[-len(rows) :]] if rows else [None]
-    longest = [0] * len(text)  # of each beginning: its longest proper beginning that is also its end
-    for place in range(1, len(text)):
-        size = longest[place - 1]
-        while size and text[place] != text[size]:
-            size = longest[size - 1]
-        longest[place] = size + (text[place] == text[size])
-    return longest[-1]
-
-
-def _squeezed(text: str) -> str:
-    """Without white space: templates trim, and tokenizers do not always give it back as it was."""
-    return "".join(text.split())
-
-
-def _same(answer: Any, logged: Any) -> bool:
-    # `export` writes 7.0 as '7'.
-    texts = (answer, json.dumps(answer, default=str), str(answer).removesuffix(".0"))
-    return logged is not None and logged in texts
+    sizes = range(min(len(before), len(rows)), 0, -1)
+    return next((size for size in sizes if before[len(before) - size :] == rows[:size]), 0)
 
 
 def take_logs(run: Run, paths: Sequence[Path], reward_column: str | None = None, note: Note = silent) -> int:
@@ -247,9 +165,7 @@ class _Taking:
         self._run, self._round, self._reward = run, round_, reward_column
         self._rules = rules_of(run.config)
         self._ids = frozenset(run.ids(round_))
-        self._prompts: list[tuple[str, re.Pattern[str], Any]] = []
-        self._by_messages: dict[str, list[int]] = {}
-        self._texts: dict[str, list[int]] = {}
+        self._by_messages: dict[str, list[str]] = {}
         self._earlier = [(earlier, _taken(run, earlier)) for earlier in range(round_)]
         self.files = _taken(run, round_)
         self._from_elsewhere = drop_half_line(run.outcomes(round_)) and not self.files
@@ -264,41 +180,43 @@ class _Taking:
         """Read one file; return whether it has outcomes of the round."""
         with reading(path):
             now: Json = {"bytes": path.stat().st_size, "hash": digest_file(path)}
-        place, is_table = str(path.resolve()), path.suffix == ".parquet"
+        place, shared = str(path.resolve()), 0
         before = self.files.get(place)
-        rows: Sequence[Row] = ()
-        shared = 0
-        if is_table:
+        rows = list[Json]()
+        if path.suffix == ".parquet":
             rows, texts = _trl_rows(path, self._reward)
             shared, self._window = overlap(self._window, texts), texts
         for earlier, files in self._earlier:
             if now["hash"] in (file["hash"] for file in files.values()):
                 self._left_out.setdefault(f"the file was taken for round {earlier}", []).append(path.name)
                 return False
-        if is_table or _is_verls(path):
-            rows = rows if is_table else list(_verl_rows(path, self._reward))
-            joined = self._take_rows(rows[shared:], before, now)
+        if path.suffix == ".parquet":
+            joined = self._take_rows(path.name, list(enumerate(rows, 1))[shared:], before, now)
         else:
             joined = self._take_lines(path, place)
         self.files[place] = now
         return joined > 0 or shared > 0
 
-    def _take_rows(self, rows: Sequence[Row], before: Json | None, now: Json) -> int:
-        """Take the rows of a trainer's log, which has each step once; return how many belong to the round."""
+    def _take_rows(self, name: str, rows: list[tuple[int, Json]], before: Json | None, now: Json) -> int:
+        """Take the rows of a table, which has each step once; return how many belong to the round."""
         counts: Counter[tuple[str, int | None]] = Counter()
         lines: list[Json] = []
-        for row in rows:
-            if (gc_id := self._joined(row)) is None:
+        for number, row in rows:
+            where = f"{name}, row {number}"
+            self._rows += 1
+            gc_id, why = self._find(row.get("gc_id"), row["prompt"])
+            if gc_id is None:
+                self._left_out.setdefault(why, []).append(where)
                 continue
-            line = {"gc_id": gc_id, "round": self._round, **row.outcome}
-            check_line(line, row.where, self._round, self._rules)
-            lines.append({"sample": counts[gc_id, line.get("step")], **line})
-            counts[gc_id, line.get("step")] += 1
+            line = {"gc_id": gc_id, "round": self._round, "reward": row["reward"], "step": row["step"]}
+            check_line(line, where, self._round, self._rules)
+            lines.append({"sample": counts[gc_id, line["step"]], **line})
+            counts[gc_id, line["step"]] += 1
         self._all += lines
         if before == now:
             return len(lines)
         self._fresh += lines
-        steps = [line["step"] for line in lines if "step" in line]
+        steps = [line["step"] for line in lines]
         if before is not None and steps:
             self._redone = min(steps if self._redone is None else [*steps, self._redone])
         return len(lines)
@@ -314,9 +232,10 @@ class _Taking:
         mark, joined = digest_bytes(place.encode())[:8], 0
         lines = read_file(path, self._round, self._run.ids, self._rules)
         attempts = {line.number: line.attempt for line in lines}
-        for where, entry in _objects(path, since):
+        for number, entry in json_lines(path, since):
+            if entry is None:  # `read_file` refuses it
+                continue
             if "gc_id" in entry:
-                number = int(where.rpartition(" ")[2])
                 # The attempt is the file's: lines after those of another file, or taken twice, keep theirs.
                 named = {"sample": f"{mark}:{number}", "attempt": attempts.get(number, 1)}
                 entry = named | {key: entry[key] for key in _LINE if key in entry}
@@ -325,63 +244,28 @@ class _Taking:
         self._rows += joined
         return joined or since
 
-    def _joined(self, row: Row) -> str | None:
-        """The id of a row's prompt; None where the row is left out, which is noted."""
-        self._rows += 1
-        gc_id, why = self._find(row)
-        if gc_id is None:
-            self._left_out.setdefault(why, []).append(row.where)
-        return gc_id
-
-    def _find(self, row: Row) -> tuple[str | None, str]:
+    def _find(self, logged: Any, messages: Any) -> tuple[str | None, str]:
         """The id of a row's prompt, or None and the reason: no prompt matches, or several do."""
-        if row.gc_id is not None:
-            if not isinstance(row.gc_id, str) or row.gc_id not in self._ids:
-                return None, f"the id is not among the prompts of round {self._round}"
-            return row.gc_id, ""
-        if not self._prompts:
-            self._load()
-        if isinstance(row.prompt, str):
-            places = self._in_text(row.prompt)
-        else:
-            turns = row.prompt if isinstance(row.prompt, list) else []
-            all_turns = all(isinstance(turn, dict) for turn in turns)
-            places = self._by_messages.get(prompt_key(turns), []) if all_turns else []
-        if len(places) > 1:
-            places = [place for place in places if _same(self._prompts[place][2], row.answer)] or places
-        if len(places) == 1:
-            return self._prompts[places[0]][0], ""
-        if places:
-            return None, "several prompts of the round have this text, and there is no id"
+        if logged is not None:
+            is_there = isinstance(logged, str) and logged in self._ids
+            return (
+                (logged, "")
+                if is_there
+                else (None, f"the id is not among the prompts of round {self._round}")
+            )
+        if not self._by_messages:
+            table = self._run.scored.take(self._run.rows(self._round))
+            prompts = prompts_of(table, self._run.scored.identity, bare=self._run.config.bare)
+            for gc_id, prompt in zip(self._run.ids(self._round), prompts, strict=True):
+                self._by_messages.setdefault(prompt_key(prompt), []).append(gc_id)
+        turns = messages if isinstance(messages, list) else []
+        all_turns = all(isinstance(turn, dict) for turn in turns)
+        ids = self._by_messages.get(prompt_key(turns), []) if all_turns else []
+        if len(ids) == 1:
+            return ids[0], ""
+        if ids:
+            return None, "several prompts of the round have these messages, and there is no id"
         return None, f"the prompt is none of round {self._round}"
-
-    def _load(self) -> None:
-        run, round_ = self._run, self._round
-        identity = run.scored.identity
-        table = run.scored.take(run.rows(round_))
-        prompts = prompts_of(table, identity, bare=run.config.bare)
-        answer = identity["source"].get("answer_column")
-        answers = column_values(table, answer) if answer else [None] * len(prompts)
-        for place, (gc_id, messages) in enumerate(zip(run.ids(round_), prompts, strict=True)):
-            contents = [re.escape(_squeezed(m["content"])) for m in messages if m["content"]]
-            self._prompts.append((gc_id, re.compile(".*?".join(contents), re.DOTALL), answers[place]))
-            self._by_messages.setdefault(prompt_key(messages), []).append(place)
-
-    def _in_text(self, text: str) -> list[int]:
-        """The prompts whose messages occur in a text in order; of these, those with the longest messages.
-
-        A question that is part of another question occurs in its text too, so the longest match is correct.
-        """
-        if text not in self._texts:
-            squeezed = _squeezed(text)
-            sizes = {
-                place: len(words.pattern)
-                for place, (_, words, _) in enumerate(self._prompts)
-                if words.pattern and words.search(squeezed)
-            }
-            most = max(sizes.values(), default=0)
-            self._texts[text] = [place for place, size in sizes.items() if size == most]
-        return self._texts[text]
 
     def lines(self) -> list[Json]:
         """The lines to append: the new ones, and from a step that was done again on, all of them."""

@@ -12,35 +12,19 @@ from typing import Any, Literal
 
 from gaincurate.errors import InputError
 
-Part = Literal["layout", "recipe", "rules"]
+_WITH_LAYOUT = ("trl", "verl", "openrlhf", "nemo-rl", "skyrl", "slime", "prime-rl", "trinity", "areal")
+"""The trainers whose profile has a layout of checkpoints."""
 
-_PARTS: dict[str, tuple[Part, ...]] = {
-    "trl": ("layout",),
-    "verl": ("layout",),
-    "openrlhf": ("layout",),
-    "nemo-rl": ("layout",),
-    "skyrl": ("layout",),
-    "slime": ("layout",),
-    "prime-rl": ("layout",),
-    "trinity": ("layout",),
-    "areal": ("layout",),
-    "ms-swift": (),
-    "roll": (),
-    "open-instruct": (),
-}
-"""The fields of each trainer's profile that are not None."""
-_FILES: dict[Part, str] = {"recipe": "recipe.sh", "rules": "rules.py"}
-"""The parts that are files of a trainer's folder."""
-
-TRAINERS = tuple(_PARTS)
+TRAINERS = (*_WITH_LAYOUT, "ms-swift", "roll", "open-instruct")
 """Every folder beside this file that has a profile, in the order in which people are shown them."""
 
 
-def with_part(part: Part) -> list[str]:
-    """The trainers that have a part."""
-    if file := _FILES.get(part):
-        return [name for name in TRAINERS if (Path(__file__).parent / folder_of(name) / file).is_file()]
-    return [name for name, parts in _PARTS.items() if part in parts]
+def with_part(part: Literal["layout", "recipe", "rules"]) -> list[str]:
+    """The trainers that have a part: a layout, or a file of their folder."""
+    if part == "layout":
+        return list(_WITH_LAYOUT)
+    file = {"recipe": "recipe.sh", "rules": "rules.py"}[part]
+    return [name for name in TRAINERS if (Path(__file__).parent / folder_of(name) / file).is_file()]
 
 
 def folder_of(name: str) -> str:

@@ -10,8 +10,8 @@ import importlib
 import json
 import re
 import shlex
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -118,19 +118,20 @@ class Rendering:
     """The parts of a trainer's prompts besides the messages of a row and the model's chat template.
 
     Args:
-        arguments: its settings for arguments of the chat template, and the argument's name; "" for a mapping
-            or the JSON text of one.
+        arguments: its setting for arguments of the chat template, a mapping or the JSON text of one.
+        argument: the one argument that the setting is the value of, in place of a mapping.
         row_tools: the setting that names the column with a row's tools; "" where it renders none.
-        adds: its settings that add text which is not known here, and what they add.
+        adds: its settings that add text which is not known here.
         code: whose code renders the prompts, where that is not the trainer's.
         media: columns of pictures and the like that it adds to a prompt.
         nulls: "all" where it renders a null for each key that another row has, whatever the file; or its
             setting for the file, where it does so for Parquet alone.
     """
 
-    arguments: Mapping[str, str] = field(default_factory=dict)
+    arguments: str = ""
+    argument: str = ""
     row_tools: str = ""
-    adds: Mapping[str, str] = field(default_factory=dict)
+    adds: tuple[str, ...] = ()
     code: str = ""
     media: tuple[str, ...] = ()
     nulls: str = ""
@@ -156,7 +157,6 @@ class Profile:
         env_class: its rows may name an environment (`--env-class`).
         system_file: it takes the system message from a file beside the data.
         scores_refused: why it must not see scores as columns.
-        refused_in_path: characters that it would take apart in a path.
         reads_folder: it reads every file of the folder.
         layout: its checkpoints, None where they are not known.
     """
@@ -176,7 +176,6 @@ class Profile:
     env_class: bool = False
     system_file: bool = False
     scores_refused: str | None = None
-    refused_in_path: str = ""
     reads_folder: bool = False
     layout: Layout | None = None
 
@@ -381,7 +380,7 @@ class View:
                 + ". `gaincurate score --tools-column none` scores without them"
             )
         if arguments := self._identity.get("segmentation", {}).get("template_kwargs"):
-            keys = " or ".join(rendering.arguments) or rendering.code or "nothing"
+            keys = rendering.arguments or rendering.code or "nothing"
             scored = f"prompts were scored with the template arguments {json.dumps(arguments)}"
             yield f"{scored}; {trainer} takes them from {keys}"
         if media := [name for name in rendering.media if name in self.schema.names]:
@@ -453,17 +452,10 @@ def _check(trainer: Profile, parts: Parts, options: ViewOptions) -> None:
         raise InputError(f"--data-source {options.data_source}: {trainer.name} has nothing of that kind.")
     if trainer.judge_needed and options.data_source is None and trainer.judge not in parts.schema.names:
         raise InputError(
-            f"{trainer.name} picks a row's reward function by the column {trainer.judge!r}, and the "
-            "set has none. "
-            "Give --data-source NAME: a name that it knows, or one of your own for a reward function of "
-            "your own."
+            f"{trainer.name} picks a row's reward function by the column {trainer.judge!r}, and the set has "
+            "none. Give --data-source NAME: a name that it knows, or one for a reward function of your own."
         )
     if options.env_class is not None and not trainer.env_class:
-        with_environments = [name for name, profile in profiles().items() if profile.env_class]
-        raise InputError(
-            f"--env-class {options.env_class} is for {', '.join(with_environments)}; {trainer.name} "
-            "has nothing of "
-            "that kind."
-        )
+        raise InputError(f"--env-class {options.env_class}: {trainer.name} has nothing of that kind.")
     if options.with_scores and trainer.scores_refused:
         raise InputError(f"--with-scores: {trainer.scores_refused}. Leave it out.")

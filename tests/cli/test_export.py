@@ -11,34 +11,6 @@ import exports
 from command import run as gaincurate
 from gaincurate.trainers.profile import TRAINERS, profiles
 
-SETTINGS = {
-    "trl": [
-        "train_dataset = datasets.load_dataset(\"parquet\", data_files='{file}', split=\"train\")",
-        "config = trl.GRPOConfig(shuffle_dataset=False, dataloader_num_workers=0, remove_unused_columns=False)",
-    ],
-    "verl": [
-        "data.train_files={file}", "data.prompt_key=prompt", "data.reward_fn_key=data_source",
-        "data.shuffle=False", "data.dataloader_num_workers=0", "data.filter_overlong_prompts=False",
-        "data.train_max_samples=-1",
-    ],
-    "openrlhf": [
-        "--data.prompt_dataset", "{file}", "--data.prompt_split", "train", "--data.input_key", "prompt",
-        "--data.apply_chat_template", "--data.label_key", "label",
-    ],
-    "nemo-rl": [
-        "++data.train.dataset_name=ResponseDataset", "++data.train.data_path={file}",
-        "++data.train.input_key=input", "++data.train.output_key=output",
-        "++data.train.split_validation_size=0", "++data.default.prompt_file=null",
-        "++data.default.system_prompt_file=null", "++data.default.processor=math_hf_data_processor",
-        "++data.shuffle=false",
-    ],
-    "skyrl": ["data.train_data=['{file}']", "environment.env_class=gsm8k"],
-    "slime": [
-        "--prompt-data", "{file}", "--input-key", "prompt", "--label-key", "label", "--metadata-key",
-        "metadata", "--apply-chat-template",
-    ],
-    "open-instruct": ["--dataset_mixer_list", "{file}", "1.0", "--dataset_mixer_list_splits", "train"],
-}  # fmt: skip
 MORE = {
     "verl": ["--data-source", "openai/gsm8k"],
     "roll": ["--data-source", "math_rule"],
@@ -62,14 +34,11 @@ def test_every_trainer_gets_a_file_and_settings_that_name_it(tmp_path: Path, tra
     )
     assert told["rows"] == 6
     assert told["made"]["trainer"] == trainer
-    assert (str(file) in result.stdout) or (str(file.parent) in result.stdout) or told["form"] == "flags"
+    assert any(str(file.parent) in line for line in told["settings"])
     if told["form"] == "flags":
         assert shlex.split(result.stdout) == told["settings"]
     else:
         assert result.stdout.splitlines() == told["settings"]
-    if trainer in SETTINGS:
-        name = f"'{file}'" if trainer in ("verl", "nemo-rl") else str(file)
-        assert told["settings"] == [line.format(file=name) for line in SETTINGS[trainer]]
 
 
 def test_scores_and_limits_reach_the_file(tmp_path: Path) -> None:
@@ -82,15 +51,6 @@ def test_scores_and_limits_reach_the_file(tmp_path: Path) -> None:
     assert "gc_angle" in table.column_names
 
 
-def test_bad_input_is_a_sentence_and_code_2(tmp_path: Path) -> None:
-    scored, file = exports.make_set(tmp_path / "set", exports.sums()), tmp_path / "x.parquet"
-    result = gaincurate("export", scored, "--trainer", "verl", "--out", file)
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert "error: verl picks a row's reward function by the column 'data_source'" in result.stderr
-    assert "Traceback" not in result.stderr
-    assert not file.exists()
-
-
 def test_a_file_that_cannot_be_written_says_nothing_of_shards(tmp_path: Path) -> None:
     scored = exports.make_set(tmp_path / "set", exports.sums())
     (tmp_path / "file").write_text("")
@@ -100,20 +60,3 @@ def test_a_file_that_cannot_be_written_says_nothing_of_shards(tmp_path: Path) ->
         f"error: cannot write {tmp_path}/file/d: a part of the path is a file, not a folder. Put that "
         "right and run the same command again.\n",
     )
-
-
-def test_answers_that_are_not_there_are_one_line_on_stderr(tmp_path: Path) -> None:
-    rows = [{"question": row["question"], "gold": row["answer"]} for row in exports.sums()]
-    scored = exports.make_set(tmp_path / "set", rows, answer=None)
-    export = ("export", scored, "--trainer", "verl", "--data-source", "openai/gsm8k")
-    warned = gaincurate(*export, "--out", tmp_path / "x.parquet")
-    assert warned.exit_code == 0
-    assert [line for line in warned.stderr.splitlines() if line.startswith("warning")] == [
-        f"warning: {scored} was scored without an answer column: no answer in 6 of 6 rows, and a reward "
-        "function that compares with one cannot judge them; name one with --answer-column, of question, gold"
-    ]
-    named = gaincurate(*export, "--out", tmp_path / "y.parquet", "--answer-column", "gold")
-    assert named.exit_code == 0
-    assert "warning" not in named.stderr
-    found = pq.read_table(tmp_path / "y.parquet").column("reward_model").to_pylist()
-    assert [one["ground_truth"] for one in found] == [row["gold"] for row in rows]

@@ -84,11 +84,6 @@ def test_the_command_lists_what_it_finds_and_changes_nothing(tmp_path: Path) -> 
             ["--checks", "duplicates", "--near", "0.9"],
             "--near is for the check near-duplicates: name that too, or leave --near out.",
         ),
-        (
-            ["--checks", "duplicates", "--near-any-numbers"],
-            "--near-any-numbers is for the check near-duplicates: name that too, or leave "
-            "--near-any-numbers out.",
-        ),
     ],
 )
 def test_an_option_without_what_it_goes_with_is_refused(
@@ -101,7 +96,7 @@ def test_an_option_without_what_it_goes_with_is_refused(
 def test_options_of_checks_that_are_made_are_taken(tmp_path: Path) -> None:
     scored, _ = some_set(tmp_path)
     both = ["--eval", tmp_path / "eval.jsonl", "--ngram", 2, "--overlap", 1, "--near", 0.9]
-    for options in (both, [*both, "--checks", "near-duplicates,contaminated", "--near-any-numbers"]):
+    for options in (both, [*both, "--checks", "near-duplicates,contaminated"]):
         result = gaincurate("hygiene", scored, *options)
         assert result.exit_code == 0, result.output
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
 import sys
 from pathlib import Path, PosixPath
 
@@ -93,8 +92,8 @@ def test_a_file_that_another_process_adds_during_a_pull_stays(
     folder = one(bucket)
     mirror, listing = Mirror(PLACE), Bucket.list
 
-    def listed(self: Bucket, prefix: str | None = None) -> dict[str, str]:
-        there = listing(self, prefix)
+    def listed(self: Bucket) -> dict[str, str]:
+        there = listing(self)
         Mirror(PLACE).put("new.arrow", b"new")
         return there
 
@@ -224,14 +223,6 @@ def test_a_local_path_stays_as_it_is(place: str) -> None:
     assert located(place) == Path(place)
 
 
-def test_a_local_folder_with_the_name_of_a_scheme_is_local(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("s3:").mkdir()
-    assert type(located("s3:/x")) is PosixPath
-
-
 @pytest.mark.parametrize(
     ("place", "said"),
     [
@@ -263,15 +254,3 @@ def test_without_the_library_one_sentence_says_what_to_install(
     monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(InputError, match=r"pip install 'gaincurate\[cloud\]'"):
         Bucket(Remote("s3://bucket/a")).list()
-
-
-def test_a_user_without_a_home_is_told_how_to_name_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HOME", "XDG_CACHE_HOME", store.CACHE):
-        monkeypatch.delenv(name, raising=False)
-
-    def nobody(number: int) -> pwd.struct_passwd:
-        raise KeyError(number)
-
-    monkeypatch.setattr(pwd, "getpwuid", nobody)
-    with pytest.raises(InputError, match="no home folder for copies; set GAINCURATE_CACHE to a folder"):
-        store.cache_folder()

@@ -65,10 +65,6 @@ def test_no_other_group_sizes_have_more_groups_that_differ(
     assert differ(chosen.tolist()) == pytest.approx(best, abs=1e-9)
 
 
-def test_under_the_uniform_prior_two_of_nine_groups_of_eight_are_silent() -> None:
-    assert beta.groups_that_differ(array(1), array(1), 8)[0] == pytest.approx(1 - 2 / 9, abs=1e-15)
-
-
 @pytest.mark.parametrize(("a", "b"), [(1.0, 1.0), (9.0, 1.0), (0.2, 0.6), (0.03, 4.0), (33.5, 12.25)])
 def test_samples_have_the_beta_law(a: float, b: float) -> None:
     count = 40_000

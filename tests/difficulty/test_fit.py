@@ -17,7 +17,6 @@ from gaincurate.difficulty.train import (
     batches,
     batches_in_epoch,
     fit,
-    held_out_predictions,
     rate_at,
     split,
 )
@@ -94,18 +93,6 @@ def test_embeddings_of_held_out_prompts_cannot_change_what_is_learnt() -> None:
     assert again.losses == first.losses
     for a, b in zip(first.predictor.parameters(), again.predictor.parameters(), strict=True):
         assert a.equal(b)
-
-
-def test_rates_without_meaning_are_not_predicted_on_held_out_prompts() -> None:
-    random = np.random.default_rng(3)
-    embeddings = torch.from_numpy(random.normal(size=(300, 16)).astype(np.float32))
-    noise = [Policy("noise", np.arange(300), random.integers(0, 9, 300) / 8)]
-    recipe = Recipe(epochs=30, batch=64, held_out=0.5)
-    fitted = fit(embeddings, noise, Shape(16, hidden=32, dropout=0.0), recipe)
-    rows, predicted = held_out_predictions(fitted, embeddings, noise[0], recipe)
-    assert len(rows) == 150
-    reached = pearson(predicted, noise[0].failure[rows])
-    assert reached is None or abs(reached) < 0.2
 
 
 def test_the_rate_rises_over_a_tenth_and_falls_to_nothing_in_a_line() -> None:

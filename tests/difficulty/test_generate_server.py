@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -215,21 +216,6 @@ def test_a_refused_prompt_stops_or_is_left_out(tmp_path: Path) -> None:
     assert json.loads(line) == {"gc_id": "id5", "reason": "the server refused it: fault 400"}
 
 
-@pytest.mark.parametrize(
-    ("status", "said"),
-    [
-        ("401", "answered 401: fault 401. Is the key in OPENAI_API_KEY right?"),
-        ("404", "answered 404: fault 404."),
-        ("418", "answered 418: fault 418."),
-    ],
-)
-def test_what_no_repetition_mends_stops_at_once(tmp_path: Path, status: str, said: str) -> None:
-    with ChatServer(lambda key, attempt: status) as server, pytest.raises(InputError) as caught:
-        roll_out(config(tmp_path, server, concurrency=1, on_error="skip"))
-    assert str(caught.value) == f"the server at {server.url}/v1/chat/completions {said}"
-    assert sum(server.attempts.values()) == 1
-
-
 def test_the_model_is_the_servers_only_one_or_has_to_be_named(tmp_path: Path) -> None:
     with ChatServer(models=("b", "a")) as server:
         with pytest.raises(InputError) as caught:
@@ -260,10 +246,8 @@ def test_a_server_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_conversation_that_ends_with_the_assistant_is_refused_without_a_request(tmp_path: Path) -> None:
     messages = [{"role": "user", "content": question(1)}, {"role": "assistant", "content": "It is"}]
-    with ChatServer() as server:
-        engine = ServerEngine(config(tmp_path, server), {})
-        ((found,),) = list(engine.generate([Request("a", 0, messages)], frozenset()))
-        engine.close()
+    with ChatServer() as server, closing(ServerEngine(config(tmp_path, server), {})) as engine:
+        ((found,),) = engine.generate([Request("a", 0, messages)], frozenset())
     assert isinstance(found, Refused)
     assert "assistant" in found.reason
     assert not server.bodies
@@ -276,10 +260,11 @@ def test_tools_go_to_the_server_and_a_completion_that_it_parsed_into_calls_is_re
         [{"role": "user", "content": question(1)}],
         [{"type": "function", "function": {"name": "f"}}],
     )
-    with ChatServer(lambda key, attempt: [answer]) as server:
-        engine = ServerEngine(config(tmp_path, server), {})
-        ((found,),) = list(engine.generate([Request("a", 0, messages, tools)], frozenset()))
-        engine.close()
+    with (
+        ChatServer(lambda key, attempt: [answer]) as server,
+        closing(ServerEngine(config(tmp_path, server), {})) as engine,
+    ):
+        ((found,),) = engine.generate([Request("a", 0, messages, tools)], frozenset())
     assert isinstance(found, Refused)
     assert "parsed its completion into tool calls" in found.reason
     assert server.bodies[0]["tools"] == tools

@@ -16,9 +16,7 @@ from gaincurate.difficulty.predictor import (
     CLIP,
     DifficultyPredictor,
     Shape,
-    attend,
     loss,
-    moments,
     probability,
 )
 
@@ -110,28 +108,12 @@ def test_a_reference_left_out_by_mask_is_as_if_it_were_not_there() -> None:
         torch.testing.assert_close(predictor(q, r, d, seen), masked, rtol=0, atol=0)
 
 
-def test_attention_equals_a_loop_and_scales_by_the_root_of_the_width() -> None:
-    q, r, d = data()
-    expected = []
-    for row in q:
-        e = [math.exp(float(row @ other) / math.sqrt(5)) for other in r]
-        expected.append(sum(a * x for a, x in zip(e, d, strict=True)) / sum(e))
-    np.testing.assert_allclose(attend(*tensors(q, r, d)).numpy(), expected, atol=1e-12)
-
-
 def test_loss_equals_cross_entropy_with_soft_targets() -> None:
     random = np.random.default_rng(0)
     logits, d = random.normal(size=9) * 3, random.integers(0, 9, 9) / 8
     p = 1 / (1 + np.exp(-logits))
     expected = -np.mean([x * math.log(y) + (1 - x) * math.log(1 - y) for x, y in zip(d, p, strict=True)])
     assert loss(*tensors(logits, d)).item() == pytest.approx(expected, abs=1e-12)
-
-
-def test_the_spread_is_the_populations() -> None:
-    d = torch.tensor([0.0, 1.0, 0.5, 0.25], dtype=torch.float64)
-    mean, spread = moments(d, torch.ones(1, 4, dtype=torch.bool))
-    assert mean.item() == d.mean().item()
-    assert spread.item() == pytest.approx(np.std(d.numpy()), abs=1e-12)
 
 
 def test_gradients_equal_differences() -> None:

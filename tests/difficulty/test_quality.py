@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from gaincurate.core.rng import uniforms
 from gaincurate.core.stats import brier, pearson, reliability
-from gaincurate.difficulty.methods import Evidence, GaussianProcess, Sizes
 from gaincurate.difficulty.metrics import (
     interval,
     no_better_than_a_constant,
@@ -61,11 +60,6 @@ def test_the_ceiling_takes_prompts_with_several_numbers_of_rollouts_and_leaves_s
     more = counts > 1
     reached = pearson(truth[more], (losses / counts)[more])
     assert noise_ceiling(counts - losses, losses) == pytest.approx(reached, abs=0.01)
-
-
-def test_pure_noise_has_a_ceiling_near_zero() -> None:
-    losses = np.random.default_rng(0).binomial(8, 0.5, 20_000).astype(float)
-    assert (noise_ceiling(8 - losses, losses) or 0) < 0.15
 
 
 def test_reliability_counts_everyone_once() -> None:
@@ -131,22 +125,6 @@ def test_figures_of_halves_are_means_over_halves_and_intervals_hold_their_spread
     assert (found.count, sum(bin_.count for bin_ in found.reliability)) == (40, 40)
     assert found.ceiling.value == pytest.approx(noise_ceiling(8 - losses, losses))
     assert quality_of_halves([], 8 - losses, losses) is None
-
-
-def test_halves_do_not_flatter_where_nothing_can_be_predicted() -> None:
-    """References whose embeddings say nothing of their rates: the mean over sets of references is 0."""
-    reached = []
-    for seed in range(12):
-        random = np.random.default_rng(seed)
-        units = random.normal(size=(40, 12))
-        units /= np.linalg.norm(units, axis=1, keepdims=True)
-        values, nothing = random.random(40), np.zeros((40, 0))
-        order = random.permutation(40)
-        for known, asked in ((order[:20], order[20:]), (order[20:], order[:20])):
-            seen = Evidence(units[known], nothing[known], values[known], np.full(20, 0.02))
-            process = GaussianProcess(seen, Sizes(embedding=0.08))
-            reached.append(pearson(process.mean(units[asked], nothing[asked]), values[asked]))
-    assert abs(np.mean([value for value in reached if value is not None])) < 0.12
 
 
 def test_predictions_that_a_constant_matches_are_named() -> None:

@@ -306,21 +306,6 @@ def test_two_writers_of_one_set(tmp_path: Path, engine: FakeEngine) -> None:
     assert engine.asked == []
 
 
-def test_folders_that_hold_something_else_are_left_alone(tmp_path: Path, engine: FakeEngine) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/thesis.tex").write_text("dear reader")
-    with pytest.raises(OutputError) as caught:
-        roll_out(config(tmp_path, overwrite=True))
-    assert str(caught.value) == (
-        f"--out {tmp_path}/out already holds 'thesis.tex' and is no rollout set; give a new or empty folder."
-    )
-    scored = make_scored(tmp_path / "another")
-    before = tree(scored)
-    with pytest.raises(OutputError, match="is no rollout set"):
-        roll_out(config(tmp_path, out=scored, overwrite=True))
-    assert tree(scored) == before
-
-
 @pytest.mark.parametrize(
     ("options", "said"),
     [

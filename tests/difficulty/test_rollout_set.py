@@ -18,7 +18,6 @@ from gaincurate.difficulty.rollout import decoded, encoded
 from gaincurate.difficulty.rollout_set import (
     KIND,
     ROLLOUTS,
-    SCHEMA,
     RolloutSet,
     outcome_lines,
     pass_rates,
@@ -122,21 +121,6 @@ def test_the_lines_of_a_rollout_set_are_taken_by_a_schedule(tmp_path: Path) -> N
     assert taken.unjudged == len(ids)
     assert taken.tokens == 6 * len(ids)
     assert taken.repeated == 0
-
-
-def test_the_columns_are_flat_and_typed() -> None:
-    assert {field.name: str(field.type) for field in SCHEMA} == {
-        "gc_id": "string",
-        "sample": "int32",
-        "completion": "string",
-        "reward": "double",
-        "reason": "string",
-        "tokens": "int32",
-        "prompt_tokens": "int32",
-        "finish_reason": "string",
-        "logprobs": "list<item: float>",
-        "token_ids": "list<item: int32>",
-    }
 
 
 def test_folders_that_are_no_rollout_set(tmp_path: Path) -> None:

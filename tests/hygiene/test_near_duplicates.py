@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,24 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.errors import InputError
-from gaincurate.hygiene.duplicates import (
-    RECALL,
-    Likeness,
-    Sketches,
-    bands,
-    near_duplicates,
-    shared,
-    shingles,
-)
+from gaincurate.hygiene.duplicates import RECALL, Sketches, bands, jaccard, near_duplicates, shared
 from gaincurate.hygiene.findings import CheckResult
 from questions import asking
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
-def found(scored: ScoredSet, likeness: Likeness) -> CheckResult:
-    return near_duplicates(scored, np.ones(len(scored), bool), likeness, "answer")
+def found(scored: ScoredSet, threshold: float) -> CheckResult:
+    return near_duplicates(scored, np.ones(len(scored), bool), threshold, "answer")
 
 
 def triples(text: str) -> set[tuple[str, ...]]:
@@ -43,7 +33,7 @@ def numbers(text: str) -> list[str]:
     return [word for word in text.split() if word.isdigit()]
 
 
-def brute_force(texts: list[str], likeness: Likeness) -> dict[int, int]:
+def brute_force(texts: list[str], threshold: float) -> dict[int, int]:
     """In file order, each row against all rows that stay."""
     kept: list[int] = []
     expected = {}
@@ -51,8 +41,7 @@ def brute_force(texts: list[str], likeness: Likeness) -> dict[int, int]:
         near = [
             (-index(text, texts[k]), k)
             for k in kept
-            if index(text, texts[k]) >= likeness.threshold
-            and (likeness.any_numbers or numbers(text) == numbers(texts[k]))
+            if index(text, texts[k]) >= threshold and numbers(text) == numbers(texts[k])
         ]
         if near:
             expected[place] = min(near)[1]
@@ -77,14 +66,12 @@ def varied(seed: int, rows: int = 80) -> list[str]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("likeness", [Likeness(0.5), Likeness(0.8), Likeness(0.8, True), Likeness(1.0)])
-def test_what_is_found_is_what_comparing_all_pairs_finds(
-    tmp_path: Path, seed: int, likeness: Likeness
-) -> None:
+@pytest.mark.parametrize("threshold", [0.5, 0.8, 1.0])
+def test_what_is_found_is_what_comparing_all_pairs_finds(tmp_path: Path, seed: int, threshold: float) -> None:
     texts = varied(seed)
-    hits = found(asking(tmp_path / "set", texts), likeness).hits
-    expected = brute_force(texts, likeness)
-    assert expected or likeness.threshold == 1
+    hits = found(asking(tmp_path / "set", texts), threshold).hits
+    expected = brute_force(texts, threshold)
+    assert expected or threshold == 1
     assert {hit.place: hit.other for hit in hits} == expected
     for hit in hits:
         assert hit.facts["jaccard"] == pytest.approx(index(texts[hit.place], texts[hit.other or 0]), abs=1e-4)
@@ -96,7 +83,7 @@ def test_groups_that_stand_apart_are_the_same_in_any_order(tmp_path: Path) -> No
     texts = [" ".join([*base[:-1], ending]) for base in bases for ending in ("one", "two", "three")]
 
     def groups(order: list[int], name: str) -> set[frozenset[int]]:
-        hits = found(asking(tmp_path / name, [texts[k] for k in order]), Likeness(0.8)).hits
+        hits = found(asking(tmp_path / name, [texts[k] for k in order]), 0.8).hits
         of = {hit.place: hit.other for hit in hits}
         members: dict[int, set[int]] = {}
         for place, k in enumerate(order):
@@ -112,30 +99,18 @@ def test_doubles_with_other_answers_are_to_be_looked_at_first(tmp_path: Path) ->
     ask = "Spell this long and winding word backward for the two patient readers who wait for it today: {}"
     rows = [ask.format(word) for word in ("splat", "canroyer")]
     warned = "most are problems of their own: look at them before you drop them"
-    assert warned in found(asking(tmp_path / "other", rows, ["talps", "reyornac"]), Likeness(0.8)).note
-    assert warned not in found(asking(tmp_path / "same", rows, ["x", "x"]), Likeness(0.8)).note
+    assert warned in found(asking(tmp_path / "other", rows, ["talps", "reyornac"]), 0.8).note
+    assert warned not in found(asking(tmp_path / "same", rows, ["x", "x"]), 0.8).note
 
 
-def test_other_numbers_are_another_problem_unless_told_otherwise(tmp_path: Path) -> None:
+def test_other_numbers_are_another_problem(tmp_path: Path) -> None:
     ask = (
         "Tom has {} red apples and gives {} of them to his very best friend; how many are left for him today?"
     )
-    scored = asking(
-        tmp_path / "set", [ask.format(9, 4), ask.format(8, 4), ask.format(9, 4) + " Think."], list("545")
-    )
-    strict, loose = found(scored, Likeness(0.6)), found(scored, Likeness(0.6, True))
-    assert [(hit.place, hit.other) for hit in strict.hits] == [(2, 0)]
-    assert strict.note == (
-        "1 groups, the largest of 2 rows; 0 rows have an answer that is written otherwise; 1 rows as similar have "
-        "other numbers, and count as problems of their own"
-    )
-    assert [(hit.place, hit.facts["same_numbers"], hit.facts["same_answer"]) for hit in loose.hits] == [
-        (1, False, False),
-        (2, True, True),
-    ]
-    assert loose.hits[0].reason.endswith(
-        "of the token triples are shared, the numbers differ, another answer"
-    )
+    texts = [ask.format(9, 4), ask.format(8, 4), ask.format(4, 9), ask.format(9, 4) + " Think."]
+    result = found(asking(tmp_path / "set", texts, list("5455")), 0.6)
+    assert [(hit.place, hit.other, hit.facts["same_answer"]) for hit in result.hits] == [(3, 0, True)]
+    assert result.note == "1 groups, the largest of 2 rows; 0 rows have an answer that is written otherwise"
 
 
 @pytest.mark.parametrize(
@@ -147,16 +122,14 @@ def test_a_minus_before_a_number_makes_another_one(tmp_path: Path, number: str, 
         "A line through the origin of the plane has slope {} and meets the unit circle twice; where does it?"
     )
     scored = asking(tmp_path / "set", [ask.format(number), ask.format(other), ask.format(number) + " Say."])
-    assert [(hit.place, hit.other) for hit in found(scored, Likeness(0.6)).hits] == [(2, 0)]
+    assert [(hit.place, hit.other) for hit in found(scored, 0.6).hits] == [(2, 0)]
 
 
 def test_an_instruction_that_many_rows_have_does_not_make_them_alike(tmp_path: Path) -> None:
     ask = " Let's think step by step and output the final answer within \\boxed{}."
     texts = [f"How tall is {one}{two}?{ask}" for one in LETTERS for two in "xy"]
-    assert not found(asking(tmp_path / "set", texts), Likeness(0.6)).hits
-    assert len(found(asking(tmp_path / "few", texts[:10]), Likeness(0.6)).hits) == 9, (
-        "too few to be a template"
-    )
+    assert not found(asking(tmp_path / "set", texts), 0.6).hits
+    assert len(found(asking(tmp_path / "few", texts[:10]), 0.6).hits) == 9, "too few to be a template"
 
 
 @given(st.floats(0.3, 1))
@@ -166,21 +139,26 @@ def test_bands_find_a_pair_at_the_threshold_as_surely_as_they_say(threshold: flo
     assert 1 - (1 - threshold ** (120 // number)) ** number >= RECALL or number == 120
 
 
-def test_rows_that_share_a_band_are_those_that_the_index_would_give() -> None:
-    sketches, sets = Sketches(0.8), [shingles(text.split()) for text in varied(9, 120)]
-    made, index_ = sketches.of(sets), sketches.index()
-    for number, sketch in enumerate(made):
-        index_.insert(number, sketch)
-    expected = [len(index_.query(sketch)) > 1 for sketch in made]
-    assert shared(sketches.keys(sets)).tolist() == expected
-    assert any(expected)
-    assert not all(expected)
+def test_candidates_and_triples_are_those_of_the_texts() -> None:
+    """Pairs with a Jaccard index of 16 / 20: nearly all share a key. Pairs with 5 / 31: nearly none."""
+    random, count = np.random.default_rng(9), bands(0.8)
+    for edited, least, most in (([0, 19], 0.999, 1.0), ([2, 5, 8, 11, 14], 0.0, 0.02)):
+        rows = [random.choice(list(LETTERS), 20).tolist() for _ in range(2000)]
+        others = [[token + "x" if k in edited else token for k, token in enumerate(row)] for row in rows]
+        sketches = Sketches([*rows, *others], count)
+        share = (sketches.keys[:2000] == sketches.keys[2000:]).any(1).mean()
+        assert least <= share <= most
+        for k in range(50):
+            exact = index(" ".join(rows[k]), " ".join(others[k]))
+            sets = [sketches.of(2000 + k), sketches.of(k), sketches.of((k + 1) % 50)]
+            assert jaccard(sketches.of(k), sets)[:2].tolist() == pytest.approx([exact, 1.0])
+    keys = np.array([[1, 5, 9], [2, 5, 8], [3, 6, 7], [9, 9, 1]], np.uint64)
+    assert shared(keys).tolist() == [True, True, False, False]
 
 
-def test_without_its_library_the_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "rensa", None)
-    with pytest.raises(InputError) as caught:
-        Sketches(0.8)
-    assert str(caught.value) == (
-        "near duplicates need rensa: `pip install 'gaincurate[hygiene]'`, or leave them out."
-    )
+def test_a_row_of_few_tokens_is_one_triple_and_hashes_are_the_same_everywhere() -> None:
+    sketches = Sketches([[], ["a"], ["a", "b"], ["a", "b", "c"], ["b", "a"], ["a"], ["\u00bd"]], bands(0.8))
+    assert [len(sketches.of(k)) for k in range(7)] == [1] * 7
+    assert len({int(sketches.of(k)[0]) for k in range(7)}) == 6
+    assert (sketches.keys[1] == sketches.keys[5]).all()
+    assert hex(sketches.of(3)[0]) == "0x3ac245c0571b27b5"

@@ -16,7 +16,6 @@ import exports
 import tiny
 from gaincurate.trainers.columns import ViewOptions
 from gaincurate.trainers.export import Exported, Pick, export
-from gaincurate.trainers.logs import take_logs
 
 # What the trainers' packages warn of is not ours to mend.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -189,30 +188,3 @@ def test_prime_rls_taskset_yields_tasks_with_their_ids(tmp_path: Path) -> None:
     assert found.rows == len(tasks)
     assert tasks[0].data.system_prompt == exports.SYSTEM
     assert [message.role for message in tasks[0].data.prompt] == ["user", "assistant", "user"]
-
-
-def test_verls_own_rollout_dump_becomes_outcomes(tmp_path: Path) -> None:
-    needed("verl")
-    import numpy as np
-    from verl.trainer.ppo.v1.trainer_base import PPOTrainer
-
-    run = exports.begin(tmp_path, segmentation=ADDED)
-    tokenizer = tiny.tokenizer()
-    export(run.folder, "verl", tmp_path / "train.jsonl", ViewOptions(data_source="math"), Pick())
-    rows = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
-    # As its _log_rollout_data fills it: decoded prompts and answers, scores, keys of the rollouts.
-    encoded = [
-        tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
-        for row in rows
-    ]
-    inputs = [tokenizer.decode(ids, skip_special_tokens=True) for ids in encoded]
-    truths = [row["reward_model"]["ground_truth"] for row in rows]
-    scores = [np.float32(place % 2) for place in range(len(rows))]
-    for step in (1, 2):
-        keys = {"uid": [f"{step}{place}_0_0" for place in range(len(rows))]}
-        PPOTrainer._write_generations(inputs, inputs, truths, scores, keys, str(tmp_path / "dump"), step)
-    assert take_logs(run, [tmp_path / "dump"]) == 2 * len(rows)
-    lines = [json.loads(line) for line in run.outcomes(0).read_text().splitlines()]
-    assert [(line["gc_id"], line["reward"], line["step"]) for line in lines] == [
-        (gc_id, place % 2, step) for step in (1, 2) for place, gc_id in enumerate(run.ids(0))
-    ]

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.core import rng
-from gaincurate.core.rng import draw, draw_within, gumbel_keys, largest_within, permutation, uniforms
+from gaincurate.core.rng import draw_within, gumbel_keys, largest_within, permutation, uniforms
+from gaincurate.schedule.base import Pool
 
 
 def test_uniforms_are_these_numbers_on_every_machine() -> None:
@@ -42,11 +43,6 @@ def test_any_part_of_a_stream_is_the_same_numbers(seed: int, round_: int, start:
     assert ((whole > 0) & (whole < 1)).all()
 
 
-def test_a_part_begins_at_a_multiple_of_four() -> None:
-    with pytest.raises(ValueError, match="start 3 is no multiple of 4"):
-        uniforms(0, 0, 0, 3, 9)
-
-
 def test_a_permutation_has_everything_once_and_is_another_each_time() -> None:
     first, second = permutation(1, 0, 0, 1000), permutation(1, 1, 0, 1000)
     assert sorted(first.tolist()) == list(range(1000))
@@ -66,8 +62,6 @@ def test_draws_do_not_depend_on_how_the_items_are_cut_into_blocks(monkeypatch: p
     whole = all_of()
     monkeypatch.setattr(rng, "_BLOCK", 64)
     assert all_of() == whole
-    monkeypatch.setattr(rng, "_CHUNK", 5)
-    assert all_of() == whole
     # Brute force: all keys at once.
     keys = weights - np.log(-np.log(uniforms(3, 1, 0, 0, 1000)))
     assert gumbel_keys(weights, seed=3, round_=1).tolist() == keys.tolist()
@@ -84,8 +78,7 @@ def test_the_largest_of_each_group_are_those_of_a_sort(
     labels = np.array([group for group, _ in items], np.int32)
     keys = np.array([-np.inf if key == -3 else key for _, key in items], float)  # many equal ones
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rng, "_CHUNK", chunk)
-        patch.setattr(rng, "_BLOCK", 4 * chunk)
+        patch.setattr(rng, "_BLOCK", chunk)
         largest, their_keys = largest_within(sizes, lambda a, b: keys[a:b], labels)
     expected = []
     for group, size in enumerate(sizes.tolist()):
@@ -99,7 +92,7 @@ def test_the_largest_of_each_group_are_those_of_a_sort(
 def test_any_weights_give_distinct_items(count: int, data: st.DataObject, extreme: float) -> None:
     size = data.draw(st.integers(1, count))
     weights = np.where(np.arange(count) % 3 == 0, extreme, 0.0)
-    found = draw(count, size, lambda a, b: weights[a:b], seed=5, round_=2)
+    found = Pool(count, size, seed=5).draw(weights, 2)
     assert len(set(found.tolist())) == size
     assert set(found.tolist()) <= set(range(count))
 
@@ -109,7 +102,7 @@ def test_drawn_one_after_the_other_with_these_weights() -> None:
     rounds = 20_000
     pairs = np.zeros((5, 5))
     for round_ in range(rounds):
-        first, second = draw(5, 2, lambda a, b: np.log(p[a:b]), seed=11, round_=round_)
+        first, second = Pool(5, 2, seed=11).draw(np.log(p), round_)
         pairs[first, second] += 1
     expected = rounds * p[:, None] * p[None, :] / (1 - p[:, None])
     np.fill_diagonal(expected, 0)

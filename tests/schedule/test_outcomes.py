@@ -48,8 +48,9 @@ def test_correct_comes_before_reward_and_rewards_count_as_shares_of_their_range(
 
 
 def test_what_could_not_be_judged_is_counted_and_left_out(path: Path) -> None:
-    found = read(path, [line("a", None), line("a", 1), line("b", None), line("c", 0)])
+    found = read(path, [line("a", None), line("a", 0.5), line("b", None), line("c", 0.5)])
     assert (found.accuracy, found.rollouts, found.unjudged) == (0.5, 4, 2)
+    assert found.shares()["effective"] == 0.5  # c's only line is the mean of a group, and a's is a rollout
     check_coverage(found, 2, path, Rules())
     with pytest.raises(OutcomeError, match="not one of the 3 rollouts .* could be judged"):
         check_coverage(read(path, [line(i, None) for i in IDS]), 2, path, Rules())

@@ -196,7 +196,7 @@ def test_a_write_that_fails_is_one_sentence_and_a_rerun_completes(
     options = ["-m", tiny_model, "-o", out, "--shard-rows", "8", "--on-error", "skip"]
     result = run("score", data, *options)
     assert result.exit_code == 1
-    assert f"shard-0000{2}.arrow: {reason}. Finished shards are kept" in result.stderr or (
+    assert f"shard-0000{2}.arrow: {reason}. Put that right" in result.stderr or (
         f"shard-00001.arrow: {reason}" in result.stderr
     )
     assert "Traceback" not in result.stderr

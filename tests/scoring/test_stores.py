@@ -199,7 +199,7 @@ def test_an_answer_of_500_that_lasts_ends_with_what_to_do_and_the_same_command_g
         score_dataset(world.config())
     assert str(caught.value) == (
         f"cannot write {world.out}/{shard_name(2)}: the store answers 500 Internal Server Error, also after "
-        "several tries. Finished shards are kept; put that right and run the same command again to go on."
+        "several tries. Then run the same command again."
     )
     assert set(world.files()) == {IDENTITY, shard_name(0), shard_name(1)}
     world.proxy.fault = lambda *_: None
@@ -207,21 +207,26 @@ def test_an_answer_of_500_that_lasts_ends_with_what_to_do_and_the_same_command_g
     assert world.files() == world.reference()
 
 
-@pytest.mark.parametrize(
-    ("answer", "sentence"),
-    [
-        (
-            (403, b"<Error><Code>AccessDenied</Code></Error>"),
-            "access is denied. The credentials need the rights to list, get, put and delete there.",
-        ),
-        (
-            (301, b"<Error><Code>PermanentRedirect</Code></Error>"),
-            "the bucket is in another region. Set AWS_REGION.",
-        ),
-    ],
-)
-def test_what_a_store_refuses_is_one_sentence(world: World, answer: buckets.Answer, sentence: str) -> None:
-    world.proxy.fault = lambda *_: answer
+ANSWERS = {
+    "access is denied. The credentials need the rights to list, get, put and delete there.": (
+        403,
+        b"<Error><Code>AccessDenied</Code></Error>",
+    ),
+    "the store does not accept the credentials. Renew or correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.": (
+        403,
+        b"<Error><Code>SignatureDoesNotMatch</Code></Error>",
+    ),
+    "the bucket is in another region. Set AWS_REGION.": (
+        301,
+        b"<Error><Code>PermanentRedirect</Code></Error>",
+    ),
+    "the store answers 503 Service Unavailable, also after several tries.": (503, b""),
+}
+
+
+@pytest.mark.parametrize("sentence", ANSWERS)
+def test_what_a_store_refuses_is_one_sentence(world: World, sentence: str) -> None:
+    world.proxy.fault = lambda *_: ANSWERS[sentence]
     result = run("show", world.out)
     assert result.exit_code == 1
     assert result.stderr == f"error: cannot use {world.out}: {sentence} Then run the same command again.\n"

@@ -1,9 +1,8 @@
-"""Which rows of a set an export takes: conditions, and a random control."""
+"""Which rows of a set an export takes."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -76,21 +75,17 @@ def test_a_condition_over_source_score_computed_and_rollout_columns(scored: Path
     assert "left out are 7 by --where (5 of them for want of a value)\n" in result.stderr
 
 
-def test_what_was_chosen_is_in_the_file_and_in_json(scored: Path) -> None:
-    result = export(scored, "--where", "source == 'web'", "--json")
-    chosen = json.loads(result.stdout)["made"]["chosen"]
-    assert chosen == {"where": "source == 'web'", "rollouts": None, "random": None, "seed": None}
-    stored = pq.read_schema(scored.parent / "x.parquet").metadata[b"gaincurate"]
-    assert json.loads(stored)["chosen"] == chosen
-
-
-def test_reasons_are_counted_in_turn_each_row_once(scored: Path) -> None:
-    options = ["--by", "gc_angle", "--ascending", "--where", "source != 'code'", "--limit", 3]
+def test_reasons_are_counted_in_turn_each_row_once_and_the_file_says_them(scored: Path) -> None:
+    options = ["--by", "gc_angle", "--ascending", "--where", "source != 'code'", "--limit", 3, "--json"]
     result = export(scored, *options)
     assert ids(scored.parent / "x.parquet") == [8, 6, 5]
     assert result.stderr.startswith(
         "3 of 10 rows are taken, left out are 4 by --where (2 of them for want of a value), 3 after --limit 3\n"
     )
+    made = json.loads(result.stdout)["made"]
+    assert made["pick"]["where"] == "source != 'code'"
+    stored = pq.read_schema(scored.parent / "x.parquet").metadata[b"gaincurate"]
+    assert json.loads(stored) == made
 
 
 @pytest.mark.parametrize(
@@ -100,7 +95,7 @@ def test_reasons_are_counted_in_turn_each_row_once(scored: Path) -> None:
         (["--where", "sorce == 'web'"], "there is no column 'sorce'; near it there is source."),
         (["--where", "gc_angle > 9"], "no row is left: 0 of 10 rows are taken, left out are 10 by --where"),
         (["--where", "source == 3"], "column 'source' of texts cannot be compared with the number 3.0."),
-        (["--rollouts", "x"], "--rollouts and --random go with --where"),
+        (["--rollouts", "x"], "--rollouts goes with --where"),
         (["--where", "gc_angle > 0", "--rollouts", "nowhere"], "nowhere does not exist."),
     ],
 )  # fmt: skip
@@ -127,78 +122,3 @@ def test_a_name_of_both_is_refused_and_two_policies_too(tmp_path: Path) -> None:
     assert matching(opened, "samples == 4", file).rows.tolist() == [True]
     with pytest.raises(InputError, match="pass_rate is a column of .* and of --rollouts .*; leave"):
         matching(opened, "pass_rate == .5", file)
-
-
-def test_a_control_has_as_many_rows_at_random_and_the_same_columns(scored: Path) -> None:
-    folder = scored.parent
-    band = ("--where", "source == 'web'", "--overwrite")
-    drawn = Counter[int]()
-    for seed in range(60):
-        result = export(scored, *band, "--random", "same", "--seed", seed)
-        control = ids(folder / "x.random.parquet")
-        assert len(control) == len(ids(folder / "x.parquet")) == 4
-        assert control == sorted(set(control))  # in the order of the set, each once
-        drawn.update(control)
-    said = "The random control has 4 rows beside the 4 of --where, drawn uniformly from 10 with seed 59\n"
-    assert said in result.stderr
-    schemas = [pq.read_schema(folder / name) for name in ("x.random.parquet", "x.parquet")]
-    assert schemas[0].equals(schemas[1])
-    # Each row is in a control with chance .4: binomial, standard deviation 3.8.
-    assert set(drawn) == set(range(10))
-    assert all(abs(count - 24) < 4 * 3.8 for count in drawn.values())
-    before = (folder / "x.random.parquet").read_bytes()
-    export(scored, *band, "--random", 4, "--seed", 59, "--by", "gc_angle", "--ascending")
-    assert ids(folder / "x.random.parquet") == control[::-1]  # the same rows, in the order of the band
-    export(scored, *band, "--random", "same", "--seed", 59)
-    assert (folder / "x.random.parquet").read_bytes() == before
-
-
-def test_a_control_is_drawn_from_what_drop_leaves_whatever_the_limit(scored: Path) -> None:
-    options = ("--where", "extra.level == 1", "--limit", 2, "--random", 10, "--json")
-    told = json.loads(export(scored, *options).stdout)
-    control = scored.parent / "x.random.parquet"
-    assert (told["rows"], told["random"]) == (2, [str(control), 10])
-    assert ids(control) == list(range(10))
-    made = json.loads(pq.read_schema(control).metadata[b"gaincurate"])
-    assert (made["part"], made["chosen"]["random"]) == ("random", 10)
-    exports.make_set(scored.parent / "twice", [{"question": "What is 1?", "answer": "1"}] * 3)
-    result = export(
-        scored.parent / "twice",
-        "--where",
-        "answer == '1'",
-        "--drop",
-        "duplicates",
-        "--random",
-        2,
-        out="y.parquet",
-    )
-    assert result.exit_code == 2
-    assert "error: --random 2: there are 1 rows to draw from; give that many at most." in result.stderr
-
-
-def test_a_trainer_that_reads_folders_gets_its_control_in_another(scored: Path) -> None:
-    options = ("--trainer", "trinity", "--where", "source == 'web'", "--random", "same")
-    result = gaincurate("export", scored, *options, "--out", scored.parent / "band/x.jsonl")
-    assert result.exit_code == 0, result.stderr
-    assert [len(p.read_text().splitlines()) for p in sorted(scored.parent.glob("band*/*"))] == [4, 4]
-    assert (scored.parent / "band.random/x.jsonl").exists()
-
-
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        (["--random", "same"], "--rollouts and --random go with --where"),
-        (["--where", "source == 'web'", "--seed", "1"], "--seed 1 goes with --random N."),
-        (
-            ["--where", "source == 'web'", "--random", "0"],
-            "--random 0: expected a number of rows from 1, or same.",
-        ),
-        (["--where", "source == 'web'", "--random", "11"], "--random 11: there are 10 rows to draw from"),
-        (["--where", "source == 'no'", "--random", "same"], "no row is left"),
-    ],
-)
-def test_a_control_that_cannot_be_is_refused(scored: Path, options: list[str], sentence: str) -> None:
-    result = export(scored, *options)
-    assert result.exit_code == 2
-    assert sentence in result.stderr
-    assert not list(scored.parent.glob("x*"))

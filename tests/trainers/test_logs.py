@@ -1,12 +1,16 @@
-"""Logs with the keys that verl writes, and lines of our own, as a round's outcomes."""
+"""Tables with TRL's columns, and lines of our own, as a round's outcomes."""
 
 from __future__ import annotations
 
+import datetime
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,14 +26,8 @@ from gaincurate.schedule.rounds import advance, start
 from gaincurate.schedule.run import Run
 from gaincurate.trainers.logs import TAKEN, overlap, take_logs
 
-ROWS = [
-    # The first question stands in the second, and the last two are the same but for their answers.
-    {"question": "What is 1 plus 1?", "answer": "2"},
-    {"question": "Listen: What is 1 plus 1? Say it twice.", "answer": "2 2"},
-    {"question": "Who?  Me\n or you?", "answer": "you"},
-    {"question": "Again?", "answer": "yes"},
-    {"question": "Again?", "answer": "no"},
-]
+ROWS = [{"question": f"What is {k}?", "answer": str(k)} for k in range(3)]
+ROWS += [{"question": "Again?", "answer": answer} for answer in ("yes", "no")]  # told apart by the id alone
 
 
 @pytest.fixture
@@ -51,54 +49,39 @@ def outcomes(run: Run, round_: int = 0) -> list[dict[str, Any]]:
     return [json.loads(line) for line in run.outcomes(round_).read_text().splitlines()]
 
 
-def rendered(place: int) -> str:
-    """A prompt as a tokenizer gives it back: without special tokens, in a template of its own."""
-    return f"system\n{exports.SYSTEM}\nuser\n{ROWS[place]['question']}\nassistant\n"
+def row(place: int, reward: float, step: int, completion: str = "so", **more: Any) -> dict[str, Any]:
+    """A row of TRL's table, without the id unless `more` has it."""
+    question = ROWS[place]["question"]
+    prompt = [{"role": "system", "content": exports.SYSTEM}, {"role": "user", "content": question}]
+    made = {"prompt": prompt, "completion": completion, "reward": reward, "step": step, "advantage": 0.0}
+    return {**made, "gc_id": None, **more}
 
 
-def verl_row(place: int, score: float, step: int, uid: str, **more: Any) -> dict[str, Any]:
-    # verl 0.9.1, trainer_base.py: _write_generations.
-    row = {"input": rendered(place), "output": "so", "gts": ROWS[place]["answer"], "score": score}
-    return {**row, "step": step, "uid": uid, **more}
+def with_id(place: int, reward: float, step: int, completion: str = "so") -> dict[str, Any]:
+    return row(place, reward, step, completion, gc_id=f"id{place:04d}")
 
 
-def test_verls_dump_is_joined_on_the_prompts_text_and_told_apart_by_the_answer(
-    run: Run, tmp_path: Path
-) -> None:
-    dump = tmp_path / "dump"
-    for step in (1, 2, 10):
-        rows = [verl_row(k, float(k % 2), step, f"u{step}_{k}_{i}_0") for k in range(5) for i in range(2)]
-        lines_of(dump / f"{step}.jsonl", rows)
-    assert take_logs(run, [dump]) == 30
-    found = outcomes(run)
-    assert sorted(line["step"] for line in found) == [1] * 10 + [2] * 10 + [10] * 10
-    assert {(line["gc_id"], line["reward"]) for line in found} == {
-        (f"id{k:04d}", float(k % 2)) for k in range(5)
-    }
-    assert take_outcomes(run, 0).accuracy == pytest.approx(2 / 5)
-
-
-def test_verls_dump_with_the_id_in_the_answer_needs_no_text(run: Run, tmp_path: Path) -> None:
-    truth = json.dumps({"gc_id": "id0003", "answer": "yes"})
-    row = {"input": "cut short", "output": "", "gts": truth, "score": 1.0, "step": 4, "uid": "a_0_0"}
-    take_logs(run, [lines_of(tmp_path / "4.jsonl", [row])])
-    assert outcomes(run) == [{"gc_id": "id0003", "reward": 1.0, "round": 0, "sample": "a_0_0", "step": 4}]
+def table(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
 
 
 def test_what_cannot_be_joined_is_told_with_place_and_reason(run: Run, tmp_path: Path) -> None:
-    strange = verl_row(0, 1.0, 1, "s_0_0") | {"input": "user\nWhat is 1 plus 2?\nassistant\n"}
-    twice = verl_row(3, 1.0, 1, "t_0_0") | {"gts": None}
-    stranger = verl_row(0, 1.0, 1, "q_0_0", gc_id="id9999")
-    file = lines_of(tmp_path / "1.jsonl", [verl_row(2, 1.0, 1, "u_0_0"), strange, twice, twice, stranger])
+    strange = row(0, 1.0, 1) | {"prompt": [{"role": "user", "content": "What is 1 plus 2?"}]}
+    text, stranger = row(0, 1.0, 1) | {"prompt": None}, row(0, 1.0, 1, gc_id="id9999")
+    rows = [row(2, 1.0, 1), strange, row(3, 1.0, 1), row(4, 1.0, 1), stranger, text]
+    file = table(tmp_path / "completions_1.parquet", rows)
     told: list[str] = []
     assert take_logs(run, [file], note=told.append) == 1
     assert told == [
-        "1 outcomes for round 0 from 5 rows",
-        "left out: the prompt is none of round 0 (1 times, first 1.jsonl, line 2)",
-        "left out: several prompts of the round have this text, and there is no id (2 times, first 1.jsonl, line 3)",
-        "left out: the id is not among the prompts of round 0 (1 times, first 1.jsonl, line 5)",
+        "1 outcomes for round 0 from 6 rows",
+        "left out: the prompt is none of round 0 (2 times, first completions_1.parquet, row 2)",
+        "left out: several prompts of the round have these messages, and there is no id (2 times, first "
+        "completions_1.parquet, row 3)",
+        "left out: the id is not among the prompts of round 0 (1 times, first completions_1.parquet, row 5)",
     ]
-    lines_of(file, [strange])
+    table(file, [strange])
     with pytest.raises(
         OutcomeError, match=r"nothing there belongs to round 0: the prompt is none of round 0"
     ):
@@ -107,20 +90,20 @@ def test_what_cannot_be_joined_is_told_with_place_and_reason(run: Run, tmp_path:
 
 
 def test_a_step_that_was_done_again_replaces_what_was_taken(run: Run, tmp_path: Path) -> None:
-    dump = tmp_path / "dump"
+    logs = tmp_path / "completions"
     for step in (1, 2, 3):
-        lines_of(dump / f"{step}.jsonl", [verl_row(k, 0.0, step, f"old{k}_0_0") for k in range(5)])
-    take_logs(run, [dump])
+        table(logs / f"completions_{step}.parquet", [with_id(k, 0.0, step, f"old{step}") for k in range(5)])
+    take_logs(run, [logs])
     # The trainer went on from step 1 and came to step 2 only.
-    lines_of(dump / "2.jsonl", [verl_row(k, 1.0, 2, f"new{k}_0_0") for k in range(5)])
-    (dump / "3.jsonl").unlink()
+    table(logs / "completions_2.parquet", [with_id(k, 1.0, 2, "new") for k in range(5)])
+    (logs / "completions_3.parquet").unlink()
     told: list[str] = []
-    take_logs(run, [dump], note=told.append)
+    take_logs(run, [logs], note=told.append)
     assert "step 2 was done again: from there on the new outcomes count" in told
     found = take_outcomes(run, 0)
     assert (found.rollouts, found.accuracy) == (10, 0.5)
     before = run.outcomes(0).read_bytes()
-    assert take_logs(run, [dump]) == 0
+    assert take_logs(run, [logs]) == 0
     assert run.outcomes(0).read_bytes() == before
 
 
@@ -128,10 +111,61 @@ def test_outcomes_from_another_writer_are_not_doubled_in_silence(run: Run, tmp_p
     lines_of(run.outcomes(0), [own("id0000", 1.0)])
     told: list[str] = []
     for _ in range(2):
-        take_logs(run, [lines_of(tmp_path / "1.jsonl", [verl_row(0, 1.0, 1, "u")])], note=told.append)
+        take_logs(run, [table(tmp_path / "completions_1.parquet", [with_id(0, 1.0, 1)])], note=told.append)
     assert [line for line in told if line.startswith("warning: round 0 has outcomes of another writer")] == [
         told[1]
     ]
+
+
+def test_the_reward_has_to_be_clear(run: Run, tmp_path: Path) -> None:
+    made = {**with_id(0, 0.0, 1), "right": 1.0, "short": 0.5}
+    del made["reward"]
+    file = table(tmp_path / "completions_1.parquet", [made])
+    with pytest.raises(OutcomeError, match=r"has 2 columns that could be the reward \(right, short\); name"):
+        take_logs(run, [file])
+    with pytest.raises(OutcomeError, match="and 'long' is not one of them"):
+        take_logs(run, [file], reward_column="long")
+    take_logs(run, [file], reward_column="short")
+    assert [line["reward"] for line in outcomes(run)] == [0.5]
+
+
+WHEN = datetime.datetime(2026, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"step": WHEN}, 'step is "2026-01-01 00:00:00", not a whole number'),
+        ({"step": b"1"}, "step is .*, not a whole number"),
+        ({"reward": 2.0}, "row 1: reward 2 of 'id0000' is outside 0 to 1; give the"),
+        ({"gc_id": None, "prompt": [{"role": "user", "content": b"1"}]}, "the prompt is none of round 0"),
+        ({"gc_id": None, "prompt": [{"role": "user", "content": WHEN}]}, "the prompt is none of round 0"),
+    ],
+)
+def test_a_table_of_other_types_is_refused(
+    run: Run, tmp_path: Path, change: dict[str, Any], why: str
+) -> None:
+    file = table(tmp_path / "completions_1.parquet", [with_id(0, 1.0, 1) | change])
+    with pytest.raises(OutcomeError, match=why):
+        take_logs(run, [file])
+    assert not run.outcomes(0).exists()
+
+
+def test_a_table_is_whole_and_has_each_column_once_and_nan_is_no_reward(run: Run, tmp_path: Path) -> None:
+    file = table(tmp_path / "completions_1.parquet", [with_id(0, math.nan, 1)])
+    take_logs(run, [file])
+    assert [line["reward"] for line in outcomes(run)] == [None]
+    whole = pq.read_table(file)
+    for made, why in (
+        (whole.drop_columns(["step"]), "has no column 'step'"),
+        (whole.append_column("step", pa.array([1])), "two columns named 'step'"),
+    ):
+        pq.write_table(made, file)
+        with pytest.raises(OutcomeError, match=why):
+            take_logs(run, [file])
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(OutcomeError, match="is no whole table of TRL's; is it being written"):
+        take_logs(run, [file])
 
 
 def own(gc_id: str, reward: float, **more: Any) -> dict[str, Any]:
@@ -175,58 +209,39 @@ def test_attempts_of_a_file_are_the_same_when_a_kill_comes_before_the_record(
 
 
 def test_a_folder_with_two_kinds_of_logs_is_not_counted_twice(run: Run, tmp_path: Path) -> None:
-    lines_of(tmp_path / "logs/1.jsonl", [verl_row(0, 1.0, 1, "u")])
+    table(tmp_path / "logs/completions_1.parquet", [with_id(0, 1.0, 1)])
     lines_of(tmp_path / "logs/outcomes.jsonl", [own("id0000", 1.0)])
     with pytest.raises(OutcomeError, match="holds logs of several kinds"):
         take_logs(run, [tmp_path / "logs"])
 
 
 def test_a_folder_that_grew_over_rounds_gives_each_round_its_own(run: Run, tmp_path: Path) -> None:
-    dump = tmp_path / "dump"
+    logs = tmp_path / "completions"
     for round_ in range(3):
-        file = dump / f"{round_ + 1}.jsonl"
-        lines_of(file, [verl_row(k, float(round_ == 1), round_ + 1, f"r{round_}{k}") for k in range(5)])
+        rows = [with_id(k, float(round_ == 1), round_ + 1, f"r{round_}") for k in range(5)]
+        table(logs / f"completions_{round_ + 1}.parquet", rows)
         told: list[str] = []
-        assert take_logs(run, [dump], note=told.append) == 5
+        assert take_logs(run, [logs], note=told.append) == 5
         assert [line for line in told if "left out" in line] == [
-            f"left out: the file was taken for round {r} (1 times, first {r + 1}.jsonl)"
+            f"left out: the file was taken for round {r} (1 times, first completions_{r + 1}.parquet)"
             for r in range(round_)
         ]
         advance(run)
     assert [run.plan(r)["inputs"]["accuracy"] for r in (1, 2)] == [0.0, 1.0]
-    result = gaincurate("schedule", "next", run.folder, "--outcomes", dump)
+    result = gaincurate("schedule", "next", run.folder, "--outcomes", logs)
     assert (result.exit_code, "is finished" in result.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ('{"input": "a"', "is no supported log"),
-        ('{"foo": 1}\n', "is no supported log"),
+        ('{"gc_id": "a"', "nothing there belongs to round 0: it has no rows"),
+        ('{"input": "a", "score": 1}\n', "line 1: gc_id is null, not a text"),
         (json.dumps(own("id0000", 1.0)) + '\n{"resume_from_step": "x"}\n', 'resume_from_step is "x", not a'),
         ("[1]\n", "line 1 is broken: it is no JSON object"),
         ("{oh}\n", "line 1 is broken: it is no JSON"),
         (json.dumps(own("id0000", 7.0)) + "\n", "reward 7 of 'id0000' is outside 0 to 1"),
         (json.dumps(own("?", 1.0)) + "\n", "'?' is not among the prompts of round 0"),
-        (json.dumps(verl_row(0, 7.0, 1, "u")) + "\n", "line 1: reward 7 of 'id0000' is outside 0 to 1"),
-        (
-            json.dumps(verl_row(0, 1.0, 1, "u") | {"score": "good"}) + "\n",
-            'reward is "good", not a number',
-        ),
-        (
-            json.dumps(verl_row(0, 1.0, 1, "u") | {"step": 1.5}) + "\n",
-            "line 1: step is 1.5, not a whole number",
-        ),
-        (
-            json.dumps(verl_row(0, 1.0, 1, "u") | {"step": [1], "uid": None}) + "\n",
-            "line 1: step is [1], not a whole number",
-        ),
-        (json.dumps(verl_row(0, 10**400, 1, "u")) + "\n", "line 1: reward is 1000"),
-        (
-            json.dumps(verl_row(0, 1.0, 1, "u") | {"gc_id": ["id0000"]}) + "\n",
-            "the id is not among the prompts",
-        ),
-        (json.dumps(verl_row(0, 1.0, 1, "u") | {"input": ["text"]}) + "\n", "the prompt is none of round 0"),
         (json.dumps(own("id0000", 1.0, sample="\ud800")) + "\n", "half of a surrogate pair"),
     ],
 )
@@ -243,7 +258,7 @@ def test_a_bad_file_is_one_sentence_and_nothing_is_taken(
 def test_a_pipe_in_the_place_of_a_rounds_outcomes_is_refused(run: Run, tmp_path: Path) -> None:
     os.mkfifo(run.outcomes(0))
     with pytest.raises(StorageError, match="it is no regular file"):
-        take_logs(run, [lines_of(tmp_path / "1.jsonl", [verl_row(0, 1.0, 1, "u")])])
+        take_logs(run, [lines_of(tmp_path / "1.jsonl", [own("id0000", 1.0)])])
 
 
 @given(st.lists(st.sampled_from("ab"), max_size=12), st.lists(st.sampled_from("ab"), max_size=12))
@@ -262,8 +277,6 @@ def test_paths_and_options_that_mean_nothing_are_refused(run: Run, tmp_path: Pat
 
     assert "there is no such file, and none like completions_" in refused("--outcomes", tmp_path / "x")
     assert "--reward-column x goes with" in refused("--reward-column", "x")
-    log = lines_of(tmp_path / "one/1.jsonl", [verl_row(0, 1.0, 1, "u")])
-    assert "has no 'x'; it has input, " in refused("--outcomes", log, "--reward-column", "x")
 
 
 @given(

@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import exports
-import runs
 from command import run as gaincurate
-from gaincurate.errors import OutcomeError
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.rounds import start
-from gaincurate.schedule.run import Run
 from gaincurate.trainers.columns import ViewOptions
 from gaincurate.trainers.export import Pick, export
-from gaincurate.trainers.logs import take_logs
 
 Seen = list[tuple[str, float]]
 
 
 @pytest.fixture(scope="module")
 def trained(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Seen]:
-    """A run's folder, TRL's output folder, and the ids and rewards that the reward function saw."""
+    """The scored set, TRL's tables, and the ids and rewards that the reward function saw."""
     trl = pytest.importorskip("trl")
     import datasets
 
@@ -74,146 +68,31 @@ def trained(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
         trl.GRPOTrainer(
             model=str(tiny_model), reward_funcs=reward, args=arguments, train_dataset=scope["train_dataset"]
         ).train()
-    return folder / "run", folder / "out/completions", seen
-
-
-def outcomes(run: Run, round_: int = 0) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in run.outcomes(round_).read_text().splitlines()]
-
-
-def copied(trained: tuple[Path, Path, Seen], folder: Path) -> Run:
-    """A run of its own over the same set, with the same round 0."""
-    run = begun(trained[0].parent / "set", folder / "run")
-    assert run.ids(0) == Run(trained[0]).ids(0)
-    return run
-
-
-def begun(scored: Path, folder: Path) -> Run:
-    return start(ScheduleConfig(scored=scored, run=folder, strategy="uniform", budget=4, rounds=2, seed=3))
+    return scored, folder / "out/completions", seen
 
 
 def test_every_rollout_is_taken_once_though_it_is_logged_twice(trained: Any, tmp_path: Path) -> None:
-    _, completions, seen = trained
-    run = copied(trained, tmp_path)
+    scored, completions, seen = trained
     files = sorted(completions.glob("*.parquet"))
     assert len(files) == 4
     assert sum(pq.read_metadata(file).num_rows for file in files) == 2 * len(seen) == 32
     assert set(pq.read_schema(files[0]).names) == {
         "step", "prompt", "completion", "reward", "gc_id", "advantage"
     }  # fmt: skip
-    result = gaincurate("schedule", "next", run.folder, "--outcomes", completions)
-    assert result.exit_code == 0, result.stderr
-    assert "16 outcomes for round 0 from 16 rows" in result.stderr
-    lines = outcomes(run)
-    assert Counter((line["gc_id"], line["reward"]) for line in lines) == Counter(seen)
-    assert {line["gc_id"] for line in lines} == set(run.ids(0))
-    accuracy = run.plan(1)["inputs"]["accuracy"]
-    assert accuracy == pytest.approx(sum(reward for _, reward in seen) / len(seen))
-
-
-def test_without_the_id_rows_are_joined_on_the_prompts_messages(trained: Any, tmp_path: Path) -> None:
-    _, completions, seen = trained
-    run, bare = copied(trained, tmp_path), tmp_path / "completions"
+    bare = tmp_path / "bare"
     bare.mkdir()
-    for file in completions.glob("*.parquet"):
+    for file in files:
         pq.write_table(pq.read_table(file).drop_columns(["gc_id"]), bare / file.name)
-    take_logs(run, [bare / "completions_0000[0-9].parquet"])
-    assert Counter((line["gc_id"], line["reward"]) for line in outcomes(run)) == Counter(seen)
-
-
-def test_files_that_come_one_by_one_and_again_give_the_same(trained: Any, tmp_path: Path) -> None:
-    _, completions, _ = trained
-    run, whole = copied(trained, tmp_path / "a"), copied(trained, tmp_path / "b")
-    take_logs(whole, [completions])
-    files = sorted(completions.glob("*.parquet"))
-    for end in range(1, 5):
-        take_logs(run, files[:end])
-    before = run.outcomes(0).read_bytes()
-    assert before == whole.outcomes(0).read_bytes()
-    assert take_logs(run, [completions]) == 0
-    assert run.outcomes(0).read_bytes() == before
-
-
-def test_an_earlier_rounds_files_are_not_the_next_rounds(trained: Any, tmp_path: Path) -> None:
-    _, completions, _ = trained
-    run = copied(trained, tmp_path)
-    assert gaincurate("schedule", "next", run.folder, "--outcomes", completions).exit_code == 0
-    result = gaincurate("schedule", "next", run.folder, "--outcomes", completions)
-    assert result.exit_code == 2
-    assert "nothing there belongs to round 1: the file was taken for round 0 (4 times" in result.stderr
-    assert not run.outcomes(1).exists()
-
-
-def table(path: Path, rows: list[dict[str, Any]]) -> Path:
-    pq.write_table(pa.Table.from_pylist(rows), path)
-    return path
-
-
-def test_the_reward_has_to_be_clear(tmp_path: Path) -> None:
-    run = runs.begin(tmp_path)
-    row = {"step": 1, "prompt": "p", "completion": "c", "right": 1.0, "short": 0.5, "advantage": 0.0}
-    file = table(tmp_path / "completions_00001.parquet", [{**row, "gc_id": run.ids(0)[0]}])
-    with pytest.raises(OutcomeError, match=r"has 2 columns that could be the reward \(right, short\); name"):
-        take_logs(run, [file])
-    with pytest.raises(OutcomeError, match="and 'long' is not one of them"):
-        take_logs(run, [file], reward_column="long")
-    take_logs(run, [file], reward_column="short")
-    assert [line["reward"] for line in outcomes(run)] == [0.5]
-
-
-WHEN = datetime.datetime(2026, 1, 1)
-
-
-@pytest.mark.parametrize(
-    ("change", "why"),
-    [
-        ({"step": WHEN}, 'step is "2026-01-01 00:00:00", not a whole number'),
-        ({"step": b"1"}, "step is .*, not a whole number"),
-        ({"gc_id": None, "prompt": [{"role": "user", "content": b"1"}]}, "the prompt is none of round 0"),
-        ({"gc_id": None, "prompt": [{"role": "user", "content": WHEN}]}, "the prompt is none of round 0"),
-    ],
-)
-def test_a_table_of_other_types_is_refused(tmp_path: Path, change: dict[str, Any], why: str) -> None:
-    run = runs.begin(tmp_path)
-    row = {
-        "step": 1,
-        "prompt": "p",
-        "completion": "c",
-        "reward": 1.0,
-        "advantage": 0.0,
-        "gc_id": run.ids(0)[0],
-    }
-    file = table(tmp_path / "completions_00001.parquet", [row | change])
-    with pytest.raises(OutcomeError, match=why):
-        take_logs(run, [file])
-    assert not run.outcomes(0).exists()
-
-
-def test_a_table_without_steps_or_with_two_columns_of_them_is_refused(tmp_path: Path) -> None:
-    run = runs.begin(tmp_path)
-    made = pa.table({"prompt": ["p"], "completion": ["c"], "reward": [1.0], "advantage": [0.0]})
-    file = tmp_path / "completions_00001.parquet"
-    for columns, why in (
-        (0, "has no column 'step'"),
-        (2, "two columns named 'step'"),
-    ):
-        written = made
-        for _ in range(columns):
-            written = written.append_column("step", pa.array([1]))
-        pq.write_table(written, file)
-        with pytest.raises(OutcomeError, match=why):
-            take_logs(run, [file])
-
-
-def test_a_reward_that_was_not_given_is_none_and_one_out_of_range_is_refused(tmp_path: Path) -> None:
-    run = runs.begin(tmp_path)
-    row = {"step": 1, "prompt": "p", "completion": "c", "reward": float("nan"), "advantage": 0.0}
-    file = table(tmp_path / "completions_00001.parquet", [{**row, "gc_id": run.ids(0)[0]}])
-    take_logs(run, [file])
-    assert [line["reward"] for line in outcomes(run)] == [None]
-    table(file, [{**row, "gc_id": run.ids(0)[0], "reward": 2.0}])
-    with pytest.raises(OutcomeError, match=r"row 1: reward 2 of 'id\d+' is outside 0 to 1; give the"):
-        take_logs(run, [file])
-    file.write_bytes(file.read_bytes()[:-9])
-    with pytest.raises(OutcomeError, match="is no whole table of TRL's; is it being written"):
-        take_logs(run, [file])
+    for place in (completions, bare / "completions_0000[0-9].parquet"):  # by the id, and by the messages
+        config = ScheduleConfig(
+            scored=scored, run=tmp_path / f"run-{place.name}", strategy="uniform", budget=4, rounds=2, seed=3
+        )
+        run = start(config)
+        result = gaincurate("schedule", "next", run.folder, "--outcomes", place)
+        assert result.exit_code == 0, result.stderr
+        assert "16 outcomes for round 0 from 16 rows" in result.stderr
+        lines = [json.loads(line) for line in run.outcomes(0).read_text().splitlines()]
+        assert Counter((line["gc_id"], line["reward"]) for line in lines) == Counter(seen)
+        assert {line["gc_id"] for line in lines} == set(run.ids(0))
+        accuracy = run.plan(1)["inputs"]["accuracy"]
+        assert accuracy == pytest.approx(sum(reward for _, reward in seen) / len(seen))

@@ -148,41 +148,6 @@ def test_long_prompts_are_refused_by_name(tmp_path: Path) -> None:
         assert f"Set data.max_prompt_length={max(counts.values())}" in error
 
 
-def test_a_bare_run_has_shorter_prompts_than_were_scored(tmp_path: Path) -> None:
-    run = runs.begin(tmp_path, budget=8, rounds=3, bare=True)
-    check(settings(run, data__filter_overlong_prompts=True, data__max_prompt_length=80).get, run)
-
-
-def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
-    run = runs.begin(tmp_path)
-    with pytest.raises(InputError) as caught:
-        check(DEFAULTS.get, run)
-    lines = str(caught.value).splitlines()
-    assert [line.split(" ")[0] for line in lines] == [
-        "data.custom_cls.path",
-        "data.train_files",
-        "trainer.checkpoint_callback_class",
-        "trainer.v1.sampler.custom_sampler.path",
-        "trainer.total_epochs",
-        "data.train_batch_size",
-        "data.dataloader_num_workers",
-        "data.shuffle",
-    ]
-
-
-def test_the_doctor_says_the_same_of_a_file_before(tmp_path: Path) -> None:
-    run = runs.begin(tmp_path, rounds=5, rescore={"what": "round", "every": 2})
-    changes = {"data.train_files": str(run.folder), "trainer.save_freq": 3, "trainer.v1.trainer_mode": "x"}
-    with pytest.raises(InputError) as caught:
-        check((DEFAULTS | changes).get, run)
-    report = judge(trainer_named("verl"), Read(given=DEFAULTS | changes), run_context(run, "live"))
-    said_before = [finding.name for finding in report.findings if finding.breaks]
-    assert {"async", "weights", "adapter-missing", "tail"} <= set(said_before)
-    refused_now = caught.value.data["findings"]
-    assert isinstance(refused_now, list)
-    assert sorted(refused_now) == sorted(said_before)
-
-
 def test_a_class_that_inherits_from_ours_is_plugged_in_too(tmp_path: Path) -> None:
     run = runs.begin(tmp_path)
     check(settings(run, data__custom_cls__path="/my/rows.py", data__custom_cls__name="MyRows").get, run)

@@ -18,8 +18,6 @@ def saved_there(settings: Settings, context: Context) -> Found:
 RULES = TrainerRules(
     name="areal",
     launches=("areal.launcher", "_rl.py", "_grpo.py"),
-    style="hydra",
-    resolves=True,
     rules=(
         common.rows("train_dataset.path", ("messages",), "--trainer areal"),
         common.begins("actor.path"),

@@ -43,7 +43,7 @@ KINDS: dict[str, Kind] = {
     "dynamic-sampling": Kind(why="groups are replaced or left out, so steps and rows do not agree"),
     "learning-rate": Kind("cost", SEGMENT, "it spans one process, so it starts over in every round"),
     "log-without-id": Kind("cost", RUNS, "your code never sees the rewards, and the trainer's log has no "
-        "gc_id, so outcomes are joined by the text of the prompt"),
+        "gc_id, so outcomes are joined by the messages of the prompt"),
     "no-checkpoint": Kind("stops", SEGMENT, "the next round has no checkpoint to start from"),
     "outcomes": Kind("stops", SEGMENT, "your code never sees the rewards, so no round has outcomes"),
     "prompt-file": Kind("wrong", ALWAYS, "its text is added to the question, which is not what was scored"),
@@ -164,8 +164,7 @@ def rows(
         command = f"gaincurate export {run} {export} --out {{output}}/data.{form} --overwrite"
         advice = f"at the head of the round's script: `{command}`"
         if finding is not None and missing:
-            unsure = "" if context.columns else f"; {{data}} itself will do where it has {', '.join(needs)}"
-            return replace(finding, fix=exported, advice=advice + unsure)
+            return replace(finding, fix=exported, advice=advice)
         is_own = context.segment and Settings.follows(settings.place(key), ("data",))
         if finding is not None or not is_own or not missing or context.columns is None:
             return finding
@@ -218,16 +217,15 @@ def shuffle(
         refused: the live adapter cannot bring its own order, and refuses to begin.
     """
     row = partial(must, key, off, name="shuffle")
-    wrong = tuple(mode for mode in modes if mode != "export" and not (refused and mode == "live"))
+    wrong = tuple(mode for mode in modes if not (refused and mode == "live"))
     stopped = "the adapter refuses to begin, because the order would not be the plan's"
     return (
         row(f"rows are shuffled; {_ORDER_LOST}", severity="order", modes=wrong),
-        row("rows are shuffled; the set's order is lost", severity="order", modes=EXPORT),
         *([row(stopped, severity="stops", modes=LIVE)] if refused else []),
     )
 
 
-_ORDER_LOST = "this changes their order, not which prompts are in the round"
+_ORDER_LOST = "this changes their order, not which rows are trained"
 
 
 def always_shuffled(settings: Settings, context: Context) -> Finding:

@@ -7,9 +7,9 @@ be examined.
 from __future__ import annotations
 
 import importlib
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,24 +19,22 @@ import numpy as np
 from gaincurate.core.arrow import parquet_head
 from gaincurate.core.artifact import broken
 from gaincurate.errors import GaincurateError, InputError
-from gaincurate.schedule.driver import NAMES
 from gaincurate.schedule.run import Run
 from gaincurate.trainers.doctor.findings import (
     SEVERITIES,
     Context,
     Finding,
     Mode,
+    Style,
     TrainerRules,
     ask,
     context_of,
 )
 from gaincurate.trainers.doctor.read import Read, read_settings
-from gaincurate.trainers.doctor.rendering import compare_tokens, differences, unknown
+from gaincurate.trainers.doctor.rendering import additions, compare_tokens, template_arguments, tools
 from gaincurate.trainers.doctor.settings import Settings, shown
 from gaincurate.trainers.names import folder_of, with_part
 from gaincurate.trainers.profile import one_of, profile_of
-
-_NAME = re.compile(rf"\{{({'|'.join(NAMES)})\}}")
 
 
 def run_context(run: Run, mode: Mode, **more: Any) -> Context:
@@ -49,10 +47,10 @@ def run_context(run: Run, mode: Mode, **more: Any) -> Context:
     """
     try:
         data = run.data(run.round)
-        columns = frozenset(parquet_head(data, broken(data))[0].names)
+        more["columns"] = frozenset(parquet_head(data, broken(data))[0].names)
     except GaincurateError:  # no file that can be read
-        columns = None
-    more |= {"columns": columns, "folder": str(run.folder.resolve()), "scored": run.scored.identity}
+        pass
+    more |= {"folder": str(run.folder.resolve()), "scored": run.scored.identity}
     if run.round >= 0 and (sizes := run.rollouts(run.round)) is not None:
         step = run.config.align_to if run.config.align_to > 1 else len(sizes)
         more |= {"group_size": sum(sizes) // len(sizes), "step": step}
@@ -76,7 +74,7 @@ class Report:
     mode: Mode
     findings: list[Finding]
     notes: list[str]
-    launched: bool = False
+    style: Style = ""
 
     @property
     def ok(self) -> bool:
@@ -84,17 +82,14 @@ class Report:
         return not any(finding.breaks for finding in self.findings)
 
     def lines(self, finding: Finding) -> list[str]:
-        """The settings that fix a finding, as the trainer's launch line or file has them."""
-        return written(trainer_named(self.trainer), finding.fix, self.launched)
+        """The settings that fix a finding, as the trainer takes them."""
+        return written(self.style, finding.fix)
 
     def as_json(self) -> dict[str, Any]:
         """Everything as plain values; `mend` is the format's name for a fix."""
-        findings = [
-            {**asdict(finding), "mend": dict(finding.fix), "write": self.lines(finding)}
-            for finding in self.findings
-        ]
+        findings = [{**asdict(finding), "write": self.lines(finding)} for finding in self.findings]
         for finding in findings:
-            del finding["fix"]
+            finding["mend"] = finding.pop("fix")
         facts = {"trainer": self.trainer, "version": self.version, "mode": self.mode, "ok": self.ok}
         return {**facts, "findings": findings, "notes": self.notes}
 
@@ -135,48 +130,37 @@ def examine(
             f"--mode live: {name} has no place where a schedule could be plugged in while it runs; use "
             "--mode segment."
         )
-    read = read_settings(sources, trainer.launches, trainer.whole is not None, command)
-    context = run_context(Run(run), mode) if run is not None else Context(mode)
-    report = judge(trainer, read, context)
-    if run is None:
-        report.notes.append("sizes, lengths and tokens are not compared: --run RUN does that")
-        return report
-    settings, context = settings_of(trainer, read), _with_script(context, read)
-    finding, note = compare_tokens(run, profile_of(name), settings, context)
-    report.notes.append(note)
-    return report if finding is None else replace(report, findings=worst_first([*report.findings, finding]))
+    read = read_settings(sources, trainer.launches, command)
+    if run is not None:
+        opened = Run(run)
+        return judge(trainer, read, run_context(opened, mode), opened)
+    report = judge(trainer, read, Context(mode))
+    report.notes.append("sizes, lengths and tokens are not compared: --run RUN does that")
+    return report
 
 
-def settings_of(trainer: TrainerRules, read: Read) -> Settings:
-    """Settings over the defaults that hold for all other keys."""
-    defaults = trainer.defaults
+def judge(trainer: TrainerRules, read: Read, context: Context, run: Run | None = None) -> Report:
+    """Ask every rule of a trainer, and whether it renders the scored prompts; with `run` by their tokens."""
+    defaults, profile = trainer.defaults, profile_of(trainer.name)
     if trainer.whole is not None and {key.split(".")[0] for key in defaults} <= read.sections:
         defaults = trainer.whole
-    return Settings(read.given, defaults, read.sources)
-
-
-def _with_script(context: Context, read: Read) -> Context:
+    settings = Settings(read.given, defaults, read.sources)
+    if additions(profile.rendering, settings, context):
+        context = replace(context, longest=None, longer_than=None)
     modules = [module for flag, module in pairwise(read.words) if flag == "-m"]
-    script = next((word for word in read.words if word.endswith(".py")), (modules or [""])[0])
-    return replace(context, script=script, shell=read.shell)
-
-
-def judge(trainer: TrainerRules, read: Read, context: Context) -> Report:
-    """Ask every rule of a trainer, and whether it renders the prompts that were scored."""
-    settings, profile = settings_of(trainer, read), profile_of(trainer.name)
-    if context.longest is not None and unknown(replace(profile.rendering, code=""), settings, context):
-        context = replace(context, longest=None, longer_than=None)  # the trainer adds to the prompts
-    context = _with_script(context, read)
-    findings, unjudged = ask(trainer.rules, settings, context)
-    rendered, unrendered = ask([lambda *asked: differences(profile, *asked)], settings, context)
-    findings += rendered
+    scripts = [word for word in read.words if word.endswith(".py") and "=" not in word]
+    script = (scripts or modules or [""])[0]
+    context = replace(context, script=script, shell=read.shell)
+    findings, unjudged = ask(
+        [*trainer.rules, partial(template_arguments, profile), partial(tools, profile)], settings, context
+    )
     if context.group_size is not None and profile.group_size is None:
         title = (
             f"the plans of this run give each prompt a group size, and {profile.name} has one size for all"
         )
         advice = "start a run without group_sizes, or train with verl or a loop of your own"
         findings.append(Finding("group-sizes", "wrong", title, advice=advice))
-    notes = list(dict.fromkeys([*read.notes, *unjudged, *unrendered]))
+    notes = list(dict.fromkeys([*read.notes, *unjudged]))
     unset = [key for key in settings.defaults if not settings.is_given(key)]
     unread = [key for key in settings.given if key not in settings.defaults]
     moved = [(key, other) for key in unread for other in unset if other.endswith(f".{key}")]
@@ -191,37 +175,26 @@ def judge(trainer: TrainerRules, read: Read, context: Context) -> Report:
         )
     if any(Settings.follows(value) for finding in findings for value in finding.fix.values()):
         notes.append(
-            "`gaincurate schedule run` fills in {data}, {round}, {checkpoint} and {output} in its command"
+            "`gaincurate schedule run` fills in {data}, {round}, {checkpoint} and {output} in its command, "
+            "not in files"
         )
-    ordered = worst_first(findings)
-    return Report(trainer.name, trainer.version, context.mode, ordered, notes, read.launched)
+    if run is not None:
+        finding, note = compare_tokens(run, profile, settings, context)
+        findings += [finding] if finding else []
+        notes.append(note)
+    findings.sort(key=lambda finding: list(SEVERITIES).index(finding.severity))
+    style = trainer.style if read.words else ""
+    return Report(trainer.name, trainer.version, context.mode, findings, notes, style)
 
 
-def worst_first(findings: Iterable[Finding]) -> list[Finding]:
-    """Findings by severity, in the rules' order within one."""
-    return sorted(findings, key=lambda finding: list(SEVERITIES).index(finding.severity))
+def written(style: Style, fix: Mapping[str, Any]) -> list[str]:
+    """Settings as the trainer's launch line has them; without a style as KEY=VALUE."""
+    return [_flag(style, key, value) if style else f"{key}={shown(value)}" for key, value in fix.items()]
 
 
-def written(trainer: TrainerRules, fix: Mapping[str, Any], launched: bool) -> list[str]:
-    """Settings as a launch line of the trainer, or a file, has them."""
-    return [(_as_flag if launched else _as_line)(trainer, key, value) for key, value in fix.items()]
-
-
-def _as_line(trainer: TrainerRules, key: str, value: Any) -> str:
-    if Settings.follows(value):
-        if not trainer.resolves:
-            return f"on the command line: {_as_flag(trainer, key, value)}"
-        value = _NAME.sub(lambda name: f"${{oc.env:GAINCURATE_{name[1].upper()}}}", shown(value))
-    if trainer.toml:
-        return f"without {key}" if value is None else f"{key} = {shown(value)}"
-    return f"{key}: {shown(value)}"
-
-
-def _as_flag(trainer: TrainerRules, key: str, value: Any) -> str:
-    if trainer.style == "hydra":
-        return f"{key}={shown(value)}"
-    flag = "--" + (key.replace("_", "-") if trainer.style == "dashes" else key)
-    is_switch = isinstance(value, bool) and trainer.style != "values"
+def _flag(style: Style, key: str, value: Any) -> str:
+    flag = "--" + (key.replace("_", "-") if style == "dashes" else key)
+    is_switch = isinstance(value, bool) and style != "values"
     if value is None or (is_switch and not value):
         return f"without {flag}"
     words = value if isinstance(value, list) else [value]

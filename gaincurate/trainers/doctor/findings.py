@@ -21,7 +21,7 @@ from gaincurate.schedule.rescore import due
 from gaincurate.trainers.doctor.settings import NotKnown, Settings, shown
 
 Mode = Literal["live", "segment", "export"]
-Style = Literal["hydra", "values", "switches", "dashes"]
+Style = Literal["", "values", "switches", "dashes"]
 Severity = Literal["wrong", "stale", "stops", "order", "cost"]
 SEVERITIES: dict[Severity, str] = {
     "wrong": "trains on other rows than planned, or loses outcomes",
@@ -142,24 +142,20 @@ class TrainerRules:
     Args:
         name: as in `gaincurate.trainers.profile`.
         launches: words that mark a launch line of it.
-        style: how its launch line writes a setting: `hydra` key=value; `values` --key value, also true and
-            false; `switches` --key alone for true; `dashes` the same with - for _.
         rules: in the order in which their findings are listed.
+        style: how its launch line writes a setting: "" key=value; `values` --key value, also true and false;
+            `switches` --key alone for true; `dashes` the same with - for _.
         live: whether it can be steered in one long process.
-        resolves: whether its files may have `${oc.env:NAME}` in them.
         whole: the defaults in place of `defaults` where a file has all sections of them; None where a file
-            has changes alone. With it, a file begins with those that its `defaults` names.
-        toml: whether its files are TOML, which cannot hold null.
+            has changes alone.
     """
 
     name: str
     launches: tuple[str, ...]
-    style: Style
     rules: tuple[Rule, ...]
+    style: Style = ""
     live: bool = False
-    resolves: bool = False
     whole: Mapping[str, Any] | None = None
-    toml: bool = False
 
     @property
     def version(self) -> str:

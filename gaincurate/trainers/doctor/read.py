@@ -24,9 +24,8 @@ from gaincurate.trainers.doctor.settings import flat, normal, scalar
 
 _ASSIGNS = re.compile(r"([A-Za-z_]\w*)(\+?)=(.*)", re.DOTALL)
 _PAIR = re.compile(r"[+~]{0,2}([A-Za-z_][\w./@:-]*)=(.*)", re.DOTALL)
-_IN_BRACES = r"(?:[^{}]++|\{(?:[^{}]++|\{[^{}]*+\})*+\})*+"
 _IN_BRACKETS = r"(?:[^()]++|\((?:[^()]++|\((?:[^()]++|\([^()]*+\))*+\))*+\))*+"
-_USED = re.compile(rf"\$\{{(\w+)(?:\[[@*]\]|:?-({_IN_BRACES})|:?\?{_IN_BRACES})?\}}|\$(\w+)")
+_USED = re.compile(r"\$\{(\w+)(?:\[[@*]\]|:?-([^{}]*)|:?\?[^{}]*)?\}|\$(\w+)")
 _POSITION = re.compile(r"\$\{?\d+\}?")
 _NAME = re.compile(r"(?<![{\w])[A-Za-z_]\w*(?![}\w])")
 _SUM = re.compile(rf"\$\(\(({_IN_BRACKETS})\)\)")
@@ -61,8 +60,6 @@ class Read:
     """Settings by dotted key, later ones over earlier ones."""
     sources: dict[str, str] = field(default_factory=dict)
     """The file that sets each of them, or `COMMAND`."""
-    launched: bool = False
-    """Whether they come from a command."""
     words: list[str] = field(default_factory=list)
     """The words of the commands."""
     shell: str = ""
@@ -75,15 +72,12 @@ class Read:
     """Configuration files that the command names."""
 
 
-def read_settings(
-    sources: Sequence[str], markers: Sequence[str], inherits: bool = False, command: Sequence[str] = ()
-) -> Read:
+def read_settings(sources: Sequence[str], markers: Sequence[str], command: Sequence[str] = ()) -> Read:
     """Read configuration files, scripts and flags.
 
     Args:
-        sources: paths; `-` is standard input.
+        sources: paths; `-` is YAML on standard input.
         markers: names of the trainer's entry points.
-        inherits: whether a file begins with those that its `defaults` names.
         command: words of a command, or its flags alone.
 
     Raises:
@@ -91,37 +85,33 @@ def read_settings(
     """
     read = Read()
     for source in sources:
-        _read_file(source, markers, read, inherits)
+        _read_file(source, markers, read)
     if command:
-        _merge(COMMAND, launched([list(command)], markers), markers, read, inherits)
+        _merge(COMMAND, launched([list(command)], markers), markers, read)
     return read
 
 
-def _read_file(source: str, markers: Sequence[str], read: Read, inherits: bool) -> None:
+def _read_file(source: str, markers: Sequence[str], read: Read) -> None:
     text = _text(source)
-    tree = _parsed(source, text) if Path(source).suffix.lower() in _KINDS else _mapping(text)
-    if tree is None:
+    if source != "-" and Path(source).suffix.lower() not in _KINDS:
         try:
             script = read_script(text, markers)
         except ValueError as error:
             why = str(error).lower()
             raise InputError(f"--config {source}: the script cannot be read: {why}.") from error
         script.notes = [f"{source}: {note}" for note in script.notes]
-        _merge(source, script, markers, read, inherits)
+        _merge(source, script, markers, read)
         read.shell += text
         return
-    if not tree:
+    if not (tree := _parsed(source, text)):
         raise InputError(f"--config {source}: there is no setting in it.")
     notes = len(read.notes)
-    if inherits:
-        tree = _inherited(source, tree, read, ())
-    else:
-        read.sources |= dict.fromkeys(flat(tree), source)
+    tree = _inherited(source, tree, read, ())
     read.sections |= set(tree) if len(read.notes) == notes else set()
     read.given |= flat(tree)
 
 
-def _merge(source: str, command: Read, markers: Sequence[str], read: Read, inherits: bool) -> None:
+def _merge(source: str, command: Read, markers: Sequence[str], read: Read) -> None:
     """A command's settings over those that were read, and over the files that it names."""
     if main := command.given.pop("config_name", None):  # Hydra's two halves of a file's name
         folder = command.given.pop("config_path", ".")
@@ -136,13 +126,12 @@ def _merge(source: str, command: Read, markers: Sequence[str], read: Read, inher
         places = (Path(file), Path(source).parent / file)
         path = next((path for path in places if path.is_file() and path.suffix.lower() in _KINDS), None)
         if path is not None:
-            _read_file(str(path), markers, read, inherits)
+            _read_file(str(path), markers, read)
         else:
             read.notes.append(_missing(f"the launch line names {file}"))
     read.given |= command.given
     read.sources |= dict.fromkeys(command.given, source)
     read.words += command.words
-    read.launched = True
 
 
 def _missing(names: str) -> str:
@@ -168,7 +157,7 @@ def read_script(text: str, markers: Sequence[str]) -> Read:
 
 def launched(commands: Sequence[Sequence[str]], markers: Sequence[str]) -> Read:
     """The settings of the commands that name an entry point, or of all commands where none does."""
-    read = Read(launched=True)
+    read = Read()
     inner = [words[words.index("--") + 1 :] if "--" in words else words for words in commands]
     others = [words for words in inner if words and words[0].rsplit("/", 1)[-1] not in _NOT_A_TRAINER]
     for words in [words for words in others if _enters(words, markers)] or others:
@@ -246,7 +235,7 @@ def _commands(text: str, skipped: list[str]) -> Iterator[list[str]]:
             return f"${{{variable}}}"  # the driver gives it, whatever its default
         if variable in variables:
             return " ".join(variables[variable])
-        return _USED.sub(value, use[2]) if use[2] is not None else use[0]
+        return use[0] if use[2] is None else _USED.sub(value, use[2])
 
     def total(expansion: re.Match[str]) -> str:
         """A sum of known numbers as one number, else the sum with its known parts."""
@@ -325,16 +314,16 @@ def _tokens(text: str) -> list[str]:
 
 
 def _inherited(source: str, tree: dict[str, Any], read: Read, below: tuple[str, ...]) -> dict[str, Any]:
-    """A file's tree over those that its `defaults` names, beside it; later ones over earlier ones."""
-    names = tree.pop("defaults", None)
+    """A file's tree over those that its `defaults` name as NeMo-RL does: YAML files, from its own folder."""
+    named = tree.pop("defaults", None)
+    parents = [str(name) for name in (named if isinstance(named, list) else [named])]
     whole: dict[str, Any] = {}
-    for name in names if isinstance(names, list) else [names] if names else []:
-        path = str(name) if source == "-" else os.path.normpath(Path(source).parent / str(name))
+    for name in (name for name in parents if name.endswith((".yaml", ".yml"))):  # else they are Hydra's
+        path = os.path.normpath(Path(source).parent / name)
         if path in below:
             raise InputError(f"--config {source}: its `defaults` lead back to {path}.", path=source)
         if Path(path).is_file():
-            parent = _parsed(path, _text(path), "YAML")
-            whole = _over(whole, _inherited(path, parent, read, (*below, path)))
+            whole = _over(whole, _inherited(path, _parsed(path, _text(path)), read, (*below, path)))
         else:
             read.notes.append(_missing(f"the `defaults` of {source} name {name}"))
     read.sources |= dict.fromkeys(flat(tree), source)
@@ -365,8 +354,8 @@ def _text(source: str) -> str:
         raise InputError(f"--config {source}: it cannot be read: {why}.", path=source) from error
 
 
-def _parsed(source: str, text: str, kind: str = "") -> dict[str, Any]:
-    name, parse = _KINDS[".yaml" if kind else Path(source).suffix.lower()]
+def _parsed(source: str, text: str) -> dict[str, Any]:
+    name, parse = _KINDS.get(Path(source).suffix.lower(), _KINDS[".yaml"])
     try:
         tree = parse(text)
     except ValueError as error:
@@ -375,16 +364,3 @@ def _parsed(source: str, text: str, kind: str = "") -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise InputError(f"--config {source}: this is no {name} with keys and values.", path=source)
     return tree
-
-
-def _mapping(text: str) -> dict[str, Any] | None:
-    """Text without a telling name as a mapping, where it is one."""
-    for parse in (toml_value, yaml_value):
-        try:
-            tree = parse(text)
-        except ValueError:
-            continue
-        # A launch line with JSON in it can be read as YAML, with a key that is most of the line.
-        if isinstance(tree, dict) and tree and not any(re.search(r"\s", str(key)) for key in tree):
-            return tree
-    return None

@@ -65,8 +65,8 @@ PROFILE = Profile(
     columns=lambda parts, _: {"input": parts.question(), "output": parts.answer_text()},
     launch=_launch,
     rendering=Rendering(
-        {"policy.tokenizer.chat_template_kwargs": ""},
-        adds={"policy.tokenizer.chat_template": "a chat template"},
+        "policy.tokenizer.chat_template_kwargs",
+        adds=("policy.tokenizer.chat_template",),
     ),
     layout=Layout(
         folders=("step_*", "tmp_step_*"),

@@ -6,6 +6,7 @@ Defaults are those of `examples/configs/grpo_math_1B.yaml`, which it begins with
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from gaincurate.trainers.doctor import common
@@ -27,44 +28,28 @@ _SHIPPED = ("math_default", "math", "math_multi_reward", "code", "reward_model",
 """Environments of the trainer's own registry that see a prompt's text and answer alone."""
 
 
-def _sets(settings: Settings) -> list[str]:
-    """The keys of the training sets: one alone, or the places of a list."""
-    places = {
-        ".".join(key.split(".")[:3])
-        for key in settings.below("data.train.")
-        if key.split(".")[2].isdigit() and settings.given[key] is not None
-    }
-    return sorted(places) or ["data.train"]
-
-
 def data(settings: Settings, context: Context) -> Found:
     """In segment mode the training set is the round's own file, alone, with the trainer's columns."""
-    sets = _sets(settings)
-    paths = {place: settings.place(f"{place}.data_path") for place in sets}
-    bad = [place for place in sets if not Settings.follows(paths[place], ("data", "output", "round"))]
-    if not context.segment or not bad:
-        place = sets[0]
-        columns = ("input", "output"), "--trainer nemo-rl", "jsonl"
-        return common.rows(f"{place}.data_path", *columns, renamed=f"{place}.input_key")(settings, context)
-    first = bad[0] if len(bad) == len(sets) else ""
-    fix: dict[str, Any] = {
-        key: None for place in bad if place != first for key in settings.below(f"{place}.")
-    }
-    if first:
-        fix |= {f"{first}.dataset_name": "ResponseDataset", f"{first}.data_path": "{output}/data.jsonl"}
-    why = "every round would train on the same rows, whatever was planned"
-    advice = "written by `gaincurate export --trainer nemo-rl` at the head of the round's command"
-    return find(settings, (f"{bad[0]}.dataset_name", f"{bad[0]}.data_path"), "data", why, fix, advice)
+    key = "data.train.data_path"
+    listed = [name for name in settings.below("data.train.") if name.split(".")[2].isdigit()]
+    paths = {settings.place(f"data.train.{name.split('.')[2]}.data_path") for name in listed}
+    if paths and all(Settings.follows(path, ("data", "output", "round")) for path in paths):
+        return None
+    columns = ("input", "output"), "--trainer nemo-rl", "jsonl"
+    finding = common.rows(key, *columns, renamed="data.train.input_key")(settings, context)
+    if finding is None or finding.name != "data":
+        return finding
+    fix = {"data.train.dataset_name": "ResponseDataset", key: "{output}/data.jsonl"}
+    return replace(finding, fix={**dict.fromkeys(listed), **fix})
 
 
 def _each(name: str, row: Callable[[str], Row]) -> Rule:
-    """A rule on a setting of every training set, or of all at once."""
+    """A rule on a setting of every training set, which stands in `data.default` for all at once."""
 
     def rule(settings: Settings, context: Context) -> Iterator[Finding]:
-        default = f"data.default.{name}"
-        own = [f"{place}.{name}" for place in _sets(settings)]
-        shared = settings.is_given(default)
-        for key in dict.fromkeys(default if shared and not settings.is_given(key) else key for key in own):
+        shared = f"data.default.{name}"
+        own = [key for key in settings.below("data.train.") if key.endswith(f".{name}")]
+        for key in own or [shared if settings.is_given(shared) else f"data.train.{name}"]:
             if finding := row(key)(settings, context):
                 yield finding
 
@@ -96,9 +81,7 @@ def _adapter(backend: str, key: str) -> Row:
 RULES = TrainerRules(
     name="nemo-rl",
     launches=("run_grpo",),
-    style="hydra",
     live=True,
-    resolves=True,
     whole=WHOLE,
     rules=(
         data,

@@ -55,8 +55,8 @@ PROFILE = Profile(
     columns=_columns,
     launch=_launch,
     rendering=Rendering(
-        {"orchestrator.train.sampling.extra_body.chat_template_kwargs": ""},
-        adds={f"{at}tokenizer.chat_template": "a chat template" for at in ("", "trainer.", "orchestrator.")},
+        "orchestrator.train.sampling.extra_body.chat_template_kwargs",
+        adds=tuple(f"{at}tokenizer.chat_template" for at in ("", "trainer.", "orchestrator.")),
         code="the taskset of the environment",
     ),
     layout=Layout(

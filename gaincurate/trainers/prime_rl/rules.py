@@ -86,7 +86,6 @@ def ahead(settings: Settings, context: Context) -> Found:
 
 RULES = TrainerRules(
     name="prime-rl",
-    toml=True,
     launches=("rl",),
     style="dashes",
     live=True,

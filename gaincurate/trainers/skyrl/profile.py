@@ -57,8 +57,8 @@ PROFILE = Profile(
     columns=_columns,
     launch=_launch,
     rendering=Rendering(
-        {"generator.chat_template_kwargs": ""},
-        adds={"generator.chat_template.name_or_path": "a chat template"},
+        "generator.chat_template_kwargs",
+        adds=("generator.chat_template.name_or_path",),
         nulls="all",
     ),
     layout=Layout(

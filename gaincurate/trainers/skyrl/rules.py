@@ -13,7 +13,6 @@ _SHIPPED = ("aime", "gsm8k", "gsm8k_multi_turn", "lcb", "search", "searchcode", 
 RULES = TrainerRules(
     name="skyrl",
     launches=("skyrl.train.entrypoints", "main_base"),
-    style="hydra",
     rules=(
         common.rows("data.train_data"),
         common.begins("trainer.policy.model.path"),

@@ -46,12 +46,9 @@ PROFILE = Profile(
     columns=_columns,
     launch=_launch,
     rendering=Rendering(
-        {"apply_chat_template_kwargs": ""},
+        "apply_chat_template_kwargs",
         row_tools="tool_key",
-        adds={
-            "multimodal_keys": "pictures, videos or sound",
-            "custom_generate_function_path": "what it renders",
-        },
+        adds=("multimodal_keys", "custom_generate_function_path"),
         nulls="prompt_data",
     ),
     layout=Layout(

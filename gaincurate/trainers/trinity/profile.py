@@ -43,8 +43,9 @@ PROFILE = Profile(
     ),
     launch=_launch,
     rendering=Rendering(
-        {"model.enable_thinking": "enable_thinking"},
-        adds=dict.fromkeys(("model.custom_chat_template", "model.chat_template_path"), "a chat template"),
+        "model.enable_thinking",
+        "enable_thinking",
+        adds=("model.custom_chat_template", "model.chat_template_path"),
         code="the workflow",
     ),
     layout=Layout(

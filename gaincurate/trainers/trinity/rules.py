@@ -11,30 +11,12 @@ from gaincurate.trainers.doctor.common import ALWAYS, SEGMENT, Row, find, must, 
 from gaincurate.trainers.doctor.common import LIVE as LIVE_MODE
 from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
-from gaincurate.trainers.profile import words
 
 LIVE: dict[str, Any] = {"data_selector.selector_type": "gaincurate.trainers.trinity.RunSelector"}
 """The settings by which the trainer finds the live adapter."""
 
 _ONE, _FIRST = "buffer.explorer_input.taskset", "buffer.explorer_input.tasksets.0"
 _OPERATORS = "data_processor.experience_pipeline.operators"
-
-_WORKFLOWS = words(
-    "agentscope_react_math_workflow agentscope_react_workflow agentscope_v1_react_search_workflow "
-    "agentscopev0_react_math_workflow alfworld_workflow as_react_workflow async_math_boxed_workflow "
-    "async_math_eval_workflow "
-    "async_math_rm_workflow async_math_ruler_workflow async_math_workflow async_simple_mm_workflow "
-    "async_simple_workflow email_search_workflow frozen_lake_workflow intercode_sql_workflow "
-    "math_boxed_workflow math_eval_workflow math_rm_workflow math_ruler_workflow "
-    "math_trainable_ruler_workflow math_workflow on_policy_distill_math_workflow "
-    "on_policy_distill_workflow rubric_judge_openai_workflow rubric_judge_workflow sciworld_workflow "
-    "simple_mm_workflow simple_workflow step_wise_alfworld_workflow sudoku_workflow "
-    "tool_call_workflow webshop_workflow"
-)
-_REWARDS = words(
-    "accuracy_reward countdown_reward format_reward math_boxed_reward math_dapo_reward math_reward"
-)
-"""Workflows and reward functions of the trainer's own registries, which report no outcomes."""
 
 
 def _taskset(settings: Settings) -> str:
@@ -73,20 +55,6 @@ def texts(settings: Settings, context: Context) -> Found:
     why = f"{flow} puts a system message of its own there, which was not scored"
     advice = "where the set has a system message, the one that `gaincurate export --trainer trinity` names"
     return find(settings, key, "template", why, {key: ""}, advice)
-
-
-def reports(settings: Settings, context: Context) -> Found:
-    """A workflow or a reward function of the user's reports which prompt a reward belongs to."""
-    keys = _of(settings, "default_workflow_type"), _of(settings, "default_reward_fn_type")
-    flow, reward = (settings[key] for key in keys)
-    own = (flow and str(flow) not in _WORKFLOWS) or (reward and str(reward) not in _REWARDS)
-    if not context.segment or own or not (flow or reward):
-        return None
-    advice = "a reward function or workflow of your own that appends a line to {outcomes} for "
-    advice += "task.raw_task['gc_id']"
-    return find(
-        settings, keys, "outcomes", "", {f"{_taskset(settings)}.default_reward_fn_type": "my_reward"}, advice
-    )
 
 
 def order(settings: Settings, context: Context) -> Found:
@@ -129,9 +97,7 @@ def feedback(settings: Settings, context: Context) -> Found:
 RULES = TrainerRules(
     name="trinity",
     launches=("trinity",),
-    style="hydra",
     live=True,
-    resolves=True,
     rules=(
         data,
         common.unset_below("data_processor.task_pipeline.", "tasks are chosen and ordered by a pipeline of "
@@ -160,7 +126,6 @@ RULES = TrainerRules(
             modes=SEGMENT, fix={"mode": "both"}),
         only(lambda settings, _: not settings["continue_from_checkpoint"],
             common.output("checkpoint_root_dir", "/trinity")),
-        reports,
         feedback,
         common.unset_below("model.lora_configs", name="adapter"),
         only(lambda settings, _: any(settings.below("buffer.explorer_input.eval_tasksets.")),

@@ -58,7 +58,7 @@ PROFILE = Profile(
     ),
     columns=_columns,
     launch=_launch,
-    rendering=Rendering({"chat_template_kwargs": ""}, media=("image", "images"), nulls="all"),
+    rendering=Rendering("chat_template_kwargs", media=("image", "images"), nulls="all"),
     layout=Layout(
         folders=("checkpoint-*",),
         step=r"checkpoint-(\d+)",

@@ -65,11 +65,6 @@ def _launch(path: Path, view: View) -> Launch:
         hints.append(
             "ground_truth is JSON with the id and the answer, which verl's own functions cannot read"
         )
-    else:
-        hints.append(
-            "trainer.rollout_data_dir logs ground_truth and not extra_info, so from there rows are joined on "
-            "the prompt's text, or with --id-in-answer on the id"
-        )
     return Launch("flags", flags, hints)
 
 
@@ -87,12 +82,12 @@ PROFILE = Profile(
     columns=_columns,
     launch=_launch,
     rendering=Rendering(
-        {"data.apply_chat_template_kwargs": ""},
-        adds={
-            "actor_rollout_ref.rollout.multi_turn.tool_config_path": "tools",
-            "actor_rollout_ref.rollout.multi_turn.function_tool_path": "tools",
-            "actor_rollout_ref.model.custom_chat_template": "a chat template",
-        },
+        "data.apply_chat_template_kwargs",
+        adds=(
+            "actor_rollout_ref.rollout.multi_turn.tool_config_path",
+            "actor_rollout_ref.rollout.multi_turn.function_tool_path",
+            "actor_rollout_ref.model.custom_chat_template",
+        ),
         media=("images", "videos", "audios"),
         nulls="all",
     ),

@@ -175,14 +175,10 @@ _RULES: tuple[Rule, ...] = (
         modes=LIVE_MODE)),
     checkpoints,
     common.output("trainer.default_local_dir"),
-    common.reports((_REWARD, "trainer.rollout_data_dir", _TAP), {_REWARD: "reward.py"},
+    common.reports((_REWARD, _TAP), {_REWARD: "reward.py"},
         "a function compute_score that appends a line to {outcomes} for extra_info['gc_id']"),
     *(must(f"actor_rollout_ref.model.{key}", 0, name="adapter") for key in ("lora_rank", "lora.rank")),
     *common.shuffle("data.shuffle", refused=True),
-    only(lambda settings, _: not settings[_REWARD] and not settings[_TAP],
-        must("trainer.rollout_data_dir", None, "its lines have no extra_info, so outcomes are joined by the "
-        "text of the prompt, and rows with equal prompts cannot be told apart", name="log-without-id",
-        fix={_REWARD: "reward.py"}, advice="a reward function is given extra_info, with gc_id in it")),
     *(must(key, False, name="reference")
         for key in ("algorithm.use_kl_in_reward", "actor_rollout_ref.actor.use_kl_loss")),
     must("trainer.use_v1", True, "the old trainer has no place for the adapter's outcome tap", name="legacy",
@@ -193,8 +189,6 @@ _RULES: tuple[Rule, ...] = (
 RULES = TrainerRules(
     name="verl",
     launches=("verl.trainer.main_ppo", "main_ppo", "fully_async_main"),
-    style="hydra",
     rules=_RULES,
     live=True,
-    resolves=True,
 )

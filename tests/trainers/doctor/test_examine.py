@@ -12,14 +12,10 @@ import runs
 import sets
 import tiny
 from command import run
-from gaincurate.errors import InputError, OutputError
-from gaincurate.schedule.run import Run
-from gaincurate.trainers.doctor import rendering
-from gaincurate.trainers.doctor.examine import examine, run_context, trainer_named
-from gaincurate.trainers.doctor.findings import Finding, Mode
-from gaincurate.trainers.doctor.settings import Settings
+from gaincurate.errors import InputError
+from gaincurate.trainers.doctor.examine import examine, run_context
+from gaincurate.trainers.doctor.findings import Mode
 from gaincurate.trainers.names import with_part
-from gaincurate.trainers.profile import profile_of
 
 LAUNCH = """
 python -m verl.trainer.main_ppo data.train_files={data} data.train_batch_size=8 data.max_prompt_length=80 \\
@@ -41,13 +37,6 @@ checkpointing:
   {enabled: true, checkpoint_dir: "${oc.env:GAINCURATE_OUTPUT}", model_save_format: safetensors, save_consolidated: true}
 policy: {model_name: "${oc.env:GAINCURATE_CHECKPOINT}", dtensor_cfg: {enabled: true}}
 """
-
-
-def compare_tokens(folder: Path, trainer: str = "verl", **given: Any) -> tuple[Finding | None, str]:
-    settings = Settings(given, trainer_named(trainer).defaults)
-    return rendering.compare_tokens(
-        folder, profile_of(trainer), settings, run_context(Run(folder), "segment")
-    )
 
 
 def found_in(trainer: str, path: Path, text: str, mode: Mode = "segment") -> set[str]:
@@ -143,9 +132,6 @@ def test_a_run_is_compared_with_the_settings(tmp_path: Path, launch: Path) -> No
     assert found["too-long"].fix == {"data.max_prompt_length": longest}
     mini = "actor_rollout_ref.actor.ppo_mini_batch_size"
     assert found["tail"].fix == {"data.train_batch_size": 6, mini: 6}
-    assert report.notes[-1:] == [
-        "token counts: not compared, because the model the-model is no folder on this machine"
-    ]
 
 
 def test_a_file_of_trinity_that_takes_the_round_from_the_environment_is_clean(tmp_path: Path) -> None:
@@ -167,9 +153,7 @@ explorer: {eval_on_startup: false}
     path.write_text(path.read_text().replace("${oc.env:GAINCURATE_OUTPUT}/rows", "/data/all"))
     report = examine("trinity", [str(path)])
     assert [finding.name for finding in report.findings] == ["data"]
-    assert report.lines(report.findings[0]) == [
-        "buffer.explorer_input.tasksets.0.path: ${oc.env:GAINCURATE_OUTPUT}/rows"
-    ]
+    assert report.findings[0].fix == {"buffer.explorer_input.tasksets.0.path": "{output}/rows"}
 
 
 def test_settings_of_which_none_is_known_are_refused_with_the_version(tmp_path: Path) -> None:
@@ -232,55 +216,59 @@ def set_with_counts(folder: Path, tokenizer: Any, off_by: int = 0) -> Path:
     return sets.make_set(folder, [rows])
 
 
-@pytest.mark.parametrize("off_by", [0, 1])
-def test_tokens_are_counted_by_the_models_own_template(tmp_path: Path, launch: Path, off_by: int) -> None:
-    tokenizer = tiny.tokenizer()
-    tokenizer.save_pretrained(tmp_path / "model")
-    set_with_counts(tmp_path / "set", tokenizer, off_by)
-    opened = runs.begin(tmp_path, budget=8, strategy="file-order", model=str(tmp_path / "model"))
-    finding, note = compare_tokens(opened.folder)
-    if not off_by:
-        assert finding is None
-        assert note == "token counts: 8 prompts of round 0 are as long as they were when scored"
-        return
-    assert finding is not None
-    assert finding.severity == "wrong"
-    assert finding.title.startswith("the prompt of id7 is ")
-    assert note == "token counts: id7 differs"
+@pytest.fixture
+def counted(tmp_path: Path) -> Path:
+    """A folder with a model and a set that was scored with it."""
+    tiny.tokenizer().save_pretrained(tmp_path / "model")
+    set_with_counts(tmp_path / "set", tiny.tokenizer())
+    return tmp_path
+
+
+def test_tokens_are_those_of_the_models_own_template(counted: Path, launch: Path) -> None:
+    opened = runs.begin(counted, budget=8, strategy="file-order", model=str(counted / "model"))
     report = examine("verl", [str(launch)], "segment", opened.folder)
-    assert "tokens" in {one.name for one in report.findings}
+    assert report.notes[-1] == "tokens: 8 prompts of round 0 are token for token as they were scored"
+    # The prompt of another row, which has as many tokens.
+    path, table = opened.data(0), pq.read_table(opened.data(0))
+    prompts = table.column("prompt").to_pylist()
+    place = table.schema.get_field_index("prompt")
+    prompts[5], prompts[6] = prompts[6], prompts[5]
+    pq.write_table(table.set_column(place, "prompt", pa.array(prompts, table.schema.field(place).type)), path)
+    report = examine("verl", [str(launch)], "segment", opened.folder)
+    finding = next(one for one in report.findings if one.name == "tokens")
+    assert finding.severity == "wrong"
+    assert "the prompt of id5 has other tokens than when it was scored" in finding.title
+    assert report.notes[-1] == "tokens: id5 differs"
+    place = table.schema.get_field_index("gc_id")
+    pq.write_table(table.set_column(place, "gc_id", pa.array([f"other{k}" for k in range(8)])), path)
+    report = examine("verl", [str(launch)], "segment", opened.folder)
+    assert report.notes[-1].endswith("has other prompts than the plan")
+
+
+def test_a_prompt_of_another_length_than_was_scored(tmp_path: Path, launch: Path) -> None:
+    tiny.tokenizer().save_pretrained(tmp_path / "model")
+    set_with_counts(tmp_path / "set", tiny.tokenizer(), off_by=1)
+    opened = runs.begin(tmp_path, budget=8, strategy="file-order", model=str(tmp_path / "model"))
+    report = examine("verl", [str(launch)], "segment", opened.folder)
+    assert report.notes[-1] == "tokens: id7 differs"
+    assert any("the prompt of id7 is " in one.title for one in report.findings)
     assert not report.ok
 
 
-def test_a_rounds_file_with_other_ids_is_said(tmp_path: Path) -> None:
+def test_tokens_that_cannot_be_compared_say_why(counted: Path, launch: Path) -> None:
     tokenizer = tiny.tokenizer()
-    tokenizer.save_pretrained(tmp_path / "model")
-    set_with_counts(tmp_path / "set", tokenizer, 0)
-    opened = runs.begin(tmp_path, budget=8, strategy="file-order", model=str(tmp_path / "model"))
-    path, table = opened.data(0), pq.read_table(opened.data(0))
-    place = table.schema.get_field_index("gc_id")
-    pq.write_table(table.set_column(place, "gc_id", pa.array([f"other{k}" for k in range(8)])), path)
-    assert compare_tokens(opened.folder)[1].endswith("has other prompts than the plan")
-    pq.write_table(table.set_column(place, "gc_id", pa.array(range(8))), path)
-    with pytest.raises(OutputError, match="is broken: its column 'gc_id' holds int64"):
-        compare_tokens(opened.folder)
-
-
-def test_token_counts_that_cannot_be_compared_say_why(tmp_path: Path) -> None:
-    tokenizer = tiny.tokenizer()
-    set_with_counts(tmp_path / "set", tokenizer, 0)
     tokenizer.chat_template = "{{ 1 / 0 }}"
-    tokenizer.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(counted / "model")
     for name, options, why in (
         ("a", {"model": "the-model"}, "the model the-model is no folder on this machine"),
         ("b", {"bare": True}, "--without-system leaves out a part of the scored prompt"),
-        ("c", {"model": str(tmp_path)}, f"the tokenizer of {tmp_path} fails ("),
-        ("d", {"model": str(tmp_path / "model")}, f"the tokenizer of {tmp_path / 'model'} fails ("),
+        ("c", {"model": str(counted)}, f"{counted} cannot render them ("),
+        ("d", {"model": str(counted / "model")}, f"{counted / 'model'} cannot render them ("),
     ):
-        (tmp_path / name).mkdir()
-        finding, note = compare_tokens(runs.begin(tmp_path / name, **options).folder)
-        assert finding is None
-        assert note.startswith(f"token counts: not compared, because {why}")
+        (counted / name).mkdir()
+        run_ = runs.begin(counted / name, **options)
+        note = examine("verl", [str(launch)], "segment", run_.folder).notes[-1]
+        assert note.startswith(f"tokens: not compared: {why}")
 
 
 def test_the_command_says_yes_and_no(launch: Path) -> None:

@@ -107,21 +107,21 @@ def look(tmp_path: Path, trainer: str, more: str, folder: Path) -> Report:
 FALSE, TRUE = '{"enable_thinking": false}', '{"enable_thinking": true}'
 KWARGS = "data.apply_chat_template_kwargs"
 MULTI = "actor_rollout_ref.rollout.multi_turn"
-ALL_SEEN = "token counts: 4 prompts of round 0 are as long as they were when scored"
+ALL_SEEN = "tokens: 4 prompts of round 0 are token for token as they were scored"
 TOLD: list[tuple[str, str, str, str | None, str]] = [
-    # trainer, set, more of its launch line, the finding, the note on token counts
+    # trainer, set, more of its launch line, the finding, the note on tokens
     ("verl", "plain", "", None, ALL_SEEN),
-    ("verl", "plain", f"+{KWARGS}.enable_thinking=False", "template-arguments", "not compared, because this trainer"),
+    ("verl", "plain", f"+{KWARGS}.enable_thinking=False", "template-arguments", "not compared: the trainer renders other prompts"),
     ("verl", "no-thinking", f"+{KWARGS}.enable_thinking=False", None, ALL_SEEN),
     ("verl", "no-thinking", f"++{KWARGS}={{enable_thinking:false}}", None, ALL_SEEN),
     ("verl", "no-thinking", "", "template-arguments", "not compared"),
-    ("verl", "no-thinking", f"+{KWARGS}.enable_thinking=$THINK", None, "not known: data.apply_chat_template_kwargs"),
-    ("verl", "plain", f"{MULTI}.tool_config_path=/opt/tools.yaml", None, f"not known: this trainer adds tools from {MULTI}.tool_config_path is /opt/tools.yaml"),
-    ("verl", "tools", f"{MULTI}.tool_config_path=$TOOLS", None, "not known: this trainer adds tools from"),
+    ("verl", "no-thinking", f"+{KWARGS}.enable_thinking=$THINK", None, "not compared: data.apply_chat_template_kwargs"),
+    ("verl", "plain", f"{MULTI}.tool_config_path=/opt/tools.yaml", None, f"not compared: {MULTI}.tool_config_path is /opt/tools.yaml, which adds"),
+    ("verl", "tools", f"{MULTI}.tool_config_path=$TOOLS", None, f"not compared: {MULTI}.tool_config_path is $TOOLS"),
     ("verl", "tools", "", "tools", "not compared"),
     ("verl", "none", "", None, ALL_SEEN),
     ("verl", "calls", "", "nulls", "differs"),
-    ("verl", "pictures", "", None, "not known: this trainer adds the column 'images' to prompts"),
+    ("verl", "pictures", "", None, "not compared: the trainer adds the column 'images' to the prompts"),
     ("slime", "tools", "--tool-key tools", None, ALL_SEEN),
     ("slime", "tools", "", None, ALL_SEEN),
     ("slime", "tools", "--tool-key functions", "tools", "not compared"),
@@ -131,7 +131,7 @@ TOLD: list[tuple[str, str, str, str | None, str]] = [
     ("slime", "calls", "", None, ALL_SEEN),
     ("slime", "plain", f"--apply-chat-template-kwargs '{FALSE}'", "template-arguments", "not compared"),
     ("slime", "no-thinking", f"--apply-chat-template-kwargs '{FALSE}'", None, ALL_SEEN),
-    ("slime", "plain", "--multimodal-keys '{\"image\": \"images\"}'", None, "not known: this trainer adds pictures"),
+    ("slime", "plain", "--multimodal-keys '{\"image\": \"images\"}'", None, "not compared: multimodal_keys is"),
     ("trl", "plain", f"--chat_template_kwargs '{FALSE}'", "template-arguments", "not compared"),
     ("trl", "no-thinking", f"--chat_template_kwargs '{FALSE}'", None, ALL_SEEN),
     ("trl", "calls", "", "nulls", "differs"),
@@ -140,14 +140,14 @@ TOLD: list[tuple[str, str, str, str | None, str]] = [
     ("nemo-rl", "no-thinking", "++policy.tokenizer.chat_template_kwargs.enable_thinking=false", None, ALL_SEEN),
     ("nemo-rl", "plain", "++policy.tokenizer.chat_template_kwargs.enable_thinking=false", "template-arguments", "not"),
     ("nemo-rl", "plain", "++policy.tokenizer.chat_template=default", None, ALL_SEEN),
-    ("nemo-rl", "plain", "++policy.tokenizer.chat_template=a.jinja", None, "not known: this trainer adds a chat template"),
+    ("nemo-rl", "plain", "++policy.tokenizer.chat_template=a.jinja", None, "not compared: policy.tokenizer.chat_template is a.jinja"),
     ("skyrl", "no-thinking", "generator.chat_template_kwargs.enable_thinking=false", None, ALL_SEEN),
-    ("trinity", "plain", "model.enable_thinking=false", "template-arguments", "not known: the workflow renders"),
-    ("trinity", "no-thinking", "model.enable_thinking=false", None, "not known: the workflow renders the prompts"),
-    ("trinity", "tools", "", None, "not known: the workflow renders the prompts"),
-    ("areal", "no-thinking", "", None, "not known: the workflow of the training script renders the prompts"),
-    ("prime-rl", "tools", "", None, "not known: the taskset of the environment renders the prompts"),
-    ("prime-rl", "plain", "--orchestrator.train.sampling.extra_body.chat-template-kwargs.enable-thinking false", "template-arguments", "not known"),
+    ("trinity", "plain", "model.enable_thinking=false", "template-arguments", "not compared: the workflow renders"),
+    ("trinity", "no-thinking", "model.enable_thinking=false", None, "not compared: the workflow renders the prompts"),
+    ("trinity", "tools", "", None, "not compared: the workflow renders the prompts"),
+    ("areal", "no-thinking", "", None, "not compared: the workflow of the training script renders the prompts"),
+    ("prime-rl", "tools", "", None, "not compared: the taskset of the environment renders the prompts"),
+    ("prime-rl", "plain", "--orchestrator.train.sampling.extra_body.chat-template-kwargs.enable-thinking false", "template-arguments", "not compared"),
 ]  # fmt: skip
 NAMES = {"template-arguments", "tools", "nulls", "tokens"}
 
@@ -160,13 +160,19 @@ def test_the_doctor_compares_what_the_trainer_renders_and_its_fix_helps(
     findings = [one for one in report.findings if one.name in NAMES]
     assert [one.name for one in findings] == ([finding] if finding else [])
     assert note in report.notes[-1]
-    assert ("as long as" in report.notes[-1]) == (note == ALL_SEEN)
+    assert ("token for token" in report.notes[-1]) == (note == ALL_SEEN)
     for one in findings:
         assert one.fix or (one.advice and (finding != "template-arguments" or trainer == "openrlhf"))
         fix = tmp_path / "fix.json"
         fix.write_text(json.dumps({**one.fix, "seed": 1}))
         again = examine(trainer, [str(tmp_path / "round.sh"), str(fix)], "segment", run_over(name))
         assert not one.fix or finding not in {other.name for other in again.findings}
+
+
+def test_lengths_are_not_compared_where_the_trainer_adds_text(tmp_path: Path, run_over: Any) -> None:
+    for more, compared in (("", True), (f"{MULTI}.tool_config_path=/opt/tools.yaml", False)):
+        report = look(tmp_path, "verl", f"data.max_prompt_length=4 {more}", run_over("plain"))
+        assert ("too-long" in {one.name for one in report.findings}) == compared
 
 
 def test_arguments_in_a_file_and_both_values_in_the_finding(tmp_path: Path, run_over: Any) -> None:
