@@ -223,7 +223,7 @@ class ScoreConfig(MachineConfig, ClusterConfig):
         str,
         AfterValidator(_without_secrets),
         Option(
-            "File (.json .jsonl .parquet .arrow, JSON also .gz), glob, folder, save_to_disk folder, all of "
+            "File (.json .jsonl .parquet .arrow .csv, also .gz), glob, folder, save_to_disk folder, all of "
             "them also in an object store (s3://, gs://, az://), or Hub id (owner/name, with :config and "
             "@revision where wanted).",
             metavar="DATA",

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import json
 import struct
 import zlib
@@ -40,6 +42,14 @@ def json_array() -> bytes:
     return json.dumps(ROWS, indent=1).encode()
 
 
+def comma_separated() -> bytes:
+    sink = io.StringIO(newline="")
+    writer = csv.DictWriter(sink, SCHEMA.names)
+    writer.writeheader()
+    writer.writerows(ROWS)
+    return sink.getvalue().encode()
+
+
 def parquet() -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(ROWS, SCHEMA), sink, row_group_size=700)
@@ -62,6 +72,8 @@ FILES: dict[str, tuple[str, Callable[[], bytes]]] = {
     "array called .jsonl": ("a.jsonl", json_array),
     "lines, gzip": ("a.jsonl.gz", lambda: gzip.compress(json_lines())),
     "array, gzip": ("a.json.gz", lambda: gzip.compress(json_array())),
+    "CSV": ("a.csv", comma_separated),
+    "CSV, gzip": ("a.csv.gz", lambda: gzip.compress(comma_separated())),
     "Parquet": ("a.parquet", parquet),
     "Arrow file": ("a.arrow", lambda: arrow(pa.ipc.new_file, 900)),
     "Arrow file, one batch": ("a.arrow", lambda: arrow(pa.ipc.new_file, 10_000)),
@@ -83,16 +95,18 @@ def table(reader: Reader, skip: int = 0) -> pa.Table:
 def test_every_format_gives_the_same_rows_and_types_from_any_row_on(case: str, tmp_path: Path) -> None:
     name, make = FILES[case]
     reader = open_file(write(tmp_path, name, make()))
+    # A CSV cannot tell an empty text from a null.
+    expected = [{**row, "note": ""} for row in ROWS] if ".csv" in name else ROWS
     assert reader.schema.equals(SCHEMA)
     assert reader.rows == len(ROWS)
     for skip in (0, 700, 1024, 2499, 9999):
-        assert table(reader, skip).to_pylist() == ROWS[skip:]
+        assert table(reader, skip).to_pylist() == expected[skip:]
     sizes = [batch.num_rows for batch in reader.batches(reader.schema, 0)]
     assert max(sizes) <= BATCH_ROWS
     assert min(sizes) > 0
 
 
-@pytest.mark.parametrize("case", ["array", "Parquet", "Arrow stream"])
+@pytest.mark.parametrize("case", ["array", "CSV", "Parquet", "Arrow stream"])
 def test_a_wider_schema_fills_and_casts_in_every_format(case: str, tmp_path: Path) -> None:
     name, make = FILES[case]
     reader = open_file(write(tmp_path, name, make()))

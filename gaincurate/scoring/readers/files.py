@@ -2,8 +2,8 @@
 
 Every reader streams and can begin at any row, because a run that was killed goes on in the middle of a file.
 
-Types of a JSON file (lines or an array) are found over the whole file before the first batch, so that a
-column that is empty for a million rows does not change its type after them.
+Types of a text file (JSON lines, a JSON array, CSV) are found over the whole file before the first batch, so
+that a column that is empty for a million rows does not change its type after them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
 
 from gaincurate.core.arrow import (
     MOST_COLUMNS,
@@ -36,6 +39,9 @@ BATCH_ROWS = 1024
 Row = dict[str, Any]
 _BOM = b"\xef\xbb\xbf"
 _LONGEST_ARRAY = 1 << 30  # bytes
+_CSV_BLOCK = 1 << 23
+# A number that a double holds as it is written: no leading zero, at most 15 digits before the point.
+_FRACTION = r"^-?(0|[1-9][0-9]{0,14})(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
 # What Arrow and Python say of a value that is not, or cannot be, of a type.
 _UNFIT = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError)
 
@@ -63,7 +69,7 @@ def open_file(path: Path) -> Reader:
     if name.endswith(".arrow"):
         schema, batches = ipc_batches(path, unreadable_as(path, "Arrow"))
         return Reader(path, schema, sum(batch.num_rows for batch in batches), partial(_arrow, path))
-    return _open_json(path)
+    return _open_csv(path) if name.endswith(".csv") else _open_json(path)
 
 
 def unreadable_as(path: Path, kind: str) -> Refuse:
@@ -115,17 +121,24 @@ def _no_cast(where: str, error: BaseException) -> SourceError:
     )
 
 
-def _chunks(path: Path) -> Iterator[tuple[str, list[Row]]]:
-    """The objects of a JSON file in batches, with the places of each batch."""
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """The file's bytes, unpacked; what the file system or gzip says against it becomes a sentence."""
     try:
         with cast("IO[bytes]", gzip.open(path) if path.suffix == ".gz" else path.open("rb")) as file:
-            objects = json_rows(path, file)
-            while chunk := list(islice(objects, BATCH_ROWS)):
-                yield f"{chunk[0][0]} to {chunk[-1][0]}", [row for _, row in chunk]
+            yield file
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise SourceError(f"{path} is no readable gzip file: {one_line(error)}.", path=str(path)) from error
     except OSError as error:
         raise read_error(path, error) from error
+
+
+def _chunks(path: Path) -> Iterator[tuple[str, list[Row]]]:
+    """The objects of a JSON file in batches, with the places of each batch."""
+    with _opened(path) as file:
+        objects = json_rows(path, file)
+        while chunk := list(islice(objects, BATCH_ROWS)):
+            yield f"{chunk[0][0]} to {chunk[-1][0]}", [row for _, row in chunk]
 
 
 def _open_json(path: Path) -> Reader:
@@ -243,3 +256,57 @@ def _parsed(path: Path, place: str, data: bytes, longest: int) -> Any:
             "line, or one array of objects, in UTF-8.",
             path=str(path),
         ) from error
+
+
+def _open_csv(path: Path) -> Reader:
+    """A .csv file with a header; a column is int64 or double where every value in it is, else text.
+
+    It is read once as text to check it and find its types.
+    """
+    names = [name for batch in islice(_csv_batches(path, {}), 1) for name in batch.schema.names]
+    possible = {name: [pa.int64(), pa.float64()] for name in names}
+    rows, filled = 0, dict.fromkeys(names, False)
+    for batch in _csv_batches(path, dict.fromkeys(names, pa.string())) if names else ():
+        rows += batch.num_rows
+        for name, column in zip(names, batch.columns, strict=True):
+            values = column.filter(pc.not_equal(column, ""))
+            filled[name] = filled[name] or len(values) > 0
+            possible[name] = [kind for kind in possible[name] if _parses(values, kind)]
+    kinds = {name: (possible[name] or [pa.string()])[0] if filled[name] else pa.string() for name in names}
+    return Reader(path, pa.schema([(name, kinds[name]) for name in names]), rows, partial(_csv, path, kinds))
+
+
+def _csv(path: Path, kinds: dict[str, pa.DataType], schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
+    for batch in _csv_batches(path, kinds) if kinds else ():
+        yield from _conformed(path, batch.slice(min(skip, batch.num_rows)), schema)
+        skip = max(0, skip - batch.num_rows)
+
+
+def _csv_batches(path: Path, kinds: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
+    try:
+        with _opened(path) as file:
+            yield from pacsv.open_csv(
+                file,
+                pacsv.ReadOptions(use_threads=False, block_size=_CSV_BLOCK),
+                pacsv.ParseOptions(newlines_in_values=True),
+                pacsv.ConvertOptions(column_types=kinds, null_values=[""], strings_can_be_null=False),
+            )
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        text = one_line(error)
+        if "Empty CSV file" in text and not kinds:
+            return
+        if "straddl" in text:
+            text = f"a row is over {_CSV_BLOCK >> 20} MiB, or a quote is never closed"
+        raise SourceError(f"{path} is no readable CSV file in UTF-8: {text}.", path=str(path)) from error
+
+
+def _parses(values: pa.Array, kind: pa.DataType) -> bool:
+    """Whether every text stands for a value of `kind` and for no more: 007 is a text, not the number 7."""
+    try:
+        parsed = values.cast(kind)
+    except pa.ArrowInvalid:
+        return False
+    if kind == pa.int64():
+        return bool(parsed.cast(pa.string()).equals(values))
+    good = pc.and_(pc.match_substring_regex(values, _FRACTION), pc.is_finite(parsed))
+    return bool(pc.all(good, min_count=0).as_py())

@@ -26,7 +26,7 @@ from gaincurate.core.store import Remote, fetch_data, located
 from gaincurate.errors import SourceError, read_error
 from gaincurate.scoring.readers.files import BATCH_ROWS, Reader, open_file, unreadable_as
 
-SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet", ".arrow")
+SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet", ".arrow", ".csv", ".csv.gz")
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(:[\w.-]+)?(@[\w.-]+)?")
 
 
@@ -178,7 +178,7 @@ def _folder(folder: Path, split: str | None) -> list[Path]:
         return [folder / entry["file"] for entry in Artifact(folder, SCORES).read_manifest()["shards"]]
     paths = sorted(p for p in folder.iterdir() if p.is_file() and p.name.endswith(SUFFIXES))
     listed = ", ".join(p.name for p in paths[:10])
-    formats = {next(end for end in (".parquet", ".arrow", ".json") if end in p.name) for p in paths}
+    formats = {next(end for end in (".parquet", ".arrow", ".csv", ".json") if end in p.name) for p in paths}
     chosen = [p for p in paths if split is None or split in re.split(r"[^a-zA-Z0-9]+", p.name)]
     why = ""
     if not paths:
@@ -232,7 +232,7 @@ def _from_datasets(data: str, split: str | None) -> tuple[tuple[Reader, ...], st
     except ImportError as error:
         raise SourceError(
             f"reading {data} needs the package datasets: `pip install datasets`, or give a .parquet, "
-            ".jsonl or .arrow file.",
+            ".jsonl, .arrow or .csv file.",
             data=data,
         ) from error
     saved = Path(data).is_dir()
