@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _SCORING = (
     "--device", "--dtype", "--backend", "--workers", "--threads", "--batch-tokens", "--shard-rows",
-    "--trust-remote-code",
+    "--allow-pickle", "--trust-remote-code",
 )  # fmt: skip
 """Options of `gaincurate score` that --scoring takes: of the machine, and what it may run. Re-scoring itself
 settles which prompts are scored, how they are read and where the set goes."""

@@ -44,6 +44,8 @@ def print_summary(summary: Summary) -> None:
         return
     state = "complete" if summary.shards else "already complete, nothing was left to score"
     facts = [output.counted(summary.rows or 0, "row"), f"{summary.rejected:,} rejected"]
+    if summary.truncated:
+        facts.append(f"{summary.truncated:,} truncated")
     if summary.reused is not None:
         facts.append(f"{summary.reused:,} with scores from --reuse")
     output.fitted(f"{summary.out} is {state}: {', '.join(facts)}")

@@ -128,6 +128,7 @@ class RolloutConfig(DeviceConfig, JudgingConfig):
             MACHINE,
         ),
     ] = None
+    allow_pickle: Annotated[bool, Option("Accept pickled weights; they can run code.", ADVANCED)] = False
     trust_remote_code: Annotated[bool, Option("Run a model repository's own code.", ADVANCED)] = False
     concurrency: Annotated[int, Field(ge=1), Option("Requests at a time.", SERVER)] = 16
     retries: Annotated[int, Field(ge=0), Option("Times a request is repeated.", SERVER)] = 8

@@ -66,7 +66,9 @@ class LocalEngine:
     def __init__(self, config: RolloutConfig, template_kwargs: dict[str, Any]) -> None:
         assert config.model is not None
         self._config = config
-        files = find_model(config.model, trust_remote_code=config.trust_remote_code)
+        files = find_model(
+            config.model, allow_pickle=config.allow_pickle, trust_remote_code=config.trust_remote_code
+        )
         self._machine = resolve_machine(
             MachineConfig(device=config.device, dtype=config.dtype, threads=config.threads, workers=1)
         )
@@ -86,7 +88,7 @@ class LocalEngine:
             "piece": PIECE,
             "logprobs": LOGPROBS,
             "model": files.fingerprint(),
-            "tokenizer": tokenizer_fingerprint(self._tokenizer),
+            "tokenizer": tokenizer_fingerprint(self._tokenizer, files),
             "rendering": self._segmenter.fingerprint,
             "dtype": self._machine.dtype,
             "device": self._machine.kind,

@@ -72,7 +72,7 @@ def _find(kind: str, name: str, revision: str | None) -> ModelFiles:
     """The files. Finding runs nothing of them, so pickled weights are of no danger here."""
     if kind == "hub":
         pinned = name if revision is None else f"{name.partition('@')[0]}@{revision}"
-        return hub_model(pinned)
+        return hub_model(pinned, allow_pickle=True)
     return locate_model(name)  # the alias or a whole path, so no folder here is in its way
 
 

@@ -321,7 +321,7 @@ class ScoreConfig(MachineConfig, ClusterConfig):
         Option("Longest whole prompt in tokens. Default: the model's.", READING),
     ] = None
     on_overlong: Annotated[
-        Literal["error", "skip"],
+        Literal["error", "truncate", "skip"],
         Option("What to do with a longer prompt.", READING),
     ] = "error"
     on_error: Annotated[
@@ -349,6 +349,7 @@ class ScoreConfig(MachineConfig, ClusterConfig):
         ),
     ] = Field(default_factory=list)
     overwrite: Annotated[bool, Option("Delete the set in --out first.")] = False
+    allow_pickle: Annotated[bool, Option("Accept pickled weights; they can run code.", ADVANCED)] = False
     trust_remote_code: Annotated[bool, Option("Run a model repository's own code.", ADVANCED)] = False
 
     @property

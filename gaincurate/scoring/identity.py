@@ -170,7 +170,7 @@ def make_identity(
             **columns.identity(),
         },
         "model": model.files.fingerprint(),
-        "tokenizer": tokenizer_fingerprint(model.tokenizer),
+        "tokenizer": tokenizer_fingerprint(model.tokenizer, model.files),
         "segmentation": {
             "rule": RULE,
             "rendering": model.segmenter.fingerprint,
@@ -179,7 +179,7 @@ def make_identity(
             "shots": config.shots,
             "template_kwargs": config.template_kwargs,
             "max_length": model.max_length,
-            "overlong": "refuse",
+            "overlong": "truncate" if config.on_overlong == "truncate" else "refuse",
         },
         "site": config.site,
         "layer": layer,

@@ -1,7 +1,7 @@
 """Loading a model's configuration, tokenizer and weights.
 
-Safetensors and gguf only, because pickled weights run code. A repository's own code runs where a flag asks
-for it. The language-model head is loaded only where a signal needs it.
+Safetensors and gguf only, unless pickled weights or a repository's own code are asked for by flag, because
+both run code. The language-model head is loaded only where a signal needs it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import transformers
 
-from gaincurate.core.files import digest_bytes, digest_json
+from gaincurate.core.files import digest_bytes, digest_file, digest_json
 from gaincurate.errors import ModelError, lacks_memory
 from gaincurate.scoring.model_files import ModelFiles, fault_of, is_failure
 from gaincurate.scoring.model_files import find_model as find_model
@@ -88,9 +88,14 @@ def load_tokenizer(files: ModelFiles) -> Any:
     return tokenizer
 
 
-def tokenizer_fingerprint(tokenizer: Any) -> dict[str, Any]:
+def tokenizer_fingerprint(tokenizer: Any, files: ModelFiles) -> dict[str, Any]:
     """Hashes of the tokenizer and of its chat template (null where it has none)."""
-    whole = digest_bytes(tokenizer.backend_tokenizer.to_str().encode())
+    if getattr(tokenizer, "is_fast", False):
+        whole = digest_bytes(tokenizer.backend_tokenizer.to_str().encode())
+    else:
+        kinds = {".json", ".txt", ".model", ".tiktoken", ".py"}
+        paths = sorted(path for path in files.folder.iterdir() if path.suffix in kinds)
+        whole = digest_json([[path.name, digest_file(path)] for path in paths])
     template = getattr(tokenizer, "chat_template", None)
     return {"hash": whole, "chat_template": digest_json(template) if template else None}
 
@@ -136,7 +141,7 @@ def load_model(
         auto,
         config=config,
         dtype=getattr(torch, dtype),
-        use_safetensors=None if files.gguf else True,
+        use_safetensors=None if files.gguf else files.weights[0].suffix == ".safetensors",
         output_loading_info=True,
         # Some versions of transformers choose a kernel that has no soft cap, without a word.
         **({"attn_implementation": "eager"} if capped else {}),

@@ -21,7 +21,6 @@ from gaincurate.errors import ModelError
 DEMO = "demo"
 _DEMO_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
-_WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _GGUF_HEADER = struct.Struct("<4sIQQ")
 """Magic, version, and the numbers of tensors and of metadata values (docs/gguf.md of ggml, versions 2, 3)."""
@@ -95,18 +94,18 @@ class ModelFiles:
         return {**arguments, "gguf_file": self.gguf} if self.gguf else arguments
 
 
-def find_model(model: str, *, trust_remote_code: bool = False) -> ModelFiles:
+def find_model(model: str, *, allow_pickle: bool = False, trust_remote_code: bool = False) -> ModelFiles:
     """Find `model`: a folder, a .gguf file, `demo`, or a Hub id (`owner/name[@revision]`).
 
     Raises:
         ModelError: nothing there, or weights that may not or cannot be read.
     """
-    files = locate_model(model, trust_remote_code=trust_remote_code)
+    files = locate_model(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
     first = files.weights[0]
-    if first.suffix == ".bin":
+    if first.suffix == ".bin" and not allow_pickle:
         raise ModelError(
             f"{files.folder} has only pickled weights ({first.name}), which run code when they are loaded; "
-            "convert them to safetensors."
+            "convert them to safetensors, or pass --allow-pickle if you trust them."
         )
     if files.gguf:
         for package in ("gguf", "accelerate"):
@@ -119,8 +118,10 @@ def find_model(model: str, *, trust_remote_code: bool = False) -> ModelFiles:
     return files
 
 
-def locate_model(model: str, *, trust_remote_code: bool = False) -> ModelFiles:
+def locate_model(model: str, *, allow_pickle: bool = False, trust_remote_code: bool = False) -> ModelFiles:
     """As `find_model`, also pickled weights, and without the packages that reading a .gguf file needs.
+
+    Of the Hub's pickled weights only those that may be read are downloaded.
 
     Raises:
         ModelError: nothing there.
@@ -137,7 +138,7 @@ def locate_model(model: str, *, trust_remote_code: bool = False) -> ModelFiles:
         return _folder(path, path.resolve().name, None, trust_remote_code)
     if os.path.lexists(path):
         raise ModelError(f"--model {model} is neither a folder nor a regular file, nor a link to one.")
-    return hub_model(model, trust_remote_code=trust_remote_code)
+    return hub_model(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
 
 
 def place_of(model: str) -> dict[str, str]:
@@ -195,8 +196,10 @@ def _see_named(folder: Path, weights: Sequence[Path]) -> None:
     A file that is no JSON names nothing; the loaders say what is wrong with it.
     """
     there = {path.name for path in weights}
-    for file, key in {"config.json": "transformers_weights", _INDEX: "weight_map"}.items():
-        if file == _INDEX and ((folder / _WHOLE).exists() or not (folder / _INDEX).exists()):
+    whole = "model.safetensors" if weights[0].suffix == ".safetensors" else "pytorch_model.bin"
+    index = f"{whole}.index.json"
+    for file, key in {"config.json": "transformers_weights", index: "weight_map"}.items():
+        if file == index and ((folder / whole).exists() or not (folder / index).exists()):
             continue  # which is not read
         try:
             with reading(folder / file):
@@ -211,7 +214,7 @@ def _see_named(folder: Path, weights: Sequence[Path]) -> None:
                 )
 
 
-def hub_model(model: str, *, trust_remote_code: bool = False) -> ModelFiles:
+def hub_model(model: str, *, allow_pickle: bool = False, trust_remote_code: bool = False) -> ModelFiles:
     """A model of the Hub (`owner/name[@revision]`), whatever a folder here is called.
 
     Raises:
@@ -228,6 +231,10 @@ def hub_model(model: str, *, trust_remote_code: bool = False) -> ModelFiles:
         downloaded = huggingface_hub.snapshot_download(
             name, revision=revision or None, allow_patterns=patterns, ignore_patterns=["original/*"]
         )
+        if allow_pickle and not any(Path(downloaded).glob("*.safetensors")):
+            huggingface_hub.snapshot_download(
+                name, revision=revision or None, allow_patterns=["pytorch_model*"]
+            )
     except HFValidationError as error:
         raise ModelError(f"--model {name} is no file or folder here and no Hub id (owner/name).") from error
     except LocalEntryNotFoundError as error:

@@ -299,7 +299,7 @@ def finish(plan: Plan, artifact: Artifact, summary: Summary) -> None:
             artifact.finish(plan.identity, plan.shards)
     shutil.rmtree(work_folder(out), ignore_errors=True)
     manifest, summary.complete = artifact.read_manifest(), True
-    for name in ("rows", "rejected", "rows_without_prefix", "zero_vectors"):
+    for name in ("rows", "rejected", "truncated", "rows_without_prefix", "zero_vectors"):
         setattr(summary, name, manifest[name])
     if "reuse" in plan.identity:
         summary.reused = sum(entry["reused"] for entry in manifest["shards"])

@@ -48,8 +48,8 @@ class Summary:
     """How a run went. `complete` is False while other `--shard I/N` runs are still to finish.
 
     `shards` (that were missing), `scored`, `tokens` (computed, without padding) and `elapsed` seconds are of
-    this process. `rows`, `rejected`, `rows_without_prefix`, `zero_vectors` (scored tokens without a
-    direction), `reused` (rows with the scores of other sets; None in a run without `--reuse`) and
+    this process. `rows`, `rejected`, `truncated`, `rows_without_prefix`, `zero_vectors` (scored tokens
+    without a direction), `reused` (rows with the scores of other sets; None in a run without `--reuse`) and
     `spearman_length` (rank correlation of `gc_angle` with the question's tokens) are of the finished set.
     """
 
@@ -61,6 +61,7 @@ class Summary:
     elapsed: float = 0.0
     rows: int | None = None
     rejected: int | None = None
+    truncated: int | None = None
     rows_without_prefix: int | None = None
     zero_vectors: int | None = None
     reused: int | None = None
@@ -258,7 +259,9 @@ def make_plan(config: ScoreConfig, progress: Progress) -> Plan:
     """
     machine = resolve_machine(config)
     source, columns = open_data(config, progress)
-    files = find_model(config.model, trust_remote_code=config.trust_remote_code)
+    files = find_model(
+        config.model, allow_pickle=config.allow_pickle, trust_remote_code=config.trust_remote_code
+    )
     model_config, tokenizer = load_config(files), load_tokenizer(files)
     if doubt := gguf_doubt(files):
         progress.note(doubt)
@@ -276,6 +279,7 @@ def make_plan(config: ScoreConfig, progress: Progress) -> Plan:
         shots=config.shots,
         template_kwargs=config.template_kwargs,
         max_length=max_length,
+        truncate=config.on_overlong == "truncate",
         vocab_size=text.vocab_size,
         tails="entropy" in config.signals,
     )

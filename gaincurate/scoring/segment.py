@@ -1,7 +1,7 @@
 """A row's messages to tokens and three spans: prefix, question, tail.
 
 Spans come from the rendered template and the tokenizer's character offsets, never from constants of a
-model. A tokenizer without offsets is refused.
+model. Tokenizers in Python report no offsets, so theirs are found by decoding ever longer heads.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from gaincurate.scoring.model_files import is_failure
 RULE = "last-user-message-stripped/1"
 """The name of this way to cut, in the identity."""
 _AT_ONCE = 1 << 20
-_Tokens = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]
+_Tokens = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64] | None]
 LONGEST_PROMPT = 1 << 22
 """Characters of a row's messages, a million tokens. Tokenizers take long for texts that no model reads."""
+_MOST_DECODED = 8192  # tokens: a quarter of a minute
 # Digits survive templates that trim, change case or escape; 40 of them do not occur by chance.
 _PROBE = "7093518426619742850367214958603927184560"
 _PROBE_TOOL: Tool = {
@@ -36,12 +37,13 @@ _PROBE_TOOL: Tool = {
 class Segmented:
     """One prompt's tokens; the question is `token_ids[prefix:end]`.
 
-    `token_ids` is `[prompt_tokens]`, int32.
+    `token_ids` is `[prompt_tokens]`, int32. `truncated` says that the question lost its end.
     """
 
     token_ids: npt.NDArray[np.int32]
     prefix: int
     end: int
+    truncated: bool = False
 
     @property
     def question_tokens(self) -> int:
@@ -67,12 +69,12 @@ class Segmenter:
         shots: chat messages put after the system message.
         template_kwargs: extra variables for the chat template (`enable_thinking`, `date_string`).
         max_length: the longest whole prompt in tokens; None for no limit.
+        truncate: cut the question's end to `max_length` instead of refusing the row.
         vocab_size: how many tokens the model has embeddings for; None for no check.
         tails: the model is given tails too.
 
     Raises:
-        ModelError: the tokenizer gives no offsets, or the chat template is missing or refuses the system
-            message or the examples.
+        ModelError: the chat template is missing or refuses the system message or the examples.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Segmenter:
         shots: Sequence[Message] = (),
         template_kwargs: dict[str, Any] | None = None,
         max_length: int | None = None,
+        truncate: bool = False,
         vocab_size: int | None = None,
         tails: bool = False,
     ) -> None:
@@ -93,14 +96,10 @@ class Segmenter:
         self._shots = list(shots)
         self._kwargs = dict(template_kwargs or {})
         self._max_length = max_length
+        self._truncate = truncate
         self._vocab_size, self._tails = vocab_size, tails
         self._has_template = bool(getattr(tokenizer, "chat_template", None))
         self._frames: dict[str, tuple[str, str] | None] = {}
-        if not getattr(tokenizer, "is_fast", False):
-            raise ModelError(
-                "this model's tokenizer gives no character offsets (it is not a fast one), so the question's "
-                "tokens cannot be found."
-            )
         if not self._has_template and (system is not None or self._shots):
             raise ModelError(
                 "this model's tokenizer has no chat template, so --system and --shots have no place; "
@@ -137,8 +136,9 @@ class Segmenter:
             except _Refused as error:
                 results[place] = Unusable(str(error), overlong=error.overlong)
         tokens = self._tokenize([text for text, _, _ in located.values()])
-        for (place, (_, start, stop)), (ids, spans) in zip(located.items(), tokens, strict=True):
+        for (place, (text, start, stop)), (ids, offsets) in zip(located.items(), tokens, strict=True):
             try:
+                spans = self._decoded(text, ids) if offsets is None else offsets
                 results[place] = self._cut(ids, spans, start, stop)
             except _Refused as error:
                 results[place] = Unusable(str(error), overlong=error.overlong)
@@ -193,7 +193,7 @@ class Segmenter:
         if characters > LONGEST_PROMPT:
             raise _Refused(
                 f"the prompt has {characters:,} characters and the limit is {LONGEST_PROMPT:,}",
-                overlong=self._max_length is not None,
+                overlong=self._max_length is not None and not self._truncate,
             )
         text = self._render(messages, tools)
         frame = self._frame(messages, place, tools)
@@ -226,7 +226,7 @@ class Segmenter:
         return self._frames[key]
 
     def _tokenize(self, texts: list[str]) -> Iterator[_Tokens]:
-        """Ids `[tokens]` and character offsets `[tokens, 2]`."""
+        """Ids `[tokens]` and character offsets `[tokens, 2]`, None for a tokenizer without them."""
         # A tokenizer gives lists of numbers, ten times as large as the arrays: of a few texts at a time.
         first, characters = 0, 0
         for place, text in enumerate(texts):
@@ -238,12 +238,13 @@ class Segmenter:
             yield from self._tokenize_some(texts[first:])
 
     def _tokenize_some(self, texts: list[str]) -> list[_Tokens]:
+        fast = bool(getattr(self._tokenizer, "is_fast", False))
         try:
             # A rendered template has its own BOS; a plain text gets what the tokenizer adds, as in training.
             encoded = self._tokenizer(
                 texts,
                 add_special_tokens=not self._has_template,
-                return_offsets_mapping=True,
+                return_offsets_mapping=fast,
                 return_attention_mask=False,
                 return_token_type_ids=False,
                 verbose=False,
@@ -254,8 +255,21 @@ class Segmenter:
             reason = " ".join(str(error).split())[:200]
             raise ModelError(f"the model's tokenizer fails ({reason}). Copy its files again.") from error
         ids = [np.asarray(row, np.int32) for row in encoded["input_ids"]]
+        if not fast:
+            return [(row, None) for row in ids]
         spans = [np.asarray(row, np.int64).reshape(-1, 2) for row in encoded["offset_mapping"]]
         return list(zip(ids, spans, strict=True))
+
+    def _decoded(self, text: str, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+        """As `decoded_offsets`, for a prompt that is not too long for that or anyway."""
+        if self._max_length is not None and len(ids) > self._max_length and not self._truncate:
+            raise _Refused(self._too_long(ids), overlong=True)
+        if len(ids) > _MOST_DECODED:
+            raise _Refused(
+                f"the prompt has {len(ids):,} tokens, and the question's can be told in at most "
+                f"{_MOST_DECODED:,} with a tokenizer that gives no offsets"
+            )
+        return decoded_offsets(self._tokenizer, text, ids)
 
     def _cut(
         self, ids: npt.NDArray[np.int32], spans: npt.NDArray[np.int64], start: int, stop: int
@@ -273,10 +287,17 @@ class Segmenter:
                 f"token {unknown[0]} is outside the model's vocabulary of {self._vocab_size}: the tokenizer "
                 "has tokens that the model was never given"
             )
-        if self._max_length is not None and len(ids) > self._max_length:
-            reason = f"the prompt has {len(ids)} tokens and the limit is {self._max_length}"
-            raise _Refused(reason, overlong=True)
-        return Segmented(ids, prefix, end)
+        if self._max_length is None or len(ids) <= self._max_length:
+            return Segmented(ids, prefix, end)
+        if not self._truncate:
+            raise _Refused(self._too_long(ids), overlong=True)
+        if prefix >= self._max_length:
+            raise _Refused(f"its prefix alone has {prefix} tokens and the limit is {self._max_length}")
+        cut = ids[: self._max_length]
+        return Segmented(cut, prefix, min(end, len(cut)), truncated=end > len(cut))
+
+    def _too_long(self, ids: npt.NDArray[np.int32]) -> str:
+        return f"the prompt has {len(ids)} tokens and the limit is {self._max_length}"
 
 
 def _inside(text: str, question: str, head: str, tail: str) -> tuple[int, int] | None:
@@ -305,3 +326,39 @@ class _Refused(Exception):
     def __init__(self, reason: str, *, overlong: bool = False) -> None:
         super().__init__(reason)
         self.overlong = overlong
+
+
+def decoded_offsets(tokenizer: Any, text: str, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    """Where each token stands in `text`, `[tokens, 2]`, found by decoding ever longer heads.
+
+    Special tokens that are not in the text (an added BOS) get an empty span; a token that is a part of a
+    character has the whole character. The time grows with the square of the tokens.
+    """
+
+    def decode(tokens: list[int]) -> str:
+        return str(tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    special, body, lead = set(tokenizer.all_special_ids), ids.tolist(), 0
+    while body and body[0] in special and not text.startswith(tokenizer.convert_ids_to_tokens(body[0])):
+        body, lead = body[1:], lead + 1
+    if body and body[-1] in special and not text.endswith(tokenizer.convert_ids_to_tokens(body[-1])):
+        body.pop()
+    whole = decode(body)
+    # Some tokenizers add or drop white space at the start.
+    shift = len(whole) - len(whole.lstrip()) - (len(text) - len(text.lstrip()))
+    if whole[max(shift, 0) :] != text[max(-shift, 0) :]:  # spans would be guesses
+        raise _Refused(
+            "the question's tokens cannot be told: this tokenizer gives no offsets and its tokens do not "
+            "decode to the text they were made from"
+        )
+    spans = np.zeros((len(ids), 2), np.int64)
+    start, same, decoded = 0, 0, ""
+    for n in range(1, len(body) + 1):
+        before, decoded = decoded, decode(body[:n])
+        if decoded != before:  # else one more part of the same character
+            start, same = same, len(decoded)
+            while not whole.startswith(decoded[:same]):  # the end may be half a character
+                same -= 1
+        spans[lead + n - 1] = start, same + (same < len(decoded))
+    offsets: npt.NDArray[np.int64] = np.maximum(spans - shift, 0)
+    return offsets

@@ -115,6 +115,18 @@ def without_padding(
     return packed
 
 
+def segmented(plan: Plan, table: pa.Table) -> dict[int, Segmented | Unusable]:
+    """The prompt of every row of a part of the source by its place; rows that hold no prompt come first."""
+    assert plan.model is not None
+    rows = dict(enumerate(plan.columns.chats(table)))
+    chats = {place: chat for place, chat in rows.items() if isinstance(chat, Chat)}
+    results: dict[int, Segmented | Unusable] = {
+        place: Unusable(str(problem)) for place, problem in rows.items() if place not in chats
+    }
+    prompts = plan.model.segmenter([c.messages for c in chats.values()], [c.tools for c in chats.values()])
+    return results | dict(zip(chats, prompts, strict=True))
+
+
 @dataclass(slots=True)
 class Shard:
     """The rows of a shard. By place: prompts, scores that other sets have, and why a row has none."""
@@ -142,7 +154,6 @@ class Scorer:
         config, machine, model = plan.config, plan.machine, plan.model
         assert model is not None
         self._plan, self._progress, self._summary = plan, progress, summary
-        self._segmenter = model.segmenter
         self._artifact, self._cursor = Artifact(config.out, SCORES), Cursor(plan.source)
         self._records = records or partial(records_in, work_folder(self._artifact.folder) / "ids.bin")
         if machine.threads:
@@ -174,14 +185,7 @@ class Scorer:
         start, stop = plan.bounds(index)
         table = self._cursor.read(start, stop)
         shard = Shard(index, start, table, ids_of(table, plan.columns, start, self._records(start, stop)))
-        chats: dict[int, Chat] = {}
-        for place, chat in enumerate(plan.columns.chats(table)):
-            if isinstance(chat, Chat):
-                chats[place] = chat
-            else:
-                self._refuse(shard, place, str(chat))
-        messages, tools = [c.messages for c in chats.values()], [c.tools for c in chats.values()]
-        for place, prompt in zip(chats, self._segmenter(messages, tools), strict=True):
+        for place, prompt in segmented(plan, table).items():
             if isinstance(prompt, Unusable):
                 self._refuse(shard, place, prompt.reason, overlong=prompt.overlong)
             else:
@@ -233,7 +237,7 @@ class Scorer:
                 {"gc_id": shard.ids[place], "row": shard.start + place, "reason": reason}
                 for place, reason in sorted(shard.rejected.items())
             ],
-            "truncated": 0,  # of sets that an older version made
+            "truncated": sum(prompts[place].truncated for place in scores),
             "without_prefix": sum(prompts[place].prefix == 0 for place in scores),
             "zero_vectors": zero_vectors,
             "norm_was_fused": forward.norm is not None,

@@ -10,7 +10,7 @@ from gaincurate.schedule.rescore import options_of
 def test_options_say_what_the_identity_says(tmp_path: Path) -> None:
     shots = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     segmentation = {"system": "-Be brief.", "system_override": True, "shots": shots, "max_length": 99}
-    segmentation |= {"template_kwargs": {"enable_thinking": False}, "overlong": "refuse"}
+    segmentation |= {"template_kwargs": {"enable_thinking": False}, "overlong": "truncate"}
     identity = {
         "source": {"prompt_column": "extra_info.q"},
         "segmentation": segmentation,
@@ -21,7 +21,7 @@ def test_options_say_what_the_identity_says(tmp_path: Path) -> None:
     assert options == {
         "id_column": "gc_id", "prompt_column": "extra_info.q", "system": "-Be brief.", "system_override": True,
         "shots": shots, "template_kwargs": {"enable_thinking": False}, "max_length": 99,
-        "site": "final_norm", "inter_weight": 8.0, "dtype": "bfloat16",
+        "on_overlong": "truncate", "site": "final_norm", "inter_weight": 8.0, "dtype": "bfloat16",
     }  # fmt: skip
     path = tmp_path / "options.json"
     path.write_text(json.dumps(options))

@@ -37,6 +37,7 @@ def identity(rows: Path, model: Path, out: Path, **options: Any) -> Json:
         ({"id_column": "question"}, ["source.id_column"]),
         ({"system": "Be brief."}, ["segmentation.rendering", "segmentation.system"]),
         ({"max_length": 50}, ["segmentation.max_length"]),
+        ({"on_overlong": "truncate"}, ["segmentation.overlong"]),
         ({"on_error": "skip", "on_overlong": "skip"}, []),
         ({"workers": 2}, []),
     ],

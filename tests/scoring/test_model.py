@@ -107,15 +107,15 @@ def test_a_checkpoint_in_several_files_is_read_and_hashed_whole(tmp_path: Path) 
 
 def test_tokenizer_and_template_have_hashes_of_their_own(folder: Path) -> None:
     files = find_model(str(folder))
-    first = tokenizer_fingerprint(load_tokenizer(files))
-    assert tokenizer_fingerprint(load_tokenizer(files)) == first
+    first = tokenizer_fingerprint(load_tokenizer(files), files)
+    assert tokenizer_fingerprint(load_tokenizer(files), files) == first
     tiny.tokenizer("{{ messages[0].content }}").save_pretrained(folder)
-    second = tokenizer_fingerprint(load_tokenizer(files))
+    second = tokenizer_fingerprint(load_tokenizer(files), files)
     assert second["hash"] == first["hash"]
     assert second["chat_template"] != first["chat_template"]
     (folder / "chat_template.jinja").unlink()
     tiny.tokenizer(None, merges=3).save_pretrained(folder)
-    third = tokenizer_fingerprint(load_tokenizer(files))
+    third = tokenizer_fingerprint(load_tokenizer(files), files)
     assert third["hash"] != first["hash"]
     assert third["chat_template"] is None
 
@@ -178,9 +178,40 @@ def test_a_tokenizer_that_panics_or_knows_no_word_is_a_sentence(folder: Path) ->
         Segmenter(tokenizer)([[{"role": "user", "content": "What is 1?"}]])
 
 
-def test_pickled_weights_are_refused(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    assert "has only pickled weights (pytorch_model.bin)" in refusal(folder)
+def test_pickled_weights_need_the_flag_and_then_load(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    torch.save(weights, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    text = refusal(folder)
+    assert "has only pickled weights (pytorch_model.bin)" in text
+    assert "--allow-pickle" in text
+    made = load(find_model(str(folder), allow_pickle=True))
+    assert torch.equal(made.state_dict()["norm.weight"], weights["model.norm.weight"])
+    (folder / "pytorch_model.bin").rename(folder / "pytorch_model-1.bin")
+    (folder / "pytorch_model.bin.index.json").write_text('{"weight_map": {"x": "config.json"}}')
+    with pytest.raises(ModelError, match="takes weights from config.json"):
+        find_model(str(folder), allow_pickle=True)
+
+
+def test_the_pickled_weights_of_the_hub_are_downloaded_with_the_flag_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    asked: list[list[str]] = []
+
+    def download(name: str, *, allow_patterns: list[str], **options: Any) -> str:
+        asked.append(allow_patterns)
+        if allow_patterns == ["pytorch_model*"]:
+            (folder / "pytorch_model.bin").touch()
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="has no weights"):
+        find_model("owner/name")
+    assert find_model("owner/name", allow_pickle=True).weights == (folder / "pytorch_model.bin",)
+    assert len(asked) == 3
 
 
 @pytest.mark.parametrize(

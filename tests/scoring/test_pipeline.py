@@ -136,6 +136,17 @@ def test_what_to_do_with_bad_rows_may_change_between_runs(
     assert (summary.rows, summary.rejected, summary.scored) == (39, 1, 23)
 
 
+def test_a_prompt_that_truncation_cannot_help_can_be_skipped(tmp_path: Path, tiny_model: Path) -> None:
+    long = [{"role": "system", "content": "word " * 200}, {"role": "user", "content": "how many?"}]
+    short = [{"role": "user", "content": "how many apples are there " * 40}]
+    data = str(tiny.write_jsonl(tmp_path / "a.jsonl", [{"prompt": long}, {"prompt": short}]))
+    options = ("--max-length", 100, "--on-overlong", "truncate", "--on-error", "skip")
+    result = run("score", data, "-m", tiny_model, "-o", tmp_path / "out", *options)
+    assert "is complete: 1 row, 1 rejected, 1 truncated" in result.stdout
+    assert "its prefix alone has" in (tmp_path / "out/rejected.jsonl").read_text()
+    assert gaincurate.open_scores(tmp_path / "out").column("gc_prompt_tokens").to_pylist() == [100]
+
+
 def test_overwriting_deletes_our_files_alone_and_nothing_before_the_ids_are_right(
     tmp_path: Path, tiny_model: Path, data: str
 ) -> None:

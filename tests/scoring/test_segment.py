@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -158,20 +157,23 @@ def test_a_template_that_repeats_or_drops_the_question_is_refused(template: str,
     assert expected in reason(Segmenter(templates.byte_level(template)), user("What is 2?"))
 
 
-def test_a_long_prompt_is_refused() -> None:
+def test_a_long_prompt_is_refused_or_loses_the_questions_end() -> None:
     case = BY_NAME["qwen2.5"]
     made = templates.byte_level(case.template)
     whole = one(Segmenter(made), user("word " * 20))
-    length = len(whole.token_ids)
+    length, cut = len(whole.token_ids), whole.prefix + 5
     assert one(Segmenter(made, max_length=length), user("word " * 20)).end == whole.end
     (refused,) = Segmenter(made, max_length=length - 1)([user("word " * 20)])
     expected = f"the prompt has {length} tokens and the limit is {length - 1}"
     assert refused == Unusable(expected, overlong=True)
-
-
-def test_a_tokenizer_without_offsets_is_refused() -> None:
-    with pytest.raises(ModelError, match="gives no character offsets"):
-        Segmenter(SimpleNamespace(chat_template="x", is_fast=False))
+    short = one(Segmenter(made, max_length=cut, truncate=True), user("word " * 20))
+    assert short.token_ids.tolist() == whole.token_ids[:cut].tolist()
+    assert (short.prefix, short.end, short.truncated) == (whole.prefix, cut, True)
+    tail_only = one(Segmenter(made, max_length=whole.end, truncate=True), user("word " * 20))
+    assert (tail_only.end, tail_only.truncated) == (whole.end, False)
+    (nothing,) = Segmenter(made, max_length=whole.prefix, truncate=True)([user("word " * 20)])
+    assert isinstance(nothing, Unusable)
+    assert (nothing.reason[:16], nothing.overlong) == ("its prefix alone", False)
 
 
 def test_a_limit_stored_in_the_tokenizer_cuts_nothing() -> None:
