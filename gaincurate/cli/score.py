@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from gaincurate.cli import output
 from gaincurate.cli.options import AsJson, configured
@@ -108,6 +108,7 @@ def _commonest(path: Path) -> tuple[int, str]:
 def score(
     config: ScoreConfig,
     cache: Cache = None,
+    dry_run: Annotated[bool, Option("Count rows, tokens and finished shards, and write nothing.")] = False,
     as_json: AsJson = False,
     quiet: Annotated[bool, Option("Print only errors.", names=("--quiet", "-q"))] = False,
 ) -> None:
@@ -125,12 +126,27 @@ def score(
             output.note(f"--shard {config.split_run} from {config.split_run.source}")
         with nullcontext(Progress()) if quiet else ProgressView() as progress:
             progress.loading("torch and transformers")
-            from gaincurate.scoring.pipeline import score_dataset
+            from gaincurate.scoring.pipeline import estimate, score_dataset
 
-            summary = score_dataset(config, progress)
+            done = estimate(config, progress) if dry_run else score_dataset(config, progress)
+        if isinstance(done, dict):
+            output.result(done, as_json, print_estimate)
+            return
         if as_json or not quiet:
-            output.result(summary, as_json, print_summary)
-        need_a_row(summary)
+            output.result(done, as_json, print_summary)
+        need_a_row(done)
+
+
+def print_estimate(facts: dict[str, Any]) -> None:
+    """Print what a run would do."""
+    rows, there = output.counted(facts["rows_left"], "row"), output.counted(facts["shards"], "shard")
+    output.fitted(
+        f"{facts['out']}: {rows} of {facts['rows']:,} to score with {facts['tokens']:,} prompt tokens, "
+        f"{facts['longest']:,} in the longest prompt; {facts['there']:,} of {there} there"
+    )
+    if facts["unusable"]:
+        output.fitted(f"{facts['unusable']:,} of these rows cannot be scored: {facts['why']}", first="  ")
+    output.text("  nothing was written")
 
 
 def need_packages(what: str, names: Sequence[str] = ("torch", "transformers"), extra: str = "score") -> None:

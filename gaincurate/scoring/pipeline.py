@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gaincurate.core.artifact import Artifact, Json
-from gaincurate.core.files import remove_temporaries
+from gaincurate.core.files import remove_temporaries, temporary_folder
 from gaincurate.core.locks import one_at_a_time, work_folder
 from gaincurate.core.options import checked
 from gaincurate.core.process import end_workers, start_tracker, start_workers
@@ -34,13 +34,15 @@ from gaincurate.core.progress import Listener, Progress, Sent
 from gaincurate.core.ray_workers import RayWorkers, Worker, ray_workers
 from gaincurate.core.scored_set import SCORES, ScoredSet
 from gaincurate.core.stats import spearman
-from gaincurate.errors import GaincurateError, StorageError, refused_by_the_system
+from gaincurate.errors import GaincurateError, InputError, StorageError, refused_by_the_system
 from gaincurate.scoring.config import ScoreConfig
 from gaincurate.scoring.identity import Machine
 from gaincurate.scoring.ids import RECORD, records_in, write_ids
 from gaincurate.scoring.model_files import place_of
 from gaincurate.scoring.plan import Plan, Summary, make_plan, open_data
-from gaincurate.scoring.worker import Records, score_shards
+from gaincurate.scoring.readers.source import Cursor
+from gaincurate.scoring.segment import Unusable
+from gaincurate.scoring.worker import Records, score_shards, segmented
 
 _PATIENCE = 0.5  # seconds between looks at whether every worker lives
 _ENDING = 10.0  # seconds for a worker that is done to end by itself
@@ -114,11 +116,7 @@ def begin(plan: Plan, artifact: Artifact, progress: Progress) -> list[int]:
     with one_at_a_time(out):
         if config.split_run.count == 1:
             remove_temporaries(out)
-        begun = artifact.read_identity(damaged=config.overwrite)
-        # A plain run holds the folder alone; other parts of a --shard run may have no shard yet either.
-        if begun and not config.overwrite and (config.split_run.count > 1 or artifact.holds_results):
-            artifact.refuse_other(begun, plan.identity)
-        if begun == plan.identity and not (config.overwrite and artifact.finished):  # else --overwrite begins
+        if goes_on(plan, artifact):
             present = artifact.present(plan.identity, plan.shards)
             if len(present) < plan.shards:
                 artifact.reopen()
@@ -138,6 +136,56 @@ def begin(plan: Plan, artifact: Artifact, progress: Progress) -> list[int]:
     if shards - present:
         progress.start(plan.rows_in(shards), plan.rows_in(shards & present), what="scoring")
     return sorted(shards - present)
+
+
+def goes_on(plan: Plan, artifact: Artifact) -> bool:
+    """Whether the run goes on with the shards in its folder, or begins the set; changes nothing.
+
+    Raises:
+        OutputError: the folder holds something else, or a set of another identity.
+    """
+    config = plan.config
+    begun = artifact.read_identity(damaged=config.overwrite)
+    # A plain run holds the folder alone; other parts of a --shard run may have no shard yet either.
+    if begun and not config.overwrite and (config.split_run.count > 1 or artifact.holds_results):
+        artifact.refuse_other(begun, plan.identity)
+    return begun == plan.identity and not (config.overwrite and artifact.finished)  # else --overwrite begins
+
+
+def estimate(config: ScoreConfig, progress: Progress) -> Json:
+    """What `score_dataset` would do, for `--dry-run`; no weights are loaded, and `--out` is left as it is.
+
+    Returns:
+        `rows`, `shards` and the shards that are `there`, of this part of the run (`--shard`); the `rows_left`
+        to score with their `tokens` and those of the `longest` prompt; and how many of these rows are
+        `unusable`, with the first one's reason in `why`.
+
+    Raises:
+        InputError: what the run would refuse before it loads the weights, workers on Ray, or `--reuse`.
+        OutputError: the folder holds another run.
+    """
+    if config.engine == "ray" or config.reuse:
+        raise InputError("--dry-run counts all rows, and here: leave --engine ray and --reuse out of it.")
+    config.check_engine()
+    plan, artifact = make_plan(config, progress), Artifact(config.out, SCORES)
+    mine, there, lengths, unusable = plan.own_shards(), set[int](), [0], list[str]()
+    if goes_on(plan, artifact):
+        there = mine & artifact.indexes(plan.shards)
+    else:
+        with temporary_folder() as folder:  # the run would refuse equal ids too
+            write_ids(folder / "ids.bin", plan.source.batches(), plan.columns)
+    cursor, left = Cursor(plan.source), plan.rows_in(mine - there)
+    progress.start(left, what="counting tokens")
+    for start, stop in map(plan.bounds, sorted(mine - there)):
+        for place, prompt in sorted(segmented(plan, cursor.read(start, stop)).items()):
+            if isinstance(prompt, Unusable):
+                unusable.append(f"row {start + place} (from 0): {prompt.reason}")
+            else:
+                lengths.append(len(prompt.token_ids))
+        progress.advance(stop - start)
+    facts = {"out": str(config.out), "rows": plan.rows_in(mine), "shards": len(mine), "there": len(there)}
+    facts |= {"rows_left": left, "tokens": sum(lengths), "longest": max(lengths)}
+    return {**facts, "unusable": len(unusable), "why": unusable[0] if unusable else None}
 
 
 def score_here(plan: Plan, shards: Sequence[int], progress: Progress, summary: Summary) -> None:
