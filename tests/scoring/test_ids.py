@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 from pathlib import Path
 from typing import Any
@@ -191,3 +192,19 @@ def test_a_row_that_changed_since_its_id_was_made_is_named(tmp_path: Path) -> No
     assert len(ids_of(changed.slice(0, 5), columns, 0, records[:5])) == 5
     with pytest.raises(SourceError, match=r"row 5 \(from 0\) is not what it was when the ids were made"):
         ids_of(changed.slice(4), columns, 4, records[4:])
+
+
+def test_ids_of_batches_do_not_hold_the_source_in_memory(tmp_path: Path) -> None:
+    # Endless batches: whoever gathered them first would never return; the fourth failing shows they stream.
+    source = source_of(tmp_path, tiny.questions(4))
+    seen = itertools.count()
+
+    def endless() -> Any:
+        for batch in itertools.cycle(list(source.batches())):
+            if next(seen) == 100:
+                raise KeyboardInterrupt
+            yield batch
+
+    with pytest.raises(KeyboardInterrupt):
+        write_ids(tmp_path / "ids.bin", endless(), find_columns(source.schema))
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]

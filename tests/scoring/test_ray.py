@@ -187,3 +187,36 @@ def test_a_worker_says_what_one_process_says(tmp_path: Path, tiny_model: Path, t
     assert sentences[0] == sentences[1]
     assert sentences[0][1].startswith("row 50 (from 0, id ")
     assert gone(two.raylets())
+
+
+@pytest.mark.slow
+def test_all_nodes_are_lost_and_the_local_engine_goes_on(
+    tmp_path: Path, tiny_model: Path, data: Path, whole: dict[str, bytes], two: Nodes, gate: Path
+) -> None:
+    def lose(number: int) -> None:
+        for node in list(two.nodes) if number == 2 else []:
+            two.remove(node)
+
+    class Waiting(Watch):
+        def note(self, text: str) -> None:
+            if "no worker has a place" in text and not two.nodes:
+                raise KeyboardInterrupt(text)
+
+    out, options = tmp_path / "set", {"engine": "ray", "address": two.address}
+    with pytest.raises(KeyboardInterrupt, match="the cluster has no CPU. Waiting up to 600 s for one"):
+        pipeline.score_dataset(config(data, tiny_model, out, **options), Waiting(lose))
+    watch = Watch()
+    pipeline.score_dataset(config(data, tiny_model, out), watch)
+    assert tree(out) == whole
+    assert 20 - 5 <= len(watch.parts) <= 20 - 2
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_no_worker(tmp_path: Path, tiny_model: Path, data: Path, two: Nodes) -> None:
+    def press(number: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        watched(two, press, data, tiny_model, tmp_path / "set")
+    assert gone(two.raylets())
+    assert not (tmp_path / "set/manifest.json").exists()

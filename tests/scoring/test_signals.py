@@ -175,3 +175,18 @@ def test_signals_without_the_angle_and_others_are_refused(tmp_path: Path) -> Non
         result = run("score", "rows.jsonl", "-m", "m", "-o", tmp_path / "out", "--signals", value)
         assert result.exit_code == 2
         assert sentence in result.stderr
+
+
+def test_a_tail_outside_the_vocabulary_is_refused_only_where_tails_are_read(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    template = "{% for m in messages %}{{ m['content'] }}{% endfor %}<|end|>"
+    tiny.model(transformers.LlamaConfig(**{**tiny.COMMON, "vocab_size": 339})).save_pretrained(folder)
+    tokenizer = tiny.tokenizer(template)
+    assert len(tokenizer) == 339
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|end|>"]})
+    tokenizer.save_pretrained(folder)
+    data = tiny.write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "many apples"}])
+    assert score(data, folder, tmp_path / "nll", "--signals", "angle,nll").exit_code == 0
+    result = score(data, folder, tmp_path / "entropy", "--signals", "angle,entropy")
+    assert result.exit_code == 2
+    assert "token 339 is outside the model's vocabulary of 339" in result.stderr
