@@ -187,16 +187,4 @@ def example(out: Path, effects: dict[str, float] = EFFECTS, seeds: int = 3, **wo
     if "tasks" in given:
         of = task_of(given["tasks"], given["prompts"])
         rows["tasks"] = [{"gc_id": f"id-{q:04d}", "task": f"task-{task}"} for q, task in enumerate(of)]
-        rows["drawn"] = [
-            {
-                "arm": arm.name,
-                "seed": seed,
-                "task": f"task-{task}",
-                "groups": 30 + 10 * seed * task,
-                "prompts": 20,
-            }
-            for arm in asked.arms
-            for seed in asked.seeds
-            for task in range(2)
-        ]
     return write(out, asked, rows)

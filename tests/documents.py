@@ -35,7 +35,7 @@ def example() -> Document:
         for _ in range(2):
             runs.report(run, lambda gc_id, sample: int(gc_id[-1]) % 3 > sample)
             advance(run)
-        made = report(scored, rollouts=[rates], run=run.folder, against=[scored])
+        made = report(scored, rollouts=[rates], run=run.folder)
     first = replace(made.verdicts[0], banner="gc_angle is close to question length.")
     about = replace(made.about, folder="scored <set>")
     return replace(made, about=about, verdicts=[first, *made.verdicts[1:]])

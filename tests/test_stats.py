@@ -20,7 +20,6 @@ from gaincurate.core.stats import (
     between,
     bounds,
     correlate,
-    inside_each,
     mean,
     partial,
     spearman,
@@ -125,27 +124,6 @@ def test_inside_strata_it_is_the_plain_loop(drawn: tuple[Floats, Floats, Floats]
     if found is not None:
         assert found.value == pytest.approx(pooled_by_hand(a, b, dense), abs=1e-12)
         assert found.influence.mean() == pytest.approx(0, abs=1e-12)
-    for code, each in enumerate(inside_each(first, second)):
-        alone = pooled(a[dense == code], b[dense == code])
-        assert each.rows == (dense == code).sum()
-        assert (each.value is None) == (alone is None)
-        if alone is not None:
-            assert each.value == pytest.approx(alone, abs=1e-12)
-
-
-def test_inside_one_stratum_the_interval_is_that_over_its_rows_alone() -> None:
-    random = np.random.default_rng(0)
-    a, b = random.normal(size=(2, 90))
-    codes = np.repeat([0, 1, 2], [40, 41, 9])
-    for code, each in enumerate(inside_each(Ranked(a, Strata(codes)), Ranked(b, Strata(codes)))):
-        found = correlate(one(a[codes == code]), one(b[codes == code]))
-        assert found is not None
-        alone = found.estimate()
-        assert each.rows == alone.rows
-        if each.rows < 10:
-            assert (each.low, each.high) == (alone.low, alone.high) == (None, None)
-        else:
-            assert (each.low, each.high) == pytest.approx((alone.low, alone.high), abs=1e-12)
 
 
 @given(columns)
@@ -251,7 +229,6 @@ def test_no_interval_rests_on_a_handful_of_rows_that_differ() -> None:
         found = correlate(Ranked(first, strata), Ranked(rare, strata))
         assert found is not None
         assert (found.estimate().low, found.estimate().high) == (None, None)
-    assert inside_each(Ranked(first, two), Ranked(rare, two))[0].low is None
     assert mean(rare).low is None
     rare[4] = 1.0
     found = correlate(Ranked(first, one), Ranked(rare, one))

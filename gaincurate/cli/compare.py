@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from gaincurate.cli import output
 from gaincurate.cli.options import AsJson, configured
 from gaincurate.cli.progress import ProgressView, duration
-from gaincurate.cli.report import lacking_for_pages, need_a_place_for_the_page, print_parts
+from gaincurate.cli.report import lacking_for_pages, print_parts
 from gaincurate.core.options import Option
 
 Json = dict[str, Any]
@@ -75,14 +75,6 @@ def compare(
     dry_run: Annotated[
         bool, Option("Print how many trainings, generated tokens and answers are left; write nothing.")
     ] = False,
-    page: Annotated[
-        Path | None,
-        Option(
-            "Write the page there. Default: DIR/report.html, where the extra `report` is installed.",
-            names=("--html",),
-            metavar="FILE",
-        ),
-    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a model under several strategies at equal generated tokens, and say whether they differ.
@@ -99,8 +91,6 @@ def compare(
     """
     with output.reporting(resumes=True):
         out = out or config.parent / (config.stem if config.suffix else f"{config.name}-compared")
-        if page is not None and not dry_run:
-            need_a_place_for_the_page(page, "--html")
         with ProgressView() as view:
             view.loading("torch and TRL")
             from gaincurate.compare import runner
@@ -123,12 +113,11 @@ def compare(
         comparison = document(read_results(out))
         write_json(out / DOCUMENT, comparison)
         output.note(f"{out / DOCUMENT}: all measures")
-        if page is None and (lacking := lacking_for_pages()):
+        if lacking := lacking_for_pages():
             output.note(f"no page: it needs {lacking}")
         else:
-            path = page or out / PAGE
-            write_atomic(path, to_html(comparison).encode())
-            output.note(f"{path}: written; open it in a browser.")
+            write_atomic(out / PAGE, to_html(comparison).encode())
+            output.note(f"{out / PAGE}: written; open it in a browser.")
         output.result(comparison, as_json, print_comparison)
 
 

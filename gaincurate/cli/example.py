@@ -19,7 +19,7 @@ TRAIN = (
 _COMMANDS = (
     "gaincurate score prompts.jsonl --model demo --out scored",
     "gaincurate report scored -o report.html",
-    "gaincurate schedule start scored --run run --strategy gain-rl --sigma 0.1N --budget 32 --rounds 3",
+    "gaincurate schedule start scored --run run --strategy posterior --budget 32 --rounds 3",
     f"gaincurate schedule run run -- {TRAIN}",
 )
 

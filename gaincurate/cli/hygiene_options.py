@@ -1,17 +1,16 @@
-"""The checks that the options of `hygiene`, of `export --drop` and of `report` ask for.
+"""The checks that the options of `hygiene` and of `export --drop` ask for.
 
 An option that would do nothing is refused, because a user who gave it expects a check.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gaincurate.errors import InputError
 
 if TYPE_CHECKING:
-    from gaincurate.hygiene.config import HygieneConfig, RowChecks
+    from gaincurate.hygiene.config import HygieneConfig
     from gaincurate.hygiene.options import HygieneOptions
 
 
@@ -47,17 +46,3 @@ def hygiene_options(checks: str | None, config: HygieneConfig) -> HygieneOptions
     if near is not None and "near-duplicates" not in options.chosen():
         raise InputError("--near is for the check near-duplicates: name that too, or leave --near out.")
     return options
-
-
-def report_checks(config: RowChecks, near_duplicates: bool) -> HygieneOptions:
-    """The checks of a report: duplicates, those of its options, and near duplicates if asked for.
-
-    Raises:
-        InputError: an option without what it goes with.
-    """
-    from gaincurate.hygiene.config import HygieneConfig
-
-    options = hygiene_options(None, HygieneConfig(**dict(config)))
-    left_out = ("sentinel-gold", "word-gold", "near-duplicates")
-    wanted = tuple(check for check in options.chosen() if check not in left_out)
-    return replace(options, checks=(*wanted, "near-duplicates") if near_duplicates else wanted)

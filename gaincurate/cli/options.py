@@ -114,7 +114,7 @@ def _build(function: Callable[..., None], path: str, whole: bool, own: Sequence[
     parameters = [_parameter(*option) for option in options]
     has_own = "config" in markers  # doctor: the trainer's settings
     if not has_own and sum(not marker.argument for marker in markers.values()) > _MANY:
-        parameters += _config_parameters(markers)
+        parameters.append(_config_parameter(markers))
     parameters.append(inspect.Parameter("ctx", _KEYWORD, annotation=typer.Context))
     call: Any = _call(function, model, whole, markers, [name for name, *_ in more])
     call.__signature__ = inspect.Signature(parameters)
@@ -231,7 +231,7 @@ def _call(
 
     fields = [name for name, *_ in _fields(model)] if model else []
 
-    def call(ctx: Any, config_file: Path | None = None, print_config: bool = False, **values: Any) -> None:
+    def call(ctx: Any, config_file: Path | None = None, **values: Any) -> None:
         with output.reporting():
             read = {name: _read(name, markers[name], value) for name, value in values.items()}
             if model is not None:
@@ -239,11 +239,6 @@ def _call(
                 read["config"] = checked(model, of_config) if whole else of_config
             if own:
                 read["own"] = given(ctx, read, own)
-            if print_config:
-                left_out = set(own) - read.get("own", {}).keys()  # defaults of strategies that are not used
-                shown = {name: value for name, value in values.items() if name not in left_out}
-                output.as_json(_printed(shown, markers))
-                return
         function(**read)
 
     return call
@@ -284,12 +279,6 @@ def _place(name: str, marker: Option, path: Path) -> Path:
     return place
 
 
-def _printed(values: Mapping[str, Any], markers: Mapping[str, Option]) -> dict[str, Any]:
-    """Every option that has a value, as a `--config` file has it."""
-    plain = {_key(name, markers[name]): value for name, value in values.items() if name not in _OF_A_CALL}
-    return {key: value for key, value in sorted(plain.items()) if value not in (None, [], ())}
-
-
 def _key(name: str, marker: Option) -> str:
     """An option's name in a file: its long spelling, with underscores."""
     field = name.rpartition("__")[2]
@@ -297,7 +286,7 @@ def _key(name: str, marker: Option) -> str:
     return long.partition("/")[0].strip("-").replace("-", "_")
 
 
-def _config_parameters(markers: Mapping[str, Option]) -> list[inspect.Parameter]:
+def _config_parameter(markers: Mapping[str, Option]) -> inspect.Parameter:
     def load(ctx: typer.Context, path: Path | None) -> Path | None:
         if path is not None:
             with output.reporting():
@@ -312,16 +301,7 @@ def _config_parameters(markers: Mapping[str, Option]) -> list[inspect.Parameter]
         is_eager=True,
         callback=load,
     )
-    shown = typer.Option(
-        "--print-config",
-        metavar="",
-        help="Print all options as JSON, in the format of --config, and exit.",
-        rich_help_panel=ADVANCED,
-    )
-    return [
-        inspect.Parameter("config_file", _KEYWORD, default=None, annotation=Annotated[Path | None, file]),
-        inspect.Parameter("print_config", _KEYWORD, default=False, annotation=Annotated[bool, shown]),
-    ]
+    return inspect.Parameter("config_file", _KEYWORD, default=None, annotation=Annotated[Path | None, file])
 
 
 def _read_config(path: Path, ctx: Any, markers: Mapping[str, Option]) -> dict[str, Any]:

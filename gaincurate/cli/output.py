@@ -36,32 +36,9 @@ def terminal_width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-_BOLD, _RED, _YELLOW = "1", "31", "33"
-_MARKED = {"error:": _RED, "warning:": _YELLOW, "NOTE:": _YELLOW, "note:": _YELLOW}
-"""Beginnings of lines that a person should not miss."""
-
-
-def coloured(stream: TextIO) -> bool:
-    """Whether a person watches who takes colours: https://no-color.org, and terminals that have none."""
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-
-
-def _painted(line: str, colour: str, stream: TextIO) -> str:
-    """A harmless line in a colour, where it is shown in colours."""
-    return f"\x1b[{colour}m{line}\x1b[0m" if line and coloured(stream) else line
-
-
-def _marked(line: str, stream: TextIO) -> str:
-    """A harmless line whose beginning is in a colour where it is a warning."""
-    word = line.partition(" ")[0]
-    return line.replace(word, _painted(word, _MARKED[word], stream), 1) if word in _MARKED else line
-
-
-def text(line: str = "", *, head: bool = False) -> None:
-    """One line of data, to stdout; a table's head is bold on a terminal."""
-    plain_line = _harmless(line)
-    shown = _painted(plain_line, _BOLD, sys.stdout) if head else _marked(plain_line, sys.stdout)
-    _write(shown + "\n")
+def text(line: str = "") -> None:
+    """One line of data, to stdout."""
+    _write(_harmless(line) + "\n")
 
 
 Facts = TypeVar("Facts")
@@ -94,7 +71,7 @@ def _with_nulls(value: Any) -> Any:
 def note(line: str) -> None:
     """One line for whoever watches, to stderr."""
     try:
-        sys.stderr.write(_marked(_harmless(line), sys.stderr) + "\n")
+        sys.stderr.write(_harmless(line) + "\n")
         sys.stderr.flush()
     except OSError:  # `2>&1 | head`, a full disk: nobody reads this any more, the work goes on
         _discard(sys.stderr)
@@ -190,12 +167,12 @@ def _block(
     height = max(map(len, heads))
     heads = [[""] * (height - len(name)) + name for name in heads]
     lines = [*zip(*heads, strict=True), *([row[i] for i in chosen] for row in rows)]
-    for place, line in enumerate(lines):
+    for line in lines:
         aligned = [
             cell.ljust(widths[i]) if i == 0 or head[i] in left else cell.rjust(widths[i])
             for cell, i in zip(line, chosen, strict=True)
         ]
-        text("  " + "  ".join(aligned).rstrip(), head=place < height)
+        text("  " + "  ".join(aligned).rstrip())
 
 
 def say(line: str, indent: str = "", *, first: str = "") -> None:
@@ -251,11 +228,6 @@ def number(value: Any, form: str) -> str:
         return format(value, form)
     except (ValueError, TypeError, OverflowError):
         return str(value)[:WIDTH]
-
-
-def between(bin_: Any, form: str) -> str:
-    """The ends of a bin, of `core.stats.Bin` or of its JSON."""
-    return f"{cell(bin_, ('low', form))} to {cell(bin_, ('high', form))}"
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:
@@ -326,14 +298,10 @@ def length_sentence(rho: float | None) -> str:
     """A sentence on the rank correlation of `gc_angle` with question length."""
     if rho is None:
         return "gc_angle against question length: too few or equal rows for a rank correlation."
-    direction = "shorter questions score higher" if rho < 0 else "longer questions score higher"
-    strength = abs(rho)
-    if strength >= 0.8:
-        meaning = f"ordering by it is close to ordering by length ({direction})"
-    elif strength >= 0.5:
-        meaning = f"length explains a good part of the order ({direction})"
-    elif strength >= 0.2:
-        meaning = f"length explains a little of the order ({direction})"
-    else:
+    if abs(rho) < 0.2:
         meaning = "length explains next to nothing of the order"
+    else:
+        order = "ordering by it is close to ordering by length"
+        meaning = order if abs(rho) >= 0.8 else "length explains a part of the order"
+        meaning += f" ({'shorter' if rho < 0 else 'longer'} questions score higher)"
     return f"gc_angle against question length: Spearman {rho:+.2f}; {meaning}."

@@ -13,19 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from gaincurate.cli import output
-from gaincurate.cli.hygiene_options import report_checks
 from gaincurate.cli.options import AsJson, configured
-from gaincurate.core.options import CHECKS, READING, Cache, Option
+from gaincurate.core.options import READING, Cache, Option
 from gaincurate.core.store import use_cache
 from gaincurate.errors import InputError, OutputError
 
 MINUS, NONE = "\N{MINUS SIGN}", "\N{EN DASH}"
-_OF_SIGNALS = {"distributions", "length", "relations", "lifts"}
+_OF_SIGNALS = {"length", "relations", "lifts"}
 """Parts that the terminal shows with -v."""
-_MORE = "-v shows each signal's verdict, its spread and its correlations."
+_MORE = "-v shows each signal's verdict and its correlations."
 
 if TYPE_CHECKING:
-    from gaincurate.hygiene.config import RowChecks
     from gaincurate.report.document import Document
     from gaincurate.report.parts import Block, Cell, Part
 
@@ -41,7 +39,7 @@ def print_report(document: Document, *, verbose: bool = False) -> None:
     about = document.about
     output.say(
         f"{about.folder}: {output.counted(about.rows, 'row')}, {about.model}, {about.dtype} on "
-        f"{about.device}; length is {about.length_column}; groups: {about.group_column or 'none'} "
+        f"{about.device}; groups: {about.group_column or 'none'} "
         f"({about.group_how})"
     )
     for step in verdict_text.next_steps(document):
@@ -99,9 +97,8 @@ _SPACE = 80 << 30  # bytes of address space (`ulimit -v`): V8, which draws, has 
 _MARK, _HEAD = b'<meta name="generator" content="gaincurate ', 2048  # what a page of ours has, and where
 
 
-@configured("gaincurate.hygiene.config:RowChecks")
+@configured()
 def report(
-    config: RowChecks,
     folder: Annotated[Path, Option("A finished scored set.", metavar="DIR", argument=True, stores=True)],
     run: Annotated[
         Path | None, Option("A run over the set: its rounds, and its outcomes as pass rates.")
@@ -122,10 +119,6 @@ def report(
             max=1,
         ),
     ] = None,
-    against: Annotated[
-        list[Path] | None,
-        Option("Another scored set of the same prompts (dtype, checkpoint); may be repeated.", stores=True),
-    ] = None,
     group_column: Annotated[
         str | None,
         Option(
@@ -142,9 +135,6 @@ def report(
             metavar="NAME",
         ),
     ] = None,
-    near_duplicates: Annotated[
-        bool, Option("Look for near duplicates too, which takes longer.", CHECKS)
-    ] = False,
     page: Annotated[
         Path | None,
         Option("Write the report as one HTML file that works offline.", names=("--output", "-o")),
@@ -165,8 +155,8 @@ def report(
     """Say what each score of a set is worth: more than prompt length, or not.
 
     Without pass rates (--rollouts, --run) or a difficulty level, the report shows what a score correlates
-    with, not its worth for training. Duplicate rows are counted. Other checks of the rows run if you give
-    their options, see `gaincurate hygiene`.
+    with, not its worth for training. Duplicate rows are counted; `gaincurate hygiene` makes the other checks
+    of the rows.
 
     Example: gaincurate report scored --rollouts rollouts -o report.html
     """
@@ -189,9 +179,7 @@ def report(
 
         inputs: dict[str, Any] = {"run": run, "rollouts": rollouts or [], "success": success}
         inputs |= {"group_column": group_column, "columns": columns or []}
-        document = make(
-            folder, **inputs, against=against or [], hygiene=report_checks(config, near_duplicates)
-        )
+        document = make(folder, **inputs)
         if page is not None:
             from gaincurate.core.files import write_atomic
             from gaincurate.report.contents import to_html

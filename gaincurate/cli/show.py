@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 _COLUMNS = ("gc_angle", "gc_angle_intra", "gc_angle_inter", "gc_angle_intra_offdiag", "gc_question_tokens")
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
-_BINS = 16
 _LEAST, _USUAL = 20, 120  # columns of a line that shows a text
 _BESIDE = 32  # columns of a line that shows a question and its scores
 
@@ -72,13 +71,6 @@ def describe(scored: ScoredSet, rows: int) -> dict[str, Any]:
         distribution[name] = [float(v) for v in np.quantile(values, _QUANTILES)] if len(values) else None
     # Doubles have numbers between two floats that are next to each other.
     angle = scored.column("gc_angle").to_numpy().astype(float)
-    counts = edges = np.zeros(0)
-    there = angle[~np.isnan(angle)]
-    if len(there):
-        around = 0.5 if there.min() == there.max() else 0.0
-        # Edges of our own: NumPy refuses values that are equal and far from 0.
-        edges = np.linspace(there.min() - around, there.max() + around, _BINS + 1)
-        counts, _ = np.histogram(there, edges)
     # Highest first, ties by id: the order in which GAIN-RL teaches.
     ids = scored.column("gc_id").to_pylist()
     falling = np.where(np.isnan(angle), np.inf, -angle).tolist()  # without a score last
@@ -94,7 +86,6 @@ def describe(scored: ScoredSet, rows: int) -> dict[str, Any]:
             name: {"rows": len(ids) - scored.column(name).null_count, "how": description.get("how")}
             for name, description in computed.items()
         },
-        "histogram": {"counts": counts.tolist(), "edges": edges.tolist()},
         "spearman_length": spearman(angle, scored.column("gc_question_tokens").to_numpy()),
         "top": _rows(scored, [ids[i] for i in top]),
         "bottom": _rows(scored, [ids[i] for i in bottom]),
@@ -232,8 +223,6 @@ def _print(folder: Path, facts: dict[str, Any]) -> None:
         shown = [f"{v:.{digits}f}" for v in values] if values else ["-"] * len(_QUANTILES)
         lines.append([name, *shown])
     output.table(lines, head)
-    output.text()
-    _histogram(facts["histogram"])
     room = max(_LEAST, (output.terminal_width() or _USUAL) - _BESIDE)
     for name in ("top", "bottom"):
         if facts[name]:
@@ -249,11 +238,3 @@ def _print(folder: Path, facts: dict[str, Any]) -> None:
                 },
                 left=("question",),
             )
-
-
-def _histogram(histogram: dict[str, Any]) -> None:
-    counts, edges = histogram["counts"], histogram["edges"]
-    most = max(counts, default=0)
-    for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
-        bar = "#" * round(40 * count / most)
-        output.text(f"  {low:7.4f} to {high:7.4f}  {bar.ljust(40)}  {count:,}")

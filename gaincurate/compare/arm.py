@@ -304,28 +304,6 @@ class ArmJob:
             )
         return rows
 
-    def drawn_rows(self, tasks: Mapping[str, str]) -> list[Json]:
-        """Rows of `drawn.arrow`: what it trained on up to the last mark.
-
-        Args:
-            tasks: each prompt's task, by its id; "" for one that is not there.
-        """
-        run = Run(self.folder / RUN)
-        steps = self.cost(len(self.comparison.mark_tokens) - 1)["steps"]
-        groups: dict[str, list[str]] = {}  # by task, the prompt of each group
-        last = steps[-1]["step"] if steps else 0
-        for round_ in sorted({entry[STEP]["round"] for entry in steps}):
-            lines = read_file(run.outcomes(round_), round_, run.ids, rules_of(run.config))
-            # A step that was made again after a kill has its lines twice.
-            for _, gc_id in sorted(
-                {(line.step or 0, line.gc_id) for line in lines if (line.step or 0) <= last}
-            ):
-                groups.setdefault(tasks.get(gc_id, ""), []).append(gc_id)
-        return [
-            {**self._key, "task": task, "groups": len(ids), "prompts": len(set(ids))}
-            for task, ids in sorted(groups.items())
-        ]
-
     def evaluation_rows(self, prompts: Sequence[str]) -> list[Json]:
         """Rows of `evaluations.arrow` for these held-out prompts, without the start."""
         marks = range(len(self.comparison.mark_tokens))

@@ -150,7 +150,7 @@ class Tune(Frozen):
     """Factors of the learning rate of `[train]`."""
     step_prompts: list[Factor] = Field(default=[0.5, 1.0], min_length=1, max_length=100)
     """Factors of `step_prompts`; each with each learning rate."""
-    group: list[Factor] = Field(default=[1.0, 2.0], min_length=1, max_length=100)
+    group: list[Factor] = Field(default=[0.5, 1.0, 2.0], min_length=1, max_length=100)
     """Factors of `group`, the rollouts per prompt; each with each of the others."""
     seeds: Seeds = [100, 101]
     """Of these trainings; no arm shares random numbers with them."""

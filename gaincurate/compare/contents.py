@@ -12,11 +12,9 @@ from gaincurate.compare.verdict_text import reached_at
 from gaincurate.core.artifact import Json
 from gaincurate.core.stats import Estimate
 from gaincurate.report.formatting import NONE, count, number, plain, signed
-from gaincurate.report.parts import Block, Cell, Heading, Part, Picture, Table, cell, records
-from gaincurate.report.plots import MARK, MINUS, MUTED, SOME, Curve, Points, bars, intervals, lines
+from gaincurate.report.parts import Block, Cell, Heading, Part, Picture, Table, records
+from gaincurate.report.plots import Curve, Points, intervals, lines
 
-_COSTS = {"training": MARK, "references": MINUS, "scoring": MUTED, "rescoring": SOME}
-"""The kinds of costs of an arm, with their colours."""
 _OVER = {
     "tokens": (
         "Against generated tokens",
@@ -76,7 +74,6 @@ def _final(comparison: Json) -> Part:
             "answer_tokens": arm["curve"][-1]["response_tokens"],
             "would_be_seen": (arm["difference"] or {}).get("detectable"),
             "tokens_ratio": _learned(comparison, arm["reached"]["ratio"]),
-            "seconds_ratio": _learned(comparison, arm["reached_seconds"]["ratio"]),
         }
         for arm in arms
     ]
@@ -224,7 +221,6 @@ def _training(comparison: Json) -> Part:
     rows = [
         {
             "arm": arm["arm"],
-            "prompts": (arm["drawn"] or {}).get("prompts"),
             **{name: value for name, value in arm["training"].items() if name != "parts"},
             "with_angle": arm["gradient"]["spearman"],
             "given_time": arm["gradient"]["given_step"],
@@ -245,43 +241,19 @@ def _training(comparison: Json) -> Part:
             " ".join(rows[0]),
         ),
     ]
-    shares = {
-        arm["arm"]: arm["drawn"]["tasks"] for arm in comparison["arms"] if (arm["drawn"] or {}).get("tasks")
-    }
-    tasks = sorted({task for each in shares.values() for task in each})
-    if tasks:
-        drawn = [
-            [arm, *(cell("share", each.get(task, 0.0)) for task in tasks)] for arm, each in shares.items()
-        ]
-        blocks.append(
-            Table("Share of the groups that were generated, by task, all seeds", ["drawn of", *tasks], drawn)
-        )
     return Part("training", "While training", blocks)
 
 
 def _cost(comparison: Json) -> Part:
-    arms = comparison["arms"]
-    shares = [f"{a['arm']} {100 * a['cost']['training'] / max(a['cost']['tokens'], 1):.0f} %" for a in arms]
-    tokens = [(arm["arm"], {name: arm["cost"][name] for name in _COSTS}) for arm in arms]
-    times = [(arm["arm"], {"seconds": arm["cost"]["seconds"]}) for arm in arms]
-    listed = ", ".join(f"{arm['arm']} {cell('seconds', arm['cost']['seconds'])}" for arm in arms)
-    rows = [{"arm": arm["arm"], "steps": round(arm["cost"]["step"]), **arm["cost"]} for arm in arms]
+    rows = [
+        {"arm": arm["arm"], "steps": round(arm["cost"]["step"]), **arm["cost"]} for arm in comparison["arms"]
+    ]
     return Part(
         "cost",
         "What it cost",
         [
             "Each arm pays for what it makes out of the same budget. An arm may end a little over it: a "
             "step that is begun is ended.",
-            [
-                Picture(
-                    bars(tokens, _COSTS, "tokens"),
-                    f"The share of its tokens that an arm's own training got: {', '.join(shares)}.",
-                    "Tokens",
-                ),
-                Picture(
-                    bars(times, {"seconds": MARK}, "seconds"), f"Seconds of an arm: {listed}.", "Wall time"
-                ),
-            ],
             records(
                 "Tokens until the last mark, mean over seeds",
                 rows,

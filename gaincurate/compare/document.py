@@ -57,7 +57,7 @@ def document(results: Results) -> Json:
         codes = np.unique(results.tasks, return_inverse=True)[1].astype(np.int64)
     resampled = resample(results.accuracy, codes)
     claim: Claim = OTHERS if codes is not None and task_count(codes) >= FEWEST_TASKS else THESE
-    spent = {name: results.costs[name].mean(axis=2) for name in ("tokens", "seconds")}
+    spent = results.costs["tokens"].mean(axis=2)
     budget = float(comparison["budget_tokens"])
 
     def family(pairs: Pairs) -> dict[str, Json]:
@@ -80,8 +80,7 @@ def document(results: Results) -> Json:
         "difference": family(pairs_with(arms, BASELINE)),
         "against_length": family(pairs_with(arms, SECOND, without=[BASELINE])),
         "against_control": family([(arms.index(a), arms.index(b)) for a, b in controls.items()]),
-        "reached": _by_arm(reached(arms, spent["tokens"], budget, resampled, BASELINE)),
-        "reached_seconds": _by_arm(reached(arms, spent["seconds"], budget, resampled, BASELINE)),
+        "reached": _by_arm(reached(arms, spent, budget, resampled, BASELINE)),
     }
     arm_measures = [_arm(results, place, resampled, compared) for place in range(len(arms))]
     whole: Json = {
@@ -164,7 +163,6 @@ def _arm(results: Results, place: int, resampled: Resampled, compared: dict[str,
         "control": results.facts.get("controls", {}).get(name),
         "against_control": compared["against_control"].get(name),
         "reached": _plain(compared["reached"][name]),
-        "reached_seconds": _plain(compared["reached_seconds"][name], "share", "share_interval"),
         "accuracy_by_seed": results.accuracy[place, -1].mean(axis=1).tolist(),
         "pass_at": {
             str(k): float(np.mean(chances))
@@ -173,15 +171,13 @@ def _arm(results: Results, place: int, resampled: Resampled, compared: dict[str,
         "curve": _curve(results, place, resampled, edges),
         "cost": _cost(results, place),
         "gradient": with_angle(trained),
-        "training": over_time(trained, float(results.comparison["budget_tokens"]))
-        | {"clipped": clipped(trained, results.comparison["train"].get("max_grad_norm", 1.0))},
-        "drawn": _drawn(results, name),
+        "training": over_time(trained, float(results.comparison["budget_tokens"])),
     }
 
 
-def _plain(row: Difference | Reached, *without: str) -> Json:
+def _plain(row: Difference | Reached) -> Json:
     """The fields of an arm's row but its name, ends of intervals as lists."""
-    fields = {name: value for name, value in asdict(row).items() if name not in ("arm", *without)}
+    fields = {name: value for name, value in asdict(row).items() if name != "arm"}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
 
@@ -205,37 +201,6 @@ def _cost(results: Results, place: int) -> Json:
     """The costs of an arm until its last mark, mean over seeds."""
     names = ("scoring", "rescoring", "references", "training", "tokens", "seconds", "step")
     return {name: float(results.costs[name][place, -1].mean()) for name in names}
-
-
-def _drawn(results: Results, name: str) -> Json | None:
-    """Groups and distinct prompts that an arm trained on, mean over seeds, and the share of each task.
-
-    None where the results have no groups. `tasks` is None where nothing names them.
-    """
-    by_seed = [results.drawn[name, seed] for seed in results.seeds if (name, seed) in results.drawn]
-    if not by_seed:
-        return None
-    names = sorted({task for drawn in by_seed for task in drawn})
-    groups = {task: sum(drawn.get(task, (0, 0))[0] for drawn in by_seed) for task in names}
-    total = sum(groups.values())
-    distinct = sum(prompts for drawn in by_seed for _, prompts in drawn.values())
-    return {
-        "groups": total / len(by_seed),
-        "prompts": distinct / len(by_seed),
-        "tasks": None if names == [""] else {task: count / total for task, count in groups.items()},
-    }
-
-
-def clipped(trained: Sequence[Steps], limit: float | None) -> float | None:
-    """The share of steps whose gradient was longer than it may be, so that it was shortened.
-
-    Args:
-        trained: the steps of each seed.
-        limit: TRL's `max_grad_norm`; 0 and None clip nothing.
-    """
-    norms = np.concatenate([steps["grad_norm"] for steps in trained])
-    norms = norms[np.isfinite(norms)]
-    return float(np.mean(norms > limit)) if limit and len(norms) else None
 
 
 def pass_at(right: Floats, samples: Floats, most: int) -> Iterator[Floats]:

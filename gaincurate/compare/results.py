@@ -2,8 +2,8 @@
 
 `evaluations.arrow` has a row per arm, seed, mark and held-out prompt. `marks.arrow` has one per arm, seed
 and mark, with what it cost. `steps.arrow` has one per step of each training. `tasks.arrow` has the task of
-each held-out prompt, `drawn.arrow` what each training drew of each task. Every figure that a
-comparison shows is made of these and `comparison.json` alone, so it can be shown again without training.
+each held-out prompt. Every figure that a comparison shows is made of these and `comparison.json` alone, so it
+can be shown again without training.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ PER_STEP = (
 )
 FACTS, RESULTS = "comparison.json", "results"
 """Beside each other in a comparison's folder: what was asked for, and the folder of the tables."""
-EVALUATIONS, MARKS, STEPS, TASKS, DRAWN = "evaluations", "marks", "steps", "tasks", "drawn"
+EVALUATIONS, MARKS, STEPS, TASKS = "evaluations", "marks", "steps", "tasks"
 _KEY = [("arm", pa.string()), ("seed", pa.int64())]
+Tables = Mapping[str, pa.Table]
 SCHEMAS: Mapping[str, pa.Schema] = {
     EVALUATIONS: pa.schema(
         [
@@ -77,14 +78,6 @@ SCHEMAS: Mapping[str, pa.Schema] = {
         ]
     ),
     TASKS: pa.schema([("gc_id", pa.string()), ("task", pa.string())]),
-    DRAWN: pa.schema(
-        [
-            *_KEY,
-            ("task", pa.string()),  # of prompts to train on; empty where the set does not say it
-            ("groups", pa.int64()),  # times that a prompt of it was generated for
-            ("prompts", pa.int64()),  # distinct ones among them
-        ]
-    ),
 }
 
 
@@ -96,8 +89,7 @@ class Results:
     `costs` has `[arms, 1 + marks, seeds]` for each name in `COSTS`, at the start scoring alone; `steps` has,
     by (arm, seed), `[steps]` for each name in `PER_STEP`, NaN where there is no value. `left_out` counts
     held-out prompts that were taken out because some model had no completion of them that could be judged.
-    `tasks` are the prompts' tasks, None where nothing says them. `drawn` has, by (arm, seed) and task, how
-    many groups were generated and for how many distinct prompts; it is empty where that was not written.
+    `tasks` are the prompts' tasks, None where nothing says them.
     """
 
     facts: Json
@@ -111,7 +103,6 @@ class Results:
     costs: Mapping[str, Floats]
     steps: Mapping[tuple[str, int], Mapping[str, Floats]]
     tasks: list[str] | None
-    drawn: Mapping[tuple[str, int], Mapping[str, tuple[int, int]]]
 
     @property
     def comparison(self) -> Json:
@@ -143,7 +134,7 @@ def results_of(facts: Json, tables: Tables, where: Path) -> Results:
 
     Args:
         facts: as in `comparison.json`.
-        tables: as `compare.tables` reads them.
+        tables: as `read_tables` reads them.
         where: for what is said when they do not fit.
 
     Raises:
@@ -152,7 +143,7 @@ def results_of(facts: Json, tables: Tables, where: Path) -> Results:
     comparison = facts["comparison"]
     arms, seeds = [str(arm["name"]) for arm in comparison["arms"]], [int(s) for s in comparison["seeds"]]
     trained, marks = (len(arms), len(seeds)), int(comparison["marks"])
-    prompts = np.array(sorted(pc.unique(tables.evaluations.column("gc_id")).to_pylist()), object)
+    prompts = np.array(sorted(pc.unique(tables[EVALUATIONS].column("gc_id")).to_pylist()), object)
 
     def filled(table: pa.Table, name: str, *shape: int) -> Floats:
         """A column by arm, mark, seed and what follows; rows are written arm by arm and seed by seed."""
@@ -161,7 +152,7 @@ def results_of(facts: Json, tables: Tables, where: Path) -> Results:
         return np.moveaxis(table.column(name).to_numpy().astype(np.float64).reshape(shape), 1, 2)
 
     right, samples, written = (
-        filled(tables.evaluations, name, *trained, marks + 1, len(prompts))
+        filled(tables[EVALUATIONS], name, *trained, marks + 1, len(prompts))
         for name in ("right", "samples", "tokens")
     )
     judged = np.asarray((samples > 0).all(axis=(0, 1, 2)))
@@ -169,7 +160,7 @@ def results_of(facts: Json, tables: Tables, where: Path) -> Results:
         raise OutputError(
             f"{where}: of no held-out prompt every model has a completion that could be judged."
         )
-    costs = {name: filled(tables.marks, name, *trained, marks) for name in COSTS}
+    costs = {name: filled(tables[MARKS], name, *trained, marks) for name in COSTS}
     return Results(
         facts,
         arms,
@@ -180,9 +171,8 @@ def results_of(facts: Json, tables: Tables, where: Path) -> Results:
         samples[..., judged],
         written[..., judged],
         {name: np.concatenate([_at_start(name, costs), v], axis=1) for name, v in costs.items()},
-        {(arm, seed): _steps(tables.steps, arm, seed) for arm in arms for seed in seeds},
-        _tasks(tables.tasks, prompts[judged].tolist()),
-        _drawn(tables.drawn),
+        {(arm, seed): _steps(tables[STEPS], arm, seed) for arm in arms for seed in seeds},
+        _tasks(tables[TASKS], prompts[judged].tolist()),
     )
 
 
@@ -192,13 +182,6 @@ def _tasks(table: pa.Table, prompts: list[str]) -> list[str] | None:
         return None
     by_id = dict(zip(table.column("gc_id").to_pylist(), table.column("task").to_pylist(), strict=True))
     return [by_id[prompt] for prompt in prompts]
-
-
-def _drawn(table: pa.Table) -> dict[tuple[str, int], dict[str, tuple[int, int]]]:
-    drawn: dict[tuple[str, int], dict[str, tuple[int, int]]] = {}
-    for row in table.to_pylist():
-        drawn.setdefault((row["arm"], row["seed"]), {})[row["task"]] = row["groups"], row["prompts"]
-    return drawn
 
 
 def _at_start(name: str, costs: Mapping[str, Floats]) -> Floats:
@@ -213,18 +196,7 @@ def _steps(table: pa.Table, arm: str, seed: int) -> dict[str, Floats]:
     return {name: rows.column(name).cast(pa.float64()).to_numpy(zero_copy_only=False) for name in PER_STEP}
 
 
-@dataclass(frozen=True, slots=True)
-class Tables:
-    """The tables, in the order of arms, seeds, marks or steps, and prompts."""
-
-    evaluations: pa.Table
-    marks: pa.Table
-    steps: pa.Table
-    tasks: pa.Table
-    drawn: pa.Table
-
-
-def write_tables(folder: Path, rows: Mapping[str, Iterable[Mapping[str, Any]]]) -> Tables:
+def write_tables(folder: Path, rows: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:
     """Write all tables.
 
     Raises:
@@ -235,11 +207,10 @@ def write_tables(folder: Path, rows: Mapping[str, Iterable[Mapping[str, Any]]]) 
         table = pa.Table.from_pylist(list(rows.get(name, ())), schema)
         with write_stream(folder / f"{name}.arrow") as file, pa.ipc.new_file(file, schema) as writer:
             writer.write_table(table)
-    return read_tables(folder)
 
 
 def read_tables(folder: Path) -> Tables:
-    """Read all tables.
+    """Read all tables, in the order of arms, seeds, marks or steps, and prompts.
 
     Raises:
         OutputError: one is not there.
@@ -251,4 +222,4 @@ def read_tables(folder: Path) -> Tables:
             raise OutputError(f"{folder} has no {path.name}: the comparison is not finished.", path=str(path))
         with reading(path):
             tables[name] = open_table(path)
-    return Tables(**tables)
+    return tables

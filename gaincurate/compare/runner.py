@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from gaincurate.compare.arm import ArmJob, evaluation, model_at_start
 from gaincurate.compare.config import Arm, Comparison
-from gaincurate.compare.results import DRAWN, EVALUATIONS, FACTS, MARKS, RESULTS, STEPS, TASKS, write_tables
+from gaincurate.compare.results import EVALUATIONS, FACTS, MARKS, RESULTS, STEPS, TASKS, write_tables
 from gaincurate.core.artifact import MANIFEST, Json
 from gaincurate.core.columns import NO_GROUP, read_column
 from gaincurate.core.files import differing_keys, temporary_folder
@@ -435,11 +435,7 @@ def collect(comparison: Comparison, out: Path, jobs: Sequence[ArmJob]) -> None:
     tasks = tasks_by_id(ScoredSet(comparison.heldout), task_columns(comparison))
     rows: dict[str, list[Json]] = {EVALUATIONS: [], MARKS: [], STEPS: []}
     rows[TASKS] = [{ID: gc_id, "task": task} for gc_id, task in sorted(tasks.items())]
-    scored = ScoredSet(comparison.scored)
-    columns = [name for name in task_columns(comparison) if name.partition(".")[0] in scored.schema.names]
-    tasks, rows[DRAWN] = tasks_by_id(scored, columns), []
     for job in sorted(jobs, key=lambda job: comparison.arms.index(job.arm)):
-        rows[DRAWN] += job.drawn_rows(tasks)
         rows[EVALUATIONS] += [*job.judged(out / START, 0, prompts), *job.evaluation_rows(prompts)]
         rows[MARKS] += job.mark_rows()
         rows[STEPS] += job.step_rows()

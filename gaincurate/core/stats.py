@@ -237,23 +237,17 @@ class Strata:
         return values[self.codes] if len(self) > 1 else np.broadcast_to(values, len(self.codes))
 
 
-def by_value(values: Floats) -> Ints:
-    """The rows by value, equal ones in their order."""
-    return np.argsort(values, kind="stable").astype(np.int32)
-
-
 class Ranked:
     """One column's ranks inside strata.
 
     Args:
         values: `[rows]`, finite.
         strata: of the same rows.
-        order: the rows by value, where that is known already.
     """
 
-    def __init__(self, values: Floats, strata: Strata, order: Ints | None = None) -> None:
+    def __init__(self, values: Floats, strata: Strata) -> None:
         self.strata = strata
-        order = by_value(values) if order is None else order
+        order = np.argsort(values, kind="stable").astype(np.int32)
         if len(strata) > 1:
             # Sorting short integers is a pass over their digits.
             small = strata.codes.astype(np.uint16 if len(strata) < 1 << 16 else np.int32)
@@ -382,36 +376,6 @@ def partial(xy: Correlation | None, xz: Correlation | None, yz: Correlation | No
         + (value * yz.value / left_y - xz.value / scale) * yz.influence
     )
     return Correlation(_bounded(value), influence, xy.strata + 1, xy.differing)
-
-
-def inside_each(first: Ranked, second: Ranked) -> list[Estimate]:
-    """Spearman's correlation in each stratum, `[strata]`."""
-    strata = first.strata
-    a, b = first.variances, second.variances
-    product = _product(first, second)
-    covariances = strata.means(product) / 3
-    defined = (strata.sizes >= 3) & (a > 0) & (b > 0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        values = np.where(defined, covariances / np.sqrt(a * b), 0.0)
-        influence = (
-            (product - strata.spread(3 * covariances)) / strata.spread(np.sqrt(a * b))
-            - strata.spread(values / 2 / a) * (first.variance_parts - strata.spread(3 * a))
-            - strata.spread(values / 2 / b) * (second.variance_parts - strata.spread(3 * b))
-        )
-    errors = np.sqrt(strata.means(influence**2) / np.maximum(strata.sizes - 2, 1))
-    enough = np.minimum(first.differing, second.differing) >= DIFFERING
-    return [
-        _stratum_estimate(
-            _bounded(float(values[k])) if defined[k] else None, float(errors[k]), int(rows), bool(enough[k])
-        )
-        for k, rows in enumerate(strata.sizes)
-    ]
-
-
-def _stratum_estimate(value: float | None, error: float, rows: int, enough: bool) -> Estimate:
-    if value is None or rows < LEAST or not enough:
-        return Estimate(value, None, None, rows)
-    return Estimate(value, *bounds(value, error, scale="fisher", freedom=rows - 2), rows)
 
 
 def between(column: Ranked, groups: Strata) -> float | None:

@@ -11,32 +11,12 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from gaincurate.core.artifact import Json
-from gaincurate.report.document import (
-    ENDS,
-    QUANTILES,
-    ROUND,
-    Document,
-    GroupRate,
-    Lift,
-    Relation,
-    Tenths,
-)
-from gaincurate.report.formatting import count, number, seconds, share, signed
-from gaincurate.report.lift import PREDICTED
-from gaincurate.report.parts import Block, Legend, Part, Picture, Table, cell, figure, records
-from gaincurate.report.plots import (
-    MARK,
-    MINUS,
-    MUTED,
-    PAPER,
-    Curve,
-    bars,
-    cloud,
-    histogram,
-    intervals,
-    lines,
-)
-from gaincurate.report.predictions import predictions, reliability
+from gaincurate.report.document import ENDS, ROUND, Document, GroupRate, Lift, Relation
+from gaincurate.report.formatting import count, number, seconds, signed
+from gaincurate.report.parts import Block, Legend, Part, Picture, Table, cell, records
+from gaincurate.report.plots import Curve, cloud, intervals, lines
+from gaincurate.report.predictions import predictions
+from gaincurate.report.table import LENGTH
 from gaincurate.report.verdict_text import alike, answer, likewise, mostly_groups, next_steps
 
 CONTROLS = (
@@ -45,42 +25,20 @@ CONTROLS = (
 )  # fmt: skip
 """The fields of `Relation` that are shown."""
 _MEASURES = (
-    "accuracy",
-    "effective",
-    "mu",
-    "drift",
-    "training_seconds",
-    "scoring_seconds",
-    "completion_tokens",
-)
-_MEDIAN = QUANTILES.index(0.5)  # its neighbours are the quartiles
-_RATES = {
-    "never": MINUS,
-    **{
-        name: f"color-mix(in srgb, {MARK} {part}%, {PAPER})"
-        for name, part in (("to ¼", 30), ("to ½", 55), ("to ¾", 80), ("below 1", 100))
-    },
-    "always": MUTED,
-}
-"""Of prompts by their pass rate; only the blue ones teach."""
-_BARS, _LISTED = 12, 20  # groups that are drawn, and that a terminal lists
-T = TypeVar("T", Relation, Lift, Tenths)
+    "accuracy", "effective", "mu", "drift", "training_seconds", "scoring_seconds", "completion_tokens",
+)  # fmt: skip
+_LISTED = 20  # groups that a terminal lists
+T = TypeVar("T", Relation, Lift)
 
 
 def parts(document: Document) -> list[Part]:
     """All parts, without those that have nothing to show."""
     made = [
         *([] if document.run is None else [_run(document.run)]),
-        _columns(document),
         _length(document),
-        _matrix(document),
         _relations(document),
         _lifts(document),
-        _profiles(document),
         _outcomes(document),
-        _calibrations(document),
-        _against(document),
-        _prompts(document),
         _hygiene(document),
         _made(document),
     ]
@@ -140,64 +98,29 @@ def _run(run: Json) -> Part:
     return Part("run", "The run", [*blocks, *predictions(run["predictions"], rounds), run["params"]])
 
 
-def _columns(document: Document) -> Part:
-    pictures, rows = [], []
-    for each in document.distributions:
-        if each.quantiles:
-            low, median, high = (number(each.quantiles[_MEDIAN + i]) for i in (-1, 0, 1))
-            bins, outside = each.histogram, each.histogram.below + each.histogram.above
-            spec = histogram(bins.edges, bins.counts, each.quantiles[_MEDIAN])
-            sentence = f"Histogram of {each.column}: median {median}, middle half from {low} to {high}."
-            note = f"{count(each.rows)} rows" + (f"; {count(outside)} beyond the edges" if outside else "")
-            pictures.append(Picture(spec, sentence, each.column, note))
-            quantiles = map(number, [*each.quantiles, each.mean])
-            rows.append(
-                [each.column, count(each.rows), count(each.missing), *quantiles, count(each.distinct)]
-            )
-    head = ["column", "rows", "missing", *map(share, QUANTILES), "mean", "distinct"]
-    table = Table("Quantiles: the value below which each share of the prompts lies", head, rows)
-    text = Legend("Distribution of each column's values. The vertical line is the median.")
-    meanings = {column.name: f"{column.meaning} ({column.made})" for column in document.columns}
-    return Part("distributions", "Distributions", [text, pictures, table, meanings])
-
-
 def _length(document: Document) -> Part:
-    correlations = {verdict.signal: verdict.length for verdict in document.verdicts}
     pictures = []
-    for each in document.scatters:
-        if each.counts:
-            note = f"{count(each.correlation.rows)} rows"
-            note += f"; {count(each.outside)} beyond the edges" if each.outside else ""
-            sentence = (
-                f"{each.signal} against question tokens: rank correlation {signed(each.correlation.value)}."
-            )
-            spec = cloud(each.signal, each.points, each.x_edges, each.y_edges, each.counts, each.bands)
-            pictures.append(Picture(spec, sentence, each.signal, note))
-    rows = [
-        [each.signal, figure(correlations[each.signal]), share(each.explained)]
-        for each in document.profiles
-        if each.signal in correlations
-    ]
+    for verdict, each in zip(document.verdicts, document.scatters, strict=True):
+        sentence = f"{each.signal} against question tokens: rank correlation {signed(verdict.length.value)}."
+        pictures.append(Picture(cloud(each), sentence, each.signal, f"{count(verdict.length.rows)} rows"))
     text = Legend(
-        "Each signal over the number of question tokens. A point is a prompt; from 2,000 prompts on, darker "
-        "tiles hold more prompts. The solid line is the median of prompts of similar length, and the dashed "
-        "lines are the quartiles. If the cloud is a narrow slope, sorting by the signal is sorting by length."
+        "Each signal over the number of question tokens. Darker tiles hold more prompts. The solid line is "
+        "the median of prompts of similar length, and the dashed lines are the quartiles. If the cloud is a "
+        "narrow slope, sorting by the signal is sorting by length."
     )
-    head = ["signal", "rank correlation", "explained by length"]
+    rows = [
+        {"signal": each.signal, "rank_correlation": each.length, "explained": each.explained}
+        for each in document.verdicts
+    ]
+    tables = (
+        [records("Rank correlation with length, and the share that length explains", rows, " ".join(rows[0]))]
+        if rows
+        else []
+    )
     shares = records(
-        f"Share of each order that is {document.about.group_column}",
-        document.group_shares,
-        "column groups rows eta_squared by_chance",
+        "Share of each order that is the group", document.group_shares, "column groups eta_squared by_chance"
     )
-    tables = [table for table in (Table("Rank correlation with length", head, rows), shares) if table.rows]
-    return Part("length", "Length and groups", [text, pictures, *tables])
-
-
-def _matrix(document: Document) -> Part:
-    text = "Spearman's rank correlation of each pair of columns: +1 is the same order, -1 the reverse."
-    rows = [[c.first, c.second, figure(c.correlation), count(c.correlation.rows)] for c in document.matrix]
-    table = Table("All correlations", ["column", "and", "correlation", "rows"], rows, left=["and"])
-    return Part("matrix", "All correlations", [text, table], detail=True)
+    return Part("length", "Length and groups", [text, pictures, *tables, *([shares] if shares.rows else [])])
 
 
 def _relations(document: Document) -> Part:
@@ -212,24 +135,16 @@ def _relations(document: Document) -> Part:
             (name.replace("_", " "), [(r.signal, getattr(r, name)) for r in relations]) for name in names
         ]
         # The control stands below the signals; it is what the other panels hold fast.
-        panels[0][1].append((document.about.length_column, relations[0].length))
+        panels[0][1].append((LENGTH, relations[0].length))
         listed = "; ".join(
             f"{r.signal} {signed(r.overall.value)} overall, {signed(r.given_length.value)} given length"
             for r in relations
         )
         spec = intervals(panels, title="rank correlation")
-        inside = [
-            [r.signal, g.group, figure(g.correlation), count(g.correlation.rows)]
-            for r in relations
-            for g in r.groups
-        ]
         blocks += [
             Picture(spec, f"Rank correlations with {target}, with 95 % intervals: {listed}.", wide=True),
             records(f"rank correlation with {target}", relations, " ".join(["signal", *names, "length"])),
         ]
-        if inside:
-            head = ["signal", "group", "correlation", "rows"]
-            blocks.append(Table(f"Inside groups: {target}", head, inside, left=["group"], detail=True))
     return Part("relations", "What is left without length and groups", blocks)
 
 
@@ -243,74 +158,17 @@ def _lifts(document: Document) -> Part:
     for target, lifts in by_target(document.lifts).items():
         ratios = {(lift.column, lift.end): lift.ratio for lift in lifts}
         names = list(dict.fromkeys(lift.column for lift in lifts))
-        panels = [
-            (end, [(name, ratios[name, end]) for name in names if (name, end) in ratios]) for end in ENDS
-        ]
+        panels = [(end, [(name, ratios[name, end]) for name in names]) for end in ENDS]
         listed = "; ".join(f"{lift.column}, {lift.end} {number(lift.ratio.value)}" for lift in lifts)
         sentence = f"Mean {target} of the prompts at each end, divided by that of all: {listed}."
-        rows = [[name, *(cell("ratio", ratios.get((name, end))) for end in ENDS)] for name in names]
+        rows = [[name, *(cell("ratio", ratios[name, end]) for end in ENDS)] for name in names]
         caption = f"Mean {target} of each tenth over that of a random tenth"
+        spec = intervals(panels, middle=1.0, title="times the mean of all prompts")
         blocks += [
-            Picture(
-                intervals(panels, middle=1.0, title="times the mean of all prompts"), sentence, wide=True
-            ),
+            Picture(spec, sentence, wide=True),
             Table(caption, ["column", *(f"{end} tenth" for end in ENDS)], rows),
         ]
-        if PREDICTED in names:
-            blocks.append(
-                f"{PREDICTED}: the selection of `difficulty predict --target variance` among up to 256 of "
-                "these prompts, each predicted from the half of them without it."
-            )
-    for target, tenths in by_target(document.tenths).items():
-        blocks += _tenths(target, tenths)
     return Part("lifts", "What a batch would carry", blocks)
-
-
-def _tenths(target: str, figures: list[Tenths]) -> list[Block]:
-    curves = [
-        Curve(
-            each.column,
-            [(k, t.value or 0.0, t.low, t.high) for k, t in enumerate(each.tenths, 1)],
-            [(1, each.mean, None, None), (len(each.tenths), each.mean, None, None)],
-        )
-        for each in figures
-    ]
-    listed = "; ".join(
-        f"{each.column} {number(each.tenths[0].value)} in its lowest, {number(each.tenths[-1].value)} in "
-        "its highest"
-        for each in figures
-    )
-    rows = [
-        [each.column, str(k), number(low), number(high), count(tenth.rows), cell("tenth", tenth)]
-        for each in figures
-        for k, (low, high, tenth) in enumerate(zip(each.low, each.high, each.tenths, strict=True), 1)
-    ]
-    caption = f"Mean {target} by tenth, lowest values first; the dashed line is the mean of all"
-    head = ["column", "tenth", "from", "to", "prompts", "mean"]
-    spec = lines(curves, ("tenth", ""), columns=4, x=(0.5, 10.5))
-    picture = Picture(spec, f"Mean {target} by the tenth of each column: {listed}.", wide=True)
-    return [picture, Table(caption, head, rows, detail=True)]
-
-
-def _profiles(document: Document) -> Part:
-    blocks: list[Block] = [
-        "The prompts in bins of similar length, short ones first. A signal with information beyond length "
-        "has correlations inside the bins too."
-    ]
-    for each in document.profiles:
-        names = [f"{count(b.low)} to {count(b.high)}" for b in each.bins]
-        rows = [
-            [
-                name,
-                count(b.rows),
-                *(map(number, b.quartiles) if b.quartiles else [""] * 3),
-                *map(figure, b.targets),
-            ]
-            for name, b in zip(names, each.bins, strict=True)
-        ]
-        head = ["question tokens", "rows", "lower quartile", "median", "upper quartile", *each.targets]
-        blocks.append(Table(f"{each.signal} in bins of like length", head, rows, detail=True))
-    return Part("profiles", "Within like length", blocks, detail=True)
 
 
 def _outcomes(document: Document) -> Part:
@@ -329,20 +187,10 @@ def _outcomes(document: Document) -> Part:
 
 def groups(rates: list[GroupRate], column: str | None) -> list[Block]:
     """One policy's pass rates by group."""
-    drawn = [rate for rate in rates if rate.counts][:_BARS]
-    rows = [
-        (each.group, {name: n / each.prompts for name, n in zip(_RATES, each.counts, strict=True)})
-        for each in drawn
-    ]
-    listed = "; ".join(f"{each.group} mean {share(each.mean)}" for each in drawn)
-    title = f"{rates[0].outcome} by {column}"
-    picture = Picture(
-        bars(rows, _RATES, "share of prompts"), f"Pass rates in {len(drawn)} groups: {listed}.", title
-    )
+    title, names = f"{rates[0].outcome} by {column}", "group prompts mean teaches variance"
     caption = f"{title}, the largest first; teaches: the share of prompts with both right and wrong rollouts"
-    names, others = "group prompts mean teaches variance", rates[_LISTED:]
-    blocks: list[Block] = [picture, records(caption, rates[:_LISTED], names)]
-    if others:
+    blocks: list[Block] = [records(caption, rates[:_LISTED], names)]
+    if others := rates[_LISTED:]:
         blocks += [
             f"and {count(len(others))} smaller ones (--json has all)",
             records(f"{title}, the smaller ones", others, names, detail=True),
@@ -350,94 +198,31 @@ def groups(rates: list[GroupRate], column: str | None) -> list[Block]:
     return blocks
 
 
-def _calibrations(document: Document) -> Part:
-    text = Legend("Predicted failure rates against observed ones. On the dashed line they are equal.")
-    names = "column outcome pearson spearman brier brier_of_mean"
-    quality = records("Quality of predictions", document.calibrations, names, left=["outcome"])
-    each_one = [
-        reliability(f"{c.column}, {c.outcome}", "failure rate", c.bins) for c in document.calibrations
-    ]
-    blocks = [block for blocks in each_one for block in blocks]
-    return Part("calibration", "Calibration of predictions", [text, quality, *blocks] if blocks else [])
-
-
-def _against(document: Document) -> Part:
-    blocks: list[Block] = [
-        "The same prompts scored with other settings. An order that changes with the dtype or between "
-        "checkpoints reflects noise, or one moment of the training."
-    ]
-    for other in document.against:
-        caption = (
-            f"against {other.folder}: {count(other.shared)} rows in both, {count(other.only_here)} only "
-            f"here, {count(other.only_there)} only there"
-        )
-        blocks.append(records(caption, other.signals, "signal correlation top_shared top_by_chance"))
-        if other.differences:
-            blocks.append(
-                records("Settings that differ", other.differences, "key here there", left=["here", "there"])
-            )
-    return Part("stability", "Stability of the order", blocks)
-
-
-def _prompts(document: Document) -> Part:
-    blocks: list[Block] = ["The prompts with the highest, median and lowest values of each signal."]
-    for ends in document.ends:
-        rows = [
-            [place, number(p.value, 4), count(p.question_tokens), p.group or "", p.text + " [cut]" * p.cut]
-            for place in ("top", "middle", "bottom")
-            for p in getattr(ends, place)
-        ]
-        head = ["place", "value", "tokens", "group", "question"]
-        blocks.append(
-            Table(f"Prompts by {ends.signal}", head, rows, left=["group"], text="question", detail=True)
-        )
-    return Part("prompts", "Prompts at the top, in the middle and at the bottom", blocks, detail=True)
-
-
 def _hygiene(document: Document) -> Part:
     checks = document.hygiene
     blocks: list[Block] = [records("Checks", checks, "check rows share note", text="note")]
     for check in checks:
         if check.examples:
-            more = (
-                f", {len(check.examples)} of {count(check.rows)}" if len(check.examples) < check.rows else ""
-            )
-            blocks.append(
-                records(
-                    f"{check.check}: examples{more}",
-                    check.examples,
-                    "gc_id match text",
-                    left=["match"],
-                    text="text",
-                )
-            )
-    dirty = ",".join(check.check for check in checks if check.rows)
-    text = "No check reports a row. Checks that are not in this table were not run."
-    if dirty:
-        text = (
-            "Next, with the same options: `gaincurate hygiene DIR --list FILE` lists every row, "
-            f"`gaincurate export DIR --drop {dirty}` leaves them out"
-        )
+            shown = len(check.examples)
+            more = f", {shown} of {count(check.rows)}" if shown < check.rows else ""
+            caption, names = f"{check.check}: examples{more}", "gc_id with text"
+            blocks.append(records(caption, check.examples, names, left=["with"], text="text"))
+    text = (
+        "Next: `gaincurate hygiene DIR` makes all checks, `gaincurate export DIR --drop duplicates` leaves "
+        "duplicates out"
+    )
     return Part("hygiene", "Hygiene: rows with something wrong", [*blocks, text])
 
 
 def _made(document: Document) -> Part:
-    about = document.about
-    names = (
-        "folder",
-        "manifest",
-        "model",
-        "site",
-        "prompt_column",
-        "length_column",
-        "group_column",
-        "group_how",
-    )
-    facts = {name.replace("_", " "): getattr(about, name) or "none" for name in names}
-    sizes = {f"rows of {name}": count(rows) for name, rows in about.group_sizes.items()}
+    names = ("folder", "manifest", "model", "site", "group_column", "group_how")
+    facts = {name.replace("_", " "): getattr(document.about, name) or "none" for name in names}
     decided = [verdict for verdict in document.verdicts if verdict.estimate]
     caption = "The deciding correlation, at the confidence that holds for all comparisons together"
     table = records(caption, decided, "signal target estimate level looks", left=["target"])
-    methods = {name.replace("_", " "): text for name, text in document.methods.items()}
-    blocks: list[Block] = [*document.notes, table, methods, facts | sizes | about.settings]
-    return Part("made", "How this was made", blocks, detail=True)
+    text = (
+        "Correlations are Spearman's over the rows with both columns. Intervals are 95 % intervals over "
+        "prompts, one at a time. gaincurate's documentation of `report` defines every figure."
+    )
+    meanings = {column.name: f"{column.meaning} ({column.made})" for column in document.columns}
+    return Part("made", "How this was made", [*document.notes, text, table, meanings, facts], detail=True)

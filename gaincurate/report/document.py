@@ -8,15 +8,16 @@ the same document. Texts come from data and are not to be trusted as markup.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
 from gaincurate.core.artifact import Json
-from gaincurate.core.stats import Bin, Estimate
+from gaincurate.core.stats import Estimate
+from gaincurate.hygiene.findings import Finding
 
-FORMAT = 1
+FORMAT = 2
 
 Role = Literal["signal", "length", "difficulty", "pass-rate", "learnability"]
 Kind = Literal[
@@ -24,8 +25,6 @@ Kind = Literal[
     "no-more-than-length-and-groups", "tells-nothing", "tells-length-only", "tells-groups-only",
     "no-outcomes-to-judge", "not-enough-rows",
 ]  # fmt: skip
-QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
-"""The levels of `Distribution.quantiles`."""
 ENDS = ("highest", "middle", "lowest")
 """Parts of a column that a batch may be selected from, see `Lift`."""
 ROUND = (
@@ -43,11 +42,8 @@ class About:
         folder, manifest: as given, and the hash that names the set's exact content.
         model, dtype, device, site: what the scores were made with.
         rows: scored; `rejected` could not be, `truncated` were cut.
-        prompt_column, length_column: of the source, and the one that is length here, in tokens.
         group_column: the column of groups, or None. `groups`: how many there are.
         group_how: how the column was found, or why there is none.
-        group_sizes: rows of the largest groups, largest first, by name.
-        settings: other facts of the set's identity by dotted name, as text.
     """
 
     folder: str
@@ -59,13 +55,9 @@ class About:
     rows: int
     rejected: int
     truncated: int
-    prompt_column: str
-    length_column: str
     group_column: str | None
     groups: int
     group_how: str
-    group_sizes: dict[str, int]
-    settings: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +85,8 @@ class Verdict:
         sort_first: where sorting by it is worth a trial, what to train on first: "highest", "lowest" or
             "middle".
         length: correlation with question length.
+        explained: the share of its rank variance between bins of similar length (eta squared), 0 to 1: what
+            length says of it in any form; None for a constant signal.
         target: the target that decided, or None without any.
         estimate: the correlation that decided, at the level `level` rather than 95 %; None without a target.
         level: confidence of that interval: 95 % over all `looks` together (Bonferroni).
@@ -105,6 +99,7 @@ class Verdict:
     banner: str | None
     sort_first: str | None
     length: Estimate
+    explained: float | None
     target: str | None
     estimate: Estimate | None
     level: float
@@ -122,22 +117,16 @@ class Document:
         wasted: the share of a uniform step's groups of 8 that teach nothing; None without sampled rollouts.
         verdicts: one for each signal, in the set's order.
         columns: every column of numbers in here.
-        distributions, scatters: one for each column, and each signal against length.
-        matrix: every pair of `columns`.
+        scatters: each signal against length.
         group_shares: each column against the groups; empty without a group column.
         group_rates: each group's observed pass rates, by policy; empty without a group column or pass rates.
         relations: each signal with each target (difficulty, pass-rate and learnability columns).
-        profiles: each signal in bins of like length.
         lifts: the ends and the middle of each signal, and of length, for each learnability column.
-        tenths: p (1 - p) by the tenth of each signal, of length and of a prediction.
-        outcomes, calibrations: observed pass rates, and predicted failure rates against them.
-        against: other sets of the same prompts.
-        ends: prompts at the top, middle and bottom of each signal.
-        hygiene: what is wrong with the rows.
+        outcomes: observed pass rates.
+        hygiene: duplicate rows, with a few examples.
         run: a run over the set, None where none was given: facts of `gaincurate schedule status --json` under
             their names there, `rounds` with the keys of `ROUND`, and as `predictions` its `difficulty`.
         notes: all that was left out, sampled or found by name, sentence by sentence.
-        methods: how each kind of figure was made, by name of the field.
     """
 
     format: int
@@ -147,23 +136,15 @@ class Document:
     wasted: Estimate | None
     verdicts: list[Verdict]
     columns: list[Column]
-    distributions: list[Distribution]
     scatters: list[Scatter]
-    matrix: list[Cell]
     group_shares: list[GroupShare]
+    group_rates: list[GroupRate]
     relations: list[Relation]
-    profiles: list[LengthProfile]
     lifts: list[Lift]
     outcomes: list[Outcome]
-    calibrations: list[Calibration]
-    against: list[Against]
-    ends: list[Ends]
-    hygiene: list[Check]
+    hygiene: list[Finding]
     run: Json | None
     notes: list[str]
-    methods: dict[str, str]
-    group_rates: list[GroupRate] = field(default_factory=list)
-    tenths: list[Tenths] = field(default_factory=list)
 
 
 def to_json(document: Document) -> Json:
@@ -181,72 +162,19 @@ def from_json(value: Any) -> Document:
 
 
 @dataclass(frozen=True, slots=True)
-class Histogram:
-    """`counts[i]` rows lie in `edges[i]` to `edges[i + 1]`, in the column's unit; the last bin has both ends.
-
-    `below` and `above` count the rows outside all bins: the bins span the middle of a column with far tails.
-    """
-
-    edges: list[float]
-    counts: list[int]
-    below: int
-    above: int
-
-
-@dataclass(frozen=True, slots=True)
-class Distribution:
-    """How one column is spread.
-
-    `rows` have a value, `missing` have none. `quantiles` are at the levels `QUANTILES`, in the column's unit,
-    and empty without rows; `mean` is then None.
-    """
-
-    column: str
-    rows: int
-    missing: int
-    distinct: int
-    mean: float | None
-    quantiles: list[float]
-    histogram: Histogram
-
-
-@dataclass(frozen=True, slots=True)
-class Band:
-    """A column's quartiles among rows of like length; None for fewer than ten rows."""
-
-    rows: int
-    low: float | None
-    median: float | None
-    high: float | None
-
-
-@dataclass(frozen=True, slots=True)
 class Scatter:
     """A signal (y) against question length (x), as counts.
 
     `counts[i][j]` rows lie in x bin i, `x_edges[i]` to `x_edges[i + 1]` tokens, and y bin j, `y_edges[j]` to
-    `y_edges[j + 1]`. x bins are even on a log axis. `outside` rows lie beyond the edges. `bands[i]` are y's
-    quartiles in x bin i. `correlation` is over all rows. `points` are the rows themselves, (length, signal),
-    where they are fewer than 2,000, else none.
+    `y_edges[j + 1]`; outer bins also count the rows beyond. x bins are even on a log axis. `quartiles[i]`
+    are those of y in x bin i, empty for fewer than ten rows.
     """
 
     signal: str
     x_edges: list[float]
     y_edges: list[float]
     counts: list[list[int]]
-    outside: int
-    bands: list[Band]
-    correlation: Estimate
-    points: list[list[float]] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One pair of columns of the correlation matrix; each unordered pair once, `first` before `second`."""
-
-    first: str
-    second: str
-    correlation: Estimate
+    quartiles: list[list[float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,14 +193,6 @@ class GroupShare:
 
 
 @dataclass(frozen=True, slots=True)
-class GroupCorrelation:
-    """A correlation inside one group (a source, a task)."""
-
-    group: str
-    correlation: Estimate
-
-
-@dataclass(frozen=True, slots=True)
 class Relation:
     """One signal against one target (a level, a pass rate): what is left of it, control by control.
 
@@ -287,7 +207,6 @@ class Relation:
         within_length_bins_and_groups: pooled inside bins of like length inside each group; None without a
             group column.
         length: question length against the same target, over the same rows: the control.
-        groups: inside each of the largest groups, largest first.
     """
 
     signal: str
@@ -299,36 +218,6 @@ class Relation:
     given_length_within_groups: Estimate | None
     within_length_bins_and_groups: Estimate | None
     length: Estimate
-    groups: list[GroupCorrelation]
-
-
-@dataclass(frozen=True, slots=True)
-class LengthBin:
-    """Rows of `low` to `high` question tokens, both included.
-
-    `quartiles` are the signal's 0.25, 0.5 and 0.75 quantiles, empty without rows; `targets[k]` its
-    correlation inside the bin with `LengthProfile.targets[k]`.
-    """
-
-    low: int
-    high: int
-    rows: int
-    quartiles: list[float]
-    targets: list[Estimate]
-
-
-@dataclass(frozen=True, slots=True)
-class LengthProfile:
-    """A signal in bins of like length, shortest first.
-
-    `explained` is the share of the signal's rank variance between the bins (eta squared), 0 to 1: what length
-    says of it in whatever form; None for a constant one.
-    """
-
-    signal: str
-    targets: list[str]
-    explained: float | None
-    bins: list[LengthBin]
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,22 +237,6 @@ class Lift:
 
 
 @dataclass(frozen=True, slots=True)
-class Tenths:
-    """Mean p (1 - p) of the prompts by the tenth of a column that they are in, lowest values first.
-
-    `target` names the column of p (1 - p), and `mean` is its mean over these prompts. Equal values share a
-    tenth, so there may be fewer than ten. `low[k]` to `high[k]` are the column's values in tenth k.
-    """
-
-    column: str
-    target: str
-    mean: float
-    low: list[float]
-    high: list[float]
-    tenths: list[Estimate]
-
-
-@dataclass(frozen=True, slots=True)
 class Outcome:
     """Observed pass rates of one policy.
 
@@ -376,7 +249,7 @@ class Outcome:
         mean: mean pass rate, 0 to 1.
         always, never: share of prompts with all, with no rollouts right; GRPO learns nothing from either.
         ceiling: the highest Pearson correlation that a perfect prediction of pass rates could show, given the
-            noise of so few rollouts; value None where it cannot be had.
+            noise of so few rollouts; None where it cannot be had.
         mean_variance: mean of p (1 - p), unbiased, 0 to 0.25; value None without `learnability`.
         notes: what to know before believing it.
     """
@@ -391,7 +264,7 @@ class Outcome:
     mean: float
     always: float
     never: float
-    ceiling: Estimate
+    ceiling: float | None
     mean_variance: Estimate
     notes: list[str]
 
@@ -402,8 +275,7 @@ class GroupRate:
 
     `prompts` were observed, `mean` is their mean pass rate (0 to 1). `teaches` is the share of them with both
     right and wrong rollouts, which alone give GRPO a gradient, and `variance` the mean of their p (1 - p),
-    unbiased, 0 to 0.25. Both are None where the numbers of rollouts are not known. `counts` are the prompts
-    that were never right, right in up to a quarter, a half, three quarters and less than all, and always.
+    unbiased, 0 to 0.25. Both are None where the numbers of rollouts are not known.
     """
 
     outcome: str
@@ -412,101 +284,3 @@ class GroupRate:
     mean: float
     teaches: float | None
     variance: float | None
-    counts: list[int] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """A column of predicted failure rates (0 to 1) against observed ones.
-
-    `pearson` is to be read against the outcome's ceiling; `brier` is the mean squared difference, and
-    `brier_of_mean` what predicting the observed mean for every prompt has.
-    """
-
-    column: str
-    outcome: str
-    pearson: Estimate
-    spearman: Estimate
-    brier: Estimate
-    brier_of_mean: float
-    bins: list[Bin]
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """One row: its signal's `value`, question length in tokens, and question, shortened if `cut`."""
-
-    gc_id: str
-    value: float
-    question_tokens: int
-    group: str | None
-    text: str
-    cut: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Ends:
-    """Prompts at the top (highest values first), around the median, and at the bottom (lowest last)."""
-
-    signal: str
-    top: list[Prompt]
-    middle: list[Prompt]
-    bottom: list[Prompt]
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A row that a check found: its text (shortened), and what it collides with or why it was found."""
-
-    gc_id: str
-    text: str
-    match: str
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One hygiene check: `rows` found, `share` of all rows (0 to 1), some examples, and what to know of it.
-
-    Checks are named as in `gaincurate hygiene`, which lists every row.
-    """
-
-    check: str
-    rows: int
-    share: float
-    examples: list[Example]
-    note: str
-
-
-@dataclass(frozen=True, slots=True)
-class Stability:
-    """One signal in two sets: correlation over shared rows, share of the highest tenth that both have.
-
-    `top_by_chance` is what two random orders share.
-    """
-
-    signal: str
-    correlation: Estimate
-    top_shared: float | None
-    top_by_chance: float
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """A setting in which two sets differ: dotted key and both values as text."""
-
-    key: str
-    here: str
-    there: str
-
-
-@dataclass(frozen=True, slots=True)
-class Against:
-    """Another scored set of the same prompts, joined by id."""
-
-    folder: str
-    manifest: str
-    shared: int
-    only_here: int
-    only_there: int
-    differences: list[Difference]
-    signals: list[Stability]

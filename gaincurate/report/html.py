@@ -24,6 +24,17 @@ from gaincurate.report.formatting import shown
 from gaincurate.report.parts import Picture, Spec
 from gaincurate.report.plots import INK, MUTED, RULE
 
+_LEFT_OUT = {
+    "role",
+    "aria-roledescription",
+    "aria-hidden",
+    "aria-label",
+    "pointer-events",
+    "font-family",
+    "class",
+}
+_DIGITS = re.compile(r"(\.\d\d)\d+")
+
 
 def prose(text: str) -> Markup:
     """A sentence of ours, which may hold texts of data: true minus signs, and backticks as code."""
@@ -84,19 +95,6 @@ _CONFIG: Spec = {
     "text": {"color": INK, "fontSize": 11},
     "title": {"color": INK, "fontSize": 12, "fontWeight": "normal"},
 }
-_SVG = "{http://www.w3.org/2000/svg}"
-_PLACES = {"d", "transform", "x", "y", "x1", "x2", "y1", "y2", "width", "height", "stroke-width"}
-_NOISE = {
-    "role",
-    "aria-roledescription",
-    "aria-hidden",
-    "aria-label",
-    "pointer-events",
-    "font-family",
-    "class",
-}
-_DEFAULTS = {("opacity", "1"), ("stroke-width", "1"), ("x2", "0"), ("y2", "0"), ("font-weight", "normal")}
-_DIGITS = re.compile(r"(\.\d\d)\d+")
 
 
 def draw(picture: Picture) -> Markup:
@@ -107,8 +105,11 @@ def draw(picture: Picture) -> Markup:
     """
     drawn = ElementTree.fromstring(vl_convert.vegalite_to_svg({**picture.spec, "config": _CONFIG}))
     for element in drawn.iter():
-        _tidy(element)
-        _join(element)
+        element.tag = element.tag.removeprefix("{http://www.w3.org/2000/svg}")
+        for name in _LEFT_OUT & element.attrib.keys():
+            del element.attrib[name]
+        if "d" in element.attrib:
+            element.attrib["d"] = _DIGITS.sub(r"\1", element.attrib["d"])
     for part in drawn:
         part.attrib["aria-hidden"] = "true"  # else the numbers on the axes are read out one by one
     shape = {"class": "plot", "role": "img", "aria-label": shown(picture.sentence)}
@@ -117,32 +118,3 @@ def draw(picture: Picture) -> Markup:
     drawn.attrib.clear()
     drawn.attrib.update(shape)
     return Markup(ElementTree.tostring(drawn, encoding="unicode"))
-
-
-def _tidy(element: ElementTree.Element) -> None:
-    """To a screen reader the picture is one thing with one sentence; a mark's words are for a pointer."""
-    element.tag = element.tag.removeprefix(_SVG)
-    spoken = element.attrib.get("aria-label") if element.tag != "g" else None
-    for name in list(element.attrib):
-        if name in _NOISE or (name, element.attrib[name]) in _DEFAULTS:
-            del element.attrib[name]
-        elif name in _PLACES:
-            element.attrib[name] = _DIGITS.sub(r"\1", element.attrib[name])
-    if spoken:
-        title = ElementTree.Element("title")
-        title.text = spoken
-        element.insert(0, title)
-
-
-def _join(element: ElementTree.Element) -> None:
-    """Leave out what is not drawn, and make one shape of tiles that differ in their place alone."""
-    shapes: dict[tuple[tuple[str, str], ...], ElementTree.Element] = {}
-    for child in list(element):
-        if child.get("display") == "none" or child.get("d") == "M0,0h0v0h0Z":
-            element.remove(child)
-        elif child.get("fill-opacity") is not None and not child.get("aria-label"):
-            look = tuple((name, value) for name, value in sorted(child.attrib.items()) if name != "d")
-            first = shapes.setdefault(look, child)
-            if first is not child:
-                first.attrib["d"] += child.attrib["d"]
-                element.remove(child)

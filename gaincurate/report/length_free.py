@@ -8,6 +8,7 @@ call again changes nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +21,12 @@ from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.stats import Floats, even_bins, ranks, spearman
 from gaincurate.errors import InputError, OutputError
-from gaincurate.report.config import Way
 from gaincurate.report.table import LENGTH, numbers
 
 BINS = 20
 _SUFFIX = {"residual": "residual", "rank-in-bin": "rank_in_bin"}
 Ints = npt.NDArray[np.int64]
+Way = Literal["residual", "rank-in-bin"]
 KNOTS = 5
 _DEGREE = 3
 
@@ -51,7 +52,6 @@ def derive(
     signal: str,
     way: Way,
     *,
-    length: str = LENGTH,
     bins: int | None = None,
     name: str | None = None,
     overwrite: bool = False,
@@ -62,7 +62,6 @@ def derive(
         scored: the set.
         signal: a number column.
         way: `residual` or `rank-in-bin`, see the functions of these names.
-        length: the column with lengths.
         bins: for `rank-in-bin`; default 20.
         name: of the new column; default `<signal>_residual` or `<signal>_rank_in_bin`.
         overwrite: replace a column of that name that was made otherwise.
@@ -76,11 +75,11 @@ def derive(
         raise InputError(f"--bins {bins} goes with --length-free rank-in-bin.")
     bins = BINS if bins is None else bins
     name = name or f"{signal if signal.startswith('gc_') else 'gc_' + signal}_{_SUFFIX[way]}"
-    if name in (signal, length):
+    if name in (signal, LENGTH):
         raise InputError(f"--name {name} is the column that it would be made from; give another.")
-    how = _how(scored, signal, way, length, bins)
+    how = _how(scored, signal, way, bins)
     is_there = _is_there(scored, name, how, overwrite=overwrite)
-    values, lengths = _numbers(scored, signal, "--signal"), _numbers(scored, length, "--length")
+    values, lengths = _numbers(scored, signal), numbers(scored.column(LENGTH))
     if not (np.isfinite(values) & np.isfinite(lengths)).any():
         raise InputError(f"--signal {signal}: no row of {scored.folder} has a value there.", column=signal)
     computed = residual(values, lengths) if way == "residual" else rank_in_bin(values, lengths, bins)
@@ -89,7 +88,7 @@ def derive(
     there = np.isfinite(kept)
     if not there.any():
         raise InputError(
-            f"--signal {signal}: what is left of it without {length} is past what 32 bits hold (3.4e38).",
+            f"--signal {signal}: what is left of it without {LENGTH} is past what 32 bits hold (3.4e38).",
             column=signal,
         )
     if not is_there:
@@ -99,27 +98,23 @@ def derive(
     return Derived(name, len(computed), int(there.sum()), is_there, before, after, how)
 
 
-def _how(scored: ScoredSet, signal: str, way: Way, length: str, bins: int) -> Json:
+def _how(scored: ScoredSet, signal: str, way: Way, bins: int) -> Json:
     rule: Json = {"bins": bins} if way == "rank-in-bin" else {"fit": f"cubic spline, {KNOTS} inner knots"}
     meaning = {
-        "residual": f"{signal} less its usual value at that {length}",
-        "rank-in-bin": f"rank of {signal} in (0, 1) among rows of about the same {length}",
+        "residual": f"{signal} less its usual value at that {LENGTH}",
+        "rank-in-bin": f"rank of {signal} in (0, 1) among rows of about the same {LENGTH}",
     }
     how: Json = {
         "made_by": f"gaincurate {gaincurate.__version__} derive",
         "meaning": meaning[way],
         "signal": signal,
         "length_free": way,
-        "length": length,
+        "length": LENGTH,
         **rule,
     }
     # A column that is itself computed can be replaced: the hash says of which values this one was made.
-    parents = {
-        column: facts["hash"]
-        for column, facts in scored.computed_columns().items()
-        if column in (signal, length)
-    }
-    return {**how, "of": parents} if parents else how
+    facts = scored.computed_columns().get(signal)
+    return how if facts is None else {**how, "of": {signal: facts["hash"]}}
 
 
 def _is_there(scored: ScoredSet, name: str, how: Json, *, overwrite: bool) -> bool:
@@ -140,7 +135,7 @@ def _is_there(scored: ScoredSet, name: str, how: Json, *, overwrite: bool) -> bo
     return False
 
 
-def _numbers(scored: ScoredSet, name: str, option: str) -> Floats:
+def _numbers(scored: ScoredSet, name: str) -> Floats:
     """A column as float64, NaN for null and for what is beyond 1e100, whose sums would be infinite.
 
     Raises:
@@ -149,7 +144,7 @@ def _numbers(scored: ScoredSet, name: str, option: str) -> Floats:
     column = scored.column(name)
     kind = column.type
     if not (pt.is_integer(kind) or pt.is_floating(kind) or pt.is_decimal(kind)):
-        raise InputError(f"{option} {name}: that column holds {kind}, and this needs numbers.", column=name)
+        raise InputError(f"--signal {name}: that column holds {kind}, and this needs numbers.", column=name)
     return numbers(column)
 
 

@@ -6,9 +6,8 @@ observed rate, because the plain value is too low by a tenth with ten rollouts.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +18,25 @@ import pyarrow.compute as pc
 from gaincurate.core.files import digest_files
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.core.stats import DIFFERING, Estimate, Floats, differing, estimate, mean
-from gaincurate.difficulty import rollout_set
+from gaincurate.core.stats import Floats, mean
 from gaincurate.difficulty.metrics import noise_ceiling, pass_variance
-from gaincurate.difficulty.pass_rates import PassRates, pooled
+from gaincurate.difficulty.pass_rates import PassRates, of_rollouts, pooled
+from gaincurate.difficulty.rollout_set import is_rollout_set
 from gaincurate.errors import InputError
 from gaincurate.report.document import Column, GroupRate, Outcome
 from gaincurate.report.table import Table
 from gaincurate.schedule.observations import pass_rates_of
 from gaincurate.schedule.run import Run
 
-_PARTS = (0.0, 0.25, 0.5, 0.75, np.nextafter(1.0, 0.0))
-"""Upper ends of the parts of `GroupRate.counts`; the last part has the prompts that are always right."""
-
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """One policy's wins and losses by id; see `PassRates`. `hashes` name the files they came from."""
+    """One policy's pass rates by id, from "rollouts" or a "run"; `hashes` name the files they came from."""
 
     name: str
     source: str
     path: str
-    ids: pa.Array
-    wins: Floats
-    losses: Floats
-    counted: bool
+    pass_rates: PassRates
     hashes: frozenset[str]
     notes: list[str]
 
@@ -71,15 +64,12 @@ def read_rollouts(path: Path, success: float | None = None, scored: ScoredSet | 
     """
     if not path.exists():
         raise InputError(f"--rollouts {path} does not exist.", path=str(path))
-    if rollout_set.is_rollout_set(path):
-        table = rollout_set.pass_rates(path, success=success)
-        table = table.filter(pc.greater(table.column("samples"), 0))
-        if not len(table):
+    if is_rollout_set(path):
+        rates = of_rollouts(path, success)
+        if not rates.ids:
             raise InputError(f"--rollouts {path} has no rollout that could be judged.", path=str(path))
-        wins, losses = table.column("wins").to_numpy(), table.column("losses").to_numpy()
-        ids = table.column(ID).combine_chunks()
-        digest = digest_files(sorted(path.rglob("*.arrow")))
-        return [Rates(path.name, "rollouts", str(path), ids, wins, losses, True, frozenset([digest]), [])]
+        source = {"hash": digest_files(sorted(path.rglob("*.arrow")))}
+        return [_of(replace(rates, source=source), path.name, path)]
     if success is not None:
         raise InputError(
             f"--success {success:g} is for rollout sets, which have every reward, and {path} is none; give "
@@ -88,9 +78,9 @@ def read_rollouts(path: Path, success: float | None = None, scored: ScoredSet | 
         )
     by_policy = pass_rates_of(path, scored=scored)
     if any(rates.round is not None for rates in by_policy):
-        return [_of_rounds(by_policy, path, "rollouts", [])]
+        return [_of_rounds(by_policy, path)]
     names = [path.name if len(by_policy) == 1 else f"{path.name}, {rates.name}" for rates in by_policy]
-    return [_of(rates, name, path, "rollouts", []) for name, rates in zip(names, by_policy, strict=True)]
+    return [_of(rates, name, path) for name, rates in zip(names, by_policy, strict=True)]
 
 
 def read_run(run: Run) -> Rates | None:
@@ -99,20 +89,18 @@ def read_run(run: Run) -> Rates | None:
     if not any(run.outcomes(round_).exists() and run.outcomes(round_).stat().st_size for round_ in rounds):
         return None
     drawn = f"The prompts were drawn by {run.config.strategy}: what holds among them need not hold elsewhere."
-    return _of_rounds(pass_rates_of(run.folder), run.folder, "run", [drawn])
+    return _of_rounds(pass_rates_of(run.folder), run.folder, "run", drawn)
 
 
-def _of_rounds(by_round: Sequence[PassRates], path: Path, source: str, notes: list[str]) -> Rates:
+def _of_rounds(by_round: Sequence[PassRates], path: Path, source: str = "rollouts", *notes: str) -> Rates:
     rounds = [rates.round for rates in by_round if rates.round is not None]
     changed = f"Rounds {min(rounds)} to {max(rounds)} together: the policy changed while it was observed."
     more = [changed] if len(by_round) > 1 else []
-    return _of(pooled(by_round), path.name, path, source, [*more, *notes])
+    return _of(pooled(by_round), path.name, path, source, *more, *notes)
 
 
-def _of(rates: PassRates, name: str, path: Path, source: str, notes: list[str]) -> Rates:
-    ids = pa.array(rates.ids, pa.string())
-    hashes = frozenset(hashes_in(rates.source))
-    return Rates(name, source, str(path), ids, rates.wins, rates.losses, rates.counted, hashes, notes)
+def _of(rates: PassRates, name: str, path: Path, source: str = "rollouts", *notes: str) -> Rates:
+    return Rates(name, source, str(path), rates, frozenset(hashes_in(rates.source)), [*notes])
 
 
 def hashes_in(facts: Any, key: str = "hash") -> Iterator[str]:
@@ -139,23 +127,24 @@ def observe(scored: ScoredSet, table: Table, rates_of_policies: Sequence[Rates])
 
 
 def _one(scored: ScoredSet, table: Table, ids: pa.Array, rates: Rates) -> Observed:
-    places = pc.index_in(rates.ids.cast(ids.type), value_set=ids)
+    pass_rates = rates.pass_rates
+    places = pc.index_in(pa.array(pass_rates.ids, pa.string()).cast(ids.type), value_set=ids)
     in_set = places.is_valid().to_numpy(zero_copy_only=False)
     if not in_set.any():
         raise InputError(
-            f"{rates.path}: none of its {len(rates.ids):,} prompts is in {scored.folder}; is it of another "
-            "set? They are joined by gc_id.",
+            f"{rates.path}: none of its {len(pass_rates.ids):,} prompts is in {scored.folder}; is it of "
+            "another set? They are joined by gc_id.",
             path=rates.path,
         )
     at = places.drop_null().to_numpy()
     wins, losses = np.full(table.rows, np.nan), np.full(table.rows, np.nan)
-    wins[at], losses[at] = rates.wins[in_set], rates.losses[in_set]
+    wins[at], losses[at] = pass_rates.wins[in_set], pass_rates.losses[in_set]
     name = _free(table, f"pass rate ({rates.name})")
     made = f"{'rollouts' if rates.source == 'rollouts' else 'a run'}: {rates.path}"
     count = wins + losses
     table.add(Column(name, "pass-rate", "share of rollouts that were right, 0 to 1", made), wins / count)
     notes, learnability = list(rates.notes), None
-    variance = pass_variance(wins, losses) if rates.counted else np.full(table.rows, np.nan)
+    variance = pass_variance(wins, losses) if pass_rates.counted else np.full(table.rows, np.nan)
     if not np.isnan(variance).all():
         learnability = _free(table, f"p(1-p) ({rates.name})")
         meaning = "p (1 - p), unbiased: highest where one rollout in two is right; what GRPO learns from"
@@ -168,11 +157,11 @@ def _one(scored: ScoredSet, table: Table, ids: pa.Array, rates: Rates) -> Observ
         path=rates.path,
         prompts=len(at),
         unknown=int((~in_set).sum()),
-        rollouts=round(float(count[at].sum())) if rates.counted else None,
+        rollouts=round(float(count[at].sum())) if pass_rates.counted else None,
         mean=float(np.mean(wins[at] / count[at])),
         always=float(np.mean(losses[at] == 0)),
         never=float(np.mean(wins[at] == 0)),
-        ceiling=ceiling(wins[at], losses[at]) if rates.counted else Estimate(None, None, None, len(at)),
+        ceiling=noise_ceiling(wins[at], losses[at]) if pass_rates.counted else None,
         mean_variance=mean(variance[~np.isnan(variance)]),
         notes=notes,
     )
@@ -200,9 +189,6 @@ def group_rates(table: Table, observed: Sequence[Observed]) -> list[GroupRate]:
                     float(np.mean(wins / (wins + losses))),
                     float(np.mean((wins > 0) & (losses > 0))) if known else None,
                     float(np.nanmean(variance)) if known and not np.isnan(variance).all() else None,
-                    np.bincount(
-                        np.digitize(wins / (wins + losses), _PARTS, right=True), minlength=6
-                    ).tolist(),
                 )
             )
     return rates
@@ -218,7 +204,7 @@ def _free(table: Table, name: str) -> str:
 
 
 def _notes(rates: Rates, wins: Floats, losses: Floats) -> list[str]:
-    if not rates.counted:
+    if not rates.pass_rates.counted:
         return ["How many rollouts stand behind a rate is not known, so p (1 - p) and the ceiling are not."]
     notes, count = [], wins + losses
     if (count < 2).all():
@@ -236,25 +222,3 @@ def _notes(rates: Rates, wins: Floats, losses: Floats) -> list[str]:
             "then an upper bound of their variance, and the ceiling too low."
         )
     return notes
-
-
-def ceiling(wins: Floats, losses: Floats) -> Estimate:
-    """The noise ceiling of the observed rates, see `quality.noise_ceiling`, with its interval."""
-    count = wins + losses
-    usable = count >= 2
-    value = noise_ceiling(wins, losses)
-    if value is None:
-        return Estimate(None, None, None, int(usable.sum()))
-    rate = (wins / count)[usable]
-    noise = rate * (1 - rate) / (count[usable] - 1)
-    spread = (rate - rate.mean()) ** 2
-    whole = float(spread.mean())
-    share = 1 - float(noise.mean()) / whole
-    influence = -(noise - noise.mean()) / whole + float(noise.mean()) / whole**2 * (spread - whole)
-    interval = estimate(share, influence)
-    if differing(rate) < DIFFERING:
-        return Estimate(value, None, None, len(rate))
-    low, high = (
-        None if end is None else math.sqrt(min(1.0, max(0.0, end))) for end in (interval.low, interval.high)
-    )
-    return Estimate(value, low, high, len(rate))

@@ -115,18 +115,8 @@ def figure(estimate: Estimate, *, signed: bool = True) -> Figure:
     return Figure(with_sign(estimate.value) if signed else number(estimate.value), between, width)
 
 
-_UNSIGNED = {"ratio", "accuracy", "brier", "ceiling", "mean_variance", "tenth"}
+_UNSIGNED = {"ratio", "accuracy", "brier", "ceiling", "mean_variance"}
 _SHARES = {
-    *(
-        "accuracy",
-        "effective",
-        "always",
-        "never",
-        "teaches",
-        "share",
-        "explained",
-        "eta_squared",
-        "by_chance",
-    ),
-    *("top_shared", "top_by_chance", "pass_rate", "level", "replayed", "clipped"),
-}
+    "accuracy", "effective", "always", "never", "teaches", "share", "explained", "eta_squared", "by_chance",
+    "pass_rate", "level", "replayed",
+}  # fmt: skip

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from gaincurate.core.stats import Estimate
-from gaincurate.report.formatting import count, line, number, signed
+from gaincurate.report.document import Scatter
+from gaincurate.report.formatting import line
 from gaincurate.report.parts import Spec
 
 # The CSS variables of style.css, by what they stand for.
 INK, MUTED, RULE = "var(--ink)", "var(--muted)", "var(--rule)"
-MARK, MINUS, SOME, PAPER = "var(--mark)", "var(--minus)", "var(--some)", "var(--paper)"
+MARK = "var(--mark)"
 SHORT = "datum.value < 1000 ? datum.label : format(datum.value, '~s')"
 """An axis of counts: 0, 500, 1k, 1.5k."""
 _DASHED = {"color": MUTED, "strokeDash": [4, 3]}
@@ -32,10 +33,9 @@ class Curve:
     against: Points = ()
 
 
-def _layer(mark: str, style: Spec, spoken: bool = False, needs: str | None = None, **channels: Spec) -> Spec:
-    """Marks of the rows that have the field `needs`; a pointer shows the field `words` of `spoken` marks."""
-    words = {"description": {"field": "words", "type": "nominal"}} if spoken else {}
-    layer: Spec = {"mark": {"type": mark, "aria": spoken, **style}, "encoding": {**channels, **words}}
+def _layer(mark: str, style: Spec, needs: str | None = None, **channels: Spec) -> Spec:
+    """Marks of the rows, or of those that have the field `needs`."""
+    layer: Spec = {"mark": {"type": mark, "aria": False, **style}, "encoding": channels}
     return layer if needs is None else {"transform": [{"filter": f"isValid(datum.{needs})"}], **layer}
 
 
@@ -65,7 +65,6 @@ def intervals(panels: Sequence[Panel], *, middle: float = 0.0, title: str) -> Sp
     """
     rows = [
         {"panel": line(panel), "row": line(name), "value": e.value, "low": e.low, "high": e.high}
-        | {"words": f"{line(name)}, {panel}: {number(e.value) if middle else signed(e.value)}"}
         for panel, estimates in panels
         for name, e in estimates
         if e.value is not None
@@ -78,7 +77,7 @@ def intervals(panels: Sequence[Panel], *, middle: float = 0.0, title: str) -> Sp
     layers = [
         {"data": {"values": [{}]}, **_layer("rule", _DASHED, x={"datum": middle, "type": "quantitative"})},
         _layer("rule", heavy, needs="low", x=_number("low", **x), x2={"field": "high"}, y=y),
-        _layer("circle", dot, True, x=_number("value", **x), y=y),
+        _layer("circle", dot, x=_number("value", **x), y=y),
     ]
     panel = {"layer": layers, "width": width, "height": (24 if len(order) <= 12 else 17) * len(order)}
     column = _panels([line(name) for name, _ in panels], width, title)
@@ -106,11 +105,7 @@ def lines(
     for curve in curves:
         name = line(curve.name)
         rows += [{"panel": name, "x": p[0], "against": p[1]} for p in curve.against]
-        rows += [
-            {"panel": name, "x": p[0], "y": p[1], "low": p[2], "high": p[3]}
-            | {"words": f"{name}: {number(p[1])} at {number(p[0])}"}
-            for p in curve.points
-        ]
+        rows += [{"panel": name, "x": p[0], "y": p[1], "low": p[2], "high": p[3]} for p in curve.points]
     axis = {"tickCount": 3, "labelExpr": SHORT, "grid": False}
     across = _number("x", scale={"domain": list(x), "nice": False}, title=titles[0], axis=axis)
     y: Spec = {"scale": {"zero": False, "padding": 4}, "axis": {"tickCount": 4, "labelExpr": SHORT}}
@@ -121,7 +116,7 @@ def lines(
         _layer("line", _DASHED | {"strokeWidth": 2}, needs="against", x=across, y=_number("against", **y)),
         _layer("area", faint, needs="low", x=across, y=low, y2={"field": "high"}),
         _layer("line", heavy, needs="y", x=across, y=_number("y", **y)),
-        _layer("circle", dot, True, "y", x=across, y=_number("y", **y)),
+        _layer("circle", dot, "y", x=across, y=_number("y", **y)),
     ]
     return {
         "data": {"values": rows},
@@ -133,71 +128,9 @@ def lines(
     }
 
 
-def bars(rows: Sequence[tuple[str, Mapping[str, float]]], colours: Mapping[str, str], title: str) -> Spec:
-    """A bar for each row, made of parts one behind the other.
-
-    Args:
-        rows: (name, value of each part).
-        colours: of the parts, in their order.
-        title: of the axis.
-    """
-    names, parts = [line(name) for name, _ in rows], list(colours)
-    values = [
-        {"row": name, "part": part, "place": parts.index(part), "value": value}
-        | {"words": f"{name}, {part}: {number(value)} {title}"}
-        for name, (_, by_part) in zip(names, rows, strict=True)
-        for part, value in by_part.items()
-        if value
-    ]
-    legend = {"orient": "top", "title": None} if len(parts) > 1 else None
-    scale = {"domain": parts, "range": list(colours.values())}
-    drawn = _layer(
-        "bar",
-        {"size": 14},
-        True,
-        x=_number("value", title=title, stack=True, axis={"tickCount": 4, "labelExpr": SHORT}),
-        y=_names(names),
-        color={"field": "part", "type": "nominal", "scale": scale, "legend": legend},
-        order=_number("place"),
-    )
-    return {"data": {"values": values}, **drawn, "width": 300, "height": 24 * len(names)}
-
-
-def histogram(edges: Sequence[float], counts: Sequence[int], median: float) -> Spec:
-    """Bars for the bins of a column, with a line at the median."""
-    rows = [
-        {"low": low, "high": high, "rows": n, "words": f"{number(low)} to {number(high)}: {count(n)} rows"}
-        for (low, high), n in zip(pairwise(edges), counts, strict=True)
-    ]
-    axis, scale = {"grid": False, "tickCount": 5}, {"zero": False, "nice": False}
-    across = _number("low", bin="binned", title=None, axis=axis, scale=scale)
-    up = _number("rows", title="rows", axis={"tickCount": 3, "labelExpr": SHORT})
-    middle = {"values": [{"low": median, "words": f"median {number(median)}"}]}
-    layers = [
-        _layer("bar", {"color": MARK, "binSpacing": 0}, True, x=across, x2={"field": "high"}, y=up),
-        {"data": middle, **_layer("rule", {"color": INK, "strokeWidth": 1.5}, True, x=_number("low"))},
-    ]
-    return {"data": {"values": rows}, "layer": layers, "width": 300, "height": 120}
-
-
-def cloud(
-    name: str,
-    points: Sequence[Sequence[float]],
-    x: Sequence[float],
-    y: Sequence[float],
-    counts: Any,
-    bands: Any,
-) -> Spec:
-    """Rows over question length (log axis) and a signal, or tiles where they are many; quartiles as lines.
-
-    Args:
-        name: of the signal.
-        points: (length, signal) of each row; none where they are many.
-        x: the edges of the tiles along the length.
-        y: the same along the signal.
-        counts: rows of each tile, by place along x and along y.
-        bands: the quartiles along x.
-    """
+def cloud(each: Scatter) -> Spec:
+    """Rows over question length (log axis) and a signal, as tiles; quartiles as lines."""
+    x, y = each.x_edges, each.y_edges
     across = _number(
         "x0",
         title="question tokens",
@@ -205,36 +138,33 @@ def cloud(
         axis={"grid": False, "labelExpr": SHORT},
     )
     scale = {"domain": [y[0], y[-1]], "nice": False, "zero": False}
-    up = _number("y0", title=line(name), scale=scale, axis={"grid": False, "tickCount": 5})
-    # Squares and not circles: those of one colour become one shape, with a fifth of the bytes.
-    style: Spec = {"color": MARK, "width": 3, "height": 3, "fillOpacity": 0.55}
-    rows, more = [{"x0": length, "y0": value} for length, value in points], dict[str, Spec]()
-    if not points:
-        most = max((n for column in counts for n in column), default=0)
-        rows = [
-            # By the square root: a bin with a hundredth of the fullest bin's rows must still be seen. In
-            # steps: all tiles of one strength become one shape.
-            {"x0": x0, "x1": x1, "y0": y0, "y1": y1, "strength": 0.06 + 0.07 * round(12 * (n / most) ** 0.5)}
-            for (x0, x1), column in zip(pairwise(x), counts, strict=True)
-            for (y0, y1), n in zip(pairwise(y), column, strict=True)
-            if n
-        ]
-        strength = _number("strength", scale=None, legend=None)
-        style, more = {"color": MARK}, {"x2": {"field": "x1"}, "y2": {"field": "y1"}, "fillOpacity": strength}
-    medians = [
-        {"x0": (low * high) ** 0.5, "low": band.low, "median": band.median, "high": band.high}
-        for (low, high), band in zip(pairwise(x), bands, strict=True)
-        if band.median is not None
+    up = _number("y0", title=line(each.signal), scale=scale, axis={"grid": False, "tickCount": 5})
+    most = max(n for column in each.counts for n in column)
+    rows = [
+        # By the square root: a bin with a hundredth of the fullest bin's rows must still be seen. In
+        # steps: all tiles of one strength become one shape.
+        {"x0": x0, "x1": x1, "y0": y0, "y1": y1, "strength": 0.06 + 0.07 * round(12 * (n / most) ** 0.5)}
+        for (x0, x1), column in zip(pairwise(x), each.counts, strict=True)
+        for (y0, y1), n in zip(pairwise(y), column, strict=True)
+        if n
     ]
-    quartiles = [
+    tiles: dict[str, Spec] = {"x2": {"field": "x1"}, "y2": {"field": "y1"}}
+    tiles["fillOpacity"] = _number("strength", scale=None, legend=None)
+    middles = [
+        {"x0": (low * high) ** 0.5, **dict(zip(_QUARTILES, quartiles, strict=True))}
+        for (low, high), quartiles in zip(pairwise(x), each.quartiles, strict=True)
+        if quartiles
+    ]
+    curves = [
         _layer("line", {"color": INK, **dash}, x=across, y=up | {"field": quartile})
-        for quartile, dash in (("low", _THIN), ("median", {"strokeWidth": 2.0}), ("high", _THIN))
+        for quartile, dash in _QUARTILES.items()
     ]
     layers = [
-        {"data": {"values": rows}, **_layer("rect", style, False, None, x=across, y=up, **more)},
-        {"data": {"values": medians}, "layer": quartiles},
+        {"data": {"values": rows}, **_layer("rect", {"color": MARK}, None, x=across, y=up, **tiles)},
+        {"data": {"values": middles}, "layer": curves},
     ]
     return {"layer": layers, "width": 420, "height": 260}
 
 
-_THIN = {"strokeDash": [4, 3], "strokeWidth": 1.2}
+_THIN: Spec = {"strokeDash": [4, 3], "strokeWidth": 1.2}
+_QUARTILES: dict[str, Spec] = {"low": _THIN, "median": {"strokeWidth": 2.0}, "high": _THIN}

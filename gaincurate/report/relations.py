@@ -1,17 +1,14 @@
-"""How columns go together: the matrix of correlations, and each signal against each target.
+"""How signals go together with length, groups and targets.
 
 A relation has three controls: the partial correlation given length, correlations inside bins of like
 length, which assume nothing of the relation's form, and correlations inside groups. Two columns are
-compared over the rows that have both, so pairs are put together by which rows those are, and each column is
-sorted once.
+compared over the rows that have both, so pairs are put together by which rows those are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import combinations
-from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,28 +18,22 @@ from gaincurate.core.stats import (
     Correlation,
     Estimate,
     Floats,
-    Ints,
     Ranked,
     Strata,
     between,
-    by_value,
     correlate,
     even_bins,
-    inside_each,
     partial,
 )
-from gaincurate.report.document import Cell, GroupCorrelation, GroupShare, LengthBin, LengthProfile, Relation
+from gaincurate.report.document import GroupShare, Relation
 from gaincurate.report.table import LENGTH, Table
 
 TARGETS = ("difficulty", "pass-rate", "learnability")
-_MOST_GROUPS = 20
-_ENOUGH = 1000  # rows of a relation, from which on the bins of all rows serve it
 Rows = npt.NDArray[np.bool_]
 Codes = npt.NDArray[np.integer]
 Pair = tuple[str, str]
-Scalar = TypeVar("Scalar", bound=np.generic)
+_Controls = tuple[Estimate, Estimate, Estimate, Estimate, Estimate]
 _MOST_BINS, _BIN_ROWS = 20, 50
-_INSIDE_GROUPS = ("within_groups", "given_length_within_groups", "within_length_bins_and_groups")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +51,22 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Relations:
-    """See `relate`. `level` is the confidence of each of `looks` intervals that decide, 95 % over all."""
+    """See `relate`. `level` is the confidence of each of `looks` intervals that decide, 95 % over all.
 
-    matrix: list[Cell]
+    `lengths` are the correlations of the signals with length, and `explained` the shares of their rank
+    variance between bins of like length, both by name.
+    """
+
+    lengths: dict[str, Estimate]
+    explained: dict[str, float | None]
     shares: list[GroupShare]
     judged: list[Judged]
-    profiles: list[LengthProfile]
     looks: int
     level: float
 
 
 def relate(table: Table, apart: Collection[Pair] = ()) -> Relations:
-    """Everything about how the table's columns go together.
+    """Everything about how the signals go together with length, groups and targets.
 
     Args:
         table: with the observed pass rates.
@@ -80,39 +75,21 @@ def relate(table: Table, apart: Collection[Pair] = ()) -> Relations:
     signals, targets = table.names("signal"), table.names(*TARGETS)
     pairs = [(signal, target) for signal in signals for target in targets if (signal, target) not in apart]
     level = 1 - (1 - LEVEL) / max(1, len(pairs))
-    names, bins = [column.name for column in table.columns], length_bins(table.values[LENGTH])
-    cells: dict[Pair, Estimate] = {}
-    explained, shares = dict[str, float | None](), dict[str, GroupShare]()
-    without: dict[str, Any] = dict.fromkeys(_INSIDE_GROUPS) | {"groups": []}
-    made = {pair: dict(without) for pair in pairs}
-    for rows, some in [(None, [(LENGTH, LENGTH)]), *by_rows(table, combinations(names, 2))]:
-        sample = Sample(table, rows, level)
-        for pair in some:
-            if pair[0] != pair[1]:
-                cells[pair], _ = sample.both(*pair)
-            if LENGTH in pair:
-                name = pair[pair[0] == LENGTH]
-                explained[name] = between(sample.ranked(name), _strata(sample.of(bins))[1])
-                if table.groups is not None:
-                    shares[name] = _share(sample, name, _strata(sample.of(table.groups.codes))[1])
-        # A table's signals come before its length, and that before its targets.
-        judged = [pair for pair in some if pair in made]
-        for pair in judged:
-            of = made[pair]
-            of["overall"], (of["length"], _) = cells[pair], sample.both(LENGTH, pair[1])
-            of["given_length"], of["beyond"] = sample.both(*pair, given_length=True)
-        if judged:
-            orders = sample.orders
-            del sample  # its ranks, before those inside bins and groups are made
-            _inside(Sample(table, rows, level, orders=orders), judged, made, bins)
-    return Relations(
-        [Cell(*pair, cells[pair]) for pair in combinations(names, 2)],
-        [shares[name] for name in names if name in shares],
-        [_judged(pair, made[pair]) for pair in pairs],
-        [_profile(table, signal, targets, bins, explained.get(signal), made) for signal in signals],
-        len(pairs),
-        level,
-    )
+    lengths, explained, shares = dict[str, Estimate](), dict[str, float | None](), list[GroupShare]()
+    bins = length_bins(table.values[LENGTH])
+    for name in [column.name for column in table.columns]:
+        sample = Sample(table, ~np.isnan(table.values[name]), level)
+        if name in signals:
+            lengths[name], _ = sample.both(name, LENGTH)
+            explained[name] = between(sample.ranked(name), _strata(bins[sample.rows]))
+        if table.groups is not None:
+            shares.append(_share(sample, name, _strata(table.groups.codes[sample.rows])))
+    made = {
+        pair: judged
+        for rows, some in by_rows(table, pairs)
+        for pair, judged in _judge(table, rows, some, level)
+    }
+    return Relations(lengths, explained, shares, [made[pair] for pair in pairs], len(pairs), level)
 
 
 def _share(sample: Sample, name: str, groups: Strata) -> GroupShare:
@@ -121,55 +98,30 @@ def _share(sample: Sample, name: str, groups: Strata) -> GroupShare:
     return GroupShare(name, len(groups), sample.count, between(sample.ranked(name), groups), chance)
 
 
-def _inside(whole: Sample, pairs: list[Pair], made: Mapping[Pair, dict[str, Any]], bins: Codes) -> None:
-    """Inside bins of like length, then inside groups; one at a time, for the memory of their ranks."""
-    lengths, groups = whole.of(whole.table.values[LENGTH]), whole.table.groups
-    sample = whole.inside(whole.of(bins))
+def _judge(table: Table, rows: Rows, pairs: list[Pair], level: float) -> Iterator[tuple[Pair, Judged]]:
+    """Pairs that have the same rows, with all of their controls."""
+    lengths, groups = table.values[LENGTH][rows], table.groups
+    over_all = _controls(Sample(table, rows, level), length_bins(lengths), pairs)
+    inside = dict[Pair, _Controls]()
+    if groups is not None:
+        sample = Sample(table, rows, level, groups.codes[rows])
+        inside = _controls(sample, length_bins_inside(lengths, sample.strata), pairs)
+    whole = Sample(table, rows, level)
     for pair in pairs:
-        made[pair]["bins"] = sample.each(*pair)
-    if sample.count < _ENOUGH:
-        sample = whole.inside(length_bins(lengths))
-    for pair in pairs:
-        made[pair]["within_length_bins"], made[pair]["in_bins"] = sample.both(*pair)
-    if groups is None:
-        return
-    sample = whole.inside(whole.of(groups.codes))
-    for pair in pairs:
-        of, each = made[pair], sample.each(*pair)
-        of["groups"] = [GroupCorrelation(groups.names[k], each[k]) for k in [*each][:_MOST_GROUPS]]
-        of["within_groups"], _ = sample.both(*pair)
-        of["given_length_within_groups"], of["beyond"] = sample.both(*pair, given_length=True)
-    sample = whole.inside(length_bins_inside(lengths, sample.strata))
-    for pair in pairs:
-        made[pair]["within_length_bins_and_groups"], made[pair]["in_bins"] = sample.both(*pair)
+        overall, given, beyond, binned, in_bins = over_all[pair]
+        within, given_inside, both = None, None, None
+        if pair in inside:
+            within, given_inside, beyond, both, in_bins = inside[pair]
+        length, _ = whole.both(LENGTH, pair[1])
+        relation = Relation(*pair, overall, given, binned, within, given_inside, both, length)
+        yield pair, Judged(relation, beyond, in_bins)
 
 
-def _judged(pair: Pair, made: Mapping[str, Any]) -> Judged:
-    """One relation with all of its controls."""
-    fields = {name: value for name, value in made.items() if name not in ("beyond", "in_bins", "bins")}
-    return Judged(Relation(*pair, **fields), made["beyond"], made["in_bins"])
-
-
-def _profile(
-    table: Table,
-    signal: str,
-    targets: list[str],
-    bins: Codes,
-    explained: float | None,
-    made: Mapping[Pair, Mapping[str, Any]],
-) -> LengthProfile:
-    """A signal in the bins of all rows."""
-    values, lengths = table.values[signal], table.values[LENGTH]
-    judged = [target for target in targets if (signal, target) in made]
-    rows, missing = [], Estimate(None, None, None, 0)
-    for k in range(int(bins.max()) + 1):
-        here = bins == k
-        present = values[here][~np.isnan(values[here])]
-        quartiles = np.quantile(present, [0.25, 0.5, 0.75]).tolist() if len(present) else []
-        ends = int(lengths[here].min()), int(lengths[here].max())
-        each = [made[signal, target]["bins"].get(k, missing) for target in judged]
-        rows.append(LengthBin(*ends, len(present), quartiles, each))
-    return LengthProfile(signal, judged, explained, rows)
+def _controls(sample: Sample, bins: Codes, pairs: list[Pair]) -> dict[Pair, _Controls]:
+    """The correlation, that given length at 95 % and at the level of all looks, and both in `bins`."""
+    given = {pair: (sample.both(*pair)[0], *sample.both(*pair, given_length=True)) for pair in pairs}
+    binned = Sample(sample.table, sample.rows, sample.level, bins)
+    return {pair: (*given[pair], *binned.both(*pair)) for pair in pairs}
 
 
 class Sample:
@@ -177,80 +129,51 @@ class Sample:
 
     Args:
         table: the columns.
-        rows: which rows, `[rows]`; None for all.
+        rows: which rows, `[rows]`.
         level: of the intervals that decide, besides those of 95 %.
         codes: each of these rows' stratum; None for a single one.
-        orders: the columns' orders by value, shared by samples of the same rows.
     """
 
-    def __init__(
-        self,
-        table: Table,
-        rows: Rows | None,
-        level: float,
-        codes: Codes | None = None,
-        orders: dict[str, Ints] | None = None,
-    ) -> None:
-        self.table, self._rows, self._level = table, rows, level
-        self.orders = {} if orders is None else orders
-        self.count = table.rows if rows is None else int(rows.sum())
-        self._names, self.strata = _strata(np.zeros(self.count, np.int64) if codes is None else codes)
+    def __init__(self, table: Table, rows: Rows, level: float, codes: Codes | None = None) -> None:
+        self.table, self.rows, self.level = table, rows, level
+        self.count = int(rows.sum())
+        self.strata = _strata(np.zeros(self.count, np.int64) if codes is None else codes)
         self._ranked: dict[str, Ranked] = {}
-        self._with_length: dict[Pair, Correlation | None] = {}
-
-    def inside(self, codes: Codes) -> Sample:
-        """The same rows in other strata."""
-        return Sample(self.table, self._rows, self._level, codes, self.orders)
-
-    def of(self, whole: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
-        """The part of an array over the table's rows that belongs to these rows."""
-        return whole if self._rows is None else whole[self._rows]
+        self._with_length: dict[str, Correlation | None] = {}
 
     def ranked(self, name: str) -> Ranked:
         """A column's ranks inside the strata."""
         if name not in self._ranked:
-            values = self.of(self.table.values[name])
-            if name not in self.orders:
-                self.orders[name] = by_value(values)
-            self._ranked[name] = Ranked(values, self.strata, self.orders[name])
+            self._ranked[name] = Ranked(self.table.values[name][self.rows], self.strata)
         return self._ranked[name]
-
-    def _pair(self, first: str, second: str) -> Correlation | None:
-        if LENGTH not in (first, second):
-            return correlate(self.ranked(first), self.ranked(second))
-        if (first, second) not in self._with_length:
-            self._with_length[first, second] = correlate(self.ranked(first), self.ranked(second))
-        return self._with_length[first, second]
 
     def both(self, first: str, second: str, *, given_length: bool = False) -> tuple[Estimate, Estimate]:
         """Their correlation pooled over the strata, at 95 % and at the level of all looks together."""
-        pair = self._pair(first, second)
+        pair = correlate(self.ranked(first), self.ranked(second))
         if given_length:
-            pair = partial(pair, self._pair(first, LENGTH), self._pair(second, LENGTH))
+            pair = partial(pair, self._length(first), self._length(second))
         if pair is None:
             return (Estimate(None, None, None, self.count),) * 2
-        return pair.estimate(), pair.estimate(level=self._level)
+        return pair.estimate(), pair.estimate(level=self.level)
 
-    def each(self, first: str, second: str) -> dict[int, Estimate]:
-        """Their correlation inside each stratum, by its code."""
-        inside = inside_each(self.ranked(first), self.ranked(second))
-        return dict(zip(self._names, inside, strict=True))
+    def _length(self, name: str) -> Correlation | None:
+        if name not in self._with_length:
+            self._with_length[name] = correlate(self.ranked(name), self.ranked(LENGTH))
+        return self._with_length[name]
 
 
-def _strata(codes: Codes) -> tuple[list[int], Strata]:
-    """The strata that have rows, and the rows in these alone."""
+def _strata(codes: Codes) -> Strata:
+    """The rows in the strata that have rows."""
     present = np.bincount(codes) > 0
-    return np.flatnonzero(present).tolist(), Strata((np.cumsum(present) - 1)[codes])
+    return Strata((np.cumsum(present) - 1)[codes])
 
 
-def by_rows(table: Table, pairs: Iterable[Pair]) -> list[tuple[Rows | None, list[Pair]]]:
-    """Pairs of columns by the rows that have both, None for all rows; in order of the first pair of each."""
-    pairs, by_key = list(pairs), dict[bytes, tuple[Rows | None, list[Pair]]]()
-    there = {name: ~np.isnan(table.values[name]) for name in {name for pair in pairs for name in pair}}
+def by_rows(table: Table, pairs: Iterable[Pair]) -> list[tuple[Rows, list[Pair]]]:
+    """Pairs of columns by the rows that have both; in order of the first pair of each."""
+    by_key = dict[bytes, tuple[Rows, list[Pair]]]()
     for first, second in pairs:
-        rows = there[first] & there[second]
-        some = None if rows.all() else rows
-        by_key.setdefault(np.packbits(rows).tobytes(), (some, []))[1].append((first, second))
+        rows = ~(np.isnan(table.values[first]) | np.isnan(table.values[second]))
+        by_key.setdefault(np.packbits(rows).tobytes(), (rows, []))[1].append((first, second))
     return list(by_key.values())
 
 
@@ -262,7 +185,7 @@ def length_bins(lengths: Floats, most: int = _MOST_BINS) -> Codes:
     count = max(1, min(most, len(lengths) // _BIN_ROWS))
     if count == 1:
         return np.zeros(len(lengths), np.int64)
-    return _strata(even_bins(lengths, count))[1].codes
+    return _strata(even_bins(lengths, count)).codes
 
 
 def length_bins_inside(lengths: Floats, groups: Strata) -> Codes:

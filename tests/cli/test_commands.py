@@ -4,7 +4,6 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from safetensors.torch import load_file, save_file
@@ -36,19 +35,9 @@ def test_show_orders_by_angle_and_counts_what_is_there(out: Path) -> None:
     order = [row["gc_id"] for row in sorted(table, key=lambda row: (-row["gc_angle"], row["gc_id"]))]
     assert [row["gc_id"] for row in found["top"]] == order[:3]
     assert [row["gc_id"] for row in found["bottom"]] == order[-3:]
-    assert sum(found["histogram"]["counts"]) == 13
     angles = sorted(row["gc_angle"] for row in table)
     assert found["distribution"]["gc_angle"][0] == pytest.approx(angles[0])
     assert found["distribution"]["gc_angle"][-1] == pytest.approx(angles[-1])
-
-
-@pytest.mark.parametrize("high", [float(np.nextafter(np.float32(0.5), np.float32(1))), 3e38, 0.5])
-def test_show_counts_scores_that_are_equal_nearly_equal_or_far_apart(tmp_path: Path, high: float) -> None:
-    low = {3e38: -high, 1e30: high}.get(high, 0.5)
-    folder = make_set(tmp_path / "set", [[scored_row("a", angle=low), scored_row("b", angle=high)]])
-    found = json.loads(run("show", folder, "--json").stdout)
-    assert sum(found["histogram"]["counts"]) == 2
-    assert [row["gc_id"] for row in found["top"]] == (["a", "b"] if high == low else ["b", "a"])
 
 
 def test_show_of_rows_without_a_score_has_them_last(tmp_path: Path) -> None:
@@ -57,7 +46,6 @@ def test_show_of_rows_without_a_score_has_them_last(tmp_path: Path) -> None:
         folder = make_set(tmp_path / last, [rows])
         found = json.loads(run("show", folder, "--json").stdout)
         assert found["top"][-1]["gc_id"] == last
-        assert sum(found["histogram"]["counts"]) == len(rows) // 2
         assert run("show", folder).exit_code == 0
 
 

@@ -7,13 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from markupsafe import escape
 
 import runs
-import sets
 from column_sets import column_set, ids
 from command import run
-from gaincurate.hygiene.findings import CHECKS
 from gaincurate.report.build import report
 from gaincurate.report.document import from_json, to_json
 
@@ -49,7 +46,7 @@ def test_the_first_screen_says_whether_to_sort(scored: Path) -> None:
     assert "[tells-length-only] gc_angle follows question length" in first
     assert "[no-outcomes-to-judge] gc_nll is not question length" in first
     assert "duplicates 398 99.5 % 2 groups, the largest of 397 rows; the very same text in 398 rows" in first
-    assert "gaincurate export DIR --drop duplicates` leaves them out" in first
+    assert "gaincurate export DIR --drop duplicates` leaves duplicates out" in first
     assert "\x1b" not in done.output
     assert all(len(line) <= 100 for line in done.stdout.splitlines()[:16])
 
@@ -65,18 +62,18 @@ def test_signals_with_one_verdict_share_a_line_unless_verbose(tmp_path: Path) ->
 
 
 def test_json_is_the_document(scored: Path, rates: Path) -> None:
-    done = run("report", scored, "--rollouts", rates, "--against", scored, "--json")
+    done = run("report", scored, "--rollouts", rates, "--json")
     assert done.exit_code == 0
     assert done.stderr == ""
     found = json.loads(done.stdout)
-    assert from_json(found) == report(scored, rollouts=[rates], against=[scored])
-    assert found == to_json(report(scored, rollouts=[rates], against=[scored]))
+    assert from_json(found) == report(scored, rollouts=[rates])
+    assert found == to_json(report(scored, rollouts=[rates]))
 
 
 def test_everything_that_was_given_is_shown(scored: Path, rates: Path, tmp_path: Path) -> None:
     begun = runs.begin(tmp_path, scored=scored, strategy="uniform")
     runs.report(begun)
-    arguments = ["--rollouts", rates, "--run", begun.folder, "--against", scored, "--group-column", "task"]
+    arguments = ["--rollouts", rates, "--run", begun.folder, "--group-column", "task"]
     done = run("report", scored, *arguments, "-v")
     assert done.exit_code == 0, done.output
     assert "rank correlation with pass rate" not in run("report", scored, *arguments).stdout
@@ -85,8 +82,6 @@ def test_everything_that_was_given_is_shown(scored: Path, rates: Path, tmp_path:
     assert "rank correlation with p(1-p) (run)" in lines
     assert "pass rate (rates.parquet) 400 3,200 0." in lines
     assert f"{begun.folder}: uniform, 1 of 3 rounds, 8 prompts each" in lines
-    assert f"against {scored}: 400 rows in both, 0 only here, 0 only there" in lines
-    assert "gc_angle +1.00 100 %" in lines
     assert "groups: task (named by --group-column)" in lines
 
 
@@ -102,10 +97,6 @@ def test_everything_that_was_given_is_shown(scored: Path, rates: Path, tmp_path:
         (["--group-column", "size"], "has no such column; it has question, task."),
         (["--columns", "task"], "error: --columns task: it holds string, and no numbers can be read in it."),
         (["--run", "nowhere"], "error: nowhere is no run: it has no run.json."),
-        (
-            ["--against", "nowhere"],
-            "error: nowhere is no scored set: it does not exist. `gaincurate score DATA",
-        ),
     ],
 )
 def test_bad_input_is_a_sentence(scored: Path, arguments: list[str], sentence: str) -> None:
@@ -127,57 +118,3 @@ def test_a_folder_that_is_no_set_is_refused(tmp_path: Path) -> None:
     done = run("report", tmp_path)
     assert done.exit_code == 2
     assert done.stderr.startswith(f"error: {tmp_path} is no scored set: it has no manifest.json.")
-
-
-LONG = "a farmer has seventeen sheep and all but nine of them run away how many are left to him now"
-
-
-@pytest.fixture
-def unclean(tmp_path: Path) -> Path:
-    """A row for each check."""
-    questions = {
-        "fine": LONG, "again": LONG.upper(), "near": LONG + " please", "long": "so many tokens",
-        "leaked": "What is 2+2?", "broken": f"which one? {SCRIPT}",
-    }  # fmt: skip
-    rows = [
-        sets.scored_row(gc_id, question, angle=k / 10, tokens=50 if gc_id == "long" else 3)
-        | {"answer": None if gc_id == "broken" else "4"}
-        for k, (gc_id, question) in enumerate(questions.items())
-    ]
-    (tmp_path / "eval.jsonl").write_text(json.dumps({"question": "what is 2 + 2"}) + "\n")
-    return sets.make_set(tmp_path / "unclean", [rows[:4], rows[4:]], answer="answer")
-
-
-FOUND = {"overlong": "long", "broken-gold": "broken", "contaminated": "leaked", "duplicates": "again"}
-
-
-@pytest.mark.parametrize("near", [False, True])
-def test_every_check_stands_in_the_report_of_all_three_kinds(
-    unclean: Path, tmp_path: Path, near: bool
-) -> None:
-    options = ["--max-prompt-tokens", 40, "--verifier", "exact", "--eval", tmp_path / "eval.jsonl"]
-    page = tmp_path / "report.html"
-    options += ["--near-duplicates"] if near else []
-    told = run("report", unclean, *options)
-    done = run("report", unclean, *options, "--json", "-o", page)
-    assert done.exit_code == told.exit_code == 0, done.output
-    wanted = {**FOUND, "near-duplicates": "near"} if near else FOUND
-    document = json.loads(done.stdout)
-    found = {check["check"]: check for check in document["hygiene"]}
-    assert found.pop("conflicting-gold")["rows"] == 0
-    assert {name: [one["gc_id"] for one in check["examples"]] for name, check in found.items()} == {
-        name: [gc_id] for name, gc_id in wanted.items()
-    }
-    lines = [line.split() for line in told.stdout.splitlines()]
-    html = page.read_text()
-    for name, check in found.items():
-        (example,) = check["examples"]
-        assert [name, "1", "17", "%"] in [line[:4] for line in lines]
-        (row,) = [line for line in lines if line[:1] == [example["gc_id"]]]
-        assert " ".join(row).endswith(" ".join(example["text"].replace("\x1b", " ").split()))
-        assert f'<tr><th scope="row">{name}</th><td>1</td><td>17 %</td>' in html
-        assert f'<tr><th scope="row">{example["gc_id"]}</th>' in html
-        assert str(escape(example["match"])) in html
-    assert "<script" not in html
-    assert "\x1b" not in told.stdout
-    assert f"--drop {','.join(name for name in CHECKS if name in wanted)}`" in " ".join(told.stdout.split())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -42,7 +41,6 @@ def test_a_table_fits_the_terminal_and_breaks_no_word(data: Any, columns: int) -
     rows = data.draw(st.lists(st.tuples(*(WORD for _ in head)), max_size=4))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", str(columns))
-        patch.setenv("NO_COLOR", "1")
         patch.setattr(sys, "stdout", screen := Terminal())
         output.table(rows, head)
         printed = screen.getvalue()
@@ -57,35 +55,6 @@ def test_json_has_null_where_a_number_is_none(capsys: pytest.CaptureFixture[str]
     output.as_json({"a": [math.nan, 0.1, -math.inf], "b": {"NaN": math.inf}, "c": ("Infinity", 2**70)})
     printed = capsys.readouterr().out
     assert json.loads(printed) == {"a": [None, 0.1, None], "b": {"NaN": None}, "c": ["Infinity", 2**70]}
-
-
-COLOURS = re.compile(r"\x1b\[\d+m")
-
-
-@pytest.mark.parametrize(
-    ("variables", "painted"),
-    [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False), ({"NO_COLOR": ""}, True)],
-)
-def test_colours_are_for_a_terminal_that_has_them(
-    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], painted: bool
-) -> None:
-    def printed(stream: io.StringIO) -> str:
-        monkeypatch.setattr(sys, "stdout", stream)
-        monkeypatch.setattr(sys, "stderr", stream)
-        output.table([["a", "\x1b[31m1"]], ["name", "count"])
-        output.note("error: no such file")
-        output.text("a row that says error: nothing")
-        return stream.getvalue()
-
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setenv("TERM", "xterm")
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    piped, shown = printed(io.StringIO()), printed(Terminal())
-    assert COLOURS.search(piped) is None
-    assert COLOURS.sub("", shown) == piped  # what rows hold is never a colour
-    coloured = ["\x1b[1m  name   count\x1b[0m", "\x1b[31merror:\x1b[0m no such file"]
-    assert [line for line in shown.splitlines() if "\x1b" in line] == (coloured if painted else [])
 
 
 @pytest.fixture

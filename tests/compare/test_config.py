@@ -178,11 +178,6 @@ def test_a_file_names_folders_beside_it(tmp_path: Path) -> None:
             {"train": {"warmup_steps": 0.1}},
             "c: train.warmup_steps = 0.1: Input should be a valid integer.",
         ),
-        ({"train": {"learning_rate": "x"}}, "c: train.learning_rate = 'x': Input should be a valid number."),
-        (
-            {"train": {"learning_rate": math.inf}},
-            "c: train.learning_rate = inf: Input should be a finite number.",
-        ),
         (
             {"arms": [{"name": "uniform", "strategy": "gain-rl"}]},
             "c: the arm 'uniform' is what others are compared with: strategy 'uniform', without replay or "
@@ -205,22 +200,12 @@ def test_a_file_names_folders_beside_it(tmp_path: Path) -> None:
         ),
         ({"arms": [{"name": "a"}]}, "c: arms[0].strategy is missing."),
         (
-            {"arms": [{"name": "A b", "strategy": "uniform"}]},
-            "c: arms[0].name = 'A b': String should match pattern '^[a-z0-9][a-z0-9._-]*$'.",
-        ),
-        ({"train": {"seed": 3}}, "c: [train] seed is set by the comparison itself; leave it out."),
-        (
             {
                 "arms": [{"name": "r", "strategy": "uniform", "step_prompts": 3}],
                 "train": {"gradient_accumulation_steps": 4},
                 "group": 2,
             },
             "c: [train] gradient_accumulation_steps 4 does not divide the 6 rollouts of a step (step_prompts "
-            "times group).",
-        ),
-        (
-            {"train": {"gradient_accumulation_steps": 3}},
-            "c: [train] gradient_accumulation_steps 3 does not divide the 64 rollouts of a step (step_prompts "
             "times group).",
         ),
         ({"train": {"max_grad_norm": math.nan}}, "c: Out of range float values are not JSON compliant."),
@@ -232,26 +217,17 @@ def test_what_is_wrong_is_said(change: dict[str, Any], sentence: str) -> None:
     assert str(error.value) == sentence
 
 
-@pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
-        (
-            "",
-            "scored is missing; heldout is missing; verifier is missing; budget_tokens is missing; arms is missing.",
-        ),
-        (
-            'score = "a"\nheldout = "b"\nverifier = "exact"\nbudget_tokens = 0\n'
-            '[[arms]]\nname = "x"\nstrategy = "uniform"\nrounds = 3\n',
-            "there is no setting arms[0].rounds; there is no setting score; scored is missing.",
-        ),
-    ],
-)
-def test_what_is_missing_is_said_as_it_stands_in_the_file(tmp_path: Path, text: str, sentence: str) -> None:
+def test_what_is_missing_is_said_as_it_stands_in_the_file(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
-    path.write_text(text)
+    path.write_text(
+        'score = "a"\nheldout = "b"\nverifier = "exact"\n[[arms]]\nname = "x"\nstrategy = "y"\nrounds = 3\n'
+    )
     with pytest.raises(InputError) as error:
         read_comparison(path)
-    assert str(error.value) == f"{path}: {sentence}"
+    assert str(error.value) == (
+        f"{path}: there is no setting arms[0].rounds; there is no setting score; scored is missing; budget_tokens is "
+        "missing."
+    )
 
 
 def test_a_file_that_is_no_toml(tmp_path: Path) -> None:

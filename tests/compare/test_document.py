@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import compare_results
-from gaincurate.compare.document import Steps, clipped, document, over_time, pass_at, with_angle
+from gaincurate.compare.document import Steps, document, over_time, pass_at, with_angle
 from gaincurate.compare.results import PER_STEP, read_results
 from gaincurate.compare.verdict_text import about_arm, about_length, headline, notes
 from gaincurate.core.stats import spearman_given
@@ -88,11 +88,8 @@ def of(
     [
         (BASE, "50.0 of 100 held-out answers were right at the end, +10.0 since the start."),
         (BETTER, "dots: better than uniform. +3.1 right answers of 100 against uniform (+1.2 to +5.0)."),
-        (BETTER, "after 62 % (50 % to never) of the budget."),
         (WORSE, "length: worse than uniform. -2.0 right answers of 100 against uniform (-3.5 to -0.5)."),
-        (WORSE, "did not reach uniform's final accuracy within the budget."),
         (SAME, "high: no difference seen. +0.4 right answers of 100 against uniform (-2.0 to +2.8)"),
-        (SAME, "1,200 held-out prompts up to 2.8 more or 2.0 fewer could hide here."),
         (UNKNOWN, "high: cannot say. +0.4 right answers of 100 against uniform, with one seed"),
     ],
 )
@@ -215,9 +212,6 @@ def test_the_headline_is_of_other_tasks_where_there_are_five(tmp_path: Path) -> 
         assert good["answer"] == other["answer"] == these["answer"] == "better"
         assert {name: good[name] for name in other} == other
         assert other["joint"][0] < these["joint"][0]
-    drawn = found["arms"][2]["drawn"]  # of three seeds: 60, 70 and 80 groups of two tasks
-    assert (drawn["groups"], drawn["prompts"]) == (70, 40)
-    assert drawn["tasks"] == pytest.approx({"task-0": 90 / 210, "task-1": 120 / 210})
 
 
 def test_what_an_arm_gains_on_its_control_is_a_family_of_its_own(tmp_path: Path) -> None:
@@ -261,14 +255,6 @@ def test_shares_are_weighted_by_prompts_and_rollouts() -> None:
 def test_a_step_past_the_budget_is_in_the_last_tenth() -> None:
     found = over_time([steps_of(1, tokens=[120.0], effective=[0.5])], 100.0)
     assert found["parts"][-1]["effective"] == 0.5
-
-
-def test_a_gradient_is_clipped_where_it_is_longer_than_it_may_be() -> None:
-    seeds = [steps_of(3, grad_norm=[0.5, 1.5, float("nan")]), steps_of(2, grad_norm=[1.0, 3.0])]
-    assert clipped(seeds, 1.0) == 0.5
-    assert clipped(seeds, 2.0) == 0.25
-    assert clipped(seeds, 0) is clipped(seeds, None) is None
-    assert clipped([steps_of(1, grad_norm=[float("nan")])], 1.0) is None
 
 
 def test_the_correlation_is_spearmans_of_each_seed() -> None:

@@ -38,7 +38,7 @@ def test_trainings_tokens_and_answers_are_counted(settings: dict[str, Any], tmp_
     assert facts["judged"] == (6 * 2 + 1) * 40 * 3
     assert facts["seconds"] is None
     tuned = estimate(comparison, tmp_path / "out", tune=True)
-    assert (tuned["tuning"], tuned["trainings"]) == (24, 30)
+    assert (tuned["tuning"], tuned["trainings"]) == (36, 42)
 
 
 def test_the_time_is_that_of_what_is_done_there(settings: dict[str, Any], tmp_path: Path) -> None:

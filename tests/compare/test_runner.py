@@ -91,22 +91,22 @@ def by_job(table: pa.Table) -> list[tuple[tuple[str, int], list[Json]]]:
 def test_every_arm_is_trained_and_judged(compared: Path) -> None:
     found = read_tables(compared / RESULTS)
     names = ["uniform", "length", "dots", "uniform-replay"]
-    assert found.evaluations.column("arm").unique().to_pylist() == names
-    assert len(found.evaluations) == 4 * 3 * 8
-    assert set(found.evaluations.column("samples").to_pylist()) == {2}
-    starts = [[r["right"] for r in rows if r["mark"] == 0] for _, rows in by_job(found.evaluations)]
+    assert found["evaluations"].column("arm").unique().to_pylist() == names
+    assert len(found["evaluations"]) == 4 * 3 * 8
+    assert set(found["evaluations"].column("samples").to_pylist()) == {2}
+    starts = [[r["right"] for r in rows if r["mark"] == 0] for _, rows in by_job(found["evaluations"])]
     assert starts[0] == starts[1] == starts[2] == starts[3]
 
 
 @pytest.mark.slow
 def test_tokens_add_up_to_the_trainers_own_counter(compared: Path) -> None:
     found = read_tables(compared / RESULTS)
-    for key, steps in by_job(found.steps):
+    for key, steps in by_job(found["steps"]):
         assert [row["step"] for row in steps] == list(range(1, len(steps) + 1))
         counted = itertools.accumulate(row["prompt_tokens"] + row["completion_tokens"] for row in steps)
         assert list(counted) == [row["trainer_tokens"] for row in steps], key
-    trained = {key: sum(row["completion_tokens"] for row in steps) for key, steps in by_job(found.steps)}
-    for key, marks in by_job(found.marks):
+    trained = {key: sum(row["completion_tokens"] for row in steps) for key, steps in by_job(found["steps"])}
+    for key, marks in by_job(found["marks"]):
         for row in marks:
             parts = sum(row[name] for name in ("scoring", "rescoring", "references", "training"))
             assert row["tokens"] == parts >= row["asked"]
@@ -115,7 +115,7 @@ def test_tokens_add_up_to_the_trainers_own_counter(compared: Path) -> None:
 
 @pytest.mark.slow
 def test_each_arm_pays_for_what_it_used(compared: Path, sets_of: Path) -> None:
-    last = {key[0]: rows[-1] for key, rows in by_job(read_tables(compared / RESULTS).marks)}
+    last = {key[0]: rows[-1] for key, rows in by_job(read_tables(compared / RESULTS)["marks"])}
     assert [last[arm]["scoring"] + last[arm]["references"] for arm in ("uniform", "length")] == [0, 0]
     run = Run(compared / JOBS / "dots" / "seed-0" / "run")
     tokens = run.scored.column("gc_prompt_tokens").to_pylist()
@@ -128,7 +128,7 @@ def test_each_arm_pays_for_what_it_used(compared: Path, sets_of: Path) -> None:
 
 @pytest.mark.slow
 def test_an_arm_replays(compared: Path) -> None:
-    steps = dict(by_job(read_tables(compared / RESULTS).steps))
+    steps = dict(by_job(read_tables(compared / RESULTS)["steps"]))
     assert {row["rollouts"] for row in steps["dots", 0]} == {4}
     assert {row["rollouts"] for row in steps["uniform", 0]} == {8}
     assert {row["replayed"] for row in steps["dots", 0]} <= {0, 4}
@@ -158,13 +158,7 @@ def same(first: Tables, second: Tables, *, seconds: bool = False) -> bool:
     def plain(table: pa.Table) -> pa.Table:
         return table if seconds or "seconds" not in table.column_names else table.drop(["seconds"])
 
-    pairs = (
-        (first.evaluations, second.evaluations),
-        (first.marks, second.marks),
-        (first.steps, second.steps),
-        (first.drawn, second.drawn),
-    )
-    return all(plain(one).equals(other if seconds else plain(other)) for one, other in pairs)
+    return all(plain(table).equals(plain(second[name])) for name, table in first.items())
 
 
 @pytest.mark.slow
@@ -215,7 +209,7 @@ def test_arms_may_be_left_out_and_come_back(compared: Path, sets_of: Path, tmp_p
     whole, out = read_tables(compared / RESULTS), tmp_path / "out"
     shutil.copytree(compared, out)
     compare(asked(sets_of, arms=[]), out)
-    assert read_tables(out / RESULTS).marks.column("arm").unique().to_pylist() == ["uniform", "length"]
+    assert read_tables(out / RESULTS)["marks"].column("arm").unique().to_pylist() == ["uniform", "length"]
     other = {**DOTS, "options": {"references": 5}}
     with pytest.raises(
         OutputError, match=r"holds another comparison: arms\.dots\.options\.references differ\."

@@ -11,16 +11,20 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
+import dots_runs
 import runs
 from column_sets import column_set, ids
+from command import run as gaincurate
 from gaincurate.core.artifact import Artifact
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty import rollout_set
 from gaincurate.difficulty.engine import Completion
-from gaincurate.errors import InputError, OutputError
+from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.report.build import report
 from gaincurate.report.document import Document, Relation, from_json, to_json
+from gaincurate.report.formatting import number
 from gaincurate.schedule.rounds import advance
+from gaincurate.schedule.run import Run
 
 ROWS = 150
 
@@ -50,7 +54,7 @@ def relation(document: Document, signal: str, target: str) -> Relation:
     return next(r for r in document.relations if (r.signal, r.target) == (signal, target))
 
 
-def test_every_correlation_of_the_matrix_is_scipys_over_the_rows_that_have_both(tmp_path: Path) -> None:
+def test_every_correlation_is_scipys_over_the_rows_that_have_both(tmp_path: Path) -> None:
     folder, rate = world(tmp_path)
     document = report(folder, rollouts=[rates_file(tmp_path / "r.parquet", rate[:90])])
     table = pa.concat_tables(ScoredSet(folder).tables())
@@ -66,30 +70,28 @@ def test_every_correlation_of_the_matrix_is_scipys_over_the_rows_that_have_both(
         "p(1-p) (r.parquet)": share * (1 - share) * 8 / 7,
     }
     assert [column.name for column in document.columns] == list(columns)
-    assert len(document.matrix) == 15
-    for cell in document.matrix:
-        a, b = columns[cell.first], columns[cell.second]
+    assert len(document.relations) == 6
+    length = "gc_question_tokens"
+    pairs = [(v.signal, length, v.length, v.length.rows) for v in document.verdicts]
+    pairs += [(r.signal, r.target, r.overall, r.overall.rows) for r in document.relations]
+    pairs += [
+        (length, r.target, r.length, r.overall.rows) for r in document.relations if r.signal == "gc_angle"
+    ]
+    for first, second, correlation, rows in pairs:
+        a, b = columns[first], columns[second]
         both = ~(np.isnan(a) | np.isnan(b))
         expected = stats.spearmanr(a[both], b[both]).statistic
-        assert cell.correlation.value == pytest.approx(expected, abs=1e-9)
-        assert cell.correlation.rows == both.sum()
+        assert correlation.value == pytest.approx(expected, abs=1e-9)
+        assert correlation.rows == rows == both.sum()
 
 
-def test_relations_rest_on_the_same_rows_and_name_their_groups(tmp_path: Path) -> None:
+def test_relations_rest_on_the_same_rows(tmp_path: Path) -> None:
     folder, rate = world(tmp_path)
     document = report(folder, rollouts=[rates_file(tmp_path / "r.parquet", rate)])
     found = relation(document, "gc_angle_inter", "p(1-p) (r.parquet)")
     assert found.within_groups is not None
     assert found.overall.rows == found.given_length.rows == found.within_groups.rows < ROWS
-    assert sum(one.correlation.rows for one in found.groups) == found.overall.rows
-    assert sorted(one.group for one in found.groups) == ["t0", "t1", "t2"]
-    assert document.about.group_column == "task"
-    assert sum(document.about.group_sizes.values()) == ROWS
-    profile = next(p for p in document.profiles if p.signal == "gc_angle_inter")
-    assert sum(one.rows for one in profile.bins) == found.overall.rows
-    assert profile.bins[0].low < profile.bins[-1].high
-    lengths = [(one.low, one.high) for one in profile.bins]
-    assert lengths == sorted(lengths)
+    assert (document.about.group_column, document.about.groups) == ("task", 3)
 
 
 def test_an_outcome_says_what_it_rests_on(tmp_path: Path) -> None:
@@ -111,16 +113,6 @@ def test_an_outcome_says_what_it_rests_on(tmp_path: Path) -> None:
     assert found.mean_variance.value == pytest.approx((0 + 0 + 0.5 * 0.5 * 4 / 3) / 3)
     assert found.notes[0] == "Prompts with one rollout, which have no p (1 - p): 1."
     assert found.notes[1].startswith("Prompts have different numbers of rollouts.")
-
-
-def test_prompts_that_are_always_or_never_right_are_told_apart(tmp_path: Path) -> None:
-    folder, _ = world(tmp_path)
-    path = tmp_path / "o.parquet"
-    wins = [4, 4, 4, 0, 2]
-    lines = [{"gc_id": f"id{k:05d}", "wins": n, "losses": 4 - n} for k, n in enumerate(wins)]
-    pq.write_table(pa.Table.from_pylist(lines), path)
-    (found,) = report(folder, rollouts=[path]).outcomes
-    assert (found.always, found.never) == (0.6, 0.2)
 
 
 def rollouts_of(out: Path, rewards: dict[str, list[float | None]], *, finished: bool = True) -> Path:
@@ -162,16 +154,6 @@ def test_rewards_between_are_right_or_wrong_where_it_is_said_from_which_on(tmp_p
     )
 
 
-def test_models_without_a_prompt_in_common_have_no_relation(tmp_path: Path) -> None:
-    folder, _ = world(tmp_path)
-    names, rewards = (["a", "b"] * ROWS)[:ROWS], ([1.0, 1.0, 0.0, 0.0] * ROWS)[:ROWS]
-    pq.write_table(pa.table({"gc_id": ids(ROWS), "reward": rewards, "model": names}), tmp_path / "r.parquet")
-    document = report(folder, rollouts=[tmp_path / "r.parquet"])
-    a, b = (outcome.name for outcome in document.outcomes)
-    cell = next(c for c in document.matrix if {c.first, c.second} == {a, b})
-    assert (cell.correlation.value, cell.correlation.rows) == (None, 0)
-
-
 def test_each_group_has_its_observed_rates_by_a_plain_loop(tmp_path: Path) -> None:
     folder, rate = world(tmp_path)
     path = rates_file(tmp_path / "rates.parquet", rate[:200], samples=4)  # of the first 200 prompts
@@ -196,7 +178,7 @@ def test_rates_of_unknown_numbers_of_rollouts_have_no_variance(tmp_path: Path) -
     pq.write_table(pa.table({"gc_id": ids(ROWS), "pass_rate": rate}), tmp_path / "p.parquet")
     document = report(folder, rollouts=[tmp_path / "p.parquet"])
     (found,) = document.outcomes
-    assert (found.learnability, found.rollouts, found.ceiling.value) == (None, None, None)
+    assert (found.learnability, found.rollouts, found.ceiling) == (None, None, None)
     assert document.lifts == []
     assert found.notes == [
         "How many rollouts stand behind a rate is not known, so p (1 - p) and the ceiling are not."
@@ -258,45 +240,10 @@ def test_a_run_over_another_set_is_said(tmp_path: Path) -> None:
     assert any(f"{run.folder} goes by another scored set than {other}" in note for note in notes)
 
 
-def test_two_sets_of_the_same_prompts(tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    length, angle = random.integers(5, 90, 200), random.normal(size=200)
-    here = column_set(tmp_path / "a", length, {"gc_angle": angle})
-    noisy = angle + 0.3 * random.normal(size=200)
-    order = random.permutation(200)[:190]
-    there = column_set(
-        tmp_path / "b",
-        length[order],
-        {"gc_angle": noisy[order]},
-        identity={"dtype": "bfloat16"},
-        names=[*np.array(ids(200))[order][:-1], "new"],
-    )
-    (found,) = report(here, against=[there]).against
-    assert (found.shared, found.only_here, found.only_there) == (189, 11, 1)
-    assert [(d.key, d.here, d.there) for d in found.differences] == [("dtype", "float32", "bfloat16")]
-    (stability,) = found.signals
-    kept = np.sort(order[:-1])
-    a, b = angle[kept].astype(np.float32), noisy[kept].astype(np.float32)
-    assert stability.correlation.value == pytest.approx(stats.spearmanr(a, b).statistic)
-    tops = set(np.argsort(-a)[:19].tolist()) & set(np.argsort(-b)[:19].tolist())
-    assert stability.top_shared == len(tops) / 19
-    itself = report(here, against=[here]).against[0].signals[0]
-    assert (itself.correlation.value, itself.top_shared) == (1.0, 1.0)
-
-
-def test_a_set_of_other_prompts_is_refused(tmp_path: Path) -> None:
-    here, _ = world(tmp_path / "a")
-    there = column_set(tmp_path / "b", np.arange(5), {"gc_angle": np.arange(5.0)}, names=list("vwxyz"))
-    with pytest.raises(InputError, match=f"--against {there}: it shares no gc_id with {here}"):
-        report(here, against=[there])
-    with pytest.raises(OutputError, match="is no scored set"):
-        report(here, against=[tmp_path])
-
-
 def test_the_same_inputs_give_the_same_bytes_and_json_that_reads_back(tmp_path: Path) -> None:
     folder, rate = world(tmp_path)
     path = rates_file(tmp_path / "r.parquet", rate)
-    first, second = (report(folder, rollouts=[path], against=[folder]) for _ in range(2))
+    first, second = (report(folder, rollouts=[path]) for _ in range(2))
     assert json.dumps(to_json(first)) == json.dumps(to_json(second))
     assert from_json(json.loads(json.dumps(to_json(first), allow_nan=False))) == first
 
@@ -325,3 +272,38 @@ def test_any_number_of_rows_makes_a_document(tmp_path: Path, rows: int) -> None:
     assert document.about.rows == rows
     if rows < 30:
         assert {verdict.verdict for verdict in document.verdicts} == {"not-enough-rows"}
+
+
+def finished(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """One round of DOTS, its references and its outcomes observed."""
+    dots_runs.in_process(monkeypatch)
+    run = dots_runs.begin(folder, temperature=0.2, rounds=1, budget=20)
+    with pytest.raises(OutcomeError):
+        advance(run)
+    dots_runs.answer(run, 0)
+    advance(Run(run.folder))
+    run = Run(run.folder)
+    runs.write(run, 0, dots_runs.lines(run.ids(0), 0, round=0, tokens=5))
+    advance(Run(run.folder))
+    return Run(run.folder)
+
+
+def test_a_report_shows_what_a_runs_predictions_were_worth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = finished(tmp_path, monkeypatch)
+    status = json.loads(gaincurate("schedule", "status", run.folder, "--json").stdout)["difficulty"]
+    page = tmp_path / "report.html"
+    done = gaincurate("report", tmp_path / "set", "--run", run.folder, "--json", "-o", page)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["run"]["predictions"] == status
+    shown = " ".join(gaincurate("report", tmp_path / "set", "--run", run.folder).stdout.split())
+    pearson, brier = (status["newest"][name]["value"] for name in ("pearson", "brier"))
+    assert "aims at a failure rate of 0.5, predicted by group-mean. Its references: 60 rollouts" in shown
+    assert f"of drawn prompts 20 {pearson:+.2f}" in shown
+    assert number(brier) in shown
+    assert "a correlation over them says little of the predictor" in shown
+    html = page.read_text()
+    assert "What its predictions were worth" in html
+    assert "a correlation over them says little of the predictor" in html
+    assert html.count(": predicted failure rate against the observed one in ") == 2

@@ -79,11 +79,3 @@ def test_correlations_have_a_sign_and_none_where_they_are_nothing(value: float |
 )
 def test_a_share_is_none_or_all_only_where_it_is(value: float | None, seen: str) -> None:
     assert formatting.share(value) == seen
-
-
-@pytest.mark.parametrize(
-    ("value", "seen"),
-    [(None, "–"), (1.23, "1.2 s"), (59.7, "60 s"), (200.0, "3 min 20 s"), (7500.0, "2 h 05 min")],
-)
-def test_durations(value: float | None, seen: str) -> None:
-    assert formatting.seconds(value) == seen

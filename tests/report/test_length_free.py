@@ -208,7 +208,6 @@ def test_columns_that_cannot_be_taken(tmp_path: Path) -> None:
     for options, sentence in (
         ({"signal": "question"}, "--signal question: that column holds string, and this needs numbers."),
         ({"signal": "gc_nll"}, f"{folder} has no column 'gc_nll'; it has question, gc_id, "),
-        ({"length": "gc_id"}, "--length gc_id: that column holds string, and this needs numbers."),
         ({"name": "gc_angle"}, "--name gc_angle is the column that it would be made from; give another."),
         (
             {"name": "mine"},

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from gaincurate.core.stats import Estimate
-from gaincurate.difficulty.metrics import noise_ceiling, pass_variance, quality
-from gaincurate.report.document import ENDS, Lift, Outcome
-from gaincurate.report.lift import _towards, calibration, lift
-from gaincurate.report.observed import Observed, ceiling
+from gaincurate.difficulty.metrics import pass_variance
+from gaincurate.report.document import ENDS, Lift
+from gaincurate.report.lift import _towards, lift
 from gaincurate.report.verdict import best_end
 
 
@@ -70,53 +69,6 @@ def test_a_lift_of_nothing_is_none() -> None:
     assert lift(np.ones(20), some).value is None
     assert lift(some[:5], some[:5]).value is None
     assert lift(some, some).low is None  # two rows
-
-
-@pytest.mark.parametrize("rows", [100, 600])
-def test_the_interval_of_the_ceiling_covers(rows: int) -> None:
-    def draw(random: np.random.Generator, count: int) -> Estimate:
-        wins = random.binomial(8, random.beta(0.8, 1.2, count)).astype(float)
-        found = ceiling(wins, 8 - wins)
-        assert found.value == noise_ceiling(wins, 8 - wins)
-        return found
-
-    random = np.random.default_rng(rows)
-    truth = draw(random, 500_000).value
-    assert truth is not None
-    assert covered([draw(random, rows) for _ in range(400)], truth)
-
-
-def observed(wins: np.ndarray, losses: np.ndarray) -> Observed:
-    nothing = Estimate(None, None, None, 0)
-    facts = Outcome("o", None, "rollouts", "p", len(wins), 0, None, 0.5, 0.0, 0.0, nothing, nothing, [])
-    return Observed(facts, wins, losses, frozenset())
-
-
-def test_a_calibration_has_the_figures_of_the_predictor_and_intervals_like_the_bootstraps() -> None:
-    random = np.random.default_rng(5)
-    truth = random.random(800)
-    losses = random.binomial(8, truth).astype(float)
-    predicted = np.clip(truth + 0.2 * random.normal(size=800), 0, 1)
-    found = calibration("gc_difficulty", predicted, observed(8 - losses, losses))
-    assert found is not None
-    other = quality(predicted, 8 - losses, losses)
-    for ours, theirs in ((found.pearson, other.pearson), (found.spearman, other.spearman)):
-        assert ours.value == pytest.approx(theirs.value, abs=1e-12)
-        assert (ours.low, ours.high) == pytest.approx(theirs.interval, abs=0.01)
-    assert found.brier.value == pytest.approx(other.brier.value)
-    assert (found.brier.low, found.brier.high) == pytest.approx(other.brier.interval, abs=0.002)
-    assert [(b.low, b.count) for b in found.bins] == [(b.low, b.count) for b in other.reliability]
-
-
-def test_a_calibration_is_over_rows_that_have_both() -> None:
-    nan = np.nan
-    rates = observed(np.array([1.0, nan, 1.0, 0.0]), np.array([0.0, nan, 1.0, 2.0]))
-    found = calibration("p", np.array([0.25, 0.5, nan, 1.0]), rates)
-    assert found is not None
-    assert found.brier.value == pytest.approx((0.25**2 + 0) / 2)
-    assert found.brier.rows == 2
-    assert found.brier_of_mean == 0.25
-    assert calibration("p", np.full(4, nan), rates) is None
 
 
 def test_noise_seldom_has_an_end_that_surely_carries_more() -> None:

@@ -43,7 +43,7 @@ def test_a_terminal_has_no_pictures_nor_details(capsys: pytest.CaptureFixture[st
 
 
 def test_a_terminal_lists_twenty_groups_and_counts_the_others(capsys: pytest.CaptureFixture[str]) -> None:
-    rates = [GroupRate("rates", f"g{n}", 2, 0.5, 0.5, 0.25, [0] * 6) for n in range(23)]
+    rates = [GroupRate("rates", f"g{n}", 2, 0.5, 0.5, 0.25) for n in range(23)]
     print_parts([Part("outcomes", "Pass rates", groups(rates, "task"))])
     out = capsys.readouterr().out
     assert [f"g{n}" for n in range(23) if f" g{n} " in out] == [f"g{n}" for n in range(20)]

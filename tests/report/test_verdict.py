@@ -141,10 +141,6 @@ def test_without_anything_to_judge_by_it_says_so_and_how_to_find_out(tmp_path: P
     assert "--verifier module:function" in world.document.unknown  # the set has no answers
     assert "16" not in found["gc_good"].sentence
     assert "whether to sort by it is not known" in found["gc_good"].sentence
-
-
-def test_a_banner_stands_where_length_explains_a_signal_in_whatever_form(tmp_path: Path) -> None:
-    found = World().report(tmp_path, outcomes=False)
     banners = {name for name, verdict in found.items() if verdict.banner is not None}
     assert banners == {"gc_angle", "gc_same", "gc_bent_length"}
     assert found["gc_angle"].banner is not None

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from command import run
+from command import read_options
 from gaincurate.schedule.rescore import options_of
 
 
@@ -26,7 +26,7 @@ def test_options_say_what_the_identity_says(tmp_path: Path) -> None:
     path = tmp_path / "options.json"
     path.write_text(json.dumps(options))
     paths = ["data.jsonl", "--model", "demo", "--out", "set"]
-    read = json.loads(run("score", *paths, "--config", path, "--print-config").stdout)
+    read = read_options("score", *paths, "--config", path)
     assert {name: read[name] for name in options} == options
 
 

@@ -178,7 +178,7 @@ def test_every_option_of_schedule_start_is_a_keyword_under_its_name() -> None:
         )
         for each in command.params
         if each.param_type_name == "option"
-    } - {"run", "set", "json", "config", "print_config", "help"}
+    } - {"run", "set", "json", "config", "help"}
     assert {"reward_range", "rescore_every", "scoring", "labels"} <= names
     of_attach = set(inspect.signature(attach).parameters)
     strategies = [set(load(name).Options.model_fields) for name in STRATEGIES]

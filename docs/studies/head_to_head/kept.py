@@ -1,9 +1,8 @@
 """What of the study is kept with the docs: takes a finished comparison, writes it as small texts, reads them.
 
 `setting.json` has the settings and what the model is, `evaluations.csv` the right answers of every held-out
-prompt (a digit each, in base 36), `marks.csv` the costs, `steps.csv` each step of each training, `drawn.csv`
-what was drawn of each task, where the comparison says it. Every figure of docs/head-to-head.md can be made of
-these again. Paths are left out: folders stand there by their names.
+prompt (a digit each, in base 36), `marks.csv` the costs, `steps.csv` each step of each training. Every figure
+of docs/head-to-head.md can be made of these again. Paths are left out: folders stand there by their names.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from typing import Any
 import pyarrow as pa
 
 from gaincurate.compare.results import (
-    DRAWN,
     EVALUATIONS,
     FACTS,
     MARKS,
@@ -28,7 +26,6 @@ from gaincurate.compare.results import (
     STEPS,
     TASKS,
     Results,
-    Tables,
     read_tables,
     results_of,
 )
@@ -48,26 +45,22 @@ def keep(compared: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     setting = json.dumps(_setting(compared), indent=1) + "\n"
     write_atomic(folder / SETTING, setting.encode())
-    _write(folder / f"{EVALUATIONS}.csv", _evaluations(tables.evaluations.to_pylist()))
-    _write(folder / f"{MARKS}.csv", tables.marks.to_pylist())
-    _write(folder / f"{STEPS}.csv", tables.steps.to_pylist())
-    if len(tables.drawn):
-        _write(folder / f"{DRAWN}.csv", tables.drawn.to_pylist())
+    _write(folder / f"{EVALUATIONS}.csv", _evaluations(tables[EVALUATIONS].to_pylist()))
+    _write(folder / f"{MARKS}.csv", tables[MARKS].to_pylist())
+    _write(folder / f"{STEPS}.csv", tables[STEPS].to_pylist())
 
 
 def kept(folder: Path) -> tuple[Results, Row]:
     """The results, and what the model and the sets are."""
     setting = json.loads((folder / SETTING).read_bytes())
     names = setting["about"]["heldout_tasks"]
-    drawn = _read(folder, DRAWN) if (folder / f"{DRAWN}.csv").exists() else []
     rows: dict[str, list[Row]] = {
         EVALUATIONS: list(_prompts(_read(folder, EVALUATIONS))),
         MARKS: _typed(_read(folder, MARKS), SCHEMAS[MARKS]),
         STEPS: _typed(_read(folder, STEPS), SCHEMAS[STEPS]),
         TASKS: [{"gc_id": f"{place:06d}", "task": name} for place, name in enumerate(names)],
-        DRAWN: [row | {"task": row["task"] or ""} for row in _typed(drawn, SCHEMAS[DRAWN])],
     }
-    tables = Tables(**{name: pa.Table.from_pylist(rows[name], SCHEMAS[name]) for name in SCHEMAS})
+    tables = {name: pa.Table.from_pylist(rows[name], SCHEMAS[name]) for name in SCHEMAS}
     return results_of(setting["facts"], tables, folder), setting["about"]
 
 

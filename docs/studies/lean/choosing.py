@@ -197,7 +197,7 @@ class Chooser:
         """Tokens that the strategy has spent on its own."""
         self.history: Any = None
         """Wins and losses in earlier trainings, `[2, N]`."""
-        self._last: Ints = np.zeros(0, np.int64)
+        self._last = self._last_ranks = np.zeros(0, np.int64)
 
     def _order(self, by: str | None, ascending: bool) -> Ints:
         """The row at each rank, by the rule of `gaincurate schedule`."""
@@ -217,8 +217,14 @@ class Chooser:
         )
         self.selector.prepare(context)
         drawn = self.selector.draw(round_)
-        self._last = self._rows[drawn[: len(drawn) - len(self.reused)]]
+        self._last_ranks = drawn[: len(drawn) - len(self.reused)]
+        self._last = self._rows[self._last_ranks]
         return self._last
+
+    def sizes(self, count: int, rollouts: int) -> Ints:
+        """Rollouts of each of the prompts that were drawn last, `[count]`."""
+        sizes = self.selector.plan_facts(self._last_ranks).get("rollouts")
+        return np.full(count, rollouts) if sizes is None else np.array(sizes)
 
     @property
     def reused(self) -> list[Any]:

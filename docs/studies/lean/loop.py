@@ -23,7 +23,7 @@ from world import LONGEST, Prompts, World
 
 from gaincurate.compare.config import Arm as ComparedArm
 from gaincurate.core.files import digest_json
-from gaincurate.core.rng import Floats
+from gaincurate.core.rng import Floats, Ints
 from gaincurate.difficulty.verify_worker import said_answer
 
 GROUP, BETAS, CLIP, EPSILON = 8, (0.9, 0.95), 1.0, 0.2
@@ -47,6 +47,8 @@ class Arm(BaseModel):
     """Whether every task keeps its share of each round."""
     step_prompts: int = 16
     """Fresh prompts of a step."""
+    rollouts: int = GROUP
+    """Of each prompt; the mean, where the strategy has group sizes."""
     history: int = 0
     """Earlier trainings with uniform sampling whose outcomes the strategy is given."""
     replayed: int = 0
@@ -162,6 +164,7 @@ class Training:
             spent = self.chooser.bill.total()
             with self._timed("choose"):
                 places = self.chooser.draw(round_, self.policy)
+                sizes = self.chooser.sizes(len(places), self.arm.rollouts)
             self.tokens += self.chooser.bill.total() - spent
             reused = self.chooser.reused
             wins, tokens, start = np.zeros(len(places)), np.zeros(len(places)), 0
@@ -169,35 +172,35 @@ class Training:
                 # They fill the first steps by half: the policy that generated them is the newest there.
                 joining, reused = reused[: size // 2], reused[size // 2 :]
                 here = slice(start, start + size - len(joining))
-                wins[here], tokens[here] = self._step(places[here].tolist(), joining)
+                wins[here], tokens[here] = self._step(places[here].tolist(), sizes[here], joining)
                 start = here.stop
                 yield
                 if self.tokens >= self.arm.budget_tokens:
                     return
             with self._timed("choose"):
                 self.chooser.rolled(places, self._groups, self.policy)
-                self.chooser.observe(round_, wins, GROUP - wins, tokens)
+                self.chooser.observe(round_, wins, sizes - wins, tokens)
             self._groups, round_ = [], round_ + 1
 
-    def _step(self, places: list[int], reused: list[Group]) -> tuple[Floats, Floats]:
+    def _step(self, places: list[int], sizes: Ints, reused: list[Group]) -> tuple[Floats, Floats]:
         """Generate for these prompts, and train on it and on groups that are there already.
 
         Returns:
             How many rollouts of each prompt were right, and their mean tokens, `[prompts]` each.
         """
         with self._timed("generate"):
-            groups, wins, lengths = roll_out(self.world.prompts, self.policy, places, self._random)
+            groups, wins, lengths = roll_out(self.world.prompts, self.policy, places, self._random, sizes)
         self._groups += groups
         with self._timed("train"):
             facts = self._update(groups, reused)
         self.drawn.update(places)
-        self.outcomes[:, places] += [wins, GROUP - wins]
+        self.outcomes[:, places] += [wins, sizes - wins]
         self.tokens += int(lengths.sum())
-        variances = wins * (GROUP - wins) / (GROUP * (GROUP - 1))  # of p (1 - p), without bias
-        differ = (wins > 0) & (wins < GROUP)
-        reward = wins.mean() / GROUP
+        variances = wins * (sizes - wins) / (sizes * (sizes - 1))  # of p (1 - p), without bias
+        differ = (wins > 0) & (wins < sizes)
+        reward = wins.sum() / sizes.sum()
         self.steps.append({"differ": differ.mean(), "variance": variances.mean(), "reward": reward, **facts})
-        return wins, lengths / GROUP
+        return wins, lengths / sizes
 
     def _update(self, fresh: list[Group], reused: list[Group]) -> Row:
         """One optimizer step on these groups and as many old ones as the arm replays."""
@@ -207,7 +210,7 @@ class Training:
             old = [self._replay[place] for place in chosen]
         new = [group for group in fresh if group.advantages.any()]
         # Those left out have a gradient of 0, but count in the mean.
-        rollouts = (len(fresh) + len(reused) + len(old)) * GROUP
+        rollouts = sum(len(group.completions) for group in [*fresh, *reused, *old])
         self.optimizer.zero_grad()
         if trained := new + reused + old:
             loss, logps = loss_of(self.policy, trained, rollouts)
@@ -262,25 +265,28 @@ def earlier(world: World, arm: Arm) -> Floats:
 
 
 def roll_out(
-    prompts: Prompts, policy: Policy, places: list[int], random: torch.Generator
+    prompts: Prompts, policy: Policy, places: list[int], random: torch.Generator, sizes: Ints | None = None
 ) -> tuple[list[Group], Floats, Floats]:
-    """A group of rollouts for each of these prompts.
+    """A group of rollouts for each of these prompts, of `sizes` `[prompts]` or of `GROUP`.
 
     Returns:
         The groups, how many rollouts of each were right, and how many tokens each has, `[prompts]` each.
     """
     asked = [prompts.tokens[place] for place in places]
-    completions = policy.sample(asked, GROUP, LONGEST, random)
+    sizes = np.full(len(asked), GROUP) if sizes is None else sizes
+    completions = policy.sample(asked, sizes, LONGEST, random)
     texts = prompts.tokenizer.batch_decode(completions, skip_special_tokens=True)
-    golds = np.repeat([prompts.answers[place].strip() for place in places], GROUP)
-    right = np.array([said_answer(t) == gold for t, gold in zip(texts, golds, strict=True)], float)
-    rewards = right.reshape(-1, GROUP)
+    golds = np.repeat([prompts.answers[place].strip() for place in places], sizes)
+    rewards = np.array([said_answer(t) == gold for t, gold in zip(texts, golds, strict=True)], float)
+    lengths = np.array([len(tokens) for tokens in completions], float)
+    ends = np.cumsum(sizes)
+    parts = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
     groups = [
-        Group(prompt, completions[k * GROUP : (k + 1) * GROUP], rewards[k] - rewards[k].mean())
-        for k, prompt in enumerate(asked)
+        Group(prompt, completions[part], rewards[part] - rewards[part].mean())
+        for prompt, part in zip(asked, parts, strict=True)
     ]
-    lengths = np.array([len(tokens) for tokens in completions], float).reshape(-1, GROUP)
-    return groups, rewards.sum(1), lengths.sum(1)
+    wins, tokens = np.array([[rewards[part].sum(), lengths[part].sum()] for part in parts]).T
+    return groups, wins, tokens
 
 
 def loss_of(policy: Policy, groups: list[Group], rollouts: int) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
@@ -200,30 +201,36 @@ class Policy:
 
     @torch.no_grad()
     def sample(
-        self, prompts: Sequence[Sequence[int]], count: int, longest: int, random: torch.Generator
+        self,
+        prompts: Sequence[Sequence[int]],
+        count: int | npt.NDArray[np.int64],
+        longest: int,
+        random: torch.Generator,
     ) -> list[list[int]]:
-        """`count` completions at temperature 1 per prompt, `[P * count]`, with their end tokens."""
+        """Completions at temperature 1, with their end tokens: `count` of each prompt, or `count[p]` of p."""
         batch = trees(prompts, [[] for _ in prompts])
         rows, width = len(prompts), batch.mask.shape[-1]
+        counts = torch.from_numpy(np.broadcast_to(np.asarray(count, np.int64), (rows,)).copy())
+        total = int(counts.sum())
         caches: list[tuple[Tensor, Tensor]] = []
 
         def read(number: int, *parts: Tensor) -> Tensor:
             q, k, v = by_prompt(parts, batch.places, rows, width)
-            room = k.new_zeros(rows * count, k.shape[1], width + longest, k.shape[3])
+            room = k.new_zeros(total, k.shape[1], width + longest, k.shape[3])
             cache = room, room.clone()
             for stored, values in zip(cache, (k, v), strict=True):
-                stored[:, :, :width] = values.repeat_interleave(count, 0)
+                stored[:, :, :width] = values.repeat_interleave(counts, 0)
             caches.append(cache)
             mixed = F.scaled_dot_product_attention(q, k, v, batch.mask).transpose(1, 2)
             return mixed.reshape(rows * width, -1)[batch.places]
 
-        hidden = self._hidden(batch.ids, batch.positions, read)[batch.ends].repeat_interleave(count, 0)
-        lengths = torch.tensor([len(prompt) for prompt in prompts]).repeat_interleave(count)
+        hidden = self._hidden(batch.ids, batch.positions, read)[batch.ends].repeat_interleave(counts, 0)
+        lengths = torch.tensor([len(prompt) for prompt in prompts]).repeat_interleave(counts)
         seen = (
             torch.arange(width + longest) < lengths[:, None]
         )  # prompts are padded behind, and not seen there
-        running = torch.arange(rows * count)
-        completions: list[list[int]] = [[] for _ in range(rows * count)]
+        running = torch.arange(total)
+        completions: list[list[int]] = [[] for _ in range(total)]
         for column in range(longest):
             tokens = F.linear(hidden, self.embedding).softmax(-1).multinomial(1, generator=random)[:, 0]
             for row, token in zip(running.tolist(), tokens.tolist(), strict=True):
