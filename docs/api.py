@@ -13,7 +13,6 @@ PARTS = {
     "Top level": ["gaincurate"],
     "Report": ["gaincurate.report.build:report"],
     "Hygiene": ["gaincurate.hygiene.checks:search", "gaincurate.hygiene.options:HygieneOptions"],
-    "Estimates": ["gaincurate.scoring.estimate:estimate"],
     "Pass rates": [
         "gaincurate.difficulty.rollout_set:pass_rates", "gaincurate.difficulty.rollout_set:outcome_lines"
     ],

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from gaincurate.schedule.run import Run
 
 _SCORING = (
-    "--device", "--dtype", "--backend", "--workers", "--threads", "--batch-tokens", "--logits-memory",
-    "--shard-rows", "--allow-pickle", "--trust-remote-code",
+    "--device", "--dtype", "--backend", "--workers", "--threads", "--batch-tokens", "--shard-rows",
+    "--allow-pickle", "--trust-remote-code",
 )  # fmt: skip
 """Options of `gaincurate score` that --scoring takes: of the machine, and what it may run. Re-scoring itself
 settles which prompts are scored, how they are read and where the set goes."""

@@ -10,46 +10,39 @@ import re
 import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from gaincurate.cli import output
 from gaincurate.cli.options import AsJson, configured
-from gaincurate.cli.progress import ProgressView, duration
+from gaincurate.cli.progress import ProgressView
 from gaincurate.core.files import json_lines
 from gaincurate.core.options import Cache, Option
 from gaincurate.core.progress import Progress
 from gaincurate.core.store import use_cache
 from gaincurate.errors import InputError
-from gaincurate.scoring.summary import Summary
 
 if TYPE_CHECKING:
     from gaincurate.scoring.config import ScoreConfig
-    from gaincurate.scoring.estimate import Estimate
+    from gaincurate.scoring.plan import Summary
 
 
-def print_summary(summary: Summary, verbose: bool = False) -> None:
-    """Print it in three lines, and more where there is a reason to; where the time went if `verbose`."""
+def print_summary(summary: Summary) -> None:
+    """Print it in three lines, and more where there is a reason to."""
     from gaincurate.core.artifact import REJECTED
 
     if summary.scored and summary.rows != 0:  # rows that all were rejected have no rate worth a line
-        model = summary.in_model or summary.elapsed  # a worker on Ray that is lost at its end sends no times
         output.fitted(
             f"scored {output.counted(summary.scored, 'row')}, {output.counted(summary.tokens, 'token')} in "
             f"{summary.elapsed:.1f} s "
-            f"({summary.scored / model:,.1f} rows/s, {summary.tokens / model:,.0f} tokens/s in the model)",
+            f"({summary.scored / summary.elapsed:,.1f} rows/s, "
+            f"{summary.tokens / summary.elapsed:,.0f} tokens/s)",
             "  ",
         )
-    if verbose and summary.scored and summary.rows != 0:
-        parts = sorted(summary.seconds.items(), key=lambda item: -item[1])
-        times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in parts)
-        output.fitted(f"time: {times}", "  ", first="  ")
     if not summary.complete:
         output.fitted(f"{summary.out} is not complete yet: other --shard runs have shards left to write")
         return
-    new = summary.scored or summary.seconds.get("segmenting")
-    state = "complete" if new else "already complete, nothing was left to score"
+    state = "complete" if summary.shards else "already complete, nothing was left to score"
     facts = [output.counted(summary.rows or 0, "row"), f"{summary.rejected:,} rejected"]
     if summary.truncated:
         facts.append(f"{summary.truncated:,} truncated")
@@ -115,18 +108,8 @@ def _commonest(path: Path) -> tuple[int, str]:
 def score(
     config: ScoreConfig,
     cache: Cache = None,
-    dry_run: Annotated[
-        bool, Option("Count rows, tokens and finished shards, estimate the time, and write nothing.")
-    ] = False,
-    trial: Annotated[
-        int | None,
-        Option("With --dry-run: time the first N rows, which are scored and thrown away.", min=1),
-    ] = None,
+    dry_run: Annotated[bool, Option("Count rows, tokens and finished shards, and write nothing.")] = False,
     as_json: AsJson = False,
-    verbose: Annotated[
-        bool,
-        Option("Also print where the time went, and each key that differs.", names=("--verbose", "-v")),
-    ] = False,
     quiet: Annotated[bool, Option("Print only errors.", names=("--quiet", "-q"))] = False,
 ) -> None:
     """Score a prompt set and write it as Arrow shards with score columns.
@@ -136,59 +119,33 @@ def score(
 
     Example: gaincurate score gsm8k.parquet --model demo --out scored
     """
-    with output.reporting(resumes=True, verbose=verbose):
+    with output.reporting(resumes=True):
         use_cache(cache)
-        if trial is not None and not dry_run:
-            raise InputError(f"--trial {trial} goes with --dry-run.")
-        view = nullcontext(Progress()) if quiet else ProgressView()
-        if dry_run:
-            need_packages("scoring")
-            with view as progress:
-                progress.loading("torch and transformers")
-                from gaincurate.scoring.estimate import estimate
-
-                facts = estimate(config, progress, trial)
-            output.result(facts, as_json, print_estimate)
-            return
+        need_packages("scoring")
         if config.split_run.source and not quiet:
             output.note(f"--shard {config.split_run} from {config.split_run.source}")
-        need_packages("scoring")
-        with view as progress:
+        with nullcontext(Progress()) if quiet else ProgressView() as progress:
             progress.loading("torch and transformers")
-            from gaincurate.scoring.pipeline import score_dataset
+            from gaincurate.scoring.pipeline import estimate, score_dataset
 
-            summary = score_dataset(config, progress)
+            done = estimate(config, progress) if dry_run else score_dataset(config, progress)
+        if isinstance(done, dict):
+            output.result(done, as_json, print_estimate)
+            return
         if as_json or not quiet:
-            output.result(summary, as_json, partial(print_summary, verbose=verbose))
-        need_a_row(summary)
+            output.result(done, as_json, print_summary)
+        need_a_row(done)
 
 
-def print_estimate(facts: Estimate) -> None:
-    """Print what a run would do, and what the time rests on."""
-    there = f"{facts.there:,} of {output.counted(facts.shards, 'shard')}"
-    if not facts.rows_left:
-        output.text(f"{facts.out}: {there} there, nothing is left to score")
-        return
+def print_estimate(facts: dict[str, Any]) -> None:
+    """Print what a run would do."""
+    rows, there = output.counted(facts["rows_left"], "row"), output.counted(facts["shards"], "shard")
     output.fitted(
-        f"{facts.out}: {output.counted(facts.rows_left, 'row')} of {facts.rows:,} to score, {there} there"
+        f"{facts['out']}: {rows} of {facts['rows']:,} to score with {facts['tokens']:,} prompt tokens, "
+        f"{facts['longest']:,} in the longest prompt; {facts['there']:,} of {there} there"
     )
-    device = facts.devices[0].partition(":")[0]
-    devices = f"{device}, {facts.dtype}, {output.counted(len(facts.devices), 'process', 'processes')}"
-    whole = facts.counted == facts.rows_left
-    how = "counted" if whole else f"by {facts.counted:,} rows that were counted"
-    output.fitted(
-        f"{facts.tokens:,} prompt tokens ({how}), the longest prompt {facts.longest:,}; on {devices}",
-        first="  ",
-    )
-    if facts.unusable:
-        output.fitted(f"{facts.unusable:,} of these rows cannot be scored: {facts.why}", first="  ")
-    if facts.seconds is None:
-        output.fitted(
-            "time: add --trial 32, which times some rows",
-            first="  ",
-        )
-    else:
-        output.fitted(f"time: about {duration(facts.seconds)}, by the trial on this machine", first="  ")
+    if facts["unusable"]:
+        output.fitted(f"{facts['unusable']:,} of these rows cannot be scored: {facts['why']}", first="  ")
     output.text("  nothing was written")
 
 

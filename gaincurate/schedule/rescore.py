@@ -151,7 +151,7 @@ def _score(run: Run, round_: int, checkpoint: str, out: Path, rows: Ints | None)
         data = str(work / f"{out.name}.arrow")
         write_ipc(Path(data), source.select(columns).combine_chunks())
     config = work / f"{out.name}.options.json"
-    write_json(config, options_of(base.identity, work) | signals_for(run.config.by, base.identity))
+    write_json(config, options_of(base.identity, work) | signals_for(run.config.by))
     words = ["score", data, "--model", checkpoint, "--out", str(out), "--config", str(config)]
     make_folder(out.parent)
     # Flags win over the file.
@@ -204,14 +204,11 @@ def options_of(identity: Json, work: Path) -> Json:
     return {**options, "dtype": identity["dtype"]}
 
 
-def signals_for(by: str | None, identity: Json) -> Json:
-    """The options of `gaincurate score` that make a set have the column `by`; `identity` is of the first."""
+def signals_for(by: str | None) -> Json:
+    """The options of `gaincurate score` that make a set have the column `by`."""
     if by not in LIKELIHOODS:
         return {}
-    options: Json = {"signals": ["angle", "nll" if by == LIKELIHOODS[0] else "entropy"]}
-    if "logits_memory" in identity:
-        options["logits_memory"] = identity["logits_memory"]
-    return options
+    return {"signals": ["angle", "nll" if by == LIKELIHOODS[0] else "entropy"]}
 
 
 def _same_prompts(run: Run, scored: ScoredSet, rows: Ints | None) -> None:

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from gaincurate.scoring.packed_attention import KeysAndValues
 from gaincurate.scoring.segment import Segmented
 from gaincurate_kernels import RMSNorm, UnitSums
 
@@ -20,12 +21,19 @@ class SharedPrefix:
     """The hidden states `[tokens, hidden]` of a prefix that many prompts have in common.
 
     They are summed once, by whoever scores the first of those prompts, and then let go. `last` is its last
-    token's state after the last norm, `[width]`, where those were asked for.
+    token's state after the last norm, `[width]`, where those were asked for. `attended` has its keys and
+    values in each attention module.
     """
 
-    def __init__(self, hidden: Tensor, last: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        hidden: Tensor,
+        last: Tensor | None = None,
+        attended: dict[nn.Module, KeysAndValues] | None = None,
+    ) -> None:
         self.tokens = len(hidden)
         self.last = last
+        self.attended = attended
         self._hidden: Tensor | None = hidden
         self._sums: UnitSums | None = None
 
@@ -58,22 +66,26 @@ class PackedStates:
     final: Tensor | None = None
 
     @classmethod
-    def of_whole_prompts(
+    def of(
         cls,
         hidden: Tensor,
         prompts: Sequence[Segmented],
         norm: RMSNorm | None = None,
         final: Tensor | None = None,
         lengths: Tensor | None = None,
+        shared: Sequence[SharedPrefix | None] | None = None,
     ) -> PackedStates:
         """Where the prompts stand one after the other: so many tokens of each, else prefix and question."""
-        upto = torch.tensor([prompt.end for prompt in prompts])  # this and what follows: [prompts]
-        lengths = upto if lengths is None else lengths
+        shared = tuple(shared or [None] * len(prompts))
+        # This and what follows: [prompts]. A prefix that was run apart has no rows.
+        own = torch.tensor([0 if before else p.prefix for p, before in zip(prompts, shared, strict=True)])
+        questions = torch.tensor([prompt.question_tokens for prompt in prompts])
+        lengths = own + questions if lengths is None else lengths
         ends = lengths.cumsum(0)
         starts = ends - lengths
-        middles = starts + torch.tensor([prompt.prefix for prompt in prompts])
-        questions, prefixes = torch.stack([middles, starts + upto], 1), torch.stack([starts, middles], 1)
-        return cls(hidden, questions, prefixes, (None,) * len(prompts), ends, norm, final)
+        middles = starts + own
+        bounds = (torch.stack([middles, middles + questions], 1), torch.stack([starts, middles], 1))
+        return cls(hidden, *bounds, shared, ends, norm, final)
 
 
 @dataclass(frozen=True, slots=True)

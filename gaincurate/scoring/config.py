@@ -8,26 +8,20 @@ with @.
 from __future__ import annotations
 
 import json
+import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    field_validator,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from gaincurate.core.foreign import Malformed, json_value, read_text
 from gaincurate.core.locks import Split
-from gaincurate.core.options import ADVANCED, MACHINE, READING, Option, json_object, near, without_nan
+from gaincurate.core.options import ADVANCED, MACHINE, READING, Option, json_object, names_of, without_nan
 from gaincurate.core.ray_workers import ClusterConfig, read_workers
 from gaincurate.core.store import located
 from gaincurate.errors import InputError
-from gaincurate.scoring.split import read_split
 
 DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,9})?")
 """What `--device` takes."""
@@ -35,6 +29,11 @@ MAX_WEIGHT = 1e30  # times a cosine, still a float32
 MOST_THREADS = 1024  # OpenMP gives up, or crashes, at a number that no machine has
 Signal = Literal["angle", "nll", "entropy", "embedding"]
 SIGNALS: tuple[Signal, ...] = ("angle", "nll", "entropy", "embedding")
+SHARDS = "GAINCURATE_SHARDS"
+"""The number of parts, which Kubernetes does not say."""
+_ARRAY = "SLURM_ARRAY_TASK_"
+_RANKS = {"JOB_COMPLETION_INDEX": SHARDS, "SLURM_PROCID": "SLURM_NTASKS", "RANK": "WORLD_SIZE"}
+"""A number from 0, and the variable with the number of parts; the first that is there is taken."""
 
 
 def _read_text(path: Path, option: str) -> str:
@@ -53,9 +52,9 @@ def _system(value: str) -> str:
     return value
 
 
-def _shots(path: str) -> list[dict[str, Any]]:
+def _shots(path: str) -> Any:
     try:
-        value = json_value(_read_text(Path(path), "--shots"))
+        return json_value(_read_text(Path(path), "--shots"))
     except json.JSONDecodeError as error:
         raise InputError(
             f"--shots {path}: broken JSON in line {error.lineno} ({error.msg}); expected a list of "
@@ -63,15 +62,10 @@ def _shots(path: str) -> list[dict[str, Any]]:
         ) from error
     except Malformed as error:
         raise InputError(f"--shots {path}: {error}; expected a list of chat messages.") from error
-    return check_shots(value, path)
 
 
 def _template_kwargs(value: str) -> dict[str, Any]:
     return json_object(value, "--template-kwargs", '{"enable_thinking": false}')
-
-
-def _signals(value: str) -> tuple[Signal, ...]:
-    return check_signals(value.split(","))
 
 
 def _batch_tokens(value: str) -> int | None:
@@ -82,7 +76,98 @@ def _batch_tokens(value: str) -> int | None:
     return int(value)
 
 
-_Device = Annotated[str, Option("auto, cpu, cuda or cuda:N.", MACHINE, metavar="NAME")]
+def read_split(value: str) -> Split:
+    """The value of `--shard`.
+
+    Raises:
+        InputError: it is neither `auto` nor I/N, or no scheduler says which part this is.
+    """
+    if value == "auto":
+        return split_of_job(os.environ)
+    part = re.fullmatch(r"(\d{1,18})/(\d{1,18})", value)
+    if not part or not 1 <= int(part[1]) <= int(part[2]):
+        raise InputError(f"--shard {value}: expected I/N with I from 1 to N, such as 1/4, or auto.")
+    return Split(int(part[1]), int(part[2]))
+
+
+def split_of_job(environment: Mapping[str, str]) -> Split:
+    """The part that this process is of a Slurm array, a Kubernetes Job, a Slurm step or torchrun, in order.
+
+    A Slurm array comes first because its tasks also have the variables of a step, of one process as a rule.
+    What is half there is refused: a part that takes itself for another would leave a hole.
+
+    Args:
+        environment: the process's variables. An empty one counts as none.
+
+    Raises:
+        InputError: none of them is there, or one without what belongs to it, or with what cannot be.
+    """
+
+    def number(name: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,18}", value := environment.get(name, "").strip()):
+            raise InputError(f"--shard auto: {name} is {value!r}, not a whole number; give --shard I/N.")
+        return int(value)
+
+    if any(environment.get(f"{_ARRAY}{name}", "").strip() for name in ("ID", "COUNT")):
+        task, first, last, count = (number(f"{_ARRAY}{name}") for name in ("ID", "MIN", "MAX", "COUNT"))
+        if last - first != count - 1 or not first <= task <= last:
+            raise InputError(
+                f"--shard auto: task {task} is not one of {count} array ids without gaps from {first} to "
+                f"{last}; number the tasks as --array=1-{count}, or give --shard I/N."
+            )
+        return Split(task - first + 1, count, f"{_ARRAY}ID")
+    for index, count_name in _RANKS.items():
+        if environment.get(index, "").strip():
+            rank, parts = number(index), number(count_name)
+            if rank >= parts:
+                raise InputError(f"--shard auto: {index}={rank} is not below {count_name}={parts}.")
+            return Split(rank + 1, parts, index)
+    pairs = ", ".join(f"{index} with {count}" for index, count in _RANKS.items())
+    raise InputError(
+        f"--shard auto: none of these variables is set: {_ARRAY}ID with {_ARRAY}COUNT, {pairs}; give "
+        "--shard I/N."
+    )
+
+
+def _in_order(signals: tuple[Signal, ...]) -> tuple[Signal, ...]:
+    """The signals in the order of `SIGNALS`, whatever order they were given in.
+
+    Raises:
+        InputError: `angle` is not among them.
+    """
+    if SIGNALS[0] not in signals:
+        names = ",".join(signals)
+        raise InputError(f"--signals {names}: angle is always computed; write angle,{names}.")
+    return tuple(name for name in SIGNALS if name in signals)
+
+
+def check_shots(value: Any) -> list[dict[str, Any]]:
+    """The examples of `--shots`: a JSON list of {role, content}, user and assistant in turn.
+
+    Raises:
+        InputError: anything else.
+    """
+    good = isinstance(value, list) and all(
+        isinstance(m, dict)
+        and isinstance(m.get("content"), str)
+        and m.get("role") == ("user", "assistant")[i % 2]
+        for i, m in enumerate(value)
+    )
+    if not good or len(value) % 2:
+        raise InputError(
+            "--shots: expected a JSON list of messages, user and assistant in turn: "
+            '[{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}].'
+        )
+    return [{"role": m["role"], "content": m["content"]} for m in value]
+
+
+def _as_texts(value: object) -> list[str]:
+    return [str(each) for each in ([value] if isinstance(value, str | Path) else cast("list[Any]", value))]
+
+
+def _without_secrets(value: str) -> str:
+    located(value)
+    return value
 
 
 class DeviceConfig(BaseModel):
@@ -90,7 +175,7 @@ class DeviceConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
 
-    device: _Device = "auto"
+    device: Annotated[str, Option("auto, cpu, cuda or cuda:N.", MACHINE, metavar="NAME")] = "auto"
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
         Option("Of the model. auto: float32 on a CPU, bfloat16 on a GPU that has it.", MACHINE),
@@ -136,6 +221,7 @@ class ScoreConfig(MachineConfig, ClusterConfig):
 
     data: Annotated[
         str,
+        AfterValidator(_without_secrets),
         Option(
             "File (.json .jsonl .parquet .arrow .csv, also .gz), glob, folder, save_to_disk folder, all of "
             "them also in an object store (s3://, gs://, az://), or Hub id (owner/name, with :config and "
@@ -188,6 +274,7 @@ class ScoreConfig(MachineConfig, ClusterConfig):
     )
     shots: Annotated[
         list[dict[str, Any]],
+        AfterValidator(check_shots),
         Option(
             "JSON list of chat messages put after the system message.", READING, metavar="FILE", read=_shots
         ),
@@ -211,19 +298,18 @@ class ScoreConfig(MachineConfig, ClusterConfig):
     ] = "mlp_input"
     signals: Annotated[
         tuple[Signal, ...],
+        BeforeValidator(names_of),
+        AfterValidator(_in_order),
         Option(
             "angle, and any of nll, entropy and embedding, with commas between them. With one of these, the "
             "forward pass runs to its end; nll and entropy need the output head too.",
             metavar="LIST",
-            read=_signals,
+            read=names_of,
             shown="angle",
         ),
     ] = ("angle",)
     """What is written: `angle` always; `nll` adds `gc_nll`, `entropy` adds `gc_entropy` and
     `gc_last_entropy`, `embedding` adds `gc_embedding`."""
-    logits_memory: Annotated[
-        int, Field(ge=1), Option("MiB that logits may take at a time, for nll and entropy.", MACHINE)
-    ] = 512
     inter_weight: Annotated[
         float,
         Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT),
@@ -256,6 +342,7 @@ class ScoreConfig(MachineConfig, ClusterConfig):
     ] = Split()
     reuse: Annotated[
         list[str],
+        BeforeValidator(_as_texts),
         Option(
             "A finished scored set: rows with the same id and prompt take its scores; may be repeated.",
             metavar="SET",
@@ -265,65 +352,7 @@ class ScoreConfig(MachineConfig, ClusterConfig):
     allow_pickle: Annotated[bool, Option("Accept pickled weights; they can run code.", ADVANCED)] = False
     trust_remote_code: Annotated[bool, Option("Run a model repository's own code.", ADVANCED)] = False
 
-    @field_validator("data")
-    @classmethod
-    def _without_secrets(cls, value: str) -> str:
-        located(value)
-        return value
-
-    @field_validator("reuse", mode="before")
-    @classmethod
-    def _as_texts(cls, value: object) -> list[str]:
-        return [
-            str(each) for each in ([value] if isinstance(value, str | Path) else cast("list[Any]", value))
-        ]
-
-    @field_validator("signals", mode="before")
-    @classmethod
-    def _in_one_order(cls, value: object) -> tuple[Signal, ...]:
-        return check_signals([value] if isinstance(value, str) else value)
-
     @property
     def needs_head(self) -> bool:
         """Whether a signal is made of logits."""
         return "nll" in self.signals or "entropy" in self.signals
-
-
-def check_signals(value: object) -> tuple[Signal, ...]:
-    """The signals in the order of `SIGNALS`, whatever order they were given in.
-
-    Raises:
-        InputError: one that there is not, or `angle` is not among them.
-    """
-    names = [str(name) for name in value] if isinstance(value, (list, tuple)) else [str(value)]
-    for name in names:
-        if name not in SIGNALS:
-            listed = f"{', '.join(SIGNALS[:-1])} and {SIGNALS[-1]}"
-            raise InputError(
-                f"--signals: there is no signal {name!r}; there are {listed}{near(name, SIGNALS)}."
-            )
-    if SIGNALS[0] not in names:
-        raise InputError(
-            f"--signals {','.join(names)}: angle is always computed; write angle,{','.join(names)}."
-        )
-    return tuple(name for name in SIGNALS if name in names)
-
-
-def check_shots(value: Any, name: str) -> list[dict[str, Any]]:
-    """The examples of `--shots`: a JSON list of {role, content}, user and assistant in turn.
-
-    Raises:
-        InputError: anything else.
-    """
-    good = isinstance(value, list) and all(
-        isinstance(m, dict)
-        and isinstance(m.get("content"), str)
-        and m.get("role") == ("user", "assistant")[i % 2]
-        for i, m in enumerate(value)
-    )
-    if not good or len(value) % 2:
-        raise InputError(
-            f"--shots {name}: expected a JSON list of messages, user and assistant in turn: "
-            '[{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}].'
-        )
-    return [{"role": m["role"], "content": m["content"]} for m in value]

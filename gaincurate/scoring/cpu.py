@@ -85,18 +85,11 @@ class _Linear(nn.Linear):
 def _can_be_laid_out(weight: Tensor) -> bool:
     """Whether this weight can be laid out here. torch compiles its own graphs to these two operators."""
     operators: Any = torch.ops.mkldnn
-    if (
-        not weight.numel()
-        or weight.device.type != "cpu"
-        or weight.dtype not in (torch.float32, torch.bfloat16)
-    ):
-        return False
-    if not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
-        return False
-    if not all(hasattr(operators, name) for name in ("_linear_pointwise", "_reorder_linear_weight")):
+    of_the_kind = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
+    if not (weight.numel() and of_the_kind and torch.backends.cpu.get_cpu_capability().startswith("AVX")):
         return False
     try:
         operators._reorder_linear_weight(torch.zeros(1, 1, dtype=weight.dtype), _ROWS)
-    except RuntimeError:  # a dtype that this processor does not multiply
+    except (AttributeError, RuntimeError):  # an older torch, or a dtype that this processor does not multiply
         return False
-    return True
+    return hasattr(operators, "_linear_pointwise")

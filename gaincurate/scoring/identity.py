@@ -7,7 +7,6 @@ size and the thread count are: they change the order of additions and so the las
 from __future__ import annotations
 
 import importlib.metadata
-import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,12 +17,13 @@ from gaincurate.core.prompts import Columns
 from gaincurate.core.schema import FORMAT
 from gaincurate.errors import InputError
 from gaincurate.scoring.config import DEVICE, MachineConfig, ScoreConfig
-from gaincurate.scoring.model import ModelFiles, tokenizer_fingerprint
-from gaincurate.scoring.model_files import place_of
+from gaincurate.scoring.model import tokenizer_fingerprint
+from gaincurate.scoring.model_files import ModelFiles
 from gaincurate.scoring.prefill import resolve_layer
 from gaincurate.scoring.readers.source import Source
 from gaincurate.scoring.segment import RULE, Segmenter
-from gaincurate_kernels import resolve_backend, triton_version
+from gaincurate.scoring.signals import LOGITS_MEMORY
+from gaincurate_kernels import triton_version
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "pyarrow")
 FUSED_NORM = "rms"
@@ -33,7 +33,19 @@ PREFILL = "packed/3"
 """The rule that lays prompts out in batches: one row without padding, prefixes that two prompts of a shard
 share computed once, on a CPU products of weights laid out once, wherever that gives what the model's own
 forward does; each shard says what it was."""
-_CPU_BATCH_TOKENS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringModel:
+    """A model as far as it is known without its weights."""
+
+    files: ModelFiles
+    config: Any
+    tokenizer: Any
+    segmenter: Segmenter
+    backend: Literal["triton", "torch"]
+    max_length: int | None
+    """The longest whole prompt in tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,26 +127,9 @@ def _batch_tokens(device: str) -> int:
     A CPU is as fast from 512 tokens on as it gets; a GPU takes 512 for each GiB, as a power of two.
     """
     if device == "cpu":
-        return _CPU_BATCH_TOKENS
+        return 1024
     gib = torch.cuda.get_device_properties(device).total_memory // 2**30
     return min(max(512 << (max(int(gib), 1).bit_length() - 1), 2048), 65536)
-
-
-def choose_backend(config: ScoreConfig, machine: Machine, model_config: Any) -> Literal["triton", "torch"]:
-    """What computes the angles here.
-
-    Raises:
-        InputError: `--backend triton` where the kernel cannot run.
-    """
-    try:
-        return resolve_backend(
-            config.backend,
-            device=machine.type,
-            hidden=model_config.get_text_config(decoder=True).hidden_size,
-            dtype=getattr(torch, machine.dtype),
-        )
-    except ValueError as error:
-        raise InputError(f"--{error}. Leave --backend out to take what works here.") from error
 
 
 def model_max_length(model_config: Any) -> int | None:
@@ -144,31 +139,26 @@ def model_max_length(model_config: Any) -> int | None:
 
 
 def make_identity(
-    config: ScoreConfig,
-    *,
-    source: Source,
-    columns: Columns,
-    files: ModelFiles,
-    model_config: Any,
-    tokenizer: Any,
-    segmenter: Segmenter,
-    machine: Machine,
-    backend: str,
-    max_length: int | None,
+    config: ScoreConfig, source: Source, columns: Columns, model: ScoringModel, machine: Machine
 ) -> dict[str, Any]:
-    """The identity of a run (design, contract 1); plain JSON values."""
+    """The identity of a run (design, contract 1); plain JSON values.
+
+    Raises:
+        InputError: `--layer` where it has no meaning.
+        ModelError: a layer that the model does not have.
+    """
     layer = None
     if config.site == "mlp_input":
-        text = model_config.get_text_config(decoder=True)
+        text = model.config.get_text_config(decoder=True)
         layer = resolve_layer(config.layer, text.num_hidden_layers)
     elif config.layer != -1:
         raise InputError(
             f"--layer {config.layer} goes with --site mlp_input; final_norm stands after the last layer."
         )
     # A local build tag (2.13.0+cpu) says where a wheel came from; the device kind says what matters.
-    libraries = (*LIBRARIES, "gguf") if files.gguf else LIBRARIES
+    libraries = (*LIBRARIES, "gguf") if model.files.gguf else LIBRARIES
     installed = {name: importlib.metadata.version(name) for name in libraries}
-    if backend == "triton":
+    if model.backend == "triton":
         installed["triton"] = str(triton_version())  # its compiler decides in which order sums are taken
     versions = {name: version.partition("+")[0] for name, version in installed.items()}
     return {
@@ -179,16 +169,16 @@ def make_identity(
             "split": config.split,
             **columns.identity(),
         },
-        "model": files.fingerprint(),
-        "tokenizer": tokenizer_fingerprint(tokenizer, files),
+        "model": model.files.fingerprint(),
+        "tokenizer": tokenizer_fingerprint(model.tokenizer, model.files),
         "segmentation": {
             "rule": RULE,
-            "rendering": segmenter.fingerprint,
+            "rendering": model.segmenter.fingerprint,
             "system": config.system,
             "system_override": config.system_override,
             "shots": config.shots,
             "template_kwargs": config.template_kwargs,
-            "max_length": max_length,
+            "max_length": model.max_length,
             "overlong": "truncate" if config.on_overlong == "truncate" else "refuse",
         },
         "site": config.site,
@@ -197,28 +187,13 @@ def make_identity(
         "prefill": PREFILL,
         "signals": list(config.signals),
         # How many positions the head takes at a time, which changes last bits.
-        **({"logits_memory": config.logits_memory} if config.needs_head else {}),
+        **({"logits_memory": LOGITS_MEMORY} if config.needs_head else {}),
         "inter_weight": config.inter_weight,
         "dtype": machine.dtype,
         "device": machine.kind,
-        "backend": backend,
+        "backend": model.backend,
         "threads": machine.threads,
         "batch_tokens": machine.batch_tokens,
         "shard_rows": config.shard_rows,
         "versions": {"gaincurate": gaincurate.__version__, **versions},
-    }
-
-
-def execution_record(config: ScoreConfig, machine: Machine) -> dict[str, Any]:
-    """How this process runs: beside the set, never in its identity."""
-    return {
-        "pid": os.getpid(),
-        "data": config.data,
-        "model": config.model,
-        "place": place_of(config.model),
-        "devices": machine.devices,
-        "shard": str(config.split_run),
-        "on_error": config.on_error,
-        "on_overlong": config.on_overlong,
-        **({"engine": config.engine} if config.engine != "local" else {}),
     }

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -71,35 +71,30 @@ def records_in(path: Path, start: int, stop: int) -> npt.NDArray[Any]:
     return np.memmap(path, RECORD, "r")[start:stop]
 
 
-class Ids:
-    """The ids of a source, by row number; for an id column only its digests are stored.
+def ids_of(table: pa.Table, columns: Columns, start: int, records: npt.NDArray[Any]) -> list[str]:
+    """The ids of a part of the source.
 
     Args:
+        table: the rows from number `start` on.
         columns: of the source.
-        records: takes the numbers of the first row and of the row after the last; their records.
+        start: the first row's number.
+        records: of these rows; of an id column they have the digests alone.
+
+    Raises:
+        SourceError: a row is not the one that the id was made from.
     """
-
-    def __init__(self, columns: Columns, records: Callable[[int, int], npt.NDArray[Any]]) -> None:
-        self._columns, self._records = columns, records
-
-    def of(self, start: int, table: pa.Table) -> list[str]:
-        """The ids of a table that holds the rows from `start` on.
-
-        Raises:
-            SourceError: a row is not the one that the id was made from.
-        """
-        records = self._records(start, start + table.num_rows)
-        ids, values = [], _digests(table, self._columns, start)
-        for offset, (name, key) in enumerate(values):
-            record = records[offset]
-            if key != record.tobytes()[:16]:
-                raise SourceError(
-                    f"row {start + offset} (from 0) is not what it was when the ids were made: the "
-                    "source changed. Start over with --overwrite.",
-                    row=start + offset,
-                )
-            ids.append(name if name is not None else _id_of(key, int(record["copy"])))
-        return ids
+    ids = []
+    for row, ((name, key), record) in enumerate(
+        zip(_digests(table, columns, start), records, strict=True), start
+    ):
+        if key != record.tobytes()[:16]:
+            raise SourceError(
+                f"row {row} (from 0) is not what it was when the ids were made: the source changed. Start "
+                "over with --overwrite.",
+                row=row,
+            )
+        ids.append(name if name is not None else _id_of(key, int(record["copy"])))
+    return ids
 
 
 def _digests(table: pa.Table, columns: Columns, start: int) -> Iterator[tuple[str | None, bytes]]:
@@ -121,11 +116,6 @@ def _digests(table: pa.Table, columns: Columns, start: int) -> Iterator[tuple[st
         yield None, digest(prompt, columns, answer)
 
 
-def has_ids(path: Path, rows: int) -> bool:
-    """Whether a file has a record for each row. A machine that loses its power may leave one that is cut."""
-    return path.is_file() and path.stat().st_size == rows * RECORD.itemsize
-
-
 def write_ids(path: Path, batches: Iterator[pa.RecordBatch], columns: Columns) -> None:
     """Read the whole source once and write `path`, 20 bytes per row; atomic.
 
@@ -135,8 +125,11 @@ def write_ids(path: Path, batches: Iterator[pa.RecordBatch], columns: Columns) -
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
+        row = 0
         with temporary.open("wb") as file:
-            _write_digests(file, batches, columns)
+            for table in map(pa.Table.from_batches, ([batch] for batch in batches)):
+                file.write(b"".join(key + b"\0" * 4 for _, key in _digests(table, columns, row)))
+                row += table.num_rows
         records: np.memmap[Any, np.dtype[Any]] = np.memmap(temporary, RECORD, "r+")
         _number_copies(records, columns)
         records.flush()
@@ -148,14 +141,6 @@ def write_ids(path: Path, batches: Iterator[pa.RecordBatch], columns: Columns) -
     finally:
         with suppress(OSError):  # the failure that led here is the one to tell
             temporary.unlink(missing_ok=True)
-
-
-def _write_digests(file: BinaryIO, batches: Iterator[pa.RecordBatch], columns: Columns) -> None:
-    row = 0
-    for batch in batches:
-        table = pa.Table.from_batches([batch])
-        file.write(b"".join(key + b"\0" * 4 for _, key in _digests(table, columns, row)))
-        row += batch.num_rows
 
 
 def _number_copies(records: npt.NDArray[Any], columns: Columns) -> None:

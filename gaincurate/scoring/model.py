@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import mmap
-import re
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,39 +18,36 @@ import transformers
 
 from gaincurate.core.files import digest_bytes, digest_file, digest_json
 from gaincurate.errors import ModelError, lacks_memory
-from gaincurate.scoring.model_files import ModelFiles as ModelFiles
-from gaincurate.scoring.model_files import fault_of, is_failure
+from gaincurate.scoring.model_files import ModelFiles, fault_of, is_failure
 from gaincurate.scoring.model_files import find_model as find_model
 
 # Pre-tokenizers of llama.cpp for which transformers' conversion of a byte-level BPE is right as it is,
-# or is made right in `_fix_gguf_tokenizer`.
+# or is made right in `load_tokenizer`.
 _GGUF_EXACT = {"", "default", "gpt-2", "smollm"}
-_CLASS = re.compile(r"<class '([\w.]+)'>")
-"""How Python prints a type in transformers' own words."""
 
 
-def _load(what: str, files: ModelFiles, load: Callable[[], Any]) -> Any:
-    """Run one of transformers' loaders; a broken file becomes our sentence, anything else is what it says."""
+def _load(what: str, files: ModelFiles, auto: Any, **options: Any) -> Any:
+    """What a class of transformers loads. A broken file becomes our sentence; others are what it says."""
     # Reading a gguf shows a progress bar that no switch of transformers turns off.
     quiet = contextlib.redirect_stderr(io.StringIO()) if files.gguf else contextlib.nullcontext()
     with warnings.catch_warnings(), quiet:
         warnings.simplefilter("ignore")
         try:
-            return load()
+            return auto.from_pretrained(str(files.folder), **files.arguments, **options)
         except BaseException as error:  # a broken file can make its reader raise anything
             if not is_failure(error):
                 raise
-            reason = _reason(what, files, error)
+            reason = _reason(files, error)
             raise ModelError(f"cannot load the {what} of {files.name}: {reason}") from error
 
 
-def _reason(what: str, files: ModelFiles, error: BaseException) -> str:
+def _reason(files: ModelFiles, error: BaseException) -> str:
     if lacks_memory(error):
         return "there is not enough memory. Free some, or raise `ulimit -v`, if one is set."
-    if fault := fault_of(what, files.folder, files.weights):
+    if fault := fault_of(files.folder, files.weights):
         return fault
     # torch puts frames of C++ after its reason, and a KeyError is the key alone.
-    text = _CLASS.sub(r"\1", " ".join(str(error).partition("Exception raised from")[0].split()))
+    text = " ".join(str(error).partition("Exception raised from")[0].split())
     text = text if " " in text else f"{type(error).__name__}: {text}"
     hint = "A file may be damaged, incomplete or of another version: copy or download the model again."
     if "trust_remote_code" in text:
@@ -66,11 +61,7 @@ def load_config(files: ModelFiles) -> Any:
     Raises:
         ModelError: unreadable, an encoder-decoder, or of unknown depth.
     """
-    config = _load(
-        "configuration",
-        files,
-        lambda: transformers.AutoConfig.from_pretrained(str(files.folder), **files.arguments),
-    )
+    config = _load("configuration", files, transformers.AutoConfig)
     text = config.get_text_config(decoder=True)
     if getattr(config, "is_encoder_decoder", False) or not getattr(text, "num_hidden_layers", 0):
         raise ModelError(
@@ -86,13 +77,14 @@ def load_tokenizer(files: ModelFiles) -> Any:
     Raises:
         ModelError: there is none, or it cannot be read.
     """
-    tokenizer = _load(
-        "tokenizer",
-        files,
-        lambda: transformers.AutoTokenizer.from_pretrained(str(files.folder), **files.arguments),
-    )
-    if files.gguf:
-        _fix_gguf_tokenizer(tokenizer, files)
+    tokenizer = _load("tokenizer", files, transformers.AutoTokenizer)
+    if files.gguf and _gguf_pretokenizer(files.weights[0]) == "smollm":
+        # It splits digits one by one, which the conversion forgets: it shows in two blanks before a digit.
+        from tokenizers import pre_tokenizers
+
+        backend = tokenizer.backend_tokenizer
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([digits, backend.pre_tokenizer])
     return tokenizer
 
 
@@ -106,17 +98,6 @@ def tokenizer_fingerprint(tokenizer: Any, files: ModelFiles) -> dict[str, Any]:
         whole = digest_json([[path.name, digest_file(path)] for path in paths])
     template = getattr(tokenizer, "chat_template", None)
     return {"hash": whole, "chat_template": digest_json(template) if template else None}
-
-
-def _fix_gguf_tokenizer(tokenizer: Any, files: ModelFiles) -> None:
-    """Split digits one by one where the gguf says so: it shows in two blanks before a digit."""
-    from tokenizers import pre_tokenizers
-
-    if _gguf_pretokenizer(files.weights[0]) == "smollm":
-        backend = tokenizer.backend_tokenizer
-        backend.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Digits(individual_digits=True), backend.pre_tokenizer]
-        )
 
 
 def gguf_doubt(files: ModelFiles) -> str | None:
@@ -157,16 +138,13 @@ def load_model(
     model, report = _load(
         "weights",
         files,
-        lambda: auto.from_pretrained(
-            str(files.folder),
-            config=config,
-            dtype=getattr(torch, dtype),
-            use_safetensors=None if files.gguf else files.weights[0].suffix == ".safetensors",
-            output_loading_info=True,
-            # Some versions of transformers choose a kernel that has no soft cap, without a word.
-            **({"attn_implementation": "eager"} if capped else {}),
-            **files.arguments,
-        ),
+        auto,
+        config=config,
+        dtype=getattr(torch, dtype),
+        use_safetensors=None if files.gguf else files.weights[0].suffix == ".safetensors",
+        output_loading_info=True,
+        # Some versions of transformers choose a kernel that has no soft cap, without a word.
+        **({"attn_implementation": "eager"} if capped else {}),
     )
     absent = sorted(report["missing_keys"]) + [str(entry) for entry in report["mismatched_keys"]]
     if absent:

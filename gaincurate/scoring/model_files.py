@@ -21,18 +21,15 @@ from gaincurate.errors import ModelError
 DEMO = "demo"
 _DEMO_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
-_WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _GGUF_HEADER = struct.Struct("<4sIQQ")
 """Magic, version, and the numbers of tensors and of metadata values (docs/gguf.md of ggml, versions 2, 3)."""
-_TOKENIZER = ("*token*", "vocab.*", "*.model", "*.tiktoken", "tekken.json")
 
 
-def fault_of(what: str, folder: Path, weights: Sequence[Path]) -> str | None:
+def fault_of(folder: Path, weights: Sequence[Path]) -> str | None:
     """The sentence for a fault that files show before a library reads them; None for any other.
 
     Args:
-        what: `configuration`, `tokenizer` or `weights`.
         folder: the model's.
         weights: its weight files, or its one .gguf file, which holds everything.
 
@@ -40,11 +37,6 @@ def fault_of(what: str, folder: Path, weights: Sequence[Path]) -> str | None:
         StorageError: a file cannot be read at all.
     """
     gguf = weights[0].suffix == ".gguf"
-    if what == "tokenizer" and not gguf and not any(any(folder.glob(pattern)) for pattern in _TOKENIZER):
-        return (
-            f"{folder} has no tokenizer. Copy tokenizer.json and tokenizer_config.json there from the "
-            "model that this one was made of."
-        )
     for path in (*weights, *(() if gguf else sorted(folder.glob("*.json")))):
         with reading(path), path.open("rb") as file:
             head = file.read(len(_POINTER))
@@ -109,43 +101,44 @@ def find_model(model: str, *, allow_pickle: bool = False, trust_remote_code: boo
         ModelError: nothing there, or weights that may not or cannot be read.
     """
     files = locate_model(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+    first = files.weights[0]
+    if first.suffix == ".bin" and not allow_pickle:
+        raise ModelError(
+            f"{files.folder} has only pickled weights ({first.name}), which run code when they are loaded; "
+            "convert them to safetensors, or pass --allow-pickle if you trust them."
+        )
     if files.gguf:
-        _need_gguf_packages(files.weights[0])
+        for package in ("gguf", "accelerate"):
+            if importlib.util.find_spec(package) is None:
+                raise ModelError(
+                    f"reading {first.name} needs the package {package}: `pip install 'gaincurate[score]'`."
+                )
+        if fault := fault_of(files.folder, files.weights):
+            raise ModelError(fault)
     return files
 
 
 def locate_model(model: str, *, allow_pickle: bool = False, trust_remote_code: bool = False) -> ModelFiles:
-    """As `find_model`, without the packages that reading a .gguf file needs.
+    """As `find_model`, also pickled weights, and without the packages that reading a .gguf file needs.
+
+    Of the Hub's pickled weights only those that may be read are downloaded.
 
     Raises:
-        ModelError: nothing there, or weights that may not be read.
+        ModelError: nothing there.
     """
-    if model == DEMO:
-        return _gguf(_demo_file(), _DEMO_NAME)
-    path = Path(model)
+    path = _demo_file() if model == DEMO else Path(model)
     if path.is_file():
         if path.suffix != ".gguf":
             raise ModelError(
                 f"--model {model} is a file but no .gguf; give the folder with config.json and the weights."
             )
-        return _gguf(path, path.name)
+        name = _DEMO_NAME if model == DEMO else path.name
+        return ModelFiles(name, path.parent, (path,), gguf=path.name)
     if path.is_dir():
-        return _folder(path, path.resolve().name, None, allow_pickle, trust_remote_code)
+        return _folder(path, path.resolve().name, None, trust_remote_code)
     if os.path.lexists(path):
         raise ModelError(f"--model {model} is neither a folder nor a regular file, nor a link to one.")
     return hub_model(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
-
-
-def hub_model(model: str, *, allow_pickle: bool = False, trust_remote_code: bool = False) -> ModelFiles:
-    """A model of the Hub (`owner/name[@revision]`), whatever a folder here is called.
-
-    Raises:
-        ModelError: no Hub id, not on the Hub, or weights that may not be read.
-    """
-    name, _, revision = model.partition("@")
-    if name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith(".gguf"):
-        raise ModelError(f"--model {model} does not exist.")
-    return _from_hub(name, revision or None, allow_pickle, trust_remote_code)
 
 
 def place_of(model: str) -> dict[str, str]:
@@ -173,21 +166,7 @@ def _demo_file() -> Path:
     return files[0]
 
 
-def _gguf(path: Path, name: str) -> ModelFiles:
-    return ModelFiles(name, path.parent, (path,), gguf=path.name)
-
-
-def _need_gguf_packages(path: Path) -> None:
-    for package in ("gguf", "accelerate"):
-        if importlib.util.find_spec(package) is None:
-            raise ModelError(
-                f"reading {path.name} needs the package {package}: `pip install 'gaincurate[score]'`."
-            )
-    if fault := fault_of("weights", path.parent, [path]):
-        raise ModelError(fault)
-
-
-def _folder(folder: Path, name: str, revision: str | None, allow_pickle: bool, trust: bool) -> ModelFiles:
+def _folder(folder: Path, name: str, revision: str | None, trust: bool) -> ModelFiles:
     if not (folder / "config.json").exists():
         ggufs = sorted(folder.glob("*.gguf"))
         hint = ""
@@ -201,20 +180,12 @@ def _folder(folder: Path, name: str, revision: str | None, allow_pickle: bool, t
             f"model folder {folder} holds a LoRA adapter (adapter_config.json) beside a whole model, and it "
             "would be applied only where peft is installed. Move it away, or merge it into the model first."
         )
-    weights = sorted(folder.glob("*.safetensors"))
+    weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if not weights:
-        pickled = sorted(folder.glob("pytorch_model*.bin"))
-        if pickled and not allow_pickle:
-            raise ModelError(
-                f"{folder} has only pickled weights ({pickled[0].name}), which run code when they are "
-                "loaded; convert them to safetensors, or pass --allow-pickle if you trust them."
-            )
-        if not pickled:
-            raise ModelError(
-                f"model folder {folder} has no weights: no *.safetensors file is in it. Is the "
-                "checkpoint complete, or saved in a trainer's own sharded format?"
-            )
-        weights = pickled
+        raise ModelError(
+            f"model folder {folder} has no weights: no *.safetensors file is in it. Is the checkpoint "
+            "complete, or saved in a trainer's own sharded format?"
+        )
     _see_named(folder, weights)
     return ModelFiles(name, folder, tuple(weights), revision, trust_remote_code=trust)
 
@@ -224,16 +195,18 @@ def _see_named(folder: Path, weights: Sequence[Path]) -> None:
 
     A file that is no JSON names nothing; the loaders say what is wrong with it.
     """
-    whole, index = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-    if weights[0].suffix == ".safetensors":
-        whole, index = _WHOLE, _INDEX
-    named = [("config.json", [_said(folder / "config.json", "transformers_weights")])]
-    if not (folder / whole).exists() and (folder / index).exists():
-        said = _said(folder / index, "weight_map")
-        named.append((index, list(said.values()) if isinstance(said, dict) else []))
     there = {path.name for path in weights}
-    for file, names in named:
-        for other in names:
+    whole = "model.safetensors" if weights[0].suffix == ".safetensors" else "pytorch_model.bin"
+    index = f"{whole}.index.json"
+    for file, key in {"config.json": "transformers_weights", index: "weight_map"}.items():
+        if file == index and ((folder / whole).exists() or not (folder / index).exists()):
+            continue  # which is not read
+        try:
+            with reading(folder / file):
+                named = json_file(folder / file)[key]
+        except (ValueError, LookupError, TypeError):
+            continue
+        for other in named.values() if isinstance(named, dict) else [named]:
             if isinstance(other, str) and other not in there and os.path.exists(folder / other):
                 raise ModelError(
                     f"{folder / file} takes weights from {other[:200]}, which is none of the weight files in "
@@ -241,27 +214,27 @@ def _see_named(folder: Path, weights: Sequence[Path]) -> None:
                 )
 
 
-def _said(path: Path, key: str) -> Any:
-    try:
-        with reading(path):
-            return json_file(path)[key]
-    except (ValueError, LookupError, TypeError):
-        return None
+def hub_model(model: str, *, allow_pickle: bool = False, trust_remote_code: bool = False) -> ModelFiles:
+    """A model of the Hub (`owner/name[@revision]`), whatever a folder here is called.
 
-
-def _from_hub(name: str, revision: str | None, allow_pickle: bool, trust: bool) -> ModelFiles:
+    Raises:
+        ModelError: no Hub id, or not on the Hub.
+    """
+    name, _, revision = model.partition("@")
+    if name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith(".gguf"):
+        raise ModelError(f"--model {model} does not exist.")
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = _HUB_FILES + (["*.py"] if trust else [])
+    patterns = _HUB_FILES + (["*.py"] if trust_remote_code else [])
     try:
-        folder = Path(
-            huggingface_hub.snapshot_download(
-                name, revision=revision, allow_patterns=patterns, ignore_patterns=["original/*"]
-            )
+        downloaded = huggingface_hub.snapshot_download(
+            name, revision=revision or None, allow_patterns=patterns, ignore_patterns=["original/*"]
         )
-        if not any(folder.glob("*.safetensors")) and allow_pickle:
-            huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=["pytorch_model*"])
+        if allow_pickle and not any(Path(downloaded).glob("*.safetensors")):
+            huggingface_hub.snapshot_download(
+                name, revision=revision or None, allow_patterns=["pytorch_model*"]
+            )
     except HFValidationError as error:
         raise ModelError(f"--model {name} is no file or folder here and no Hub id (owner/name).") from error
     except LocalEntryNotFoundError as error:
@@ -274,4 +247,5 @@ def _from_hub(name: str, revision: str | None, allow_pickle: bool, trust: bool) 
             f"--model {name}: the Hub refused it ({' '.join(str(error).split())[:200]}). Check the "
             "spelling, and `hf auth login` for a gated model."
         ) from error
-    return _folder(folder, name, folder.name, allow_pickle, trust)
+    folder = Path(downloaded)
+    return _folder(folder, name, folder.name, trust_remote_code)

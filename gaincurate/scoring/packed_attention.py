@@ -63,13 +63,6 @@ class Packing:
     """Masks and index tensors, the same for every layer."""
 
 
-def register() -> None:
-    """Make the name known to transformers. There is no mask function of that name, so none is made."""
-    from transformers import AttentionInterface
-
-    AttentionInterface.register(NAME, attend)
-
-
 def attend(
     module: nn.Module,
     query: Tensor,
@@ -213,23 +206,20 @@ def _mask(packing: Packing, past: int, tokens: int, window: int | None, groups: 
 
 
 @functools.cache
-def _varlen_keywords() -> frozenset[str]:
-    """What torch's variable-length flash attention takes here; it grew from version to version."""
+def _knows_varlen() -> bool:
+    """Whether this torch has variable-length flash attention with all that is asked of it here."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
-        return frozenset()
-    return frozenset(inspect.signature(varlen_attn).parameters)
+        return False
+    keywords = inspect.signature(varlen_attn).parameters.keys()
+    return {"scale", "window_size", "enable_gqa", "num_splits"} <= keywords
 
 
 def _has_varlen(call: _Call) -> bool:
     """Whether that takes this call; flash attention is for half precision on a GPU."""
-    query = call.query
-    if query.device.type != "cuda" or call.softcap is not None or query.dtype == torch.float32:
-        return False
-    keywords = _varlen_keywords()
-    causal = "window_size" in keywords or (call.window is None and "is_causal" in keywords)
-    return causal and ("scale" in keywords or call.scale == query.shape[-1] ** -0.5)
+    on_gpu = call.query.device.type == "cuda" and call.query.dtype != torch.float32
+    return on_gpu and call.softcap is None and _knows_varlen()
 
 
 def _varlen(call: _Call) -> Tensor:
@@ -243,20 +233,6 @@ def _varlen(call: _Call) -> Tensor:
     # [distinct prefixes' and own tokens, key heads, size], then by `rows` each prefix as often as it is used.
     keys = torch.cat([*(before[0] for before in befores), key], 1).transpose(0, 1)[plan["rows"]]
     values = torch.cat([*(before[1] for before in befores), value], 1).transpose(0, 1)[plan["rows"]]
-    keywords, options = _varlen_keywords(), dict[str, Any]()
-    if "window_size" in keywords:
-        options["window_size"] = (-1 if window is None else window - 1, 0)
-    else:
-        options["is_causal"] = True
-    if "scale" in keywords:
-        options["scale"] = call.scale
-    if "enable_gqa" in keywords:
-        options["enable_gqa"] = True
-    else:
-        groups = query.shape[0] // key.shape[0]
-        keys, values = keys.repeat_interleave(groups, 1), values.repeat_interleave(groups, 1)
-    if "num_splits" in keywords and torch.version.hip is None:  # which ROCm refuses
-        options["num_splits"] = 1  # else the longest sequence of a batch would choose the order of additions
     attended = varlen_attn(
         query.transpose(0, 1).contiguous(),
         keys,
@@ -265,7 +241,11 @@ def _varlen(call: _Call) -> Tensor:
         plan["key_borders"],
         plan["longest_query"],
         plan["longest_key"],
-        **options,
+        scale=call.scale,
+        window_size=(-1 if window is None else window - 1, 0),
+        enable_gqa=True,
+        # Else the longest sequence of a batch would choose the order of additions. ROCm refuses it.
+        num_splits=1 if torch.version.hip is None else None,
     )
     return attended if isinstance(attended, Tensor) else attended[0]
 

@@ -6,15 +6,14 @@ plain forward, and a model that differs runs in padded batches.
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence, Set
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import AttentionInterface
 
 from gaincurate.scoring import packed_attention
 from gaincurate.scoring.batching import Batch, PackedStates, SharedPrefix, apart, by_kind, packed_batches
@@ -33,14 +32,6 @@ _KNOWN = (UnsupportedAttention, torch.OutOfMemoryError)
 _FOREIGN = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError)
 
 
-@dataclass(frozen=True, slots=True)
-class _CachedPrefix:
-    """A prefix that was run: its keys and values in each attention module, and its states."""
-
-    attended: dict[nn.Module, KeysAndValues]
-    states: SharedPrefix
-
-
 class PackedPrefill:
     """Runs prompts as one row each batch.
 
@@ -57,10 +48,16 @@ class PackedPrefill:
         self.norm = prefill.norm
         self._prefill = prefill
         self._model: Any = prefill.model
-        self._cached: OrderedDict[bytes, _CachedPrefix] = OrderedDict()
+        self._cached: OrderedDict[bytes, SharedPrefix] = OrderedDict()
         self._prefix_tokens = 0
-        _refuse_known(prefill.config)
-        packed_attention.register()
+        # What a few short prompts would not show.
+        others = sorted(set(getattr(prefill.config, "layer_types", None) or ()) - _LAYERS)
+        if others:
+            raise UnsupportedAttention(f"it has layers of {', '.join(others)}")
+        if getattr(prefill.config, "attention_chunk_size", None):
+            raise UnsupportedAttention("it attends in chunks")
+        # transformers has no mask function of that name, so none is made.
+        AttentionInterface.register(packed_attention.NAME, packed_attention.attend)
         config: Any = self._model.config
         self._before = config._attn_implementation
         self._products: LaidOut | None = None
@@ -140,21 +137,12 @@ class PackedPrefill:
         if self._products is not None:
             self._products.give_back()
 
-    @contextlib.contextmanager
-    def taken(self) -> Iterator[None]:
-        """`take`n within, given back after it."""
-        self.take()
-        try:
-            yield
-        finally:
-            self.give_back()
-
     def _try(self, prompts: Sequence[Segmented], plain: Sequence[PackedStates]) -> None:
         try:
             for shared in (set(), {prefix_of(prompt) for prompt in prompts}):
                 for places in by_kind([self._prefill.is_long(prompt) for prompt in prompts]):
                     batch = [prompts[place] for place in places]
-                    self._compare([plain[place] for place in places], self(batch, shared, check=True))
+                    _compare([plain[place] for place in places], self(batch, shared, check=True))
         finally:
             self._cached.clear()
 
@@ -198,22 +186,8 @@ class PackedPrefill:
         hidden, final = self._run(torch.cat(ids), torch.cat(positions), packing)
         if check:
             _check_layers(self._prefill.config, packing, self._prefill.depth)
-        starts, ends = torch.tensor(borders[:-1]), torch.tensor(borders[1:])
-        # How many rows of each prompt are its prefix's; none where that was run apart.
-        prefix_rows = [
-            0 if before else prompt.prefix for prompt, before in zip(prompts, prefixes, strict=True)
-        ]
-        middles = starts + torch.tensor(prefix_rows)
-        question_ends = middles + torch.tensor([prompt.question_tokens for prompt in prompts])
-        return PackedStates(
-            hidden,
-            torch.stack([middles, question_ends], 1),
-            torch.stack([starts, middles], 1),
-            tuple(None if before is None else before.states for before in prefixes),
-            ends,
-            self._prefill.norm,
-            final,
-        )
+        lengths = torch.tensor(borders).diff()
+        return PackedStates.of(hidden, prompts, self._prefill.norm, final, lengths, prefixes)
 
     def _shares(self, prompt: Segmented, shared: Set[bytes]) -> bool:
         """Whether its prefix is run apart; a long prompt's is turned as the rest of it."""
@@ -225,7 +199,7 @@ class PackedPrefill:
         states, final = self._prefill.both(ids.long()[None].to(device), **options)
         return states[0], None if final is None else final[0]
 
-    def _run_prefix(self, prompt: Segmented) -> _CachedPrefix:
+    def _run_prefix(self, prompt: Segmented) -> SharedPrefix:
         name = prefix_of(prompt)
         if name not in self._cached:
             keep: dict[nn.Module, KeysAndValues] = {}
@@ -235,38 +209,26 @@ class PackedPrefill:
             self._prefix_tokens += prompt.prefix
             # A copy: the others' memory is free again.
             last = None if final is None else final[-1].clone()
-            self._cached[name] = _CachedPrefix(keep, SharedPrefix(hidden, last))
-            while (
-                len(self._cached) > 1 and sum(k.states.tokens for k in self._cached.values()) > _CACHED_TOKENS
-            ):
+            self._cached[name] = SharedPrefix(hidden, last, keep)
+            while len(self._cached) > 1 and sum(k.tokens for k in self._cached.values()) > _CACHED_TOKENS:
                 self._cached.popitem(last=False)
         self._cached.move_to_end(name)
         return self._cached[name]
 
-    def _compare(self, plain: Sequence[PackedStates], packed: PackedStates) -> None:
-        self._compare_states([states.hidden for states in plain], packed, packed.hidden)
-        if packed.final is not None:
-            finals = [states.final for states in plain if states.final is not None]
-            # The last state of a prefix that was run apart counts too: the next token is predicted there.
-            lasts = [None if prefix is None else prefix.last for prefix in packed.shared]
-            self._compare_states(finals, packed, packed.final, lasts)
 
-    def _compare_states(
-        self,
-        plain: Sequence[Tensor],
-        packed: PackedStates,
-        states: Tensor,
-        lasts: Sequence[Tensor | None] | None = None,
-    ) -> None:
-        most = _TOLERANCES[states.dtype]
-        begins, stops = packed.prefixes[:, 0].tolist(), packed.ends.tolist()
-        for place, (expected, begin, stop) in enumerate(zip(plain, begins, stops, strict=True)):
-            got = states[begin:stop]  # without the prefix where it is shared
-            last = lasts[place] if lasts else None
-            got = (got if last is None else torch.cat([last[None], got])).float()
-            wanted = expected[len(expected) - len(got) :].float()
-            gaps = (got - wanted).norm(dim=-1) / wanted.norm(dim=-1).clamp(min=1e-30)  # [tokens]
-            off = float(gaps.mean())
+def _compare(plain: Sequence[PackedStates], packed: PackedStates) -> None:
+    rows = zip(plain, packed.prefixes[:, 0].tolist(), packed.ends.tolist(), packed.shared, strict=True)
+    for expected, begin, stop, prefix in rows:
+        pairs = [(packed.hidden[begin:stop], expected.hidden)]  # without the prefix where it is shared
+        if packed.final is not None and expected.final is not None:
+            final = packed.final[begin:stop]
+            if prefix is not None and prefix.last is not None:  # where the next token is predicted
+                final = torch.cat([prefix.last[None], final])
+            pairs.append((final, expected.final))
+        for got, whole in pairs:
+            wanted = whole[len(whole) - len(got) :].float()
+            gaps = (got.float() - wanted).norm(dim=-1) / wanted.norm(dim=-1).clamp(min=1e-30)  # [tokens]
+            off, most = float(gaps.mean()), _TOLERANCES[got.dtype]
             if not (off <= most and float(gaps.max()) <= 10 * most):
                 raise UnsupportedAttention(f"its states differ from a plain forward's by {off:.1e}")
 
@@ -280,15 +242,6 @@ def shared_prefixes(prompts: Iterable[Segmented]) -> set[bytes]:
     """The prefixes that two prompts or more begin with."""
     counts = Counter(prefix_of(prompt) for prompt in prompts if prompt.prefix)
     return {name for name, count in counts.items() if count > 1}
-
-
-def _refuse_known(config: Any) -> None:
-    """What a few short prompts would not show."""
-    kinds = set(getattr(config, "layer_types", None) or ())
-    if kinds - _LAYERS:
-        raise UnsupportedAttention(f"it has layers of {', '.join(sorted(kinds - _LAYERS))}")
-    if getattr(config, "attention_chunk_size", None):
-        raise UnsupportedAttention("it attends in chunks")
 
 
 def _check_layers(config: Any, packing: Packing, depth: int) -> None:

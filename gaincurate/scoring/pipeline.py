@@ -1,33 +1,51 @@
 """A scoring run from its options to a finished set.
 
-Prints nothing. A caller that wants to see a run passes a `Progress`.
+Prints nothing. A caller that wants to see a run passes a `Progress`. The shards are scored in this process,
+in one for each device, or in workers on Ray. Each worker loads the model for itself and takes the next shard
+when it is ready for one, because devices and rows differ in speed. The files are the same whoever writes
+them. A worker process ends when its parent does. On Ray this process has no model: a first worker reports the
+machine and the identity.
 """
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import platform
+import queue
 import shutil
+import threading
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gaincurate.core.artifact import Artifact
-from gaincurate.core.files import remove_temporaries
+import numpy as np
+import numpy.typing as npt
+
+from gaincurate.core.artifact import Artifact, Json
+from gaincurate.core.files import remove_temporaries, temporary_folder
 from gaincurate.core.locks import one_at_a_time, work_folder
 from gaincurate.core.options import checked
-from gaincurate.core.progress import Progress
-from gaincurate.core.ray_workers import ray_workers
+from gaincurate.core.process import end_workers, start_tracker, start_workers
+from gaincurate.core.progress import Listener, Progress, Sent
+from gaincurate.core.ray_workers import RayWorkers, Worker, ray_workers
 from gaincurate.core.scored_set import SCORES, ScoredSet
 from gaincurate.core.stats import spearman
-from gaincurate.errors import StorageError
+from gaincurate.errors import GaincurateError, InputError, StorageError, refused_by_the_system
 from gaincurate.scoring.config import ScoreConfig
-from gaincurate.scoring.differences import refuse_other
-from gaincurate.scoring.engines import plan_on_ray, score_here, score_on_ray
-from gaincurate.scoring.identity import execution_record
-from gaincurate.scoring.ids import has_ids, write_ids
-from gaincurate.scoring.plan import Plan, make_plan
-from gaincurate.scoring.summary import Summary
+from gaincurate.scoring.identity import Machine
+from gaincurate.scoring.ids import RECORD, records_in, write_ids
+from gaincurate.scoring.model_files import place_of
+from gaincurate.scoring.plan import Plan, Summary, make_plan, open_data
+from gaincurate.scoring.readers.source import Cursor
+from gaincurate.scoring.segment import Unusable
+from gaincurate.scoring.worker import Records, score_shards, segmented
+
+_PATIENCE = 0.5  # seconds between looks at whether every worker lives
+_ENDING = 10.0  # seconds for a worker that is done to end by itself
 
 
 def score(data: str, model: str, out: str | Path, **options: Any) -> Summary:
@@ -73,32 +91,41 @@ def score_dataset(config: ScoreConfig, progress: Progress | None = None) -> Summ
     artifact.read_identity(damaged=config.overwrite)
     config.check_engine()
     with ray_workers(config, progress) if config.engine == "ray" else nullcontext() as workers:
-        if workers is None:
-            plan = make_plan(config, progress, summary)
-        else:
-            plan = plan_on_ray(config, workers, progress, summary)
+        plan = make_plan(config, progress) if workers is None else plan_on_ray(config, workers, progress)
         with artifact.writing(config.split_run):
-            shards, present = plan.own_shards(), begin(plan, artifact, summary)
-            if missing := sorted(shards - present):
-                progress.start(plan.rows_in(shards), plan.rows_in(shards & present), what="scoring")
-                if workers is None:
-                    score_here(plan, missing, progress, summary)
-                else:
-                    score_on_ray(plan, missing, workers, progress, summary)
+            missing = begin(plan, artifact, progress)
+            summary.shards = len(missing)
+            if missing and workers:
+                score_on_ray(plan, missing, workers, progress, summary)
+            elif missing:
+                score_here(plan, missing, progress, summary)
             finish(plan, artifact, summary)
             summary.elapsed = time.perf_counter() - begun
             log(plan, artifact, summary)
     return summary
 
 
-def begin(plan: Plan, artifact: Artifact, summary: Summary) -> set[int]:
-    """Write ids and identity, or check them; the shards that are there already."""
-    out = artifact.folder
-    ids = work_folder(out) / "ids.bin"
-    with one_at_a_time(out), summary.timed("reading"):
-        if plan.config.split_run.count == 1:
+def begin(plan: Plan, artifact: Artifact, progress: Progress) -> list[int]:
+    """Write ids and identity, or check them; the shards of this part that are missing.
+
+    Raises:
+        OutputError: the folder holds something else, or a set of another identity.
+    """
+    out, shards, present = artifact.folder, plan.own_shards(), set[int]()
+    ids, config = work_folder(out) / "ids.bin", plan.config
+    with one_at_a_time(out):
+        if config.split_run.count == 1:
             remove_temporaries(out)
-        if not goes_on(plan, artifact):
+        if goes_on(plan, artifact):
+            present = artifact.present(plan.identity, plan.shards)
+            if len(present) < plan.shards:
+                artifact.reopen()
+                # In an object store another machine may have begun another set since the ids were made here,
+                # and a machine that loses its power may leave a file that is cut.
+                whole = ids.is_file() and ids.stat().st_size == plan.source.rows * RECORD.itemsize
+                if artifact.mirror is not None or not whole:
+                    write_ids(ids, plan.source.batches(), plan.columns)
+        else:
             # The ids come first: what is wrong with the source is found before anything is deleted.
             fresh = ids.with_name("ids-new.bin")
             write_ids(fresh, plan.source.batches(), plan.columns)
@@ -106,14 +133,9 @@ def begin(plan: Plan, artifact: Artifact, summary: Summary) -> set[int]:
                 artifact.remove()  # or what a beginning left: its ids must not meet the next identity
             artifact.begin(plan.identity)
             fresh.replace(ids)  # after the identity: a kill never leaves an old one with new ids
-            return set()
-        present = artifact.present(plan.identity, plan.shards)
-        if len(present) < plan.shards:
-            artifact.reopen()
-            # In an object store another machine may have begun another set since the ids were made here.
-            if artifact.mirror is not None or not has_ids(ids, plan.source.rows):
-                write_ids(ids, plan.source.batches(), plan.columns)
-        return present
+    if shards - present:
+        progress.start(plan.rows_in(shards), plan.rows_in(shards & present), what="scoring")
+    return sorted(shards - present)
 
 
 def goes_on(plan: Plan, artifact: Artifact) -> bool:
@@ -124,14 +146,192 @@ def goes_on(plan: Plan, artifact: Artifact) -> bool:
     """
     config = plan.config
     begun = artifact.read_identity(damaged=config.overwrite)
-    if begun == plan.identity:
-        return not (config.overwrite and artifact.finished)  # else an interrupted --overwrite
-    if begun is None or config.overwrite:
-        return False
     # A plain run holds the folder alone; other parts of a --shard run may have no shard yet either.
-    if config.split_run.count > 1 or artifact.holds_results:
-        refuse_other(artifact, begun, plan.identity)
-    return False
+    if begun and not config.overwrite and (config.split_run.count > 1 or artifact.holds_results):
+        artifact.refuse_other(begun, plan.identity)
+    return begun == plan.identity and not (config.overwrite and artifact.finished)  # else --overwrite begins
+
+
+def estimate(config: ScoreConfig, progress: Progress) -> Json:
+    """What `score_dataset` would do, for `--dry-run`; no weights are loaded, and `--out` is left as it is.
+
+    Returns:
+        `rows`, `shards` and the shards that are `there`, of this part of the run (`--shard`); the `rows_left`
+        to score with their `tokens` and those of the `longest` prompt; and how many of these rows are
+        `unusable`, with the first one's reason in `why`.
+
+    Raises:
+        InputError: what the run would refuse before it loads the weights, workers on Ray, or `--reuse`.
+        OutputError: the folder holds another run.
+    """
+    if config.engine == "ray" or config.reuse:
+        raise InputError("--dry-run counts all rows, and here: leave --engine ray and --reuse out of it.")
+    config.check_engine()
+    plan, artifact = make_plan(config, progress), Artifact(config.out, SCORES)
+    mine, there, lengths, unusable = plan.own_shards(), set[int](), [0], list[str]()
+    if goes_on(plan, artifact):
+        there = mine & artifact.indexes(plan.shards)
+    else:
+        with temporary_folder() as folder:  # the run would refuse equal ids too
+            write_ids(folder / "ids.bin", plan.source.batches(), plan.columns)
+    cursor, left = Cursor(plan.source), plan.rows_in(mine - there)
+    progress.start(left, what="counting tokens")
+    for start, stop in map(plan.bounds, sorted(mine - there)):
+        for place, prompt in sorted(segmented(plan, cursor.read(start, stop)).items()):
+            if isinstance(prompt, Unusable):
+                unusable.append(f"row {start + place} (from 0): {prompt.reason}")
+            else:
+                lengths.append(len(prompt.token_ids))
+        progress.advance(stop - start)
+    facts = {"out": str(config.out), "rows": plan.rows_in(mine), "shards": len(mine), "there": len(there)}
+    facts |= {"rows_left": left, "tokens": sum(lengths), "longest": max(lengths)}
+    return {**facts, "unusable": len(unusable), "why": unusable[0] if unusable else None}
+
+
+def score_here(plan: Plan, shards: Sequence[int], progress: Progress, summary: Summary) -> None:
+    """Write these shards, in this process or in one for each device of the run where there are several.
+
+    Raises:
+        GaincurateError: what a worker raised, the first one's; or a worker died. The others are ended.
+    """
+    devices = plan.machine.devices[: len(shards)]
+    if len(devices) == 1:
+        score_shards(plan, shards, progress, summary)
+        return
+    start_tracker()
+    context = multiprocessing.get_context("spawn")
+    tasks: Any = context.Queue()
+    events: Any = context.Queue()
+    tasks.cancel_join_thread()  # else, after an error, this process would wait until they are taken
+    for item in [*shards, *(None for _ in devices)]:
+        tasks.put(item)
+    options = {"threads": plan.machine.threads, "workers": 1, "overwrite": False}
+    configs = [plan.config.model_copy(update={**options, "device": device}) for device in devices]
+    workers = [
+        context.Process(
+            target=_work,
+            args=(config, plan.identity, tasks, events),
+            name=f"gaincurate {config.device}",
+            daemon=True,
+        )
+        for config in configs
+    ]
+    patience, done, listener = 0.0, 0, Listener(progress, summary.count)
+    try:
+        start_workers(workers)
+        while done < len(workers):
+            try:
+                kind, value = events.get(timeout=_PATIENCE)
+            except queue.Empty:
+                if dead := [worker for worker in workers if worker.exitcode not in (None, 0)]:
+                    raise GaincurateError(
+                        f"a worker died with exit code {dead[0].exitcode} (out of memory, perhaps); finished "
+                        "shards are kept. Run the same command again, with fewer --workers."
+                    ) from None
+                continue
+            if kind == "error":
+                raise value
+            done += kind == "done"
+            listener(kind, value)
+        patience = _ENDING  # one that is killed while it ends leaves a lock, and Python warns of it
+    finally:
+        end_workers(workers, patience)
+
+
+def _score(
+    config: ScoreConfig, identity: Json, shards: Iterable[int], sent: Sent, records: Records | None = None
+) -> None:
+    """Score the shards of a worker."""
+    plan = make_plan(config, Progress())
+    Artifact(config.out, SCORES).join(identity, plan.identity)
+    score_shards(plan, shards, sent, Summary(config.out), records)
+
+
+def _work(config: ScoreConfig, identity: Json, tasks: Any, events: Any) -> None:
+    """A worker process."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    sent = Sent(lambda kind, value: events.put((kind, value)))
+    try:
+        _score(config, identity, iter(tasks.get, None), sent)
+        events.put(("done", None))
+    except GaincurateError as error:
+        events.put(("error", error))
+    except Exception as error:
+        if (refusal := refused_by_the_system(error)) is None:
+            raise
+        events.put(("error", StorageError(refusal)))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def plan_on_ray(config: ScoreConfig, workers: RayWorkers, progress: Progress) -> Plan:
+    """The plan of a run on Ray: the source is read here, machine and identity are a worker's.
+
+    Raises:
+        InputError: an option, the source or the model is not right.
+    """
+    source, columns = open_data(config, progress)
+    hear = Listener(progress, Summary(config.out).count)
+    [(machine, identity)] = workers.run(_machine_and_identity, hear=hear)
+    return Plan(config, machine, source, columns, identity)
+
+
+def score_on_ray(
+    plan: Plan, shards: Sequence[int], workers: RayWorkers, progress: Progress, summary: Summary
+) -> None:
+    """Write these shards in workers on Ray.
+
+    Raises:
+        GaincurateError: see `RayWorkers.run`.
+    """
+
+    def describe(shard: int) -> str:
+        start, stop = plan.bounds(shard)
+        return f"rows {start} to {stop - 1} (from 0)"
+
+    # Ids go with the shards: the file of all is on this machine alone where --out is a store.
+    ids = work_folder(Artifact(plan.config.out, SCORES).folder).absolute() / "ids.bin"
+    workers.run(
+        partial(_score_on_ray, plan.identity),
+        shards,
+        hear=Listener(progress, summary.count),
+        describe=describe,
+        payload=lambda shard: (plan.bounds(shard)[0], np.array(records_in(ids, *plan.bounds(shard)))),
+    )
+
+
+def _machine_and_identity(config: ScoreConfig, worker: Worker) -> tuple[Machine, Json]:
+    plan = make_plan(config, Progress())
+    return plan.machine, plan.identity
+
+
+class _SentWhole(Sent):
+    """Counts a shard when it is written, so that a lost worker's rows are not counted twice."""
+
+    def advance(self, n: float, **also: int) -> None:
+        """Nothing; see `part`."""
+
+    def part(self, text: str, **also: int) -> None:
+        """Send the counts of the shard with it."""
+        super().advance(also["units"], **{name: also[name] for name in ("tokens", "reused")})
+        super().part(text, **also)
+
+
+def _score_on_ray(identity: Json, config: ScoreConfig, worker: Worker) -> None:
+    """Score the shards of a worker on Ray."""
+    given: dict[int, npt.NDArray[Any]] = {}
+
+    def shards() -> Iterator[int]:
+        for shard, (start, records) in worker.parts():
+            given[start] = records
+            yield shard
+
+    _score(config, identity, shards(), _SentWhole(worker.report), lambda start, stop: given.pop(start))
 
 
 def finish(plan: Plan, artifact: Artifact, summary: Summary) -> None:
@@ -140,7 +340,7 @@ def finish(plan: Plan, artifact: Artifact, summary: Summary) -> None:
     out = artifact.folder
     if len(artifact.indexes(plan.shards)) < plan.shards:
         return
-    with summary.timed("writing"), one_at_a_time(out):
+    with one_at_a_time(out):
         if artifact.mirror is None:  # else another --shard run may be copying shards in
             remove_temporaries(out)  # of killed --shard runs; those that live have nothing left to write
         if not artifact.finished:
@@ -158,10 +358,22 @@ def finish(plan: Plan, artifact: Artifact, summary: Summary) -> None:
 
 
 def log(plan: Plan, artifact: Artifact, summary: Summary) -> None:
-    """Write down how this process ran, by which `--dry-run` estimates."""
-    seconds, ended = {stage: round(value, 3) for stage, value in summary.seconds.items()}, time.time()
-    line = execution_record(plan.config, plan.machine)
-    line |= {"ended": ended, "scored": summary.scored, "seconds": seconds}
-    line |= {"elapsed": round(summary.elapsed, 3), "host": platform.node()}
+    """Write down how this process ran: beside the set, never in its identity."""
+    config, ended = plan.config, time.time()
+    line = {
+        "pid": os.getpid(),
+        "data": config.data,
+        "model": config.model,
+        "place": place_of(config.model),
+        "devices": plan.machine.devices,
+        "shard": str(config.split_run),
+        "on_error": config.on_error,
+        "on_overlong": config.on_overlong,
+        **({"engine": config.engine} if config.engine != "local" else {}),
+        "ended": ended,
+        "scored": summary.scored,
+        "elapsed": round(summary.elapsed, 3),
+        "host": platform.node(),
+    }
     with suppress(StorageError):  # a full disk: what was scored is there all the same
         artifact.log(line, ended - summary.elapsed)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -75,16 +74,17 @@ class Prefill:
         self._turn = _turn(self.config)
         if site == "mlp_input":
             number = resolve_layer(layer, self.depth)
-            self._stop_at = _feed_forward(model, number, self._run_probe)
+            self._stop_at = _feed_forward(model, number)
             self.depth = number + 1
-        norm_before_site = norm_before(model, self._probe_states) if fuse_norm else None
-        if norm_before_site is not None:
-            self._stop_at, self.norm = norm_before_site.module, norm_before_site.norm
+        two = torch.tensor([[0, 1]], device=self.device)
+        if fuse_norm and (before_site := norm_before(model, lambda: self.states(two))):
+            self._stop_at, self.norm = before_site
         self.width: int | None = None
         """Of a final state, where those are yielded; else None."""
         if final:
             self.depth = self.config.num_hidden_layers
-            self.width = self._final_width()
+            with torch.inference_mode():
+                self.width = int(model(input_ids=two, use_cache=False).last_hidden_state.shape[-1])
         self._check_causal()
 
     def stop(self, prompt: Segmented) -> int:
@@ -128,7 +128,7 @@ class Prefill:
         states, final = self.both(ids.to(self.device))
         packed = states.flatten(0, 1).index_select(0, token_rows)
         last = None if final is None else final.flatten(0, 1).index_select(0, token_rows)
-        return PackedStates.of_whole_prompts(packed, prompts, self.norm, last, lengths)
+        return PackedStates.of(packed, prompts, self.norm, last, lengths)
 
     def both(self, ids: Tensor, **options: Any) -> tuple[Tensor, Tensor | None]:
         """States at the site as `states` gives them, and those after the last norm where they are wanted."""
@@ -139,6 +139,7 @@ class Prefill:
             final: Tensor = self.model(input_ids=ids, use_cache=False, **options).last_hidden_state
         return (at_site[0].reshape(*ids.shape, -1) if at_site else final), final
 
+    @torch.inference_mode()
     def states(self, ids: Tensor, **options: Any) -> Tensor:
         """`[rows, tokens, hidden]` at the site, or before its norm, for `ids` `[rows, tokens]`.
 
@@ -148,24 +149,10 @@ class Prefill:
             output = self.model(input_ids=ids, use_cache=False, **options)
             final: Tensor = output.last_hidden_state
             return final
-        with _captured(self._stop_at) as captured, _stopping_there():
+        with _captured(self._stop_at) as captured:
             self.model(input_ids=ids, use_cache=False, **options)
         # Some layers hand their feed-forward block all rows as one list of tokens.
         return captured[0].reshape(*ids.shape, -1)
-
-    def _run_probe(self) -> None:
-        ids = torch.tensor([[0, 1]], device=self.device)
-        with torch.inference_mode():
-            self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
-
-    @torch.inference_mode()
-    def _final_width(self) -> int:
-        output = self.model(input_ids=torch.tensor([[0, 1]], device=self.device), use_cache=False)
-        return int(output.last_hidden_state.shape[-1])
-
-    @torch.inference_mode()
-    def _probe_states(self) -> Tensor:
-        return self.states(torch.tensor([[0, 1]], device=self.device))
 
     def _check_causal(self) -> None:
         """Both the definition of a prefix and padding without a mask rest on it."""
@@ -208,7 +195,7 @@ def _captured(block: nn.Module, *, go_on: bool = False) -> Iterator[list[Tensor]
     captured: list[Tensor] = []
 
     def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        captured.append(_first_tensor(args, kwargs))
+        captured.append(_tensors(args, kwargs)[0])
         if not go_on:
             raise _SiteReached
         captured[-1] = captured[-1].clone()  # a layer may add to its states in place
@@ -216,24 +203,20 @@ def _captured(block: nn.Module, *, go_on: bool = False) -> Iterator[list[Tensor]
     handle = block.register_forward_pre_hook(stop, with_kwargs=True)
     try:
         yield captured
+    except _SiteReached:
+        pass
     finally:
         handle.remove()
+    if not captured:
+        raise RuntimeError("the forward never reached the scored block")
 
 
-@contextmanager
-def _stopping_there() -> Iterator[None]:
-    try:
-        yield
-    except _SiteReached:
-        return
-    raise RuntimeError("the forward never reached the scored block")
+def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    return [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
 
 
-def _first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    return next(v for v in (*args, *kwargs.values()) if isinstance(v, Tensor))
-
-
-def _feed_forward(model: nn.Module, layer: int, run: Any) -> nn.Module:
+@torch.inference_mode()
+def _feed_forward(model: nn.Module, layer: int) -> nn.Module:
     """The feed-forward (MLP or MoE) block of a layer: of the parts that the layer calls on hidden states
     and that have weight matrices, the last one made of parts itself that is no attention.
 
@@ -246,14 +229,15 @@ def _feed_forward(model: nn.Module, layer: int, run: Any) -> nn.Module:
     called: list[nn.Module] = []
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        tensors = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
+        tensors = _tensors(args, kwargs)
         if tensors and tensors[0].shape[-1] == width:
             called.append(module)
 
     matrices = [child for child in block.children() if any(p.dim() >= 2 for p in child.parameters())]
     handles = [m.register_forward_pre_hook(note, with_kwargs=True) for m in matrices]
+    ids = torch.tensor([[0, 1]], device=next(model.parameters()).device)
     try:
-        run()
+        model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
@@ -281,40 +265,51 @@ def _layers(model: nn.Module) -> nn.ModuleList:
     return min(lists, key=lambda entry: entry[:2])[2]
 
 
-@dataclass(frozen=True, slots=True)
-class NormBefore:
-    """A module whose output is the tensor in question, and what it computes."""
-
-    module: nn.Module
-    norm: RMSNorm
-
-
-def norm_before(model: nn.Module, run: Callable[[], Tensor]) -> NormBefore | None:
-    """The RMS norm that makes a tensor, or None where there is none that is called just once.
+def norm_before(model: nn.Module, run: Callable[[], Tensor]) -> tuple[nn.Module, RMSNorm] | None:
+    """The module whose output a tensor is, and the RMS norm that it computes.
 
     Args:
         model: holds the norm.
         run: one forward of any input; returns the tensor.
+
+    Returns:
+        None where there is none that is called just once.
     """
-    with _calls_of_single_weights(model) as calls:
+    calls: dict[nn.Module, list[tuple[list[Tensor], Tensor]]] = {}  # copies of inputs, and outputs
+    inputs: dict[nn.Module, list[Tensor]] = {}
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        inputs[module] = [value.clone() for value in _tensors(args, kwargs)]
+
+    def after(module: nn.Module, _: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            calls.setdefault(module, []).append((inputs[module], output))  # held: no memory is used again
+
+    single = [module for module in model.modules() if [p.dim() for p in module.parameters()] == [1]]
+    handles = [module.register_forward_pre_hook(before, with_kwargs=True) for module in single]
+    handles += [module.register_forward_hook(after) for module in single]
+    try:
         target = run()
-    makers = [
-        (module, its_calls)
-        for module, its_calls in calls.items()
-        if any(_same(call.output, target) for call in its_calls)
-    ]
-    if len(makers) != 1 or len(makers[0][1]) != 1:
+    finally:
+        for handle in handles:
+            handle.remove()
+
+    def made(output: Tensor) -> bool:
+        return output.data_ptr() == target.data_ptr() and output.numel() == target.numel()
+
+    makers = [module for module, each in calls.items() if any(made(output) for _, output in each)]
+    if len(makers) != 1 or len(calls[makers[0]]) != 1:
         return None
-    module, (call,) = makers[0]
-    norm = as_rms_norm(module)
-    if norm is None or len(call.inputs) != 1:
+    [(given, _)] = calls[makers[0]]
+    norm = as_rms_norm(makers[0])
+    if norm is None or len(given) != 1:
         return None
     # What the module computes on its own need not be what came of it here: changed in place, gated, summed.
     width = target.shape[-1]
-    computed = normalised(call.inputs[0].reshape(-1, width), norm)
+    computed = normalised(given[0].reshape(-1, width), norm)
     if not _close(computed.double(), target.reshape(-1, width).double(), _ROUNDING[target.dtype]):
         return None
-    return NormBefore(module, norm)
+    return makers[0], norm
 
 
 def as_rms_norm(module: nn.Module) -> RMSNorm | None:
@@ -341,40 +336,3 @@ def as_rms_norm(module: nn.Module) -> RMSNorm | None:
 
 def _close(values: Tensor, expected: Tensor, tolerance: float) -> bool:
     return bool(((values - expected).norm(dim=-1) <= tolerance * expected.norm(dim=-1)).all())
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.data_ptr() == b.data_ptr() and a.numel() == b.numel()
-
-
-@dataclass(slots=True)
-class _Call:
-    """One call of a module: copies of the tensors it was given, and what it gave."""
-
-    inputs: list[Tensor]
-    output: Tensor
-
-
-@contextmanager
-def _calls_of_single_weights(model: nn.Module) -> Iterator[dict[nn.Module, list[_Call]]]:
-    """Every call of every module that has one vector of weights; outputs are held, so no memory is reused."""
-    calls: dict[nn.Module, list[_Call]] = {}
-    inputs: dict[nn.Module, list[Tensor]] = {}
-
-    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        inputs[module] = [v.clone() for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
-
-    def after(module: nn.Module, _: Any, output: Any) -> None:
-        if isinstance(output, Tensor):
-            calls.setdefault(module, []).append(_Call(inputs[module], output))
-
-    single = [
-        module for module in model.modules() if [parameter.dim() for parameter in module.parameters()] == [1]
-    ]
-    handles = [module.register_forward_pre_hook(before, with_kwargs=True) for module in single]
-    handles += [module.register_forward_hook(after) for module in single]
-    try:
-        yield calls
-    finally:
-        for handle in handles:
-            handle.remove()

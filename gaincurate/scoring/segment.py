@@ -1,7 +1,7 @@
 """A row's messages to tokens and three spans: prefix, question, tail.
 
 Spans come from the rendered template and the tokenizer's character offsets, never from constants of a
-model. Some tokenizers report no offsets, so theirs are found by decoding ever longer heads.
+model. Tokenizers in Python report no offsets, so theirs are found by decoding ever longer heads.
 """
 
 from __future__ import annotations
@@ -31,10 +31,6 @@ _PROBE_TOOL: Tool = {
     "type": "function",
     "function": {"name": "probe", "description": _PROBE, "parameters": {"type": "object", "properties": {}}},
 }
-
-
-class UndecodableError(Exception):
-    """The tokens do not decode to the text they were made from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,33 +128,21 @@ class Segmenter:
         self, prompts: Sequence[Sequence[Message]], tools: Sequence[list[Tool] | None] | None = None
     ) -> list[Segmented | Unusable]:
         """Segment prompts; each on its own, however many come at once. `tools` are those of each prompt."""
-        results: list[Segmented | Unusable | None] = [None] * len(prompts)
-        texts, bounds, places = [], [], []
-        for place, (messages, schemas) in enumerate(
-            zip(prompts, tools or [None] * len(prompts), strict=True)
-        ):
+        results: dict[int, Segmented | Unusable] = {}
+        located: dict[int, tuple[str, int, int]] = {}
+        for place, messages in enumerate(prompts):
             try:
-                text, start, stop = self._locate(self._full(list(messages)), schemas)
+                located[place] = self._locate(self._full(list(messages)), tools[place] if tools else None)
             except _Refused as error:
                 results[place] = Unusable(str(error), overlong=error.overlong)
-                continue
-            texts.append(text)
-            bounds.append((start, stop))
-            places.append(place)
-        for place, text, bound, (ids, offsets) in zip(
-            places, texts, bounds, self._tokenize(texts), strict=True
-        ):
+        tokens = self._tokenize([text for text, _, _ in located.values()])
+        for (place, (text, start, stop)), (ids, offsets) in zip(located.items(), tokens, strict=True):
             try:
-                spans = offsets if offsets is not None else self._decoded(text, ids)
-                results[place] = self._cut(ids, spans, *bound)
-            except UndecodableError:
-                results[place] = Unusable(
-                    "the question's tokens cannot be told: this tokenizer gives no offsets and its tokens do "
-                    "not decode to the text they were made from"
-                )
+                spans = self._decoded(text, ids) if offsets is None else offsets
+                results[place] = self._cut(ids, spans, start, stop)
             except _Refused as error:
                 results[place] = Unusable(str(error), overlong=error.overlong)
-        return [item for item in results if item is not None]
+        return [results[place] for place in range(len(prompts))]
 
     def _full(self, messages: list[Message]) -> list[Message]:
         """The row's messages with the run's system message and examples put in."""
@@ -254,29 +238,26 @@ class Segmenter:
             yield from self._tokenize_some(texts[first:])
 
     def _tokenize_some(self, texts: list[str]) -> list[_Tokens]:
+        fast = bool(getattr(self._tokenizer, "is_fast", False))
         try:
-            return self._encoded(texts)
+            # A rendered template has its own BOS; a plain text gets what the tokenizer adds, as in training.
+            encoded = self._tokenizer(
+                texts,
+                add_special_tokens=not self._has_template,
+                return_offsets_mapping=fast,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                verbose=False,
+            )
         except BaseException as error:
             if not is_failure(error):
                 raise
             reason = " ".join(str(error).split())[:200]
             raise ModelError(f"the model's tokenizer fails ({reason}). Copy its files again.") from error
-
-    def _encoded(self, texts: list[str]) -> list[_Tokens]:
-        fast = bool(getattr(self._tokenizer, "is_fast", False))
-        # A rendered template has its own BOS; a plain text gets what the tokenizer adds, as in training.
-        encoded = self._tokenizer(
-            texts,
-            add_special_tokens=not self._has_template,
-            return_offsets_mapping=fast,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
         ids = [np.asarray(row, np.int32) for row in encoded["input_ids"]]
         if not fast:
             return [(row, None) for row in ids]
-        spans = [np.asarray(o, np.int64).reshape(-1, 2) for o in encoded["offset_mapping"]]
+        spans = [np.asarray(row, np.int64).reshape(-1, 2) for row in encoded["offset_mapping"]]
         return list(zip(ids, spans, strict=True))
 
     def _decoded(self, text: str, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
@@ -290,12 +271,9 @@ class Segmenter:
             )
         return decoded_offsets(self._tokenizer, text, ids)
 
-    def _too_long(self, ids: npt.NDArray[np.int32]) -> str:
-        return f"the prompt has {len(ids)} tokens and the limit is {self._max_length}"
-
     def _cut(
         self, ids: npt.NDArray[np.int32], spans: npt.NDArray[np.int64], start: int, stop: int
-    ) -> Segmented | Unusable:
+    ) -> Segmented:
         """Tokens that touch the question's characters; one astride a border counts as question."""
         touches = (spans[:, 0] < stop) & (spans[:, 1] > start) & (spans[:, 0] < spans[:, 1])
         places = np.flatnonzero(touches)
@@ -311,12 +289,15 @@ class Segmenter:
             )
         if self._max_length is None or len(ids) <= self._max_length:
             return Segmented(ids, prefix, end)
-        if self._truncate and prefix < self._max_length:
-            cut = ids[: self._max_length]
-            return Segmented(cut, prefix, min(end, len(cut)), truncated=end > len(cut))
-        if self._truncate:
+        if not self._truncate:
+            raise _Refused(self._too_long(ids), overlong=True)
+        if prefix >= self._max_length:
             raise _Refused(f"its prefix alone has {prefix} tokens and the limit is {self._max_length}")
-        return Unusable(self._too_long(ids), overlong=True)
+        cut = ids[: self._max_length]
+        return Segmented(cut, prefix, min(end, len(cut)), truncated=end > len(cut))
+
+    def _too_long(self, ids: npt.NDArray[np.int32]) -> str:
+        return f"the prompt has {len(ids)} tokens and the limit is {self._max_length}"
 
 
 def _inside(text: str, question: str, head: str, tail: str) -> tuple[int, int] | None:
@@ -352,20 +333,28 @@ def decoded_offsets(tokenizer: Any, text: str, ids: npt.NDArray[np.int32]) -> np
 
     Special tokens that are not in the text (an added BOS) get an empty span; a token that is a part of a
     character has the whole character. The time grows with the square of the tokens.
-
-    Raises:
-        UndecodableError: decoding does not give the text back, so spans would be guesses.
     """
-    lead, body = _without_added_tokens(tokenizer, text, ids)
-    whole = _decode(tokenizer, body)
+
+    def decode(tokens: list[int]) -> str:
+        return str(tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    special, body, lead = set(tokenizer.all_special_ids), ids.tolist(), 0
+    while body and body[0] in special and not text.startswith(tokenizer.convert_ids_to_tokens(body[0])):
+        body, lead = body[1:], lead + 1
+    if body and body[-1] in special and not text.endswith(tokenizer.convert_ids_to_tokens(body[-1])):
+        body.pop()
+    whole = decode(body)
     # Some tokenizers add or drop white space at the start.
     shift = len(whole) - len(whole.lstrip()) - (len(text) - len(text.lstrip()))
-    if whole[max(shift, 0) :] != text[max(-shift, 0) :]:
-        raise UndecodableError
+    if whole[max(shift, 0) :] != text[max(-shift, 0) :]:  # spans would be guesses
+        raise _Refused(
+            "the question's tokens cannot be told: this tokenizer gives no offsets and its tokens do not "
+            "decode to the text they were made from"
+        )
     spans = np.zeros((len(ids), 2), np.int64)
     start, same, decoded = 0, 0, ""
     for n in range(1, len(body) + 1):
-        before, decoded = decoded, _decode(tokenizer, body[:n])
+        before, decoded = decoded, decode(body[:n])
         if decoded != before:  # else one more part of the same character
             start, same = same, len(decoded)
             while not whole.startswith(decoded[:same]):  # the end may be half a character
@@ -373,22 +362,3 @@ def decoded_offsets(tokenizer: Any, text: str, ids: npt.NDArray[np.int32]) -> np
         spans[lead + n - 1] = start, same + (same < len(decoded))
     offsets: npt.NDArray[np.int64] = np.maximum(spans - shift, 0)
     return offsets
-
-
-def _without_added_tokens(tokenizer: Any, text: str, ids: npt.NDArray[np.int32]) -> tuple[int, list[int]]:
-    """How many special tokens were put before the text, and the tokens that are the text."""
-    special = set(tokenizer.all_special_ids)
-    lead = 0
-    while lead < len(ids) and int(ids[lead]) in special:
-        if text.startswith(tokenizer.convert_ids_to_tokens(int(ids[lead]))):
-            break
-        lead += 1
-    body = [int(i) for i in ids[lead:]]
-    if body and body[-1] in special and not text.endswith(tokenizer.convert_ids_to_tokens(body[-1])):
-        body.pop()
-    return lead, body
-
-
-def _decode(tokenizer: Any, ids: list[int]) -> str:
-    text: str = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    return text

@@ -1,33 +1,235 @@
 """All signals of a batch: angles, NLL and entropy of the question, and its mean embedding.
 
-The head's logits exist for a few tokens at a time, because a batch of them would be larger than the model.
+A prefix that prompts share is summed once and joined to each of them, so that sharing changes no score beyond
+rounding. The head is run apart from the layers, so that logits exist for a few tokens at a time: a batch of
+them would be larger than the model. A model's own forward makes the logits, with its decoder's result put in
+its place. So soft caps, scales and tied embeddings are the model's own, and no architecture is listed. It is
+tried on real prompts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gaincurate.core.schema import Score
-from gaincurate.scoring.angle import angle_scores
+from gaincurate.errors import ModelError
 from gaincurate.scoring.batching import PackedStates
 from gaincurate.scoring.config import ScoreConfig
-from gaincurate.scoring.lm_head import Head
+from gaincurate.scoring.prefill import Prefill
 from gaincurate.scoring.segment import Segmented
-from gaincurate.scoring.summary import Summary
-from gaincurate_kernels import Backend
+from gaincurate_kernels import Backend, UnitSums, angle_concentration, segment_unit_sums
 
+LOGITS_MEMORY = 512
+"""MiB that the logits of a chunk, and what is made of them, may take."""
+ENTRY_BYTES = 12
+"""What an entry of the logits may take at a time: itself, a copy that a soft cap makes of it, and room for
+what is made of a part of them, each as a float32."""
+_TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3, torch.float64: 1e-5}
+_TRIAL_COPIES = 4  # of the logits that a trial holds
 Embedding = npt.NDArray[np.float16]
+_Places = npt.NDArray[np.int64]
 Measured = tuple[Score | str, int]
 """A prompt's scores, or why it has none; and how many of its scored tokens have no direction."""
 
 _PARTS = 8  # of a chunk's logits, measured one after the other
 _LEAST = -1e30  # in place of minus infinity
+_NOT_FINITE = "its hidden states are not finite"
+
+
+class Head:
+    """A model's own way from final states to logits.
+
+    Args:
+        whole: a transformers decoder with its head.
+        memory: MiB that the logits of a chunk, and what is made of them, may take.
+
+    Raises:
+        ModelError: the model gives no logits, or how it comes to them is not understood.
+    """
+
+    def __init__(self, whole: nn.Module, memory: int = LOGITS_MEMORY) -> None:
+        self._whole: Any = whole
+        self._device = next(whole.parameters()).device
+        self.decoder: Any = self._whole.base_model
+        """The model without its head."""
+        if self.decoder is whole:
+            raise self._refused("it has no decoder of its own")
+        self._answerer, self._result, logits = self._probe()
+        self.rows = max(1, memory * 2**20 // (logits.shape[-1] * ENTRY_BYTES))
+        """The most tokens in a chunk."""
+
+    @torch.inference_mode()
+    def logits(self, states: Tensor) -> Tensor:
+        """`[tokens, vocabulary]` for final states `[tokens, width]`; the caller may overwrite them."""
+        result = type(self._result)(**{**self._result, "last_hidden_state": states[None]})
+        ids = torch.zeros(1, len(states), dtype=torch.long, device=self._device)
+        with _answering(self._answerer, result):
+            logits: Tensor = self._whole(input_ids=ids, use_cache=False).logits
+        return logits[0]
+
+    @torch.inference_mode()
+    def try_on(self, prefill: Prefill, prompts: Sequence[Segmented]) -> None:
+        """Compare with the model's own plain forward.
+
+        Args:
+            prefill: the same model's, with final states and its own attention.
+            prompts: a few real ones; their first tokens are tried, as many as the memory allows.
+
+        Raises:
+            ModelError: the logits differ by more than rounding, or the head cannot be run like this.
+        """
+        for prompt in prompts:
+            tokens = prompt.token_ids[: min(prompt.end, max(1, self.rows // _TRIAL_COPIES))]
+            ids = torch.from_numpy(tokens).long()[None].to(self._device)
+            expected = self._whole(input_ids=ids, use_cache=False).logits[0]
+            try:
+                _, final = prefill.both(ids)
+                assert final is not None
+                logits = self.logits(final[0])
+            except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
+                raise self._refused(f"{type(error).__name__}: {error}") from error
+            off = _gap(logits, expected)
+            if not off <= _TOLERANCES[expected.dtype]:
+                raise self._refused(f"logits differ from a plain forward's by {off:.1e}")
+
+    @torch.inference_mode()
+    def _probe(self) -> tuple[nn.Module, Any, Tensor]:
+        """The module whose result the head is given (not always the decoder itself), one such result, and
+        the logits of two tokens.
+        """
+        answers: list[tuple[nn.Module, Any]] = []
+
+        def note(module: nn.Module, _: Any, result: Any) -> None:
+            if isinstance(getattr(result, "last_hidden_state", None), Tensor):
+                answers.append((module, result))
+
+        inner = [module for module in self._whole.modules() if module is not self._whole]
+        handles = [module.register_forward_hook(note) for module in inner]
+        try:
+            result = self._whole(input_ids=torch.tensor([[0, 1]], device=self._device), use_cache=False)
+        finally:
+            for handle in handles:
+                handle.remove()
+        logits = getattr(result, "logits", None)
+        if not answers or not isinstance(logits, Tensor):
+            raise self._refused("it does not say where its layers end")
+        # The outermost one answers last.
+        return *answers[-1], logits
+
+    def _refused(self, reason: str) -> ModelError:
+        return ModelError(
+            f"the output head of {self._whole.config.model_type} cannot be run apart from its layers: "
+            f"{reason}. Leave nll and entropy out of --signals."
+        )
+
+
+@contextmanager
+def _answering(module: nn.Module, result: Any) -> Iterator[None]:
+    """The module answers with `result`, whatever it is asked."""
+    module.forward = lambda *args, **kwargs: result
+    try:
+        yield
+    finally:
+        del module.forward
+
+
+def _gap(logits: Tensor, expected: Tensor) -> float:
+    """The largest difference of a token's logits, as a share of their length.
+
+    Both may have the same that is not finite: a row's fault, and not of how it is run.
+    """
+    if logits.shape != expected.shape:
+        return float("inf")
+    got, wanted = logits.float(), expected.float()
+    alike = (got == wanted) | (got.isnan() & wanted.isnan())
+    length = wanted.nan_to_num(0.0, 0.0, 0.0).norm(dim=-1).clamp(min=1e-30)
+    return float((torch.where(alike, 0.0, got - wanted).norm(dim=-1) / length).max())
+
+
+@dataclass(frozen=True, slots=True)
+class AngleScores:
+    """Per prompt: its score, None where the hidden states are not finite; and how many of its scored tokens
+    are zero vectors, which have no direction and count as tokens that add nothing.
+    """
+
+    scores: list[Score | None]
+    zero_vectors: list[int]
+
+
+def angle_scores(
+    states: PackedStates,
+    prompts: Sequence[Segmented],
+    *,
+    inter_weight: float = 1.0,
+    backend: Backend = "auto",
+) -> AngleScores:
+    """Scores of a batch.
+
+    `angle` = `angle_intra` + `inter_weight` * `angle_inter` (GAIN-RL: weight 1); without a prefix there
+    is no inter term and `angle` is `angle_intra` alone.
+    """
+    count = len(prompts)
+    bounds = torch.cat([states.questions, states.prefixes])  # [2 * prompts, 2]
+    sums = segment_unit_sums(states.hidden, bounds, norm=states.norm, backend=backend)
+    prefixes, prefix_of = _with_shared(states, sums.rows(count, 2 * count), backend)
+    angles = angle_concentration(sums.rows(0, count), prefixes, prefix_of, backend=backend)
+    zeros = sums.zeros[:count] + prefixes.zeros[prefix_of.to(prefixes.zeros.device)]
+    # One table, so that a GPU is waited for once.
+    table = torch.stack([angles.intra, angles.inter, angles.intra_offdiag, zeros.double()], 1).tolist()
+    scores = [
+        _score(prompt, intra, inter, offdiag, inter_weight)
+        for prompt, (intra, inter, offdiag, _) in zip(prompts, table, strict=True)
+    ]
+    return AngleScores(scores, [int(row[3]) for row in table])
+
+
+def _with_shared(states: PackedStates, own_prefixes: UnitSums, backend: Backend) -> tuple[UnitSums, Tensor]:
+    """Every prompt's own prefix and, after them, the shared ones; and which row is whose."""
+
+    def compute(hidden: Tensor) -> UnitSums:
+        whole = torch.tensor([[0, len(hidden)]])
+        return segment_unit_sums(hidden, whole, norm=states.norm, backend=backend)
+
+    rows = torch.arange(len(states.shared))
+    distinct = list(dict.fromkeys(prefix for prefix in states.shared if prefix is not None))
+    for place, prefix in enumerate(states.shared):
+        if prefix is not None:
+            rows[place] = len(own_prefixes.counts) + distinct.index(prefix)
+    parts = [own_prefixes, *(prefix.sums(compute) for prefix in distinct)]
+    joined = UnitSums(
+        torch.cat([part.sums for part in parts]),
+        torch.cat([part.counts for part in parts]),
+        torch.cat([part.zeros for part in parts]),
+    )
+    return joined, rows
+
+
+def _score(
+    prompt: Segmented, intra: float, inter: float, offdiag: float, inter_weight: float
+) -> Score | None:
+    has_prefix = prompt.prefix > 0
+    if not math.isfinite(intra) or (has_prefix and not math.isfinite(inter)):
+        return None
+    return Score(
+        prompt_tokens=len(prompt.token_ids),
+        prefix_tokens=prompt.prefix,
+        question_tokens=prompt.question_tokens,
+        angle=intra + inter_weight * inter if has_prefix else intra,
+        angle_intra=intra,
+        angle_inter=inter if has_prefix else None,
+        angle_intra_offdiag=offdiag if prompt.question_tokens > 1 else None,
+    )
 
 
 def embeddings(final: Tensor, questions: Tensor) -> list[Embedding | None]:
@@ -39,18 +241,13 @@ def embeddings(final: Tensor, questions: Tensor) -> list[Embedding | None]:
 
     The mean is taken in float32 and stored in float16, so one beyond 65,504 counts as not finite.
     """
+    means = torch.stack([final[begin:end].float().mean(0) for begin, end in questions.tolist()])
     with np.errstate(over="ignore"):
-        vectors = means(final, questions).cpu().numpy().astype(np.float16)
+        vectors = means.cpu().numpy().astype(np.float16)
     return [row if np.isfinite(row).all() else None for row in vectors]
 
 
-def means(final: Tensor, questions: Tensor) -> Tensor:
-    """The same before they are stored: `[prompts, width]` in float32."""
-    return torch.stack([final[begin:end].float().mean(0) for begin, end in questions.tolist()])
-
-
-@dataclass(frozen=True, slots=True)
-class Likelihood:
+class Likelihood(NamedTuple):
     """Of one prompt, in nats; None where it was not asked for or is not defined.
 
     `nll` and `entropy` are means over the question's tokens, each read where the model predicts that token:
@@ -61,20 +258,6 @@ class Likelihood:
     nll: float | None
     entropy: float | None
     last_entropy: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Positions:
-    """Where logits are read: each prompt's question tokens in turn, then each prompt's last token.
-
-    `rows`, `[positions]`, are rows of the batch's final states, or below 0 for `-1 - b`: the last token of
-    the prefix that prompt b shares. `tokens` are the ones predicted there (any for a last token). `counts`
-    are the question tokens of each prompt that are predicted at all.
-    """
-
-    rows: npt.NDArray[np.int64]
-    tokens: npt.NDArray[np.int64]
-    counts: npt.NDArray[np.int64]
 
 
 def likelihoods(
@@ -89,71 +272,64 @@ def likelihoods(
         nll: whether it is wanted.
         entropy: whether those of the question and of the last token are.
     """
-    positions = _positions(states, prompts, last=entropy)
-    losses, entropies = _read(states, positions, head, entropy)
-    ends = positions.counts.cumsum()
-    results: list[Likelihood | None] = []
-    for place, (end, count) in enumerate(zip(ends.tolist(), positions.counts.tolist(), strict=True)):
-        question = slice(end - count, end)
-        values = [
-            float(losses[question].mean()) if nll and count else None,
-            float(entropies[question].mean()) if entropy and count else None,
-            float(entropies[int(ends[-1]) + place]) if entropy else None,
-        ]
-        finite = all(value is None or np.isfinite(value) for value in values)
-        results.append(Likelihood(*values) if finite else None)
-    return results
-
-
-def _positions(states: PackedStates, prompts: Sequence[Segmented], *, last: bool) -> _Positions:
-    rows, tokens, counts = [], [], []
+    # Logits are read for each prompt's question tokens in turn, then for each prompt's last token. `rows` are
+    # rows of the final states, or below 0 for -1 - b: the last token of the prefix that prompt b shares.
+    # `tokens` are the ones predicted there (any for a last token).
+    parts, predicted_tokens, counts = [], [], []
     for place, (prompt, first) in enumerate(zip(prompts, states.questions[:, 0].tolist(), strict=True)):
         predicted = np.arange(max(prompt.prefix, 1), prompt.end)  # places in the prompt
         before = first + predicted - prompt.prefix - 1  # the row before each, where it is predicted
         if states.shared[place] is not None:
             before[0] = -1 - place
-        rows.append(before)
-        tokens.append(prompt.token_ids[predicted].astype(np.int64))
+        parts.append(before)
+        predicted_tokens.append(prompt.token_ids[predicted].astype(np.int64))
         counts.append(len(predicted))
-    if last:
-        rows.append(states.ends.numpy() - 1)
-        tokens.append(np.zeros(len(prompts), np.int64))
-    return _Positions(np.concatenate(rows), np.concatenate(tokens), np.array(counts))
+    if entropy:
+        parts.append(states.ends.numpy() - 1)
+        predicted_tokens.append(np.zeros(len(prompts), np.int64))
+    rows, tokens = np.concatenate(parts), np.concatenate(predicted_tokens)
+    losses, entropies = _read(states, rows, tokens, head, entropy)
+    ends = np.cumsum(counts).tolist()
+    results: list[Likelihood | None] = []
+    for place, (end, count) in enumerate(zip(ends, counts, strict=True)):
+        question = slice(end - count, end)
+        values = (
+            float(losses[question].mean()) if nll and count else None,
+            float(entropies[question].mean()) if entropy and count else None,
+            float(entropies[ends[-1] + place]) if entropy else None,
+        )
+        finite = all(value is None or np.isfinite(value) for value in values)
+        results.append(Likelihood(*values) if finite else None)
+    return results
 
 
 @torch.inference_mode()
-def _read(
-    states: PackedStates, positions: _Positions, head: Head, entropy: bool
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """NLL and entropy at every position, float64; zeros for an entropy that is not wanted."""
+def _read(states: PackedStates, rows: _Places, tokens: _Places, head: Head, entropy: bool) -> Any:
+    """NLL and entropy at every position, `[2, positions]` float64; an entropy not wanted is 0."""
     assert states.final is not None
     device = states.final.device
-    values = torch.zeros(2, len(positions.rows), dtype=torch.float64, device=device)  # NLL, entropy
-    shared = np.flatnonzero(positions.rows < 0)
-    lasts = [states.shared[-1 - row] for row in positions.rows[shared].tolist()]
-    borrowed = [prefix.last for prefix in lasts if prefix is not None and prefix.last is not None]
-    parts = [(states.final, np.flatnonzero(positions.rows >= 0), positions.rows)]
-    if borrowed:
-        rows = np.zeros_like(positions.rows)
-        rows[shared] = np.arange(len(shared))
-        parts.append((torch.stack(borrowed), shared, rows))
-    for source, places, rows in parts:
+    values = torch.zeros(2, len(rows), dtype=torch.float64, device=device)
+    own, shared = np.flatnonzero(rows >= 0), np.flatnonzero(rows < 0)
+    prefixes = [states.shared[-1 - row] for row in rows[shared].tolist()]
+    lasts = [prefix.last for prefix in prefixes if prefix is not None and prefix.last is not None]
+    sources = [(states.final, own, rows[own])]
+    if lasts:
+        sources.append((torch.stack(lasts), shared, np.arange(len(lasts))))
+    for source, places, chosen in sources:
         for begin in range(0, len(places), head.rows):
-            here = places[begin : begin + head.rows]
-            chosen = source.index_select(0, torch.from_numpy(rows[here]).to(device))  # [here, width]
-            tokens = torch.from_numpy(positions.tokens[here]).to(device)
-            values[:, torch.from_numpy(here).to(device)] = _measured(head.logits(chosen), tokens, entropy)
-    losses, entropies = values.cpu().numpy()
-    return losses, entropies
+            chunk = slice(begin, begin + head.rows)
+            here = torch.from_numpy(places[chunk]).to(device)
+            final = source.index_select(0, torch.from_numpy(chosen[chunk]).to(device))  # [here, width]
+            wanted = torch.from_numpy(tokens[places[chunk]]).to(device)
+            values[:, here] = _measured(head.logits(final), wanted, entropy)
+    return values.cpu().numpy()
 
 
 def _measured(logits: Tensor, tokens: Tensor, entropy: bool) -> Tensor:
     """NLL of `tokens` and entropy, `[2, positions]` float64; `logits` `[positions, vocabulary]` are lost."""
     size = -(-len(logits) // _PARTS)  # what is made of logits is smaller than they are
     parts = zip(logits.split(size), tokens.split(size), strict=True)
-    return torch.cat(
-        [_measured_part(logits_part, tokens_part, entropy) for logits_part, tokens_part in parts], 1
-    )
+    return torch.cat([_measured_part(*part, entropy) for part in parts], 1)
 
 
 def _measured_part(logits: Tensor, tokens: Tensor, entropy: bool) -> Tensor:
@@ -175,69 +351,42 @@ def _measured_part(logits: Tensor, tokens: Tensor, entropy: bool) -> Tensor:
     return torch.stack([total.log() - chosen, total.log() - mean])
 
 
-class Signals:
-    """What a run measures of each batch.
+def measure(
+    config: ScoreConfig,
+    backend: Backend,
+    head: Head | None,
+    states: PackedStates,
+    prompts: Sequence[Segmented],
+) -> list[Measured]:
+    """All signals of every prompt of a batch, in its order.
 
     Args:
         config: the run's options.
         backend: of the angle code.
         head: the output head, where a signal needs it.
-        summary: the time that each signal takes is added here.
+        states: of the batch.
+        prompts: the batch.
     """
-
-    def __init__(self, config: ScoreConfig, backend: Backend, head: Head | None, summary: Summary) -> None:
-        self._config = config
-        self._backend: Backend = backend
-        self._head = head
-        self._summary = summary
-
-    def __call__(self, states: PackedStates, prompts: Sequence[Segmented]) -> list[Measured]:
-        """Every prompt of a batch, in its order."""
-        with self._summary.timed("angle"):
-            angles = angle_scores(
-                states, prompts, inter_weight=self._config.inter_weight, backend=self._backend
-            )
-        scores: list[Score | str] = [
-            "its hidden states are not finite" if score is None else score for score in angles.scores
-        ]
-        if "embedding" in self._config.signals:
-            with self._summary.timed("embedding"):
-                scores = _with_embeddings(scores, states)
-        if self._head is not None:
-            with self._summary.timed("head"):
-                scores = self._with_likelihoods(scores, states, prompts, self._head)
-        return list(zip(scores, angles.zero_vectors, strict=True))
-
-    def _with_likelihoods(
-        self, scores: list[Score | str], states: PackedStates, prompts: Sequence[Segmented], head: Head
-    ) -> list[Score | str]:
-        wanted = self._config.signals
-        measured = likelihoods(states, prompts, head, nll="nll" in wanted, entropy="entropy" in wanted)
-        results: list[Score | str] = []
-        for score, likelihood in zip(scores, measured, strict=True):
-            if isinstance(score, str):
-                results.append(score)
-            elif likelihood is None:
-                results.append("its NLL or entropy is not finite")
-            else:
-                results.append(
-                    replace(
-                        score,
-                        nll=likelihood.nll,
-                        entropy=likelihood.entropy,
-                        last_entropy=likelihood.last_entropy,
-                    )
-                )
-        return results
+    angles = angle_scores(states, prompts, inter_weight=config.inter_weight, backend=backend)
+    scores: list[Score | str] = [_NOT_FINITE if score is None else score for score in angles.scores]
+    if "embedding" in config.signals:
+        assert states.final is not None
+        vectors = embeddings(states.final, states.questions)
+        more = [None if vector is None else {"embedding": vector} for vector in vectors]
+        scores = _joined(scores, more, _NOT_FINITE)
+    if head is not None:
+        nll, entropy = "nll" in config.signals, "entropy" in config.signals
+        values = likelihoods(states, prompts, head, nll=nll, entropy=entropy)
+        more = [None if each is None else each._asdict() for each in values]
+        scores = _joined(scores, more, "its NLL or entropy is not finite")
+    return list(zip(scores, angles.zero_vectors, strict=True))
 
 
-def _with_embeddings(scores: list[Score | str], states: PackedStates) -> list[Score | str]:
-    assert states.final is not None
+def _joined(
+    scores: list[Score | str], more: Sequence[dict[str, Any] | None], reason: str
+) -> list[Score | str]:
+    """The scores with further values, or the reason where there are none."""
     return [
-        score
-        if isinstance(score, str)
-        else "its hidden states are not finite"
-        if mean is None
-        else replace(score, embedding=mean)
-        for score, mean in zip(scores, embeddings(states.final, states.questions), strict=True)
+        score if isinstance(score, str) else reason if values is None else replace(score, **values)
+        for score, values in zip(scores, more, strict=True)
     ]

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 import transformers
@@ -26,24 +27,23 @@ from gaincurate.core.prompts import Chat
 from gaincurate.core.schema import Score, scored_table, signal_fields
 from gaincurate.core.scored_set import SCORES
 from gaincurate.errors import GaincurateError, RowError
-from gaincurate.scoring.batching import Batch
 from gaincurate.scoring.cpu import settle_memory
-from gaincurate.scoring.ids import Ids, records_in
-from gaincurate.scoring.lm_head import Head
+from gaincurate.scoring.ids import ids_of, records_in
 from gaincurate.scoring.model import load_model
 from gaincurate.scoring.packed_attention import UnsupportedAttention
 from gaincurate.scoring.packed_prefill import PackedPrefill
-from gaincurate.scoring.plan import Plan, ScoringModel
+from gaincurate.scoring.plan import Plan, Summary
 from gaincurate.scoring.prefill import Prefill
 from gaincurate.scoring.readers.source import Cursor
 from gaincurate.scoring.segment import Segmented, Unusable
-from gaincurate.scoring.signals import Signals
-from gaincurate.scoring.summary import Summary
+from gaincurate.scoring.signals import Head, measure
 
 T = TypeVar("T")
 U = TypeVar("U")
 _TRIAL_TOKENS = 256
 Forward = Prefill | PackedPrefill
+Records = Callable[[int, int], npt.NDArray[Any]]
+"""Takes the numbers of the first row and of the row after the last; what `write_ids` wrote of them."""
 
 
 def one_ahead(pool: Executor, work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
@@ -59,11 +59,7 @@ def one_ahead(pool: Executor, work: Callable[[T], U], items: Iterable[T]) -> Ite
 
 
 def score_shards(
-    plan: Plan,
-    shards: Iterable[int],
-    progress: Progress,
-    summary: Summary,
-    ids: Ids | None = None,
+    plan: Plan, shards: Iterable[int], progress: Progress, summary: Summary, records: Records | None = None
 ) -> None:
     """Load the model, score these shards and write them.
 
@@ -71,106 +67,20 @@ def score_shards(
         plan: the run, begun: its ids are written.
         shards: their numbers, best ascending, taken when the model is loaded.
         progress: hears of every batch and shard, the shards from a thread of their own.
-        summary: counts and times are added here.
-        ids: of the rows, those that were written with the run's beginning by default.
+        summary: counts are added here.
+        records: of the rows' ids. Default: those in the run's folder.
     """
-    config, model, artifact = plan.config, plan.model, Artifact(plan.config.out, SCORES)
-    assert model is not None
     progress.loading("the model")
-    with summary.timed("loading"):
-        prefill, head = _load(plan, model)
+    scorer = Scorer(plan, progress, summary, records)
     progress.loading("")
-    signals = Signals(config, model.backend, head, summary)
-    more = signal_fields(config.signals, prefill.width)
-    cursor = Cursor(plan.source)
-    ids = ids or Ids(plan.columns, partial(records_in, work_folder(artifact.folder) / "ids.bin"))
-
-    def prepare(index: int) -> _Prepared:
-        start, stop = plan.bounds(index)
-        with summary.timed("reading"):
-            table = cursor.read(start, stop)
-            names = ids.of(start, table)
-        shard = Shard(plan, start, names, summary, progress)
-        prompts = shard.segment(table)
-        with summary.timed("reading"):
-            taken = plan.reused.of(table, names, prompts) if plan.reused else {}
-        return _Prepared(index, table, names, shard, prompts, taken)
-
-    def write(ready: _Prepared, scores: dict[int, Score], facts: Json) -> None:
-        start, stop = plan.bounds(ready.index)
-        with summary.timed("writing"):
-            facts = {**facts, "first_row": start, "source_rows": stop - start}
-            scored = scored_table(ready.table, ready.names, scores, more)
-            artifact.write_part(ready.index, plan.identity, scored, facts)
-        # As `advance` had them.
-        counts = {"units": len(ready.prompts), "tokens": ready.shard.tokens, "reused": len(ready.taken)}
-        progress.part(config.split_run.named(ready.index, plan.shards), shard=ready.index, **counts)
-
-    forward: Forward | None = None
-    written: Future[None] | None = None
+    written = Future[None]()
+    written.set_result(None)
     with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "writer") as writer:
-        for ready in _waited_for(one_ahead(reader, prepare, shards), summary):
-            if forward is None and (left := ready.left()):
-                with summary.timed("loading"):
-                    forward = without_padding(prefill, list(left.values()), progress, head)
-            scores, facts = ready.shard.score(ready, forward or prefill, signals)
-            with summary.timed("waiting"):
-                if written is not None:
-                    written.result()
-                written = writer.submit(write, ready, scores, facts)
-        if written is not None:
+        for shard in one_ahead(reader, scorer.read, shards):
+            scores, facts = scorer.score(shard)
             written.result()
-
-
-def _load(plan: Plan, model: ScoringModel) -> tuple[Prefill, Head | None]:
-    """The model's forward to the scored tensor, and its head where a signal needs that."""
-    config = plan.config
-    if plan.machine.threads:
-        torch.set_num_threads(plan.machine.threads)
-    if plan.machine.type == "cpu":
-        settle_memory()
-    whole = load_model(
-        model.files,
-        model.config,
-        device=plan.machine.devices[0],
-        dtype=plan.machine.dtype,
-        auto=transformers.AutoModelForCausalLM if config.needs_head else transformers.AutoModel,
-    )
-    head = Head(whole, config.logits_memory) if config.needs_head else None
-    prefill = Prefill(
-        whole if head is None else head.decoder,
-        layer=config.layer,
-        site=config.site,
-        final=len(config.signals) > 1,
-        tails="entropy" in config.signals,
-    )
-    return prefill, head
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """A shard that was read and segmented: by place, prompts and the scores that other sets have."""
-
-    index: int
-    table: pa.Table
-    names: list[str]
-    shard: Shard
-    prompts: dict[int, Segmented]
-    taken: dict[int, Score]
-
-    def left(self) -> dict[int, Segmented]:
-        """The prompts to score."""
-        return {place: prompt for place, prompt in self.prompts.items() if place not in self.taken}
-
-
-def _waited_for(items: Iterator[_Prepared], summary: Summary) -> Iterator[_Prepared]:
-    """The same; the time that the model had to wait counts."""
-    while True:
-        with summary.timed("waiting"):
-            item = next(items, None)
-        if item is None:
-            return
-        yield item
+            written = writer.submit(scorer.write, shard, scores, facts)
+        written.result()
 
 
 def without_padding(
@@ -207,57 +117,84 @@ def without_padding(
 
 def segmented(plan: Plan, table: pa.Table) -> dict[int, Segmented | Unusable]:
     """The prompt of every row of a part of the source by its place; rows that hold no prompt come first."""
+    assert plan.model is not None
     rows = dict(enumerate(plan.columns.chats(table)))
     chats = {place: chat for place, chat in rows.items() if isinstance(chat, Chat)}
-    messages, tools = [chat.messages for chat in chats.values()], [chat.tools for chat in chats.values()]
     results: dict[int, Segmented | Unusable] = {
         place: Unusable(str(problem)) for place, problem in rows.items() if place not in chats
     }
-    assert plan.model is not None
-    return results | dict(zip(chats, plan.model.segmenter(messages, tools), strict=True))
+    prompts = plan.model.segmenter([c.messages for c in chats.values()], [c.tools for c in chats.values()])
+    return results | dict(zip(chats, prompts, strict=True))
 
 
+@dataclass(slots=True)
 class Shard:
-    """Scores the rows of one shard.
+    """The rows of a shard. By place: prompts, scores that other sets have, and why a row has none."""
 
-    Args:
-        plan: the run.
-        start: the shard's first source row.
-        names: the rows' ids.
-        summary: counts and times are added here.
-        progress: hears of every batch.
-    """
+    index: int
+    start: int
+    """Its first row in the source."""
+    table: pa.Table
+    ids: list[str]
+    prompts: dict[int, Segmented] = field(default_factory=dict)
+    taken: dict[int, Score] = field(default_factory=dict)
+    rejected: dict[int, str] = field(default_factory=dict)
+    tokens: int = 0
+    """Computed for its scores."""
 
-    def __init__(
-        self, plan: Plan, start: int, names: list[str], summary: Summary, progress: Progress
-    ) -> None:
-        self._plan = plan
-        self._start = start
-        self._names = names
-        self._summary = summary
-        self._progress = progress
-        self._rejected: dict[int, str] = {}
-        self.tokens = 0
-        """Computed for its scores."""
+    def left(self) -> dict[int, Segmented]:
+        """The prompts to score."""
+        return {place: prompt for place, prompt in self.prompts.items() if place not in self.taken}
 
-    def segment(self, table: pa.Table) -> dict[int, Segmented]:
-        """The rows that can be scored, by place.
+
+class Scorer:
+    """A loaded model, and what it makes of shards."""
+
+    def __init__(self, plan: Plan, progress: Progress, summary: Summary, records: Records | None) -> None:
+        config, machine, model = plan.config, plan.machine, plan.model
+        assert model is not None
+        self._plan, self._progress, self._summary = plan, progress, summary
+        self._artifact, self._cursor = Artifact(config.out, SCORES), Cursor(plan.source)
+        self._records = records or partial(records_in, work_folder(self._artifact.folder) / "ids.bin")
+        if machine.threads:
+            torch.set_num_threads(machine.threads)
+        if machine.type == "cpu":
+            settle_memory()
+        auto = transformers.AutoModelForCausalLM if config.needs_head else transformers.AutoModel
+        device, dtype = machine.devices[0], machine.dtype
+        whole = load_model(model.files, model.config, device=device, dtype=dtype, auto=auto)
+        self._head = Head(whole) if config.needs_head else None
+        self._prefill = Prefill(
+            whole if self._head is None else self._head.decoder,
+            layer=config.layer,
+            site=config.site,
+            final=len(config.signals) > 1,
+            tails="entropy" in config.signals,
+        )
+        self._forward: Forward | None = None
+        self._measure = partial(measure, config, model.backend, self._head)
+        self._fields = signal_fields(config.signals, self._prefill.width)
+
+    def read(self, index: int) -> Shard:
+        """Read and segment a shard.
 
         Raises:
-            RowError: one cannot, and the run is not to skip it.
+            RowError: a row cannot be scored, and the run is not to skip it.
         """
-        with self._summary.timed("segmenting"):
-            prompts = {}
-            for place, result in segmented(self._plan, table).items():
-                if isinstance(result, Unusable):
-                    self._refuse(place, result.reason, overlong=result.overlong)
-                else:
-                    prompts[place] = result
-        return prompts
+        plan = self._plan
+        start, stop = plan.bounds(index)
+        table = self._cursor.read(start, stop)
+        shard = Shard(index, start, table, ids_of(table, plan.columns, start, self._records(start, stop)))
+        for place, prompt in segmented(plan, table).items():
+            if isinstance(prompt, Unusable):
+                self._refuse(shard, place, prompt.reason, overlong=prompt.overlong)
+            else:
+                shard.prompts[place] = prompt
+        if plan.reused:
+            shard.taken = plan.reused.of(table, shard.ids, shard.prompts)
+        return shard
 
-    def score(
-        self, ready: _Prepared, forward: Forward, signals: Signals
-    ) -> tuple[dict[int, Score], dict[str, Any]]:
+    def score(self, shard: Shard) -> tuple[dict[int, Score], Json]:
         """Scores by place, in order, and what the shard's metadata say of its rows.
 
         Where the device runs out of memory the shard is begun again with half the tokens in a batch.
@@ -266,39 +203,39 @@ class Shard:
             RowError: a row's states, or what is made of them, are not finite, and the run is not to skip it.
             GaincurateError: a prompt alone is too much for the device.
         """
-        prompts, budget = ready.left(), self._plan.machine.batch_tokens
-        unusable = dict(self._rejected)
-        if ready.taken:
-            self._progress.advance(len(ready.taken), tokens=0, reused=len(ready.taken))
+        left, plan = shard.left(), self._plan
+        budget, unusable = plan.machine.batch_tokens, dict(shard.rejected)
+        if self._forward is None and left:
+            self._forward = without_padding(self._prefill, list(left.values()), self._progress, self._head)
+        forward = self._forward or self._prefill
+        if shard.taken:
+            self._progress.advance(len(shard.taken), tokens=0, reused=len(shard.taken))
         while True:
             try:
-                scores, zero_vectors = self._score(prompts, forward, signals, budget)
+                scores, zero_vectors = self._run(shard, left, forward, budget)
                 break
             except torch.OutOfMemoryError as error:
-                longest = max(forward.stop(prompt) for prompt in prompts.values())
+                longest = max(forward.stop(prompt) for prompt in left.values())
                 if budget <= longest:
-                    other = ", give a smaller --logits-memory" if self._plan.config.needs_head else ""
                     raise GaincurateError(
                         f"the device ran out of memory on a prompt of {longest:,} tokens alone. Skip such "
-                        f"rows with --max-length {longest - 1} --on-overlong skip{other}, or use a larger "
-                        "device."
+                        f"rows with --max-length {longest - 1} --on-overlong skip, or use a larger device."
                     ) from error
                 budget //= 2
-                self._rejected = dict(unusable)
+                shard.rejected = dict(unusable)
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
                 self._progress.note(
-                    f"warning: out of memory; the shard from row {self._start} starts over with "
+                    f"warning: out of memory; the shard from row {shard.start} starts over with "
                     f"{budget:,} tokens in a batch"
                 )
-        scores = dict(sorted({**ready.taken, **scores}.items()))
-        prompts, reused = ready.prompts, self._plan.reused
-        prefills = {forward.name} if ready.left() or not reused else set[str]()
-        facts: dict[str, Any] = {
+        scores = dict(sorted({**shard.taken, **scores}.items()))
+        prompts, reused = shard.prompts, plan.reused
+        facts: Json = {
             "rows": len(scores),
             "rejected": [
-                {"gc_id": self._names[place], "row": self._start + place, "reason": reason}
-                for place, reason in sorted(self._rejected.items())
+                {"gc_id": shard.ids[place], "row": shard.start + place, "reason": reason}
+                for place, reason in sorted(shard.rejected.items())
             ],
             "truncated": sum(prompts[place].truncated for place in scores),
             "without_prefix": sum(prompts[place].prefix == 0 for place in scores),
@@ -307,32 +244,41 @@ class Shard:
             "prefill": forward.name,
         }
         if reused:
-            facts["reused"] = len(ready.taken)
-            if ready.taken:
-                facts["prefill"] = "+".join(sorted(prefills | reused.prefills))
+            facts["reused"] = len(shard.taken)
+            if shard.taken:
+                names = reused.prefills | ({forward.name} if left else set())
+                facts["prefill"] = "+".join(sorted(names))
                 facts["norm_was_fused"] |= reused.norm_was_fused
-        if budget != self._plan.machine.batch_tokens:
+        if budget != plan.machine.batch_tokens:
             facts["restarted_with_batch_tokens"] = budget
         return scores, facts
 
-    def _score(
-        self, prompts: dict[int, Segmented], forward: Forward, signals: Signals, budget: int
+    def write(self, shard: Shard, scores: dict[int, Score], facts: Json) -> None:
+        """Write a shard that was scored."""
+        plan = self._plan
+        start, stop = plan.bounds(shard.index)
+        scored = scored_table(shard.table, shard.ids, scores, self._fields)
+        facts = {**facts, "first_row": start, "source_rows": stop - start}
+        self._artifact.write_part(shard.index, plan.identity, scored, facts)
+        # As `advance` had them.
+        counts = {"units": len(shard.prompts), "tokens": shard.tokens, "reused": len(shard.taken)}
+        self._progress.part(
+            plan.config.split_run.named(shard.index, plan.shards), shard=shard.index, **counts
+        )
+
+    def _run(
+        self, shard: Shard, prompts: dict[int, Segmented], forward: Forward, budget: int
     ) -> tuple[dict[int, Score], int]:
         places = sorted(prompts)
         chosen = [prompts[place] for place in places]
         scores: dict[int, Score] = {}
         zero_vectors = done = tokens = 0
-        batches = forward.run(chosen, budget)
         try:
-            while True:
-                batch = self._next(batches)
-                if batch is None:
-                    self.tokens = tokens
-                    return scores, zero_vectors
-                measured = signals(batch.states, [chosen[i] for i in batch.places])
+            for batch in forward.run(chosen, budget):
+                measured = self._measure(batch.states, [chosen[i] for i in batch.places])
                 for i, (score, zeros) in zip(batch.places, measured, strict=True):
                     if isinstance(score, str):
-                        self._refuse(places[i], score)
+                        self._refuse(shard, places[i], score)
                     else:
                         scores[places[i]] = score
                         zero_vectors += zeros
@@ -341,32 +287,23 @@ class Shard:
         except torch.OutOfMemoryError:
             self._count(-done, -tokens)
             raise
-
-    def _next(self, batches: Iterator[Batch]) -> Batch | None:
-        with self._summary.timed("prefill"):
-            batch = next(batches, None)
-            if batch is not None and batch.states.hidden.is_cuda:
-                # Else the angle code would be the first to wait, and be charged for the forward.
-                torch.cuda.synchronize(batch.states.hidden.device)
-        return batch
+        shard.tokens = tokens
+        return scores, zero_vectors
 
     def _count(self, rows: int, tokens: int) -> None:
         self._summary.scored += rows
         self._summary.tokens += tokens
         self._progress.advance(rows, tokens=tokens)
 
-    def _refuse(self, place: int, reason: str, *, overlong: bool = False) -> None:
-        row, gc_id, config = self._start + place, self._names[place], self._plan.config
+    def _refuse(self, shard: Shard, place: int, reason: str, *, overlong: bool = False) -> None:
+        row, gc_id, config = shard.start + place, shard.ids[place], self._plan.config
         if (config.on_overlong if overlong else config.on_error) == "skip":
-            self._rejected[place] = reason
+            shard.rejected[place] = reason
             return
-        step = (
-            "Add --on-overlong skip to list such rows in rejected.jsonl"
-            if overlong
-            else "Fix the row, or add --on-error skip to list such rows in rejected.jsonl"
-        )
+        step = "Add --on-overlong skip" if overlong else "Fix the row, or add --on-error skip"
         raise RowError(
-            f"row {row} (from 0, id {gc_id}) cannot be scored: {reason}. {step}.",
+            f"row {row} (from 0, id {gc_id}) cannot be scored: {reason}. {step} to list such rows in "
+            "rejected.jsonl.",
             row=row,
             gc_id=gc_id,
             reason=reason,

@@ -11,7 +11,7 @@ import contextlib
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from bench.kernel_speed import machine, print_rows
-from gaincurate.scoring.angle import angle_scores
 from gaincurate.scoring.config import MachineConfig
 from gaincurate.scoring.cpu import LaidOut, settle_memory
 from gaincurate.scoring.identity import model_max_length, resolve_machine
@@ -30,6 +29,7 @@ from gaincurate.scoring.packed_attention import UnsupportedAttention
 from gaincurate.scoring.packed_prefill import PackedPrefill
 from gaincurate.scoring.prefill import Prefill
 from gaincurate.scoring.segment import Segmented
+from gaincurate.scoring.signals import angle_scores
 
 ONE_BY_ONE = "one prompt at a time"
 IN_FLOAT32 = "one prompt at a time, float32"
@@ -119,7 +119,10 @@ def measure(
         packed = PackedPrefill(prefill)
         packed.try_on(prompts[:2])
         packed.give_back()
-        ways[packed.name], around[packed.name] = lambda: run_batches(packed, prompts, budget), packed.taken
+        ways[packed.name], around[packed.name] = (
+            lambda: run_batches(packed, prompts, budget),
+            lambda: _taken(packed),
+        )
     per_token = _gemm_flops(prefill, prompts[0])
     device = next(model.parameters()).device
     taken: dict[str, list[list[float]]] = {name: [] for name in ways}
@@ -136,6 +139,16 @@ def measure(
             if index:  # the first pass warms up
                 taken[name].append(timed)
     return [_rate(name, taken) for name in ways]
+
+
+@contextlib.contextmanager
+def _taken(packed: PackedPrefill) -> Iterator[None]:
+    """The model's attention and linear layers are exchanged within it."""
+    packed.take()
+    try:
+        yield
+    finally:
+        packed.give_back()
 
 
 def _run(way: Callable[[], Counts], device: torch.device) -> list[float]:

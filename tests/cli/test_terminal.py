@@ -169,10 +169,9 @@ def test_a_file_in_place_of_a_set_has_the_command_that_makes_one(tmp_path: Path,
     assert f"{path} is no scored set: it is a file. {made}" in result.stderr
 
 
-def test_verbose_says_where_the_time_went_and_quiet_says_nothing(tmp_path: Path, tiny_model: Path) -> None:
+def test_quiet_says_nothing(tmp_path: Path, tiny_model: Path) -> None:
     data = tiny.write_jsonl(tmp_path / "rows.jsonl", tiny.questions(6))
     words = ("score", data, "-m", tiny_model, "-o")
-    assert "  time: " in run(*words, tmp_path / "verbose", "-v").stdout
     quiet = run(*words, tmp_path / "quiet", "-q")
     assert (quiet.exit_code, quiet.stdout, quiet.stderr) == (0, "", "")
 
@@ -180,7 +179,6 @@ def test_verbose_says_where_the_time_went_and_quiet_says_nothing(tmp_path: Path,
 @pytest.mark.parametrize(
     ("words", "close"),
     [
-        (("score", "x", "-m", "demo", "-o", "y", "--signals", "angle,nl"), "near it there is nll"),
         (("schedule", "start", "x", "--run", "r", "--strategy", "gain-lr", "--budget", "1", "--rounds", "1"), "gain-rl"),
     ],
 )  # fmt: skip

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gaincurate.scoring.angle import angle_scores
 from gaincurate.scoring.batching import PackedStates, SharedPrefix
 from gaincurate.scoring.segment import Segmented
+from gaincurate.scoring.signals import angle_scores
 from gaincurate_kernels import RMSNorm
 from gaincurate_kernels.reference import normalised, quadratic
 
@@ -25,7 +25,7 @@ def prompt(prefix: int, question: int) -> Segmented:
 def packed(prompts: list[Segmented], seed: int = 0, width: int = 16) -> PackedStates:
     generator = torch.Generator().manual_seed(seed)
     tokens = sum(p.end for p in prompts)
-    return PackedStates.of_whole_prompts(torch.randn(tokens, width, generator=generator) + 0.3, prompts)
+    return PackedStates.of(torch.randn(tokens, width, generator=generator) + 0.3, prompts)
 
 
 SHAPES = st.lists(st.tuples(st.integers(0, 12), st.integers(1, 15)), min_size=1, max_size=6)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
 from pathlib import Path
 from typing import Any
 
@@ -40,33 +38,6 @@ def test_both_backends_give_the_same_scores_and_say_which_they_were(
         assert manifest["norm_was_fused"] is True
     for name in ("gc_angle", "gc_angle_intra", "gc_angle_inter", "gc_angle_intra_offdiag"):
         assert column(tmp_path / "triton", name) == pytest.approx(column(tmp_path / "torch", name), abs=1e-6)
-
-
-def test_a_run_is_not_continued_with_another_backend(
-    tmp_path: Path, tiny_model: Path, rows_file: Path
-) -> None:
-    command = ("score", rows_file, "-m", tiny_model, "-o", tmp_path / "out", "--limit", "4")
-    assert run(*command).exit_code == 0
-    result = run(*command, "--backend", "triton")
-    assert result.exit_code == 2
-    assert "another backend" in result.stderr
-
-
-def test_a_triton_by_another_name_is_in_the_identity_without_its_build(
-    tmp_path: Path, tiny_model: Path, rows_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real, brought = importlib.metadata.version, {"triton": ["pytorch-triton-rocm"]}
-
-    def version(name: str) -> str:
-        if name == "triton":
-            raise importlib.metadata.PackageNotFoundError(name)
-        return "3.5.1+rocm7" if name == "pytorch-triton-rocm" else real(name)
-
-    monkeypatch.setattr(importlib.metadata, "version", version)
-    monkeypatch.setattr(importlib.metadata, "packages_distributions", lambda: brought)
-    gaincurate.score(str(rows_file), str(tiny_model), tmp_path / "out", backend="triton", limit=2)
-    assert gaincurate.open_scores(tmp_path / "out").identity["versions"]["triton"] == "3.5.1"
-    assert json.loads(run("doctor", "--json").stdout)["packages"]["triton"] == "3.5.1+rocm7"
 
 
 def test_zero_vectors_are_counted_in_the_manifest_and_said(tmp_path: Path, rows_file: Path) -> None:

@@ -12,13 +12,12 @@ from torch import Tensor
 
 import likelihoods
 from gaincurate.core.schema import Score
-from gaincurate.scoring.angle import angle_scores
 from gaincurate.scoring.batching import padded_batches
-from gaincurate.scoring.lm_head import Head
 from gaincurate.scoring.model import find_model, load_config, load_model, load_tokenizer
 from gaincurate.scoring.packed_prefill import PackedPrefill, shared_prefixes
 from gaincurate.scoring.prefill import Prefill, Site
 from gaincurate.scoring.segment import Segmented, Segmenter
+from gaincurate.scoring.signals import Head, angle_scores
 from gaincurate.scoring.signals import likelihoods as question_likelihoods
 
 pytestmark = [

@@ -11,12 +11,11 @@ import pytest
 import tiny
 from command import run
 from gaincurate.core.locks import Split
+from gaincurate.core.progress import Progress
 from gaincurate.core.scored_set import open_scores
-from gaincurate.errors import InputError, OutputError
-from gaincurate.scoring import estimate as module
+from gaincurate.errors import GaincurateError, InputError, OutputError
 from gaincurate.scoring.config import ScoreConfig
-from gaincurate.scoring.estimate import estimate
-from gaincurate.scoring.pipeline import score_dataset
+from gaincurate.scoring.pipeline import estimate, score_dataset
 
 
 def config(folder: Path, model: Path, **changes: Any) -> ScoreConfig:
@@ -35,53 +34,37 @@ def config(folder: Path, model: Path, **changes: Any) -> ScoreConfig:
 
 def test_rows_tokens_and_shards_are_those_of_the_run(tmp_path: Path, tiny_model: Path) -> None:
     asked = config(tmp_path, tiny_model)
-    before = estimate(asked)
+    before = estimate(asked, Progress())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.jsonl"]
-    assert (before.there, before.seconds) == (0, None)
     half = asked.model_copy(update={"split_run": Split(1, 2)})
     score_dataset(half)
-    left = estimate(asked)
-    assert estimate(half).rows_left == 0
+    left = estimate(asked, Progress())
+    assert estimate(half, Progress())["rows_left"] == 0
     score_dataset(asked)
     lengths = open_scores(tmp_path / "out").column("gc_prompt_tokens").to_pylist()
-    assert (before.rows_left, before.shards, before.tokens) == (20, 5, sum(lengths))
-    assert before.longest == max(lengths)
+    assert (before["rows_left"], before["shards"], before["there"], before["tokens"]) == (
+        20,
+        5,
+        0,
+        sum(lengths),
+    )
+    assert before["longest"] == max(lengths)
     # Shards 0, 2 and 4 were the first half's.
-    assert (left.rows_left, left.there, left.tokens) == (8, 3, sum(lengths[4:8] + lengths[12:16]))
-    done = estimate(asked)
-    assert (done.rows_left, done.there, done.tokens, done.seconds) == (0, 5, 0, None)
-
-
-def test_a_part_of_the_rows_stands_for_all(
-    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "_COUNTED", 8)
-    asked = config(tmp_path, tiny_model)
-    whole = estimate(asked)
-    score_dataset(asked)
-    lengths = open_scores(tmp_path / "out").column("gc_prompt_tokens").to_pylist()
-    # Two shards of five: the first, and the one after half of them.
-    assert (whole.counted, whole.rows_left) == (8, 20)
-    assert whole.tokens == round(20 * sum(lengths[0:4] + lengths[8:12]) / 8)
-
-
-def test_a_trial_gives_a_time_and_leaves_nothing(
-    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    tried = estimate(config(tmp_path, tiny_model), trial=4)
-    assert tried.seconds is not None
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["rows.jsonl", "temporary"]
+    assert (left["rows_left"], left["there"], left["tokens"]) == (8, 3, sum(lengths[4:8] + lengths[12:16]))
+    done = estimate(asked, Progress())
+    assert (done["rows_left"], done["there"], done["tokens"]) == (0, 5, 0)
 
 
 def test_what_the_run_would_refuse_is_refused(tmp_path: Path, tiny_model: Path) -> None:
     score_dataset(config(tmp_path, tiny_model, limit=4))
-    with pytest.raises(OutputError, match="^16 rows more: "):
-        estimate(config(tmp_path, tiny_model))
-    assert estimate(config(tmp_path, tiny_model, overwrite=True)).rows_left == 20
-    with pytest.raises(InputError, match="leave --engine ray out"):
-        estimate(config(tmp_path, tiny_model, engine="ray"))
+    with pytest.raises(OutputError, match="holds scores of another run: "):
+        estimate(config(tmp_path, tiny_model), Progress())
+    assert estimate(config(tmp_path, tiny_model, overwrite=True), Progress())["rows_left"] == 20
+    with pytest.raises(GaincurateError, match="ids must be unique"):
+        estimate(config(tmp_path, tiny_model, out=tmp_path / "new", id_column="level"), Progress())
+    for changes in ({"engine": "ray"}, {"reuse": str(tmp_path / "out")}):
+        with pytest.raises(InputError, match="leave --engine ray and --reuse out"):
+            estimate(config(tmp_path, tiny_model, **changes), Progress())
 
 
 def test_the_command_prints_it_and_names_a_row_that_cannot_be_scored(
@@ -92,10 +75,7 @@ def test_the_command_prints_it_and_names_a_row_that_cannot_be_scored(
     words = ("score", data, "-m", tiny_model, "-o", tmp_path / "out")
     shown = run(*words, "--dry-run")
     assert shown.exit_code == 0
-    assert "4 rows of 4 to score, 0 of 1 shard there" in shown.stdout
+    assert "4 rows of 4 to score with " in shown.stdout
     assert "1 of these rows cannot be scored: row 3 (from 0): " in shown.stdout
-    assert "add --trial 32" in shown.stdout
     assert json.loads(run(*words, "--dry-run", "--json").stdout)["rows_left"] == 4
     assert not (tmp_path / "out").exists()
-    refused = run(*words, "--trial", 2)
-    assert (refused.exit_code, refused.stderr) == (2, "error: --trial 2 goes with --dry-run.\n")

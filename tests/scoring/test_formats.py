@@ -4,6 +4,8 @@ import csv
 import gzip
 import io
 import json
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gaincurate.errors import GaincurateError, SourceError
+from gaincurate.scoring.readers import files
 from gaincurate.scoring.readers.files import BATCH_ROWS, Reader, open_file
 
 ROWS = [
@@ -157,55 +161,141 @@ def test_json_columns_of_one_type_come_back_as_they_were(
     assert table(reader).to_pylist() == rows
 
 
-CSV_TYPES: dict[str, tuple[list[str], str, list[Any]]] = {
-    "whole numbers": (["1", "-20", "0"], "int64", [1, -20, 0]),
-    "with empty": (["1", "", "3"], "int64", [1, None, 3]),
-    "all empty": (["", "", ""], "string", ["", "", ""]),
-    "fractions": (["1", "2.5", "-3e2"], "double", [1.0, 2.5, -300.0]),
-    "leading zeros": (["007", "12", "010"], "string", ["007", "12", "010"]),
-    "leading zeros before a point": (["007.5", "1", "1"], "string", ["007.5", "1", "1"]),
-    "signs and spaces": (["+5", " 6", "7"], "string", ["+5", " 6", "7"]),
-    "beyond 64 bits": (["12345678901234567890", "3", "4"], "string", ["12345678901234567890", "3", "4"]),
-    "beyond a double": (["9007199254740993", "0.5", ""], "string", ["9007199254740993", "0.5", ""]),
-    "too large for a double": (["1e400", "1", "2"], "string", ["1e400", "1", "2"]),
-    "names of numbers": (["nan", "inf", "1"], "string", ["nan", "inf", "1"]),
-    "hexadecimal": (["0x10", "1", "2"], "string", ["0x10", "1", "2"]),
-    "words": (["true", "false", "null"], "string", ["true", "false", "null"]),
+def read(path: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = table(open_file(path)).to_pylist()
+    return rows
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(SourceError) as caught:
+        read(path)
+    text = str(caught.value)
+    assert text.startswith(str(path))
+    return text.removeprefix(str(path))
+
+
+LINES = b"".join(b'{"prompt": "question %d"}\n' % i for i in range(3000))
+
+
+def damaged_gzip(data: bytes) -> bytes:
+    # A stored block with its length word spoiled: the decompressor itself refuses it.
+    raw = struct.pack("<BHH", 1, len(data[:1000]), 0) + data[:1000]
+    header = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03"
+    return header + raw + struct.pack("<II", zlib.crc32(data[:1000]), 1000)
+
+
+def test_a_gzip_file_that_is_cut_damaged_or_none_says_so(tmp_path: Path) -> None:
+    whole = gzip.compress(LINES)
+    for spoiled in (whole[:-4], whole[: len(whole) // 2], damaged_gzip(LINES), LINES, whole + b"garbage"):
+        assert refused(write(tmp_path, "a.jsonl.gz", spoiled)).startswith(" is no readable gzip file: ")
+
+
+MIXED: dict[str, list[bytes]] = {
+    "number, then text": [b"1", b'"two"'],
+    "list, then text": [b"[1]", b'"a"'],
+    "within one list": [b"1", b'[1, "a"]'],
+    "beyond 64 bits": [b"1", b"9223372036854775808"],
+    "half a pair": [b'"x"', rb'"\ud800"'],
+    "half a pair in a mixed list": [b"[]", rb'[1, "\ud800"]'],
 }
 
 
-@pytest.mark.parametrize("case", CSV_TYPES, ids=str)
-def test_a_csv_column_is_a_number_only_where_nothing_is_lost(case: str, tmp_path: Path) -> None:
-    cells, kind, expected = CSV_TYPES[case]
-    path = write(tmp_path, "a.csv", "prompt,v\n" + "".join(f"x,{cell}\n" for cell in cells))
+@pytest.mark.parametrize("case", MIXED, ids=str)
+@pytest.mark.parametrize("before", [0, 1500])
+def test_mixed_types_are_named_with_their_column_and_lines(case: str, before: int, tmp_path: Path) -> None:
+    first, second = MIXED[case]
+    rows = [b'{"v": ' + first + b"}"] * (before + 1) + [b'{"v": ' + second + b"}"]
+    text = refused(write(tmp_path, "a.jsonl", b"\n".join(rows)))
+    lines = f", line {1 if not before else 1025} to line {before + 2}: "
+    assert text.startswith(f"{lines}column 'v' mixes types, or holds a value that no column can (")
+
+
+@pytest.mark.parametrize("apart", [0, 2000])
+def test_a_whole_number_that_a_fraction_elsewhere_would_round_is_refused(apart: int, tmp_path: Path) -> None:
+    rows = [b'{"v": 1}', b'{"v": 9007199254740993}', *[b'{"v": 2}'] * apart, b'{"v": 0.5}']
+    assert "(Integer value 9007199254740993" in refused(write(tmp_path, "a.jsonl", b"\n".join(rows)))
+
+
+def test_keys_that_would_take_hours_are_refused(tmp_path: Path) -> None:
+    for row in ({f"k{k}": k for k in range(4097)}, {"m": {f"k{k}": k for k in range(4097)}}):
+        content = b"\n".join([json.dumps(row).encode()] * 1025)
+        assert "more than 4,096 different keys" in refused(write(tmp_path, "a.jsonl", content))
+    most = json.dumps({f"k{k}": k for k in range(4096)}).encode()
+    assert len(read(write(tmp_path, "a.jsonl", most))) == 1
+
+
+def test_files_without_rows_have_none(tmp_path: Path) -> None:
+    empty = pa.schema([("prompt", pa.string())]).empty_table()
+    pq.write_table(empty, tmp_path / "a.parquet")
+    with pa.ipc.new_file(tmp_path / "a.arrow", empty.schema) as writer:
+        writer.write_table(empty)
+    with pa.ipc.new_stream(tmp_path / "b.arrow", empty.schema):
+        pass
+    write(tmp_path, "a.json", b"[ ]\n")
+    write(tmp_path, "a.jsonl", b"\n \r\n")
+    for path in tmp_path.iterdir():
+        reader = open_file(path)
+        assert reader.rows == 0
+        assert list(reader.batches(reader.schema, 0)) == []
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+def test_a_binary_file_that_is_cut_or_something_else_says_so(name: str, tmp_path: Path) -> None:
+    table = pa.table({"prompt": ["x"] * 5000})
+    path = tmp_path / name
+    if name == "a.parquet":
+        pq.write_table(table, path)
+    else:
+        with pa.ipc.new_file(path, table.schema) as writer:
+            writer.write_table(table)
+    whole = path.read_bytes()
+    kind = "Parquet" if name == "a.parquet" else "Arrow"
+    for content in (whole[:-9], whole[: len(whole) // 2], b"PK\x03\x04" * 30, LINES):
+        path.write_bytes(content)
+        assert refused(path).startswith(f" is no readable {kind} file: ")
+
+
+def test_a_file_that_goes_away_or_changes_between_two_readings_is_a_sentence(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", b'{"v": 1}\n{"v": 2}\n')
     reader = open_file(path)
-    assert str(reader.schema.field("v").type) == kind
-    assert table(reader).column("v").to_pylist() == expected
+    path.write_bytes(b'{"v": 1}\n{"v": "two"}\n')
+    with pytest.raises(SourceError, match="line 1 to line 2: a value does not fit"):
+        list(reader.batches(reader.schema, 0))
+    path.unlink()
+    with pytest.raises(GaincurateError, match=f"cannot read {path}: no such file or directory"):
+        list(reader.batches(reader.schema, 0))
 
 
-@pytest.mark.parametrize(("last", "kind"), [("0.5", "double"), ("n/a", "string"), ("07", "string")])
-def test_a_csv_type_that_the_last_row_decides_holds_for_the_first(
-    last: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_line_without_an_end_is_refused_before_all_of_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gaincurate.scoring.readers.files._CSV_BLOCK", 1 << 12)
-    path = write(tmp_path, "a.csv", "prompt,v\n" + "some text,12\n" * 3000 + f"x,{last}\n")
-    reader = open_file(path)
-    assert str(reader.schema.field("v").type) == kind
-    found = table(reader).column("v").to_pylist()
-    assert found[0] == ("12" if kind == "string" else 12.0)
-    assert found[-1] == (last if kind == "string" else 0.5)
+    """Gzip makes gigabytes of a few kilobytes: what is read of them is bounded."""
+    monkeypatch.setattr(files, "LONGEST_LINE", 1 << 12)
+    monkeypatch.setattr(files, "_LONGEST_ARRAY", 1 << 12)
+    read_so_far: list[int] = []
+    unpacked = gzip.GzipFile.read
+
+    def counted(file: gzip.GzipFile, size: int | None = -1) -> bytes:
+        data: bytes = unpacked(file, size)
+        read_so_far.append(len(data))
+        return data
+
+    monkeypatch.setattr(gzip.GzipFile, "read", counted)
+    bomb = b"a" * (1 << 22)
+    for name, content, said in [
+        ("a.jsonl.gz", b'{"p": 1}\n{"prompt": "' + bomb, ", line 2: broken JSON (more than 4,096 bytes)"),
+        (
+            "a.json.gz",
+            b'[{"p": 1}, {"prompt": "' + bomb,
+            ", the array: broken JSON (more than 4,096 bytes)",
+        ),
+    ]:
+        assert said in refused(write(tmp_path, name, gzip.compress(content)))
+    assert sum(read_so_far) < 1 << 16
 
 
-cell = st.text(st.sampled_from('ab1,"\n\r é'), max_size=6).filter(lambda v: v != "")
-
-
-@given(rows=st.lists(st.tuples(cell, cell), min_size=1, max_size=8), end=st.sampled_from(["\n", "\r\n"]))
-def test_quoted_csv_text_comes_back_as_python_wrote_it(
-    rows: list[tuple[str, str]], end: str, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    path = tmp_path_factory.mktemp("csv") / "a.csv"
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator=end, quoting=csv.QUOTE_ALL)
-        writer.writerows([("prompt", "v"), *rows, ("text", "text")])
-    found = table(open_file(path)).to_pylist()
-    assert [(row["prompt"], row["v"]) for row in found] == [*rows, ("text", "text")]
+def test_a_value_that_is_too_deep_is_refused(tmp_path: Path) -> None:
+    deeper = b"[" * 64 + b"1" + b"]" * 64
+    for content in (b'{"m": %s}\n' % deeper, b"[" + b'{"m": %s}' % deeper + b"]"):
+        text = refused(write(tmp_path, "b.jsonl", content))
+        assert "lists or objects stand more than 64 deep inside each other" in text

@@ -11,26 +11,18 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from hypothesis import given
-from hypothesis import strategies as st
 
 import tiny
 from architectures import ARCHITECTURES, in_tiers
 from gaincurate.errors import ModelError
-from gaincurate.scoring.lm_head import ENTRY_BYTES, Head, chunk_rows
 from gaincurate.scoring.prefill import Prefill
 from gaincurate.scoring.segment import Segmented
+from gaincurate.scoring.signals import ENTRY_BYTES, Head
 
 
 def rows(count: int = 2) -> list[Segmented]:
     random = np.random.default_rng(0)
     return [Segmented(random.integers(3, 500, 30).astype(np.int32), 5, 27) for _ in range(count)]
-
-
-@given(st.integers(4, 10_000), st.integers(1, 300_000))
-def test_a_chunk_is_the_largest_that_fits(memory: int, vocabulary: int) -> None:
-    found = chunk_rows(memory, vocabulary) * vocabulary * ENTRY_BYTES
-    assert found <= memory * 2**20 < found + vocabulary * ENTRY_BYTES
 
 
 @pytest.mark.parametrize("kind", in_tiers(ARCHITECTURES))
@@ -114,8 +106,7 @@ def test_a_trial_holds_no_more_logits_than_the_memory_allows() -> None:
 PROGRAM = """
 import sys
 import numpy as np, torch, transformers
-from gaincurate.scoring.lm_head import Head
-from gaincurate.scoring.signals import likelihoods
+from gaincurate.scoring.signals import Head, likelihoods
 from gaincurate.scoring.prefill import Prefill
 from gaincurate.scoring.segment import Segmented
 

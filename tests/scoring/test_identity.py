@@ -12,12 +12,11 @@ from gaincurate.core.files import differing_keys
 from gaincurate.core.progress import Progress
 from gaincurate.scoring.config import ScoreConfig
 from gaincurate.scoring.plan import make_plan
-from gaincurate.scoring.summary import Summary
 
 
 def identity(rows: Path, model: Path, out: Path, **options: Any) -> Json:
     config = ScoreConfig(data=str(rows), model=str(model), out=out, **{"threads": 1, **options})
-    return make_plan(config, Progress(), Summary(out)).identity
+    return make_plan(config, Progress()).identity
 
 
 @pytest.mark.parametrize(
@@ -29,6 +28,7 @@ def identity(rows: Path, model: Path, out: Path, **options: Any) -> Json:
         ({"signals": ["angle", "nll"]}, ["logits_memory", "signals"]),
         ({"dtype": "bfloat16"}, ["dtype"]),
         ({"threads": 2}, ["threads"]),
+        ({"backend": "triton"}, ["backend", "versions.triton"]),
         ({"batch_tokens": 64}, ["batch_tokens"]),
         ({"shard_rows": 8}, ["shard_rows"]),
         ({"limit": 39}, ["source.rows"]),

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import csv
 import hashlib
 import itertools
 import random
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ import tiny
 from gaincurate.core.prompts import Columns
 from gaincurate.core.source_columns import find_columns
 from gaincurate.errors import SourceError
-from gaincurate.scoring.ids import Ids, digest, records_in, write_ids
+from gaincurate.scoring.ids import digest, ids_of, records_in, write_ids
 from gaincurate.scoring.readers.source import Source, open_source
 
 # An independent writer of the JSON that the rule names: no json.dumps, so that its options are tested too.
@@ -96,9 +94,11 @@ def ids(source: Source, folder: Path, chunk: int | None = None, **asked: str) ->
     columns = find_columns(source.schema, **asked)
     write_ids(folder / "ids.bin", source.batches(), columns)
     table = pa.Table.from_batches(list(source.batches()), source.schema)
-    made, found = Ids(columns, partial(records_in, folder / "ids.bin")), []
-    for start in range(0, source.rows, chunk or source.rows):
-        found += made.of(start, table.slice(start, chunk))
+    found, step = list[str](), chunk or source.rows
+    for start in range(0, source.rows, step):
+        part = table.slice(start, step)
+        records = records_in(folder / "ids.bin", start, start + part.num_rows)
+        found += ids_of(part, columns, start, records)
     return found
 
 
@@ -130,10 +130,6 @@ def test_the_same_rows_have_the_same_ids_in_every_format(tmp_path: Path) -> None
     pq.write_table(table, tmp_path / "f/a.parquet", row_group_size=6)
     with pa.ipc.new_stream(tmp_path / "f/a.arrow", table.schema) as writer:
         writer.write_table(table)
-    with (tmp_path / "f/a.csv").open("w", newline="") as file:
-        sheet = csv.DictWriter(file, table.column_names)
-        sheet.writeheader()
-        sheet.writerows(rows)
     wide = table.cast(
         pa.schema(
             [
@@ -192,10 +188,10 @@ def test_a_row_that_changed_since_its_id_was_made_is_named(tmp_path: Path) -> No
     write_ids(tmp_path / "ids.bin", source.batches(), columns)
     rows[5]["question"] = "another"
     changed = pa.Table.from_pylist(rows)
-    made = Ids(columns, partial(records_in, tmp_path / "ids.bin"))
-    assert len(made.of(0, changed.slice(0, 5))) == 5
+    records = records_in(tmp_path / "ids.bin", 0, 8)
+    assert len(ids_of(changed.slice(0, 5), columns, 0, records[:5])) == 5
     with pytest.raises(SourceError, match=r"row 5 \(from 0\) is not what it was when the ids were made"):
-        made.of(4, changed.slice(4))
+        ids_of(changed.slice(4), columns, 4, records[4:])
 
 
 def test_ids_of_batches_do_not_hold_the_source_in_memory(tmp_path: Path) -> None:

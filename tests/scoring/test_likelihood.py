@@ -1,4 +1,4 @@
-"""NLL and entropy from the scoring pass against a plain forward of the whole model, on every architecture."""
+"""NLL, entropy and embeddings from the scoring pass against a plain forward of the model, on every architecture."""
 
 from __future__ import annotations
 
@@ -14,14 +14,12 @@ import torch
 import likelihoods as oracle
 import tiny
 from architectures import ARCHITECTURES, Architecture, in_tiers
-from gaincurate.scoring.angle import angle_scores
 from gaincurate.scoring.batching import PackedStates
-from gaincurate.scoring.lm_head import Head
 from gaincurate.scoring.packed_attention import UnsupportedAttention
 from gaincurate.scoring.packed_prefill import PackedPrefill, shared_prefixes
 from gaincurate.scoring.prefill import Prefill, Site
 from gaincurate.scoring.segment import Segmented
-from gaincurate.scoring.signals import Likelihood, _measured, likelihoods, means
+from gaincurate.scoring.signals import Head, Likelihood, _measured, angle_scores, embeddings, likelihoods
 
 # Heads that do more than multiply; each of these changes the logits by much.
 HEADS = [
@@ -52,6 +50,28 @@ def prompts() -> list[Segmented]:
     return found
 
 
+def plain_means(kind: Architecture, whole: Any, rows: Sequence[Segmented]) -> list[np.ndarray[Any, Any]]:
+    """What the last norm makes of each question, averaged: one prompt at a time, whole, in float64 where torch has it."""
+    experts = any("expert" in name for name, _ in whole.named_modules())  # grouped products are in float32
+    exact, seen = whole if experts else copy.deepcopy(whole).double(), list[torch.Tensor]()
+    handle = exact.base_model.get_submodule(kind.final).register_forward_hook(
+        lambda _m, _a, out: seen.append(out)
+    )
+    for row in rows:
+        with torch.no_grad():
+            exact(input_ids=torch.from_numpy(row.token_ids).long()[None])
+    handle.remove()
+    return [out[0, row.prefix : row.end].mean(0).numpy() for row, out in zip(rows, seen, strict=True)]
+
+
+def see_means(states: PackedStates, expected: Sequence[np.ndarray[Any, Any]]) -> None:
+    assert states.final is not None
+    found: Any = embeddings(states.final, states.questions)
+    assert all(row.dtype == np.float16 for row in found)
+    # float16 keeps eleven bits of each number.
+    np.testing.assert_allclose(np.stack(found).astype(float), np.stack(expected), rtol=6e-4, atol=2e-5)
+
+
 def measured(states: PackedStates, rows: Sequence[Segmented], head: Head) -> list[oracle.Values]:
     found = likelihoods(states, rows, head, nll=True, entropy=True)
     assert None not in found
@@ -71,7 +91,7 @@ def build(kind: Architecture, **options: Any) -> tuple[Any, Head, Prefill]:
 @pytest.mark.parametrize("kind", ALL, ids=lambda a: a.name)
 def test_nll_and_entropy_equal_a_plain_float64_forwards(kind: Architecture) -> None:
     rows, whole = prompts(), tiny.model(kind.config())
-    expected = oracle.plain(whole, rows)
+    expected, means = oracle.plain(whole, rows), plain_means(kind, whole, rows)
     head = Head(whole, 64)
     # The oracle tells prompts apart, and the one without a predicted token has no mean.
     assert expected[5][:2] == (None, None)
@@ -81,6 +101,7 @@ def test_nll_and_entropy_equal_a_plain_float64_forwards(kind: Architecture) -> N
         prefill = Prefill(whole.base_model, site=site, layer=layer, final=True, tails=True)
         head.try_on(prefill, rows[:2])
         states = prefill(rows)
+        see_means(states, means)
         found = measured(states, rows, head)
         assert gap(found, expected) < 1e-4
         alone = [measured(prefill([row]), [row], head)[0] for row in rows]
@@ -98,7 +119,7 @@ def test_nll_and_entropy_equal_a_plain_float64_forwards(kind: Architecture) -> N
 def test_packed_ones_do_too_with_prefixes_shared_and_not(kind: Architecture) -> None:
     rows = prompts()
     whole, head, prefill = build(kind, tails=True)
-    expected = oracle.plain(whole, rows)
+    expected, means = oracle.plain(whole, rows), plain_means(kind, whole, rows)
     packed = PackedPrefill(prefill)
     try:
         packed.try_on(rows[:4])
@@ -106,6 +127,7 @@ def test_packed_ones_do_too_with_prefixes_shared_and_not(kind: Architecture) -> 
         assert kind.name == "falcon"
         return
     for shared in (shared_prefixes(rows), set[bytes]()):
+        see_means(packed(rows, shared), means)
         found = measured(packed(rows, shared), rows, head)
         assert gap(found, expected) < 1e-4
         alone = [measured(packed([row], shared), [row], head)[0] for row in rows]
@@ -118,23 +140,6 @@ def test_packed_ones_do_too_with_prefixes_shared_and_not(kind: Architecture) -> 
             assert one is not None
             batched[place] = one
     assert gap([(one.nll, one.entropy, one.last_entropy or 0) for one in batched], expected) < 1e-4
-
-
-@pytest.mark.parametrize("kind", in_tiers(ARCHITECTURES))
-def test_an_embedding_before_it_is_stored_is_the_mean_of_float64_states(kind: Architecture) -> None:
-    rows = prompts()
-    whole, _, prefill = build(kind)
-    states = prefill(rows)
-    assert states.final is not None
-    found = means(states.final, states.questions).numpy()
-    experts = any("expert" in name for name, _ in whole.named_modules())
-    exact, seen = whole if experts else copy.deepcopy(whole).double(), list[torch.Tensor]()
-    exact.base_model.get_submodule(kind.final).register_forward_hook(lambda _m, _a, out: seen.append(out))
-    for row, own in zip(rows, found, strict=True):
-        with torch.no_grad():
-            exact(input_ids=torch.from_numpy(row.token_ids).long()[None])
-        expected = seen[-1][0, row.prefix : row.end].mean(0).numpy()
-        assert np.linalg.norm(own - expected) < 1e-4 * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 7, 60])
@@ -187,3 +192,25 @@ def test_tokens_that_a_model_can_never_say_have_no_share_in_an_entropy() -> None
     assert [float(loss), float(entropy)] == pytest.approx([np.log(2)] * 2)
     loss, _ = _measured(logits.clone(), torch.tensor([2]), entropy=False)
     assert float(loss) == np.inf
+
+
+def test_a_packed_final_state_that_differs_from_the_models_own_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prefill = Prefill(tiny.model(ARCHITECTURES[0].config()).base_model, final=True)
+    whole = Prefill.both
+
+    def off(self: Prefill, ids: torch.Tensor, **options: Any) -> Any:
+        states, final = whole(self, ids, **options)
+        return states, final if final is None or not options else final * 1.01
+
+    monkeypatch.setattr(Prefill, "both", off)
+    with pytest.raises(UnsupportedAttention, match="states differ from a plain forward's by"):
+        PackedPrefill(prefill).try_on(prompts()[:2])
+
+
+def test_a_mean_that_is_not_finite_or_too_large_for_float16_is_none() -> None:
+    final = torch.ones(6, 3)
+    final[1, 2], final[3, 0] = torch.nan, 1e9
+    found = embeddings(final, torch.tensor([[0, 2], [2, 4], [4, 6]]))
+    assert [row is None for row in found] == [True, True, False]

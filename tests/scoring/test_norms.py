@@ -86,7 +86,7 @@ def test_the_norm_is_the_module_whose_output_the_tensor_is() -> None:
     body, states = Body(1), torch.randn(2, 24)
     found = norm_before(body, lambda: body(states).reshape(1, 2, 24))
     assert found is not None
-    assert found.module is body.norm
+    assert found[0] is body.norm
     assert norm_before(body, lambda: body(states) + 0) is None
     assert not [m for m in body.modules() if m._forward_hooks]
 

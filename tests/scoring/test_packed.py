@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 import tiny
 from architectures import ARCHITECTURES, in_tiers
 from gaincurate.scoring import packed_prefill as module
-from gaincurate.scoring.angle import angle_scores
-from gaincurate.scoring.batching import PackedStates
+from gaincurate.scoring.batching import PackedStates, packed_batches, padded_batches
 from gaincurate.scoring.packed_attention import UnsupportedAttention
 from gaincurate.scoring.packed_prefill import PackedPrefill, prefix_of, shared_prefixes
 from gaincurate.scoring.prefill import Prefill, Site
 from gaincurate.scoring.segment import Segmented
+from gaincurate.scoring.signals import angle_scores
 
 OWN_WAY = {"falcon"}  # their attention cannot be exchanged
 
@@ -197,3 +200,39 @@ def test_states_that_differ_from_the_models_own_are_refused(monkeypatch: pytest.
         UnsupportedAttention, match=r"its states differ from a plain forward's by \d\.\de-0\d"
     ):
         PackedPrefill(prefill).try_on(prompts()[:2])
+
+
+LENGTHS = st.lists(st.integers(1, 300), max_size=60)
+BUDGET = st.integers(1, 1000)
+
+
+@given(LENGTHS, BUDGET)
+def test_every_place_is_in_exactly_one_batch_and_no_batch_is_empty(lengths: list[int], budget: int) -> None:
+    batches = padded_batches(lengths, budget)
+    assert sorted(place for batch in batches for place in batch) == list(range(len(lengths)))
+    assert all(batches)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "budget", "batches"),
+    [
+        ([], 10, []),
+        ([5, 5, 5], 10, [[0, 1], [2]]),
+        ([9, 1, 9, 1], 18, [[1, 3], [0, 2]]),
+        ([20, 3], 10, [[1], [0]]),
+    ],
+)
+def test_known_groupings(lengths: list[int], budget: int, batches: list[list[int]]) -> None:
+    assert padded_batches(lengths, budget) == batches
+
+
+@given(LENGTHS, BUDGET)
+def test_packed_batches_keep_the_order_and_the_budget_and_take_what_fits(
+    lengths: list[int], budget: int
+) -> None:
+    batches = packed_batches(lengths, budget)
+    assert [place for batch in batches for place in batch] == list(range(len(lengths)))
+    for batch in batches:
+        assert sum(lengths[place] for place in batch) <= budget or len(batch) == 1
+    for batch, after in pairwise(batches):
+        assert sum(lengths[place] for place in batch) + lengths[after[0]] > budget

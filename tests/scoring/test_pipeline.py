@@ -60,24 +60,9 @@ def test_parts_in_processes_of_their_own_make_the_same_set(
     tmp_path: Path, tiny_model: Path, data: str
 ) -> None:
     score(data, tiny_model, tmp_path / "whole")
-    command = [
-        sys.executable,
-        "-m",
-        "gaincurate",
-        "score",
-        data,
-        "-m",
-        str(tiny_model),
-        "-o",
-        str(tmp_path / "out"),
-    ]
-    command += ["--shard-rows", "8", "--on-error", "skip"]
-    parts = [
-        subprocess.Popen(
-            [*command, "--shard", f"{i}/3"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        for i in (1, 2, 3)
-    ]
+    options = f"score {data} -m {tiny_model} -o {tmp_path / 'out'} --shard-rows 8 --on-error skip"
+    command, quiet = [sys.executable, "-m", "gaincurate", *options.split()], subprocess.DEVNULL
+    parts = [subprocess.Popen([*command, "--shard", f"{i}/3"], stdout=quiet, stderr=quiet) for i in (1, 2, 3)]
     assert [part.wait() for part in parts] == [0, 0, 0]
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
 
@@ -126,12 +111,12 @@ def test_another_identity_is_refused_naming_what_differs(tmp_path: Path, tiny_mo
     before = tree(out)
     with pytest.raises(
         OutputError,
-        match=r"^another dtype \(float32 before, bfloat16 now\), another layer \(2 before, 0 now\): ",
+        match="holds scores of another run: dtype was 'float32' and is now 'bfloat16'; layer was 2 and is now 0",
     ) as caught:
         score(data, tiny_model, out, dtype="bfloat16", layer=0)
     assert caught.value.data["keys"] == ["dtype", "layer"]
     tiny.write_jsonl(Path(data), tiny.questions(41))
-    with pytest.raises(OutputError, match="^1 row more: "):
+    with pytest.raises(OutputError, match="source.rows was 40 and is now 41"):
         score(data, tiny_model, out)
     assert tree(out) == before
 
@@ -155,9 +140,11 @@ def test_a_prompt_that_truncation_cannot_help_can_be_skipped(tmp_path: Path, tin
     long = [{"role": "system", "content": "word " * 200}, {"role": "user", "content": "how many?"}]
     short = [{"role": "user", "content": "how many apples are there " * 40}]
     data = str(tiny.write_jsonl(tmp_path / "a.jsonl", [{"prompt": long}, {"prompt": short}]))
-    summary = score(data, tiny_model, tmp_path / "out", max_length=100, on_overlong="truncate")
-    assert (summary.rows, summary.rejected, summary.truncated) == (1, 1, 1)
+    options = ("--max-length", 100, "--on-overlong", "truncate", "--on-error", "skip")
+    result = run("score", data, "-m", tiny_model, "-o", tmp_path / "out", *options)
+    assert "is complete: 1 row, 1 rejected, 1 truncated" in result.stdout
     assert "its prefix alone has" in (tmp_path / "out/rejected.jsonl").read_text()
+    assert gaincurate.open_scores(tmp_path / "out").column("gc_prompt_tokens").to_pylist() == [100]
 
 
 def test_overwriting_deletes_our_files_alone_and_nothing_before_the_ids_are_right(

@@ -13,10 +13,10 @@ from torch import Tensor
 import tiny
 from architectures import ARCHITECTURES, Architecture, in_tiers
 from gaincurate.errors import ModelError
-from gaincurate.scoring.angle import angle_scores
 from gaincurate.scoring.model import find_model, load_config, load_model
 from gaincurate.scoring.prefill import Prefill, Site, resolve_layer
 from gaincurate.scoring.segment import Segmented
+from gaincurate.scoring.signals import angle_scores
 from gaincurate_kernels.reference import normalised
 
 SHAPES = [(0, 7), (5, 1), (4, 23), (11, 12), (1, 40)]  # prefix and question; the window is 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,10 +15,10 @@ from torch import Tensor, nn
 import tiny
 from bench.score_speed import made_up_prompts
 from gaincurate.scoring import cpu
-from gaincurate.scoring.angle import angle_scores
 from gaincurate.scoring.cpu import LaidOut
 from gaincurate.scoring.packed_prefill import PackedPrefill
 from gaincurate.scoring.prefill import Prefill
+from gaincurate.scoring.signals import angle_scores
 
 needs_avx = pytest.mark.skipif(
     not torch.backends.cpu.get_cpu_capability().startswith("AVX"), reason="an x86 with AVX"
@@ -111,19 +112,14 @@ def test_only_a_plain_linear_layer_with_a_weight_of_its_own_is_exchanged() -> No
 
 @pytest.mark.parametrize("reason", ["processor", "operators", "dtype"])
 def test_where_it_cannot_be_nothing_is_exchanged(reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Missing:
-        pass
+    def refuses(weight: Tensor, rows: int) -> Tensor:
+        raise RuntimeError("bf16 path needs the cpu support avx512bw")
 
-    class Refuses:
-        _linear_pointwise = None
-
-        def _reorder_linear_weight(self, weight: Tensor, rows: int) -> Tensor:
-            raise RuntimeError("bf16 path needs the cpu support avx512bw")
-
+    refusing = SimpleNamespace(_linear_pointwise=None, _reorder_linear_weight=refuses)
     if reason == "processor":
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
     else:
-        monkeypatch.setattr(torch.ops, "mkldnn", Missing() if reason == "operators" else Refuses())
+        monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace() if reason == "operators" else refusing)
     layer = linear(4, 4, bias=True)
     laid_out = LaidOut(layer)
     assert len(laid_out) == 0

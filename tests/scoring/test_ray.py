@@ -15,7 +15,7 @@ import tiny
 from command import run, tree
 from gaincurate.core.progress import Progress
 from gaincurate.errors import InputError
-from gaincurate.scoring import engines, pipeline
+from gaincurate.scoring import pipeline
 from gaincurate.scoring.config import ScoreConfig
 from ray_nodes import Nodes, cluster, gone, kill
 
@@ -126,16 +126,16 @@ def watched(
 def held(gate: Path, *arguments: Any) -> Any:
     """A worker that does no shard after the fifth until a file is there."""
     from gaincurate.scoring import worker
-    from gaincurate.scoring.engines import _score_on_ray
+    from gaincurate.scoring.pipeline import _score_on_ray
 
-    class Shard(worker.Shard):
-        def score(self, *arguments: Any) -> Any:
-            while self._start >= 5 * SHARD_ROWS and not gate.exists():
+    class Scorer(worker.Scorer):
+        def score(self, shard: worker.Shard) -> Any:
+            while shard.start >= 5 * SHARD_ROWS and not gate.exists():
                 time.sleep(0.05)
-            return super().score(*arguments)
+            return super().score(shard)
 
-    worker.Shard = Shard  # type: ignore[misc]
-    return _score_on_ray(*arguments)
+    worker.Scorer = Scorer  # type: ignore[misc]
+    _score_on_ray(*arguments)
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Until this file is made, no run gets done, however late a loss is."""
     from ray import cloudpickle
 
-    monkeypatch.setattr(engines, "_score_on_ray", partial(held, tmp_path / "gate"))
+    monkeypatch.setattr(pipeline, "_score_on_ray", partial(held, tmp_path / "gate"))
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this module
     yield tmp_path / "gate"
     cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
@@ -175,6 +175,21 @@ def test_what_is_lost_is_done_again_by_others(
 
 
 @pytest.mark.slow
+def test_a_worker_says_what_one_process_says(tmp_path: Path, tiny_model: Path, two: Nodes) -> None:
+    rows = tiny.questions(60)
+    rows[50]["question"] = " "
+    data = tiny.write_jsonl(tmp_path / "rows.jsonl", rows)
+    sentences = []
+    for name, options in (("one", {}), ("two", {"engine": "ray", "address": two.address})):
+        with pytest.raises(InputError) as caught:
+            pipeline.score_dataset(config(data, tiny_model, tmp_path / name, **options))
+        sentences.append((type(caught.value), str(caught.value), caught.value.data))
+    assert sentences[0] == sentences[1]
+    assert sentences[0][1].startswith("row 50 (from 0, id ")
+    assert gone(two.raylets())
+
+
+@pytest.mark.slow
 def test_all_nodes_are_lost_and_the_local_engine_goes_on(
     tmp_path: Path, tiny_model: Path, data: Path, whole: dict[str, bytes], two: Nodes, gate: Path
 ) -> None:
@@ -194,21 +209,6 @@ def test_all_nodes_are_lost_and_the_local_engine_goes_on(
     pipeline.score_dataset(config(data, tiny_model, out), watch)
     assert tree(out) == whole
     assert 20 - 5 <= len(watch.parts) <= 20 - 2
-
-
-@pytest.mark.slow
-def test_a_worker_says_what_one_process_says(tmp_path: Path, tiny_model: Path, two: Nodes) -> None:
-    rows = tiny.questions(60)
-    rows[50]["question"] = " "
-    data = tiny.write_jsonl(tmp_path / "rows.jsonl", rows)
-    sentences = []
-    for name, options in (("one", {}), ("two", {"engine": "ray", "address": two.address})):
-        with pytest.raises(InputError) as caught:
-            pipeline.score_dataset(config(data, tiny_model, tmp_path / name, **options))
-        sentences.append((type(caught.value), str(caught.value), caught.value.data))
-    assert sentences[0] == sentences[1]
-    assert sentences[0][1].startswith("row 50 (from 0, id ")
-    assert gone(two.raylets())
 
 
 @pytest.mark.slow

@@ -147,9 +147,7 @@ def test_what_looks_like_a_path_is_not_asked_of_the_hub(
 @pytest.mark.parametrize(
     "error",
     [
-        ValueError("Config name is missing. Please pick one among: ['a', 'b']"),
         datasets.exceptions.DatasetNotFoundError("Dataset 'owner/name' doesn't exist"),
-        datasets.exceptions.DatasetGenerationError("An error occurred while generating the dataset"),
         RuntimeError("Dataset scripts are no longer supported, but found name.py"),
     ],
     ids=lambda error: type(error).__name__,

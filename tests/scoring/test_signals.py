@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -16,7 +15,6 @@ import transformers
 import gaincurate
 import likelihoods as oracle
 import tiny
-from architectures import ARCHITECTURES
 from command import run, tree
 from gaincurate.core.schema import EMBEDDING, LIKELIHOODS
 from gaincurate.scoring.segment import Segmented
@@ -48,6 +46,7 @@ def test_the_stored_values_are_a_plain_forwards_of_the_rendered_prompt(
     assert score(rows_file, tiny_model, tmp_path / "out", *ALL, *more).exit_code == 0
     scored = gaincurate.open_scores(tmp_path / "out")
     model = transformers.AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    exact = transformers.AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float64)
     tokenizer: Any = transformers.AutoTokenizer.from_pretrained(tiny_model)
     for row in scored.take([3, 17, 30, 39]).to_pylist():
         message = [{"role": "user", "content": row["question"]}]
@@ -55,6 +54,10 @@ def test_the_stored_values_are_a_plain_forwards_of_the_rendered_prompt(
         end = row["gc_prefix_tokens"] + row["gc_question_tokens"]
         prompt = Segmented(np.array(ids, np.int32), row["gc_prefix_tokens"], end)
         assert end < len(ids) == row["gc_prompt_tokens"]
+        with torch.no_grad():
+            states = exact(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states[-1]
+        mean = states[0, row["gc_prefix_tokens"] : end].mean(0).numpy()
+        np.testing.assert_allclose(row[EMBEDDING], mean, rtol=6e-4, atol=2e-5)
         assert [row[name] for name in LIKELIHOODS] == pytest.approx(
             oracle.plain(model, [prompt])[0], abs=1e-4
         )
@@ -106,31 +109,8 @@ def test_bytes_do_not_depend_on_workers_parts_or_interruptions(
     assert tree(tmp_path / "parts") == good
     (tmp_path / "one/manifest.json").unlink()
     (tmp_path / "one/shard-00001.arrow").unlink()
-    other = score(data, tiny_model, tmp_path / "one", *options, "--logits-memory", "8")
-    assert other.exit_code == 2
-    assert "error: another logits_memory: " in other.stderr
     assert score(data, tiny_model, tmp_path / "one", *options).exit_code == 0
     assert tree(tmp_path / "one") == good
-
-
-def test_the_memory_for_logits_is_no_part_of_a_set_that_has_none(tmp_path: Path, tiny_model: Path, rows_file: Path) -> None:  # fmt: skip
-    assert score(rows_file, tiny_model, tmp_path / "out", "--signals", "angle,embedding").exit_code == 0
-    assert "logits_memory" not in gaincurate.open_scores(tmp_path / "out").identity
-    again = score(
-        rows_file, tiny_model, tmp_path / "out", "--signals", "angle,embedding", "--logits-memory", "8"
-    )
-    assert "already complete" in again.stdout
-
-
-def test_a_model_in_padded_batches_and_one_with_a_soft_cap(tmp_path: Path, rows_file: Path) -> None:
-    for name, way in (("falcon", "padded"), ("gemma2", "packed")):
-        kind = next(a for a in ARCHITECTURES if a.name == name)
-        model = tiny.save_model(tmp_path / name, kind.config())
-        result = score(rows_file, model, tmp_path / f"{name}-set", *ALL)
-        assert result.exit_code == 0, result.stderr
-        found = gaincurate.open_scores(tmp_path / f"{name}-set")
-        assert found.manifest["prefill"] == way
-        assert all(found.column(column).null_count == 0 for column in LIKELIHOODS)
 
 
 def test_a_question_that_is_the_sequences_first_token_has_no_nll(tmp_path: Path) -> None:
@@ -169,19 +149,32 @@ def test_values_that_are_not_finite_follow_on_error(tmp_path: Path, rows_file: P
     assert gaincurate.open_scores(tmp_path / "out").schema.field("gc_nll").type == pa.float32()
 
 
-def test_too_little_memory_is_refused_before_weights_are_read(tmp_path: Path, tiny_model: Path, rows_file: Path) -> None:  # fmt: skip
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for path in tiny_model.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    config = json.loads((folder / "config.json").read_text()) | {"vocab_size": 128_256}
-    (folder / "config.json").write_text(json.dumps(config))
-    result = score(rows_file, folder, tmp_path / "out", *ALL, "--logits-memory", "1")
-    assert (result.exit_code, result.stderr.splitlines()[-1]) == (
-        2,
-        "error: --logits-memory 1: one token's logits over 128,256 entries take 2 MiB; give --logits-memory 2 or more.",
+def test_a_shard_without_a_row_has_the_column_and_the_others_join_it(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    rows = tiny.questions(20)
+    for row in rows[:16]:
+        row["question"] = " "
+    data = tiny.write_jsonl(tmp_path / "rows.jsonl", rows)
+    assert (
+        score(
+            data, tiny_model, tmp_path / "out", "--signals", "angle,embedding", "--on-error", "skip"
+        ).exit_code
+        == 0
     )
-    assert not (tmp_path / "out").exists()
+    found = gaincurate.open_scores(tmp_path / "out")
+    assert [len(table) for table in found.tables()] == [0, 4]
+    assert len(found.column(EMBEDDING)) == 4
+
+
+def test_signals_without_the_angle_and_others_are_refused(tmp_path: Path) -> None:
+    for value, sentence in {
+        "loss": "should be 'angle', 'nll', 'entropy' or 'embedding'",
+        "nll,entropy": "--signals nll,entropy: angle is always computed; write angle,nll,entropy.",
+    }.items():
+        result = run("score", "rows.jsonl", "-m", "m", "-o", tmp_path / "out", "--signals", value)
+        assert result.exit_code == 2
+        assert sentence in result.stderr
 
 
 def test_a_tail_outside_the_vocabulary_is_refused_only_where_tails_are_read(tmp_path: Path) -> None:
@@ -197,12 +190,3 @@ def test_a_tail_outside_the_vocabulary_is_refused_only_where_tails_are_read(tmp_
     result = score(data, folder, tmp_path / "entropy", "--signals", "angle,entropy")
     assert result.exit_code == 2
     assert "token 339 is outside the model's vocabulary of 339" in result.stderr
-
-
-def test_features_of_a_source_name_the_columns_with_their_types(tmp_path: Path, tiny_model: Path) -> None:
-    datasets.Dataset.from_list(tiny.questions(5)).save_to_disk(tmp_path / "source")
-    assert score(tmp_path / "source", tiny_model, tmp_path / "out", *ALL).exit_code == 0
-    schema = pa.ipc.open_file(str(tmp_path / "out/shard-00000.arrow")).schema
-    features = datasets.Features.from_arrow_schema(schema)
-    assert features.arrow_schema.field("gc_last_entropy").type == pa.float32()
-    assert features.arrow_schema.field(EMBEDDING).type == schema.field(EMBEDDING).type

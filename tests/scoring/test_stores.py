@@ -159,7 +159,7 @@ def test_other_options_are_refused_until_overwrite_and_then_nothing_of_the_old_s
 ) -> None:
     score_dataset(world.config(limit=35))
     before = world.files()
-    with pytest.raises(OutputError, match=rf"^23 rows fewer: {world.out} holds scores of another run"):
+    with pytest.raises(OutputError, match=rf"^{world.out} holds scores of another run: source"):
         score_dataset(world.config(limit=12))
     assert world.files() == before
     score_dataset(world.config(limit=12, overwrite=True))
@@ -294,14 +294,8 @@ def test_killed_at_random_instants_and_rerun_the_bytes_are_those_of_a_local_run(
     rows = tiny.questions(160)
     rows[33]["question"] = "  "
     tiny.write_jsonl(world.data, rows)
-    command = [
-        sys.executable,
-        str(TESTS / "kill_store.py"),
-        str(world.data),
-        str(world.model),
-        str(world.folder),
-    ]
-    command += [f"s3://{world.bucket}/kills", world.endpoint, "10"]
+    options = [world.data, world.model, world.folder, f"s3://{world.bucket}/kills", world.endpoint, 10]
+    command = [sys.executable, str(TESTS / "kill_store.py"), *map(str, options)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=TESTS)
     found = json.loads(done.stdout)
     assert found["kills"] >= 10

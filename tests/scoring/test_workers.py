@@ -5,6 +5,9 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
@@ -16,9 +19,10 @@ import gaincurate
 import tiny
 from command import run, tree
 from gaincurate.errors import GaincurateError, InputError
-from gaincurate.scoring import engines
+from gaincurate.scoring import pipeline
 from gaincurate.scoring.config import ScoreConfig
 from gaincurate.scoring.identity import resolve_machine
+from gaincurate.scoring.worker import one_ahead
 
 
 @pytest.fixture
@@ -112,7 +116,7 @@ def test_a_killed_parent_takes_its_workers_along_and_the_next_run_goes_on(
 def test_a_worker_that_dies_is_noticed(
     tmp_path: Path, tiny_model: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "start_workers", lambda workers: None)
+    monkeypatch.setattr(pipeline, "start_workers", lambda workers: None)
     monkeypatch.setattr(SpawnProcess, "exitcode", -9)
     with pytest.raises(GaincurateError, match=r"a worker died with exit code -9 \(out of memory, perhaps\)"):
         gaincurate.score(str(data), str(tiny_model), tmp_path / "out", workers=2, shard_rows=8, device="cpu")
@@ -169,3 +173,47 @@ def test_batch_tokens_go_by_the_whole_memory(gib: int, tokens: int, monkeypatch:
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: total)
     assert _batch_tokens("cuda:0") == tokens
     assert _batch_tokens("cpu") == 1024
+
+
+def prefetch(work: Callable[[int], int], items: Iterable[int]) -> Iterator[int]:
+    with ThreadPoolExecutor(1) as pool:
+        yield from one_ahead(pool, work, items)
+
+
+def test_results_come_in_order_and_at_most_one_is_computed_ahead() -> None:
+    begun: list[int] = []
+
+    def work(item: int) -> int:
+        begun.append(item)
+        return item * item
+
+    for index, found in enumerate(prefetch(work, range(6))):
+        assert found == index * index
+        assert len(begun) <= index + 2
+    assert begun == list(range(6))
+    assert list(prefetch(work, [])) == []
+
+
+def test_an_error_comes_where_its_result_would_have() -> None:
+    def work(item: int) -> int:
+        if item == 2:
+            raise OSError("two")
+        return item
+
+    results = prefetch(work, range(5))
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(OSError, match="two"):
+        next(results)
+
+
+def test_the_next_is_computed_while_the_caller_is_busy() -> None:
+    second = threading.Event()
+
+    def work(item: int) -> int:
+        if item == 1:
+            second.set()
+        return item
+
+    for item in prefetch(work, range(2)):
+        if item == 0:
+            assert second.wait(30)

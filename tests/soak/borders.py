@@ -102,7 +102,7 @@ BORDERS: dict[str, list[Border]] = {
         Border(
             ["data.parquet"],
             _BYTES,
-            [*_scoring("data.parquet"), *EVALUATION, *_scoring("data.parquet", "model", "--dry-run")],
+            [*_scoring("data.parquet"), *EVALUATION],
         ),
         Border(["run/rounds/00001/data.parquet", "run/rounds/00000/data.parquet"], _BYTES, _run("run")),
     ],

@@ -133,6 +133,14 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
         raise read_error(path, error) from error
 
 
+def _chunks(path: Path) -> Iterator[tuple[str, list[Row]]]:
+    """The objects of a JSON file in batches, with the places of each batch."""
+    with _opened(path) as file:
+        objects = json_rows(path, file)
+        while chunk := list(islice(objects, BATCH_ROWS)):
+            yield f"{chunk[0][0]} to {chunk[-1][0]}", [row for _, row in chunk]
+
+
 def _open_json(path: Path) -> Reader:
     """A .json or .jsonl file, also gzipped: one object per line, or one array of objects.
 
@@ -205,14 +213,6 @@ def _as_texts(values: list[Any]) -> list[Any]:
     ]
 
 
-def _chunks(path: Path) -> Iterator[tuple[str, list[Row]]]:
-    """The objects of a JSON file in batches, with the places of each batch."""
-    with _opened(path) as file:
-        objects = json_rows(path, file)
-        while chunk := list(islice(objects, BATCH_ROWS)):
-            yield f"{chunk[0][0]} to {chunk[-1][0]}", [row for _, row in chunk]
-
-
 def json_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[str, Row]]:
     """The objects, each with its place for messages.
 
@@ -224,25 +224,25 @@ def json_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[str, Row]]:
         head = block
     file.seek(0)
     array = head.removeprefix(_BOM).lstrip().startswith(b"[")
-    for place, value in _array(path, file) if array else _lines(path, file):
+    objects: Iterator[tuple[str, Any]]
+    if array:
+        values = _parsed(path, "the array", file.read(_LONGEST_ARRAY + 1), _LONGEST_ARRAY)
+        objects = ((f"item {number}", value) for number, value in enumerate(values, 1))
+    else:
+        # Not all of a line that has no end: a few kilobytes of gzip are gigabytes.
+        lines = enumerate(iter(partial(file.readline, LONGEST_LINE + 1), b""), 1)
+        objects = (
+            (place, _parsed(path, place, line, LONGEST_LINE))
+            for place, line in ((f"line {number}", line) for number, line in lines)
+            if line.removeprefix(_BOM).strip()
+        )
+    for place, value in objects:
         if not isinstance(value, dict):
             raise SourceError(
                 f"{path}, {place}: holds {type(value).__name__} where an object (one row) is expected.",
                 path=str(path),
             )
         yield place, value
-
-
-def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[str, Any]]:
-    # Not all of a line that has no end: a few kilobytes of gzip are gigabytes.
-    for number, line in enumerate(iter(partial(file.readline, LONGEST_LINE + 1), b""), 1):
-        if line.removeprefix(_BOM).strip():
-            yield f"line {number}", _parsed(path, f"line {number}", line, LONGEST_LINE)
-
-
-def _array(path: Path, file: IO[bytes]) -> Iterator[tuple[str, Any]]:
-    values = _parsed(path, "the array", file.read(_LONGEST_ARRAY + 1), _LONGEST_ARRAY)
-    yield from ((f"item {number}", value) for number, value in enumerate(values, 1))
 
 
 def _parsed(path: Path, place: str, data: bytes, longest: int) -> Any:

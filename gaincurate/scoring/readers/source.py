@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
@@ -25,9 +25,6 @@ from gaincurate.core.scored_set import SCORES
 from gaincurate.core.store import Remote, fetch_data, located
 from gaincurate.errors import SourceError, read_error
 from gaincurate.scoring.readers.files import BATCH_ROWS, Reader, open_file, unreadable_as
-
-if TYPE_CHECKING:
-    import datasets
 
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet", ".arrow", ".csv", ".csv.gz")
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(:[\w.-]+)?(@[\w.-]+)?")
@@ -135,10 +132,10 @@ def _open(data: str, split: str | None) -> tuple[tuple[Reader, ...], str]:
     path = Path(data)
     if path.is_dir():
         if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-            return saved_to_disk(path, split)
+            return _from_datasets(data, split)
         paths = _folder(path, split)
     elif not os.path.lexists(path) and _HUB_ID.fullmatch(data) and not data.endswith(SUFFIXES):
-        return from_hub(data, split)
+        return _from_datasets(data, split)
     else:
         paths = _named(data)
         if split is not None:
@@ -228,21 +225,8 @@ def _one_schema(data: str, readers: tuple[Reader, ...]) -> pa.Schema:
     return pa.schema(fields, metadata=schema.metadata)
 
 
-def _dataset_reader(data: str, dataset: datasets.Dataset) -> Reader:
-    # The library maps these files and believes them.
-    for path in sorted({Path(entry["filename"]) for entry in dataset.cache_files}):
-        refuse = unreadable_as(path, "Arrow")
-        for batch in ipc_batches(path, refuse)[1]:
-            validate(batch, path, refuse)
-
-    def batches(schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
-        for table in dataset.skip(skip).with_format("arrow").iter(BATCH_ROWS):
-            yield from table.cast(schema).combine_chunks().to_batches()
-
-    return Reader(Path(data), dataset.features.arrow_schema, len(dataset), batches)
-
-
-def _import_datasets(data: str) -> Any:
+def _from_datasets(data: str, split: str | None) -> tuple[tuple[Reader, ...], str]:
+    """A folder of `save_to_disk`, or a set on the Hub, `owner/name[:config][@revision]`; its fingerprint."""
     try:
         import datasets
     except ImportError as error:
@@ -251,58 +235,38 @@ def _import_datasets(data: str) -> Any:
             ".jsonl, .arrow or .csv file.",
             data=data,
         ) from error
-    return datasets
-
-
-def _choose(loaded: Any, data: str, split: str | None) -> Any:
-    """One split of a `datasets.DatasetDict`; a plain `Dataset` is returned as it is."""
-    if not isinstance(loaded, dict):
-        return loaded
-    if split is None and len(loaded) == 1:
-        return next(iter(loaded.values()))
-    if split not in loaded:
-        asked = f"no split {split!r}" if split else "several splits"
-        raise SourceError(f"{data} has {asked}; choose one with --split: {', '.join(loaded)}.", data=data)
-    return loaded[split]
-
-
-def saved_to_disk(path: Path, split: str | None) -> tuple[tuple[Reader, ...], str]:
-    """A folder that `save_to_disk` made, and its fingerprint."""
-    datasets = _import_datasets(str(path))
-    try:
-        loaded = datasets.load_from_disk(str(path))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
-        raise SourceError(
-            f"{path} looks like a folder of `save_to_disk` and cannot be loaded as one: {one_line(error)}",
-            path=str(path),
-        ) from error
-    dataset = _choose(loaded, str(path), split)
-    files = sorted({Path(entry["filename"]) for entry in dataset.cache_files})
-    fingerprint = digest_json([dataset._fingerprint, digest_files(files)])
-    return (_dataset_reader(str(path), dataset),), fingerprint
-
-
-def from_hub(data: str, split: str | None) -> tuple[tuple[Reader, ...], str]:
-    """A data set on the Hub, `owner/name[:config][@revision]`, and its fingerprint."""
+    saved = Path(data).is_dir()
     name, _, revision = data.partition("@")
     name, _, config = name.partition(":")
-    datasets = _import_datasets(data)
+    known = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
     try:
-        loaded = datasets.load_dataset(name, config or None, revision=revision or None)
-    except ConnectionError as error:
-        why = " (HF_HUB_OFFLINE is set)" if datasets.config.HF_HUB_OFFLINE else ""
-        raise SourceError(
-            f"there is no file or folder {data} here, and the Hugging Face Hub, where it could be a data "
-            f"set, cannot be reached{why}; check the name, or the network.",
-            data=data,
-        ) from error
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        # Every way in which `datasets` says that a set is absent, private, gated, damaged, made by a script
-        # or has several configurations is one of these; its own sentence names the cause.
-        raise SourceError(
-            f"{data} is no file or folder here, and as a data set on the Hub it cannot be loaded: "
-            f"{one_line(error)}",
-            data=data,
-        ) from error
-    dataset = _choose(loaded, data, split)
-    return (_dataset_reader(data, dataset),), digest_json([data, split, dataset._fingerprint])
+        if saved:
+            loaded: Any = datasets.load_from_disk(data)
+        else:
+            loaded = datasets.load_dataset(name, config or None, revision=revision or None)
+    except (*known, datasets.exceptions.DatasetsError) as error:
+        # Its own sentence names the cause: absent, private, damaged, made by a script.
+        what = "looks like a folder of `save_to_disk` and cannot be loaded as one"
+        if not saved:
+            what = "is no file or folder here, and as a data set on the Hub it cannot be loaded"
+        raise SourceError(f"{data} {what}: {one_line(error)}", data=data) from error
+    if isinstance(loaded, dict):
+        if split is None and len(loaded) == 1:
+            [split] = loaded
+        elif split not in loaded:
+            asked = f"no split {split!r}" if split else "several splits"
+            raise SourceError(f"{data} has {asked}; choose one with --split: {', '.join(loaded)}.", data=data)
+        loaded = loaded[split]
+    files = sorted({Path(entry["filename"]) for entry in loaded.cache_files})
+    for path in files:  # the library maps these files and believes them
+        refuse = unreadable_as(path, "Arrow")
+        for batch in ipc_batches(path, refuse)[1]:
+            validate(batch, path, refuse)
+
+    def batches(schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
+        for table in loaded.skip(skip).with_format("arrow").iter(BATCH_ROWS):
+            yield from table.cast(schema).combine_chunks().to_batches()
+
+    fingerprint = [loaded._fingerprint, digest_files(files)] if saved else [data, split, loaded._fingerprint]
+    reader = Reader(Path(data), loaded.features.arrow_schema, len(loaded), batches)
+    return (reader,), digest_json(fingerprint)
