@@ -120,7 +120,10 @@ def cache_folder() -> Path:
     """Where copies and locks of what lies in object stores are kept."""
     if given := os.environ.get(CACHE):
         return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gaincurate"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gaincurate"
+    except RuntimeError as error:
+        raise InputError(f"this user has no home folder for copies; set {CACHE} to a folder.") from error
 
 
 def use_cache(folder: Path | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import sys
 from pathlib import Path, PosixPath
 
@@ -254,3 +255,15 @@ def test_without_the_library_one_sentence_says_what_to_install(
     monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(InputError, match=r"pip install 'gaincurate\[cloud\]'"):
         Bucket(Remote("s3://bucket/a")).list()
+
+
+def test_a_user_without_a_home_is_told_how_to_name_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "XDG_CACHE_HOME", store.CACHE):
+        monkeypatch.delenv(name, raising=False)
+
+    def nobody(number: int) -> pwd.struct_passwd:
+        raise KeyError(number)
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    with pytest.raises(InputError, match="no home folder for copies; set GAINCURATE_CACHE to a folder"):
+        store.cache_folder()

@@ -118,8 +118,8 @@ def compare_tokens(
     Returns:
         A finding on the first prompt that differs, and a note on the comparison, or why there was none.
     """
-    rendering, model = profile.rendering, run.config.model
-    round_, path = run.newest(), run.data(run.newest())
+    rendering, model, round_ = profile.rendering, run.config.model, run.round
+    path = run.data(round_)
     try:
         unknown = additions(rendering, settings, context)
         unknown += [f"{rendering.code} renders the prompts"] if rendering.code else []
@@ -127,15 +127,15 @@ def compare_tokens(
             unknown.append("the trainer renders other prompts than were scored")
     except NotKnown as problem:
         unknown = [str(problem)]
-    if run.config.bare:
-        unknown.append("--without-system leaves out a part of the scored prompt")
+    unknown += ["the run has no round yet"] if round_ < 0 else []
+    unknown += ["--without-system leaves out a part of the scored prompt"] if run.config.bare else []
     if model is None or not Path(model).is_dir():
         unknown.append(f"the model {model or ''} is no folder on this machine")
     if unknown or model is None:
         return None, f"tokens: not compared: {'; '.join(unknown)}"
     table = read_rows(path).slice(0, _ROWS)
-    ids = table.column("gc_id").to_pylist()
-    if set(ids) != set(run.ids(round_)[: len(ids)]):
+    ids = table.column("gc_id").to_pylist() if "gc_id" in table.column_names else [None]
+    if not all(isinstance(each, str) for each in ids) or set(ids) != set(run.ids(round_)[: len(ids)]):
         return None, f"tokens: not compared: {path} has other prompts than the plan"
     identity, rows = run.scored.identity, run.scored.rows(ids)
     arguments = identity.get("segmentation", {}).get("template_kwargs") or {}

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import runs
@@ -167,6 +170,19 @@ def test_the_doctor_compares_what_the_trainer_renders_and_its_fix_helps(
         fix.write_text(json.dumps({**one.fix, "seed": 1}))
         again = examine(trainer, [str(tmp_path / "round.sh"), str(fix)], "segment", run_over(name))
         assert not one.fix or finding not in {other.name for other in again.findings}
+
+
+def test_a_run_without_a_round_and_rows_without_ids_are_not_compared(tmp_path: Path, run_over: Any) -> None:
+    folder = shutil.copytree(run_over("plain"), tmp_path / "run")
+    (tmp_path / "set").symlink_to(run_over("plain").parent / "set")
+    data = folder / "rounds/00000/data.parquet"
+    table = pq.read_table(data)
+    without = table.drop_columns("gc_id")
+    for other in (without, without.append_column("gc_id", pa.array([[1]] * len(table)))):
+        pq.write_table(other, data)
+        assert "has other prompts than the plan" in look(tmp_path, "verl", "", folder).notes[-1]
+    shutil.rmtree(folder / "rounds/00000")
+    assert look(tmp_path, "verl", "", folder).notes[-1] == "tokens: not compared: the run has no round yet"
 
 
 def test_lengths_are_not_compared_where_the_trainer_adds_text(tmp_path: Path, run_over: Any) -> None:
