@@ -92,7 +92,7 @@ def _sum(rewards: Sequence[Any]) -> float | None:
 class _Places(transformers.TrainerCallback):
     """Saves the position with a checkpoint, and restores the data set's before it is sent to the worker.
 
-    A trainer that starts without a checkpoint begins round 0 again: no weights have learned from its outcomes.
+    A trainer that starts without a checkpoint begins round 0 again: no weights learned from its outcomes.
 
     TRL starts the worker in its own callback, which runs after those that the constructor was given.
     """
