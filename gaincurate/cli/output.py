@@ -241,12 +241,13 @@ def plain(value: str) -> str:
 
 
 @contextmanager
-def reporting(*, resumes: bool = False) -> Iterator[None]:
+def reporting(*, resumes: bool = False, verbose: bool = False) -> Iterator[None]:
     """Turn our exceptions into a sentence on stderr and an exit code; bugs keep their traceback.
 
     Args:
         resumes: whether the same command goes on after Ctrl-C. It also ends in order after SIGTERM and
             SIGUSR1.
+        verbose: also print each key of the identity that differs from a set's.
     """
     from gaincurate.core.process import stoppable
 
@@ -263,6 +264,8 @@ def reporting(*, resumes: bool = False) -> Iterator[None]:
         if os.environ.get("GAINCURATE_DEBUG") == "1":
             raise
         note(f"error: {error}")
+        for key, was, now in error.data.get("details", ()) if verbose else ():  # type: ignore[attr-defined]
+            note(f"  {key} was {was!r} and is now {now!r}")
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt as error:
         raise _ended(error, resume) from error

@@ -111,6 +111,9 @@ def score(
     dry_run: Annotated[bool, Option("Count rows, tokens and finished shards, and write nothing.")] = False,
     as_json: AsJson = False,
     quiet: Annotated[bool, Option("Print only errors.", names=("--quiet", "-q"))] = False,
+    verbose: Annotated[
+        bool, Option("Print each key that differs from a set's identity.", names=("--verbose", "-v"))
+    ] = False,
 ) -> None:
     """Score a prompt set and write it as Arrow shards with score columns.
 
@@ -119,7 +122,7 @@ def score(
 
     Example: gaincurate score gsm8k.parquet --model demo --out scored
     """
-    with output.reporting(resumes=True):
+    with output.reporting(resumes=True, verbose=verbose):
         use_cache(cache)
         need_packages("scoring")
         if config.split_run.source and not quiet:

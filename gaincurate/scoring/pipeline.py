@@ -36,6 +36,7 @@ from gaincurate.core.scored_set import SCORES, ScoredSet
 from gaincurate.core.stats import spearman
 from gaincurate.errors import GaincurateError, InputError, StorageError, refused_by_the_system
 from gaincurate.scoring.config import ScoreConfig
+from gaincurate.scoring.differences import refuse_other
 from gaincurate.scoring.identity import Machine
 from gaincurate.scoring.ids import RECORD, records_in, write_ids
 from gaincurate.scoring.model_files import place_of
@@ -148,7 +149,7 @@ def goes_on(plan: Plan, artifact: Artifact) -> bool:
     begun = artifact.read_identity(damaged=config.overwrite)
     # A plain run holds the folder alone; other parts of a --shard run may have no shard yet either.
     if begun and not config.overwrite and (config.split_run.count > 1 or artifact.holds_results):
-        artifact.refuse_other(begun, plan.identity)
+        refuse_other(artifact, begun, plan.identity)
     return begun == plan.identity and not (config.overwrite and artifact.finished)  # else --overwrite begins
 
 

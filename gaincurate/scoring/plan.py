@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from gaincurate.core.artifact import Json, in_words, read_info, shard_count
+from gaincurate.core.artifact import Json, read_info, shard_count
 from gaincurate.core.files import differing_keys
 from gaincurate.core.progress import Progress
 from gaincurate.core.prompts import Columns
@@ -30,6 +30,7 @@ from gaincurate.core.source_columns import find_columns
 from gaincurate.core.store import Remote, located
 from gaincurate.errors import InputError
 from gaincurate.scoring.config import ScoreConfig
+from gaincurate.scoring.differences import differences
 from gaincurate.scoring.identity import (
     Machine,
     ScoringModel,
@@ -167,9 +168,10 @@ def _refuse_other(scored: ScoredSet, identity: Json) -> None:
     )
     if changes := list(differing_keys(old, new)):
         raise InputError(
-            f"--reuse {scored.place}: this run would not give its scores: {in_words(changes)}. Repeat the "
-            "options of that set, or leave --reuse out and score every row.",
+            f"{differences(changes)}: this run would not give the scores of --reuse {scored.place}. Repeat "
+            "the options of that set, or leave --reuse out and score every row.",
             keys=[key for key, _, _ in changes],
+            details=changes,
         )
 
 

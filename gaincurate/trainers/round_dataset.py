@@ -63,16 +63,16 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
     def __getstate__(self) -> Json:
         return {**self.__dict__, "_session": None, "_reported": None}
 
-    def begin(self, *, anew: bool = False) -> RunSession:
+    def begin(self, *, restart: bool = False) -> RunSession:
         """Open the run and find the draws to begin with; the first iteration does so otherwise.
 
         Args:
-            anew: void the outcomes of round 0 first, for a trainer that starts without a checkpoint.
+            restart: void the outcomes of round 0 first, for a trainer that starts without a checkpoint.
 
         Raises:
             InputError: the run scores again at checkpoints, or the data loader has several workers.
             OutputError: the place is another run's, or of a history that was undone, or the run that should
-                begin anew has gone on to later rounds.
+                begin again has gone on to later rounds.
             LockedError: another process iterates.
         """
         worker = torch.utils.data.get_worker_info()
@@ -87,7 +87,7 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
             session.open()
             self._session = session
         live, run = self._session, self._session.run
-        if anew:
+        if restart:
             live.begin_anew()
             self._state = self._left = None
         if self._left is not None:

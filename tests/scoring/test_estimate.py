@@ -57,7 +57,7 @@ def test_rows_tokens_and_shards_are_those_of_the_run(tmp_path: Path, tiny_model:
 
 def test_what_the_run_would_refuse_is_refused(tmp_path: Path, tiny_model: Path) -> None:
     score_dataset(config(tmp_path, tiny_model, limit=4))
-    with pytest.raises(OutputError, match="holds scores of another run: "):
+    with pytest.raises(OutputError, match="^16 rows more: "):
         estimate(config(tmp_path, tiny_model), Progress())
     assert estimate(config(tmp_path, tiny_model, overwrite=True), Progress())["rows_left"] == 20
     with pytest.raises(GaincurateError, match="ids must be unique"):

@@ -157,30 +157,63 @@ def other_template(sets: Sets) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("change", "key"),
+    ("change", "words"),
     [
-        (other_model, "model"),
-        (other_template, "tokenizer.chat_template"),
-        (lambda _: {"dtype": "bfloat16"}, "dtype"),
-        (lambda _: {"system": "Think."}, "segmentation.system"),
-        (lambda _: {"inter_weight": 2.0}, "inter_weight"),
-        (lambda _: {"max_length": 99}, "segmentation.max_length"),
+        (other_model, "another model"),
+        (other_template, "another chat template"),
+        (lambda _: {"dtype": "bfloat16"}, "another dtype (float32 before, bfloat16 now)"),
+        (lambda _: {"system": "Think."}, "another system message"),
+        (lambda _: {"inter_weight": 2.0}, "another inter_weight"),
+        (lambda _: {"max_length": 99}, "another longest prompt"),
     ],
     ids=["model", "template", "dtype", "system", "weight", "length"],
 )
-def test_scores_of_another_kind_are_refused_with_what_differs(
-    change: Callable[[Sets], dict[str, Any]], key: str, sets: Sets, measured: list[int]
+def test_scores_of_another_kind_are_refused_in_words(
+    change: Callable[[Sets], dict[str, Any]], words: str, sets: Sets, measured: list[int]
 ) -> None:
     sets.score("old", tiny.questions(8), signals="angle")
     measured.clear()
     options = {"signals": "angle", **change(sets)}
     with pytest.raises(InputError) as caught:
         sets.score("new", tiny.questions(9), "old", **options)
-    before, _, differences = str(caught.value).partition(": this run would not give its scores: ")
-    assert before == f"--reuse {sets.folder / 'old'}"
-    assert f"{key} was " in differences
+    assert str(caught.value) == (
+        f"{words}: this run would not give the scores of --reuse {sets.folder / 'old'}. Repeat the options of "
+        "that set, or leave --reuse out and score every row."
+    )
     assert not measured
     assert not (sets.folder / "new").exists()
+    with pytest.raises(OutputError) as refused:
+        sets.score("old", tiny.questions(8), **options)
+    assert str(refused.value).startswith(f"{words}: {sets.folder / 'old'} holds scores of another run. ")
+
+
+def test_a_folder_with_another_set_says_how_the_data_differ_and_names_the_option(sets: Sets) -> None:
+    rows = [{**row, "prompt": row["question"]} for row in tiny.questions(60)]
+    out = sets.folder / "old"
+    sets.score("old", rows[:40], signals="angle")
+    command = [
+        "score",
+        sets.data("more", rows),
+        "-m",
+        sets.model,
+        "-o",
+        out,
+        "--threads",
+        1,
+        "--device",
+        "cpu",
+    ]
+    command += ["--shard-rows", 16]
+    sentence = (
+        f"holds scores of another run. Give another --out, where --reuse {out} takes those of equal rows, repeat "
+        "the first run's options, or start over with --overwrite."
+    )
+    plain, verbose = run(*command), run(*command, "-v")
+    assert plain.stderr.splitlines()[-1] == f"error: 20 rows more: {out} {sentence}"
+    assert verbose.stderr.splitlines()[-1] == "  source.rows was 40 and is now 60"
+    column = run(*command, "--limit", 40, "--prompt-column", "question")
+    words = "other data, another prompt column (prompt before, question now)"
+    assert column.stderr.splitlines()[-1] == f"error: {words}: {out} {sentence}"
 
 
 def test_a_run_goes_on_with_the_sets_that_it_began_with_alone(sets: Sets) -> None:
@@ -191,7 +224,7 @@ def test_a_run_goes_on_with_the_sets_that_it_began_with_alone(sets: Sets) -> Non
     whole = tree(sets.folder / "new")
     for name in ("manifest.json", "shard-00001.arrow"):
         (sets.folder / "new" / name).unlink()
-    with pytest.raises(OutputError, match="holds scores of another run: reuse"):
+    with pytest.raises(OutputError, match="^other --reuse sets: "):
         sets.score("new", rows, "other")
     assert sets.score("new", rows, "old").scored == 2  # of the second shard
     assert tree(sets.folder / "new") == whole

@@ -159,7 +159,7 @@ def test_other_options_are_refused_until_overwrite_and_then_nothing_of_the_old_s
 ) -> None:
     score_dataset(world.config(limit=35))
     before = world.files()
-    with pytest.raises(OutputError, match=rf"^{world.out} holds scores of another run: source"):
+    with pytest.raises(OutputError, match=rf"^23 rows fewer: {world.out} holds scores of another run"):
         score_dataset(world.config(limit=12))
     assert world.files() == before
     score_dataset(world.config(limit=12, overwrite=True))

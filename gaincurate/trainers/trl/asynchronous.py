@@ -92,7 +92,7 @@ def _sum(rewards: Sequence[Any]) -> float | None:
 class _Places(transformers.TrainerCallback):
     """Saves the position with a checkpoint, and restores the data set's before it is sent to the worker.
 
-    A trainer that starts without a checkpoint begins round 0 anew: no weights have learned from its outcomes.
+    A trainer that starts without a checkpoint begins round 0 again: no weights learned from its outcomes.
 
     TRL starts the worker in its own callback, which runs after those that the constructor was given.
     """
@@ -104,7 +104,7 @@ class _Places(transformers.TrainerCallback):
         if state.is_world_process_zero:
             if state.global_step:
                 self._dataset.load_state_dict(place_beside(_checkpoint(args, state)))
-            self._dataset.begin(anew=not state.global_step)
+            self._dataset.begin(restart=not state.global_step)
             self._dataset.close()
 
     def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:
