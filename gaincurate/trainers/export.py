@@ -236,6 +236,9 @@ def _check_file(trainer: str, out: Path, listed: Path | None, overwrite: bool) -
             f"--out {out}: for {trainer} the file's name must end in {' or '.join(suffixes)}; that says what "
             "is written."
         )
+    if set(str(out.resolve())) & set(profile.refused_in_path):
+        marks = " and ".join(repr(mark) for mark in profile.refused_in_path)
+        raise InputError(f"--out {out}: {trainer} cuts names at {marks}; give one without.")
     if out.is_dir():
         raise OutputError(f"--out {out} is a folder; give the name of a file.", path=str(out))
     for path in (out, system_file(out) if profile.system_file else None, listed):

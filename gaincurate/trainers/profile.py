@@ -157,6 +157,7 @@ class Profile:
         env_class: its rows may name an environment (`--env-class`).
         system_file: it takes the system message from a file beside the data.
         scores_refused: why it must not see scores as columns.
+        refused_in_path: characters that it would take apart in a path.
         reads_folder: it reads every file of the folder.
         layout: its checkpoints, None where they are not known.
     """
@@ -176,6 +177,7 @@ class Profile:
     env_class: bool = False
     system_file: bool = False
     scores_refused: str | None = None
+    refused_in_path: str = ""
     reads_folder: bool = False
     layout: Layout | None = None
 

@@ -486,6 +486,12 @@ def test_options_that_cannot_be_are_one_sentence(
     assert sentence in str(caught.value)
 
 
+def test_a_path_that_openrlhf_would_cut_is_refused(tmp_path: Path) -> None:
+    exports.make_set(tmp_path / "set", exports.sums())
+    with pytest.raises(InputError, match="openrlhf cuts names at ',' and '@'"):
+        export(tmp_path / "set", "openrlhf", tmp_path / "a,b.parquet", ViewOptions(), Pick())
+
+
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1).filter(
     str.strip
 )

@@ -37,6 +37,7 @@ PROFILE = Profile(
     version="0.11.2",
     judge="datasource",
     id_in_answer=True,
+    refused_in_path=",@",
     columns=lambda parts, _: (
         {"prompt": parts.messages()} | ({"label": parts.answer_text()} if parts.has_answer else {})
     ),
