@@ -1,4 +1,4 @@
-"""The options of checks of rows, as `hygiene`, `export --drop` and `report` share them.
+"""The options of checks of rows, as `hygiene` and `export --drop` share them.
 
 None is an option that was not given, so that one that would do nothing can be refused. Apart from
 `gaincurate.hygiene.options`, which has what the checks get, because that loads numpy and the help must not.
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from gaincurate.core.options import CHECKS, Option
 
 
-class RowChecks(BaseModel):
+class HygieneConfig(BaseModel):
     """What every command that looks at rows takes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -50,11 +50,6 @@ class RowChecks(BaseModel):
             metavar="NAME",
         ),
     ] = None
-
-
-class HygieneConfig(RowChecks):
-    """What is taken where near duplicates and n-grams can be set too."""
-
     near: Annotated[
         float | None,
         Field(ge=0.3, le=1),

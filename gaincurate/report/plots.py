@@ -141,8 +141,7 @@ def cloud(each: Scatter) -> Spec:
     up = _number("y0", title=line(each.signal), scale=scale, axis={"grid": False, "tickCount": 5})
     most = max(n for column in each.counts for n in column)
     rows = [
-        # By the square root: a bin with a hundredth of the fullest bin's rows must still be seen. In
-        # steps: all tiles of one strength become one shape.
+        # By the square root: a bin with a hundredth of the fullest bin's rows must still be seen.
         {"x0": x0, "x1": x1, "y0": y0, "y1": y1, "strength": 0.06 + 0.07 * round(12 * (n / most) ** 0.5)}
         for (x0, x1), column in zip(pairwise(x), each.counts, strict=True)
         for (y0, y1), n in zip(pairwise(y), column, strict=True)

@@ -115,6 +115,7 @@ def test_a_csv_file_without_rows_has_none(content: bytes, tmp_path: Path) -> Non
 BAD: dict[str, tuple[bytes, str]] = {
     "a row too long": (b"p,v\nx,1\ny,2,3\n", "CSV parse error: Row #3: Expected 2"),
     "latin-1 below": ("p,v\nx,1\n\xe9,2\n".encode("latin-1"), "UTF"),
+    "latin-1 in the header": ("p,\xe9\nx,1\n".encode("latin-1"), "codec can't decode byte 0xe9"),
     "latin-1 late": (b"p,v\n" + b"xxxxxxxx,1\n" * 3000 + b"\xe9,2\n", "UTF"),
     "UTF-16": ("p,v\nx,1\n".encode("utf-16"), "UTF-8"),
     "a quote never closed": (b'p,v\nx,1\n"' + b"line\n" * 5000, "or a quote is never closed"),

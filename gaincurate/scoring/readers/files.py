@@ -285,12 +285,14 @@ def _csv(path: Path, kinds: dict[str, pa.DataType], schema: pa.Schema, skip: int
 def _csv_batches(path: Path, kinds: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
     try:
         with _opened(path) as file:
-            yield from pacsv.open_csv(
+            reader = pacsv.open_csv(
                 file,
                 pacsv.ReadOptions(use_threads=False, block_size=_CSV_BLOCK),
                 pacsv.ParseOptions(newlines_in_values=True),
                 pacsv.ConvertOptions(column_types=kinds, null_values=[""], strings_can_be_null=False),
             )
+            _ = reader.schema.names  # Arrow opens a header in another encoding, but cannot say it
+            yield from reader
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         text = one_line(error)
         if "Empty CSV file" in text and not kinds:
