@@ -7,6 +7,7 @@ the same sentences.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -207,10 +208,10 @@ def _hygiene(document: Document) -> Part:
             more = f", {shown} of {count(check.rows)}" if shown < check.rows else ""
             caption, names = f"{check.check}: examples{more}", "gc_id with text"
             blocks.append(records(caption, check.examples, names, left=["with"], text="text"))
-    text = (
-        "Next: `gaincurate hygiene DIR` makes all checks, `gaincurate export DIR --drop duplicates` leaves "
-        "duplicates out"
-    )
+    folder = shlex.quote(document.about.folder)
+    text = f"Next: `gaincurate hygiene {folder}` makes all checks"
+    if any(check.rows for check in checks):
+        text += f", `gaincurate export {folder} --drop duplicates` leaves duplicates out"
     return Part("hygiene", "Hygiene: rows with something wrong", [*blocks, text])
 
 

@@ -127,7 +127,8 @@ def test_a_set_of_which_little_is_known_has_a_page_of_what_there_is(tmp_path: Pa
     assert not ids & {"relations", "lifts", "outcomes", "run"}
     assert "Too few rows to say" in found.text
     assert "cannot be said without pass rates" in found.text
-    assert "gaincurate hygiene DIR" in found.text
+    assert f"gaincurate hygiene {tmp_path / 'set'}" in found.text
+    assert "--drop" not in found.text
 
 
 def test_signals_with_one_verdict_share_a_row_and_those_worth_a_trial_do_not() -> None:
