@@ -46,7 +46,7 @@ def test_the_first_screen_says_whether_to_sort(scored: Path) -> None:
     assert "[tells-length-only] gc_angle follows question length" in first
     assert "[no-outcomes-to-judge] gc_nll is not question length" in first
     assert "duplicates 398 99.5 % 2 groups, the largest of 397 rows; the very same text in 398 rows" in first
-    assert "gaincurate export DIR --drop duplicates` leaves duplicates out" in first
+    assert f"gaincurate export {scored} --drop duplicates` leaves duplicates out" in first
     assert "\x1b" not in done.output
     assert all(len(line) <= 100 for line in done.stdout.splitlines()[:16])
 
