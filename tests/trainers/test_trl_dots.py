@@ -16,7 +16,7 @@ import tiny
 import trl_pair
 from command import run as gaincurate
 from gaincurate.errors import InputError
-from gaincurate.schedule import foresight
+from gaincurate.schedule import rescore
 from gaincurate.schedule.run import Run
 from gaincurate.trainers.session import RunSession, forget
 
@@ -145,7 +145,7 @@ class Ends(Exception):
 def ends_at(patch: pytest.MonkeyPatch, place: str) -> None:
     """Have what makes round 1 end at a place."""
     turn: Callable[..., bool] = RunSession.turn
-    train: Callable[..., float] = vars(foresight)["run_command"]
+    train: Callable[..., float] = vars(rescore)["run_command"]
 
     def turned(live: RunSession, *arguments: Any) -> bool:
         planned = live.round == 0
@@ -163,7 +163,7 @@ def ends_at(patch: pytest.MonkeyPatch, place: str) -> None:
         return train(command, *arguments, **options)
 
     patch.setattr(RunSession, "turn", turned)
-    patch.setattr(foresight, "run_command", called)
+    patch.setattr(rescore, "run_command", called)
 
 
 class Ender(transformers.TrainerCallback):
