@@ -134,7 +134,7 @@ def compare_tokens(
     if unknown or model is None:
         return None, f"tokens: not compared: {'; '.join(unknown)}"
     table = read_rows(path).slice(0, _ROWS)
-    ids = table.column("gc_id").to_pylist() if "gc_id" in table.column_names else [None]
+    ids: list[Any] = table.column("gc_id").to_pylist() if "gc_id" in table.column_names else [None]
     if not all(isinstance(each, str) for each in ids) or set(ids) != set(run.ids(round_)[: len(ids)]):
         return None, f"tokens: not compared: {path} has other prompts than the plan"
     identity, rows = run.scored.identity, run.scored.rows(ids)
