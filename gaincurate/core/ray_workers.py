@@ -111,8 +111,8 @@ class ClusterConfig(BaseModel):
 class Worker:
     """A worker's side: its parts, and the events that it sends with each finished part."""
 
-    def __init__(self, number: int, given: Any, told: Any) -> None:
-        self._number, self._given, self._told = number, given, told
+    def __init__(self, number: int, tasks: Any, reports: Any) -> None:
+        self._number, self._tasks, self._reports = number, tasks, reports
         self._events: list[tuple[str, Any]] = []
         self._lock = threading.Lock()
 
@@ -121,18 +121,18 @@ class Worker:
         with self._lock:
             self._events.append((kind, value))
             if kind == "part":
-                self._told.put((self._number, "done", (value[1]["shard"], self._events)))
+                self._reports.put((self._number, "done", (value[1]["shard"], self._events)))
                 self._events = []
 
     def parts(self) -> Iterator[tuple[int, Any]]:
         """The parts that this worker is to do, and what was sent along with each."""
-        for part, payload in iter(self._given.get, None):
-            self._told.put((self._number, "took", part))
+        for part, payload in iter(self._tasks.get, None):
+            self._reports.put((self._number, "took", part))
             yield part, payload
 
 
 def gaincurate_worker(
-    work: Any, config: Any, folder: str, cache: str | None, number: int, given: Any, told: Any
+    work: Any, config: Any, folder: str, cache: str | None, number: int, tasks: Any, reports: Any
 ) -> Any:
     """The task; `folder` is the driver's, so that relative paths mean the same."""
     import ray
@@ -140,8 +140,8 @@ def gaincurate_worker(
     with suppress(OSError):  # absolute paths need no such folder here
         os.chdir(folder)
     use_cache(Path(cache) if cache else None)
-    told.put((number, "began", ray.get_runtime_context().get_node_id()))
-    return work(config, Worker(number, given, told))
+    reports.put((number, "began", ray.get_runtime_context().get_node_id()))
+    return work(config, Worker(number, tasks, reports))
 
 
 @dataclass(slots=True)
@@ -204,7 +204,7 @@ class RayWorkers:
         ray, results, deaths = self._ray, list[Any](), Counter[int]()
         hired, workers, unfinished = dict[Any, int](), list[_Hired](), set(parts)
         alone, left = not unfinished, sorted(unfinished, reverse=True)
-        given, told, closed = self._queue(), self._queue(), False
+        tasks, reports, closed = self._queue(), self._queue(), False
         place = (os.getcwd(), os.environ.get(CACHE))
         lived, noted = time.monotonic(), False
         try:
@@ -213,23 +213,23 @@ class RayWorkers:
                     if not hired and not left:  # a worker died between taking a part and saying so
                         left = sorted(unfinished, reverse=True)
                     if closed and left:
-                        given, closed = self._queue(), False
+                        tasks, closed = self._queue(), False
                     coming = sum(workers[number].node is None for number in hired.values())
                     while len(hired) < self._room() and max(len(left), alone and not hired) > coming:
                         number, coming = len(workers), coming + 1
                         workers.append(_Hired())
-                        hired[self._task.remote(work, self._config, *place, number, given, told)] = number
-                    wanted = len(hired) - coming - given.qsize() if left else 0
+                        hired[self._task.remote(work, self._config, *place, number, tasks, reports)] = number
+                    wanted = len(hired) - coming - tasks.qsize() if left else 0
                     for part in [left.pop() for _ in range(min(wanted, len(left)))]:
-                        given.put((part, payload(part)))
+                        tasks.put((part, payload(part)))
                     if not left and not closed:  # one each: a dead worker takes one that it waited for
-                        given.put_nowait_batch([None] * len(workers))
+                        tasks.put_nowait_batch([None] * len(workers))
                         closed = True
                         for call in [] if alone else [c for c, n in hired.items() if workers[n].node is None]:
                             self._end(call)
                             del hired[call]
                     done = ray.wait(list(hired), num_returns=len(hired), timeout=0)[0] if hired else []
-                    for number, kind, value in self._heard(told):
+                    for number, kind, value in self._received(reports):
                         if kind == "began":
                             workers[number].node = value
                         elif kind == "took":
@@ -281,13 +281,13 @@ class RayWorkers:
         here = NodeAffinitySchedulingStrategy(self._ray.get_runtime_context().get_node_id(), soft=False)
         return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
-    def _heard(self, told: Any) -> list[tuple[int, str, Any]]:
-        """What workers told, after some time where they told nothing."""
+    def _received(self, reports: Any) -> list[tuple[int, str, Any]]:
+        """The reports of workers; empty after `_POLL` seconds without one."""
         try:
-            first = told.get(timeout=_POLL)
+            first = reports.get(timeout=_POLL)
         except queue.Empty:
             return []
-        return [first, *told.get_nowait_batch(told.qsize())]
+        return [first, *reports.get_nowait_batch(reports.qsize())]
 
     def _room(self) -> int:
         """The number of workers that may be started; resources in use by others count as free."""
