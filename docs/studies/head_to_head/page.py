@@ -85,8 +85,7 @@ def page(found: Json) -> str:
             by_task_words=_by_task_words(found),
             baseline=baseline,
             **_references(found),
-            meanwhile=_meanwhile(found),
-            cost=_cost(found),
+            training=_training(found),
         )
     )
 
@@ -262,29 +261,16 @@ def _points(difference: Json | None) -> str:
     return f"{said} ({low:+.1f} to {high:+.1f})"
 
 
-def _meanwhile(found: Json) -> str:
-    head = ["arm", "effective", "reward", "rollouts", "replayed", "with the angle", "given time"]
+def _training(found: Json) -> str:
+    names = ("training", "references", "scoring", "tokens", "step", "seconds")
+    head = ["arm", *names[:3], "all tokens", "steps", "seconds", "effective", "with the angle", "given time"]
     lines = []
     for arm in found["arms"]:
-        training, gradient = arm["training"], arm["gradient"]
-        lines.append(
-            [
-                arm["arm"],
-                _number(training["effective"], ".2f"),
-                _number(training["reward"], ".3f"),
-                _number(training["rollouts"], ",.0f"),
-                _number(training["replayed"], ".0%"),
-                _number(gradient["spearman"], "+.2f"),
-                _number(gradient["given_step"], "+.2f"),
-            ]
-        )
+        gradient = arm["gradient"]
+        effective = _number(arm["training"]["effective"], ".2f")
+        angle = (_number(gradient[name], "+.2f") for name in ("spearman", "given_step"))
+        lines.append([arm["arm"], *(f"{arm['cost'][n]:,.0f}" for n in names), effective, *angle])
     return _table(head, lines)
-
-
-def _cost(found: Json) -> str:
-    head = ["arm", "training", "references", "scoring", "all tokens", "steps", "seconds"]
-    names = ("training", "references", "scoring", "tokens", "step", "seconds")
-    return _table(head, [[a["arm"], *(f"{a['cost'][n]:,.0f}" for n in names)] for a in found["arms"]])
 
 
 def _number(value: float | None, form: str) -> str:
