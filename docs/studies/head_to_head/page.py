@@ -81,7 +81,6 @@ def page(found: Json) -> str:
             rates=_rates(found["about"]),
             order=_order(found["about"]),
             final=_final(found),
-            by_task=_by_task(found),
             by_task_words=_by_task_words(found),
             baseline=baseline,
             **_references(found),
@@ -208,34 +207,6 @@ def _by_task_words(found: Json) -> str:
         f"Two tasks, `{two[0]}` and `{two[1]}`, account for most of the loss of the arms that are worse on "
         f"these tasks. Over the other tasks the differences are: {rest}."
     )
-
-
-def _by_task(found: Json) -> str:
-    """The differences at the end, cut by task."""
-    cut, base = found["about"]["by_task"], found["setting"]["baseline"]
-    if not cut:
-        return "(the held-out set does not say which task a prompt is of)"
-    arms = cut["arms"]
-    by_arm = [arm["tasks"] for arm in arms.values()]
-    head = ["task", "held-out prompts", f"{base} since the start", *arms]
-    large = [task for task in cut["prompts"] if max(abs(arm["tasks"][task]) for arm in arms.values()) >= 1]
-    small = [task for task in cut["prompts"] if task not in large]
-    rows = {**{task: [task] for task in large}, f"the other {len(small)}": small}
-    lines: list[list[Any]] = [
-        [
-            name,
-            sum(cut["prompts"][task] for task in tasks),
-            *(_part(sum(parts[task] for task in tasks)) for parts in (cut["learned"], *by_arm)),
-        ]
-        for name, tasks in rows.items()
-    ]
-    whole = [sum(cut["prompts"].values()), _part(sum(cut["learned"].values()))]
-    lines.append(["all", *whole, *(_part(arm["value"]) for arm in arms.values())])
-    compared = {arm["arm"]: arm["difference"]["claims"] for arm in found["arms"] if arm["difference"]}
-    if all(compared[name].get(THESE, {}).get("interval") for name in arms):
-        ends = [[100 * end for end in compared[name][THESE]["interval"]] for name in arms]
-        lines.append([f"interval, {THESE}", "", "", *(" to ".join(map(_part, pair)) for pair in ends)])
-    return _table(head, lines)
 
 
 def _part(value: float) -> str:
