@@ -15,20 +15,20 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from gaincurate.core.foreign import json_value, lines_of, not_regular, open_regular, read_bytes
-from gaincurate.errors import read_error, storage_error
+from gaincurate.errors import storage_error
 
-_BLOCK = 1 << 22
 LONGEST_NAME = 255  # bytes
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn a refusal of the file system into a sentence about `path`.
+def reading(path: Path, what: str = "read") -> Iterator[None]:
+    """Turn a refusal of the file system into a sentence about `path`; `what` is the verb in it.
 
     Raises:
         StorageError: instead of any OSError.
@@ -36,7 +36,10 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise read_error(path, error) from error
+        raise storage_error(path, error, what) from error
+
+
+writing = partial(reading, what="write")
 
 
 @contextmanager
@@ -63,11 +66,8 @@ def digest_file(path: Path) -> str:
     Raises:
         StorageError: it cannot be read.
     """
-    state = hashlib.blake2b(digest_size=16)
     with reading(path), open_regular(path) as file:
-        while block := file.read(_BLOCK):
-            state.update(block)
-    return state.hexdigest()
+        return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).hexdigest()
 
 
 def digest_files(paths: Iterable[Path]) -> str:
@@ -87,10 +87,8 @@ def make_folder(folder: Path) -> None:
     Raises:
         StorageError: the file system refused.
     """
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(folder, error) from error
 
 
 def write_atomic(path: Path, data: bytes | memoryview) -> None:
@@ -112,11 +110,11 @@ def write_stream(path: Path) -> Iterator[BinaryIO]:
     Raises:
         StorageError: the file system refused; the temporary file is removed.
     """
-    if not path.name:  # `.` and `/` name no file
-        raise storage_error(path, OSError(errno.EISDIR, os.strerror(errno.EISDIR)))
-    # The process id keeps two writers of one name apart: locks prevent that, a wrong lock must not corrupt.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with writing(path):
+        if not path.name:  # `.` and `/` name no file
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        # The process id keeps two writers of one name apart, where a lock failed to.
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         if path.exists() and not path.is_file() and not path.is_dir():
             raise not_regular(path)
         try:
@@ -129,8 +127,6 @@ def write_stream(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
-    except OSError as error:
-        raise storage_error(path, error) from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -174,7 +170,7 @@ def append_lines(path: Path, values: Iterable[object]) -> None:
     Raises:
         StorageError: the file system refused.
     """
-    try:
+    with writing(path):
         if path.is_fifo():
             raise not_regular(path)
         with path.open("ab+") as file:
@@ -184,8 +180,6 @@ def append_lines(path: Path, values: Iterable[object]) -> None:
                 if file.read(1) != b"\n":
                     file.write(b"\n")
             file.write(to_lines(values))
-    except OSError as error:
-        raise storage_error(path, error) from error
 
 
 def drop_half_line(path: Path) -> bool:
@@ -194,13 +188,11 @@ def drop_half_line(path: Path) -> bool:
     Raises:
         StorageError: the file system refused.
     """
-    try:
+    with writing(path):
         data = read_bytes(path) if path.exists() else b""
         end = data.rfind(b"\n") + 1
         if end < len(data):
             os.truncate(path, end)
-    except OSError as error:
-        raise storage_error(path, error) from error
     return end > 0
 
 
@@ -217,29 +209,17 @@ def json_lines(source: Path | bytes, since: int = 0) -> Iterator[tuple[int, dict
     Raises:
         StorageError: the file cannot be read.
     """
-    if isinstance(source, bytes):
-        yield from _objects(io.BytesIO(source), since)
-        return
-    with reading(source), open_regular(source) as file:
-        yield from _objects(file, since)
-
-
-def _objects(file: IO[bytes], since: int) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    place = 0
-    for number, (line, size) in enumerate(lines_of(file), 1):
-        place += size
-        if place <= since:
-            continue
-        if line is None:
-            yield number, None
-            continue
-        if not line.endswith(b"\n") or not line.strip():
-            continue
-        try:
-            value = json_value(line, surrogates=True)
-        except ValueError:
+    data, path = (source, Path()) if isinstance(source, bytes) else (None, source)
+    with reading(path), open_regular(path) if data is None else io.BytesIO(data) as file:
+        place = 0
+        for number, (line, size) in enumerate(lines_of(file), 1):
+            place += size
+            if place <= since or (line is not None and not (line.endswith(b"\n") and line.strip())):
+                continue
             value = None
-        yield number, value if isinstance(value, dict) else None
+            with suppress(ValueError):
+                value = None if line is None else json_value(line, surrogates=True)
+            yield number, value if isinstance(value, dict) else None
 
 
 def log_lines(path: Path) -> list[dict[str, Any]]:
