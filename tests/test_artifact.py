@@ -206,16 +206,9 @@ def test_a_worker_joins_a_folder_that_it_sees_with_the_same_identity(tmp_path: P
 def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:
     folder = make_set(tmp_path / "set", [[scored_row("a")]])
     coins = Artifact(folder, COINS)
-    for read, sentence in (
-        (coins.read_identity, f"--out {folder} is no coin set: it holds scores; give a new or empty folder."),
-        (
-            coins.read_manifest,
-            f"{folder} is no coin set: it holds scores. Give the folder that `toss coins` wrote.",
-        ),
-    ):
-        with pytest.raises(OutputError) as caught:
+    for read in (coins.read_identity, coins.read_manifest):
+        with pytest.raises(OutputError, match=f"^{folder} is no coin set: it holds scores; give another"):
             read()
-        assert str(caught.value) == sentence
     with pytest.raises(OutputError, match=r"table was 1 and is now 2 \(is it level\?\)\. Give another --out"):
         coins.refuse_other({"table": 1}, {"table": 2})
 
