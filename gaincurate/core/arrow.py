@@ -82,6 +82,16 @@ def read_ipc(path: Path, refuse: Refuse) -> pa.Table:
     return validate(open_ipc(path, refuse), path, refuse)
 
 
+def ipc_schema(data: bytes, path: Path, refuse: Refuse) -> pa.Schema:
+    """The schema of the bytes of a file in the IPC file format.
+
+    Raises:
+        GaincurateError: from `refuse`: it is broken.
+    """
+    with refusing(path, refuse):
+        return pa.ipc.open_file(data).schema
+
+
 def ipc_batches(path: Path, refuse: Refuse) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     """The record batches of an IPC file or stream (`datasets` caches are streams), memory-mapped.
 

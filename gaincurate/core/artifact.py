@@ -24,7 +24,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from gaincurate.core.arrow import Refuse, read_ipc, refusing
+from gaincurate.core.arrow import Refuse, ipc_schema, read_ipc
 from gaincurate.core.files import (
     append_line,
     differing_keys,
@@ -526,9 +526,8 @@ def parse_info(data: bytes, path: Path) -> Json:
         )
 
     try:
-        with refusing(path, lambda why: damaged(f"it is cut short or no shard ({why})")):
-            metadata = pa.ipc.open_file(data).schema.metadata or {}
-        info: Json = json_value(metadata[_KEY])
+        schema = ipc_schema(data, path, lambda why: damaged(f"it is cut short or no shard ({why})"))
+        info: Json = json_value((schema.metadata or {})[_KEY])
         content = info["content"].encode()
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise damaged("it is cut short or no shard") from error

@@ -7,7 +7,6 @@ kept as `source_prompt`.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -226,10 +225,7 @@ def is_chat_text(text: Any) -> bool:
 
 def _chat_of_text(text: str) -> list[Any]:
     try:
-        value = json_value(text, surrogates=True)
-        json.dumps(value, ensure_ascii=False).encode()  # an escape can write what no text can hold
-    except UnicodeEncodeError as error:
-        raise PromptProblem("the JSON text of its messages holds half of a surrogate pair") from error
+        value = json_value(text)
     except ValueError as error:
         reason = getattr(error, "msg", str(error))
         raise PromptProblem(f"the prompt is no JSON text of messages ({reason})") from error
@@ -244,12 +240,11 @@ def _content(content: Any, number: int) -> str | None:
         return content
     texts = []
     for part in content if isinstance(content, list) else [content]:
-        text = part.get("text") if isinstance(part, dict) else part
-        kind = part.get("type") or "text" if isinstance(part, dict) else "text"
+        kind, text = "text", part
+        if isinstance(part, dict):
+            kind, text = part.get("type") or "text", part.get("text")
         if not isinstance(text, str) or kind not in _TEXT_PARTS:
-            named = (
-                f" (a part of type {kind!r})" if isinstance(part, dict) and kind not in _TEXT_PARTS else ""
-            )
+            named = f" (a part of type {kind!r})" if kind not in _TEXT_PARTS else ""
             raise PromptProblem(f"message {number} has content that is not text{named}")
         texts.append(text)
     return "".join(texts)
@@ -342,15 +337,15 @@ def training_rows(rows: pa.Table, identity: Json, *, bare: bool, with_scores: bo
         InputError: no column can hold fields of the messages, such as arguments of tool calls.
         OutputError: a row's prompt cannot be read, so the set is not what its identity says.
     """
-    column, prompts = identity["source"]["prompt_column"], prompts_of(rows, identity, bare=bare, nulls=True)
+    prompts = prompts_of(rows, identity, bare=bare, nulls=True)
     names = [name for name in rows.column_names if not name.startswith(PREFIX) or name == ID or with_scores]
     table = rows.select(names).replace_schema_metadata(None)
     messages = message_array(prompts) if prompts else pa.array([], pa.list_(pa.struct({})))
     if PROMPT not in names:
         return table.append_column(PROMPT, messages)
-    if column != PROMPT:
+    if identity["source"]["prompt_column"] != PROMPT:
         table = table.append_column(f"source_{PROMPT}", table.column(PROMPT))
-    return table.set_column(table.column_names.index(PROMPT), PROMPT, messages)
+    return table.set_column(names.index(PROMPT), PROMPT, messages)
 
 
 def message_array(values: Sequence[Any]) -> pa.Array:
