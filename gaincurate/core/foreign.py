@@ -22,6 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from io import BufferedReader
 
 LARGEST = 1 << 32
 """Bytes of a file that is read whole. A state with a posterior for each of ten million prompts has 1 GB."""
@@ -61,7 +62,7 @@ def read_bytes(path: Path, most: int = LARGEST) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def open_regular(path: Path) -> IO[bytes]:
+def open_regular(path: Path) -> BufferedReader:
     """A regular file, opened to read. A pipe would wait for ever, and a device may have no end.
 
     Raises:

@@ -247,9 +247,9 @@ def _success_of(entry: Mapping[str, Any], where: str, rules: Rules) -> float | N
     """
     if "reward" not in entry:
         raise OutcomeError(f"{where} has no reward (null stands for one that could not be judged).")
-    reward, correct = entry["reward"], entry.get("correct")
-    if reward is not None:
-        reward = _number(reward, "reward", where)
+    success, correct = None, entry.get("correct")
+    if entry["reward"] is not None:
+        reward = _number(entry["reward"], "reward", where)
         if not rules.low <= reward <= rules.high:
             raise OutcomeError(
                 f"{where}: reward {reward:g} of {entry['gc_id']!r} is outside {rules.low:g} to "
@@ -257,9 +257,9 @@ def _success_of(entry: Mapping[str, Any], where: str, rules: Rules) -> float | N
                 gc_id=entry["gc_id"],
                 reward=reward,
             )
-        reward = (reward - rules.low) / (rules.high - rules.low)
+        success = (reward - rules.low) / (rules.high - rules.low)
     if correct is None:
-        return reward
+        return success
     share = _number(correct, "correct", where)
     if not 0 <= share <= 1:
         raise OutcomeError(f"{where}: correct is {share:g}, not true, false or a number from 0 to 1.")
