@@ -95,6 +95,8 @@ class Kind:
 class Artifact:
     """One such folder, to be made or read. Nothing is opened or checked before a method is called.
 
+    Every method raises StorageError where the file system or the store refuses.
+
     Args:
         folder: where it is, or is to be: a local path, or the URL of an object store.
         kind: which use it is.
@@ -115,11 +117,7 @@ class Artifact:
         """The folder with its files; of a folder in an object store the local copy."""
 
     def pull(self) -> None:
-        """Copy a folder in an object store in.
-
-        Raises:
-            StorageError: the store or the file system refused.
-        """
+        """Copy a folder in an object store in."""
         if self.mirror is not None:
             self.mirror.pull()
             logs = [read_bytes(path) for path in sorted(self.folder.glob(f"{EXECUTIONS}/*"))]
@@ -127,22 +125,14 @@ class Artifact:
                 write_atomic(self.folder / EXECUTION, b"".join(logs))
 
     def put(self, name: str, data: bytes) -> None:
-        """Write a file, whole or not at all.
-
-        Raises:
-            StorageError: the file system or the store refused.
-        """
+        """Write a file, whole or not at all."""
         if self.mirror is None:
             write_atomic(self.folder / name, data)
         else:
             self.mirror.put(name, data)
 
     def delete(self, names: Sequence[str]) -> None:
-        """Delete files, and folders (names that end in a slash), where they are there.
-
-        Raises:
-            StorageError: the file system or the store refused.
-        """
+        """Delete files, and folders (names that end in a slash), where they are there."""
         try:
             for name in names:
                 path = self.folder / name
@@ -195,7 +185,6 @@ class Artifact:
 
         Raises:
             LockedError: another process writes them.
-            StorageError: the file system refused.
         """
         split = split or Split()
         new_folders = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
@@ -219,7 +208,6 @@ class Artifact:
 
         Raises:
             OutputError: the folder holds something else, or its identity is damaged.
-            StorageError: it cannot be read.
         """
         self.pull()
         out, name, path = self.place, self.kind.name, self.folder / IDENTITY
@@ -387,7 +375,6 @@ class Artifact:
 
         Raises:
             OutputError: no such folder, an unfinished one, another kind or another format.
-            StorageError: it cannot be read.
         """
         folder, kind, path = self.place, self.kind, self.folder / MANIFEST
         with reading(path):
@@ -445,11 +432,7 @@ class Artifact:
         )
 
     def remove(self) -> None:
-        """Delete the folder's own files, but for its identity, and nothing else (`--overwrite`).
-
-        Raises:
-            StorageError: a file cannot be deleted.
-        """
+        """Delete the folder's own files, but for its identity, and nothing else (`--overwrite`)."""
         out, kind = self.folder, self.kind
         # The manifest goes first, and the identity stays until the next one replaces it: a kill in between
         # leaves what looks like an unfinished folder and is one.
@@ -504,7 +487,6 @@ def read_info(path: Path) -> Json:
 
     Raises:
         OutputError: the file is damaged or no shard of ours.
-        StorageError: it cannot be read.
     """
     with reading(path):
         data = read_bytes(path)
@@ -548,7 +530,6 @@ def open_table(path: Path, refuse: Refuse | None = None) -> pa.Table:
 
     Raises:
         OutputError: it is broken.
-        StorageError: it cannot be read.
     """
     return without_info(read_ipc(path, refuse or broken(path)))
 

@@ -3,6 +3,8 @@
 Every file that something else relies on is written beside its place, synced and renamed. Lines of JSON are
 the one kind that grows: a reader leaves out a last line without a line break, because its writer is still at
 it or was killed, and the next `append_lines` begins a new line.
+
+Every function raises StorageError where the file system refuses.
 """
 
 from __future__ import annotations
@@ -61,11 +63,7 @@ def digest_json(value: Any) -> str:
 
 
 def digest_file(path: Path) -> str:
-    """BLAKE2b-128 of a file's bytes, read in blocks.
-
-    Raises:
-        StorageError: it cannot be read.
-    """
+    """BLAKE2b-128 of a file's bytes, read in blocks."""
     with reading(path), open_regular(path) as file:
         return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).hexdigest()
 
@@ -82,21 +80,13 @@ def too_long(path: Path) -> bool:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and those that it is in, unless it is there.
-
-    Raises:
-        StorageError: the file system refused.
-    """
+    """Make a folder, and those that it is in, unless it is there."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
 
 
 def write_atomic(path: Path, data: bytes | memoryview) -> None:
-    """Write `data` so that `path` is either as before or complete, also after a crash.
-
-    Raises:
-        StorageError: the file system refused; the temporary file is removed.
-    """
+    """Write `data` so that `path` is either as before or complete, also after a crash."""
     with write_stream(path) as file:
         file.write(data)
 
@@ -106,9 +96,6 @@ def write_stream(path: Path) -> Iterator[BinaryIO]:
     """A file to write into, which becomes `path` at the end, whole; on an error nothing does.
 
     A device or a pipe at `path` is refused: who may do anything would make a file of /dev/null.
-
-    Raises:
-        StorageError: the file system refused; the temporary file is removed.
     """
     with writing(path):
         if not path.name:  # `.` and `/` name no file
@@ -145,11 +132,7 @@ def to_lines(values: Iterable[object]) -> bytes:
 
 
 def write_lines(path: Path, values: Iterable[object]) -> int:
-    """Write lines of JSON where a person asked for them, also more than fit into memory; returns how many.
-
-    Raises:
-        StorageError: the file system refused.
-    """
+    """Write lines of JSON where a person asked for them, also more than fit into memory; returns how many."""
     make_folder(path.parent)
     count = 0
     with write_stream(path) as file:
@@ -165,11 +148,7 @@ def append_line(path: Path, value: object) -> None:
 
 
 def append_lines(path: Path, values: Iterable[object]) -> None:
-    """Append lines of JSON in one write, after a line break where a killed writer left a piece.
-
-    Raises:
-        StorageError: the file system refused.
-    """
+    """Append lines of JSON in one write, after a line break where a killed writer left a piece."""
     with writing(path):
         if path.is_fifo():
             raise not_regular(path)
@@ -183,11 +162,7 @@ def append_lines(path: Path, values: Iterable[object]) -> None:
 
 
 def drop_half_line(path: Path) -> bool:
-    """Remove the unfinished last line that a killed writer left; returns whether the file has any lines.
-
-    Raises:
-        StorageError: the file system refused.
-    """
+    """Remove the unfinished last line that a killed writer left; returns whether the file has any lines."""
     with writing(path):
         data = read_bytes(path) if path.exists() else b""
         end = data.rfind(b"\n") + 1
@@ -205,9 +180,6 @@ def json_lines(source: Path | bytes, since: int = 0) -> Iterator[tuple[int, dict
     Args:
         source: a file, or the bytes of one.
         since: bytes at the beginning to skip; a line that ends in them is not given.
-
-    Raises:
-        StorageError: the file cannot be read.
     """
     data, path = (source, Path()) if isinstance(source, bytes) else (None, source)
     with reading(path), open_regular(path) if data is None else io.BytesIO(data) as file:
@@ -223,11 +195,7 @@ def json_lines(source: Path | bytes, since: int = 0) -> Iterator[tuple[int, dict
 
 
 def log_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a log, none where there is no log. Damaged lines are left out: no work needs one.
-
-    Raises:
-        StorageError: the file cannot be read.
-    """
+    """The objects of a log, none where there is no log. Damaged lines are left out: no work needs one."""
     return [entry for _, entry in json_lines(path) if entry is not None] if path.exists() else []
 
 

@@ -4,6 +4,8 @@ A plain run holds the folder alone. `--shard I/N` runs hold it together, each it
 These are kernel locks (flock), not files that merely exist, because the kernel frees them when a process dies
 and there is no stale one to clear. The price is that they are POSIX only, which leaves out Windows. A
 folder in an object store is locked in its local copy, so only among the processes of one machine.
+
+Every function raises StorageError where the file system refuses, or has no locks.
 """
 
 from __future__ import annotations
@@ -55,9 +57,6 @@ def acquire(path: Path, kind: int) -> int | None:
     Args:
         path: the file; made where it is missing.
         kind: a `fcntl` lock operation.
-
-    Raises:
-        StorageError: the file system refused, or has no locks.
     """
     lost = 0
     while True:
@@ -90,9 +89,6 @@ def joining(path: Path, descriptor: int) -> Iterator[bool]:
     A process is one of them until it closes the file or ends. Within the `with` of one that is alone, others
     that join wait. This is a POSIX record lock: objects of one process do not exclude each other, and a
     forked process does not inherit it.
-
-    Raises:
-        StorageError: the file system refused, or has no locks.
     """
     try:
         try:
@@ -115,7 +111,6 @@ def writing(out: Path, split: Split) -> Iterator[None]:
 
     Raises:
         LockedError: another process writes them.
-        StorageError: the file system refused.
     """
     alone, wanted = split.count == 1, {"lock": fcntl.LOCK_EX}
     if not alone:

@@ -5,6 +5,9 @@ Other keys are ignored. Two lines steer: {"resume_from_step": s} voids this roun
 {"attempt": k} numbers the lines after it. The file only grows, also while it is read: a trainer that trains
 a step again adds a line that says so, and never rewrites what is there. So a last line without a line break
 is left out, and a byte offset names a beginning of the file for ever.
+
+Every reader raises OutcomeError for a line that cannot be used, with its number, and StorageError where the
+file cannot be read.
 """
 
 from __future__ import annotations
@@ -77,9 +80,6 @@ def read_lines(
         ids_of: the ids of a round's prompts. Default: any prompt will do.
         rules: range of rewards.
         since: bytes of the file that were taken before. Then the first line that steers ends the lines.
-
-    Raises:
-        OutcomeError: a line that cannot be used, with its number.
     """
     lines: list[Line] = []
     returns: list[tuple[int, int]] = []  # how many lines there were, and the step
@@ -134,9 +134,6 @@ def check_line(
         rules: range of rewards.
         number: of the line.
         attempt: at the round, where the line names none.
-
-    Raises:
-        OutcomeError: it cannot be used.
     """
     gc_id, sample = entry.get("gc_id"), entry.get("sample")
     if not isinstance(gc_id, str):
@@ -171,12 +168,7 @@ def check_line(
 
 
 def read_file(path: Path, round_: int | None, ids_of: IdsOf | None, rules: Rules) -> list[Line]:
-    """The lines of a round's file that are not voided; none where the file is not there. See `read_lines`.
-
-    Raises:
-        OutcomeError: a line that cannot be used, with its number.
-        StorageError: it cannot be read.
-    """
+    """The lines of a round's file that are not voided; none where the file is not there. See `read_lines`."""
     with reading(path):
         data = read_bytes(path) if path.exists() else b""
     return read_lines(data, path, round_, ids_of, rules)[0]
@@ -189,9 +181,6 @@ def attempt_to_report(path: Path, round_: int, *, new: bool) -> int:
         path: the round's file, which need not be there.
         round_: the round.
         new: begin another one where the newest has outcomes already; else go on with that.
-
-    Raises:
-        StorageError: it cannot be read.
     """
     begun, reported = 1, 0
     for entry in log_lines(path):
@@ -205,11 +194,7 @@ def attempt_to_report(path: Path, round_: int, *, new: bool) -> int:
 
 
 def has_rounds(path: Path) -> bool:
-    """Whether a file is a trainer's outcomes: its first line with an id names a round, or one steers.
-
-    Raises:
-        StorageError: it cannot be read.
-    """
+    """Whether a file is a trainer's outcomes: its first line with an id names a round, or one steers."""
     steering = {"attempt", "resume_from_step"}
     for _, entry in json_lines(path):
         if entry is None or "gc_id" in entry or steering & entry.keys():
@@ -218,12 +203,7 @@ def has_rounds(path: Path) -> bool:
 
 
 def read_any_round(path: Path, rules: Rules) -> list[Line]:
-    """A file's lines that count, of whatever round and prompt, without what was taken back or repeated.
-
-    Raises:
-        OutcomeError: a line that cannot be used, with its number.
-        StorageError: it cannot be read.
-    """
+    """A file's lines that count, of whatever round and prompt, without what was taken back or repeated."""
     seen, lines = set[Key](), sorted(read_file(path, None, None, rules), key=lambda line: line.round)
     of_rounds = (newest_attempts(list(same))[0] for _, same in groupby(lines, key=lambda line: line.round))
     return [line for of_round in of_rounds for line in of_round if line.is_new(seen)]
@@ -411,7 +391,6 @@ def read_outcomes(path: Path, round_: int, ids_of: IdsOf, rules: Rules) -> Outco
     Raises:
         OutcomeError: no file, a broken line, an id or a round that was not planned, a reward that is no
             number in the range, or too few prompts.
-        StorageError: it cannot be read.
     """
     with reading(path):
         if not path.exists():
@@ -450,10 +429,6 @@ def split_lines(
         round_: the round that it belongs to.
         ids_of: the prompts of a round.
         rules: range of rewards.
-
-    Raises:
-        OutcomeError: as `read_outcomes`.
-        StorageError: it cannot be read.
     """
     with reading(path):
         data = read_bytes(path)

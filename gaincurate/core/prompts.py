@@ -2,7 +2,8 @@
 
 A training row carries the whole scoring prompt, added system message and examples included, because scores
 are of that prompt and not of the bare question. A source column named `prompt` that is not the prompt is
-kept as `source_prompt`.
+kept as `source_prompt`. A set whose rows are not what its identity says is an OutputError, and a file of rows
+that cannot be read or written is a StorageError.
 """
 
 from __future__ import annotations
@@ -364,21 +365,13 @@ def message_array(values: Sequence[Any]) -> pa.Array:
 
 
 def prompts_of(rows: pa.Table, identity: Json, *, bare: bool, nulls: bool = False) -> list[list[Message]]:
-    """The chat messages of each row as they were scored, or with `bare` the row's own; `nulls` as above.
-
-    Raises:
-        OutputError: as `training_rows`.
-    """
+    """The chat messages of each row as they were scored, or with `bare` the row's own; `nulls` as above."""
     source = {**identity["source"], "tools_column": None}
     return [chat.messages for chat in chats_of(rows, {**identity, "source": source}, bare=bare, nulls=nulls)]
 
 
 def chats_of(rows: pa.Table, identity: Json, *, bare: bool = False, nulls: bool = False) -> list[Chat]:
-    """The prompt of each row with its tools as it was scored; with `bare` its messages are the row's own.
-
-    Raises:
-        OutputError: as `training_rows`.
-    """
+    """The prompt of each row with its tools as it was scored; with `bare` its messages are the row's own."""
     segmentation = identity.get("segmentation", {})
     system, shots = (None, []) if bare else (segmentation.get("system"), segmentation.get("shots", []))
     override, chats = segmentation.get("system_override", False), []
@@ -398,18 +391,12 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
     Raises:
         OutputError: the file is broken, or lacks one of `columns`.
-        StorageError: it cannot be read.
     """
     return read_parquet(path, broken(path, "Restore it from a copy."), columns)
 
 
 def plain_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows that `write_rows` wrote as Python objects, without the nulls that Arrow adds to structs.
-
-    Raises:
-        OutputError: as `read_rows`.
-        StorageError: as `read_rows`.
-    """
+    """The rows that `write_rows` wrote as Python objects, without the nulls that Arrow adds to structs."""
     table = read_rows(path)
     messages = [to_messages(value) for value in table.column(PROMPT).to_pylist()]
     rows = table.drop_columns([PROMPT]).to_pylist()
@@ -422,7 +409,6 @@ def write_rows(path: Path, table: pa.Table) -> None:
 
     Raises:
         InputError: Parquet has no place for a column.
-        StorageError: the file system refused.
     """
     with write_stream(path) as file, as_parquet(path):
         pq.write_table(table, file)

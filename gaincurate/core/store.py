@@ -248,7 +248,10 @@ def _obstore() -> Any:
 
 
 class Mirror:
-    """The local copy of a folder in an object store: `pull` copies in, `put` copies out."""
+    """The local copy of a folder in an object store: `pull` copies in, `put` copies out.
+
+    Every method raises StorageError where the store or the file system refuses.
+    """
 
     def __init__(self, place: Remote, cache: Path | None = None) -> None:
         self._bucket = Bucket(place)
@@ -257,11 +260,7 @@ class Mirror:
         self._tags = self.folder.with_name(f"{name}.tags.json")
 
     def pull(self) -> None:
-        """Fetch new and changed files from the store, and delete local files that the store does not have.
-
-        Raises:
-            StorageError: the store or the file system refused.
-        """
+        """Fetch new and changed files from the store, and delete local files that the store does not have."""
         local = list(self.folder.rglob("[!.]*"))  # first: another process here may add files to both places
         there, here = self._bucket.list(), self._versions()
         make_folder(self.folder)
@@ -308,7 +307,6 @@ def fetch_data(place: Remote, suffixes: tuple[str, ...]) -> str:
 
     Raises:
         SourceError: nothing is there, or it changed meanwhile.
-        StorageError: the store or the file system refused.
     """
     parts = place.parts
     special = next((i for i, part in enumerate(parts) if i > 1 and set(part) & _SPECIAL), len(parts))

@@ -65,21 +65,11 @@ def compared(left: Any, by: ast.cmpop, right: Any, row: dict[str, Any]) -> bool 
 NUMBERS = st.none() | st.floats(-2, 2, width=16) | st.just(math.nan)
 TEXTS = st.none() | st.sampled_from(["", "a", "b", "é\n"])
 ROW = st.fixed_dictionaries(
-    {
-        "x": NUMBERS,
-        "n": st.none() | st.integers(-2, 2),
-        "s": TEXTS,
-        "t": TEXTS,
-        "yes": st.none() | st.booleans(),
-    }
-)
+    {"x": NUMBERS, "n": st.none() | st.integers(-2, 2), "s": TEXTS, "t": TEXTS, "yes": st.none() | st.booleans()}
+)  # fmt: skip
 KINDS = {
-    "x": pa.float32(),
-    "n": pa.int8(),
-    "s": pa.string(),
-    "t": pa.dictionary(pa.int8(), pa.string()),
-    "yes": pa.bool_(),
-}
+    "x": pa.float32(), "n": pa.int8(), "s": pa.string(), "t": pa.dictionary(pa.int8(), pa.string()), "yes": pa.bool_(),
+}  # fmt: skip
 ORDER, EQUAL = st.sampled_from(["<", "<=", ">", ">=", "==", "!="]), st.sampled_from(["==", "!="])
 NUMBER = st.sampled_from(["x", "n"]) | st.floats(-2, 2, width=16).map(repr) | st.integers(-2, 2).map(repr)
 TEXT = st.sampled_from(["s", "t"]) | st.sampled_from(["", "a", "b", "é\n"]).map(repr)
