@@ -128,5 +128,5 @@ def begin(folder: Path, *, name: str = "run", budget: int = 8, rounds: int = 3, 
     ]
     if not (folder / "set").exists():
         sets.make_set(folder / "set", [rows], answer="answer")
-    sizes = {"budget": budget, "rounds": rounds, "options": {"sigma": "0.3N"}}
+    sizes: dict[str, Any] = {"budget": budget, "rounds": rounds, "options": {"sigma": "0.3N"}}
     return runs.begin(folder, run=folder / name, model="m", **sizes)

@@ -226,7 +226,12 @@ def kill_runs(place: str, strategy: str, kills: str) -> dict[str, Any]:
     )
 
 
-KINDS = {"scoring": kill_scoring, "store": kill_store, "rollouts": kill_rollouts, "runs": kill_runs}
+KINDS: dict[str, Callable[..., dict[str, Any]]] = {
+    "scoring": kill_scoring,
+    "store": kill_store,
+    "rollouts": kill_rollouts,
+    "runs": kill_runs,
+}
 
 if __name__ == "__main__":
     kind, *arguments = sys.argv[1:]

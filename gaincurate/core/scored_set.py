@@ -227,7 +227,7 @@ class ScoredSet:
         for index, entry in enumerate(self.manifest["shards"]):
             if places.min(initial=0) == 0:
                 break  # later shards stay unopened
-            here = pc.index_in(wanted, value_set=_whole(self._shard(index, [ID]), ID))
+            here = pc.index_in(wanted, value_set=self._shard(index, [ID]).column(ID).combine_chunks())
             here = here.fill_null(-1).to_numpy()
             places = np.where(here < 0, places, here + before)
             before += entry["rows"]
@@ -351,7 +351,9 @@ class ScoredSet:
                 self._tables.clear()  # which have no computed columns
                 for name, how in described.items():
                     column = self._read_computed(name, how)
-                    places = pc.index_in(pa.chunked_array(chunks, pa.string()), value_set=_whole(column, ID))
+                    places = pc.index_in(
+                        pa.chunked_array(chunks, pa.string()), value_set=column.column(ID).combine_chunks()
+                    )
                     self._computed[name] = take(column.select(["value"]), places).column(0)
         return self._computed
 
@@ -364,10 +366,6 @@ class ScoredSet:
         if not path.exists() or digest_file(path) != description["hash"]:
             raise OutputError(f"{path} is missing or damaged; {_AGAIN}.", path=str(path))
         return open_table(path, broken(path, f"{_AGAIN.capitalize()}."))
-
-
-def _whole(table: pa.Table, name: str) -> pa.Array:
-    return table.column(name).combine_chunks()
 
 
 def open_scores(folder: str | Path, *, verify: bool = True, cache: Path | None = None) -> ScoredSet:
