@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from column_sets import column_set
+import sets
 from column_sets import ids as names
-from sets import IDENTITY_OF_SETS
-
-__all__ = ["make_set", "names", "write_rates"]
+from gaincurate.core.schema import SCORE_FIELDS, embedding_field
 
 
 def make_set(
@@ -27,15 +26,21 @@ def make_set(
 ) -> Path:
     """A finished set; `question` names a row's group, one of five. All have 3 tokens unless told otherwise."""
     rows, width = embeddings.shape
-    flat = pa.array(embeddings.astype(np.float16).reshape(-1))
-    return column_set(
-        folder,
-        np.full(rows, 3) if tokens is None else tokens,
-        {"gc_angle": np.full(rows, 0.5), "gc_embedding": pa.FixedSizeListArray.from_arrays(flat, width)},
-        questions=[f"group {i % 5}" for i in range(rows)],
-        shards=shards,
-        identity={"model": {**IDENTITY_OF_SETS["model"], "weights": weights}},
-    )
+    identity = copy.deepcopy(sets.IDENTITY_OF_SETS)
+    identity["model"]["weights"] = weights
+    schema = pa.schema([pa.field("question", pa.string()), *SCORE_FIELDS, embedding_field(width)])
+    lengths = [3] * rows if tokens is None else tokens.tolist()
+    whole = [
+        sets.scored_row(name, f"group {i % 5}", tokens=length)
+        for i, (name, length) in enumerate(zip(names(rows), lengths, strict=True))
+    ]
+    size, tables = -(-rows // shards), []
+    for index in range(shards):
+        here = slice(index * size, (index + 1) * size)
+        table = pa.Table.from_pylist(whole[here], schema=pa.schema(list(schema)[:-1]))
+        flat = pa.array(embeddings[here].astype(np.float16).reshape(-1))
+        tables.append(table.append_column(schema[-1], pa.FixedSizeListArray.from_arrays(flat, width)))
+    return sets.write_set(folder, tables, identity)
 
 
 def write_rates(path: Path, rows: npt.ArrayLike, losses: npt.NDArray[Any], rollouts: int = 8) -> Path:
