@@ -23,6 +23,7 @@ from gaincurate.core.stats import (
     mean,
     partial,
     spearman,
+    spearman_given,
 )
 
 VALUES = st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), min_size=3, max_size=30)
@@ -86,10 +87,11 @@ def test_the_partial_correlation_is_that_of_residuals(drawn: tuple[Floats, Float
     found = partial(correlate(a, b), correlate(a, c), correlate(b, c))
     left = residual(x, z), residual(y, z)
     if min(np.var(left[0]), np.var(left[1])) < 1e-6:
-        assert found is None
+        assert found is spearman_given(x, y, z) is None
     else:
         assert found is not None
         assert found.value == pytest.approx(stats.pearsonr(*left).statistic, abs=1e-9)
+        assert spearman_given(x, y, z) == pytest.approx(found.value, abs=1e-9)
 
 
 def test_a_control_that_is_constant_takes_nothing_and_one_that_is_the_signal_takes_all() -> None:

@@ -112,6 +112,8 @@ def test_a_trainers_outcomes_are_read_as_a_run_reads_them_each_round_a_policy(tm
     path = lines(
         tmp_path / "outcomes.jsonl",
         [
+            {"attempt": 1},
+            {"gc_id": "b", "round": 0, "reward": 1, "sample": 0},  # done again below
             {**row, "reward": 1, "sample": 0},
             {**row, "reward": 1, "sample": 0},  # said again
             {**row, "reward": 1, "sample": 1, "step": 2},  # taken back below
@@ -119,6 +121,7 @@ def test_a_trainers_outcomes_are_read_as_a_run_reads_them_each_round_a_policy(tm
             {**row, "reward": 0, "sample": 1, "step": 2},
             {**row, "reward": 0, "sample": 2, "correct": True},
             {**row, "reward": None, "sample": 3},
+            {"attempt": 2},
             {"gc_id": "b", "round": 0, "reward": 0, "sample": 0},  # late
         ],
     )
