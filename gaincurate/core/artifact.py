@@ -401,10 +401,11 @@ class Artifact:
             )
         try:
             # Whoever made the set wrote the names, and they are paths to read here.
-            names = [entry["file"] for entry in (manifest or {})["shards"]]
+            shards = enumerate((manifest or {})["shards"])
+            whole = all(entry["file"] == shard_name(index) for index, entry in shards)
         except (LookupError, TypeError):
-            names = [""]
-        if manifest is None or names != [shard_name(index) for index in range(len(names))]:
+            whole = False
+        if manifest is None or not whole:
             raise OutputError(
                 f"{path} is damaged. Delete that file and run the same `{kind.command}` command again: it is "
                 "written again from the shards, and nothing else is done again.",

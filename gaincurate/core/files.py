@@ -41,9 +41,6 @@ def reading(path: Path, what: str = "read") -> Iterator[None]:
         raise storage_error(path, error, what) from error
 
 
-writing = partial(reading, what="write")
-
-
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
     """A folder that is deleted at the end."""
@@ -81,8 +78,10 @@ def too_long(path: Path) -> bool:
 
 def make_folder(folder: Path) -> None:
     """Make a folder, and those that it is in, unless it is there."""
-    with writing(folder):
+    try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(folder, error) from error
 
 
 def write_atomic(path: Path, data: bytes | memoryview) -> None:
@@ -97,7 +96,7 @@ def write_stream(path: Path) -> Iterator[BinaryIO]:
 
     A device or a pipe at `path` is refused: who may do anything would make a file of /dev/null.
     """
-    with writing(path):
+    try:
         if not path.name:  # `.` and `/` name no file
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
         # The process id keeps two writers of one name apart, where a lock failed to.
@@ -114,6 +113,8 @@ def write_stream(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+    except OSError as error:
+        raise storage_error(path, error) from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -149,7 +150,7 @@ def append_line(path: Path, value: object) -> None:
 
 def append_lines(path: Path, values: Iterable[object]) -> None:
     """Append lines of JSON in one write, after a line break where a killed writer left a piece."""
-    with writing(path):
+    with reading(path, "write"):
         if path.is_fifo():
             raise not_regular(path)
         with path.open("ab+") as file:
@@ -163,7 +164,7 @@ def append_lines(path: Path, values: Iterable[object]) -> None:
 
 def drop_half_line(path: Path) -> bool:
     """Remove the unfinished last line that a killed writer left; returns whether the file has any lines."""
-    with writing(path):
+    with reading(path, "write"):
         data = read_bytes(path) if path.exists() else b""
         end = data.rfind(b"\n") + 1
         if end < len(data):

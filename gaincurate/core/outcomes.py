@@ -98,15 +98,17 @@ def read_lines(
             attempt = _integer(entry, "attempt", where) or 1
         else:
             line = check_line(entry, where, round_, rules, number=number, attempt=attempt)
-            if ids_of is not None:
-                if line.round not in planned:
-                    planned[line.round] = frozenset(ids_of(line.round))
-                if line.gc_id not in planned[line.round]:
-                    raise OutcomeError(
-                        f"{where}: {line.gc_id!r} is not among the prompts of round {line.round}.",
-                        line=number,
-                        gc_id=line.gc_id,
-                    )
+            if ids_of is None:
+                if not is_utf8(line.gc_id):
+                    raise OutcomeError(f"{where}: the gc_id {line.gc_id!r} holds half of a surrogate pair.")
+            elif line.round not in planned:
+                planned[line.round] = frozenset(ids_of(line.round))
+            if ids_of is not None and line.gc_id not in planned[line.round]:
+                raise OutcomeError(
+                    f"{where}: {line.gc_id!r} is not among the prompts of round {line.round}.",
+                    line=number,
+                    gc_id=line.gc_id,
+                )
             lines.append(line)
     if round_ is None:
         round_ = max((line.round for line in lines), default=0)
@@ -138,10 +140,9 @@ def check_line(
     gc_id, sample = entry.get("gc_id"), entry.get("sample")
     if not isinstance(gc_id, str):
         raise OutcomeError(f"{where}: gc_id is {_short(gc_id)}, not a text.", line=number)
-    if not is_utf8(gc_id):
-        raise OutcomeError(f"{where}: the gc_id {gc_id!r} holds half of a surrogate pair.", line=number)
     for name in _WHOLE_NUMBERS.intersection(entry):
-        _integer(entry, name, where)
+        if type(entry[name]) is not int or abs(entry[name]) >= _BEYOND:
+            _integer(entry, name, where)  # refuses it, or it is null
     of_round = entry.get("round")
     if of_round is None:
         raise OutcomeError(f"{where} has no round.", line=number)
@@ -227,9 +228,10 @@ def _success_of(entry: Mapping[str, Any], where: str, rules: Rules) -> float | N
     """
     if "reward" not in entry:
         raise OutcomeError(f"{where} has no reward (null stands for one that could not be judged).")
-    success, correct = None, entry.get("correct")
-    if entry["reward"] is not None:
-        reward = _number(entry["reward"], "reward", where)
+    success, reward, correct = None, entry["reward"], entry.get("correct")
+    if reward is not None:
+        if type(reward) not in (int, float) or not rules.low <= reward <= rules.high:
+            reward = _number(reward, "reward", where)
         if not rules.low <= reward <= rules.high:
             raise OutcomeError(
                 f"{where}: reward {reward:g} of {entry['gc_id']!r} is outside {rules.low:g} to "
@@ -237,7 +239,7 @@ def _success_of(entry: Mapping[str, Any], where: str, rules: Rules) -> float | N
                 gc_id=entry["gc_id"],
                 reward=reward,
             )
-        success = (reward - rules.low) / (rules.high - rules.low)
+        success = float(reward - rules.low) / (rules.high - rules.low)
     if correct is None:
         return success
     share = _number(correct, "correct", where)

@@ -215,10 +215,9 @@ class ScoredSet:
         shards = np.searchsorted(ends, places, side="right")
         order = np.argsort(shards, kind="stable")
         distinct, begins = np.unique(shards[order], return_index=True)
-        parts = [
-            self._take(shard, pa.array(here - (ends - sizes)[shard]))
-            for shard, here in zip(distinct.tolist(), np.split(places[order], begins[1:]), strict=True)
-        ]
+        parts = []
+        for shard, here in zip(distinct.tolist(), np.split(places[order], begins[1:]), strict=True):
+            parts.append(self._take(shard, pa.array(here - (ends - sizes)[shard])))
         return take(pa.concat_tables(parts), pa.array(np.argsort(order, kind="stable")))
 
     def _find(self, ids: Sequence[str]) -> npt.NDArray[np.int64]:
