@@ -90,10 +90,8 @@ def test_rates_with_and_without_their_number_of_rollouts(tmp_path: Path) -> None
 def test_weights_so_small_that_rates_are_no_numbers_are_none(tmp_path: Path) -> None:
     rows = [{"gc_id": "a", "wins": 5e-324, "losses": 5e-324}, {"gc_id": "b", "wins": 1, "losses": 3}]
     assert tallies(read_pass_rates(lines(tmp_path / "w.jsonl", rows))[0]) == {"b": (1.0, 3.0)}
-    rows = [
-        {"gc_id": "a", "pass_rate": 0.5, "samples": 1e-320},
-        {"gc_id": "b", "pass_rate": 0.25, "samples": 4},
-    ]
+    tiny = {"gc_id": "a", "pass_rate": 0.5, "samples": 1e-320}
+    rows = [tiny, {"gc_id": "b", "pass_rate": 0.25, "samples": 4}]
     assert tallies(read_pass_rates(lines(tmp_path / "p.jsonl", rows))[0]) == {"b": (1.0, 3.0)}
 
 
