@@ -11,9 +11,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import column_sets
 import sets
-from column_sets import ids as names
 from gaincurate.core.schema import SCORE_FIELDS, embedding_field
+
+names = column_sets.ids
 
 
 def make_set(
