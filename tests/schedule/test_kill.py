@@ -24,7 +24,7 @@ def test_runs_killed_at_random_instants_come_to_the_same_plans(
     paths = json.dumps(sys.path)
     code = f"import sys, json, runpy; sys.path[:] = json.loads({paths!r}); sys.argv = sys.argv[1:]; "
     code += "runpy.run_path(sys.argv[0], run_name='__main__')"
-    command = [sys.executable, "-c", code, PROGRAM, "runs", tmp_path, strategy, str(kills)]
+    command = [sys.executable, "-c", code, str(PROGRAM), "runs", str(tmp_path), strategy, str(kills)]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout.splitlines()[-1])
