@@ -20,6 +20,7 @@ from gaincurate.core.stats import (
     between,
     bounds,
     correlate,
+    even_bins,
     mean,
     partial,
     spearman,
@@ -41,6 +42,12 @@ def test_spearman_is_the_correlation_of_ranks_counted_one_by_one(pairs: list[tup
         assert found is None
     else:
         assert found == pytest.approx(np.corrcoef(first, second)[0, 1], abs=1e-12)
+
+
+@given(st.lists(st.integers(-5, 5), min_size=1, max_size=30), st.integers(1, 6))
+def test_a_value_is_in_the_bin_of_the_middle_of_its_rows(values: list[int], bins: int) -> None:
+    middles = [sum(v < w for v in values) + values.count(w) / 2 for w in values]
+    assert even_bins(values, bins).tolist() == [int(middle * bins // len(values)) for middle in middles]
 
 
 Draw = Callable[[np.random.Generator], tuple[Floats, Floats, Floats]]
