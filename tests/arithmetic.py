@@ -14,9 +14,8 @@ import torch
 import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
+import runs
 import sets
-from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.rounds import start
 from gaincurate.schedule.run import Run
 
 LARGEST = 14
@@ -129,14 +128,5 @@ def begin(folder: Path, *, name: str = "run", budget: int = 8, rounds: int = 3, 
     ]
     if not (folder / "set").exists():
         sets.make_set(folder / "set", [rows], answer="answer")
-    return start(
-        ScheduleConfig(
-            scored=folder / "set",
-            run=folder / name,
-            strategy="gain-rl",
-            budget=budget,
-            rounds=rounds,
-            model="m",
-            options={"sigma": "0.3N"},
-        )
-    )
+    sizes: dict[str, Any] = {"budget": budget, "rounds": rounds, "options": {"sigma": "0.3N"}}
+    return runs.begin(folder, run=folder / name, model="m", **sizes)

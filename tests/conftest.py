@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
@@ -52,6 +53,15 @@ _THREADS = torch.get_num_threads()
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny random Llama and its tokenizer; do not write into it."""
     return tiny.save_model(tmp_path_factory.mktemp("model") / "tiny-llama")
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package as it is installed."""
+    out, root = tmp_path_factory.mktemp("wheel"), str(Path(__file__).parent.parent)
+    build = [sys.executable, "-m", "pip", "--quiet", "wheel", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*build, "--wheel-dir", str(out), root], check=True, capture_output=True)
+    return next(out.glob("*.whl"))
 
 
 @pytest.fixture(autouse=True, scope="module")

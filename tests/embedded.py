@@ -11,12 +11,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import column_sets
 import sets
 from gaincurate.core.schema import SCORE_FIELDS, embedding_field
 
-
-def names(rows: int) -> list[str]:
-    return [f"id{i:05d}" for i in range(rows)]
+names = column_sets.ids
 
 
 def make_set(
@@ -49,12 +48,7 @@ def make_set(
 def write_rates(path: Path, rows: npt.ArrayLike, losses: npt.NDArray[Any], rollouts: int = 8) -> Path:
     """Wins and losses of these rows of such a set."""
     chosen = np.asarray(rows)
-    table = pa.table(
-        {
-            "gc_id": [f"id{i:05d}" for i in chosen],
-            "wins": rollouts - losses[chosen],
-            "losses": losses[chosen],
-        }
-    )
-    pq.write_table(table, path)
+    failed = losses[chosen]
+    columns = {"gc_id": [f"id{i:05d}" for i in chosen], "wins": rollouts - failed, "losses": failed}
+    pq.write_table(pa.table(columns), path)
     return path

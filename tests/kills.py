@@ -1,22 +1,38 @@
 """Kills what writes a folder and compares the finished folder with an uninterrupted one's.
 
-Half of the kills come at random instants, half when there is more to go on with, however slow the machine is.
-
-For programs of their own, because it forks: imports are paid once, in a parent that has never computed.
+Usage: kills.py KIND ARGUMENTS ..., with the kinds and arguments of `KINDS`. Prints one JSON object. It is a program of
+its own, because it forks: imports are paid once, in a parent that has never computed. Half of the kills come at random
+instants, half when there is more to go on with, however slow the machine is.
 """
 
 from __future__ import annotations
 
+import importlib
+import itertools
+import json
 import multiprocessing
+import os
 import random
 import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import buckets
+import runs
 from command import tree
+from gaincurate.core import process as child
+from gaincurate.schedule.driver import drive
+from gaincurate.schedule.run import Run
+
+LATE = (
+    "pandas", "torch._dynamo", "transformers.models.auto.modeling_auto", "transformers.models.llama.modeling_llama",
+    "transformers.tokenization_utils_fast", "gaincurate.difficulty.local_engine",
+)  # fmt: skip
+"""What runs import late."""
 
 
 def forked(work: Callable[..., object], *arguments: Any) -> BaseProcess:
@@ -100,3 +116,125 @@ def kill_folders(
         return folder / "out"
 
     return kill_at_random(lambda out: forked(work, config(out)), folder / "reference", fresh, kills, **more)
+
+
+def kill_scoring(data: str, model: str, folder: str, kills: str, *reuse: str) -> dict[str, Any]:
+    """Kill scoring runs; `reuse` as the option."""
+    from gaincurate.scoring.config import ScoreConfig
+    from gaincurate.scoring.pipeline import score_dataset
+
+    def config(out: Path) -> ScoreConfig:
+        options = {"shard_rows": 10, "on_error": "skip", "threads": 1, "reuse": list(reuse)}
+        return ScoreConfig(**{"data": data, "model": model, "out": out, **options})  # type: ignore[arg-type]
+
+    def shards(out: Path) -> int:
+        return len(list(out.glob("shard-*")))
+
+    return kill_folders(score_dataset, config, Path(folder), int(kills), left=shards)
+
+
+def kill_store(data: str, model: str, folder: str, url: str, endpoint: str, kills: str) -> dict[str, Any]:
+    """Kill scoring runs into an object store. Every second run is on another machine: with an empty cache."""
+    from gaincurate.scoring.config import ScoreConfig
+    from gaincurate.scoring.pipeline import score_dataset
+
+    numbers, machines = itertools.count(), itertools.count(1)
+
+    def start(out: str) -> BaseProcess:
+        os.environ["GAINCURATE_CACHE"] = f"{folder}/cache-{next(machines) // 2}"
+        options = {"shard_rows": 10, "on_error": "skip", "threads": 1}
+        return forked(score_dataset, ScoreConfig(data=data, model=model, out=Path(out), **options))  # type: ignore[arg-type]
+
+    def there(out: str) -> dict[str, bytes]:
+        if "://" not in out:
+            return tree(Path(out))
+        bucket, _, place = out.removeprefix("s3://").partition("/")
+        files = buckets.files(endpoint, bucket, f"{place}/")
+        return {name: content for name, content in files.items() if not name.startswith("execution/")}
+
+    def shards(out: str) -> int:
+        return sum(name.startswith("shard-") for name in there(out))
+
+    def fresh() -> str:
+        return f"{url}/{next(numbers)}"
+
+    return kill_at_random(start, f"{folder}/reference", fresh, int(kills), left=shards, files=there)
+
+
+def kill_rollouts(scored: str, model: str, folder: str, kills: str) -> dict[str, Any]:
+    """Kill local rollouts."""
+    from gaincurate.difficulty.config import RolloutConfig
+    from gaincurate.difficulty.rollout import roll_out
+
+    options: dict[str, Any] = {
+        "verifier": "bad_verifiers:parity",
+        "samples": 4,
+        "reference": 14,
+        "max_tokens": 6,
+    }
+    options |= {
+        "shard_prompts": 5,
+        "batch_tokens": 250,
+        "verify_workers": 1,
+        "threads": 1,
+        "on_error": "skip",
+    }
+
+    def config(out: Path) -> RolloutConfig:
+        return RolloutConfig(scored=Path(scored), model=model, out=out, **options)
+
+    def journals(out: Path) -> int:
+        return sum(path.stat().st_size for path in out.glob(".work/completions-*"))
+
+    return kill_folders(roll_out, config, Path(folder), int(kills), left=journals, earliest=0.1)
+
+
+def kill_runs(place: str, strategy: str, kills: str) -> dict[str, Any]:
+    """Kill driven runs."""
+    command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("mini_trainer.py"))]
+    command += ["{data}", "{round}", "{outcomes}"]
+    folder, child._FREED = Path(place), 300.0  # however long a killed driver's trainer takes to end
+    runs.begin(folder, run=folder / "reference", strategy=strategy, rounds=5, budget=8)
+    shutil.copytree(folder / "reference", folder / "fresh")
+
+    def fresh() -> Path:
+        shutil.rmtree(folder / "out", ignore_errors=True)
+        return Path(shutil.copytree(folder / "fresh", folder / "out"))
+
+    def files(run: Path) -> dict[str, object]:
+        """What must be the same: plans, rows, states; not times, attempts, logs and how far outcomes were read."""
+        same: dict[str, object] = {}
+        for path in (run / "state.json", *run.glob("rounds/*/*")):
+            if path.name in ("plan.json", "data.parquet", "state.json"):
+                content = path.read_bytes()
+                same[str(path.relative_to(run))] = (
+                    {**json.loads(content), "taken": None, "digest": None}
+                    if path.name == "state.json"
+                    else content
+                )
+        return same
+
+    return kill_at_random(
+        lambda run: forked(lambda: drive(Run(run), command)),
+        folder / "reference",
+        fresh,
+        int(kills),
+        left=lambda run: Run(run).round,
+        files=files,
+        instants=(True, False, True),
+        tries=3,  # a trainer between fork and exec holds the lock of the driver that was killed
+    )
+
+
+KINDS: dict[str, Callable[..., dict[str, Any]]] = {
+    "scoring": kill_scoring,
+    "store": kill_store,
+    "rollouts": kill_rollouts,
+    "runs": kill_runs,
+}
+
+if __name__ == "__main__":
+    kind, *arguments = sys.argv[1:]
+    for name in LATE if kind != "runs" else ():
+        importlib.import_module(name)
+    print(json.dumps(KINDS[kind](*arguments)))

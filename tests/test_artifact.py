@@ -80,25 +80,13 @@ def test_the_manifest_counts_and_names_every_shard(tmp_path: Path) -> None:
     manifest = Artifact(folder, SCORES).finish(IDENTITY_OF_SETS, 2)
     assert Artifact(folder, SCORES).read_manifest() == manifest
     kept = {key: value for key, value in manifest.items() if key not in ("shards", "identity")}
-    assert kept == {
-        "format": 1,
-        "rows": 4,
-        "rejected": 1,
-        "truncated": 2,
-        "rows_without_prefix": 4,
-        "zero_vectors": 6,
-        "norm_was_fused": True,
-        "prefill": "packed",
-    }
+    counts = {"rows": 4, "rejected": 1, "truncated": 2, "rows_without_prefix": 4, "zero_vectors": 6}
+    assert kept == {"format": 1, **counts, "norm_was_fused": True, "prefill": "packed"}
     assert (folder / "rejected.jsonl").read_text("utf-8") == '{"reason": "é", "row": 3}\n'
     for index, entry in enumerate(manifest["shards"]):
         path = folder / shard_name(index)
-        assert entry == {
-            "file": path.name,
-            "rows": 2,
-            "bytes": path.stat().st_size,
-            "hash": digest_file(path),
-        }
+        size, content = path.stat().st_size, digest_file(path)
+        assert entry == {"file": path.name, "rows": 2, "bytes": size, "hash": content}
 
 
 def test_an_identity_is_found_absent_or_refused(tmp_path: Path) -> None:
@@ -139,11 +127,7 @@ COINS = Kind(
     format=7,
     command="toss coins",
     example="N",
-    totals=lambda parts, rejected: {
-        "kind": "coins",
-        "tosses": sum(p["tosses"] for p in parts),
-        "lost": rejected,
-    },
+    totals=lambda parts, lost: {"kind": "coins", "tosses": sum(p["tosses"] for p in parts), "lost": lost},
     part_facts=("tosses",),
     more_facts=("edge",),
     own=("pictures",),
@@ -206,16 +190,9 @@ def test_a_worker_joins_a_folder_that_it_sees_with_the_same_identity(tmp_path: P
 def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:
     folder = make_set(tmp_path / "set", [[scored_row("a")]])
     coins = Artifact(folder, COINS)
-    for read, sentence in (
-        (coins.read_identity, f"--out {folder} is no coin set: it holds scores; give a new or empty folder."),
-        (
-            coins.read_manifest,
-            f"{folder} is no coin set: it holds scores. Give the folder that `toss coins` wrote.",
-        ),
-    ):
-        with pytest.raises(OutputError) as caught:
+    for read in (coins.read_identity, coins.read_manifest):
+        with pytest.raises(OutputError, match=f"^{folder} is no coin set: it holds scores; give another"):
             read()
-        assert str(caught.value) == sentence
     with pytest.raises(OutputError, match=r"table was 1 and is now 2 \(is it level\?\)\. Give another --out"):
         coins.refuse_other({"table": 1}, {"table": 2})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from gaincurate.scoring.segment import Segmenter
 GOOD = [{"prompt": "how many apples?", "id": 1}, {"prompt": "how many pears?", "id": 1}]
 OWN_SYSTEM = [{"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]}]
 CASES: dict[str, tuple[list[dict[str, Any]], list[str], str]] = {
-    "column": (GOOD, ["--prompt-column", "promt"], "there is no column 'promt' (--prompt-column); "),
     "system of a row": (
         OWN_SYSTEM,
         ["--system", "x"],
@@ -49,17 +47,12 @@ def test_a_file_of_an_unknown_kind_is_refused(tmp_path: Path, tiny_model: Path) 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_bad_row_is_named_or_rejected(tmp_path: Path, tiny_model: Path) -> None:
+def test_a_bad_row_is_named(tmp_path: Path, tiny_model: Path) -> None:
     path, out = tiny.write_jsonl(tmp_path / "a.jsonl", [*GOOD[:1], {"prompt": None}]), tmp_path / "out"
     result = run("score", path, "-m", tiny_model, "-o", out)
     assert result.exit_code == 2
     assert "cannot be scored: the prompt is null. Fix the row, or add --on-error skip" in result.stderr
     assert not list(out.glob("shard-*")), "a shard was written for rows that were not all scored"
-    result = run("score", path, "-m", tiny_model, "-o", out, "--on-error", "skip", "--json")
-    summary = json.loads(result.stdout)
-    assert (result.exit_code, summary["rows"], summary["rejected"]) == (0, 1, 1)
-    rejected = json.loads((out / "rejected.jsonl").read_text())
-    assert (rejected["row"], rejected["reason"]) == (1, "the prompt is null")
 
 
 def test_a_template_that_writes_no_text_is_refused_at_once() -> None:

@@ -50,18 +50,11 @@ def commands(block: str) -> list[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of a shell in which the wheel is installed before everything else."""
-    wheels, place = tmp_path_factory.mktemp("wheels"), tmp_path_factory.mktemp("installed")
-    pip = [sys.executable, "-m", "pip", "--quiet"]
-    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(wheels), str(ROOT)]
-    subprocess.run(build, check=True, capture_output=True)
-    wheel = next(wheels.glob("*.whl"))
-    subprocess.run(
-        [*pip, "install", "--no-deps", "--no-index", "--target", str(place), str(wheel)],
-        check=True,
-        capture_output=True,
-    )
+    place = tmp_path_factory.mktemp("installed")
+    install = [sys.executable, "-m", "pip", "--quiet", "install", "--no-deps", "--no-index", "--target"]
+    subprocess.run([*install, str(place), str(wheel)], check=True, capture_output=True)
     tiny_gguf.write(place)
     path = os.pathsep.join([str(place / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
     quiet = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

@@ -26,17 +26,8 @@ from gaincurate.trainers.replay_loss import replay_loss
 
 FOLDER = Path(__file__).parent.parent / "docs/studies/lean"
 NAMES = (
-    "policy",
-    "world",
-    "choosing",
-    "loop",
-    "papers",
-    "study",
-    "agreement",
-    "head",
-    "influence",
-    "observed",
-)
+    "policy", "world", "choosing", "loop", "papers", "study", "agreement", "head", "influence", "observed",
+)  # fmt: skip
 ANSWERS = ["in", "st", "a", "on"] * 3
 TASKS = ["copy", "copy", "ends", "ends"] * 3
 EARLIER_SETTINGS = {"dots-2", "dots-10", "dots-40-96k"}  # arms with an option that is no longer there
@@ -67,17 +58,9 @@ def folder(lean: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
         embeddings = np.random.default_rng(0).normal(size=4 * len(TASKS)).astype(np.float16)
         scores = {"gc_angle": angles, "gc_embedding": pa.FixedSizeListArray.from_arrays(embeddings, 4)}
         column_sets.column_set(folder / name, [50] * len(TASKS), scores, source, questions=questions)
-    config = transformers.LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-        eos_token_id=tokenizer.eos_token_id,
-    )
+    sizes = {**tiny.COMMON, "vocab_size": len(tokenizer), "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes |= {"max_position_embeddings": 256, "eos_token_id": tokenizer.eos_token_id}
+    config = transformers.LlamaConfig(**sizes, tie_word_embeddings=True)
     torch.manual_seed(1)
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     prompts = lean.world.Prompts(lean.world.ScoredSet(folder / "scored"), np.arange(len(TASKS)), tokenizer)

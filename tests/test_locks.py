@@ -1,20 +1,21 @@
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
 import pytest
 
-from gaincurate.core.locks import Split, one_at_a_time, work_folder, writing
+from gaincurate.core.locks import Split, acquire, one_at_a_time, work_folder, writing
 from gaincurate.errors import LockedError
 
 
-def test_a_second_plain_writer_is_refused(tmp_path: Path) -> None:
-    with (
-        writing(tmp_path, Split()),
-        pytest.raises(LockedError, match="another process is writing"),
-        writing(tmp_path, Split()),
-    ):
+@pytest.mark.parametrize(
+    ("second", "sentence"),
+    [(Split(), "another process is writing"), (Split(1, 2), "is writing --shard 1/2 of .*, or all of it")],
+)
+def test_a_plain_run_writes_alone(tmp_path: Path, second: Split, sentence: str) -> None:
+    with writing(tmp_path, Split()), pytest.raises(LockedError, match=sentence), writing(tmp_path, second):
         pass
     with writing(tmp_path, Split()):
         assert (work_folder(tmp_path) / "lock").exists()
@@ -28,15 +29,6 @@ def test_parts_write_together_but_each_once(tmp_path: Path) -> None:
             pass
     with writing(tmp_path, Split(2, 2)):
         assert work_folder(tmp_path).exists()
-
-
-def test_a_part_is_refused_while_a_plain_run_writes(tmp_path: Path) -> None:
-    with (
-        writing(tmp_path, Split()),
-        pytest.raises(LockedError, match="is writing --shard 1/2 of .*, or all of it"),
-        writing(tmp_path, Split(1, 2)),
-    ):
-        pass
 
 
 def test_a_dead_process_holds_nothing(tmp_path: Path) -> None:
@@ -59,6 +51,23 @@ def test_a_lock_on_a_removed_file_keeps_nobody_out(tmp_path: Path) -> None:
         (work_folder(tmp_path) / "lock-1-of-2").unlink()
         with writing(tmp_path, Split(1, 2)):
             assert (work_folder(tmp_path) / "lock-1-of-2").exists()
+
+
+def test_a_lock_file_that_is_removed_while_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, lock, removed = tmp_path / "lock", fcntl.flock, list[None]()
+
+    def racing(descriptor: int, kind: int) -> None:
+        lock(descriptor, kind)
+        if not removed:
+            removed.append(path.unlink())
+
+    monkeypatch.setattr(fcntl, "flock", racing)
+    descriptor = acquire(path, fcntl.LOCK_EX)
+    assert descriptor is not None
+    assert os.fstat(descriptor).st_ino == path.stat().st_ino
+    os.close(descriptor)
 
 
 def test_the_short_lock_is_free_again(tmp_path: Path) -> None:

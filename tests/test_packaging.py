@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 import tomllib
 import zipfile
 from pathlib import Path
@@ -10,24 +9,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("wheel")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--wheel-dir",
-        str(out),
-        str(ROOT),
-    ]
-    subprocess.run([*command, "--no-build-isolation"], check=True, capture_output=True)
-    return next(out.glob("*.whl"))
 
 
 def test_the_checkout_has_nothing_else_at_its_top() -> None:
@@ -53,25 +34,7 @@ def test_the_wheel_has_both_packages_and_nothing_that_shadows_another_project(wh
     templates = {str(p.relative_to(ROOT)) for p in (ROOT / "gaincurate/report/templates").iterdir()}
     assert templates
     assert templates <= set(names)
-
-
-@pytest.mark.slow
-def test_the_wheel_has_the_licence_and_the_entry_point(wheel: Path) -> None:
-    archive = zipfile.ZipFile(wheel)
-    entry = next(name for name in archive.namelist() if name.endswith("entry_points.txt"))
-    assert "gaincurate = gaincurate.__main__:main" in archive.read(entry).decode()
-    assert any(name.endswith("licenses/LICENSE") for name in archive.namelist())
-
-
-@pytest.mark.slow
-def test_the_wheel_runs_without_the_checkout(wheel: Path, tmp_path: Path) -> None:
-    code = f"import sys; sys.path.insert(0, {str(wheel)!r}); import gaincurate, gaincurate_kernels; "
-    code += "print(gaincurate.__file__); print(gaincurate_kernels.__file__)"
-    found = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path
-    ).stdout.split()
-    assert len(found) == 2
-    assert all(str(wheel) in path for path in found)
+    assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
 def test_every_dependency_is_pinned_in_the_constraints() -> None:

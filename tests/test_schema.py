@@ -15,27 +15,18 @@ RESERVED = {
 
 
 def test_the_score_columns_are_the_contract() -> None:
-    assert {field.name: str(field.type) for field in SCORE_FIELDS} == {
-        "gc_id": "string",
-        "gc_prompt_tokens": "int32",
-        "gc_prefix_tokens": "int32",
-        "gc_question_tokens": "int32",
-        "gc_angle": "float",
-        "gc_angle_intra": "float",
-        "gc_angle_inter": "float",
-        "gc_angle_intra_offdiag": "float",
-    }
+    counts = ["gc_prompt_tokens", "gc_prefix_tokens", "gc_question_tokens"]
+    angles = ["gc_angle", "gc_angle_intra", "gc_angle_inter", "gc_angle_intra_offdiag"]
+    expected = {"gc_id": "string", **dict.fromkeys(counts, "int32"), **dict.fromkeys(angles, "float")}
+    assert {field.name: str(field.type) for field in SCORE_FIELDS} == expected
     assert all(field.nullable for field in SCORE_FIELDS)
     assert not RESERVED & set(NAMES)
 
 
 def test_source_columns_come_first_with_their_own_metadata_and_nullability() -> None:
+    first = pa.field("b", pa.list_(pa.int8()), nullable=False)
     source = pa.schema(
-        [
-            pa.field("b", pa.list_(pa.int8()), nullable=False),
-            pa.field("a", pa.string(), metadata={b"k": b"v"}),
-        ],
-        metadata={b"pandas": b"{}"},
+        [first, pa.field("a", pa.string(), metadata={b"k": b"v"})], metadata={b"pandas": b"{}"}
     )
     found = scored_schema(source)
     assert found.names == ["b", "a", *NAMES]
@@ -46,15 +37,14 @@ def test_source_columns_come_first_with_their_own_metadata_and_nullability() -> 
 
 
 def test_score_columns_of_the_source_are_replaced_and_lookalikes_kept() -> None:
-    source = pa.schema(
-        [
-            ("gc_angle", pa.float64()),
-            ("x", pa.int8()),
-            ("gc_old", pa.string()),
-            ("gcx", pa.int8()),
-            ("gc_id", pa.string()),
-        ]
-    )
+    names = {
+        "gc_angle": pa.float64(),
+        "x": pa.int8(),
+        "gc_old": pa.string(),
+        "gcx": pa.int8(),
+        "gc_id": pa.string(),
+    }
+    source = pa.schema(list(names.items()))
     assert [field.name for field in source_fields(source)] == ["x", "gcx"]
     assert scored_schema(source).names == ["x", "gcx", *NAMES]
     assert scored_schema(scored_schema(source)).equals(scored_schema(source))

@@ -177,9 +177,7 @@ def test_a_rollout_set_is_not_taken_for_a_scored_one(folder: Path) -> None:
     manifest.write_text(json.dumps({"format": 1, "kind": "rollouts", "prompts": 3, "shards": []}))
     with pytest.raises(OutputError) as error:
         open_scores(folder)
-    assert str(error.value) == (
-        f"{folder} is no scored set: it holds rollouts. Give the folder that `gaincurate score` wrote."
-    )
+    assert str(error.value) == (f"{folder} is no scored set: it holds rollouts; give another folder.")
 
 
 def test_what_is_no_finished_set_says_so(folder: Path, tmp_path: Path) -> None:

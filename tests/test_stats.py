@@ -20,9 +20,11 @@ from gaincurate.core.stats import (
     between,
     bounds,
     correlate,
+    even_bins,
     mean,
     partial,
     spearman,
+    spearman_given,
 )
 
 VALUES = st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), min_size=3, max_size=30)
@@ -40,6 +42,12 @@ def test_spearman_is_the_correlation_of_ranks_counted_one_by_one(pairs: list[tup
         assert found is None
     else:
         assert found == pytest.approx(np.corrcoef(first, second)[0, 1], abs=1e-12)
+
+
+@given(st.lists(st.integers(-5, 5), min_size=1, max_size=30), st.integers(1, 6))
+def test_a_value_is_in_the_bin_of_the_middle_of_its_rows(values: list[int], bins: int) -> None:
+    middles = [sum(v < w for v in values) + values.count(w) / 2 for w in values]
+    assert even_bins(values, bins).tolist() == [int(middle * bins // len(values)) for middle in middles]
 
 
 Draw = Callable[[np.random.Generator], tuple[Floats, Floats, Floats]]
@@ -86,10 +94,11 @@ def test_the_partial_correlation_is_that_of_residuals(drawn: tuple[Floats, Float
     found = partial(correlate(a, b), correlate(a, c), correlate(b, c))
     left = residual(x, z), residual(y, z)
     if min(np.var(left[0]), np.var(left[1])) < 1e-6:
-        assert found is None
+        assert (found, spearman_given(x, y, z)) == (None, None)
     else:
         assert found is not None
         assert found.value == pytest.approx(stats.pearsonr(*left).statistic, abs=1e-9)
+        assert spearman_given(x, y, z) == pytest.approx(found.value, abs=1e-9)
 
 
 def test_a_control_that_is_constant_takes_nothing_and_one_that_is_the_signal_takes_all() -> None:

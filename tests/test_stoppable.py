@@ -1,11 +1,13 @@
-"""Notices that the machine is wanted back. Every signal here is sent by this process to itself."""
+"""Ctrl-C, and notices that the machine is wanted back. Every signal here is sent by this process to itself."""
 
 from __future__ import annotations
 
 import errno
 import signal
 import sys
+import threading
 from collections.abc import Callable
+from types import FrameType
 
 import pyarrow as pa
 import pytest
@@ -55,20 +57,22 @@ def test_a_second_notice_does_not_disturb_the_ending_and_a_third_does() -> None:
     assert reached == ["second"]
 
 
-@pytest.mark.parametrize("number", NOTICES)
-def test_it_waits_where_ctrl_c_waits(number: signal.Signals) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, *NOTICES])
+def test_it_is_noted_inside_and_raised_on_leaving(number: signal.Signals) -> None:
     seen: list[bool] = []
 
     def work() -> None:
         with ctrl_c_noted() as pressed:
-            signal.raise_signal(number)
+            for _ in range(2):
+                seen.append(bool(pressed))
+                signal.raise_signal(number)
             seen.append(bool(pressed))
 
-    with pytest.raises(Terminated, match=number.name):
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt, match=number.name if number in NOTICES else "^$"):
         within(work)
-    assert seen == [True]
-    with pytest.raises(Terminated):  # and its handler is there again
-        within(lambda: signal.raise_signal(number))
+    assert seen == [False, True, True]
+    assert signal.getsignal(number) is before
 
 
 def test_one_that_a_finalizer_swallowed_is_raised_after_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,6 +91,68 @@ def test_one_that_a_finalizer_swallowed_is_raised_after_the_batch(monkeypatch: p
     with pytest.raises(Terminated):
         within(batch)
     raise_lost_stop()  # nothing is left of it for the next work
+
+
+def noted(work: Callable[[list[int]], None]) -> None:
+    with ctrl_c_noted() as pressed:
+        work(pressed)
+
+
+def press() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def test_a_third_time_it_is_raised_at_once() -> None:
+    reached = []
+
+    def insist(pressed: list[int]) -> None:
+        for time in range(4):
+            reached.append(time)
+            press()
+
+    with pytest.raises(KeyboardInterrupt):
+        noted(insist)
+    assert reached == [0, 1, 2]
+
+
+def test_it_comes_before_another_error() -> None:
+    def fail(pressed: list[int]) -> None:
+        press()
+        raise ValueError("other")
+
+    with pytest.raises(KeyboardInterrupt) as raised:
+        noted(fail)
+    assert isinstance(raised.value.__context__, ValueError)
+
+
+def test_a_handler_of_somebody_else_stays() -> None:
+    heard = []
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
+
+    before = signal.signal(signal.SIGINT, hear)
+    try:
+        with ctrl_c_noted() as pressed:
+            press()
+        assert signal.getsignal(signal.SIGINT) is hear
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert heard == [signal.SIGINT]
+    assert not pressed
+
+
+def test_in_another_thread_nothing_is_changed() -> None:
+    handlers = []
+
+    def look() -> None:
+        with ctrl_c_noted():
+            handlers.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert handlers == [signal.default_int_handler]
 
 
 AGAIN = "Run the same command again to go on: gaincurate score data.jsonl"

@@ -44,17 +44,9 @@ def tokenizer(template: str | None = CHATML, *, merges: int = 80) -> Any:
 
 
 COMMON: dict[str, Any] = {
-    "vocab_size": 512,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
+    "vocab_size": 512, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 512, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
 
 
 def model(config: Any, seed: int = 0) -> Any:
@@ -70,17 +62,10 @@ def model(config: Any, seed: int = 0) -> Any:
 
 def longrope(turn: int) -> transformers.Phi3Config:
     """Of a model that turns up to so many tokens in another way than more."""
-    rope = {
-        "rope_type": "longrope",
-        "original_max_position_embeddings": turn,
-        "rope_theta": 1e4,
-        "factor": 17.0,
-    }
+    original = {"original_max_position_embeddings": turn}
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 17.0, **original}
     rope |= {"short_factor": [1.0] * 4, "long_factor": [1.0, 4.0, 7.0, 10.0]}
-    sizes = {**COMMON, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
-    return transformers.Phi3Config(
-        **{**sizes, "original_max_position_embeddings": turn, "rope_parameters": rope, "pad_token_id": 0}
-    )
+    return transformers.Phi3Config(**{**COMMON, **original, "rope_parameters": rope})
 
 
 def save_model(folder: Path, config: Any | None = None, template: str | None = CHATML) -> Path:

@@ -117,16 +117,9 @@ def areal(step: int) -> list[Write]:
 
 
 ORDERS: dict[str, Callable[..., list[Write]]] = {
-    "trl": trl,
-    "verl": verl,
-    "openrlhf": openrlhf,
-    "nemo-rl": nemo_rl,
-    "skyrl": skyrl,
-    "slime": slime,
-    "prime-rl": prime_rl,
-    "trinity": trinity,
-    "areal": areal,
-}
+    "trl": trl, "verl": verl, "openrlhf": openrlhf, "nemo-rl": nemo_rl, "skyrl": skyrl, "slime": slime,
+    "prime-rl": prime_rl, "trinity": trinity, "areal": areal,
+}  # fmt: skip
 
 
 def write(root: Path, writes: Sequence[Write]) -> Path:

@@ -5,8 +5,9 @@ that is not the file's into what is written next. A hash in the file does not he
 file made the hash. So values are validated in full, which costs about a third of a second per GB. A caller
 that needs two columns of many validates those two (`open_ipc`, then `validate`).
 
-Every function takes `refuse`, which turns a reason into the caller's own exception. Only the caller can say
-what a file is for and what to do about it.
+Every function takes `refuse`, which turns a reason into the caller's own exception, and raises what it makes
+where a file is broken: only the caller can say what a file is for and what to do about it. A file that the
+file system does not give is a StorageError.
 """
 
 from __future__ import annotations
@@ -41,7 +42,6 @@ def refusing(path: Path, refuse: Refuse) -> Iterator[None]:
     """Turn what Arrow says of a broken file into the caller's sentence.
 
     Raises:
-        StorageError: the file system does not give the file.
         GaincurateError: what `refuse` makes, for everything else that is wrong with it.
     """
     try:
@@ -63,7 +63,6 @@ def open_ipc(path: Path, refuse: Refuse) -> pa.Table:
     """A file in the IPC file format, memory-mapped. Its columns are NOT yet validated: see `validate`.
 
     Raises:
-        StorageError: it cannot be read.
         GaincurateError: from `refuse`: it is no such file, or its schema cannot be used.
     """
     with refusing(path, refuse):
@@ -73,21 +72,12 @@ def open_ipc(path: Path, refuse: Refuse) -> pa.Table:
 
 
 def read_ipc(path: Path, refuse: Refuse) -> pa.Table:
-    """A file in the IPC file format, memory-mapped and validated in full.
-
-    Raises:
-        StorageError: it cannot be read.
-        GaincurateError: from `refuse`: it is broken.
-    """
+    """A file in the IPC file format, memory-mapped and validated in full."""
     return validate(open_ipc(path, refuse), path, refuse)
 
 
 def ipc_schema(data: bytes, path: Path, refuse: Refuse) -> pa.Schema:
-    """The schema of the bytes of a file in the IPC file format.
-
-    Raises:
-        GaincurateError: from `refuse`: it is broken.
-    """
+    """The schema of the bytes of a file in the IPC file format."""
     with refusing(path, refuse):
         return pa.ipc.open_file(data).schema
 
@@ -96,10 +86,6 @@ def ipc_batches(path: Path, refuse: Refuse) -> tuple[pa.Schema, Iterator[pa.Reco
     """The record batches of an IPC file or stream (`datasets` caches are streams), memory-mapped.
 
     A batch is NOT validated until `validate` has seen it: who only counts rows need not pay for it.
-
-    Raises:
-        StorageError: it cannot be read.
-        GaincurateError: from `refuse`: it is broken. While the batches are read, too.
     """
     with refusing(path, refuse):
         mapped = _mapped(path)
@@ -138,12 +124,7 @@ def _check_regular(path: Path) -> None:
 
 
 def parquet_head(path: Path, refuse: Refuse) -> tuple[pa.Schema, int]:
-    """The schema and the number of rows of a Parquet file, from its footer.
-
-    Raises:
-        StorageError: it cannot be read.
-        GaincurateError: from `refuse`: it is broken.
-    """
+    """The schema and the number of rows of a Parquet file, from its footer."""
     with refusing(path, refuse), _parquet(path) as file:
         schema, rows = file.schema_arrow, file.metadata.num_rows
         _check_names(schema)
@@ -153,12 +134,7 @@ def parquet_head(path: Path, refuse: Refuse) -> tuple[pa.Schema, int]:
 
 
 def parquet_batches(path: Path, refuse: Refuse, *, rows: int, skip: int = 0) -> Iterator[pa.RecordBatch]:
-    """The rows from number `skip` on, in validated batches of up to `rows`. Earlier row groups are not read.
-
-    Raises:
-        StorageError: it cannot be read.
-        GaincurateError: from `refuse`: it is broken.
-    """
+    """The rows from number `skip` on, in validated batches of `rows` at most. Earlier groups are not read."""
     with refusing(path, refuse), _parquet(path) as file:
         groups = list(range(file.metadata.num_row_groups))
         while groups and skip >= (size := file.metadata.row_group(groups[0]).num_rows):
@@ -175,7 +151,6 @@ def read_parquet(path: Path, refuse: Refuse, columns: Sequence[str] | None = Non
     """A Parquet file as a table, validated in full.
 
     Raises:
-        StorageError: it cannot be read.
         GaincurateError: from `refuse`: it is broken, has two columns of one name, or lacks one of `columns`.
     """
     with refusing(path, refuse), _parquet(path) as file:
@@ -203,7 +178,6 @@ def read_json_lines(path: Path, refuse: Refuse, columns: Collection[str]) -> pa.
     Not by Arrow's own reader of JSON, which ends the process where lists stand deep inside each other.
 
     Raises:
-        StorageError: it cannot be read.
         GaincurateError: from `refuse`: a line is no JSON object, or a column mixes types.
     """
     names, rows = set[str](), 0
@@ -242,11 +216,7 @@ def _parquet(path: Path) -> pq.ParquetFile:
 
 
 def validate(data: _Data, path: Path, refuse: Refuse) -> _Data:
-    """The same data, after every value in it was seen to lie inside its buffers and every text to be UTF-8.
-
-    Raises:
-        GaincurateError: from `refuse`.
-    """
+    """The same data, after every value was seen to lie inside its buffers and every text to be UTF-8."""
     with refusing(path, refuse):
         data.validate(full=True)
     return data

@@ -95,6 +95,8 @@ class Kind:
 class Artifact:
     """One such folder, to be made or read. Nothing is opened or checked before a method is called.
 
+    Every method raises StorageError where the file system or the store refuses.
+
     Args:
         folder: where it is, or is to be: a local path, or the URL of an object store.
         kind: which use it is.
@@ -115,11 +117,7 @@ class Artifact:
         """The folder with its files; of a folder in an object store the local copy."""
 
     def pull(self) -> None:
-        """Copy a folder in an object store in.
-
-        Raises:
-            StorageError: the store or the file system refused.
-        """
+        """Copy a folder in an object store in."""
         if self.mirror is not None:
             self.mirror.pull()
             logs = [read_bytes(path) for path in sorted(self.folder.glob(f"{EXECUTIONS}/*"))]
@@ -127,22 +125,14 @@ class Artifact:
                 write_atomic(self.folder / EXECUTION, b"".join(logs))
 
     def put(self, name: str, data: bytes) -> None:
-        """Write a file, whole or not at all.
-
-        Raises:
-            StorageError: the file system or the store refused.
-        """
+        """Write a file, whole or not at all."""
         if self.mirror is None:
             write_atomic(self.folder / name, data)
         else:
             self.mirror.put(name, data)
 
     def delete(self, names: Sequence[str]) -> None:
-        """Delete files, and folders (names that end in a slash), where they are there.
-
-        Raises:
-            StorageError: the file system or the store refused.
-        """
+        """Delete files, and folders (names that end in a slash), where they are there."""
         try:
             for name in names:
                 path = self.folder / name
@@ -195,7 +185,6 @@ class Artifact:
 
         Raises:
             LockedError: another process writes them.
-            StorageError: the file system refused.
         """
         split = split or Split()
         new_folders = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
@@ -219,7 +208,6 @@ class Artifact:
 
         Raises:
             OutputError: the folder holds something else, or its identity is damaged.
-            StorageError: it cannot be read.
         """
         self.pull()
         out, name, path = self.place, self.kind.name, self.folder / IDENTITY
@@ -235,23 +223,30 @@ class Artifact:
                         path=str(out),
                     )
                 return None
-            text = read_bytes(path)
-        try:
-            identity: Json = json_value(text)
-            _ = identity["format"]
-        except (ValueError, LookupError, TypeError) as error:
-            if damaged:
-                return None
+        identity = self._facts(path)
+        if identity is None and not damaged:
             raise OutputError(
                 f"{path} is damaged, so what made the {self.kind.holds} there is not known; start over with "
                 "--overwrite.",
                 path=str(path),
-            ) from error
-        if other := self._other_kind(identity):
-            raise OutputError(
-                f"--out {out} is no {name}: it holds {other}; give a new or empty folder.", path=str(out)
             )
         return identity
+
+    def _facts(self, path: Path) -> Json | None:
+        """An identity or a manifest; None where it is damaged, an OutputError where it is another kind's."""
+        with reading(path):
+            text = read_bytes(path)
+        try:
+            facts: Json = json_value(text)
+            holds = str(facts.get("kind", "scores"))
+        except (ValueError, AttributeError):
+            return None
+        if holds != self.kind.holds:
+            raise OutputError(
+                f"{self.place} is no {self.kind.name}: it holds {holds}; give another folder.",
+                path=str(self.place),
+            )
+        return facts if "format" in facts else None
 
     def refuse_other(self, old: Json, new: Json, path: Path | None = None) -> None:
         """Compare identities, of the folder or of one part of it.
@@ -290,11 +285,6 @@ class Artifact:
                 f"a worker on {socket.gethostname()} would not give the same results: {in_words(changes)}. "
                 "Have all workers on machines of one kind (--worker-label), with the same packages and files."
             )
-
-    def _other_kind(self, facts: Json) -> str | None:
-        """What identity or manifest say that the folder holds, where that is not this kind."""
-        holds = str(facts.get("kind", "scores"))
-        return None if holds == self.kind.holds else holds
 
     def begin(self, identity: Json) -> None:
         """Write the identity, which is all that can change a value; call `remove` first."""
@@ -385,51 +375,41 @@ class Artifact:
 
         Raises:
             OutputError: no such folder, an unfinished one, another kind or another format.
-            StorageError: it cannot be read.
         """
         folder, kind, path = self.place, self.kind, self.folder / MANIFEST
         with reading(path):
-            text = read_bytes(path) if path.exists() else None
-        if text is None and self.begun:
-            raise OutputError(
-                f"{folder} is not finished: it has no {MANIFEST}. Run the same `{kind.command}` command "
-                "again to go on.",
-                path=str(folder),
-            )
-        if text is None and (folder / RUN).exists():
-            raise OutputError(
-                f"{folder} is no {kind.name}: it is a run. `gaincurate schedule status {folder}` shows it, "
-                f"and `gaincurate report SET --run {folder}` reports it with its set.",
-                path=str(folder),
-            )
-        if text is None:
+            finished = path.exists()
+        if not finished:
             what = f"has no {MANIFEST}" if self.folder.exists() else "does not exist"
-            why = f"{what}. `{kind.command} {kind.example} --out {folder}` makes one."
-            if self.folder.is_file():
-                why = f"is a file. `gaincurate score {folder} --model M --out scored` makes a set of it."
-            raise OutputError(f"{folder} is no {kind.name}: it {why}", path=str(folder))
-        again = f"Delete that file and run the same `{kind.command}` command again: it is written again from "
-        again += "the shards, and nothing else is done again."
-        try:
-            manifest: Json = json_value(text)
-            written = manifest["format"]
-            # Whoever made the set wrote the names, and they are paths to read here.
-            readable = written == kind.format and not self._other_kind(manifest)
-            for index, entry in enumerate(manifest["shards"] if readable else ()):
-                if entry["file"] != shard_name(index):
-                    raise ValueError("it names other files")
-        except (ValueError, LookupError, TypeError) as error:
-            raise OutputError(f"{path} is damaged. {again}", path=str(path)) from error
-        if other := self._other_kind(manifest):
+            why = f"is no {kind.name}: it {what}. `{kind.command} {kind.example} --out {folder}` makes one."
+            if self.begun:
+                why = f"is not finished: it has no {MANIFEST}. Run the same `{kind.command}` command again "
+                why += "to go on."
+            elif (folder / RUN).exists():
+                why = f"is no {kind.name}: it is a run. `gaincurate schedule status {folder}` shows it, and "
+                why += f"`gaincurate report SET --run {folder}` reports it with its set."
+            elif self.folder.is_file():
+                why = f"is no {kind.name}: it is a file. `gaincurate score {folder} --model M --out scored` "
+                why += "makes a set of it."
+            raise OutputError(f"{folder} {why}", path=str(folder))
+        manifest = self._facts(path)
+        if manifest is not None and manifest["format"] != kind.format:
             raise OutputError(
-                f"{folder} is no {kind.name}: it holds {other}. Give the folder that `{kind.command}` wrote.",
+                f"{folder} has format {manifest['format']}, this version reads {kind.format}; use the "
+                "gaincurate version that wrote it, or make it again.",
                 path=str(folder),
             )
-        if written != kind.format:
+        try:
+            # Whoever made the set wrote the names, and they are paths to read here.
+            shards = enumerate((manifest or {})["shards"])
+            whole = all(entry["file"] == shard_name(index) for index, entry in shards)
+        except (LookupError, TypeError):
+            whole = False
+        if manifest is None or not whole:
             raise OutputError(
-                f"{folder} has format {written}, this version reads {kind.format}; use the gaincurate "
-                "version that wrote it, or make it again.",
-                path=str(folder),
+                f"{path} is damaged. Delete that file and run the same `{kind.command}` command again: it is "
+                "written again from the shards, and nothing else is done again.",
+                path=str(path),
             )
         return manifest
 
@@ -453,18 +433,13 @@ class Artifact:
         )
 
     def remove(self) -> None:
-        """Delete the folder's own files, but for its identity, and nothing else (`--overwrite`).
-
-        Raises:
-            StorageError: a file cannot be deleted.
-        """
+        """Delete the folder's own files, but for its identity, and nothing else (`--overwrite`)."""
         out, kind = self.folder, self.kind
         # The manifest goes first, and the identity stays until the next one replaces it: a kill in between
         # leaves what looks like an unfinished folder and is one.
         self.delete([MANIFEST])
-        self.delete([REJECTED, EXECUTION])
-        names = sorted(name.rstrip("/") for name in self.names())
-        self.delete([name for name in names if fnmatch(name, "shard-*.arrow")])
+        shards = (name.rstrip("/") for name in self.names())
+        self.delete([REJECTED, EXECUTION, *sorted(name for name in shards if fnmatch(name, "shard-*.arrow"))])
         if kind.work:
             for path in work_folder(out).glob(kind.work):
                 path.unlink()
@@ -513,7 +488,6 @@ def read_info(path: Path) -> Json:
 
     Raises:
         OutputError: the file is damaged or no shard of ours.
-        StorageError: it cannot be read.
     """
     with reading(path):
         data = read_bytes(path)
@@ -526,23 +500,23 @@ def parse_info(data: bytes, path: Path) -> Json:
     Raises:
         OutputError: they are damaged or no shard of ours.
     """
-    schema = ipc_schema(data, path, lambda why: _damaged(path, f"it is cut short or no shard ({why})"))
+
+    def damaged(reason: str) -> OutputError:
+        return OutputError(
+            f"{path} is damaged: {reason}. Delete that file and run the same command again: only its rows "
+            "are made again.",
+            path=str(path),
+        )
+
     try:
+        schema = ipc_schema(data, path, lambda why: damaged(f"it is cut short or no shard ({why})"))
         info: Json = json_value((schema.metadata or {})[_KEY])
         content = info["content"].encode()
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise _damaged(path, "it is cut short or no shard") from error
+        raise damaged("it is cut short or no shard") from error
     if digest_bytes(data.replace(content, _NO_HASH.encode())) != info["content"]:
-        raise _damaged(path, "its bytes do not match the hash in it")
+        raise damaged("its bytes do not match the hash in it")
     return info
-
-
-def _damaged(path: Path, reason: str) -> OutputError:
-    return OutputError(
-        f"{path} is damaged: {reason}. Delete that file and run the same command again: only its rows "
-        "are made again.",
-        path=str(path),
-    )
 
 
 def open_table(path: Path, refuse: Refuse | None = None) -> pa.Table:
@@ -557,7 +531,6 @@ def open_table(path: Path, refuse: Refuse | None = None) -> pa.Table:
 
     Raises:
         OutputError: it is broken.
-        StorageError: it cannot be read.
     """
     return without_info(read_ipc(path, refuse or broken(path)))
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
@@ -80,14 +79,9 @@ def coded(column: pa.ChunkedArray, most: int) -> tuple[list[str], Labels] | tupl
 
     None where there are more than `most`.
     """
-    encoded = as_texts(column).dictionary_encode().combine_chunks()
-    if isinstance(encoded, pa.ChunkedArray):  # no rows at all
-        return [], np.zeros(0, np.int32)
-    if len(encoded.dictionary) > most:
+    texts = as_texts(column)
+    names = pc.unique(texts).drop_null()
+    if len(names) > most:
         return None, None
-    names = encoded.dictionary.to_pylist()
-    order = sorted(range(len(names)), key=lambda place: names[place])
-    places = np.empty(len(names) + 1, np.int32)
-    places[order] = np.arange(len(names))
-    places[-1] = -1
-    return [names[place] for place in order], places[encoded.indices.fill_null(-1).to_numpy()]
+    in_order = sorted(names.to_pylist())
+    return in_order, pc.index_in(texts, pa.array(in_order, pa.string())).fill_null(-1).to_numpy()

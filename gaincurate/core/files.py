@@ -3,6 +3,8 @@
 Every file that something else relies on is written beside its place, synced and renamed. Lines of JSON are
 the one kind that grows: a reader leaves out a last line without a line break, because its writer is still at
 it or was killed, and the next `append_lines` begins a new line.
+
+Every function raises StorageError where the file system refuses.
 """
 
 from __future__ import annotations
@@ -15,20 +17,20 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from gaincurate.core.foreign import json_value, lines_of, not_regular, open_regular, read_bytes
-from gaincurate.errors import read_error, storage_error
+from gaincurate.errors import storage_error
 
-_BLOCK = 1 << 22
 LONGEST_NAME = 255  # bytes
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn a refusal of the file system into a sentence about `path`.
+def reading(path: Path, what: str = "read") -> Iterator[None]:
+    """Turn a refusal of the file system into a sentence about `path`; `what` is the verb in it.
 
     Raises:
         StorageError: instead of any OSError.
@@ -36,7 +38,7 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise read_error(path, error) from error
+        raise storage_error(path, error, what) from error
 
 
 @contextmanager
@@ -58,16 +60,9 @@ def digest_json(value: Any) -> str:
 
 
 def digest_file(path: Path) -> str:
-    """BLAKE2b-128 of a file's bytes, read in blocks.
-
-    Raises:
-        StorageError: it cannot be read.
-    """
-    state = hashlib.blake2b(digest_size=16)
+    """BLAKE2b-128 of a file's bytes, read in blocks."""
     with reading(path), open_regular(path) as file:
-        while block := file.read(_BLOCK):
-            state.update(block)
-    return state.hexdigest()
+        return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).hexdigest()
 
 
 def digest_files(paths: Iterable[Path]) -> str:
@@ -82,11 +77,7 @@ def too_long(path: Path) -> bool:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and those that it is in, unless it is there.
-
-    Raises:
-        StorageError: the file system refused.
-    """
+    """Make a folder, and those that it is in, unless it is there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -94,11 +85,7 @@ def make_folder(folder: Path) -> None:
 
 
 def write_atomic(path: Path, data: bytes | memoryview) -> None:
-    """Write `data` so that `path` is either as before or complete, also after a crash.
-
-    Raises:
-        StorageError: the file system refused; the temporary file is removed.
-    """
+    """Write `data` so that `path` is either as before or complete, also after a crash."""
     with write_stream(path) as file:
         file.write(data)
 
@@ -108,15 +95,12 @@ def write_stream(path: Path) -> Iterator[BinaryIO]:
     """A file to write into, which becomes `path` at the end, whole; on an error nothing does.
 
     A device or a pipe at `path` is refused: who may do anything would make a file of /dev/null.
-
-    Raises:
-        StorageError: the file system refused; the temporary file is removed.
     """
-    if not path.name:  # `.` and `/` name no file
-        raise storage_error(path, OSError(errno.EISDIR, os.strerror(errno.EISDIR)))
-    # The process id keeps two writers of one name apart: locks prevent that, a wrong lock must not corrupt.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        if not path.name:  # `.` and `/` name no file
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        # The process id keeps two writers of one name apart, where a lock failed to.
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         if path.exists() and not path.is_file() and not path.is_dir():
             raise not_regular(path)
         try:
@@ -149,11 +133,7 @@ def to_lines(values: Iterable[object]) -> bytes:
 
 
 def write_lines(path: Path, values: Iterable[object]) -> int:
-    """Write lines of JSON where a person asked for them, also more than fit into memory; returns how many.
-
-    Raises:
-        StorageError: the file system refused.
-    """
+    """Write lines of JSON where a person asked for them, also more than fit into memory; returns how many."""
     make_folder(path.parent)
     count = 0
     with write_stream(path) as file:
@@ -169,12 +149,8 @@ def append_line(path: Path, value: object) -> None:
 
 
 def append_lines(path: Path, values: Iterable[object]) -> None:
-    """Append lines of JSON in one write, after a line break where a killed writer left a piece.
-
-    Raises:
-        StorageError: the file system refused.
-    """
-    try:
+    """Append lines of JSON in one write, after a line break where a killed writer left a piece."""
+    with reading(path, "write"):
         if path.is_fifo():
             raise not_regular(path)
         with path.open("ab+") as file:
@@ -184,23 +160,15 @@ def append_lines(path: Path, values: Iterable[object]) -> None:
                 if file.read(1) != b"\n":
                     file.write(b"\n")
             file.write(to_lines(values))
-    except OSError as error:
-        raise storage_error(path, error) from error
 
 
 def drop_half_line(path: Path) -> bool:
-    """Remove the unfinished last line that a killed writer left; returns whether the file has any lines.
-
-    Raises:
-        StorageError: the file system refused.
-    """
-    try:
+    """Remove the unfinished last line that a killed writer left; returns whether the file has any lines."""
+    with reading(path, "write"):
         data = read_bytes(path) if path.exists() else b""
         end = data.rfind(b"\n") + 1
         if end < len(data):
             os.truncate(path, end)
-    except OSError as error:
-        raise storage_error(path, error) from error
     return end > 0
 
 
@@ -213,41 +181,22 @@ def json_lines(source: Path | bytes, since: int = 0) -> Iterator[tuple[int, dict
     Args:
         source: a file, or the bytes of one.
         since: bytes at the beginning to skip; a line that ends in them is not given.
-
-    Raises:
-        StorageError: the file cannot be read.
     """
-    if isinstance(source, bytes):
-        yield from _objects(io.BytesIO(source), since)
-        return
-    with reading(source), open_regular(source) as file:
-        yield from _objects(file, since)
-
-
-def _objects(file: IO[bytes], since: int) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    place = 0
-    for number, (line, size) in enumerate(lines_of(file), 1):
-        place += size
-        if place <= since:
-            continue
-        if line is None:
-            yield number, None
-            continue
-        if not line.endswith(b"\n") or not line.strip():
-            continue
-        try:
-            value = json_value(line, surrogates=True)
-        except ValueError:
+    data, path = (source, Path()) if isinstance(source, bytes) else (None, source)
+    with reading(path), open_regular(path) if data is None else io.BytesIO(data) as file:
+        place = 0
+        for number, (line, size) in enumerate(lines_of(file), 1):
+            place += size
+            if place <= since or (line is not None and not (line.endswith(b"\n") and line.strip())):
+                continue
             value = None
-        yield number, value if isinstance(value, dict) else None
+            with suppress(ValueError):
+                value = None if line is None else json_value(line, surrogates=True)
+            yield number, value if isinstance(value, dict) else None
 
 
 def log_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a log, none where there is no log. Damaged lines are left out: no work needs one.
-
-    Raises:
-        StorageError: the file cannot be read.
-    """
+    """The objects of a log, none where there is no log. Damaged lines are left out: no work needs one."""
     return [entry for _, entry in json_lines(path) if entry is not None] if path.exists() else []
 
 

@@ -1,9 +1,10 @@
 """The border for JSON, YAML and TOML: files, texts and bytes that somebody else may have written.
 
 `core.arrow` is the same for Arrow and Parquet. Nothing else opens such a file or parses such a text, which
-tests/core/test_foreign.py sees to. Everything that is wrong is a ValueError with a reason, because callers
-differ in what they make of it: a file that is still being written, a damaged one, a line to leave out. A
-parser's own errors stay as they are, for sentences that name the line.
+tests/core/test_foreign.py sees to. Everything that is wrong is a ValueError with a reason, mostly a
+`Malformed`, because callers differ in what they make of it: a file that is still being written, a damaged
+one, a line to leave out. A parser's own errors stay as they are, for sentences that name the line. An
+OSError is what the file system does not give.
 
 Texts are small and trees are walked only where they could be deep, so a line costs a tenth of its parsing.
 """
@@ -22,6 +23,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from io import BufferedReader
 
 LARGEST = 1 << 32
 """Bytes of a file that is read whole. A state with a posterior for each of ten million prompts has 1 GB."""
@@ -35,7 +37,6 @@ _BOM = b"\xef\xbb\xbf"
 _NESTING = frozenset({dict, list})
 _SECRET_NAME = re.compile("KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL|SAS")
 _SECRET = 8  # characters of the shortest value that is taken for one
-_PART = 1 << 16
 _SHOWN = 60  # characters of a value in a sentence
 
 
@@ -49,19 +50,13 @@ def read_bytes(path: Path, most: int = LARGEST) -> bytes:
     Raises:
         OSError: the file system does not give it, it is no regular file, or has more than `most` bytes.
     """
-    parts, left = list[bytes](), most + 1
     with open_regular(path) as file:
-        # Not `read(left)`, which takes memory for so much: a process may have a limit.
-        size = max(os.fstat(file.fileno()).st_size, _PART)
-        while left > 0 and (part := file.read(min(size + 1, left))):
-            parts.append(part)
-            left -= len(part)
-    if left <= 0:
-        raise OSError(errno.EINVAL, f"it has more than {most:,} bytes", str(path))
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+        if os.fstat(file.fileno()).st_size > most:
+            raise OSError(errno.EINVAL, f"it has more than {most:,} bytes", str(path))
+        return file.read()
 
 
-def open_regular(path: Path) -> IO[bytes]:
+def open_regular(path: Path) -> BufferedReader:
     """A regular file, opened to read. A pipe would wait for ever, and a device may have no end.
 
     Raises:
@@ -79,21 +74,12 @@ def not_regular(path: Path) -> OSError:
 
 
 def read_text(path: Path, most: int = LARGEST) -> str:
-    """The same as text.
-
-    Raises:
-        OSError: as `read_bytes`.
-        Malformed: it is not UTF-8.
-    """
+    """The same as text, which has to be UTF-8."""
     return text_of(read_bytes(path, most))
 
 
 def text_of(data: bytes) -> str:
-    """Bytes as text.
-
-    Raises:
-        Malformed: they are not UTF-8.
-    """
+    """Bytes as text, which have to be UTF-8."""
     try:
         return data.decode()
     except UnicodeDecodeError as error:
@@ -101,12 +87,7 @@ def text_of(data: bytes) -> str:
 
 
 def json_file(path: Path) -> Any:
-    """What a JSON file holds.
-
-    Raises:
-        OSError: as `read_bytes`.
-        ValueError: as `json_value`.
-    """
+    """What a JSON file holds."""
     return json_value(read_bytes(path))
 
 
@@ -185,11 +166,7 @@ def without_secrets(text: str) -> str:
 
 
 def see_text(value: Any) -> None:
-    """See that a value's texts can be written to a file.
-
-    Raises:
-        Malformed: one holds half of a surrogate pair.
-    """
+    """See that a value's texts can be written to a file: none holds half of a surrogate pair."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
@@ -197,11 +174,7 @@ def see_text(value: Any) -> None:
 
 
 def toml_value(text: str) -> dict[str, Any]:
-    """What a TOML text holds.
-
-    Raises:
-        ValueError: it is no TOML (tomllib.TOMLDecodeError), too long, or too deep.
-    """
+    """What a TOML text holds; a ValueError where it is no TOML, too long, or too deep."""
     import tomllib
 
     _see_length(text)

@@ -4,6 +4,8 @@ A plain run holds the folder alone. `--shard I/N` runs hold it together, each it
 These are kernel locks (flock), not files that merely exist, because the kernel frees them when a process dies
 and there is no stale one to clear. The price is that they are POSIX only, which leaves out Windows. A
 folder in an object store is locked in its local copy, so only among the processes of one machine.
+
+Every function raises StorageError where the file system refuses, or has no locks.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,39 +57,29 @@ def acquire(path: Path, kind: int) -> int | None:
     Args:
         path: the file; made where it is missing.
         kind: a `fcntl` lock operation.
-
-    Raises:
-        StorageError: the file system refused, or has no locks.
     """
     lost = 0
     while True:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except FileNotFoundError as error:
-            # A writer that finished may have removed the folder between the two calls. That it does so every
-            # time is not to be believed: this is a place where nothing can be made, such as /proc.
-            lost += 1
-            if lost == _TRIES:
+        with ExitStack() as opened:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                opened.callback(os.close, descriptor)
+                fcntl.flock(descriptor, kind)
+                # A finished writer removes the lock files; a lock on a removed file keeps no process out.
+                if os.fstat(descriptor).st_ino == path.stat().st_ino:
+                    opened.pop_all()
+                    return descriptor
+            except BlockingIOError:
+                return None
+            except FileNotFoundError as error:
+                # A writer that finished removed the folder or the file. That this happens every time is not
+                # to be believed: this is a place where nothing can be made, such as /proc.
+                lost += 1
+                if lost == _TRIES:
+                    raise storage_error(path, error) from error
+            except OSError as error:  # also no locks: Lustre without `-o flock`, some network file systems
                 raise storage_error(path, error) from error
-            continue
-        except OSError as error:
-            raise storage_error(path, error) from error
-        try:
-            fcntl.flock(descriptor, kind)
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        except OSError as error:  # no locks here: Lustre without `-o flock`, some network file systems
-            os.close(descriptor)
-            raise storage_error(path, error) from error
-        # A finished writer removes the lock files; a lock on a removed file keeps no process out.
-        try:
-            if os.fstat(descriptor).st_ino == path.stat().st_ino:
-                return descriptor
-        except FileNotFoundError:
-            pass
-        os.close(descriptor)
 
 
 @contextmanager
@@ -97,9 +89,6 @@ def joining(path: Path, descriptor: int) -> Iterator[bool]:
     A process is one of them until it closes the file or ends. Within the `with` of one that is alone, others
     that join wait. This is a POSIX record lock: objects of one process do not exclude each other, and a
     forked process does not inherit it.
-
-    Raises:
-        StorageError: the file system refused, or has no locks.
     """
     try:
         try:
@@ -122,25 +111,21 @@ def writing(out: Path, split: Split) -> Iterator[None]:
 
     Raises:
         LockedError: another process writes them.
-        StorageError: the file system refused.
     """
-    work, alone = work_folder(out), split.count == 1
-    kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
-    locks = [acquire(work / "lock", kind | fcntl.LOCK_NB)]
-    if locks[0] is not None and not alone:
-        locks.append(acquire(work / f"lock-{split.index}-of-{split.count}", fcntl.LOCK_EX | fcntl.LOCK_NB))
-    try:
-        if None in locks:
-            what = str(out) if alone else f"--shard {split} of {out}, or all of it"
-            raise LockedError(
-                f"another process is writing {what}; wait for it, or stop it and run this again.",
-                path=str(out),
-            )
+    alone, wanted = split.count == 1, {"lock": fcntl.LOCK_EX}
+    if not alone:
+        wanted = {"lock": fcntl.LOCK_SH, f"lock-{split.index}-of-{split.count}": fcntl.LOCK_EX}
+    with ExitStack() as held:
+        for name, kind in wanted.items():
+            lock = acquire(work_folder(out) / name, kind | fcntl.LOCK_NB)
+            if lock is None:
+                what = str(out) if alone else f"--shard {split} of {out}, or all of it"
+                raise LockedError(
+                    f"another process is writing {what}; wait for it, or stop it and run this again.",
+                    path=str(out),
+                )
+            held.callback(os.close, lock)
         yield
-    finally:
-        for lock in locks:
-            if lock is not None:
-                os.close(lock)
 
 
 @contextmanager

@@ -5,6 +5,9 @@ Other keys are ignored. Two lines steer: {"resume_from_step": s} voids this roun
 {"attempt": k} numbers the lines after it. The file only grows, also while it is read: a trainer that trains
 a step again adds a line that says so, and never rewrites what is there. So a last line without a line break
 is left out, and a byte offset names a beginning of the file for ever.
+
+Every reader raises OutcomeError for a line that cannot be used, with its number, and StorageError where the
+file cannot be read.
 """
 
 from __future__ import annotations
@@ -14,10 +17,11 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from gaincurate.core.files import json_lines, reading
+from gaincurate.core.files import json_lines, log_lines, reading
 from gaincurate.core.foreign import is_utf8, read_bytes
 from gaincurate.errors import OutcomeError
 
@@ -65,20 +69,17 @@ class Line:
 
 
 def read_lines(
-    data: bytes, path: Path, round_: int, ids_of: IdsOf, rules: Rules, since: int = 0
+    data: bytes, path: Path, round_: int | None, ids_of: IdsOf | None, rules: Rules, since: int = 0
 ) -> tuple[list[Line], int]:
     """The lines of a file, in order, and how many a `resume_from_step` voids.
 
     Args:
         data: the file, or a beginning of it.
         path: for sentences.
-        round_: the round that the file belongs to.
-        ids_of: the ids of a round's prompts.
+        round_: the round that the file belongs to. Default: the newest in it.
+        ids_of: the ids of a round's prompts. Default: any prompt will do.
         rules: range of rewards.
         since: bytes of the file that were taken before. Then the first line that steers ends the lines.
-
-    Raises:
-        OutcomeError: a line that cannot be used, with its number.
     """
     lines: list[Line] = []
     returns: list[tuple[int, int]] = []  # how many lines there were, and the step
@@ -97,21 +98,20 @@ def read_lines(
             attempt = _integer(entry, "attempt", where) or 1
         else:
             line = check_line(entry, where, round_, rules, number=number, attempt=attempt)
-            if line.round not in planned:
+            if ids_of is None:
+                if not is_utf8(line.gc_id):
+                    raise OutcomeError(f"{where}: the gc_id {line.gc_id!r} holds half of a surrogate pair.")
+            elif line.round not in planned:
                 planned[line.round] = frozenset(ids_of(line.round))
-            if line.gc_id not in planned[line.round]:
+            if ids_of is not None and line.gc_id not in planned[line.round]:
                 raise OutcomeError(
                     f"{where}: {line.gc_id!r} is not among the prompts of round {line.round}.",
                     line=number,
                     gc_id=line.gc_id,
                 )
             lines.append(line)
-    valid = _not_taken_back(lines, returns, round_)
-    return valid, len(lines) - len(valid)
-
-
-def _not_taken_back(lines: list[Line], returns: list[tuple[int, int]], round_: int) -> list[Line]:
-    """The lines without those of this round that a later return to an earlier step voids."""
+    if round_ is None:
+        round_ = max((line.round for line in lines), default=0)
     valid, end = list[Line](), len(lines)
     border: float = math.inf  # the earliest of the later returns
     for count, step in reversed([(0, 0), *returns]):
@@ -121,24 +121,21 @@ def _not_taken_back(lines: list[Line], returns: list[tuple[int, int]], round_: i
             if line.round != round_ or line.step is None or line.step <= border
         ]
         border, end = min(border, step), count
-    return valid[::-1]
+    return valid[::-1], len(lines) - len(valid)
 
 
 def check_line(
-    entry: dict[str, Any], where: str, round_: int, rules: Rules, *, number: int = 0, attempt: int = 1
+    entry: dict[str, Any], where: str, round_: int | None, rules: Rules, *, number: int = 0, attempt: int = 1
 ) -> Line:
     """An object as a line.
 
     Args:
         entry: the object.
         where: where it stands, for sentences.
-        round_: the newest round.
+        round_: the newest round, None for any.
         rules: range of rewards.
         number: of the line.
         attempt: at the round, where the line names none.
-
-    Raises:
-        OutcomeError: it cannot be used.
     """
     gc_id, sample = entry.get("gc_id"), entry.get("sample")
     if not isinstance(gc_id, str):
@@ -149,7 +146,7 @@ def check_line(
     of_round = entry.get("round")
     if of_round is None:
         raise OutcomeError(f"{where} has no round.", line=number)
-    if not 0 <= of_round <= round_:
+    if of_round < 0 or (round_ is not None and of_round > round_):
         raise OutcomeError(
             f"{where}: round {of_round} is not planned yet; the newest is {round_}.",
             line=number,
@@ -162,7 +159,7 @@ def check_line(
         number,
         gc_id,
         of_round,
-        success_of(entry, where, rules),
+        _success_of(entry, where, rules),
         entry["reward"],
         json.dumps(sample, sort_keys=True) if isinstance(sample, (list, dict)) else sample,  # comparable
         entry.get("step"),
@@ -171,13 +168,8 @@ def check_line(
     )
 
 
-def read_file(path: Path, round_: int, ids_of: IdsOf, rules: Rules) -> list[Line]:
-    """The lines of a round's file that are not voided; none where the file is not there.
-
-    Raises:
-        OutcomeError: a line that cannot be used, with its number.
-        StorageError: it cannot be read.
-    """
+def read_file(path: Path, round_: int | None, ids_of: IdsOf | None, rules: Rules) -> list[Line]:
+    """The lines of a round's file that are not voided; none where the file is not there. See `read_lines`."""
     with reading(path):
         data = read_bytes(path) if path.exists() else b""
     return read_lines(data, path, round_, ids_of, rules)[0]
@@ -190,63 +182,32 @@ def attempt_to_report(path: Path, round_: int, *, new: bool) -> int:
         path: the round's file, which need not be there.
         round_: the round.
         new: begin another one where the newest has outcomes already; else go on with that.
-
-    Raises:
-        StorageError: it cannot be read.
     """
     begun, reported = 1, 0
-    for _, entry in json_lines(path) if path.exists() else ():
-        attempt = (entry or {}).get("attempt")
-        attempt = attempt if isinstance(attempt, int) else None
-        if entry is not None and "gc_id" not in entry:
-            begun = attempt or begun
-        elif entry is not None and entry.get("round") == round_:
-            reported = max(reported, attempt or begun)
+    for entry in log_lines(path):
+        attempt = entry.get("attempt") or begun
+        attempt = attempt if isinstance(attempt, int) else begun  # `read_lines` refuses it
+        if "gc_id" not in entry:
+            begun = attempt
+        elif entry.get("round") == round_:
+            reported = max(reported, attempt)
     return max(begun, reported + 1 if new else reported)
 
 
 def has_rounds(path: Path) -> bool:
-    """Whether a file is a trainer's outcomes: its first line with an id names a round, or one steers.
-
-    Raises:
-        StorageError: it cannot be read.
-    """
+    """Whether a file is a trainer's outcomes: its first line with an id names a round, or one steers."""
+    steering = {"attempt", "resume_from_step"}
     for _, entry in json_lines(path):
-        if entry is None:
-            return False
-        if "gc_id" in entry:
-            return "round" in entry
-        if "attempt" in entry or "resume_from_step" in entry:
-            return True
+        if entry is None or "gc_id" in entry or steering & entry.keys():
+            return entry is not None and ("round" in entry or "gc_id" not in entry)
     return False
 
 
 def read_any_round(path: Path, rules: Rules) -> list[Line]:
-    """A file's lines that count, of whatever round and prompt, without what was taken back or repeated.
-
-    Raises:
-        OutcomeError: a line that cannot be used, with its number.
-        StorageError: it cannot be read.
-    """
-    ids: set[str] = set()
-    newest = 0
-    for _, entry in json_lines(path):
-        if entry is None or not isinstance(entry.get("gc_id"), str):
-            continue  # `read_file` says what is wrong with it
-        if not is_utf8(entry["gc_id"]):
-            raise OutcomeError(f"{path}: the gc_id {entry['gc_id']!r} holds half of a surrogate pair.")
-        ids.add(entry["gc_id"])
-        if isinstance(entry.get("round"), int):
-            newest = max(newest, entry["round"])
-    rounds: dict[int, list[Line]] = {}
-    for line in read_file(path, newest, lambda _: ids, rules):
-        rounds.setdefault(line.round, []).append(line)
-    counting: list[Line] = []
-    for round_ in sorted(rounds):
-        of_round, _ = newest_attempts(rounds[round_])
-        seen = set[Key]()
-        counting += [line for line in of_round if line.is_new(seen)]
-    return counting
+    """A file's lines that count, of whatever round and prompt, without what was taken back or repeated."""
+    seen, lines = set[Key](), sorted(read_file(path, None, None, rules), key=lambda line: line.round)
+    of_rounds = (newest_attempts(list(same))[0] for _, same in groupby(lines, key=lambda line: line.round))
+    return [line for of_round in of_rounds for line in of_round if line.is_new(seen)]
 
 
 def earliest_return(data: bytes) -> int | None:
@@ -259,7 +220,7 @@ def earliest_return(data: bytes) -> int | None:
     return min(steps, default=None)
 
 
-def success_of(entry: Mapping[str, Any], where: str, rules: Rules) -> float | None:
+def _success_of(entry: Mapping[str, Any], where: str, rules: Rules) -> float | None:
     """`correct` where the line has it, else the reward as a share of its range; None for one not judged.
 
     Raises:
@@ -267,7 +228,7 @@ def success_of(entry: Mapping[str, Any], where: str, rules: Rules) -> float | No
     """
     if "reward" not in entry:
         raise OutcomeError(f"{where} has no reward (null stands for one that could not be judged).")
-    reward, correct = entry["reward"], entry.get("correct")
+    success, reward, correct = None, entry["reward"], entry.get("correct")
     if reward is not None:
         if type(reward) not in (int, float) or not rules.low <= reward <= rules.high:
             reward = _number(reward, "reward", where)
@@ -278,9 +239,9 @@ def success_of(entry: Mapping[str, Any], where: str, rules: Rules) -> float | No
                 gc_id=entry["gc_id"],
                 reward=reward,
             )
-        reward = (reward - rules.low) / (rules.high - rules.low)
+        success = float(reward - rules.low) / (rules.high - rules.low)
     if correct is None:
-        return None if reward is None else float(reward)
+        return success
     share = _number(correct, "correct", where)
     if not 0 <= share <= 1:
         raise OutcomeError(f"{where}: correct is {share:g}, not true, false or a number from 0 to 1.")
@@ -403,8 +364,10 @@ class Outcomes:
         judged = [tally for tally in self.tallies.values() if tally.successes]
         alike = [tally.mean for tally in judged if not tally.differs]
         counts = {
-            "effective": len(judged) - len(alike), "all_wrong": alike.count(0), "all_right": alike.count(1)
-        }  # fmt: skip
+            "effective": len(judged) - len(alike),
+            "all_wrong": alike.count(0),
+            "all_right": alike.count(1),
+        }
         return {name: count / len(judged) if judged else None for name, count in counts.items()}
 
     @property
@@ -430,7 +393,6 @@ def read_outcomes(path: Path, round_: int, ids_of: IdsOf, rules: Rules) -> Outco
     Raises:
         OutcomeError: no file, a broken line, an id or a round that was not planned, a reward that is no
             number in the range, or too few prompts.
-        StorageError: it cannot be read.
     """
     with reading(path):
         if not path.exists():
@@ -469,10 +431,6 @@ def split_lines(
         round_: the round that it belongs to.
         ids_of: the prompts of a round.
         rules: range of rewards.
-
-    Raises:
-        OutcomeError: as `read_outcomes`.
-        StorageError: it cannot be read.
     """
     with reading(path):
         data = read_bytes(path)

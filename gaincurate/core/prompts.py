@@ -2,12 +2,12 @@
 
 A training row carries the whole scoring prompt, added system message and examples included, because scores
 are of that prompt and not of the bare question. A source column named `prompt` that is not the prompt is
-kept as `source_prompt`.
+kept as `source_prompt`. A set whose rows are not what its identity says is an OutputError, and a file of rows
+that cannot be read or written is a StorageError.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -226,10 +226,7 @@ def is_chat_text(text: Any) -> bool:
 
 def _chat_of_text(text: str) -> list[Any]:
     try:
-        value = json_value(text, surrogates=True)
-        json.dumps(value, ensure_ascii=False).encode()  # an escape can write what no text can hold
-    except UnicodeEncodeError as error:
-        raise PromptProblem("the JSON text of its messages holds half of a surrogate pair") from error
+        value = json_value(text)
     except ValueError as error:
         reason = getattr(error, "msg", str(error))
         raise PromptProblem(f"the prompt is no JSON text of messages ({reason})") from error
@@ -244,12 +241,11 @@ def _content(content: Any, number: int) -> str | None:
         return content
     texts = []
     for part in content if isinstance(content, list) else [content]:
-        text = part.get("text") if isinstance(part, dict) else part
-        kind = part.get("type") or "text" if isinstance(part, dict) else "text"
+        kind, text = "text", part
+        if isinstance(part, dict):
+            kind, text = part.get("type") or "text", part.get("text")
         if not isinstance(text, str) or kind not in _TEXT_PARTS:
-            named = (
-                f" (a part of type {kind!r})" if isinstance(part, dict) and kind not in _TEXT_PARTS else ""
-            )
+            named = f" (a part of type {kind!r})" if kind not in _TEXT_PARTS else ""
             raise PromptProblem(f"message {number} has content that is not text{named}")
         texts.append(text)
     return "".join(texts)
@@ -342,15 +338,15 @@ def training_rows(rows: pa.Table, identity: Json, *, bare: bool, with_scores: bo
         InputError: no column can hold fields of the messages, such as arguments of tool calls.
         OutputError: a row's prompt cannot be read, so the set is not what its identity says.
     """
-    column, prompts = identity["source"]["prompt_column"], prompts_of(rows, identity, bare=bare, nulls=True)
+    prompts = prompts_of(rows, identity, bare=bare, nulls=True)
     names = [name for name in rows.column_names if not name.startswith(PREFIX) or name == ID or with_scores]
     table = rows.select(names).replace_schema_metadata(None)
     messages = message_array(prompts) if prompts else pa.array([], pa.list_(pa.struct({})))
     if PROMPT not in names:
         return table.append_column(PROMPT, messages)
-    if column != PROMPT:
+    if identity["source"]["prompt_column"] != PROMPT:
         table = table.append_column(f"source_{PROMPT}", table.column(PROMPT))
-    return table.set_column(table.column_names.index(PROMPT), PROMPT, messages)
+    return table.set_column(names.index(PROMPT), PROMPT, messages)
 
 
 def message_array(values: Sequence[Any]) -> pa.Array:
@@ -369,21 +365,13 @@ def message_array(values: Sequence[Any]) -> pa.Array:
 
 
 def prompts_of(rows: pa.Table, identity: Json, *, bare: bool, nulls: bool = False) -> list[list[Message]]:
-    """The chat messages of each row as they were scored, or with `bare` the row's own; `nulls` as above.
-
-    Raises:
-        OutputError: as `training_rows`.
-    """
+    """The chat messages of each row as they were scored, or with `bare` the row's own; `nulls` as above."""
     source = {**identity["source"], "tools_column": None}
     return [chat.messages for chat in chats_of(rows, {**identity, "source": source}, bare=bare, nulls=nulls)]
 
 
 def chats_of(rows: pa.Table, identity: Json, *, bare: bool = False, nulls: bool = False) -> list[Chat]:
-    """The prompt of each row with its tools as it was scored; with `bare` its messages are the row's own.
-
-    Raises:
-        OutputError: as `training_rows`.
-    """
+    """The prompt of each row with its tools as it was scored; with `bare` its messages are the row's own."""
     segmentation = identity.get("segmentation", {})
     system, shots = (None, []) if bare else (segmentation.get("system"), segmentation.get("shots", []))
     override, chats = segmentation.get("system_override", False), []
@@ -403,18 +391,12 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
     Raises:
         OutputError: the file is broken, or lacks one of `columns`.
-        StorageError: it cannot be read.
     """
     return read_parquet(path, broken(path, "Restore it from a copy."), columns)
 
 
 def plain_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows that `write_rows` wrote as Python objects, without the nulls that Arrow adds to structs.
-
-    Raises:
-        OutputError: as `read_rows`.
-        StorageError: as `read_rows`.
-    """
+    """The rows that `write_rows` wrote as Python objects, without the nulls that Arrow adds to structs."""
     table = read_rows(path)
     messages = [to_messages(value) for value in table.column(PROMPT).to_pylist()]
     rows = table.drop_columns([PROMPT]).to_pylist()
@@ -427,7 +409,6 @@ def write_rows(path: Path, table: pa.Table) -> None:
 
     Raises:
         InputError: Parquet has no place for a column.
-        StorageError: the file system refused.
     """
     with write_stream(path) as file, as_parquet(path):
         pq.write_table(table, file)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gaincurate.core.arrow import open_ipc, refusing
+from gaincurate.core.arrow import open_ipc, refusing, write_ipc
 from gaincurate.core.artifact import (
     MANIFEST,
     Artifact,
@@ -29,7 +29,7 @@ from gaincurate.core.artifact import (
     shard_name,
     without_info,
 )
-from gaincurate.core.files import digest_bytes, digest_file, make_folder, reading, write_atomic
+from gaincurate.core.files import digest_file, make_folder, reading
 from gaincurate.core.options import near
 from gaincurate.core.schema import FORMAT, ID, take
 from gaincurate.core.sealed import read_sealed, write_sealed
@@ -44,16 +44,12 @@ _AGAIN = "delete that column's .arrow and .json file, and make it again if you n
 
 def _totals(parts: Sequence[Json], rejected: int) -> Json:
     """The head of a scored set's manifest."""
-    sums = {
-        name: sum(part[name] for part in parts)
-        for name in ("rows", "truncated", "without_prefix", "zero_vectors")
-    }
     return {
-        "rows": sums["rows"],
+        "rows": sum(part["rows"] for part in parts),
         "rejected": rejected,
-        "truncated": sums["truncated"],
-        "rows_without_prefix": sums["without_prefix"],
-        "zero_vectors": sums["zero_vectors"],
+        "truncated": sum(part["truncated"] for part in parts),
+        "rows_without_prefix": sum(part["without_prefix"] for part in parts),
+        "zero_vectors": sum(part["zero_vectors"] for part in parts),
         "norm_was_fused": any(part["norm_was_fused"] for part in parts),
         "prefill": "+".join(sorted({part["prefill"] for part in parts})),
     }
@@ -198,12 +194,7 @@ class ScoredSet:
         Raises:
             InputError: an id that is not in the set.
         """
-        matches = self._find(ids)
-        if not matches:
-            return pa.Table.from_batches([], self.schema)
-        parts = [self._take(index, places) for index, places, _ in matches]
-        order = np.concatenate([hits for _, _, hits in matches])
-        return take(pa.concat_tables(parts), pa.array(np.argsort(order, kind="stable")))
+        return self.take(self._find(ids))
 
     def take(self, rows: npt.ArrayLike) -> pa.Table:
         """The rows at these places of the whole set, counted from 0 in source order; in the order asked for.
@@ -219,37 +210,33 @@ class ScoredSet:
             raise InputError(f"{self.place} has {len(self):,} rows; there is no row {wrong}.")
         if not len(places):
             return pa.Table.from_batches([], self.schema)
-        ends = np.cumsum([entry["rows"] for entry in self.manifest["shards"]])
+        sizes = np.array([entry["rows"] for entry in self.manifest["shards"]])
+        ends = np.cumsum(sizes)
         shards = np.searchsorted(ends, places, side="right")
         order = np.argsort(shards, kind="stable")
-        sorted_places, sorted_shards = places[order], shards[order]
-        distinct, begins = np.unique(sorted_shards, return_index=True)
+        distinct, begins = np.unique(shards[order], return_index=True)
         parts = []
-        for shard, begin, end in zip(distinct.tolist(), begins, [*begins[1:], len(order)], strict=True):
-            before = ends[shard - 1] if shard else 0
-            parts.append(self._take(shard, pa.array(sorted_places[begin:end] - before)))
+        for shard, here in zip(distinct.tolist(), np.split(places[order], begins[1:]), strict=True):
+            parts.append(self._take(shard, pa.array(here - (ends - sizes)[shard])))
         return take(pa.concat_tables(parts), pa.array(np.argsort(order, kind="stable")))
 
-    def _find(self, ids: Sequence[str]) -> list[tuple[int, pa.Array, npt.NDArray[np.uint64]]]:
-        """Shards with some of these ids: number, places of the rows in it, their places in `ids`."""
-        wanted, missing = pa.array(ids, pa.string()), np.ones(len(ids), bool)
-        matches = []
-        for index in range(len(self.manifest["shards"])):
-            if not missing.any():
+    def _find(self, ids: Sequence[str]) -> npt.NDArray[np.int64]:
+        """The places of the rows with these ids in the whole set, `[ids]`."""
+        wanted, places, before = pa.array(ids, pa.string()), np.full(len(ids), -1), 0
+        for index, entry in enumerate(self.manifest["shards"]):
+            if places.min(initial=0) == 0:
                 break  # later shards stay unopened
-            places = pc.index_in(wanted, value_set=_whole(self._shard(index, [ID]), ID))
-            hits = pc.indices_nonzero(pc.is_valid(places))
-            if len(hits):
-                matches.append((index, places.take(hits), hits.to_numpy()))
-                missing[hits.to_numpy()] = False
-        if missing.any():
-            absent = [ids[i] for i in np.flatnonzero(missing).tolist()]
+            here = pc.index_in(wanted, value_set=self._shard(index, [ID]).column(ID).combine_chunks())
+            here = here.fill_null(-1).to_numpy()
+            places = np.where(here < 0, places, here + before)
+            before += entry["rows"]
+        if absent := [ids[i] for i in np.flatnonzero(places < 0).tolist()]:
             raise InputError(
                 f"{self.place} has no row with id {absent[0]!r}"
                 + (f" (and {len(absent) - 1} more of those asked for)." if absent[1:] else "."),
                 ids=absent,
             )
-        return matches
+        return places
 
     def row(self, gc_id: str) -> dict[str, Any]:
         """One row by id, as Python values.
@@ -289,16 +276,13 @@ class ScoredSet:
         if len(ids) != len(values) or len(set(ids)) != len(ids):
             raise InputError(f"computed column {name!r} needs one value for each id, each id once.")
         self._find(ids)  # refuses ids that are not here
-        table = pa.table({ID: pa.array(ids, pa.string()), "value": values})
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
-        folder, data = folder or self.folder / COLUMNS, sink.getvalue().to_pybytes()
+        folder = folder or self.folder / COLUMNS
+        path = folder / f"{name}.arrow"
         make_folder(folder)
-        write_atomic(folder / f"{name}.arrow", data)
+        write_ipc(path, pa.table({ID: pa.array(ids, pa.string()), "value": values}))
         # The description goes last: a column without one is not read, one of an older value is refused.
-        description = {"manifest": self.manifest_hash, "hash": digest_bytes(data), "how": how}
-        write_sealed(folder / f"{name}.json", description)
+        description = {"manifest": self.manifest_hash, "hash": digest_file(path), "how": how}
+        write_sealed(path.with_suffix(".json"), description)
         self._tables.clear()
         self._computed = None
 
@@ -338,9 +322,8 @@ class ScoredSet:
         file, whole, path = self._file(index), None, self.folder / shard_name(index)
         if len(places) * _FEW < len(file):
             # A slice of nested or coded values still has all their children, so these go column by column.
-            whole = [
-                f.name for f in file.schema if pa.types.is_nested(f.type) or pa.types.is_dictionary(f.type)
-            ]
+            nested = (pa.types.is_nested, pa.types.is_dictionary)
+            whole = [field.name for field in file.schema if any(kind(field.type) for kind in nested)]
             flat = file.drop_columns(sorted({*whole, *self._validated.get(index, ())}))
             with refusing(path, broken(path, _BROKEN)):
                 for place in places.to_pylist():
@@ -367,7 +350,9 @@ class ScoredSet:
                 self._tables.clear()  # which have no computed columns
                 for name, how in described.items():
                     column = self._read_computed(name, how)
-                    places = pc.index_in(pa.chunked_array(chunks, pa.string()), value_set=_whole(column, ID))
+                    places = pc.index_in(
+                        pa.chunked_array(chunks, pa.string()), value_set=column.column(ID).combine_chunks()
+                    )
                     self._computed[name] = take(column.select(["value"]), places).column(0)
         return self._computed
 
@@ -380,10 +365,6 @@ class ScoredSet:
         if not path.exists() or digest_file(path) != description["hash"]:
             raise OutputError(f"{path} is missing or damaged; {_AGAIN}.", path=str(path))
         return open_table(path, broken(path, f"{_AGAIN.capitalize()}."))
-
-
-def _whole(table: pa.Table, name: str) -> pa.Array:
-    return table.column(name).combine_chunks()
 
 
 def open_scores(folder: str | Path, *, verify: bool = True, cache: Path | None = None) -> ScoredSet:

@@ -2,6 +2,7 @@
 
 No reader judges the fields of such a file. A file without a digest, written before files had one, is read
 without the check. Scored sets and rollout sets keep their bytes: their manifests have hashes of the shards.
+Every function raises StorageError where the file system refuses.
 """
 
 from __future__ import annotations
@@ -36,11 +37,7 @@ def unseal(data: bytes) -> Json | None:
 
 
 def write_sealed(path: Path, content: Json) -> None:
-    """Write a JSON object with its digest, atomically.
-
-    Raises:
-        StorageError: the file system refused.
-    """
+    """Write a JSON object with its digest, atomically."""
     write_atomic(path, json_bytes(seal(content)))
 
 
@@ -53,7 +50,6 @@ def read_sealed(path: Path, remedy: str = "restore it from a copy") -> Json:
 
     Raises:
         OutputError: it is damaged.
-        StorageError: it cannot be read.
     """
     with reading(path):
         content = unseal(read_bytes(path))

@@ -77,13 +77,10 @@ def find_columns(
         answer = next((name for name in _ANSWERS if _type_of(schema, name, first) is not None), None)
     if id_column is None and ID in schema.names:
         id_column = ID
-    note = f"prompt from column {prompt!r}, answer from " + (f"column {answer!r}" if answer else "no column")
     chat_text = is_text(_type_of(schema, prompt, first)) and is_chat_text(_first(first, prompt))
-    if chat_text:
-        note = (
-            f"prompt from the chats that column {prompt!r} holds as JSON text"
-            + note.partition(repr(prompt))[2]
-        )
+    chats = f"the chats that column {prompt!r} holds as JSON text"
+    note = f"prompt from {chats if chat_text else f'column {prompt!r}'}, answer from "
+    note += f"column {answer!r}" if answer else "no column"
     if id_column:
         note += f", id from column {id_column!r}"
     beside = f"{prompt.rpartition('.')[0]}.tools"
@@ -103,10 +100,7 @@ def find_columns(
 
 def _find_prompt(schema: pa.Schema, first: pa.Table | None, listed: str) -> str:
     usable = [n for n in (*_PROMPTS, *_QUESTIONS) if _can_be_prompt(_type_of(schema, n, first))]
-    for name in _PROMPTS:
-        if name in usable:
-            return name
-    if len(usable) == 1:
+    if usable and (usable[0] in _PROMPTS or len(usable) == 1):
         return usable[0]
     reason = f"{' and '.join(usable)} could each be" if usable else "no column looks like"
     raise SourceError(

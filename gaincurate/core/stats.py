@@ -22,7 +22,6 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int32]
 Scale = Literal["plain", "fisher", "log"]
 
 LEVEL = 0.95
@@ -54,11 +53,8 @@ def even_bins(values: npt.ArrayLike, bins: int) -> npt.NDArray[np.int64]:
 
     A bin may be empty, where a value has more rows than a bin's share.
     """
-    array = np.asarray(values)
-    _, inverse, counts = np.unique(array, return_inverse=True, return_counts=True)
-    middle = np.cumsum(counts) - counts / 2
-    by_row: npt.NDArray[np.int64] = (middle * bins // max(len(array), 1)).astype(np.int64)[inverse]
-    return by_row
+    middle = ranks(values) + 0.5
+    return (middle * bins // max(len(middle), 1)).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,34 +101,24 @@ def brier(predicted: Floats, observed: Floats) -> float | None:
 def reliability(predicted: Floats, observed: Floats, width: float = 0.2) -> list[Bin]:
     """Parts of [0, 1] of equal width by what was predicted; those without a prediction are left out."""
     bins = round(1 / width)
-    places = np.minimum((predicted * bins).astype(int), bins - 1)
-    return [
-        Bin(
-            place / bins,
-            (place + 1) / bins,
-            int(here.sum()),
-            float(predicted[here].mean()),
-            float(observed[here].mean()),
-        )
-        for place in range(bins)
-        if (here := places == place).any()
-    ]
+    places, reliabilities = np.minimum((predicted * bins).astype(int), bins - 1), []
+    for place in np.unique(places).tolist():
+        here = places == place
+        means = float(predicted[here].mean()), float(observed[here].mean())
+        reliabilities.append(Bin(place / bins, (place + 1) / bins, int(here.sum()), *means))
+    return reliabilities
 
 
 def spearman_given(first: Floats, second: Floats, control: Floats) -> float | None:
-    """Correlation of the ranks of two columns after a third's ranks have been taken out of both."""
-    control_ranks = ranks(control)
-    control_ranks = control_ranks - control_ranks.mean()
-    residuals = []
-    for values in (ranks(first), ranks(second)):
-        centred = values - values.mean()
-        residuals.append(
-            centred - control_ranks * (centred @ control_ranks) / (control_ranks @ control_ranks)
-        )
-    a, b = residuals
-    scale = float(np.sqrt((a @ a) * (b @ b)))
-    small = _NOTHING_LEFT * len(control_ranks) ** 3  # what rounding leaves of a column that is the third one
-    return float(a @ b) / scale if scale > small else None
+    """Correlation of the ranks of two columns after a third's ranks have been taken out of both.
+
+    None where one of the three is constant, or the third leaves nothing of one of the others.
+    """
+    xy, xz, yz = spearman(first, second), spearman(first, control), spearman(second, control)
+    if xy is None or xz is None or yz is None:
+        return None
+    left = (1 - xz**2) * (1 - yz**2)
+    return (xy - xz * yz) / math.sqrt(left) if left > _NOTHING_LEFT else None
 
 
 def estimate(
@@ -175,9 +161,8 @@ def bounds(
         return math.tanh(centre - reach / room), math.tanh(centre + reach / room)
     if scale == "log" and value > 0 and reach / value < _LARGEST_EXPONENT:
         return value * math.exp(-reach / value), value * math.exp(reach / value)
-    if scale == "log":  # a ratio that next to nothing is known of
-        return max(0.0, value - reach), value + reach
-    return value - reach, value + reach
+    low = value - reach
+    return max(0.0, low) if scale == "log" else low, value + reach  # next to nothing is known of the ratio
 
 
 def student(level: float, freedom: int) -> float:
@@ -330,7 +315,9 @@ def correlate(first: Ranked, second: Ranked) -> Correlation | None:
     scale = math.sqrt(first.variance * second.variance)
     if scale <= 0:
         return None
-    product = _product(first, second)
+    product = first.moved(second)  # a stratum's mean of it is three times its covariance
+    product += second.moved(first)
+    product += first.scores * second.scores
     covariances = strata.means(product) / 3
     covariance = float(np.mean(product)) / 3
     value = _bounded(covariance / scale)
@@ -338,14 +325,6 @@ def correlate(first: Ranked, second: Ranked) -> Correlation | None:
     influence /= scale
     influence -= value * (first.influence + second.influence)
     return Correlation(value, influence, len(strata), int(min(first.differing.sum(), second.differing.sum())))
-
-
-def _product(first: Ranked, second: Ranked) -> Floats:
-    """Each row's part in the covariance; a stratum's mean of it is three times its covariance."""
-    products = first.moved(second)
-    products += second.moved(first)
-    products += first.scores * second.scores
-    return products
 
 
 def _centred(parts: Floats, moments: Floats, pooled: float, strata: Strata) -> Floats:

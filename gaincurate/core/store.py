@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
@@ -26,9 +26,9 @@ from typing import Any
 from gaincurate.core.files import (
     digest_bytes,
     digest_json,
-    json_bytes,
     make_folder,
     write_atomic,
+    write_json,
     write_stream,
 )
 from gaincurate.core.foreign import json_value, read_bytes, without_secrets
@@ -172,6 +172,11 @@ class Bucket:
                 options = {"range": (start, min(start + _BLOCK, end)), **matching}
                 start += file.write(_obstore().get(client, name, options=options).bytes().to_bytes())
 
+    def fetch(self, folder: Path, versions: dict[str, str]) -> None:
+        """Download files, each in the version that `list` gave, into a local folder."""
+        with ThreadPoolExecutor(_REQUESTS) as pool:
+            list(pool.map(lambda name: self.download(name, folder / name, versions[name]), versions))
+
     def put(self, name: str, data: bytes) -> str:
         """Write a file, whole or not at all; its version, as in `list`."""
         client = self._client
@@ -188,18 +193,17 @@ class Bucket:
 
     @contextmanager
     def _refusing(self, what: str, path: Path) -> Iterator[None]:
+        """Turn what the store or the network refused into a sentence without what could be a secret."""
         obstore = _obstore()
         try:
             yield
+            return
         except (obstore.exceptions.BaseError, OSError) as error:
-            gone = isinstance(error, (obstore.exceptions.PreconditionError, FileNotFoundError))
-            if what == "read" and gone:
+            if what == "read" and isinstance(
+                error, (obstore.exceptions.PreconditionError, FileNotFoundError)
+            ):
                 raise SourceError(f"{path} changed while it was read. Run again.", path=str(path)) from None
-            raise self._refused(what, path, error) from None
-
-    def _refused(self, what: str, path: Path, error: Exception) -> StorageError:
-        """The sentence for what the store or the network refused, without what could be a secret."""
-        text = str(error).partition("\n\nDebug source")[0]
+            text = str(error).partition("\n\nDebug source")[0]
         status = re.search(r"status code: (\d+[\w ]*)", text)
         why = next((why for pattern, why in _REASONS if re.search(pattern, text)), "{reason}")
         code = status[1].strip() if status else ""
@@ -214,7 +218,7 @@ class Bucket:
         refused = StorageError(said, path=str(path), status=code)
         if "no credentials" in why:
             refused.exit_code = 2  # another try ends in the same way
-        return refused
+        raise refused
 
 
 def scrubbed(text: str) -> str:
@@ -244,7 +248,10 @@ def _obstore() -> Any:
 
 
 class Mirror:
-    """The local copy of a folder in an object store: `pull` copies in, `put` copies out."""
+    """The local copy of a folder in an object store: `pull` copies in, `put` copies out.
+
+    Every method raises StorageError where the store or the file system refuses.
+    """
 
     def __init__(self, place: Remote, cache: Path | None = None) -> None:
         self._bucket = Bucket(place)
@@ -253,11 +260,7 @@ class Mirror:
         self._tags = self.folder.with_name(f"{name}.tags.json")
 
     def pull(self) -> None:
-        """Fetch new and changed files from the store, and delete local files that the store does not have.
-
-        Raises:
-            StorageError: the store or the file system refused.
-        """
+        """Fetch new and changed files from the store, and delete local files that the store does not have."""
         local = list(self.folder.rglob("[!.]*"))  # first: another process here may add files to both places
         there, here = self._bucket.list(), self._versions()
         make_folder(self.folder)
@@ -265,18 +268,15 @@ class Mirror:
             name = path.relative_to(self.folder).as_posix()
             if name not in there and path.is_file() and not name.startswith("."):
                 path.unlink(missing_ok=True)
-        _each(
-            lambda name: self._bucket.download(name, self.folder / name, there[name]),
-            [name for name in there if here.get(name) != there[name]],
-        )
-        write_atomic(self._tags, json_bytes(there))
+        self._bucket.fetch(self.folder, dict(there.items() - here.items()))
+        write_json(self._tags, there)
 
     def put(self, name: str, data: bytes) -> None:
         """Write a file into the store, then into the local folder: the store has each local file."""
         version = self._bucket.put(name, data)
         make_folder((self.folder / name).parent)
         write_atomic(self.folder / name, data)
-        write_atomic(self._tags, json_bytes({**self._versions(), name: version}))
+        write_json(self._tags, {**self._versions(), name: version})
 
     def delete(self, names: Collection[str]) -> None:
         """Delete files, and folders (names that end in a slash) with all in them, in the store."""
@@ -307,18 +307,19 @@ def fetch_data(place: Remote, suffixes: tuple[str, ...]) -> str:
 
     Raises:
         SourceError: nothing is there, or it changed meanwhile.
-        StorageError: the store or the file system refused.
     """
     parts = place.parts
     special = next((i for i, part in enumerate(parts) if i > 1 and set(part) & _SPECIAL), len(parts))
     folder, pattern = Remote(*parts[:special]), parts[special:]
     versions = Bucket(folder).list()
+    names = list(versions)
     if pattern:
-        names = [name for name in versions if _matches(name.split("/"), pattern)]
-    elif {"dataset_dict.json", "state.json", "manifest.json"} & versions.keys():
-        names = list(versions)
-    else:
-        names = [name for name in versions if "/" not in name and name.endswith(suffixes)]
+        split = [(name, name.split("/")) for name in names]
+        names = [
+            name for name, each in split if len(each) == len(pattern) and all(map(fnmatchcase, each, pattern))
+        ]
+    elif not {"dataset_dict.json", "state.json", "manifest.json"} & versions.keys():
+        names = [name for name in names if "/" not in name and name.endswith(suffixes)]
     if not names and not pattern and len(parts) > 2:
         folder, pattern = Remote(place.parent), (place.name,)
         versions = Bucket(folder).list()
@@ -332,19 +333,5 @@ def fetch_data(place: Remote, suffixes: tuple[str, ...]) -> str:
     name = re.sub(r"[^\w.=-]+", "-", "-".join(place.parts[1:]))[-80:].strip("-.")
     copy = cache_folder() / "copies" / f"{name}-{digest_json([str(place), chosen])[:16]}"
     make_folder(copy)
-    bucket = Bucket(folder)
-    _each(
-        lambda name: bucket.download(name, copy / name, chosen[name]),
-        [name for name in chosen if not (copy / name).exists()],
-    )
+    Bucket(folder).fetch(copy, {name: tag for name, tag in chosen.items() if not (copy / name).exists()})
     return str(copy.joinpath(*pattern))
-
-
-def _matches(names: list[str], pattern: tuple[str, ...]) -> bool:
-    return len(names) == len(pattern) and all(map(fnmatchcase, names, pattern))
-
-
-def _each(work: Callable[[str], None], names: list[str]) -> None:
-    with ThreadPoolExecutor(_REQUESTS) as pool:
-        for _ in pool.map(work, names):
-            pass

@@ -46,6 +46,7 @@ _NODES = (
 _TAKES = "it takes columns, numbers, texts, comparisons, in, is None, and, or, not and brackets"
 _LARGEST = 1e308
 _SHOWN = 12  # columns in a sentence
+_LONGEST = 60  # characters of a part of a condition in one
 
 Mask = npt.NDArray[np.bool_]
 
@@ -61,14 +62,6 @@ class _Values:
 
     def __str__(self) -> str:
         return f"column {self.name!r} of {self.kind}s" if self.name else f"the {self.kind} {self.data!r}"
-
-
-def _written(node: ast.AST) -> str:
-    """A part of a condition as it is written, where it can be: not of thousands of signs or digits."""
-    try:
-        return ast.unparse(node)
-    except (RecursionError, ValueError):
-        return "a part of it"
 
 
 class Condition:
@@ -132,7 +125,7 @@ class Condition:
             for child in ast.iter_child_nodes(node):
                 yield from self._names(child)
         else:
-            self._refuse(f"{_written(node)} is no part of a condition; {_TAKES}")
+            self._refuse(f"{self._written(node)} is no part of a condition; {_TAKES}")
 
     def _truth(self, node: ast.expr, columns: Mapping[str, pa.ChunkedArray]) -> Any:
         """True, false or null by row."""
@@ -195,7 +188,7 @@ class Condition:
             return _Values("truth", value)
         if value is None:
             self._refuse("nothing equals None; write is None or is not None")
-        self._refuse(f"{_written(node)} cannot stand there; {_TAKES}")
+        self._refuse(f"{self._written(node)} cannot stand there; {_TAKES}")
 
     def _column(self, name: str, column: pa.ChunkedArray) -> _Values:
         kind = column.type
@@ -207,6 +200,9 @@ class Condition:
             numbers = column.cast(pa.float64(), safe=False)
             return _Values("number", pc.if_else(pc.is_nan(numbers), None, numbers), name)
         self._refuse(f"column {name!r} holds {kind}, and numbers, texts and truths are compared")
+
+    def _written(self, node: ast.AST) -> str:
+        return str(ast.get_source_segment(self.text.strip(), node))[:_LONGEST]
 
     def _refuse(self, why: str) -> NoReturn:
         raise InputError(f"--where {self.text!r}: {why}.")

@@ -65,22 +65,8 @@ def by_the_standard_library(data: bytes) -> Any:
 
 
 PIECES = [
-    "{",
-    "}",
-    "[",
-    "]",
-    ",",
-    ":",
-    '"a"',
-    '"',
-    "-0.5e3",
-    "null",
-    "NaN",
-    "\\ud800",
-    "\\ude00",
-    " ",
-    "\ufeff",
-]
+    "{", "}", "[", "]", ",", ":", '"a"', '"', "-0.5e3", "null", "NaN", "\\ud800", "\\ude00", " ", "\ufeff",
+]  # fmt: skip
 NEARLY_JSON = st.lists(st.sampled_from(PIECES), max_size=20).map(lambda parts: "".join(parts).encode())
 NEARLY_TOML = st.lists(
     st.sampled_from(["a", ".", "=", "1", "[", "]", "{", "}", '"', "'", "\n", ",", "1979-05-27", "inf", "#"]),

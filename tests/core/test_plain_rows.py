@@ -8,14 +8,8 @@ import pytest
 
 from gaincurate.core.prompts import plain_rows, write_rows
 
-CALLS = [
-    {
-        "role": "assistant",
-        "content": None,
-        "tool_calls": [{"function": {"name": "f", "arguments": {name: 1}}}],
-    }
-    for name in "ab"
-]
+FUNCTIONS = [[{"function": {"name": "f", "arguments": {name: 1}}}] for name in "ab"]
+CALLS = [{"role": "assistant", "content": None, "tool_calls": calls} for calls in FUNCTIONS]
 
 
 @pytest.mark.parametrize(

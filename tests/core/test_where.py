@@ -65,21 +65,11 @@ def compared(left: Any, by: ast.cmpop, right: Any, row: dict[str, Any]) -> bool 
 NUMBERS = st.none() | st.floats(-2, 2, width=16) | st.just(math.nan)
 TEXTS = st.none() | st.sampled_from(["", "a", "b", "é\n"])
 ROW = st.fixed_dictionaries(
-    {
-        "x": NUMBERS,
-        "n": st.none() | st.integers(-2, 2),
-        "s": TEXTS,
-        "t": TEXTS,
-        "yes": st.none() | st.booleans(),
-    }
-)
+    {"x": NUMBERS, "n": st.none() | st.integers(-2, 2), "s": TEXTS, "t": TEXTS, "yes": st.none() | st.booleans()}
+)  # fmt: skip
 KINDS = {
-    "x": pa.float32(),
-    "n": pa.int8(),
-    "s": pa.string(),
-    "t": pa.dictionary(pa.int8(), pa.string()),
-    "yes": pa.bool_(),
-}
+    "x": pa.float32(), "n": pa.int8(), "s": pa.string(), "t": pa.dictionary(pa.int8(), pa.string()), "yes": pa.bool_(),
+}  # fmt: skip
 ORDER, EQUAL = st.sampled_from(["<", "<=", ">", ">=", "==", "!="]), st.sampled_from(["==", "!="])
 NUMBER = st.sampled_from(["x", "n"]) | st.floats(-2, 2, width=16).map(repr) | st.integers(-2, 2).map(repr)
 TEXT = st.sampled_from(["s", "t"]) | st.sampled_from(["", "a", "b", "é\n"]).map(repr)
@@ -167,14 +157,14 @@ def test_names_are_dotted_or_anything_in_column() -> None:
         ("yes < True", "column 'yes' of truths has no order"),
         ("x", "column 'x' of numbers is no condition by itself; compare it"),
         ("1 < 2 < x", "neither the number 1.0 nor the number 2.0 is a column"),
-        ("x < 1e999", "1e309 cannot stand there"),
+        ("x < 1e999", "1e999 cannot stand there"),
         ("x < (1, 2)", "(1, 2) cannot stand there"),
         ("x < (n < 2)", "n < 2 cannot stand there"),
         ("day > 3", "column 'day' holds date32[day], and numbers, texts and truths are compared"),
         ("x > " + "1" * 400, "cannot stand there"),
         ("not " * 5_000 + "yes", "it cannot be read"),
-        ("x > " + "-" * 900 + "1", "a part of it cannot stand there"),
-        ("x < 0x" + "f" * 5_000, "a part of it cannot stand there"),
+        ("x > " + "-" * 900 + "1", "--- cannot stand there"),
+        ("x < 0x" + "f" * 5_000, "fff cannot stand there"),
         ("s == '\\ud800'", "a text in it holds half of a surrogate pair"),
     ],
 )

@@ -90,21 +90,16 @@ def test_rates_with_and_without_their_number_of_rollouts(tmp_path: Path) -> None
 def test_weights_so_small_that_rates_are_no_numbers_are_none(tmp_path: Path) -> None:
     rows = [{"gc_id": "a", "wins": 5e-324, "losses": 5e-324}, {"gc_id": "b", "wins": 1, "losses": 3}]
     assert tallies(read_pass_rates(lines(tmp_path / "w.jsonl", rows))[0]) == {"b": (1.0, 3.0)}
-    rows = [
-        {"gc_id": "a", "pass_rate": 0.5, "samples": 1e-320},
-        {"gc_id": "b", "pass_rate": 0.25, "samples": 4},
-    ]
+    tiny = {"gc_id": "a", "pass_rate": 0.5, "samples": 1e-320}
+    rows = [tiny, {"gc_id": "b", "pass_rate": 0.25, "samples": 4}]
     assert tallies(read_pass_rates(lines(tmp_path / "p.jsonl", rows))[0]) == {"b": (1.0, 3.0)}
 
 
 def test_a_column_model_tells_policies_apart(tmp_path: Path) -> None:
     table = pa.table({"gc_id": ["a", "a", "b"], "reward": [1, 0, 1], "model": ["y", "x", "y"]})
     pq.write_table(table, tmp_path / "r.parquet")
-    found = read_pass_rates(tmp_path / "r.parquet")
-    assert {one.name: tallies(one) for one in found} == {
-        "x": {"a": (0.0, 1.0)},
-        "y": {"a": (1.0, 0.0), "b": (1.0, 0.0)},
-    }
+    found = {one.name: tallies(one) for one in read_pass_rates(tmp_path / "r.parquet")}
+    assert found == {"x": {"a": (0.0, 1.0)}, "y": {"a": (1.0, 0.0), "b": (1.0, 0.0)}}
 
 
 def test_a_trainers_outcomes_are_read_as_a_run_reads_them_each_round_a_policy(tmp_path: Path) -> None:
@@ -112,6 +107,8 @@ def test_a_trainers_outcomes_are_read_as_a_run_reads_them_each_round_a_policy(tm
     path = lines(
         tmp_path / "outcomes.jsonl",
         [
+            {"attempt": 1},
+            {"gc_id": "b", "round": 0, "reward": 1, "sample": 0},  # done again below
             {**row, "reward": 1, "sample": 0},
             {**row, "reward": 1, "sample": 0},  # said again
             {**row, "reward": 1, "sample": 1, "step": 2},  # taken back below
@@ -119,6 +116,7 @@ def test_a_trainers_outcomes_are_read_as_a_run_reads_them_each_round_a_policy(tm
             {**row, "reward": 0, "sample": 1, "step": 2},
             {**row, "reward": 0, "sample": 2, "correct": True},
             {**row, "reward": None, "sample": 3},
+            {"attempt": 2},
             {"gc_id": "b", "round": 0, "reward": 0, "sample": 0},  # late
         ],
     )

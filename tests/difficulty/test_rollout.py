@@ -85,7 +85,7 @@ def test_killed_at_random_instants_and_run_again_the_bytes_are_those_of_an_unint
     tmp_path: Path, tiny_model: Path, rows_file: Path, kills: int
 ) -> None:
     score(str(rows_file), str(tiny_model), tmp_path / "scored", threads=1)
-    command = [sys.executable, str(TESTS / "kill_rollouts.py"), str(tmp_path / "scored"), str(tiny_model)]
+    command = [sys.executable, str(TESTS / "kills.py"), "rollouts", str(tmp_path / "scored"), str(tiny_model)]
     done = subprocess.run(
         [*command, str(tmp_path), str(kills)], capture_output=True, text=True, check=True, cwd=TESTS
     )

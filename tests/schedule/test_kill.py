@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-PROGRAM = Path(__file__).parent.parent / "kill_runs.py"
+PROGRAM = Path(__file__).parent.parent / "kills.py"
 
 
 @pytest.mark.parametrize(
@@ -24,9 +24,8 @@ def test_runs_killed_at_random_instants_come_to_the_same_plans(
     paths = json.dumps(sys.path)
     code = f"import sys, json, runpy; sys.path[:] = json.loads({paths!r}); sys.argv = sys.argv[1:]; "
     code += "runpy.run_path(sys.argv[0], run_name='__main__')"
-    result = subprocess.run(
-        [sys.executable, "-c", code, PROGRAM, tmp_path, strategy, str(kills)], capture_output=True, text=True
-    )
+    command = [sys.executable, "-c", code, str(PROGRAM), "runs", str(tmp_path), strategy, str(kills)]
+    result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout.splitlines()[-1])
     assert found["finished"]

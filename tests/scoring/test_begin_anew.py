@@ -79,7 +79,7 @@ def test_a_beginning_of_parts_or_of_another_kind_of_set_is_not_taken_over(
     with pytest.raises(OutputError, match="^another layer "):
         score(data, tiny_model, out, layer=0, split_run=Split(1, 2))
     (out / "identity.json").write_text(json.dumps({**identity, "kind": "rollouts"}))
-    with pytest.raises(OutputError, match="is no scored set: it holds rollouts; give a new or empty folder"):
+    with pytest.raises(OutputError, match="is no scored set: it holds rollouts; give another folder"):
         score(data, tiny_model, out)
 
 

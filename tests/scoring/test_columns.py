@@ -180,7 +180,7 @@ def test_a_text_called_messages_is_the_json_of_a_list(column: str) -> None:
         (
             r'[{"role": "user", "content": "\ud800"}]',
             "messages",
-            "the JSON text of its messages holds half of a surrogate pair",
+            "the prompt is no JSON text of messages .a text in it holds half of a surrogate pair",
         ),
         ('["text"]', "messages", "message 0 has no role"),
         ([{"role": "user", "content": "x"}, None], "prompt", "message 1 has no role"),

@@ -32,7 +32,7 @@ def test_killed_at_random_instants_and_rerun_the_bytes_are_those_of_an_uninterru
         gaincurate.score(str(old), str(tiny_model), *reused, threads=1)
     rows[33]["question"] = "  "  # one row is rejected, so rejected.jsonl is compared too
     data = tiny.write_jsonl(tmp_path / "rows.jsonl", rows)
-    command = [sys.executable, str(TESTS / "kill_loop.py"), str(data), str(tiny_model), str(tmp_path)]
+    command = [sys.executable, str(TESTS / "kills.py"), "scoring", str(data), str(tiny_model), str(tmp_path)]
     command += [str(kills), *reused]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=TESTS)
     found = json.loads(done.stdout)

@@ -295,7 +295,7 @@ def test_killed_at_random_instants_and_rerun_the_bytes_are_those_of_a_local_run(
     rows[33]["question"] = "  "
     tiny.write_jsonl(world.data, rows)
     options = [world.data, world.model, world.folder, f"s3://{world.bucket}/kills", world.endpoint, 10]
-    command = [sys.executable, str(TESTS / "kill_store.py"), *map(str, options)]
+    command = [sys.executable, str(TESTS / "kills.py"), "store", *map(str, options)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=TESTS)
     found = json.loads(done.stdout)
     assert found["kills"] >= 10
