@@ -31,8 +31,8 @@ from gaincurate.hygiene.checks import LeftOut, leave_out
 from gaincurate.hygiene.options import HygieneOptions
 from gaincurate.schedule.run import Order, Run, build, refuse_group_sizes
 from gaincurate.schedule.selection import matching
-from gaincurate.trainers.columns import ViewOptions, chat_type
-from gaincurate.trainers.profile import Launch, View, profile_of, system_file
+from gaincurate.trainers.columns import View, ViewOptions
+from gaincurate.trainers.profile import Launch, profile_of, system_file
 
 FORMAT = 1
 _METADATA = b"gaincurate"
@@ -185,9 +185,8 @@ def _write(
     facts: dict[str, Any],
 ) -> Exported:
     """Write the file."""
-    identity, sizes = scored.identity, _group_sizes(trainer, facts)
-    chat = chat_type(scored, identity, bare=options.bare)
-    view = View(trainer, scored.schema, identity, chat, options, sizes)
+    sizes = _group_sizes(trainer, facts)
+    view = View(profile_of(trainer), scored, options, sizes)
     notes, count = list(view.notes), 0
     metadata = {_METADATA: json.dumps(facts, ensure_ascii=False).encode()}
     schema = view.schema.with_metadata(metadata)
@@ -196,8 +195,8 @@ def _write(
         for table in _tables(scored, rows, limit):
             write(view, table, count)
             count += table.num_rows
-    if view.parts.system is not None and view.profile.system_file:
-        write_atomic(system_file(out), view.parts.system.encode())
+    if view.system is not None and view.profile.system_file:
+        write_atomic(system_file(out), view.system.encode())
     if view.without_answer:
         notes.append(_without_answer(scored, view, count))
     if view.open_ended:
@@ -213,7 +212,7 @@ def _write(
 
 def _without_answer(scored: ScoredSet, view: View, count: int) -> str:
     """A warning and no refusal: a reward function of the user's own may need no answer."""
-    answer, columns = view.parts.answer, [name for name in scored.schema.names if not name.startswith(PREFIX)]
+    answer, columns = view.answer, [name for name in scored.schema.names if not name.startswith(PREFIX)]
     where = f"column {answer!r} has" if answer else f"{scored.folder} was scored without an answer column:"
     advice = "" if answer else f"; name one with --answer-column, of {', '.join(columns)}"
     return (

@@ -287,8 +287,8 @@ def test_columns_whose_names_a_trainer_needs_are_renamed_and_told(tmp_path: Path
     told = {note.split("'")[1]: note.split("'")[3] for note in found.notes}
     for name in taken:
         assert row[told.get(name, name)] == "theirs"
-        assert (name in told) == (name in profiles()[trainer].reserved or name in found.view.own)
-    assert profiles()[trainer].reserved & set(row) <= set(found.view.own)
+        assert (name in told) == (name in profiles()[trainer].reserved or name in found.view.columns)
+    assert profiles()[trainer].reserved & set(row) <= set(found.view.columns)
 
 
 def test_two_columns_for_one_name_are_refused(tmp_path: Path) -> None:
@@ -310,7 +310,7 @@ def test_bare_and_scores(tmp_path: Path, trainer: str) -> None:
     assert table.column("prompt").to_pylist()[2] == bare
     assert table.schema.field("gc_angle").type == pa.float32()
     assert table.column("gc_prompt_tokens").to_pylist() == [9] * 6
-    assert found.view.parts.system is None
+    assert found.view.system is None
 
 
 def test_rows_come_by_a_score_or_in_the_sets_order(tmp_path: Path) -> None:

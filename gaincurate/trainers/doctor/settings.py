@@ -161,7 +161,7 @@ class Settings:
         self.asked.add(normal(key))
         return normal(key) in self.given
 
-    def told(self, key: str) -> str:
+    def in_words(self, key: str) -> str:
         """A key and its value for a reader, and whether it is the default."""
         value = self._resolved(normal(key), _DEPTH)
         return f"{key} is {shown(value)}" + ("" if self.is_given(key) else " by default")

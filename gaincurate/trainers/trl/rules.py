@@ -140,7 +140,7 @@ def length(settings: Settings, context: Context) -> Found:
     if context.segment and settings["resume_from_checkpoint"]:
         return None
     each = _steps(settings, context)
-    return common.length(settings, context, "max_steps", each) if each else None
+    return common.length("max_steps", each)(settings, context) if each else None
 
 
 def _steps(settings: Settings, context: Context) -> int | None:
@@ -159,7 +159,7 @@ def rows(settings: Settings, context: Context) -> Found:
     """`trl grpo` names its data set; the doctor does not see that of a user's script."""
     if not settings.is_given("dataset_name"):
         return None
-    finding = common.reads(settings, context, "dataset_name")
+    finding = common.reads("dataset_name")(settings, context)
     if finding is None:
         return None
     advice = "with the round's file linked into that folder: `ln -s {data} {output}/rows/train.parquet`"
@@ -210,7 +210,7 @@ _RULES: tuple[Rule, ...] = (
     # The weights of a checkpoint that is resumed from replace the model's.
     only(lambda settings, _: not Settings.follows(settings["resume_from_checkpoint"], ("checkpoint",)),
         common.begins("model_name_or_path")),
-    *common.shuffle("shuffle_dataset", refused=True),
+    *common.shuffle_refused("shuffle_dataset"),
     tail,
     whole_steps,
     window,

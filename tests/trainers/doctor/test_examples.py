@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from gaincurate.trainers.doctor.examine import Report, judge, trainer_named
-from gaincurate.trainers.doctor.findings import Context, Mode
+from gaincurate.trainers.doctor.findings import Context, Mode, defaults_of
 from gaincurate.trainers.doctor.read import Read
 from gaincurate.trainers.doctor.settings import normal, scalar
 
@@ -40,7 +40,7 @@ def settings_of(example: dict[str, str]) -> dict[str, Any]:
 
 
 def look(trainer: str, mode: Mode, given: dict[str, Any]) -> Report:
-    sections = {key.split(".")[0] for key in trainer_named(trainer).defaults}
+    sections = {key.split(".")[0] for key in defaults_of(trainer)}
     return judge(trainer_named(trainer), Read(given=given, sections=sections), replace(RUN, mode=mode))
 
 
