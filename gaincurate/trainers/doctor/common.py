@@ -23,7 +23,6 @@ Row = Callable[[Settings, Context], Found]
 """A rule with one finding at most."""
 Number = Callable[[Settings], float | None]
 P = ParamSpec("P")
-_NAMED = 3
 _ORDER_LOST = "this changes their order, not which rows are trained"
 
 
@@ -154,21 +153,12 @@ def never(value: Any) -> bool:
     return False
 
 
-def _of_round(
-    settings: Settings, context: Context, key: str, name: str, names: tuple[str, ...], fix: dict[str, Any]
-) -> Found:
-    """In segment mode a path must change with the round, by one of the names that the driver fills in."""
-    if not context.segment or Settings.follows(settings.place(key), names):
-        return None
-    return find(settings, key, name, fix=fix)
-
-
 @rule
 def reads(settings: Settings, context: Context, key: str) -> Found:
     """In segment mode the training set is the round's own file."""
-    return _of_round(
-        settings, context, key, "data", ("data", "output", "round"), _file(settings, key, "{data}")
-    )
+    if not context.segment or Settings.follows(settings.place(key), ("data", "output", "round")):
+        return None
+    return find(settings, key, "data", fix=_file(settings, key, "{data}"))
 
 
 @rule
@@ -179,21 +169,13 @@ def rows(
     needs: tuple[str, ...] = (),
     export: str = "",
     form: str = "parquet",
-    *,
     renamed: str = "",
 ) -> Found:
-    """The training set is the round's file, and has the columns that the trainer reads.
+    """The training set is the round's file, and has the columns that the trainer `needs` beside the source's.
 
-    Where the round's own file would not do, or where its columns are not known, the fix is an exported file.
-
-    Args:
-        settings: that are judged.
-        context: the facts of a run.
-        key: the setting of the training set.
-        needs: columns that the trainer reads, where the source's do not do.
-        export: the options of `gaincurate export` that write them.
-        form: of the exported file.
-        renamed: the setting that makes it read another column, so that none is missing.
+    Where the round's own file would not do, or where its columns are not known, the fix is a file that
+    `gaincurate export` writes, with these options. None is missing where `renamed`, a setting, says that the
+    trainer reads another column.
     """
     finding = reads(key)(settings, context)
     missing = [name for name in needs if name not in (context.columns or ())]
@@ -219,16 +201,18 @@ def _file(settings: Settings, key: str, path: str) -> dict[str, Any]:
 @rule
 def begins(settings: Settings, context: Context, key: str) -> Found:
     """In segment mode a round starts from the model of the last one."""
-    if not context.segment or not settings.is_given(key) or not settings.place(key):
+    value = settings.place(key) if context.segment and settings.is_given(key) else None
+    if not value or Settings.follows(value, ("checkpoint", "output", "round")):
         return None
-    names = ("checkpoint", "output", "round")
-    return _of_round(settings, context, key, "base-model", names, {key: "{checkpoint}"})
+    return find(settings, key, "base-model", fix={key: "{checkpoint}"})
 
 
 @rule
 def output(settings: Settings, context: Context, key: str, below: str = "") -> Found:
     """In segment mode the checkpoint of a round must lie in the round's own folder."""
-    return _of_round(settings, context, key, "output", ("output",), {key: "{output}" + below})
+    if not context.segment or Settings.follows(settings.place(key), ("output",)):
+        return None
+    return find(settings, key, "output", fix={key: "{output}" + below})
 
 
 def shuffle_refused(key: str) -> tuple[Row, Row]:
@@ -269,21 +253,15 @@ def resumes(
     context: Context,
     place: str,
     model: str,
-    *,
     key: str = "",
     off: tuple[Any, ...] = (),
     fix: dict[str, Any] | None = None,
 ) -> Found:
     """A checkpoint of the last round brings its step counter and its place in another file back.
 
-    Args:
-        settings: that are judged.
-        context: the facts of a run.
-        place: the setting of the checkpoints' folder; one of the round's own has no such checkpoint.
-        model: the setting of the model, with which the next round begins.
-        key: the setting that resumes, where there is one.
-        off: its values that do not.
-        fix: settings that fix it. Default: the first value of `off`, or a folder of the round's own.
+    `place` is the setting of the checkpoints' folder; one of the round's own has no such checkpoint. `model`
+    is that of the model, with which the next round begins. `key` is the setting that resumes, where there is
+    one, and `off` are its values that do not. The fix is the first of them, or a folder of the round's own.
     """
     if not context.segment or (key and settings[key] in off):
         return None
@@ -316,7 +294,6 @@ def tail(
     settings: Settings,
     context: Context,
     key: str,
-    *,
     per_step: Number | None = None,
     factor: Number | None = None,
     mini: str = "",
@@ -324,14 +301,8 @@ def tail(
 ) -> Found:
     """A round that is no multiple of the trainer's prompts a step loses its last prompts.
 
-    Args:
-        settings: that are judged.
-        context: the facts of a run.
-        key: the setting that the prompts a step follow from.
-        per_step: prompts a step, where they are not the key's value.
-        factor: the key's value for one prompt a step, where it is not 1.
-        mini: the setting with a mini-batch's prompts, which the trainer refuses above a step's.
-        unless: the setting that makes it take them.
+    The prompts a step are the key's value, or `per_step`; `factor` is the key's value for one of them. `mini`
+    is the setting with a mini-batch's prompts, which the trainer refuses above a step's but with `unless`.
     """
     step, budget = int((per_step(settings) if per_step else settings.count(key)) or 0), context.budget
     if context.mode == "export" or budget is None or not step or budget % step == 0:
@@ -392,15 +363,14 @@ def length(
     wanted = each_round * ((context.rounds or 1) if context.live else 1)
     if most == wanted or (more_is_fine and most > wanted):
         return None
-    what, severity = "the run" if context.live else "a round", Kind().severity
-    if context.live and most < wanted:  # a part of the run, which a resume can go on with
-        severity, why = "cost", "the training ends before its last round"
-    elif context.live:
-        why = "there are no rows for the rest"
+    is_few, severity, what = most < wanted, Kind().severity, "the run" if context.live else "a round"
+    if context.live:
+        so = "the training ends before its last round" if is_few else "there are no rows for the rest"
+        severity = "cost" if is_few else severity  # a part of the run, which a resume can go on with
     else:
-        why = "some rows are never trained" if most < wanted else "rows are trained again"
-    why = f"{what} has {wanted} steps, so {why}"
-    return find(settings, key, "max-steps", why, {key: wanted}, severity=severity)
+        so = "some rows are never trained" if is_few else "rows are trained again"
+    why = f"{what} has {wanted} steps, so {so}"
+    return find(settings, key, "max-steps", why, {key: wanted}, "", severity)
 
 
 @rule
@@ -409,19 +379,14 @@ def too_long(
 ) -> Found:
     """Prompts over the trainer's limit are dropped or cut: rows are missing, or are not what was scored.
 
-    Args:
-        settings: that are judged.
-        context: the facts of a run.
-        key: the setting with the limit.
-        happens: what becomes of longer ones.
-        below: tokens of the limit that are not the prompt's.
+    `happens` says what becomes of longer ones, `below` yields the tokens of the limit that are no prompt's.
     """
     value, less = settings.number(key), int((below(settings) if below else None) or 0)
     longest = context.longest
     if context.longer_than is None or longest is None or not value or longest <= value - less:
         return None
     ids = context.longer_than(value - less)
-    named = ", ".join(ids[:_NAMED]) + (" and so on" if len(ids) > _NAMED else "")
+    named = ", ".join(ids[:3]) + (" and so on" if len(ids) > 3 else "")
     why = f"{len(ids):,} prompts of the set are longer ({named}), and {happens}"
     advice = f"the longest has {longest:,} tokens; or leave them out: `gaincurate score --max-length`"
     return find(settings, key, "too-long", why, {key: longest + less}, advice)

@@ -28,9 +28,7 @@ def _launch(path: Path, view: View) -> Launch:
         "++data.default.processor=math_hf_data_processor",
         "++data.shuffle=false",
     ]
-    hint = (
-        "only the answer reaches NeMo-RL's environment; --id-in-answer puts the id into the answer, for an "
-    )
+    hint = "only the answer reaches NeMo-RL's environment; --id-in-answer puts the id into it, for an "
     hint += "environment of your own that reports outcomes"
     return Launch("flags", flags, [hint])
 

@@ -9,10 +9,7 @@ from gaincurate.trainers.profile import Launch, Layout, Profile, Rendering, Shar
 
 
 def _launch(path: Path, view: View) -> Launch:
-    hint = (
-        "prime-rl reads no files: your verifiers taskset yields one task for each row. The id comes back as "
-    )
-    hint += "the task's name"
+    hint = "prime-rl reads no files: your verifiers taskset yields one task for each row. The id is its name"
     return Launch("python", [load_line(path)], [hint])
 
 

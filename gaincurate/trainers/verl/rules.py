@@ -58,9 +58,8 @@ def weights(settings: Settings, context: Context) -> Found:
     if context.segment and "verl.model_merger" in context.shell:
         return None
     merge = "or `python -m verl.model_merger merge` as the last step of the round's command"
-    return find(
-        settings, _SAVED, "weights", "", {_SAVED: [*saved, "hf_model"]}, "" if context.live else merge
-    )
+    fix = {_SAVED: [*saved, "hf_model"]}
+    return find(settings, _SAVED, "weights", "", fix, "" if context.live else merge)
 
 
 def checkpoints(settings: Settings, context: Context) -> Found:
@@ -86,10 +85,8 @@ def group_sizes(settings: Settings, context: Context) -> Found:
         return None
     fix: dict[str, Any] = {_N: context.group_size, "data.train_batch_size": context.step}
     fix |= {} if in_order else {"data.shuffle": False}
-    why = (
-        f"the group sizes of the plans have a mean of {context.group_size} in each {context.step:,} prompts, "
-    )
-    why += "and verl counts mini-batches by it"
+    why = f"the group sizes of the plans have a mean of {context.group_size} in each {context.step:,} "
+    why += "prompts, and verl counts mini-batches by it"
     return find(settings, tuple(fix), "group-sizes", why, fix)
 
 
@@ -100,10 +97,8 @@ def other_loops(settings: Settings, context: Context) -> Found:
         return None
     if context.mode == "export" or not entry.startswith(("fully_async_policy", "one_step_off_policy")):
         return None
-    title = f"verl.experimental.{entry.partition('.')[0]}: rollouts run ahead of training, as far as "
-    title += (
-        "rollout.total_rollout_steps, samples that fill no last batch are dropped, and no adapter is asked"
-    )
+    title = f"verl.experimental.{entry.partition('.')[0]}: rollouts run ahead of training, as far as rollout."
+    title += "total_rollout_steps, samples that fill no last batch are dropped, and no adapter is asked"
     return Finding("async", "wrong", title, advice="start `python -m verl.trainer.main_ppo`")
 
 
