@@ -65,6 +65,7 @@ def doctor(
 
 
 def _print_report(report: Report) -> None:
+    from gaincurate.trainers.doctor.examine import written
     from gaincurate.trainers.doctor.findings import SEVERITIES
 
     output.text(f"{report.trainer} {report.version}, {report.mode} mode")
@@ -73,7 +74,7 @@ def _print_report(report: Report) -> None:
         output.text(f"{severity}: {SEVERITIES[severity]}")
         for finding in findings:
             output.say(finding.title, "  ", first="  ")
-            for line in report.lines(finding):
+            for line in written(report.style, finding.fix):
                 output.text(f"      set {line}")
             output.say(finding.advice, "      ", first="      ")
             output.text(f"      ({finding.name}{f', {finding.source}' if finding.source else ''})")

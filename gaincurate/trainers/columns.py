@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -189,8 +189,7 @@ class View:
         if trainer.judge_needed and options.data_source is None and trainer.judge not in names:
             raise InputError(
                 f"{trainer.name} picks a row's reward function by the column {trainer.judge!r}, and the set "
-                "has none. Give --data-source NAME: a name that it knows, or one for a reward function of "
-                "your own."
+                "has none. Give --data-source NAME: one that it knows, or one for a function of your own."
             )
         if options.env_class is not None and not trainer.env_class:
             raise InputError(f"--env-class {options.env_class}: {trainer.name} has nothing of that kind.")
@@ -290,30 +289,26 @@ class View:
             return Column(pa.int64(), places)
         return Column(kind, values, field)
 
-    def answer_text(self) -> Column:
-        """`gold` as text: a text as it is, a list or a struct as JSON."""
-        gold = self.gold()
-        return replace(gold, type=pa.string(), values=lambda rows: list(map(_text, gold.values(rows))))
-
-    def gold(self) -> Column:
+    def gold(self, *, as_text: bool = False) -> Column:
         """The answer for scorers that compare text: a number as text, anything else as `answer_as_it_is`.
 
         A whole number has no decimal point, because pandas turns integers into floats where a column has
-        nulls, and a scorer compares `7.0` with the `7` of a completion.
+        nulls, and a scorer compares `7.0` with the `7` of a completion. With `as_text` a list or a struct is
+        JSON.
         """
         kind = self._answer_type()
-        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
-            return self.answer_as_it_is()
-        self._numbers_as_text = True
-        return self._answers(
-            pa.string(), lambda rows: pa.array(rows.answers, kind).cast(pa.string()).to_pylist()
-        )
+        if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+            self._numbers_as_text = True
+            return self._answers(
+                pa.string(), lambda rows: pa.array(rows.answers, kind).cast(pa.string()).to_pylist()
+            )
+        return self.answer_as_it_is(as_text=as_text)
 
-    def answer_as_it_is(self) -> Column:
-        """The answer in its own type; as text with the id in it if asked for."""
+    def answer_as_it_is(self, *, as_text: bool = False) -> Column:
+        """The answer in its own type, or as text; as text with the id in it if asked for."""
         kind = self._answer_type()
-        if kind == pa.string():  # a value in JSON text has no type of its own
-            return self._answers(kind, lambda rows: list(map(_text, rows.answers)))
+        if kind == pa.string() or (as_text and not self.id_in_answer):  # one in JSON text has no type either
+            return self._answers(pa.string(), lambda rows: list(map(_text, rows.answers)))
         return self._answers(kind, lambda rows: rows.answers)
 
     @property
@@ -322,8 +317,8 @@ class View:
         return self.answer is not None or self.id_in_answer
 
     def answers(self, name: str, *, as_text: bool = False) -> dict[str, Column]:
-        """`gold`, or `answer_text`, under a name, if the view has an answer to write."""
-        return {name: self.answer_text() if as_text else self.gold()} if self.has_answer else {}
+        """`gold` under a name, if the view has an answer to write."""
+        return {name: self.gold(as_text=as_text)} if self.has_answer else {}
 
     def same(self, name: str | None, text: str | None) -> dict[str, Column]:
         """A column with one text for every row; without a text the source's column of that name, if any."""

@@ -43,18 +43,11 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Sharded:
-    """Weights in a form of the trainer's own.
+    """Weights in a form of the trainer's own."""
 
-    Args:
-        files: glob within the checkpoint; one match is enough.
-        convert: command with `{checkpoint}` in it, which leaves its result where `Layout.weights` looks; None
-            where there is none.
-        apart: whether they lie in a folder of their own, as a series beside the Hugging Face weights.
-    """
-
-    files: str
-    convert: str | None
-    apart: bool = False
+    files: str  # glob within the checkpoint; one match is enough
+    convert: str | None  # command with `{checkpoint}` in it, whose result is where `Layout.weights` looks
+    apart: bool = False  # they lie in a folder of their own, as a series beside the Hugging Face weights
 
     def command(self, checkpoint: Path) -> str | None:
         """The converting command for a checkpoint, quoted for a shell."""
@@ -66,60 +59,42 @@ class Sharded:
 class Layout:
     """How one trainer writes checkpoints; paths are relative to its output root or to the checkpoint.
 
-    Args:
-        folders: globs of checkpoint folders below the root.
-        step: pattern of such a folder's name; group 1 is the step.
-        marker: what tells that a checkpoint is complete, in words.
-        unfinished: takes the checkpoint's folder and step, yields None or a sentence with the path of what is
-            missing.
-        weights: folders in the checkpoint for Hugging Face weights, the first with any counts.
-        adapters: the same for adapters; one in a folder of its own comes before weights.
-        sharded: other weights that are named.
-        setting: what makes the trainer save Hugging Face weights, None where no setting does.
-        tokenizer: a further folder in the checkpoint that has the tokenizer.
-        any_name: its folders may have any name that ends in a number, so only those with files of a model
-            count.
+    `unfinished` takes the checkpoint's folder and step, and yields None or a sentence with the path of what
+    is missing.
     """
 
-    folders: tuple[str, ...]
-    step: str
-    marker: str
+    folders: tuple[str, ...]  # globs of checkpoint folders below the root
+    step: str  # pattern of such a folder's name; group 1 is the step
+    marker: str  # what tells that a checkpoint is complete, in words
     unfinished: Callable[[Path, int], str | None]
-    weights: tuple[str, ...]
-    setting: str | None
-    adapters: tuple[str, ...] = ()
-    sharded: tuple[Sharded, ...] = ()
-    tokenizer: str | None = None
-    any_name: bool = False
+    weights: tuple[str, ...]  # folders in the checkpoint for Hugging Face weights; the first with any counts
+    setting: str  # what makes the trainer save these
+    adapters: tuple[str, ...] = ()  # folders for adapters; one in a folder of its own comes before weights
+    sharded: tuple[Sharded, ...] = ()  # other weights that are named
+    tokenizer: str | None = None  # a further folder in the checkpoint that has the tokenizer
+    any_name: bool = False  # of folders that end in a number, so only those with files of a model count
     trainer: str = ""  # set by its profile
 
     @property
     def save_settings(self) -> str:
-        """`setting` for the end of a sentence: in brackets, or nothing."""
-        return f" ({self.setting})" if self.setting else ""
+        """`setting` for the end of a sentence, in brackets."""
+        return f" ({self.setting})"
 
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
     """The parts of a trainer's prompts besides the messages of a row and the model's chat template.
 
-    Args:
-        arguments: its setting for arguments of the chat template, a mapping or the JSON text of one.
-        argument: the one argument that the setting is the value of, in place of a mapping.
-        row_tools: the setting that names the column with a row's tools; "" where it renders none.
-        adds: its settings that add text which is not known here.
-        code: whose code renders the prompts, where that is not the trainer's.
-        media: columns of pictures and the like that it adds to a prompt.
-        nulls: "all" where it renders a null for each key that another row has, whatever the file; or its
-            setting for the file, where it does so for Parquet alone.
+    `nulls` is "all" where it renders a null for each key that another row has, whatever the file; or its
+    setting for the file, where it does so for Parquet alone.
     """
 
-    arguments: str = ""
-    argument: str = ""
-    row_tools: str = ""
-    adds: tuple[str, ...] = ()
-    code: str = ""
-    media: tuple[str, ...] = ()
+    arguments: str = ""  # its setting for arguments of the chat template, a mapping or the JSON text of one
+    argument: str = ""  # the one argument that the setting is the value of, in place of a mapping
+    row_tools: str = ""  # the setting that names the column with a row's tools; "" where it renders none
+    adds: tuple[str, ...] = ()  # its settings that add text which is not known here
+    code: str = ""  # whose code renders the prompts, where that is not the trainer's
+    media: tuple[str, ...] = ()  # columns of pictures and the like that it adds to a prompt
     nulls: str = ""
 
 
@@ -127,45 +102,28 @@ class Rendering:
 class Profile:
     """One trainer.
 
-    Args:
-        name: as on the command line; its folder has `_` for `-`.
-        version: what was read.
-        columns: takes a view, yields the columns that the trainer reads, by name.
-        launch: takes a file and its view, yields the settings that make the trainer read it as it is.
-        rendering: what its prompts have beside messages.
-        reserved: column names to which it gives a meaning of its own or which it overwrites.
-        suffixes: the files that it reads and that are written here.
-        judge: the column by which it picks a reward function, None where it has none.
-        judge_needed: it fails without one.
-        group_size: the column with a prompt's number of rollouts, None where all prompts have as many.
-        id_in_answer: the answer is the one thing that reaches its reward function, so the id goes there.
-        answer_needed: it cannot read rows without an answer.
-        env_class: its rows may name an environment (`--env-class`).
-        system_file: it takes the system message from a file beside the data.
-        scores_refused: why it must not see scores as columns.
-        refused_in_path: characters that it would take apart in a path.
-        reads_folder: it reads every file of the folder.
-        layout: its checkpoints, None where they are not known.
+    `columns` takes a view and yields the columns that the trainer reads, by name. `launch` takes a file and
+    its view, and yields the settings that make the trainer read it as it is.
     """
 
-    name: str
-    version: str
+    name: str  # as on the command line; its folder has `_` for `-`
+    version: str  # what was read
     columns: Callable[[View], dict[str, Column]]
     launch: Callable[[Path, View], Launch]
     rendering: Rendering = Rendering()
-    reserved: frozenset[str] = frozenset()
-    suffixes: tuple[str, ...] = (".parquet", ".jsonl")
-    judge: str | None = None
-    judge_needed: bool = False
-    group_size: str | None = None
-    id_in_answer: bool = False
-    answer_needed: bool = False
-    env_class: bool = False
-    system_file: bool = False
-    scores_refused: str | None = None
-    refused_in_path: str = ""
-    reads_folder: bool = False
-    layout: Layout | None = None
+    reserved: frozenset[str] = frozenset()  # columns that have a meaning of their own or are overwritten
+    suffixes: tuple[str, ...] = (".parquet", ".jsonl")  # the files that it reads and that are written here
+    judge: str | None = None  # the column by which it picks a reward function
+    judge_needed: bool = False  # it fails without one
+    group_size: str | None = None  # the column with a prompt's rollouts, None where all have as many
+    id_in_answer: bool = False  # nothing but the answer reaches its reward function, so the id goes there
+    answer_needed: bool = False  # it cannot read rows without an answer
+    env_class: bool = False  # its rows may name an environment (`--env-class`)
+    system_file: bool = False  # it takes the system message from a file beside the data
+    scores_refused: str = ""  # why it must not see scores as columns
+    refused_in_path: str = ""  # characters that it would take apart in a path
+    reads_folder: bool = False  # it reads every file of the folder
+    layout: Layout | None = None  # its checkpoints, None where they are not known
 
     def __post_init__(self) -> None:
         if self.layout is not None:
@@ -175,10 +133,8 @@ class Profile:
 @cache
 def profiles() -> dict[str, Profile]:
     """Every trainer's profile by name, in the order of `TRAINERS`."""
-    return {
-        name: importlib.import_module(f"gaincurate.trainers.{folder_of(name)}.profile").PROFILE
-        for name in TRAINERS
-    }
+    modules = (f"gaincurate.trainers.{folder_of(name)}.profile" for name in TRAINERS)
+    return {name: importlib.import_module(at).PROFILE for name, at in zip(TRAINERS, modules, strict=True)}
 
 
 def profile_of(name: str) -> Profile:

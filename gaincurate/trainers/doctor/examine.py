@@ -93,13 +93,9 @@ class Report:
         """Whether no finding would train on wrong rows, lose outcomes or stop the run."""
         return not any(finding.breaks for finding in self.findings)
 
-    def lines(self, finding: Finding) -> list[str]:
-        """The settings that fix a finding, as the trainer takes them."""
-        return written(self.style, finding.fix)
-
     def as_json(self) -> dict[str, Any]:
         """Everything as plain values; `mend` is the format's name for a fix."""
-        findings = [{**asdict(finding), "write": self.lines(finding)} for finding in self.findings]
+        findings = [{**asdict(each), "write": written(self.style, each.fix)} for each in self.findings]
         for finding in findings:
             finding["mend"] = finding.pop("fix")
         facts = {"trainer": self.trainer, "version": self.version, "mode": self.mode, "ok": self.ok}
@@ -319,7 +315,7 @@ def compare_tokens(run: Run, profile: Profile, settings: Settings, context: Cont
         return None, f"not compared: {run.data(round_)} has other prompts than the plan"
     identity, rows = run.scored.identity, run.scored.rows(ids)
     arguments = identity.get("segmentation", {}).get("template_kwargs") or {}
-    counts, names = (rows.column(name).to_pylist() for name in ("gc_prompt_tokens", "gc_id"))
+    names, counts = (rows.column(name).to_pylist() for name in ("gc_id", "gc_prompt_tokens"))
     scored = dict(zip(names, zip(counts, chats_of(rows, identity), strict=True), strict=True))
     column = Columns.of(identity).tools
     row_tools = column_values(table, column) if column else [None] * len(ids)

@@ -106,23 +106,16 @@ def defaults_of(trainer: str) -> dict[str, Any]:
 class TrainerRules:
     """How one trainer is set, and the rules on its settings: the `RULES` of its folder.
 
-    Args:
-        name: as in `gaincurate.trainers.profile`.
-        launches: words that mark a launch line of it.
-        rules: in the order in which their findings are listed.
-        style: how its launch line writes a setting: "" key=value; `values` --key value, also true and false;
-            `switches` --key alone for true; `dashes` the same with - for _.
-        live: whether it can be steered in one long process.
-        whole: the defaults in place of `defaults_of` where a file has all sections of them; None where a file
-            has changes alone.
+    Its launch line writes a setting by `style`: "" key=value; `values` --key value, also true and false;
+    `switches` --key alone for true; `dashes` the same with - for _.
     """
 
-    name: str
-    launches: tuple[str, ...]
-    rules: tuple[Rule, ...]
+    name: str  # as in `gaincurate.trainers.profile`
+    launches: tuple[str, ...]  # words that mark a launch line of it
+    rules: tuple[Rule, ...]  # in the order in which their findings are listed
     style: Style = ""
-    live: bool = False
-    whole: Mapping[str, Any] | None = None
+    live: bool = False  # whether it can be steered in one long process
+    whole: Mapping[str, Any] | None = None  # in place of `defaults_of` for a file with all sections of them
 
 
 def ask(rules: Iterable[Rule], settings: Settings, context: Context) -> tuple[list[Finding], list[str]]:

@@ -11,7 +11,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise, product, takewhile
 from pathlib import Path
@@ -42,7 +42,11 @@ _SOURCES = {".", "source", "eval"}
 _NOT_READ = "give the resolved configuration, or the flags after `--`"
 _NOT_A_TRAINER = {"gaincurate", "cd", "mkdir", "export", "echo"}
 _REDIRECTS = re.compile(r"(?:\d*|&)(?:>>?|<)(?:&\d)?")
-_KINDS = {".yaml": yaml_value, ".yml": yaml_value, ".json": json_value, ".toml": toml_value}
+_KINDS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    **dict.fromkeys((".yaml", ".yml"), ("YAML", yaml_value)),
+    ".json": ("JSON", json_value),
+    ".toml": ("TOML", toml_value),
+}
 COMMAND = "command line"
 """The source of flags."""
 
@@ -332,8 +336,7 @@ def _text(source: str) -> str:
 
 
 def _parsed(source: str, text: str) -> dict[str, Any]:
-    parse = _KINDS.get(Path(source).suffix.lower(), yaml_value)
-    name = parse.__name__.partition("_")[0].upper()
+    name, parse = _KINDS.get(Path(source).suffix.lower(), _KINDS[".yaml"])
     try:
         tree = parse(text)
     except ValueError as error:

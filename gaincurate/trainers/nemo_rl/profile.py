@@ -28,8 +28,8 @@ def _launch(path: Path, view: View) -> Launch:
         "++data.default.processor=math_hf_data_processor",
         "++data.shuffle=false",
     ]
-    hint = "only the answer reaches NeMo-RL's environment; --id-in-answer puts the id into it, for an "
-    hint += "environment of your own that reports outcomes"
+    hint = "only the answer reaches NeMo-RL's environment; --id-in-answer puts the id into the answer, for "
+    hint += "an environment of your own that reports outcomes"
     return Launch("flags", flags, [hint])
 
 
@@ -45,7 +45,7 @@ PROFILE = Profile(
     reserved=frozenset({"messages", "task_name"}),
     answer_needed=True,
     system_file=True,
-    columns=lambda view: {"input": view.question(), "output": view.answer_text()},
+    columns=lambda view: {"input": view.question(), "output": view.gold(as_text=True)},
     launch=_launch,
     rendering=Rendering("policy.tokenizer.chat_template_kwargs", adds=("policy.tokenizer.chat_template",)),
     layout=Layout(

@@ -23,6 +23,6 @@ PROFILE = Profile(
     judge="dataset",
     judge_needed=True,
     answer_needed=True,
-    columns=lambda view: {"messages": view.messages(), "ground_truth": view.answer_text()},
+    columns=lambda view: {"messages": view.messages(), "ground_truth": view.gold(as_text=True)},
     launch=_launch,
 )

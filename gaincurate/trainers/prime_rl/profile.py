@@ -9,7 +9,8 @@ from gaincurate.trainers.profile import Launch, Layout, Profile, Rendering, Shar
 
 
 def _launch(path: Path, view: View) -> Launch:
-    hint = "prime-rl reads no files: your verifiers taskset yields one task for each row. The id is its name"
+    hint = "prime-rl reads no files: your verifiers taskset yields one task for each row. The id comes back "
+    hint += "as the task's name"
     return Launch("python", [load_line(path)], [hint])
 
 

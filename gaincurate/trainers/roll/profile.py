@@ -34,7 +34,7 @@ PROFILE = Profile(
     columns=lambda view: {
         "id": view.ids(),
         "messages": view.messages_json(),
-        "ground_truth": view.answer_text(),
+        "ground_truth": view.gold(as_text=True),
     },
     launch=_launch,
 )

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -48,46 +47,48 @@ def test_a_file_with_a_good_base_is_good_and_what_it_changes_is_seen(tmp_path: P
     (tmp_path / "base.yaml").write_text(GOOD_NEMO_RL)
     child = tmp_path / "child.yaml"
     assert not found_in("nemo-rl", child, "defaults: base.yaml\ngrpo: {num_generations_per_prompt: 8}\n")
-    changed = (
-        "defaults: base.yaml\ngrpo: {use_dynamic_sampling: true}\ndata: {default: {prompt_file: cot.txt}}\n"
-    )
-    assert found_in("nemo-rl", child, changed) == {"dynamic-sampling", "prompt-file"}
-    assert {"split", "weights"} <= found_in(
-        "nemo-rl", child, "defaults: gone.yaml\ngrpo: {max_num_epochs: 1}\n"
-    )
+    changed = "grpo: {use_dynamic_sampling: true}\ndata: {default: {prompt_file: cot.txt}}\n"
+    found = found_in("nemo-rl", child, f"defaults: base.yaml\n{changed}")
+    assert found == {"dynamic-sampling", "prompt-file"}
+    found = found_in("nemo-rl", child, "defaults: gone.yaml\ngrpo: {max_num_epochs: 1}\n")
+    assert {"split", "weights"} <= found
 
 
-def test_the_reward_of_a_script_of_ones_own_is_not_asked_for(tmp_path: Path) -> None:
-    options = (
-        "--output_dir {output} --num_train_epochs 1 --shuffle_dataset false --lr_scheduler_type constant"
-    )
-    path = tmp_path / "round.sh"
-    assert found_in("trl", path, f"trl grpo {options} --dataset_name {{output}}") == {"outcomes"}
-    assert found_in("trl", path, f"trl grpo {options} --reward_funcs accuracy_reward") == {"outcomes"}
-    assert not found_in("trl", path, f"trl grpo {options} --reward_funcs accuracy_reward reward.reward")
-    assert not found_in("trl", path, f"accelerate launch train.py {options}")
-    assert found_in("trl", path, f"accelerate launch train.py {options} --reward_funcs accuracy_reward") == {
-        "outcomes"
-    }
+GRPO = "--output_dir {output} --num_train_epochs 1 --shuffle_dataset false --lr_scheduler_type constant"
+PPO = "python3 -m openrlhf.cli.train_ppo_ray --data.max_samples"
+UNSAVED = LAUNCH.replace(",hf_model", "")
+MEGATRON = "uv run run_grpo.py policy.megatron_cfg.enabled=true\n"
+OPERATORS = "trinity run data_processor.experience_pipeline.operators"
+FULLY = "python -m verl.experimental.fully_async_policy.fully_async_main data.shuffle=False"
+PASS_RATES = f"{OPERATORS}.1.name=pass_rate_calculator"
+CASES: list[tuple[str, Mode, str, str, bool]] = [
+    # trainer, mode, line, finding, whether it is there
+    ("trl", "segment", f"trl grpo {GRPO} --dataset_name {{output}}", "outcomes", True),
+    ("trl", "segment", f"trl grpo {GRPO} --reward_funcs accuracy_reward", "outcomes", True),
+    ("trl", "segment", f"trl grpo {GRPO} --reward_funcs accuracy_reward reward.reward", "outcomes", False),
+    ("trl", "segment", f"accelerate launch train.py {GRPO}", "outcomes", False),
+    ("trl", "segment", f"accelerate launch train.py {GRPO} --reward_funcs accuracy_reward", "outcomes", True),
+    ("openrlhf", "segment", f"{PPO} 20000", "subset", False),
+    ("openrlhf", "segment", f"{PPO} 2000", "subset", True),
+    ("openrlhf", "export", f"{PPO} 20000", "subset", True),
+    ("verl", "segment", UNSAVED, "weights", True),
+    ("verl", "segment", f"{UNSAVED}python -m verl.model_merger merge --local_dir $5/actor\n", "weights", False),
+    ("nemo-rl", "segment", MEGATRON, "weights", True),
+    ("nemo-rl", "segment", f"{MEGATRON}uv run examples/converters/convert_megatron_to_hf.py\n", "weights", False),
+    ("trinity", "live", f"{PASS_RATES.replace('.1.', '.0.')} a.b=c", "feedback", False),
+    ("trinity", "live", f"{OPERATORS}.0.name=mask_response_truncated {PASS_RATES.partition(' run ')[2]}", "feedback", False),
+    ("trinity", "live", f"{OPERATORS}.0.name=dapo_dynamic_sampling", "feedback", True),
+    ("verl", "live", FULLY, "async", True),
+    ("verl", "segment", FULLY, "async", True),
+    ("verl", "segment", "python -m verl.trainer.main_ppo async_training.staleness_threshold=0.1 data.shuffle=False", "async", True),
+    ("verl", "segment", "python -m verl.experimental.one_step_off_policy.main_ppo data.shuffle=False", "async", True),
+    ("verl", "segment", "python -m verl.trainer.main_ppo data.shuffle=False", "async", False),
+]  # fmt: skip
 
 
-def test_a_bound_on_rows_that_no_round_reaches_is_none(tmp_path: Path) -> None:
-    path = tmp_path / "round.sh"
-    line = "python3 -m openrlhf.cli.train_ppo_ray --data.max_samples"
-    assert "subset" not in found_in("openrlhf", path, f"{line} 20000")
-    assert "subset" in found_in("openrlhf", path, f"{line} 2000")
-    assert "subset" in found_in("openrlhf", path, f"{line} 20000", "export")
-
-
-def test_a_converter_behind_the_training_makes_the_weights(tmp_path: Path) -> None:
-    path = tmp_path / "round.sh"
-    assert "weights" in found_in("verl", path, LAUNCH.replace(",hf_model", ""))
-    merge = "python -m verl.model_merger merge --local_dir $5/actor --target_dir $5/hf\n"
-    assert "weights" not in found_in("verl", path, LAUNCH.replace(",hf_model", "") + merge)
-    line = "uv run run_grpo.py policy.megatron_cfg.enabled=true\n"
-    assert "weights" in found_in("nemo-rl", path, line)
-    convert = "uv run examples/converters/convert_megatron_to_hf.py --hf-ckpt-path $5/hf\n"
-    assert "weights" not in found_in("nemo-rl", path, line + convert)
+def test_what_the_script_around_the_settings_says(tmp_path: Path) -> None:
+    for trainer, mode, line, finding, there in CASES:
+        assert (finding in found_in(trainer, tmp_path / "round.sh", line, mode)) == there, line
 
 
 @pytest.fixture
@@ -100,13 +101,8 @@ def launch(tmp_path: Path) -> Path:
 def test_numbers_of_a_run(tmp_path: Path) -> None:
     opened = runs.begin(tmp_path, budget=12, rounds=3)
     context = run_context(opened, "segment")
-    lengths = dict(
-        zip(
-            opened.scored.column("gc_id").to_pylist(),
-            opened.scored.column("gc_prompt_tokens").to_pylist(),
-            strict=True,
-        )
-    )
+    columns = (opened.scored.column(name).to_pylist() for name in ("gc_id", "gc_prompt_tokens"))
+    lengths = dict(zip(*columns, strict=True))
     assert (context.budget, context.rounds, context.longest) == (12, 3, max(lengths.values()))
     assert context.longer_than is not None
     assert set(context.longer_than(40)) == {one for one, length in lengths.items() if length > 40}
@@ -124,9 +120,8 @@ def test_a_run_is_compared_with_the_settings(tmp_path: Path, launch: Path) -> No
     report = examine("verl", [str(launch)], "segment", opened.folder)
     found = {finding.name: finding for finding in report.findings}
     assert set(found) == {"tail", "too-long", "view"}
-    assert found["view"].title.endswith(
-        "have no data_source, reward_model, extra_info, which the trainer reads"
-    )
+    missing = "have no data_source, reward_model, extra_info, which the trainer reads"
+    assert found["view"].title.endswith(missing)
     assert f"gaincurate export {opened.folder.resolve()} --trainer verl" in found["view"].advice
     longest = max(opened.scored.column("gc_prompt_tokens").to_pylist())
     assert found["too-long"].fix == {"data.max_prompt_length": longest}
@@ -137,17 +132,9 @@ def test_a_run_is_compared_with_the_settings(tmp_path: Path, launch: Path) -> No
 def test_a_file_of_trinity_that_takes_the_round_from_the_environment_is_clean(tmp_path: Path) -> None:
     path = tmp_path / "trinity.yaml"
     path.write_text(
-        """
-checkpoint_root_dir: ${oc.env:GAINCURATE_OUTPUT}
-model: {model_path: "${oc.env:GAINCURATE_CHECKPOINT}"}
-buffer:
-  batch_size: 8
-  explorer_input:
-    tasksets:
-      - name: round
-        path: ${oc.env:GAINCURATE_OUTPUT}/rows
-explorer: {eval_on_startup: false}
-"""
+        "checkpoint_root_dir: ${oc.env:GAINCURATE_OUTPUT}\n"
+        'model: {model_path: "${oc.env:GAINCURATE_CHECKPOINT}"}\n'
+        'buffer: {explorer_input: {tasksets: [{path: "${oc.env:GAINCURATE_OUTPUT}/rows"}]}}\n'
     )
     assert not examine("trinity", [str(path)]).findings
     path.write_text(path.read_text().replace("${oc.env:GAINCURATE_OUTPUT}/rows", "/data/all"))
@@ -165,34 +152,9 @@ def test_settings_of_which_none_is_known_are_refused_with_the_version(tmp_path: 
         path.write_text(line)
         with pytest.raises(InputError, match=f"none of its settings .* the names are those of {version}"):
             examine(trainer, [str(path)])
-    with pytest.raises(
-        InputError, match="--mode live: openrlhf has no place where a schedule could be plugged in"
-    ):
+    sentence = "--mode live: openrlhf has no place where a schedule could be plugged in"
+    with pytest.raises(InputError, match=sentence):
         examine("openrlhf", [str(path)], "live")
-
-
-OPERATORS = "data_processor.experience_pipeline.operators"
-FULLY = "python -m verl.experimental.fully_async_policy.fully_async_main"
-CASES: list[tuple[str, Mode, str, str, bool]] = [
-    # trainer, mode, line, finding, whether it is there
-    ("trinity", "live", f"trinity run {OPERATORS}.0.name=pass_rate_calculator {OPERATORS}.1.name=dapo_dynamic_sampling", "feedback", False),
-    ("trinity", "live", f"trinity run {OPERATORS}.0.name=mask_response_truncated {OPERATORS}.1.name=pass_rate_calculator", "feedback", False),
-    ("trinity", "live", f"trinity run {OPERATORS}.0.name=dapo_dynamic_sampling", "feedback", True),
-    ("verl", "live", f"{FULLY} data.shuffle=False", "async", True),
-    ("verl", "segment", f"{FULLY} data.shuffle=False", "async", True),
-    ("verl", "segment", "python -m verl.trainer.main_ppo async_training.staleness_threshold=0.1 data.shuffle=False", "async", True),
-    ("verl", "segment", "python -m verl.experimental.one_step_off_policy.main_ppo data.shuffle=False", "async", True),
-    ("verl", "segment", "python -m verl.trainer.main_ppo data.shuffle=False", "async", False),
-]  # fmt: skip
-
-
-def test_entry_points_and_operators_of_other_loops(tmp_path: Path) -> None:
-    path, run = tmp_path / "round.sh", runs.begin(tmp_path, budget=12).folder
-    for trainer, mode, line, finding, there in CASES:
-        path.write_text(line)
-        report = examine(trainer, [str(path)], mode, run)
-        names = {one.name for one in report.findings}
-        assert (finding in names) == there, line
 
 
 def test_a_setting_that_moved_into_a_section_is_named(tmp_path: Path) -> None:
@@ -204,28 +166,22 @@ def test_a_setting_that_moved_into_a_section_is_named(tmp_path: Path) -> None:
     )
 
 
-def set_with_counts(folder: Path, tokenizer: Any, off_by: int = 0) -> Path:
-    """A set whose prompts have as many tokens as the tokenizer says, or not quite."""
-    rows = []
+def counted(tmp_path: Path, off_by: int = 0) -> Path:
+    """A folder with a model and a set with its counts of tokens, but for `off_by` more in row 7."""
+    rows, tokenizer = [], tiny.tokenizer()
+    tokenizer.save_pretrained(tmp_path / "model")
     for i in range(12):
         text = tokenizer.apply_chat_template(
             [{"role": "user", "content": f"question {i}"}], tokenize=False, add_generation_prompt=True
         )
         count = len(tokenizer(text, add_special_tokens=False)["input_ids"])
         rows.append(sets.scored_row(f"id{i}", f"question {i}", tokens=count - 2 + (off_by if i == 7 else 0)))
-    return sets.make_set(folder, [rows])
+    sets.make_set(tmp_path / "set", [rows])
+    return tmp_path / "model"
 
 
-@pytest.fixture
-def counted(tmp_path: Path) -> Path:
-    """A folder with a model and a set that was scored with it."""
-    tiny.tokenizer().save_pretrained(tmp_path / "model")
-    set_with_counts(tmp_path / "set", tiny.tokenizer())
-    return tmp_path
-
-
-def test_tokens_are_those_of_the_models_own_template(counted: Path, launch: Path) -> None:
-    opened = runs.begin(counted, budget=8, strategy="file-order", model=str(counted / "model"))
+def test_tokens_are_those_of_the_models_own_template(tmp_path: Path, launch: Path) -> None:
+    opened = runs.begin(tmp_path, budget=8, strategy="file-order", model=str(counted(tmp_path)))
     report = examine("verl", [str(launch)], "segment", opened.folder)
     assert report.notes[-1] == "tokens: 8 prompts of round 0 are token for token as they were scored"
     # The prompt of another row, which has as many tokens.
@@ -246,27 +202,23 @@ def test_tokens_are_those_of_the_models_own_template(counted: Path, launch: Path
 
 
 def test_a_prompt_of_another_length_than_was_scored(tmp_path: Path, launch: Path) -> None:
-    tiny.tokenizer().save_pretrained(tmp_path / "model")
-    set_with_counts(tmp_path / "set", tiny.tokenizer(), off_by=1)
-    opened = runs.begin(tmp_path, budget=8, strategy="file-order", model=str(tmp_path / "model"))
+    opened = runs.begin(tmp_path, budget=8, strategy="file-order", model=str(counted(tmp_path, off_by=1)))
     report = examine("verl", [str(launch)], "segment", opened.folder)
     assert report.notes[-1] == "tokens: id7 differs"
     assert any("the prompt of id7 is " in one.title for one in report.findings)
     assert not report.ok
 
 
-def test_tokens_that_cannot_be_compared_say_why(counted: Path, launch: Path) -> None:
-    tokenizer = tiny.tokenizer()
-    tokenizer.chat_template = "{{ 1 / 0 }}"
-    tokenizer.save_pretrained(counted / "model")
+def test_tokens_that_cannot_be_compared_say_why(tmp_path: Path, launch: Path) -> None:
+    tiny.tokenizer("{{ 1 / 0 }}").save_pretrained(tmp_path / "model")
     for name, options, why in (
         ("a", {"model": "the-model"}, "the model the-model is no folder on this machine"),
         ("b", {"bare": True}, "--without-system leaves out a part of the scored prompt"),
-        ("c", {"model": str(counted)}, f"{counted} cannot render them ("),
-        ("d", {"model": str(counted / "model")}, f"{counted / 'model'} cannot render them ("),
+        ("c", {"model": str(tmp_path)}, f"{tmp_path} cannot render them ("),
+        ("d", {"model": str(tmp_path / "model")}, f"{tmp_path / 'model'} cannot render them ("),
     ):
-        (counted / name).mkdir()
-        run_ = runs.begin(counted / name, **options)
+        (tmp_path / name).mkdir()
+        run_ = runs.begin(tmp_path / name, **options)
         note = examine("verl", [str(launch)], "segment", run_.folder).notes[-1]
         assert note.startswith(f"tokens: not compared: {why}")
 
@@ -296,10 +248,7 @@ def test_the_command_says_yes_and_no(launch: Path) -> None:
     ("arguments", "sentence"),
     [
         (["--trainer", "verl"], "--trainer verl: give its settings with --config F, or behind `--`."),
-        (
-            ["--trainer", "verll"],
-            f"--trainer verll: it must be one of {', '.join(with_part('rules'))}; near it",
-        ),
+        (["--trainer", "verll"], f"--trainer verll: it must be one of {', '.join(with_part('rules'))}; near"),
         (["--mode", "live"], "--config, --mode, --run and a command need --trainer."),
     ],
 )

@@ -19,17 +19,11 @@ from gaincurate.trainers.doctor.findings import Context, Mode, defaults_of
 from gaincurate.trainers.doctor.read import Read
 from gaincurate.trainers.doctor.settings import normal, scalar
 
-EXAMPLES: list[dict[str, str]] = tomllib.loads((Path(__file__).parent / "examples.toml").read_text())[
-    "example"
-]
+TEXT = Path(__file__).with_name("examples.toml").read_text()
+EXAMPLES: list[dict[str, str]] = tomllib.loads(TEXT)["example"]
 OF = dict.fromkeys(example["trainer"] for example in EXAMPLES)
-RUN = Context(
-    budget=96,
-    rounds=10,
-    longest=700,
-    longer_than=lambda limit: ["long-a", "long-b"],
-    columns=frozenset({"prompt", "answer", "gc_id"}),
-)
+IDS, COLUMNS = ["long-a", "long-b"], frozenset({"prompt", "answer", "gc_id"})
+RUN = Context(budget=96, rounds=10, longest=700, longer_than=lambda limit: IDS, columns=COLUMNS)
 MODES: tuple[Mode, ...] = ("segment", "live", "export")
 LEFT = {"openrlhf": {"shuffle"}, "skyrl": {"shuffle", "log-without-id"}, "nemo-rl": {"log-without-id"}}
 
@@ -79,8 +73,6 @@ def test_the_mended_examples_are_clean(trainer: str) -> None:
 
 
 def test_the_count_in_the_docs_is_that_of_the_table() -> None:
-    page = (Path(__file__).parent.parent.parent.parent / "docs/doctor.md").read_text()
-    count = sum(
-        len(example[mode].split()) for trainer in OF for example in of(trainer) for mode in modes(trainer)
-    )
+    page = (Path(__file__).parents[3] / "docs/doctor.md").read_text()
+    count = sum(len(example[mode].split()) for t in OF for example in of(t) for mode in modes(t))
     assert f"all {count:,} true findings" in page

@@ -35,31 +35,19 @@ def asked(text: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": text}]
 
 
-ALIKE = [
-    {"prompt": asked(f"Is {k} odd?"), "tools": [tool("odd", "n")], "answer": str(k % 2)} for k in range(4)
-]
+ALIKE = [{"prompt": asked(f"Is {k} odd?"), "tools": [tool("odd", "n")], "answer": "1"} for k in range(4)]
+PLAIN = [{"prompt": row["prompt"], "answer": "1"} for row in ALIKE]
 UNLIKE = [{**row, "tools": [tool("f", name)]} for row, name in zip(ALIKE, "abcd", strict=True)]
 CALLS = [
-    {
-        "prompt": [
-            *asked("Look it up."),
-            {
-                "role": "assistant",
-                "content": "",
-                "tool_calls": [{"function": {"name": "f", "arguments": {name: 1}}}],
-            },
-            *asked(f"And {name}?"),
-        ],
-        "answer": "1",
-    }
+    {"prompt": [*asked("Look it up."),
+                {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {name: 1}}}]},
+                *asked(f"And {name}?")],
+     "answer": "1"}
     for name in "abcd"
-]
+]  # fmt: skip
 SETS: dict[str, tuple[list[dict[str, Any]], list[str]]] = {
-    "plain": ([{key: row[key] for key in ("prompt", "answer")} for row in ALIKE], []),
-    "no-thinking": (
-        [{key: row[key] for key in ("prompt", "answer")} for row in ALIKE],
-        ["--template-kwargs", '{"enable_thinking": false}'],
-    ),
+    "plain": (PLAIN, []),
+    "no-thinking": (PLAIN, ["--template-kwargs", '{"enable_thinking": false}']),
     "tools": (ALIKE, []),
     "unlike": (UNLIKE, []),
     "none": (ALIKE, ["--tools-column", "none"]),
