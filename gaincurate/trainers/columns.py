@@ -95,16 +95,11 @@ class View:
         if self.answer is not None:
             column_type(self.source, self.answer)
         self.id_in_answer = profile.id_in_answer if options.id_in_answer is None else options.id_in_answer
-        self.system: str | None = None
-        """The system message of prompts that are given as one text, once rows were read."""
-        self.notes: list[str] = []
-        """Notes for the user: columns with another name, and numbers that became text."""
-        self.open_ended = 0
-        """Prompts so far that end with the assistant's words."""
-        self.nulls = False
-        """Whether messages or tools so far have nulls that the trainer renders and scoring did not."""
-        self.without_answer = 0
-        """Rows so far whose answer is null where the trainer finds one."""
+        self.system: str | None = None  # that of prompts that are given as one text, once rows were read
+        self.notes: list[str] = []  # for the user: columns with another name, numbers that became text
+        self.open_ended = 0  # prompts so far that end with the assistant's words
+        self.nulls = False  # whether the trainer renders nulls of the rows so far that scoring did not
+        self.without_answer = 0  # rows so far whose answer is null where the trainer finds one
         self._has_questions = self._writes_answers = self._numbers_as_text = False
         self._check()
         self.columns = (

@@ -239,10 +239,10 @@ def unset_below(prefix: str, why: str = "", *, name: str, containing: str = "", 
     """A rule against all settings whose keys begin with a prefix and contain a text; see `must`."""
 
     def unset(settings: Settings, context: Context) -> Found:
-        keys = sorted(key for key in settings.below(prefix) if containing in key)
-        keys = [key for key in keys if settings.given[key] is not None]
-        fix = dict.fromkeys(keys)
-        return must(keys[0], never, why, name=name, fix=fix, **more)(settings, context) if keys else None
+        keys = [key for key in settings.below(prefix) if containing in key]
+        fix = dict.fromkeys(sorted(key for key in keys if settings.given[key] is not None))
+        row = must(next(iter(fix), ""), never, why, name=name, fix=fix, **more)
+        return row(settings, context) if fix else None
 
     return unset
 

@@ -84,8 +84,7 @@ class Settings:
     ) -> None:
         self.given = {normal(key): value for key, value in given.items()}
         self._sources = sources or {}
-        self.asked: set[str] = set()
-        """The keys that rules asked for."""
+        self.asked: set[str] = set()  # the keys that rules asked for
         self.defaults = {normal(key): value for key, value in defaults.items()}
 
     def __getitem__(self, key: str) -> Any:

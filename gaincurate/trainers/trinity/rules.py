@@ -114,8 +114,7 @@ RULES = TrainerRules(
             common.epochs("buffer.total_epochs")),
         common.steps("buffer.total_steps", "buffer.batch_size"),
         *(must(f"synchronizer.{key}", right, "the explorer chooses rows ahead of the rewards that should "
-            "choose them",
-            name="ahead", severity="stale", modes=common.LIVE)
+            "choose them", name="ahead", severity="stale", modes=common.LIVE)
             for key, right in (("sync_interval", 1), ("sync_offset", 0))),
         must("trainer.save_hf_checkpoint", lambda value: value != "never", name="weights",
             fix={"trainer.save_hf_checkpoint": "last"}),

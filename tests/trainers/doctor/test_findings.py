@@ -1,9 +1,14 @@
-"""What is found in each trainer's own default configuration, and that the fixed one has it no more."""
+"""What is found in each trainer's own defaults and examples, and that the fixed ones have it no more.
+
+`examples.toml` has the settings of twelve examples of each trainer that matter, as facts, and what would go wrong with
+a scheduled round, judged by the trainer's source and not by running it.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
+import shlex
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.trainers.doctor.examine import Report, judge, trainer_named, written
-from gaincurate.trainers.doctor.findings import SEVERITIES, Context, defaults_of
+from gaincurate.trainers.doctor.findings import SEVERITIES, Context, Mode, defaults_of
 from gaincurate.trainers.doctor.read import Read
-from gaincurate.trainers.doctor.settings import normal
+from gaincurate.trainers.doctor.settings import normal, scalar
 from gaincurate.trainers.names import with_part
 
 MINI, DYNAMIC = "actor_rollout_ref.actor.ppo_mini_batch_size", "actor_rollout_ref.actor.use_dynamic_bsz"
@@ -31,9 +36,14 @@ def default_config(trainer: str) -> dict[str, Any]:
     return {normal(key): value for key, value in defaults_of(trainer).items()}
 
 
+def judged(trainer: str, context: Context, config: dict[str, Any]) -> Report:
+    sections = {key.split(".")[0] for key in defaults_of(trainer)}
+    return judge(trainer_named(trainer), Read(given=config, sections=sections), context)
+
+
 def look(trainer: str, context: Context, **changes: Any) -> Report:
     config = default_config(trainer) | {normal(key): value for key, value in changes.items()}
-    return judge(trainer_named(trainer), Read(given=config), context)
+    return judged(trainer, context, config)
 
 
 def names(report: Report) -> list[str]:
@@ -43,12 +53,9 @@ def names(report: Report) -> list[str]:
 def with_fixes(trainer: str, context: Context, config: dict[str, Any]) -> Report:
     """Apply every finding's fix, until there is nothing left to apply."""
     for _ in range(4):
-        report = judge(trainer_named(trainer), Read(given=config), context)
-        fixes = [finding.fix for finding in report.findings if finding.fix]
-        if not fixes:
-            return report
-        for fix in fixes:
-            config = config | {normal(key): value for key, value in fix.items()}
+        report = judged(trainer, context, config)
+        for finding in report.findings:
+            config = config | {normal(key): value for key, value in finding.fix.items()}
     return report
 
 
@@ -74,20 +81,40 @@ IN_THE_DEFAULTS = {
 
 @pytest.mark.parametrize("trainer", with_part("rules"))
 def test_the_default_configuration_in_segment_mode(trainer: str) -> None:
-    found = names(look(trainer, SEGMENT))
-    if trainer == "prime-rl":
-        found.remove("output")
-        assert found == ["length", "ahead"]
-    else:
-        assert sorted(found) == sorted(IN_THE_DEFAULTS[trainer].split())
+    assert sorted(names(look(trainer, SEGMENT))) == sorted(IN_THE_DEFAULTS[trainer].split())
 
 
-IN_EXAMPLES = {
-    (example["trainer"], name)
-    for example in tomllib.loads(Path(__file__).with_name("examples.toml").read_text())["example"]
-    for mode in ("segment", "live", "export")
-    for name in example.get(mode, "").split()
-}
+TEXT = Path(__file__).with_name("examples.toml").read_text()
+EXAMPLES: list[dict[str, str]] = tomllib.loads(TEXT)["example"]
+MODES: tuple[Mode, ...] = ("segment", "live", "export")
+LOOKS = [
+    (example, mode, replace(ROWS_OF_A_RUN, mode=mode))
+    for example in EXAMPLES
+    for mode in MODES
+    if mode != "live" or trainer_named(example["trainer"]).live
+]
+IN_EXAMPLES = {(example["trainer"], name) for example, mode, _ in LOOKS for name in example[mode].split()}
+
+
+@pytest.mark.parametrize("trainer", sorted({example["trainer"] for example in EXAMPLES}))
+def test_what_is_found_in_the_trainers_own_examples(trainer: str) -> None:
+    assert len({example["from"] for example in EXAMPLES if example["trainer"] == trainer}) == 12
+    for example, mode, context in (row for row in LOOKS if row[0]["trainer"] == trainer):
+        pairs = (word.partition("=") for word in shlex.split(example["set"]))
+        config = {normal(key): scalar(value) for key, _, value in pairs}
+        report = judged(trainer, context, config)
+        assert sorted(names(report)) == sorted(example[mode].split()), (example["from"], mode)
+        unjudged = [note.split()[0] for note in report.notes if "not judged" in note]
+        assert unjudged == example.get(f"{mode}_unjudged", "").split(), (example["from"], mode)
+        left = set(names(with_fixes(trainer, context, config)))
+        assert left <= LEFT.get(trainer, set()), (example["from"], mode)
+
+
+def test_the_count_in_the_docs_is_that_of_the_examples() -> None:
+    page = (Path(__file__).parents[3] / "docs/doctor.md").read_text()
+    assert f"all {sum(len(example[mode].split()) for example, mode, _ in LOOKS):,} true findings" in page
+
+
 SOURCE, TASKS = "orchestrator.train.source.0", "buffer.explorer_input.tasksets.0"
 # Findings that no example has, or not by these settings.
 MORE: list[tuple[str, str, Context, dict[str, Any]]] = [
@@ -197,7 +224,7 @@ def test_each_finding_is_there_and_its_fix_takes_it_away(trainer: str) -> None:
         assert finding.fix, name
         config = default_config(trainer) | {normal(key): value for key, value in changes.items()}
         once = config | {normal(key): value for key, value in finding.fix.items()}
-        left = judge(trainer_named(trainer), Read(given=once), context).findings
+        left = judged(trainer, context, once).findings
         assert finding.title not in {one.title for one in left}, changes
 
 
@@ -387,7 +414,7 @@ ROWS = {
 
 
 def test_the_table_in_the_docs_is_true() -> None:
-    page = (Path(__file__).parent.parent.parent.parent / "docs/doctor.md").read_text()
+    page = (Path(__file__).parents[3] / "docs/doctor.md").read_text()
     seen = {(trainer, name) for trainer, found in IN_THE_DEFAULTS.items() for name in found.split()}
     seen |= IN_EXAMPLES | {(trainer, name) for trainer, name, _, _ in MORE}
     for row, found in ROWS.items():
