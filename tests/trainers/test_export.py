@@ -537,6 +537,7 @@ def test_slime_gets_the_tools_that_were_scored(tmp_path: Path, rows: Any, option
         ([{"prompt": "a", "meta": '{"x": null}'}], "meta", ['{"x": null}']),
         ([{"prompt": "a", "metadata": {"x": 1}}, {"prompt": "b", "metadata": {"y": 2}}], "metadata",
          [{"x": 1, "gc_id": "id0000"}, {"y": 2, "gc_id": "id0001"}]),
+        ([{"prompt": "a", "metadata": {"gc_id": "old"}}], "metadata", [{"gc_id": "id0000"}]),
         ([{"prompt": "a", "answer": {"x": 1}}, {"prompt": "b", "answer": {"y": 2}}], "label", [{"x": 1}, {"y": 2}]),
     ],
 )  # fmt: skip

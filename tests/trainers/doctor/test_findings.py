@@ -284,6 +284,11 @@ def test_a_checkpoint_that_trl_resumes_from_replaces_the_model() -> None:
         assert ("base-model" in names(look("trl", SEGMENT, **given))) == there
 
 
+def test_no_value_is_as_good_as_the_right_one_for_a_setting_without_switch() -> None:
+    for value, there in ((None, False), (False, False), ("{checkpoint}", True)):
+        assert ("resume" in names(look("ms-swift", SEGMENT, resume_from_checkpoint=value))) == there
+
+
 def test_verl_reads_the_rounds_own_file_where_it_has_what_verl_reads() -> None:
     enough = frozenset({"prompt", "gc_id", "data_source", "reward_model", "extra_info"})
     report = look("verl", replace(ROWS_OF_A_RUN, columns=enough), **{"data.train_files": "{data}"})
