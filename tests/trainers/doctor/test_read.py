@@ -214,6 +214,7 @@ def test_the_words_that_a_shell_would_pass_are_read(values: dict[str, str]) -> N
          {"shuffle_dataset": False, "lr": 1e-5, "flag": True, "names": ["a", "b"], "cache": False,
           "threshold": -1, "x.y": 2}),
         ("vllm serve --port 8000 --dtype bfloat16 &\ntrl grpo --train.seed 3", {"train.seed": 3}),
+        ("python ctrl.py --b 2 &\ntrl grpo --a 1", {"a": 1}),
         ("vllm serve --port 8000 &\npython x.py --train.seed 3", {"port": 8000, "train.seed": 3}),
         ("accelerate launch --num_processes 4 train.py --beta 0", {"num_processes": 4, "beta": 0}),
         ("python train.py --shuffle_dataset false 2>&1 | tee log", {"shuffle_dataset": False}),
