@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 import re
 from dataclasses import asdict
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -42,58 +43,49 @@ def doctor(
     Example: gaincurate doctor --trainer trl -- trl grpo --config grpo.yaml --beta 0
     """
     with output.reporting():
-        trainer, settings = config.trainer, config.config
-        if trainer is not None:
-            from gaincurate.trainers.doctor.examine import trainer_named
+        trainer, given = config.trainer, config.config or config.command
+        if trainer is None:
+            if given or config.mode is not None or config.run is not None:
+                raise InputError("--config, --mode, --run and a command need --trainer.")
+            facts = examine()
+            output.result(facts, as_json, _print)
+            is_ok = facts["ok"]
+        else:
+            from gaincurate.trainers.doctor import examine as trainers
 
-            trainer_named(trainer)
-            if not settings and not config.command:
+            trainers.trainer_named(trainer)
+            if not given:
                 raise InputError(f"--trainer {trainer}: give its settings with --config F, or behind `--`.")
-            _doctor_trainer(trainer, config, as_json)
-            return
-        if settings or config.command or config.mode is not None or config.run is not None:
-            raise InputError("--config, --mode, --run and a command need --trainer.")
-        facts = examine()
-        output.result(facts, as_json, _print)
-    if not facts["ok"]:
-        raise typer.Exit(1)
-
-
-def _doctor_trainer(trainer: str, config: DoctorConfig, as_json: bool) -> None:
-    from gaincurate.trainers.doctor.examine import examine as examine_trainer
-
-    mode, command = config.mode or "segment", config.command or []
-    report = examine_trainer(trainer, config.config or [], mode, config.run, command)
-    output.as_json(report.as_json()) if as_json else _print_report(report)
-    if not report.ok:
+            mode, command = config.mode or "segment", config.command or []
+            report = trainers.examine(trainer, config.config or [], mode, config.run, command)
+            output.as_json(report.as_json()) if as_json else _print_report(report)
+            is_ok = report.ok
+    if not is_ok:
         raise typer.Exit(1)
 
 
 def _print_report(report: Report) -> None:
+    from gaincurate.trainers.doctor.examine import written
     from gaincurate.trainers.doctor.findings import SEVERITIES
 
     output.text(f"{report.trainer} {report.version}, {report.mode} mode")
-    severity = None
-    for finding in report.findings:
-        if finding.severity != severity:
-            severity = finding.severity
-            output.text()
-            output.text(f"{severity}: {SEVERITIES[severity]}")
-        output.say(finding.title, "  ", first="  ")
-        for line in report.lines(finding):
-            output.text(f"      set {line}")
-        output.say(finding.advice, "      ", first="      ")
-        output.text(f"      ({finding.name}{f', {finding.source}' if finding.source else ''})")
+    for severity, findings in groupby(report.findings, lambda finding: finding.severity):
+        output.text()
+        output.text(f"{severity}: {SEVERITIES[severity]}")
+        for finding in findings:
+            output.say(finding.title, "  ", first="  ")
+            for line in written(report.style, finding.fix):
+                output.text(f"      set {line}")
+            output.say(finding.advice, "      ", first="      ")
+            output.text(f"      ({finding.name}{f', {finding.source}' if finding.source else ''})")
     if not report.findings:
         output.text("  nothing found")
     output.text()
     for note in report.notes:
         output.fitted(f"note: {note}")
-    broken = sum(finding.breaks for finding in report.findings)
-    if broken:
-        output.note(
-            f"error: {broken} of {output.counted(len(report.findings), 'finding')} would break the schedule."
-        )
+    if broken := sum(finding.breaks for finding in report.findings):
+        of = output.counted(len(report.findings), "finding")
+        output.note(f"error: {broken} of {of} would break the schedule.")
 
 
 _EXTRAS = ("score", "trl", "peft", "difficulty", "derive", "hygiene", "report", "demo")
@@ -133,14 +125,13 @@ def examine() -> dict[str, Any]:
     packages = _packages()
     versions = {name: _version(name) for name in packages}
     lacking = [name for name, version in versions.items() if version is None]
-    missing = {part: [name for name in lacking if part in packages[name]] for part in _EXTRAS}
-    missing = {part: names for part, names in missing.items() if names}
+    missing = {extra: [name for name in lacking if extra in packages[name]] for extra in _EXTRAS}
     facts: dict[str, Any] = {
         "gaincurate": gaincurate.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "packages": versions,
-        "missing": missing,
+        "missing": {extra: names for extra, names in missing.items() if names},
         "devices": [],
         "checks": [],
     }

@@ -5,6 +5,7 @@ The settings go to stdout and all notes to stderr, so the output can be pasted i
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,10 +38,7 @@ def export(
     limit: Annotated[int | None, Option("Take the first rows only.", min=1)] = None,
     bare: Annotated[
         bool,
-        Option(
-            "Leave the scoring run's system message and examples out.",
-            names=("--without-system",),
-        ),
+        Option("Leave the scoring run's system message and examples out.", names=("--without-system",)),
     ] = False,
     with_scores: Annotated[bool, Option("Put all gc_ columns in.")] = False,
     id_in_answer: Annotated[
@@ -117,13 +115,12 @@ def export(
             checks = ", ".join(f"{check} {count:,}" for check, count in exported.dropped.items())
             rows = output.counted(sum(exported.dropped.values()), "row")
             output.note(f"{exported.dropped_file}: {rows} dropped ({checks})")
+        summary = {"file": str(out), "rows": exported.rows, "columns": exported.view.schema.names}
+        summary |= asdict(exported.launch)
+        if exported.dropped_file is not None:
+            summary |= {"dropped": exported.dropped, "dropped_file": str(exported.dropped_file)}
+        summary |= {"notes": exported.notes, "made": exported.facts}
         if as_json:
-            launch = exported.launch
-            summary = {"file": str(out), "rows": exported.rows, "columns": exported.view.schema.names}
-            summary |= {"form": launch.form, "settings": launch.settings, "hints": launch.hints}
-            if exported.dropped_file is not None:
-                summary |= {"dropped": exported.dropped, "dropped_file": str(exported.dropped_file)}
-            output.as_json({**summary, "notes": exported.notes, "made": exported.facts})
-        else:
-            for line in exported.launch.text.split("\n"):
-                output.text(line)
+            output.as_json(summary)
+        for line in [] if as_json else exported.launch.text.split("\n"):
+            output.text(line)

@@ -1,4 +1,4 @@
-"""The columns of the trainers' views by kind, each with its type before the first row is read.
+"""One trainer's view of a scored set: its columns by kind, each with its type before the first row is read.
 
 Types come first so that all batches of a file agree, also where the first thousand answers are null.
 """
@@ -6,9 +6,9 @@ Types come first so that all batches of a file agree, also where the first thous
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -18,16 +18,18 @@ from gaincurate.core.prompts import (
     Columns,
     Message,
     Tool,
+    chats_of,
     column_values,
     message_array,
     prompts_of,
     without_nulls,
 )
-from gaincurate.core.schema import ID, object_type
+from gaincurate.core.schema import ID, PREFIX, object_type
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
 
-_PLAIN = pa.struct([("role", pa.string()), ("content", pa.string())])
+if TYPE_CHECKING:
+    from gaincurate.trainers.profile import Profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,132 +46,264 @@ class ViewOptions:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Some rows of a set: its table, their messages, tools and answers, and how many came before."""
+    """Some rows of a set: its table, their ids, messages, tools and answers, and how many came before."""
 
     table: pa.Table
+    ids: list[str]
     messages: list[list[Message]]
     tools: list[list[Tool] | None]
     answers: list[Any]
     first: int
 
-    @property
-    def ids(self) -> list[str]:
-        """Their ids."""
-        ids: list[str] = self.table.column(ID).to_pylist()
-        return ids
-
 
 @dataclass(frozen=True, slots=True)
-class Own:
-    """A column that a view writes: its type, its values for some rows, and the source column that it
-    replaces in the file.
-    """
+class Column:
+    """A column of a view: its type, its values for some rows, and the source column that it replaces."""
 
     type: pa.DataType
     values: Callable[[Rows], Any]
-    stands_for: str | None = None
+    replaces: str | None = None
+
+    def array(self, rows: Rows) -> pa.Array | pa.ChunkedArray:
+        """Its values in Arrow."""
+        values = self.values(rows)
+        return values if isinstance(values, pa.ChunkedArray) else pa.array(values, self.type)
 
 
-@dataclass(slots=True)
-class Parts:
-    """Columns by kind, for one set and its options.
+class View:
+    """One trainer's columns for one scored set, and the columns by kind that profiles choose from.
 
-    `chat` is the type of a message list. `answer` and `tools` name columns, None where there is none; a dot
-    goes into a struct. `system` is the system message of prompts that are given as one text, known once rows
-    were read. `writes_answers` says whether a column with answers was asked for, `numbers_as_text` whether it
-    writes numbers as text.
+    Args:
+        profile: the trainer's.
+        scored: the set.
+        options: what was asked for.
+        sizes: the prompts' group sizes, in the order of the rows, for a trainer that reads them.
+
+    Raises:
+        InputError: no such column, or the trainer cannot do without something that is not there.
     """
 
-    trainer: str
-    schema: pa.Schema
-    prompt: str
-    answer: str | None
-    chat: pa.DataType
-    id_in_answer: bool
-    tools: str | None = None
-    system: str | None = None
-    writes_answers: bool = field(default=False, init=False)
-    numbers_as_text: bool = field(default=False, init=False)
-    _begun: bool = field(default=False, init=False)
+    def __init__(
+        self, profile: Profile, scored: ScoredSet, options: ViewOptions, sizes: Sequence[int] | None = None
+    ) -> None:
+        source = scored.identity["source"]
+        self.profile, self.options, self.source = profile, options, scored.schema
+        self._identity, self._prompt = scored.identity, source["prompt_column"]
+        self._chat = chat_type(scored, bare=options.bare)
+        self.tools: str | None = source.get("tools_column")
+        self.answer: str | None = options.answer_column or source.get("answer_column")
+        if self.answer is not None:
+            column_type(self.source, self.answer)
+        self.id_in_answer = profile.id_in_answer if options.id_in_answer is None else options.id_in_answer
+        self.system: str | None = None  # that of prompts that are given as one text, once rows were read
+        self.notes: list[str] = []  # for the user: columns with another name, numbers that became text
+        self.open_ended = 0  # prompts so far that end with the assistant's words
+        self.nulls = False  # whether the trainer renders nulls of the rows so far that scoring did not
+        self.without_answer = 0  # rows so far whose answer is null where the trainer finds one
+        self._has_questions = self._writes_answers = self._numbers_as_text = False
+        self._check()
+        self.columns = (
+            profile.columns(self) | self.same(profile.judge, options.data_source) | {ID: self.ids()}
+        )
+        if sizes is not None and profile.group_size is not None:
+            of_rows = Column(pa.int64(), lambda rows: sizes[rows.first : rows.first + len(rows.ids)])
+            self.columns[profile.group_size] = of_rows
+        # Where there is no column, --id-in-answer asks for the id alone: nothing is missing.
+        null_unasked = self._writes_answers and options.id_in_answer is not True
+        self._counts_answers = self.answer is not None or null_unasked
+        self._copied = self._source_columns()
+        if self._numbers_as_text:
+            self.notes.append(
+                f"the numbers of column {self.answer!r} are written as text, because scorers compare text"
+            )
+        fields = [pa.field(name, column.type) for name, column in self.columns.items()]
+        fields += [pa.field(name, self.source.field(old).type) for name, old in self._copied.items()]
+        self.schema = pa.schema(fields)
 
-    def messages(self) -> Own:
+    def table(self, table: pa.Table, first: int) -> pa.Table:
+        """The view of some rows for a Parquet file, where every struct has the keys of all others.
+
+        Args:
+            table: rows of the scored set.
+            first: how many rows of the file came before them.
+
+        Raises:
+            InputError: a prompt that this trainer cannot read.
+            OutputError: a row's prompt cannot be read, so the set is not what its identity says.
+        """
+        rows = self._rows(table, first)
+        columns = [column.array(rows) for column in self.columns.values()]
+        self._see_nulls(rows, self.profile.rendering.nulls != "")
+        columns += [table.column(old) for old in self._copied.values()]
+        return pa.table(columns, schema=self.schema)
+
+    def lines(self, table: pa.Table, first: int) -> Iterator[dict[str, Any]]:
+        """The same for lines of JSON: structs, messages and tools have the keys of their own row alone."""
+        rows = self._rows(table, first)
+        self._see_nulls(rows, self.profile.rendering.nulls == "all")
+        columns: list[Iterable[Any]] = [column.values(rows) for column in self.columns.values()]
+        columns += [table.column(old) for old in self._copied.values()]
+        columns = [without_nulls(c.to_pylist()) if isinstance(c, pa.ChunkedArray) else c for c in columns]
+        return (dict(zip(self.schema.names, values, strict=True)) for values in zip(*columns, strict=True))
+
+    def differences(self) -> Iterator[str]:
+        """How the trainer's prompts differ from the scored ones, and settings that they need."""
+        trainer, rendering = self.profile.name, self.profile.rendering
+        if self.tools and not rendering.row_tools:
+            unknown = f"whether {rendering.code} renders them is not known here"
+            yield (
+                f"warning: prompts were scored with the tools of column {self.tools!r}; "
+                + (unknown if rendering.code else f"{trainer} renders no tools of a row")
+                + ". `gaincurate score --tools-column none` scores without them"
+            )
+        if arguments := self._identity.get("segmentation", {}).get("template_kwargs"):
+            keys = rendering.arguments or rendering.code or "nothing"
+            scored = f"prompts were scored with the template arguments {json.dumps(arguments)}"
+            yield f"{scored}; {trainer} takes them from {keys}"
+        if media := [name for name in rendering.media if name in self.schema.names]:
+            yield f"warning: {trainer} adds {media[0]!r} to the prompts; scores are of the text alone"
+        if self.nulls:
+            lines = "give --out a name that ends in .jsonl"
+            yield (
+                f"warning: tool calls or tools have unlike keys; {trainer} renders null for each key that a "
+                "row lacks, which was not scored; "
+                + ("store them as JSON text" if rendering.nulls == "all" else lines)
+            )
+
+    def _check(self) -> None:
+        """Refuse what the trainer cannot do without, and options that mean nothing to it."""
+        trainer, options, names = self.profile, self.options, self.source.names
+        if trainer.answer_needed and not self.has_answer:
+            raise InputError(
+                f"{trainer.name} cannot read rows without an answer, and this set names no answer column. "
+                f"Give --answer-column, of {', '.join(n for n in names if not n.startswith(PREFIX))}; or "
+                "--id-in-answer, where a reward function of yours needs only the id."
+            )
+        if options.data_source is not None and trainer.judge is None:
+            raise InputError(f"--data-source {options.data_source}: {trainer.name} has nothing of that kind.")
+        if trainer.judge_needed and options.data_source is None and trainer.judge not in names:
+            raise InputError(
+                f"{trainer.name} picks a row's reward function by the column {trainer.judge!r}, and the set "
+                "has none. Give --data-source NAME: one that it knows, or one for a function of your own."
+            )
+        if options.env_class is not None and not trainer.env_class:
+            raise InputError(f"--env-class {options.env_class}: {trainer.name} has nothing of that kind.")
+        if options.with_scores and trainer.scores_refused:
+            raise InputError(f"--with-scores: {trainer.scores_refused}. Leave it out.")
+
+    def _rows(self, table: pa.Table, first: int) -> Rows:
+        answers = without_nulls(column_values(table, self.answer)) if self.answer else [None] * len(table)
+        chats = chats_of(table, self._identity, bare=self.options.bare)
+        messages, tools = [chat.messages for chat in chats], [chat.tools for chat in chats]
+        self.open_ended += sum(turns[-1]["role"] == "assistant" for turns in messages)
+        if self._counts_answers:
+            self.without_answer += sum(value is None for value in answers)
+        return Rows(table, table.column(ID).to_pylist(), messages, tools, answers, first)
+
+    def _see_nulls(self, rows: Rows, rendered: bool) -> None:
+        """Note whether Arrow adds nulls inside fields of messages, or inside tools, that are rendered."""
+        if rendered and not self.nulls:
+            columns = [c for name, c in self.columns.items() if c.type == self._chat or name == "tools"]
+            self.nulls = any(has_nulls(column.array(rows).to_pylist()) for column in columns)
+
+    def _source_columns(self) -> dict[str, str]:
+        """The source columns that go along: the name in the file to the name in the set."""
+        names = [name for name in self.source.names if not name.startswith(PREFIX)]
+        copied: dict[str, str] = {}
+        for name in names:
+            column = self.columns.get(name)
+            if column is not None and column.replaces == name:
+                continue
+            new = name if column is None and name not in self.profile.reserved else f"source_{name}"
+            if new != name:
+                if new in names or new in self.columns:
+                    raise InputError(
+                        f"{self.profile.name} gives {name!r} a meaning of its own, and the set has both that "
+                        f"column and {new!r}; rename one of them in the data.",
+                        column=name,
+                    )
+                self.notes.append(
+                    f"column {name!r} is written as {new!r}: {self.profile.name} needs that name"
+                )
+            copied[new] = name
+        scores = [name for name in self.source.names if name.startswith(PREFIX) and name != ID]
+        return copied | {name: name for name in scores if self.options.with_scores}
+
+    # Columns by kind.
+
+    def messages(self) -> Column:
         """Whole chat messages, a list of {role, content}."""
-        return Own(self.chat, lambda rows: rows.messages, self.prompt)
+        return Column(self._chat, lambda rows: rows.messages, self._prompt)
 
-    def messages_json(self) -> Own:
+    def messages_json(self) -> Column:
         """The same as the text of a JSON list."""
-        return Own(pa.string(), lambda rows: [_json(messages) for messages in rows.messages], self.prompt)
+        return Column(pa.string(), lambda rows: list(map(_json, rows.messages)), self._prompt)
 
-    def after_system(self) -> Own:
+    def after_system(self) -> Column:
         """The messages after a system message, for trainers that want that one apart."""
-        return Own(self.chat, lambda rows: [_split(m)[1] for m in rows.messages], self.prompt)
+        return Column(self._chat, lambda rows: [_split(m)[1] for m in rows.messages], self._prompt)
 
-    def system_text(self) -> Own:
+    def system_text(self) -> Column:
         """The system message; null where there is none."""
-        return Own(pa.string(), lambda rows: [_split(m)[0] for m in rows.messages])
+        return Column(pa.string(), lambda rows: [_split(m)[0] for m in rows.messages])
 
-    def question(self) -> Own:
+    def question(self) -> Column:
         """The one user message as text; its system message, the same for all rows, goes to `system`.
 
-        The system message is then in no column: `launch` has to set it from `view.parts.system`, and a
-        trainer with no setting for it has to say in a hint that it is left out.
+        The system message is then in no column: `launch` has to set it from `view.system`, and a trainer with
+        no setting for it has to say in a hint that it is left out.
         """
-        return Own(pa.string(), self._questions, self.prompt)
+        return Column(pa.string(), self._questions, self._prompt)
 
-    def row_tools(self) -> Own:
+    def row_tools(self) -> Column:
         """The tools of a row, a list of JSON schemas, empty for none; JSON text where the source has text."""
-        kind = column_type(self.schema, self.tools or "")
-        if _is_list(kind) and pa.types.is_struct(kind.value_type) and not self.prompt.endswith(".input"):
-            return Own(kind, lambda rows: [tools or [] for tools in rows.tools], self.tools)
-        return Own(pa.string(), lambda rows: [_json(tools or []) for tools in rows.tools], self.tools)
+        kind = column_type(self.source, self.tools or "")
+        if _is_list(kind) and pa.types.is_struct(kind.value_type) and not self._prompt.endswith(".input"):
+            return Column(kind, lambda rows: [tools or [] for tools in rows.tools], self.tools)
+        return Column(pa.string(), lambda rows: [_json(tools or []) for tools in rows.tools], self.tools)
 
-    def ids(self) -> Own:
+    def ids(self) -> Column:
         """The ids."""
-        return Own(pa.string(), lambda rows: rows.ids)
+        return Column(pa.string(), lambda rows: rows.ids)
 
-    def places(self, field: str | None = None) -> Own:
+    def places(self, field: str | None = None) -> Column:
         """0, 1, ... over the whole file. A number that the source has in `field` (a dotted name) stays."""
 
         def places(rows: Rows) -> Sequence[int]:
-            return range(rows.first, rows.first + len(rows.messages))
-
-        try:
-            kind = None if field is None else column_type(self.schema, field)
-        except InputError:
-            kind = None
-        if field is None or kind is None or not pa.types.is_integer(kind):
-            return Own(pa.int64(), places)
+            return range(rows.first, rows.first + len(rows.ids))
 
         def values(rows: Rows) -> list[int]:
-            pairs = zip(column_values(rows.table, field), places(rows), strict=True)
+            pairs = zip(column_values(rows.table, field or ""), places(rows), strict=True)
             return [place if value is None else value for value, place in pairs]
 
-        return Own(kind, values, field)
+        try:
+            kind = None if field is None else column_type(self.source, field)
+        except InputError:
+            kind = None
+        if kind is None or not pa.types.is_integer(kind):
+            return Column(pa.int64(), places)
+        return Column(kind, values, field)
 
-    def answer_text(self) -> Own:
-        """`gold` as text: a text as it is, a list or a struct as JSON."""
-        gold = self.gold()
-        return replace(gold, type=pa.string(), values=lambda rows: [_text(a) for a in gold.values(rows)])
-
-    def gold(self) -> Own:
+    def gold(self, *, as_text: bool = False) -> Column:
         """The answer for scorers that compare text: a number as text, anything else as `answer_as_it_is`.
 
         A whole number has no decimal point, because pandas turns integers into floats where a column has
-        nulls, and a scorer compares `7.0` with the `7` of a completion.
+        nulls, and a scorer compares `7.0` with the `7` of a completion. With `as_text` a list or a struct is
+        JSON.
         """
         kind = self._answer_type()
-        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
-            return self.answer_as_it_is()
-        self.numbers_as_text = True
-        return self._answers(
-            pa.string(), lambda rows: pa.array(rows.answers, kind).cast(pa.string()).to_pylist()
-        )
+        if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+            self._numbers_as_text = True
+            return self._answers(
+                pa.string(), lambda rows: pa.array(rows.answers, kind).cast(pa.string()).to_pylist()
+            )
+        return self.answer_as_it_is(as_text=as_text)
 
-    def answer_as_it_is(self) -> Own:
-        """The answer in its own type; as text with the id in it if asked for."""
+    def answer_as_it_is(self, *, as_text: bool = False) -> Column:
+        """The answer in its own type, or as text; as text with the id in it if asked for."""
         kind = self._answer_type()
-        if kind == pa.string():  # a value in JSON text has no type of its own
-            return self._answers(kind, lambda rows: [_text(answer) for answer in rows.answers])
+        if kind == pa.string() or (as_text and not self.id_in_answer):  # one in JSON text has no type either
+            return self._answers(pa.string(), lambda rows: list(map(_text, rows.answers)))
         return self._answers(kind, lambda rows: rows.answers)
 
     @property
@@ -177,91 +311,87 @@ class Parts:
         """Whether the view has an answer to write."""
         return self.answer is not None or self.id_in_answer
 
-    def same(self, text: str) -> Own:
-        """One text for every row."""
-        return Own(pa.string(), lambda rows: [text] * len(rows.messages))
+    def answers(self, name: str, *, as_text: bool = False) -> dict[str, Column]:
+        """`gold` under a name, if the view has an answer to write."""
+        return {name: self.gold(as_text=as_text)} if self.has_answer else {}
 
-    def column(self, name: str) -> Own:
-        """A source column as it is."""
-        return Own(self.schema.field(name).type, lambda rows: rows.table.column(name), name)
+    def same(self, name: str | None, text: str | None) -> dict[str, Column]:
+        """A column with one text for every row; without a text the source's column of that name, if any."""
+        if name is None or (text is None and name not in self.source.names):
+            return {}
+        if text is not None:
+            return {name: Column(pa.string(), lambda rows: [text] * len(rows.ids))}
+        return {name: Column(self.source.field(name).type, lambda rows: rows.table.column(name), name)}
 
-    def struct(
-        self, name: str, our_fields: Mapping[str, Own], defaults: Mapping[str, str] | None = None
-    ) -> Own:
+    def struct(self, name: str, ours: Mapping[str, Column], defaults: Mapping[str, str] = {}) -> Column:
         """A struct with these fields, in the source's struct of that name where it has one.
 
         A field of the source with the name of one of ours is renamed to `source_<field>`, unless ours
         replaces it. A default is used where the source has no value.
         """
-        kind = self.schema.field(name).type if name in self.schema.names else None
+        kind = self.source.field(name).type if name in self.source.names else None
         before = list(kind) if kind is not None and pa.types.is_struct(kind) else []
-        stand_in = {
-            key for key, ours in our_fields.items() if ours.stands_for == f"{name}.{key}" or key == ID
-        }
-        renamed = {
-            f.name: f"source_{f.name}" for f in before if f.name in our_fields and f.name not in stand_in
-        }
+        stays = {key for key, column in ours.items() if column.replaces == f"{name}.{key}" or key == ID}
+        renamed = {f.name: f"source_{f.name}" for f in before if f.name in ours and f.name not in stays}
         types = {renamed.get(f.name, f.name): object_type(f.type) for f in before}
-        for key in defaults or {}:
+        for key in defaults:
             if types.get(key, pa.null()) == pa.null():  # of the source's rows none has it
                 types[key] = pa.string()
-        types |= {key: ours.type for key, ours in our_fields.items()}
+        types |= {key: column.type for key, column in ours.items()}
 
         def values(rows: Rows) -> list[dict[str, Any]]:
-            olds = rows.table.column(name).to_pylist() if before else [None] * len(rows.messages)
-            columns = {key: ours.values(rows) for key, ours in our_fields.items()}
+            olds = rows.table.column(name).to_pylist() if before else [None] * len(rows.ids)
+            columns = {key: column.values(rows) for key, column in ours.items()}
             entries = []
             for place, old in enumerate(olds):
                 entry = {renamed.get(key, key): value for key, value in without_nulls(old or {}).items()}
-                entry |= {k: v for k, v in (defaults or {}).items() if entry.get(k) is None}
+                entry |= {key: text for key, text in defaults.items() if entry.get(key) is None}
                 entries.append(entry | {key: column[place] for key, column in columns.items()})
             return entries
 
-        return Own(pa.struct(list(types.items())), values, name if before else None)
+        return Column(pa.struct(list(types.items())), values, name if before else None)
 
     def _answer_type(self) -> pa.DataType:
-        return pa.string() if self.answer is None else object_type(column_type(self.schema, self.answer))
+        return pa.string() if self.answer is None else object_type(column_type(self.source, self.answer))
 
-    def _answers(self, kind: pa.DataType, answers: Callable[[Rows], list[Any]]) -> Own:
+    def _answers(self, kind: pa.DataType, answers: Callable[[Rows], list[Any]]) -> Column:
         """Answers as a column, as JSON with the id if asked for."""
-        self.writes_answers = True
+        self._writes_answers = True
         if not self.id_in_answer:
-            return Own(kind, answers, self.answer)
+            return Column(kind, answers, self.answer)
 
         def with_id(rows: Rows) -> list[str]:
             return [_json({ID: i, "answer": a}) for i, a in zip(rows.ids, answers(rows), strict=True)]
 
-        return Own(pa.string(), with_id, self.answer)
+        return Column(pa.string(), with_id, self.answer)
 
     def _questions(self, rows: Rows) -> list[str | None]:
-        questions = []
+        trainer, questions = self.profile.name, []
         for gc_id, messages in zip(rows.ids, rows.messages, strict=True):
             system, rest = _split(messages)
             roles = [message["role"] for message in rest]
             if roles != ["user"]:
                 raise InputError(
-                    f"{self.trainer} reads a prompt as one user message with a system message in its "
-                    f"settings, and the prompt of {gc_id!r} is {', '.join(roles) or 'empty'}. "
-                    "--without-system leaves out the examples of the scoring run; rows with turns of their "
-                    "own cannot go this way.",
+                    f"{trainer} reads a prompt as one user message with a system message in its settings, "
+                    f"and the prompt of {gc_id!r} is {', '.join(roles) or 'empty'}. --without-system leaves "
+                    "out the examples of the scoring run; rows with turns of their own cannot go this way.",
                     gc_id=gc_id,
                 )
-            if self._begun and system != self.system:
+            if self._has_questions and system != self.system:
                 raise InputError(
-                    f"{self.trainer} has one system message in its settings, and that of {gc_id!r} is not "
-                    "the one of the rows before it. Export these rows apart from each other.",
+                    f"{trainer} has one system message in its settings, and that of {gc_id!r} is not the one "
+                    "of the rows before it. Export these rows apart from each other.",
                     gc_id=gc_id,
                 )
-            self.system, self._begun = system, True
+            self.system, self._has_questions = system, True
             questions.append(rest[0]["content"])
         return questions
 
 
 def has_nulls(rows: Iterable[Sequence[Any] | None]) -> bool:
     """Whether messages or tools have nulls inside their fields. Templates skip a field that is null."""
-    fields = (
-        field for row in rows for item in row or () if isinstance(item, dict) for field in item.values()
-    )
+    items = (item for row in rows for item in row or () if isinstance(item, dict))
+    fields = (field for item in items for field in item.values())
     return any(field is not None and without_nulls(field) != field for field in fields)
 
 
@@ -274,9 +404,10 @@ def column_type(schema: pa.Schema, name: str) -> pa.DataType:
     if name in schema.names:
         return schema.field(name).type
     head, _, rest = name.partition(".")
-    if rest and head in schema.names and pa.types.is_struct(schema.field(head).type):
-        return column_type(pa.schema(list(schema.field(head).type)), rest)
-    if rest and head in schema.names and schema.field(head).type in (pa.string(), pa.large_string()):
+    outer = schema.field(head).type if rest and head in schema.names else None
+    if outer is not None and pa.types.is_struct(outer):
+        return column_type(pa.schema(list(outer)), rest)
+    if outer in (pa.string(), pa.large_string()):
         return pa.string()
     raise InputError(
         f"there is no column {name!r} (--answer-column); the columns are: {', '.join(schema.names)}"
@@ -285,32 +416,30 @@ def column_type(schema: pa.Schema, name: str) -> pa.DataType:
     )
 
 
-def chat_type(scored: ScoredSet, identity: Json, *, bare: bool) -> pa.DataType:
+def chat_type(scored: ScoredSet, *, bare: bool) -> pa.DataType:
     """The type of a set's message lists: role, content, and every other key that a message has.
 
     Only a column with messages as JSON text has to be read for that.
     """
+    identity: Json = scored.identity
     columns = Columns.of(identity)
     kind = column_type(scored.schema, columns.prompt)
-    segmentation = identity.get("segmentation", {})
-    shots = [] if bare else segmentation.get("shots") or []
-    types: Iterable[pa.DataType] = [_items([shots])]
-    if not _is_list(kind) and (columns.chat_text or "." in columns.prompt or columns.prompt == "messages"):
-        types = [*types, *(_items(prompts_of(t, identity, bare=True)) for t in scored.tables())]
-    elif _is_list(kind):
-        types = [*types, kind.value_type]
-    fields = {f.name: f.type for f in _PLAIN}
-    for members in types:
-        for member in members:
-            type_so_far = fields.get(member.name, member.type)
-            if member.name not in ("role", "content"):
-                fields[member.name] = _common(type_so_far, member.type, member.name)
+    shots = [] if bare else identity.get("segmentation", {}).get("shots") or []
+    structs: list[Iterable[pa.Field]] = [_message_fields([shots])]
+    if _is_list(kind):
+        structs.append(kind.value_type)
+    elif columns.chat_text or "." in columns.prompt or columns.prompt == "messages":
+        structs += [_message_fields(prompts_of(table, identity, bare=True)) for table in scored.tables()]
+    fields = {"role": pa.string(), "content": pa.string()}
+    for member in (member for struct in structs for member in struct):
+        if member.name not in ("role", "content"):
+            fields[member.name] = _common(fields.get(member.name, member.type), member.type, member.name)
     return pa.list_(pa.struct(list(fields.items())))
 
 
-def _items(prompts: Sequence[Sequence[Message]]) -> pa.DataType:
+def _message_fields(prompts: Sequence[Sequence[Message]]) -> Iterable[pa.Field]:
     kind = message_array([message for prompt in prompts for message in prompt]).type
-    return kind if pa.types.is_struct(kind) else pa.struct([])
+    return kind if pa.types.is_struct(kind) else ()
 
 
 def _common(first: pa.DataType, second: pa.DataType, key: str) -> pa.DataType:

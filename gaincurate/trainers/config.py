@@ -16,17 +16,16 @@ from gaincurate.trainers.names import with_part
 _Run = Annotated[Path, Option("The run's folder.", metavar="RUN", argument=True)]
 _Trainer = Annotated[
     str | None,
-    Option(
-        f"Whose checkpoints: {', '.join(with_part('layout'))}. Default: the last one given.",
-        metavar="T",
-    ),
+    Option(f"Whose checkpoints: {', '.join(with_part('layout'))}. Default: the last one given.", metavar="T"),
 ]
 
 
-class NextConfig(BaseModel):
-    """The options of `gaincurate schedule next`."""
-
+class _Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class NextConfig(_Options):
+    """The options of `gaincurate schedule next`."""
 
     run: _Run
     checkpoint: Annotated[
@@ -48,10 +47,8 @@ class NextConfig(BaseModel):
     ] = None
 
 
-class DriveConfig(BaseModel):
+class DriveConfig(_Options):
     """The options of `gaincurate schedule run`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     run: _Run
     command: Annotated[
@@ -65,17 +62,12 @@ class DriveConfig(BaseModel):
     ] = None
     timeout: Annotated[float | None, Field(ge=1.0), Option("Seconds for one round's training.")] = None
     trainer: _Trainer = None
-    retry: Annotated[
-        bool,
-        Option("Train the newest round again, though its trainer ended well."),
-    ] = False
+    retry: Annotated[bool, Option("Train the newest round again, though its trainer ended well.")] = False
     dry_run: Annotated[bool, Option("Print the newest round's command, filled in, and do nothing.")] = False
 
 
-class DoctorConfig(BaseModel):
+class DoctorConfig(_Options):
     """The options of `gaincurate doctor`. `--config` is the trainer's: no file has these options."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     command: Annotated[
         list[str] | None,
@@ -84,10 +76,7 @@ class DoctorConfig(BaseModel):
 
     trainer: Annotated[
         str | None,
-        Option(
-            f"Check this trainer's settings instead: {', '.join(with_part('rules'))}.",
-            metavar="T",
-        ),
+        Option(f"Check this trainer's settings instead: {', '.join(with_part('rules'))}.", metavar="T"),
     ] = None
     config: Annotated[
         list[str] | None,

@@ -8,8 +8,8 @@ renamed with a note.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,11 +31,10 @@ from gaincurate.hygiene.checks import LeftOut, leave_out
 from gaincurate.hygiene.options import HygieneOptions
 from gaincurate.schedule.run import Order, Run, build, refuse_group_sizes
 from gaincurate.schedule.selection import matching
-from gaincurate.trainers.columns import ViewOptions, chat_type
-from gaincurate.trainers.profile import Launch, View, profile_of, system_file
+from gaincurate.trainers.columns import View, ViewOptions
+from gaincurate.trainers.profile import Launch, Profile, profile_of, system_file
 
 FORMAT = 1
-_METADATA = b"gaincurate"
 _CHUNK = 2048  # rows in memory at once, and in a row group
 
 
@@ -99,45 +98,71 @@ def export(
         OutputError: the source is no finished set and no run, or a file is there already.
         StorageError: the file system refused.
     """
-    source, out = located(source), Path(out)
+    source, out, profile = located(source), Path(out), profile_of(trainer)
     if pick.where is None and pick.rollouts is not None:
         raise InputError("--rollouts goes with --where, which says what the rows are.")
-    listed = None if drop is None else _beside(trainer, out)
-    _check_file(trainer, out, listed, overwrite)
+    listed = None if drop is None else _beside(profile, out)
+    _check_file(profile, out, listed, overwrite)
     for_sets = "--drop" if drop is not None else "--where" if pick.where is not None else None
     if for_sets is not None and (source / RUN).exists():
         raise InputError(f"{for_sets} is for a scored set; {source} is a run, whose plan says which rows.")
-    with _opened(source, pick) as (scored, rows, facts):
-        left_out = None if drop is None else leave_out(scored, drop)
-        if for_sets is not None:
-            rows = _chosen(scored, rows, left_out, pick, note)
-        if drop is not None and left_out is not None:
-            facts = {**facts, "drop": asdict(drop), "dropped": left_out.counts}
-        options = replace(options, bare=options.bare or bool(facts.get("bare")))
-        facts = {
-            "format": FORMAT,
-            **facts,
-            "manifest": scored.manifest_hash,
-            "trainer": trainer,
-            "read": profile_of(trainer).version,
-            "options": asdict(options),
-            "pick": {**asdict(pick), "rollouts": pick.rollouts and str(pick.rollouts)},
-        }
-        exported = _write(scored, rows, trainer, out, options, pick.limit, facts)
-        if left_out is not None and listed is not None:
-            write_lines(listed, left_out.lines(scored))
-            exported = replace(exported, dropped=left_out.counts, dropped_file=listed)
-    return exported
+    scored, rows, facts, sizes = _open(source, profile, pick)
+    left_out = None if drop is None else leave_out(scored, drop)
+    if for_sets is not None:
+        rows = _chosen(scored, rows, left_out, pick, note)
+    if drop is not None and left_out is not None:
+        facts |= {"drop": asdict(drop), "dropped": left_out.counts}
+    options = replace(options, bare=options.bare or bool(facts.get("bare")))
+    facts |= {
+        "manifest": scored.manifest_hash,
+        "trainer": trainer,
+        "read": profile.version,
+        "options": asdict(options),
+        "pick": {**asdict(pick), "rollouts": pick.rollouts and str(pick.rollouts)},
+    }
+    view = View(profile, scored, options, sizes)
+    count, notes = _write(view, scored, rows, out, pick.limit, facts)
+    if sizes:
+        notes.append(f"group sizes: set {trainer}'s rollouts per prompt to {np.mean(sizes):g}, their mean")
+    notes += view.differences()
+    exported = Exported(view, count, facts, profile.launch(out.resolve(), view), notes)
+    if left_out is None or listed is None:
+        return exported
+    write_lines(listed, left_out.lines(scored))
+    return replace(exported, dropped=left_out.counts, dropped_file=listed)
 
 
-def _group_sizes(trainer: str, facts: Mapping[str, Any]) -> list[int] | None:
-    """The group sizes of a run's round, for a trainer that reads them; None where its plan has none."""
-    if "run" not in facts:
-        return None
-    run = Run(facts["run"])
-    if profile_of(trainer).group_size is None:
-        refuse_group_sizes(run, trainer)
-    return run.rollouts(facts["round"])
+def _open(
+    source: Path, profile: Profile, pick: Pick
+) -> tuple[ScoredSet, Ints | None, dict[str, Any], list[int] | None]:
+    """The set of a source, the rows to take in their order (None for all of them), facts, and group sizes."""
+    facts: dict[str, Any] = {"format": FORMAT}
+    if (source / RUN).exists():
+        if pick.by is not None or pick.ascending:
+            raise InputError(
+                f"--by and --ascending are for a scored set; {source} is a run, whose plan orders."
+            )
+        run = Run(source)
+        newest = run.newest()
+        round_ = newest if pick.round is None else pick.round
+        if not 0 <= round_ <= newest:
+            raise InputError(f"--round {round_} is not planned in {source}; the newest is {newest}.")
+        if profile.group_size is None:
+            refuse_group_sizes(run, profile.name)
+        facts |= {"run": str(source), "round": round_, "bare": run.config.bare}
+        return run.scored, np.asarray(run.rows(round_), np.int64), facts, run.rollouts(round_)
+    if pick.round is not None:
+        raise InputError(f"--round {pick.round} is for a run; {source} is a scored set.")
+    if pick.ascending and pick.by is None:
+        raise InputError("--ascending goes with --by COLUMN.")
+    scored, rows = ScoredSet(source), None
+    facts["set"] = str(source)
+    if pick.by is not None:
+        with temporary_folder() as folder:
+            path = folder / "order.arrow"
+            facts["rows_without_value"] = build(path, scored, pick.by, ascending=pick.ascending)
+            rows = np.array(Order(path).rows)
+    return scored, rows, facts, None
 
 
 def _chosen(
@@ -176,44 +201,40 @@ def _chosen(
 
 
 def _write(
-    scored: ScoredSet,
-    rows: Ints | None,
-    trainer: str,
-    out: Path,
-    options: ViewOptions,
-    limit: int | None,
-    facts: dict[str, Any],
-) -> Exported:
-    """Write the file."""
-    identity, sizes = scored.identity, _group_sizes(trainer, facts)
-    chat = chat_type(scored, identity, bare=options.bare)
-    view = View(trainer, scored.schema, identity, chat, options, sizes)
-    notes, count = list(view.notes), 0
-    metadata = {_METADATA: json.dumps(facts, ensure_ascii=False).encode()}
-    schema = view.schema.with_metadata(metadata)
+    view: View, scored: ScoredSet, rows: Ints | None, out: Path, limit: int | None, facts: dict[str, Any]
+) -> tuple[int, list[str]]:
+    """Write the file; returns its number of rows, and notes on what is odd about them."""
+    count = 0
+    schema = view.schema.with_metadata({b"gaincurate": json.dumps(facts, ensure_ascii=False).encode()})
     make_folder(out.parent)
-    with write_stream(out) as file, _writer(out, file, schema) as write:
+    is_parquet = out.suffix == ".parquet"
+    with (
+        write_stream(out) as file,
+        as_parquet(out),
+        pq.ParquetWriter(file, schema) if is_parquet else nullcontext() as writer,
+    ):
         for table in _tables(scored, rows, limit):
-            write(view, table, count)
+            if writer is None:
+                _write_lines(file, view.lines(table, count))
+            else:
+                writer.write_table(view.table(table, count), row_group_size=_CHUNK)
             count += table.num_rows
-    if view.parts.system is not None and view.profile.system_file:
-        write_atomic(system_file(out), view.parts.system.encode())
+    if view.system is not None and view.profile.system_file:
+        write_atomic(system_file(out), view.system.encode())
+    notes = list(view.notes)
     if view.without_answer:
         notes.append(_without_answer(scored, view, count))
     if view.open_ended:
         notes.append(
             f"warning: {view.open_ended:,} prompts end with words of the assistant; scoring went on from "
-            f"there, and {trainer} renders them as a finished turn"
+            f"there, and {view.profile.name} renders them as a finished turn"
         )
-    if sizes:
-        notes.append(f"group sizes: set {trainer}'s rollouts per prompt to {np.mean(sizes):g}, their mean")
-    notes += view.differences()
-    return Exported(view, count, facts, view.profile.launch(out.resolve(), view), notes)
+    return count, notes
 
 
 def _without_answer(scored: ScoredSet, view: View, count: int) -> str:
     """A warning and no refusal: a reward function of the user's own may need no answer."""
-    answer, columns = view.parts.answer, [name for name in scored.schema.names if not name.startswith(PREFIX)]
+    answer, columns = view.answer, [name for name in scored.schema.names if not name.startswith(PREFIX)]
     where = f"column {answer!r} has" if answer else f"{scored.folder} was scored without an answer column:"
     advice = "" if answer else f"; name one with --answer-column, of {', '.join(columns)}"
     return (
@@ -222,22 +243,21 @@ def _without_answer(scored: ScoredSet, view: View, count: int) -> str:
     )
 
 
-def _beside(trainer: str, out: Path) -> Path:
+def _beside(profile: Profile, out: Path) -> Path:
     """Where the dropped rows are listed: not in a folder whose every file is read."""
-    beside = out.absolute().parent if profile_of(trainer).reads_folder else out
-    return beside.with_name(f"{beside.stem if beside == out else beside.name}.dropped.jsonl")
+    name = out.absolute().parent if profile.reads_folder else out.with_suffix("")
+    return name.with_name(f"{name.name}.dropped.jsonl")
 
 
-def _check_file(trainer: str, out: Path, listed: Path | None, overwrite: bool) -> None:
-    profile = profile_of(trainer)
-    suffixes = profile.suffixes
-    if out.suffix not in suffixes:
+def _check_file(profile: Profile, out: Path, listed: Path | None, overwrite: bool) -> None:
+    trainer = profile.name
+    if out.suffix not in profile.suffixes:
         raise InputError(
-            f"--out {out}: for {trainer} the file's name must end in {' or '.join(suffixes)}; that says what "
-            "is written."
+            f"--out {out}: for {trainer} the file's name must end in {' or '.join(profile.suffixes)}; that "
+            "says what is written."
         )
     if set(str(out.resolve())) & set(profile.refused_in_path):
-        marks = " and ".join(repr(mark) for mark in profile.refused_in_path)
+        marks = " and ".join(map(repr, profile.refused_in_path))
         raise InputError(f"--out {out}: {trainer} cuts names at {marks}; give one without.")
     if out.is_dir():
         raise OutputError(f"--out {out} is a folder; give the name of a file.", path=str(out))
@@ -256,36 +276,6 @@ def _check_file(trainer: str, out: Path, listed: Path | None, overwrite: bool) -
             )
 
 
-@contextmanager
-def _opened(source: Path, pick: Pick) -> Iterator[tuple[ScoredSet, Ints | None, dict[str, Any]]]:
-    """The set of a source, the rows to take in their order (None for all of them), and facts."""
-    if (source / RUN).exists():
-        if pick.by is not None or pick.ascending:
-            raise InputError(
-                f"--by and --ascending are for a scored set; {source} is a run, whose plan orders."
-            )
-        run = Run(source)
-        newest = run.newest()
-        round_ = newest if pick.round is None else pick.round
-        if not 0 <= round_ <= newest:
-            raise InputError(f"--round {round_} is not planned in {source}; the newest is {newest}.")
-        rows = np.asarray(run.rows(round_), np.int64)
-        yield run.scored, rows, {"run": str(source), "round": round_, "bare": run.config.bare}
-        return
-    if pick.round is not None:
-        raise InputError(f"--round {pick.round} is for a run; {source} is a scored set.")
-    if pick.ascending and pick.by is None:
-        raise InputError("--ascending goes with --by COLUMN.")
-    scored = ScoredSet(source)
-    if pick.by is None:
-        yield scored, None, {"set": str(source)}
-        return
-    with temporary_folder() as folder:
-        missing = build(folder / "order.arrow", scored, pick.by, ascending=pick.ascending)
-        order = Order(folder / "order.arrow")
-        yield scored, order.rows, {"set": str(source), "rows_without_value": missing}
-
-
 def _tables(scored: ScoredSet, rows: Ints | None, limit: int | None) -> Iterator[pa.Table]:
     """Rows of a set in batches."""
     left = len(scored) if limit is None else min(limit, len(scored))
@@ -300,23 +290,6 @@ def _tables(scored: ScoredSet, rows: Ints | None, limit: int | None) -> Iterator
         left -= table.num_rows
         if left <= 0:
             return
-
-
-@contextmanager
-def _writer(out: Path, file: BinaryIO, schema: pa.Schema) -> Iterator[Callable[[View, pa.Table, int], None]]:
-    """Writes the view of rows into a file, by the file's suffix."""
-    if out.suffix == ".jsonl":
-        yield lambda view, table, first: _write_lines(file, view.lines(table, first))
-        return
-    with as_parquet(out):
-        writer = pq.ParquetWriter(file, schema)
-
-    def write(view: View, table: pa.Table, first: int) -> None:
-        with as_parquet(out):
-            writer.write_table(view.table(table, first), row_group_size=_CHUNK)
-
-    with writer:
-        yield write
 
 
 def _write_lines(file: BinaryIO, rows: Iterable[dict[str, Any]]) -> None:

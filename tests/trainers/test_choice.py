@@ -28,10 +28,8 @@ def scored(tmp_path: Path) -> Path:
         for k, source in enumerate(SOURCES)
     ]
     folder = exports.make_set(tmp_path / "set", rows)
-    opened = ScoredSet(folder)
-    opened.add_column(
-        "gc_difficulty", [f"id{k:04d}" for k in range(5)], pa.array([k / 4 for k in range(5)]), {}
-    )
+    quarters = pa.array([k / 4 for k in range(5)])
+    ScoredSet(folder).add_column("gc_difficulty", [f"id{k:04d}" for k in range(5)], quarters, {})
     return folder
 
 
@@ -39,9 +37,8 @@ def scored(tmp_path: Path) -> Path:
 def rollouts(tmp_path: Path) -> Path:
     """Pass rates of four rollouts each, and none for row 6."""
     path = tmp_path / "rates.parquet"
-    rows = [(f"id{k:04d}", rate, 4) for k, rate in enumerate(RATES) if rate is not None]
-    ids, rates, samples = zip(*rows, strict=True)
-    pq.write_table(pa.table({"gc_id": ids, "pass_rate": rates, "samples": samples}), path)
+    rows = [{"gc_id": f"id{k:04d}", "pass_rate": rate, "samples": 4} for k, rate in enumerate(RATES)]
+    pq.write_table(pa.Table.from_pylist([row for row in rows if row["pass_rate"] is not None]), path)
     return path
 
 
@@ -57,15 +54,9 @@ def test_a_condition_over_source_score_computed_and_rollout_columns(scored: Path
     where = "0.2 < pass_rate < 0.8 and source != 'code' and extra.level > 0 and gc_angle < 1 and samples == 4"
     result = export(scored, "--where", where, "--rollouts", rollouts)
     assert result.exit_code == 0, result.stderr
+    rows = enumerate(zip(SOURCES, RATES, strict=True))
     expected = [
-        k
-        for k, (source, rate) in enumerate(zip(SOURCES, RATES, strict=True))
-        if rate is not None
-        and 0.2 < rate < 0.8
-        and source is not None
-        and source != "code"
-        and k % 4
-        and k > 0
+        k for k, (source, rate) in rows if 0.2 < (rate or 0) < 0.8 and source in ("web", "books") and k % 4
     ]
     assert ids(scored.parent / "x.parquet") == expected
     counts = "3 of 10 rows are taken, left out are 7 by --where (3 of them for want of a value)\n"

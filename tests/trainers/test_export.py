@@ -36,23 +36,24 @@ NEEDS = {"verl": "math", "roll": "math", "open-instruct": "math"}
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
     if path.suffix == ".jsonl":
-        return [json.loads(line) for line in path.read_text().splitlines()]
-    found: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-    return found
+        return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    return rows
+
+
+MADE = {"prompt", "answer", "tools", "segmentation", "shards", "chat_text"}
+PICKED = {"by", "ascending", "round", "limit"}
 
 
 def write(folder: Path, trainer: str, rows: Any = None, suffix: str = "", **options: Any) -> Exported:
     """Export a set of `rows` to `folder/out/train.*`."""
-    made = {
-        k: options.pop(k) for k in ("prompt", "answer", "tools", "segmentation", "shards") if k in options
-    }
-    pick = Pick(**{k: options.pop(k) for k in ("by", "ascending", "round", "limit") if k in options})
+    made = {key: options.pop(key) for key in MADE & options.keys()}
+    pick = Pick(**{key: options.pop(key) for key in PICKED & options.keys()})
     if not (folder / "set").exists():
         made.setdefault("segmentation", ONE_TURN if trainer in ONE_QUESTION else ADDED)
         exports.make_set(folder / "set", exports.sums() if rows is None else rows, **made)
     options.setdefault("data_source", NEEDS.get(trainer))
-    file = out(folder, trainer, suffix)
-    return export(folder / "set", trainer, file, ViewOptions(**options), pick)
+    return export(folder / "set", trainer, out(folder, trainer, suffix), ViewOptions(**options), pick)
 
 
 def out(folder: Path, trainer: str, suffix: str = "") -> Path:
@@ -60,37 +61,22 @@ def out(folder: Path, trainer: str, suffix: str = "") -> Path:
 
 
 FULL = exports.full("What is 3 plus 3?")
+TEXT = "What is 3 plus 3?"
 VIEWS: dict[str, dict[str, Any]] = {
-    "trl": {"prompt": FULL, "question": "What is 3 plus 3?", "answer": "6"},
-    "verl": {
-        "prompt": FULL,
-        "data_source": "math",
-        "reward_model": {"style": "rule", "ground_truth": "6"},
-        "extra_info": {"index": 3, "gc_id": "id0003"},
-        "question": "What is 3 plus 3?",
-        "answer": "6",
-    },
-    "openrlhf": {
-        "prompt": FULL,
-        "label": '{"gc_id": "id0003", "answer": "6"}',
-        "question": "What is 3 plus 3?",
-    },
-    "nemo-rl": {"input": "What is 3 plus 3?", "output": "6"},
+    "trl": {"prompt": FULL, "question": TEXT, "answer": "6"},
+    "verl": {"prompt": FULL, "data_source": "math", "reward_model": {"style": "rule", "ground_truth": "6"},
+             "extra_info": {"index": 3, "gc_id": "id0003"}, "question": TEXT, "answer": "6"},
+    "openrlhf": {"prompt": FULL, "label": '{"gc_id": "id0003", "answer": "6"}', "question": TEXT},
+    "nemo-rl": {"input": TEXT, "output": "6"},
     "skyrl": {"prompt": FULL, "reward_spec": {"method": "rule", "ground_truth": "6"}},
     "slime": {"prompt": FULL, "label": "6", "metadata": {"gc_id": "id0003"}},
-    "prime-rl": {
-        "idx": 3,
-        "name": "id0003",
-        "prompt": FULL[1:],
-        "system_prompt": exports.SYSTEM,
-        "answer": "6",
-    },
-    "trinity": {"prompt": "What is 3 plus 3?", "answer": "6"},
+    "prime-rl": {"idx": 3, "name": "id0003", "prompt": FULL[1:], "system_prompt": exports.SYSTEM, "answer": "6"},
+    "trinity": {"prompt": TEXT, "answer": "6"},
     "areal": {"messages": FULL, "answer": "6"},
-    "ms-swift": {"messages": FULL, "solution": "6", "question": "What is 3 plus 3?"},
+    "ms-swift": {"messages": FULL, "solution": "6", "question": TEXT},
     "roll": {"id": "id0003", "messages": json.dumps(FULL), "ground_truth": "6", "tag": "math"},
     "open-instruct": {"messages": FULL, "ground_truth": "6", "dataset": "math"},
-}
+}  # fmt: skip
 
 
 def answers(view: dict[str, Any], row: dict[str, Any]) -> Iterator[Any]:
@@ -126,9 +112,8 @@ def test_a_row_is_what_the_trainer_reads(tmp_path: Path, trainer: str, suffix: s
 def test_without_an_answer_a_trainer_gets_the_id_or_the_set_is_refused(tmp_path: Path, trainer: str) -> None:
     rows = [{"question": row["question"]} for row in exports.sums()]
     if profiles()[trainer].answer_needed:
-        with pytest.raises(
-            InputError, match=f"{trainer} cannot read rows without an answer.*of question; or"
-        ):
+        sentence = f"{trainer} cannot read rows without an answer.*of question; or"
+        with pytest.raises(InputError, match=sentence):
             write(tmp_path, trainer, rows, answer=None)
         assert not (tmp_path / "out").exists()
     else:
@@ -148,11 +133,8 @@ def test_without_an_answer_a_trainer_gets_the_id_or_the_set_is_refused(tmp_path:
 
 def test_rows_whose_answer_is_null_are_told(tmp_path: Path) -> None:
     rows = [{**row, "answer": None if k in (1, 4) else row["answer"]} for k, row in enumerate(exports.sums())]
-    found = write(tmp_path / "all", "skyrl", rows)
-    assert found.notes == [
-        "warning: column 'answer' has no answer in 2 of 6 rows, and a reward function that compares with one "
-        "cannot judge them"
-    ]
+    (note,) = write(tmp_path / "all", "skyrl", rows).notes
+    assert note.startswith("warning: column 'answer' has no answer in 2 of 6 rows, and a reward function")
     assert write(tmp_path / "one", "skyrl", rows, limit=1).notes == [], "only rows that are written count"
 
 
@@ -201,23 +183,19 @@ def test_a_null_field_gets_verls_default_and_an_index_that_is_no_number_another_
 
 
 def test_source_columns_keep_values_and_types(tmp_path: Path) -> None:
-    table = pa.table(
-        {
-            "question": ["a?", "b?"],
-            "answer": pa.array([1.5, None], pa.float32()),
-            "day": pa.array([date(2026, 1, 2), None]),
-            "kind": pa.array(["x", "y"]).dictionary_encode(),
-            "deep": pa.array([[{"k": 1}], []], pa.list_(pa.struct([("k", pa.int16())]))),
-        }
-    )
+    table = pa.table({
+        "question": ["a?", "b?"],
+        "answer": pa.array([1.5, None], pa.float32()),
+        "day": pa.array([date(2026, 1, 2), None]),
+        "kind": pa.array(["x", "y"]).dictionary_encode(),
+        "deep": pa.array([[{"k": 1}], []], pa.list_(pa.struct([("k", pa.int16())]))),
+    })  # fmt: skip
     write(tmp_path, "verl", table)
-    shown = pq.read_table(out(tmp_path, "verl"))
-    for name in table.column_names:
-        assert shown.schema.field(name).type == table.schema.field(name).type
-        assert shown.column(name).to_pylist() == table.column(name).to_pylist()
+    shown = pq.read_table(out(tmp_path, "verl")).select(table.column_names)
+    assert shown.schema.types == table.schema.types
+    assert shown.to_pylist() == table.to_pylist()
     with pytest.raises(InputError, match="row id0000 holds what lines of JSON cannot .*parquet"):
         write(tmp_path, "verl", suffix=".jsonl")
-    assert not out(tmp_path, "verl", ".jsonl").exists()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["train.parquet"]
 
 
@@ -233,22 +211,28 @@ def test_source_columns_keep_values_and_types(tmp_path: Path) -> None:
         (pa.array([[7], [1, 2], None]), [[7], [1, 2], None]),
     ],
 )
-def test_golds_that_are_numbers_are_text_in_verls_file(
-    tmp_path: Path, numbers: pa.Array, texts: list[Any]
-) -> None:
+def test_golds_that_are_numbers_are_text_in_verls_file(tmp_path: Path, numbers: Any, texts: Any) -> None:
     rows = pa.table({"question": ["a?", "b?", "c?"], "answer": numbers})
     notes = write(tmp_path, "verl", rows).notes
-    shown = rows_of(out(tmp_path, "verl"))
-    assert [row["reward_model"]["ground_truth"] for row in shown] == texts
+    assert [row["reward_model"]["ground_truth"] for row in rows_of(out(tmp_path, "verl"))] == texts
     line = "the numbers of column 'answer' are written as text, because scorers compare text"
     assert notes.count(line) == any(isinstance(text, str) for text in texts)
 
 
+@pytest.mark.parametrize(
+    ("trainer", "column", "text"),
+    [("openrlhf", "label", '{"gc_id": "id0000", "answer": [7]}'), ("nemo-rl", "output", "[7]")],
+)
+def test_a_list_is_json_by_itself_and_a_list_beside_the_id(
+    tmp_path: Path, trainer: str, column: str, text: str
+) -> None:
+    write(tmp_path, trainer, [{"question": "a?", "answer": [7]}], shards=1)
+    assert rows_of(out(tmp_path, trainer))[0][column] == text
+
+
 @pytest.mark.parametrize("trainer", TRAINERS)
 @pytest.mark.parametrize("with_id", [False, True])
-def test_golds_that_are_numbers_are_text_for_every_trainer_with_scorers(
-    tmp_path: Path, trainer: str, with_id: bool
-) -> None:
+def test_golds_that_are_numbers_are_text_for_scorers(tmp_path: Path, trainer: str, with_id: bool) -> None:
     rows = [{**row, "answer": float(row["answer"])} for row in exports.sums()]
     if trainer == "trl":
         assert write(tmp_path, "trl", rows).notes == []
@@ -267,12 +251,8 @@ def test_answers_that_arrow_reads_as_extensions_are_written(tmp_path: Path, suff
     """Arrow makes them of a Parquet file whose writer calls a text JSON, as DuckDB does."""
     coded = pa.StructArray.from_arrays([pa.array([1, None], pa.float16()).dictionary_encode()], ["half"])
     answers = pa.ExtensionArray.from_storage(pa.json_(), pa.array(["6", "six"]))
-    write(
-        tmp_path,
-        "verl",
-        pa.table({"question": ["a?", "b?"], "answer": answers, "extra_info": coded}),
-        suffix=suffix,
-    )
+    rows = pa.table({"question": ["a?", "b?"], "answer": answers, "extra_info": coded})
+    write(tmp_path, "verl", rows, suffix)
     shown = rows_of(out(tmp_path, "verl", suffix))
     assert [row["reward_model"]["ground_truth"] for row in shown] == ["6", "six"]
     assert [row["extra_info"].get("half") for row in shown] == [1, None]
@@ -287,8 +267,8 @@ def test_columns_whose_names_a_trainer_needs_are_renamed_and_told(tmp_path: Path
     told = {note.split("'")[1]: note.split("'")[3] for note in found.notes}
     for name in taken:
         assert row[told.get(name, name)] == "theirs"
-        assert (name in told) == (name in profiles()[trainer].reserved or name in found.view.own)
-    assert profiles()[trainer].reserved & set(row) <= set(found.view.own)
+        assert (name in told) == (name in profiles()[trainer].reserved or name in found.view.columns)
+    assert profiles()[trainer].reserved & set(row) <= set(found.view.columns)
 
 
 def test_two_columns_for_one_name_are_refused(tmp_path: Path) -> None:
@@ -310,7 +290,7 @@ def test_bare_and_scores(tmp_path: Path, trainer: str) -> None:
     assert table.column("prompt").to_pylist()[2] == bare
     assert table.schema.field("gc_angle").type == pa.float32()
     assert table.column("gc_prompt_tokens").to_pylist() == [9] * 6
-    assert found.view.parts.system is None
+    assert found.view.system is None
 
 
 def test_rows_come_by_a_score_or_in_the_sets_order(tmp_path: Path) -> None:
@@ -326,16 +306,12 @@ def test_rows_come_by_a_score_or_in_the_sets_order(tmp_path: Path) -> None:
         export(tmp_path / "set", "trl", tmp_path / "a.parquet", ViewOptions(), Pick(round=0))
 
 
-def begun(tmp_path: Path, **options: Any) -> Run:
-    exports.make_set(tmp_path / "set", exports.sums(20), segmentation=ADDED)
-    given: dict[str, Any] = {
-        "scored": tmp_path / "set",
-        "run": tmp_path / "run",
-        "strategy": "uniform",
-        "budget": 8,
-        "rounds": 2,
-    }
-    return start(ScheduleConfig(**(given | options)))
+def begun(tmp_path: Path, strategy: str = "uniform", **options: Any) -> Run:
+    scored = exports.make_set(tmp_path / "set", exports.sums(20), segmentation=ADDED)
+    config = ScheduleConfig(
+        scored=scored, run=tmp_path / "run", strategy=strategy, budget=8, rounds=2, **options
+    )
+    return start(config)
 
 
 def test_a_round_of_a_run_is_exported_as_it_is_planned(tmp_path: Path) -> None:
@@ -379,9 +355,7 @@ def test_the_file_says_what_it_was_made_of(tmp_path: Path) -> None:
     assert facts["pick"]["by"] == "gc_angle"
 
 
-def test_a_file_is_never_replaced_unasked_and_never_half_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_is_never_replaced_or_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, "trl")
     before = out(tmp_path, "trl").read_bytes()
     with pytest.raises(OutputError, match="is there already; give another --out, or --overwrite"):
@@ -434,9 +408,7 @@ def test_the_system_message_goes_where_the_trainer_has_it(tmp_path: Path) -> Non
         write(tmp_path / "t", "trinity", suffix=".jsonl")
 
 
-def test_messages_as_json_text_have_one_type_over_all_batches(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_messages_as_json_text_have_one_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_CHUNK", 1)
     prompts = [[{"role": "user", "content": f"{k}?"} | ({"weight": k} if k == 2 else {})] for k in range(4)]
     rows = [{"messages": json.dumps(prompt), "answer": "a"} for prompt in prompts]
@@ -463,33 +435,23 @@ def test_prompts_that_the_assistant_begins_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("trainer", "options", "sentence"),
+    ("trainer", "name", "options", "sentence"),
     [
-        ("trlx", {}, "--trainer trlx: it must be one of trl, verl, openrlhf,"),
-        ("verl", {"data_source": None}, "picks a row's reward function by the column 'data_source', and the"),
-        ("trl", {"data_source": "x"}, "--data-source x: trl has nothing of that kind"),
-        ("verl", {"env_class": "x"}, "--env-class x: verl has nothing of that kind"),
-        (
-            "verl",
-            {"answer_column": "no"},
-            "there is no column 'no' (--answer-column); the columns are: quest",
-        ),
+        ("trlx", "o.parquet", {}, "--trainer trlx: it must be one of trl, verl, openrlhf,"),
+        ("verl", "o.parquet", {"data_source": None}, "picks a row's reward function by the column 'data_source', and the"),
+        ("trl", "o.parquet", {"data_source": "x"}, "--data-source x: trl has nothing of that kind"),
+        ("verl", "o.parquet", {"env_class": "x"}, "--env-class x: verl has nothing of that kind"),
+        ("verl", "o.parquet", {"answer_column": "no"}, "there is no column 'no' (--answer-column); the columns are: quest"),
+        ("openrlhf", "a,b.parquet", {}, "openrlhf cuts names at ',' and '@'"),
     ],
-)
-def test_options_that_cannot_be_are_one_sentence(
-    tmp_path: Path, trainer: str, options: dict[str, Any], sentence: str
+)  # fmt: skip
+def test_bad_options_are_one_sentence(
+    tmp_path: Path, trainer: str, name: str, options: Any, sentence: str
 ) -> None:
     exports.make_set(tmp_path / "set", exports.sums())
     given = ViewOptions(**({"data_source": NEEDS.get(trainer)} | options))
-    with pytest.raises(InputError) as caught:
-        export(tmp_path / "set", trainer, tmp_path / "out.parquet", given, Pick())
-    assert sentence in str(caught.value)
-
-
-def test_a_path_that_openrlhf_would_cut_is_refused(tmp_path: Path) -> None:
-    exports.make_set(tmp_path / "set", exports.sums())
-    with pytest.raises(InputError, match="openrlhf cuts names at ',' and '@'"):
-        export(tmp_path / "set", "openrlhf", tmp_path / "a,b.parquet", ViewOptions(), Pick())
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        export(tmp_path / "set", trainer, tmp_path / name, given, Pick())
 
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1).filter(
@@ -510,11 +472,7 @@ def test_any_text_comes_back_as_it_was(
         {"question": [q for q, _ in rows], "answer": pa.array([a for _, a in rows], pa.string())}
     )
     write(folder, trainer, table, suffix, segmentation={}, shards=1)
-    path = out(folder, trainer, suffix)
-    if suffix == ".jsonl":
-        shown = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
-    else:
-        shown = pq.read_table(path).to_pylist()
+    shown = rows_of(out(folder, trainer, suffix))
     assert [row["prompt"] for row in shown] == [[{"role": "user", "content": q}] for q, _ in rows]
     reads: dict[str, Callable[[Any], Any]] = {
         "verl": lambda row: row["reward_model"]["ground_truth"],
@@ -527,10 +485,7 @@ def test_any_text_comes_back_as_it_was(
 
 def schema(name: str, *parameters: str, **more: Any) -> dict[str, Any]:
     properties = {parameter: {"type": "string"} for parameter in parameters}
-    return {
-        "type": "function",
-        "function": {"name": name, "parameters": {"properties": properties}, **more},
-    }
+    return {"type": "function", "function": {"name": name, "parameters": {"properties": properties}, **more}}
 
 
 UNLIKE = [[schema("mul", "a", "b")], [schema("weather", "city"), schema("add", "x")]]
@@ -558,28 +513,13 @@ NESTED = [{"responses_create_params": {"input": TURNS[k], "tools": FLAT[k]}} for
         ([{"prompt": "a", "tools": []}, {"prompt": "b", "tools": UNLIKE[0]}], {}, [[], UNLIKE[0]]),
         ([{"prompt": "a", "tools": json.dumps(tools)} for tools in UNLIKE], {}, list(map(json.dumps, UNLIKE))),
         ([{"prompt": "a", "functions": tools} for tools in UNLIKE], {"tools": "functions"}, UNLIKE),
-        (
-            [{"prompt": "a", "tools": json.dumps([schema("f", strict=None)])}],
-            {"shards": 1},
-            [json.dumps([schema("f", strict=None)])],
-        ),
-        (
-            NESTED,
-            {"prompt": "responses_create_params.input", "tools": "responses_create_params.tools"},
-            list(map(json.dumps, UNLIKE)),
-        ),
+        ([{"prompt": "a", "tools": json.dumps([schema("f", strict=None)])}], {"shards": 1}, [json.dumps([schema("f", strict=None)])]),
+        (NESTED, {"prompt": "responses_create_params.input", "tools": "responses_create_params.tools"}, list(map(json.dumps, UNLIKE))),
     ],
 )  # fmt: skip
-def test_slime_gets_the_tools_of_each_row_as_they_were_scored(
-    tmp_path: Path, rows: Any, options: dict[str, Any], tools: Any
-) -> None:
-    made = write(
-        tmp_path,
-        "slime",
-        rows,
-        ".jsonl",
-        **{"prompt": "prompt", "answer": None, "tools": "tools", "segmentation": {}, **options},
-    )
+def test_slime_gets_the_tools_that_were_scored(tmp_path: Path, rows: Any, options: Any, tools: Any) -> None:
+    given = {"prompt": "prompt", "answer": None, "tools": "tools", "segmentation": {}, **options}
+    made = write(tmp_path, "slime", rows, ".jsonl", **given)
     flags = made.launch.settings
     assert flags[flags.index("--tool-key") + 1] == "tools"
     assert [row["tools"] for row in rows_of(out(tmp_path, "slime", ".jsonl"))] == tools
@@ -597,22 +537,14 @@ def test_slime_gets_the_tools_of_each_row_as_they_were_scored(
         ([{"prompt": "a", "meta": '{"x": null}'}], "meta", ['{"x": null}']),
         ([{"prompt": "a", "metadata": {"x": 1}}, {"prompt": "b", "metadata": {"y": 2}}], "metadata",
          [{"x": 1, "gc_id": "id0000"}, {"y": 2, "gc_id": "id0001"}]),
+        ([{"prompt": "a", "metadata": {"gc_id": "old"}}], "metadata", [{"gc_id": "id0000"}]),
         ([{"prompt": "a", "answer": {"x": 1}}, {"prompt": "b", "answer": {"y": 2}}], "label", [{"x": 1}, {"y": 2}]),
     ],
 )  # fmt: skip
-def test_lines_of_json_have_no_nulls_that_arrow_made(
-    tmp_path: Path, rows: Any, column: str, expected: list[Any]
-) -> None:
+def test_lines_of_json_have_no_nulls(tmp_path: Path, rows: Any, column: str, expected: list[Any]) -> None:
     answer = "answer" if "answer" in rows[0] else None
-    exports.make_set(
-        tmp_path / "set",
-        rows,
-        prompt="prompt",
-        answer=answer,
-        shards=1,
-        chat_text=isinstance(rows[0]["prompt"], str) and rows[0]["prompt"][0] == "[",
-    )
-    write(tmp_path, "slime", None, ".jsonl")
+    made: dict[str, Any] = {"chat_text": rows[0]["prompt"][0] == "[", "shards": 1, "segmentation": {}}
+    write(tmp_path, "slime", rows, ".jsonl", prompt="prompt", answer=answer, **made)
     assert [row[column] for row in rows_of(out(tmp_path, "slime", ".jsonl"))] == expected
 
 
@@ -629,14 +561,13 @@ def test_lines_of_json_have_no_nulls_that_arrow_made(
         ("roll", ".jsonl", [{"prompt": turns, "answer": "1"} for turns in TURNS], None),
     ],
 )
-def test_nulls_that_a_trainer_would_render_are_a_warning(
+def test_rendered_nulls_are_a_warning(
     tmp_path: Path, trainer: str, suffix: str, rows: Any, warned: str | None
 ) -> None:
     answer = "answer" if "answer" in rows[0] else None
     tools = "tools" if "tools" in rows[0] else None
-    made = write(
-        tmp_path, trainer, rows, suffix, prompt="prompt", answer=answer, tools=tools, segmentation={}
-    )
+    options: dict[str, Any] = {"prompt": "prompt", "answer": answer, "tools": tools, "segmentation": {}}
+    made = write(tmp_path, trainer, rows, suffix, **options)
     notes = [note for note in made.notes if "unlike keys" in note]
     assert len(notes) == (warned is not None)
     assert not warned or notes[0].endswith(warned)
@@ -655,8 +586,8 @@ def test_nulls_that_a_trainer_would_render_are_a_warning(
         ("openrlhf", {}, {"template_kwargs": {"a": 1}}, "openrlhf takes them from nothing"),
     ],
 )  # fmt: skip
-def test_prompts_that_differ_from_the_scored_ones_are_told(
-    tmp_path: Path, trainer: str, columns: dict[str, Any], segmentation: dict[str, Any], note: str
+def test_prompts_that_differ_are_noted(
+    tmp_path: Path, trainer: str, columns: Any, segmentation: Any, note: str
 ) -> None:
     tools = "tools" if "tools" in columns else None
     rows = [{**row, **columns} for row in exports.sums()]

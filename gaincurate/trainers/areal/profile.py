@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from gaincurate.core.schema import ID
+from gaincurate.trainers.columns import View
 from gaincurate.trainers.markers import json_or_none, tokenizer_unfinished
-from gaincurate.trainers.profile import Launch, Layout, Profile, Rendering, View, load_line
+from gaincurate.trainers.profile import Launch, Layout, Profile, Rendering, load_line
 
 
 def _launch(path: Path, view: View) -> Launch:
@@ -33,9 +34,7 @@ PROFILE = Profile(
     name="areal",
     version="4aef98d8 (2026-05-21)",
     reserved=frozenset({"prompt", "completions", "prompt_ids", "completion_ids"}),
-    columns=lambda parts, _: (
-        {"messages": parts.messages()} | ({"answer": parts.gold()} if parts.has_answer else {})
-    ),
+    columns=lambda view: {"messages": view.messages(), **view.answers("answer")},
     launch=_launch,
     rendering=Rendering(code="the workflow of the training script", nulls="all"),
     layout=Layout(

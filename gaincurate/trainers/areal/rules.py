@@ -4,16 +4,8 @@ from __future__ import annotations
 
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import is_set, must, only
-from gaincurate.trainers.doctor.findings import Context, Found, TrainerRules
+from gaincurate.trainers.doctor.findings import TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
-
-
-def saved_there(settings: Settings, context: Context) -> Found:
-    """The folder of the weights, which is that of everything else where it is not set."""
-    return common.output(f"{'saver' if settings.is_given('saver.fileroot') else 'cluster'}.fileroot")(
-        settings, context
-    )
-
 
 RULES = TrainerRules(
     name="areal",
@@ -32,14 +24,15 @@ RULES = TrainerRules(
             fix={"rollout.max_head_offpolicyness": 0}),
         only(lambda settings, _: settings["saver.freq_steps"] is None,
             must("saver.freq_epochs", is_set, name="weights", fix={"saver.freq_epochs": 1})),
-        saved_there,
+        # The folder of the weights is that of everything else where it is not set.
+        only(lambda settings, _: settings.is_given("saver.fileroot"), common.output("saver.fileroot")),
+        only(lambda settings, _: not settings.is_given("saver.fileroot"), common.output("cluster.fileroot")),
         must("actor.use_lora", False, name="adapter"),
-        *common.shuffle("train_dataset.shuffle"),
+        must("train_dataset.shuffle", False, name="shuffle"),
         only(lambda settings, _: (
             settings["ref.path"] is None or Settings.follows(settings["ref.path"], ("checkpoint",))),
             must("actor.kl_ctl", 0.0, name="reference")),
         must("dynamic_bs", False, "a batch ends with what was accepted until then, so steps and rows do not "
-            "agree",
-            name="dynamic-batch"),
+            "agree", name="dynamic-batch"),
     ),
 )  # fmt: skip

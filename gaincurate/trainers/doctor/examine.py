@@ -1,12 +1,15 @@
 """The doctor: reads a trainer's settings, asks that trainer's rules, and lists the findings, worst first.
 
 Rules see settings by the trainer's own keys and never run its code, so a trainer that is not installed can
-be examined.
+be examined. With a run, the trainer's rendered prompts are compared with the scored ones: chat template
+arguments, tools, token ids. Parts that are not seen here, such as tools from a file, are never said to agree.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -18,23 +21,32 @@ import numpy as np
 
 from gaincurate.core.arrow import parquet_head
 from gaincurate.core.artifact import broken
+from gaincurate.core.foreign import yaml_value
+from gaincurate.core.prompts import Columns, chats_of, column_values, read_rows, to_messages
 from gaincurate.errors import GaincurateError, InputError
 from gaincurate.schedule.run import Run
+from gaincurate.scoring.model_files import is_failure
+from gaincurate.trainers.columns import has_nulls
+from gaincurate.trainers.doctor.common import find
 from gaincurate.trainers.doctor.findings import (
     SEVERITIES,
     Context,
     Finding,
+    Found,
     Mode,
+    Rule,
     Style,
     TrainerRules,
     ask,
     context_of,
+    defaults_of,
 )
 from gaincurate.trainers.doctor.read import Read, read_settings
-from gaincurate.trainers.doctor.rendering import additions, compare_tokens, template_arguments, tools
-from gaincurate.trainers.doctor.settings import Settings, shown
+from gaincurate.trainers.doctor.settings import NotKnown, Settings, flat, shown
 from gaincurate.trainers.names import folder_of, with_part
-from gaincurate.trainers.profile import one_of, profile_of
+from gaincurate.trainers.profile import Profile, Rendering, one_of, profile_of
+
+_ROWS = 16  # prompts whose tokens are compared
 
 
 def run_context(run: Run, mode: Mode, **more: Any) -> Context:
@@ -81,13 +93,9 @@ class Report:
         """Whether no finding would train on wrong rows, lose outcomes or stop the run."""
         return not any(finding.breaks for finding in self.findings)
 
-    def lines(self, finding: Finding) -> list[str]:
-        """The settings that fix a finding, as the trainer takes them."""
-        return written(self.style, finding.fix)
-
     def as_json(self) -> dict[str, Any]:
         """Everything as plain values; `mend` is the format's name for a fix."""
-        findings = [{**asdict(finding), "write": self.lines(finding)} for finding in self.findings]
+        findings = [{**asdict(each), "write": written(self.style, each.fix)} for each in self.findings]
         for finding in findings:
             finding["mend"] = finding.pop("fix")
         facts = {"trainer": self.trainer, "version": self.version, "mode": self.mode, "ok": self.ok}
@@ -98,10 +106,10 @@ def trainer_named(name: str) -> TrainerRules:
     """The rules of a trainer.
 
     Raises:
-        InputError: there are none for this name.
+        InputError: there is no such trainer.
     """
-    folder = folder_of(one_of("--trainer", name, with_part("rules")))
-    rules: TrainerRules = importlib.import_module(f"gaincurate.trainers.{folder}.rules").RULES
+    module = f"gaincurate.trainers.{folder_of(one_of('--trainer', name, with_part('rules')))}.rules"
+    rules: TrainerRules = importlib.import_module(module).RULES
     return rules
 
 
@@ -141,23 +149,19 @@ def examine(
 
 def judge(trainer: TrainerRules, read: Read, context: Context, run: Run | None = None) -> Report:
     """Ask every rule of a trainer, and whether it renders the scored prompts; with `run` by their tokens."""
-    defaults, profile = trainer.defaults, profile_of(trainer.name)
-    if trainer.whole is not None and {key.split(".")[0] for key in defaults} <= read.sections:
-        defaults = trainer.whole
-    settings = Settings(read.given, defaults, read.sources)
+    shipped, profile = defaults_of(trainer.name), profile_of(trainer.name)
+    version = f"{trainer.name} {profile.version}"
+    is_whole = trainer.whole is not None and {key.split(".")[0] for key in shipped} <= read.sections
+    settings = Settings(read.given, trainer.whole or {} if is_whole else shipped, read.sources)
     if additions(profile.rendering, settings, context):
         context = replace(context, longest=None, longer_than=None)
     modules = [module for flag, module in pairwise(read.words) if flag == "-m"]
     scripts = [word for word in read.words if word.endswith(".py") and "=" not in word]
-    script = (scripts or modules or [""])[0]
-    context = replace(context, script=script, shell=read.shell)
-    findings, unjudged = ask(
-        [*trainer.rules, partial(template_arguments, profile), partial(tools, profile)], settings, context
-    )
+    context = replace(context, script=[*scripts, *modules, ""][0], shell=read.shell)
+    rules: list[Rule] = [*trainer.rules, partial(template_arguments, profile), partial(tools, profile)]
+    findings, unjudged = ask(rules, settings, context)
     if context.group_size is not None and profile.group_size is None:
-        title = (
-            f"the plans of this run give each prompt a group size, and {profile.name} has one size for all"
-        )
+        title = f"the plans of this run give each prompt a group size, and {profile.name} has one for all"
         advice = "start a run without group_sizes, or train with verl or a loop of your own"
         findings.append(Finding("group-sizes", "wrong", title, advice=advice))
     notes = list(dict.fromkeys([*read.notes, *unjudged]))
@@ -166,12 +170,12 @@ def judge(trainer: TrainerRules, read: Read, context: Context, run: Run | None =
     moved = [(key, other) for key in unread for other in unset if other.endswith(f".{key}")]
     if moved:
         names = ", ".join(f"{key} (did you mean {other}?)" for key, other in moved)
-        notes.insert(0, f"not settings of {trainer.name} {trainer.version} that are read here: {names}")
-    if settings.given and not settings.given.keys() & (settings.asked | trainer.defaults.keys()):
+        notes.insert(0, f"not settings of {version} that are read here: {names}")
+    if settings.given and not settings.given.keys() & (settings.asked | shipped.keys()):
         raise InputError(
             f"--config: none of its settings ({', '.join(list(settings.given)[:3])}) is known; the names are "
-            f"those of {trainer.name} {trainer.version}. Check --trainer, and give the file or launch line "
-            "that the trainer is started with."
+            f"those of {version}. Check --trainer, and give the file or launch line that the trainer is "
+            "started with."
         )
     if any(Settings.follows(value) for finding in findings for value in finding.fix.values()):
         notes.append(
@@ -181,10 +185,10 @@ def judge(trainer: TrainerRules, read: Read, context: Context, run: Run | None =
     if run is not None:
         finding, note = compare_tokens(run, profile, settings, context)
         findings += [finding] if finding else []
-        notes.append(note)
+        notes.append(f"tokens: {note}")
     findings.sort(key=lambda finding: list(SEVERITIES).index(finding.severity))
     style = trainer.style if read.words else ""
-    return Report(trainer.name, trainer.version, context.mode, findings, notes, style)
+    return Report(trainer.name, profile.version, context.mode, findings, notes, style)
 
 
 def written(style: Style, fix: Mapping[str, Any]) -> list[str]:
@@ -199,3 +203,161 @@ def _flag(style: Style, key: str, value: Any) -> str:
         return f"without {flag}"
     words = value if isinstance(value, list) else [value]
     return " ".join([flag, *([] if is_switch else map(shown, words))])
+
+
+def template_arguments(profile: Profile, settings: Settings, context: Context) -> Found:
+    """The arguments of the chat template, where they are not those of the scored set."""
+    rendering = profile.rendering
+    if context.scored is None or (rendering.code and not rendering.arguments):
+        return None
+    scored = context.scored.get("segmentation", {}).get("template_kwargs") or {}
+    wanted = {key: value for key, value in flat(scored).items() if value is not None}
+    key, given = rendering.arguments, _arguments(rendering, settings) if rendering.arguments else {}
+    if given == wanted:
+        return None
+    differing = {name for name in {**given, **wanted} if given.get(name) != wanted.get(name)}
+    fix: dict[str, Any] = {}
+    if rendering.argument:
+        fix = {key: wanted.get(rendering.argument)} if differing == {rendering.argument} else {}
+    elif key and "." not in key and not any(settings.below(f"{key}.")):
+        fix = {key: _json(wanted)}
+    elif key:
+        fix = {f"{key}.{name}": wanted.get(name) for name in sorted(differing)}
+    title = f"{key or f'{profile.name}, which takes none,'} gives the chat template {_json(given)}, but "
+    title += f"prompts were scored with {_json(wanted)}: the model reads other prompts than were scored"
+    advice = f"or score the set again with --template-kwargs '{_json(given)}'"
+    source = settings.source(key, *settings.below(f"{key}."))
+    return Finding("template-arguments", "wrong", title, fix, advice, source)
+
+
+def _arguments(rendering: Rendering, settings: Settings) -> dict[str, Any]:
+    """The arguments of the chat template by dotted name.
+
+    Raises:
+        NotKnown: a value that only a shell knows, or that is no mapping.
+    """
+    key = rendering.arguments
+    value = settings[key]
+    if rendering.argument:
+        return {} if value is None else {rendering.argument: value}
+    text = value
+    # JSON, YAML, or Hydra's form of a mapping, which needs no space after a colon.
+    for form in (text, re.sub(r":(?=\S)", ": ", text)) if isinstance(text, str) else ():
+        try:
+            value = yaml_value(form)
+        except ValueError:
+            continue
+        if isinstance(value, dict) and not any(":" in str(name) for name in value):
+            break
+        value = text
+    if not isinstance(value, dict | None):
+        raise NotKnown(key, shown(text), "which is no mapping")
+    given = flat(value or {})
+    given |= {below[len(key) + 1 :]: settings[below] for below in settings.below(f"{key}.")}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def tools(profile: Profile, settings: Settings, context: Context) -> Found:
+    """The tools of a row, where the trainer does not render those that were scored."""
+    if context.scored is None:
+        return None
+    rendering, column = profile.rendering, context.scored["source"].get("tools_column")
+    why, key = f"prompts were scored with the tools of column {column!r}", rendering.row_tools
+    if column and not (key or rendering.code or additions(rendering, settings, context)):
+        advice = "score the set again with --tools-column none, or with the tools that the trainer's "
+        advice += "configuration gives to all rows"
+        why += f", and {profile.name} renders no tools of a row"
+        return Finding("tools", "wrong", why, advice=advice)
+    if key and column and settings[key] not in ("tools", column):
+        return find(settings, key, "tools", why, {key: "tools"})
+    if key and not column and settings[key] in (context.columns or ()):
+        why = "the rows have that column, and prompts were scored without tools"
+        advice = f"or score the set again with --tools-column {settings[key]}"
+        return find(settings, key, "tools", why, {key: "none"}, advice)
+    return None
+
+
+def additions(rendering: Rendering, settings: Settings, context: Context) -> list[str]:
+    """Clauses on text that a trainer adds to the prompts and that the doctor does not know."""
+    added = (key for key in rendering.adds if settings.is_set(key) and settings.known(key) != "default")
+    clauses = [f"{settings.in_words(key)}, which adds to the prompts" for key in added]
+    media = (name for name in rendering.media if name in (context.columns or ()))
+    return clauses + [f"the trainer adds the column {name!r} to the prompts" for name in media]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def compare_tokens(run: Run, profile: Profile, settings: Settings, context: Context) -> tuple[Found, str]:
+    """Render the newest round's first prompts as the trainer does, and compare the token ids with scoring's.
+
+    Returns:
+        A finding on the first prompt that differs, and a note on the comparison, or why there was none.
+    """
+    rendering, model, round_ = profile.rendering, run.config.model, run.round
+    try:
+        unknown = additions(rendering, settings, context)
+        unknown += [f"{rendering.code} renders the prompts"] if rendering.code else []
+        if template_arguments(profile, settings, context) or tools(profile, settings, context):
+            unknown.append("the trainer renders other prompts than were scored")
+    except NotKnown as problem:
+        unknown = [str(problem)]
+    unknown += ["the run has no round yet"] if round_ < 0 else []
+    unknown += ["--without-system leaves out a part of the scored prompt"] if run.config.bare else []
+    if model is None or not Path(model).is_dir():
+        unknown.append(f"the model {model or ''} is no folder on this machine")
+    if unknown or model is None:
+        return None, f"not compared: {'; '.join(unknown)}"
+    table = read_rows(run.data(round_)).slice(0, _ROWS)
+    ids: list[Any] = table.column("gc_id").to_pylist() if "gc_id" in table.column_names else [None]
+    if not all(isinstance(each, str) for each in ids) or set(ids) != set(run.ids(round_)[: len(ids)]):
+        return None, f"not compared: {run.data(round_)} has other prompts than the plan"
+    identity, rows = run.scored.identity, run.scored.rows(ids)
+    arguments = identity.get("segmentation", {}).get("template_kwargs") or {}
+    names, counts = (rows.column(name).to_pylist() for name in ("gc_id", "gc_prompt_tokens"))
+    scored = dict(zip(names, zip(counts, chats_of(rows, identity), strict=True), strict=True))
+    column = Columns.of(identity).tools
+    row_tools = column_values(table, column) if column else [None] * len(ids)
+    # Only lines of JSON that go through no table have no nulls but the scored ones.
+    keeps = bool(rendering.nulls) and not str(settings.known(rendering.nulls)).endswith(".jsonl")
+    try:
+        from transformers import AutoTokenizer
+
+        tokenizer: Any = AutoTokenizer.from_pretrained(model)
+
+        def tokens(messages: list[Any], tools: list[Any] | None) -> list[int]:
+            text = tokenizer.apply_chat_template(
+                messages, tools=tools, tokenize=False, add_generation_prompt=True, **arguments
+            )
+            return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+        for gc_id, messages, own in zip(ids, table.column("prompt").to_pylist(), row_tools, strict=True):
+            count, chat = scored[gc_id]
+            given = own if keeps and isinstance(own, list) and chat.tools else chat.tools
+            trained = tokens(messages if keeps else to_messages(messages), given)
+            if len(trained) == count and trained == tokens(chat.messages, chat.tools):
+                continue
+            how = "has other tokens than when it was scored"
+            if len(trained) != count:
+                how = f"is {len(trained)} tokens, but was scored as {count}"
+            title = f"by the chat template of {model} the prompt of {gc_id} {how}"
+            return _differs(profile, title, keeps and has_nulls([messages, given])), f"{gc_id} differs"
+    except BaseException as error:  # a template is a program, a file may be broken
+        if not is_failure(error):
+            raise
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        return None, f"not compared: {model} cannot render them ({why})"
+    unseen = f"; tools that {context.script} adds are not seen" if context.script.endswith(".py") else ""
+    return None, f"{len(ids)} prompts of round {round_} are token for token as they were scored{unseen}"
+
+
+def _differs(profile: Profile, title: str, nulls: bool) -> Finding:
+    if nulls:
+        title += f": {profile.name} renders null for each key of tools that only other rows have"
+        lines = f"export the rounds as lines of JSON: `gaincurate export RUN --trainer {profile.name}`, or "
+        advice = f"{'' if profile.rendering.nulls == 'all' else lines}store tool calls and tools as JSON text"
+        return Finding("nulls", "wrong", title, advice=advice)
+    title += ": the trainer would read something else than was scored"
+    advice = "score the set again with this model's tokenizer, or train with the one that scored it"
+    return Finding("tokens", "wrong", title, advice=advice)

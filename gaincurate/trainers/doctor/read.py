@@ -13,7 +13,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise, takewhile
+from itertools import pairwise, product, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,7 @@ _NOT_READ = "give the resolved configuration, or the flags after `--`"
 _NOT_A_TRAINER = {"gaincurate", "cd", "mkdir", "export", "echo"}
 _REDIRECTS = re.compile(r"(?:\d*|&)(?:>>?|<)(?:&\d)?")
 _KINDS: dict[str, tuple[str, Callable[[str], Any]]] = {
-    ".yaml": ("YAML", yaml_value),
-    ".yml": ("YAML", yaml_value),
+    **dict.fromkeys((".yaml", ".yml"), ("YAML", yaml_value)),
     ".json": ("JSON", json_value),
     ".toml": ("TOML", toml_value),
 }
@@ -56,20 +55,13 @@ COMMAND = "command line"
 class Read:
     """Settings and their origin."""
 
-    given: dict[str, Any] = field(default_factory=dict)
-    """Settings by dotted key, later ones over earlier ones."""
-    sources: dict[str, str] = field(default_factory=dict)
-    """The file that sets each of them, or `COMMAND`."""
-    words: list[str] = field(default_factory=list)
-    """The words of the commands."""
-    shell: str = ""
-    """The script around the command."""
-    notes: list[str] = field(default_factory=list)
-    """Sentences on parts that were not read."""
-    sections: set[str] = field(default_factory=set)
-    """The first parts of the keys that files set; none where a file that they begin with is missing."""
-    files: list[str] = field(default_factory=list)
-    """Configuration files that the command names."""
+    given: dict[str, Any] = field(default_factory=dict)  # by dotted key, later ones over earlier ones
+    sources: dict[str, str] = field(default_factory=dict)  # the file that sets each of them, or `COMMAND`
+    words: list[str] = field(default_factory=list)  # of the commands
+    shell: str = ""  # the script around the command
+    notes: list[str] = field(default_factory=list)  # sentences on parts that were not read
+    sections: set[str] = field(default_factory=set)  # of the keys of files that are there with all parents
+    files: list[str] = field(default_factory=list)  # that the command names
 
 
 def read_settings(sources: Sequence[str], markers: Sequence[str], command: Sequence[str] = ()) -> Read:
@@ -149,8 +141,7 @@ def read_script(text: str, markers: Sequence[str]) -> Read:
     """
     skipped: list[str] = []
     read = launched(list(_commands(text, skipped)), markers)
-    names = ", ".join(f"`{name}`" for name in dict.fromkeys(skipped))
-    if names:
+    if names := ", ".join(f"`{name}`" for name in dict.fromkeys(skipped)):
         read.notes.append(f"variables that {names} may set are not read: {_NOT_READ}")
     return read
 
@@ -160,19 +151,16 @@ def launched(commands: Sequence[Sequence[str]], markers: Sequence[str]) -> Read:
     read = Read()
     inner = [words[words.index("--") + 1 :] if "--" in words else words for words in commands]
     others = [words for words in inner if words and words[0].rsplit("/", 1)[-1] not in _NOT_A_TRAINER]
-    for words in [words for words in others if _enters(words, markers)] or others:
+
+    def enters(words: Sequence[str]) -> bool:
+        """Whether a word names an entry point: a program, or a part of a module's or script's name."""
+        pairs = product(words, markers)
+        return any(w.rsplit("/", 1)[-1] == m or (("." in m or "_" in m) and m in w) for w, m in pairs)
+
+    for words in list(filter(enters, others)) or others:
         read.words += words
         _take(words, read)
     return read
-
-
-def _enters(words: Sequence[str], markers: Sequence[str]) -> bool:
-    """Whether a word names an entry point: a program, or a part of a module's or script's name."""
-    return any(
-        word.rsplit("/", 1)[-1] == marker or (("." in marker or "_" in marker) and marker in word)
-        for word in words
-        for marker in markers
-    )
 
 
 def _take(words: Sequence[str], read: Read) -> None:
@@ -223,9 +211,7 @@ def _commands(text: str, skipped: list[str]) -> Iterator[list[str]]:
         text: the script.
         skipped: takes the words that begin a part that is not read.
     """
-    variables = {
-        f"GAINCURATE_{name.upper()}": [f"{{{name}}}"] for name in NAMES
-    }  # an array has several words
+    variables = {f"GAINCURATE_{name.upper()}": [f"{{{name}}}"] for name in NAMES}  # an array's are several
     words, array, depth = list[str](), list[str](), 0
     name = ""  # of an array, between its parentheses
 
@@ -260,12 +246,11 @@ def _commands(text: str, skipped: list[str]) -> Iterator[list[str]]:
 
     for token, following in pairwise([*_tokens(text), ";", ";"]):
         begun = _ASSIGNS.fullmatch(token)
-        if name:
-            if token == ")":
-                assign(name, array)
-                name = ""
-            elif token not in ("(", ";"):
-                array = [*array, *filled(token)]
+        if name and token == ")":
+            assign(name, array)
+            name = ""
+        elif name:
+            array = [*array, *(filled(token) if token not in ("(", ";") else ())]
         elif begun and not begun[3] and following == "(":
             name, array = begun[1], variables.get(begun[1], []) if begun[2] else []
         elif not words and token in _BEGINS | _ENDS:
@@ -303,11 +288,8 @@ def _tokens(text: str) -> list[str]:
             return f"$({name}...)".translate(_HIDDEN)
         return "$" + re.sub(r"\$\{(\w+)\}|\$|\s", r"\1", substitution[0]).translate(_HIDDEN)
 
-    lexer = shlex.shlex(
-        _PIECE.sub(line, _SUBSTITUTION.sub(hidden, _HERE.sub(r"\2", text))),
-        posix=True,
-        punctuation_chars="();|&",
-    )
+    text = _PIECE.sub(line, _SUBSTITUTION.sub(hidden, _HERE.sub(r"\2", text)))
+    lexer = shlex.shlex(text, posix=True, punctuation_chars="();|&")
     lexer.whitespace_split = True
     lexer.commenters = ""
     return list(lexer)
@@ -344,9 +326,8 @@ def _over(base: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
 
 def _text(source: str) -> str:
     try:
-        if source == "-":
-            return text_of(sys.stdin.buffer.read(LARGEST_CONFIG + 1))
-        return text_of(read_bytes(Path(source), LARGEST_CONFIG))
+        data = None if source == "-" else read_bytes(Path(source), LARGEST_CONFIG)
+        return text_of(sys.stdin.buffer.read(LARGEST_CONFIG + 1) if data is None else data)
     except FileNotFoundError as error:
         raise InputError(f"--config {source}: there is no such file.", path=source) from error
     except (OSError, ValueError) as error:

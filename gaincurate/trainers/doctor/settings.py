@@ -6,7 +6,7 @@ Keys are compared with `-` as `_`, as command lines do. Nothing here depends on 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gaincurate.schedule.driver import NAMES
@@ -84,8 +84,7 @@ class Settings:
     ) -> None:
         self.given = {normal(key): value for key, value in given.items()}
         self._sources = sources or {}
-        self.asked: set[str] = set()
-        """The keys that rules asked for."""
+        self.asked: set[str] = set()  # the keys that rules asked for
         self.defaults = {normal(key): value for key, value in defaults.items()}
 
     def __getitem__(self, key: str) -> Any:
@@ -105,11 +104,7 @@ class Settings:
         return any(f"{{{name}}}" in str(value) for name in names)
 
     def number(self, key: str) -> float | None:
-        """A key's value where it is a number, also one in quotes.
-
-        Raises:
-            NotKnown: as for any value, and for NaN and infinity.
-        """
+        """A key's value where it is a number, also one in quotes; NaN and infinity are not known."""
         value = self[key]
         value = scalar(value) if isinstance(value, str) else value
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -119,11 +114,7 @@ class Settings:
         return value
 
     def count(self, key: str) -> int | None:
-        """A number of things, 0 or more.
-
-        Raises:
-            NotKnown: as `number`, and for a fraction, a negative number and one that no batch has.
-        """
+        """A number of things; a fraction, a negative number and one that no batch has are not known."""
         value = self.number(key)
         if value is not None and (not 0 <= value <= _MOST or value != int(value)):
             raise NotKnown(key, shown(value), _UNCOUNTED)
@@ -161,7 +152,7 @@ class Settings:
         self.asked.add(normal(key))
         return normal(key) in self.given
 
-    def told(self, key: str) -> str:
+    def in_words(self, key: str) -> str:
         """A key and its value for a reader, and whether it is the default."""
         value = self._resolved(normal(key), _DEPTH)
         return f"{key} is {shown(value)}" + ("" if self.is_given(key) else " by default")
@@ -170,36 +161,30 @@ class Settings:
         """The file that sets the first of these keys that one sets, or the command line; else nothing."""
         return next((self._sources[key] for key in map(normal, keys) if key in self._sources), "")
 
-    def below(self, prefix: str) -> Iterator[str]:
+    def below(self, prefix: str) -> list[str]:
         """The given keys under a prefix."""
         keys = [key for key in self.given if key.startswith(normal(prefix))]
         self.asked.update(keys)
-        return iter(keys)
+        return keys
 
     def _resolved(self, key: str, depth: int) -> Any:
         self.asked.add(key)
         value = self.given.get(key, self.defaults.get(key))
         if not isinstance(value, str) or not depth:
             return value
+
+        def fill(reference: re.Match[str]) -> Any:
+            name = normal(reference[1])
+            is_there = name in self.given or name in self.defaults
+            return self._resolved(name, depth - 1) if is_there else reference[0]
+
         value = _ENVIRONMENT.sub(lambda name: f"{{{name[1].lower()}}}", value)
-        if (whole := _REFERENCE.fullmatch(value)) and self._has(whole[1]):
-            return self._resolved(normal(whole[1]), depth - 1)
-
-        def fill(name: re.Match[str]) -> str:
-            return str(self._resolved(normal(name[1]), depth - 1)) if self._has(name[1]) else name[0]
-
-        return _REFERENCE.sub(fill, value)
-
-    def _has(self, key: str) -> bool:
-        return normal(key) in self.given or normal(key) in self.defaults
+        whole = _REFERENCE.fullmatch(value)
+        return fill(whole) if whole else _REFERENCE.sub(lambda reference: str(fill(reference)), value)
 
 
 class Resolved(Settings):
-    """The resolved settings of a running trainer, in which nothing is a default or unknown.
-
-    Args:
-        lookup: takes a key of the trainer's, yields its value or None.
-    """
+    """The settings of a running trainer, without defaults; `lookup` yields the value of a key, or None."""
 
     def __init__(self, lookup: Callable[[str], Any]) -> None:
         super().__init__({}, {})

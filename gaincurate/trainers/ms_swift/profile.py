@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gaincurate.trainers.profile import Launch, Profile, View, words
+from gaincurate.trainers.columns import View
+from gaincurate.trainers.profile import Launch, Profile, words
 
 
 def _launch(path: Path, view: View) -> Launch:
@@ -22,8 +23,6 @@ PROFILE = Profile(
         "completions trainer_state trajectory_inputs"
     ),
     suffixes=(".jsonl", ".parquet"),
-    columns=lambda parts, _: (
-        {"messages": parts.messages()} | ({"solution": parts.gold()} if parts.has_answer else {})
-    ),
+    columns=lambda view: {"messages": view.messages(), **view.answers("solution")},
     launch=_launch,
 )

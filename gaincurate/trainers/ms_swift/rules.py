@@ -17,7 +17,7 @@ RULES = TrainerRules(
     rules=(
         common.rows("dataset", ("messages",), "--trainer ms-swift", "jsonl"),
         common.begins("model"),
-        *common.shuffle("dataset_shuffle"),
+        must("dataset_shuffle", False, name="shuffle"),
         trl.tail,
         trl.passes,
         trl.length,

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
-from gaincurate.trainers.profile import (
-    Launch,
-    Layout,
-    Profile,
-    Rendering,
-    Sharded,
-    View,
-    hydra_value,
-    system_file,
-)
+from gaincurate.trainers.columns import View
+from gaincurate.trainers.profile import Launch, Layout, Profile, Rendering, Sharded, hydra_value, system_file
 
-_NEMO = "uv run python examples/converters/convert_dcp_to_hf.py --config {checkpoint}/config.yaml "
-_NEMO += "--dcp-ckpt-path {checkpoint}/policy/weights --hf-ckpt-path {checkpoint}/hf"
-_NEMO_MEGATRON = (
-    "uv run --extra mcore python examples/converters/convert_megatron_to_hf.py "
-    "--config {checkpoint}/config.yaml --megatron-ckpt-path {checkpoint}/policy/weights/iter_0000000 "
-    "--hf-ckpt-path {checkpoint}/hf"
+_CONVERT = (
+    "uv run {0} examples/converters/convert_{1}_to_hf.py --config {{checkpoint}}/config.yaml "
+    "--{1}-ckpt-path {{checkpoint}}/policy/weights{2} --hf-ckpt-path {{checkpoint}}/hf"
 )
+_DCP = _CONVERT.format("python", "dcp", "")
+_MEGATRON = _CONVERT.format("--extra mcore python", "megatron", "/iter_0000000")
 
 
 def _launch(path: Path, view: View) -> Launch:
-    system = "null" if view.parts.system is None else hydra_value(system_file(path))
+    system = "null" if view.system is None else hydra_value(system_file(path))
     flags = [
         "++data.train.dataset_name=ResponseDataset",
         f"++data.train.data_path={hydra_value(path)}",
@@ -38,22 +28,15 @@ def _launch(path: Path, view: View) -> Launch:
         "++data.default.processor=math_hf_data_processor",
         "++data.shuffle=false",
     ]
-    hint = (
-        "only the answer reaches NeMo-RL's environment; --id-in-answer puts the id into the answer, for an "
-        "environment of your own that reports outcomes"
-    )
+    hint = "only the answer reaches NeMo-RL's environment; --id-in-answer puts the id into the answer, for "
+    hint += "an environment of your own that reports outcomes"
     return Launch("flags", flags, [hint])
 
 
-def _renamed(prefix: str) -> Callable[[Path, int], str | None]:
+def _renamed(path: Path, step: int) -> str | None:
     """NeMo-RL: a checkpoint gets its name when it is complete."""
-
-    def unfinished(path: Path, step: int) -> str | None:
-        if path.name.startswith(prefix):
-            return f"{path} is not finished: it is not yet renamed to {path.name.removeprefix(prefix)}"
-        return None
-
-    return unfinished
+    name = path.name.removeprefix("tmp_")
+    return None if name == path.name else f"{path} is not finished: it is not yet renamed to {name}"
 
 
 PROFILE = Profile(
@@ -62,25 +45,22 @@ PROFILE = Profile(
     reserved=frozenset({"messages", "task_name"}),
     answer_needed=True,
     system_file=True,
-    columns=lambda parts, _: {"input": parts.question(), "output": parts.answer_text()},
+    columns=lambda view: {"input": view.question(), "output": view.gold(as_text=True)},
     launch=_launch,
-    rendering=Rendering(
-        "policy.tokenizer.chat_template_kwargs",
-        adds=("policy.tokenizer.chat_template",),
-    ),
+    rendering=Rendering("policy.tokenizer.chat_template_kwargs", adds=("policy.tokenizer.chat_template",)),
     layout=Layout(
         folders=("step_*", "tmp_step_*"),
         step=r"(?:tmp_)?step_(\d+)",
         marker="`tmp_step_N` was renamed to `step_N`",
-        unfinished=_renamed("tmp_"),
+        unfinished=_renamed,
         weights=("policy/weights/model/consolidated", "hf"),
         setting="checkpointing.model_save_format=safetensors checkpointing.save_consolidated=true",
         adapters=("policy/weights/model",),
         sharded=(
-            Sharded("policy/weights/iter_*", _NEMO_MEGATRON),
-            Sharded("policy/weights/.metadata", _NEMO),
-            Sharded("policy/weights/model/.metadata", _NEMO),
-            Sharded("policy/weights/model/shard-*", _NEMO),
+            Sharded("policy/weights/iter_*", _MEGATRON),
+            Sharded("policy/weights/.metadata", _DCP),
+            Sharded("policy/weights/model/.metadata", _DCP),
+            Sharded("policy/weights/model/shard-*", _DCP),
         ),
         tokenizer="policy/tokenizer",
     ),

@@ -5,13 +5,12 @@ Defaults are those of `examples/configs/grpo_math_1B.yaml`, which it begins with
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 from gaincurate.trainers.doctor import common
-from gaincurate.trainers.doctor.common import ALWAYS, EXPORT, SEGMENT, Row, find, must, only
-from gaincurate.trainers.doctor.common import LIVE as LIVE_MODE
+from gaincurate.trainers.doctor.common import ALWAYS, find, must, never, only
 from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
@@ -20,8 +19,6 @@ LIVE: dict[str, Any] = {
     "data.custom_dataloader": "gaincurate.trainers.nemo_rl.next_batch",
 }
 """The settings by which the trainer finds the live adapter."""
-WHOLE: dict[str, Any] = {"grpo.max_num_epochs": 1, "grpo.max_num_steps": 1_000_000}
-"""The defaults of the code itself, which hold for a file that has all sections."""
 
 _PARTS = "data.num_prompts_per_dataloader"
 _SHIPPED = ("math_default", "math", "math_multi_reward", "code", "reward_model", "code_jaccard", "vlm")
@@ -43,14 +40,14 @@ def data(settings: Settings, context: Context) -> Found:
     return replace(finding, fix={**dict.fromkeys(listed), **fix})
 
 
-def _each(name: str, row: Callable[[str], Row]) -> Rule:
+def _each(setting: str, be: Any, why: str = "", **more: Any) -> Rule:
     """A rule on a setting of every training set, which stands in `data.default` for all at once."""
 
     def rule(settings: Settings, context: Context) -> Iterator[Finding]:
-        shared = f"data.default.{name}"
-        own = [key for key in settings.below("data.train.") if key.endswith(f".{name}")]
-        for key in own or [shared if settings.is_given(shared) else f"data.train.{name}"]:
-            if finding := row(key)(settings, context):
+        shared = f"data.default.{setting}"
+        own = [key for key in settings.below("data.train.") if key.endswith(f".{setting}")]
+        for key in own or [shared if settings.is_given(shared) else f"data.train.{setting}"]:
+            if finding := must(key, be, why, **more)(settings, context):
                 yield finding
 
     return rule
@@ -72,17 +69,11 @@ def weights(settings: Settings, context: Context) -> Found:
     return find(settings, keys, "weights", "", fix, advice)
 
 
-def _adapter(backend: str, key: str) -> Row:
-    """LoRA checkpoints hold an adapter, of the backend that is on."""
-    row = must(f"policy.{backend}.{key}", False, name="adapter")
-    return only(lambda settings, _: settings[f"policy.{backend}.enabled"] is not False, row)
-
-
 RULES = TrainerRules(
     name="nemo-rl",
     launches=("run_grpo",),
     live=True,
-    whole=WHOLE,
+    whole={"grpo.max_num_epochs": 1, "grpo.max_num_steps": 1_000_000},  # of the code itself
     rules=(
         data,
         common.unplugged("data.custom_dataloader", LIVE,
@@ -90,16 +81,16 @@ RULES = TrainerRules(
         common.begins("policy.model_name"),
         common.resumes("checkpointing.checkpoint_dir", "policy.model_name"),
         only(lambda settings, _: settings[_PARTS] != settings["grpo.num_prompts_per_step"],
-            must(_PARTS, lambda _: False, "the adapter hands out whole steps of grpo.num_prompts_per_step",
-            name="parts", severity="stops", modes=LIVE_MODE,
+            must(_PARTS, never, "the adapter hands out whole steps of grpo.num_prompts_per_step",
+            name="parts", severity="stops", modes=common.LIVE,
             fix={_PARTS: "${grpo.num_prompts_per_step}"})),
         only(lambda settings, _: "gaincurate" in str(settings["data.custom_dataloader"]),
             must("data.use_multiple_dataloader", True, "data.custom_dataloader is not asked, so nothing "
-            "follows the schedule", name="adapter-missing", modes=LIVE_MODE)),
-        _each("split_validation_size", lambda key: must(key, 0, "this share of a round is used for "
-            "validation, and never reports", name="split", modes=ALWAYS)),
-        _each("prompt_file", lambda key: must(key, None, name="prompt-file")),
-        _each("system_prompt_file", lambda key: must(key, None, name="prompt-file")),
+            "follows the schedule", name="adapter-missing", modes=common.LIVE)),
+        _each("split_validation_size", 0, "this share of a round is used for validation, and never reports",
+            name="split", modes=ALWAYS),
+        _each("prompt_file", None, name="prompt-file"),
+        _each("system_prompt_file", None, name="prompt-file"),
         common.tail("grpo.num_prompts_per_step"),
         common.too_long("data.max_input_seq_length", "they are cut to a few tokens and left out of the loss",
             lambda _: 1),
@@ -107,16 +98,19 @@ RULES = TrainerRules(
             common.epochs("grpo.max_num_epochs")),
         common.steps("grpo.max_num_steps", "grpo.num_prompts_per_step", more_is_fine=True),
         weights,
-        _adapter("dtensor_cfg", "lora_cfg.enabled"),
-        _adapter("megatron_cfg", "peft.enabled"),
-        *common.shuffle("data.shuffle", modes=(*SEGMENT, *EXPORT)),
-        _each("env_name", lambda key: must(key, lambda value: value not in _SHIPPED, "your code never "
-            "sees the rewards, so a round has no outcomes", name="log-without-id",
-            advice="an environment of your own whose step() appends a line to {outcomes} knows the row")),
+        # LoRA checkpoints hold an adapter, of the backend that is on.
+        only(lambda settings, _: settings["policy.dtensor_cfg.enabled"] is not False,
+            must("policy.dtensor_cfg.lora_cfg.enabled", False, name="adapter")),
+        only(lambda settings, _: settings["policy.megatron_cfg.enabled"] is not False,
+            must("policy.megatron_cfg.peft.enabled", False, name="adapter")),
+        must("data.shuffle", False, name="shuffle", modes=("segment", "export")),
+        _each("env_name", lambda value: value not in _SHIPPED, "your code never sees the rewards, so a round "
+            "has no outcomes", name="log-without-id",
+            advice="an environment of your own whose step() appends a line to {outcomes} knows the row"),
         must("loss_fn.reference_policy_kl_penalty", 0, name="reference"),
         must("grpo.use_dynamic_sampling", False, name="dynamic-sampling"),
         must("checkpointing.enabled", True, name="no-checkpoint"),
         must("grpo.async_grpo.enabled", False, "asynchronous GRPO takes no custom dataloader", name="async",
-            severity="stops", modes=LIVE_MODE),
+            severity="stops", modes=common.LIVE),
     ),
 )  # fmt: skip

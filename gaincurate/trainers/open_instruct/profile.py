@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gaincurate.trainers.profile import SHUFFLES, Launch, Profile, View, words
+from gaincurate.trainers.columns import View
+from gaincurate.trainers.profile import SHUFFLES, Launch, Profile, words
 
 
 def _launch(path: Path, view: View) -> Launch:
@@ -22,6 +23,6 @@ PROFILE = Profile(
     judge="dataset",
     judge_needed=True,
     answer_needed=True,
-    columns=lambda parts, _: {"messages": parts.messages(), "ground_truth": parts.answer_text()},
+    columns=lambda view: {"messages": view.messages(), "ground_truth": view.gold(as_text=True)},
     launch=_launch,
 )

@@ -15,30 +15,30 @@ _MANY = 10_000  # prompts: nobody means a round of so many
 
 def subset(settings: Settings, context: Context) -> Found:
     """The file is read up to a number of rows."""
-    most = settings.number("data.max_samples")
+    key = "data.max_samples"
+    most = settings.number(key)
     if most is None or most >= (context.budget or (_MANY if context.segment else _ALL)):
         return None
-    return find(
-        settings, "data.max_samples", "subset", "rows behind it are left out", {"data.max_samples": _ALL}
-    )
+    return find(settings, key, "subset", "rows behind it are left out", {key: _ALL})
 
 
 def tail(settings: Settings, context: Context) -> Found:
     """The last samples of a round that do not fill a training batch are dropped."""
     each = settings.count("rollout.n_samples_per_prompt") or 1
-    batch = settings.count("train.batch_size") or 0
-    if context.mode == "export" or context.budget is None or not batch:
+    batch, budget = settings.count("train.batch_size") or 0, context.budget
+    if context.mode == "export" or budget is None or not batch:
         return None
-    taken = settings.count("rollout.batch_size") or context.budget
-    left = (context.budget % taken or min(taken, context.budget)) * each % batch
+    taken = settings.count("rollout.batch_size") or budget
+    left = (budget % taken or min(taken, budget)) * each % batch
     if not left:
         return None
-    samples = context.budget * each
-    fits = max(size for size in range(1, min(batch, samples) + 1) if samples % size == 0)
     step = batch // math.gcd(batch, each)  # prompts that fill whole training batches
-    why = f"the last {left} of a round's {samples} samples fill no training batch and are dropped"
-    fix = {"train.batch_size": fits, "rollout.batch_size": context.budget}
-    advice = "" if taken % step else common.aligned(context.budget, step)
+    why = f"the last {left} of a round's {budget * each} samples fill no training batch and are dropped"
+    fix = {
+        "train.batch_size": common.largest_divisor(budget * each, batch),
+        "rollout.batch_size": budget,
+    }
+    advice = "" if taken % step else common.aligned(budget, step)
     return find(settings, "train.batch_size", "tail", why, fix, advice)
 
 

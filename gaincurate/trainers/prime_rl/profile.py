@@ -4,36 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gaincurate.trainers.columns import Parts, ViewOptions
-from gaincurate.trainers.profile import (
-    Columns,
-    Launch,
-    Layout,
-    Profile,
-    Rendering,
-    Sharded,
-    View,
-    load_line,
-    words,
-)
-
-
-def _columns(parts: Parts, options: ViewOptions) -> Columns:
-    columns = {
-        "idx": parts.places(),
-        "name": parts.ids(),
-        "prompt": parts.after_system(),
-        "system_prompt": parts.system_text(),
-    }
-    return columns | ({"answer": parts.gold()} if parts.has_answer else {})
+from gaincurate.trainers.columns import View
+from gaincurate.trainers.profile import Launch, Layout, Profile, Rendering, Sharded, load_line, words
 
 
 def _launch(path: Path, view: View) -> Launch:
-    hints = [
-        "prime-rl reads no files: your verifiers taskset yields one task for each row. The id comes back "
-        "as the task's name",
-    ]
-    return Launch("python", [load_line(path)], hints)
+    hint = "prime-rl reads no files: your verifiers taskset yields one task for each row. The id comes back "
+    hint += "as the task's name"
+    return Launch("python", [load_line(path)], [hint])
 
 
 def _prime_rl(path: Path, step: int) -> str | None:
@@ -52,7 +30,13 @@ PROFILE = Profile(
     ),
     scores_refused="prime-rl tells tasks apart by a hash of all their fields, so every new scoring "
     "would make new tasks of them",
-    columns=_columns,
+    columns=lambda view: {
+        "idx": view.places(),
+        "name": view.ids(),
+        "prompt": view.after_system(),
+        "system_prompt": view.system_text(),
+        **view.answers("answer"),
+    },
     launch=_launch,
     rendering=Rendering(
         "orchestrator.train.sampling.extra_body.chat_template_kwargs",

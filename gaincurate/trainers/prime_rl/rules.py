@@ -43,14 +43,15 @@ def sources(settings: Settings, context: Context) -> Iterator[Finding]:
         advice = "a taskset of your own package, which reads $GAINCURATE_DATA; `gaincurate export --trainer "
         advice += "prime-rl` writes its rows"
     for key in sorted({f"{_SOURCE}.curriculum.sampler.type", *settings.below("orchestrator.train.source.")}):
-        rule = None
+        finding = None
         if key.endswith(".env.taskset.id"):
-            rule = must(key, lambda value: not _brings_tasks(value), "this taskset has tasks of its own, "
-                "whatever was planned", name="data", fix={key: "my_tasks"}, advice=advice)  # fmt: skip
+            why, fix = "this taskset has tasks of its own, whatever was planned", {key: "my_tasks"}
+            row = must(key, lambda value: not _brings_tasks(value), why, name="data", fix=fix, advice=advice)
+            finding = row(settings, context)
         elif key.endswith(".curriculum.sampler.type"):
-            chooses = "it chooses tasks by its own pools, some again and some never"
-            rule = must(key, "standard", chooses, name="sampler")
-        if rule and (finding := rule(settings, context)):
+            why = "it chooses tasks by its own pools, some again and some never"
+            finding = must(key, "standard", why, name="sampler")(settings, context)
+        if finding:
             yield finding
 
 

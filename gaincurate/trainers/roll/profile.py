@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from gaincurate.trainers.profile import SHUFFLES, Launch, Profile, View
+from gaincurate.trainers.columns import View
+from gaincurate.trainers.profile import SHUFFLES, Launch, Profile
 
 
 def _launch(path: Path, view: View) -> Launch:
@@ -30,10 +31,10 @@ PROFILE = Profile(
     judge="tag",
     judge_needed=True,
     answer_needed=True,
-    columns=lambda parts, _: {
-        "id": parts.ids(),
-        "messages": parts.messages_json(),
-        "ground_truth": parts.answer_text(),
+    columns=lambda view: {
+        "id": view.ids(),
+        "messages": view.messages_json(),
+        "ground_truth": view.gold(as_text=True),
     },
     launch=_launch,
 )

@@ -5,30 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from gaincurate.core.schema import ID
-from gaincurate.trainers.columns import Parts, ViewOptions
+from gaincurate.trainers.columns import Column, View
 from gaincurate.trainers.markers import tokenizer_unfinished, tracker
-from gaincurate.trainers.profile import (
-    SHUFFLES,
-    Columns,
-    Launch,
-    Layout,
-    Profile,
-    Rendering,
-    Sharded,
-    View,
-    hydra_value,
-)
+from gaincurate.trainers.profile import SHUFFLES, Launch, Layout, Profile, Rendering, Sharded, hydra_value
 
 
-def _columns(parts: Parts, options: ViewOptions) -> Columns:
-    columns = {"prompt": parts.messages()}
-    if options.env_class is not None:
-        columns["env_class"] = parts.same(options.env_class)
-    elif "env_class" in parts.schema.names:
-        columns["env_class"] = parts.column("env_class")
-    if parts.has_answer:
-        reward = {"ground_truth": parts.gold()}
-        columns["reward_spec"] = parts.struct("reward_spec", reward, {"method": "rule"})
+def _columns(view: View) -> dict[str, Column]:
+    columns = {"prompt": view.messages(), **view.same("env_class", view.options.env_class)}
+    if view.has_answer:
+        columns["reward_spec"] = view.struct("reward_spec", view.answers("ground_truth"), {"method": "rule"})
     return columns
 
 
@@ -36,8 +21,8 @@ def _launch(path: Path, view: View) -> Launch:
     flags = [f"data.train_data=[{hydra_value(path, quote=True)}]"]
     if view.options.env_class is not None:
         flags.append(f"environment.env_class={view.options.env_class}")
-    hints = [SHUFFLES.format("SkyRL"), f"an environment gets the id as extras['{ID}']"]
-    hints.append("rows longer than trainer.max_prompt_length (512) are left out")
+    left_out = "rows longer than trainer.max_prompt_length (512) are left out"
+    hints = [SHUFFLES.format("SkyRL"), f"an environment gets the id as extras['{ID}']", left_out]
     return Launch("flags", flags, hints)
 
 

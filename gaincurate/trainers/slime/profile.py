@@ -6,25 +6,22 @@ import json
 from pathlib import Path
 
 from gaincurate.core.schema import ID
-from gaincurate.trainers.columns import Parts, ViewOptions
+from gaincurate.trainers.columns import Column, View
 from gaincurate.trainers.markers import TRACKER, tracker, unreadable
-from gaincurate.trainers.profile import Columns, Launch, Layout, Profile, Rendering, Sharded, View
+from gaincurate.trainers.profile import Launch, Layout, Profile, Rendering, Sharded
 
 
-def _columns(parts: Parts, options: ViewOptions) -> Columns:
-    columns = {"prompt": parts.messages()}
-    if parts.has_answer:
-        columns["label"] = parts.gold()
-    if parts.tools:
-        columns["tools"] = parts.row_tools()
-    return columns | {"metadata": parts.struct("metadata", {ID: parts.ids()})}
+def _columns(view: View) -> dict[str, Column]:
+    tools = {"tools": view.row_tools()} if view.tools else {}
+    metadata = view.struct("metadata", {ID: view.ids()})
+    return {"prompt": view.messages(), **view.answers("label"), **tools, "metadata": metadata}
 
 
 def _launch(path: Path, view: View) -> Launch:
     flags = ["--prompt-data", str(path), "--input-key", "prompt"]
-    flags += ["--label-key", "label"] if "label" in view.own else []
+    flags += ["--label-key", "label"] if "label" in view.columns else []
     flags += ["--metadata-key", "metadata", "--apply-chat-template"]
-    flags += ["--tool-key", "tools"] if "tools" in view.own else []
+    flags += ["--tool-key", "tools"] if "tools" in view.columns else []
     media = {name[:-1]: name for name in ("images", "videos", "audios") if name in view.schema.names}
     flags += ["--multimodal-keys", json.dumps(media)] if media else []
     return Launch("flags", flags, ["leave --rollout-shuffle out", f"the id is in Sample.metadata['{ID}']"])

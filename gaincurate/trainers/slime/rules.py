@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from gaincurate.trainers.doctor import common
-from gaincurate.trainers.doctor.common import ALWAYS, SEGMENT, find, is_set, must, only
+from gaincurate.trainers.doctor.common import ALWAYS, SEGMENT, find, is_set, must, never, only
 from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules, defaults_of
 from gaincurate.trainers.doctor.settings import Settings
 
@@ -42,8 +42,7 @@ def _hides(settings: Settings, context: Context) -> bool:
 def begins(settings: Settings, context: Context) -> Found:
     """Training begins with --load, and without it with --ref-load or --hf-checkpoint."""
     keys = ("load",) if settings.place("load") else ("hf_checkpoint", "ref_load")
-    answers = (common.begins(key)(settings, context) for key in keys)
-    finding = next((answer for answer in answers if answer), None)
+    finding = next(filter(None, (common.begins(key)(settings, context) for key in keys)), None)
     both = ("load", "hf_checkpoint") if settings.is_given("hf_checkpoint") else ("load",)
     return replace(finding, fix=dict.fromkeys(both, "{checkpoint}")) if finding else None
 
@@ -59,10 +58,9 @@ def resumes(settings: Settings, context: Context) -> Found:
 
 def _no_reward(settings: Settings, context: Context) -> bool:
     """Whether no code of the user's sees the rewards; a function of slime's own reports to nobody."""
-    own = settings.known("custom_rm_path") or ""
-    return not settings.is_set(_TAP) and (
-        not settings.is_set("custom_rm_path") or str(own).startswith("slime.")
-    )
+    if settings.is_set(_TAP):
+        return False
+    return not settings.is_set("custom_rm_path") or str(settings.known("custom_rm_path")).startswith("slime.")
 
 
 def _other_reference(settings: Settings, context: Context) -> bool:
@@ -96,28 +94,26 @@ RULES = TrainerRules(
         only(lambda settings, _: not settings.is_set("custom_generate_function_path"),
             must("apply_chat_template", True, name="template")),
         only(lambda settings, _: settings[_OVER] != settings["rollout_batch_size"],
-            must(_OVER, None, "more prompts are taken than a step trains, and those that come late are "
-                "thrown away",
+            must(_OVER, None, "more prompts are taken than a step trains, and late ones are thrown away",
             name="over-sampling")),
         must("dynamic_sampling_filter_path", None, name="dynamic-sampling"),
         must("partial_rollout", False, "unfinished samples come back in a later round than planned, or never",
             name="partial-rollout"),
         must("rollout_function_path", lambda value: "fully_async" not in str(value), name="ahead",
             fix={"rollout_function_path": DEFAULTS["rollout_function_path"]}),
-        only(_no_reward, must("custom_rm_path", lambda _: False, name="outcomes",
+        only(_no_reward, must("custom_rm_path", never, name="outcomes",
             fix={"custom_rm_path": "reward.reward"},
             advice="an async function that appends a line to {outcomes} for sample.metadata['gc_id']")),
         must("save_hf", is_set, name="weights", fix={"save_hf": "{output}/hf/{rollout_id}"}),
         only(lambda settings, _: settings["save_hf"] is not None,
             common.output("save_hf", "/hf/{rollout_id}")),
         only(lambda settings, _: settings["save_interval"] is None or not settings.is_set("save"),
-            must("save_interval", lambda _: False, "nothing is saved without it and save, save_hf included",
+            must("save_interval", never, "nothing is saved without it and save, save_hf included",
             name="no-checkpoint", fix={"save_interval": _ALWAYS, "save": "{output}/megatron"},
             advice="the last rollout is saved whatever the period")),
-        *common.shuffle("rollout_shuffle"),
+        must("rollout_shuffle", False, name="shuffle"),
         *(only(_other_reference, must(key, 0.0, name="reference")) for key in ("kl_coef", "kl_loss_coef")),
-        must("metadata_key", "metadata", "gc_id is carried in `metadata`, the one column that stays with a "
-            "sample",
+        must("metadata_key", "metadata", "gc_id is in `metadata`, the one column that stays with a sample",
             name="metadata", modes=ALWAYS),
         must("input_key", "prompt", name="prompt-key"),
     ),

@@ -6,14 +6,15 @@ import json
 from pathlib import Path
 
 from gaincurate.core.schema import ID
+from gaincurate.trainers.columns import View
 from gaincurate.trainers.markers import TRACKER, tracker
-from gaincurate.trainers.profile import Launch, Layout, Profile, Rendering, Sharded, View
+from gaincurate.trainers.profile import Launch, Layout, Profile, Rendering, Sharded
 
 
 def _launch(path: Path, view: View) -> Launch:
-    form = {"prompt_key": "prompt"} | ({"response_key": "answer"} if "answer" in view.own else {})
-    if view.parts.system is not None:
-        form["system_prompt"] = view.parts.system
+    form = {"prompt_key": "prompt"} | ({"response_key": "answer"} if "answer" in view.columns else {})
+    if view.system is not None:
+        form["system_prompt"] = view.system
     lines = [
         "buffer:",
         "  explorer_input:",
@@ -38,9 +39,7 @@ PROFILE = Profile(
     name="trinity",
     version="0.6.0",
     reads_folder=True,
-    columns=lambda parts, _: (
-        {"prompt": parts.question()} | ({"answer": parts.gold()} if parts.has_answer else {})
-    ),
+    columns=lambda view: {"prompt": view.question(), **view.answers("answer")},
     launch=_launch,
     rendering=Rendering(
         "model.enable_thinking",

@@ -8,7 +8,6 @@ from typing import Any
 
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import ALWAYS, SEGMENT, Row, find, must, only
-from gaincurate.trainers.doctor.common import LIVE as LIVE_MODE
 from gaincurate.trainers.doctor.findings import Context, Finding, Found, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
@@ -32,7 +31,7 @@ def _at(name: str, row: Callable[[str], Row]) -> Row:
 def data(settings: Settings, context: Context) -> Found:
     """Trinity reads a folder."""
     key = f"{_taskset(settings)}.path"
-    if (finding := common.reads(settings, context, key)) is None:
+    if (finding := common.reads(key)(settings, context)) is None:
         return None
     advice = "`gaincurate export RUN --trainer trinity --out {output}/rows/train.parquet` writes it there"
     return replace(finding, fix={key: "{output}/rows"}, advice=advice)
@@ -67,8 +66,7 @@ def order(settings: Settings, context: Context) -> Found:
         fix = {f"{_taskset(settings)}.{name}": value for name, value in LIVE.items()}
         return common.unplugged(key, fix | ({old: None} if is_old else {}), why)(settings, context)
     if settings[key] == "shuffle":
-        rows = common.shuffle(key, off="sequential")
-        return next(filter(None, (row(settings, context) for row in rows)), None)
+        return must(key, "sequential", name="shuffle")(settings, context)
     why = "it chooses by its own rule, some rows again and some never"
     return must(key, "sequential", why, name="selector", modes=ALWAYS)(settings, context)
 
@@ -116,8 +114,7 @@ RULES = TrainerRules(
             common.epochs("buffer.total_epochs")),
         common.steps("buffer.total_steps", "buffer.batch_size"),
         *(must(f"synchronizer.{key}", right, "the explorer chooses rows ahead of the rewards that should "
-            "choose them",
-            name="ahead", severity="stale", modes=LIVE_MODE)
+            "choose them", name="ahead", severity="stale", modes=common.LIVE)
             for key, right in (("sync_interval", 1), ("sync_offset", 0))),
         must("trainer.save_hf_checkpoint", lambda value: value != "never", name="weights",
             fix={"trainer.save_hf_checkpoint": "last"}),

@@ -31,12 +31,8 @@ class Shape:
     @property
     def batch(self) -> dict[str, int]:
         """The numbers that must be equal when training resumes; the number of processes may change."""
-        return {
-            "prompts": self.prompts,
-            "group": self.group,
-            "repeats": self.repeats,
-            "accumulation": self.accumulation,
-        }
+        names = ("prompts", "group", "repeats", "accumulation")
+        return {name: getattr(self, name) for name in names}
 
     def steps(self, budget: int) -> int:
         """Optimizer steps of a round."""
@@ -68,13 +64,8 @@ def shape_in(settings: Settings) -> Shape:
     steps = settings.count("steps_per_generation") or accumulation
     rollouts = settings.count("generation_batch_size") or micro * steps
     repeats = max(1, rollouts // micro) * (settings.count("num_iterations") or 1)
-    return Shape(
-        prompts=settings.count("prompts_a_generation") or rollouts // group,
-        group=group,
-        repeats=repeats,
-        accumulation=accumulation,
-        processes=processes,
-    )
+    prompts = settings.count("prompts_a_generation") or rollouts // group
+    return Shape(prompts, group, repeats, accumulation, processes)
 
 
 _OF_TRAINER = ("num_generations", "num_iterations", "shuffle_dataset", "prompts_a_generation")

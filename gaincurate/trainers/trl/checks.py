@@ -90,11 +90,9 @@ def unheard(trainer: Any, outcome: str | Sequence[str] | None, correct: str | No
             continue
         function = trainer.reward_funcs[names.index(name)]
         if not callable(function) or hasattr(function, "parameters"):
-            yield stops(
-                "outcome",
-                f"{name!r} is a reward model, whose rewards cannot be recorded",
-                "name Python reward functions in outcome=, or call the model in one",
-            )
+            title = f"{name!r} is a reward model, whose rewards cannot be recorded"
+            advice = "name Python reward functions in outcome=, or call the model in one"
+            yield stops("outcome", title, advice)
 
 
 def reward_missing(names: Sequence[str], name: str) -> Finding:
@@ -158,10 +156,10 @@ def see_checkpoint(config: ScheduleConfig, shape: Shape, round_: int, saved: int
         return
     last = f"the newest checkpoint is of step {saved:,}" if saved else "no checkpoint was saved"
     raise InputError(
-        f"round {round_} ended at step {end:,}, and {last}: {context.reader} takes the policy as it is now, "
-        "not an older one. Did a callback keep the trainer from saving, or were its settings changed after "
-        f"attach()? Let it save there (save_strategy='steps', save_steps={steps * every} or a divisor of it) "
-        "and resume from its last checkpoint."
+        f"round {round_} ended at step {end:,}, and {last}: {context.reader} takes the policy as it is now. "
+        "Did a callback keep the trainer from saving, or were its settings changed after attach()? Let it "
+        f"save there (save_strategy='steps', save_steps={steps * every} or a divisor of it) and resume from "
+        "its last checkpoint."
     )
 
 
@@ -246,19 +244,17 @@ def _reported(run: Run, round_: int) -> tuple[int, int]:
     """The number of prompts of a round with outcomes, and their last step."""
     lines = read_file(run.outcomes(round_), round_, run.ids, rules_of(run.config))
     newest_lines, _ = newest_attempts([line for line in lines if line.round == round_])
-    return len({line.gc_id for line in newest_lines}), max(
-        (each.step or 0 for each in newest_lines), default=0
-    )
+    last = max((line.step or 0 for line in newest_lines), default=0)
+    return len({line.gc_id for line in newest_lines}), last
 
 
 def _unfinished(path: Path, step: int, shape: Shape) -> str | None:
     """The reason if files that the trainer needs are missing; sharded weights are not checked."""
     if (why := layout_of("trl").unfinished(path, step)) is not None:
         return why
-    if not any((path / name).exists() for name in ("rng_state.pth", "rng_state_0.pth")):
-        return "rng_state.pth is missing"
-    if (path / "rng_state_0.pth").exists():  # each process writes its own, and none waits for the others
-        for rank in range(shape.processes):
-            if not (path / f"rng_state_{rank}.pth").exists():
-                return f"rng_state_{rank}.pth is missing"
+    # Each of several processes writes its own, and none waits for the others.
+    ranks = [f"_{rank}" for rank in range(shape.processes)] if (path / "rng_state_0.pth").exists() else [""]
+    missing = [f"rng_state{rank}.pth" for rank in ranks if not (path / f"rng_state{rank}.pth").exists()]
+    if missing:
+        return f"{missing[0]} is missing"
     return why_incomplete(path) if (path / "model.safetensors").exists() else None

@@ -5,26 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from gaincurate.core.schema import ID
-from gaincurate.trainers.columns import Parts, ViewOptions
+from gaincurate.trainers.columns import Column, View
 from gaincurate.trainers.markers import json_or_none
-from gaincurate.trainers.profile import (
-    Columns,
-    Launch,
-    Layout,
-    Profile,
-    Rendering,
-    Sharded,
-    View,
-    load_line,
-    words,
-)
+from gaincurate.trainers.profile import Launch, Layout, Profile, Rendering, Sharded, load_line, words
 
 
-def _columns(parts: Parts, options: ViewOptions) -> Columns:
-    columns = {"prompt": parts.messages()}
+def _columns(view: View) -> dict[str, Column]:
+    columns = {"prompt": view.messages()}
     # Every column reaches the reward function under its own name; only one inside a struct would not.
-    if parts.id_in_answer or (parts.answer and (options.answer_column or "." in parts.answer)):
-        columns["answer"] = parts.answer_as_it_is()
+    if view.id_in_answer or (view.answer and (view.options.answer_column or "." in view.answer)):
+        columns["answer"] = view.answer_as_it_is()
     return columns
 
 
@@ -42,12 +32,11 @@ def _trainer_state(path: Path, step: int) -> str | None:
     file = path / "trainer_state.json"
     if not file.is_file():
         return f"{path} has no trainer_state.json, which is written last"
-    found = json_or_none(file)
-    if not isinstance(found, dict) or "global_step" not in found:
+    state = json_or_none(file)
+    if not isinstance(state, dict) or "global_step" not in state:
         return f"{file} is not finished"
-    if found["global_step"] != step:
-        return f"{file} is of step {found['global_step']}, not {step}"
-    return None
+    saved = state["global_step"]
+    return None if saved == step else f"{file} is of step {saved}, not {step}"
 
 
 PROFILE = Profile(

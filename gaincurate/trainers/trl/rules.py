@@ -28,11 +28,8 @@ def tail(settings: Settings, context: Context) -> Found:
     if finding is None or context.budget is None:
         return None
     micro = (settings.count("per_device_train_batch_size") or 1) * shape.processes
-    fits = [
-        prompts
-        for prompts in range(1, shape.prompts + 1)
-        if context.budget % prompts == 0 and prompts * shape.group % micro == 0
-    ]
+    sizes = (size for size in range(1, shape.prompts + 1) if context.budget % size == 0)
+    fits = [size for size in sizes if size * shape.group % micro == 0]
     if not fits or settings["prompts_a_generation"]:  # of a trainer that replays, its share says how many
         return replace(finding, fix={})
     value = max(fits) * shape.group / (1 if key == "generation_batch_size" else micro)
@@ -55,21 +52,19 @@ def whole_steps(settings: Settings, context: Context) -> Found:
 
 def window(settings: Settings, context: Context) -> Found:
     """A checkpoint inside a generation's window makes a resumed run generate it again, out of phase."""
-    every, shape = settings.number("save_steps"), shape_in(settings)
+    key, every, shape = "save_steps", settings.number("save_steps"), shape_in(settings)
     if context.segment or settings["save_strategy"] != "steps" or not every:
         return None
     if every < 1 and context.live:
         why = "it is a share of all steps, which may lie inside a generation's window"
-        return find(settings, "save_steps", "window", why, {"save_steps": _last_step(settings, context)})
+        steps = _steps(settings, context)  # to the end of the run, or of the first window
+        whole = steps * context.rounds if steps and context.rounds else shape.window
+        return find(settings, key, "window", why, {key: whole})
     if every < 1 or not shape.inside(int(every)):
         return None
-    why = (
-        f"it is inside a generation's window of {shape.repeats} micro-batches, so a run that is resumed from "
-    )
-    why += "there generates these prompts again, and stays out of phase"
-    return find(
-        settings, "save_steps", "window", why, {"save_steps": math.ceil(every / shape.window) * shape.window}
-    )
+    why = f"it is inside a generation's window of {shape.repeats} micro-batches, so a run that is resumed "
+    why += "from there generates these prompts again, and stays out of phase"
+    return find(settings, key, "window", why, {key: math.ceil(every / shape.window) * shape.window})
 
 
 def ends_inside(settings: Settings, context: Context) -> Found:
@@ -78,18 +73,16 @@ def ends_inside(settings: Settings, context: Context) -> Found:
     if not context.live or most <= 0 or not shape.inside(int(most)):
         return None
     why = f"it is inside a generation's window of {shape.repeats} micro-batches, where no resume is exact"
-    return find(
-        settings, "max_steps", "window-end", why, {"max_steps": math.ceil(most / shape.window) * shape.window}
-    )
+    fix = {"max_steps": math.ceil(most / shape.window) * shape.window}
+    return find(settings, "max_steps", "window-end", why, fix)
 
 
 def checkpoints(settings: Settings, context: Context) -> Found:
     """A run that scores again needs a checkpoint of its round's end."""
     strategy, every = settings["save_strategy"], settings.number("save_steps") or 0
-    shape = shape_in(settings)
-    if not context.live or not context.read_every or context.budget is None or not shape.prompts:
+    steps = _steps(settings, context)
+    if not context.live or not context.read_every or not steps:
         return None
-    steps = shape.steps(context.budget)
     apart = steps * context.read_every
     if strategy == "epoch" or (strategy == "steps" and every >= 1 and apart % every == 0):
         return None
@@ -106,10 +99,8 @@ def logs(settings: Settings, context: Context) -> Found:
     steps = max(1, shape.repeats // shape.accumulation)
     if context.live or not settings["log_completions"] or not every or every <= steps:
         return None
-    why = (
-        f"with log_completions, the log has the last completions only, and each {steps} steps make new ones: "
-    )
-    why += "outcomes that are read from it are missing"
+    why = f"with log_completions, the log has the last completions only, and each {steps} steps make new "
+    why += "ones: outcomes that are read from it are missing"
     advice = "or take outcomes in the reward function, where all of them are"
     return find(settings, "logging_steps", "logs", why, {"logging_steps": 1}, advice)
 
@@ -140,7 +131,7 @@ def length(settings: Settings, context: Context) -> Found:
     if context.segment and settings["resume_from_checkpoint"]:
         return None
     each = _steps(settings, context)
-    return common.length(settings, context, "max_steps", each) if each else None
+    return common.length("max_steps", each)(settings, context) if each else None
 
 
 def _steps(settings: Settings, context: Context) -> int | None:
@@ -149,18 +140,10 @@ def _steps(settings: Settings, context: Context) -> int | None:
     return shape.steps(context.budget) if context.budget is not None and shape.prompts else None
 
 
-def _last_step(settings: Settings, context: Context) -> int:
-    """The last step of a run, or without one the first step that ends a generation's window."""
-    steps = _steps(settings, context)
-    return steps * context.rounds if steps and context.rounds else shape_in(settings).window
-
-
 def rows(settings: Settings, context: Context) -> Found:
     """`trl grpo` names its data set; the doctor does not see that of a user's script."""
-    if not settings.is_given("dataset_name"):
-        return None
-    finding = common.reads(settings, context, "dataset_name")
-    if finding is None:
+    given = settings.is_given("dataset_name")
+    if not given or (finding := common.reads("dataset_name")(settings, context)) is None:
         return None
     advice = "with the round's file linked into that folder: `ln -s {data} {output}/rows/train.parquet`"
     return replace(finding, fix={"dataset_name": "{output}/rows"}, advice=advice)
@@ -174,10 +157,8 @@ def rewards(settings: Settings, context: Context) -> Found:
         return None
     if settings["log_completions"]:
         return find(settings, "reward_funcs", "log-without-id", "", _REWARD)
-    advice = (
-        "a function that is given gc_id and appends a line to {outcomes}; where a script of your own passes "
-    )
-    advice += "it, give the doctor the line that starts the script"
+    advice = "a function that is given gc_id and appends a line to {outcomes}; where a script of your own "
+    advice += "passes it, give the doctor the line that starts the script"
     return find(settings, "reward_funcs", "outcomes", "", _REWARD, advice, "stops")
 
 
@@ -210,7 +191,7 @@ _RULES: tuple[Rule, ...] = (
     # The weights of a checkpoint that is resumed from replace the model's.
     only(lambda settings, _: not Settings.follows(settings["resume_from_checkpoint"], ("checkpoint",)),
         common.begins("model_name_or_path")),
-    *common.shuffle("shuffle_dataset", refused=True),
+    *common.shuffle_refused("shuffle_dataset"),
     tail,
     whole_steps,
     window,

@@ -5,45 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from gaincurate.core.schema import ID
-from gaincurate.trainers.columns import Parts, ViewOptions
-from gaincurate.trainers.markers import tracker
-from gaincurate.trainers.profile import (
-    Columns,
-    Launch,
-    Layout,
-    Profile,
-    Rendering,
-    Sharded,
-    View,
-    hydra_value,
-    words,
-)
+from gaincurate.trainers.columns import View
+from gaincurate.trainers.markers import TRACKER, tracker
+from gaincurate.trainers.profile import Launch, Layout, Profile, Rendering, Sharded, hydra_value, words
 
 GROUP_SIZE = "__rollout_n__"
 """The column with a prompt's group size; without it a prompt has `rollout.n` rollouts (0.9.1)."""
-_VERL = (
-    Sharded(
-        "actor/model_world_size_*_rank_*.pt",
-        "python -m verl.model_merger merge --backend fsdp --local_dir {checkpoint}/actor "
-        "--target_dir {checkpoint}/actor/huggingface",
-    ),
-    Sharded(
-        "actor/model/dist_ckpt/*",
-        "python -m verl.model_merger merge --backend megatron --local_dir {checkpoint}/actor "
-        "--target_dir {checkpoint}/actor/model/huggingface",
-    ),
+_MERGE = (
+    "python -m verl.model_merger merge --backend {} --local_dir {{checkpoint}}/actor "
+    "--target_dir {{checkpoint}}/actor/{}"
 )
-
-
-def _columns(parts: Parts, options: ViewOptions) -> Columns:
-    reward = {"ground_truth": parts.gold()}
-    return {
-        "prompt": parts.messages(),
-        "reward_model": parts.struct("reward_model", reward, {"style": "rule"}),
-        "extra_info": parts.struct(
-            "extra_info", {"index": parts.places("extra_info.index"), ID: parts.ids()}
-        ),
-    }
 
 
 def _launch(path: Path, view: View) -> Launch:
@@ -61,7 +32,7 @@ def _launch(path: Path, view: View) -> Launch:
         f"extra_info['{ID}']; verl's own know the data_source of its examples alone",
         "also set data.val_files, and a data.train_batch_size that divides the rows: the rest is dropped",
     ]
-    if view.parts.id_in_answer:
+    if view.id_in_answer:
         hints.append(
             "ground_truth is JSON with the id and the answer, which verl's own functions cannot read"
         )
@@ -79,7 +50,11 @@ PROFILE = Profile(
     judge="data_source",
     judge_needed=True,
     group_size=GROUP_SIZE,
-    columns=_columns,
+    columns=lambda view: {
+        "prompt": view.messages(),
+        "reward_model": view.struct("reward_model", {"ground_truth": view.gold()}, {"style": "rule"}),
+        "extra_info": view.struct("extra_info", {"index": view.places("extra_info.index"), ID: view.ids()}),
+    },
     launch=_launch,
     rendering=Rendering(
         "data.apply_chat_template_kwargs",
@@ -95,14 +70,13 @@ PROFILE = Profile(
         folders=("global_step_*", "*/global_step_*", "*/*/global_step_*"),
         step=r"global_step_(\d+)",
         marker="`latest_checkpointed_iteration.txt` beside it, written last, has N or more",
-        unfinished=tracker("latest_checkpointed_iteration.txt"),
+        unfinished=tracker(TRACKER),
         weights=("actor/huggingface", "actor/model/huggingface"),
         setting="actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model]",
-        adapters=(
-            "actor/huggingface/lora_adapter",
-            "actor/lora_adapter",
-            "actor/model/huggingface/adapter",
+        adapters=("actor/huggingface/lora_adapter", "actor/lora_adapter", "actor/model/huggingface/adapter"),
+        sharded=(
+            Sharded("actor/model_world_size_*_rank_*.pt", _MERGE.format("fsdp", "huggingface")),
+            Sharded("actor/model/dist_ckpt/*", _MERGE.format("megatron", "model/huggingface")),
         ),
-        sharded=_VERL,
     ),
 )

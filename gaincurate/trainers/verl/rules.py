@@ -10,7 +10,6 @@ from typing import Any
 
 from gaincurate.trainers.doctor import common
 from gaincurate.trainers.doctor.common import ALWAYS, find, must, only
-from gaincurate.trainers.doctor.common import LIVE as LIVE_MODE
 from gaincurate.trainers.doctor.findings import Context, Finding, Found, Rule, TrainerRules
 from gaincurate.trainers.doctor.settings import Settings
 
@@ -59,9 +58,8 @@ def weights(settings: Settings, context: Context) -> Found:
     if context.segment and "verl.model_merger" in context.shell:
         return None
     merge = "or `python -m verl.model_merger merge` as the last step of the round's command"
-    return find(
-        settings, _SAVED, "weights", "", {_SAVED: [*saved, "hf_model"]}, "" if context.live else merge
-    )
+    fix = {_SAVED: [*saved, "hf_model"]}
+    return find(settings, _SAVED, "weights", "", fix, "" if context.live else merge)
 
 
 def checkpoints(settings: Settings, context: Context) -> Found:
@@ -87,10 +85,8 @@ def group_sizes(settings: Settings, context: Context) -> Found:
         return None
     fix: dict[str, Any] = {_N: context.group_size, "data.train_batch_size": context.step}
     fix |= {} if in_order else {"data.shuffle": False}
-    why = (
-        f"the group sizes of the plans have a mean of {context.group_size} in each {context.step:,} prompts, "
-    )
-    why += "and verl counts mini-batches by it"
+    why = f"the group sizes of the plans have a mean of {context.group_size} in each {context.step:,} "
+    why += "prompts, and verl counts mini-batches by it"
     return find(settings, tuple(fix), "group-sizes", why, fix)
 
 
@@ -101,10 +97,8 @@ def other_loops(settings: Settings, context: Context) -> Found:
         return None
     if context.mode == "export" or not entry.startswith(("fully_async_policy", "one_step_off_policy")):
         return None
-    title = f"verl.experimental.{entry.partition('.')[0]}: rollouts run ahead of training, as far as "
-    title += (
-        "rollout.total_rollout_steps, samples that fill no last batch are dropped, and no adapter is asked"
-    )
+    title = f"verl.experimental.{entry.partition('.')[0]}: rollouts run ahead of training, as far as rollout."
+    title += "total_rollout_steps, samples that fill no last batch are dropped, and no adapter is asked"
     return Finding("async", "wrong", title, advice="start `python -m verl.trainer.main_ppo`")
 
 
@@ -122,15 +116,15 @@ groups = (
 )
 synchronous = must("trainer.v1.trainer_mode", lambda value: value == "sync",
     "prompts are fetched ahead, before the rollouts of the last step are in", name="async", severity="stale",
-    modes=LIVE_MODE, fix={"trainer.v1.trainer_mode": "sync"})  # fmt: skip
+    modes=common.LIVE, fix={"trainer.v1.trainer_mode": "sync"})  # fmt: skip
 whole_batches = must("trainer.v1.sync.parameter_sync_step", lambda value: value in (None, 0, 1),
     "a step's prompts are taken apart, and the adapter takes rollouts one step at a time", name="split-steps",
-    modes=LIVE_MODE, fix={"trainer.v1.sync.parameter_sync_step": 1})  # fmt: skip
+    modes=common.LIVE, fix={"trainer.v1.sync.parameter_sync_step": 1})  # fmt: skip
 reward_pool = only(
     lambda settings, _: settings["reward.reward_model.enable"],
     must("reward.reward_model.enable_resource_pool", True,
         "the reward model rewards rollouts after the adapter takes them", name="late-rewards",
-        modes=LIVE_MODE),
+        modes=common.LIVE),
 )  # fmt: skip
 
 _RULES: tuple[Rule, ...] = (
@@ -161,7 +155,7 @@ _RULES: tuple[Rule, ...] = (
         name="sampler-gone", modes=ALWAYS, advice="live mode plugs in at data.custom_cls")
         for key in ("data.sampler.class_path", "data.datagen.path")),
     must("data.dataloader_num_workers", 0, "its loader fetches ahead, so prompts are chosen before the "
-        "rewards that should choose them", name="workers", severity="stale", modes=LIVE_MODE),
+        "rewards that should choose them", name="workers", severity="stale", modes=common.LIVE),
     synchronous,
     whole_batches,
     reward_pool,
@@ -172,17 +166,17 @@ _RULES: tuple[Rule, ...] = (
     only(lambda _, context: context.read_every,
         must("actor_rollout_ref.actor.checkpoint.async_save", False,
         "checkpoints are not whole yet when the run scores again", name="async-save", severity="stops",
-        modes=LIVE_MODE)),
+        modes=common.LIVE)),
     checkpoints,
     common.output("trainer.default_local_dir"),
     common.reports((_REWARD, _TAP), {_REWARD: "reward.py"},
         "a function compute_score that appends a line to {outcomes} for extra_info['gc_id']"),
     *(must(f"actor_rollout_ref.model.{key}", 0, name="adapter") for key in ("lora_rank", "lora.rank")),
-    *common.shuffle("data.shuffle", refused=True),
+    *common.shuffle_refused("data.shuffle"),
     *(must(key, False, name="reference")
         for key in ("algorithm.use_kl_in_reward", "actor_rollout_ref.actor.use_kl_loss")),
     must("trainer.use_v1", True, "the old trainer has no place for the adapter's outcome tap", name="legacy",
-        severity="stops", modes=LIVE_MODE),
+        severity="stops", modes=common.LIVE),
     must("trainer.val_before_train", False, name="validation"),
 )  # fmt: skip
 

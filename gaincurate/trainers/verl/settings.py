@@ -22,7 +22,6 @@ from gaincurate.trainers.verl.rules import LIVE, RULES
 Lookup = Callable[[str], Any]
 """A setting by its dotted name; None where there is none."""
 
-MODULE = "gaincurate.trainers.verl"
 _DATASET, _TAP, _CALLBACK = (
     [f"{key}={value}" for key, value in LIVE.items() if key.startswith(begin)]
     for begin in ("data.custom_cls", "trainer.v1.sampler", "trainer.checkpoint_callback")

@@ -1,9 +1,14 @@
-"""What is found in each trainer's own default configuration, and that the fixed one has it no more."""
+"""What is found in each trainer's own defaults and examples, and that the fixed ones have it no more.
+
+`examples.toml` has the settings of twelve examples of each trainer that matter, as facts, and what would go wrong with
+a scheduled round, judged by the trainer's source and not by running it.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
+import shlex
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -14,20 +19,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.trainers.doctor.examine import Report, judge, trainer_named, written
-from gaincurate.trainers.doctor.findings import SEVERITIES, Context, defaults_of
+from gaincurate.trainers.doctor.findings import SEVERITIES, Context, Mode, defaults_of
 from gaincurate.trainers.doctor.read import Read
-from gaincurate.trainers.doctor.settings import normal
+from gaincurate.trainers.doctor.settings import normal, scalar
 from gaincurate.trainers.names import with_part
 
 MINI, DYNAMIC = "actor_rollout_ref.actor.ppo_mini_batch_size", "actor_rollout_ref.actor.use_dynamic_bsz"
 IDS = ["long-a", "long-b"]
 
 # What stays when everything that can be fixed is: no setting reaches it.
-LEFT = {
-    "openrlhf": {"shuffle"},
-    "skyrl": {"shuffle", "log-without-id"},
-    "nemo-rl": {"log-without-id"},
-}
+LEFT = {"openrlhf": {"shuffle"}, "skyrl": {"shuffle", "log-without-id"}, "nemo-rl": {"log-without-id"}}
 
 
 def default_config(trainer: str) -> dict[str, Any]:
@@ -35,9 +36,14 @@ def default_config(trainer: str) -> dict[str, Any]:
     return {normal(key): value for key, value in defaults_of(trainer).items()}
 
 
+def judged(trainer: str, context: Context, config: dict[str, Any]) -> Report:
+    sections = {key.split(".")[0] for key in defaults_of(trainer)}
+    return judge(trainer_named(trainer), Read(given=config, sections=sections), context)
+
+
 def look(trainer: str, context: Context, **changes: Any) -> Report:
     config = default_config(trainer) | {normal(key): value for key, value in changes.items()}
-    return judge(trainer_named(trainer), Read(given=config), context)
+    return judged(trainer, context, config)
 
 
 def names(report: Report) -> list[str]:
@@ -47,12 +53,9 @@ def names(report: Report) -> list[str]:
 def with_fixes(trainer: str, context: Context, config: dict[str, Any]) -> Report:
     """Apply every finding's fix, until there is nothing left to apply."""
     for _ in range(4):
-        report = judge(trainer_named(trainer), Read(given=config), context)
-        fixes = [finding.fix for finding in report.findings if finding.fix]
-        if not fixes:
-            return report
-        for fix in fixes:
-            config = config | {normal(key): value for key, value in fix.items()}
+        report = judged(trainer, context, config)
+        for finding in report.findings:
+            config = config | {normal(key): value for key, value in finding.fix.items()}
     return report
 
 
@@ -78,20 +81,40 @@ IN_THE_DEFAULTS = {
 
 @pytest.mark.parametrize("trainer", with_part("rules"))
 def test_the_default_configuration_in_segment_mode(trainer: str) -> None:
-    found = names(look(trainer, SEGMENT))
-    if trainer == "prime-rl":
-        found.remove("output")
-        assert found == ["length", "ahead"]
-    else:
-        assert sorted(found) == sorted(IN_THE_DEFAULTS[trainer].split())
+    assert sorted(names(look(trainer, SEGMENT))) == sorted(IN_THE_DEFAULTS[trainer].split())
 
 
-IN_EXAMPLES = {
-    (example["trainer"], name)
-    for example in tomllib.loads(Path(__file__).with_name("examples.toml").read_text())["example"]
-    for mode in ("segment", "live", "export")
-    for name in example.get(mode, "").split()
-}
+TEXT = Path(__file__).with_name("examples.toml").read_text()
+EXAMPLES: list[dict[str, str]] = tomllib.loads(TEXT)["example"]
+MODES: tuple[Mode, ...] = ("segment", "live", "export")
+LOOKS = [
+    (example, mode, replace(ROWS_OF_A_RUN, mode=mode))
+    for example in EXAMPLES
+    for mode in MODES
+    if mode != "live" or trainer_named(example["trainer"]).live
+]
+IN_EXAMPLES = {(example["trainer"], name) for example, mode, _ in LOOKS for name in example[mode].split()}
+
+
+@pytest.mark.parametrize("trainer", sorted({example["trainer"] for example in EXAMPLES}))
+def test_what_is_found_in_the_trainers_own_examples(trainer: str) -> None:
+    assert len({example["from"] for example in EXAMPLES if example["trainer"] == trainer}) == 12
+    for example, mode, context in (row for row in LOOKS if row[0]["trainer"] == trainer):
+        pairs = (word.partition("=") for word in shlex.split(example["set"]))
+        config = {normal(key): scalar(value) for key, _, value in pairs}
+        report = judged(trainer, context, config)
+        assert sorted(names(report)) == sorted(example[mode].split()), (example["from"], mode)
+        unjudged = [note.split()[0] for note in report.notes if "not judged" in note]
+        assert unjudged == example.get(f"{mode}_unjudged", "").split(), (example["from"], mode)
+        left = set(names(with_fixes(trainer, context, config)))
+        assert left <= LEFT.get(trainer, set()), (example["from"], mode)
+
+
+def test_the_count_in_the_docs_is_that_of_the_examples() -> None:
+    page = (Path(__file__).parents[3] / "docs/doctor.md").read_text()
+    assert f"all {sum(len(example[mode].split()) for example, mode, _ in LOOKS):,} true findings" in page
+
+
 SOURCE, TASKS = "orchestrator.train.source.0", "buffer.explorer_input.tasksets.0"
 # Findings that no example has, or not by these settings.
 MORE: list[tuple[str, str, Context, dict[str, Any]]] = [
@@ -146,6 +169,7 @@ MORE: list[tuple[str, str, Context, dict[str, Any]]] = [
     ("verl", "checkpoint", READING_RUN, {"data.train_batch_size": 32, "trainer.save_freq": 5}),
     ("verl", "max-steps", LIVE_RUN, {"trainer.total_training_steps": 99, "data.train_batch_size": 32}),
     ("trl", "saves-anywhere", LIVE, {"save_strategy": "best"}),
+    ("verl", "late-rewards", LIVE, {"reward.reward_model.enable": True}),
     ("verl", "legacy", LIVE, {"trainer.use_v1": False}),
     ("verl", "async", LIVE, {"trainer.v1.trainer_mode": "separate_async"}),
     ("openrlhf", "subset", RUN, {"data.max_samples": 50}),
@@ -200,12 +224,8 @@ def test_each_finding_is_there_and_its_fix_takes_it_away(trainer: str) -> None:
         assert finding.fix, name
         config = default_config(trainer) | {normal(key): value for key, value in changes.items()}
         once = config | {normal(key): value for key, value in finding.fix.items()}
-        left = [
-            one
-            for one in judge(trainer_named(trainer), Read(given=once), context).findings
-            if one.title == finding.title
-        ]
-        assert not left, changes
+        left = judged(trainer, context, once).findings
+        assert finding.title not in {one.title for one in left}, changes
 
 
 @pytest.mark.parametrize("trainer", with_part("rules"))
@@ -230,18 +250,10 @@ def test_a_value_that_only_the_shell_knows_is_not_judged_and_the_rest_is() -> No
 
 
 DATA = {
-    "trl": "dataset_name",
-    "verl": "data.train_files",
-    "openrlhf": "data.prompt_dataset",
-    "nemo-rl": "data.train.data_path",
-    "skyrl": "data.train_data",
-    "slime": "prompt_data",
-    "trinity": "buffer.explorer_input.tasksets.0.path",
-    "areal": "train_dataset.path",
-    "ms-swift": "dataset",
-}
-
-
+    "trl": "dataset_name", "verl": "data.train_files", "openrlhf": "data.prompt_dataset",
+    "nemo-rl": "data.train.data_path", "skyrl": "data.train_data", "slime": "prompt_data",
+    "trinity": "buffer.explorer_input.tasksets.0.path", "areal": "train_dataset.path", "ms-swift": "dataset",
+}  # fmt: skip
 MODEL = {trainer: next(iter(changes)) for trainer, name, _, changes in MORE if name == "base-model"}
 PATHS = [(trainer, key, "data") for trainer, key in DATA.items()]
 PATHS += [(trainer, key, "base-model") for trainer, key in (MODEL | {"slime": "load"}).items()]
@@ -272,17 +284,20 @@ def test_a_checkpoint_that_trl_resumes_from_replaces_the_model() -> None:
         assert ("base-model" in names(look("trl", SEGMENT, **given))) == there
 
 
+def test_no_value_is_as_good_as_the_right_one_for_a_setting_without_switch() -> None:
+    for value, there in ((None, False), (False, False), ("{checkpoint}", True)):
+        assert ("resume" in names(look("ms-swift", SEGMENT, resume_from_checkpoint=value))) == there
+
+
 def test_verl_reads_the_rounds_own_file_where_it_has_what_verl_reads() -> None:
-    enough = frozenset({"prompt", "gc_id"}) | {"data_source", "reward_model", "extra_info"}
-    assert not {"view", "data"} & set(
-        names(look("verl", replace(ROWS_OF_A_RUN, columns=enough), **{"data.train_files": "{data}"}))
-    )
+    enough = frozenset({"prompt", "gc_id", "data_source", "reward_model", "extra_info"})
+    report = look("verl", replace(ROWS_OF_A_RUN, columns=enough), **{"data.train_files": "{data}"})
+    assert not {"view", "data"} & set(names(report))
     other = {"data.label_key": "answer"}
     for changes in ({}, {"data.train_files": "{data}"}):
         context = replace(ROWS_OF_A_RUN, columns=enough - {"extra_info"}, folder="/my runs/a")
-        finding = next(
-            one for one in look("verl", context, **changes).findings if one.name in ("view", "data")
-        )
+        found = look("verl", context, **changes).findings
+        finding = next(one for one in found if one.name in ("view", "data"))
         assert finding.fix == {"data.train_files": "{output}/data.parquet"}
         assert finding.advice == (
             "at the head of the round's script: `gaincurate export '/my runs/a' --trainer verl --data-source NAME "
@@ -290,9 +305,7 @@ def test_verl_reads_the_rounds_own_file_where_it_has_what_verl_reads() -> None:
         )
         if changes:
             assert "view" not in names(look("openrlhf", context, **{"data.prompt_dataset": "{data}"} | other))
-            assert finding.title == (
-                "data.train_files is {data}: the rounds of this run have no extra_info, which the trainer reads"
-            )
+            assert "is {data}: the rounds of this run have no extra_info, which the" in finding.title
 
 
 def test_the_tail_is_named_in_numbers_with_sizes_that_verl_takes() -> None:
@@ -302,12 +315,8 @@ def test_the_tail_is_named_in_numbers_with_sizes_that_verl_takes() -> None:
     assert "32 prompts a step, but a round has 100: the last 4 of each round" in finding.title
     assert finding.fix == {"data.train_batch_size": 25, MINI: 25}
     assert finding.advice == "or start the run with `gaincurate schedule start --align-to 32 --budget 96`"
-    cases: list[tuple[dict[str, Any], int | None]] = [
-        ({MINI: 26}, 25),
-        ({MINI: 25}, None),
-        ({DYNAMIC: True}, None),
-    ]
-    for changes, mini in [*cases, ({MINI: "$MINI"}, None)]:
+    cases: list[tuple[dict[str, Any], int]] = [({MINI: 26}, 25), ({MINI: 25}, 0), ({DYNAMIC: True}, 0)]
+    for changes, mini in [*cases, ({MINI: "$MINI"}, 0)]:
         report = look("verl", replace(RUN, budget=100), **{"data.train_batch_size": 32}, **changes)
         finding = next(one for one in report.findings if one.name == "tail")
         assert finding.fix == {"data.train_batch_size": 25} | ({MINI: mini} if mini else {})
@@ -327,12 +336,11 @@ def test_a_tail_is_found_exactly_where_rows_are_left(budget: int, batch: int) ->
         assert size <= batch
 
 
-@given(
-    budget=st.integers(1, 512), batch=st.integers(1, 512), group=st.integers(1, 16), many=st.integers(1, 4)
-)
-def test_the_budget_that_openrlhf_is_advised_has_no_tail(
-    budget: int, batch: int, group: int, many: int
-) -> None:
+SIZES, FEW, SMALL = st.integers(1, 512), st.integers(1, 16), st.integers(1, 4)
+
+
+@given(budget=SIZES, batch=SIZES, group=FEW, many=SMALL)
+def test_openrlhfs_advised_budget_has_no_tail(budget: int, batch: int, group: int, many: int) -> None:
     sizes = {
         "train.batch_size": batch,
         "rollout.n_samples_per_prompt": group,
@@ -345,15 +353,8 @@ def test_the_budget_that_openrlhf_is_advised_has_no_tail(
             assert "tail" not in names(look("openrlhf", replace(context, budget=advised), **sizes))
 
 
-@given(
-    budget=st.integers(1, 512),
-    group=st.integers(2, 16),
-    device=st.integers(1, 16),
-    steps=st.integers(1, 16),
-    gathered=st.integers(1, 16),
-    again=st.integers(1, 3),
-)
-def test_trl_steps_are_what_its_sampler_yields(
+@given(budget=SIZES, group=st.integers(2, 16), device=FEW, steps=FEW, gathered=FEW, again=st.integers(1, 3))
+def test_trl_steps_are_its_samplers(
     budget: int, group: int, device: int, steps: int, gathered: int, again: int
 ) -> None:
     """Against the sampler's own arithmetic, counted step by step."""
@@ -384,9 +385,7 @@ WRITTEN: list[tuple[str, dict[str, Any], list[str]]] = [
 
 
 @pytest.mark.parametrize(("trainer", "fix", "lines"), WRITTEN)
-def test_a_fix_is_written_as_the_trainer_takes_it(
-    trainer: str, fix: dict[str, Any], lines: list[str]
-) -> None:
+def test_a_fix_is_written_as_it_is_taken(trainer: str, fix: dict[str, Any], lines: list[str]) -> None:
     assert written(trainer_named(trainer).style, fix) == lines
 
 
@@ -420,15 +419,12 @@ ROWS = {
 
 
 def test_the_table_in_the_docs_is_true() -> None:
-    page = (Path(__file__).parent.parent.parent.parent / "docs/doctor.md").read_text()
+    page = (Path(__file__).parents[3] / "docs/doctor.md").read_text()
     seen = {(trainer, name) for trainer, found in IN_THE_DEFAULTS.items() for name in found.split()}
     seen |= IN_EXAMPLES | {(trainer, name) for trainer, name, _, _ in MORE}
     for row, found in ROWS.items():
-        there = [
-            trainer
-            for trainer in with_part("rules")
-            if any((trainer, name) in seen for name in found.split())
-        ]
-        others = [trainer for trainer in with_part("rules") if trainer not in there]
+        those = {trainer for trainer, name in seen if name in found.split()}
+        there = [trainer for trainer in with_part("rules") if trainer in those]
+        others = [trainer for trainer in with_part("rules") if trainer not in those]
         shown = ", ".join(there) if len(others) > 3 else f"all but {', '.join(others)}" if others else "all"
         assert f"| {row} | {shown} |" in page
