@@ -189,7 +189,7 @@ def print_accuracy(run: Run) -> None:
     if state["round"] >= 0 and not state["finished"]:
         state = run.plan(state["round"])
         mu = state["mu"]
-    if inputs := state["inputs"]:
+    if inputs := state.get("inputs"):
         now = "" if mu is None else f", mu now {mu:.1f}"
         over = output.counted(inputs["rollouts"], "rollout")
         output.note(f"round {inputs['round']}: accuracy {inputs['accuracy']:.3f} over {over}{now}")

@@ -43,9 +43,8 @@ from gaincurate.difficulty.rollout_set import RolloutSet, is_rollout_set
 from gaincurate.errors import InputError, NotReadyError, OutcomeError
 from gaincurate.schedule.base import load
 from gaincurate.schedule.checkpoints import weights_of, why_incomplete
-from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.context import Context
-from gaincurate.schedule.observations import Note, carried, pass_rates_of, rules_of, silent
+from gaincurate.schedule.observations import Note, carried, pass_rates_of, silent
 from gaincurate.schedule.rescore import run_gaincurate
 from gaincurate.schedule.run import DATA, GIVEN, IDS, MADE, Run
 from gaincurate.schedule.strategies.dots import Aim, DotsOptions, seed_of
@@ -75,12 +74,6 @@ def see_live(run: Run, checkpoints: bool) -> None:
         "it. With --rollout alone, train with `gaincurate.trainers.trl.attach` or in segments with "
         "`gaincurate schedule run`."
     )
-
-
-def observes_with_checkpoint(config: ScheduleConfig) -> bool:
-    """Whether a run's references are rolled out with its newest checkpoint."""
-    rollout = config.options.get("rollout")
-    return rollout is not None and "server" not in rollout
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +307,7 @@ def read(
         OutcomeError: a reward that is no number in the range, or too few of the references.
     """
     rollouts = path if path.is_dir() and is_rollout_set(path) else None
-    rules = rules_of(run.config)
+    rules = run.config.rules
     policies = pass_rates_of(path, Rules() if rollouts else rules, scored=run.scored)
     observed = next((each for each in policies if each.round == asked.round), policies[0])
     if observed.round != asked.round and (len(policies) > 1 or observed.round is not None):

@@ -29,19 +29,12 @@ from gaincurate.core.stats import spearman
 from gaincurate.errors import GaincurateError, InputError, OutputError, TrainerError
 from gaincurate.schedule.base import Selector
 from gaincurate.schedule.checkpoints import weights_of, why_incomplete
-from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.run import Order, Run, build, permute, round_name
+from gaincurate.schedule.run import Order, Run, build, permute
 
 OF_MODEL = (*(field.name for field in SCORE_FIELDS if field.name.startswith("gc_angle")), *LIKELIHOODS)
 """The columns to order by that a checkpoint changes."""
 _COUNTS = ("gc_prompt_tokens", "gc_prefix_tokens", "gc_question_tokens")
 _PROBE_STREAM = 2
-
-
-def due(config: ScheduleConfig, round_: int) -> bool:
-    """Whether prompts are scored again after this round."""
-    what, every = config.rescore.what, config.rescore.every
-    return what != "off" and (round_ + 1) % every == 0 and round_ + 1 < config.rounds
 
 
 def rescore(
@@ -62,7 +55,7 @@ def rescore(
     config, round_ = run.config.rescore, state["round"]
     if (why := why_incomplete(Path(checkpoint))) is not None:
         raise InputError(f"the checkpoint of round {round_} cannot be used: {why}.", path=checkpoint)
-    name = f"scores/{round_name(round_)}"
+    name = f"scores/{round_:05d}"
     if config.what == "round":
         # C_t moves with the level of the angles, which a rank correlation does not see: no probe here.
         rows = np.asarray(state["rows"], np.int64)

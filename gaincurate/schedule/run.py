@@ -212,11 +212,6 @@ def same_file(source: Path, goal: Path) -> None:
             raise storage_error(goal, error) from error
 
 
-def round_name(round_: int) -> str:
-    """`00000`, ..."""
-    return f"{round_:05d}"
-
-
 def newest_round(folder: Path) -> int:
     """The number of the newest round in a run's folder, the last one with a plan; -1 before round 0."""
     rounds = folder / "rounds"
@@ -336,7 +331,7 @@ class Run:
 
     def references_folder(self, round_: int) -> Path:
         """The folder of the references that a strategy observes before it draws a round."""
-        return self.folder / "difficulty" / round_name(round_)
+        return self.folder / f"difficulty/{round_:05d}"
 
     def plan(self, round_: int) -> Json:
         """A round's plan."""
