@@ -7,7 +7,7 @@ strata (`--stratify`) each group has passes of its own.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -48,21 +48,16 @@ class Uniform(base.Selector):
 
     def _take(self, place: Json, size: int, count: int, stream: int) -> Ints:
         """The next `size` of a group of `count` prompts, as numbers in it, `[size]`."""
-        end = min(place["cursor"] + size, count)
-        taken = self._part(place, place["cursor"], end, count, stream)
-        place["cursor"] = end
-        if len(taken) < size:
-            place |= {"pass": place["pass"] + 1, "cursor": size - len(taken), "last": taken.tolist()}
-            taken = np.concatenate([taken, self._part(place, 0, place["cursor"], count, stream)])
+        taken = np.zeros(0, np.int64)
+        while len(taken) < size:
+            if place["cursor"] == count:
+                place |= {"pass": place["pass"] + 1, "cursor": 0, "last": taken.tolist()}
+            keys = self._keys(place["pass"], stream, count)
+            keys[place["last"]] |= _AT_THE_END
+            stop = min(place["cursor"] + size - len(taken), count)
+            taken = np.concatenate([taken, between(keys, place["cursor"], stop)])
+            place["cursor"] = stop
         return taken
-
-    def _part(self, place: Json, start: int, stop: int, count: int, stream: int) -> Ints:
-        """Numbers at these places of the pass."""
-        if start == stop:
-            return np.zeros(0, np.int64)
-        keys = self._keys(place["pass"], stream, count)
-        keys[place["last"]] |= _AT_THE_END
-        return between(keys, start, stop)
 
     def _keys(self, pass_: int, stream: int, count: int) -> Keys:
         return keys_of(self.pool.seed, pass_, stream, count)
@@ -73,8 +68,7 @@ class Uniform(base.Selector):
 
     def load_state_dict(self, state: Json) -> None:
         """See `Selector`."""
-        places: list[Any] = [state] if self.pool.strata is None else state["groups"]
-        self._places = [{**place, "last": list(place["last"])} for place in places]
+        self._places = [state] if self.pool.strata is None else state["groups"]
 
     def metrics(self) -> dict[str, float]:
         """See `Selector`."""
