@@ -92,7 +92,7 @@ class Costs:
             KeyError: a prompt that the scored set does not have.
         """
         run = self._run
-        lines = read_file(run.outcomes(round_), round_, run.ids, run.config.rules)
+        lines = read_file(run.outcomes(round_), round_, run.ids, run.rules)
         last = {(line.gc_id, line.sample): line for line in lines if line.step == step}
         rewards: dict[str, list[float]] = {}
         for line in last.values():

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal, TypedDict
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from gaincurate.core.options import ADVANCED, CHOICE, RESCORING, STRATA, Option, json_object, names_of
-from gaincurate.core.outcomes import Rules
 from gaincurate.core.store import located
 from gaincurate.errors import InputError
 
@@ -192,20 +191,10 @@ class ScheduleConfig(BaseModel):
     rescore: RescoreConfig = RescoreConfig()
 
     @property
-    def rules(self) -> Rules:
-        """The rules by which outcomes are read."""
-        return Rules(self.reward_low, self.reward_high, self.min_coverage)
-
-    @property
     def observes_with_checkpoint(self) -> bool:
         """Whether references are rolled out with the newest checkpoint."""
         rollout = self.options.get("rollout")
         return rollout is not None and "server" not in rollout
-
-    def rescores_after(self, round_: int) -> bool:
-        """Whether prompts are scored again after a round."""
-        again = self.rescore.what != "off" and (round_ + 1) % self.rescore.every == 0
-        return again and round_ + 1 < self.rounds
 
 
 class ScheduleOptions(TypedDict, total=False):

@@ -270,7 +270,7 @@ def _checkpoint_after(
     if round_ + 1 == run.config.rounds:
         return None
     went_on = run.state["checkpoint"] != run.config.model
-    asked = run.config.rescores_after(round_) or run.config.observes_with_checkpoint
+    asked = run.rescores_after(round_) or run.config.observes_with_checkpoint
     if went_on or asked or any("{checkpoint}" in part for part in command):
         raise TrainerError(
             f"round {round_}: its trainer ended well but left no complete checkpoint below {output} "

@@ -209,7 +209,7 @@ class _References:
         """
         run, round_ = self.context.run, self.context.round
         rollouts = path if path.is_dir() and is_rollout_set(path) else None
-        rules = run.config.rules
+        rules = run.rules
         policies = pass_rates_of(path, Rules() if rollouts else rules, scored=run.scored)
         observed = next((each for each in policies if each.round == round_), policies[0])
         if observed.round != round_ and (len(policies) > 1 or observed.round is not None):

@@ -64,7 +64,7 @@ def take_outcomes(run: Run, round_: int, note: Note = silent) -> Outcomes:
     Raises:
         OutcomeError: they cannot be used.
     """
-    path, rules = run.outcomes(round_), run.config.rules
+    path, rules = run.outcomes(round_), run.rules
     outcomes = read_outcomes(path, round_, run.ids, rules)
     if outcomes.cut:
         note(f"warning: the last line of {path} is not finished and was left out")
@@ -109,7 +109,7 @@ def checked_lines(run: Run, lines: Iterable[Mapping[str, Any]], newest: int) -> 
             written = json_value(to_lines([outcome]))
         except (TypeError, ValueError, RecursionError) as error:
             raise OutcomeError(f"an outcome cannot be written: {str(error)[:200].rstrip('.')}.") from error
-        line = check_line(written, "an outcome", newest, run.config.rules)
+        line = check_line(written, "an outcome", newest, run.rules)
         if line.round not in ids:
             ids[line.round] = frozenset(run.ids(line.round))
         if line.gc_id not in ids[line.round]:
@@ -142,7 +142,7 @@ def pass_rates_of(
         return read_pass_rates(path, rules, scored=scored)
     run = Run(path)
     files = [run.outcomes(round_) for round_ in range(run.round + 1)]
-    return read_pass_rates(path, rules or run.config.rules, files=[file for file in files if file.exists()])
+    return read_pass_rates(path, rules or run.rules, files=[file for file in files if file.exists()])
 
 
 def late_outcomes(run: Run, state: Json, outcomes: Outcomes) -> tuple[tuple[Ints, Floats, Floats], Json]:
@@ -156,14 +156,16 @@ def late_outcomes(run: Run, state: Json, outcomes: Outcomes) -> tuple[tuple[Ints
     for name, since in before.items():
         path = run.outcomes(int(name))
         if path.exists() and path.stat().st_size > since:
-            _, new, taken[name] = split_lines(path, since, int(name), run.ids, run.config.rules)
+            _, new, taken[name] = split_lines(path, since, int(name), run.ids, run.rules)
             fresh += new
     fresh += outcomes.earlier
-    oldest = min((line.round for line in fresh), default=state["round"])
+    if not fresh:
+        return (np.zeros(0, np.int64), np.zeros(0), np.zeros(0)), taken
+    oldest = min(line.round for line in fresh)
     taken_before: set[Key] = set()  # whatever file they are in
     for round_ in range(oldest, state["round"]):
         path, size = run.outcomes(round_), before[str(round_)]
-        for line in split_lines(path, size, round_, run.ids, run.config.rules)[0]:
+        for line in split_lines(path, size, round_, run.ids, run.rules)[0]:
             line.is_new(taken_before)
     late: dict[tuple[int, str], Tally] = {}
     for line in fresh:

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gaincurate.core.arrow import write_ipc
 from gaincurate.core.artifact import RUN, Json
 from gaincurate.core.files import make_folder, remove_temporaries
 from gaincurate.core.foreign import json_value
@@ -31,11 +32,12 @@ from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.sealed import write_sealed
 from gaincurate.core.store import Remote, cache_folder
 from gaincurate.core.where import Mask
+from gaincurate.difficulty.methods import read_rates
 from gaincurate.errors import InputError, NotReadyError
 from gaincurate.schedule import base, groups
 from gaincurate.schedule.checkpoints import AS_IT_IS, Held
 from gaincurate.schedule.config import BY_EMBEDDING, STRATEGIES, ScheduleConfig
-from gaincurate.schedule.context import HISTORY, RATES, Context, build_history, build_rates
+from gaincurate.schedule.context import HISTORY, RATES, Context, build_history
 from gaincurate.schedule.first_model import first_model
 from gaincurate.schedule.observations import (
     REPLAY,
@@ -76,7 +78,8 @@ def start(config: ScheduleConfig, note: Note = silent, references: Path | None =
     model = config.model or first_model(scored, note)
     config = config.model_copy(update={"model": model})
     _check_options(config, scored, kind, by, options)
-    _check_references(config, kind, references)
+    if references is not None:
+        _check_references(config, kind, references)
     if isinstance(config.scored, Remote):
         where = {"folder": str(config.scored), "cache": str(cache_folder().absolute())}
     else:
@@ -91,8 +94,8 @@ def start(config: ScheduleConfig, note: Note = silent, references: Path | None =
         if config.stratify != "none" or matches is not None:
             groups.build(folder / GROUPS, scored, config, matches, note)
         history = build_history(folder / HISTORY, scored, config, note) if config.history else None
-        if config.rates:
-            build_rates(folder / RATES, scored, config.rates)
+        if names := config.rates:
+            write_ipc(folder / RATES, pa.table(dict(zip(names, read_rates(scored, names).T, strict=True))))
         own_options = options.model_dump(
             mode="json", include=set(config.options)
         )  # paths are whole from here on
@@ -176,7 +179,8 @@ def advance(
         NotReadyError: the strategy has to wait for something before it draws; nothing is changed.
         GaincurateError: the re-scoring failed; what was scored is kept.
     """
-    state, log = run.state, {}
+    state = run.state
+    log: Json = {}
     if state["finished"]:
         raise InputError(f"{run.folder} is finished: all of its {run.config.rounds} rounds are done.")
     round_ = state["round"] + 1
@@ -191,16 +195,17 @@ def advance(
         selector, inputs, checkpoint = selector_of(run, state), {}, state["checkpoint"]
     finished = round_ == run.config.rounds
     if not finished:
-        _check_references(run.config, type(selector), references)
+        if references is not None:
+            _check_references(run.config, type(selector), references)
         selector.prepare(Context(run, round_, state["order"], checkpoint, note, held, references))
     if log:  # not in the plan, which a trainer that was killed and run again must not change
         run.log(**log)
     if not finished:
         _write_round(run, selector, round_, state, inputs)
         return run.round_folder(round_)
+    metrics = _as_json(run.config, "metrics", selector.metrics())
     learnt = _as_json(run.config, "state_dict", selector.state_dict())
-    last = {"selector": learnt, "inputs": inputs, "metrics": _metrics(run, selector), "finished": True}
-    run.commit(state | last)
+    run.commit(state | {"selector": learnt, "inputs": inputs, "metrics": metrics, "finished": True})
     return None
 
 
@@ -219,7 +224,7 @@ def _observe(
     selector = selector_of(run, state)
     changes: Json = {}
     drift = None
-    if run.config.rescores_after(round_):
+    if run.rescores_after(round_):
         if checkpoint is None:
             raise InputError(
                 f"a re-scoring is due after round {round_} (--rescore {run.config.rescore.what}) and there "
@@ -274,7 +279,7 @@ def _write_round(run: Run, selector: base.Selector, round_: int, state: Json, in
     if config.order == "rank":
         ranks = np.sort(ranks)
     rows = order.rows[ranks]
-    table, metrics = run.scored.take(rows), _metrics(run, selector)
+    table, metrics = run.scored.take(rows), _as_json(config, "metrics", selector.metrics())
     angles = table.column("gc_angle").drop_null().to_pylist()
     plan = {
         "format": FORMAT,
@@ -383,8 +388,8 @@ def _check_options(
     options.check_run(config, scored)
 
 
-def _check_references(config: ScheduleConfig, kind: type[base.Selector], outcomes: Path | None) -> None:
-    if outcomes is not None and not kind.observes_references:
+def _check_references(config: ScheduleConfig, kind: type[base.Selector], outcomes: Path) -> None:
+    if not kind.observes_references:
         raise InputError(
             f"--reference-outcomes {outcomes}: strategy {config.strategy} observes no references."
         )
@@ -394,38 +399,31 @@ def _matches(config: ScheduleConfig, scored: ScoredSet, note: Note) -> Mask | No
     """For which rows `--where` holds, and a note of how many; None without it."""
     if config.where is None:
         return None
-    matches = matching(scored, config.where, config.rollouts)
-    holds, unknown = int(matches.rows.sum()), int(matches.unknown.sum())
-    counts = f"holds for {holds:,} of {len(scored):,} rows ({unknown:,} have no value for it)"
-    if holds < config.budget:
+    matches, unknown = matching(scored, config.where, config.rollouts, note)
+    counts = f"holds for {matches.sum():,} of {len(scored):,} rows ({unknown.sum():,} have no value for it)"
+    if matches.sum() < config.budget:
         raise InputError(f"--where {config.where!r} {counts}, and a round has {config.budget:,}.")
     note(f"--where {counts}")
-    if matches.warning is not None:
-        note(matches.warning)
-    return matches.rows
+    return matches
 
 
 # A user's strategy may return anything, and a wrong round must not be written.
 
 
-def _as_json(config: ScheduleConfig, method: str, value: object) -> Any:
-    """A strategy's return value after a trip through JSON."""
+def _as_json(config: ScheduleConfig, method: str, value: Any) -> Any:
+    """What a method of a strategy returned, after a trip through JSON."""
     if config.strategy in STRATEGIES:
         return value
     try:
-        return json_value(json.dumps(value, allow_nan=False))
+        value = json_value(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"strategy {config.strategy}: {method} returns no JSON value: {error}.") from error
-
-
-def _metrics(run: Run, selector: base.Selector) -> Json:
-    metrics: Json = _as_json(run.config, "metrics", selector.metrics())
-    for name, value in metrics.items():
-        if not isinstance(value, int | float):
+    for name, number in value.items() if method == "metrics" else ():
+        if not isinstance(number, int | float):
             raise InputError(
-                f"strategy {run.config.strategy}: metrics gives {value!r} as {name!r}, which is no number."
+                f"strategy {config.strategy}: metrics gives {number!r} as {name!r}, which is no number."
             )
-    return metrics
+    return value
 
 
 def _checked_draw(config: ScheduleConfig, drawn: object, count: int) -> Ints:

@@ -105,7 +105,7 @@ def _waiting(run: Run, round_: int) -> Json:
     facts: Json = {"round": round_, "prompts": 0, "of": run.config.budget, "accuracy": None, "problem": None}
     if path.exists():
         try:
-            outcomes = read_outcomes(path, round_, run.ids, run.config.rules)
+            outcomes = read_outcomes(path, round_, run.ids, run.rules)
         except OutcomeError as error:
             return facts | {"problem": str(error)}
         facts["prompts"] = sum(bool(t.successes or t.unjudged) for t in outcomes.tallies.values())
@@ -166,7 +166,7 @@ def _on_drawn(run: Run, round_: int) -> Json | None:
     """A round's predictions against what came back, with intervals."""
     plan = run.plan(round_)
     try:
-        outcomes = read_outcomes(run.outcomes(round_), round_, run.ids, run.config.rules)
+        outcomes = read_outcomes(run.outcomes(round_), round_, run.ids, run.rules)
     except OutcomeError:  # changed since they were taken
         return None
     predicted, wins, losses = judged(plan, list(outcomes.tallies.values()))

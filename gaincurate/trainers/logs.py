@@ -163,7 +163,7 @@ class _Taking:
 
     def __init__(self, run: Run, round_: int, reward_column: str | None) -> None:
         self._run, self._round, self._reward = run, round_, reward_column
-        self._rules = run.config.rules
+        self._rules = run.rules
         self._ids = frozenset(run.ids(round_))
         self._by_messages: dict[str, list[str]] = {}
         self._earlier = [(earlier, _taken(run, earlier)) for earlier in range(round_)]

@@ -212,7 +212,7 @@ class RunSession(AbstractContextManager["RunSession"]):
     @property
     def rescoring_due(self) -> bool:
         """Whether the next `turn` scores with a checkpoint."""
-        return self.run.config.rescores_after(self.round)
+        return self.run.rescores_after(self.round)
 
     def turn(self, checkpoint: str | Path | None = None) -> bool:
         """Take the round's outcomes, score again where due, plan the next round.

@@ -208,7 +208,7 @@ class TrainerFinder(Finder):
             ModelError: it is an adapter that cannot be merged.
         """
         round_ = run.round
-        again = run.config.rescores_after(round_) or run.config.observes_with_checkpoint
+        again = run.rescores_after(round_) or run.config.observes_with_checkpoint
         root = root.resolve()
         for folder in _holds(run) if again else ():
             before = source(folder)

@@ -73,9 +73,8 @@ def test_three_rounds_driven_with_rollouts_of_each_rounds_checkpoint(
     trained_with = [c[c.index("--model") + 1] for c in commands]
     assert trained_with[0] == str(model)
     for round_ in (1, 2):
-        assert trained_with[round_] == str(
-            (run.round_folder(round_ - 1) / f"output/checkpoint-{round_}").resolve()
-        )
+        checkpoint = run.round_folder(round_ - 1) / f"output/checkpoint-{round_}"
+        assert trained_with[round_] == str(checkpoint.resolve())
     for round_ in range(3):
         plan, folder = run.plan(round_), run.references_folder(round_)
         told, rollouts = plan["references"], RolloutSet(folder / "rollouts")
@@ -194,17 +193,8 @@ def test_by_hand_with_a_rollout_set_and_with_next(
     tmp_path: Path, scored: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dots_runs.in_process(monkeypatch)
-    asked = (
-        "schedule",
-        "start",
-        scored,
-        "--run",
-        tmp_path / "run",
-        "--strategy",
-        "dots",
-        "--set",
-        "step_prompts=3",
-    )
+    asked = ("schedule", "start", scored, "--run", tmp_path / "run")
+    asked += ("--strategy", "dots", "--set", "step_prompts=3")
     result = gaincurate(*asked, "--rounds", 2, "--references", 8, "--set", "target=variance", "--json")
     waiting = json.loads(result.stdout)["references"]
     run = Run(tmp_path / "run")

@@ -137,39 +137,25 @@ def test_a_full_rescoring_replaces_the_order(
     assert later["inputs"]["concentration"] == pytest.approx(np.mean([fresh[i] for i in run.ids(2)]))
 
 
-def test_an_order_by_nll_is_scored_anew_with_the_signal(
+def test_truncated_prompts_in_an_order_by_nll_are_scored_anew_as_they_were(
     tmp_path: Path, models: list[Path], in_process: list[list[str]]
 ) -> None:
     rows = tiny.write_jsonl(tmp_path / "rows.jsonl", tiny.questions(30))
-    options = ("--signals", "angle,nll,embedding")
+    options = ("--signals", "angle,nll,embedding", "--max-length", 60, "--on-overlong", "truncate")
     assert gaincurate("score", rows, "-m", models[0], "-o", tmp_path / "set", *options).exit_code == 0
     run = runs.begin(
         tmp_path, scored=tmp_path / "set", rounds=4, options={"sigma": "4"}, by="gc_nll",
         rescore=RescoreConfig(what="full", probe=0),
     )  # fmt: skip
     plan = step(run, models[2])
-    fresh = ScoredSet(run.folder / "scores/00000")
+    old, fresh = ScoredSet(tmp_path / "set"), ScoredSet(run.folder / "scores/00000")
     assert fresh.identity["signals"] == ["angle", "nll"]
+    assert old.manifest["truncated"] == fresh.manifest["truncated"] > 0
+    assert fresh.identity["segmentation"] == old.identity["segmentation"]
     assert plan["order"]["ordered_by"] == "scores/00000"
     ids, nll = fresh.column("gc_id").to_pylist(), fresh.column("gc_nll").to_pylist()
     values = dict(zip(ids, nll, strict=True))
     assert [ids[row] for row in Order(run.orders.current).rows] == sorted(ids, key=lambda i: (-values[i], i))
-
-
-def test_a_set_of_truncated_prompts_is_scored_anew_as_it_was(
-    tmp_path: Path, models: list[Path], in_process: list[list[str]]
-) -> None:
-    rows = tiny.write_jsonl(tmp_path / "rows.jsonl", tiny.questions(30))
-    options = ("--max-length", 60, "--on-overlong", "truncate")
-    assert gaincurate("score", rows, "-m", models[0], "-o", tmp_path / "set", *options).exit_code == 0
-    rescoring = RescoreConfig(what="full", probe=0)
-    run = runs.begin(tmp_path, scored=tmp_path / "set", rounds=4, options={"sigma": "4"}, rescore=rescoring)
-    assert step(run, models[2])["order"]["ordered_by"] == "scores/00000"
-    old, new = ScoredSet(tmp_path / "set"), ScoredSet(run.folder / "scores/00000")
-    assert old.manifest["truncated"] == new.manifest["truncated"] > 0
-    assert new.identity["segmentation"] == old.identity["segmentation"]
-    tokens = [scored.column("gc_prompt_tokens").to_pylist() for scored in (old, new)]
-    assert tokens[0] == tokens[1]
 
 
 def test_a_window_moves_only_the_ranks_that_mu_can_reach(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
@@ -197,15 +198,18 @@ def test_without_strata_draw_and_pick_are_one_group() -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "sentence"),
+    ("method", "values", "sentence"),
     [
-        (np.zeros(4), r"keys of shape \(4,\) and type float64; Pool.pick needs numbers of shape \(5,\)"),
-        (np.array([0, 1, np.nan, 2, 3]), "the key of rank 2 is NaN, and Pool.pick needs numbers"),
+        ("pick", np.zeros(4), "keys of shape (4,) and type float64; Pool.pick needs numbers of shape (5,)"),
+        ("pick", np.array([0, 1, np.nan, 2, 3]), "the key of rank 2 is NaN, and Pool.pick needs numbers"),
+        ("draw", [0.0] * 4, "log weights of shape (4,) and type float64; Pool.draw needs numbers of shape (5,)"),
+        ("draw", np.array([None, {}, 1, 2, 3]), "log weights of shape (5,) and type object; Pool.draw needs"),
+        ("draw", np.array([0, 0, np.inf, -np.inf, 0]), "2 of the 5 log weights are not finite (inf at rank 2)"),
     ],
-)
-def test_keys_that_are_no_numbers_are_refused(keys: Any, sentence: str) -> None:
-    with pytest.raises(InputError, match=sentence):
-        Pool(5, 2, 0).pick(keys, 0)
+)  # fmt: skip
+def test_keys_and_weights_that_are_no_numbers_are_refused(method: str, values: Any, sentence: str) -> None:
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        getattr(Pool(5, 2, 0), method)(values, 0)
 
 
 @given(_SIZES, _WEIGHTS, st.data(), st.sampled_from([Uniform, FileOrder]))

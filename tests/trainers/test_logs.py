@@ -191,7 +191,7 @@ def test_lines_that_steer_void_what_they_did_where_they_stood(run: Run, tmp_path
     again = [{"resume_from_step": 2}, own("id0001", 1.0, step=5, sample=0)]
     lines_of(file, old + again)
     assert [take_logs(run, [file]) for _ in range(3)] == [1, 0, 0]
-    found = read_outcomes(run.outcomes(0), 0, run.ids, run.config.rules)
+    found = read_outcomes(run.outcomes(0), 0, run.ids, run.rules)
     assert {i: t.successes for i, t in found.tallies.items() if t.successes} == {
         "id0000": [0.0], "id0001": [1.0]
     }  # fmt: skip

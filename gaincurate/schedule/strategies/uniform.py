@@ -37,17 +37,12 @@ class Uniform(base.Selector):
 
     def draw(self, round_: int) -> Ints:
         """`[budget]` distinct ranks."""
-        pool = self.pool
-        if pool.strata is None:
-            return self._take(self._places[0], pool.budget, pool.rows, stream=1)
-        ranks = []
-        quotas = pool.strata.quotas(pool.budget, round_).tolist()
-        for group, (members, quota) in enumerate(zip(pool.strata.members(), quotas, strict=True)):
-            ranks.append(members[self._take(self._places[group], quota, len(members), PASSES + group)])
-        return pool.strata.by_turns(np.concatenate(ranks))
+        return self.pool.by_groups(round_, self._take)
 
-    def _take(self, place: Json, size: int, count: int, stream: int) -> Ints:
-        """The next `size` of a group of `count` prompts, as numbers in it, `[size]`."""
+    def _take(self, group: int, ranks: Ints, size: int) -> Ints:
+        """The next `size` of the ranks of a group, `[size]`."""
+        place, count = self._places[group], len(ranks)
+        stream = 1 if self.pool.strata is None else PASSES + group
         taken = np.zeros(0, np.int64)
         while len(taken) < size:
             if place["cursor"] == count:
@@ -57,7 +52,7 @@ class Uniform(base.Selector):
             stop = min(place["cursor"] + size - len(taken), count)
             taken = np.concatenate([taken, between(keys, place["cursor"], stop)])
             place["cursor"] = stop
-        return taken
+        return ranks[taken]
 
     def _keys(self, pass_: int, stream: int, count: int) -> Keys:
         return keys_of(self.pool.seed, pass_, stream, count)

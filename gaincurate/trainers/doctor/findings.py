@@ -109,7 +109,7 @@ def context_of(config: ScheduleConfig, mode: Mode, **more: Any) -> Context:
     reader, every = "", 0
     if config.observes_with_checkpoint:
         reader, every = "--rollout without a server", 1
-    elif any(config.rescores_after(round_) for round_ in range(config.rounds)):
+    elif config.rescore.what != "off" and config.rescore.every < config.rounds:
         reader, every = f"--rescore {config.rescore.what}", config.rescore.every
     return Context(mode, config.budget, config.rounds, read_every=every, reader=reader, **more)
 

@@ -243,7 +243,7 @@ def _place_without(step: int, live: RunSession, shape: Shape) -> Json:
 
 def _reported(run: Run, round_: int) -> tuple[int, int]:
     """The number of prompts of a round with outcomes, and their last step."""
-    lines = read_file(run.outcomes(round_), round_, run.ids, run.config.rules)
+    lines = read_file(run.outcomes(round_), round_, run.ids, run.rules)
     newest_lines, _ = newest_attempts([line for line in lines if line.round == round_])
     return len({line.gc_id for line in newest_lines}), max(
         (each.step or 0 for each in newest_lines), default=0
