@@ -137,7 +137,7 @@ class Pool:
         return self._ordered(*largest_within(quotas, lambda start, stop: keys[start:stop], self._labels()))
 
     def by_groups(self, round_: int, take: Callable[[int, Ints, int], Ints]) -> Ints:
-        """`[budget]` distinct ranks, those that `take` gives for the number, ranks and quota of each group."""
+        """`[budget]` distinct ranks: those that `take` gives for each group's number, ranks and quota."""
         if self.strata is None:
             return take(0, np.arange(self.rows), self.budget)
         quotas = self.strata.quotas(self.budget, round_).tolist()
