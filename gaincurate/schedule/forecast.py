@@ -331,9 +331,11 @@ def _sources(
     of the resamples. `seed` is that of the folds and of the order of equal rows.
     """
     bare = replace(view, history=None, rates=None)
-    given = {"history": view.history, "rates": view.rates}
     views = {"labels": bare}
-    views |= {name: replace(bare, **{name: each}) for name, each in given.items() if each is not None}
+    if view.history is not None:
+        views["history"] = replace(bare, history=view.history)
+    if view.rates is not None:
+        views["rates"] = replace(bare, rates=view.rates)
     if len(views) > 1:
         views["all of them"] = view
     sources, equal = [], 1.0 - chance_to_differ(GRID, group)

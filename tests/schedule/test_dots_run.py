@@ -189,7 +189,7 @@ def test_by_hand_with_a_rollout_set_and_with_next(
     tmp_path: Path, scored: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dots_runs.in_process(monkeypatch)
-    asked = ("schedule", "start", scored, "--run", tmp_path / "run")
+    asked: tuple[object, ...] = ("schedule", "start", scored, "--run", tmp_path / "run")
     asked += ("--strategy", "dots", "--set", "step_prompts=3")
     result = gaincurate(*asked, "--rounds", 2, "--references", 8, "--set", "target=variance", "--json")
     waiting = json.loads(result.stdout)["references"]
