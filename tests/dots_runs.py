@@ -15,8 +15,9 @@ import torch
 import embedded
 import runs
 from command import run as gaincurate
-from gaincurate.errors import TrainerError
+from gaincurate.errors import OutcomeError, TrainerError
 from gaincurate.schedule import rescore
+from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
 
 ROWS, SAMPLES = 60, 4
@@ -63,6 +64,19 @@ def answer(run: Run, round_: int, ids: Sequence[str] | None = None) -> Path:
     return path
 
 
+def step(run: Run, **more: Any) -> dict[str, Any]:
+    """Everything by hand: outcomes of the round, then of the next one's references; the newest plan."""
+    round_ = int(run.state["round"])
+    if round_ >= 0:
+        runs.write(run, round_, lines(run.ids(round_), round_, round=round_, **more))
+    if round_ + 1 < run.config.rounds:
+        with pytest.raises(OutcomeError, match=f"round {round_ + 1} waits for the outcomes of its 15"):
+            advance(Run(run.folder))
+        answer(run, round_ + 1)
+    advance(Run(run.folder))
+    return run.plan(run.state["round"])
+
+
 def in_process(patch: pytest.MonkeyPatch) -> list[list[str]]:
     """Have commands of ours run in this process, to save their imports; the commands are kept."""
     commands: list[list[str]] = []
@@ -85,7 +99,7 @@ def in_process(patch: pytest.MonkeyPatch) -> list[list[str]]:
 
 
 def killed_at_each_write(
-    patch: pytest.MonkeyPatch, work: Callable[[], None], after: bool
+    patch: pytest.MonkeyPatch, work: Callable[[], object], after: bool
 ) -> Callable[[int], bool]:
     """Gives what runs `work` and kills it before, or behind, its n-th written file; False where it was done."""
     from gaincurate.core import files

@@ -12,7 +12,8 @@ import numpy as np
 
 import sets
 from gaincurate.schedule.config import RescoreConfig, ScheduleConfig
-from gaincurate.schedule.rounds import start
+from gaincurate.schedule.observations import silent
+from gaincurate.schedule.rounds import advance, start
 from gaincurate.schedule.run import Run
 
 TRAINER = Path(__file__).with_name("fake_trainer.py")
@@ -30,7 +31,7 @@ def some_set(folder: Path, rows: int = 60, shards: int = 3, seed: int = 0) -> Pa
     return sets.make_set(folder, [made[k : k + size] for k in range(0, rows, size)])
 
 
-def begin(folder: Path, *, rows: int = 60, **options: Any) -> Run:
+def begin(folder: Path, *, rows: int = 60, note: Callable[[str], None] = silent, **options: Any) -> Run:
     """A run of gain-rl over such a set, unless told otherwise."""
     scored = folder / "set"
     if not scored.exists():
@@ -41,12 +42,25 @@ def begin(folder: Path, *, rows: int = 60, **options: Any) -> Run:
         given["options"] = {}
     if isinstance(given.get("rescore"), dict):
         given["rescore"] = RescoreConfig(**given["rescore"])
-    return start(ScheduleConfig(**given))
+    return start(ScheduleConfig(**given), note)
 
 
-def report(
-    run: Run, reward: Callable[[str, int], Any] = lambda gc_id, sample: sample % 2, samples: int = 2
-) -> None:
+Reward = Callable[[str, int], Any]
+
+
+def half(gc_id: str, sample: int) -> int:
+    """The second rollout of a prompt is right."""
+    return sample % 2
+
+
+def step(run: Run, reward: Reward = half, checkpoint: Path | str | None = None, samples: int = 2) -> Run:
+    """Report the newest round and plan the next one, in fresh objects."""
+    report(run, reward, samples)
+    advance(Run(run.folder), None if checkpoint is None else str(checkpoint))
+    return Run(run.folder)
+
+
+def report(run: Run, reward: Reward = half, samples: int = 2) -> None:
     """Write outcomes for the newest round."""
     round_ = run.state["round"]
     lines = [

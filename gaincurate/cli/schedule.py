@@ -59,19 +59,18 @@ def recipe(
                 )
             from gaincurate.trainers.verl.settings import overrides
 
-            settings = overrides(live)
-            if as_json:
-                output.as_json({"settings": settings})
-            for line in [] if as_json else settings:
-                output.text(line)
-            return
-        script = recipe_of(trainer)
+            lines = overrides(live)
+            facts: dict[str, object] = {"settings": lines}
+        else:
+            script = recipe_of(trainer)
+            lines, facts = script.splitlines(), {"trainer": trainer, "command": COMMAND, "script": script}
         if as_json:
-            output.as_json({"trainer": trainer, "command": COMMAND, "script": script})
+            output.as_json(facts)
             return
-        for line in script.splitlines():
+        for line in lines:
             output.text(line)
-        output.note(f"saved as round.sh: {COMMAND}")
+        if live is None:
+            output.note(f"saved as round.sh: {COMMAND}")
 
 
 @app.command(name="next", cls=Command)
@@ -189,7 +188,7 @@ def print_accuracy(run: Run) -> None:
     if state["round"] >= 0 and not state["finished"]:
         state = run.plan(state["round"])
         mu = state["mu"]
-    if inputs := state["inputs"]:
+    if inputs := state.get("inputs"):
         now = "" if mu is None else f", mu now {mu:.1f}"
         over = output.counted(inputs["rollouts"], "rollout")
         output.note(f"round {inputs['round']}: accuracy {inputs['accuracy']:.3f} over {over}{now}")

@@ -34,7 +34,6 @@ from gaincurate.errors import TrainerError
 from gaincurate.schedule import base
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.first_model import recorded_model
-from gaincurate.schedule.observations import rules_of
 from gaincurate.schedule.rounds import start
 from gaincurate.schedule.run import Run
 from gaincurate.schedule.strategies.dots import DotsOptions
@@ -93,7 +92,7 @@ class Costs:
             KeyError: a prompt that the scored set does not have.
         """
         run = self._run
-        lines = read_file(run.outcomes(round_), round_, run.ids, rules_of(run.config))
+        lines = read_file(run.outcomes(round_), round_, run.ids, run.rules)
         last = {(line.gc_id, line.sample): line for line in lines if line.step == step}
         rewards: dict[str, list[float]] = {}
         for line in last.values():

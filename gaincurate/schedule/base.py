@@ -136,6 +136,15 @@ class Pool:
         quotas = self._quotas(round_, np.zeros(0, np.int64))
         return self._ordered(*largest_within(quotas, lambda start, stop: keys[start:stop], self._labels()))
 
+    def by_groups(self, round_: int, take: Callable[[int, Ints, int], Ints]) -> Ints:
+        """`[budget]` distinct ranks: those that `take` gives for each group's number, ranks and quota."""
+        if self.strata is None:
+            return take(0, np.arange(self.rows), self.budget)
+        quotas = self.strata.quotas(self.budget, round_).tolist()
+        groups = enumerate(zip(self.strata.members(), quotas, strict=True))
+        taken = [take(group, ranks, quota) for group, (ranks, quota) in groups if quota]
+        return self.strata.by_turns(np.concatenate(taken))
+
     def _checked(self, method: str, what: str, values: Any) -> Floats:
         # An array stays as it is: a draw by float32 is another than by float64.
         array = values if isinstance(values, np.ndarray) else np.asarray(values, np.float64)
@@ -324,10 +333,6 @@ def check_options(strategy: str, kind: type[Selector], values: Mapping[str, Any]
 
 
 def build(strategy: str, pool: Pool, options: Mapping[str, Any]) -> Selector:
-    """A selector at its start.
-
-    Raises:
-        InputError: see `load` and `check_options`.
-    """
+    """A selector at its start; raises what `load` and `check_options` raise."""
     kind = load(strategy)
     return kind(pool, check_options(strategy, kind, options))

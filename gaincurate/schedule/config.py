@@ -190,6 +190,12 @@ class ScheduleConfig(BaseModel):
     ] = None
     rescore: RescoreConfig = RescoreConfig()
 
+    @property
+    def observes_with_checkpoint(self) -> bool:
+        """Whether references are rolled out with the newest checkpoint."""
+        rollout = self.options.get("rollout")
+        return rollout is not None and "server" not in rollout
+
 
 class ScheduleOptions(TypedDict, total=False):
     """Keywords of `gaincurate.Schedule.start`, for type checkers. `ScheduleConfig` says what they mean."""

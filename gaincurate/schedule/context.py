@@ -26,7 +26,6 @@ from gaincurate.core.rng import Floats, Ints
 from gaincurate.core.schema import EMBEDDING, ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.embeddings import matrix
-from gaincurate.difficulty.methods import read_rates
 from gaincurate.errors import InputError
 from gaincurate.schedule.checkpoints import AS_IT_IS, Held
 from gaincurate.schedule.config import ScheduleConfig
@@ -123,9 +122,9 @@ def build_history(path: Path, scored: ScoredSet, config: ScheduleConfig, note: N
     counts = count_history(config.history, scored, Rules(config.reward_low, config.reward_high))
     rows = np.flatnonzero(counts.sum(0))
     write_ipc(path, pa.table({"row": rows, "wins": counts[0, rows], "losses": counts[1, rows]}))
-    silent = int((counts[:, rows].min(0) == 0).sum())
-    note(f"{len(rows):,} of {len(scored):,} prompts have a history; in {silent:,} of them no outcomes differ")
-    return {"prompts": len(rows), "never_differed": silent}
+    alike = int((counts[:, rows].min(0) == 0).sum())
+    note(f"{len(rows):,} of {len(scored):,} prompts have a history; in {alike:,} of them no outcomes differ")
+    return {"prompts": len(rows), "never_differed": alike}
 
 
 def count_history(paths: Sequence[Path], scored: ScoredSet, rewards: Rules) -> Floats:
@@ -152,8 +151,3 @@ def count_history(paths: Sequence[Path], scored: ScoredSet, rewards: Rules) -> F
                 path=str(source),
             )
     return counts
-
-
-def build_rates(path: Path, scored: ScoredSet, names: Sequence[str]) -> None:
-    """Write the rates of `--rates`; raises InputError where a column is missing or holds no rates."""
-    write_ipc(path, pa.table(dict(zip(names, read_rates(scored, names).T, strict=True))))

@@ -35,9 +35,7 @@ from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.errors import InputError, OutcomeError, StorageError, TrainerError, storage_error
 from gaincurate.schedule.checkpoints import Finder, checkpoint_before
 from gaincurate.schedule.config import ScheduleConfig, ScheduleOptions
-from gaincurate.schedule.foresight import observes_with_checkpoint
 from gaincurate.schedule.observations import checked_lines, logged, take_outcomes
-from gaincurate.schedule.rescore import due
 from gaincurate.schedule.rollback import forget_references
 from gaincurate.schedule.rounds import advance, write_data
 from gaincurate.schedule.rounds import start as open_run
@@ -272,7 +270,7 @@ def _checkpoint_after(
     if round_ + 1 == run.config.rounds:
         return None
     went_on = run.state["checkpoint"] != run.config.model
-    asked = due(run.config, round_) or observes_with_checkpoint(run.config)
+    asked = run.rescores_after(round_) or run.config.observes_with_checkpoint
     if went_on or asked or any("{checkpoint}" in part for part in command):
         raise TrainerError(
             f"round {round_}: its trainer ended well but left no complete checkpoint below {output} "

@@ -14,7 +14,7 @@ from gaincurate.core.artifact import EXECUTION, Json
 from gaincurate.core.files import log_lines
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import GaincurateError, ModelError
-from gaincurate.scoring.model_files import ModelFiles, hub_model, locate_model
+from gaincurate.scoring.model_files import hub_model, locate_model
 
 
 def recorded_model(folder: Path) -> str | None:
@@ -38,8 +38,13 @@ def first_model(scored: ScoredSet, note: Callable[[str], None]) -> str | None:
         return None
     kind, name, wanted = place["kind"], place["name"], scored.identity["model"]
     weights = wanted.get("weights")
-    try:
-        files = _find(kind, name, wanted.get("revision"))
+    try:  # finding runs nothing of the files, so pickled weights are of no danger here
+        if kind == "hub":
+            revision = wanted.get("revision")
+            pinned = name if revision is None else f"{name.partition('@')[0]}@{revision}"
+            files = hub_model(pinned, allow_pickle=True)
+        else:
+            files = locate_model(name, allow_pickle=True)  # the alias or a whole path
     except (ImportError, GaincurateError) as error:
         why = str(error)
         if kind != "local":
@@ -65,11 +70,3 @@ def _place(folder: Path) -> Json | None:
     """The newest entry of the scoring run's log: `kind` and `name`, as `place_of` gives them."""
     places = [entry["place"] for entry in log_lines(folder / EXECUTION) if "place" in entry]
     return places[-1] if places else None
-
-
-def _find(kind: str, name: str, revision: str | None) -> ModelFiles:
-    """The files. Finding runs nothing of them, so pickled weights are of no danger here."""
-    if kind == "hub":
-        pinned = name if revision is None else f"{name.partition('@')[0]}@{revision}"
-        return hub_model(pinned, allow_pickle=True)
-    return locate_model(name, allow_pickle=True)  # the alias or a whole path, so no folder here is in its way

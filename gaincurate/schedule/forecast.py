@@ -210,21 +210,16 @@ def mixture(likelihood: Grid, counts: Floats, steps: npt.ArrayLike = _STEPS[0]) 
 
 
 def _mixtures(wins: Floats, losses: Floats, chosen: npt.NDArray[Any], *, seed: int = 0) -> Grid:
-    """The mixture of chosen references, then those of the resamples, `[1 + resamples, grid]`.
+    """The mixture of the references, then those of the resamples, `[1 + resamples, grid]`.
 
-    Args:
-        wins: of the references.
-        losses: of the references.
-        chosen: how much each of them counts.
-        seed: of the resamples.
+    `chosen` is how much each reference counts, `[references]`, and `seed` that of the resamples.
     """
     pairs, kinds = np.unique(np.stack([wins, losses], 1), axis=0, return_inverse=True)
-    kinds, numbers = kinds.reshape(-1), range(seed, seed + _RESAMPLES)
     # The Bayesian bootstrap (Rubin, 1981) weighs references by exponentials.
+    numbers = range(seed, seed + _RESAMPLES)
     resamples = [-np.log(uniforms(number, 0, _STREAM, 0, len(wins))) for number in numbers]
-    counts = [
-        np.bincount(kinds, weights * chosen, len(pairs)) for weights in [np.ones(len(wins)), *resamples]
-    ]
+    every = [np.ones(len(wins)), *resamples]
+    counts = [np.bincount(kinds.reshape(-1), weights * chosen, len(pairs)) for weights in every]
     return mixture(likelihoods(pairs[:, 0], pairs[:, 1]), np.stack(counts), _STEPS)
 
 
@@ -274,18 +269,17 @@ def forecast(config: ForecastConfig, rates: PassRates, worlds: int = _WORLDS, se
     groups = np.searchsorted(borders, places, "right")
     of_groups = [_mixtures(wins, losses, groups[: len(at)] == group, seed=seed) for group in range(count)]
     true_rates = [
-        _world(seed + world, groups, np.stack([each[1 + world] for each in of_groups]))
-        for world in range(worlds)
+        _world(seed + i, groups, np.stack([each[1 + i] for each in of_groups])) for i in range(worlds)
     ]
-    strategies = {}
-    for name in config.strategies:
-        times = [_simulate(config, name, view, seed + i, true, share) for i, true in enumerate(true_rates)]
-        drawn = np.array([np.mean(times), *times]) * uniform[: 1 + worlds]
-        strategies[name] = np.minimum(drawn, oracle[: 1 + worlds])
 
     def reach(name: str, shares: Floats) -> Reach:
         return Reach(name, _share(shares), _share(shares / uniform[: len(shares)]))
 
+    strategies = []
+    for name in config.strategies:
+        times = [_simulate(config, name, view, seed + i, true, share) for i, true in enumerate(true_rates)]
+        drawn = np.array([np.mean(times), *times]) * uniform[: 1 + worlds]
+        strategies.append(reach(name, np.minimum(drawn, oracle[: 1 + worlds])))
     result = Forecast(
         references=len(rates.ids),
         rollouts=round(float(wins.sum() + losses.sum())),
@@ -296,7 +290,7 @@ def forecast(config: ForecastConfig, rates: PassRates, worlds: int = _WORLDS, se
         wasted=_share(1.0 - uniform),
         uniform=reach("uniform", uniform),
         oracle=reach("oracle", oracle),
-        strategies=[reach(name, shares) for name, shares in strategies.items()],
+        strategies=strategies,
         sources=sources,
         advice=[],
     )
@@ -305,26 +299,23 @@ def forecast(config: ForecastConfig, rates: PassRates, worlds: int = _WORLDS, se
 
 def _check(config: ForecastConfig, scored: ScoredSet, rates: PassRates, budget: int) -> Ints:
     """The references' rows in the set, `[references]`."""
+    count, wrong = len(rates.ids), None
+    kinds = {name: base.load(name) for name in config.strategies}
+    others = [name for name, kind in kinds.items() if kind.ordering != "none" or kind.observes_references]
     if not rates.counted:
-        raise InputError(f"{rates.name} does not say how many rollouts a rate is of; a forecast needs that.")
-    if len(rates.ids) < FEWEST:
-        raise InputError(
-            f"{len(rates.ids)} prompts with rollouts are too few for a forecast; {FEWEST} at least."
-        )
-    if not (rates.wins.any() and rates.losses.any()):
-        raise InputError(
-            f"every rollout of the {len(rates.ids):,} prompts has the same reward, so no group can differ "
-            "and there is nothing to choose by. Take other prompts or another model."
-        )
-    for name in config.strategies:
-        kind = base.load(name)
-        if kind.ordering != "none" or kind.observes_references:
-            raise InputError(
-                f"--strategy {name} draws by an order or by references, and a forecast simulates strategies "
-                "that learn from outcomes."
-            )
-    if budget > len(scored):
-        raise InputError(f"--budget {budget:,} is more than the {len(scored):,} prompts of {config.scored}.")
+        wrong = f"{rates.name} does not say how many rollouts a rate is of; a forecast needs that"
+    elif count < FEWEST:
+        wrong = f"{count} prompts with rollouts are too few for a forecast; {FEWEST} at least"
+    elif not (rates.wins.any() and rates.losses.any()):
+        wrong = f"every rollout of the {count:,} prompts has the same reward, so no group can differ and "
+        wrong += "there is nothing to choose by. Take other prompts or another model"
+    elif others:
+        wrong = f"--strategy {others[0]} draws by an order or by references, and a forecast simulates "
+        wrong += "strategies that learn from outcomes"
+    elif budget > len(scored):
+        wrong = f"--budget {budget:,} is more than the {len(scored):,} prompts of {config.scored}"
+    if wrong:
+        raise InputError(f"{wrong}.")
     check_ids(scored, rates)
     places = pc.index_in(pa.array(rates.ids), value_set=scored.column(ID).combine_chunks())
     rows: Ints = places.to_numpy().astype(np.int64)
@@ -336,13 +327,8 @@ def _sources(
 ) -> tuple[list[Source], Floats]:
     """How well each source separates prompts, and the place of each row by all of them, `[rows]`, 0 to 1.
 
-    Args:
-        view: of the references' rows, then of others.
-        group: rollouts per prompt in the training.
-        wins: of the references.
-        losses: of the references.
-        weights: the mixture of all references, and those of the resamples.
-        seed: of the folds, and of the order of equal rows.
+    The rows of `view` are the references, then others. `weights` are the mixture of all references and those
+    of the resamples. `seed` is that of the folds and of the order of equal rows.
     """
     bare = replace(view, history=None, rates=None)
     views = {"labels": bare}

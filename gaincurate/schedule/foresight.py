@@ -12,7 +12,6 @@ import math
 import shlex
 import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,9 +42,8 @@ from gaincurate.difficulty.rollout_set import RolloutSet, is_rollout_set
 from gaincurate.errors import InputError, NotReadyError, OutcomeError
 from gaincurate.schedule.base import load
 from gaincurate.schedule.checkpoints import weights_of, why_incomplete
-from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.context import Context
-from gaincurate.schedule.observations import Note, carried, pass_rates_of, rules_of, silent
+from gaincurate.schedule.observations import carried, pass_rates_of
 from gaincurate.schedule.rescore import run_gaincurate
 from gaincurate.schedule.run import DATA, GIVEN, IDS, MADE, Run
 from gaincurate.schedule.strategies.dots import Aim, DotsOptions, seed_of
@@ -77,25 +75,6 @@ def see_live(run: Run, checkpoints: bool) -> None:
     )
 
 
-def observes_with_checkpoint(config: ScheduleConfig) -> bool:
-    """Whether a run's references are rolled out with its newest checkpoint."""
-    rollout = config.options.get("rollout")
-    return rollout is not None and "server" not in rollout
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A round's references: `rows` of the set, their `ids`, the folder with all about them, and the seed with
-    which `gaincurate difficulty rollout` draws the same ones.
-    """
-
-    round: int
-    folder: Path
-    rows: Ints
-    ids: list[str]
-    seed: int
-
-
 def foresee(
     context: Context, references: Ints, options: DotsOptions, aim: Aim
 ) -> tuple[Floats, Target, Json]:
@@ -116,66 +95,258 @@ def foresee(
         InputError: no checkpoint to roll out with, or one that is not complete.
         GaincurateError: rollouts or prediction failed; what was done is kept.
     """
-    run, note, outcomes = context.run, context.note, context.reference_outcomes
-    asked = ask(run, context.round, references)
-    given = outcomes or asked.folder / GIVEN
-    if context.opening and outcomes is None:
-        rolls_out = NotReadyError(f"round {context.round} is planned once its references are rolled out.")
-        raise needed(run, asked) if options.rollout is None else rolls_out
-    if given.exists() or outcomes is not None:
-        seen = read(run, asked, given, note=note)
-    elif options.rollout is not None:
-        _roll_out(context, asked, options.rollout)
-        seen = read(run, asked, asked.folder / _ROLLOUTS, ours=True)
-    else:
-        raise needed(run, asked)
-    prediction = _predict(run, options, asked, aim, note)
-    facts = _plan_facts(run, options, asked, *seen, prediction, context.checkpoint)
+    asked, outcomes = _ask(context, references, options), context.reference_outcomes
+    given, ours = outcomes or asked.folder / GIVEN, False
+    if outcomes is None and (context.opening or not given.exists()):
+        if options.rollout is None:
+            raise asked.needed()
+        if context.opening:
+            raise NotReadyError(f"round {context.round} is planned once its references are rolled out.")
+        asked.roll_out(options.rollout)
+        given, ours = asked.folder / _ROLLOUTS, True
+    rates, counts, rollouts = asked.read(given, ours=ours)
+    prediction = asked.predict(aim)
     values = prediction.values.astype(np.float32).astype(np.float64)  # as in the column gc_difficulty
-    return values, prediction.target, {**facts, "target": prediction.target}
+    return values, prediction.target, asked.facts(rates, counts, rollouts, prediction)
 
 
-def _roll_out(context: Context, asked: Asked, options: Json) -> None:
-    """Have the references rolled out, unless the set of this very policy is there."""
-    run, checkpoint, note = context.run, context.checkpoint, context.note
-    if checkpoint is None and "server" not in options:
-        raise InputError(
-            f"the references of round {asked.round} are rolled out with a checkpoint (--rollout) and there "
-            "is none: give --checkpoint to `schedule next`, or let the trainer write one below {output}."
+@dataclass(frozen=True, slots=True)
+class _References:
+    """A round's references: their `rows` in the set, their `ids`, the folder with all about them, and the
+    seed with which `gaincurate difficulty rollout` draws the same ones.
+    """
+
+    context: Context
+    options: DotsOptions
+    folder: Path
+    rows: Ints
+    ids: list[str]
+    seed: int
+
+    def needed(self) -> NotReadyError:
+        """The sentence for outcomes that are not there."""
+        run, round_, given = self.context.run, self.context.round, self.folder / GIVEN
+        policy = f"policy as round {round_ - 1} left it" if round_ else "model that training begins with"
+        again = f"`gaincurate schedule next {shlex.quote(str(run.folder))}"
+        return NotReadyError(
+            f"round {round_} waits for the outcomes of its {len(self.ids):,} reference prompts under the "
+            f"{policy}. The prompts are in {self.folder / DATA}. Write a line for each rollout, "
+            f'{{"gc_id": ..., "reward": ..., "round": {round_}, "sample": ...}}, to {given}, then {again}`; '
+            f"or {again} --reference-outcomes PATH` takes a file of outcomes or a rollout set.",
+            round=round_,
+            references=str(self.folder / DATA),
+            outcomes=str(given),
+            ids=self.ids,
         )
-    path, policy = asked.folder / MADE, _policy(run, asked, options, checkpoint)
-    rollouts = asked.folder / _ROLLOUTS
-    rolled_out = read_sealed(path) if path.exists() else None
-    same = rolled_out is not None and _same(rolled_out, policy)
-    if rollouts.exists() and not same:
-        shutil.rmtree(rollouts)  # of a policy that was trained past since
-    if (rollouts / MANIFEST).exists():
-        return
-    if not same:
-        write_sealed(path, policy)
-    if "server" in options:
-        _generate(run, asked, ["--server", options["server"]], options, note)
-    elif asked.round == 0:  # a name, a file or a folder, which the command knows how to find
-        _generate(run, asked, ["--model", str(checkpoint)], options, note)
-    else:
-        with context.held(run, str(checkpoint)) as folder:
-            if (why := why_incomplete(Path(folder))) is not None:
-                raise InputError(
-                    f"the checkpoint of round {asked.round - 1} cannot be used: {why}.", path=checkpoint
-                )
-            _generate(run, asked, ["--model", folder], options, note)
+
+    def roll_out(self, options: Json) -> None:
+        """Have the references rolled out, unless the set of this very policy is there."""
+        context, checkpoint, server = self.context, self.context.checkpoint, options.get("server")
+        if checkpoint is None and server is None:
+            raise InputError(
+                f"the references of round {context.round} are rolled out with a checkpoint (--rollout) and "
+                "there is none: give --checkpoint to `schedule next`, or let the trainer write one below "
+                "{output}."
+            )
+        path, rollouts, policy = self.folder / MADE, self.folder / _ROLLOUTS, self._policy(server)
+        same = path.exists() and _same(read_sealed(path), policy)
+        if rollouts.exists() and not same:
+            shutil.rmtree(rollouts)  # of a policy that was trained past since
+        if (rollouts / MANIFEST).exists():
+            return
+        if not same:
+            write_sealed(path, policy)
+        if server is not None:
+            self._generate("--server", server, options)
+        elif context.round == 0:  # a name, a file or a folder, which the command knows how to find
+            self._generate("--model", str(checkpoint), options)
+        else:
+            with context.held(context.run, str(checkpoint)) as folder:
+                if (why := why_incomplete(Path(folder))) is not None:
+                    raise InputError(
+                        f"the checkpoint of round {context.round - 1} cannot be used: {why}.", path=checkpoint
+                    )
+                self._generate("--model", folder, options)
+
+    def _policy(self, server: str | None) -> Json:
+        """Facts that distinguish the policy from a later one under the same name."""
+        round_, checkpoint = self.context.round, self.context.checkpoint if server is None else None
+        outcomes = self.context.run.outcomes(round_ - 1)
+        there = round_ > 0 and checkpoint is not None and Path(checkpoint).is_dir()
+        return {
+            "server": server,
+            "checkpoint": checkpoint,
+            "weights": weights_of(str(checkpoint)) if there else None,
+            "behind": digest_file(outcomes) if round_ > 0 and outcomes.exists() else None,
+        }
+
+    def _generate(self, engine: str, policy: str, options: Json) -> None:
+        """Have `gaincurate difficulty rollout` roll the references out."""
+        run, round_ = self.context.run, self.context.round
+        self.context.note(f"round {round_}: rolling out {len(self.ids):,} references with {policy}")
+        config = self.folder / _OPTIONS
+        write_json(config, options)
+        words = ["difficulty", "rollout", str(run.scored.folder.resolve())]
+        words += ["--out", str(self.folder / _ROLLOUTS), engine, policy, "--reference", str(len(self.ids))]
+        words += ["--seed", str(self.seed), "--config", str(config)]
+        log, what = self.folder / "rollout.log", f"rolling out for round {round_}"
+        seconds = run_gaincurate(run, words, log, "difficulty.lock", what)
+        run.log(what="rollout", round=round_, seconds=seconds, policy=policy)
+
+    def read(self, path: Path, *, ours: bool) -> tuple[PassRates, Json, Path | None]:
+        """Read the outcomes of the references and write them to `observed.parquet`.
+
+        Args:
+            path: a rollout set, or outcomes.
+            ours: the run made the set itself, and what it could not use was left out by its own options.
+
+        Returns:
+            Their rates, the plan's facts on them, and the rollout set.
+
+        Raises:
+            InputError: it cannot be read, or is of another round.
+            OutcomeError: a reward that is no number in the range, or too few of the references.
+        """
+        run, round_ = self.context.run, self.context.round
+        rollouts = path if path.is_dir() and is_rollout_set(path) else None
+        rules = run.rules
+        policies = pass_rates_of(path, Rules() if rollouts else rules, scored=run.scored)
+        observed = next((each for each in policies if each.round == round_), policies[0])
+        if observed.round != round_ and (len(policies) > 1 or observed.round is not None):
+            raise InputError(
+                f"--reference-outcomes {path} has no outcomes of round {round_}, which is to be drawn, but "
+                f'of {observed.name}. Give what its references did, with "round": {round_}.',
+                path=str(path),
+            )
+        if observed.round is not None and path.is_file() and not read_bytes(path).endswith(b"\n"):
+            self.context.note(f"warning: the last line of {path} has no end and was left out")
+        if rollouts is not None and self.options.success is not None:
+            observed = of_rollouts(rollouts, self.options.success)  # right or wrong
+        places = {gc_id: place for place, gc_id in enumerate(observed.ids)}
+        judged = [gc_id for gc_id in self.ids if gc_id in places]
+        absent = [gc_id for gc_id in self.ids if gc_id not in places]
+        if not ours and len(judged) < math.ceil(rules.coverage * len(self.ids) - 1e-9):
+            raise OutcomeError(
+                f"{path} has judged outcomes for {len(judged):,} of the {len(self.ids):,} references of "
+                f"round {round_} and {rules.coverage:.0%} of them are needed (--min-coverage); it lacks "
+                f"{', '.join(absent[:5])}.",
+                path=str(path),
+                ids=absent,
+            )
+        rows = np.array([places[gc_id] for gc_id in judged], np.int64)
+        rates = PassRates(observed.name, judged, observed.wins[rows], observed.losses[rows], observed.counted)
+        values = {"wins": rates.wins, "losses": rates.losses}
+        if not rates.counted:
+            values = {"pass_rate": 1 - rates.failure}
+        columns: dict[str, Any] = {ID: pa.array(rates.ids, pa.string()), **values}
+        write_rows(self.folder / _OBSERVED, pa.table(columns))
+        counts = self._of_file(rates, path) if rollouts is None else self._of_rollouts(rollouts)
+        return rates, {**counts, "left_out": len(absent)}, rollouts
+
+    def _of_file(self, rates: PassRates, path: Path) -> Json:
+        """Counts of rollouts and tokens of outcomes that a user gave."""
+        place, ids = _place_of(self.context.run, path), set(rates.ids)
+        rows: list[Json] = []
+        if path.suffix == ".jsonl":
+            rows = [entry for _, entry in json_lines(path) if entry is not None and entry.get(ID) in ids]
+        elif path.suffix == ".parquet" and "tokens" in parquet_head(path, broken(path))[0].names:
+            rows = read_parquet(path, broken(path), [ID, "tokens"]).to_pylist()
+        tokens = [row["tokens"] for row in rows if isinstance(row.get("tokens"), int)]
+        return {
+            "rollouts": round(float((rates.wins + rates.losses).sum())) if rates.counted else None,
+            "completion_tokens": sum(tokens) if tokens else None,
+            "unjudged": None,
+            "policy": None,
+            "outcomes": {
+                "file": path.name if Path(place).is_absolute() else place,
+                "hash": digest_file(path) if path.is_file() else None,
+            },
+        }
+
+    def _of_rollouts(self, folder: Path) -> Json:
+        """Counts of rollouts and tokens of a rollout set, and its policy."""
+        rollouts, asked = RolloutSet(folder), pa.array(self.ids, pa.string())
+        sums = {"rollouts": 0, "completion_tokens": 0, "unjudged": 0}
+        for table in rollouts.tables([ID, "reward", "tokens"]):  # of a whole set, say
+            rows = table.filter(pc.is_in(table.column(ID), value_set=asked))
+            sums["rollouts"] += len(rows)
+            sums["completion_tokens"] += pc.sum(rows.column("tokens")).as_py() or 0
+            sums["unjudged"] += rows.column("reward").null_count
+        hash_ = digest_json(rollouts.manifest["shards"])
+        return {
+            **sums,
+            "policy": rollouts.manifest["identity"].get("engine", {}).get("model"),
+            "outcomes": {"file": _place_of(self.context.run, folder), "hash": hash_},
+        }
+
+    def predict(self, aim: Aim) -> Prediction:
+        """Predict every row of the set from what was observed."""
+        from gaincurate.difficulty.predict import predict  # takes SciPy, which no other strategy needs
+
+        run, round_, group = self.context.run, self.context.round, self.options.group_column
+        self.context.note(
+            f"round {round_}: predicting {run.facts['rows']:,} prompts from {len(self.ids):,} references"
+        )
+        begun, adapter = time.perf_counter(), None
+        if self.options.adapter is not None:
+            import torch
+
+            from gaincurate.difficulty.predictor import load_adapter
+
+            with torch.random.fork_rng(devices=[]):  # a trainer in this process draws on as before
+                adapter = load_adapter(Path(self.options.adapter))
+        prediction = predict(
+            run.scored,
+            read_pass_rates(self.folder / _OBSERVED)[0],
+            "adapter" if adapter is not None else "group-mean" if group is not None else "gp",
+            adapter=adapter,
+            group_column=group,
+            references=len(self.ids),
+            seed=self.seed,
+            target=aim,
+        )
+        run.log(what="predict", round=round_, seconds=time.perf_counter() - begun)
+        return prediction
+
+    def facts(self, rates: PassRates, counts: Json, rollouts: Path | None, prediction: Prediction) -> Json:
+        """The plan's facts about the references and the predictor. A second run has the same facts."""
+        from gaincurate.difficulty.predict import qualities
+
+        run, quality, checkpoint = self.context.run, qualities(prediction), self.context.checkpoint
+        if checkpoint is not None and Path(checkpoint).exists():  # else it is a model's name
+            checkpoint = _place_of(run, Path(checkpoint))
+        facts: Json = {
+            "ids": self.ids,
+            "observed": len(rates.ids),
+            **counts,
+            "carried": carried(rates.wins, rates.losses) if rates.counted else None,
+            "checkpoint": checkpoint,
+            "predictor": {k: v for k, v in prediction.how.items() if k not in ("outcomes", "policy")},
+            "quality": quality["on_references"],
+            "quality_of_halves": quality["on_halves"],
+        }
+        if self.options.reuse_references is not None:
+            near = np.abs(rates.failure - self.options.target_difficulty) <= self.options.reuse_references
+            facts["reusable"] = {
+                "ids": [rates.ids[i] for i in np.flatnonzero(near).tolist()],
+                "failure": rates.failure[near].tolist(),
+                "rollouts": None if rollouts is None else _place_of(run, rollouts),
+            }
+        return facts | {"target": prediction.target}
 
 
-def _policy(run: Run, asked: Asked, options: Json, checkpoint: str | None) -> Json:
-    """Facts that distinguish the policy from a later one under the same name."""
-    outcomes = run.outcomes(asked.round - 1)
-    there = asked.round > 0 and checkpoint is not None and Path(checkpoint).is_dir()
-    return {
-        "server": options.get("server"),
-        "checkpoint": None if "server" in options else checkpoint,
-        "weights": weights_of(str(checkpoint)) if there and "server" not in options else None,
-        "behind": digest_file(outcomes) if asked.round > 0 and outcomes.exists() else None,
-    }
+def _ask(context: Context, rows: Ints, options: DotsOptions) -> _References:
+    """Write which prompts a round's references are, and their rows as a round's."""
+    run, config, round_ = context.run, context.run.config, context.round
+    folder, table = run.references_folder(round_), run.scored.take(rows)
+    ids, seed = table.column(ID).to_pylist(), seed_of(config.seed, round_)
+    make_folder(folder)
+    remove_temporaries(folder)
+    if not (folder / IDS).exists():
+        shown = training_rows(table, run.scored.identity, bare=config.bare, with_scores=config.with_scores)
+        write_rows(folder / DATA, shown)
+        write_sealed(folder / IDS, {"round": round_, "seed": seed, "ids": ids})
+    return _References(context, options, folder, rows, ids, seed)
 
 
 def _same(rolled_out: Json, wanted: Json) -> bool:
@@ -187,203 +358,7 @@ def _same(rolled_out: Json, wanted: Json) -> bool:
     return {**rolled_out, "weights": None} == wanted
 
 
-def _generate(run: Run, asked: Asked, engine: Sequence[str], options: Json, note: Note) -> None:
-    """Have `gaincurate difficulty rollout` roll the references out."""
-    note(f"round {asked.round}: rolling out {len(asked.ids):,} references with {engine[1]}")
-    config, log = asked.folder / _OPTIONS, asked.folder / "rollout.log"
-    write_json(config, options)
-    words = ["difficulty", "rollout", str(run.scored.folder.resolve())]
-    words += ["--out", str(asked.folder / _ROLLOUTS)]
-    words += [*engine, "--reference", str(len(asked.ids)), "--seed", str(asked.seed), "--config", str(config)]
-    what = f"rolling out for round {asked.round}"
-    seconds = run_gaincurate(run, words, log, "difficulty.lock", what)
-    run.log(what="rollout", round=asked.round, seconds=seconds, policy=engine[1])
-
-
-def _predict(run: Run, options: DotsOptions, asked: Asked, aim: Aim, note: Note) -> Prediction:
-    """Predict every row of the set from its references."""
-    from gaincurate.difficulty.predict import predict  # takes SciPy, which no other strategy needs
-
-    note(f"round {asked.round}: predicting {run.facts['rows']:,} prompts from {len(asked.ids):,} references")
-    begun, adapter, group = time.perf_counter(), None, options.group_column
-    if options.adapter is not None:
-        import torch
-
-        from gaincurate.difficulty.predictor import load_adapter
-
-        with torch.random.fork_rng(devices=[]):  # a trainer in this process draws on as before
-            adapter = load_adapter(Path(options.adapter))
-    prediction = predict(
-        run.scored,
-        read_pass_rates(asked.folder / _OBSERVED)[0],
-        "adapter" if adapter is not None else "group-mean" if group is not None else "gp",
-        adapter=adapter,
-        group_column=group,
-        references=len(asked.ids),
-        seed=asked.seed,
-        target=aim,
-    )
-    run.log(what="predict", round=asked.round, seconds=time.perf_counter() - begun)
-    return prediction
-
-
-def _plan_facts(
-    run: Run,
-    options: DotsOptions,
-    asked: Asked,
-    rates: PassRates,
-    counts: Json,
-    rollouts: Path | None,
-    prediction: Prediction,
-    checkpoint: str | None,
-) -> Json:
-    """The plan's facts about a round's references and the predictor. A second run has the same facts."""
-    from gaincurate.difficulty.predict import qualities
-
-    quality = qualities(prediction)
-    if checkpoint is not None and Path(checkpoint).exists():  # else it is a model's name
-        checkpoint = place_of(run, Path(checkpoint))
-    facts: Json = {
-        "ids": asked.ids,
-        "observed": len(rates.ids),
-        **counts,
-        "carried": carried(rates.wins, rates.losses) if rates.counted else None,
-        "checkpoint": checkpoint,
-        "predictor": {k: v for k, v in prediction.how.items() if k not in ("outcomes", "policy")},
-        "quality": quality["on_references"],
-        "quality_of_halves": quality["on_halves"],
-    }
-    if options.reuse_references is not None:
-        near = np.abs(rates.failure - options.target_difficulty) <= options.reuse_references
-        facts["reusable"] = {
-            "ids": [rates.ids[i] for i in np.flatnonzero(near).tolist()],
-            "failure": rates.failure[near].tolist(),
-            "rollouts": None if rollouts is None else place_of(run, rollouts),
-        }
-    return facts
-
-
-def ask(run: Run, round_: int, rows: Ints) -> Asked:
-    """Write which prompts a round's references are, and their rows as a round's."""
-    folder = run.references_folder(round_)
-    make_folder(folder)
-    remove_temporaries(folder)
-    table, config = run.scored.take(rows), run.config
-    asked = Asked(round_, folder, rows, table.column(ID).to_pylist(), seed_of(config.seed, round_))
-    if not (folder / IDS).exists():
-        shown = training_rows(table, run.scored.identity, bare=config.bare, with_scores=config.with_scores)
-        write_rows(folder / DATA, shown)
-        write_sealed(folder / IDS, {"round": round_, "seed": asked.seed, "ids": asked.ids})
-    return asked
-
-
-def needed(run: Run, asked: Asked) -> NotReadyError:
-    """The sentence for outcomes that are not there."""
-    name, round_, given = shlex.quote(str(run.folder)), asked.round, asked.folder / GIVEN
-    policy = f"the policy as round {round_ - 1} left it" if round_ else "the model that training begins with"
-    return NotReadyError(
-        f"round {round_} waits for the outcomes of its {len(asked.ids):,} reference prompts under {policy}. "
-        f"The prompts are in {asked.folder / DATA}. Write a line for each rollout, "
-        f'{{"gc_id": ..., "reward": ..., "round": {round_}, "sample": ...}}, to {given}, then '
-        f"`gaincurate schedule next {name}`; or `gaincurate schedule next {name} --reference-outcomes PATH` "
-        "takes a file of outcomes or a rollout set.",
-        round=round_,
-        references=str(asked.folder / DATA),
-        outcomes=str(given),
-        ids=asked.ids,
-    )
-
-
-def read(
-    run: Run, asked: Asked, path: Path, *, ours: bool = False, note: Note = silent
-) -> tuple[PassRates, Json, Path | None]:
-    """Read the outcomes of the references and write them to `observed.parquet`.
-
-    Args:
-        run: the run.
-        asked: its references.
-        path: a rollout set, or outcomes.
-        ours: the run made the set itself, and what it could not use was left out by its own options.
-        note: called with messages for the user.
-
-    Returns:
-        Their rates, the plan's facts on them, and the rollout set.
-
-    Raises:
-        InputError: it cannot be read, or is of another round.
-        OutcomeError: a reward that is no number in the range, or too few of the references.
-    """
-    rollouts = path if path.is_dir() and is_rollout_set(path) else None
-    rules = rules_of(run.config)
-    policies = pass_rates_of(path, Rules() if rollouts else rules, scored=run.scored)
-    observed = next((each for each in policies if each.round == asked.round), policies[0])
-    if observed.round != asked.round and (len(policies) > 1 or observed.round is not None):
-        raise InputError(
-            f"--reference-outcomes {path} has no outcomes of round {asked.round}, which is to be drawn, but "
-            f'of {observed.name}. Give what its references did, with "round": {asked.round}.',
-            path=str(path),
-        )
-    if observed.round is not None and path.is_file() and not read_bytes(path).endswith(b"\n"):
-        note(f"warning: the last line of {path} has no end and was left out")
-    success = run.facts["params"].get("success")
-    if rollouts is not None and isinstance(success, int | float):
-        observed = of_rollouts(rollouts, float(success))  # right or wrong
-    places = {gc_id: place for place, gc_id in enumerate(observed.ids)}
-    judged = [gc_id for gc_id in asked.ids if gc_id in places]
-    absent = [gc_id for gc_id in asked.ids if gc_id not in places]
-    if not ours and len(judged) < math.ceil(rules.coverage * len(asked.ids) - 1e-9):
-        raise OutcomeError(
-            f"{path} has judged outcomes for {len(judged):,} of the {len(asked.ids):,} references of round "
-            f"{asked.round} and {rules.coverage:.0%} of them are needed (--min-coverage); it lacks "
-            f"{', '.join(absent[:5])}.",
-            path=str(path),
-            ids=absent,
-        )
-    rows = np.array([places[gc_id] for gc_id in judged], np.int64)
-    rates = PassRates(observed.name, judged, observed.wins[rows], observed.losses[rows], observed.counted)
-    columns: dict[str, Any] = {ID: pa.array(rates.ids, pa.string())}
-    columns |= (
-        {"wins": rates.wins, "losses": rates.losses} if rates.counted else {"pass_rate": 1 - rates.failure}
-    )
-    write_rows(asked.folder / _OBSERVED, pa.table(columns))
-    return rates, {**_counts(run, asked.ids, rates, rollouts, path), "left_out": len(absent)}, rollouts
-
-
-def _counts(run: Run, ids: list[str], rates: PassRates, rollouts: Path | None, path: Path) -> Json:
-    """Counts of rollouts and tokens, and the policy if it is known."""
-    if rollouts is None:
-        count = round(float((rates.wins + rates.losses).sum())) if rates.counted else None
-        counts = {"rollouts": count, "completion_tokens": _tokens(path, set(rates.ids)), "unjudged": None}
-        hash_ = digest_file(path) if path.is_file() else None
-        name = str(path.relative_to(run.folder)) if path.is_relative_to(run.folder) else path.name
-        return {**counts, "policy": None, "outcomes": {"file": name, "hash": hash_}}
-    rollout_set, asked = RolloutSet(rollouts), pa.array(ids, pa.string())
-    sums = {"rollouts": 0, "completion_tokens": 0, "unjudged": 0}
-    for table in rollout_set.tables([ID, "reward", "tokens"]):  # of a whole set, say
-        rows = table.filter(pc.is_in(table.column(ID), value_set=asked))
-        sums["rollouts"] += len(rows)
-        sums["completion_tokens"] += pc.sum(rows.column("tokens")).as_py() or 0
-        sums["unjudged"] += rows.column("reward").null_count
-    return {
-        **sums,
-        "policy": rollout_set.manifest["identity"].get("engine", {}).get("model"),
-        "outcomes": {"file": place_of(run, rollouts), "hash": digest_json(rollout_set.manifest["shards"])},
-    }
-
-
-def place_of(run: Run, path: Path) -> str:
+def _place_of(run: Run, path: Path) -> str:
     """A path as a plan names it: in the run's folder by its place there, else whole."""
     path, folder = path.absolute(), run.folder.absolute()
     return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
-
-
-def _tokens(path: Path, ids: set[str]) -> int | None:
-    """The sum of `tokens` in outcome lines or in a table; None where they have none."""
-    if path.suffix == ".jsonl":
-        rows = [entry for _, entry in json_lines(path) if entry is not None and entry.get(ID) in ids]
-    elif path.suffix == ".parquet" and "tokens" in parquet_head(path, broken(path))[0].names:
-        rows = read_parquet(path, broken(path), [ID, "tokens"]).to_pylist()
-    else:
-        return None
-    counts = [row["tokens"] for row in rows if isinstance(row.get("tokens"), int)]
-    return sum(counts) if counts else None

@@ -64,7 +64,17 @@ def build(
     by = config.stratify
     labels, names = np.zeros(len(scored), np.int32), ["drawn"]
     if by != "none":
-        labels, names = _clusters(scored, config) if by == BY_EMBEDDING else _of_column(scored, by)
+        if by == BY_EMBEDDING:
+            labels = cluster(scored, config.clusters or CLUSTERS, config.seed)
+            names = [f"cluster {number}" for number in range(int(labels.max()) + 1)]
+        else:
+            check_groups(scored, by, f"--stratify {by}")
+            values, codes = coded(read_column(scored, by), _MOST)
+            if values is None or codes is None:
+                raise InputError(f"--stratify {by}: it has more than {_MOST:,} groups.", column=by)
+            labels, names = codes.astype(np.int32), values
+            if (labels < 0).any():
+                labels, names = np.where(labels < 0, np.int32(len(names)), labels), [*names, NO_GROUP]
         if len(names) < 2:
             raise InputError(f"--stratify {by}: it has one group only; leave --stratify out.")
     groups = len(names)
@@ -112,21 +122,6 @@ def check_groups(scored: ScoredSet, name: str, setting: str) -> None:
         raise InputError(f"{setting}: {scored.folder} has no such column{hint}.", column=name)
     if not can_group(kinds[name]):
         raise InputError(f"{setting}: it holds {kinds[name]}, not names of groups.", column=name)
-
-
-def _of_column(scored: ScoredSet, name: str) -> tuple[Labels, list[str]]:
-    check_groups(scored, name, f"--stratify {name}")
-    names, labels = coded(read_column(scored, name), _MOST)
-    if names is None or labels is None:
-        raise InputError(f"--stratify {name}: it has more than {_MOST:,} groups.", column=name)
-    if (labels < 0).any():
-        labels, names = np.where(labels < 0, np.int32(len(names)), labels), [*names, NO_GROUP]
-    return labels.astype(np.int32), names
-
-
-def _clusters(scored: ScoredSet, config: ScheduleConfig) -> tuple[Labels, list[str]]:
-    labels = cluster(scored, config.clusters or CLUSTERS, config.seed)
-    return labels, [f"cluster {number}" for number in range(int(labels.max()) + 1)]
 
 
 def cluster(scored: ScoredSet, count: int, seed: int) -> Labels:

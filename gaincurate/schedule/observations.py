@@ -37,7 +37,6 @@ from gaincurate.difficulty.beta import groups_that_differ
 from gaincurate.difficulty.metrics import Target, pass_variance, quality
 from gaincurate.difficulty.pass_rates import PassRates, read_pass_rates
 from gaincurate.errors import OutcomeError
-from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.run import BASE, Run
 
 Note = Callable[[str], None]
@@ -65,8 +64,7 @@ def take_outcomes(run: Run, round_: int, note: Note = silent) -> Outcomes:
     Raises:
         OutcomeError: they cannot be used.
     """
-    config, path = run.config, run.outcomes(round_)
-    rules = rules_of(config)
+    path, rules = run.outcomes(round_), run.rules
     outcomes = read_outcomes(path, round_, run.ids, rules)
     if outcomes.cut:
         note(f"warning: the last line of {path} is not finished and was left out")
@@ -97,18 +95,13 @@ def nothing_learnt(run: Run, inputs: Json) -> str | None:
     )
 
 
-def rules_of(config: ScheduleConfig) -> Rules:
-    """The rules by which a run reads outcomes."""
-    return Rules(config.reward_low, config.reward_high, config.min_coverage)
-
-
 def checked_lines(run: Run, lines: Iterable[Mapping[str, Any]], newest: int) -> list[Json]:
     """Outcomes that a program reports, each with its round (by default the newest), if the run can take all.
 
     Raises:
         OutcomeError: a line that the run cannot use.
     """
-    rules, outcomes = rules_of(run.config), [{"round": newest, **line} for line in lines]
+    outcomes = [{"round": newest, **line} for line in lines]
     strangers: list[tuple[str, int]] = []
     ids: dict[int, frozenset[str]] = {}
     for outcome in outcomes:  # now, not when a whole round was trained
@@ -116,7 +109,7 @@ def checked_lines(run: Run, lines: Iterable[Mapping[str, Any]], newest: int) -> 
             written = json_value(to_lines([outcome]))
         except (TypeError, ValueError, RecursionError) as error:
             raise OutcomeError(f"an outcome cannot be written: {str(error)[:200].rstrip('.')}.") from error
-        line = check_line(written, "an outcome", newest, rules)
+        line = check_line(written, "an outcome", newest, run.rules)
         if line.round not in ids:
             ids[line.round] = frozenset(run.ids(line.round))
         if line.gc_id not in ids[line.round]:
@@ -149,8 +142,7 @@ def pass_rates_of(
         return read_pass_rates(path, rules, scored=scored)
     run = Run(path)
     files = [run.outcomes(round_) for round_ in range(run.round + 1)]
-    rules = rules or Rules(run.config.reward_low, run.config.reward_high)
-    return read_pass_rates(path, rules, files=[file for file in files if file.exists()])
+    return read_pass_rates(path, rules or run.rules, files=[file for file in files if file.exists()])
 
 
 def late_outcomes(run: Run, state: Json, outcomes: Outcomes) -> tuple[tuple[Ints, Floats, Floats], Json]:
@@ -159,34 +151,32 @@ def late_outcomes(run: Run, state: Json, outcomes: Outcomes) -> tuple[tuple[Ints
     Returns:
         Rows, wins and losses, one for each prompt, and the sizes of the files as they were read.
     """
-    sizes = {int(name): size for name, size in state["taken"].items()}
-    taken, fresh = {**state["taken"], str(state["round"]): outcomes.size}, list[Line]()
-    rules = rules_of(run.config)
-    for round_, since in sizes.items():
-        path = run.outcomes(round_)
+    before: dict[str, int] = state["taken"]
+    taken, fresh = {**before, str(state["round"]): outcomes.size}, list[Line]()
+    for name, since in before.items():
+        path = run.outcomes(int(name))
         if path.exists() and path.stat().st_size > since:
-            _, new, taken[str(round_)] = split_lines(path, since, round_, run.ids, rules)
+            _, new, taken[name] = split_lines(path, since, int(name), run.ids, run.rules)
             fresh += new
     fresh += outcomes.earlier
-    oldest = min((line.round for line in fresh), default=state["round"])
+    if not fresh:
+        return (np.zeros(0, np.int64), np.zeros(0), np.zeros(0)), taken
+    oldest = min(line.round for line in fresh)
     taken_before: set[Key] = set()  # whatever file they are in
-    for round_, size in sizes.items():
-        if round_ >= oldest:
-            for line in split_lines(run.outcomes(round_), size, round_, run.ids, rules)[0]:
-                line.is_new(taken_before)
+    for round_ in range(oldest, state["round"]):
+        path, size = run.outcomes(round_), before[str(round_)]
+        for line in split_lines(path, size, round_, run.ids, run.rules)[0]:
+            line.is_new(taken_before)
     late: dict[tuple[int, str], Tally] = {}
     for line in fresh:
         if line.is_new(taken_before):
             late.setdefault((line.round, line.gc_id), Tally()).add(line.success)
-    places: dict[int, Mapping[str, int]] = {}
-    rows, wins, losses = [], [], []
-    for (round_, gc_id), tally in sorted(late.items()):
-        if round_ not in places:
-            places[round_] = dict(zip(run.ids(round_), run.rows(round_), strict=True))
-        rows.append(places[round_][gc_id])
-        wins.append(math.fsum(tally.successes))
-        losses.append(len(tally.successes) - wins[-1])
-    return (np.array(rows, np.int64), np.array(wins, float), np.array(losses, float)), taken
+    keys = sorted(late)
+    places = {
+        round_: dict(zip(run.ids(round_), run.rows(round_), strict=True)) for round_ in {k[0] for k in keys}
+    }
+    rows = np.array([places[round_][gc_id] for round_, gc_id in keys], np.int64)
+    return (rows, *sums_of([late[key] for key in keys])), taken
 
 
 def concentration_of(run: Run, name: str, plan: Json) -> tuple[float | None, str, int]:
@@ -241,9 +231,14 @@ def target_of(plan: Json) -> Target:
     return "variance" if target == "variance" else "difficulty"
 
 
+def sums_of(tallies: Sequence[Tally]) -> tuple[Floats, Floats]:
+    """Wins and losses of each prompt, `[prompts]`."""
+    wins = np.array([math.fsum(tally.successes) for tally in tallies])
+    return wins, np.array([float(len(tally.successes)) for tally in tallies]) - wins
+
+
 def judged(plan: Json, tallies: Sequence[Tally]) -> tuple[Floats, Floats, Floats]:
     """Predictions, wins and losses of the prompts of which something could be judged."""
-    wins = np.array([math.fsum(tally.successes) for tally in tallies])
-    counts = np.array([float(len(tally.successes)) for tally in tallies])
-    here = counts > 0
-    return np.array(plan["predicted"], dtype=np.float64)[here], wins[here], (counts - wins)[here]
+    wins, losses = sums_of(tallies)
+    here = wins + losses > 0
+    return np.array(plan["predicted"], dtype=np.float64)[here], wins[here], losses[here]

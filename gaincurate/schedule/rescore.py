@@ -29,19 +29,12 @@ from gaincurate.core.stats import spearman
 from gaincurate.errors import GaincurateError, InputError, OutputError, TrainerError
 from gaincurate.schedule.base import Selector
 from gaincurate.schedule.checkpoints import weights_of, why_incomplete
-from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.run import Order, Run, build, permute, round_name
+from gaincurate.schedule.run import Order, Run, build, permute
 
 OF_MODEL = (*(field.name for field in SCORE_FIELDS if field.name.startswith("gc_angle")), *LIKELIHOODS)
 """The columns to order by that a checkpoint changes."""
 _COUNTS = ("gc_prompt_tokens", "gc_prefix_tokens", "gc_question_tokens")
 _PROBE_STREAM = 2
-
-
-def due(config: ScheduleConfig, round_: int) -> bool:
-    """Whether prompts are scored again after this round."""
-    what, every = config.rescore.what, config.rescore.every
-    return what != "off" and (round_ + 1) % every == 0 and round_ + 1 < config.rounds
 
 
 def rescore(
@@ -62,7 +55,7 @@ def rescore(
     config, round_ = run.config.rescore, state["round"]
     if (why := why_incomplete(Path(checkpoint))) is not None:
         raise InputError(f"the checkpoint of round {round_} cannot be used: {why}.", path=checkpoint)
-    name = f"scores/{round_name(round_)}"
+    name = f"scores/{round_:05d}"
     if config.what == "round":
         # C_t moves with the level of the angles, which a rank correlation does not see: no probe here.
         rows = np.asarray(state["rows"], np.int64)
@@ -136,8 +129,14 @@ def _scored(
         note(f"round {round_}: scoring {count:,} prompts with {checkpoint}")
         seconds = _score(run, round_, checkpoint, out, rows)
         run.log(what="scoring", round=round_, set=name, seconds=seconds, checkpoint=checkpoint)
-    scored = ScoredSet(out, verify=False)
-    _same_prompts(run, scored, rows)
+    scored, base = ScoredSet(out, verify=False), run.scored if rows is None else run.scored.take(rows)
+    for column in (ID, *_COUNTS):  # the same rows, read as as many tokens in each span
+        if not base.column(column).equals(scored.column(column)):
+            raise OutputError(
+                f"{scored.folder} has other prompts than the run's scored set ({column} differs): does the "
+                "checkpoint have the tokenizer and the chat template of the model that scored the set?",
+                column=column,
+            )
     return scored
 
 
@@ -151,7 +150,7 @@ def _score(run: Run, round_: int, checkpoint: str, out: Path, rows: Ints | None)
         data = str(work / f"{out.name}.arrow")
         write_ipc(Path(data), source.select(columns).combine_chunks())
     config = work / f"{out.name}.options.json"
-    write_json(config, options_of(base.identity, work) | signals_for(run.config.by))
+    write_json(config, options_of(base.identity, work, run.config.by))
     words = ["score", data, "--model", checkpoint, "--out", str(out), "--config", str(config)]
     make_folder(out.parent)
     # Flags win over the file.
@@ -178,10 +177,10 @@ def run_gaincurate(run: Run, words: Sequence[str], log: Path, lock: str, what: s
         ) from error
 
 
-def options_of(identity: Json, work: Path) -> Json:
+def options_of(identity: Json, work: Path, by: str | None = None) -> Json:
     """The options of `gaincurate score` that read prompts and states as those of a set with this identity.
 
-    A text that an option takes from a file goes into `work`.
+    A text that an option takes from a file goes into `work`. The new set has the column `by`.
     """
     source, segmentation = identity["source"], identity.get("segmentation", {})
     options: Json = {"id_column": ID, "prompt_column": source["prompt_column"]}
@@ -201,23 +200,6 @@ def options_of(identity: Json, work: Path) -> Json:
     options |= {"site": identity["site"], "inter_weight": identity.get("inter_weight", 1.0)}
     if identity.get("layer") is not None:
         options["layer"] = identity["layer"]
+    if by in LIKELIHOODS:
+        options["signals"] = ["angle", "nll" if by == LIKELIHOODS[0] else "entropy"]
     return {**options, "dtype": identity["dtype"]}
-
-
-def signals_for(by: str | None) -> Json:
-    """The options of `gaincurate score` that make a set have the column `by`."""
-    if by not in LIKELIHOODS:
-        return {}
-    return {"signals": ["angle", "nll" if by == LIKELIHOODS[0] else "entropy"]}
-
-
-def _same_prompts(run: Run, scored: ScoredSet, rows: Ints | None) -> None:
-    """The same rows, read as as many tokens in each span: else the scores are of other prompts."""
-    base = run.scored if rows is None else run.scored.take(rows)
-    for name in (ID, *_COUNTS):
-        if not base.column(name).equals(scored.column(name)):
-            raise OutputError(
-                f"{scored.folder} has other prompts than the run's scored set ({name} differs): does the "
-                "checkpoint have the tokenizer and the chat template of the model that scored the set?",
-                column=name,
-            )

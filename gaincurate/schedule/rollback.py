@@ -51,8 +51,7 @@ def check_place(run: Run, saved: Json, where: str) -> None:
         )
     round_ = saved["round"]
     plan = run.round_folder(round_) / PLAN
-    aside = any(run.folder.glob(f"undone/{round_:05d}-*"))
-    if not plan.exists() and not aside:
+    if not plan.exists() and not any(run.folder.glob(f"undone/{round_:05d}-*")):
         raise OutputError(
             f"{where} is of round {round_}, which {run.folder} does not have: the run's folder is older than "
             "the checkpoint. Restore it, or resume from an earlier checkpoint."
@@ -131,7 +130,8 @@ def forget_references(run: Run, round_: int) -> None:
         StorageError: the file system refused.
     """
     source = run.references_folder(round_)
-    if source.exists() and not _of_known_weights(source):
+    by_run = not (source / GIVEN).exists() and (source / MADE).exists()
+    if source.exists() and not (by_run and read_sealed(source / MADE)["weights"] is not None):
         _set_aside(run, source, "difficulty-")
 
 
@@ -144,9 +144,3 @@ def _set_aside(run: Run, source: Path, kind: str = "") -> None:
         source.rename(goal)
     except OSError as error:
         raise storage_error(folder, error) from error
-
-
-def _of_known_weights(references: Path) -> bool:
-    policy = references / MADE
-    from_a_person = (references / GIVEN).exists()
-    return not from_a_person and policy.exists() and read_sealed(policy)["weights"] is not None

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gaincurate.core.arrow import write_ipc
 from gaincurate.core.artifact import RUN, Json
 from gaincurate.core.files import make_folder, remove_temporaries
 from gaincurate.core.foreign import json_value
@@ -31,11 +32,12 @@ from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.sealed import write_sealed
 from gaincurate.core.store import Remote, cache_folder
 from gaincurate.core.where import Mask
+from gaincurate.difficulty.methods import read_rates
 from gaincurate.errors import InputError, NotReadyError
 from gaincurate.schedule import base, groups
 from gaincurate.schedule.checkpoints import AS_IT_IS, Held
 from gaincurate.schedule.config import BY_EMBEDDING, STRATEGIES, ScheduleConfig
-from gaincurate.schedule.context import HISTORY, RATES, Context, build_history, build_rates
+from gaincurate.schedule.context import HISTORY, RATES, Context, build_history
 from gaincurate.schedule.first_model import first_model
 from gaincurate.schedule.observations import (
     REPLAY,
@@ -45,15 +47,15 @@ from gaincurate.schedule.observations import (
     late_outcomes,
     nothing_learnt,
     silent,
+    sums_of,
     take_outcomes,
 )
-from gaincurate.schedule.rescore import OF_MODEL, due, rescore
+from gaincurate.schedule.rescore import OF_MODEL, rescore
 from gaincurate.schedule.run import BASE, FORMAT, GROUPS, ORDER, ROLLOUTS, Order, Run, build, making
 from gaincurate.schedule.selection import matching
 from gaincurate.schedule.strata import LEFT_OUT, Strata
 
 _LARGEST = 1e9  # of a predicted failure rate, because figures are computed from it
-_CARRIED_OVER = ("order", "ordered_by", "scores", "probe", "checkpoint")
 
 
 def start(config: ScheduleConfig, note: Note = silent, references: Path | None = None) -> Run:
@@ -69,15 +71,15 @@ def start(config: ScheduleConfig, note: Note = silent, references: Path | None =
     scored = ScoredSet(config.scored)
     kind = base.load(config.strategy)
     options = base.check_options(config.strategy, kind, config.options)
-    own_options = options.model_dump(mode="json", include=set(config.options))  # paths are whole from here on
     by = config.by or kind.by
     ascending = config.ascending
     if ascending is None:
-        ascending = kind.ascending if by == kind.by else False
+        ascending = kind.ascending and by == kind.by
     model = config.model or first_model(scored, note)
-    check_options_of_a_run(config.model_copy(update={"model": model}), scored, kind, by, options)
-    if references is not None and not kind.observes_references:
-        raise _no_references(config, references)
+    config = config.model_copy(update={"model": model})
+    _check_options(config, scored, kind, by, options)
+    if references is not None:
+        _check_references(config, kind, references)
     if isinstance(config.scored, Remote):
         where = {"folder": str(config.scored), "cache": str(cache_folder().absolute())}
     else:
@@ -92,18 +94,16 @@ def start(config: ScheduleConfig, note: Note = silent, references: Path | None =
         if config.stratify != "none" or matches is not None:
             groups.build(folder / GROUPS, scored, config, matches, note)
         history = build_history(folder / HISTORY, scored, config, note) if config.history else None
-        if config.rates:
-            build_rates(folder / RATES, scored, config.rates)
+        if names := config.rates:
+            write_ipc(folder / RATES, pa.table(dict(zip(names, read_rates(scored, names).T, strict=True))))
+        own_options = options.model_dump(
+            mode="json", include=set(config.options)
+        )  # paths are whole from here on
+        settings = {"options": own_options, "by": by, "ascending": ascending}
         angles = pc.min_max(scored.column("gc_angle"))
         facts = {
             "format": FORMAT,
-            "config": {
-                **config.model_dump(mode="json"),
-                "options": own_options,
-                "by": by,
-                "ascending": ascending,
-                "model": model,
-            },
+            "config": config.model_dump(mode="json") | settings,
             "params": options.model_dump(mode="json"),
             "scores": {**where, "manifest": scored.manifest_hash},
             "rows": len(scored),
@@ -113,22 +113,20 @@ def start(config: ScheduleConfig, note: Note = silent, references: Path | None =
             "angles": [angles["min"].as_py(), angles["max"].as_py()],
         }
         write_sealed(folder / RUN, facts)
-        run = Run(folder, scored)
-        state = {
-            "order": Order(folder / ORDER).digest,
-            "ordered_by": BASE,
-            "scores": BASE,
-            "probe": BASE,
-            "taken": {},
-            "checkpoint": model,
+        run, order = Run(folder, scored), Order(folder / ORDER).digest
+        state: Json = {
+            "format": FORMAT,
+            "order": order,
+            **dict.fromkeys(("ordered_by", "scores", "probe"), BASE),
         }
+        state |= {"taken": {}, "checkpoint": model}
         selector = selector_of(run)
-        opening = Context(run, 0, state["order"], model, note, reference_outcomes=references, opening=True)
         try:
-            selector.prepare(opening)
+            selector.prepare(Context(run, 0, order, model, note, reference_outcomes=references, opening=True))
         except NotReadyError as error:  # round 0 is planned by the first `advance`
             note(str(error).replace(str(folder), str(config.run)))
-            run.commit({**_state(run, selector, -1, state), "rows": [], "inputs": {}, "finished": False})
+            learnt = _as_json(config, "state_dict", selector.state_dict())
+            run.commit(state | {"round": -1, "selector": learnt, "rows": [], "finished": False})
         else:
             _write_round(run, selector, 0, state, {})
         sigma = selector.metrics().get("sigma")
@@ -139,10 +137,6 @@ def start(config: ScheduleConfig, note: Note = silent, references: Path | None =
                 "is a tenth of the set"
             )
     return Run(config.run)
-
-
-def _no_references(config: ScheduleConfig, path: Path) -> InputError:
-    return InputError(f"--reference-outcomes {path}: strategy {config.strategy} observes no references.")
 
 
 def selector_of(run: Run, state: Json | None = None) -> base.Selector:
@@ -186,6 +180,7 @@ def advance(
         GaincurateError: the re-scoring failed; what was scored is kept.
     """
     state = run.state
+    log: Json = {}
     if state["finished"]:
         raise InputError(f"{run.folder} is finished: all of its {run.config.rounds} rounds are done.")
     round_ = state["round"] + 1
@@ -197,21 +192,21 @@ def advance(
             "the model that training begins with (--model of `schedule start`)."
         )
     else:
-        checkpoint, selector, inputs, log = state["checkpoint"], selector_of(run, state), {}, {}
-        state = {name: state[name] for name in (*_CARRIED_OVER, "taken")}
+        selector, inputs, checkpoint = selector_of(run, state), {}, state["checkpoint"]
     finished = round_ == run.config.rounds
     if not finished:
-        if references is not None and not selector.observes_references:
-            raise _no_references(run.config, references)
+        if references is not None:
+            _check_references(run.config, type(selector), references)
         selector.prepare(Context(run, round_, state["order"], checkpoint, note, held, references))
-    if log:
+    if log:  # not in the plan, which a trainer that was killed and run again must not change
         run.log(**log)
-    if finished:
-        last = _state(run, selector, round_ - 1, state)
-        run.commit({**last, "inputs": inputs, "metrics": _metrics(run, selector), "finished": True})
-        return None
-    _write_round(run, selector, round_, state, inputs)
-    return run.round_folder(round_)
+    if not finished:
+        _write_round(run, selector, round_, state, inputs)
+        return run.round_folder(round_)
+    metrics = _as_json(run.config, "metrics", selector.metrics())
+    learnt = _as_json(run.config, "state_dict", selector.state_dict())
+    run.commit(state | {"selector": learnt, "inputs": inputs, "metrics": metrics, "finished": True})
+    return None
 
 
 def _observe(
@@ -220,19 +215,16 @@ def _observe(
     """Take the newest round's outcomes, score again where that is due, and have the strategy learn.
 
     Returns:
-        The selector, the next round's state without its rows, the inputs in its plan, and a line of the log.
-        The line is not in the plan, because a trainer that was killed and run again must not change the plan.
+        The selector, the state, the inputs in the next plan, and a line of the log.
     """
-    round_ = state["round"]
-    plan = run.plan(round_)
+    round_, plan = state["round"], run.plan(state["round"])
     run.orders.settle(state["order"])
-    rows = np.asarray(state["rows"], np.int64)
     outcomes = take_outcomes(run, round_, note)
     late, taken = late_outcomes(run, state, outcomes)
     selector = selector_of(run, state)
     changes: Json = {}
     drift = None
-    if due(run.config, round_):
+    if run.rescores_after(round_):
         if checkpoint is None:
             raise InputError(
                 f"a re-scoring is due after round {round_} (--rescore {run.config.rescore.what}) and there "
@@ -243,17 +235,18 @@ def _observe(
             changes, drift = rescore(run, state, selector, folder, note)
         if "order" in changes and run.strata is not None:  # a rank has another row's group from now on
             selector = selector_of(run, {"selector": selector.state_dict(), "order": changes["order"]})
-    state = {key: state[key] for key in ("rows", *_CARRIED_OVER)} | changes | {"taken": taken}
+    state = state | changes | {"taken": taken}
     if checkpoint is not None:
         state["checkpoint"] = str(Path(checkpoint).resolve())
     concentration, source, over = concentration_of(run, state["scores"], plan)
     assert outcomes.accuracy is not None  # or the coverage was refused
-    tallies, sums = list(outcomes.tallies.values()), []
-    for t in tallies:
-        sums.append((math.fsum(t.successes), len(t.successes), t.tokens / max(t.with_tokens, 1)))
-    wins, counts, tokens = np.array(sums).T
-    figures = (outcomes.accuracy, concentration or 0.0, late, tokens)
-    selector.observe(base.Observed(round_, rows, wins, counts - wins, *figures))
+    tallies = list(outcomes.tallies.values())
+    wins, losses = sums_of(tallies)
+    tokens = np.array([tally.tokens / max(tally.with_tokens, 1) for tally in tallies])
+    rows = np.asarray(state["rows"], np.int64)
+    selector.observe(
+        base.Observed(round_, rows, wins, losses, outcomes.accuracy, concentration or 0.0, late, tokens)
+    )
     inputs = {
         "round": round_,
         "accuracy": outcomes.accuracy,
@@ -279,31 +272,14 @@ def _observe(
     return selector, state, inputs, log
 
 
-def _state(run: Run, selector: base.Selector, round_: int, state: Json) -> Json:
-    """A state with what the selector has learnt, but for the rows of a round."""
-    learnt = _as_json(run.config, "state_dict", selector.state_dict())
-    return {"format": FORMAT, "round": round_, **state, "selector": learnt}
-
-
-def _metrics(run: Run, selector: base.Selector) -> Json:
-    metrics: Json = _as_json(run.config, "metrics", selector.metrics())
-    for name, value in metrics.items():
-        if not isinstance(value, int | float):
-            raise InputError(
-                f"strategy {run.config.strategy}: metrics gives {value!r} as {name!r}, which is no number."
-            )
-    return metrics
-
-
 def _write_round(run: Run, selector: base.Selector, round_: int, state: Json, inputs: Json) -> None:
     """Draw a round and write its rows, its state and, at last, its plan."""
     config, order, strata = run.config, run.orders.find(state["order"]), run.strata
-    ranks = check_draw(config, selector.draw(round_), len(order.rows))
+    ranks = _checked_draw(config, selector.draw(round_), len(order.rows))
     if config.order == "rank":
         ranks = np.sort(ranks)
     rows = order.rows[ranks]
-    counts = None if strata is None else check_shares(config, selector, strata, rows, round_)
-    table, metrics = run.scored.take(rows), _metrics(run, selector)
+    table, metrics = run.scored.take(rows), _as_json(config, "metrics", selector.metrics())
     angles = table.column("gc_angle").drop_null().to_pylist()
     plan = {
         "format": FORMAT,
@@ -324,15 +300,16 @@ def _write_round(run: Run, selector: base.Selector, round_: int, state: Json, in
             "ranks": [int(ranks.min()), float(np.median(ranks)), int(ranks.max())],
         },
     }
-    if counts is not None:
+    if strata is not None and (counts := _checked_shares(config, selector, strata, rows, round_)):
         plan["groups"] = {"by": config.stratify, "prompts": counts}
-    more = _as_json(config, "plan_facts", selector.plan_facts(rows))
-    check_plan_facts(config, selector, plan, more)
-    full_state = {**_state(run, selector, round_, state), "rows": rows.tolist(), "finished": False}
+    if more := selector.plan_facts(rows):
+        plan |= _checked_facts(config, selector, plan, more)
+    learnt = _as_json(config, "state_dict", selector.state_dict())
     make_folder(run.round_folder(round_))
     remove_temporaries(run.round_folder(round_))
-    write_data(run, round_, table, more.get("rollouts"))
-    run.commit(full_state, plan | more)
+    write_data(run, round_, table, plan.get("rollouts"))
+    of_round = {"round": round_, "selector": learnt, "rows": rows.tolist(), "finished": False}
+    run.commit(state | of_round, plan)
 
 
 def write_data(run: Run, round_: int, table: pa.Table, rollouts: list[int] | None) -> None:
@@ -344,7 +321,7 @@ def write_data(run: Run, round_: int, table: pa.Table, rollouts: list[int] | Non
     write_rows(run.data(round_), shown)
 
 
-def check_options_of_a_run(
+def _check_options(
     config: ScheduleConfig,
     scored: ScoredSet,
     kind: type[base.Selector],
@@ -411,26 +388,46 @@ def check_options_of_a_run(
     options.check_run(config, scored)
 
 
-def _as_json(config: ScheduleConfig, method: str, value: object) -> Any:
-    """A strategy's return value after a trip through JSON. A user's strategy may return anything.
+def _check_references(config: ScheduleConfig, kind: type[base.Selector], outcomes: Path) -> None:
+    if not kind.observes_references:
+        raise InputError(
+            f"--reference-outcomes {outcomes}: strategy {config.strategy} observes no references."
+        )
 
-    Raises:
-        InputError: it is no JSON value, or holds NaN or infinity.
-    """
+
+def _matches(config: ScheduleConfig, scored: ScoredSet, note: Note) -> Mask | None:
+    """For which rows `--where` holds, and a note of how many; None without it."""
+    if config.where is None:
+        return None
+    matches, unknown = matching(scored, config.where, config.rollouts, note)
+    counts = f"holds for {matches.sum():,} of {len(scored):,} rows ({unknown.sum():,} have no value for it)"
+    if matches.sum() < config.budget:
+        raise InputError(f"--where {config.where!r} {counts}, and a round has {config.budget:,}.")
+    note(f"--where {counts}")
+    return matches
+
+
+# A user's strategy may return anything, and a wrong round must not be written.
+
+
+def _as_json(config: ScheduleConfig, method: str, value: Any) -> Any:
+    """What a method of a strategy returned, after a trip through JSON."""
     if config.strategy in STRATEGIES:
         return value
     try:
-        return json_value(json.dumps(value, allow_nan=False))
+        value = json_value(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"strategy {config.strategy}: {method} returns no JSON value: {error}.") from error
+    for name, number in value.items() if method == "metrics" else ():
+        if not isinstance(number, int | float):
+            raise InputError(
+                f"strategy {config.strategy}: metrics gives {number!r} as {name!r}, which is no number."
+            )
+    return value
 
 
-def check_draw(config: ScheduleConfig, drawn: object, count: int) -> Ints:
-    """The ranks that a strategy drew. A user's strategy may be wrong, and a wrong round must not be written.
-
-    Raises:
-        InputError: it is.
-    """
+def _checked_draw(config: ScheduleConfig, drawn: object, count: int) -> Ints:
+    """The ranks that a strategy drew, `[budget]`: distinct, below `count`."""
     ranks = np.asarray(drawn)
     whole = ranks.dtype.kind in "iu" and ranks.shape == (config.budget,)
     if not whole or len(np.unique(ranks)) < len(ranks) or ranks.min() < 0 or ranks.max() >= count:
@@ -441,13 +438,12 @@ def check_draw(config: ScheduleConfig, drawn: object, count: int) -> Ints:
     return ranks.astype(np.int64)
 
 
-def check_shares(
+def _checked_shares(
     config: ScheduleConfig, selector: base.Selector, strata: Strata, rows: Ints, round_: int
 ) -> dict[str, int] | None:
     """The number of prompts of each group in a round, whose rows are given; None if there is only one group.
 
-    Raises:
-        InputError: they are not the quotas, and the strategy is none that leaves out rows or references.
+    Only a strategy that leaves out rows or references may miss the quotas.
     """
     counts = np.bincount(strata.labels[rows], minlength=len(strata.names))
     quotas = strata.quotas(config.budget, round_)
@@ -464,12 +460,9 @@ def check_shares(
     return None if strata.is_one else prompts
 
 
-def check_plan_facts(config: ScheduleConfig, selector: base.Selector, plan: Json, facts: Json) -> None:
-    """See that what a strategy adds to a plan takes the place of nothing and can be read later.
-
-    Raises:
-        InputError: it is not so.
-    """
+def _checked_facts(config: ScheduleConfig, selector: base.Selector, plan: Json, facts: Json) -> Json:
+    """What a strategy adds to a plan, if it takes the place of nothing and can be read later."""
+    facts = _as_json(config, "plan_facts", facts)
     taken = plan.keys() if selector.observes_references else plan.keys() | {"references"}
     predicted = facts.get("predicted", [0.0] * config.budget)
     rollouts = facts.get("rollouts", [1] * config.budget)
@@ -484,18 +477,4 @@ def check_plan_facts(config: ScheduleConfig, selector: base.Selector, plan: Json
         wrong = f"'rollouts' that is no whole number above 0 for each of the {config.budget:,} prompts"
     if wrong:
         raise InputError(f"strategy {config.strategy}: plan_facts gives {wrong}.")
-
-
-def _matches(config: ScheduleConfig, scored: ScoredSet, note: Note) -> Mask | None:
-    """For which rows `--where` holds, and a note of how many; None without it."""
-    if config.where is None:
-        return None
-    matches = matching(scored, config.where, config.rollouts)
-    holds, unknown = int(matches.rows.sum()), int(matches.unknown.sum())
-    counts = f"holds for {holds:,} of {len(scored):,} rows ({unknown:,} have no value for it)"
-    if holds < config.budget:
-        raise InputError(f"--where {config.where!r} {counts}, and a round has {config.budget:,}.")
-    note(f"--where {counts}")
-    if matches.warning is not None:
-        note(matches.warning)
-    return matches.rows
+    return facts

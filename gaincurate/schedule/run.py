@@ -32,6 +32,7 @@ from gaincurate.core.files import (
     remove_temporaries,
 )
 from gaincurate.core.locks import acquire
+from gaincurate.core.outcomes import Rules
 from gaincurate.core.rng import Floats, Ints
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
@@ -212,11 +213,6 @@ def same_file(source: Path, goal: Path) -> None:
             raise storage_error(goal, error) from error
 
 
-def round_name(round_: int) -> str:
-    """`00000`, ..."""
-    return f"{round_:05d}"
-
-
 def newest_round(folder: Path) -> int:
     """The number of the newest round in a run's folder, the last one with a plan; -1 before round 0."""
     rounds = folder / "rounds"
@@ -260,6 +256,8 @@ class Run:
                 "version that opened it.",
                 path=str(path),
             ) from error
+        self.rules = Rules(self.config.reward_low, self.config.reward_high, self.config.min_coverage)
+        """The rules by which outcomes are read."""
         self.orders = Orders(self.folder)
         self._scored = scored
         self._ids: dict[int, list[str]] = {}
@@ -336,7 +334,7 @@ class Run:
 
     def references_folder(self, round_: int) -> Path:
         """The folder of the references that a strategy observes before it draws a round."""
-        return self.folder / "difficulty" / round_name(round_)
+        return self.folder / f"difficulty/{round_:05d}"
 
     def plan(self, round_: int) -> Json:
         """A round's plan."""
@@ -359,6 +357,11 @@ class Run:
                 "needs for it."
             )
         return round_
+
+    def rescores_after(self, round_: int) -> bool:
+        """Whether prompts are scored again after a round."""
+        again, done = self.config.rescore, round_ + 1
+        return again.what != "off" and done % again.every == 0 and done < self.config.rounds
 
     def ids(self, round_: int) -> list[str]:
         """The ids of a round's prompts, as planned."""

@@ -6,7 +6,6 @@ each prompt: `pass_rate` and `samples`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,26 +17,16 @@ from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.where import Condition, Mask
 from gaincurate.difficulty.pass_rates import pooled
 from gaincurate.errors import InputError
-from gaincurate.schedule.observations import pass_rates_of
+from gaincurate.schedule.observations import Note, pass_rates_of, silent
 
 OF_ROLLOUTS = ("pass_rate", "samples")
 """The columns that `--rollouts` adds: the share of right rollouts, and how many were judged."""
 
 
-@dataclass(frozen=True, slots=True)
-class Matches:
-    """For which rows a condition is true, and for which it cannot be said for want of a value, `[rows]`.
-
-    `warning` says that most rows have no pass rate, where the condition is on that.
-    """
-
-    rows: Mask
-    unknown: Mask
-    warning: str | None = None
-
-
-def matching(scored: ScoredSet, where: str, rollouts: Path | None = None) -> Matches:
-    """The rows for which a condition (see `core.where`) is true.
+def matching(
+    scored: ScoredSet, where: str, rollouts: Path | None = None, note: Note = silent
+) -> tuple[Mask, Mask]:
+    """For which rows a condition (see `core.where`) is true, and for which a value is missing, `[rows]` each.
 
     `rollouts` is a rollout set, or another file of pass rates.
 
@@ -62,14 +51,13 @@ def matching(scored: ScoredSet, where: str, rollouts: Path | None = None) -> Mat
         name: observed[name] if name in observed else read_column(scored, name) for name in condition.names
     }
     missing = columns["pass_rate"].null_count if "pass_rate" in columns else 0
-    warning = None
     if 2 * missing > len(scored):
-        warning = (
+        note(
             f"warning: {missing:,} of {len(scored):,} rows have no pass_rate. "
             "`gaincurate difficulty predict` writes gc_difficulty, the failure rate of every row, which "
             "--where takes too."
         )
-    return Matches(*condition.holds(columns), warning)
+    return condition.holds(columns)
 
 
 def _of_rollouts(scored: ScoredSet, path: Path) -> dict[str, pa.ChunkedArray]:

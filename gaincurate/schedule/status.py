@@ -16,7 +16,7 @@ from gaincurate.core.outcomes import read_outcomes
 from gaincurate.core.process import last_line
 from gaincurate.difficulty.metrics import quality
 from gaincurate.errors import OutcomeError
-from gaincurate.schedule.observations import REPLAY, judged, nothing_learnt, rules_of, target_of
+from gaincurate.schedule.observations import REPLAY, judged, nothing_learnt, target_of
 from gaincurate.schedule.run import DATA, GIVEN, IDS, PLAN, Run
 
 _OF_REFERENCES = ("observed", "left_out", "rollouts", "completion_tokens", "unjudged", "policy", "carried")
@@ -105,7 +105,7 @@ def _waiting(run: Run, round_: int) -> Json:
     facts: Json = {"round": round_, "prompts": 0, "of": run.config.budget, "accuracy": None, "problem": None}
     if path.exists():
         try:
-            outcomes = read_outcomes(path, round_, run.ids, rules_of(run.config))
+            outcomes = read_outcomes(path, round_, run.ids, run.rules)
         except OutcomeError as error:
             return facts | {"problem": str(error)}
         facts["prompts"] = sum(bool(t.successes or t.unjudged) for t in outcomes.tallies.values())
@@ -166,7 +166,7 @@ def _on_drawn(run: Run, round_: int) -> Json | None:
     """A round's predictions against what came back, with intervals."""
     plan = run.plan(round_)
     try:
-        outcomes = read_outcomes(run.outcomes(round_), round_, run.ids, rules_of(run.config))
+        outcomes = read_outcomes(run.outcomes(round_), round_, run.ids, run.rules)
     except OutcomeError:  # changed since they were taken
         return None
     predicted, wins, losses = judged(plan, list(outcomes.tallies.values()))

@@ -121,19 +121,13 @@ class Strata:
             raise self._too_few(budget, int(self.sizes[self.parts > 0].sum()))
         quotas = np.where(whole, self.sizes, 0)
         if budget_left > 0:
-            quotas += self._turns(parts, budget_left, round_)
+            total = int(parts.sum())
+            share, rest = np.divmod(parts * budget_left, total)  # whole prompts, and rest / total
+            quotas += share
+            if extra := int(rest.sum() // total):  # prompts that the rests make together
+                (groups,) = np.nonzero(rest)
+                quotas[groups[_FairTurns.over(rest[groups].tobytes(), total, extra).of(round_)]] += 1
         return quotas if room is None else self._within(quotas, room, budget)
-
-    def _turns(self, parts: Ints, budget: int, round_: int) -> Ints:
-        total = parts.sum()
-        whole, rest = np.divmod(parts * budget, total)  # a round's share: whole prompts, and rest / total
-        extra = int(rest.sum() // total)  # prompts that the rests make together
-        (groups,) = np.nonzero(rest)
-        if not extra:
-            return whole
-        now = _fair_turns(rest[groups].tobytes(), int(total), extra).of(round_)
-        whole[groups[now]] += 1
-        return whole
 
     def _within(self, quotas: Ints, room: Ints, budget: int) -> Ints:
         """Quotas of which none is over its room."""
@@ -167,30 +161,27 @@ class _FairTurns:
         self._taken, self._next = np.zeros_like(rest), 0
         self._now: Ints = np.zeros(0, np.int64)
 
+    @staticmethod
+    @lru_cache(maxsize=16)
+    def over(rest: bytes, total: int, extra: int) -> _FairTurns:
+        """The schedule of these rests, which goes on where it was in a process that plans several rounds."""
+        return _FairTurns(np.frombuffer(rest, np.int64), total, extra)
+
     def of(self, round_: int) -> Ints:
         """The groups of a round, `[extra]`."""
         if round_ < self._next - 1:
             self._taken, self._next = np.zeros_like(self._rest), 0
+        rest, total, left_out = self._rest, self._total, self._left_out
         for turn in range(self._next, round_ + 1):
-            self._turn(turn)
+            may = rest * (turn + 1) > self._taken * total
+            end, over = np.divmod((self._taken + 1) * total, rest)
+            end += over > 0
+            cascade = np.where(self._heavy, -(-end * left_out // total), 0) * total
+            cascade = -(-cascade // left_out)
+            self._now = np.lexsort((-cascade, over == 0, end, ~may))[: self._extra]
+            self._taken[self._now] += 1
         self._next = round_ + 1
         return self._now
-
-    def _turn(self, turn: int) -> None:
-        rest, total, left_out = self._rest, self._total, self._left_out
-        may = rest * (turn + 1) > self._taken * total
-        end, over = np.divmod((self._taken + 1) * total, rest)
-        end += over > 0
-        cascade = np.where(self._heavy, -(-end * left_out // total), 0) * total
-        cascade = -(-cascade // left_out)
-        order = np.lexsort((-cascade, over == 0, end, ~may))
-        self._now = order[: self._extra]
-        self._taken[self._now] += 1
-
-
-@lru_cache(maxsize=16)
-def _fair_turns(rest: bytes, total: int, extra: int) -> _FairTurns:
-    return _FairTurns(np.frombuffer(rest, np.int64), total, extra)
 
 
 def parts_of(weights: Mapping[str, float], names: Sequence[str]) -> Ints:

@@ -185,11 +185,8 @@ def _chosen(
     if left_out is not None:
         keep(left_out.kept[left], "by --drop")
     if pick.where is not None:
-        matches = matching(scored, pick.where, pick.rollouts)
-        if matches.warning is not None:
-            note(matches.warning)
-        unknown = int(matches.unknown[left].sum())
-        keep(matches.rows[left], f"by --where ({unknown:,} of them for want of a value)")
+        matches, unknown = matching(scored, pick.where, pick.rollouts, note)
+        keep(matches[left], f"by --where ({unknown[left].sum():,} of them for want of a value)")
     if pick.limit is not None:
         keep(np.arange(len(left)) < pick.limit, f"after --limit {pick.limit}")
     sentence = f"{len(left):,} of {rows_before:,} rows are taken"

@@ -32,7 +32,7 @@ from gaincurate.core.prompts import prompts_of
 from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.difficulty.nemo_gym import prompt_key
 from gaincurate.errors import OutcomeError
-from gaincurate.schedule.observations import Note, rules_of, silent
+from gaincurate.schedule.observations import Note, silent
 from gaincurate.schedule.run import Run
 
 TAKEN = "logs.json"
@@ -163,7 +163,7 @@ class _Taking:
 
     def __init__(self, run: Run, round_: int, reward_column: str | None) -> None:
         self._run, self._round, self._reward = run, round_, reward_column
-        self._rules = rules_of(run.config)
+        self._rules = run.rules
         self._ids = frozenset(run.ids(round_))
         self._by_messages: dict[str, list[str]] = {}
         self._earlier = [(earlier, _taken(run, earlier)) for earlier in range(round_)]

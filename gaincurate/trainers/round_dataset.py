@@ -20,7 +20,7 @@ from gaincurate.core.files import append_lines, drop_half_line
 from gaincurate.core.outcomes import read_file
 from gaincurate.core.schema import ID
 from gaincurate.errors import InputError
-from gaincurate.schedule.observations import checked_lines, rules_of
+from gaincurate.schedule.observations import checked_lines
 from gaincurate.schedule.run import Run
 from gaincurate.trainers.session import ROUND, RunSession, refuse_rescoring
 
@@ -97,7 +97,7 @@ class RoundDataset(torch.utils.data.IterableDataset[Json]):
         planned, done = list[tuple[int, str]](), set[tuple[int, str]]()
         for round_ in range(live.round + 1):
             drop_half_line(run.outcomes(round_))  # of a process that was killed
-            lines = read_file(run.outcomes(round_), round_, run.ids, rules_of(run.config))
+            lines = read_file(run.outcomes(round_), round_, run.ids, run.rules)
             done |= {(line.round, line.gc_id) for line in lines if line.sample in (None, 0)}
             planned += [(round_, gc_id) for gc_id in run.ids(round_)]
         drawn = done if self._state is None else set(planned[: self._state["step"]])

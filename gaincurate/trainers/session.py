@@ -24,7 +24,6 @@ from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.schedule.checkpoints import AS_IT_IS, Held
 from gaincurate.schedule.foresight import see_live
 from gaincurate.schedule.observations import Note, checked_lines, logged
-from gaincurate.schedule.rescore import due
 from gaincurate.schedule.rollback import return_to, saved_place, take_back
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run, refuse_group_sizes, working_on
@@ -213,7 +212,7 @@ class RunSession(AbstractContextManager["RunSession"]):
     @property
     def rescoring_due(self) -> bool:
         """Whether the next `turn` scores with a checkpoint."""
-        return due(self.run.config, self.round)
+        return self.run.rescores_after(self.round)
 
     def turn(self, checkpoint: str | Path | None = None) -> bool:
         """Take the round's outcomes, score again where due, plan the next round.

@@ -19,10 +19,8 @@ from gaincurate.core.process import command_lock, last_line, run_command
 from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.errors import GaincurateError, InputError, TrainerError, storage_error
 from gaincurate.schedule.checkpoints import INDEX, Finder, weight_names, whole, why_not_whole
-from gaincurate.schedule.foresight import observes_with_checkpoint
 from gaincurate.schedule.observations import Note
-from gaincurate.schedule.rescore import due
-from gaincurate.schedule.run import Run, round_name
+from gaincurate.schedule.run import Run
 from gaincurate.trainers.checkpoints import ADAPTER, ADAPTER_WEIGHTS, Checkpoint, find, owner, small_files
 from gaincurate.trainers.lora import see_mergeable
 from gaincurate.trainers.profile import Layout, layout_of
@@ -210,7 +208,7 @@ class TrainerFinder(Finder):
             ModelError: it is an adapter that cannot be merged.
         """
         round_ = run.round
-        again = due(run.config, round_) or observes_with_checkpoint(run.config)
+        again = run.rescores_after(round_) or run.config.observes_with_checkpoint
         root = root.resolve()
         for folder in _holds(run) if again else ():
             before = source(folder)
@@ -301,7 +299,7 @@ class TrainerFinder(Finder):
 
 def _place(run: Run) -> Path:
     """Where the newest round's checkpoint is held; its own name is below it, and so in the scores."""
-    return run.folder / "held" / round_name(run.round)
+    return run.folder / "held" / f"{run.round:05d}"
 
 
 def _holds(run: Run) -> list[Path]:

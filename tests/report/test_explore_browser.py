@@ -59,7 +59,7 @@ def copied_rows(browser: Chromium, prompt_set: Path) -> set[str]:
     options = dict(zip(words[::2], words[1::2], strict=True))
     rollouts = options.get("--rollouts")
     scored = ScoredSet(prompt_set)
-    rows = matching(scored, options["--where"], None if rollouts is None else Path(rollouts)).rows
+    rows = matching(scored, options["--where"], None if rollouts is None else Path(rollouts))[0]
     return {gc_id for gc_id, holds in zip(scored.column("gc_id").to_pylist(), rows, strict=True) if holds}
 
 

@@ -12,6 +12,7 @@ import pytest
 import dots_runs
 import runs
 from command import run as gaincurate
+from dots_runs import step
 from gaincurate.errors import InputError, OutcomeError
 from gaincurate.schedule.rollback import return_to, saved_place
 from gaincurate.schedule.rounds import advance
@@ -21,18 +22,6 @@ from gaincurate.schedule.run import Run
 @pytest.fixture(autouse=True)
 def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return dots_runs.in_process(monkeypatch)
-
-
-def step(run: Run) -> None:
-    """The newest round's outcomes and the next one's references."""
-    round_ = int(run.state["round"])
-    if round_ >= 0:
-        runs.write(run, round_, dots_runs.lines(run.ids(round_), round_, round=round_, tokens=5))
-    if round_ + 1 < run.config.rounds:
-        with pytest.raises(OutcomeError):
-            advance(run)
-        dots_runs.answer(run, round_ + 1)
-    advance(Run(run.folder))
 
 
 def told(run: Run) -> dict[str, Any]:
@@ -48,15 +37,12 @@ def failures(ids: list[str], round_: int) -> Any:
 def test_a_status_counts_references_and_says_how_good_predictions_were(tmp_path: Path) -> None:
     run = dots_runs.begin(tmp_path, temperature=0.2, rounds=2, budget=20, reuse_references=0.25)
     for _ in range(3):
-        step(run)
+        step(run, tokens=5)
     status = told(run)
     assert status["finished"]
     found = status["difficulty"]
-    assert (found["target"], found["target_difficulty"], found["predictor"]) == (
-        "difficulty",
-        0.5,
-        "group-mean",
-    )
+    aim = (found["target"], found["target_difficulty"], found["predictor"])
+    assert aim == ("difficulty", 0.5, "group-mean")
     assert found["cost"] == {
         "rollouts": 120,
         "completion_tokens": 2 * 15 * 4 * 7,
@@ -121,11 +107,8 @@ def test_a_run_without_a_round_and_one_that_waits_again(tmp_path: Path) -> None:
     assert found["difficulty"]["waiting"]["round"] == 0
     shown = gaincurate("schedule", "status", run.folder).stdout
     assert "8 of 60 prompts a round, 3 rounds; no round yet" in shown
-    folder = run.references_folder(0)
-    assert (
-        f"round 0 waits for outcomes of its references: prompts in {folder / 'references.parquet'}, outcomes to "
-        f"{folder / 'references.jsonl'}" in shown
-    )
+    prompts, given = (run.references_folder(0) / f"references.{kind}" for kind in ("parquet", "jsonl"))
+    assert f"round 0 waits for outcomes of its references: prompts in {prompts}, outcomes to {given}" in shown
     step(run)
     assert told(run)["difficulty"]["waiting"] is None
     runs.write(run, 0, dots_runs.lines(run.ids(0), 0, round=0))

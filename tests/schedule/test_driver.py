@@ -15,7 +15,6 @@ from gaincurate.errors import InputError, OutcomeError, TrainerError
 from gaincurate.schedule import driver
 from gaincurate.schedule.checkpoints import Finder, checkpoint_before
 from gaincurate.schedule.driver import Schedule, drive
-from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
 from gaincurate.schedule.status import status
 
@@ -83,9 +82,7 @@ def test_an_attempt_that_died_is_replaced_and_the_plans_are_the_same(tmp_path: P
     drive(whole, [*SCRIPT, *PLACES[:2], "none", *PLACES[3:]])
     dying = [*SCRIPT, "--mode", "die", *PLACES[:2], "none", *PLACES[3:]]
     for _ in range(3):
-        with pytest.raises(
-            TrainerError, match=r"round \d: the trainer failed with exit code 1; its log is .*"
-        ):
+        with pytest.raises(TrainerError, match=r"round \d: the trainer failed with exit code 1; its log is"):
             drive(Run(broken.folder), dying)
     left = broken.round_folder(2) / ".trained.json.1.tmp"
     left.touch()  # a driver was killed there
@@ -150,8 +147,7 @@ def test_without_the_checkpoints_name_none_is_needed(tmp_path: Path, weights: Pa
 
 def test_a_checkpoint_given_to_next_is_where_run_goes_on(tmp_path: Path, weights: Path) -> None:
     run = runs.begin(tmp_path)
-    runs.report(run)
-    advance(run, str(weights))
+    runs.step(run, checkpoint=weights)
     assert checkpoint_before(run, 1, []) == str(weights)
 
 
@@ -211,9 +207,7 @@ def test_a_deleted_checkpoint_is_missed_before_the_next_round_is_trained(
 
     with pytest.raises(KeyboardInterrupt):
         drive(run, stop[:-1], view=StopAtTwo())
-    with pytest.raises(
-        TrainerError, match="round 1 would begin with the checkpoint of round 0, which is gone: "
-    ):
+    with pytest.raises(TrainerError, match="round 1 would begin with the checkpoint of round 0, which is"):
         drive(Run(run.folder), [])
 
 

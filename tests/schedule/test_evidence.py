@@ -15,9 +15,7 @@ from scipy import special
 import runs
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
-from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.context import Context
-from gaincurate.schedule.rounds import start
 from gaincurate.schedule.strategies.evidence import best_labels, law_of
 
 PULLS, STRENGTHS = (0.25, 1, 4, 16), (0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64)
@@ -113,18 +111,13 @@ def test_earlier_outcomes_are_found_by_id_and_by_text(tmp_path: Path, form: str)
     if form == "run":
         run = runs.begin(tmp_path, scored=tmp_path / "set", run=tmp_path / "earlier", budget=6)
         drawn = [ids.index(name) for name in run.ids(0)]
-        runs.write(
-            run,
-            0,
-            [{"gc_id": name, "reward": 1, "round": 0, "sample": k} for name in run.ids(0) for k in (0, 1)],
-        )
+        runs.report(run, lambda gc_id, sample: 1)
         path, expected[0, drawn] = tmp_path / "earlier", 2
     elif form == "lines":
         path = tmp_path / "earlier.jsonl"
         lines = [{"gc_id": ids[3], "reward": reward} for reward in (1, 0, 0)]
-        path.write_text(
-            "".join(json.dumps(line) + "\n" for line in [*lines, {"gc_id": "unknown", "reward": 1}])
-        )
+        lines.append({"gc_id": "unknown", "reward": 1})
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
         expected[:, 3] = 1, 2
     elif form == "texts":
         pq.write_table(pa.table({"question": [texts[4], "no such"], "wins": [3, 1], "losses": [5, 1]}), path)
@@ -133,24 +126,14 @@ def test_earlier_outcomes_are_found_by_id_and_by_text(tmp_path: Path, form: str)
         pq.write_table(pa.table({"question": [texts[4], texts[5]], "pass_rate": [0.25, None]}), path)
         expected[:, 4] = 2, 6
     notes: list[str] = []
-    settings: dict[str, Any] = {
-        "scored": tmp_path / "set",
-        "run": tmp_path / "new",
-        "history": [path],
-        "model": "m",
-    }
-    made = start(ScheduleConfig(**settings, strategy="posterior", budget=8, rounds=3), notes.append)
+    made = runs.begin(tmp_path, strategy="posterior", history=[path], note=notes.append)
     counts = Context(made, 0, "").history
     assert counts is not None
     np.testing.assert_allclose(counts, expected)
-    seen, silent = (
-        int((expected.sum(0) > 0).sum()),
-        int(((expected.sum(0) > 0) & (expected.min(0) == 0)).sum()),
-    )
-    assert made.facts["history"] == {"prompts": seen, "never_differed": silent}
-    assert (
-        f"{seen:,} of {len(ids):,} prompts have a history; in {silent:,} of them no outcomes differ" in notes
-    )
+    seen = int((expected.sum(0) > 0).sum())
+    alike = int(((expected.sum(0) > 0) & (expected.min(0) == 0)).sum())
+    assert made.facts["history"] == {"prompts": seen, "never_differed": alike}
+    assert f"{seen} of {len(ids)} prompts have a history; in {alike} of them no outcomes differ" in notes
     assert made.plan(0)["metrics"]["history_weight"] == 0.5
 
 
@@ -158,12 +141,12 @@ def test_history_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     scored_set(tmp_path / "set")
     path = tmp_path / "other.parquet"
     pq.write_table(pa.table({"gc_id": ["x"], "wins": [1], "losses": [1]}), path)
-    with pytest.raises(InputError, match="none of its prompts is in .*, by gc_id or by text"):
-        runs.begin(tmp_path, scored=tmp_path / "set", strategy="posterior", history=[path])
-    with pytest.raises(
-        InputError, match="strategy uniform does not read --history or --rates; posterior does"
+    for strategy, sentence in (
+        ("posterior", "none of its prompts is in .*, by gc_id or by text"),
+        ("uniform", "strategy uniform does not read --history or --rates; posterior does"),
     ):
-        runs.begin(tmp_path, scored=tmp_path / "set", strategy="uniform", history=[path])
+        with pytest.raises(InputError, match=sentence):
+            runs.begin(tmp_path, strategy=strategy, history=[path])
 
 
 def test_rates_are_pass_rates(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import runs
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
 from gaincurate.schedule.context import Context
-from gaincurate.schedule.rounds import advance, selector_of
+from gaincurate.schedule.rounds import selector_of
 from gaincurate.schedule.run import Run
 from gaincurate.schedule.strata import Strata
 from gaincurate.schedule.strategies.falling import Falling
@@ -38,8 +38,7 @@ def test_the_mean_falls_from_the_first_round_to_the_last(tmp_path: Path) -> None
     for round_, mean in enumerate([0.9, 0.7, 0.5, 0.3, 0.1]):
         assert run.plan(round_)["metrics"]["mean"] == pytest.approx(mean)
         assert np.abs(pass_rates(run, round_) - mean).max() < 0.1
-        runs.report(run)
-        advance(run)
+        runs.step(run)
     assert run.state["finished"]
 
 
@@ -90,8 +89,7 @@ def test_a_group_that_cannot_fill_its_share_leaves_the_rest_to_the_others(tmp_pa
         drawn = run.rows(round_)
         assert not set(drawn) & set(range(15))
         assert run.plan(round_)["groups"]["prompts"] == {"small": 5, "large": 95}  # and not 10 and 90
-        runs.report(run)
-        advance(run)
+        runs.step(run)
     given: dict[str, Any] = {"scored": scored.folder, "stratify": "task", "budget": 100}
     with pytest.raises(
         InputError, match="drew 95 prompts of group 'large', and with --stratify .* has 90 of"

@@ -18,7 +18,6 @@ from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError, OutputError, StorageError
 from gaincurate.schedule import groups, rounds
 from gaincurate.schedule.base import Json, Selector
-from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Order, Run, build
 from gaincurate.schedule.strata import Strata
 
@@ -50,11 +49,6 @@ def sources_of(run: Run, round_: int) -> Counter[str | None]:
     return Counter(run.scored.rows(run.ids(round_)).column("source").to_pylist())
 
 
-def step(run: Run, checkpoint: str | None = None) -> None:
-    runs.report(run, lambda gc_id, sample: float((int(gc_id[2:]) + sample) % 3 == 0))
-    advance(run, checkpoint)
-
-
 @pytest.mark.parametrize("strategy", ["uniform", "file-order", "length", "gain-rl", "posterior", "falling"])
 def test_every_round_of_a_run_has_the_shares(tmp_path: Path, strategy: str) -> None:
     run = begin(tmp_path, strategy=strategy)
@@ -67,7 +61,7 @@ def test_every_round_of_a_run_has_the_shares(tmp_path: Path, strategy: str) -> N
             "by": "source",
             "prompts": {"code": code, "math": math, "(none)": nothing},
         }
-        step(run)
+        runs.step(run)
 
 
 def test_groups_stay_with_their_prompts_when_the_order_changes(
@@ -83,7 +77,7 @@ def test_groups_stay_with_their_prompts_when_the_order_changes(
     run = begin(tmp_path, strategy="gain-rl", rescore={"what": "full"}, budget=10)
     for round_ in range(5):
         assert sources_of(run, round_) == {"code": 2, "math": 6, None: 2}
-        step(run, "checkpoint")
+        runs.step(run, checkpoint="checkpoint")
 
 
 @pytest.mark.parametrize(
@@ -133,12 +127,11 @@ class Own(Selector):
 
 
 def test_a_users_strategy_that_breaks_the_shares_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError) as caught:
+    sentence = (
+        "drew 10 prompts of group 'code', and with --stratify source round 0 has 2 of it. Pool.draw and"
+    )
+    with pytest.raises(InputError, match=sentence):
         begin(tmp_path, strategy=f"{__name__}:Own", budget=10)
-    assert (
-        "drew 10 prompts of group 'code', and with --stratify source round 0 has 2 of it. Pool.draw and Pool.pick "
-        "keep the shares."
-    ) in str(caught.value)
     assert len(begin(tmp_path, strategy=f"{__name__}:Own", stratify="none").ids(0)) == 11
 
 
@@ -154,13 +147,9 @@ def test_a_damaged_file_of_groups_is_refused(tmp_path: Path, damage: str) -> Non
         table = pa.table({"group": pa.array([1 - labels[0], *labels[1:]], pa.int32())}, schema=table.schema)
         with pa.ipc.new_file(str(path), table.schema) as writer:
             writer.write_table(table)
-    runs.report(run)
-    words = {
-        "half": "is damaged",
-        "another label": "its bytes do not match the hash in it; restore it, or start a new run.",
-    }
+    words = {"half": "is damaged", "another label": "its bytes do not match the hash in it; restore it, or"}
     with pytest.raises((OutputError, StorageError), match=words[damage]):
-        advance(Run(run.folder))
+        runs.step(run)
 
 
 def planted(folder: Path, sizes: list[int]) -> tuple[Path, np.ndarray[Any, np.dtype[np.int64]]]:
@@ -176,12 +165,8 @@ def planted(folder: Path, sizes: list[int]) -> tuple[Path, np.ndarray[Any, np.dt
 def test_clusters_of_embeddings_are_the_planted_groups(tmp_path: Path) -> None:
     path, labels = planted(tmp_path, [40, 90, 60, 10])
     made = groups.cluster(ScoredSet(path), 4, seed=3)
-    assert [sorted(Counter(labels[made == each].tolist()).values()) for each in range(4)] == [
-        [90],
-        [60],
-        [40],
-        [10],
-    ]
+    sizes = [list(Counter(labels[made == each].tolist()).values()) for each in range(4)]
+    assert sizes == [[90], [60], [40], [10]]
     assert groups.cluster(ScoredSet(path), 4, seed=3).tolist() == made.tolist()
 
 
@@ -189,9 +174,7 @@ def test_a_cluster_of_a_few_prompts_is_dissolved(tmp_path: Path) -> None:
     path, labels = planted(tmp_path, [100, 97, 3])  # an eighth of an even share is 8
     made = groups.cluster(ScoredSet(path), 3, seed=0)
     assert np.bincount(made).min() > 8
-    assert {made[row] for row in np.flatnonzero(labels == 0)}.isdisjoint(
-        made[row] for row in np.flatnonzero(labels == 1)
-    )
+    assert set(made[labels == 0].tolist()).isdisjoint(made[labels == 1].tolist())
 
 
 def test_prompts_that_are_all_alike_are_one_cluster_and_refused(tmp_path: Path) -> None:
@@ -207,9 +190,7 @@ def test_clusters_are_made_once_for_a_run(tmp_path: Path, monkeypatch: pytest.Mo
     for round_ in range(3):
         assert Counter(labels[run.rows(round_)].tolist()) == {0: 4, 1: 9, 2: 6}
         assert run.plan(round_)["groups"]["prompts"] == {"cluster 0": 9, "cluster 1": 6, "cluster 2": 4}
-        runs.report(run)
-        advance(run)
-        run = Run(run.folder)
+        run = runs.step(run)
 
 
 def test_the_command_takes_weights_as_text_and_as_a_table(tmp_path: Path) -> None:
@@ -221,15 +202,12 @@ def test_the_command_takes_weights_as_text_and_as_a_table(tmp_path: Path) -> Non
     shown = "each round keeps the shares of 3 groups by source: math 50.0%, code 30.0%, (none) 20.0%"
     assert shown in " ".join(done.stderr.split())
     assert sources_of(Run(tmp_path / "a"), 0) == {"code": 3, "math": 5, None: 2}
-    (tmp_path / "options.toml").write_text(
-        'stratify = "source"\n[group_weights]\ncode = 3\nmath = 5\n"(none)" = 2\n'
-    )
+    table = 'stratify = "source"\n[group_weights]\ncode = 3\nmath = 5\n"(none)" = 2\n'
+    (tmp_path / "options.toml").write_text(table)
     assert gaincurate(*shared, "--run", tmp_path / "b", "--config", tmp_path / "options.toml").exit_code == 0
     assert runs.plans(Run(tmp_path / "a")) == runs.plans(Run(tmp_path / "b"))
     status = gaincurate("schedule", "status", tmp_path / "a").stdout
     assert "uniform, within the groups of source, 10 of 120 prompts a round" in " ".join(status.split())
     bad = gaincurate(*shared, "--run", tmp_path / "c", "--stratify", "source", "--group-weights", "code")
-    assert bad.exit_code == 2
-    assert "--group-weights code: expected NAME=NUMBER, as in code=.3,math=.7." in " ".join(
-        bad.stderr.split()
-    )
+    sentence = "--group-weights code: expected NAME=NUMBER, as in code=.3,math=.7."
+    assert (bad.exit_code, sentence in " ".join(bad.stderr.split())) == (2, True)

@@ -34,17 +34,14 @@ def report(run: Run, groups: list[list[Any]]) -> None:
     ("groups", "low", "shares", "silent"),
     [
         ([[0, 0, 0, 0]], 0, (0, 1, 0), True),
-        ([[1, 1, 1, 1]], 0, (0, 0, 1), True),
         ([[0, 0], [0, 0, 0], [1, 1]], 0, (0, 6 / 8, 2 / 8), True),
         ([[0.1, 0.1], [0.1, 0.1, 0.1]], 0, (0, 0, 0), True),
         ([[-1, -1], [-1, -1, -1]], -1, (0, 1, 0), True),
-        ([[0, 0]], -1, (0, 0, 0), True),
         ([[None, 0], [0, None, 0]], 0, (0, 1, 0), True),
         ([[0], [0]], 0, (0, 1, 0), True),
         ([[0], [1]], 0, (0, 0.5, 0.5), False),  # single rollouts, which may be wanted
         ([[0.25], [0]], 0, (0.5, 0.5, 0), False),  # the mean of a group in one line
         ([[0, 0], [0, 0, 0.01]], 0, (0.5, 0.5, 0), False),
-        ([[-1, 1], [1, 1]], -1, (0.5, 0, 0.5), False),
         ([[None], [0, 1]], 0, (1, 0, 0), False),
         ([[(0.1, False), (0.0, False)], [(0, False), (0, False)]], 0, (0.5, 0.5, 0), False),
         ([[(None, True), (None, True)]], 0, (0, 0, 1), True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +15,14 @@ import transformers
 
 import runs
 import tiny
+from command import read_options
 from command import run as gaincurate
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.stats import spearman
 from gaincurate.errors import GaincurateError, InputError, OutputError, TrainerError
 from gaincurate.schedule import rescore
 from gaincurate.schedule.config import RescoreConfig
-from gaincurate.schedule.rescore import probe_rows
+from gaincurate.schedule.rescore import options_of, probe_rows
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Order, Run
 
@@ -137,39 +139,25 @@ def test_a_full_rescoring_replaces_the_order(
     assert later["inputs"]["concentration"] == pytest.approx(np.mean([fresh[i] for i in run.ids(2)]))
 
 
-def test_an_order_by_nll_is_scored_anew_with_the_signal(
+def test_truncated_prompts_in_an_order_by_nll_are_scored_anew_as_they_were(
     tmp_path: Path, models: list[Path], in_process: list[list[str]]
 ) -> None:
     rows = tiny.write_jsonl(tmp_path / "rows.jsonl", tiny.questions(30))
-    options = ("--signals", "angle,nll,embedding")
+    options = ("--signals", "angle,nll,embedding", "--max-length", 60, "--on-overlong", "truncate")
     assert gaincurate("score", rows, "-m", models[0], "-o", tmp_path / "set", *options).exit_code == 0
     run = runs.begin(
         tmp_path, scored=tmp_path / "set", rounds=4, options={"sigma": "4"}, by="gc_nll",
         rescore=RescoreConfig(what="full", probe=0),
     )  # fmt: skip
     plan = step(run, models[2])
-    fresh = ScoredSet(run.folder / "scores/00000")
+    old, fresh = ScoredSet(tmp_path / "set"), ScoredSet(run.folder / "scores/00000")
     assert fresh.identity["signals"] == ["angle", "nll"]
+    assert old.manifest["truncated"] == fresh.manifest["truncated"] > 0
+    assert fresh.identity["segmentation"] == old.identity["segmentation"]
     assert plan["order"]["ordered_by"] == "scores/00000"
     ids, nll = fresh.column("gc_id").to_pylist(), fresh.column("gc_nll").to_pylist()
     values = dict(zip(ids, nll, strict=True))
     assert [ids[row] for row in Order(run.orders.current).rows] == sorted(ids, key=lambda i: (-values[i], i))
-
-
-def test_a_set_of_truncated_prompts_is_scored_anew_as_it_was(
-    tmp_path: Path, models: list[Path], in_process: list[list[str]]
-) -> None:
-    rows = tiny.write_jsonl(tmp_path / "rows.jsonl", tiny.questions(30))
-    options = ("--max-length", 60, "--on-overlong", "truncate")
-    assert gaincurate("score", rows, "-m", models[0], "-o", tmp_path / "set", *options).exit_code == 0
-    rescoring = RescoreConfig(what="full", probe=0)
-    run = runs.begin(tmp_path, scored=tmp_path / "set", rounds=4, options={"sigma": "4"}, rescore=rescoring)
-    assert step(run, models[2])["order"]["ordered_by"] == "scores/00000"
-    old, new = ScoredSet(tmp_path / "set"), ScoredSet(run.folder / "scores/00000")
-    assert old.manifest["truncated"] == new.manifest["truncated"] > 0
-    assert new.identity["segmentation"] == old.identity["segmentation"]
-    tokens = [scored.column("gc_prompt_tokens").to_pylist() for scored in (old, new)]
-    assert tokens[0] == tokens[1]
 
 
 def test_a_window_moves_only_the_ranks_that_mu_can_reach(
@@ -308,3 +296,33 @@ def test_the_real_command_scores_a_checkpoint(opened: Opened, models: list[Path]
     run = opened(what="round", probe=0, options=["--threads", "1"])
     assert step(run, models[1])["inputs"]["rescored"] == "scores/00000"
     assert "8 rows" in (run.round_folder(0) / "scoring.log").read_text()
+
+
+def test_options_say_what_the_identity_says(tmp_path: Path) -> None:
+    shots = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    segmentation = {"system": "-Be brief.", "system_override": True, "shots": shots, "max_length": 99}
+    segmentation |= {"template_kwargs": {"enable_thinking": False}, "overlong": "truncate"}
+    identity = {
+        "source": {"prompt_column": "extra_info.q"},
+        "segmentation": segmentation,
+        "site": "final_norm",
+    }
+    identity |= {"layer": None, "inter_weight": 8.0, "dtype": "bfloat16"}
+    options = options_of(identity, tmp_path)
+    assert options == {
+        "id_column": "gc_id", "prompt_column": "extra_info.q", "system": "-Be brief.", "system_override": True,
+        "shots": shots, "template_kwargs": {"enable_thinking": False}, "max_length": 99,
+        "on_overlong": "truncate", "site": "final_norm", "inter_weight": 8.0, "dtype": "bfloat16",
+    }  # fmt: skip
+    path = tmp_path / "options.json"
+    path.write_text(json.dumps(options))
+    paths = ["data.jsonl", "--model", "demo", "--out", "set"]
+    read = read_options("score", *paths, "--config", path)
+    assert {name: read[name] for name in options} == options
+
+
+def test_a_system_message_that_would_name_a_file_is_read_from_one(tmp_path: Path) -> None:
+    identity = {"source": {"prompt_column": "q"}, "segmentation": {"system": "@home"}, "site": "mlp_input"}
+    options = options_of({**identity, "dtype": "float32"}, tmp_path)
+    assert options["system"] == f"@{tmp_path / 'system.txt'}"
+    assert (tmp_path / "system.txt").read_text() == "@home\n"

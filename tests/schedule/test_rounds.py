@@ -20,15 +20,13 @@ from gaincurate.schedule.run import Run
 from gaincurate.schedule.status import status
 
 
+def third(gc_id: str, sample: int) -> float:
+    """A third of the rollouts is right."""
+    return float((int(gc_id[2:]) * 7 + sample * 11) % 3 == 0)
+
+
 def step(run: Run) -> Run:
-    """Report and plan the next round, in a process's worth of fresh objects."""
-    runs.report(run, lambda gc_id, sample: float(hash_of(gc_id, sample) % 3 == 0))
-    advance(Run(run.folder))
-    return Run(run.folder)
-
-
-def hash_of(gc_id: str, sample: int) -> int:
-    return int(gc_id[2:]) * 7 + sample * 11
+    return runs.step(run, third)
 
 
 def full_disk(monkeypatch: pytest.MonkeyPatch, after: Path) -> None:
@@ -48,15 +46,13 @@ def test_a_round_is_complete_with_its_plan_whatever_cannot_be_written_after_it(
 ) -> None:
     run = runs.begin(tmp_path)
     runs.report(run)
-    before = sorted(run.folder.rglob("*"))
+    before = set(run.folder.rglob("*"))
     with monkeypatch.context() as patch:
         full_disk(patch, run.round_folder(1) / "plan.json")
         assert advance(run) == run.round_folder(1)
-    new = {path.relative_to(run.folder) for path in run.folder.rglob("*")} - {
-        path.relative_to(run.folder) for path in before
-    }
     names = ("", "data.parquet", "plan.json", "state.json")
-    assert new == {Path("execution.jsonl"), *(Path("rounds/00001", name) for name in names)}
+    new = {run.folder / "execution.jsonl", *(run.round_folder(1) / name for name in names)}
+    assert set(run.folder.rglob("*")) - before == new
     again = Run(run.folder)
     assert (again.round, again.state["round"]) == (1, 1)
     assert step(again).state["round"] == 2
@@ -104,18 +100,26 @@ def test_a_round_has_the_rows_of_its_plan_with_full_prompts(tmp_path: Path) -> N
     assert plan["forecast"]["mean_angle"] == pytest.approx(np.mean(rows.column("gc_angle").to_numpy()))
 
 
+def test_the_rows_of_a_round_may_be_in_the_order_of_their_ranks(tmp_path: Path) -> None:
+    drawn, by_rank = (runs.begin(tmp_path, run=tmp_path / order, order=order) for order in ("drawn", "rank"))
+    order = drawn.orders.find(drawn.state["order"]).rows.tolist()
+    ranks = [order.index(row) for row in drawn.rows(0)]
+    assert ranks != sorted(ranks)
+    assert [order.index(row) for row in by_rank.rows(0)] == sorted(ranks)
+
+
+def test_prompts_are_scored_again_every_so_many_rounds_but_not_after_the_last(tmp_path: Path) -> None:
+    run = runs.begin(tmp_path, rounds=4, rescore={"what": "full", "every": 2})
+    assert [run.rescores_after(round_) for round_ in range(4)] == [False, True, False, False]
+    assert not any(map(runs.begin(tmp_path, run=tmp_path / "off", rounds=4).rescores_after, range(4)))
+
+
 def test_mu_over_fifty_rounds_is_that_of_a_simulation_of_the_formulas(tmp_path: Path) -> None:
-    run = runs.begin(
-        tmp_path, rows=400, rounds=50, budget=16, options={"sigma": "20", "alpha": 1.5, "beta": 0.4}
-    )
+    options = {"sigma": "20", "alpha": 1.5, "beta": 0.4}
+    run = runs.begin(tmp_path, rows=400, rounds=50, budget=16, options=options)
     scored = ScoredSet(tmp_path / "set")
-    angle = dict(
-        zip(
-            scored.column("gc_id").to_pylist(),
-            scored.column("gc_angle").to_numpy().astype(float),
-            strict=True,
-        )
-    )
+    angles = scored.column("gc_angle").to_numpy().astype(float)
+    angle = dict(zip(scored.column("gc_id").to_pylist(), angles, strict=True))
     random, mu = np.random.default_rng(3), np.float64(0)
     for round_ in range(50):
         assert run.plan(round_)["mu"] == pytest.approx(float(mu), abs=1e-9)
@@ -140,7 +144,7 @@ def test_a_run_is_the_same_in_one_process_or_a_fresh_one_each_round(tmp_path: Pa
         scored.add_column("gc_difficulty", scored.column("gc_id").to_pylist(), rates, {})
     one, many = (runs.begin(tmp_path / name, strategy=strategy, rounds=6, budget=12) for name in "ab")
     for _ in range(6):
-        runs.report(one, lambda gc_id, sample: float(hash_of(gc_id, sample) % 3 == 0))
+        runs.report(one, third)
         advance(one)
         many = step(many)
     assert runs.plans(one) == runs.plans(many)
@@ -150,6 +154,10 @@ def test_a_run_is_the_same_in_one_process_or_a_fresh_one_each_round(tmp_path: Pa
         advance(many)
 
 
+def wrong(gc_id: str, sample: int) -> int:
+    return 0
+
+
 def late_line(gc_id: str, round_: int) -> dict[str, Any]:
     return {"gc_id": gc_id, "reward": 1, "round": round_, "sample": 9}
 
@@ -157,34 +165,29 @@ def late_line(gc_id: str, round_: int) -> dict[str, Any]:
 def test_late_outcomes_move_posteriors_but_no_accuracy(tmp_path: Path) -> None:
     run = runs.begin(tmp_path, strategy="posterior", budget=6)
     first = run.ids(0)
-    runs.report(run, lambda gc_id, sample: 0)
-    advance(run)
+    runs.step(run, wrong)
     runs.write(run, 1, [late_line(first[0], 0)])  # in the new round's file
     runs.write(run, 0, [late_line(first[1], 0)])  # behind what was taken
-    runs.report(run, lambda gc_id, sample: 0)
-    advance(run)
+    runs.step(run, wrong)
     plan = run.plan(2)
     assert (plan["inputs"]["accuracy"], plan["inputs"]["late"]) == (0.0, 2)
     state = run.state["selector"]
     wins = dict(zip(state["rows"], state["wins"], strict=True))
     assert sorted(wins.values())[-2:] == [1.0, 1.0]
     assert {row for row, won in wins.items() if won} == {int(i[2:]) for i in first[:2]}
-    runs.report(run, lambda gc_id, sample: 0)
-    advance(run)
+    runs.step(run, wrong)
     assert run.state["inputs"]["late"] == 0  # none is taken twice
 
 
 def test_a_late_line_that_was_taken_before_counts_once(tmp_path: Path) -> None:
     run = runs.begin(tmp_path, strategy="posterior", budget=6, options={"memory": 1.0})
     first = run.ids(0)
-    runs.report(run, lambda gc_id, sample: 1, samples=2)
-    advance(run)
+    runs.step(run, lambda gc_id, sample: 1)
     # The trainer says round 0 all over again, with one new rollout, and then resumes it.
     again = [{"gc_id": i, "reward": 1, "round": 0, "sample": s} for i in first for s in range(2)]
     runs.write(run, 1, [*again, late_line(first[0], 0)])
     runs.write(run, 0, [late_line(first[0], 0), {"resume_from_step": 0}, late_line(first[1], 0)])
-    runs.report(run, lambda gc_id, sample: 0)
-    advance(run)
+    runs.step(run, wrong)
     state = run.state["selector"]
     wins = dict(zip(state["rows"], state["wins"], strict=True))
     assert [wins[int(i[2:])] for i in first] == [3.0, 2.0, 2.0, 2.0, 2.0, 2.0]

@@ -9,11 +9,9 @@ import pytest
 
 import gaincurate
 import runs
-from gaincurate.core.options import checked
 from gaincurate.core.sealed import write_sealed
 from gaincurate.errors import InputError, OutputError
-from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.rounds import advance, start
+from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run, working_on
 
 
@@ -21,18 +19,9 @@ from gaincurate.schedule.run import Run, working_on
     ("sigma", "words"), [("1000", "nearly even over the set"), ("0.2", "a few ranks wide")]
 )
 def test_a_sigma_that_does_not_fit_the_set_is_told(tmp_path: Path, sigma: str, words: str) -> None:
-    runs.some_set(tmp_path / "set")
     said: list[str] = []
-    given = {
-        "scored": tmp_path / "set",
-        "run": tmp_path / "run",
-        "strategy": "gain-rl",
-        "budget": 8,
-        "rounds": 2,
-    }
-    start(checked(ScheduleConfig, {**given, "options": {"sigma": sigma}}), said.append)
-    assert len(said) == 1
-    assert words in said[0]
+    runs.begin(tmp_path, options={"sigma": sigma}, note=said.append)
+    assert [words in note for note in said] == [True]
 
 
 def test_a_start_that_was_killed_leaves_no_run_and_can_be_repeated(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
@@ -197,15 +198,18 @@ def test_without_strata_draw_and_pick_are_one_group() -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "sentence"),
+    ("method", "values", "sentence"),
     [
-        (np.zeros(4), r"keys of shape \(4,\) and type float64; Pool.pick needs numbers of shape \(5,\)"),
-        (np.array([0, 1, np.nan, 2, 3]), "the key of rank 2 is NaN, and Pool.pick needs numbers"),
+        ("pick", np.zeros(4), "keys of shape (4,) and type float64; Pool.pick needs numbers of shape (5,)"),
+        ("pick", np.array([0, 1, np.nan, 2, 3]), "the key of rank 2 is NaN, and Pool.pick needs numbers"),
+        ("draw", [0.0] * 4, "log weights of shape (4,) and type float64; Pool.draw needs numbers of shape (5,)"),
+        ("draw", np.array([None, {}, 1, 2, 3]), "log weights of shape (5,) and type object; Pool.draw needs"),
+        ("draw", np.array([0, 0, np.inf, -np.inf, 0]), "2 of the 5 log weights are not finite (inf at rank 2)"),
     ],
-)
-def test_keys_that_are_no_numbers_are_refused(keys: Any, sentence: str) -> None:
-    with pytest.raises(InputError, match=sentence):
-        Pool(5, 2, 0).pick(keys, 0)
+)  # fmt: skip
+def test_keys_and_weights_that_are_no_numbers_are_refused(method: str, values: Any, sentence: str) -> None:
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        getattr(Pool(5, 2, 0), method)(values, 0)
 
 
 @given(_SIZES, _WEIGHTS, st.data(), st.sampled_from([Uniform, FileOrder]))
@@ -246,3 +250,27 @@ def test_dots_draws_within_groups_and_its_references_from_all() -> None:
         ranks = chosen.draw(round_)
         assert not set(ranks.tolist()) & set(references.tolist())
         assert counts_of(ranks, strata) == strata.quotas(30, round_).tolist()
+
+
+def test_file_order_is_the_order_of_the_set() -> None:
+    chosen = FileOrder(Pool(5, 2, 0), Options())
+    # The third round takes the fourth row of the next pass before its third, which it has already.
+    assert [chosen.draw(round_).tolist() for round_ in range(4)] == [[0, 1], [2, 3], [4, 0], [1, 2]]
+
+
+def test_passes_differ_and_seeds_differ() -> None:
+    def draws(seed: int) -> list[list[int]]:
+        chosen = Uniform(Pool(50, 50, seed), Options())
+        return [chosen.draw(round_).tolist() for round_ in range(2)]
+
+    first, second = draws(0), draws(1)
+    assert first == draws(0)
+    assert first[0] != first[1]
+    assert first[0] != second[0]
+
+
+def test_every_place_is_equally_likely_to_come_first() -> None:
+    counts = np.zeros(10)
+    for seed in range(5000):
+        counts[Uniform(Pool(10, 1, seed), Options()).draw(0)[0]] += 1
+    assert ((counts - 500) ** 2 / 500).sum() < 27.9  # .999 quantile of chi-square with 9 degrees

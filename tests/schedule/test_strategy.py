@@ -56,16 +56,6 @@ class Reader(First):
         self.contexts.append(context)
 
 
-class Greedy(First):
-    """The prompts with the largest first number of their embedding."""
-
-    def prepare(self, context: Context) -> None:
-        self.order = np.argsort(-context.embeddings()[:, 0], kind="stable")
-
-    def draw(self, round_: int) -> Any:
-        return self.order[round_ * self.pool.budget :][: self.pool.budget]
-
-
 class Waiting(First):
     """Needs a file before it draws."""
 
@@ -140,8 +130,7 @@ def test_the_example_of_the_docs_runs_and_prefers_what_is_like_prompts_solved_ha
 def test_a_strategy_reads_the_set_by_row_and_nothing_before_it_asks(tmp_path: Path) -> None:
     Reader.contexts.clear()
     run = begin(tmp_path, "Reader", rounds=2)
-    runs.report(run)
-    advance(run, str(tmp_path))
+    runs.step(run, checkpoint=tmp_path)
     first, second = Reader.contexts
     assert (first.round, first.checkpoint, first.opening) == (0, "the-model", True)
     assert (second.round, second.checkpoint, second.opening) == (1, str(tmp_path), False)
@@ -157,15 +146,6 @@ def test_a_strategy_reads_the_set_by_row_and_nothing_before_it_asks(tmp_path: Pa
     assert (np.diff(angles) <= 0).all()
     with pytest.raises(InputError, match="has no column 'level'"):
         fresh.column("level")
-
-
-def test_it_prepares_each_draw(tmp_path: Path) -> None:
-    run = begin(tmp_path, "Greedy", rounds=3, budget=10)
-    order = np.argsort(-vectors().astype(np.float16)[:, 0].astype(np.float32), kind="stable").tolist()
-    assert plan_rows(run, 0) == order[:10]
-    runs.report(run)
-    advance(run)
-    assert plan_rows(run, 1) == order[10:20]
 
 
 def test_a_run_waits_until_its_strategy_is_ready(tmp_path: Path) -> None:
@@ -192,8 +172,7 @@ def test_a_run_waits_until_its_strategy_is_ready(tmp_path: Path) -> None:
 def test_what_a_strategy_says_of_a_round_is_in_its_plan_and_predictions_are_judged(tmp_path: Path) -> None:
     run = begin(tmp_path, "Predicting", rounds=2)
     assert run.plan(0)["predicted"] == [row / ROWS for row in plan_rows(run, 0)]
-    runs.report(run, lambda gc_id, sample: int(gc_id[2:]) < 4, samples=2)
-    advance(run)
+    runs.step(run, lambda gc_id, sample: int(gc_id[2:]) < 4)
     seen = run.plan(1)["inputs"]["calibration"]
     failed = (np.arange(8) >= 4).astype(float)
     assert seen["brier"] == pytest.approx(np.mean((np.arange(8) / ROWS - failed) ** 2))
@@ -208,16 +187,13 @@ def test_what_a_strategy_says_of_a_round_is_in_its_plan_and_predictions_are_judg
 
 
 def test_what_a_strategy_has_no_part_for_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match="strategy mine:Adrift does not say which ranks it can reach; use full"
+    for name, what, sentence in (
+        ("Adrift", "window", "strategy mine:Adrift does not say which ranks it can reach; use full"),
+        ("Abstract", "off", "--strategy mine:Abstract: Abstract is no complete subclass"),
+        ("Counted", "off", "mine:Counted: Counted is no complete subclass of gaincurate.schedule.base"),
     ):
-        begin(tmp_path, "Adrift", rescore={"what": "window"})
-    with pytest.raises(InputError, match="--strategy mine:Abstract: Abstract is no complete subclass"):
-        begin(tmp_path, "Abstract")
-    with pytest.raises(
-        InputError, match="mine:Counted: Counted is no complete subclass of gaincurate.schedule.base"
-    ):
-        begin(tmp_path, "Counted")
+        with pytest.raises(InputError, match=sentence):
+            begin(tmp_path, name, rescore={"what": what})
     run = begin(tmp_path, "First", rounds=2)
     runs.report(run)
     with pytest.raises(InputError, match="strategy mine:First observes no references"):
@@ -300,16 +276,3 @@ def test_a_module_that_is_not_found_is_refused_with_where_to_run(
     assert "Run it from the folder of short_one" in lost.stderr
     sys.path.append(str(tmp_path))  # as PYTHONPATH would
     assert gaincurate("schedule", "next", tmp_path / "run").exit_code == 0
-
-
-@pytest.mark.parametrize(
-    ("weights", "sentence"),
-    [
-        ([0.0] * 9, "log weights of shape (9,) and type float64; Pool.draw needs numbers of shape (10,)"),
-        (np.array([None, {}] * 5), "log weights of shape (10,) and type object; Pool.draw needs numbers"),
-        (np.array([0] * 7 + [np.inf, -np.inf, 0]), "2 of the 10 log weights are not finite (inf at rank 7)"),
-    ],
-)
-def test_weights_that_cannot_be_drawn_by_are_refused(weights: Any, sentence: str) -> None:
-    with pytest.raises(InputError, match=re.escape(sentence)):
-        base.Pool(10, 3, seed=0).draw(weights, 0)

@@ -109,7 +109,7 @@ def test_a_name_of_both_is_refused_and_two_policies_too(tmp_path: Path) -> None:
     opened = ScoredSet(exports.make_set(tmp_path / "set", rows, shards=1))
     file = tmp_path / "rates.jsonl"
     file.write_text('{"gc_id": "id0000", "pass_rate": 0.25, "samples": 4}\n')
-    assert matching(opened, "pass_rate == .5").rows.tolist() == [True]
-    assert matching(opened, "samples == 4", file).rows.tolist() == [True]
+    assert matching(opened, "pass_rate == .5")[0].tolist() == [True]
+    assert matching(opened, "samples == 4", file)[0].tolist() == [True]
     with pytest.raises(InputError, match="pass_rate is a column of .* and of --rollouts .*; leave"):
         matching(opened, "pass_rate == .5", file)

@@ -21,7 +21,7 @@ from command import run as gaincurate
 from gaincurate.core.outcomes import read_outcomes
 from gaincurate.errors import OutcomeError, StorageError
 from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.observations import rules_of, take_outcomes
+from gaincurate.schedule.observations import take_outcomes
 from gaincurate.schedule.rounds import advance, start
 from gaincurate.schedule.run import Run
 from gaincurate.trainers.logs import TAKEN, overlap, take_logs
@@ -191,7 +191,7 @@ def test_lines_that_steer_void_what_they_did_where_they_stood(run: Run, tmp_path
     again = [{"resume_from_step": 2}, own("id0001", 1.0, step=5, sample=0)]
     lines_of(file, old + again)
     assert [take_logs(run, [file]) for _ in range(3)] == [1, 0, 0]
-    found = read_outcomes(run.outcomes(0), 0, run.ids, rules_of(run.config))
+    found = read_outcomes(run.outcomes(0), 0, run.ids, run.rules)
     assert {i: t.successes for i, t in found.tallies.items() if t.successes} == {
         "id0000": [0.0], "id0001": [1.0]
     }  # fmt: skip

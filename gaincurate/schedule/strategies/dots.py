@@ -41,10 +41,6 @@ def seed_of(seed: int, round_: int) -> int:
     return int(keys_of(seed, round_, _SEEDS, 1)[0])
 
 
-def _rollout(text: str) -> dict[str, Any]:
-    return json_object(text, "--rollout", _EXAMPLE.strip("'"))
-
-
 class DotsOptions(base.Options):
     """The paper's parameters under names of their own, and where the references' outcomes come from."""
 
@@ -75,7 +71,7 @@ class DotsOptions(base.Options):
             "checkpoint.",
             DOTS,
             metavar="JSON",
-            read=_rollout,
+            read=lambda text: json_object(text, "--rollout", _EXAMPLE.strip("'")),
         ),
     ] = None
 

@@ -57,10 +57,6 @@ _AT_THE_END = np.uint64(1 << 63)
 _TINY = 1e-300
 
 
-def _bounds(value: Any) -> Any:
-    return value.split(",") if isinstance(value, str) else value
-
-
 class PosteriorOptions(base.Options):
     """Evidence, the aim, and how a round is drawn. A preset fills the options that are not given."""
 
@@ -92,7 +88,10 @@ class PosteriorOptions(base.Options):
     """A round is chosen among so many times its prompts, at random (`weights`, `top`). Default: among all."""
     group_size: int = Field(default=8, ge=2, le=100_000)
     """Rollouts per prompt before any were observed."""
-    group_sizes: Annotated[tuple[int, int] | None, BeforeValidator(_bounds)] = None
+    group_sizes: Annotated[
+        tuple[int, int] | None,
+        BeforeValidator(lambda value: value.split(",") if isinstance(value, str) else value),
+    ] = None
     """The least and the most rollouts of a prompt (`4,16`): more where they make it likelier that the group
     differs, with `group_size` as their mean in each batch. Default: the trainer's size for all prompts."""
     target_pass_rate: float = Field(default=0.5, ge=0, le=1)
@@ -266,18 +265,15 @@ class Posterior(base.Selector):
 
     def _cut(self, round_: int) -> Ints:
         """The next prompts of the passes. Each group of `--stratify` has passes of its own."""
-        pool, worth = self.pool, self._worth(slice(None), round_)
-        if pool.strata is None:
-            return self._take(self._places[0], pool.budget, worth, 1)
-        ranks, quotas = [], pool.strata.quotas(pool.budget, round_).tolist()
-        for group, (members, quota) in enumerate(zip(pool.strata.members(), quotas, strict=True)):
-            if quota:
-                ranks.append(members[self._take(self._places[group], quota, worth[members], PASSES + group)])
-        return pool.strata.by_turns(np.concatenate(ranks))
+        worth = self._worth(slice(None), round_)
+        return self.pool.by_groups(
+            round_, lambda group, rows, size: self._take(group, rows, size, worth[rows])
+        )
 
-    def _take(self, place: Json, size: int, worth: Floats, stream: int) -> Ints:
-        """The next `size` of a group of prompts, as numbers in it, `[size]`."""
-        seed, count = self.pool.seed, len(worth)
+    def _take(self, group: int, rows: Ints, size: int, worth: Floats) -> Ints:
+        """The next `size` of the rows of a group, `[size]`."""
+        seed, place, count = self.pool.seed, self._places[group], len(rows)
+        stream = 1 if self.pool.strata is None else PASSES + group
         chance = np.clip(worth * worth.sum() / np.maximum((worth**2).sum(), _TINY), self.options.retest, 1)
         taken, ends = np.zeros(0, np.int64), 0
         while len(taken) < size:
@@ -294,7 +290,7 @@ class Posterior(base.Selector):
             if place["cursor"] == count:
                 place |= {"pass": place["pass"] + 1, "cursor": 0, "last": taken.tolist()}
                 ends += 1
-        return taken
+        return rows[taken]
 
     def _choose(self, round_: int) -> Ints:
         """The best of the candidates, or a draw by weights among them."""

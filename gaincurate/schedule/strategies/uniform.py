@@ -7,7 +7,7 @@ strata (`--stratify`) each group has passes of its own.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -37,32 +37,22 @@ class Uniform(base.Selector):
 
     def draw(self, round_: int) -> Ints:
         """`[budget]` distinct ranks."""
-        pool = self.pool
-        if pool.strata is None:
-            return self._take(self._places[0], pool.budget, pool.rows, stream=1)
-        ranks = []
-        quotas = pool.strata.quotas(pool.budget, round_).tolist()
-        for group, (members, quota) in enumerate(zip(pool.strata.members(), quotas, strict=True)):
-            ranks.append(members[self._take(self._places[group], quota, len(members), PASSES + group)])
-        return pool.strata.by_turns(np.concatenate(ranks))
+        return self.pool.by_groups(round_, self._take)
 
-    def _take(self, place: Json, size: int, count: int, stream: int) -> Ints:
-        """The next `size` of a group of `count` prompts, as numbers in it, `[size]`."""
-        end = min(place["cursor"] + size, count)
-        taken = self._part(place, place["cursor"], end, count, stream)
-        place["cursor"] = end
-        if len(taken) < size:
-            place |= {"pass": place["pass"] + 1, "cursor": size - len(taken), "last": taken.tolist()}
-            taken = np.concatenate([taken, self._part(place, 0, place["cursor"], count, stream)])
-        return taken
-
-    def _part(self, place: Json, start: int, stop: int, count: int, stream: int) -> Ints:
-        """Numbers at these places of the pass."""
-        if start == stop:
-            return np.zeros(0, np.int64)
-        keys = self._keys(place["pass"], stream, count)
-        keys[place["last"]] |= _AT_THE_END
-        return between(keys, start, stop)
+    def _take(self, group: int, ranks: Ints, size: int) -> Ints:
+        """The next `size` of the ranks of a group, `[size]`."""
+        place, count = self._places[group], len(ranks)
+        stream = 1 if self.pool.strata is None else PASSES + group
+        taken = np.zeros(0, np.int64)
+        while len(taken) < size:
+            if place["cursor"] == count:
+                place |= {"pass": place["pass"] + 1, "cursor": 0, "last": taken.tolist()}
+            keys = self._keys(place["pass"], stream, count)
+            keys[place["last"]] |= _AT_THE_END
+            stop = min(place["cursor"] + size - len(taken), count)
+            taken = np.concatenate([taken, between(keys, place["cursor"], stop)])
+            place["cursor"] = stop
+        return ranks[taken]
 
     def _keys(self, pass_: int, stream: int, count: int) -> Keys:
         return keys_of(self.pool.seed, pass_, stream, count)
@@ -73,8 +63,7 @@ class Uniform(base.Selector):
 
     def load_state_dict(self, state: Json) -> None:
         """See `Selector`."""
-        places: list[Any] = [state] if self.pool.strata is None else state["groups"]
-        self._places = [{**place, "last": list(place["last"])} for place in places]
+        self._places = [state] if self.pool.strata is None else state["groups"]
 
     def metrics(self) -> dict[str, float]:
         """See `Selector`."""

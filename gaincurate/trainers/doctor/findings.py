@@ -15,8 +15,6 @@ from typing import Any, Literal
 from gaincurate.core.foreign import json_file
 from gaincurate.errors import InputError
 from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.foresight import observes_with_checkpoint
-from gaincurate.schedule.rescore import due
 from gaincurate.trainers.doctor.settings import NotKnown, Settings, shown
 
 Mode = Literal["live", "segment", "export"]
@@ -83,9 +81,9 @@ class Context:
 def context_of(config: ScheduleConfig, mode: Mode, **more: Any) -> Context:
     """The context that a run's options give; `more` are other fields of it."""
     reader, every = "", 0
-    if observes_with_checkpoint(config):
+    if config.observes_with_checkpoint:
         reader, every = "--rollout without a server", 1
-    elif any(due(config, round_) for round_ in range(config.rounds)):
+    elif config.rescore.what != "off" and config.rescore.every < config.rounds:
         reader, every = f"--rescore {config.rescore.what}", config.rescore.every
     return Context(mode, config.budget, config.rounds, read_every=every, reader=reader, **more)
 

@@ -25,7 +25,6 @@ from gaincurate.core.schema import ID
 from gaincurate.errors import InputError, OutputError
 from gaincurate.schedule.checkpoints import why_incomplete
 from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.observations import rules_of
 from gaincurate.schedule.rollback import check_place
 from gaincurate.schedule.run import Run
 from gaincurate.trainers.checkpoints import checkpoints
@@ -242,7 +241,7 @@ def _place_without(step: int, live: RunSession, shape: Shape) -> Json:
 
 def _reported(run: Run, round_: int) -> tuple[int, int]:
     """The number of prompts of a round with outcomes, and their last step."""
-    lines = read_file(run.outcomes(round_), round_, run.ids, rules_of(run.config))
+    lines = read_file(run.outcomes(round_), round_, run.ids, run.rules)
     newest_lines, _ = newest_attempts([line for line in lines if line.round == round_])
     last = max((line.step or 0 for line in newest_lines), default=0)
     return len({line.gc_id for line in newest_lines}), last
