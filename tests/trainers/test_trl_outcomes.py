@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 import torch
 
+from trl.trainer.utils import is_async_callable
+
 from gaincurate.errors import InputError
 from gaincurate.trainers.doctor.findings import refuse
 from gaincurate.trainers.trl.batching import Shape
 from gaincurate.trainers.trl.checks import unheard
-from gaincurate.trainers.trl.live import Tap
+from gaincurate.trainers.trl.rewards import Tap
 
 SHAPE = Shape(prompts=3, group=4, repeats=1, accumulation=1)
 
@@ -134,7 +136,7 @@ def test_asynchronous_functions_and_objects_are_heard_too() -> None:
     listening = tap(made)
     call(made, ["a"], ["yes"])
     assert [line["reward"] for line in listening.drain(1) or []] == [1.75]
-    assert asyncio.iscoroutinefunction(made.reward_funcs[0])
+    assert is_async_callable(made.reward_funcs[0])
 
 
 def test_several_generations_in_one_step_are_all_told() -> None:
