@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from trl.trainer.utils import is_async_callable
 
 from gaincurate.errors import InputError
