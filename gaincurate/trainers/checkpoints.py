@@ -53,9 +53,7 @@ class Checkpoint:
 
 def checkpoints(root: Path, layout: Layout) -> Iterator[tuple[int, Path]]:
     """Steps and folders of a trainer's checkpoints below its output root, or the root itself if it is one."""
-    paths = {root} if re.fullmatch(layout.step, root.name) else set()
-    for pattern in layout.folders:
-        paths |= set(_below(root, pattern))
+    paths = {root, *(path for pattern in layout.folders for path in _below(root, pattern))}
     for path in paths:
         number = re.fullmatch(layout.step, path.name)
         if number and path.is_dir() and (not layout.any_name or _anything(path)):

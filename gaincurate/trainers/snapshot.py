@@ -57,7 +57,7 @@ def hold(checkpoint: Checkpoint, into: Path, model: Path | None = None) -> None:
         "base": checkpoint.base and str(checkpoint.base),
         "files": {name: _stamp(file) for name, file in files.items()},
     }
-    if (into / RECORD).exists() and read_sealed(into / RECORD) == record and not changed(into):
+    if _record(into) == record and not changed(into):
         return
     making = into.with_name(f".{into.name}.making")
     try:
@@ -81,6 +81,11 @@ def hold(checkpoint: Checkpoint, into: Path, model: Path | None = None) -> None:
         raise storage_error(into, error) from error
 
 
+def _record(held: Path) -> Json | None:
+    """Of what a folder holds; None where it holds nothing."""
+    return read_sealed(held / RECORD) if (held / RECORD).exists() else None
+
+
 def changed(held: Path) -> list[str]:
     """The names of held files that are no longer what was held."""
     stamps = read_sealed(held / RECORD)["files"]
@@ -89,7 +94,7 @@ def changed(held: Path) -> list[str]:
 
 def source(held: Path) -> str | None:
     """The checkpoint that a folder holds; None where it holds none."""
-    return str(read_sealed(held / RECORD)["checkpoint"]) if (held / RECORD).exists() else None
+    return (_record(held) or {}).get("checkpoint")
 
 
 def see_unchanged(held: Path) -> None:
@@ -109,29 +114,23 @@ def see_unchanged(held: Path) -> None:
 
 def _files(checkpoint: Checkpoint, model: Path | None) -> Json:
     """Names and sources of what scoring needs."""
-    folder = checkpoint.folder
-    if checkpoint.state == "adapter":
-        names = [ADAPTER, ADAPTER_WEIGHTS]
-    else:
-        names = list(weight_names(folder) or [])
-        names += [INDEX] if (folder / INDEX).is_file() else []
+    folder, adapter = checkpoint.folder, checkpoint.state == "adapter"
+    weights = [*(weight_names(folder) or ()), *([INDEX] if (folder / INDEX).is_file() else ())]
+    names = [ADAPTER, ADAPTER_WEIGHTS] if adapter else weights
     files = {name: folder / name for name in names} | small_files(folder)
     if checkpoint.tokenizer is not None:
         files = small_files(checkpoint.tokenizer) | files
-    if checkpoint.state == "adapter":
+    if adapter:
         return files
-    if checkpoint.bare and (model is None or not (model / "config.json").is_file()):
+    small = small_files(model) if model is not None else {}
+    if checkpoint.bare and "config.json" not in small:
         raise InputError(
             f"{folder} has weights without a config.json, and the model that the run began with "
             f"({model or 'not known'}) is no folder to take it from; start the run with --model FOLDER."
         )
-    if model is not None and model.is_dir():
-        small = small_files(model)
-        if not any(name in files for name in _TOKENIZER):
-            files = {name: path for name, path in small.items() if name != "config.json"} | files
-        if checkpoint.bare:
-            files["config.json"] = model / "config.json"
-    return files
+    if not any(name in files for name in _TOKENIZER):
+        files = {name: path for name, path in small.items() if name != "config.json"} | files
+    return files | ({"config.json": small["config.json"]} if checkpoint.bare else {})
 
 
 def _link(path: Path, to: Path) -> None:
@@ -178,7 +177,7 @@ class TrainerFinder(Finder):
     def newest(self, output: Path, since: float) -> Path | None:
         """The newest complete checkpoint below a folder, put there at `since` or later."""
         checkpoint = self._newest(output, since)[0]
-        return checkpoint.folder if checkpoint else None
+        return checkpoint and checkpoint.folder
 
     def _newest(self, root: Path, since: float = 0.0) -> tuple[Checkpoint | None, str]:
         checkpoint, why = find(root, self._layout, since=since)
@@ -192,10 +191,10 @@ class TrainerFinder(Finder):
 
     def why_incomplete(self, checkpoint: Path) -> str | None:
         """Why the next round cannot begin with this checkpoint; None where it can."""
-        known_checkpoint = owner(checkpoint, self._layout)
-        if known_checkpoint is None:
+        theirs = owner(checkpoint, self._layout)
+        if theirs is None:
             return super().why_incomplete(checkpoint)
-        return None if known_checkpoint.usable else known_checkpoint.why
+        return None if theirs.usable else theirs.why
 
     def chosen(self, run: Run, root: Path) -> str:
         """The checkpoint of a round that was trained by hand; held already where something is done with it.
@@ -235,35 +234,31 @@ class TrainerFinder(Finder):
     @contextmanager
     def held(self, run: Run, checkpoint: str) -> Iterator[str]:
         """Yield a folder that `gaincurate score` reads and nobody changes; it remains after an error."""
-        folder_held = next((folder for folder in _holds(run) if source(folder) == checkpoint), None)
-        if folder_held is None or Path(checkpoint).is_dir():
+        into = next((folder for folder in _holds(run) if source(folder) == checkpoint), None)
+        if into is None or Path(checkpoint).is_dir():
             folder = Path(checkpoint)
-            trainers = owner(folder, self._layout) or Checkpoint(folder, -1, "model", folder)
-            if not trainers.usable:
-                raise InputError(
-                    f"the checkpoint {checkpoint} cannot be used: {trainers.why}.", path=checkpoint
-                )
+            theirs = owner(folder, self._layout) or Checkpoint(folder, -1, "model", folder)
+            if not theirs.usable:
+                raise InputError(f"the checkpoint {folder} cannot be used: {theirs.why}.", path=checkpoint)
             try:
-                folder_held = self._hold(run, trainers)
+                into = self._hold(run, theirs)
             except FileNotFoundError as error:
                 raise TrainerError(
                     f"{checkpoint} was deleted before it could be held; let the trainer keep the newest one."
                 ) from error
-        yield str(self._merged(run, folder_held) if folder_held.name.endswith(_ADAPTER) else folder_held)
-        see_unchanged(folder_held)
-        shutil.rmtree(folder_held.parent, ignore_errors=True)
+        yield str(self._merged(run, into) if into.name.endswith(_ADAPTER) else into)
+        see_unchanged(into)
+        shutil.rmtree(into.parent, ignore_errors=True)
 
     def _hold(self, run: Run, checkpoint: Checkpoint) -> Path:
         """Hold a checkpoint for the newest round; where."""
         place = _place(run)
-        into = place / checkpoint.path.name
-        keep = {into}
+        into = model = place / checkpoint.path.name
         if checkpoint.state == "adapter":
             see_mergeable(checkpoint.folder)
-            into = into.with_name(f"{into.name}{_ADAPTER}")
-            keep.add(into)
+            into = model.with_name(f"{model.name}{_ADAPTER}")
         for other in (*place.parent.glob("*"), *place.glob("*")):
-            if other != place and other not in keep:  # of earlier rounds, of others, and what kills left
+            if other not in (place, into, model):  # of earlier rounds, of others, and what kills left
                 shutil.rmtree(other, ignore_errors=True)
         hold(checkpoint, into, Path(run.config.model) if run.config.model else None)
         return into
@@ -272,7 +267,7 @@ class TrainerFinder(Finder):
         """A held adapter's merged model, merged now unless that was done."""
         model = adapter.with_name(adapter.name.removesuffix(_ADAPTER))
         record = read_sealed(adapter / RECORD)
-        if (model / RECORD).exists() and read_sealed(model / RECORD).get("merged") == record:
+        if (_record(model) or {}).get("merged") == record:
             return model
         making = model.with_name(f".{model.name}.merging")
         for old in (making, model):
@@ -306,7 +301,5 @@ def _place(run: Run) -> Path:
 
 def _holds(run: Run) -> list[Path]:
     """The folders there, adapters before what was merged from them."""
-    folders = [
-        path.parent for path in _place(run).glob(f"*/{RECORD}") if not path.parent.name.startswith(".")
-    ]
+    folders = {path.parent for path in _place(run).glob(f"[!.]*/{RECORD}")}
     return sorted(folders, key=lambda folder: (not folder.name.endswith(_ADAPTER), folder.name))

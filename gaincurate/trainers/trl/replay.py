@@ -34,7 +34,6 @@ from gaincurate.trainers.trl.checks import reward_missing, stops
 from gaincurate.trainers.trl.replay_rows import (
     Array,
     Row,
-    Scores,
     batched,
     forward,
     groups_of,
@@ -48,12 +47,8 @@ from gaincurate.trainers.trl.replay_rows import (
 from gaincurate.trainers.trl.rules import dealing, optimizer, saves_anywhere, window
 
 _log = logging.getLogger("gaincurate")
-_OF_A_STEP = (
-    "share",
-    "age_mean",
-    "age_max",
-    "overlap",
-)  # averaged between two logs; the others are current values
+# Averaged between two logs; the others are current values.
+_OF_A_STEP = ("share", "age_mean", "age_max", "overlap")
 LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo")  # those that clip a ratio by token
 
 
@@ -197,7 +192,8 @@ class Replays:
         check_replay(trainer, replay, self._sizes)
         self.prompts_a_generation = self._sizes.fresh_groups
         self.buffer = ReplayBuffer(self._sizes)
-        self._heard: tuple[Scores, list[Any]] | None = None
+        self._rewards: list[list[float]] = []  # `[rollouts, functions]` of all processes
+        self._completions: list[Any] = []
         self._logps: torch.Tensor | None = None
         self._padding_is_harmless = False
 
@@ -229,8 +225,7 @@ class Replays:
             return super()._generate_and_score_completions(inputs)  # type: ignore[misc]
         plan = self._plan()
         output = super()._generate_and_score_completions(inputs)  # type: ignore[misc]
-        scores, completions = self._heard
-        fresh = rows_of(inputs, completions, output)
+        fresh = rows_of(inputs, self._completions, output)
         replayed = self._own_share(rows_of_groups(plan.replayed))
         if not self._padding_is_harmless:
             refuse_padding(self, fresh[0])
@@ -241,7 +236,7 @@ class Replays:
             old = forward(self, fresh) if known is None else ragged(known, fresh)
         sampled = ragged(output["sampling_per_token_logps"], fresh) if self.use_vllm else old
         fresh = with_logprobs(fresh, sampled)
-        self._store(self._groups(fresh, scores))
+        self._store(self._groups(fresh))
         if around_old and replayed:
             old += forward(self, replayed)
         return self._batch([*fresh, *replayed], old)
@@ -277,31 +272,29 @@ class Replays:
     ) -> Any:
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)  # type: ignore[misc]
         if self.model.training:
-            self._heard = (self._scores(rewards.tolist()), completion_ids_list)
+            self._rewards, self._completions = rewards.tolist(), completion_ids_list
         return rewards
 
-    def _scores(self: Any, rewards: list[list[float]]) -> Scores:
-        """Each rollout's reward, from `[rollouts, functions]`, weighted as TRL does."""
-        weights = [reward_of(weight) for weight in self.reward_weights.tolist()]
-        sums = []
-        for row in rewards:
-            both = zip(weights, row, strict=True)
-            judged = [weight * reward_of(value) for weight, value in both if not math.isnan(value)]
-            sums.append(sum_of(judged) if judged else math.nan)
-        if self._replay.correct is None:
-            return Scores(sums, sums)
-        place = self.reward_func_names.index(self._replay.correct)
-        return Scores(sums, [reward_of(row[place]) for row in rewards])
+    def _weighted(self: Any, row: list[float]) -> float:
+        """A rollout's reward, from `[functions]`, weighted as TRL does."""
+        both = zip(self.reward_weights.tolist(), row, strict=True)
+        parts = [reward_of(weight) * reward_of(value) for weight, value in both if not math.isnan(value)]
+        return sum_of(parts) if parts else math.nan
 
     def _own_share(self: Any, rows: list[Row]) -> list[Row]:
         share = len(rows) // self.accelerator.num_processes
         start = self.accelerator.process_index * share
         return rows[start : start + share]
 
-    def _groups(self: Any, fresh: list[Row], scores: Scores) -> list[RolloutGroup | None]:
+    def _groups(self: Any, fresh: list[Row]) -> list[RolloutGroup | None]:
+        rewards = correct = [self._weighted(row) for row in self._rewards]
+        if self._replay.correct is not None:
+            place = self.reward_func_names.index(self._replay.correct)
+            correct = [reward_of(row[place]) for row in self._rewards]
         return groups_of(
             gather_object(fresh),
-            scores,
+            rewards,
+            correct,
             self.num_generations,
             policy_version=self.buffer.policy_version,
             step=self.buffer.step,
@@ -328,9 +321,9 @@ class Replays:
         return batch
 
     def _get_per_token_logps_and_entropies(self: Any, *args: Any, **options: Any) -> Any:
-        found = super()._get_per_token_logps_and_entropies(*args, **options)  # type: ignore[misc]
-        self._logps = found[0].detach()
-        return found
+        computed = super()._get_per_token_logps_and_entropies(*args, **options)  # type: ignore[misc]
+        self._logps = computed[0].detach()
+        return computed
 
     def _compute_loss(self: Any, model: Any, inputs: dict[str, Any]) -> Any:
         loss = super()._compute_loss(model, inputs)  # type: ignore[misc]
@@ -385,11 +378,11 @@ class Replays:
     def train(self: Any, *args: Any, **options: Any) -> Any:
         """TRL's, with an empty buffer or a checkpoint's; says at the end if nothing was ever replayed."""
         self.buffer = ReplayBuffer(self._sizes)
-        found = super().train(*args, **options)  # type: ignore[misc]
+        output = super().train(*args, **options)  # type: ignore[misc]
         counts = self.buffer.counts
         if counts.steps and not counts.replay_steps:
             self._warn(f"nothing was replayed in this training. {warning(self.buffer, counts.waiting)}")
-        return found
+        return output
 
 
 class ReplayGRPOTrainer(Replays, GRPOTrainer):  # type: ignore[misc]
