@@ -82,24 +82,6 @@ def test_a_group_that_comes_again_changes_nothing() -> None:
     assert one.counts.tokens_generated == sum(made.tokens for made in (once[0], once[1], once[3]))
 
 
-# --- Age.
-
-
-def test_a_group_that_is_too_old_is_neither_drawn_nor_kept() -> None:
-    one = filled(8, max_age=2)
-    assert len(one.plan(1).replayed) == len(one.plan(2, 2).replayed) == 4
-    assert one.plan(3) == (8, ())
-    assert (len(one), one.counts.aged) == (0, 8)
-
-
-def test_a_group_that_comes_in_too_old_is_not_kept() -> None:
-    one = buffer(max_age=2)
-    one.plan(5, 10)
-    assert one.insert([group("a", 5, version=7), group("b", 5, version=8), group("c", 5, 0, version=7)]) == 1
-    assert names(one.groups) == ["b"]
-    assert (one.counts.too_old, one.counts.kept, one.counts.uninformative) == (2, 1, 0)
-
-
 # --- What a trainer may not do.
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import random
 from collections import defaultdict
 from itertools import product
@@ -11,18 +10,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.errors import InputError
-
-os.environ["HF_HUB_OFFLINE"] = "1"
-torch = pytest.importorskip("torch")
-
-from gaincurate.trainers.replay_loss import (  # noqa: E402
+from gaincurate.trainers.replay_loss import (
     anchored_advantages,
     group_advantages,
-    importance_ratios,
     masked_mean,
     replay_loss,
 )
@@ -145,16 +140,6 @@ def test_on_fresh_rollouts_both_clips_are_grpo_gradient_included(seed: int, mean
     assert torch.allclose(found[0][1], plain["logps"].grad, rtol=1e-12, atol=1e-15)
 
 
-def test_at_the_behaviour_policy_itself_the_gradient_is_the_policy_gradient() -> None:
-    made = batch(5, fresh=5)
-    made["logps"] = [list(row) for row in made["behaviour"]]
-    given = tensors(made)
-    loss_of(given).backward()
-    lengths = given["mask"].sum(-1, keepdim=True)
-    expected = -given["advantages"][:, None] * given["mask"] / lengths / 5
-    assert torch.allclose(given["logps"].grad, expected, atol=1e-15)
-
-
 def test_the_two_clips_differ_where_the_policy_moved_since_a_rollout_was_stored() -> None:
     """pi_old twice as likely as pi_behaviour: clipped around 1 there is no gradient, around 2 there is."""
     stored = torch.full((1, 1), math.log(0.2))
@@ -205,14 +190,6 @@ def test_what_the_mask_leaves_out_does_nothing_whatever_lies_there() -> None:
     assert replay_loss(torch.zeros(1, 2), torch.zeros(1, 2), torch.ones(1), torch.zeros(1, 2)).item() == 0
 
 
-def test_the_means_weigh_a_long_rollout_differently() -> None:
-    mask = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0]])
-    logps = torch.zeros(2, 4)
-    advantages = torch.tensor([1.0, -1.0])
-    assert replay_loss(logps, logps, advantages, mask).item() == 0  # one each
-    assert replay_loss(logps, logps, advantages, mask, mean="token").item() == pytest.approx(-3 / 5)
-
-
 def test_advantages_are_centred_in_their_group_and_divided_if_asked() -> None:
     rewards = torch.tensor([[1.0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]], dtype=torch.float64)
     plain = group_advantages(rewards)
@@ -224,22 +201,14 @@ def test_advantages_are_centred_in_their_group_and_divided_if_asked() -> None:
     assert group_advantages(rewards[0]).tolist() == plain[0].tolist()
 
 
-def test_ratios_are_against_the_behaviour_policy() -> None:
-    found = importance_ratios(
-        torch.log(torch.tensor([[0.5, 0.1]])),
-        torch.log(torch.tensor([[0.25, 0.7]])),
-        torch.tensor([[1, 0]]),
-    )
-    assert found.tolist() == [[pytest.approx(2.0), 1.0]]
-
-
 @pytest.mark.parametrize(("loss_type", "mean"), [("grpo", "sequence"), ("bnpo", "token"), ("dapo", "token")])
 @pytest.mark.parametrize("clip", ["one", "old"])
 @pytest.mark.parametrize("fresh", [0, 5])
 def test_trls_own_loss_is_ours(loss_type: str, mean: Any, clip: Any, fresh: int) -> None:
     """What the trainer is handed: pi_behaviour as its old policy, or advantages that are anchored."""
     trl = pytest.importorskip("trl")
-    accelerate = pytest.importorskip("accelerate")
+    import accelerate
+
     made = tensors(batch(23, fresh=fresh))
     theirs, ours = made["logps"], made["logps"].detach().clone().requires_grad_(True)
     inputs = {
@@ -291,16 +260,15 @@ def test_trls_own_loss_is_ours(loss_type: str, mean: Any, clip: Any, fresh: int)
 
 
 def test_what_is_not_there_is_refused() -> None:
-    one = torch.zeros(1, 1)
-    with pytest.raises(InputError, match=r"^clip='two' is not there; it is one of one, old\.$"):
-        replay_loss(one, one, one[0], one, clip="two")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"^mean='batch' is not there; it is one of sequence, token\.$"):
-        replay_loss(one, one, one[0], one, mean="batch")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"^scale='batch' is not there; it is one of none, std\.$"):
-        group_advantages(torch.zeros(2), scale="batch")  # type: ignore[arg-type]
-    with pytest.raises(
-        InputError, match=r"^clip=\"old\" is centred on pi_old / pi_behaviour: give old_logps"
+    one: Any = torch.zeros(1, 1)
+    for options, sentence in (
+        ({"clip": "two"}, r"^clip='two' is not there; it is one of one, old\.$"),
+        ({"mean": "batch"}, r"^mean='batch' is not there; it is one of sequence, token\.$"),
+        ({"clip": "old"}, r"^clip=\"old\" is centred on pi_old / pi_behaviour: give old_logps"),
     ):
-        replay_loss(one, one, one[0], one, clip="old")
+        with pytest.raises(InputError, match=sentence):
+            replay_loss(one, one, one[0], one, **options)
+    with pytest.raises(InputError, match=r"^scale='batch' is not there; it is one of none, std\.$"):
+        group_advantages(one, scale="batch")  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"^a group of one rollout has no advantage; give two or more"):
-        group_advantages(torch.zeros(3, 1))
+        group_advantages(one)

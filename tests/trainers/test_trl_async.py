@@ -13,27 +13,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import datasets
 import pytest
+import trl
+from trl.chat_template_utils import qwen3_chat_template
 
 import runs
 import tiny
+import trl_run
 from gaincurate import RoundDataset
 from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
 from gaincurate.trainers.trl import async_arguments
 
-trl = pytest.importorskip("trl")
-
-import datasets  # noqa: E402
-from trl.chat_template_utils import qwen3_chat_template  # noqa: E402
-
-import trl_run  # noqa: E402
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
-]
 PROGRAM = Path(__file__).parent.parent / "trl_async_run.py"
 GROUP = 2
 

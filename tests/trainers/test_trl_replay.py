@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-import os
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import transformers
+import trl
 
+import arithmetic
+import replay_run
 from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.replay import state
-from gaincurate.trainers.session import forget
+from gaincurate.trainers.replay_loss import replay_loss
+from gaincurate.trainers.trl.live import attach, dataset
+from gaincurate.trainers.trl.replay import Replay, ReplayGRPOTrainer, Replays
+from trl_run import Ender, Ends
 
-os.environ["HF_HUB_OFFLINE"] = "1"
-trl = pytest.importorskip("trl")
-
-import torch  # noqa: E402
-import transformers  # noqa: E402
-
-import arithmetic  # noqa: E402
-import replay_run  # noqa: E402
-from gaincurate.trainers.replay_loss import replay_loss  # noqa: E402
-from gaincurate.trainers.trl.live import attach, dataset  # noqa: E402
-from gaincurate.trainers.trl.replay import Replay, ReplayGRPOTrainer, Replays  # noqa: E402
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
-]
 BATCH, FRESH, GROUP, CAPACITY = 8, 4, 4, 12
 SIZES = {"batch": BATCH, "fresh": FRESH, "group": GROUP, "capacity": CAPACITY}
 
@@ -50,12 +39,6 @@ def done(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     trainer.add_callback(trainer.weights)
     trainer.train()
     return trainer
-
-
-@pytest.fixture(autouse=True)
-def _no_run_stays_open() -> Iterator[None]:
-    yield
-    forget()
 
 
 def make(
@@ -475,30 +458,12 @@ def test_every_prompt_of_a_followed_run_is_generated_for(model: Path, tmp_path: 
         assert len(run.outcomes(round_).read_text().splitlines()) == 8 * GROUP
 
 
-@pytest.mark.slow
-def test_a_budget_is_counted_in_fresh_prompts(model: Path, tmp_path: Path) -> None:
-    run = arithmetic.begin(tmp_path, budget=6)
-    trainer = make(model, tmp_path / "out", num_train_epochs=3, max_steps=-1)
-    with pytest.raises(InputError, match="4 prompts a step, but a round has 6: .*--align-to 4 --budget 4`"):
-        attach(trainer, run.folder)
-
-
-class Ends(Exception):
-    """A kill that the test survives."""
-
-
-class Ender(transformers.TrainerCallback):
-    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        if state.global_step == 5:
-            raise Ends
-
-
 def test_a_resumed_training_is_one_that_was_never_ended(model: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2, "max_steps": 8}
     whole = make(model, tmp_path / "whole", **options)
     whole.train()
     cut = make(model, tmp_path / "cut", **options)
-    cut.add_callback(Ender())
+    cut.add_callback(Ender(5))
     with pytest.raises(Ends):
         cut.train()
     again = make(model, tmp_path / "cut", **options)
@@ -531,41 +496,9 @@ def test_a_checkpoint_that_does_not_fit_is_refused(model: Path, tmp_path: Path) 
         r"samples with 0\.5 and 1: put the settings back\.$",
     ):
         resumed(temperature=0.5)
-    path = checkpoint / state.NAME
-    data = path.read_bytes()
-    path.write_bytes(data[:-50])
-    with pytest.raises(OutputError, match="is damaged: it is cut short"):
-        resumed()
-    path.unlink()
-    with pytest.raises(
-        OutputError,
-        match=r"checkpoint-4 has no gaincurate_replay\.bin: it was saved by a trainer that did not replay",
-    ):
+    (checkpoint / state.NAME).unlink()
+    with pytest.raises(OutputError, match=r"checkpoint-4 has no gaincurate_replay\.bin: it was saved by a"):
         resumed()
     trainer = make(model, tmp_path, **options, replay=Replay(capacity=CAPACITY, begin_empty=True))
     trainer.train(resume_from_checkpoint=str(checkpoint))
     assert [(line.step, bool(line.before)) for line in trainer.lines[:2]] == [(4, False), (5, True)]
-
-
-def test_trl_still_has_what_is_built_on() -> None:
-    """Private names of TRL 1.16.0 and transformers 5.23; where this fails, read the adapter again."""
-    trainer = trl.GRPOTrainer
-    for name, expected in {
-        "_generate_and_score_completions": ["self", "inputs"],
-        "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
-        "_get_train_sampler": ["self", "dataset"],
-        "_compute_loss": ["self", "model", "inputs"],
-        "_save_checkpoint": ["self", "model", "trial"],
-        "_load_optimizer_and_scheduler": ["self", "checkpoint"],
-    }.items():
-        assert list(inspect.signature(getattr(trainer, name)).parameters) == expected
-    made = inspect.signature(trainer._get_per_token_logps_and_entropies).parameters
-    assert list(made)[:6] == ["self", "model", "input_ids", "attention_mask", "logits_to_keep", "batch_size"]
-    prepare = inspect.getsource(trainer._prepare_inputs)
-    assert "split_tensor_dict(generation_batch, self.args.steps_per_generation)" in prepare
-    loss = inspect.getsource(trainer._compute_loss)
-    assert 'completion_mask * inputs["tool_mask"]' in loss
-    assert 'inputs.get("old_per_token_logps")' in loss
-    assert "return rewards_per_func" in inspect.getsource(trainer._calculate_rewards)
-    loader = inspect.getsource(trainer.get_train_dataloader)
-    assert "batch_size=self._train_batch_size * self.args.steps_per_generation" in loader

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import math
-import os
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.errors import OutcomeError
-
-os.environ["HF_HUB_OFFLINE"] = "1"
-pytest.importorskip("trl")
-
-import torch
-
 from gaincurate.trainers.trl.replay_rows import (
     Row,
     batched,

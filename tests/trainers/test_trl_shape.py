@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import datasets
 import pytest
+import trl
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,18 +20,9 @@ from gaincurate.trainers.doctor.examine import judge, trainer_named
 from gaincurate.trainers.doctor.findings import context_of
 from gaincurate.trainers.doctor.read import Read
 from gaincurate.trainers.doctor.settings import flat
+from gaincurate.trainers.session import RunSession
 from gaincurate.trainers.trl.batching import Shape, shape_of
-
-os.environ["HF_HUB_OFFLINE"] = "1"
-datasets = pytest.importorskip("datasets")
-trl = pytest.importorskip("trl")
-
-
-from gaincurate.trainers.session import RunSession  # noqa: E402
-from gaincurate.trainers.trl.checks import check, newest, places_of, see_checkpoint  # noqa: E402
-
-# TRL 1.16 sets an option by the name that transformers 5.23 has given up.
-pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+from gaincurate.trainers.trl.checks import check, newest, places_of, see_checkpoint
 
 SHAPES = st.builds(
     Shape,

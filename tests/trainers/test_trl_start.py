@@ -13,7 +13,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import datasets
 import pytest
+import trl
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,22 +27,17 @@ from gaincurate.errors import InputError
 from gaincurate.schedule.config import RescoreConfig, ScheduleConfig
 from gaincurate.schedule.run import Run
 from gaincurate.trainers.doctor.findings import context_of
-
-os.environ["HF_HUB_OFFLINE"] = "1"
-datasets = pytest.importorskip("datasets")
-trl = pytest.importorskip("trl")
-
-from gaincurate.trainers.trl.batching import shape_of  # noqa: E402
-from gaincurate.trainers.trl.checks import check  # noqa: E402
-from gaincurate.trainers.trl.live import attach  # noqa: E402
-from gaincurate.trainers.trl.scored import model_of, with_ids  # noqa: E402
-from gaincurate.trainers.trl.start import (  # noqa: E402
+from gaincurate.trainers.trl.batching import shape_of
+from gaincurate.trainers.trl.checks import check
+from gaincurate.trainers.trl.live import attach
+from gaincurate.trainers.trl.start import (
     config_of,
+    model_of,
     see_same,
     set_defaults,
+    with_ids,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 DOCS = Path(__file__).parents[2] / "docs/trl.md"
 
 

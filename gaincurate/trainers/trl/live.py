@@ -38,8 +38,7 @@ from gaincurate.trainers.snapshot import TrainerFinder
 from gaincurate.trainers.trl.batching import Shape, shape_of
 from gaincurate.trainers.trl.checks import check, newest, place_in, places_of, see_checkpoint
 from gaincurate.trainers.trl.rewards import Tap
-from gaincurate.trainers.trl.scored import see_prompts, with_ids
-from gaincurate.trainers.trl.start import config_of, open_run, set_defaults
+from gaincurate.trainers.trl.start import config_of, open_run, see_prompts, set_defaults, with_ids
 
 BEAT = 5.0
 """Seconds between two signs of life; torch's own limits are 10 minutes and more."""
