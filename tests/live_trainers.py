@@ -1,6 +1,8 @@
 """What the loops of four trainers do with our live adapters, over fakes with the trainers' signatures.
 
-A `Driver` is a trainer, a `Loop` one process of it, 4 prompts a step.
+A `Driver` is a trainer, a loop one process of it, 4 prompts a step: `steps` trains and saves after each step,
+`ask_ahead` takes two steps' prompts without outcomes, `end` does what the end of the process does, and
+`trained` has the ids.
 """
 
 from __future__ import annotations
@@ -8,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
-from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +26,7 @@ from adapters import Table, adapter, exported, reward_of
 from gaincurate.schedule.run import Run
 
 
-class Loop(ABC):
-    """One process of a trainer, from its start or from what an earlier one saved after `start` steps."""
-
-    trained: list[str]
-
-    @abstractmethod
-    def steps(self, count: int) -> None:
-        """Train, and save after each step."""
-
-    @abstractmethod
-    def ask_ahead(self) -> None:
-        """Take two steps' prompts, the outcomes of neither being in."""
-
-    @abstractmethod
-    def end(self) -> None:
-        """What the end of the process does."""
-
-
-class Driver(ABC):
+class Driver:
     """One trainer."""
 
     module: str
@@ -63,8 +46,9 @@ class Driver(ABC):
     def adapter(self) -> Any:
         return adapter(self.monkeypatch, self.module, self.fake.modules())
 
-    @abstractmethod
-    def begin(self, run: Run | None, folder: Path, start: int = 0) -> Loop: ...
+    def begin(self, run: Run | None, folder: Path, start: int = 0) -> Any:
+        """A loop: one process, from its start or from what an earlier one saved after `start` steps."""
+        raise NotImplementedError
 
 
 # NeMo-RL.
@@ -107,7 +91,7 @@ class Nemo(Driver):
         return NemoLoop(batches, module, checkpoints, start)
 
 
-class NemoLoop(Loop):
+class NemoLoop:
     def __init__(self, batches: Any, module: Any, checkpoints: Path, start: int) -> None:
         self.batches, self.module, self.checkpoints, self.total = batches, module, checkpoints, start
         self.trained, self.questions = list[str](), list[str]()
@@ -153,7 +137,7 @@ class Slime(Driver):
         return SlimeLoop(self.live, fake_slime.arguments(run and run.folder, **save, **given), start)
 
 
-class SlimeLoop(Loop):
+class SlimeLoop:
     def __init__(self, live: Any, args: Any, start: int) -> None:
         self.live, self.args, self.source, self.next = live, args, live.RunDataSource(args), start
         self.source.load(start - 1)
@@ -201,7 +185,7 @@ class Trinity(Driver):
         return TrinityLoop(tasks, exported(run)["gc_id"] if run else [], start, interval, self.saved)
 
 
-class TrinityLoop(Loop):
+class TrinityLoop:
     """Reads ahead, feeds back where it syncs, saves there."""
 
     def __init__(self, tasks: Any, ids: list[str], start: int, interval: int, saved: dict[int, Any]) -> None:
@@ -294,7 +278,7 @@ class Prime(Driver):
         return PrimeLoop(self, self.set(config), 4 * start, ahead)
 
 
-class PrimeLoop(Loop):
+class PrimeLoop:
     """Dispatches `ahead` groups before the oldest one comes back."""
 
     def __init__(self, prime: Prime, taskset: Any, cursor: int, ahead: int) -> None:

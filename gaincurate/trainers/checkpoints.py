@@ -61,11 +61,7 @@ def checkpoints(root: Path, layout: Layout) -> Iterator[tuple[int, Path]]:
 
 
 def look(path: Path, step: int, layout: Layout) -> Checkpoint:
-    """The state of a checkpoint's folder.
-
-    Raises:
-        OSError: it was deleted while it was looked at.
-    """
+    """The state of a checkpoint's folder; OSError if it was deleted while it was looked at."""
     tokenizer = path / layout.tokenizer if layout.tokenizer else None
     if (why := layout.unfinished(path, step)) is not None:
         return Checkpoint(path, step, "writing", path, why)
@@ -149,9 +145,6 @@ def find(root: Path, layout: Layout, *, since: float = 0.0) -> tuple[Checkpoint 
 
     Returns:
         The checkpoint or None, and a sentence without its full stop; "" where the checkpoint is the newest.
-
-    Raises:
-        StorageError: a folder cannot be read.
     """
     passed, resumed = "", ""
     for checkpoint in _looked(root, layout, since):

@@ -37,12 +37,8 @@ _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 def hold(checkpoint: Checkpoint, into: Path, model: Path | None = None) -> None:
     """Link a checkpoint's files into a folder; nothing is done where it holds them already.
 
-    Across file systems they are copied.
-
-    Args:
-        checkpoint: one that can be scored.
-        into: the folder; its previous content is deleted.
-        model: folder with the configuration and the tokenizer, for what the checkpoint has not.
+    Across file systems they are copied. `model` has the configuration and the tokenizer, for what the
+    checkpoint has not.
 
     Raises:
         FileNotFoundError: it was deleted meanwhile.
@@ -98,11 +94,7 @@ def source(held: Path) -> str | None:
 
 
 def see_unchanged(held: Path) -> None:
-    """Check that the held files did not change; delete them if they did.
-
-    Raises:
-        TrainerError: the trainer wrote into its files meanwhile.
-    """
+    """Refuse held files that changed, and delete them."""
     if names := changed(held):
         checkpoint = source(held)
         shutil.rmtree(held, ignore_errors=True)
@@ -149,11 +141,7 @@ def _stamp(path: Path) -> list[int]:
 
 
 def remembered_trainer(run: Run, trainer: str | None, *, keep: bool = True) -> str | None:
-    """The given trainer, which the run remembers if `keep` is true, or the remembered one, or None.
-
-    Raises:
-        InputError: the trainer is unknown.
-    """
+    """The given trainer, which the run remembers if `keep` is true, or the remembered one, or None."""
     path = run.folder / _TRAINER
     if trainer is not None:
         name = layout_of(trainer).trainer
@@ -164,12 +152,7 @@ def remembered_trainer(run: Run, trainer: str | None, *, keep: bool = True) -> s
 
 
 class TrainerFinder(Finder):
-    """A `Finder` for one trainer's checkpoints.
-
-    Args:
-        layout: the trainer's.
-        note: called with messages for the user.
-    """
+    """A `Finder` for one trainer's checkpoints; `note` is called with messages for the user."""
 
     def __init__(self, layout: Layout, note: Note = lambda text: None) -> None:
         self._layout, self._note = layout, note
@@ -199,9 +182,7 @@ class TrainerFinder(Finder):
     def chosen(self, run: Run, root: Path) -> str:
         """The checkpoint of a round that was trained by hand; held already where something is done with it.
 
-        Args:
-            run: the run.
-            root: the trainer's output root, or a checkpoint.
+        `root` is the trainer's output root, or a checkpoint.
 
         Raises:
             TrainerError: they are deleted faster than they can be held.

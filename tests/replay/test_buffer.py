@@ -118,9 +118,7 @@ def test_a_plan_goes_forward_only() -> None:
     one = filled(8)
     one.plan(7, 3)
     for step, version in ((6, None), (8, 2)):
-        with pytest.raises(
-            OutcomeError, match=f"^step {step} .* the buffer is at step 7 with version 3: both"
-        ):
+        with pytest.raises(OutcomeError, match=f"^step {step} .* the buffer is at step 7 with version 3:"):
             one.plan(step, version)
     with pytest.raises(OutcomeError, match="step -1 with policy version -1 is asked for"):
         buffer().plan(-1)

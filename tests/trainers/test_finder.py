@@ -220,9 +220,7 @@ def test_rotation_between_finding_and_holding_goes_on_to_the_next(
 
     shutil.rmtree(run.folder / "held")
     monkeypatch.setattr(finding, "hold", always)
-    with pytest.raises(
-        TrainerError, match="are deleted faster than they can be held; let the trainer keep more"
-    ):
+    with pytest.raises(TrainerError, match="are deleted faster than they can be held; let the trainer keep"):
         finder.chosen(run, root)
     with pytest.raises(TrainerError, match="checkpoint-10 was deleted before it could be held"):  # noqa: SIM117
         with finder.held(run, str(root / "checkpoint-10")):
@@ -361,9 +359,7 @@ def test_an_adapter_that_cannot_be_merged_is_refused_with_a_sentence(
     root = folders.write(tmp_path / "output", folders.trl(10, folders.adapter()))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     finder = TrainerFinder(TRL)
-    with pytest.raises(
-        ModelError, match="is an adapter alone, and peft, which merges it for scoring, is not"
-    ):
+    with pytest.raises(ModelError, match="is an adapter alone, and peft, which merges it for scoring, is"):
         finder.chosen(run, root)
     monkeypatch.undo()
     # As a next round's beginning it is as good as a model: the trainer that wrote it reads it.

@@ -18,7 +18,6 @@ from gaincurate.errors import InputError
 from gaincurate.trainers.replay_loss import (
     anchored_advantages,
     group_advantages,
-    masked_mean,
     replay_loss,
 )
 
@@ -160,7 +159,8 @@ def test_anchored_advantages_make_a_trainers_loss_the_one_with_the_clip_on_old(s
     weights = anchored_advantages(made["advantages"], made["old"], made["behaviour"], made["mask"])
     ratio = torch.exp(made["logps"] - made["old"])
     token = -torch.minimum(ratio * weights, ratio.clamp(0.8, 1.2) * weights)
-    theirs = masked_mean(token, made["mask"], mean)
+    token, over = token * made["mask"], made["mask"].sum(-1)
+    theirs = (token.sum(-1) / over).mean() if mean == "sequence" else token.sum() / over.sum()
     theirs.backward()
     again = tensors(batch(seed, fresh=2))
     ours = loss_of(again, clip="old", mean=mean)

@@ -240,10 +240,7 @@ def test_a_checkpoint_that_a_kill_left_without_a_place_will_do_if_the_run_stands
     assert run.state["finished"]
     (out / "checkpoint-1" / PLACE).unlink()
     trainer, _ = make(model, run, num_train_epochs=3)
-    with pytest.raises(
-        OutputError,
-        match=r"checkpoint-1: it has no gaincurate_state\.json, and .* stands at round 2, not behind its",
-    ):
+    with pytest.raises(OutputError, match=r"checkpoint-1: it has no gaincurate_state\.json, and .* stands"):
         trainer.train(resume_from_checkpoint=str(out / "checkpoint-1"))
 
 
@@ -257,9 +254,7 @@ def test_a_reward_outside_the_runs_range_ends_the_first_step(tmp_path: Path, mod
     rows = dataset(run.folder)
     made = trl.GRPOTrainer(model=str(model), reward_funcs=doubled, args=args, train_dataset=rows)
     attach(made, run.folder)
-    with pytest.raises(
-        OutcomeError, match="reward 2 of .* Open another run over the same scores with"
-    ) as caught:
+    with pytest.raises(OutcomeError, match="reward 2 of .* Open another run over the same scores") as caught:
         made.train()
     assert f"scored='{tmp_path / 'set'}', reward_low=LO, reward_high=HI" in str(caught.value)
     assert not run.outcomes(0).exists()

@@ -299,10 +299,7 @@ def test_shaped_rewards_need_the_function_that_tells_right_from_wrong(model: Pat
         return [2.0 + len(text) for text in completions]
 
     options: dict[str, Any] = {"kind": ReplayGRPOTrainer, "reward_funcs": [shaped, arithmetic.right]}
-    with pytest.raises(
-        OutcomeError,
-        match=r"^a reward of '\d\+\d' is [\d.]+, and whether a group is worth keeping is seen from raw",
-    ):
+    with pytest.raises(OutcomeError, match=r"^a reward of '\d\+\d' is [\d.]+, and whether a group is worth"):
         make(model, tmp_path, **options).train()
     trainer = make(model, tmp_path, replay=Replay(capacity=CAPACITY, correct="right"), **options)
     trainer.train()
@@ -416,9 +413,7 @@ def test_a_model_whose_log_probs_follow_the_padding_is_refused(model: Path, tmp_
         made.lm_head.weight.normal_(0, 1)
     made.save_pretrained(tmp_path / "gpt2")
     arithmetic.tokenizer().save_pretrained(tmp_path / "gpt2")
-    with pytest.raises(
-        InputError, match=r"^the model's log-probs move by [\d.]+ with 16 tokens of padding in front, so a"
-    ):
+    with pytest.raises(InputError, match=r"^the model's log-probs move by [\d.]+ with 16 tokens of padding"):
         make(tmp_path / "gpt2", tmp_path).train()
 
 
@@ -486,15 +481,9 @@ def test_a_checkpoint_that_does_not_fit_is_refused(model: Path, tmp_path: Path) 
     def resumed(**more: Any) -> None:
         make(model, tmp_path, **(options | more)).train(resume_from_checkpoint=str(checkpoint))
 
-    with pytest.raises(
-        OutputError, match=r"^the checkpoint's replay buffer has capacity 12 and this one 13: set it to what"
-    ):
+    with pytest.raises(OutputError, match="^the checkpoint's replay buffer has capacity 12 and this one"):
         resumed(replay=Replay(capacity=13))
-    with pytest.raises(
-        InputError,
-        match=r"checkpoint-4 has rollouts that were sampled with temperature 1 and top_p 1, and the trainer "
-        r"samples with 0\.5 and 1: put the settings back\.$",
-    ):
+    with pytest.raises(InputError, match="checkpoint-4 has rollouts that were sampled with temperature 1"):
         resumed(temperature=0.5)
     (checkpoint / state.NAME).unlink()
     with pytest.raises(OutputError, match=r"checkpoint-4 has no gaincurate_replay\.bin: it was saved by a"):

@@ -176,9 +176,7 @@ def test_all_that_is_wrong_is_refused_at_once_and_the_doctor_said_so_before() ->
 def test_rows_that_are_not_the_runs_are_refused() -> None:
     rows = trainer().train_dataset
     assert places_of(rows, ["id3", "id1"]) == [3, 1]
-    with pytest.raises(
-        InputError, match=r"^train_dataset has no row for 'id99', which the plan asks for \(1 of 2"
-    ):
+    with pytest.raises(InputError, match="^train_dataset has no row for 'id99', which the plan asks for"):
         places_of(rows, ["id1", "id99"])
 
 
@@ -214,22 +212,14 @@ def test_checkpoints_without_whole_weights_cannot_be_scored_with() -> None:
     made.is_fsdp_enabled = True
     made.accelerator.state.fsdp_plugin = SimpleNamespace(state_dict_type="StateDictType.SHARDED_STATE_DICT")
     checked(made, config())  # nobody scores with them
-    with pytest.raises(
-        InputError,
-        match=r"^--rescore window needs whole weights in every checkpoint, and FSDP saves SHARDED_STATE_DICT\. "
-        r"Set fsdp_config state_dict_type='FULL_STATE_DICT'\.$",
-    ):
+    with pytest.raises(InputError, match="^--rescore window needs whole weights in every checkpoint, and"):
         checked(made, config("window"))
-    with pytest.raises(
-        InputError, match="^--rollout without a server needs whole weights in every checkpoint"
-    ):
+    with pytest.raises(InputError, match="^--rollout without a server needs whole weights in every"):
         checked(made, config(options={"rollout": {"verifier": "math"}}))
     made = trainer()
     made.is_deepspeed_enabled = True
     made.accelerator.state.deepspeed_plugin = SimpleNamespace(zero_stage=3, zero3_save_16bit_model=False)
-    with pytest.raises(
-        InputError, match=r"ZeRO-3 saves shards\. Set stage3_gather_16bit_weights_on_model_save=True"
-    ):
+    with pytest.raises(InputError, match=r"ZeRO-3 saves shards\. Set"):
         checked(made, config("window"))
     made.accelerator.state.deepspeed_plugin.zero3_save_16bit_model = True
     checked(made, config("window"))

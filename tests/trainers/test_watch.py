@@ -198,9 +198,7 @@ def test_a_writer_that_truncates_in_place_is_named(tmp_path: Path, monkeypatch: 
     weights.write_bytes(folders.WEIGHTS[:-4] + b"\1\1\1\1")
     os.utime(weights, (1, 1))
     assert changed(tmp_path / "held") == ["model.safetensors"]
-    with pytest.raises(
-        TrainerError, match=r"checkpoint-10 was written again in place .*\(model.safetensors\)"
-    ):
+    with pytest.raises(TrainerError, match="checkpoint-10 was written again in place"):
         see_unchanged(tmp_path / "held")
     assert not (tmp_path / "held").exists()
 

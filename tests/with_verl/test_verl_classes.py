@@ -171,16 +171,12 @@ def test_a_wrong_setting_is_seen_in_verls_own_tree(run: Run, wrong: str) -> None
 def test_a_start_without_a_run_says_what_to_set(run: Run) -> None:
     config = config_of(run, f"data.train_files={run.folder.parent}/val.parquet")
     for start in (lambda: RunCheckpoint(config), lambda: datasets_of(config)):
-        with pytest.raises(
-            InputError, match=r"val.parquet, which is no run, so there is no plan to train by: set"
-        ):
+        with pytest.raises(InputError, match=r"val.parquet, which is no run, so there is no plan to train"):
             start()
 
 
 def test_a_dataset_or_a_buffer_without_the_callback_is_refused(run: Run) -> None:
-    with pytest.raises(
-        InputError, match=r"set trainer.checkpoint_callback_class=gaincurate.trainers.verl.RunCheck"
-    ):
+    with pytest.raises(InputError, match="together with its checkpoint callback"):
         datasets_of(config_of(run))
 
 
@@ -259,11 +255,7 @@ def test_a_row_that_verl_would_drop_is_refused_by_its_id(run: Run) -> None:
     config = config_of(run, "data.filter_overlong_prompts=True", "data.max_prompt_length=100")
     RunCheckpoint(config)
     config.data.max_prompt_length = 20
-    with pytest.raises(
-        InputError,
-        match=rf"^data.filter_overlong_prompts=True drops 8 prompts of round 0, {run.ids(0)[0]} first: they have "
-        "more than data.max_prompt_length=20 tokens, and a round is trained whole.",
-    ):
+    with pytest.raises(InputError, match=r"^data.filter_overlong_prompts=True drops 8 prompts of round 0,"):
         datasets_of(config)
 
 

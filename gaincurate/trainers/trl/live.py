@@ -21,6 +21,7 @@ import pyarrow as pa
 import torch
 import transformers
 from accelerate.utils import broadcast_object_list, gather_object
+from trl.trainer.utils import RepeatSampler
 
 from gaincurate.core.artifact import RUN, Json
 from gaincurate.core.prompts import training_rows
@@ -40,6 +41,7 @@ from gaincurate.trainers.trl.checks import check, newest, place_in, places_of, s
 from gaincurate.trainers.trl.rewards import Tap
 from gaincurate.trainers.trl.start import config_of, open_run, see_prompts, set_defaults, with_ids
 
+_log = logging.getLogger("gaincurate")
 BEAT = 5.0
 """Seconds between two signs of life; torch's own limits are 10 minutes and more."""
 
@@ -86,9 +88,6 @@ def together(work: Callable[[], Any], accelerator: Any) -> Any:
     message = (type(error), str(error)) if ours else (RuntimeError, f"the main process failed: {error!r}")
     broadcast_object_list([message])
     raise error
-
-
-_log = logging.getLogger("gaincurate")
 
 
 def attach(
@@ -146,9 +145,7 @@ def attach(
     wanted = config_of(shape, run, required, settings, score)
     use_cache(None if cache is None else Path(cache))
     there = together(lambda: (Path(run) / RUN).exists(), trainer.accelerator)
-    config = wanted
-    if there or config is None:
-        config = followed(run, note, checkpoints=True).run.config
+    config = wanted if wanted is not None and not there else followed(run, note, checkpoints=True).run.config
     changed = set_defaults(trainer, context_of(config, "live"))
     check(trainer, config, outcome, correct)
     if wanted is not None:
@@ -229,29 +226,25 @@ class Follower(transformers.TrainerCallback):
         self._hear(together(lambda: self._begin(state.global_step), self._accelerator))
 
     def _begin(self, step: int) -> Json:
+        """Begin round 0 again, or return to the checkpoint if training can resume there exactly."""
         live = self.live
         live.open()
         if step == 0:
             live.begin_anew()
-            self._saved = 0
         else:
-            self._resume(step)
+            path = Path(str(self._resumed))
+            try:
+                saved = place_in(path, step, live, self.shape)
+            except (InputError, OutputError) as error:
+                raise type(error)(f"cannot resume from {path}: {error}", **error.data) from error
+            live.restore(saved, str(path))
+            live.checkpoint = str(path.resolve())
+        self._saved = step
         return self._news()
-
-    def _resume(self, step: int) -> None:
-        """Return to the checkpoint, if training can resume there exactly."""
-        live, path = self.live, Path(str(self._resumed))
-        try:
-            saved = place_in(path, step, live, self.shape)
-        except (InputError, OutputError) as error:
-            raise type(error)(f"cannot resume from {path}: {error}", **error.data) from error
-        live.restore(saved, str(path))
-        live.checkpoint, self._saved = str(path.resolve()), step
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Plan the round that begins, if no checkpoint came between."""
-        if self._round_is_over(state.global_step):
-            self._turn()
+        self._turn(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Report the rewards of this step."""
@@ -278,8 +271,7 @@ class Follower(transformers.TrainerCallback):
         """Save the position; at a round's end, score again if due and plan the next round."""
         step = state.global_step
         together(lambda: self._save(args.output_dir, step), self._accelerator)
-        if self._round_is_over(step):
-            self._turn()
+        self._turn(step)
 
     def _save(self, output: str, step: int) -> None:
         checkpoint = Path(output) / f"checkpoint-{step}"
@@ -290,20 +282,19 @@ class Follower(transformers.TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Take the last round's outcomes."""
-        if self._round_is_over(state.global_step):
-            self._turn()
+        self._turn(state.global_step)
         self.live.close()
 
-    def _round_is_over(self, step: int) -> bool:
-        return self.round >= 0 and step >= (self.round + 1) * self._steps
+    def _turn(self, step: int) -> None:
+        """Plan the next round if this one is over."""
 
-    def _turn(self) -> None:
         def turn() -> Json:
             see_checkpoint(self.live.run.config, self.shape, self.live.round, self._saved)
             self.live.turn()
             return self._news()
 
-        self._hear(together(turn, self._accelerator))
+        if self.round >= 0 and step >= (self.round + 1) * self._steps:
+            self._hear(together(turn, self._accelerator))
 
     def _news(self) -> Json:
         live = self.live
@@ -373,8 +364,6 @@ class RoundSampler(torch.utils.data.Sampler[int]):
         return self._budget * self._shape.group * self._shape.repeats
 
     def __iter__(self) -> Iterator[int]:
-        from trl.trainer.utils import RepeatSampler  # the trainer that is there has imported it
-
         places, shape = self._places(), self._shape
         order = RepeatSampler(places, shape.group, shape.prompts, shape.repeats, shuffle=False)
         return (places[index] for index in order)

@@ -218,8 +218,7 @@ def forward(trainer: Any, rows: Sequence[Row], *, shift: int = 0) -> list[Array]
 def refuse_padding(trainer: Any, row: Row) -> None:
     """See that a rollout has the same log-probs among other prompts, where it has other padding.
 
-    Raises:
-        InputError: the model's positions are counted from the padding's beginning.
+    It has not where the model's positions are counted from the padding's beginning.
     """
     (plain,), (moved,) = forward(trainer, [row]), forward(trainer, [row], shift=_SHIFT)
     change = float(abs(plain - moved).mean()) if len(plain) else 0.0

@@ -54,30 +54,21 @@ _TO_CHAT = 'train_dataset.map(lambda row: {"prompt": [{"role": "user", "content"
 def set_defaults(trainer: Any, context: Context) -> Json:
     """Change the settings at TRL's default that break the plan to the fix that the rules name.
 
-    Args:
-        trainer: a `trl.GRPOTrainer`.
-        context: of the run.
-
     Returns:
         The settings that were changed, with their values now.
     """
     changed: Json = {}
     for _ in _SETTABLE:  # one fix may ask for another: a window, then a round's end
-        before = dict(changed)
         for finding in ask(RULES.rules, resolved(trainer), context)[0]:
             settings = resolved(trainer)
             free = all(
                 key in _SETTABLE and (key in changed or settings[key] in (DEFAULTS[key], value))
                 for key, value in finding.fix.items()
             )
-            if not finding.breaks or not free:
-                continue
-            for key, value in finding.fix.items():
+            for key, value in finding.fix.items() if finding.breaks and free else ():
                 if settings[key] != value:
                     setattr(trainer if key == "shuffle_dataset" else trainer.args, key, value)
                     changed[key] = value
-        if changed == before:
-            break
     return changed
 
 
@@ -119,24 +110,17 @@ def config_of(
 
 
 def see_same(run: Run, config: ScheduleConfig) -> None:
-    """Refuse to follow a run that was opened with other options than those given now.
-
-    Raises:
-        InputError: the options that differ, with both values.
-    """
+    """Refuse to follow a run that was opened with other options than those given now."""
     kind, there = base.load(config.strategy), dict(run.facts["config"])
     own = base.check_options(config.strategy, kind, config.options).model_dump(mode="json")
     given = config.model_dump(mode="json", include=config.model_fields_set - {"run", "scored", "options"})
     if there["strategy"] == config.strategy:
         given, there = given | {name: own[name] for name in config.options}, there | there["options"]
-    differing = [
-        f"{name} {there.get(name)!r}, not {value!r}"
-        for name, value in given.items()
-        if there.get(name) != value
-    ]
-    if differing:
+    changed = {name: value for name, value in given.items() if there.get(name) != value}
+    if changed:
+        differing = "; ".join(f"{name} {there.get(name)!r}, not {value!r}" for name, value in changed.items())
         raise InputError(
-            f"{run.folder} was opened with {'; '.join(differing)}. Give what it was opened with, its folder "
+            f"{run.folder} was opened with {differing}. Give what it was opened with, its folder "
             "alone, or the folder of a new run."
         )
 
@@ -146,13 +130,6 @@ def open_run(
 ) -> None:
     """Score the trainer's rows with the trainer's model unless `config.scored` is a finished set, and open
     the run. Of one that is there only the options are compared.
-
-    Args:
-        trainer: a `trl.GRPOTrainer`, whose checked settings are those of `config`.
-        config: of the run.
-        score: further options of `gaincurate score`.
-        references: outcomes of round 0's references, or a rollout set.
-        note: called with messages for the user.
 
     Raises:
         GaincurateError: the rows cannot be scored; the scoring run's own sentence, and where its log is.
@@ -208,11 +185,8 @@ def _score(trainer: Any, out: Path, score: Mapping[str, Any], note: Note) -> Non
 def see_prompts(trainer: Any, run: Run, ids: Sequence[str], note: Note) -> Iterator[Finding]:
     """The differences between the prompts that TRL gives the model and the scored ones.
 
-    Args:
-        trainer: a `trl.GRPOTrainer` whose rows have their ids.
-        run: the run.
-        ids: of a round's prompts; the first 1,024 are compared.
-        note: called with warnings, for example about prompts that cannot be compared.
+    The first 1,024 of a round's ids are compared. `note` gets warnings, for example about prompts that
+    cannot be compared.
     """
     places = places_of(trainer.train_dataset, ids)[:_COMPARED]
     identity, ids, name = run.scored.identity, ids[:_COMPARED], run.config.scored
@@ -310,11 +284,7 @@ def _see_tools(trainer: Any, run: Run, note: Note) -> Iterator[Finding]:
 
 
 def model_of(trainer: Any) -> str:
-    """The name that the trainer's model was loaded by, with its revision where it is of the Hub.
-
-    Raises:
-        InputError: it has none, so no other process can load it.
-    """
+    """The name that the trainer's model was loaded by, with its revision where it is of the Hub."""
     config = trainer.model.config
     name, revision = getattr(config, "_name_or_path", ""), getattr(config, "_commit_hash", None)
     if not name:
@@ -326,11 +296,7 @@ def model_of(trainer: Any) -> str:
 
 
 def see_adapters(trainer: Any) -> None:
-    """Refuse to score by the name of a base model whose adapters in the trainer are trained already.
-
-    Raises:
-        InputError: a weight of LoRA changes the model.
-    """
+    """Refuse to score by the name of a base model whose adapters in the trainer are trained already."""
     configs = getattr(trainer.model, "peft_config", {}).values()
     if not {getattr(config, "init_lora_weights", True) for config in configs} <= {True, False, "gaussian"}:
         return  # a kind that begins with a part of the model's weights
@@ -348,10 +314,6 @@ def with_ids(rows: Dataset, run: Run) -> Dataset:
 
     An id is a hash of what a row asks and its answer, or the set's column of ids, so each row has one
     whatever order the rows are in.
-
-    Args:
-        rows: with `prompt`, and the set's columns of answers or ids.
-        run: the run.
 
     Raises:
         InputError: the rows lack a column, or are trained on with other messages than were scored.

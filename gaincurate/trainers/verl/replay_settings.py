@@ -46,11 +46,7 @@ def replay_overrides(sizes: ReplayConfig) -> list[str]:
 
 
 def sizes_of(given: Any) -> ReplayConfig:
-    """The sizes in `sampler_kwargs`.
-
-    Raises:
-        InputError: one is missing or cannot be.
-    """
+    """The sizes in `sampler_kwargs`; raises InputError where one is missing or cannot be."""
     names = {field.name for field in fields(ReplayConfig)}
     own = {name: value for name, value in dict(given or {}).items() if name in names}
     for name in ("batch_groups", "group_size", "capacity"):
@@ -60,11 +56,7 @@ def sizes_of(given: Any) -> ReplayConfig:
 
 
 def check(setting: Lookup) -> None:
-    """Refuse settings under which replay would not be what it says.
-
-    Raises:
-        InputError: all that is wrong, a sentence each with the settings that fix it.
-    """
+    """Refuse settings under which replay would not be what it says, all in one error."""
     rules = (*_rules(sizes_of(setting(_OWN))), synchronous, *groups, whole_batches, reward_pool)
     refuse(ask(rules, Resolved(setting), Context("live"))[0])
 
