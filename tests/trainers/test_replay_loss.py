@@ -1,12 +1,10 @@
-"""The loss of rollout replay against plain loops in float64, differences, and TRL's own loss."""
+"""The loss of rollout replay against plain loops in float64, and differences; TRL's own: test_trl_replay.py."""
 
 from __future__ import annotations
 
 import math
 import random
-from collections import defaultdict
 from itertools import product
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -201,71 +199,14 @@ def test_advantages_are_centred_in_their_group_and_divided_if_asked() -> None:
     assert group_advantages(rewards[0]).tolist() == plain[0].tolist()
 
 
-@pytest.mark.parametrize(("loss_type", "mean"), [("grpo", "sequence"), ("bnpo", "token"), ("dapo", "token")])
-@pytest.mark.parametrize("clip", ["one", "old"])
-@pytest.mark.parametrize("fresh", [0, 5])
-def test_trls_own_loss_is_ours(loss_type: str, mean: Any, clip: Any, fresh: int) -> None:
-    """What the trainer is handed: pi_behaviour as its old policy, or advantages that are anchored."""
-    trl = pytest.importorskip("trl")
-    import accelerate
-
-    made = tensors(batch(23, fresh=fresh))
-    theirs, ours = made["logps"], made["logps"].detach().clone().requires_grad_(True)
-    inputs = {
-        "prompt_ids": torch.zeros(5, 1, dtype=torch.long),
-        "prompt_mask": torch.ones(5, 1, dtype=torch.long),
-        "completion_ids": torch.zeros(5, 6, dtype=torch.long),
-        "completion_mask": made["mask"],
-        "num_items_in_batch": made["mask"].sum(),
-    }
-    if clip == "one":
-        inputs |= {"advantages": made["advantages"], "old_per_token_logps": made["behaviour"]}
-    else:
-        inputs["old_per_token_logps"] = made["old"]
-        inputs["advantages"] = anchored_advantages(
-            made["advantages"], made["old"], made["behaviour"], made["mask"]
-        )
-    trainer = SimpleNamespace(
-        _get_per_token_logps_and_entropies=lambda *args, **options: (theirs, torch.zeros(5, 6), None),
-        model=SimpleNamespace(training=True),
-        accelerator=accelerate.Accelerator(cpu=True),
-        args=SimpleNamespace(delta=None, steps_per_generation=1),
-        _metrics={"train": defaultdict(list)},
-        current_gradient_accumulation_steps=1,
-        loss_type=loss_type,
-        importance_sampling_level="token",
-        epsilon_low=0.2,
-        epsilon_high=0.2,
-        top_entropy_quantile=1.0,
-        off_policy_mask_threshold=None,
-        beta=0.0,
-        use_vllm=False,
-        aux_loss_enabled=False,
-        _entropy_bonus_enabled=False,
-    )
-    found = trl.GRPOTrainer._compute_loss(trainer, None, inputs)
-    found.backward()
-    expected = replay_loss(
-        ours,
-        made["behaviour"],
-        made["advantages"],
-        made["mask"],
-        clip=clip,
-        old_logps=made["old"],
-        mean=mean,
-    )
-    expected.backward()
-    assert found.item() == pytest.approx(expected.item(), rel=1e-9, abs=1e-12)
-    assert torch.allclose(theirs.grad, ours.grad, rtol=1e-9, atol=1e-12)
-
-
 def test_what_is_not_there_is_refused() -> None:
     one: Any = torch.zeros(1, 1)
-    for options, sentence in (
+    refused: list[tuple[dict[str, Any], str]] = [
         ({"clip": "two"}, r"^clip='two' is not there; it is one of one, old\.$"),
         ({"mean": "batch"}, r"^mean='batch' is not there; it is one of sequence, token\.$"),
         ({"clip": "old"}, r"^clip=\"old\" is centred on pi_old / pi_behaviour: give old_logps"),
-    ):
+    ]
+    for options, sentence in refused:
         with pytest.raises(InputError, match=sentence):
             replay_loss(one, one, one[0], one, **options)
     with pytest.raises(InputError, match=r"^scale='batch' is not there; it is one of none, std\.$"):

@@ -40,8 +40,7 @@ def short(completions: list[str], **columns: Any) -> list[Any]:
 
 def tap(made: Any, rank: int = 0, processes: int = 1, **options: Any) -> Tap:
     shape = Shape(SHAPE.prompts, SHAPE.group, 1, 1, processes, rank)
-    given: dict[str, Any] = {"outcome": None, "correct": None, "metrics": dict}
-    return Tap(made, shape, **(given | options))
+    return Tap(made, shape, **({"outcome": None, "correct": None} | options))
 
 
 def call(made: Any, ids: list[str], texts: list[str], logged: list[Any] | None = None) -> list[Any]:
@@ -162,7 +161,7 @@ def test_an_evaluation_is_not_an_outcome() -> None:
 
 def test_metrics_are_logged_once_a_generation() -> None:
     made, logged = trainer(right, short), list[tuple[str, float]]()
-    tap(made, metrics=lambda: {"mu": 3.5, "round": 2.0})
+    tap(made).metrics = {"mu": 3.5, "round": 2.0}
     call(made, ["a"], ["yes"], logged)
     assert logged == [("gaincurate/mu", 3.5), ("gaincurate/round", 2.0)]
 

@@ -192,10 +192,10 @@ class Follower(transformers.TrainerCallback):
         self._trainer, self._accelerator = trainer, trainer.accelerator
         self._steps = shape.steps(live.budget)
         self._ids: list[str] = live.ids
-        self._metrics: dict[str, float] = live.metrics()
         self._resumed: str | None = None
         self._saved = 0  # the step of the newest checkpoint
-        self._tap = Tap(trainer, shape, outcome, correct, lambda: self._metrics)
+        self._tap = Tap(trainer, shape, outcome, correct)
+        self._tap.metrics = live.metrics()
         self._train = trainer.train
         trainer.train = self._train_from
         sampler = RoundSampler(self._places, live.budget, shape)
@@ -302,7 +302,7 @@ class Follower(transformers.TrainerCallback):
         return {"round": round_, "ids": live.ids, "metrics": live.metrics()}
 
     def _hear(self, news: Json) -> None:
-        self.round, self._ids, self._metrics = news["round"], news["ids"], news["metrics"]
+        self.round, self._ids, self._tap.metrics = news["round"], news["ids"], news["metrics"]
 
     def _places(self) -> list[int]:
         return places_of(self._trainer.train_dataset, self._ids)

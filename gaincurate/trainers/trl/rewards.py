@@ -62,20 +62,18 @@ class Tap:
         shape: its shape.
         outcome: names of the functions whose weighted sum is the reward; None for all. `check` saw them.
         correct: the name of one whose value says whether an answer is right, in [0, 1].
+
+    Attributes:
         metrics: numbers for the trainer's own logs, under `gaincurate/`.
     """
 
     def __init__(
-        self,
-        trainer: Any,
-        shape: Shape,
-        outcome: str | Sequence[str] | None,
-        correct: str | None,
-        metrics: Callable[[], Mapping[str, float]],
+        self, trainer: Any, shape: Shape, outcome: str | Sequence[str] | None, correct: str | None
     ) -> None:
+        self.metrics: Mapping[str, float] = {}
         names = list(trainer.reward_func_names)
         outcome = [outcome] if isinstance(outcome, str) else outcome
-        self._shape, self._metrics, self._correct = shape, metrics, correct
+        self._shape, self._correct = shape, correct
         self._summed = set(names if outcome is None else outcome)
         weights = [reward_of(weight) for weight in trainer.reward_weights.tolist()]
         self._weights = dict(zip(names, weights, strict=True))
@@ -110,7 +108,7 @@ class Tap:
         self._calls[name].append([judged(reward) for reward in rewards])
         if name == next(iter(self._calls)):
             self._rows.append((list(columns[ID]), [len(ids) for ids in columns["completion_ids"]]))
-            for key, value in self._metrics().items():
+            for key, value in self.metrics.items():
                 columns["log_metric"](f"gaincurate/{key}", value)
 
     def forget(self) -> None:
