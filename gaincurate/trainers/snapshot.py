@@ -18,10 +18,8 @@ from gaincurate.core.artifact import Json
 from gaincurate.core.process import command_lock, last_line, run_command
 from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.errors import GaincurateError, InputError, TrainerError, storage_error
-from gaincurate.schedule.checkpoints import INDEX, Finder, weight_names, whole, why_not_whole
-from gaincurate.schedule.foresight import observes_with_checkpoint
+from gaincurate.schedule.checkpoints import INDEX, Finder, weight_names
 from gaincurate.schedule.observations import Note
-from gaincurate.schedule.rescore import due
 from gaincurate.schedule.run import Run, round_name
 from gaincurate.trainers.checkpoints import ADAPTER, ADAPTER_WEIGHTS, Checkpoint, find, owner, small_files
 from gaincurate.trainers.lora import see_mergeable
@@ -30,7 +28,6 @@ from gaincurate.trainers.profile import Layout, layout_of
 RECORD = ".held.json"
 _TRAINER = "trainer.json"
 _ADAPTER = "-adapter"  # ends the name of a held folder whose merged model takes the name without it
-_TRIES = 5  # checkpoints that may be deleted between finding and holding them
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
 
@@ -41,39 +38,36 @@ def hold(checkpoint: Checkpoint, into: Path, model: Path | None = None) -> None:
     checkpoint has not.
 
     Raises:
-        FileNotFoundError: it was deleted meanwhile.
         InputError: the configuration is neither in the checkpoint nor in the model's folder.
-        TrainerError: it was written again meanwhile.
+        TrainerError: it was deleted meanwhile.
         StorageError: the file system refused.
     """
-    files = _files(checkpoint, model)
-    record: Json = {
-        "checkpoint": str(checkpoint.folder),
-        "step": checkpoint.step,
-        "base": checkpoint.base and str(checkpoint.base),
-        "files": {name: _stamp(file) for name, file in files.items()},
-    }
-    if _record(into) == record and not changed(into):
-        return
     making = into.with_name(f".{into.name}.making")
     try:
+        files = _files(checkpoint, model)
+        record: Json = {
+            "checkpoint": str(checkpoint.folder),
+            "step": checkpoint.step,
+            "base": checkpoint.base and str(checkpoint.base),
+            "files": {name: _stamp(file) for name, file in files.items()},
+        }
+        if _record(into) == record and not changed(into):
+            return
         for old in (making, into):
             shutil.rmtree(old, ignore_errors=True)
         making.mkdir(parents=True)
         for name, file in files.items():
             _link(file, making / name)
         write_sealed(making / RECORD, record)
-        adapter = checkpoint.state == "adapter"
-        if changed(making) or (not whole(making / ADAPTER_WEIGHTS) if adapter else why_not_whole(making)):
-            raise TrainerError(
-                f"{checkpoint.path} is written again in place while it is read; run this again when the "
-                "trainer is done with it."
-            )
         making.replace(into)
+    except FileNotFoundError as error:
+        shutil.rmtree(making, ignore_errors=True)
+        raise TrainerError(
+            f"{checkpoint.path} was deleted before it could be held. Run this again, and let the trainer "
+            "keep more than one (save_total_limit and the like)."
+        ) from error
     except OSError as error:
         shutil.rmtree(making, ignore_errors=True)
-        if isinstance(error, FileNotFoundError):
-            raise
         raise storage_error(into, error) from error
 
 
@@ -160,7 +154,7 @@ class TrainerFinder(Finder):
     def newest(self, output: Path, since: float) -> Path | None:
         """The newest complete checkpoint below a folder, put there at `since` or later."""
         checkpoint = self._newest(output, since)[0]
-        return checkpoint and checkpoint.folder
+        return checkpoint.folder if checkpoint else None
 
     def _newest(self, root: Path, since: float = 0.0) -> tuple[Checkpoint | None, str]:
         checkpoint, why = find(root, self._layout, since=since)
@@ -180,37 +174,23 @@ class TrainerFinder(Finder):
         return None if theirs.usable else theirs.why
 
     def chosen(self, run: Run, root: Path) -> str:
-        """The checkpoint of a round that was trained by hand; held already where something is done with it.
+        """The checkpoint of a round that was trained by hand: one that is held already, else the newest.
 
         `root` is the trainer's output root, or a checkpoint.
 
         Raises:
-            TrainerError: they are deleted faster than they can be held.
             InputError: there is none.
-            ModelError: it is an adapter that cannot be merged.
         """
-        round_ = run.round
-        again = due(run.config, round_) or observes_with_checkpoint(run.config)
         root = root.resolve()
-        for folder in _holds(run) if again else ():
+        for folder in _holds(run):
             before = source(folder)
             if before is not None and Path(before) != root and root in Path(before).parents:
-                self._note(f"round {round_}: goes on with {before}, which is held since the last time")
+                self._note(f"round {run.round}: goes on with {before}, which is held since the last time")
                 return before
-        for _ in range(_TRIES):
-            checkpoint, why = self._newest(root)
-            if checkpoint is None:
-                raise InputError(f"--checkpoint {root}: {why}.", path=str(root))
-            try:
-                if again:
-                    self._hold(run, checkpoint)
-                return str(checkpoint.folder)
-            except FileNotFoundError:
-                self._note(f"{checkpoint.path} was deleted while it was looked at")
-        raise TrainerError(
-            f"the checkpoints below {root} are deleted faster than they can be held; let the trainer keep "
-            "more than one (save_total_limit and the like)."
-        )
+        checkpoint, why = self._newest(root)
+        if checkpoint is None:
+            raise InputError(f"--checkpoint {root}: {why}.", path=str(root))
+        return str(checkpoint.folder)
 
     @contextmanager
     def held(self, run: Run, checkpoint: str) -> Iterator[str]:
@@ -221,12 +201,7 @@ class TrainerFinder(Finder):
             theirs = owner(folder, self._layout) or Checkpoint(folder, -1, "model", folder)
             if not theirs.usable:
                 raise InputError(f"the checkpoint {folder} cannot be used: {theirs.why}.", path=checkpoint)
-            try:
-                into = self._hold(run, theirs)
-            except FileNotFoundError as error:
-                raise TrainerError(
-                    f"{checkpoint} was deleted before it could be held; let the trainer keep the newest one."
-                ) from error
+            into = self._hold(run, theirs)
         yield str(self._merged(run, into) if into.name.endswith(_ADAPTER) else into)
         see_unchanged(into)
         shutil.rmtree(into.parent, ignore_errors=True)

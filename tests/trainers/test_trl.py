@@ -32,7 +32,7 @@ from trl_run import Ender, Ends
 NOT_OF_THE_RUN = "of an evaluation"
 
 
-class Unsloth(trl.GRPOTrainer):  # type: ignore[misc, name-defined]
+class Unsloth(trl.GRPOTrainer):  # type: ignore[misc]
     """As the trainer that Unsloth writes: the model is in training mode when rewards are computed, always."""
 
     def _calculate_rewards(self, *args: Any) -> Any:

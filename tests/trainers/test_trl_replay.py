@@ -336,7 +336,7 @@ def test_a_completion_that_was_cut_off_counts_nowhere(model: Path, tmp_path: Pat
     assert whole > 5
 
 
-class Engine(trl.GRPOTrainer):  # type: ignore[misc, name-defined]
+class Engine(trl.GRPOTrainer):  # type: ignore[misc]
     """Stands in for vLLM: it samples, and says with which log-probs; one token it could not score."""
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:

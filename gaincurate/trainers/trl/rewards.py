@@ -113,7 +113,8 @@ class Tap:
 
     def forget(self) -> None:
         """Discard the rewards of a step that did not end."""
-        for calls in (self._rows, *self._calls.values()):
+        self._rows.clear()
+        for calls in self._calls.values():
             calls.clear()
 
     def drain(self, step: int) -> list[Json] | None:
