@@ -119,10 +119,8 @@ def owner(folder: Path, layout: Layout) -> Checkpoint | None:
 def _below(root: Path, pattern: str) -> list[Path]:
     """Matches of a glob, though folders are deleted while it goes on."""
     for _ in range(3):
-        try:
+        with suppress(FileNotFoundError):
             return list(root.glob(pattern))
-        except FileNotFoundError:
-            continue
     return []
 
 
