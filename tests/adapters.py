@@ -1,4 +1,4 @@
-"""What the tests of live adapters share: imports with a trainer's fake or real modules, and rows as a file."""
+"""What the tests of live adapters share: imports with a trainer's fake modules, and rows as a file."""
 
 from __future__ import annotations
 
@@ -21,23 +21,20 @@ def module(name: str, **content: Any) -> ModuleType:
     return made
 
 
-def adapter(monkeypatch: pytest.MonkeyPatch, names: list[str], fakes: Mapping[str, ModuleType]) -> list[Any]:
-    """Adapters imported anew, with fakes in the place of their trainer; all of it is undone after the test.
+def adapter(monkeypatch: pytest.MonkeyPatch, name: str, fakes: Mapping[str, ModuleType]) -> Any:
+    """An adapter imported anew, with fakes in the place of its trainer; all of it is undone after the test.
 
     Args:
         monkeypatch: pytest's.
-        names: of `gaincurate.trainers`; what the others import first.
-        fakes: modules by name, packages among them; none for a trainer that is installed.
+        name: of `gaincurate.trainers`.
+        fakes: modules by name, packages among them.
     """
-    for name, fake in fakes.items():
-        monkeypatch.setitem(sys.modules, name, fake)
-    found = []
-    for name in names:
-        full = f"gaincurate.trainers.{name}"
-        monkeypatch.setitem(sys.modules, full, ModuleType(full))
-        del sys.modules[full]
-        found.append(importlib.import_module(full))
-    return found
+    for module_name, fake in fakes.items():
+        monkeypatch.setitem(sys.modules, module_name, fake)
+    full = f"gaincurate.trainers.{name}"
+    monkeypatch.setitem(sys.modules, full, ModuleType(full))
+    del sys.modules[full]
+    return importlib.import_module(full)
 
 
 def reward_of(gc_id: str) -> float:
@@ -61,15 +58,13 @@ class Table:
         return {name: values[key] for name, values in self.columns.items()}
 
 
-def exported(run: Run, *, reverse: bool = True) -> dict[str, list[Any]]:
+def exported(run: Run) -> dict[str, list[Any]]:
     """The scored set's rows as a trainer reads them, in another order than the plan's."""
-    order = range(len(run.scored))[:: -1 if reverse else 1]
-    taken = run.scored.take(list(order))
+    taken = run.scored.take(list(range(len(run.scored)))[::-1])
     return {name: taken.column(name).to_pylist() for name in ("gc_id", "question")}
 
 
 def parameters(function: Any) -> list[str]:
     """The names of its parameters, with a star before those that take the rest."""
     stars: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
-    found = inspect.signature(function).parameters.values()
-    return [stars.get(one.kind, "") + one.name for one in found]
+    return [stars.get(each.kind, "") + each.name for each in inspect.signature(function).parameters.values()]

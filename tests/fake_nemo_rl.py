@@ -43,8 +43,8 @@ class AllTaskProcessedDataset:
 
 
 class StatefulDataLoader:
-    def __init__(self, dataset: Any, batch_size: int | None = 1, collate_fn: Any = None) -> None:
-        self.dataset, self.batch_size, self.collate_fn = dataset, batch_size, collate_fn
+    def __init__(self, dataset: Any, batch_size: int | None = 1) -> None:
+        self.dataset, self.batch_size = dataset, batch_size
         self.loaded: dict[str, Any] | None = None
 
     def __iter__(self) -> Iterator[Any]:

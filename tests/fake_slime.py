@@ -122,32 +122,14 @@ def arguments(run: Any, **given: Any) -> Namespace:
     return Namespace(**(made | given))
 
 
-def generate(
-    args: Namespace,
-    source: Any,
-    process: Callable[[Namespace, list[Any], Any], None],
-    dropped: Callable[[list[Any]], bool] = lambda group: False,
-) -> list[Any]:
-    """One rollout: the groups that are trained. Groups end in the order that they were asked for."""
-    data: list[Any] = []
-    ended: list[Any] = []
-    pending: list[Any] = []
-    remaining = 0
-    while len(data) < args.rollout_batch_size:
-        while remaining < args.rollout_batch_size:
-            samples = source.get_samples(args.over_sampling_batch_size)
-            pending += samples
-            remaining += len(samples)
-        group = pending.pop(0)
+def generate(args: Namespace, source: Any, process: Callable[[Namespace, list[Any], Any], None]) -> list[Any]:
+    """One rollout: the groups that are trained."""
+    groups: list[Any] = []
+    while len(groups) < args.rollout_batch_size:
+        groups += source.get_samples(args.over_sampling_batch_size)
+    for group in groups:
         assert len(group) == args.n_samples_per_prompt
         for sample in group:
             sample.reward, sample.response_length = reward_of(sample.metadata["gc_id"]), 7
-        ended.append(group)
-        if dropped(group):
-            remaining -= 1
-        else:
-            data.append(group)
-    process(args, sorted(ended, key=lambda group: group[0].index), source.get_samples)
-    if args.partial_rollout and pending:
-        source.add_samples(pending)
-    return data
+    process(args, sorted(groups, key=lambda group: group[0].index), source.get_samples)
+    return groups

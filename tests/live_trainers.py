@@ -1,6 +1,8 @@
-"""What the loops of four trainers do with our live adapters, over fakes or over the trainers' own classes.
+"""What the loops of four trainers do with our live adapters, over fakes with the trainers' signatures.
 
-A `Driver` is a trainer, a `Loop` one process of it, 4 prompts a step.
+A `Driver` is a trainer, a loop one process of it, 4 prompts a step: `steps` trains and saves after each step,
+`ask_ahead` takes two steps' prompts without outcomes, `end` does what the end of the process does, and
+`trained` has the ids.
 """
 
 from __future__ import annotations
@@ -8,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
-from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -24,31 +25,12 @@ import fake_verifiers
 from adapters import Table, adapter, exported, reward_of
 from gaincurate.schedule.run import Run
 
-SAMPLER = "prime_rl.orchestrator.curriculum.samplers.standard"
 
-
-class Loop(ABC):
-    """One process of a trainer, from its start or from what an earlier one saved after `start` steps."""
-
-    trained: list[str]
-
-    @abstractmethod
-    def steps(self, count: int) -> None:
-        """Train, and save after each step."""
-
-    @abstractmethod
-    def ask_ahead(self) -> None:
-        """Take two steps' prompts, the outcomes of neither being in."""
-
-    @abstractmethod
-    def end(self) -> None:
-        """What the end of the process does."""
-
-
-class Driver(ABC):
-    """One trainer, fake or real."""
+class Driver:
+    """One trainer."""
 
     module: str
+    fake: Any
     rollouts = 2
     """Lines of outcomes a prompt."""
     resumes_unseen = False
@@ -58,14 +40,15 @@ class Driver(ABC):
     ahead: str
     """The end of the error where outcomes are missing."""
 
-    def __init__(self, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.real, self.monkeypatch = kind == "real", monkeypatch
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.monkeypatch = monkeypatch
 
-    def adapter(self, fakes: dict[str, Any]) -> Any:
-        return adapter(self.monkeypatch, [self.module], {} if self.real else fakes)[0]
+    def adapter(self) -> Any:
+        return adapter(self.monkeypatch, self.module, self.fake.modules())
 
-    @abstractmethod
-    def begin(self, run: Run | None, folder: Path, start: int = 0) -> Loop: ...
+    def begin(self, run: Run | None, folder: Path, start: int = 0) -> Any:
+        """A loop: one process, from its start or from what an earlier one saved after `start` steps."""
+        raise NotImplementedError
 
 
 # NeMo-RL.
@@ -75,19 +58,7 @@ class Nemo(Driver):
     module = "nemo_rl.live"
     where = "the environment variable GAINCURATE_RUN"
     ahead = "The environment's step() has to call gaincurate.trainers.nemo_rl.report."
-
-    def __init__(self, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        super().__init__(kind, monkeypatch)
-        fake = fake_nemo_rl
-        parts: Any = (fake.MultipleDataloaderWrapper, fake.StatefulDataLoader, fake.rl_collate_fn)
-        if self.real:
-            pytest.importorskip("nemo_rl.data.dataloader", reason="NeMo-RL is not installed")
-            from nemo_rl.data.collate_fn import rl_collate_fn
-            from nemo_rl.data.dataloader import MultipleDataloaderWrapper
-            from torchdata.stateful_dataloader import StatefulDataLoader
-
-            parts = (MultipleDataloaderWrapper, StatefulDataLoader, rl_collate_fn)
-        self.wrapper, self.loader, self.collate = parts
+    fake = fake_nemo_rl
 
     def batches(self, run: Run | None, checkpoints: Path | None, table: Table, data: Path | None) -> Any:
         given = {"RUN": run and run.folder, "CHECKPOINTS": checkpoints, "DATA": data}
@@ -96,14 +67,13 @@ class Nemo(Driver):
                 self.monkeypatch.delenv(f"GAINCURATE_{name}", raising=False)
             else:
                 self.monkeypatch.setenv(f"GAINCURATE_{name}", str(value))
-        module = self.adapter(fake_nemo_rl.modules())
-        dataset = fake_nemo_rl.AllTaskProcessedDataset(table)
-        loader = self.loader(dataset, batch_size=4, collate_fn=self.collate)
+        module = self.adapter()
+        loader = fake_nemo_rl.StatefulDataLoader(fake_nemo_rl.AllTaskProcessedDataset(table), batch_size=4)
         steps = sorted(checkpoints.glob("step_*")) if checkpoints else []
         if steps:  # as load_dataloader_state does, before the wrapper is made
             loader.load_state_dict(torch.load(steps[-1] / "train_dataloader_the-task.pt"))
-        named = "gaincurate.trainers.nemo_rl.next_batch" if self.real else module.next_batch
-        return self.wrapper(4, {"custom_dataloader": named}, {"the-task": loader}), module
+        named = {"custom_dataloader": module.next_batch}
+        return fake_nemo_rl.MultipleDataloaderWrapper(4, named, {"the-task": loader}), module
 
     def begin(self, run: Run | None, folder: Path, start: int = 0, keep_id: bool = True) -> NemoLoop:
         columns = exported(run or Run(folder / "run"))
@@ -121,7 +91,7 @@ class Nemo(Driver):
         return NemoLoop(batches, module, checkpoints, start)
 
 
-class NemoLoop(Loop):
+class NemoLoop:
     def __init__(self, batches: Any, module: Any, checkpoints: Path, start: int) -> None:
         self.batches, self.module, self.checkpoints, self.total = batches, module, checkpoints, start
         self.trained, self.questions = list[str](), list[str]()
@@ -156,21 +126,18 @@ class Slime(Driver):
     module = "slime.live"
     where = "--prompt-data FOLDER"
     ahead = "slime reports where a rollout ends; the prompts of a group that it lost have no outcomes."
+    fake = fake_slime
 
-    def __init__(self, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        super().__init__(kind, monkeypatch)
-        if self.real:
-            pytest.importorskip("slime.rollout.data_source", reason="slime is not installed")
-        self.live = self.adapter(fake_slime.modules())
-        monkeypatch.setattr(self.live, "load_tokenizer", fake_slime.load_tokenizer)  # there is no model here
-        monkeypatch.setattr(self.live, "load_processor", fake_slime.load_processor)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(monkeypatch)
+        self.live = self.adapter()
 
     def begin(self, run: Run | None, folder: Path, start: int = 0, **given: Any) -> SlimeLoop:
         save = {"save": str(folder), "load": str(folder)}
         return SlimeLoop(self.live, fake_slime.arguments(run and run.folder, **save, **given), start)
 
 
-class SlimeLoop(Loop):
+class SlimeLoop:
     def __init__(self, live: Any, args: Any, start: int) -> None:
         self.live, self.args, self.source, self.next = live, args, live.RunDataSource(args), start
         self.source.load(start - 1)
@@ -201,47 +168,24 @@ class Trinity(Driver):
     rollouts = 1
     where = r"data_selector\.kwargs: \{run: FOLDER\}"
     ahead = "with sync_offset 0 and a sync_style other than fully_async."
+    fake = fake_trinity
 
-    def __init__(self, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        super().__init__(kind, monkeypatch)
-        if self.real:
-            pytest.importorskip("trinity", reason="Trinity-RFT is not installed")
-            from trinity.buffer.selector import SELECTORS
-
-            name = "gaincurate.trainers.trinity.RunSelector"
-            monkeypatch.delitem(SELECTORS.modules, name, raising=False)
-        self.live = self.adapter(fake_trinity.modules())
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(monkeypatch)
+        self.live = self.adapter()
         self.saved = dict[int, Any]()
 
     def tasks(self, run: Run | None, folder: Path, saved: Any, columns: Any = None) -> Any:
-        columns = columns or exported(run or Run(folder / "run"))
-        if not self.real:
-            chosen = (self.live.RunSelector, run and str(run.folder))
-            return fake_trinity.TasksetScheduler(saved, chosen, Table(columns), 4)
-        from trinity.buffer.task_scheduler import get_taskset_scheduler
-        from trinity.common.config import Config, DataSelectorConfig, TasksetConfig
-
-        path = folder / "tasks"
-        path.mkdir(exist_ok=True)
-        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        (path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        config = Config()
-        config.buffer.batch_size, config.buffer.total_steps = 4, 100
-        selector = DataSelectorConfig(
-            selector_type="gaincurate.trainers.trinity.RunSelector",
-            kwargs={"run": str(run.folder)} if run else {},
-        )
-        tasks = TasksetConfig(name="the-set", path=str(path), data_selector=selector)
-        tasks.default_workflow_type, tasks.total_steps, tasks.batch_size = "math_workflow", 100, 4
-        config.buffer.explorer_input.tasksets = [tasks]
-        return get_taskset_scheduler(explorer_state=saved, config=config)
+        chosen = (self.live.RunSelector, run and str(run.folder))
+        table = Table(columns or exported(run or Run(folder / "run")))
+        return fake_trinity.TasksetScheduler(saved, chosen, table, 4)
 
     def begin(self, run: Run | None, folder: Path, start: int = 0, interval: int = 1) -> TrinityLoop:
         tasks = self.tasks(run, folder, self.saved[start] if start else {})
         return TrinityLoop(tasks, exported(run)["gc_id"] if run else [], start, interval, self.saved)
 
 
-class TrinityLoop(Loop):
+class TrinityLoop:
     """Reads ahead, feeds back where it syncs, saves there."""
 
     def __init__(self, tasks: Any, ids: list[str], start: int, interval: int, saved: dict[int, Any]) -> None:
@@ -276,8 +220,7 @@ class TrinityLoop(Loop):
         self.steps(2)
 
     def end(self) -> None:
-        selector = getattr(self.tasks, "selector", None) or self.tasks.tasksets[0].reader.selector
-        selector.live.close()
+        self.tasks.selector.live.close()
 
 
 # prime-rl.
@@ -304,14 +247,11 @@ class Prime(Driver):
     resumes_unseen = True
     where = "the taskset's `run`"
     ahead = "of its prompts are on their way when the next one begins."
+    fake = fake_verifiers
 
-    def __init__(self, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        super().__init__(kind, monkeypatch)
-        self.sampler: Any = fake_verifiers.StandardSampler
-        if self.real:
-            pytest.importorskip("verifiers.v1", reason="verifiers is not installed")
-            self.sampler = pytest.importorskip(SAMPLER, reason="prime-rl is not installed").StandardSampler
-        module = self.adapter(fake_verifiers.modules())
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(monkeypatch)
+        module = self.adapter()
         vf: Any = importlib.import_module("verifiers.v1")
 
         class Data(module.RunData):  # type: ignore[misc,name-defined]
@@ -338,12 +278,12 @@ class Prime(Driver):
         return PrimeLoop(self, self.set(config), 4 * start, ahead)
 
 
-class PrimeLoop(Loop):
+class PrimeLoop:
     """Dispatches `ahead` groups before the oldest one comes back."""
 
     def __init__(self, prime: Prime, taskset: Any, cursor: int, ahead: int) -> None:
         self.prime, self.ahead, self.tasks = prime, ahead, iter(taskset)
-        self.sampler = prime.sampler(self.tasks)
+        self.sampler = fake_verifiers.StandardSampler(self.tasks)
         self.sampler.load_state_dict({"cursor": cursor})
         self.inflight, self.trained = list[Any](), list[str]()
 

@@ -11,15 +11,18 @@ import os
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import datasets
 import transformers
 import trl
 
 from gaincurate.core.artifact import IDENTITY
 from gaincurate.core.process import run_command
-from gaincurate.schedule import rescore
+from gaincurate.schedule import rescore as rescoring
+from gaincurate.schedule.config import RescoreConfig, ScheduleConfig
 from gaincurate.trainers.trl import attach, dataset
 
 
@@ -32,6 +35,18 @@ class Killer(transformers.TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         if state.global_step == self.step:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Ends(Exception):
+    """A kill that a test survives."""
+
+
+class Ender(Killer):
+    """Ends the training at the same place by an exception."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        if state.global_step == self.step:
+            raise Ends
 
 
 def kill_rolling_out(round_: int) -> None:
@@ -50,7 +65,7 @@ def kill_rolling_out(round_: int) -> None:
         watch(seconds)
         return seconds
 
-    mock.patch.object(rescore, "run_command", watched).start()
+    mock.patch.object(rescoring, "run_command", watched).start()
 
 
 def config(output: Path, kind: Any = trl.GRPOConfig, **options: Any) -> Any:
@@ -74,6 +89,26 @@ def config(output: Path, kind: Any = trl.GRPOConfig, **options: Any) -> Any:
         "seed": 3,
     }
     return kind(**(given | options))
+
+
+def stub(args: Any, rows: list[str], *, iterations: int | None = None, processes: int = 1) -> Any:
+    """What `attach` and its checks read of a trainer with these settings, and with rows of these ids."""
+    return SimpleNamespace(
+        args=args,
+        reward_func_names=["right"],
+        reward_funcs=[lambda completions, **columns: [1.0 for _ in completions]],
+        num_generations=args.num_generations,
+        num_iterations=args.num_iterations if iterations is None else iterations,
+        shuffle_dataset=args.shuffle_dataset,
+        train_dataset=datasets.Dataset.from_dict({"gc_id": rows}),
+        accelerator=SimpleNamespace(num_processes=processes, process_index=0, state=SimpleNamespace()),
+    )
+
+
+def schedule(rescore: str = "off", every: int = 1, **options: Any) -> ScheduleConfig:
+    """A run's options, of three rounds of 16 prompts."""
+    given: dict[str, Any] = {"strategy": "gain-rl", "budget": 16, "rounds": 3, "scored": "s", "run": "r"}
+    return ScheduleConfig(**(given | options), rescore=RescoreConfig(what=rescore, every=every))  # type: ignore[arg-type]
 
 
 def reward(completions: list[Any], gc_id: list[str], **columns: Any) -> list[float]:

@@ -34,23 +34,6 @@ def files(folder: Path, rows: int = 3, name: str = "val") -> Path:
     return path
 
 
-def exported(run: Run, folder: Path) -> Path:
-    """The whole scored set in verl's columns, with `extra_info.gc_id`, in another order than the set's."""
-    rows: list[dict[str, Any]] = [row for table in run.scored.tables() for row in table.to_pylist()]
-    made = [
-        {
-            "prompt": [{"role": "user", "content": row["question"]}],
-            "data_source": "some/set",
-            "reward_model": {"style": "rule", "ground_truth": "1"},
-            "extra_info": {"index": i, "gc_id": row["gc_id"]},
-        }
-        for i, row in enumerate(reversed(rows))
-    ]
-    path = folder / "train.parquet"
-    pq.write_table(pa.Table.from_pylist(made), path)
-    return path
-
-
 def begin(folder: Path, **options: Any) -> Run:
     """A run of four rounds of eight prompts, and a file to validate with beside it."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -92,11 +92,8 @@ class RolloutGroup:
             put(name, tuple(_array(each, kind, f"{name} of rollout {i}", where) for i, each in values))
         for name in ("rewards", "correct", "advantages"):
             put(name, _array(getattr(self, name), np.float64, name, where))
-        _check(self, where)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Through the constructor, or the arrays of a copy sent to another process could be written to.
-        return type(self), tuple(getattr(self, field_.name) for field_ in fields(self))
+        for fault in _faults(self):
+            raise OutcomeError(f"{where}{fault}")
 
     @property
     def size(self) -> int:
@@ -155,49 +152,38 @@ def _array(values: Any, kind: type[np.generic], name: str, where: str) -> npt.ND
     return copied
 
 
-def _check(group: RolloutGroup, where: str) -> None:
-    """Refuse what a trainer hands in and a loss cannot use.
-
-    Raises:
-        OutcomeError: names the value.
-    """
+def _faults(group: RolloutGroup) -> Iterator[str]:
+    """What a trainer hands in and a loss cannot use, to stand behind the group's name."""
     if not (math.isfinite(group.temperature) and group.temperature > 0):
-        raise OutcomeError(
-            f"{where}: temperature is {group.temperature!r}; it is above 0, because a greedy rollout has no "
+        yield (
+            f": temperature is {group.temperature!r}; it is above 0, because a greedy rollout has no "
             "log-probs to compare with."
         )
     if group.size < 2:
-        raise OutcomeError(f"{where} has {group.size} rollouts; without two there is nothing to compare.")
+        yield f" has {group.size} rollouts; without two there is nothing to compare."
     if not len(group.prompt_ids):
-        raise OutcomeError(f"{where} has an empty prompt.")
+        yield " has an empty prompt."
     for name in ("completion_ids", "mask", "logprobs", "correct", "advantages"):
         if (count := len(getattr(group, name))) != group.size:
-            raise OutcomeError(
-                f"{where} has {group.size} rewards and {count} {name}: a group is stored whole or not at "
-                "all. Where processes share a group, gather it first."
+            yield (
+                f" has {group.size} rewards and {count} {name}: a group is stored whole or not at all. Where "
+                "processes share a group, gather it first."
             )
-    for index, (ids, mask, logprobs) in enumerate(
-        zip(group.completion_ids, group.mask, group.logprobs, strict=True)
-    ):
+    parts = zip(group.completion_ids, group.mask, group.logprobs, strict=True)
+    for index, (ids, mask, logprobs) in enumerate(parts):
         if not len(ids) == len(mask) == len(logprobs):
-            raise OutcomeError(
-                f"{where}: rollout {index} has {len(ids)} completion_ids, {len(mask)} mask and "
-                f"{len(logprobs)} logprobs.",
-                rollout=index,
-            )
+            lengths = f"{len(ids)} completion_ids, {len(mask)} mask and {len(logprobs)} logprobs"
+            yield f": rollout {index} has {lengths}."
         if not (np.isfinite(logprobs) & (logprobs <= _SLACK)).all():
-            raise OutcomeError(
-                f"{where}: logprobs of rollout {index} has a value that is not finite or above 0. Put 0 "
-                "where the mask is False and there is none.",
-                rollout=index,
+            yield (
+                f": logprobs of rollout {index} has a value that is not finite or above 0. Put 0 where the "
+                "mask is False and there is none."
             )
     if min(int(ids.min(initial=0)) for ids in (group.prompt_ids, *group.completion_ids)) < 0:
-        raise OutcomeError(f"{where} has token ids below 0: remove the padding first.")
+        yield " has token ids below 0: remove the padding first."
     for name in ("rewards", "correct", "advantages"):
         if not np.isfinite(getattr(group, name)).all():
-            raise OutcomeError(
-                f"{where}: {name} has a value that is not finite. Leave out a group with a rollout that "
-                "could not be judged."
-            )
+            why = "Leave out a group with a rollout that could not be judged"
+            yield f": {name} has a value that is not finite. {why}."
     if not (group.correct.min() >= 0 and group.correct.max() <= 1):
-        raise OutcomeError(f"{where}: correct has values outside 0 to 1; give it before any shaping.")
+        yield ": correct has values outside 0 to 1; give it before any shaping."

@@ -53,9 +53,7 @@ class Checkpoint:
 
 def checkpoints(root: Path, layout: Layout) -> Iterator[tuple[int, Path]]:
     """Steps and folders of a trainer's checkpoints below its output root, or the root itself if it is one."""
-    paths = {root} if re.fullmatch(layout.step, root.name) else set()
-    for pattern in layout.folders:
-        paths |= set(_below(root, pattern))
+    paths = {root, *(path for pattern in layout.folders for path in _below(root, pattern))}
     for path in paths:
         number = re.fullmatch(layout.step, path.name)
         if number and path.is_dir() and (not layout.any_name or _anything(path)):
@@ -63,11 +61,7 @@ def checkpoints(root: Path, layout: Layout) -> Iterator[tuple[int, Path]]:
 
 
 def look(path: Path, step: int, layout: Layout) -> Checkpoint:
-    """The state of a checkpoint's folder.
-
-    Raises:
-        OSError: it was deleted while it was looked at.
-    """
+    """The state of a checkpoint's folder; OSError if it was deleted while it was looked at."""
     tokenizer = path / layout.tokenizer if layout.tokenizer else None
     if (why := layout.unfinished(path, step)) is not None:
         return Checkpoint(path, step, "writing", path, why)
@@ -125,10 +119,8 @@ def owner(folder: Path, layout: Layout) -> Checkpoint | None:
 def _below(root: Path, pattern: str) -> list[Path]:
     """Matches of a glob, though folders are deleted while it goes on."""
     for _ in range(3):
-        try:
+        with suppress(FileNotFoundError):
             return list(root.glob(pattern))
-        except FileNotFoundError:
-            continue
     return []
 
 
@@ -151,9 +143,6 @@ def find(root: Path, layout: Layout, *, since: float = 0.0) -> tuple[Checkpoint 
 
     Returns:
         The checkpoint or None, and a sentence without its full stop; "" where the checkpoint is the newest.
-
-    Raises:
-        StorageError: a folder cannot be read.
     """
     passed, resumed = "", ""
     for checkpoint in _looked(root, layout, since):

@@ -10,6 +10,7 @@ import glob
 import json
 from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,7 @@ _PATTERNS = ("completions_*.parquet", "outcomes*.jsonl")
 
 
 def find_files(path: Path) -> list[Path]:
-    """The logs that a file, a folder or a glob names, in the order of their names.
-
-    Raises:
-        OutcomeError: there are none.
-    """
+    """The logs that a file, a folder or a glob names, in the order of their names."""
     places = [path] if path.exists() else [Path(name) for name in glob.glob(str(path), recursive=True)]
     files: set[Path] = set()
     for place in places:
@@ -67,11 +64,7 @@ def find_files(path: Path) -> list[Path]:
 
 
 def _trl_rows(path: Path, reward_column: str | None) -> tuple[list[Json], list[str]]:
-    """The rows of a table of completions with the reward as `reward`, and their texts without the step.
-
-    Raises:
-        OutcomeError: it is no table of TRL's, or it is not clear which column is the reward.
-    """
+    """The rows of a table of completions with the reward as `reward`, and their texts without the step."""
 
     def refuse(why: str) -> OutcomeError:
         return OutcomeError(
@@ -165,7 +158,6 @@ class _Taking:
         self._run, self._round, self._reward = run, round_, reward_column
         self._rules = run.rules
         self._ids = frozenset(run.ids(round_))
-        self._by_messages: dict[str, list[str]] = {}
         self._earlier = [(earlier, _taken(run, earlier)) for earlier in range(round_)]
         self.files = _taken(run, round_)
         self._from_elsewhere = drop_half_line(run.outcomes(round_)) and not self.files
@@ -180,18 +172,18 @@ class _Taking:
         """Read one file; return whether it has outcomes of the round."""
         with reading(path):
             now: Json = {"bytes": path.stat().st_size, "hash": digest_file(path)}
-        place, shared = str(path.resolve()), 0
-        before = self.files.get(place)
+        place, is_table, shared = str(path.resolve()), path.suffix == ".parquet", 0
         rows = list[Json]()
-        if path.suffix == ".parquet":
+        if is_table:
             rows, texts = _trl_rows(path, self._reward)
             shared, self._window = overlap(self._window, texts), texts
         for earlier, files in self._earlier:
             if now["hash"] in (file["hash"] for file in files.values()):
                 self._left_out.setdefault(f"the file was taken for round {earlier}", []).append(path.name)
                 return False
-        if path.suffix == ".parquet":
-            joined = self._take_rows(path.name, list(enumerate(rows, 1))[shared:], before, now)
+        if is_table:
+            numbered = list(enumerate(rows, 1))[shared:]
+            joined = self._take_rows(path.name, numbered, self.files.get(place), now)
         else:
             joined = self._take_lines(path, place)
         self.files[place] = now
@@ -203,7 +195,6 @@ class _Taking:
         lines: list[Json] = []
         for number, row in rows:
             where = f"{name}, row {number}"
-            self._rows += 1
             gc_id, why = self._find(row.get("gc_id"), row["prompt"])
             if gc_id is None:
                 self._left_out.setdefault(why, []).append(where)
@@ -212,13 +203,12 @@ class _Taking:
             check_line(line, where, self._round, self._rules)
             lines.append({"sample": counts[gc_id, line["step"]], **line})
             counts[gc_id, line["step"]] += 1
+        self._rows += len(rows)
         self._all += lines
-        if before == now:
-            return len(lines)
-        self._fresh += lines
-        steps = [line["step"] for line in lines]
-        if before is not None and steps:
-            self._redone = min(steps if self._redone is None else [*steps, self._redone])
+        if before != now:
+            self._fresh += lines
+            steps = [line["step"] for line in lines] if before is not None else []
+            self._redone = min([*steps, *([] if self._redone is None else [self._redone])], default=None)
         return len(lines)
 
     def _take_lines(self, path: Path, place: str) -> int:
@@ -226,8 +216,8 @@ class _Taking:
 
         Lines with `attempt` or `resume_from_step` are taken too, as in `outcomes.jsonl`.
         """
-        records = [files[place] for _, files in self._earlier if place in files]
-        records += [self.files[place]] if place in self.files else []
+        every = [*(files for _, files in self._earlier), self.files]
+        records = [files[place] for files in every if place in files]
         since = max((record["bytes"] for record in records if _begins(path, record)), default=0)
         mark, joined = digest_bytes(place.encode())[:8], 0
         lines = read_file(path, self._round, self._run.ids, self._rules)
@@ -244,20 +234,21 @@ class _Taking:
         self._rows += joined
         return joined or since
 
+    @cached_property
+    def _by_messages(self) -> dict[str, list[str]]:
+        table = self._run.scored.take(self._run.rows(self._round))
+        prompts = prompts_of(table, self._run.scored.identity, bare=self._run.config.bare)
+        by_messages: dict[str, list[str]] = {}
+        for gc_id, prompt in zip(self._run.ids(self._round), prompts, strict=True):
+            by_messages.setdefault(prompt_key(prompt), []).append(gc_id)
+        return by_messages
+
     def _find(self, logged: Any, messages: Any) -> tuple[str | None, str]:
         """The id of a row's prompt, or None and the reason: no prompt matches, or several do."""
         if logged is not None:
-            is_there = isinstance(logged, str) and logged in self._ids
-            return (
-                (logged, "")
-                if is_there
-                else (None, f"the id is not among the prompts of round {self._round}")
-            )
-        if not self._by_messages:
-            table = self._run.scored.take(self._run.rows(self._round))
-            prompts = prompts_of(table, self._run.scored.identity, bare=self._run.config.bare)
-            for gc_id, prompt in zip(self._run.ids(self._round), prompts, strict=True):
-                self._by_messages.setdefault(prompt_key(prompt), []).append(gc_id)
+            if isinstance(logged, str) and logged in self._ids:
+                return logged, ""
+            return None, f"the id is not among the prompts of round {self._round}"
         turns = messages if isinstance(messages, list) else []
         all_turns = all(isinstance(turn, dict) for turn in turns)
         ids = self._by_messages.get(prompt_key(turns), []) if all_turns else []

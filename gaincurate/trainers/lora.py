@@ -21,11 +21,7 @@ from gaincurate.trainers.checkpoints import ADAPTER, ADAPTER_WEIGHTS, small_file
 
 
 def see_mergeable(adapter: Path) -> dict[str, Any]:
-    """An adapter's configuration, if it can be merged at all; loads nothing.
-
-    Raises:
-        ModelError: it is not LoRA, has no scale, or peft is not installed.
-    """
+    """An adapter's configuration, if it is LoRA with a scale and peft is installed; loads nothing."""
     try:
         config: dict[str, Any] = json_file(adapter / ADAPTER)
         kind = config["peft_type"]
@@ -94,11 +90,7 @@ def merge(adapter: Path, out: Path, base: str | None = None) -> None:
 
 
 def _base_folder(adapter: Path, name: object) -> Path:
-    """The base model's folder on this machine.
-
-    Raises:
-        ModelError: it is not here.
-    """
+    """The base model's folder on this machine."""
     from gaincurate.scoring.model import find_model
 
     by_hand = f"`python -m gaincurate.trainers.lora {adapter} --base FOLDER --out OUT` merges it by hand"

@@ -120,11 +120,7 @@ def replay_loss(
     high = epsilon if epsilon_high is None else epsilon_high
     clipped = torch.minimum(torch.maximum(ratios, centre * (1 - epsilon)), centre * (1 + high))
     weights = advantages.unsqueeze(-1)
-    return masked_mean(-torch.minimum(ratios * weights, clipped * weights), mask, mean)
-
-
-def masked_mean(losses: torch.Tensor, mask: torch.Tensor, mean: Mean) -> torch.Tensor:
-    """The mean over the tokens that count, `[rollouts, tokens]` to a scalar; see `Mean`."""
+    losses = -torch.minimum(ratios * weights, clipped * weights)
     counted = torch.where(mask.bool(), losses, torch.zeros_like(losses))
     if mean == "token":
         return counted.sum() / mask.sum().clamp(min=1)

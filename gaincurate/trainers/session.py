@@ -374,11 +374,7 @@ def open_run(run: Any, where: str, trainer: str, ahead: str) -> RunSession:
 
 
 def refuse_rescoring(run: Run, trainer: str) -> None:
-    """Refuse a run that scores again, for a trainer that leaves no checkpoint for it.
-
-    Raises:
-        InputError: the run scores again at checkpoints.
-    """
+    """Refuse a run that scores again, for a trainer that leaves no checkpoint for it."""
     if run.config.rescore.what != "off":
         raise InputError(
             f"{run.folder} scores again at checkpoints (--rescore {run.config.rescore.what}), which is not "

@@ -18,7 +18,7 @@ from gaincurate.core.artifact import Json
 from gaincurate.core.process import command_lock, last_line, run_command
 from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.errors import GaincurateError, InputError, TrainerError, storage_error
-from gaincurate.schedule.checkpoints import INDEX, Finder, weight_names, whole, why_not_whole
+from gaincurate.schedule.checkpoints import INDEX, Finder, weight_names
 from gaincurate.schedule.observations import Note
 from gaincurate.schedule.run import Run
 from gaincurate.trainers.checkpoints import ADAPTER, ADAPTER_WEIGHTS, Checkpoint, find, owner, small_files
@@ -28,55 +28,52 @@ from gaincurate.trainers.profile import Layout, layout_of
 RECORD = ".held.json"
 _TRAINER = "trainer.json"
 _ADAPTER = "-adapter"  # ends the name of a held folder whose merged model takes the name without it
-_TRIES = 5  # checkpoints that may be deleted between finding and holding them
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
 
 def hold(checkpoint: Checkpoint, into: Path, model: Path | None = None) -> None:
     """Link a checkpoint's files into a folder; nothing is done where it holds them already.
 
-    Across file systems they are copied.
-
-    Args:
-        checkpoint: one that can be scored.
-        into: the folder; its previous content is deleted.
-        model: folder with the configuration and the tokenizer, for what the checkpoint has not.
+    Across file systems they are copied. `model` has the configuration and the tokenizer, for what the
+    checkpoint has not.
 
     Raises:
-        FileNotFoundError: it was deleted meanwhile.
         InputError: the configuration is neither in the checkpoint nor in the model's folder.
-        TrainerError: it was written again meanwhile.
+        TrainerError: it was deleted meanwhile.
         StorageError: the file system refused.
     """
-    files = _files(checkpoint, model)
-    record: Json = {
-        "checkpoint": str(checkpoint.folder),
-        "step": checkpoint.step,
-        "base": checkpoint.base and str(checkpoint.base),
-        "files": {name: _stamp(file) for name, file in files.items()},
-    }
-    if (into / RECORD).exists() and read_sealed(into / RECORD) == record and not changed(into):
-        return
     making = into.with_name(f".{into.name}.making")
     try:
+        files = _files(checkpoint, model)
+        record: Json = {
+            "checkpoint": str(checkpoint.folder),
+            "step": checkpoint.step,
+            "base": checkpoint.base and str(checkpoint.base),
+            "files": {name: _stamp(file) for name, file in files.items()},
+        }
+        if _record(into) == record and not changed(into):
+            return
         for old in (making, into):
             shutil.rmtree(old, ignore_errors=True)
         making.mkdir(parents=True)
         for name, file in files.items():
             _link(file, making / name)
         write_sealed(making / RECORD, record)
-        adapter = checkpoint.state == "adapter"
-        if changed(making) or (not whole(making / ADAPTER_WEIGHTS) if adapter else why_not_whole(making)):
-            raise TrainerError(
-                f"{checkpoint.path} is written again in place while it is read; run this again when the "
-                "trainer is done with it."
-            )
         making.replace(into)
+    except FileNotFoundError as error:
+        shutil.rmtree(making, ignore_errors=True)
+        raise TrainerError(
+            f"{checkpoint.path} was deleted before it could be held. Run this again, and let the trainer "
+            "keep more than one (save_total_limit and the like)."
+        ) from error
     except OSError as error:
         shutil.rmtree(making, ignore_errors=True)
-        if isinstance(error, FileNotFoundError):
-            raise
         raise storage_error(into, error) from error
+
+
+def _record(held: Path) -> Json | None:
+    """Of what a folder holds; None where it holds nothing."""
+    return read_sealed(held / RECORD) if (held / RECORD).exists() else None
 
 
 def changed(held: Path) -> list[str]:
@@ -87,15 +84,11 @@ def changed(held: Path) -> list[str]:
 
 def source(held: Path) -> str | None:
     """The checkpoint that a folder holds; None where it holds none."""
-    return str(read_sealed(held / RECORD)["checkpoint"]) if (held / RECORD).exists() else None
+    return (_record(held) or {}).get("checkpoint")
 
 
 def see_unchanged(held: Path) -> None:
-    """Check that the held files did not change; delete them if they did.
-
-    Raises:
-        TrainerError: the trainer wrote into its files meanwhile.
-    """
+    """Refuse held files that changed, and delete them."""
     if names := changed(held):
         checkpoint = source(held)
         shutil.rmtree(held, ignore_errors=True)
@@ -107,29 +100,23 @@ def see_unchanged(held: Path) -> None:
 
 def _files(checkpoint: Checkpoint, model: Path | None) -> Json:
     """Names and sources of what scoring needs."""
-    folder = checkpoint.folder
-    if checkpoint.state == "adapter":
-        names = [ADAPTER, ADAPTER_WEIGHTS]
-    else:
-        names = list(weight_names(folder) or [])
-        names += [INDEX] if (folder / INDEX).is_file() else []
+    folder, adapter = checkpoint.folder, checkpoint.state == "adapter"
+    weights = [*(weight_names(folder) or ()), *([INDEX] if (folder / INDEX).is_file() else ())]
+    names = [ADAPTER, ADAPTER_WEIGHTS] if adapter else weights
     files = {name: folder / name for name in names} | small_files(folder)
     if checkpoint.tokenizer is not None:
         files = small_files(checkpoint.tokenizer) | files
-    if checkpoint.state == "adapter":
+    if adapter:
         return files
-    if checkpoint.bare and (model is None or not (model / "config.json").is_file()):
+    small = small_files(model) if model is not None else {}
+    if checkpoint.bare and "config.json" not in small:
         raise InputError(
             f"{folder} has weights without a config.json, and the model that the run began with "
             f"({model or 'not known'}) is no folder to take it from; start the run with --model FOLDER."
         )
-    if model is not None and model.is_dir():
-        small = small_files(model)
-        if not any(name in files for name in _TOKENIZER):
-            files = {name: path for name, path in small.items() if name != "config.json"} | files
-        if checkpoint.bare:
-            files["config.json"] = model / "config.json"
-    return files
+    if not any(name in files for name in _TOKENIZER):
+        files = {name: path for name, path in small.items() if name != "config.json"} | files
+    return files | ({"config.json": small["config.json"]} if checkpoint.bare else {})
 
 
 def _link(path: Path, to: Path) -> None:
@@ -148,11 +135,7 @@ def _stamp(path: Path) -> list[int]:
 
 
 def remembered_trainer(run: Run, trainer: str | None, *, keep: bool = True) -> str | None:
-    """The given trainer, which the run remembers if `keep` is true, or the remembered one, or None.
-
-    Raises:
-        InputError: the trainer is unknown.
-    """
+    """The given trainer, which the run remembers if `keep` is true, or the remembered one, or None."""
     path = run.folder / _TRAINER
     if trainer is not None:
         name = layout_of(trainer).trainer
@@ -163,12 +146,7 @@ def remembered_trainer(run: Run, trainer: str | None, *, keep: bool = True) -> s
 
 
 class TrainerFinder(Finder):
-    """A `Finder` for one trainer's checkpoints.
-
-    Args:
-        layout: the trainer's.
-        note: called with messages for the user.
-    """
+    """A `Finder` for one trainer's checkpoints; `note` is called with messages for the user."""
 
     def __init__(self, layout: Layout, note: Note = lambda text: None) -> None:
         self._layout, self._note = layout, note
@@ -190,78 +168,53 @@ class TrainerFinder(Finder):
 
     def why_incomplete(self, checkpoint: Path) -> str | None:
         """Why the next round cannot begin with this checkpoint; None where it can."""
-        known_checkpoint = owner(checkpoint, self._layout)
-        if known_checkpoint is None:
+        theirs = owner(checkpoint, self._layout)
+        if theirs is None:
             return super().why_incomplete(checkpoint)
-        return None if known_checkpoint.usable else known_checkpoint.why
+        return None if theirs.usable else theirs.why
 
     def chosen(self, run: Run, root: Path) -> str:
-        """The checkpoint of a round that was trained by hand; held already where something is done with it.
+        """The checkpoint of a round that was trained by hand: one that is held already, else the newest.
 
-        Args:
-            run: the run.
-            root: the trainer's output root, or a checkpoint.
+        `root` is the trainer's output root, or a checkpoint.
 
         Raises:
-            TrainerError: they are deleted faster than they can be held.
             InputError: there is none.
-            ModelError: it is an adapter that cannot be merged.
         """
-        round_ = run.round
-        again = run.rescores_after(round_) or run.config.observes_with_checkpoint
         root = root.resolve()
-        for folder in _holds(run) if again else ():
+        for folder in _holds(run):
             before = source(folder)
             if before is not None and Path(before) != root and root in Path(before).parents:
-                self._note(f"round {round_}: goes on with {before}, which is held since the last time")
+                self._note(f"round {run.round}: goes on with {before}, which is held since the last time")
                 return before
-        for _ in range(_TRIES):
-            checkpoint, why = self._newest(root)
-            if checkpoint is None:
-                raise InputError(f"--checkpoint {root}: {why}.", path=str(root))
-            try:
-                if again:
-                    self._hold(run, checkpoint)
-                return str(checkpoint.folder)
-            except FileNotFoundError:
-                self._note(f"{checkpoint.path} was deleted while it was looked at")
-        raise TrainerError(
-            f"the checkpoints below {root} are deleted faster than they can be held; let the trainer keep "
-            "more than one (save_total_limit and the like)."
-        )
+        checkpoint, why = self._newest(root)
+        if checkpoint is None:
+            raise InputError(f"--checkpoint {root}: {why}.", path=str(root))
+        return str(checkpoint.folder)
 
     @contextmanager
     def held(self, run: Run, checkpoint: str) -> Iterator[str]:
         """Yield a folder that `gaincurate score` reads and nobody changes; it remains after an error."""
-        folder_held = next((folder for folder in _holds(run) if source(folder) == checkpoint), None)
-        if folder_held is None or Path(checkpoint).is_dir():
+        into = next((folder for folder in _holds(run) if source(folder) == checkpoint), None)
+        if into is None or Path(checkpoint).is_dir():
             folder = Path(checkpoint)
-            trainers = owner(folder, self._layout) or Checkpoint(folder, -1, "model", folder)
-            if not trainers.usable:
-                raise InputError(
-                    f"the checkpoint {checkpoint} cannot be used: {trainers.why}.", path=checkpoint
-                )
-            try:
-                folder_held = self._hold(run, trainers)
-            except FileNotFoundError as error:
-                raise TrainerError(
-                    f"{checkpoint} was deleted before it could be held; let the trainer keep the newest one."
-                ) from error
-        yield str(self._merged(run, folder_held) if folder_held.name.endswith(_ADAPTER) else folder_held)
-        see_unchanged(folder_held)
-        shutil.rmtree(folder_held.parent, ignore_errors=True)
+            theirs = owner(folder, self._layout) or Checkpoint(folder, -1, "model", folder)
+            if not theirs.usable:
+                raise InputError(f"the checkpoint {folder} cannot be used: {theirs.why}.", path=checkpoint)
+            into = self._hold(run, theirs)
+        yield str(self._merged(run, into) if into.name.endswith(_ADAPTER) else into)
+        see_unchanged(into)
+        shutil.rmtree(into.parent, ignore_errors=True)
 
     def _hold(self, run: Run, checkpoint: Checkpoint) -> Path:
         """Hold a checkpoint for the newest round; where."""
         place = _place(run)
-        into = place / checkpoint.path.name
-        keep = {into}
+        into = model = place / checkpoint.path.name
         if checkpoint.state == "adapter":
             see_mergeable(checkpoint.folder)
-            into = into.with_name(f"{into.name}{_ADAPTER}")
-            keep.add(into)
+            into = model.with_name(f"{model.name}{_ADAPTER}")
         for other in (*place.parent.glob("*"), *place.glob("*")):
-            if other != place and other not in keep:  # of earlier rounds, of others, and what kills left
+            if other not in (place, into, model):  # of earlier rounds, of others, and what kills left
                 shutil.rmtree(other, ignore_errors=True)
         hold(checkpoint, into, Path(run.config.model) if run.config.model else None)
         return into
@@ -270,7 +223,7 @@ class TrainerFinder(Finder):
         """A held adapter's merged model, merged now unless that was done."""
         model = adapter.with_name(adapter.name.removesuffix(_ADAPTER))
         record = read_sealed(adapter / RECORD)
-        if (model / RECORD).exists() and read_sealed(model / RECORD).get("merged") == record:
+        if (_record(model) or {}).get("merged") == record:
             return model
         making = model.with_name(f".{model.name}.merging")
         for old in (making, model):
@@ -304,7 +257,5 @@ def _place(run: Run) -> Path:
 
 def _holds(run: Run) -> list[Path]:
     """The folders there, adapters before what was merged from them."""
-    folders = [
-        path.parent for path in _place(run).glob(f"*/{RECORD}") if not path.parent.name.startswith(".")
-    ]
+    folders = {path.parent for path in _place(run).glob(f"[!.]*/{RECORD}")}
     return sorted(folders, key=lambda folder: (not folder.name.endswith(_ADAPTER), folder.name))

@@ -39,28 +39,22 @@ def test_fresh_and_replayed_make_the_batch(batch: int, share: float, fresh: int)
         ({"capacity": True}, "capacity is True; it is a whole number from 1 and below 2^64."),
         ({"max_age": 0}, "max_age is 0; it is a whole number from 1 and below 2^64."),
         ({"seed": 2**64}, f"seed is {2**64}; it is a whole number from 0 and below 2^64."),
-        (
-            {"fresh_share": float("nan")},
-            "fresh_share is nan; it is above 0 and below 1. To train without replay, use no buffer.",
-        ),
+        ({"fresh_share": float("nan")}, "fresh_share is nan; it is above 0 and below 1."),
         (
             {"fresh_share": 0.99},
-            "fresh_share 0.99 of 8 groups is 8 fresh and 0 replayed; a step that replays has at least one of each. Take another fresh_share or a larger batch.",
+            "fresh_share 0.99 of 8 groups is 8 fresh and 0 replayed; a step that replays",
         ),
         (
             {"fresh_share": 0.01},
-            "fresh_share 0.01 of 8 groups is 0 fresh and 8 replayed; a step that replays has at least one of each. Take another fresh_share or a larger batch.",
+            "fresh_share 0.01 of 8 groups is 0 fresh and 8 replayed; a step that replays",
         ),
-        (
-            {"capacity": 3},
-            "capacity 3 is less than the 4 groups that a step would replay, so nothing ever would be; set it to 4 or more.",
-        ),
+        ({"capacity": 3}, "capacity 3 is less than the 4 groups that a step would replay, so nothing ever"),
     ],
 )
 def test_sizes_that_cannot_be_are_refused(given: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InputError) as caught:
         buffer(**given)
-    assert str(caught.value) == sentence
+    assert str(caught.value).startswith(sentence)
 
 
 def test_draws_are_the_ones_of_every_machine() -> None:
@@ -82,24 +76,6 @@ def test_a_group_that_comes_again_changes_nothing() -> None:
     assert one.counts.tokens_generated == sum(made.tokens for made in (once[0], once[1], once[3]))
 
 
-# --- Age.
-
-
-def test_a_group_that_is_too_old_is_neither_drawn_nor_kept() -> None:
-    one = filled(8, max_age=2)
-    assert len(one.plan(1).replayed) == len(one.plan(2, 2).replayed) == 4
-    assert one.plan(3) == (8, ())
-    assert (len(one), one.counts.aged) == (0, 8)
-
-
-def test_a_group_that_comes_in_too_old_is_not_kept() -> None:
-    one = buffer(max_age=2)
-    one.plan(5, 10)
-    assert one.insert([group("a", 5, version=7), group("b", 5, version=8), group("c", 5, 0, version=7)]) == 1
-    assert names(one.groups) == ["b"]
-    assert (one.counts.too_old, one.counts.kept, one.counts.uninformative) == (2, 1, 0)
-
-
 # --- What a trainer may not do.
 
 
@@ -115,30 +91,22 @@ def test_groups_that_do_not_fit_the_step_are_refused_and_nothing_is_taken() -> N
     one = filled(8)
     one.plan(4)
     good = group("good", 4)
-    assert refused(one, [good, group("x", 3)]) == (
-        "the group of prompt 'x' has step 3, 4 rollouts and policy version 3; the last plan is of step 4, 4 "
-        "rollouts a group and version 4. Call `plan` before generation and `insert` after it, and gather groups "
-        "that processes share."
+    said = (
+        "the group of prompt 'x' has step 3, 4 rollouts and policy version 3; the last plan is of step 4, 4"
     )
+    assert refused(one, [good, group("x", 3)]).startswith(said)
     assert "step 4, 2 rollouts and" in refused(one, [good, group("x", 4, size=2)])
     assert "policy version 5; the" in refused(one, [good, group("x", 4, version=5)])
-    assert refused(one, [good, *(group(f"x{n}", 4) for n in range(4))]) == (
-        "step 4 has 5 fresh groups and 4 were planned: with the replayed ones its batch would be more than 8. "
-        "Generate what `plan` says."
-    )
-
-
-def test_an_insert_without_a_plan_is_refused() -> None:
-    assert "the last plan is of step -1" in refused(buffer(), [group("a")])
+    many = [good, *(group(f"x{n}", 4) for n in range(4))]
+    assert refused(one, many).startswith("step 4 has 5 fresh groups and 4 were planned: with the replayed")
+    assert "the last plan is of step -1" in refused(buffer(), [group("a")])  # before any plan
 
 
 def test_a_plan_goes_forward_only() -> None:
     one = filled(8)
     one.plan(7, 3)
     for step, version in ((6, None), (8, 2)):
-        with pytest.raises(
-            OutcomeError, match=f"^step {step} .* the buffer is at step 7 with version 3: both"
-        ):
+        with pytest.raises(OutcomeError, match=f"^step {step} .* the buffer is at step 7 with version 3:"):
             one.plan(step, version)
     with pytest.raises(OutcomeError, match="step -1 with policy version -1 is asked for"):
         buffer().plan(-1)
@@ -164,12 +132,10 @@ def test_bytes_are_those_of_the_arrays_and_replayed_groups_that_left_count() -> 
 
 
 def test_a_state_of_other_sizes_is_refused() -> None:
-    with pytest.raises(OutputError) as caught:
+    with pytest.raises(
+        OutputError, match="^the checkpoint's replay buffer has capacity 10 and this one 11: set"
+    ):
         buffer(capacity=11).load_state(filled(8, capacity=10).state_dict())
-    assert str(caught.value) == (
-        "the checkpoint's replay buffer has capacity 10 and this one 11: set it to what it was, or begin with an "
-        "empty buffer."
-    )
 
 
 def test_a_state_of_another_version_is_refused() -> None:

@@ -6,7 +6,6 @@ import pytest
 
 from gaincurate.errors import OutputError
 from gaincurate.replay.buffer import ReplayBuffer
-from gaincurate.replay.config import ReplayConfig
 from gaincurate.replay.state import load, save
 from rollouts import buffer, digests, group
 
@@ -84,9 +83,3 @@ def test_a_missing_file_is_refused_unless_the_buffer_may_begin_empty(tmp_path: P
     made = buffer()
     load(made, tmp_path / "none", begin_empty=True)
     assert made.state_dict() == buffer().state_dict()
-
-
-def test_another_seed_is_another_run(tmp_path: Path) -> None:
-    save(trained(3), tmp_path / "state")
-    with pytest.raises(OutputError, match="^the checkpoint's replay buffer has seed 11 and this one 12: "):
-        load(ReplayBuffer(ReplayConfig(8, 4, 9, max_age=20, seed=12)), tmp_path / "state")

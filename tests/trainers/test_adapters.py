@@ -1,5 +1,4 @@
-"""Live adapters inside their trainers: against fakes with the trainers' signatures, and where a trainer is
-installed, its own classes."""
+"""Live adapters against fakes of their trainers, which have the trainers' signatures."""
 
 from __future__ import annotations
 
@@ -10,7 +9,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,28 +22,16 @@ import runs
 from adapters import Table, exported, parameters, reward_of
 from gaincurate.errors import InputError, LockedError, OutcomeError, OutputError
 from gaincurate.schedule.run import Run
-from live_trainers import SAMPLER, Driver, Nemo, Prime, Slime, Trace, Trinity
-
-# torchdata 0.11's loader calls it; torch 2.13 minds.
-pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")
-
+from live_trainers import Driver, Nemo, Prime, Slime, Trace, Trinity
 
 # What holds for all of them.
 
 DRIVERS: tuple[type[Driver], ...] = (Nemo, Slime, Trinity, Prime)
-BOTH = [(driver, kind) for driver in DRIVERS for kind in ("fake", "real")]
-IDS = [f"{driver.__name__}-{kind}" for driver, kind in BOTH]
 
 
-@pytest.fixture(params=BOTH, ids=IDS)
+@pytest.fixture(params=DRIVERS)
 def trainer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    driver, kind = request.param
-    return driver(kind, monkeypatch)
-
-
-@pytest.fixture(params=["fake", "real"])
-def kind(request: pytest.FixtureRequest) -> Any:
-    return request.param
+    return request.param(monkeypatch)
 
 
 def planned(run: Run) -> list[str]:
@@ -168,8 +154,8 @@ def test_the_sentence_of_a_round_without_outcomes_has_the_trainers_reason(
 
 
 @pytest.fixture
-def nemo(kind: str, monkeypatch: pytest.MonkeyPatch) -> Nemo:
-    return Nemo(kind, monkeypatch)
+def nemo(monkeypatch: pytest.MonkeyPatch) -> Nemo:
+    return Nemo(monkeypatch)
 
 
 @pytest.mark.parametrize("keep_id", [True, False])
@@ -221,42 +207,9 @@ def test_a_bad_set_up_of_nemo_rl_is_said(nemo: Nemo, tmp_path: Path) -> None:
         next(nemo.batches(run, results, table, None)[0])
 
 
-@pytest.mark.parametrize("keeps_id", [False, True])
-def test_nemo_rls_own_data_set_is_read_by_place_or_by_id(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, keeps_id: bool
-) -> None:
-    """Rows with `input` and `output` lose their id there; rows with `messages` keep it."""
-    datasets = pytest.importorskip("nemo_rl.data.datasets", reason="NeMo-RL is not installed")
-    from nemo_rl.data.datasets.response_datasets.response_dataset import ResponseDataset
-
-    run = runs.begin(tmp_path)
-    rows = []
-    for gc_id, question in zip(*exported(run).values(), strict=True):
-        said = [{"role": "user", "content": question}, {"role": "assistant", "content": "4"}]
-        rows.append({"messages": said} if keeps_id else {"input": question, "output": "4"})
-        rows[-1]["gc_id"] = gc_id
-    path = tmp_path / "train.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-    def processor(row: Any, spec: Any, tokenizer: Any, longest: Any, place: int) -> dict[str, Any]:
-        log = [{"role": "user", "content": row["messages"][0]["content"]}]
-        rest = {"length": 3, "extra_env_info": {}, "loss_multiplier": 1.0, "idx": place}
-        return {"message_log": log, **rest}
-
-    data = ResponseDataset(data_path=str(path))
-    assert ("gc_id" in data.dataset.column_names) is keeps_id
-    nemo = Nemo("real", monkeypatch)
-    loader = nemo.loader(datasets.AllTaskProcessedDataset(data.dataset, None, None, processor), batch_size=4)
-    live = nemo.adapter({})
-    batches = live.RunBatches(str(run.folder), str(tmp_path / "results"), None if keeps_id else str(path))
-    batch, _ = batches({}, {"the-task": loader})
-    asked = [log[0]["content"] for log in batch["message_log"]]
-    assert asked == [f"question {int(gc_id[2:])}" for gc_id in run.ids(0)[:4]]
-
-
 @pytest.fixture
-def slime(kind: str, monkeypatch: pytest.MonkeyPatch) -> Slime:
-    return Slime(kind, monkeypatch)
+def slime(monkeypatch: pytest.MonkeyPatch) -> Slime:
+    return Slime(monkeypatch)
 
 
 def test_slimes_groups_and_samples_are_numbered_and_carry_prompt_label_and_round(
@@ -341,8 +294,8 @@ def test_a_rollout_of_slimes_that_was_not_reported_or_did_not_follow_is_said(
 
 
 @pytest.fixture
-def trinity(kind: str, monkeypatch: pytest.MonkeyPatch) -> Trinity:
-    return Trinity(kind, monkeypatch)
+def trinity(monkeypatch: pytest.MonkeyPatch) -> Trinity:
+    return Trinity(monkeypatch)
 
 
 def test_with_enough_coverage_trinity_goes_on_and_the_rest_is_late(trinity: Trinity, tmp_path: Path) -> None:
@@ -397,26 +350,9 @@ def test_a_bad_set_up_of_trinity_is_said(trinity: Trinity, tmp_path: Path) -> No
         asyncio.run(trinity.tasks(run, tmp_path, {}, fewer).read())
 
 
-def test_what_trinitys_own_operator_calculates_is_taken(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    operators = pytest.importorskip("trinity.buffer.operators.mappers.pass_rate_calculator")
-    trinity, run = Trinity("real", monkeypatch), runs.begin(tmp_path)
-    tasks = trinity.tasks(run, tmp_path, {})
-    rollouts = [
-        SimpleNamespace(info={"task_index": task.index}, reward=reward)
-        for task in asyncio.run(tasks.read())
-        for reward in (0.0, 1.0, 1.0, 0.0)
-    ]
-    tasks.feedback(operators.PassRateCalculator().process(rollouts)[1])
-    assert [(line["gc_id"], line["reward"]) for line in lines_of(run, 0)] == [
-        (i, 0.5) for i in run.ids(0)[:4]
-    ]
-
-
 @pytest.fixture
-def prime(kind: str, monkeypatch: pytest.MonkeyPatch) -> Prime:
-    return Prime(kind, monkeypatch)
+def prime(monkeypatch: pytest.MonkeyPatch) -> Prime:
+    return Prime(monkeypatch)
 
 
 def test_prime_rls_fast_forward_changes_nothing(prime: Prime, tmp_path: Path) -> None:
@@ -474,7 +410,7 @@ FAKES: dict[str, list[type]] = {
     "slime.utils.data": [fake_slime.Dataset],
     "slime.utils.types": [fake_slime.Sample],
     "verifiers.v1": [fake_verifiers.Task, fake_verifiers.Taskset, fake_verifiers.TaskData],
-    SAMPLER: [fake_verifiers.StandardSampler],
+    "prime_rl.orchestrator.curriculum.samplers.standard": [fake_verifiers.StandardSampler],
     "nemo_rl.data.dataloader": [fake_nemo_rl.MultipleDataloaderWrapper],
     "nemo_rl.environments.interfaces": [fake_nemo_rl.EnvironmentReturn],
 }

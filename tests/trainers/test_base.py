@@ -52,20 +52,9 @@ def test_a_row_names_its_round_and_its_prompt(tmp_path: Path) -> None:
     assert row["prompt"] == [{"role": "user", "content": row["question"]}]
 
 
-def test_the_next_round_waits_for_the_outcomes(tmp_path: Path) -> None:
-    run = runs.begin(tmp_path)
-    with RunSession(run.folder) as live:
-        live.take(8)
-        with pytest.raises(OutcomeError, match="^round 0 has no outcomes"):
-            live.take(8)
-        assert live.round == 0
-
-
 def test_a_batch_in_two_rounds_is_refused(tmp_path: Path) -> None:
     run = runs.begin(tmp_path)
-    with pytest.raises(
-        InputError, match=r"^the trainer takes 3 prompts a step and a round of .* has 8, which"
-    ):
+    with pytest.raises(InputError, match=r"^the trainer takes 3 prompts a step and a round of .* has 8,"):
         RunSession(run.folder).take(3)
 
 
@@ -137,9 +126,7 @@ def test_resumed_anywhere_the_plans_are_those_of_a_run_that_never_stopped(
 
 
 def test_a_checkpoint_without_a_place_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        OutputError, match=f"has no {PLACE}: it was not saved by a trainer that followed a run"
-    ):
+    with pytest.raises(OutputError, match=f"has no {PLACE}: it was not saved by a trainer that followed a"):
         place_beside(tmp_path)
 
 

@@ -115,14 +115,8 @@ def _filled(command: str, root: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("shards", "command"),
     [
-        (
-            "pytorch_model_fsdp_0/__0_0.distcp",
-            "accelerate merge-weights {0}/pytorch_model_fsdp_0 {0}",
-        ),
-        (
-            "global_step7/zero_pp_rank_0_mp_rank_00_model_states.pt",
-            "python {0}/zero_to_fp32.py {0} {0} --safe_serialization",
-        ),
+        ("pytorch_model_fsdp_0/__0_0.distcp", "accelerate merge-weights {0}/pytorch_model_fsdp_0 {0}"),
+        ("global_step7/rank_0_model_states.pt", "python {0}/zero_to_fp32.py {0} {0} --safe_serialization"),
     ],
 )
 def test_trls_sharded_weights_are_named_and_found_when_converted(
@@ -150,26 +144,15 @@ def test_a_sharded_newest_is_not_replaced_by_an_older_one_in_silence(tmp_path: P
 
 
 def test_adapters_are_found_where_trainers_leave_them(tmp_path: Path) -> None:
+    adapter = folders.adapter()
+    exported = folders.at("global_step7_hf", [*adapter, folders.CONFIG, *folders.TOKENIZER])
+    skyrl = folders.at("global_step_7/policy/lora_adapter", adapter)
+    prime = folders.at("broadcasts/step_7", [*adapter, (".finished", b"")])
     for trainer, writes, folder in (
-        ("trl", folders.trl(7, folders.adapter()), "checkpoint-7"),
-        (
-            "openrlhf",
-            folders.at("global_step7_hf", [*folders.adapter(), folders.CONFIG, *folders.TOKENIZER]),
-            "global_step7_hf",
-        ),
-        (
-            "skyrl",
-            [
-                *folders.at("global_step_7/policy/lora_adapter", folders.adapter()),
-                ("latest_ckpt_global_step.txt", b"7"),
-            ],
-            "global_step_7/policy/lora_adapter",
-        ),
-        (
-            "prime-rl",
-            [*folders.at("broadcasts/step_7", folders.adapter()), ("broadcasts/step_7/.finished", b"")],
-            "broadcasts/step_7",
-        ),
+        ("trl", folders.trl(7, adapter), "checkpoint-7"),
+        ("openrlhf", exported, "global_step7_hf"),
+        ("skyrl", [*skyrl, ("latest_ckpt_global_step.txt", b"7")], "global_step_7/policy/lora_adapter"),
+        ("prime-rl", prime, "broadcasts/step_7"),
     ):
         found = find(folders.write(tmp_path / trainer, writes), layout_of(trainer))[0]
         assert found is not None, trainer

@@ -82,9 +82,7 @@ def test_what_cannot_be_joined_is_told_with_place_and_reason(run: Run, tmp_path:
         "left out: the id is not among the prompts of round 0 (1 times, first completions_1.parquet, row 5)",
     ]
     table(file, [strange])
-    with pytest.raises(
-        OutcomeError, match=r"nothing there belongs to round 0: the prompt is none of round 0"
-    ):
+    with pytest.raises(OutcomeError, match="nothing there belongs to round 0: the prompt is none of round"):
         take_logs(run, [file])
     assert len(outcomes(run)) == 1
 

@@ -307,15 +307,6 @@ def test_a_wrong_reward_is_refused_and_nothing_is_written(tmp_path: Path) -> Non
     ]
 
 
-def test_a_place_of_another_run_is_refused(tmp_path: Path) -> None:
-    run = runs.begin(tmp_path, **OPTIONS)
-    state = RoundDataset(runs.begin(tmp_path / "other", **OPTIONS, seed=5).folder).state_dict()
-    dataset = RoundDataset(run.folder)
-    dataset.load_state_dict(state)
-    with pytest.raises(OutputError, match="the state of the data set was saved with another run"):
-        next(iter(dataset))
-
-
 def test_an_endless_one_repeats_the_last_round_and_reports_nothing_of_it(tmp_path: Path) -> None:
     run = runs.begin(tmp_path, **OPTIONS | {"rounds": 1})
     dataset = pickle.loads(pickle.dumps(RoundDataset(run.folder, endless=True)))

@@ -2,74 +2,37 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow.parquet as pq
 import pytest
+import torch
+import trl
 from typer.testing import CliRunner
 
 import dots_runs
 import gaincurate
 import runs
 import tiny
+import trl_run
 from gaincurate.cli.app import app
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.schedule.run import Run
 from gaincurate.trainers.session import PLACE, RunSession, forget
-
-os.environ["HF_HUB_OFFLINE"] = "1"
-trl = pytest.importorskip("trl")
-
-import datasets  # noqa: E402
-import torch  # noqa: E402
-import transformers  # noqa: E402
-
-import trl_run  # noqa: E402
-from gaincurate.trainers.trl.batching import Shape  # noqa: E402
-from gaincurate.trainers.trl.checks import places_of  # noqa: E402
-from gaincurate.trainers.trl.live import RoundSampler, attach, dataset  # noqa: E402
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
-]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.save_model(tmp_path_factory.mktemp("model") / "tiny")
-
-
-@pytest.fixture(autouse=True)
-def _no_run_stays_open() -> Iterator[None]:
-    yield
-    forget()
-
+from gaincurate.trainers.trl.batching import Shape
+from gaincurate.trainers.trl.checks import places_of
+from gaincurate.trainers.trl.live import RoundSampler, attach, dataset
+from trl_run import Ender, Ends
 
 NOT_OF_THE_RUN = "of an evaluation"
 
 
-class Ends(Exception):
-    """A kill that the test survives."""
-
-
-class Ender(transformers.TrainerCallback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        if state.global_step == self.step:
-            raise Ends
-
-
-class Unsloth(trl.GRPOTrainer):  # type: ignore[misc, name-defined]
+class Unsloth(trl.GRPOTrainer):  # type: ignore[misc]
     """As the trainer that Unsloth writes: the model is in training mode when rewards are computed, always."""
 
     def _calculate_rewards(self, *args: Any) -> Any:
@@ -277,10 +240,7 @@ def test_a_checkpoint_that_a_kill_left_without_a_place_will_do_if_the_run_stands
     assert run.state["finished"]
     (out / "checkpoint-1" / PLACE).unlink()
     trainer, _ = make(model, run, num_train_epochs=3)
-    with pytest.raises(
-        OutputError,
-        match=r"checkpoint-1: it has no gaincurate_state\.json, and .* stands at round 2, not behind its",
-    ):
+    with pytest.raises(OutputError, match=r"checkpoint-1: it has no gaincurate_state\.json, and .* stands"):
         trainer.train(resume_from_checkpoint=str(out / "checkpoint-1"))
 
 
@@ -294,9 +254,7 @@ def test_a_reward_outside_the_runs_range_ends_the_first_step(tmp_path: Path, mod
     rows = dataset(run.folder)
     made = trl.GRPOTrainer(model=str(model), reward_funcs=doubled, args=args, train_dataset=rows)
     attach(made, run.folder)
-    with pytest.raises(
-        OutcomeError, match="reward 2 of .* Open another run over the same scores with"
-    ) as caught:
+    with pytest.raises(OutcomeError, match="reward 2 of .* Open another run over the same scores") as caught:
         made.train()
     assert f"scored='{tmp_path / 'set'}', reward_low=LO, reward_high=HI" in str(caught.value)
     assert not run.outcomes(0).exists()
@@ -377,13 +335,6 @@ def test_workers_with_a_long_life_see_the_next_round_all_the_same(tmp_path: Path
         assert seen == [f"id{place:04d}" for place in places for _ in range(2)]
 
 
-def test_texts_that_were_scored_as_chats_are_refused(tmp_path: Path, model: Path) -> None:
-    run = runs.begin(tmp_path, align_to=4)
-    texts = [{"prompt": f"question {k}", "gc_id": f"id{k:04d}"} for k in range(60)]
-    with pytest.raises(InputError, match=r"^TRL gives the model \d+ tokens of '\w+', and \d+ were scored"):
-        make(model, run, rows=datasets.Dataset.from_list(texts), num_train_epochs=3)
-
-
 def test_one_trainer_follows_one_run(tmp_path: Path, model: Path) -> None:
     run = runs.begin(tmp_path, align_to=4)
     trainer, _ = make(model, run, num_train_epochs=3)
@@ -410,16 +361,3 @@ def test_an_adapter_is_merged_before_the_re_scoring_and_training_goes_on_with_it
     again = ScoredSet(run.folder / "scores/00000").rows(run.ids(0)).column("gc_angle").to_pylist()
     assert max(abs(a - b) for a, b in zip(first, again, strict=True)) > 1e-4  # of another model
     assert not list((run.folder / "held").glob("*"))
-
-
-@pytest.mark.parametrize("trainer", [trl.GRPOTrainer, trl.RLOOTrainer])
-def test_trl_still_has_what_is_built_on(trainer: Any) -> None:
-    """Private names of TRL 1.16.0 and transformers 5.23; where this fails, read the adapter again."""
-    assert list(inspect.signature(trainer._get_train_sampler).parameters) == ["self", "dataset"]
-    assert "sampler_fn=self._get_train_sampler" in inspect.getsource(trainer.get_train_dataloader)
-    assert list(inspect.signature(trainer._tokenize_prompts).parameters) == ["self", "prompts"]  # and no rows
-    rewards = "".join(inspect.getsource(trainer._calculate_rewards).split())
-    assert "completion_ids=completion_ids_list,**reward_kwargs" in rewards
-    assert 'reward_kwargs["log_metric"]=self._log_metric' in rewards
-    assert "zip(self.reward_funcs,self.reward_processing_classes,self.reward_func_names" in rewards
-    assert list(inspect.signature(trainer.train).parameters)[1] == "resume_from_checkpoint"

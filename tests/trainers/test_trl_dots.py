@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trl
 
 import dots_runs
 import runs
 import tiny
 import trl_pair
+import trl_run
 from command import run as gaincurate
-from gaincurate.errors import InputError
 from gaincurate.schedule import rescore
 from gaincurate.schedule.run import Run
 from gaincurate.trainers.session import RunSession, forget
+from gaincurate.trainers.trl.live import attach, dataset
+from trl_run import Ender, Ends
 
-os.environ["HF_HUB_OFFLINE"] = "1"
-trl = pytest.importorskip("trl")
-
-import transformers  # noqa: E402
-
-import trl_run  # noqa: E402
-from gaincurate.trainers.trl.live import attach, dataset  # noqa: E402
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
-    pytest.mark.usefixtures("one_thread"),
-]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROUNDS, STEPS = 3, 2  # two steps a round: four prompts each, two rollouts of each prompt
 ROLLOUT: dict[str, Any] = {
@@ -53,12 +43,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _no_run_stays_open() -> Iterator[None]:
-    yield
-    forget()
 
 
 @pytest.fixture
@@ -138,10 +122,6 @@ def test_each_rounds_references_are_rolled_out_with_the_checkpoint_of_that_momen
         assert told["rounds"][round_]["on_references"]["brier"] is not None
 
 
-class Ends(Exception):
-    """A kill that the test survives."""
-
-
 def ends_at(patch: pytest.MonkeyPatch, place: str) -> None:
     """Have what makes round 1 end at a place."""
     turn: Callable[..., bool] = RunSession.turn
@@ -166,14 +146,6 @@ def ends_at(patch: pytest.MonkeyPatch, place: str) -> None:
     patch.setattr(rescore, "run_command", called)
 
 
-class Ender(transformers.TrainerCallback):
-    """Ends round 1 behind its first step, of which no checkpoint is saved."""
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        if state.global_step == STEPS + 1:
-            raise Ends
-
-
 @pytest.mark.slow
 def test_ended_anywhere_the_plans_are_the_same_and_nothing_is_rolled_out_twice(
     tmp_path: Path, base: Path, commands: list[list[str]]
@@ -185,7 +157,7 @@ def test_ended_anywhere_the_plans_are_the_same_and_nothing_is_rolled_out_twice(
         commands.clear()
         run = begin(tmp_path / place.replace(" ", "-"), base)
         made = make(base, run)
-        made.add_callback(Ender())
+        made.add_callback(Ender(STEPS + 1))
         with pytest.MonkeyPatch.context() as patch:
             ends_at(patch, place)
             with pytest.raises(Ends):
@@ -215,33 +187,6 @@ def test_going_back_behind_a_checkpoint_its_references_are_rolled_out_anew(
         "rollout",
     ]  # which gave the same to predict from
     assert plans(run) == before
-
-
-@pytest.mark.slow
-def test_a_round_that_ends_without_a_checkpoint_is_not_followed_by_one_of_an_older_policy(
-    tmp_path: Path, base: Path, commands: list[list[str]]
-) -> None:
-    class Skips(transformers.TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-            control.should_save &= state.global_step not in skipped
-
-    skipped = [2 * STEPS]
-    run = begin(tmp_path, base)
-    made = make(base, run, save_steps=1)
-    made.add_callback(Skips())
-    sentence = (
-        "round {} ended at step {}, and {}: --rollout without a server takes the policy as it is now, not an "
-        "older one. Did a callback keep the trainer from saving, or were its settings changed after attach()? "
-        "Let it save there (save_strategy='steps', save_steps=2 or a divisor of it) and resume from its last "
-        "checkpoint."
-    )
-    with pytest.raises(InputError) as caught:
-        made.train()
-    assert str(caught.value) == sentence.format(1, 4, "the newest checkpoint is of step 3")
-    assert len(models_of(commands)) == 2
-    forget()
-    make(base, run, save_steps=1).train(resume_from_checkpoint=True)
-    assert run.state["finished"]
 
 
 @pytest.mark.slow

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from trl.trainer.utils import is_async_callable
 
 from gaincurate.errors import InputError
 from gaincurate.trainers.doctor.findings import refuse
 from gaincurate.trainers.trl.batching import Shape
 from gaincurate.trainers.trl.checks import unheard
-from gaincurate.trainers.trl.live import Tap
+from gaincurate.trainers.trl.rewards import Tap
 
 SHAPE = Shape(prompts=3, group=4, repeats=1, accumulation=1)
 
@@ -39,8 +40,7 @@ def short(completions: list[str], **columns: Any) -> list[Any]:
 
 def tap(made: Any, rank: int = 0, processes: int = 1, **options: Any) -> Tap:
     shape = Shape(SHAPE.prompts, SHAPE.group, 1, 1, processes, rank)
-    given: dict[str, Any] = {"outcome": None, "correct": None, "metrics": dict}
-    return Tap(made, shape, **(given | options))
+    return Tap(made, shape, **({"outcome": None, "correct": None} | options))
 
 
 def call(made: Any, ids: list[str], texts: list[str], logged: list[Any] | None = None) -> list[Any]:
@@ -81,60 +81,67 @@ def test_two_processes_together_tell_what_one_would() -> None:
     assert listening.drain(8) is None  # each is told once
 
 
-def test_the_functions_do_what_they_did_and_keep_their_names() -> None:
-    made = trainer(right, short)
+async def later(completions: list[str], **columns: Any) -> list[float]:
+    return [0.5 for _ in completions]
+
+
+class Judge:
+    __name__ = "judge"
+
+    async def __call__(self, completions: list[str], **columns: Any) -> list[float]:
+        return [0.25 for _ in completions]
+
+
+def lazy(completions: list[str], **columns: Any) -> Any:
+    return map(len, completions)
+
+
+def nan(completions: list[str], **columns: Any) -> list[float]:
+    return [float("nan"), 0.25]
+
+
+def always(value: float) -> Any:
+    def given(completions: list[str], **columns: Any) -> list[float]:
+        return [value] * len(completions)
+
+    given.__name__ = str(value)
+    return given
+
+
+@pytest.mark.parametrize(
+    ("functions", "weights", "options", "texts", "outcomes"),
+    [
+        ((short,), None, {}, ["", "no"], [(None, None), (1.0, None)]),  # one that nobody could judge
+        ((nan,), None, {}, ["x", "y"], [(None, None), (0.25, None)]),
+        ((right, short), None, {"outcome": ["short"], "correct": "right"}, ["yes", "no"], [(0.0, 1.0), (1.0, 0.0)]),
+        ((right, short), [0.3, 0.7], {}, ["no"], [(0.7, None)]),  # and not the nearest float32
+        ((later, right, Judge()), None, {}, ["yes"], [(1.75, None)]),
+        ((lazy,), None, {}, ["x", "yz"], [(1.0, None), (2.0, None)]),
+        # Without a finite sum: infinite, which `report` refuses by name.
+        ((always(math.inf), always(-math.inf)), None, {}, ["yes"], [(math.inf, None)]),
+        ((always(1.7e308), always(1.6e308)), None, {}, ["yes"], [(math.inf, None)]),
+    ],
+)  # fmt: skip
+def test_rewards_are_summed_as_trl_weighs_them(
+    functions: Any, weights: Any, options: dict[str, Any], texts: list[str], outcomes: Any
+) -> None:
+    made = trainer(*functions, weights=weights)
+    listening = tap(made, **options)
+    call(made, ["a"] * len(texts), texts)
+    lines = listening.drain(1) or []
+    assert [(line["reward"], line.get("correct")) for line in lines] == outcomes
+
+
+def test_the_functions_do_what_they_did_and_the_users_list_is_let_be() -> None:
+    mine = [right, short, later]
+    made = trainer()
+    made.reward_funcs, made.reward_func_names = mine, ["right", "short", "later"]
+    made.reward_weights = torch.ones(3)
     tap(made)
-    assert call(made, ["a"] * 2, ["yes", ""]) == [[1.0, 0.0], [1.0 * 0, None]]
-    assert [f.__name__ for f in made.reward_funcs] == ["right", "short"]
-
-
-def test_a_rollout_that_nobody_could_judge_has_no_reward() -> None:
-    made = trainer(short)
-    listening = tap(made)
-    call(made, ["a", "a"], ["", "no"])
-    assert [line["reward"] for line in listening.drain(1) or []] == [None, 1.0]
-
-    def nan(**columns: Any) -> list[float]:
-        return [float("nan"), 0.25]
-
-    made = trainer(nan)
-    listening = tap(made)
-    call(made, ["a", "a"], ["x", "y"])
-    assert [line["reward"] for line in listening.drain(1) or []] == [None, 0.25]
-
-
-def test_one_function_may_be_the_reward_and_one_say_what_is_right() -> None:
-    made = trainer(right, short)
-    listening = tap(made, outcome=["short"], correct="right")
-    call(made, ["a", "a"], ["yes", "no"])
-    assert [(line["reward"], line["correct"]) for line in listening.drain(1) or []] == [
-        (0.0, 1.0),
-        (1.0, 0.0),
-    ]
-
-
-def test_weights_are_what_was_given_and_not_their_nearest_float32() -> None:
-    made = trainer(right, short, weights=[0.3, 0.7])
-    listening = tap(made)
-    call(made, ["a"], ["no"])
-    assert [line["reward"] for line in listening.drain(1) or []] == [0.7]
-
-
-def test_asynchronous_functions_and_objects_are_heard_too() -> None:
-    async def later(completions: list[str], **columns: Any) -> list[float]:
-        return [0.5 for _ in completions]
-
-    class Judge:
-        __name__ = "judge"
-
-        async def __call__(self, completions: list[str], **columns: Any) -> list[float]:
-            return [0.25 for _ in completions]
-
-    made = trainer(later, right, Judge())
-    listening = tap(made)
-    call(made, ["a"], ["yes"])
-    assert [line["reward"] for line in listening.drain(1) or []] == [1.75]
-    assert asyncio.iscoroutinefunction(made.reward_funcs[0])
+    assert call(made, ["a"] * 2, ["yes", ""]) == [[1.0, 0.0], [0.0, None], [0.5, 0.5]]
+    assert [f.__name__ for f in made.reward_funcs] == ["right", "short", "later"]
+    assert [is_async_callable(f) for f in made.reward_funcs] == [False, False, True]
+    assert mine == [right, short, later]
 
 
 def test_several_generations_in_one_step_are_all_told() -> None:
@@ -154,18 +161,9 @@ def test_an_evaluation_is_not_an_outcome() -> None:
 
 def test_metrics_are_logged_once_a_generation() -> None:
     made, logged = trainer(right, short), list[tuple[str, float]]()
-    tap(made, metrics=lambda: {"mu": 3.5, "round": 2.0})
+    tap(made).metrics = {"mu": 3.5, "round": 2.0}
     call(made, ["a"], ["yes"], logged)
     assert logged == [("gaincurate/mu", 3.5), ("gaincurate/round", 2.0)]
-
-
-def test_the_users_own_list_of_functions_is_let_be() -> None:
-    mine = [right, short]
-    made = trainer()
-    made.reward_funcs, made.reward_func_names, made.reward_weights = mine, ["right", "short"], torch.ones(2)
-    tap(made)
-    assert mine == [right, short]
-    assert made.reward_funcs[0] is not right
 
 
 def test_what_was_heard_of_a_step_that_did_not_end_is_dropped() -> None:
@@ -180,22 +178,10 @@ def test_what_was_heard_of_a_step_that_did_not_end_is_dropped() -> None:
     assert listening.drain(1) is None
 
 
-def test_rewards_may_come_one_by_one() -> None:
-    def lazy(completions: list[str], **columns: Any) -> Any:
-        return map(len, completions)
-
-    made = trainer(lazy)
-    listening = tap(made)
-    assert call(made, ["a", "a"], ["x", "yz"]) == [[1, 2]]
-    assert [line["reward"] for line in listening.drain(1) or []] == [1.0, 2.0]
-
-
 def test_rows_without_ids_are_refused() -> None:
     made = trainer(right)
     tap(made)
-    with pytest.raises(
-        InputError, match=r"^the rows have no gc_id: train on `gaincurate\.trainers\.trl\.dataset"
-    ):
+    with pytest.raises(InputError, match="^the rows have no gc_id: train on"):
         made.reward_funcs[0](completions=["yes"], completion_ids=[[1]])
 
 
@@ -218,19 +204,3 @@ def test_what_cannot_be_heard_is_refused(functions: Any, outcome: Any, sentence:
     refuse(unheard(trainer(right, Model()), ["right"], None))
     with pytest.raises(InputError, match=f"^{re.escape(sentence)}"):
         refuse(unheard(trainer(*functions), outcome, None))
-
-
-@pytest.mark.parametrize("values", [(math.inf, -math.inf), (1.7e308, 1.7e308)])
-def test_rewards_without_a_finite_sum_are_infinite_and_no_traceback(values: tuple[float, float]) -> None:
-    def first(completions: list[str], **columns: Any) -> list[Any]:
-        return [values[0]] * len(completions)
-
-    def second(completions: list[str], **columns: Any) -> list[Any]:
-        return [values[1]] * len(completions)
-
-    made = trainer(first, second)
-    listening = tap(made)
-    call(made, ["a"] * 12, ["yes"] * 12)
-    lines = listening.drain(7)
-    assert lines is not None
-    assert {line["reward"] for line in lines} == {math.inf}  # which `report` refuses by name

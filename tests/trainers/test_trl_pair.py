@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -15,9 +14,6 @@ import trl_pair
 from gaincurate.schedule.config import RescoreConfig, ScheduleConfig
 from gaincurate.schedule.rounds import start
 from gaincurate.schedule.run import Run
-
-os.environ["HF_HUB_OFFLINE"] = "1"
-pytest.importorskip("trl")
 
 ROUNDS, BUDGET, STEPS = 4, 16, 4  # four steps a round: four prompts each, two rollouts of each prompt
 

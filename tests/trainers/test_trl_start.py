@@ -13,55 +13,40 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import datasets
 import pytest
+import trl
 from hypothesis import given
 from hypothesis import strategies as st
 
 import runs
 import sets
 import tiny
+import trl_run
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
 from gaincurate.schedule.config import RescoreConfig, ScheduleConfig
 from gaincurate.schedule.run import Run
 from gaincurate.trainers.doctor.findings import context_of
-
-os.environ["HF_HUB_OFFLINE"] = "1"
-datasets = pytest.importorskip("datasets")
-trl = pytest.importorskip("trl")
-
-from gaincurate.trainers.trl.batching import shape_of  # noqa: E402
-from gaincurate.trainers.trl.checks import check  # noqa: E402
-from gaincurate.trainers.trl.live import attach  # noqa: E402
-from gaincurate.trainers.trl.scored import model_of, with_ids  # noqa: E402
-from gaincurate.trainers.trl.start import (  # noqa: E402
+from gaincurate.trainers.trl.batching import shape_of
+from gaincurate.trainers.trl.checks import check
+from gaincurate.trainers.trl.live import attach
+from gaincurate.trainers.trl.start import (
     config_of,
+    model_of,
     see_same,
     set_defaults,
+    with_ids,
 )
+from trl_run import schedule as config
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 DOCS = Path(__file__).parents[2] / "docs/trl.md"
 
 
-def trainer(*, rows: Any = None, **options: Any) -> Any:
-    """What `attach` reads of a trainer, with TRL's own settings and defaults."""
+def trainer(**options: Any) -> Any:
+    """With TRL's own settings and defaults."""
     args = trl.GRPOConfig("out", use_cpu=True, bf16=False, report_to="none", **options)
-    return SimpleNamespace(
-        args=args,
-        reward_func_names=["right"],
-        reward_funcs=[lambda completions, **columns: [1.0 for _ in completions]],
-        num_generations=args.num_generations,
-        num_iterations=args.num_iterations,
-        shuffle_dataset=args.shuffle_dataset,
-        train_dataset=datasets.Dataset.from_list(rows or [{"gc_id": "id0"}]),
-        accelerator=SimpleNamespace(num_processes=1, process_index=0, state=SimpleNamespace()),
-    )
-
-
-def config(rescore: str = "off", every: int = 1, **options: Any) -> ScheduleConfig:
-    required: dict[str, Any] = {"strategy": "gain-rl", "budget": 16, "rounds": 5, "scored": "s", "run": "r"}
-    return ScheduleConfig(**(required | options), rescore=RescoreConfig(what=rescore, every=every))  # type: ignore[arg-type]
+    return trl_run.stub(args, [f"id{k}" for k in range(16)])
 
 
 def attached(made: Any, run: ScheduleConfig) -> dict[str, Any]:
@@ -78,19 +63,19 @@ WINDOW: dict[str, Any] = {"steps_per_generation": 16}  # a generation feeds 16 s
 @pytest.mark.parametrize(
     ("options", "run", "changed"),
     [
-        ({}, config(), UNSHUFFLED | {"num_train_epochs": 5}),
-        (UNSHUFFLED, config(rounds=3), {}),
-        ({"max_steps": 80}, config(), UNSHUFFLED),
-        (WINDOW, config(), UNSHUFFLED | {"save_steps": 512, "num_train_epochs": 5}),
+        ({}, config(rounds=5), UNSHUFFLED | {"num_train_epochs": 5}),
+        (UNSHUFFLED, config(), {}),
+        ({"max_steps": 80}, config(rounds=5), UNSHUFFLED),
+        (WINDOW, config(rounds=5), UNSHUFFLED | {"save_steps": 512, "num_train_epochs": 5}),
         # at the end of every second round of 16 steps
-        (WINDOW, config("window", 2), UNSHUFFLED | {"save_steps": 32, "num_train_epochs": 5}),
-        (UNSHUFFLED | {"save_strategy": "epoch", "num_train_epochs": 5}, config("full"), {}),
+        (WINDOW, config("window", 2, rounds=5), UNSHUFFLED | {"save_steps": 32, "num_train_epochs": 5}),
+        (UNSHUFFLED | {"save_strategy": "epoch", "num_train_epochs": 5}, config("full", rounds=5), {}),
     ],
 )
 def test_what_is_at_trls_default_is_set_and_then_nothing_is_refused(
     options: dict[str, Any], run: ScheduleConfig, changed: dict[str, Any]
 ) -> None:
-    made = trainer(**options, rows=[{"gc_id": f"id{k}"} for k in range(16)])
+    made = trainer(**options)
     assert attached(made, run) == changed
     for name, value in changed.items():
         assert getattr(made if name == "shuffle_dataset" else made.args, name) == value
@@ -100,7 +85,7 @@ def test_what_is_at_trls_default_is_set_and_then_nothing_is_refused(
 def test_what_a_script_set_to_something_wrong_is_left_and_refused_all_at_once() -> None:
     made = trainer(num_train_epochs=7, save_steps=30, ignore_data_skip=True, steps_per_generation=16)
     with pytest.raises(InputError) as caught:
-        attached(made, config("window"))
+        attached(made, config("window", rounds=5))
     assert caught.value.data["findings"] == ["window", "checkpoint", "skip", "epochs"]
     assert (made.args.num_train_epochs, made.args.save_steps) == (7, 30)
     assert made.shuffle_dataset is False
@@ -126,11 +111,7 @@ def test_a_run_is_opened_with_the_trainers_own_batch() -> None:
         (("uniform", 8, None), {}, "rounds is missing"),
         (("uniform", 8, 2), {"sead": 3}, "there is no keyword 'sead'; near it there is seed"),
         (("uniform", 0, 2), {}, "budget = 0: it should be greater"),
-        (
-            ("uniform", 8, 2),
-            {"rescore": {"what": "windows"}},
-            "rescore.what = 'windows': it should be 'off', 'round'",
-        ),
+        (("uniform", 8, 2), {"rescore": {"what": "windows"}}, "rescore.what = 'windows': it should be 'off'"),
         (("dots", None, 2), {}, "strategy dots draws prompts for refresh_every = 2 steps"),
         (("gain-rl", 8, 2), {"options": {"sigma": "wide"}}, "strategy gain-rl: sigma = 'wide'"),
     ],

@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from gaincurate.errors import InputError, OutcomeError
-from gaincurate.trainers.verl.replay_rows import Row, Sampling, groups_of, rows_of
-
-SAMPLING = Sampling(2, 0.6)
+from gaincurate.replay.group import RolloutGroup
+from gaincurate.trainers.verl.replay_rows import Row, groups_of, rows_of
 
 
 def row(uid: str = "u", place: int = 0, reward: float = 1.0, index: int = 0, **other: Any) -> Row:
@@ -37,8 +36,12 @@ def row(uid: str = "u", place: int = 0, reward: float = 1.0, index: int = 0, **o
     return Row(f"{uid}_{place}_{index}", tag, {k: v for k, v in fields.items() if v is not None})
 
 
+def grouped(rows: list[Row], span: tuple[float, float] = (0.0, 1.0)) -> list[RolloutGroup]:
+    return groups_of(rows, 7, 2, span, temperature=0.6, top_p=1.0)
+
+
 def test_a_group_has_what_the_rows_have() -> None:
-    (found,) = groups_of([row(place=1, reward=0.0), row()], 7, SAMPLING)
+    (found,) = grouped([row(place=1, reward=0.0), row()])
     assert (found.gc_id, found.step, found.policy_version, found.size) == ("p4", 7, 7, 2)
     assert found.prompt_ids.tolist() == [1, 2]
     assert [one.tolist() for one in found.completion_ids] == [[3, 4, 5], [3, 4, 6]]  # by place
@@ -50,7 +53,7 @@ def test_a_group_has_what_the_rows_have() -> None:
 
 def test_rows_come_back_without_what_a_step_computes() -> None:
     given = [row(), row(place=1, reward=0.0)]
-    (group,) = groups_of(given, 7, SAMPLING)
+    (group,) = grouped(given)
     back = rows_of(group, "replay9-0", 9)
     assert [one.key for one in back] == ["replay9-0_0_0", "replay9-0_1_0"]
     for was, now in zip(given, back, strict=True):
@@ -75,15 +78,13 @@ def test_rows_come_back_without_what_a_step_computes() -> None:
 
 def test_a_prompt_some_of_whose_rollouts_failed_is_left_out() -> None:
     given = [row("a"), row("b"), row("b", 1, 0.0)]
-    assert [one.size for one in groups_of(given, 7, SAMPLING)] == [2]
-    assert groups_of([], 7, SAMPLING) == []
+    assert [one.size for one in grouped(given)] == [2]
+    assert grouped([]) == []
 
 
 def test_without_an_id_the_prompts_tokens_name_it() -> None:
     names = [
-        groups_of(
-            [row(place=n, extra_info=extra, prompts=torch.tensor([1, k])) for n in (0, 1)], 7, SAMPLING
-        )[0].gc_id
+        grouped([row(place=n, extra_info=extra, prompts=torch.tensor([1, k])) for n in (0, 1)])[0].gc_id
         for extra, k in ((None, 2), ({"index": 3}, 2), (None, 3))
     ]
     assert names[0] == names[1] != names[2]
@@ -91,28 +92,24 @@ def test_without_an_id_the_prompts_tokens_name_it() -> None:
 
 def test_rewards_are_correct_by_their_range() -> None:
     given = [row(reward=-1.0), row(place=1, reward=1.0)]
-    (found,) = groups_of(given, 7, Sampling(2, low=-1.0, high=1.0))
+    (found,) = grouped(given, (-1.0, 1.0))
     assert found.correct.tolist() == [0.0, 1.0]
     with pytest.raises(OutcomeError, match="correct has values outside 0 to 1"):
-        groups_of(given, 7, SAMPLING)
+        grouped(given)
 
 
-def test_a_rollout_of_several_trajectories_is_refused() -> None:
-    with pytest.raises(InputError) as caught:
-        groups_of([row(), row(index=1), row(place=1)], 7, SAMPLING)
-    assert str(caught.value) == (
-        "rollout u_0 is of several trajectories; replay keeps one a rollout. Train agents that branch or compress without replay."
-    )
-
-
-@pytest.mark.parametrize("name", ["rollout_log_probs", "rm_scores"])
-def test_rows_without_what_replay_needs_are_refused(name: str) -> None:
-    none: dict[str, Any] = {name: None}
-    with pytest.raises(InputError, match=f"^u_0_0 has no {name}: set "):
-        groups_of([row(**none), row(place=1, **none)], 7, SAMPLING)
-
-
-def test_other_tensors_are_refused() -> None:
-    experts = torch.zeros(3, 2, dtype=torch.int16)
-    with pytest.raises(InputError, match="^the field routed_experts of a rollout is a tensor, which replay"):
-        groups_of([row(routed_experts=experts), row(place=1, routed_experts=experts)], 7, SAMPLING)
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ([row(), row(index=1)], "^rollout u_0 is of several trajectories; replay keeps one a rollout. Train"),
+        ([row(rollout_log_probs=None), row(place=1)], "^u_0_0 has no rollout_log_probs: set "),
+        ([row(), row(place=1, rm_scores=None)], "^u_0_0 has no rm_scores: set "),
+        (
+            [row(routed_experts=torch.zeros(3)), row(place=1)],
+            "^the field routed_experts of a rollout is a tensor, which replay does",
+        ),
+    ],
+)
+def test_rows_that_replay_cannot_keep_are_refused(rows: list[Row], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        grouped(rows)

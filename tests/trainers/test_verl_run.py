@@ -84,9 +84,7 @@ def test_the_last_checkpoint_finishes_the_run(tmp_path: Path) -> None:
     checkpoint(training, tmp_path / "global_step_4")
     assert run.state["finished"]
     assert run.state["inputs"]["rollouts"] == 16
-    with pytest.raises(
-        InputError, match=r"^all 2 rounds of .* are done and verl asks for more: set trainer.total"
-    ):
+    with pytest.raises(InputError, match=r"^all 2 rounds of .* are done and verl asks for more: set"):
         training.hand_out(0)
 
 
@@ -107,9 +105,7 @@ def test_a_prompt_whose_rollouts_all_failed_could_not_be_judged(tmp_path: Path) 
 def test_positions_out_of_order_are_refused(tmp_path: Path, position: int) -> None:
     run = runs.begin(tmp_path)
     training = Training(run.folder, BATCH)
-    with pytest.raises(
-        InputError, match=rf"^verl asks for prompt {position} of round 0 and 0 were handed out"
-    ):
+    with pytest.raises(InputError, match=rf"^verl asks for prompt {position} of round 0 and 0 were handed"):
         training.hand_out(position)
     training.hand_out(0)
     with pytest.raises(InputError, match=r"handed out: each goes out once, in order. Set data.shuffle=False"):
@@ -125,11 +121,7 @@ def test_another_batch_size_than_the_checkpoints_is_refused(tmp_path: Path) -> N
     second.restore(state)
     for position in range(8):
         second.hand_out(position)
-    with pytest.raises(
-        InputError,
-        match=r"^verl is at step 3 and the prompts that .* handed out make 2: the checkpoint was saved with "
-        r"another data.train_batch_size than 8. Set it to what it was.$",
-    ):
+    with pytest.raises(InputError, match=r"^verl is at step 3 and the prompts that .* handed out make 2:"):
         second.report(3, [])
 
 
@@ -137,9 +129,7 @@ def test_a_resume_without_a_place_is_refused(tmp_path: Path) -> None:
     run = runs.begin(tmp_path)
     (tmp_path / "global_step_1").mkdir()
     training = Training(run.folder, BATCH, tmp_path / "global_step_1")
-    with pytest.raises(
-        OutputError, match=r"^verl resumed from .*global_step_1, whose data.pt has no place of a run"
-    ):
+    with pytest.raises(OutputError, match=r"^verl resumed from .*global_step_1, whose data.pt has no place"):
         training.hand_out(0)
 
 
@@ -186,60 +176,38 @@ def test_a_re_scoring_without_weights_says_what_to_save(tmp_path: Path, whole: b
     train(training, 1)
     training.saved(1, tmp_path / "c", whole=whole)  # in the middle of a round nothing is due
     train(training, 1)
-    with pytest.raises(
-        InputError,
-        match=rf"^round 0 ends with a re-scoring and its checkpoint cannot be scored: .*{why}. Set "
-        r"actor_rollout_ref.actor.checkpoint.save_contents=\[model,optimizer,extra,hf_model\] and resume from an "
-        "earlier checkpoint.$",
-    ):
+    with pytest.raises(InputError, match=rf"and its checkpoint cannot be scored: .*{why}. Set actor_roll"):
         training.saved(2, tmp_path / "c", whole=whole)
     assert json.loads((tmp_path / "c" / PLACE).read_text())["step"] == 2
 
 
 def test_a_row_with_verls_columns_goes_as_it_is_and_carries_its_id() -> None:
+    columns = {"prompt": [], "data_source": "s", "reward_model": {"style": "rule", "ground_truth": "1"}}
     row = {
         "gc_id": "a",
         "gc_round": 3,
-        "prompt": [],
-        "data_source": "s",
-        "reward_model": {"style": "rule", "ground_truth": "1"},
+        **columns,
         "extra_info": {"index": 17, "split": "train", "none": None},
     }
-    assert verl_row(row, 5, None, None) == {
-        "gc_id": "a",
-        "prompt": [],
-        "data_source": "s",
-        "reward_model": {"style": "rule", "ground_truth": "1"},
-        "extra_info": {"index": 17, "split": "train", "gc_id": "a", "gc_round": 3},
-    }
-
-
-def test_a_row_with_a_group_size_has_it_where_verl_reads_it() -> None:
-    given = {"gc_id": "a", "gc_round": 0, "data_source": "s", "reward_model": {}}
-    row = verl_row({**given, "gc_rollouts": 12}, 5, None, None)
-    assert row["__rollout_n__"] == 12
-    assert "gc_rollouts" not in row
-    assert "__rollout_n__" not in verl_row(given, 5, None, None)
+    info = {"index": 17, "split": "train", "gc_id": "a", "gc_round": 3}
+    assert verl_row(row, 5, None, None) == {"gc_id": "a", **columns, "extra_info": info}
+    sized = verl_row({**row, "gc_rollouts": 12}, 5, None, None)  # the group size is where verl reads it
+    assert sized == {"gc_id": "a", **columns, "extra_info": info, "__rollout_n__": 12}
 
 
 def test_a_row_without_them_gets_them_from_what_was_named() -> None:
     row = {"gc_id": "a", "gc_round": 0, "prompt": [], "answer": "42"}
-    found = verl_row(row, 5, "answer", "openai/gsm8k")
-    assert found["reward_model"] == {"style": "rule", "ground_truth": "42"}
-    assert found["data_source"] == "openai/gsm8k"
-    assert found["extra_info"] == {"index": 5, "gc_id": "a", "gc_round": 0}
-    with pytest.raises(
-        InputError, match=r"^prompt a has no data_source, by which verl picks the reward function"
+    made = verl_row(row, 5, "answer", "openai/gsm8k")
+    assert made["reward_model"] == {"style": "rule", "ground_truth": "42"}
+    assert made["data_source"] == "openai/gsm8k"
+    assert made["extra_info"] == {"index": 5, "gc_id": "a", "gc_round": 0}
+    for answer, source, sentence in (
+        ("answer", None, "^prompt a has no data_source, by which verl picks the reward function"),
+        (None, "s", "no column for the right answer: set .* to one of answer, gc_id, gc_round, prompt.$"),
+        ("solution", "s", "^prompt a has no reward_model and solution for the right answer"),
     ):
-        verl_row(row, 5, "answer", None)
-    with pytest.raises(
-        InputError,
-        match=r"^prompt a has no reward_model and no column for the right answer: set "
-        r"\+data.gaincurate.answer_column to one of answer, gc_id, gc_round, prompt.$",
-    ):
-        verl_row(row, 5, None, "s")
-    with pytest.raises(InputError, match="^prompt a has no reward_model and solution for the right answer"):
-        verl_row(row, 5, "solution", "s")
+        with pytest.raises(InputError, match=sentence):
+            verl_row(row, 5, answer, source)
 
 
 def test_the_rows_take_the_answer_that_the_set_knows(tmp_path: Path) -> None:
@@ -259,11 +227,7 @@ def test_a_reward_is_what_the_reward_function_said(number: int, parts: int) -> N
 def test_nothing_follows_a_run_without_the_callback(tmp_path: Path) -> None:
     run, other = runs.begin(tmp_path / "a").folder, runs.begin(tmp_path / "b").folder
     for folder in (run, None):
-        with pytest.raises(
-            InputError,
-            match=r"only together with its checkpoint callback, which sees all settings: set "
-            r"trainer.checkpoint_callback_class=gaincurate.trainers.verl.RunCheckpoint \(and leave",
-        ):
+        with pytest.raises(InputError, match="only together with its checkpoint callback, which sees all"):
             current(folder)
     training = begin(run, BATCH, None)
     assert current(run) is current() is training

@@ -24,7 +24,7 @@ from verl.utils.import_utils import load_class_from_fqn, load_extern_object
 import runs
 import tiny
 import verl_made as made
-from gaincurate.errors import InputError, OutputError
+from gaincurate.errors import InputError
 from gaincurate.schedule.run import Run
 from gaincurate.trainers.verl import run as verl_run
 from gaincurate.trainers.verl.live import RunCheckpoint, RunDataset, RunReplayBuffer, overrides, resumed
@@ -171,16 +171,12 @@ def test_a_wrong_setting_is_seen_in_verls_own_tree(run: Run, wrong: str) -> None
 def test_a_start_without_a_run_says_what_to_set(run: Run) -> None:
     config = config_of(run, f"data.train_files={run.folder.parent}/val.parquet")
     for start in (lambda: RunCheckpoint(config), lambda: datasets_of(config)):
-        with pytest.raises(
-            InputError, match=r"val.parquet, which is no run, so there is no plan to train by: set"
-        ):
+        with pytest.raises(InputError, match=r"val.parquet, which is no run, so there is no plan to train"):
             start()
 
 
 def test_a_dataset_or_a_buffer_without_the_callback_is_refused(run: Run) -> None:
-    with pytest.raises(
-        InputError, match=r"set trainer.checkpoint_callback_class=gaincurate.trainers.verl.RunCheck"
-    ):
+    with pytest.raises(InputError, match="together with its checkpoint callback"):
         datasets_of(config_of(run))
 
 
@@ -223,13 +219,6 @@ def test_validation_is_verls_own(run: Run, tmp_path: Path) -> None:
     assert loader.state_dict()["dataset_state"] == {}
 
 
-def test_epochs_are_rounds(run: Run) -> None:
-    loop = Loop(config_of(run))
-    assert [gc_id for _ in range(8) for gc_id in loop.step()] == [i for r in range(4) for i in run.ids(r)]
-    with pytest.raises(InputError, match=r"^all 4 rounds of .* are done and verl asks for more"):
-        loop.step()
-
-
 @pytest.mark.parametrize("at", [0, 1, 2, 3, 7])
 def test_data_pt_goes_on_with_the_rest_of_the_round(tmp_path: Path, at: int) -> None:
     whole = Loop(config_of(made.begin(tmp_path / "whole")))
@@ -250,18 +239,6 @@ def test_data_pt_goes_on_with_the_rest_of_the_round(tmp_path: Path, at: int) -> 
     assert runs.plans(cut.training.live.run) == runs.plans(whole.training.live.run)
 
 
-def test_a_resume_without_data_pt_is_refused(run: Run) -> None:
-    config = config_of(run)
-    Loop(config).step()
-    folder = run.folder.parent / "checkpoints/global_step_1"
-    folder.mkdir(parents=True)
-    (folder.parent / "latest_checkpointed_iteration.txt").write_text("1")
-    with pytest.raises(
-        OutputError, match=r"^verl resumed from .*/checkpoints/global_step_1, whose data.pt has no"
-    ):
-        Loop(config).step()
-
-
 def test_what_verl_resumes_from_is_what_it_finds(run: Run, tmp_path: Path) -> None:
     assert resumed(config_of(run).trainer) is None
     folder = tmp_path / "checkpoints/global_step_5"
@@ -278,11 +255,7 @@ def test_a_row_that_verl_would_drop_is_refused_by_its_id(run: Run) -> None:
     config = config_of(run, "data.filter_overlong_prompts=True", "data.max_prompt_length=100")
     RunCheckpoint(config)
     config.data.max_prompt_length = 20
-    with pytest.raises(
-        InputError,
-        match=rf"^data.filter_overlong_prompts=True drops 8 prompts of round 0, {run.ids(0)[0]} first: they have "
-        "more than data.max_prompt_length=20 tokens, and a round is trained whole.",
-    ):
+    with pytest.raises(InputError, match=r"^data.filter_overlong_prompts=True drops 8 prompts of round 0,"):
         datasets_of(config)
 
 

@@ -231,8 +231,7 @@ def test_every_override_is_a_setting_that_verl_has(tmp_path: Path) -> None:
     config = settings(around(tmp_path, "actor_rollout_ref.rollout.temperature=0.6"))
     assert type(build_checkpoint_callback(config)) is ReplayCheckpoint
     made = buffer_of(config)
-    assert made.replay.config == SIZES
-    assert (made.sampling.size, made.sampling.temperature) == (2, 0.6)
+    assert (made.replay.config, made._sampled) == (SIZES, {"temperature": 0.6, "top_p": 1.0})
 
 
 @pytest.mark.usefixtures("nothing_resumed")

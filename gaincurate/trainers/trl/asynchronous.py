@@ -6,23 +6,18 @@ and reports. The trainer's process saves the position with a checkpoint, and res
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import transformers
-from trl.trainer.utils import get_callable_name, is_async_callable
 
-from gaincurate.core.artifact import Json
 from gaincurate.core.foreign import json_file
 from gaincurate.core.schema import ID
 from gaincurate.schedule.run import Run, refuse_group_sizes
 from gaincurate.trainers.round_dataset import DRAW, RoundDataset
 from gaincurate.trainers.session import ROUND, RunSession, place_beside, sum_of
-
-Reward = Callable[..., Any]
-_Parts = dict[int, list[Sequence[Any]]]
+from gaincurate.trainers.trl.rewards import Reward, heard, judged
 
 
 def async_arguments(run: str | Path, reward_funcs: Reward | Sequence[Reward]) -> dict[str, Any]:
@@ -46,47 +41,34 @@ def async_arguments(run: str | Path, reward_funcs: Reward | Sequence[Reward]) ->
     refuse_group_sizes(Run(run), "TRL")
     functions = [reward_funcs] if callable(reward_funcs) else list(reward_funcs)
     dataset = RoundDataset(run, endless=True)
-    parts: _Parts = {}
-    heard = [
-        (_HeardLater if is_async_callable(function) else _Heard)(function, dataset, parts, len(functions))
-        for function in functions
-    ]
-    return {"train_dataset": dataset, "reward_funcs": heard, "callbacks": [_Places(dataset)]}
+    sums = _Sums(dataset, len(functions))
+    rewards = [heard(function, sums) for function in functions]
+    return {"train_dataset": dataset, "reward_funcs": rewards, "callbacks": [_Places(dataset)]}
 
 
-class _Heard:
-    """A reward function, under its name, whose rewards are reported.
+class _Sums:
+    """Reports the sums of a group's rewards when the last of the functions has scored it.
 
-    The functions share `parts`: by draw, the rewards of a group that not all of them have scored. TRL calls
-    them in threads, and scores one group after the other.
+    TRL calls the functions in threads, and scores one group after the other.
     """
 
-    def __init__(self, function: Reward, dataset: RoundDataset, parts: _Parts, functions: int) -> None:
-        self.function, self._dataset, self._parts, self._functions = function, dataset, parts, functions
-        self.__name__ = get_callable_name(function)
+    def __init__(self, dataset: RoundDataset, functions: int) -> None:
+        self._dataset, self._functions = dataset, functions
+        self._parts: dict[int, list[list[Any]]] = {}  # by draw
 
-    def __call__(self, **columns: Any) -> Any:
-        return self._hear(self.function(**columns), columns)
-
-    def _hear(self, rewards: Sequence[Any], columns: Json) -> Sequence[Any]:
+    def __call__(self, rewards: list[Any], columns: Mapping[str, Any]) -> None:
         row = {name: columns[name][0] for name in (ID, ROUND, DRAW)}
         parts = self._parts.setdefault(row[DRAW], [])
         parts.append(rewards)
         if len(parts) == self._functions and self._parts.pop(row[DRAW], []):
             sums = [_sum(values) for values in zip(*parts, strict=True)]
             self._dataset.report([row], [sums], tokens=[[len(ids) for ids in columns["completion_ids"]]])
-        return rewards
-
-
-class _HeardLater(_Heard):
-    async def __call__(self, **columns: Any) -> Any:
-        return self._hear(await self.function(**columns), columns)
 
 
 def _sum(rewards: Sequence[Any]) -> float | None:
-    """None where no function could judge; TRL writes that as None or NaN."""
-    judged = [float(reward) for reward in rewards if reward is not None and not math.isnan(reward)]
-    return sum_of(judged) if judged else None
+    """None where no function could judge."""
+    values = [value for value in map(judged, rewards) if value is not None]
+    return sum_of(values) if values else None
 
 
 class _Places(transformers.TrainerCallback):

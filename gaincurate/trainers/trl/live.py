@@ -9,13 +9,10 @@ all processes are gathered at a step's end.
 
 from __future__ import annotations
 
-import functools
-import inspect
 import logging
-import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -24,6 +21,7 @@ import pyarrow as pa
 import torch
 import transformers
 from accelerate.utils import broadcast_object_list, gather_object
+from trl.trainer.utils import RepeatSampler
 
 from gaincurate.core.artifact import RUN, Json
 from gaincurate.core.prompts import training_rows
@@ -36,13 +34,14 @@ from gaincurate.schedule.run import Run, refuse_group_sizes
 from gaincurate.trainers.checkpoints import checkpoints
 from gaincurate.trainers.doctor.findings import context_of, refuse
 from gaincurate.trainers.profile import layout_of
-from gaincurate.trainers.session import RunSession, followed, place_beside, reward_of, sum_of
+from gaincurate.trainers.session import RunSession, followed, place_beside
 from gaincurate.trainers.snapshot import TrainerFinder
 from gaincurate.trainers.trl.batching import Shape, shape_of
 from gaincurate.trainers.trl.checks import check, newest, place_in, places_of, see_checkpoint
-from gaincurate.trainers.trl.scored import see_prompts, with_ids
-from gaincurate.trainers.trl.start import config_of, open_run, set_defaults
+from gaincurate.trainers.trl.rewards import Tap
+from gaincurate.trainers.trl.start import config_of, open_run, see_prompts, set_defaults, with_ids
 
+_log = logging.getLogger("gaincurate")
 BEAT = 5.0
 """Seconds between two signs of life; torch's own limits are 10 minutes and more."""
 
@@ -89,9 +88,6 @@ def together(work: Callable[[], Any], accelerator: Any) -> Any:
     message = (type(error), str(error)) if ours else (RuntimeError, f"the main process failed: {error!r}")
     broadcast_object_list([message])
     raise error
-
-
-_log = logging.getLogger("gaincurate")
 
 
 def attach(
@@ -149,9 +145,7 @@ def attach(
     wanted = config_of(shape, run, required, settings, score)
     use_cache(None if cache is None else Path(cache))
     there = together(lambda: (Path(run) / RUN).exists(), trainer.accelerator)
-    config = wanted
-    if there or config is None:
-        config = followed(run, note, checkpoints=True).run.config
+    config = wanted if wanted is not None and not there else followed(run, note, checkpoints=True).run.config
     changed = set_defaults(trainer, context_of(config, "live"))
     check(trainer, config, outcome, correct)
     if wanted is not None:
@@ -198,10 +192,10 @@ class Follower(transformers.TrainerCallback):
         self._trainer, self._accelerator = trainer, trainer.accelerator
         self._steps = shape.steps(live.budget)
         self._ids: list[str] = live.ids
-        self._metrics: dict[str, float] = live.metrics()
         self._resumed: str | None = None
         self._saved = 0  # the step of the newest checkpoint
-        self._tap = Tap(trainer, shape, outcome, correct, lambda: self._metrics)
+        self._tap = Tap(trainer, shape, outcome, correct)
+        self._tap.metrics = live.metrics()
         self._train = trainer.train
         trainer.train = self._train_from
         sampler = RoundSampler(self._places, live.budget, shape)
@@ -232,29 +226,25 @@ class Follower(transformers.TrainerCallback):
         self._hear(together(lambda: self._begin(state.global_step), self._accelerator))
 
     def _begin(self, step: int) -> Json:
+        """Begin round 0 again, or return to the checkpoint if training can resume there exactly."""
         live = self.live
         live.open()
         if step == 0:
             live.begin_anew()
-            self._saved = 0
         else:
-            self._resume(step)
+            path = Path(str(self._resumed))
+            try:
+                saved = place_in(path, step, live, self.shape)
+            except (InputError, OutputError) as error:
+                raise type(error)(f"cannot resume from {path}: {error}", **error.data) from error
+            live.restore(saved, str(path))
+            live.checkpoint = str(path.resolve())
+        self._saved = step
         return self._news()
-
-    def _resume(self, step: int) -> None:
-        """Return to the checkpoint, if training can resume there exactly."""
-        live, path = self.live, Path(str(self._resumed))
-        try:
-            saved = place_in(path, step, live, self.shape)
-        except (InputError, OutputError) as error:
-            raise type(error)(f"cannot resume from {path}: {error}", **error.data) from error
-        live.restore(saved, str(path))
-        live.checkpoint, self._saved = str(path.resolve()), step
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Plan the round that begins, if no checkpoint came between."""
-        if self._round_is_over(state.global_step):
-            self._turn()
+        self._turn(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Report the rewards of this step."""
@@ -281,8 +271,7 @@ class Follower(transformers.TrainerCallback):
         """Save the position; at a round's end, score again if due and plan the next round."""
         step = state.global_step
         together(lambda: self._save(args.output_dir, step), self._accelerator)
-        if self._round_is_over(step):
-            self._turn()
+        self._turn(step)
 
     def _save(self, output: str, step: int) -> None:
         checkpoint = Path(output) / f"checkpoint-{step}"
@@ -293,20 +282,19 @@ class Follower(transformers.TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Take the last round's outcomes."""
-        if self._round_is_over(state.global_step):
-            self._turn()
+        self._turn(state.global_step)
         self.live.close()
 
-    def _round_is_over(self, step: int) -> bool:
-        return self.round >= 0 and step >= (self.round + 1) * self._steps
+    def _turn(self, step: int) -> None:
+        """Plan the next round if this one is over."""
 
-    def _turn(self) -> None:
         def turn() -> Json:
             see_checkpoint(self.live.run.config, self.shape, self.live.round, self._saved)
             self.live.turn()
             return self._news()
 
-        self._hear(together(turn, self._accelerator))
+        if self.round >= 0 and step >= (self.round + 1) * self._steps:
+            self._hear(together(turn, self._accelerator))
 
     def _news(self) -> Json:
         live = self.live
@@ -314,7 +302,7 @@ class Follower(transformers.TrainerCallback):
         return {"round": round_, "ids": live.ids, "metrics": live.metrics()}
 
     def _hear(self, news: Json) -> None:
-        self.round, self._ids, self._metrics = news["round"], news["ids"], news["metrics"]
+        self.round, self._ids, self._tap.metrics = news["round"], news["ids"], news["metrics"]
 
     def _places(self) -> list[int]:
         return places_of(self._trainer.train_dataset, self._ids)
@@ -376,135 +364,6 @@ class RoundSampler(torch.utils.data.Sampler[int]):
         return self._budget * self._shape.group * self._shape.repeats
 
     def __iter__(self) -> Iterator[int]:
-        from trl.trainer.utils import RepeatSampler  # the trainer that is there has imported it
-
         places, shape = self._places(), self._shape
         order = RepeatSampler(places, shape.group, shape.prompts, shape.repeats, shuffle=False)
         return (places[index] for index in order)
-
-
-_Call = tuple[list[str], list[float | None], list[int]]
-"""Ids, rewards and completion tokens of one generation on one process, `[rollouts]` each."""
-
-
-class Tap:
-    """Listens to the reward functions of a trainer.
-
-    Args:
-        trainer: a `trl.GRPOTrainer`; its `reward_funcs` are wrapped in place.
-        shape: its shape.
-        outcome: names of the functions whose weighted sum is the reward; None for all. `check` saw them.
-        correct: the name of one whose value says whether an answer is right, in [0, 1].
-        metrics: numbers for the trainer's own logs, under `gaincurate/`.
-    """
-
-    def __init__(
-        self,
-        trainer: Any,
-        shape: Shape,
-        outcome: str | Sequence[str] | None,
-        correct: str | None,
-        metrics: Callable[[], Mapping[str, float]],
-    ) -> None:
-        names = list(trainer.reward_func_names)
-        self._shape, self._metrics = shape, metrics
-        outcome = [outcome] if isinstance(outcome, str) else outcome
-        self._summed = list(names if outcome is None else outcome)
-        self._correct = correct
-        wanted = {*self._summed, *([correct] if correct else [])}
-        weights = [reward_of(weight) for weight in trainer.reward_weights.tolist()]
-        self._weights = dict(zip(names, weights, strict=True))
-        self._calls: dict[str, list[_Call]] = {name: [] for name in names if name in wanted}
-        first = True
-        trainer.reward_funcs = list(trainer.reward_funcs)  # TRL keeps the user's own list
-        for place, (name, function) in enumerate(zip(names, trainer.reward_funcs, strict=True)):
-            if name not in wanted:
-                continue
-            trainer.reward_funcs[place] = self._wrapped(name, function, logs=first)
-            first = False
-        self._evaluates = False
-        trainer.evaluation_loop = self._evaluation()(trainer.evaluation_loop)
-
-    @contextmanager
-    def _evaluation(self) -> Iterator[None]:
-        """Around evaluations: Unsloth puts the model into training mode before their rewards too."""
-        self._evaluates = True
-        try:
-            yield
-        finally:
-            self._evaluates = False
-
-    def _wrapped(self, name: str, function: Callable[..., Any], *, logs: bool) -> Callable[..., Any]:
-        def hear(rewards: Any, columns: Mapping[str, Any]) -> None:
-            if self._evaluates:
-                return
-            if ID not in columns:
-                raise InputError(
-                    f"the rows have no {ID}: train on `gaincurate.trainers.trl.dataset(run)`, or on rows "
-                    "that were exported with their ids."
-                )
-            ids, tokens = list(columns[ID]), [len(each) for each in columns["completion_ids"]]
-            self._calls[name].append((ids, [_plain(reward) for reward in rewards], tokens))
-            if logs:
-                for key, value in self._metrics().items():
-                    columns["log_metric"](f"gaincurate/{key}", value)
-
-        if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-            getattr(function, "__call__", None)  # noqa: B004 - an object with an asynchronous call
-        ):
-
-            @functools.wraps(function)
-            async def heard_later(*args: Any, **columns: Any) -> Any:
-                rewards = list(await function(*args, **columns))
-                hear(rewards, columns)
-                return rewards
-
-            return heard_later
-
-        @functools.wraps(function)
-        def heard(*args: Any, **columns: Any) -> Any:
-            rewards = list(function(*args, **columns))
-            hear(rewards, columns)
-            return rewards
-
-        return heard
-
-    def forget(self) -> None:
-        """Discard the rewards of a step that did not end."""
-        for heard in self._calls.values():
-            heard.clear()
-
-    def drain(self, step: int) -> list[Json] | None:
-        """The outcome lines of this process since the last time; None where nothing was generated.
-
-        Args:
-            step: the optimizer step that used them first, from 1.
-        """
-        if not any(self._calls.values()):
-            return None
-        lines: list[Json] = []
-        for calls in zip(*self._calls.values(), strict=True):
-            by_name = dict(zip(self._calls, calls, strict=True))
-            ids, _, tokens = calls[0]
-            for place, gc_id in enumerate(ids):
-                rewards = {name: call[1][place] for name, call in by_name.items()}
-                where = self._shape.rank * len(ids) + place
-                line = {ID: gc_id, "reward": self._sum(rewards), "step": step}
-                line |= {"sample": where % self._shape.group, "tokens": tokens[place]}
-                if self._correct is not None:
-                    line["correct"] = rewards[self._correct]
-                lines.append(line)
-        self.forget()
-        return lines
-
-    def _sum(self, rewards: Mapping[str, float | None]) -> float | None:
-        """As TRL weighs them: a function that could not judge is left out, None where none could."""
-        parts = [self._weights[name] * value for name in self._summed if (value := rewards[name]) is not None]
-        return sum_of(parts) if parts else None
-
-
-def _plain(reward: Any) -> float | None:
-    if reward is None:
-        return None
-    number = float(reward)
-    return None if math.isnan(number) else number  # TRL's own word for a reward that is not there

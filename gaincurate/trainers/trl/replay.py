@@ -34,7 +34,6 @@ from gaincurate.trainers.trl.checks import reward_missing, stops
 from gaincurate.trainers.trl.replay_rows import (
     Array,
     Row,
-    Scores,
     batched,
     forward,
     groups_of,
@@ -48,13 +47,31 @@ from gaincurate.trainers.trl.replay_rows import (
 from gaincurate.trainers.trl.rules import dealing, optimizer, saves_anywhere, window
 
 _log = logging.getLogger("gaincurate")
-_OF_A_STEP = (
-    "share",
-    "age_mean",
-    "age_max",
-    "overlap",
-)  # averaged between two logs; the others are current values
-LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo")  # those that clip a ratio by token
+# Averaged between two logs; the others are current values.
+_OF_A_STEP = ("share", "age_mean", "age_max", "overlap")
+_TEXT = "is more than text that the trainer itself generated, which is all that replay stores"
+_ALLOWED: tuple[tuple[str, tuple[Any, ...], str], ...] = (
+    ("loss_type", ("grpo", "bnpo", "dr_grpo", "dapo"), "clips no ratio by token; 'grpo' is the paper's mean"),
+    ("importance_sampling_level", ("token",), "has no ratio for each token"),
+    ("top_entropy_quantile", (1,), "would choose tokens by one threshold over fresh and replayed ones"),
+    ("off_policy_mask_threshold", (None,), "drops replayed rollouts; Replay(max_age=...) limits their age"),
+    ("beta", (0,), "needs a reference policy's log-probs of replayed rollouts, which are not made"),
+    ("tools", ([], None), _TEXT),
+    ("environment_factories", (None,), _TEXT),
+    ("rollout_func", (None,), _TEXT),
+    ("_is_vlm", (False,), _TEXT),
+)
+"""The values of TRL's settings under which replay is right, the usual one first, and why."""
+_REST = "with vLLM: its log-probs are of what is left after that, the trainer's of the whole vocabulary"
+_TWICE = "would correct twice: replay's ratios are against what vLLM sampled with"
+_ALLOWED_WITH_VLLM: tuple[tuple[str, tuple[Any, ...], str], ...] = (
+    ("vllm_importance_sampling_correction", (False,), _TWICE),
+    ("top_p", (1, None), _REST),
+    ("top_k", (0, -1, None), _REST),
+    ("min_p", (None, 0), _REST),
+    ("repetition_penalty", (1, None), _REST),
+)
+"""vLLM gives the log-probs of what it drew from, and a trainer's are of the whole vocabulary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +99,7 @@ class Replay:
 
 
 def config_of(trainer: Any, replay: Replay) -> ReplayConfig:
-    """The sizes of the buffer for a trainer.
-
-    Raises:
-        InputError: sizes under which nothing would be replayed.
-    """
+    """The sizes of the buffer for a trainer; raises InputError under which nothing would be replayed."""
     args = trainer.args
     return ReplayConfig(
         batch_groups=args.generation_batch_size // trainer.num_generations,
@@ -99,11 +112,7 @@ def config_of(trainer: Any, replay: Replay) -> ReplayConfig:
 
 
 def check_replay(trainer: Any, replay: Replay, config: ReplayConfig) -> None:
-    """Refuse settings under which rollouts would be replayed wrongly, or that were not made to work with it.
-
-    Raises:
-        InputError: a sentence for each, with what fixes it.
-    """
+    """Refuse settings under which rollouts would be replayed wrongly, or that do not work with it yet."""
     rules = (*dealing, *optimizer, window, saves_anywhere)
     shared, _ = ask(rules, resolved(trainer), Context("live"))
     refuse([*_findings(trainer, replay, config), *shared], repr)
@@ -134,43 +143,10 @@ def _findings(trainer: Any, replay: Replay, config: ReplayConfig) -> Iterator[Fi
             "give a map-style dataset",
         )
     given = trainer.args.generation_kwargs or {}
-    for name, (good, why) in _allowed(trainer.use_vllm).items():
+    for name, good, why in (*_ALLOWED, *(_ALLOWED_WITH_VLLM if trainer.use_vllm else ())):
         value = given.get(name, getattr(trainer, name))
         if value not in good:
             yield stops("replay", f"{name}={value!r} {why}", **{name: good[0]})
-
-
-def _allowed(use_vllm: bool) -> dict[str, tuple[tuple[Any, ...], str]]:
-    """The values of TRL's settings under which replay is right, the usual one first, and why."""
-    text = "is more than text that the trainer itself generated, which is all that replay stores"
-    allowed: dict[str, tuple[tuple[Any, ...], str]] = {
-        "loss_type": (LOSSES, "clips no ratio by token; 'grpo' is the paper's mean"),
-        "importance_sampling_level": (("token",), "has no ratio for each token"),
-        "top_entropy_quantile": ((1,), "would choose tokens by one threshold over fresh and replayed ones"),
-        "off_policy_mask_threshold": (
-            (None,),
-            "drops replayed rollouts; Replay(max_age=...) limits their age",
-        ),
-        "beta": ((0,), "needs a reference policy's log-probs of replayed rollouts, which are not made"),
-        "tools": (([], None), text),
-        "environment_factories": ((None,), text),
-        "rollout_func": ((None,), text),
-        "_is_vlm": ((False,), text),
-    }
-    if use_vllm:
-        # vLLM gives the log-probs of what it drew from, and a trainer's are of the whole vocabulary.
-        rest = (
-            "with vLLM: its log-probs are of what is left after that, the trainer's of the whole vocabulary"
-        )
-        twice = "would correct twice: replay's ratios are against what vLLM sampled with"
-        allowed |= {
-            "vllm_importance_sampling_correction": ((False,), twice),
-            "top_p": ((1, None), rest),
-            "top_k": ((0, -1, None), rest),
-            "min_p": ((None, 0), rest),
-            "repetition_penalty": ((1, None), rest),
-        }
-    return allowed
 
 
 class Replays:
@@ -197,7 +173,8 @@ class Replays:
         check_replay(trainer, replay, self._sizes)
         self.prompts_a_generation = self._sizes.fresh_groups
         self.buffer = ReplayBuffer(self._sizes)
-        self._heard: tuple[Scores, list[Any]] | None = None
+        self._rewards: list[list[float]] = []  # `[rollouts, functions]` of all processes
+        self._completions: list[Any] = []
         self._logps: torch.Tensor | None = None
         self._padding_is_harmless = False
 
@@ -229,9 +206,10 @@ class Replays:
             return super()._generate_and_score_completions(inputs)  # type: ignore[misc]
         plan = self._plan()
         output = super()._generate_and_score_completions(inputs)  # type: ignore[misc]
-        scores, completions = self._heard
-        fresh = rows_of(inputs, completions, output)
-        replayed = self._own_share(rows_of_groups(plan.replayed))
+        fresh = rows_of(inputs, self._completions, output)
+        replayed = rows_of_groups(plan.replayed)
+        share = len(replayed) // self.accelerator.num_processes
+        replayed = replayed[self.accelerator.process_index * share :][:share]
         if not self._padding_is_harmless:
             refuse_padding(self, fresh[0])
             self._padding_is_harmless = True
@@ -241,7 +219,7 @@ class Replays:
             old = forward(self, fresh) if known is None else ragged(known, fresh)
         sampled = ragged(output["sampling_per_token_logps"], fresh) if self.use_vllm else old
         fresh = with_logprobs(fresh, sampled)
-        self._store(self._groups(fresh, scores))
+        self._store(self._groups(fresh))
         if around_old and replayed:
             old += forward(self, replayed)
         return self._batch([*fresh, *replayed], old)
@@ -277,31 +255,24 @@ class Replays:
     ) -> Any:
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)  # type: ignore[misc]
         if self.model.training:
-            self._heard = (self._scores(rewards.tolist()), completion_ids_list)
+            self._rewards, self._completions = rewards.tolist(), completion_ids_list
         return rewards
 
-    def _scores(self: Any, rewards: list[list[float]]) -> Scores:
-        """Each rollout's reward, from `[rollouts, functions]`, weighted as TRL does."""
-        weights = [reward_of(weight) for weight in self.reward_weights.tolist()]
-        sums = []
-        for row in rewards:
-            both = zip(weights, row, strict=True)
-            judged = [weight * reward_of(value) for weight, value in both if not math.isnan(value)]
-            sums.append(sum_of(judged) if judged else math.nan)
-        if self._replay.correct is None:
-            return Scores(sums, sums)
-        place = self.reward_func_names.index(self._replay.correct)
-        return Scores(sums, [reward_of(row[place]) for row in rewards])
+    def _weighted(self: Any, row: list[float]) -> float:
+        """A rollout's reward, from `[functions]`, weighted as TRL does."""
+        both = zip(self.reward_weights.tolist(), row, strict=True)
+        parts = [reward_of(weight) * reward_of(value) for weight, value in both if not math.isnan(value)]
+        return sum_of(parts) if parts else math.nan
 
-    def _own_share(self: Any, rows: list[Row]) -> list[Row]:
-        share = len(rows) // self.accelerator.num_processes
-        start = self.accelerator.process_index * share
-        return rows[start : start + share]
-
-    def _groups(self: Any, fresh: list[Row], scores: Scores) -> list[RolloutGroup | None]:
+    def _groups(self: Any, fresh: list[Row]) -> list[RolloutGroup | None]:
+        rewards = correct = [self._weighted(row) for row in self._rewards]
+        if self._replay.correct is not None:
+            place = self.reward_func_names.index(self._replay.correct)
+            correct = [reward_of(row[place]) for row in self._rewards]
         return groups_of(
             gather_object(fresh),
-            scores,
+            rewards,
+            correct,
             self.num_generations,
             policy_version=self.buffer.policy_version,
             step=self.buffer.step,
@@ -328,9 +299,9 @@ class Replays:
         return batch
 
     def _get_per_token_logps_and_entropies(self: Any, *args: Any, **options: Any) -> Any:
-        found = super()._get_per_token_logps_and_entropies(*args, **options)  # type: ignore[misc]
-        self._logps = found[0].detach()
-        return found
+        computed = super()._get_per_token_logps_and_entropies(*args, **options)  # type: ignore[misc]
+        self._logps = computed[0].detach()
+        return computed
 
     def _compute_loss(self: Any, model: Any, inputs: dict[str, Any]) -> Any:
         loss = super()._compute_loss(model, inputs)  # type: ignore[misc]
@@ -342,9 +313,7 @@ class Replays:
     def _log_ratios(self: Any, logps: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> None:
         """Log the ratios of the replayed rollouts' tokens in a micro-batch, of all processes.
 
-        Args:
-            logps: `[rollouts, tokens]`, of the policy that is trained.
-            inputs: the micro-batch.
+        `logps` is `[rollouts, tokens]`, of the policy that is trained.
         """
         counted = inputs["tool_mask"].bool() & inputs["replayed"].unsqueeze(-1)
         ratios = importance_ratios(logps.float(), inputs["behaviour_logps"], counted)[counted].double()
@@ -369,11 +338,9 @@ class Replays:
 
     def _load_optimizer_and_scheduler(self: Any, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
-        if checkpoint is not None:
-            self._restore(Path(checkpoint))
-
-    def _restore(self: Any, checkpoint: Path) -> None:
-        state.load(self.buffer, checkpoint / state.NAME, begin_empty=self._replay.begin_empty)
+        if checkpoint is None:
+            return
+        state.load(self.buffer, Path(checkpoint) / state.NAME, begin_empty=self._replay.begin_empty)
         for group in self.buffer.groups:
             if group.temperature != self.temperature or group.top_p != self.top_p:
                 raise InputError(
@@ -385,11 +352,11 @@ class Replays:
     def train(self: Any, *args: Any, **options: Any) -> Any:
         """TRL's, with an empty buffer or a checkpoint's; says at the end if nothing was ever replayed."""
         self.buffer = ReplayBuffer(self._sizes)
-        found = super().train(*args, **options)  # type: ignore[misc]
+        output = super().train(*args, **options)  # type: ignore[misc]
         counts = self.buffer.counts
         if counts.steps and not counts.replay_steps:
             self._warn(f"nothing was replayed in this training. {warning(self.buffer, counts.waiting)}")
-        return found
+        return output
 
 
 class ReplayGRPOTrainer(Replays, GRPOTrainer):  # type: ignore[misc]

@@ -38,14 +38,6 @@ class Row:
     replayed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """Rewards of a generation on all processes, `[rollouts]`; NaN: not judged."""
-
-    rewards: list[float]
-    correct: list[float]
-
-
 def rows_of(
     inputs: Sequence[Mapping[str, Any]], completions: Sequence[Sequence[int]], output: Mapping[str, Any]
 ) -> list[Row]:
@@ -59,24 +51,23 @@ def rows_of(
     prompts, prompt_mask = output["prompt_ids"].cpu(), output["prompt_mask"].cpu().bool()
     mask = output["completion_mask"].cpu().numpy().astype(bool)
     advantages = output["advantages"].float().cpu().tolist()
-    found = []
-    for place, row in enumerate(inputs):
+    rows = []
+    for place, given in enumerate(inputs):
         prompt = prompts[place][prompt_mask[place]].numpy().astype(np.int32)
         ids = np.asarray(completions[place], np.int32)
-        gc_id = str(row[ID]) if ID in row else digest_bytes(prompt.tobytes())
+        gc_id = str(given[ID]) if ID in given else digest_bytes(prompt.tobytes())
         none = np.zeros(len(ids), np.float32)
-        found.append(Row(gc_id, prompt, ids, mask[place, : len(ids)], none, advantages[place]))
-    return found
+        rows.append(Row(gc_id, prompt, ids, mask[place, : len(ids)], none, advantages[place]))
+    return rows
 
 
 def with_logprobs(rows: Sequence[Row], logprobs: Sequence[Array]) -> list[Row]:
     """The rows with the behaviour policy's log-probs; a token that has none is left out of the loss."""
-    found = []
-    for row, given in zip(rows, logprobs, strict=True):
-        there = np.isfinite(given)
-        values = np.where(row.mask & there, given, 0).astype(np.float32)
-        found.append(replace(row, mask=row.mask & there, logprobs=values))
-    return found
+    counted = [row.mask & np.isfinite(given) for row, given in zip(rows, logprobs, strict=True)]
+    return [
+        replace(row, mask=mask, logprobs=np.where(mask, given, 0).astype(np.float32))
+        for row, mask, given in zip(rows, counted, logprobs, strict=True)
+    ]
 
 
 def ragged(padded: torch.Tensor, rows: Sequence[Row]) -> list[Array]:
@@ -85,12 +76,15 @@ def ragged(padded: torch.Tensor, rows: Sequence[Row]) -> list[Array]:
     return [whole[place, : len(row.completion_ids)] for place, row in enumerate(rows)]
 
 
-def groups_of(rows: Sequence[Row], scores: Scores, size: int, **about: Any) -> list[RolloutGroup | None]:
+def groups_of(
+    rows: Sequence[Row], rewards: Sequence[float], correct: Sequence[float], size: int, **about: Any
+) -> list[RolloutGroup | None]:
     """The groups of a generation, from the rollouts of all processes in their order.
 
     Args:
         rows: `[groups * size]`.
-        scores: of the same rollouts.
+        rewards: of the same rollouts; NaN: not judged.
+        correct: of the same rollouts, 0 to 1; NaN: not judged.
         size: rollouts in a group, G.
         **about: the other fields of the groups.
 
@@ -100,27 +94,22 @@ def groups_of(rows: Sequence[Row], scores: Scores, size: int, **about: Any) -> l
     Raises:
         OutcomeError: the rollouts of a group are not of one prompt, or a correctness is outside 0 to 1.
     """
-    if len(rows) != len(scores.rewards) or len(rows) % size:
-        raise OutcomeError(
-            f"{len(rows)} rollouts came with {len(scores.rewards)} rewards, which do not make groups of "
-            f"{size}: has something put itself between the trainer and its reward functions?"
-        )
     groups: list[RolloutGroup | None] = []
     for start in range(0, len(rows), size):
-        part = rows[start : start + size]
-        rewards, correct = (given[start : start + size] for given in (scores.rewards, scores.correct))
-        if any(map(math.isnan, [*rewards, *correct])):
+        own = slice(start, start + size)
+        part = rows[own]
+        if any(map(math.isnan, [*rewards[own], *correct[own]])):
             groups.append(None)
             continue
-        _check(part, correct)
+        _check(part, correct[own])
         group = RolloutGroup(
             gc_id=part[0].gc_id,
             prompt_ids=part[0].prompt_ids,
             completion_ids=tuple(row.completion_ids for row in part),
             mask=tuple(row.mask for row in part),
             logprobs=tuple(row.logprobs for row in part),
-            rewards=np.asarray(rewards, np.float64),
-            correct=np.asarray(correct, np.float64),
+            rewards=np.asarray(rewards[own], np.float64),
+            correct=np.asarray(correct[own], np.float64),
             advantages=np.asarray([row.advantage for row in part], np.float64),
             **about,
         )
@@ -130,21 +119,19 @@ def groups_of(rows: Sequence[Row], scores: Scores, size: int, **about: Any) -> l
 
 def _check(part: Sequence[Row], correct: Sequence[float]) -> None:
     first = part[0]
-    for row in part[1:]:
+    for row in part:
         if row.gc_id != first.gc_id or not np.array_equal(row.prompt_ids, first.prompt_ids):
             raise OutcomeError(
                 f"the {len(part)} rollouts of a group are of {first.gc_id!r} and of {row.gc_id!r}: the rows "
                 "come in another order than TRL's sampler gives them, so no advantage means anything.",
                 gc_id=first.gc_id,
             )
-    for value in correct:
-        if not 0 <= value <= 1:
-            raise OutcomeError(
-                f"a reward of {first.gc_id!r} is {value:g}, and whether a group is worth keeping is seen "
-                "from raw correctness, 0 to 1: name the reward function that says it, "
-                "Replay(..., correct=NAME).",
-                gc_id=first.gc_id,
-            )
+    if wrong := [value for value in correct if not 0 <= value <= 1]:
+        raise OutcomeError(
+            f"a reward of {first.gc_id!r} is {wrong[0]:g}, and whether a group is worth keeping is seen from "
+            "raw correctness, 0 to 1: name the reward function that says it, Replay(..., correct=NAME).",
+            gc_id=first.gc_id,
+        )
 
 
 def rows_of_groups(groups: Sequence[RolloutGroup]) -> list[Row]:
@@ -226,8 +213,7 @@ def forward(trainer: Any, rows: Sequence[Row], *, shift: int = 0) -> list[Array]
 def refuse_padding(trainer: Any, row: Row) -> None:
     """See that a rollout has the same log-probs among other prompts, where it has other padding.
 
-    Raises:
-        InputError: the model's positions are counted from the padding's beginning.
+    It has not where the model's positions are counted from the padding's beginning.
     """
     (plain,), (moved,) = forward(trainer, [row]), forward(trainer, [row], shift=_SHIFT)
     change = float(abs(plain - moved).mean()) if len(plain) else 0.0

@@ -1,8 +1,12 @@
-"""Prepares a trainer and its run for `attach`, so that a script needs one more line.
+"""Prepares a trainer and its run for `attach`: its settings, the ids of its rows, a scored set and the run.
 
 It changes settings at TRL's default, adds ids to rows, and if there is no run, scores the trainer's rows and
 starts one. A setting at its default counts as not chosen, because TRL does not record which settings a script
 wrote. All other settings that break the plan are refused before anything is scored.
+
+Prompts are compared with the scored ones as token ids, because the same messages make other prompts with
+other variables of the template, and a text that was rendered before makes the same one. The trainer's
+tokenizer makes both sides, so a set that another model scored can be trained on.
 """
 
 from __future__ import annotations
@@ -10,15 +14,21 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import get_json_schema
+
 from gaincurate.core.artifact import MANIFEST, RUN, Json
-from gaincurate.core.files import make_folder, write_json
+from gaincurate.core.files import digest_json, make_folder, write_json
 from gaincurate.core.options import checked
 from gaincurate.core.process import command_lock, last_line, run_command
-from gaincurate.core.prompts import PROMPT
+from gaincurate.core.prompts import PROMPT, Columns, Message, prompts_of
+from gaincurate.core.schema import ID
 from gaincurate.errors import GaincurateError, InputError, TrainerError
 from gaincurate.schedule import base
 from gaincurate.schedule.config import ScheduleConfig
@@ -26,42 +36,39 @@ from gaincurate.schedule.observations import Note
 from gaincurate.schedule.rounds import advance, start
 from gaincurate.schedule.run import Run, working_on
 from gaincurate.scoring.config import ScoreConfig
-from gaincurate.trainers.doctor.findings import Context, ask
+from gaincurate.scoring.ids import content_ids
+from gaincurate.trainers.doctor.findings import Context, Finding, ask
 from gaincurate.trainers.trl.batching import Shape, resolved
+from gaincurate.trainers.trl.checks import places_of, stops
 from gaincurate.trainers.trl.rules import DEFAULTS, RULES
-from gaincurate.trainers.trl.scored import TOOLS, model_of, schemas_of, see_adapters
 
 _SETTABLE = ("shuffle_dataset", "num_train_epochs", "save_strategy", "save_steps")
 """Settings that a trainer reads when training begins, so they can be changed after its construction."""
+TOOLS = "tools"
+"""The column of JSON schemas that scoring renders into a prompt."""
+_COMPARED = 1024  # prompts of a round
+_ADVICE = "train on `gaincurate.trainers.trl.dataset(run)`, or on rows that were exported with their ids"
+_TO_CHAT = 'train_dataset.map(lambda row: {"prompt": [{"role": "user", "content": row["prompt"]}]})'
 
 
 def set_defaults(trainer: Any, context: Context) -> Json:
     """Change the settings at TRL's default that break the plan to the fix that the rules name.
-
-    Args:
-        trainer: a `trl.GRPOTrainer`.
-        context: of the run.
 
     Returns:
         The settings that were changed, with their values now.
     """
     changed: Json = {}
     for _ in _SETTABLE:  # one fix may ask for another: a window, then a round's end
-        before = dict(changed)
         for finding in ask(RULES.rules, resolved(trainer), context)[0]:
             settings = resolved(trainer)
             free = all(
                 key in _SETTABLE and (key in changed or settings[key] in (DEFAULTS[key], value))
                 for key, value in finding.fix.items()
             )
-            if not finding.breaks or not free:
-                continue
-            for key, value in finding.fix.items():
+            for key, value in finding.fix.items() if finding.breaks and free else ():
                 if settings[key] != value:
                     setattr(trainer if key == "shuffle_dataset" else trainer.args, key, value)
                     changed[key] = value
-        if changed == before:
-            break
     return changed
 
 
@@ -103,24 +110,17 @@ def config_of(
 
 
 def see_same(run: Run, config: ScheduleConfig) -> None:
-    """Refuse to follow a run that was opened with other options than those given now.
-
-    Raises:
-        InputError: the options that differ, with both values.
-    """
+    """Refuse to follow a run that was opened with other options than those given now."""
     kind, there = base.load(config.strategy), dict(run.facts["config"])
     own = base.check_options(config.strategy, kind, config.options).model_dump(mode="json")
     given = config.model_dump(mode="json", include=config.model_fields_set - {"run", "scored", "options"})
     if there["strategy"] == config.strategy:
         given, there = given | {name: own[name] for name in config.options}, there | there["options"]
-    differing = [
-        f"{name} {there.get(name)!r}, not {value!r}"
-        for name, value in given.items()
-        if there.get(name) != value
-    ]
-    if differing:
+    changed = {name: value for name, value in given.items() if there.get(name) != value}
+    if changed:
+        differing = "; ".join(f"{name} {there.get(name)!r}, not {value!r}" for name, value in changed.items())
         raise InputError(
-            f"{run.folder} was opened with {'; '.join(differing)}. Give what it was opened with, its folder "
+            f"{run.folder} was opened with {differing}. Give what it was opened with, its folder "
             "alone, or the folder of a new run."
         )
 
@@ -130,13 +130,6 @@ def open_run(
 ) -> None:
     """Score the trainer's rows with the trainer's model unless `config.scored` is a finished set, and open
     the run. Of one that is there only the options are compared.
-
-    Args:
-        trainer: a `trl.GRPOTrainer`, whose checked settings are those of `config`.
-        config: of the run.
-        score: further options of `gaincurate score`.
-        references: outcomes of round 0's references, or a rollout set.
-        note: called with messages for the user.
 
     Raises:
         GaincurateError: the rows cannot be scored; the scoring run's own sentence, and where its log is.
@@ -187,3 +180,160 @@ def _score(trainer: Any, out: Path, score: Mapping[str, Any], note: Note) -> Non
             log=str(log),
         ) from error
     shutil.rmtree(work)  # the set has every column of the rows
+
+
+def see_prompts(trainer: Any, run: Run, ids: Sequence[str], note: Note) -> Iterator[Finding]:
+    """The differences between the prompts that TRL gives the model and the scored ones.
+
+    The first 1,024 of a round's ids are compared. `note` gets warnings, for example about prompts that
+    cannot be compared.
+    """
+    places = places_of(trainer.train_dataset, ids)[:_COMPARED]
+    identity, ids, name = run.scored.identity, ids[:_COMPARED], run.config.scored
+    yield from _see_tools(trainer, run, note)
+    tokenizer, given = trainer.processing_class, trainer.chat_template_kwargs
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        kind = type(tokenizer).__name__
+        note(f"warning: the prompts that the trainer's {kind} makes are not compared with the scored ones")
+        return
+    template = identity.get("tokenizer", {}).get("chat_template")
+    if template is not None and template != digest_json(tokenizer.chat_template):
+        note(f"warning: the trainer's chat template is not the one that {name} was scored with")
+    messages = prompts_of(run.scored.rows(ids), identity, bare=run.config.bare)
+    prompts: list[Any] = trainer.train_dataset.select(places)[:][PROMPT]
+    if not tokenizer.chat_template and not isinstance(prompts[0], str):
+        yield stops("rows", "the prompts are chat messages, and the trainer's tokenizer has no chat template")
+        return
+    variables = identity.get("segmentation", {}).get("template_kwargs", {})
+    scored = [_as_scored(tokenizer, each, variables) for each in messages]
+    trained = [_as_trained(tokenizer, each, given) for each in prompts]
+    differing = [place for place, tokens in enumerate(scored) if tokens != trained[place]]
+    if not differing:
+        return
+    first, fix, advice = differing[0], Json(), _ADVICE
+    if isinstance(prompts[first], str):
+        why = "its prompt is plain text, to which TRL does not apply the chat template"
+        advice = f"make the prompts chat messages: {_TO_CHAT}"
+    elif _messages(prompts[first]) != messages[first]:
+        why = "its messages are not those of the scored set"
+    elif given != variables:
+        why, fix = f"{name} was scored with other template variables", {"chat_template_kwargs": variables}
+        advice = f"or score the rows again with --template-kwargs '{json.dumps(given)}'"
+    elif messages[first][-1]["role"] == "assistant":
+        why = "scoring continues its last message, and TRL does not"
+        advice = "end the prompts with a message of the user"
+    else:
+        why = "TRL renders the null fields of its messages"
+    title = (
+        f"TRL gives the model {len(trained[first]):,} tokens of {ids[first]!r}, and {len(scored[first]):,} "
+        f"were scored ({len(differing):,} of {len(ids):,} prompts differ): {why}"
+    )
+    yield stops("rows", title, advice, **fix)
+
+
+def _as_scored(tokenizer: Any, messages: list[Message], variables: Mapping[str, Any]) -> list[int]:
+    """Token ids of a prompt as `gaincurate score` renders it, `[tokens]`."""
+    if not tokenizer.chat_template:
+        return _as_trained(tokenizer, messages[-1]["content"], {})
+    answered = messages[-1]["role"] == "assistant"
+    rendered = tokenizer.apply_chat_template(
+        messages,
+        add_generation_prompt=not answered,
+        continue_final_message=answered,
+        return_dict=True,
+        **variables,
+    )
+    return list(rendered["input_ids"])
+
+
+def _as_trained(tokenizer: Any, prompt: Any, variables: Mapping[str, Any]) -> list[int]:
+    """Token ids of a prompt as TRL 1.16.0 renders it without tools (`_tokenize_prompts`), `[tokens]`."""
+    if isinstance(prompt, str):
+        return list(tokenizer(text=prompt)["input_ids"])
+    rendered = tokenizer.apply_chat_template(
+        prompt, add_generation_prompt=True, return_dict=True, **variables
+    )
+    return list(rendered["input_ids"])
+
+
+def _messages(prompt: Any) -> list[Message]:
+    table = pa.table({PROMPT: [prompt], ID: ["the first"]})
+    return prompts_of(table, {"source": {"prompt_column": PROMPT}}, bare=True)[0]
+
+
+def schemas_of(trainer: Any) -> list[Json]:
+    """The JSON schemas of the tools that TRL renders into every prompt; none of RLOO, which has no tools."""
+    return [get_json_schema(tool) for tool in getattr(trainer, "tools", None) or []]
+
+
+def _see_tools(trainer: Any, run: Run, note: Note) -> Iterator[Finding]:
+    column, tools = run.scored.identity["source"].get("tools_column"), schemas_of(trainer)
+    if column and not tools:
+        yield stops(
+            "tools",
+            f"{run.config.scored} was scored with the tools in column {column!r}, which TRL does not render",
+            "give GRPOTrainer tools=[...], or score again with --tools-column none",
+        )
+    elif tools and not (column and set(run.scored.column(column).to_pylist()) == {json.dumps(tools)}):
+        names = ", ".join(tool["function"]["name"] for tool in tools)
+        scored = f"the tools in column {column!r}" if column else "no tools"
+        note(
+            f"warning: TRL renders the tools {names} into every prompt, and {run.config.scored} was scored "
+            f"with {scored}: its token counts and scores are of other prompts"
+        )
+
+
+def model_of(trainer: Any) -> str:
+    """The name that the trainer's model was loaded by, with its revision where it is of the Hub."""
+    config = trainer.model.config
+    name, revision = getattr(config, "_name_or_path", ""), getattr(config, "_commit_hash", None)
+    if not name:
+        raise InputError(
+            "the trainer's model was not loaded by a name, so no other process can score with it. Save "
+            "it and give its folder to GRPOTrainer, or give scored= with a set that `gaincurate score` made."
+        )
+    return name if revision is None or Path(name).exists() else f"{name}@{revision}"
+
+
+def see_adapters(trainer: Any) -> None:
+    """Refuse to score by the name of a base model whose adapters in the trainer are trained already."""
+    configs = getattr(trainer.model, "peft_config", {}).values()
+    if not {getattr(config, "init_lora_weights", True) for config in configs} <= {True, False, "gaussian"}:
+        return  # a kind that begins with a part of the model's weights
+    for key, value in trainer.model.named_parameters():
+        if ".lora_B." in key and value.any():
+            raise InputError(
+                f"the trainer's model has a trained adapter ({key}), and only its base would be scored. Save "
+                "the merged model and give its folder to the trainer, or give scored= with a set that "
+                "`gaincurate score` made with these weights."
+            )
+
+
+def with_ids(rows: Dataset, run: Run) -> Dataset:
+    """The trainer's own rows with the ids that the run's scored set gives them, `gc_id`.
+
+    An id is a hash of what a row asks and its answer, or the set's column of ids, so each row has one
+    whatever order the rows are in.
+
+    Raises:
+        InputError: the rows lack a column, or are trained on with other messages than were scored.
+    """
+    identity = run.scored.identity
+    source, added = identity["source"], identity.get("segmentation", {})
+    if not run.config.bare and (added.get("system") is not None or added.get("shots")):
+        raise InputError(
+            f"train_dataset has no {ID}, and {run.config.scored} was scored with a system message or "
+            f"examples that its rows lack: {_ADVICE}."
+        )
+    answer, id_column = source.get("answer_column"), source.get("id_column")
+    needs = [id_column] if id_column else [PROMPT, answer] if answer else [PROMPT]
+    if missing := [name for name in needs if name.partition(".")[0] not in rows.column_names]:
+        raise InputError(
+            f"train_dataset has no {ID}, and no column {', '.join(missing)} to find its rows in the scored "
+            f"set by: {_ADVICE}."
+        )
+    columns = Columns(PROMPT, answer, id_column, note="")
+    heads = list(dict.fromkeys(name.partition(".")[0] for name in needs))
+    table = rows.select_columns(heads).with_format("arrow")[:]
+    made: Dataset = rows.add_column(ID, content_ids(table, columns))
+    return made

@@ -23,10 +23,9 @@ from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from gaincurate.errors import InputError
 from gaincurate.replay import buffer, metrics
-from gaincurate.replay.group import RolloutGroup
 from gaincurate.replay.state import NAME, load, save
 from gaincurate.trainers.verl.live import resumed
-from gaincurate.trainers.verl.replay_rows import Row, Sampling, groups_of, rows_of
+from gaincurate.trainers.verl.replay_rows import Row, groups_of, rows_of
 from gaincurate.trainers.verl.replay_settings import check, sizes_of
 
 _log = logging.getLogger(__name__)
@@ -47,8 +46,8 @@ class ReplayCheckpoint(CheckpointCallback):  # type: ignore[misc]
         super().__init__(config)
         check(partial(OmegaConf.select, config))
         global _resumed
-        found = resumed(config.trainer)
-        _resumed = Path(found) if found is not None else None
+        folder = resumed(config.trainer)
+        _resumed = None if folder is None else Path(folder)
 
     def on_save(
         self, trainer: Any, global_step: int, checkpoint_dir: str, async_save: bool = False, **kwargs: Any
@@ -73,64 +72,47 @@ class GroupReplayBuffer(ReplayBuffer):  # type: ignore[misc]
     def __init__(self, *, sampler_kwargs: Any, **others: Any) -> None:
         super().__init__(sampler_kwargs=sampler_kwargs, **others)
         own = dict(sampler_kwargs or {})
-        sizes = sizes_of(own)
-        self.replay = buffer.ReplayBuffer(sizes)
+        self.replay = buffer.ReplayBuffer(sizes_of(own))
         low, high = own.get("reward_range", (0.0, 1.0))
-        self.sampling = Sampling(
-            sizes.group_size, own.get("temperature", 1.0), own.get("top_p", 1.0), float(low), float(high)
-        )
+        self._span = (float(low), float(high))
+        self._sampled = {name: own.get(name, 1.0) for name in ("temperature", "top_p")}
         if _resumed is not None:
             load(self.replay, _resumed / NAME, begin_empty=bool(own.get("begin_empty")))
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
         """Sample as verl does and append the replayed groups; metrics have `replay/`."""
         if partition_id == "val":
-            found: tuple[Any, dict[str, Any]] = super().sample(
-                global_steps=global_steps, partition_id=partition_id, batch_size=batch_size
-            )
-            return found
+            plain: tuple[Any, dict[str, Any]] = super().sample(global_steps, partition_id, batch_size)
+            return plain
         plan = self.replay.plan(global_steps)
         if (missing := plan.fresh_groups - batch_size) > 0:
             self.refill_fn(missing)
-        batch, numbers = super().sample(
-            global_steps=global_steps, partition_id=partition_id, batch_size=plan.fresh_groups
-        )
-        fresh = groups_of(rows_in(batch), global_steps, self.sampling)
+        batch, numbers = super().sample(global_steps, partition_id, plan.fresh_groups)
+        size = self.replay.config.group_size
+        fresh = groups_of(_rows_in(batch), global_steps, size, self._span, **self._sampled)
         self.replay.insert(fresh)
         if (text := metrics.warning(self.replay)) is not None:
             _log.warning(text)
-        numbers = {**numbers, **metrics.step_metrics(self.replay, fresh)}
-        return self._with(batch, plan.replayed, global_steps), numbers
-
-    def _with(self, batch: Any, replayed: Sequence[RolloutGroup], step: int) -> Any:
-        rows = [
+        again = [
             row
-            for place, group in enumerate(replayed)
-            for row in rows_of(group, f"replay{step}-{place}", step)
+            for place, group in enumerate(plan.replayed)
+            for row in rows_of(group, f"replay{global_steps}-{place}", global_steps)
         ]
-        if not rows:
-            return batch
-        keys, tags = [row.key for row in rows], [dict(row.tag) for row in rows]
-        tq.kv_batch_put(
-            keys=keys,
-            partition_id=batch.partition_id,
-            fields=list_of_dict_to_tensordict([row.fields for row in rows]),
-            tags=tags,
-        )
-        return KVBatchMeta(
-            partition_id=batch.partition_id, keys=[*batch.keys, *keys], tags=[*batch.tags, *tags]
-        )
+        return _with(batch, again), {**numbers, **metrics.step_metrics(self.replay, fresh)}
 
 
-def rows_in(batch: Any) -> list[Row]:
-    """A sampled batch's trajectories with all their fields.
+def _with(batch: Any, rows: Sequence[Row]) -> Any:
+    """The sampled batch with replayed rows, which are put into TransferQueue."""
+    if not rows:
+        return batch
+    keys, tags = [row.key for row in rows], [dict(row.tag) for row in rows]
+    fields = list_of_dict_to_tensordict([row.fields for row in rows])
+    tq.kv_batch_put(keys=keys, partition_id=batch.partition_id, fields=fields, tags=tags)
+    return KVBatchMeta(partition_id=batch.partition_id, keys=[*batch.keys, *keys], tags=[*batch.tags, *tags])
 
-    Args:
-        batch: keys and tags of TransferQueue.
 
-    Raises:
-        InputError: the batch has no trajectory.
-    """
+def _rows_in(batch: Any) -> list[Row]:
+    """A sampled batch's trajectories with all their fields."""
     if not batch.keys:
         raise InputError("the batch has no trajectory: all its rollouts failed.")
     data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id)

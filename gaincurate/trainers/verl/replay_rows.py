@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +18,6 @@ from gaincurate.core.schema import ID
 from gaincurate.errors import InputError
 from gaincurate.replay.group import RolloutGroup
 
-Fields = dict[str, Any]
 _MADE_AGAIN = {
     "prompts", "responses", "input_ids", "position_ids", "response_mask", "loss_mask", "rm_scores",
     "rollout_log_probs", "uid", "old_log_probs", "ref_log_prob", "entropy", "advantages", "returns",
@@ -29,30 +27,27 @@ _MADE_AGAIN = {
 _TAGS = ("min_global_steps", "max_global_steps")
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """A trajectory: its key `{uid}_{session}_{index}`, its tag, and its fields by name."""
 
     key: str
     tag: Mapping[str, Any]
-    fields: Fields
+    fields: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How rollouts are made and judged; `low` and `high` are the range of rewards."""
-
-    size: int
-    temperature: float = 1.0
-    top_p: float = 1.0
-    low: float = 0.0
-    high: float = 1.0
-
-
-def groups_of(rows: Sequence[Row], step: int, sampling: Sampling) -> list[RolloutGroup]:
+def groups_of(
+    rows: Sequence[Row], step: int, size: int, span: tuple[float, float] = (0.0, 1.0), **sampled: float
+) -> list[RolloutGroup]:
     """The whole groups among a step's trajectories, in the order of their first row.
 
     A prompt with failed rollouts, or with rollouts without a token, is left out.
+
+    Args:
+        rows: of the step.
+        step: verl's.
+        size: rollouts in a group.
+        span: the range of rewards.
+        **sampled: `temperature` and `top_p`.
 
     Raises:
         InputError: a rollout of several trajectories, or rows without log-probs or rewards.
@@ -67,46 +62,43 @@ def groups_of(rows: Sequence[Row], step: int, sampling: Sampling) -> list[Rollou
                 "agents that branch or compress without replay."
             )
         by_prompt[uid][int(session)] = row
-    whole = [found for found in by_prompt.values() if len(found) == sampling.size]
+    groups = [[sessions[session] for session in sorted(sessions)] for sessions in by_prompt.values()]
     return [
-        _group([found[session] for session in sorted(found)], step, sampling)
-        for found in whole
-        if all(len(row.fields["responses"]) for row in found.values())
+        _group(group, step, span, sampled)
+        for group in groups
+        if len(group) == size and all(len(row.fields["responses"]) for row in group)
     ]
 
 
-def _group(rows: list[Row], step: int, sampling: Sampling) -> RolloutGroup:
+def _group(rows: list[Row], step: int, span: tuple[float, float], sampled: Mapping[str, Any]) -> RolloutGroup:
     for name in ("rollout_log_probs", "rm_scores"):
         if any(name not in row.fields for row in rows):
             raise InputError(
                 f"{rows[0].key} has no {name}: set actor_rollout_ref.rollout.calculate_log_probs=True, and "
                 "let the rewards be there when rollouts are sampled."
             )
-    first = rows[0].fields
-    rewards = np.array([float(row.fields["rm_scores"].sum()) for row in rows])
-    prompt = first["prompts"].numpy()
-    extra = first.get("extra_info") or {}
-    known = extra.get(ID)
+    first, fields = rows[0].fields, [row.fields for row in rows]
+    rewards = np.array([float(each["rm_scores"].sum()) for each in fields])
+    gc_id = (first.get("extra_info") or {}).get(ID)
     return RolloutGroup(
-        gc_id=str(known) if known is not None else digest_json(prompt.tolist()),
-        prompt_ids=prompt,
-        completion_ids=tuple(row.fields["responses"].numpy() for row in rows),
-        mask=tuple(row.fields["response_mask"].numpy() for row in rows),
-        logprobs=tuple(row.fields["rollout_log_probs"].float().numpy() for row in rows),
+        gc_id=digest_json(first["prompts"].tolist()) if gc_id is None else str(gc_id),
+        prompt_ids=first["prompts"].numpy(),
+        completion_ids=tuple(each["responses"].numpy() for each in fields),
+        mask=tuple(each["response_mask"].numpy() for each in fields),
+        logprobs=tuple(each["rollout_log_probs"].float().numpy() for each in fields),
         rewards=rewards,
-        correct=(rewards - sampling.low) / (sampling.high - sampling.low),
+        correct=(rewards - span[0]) / (span[1] - span[0]),
         advantages=rewards - rewards.mean(),
         policy_version=step,
         step=step,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
         extra={
             "fields": [
-                {name: _plain(name, value) for name, value in row.fields.items() if name not in _MADE_AGAIN}
-                for row in rows
+                {name: _plain(name, value) for name, value in each.items() if name not in _MADE_AGAIN}
+                for each in fields
             ],
             "tags": [{name: row.tag.get(name) for name in _TAGS} for row in rows],
         },
+        **sampled,
     )
 
 
@@ -128,7 +120,7 @@ def rows_of(group: RolloutGroup, uid: str, step: int) -> list[Row]:
         uid: without an underscore; verl compares rollouts of one uid with each other.
         step: verl's.
     """
-    found = []
+    rows = []
     prompt = torch.tensor(group.prompt_ids, dtype=torch.int64)
     for place in range(group.size):
         response = torch.tensor(group.completion_ids[place], dtype=torch.int64)
@@ -148,13 +140,7 @@ def rows_of(group: RolloutGroup, uid: str, step: int) -> list[Row]:
             "rm_scores": scores,
             "rollout_log_probs": torch.tensor(group.logprobs[place]),
         }
-        tag = {
-            "status": "success",
-            "prompt_len": len(prompt),
-            "response_len": len(response),
-            "seq_len": len(prompt) + len(response),
-            "global_steps": step,
-            **group.extra["tags"][place],
-        }
-        found.append(Row(f"{uid}_{place}_0", tag, fields))
-    return found
+        lengths = {"prompt_len": len(prompt), "response_len": len(response), "seq_len": len(whole)}
+        tag = {"status": "success", **lengths, "global_steps": step, **group.extra["tags"][place]}
+        rows.append(Row(f"{uid}_{place}_0", tag, fields))
+    return rows

@@ -5,7 +5,7 @@ What also holds for a run without replay (synchronous steps, whole groups) is in
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 from functools import partial
 from typing import Any
 
@@ -23,8 +23,6 @@ _OWN = "trainer.v1.sampler.sampler_kwargs"
 _TAP = {f"{_SAMPLER}.path": f"pkg://{MODULE}", f"{_SAMPLER}.name": "GroupReplayBuffer"}
 _ROLLOUT = "actor_rollout_ref.rollout"
 _CORRECTION = "algorithm.rollout_correction"
-_PAPER = f"{_CORRECTION}.bypass_mode=True"
-_RELEASED = f"{_CORRECTION}.rollout_is=token"
 
 
 def replay_overrides(sizes: ReplayConfig) -> list[str]:
@@ -35,27 +33,22 @@ def replay_overrides(sizes: ReplayConfig) -> list[str]:
     Args:
         sizes: `group_size` is `actor_rollout_ref.rollout.n`.
     """
-    given = {one.name: getattr(sizes, one.name) for one in fields(sizes)}
     return [
         *[f"{key}={value}" for key, value in _TAP.items()],
-        *[f"+{_OWN}.{name}={value}" for name, value in given.items() if value is not None],
+        *[f"+{_OWN}.{name}={value}" for name, value in asdict(sizes).items() if value is not None],
         f"+{_OWN}.temperature=${{{_ROLLOUT}.temperature}}",
         f"trainer.checkpoint_callback_class={MODULE}.ReplayCheckpoint",
         f"data.train_batch_size={sizes.fresh_groups}",
         f"{_ROLLOUT}.n={sizes.group_size}",
         f"{_ROLLOUT}.calculate_log_probs=True",
-        _PAPER,
+        f"{_CORRECTION}.bypass_mode=True",
     ]
 
 
 def sizes_of(given: Any) -> ReplayConfig:
-    """The sizes in `sampler_kwargs`.
-
-    Raises:
-        InputError: one is missing or cannot be.
-    """
-    known = {one.name for one in fields(ReplayConfig)}
-    own = {name: value for name, value in dict(given or {}).items() if name in known}
+    """The sizes in `sampler_kwargs`; raises InputError where one is missing or cannot be."""
+    names = {field.name for field in fields(ReplayConfig)}
+    own = {name: value for name, value in dict(given or {}).items() if name in names}
     for name in ("batch_groups", "group_size", "capacity"):
         if name not in own:
             raise InputError(f"{_OWN}.{name} is not set: replay needs it (+{_OWN}.{name}=N).")
@@ -63,11 +56,7 @@ def sizes_of(given: Any) -> ReplayConfig:
 
 
 def check(setting: Lookup) -> None:
-    """Refuse settings under which replay would not be what it says.
-
-    Raises:
-        InputError: all that is wrong, a sentence each with the settings that fix it.
-    """
+    """Refuse settings under which replay would not be what it says, all in one error."""
     rules = (*_rules(sizes_of(setting(_OWN))), synchronous, *groups, whole_batches, reward_pool)
     refuse(ask(rules, Resolved(setting), Context("live"))[0])
 
@@ -105,7 +94,7 @@ def _rules(sizes: ReplayConfig) -> tuple[Row, ...]:
             "no log-probs of the policy that generates would be kept"),
         only(lambda settings, _: settings[f"{_CORRECTION}.rollout_is"] != "token",
             row(f"{_CORRECTION}.bypass_mode", True, "replayed rollouts would be weighed as if the present "
-            "policy had generated them", advice=f"or {_RELEASED} with a high "
+            "policy had generated them", advice=f"or {_CORRECTION}.rollout_is=token with a high "
             f"{_CORRECTION}.rollout_is_threshold. The first centres the clip on 1, as in the paper, the "
             "second on pi_old / pi_behaviour, as in the released code")),
         row(f"{_ROLLOUT}.top_p", lambda value: value in (None, 1), distribution,

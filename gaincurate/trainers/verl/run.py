@@ -80,19 +80,18 @@ class Training:
                 "saved without one. Resume from a checkpoint that has it, or start anew with a new run and "
                 "trainer.resume_mode=disable."
             )
-        begins = position == 0 and self.live.position >= self.live.budget
-        if self.live.finished or (begins and not self.live.turn()):
-            raise InputError(
-                f"all {self.live.rounds} rounds of {self.live.run.folder} are done and verl asks for more: "
-                f"set trainer.total_epochs={self.live.rounds}."
-            )
-        if position != self.live.position:
+        if position != self.live.position % self.live.budget:
             raise InputError(
                 f"verl asks for prompt {position} of round {self.live.round} and {self.live.position} were "
                 "handed out: each goes out once, in order. Set data.shuffle=False and "
                 "data.dataloader_num_workers=0, and resume with the data.train_batch_size of the checkpoint."
             )
-        self.live.position += 1
+        begins = self.live.position >= self.live.budget
+        if not self.live.take(1):
+            raise InputError(
+                f"all {self.live.rounds} rounds of {self.live.run.folder} are done and verl asks for more: "
+                f"set trainer.total_epochs={self.live.rounds}."
+            )
         return begins
 
     def rows(self, answer: str | None = None, source: str | None = None) -> list[Json]:
@@ -102,15 +101,7 @@ class Training:
         return [verl_row(row, index, answer, source) for index, row in enumerate(self.live.rows())]
 
     def report(self, step: int, rollouts: Iterable[Mapping[str, Any]]) -> None:
-        """Append a step's outcomes; a prompt of the step without any could not be judged.
-
-        Args:
-            step: verl's.
-            rollouts: `gc_id`, `reward`, `sample` and more, one a rollout.
-
-        Raises:
-            InputError: it is not the step that the prompts handed out make.
-        """
+        """Append a step's outcomes, one a rollout; a prompt of the step without any could not be judged."""
         if step != self.step:
             raise InputError(
                 f"verl is at step {step} and the prompts that {self.live.run.folder} handed out make "
@@ -130,11 +121,7 @@ class Training:
         return self.live.save(self.step)
 
     def restore(self, saved: Json) -> None:
-        """Return the run to a saved position.
-
-        Raises:
-            OutputError: it is no position, or of another run or history.
-        """
+        """Return the run to a saved position."""
         self.live.restore(saved, f"{self._resumed or 'the checkpoint'}/data.pt")
         self._ready = True
 
@@ -144,10 +131,7 @@ class Training:
         Args:
             step: verl's.
             folder: the checkpoint's.
-            whole: whether all is written; if not, it is not for scoring.
-
-        Raises:
-            InputError: a re-scoring is due and it has no weights to score.
+            whole: whether all is written; if not, it is not for scoring, and refused where that is due.
         """
         self.live.save_beside(folder, step)
         why = self._note_weights(Path(folder)) if whole else "it is still being written"
@@ -212,14 +196,7 @@ def begin(run: Path, batch: int, resumed: str | None) -> Training:
 
 
 def current(run: Path | None = None) -> Training:
-    """The training that `begin` started.
-
-    Args:
-        run: the folder of the run that it must follow; None if the caller does not know it.
-
-    Raises:
-        InputError: no training was started, or one of another run.
-    """
+    """The training that `begin` started, which must follow the run, unless the caller does not know it."""
     if _current is None or run not in (None, _current.live.run.folder):
         raise no_callback(run or Path("a run"))
     return _current
