@@ -7,10 +7,10 @@ torch nor Arrow.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from gaincurate.core.options import (
     ADVANCED,
@@ -20,7 +20,6 @@ from gaincurate.core.options import (
     SERVER,
     VERIFYING,
     Option,
-    checked,
     json_object,
     names_of,
     without_nan,
@@ -150,18 +149,16 @@ class RolloutConfig(DeviceConfig, JudgingConfig):
         Option("How a gold answer is written when it is verified itself, with {answer} in it.", READING),
     ] = None
 
-    def check(self) -> None:
-        """Check what no option shows alone.
-
-        Raises:
-            InputError: options that contradict each other.
-        """
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        """Refuse options that contradict each other, before anything is done."""
         if (self.model is None) == (self.server is None):
             raise InputError("give either --model, to generate here, or --server, to have it done there.")
         if self.server is not None:
             base_url(self.server)
         if self.served_model is not None and self.server is None:
             raise InputError(f"--served-model {self.served_model} goes with --server.")
+        return self
 
 
 def base_url(server: str) -> str:
@@ -269,14 +266,3 @@ class PredictConfig(BaseModel):
         Path | None,
         Option("Write the column into this folder, not into the set's.", names=("--out", "-o")),
     ] = None
-
-
-def make_config(**options: Any) -> RolloutConfig:
-    """The options, checked.
-
-    Raises:
-        InputError: a value that an option does not take, or options that contradict each other.
-    """
-    config = checked(RolloutConfig, options)
-    config.check()
-    return config

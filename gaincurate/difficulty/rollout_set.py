@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -50,25 +48,6 @@ Judged = tuple[Completion, float | None, str | None]
 """A completion, its reward, and why it has none."""
 
 
-def rollout_table(judged: Sequence[Judged]) -> pa.Table:
-    """The rows of a shard."""
-    done = [item[0] for item in judged]
-    columns: list[Any] = [
-        [c.gc_id for c in done],
-        [c.sample for c in done],
-        [c.text for c in done],
-        [reward for _, reward, _ in judged],
-        [reason for _, _, reason in judged],
-        [c.tokens for c in done],
-        [c.prompt_tokens for c in done],
-        [c.finish_reason for c in done],
-        [c.logprobs for c in done],
-        [c.token_ids for c in done],
-    ]
-    arrays = [pa.array(values, field.type) for values, field in zip(columns, SCHEMA, strict=True)]
-    return pa.table(arrays, schema=SCHEMA)
-
-
 def _totals(parts: Sequence[Json], rejected: int) -> Json:
     """The head of a rollout set's manifest."""
     return {
@@ -96,7 +75,13 @@ def write_shard(
     out: Path, index: int, identity: Json, judged: Sequence[Judged], rejected: Sequence[Json]
 ) -> None:
     """Write one shard whole."""
-    write_table(out, index, identity, rollout_table(judged), rejected)
+    done, rewards, reasons = zip(*judged, strict=True) if judged else ((), (), ())
+    given = {"completion": [each.text for each in done], "reward": rewards, "reason": reasons}
+    arrays = [
+        pa.array(given.get(field.name) or [getattr(each, field.name) for each in done], field.type)
+        for field in SCHEMA
+    ]
+    write_table(out, index, identity, pa.table(arrays, schema=SCHEMA), rejected)
 
 
 def write_table(out: Path, index: int, identity: Json, table: pa.Table, rejected: Sequence[Json]) -> None:
@@ -176,32 +161,31 @@ def pass_rates(folder: str | Path, *, success: float | None = None) -> pa.Table:
     """
     if success is not None and not 0 < success <= 1:
         raise InputError(f"success {success}: expected a reward above 0 and up to 1.")
-    tables: list[pa.Table] = []
-    for table in RolloutSet(folder).tables([ID, "reward"]):
-        # Rows of a prompt are consecutive, and a prompt is in one shard only.
-        rewards = table.column("reward").to_numpy(zero_copy_only=False).astype(np.float64)
-        ids = table.column(ID).combine_chunks().dictionary_encode()
-        places, judged = ids.indices.to_numpy(), ~np.isnan(rewards)
-        value = rewards if success is None else np.where(judged, rewards >= success, np.nan)
-        count = len(ids.dictionary)
-        wins = np.bincount(places[judged], value[judged], count)
-        samples = np.bincount(places[judged], minlength=count)
-        columns = [ids.dictionary, pa.array(wins), pa.array(samples - wins), pa.array(samples)]
-        tables.append(pa.table(columns, names=[ID, "wins", "losses", "samples"]))
-    kinds = [pa.string(), pa.float64(), pa.float64(), pa.int64()]
-    schema = pa.schema(list(zip((ID, "wins", "losses", "samples"), kinds, strict=True)))
-    return pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in tables)])
+    names = (ID, "wins", "losses", "samples")
+    schema = pa.schema(list(zip(names, (pa.string(), pa.float64(), pa.float64(), pa.int64()), strict=True)))
+    tables = [schema.empty_table()]
+    for table in RolloutSet(folder).tables([ID, "reward"]):  # a prompt is in one shard only
+        rewards = table.column("reward")
+        if success is not None:
+            rewards = pc.greater_equal(rewards, success).cast(pa.float64())
+        grouped = pa.table({ID: table.column(ID), "reward": rewards}).group_by(ID, use_threads=False)
+        sums = grouped.aggregate(
+            [("reward", "sum", pc.ScalarAggregateOptions(min_count=0)), ("reward", "count")]
+        )
+        wins, samples = sums.column("reward_sum"), sums.column("reward_count")
+        columns = [sums.column(ID), wins, pc.subtract(samples.cast(pa.float64()), wins), samples]
+        tables.append(pa.table(columns, schema=schema))
+    return pa.concat_tables(tables)
 
 
 def unmarked(rollouts: RolloutSet) -> str | None:
     """A warning if no completion is right or has the marks of its verifier, else None."""
     marks = _MARKS.get(rollouts.manifest["identity"].get("verifier", {}).get("name"), ())
     for table in rollouts.tables(["completion", "reward"]):
-        if pc.max(table.column("reward")).as_py() == 1:
+        texts = table.column("completion")
+        marked = any(pc.any(pc.match_substring(texts, mark)).as_py() for mark in marks)
+        if marked or pc.max(table.column("reward")).as_py() == 1:
             return None
-        for mark in marks:
-            if pc.any(pc.match_substring(table.column("completion"), mark)).as_py():
-                return None
     if not marks or not rollouts.manifest["rollouts"]:
         return None
     return (

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from chat_server import ChatServer, Key, wire
-from gaincurate.difficulty.engine import Refused, Request, request_seed
+from gaincurate.difficulty.engine import Refused, request_seed
+from gaincurate.difficulty.prompts import Prompt
 from gaincurate.difficulty.rollout import roll_out
 from gaincurate.difficulty.rollout_set import pass_rates
 from gaincurate.errors import InputError, RowError, ServerError
@@ -247,7 +248,7 @@ def test_a_server_that_is_not_there(tmp_path: Path) -> None:
 def test_a_conversation_that_ends_with_the_assistant_is_refused_without_a_request(tmp_path: Path) -> None:
     messages = [{"role": "user", "content": question(1)}, {"role": "assistant", "content": "It is"}]
     with ChatServer() as server, closing(ServerEngine(config(tmp_path, server), {})) as engine:
-        ((found,),) = engine.generate([Request("a", 0, messages)], frozenset())
+        (found,), *_ = engine.generate([Prompt("a", messages, None, {}, 1)], frozenset())
     assert isinstance(found, Refused)
     assert "assistant" in found.reason
     assert not server.bodies
@@ -264,7 +265,7 @@ def test_tools_go_to_the_server_and_a_completion_that_it_parsed_into_calls_is_re
         ChatServer(lambda key, attempt: [answer]) as server,
         closing(ServerEngine(config(tmp_path, server), {})) as engine,
     ):
-        ((found,),) = engine.generate([Request("a", 0, messages, tools)], frozenset())
+        (found, *_), *_ = engine.generate([Prompt("a", messages, None, {}, 1, tools)], frozenset())
     assert isinstance(found, Refused)
     assert "parsed its completion into tool calls" in found.reason
     assert server.bodies[0]["tools"] == tools
@@ -273,7 +274,8 @@ def test_tools_go_to_the_server_and_a_completion_that_it_parsed_into_calls_is_re
 def test_template_variables_of_the_scored_set_go_to_the_server_and_into_the_identity(tmp_path: Path) -> None:
     with ChatServer() as server:
         engine = ServerEngine(config(tmp_path, server, logprobs=False), {"enable_thinking": False})
-        list(engine.generate([Request("a", 0, [{"role": "user", "content": question(1)}])], frozenset()))
+        message = {"role": "user", "content": question(1)}
+        list(engine.generate([Prompt("a", [message], None, {}, 1)], frozenset()))
         engine.close()
         with pytest.raises(InputError, match="--server-body sets 'temperature', which is set"):
             ServerEngine(config(tmp_path, server, server_body={"temperature": 0}), {})
@@ -333,7 +335,7 @@ def test_ctrl_c_counts_also_just_before_the_loop_falls_asleep(tmp_path: Path) ->
     with ChatServer(before=before) as server:
         engine = ServerEngine(config(tmp_path, server, concurrency=2, served_model="m"), {})
         try:
-            asked = [Request(str(k), 0, [{"role": "user", "content": str(k)}]) for k in range(4)]
+            asked = [Prompt("a", [{"role": "user", "content": "hi"}], None, {}, 1)]
             with pytest.raises(KeyboardInterrupt):
                 list(engine.generate(asked, frozenset()))
         finally:

@@ -14,11 +14,12 @@ import pytest
 import sets
 from command import tree
 from gaincurate.core.locks import Split, writing
+from gaincurate.core.options import checked
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty import rollout
-from gaincurate.difficulty.config import RolloutConfig, make_config
-from gaincurate.difficulty.engine import Completion, Key, Refused, Request
-from gaincurate.difficulty.prompts import draw_references
+from gaincurate.difficulty.config import RolloutConfig
+from gaincurate.difficulty.engine import Completion, Key, Refused
+from gaincurate.difficulty.prompts import Prompt, draw_references
 from gaincurate.difficulty.rollout import roll_out
 from gaincurate.difficulty.rollout_set import RolloutSet, pass_rates
 from gaincurate.errors import InputError, LockedError, OutputError, RowError
@@ -36,19 +37,18 @@ class FakeEngine:
     def __init__(self, texts: dict[str, list[str]] | None = None) -> None:
         self.texts = texts or {}
         self.asked: list[Key] = []
-        self.waves = 0
+        self.samples = 2
 
     def generate(
-        self, requests: Sequence[Request], done: frozenset[Key]
+        self, prompts: Sequence[Prompt], done: frozenset[Key]
     ) -> Generator[list[Completion | Refused]]:
-        self.waves += 1
-        for request in requests:
-            if request.key not in done:
-                self.asked.append(request.key)
-                text = self.texts.get(request.gc_id, [ANSWER] * 64)[request.sample]
+        for gc_id, sample in ((prompt.gc_id, sample) for prompt in prompts for sample in range(self.samples)):
+            if (gc_id, sample) not in done:
+                self.asked.append((gc_id, sample))
+                text = self.texts.get(gc_id, [ANSWER] * 64)[sample]
                 if text == "!kill":
                     raise KeyboardInterrupt
-                yield [Completion(request.gc_id, request.sample, text, "stop", 3, 5)]
+                yield [Completion(gc_id, sample, text, "stop", 3, 5)]
 
     def close(self) -> None:
         pass
@@ -65,7 +65,12 @@ def make_scored(folder: Path, rows: int = 10, answers: dict[int, str | None] | N
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     made = FakeEngine()
-    monkeypatch.setattr(rollout, "_engine", lambda config, scored: made)
+
+    def engine_of(config: RolloutConfig, scored: ScoredSet) -> FakeEngine:
+        made.samples = config.samples
+        return made
+
+    monkeypatch.setattr(rollout, "_engine", engine_of)
     return made
 
 
@@ -73,7 +78,7 @@ def config(folder: Path, **options: Any) -> RolloutConfig:
     if not (folder / "scored").exists():
         make_scored(folder / "scored")
     given: dict[str, Any] = {"scored": folder / "scored", "out": folder / "out", "verifier": "exact"}
-    return make_config(**{**given, "model": "m", "samples": 2, "verify_workers": 1, **options})
+    return checked(RolloutConfig, {**given, "model": "m", "samples": 2, "verify_workers": 1, **options})
 
 
 def rows_of(out: Path) -> list[dict[str, Any]]:

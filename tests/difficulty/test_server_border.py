@@ -16,7 +16,8 @@ import pytest
 import chat_server
 from chat_server import ChatServer, wire
 from gaincurate.difficulty.config import RolloutConfig, base_url
-from gaincurate.difficulty.engine import Completion, Refused, Request
+from gaincurate.difficulty.engine import Completion, Refused
+from gaincurate.difficulty.prompts import Prompt
 from gaincurate.difficulty.rollout import roll_out
 from gaincurate.errors import InputError, RowError, ServerError
 from server_rollouts import config, question, rows_of
@@ -99,12 +100,18 @@ AGAIN: dict[str, tuple[Iterable[bytes], str]] = {
 
 def ask(tmp_path: Path, fault: Iterable[bytes] | str, **options: Any) -> Completion | Refused:
     """One request, not repeated."""
-    given: dict[str, Any] = {"scored": tmp_path, "out": tmp_path, "verifier": "exact", "served_model": "m"}
+    given: dict[str, Any] = {
+        "scored": tmp_path,
+        "out": tmp_path,
+        "verifier": "exact",
+        "served_model": "m",
+        "samples": 1,
+    }
     with ChatServer(lambda key, attempt: fault) as server:
         engine = ServerEngine(RolloutConfig(**given | {"server": server.url, "retries": 0} | options), {})
         try:
-            request = Request("a", 0, [{"role": "user", "content": question(1)}])
-            ((done,),) = list(engine.generate([request], frozenset()))
+            prompt = Prompt("a", [{"role": "user", "content": question(1)}], None, {}, 1)
+            ((done,),) = list(engine.generate([prompt], frozenset()))
             return done
         except (InputError, ServerError) as error:
             error.args = (str(error).replace(server.url, "URL"),)
@@ -193,7 +200,7 @@ def test_a_list_of_models_is_checked_too(tmp_path: Path, models: object) -> None
 )
 def test_texts_that_no_file_can_hold(content: str | None, text: str) -> None:
     body = {"choices": [{"message": {"content": content}}]}
-    done = _read(Request("a", 0, []), body)
+    done = _read("a", 0, body)
     assert (done.text, done.tokens, done.logprobs, done.finish_reason) == (text, None, None, None)
 
 
@@ -359,7 +366,7 @@ def test_messages_that_are_no_json_are_refused_and_not_sent(tmp_path: Path) -> N
         engine = ServerEngine(config(tmp_path, server), {})
         try:
             message = {"role": "user", "content": "hi", "more": float("nan")}
-            ((done,),) = engine.generate([Request("a", 0, [message])], frozenset())
+            (done, *_), *_ = engine.generate([Prompt("a", [message], None, {}, 1)], frozenset())
         finally:
             engine.close()
     assert isinstance(done, Refused)
