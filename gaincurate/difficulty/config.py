@@ -34,10 +34,12 @@ def _server_body(value: str) -> dict[str, Any]:
     return json_object(value, "--server-body", '{"top_k": 20}')
 
 
-class JudgingConfig(BaseModel):
-    """The verifier of completions, and its limits."""
-
+class _Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class JudgingConfig(_Config):
+    """The verifier of completions, and its limits."""
 
     verifier: Annotated[
         str,
@@ -196,12 +198,10 @@ RewardRange = Annotated[
 ]
 
 
-class Recipe(BaseModel):
+class Recipe(_Config):
     """The training of the adapter: Adam with linear warm-up over a tenth of the steps (at most 100) and
     linear decay to 0. New `references` are drawn for every batch.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     references: Annotated[int, Field(ge=2), Option("Reference prompts drawn for every batch.")] = 256
     epochs: Annotated[int, Field(ge=1), Option("Passes over all observations.")] = 20
@@ -213,10 +213,8 @@ class Recipe(BaseModel):
     seed: Annotated[int, Field(ge=0), Option("Seed of all random numbers.")] = 0
 
 
-class FitConfig(BaseModel):
+class FitConfig(_Config):
     """The options of `gaincurate difficulty fit`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     scored: Annotated[
         list[Path], Option("Scored sets with embeddings.", metavar="SCORED...", argument=True, stores=True)
@@ -227,10 +225,8 @@ class FitConfig(BaseModel):
     reward_range: RewardRange = None
 
 
-class PredictConfig(BaseModel):
+class PredictConfig(_Config):
     """The options of `gaincurate difficulty predict`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     scored: Annotated[Path, Option("A finished scored set.", metavar="SCORED", argument=True)]
     outcomes: Annotated[list[Path], _rollouts(" for one policy. Of a run its newest round is taken.")]

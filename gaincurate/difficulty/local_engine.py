@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from hashlib import blake2b
 from importlib.metadata import version
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import transformers
+from torch.nn.utils.rnn import pad_sequence
 from transformers.cache_utils import DynamicLayer
 
 from gaincurate.core.rng import uniforms
@@ -82,7 +84,7 @@ class LocalEngine:
         self._segmenter = Segmenter(
             self._tokenizer, template_kwargs=template_kwargs, vocab_size=self._vocabulary, tails=True
         )
-        self._files, self._model_config, self._model = files, model_config, None
+        self._files, self._model_config = files, model_config
         self._batch_tokens = config.batch_tokens or _batch_tokens(self._machine.devices[0], model_config)
         self.identity: dict[str, Any] = {
             "kind": "transformers",
@@ -113,7 +115,7 @@ class LocalEngine:
 
     def close(self) -> None:
         """Let go of the weights."""
-        self._model = None
+        self.__dict__.pop("_model", None)
 
     def _prepare(self, prompts: Sequence[Prompt]) -> tuple[list[Ready], list[Refused]]:
         """Render each prompt once, however many of its samples are wanted."""
@@ -133,23 +135,17 @@ class LocalEngine:
                 ready += [Ready(prompt.gc_id, sample, segmented.token_ids) for sample in samples]
         return ready, refused
 
-    def _load(self) -> Any:
+    @cached_property
+    def _model(self) -> Any:
         """The model with its head, loaded when the first batch needs it."""
-        if self._model is None:
-            machine = self._machine
-            if machine.threads is not None:
-                torch.set_num_threads(machine.threads)
-            self._model = load_model(
-                self._files,
-                self._model_config,
-                device=machine.devices[0],
-                dtype=machine.dtype,
-                auto=transformers.AutoModelForCausalLM,
-            )
-        return self._model
+        machine, auto = self._machine, transformers.AutoModelForCausalLM
+        if machine.threads is not None:
+            torch.set_num_threads(machine.threads)
+        device, dtype = machine.devices[0], machine.dtype
+        return load_model(self._files, self._model_config, device=device, dtype=dtype, auto=auto)
 
     def _batch(self, batch: list[Ready]) -> list[Completion]:
-        model = self._load()
+        model = self._model
         ends = end_tokens(model, self._tokenizer)
         # A pad token that was added to the tokenizer alone has no embedding; nothing attends to it.
         pads = (self._tokenizer.pad_token_id, *ends)
@@ -207,12 +203,8 @@ class LocalEngine:
             tokens[going, done : done + drawn.shape[1]] = drawn
             logprobs[going, done : done + drawn.shape[1]] = torch.stack(sampler.logprobs, 1)
             done += piece
-            left = (
-                torch.isin(drawn, torch.tensor(ends, device=drawn.device))
-                .logical_not()
-                .all(1)
-                .nonzero()[:, 0]
-            )
+            ended = torch.isin(drawn, torch.tensor(ends, device=drawn.device)).any(1)
+            left = (~ended).nonzero()[:, 0]
             ids, mask = ids[left], torch.nn.functional.pad(mask[left], (0, drawn.shape[1]), value=1)
             for each in cache.values() if len(left) < len(going) else ():
                 each.batch_select_indices(left)
@@ -265,12 +257,9 @@ def batches(ready: Sequence[Ready], max_tokens: int, budget: int) -> Iterator[li
 def padded(batch: Sequence[Ready], pad: int, device: str) -> Prompts:
     """A batch's prompts, each once, padded on the left."""
     texts = {item.gc_id: item.token_ids for item in batch}
-    longest = max(map(len, texts.values()))
-    ids = torch.full((len(texts), longest), pad)
-    mask = torch.zeros_like(ids)
-    for row, text in enumerate(texts.values()):
-        ids[row, longest - len(text) :] = torch.from_numpy(text.astype(np.int64))
-        mask[row, longest - len(text) :] = 1
+    pads = partial(pad_sequence, batch_first=True, padding_side="left")
+    ids = pads([torch.from_numpy(text.astype(np.int64)) for text in texts.values()], padding_value=pad)
+    mask = pads([torch.ones(len(text), dtype=torch.long) for text in texts.values()])
     places = {gc_id: row for row, gc_id in enumerate(texts)}
     rows = torch.tensor([places[item.gc_id] for item in batch])
     return Prompts(ids.to(device), mask.to(device), rows.to(device))
@@ -278,14 +267,13 @@ def padded(batch: Sequence[Ready], pad: int, device: str) -> Prompts:
 
 def end_tokens(model: Any, tokenizer: Any) -> list[int]:
     """Every token that ends a completion: the configuration's, the generation defaults', the tokenizer's."""
-    ids: set[int] = set()
-    for value in (
+    values = (
         model.config.get_text_config(decoder=True).eos_token_id,
         getattr(model.generation_config, "eos_token_id", None),
         tokenizer.eos_token_id,
-    ):
-        ids |= set(value) if isinstance(value, list) else set() if value is None else {value}
-    return sorted(ids)
+    )
+    listed = [value if isinstance(value, list) else [value] for value in values]
+    return sorted({token for tokens in listed for token in tokens if token is not None})
 
 
 def _batch_tokens(device: str, model_config: Any) -> int:

@@ -10,7 +10,6 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import torch
 from safetensors.torch import load, save
@@ -24,7 +23,7 @@ from gaincurate.core.rng import Floats
 from gaincurate.core.schema import EMBEDDING, ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.sealed import read_sealed, write_sealed
-from gaincurate.difficulty.embeddings import BLOCK, Matrix, matrix, see_same_maker
+from gaincurate.difficulty.embeddings import Matrix, matrix, see_same_maker
 from gaincurate.difficulty.methods import Fitted, Inputs, Seen
 from gaincurate.errors import InputError, OutputError, storage_error
 
@@ -232,9 +231,6 @@ class ByAdapter:
 def by_references(
     predictor: DifficultyPredictor, queries: Matrix, references: Tensor, failure: Tensor
 ) -> Floats:
-    """Failure rates of `queries` `[rows, width]` from adapted `references` `[K, hidden]`, in blocks."""
-    parts = [
-        probability(predictor.mix(predictor.encode(block), references, failure)).double().numpy()
-        for block in torch.from_numpy(queries).split(BLOCK)
-    ]
-    return np.concatenate(parts) if parts else np.zeros(0)
+    """Failure rates of `queries` `[rows, width]` from adapted `references` `[K, hidden]`."""
+    adapted = predictor.encode(torch.from_numpy(queries))
+    return probability(predictor.mix(adapted, references, failure)).double().numpy()

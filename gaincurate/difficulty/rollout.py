@@ -39,6 +39,7 @@ from gaincurate.difficulty.rollout_set import (
     ROLLOUTS,
     Judged,
     RolloutSet,
+    begin,
     unmarked,
     write_shard,
     written_shards,
@@ -107,7 +108,7 @@ def roll_out(config: RolloutConfig, progress: Progress | None = None) -> Rollout
         LockedError: another process writes the same set.
     """
     progress = progress or Progress()
-    begin, out, summary = time.perf_counter(), config.out, RolloutSummary(config.out)
+    started, out, summary = time.perf_counter(), config.out, RolloutSummary(config.out)
     verifier, artifact = verifier_of(config), Artifact(config.out, ROLLOUTS)
     artifact.read_identity(damaged=config.overwrite)  # refuse what is not ours before anything is spent
     scored = ScoredSet(config.scored)
@@ -116,17 +117,12 @@ def roll_out(config: RolloutConfig, progress: Progress | None = None) -> Rollout
     with artifact.writing(), VerifierPool(verifier) as pool, closing(_engine(config, scored)) as engine:
         identity = _identity(config, scored, answer, engine, pool)
         written = written_shards(artifact, identity, len(pieces), overwrite=config.overwrite)
-        missing = [index for index in range(len(pieces)) if index not in (written or set())]
         broken: Broken = {}
-        if answer is not None and missing:
+        if answer is not None and (written is None or len(written) < len(pieces)):
             broken = check_gold(scored, pieces, answer, verifier, pool, progress)
             _report_broken(config, broken, sum(map(len, pieces)))
-        if written is None:
-            # Invalid rows are refused before anything is deleted.
-            artifact.remove()
-            artifact.begin(identity)
-        if missing:
-            artifact.reopen()
+        # Invalid rows are refused before anything is deleted.
+        missing = begin(artifact, identity, written, len(pieces))
         total, left = sum(map(len, pieces)), sum(len(pieces[index]) for index in missing)
         progress.start(total, total - left, what="rolling out", unit="prompt")
         for index in missing:
@@ -144,7 +140,7 @@ def roll_out(config: RolloutConfig, progress: Progress | None = None) -> Rollout
         if not artifact.finished:
             artifact.finish(identity, len(pieces))
         _describe(summary)
-        summary.elapsed = time.perf_counter() - begin
+        summary.elapsed = time.perf_counter() - started
         with suppress(StorageError):  # a full disk: the set is complete all the same
             append_line(out / EXECUTION, _execution(config, summary))
     return summary

@@ -7,6 +7,7 @@ that a prompt may have any number of them and a reader can take the columns it n
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -110,15 +111,24 @@ def written_shards(artifact: Artifact, identity: Json, count: int, *, overwrite:
     return artifact.present(identity, count) if begun else None
 
 
+def begin(artifact: Artifact, identity: Json, written: set[int] | None, count: int) -> list[int]:
+    """Begin the set, or open it again where a shard is missing; returns the shards that are to be made."""
+    if written is None:
+        artifact.remove()
+        artifact.begin(identity)
+    missing = [index for index in range(count) if index not in (written or ())]
+    if missing:
+        artifact.reopen()
+    return missing
+
+
 def is_rollout_set(path: Path) -> bool:
     """Whether a folder is one, finished or not."""
     for name in (MANIFEST, IDENTITY):
-        try:
+        with suppress(OSError, ValueError):
             facts = json_file(path / name)
-        except (OSError, ValueError):
-            continue
-        if isinstance(facts, dict) and facts.get("kind") == KIND:
-            return True
+            if isinstance(facts, dict) and facts.get("kind") == KIND:
+                return True
     return False
 
 

@@ -175,7 +175,7 @@ class _Process:
             stdout=subprocess.PIPE,
         )
         try:
-            answer = self._answer(_LOADING)
+            answer = self._ask(_LOADING)
         except _Crashed as crash:
             answer = {"failed": f"its process {crash}"}
         if "failed" in answer:
@@ -195,8 +195,8 @@ class _Process:
         if self._kept is None:
             self.start()
         try:
-            self._send(job)
-            answer = self._answer(WALL * self._config.seconds + 5)  # the kernel's own limits come first
+            # The kernel's own limits come first.
+            answer = self._ask(WALL * self._config.seconds + 5, pickle.dumps(job))
         except _Crashed as crash:
             return Verdict(None, f"the verifier's process {crash}")
         if answer.get("spent"):
@@ -215,32 +215,28 @@ class _Process:
             self._kept.close()
             self._kept = None
 
-    def _send(self, job: Job) -> None:
-        assert self._kept is not None
-        assert self._kept.keeper.stdin is not None
-        data = memoryview(pickle.dumps(job))
-        with suppress(BrokenPipeError):  # `_answer` says how it ended
-            while data:
-                data = data[self._kept.keeper.stdin.write(data) or 0 :]
-
-    def _answer(self, seconds: float) -> dict[str, Any]:
-        """The next line of the process, a JSON object.
+    def _ask(self, seconds: float, data: bytes = b"") -> dict[str, Any]:
+        """Send the process a job; returns its next line, a JSON object.
 
         Raises:
             _Crashed: it ended or took longer.
         """
         assert self._kept is not None
-        assert self._kept.keeper.stdout is not None
+        keeper, left = self._kept.keeper, memoryview(data)
+        assert keeper.stdin is not None
+        assert keeper.stdout is not None
+        with suppress(BrokenPipeError):  # the error below says how it ended
+            while left:
+                left = left[keeper.stdin.write(left) or 0 :]
         waiting = select.poll()
-        waiting.register(self._kept.keeper.stdout, select.POLLIN)
+        waiting.register(keeper.stdout, select.POLLIN)
         if not waiting.poll(seconds * 1000):
             self.drop()
             raise _Crashed(f"gave no answer within {seconds:g} s and was ended")
-        line = self._kept.keeper.stdout.readline()  # written in one piece
+        line = keeper.stdout.readline()  # written in one piece
         if not line:
             raise _Crashed(self._end())
-        answer: dict[str, Any] = json_value(line)
-        return answer
+        return dict(json_value(line))
 
     def _end(self) -> str:
         """A clause on how a silent process ended."""

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 import tiny
@@ -17,7 +20,16 @@ from gaincurate.core.prompts import Message
 from gaincurate.core.rng import uniforms
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.engine import Completion, Refused
-from gaincurate.difficulty.local_engine import PIECE, LocalEngine, Prompts, Ready, Sampler, batches, prefilled
+from gaincurate.difficulty.local_engine import (
+    PIECE,
+    LocalEngine,
+    Prompts,
+    Ready,
+    Sampler,
+    batches,
+    nucleus,
+    prefilled,
+)
 from gaincurate.difficulty.prompts import Prompt
 from gaincurate.errors import ModelError
 
@@ -164,7 +176,7 @@ def test_batches_keep_to_the_budget_and_hold_everything_once() -> None:
     ready = [Ready(f"{i}", 0, np.zeros(length, np.int32)) for i, length in enumerate(lengths)]
     found = list(batches(ready, 10, 200))
     names = [[item.gc_id for item in batch] for batch in found]
-    assert sorted(sum(names, [])) == sorted(item.gc_id for item in ready)
+    assert sorted(name for batch in names for name in batch) == sorted(item.gc_id for item in ready)
     for batch in found:
         assert len(batch) * (max(len(item.token_ids) for item in batch) + 10) <= 200 or len(batch) == 1
     assert [[item.gc_id for item in batch] for batch in batches(ready[::-1], 10, 200)] == names
@@ -308,14 +320,35 @@ def test_layers_that_see_a_window_only_are_not_shared(tmp_path: Path) -> None:
             assert prefilled(model, prompts) == {}
 
 
-def test_prompts_much_shorter_than_the_longest_are_padded(tiny_model: Path) -> None:
-    tail = "red apples in the old basket " * 12
-    wanted = [
-        Prompt(name, [*SHARED, {"role": "user", "content": text}], None, {}, 1)
-        for name, text in (("short", "1?"), ("long", tail))
-    ]
-    together = completions(made(tiny_model, batch_tokens=100_000), wanted)
-    for prompt in wanted:
-        for key, alone in completions(made(tiny_model), [prompt]).items():
-            assert alone.logprobs == pytest.approx(together[key].logprobs, abs=1e-4)
-            assert alone.text == together[key].text
+def plain(chances: NDArray[np.float64], top_p: float) -> NDArray[np.float64]:
+    """One token after the other, the most probable first, of equal ones the first."""
+    kept, mass = np.zeros_like(chances), 0.0
+    for token in np.argsort(-chances, kind="stable"):
+        if mass >= top_p:
+            break
+        kept[token] = chances[token]
+        mass += chances[token]
+    return kept
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 8), min_size=7, max_size=7).filter(any), min_size=1, max_size=4),
+    st.sampled_from([0.05, 0.3, 0.5, 0.8, 0.95, 0.999]),
+)
+def test_the_nucleus_is_the_smallest_set_also_among_equals(counts: list[list[int]], top_p: float) -> None:
+    chances = np.array(counts, float)
+    chances /= chances.sum(1, keepdims=True)
+    # Sums of these are not exact: keep away from masses that rounding could put on either side.
+    expected = np.stack([plain(row, top_p + 1e-9) for row in chances])
+    assert nucleus(torch.from_numpy(chances), top_p + 1e-9).numpy() == pytest.approx(expected, abs=0)
+
+
+@pytest.mark.parametrize("spread", [0.01, 3.0])
+def test_a_nucleus_wider_than_the_likely_tokens_is_whole(spread: float) -> None:
+    """Nearly equal logits: the nucleus has thousands of tokens. Steep ones: a few."""
+    logits = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 5000))) * spread
+    chances = torch.softmax(logits, -1)
+    found = nucleus(chances, 0.95).numpy()
+    expected = np.stack([plain(row, 0.95) for row in chances.numpy()])
+    assert np.array_equal(found, expected)
+    assert ((found > 0).sum(1) > 1024).all() == (spread < 1)

@@ -87,26 +87,6 @@ def test_rates_with_and_without_their_number_of_rollouts(tmp_path: Path) -> None
     assert tallies(read_pass_rates(tmp_path / "wins.parquet")[0]) == {"a": (3.0, 5.0)}
 
 
-def test_weights_so_small_that_rates_are_no_numbers_are_none(tmp_path: Path) -> None:
-    rows = [{"gc_id": "a", "wins": 5e-324, "losses": 5e-324}, {"gc_id": "b", "wins": 1, "losses": 3}]
-    assert tallies(read_pass_rates(lines(tmp_path / "w.jsonl", rows))[0]) == {"b": (1.0, 3.0)}
-    rows = [
-        {"gc_id": "a", "pass_rate": 0.5, "samples": 1e-320},
-        {"gc_id": "b", "pass_rate": 0.25, "samples": 4},
-    ]
-    assert tallies(read_pass_rates(lines(tmp_path / "p.jsonl", rows))[0]) == {"b": (1.0, 3.0)}
-
-
-def test_a_column_model_tells_policies_apart(tmp_path: Path) -> None:
-    table = pa.table({"gc_id": ["a", "a", "b"], "reward": [1, 0, 1], "model": ["y", "x", "y"]})
-    pq.write_table(table, tmp_path / "r.parquet")
-    found = read_pass_rates(tmp_path / "r.parquet")
-    assert {one.name: tallies(one) for one in found} == {
-        "x": {"a": (0.0, 1.0)},
-        "y": {"a": (1.0, 0.0), "b": (1.0, 0.0)},
-    }
-
-
 def test_a_trainers_outcomes_are_read_as_a_run_reads_them_each_round_a_policy(tmp_path: Path) -> None:
     row = {"gc_id": "a", "round": 1, "step": 1}
     path = lines(

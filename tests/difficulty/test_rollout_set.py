@@ -24,7 +24,7 @@ from gaincurate.difficulty.rollout_set import (
     unmarked,
     write_shard,
 )
-from gaincurate.errors import InputError, OutputError
+from gaincurate.errors import InputError
 
 Rewards = dict[str, list[float | None]]
 
@@ -121,23 +121,6 @@ def test_the_lines_of_a_rollout_set_are_taken_by_a_schedule(tmp_path: Path) -> N
     assert taken.unjudged == len(ids)
     assert taken.tokens == 6 * len(ids)
     assert taken.repeated == 0
-
-
-def test_folders_that_are_no_rollout_set(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="is no rollout set: it does not exist. `gaincurate difficulty"):
-        RolloutSet(tmp_path / "nowhere")
-    (tmp_path / IDENTITY).write_text("{}")
-    with pytest.raises(OutputError, match="is not finished: it has no manifest.json"):
-        RolloutSet(tmp_path)
-    for text, said in [
-        ("{", "is damaged"),
-        ("[]", "is damaged"),
-        ('{"format": 1}', "is no rollout set: it holds scores"),
-        ('{"format": 2, "kind": "rollouts"}', "has format 2, this version reads 1"),
-    ]:
-        (tmp_path / "manifest.json").write_text(text)
-        with pytest.raises(OutputError, match=said):
-            RolloutSet(tmp_path)
 
 
 def test_rejected_rows_are_counted_and_listed(tmp_path: Path) -> None:
