@@ -59,17 +59,17 @@ def fit(config: FitConfig, as_json: AsJson = False) -> None:
         out = config.out
         report = fit_on(config.scored, rates, out, config.recipe, watch=_print_epoch)
         if as_json:
-            output.as_json({**asdict(report), "out": out})
+            output.as_json({**report, "out": out})
             return
+        losses, prompts = report["losses"], output.counted(report["prompts"], "prompt")
         output.text(
-            f"{out}: fitted on {output.counted(report.instances, 'failure rate')} of "
-            f"{output.counted(len(rates), 'policy', 'policies')}, "
-            f"{output.counted(report.prompts, 'prompt')}, cross-entropy {report.losses[0]:.4f} in the first "
-            f"epoch and {report.losses[-1]:.4f} in the last"
+            f"{out}: fitted on {output.counted(report['instances'], 'failure rate')} of "
+            f"{output.counted(len(rates), 'policy', 'policies')}, {prompts}, cross-entropy {losses[0]:.4f} "
+            f"in the first epoch and {losses[-1]:.4f} in the last"
         )
         figures = {"Pearson (95 %)": "pearson", "Brier (95 %)": "brier", "noise ceiling (95 %)": "ceiling"}
         output.records(
-            [asdict(policy) for policy in report.policies],
+            report["policies"],
             {
                 "policy": "name",
                 "trained on": ("trained", ","),

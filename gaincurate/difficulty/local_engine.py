@@ -39,11 +39,8 @@ from gaincurate.scoring.model import (
 from gaincurate.scoring.segment import Segmenter, Unusable
 
 _CPU_BATCH_TOKENS = 8192
-SAMPLING_RULE = "inverse-cdf/1"
-PREFILL_RULE = "once-a-prompt/1"
 PIECE = 8
 """Tokens after which rows that have ended leave."""
-LOGPROBS = "of the distribution sampled from: after temperature and top-p"
 _LIKELY = 1024  # tokens among which the nucleus mostly is
 
 
@@ -88,10 +85,10 @@ class LocalEngine:
         self._batch_tokens = config.batch_tokens or _batch_tokens(self._machine.devices[0], model_config)
         self.identity: dict[str, Any] = {
             "kind": "transformers",
-            "sampler": SAMPLING_RULE,
-            "prefill": PREFILL_RULE,
+            "sampler": "inverse-cdf/1",
+            "prefill": "once-a-prompt/1",
             "piece": PIECE,
-            "logprobs": LOGPROBS,
+            "logprobs": "of the distribution sampled from: after temperature and top-p",
             "model": files.fingerprint(),
             "tokenizer": tokenizer_fingerprint(self._tokenizer, files),
             "rendering": self._segmenter.fingerprint,

@@ -258,7 +258,10 @@ def predict(
     order = permutation(seed, 0, _DRAW, len(rates.ids))
     drawn, rest = np.sort(order[:references]), np.sort(order[references:])
     fitted = fit(rates, drawn, target)
-    ids, predicted = _all_rows(scored, fitted)
+    tables = scored.tables(fitted.columns)  # one at a time: their embeddings may not fit into memory together
+    parts = [(table.column(ID).to_pylist(), fitted.rows(table)) for table in tables]
+    ids = [gc_id for part, _ in parts for gc_id in part]
+    predicted = np.concatenate([np.zeros(0), *(values for _, values in parts)])
     places = pc.index_in(pa.array(rates.ids), value_set=pa.array(ids)).to_numpy(zero_copy_only=False)
     places = places.astype(np.int64)
     values = predicted.copy()
@@ -349,13 +352,3 @@ def check_ids(scored: ScoredSet, rates: PassRates) -> None:
             f"{absent[0]!r} among them: are the outcomes of another set?",
             ids=absent,
         )
-
-
-def _all_rows(scored: ScoredSet, fitted: Predictor) -> tuple[list[str], Floats]:
-    """Shard by shard: no more than one shard's embeddings are in memory."""
-    ids: list[str] = []
-    parts: list[Floats] = []
-    for table in scored.tables(fitted.columns):
-        ids += table.column(ID).to_pylist()
-        parts.append(fitted.rows(table))
-    return ids, np.concatenate(parts) if parts else np.zeros(0)

@@ -141,8 +141,15 @@ def roll_out(config: RolloutConfig, progress: Progress | None = None) -> Rollout
             artifact.finish(identity, len(pieces))
         _describe(summary)
         summary.elapsed = time.perf_counter() - started
+        names = {"scored", "model", "server", "device", "concurrency", "on_error", "verify_workers"}
+        line = config.model_dump(mode="json", include=names, exclude_none=True) | {"ended": time.time()}
+        line |= {
+            "generated": summary.generated,
+            "tokens": summary.tokens,
+            "seconds": round(summary.elapsed, 3),
+        }
         with suppress(StorageError):  # a full disk: the set is complete all the same
-            append_line(out / EXECUTION, _execution(config, summary))
+            append_line(out / EXECUTION, line)
     return summary
 
 
@@ -214,13 +221,6 @@ def _identity(
     }
     same: Json = json_value(json.dumps(identity))
     return same
-
-
-def _execution(config: RolloutConfig, summary: RolloutSummary) -> Json:
-    names = ("scored", "model", "server", "device", "concurrency", "on_error", "verify_workers")
-    options = {name: value for name in names if (value := getattr(config, name)) is not None}
-    facts = {"generated": summary.generated, "tokens": summary.tokens, "seconds": round(summary.elapsed, 3)}
-    return {**options, "scored": str(config.scored), "ended": time.time(), **facts}
 
 
 def _report_broken(config: RolloutConfig, broken: Broken, rows: int) -> None:

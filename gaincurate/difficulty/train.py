@@ -6,7 +6,7 @@ Prompts are held out for all policies alike, so that no policy shows the adapter
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.nn import functional
 
 import gaincurate
+from gaincurate.core.artifact import Json
 from gaincurate.core.rng import Floats, Ints, permutation
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.config import Recipe
 from gaincurate.difficulty.embeddings import maker, of_ids
-from gaincurate.difficulty.metrics import Quality, quality
+from gaincurate.difficulty.metrics import quality
 from gaincurate.difficulty.pass_rates import PassRates
 from gaincurate.difficulty.predictor import (
     DifficultyPredictor,
@@ -155,32 +156,13 @@ def rate_at(step: int, steps: int) -> float:
     return (step + 1) / warm if step < warm else max(0.0, (steps - step) / max(1, steps - warm))
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyReport:
-    """One policy: prompts trained on, and the quality on its held-out ones (None where there are too few)."""
-
-    name: str
-    trained: int
-    held_out: Quality | None
-
-
-@dataclass(frozen=True, slots=True)
-class FitReport:
-    """`instances` rates were trained on, of `prompts` distinct prompts; `losses` are the epochs' means."""
-
-    instances: int
-    prompts: int
-    losses: list[float]
-    policies: list[PolicyReport]
-
-
 def fit_on(
     folders: Sequence[Path],
     rates: Sequence[PassRates],
     out: Path,
     recipe: Recipe,
     watch: Callable[[int, int, float], None] = lambda epoch, epochs, loss: None,
-) -> FitReport:
+) -> Json:
     """Fit and save. A policy's held-out prompts are predicted from K random ones of its others.
 
     Args:
@@ -189,6 +171,11 @@ def fit_on(
         out: the adapter's folder.
         recipe: of the training.
         watch: hears of every epoch.
+
+    Returns:
+        `instances`, rates that were trained on, of `prompts` distinct prompts; `losses`, the epochs' means;
+        for each of `policies` its `name`, how many prompts were `trained` on, and the `Quality` on its
+        `held_out` ones (None where there are too few).
 
     Raises:
         InputError: sets or outcomes that do not fit together, or too few prompts.
@@ -217,7 +204,7 @@ def fit_on(
         "losses": fitted.losses,
     }
     save_adapter(out, fitted.predictor, maker(sets[0]), how)
-    reports = []
+    reports: list[Json] = []
     for policy, observed in zip(policies, rates, strict=True):
         hidden, figures = np.isin(policy.rows, fitted.held_out), None
         asked, others = np.flatnonzero(hidden), np.flatnonzero(~hidden)
@@ -228,7 +215,11 @@ def fit_on(
             failures = torch.from_numpy(policy.failure[chosen]).to(embeddings.dtype)
             predicted = by_references(fitted.predictor, matrix[policy.rows[asked]], references, failures)
             wins, losses = observed.wins[asked], observed.losses[asked]
-            figures = quality(predicted, wins, losses, counted=observed.counted, seed=recipe.seed)
-        reports.append(PolicyReport(policy.name, len(others), figures))
-    trained = sum(report.trained for report in reports)
-    return FitReport(trained, len(ids) - len(fitted.held_out), fitted.losses, reports)
+            figures = asdict(quality(predicted, wins, losses, counted=observed.counted, seed=recipe.seed))
+        reports.append({"name": policy.name, "trained": len(others), "held_out": figures})
+    return {
+        "instances": sum(report["trained"] for report in reports),
+        "prompts": len(ids) - len(fitted.held_out),
+        "losses": fitted.losses,
+        "policies": reports,
+    }
