@@ -37,11 +37,7 @@ SCHEMA = pa.schema(
         pa.field("token_ids", pa.list_(pa.int32())),
     ]
 )
-_MARKS = {
-    "math": ("<answer>", "\\boxed{", "####"),
-    "reasoning-gym": ("<answer>",),
-    "exact": ("<answer>",),
-}
+_MARKS = {"math": ("<answer>", "\\boxed{", "####"), "reasoning-gym": ("<answer>",), "exact": ("<answer>",)}
 """The marks that our verifiers search for in a completion before they use the text after its thoughts."""
 _COUNTS = ("prompts", "rollouts", "unjudged", "tokens")
 
