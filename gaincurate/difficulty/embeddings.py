@@ -45,7 +45,8 @@ def matrix(table: pa.Table, folder: Path) -> Matrix:
         row = table.column(ID)[pc.indices_nonzero(column.is_null())[0].as_py()]
         raise InputError(f"{folder}: {column.null_count:,} rows have no {EMBEDDING}, {row} among them.")
     flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return flat.astype(np.float32).reshape(len(table), column.type.list_size)
+    embeddings: Matrix = flat.astype(np.float32).reshape(len(table), column.type.list_size)
+    return embeddings
 
 
 def of_ids(sets: Sequence[ScoredSet], ids: Sequence[str]) -> Matrix:

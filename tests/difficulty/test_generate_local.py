@@ -68,21 +68,22 @@ def raw_logits(model: Path, prompt: str, tokens: Any) -> Any:
     return logits.double().numpy(), len(ids)
 
 
-def distribution(logits: Any, temperature: float, top_p: float) -> Any:
-    """Plain: softmax, then the smallest set of most probable tokens that reaches the mass, renormalised."""
-    scaled = logits / temperature
-    p = np.exp(scaled - scaled.max())
-    p /= p.sum()
-    order = np.argsort(-p, kind="stable")
-    kept, mass = [], 0.0
-    for token in order:
-        kept.append(token)
-        mass += p[token]
+def plain(chances: NDArray[np.float64], top_p: float) -> NDArray[np.float64]:
+    """One token after the other, the most probable first, of equal ones the first."""
+    kept, mass = np.zeros_like(chances), 0.0
+    for token in np.argsort(-chances, kind="stable"):
         if mass >= top_p:
             break
-    q = np.zeros_like(p)
-    q[kept] = p[kept] / p[kept].sum()
-    return q
+        kept[token] = chances[token]
+        mass += chances[token]
+    return kept
+
+
+def distribution(logits: Any, temperature: float, top_p: float) -> Any:
+    """Plain: softmax, then the smallest set of most probable tokens that reaches the mass, renormalised."""
+    p = np.exp((logits - logits.max()) / temperature)
+    q = plain(p / p.sum(), top_p)
+    return q / q.sum()
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.6, 1.0), (1.3, 0.8)])
@@ -318,17 +319,6 @@ def test_layers_that_see_a_window_only_are_not_shared(tmp_path: Path) -> None:
             ids = torch.randint(3, 256, (2, 30))
             prompts = Prompts(ids, torch.ones_like(ids), torch.tensor([0, 0, 1, 1]))
             assert prefilled(model, prompts) == {}
-
-
-def plain(chances: NDArray[np.float64], top_p: float) -> NDArray[np.float64]:
-    """One token after the other, the most probable first, of equal ones the first."""
-    kept, mass = np.zeros_like(chances), 0.0
-    for token in np.argsort(-chances, kind="stable"):
-        if mass >= top_p:
-            break
-        kept[token] = chances[token]
-        mass += chances[token]
-    return kept
 
 
 @given(
