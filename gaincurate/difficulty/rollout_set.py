@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -171,15 +172,14 @@ def pass_rates(folder: str | Path, *, success: float | None = None) -> pa.Table:
     schema = pa.schema(list(zip(names, (pa.string(), pa.float64(), pa.float64(), pa.int64()), strict=True)))
     tables = [schema.empty_table()]
     for table in RolloutSet(folder).tables([ID, "reward"]):  # a prompt is in one shard only
-        rewards = table.column("reward")
-        if success is not None:
-            rewards = pc.greater_equal(rewards, success).cast(pa.float64())
-        grouped = pa.table({ID: table.column(ID), "reward": rewards}).group_by(ID, use_threads=False)
-        sums = grouped.aggregate(
-            [("reward", "sum", pc.ScalarAggregateOptions(min_count=0)), ("reward", "count")]
-        )
-        wins, samples = sums.column("reward_sum"), sums.column("reward_count")
-        columns = [sums.column(ID), wins, pc.subtract(samples.cast(pa.float64()), wins), samples]
+        rewards = table.column("reward").to_numpy(zero_copy_only=False).astype(np.float64)
+        ids = table.column(ID).combine_chunks().dictionary_encode()  # in order of first appearance
+        places, judged = ids.indices.to_numpy(), ~np.isnan(rewards)
+        value = rewards if success is None else (rewards >= success).astype(np.float64)
+        count = len(ids.dictionary)
+        wins = np.bincount(places[judged], value[judged], count)
+        samples = np.bincount(places[judged], minlength=count)
+        columns = [ids.dictionary, wins, samples - wins, samples]
         tables.append(pa.table(columns, schema=schema))
     return pa.concat_tables(tables)
 

@@ -102,6 +102,13 @@ def test_pass_rates_are_sums_of_what_was_judged(
             assert rows[gc_id]["wins"] + rows[gc_id]["losses"] == pytest.approx(len(judged), abs=1e-12)
 
 
+def test_prompts_keep_the_order_of_the_set(tmp_path: Path) -> None:
+    """A seeded bootstrap over them has other intervals otherwise."""
+    names = [f"{k * 7919 % 100:x}" for k in range(100)]
+    folder = make(tmp_path / "set", [{name: [1.0, 0.0] for name in names}])
+    assert pass_rates(folder).column("gc_id").to_pylist() == names
+
+
 def test_the_lines_of_a_rollout_set_are_taken_by_a_schedule(tmp_path: Path) -> None:
     run = runs.begin(tmp_path)
     ids = run.ids(0)
