@@ -97,8 +97,9 @@ def _passed_on(number: int, frame: FrameType | None) -> None:
 
 
 def _say(replies: BinaryIO, value: dict[str, Any]) -> None:
-    # Short enough to go through a pipe in one piece.
-    replies.write((json.dumps(value) + "\n").encode())
+    with suppress(BrokenPipeError):  # the command ended
+        # Short enough to go through a pipe in one piece.
+        replies.write((json.dumps(value) + "\n").encode())
 
 
 def _short(error: BaseException) -> str:
