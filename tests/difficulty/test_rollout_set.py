@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import runs
@@ -84,6 +84,8 @@ def test_completions_without_the_marks_of_the_verifier_are_named_if_none_is_righ
     ),
     success=st.none() | st.floats(0.01, 1),
 )
+@example(shards=[[[0.5, 1.0, 0.25, None]]], success=0.5)
+@example(shards=[[[0.5, 1.0]]], success=1.0)
 def test_pass_rates_are_sums_of_what_was_judged(
     tmp_path_factory: pytest.TempPathFactory, shards: list[list[list[float | None]]], success: float | None
 ) -> None:
