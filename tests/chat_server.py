@@ -1,12 +1,8 @@
-"""A small OpenAI-compatible server on this machine that can misbehave; also a program, to be killed.
-
-Usage: chat_server.py PORT (0 for any). Prints its port, then one line for each completion that it gave.
-"""
+"""A small OpenAI-compatible server on this machine that can misbehave."""
 
 from __future__ import annotations
 
 import json
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -50,7 +46,6 @@ class ChatServer(ThreadingHTTPServer):
     Args:
         fault: which fault the n-th attempt (from 1) of a completion meets: `drop`, `half`, `broken`, `other`,
             `date` or a status; what is sent, in parts, instead of an answer; None for none.
-        port: 0 for any.
         before: called before each completion is given.
     """
 
@@ -61,11 +56,10 @@ class ChatServer(ThreadingHTTPServer):
         self,
         fault: Fault = lambda key, attempt: None,
         *,
-        port: int = 0,
         models: tuple[str, ...] = ("tiny",),
         before: Callable[[Key], None] = lambda key: None,
     ) -> None:
-        super().__init__(("127.0.0.1", port), _Handler)
+        super().__init__(("127.0.0.1", 0), _Handler)
         self.fault, self.before = fault, before
         self.list_of_models: Any = {"data": [{"id": name} for name in models]}
         self.lock = threading.Lock()
@@ -126,9 +120,6 @@ class _Handler(BaseHTTPRequestHandler):
             with server.lock:
                 server.given.append(key)
             self._send(STATUS, text)
-            if __name__ == "__main__":
-                sys.stdout.write(json.dumps(key) + "\n")
-                sys.stdout.flush()
         elif not isinstance(fault, str):
             self.close_connection = True
             for part in fault:
@@ -156,10 +147,3 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Retry-After", retry)
         self.end_headers()
         self.wfile.write(data)
-
-
-if __name__ == "__main__":
-    with ChatServer(port=int(sys.argv[1])) as running:
-        sys.stdout.write(f"{running.server_address[1]}\n")
-        sys.stdout.flush()
-        sys.stdin.read()

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import shlex
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,12 +28,7 @@ from gaincurate.errors import InputError
 if TYPE_CHECKING:
     from gaincurate.core.outcomes import Rules
     from gaincurate.core.scored_set import ScoredSet
-    from gaincurate.difficulty.config import (
-        FitConfig,
-        PredictConfig,
-        RejudgeConfig,
-        RolloutConfig,
-    )
+    from gaincurate.difficulty.config import FitConfig, PredictConfig, RejudgeConfig, RolloutConfig
     from gaincurate.difficulty.pass_rates import PassRates
     from gaincurate.difficulty.predict import MethodName
     from gaincurate.difficulty.rejudge import Rejudged
@@ -63,23 +59,22 @@ def fit(config: FitConfig, as_json: AsJson = False) -> None:
         out = config.out
         report = fit_on(config.scored, rates, out, config.recipe, watch=_print_epoch)
         if as_json:
-            output.as_json({**asdict(report), "out": out})
+            output.as_json({**report, "out": out})
             return
+        losses, prompts = report["losses"], output.counted(report["prompts"], "prompt")
         output.text(
-            f"{out}: fitted on {output.counted(report.instances, 'failure rate')} of "
-            f"{output.counted(len(rates), 'policy', 'policies')}, "
-            f"{output.counted(report.prompts, 'prompt')}, cross-entropy {report.losses[0]:.4f} in the first "
-            f"epoch and {report.losses[-1]:.4f} in the last"
+            f"{out}: fitted on {output.counted(report['instances'], 'failure rate')} of "
+            f"{output.counted(len(rates), 'policy', 'policies')}, {prompts}, cross-entropy {losses[0]:.4f} "
+            f"in the first epoch and {losses[-1]:.4f} in the last"
         )
+        figures = {"Pearson (95 %)": "pearson", "Brier (95 %)": "brier", "noise ceiling (95 %)": "ceiling"}
         output.records(
-            [asdict(policy) for policy in report.policies],
+            report["policies"],
             {
                 "policy": "name",
                 "trained on": ("trained", ","),
                 "held out": ("held_out.count", ","),
-                "Pearson (95 %)": _held_out("pearson"),
-                "Brier (95 %)": _held_out("brier"),
-                "noise ceiling (95 %)": _held_out("ceiling"),
+                **{head: partial(_held_out, name) for head, name in figures.items()},
             },
         )
         output.text(
@@ -95,38 +90,28 @@ def predict(config: PredictConfig, as_json: AsJson = False) -> None:
     Example: gaincurate difficulty predict scored --rollouts rollouts --adapter adapter
     """
     with output.reporting():
-        adapter = config.adapter
-        chosen = {"--adapter": adapter, "--method": config.method, "--rates": config.rates}
+        chosen = {"--adapter": config.adapter, "--method": config.method, "--rates": config.rates}
         given = [option for option, value in chosen.items() if value is not None]
         if len(given) > 1:
             raise InputError(f"give one of {' and '.join(given)}.")
         name: MethodName = config.method or "gp"
-        if given and config.method is None:
-            name = "adapter" if adapter is not None else "rates"
+        if config.method is None and given:
+            name = "adapter" if config.adapter is not None else "rates"
         from gaincurate.core.scored_set import open_scores
         from gaincurate.difficulty.metrics import COLUMNS
         from gaincurate.difficulty.predict import predict as compute
         from gaincurate.difficulty.predict import qualities, write
 
-        fitted = None
-        if adapter is not None:
+        adapter = None
+        if config.adapter is not None:
             need_packages("--adapter", ["torch"])
             from gaincurate.difficulty.predictor import load_adapter
 
-            fitted = load_adapter(adapter)
+            adapter = load_adapter(config.adapter)
         opened = open_scores(config.scored)
         rates = _one_policy(config.outcomes, config.reward_range, opened)
-        prediction = compute(
-            opened,
-            rates,
-            name,
-            adapter=fitted,
-            group_column=config.group_column,
-            columns=config.rates or (),
-            references=config.references,
-            seed=config.seed,
-            target=config.target,
-        )
+        asked = config.model_dump(include={"group_column", "references", "seed", "target"})
+        prediction = compute(opened, rates, name, adapter=adapter, columns=config.rates or (), **asked)
         write(opened, prediction, config.out)
         figures = qualities(prediction)
         if as_json:
@@ -141,8 +126,8 @@ def predict(config: PredictConfig, as_json: AsJson = False) -> None:
         if prediction.buckets is not None:
             strength = output.number(prediction.how["strength"], ".3g")
             output.text(f"  the rates count for {strength} rollouts of each prompt")
-            weights = prediction.how["weights"]
-            output.table([[name, f"{weights[name]:.2f}"] for name in weights], ["source", "weight"])
+            weights = prediction.how["weights"].items()
+            output.table([[source, f"{weight:.2f}"] for source, weight in weights], ["source", "weight"])
             sizes = Counter(prediction.buckets).most_common()
             output.text("  gc_bucket: " + ", ".join(f"{count:,} {bucket}" for bucket, count in sizes))
         if aims := prediction.how.get("aims"):
@@ -162,15 +147,13 @@ def predict(config: PredictConfig, as_json: AsJson = False) -> None:
         print_blocks(quality(judged, _WHAT[prediction.target]))
 
 
-def _figure(value: dict[str, Any]) -> str:
-    """A figure of `difficulty.metrics.Quality` and its interval."""
-    text, around = output.number(value["value"], ".3f"), value["interval"]
+def _held_out(name: str, policy: dict[str, Any]) -> str:
+    """A figure of a policy on prompts that no batch had, with its interval."""
+    if policy["held_out"] is None:
+        return "-"
+    figure = policy["held_out"][name]
+    text, around = output.number(figure["value"], ".3f"), figure["interval"]
     return text if around is None else f"{text} ({around[0]:.3f} to {around[1]:.3f})"
-
-
-def _held_out(name: str) -> Callable[[dict[str, Any]], str]:
-    """A figure of a policy on prompts that no batch had."""
-    return lambda policy: _figure(policy["held_out"][name]) if policy["held_out"] else "-"
 
 
 def _print_epoch(epoch: int, epochs: int, loss: float) -> None:
@@ -209,9 +192,8 @@ def _one_policy(paths: Sequence[Path], reward_range: Any, scored: ScoredSet) -> 
                 path=str(path),
             )
         if len(policies) > 1:
-            output.note(
-                f"{path}: round {policies[-1].round} is the newest of {len(policies)} and the one taken"
-            )
+            taken = f"round {policies[-1].round} is the newest of {len(policies)} and the one taken"
+            output.note(f"{path}: {taken}")
         newest.append(policies[-1])
     return newest[0] if len(newest) == 1 else pooled(newest)
 
@@ -262,12 +244,11 @@ def rejudge(config: RejudgeConfig, as_json: AsJson = False) -> None:
         if not as_json:
             _print_rejudged(result)
             return
-        named = {"false_negatives": result.false_negatives, "false_positives": result.false_positives}
-        rates = {
-            name: {"count": count, "of": of, "rate": count / of if of else None}
-            for name, (count, of) in named.items()
-        }
-        output.as_json({**asdict(result), "disagreements": result.disagreements, **rates})
+        facts = {**asdict(result), "disagreements": result.disagreements}
+        for name in ("false_negatives", "false_positives"):
+            count, of = getattr(result, name)
+            facts[name] = {"count": count, "of": of, "rate": count / of if of else None}
+        output.as_json(facts)
 
 
 def _print_rejudged(result: Rejudged) -> None:
@@ -277,11 +258,7 @@ def _print_rejudged(result: Rejudged) -> None:
         f"{result.out} is complete: {output.counted(result.rollouts, 'rollout')}, "
         f"{output.counted(result.disagreements, 'verdict')} of {result.new} differ from {result.old}"
     )
-    verdicts = [
-        verdict
-        for verdict in VERDICTS
-        if result.count([verdict], VERDICTS) + result.count(VERDICTS, [verdict])
-    ]
+    verdicts = [each for each in VERDICTS if result.count([each], VERDICTS) + result.count(VERDICTS, [each])]
     rows = [[old, *(f"{result.count([old], [new]):,}" for new in verdicts)] for old in verdicts]
     output.table(rows, ["before", *(f"now {verdict}" for verdict in verdicts)])
     for kind, (count, of), now in (
@@ -294,9 +271,8 @@ def _print_rejudged(result: Rejudged) -> None:
         return
     prompts = output.counted(len(result.agreements), "prompt")
     output.text(f"{prompts} where most completions agree on an answer that is not the gold: read them")
-    shown = result.agreements[:_LISTED]
     output.records(
-        shown,
+        result.agreements[:_LISTED],
         {
             "prompt": lambda each: output.short_id(each.gc_id),
             "agree": lambda each: f"{each.agreeing} of {each.completions}",
@@ -304,8 +280,8 @@ def _print_rejudged(result: Rejudged) -> None:
             "gold": lambda each: output.plain(each.gold[:40]),
         },
     )
-    if len(result.agreements) > len(shown):
-        output.text(f"  and {len(result.agreements) - len(shown):,} more: --json lists all")
+    if len(result.agreements) > _LISTED:
+        output.text(f"  and {len(result.agreements) - _LISTED:,} more: --json lists all")
 
 
 @app.command(cls=Command)
@@ -368,11 +344,9 @@ def _print_outline(config: RolloutConfig, as_json: bool) -> None:
 
 def _print_summary(summary: RolloutSummary) -> None:
     if summary.generated:
-        output.text(
-            f"generated {output.counted(summary.generated, 'completion')}, "
-            f"{output.counted(summary.tokens, 'token')} in "
-            f"{summary.elapsed:.1f} s"
-        )
+        completions = output.counted(summary.generated, "completion")
+        tokens = output.counted(summary.tokens, "token")
+        output.text(f"generated {completions}, {tokens} in {summary.elapsed:.1f} s")
     output.text(
         f"{summary.out} is complete: {output.counted(summary.rollouts, 'rollout')} of "
         f"{output.counted(summary.prompts, 'prompt')}, mean reward "
@@ -381,16 +355,13 @@ def _print_summary(summary: RolloutSummary) -> None:
     if summary.rejected:
         output.text(f"  the rejected prompts and why: {summary.out / 'rejected.jsonl'}")
     if summary.unjudged:
-        verbs = "was not judged and has" if summary.unjudged == 1 else "were not judged and have"
-        output.text(f"  {output.counted(summary.unjudged, 'rollout')} {verbs} no reward:")
+        output.text(f"  {output.counted(summary.unjudged, 'rollout')} without a reward, not judged:")
         for reason, count in summary.reasons.items():
             output.text(f"    {output.counted(count, 'time')}: {reason}")
     if summary.other_lengths:
-        prompts, single = output.counted(summary.other_lengths, "prompt"), summary.other_lengths == 1
         output.note(
-            f"warning: {prompts} {'has' if single else 'have'} another number of tokens than when "
-            f"{'it was' if single else 'they were'} scored: the chat template or the tokenizer is not the "
-            "same"
+            f"warning: {output.counted(summary.other_lengths, 'prompt')} with another number of tokens than "
+            "when the set was scored: the chat template or the tokenizer is not the same"
         )
     if summary.warning is not None:
         output.note(f"warning: {summary.warning}")

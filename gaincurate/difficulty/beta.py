@@ -113,13 +113,8 @@ def log_gamma(x: Floats) -> Floats:
     for step in range(_SHIFT):
         product *= x + step
     y = x + _SHIFT
+    square, series = 1 / (y * y), np.zeros_like(y)
+    for term in reversed(_LOG_GAMMA):
+        series = (series + term) * square
     stirling: Floats = (y - 0.5) * np.log(y) - y + 0.5 * math.log(2 * math.pi) - np.log(product)
-    return stirling + _series(_LOG_GAMMA, y) * y  # its terms are y^-1, y^-3, ...
-
-
-def _series(terms: tuple[float, ...], y: Floats) -> Floats:
-    """Sum of terms[k] y^-(2 k + 2)."""
-    square, total = 1 / (y * y), np.zeros_like(y)
-    for term in reversed(terms):
-        total = (total + term) * square
-    return total
+    return stirling + series * y  # its terms are y^-1, y^-3, ...

@@ -7,10 +7,10 @@ torch nor Arrow.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from gaincurate.core.options import (
     ADVANCED,
@@ -20,7 +20,6 @@ from gaincurate.core.options import (
     SERVER,
     VERIFYING,
     Option,
-    checked,
     json_object,
     names_of,
     without_nan,
@@ -35,10 +34,12 @@ def _server_body(value: str) -> dict[str, Any]:
     return json_object(value, "--server-body", '{"top_k": 20}')
 
 
-class JudgingConfig(BaseModel):
-    """The verifier of completions, and its limits."""
-
+class _Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class JudgingConfig(_Config):
+    """The verifier of completions, and its limits."""
 
     verifier: Annotated[
         str,
@@ -150,18 +151,16 @@ class RolloutConfig(DeviceConfig, JudgingConfig):
         Option("How a gold answer is written when it is verified itself, with {answer} in it.", READING),
     ] = None
 
-    def check(self) -> None:
-        """Check what no option shows alone.
-
-        Raises:
-            InputError: options that contradict each other.
-        """
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        """Refuse options that contradict each other, before anything is done."""
         if (self.model is None) == (self.server is None):
             raise InputError("give either --model, to generate here, or --server, to have it done there.")
         if self.server is not None:
             base_url(self.server)
         if self.served_model is not None and self.server is None:
             raise InputError(f"--served-model {self.served_model} goes with --server.")
+        return self
 
 
 def base_url(server: str) -> str:
@@ -199,12 +198,10 @@ RewardRange = Annotated[
 ]
 
 
-class Recipe(BaseModel):
+class Recipe(_Config):
     """The training of the adapter: Adam with linear warm-up over a tenth of the steps (at most 100) and
     linear decay to 0. New `references` are drawn for every batch.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     references: Annotated[int, Field(ge=2), Option("Reference prompts drawn for every batch.")] = 256
     epochs: Annotated[int, Field(ge=1), Option("Passes over all observations.")] = 20
@@ -216,10 +213,8 @@ class Recipe(BaseModel):
     seed: Annotated[int, Field(ge=0), Option("Seed of all random numbers.")] = 0
 
 
-class FitConfig(BaseModel):
+class FitConfig(_Config):
     """The options of `gaincurate difficulty fit`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     scored: Annotated[
         list[Path], Option("Scored sets with embeddings.", metavar="SCORED...", argument=True, stores=True)
@@ -230,10 +225,8 @@ class FitConfig(BaseModel):
     reward_range: RewardRange = None
 
 
-class PredictConfig(BaseModel):
+class PredictConfig(_Config):
     """The options of `gaincurate difficulty predict`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     scored: Annotated[Path, Option("A finished scored set.", metavar="SCORED", argument=True)]
     outcomes: Annotated[list[Path], _rollouts(" for one policy. Of a run its newest round is taken.")]
@@ -269,14 +262,3 @@ class PredictConfig(BaseModel):
         Path | None,
         Option("Write the column into this folder, not into the set's.", names=("--out", "-o")),
     ] = None
-
-
-def make_config(**options: Any) -> RolloutConfig:
-    """The options, checked.
-
-    Raises:
-        InputError: a value that an option does not take, or options that contradict each other.
-    """
-    config = checked(RolloutConfig, options)
-    config.check()
-    return config

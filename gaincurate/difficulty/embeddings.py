@@ -44,9 +44,9 @@ def matrix(table: pa.Table, folder: Path) -> Matrix:
     if column.null_count:
         row = table.column(ID)[pc.indices_nonzero(column.is_null())[0].as_py()]
         raise InputError(f"{folder}: {column.null_count:,} rows have no {EMBEDDING}, {row} among them.")
-    flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
-    joined = np.concatenate(flat) if flat else np.zeros(0)
-    return joined.astype(np.float32).reshape(len(table), column.type.list_size)
+    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    embeddings: Matrix = flat.astype(np.float32).reshape(len(table), column.type.list_size)
+    return embeddings
 
 
 def of_ids(sets: Sequence[ScoredSet], ids: Sequence[str]) -> Matrix:
@@ -61,24 +61,19 @@ def of_ids(sets: Sequence[ScoredSet], ids: Sequence[str]) -> Matrix:
                 f"{other.folder} has embeddings of another model than {sets[0].folder}; one predictor "
                 "reads those of one."
             )
-    wanted, places = pa.array(ids, pa.string()), np.full(len(ids), -1)
-    parts, before = [], 0
+    absent, rows = list(ids), dict[str, Matrix]()
     for scored in sets:
-        names = scored.column(ID)
-        rows = pc.index_in(wanted, value_set=names.combine_chunks()).to_numpy(zero_copy_only=False)
-        fresh = np.flatnonzero((places < 0) & ~np.isnan(rows.astype(float)))
-        parts.append(matrix(scored.take(rows[fresh].astype(np.int64)), scored.folder))
-        places[fresh] = np.arange(before, before + len(fresh))
-        before += len(fresh)
-    if (places < 0).any():
-        absent = [ids[i] for i in np.flatnonzero(places < 0).tolist()]
+        known = set(scored.column(ID).to_pylist())
+        here = [gc_id for gc_id in absent if gc_id in known]
+        rows.update(zip(here, matrix(scored.rows(here), scored.folder), strict=True))
+        absent = [gc_id for gc_id in absent if gc_id not in known]
+    if absent:
         raise InputError(
             f"{len(absent):,} of {len(ids):,} prompts with outcomes are in no scored set given, "
             f"{absent[0]!r} among them: are the outcomes of another set?",
             ids=absent,
         )
-    embeddings: Matrix = np.concatenate(parts)[places]
-    return embeddings
+    return np.stack([rows[gc_id] for gc_id in ids])
 
 
 def maker(scored: ScoredSet) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Requests to a generation engine and its completions.
+"""Generation engines and their completions.
 
 The types are in a module of their own, so that neither engine loads the packages of the other.
 """
@@ -13,25 +13,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from gaincurate.core.prompts import Message, Tool
+from gaincurate.difficulty.prompts import Prompt
 
 Key = tuple[str, int]
 """A prompt's id and the number of the sample, from 0."""
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One completion that is wanted; `messages` and `tools` are those that the model sees."""
-
-    gc_id: str
-    sample: int
-    messages: list[Message]
-    tools: list[Tool] | None = None
-
-    @property
-    def key(self) -> Key:
-        """Which completion it is."""
-        return self.gc_id, self.sample
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,21 +55,16 @@ class Engine(Protocol):
     identity: dict[str, Any]
 
     def generate(
-        self, requests: Sequence[Request], done: frozenset[Key]
+        self, prompts: Sequence[Prompt], done: frozenset[Key]
     ) -> Generator[list[Completion | Refused]]:
-        """Completions of all requests but those in `done`, in parts, as they get finished.
+        """All samples of the prompts but those in `done`, in parts, as they get finished.
 
-        Whatever was yielded is final. All requests of a wave are given, also those that are done: what an
+        Whatever was yielded is final. All prompts of a shard are given, also those that are done: what an
         engine makes of the rest may depend on how they are put together, not on when a run was killed.
         """
 
     def close(self) -> None:
         """Free what it holds."""
-
-
-def stream_of(gc_id: str) -> int:
-    """A number of 64 bits for a prompt, independent of other prompts."""
-    return int.from_bytes(blake2b(gc_id.encode(), digest_size=8).digest(), "little")
 
 
 def request_seed(seed: int, gc_id: str, sample: int) -> int:

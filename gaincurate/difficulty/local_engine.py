@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
+from hashlib import blake2b
 from importlib.metadata import version
 from typing import Any
 
@@ -17,11 +19,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import transformers
+from torch.nn.utils.rnn import pad_sequence
 from transformers.cache_utils import DynamicLayer
 
 from gaincurate.core.rng import uniforms
 from gaincurate.difficulty.config import RolloutConfig
-from gaincurate.difficulty.engine import Completion, Key, Refused, Request, stream_of
+from gaincurate.difficulty.engine import Completion, Key, Refused
+from gaincurate.difficulty.prompts import Prompt
 from gaincurate.errors import InputError, ModelError
 from gaincurate.scoring.config import MachineConfig
 from gaincurate.scoring.identity import LIBRARIES, model_max_length, resolve_machine
@@ -35,19 +39,17 @@ from gaincurate.scoring.model import (
 from gaincurate.scoring.segment import Segmenter, Unusable
 
 _CPU_BATCH_TOKENS = 8192
-SAMPLING_RULE = "inverse-cdf/1"
-PREFILL_RULE = "once-a-prompt/1"
 PIECE = 8
 """Tokens after which rows that have ended leave."""
-LOGPROBS = "of the distribution sampled from: after temperature and top-p"
 _LIKELY = 1024  # tokens among which the nucleus mostly is
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A request with its rendered prompt's token ids, `[prompt tokens]`."""
+    """A completion that is wanted, and its rendered prompt's token ids, `[prompt tokens]`."""
 
-    request: Request
+    gc_id: str
+    sample: int
     token_ids: npt.NDArray[np.int32]
 
 
@@ -79,14 +81,14 @@ class LocalEngine:
         self._segmenter = Segmenter(
             self._tokenizer, template_kwargs=template_kwargs, vocab_size=self._vocabulary, tails=True
         )
-        self._files, self._model_config, self._model = files, model_config, None
+        self._files, self._model_config = files, model_config
         self._batch_tokens = config.batch_tokens or _batch_tokens(self._machine.devices[0], model_config)
         self.identity: dict[str, Any] = {
             "kind": "transformers",
-            "sampler": SAMPLING_RULE,
-            "prefill": PREFILL_RULE,
+            "sampler": "inverse-cdf/1",
+            "prefill": "once-a-prompt/1",
             "piece": PIECE,
-            "logprobs": LOGPROBS,
+            "logprobs": "of the distribution sampled from: after temperature and top-p",
             "model": files.fingerprint(),
             "tokenizer": tokenizer_fingerprint(self._tokenizer, files),
             "rendering": self._segmenter.fingerprint,
@@ -98,65 +100,56 @@ class LocalEngine:
         }
 
     def generate(
-        self, requests: Sequence[Request], done: frozenset[Key]
+        self, prompts: Sequence[Prompt], done: frozenset[Key]
     ) -> Generator[list[Completion | Refused]]:
         """See `Engine`. A batch of which anything is missing is made whole again."""
-        ready, refused = self._prepare(requests)
+        ready, refused = self._prepare(prompts)
         if refused:
             yield list(refused)
         for batch in batches(ready, self._config.max_tokens, self._batch_tokens):
-            if any(item.request.key not in done for item in batch):
+            if any((item.gc_id, item.sample) not in done for item in batch):
                 yield [completion for completion in self._batch(batch) if completion.key not in done]
 
     def close(self) -> None:
         """Let go of the weights."""
-        self._model = None
+        self.__dict__.pop("_model", None)
 
-    def _prepare(self, requests: Sequence[Request]) -> tuple[list[Ready], list[Refused]]:
+    def _prepare(self, prompts: Sequence[Prompt]) -> tuple[list[Ready], list[Refused]]:
         """Render each prompt once, however many of its samples are wanted."""
-        rendered: dict[str, npt.NDArray[np.int32]] = {}
-        refused: list[Refused] = []
-        prompts = {request.gc_id: request for request in requests}.values()
-        messages, tools = [prompt.messages for prompt in prompts], [prompt.tools for prompt in prompts]
-        segmenting = self._segmenter(messages, tools)
-        for gc_id, segmented in zip((prompt.gc_id for prompt in prompts), segmenting, strict=True):
+        ready, refused, room = list[Ready](), list[Refused](), self._config.max_tokens
+        segmenting = self._segmenter([p.messages for p in prompts], [p.tools for p in prompts])
+        for prompt, segmented in zip(prompts, segmenting, strict=True):
             if isinstance(segmented, Unusable):
-                refused.append(Refused(gc_id, segmented.reason))
-            elif self._limit and len(segmented.token_ids) + self._config.max_tokens > self._limit:
+                refused.append(Refused(prompt.gc_id, segmented.reason))
+            elif self._limit and len(segmented.token_ids) + room > self._limit:
                 reason = (
-                    f"the prompt has {len(segmented.token_ids)} tokens, and {self._config.max_tokens} more "
-                    f"(--max-tokens) are past the model's {self._limit}"
+                    f"the prompt has {len(segmented.token_ids)} tokens, and {room} more (--max-tokens) are "
+                    f"past the model's {self._limit}"
                 )
-                refused.append(Refused(gc_id, reason))
+                refused.append(Refused(prompt.gc_id, reason))
             else:
-                rendered[gc_id] = segmented.token_ids
-        ready = [Ready(r, rendered[r.gc_id]) for r in requests if r.gc_id in rendered]
+                samples = range(self._config.samples)
+                ready += [Ready(prompt.gc_id, sample, segmented.token_ids) for sample in samples]
         return ready, refused
 
-    def _load(self) -> Any:
+    @cached_property
+    def _model(self) -> Any:
         """The model with its head, loaded when the first batch needs it."""
-        if self._model is None:
-            machine = self._machine
-            if machine.threads is not None:
-                torch.set_num_threads(machine.threads)
-            self._model = load_model(
-                self._files,
-                self._model_config,
-                device=machine.devices[0],
-                dtype=machine.dtype,
-                auto=transformers.AutoModelForCausalLM,
-            )
-        return self._model
+        machine, auto = self._machine, transformers.AutoModelForCausalLM
+        if machine.threads is not None:
+            torch.set_num_threads(machine.threads)
+        device, dtype = machine.devices[0], machine.dtype
+        return load_model(self._files, self._model_config, device=device, dtype=dtype, auto=auto)
 
     def _batch(self, batch: list[Ready]) -> list[Completion]:
-        model = self._load()
+        model = self._model
         ends = end_tokens(model, self._tokenizer)
         # A pad token that was added to the tokenizer alone has no embedding; nothing attends to it.
         pads = (self._tokenizer.pad_token_id, *ends)
         pad = next((token for token in pads if token is not None and 0 <= token < self._vocabulary), 0)
         device = self._machine.devices[0]
         prompts = padded(batch, pad, device)
-        noise = torch.from_numpy(np.stack([self._uniforms(item.request) for item in batch])).to(device)
+        noise = torch.from_numpy(np.stack([self._uniforms(item) for item in batch])).to(device)
         # The model's own defaults (top-k, penalties) would change the distribution that is written down.
         model.generation_config = transformers.GenerationConfig(
             max_new_tokens=self._config.max_tokens,
@@ -166,14 +159,7 @@ class LocalEngine:
         )
         try:
             with torch.inference_mode():
-                tokens, logprobs = decode(
-                    model,
-                    prompts,
-                    noise,
-                    temperature=self._config.temperature,
-                    top_p=self._config.top_p,
-                    ends=ends,
-                )
+                tokens, logprobs = self._decode(model, prompts, noise, ends)
         except torch.OutOfMemoryError as error:
             raise InputError(
                 f"the device has no memory for a batch of {len(batch)} completions (--batch-tokens "
@@ -183,6 +169,45 @@ class LocalEngine:
         drawn, chances = tokens.cpu().numpy(), logprobs.float().cpu().numpy()
         return [self._completion(item, drawn[row], chances[row], ends) for row, item in enumerate(batch)]
 
+    def _decode(
+        self, model: Any, prompts: Prompts, noise: torch.Tensor, ends: list[int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens and log-probabilities, `[completions, max tokens]`; after an end token they mean nothing.
+
+        Args:
+            model: with its head; its `generation_config` is set.
+            prompts: of the batch.
+            noise: `[completions, max tokens]`, float64, uniform inside (0, 1).
+            ends: tokens that end a completion.
+        """
+        count, limit = noise.shape
+        tokens = torch.zeros((count, limit), dtype=torch.long, device=noise.device)
+        logprobs = torch.zeros((count, limit), dtype=torch.float64, device=noise.device)
+        going, done = torch.arange(count, device=noise.device), 0
+        cache = prefilled(model, prompts)
+        ids, mask = prompts.ids[prompts.rows], prompts.mask[prompts.rows]
+        while len(going) and done < limit:
+            piece = min(PIECE, limit - done) if cache else limit
+            sampler = Sampler(noise[going, done : done + piece], self._config.temperature, self._config.top_p)
+            ids = model.generate(
+                ids,
+                attention_mask=mask,
+                max_new_tokens=piece,
+                logits_processor=transformers.LogitsProcessorList([sampler]),
+                **cache,
+            )
+            drawn = ids[:, mask.shape[1] :]  # [going, tokens of this piece]
+            tokens[going, done : done + drawn.shape[1]] = drawn
+            logprobs[going, done : done + drawn.shape[1]] = torch.stack(sampler.logprobs, 1)
+            done += piece
+            ended = torch.isin(drawn, torch.tensor(ends, device=drawn.device)).any(1)
+            left = (~ended).nonzero()[:, 0]
+            ids, mask = ids[left], torch.nn.functional.pad(mask[left], (0, drawn.shape[1]), value=1)
+            for each in cache.values() if len(left) < len(going) else ():
+                each.batch_select_indices(left)
+            going = going[left]
+        return tokens, logprobs
+
     def _completion(
         self, item: Ready, tokens: npt.NDArray[np.int64], logprobs: npt.NDArray[np.float32], ends: list[int]
     ) -> Completion:
@@ -191,12 +216,12 @@ class LocalEngine:
         count = int(places[0]) + 1 if len(places) else len(tokens)
         if not np.isfinite(logprobs[:count]).all():
             raise ModelError(
-                f"{self._files.name} gave numbers that are not finite for prompt {item.request.gc_id}. Try "
+                f"{self._files.name} gave numbers that are not finite for prompt {item.gc_id}. Try "
                 "--dtype float32 or bfloat16."
             )
         return Completion(
-            item.request.gc_id,
-            item.request.sample,
+            item.gc_id,
+            item.sample,
             self._tokenizer.decode(tokens[:count].tolist(), skip_special_tokens=True),
             "stop" if len(places) else "length",
             count,
@@ -205,18 +230,19 @@ class LocalEngine:
             tokens[:count].astype(np.int32),
         )
 
-    def _uniforms(self, request: Request) -> npt.NDArray[np.float64]:
-        seed, stream = self._config.seed, stream_of(request.gc_id)
-        return uniforms(seed, stream, request.sample, 0, self._config.max_tokens)
+    def _uniforms(self, item: Ready) -> npt.NDArray[np.float64]:
+        """One number for each token of a completion, whatever else is generated."""
+        stream = int.from_bytes(blake2b(item.gc_id.encode(), digest_size=8).digest(), "little")
+        return uniforms(self._config.seed, stream, item.sample, 0, self._config.max_tokens)
 
 
 def batches(ready: Sequence[Ready], max_tokens: int, budget: int) -> Iterator[list[Ready]]:
-    """Requests of like length together; rows times (longest prompt + max tokens) within the budget.
+    """Prompts of like length together; rows times (longest prompt + max tokens) within the budget.
 
-    What is in a batch depends on the requests alone. One that is over the budget goes alone.
+    What is in a batch depends on the prompts alone. One that is over the budget goes alone.
     """
     batch: list[Ready] = []
-    for item in sorted(ready, key=lambda item: (len(item.token_ids), item.request.key)):
+    for item in sorted(ready, key=lambda item: (len(item.token_ids), item.gc_id, item.sample)):
         if batch and (len(batch) + 1) * (len(item.token_ids) + max_tokens) > budget:
             yield batch
             batch = []
@@ -227,28 +253,24 @@ def batches(ready: Sequence[Ready], max_tokens: int, budget: int) -> Iterator[li
 
 def padded(batch: Sequence[Ready], pad: int, device: str) -> Prompts:
     """A batch's prompts, each once, padded on the left."""
-    texts = {item.request.gc_id: item.token_ids for item in batch}
-    longest = max(map(len, texts.values()))
-    ids = torch.full((len(texts), longest), pad)
-    mask = torch.zeros_like(ids)
-    for row, text in enumerate(texts.values()):
-        ids[row, longest - len(text) :] = torch.from_numpy(text.astype(np.int64))
-        mask[row, longest - len(text) :] = 1
+    texts = {item.gc_id: item.token_ids for item in batch}
+    pads = partial(pad_sequence, batch_first=True, padding_side="left")
+    ids = pads([torch.from_numpy(text.astype(np.int64)) for text in texts.values()], padding_value=pad)
+    mask = pads([torch.ones(len(text), dtype=torch.long) for text in texts.values()])
     places = {gc_id: row for row, gc_id in enumerate(texts)}
-    rows = torch.tensor([places[item.request.gc_id] for item in batch])
+    rows = torch.tensor([places[item.gc_id] for item in batch])
     return Prompts(ids.to(device), mask.to(device), rows.to(device))
 
 
 def end_tokens(model: Any, tokenizer: Any) -> list[int]:
     """Every token that ends a completion: the configuration's, the generation defaults', the tokenizer's."""
-    ids: set[int] = set()
-    for value in (
+    values = (
         model.config.get_text_config(decoder=True).eos_token_id,
         getattr(model.generation_config, "eos_token_id", None),
         tokenizer.eos_token_id,
-    ):
-        ids |= set(value) if isinstance(value, list) else set() if value is None else {value}
-    return sorted(ids)
+    )
+    listed = [value if isinstance(value, list) else [value] for value in values]
+    return sorted({token for tokens in listed for token in tokens if token is not None})
 
 
 def _batch_tokens(device: str, model_config: Any) -> int:
@@ -344,50 +366,3 @@ def prefilled(model: Any, prompts: Prompts) -> dict[str, Any]:
         return {}
     cache.batch_select_indices(prompts.rows)
     return {name: cache}
-
-
-def decode(
-    model: Any,
-    prompts: Prompts,
-    noise: torch.Tensor,
-    *,
-    temperature: float,
-    top_p: float,
-    ends: list[int],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens and their log-probabilities, `[completions, max tokens]`; after an end token they mean nothing.
-
-    Args:
-        model: with its head; its `generation_config` is set.
-        prompts: of the batch.
-        noise: `[completions, max tokens]`, float64, uniform inside (0, 1).
-        temperature: see `Sampler`.
-        top_p: see `Sampler`.
-        ends: tokens that end a completion.
-    """
-    count, limit = noise.shape
-    tokens = torch.zeros((count, limit), dtype=torch.long, device=noise.device)
-    logprobs = torch.zeros((count, limit), dtype=torch.float64, device=noise.device)
-    going, done = torch.arange(count, device=noise.device), 0
-    cache = prefilled(model, prompts)
-    ids, mask = prompts.ids[prompts.rows], prompts.mask[prompts.rows]
-    while len(going) and done < limit:
-        piece = min(PIECE, limit - done) if cache else limit
-        sampler = Sampler(noise[going, done : done + piece], temperature, top_p)
-        ids = model.generate(
-            ids,
-            attention_mask=mask,
-            max_new_tokens=piece,
-            logits_processor=transformers.LogitsProcessorList([sampler]),
-            **cache,
-        )
-        drawn = ids[:, mask.shape[1] :]  # [going, tokens of this piece]
-        tokens[going, done : done + drawn.shape[1]] = drawn
-        logprobs[going, done : done + drawn.shape[1]] = torch.stack(sampler.logprobs, 1)
-        done += piece
-        left = torch.isin(drawn, torch.tensor(ends, device=drawn.device)).logical_not().all(1).nonzero()[:, 0]
-        ids, mask = ids[left], torch.nn.functional.pad(mask[left], (0, drawn.shape[1]), value=1)
-        for each in cache.values() if len(left) < len(going) else ():
-            each.batch_select_indices(left)
-        going = going[left]
-    return tokens, logprobs

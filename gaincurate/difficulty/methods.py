@@ -11,7 +11,6 @@ from a fixed grid, not from an optimiser, so every machine tries the same ones.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
@@ -156,8 +155,7 @@ def choose_sizes(evidence: Evidence) -> Sizes:
 
     This coordinate ascent can end in a local maximum. Of more than 512 references evenly spaced ones decide.
     """
-    count = len(evidence.values)
-    rows = evenly_spaced(count, _MOST_FOR_SIZES)
+    rows = evenly_spaced(len(evidence.values), _MOST_FOR_SIZES)
     some = Evidence(evidence.units[rows], evidence.signals[rows], evidence.values[rows], evidence.noise[rows])
     sizes = Sizes()
     best = log_likelihood(some, sizes)
@@ -233,13 +231,8 @@ class ByGaussianProcess:
         self._highest = HIGHEST[target]
         sample = scored.take(evenly_spaced(len(scored)))
         self._space = whitening(matrix(sample, scored.folder))
-        signals = self._signals(sample)
-        present = np.isfinite(signals)
-        count = np.maximum(present.sum(0), 1)
-        # Not nanmean: a column without any value is no reason for a warning, it says nothing.
-        self._mean = np.where(present, signals, 0.0).sum(0) / count
-        squares = np.where(present, signals - self._mean, 0.0) ** 2
-        self._spread = np.sqrt(squares.sum(0) / count)
+        signals = np.ma.masked_invalid(self._signals(sample))  # a column without any value says nothing
+        self._mean, self._spread = (np.ma.filled(part, 0.0) for part in (signals.mean(0), signals.std(0)))
 
     def read(self, table: pa.Table) -> Inputs:
         """Units of the whitened embeddings, and signals in standard deviations; 0 where a row has none."""
@@ -255,18 +248,17 @@ class ByGaussianProcess:
         process = GaussianProcess(Evidence(*self._parts(inputs), values, noise))
 
         def clipped(means: Floats) -> Floats:
-            values: Floats = self._highest * np.clip(means, 0.0, 1.0)
-            return values
+            return self._highest * np.clip(means, 0.0, 1.0)
 
-        varying = [name for name, spread in zip(self._names, self._spread, strict=True) if spread > 0]
+        facts = {
+            "directions": self._space.directions.shape[1],
+            "signals": [name for name, spread in zip(self._names, self._spread, strict=True) if spread > 0],
+            "sizes": asdict(process.sizes),
+        }
         return Fitted(
             lambda inputs: clipped(process.mean(*self._parts(inputs))),
             lambda: clipped(process.leave_one_out()),
-            {
-                "directions": self._space.directions.shape[1],
-                "signals": varying,
-                "sizes": asdict(process.sizes),
-            },
+            facts,
         )
 
     def _parts(self, inputs: Inputs) -> tuple[Floats, Floats]:
@@ -276,11 +268,10 @@ class ByGaussianProcess:
     def _signals(self, table: pa.Table) -> Floats:
         """`[rows, signals]`, NaN where a row has none."""
         columns = [table.column(name).to_numpy().astype(np.float64) for name in self._names]
-        values = [
-            np.log1p(column) if name == "gc_question_tokens" else column
-            for name, column in zip(self._names, columns, strict=True)
-        ]
-        return np.stack(values, 1) if values else np.zeros((len(table), 0))
+        if "gc_question_tokens" in self._names:
+            place = self._names.index("gc_question_tokens")
+            columns[place] = np.log1p(columns[place])
+        return np.stack(columns, 1) if columns else np.zeros((len(table), 0))
 
 
 class ByGroup:
@@ -304,26 +295,20 @@ class ByGroup:
 
     def fit(self, inputs: Inputs, seen: Seen) -> Fitted:
         """See `Method`."""
-        groups, values = inputs.tolist(), seen.values
-        sums: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
-        for group, value in zip(groups, values.tolist(), strict=True):
-            total, count = sums[group]
-            sums[group] = (total + value, count + 1)
+        values = seen.values
+        groups, codes = np.unique(inputs, return_inverse=True)
+        sums, counts = np.bincount(codes, values), np.bincount(codes)
+        means = dict(zip(groups.tolist(), (sums / counts).tolist(), strict=True))
 
         def predict(inputs: Inputs) -> Floats:
-            means = {group: total / count for group, (total, count) in sums.items()}
             return np.array([means.get(group, float(values.mean())) for group in inputs.tolist()], float)
 
         def leave_one_out() -> Floats:
-            means, whole = [], values.sum()
-            for group, value in zip(groups, values.tolist(), strict=True):
-                total, size = sums[group]
-                others = (whole - value) / (len(values) - 1)
-                means.append((total - value) / (size - 1) if size > 1 else others)
-            rates: Floats = np.clip(np.array(means, float), 0.0, 1.0)  # rounding may leave [0, 1]
-            return rates
+            rest, others = counts[codes] - 1, (values.sum() - values) / (len(values) - 1)
+            rates = np.where(rest > 0, (sums[codes] - values) / np.maximum(rest, 1), others)
+            return np.clip(rates, 0.0, 1.0)  # rounding may leave [0, 1]
 
-        return Fitted(predict, leave_one_out, {"group_column": self.column, "groups": len(sums)})
+        return Fitted(predict, leave_one_out, {"group_column": self.column, "groups": len(groups)})
 
 
 class ByRates:

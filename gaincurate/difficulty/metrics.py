@@ -30,24 +30,15 @@ _STREAM = 7  # of random numbers that nothing else here uses
 def beta_quantile(share: float, a: float, b: float) -> float:
     """The value at which the distribution function of Beta(a, b) reaches `share`, by bisection."""
     low, high = 0.0, 1.0
-    while True:
-        middle = (low + high) / 2
-        if middle in (low, high):
-            return middle
-        if beta_cdf(middle, a, b) < share:
-            low = middle
-        else:
-            high = middle
-        if high - low <= 1e-15 * high:
-            return (low + high) / 2
+    while low < (middle := (low + high) / 2) < high and high - low > 1e-15 * high:
+        low, high = (middle, high) if beta_cdf(middle, a, b) < share else (low, middle)
+    return middle
 
 
 def beta_cdf(x: float, a: float, b: float) -> float:
     """The distribution function of Beta(a, b) at `x` (the regularised incomplete beta function)."""
-    if x <= 0:
-        return 0.0
-    if x >= 1:
-        return 1.0
+    if not 0 < x < 1:
+        return float(x >= 1)
     log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
     # The fraction converges fast on one side of the mean only.
     if x < (a + 1) / (a + b + 2):
@@ -57,22 +48,22 @@ def beta_cdf(x: float, a: float, b: float) -> float:
 
 def _fraction(x: float, a: float, b: float) -> float:
     """The continued fraction of the incomplete beta function, by Lentz's method."""
-    c, d = 1.0, 1.0 / _away(1 - (a + b) * x / (a + 1))
+
+    def away(value: float) -> float:
+        return value if abs(value) > _TINY else _TINY
+
+    c, d = 1.0, 1.0 / away(1 - (a + b) * x / (a + 1))
     value = d
     for m in range(1, 10_000):
         even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
         odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
         for term in (even, odd):
-            d = 1.0 / _away(1 + term * d)
-            c = _away(1 + term / c)
+            d = 1.0 / away(1 + term * d)
+            c = away(1 + term / c)
             value *= c * d
         if abs(c * d - 1) < 1e-15:
             return value
     raise ArithmeticError(f"the incomplete beta function did not converge at {x} for ({a}, {b})")
-
-
-def _away(value: float) -> float:
-    return value if abs(value) > _TINY else _TINY
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,18 +113,16 @@ def quality(
         target: what is predicted. Of p (1 - p), prompts with one rollout say nothing and are left out.
         intervals: whether to resample, which takes most of the time.
     """
-    ceiling = noise_ceiling
     if target == "variance":
-        ceiling, several = variance_ceiling, wins + losses >= 2
+        several = wins + losses >= 2
         predicted, wins, losses = predicted[several], wins[several], losses[several]
-        observed = pass_variance(wins, losses)
-    else:
-        observed = losses / (wins + losses)
+    observed = _observed(wins, losses, target)
 
     def figure(statistic: Callable[..., float | None], *columns: Floats) -> Figure:
         around = interval(statistic, *columns, seed=seed) if intervals else None
         return Figure(statistic(*columns), around)
 
+    ceiling = variance_ceiling if target == "variance" else noise_ceiling
     return Quality(
         len(observed),
         figure(pearson, predicted, observed),
@@ -145,17 +134,18 @@ def quality(
     )
 
 
+def _observed(wins: Floats, losses: Floats, target: Target) -> Floats:
+    return pass_variance(wins, losses) if target == "variance" else losses / (wins + losses)
+
+
 def no_better_than_a_constant(figures: Mapping[str, Any]) -> str | None:
     """A sentence for predictions that are not shown to beat the observed mean of all prompts, else None.
 
     Args:
         figures: a `Quality` as JSON has it.
     """
-    constant, value, around = (
-        figures["brier_of_mean"],
-        figures["brier"]["value"],
-        figures["brier"]["interval"],
-    )
+    constant, value = figures["brier_of_mean"], figures["brier"]["value"]
+    around = figures["brier"]["interval"]
     if constant is None or value is None or (value if around is None else around[1]) < constant:
         return None
     shown = "are no better" if value >= constant else "are not shown to be better"
@@ -193,29 +183,25 @@ def quality_of_halves(
     """
     if not halves:
         return None
-    each = [
-        quality(predicted, wins[rows], losses[rows], counted=False, target=target, intervals=False)
-        for rows, predicted in halves
-    ]
     rows, predicted = (np.concatenate(parts) for parts in zip(*halves[:2], strict=True))
     whole = quality(
         predicted, wins[rows], losses[rows], counted=counted, seed=seed, target=target, intervals=False
     )
-    observed = pass_variance(wins, losses) if target == "variance" else losses / (wins + losses)
+    observed = _observed(wins, losses, target)
     pairs = [(predicted, observed[rows]) for rows, predicted in halves]
 
-    def figure(statistic: Callable[..., float | None], values: Sequence[float | None]) -> Figure:
-        defined = [value for value in values if value is not None]
+    def figure(statistic: Callable[..., float | None]) -> Figure:
+        defined = [value for pair in pairs if (value := statistic(*pair)) is not None]
         around = interval(statistic, *pairs[0], seed=seed, alternatives=pairs[1:])
         return Figure(float(np.mean(defined)), around) if defined else Figure(None, None)
 
-    means = [figures.brier_of_mean for figures in each if figures.brier_of_mean is not None]
+    constants = [np.mean((values - values.mean()) ** 2) for _, values in pairs]
     return replace(
         whole,
-        pearson=figure(pearson, [figures.pearson.value for figures in each]),
-        spearman=figure(spearman, [figures.spearman.value for figures in each]),
-        brier=figure(brier, [figures.brier.value for figures in each]),
-        brier_of_mean=float(np.mean(means)) if means else None,
+        pearson=figure(pearson),
+        spearman=figure(spearman),
+        brier=figure(brier),
+        brier_of_mean=float(np.mean(constants)),
     )
 
 

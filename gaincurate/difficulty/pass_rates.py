@@ -6,7 +6,6 @@ has no rate and is left out, which is not the same as a rate of 0.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -34,8 +33,6 @@ from gaincurate.errors import InputError, OutcomeError
 _COLUMNS = (ID, "model", "reward", "wins", "losses", "pass_rate", "samples")
 _MOST = 2.0**53
 """Rollouts of a prompt. Beyond it floats do not count."""
-_NONE = 1e-9
-"""So many rollouts of a prompt are none: rates of smaller weights are no numbers."""
 _WANTED = (
     "gc_id and one of: reward (a row for each rollout), wins and losses, pass_rate (and samples, of how many "
     "rollouts)"
@@ -113,14 +110,11 @@ def read_pass_rates(
     rules = rules or Rules()
     if not path.exists():
         raise InputError(f"{path} does not exist.", path=str(path))
-    paths: Sequence[Path]
-    if files is not None:
-        paths = files
-        policies = _of_lines([line for file in paths for line in read_any_round(file, rules)], path)
-    elif path.is_dir():
+    paths: Sequence[Path] = [path] if files is None else files
+    if files is None and path.is_dir():
         paths = sorted([*path.rglob("*.arrow"), *path.rglob("*.parquet")])
-        found = {file.parent for name in (MANIFEST, IDENTITY) for file in path.rglob(name)}
-        for folder in sorted(found):  # also those whose shards are all gone
+        folders = {file.parent for name in (MANIFEST, IDENTITY) for file in path.rglob(name)}
+        for folder in sorted(folders):  # also those whose shards are all gone
             if is_rollout_set(folder):
                 for _ in RolloutSet(folder).tables():  # which are all there and whole
                     pass
@@ -130,14 +124,19 @@ def read_pass_rates(
         with refusing(path, _refuse(path)):  # one wrote numbers as int64 and one as double
             table = pa.concat_tables(tables, promote_options="permissive")
         policies = of_table(table, path, rules)
+    elif files is not None or (path.suffix == ".jsonl" and has_rounds(path)):
+        policies = _of_lines([line for file in paths for line in read_any_round(file, rules)], path)
+    elif path.suffix == ".jsonl" and is_nemo_gym(path):
+        if scored is None:
+            raise InputError(
+                f"{path} has rollouts of NeMo Gym, which have no gc_id; give them to a command that "
+                "is also given the scored set or the run of their prompts.",
+                path=str(path),
+            )
+        ids, rewards = zip(*rewards_of(path, scored), strict=True)
+        policies = of_table(pa.table({ID: ids, "reward": pa.array(rewards, pa.float64())}), path, rules)
     else:
-        paths = [path]
-        if path.suffix == ".jsonl" and has_rounds(path):
-            policies = _of_lines(read_any_round(path, rules), path)
-        elif path.suffix == ".jsonl" and is_nemo_gym(path):
-            policies = _of_nemo_gym(path, rules, scored)
-        else:
-            policies = of_table(read_table(path, scored), path, rules)
+        policies = of_table(read_table(path, scored), path, rules)
     if not policies:
         raise InputError(f"{path} has no rollout that could be judged.", path=str(path))
     source = {"file": path.name, "hash": digest_files(paths), "reward_range": [rules.low, rules.high]}
@@ -165,9 +164,8 @@ def pooled(rates: Sequence[PassRates]) -> PassRates:
     )
     merged = _summed(rates[0].name, ids, wins, losses, counted)
     if not counted and len(merged.ids) < len(ids):
-        twice = next(gc_id for gc_id, count in Counter(ids.to_pylist()).items() if count > 1)
         raise InputError(
-            f"{twice!r} has two rates without numbers of rollouts; give the files a column samples."
+            f"{_twice(ids)!r} has two rates without numbers of rollouts; give the files a column samples."
         )
     return replace(merged, source={"files": [policy.source for policy in rates]})
 
@@ -183,17 +181,6 @@ def _of_lines(lines: Iterable[Line], path: Path) -> list[PassRates]:
         summed = _summed(f"{path.name}, round {round_}", pa.array(ids, pa.string()), success, 1 - success)
         policies.append(replace(summed, round=round_))
     return policies
-
-
-def _of_nemo_gym(path: Path, rules: Rules, scored: ScoredSet | None) -> list[PassRates]:
-    if scored is None:
-        raise InputError(
-            f"{path} has rollouts of NeMo Gym, which have no gc_id; give them to a command that "
-            "is also given the scored set or the run of their prompts.",
-            path=str(path),
-        )
-    ids, rewards = zip(*rewards_of(path, scored), strict=True)
-    return of_table(pa.table({ID: ids, "reward": pa.array(rewards, pa.float64())}), path, rules)
 
 
 def read_table(path: Path, scored: ScoredSet | None = None) -> pa.Table:
@@ -269,14 +256,12 @@ def of_table(table: pa.Table, path: Path, rules: Rules) -> list[PassRates]:
         for name in names & {ID, "model"}:
             texts = as_texts(table.column(name))
             table = table.set_column(table.column_names.index(name), name, texts)
-    if "model" not in names:
-        policies = [_of_policy(table, path.name, path, rules)]
-    else:
+    parts = [(path.name, table)]
+    if "model" in names:
         models = table.column("model")
-        policies = [
-            _of_policy(table.filter(pc.equal(models, model)), model, path, rules)
-            for model in sorted(models.unique().drop_null().to_pylist())
-        ]
+        named = sorted(models.unique().drop_null().to_pylist())
+        parts = [(model, table.filter(pc.equal(models, model))) for model in named]
+    policies = [_of_policy(part, name, path, rules) for name, part in parts]
     return [policy for policy in policies if policy.ids]
 
 
@@ -307,42 +292,38 @@ def _summed(name: str, ids: pa.Array, wins: Floats, losses: Floats, counted: boo
     codes, count = coded.indices.to_numpy(), len(coded.dictionary)
     won, lost = (np.bincount(codes, values, count) for values in (wins, losses))
     order = pc.array_sort_indices(coded.dictionary).to_numpy()
-    order = order[(won + lost)[order] > _NONE]
+    order = order[(won + lost)[order] > 0]
     return PassRates(name, coded.dictionary.take(order).to_pylist(), won[order], lost[order], counted)
 
 
 def _numbers(table: pa.Table, name: str) -> Floats:
     """A column as numbers, `[rows]`; null becomes NaN."""
     column, kind = table.column(name), table.column(name).type
-    if pa.types.is_boolean(kind):
-        column = column.cast(pa.int8())
-    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
+    if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind):
+        column = column.cast(pa.float64(), safe=False)
+    elif not pa.types.is_floating(kind):  # halves have no cast of their own in older versions; numpy has
         raise InputError(f"the column {name} has type {kind}, not numbers.")
-    # Halves have no cast of their own in older versions; numpy has.
-    plain = column if pa.types.is_floating(kind) else column.cast(pa.float64(), safe=False)
-    numbers: Floats = plain.to_numpy().astype(np.float64)
+    numbers: Floats = column.to_numpy().astype(np.float64)
     return numbers
 
 
 def _check_rows(
     ids: pa.Array, columns: dict[str, tuple[Floats, float, float]], path: Path, *, once: bool = False
 ) -> None:
-    """Refuse the first row that has no id, a value out of its range, or (`once`) an earlier row's id."""
-    codes = ids.dictionary_encode().indices.fill_null(-1).to_numpy()
-    bad = codes < 0
-    for values, low, high in columns.values():
-        bad |= ~((values >= low) & (values <= high) & np.isfinite(values))
-    if once:  # codes rise in order of first appearance
-        bad[1:] |= codes[1:] <= np.maximum.accumulate(codes)[:-1]
-    if not bad.any():
-        return
-    row = int(bad.argmax())
-    if (gc_id := ids[row].as_py()) is None:
+    """Refuse a row that has no id, a value out of its range, or (`once`) another row's id."""
+    if ids.null_count:
         raise InputError(f"{path}: a row has no gc_id.")
     for name, (values, low, high) in columns.items():
-        value = float(values[row])
-        if not (low <= value <= high and math.isfinite(value)):
+        outside = np.flatnonzero(~((values >= low) & (values <= high)))
+        if len(outside):
+            gc_id, value = ids[int(outside[0])].as_py(), values[outside[0]]
             raise OutcomeError(
                 f"{path}: {name} of {gc_id!r} is {value:g}, outside {low:g} to {high:g}.", gc_id=gc_id
             )
-    raise InputError(f"{path}: {gc_id!r} occurs twice, and the file has no column samples.")
+    if once and len(ids.unique()) < len(ids):
+        raise InputError(f"{path}: {_twice(ids)!r} occurs twice, and the file has no column samples.")
+
+
+def _twice(ids: pa.Array) -> str:
+    """The first of the ids that occur most often."""
+    return str(Counter(ids.to_pylist()).most_common(1)[0][0])

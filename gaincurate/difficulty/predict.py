@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -66,25 +66,20 @@ class Predictor:
     """
 
     def __init__(self, method: Method, inputs: Inputs, seen: Seen) -> None:
-        self.columns = method.columns
-        """The columns that it reads."""
         self._method, self._inputs, self._seen = method, inputs, seen
         self._fitted = method.fit(inputs, seen)
-
-    @property
-    def facts(self) -> dict[str, Any]:
+        self.columns = method.columns
+        """The columns that it reads."""
+        self.facts = self._fitted.facts
         """How it was made, for the record."""
-        return self._fitted.facts
+        self.leave_one_out = self._fitted.leave_one_out
+        """Gives the predictions of the references, each from the others, `[K]`."""
 
     def rows(self, table: pa.Table) -> Floats:
         """Predictions for a table's rows, in [0, 1]."""
         blocks = [table.slice(start, BLOCK) for start in range(0, len(table), BLOCK)]
         parts = [self._fitted.predict(self._method.read(block)) for block in blocks]
         return np.concatenate(parts) if parts else np.zeros(0)
-
-    def leave_one_out(self) -> Floats:
-        """Those of the references, each from the others, `[K]`."""
-        return self._fitted.leave_one_out()
 
     def halves(self, seed: int) -> list[tuple[Ints, Floats]]:
         """Places of random halves of the references, and what a fit on the other half predicts for them.
@@ -139,9 +134,10 @@ def make(
             f"{len(ids)} observed prompts are too few to predict from; {FEWEST} at least, and 128 to 256 to "
             "mean something."
         )
-    needed = {"group-column": group_column, "adapter": adapter, "rates": columns or None}
-    for (option, value), its_method in zip(needed.items(), ("group-mean", "adapter", "rates"), strict=True):
+    needed = {"group-mean": group_column, "adapter": adapter, "rates": columns or None}
+    for its_method, value in needed.items():
         if (value is not None) != (name == its_method):
+            option = "group-column" if its_method == "group-mean" else its_method
             raise InputError(f"--{option} and the method {its_method} go together.")
     if target == "variance" and name in ("adapter", "rates"):
         raise InputError(f"--target variance does not go with --{name}, which predicts failure rates.")
@@ -231,10 +227,6 @@ def predict(
     """
     check_ids(scored, rates)
 
-    def drawn_of(rates: PassRates) -> tuple[Ints, Ints]:
-        order = permutation(seed, 0, _DRAW, len(rates.ids))
-        return np.sort(order[:references]), np.sort(order[references:])
-
     def fit(rates: PassRates, rows: Ints, target: Target) -> Predictor:
         wins, losses = rates.wins[rows], rates.losses[rows]
         return make(
@@ -250,46 +242,56 @@ def predict(
             target=target,
         )
 
-    several, aims = rates.with_rollouts(2), None
+    several, how = rates.with_rollouts(2), {}
     if target == "auto":
         target = "difficulty"
-        some = drawn_of(several)[0]
+        some = np.sort(permutation(seed, 0, _DRAW, len(several.ids))[:references])
         whole = np.array_equal(several.wins, np.round(several.wins))
         if method not in ("adapter", "rates") and rates.counted and whole and len(some) >= 2 * FEWEST:
             observed = several.observed("variance")[some]
             aims = {aim: _carried(fit(several, some, aim), observed, aim, seed) for aim in COLUMNS}
-            target = "variance" if aims["variance"] > aims["difficulty"] else "difficulty"
+            target, how = (
+                "variance" if aims["variance"] > aims["difficulty"] else "difficulty",
+                {"aims": aims},
+            )
     rates = several if target == "variance" else rates
-    drawn, rest = drawn_of(rates)
-    names = [rates.ids[i] for i in drawn]
-    wins, losses = rates.wins[drawn], rates.losses[drawn]
+    order = permutation(seed, 0, _DRAW, len(rates.ids))
+    drawn, rest = np.sort(order[:references]), np.sort(order[references:])
     fitted = fit(rates, drawn, target)
-    ids, predicted = _all_rows(scored, fitted)
+    tables = scored.tables(fitted.columns)  # one at a time: their embeddings may not fit into memory together
+    parts = [(table.column(ID).to_pylist(), fitted.rows(table)) for table in tables]
+    ids = [gc_id for part, _ in parts for gc_id in part]
+    predicted = np.concatenate([np.zeros(0), *(values for _, values in parts)])
     places = pc.index_in(pa.array(rates.ids), value_set=pa.array(ids)).to_numpy(zero_copy_only=False)
     places = places.astype(np.int64)
     values = predicted.copy()
     values[places] = rates.observed(target)
-    how: Json = {
-        "made_by": f"gaincurate {gaincurate.__version__} difficulty predict",
-        "meaning": _MEANING[target],
-        "method": method,
-        **fitted.facts,
-        "policy": rates.name,
-        "outcomes": rates.source,
-        "observed": len(rates.ids),
-        "references": len(names),
-        "seed": seed,
-        **({} if aims is None else {"aims": aims}),
-    }
+
+    def quality_of(predicted: Floats, rows: Ints) -> Quality:
+        wins, losses = rates.wins[rows], rates.losses[rows]
+        return quality(predicted, wins, losses, counted=rates.counted, seed=seed, target=target)
+
+    wins, losses = rates.wins[drawn], rates.losses[drawn]
     return Prediction(
         ids,
         values,
         len(rates.ids),
-        names,
-        _quality(fitted.leave_one_out(), rates, drawn, seed, target),
+        [rates.ids[i] for i in drawn],
+        quality_of(fitted.leave_one_out(), drawn),
         quality_of_halves(fitted.halves(seed), wins, losses, counted=rates.counted, seed=seed, target=target),
-        _quality(predicted[places[rest]], rates, rest, seed, target) if len(rest) else None,
-        how,
+        quality_of(predicted[places[rest]], rest) if len(rest) else None,
+        {
+            "made_by": f"gaincurate {gaincurate.__version__} difficulty predict",
+            "meaning": _MEANING[target],
+            "method": method,
+            **fitted.facts,
+            "policy": rates.name,
+            "outcomes": rates.source,
+            "observed": len(rates.ids),
+            "references": len(drawn),
+            "seed": seed,
+            **how,
+        },
         target,
         _buckets(1 - predicted, fitted.facts["strength"], rates, places) if method == "rates" else None,
     )
@@ -339,30 +341,14 @@ def qualities(prediction: Prediction) -> Json:
     return {name: None if each is None else asdict(each) for name, each in figures.items()}
 
 
-def _quality(predicted: Floats, rates: PassRates, rows: Ints, seed: int, target: Target) -> Quality:
-    wins, losses = rates.wins[rows], rates.losses[rows]
-    return quality(predicted, wins, losses, counted=rates.counted, seed=seed, target=target)
-
-
 def check_ids(scored: ScoredSet, rates: PassRates) -> None:
     """Raise `InputError` where prompts with outcomes are not in the set."""
-    present = pc.is_in(pa.array(rates.ids, pa.string()), value_set=scored.column(ID).combine_chunks())
-    absent: Sequence[str] = [
-        gc_id for gc_id, here in zip(rates.ids, present.to_pylist(), strict=True) if not here
-    ]
+    wanted = pa.array(rates.ids, pa.string())
+    present = pc.is_in(wanted, value_set=scored.column(ID).combine_chunks())
+    absent = wanted.filter(pc.invert(present)).to_pylist()
     if absent:
         raise InputError(
             f"{len(absent):,} of {len(rates.ids):,} prompts with outcomes are not in {scored.folder}, "
             f"{absent[0]!r} among them: are the outcomes of another set?",
-            ids=list(absent),
+            ids=absent,
         )
-
-
-def _all_rows(scored: ScoredSet, fitted: Predictor) -> tuple[list[str], Floats]:
-    """Shard by shard: no more than one shard's embeddings are in memory."""
-    ids: list[str] = []
-    parts: list[Floats] = []
-    for table in scored.tables(fitted.columns):
-        ids += table.column(ID).to_pylist()
-        parts.append(fitted.rows(table))
-    return ids, np.concatenate(parts) if parts else np.zeros(0)

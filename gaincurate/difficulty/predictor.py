@@ -10,7 +10,6 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import torch
 from safetensors.torch import load, save
@@ -24,7 +23,7 @@ from gaincurate.core.rng import Floats
 from gaincurate.core.schema import EMBEDDING, ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.sealed import read_sealed, write_sealed
-from gaincurate.difficulty.embeddings import BLOCK, Matrix, matrix, see_same_maker
+from gaincurate.difficulty.embeddings import Matrix, matrix, see_same_maker
 from gaincurate.difficulty.methods import Fitted, Inputs, Seen
 from gaincurate.errors import InputError, OutputError, storage_error
 
@@ -50,7 +49,7 @@ class Shape:
 
 
 class DifficultyPredictor(nn.Module):
-    """Adapter, attention over references, calibration.
+    """Adapter (three linear layers), attention over references, calibration.
 
     Args:
         shape: see there.
@@ -59,7 +58,16 @@ class DifficultyPredictor(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
-        self.adapter = _adapter(shape)
+        self.adapter = nn.Sequential(
+            nn.Linear(shape.width, shape.hidden),
+            nn.GELU(),
+            nn.Dropout(shape.dropout),
+            nn.Linear(shape.hidden, shape.hidden),
+            nn.GELU(),
+            nn.Dropout(shape.dropout),
+            nn.Linear(shape.hidden, shape.hidden),
+            nn.LayerNorm(shape.hidden),
+        )
         self.calibration = nn.Sequential(
             nn.Linear(2, shape.calibration_hidden), nn.ReLU(), nn.Linear(shape.calibration_hidden, 2)
         )
@@ -85,61 +93,27 @@ class DifficultyPredictor(nn.Module):
     def mix(
         self, queries: Tensor, references: Tensor, failures: Tensor, seen: Tensor | None = None
     ) -> Tensor:
-        """`forward` from adapted embeddings on."""
-        weighted = attend(queries, references, failures, seen)
-        usable = torch.ones_like(failures, dtype=torch.bool)[None] if seen is None else seen
-        return self.calibrate(weighted, *moments(failures, usable))
+        """`forward` from adapted embeddings on.
 
-    def calibrate(self, weighted: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
-        """The logit of d, w * logit(weighted) + b, `[queries]`; w and b come from mean and spread."""
-        raw = self.calibration(torch.stack(torch.broadcast_tensors(mean, spread), -1))
-        w, b = functional.softplus(raw[..., 0]), torch.tanh(raw[..., 1])
+        The mean of `failures` under softmax(q . r / sqrt(hidden)) is calibrated: the logit of d is
+        w * logit(mean) + b, where w and b come from the mean and the population standard deviation of the
+        references that a query may use.
+        """
+        seen = torch.ones_like(failures, dtype=torch.bool)[None] if seen is None else seen
+        scores = queries @ references.T / math.sqrt(queries.shape[-1])  # [queries, K]
+        weighted = torch.softmax(scores.masked_fill(~seen, -torch.inf), -1) @ failures
+        count = seen.sum(-1)  # [queries], or [1] where all may use the same, and so are mean and spread
+        mean = (failures * seen).sum(-1) / count
+        # The root has no gradient at zero and none is asked for: failures are data.
+        spread = (((failures - mean[:, None]).square() * seen).sum(-1) / count).sqrt()
+        raw = self.calibration(torch.stack([mean, spread], -1))
+        w, b = functional.softplus(raw[:, 0]), torch.tanh(raw[:, 1])
         return w * torch.logit(weighted, CLIP) + b
-
-
-def attend(queries: Tensor, references: Tensor, failures: Tensor, seen: Tensor | None = None) -> Tensor:
-    """Mean of `failures` under softmax(q . r / sqrt(h)), `[queries]`; h is the width of q and r."""
-    # [queries, K]
-    scores = queries @ references.T / math.sqrt(queries.shape[-1])
-    if seen is not None:
-        scores = scores.masked_fill(~seen, -torch.inf)
-    return torch.softmax(scores, -1) @ failures
-
-
-def moments(failures: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and population standard deviation of the references that each query may use.
-
-    Both are `[queries]`, or `[1]` where all queries may use the same.
-    """
-    count = seen.sum(-1)
-    mean = (failures * seen).sum(-1) / count
-    squares = ((failures - mean[:, None]).square() * seen).sum(-1)
-    # The root has no gradient at zero and none is asked for: failures are data.
-    return mean, (squares / count).sqrt()
 
 
 def probability(logits: Tensor) -> Tensor:
     """Failure rates from their logits, inside (0, 1)."""
     return torch.sigmoid(logits).clamp(_EDGE, 1 - _EDGE)
-
-
-def loss(logits: Tensor, failures: Tensor) -> Tensor:
-    """Binary cross-entropy with soft targets: the mean of -(d log p + (1 - d) log(1 - p))."""
-    return functional.binary_cross_entropy_with_logits(logits, failures)
-
-
-def _adapter(shape: Shape) -> nn.Sequential:
-    """Three linear layers, GELU and dropout after the first two, a layer norm at the end."""
-    return nn.Sequential(
-        nn.Linear(shape.width, shape.hidden),
-        nn.GELU(),
-        nn.Dropout(shape.dropout),
-        nn.Linear(shape.hidden, shape.hidden),
-        nn.GELU(),
-        nn.Dropout(shape.dropout),
-        nn.Linear(shape.hidden, shape.hidden),
-        nn.LayerNorm(shape.hidden),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,9 +231,6 @@ class ByAdapter:
 def by_references(
     predictor: DifficultyPredictor, queries: Matrix, references: Tensor, failure: Tensor
 ) -> Floats:
-    """Failure rates of `queries` `[rows, width]` from adapted `references` `[K, hidden]`, in blocks."""
-    parts = [
-        probability(predictor.mix(predictor.encode(block), references, failure)).double().numpy()
-        for block in torch.from_numpy(queries).split(BLOCK)
-    ]
-    return np.concatenate(parts) if parts else np.zeros(0)
+    """Failure rates of `queries` `[rows, width]` from adapted `references` `[K, hidden]`."""
+    adapted = predictor.encode(torch.from_numpy(queries))
+    return probability(predictor.mix(adapted, references, failure)).double().numpy()

@@ -62,7 +62,9 @@ def calibrate(
         rollouts: how many rollouts each rate is of, `[N, K]` or `[K]`. Default: 16. Rates are shrunk by them
             as (wins + 1/2) / (rollouts + 1), so that 0 and 1 have finite logits.
     """
-    logits = _logits(rates, _ROLLOUTS if rollouts is None else rollouts)
+    count = _ROLLOUTS if rollouts is None else rollouts
+    shrunk = (rates * count + 0.5) / (count + 1.0)
+    logits = np.log(shrunk) - np.log1p(-shrunk)
     absent: Mask = np.isnan(logits)
     logits[absent] = 0.0
     counts, sources = (~absent).sum(0), (~absent).sum(1)
@@ -98,12 +100,6 @@ def buckets(expected: Floats, strength: float | Floats) -> list[str]:
     names = np.where(expected >= 0.5, "easy", np.where(chances < DEAD, "dead", "hard"))
     listed: list[str] = np.where(chances >= LIVE, "live", names).tolist()
     return listed
-
-
-def _logits(rates: Floats, rollouts: Floats | float) -> Floats:
-    shrunk = (rates * rollouts + 0.5) / (rollouts + 1.0)
-    logits: Floats = np.log(shrunk) - np.log1p(-shrunk)
-    return logits
 
 
 def _sigmoid(logits: Floats) -> Floats:

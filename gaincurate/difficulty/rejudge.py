@@ -26,7 +26,7 @@ from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.answers import comparable
 from gaincurate.difficulty.config import RejudgeConfig
 from gaincurate.difficulty.prompts import Prompt, answer_column, read_prompts
-from gaincurate.difficulty.rollout_set import ROLLOUTS, RolloutSet, write_table, written_shards
+from gaincurate.difficulty.rollout_set import ROLLOUTS, RolloutSet, begin, write_table, written_shards
 from gaincurate.difficulty.verifier import VerifierPool, verifier_of
 from gaincurate.difficulty.verify_worker import Job
 from gaincurate.errors import InputError
@@ -106,28 +106,25 @@ def rejudge(config: RejudgeConfig, progress: Progress | None = None) -> Rejudged
     files, artifact = Artifact(source.folder, ROLLOUTS), Artifact(out, ROLLOUTS)
     artifact.read_identity(damaged=config.overwrite)
     with artifact.writing(), VerifierPool(verifier) as pool:
-        previous = {"manifest": digest_json(source.manifest), "verifier": identity["verifier"]}
-        changes = {"verifier": pool.identity, "rejudged": previous}
-        changes["source"] = identity["source"] | {"answer_column": answer}
-        changes["versions"] = {"gaincurate": gaincurate.__version__}
+        changes = {
+            "verifier": pool.identity,
+            "rejudged": {"manifest": digest_json(source.manifest), "verifier": identity["verifier"]},
+            "source": identity["source"] | {"answer_column": answer},
+            "versions": {"gaincurate": gaincurate.__version__},
+        }
         identity = json_value(json.dumps(identity | changes))
-        entries = source.manifest["shards"]
-        written = written_shards(artifact, identity, len(entries), overwrite=config.overwrite)
-        if written is None:
-            artifact.remove()
-            artifact.begin(identity)
-        present = written or set()
-        if len(present) < len(entries):
-            artifact.reopen()
-        counts = [entry["rollouts"] for entry in entries]
-        progress.start(sum(counts), sum(counts[k] for k in present), what="judging again", unit="completion")
+        counts = [entry["rollouts"] for entry in source.manifest["shards"]]
+        written = written_shards(artifact, identity, len(counts), overwrite=config.overwrite)
+        missing = begin(artifact, identity, written, len(counts))
+        done = sum(counts) - sum(counts[index] for index in missing)
+        progress.start(sum(counts), done, what="judging again", unit="completion")
         for index, table in enumerate(source.tables()):
-            if index not in present:
+            if index in missing:
                 prompts = _prompts(scored, table, answer)
                 rejected = read_info(files.part(index))["rejected"]
                 write_table(out, index, identity, _judged(table, prompts, pool, progress), rejected)
         if not artifact.finished:
-            artifact.finish(identity, len(entries))
+            artifact.finish(identity, len(counts))
         append_line(out / EXECUTION, {"scored": str(scored.folder), "rollouts": str(config.rollouts)})
     return _compare(source, RolloutSet(out), scored, answer)
 
@@ -170,9 +167,9 @@ def _judged(table: pa.Table, prompts: dict[str, Prompt], pool: VerifierPool, pro
         progress.advance(1)
     fresh = take(table, pa.array(range(len(table)), pa.int64()))
     for name in ("reward", "reason"):
-        field = fresh.schema.field(name)
-        values = pa.array([getattr(verdict, name) for verdict in verdicts], field.type)
-        fresh = fresh.set_column(fresh.schema.get_field_index(name), field, values)
+        place = fresh.schema.get_field_index(name)
+        values = pa.array([getattr(verdict, name) for verdict in verdicts], fresh.schema.types[place])
+        fresh = fresh.set_column(place, fresh.schema.field(name), values)
     return fresh
 
 

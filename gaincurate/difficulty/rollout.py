@@ -22,7 +22,7 @@ import numpy as np
 
 import gaincurate
 from gaincurate.core.artifact import EXECUTION, Artifact, Json, shard_name
-from gaincurate.core.files import append_line, append_lines, log_lines, reading, write_atomic
+from gaincurate.core.files import append_line, append_lines, log_lines, reading, to_lines, write_atomic
 from gaincurate.core.foreign import json_value
 from gaincurate.core.locks import work_folder
 from gaincurate.core.options import checked
@@ -30,7 +30,7 @@ from gaincurate.core.progress import Progress
 from gaincurate.core.rng import Ints
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.config import RolloutConfig
-from gaincurate.difficulty.engine import Completion, Engine, Key, Refused, Request
+from gaincurate.difficulty.engine import Completion, Engine, Key, Refused
 from gaincurate.difficulty.prompts import Prompt, answer_column, draw_references, parts, read_prompts
 from gaincurate.difficulty.rollout_set import (
     BROKEN,
@@ -39,6 +39,7 @@ from gaincurate.difficulty.rollout_set import (
     ROLLOUTS,
     Judged,
     RolloutSet,
+    begin,
     unmarked,
     write_shard,
     written_shards,
@@ -47,7 +48,6 @@ from gaincurate.difficulty.verifier import (
     Broken,
     Verdict,
     VerifierPool,
-    broken_lines,
     check_gold,
     verifier_of,
 )
@@ -107,9 +107,8 @@ def roll_out(config: RolloutConfig, progress: Progress | None = None) -> Rollout
         StorageError: the file system refused.
         LockedError: another process writes the same set.
     """
-    config.check()
     progress = progress or Progress()
-    begin, out, summary = time.perf_counter(), config.out, RolloutSummary(config.out)
+    started, out, summary = time.perf_counter(), config.out, RolloutSummary(config.out)
     verifier, artifact = verifier_of(config), Artifact(config.out, ROLLOUTS)
     artifact.read_identity(damaged=config.overwrite)  # refuse what is not ours before anything is spent
     scored = ScoredSet(config.scored)
@@ -118,17 +117,12 @@ def roll_out(config: RolloutConfig, progress: Progress | None = None) -> Rollout
     with artifact.writing(), VerifierPool(verifier) as pool, closing(_engine(config, scored)) as engine:
         identity = _identity(config, scored, answer, engine, pool)
         written = written_shards(artifact, identity, len(pieces), overwrite=config.overwrite)
-        missing = [index for index in range(len(pieces)) if index not in (written or set())]
         broken: Broken = {}
-        if answer is not None and missing:
+        if answer is not None and (written is None or len(written) < len(pieces)):
             broken = check_gold(scored, pieces, answer, verifier, pool, progress)
             _report_broken(config, broken, sum(map(len, pieces)))
-        if written is None:
-            # Invalid rows are refused before anything is deleted.
-            artifact.remove()
-            artifact.begin(identity)
-        if missing:
-            artifact.reopen()
+        # Invalid rows are refused before anything is deleted.
+        missing = begin(artifact, identity, written, len(pieces))
         total, left = sum(map(len, pieces)), sum(len(pieces[index]) for index in missing)
         progress.start(total, total - left, what="rolling out", unit="prompt")
         for index in missing:
@@ -136,9 +130,8 @@ def roll_out(config: RolloutConfig, progress: Progress | None = None) -> Rollout
             rejected = [{"gc_id": p.gc_id, "reason": broken[p.gc_id]} for p in prompts if p.gc_id in broken]
             usable = [prompt for prompt in prompts if prompt.gc_id not in broken]
             journal = work_folder(out) / f"completions-{index:05d}.jsonl"
-            work = ShardWork(config, engine, pool, usable, journal)
-            judged = work.run(progress, summary)
-            summary.other_lengths += work.other_lengths()
+            work = ShardWork(config, pool, usable, journal)
+            judged = work.run(engine, progress, summary)
             rejected += [{"gc_id": gc_id, "reason": reason} for gc_id, reason in work.refused.items()]
             write_shard(out, index, identity, judged, rejected)
             journal.unlink(missing_ok=True)  # it is spent
@@ -147,9 +140,16 @@ def roll_out(config: RolloutConfig, progress: Progress | None = None) -> Rollout
         if not artifact.finished:
             artifact.finish(identity, len(pieces))
         _describe(summary)
-        summary.elapsed = time.perf_counter() - begin
+        summary.elapsed = time.perf_counter() - started
+        names = {"scored", "model", "server", "device", "concurrency", "on_error", "verify_workers"}
+        line = config.model_dump(mode="json", include=names, exclude_none=True) | {"ended": time.time()}
+        line |= {
+            "generated": summary.generated,
+            "tokens": summary.tokens,
+            "seconds": round(summary.elapsed, 3),
+        }
         with suppress(StorageError):  # a full disk: the set is complete all the same
-            append_line(out / EXECUTION, _execution(config, summary))
+            append_line(out / EXECUTION, line)
     return summary
 
 
@@ -159,7 +159,6 @@ def outline(config: RolloutConfig) -> Json:
     Raises:
         InputError: an option, the set or the verifier is not right.
     """
-    config.check()
     scored, verifier = ScoredSet(config.scored), verifier_of(config)
     answer_column(scored, config.answer_column, needed=not verifier.own)
     pieces, tokens = _pieces(config, scored), scored.column("gc_prompt_tokens").to_numpy()
@@ -224,20 +223,13 @@ def _identity(
     return same
 
 
-def _execution(config: RolloutConfig, summary: RolloutSummary) -> Json:
-    names = ("scored", "model", "server", "device", "concurrency", "on_error", "verify_workers")
-    options = {name: value for name in names if (value := getattr(config, name)) is not None}
-    facts = {"generated": summary.generated, "tokens": summary.tokens, "seconds": round(summary.elapsed, 3)}
-    return {**options, "scored": str(config.scored), "ended": time.time(), **facts}
-
-
 def _report_broken(config: RolloutConfig, broken: Broken, rows: int) -> None:
     """List the rows whose gold answer fails in a file, and stop for them unless they are to be left out."""
     path = config.out / BROKEN
     if not broken:
         path.unlink(missing_ok=True)
         return
-    write_atomic(path, broken_lines(broken))
+    write_atomic(path, to_lines({"gc_id": gc_id, "reason": reason} for gc_id, reason in broken.items()))
     if config.on_error == "stop":
         gc_id, reason = next(iter(broken.items()))
         raise InputError(
@@ -268,24 +260,18 @@ class ShardWork:
 
     Args:
         config: of the rollouts.
-        engine: generates.
         pool: verifies.
         prompts: those of the shard, without those that were left out.
         journal: what had arrived before an interruption, and where more is added.
     """
 
     def __init__(
-        self,
-        config: RolloutConfig,
-        engine: Engine,
-        pool: VerifierPool,
-        prompts: Sequence[Prompt],
-        journal: Path,
+        self, config: RolloutConfig, pool: VerifierPool, prompts: Sequence[Prompt], journal: Path
     ) -> None:
-        self._config, self._engine, self._pool, self._journal = config, engine, pool, journal
+        self._stops, self._samples = config.on_error == "stop", range(config.samples)
+        self._pool, self._journal = pool, journal
         self._prompts = {prompt.gc_id: prompt for prompt in prompts}
-        self._done: dict[Key, Completion] = {}
-        self._verdicts: dict[Key, Future[Verdict]] = {}
+        self._done: dict[Key, tuple[Completion, Future[Verdict]]] = {}
         self.refused: dict[str, str] = {}
         """Prompts that the engine does not take, and why."""
         for entry in log_lines(journal):
@@ -294,10 +280,9 @@ class ShardWork:
             if "refused" in entry:
                 self.refused[entry["gc_id"]] = entry["refused"]
             elif "text" in entry:
-                done = decoded(entry)
-                self._done[done.key] = done
+                self._judge(decoded(entry))
 
-    def run(self, progress: Progress, summary: RolloutSummary) -> list[Judged]:
+    def run(self, engine: Engine, progress: Progress, summary: RolloutSummary) -> list[Judged]:
         """All rollouts of the prompts that were not refused, by prompt and sample.
 
         Raises:
@@ -305,34 +290,30 @@ class ShardWork:
             ServerError: see `Engine`.
             StorageError: the file system refused.
         """
-        requests = [
-            Request(gc_id, sample, prompt.messages, prompt.tools)
-            for gc_id, prompt in self._prompts.items()
-            for sample in range(self._config.samples)
-        ]
-        for done in self._done.values():
-            self._judge(done)
-        with closing(self._engine.generate(requests, frozenset(self._done))) as arriving:
+        with closing(engine.generate(list(self._prompts.values()), frozenset(self._done))) as arriving:
             for part in arriving:
                 self._keep(part)
                 tokens = [item.tokens or 0 for item in part if isinstance(item, Completion)]
                 summary.generated += len(tokens)
                 summary.tokens += sum(tokens)
                 progress.advance(0, completions=len(tokens), tokens=sum(tokens))
-        judged = []
-        for request in requests:
-            if request.gc_id in self.refused:
-                continue
-            verdict = self._verdicts[request.key].result()
-            if verdict.reward is None and self._config.on_error == "stop":
-                raise RowError(
-                    f"sample {request.sample} of prompt {request.gc_id} was not judged: {verdict.reason}. "
-                    "All completions are kept; add --on-error skip to give such ones no reward, and count "
-                    "them.",
-                    gc_id=request.gc_id,
-                    reason=verdict.reason,
-                )
-            judged.append((self._done[request.key], verdict.reward, verdict.reason))
+        judged, other_lengths = [], set()
+        for gc_id, prompt in self._prompts.items():
+            for sample in () if gc_id in self.refused else self._samples:
+                done, future = self._done[gc_id, sample]
+                verdict = future.result()
+                if verdict.reward is None and self._stops:
+                    raise RowError(
+                        f"sample {sample} of prompt {gc_id} was not judged: {verdict.reason}. All "
+                        "completions are kept; add --on-error skip to give such ones no reward, and count "
+                        "them.",
+                        gc_id=gc_id,
+                        reason=verdict.reason,
+                    )
+                judged.append((done, verdict.reward, verdict.reason))
+                if done.prompt_tokens not in (None, prompt.tokens):
+                    other_lengths.add(gc_id)
+        summary.other_lengths += len(other_lengths)
         return judged
 
     def _keep(self, part: Sequence[Completion | Refused]) -> None:
@@ -340,32 +321,27 @@ class ShardWork:
         done = [item for item in part if isinstance(item, Completion)]
         refused = {item.gc_id: item.reason for item in part if isinstance(item, Refused)}
         lines = [encoded(item) for item in done]
-        if self._config.on_error == "skip":
+        if not self._stops:
             lines += [{"gc_id": gc_id, "refused": reason} for gc_id, reason in refused.items()]
         append_lines(self._journal, lines)
         with reading(self._journal), self._journal.open("rb") as file:
             os.fsync(file.fileno())
         for item in done:
-            self._done[item.key] = item
             self._judge(item)
-        for gc_id, reason in refused.items():
-            if self._config.on_error == "stop":
-                raise RowError(
-                    f"prompt {gc_id} cannot be rolled out: {reason}. What had arrived is kept. Fix it, or "
-                    "add --on-error skip to leave such rows out.",
-                    gc_id=gc_id,
-                    reason=reason,
-                )
+        if refused and self._stops:
+            gc_id, reason = next(iter(refused.items()))
+            raise RowError(
+                f"prompt {gc_id} cannot be rolled out: {reason}. What had arrived is kept. Fix it, or add "
+                "--on-error skip to leave such rows out.",
+                gc_id=gc_id,
+                reason=reason,
+            )
         self.refused = refused | self.refused  # the first reason counts
 
     def _judge(self, done: Completion) -> None:
         prompt = self._prompts[done.gc_id]
-        self._verdicts[done.key] = self._pool.submit(Job(done.text, prompt.answer, prompt.row))
-
-    def other_lengths(self) -> int:
-        """Prompts that have another number of tokens here than when they were scored."""
-        lengths = {(gc_id, done.prompt_tokens) for (gc_id, _), done in self._done.items()}
-        return sum(tokens not in (None, self._prompts[gc_id].tokens) for gc_id, tokens in lengths)
+        verdict = self._pool.submit(Job(done.text, prompt.answer, prompt.row))
+        self._done[done.key] = done, verdict
 
 
 def encoded(done: Completion) -> dict[str, Any]:

@@ -7,8 +7,8 @@ that a prompt may have any number of them and a reader can take the columns it n
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -38,35 +38,12 @@ SCHEMA = pa.schema(
         pa.field("token_ids", pa.list_(pa.int32())),
     ]
 )
-_MARKS = {
-    "math": ("<answer>", "\\boxed{", "####"),
-    "reasoning-gym": ("<answer>",),
-    "exact": ("<answer>",),
-}
+_MARKS = {"math": ("<answer>", "\\boxed{", "####"), "reasoning-gym": ("<answer>",), "exact": ("<answer>",)}
 """The marks that our verifiers search for in a completion before they use the text after its thoughts."""
 _COUNTS = ("prompts", "rollouts", "unjudged", "tokens")
 
 Judged = tuple[Completion, float | None, str | None]
 """A completion, its reward, and why it has none."""
-
-
-def rollout_table(judged: Sequence[Judged]) -> pa.Table:
-    """The rows of a shard."""
-    done = [item[0] for item in judged]
-    columns: list[Any] = [
-        [c.gc_id for c in done],
-        [c.sample for c in done],
-        [c.text for c in done],
-        [reward for _, reward, _ in judged],
-        [reason for _, _, reason in judged],
-        [c.tokens for c in done],
-        [c.prompt_tokens for c in done],
-        [c.finish_reason for c in done],
-        [c.logprobs for c in done],
-        [c.token_ids for c in done],
-    ]
-    arrays = [pa.array(values, field.type) for values, field in zip(columns, SCHEMA, strict=True)]
-    return pa.table(arrays, schema=SCHEMA)
 
 
 def _totals(parts: Sequence[Json], rejected: int) -> Json:
@@ -96,7 +73,13 @@ def write_shard(
     out: Path, index: int, identity: Json, judged: Sequence[Judged], rejected: Sequence[Json]
 ) -> None:
     """Write one shard whole."""
-    write_table(out, index, identity, rollout_table(judged), rejected)
+    done, rewards, reasons = zip(*judged, strict=True) if judged else ((), (), ())
+    given = {"completion": [each.text for each in done], "reward": rewards, "reason": reasons}
+    arrays = [
+        pa.array(given.get(field.name) or [getattr(each, field.name) for each in done], field.type)
+        for field in SCHEMA
+    ]
+    write_table(out, index, identity, pa.table(arrays, schema=SCHEMA), rejected)
 
 
 def write_table(out: Path, index: int, identity: Json, table: pa.Table, rejected: Sequence[Json]) -> None:
@@ -125,15 +108,24 @@ def written_shards(artifact: Artifact, identity: Json, count: int, *, overwrite:
     return artifact.present(identity, count) if begun else None
 
 
+def begin(artifact: Artifact, identity: Json, written: set[int] | None, count: int) -> list[int]:
+    """Begin the set, or open it again where a shard is missing; returns the shards that are to be made."""
+    if written is None:
+        artifact.remove()
+        artifact.begin(identity)
+    missing = [index for index in range(count) if index not in (written or ())]
+    if missing:
+        artifact.reopen()
+    return missing
+
+
 def is_rollout_set(path: Path) -> bool:
     """Whether a folder is one, finished or not."""
     for name in (MANIFEST, IDENTITY):
-        try:
+        with suppress(OSError, ValueError):
             facts = json_file(path / name)
-        except (OSError, ValueError):
-            continue
-        if isinstance(facts, dict) and facts.get("kind") == KIND:
-            return True
+            if isinstance(facts, dict) and facts.get("kind") == KIND:
+                return True
     return False
 
 
@@ -176,32 +168,30 @@ def pass_rates(folder: str | Path, *, success: float | None = None) -> pa.Table:
     """
     if success is not None and not 0 < success <= 1:
         raise InputError(f"success {success}: expected a reward above 0 and up to 1.")
-    tables: list[pa.Table] = []
-    for table in RolloutSet(folder).tables([ID, "reward"]):
-        # Rows of a prompt are consecutive, and a prompt is in one shard only.
+    names = (ID, "wins", "losses", "samples")
+    schema = pa.schema(list(zip(names, (pa.string(), pa.float64(), pa.float64(), pa.int64()), strict=True)))
+    tables = [schema.empty_table()]
+    for table in RolloutSet(folder).tables([ID, "reward"]):  # a prompt is in one shard only
         rewards = table.column("reward").to_numpy(zero_copy_only=False).astype(np.float64)
-        ids = table.column(ID).combine_chunks().dictionary_encode()
+        ids = table.column(ID).combine_chunks().dictionary_encode()  # in order of first appearance
         places, judged = ids.indices.to_numpy(), ~np.isnan(rewards)
-        value = rewards if success is None else np.where(judged, rewards >= success, np.nan)
+        value = rewards if success is None else (rewards >= success).astype(np.float64)
         count = len(ids.dictionary)
         wins = np.bincount(places[judged], value[judged], count)
         samples = np.bincount(places[judged], minlength=count)
-        columns = [ids.dictionary, pa.array(wins), pa.array(samples - wins), pa.array(samples)]
-        tables.append(pa.table(columns, names=[ID, "wins", "losses", "samples"]))
-    kinds = [pa.string(), pa.float64(), pa.float64(), pa.int64()]
-    schema = pa.schema(list(zip((ID, "wins", "losses", "samples"), kinds, strict=True)))
-    return pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in tables)])
+        columns = [ids.dictionary, wins, samples - wins, samples]
+        tables.append(pa.table(columns, schema=schema))
+    return pa.concat_tables(tables)
 
 
 def unmarked(rollouts: RolloutSet) -> str | None:
     """A warning if no completion is right or has the marks of its verifier, else None."""
     marks = _MARKS.get(rollouts.manifest["identity"].get("verifier", {}).get("name"), ())
     for table in rollouts.tables(["completion", "reward"]):
-        if pc.max(table.column("reward")).as_py() == 1:
+        texts = table.column("completion")
+        marked = any(pc.any(pc.match_substring(texts, mark)).as_py() for mark in marks)
+        if marked or pc.max(table.column("reward")).as_py() == 1:
             return None
-        for mark in marks:
-            if pc.any(pc.match_substring(table.column("completion"), mark)).as_py():
-                return None
     if not marks or not rollouts.manifest["rollouts"]:
         return None
     return (

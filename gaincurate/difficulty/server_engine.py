@@ -14,6 +14,7 @@ import random
 from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from operator import index
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -24,7 +25,8 @@ import numpy as np
 from gaincurate.core.foreign import json_value
 from gaincurate.core.process import ctrl_c_noted
 from gaincurate.difficulty.config import API_KEY, RolloutConfig, base_url
-from gaincurate.difficulty.engine import Completion, Key, Refused, Request, request_seed
+from gaincurate.difficulty.engine import Completion, Key, Refused, request_seed
+from gaincurate.difficulty.prompts import Prompt
 from gaincurate.errors import InputError, ServerError
 
 LOGPROBS = "as the server gives them; many give those before temperature and top-p"
@@ -119,27 +121,44 @@ class ServerEngine:
         }
 
     def generate(
-        self, requests: Sequence[Request], done: frozenset[Key]
+        self, prompts: Sequence[Prompt], done: frozenset[Key]
     ) -> Generator[list[Completion | Refused]]:
         """See `Engine`. What had arrived when a request failed for good is yielded before the error."""
-        wanted = iter([request for request in requests if request.key not in done])
+        wanted = (
+            self._complete(prompt, sample)
+            for prompt in prompts
+            for sample in range(self._config.samples)
+            if (prompt.gc_id, sample) not in done
+        )
         running: set[asyncio.Task[Completion | Refused]] = set()
+
+        async def step() -> set[asyncio.Task[Completion | Refused]]:
+            """Start requests up to the limit, return finished ones: none after the last, or after Ctrl-C."""
+            for request in islice(wanted, self._config.concurrency - len(running)):
+                running.add(asyncio.ensure_future(request))
+            finished: set[asyncio.Task[Completion | Refused]] = set()
+            while running and not finished and not pressed:
+                finished, _ = await asyncio.wait(running, timeout=_LOOK, return_when=asyncio.FIRST_COMPLETED)
+            return finished
+
+        async def cancel() -> None:
+            """Cancel what runs and wait until it has ended, however it does."""
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
         with ctrl_c_noted() as pressed:
             try:
-                while True:
-                    # Short work of the caller between two steps of the loop only lets sockets fill up.
-                    finished = self._runner.run(self._step(running, wanted, pressed))
+                # Short work of the caller between two steps of the loop only lets sockets fill up.
+                while finished := self._runner.run(step()):
                     running -= finished
                     good = [task.result() for task in finished if task.exception() is None]
                     if good:
                         yield good
                     for task in finished:
-                        if error := task.exception():
-                            raise error
-                    if not finished:
-                        return
+                        task.result()
             finally:
-                self._runner.run(self._cancel(running))
+                self._runner.run(cancel())
 
     def close(self) -> None:
         """Close the connections."""
@@ -147,61 +166,41 @@ class ServerEngine:
             self._runner.run(self._client.aclose())
             self._runner.close()
 
-    async def _step(
-        self, running: set[asyncio.Task[Completion | Refused]], wanted: Iterator[Request], pressed: list[int]
-    ) -> set[asyncio.Task[Completion | Refused]]:
-        """Start requests up to the limit and return finished ones: none after the last, or after Ctrl-C."""
-        while len(running) < self._config.concurrency and (request := next(wanted, None)) is not None:
-            running.add(asyncio.ensure_future(self._complete(request)))
-        done: set[asyncio.Task[Completion | Refused]] = set()
-        while running and not done and not pressed:
-            done, _ = await asyncio.wait(running, timeout=_LOOK, return_when=asyncio.FIRST_COMPLETED)
-        return done
-
-    @staticmethod
-    async def _cancel(tasks: set[asyncio.Task[Completion | Refused]]) -> None:
-        """Cancel and wait until they have ended, however they do."""
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _complete(self, request: Request) -> Completion | Refused:
+    async def _complete(self, prompt: Prompt, sample: int) -> Completion | Refused:
         """One completion, however many attempts it takes."""
-        config = self._config
-        if request.messages[-1]["role"] == "assistant":
-            return Refused(
-                request.gc_id, "its last message is the assistant's, which a server would not go on"
-            )
+        config, gc_id = self._config, prompt.gc_id
+        if prompt.messages[-1]["role"] == "assistant":
+            return Refused(gc_id, "its last message is the assistant's, which a server would not go on")
         try:  # a key that the source added to a message may hold anything
-            json.dumps([request.messages, request.tools], allow_nan=False)
+            json.dumps([prompt.messages, prompt.tools], allow_nan=False)
         except (TypeError, ValueError) as error:
-            return Refused(request.gc_id, f"its messages cannot be sent as JSON ({error})")
+            return Refused(gc_id, f"its messages cannot be sent as JSON ({error})")
         body = {
             **self._body,
             "model": self._model,
-            "messages": request.messages,
-            **({"tools": request.tools} if request.tools else {}),
+            "messages": prompt.messages,
+            **({"tools": prompt.tools} if prompt.tools else {}),
             "temperature": config.temperature,
             "top_p": config.top_p,
             "max_tokens": config.max_tokens,
-            "seed": request_seed(config.seed, request.gc_id, request.sample),
+            "seed": request_seed(config.seed, gc_id, sample),
         }
 
         async def attempt() -> Completion | Refused:
             status, data = await self._send("POST", "/chat/completions", body)
             if status in _OF_THE_PROMPT:
-                return Refused(request.gc_id, f"the server refused it: {self._reason(data) or status}")
+                return Refused(gc_id, f"the server refused it: {self._reason(data) or status}")
             with self._understanding("chat completion"):
-                done = _read(request, json_value(data, surrogates=True), self._clean)
-            if request.tools and done.finish_reason == "tool_calls":
+                done = _read(gc_id, sample, json_value(data, surrogates=True), self._clean)
+            if prompt.tools and done.finish_reason == "tool_calls":
                 return Refused(
-                    request.gc_id,
+                    gc_id,
                     "the server parsed its completion into tool calls; start it without a tool parser, or "
                     """add --server-body '{"tool_choice": "none"}' if it then still renders the tools""",
                 )
             return done
 
-        return await self._with_retries(attempt, f"for prompt {request.gc_id}, sample {request.sample}")
+        return await self._with_retries(attempt, f"for prompt {gc_id}, sample {sample}")
 
     async def _only_model(self) -> str:
         """The server's model where it has one."""
@@ -308,7 +307,7 @@ def _retry_after(response: httpx2.Response) -> float | None:
     return min(float(value), _LONGEST_ASKED) if value.isdecimal() else None
 
 
-def _read(request: Request, body: Any, clean: Callable[[str], str] = clean) -> Completion:
+def _read(gc_id: str, sample: int, body: Any, clean: Callable[[str], str] = clean) -> Completion:
     """The parts of a chat completion that a rollout keeps."""
     choice, usage = body["choices"][0], body.get("usage") or {}
     reason, ids = choice.get("finish_reason"), choice.get("token_ids")
@@ -321,8 +320,8 @@ def _read(request: Request, body: Any, clean: Callable[[str], str] = clean) -> C
         raise ValueError(f"it has {len(ids):,} token ids and {len(logprobs):,} log-probs")
     tokens, prompt_tokens = (usage.get(name) for name in ("completion_tokens", "prompt_tokens"))
     return Completion(
-        request.gc_id,
-        request.sample,
+        gc_id,
+        sample,
         clean(text),
         None if reason is None else clean(reason),
         None if tokens is None else index(tokens),

@@ -6,25 +6,26 @@ Prompts are held out for all policies alike, so that no policy shows the adapter
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 import gaincurate
+from gaincurate.core.artifact import Json
 from gaincurate.core.rng import Floats, Ints, permutation
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.config import Recipe
 from gaincurate.difficulty.embeddings import maker, of_ids
-from gaincurate.difficulty.metrics import Quality, quality
+from gaincurate.difficulty.metrics import quality
 from gaincurate.difficulty.pass_rates import PassRates
 from gaincurate.difficulty.predictor import (
     DifficultyPredictor,
     Shape,
-    loss,
-    probability,
+    by_references,
     refuse_other_folder,
     save_adapter,
 )
@@ -53,10 +54,6 @@ class Fitted:
     losses: list[float]
 
 
-Part = tuple[int, Ints, Ints]
-"""One policy's share of a batch: its number, and places of queries and of references among its prompts."""
-
-
 def fit(
     embeddings: Tensor,
     policies: Sequence[Policy],
@@ -64,7 +61,7 @@ def fit(
     recipe: Recipe,
     watch: Callable[[int, int, float], None] = lambda epoch, epochs, loss: None,
 ) -> Fitted:
-    """Train.
+    """Train with the mean binary cross-entropy between predicted and observed failure rates.
 
     Args:
         embeddings: `[rows, width]`, float32.
@@ -77,35 +74,41 @@ def fit(
         InputError: a policy with too few prompts to train on.
     """
     held_out = split(policies, recipe)
-    keeps = [~np.isin(policy.rows, held_out) for policy in policies]
-    training = [
-        Policy(policy.name, policy.rows[keep], policy.failure[keep])
-        for policy, keep in zip(policies, keeps, strict=True)
-    ]
-    for policy in training:
-        if len(policy.rows) < _FEWEST:
+    training = []
+    for policy in policies:
+        keep = ~np.isin(policy.rows, held_out)
+        if keep.sum() < _FEWEST:
             raise InputError(
-                f"{policy.name} has {len(policy.rows)} prompts to train on and {_FEWEST} are needed: observe "
+                f"{policy.name} has {keep.sum()} prompts to train on and {_FEWEST} are needed: observe "
                 "more prompts, or predict without training (`gaincurate difficulty predict`)."
             )
+        training.append(Policy(policy.name, policy.rows[keep], policy.failure[keep]))
     targets = [torch.from_numpy(policy.failure).to(embeddings.dtype) for policy in training]
+    steps = recipe.epochs * sum(1 for _ in batches(training, recipe, 0))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed % 2**63)  # of the first weights and of dropout
         predictor = DifficultyPredictor(shape).to(embeddings).train()
         optimiser = torch.optim.Adam(predictor.parameters(), recipe.rate)
-        steps = recipe.epochs * batches_in_epoch(training, recipe)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate_at(step, steps))
         losses = []
         for epoch in range(recipe.epochs):
             total = count = 0.0
             for parts in batches(training, recipe, epoch):
-                mean_loss = batch_loss(predictor, embeddings, training, targets, parts)
+                logits, wanted = [], []
+                for number, queries, references in parts:
+                    rows, target = training[number].rows, targets[number]
+                    asked, given = (
+                        embeddings[torch.from_numpy(rows[part])] for part in (queries, references)
+                    )
+                    logits.append(predictor(asked, given, target[torch.from_numpy(references)]))
+                    wanted.append(target[torch.from_numpy(queries)])
+                loss = functional.binary_cross_entropy_with_logits(torch.cat(logits), torch.cat(wanted))
                 optimiser.zero_grad()
-                mean_loss.backward()
+                loss.backward()
                 optimiser.step()
                 schedule.step()
-                size = sum(len(queries) for _, queries, _ in parts)
-                total, count = total + mean_loss.item() * size, count + size
+                size = sum(map(len, wanted))
+                total, count = total + loss.item() * size, count + size
             losses.append(total / count)
             watch(epoch + 1, recipe.epochs, losses[-1])
     return Fitted(predictor.eval(), held_out, losses)
@@ -118,25 +121,20 @@ def split(policies: Sequence[Policy], recipe: Recipe) -> Ints:
     return np.sort(rows[order[: round(recipe.held_out * len(rows))]])
 
 
-def batches_in_epoch(policies: Sequence[Policy], recipe: Recipe) -> int:
-    """How many steps an epoch takes."""
-    return -(-sum(len(policy.rows) for policy in policies) // _batch_size(policies, recipe))
-
-
-def _batch_size(policies: Sequence[Policy], recipe: Recipe) -> int:
-    # References are what a batch does not ask about, so it asks about a quarter of a small set at most.
-    return min(recipe.batch, max(1, sum(len(policy.rows) for policy in policies) // 4))
-
-
-def batches(policies: Sequence[Policy], recipe: Recipe, epoch: int) -> Iterator[list[Part]]:
+def batches(policies: Sequence[Policy], recipe: Recipe, epoch: int) -> Iterator[list[tuple[int, Ints, Ints]]]:
     """An epoch's batches: every policy's every prompt is a query once, in random order.
 
     A policy's references are the first K of a new random order of all prompts that it has observed and is not
     asked about in this batch; where there are fewer, all of those.
+
+    Returns:
+        For each policy in a batch its number, and places of queries and of references among its prompts.
     """
     owner = np.concatenate([np.full(len(policy.rows), i) for i, policy in enumerate(policies)])
     place = np.concatenate([np.arange(len(policy.rows)) for policy in policies])
-    size, highest = _batch_size(policies, recipe), max(int(policy.rows.max()) for policy in policies)
+    # References are what a batch does not ask about, so it asks about a quarter of a small set at most.
+    size = min(recipe.batch, max(1, len(owner) // 4))
+    highest = max(int(policy.rows.max()) for policy in policies)
     order = permutation(recipe.seed, epoch, _DRAWS, len(owner))
     for index, start in enumerate(range(0, len(order), size)):
         chosen = order[start : start + size]
@@ -152,66 +150,10 @@ def batches(policies: Sequence[Policy], recipe: Recipe, epoch: int) -> Iterator[
             yield parts
 
 
-def batch_loss(
-    predictor: DifficultyPredictor,
-    embeddings: Tensor,
-    policies: Sequence[Policy],
-    targets: Sequence[Tensor],
-    parts: Sequence[Part],
-) -> Tensor:
-    """The mean loss over a batch's queries."""
-    logits, wanted = [], []
-    for number, queries, references in parts:
-        rows, target = policies[number].rows, targets[number]
-        asked, given = (embeddings[torch.from_numpy(rows[places])] for places in (queries, references))
-        logits.append(predictor(asked, given, target[torch.from_numpy(references)]))
-        wanted.append(target[torch.from_numpy(queries)])
-    return loss(torch.cat(logits), torch.cat(wanted))
-
-
 def rate_at(step: int, steps: int) -> float:
     """The learning rate's factor at a step from 0."""
     warm = min(_WARM_UP, max(1, int(_WARM_UP_SHARE * steps)))
     return (step + 1) / warm if step < warm else max(0.0, (steps - step) / max(1, steps - warm))
-
-
-@torch.inference_mode()
-def held_out_predictions(
-    fitted: Fitted, embeddings: Tensor, policy: Policy, recipe: Recipe
-) -> tuple[Ints, Floats]:
-    """A policy's held-out prompts as places among its own, and their predicted failure rates.
-
-    The references are the first K of a random order of its other prompts.
-    """
-    hidden = np.isin(policy.rows, fitted.held_out)
-    asked, others = np.flatnonzero(hidden), np.flatnonzero(~hidden)
-    chosen = others[permutation(recipe.seed, 1, _SPLIT, len(others))[: recipe.references]]
-    failures = torch.from_numpy(policy.failure[chosen]).to(embeddings.dtype)
-    logits = fitted.predictor(
-        embeddings[torch.from_numpy(policy.rows[asked])],
-        embeddings[torch.from_numpy(policy.rows[chosen])],
-        failures,
-    )
-    return asked, probability(logits).double().numpy()
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyReport:
-    """One policy: prompts trained on, and the quality on its held-out ones (None where there are too few)."""
-
-    name: str
-    trained: int
-    held_out: Quality | None
-
-
-@dataclass(frozen=True, slots=True)
-class FitReport:
-    """`instances` rates were trained on, of `prompts` distinct prompts; `losses` are the epochs' means."""
-
-    instances: int
-    prompts: int
-    losses: list[float]
-    policies: list[PolicyReport]
 
 
 def fit_on(
@@ -220,8 +162,8 @@ def fit_on(
     out: Path,
     recipe: Recipe,
     watch: Callable[[int, int, float], None] = lambda epoch, epochs, loss: None,
-) -> FitReport:
-    """Fit and save.
+) -> Json:
+    """Fit and save. A policy's held-out prompts are predicted from K random ones of its others.
 
     Args:
         folders: scored sets with embeddings of one model.
@@ -229,6 +171,11 @@ def fit_on(
         out: the adapter's folder.
         recipe: of the training.
         watch: hears of every epoch.
+
+    Returns:
+        `instances`, rates that were trained on, of `prompts` distinct prompts; `losses`, the epochs' means;
+        for each of `policies` its `name`, how many prompts were `trained` on, and the `Quality` on its
+        `held_out` ones (None where there are too few).
 
     Raises:
         InputError: sets or outcomes that do not fit together, or too few prompts.
@@ -238,13 +185,13 @@ def fit_on(
     refuse_other_folder(out)
     sets = [ScoredSet(folder) for folder in folders]
     ids = sorted({gc_id for observed in rates for gc_id in observed.ids})
-    embeddings = torch.from_numpy(of_ids(sets, ids))
-    place = {gc_id: row for row, gc_id in enumerate(ids)}
+    matrix, place = of_ids(sets, ids), {gc_id: row for row, gc_id in enumerate(ids)}
     policies = [
         Policy(observed.name, np.array([place[gc_id] for gc_id in observed.ids], np.int64), observed.failure)
         for observed in rates
     ]
-    fitted = fit(embeddings, policies, Shape(embeddings.shape[1]), recipe, watch)
+    embeddings = torch.from_numpy(matrix)
+    fitted = fit(embeddings, policies, Shape(matrix.shape[1]), recipe, watch)
     how = {
         "made_by": f"gaincurate {gaincurate.__version__} difficulty fit",
         "recipe": recipe.model_dump(),
@@ -257,13 +204,22 @@ def fit_on(
         "losses": fitted.losses,
     }
     save_adapter(out, fitted.predictor, maker(sets[0]), how)
-    reports = []
+    reports: list[Json] = []
     for policy, observed in zip(policies, rates, strict=True):
         hidden, figures = np.isin(policy.rows, fitted.held_out), None
-        if hidden.sum() >= 3:
-            rows, predicted = held_out_predictions(fitted, embeddings, policy, recipe)
-            wins, losses = observed.wins[rows], observed.losses[rows]
-            figures = quality(predicted, wins, losses, counted=observed.counted, seed=recipe.seed)
-        reports.append(PolicyReport(policy.name, int((~hidden).sum()), figures))
-    held = len(fitted.held_out)
-    return FitReport(sum(report.trained for report in reports), len(ids) - held, fitted.losses, reports)
+        asked, others = np.flatnonzero(hidden), np.flatnonzero(~hidden)
+        if len(asked) >= 3:
+            chosen = others[permutation(recipe.seed, 1, _SPLIT, len(others))[: recipe.references]]
+            with torch.inference_mode():
+                references = fitted.predictor.encode(embeddings[torch.from_numpy(policy.rows[chosen])])
+            failures = torch.from_numpy(policy.failure[chosen]).to(embeddings.dtype)
+            predicted = by_references(fitted.predictor, matrix[policy.rows[asked]], references, failures)
+            wins, losses = observed.wins[asked], observed.losses[asked]
+            figures = asdict(quality(predicted, wins, losses, counted=observed.counted, seed=recipe.seed))
+        reports.append({"name": policy.name, "trained": len(others), "held_out": figures})
+    return {
+        "instances": sum(report["trained"] for report in reports),
+        "prompts": len(ids) - len(fitted.held_out),
+        "losses": fitted.losses,
+        "policies": reports,
+    }

@@ -18,12 +18,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
-from types import TracebackType
 from typing import Any
 
 from gaincurate.core.artifact import Json
-from gaincurate.core.files import to_lines
 from gaincurate.core.foreign import json_value
 from gaincurate.core.options import near
 from gaincurate.core.process import Kept, signal_name
@@ -33,14 +30,14 @@ from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.answers import accepted, asked_format
 from gaincurate.difficulty.config import JudgingConfig
 from gaincurate.difficulty.prompts import Prompt, read_prompts
-from gaincurate.difficulty.verify_worker import NAMES, WALL, GoldProblem, Job, Setup, gold_answer, gold_text
+from gaincurate.difficulty.verify_worker import NAMES, WALL, GoldProblem, Job, gold_answer, gold_text
 from gaincurate.errors import InputError
 
 _LOADING = 120.0  # seconds until a verifier has to be imported, on a busy machine
 _ENDING = 10.0  # seconds until what a process started has ended after it
 _START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from gaincurate.difficulty.verify_worker import main; main()"
+    "import json, sys; path, *setup = json.loads(sys.argv[1]); sys.path[:] = path; "
+    "from gaincurate.difficulty.verify_worker import main; main(*setup)"
 )
 _EXTRAS = {"math": "difficulty", "reasoning-gym": "demo"}
 
@@ -113,18 +110,13 @@ class VerifierPool:
         try:
             self.about = self._all[0].start()
         except BaseException:
-            self.close()
+            self.__exit__()
             raise
         for process in reversed(self._all):
             self._idle.put(process)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """End all processes; jobs that were not judged are cancelled."""
         for process in self._all:
             process.stop()
@@ -144,14 +136,8 @@ class VerifierPool:
         return self._threads.submit(self._judge, job)
 
     def judge_all(self, jobs: Iterable[Job]) -> Iterator[Verdict]:
-        """The verdicts in the order of the jobs, which are taken as they are needed."""
-        source, waiting = iter(jobs), queue.SimpleQueue[Future[Verdict]]()
-        for job in islice(source, 8 * self._config.workers):
-            waiting.put(self.submit(job))
-        while not waiting.empty():
-            yield waiting.get().result()
-            for job in islice(source, 1):
-                waiting.put(self.submit(job))
+        """The verdicts in the order of the jobs."""
+        return self._threads.map(self._judge, jobs)
 
     def _judge(self, job: Job) -> Verdict:
         process = self._idle.get()
@@ -176,33 +162,29 @@ class _Process:
     def start(self) -> dict[str, Any]:
         """Begin a process and wait until its verifier is imported."""
         # The children must see what this process sees; a user's module may lie in the working folder.
-        path = [*sys.path, os.getcwd()] if self._config.own else sys.path
+        config = self._config
+        path = [*sys.path, os.getcwd()] if config.own else sys.path
         single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        setup = json.dumps([path, config.verifier, config.seconds, config.memory])
         self._kept = Kept(
-            [sys.executable, "-c", _START, json.dumps(path)],
+            [sys.executable, "-c", _START, setup],
             grace=0.0,
             # Hashing decides in which order sympy takes terms: the same in every process.
             environment={**single, "PYTHONHASHSEED": "0"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        config = self._config
         try:
-            with suppress(BrokenPipeError):  # the error below says how it ended
-                self._send(Setup(config.verifier, config.seconds, config.memory))
-            answer = self._answer(_LOADING)
+            answer = self._ask(_LOADING)
         except _Crashed as crash:
             answer = {"failed": f"its process {crash}"}
         if "failed" in answer:
             self.drop()
             reason = answer["failed"]
-            extra = _EXTRAS.get(config.verifier)
-            hint = (
-                f" `pip install 'gaincurate[{extra}]'` brings it." if extra and "NotFound" in reason else ""
-            )
+            extra = _EXTRAS.get(config.verifier) if "NotFound" in reason else None
+            hint = f" `pip install 'gaincurate[{extra}]'` brings it." if extra else ""
             raise InputError(f"--verifier {config.verifier} cannot be loaded: {reason}.{hint}")
-        about: dict[str, Any] = answer["about"]
-        return about
+        return dict(answer["about"])
 
     def judge(self, job: Job) -> Verdict:
         """Judge one job, in a new process where the last one is gone."""
@@ -213,9 +195,8 @@ class _Process:
         if self._kept is None:
             self.start()
         try:
-            with suppress(BrokenPipeError):  # the error below says how it ended
-                self._send(job)
-            answer = self._answer(WALL * self._config.seconds + 5)  # the kernel's own limits come first
+            # The kernel's own limits come first.
+            answer = self._ask(WALL * self._config.seconds + 5, pickle.dumps(job))
         except _Crashed as crash:
             return Verdict(None, f"the verifier's process {crash}")
         if answer.get("spent"):
@@ -234,31 +215,28 @@ class _Process:
             self._kept.close()
             self._kept = None
 
-    def _send(self, value: object) -> None:
-        assert self._kept is not None
-        assert self._kept.keeper.stdin is not None
-        data = memoryview(pickle.dumps(value))
-        while data:
-            data = data[self._kept.keeper.stdin.write(data) or 0 :]
-
-    def _answer(self, seconds: float) -> dict[str, Any]:
-        """The next line of the process, a JSON object.
+    def _ask(self, seconds: float, data: bytes = b"") -> dict[str, Any]:
+        """Send the process a job; returns its next line, a JSON object.
 
         Raises:
             _Crashed: it ended or took longer.
         """
         assert self._kept is not None
-        assert self._kept.keeper.stdout is not None
+        keeper, left = self._kept.keeper, memoryview(data)
+        assert keeper.stdin is not None
+        assert keeper.stdout is not None
+        with suppress(BrokenPipeError):  # the error below says how it ended
+            while left:
+                left = left[keeper.stdin.write(left) or 0 :]
         waiting = select.poll()
-        waiting.register(self._kept.keeper.stdout, select.POLLIN)
+        waiting.register(keeper.stdout, select.POLLIN)
         if not waiting.poll(seconds * 1000):
             self.drop()
             raise _Crashed(f"gave no answer within {seconds:g} s and was ended")
-        line = self._kept.keeper.stdout.readline()  # written in one piece
+        line = keeper.stdout.readline()  # written in one piece
         if not line:
             raise _Crashed(self._end())
-        answer: dict[str, Any] = json_value(line)
-        return answer
+        return dict(json_value(line))
 
     def _end(self) -> str:
         """A clause on how a silent process ended."""
@@ -317,27 +295,16 @@ def check_gold(
     broken: Broken = {}
     progress.start(sum(map(len, pieces)), what="verifying gold")
     for places in pieces:
-        prompts = read_prompts(scored, places, answer)
-        usable = dict(_jobs(prompts, config, broken))
-        for gc_id, verdict in zip(usable, pool.judge_all(usable.values()), strict=True):
+        prompts, jobs = read_prompts(scored, places, answer), dict[str, Job]()
+        for prompt in prompts:
+            try:
+                jobs[prompt.gc_id] = Job(gold_completion(config, prompt), prompt.answer, prompt.row)
+            except GoldProblem as problem:
+                broken[prompt.gc_id] = str(problem)
+        for gc_id, verdict in zip(jobs, pool.judge_all(jobs.values()), strict=True):
             if verdict.reward is None:
                 broken[gc_id] = verdict.reason or ""
             elif verdict.reward < 1:
                 broken[gc_id] = f"the verifier gives the gold answer itself {verdict.reward:g}, not 1"
         progress.advance(len(prompts))
     return broken
-
-
-def _jobs(prompts: Sequence[Prompt], config: VerifierConfig, broken: Broken) -> Iterator[tuple[str, Job]]:
-    for prompt in prompts:
-        try:
-            completion = gold_completion(config, prompt)
-        except GoldProblem as problem:
-            broken[prompt.gc_id] = str(problem)
-            continue
-        yield prompt.gc_id, Job(completion, prompt.answer, prompt.row)
-
-
-def broken_lines(broken: Broken) -> bytes:
-    """Lines of JSON, one for each row."""
-    return to_lines({"gc_id": gc_id, "reason": reason} for gc_id, reason in broken.items())

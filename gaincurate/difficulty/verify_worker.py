@@ -59,36 +59,23 @@ class Job:
     row: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """The first message to a process: the verifier, seconds of processor time per job, MiB of memory."""
-
-    verifier: str
-    seconds: float
-    memory: int
-
-
 class GoldProblem(Exception):
     """The row's answer or other columns that the verifier needs cannot be used; the text has the reason."""
 
 
-def main() -> None:
-    """Serve jobs until the input ends."""
+def main(verifier: str, seconds: float, memory: int) -> None:
+    """Serve jobs until the input ends, with so many seconds of processor time for each, and MiB of memory."""
     jobs, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)  # a verifier that prints must not speak in our place
     signal.signal(signal.SIGINT, _passed_on)
-    try:
-        setup: Setup = pickle.load(jobs)
-    except EOFError:  # the command ended before it sent one
-        return
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]  # `ulimit -v`, which only root may raise
-    limit = setup.memory << 20
+    limit = memory << 20
     limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
-        check, about = load(setup.verifier)
+        check, about = load(verifier)
     except BaseException as error:  # a user's module can end in any way
         _say(replies, {"failed": _short(error)})
         return
@@ -99,7 +86,7 @@ def main() -> None:
             job = pickle.load(jobs)
         except EOFError:
             return
-        verdict = _judge(check, job, setup)
+        verdict = _judge(check, job, seconds, memory)
         if os.getpid() != own:  # the verifier forked and returned in both processes: the job is the parent's
             os._exit(0)
         _say(replies, verdict)
@@ -110,8 +97,9 @@ def _passed_on(number: int, frame: FrameType | None) -> None:
 
 
 def _say(replies: BinaryIO, value: dict[str, Any]) -> None:
-    # Short enough to go through a pipe in one piece.
-    replies.write((json.dumps(value) + "\n").encode())
+    with suppress(BrokenPipeError):  # the command ended
+        # Short enough to go through a pipe in one piece.
+        replies.write((json.dumps(value) + "\n").encode())
 
 
 def _short(error: BaseException) -> str:
@@ -132,18 +120,18 @@ def _told(text: str, most: int) -> str:
     return text.encode(errors="backslashreplace").decode()[:most]
 
 
-def _judge(check: Check, job: Job, setup: Setup) -> dict[str, Any]:
+def _judge(check: Check, job: Job, seconds: float, memory: int) -> dict[str, Any]:
     """Run one job under the limit of time; past it the kernel ends this process."""
     for kind in (signal.SIGPROF, signal.SIGALRM):
         signal.signal(kind, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_PROF, setup.seconds)
-    signal.setitimer(signal.ITIMER_REAL, WALL * setup.seconds)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_REAL, WALL * seconds)
     try:
         return _number(check(job.completion, job.answer, job.row))
     except GoldProblem as problem:
         return {"reason": _told(str(problem), _REASON)}
     except MemoryError:
-        return {"reason": f"the verifier needed more than {setup.memory:,} MiB of memory", "spent": True}
+        return {"reason": f"the verifier needed more than {memory:,} MiB of memory", "spent": True}
     except BaseException as error:  # the verifier's own, SystemExit included
         return {"reason": f"the verifier raised {_short(error)}"}
     finally:

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.core.stats import pearson
+from gaincurate.difficulty import train
 from gaincurate.difficulty.config import Recipe
 from gaincurate.difficulty.metrics import noise_ceiling
 from gaincurate.difficulty.predictor import Shape, by_references
 from gaincurate.difficulty.train import (
     Policy,
     batches,
-    batches_in_epoch,
     fit,
     rate_at,
     split,
@@ -44,7 +44,6 @@ def test_every_observation_is_a_query_once_and_never_its_own_reference(
     recipe = Recipe(references=references, batch=batch, seed=seed)
     asked: list[tuple[int, int]] = []
     found = list(batches(policies, recipe, 0))
-    assert len(found) == batches_in_epoch(policies, recipe)
     for parts in found:
         assert len({number for number, _, _ in parts}) == len(parts)
         assert sum(len(queries) for _, queries, _ in parts) <= batch
@@ -102,6 +101,15 @@ def test_the_rate_rises_over_a_tenth_and_falls_to_nothing_in_a_line() -> None:
     assert rates[50] == 0
     assert rate_at(99, 5000) == 1.0
     assert rate_at(98, 5000) < 1.0
+
+
+def test_the_rate_falls_over_the_steps_of_all_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[tuple[int, int]] = []
+    monkeypatch.setattr(train, "rate_at", lambda step, of: steps.append((step, of)) or 1.0)
+    made, recipe = world(40, width=32, policies=1), Recipe(epochs=3, batch=8)
+    policies = [Policy("p", np.arange(40), made.observed[0])]
+    fit(torch.from_numpy(made.embeddings), policies, Shape(32, hidden=8), recipe)
+    assert steps == [(step, 3 * 5) for step in range(3 * 5 + 1)]  # 36 prompts are trained on, 8 at a time
 
 
 def test_the_same_seed_gives_the_same_weights_and_leaves_torchs_own_numbers_alone() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 import tiny
@@ -15,26 +19,36 @@ from architectures import ARCHITECTURES, Architecture, in_tiers
 from gaincurate.core.prompts import Message
 from gaincurate.core.rng import uniforms
 from gaincurate.difficulty.config import RolloutConfig
-from gaincurate.difficulty.engine import Completion, Refused, Request, stream_of
-from gaincurate.difficulty.local_engine import PIECE, LocalEngine, Prompts, Ready, Sampler, batches, prefilled
+from gaincurate.difficulty.engine import Completion, Refused
+from gaincurate.difficulty.local_engine import (
+    PIECE,
+    LocalEngine,
+    Prompts,
+    Ready,
+    Sampler,
+    batches,
+    nucleus,
+    prefilled,
+)
+from gaincurate.difficulty.prompts import Prompt
 from gaincurate.errors import ModelError
 
 
 def config(model: Path, **options: Any) -> RolloutConfig:
     given: dict[str, Any] = {"scored": Path("s"), "out": Path("o"), "verifier": "exact", "model": str(model)}
-    return RolloutConfig(**{**given, "max_tokens": 12, "device": "cpu", "threads": 1, **options})
+    return RolloutConfig(
+        **{**given, "samples": 3, "max_tokens": 12, "device": "cpu", "threads": 1, **options}
+    )
 
 
-def requests(prompts: int = 5, samples: int = 3, before: Sequence[Message] = ()) -> list[Request]:
-    rows = tiny.questions(prompts)
+def asked(prompts: int = 5, before: Sequence[Message] = ()) -> list[Prompt]:
     return [
-        Request(f"id{i}", sample, [*before, {"role": "user", "content": row["question"]}])
-        for i, row in enumerate(rows)
-        for sample in range(samples)
+        Prompt(f"id{i}", [*before, {"role": "user", "content": row["question"]}], None, {}, 1)
+        for i, row in enumerate(tiny.questions(prompts))
     ]
 
 
-def completions(engine: LocalEngine, wanted: list[Request], done: Any = ()) -> dict[Any, Completion]:
+def completions(engine: LocalEngine, wanted: list[Prompt], done: Any = ()) -> dict[Any, Completion]:
     parts = list(engine.generate(wanted, frozenset(done)))
     found = [item for part in parts for item in part if isinstance(item, Completion)]
     assert len({item.key for item in found}) == len(found)
@@ -54,21 +68,22 @@ def raw_logits(model: Path, prompt: str, tokens: Any) -> Any:
     return logits.double().numpy(), len(ids)
 
 
-def distribution(logits: Any, temperature: float, top_p: float) -> Any:
-    """Plain: softmax, then the smallest set of most probable tokens that reaches the mass, renormalised."""
-    scaled = logits / temperature
-    p = np.exp(scaled - scaled.max())
-    p /= p.sum()
-    order = np.argsort(-p, kind="stable")
-    kept, mass = [], 0.0
-    for token in order:
-        kept.append(token)
-        mass += p[token]
+def plain(chances: NDArray[np.float64], top_p: float) -> NDArray[np.float64]:
+    """One token after the other, the most probable first, of equal ones the first."""
+    kept, mass = np.zeros_like(chances), 0.0
+    for token in np.argsort(-chances, kind="stable"):
         if mass >= top_p:
             break
-    q = np.zeros_like(p)
-    q[kept] = p[kept] / p[kept].sum()
-    return q
+        kept[token] = chances[token]
+        mass += chances[token]
+    return kept
+
+
+def distribution(logits: Any, temperature: float, top_p: float) -> Any:
+    """Plain: softmax, then the smallest set of most probable tokens that reaches the mass, renormalised."""
+    p = np.exp((logits - logits.max()) / temperature)
+    q = plain(p / p.sum(), top_p)
+    return q / q.sum()
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.6, 1.0), (1.3, 0.8)])
@@ -76,17 +91,17 @@ def test_tokens_and_logprobs_are_those_of_a_plain_forward_and_an_inverted_distri
     tiny_model: Path, temperature: float, top_p: float
 ) -> None:
     engine = LocalEngine(config(tiny_model, temperature=temperature, top_p=top_p, seed=3), {})
-    wanted = requests()
-    found = completions(engine, wanted)
-    assert list(found) != []
-    for request in wanted:
-        done = found[request.key]
+    texts = {prompt.gc_id: prompt.messages[0]["content"] for prompt in asked()}
+    found = completions(engine, asked())
+    assert len(found) == 15
+    for (gc_id, sample), done in found.items():
         assert done.token_ids is not None
         assert done.logprobs is not None
         assert done.tokens == len(done.token_ids) == len(done.logprobs)
-        logits, prompt_tokens = raw_logits(tiny_model, request.messages[0]["content"], done.token_ids)
+        logits, prompt_tokens = raw_logits(tiny_model, texts[gc_id], done.token_ids)
         assert done.prompt_tokens == prompt_tokens
-        noise = uniforms(3, stream_of(request.gc_id), request.sample, 0, 12)
+        stream = int.from_bytes(blake2b(gc_id.encode(), digest_size=8).digest(), "little")
+        noise = uniforms(3, stream, sample, 0, 12)
         for place, token in enumerate(done.token_ids.tolist()):
             q = distribution(logits[place], temperature, top_p)
             assert q[token] > 0
@@ -97,8 +112,7 @@ def test_tokens_and_logprobs_are_those_of_a_plain_forward_and_an_inverted_distri
 
 def test_a_completion_ends_with_its_end_token_or_at_the_limit(tiny_model: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(tiny_model))
-    wanted = requests(4, 8)
-    found = completions(LocalEngine(config(tiny_model, max_tokens=60), {}), wanted)
+    found = completions(LocalEngine(config(tiny_model, max_tokens=60, samples=8), {}), asked(4))
     assert {done.finish_reason for done in found.values()} == {"stop", "length"}
     for done in found.values():
         assert done.token_ids is not None
@@ -110,10 +124,10 @@ def test_a_completion_ends_with_its_end_token_or_at_the_limit(tiny_model: Path) 
 
 
 def test_neighbours_and_order_do_not_change_what_is_drawn(tiny_model: Path) -> None:
-    wanted = requests()
+    wanted = asked()
     alone = completions(LocalEngine(config(tiny_model, batch_tokens=1), {}), wanted)
     together = completions(LocalEngine(config(tiny_model, batch_tokens=100_000), {}), wanted[::-1])
-    assert alone.keys() == together.keys() == {request.key for request in wanted}
+    assert alone.keys() == together.keys() == {(p.gc_id, k) for p in wanted for k in range(3)}
     assert {k: d.text for k, d in alone.items()} == {k: d.text for k, d in together.items()}
     other = completions(LocalEngine(config(tiny_model, seed=1), {}), wanted)
     assert all(other[key].text != alone[key].text for key in alone)
@@ -121,10 +135,10 @@ def test_neighbours_and_order_do_not_change_what_is_drawn(tiny_model: Path) -> N
 
 
 def test_what_is_done_is_not_made_again_and_the_rest_is_the_same_bit_for_bit(tiny_model: Path) -> None:
-    wanted = requests()
+    wanted = asked()
     engine = LocalEngine(config(tiny_model, batch_tokens=300), {})
     whole = completions(engine, wanted)
-    done = [request.key for request in wanted[::2]]
+    done = list(whole)[::2]
     rest = completions(engine, wanted, done)
     assert rest.keys() == whole.keys() - set(done)
     for key, item in rest.items():
@@ -159,32 +173,27 @@ def test_the_ends_of_the_noise_draw_tokens_that_have_a_chance() -> None:
 
 def test_batches_keep_to_the_budget_and_hold_everything_once() -> None:
     random = np.random.default_rng(0)
-    ready = [
-        Ready(Request(f"{i}", 0, []), np.zeros(length, np.int32))
-        for i, length in enumerate(random.integers(1, 90, 57).tolist())
-    ]
+    lengths = random.integers(1, 90, 57).tolist()
+    ready = [Ready(f"{i}", 0, np.zeros(length, np.int32)) for i, length in enumerate(lengths)]
     found = list(batches(ready, 10, 200))
-    assert sorted(item.request.gc_id for batch in found for item in batch) == sorted(
-        item.request.gc_id for item in ready
-    )
+    names = [[item.gc_id for item in batch] for batch in found]
+    assert sorted(name for batch in names for name in batch) == sorted(item.gc_id for item in ready)
     for batch in found:
         assert len(batch) * (max(len(item.token_ids) for item in batch) + 10) <= 200 or len(batch) == 1
-    assert [[i.request.key for i in b] for b in batches(ready[::-1], 10, 200)] == [
-        [i.request.key for i in b] for b in found
-    ]
+    assert [[item.gc_id for item in batch] for batch in batches(ready[::-1], 10, 200)] == names
 
 
 def test_prompts_that_the_model_cannot_take_are_refused_with_the_reason(tiny_model: Path) -> None:
-    wanted = [*requests(1, 1), Request("empty", 0, [{"role": "user", "content": " "}])]
+    wanted = [*asked(1), Prompt("empty", [{"role": "user", "content": " "}], None, {}, 1)]
     (first, *_) = LocalEngine(config(tiny_model), {}).generate(wanted, frozenset())
     assert first == [Refused("empty", "the question is empty")]
-    (only,) = LocalEngine(config(tiny_model, max_tokens=500), {}).generate(requests(1, 1), frozenset())
+    (only,) = LocalEngine(config(tiny_model, max_tokens=500), {}).generate(asked(1), frozenset())
     assert isinstance(only[0], Refused)
     assert only[0].reason.endswith("and 500 more (--max-tokens) are past the model's 512")
 
 
 def test_tokens_that_the_tokenizer_alone_has_pad_nothing_and_are_no_prompt(tmp_path: Path) -> None:
-    wanted, model = requests(3, 2), tiny.save_model(tmp_path / "model")
+    wanted, model = asked(3), tiny.save_model(tmp_path / "model")
     tokenizer = transformers.AutoTokenizer.from_pretrained(model)
     tokenizer.add_tokens([f"<{number}>" for number in range(512)])
     tokenizer.save_pretrained(model)
@@ -198,7 +207,7 @@ def test_tokens_that_the_tokenizer_alone_has_pad_nothing_and_are_no_prompt(tmp_p
     }
     tokenizer.chat_template += "[PAD]"
     tokenizer.save_pretrained(model)
-    (refused,) = LocalEngine(config(model), {}).generate(requests(1, 1), frozenset())
+    (refused,) = LocalEngine(config(model), {}).generate(asked(1), frozenset())
     assert isinstance(refused[0], Refused)
     assert "is outside the model's vocabulary of 512" in refused[0].reason
 
@@ -210,12 +219,12 @@ def test_logits_that_are_not_finite_are_a_sentence(tmp_path: Path, top_p: float)
     weights["model.norm.weight"].fill_(float("nan"))
     save_file(weights, model / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match="gave numbers that are not finite for prompt id0"):
-        completions(LocalEngine(config(model, top_p=top_p), {}), requests(1, 2))
+        completions(LocalEngine(config(model, top_p=top_p), {}), asked(1))
 
 
 def test_the_models_own_sampling_defaults_change_nothing(tmp_path: Path) -> None:
     plain = tiny.save_model(tmp_path / "plain")
-    wanted = requests(2, 2)
+    wanted = asked(2)
     before = completions(LocalEngine(config(plain), {}), wanted)
     defaults = transformers.GenerationConfig(
         do_sample=True, top_k=1, temperature=0.1, repetition_penalty=5.0, eos_token_id=2
@@ -254,16 +263,16 @@ class Fed:
 @pytest.mark.parametrize("kind", in_tiers(ARCHITECTURES))
 def test_logprobs_are_those_of_a_plain_forward(kind: Architecture, tmp_path: Path) -> None:
     model = tiny.save_model(tmp_path, kind.config())
-    wanted = requests(4, 3, SHARED)
+    wanted = asked(4, SHARED)
     found = completions(made(model), wanted)
-    assert found.keys() == {request.key for request in wanted}
+    assert len(found) == 12
+    messages = {prompt.gc_id: prompt.messages for prompt in wanted}
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(model))
     whole = transformers.AutoModelForCausalLM.from_pretrained(str(model), dtype=torch.float32).eval()
-    for request in wanted:
-        done = found[request.key]
+    for done in found.values():
         assert done.token_ids is not None
         assert done.logprobs is not None
-        text = tokenizer.apply_chat_template(request.messages, tokenize=False, add_generation_prompt=True)
+        text = tokenizer.apply_chat_template(messages[done.gc_id], tokenize=False, add_generation_prompt=True)
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert done.prompt_tokens == len(ids)
         with torch.inference_mode():
@@ -275,11 +284,11 @@ def test_logprobs_are_those_of_a_plain_forward(kind: Architecture, tmp_path: Pat
 
 
 def test_a_prompt_is_fed_once(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted, fed = requests(4, 3, SHARED), Fed(monkeypatch)
+    wanted, fed = asked(4, SHARED), Fed(monkeypatch)
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(tiny_model))
     texts = [
-        tokenizer.apply_chat_template(request.messages, tokenize=False, add_generation_prompt=True)
-        for request in wanted[::3]
+        tokenizer.apply_chat_template(prompt.messages, tokenize=False, add_generation_prompt=True)
+        for prompt in wanted
     ]
     lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
     completions(made(tiny_model, batch_tokens=100_000), wanted)
@@ -291,8 +300,8 @@ def test_a_prompt_is_fed_once(tiny_model: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_rows_that_have_ended_leave_the_batch(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted, fed = requests(4, 6, SHARED), Fed(monkeypatch)
-    found = completions(made(tiny_model, batch_tokens=100_000, max_tokens=60), wanted)
+    fed = Fed(monkeypatch)
+    found = completions(made(tiny_model, batch_tokens=100_000, max_tokens=60, samples=6), asked(4, SHARED))
     counts = [done.tokens or 0 for done in found.values()]
     assert len(set(counts)) >= 3
     rows = [shape[0] for shape in fed.tokens[1:]]
@@ -312,15 +321,24 @@ def test_layers_that_see_a_window_only_are_not_shared(tmp_path: Path) -> None:
             assert prefilled(model, prompts) == {}
 
 
-def test_prompts_much_shorter_than_the_longest_are_padded(tiny_model: Path) -> None:
-    tail = "red apples in the old basket " * 12
-    wanted = [
-        Request(name, sample, [*SHARED, {"role": "user", "content": text}])
-        for name, text in (("short", "1?"), ("long", tail))
-        for sample in range(2)
-    ]
-    together = completions(made(tiny_model, batch_tokens=100_000), wanted)
-    for request in wanted:
-        alone = completions(made(tiny_model), [request])[request.key]
-        assert alone.logprobs == pytest.approx(together[request.key].logprobs, abs=1e-4)
-        assert alone.text == together[request.key].text
+@given(
+    st.lists(st.lists(st.integers(0, 8), min_size=7, max_size=7).filter(any), min_size=1, max_size=4),
+    st.sampled_from([0.05, 0.3, 0.5, 0.8, 0.95, 0.999]),
+)
+def test_the_nucleus_is_the_smallest_set_also_among_equals(counts: list[list[int]], top_p: float) -> None:
+    chances = np.array(counts, float)
+    chances /= chances.sum(1, keepdims=True)
+    # Sums of these are not exact: keep away from masses that rounding could put on either side.
+    expected = np.stack([plain(row, top_p + 1e-9) for row in chances])
+    assert nucleus(torch.from_numpy(chances), top_p + 1e-9).numpy() == pytest.approx(expected, abs=0)
+
+
+@pytest.mark.parametrize("spread", [0.01, 3.0])
+def test_a_nucleus_wider_than_the_likely_tokens_is_whole(spread: float) -> None:
+    """Nearly equal logits: the nucleus has thousands of tokens. Steep ones: a few."""
+    logits = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 5000))) * spread
+    chances = torch.softmax(logits, -1)
+    found = nucleus(chances, 0.95).numpy()
+    expected = np.stack([plain(row, 0.95) for row in chances.numpy()])
+    assert np.array_equal(found, expected)
+    assert ((found > 0).sum(1) > 1024).all() == (spread < 1)

@@ -87,21 +87,6 @@ def test_rates_with_and_without_their_number_of_rollouts(tmp_path: Path) -> None
     assert tallies(read_pass_rates(tmp_path / "wins.parquet")[0]) == {"a": (3.0, 5.0)}
 
 
-def test_weights_so_small_that_rates_are_no_numbers_are_none(tmp_path: Path) -> None:
-    rows = [{"gc_id": "a", "wins": 5e-324, "losses": 5e-324}, {"gc_id": "b", "wins": 1, "losses": 3}]
-    assert tallies(read_pass_rates(lines(tmp_path / "w.jsonl", rows))[0]) == {"b": (1.0, 3.0)}
-    tiny = {"gc_id": "a", "pass_rate": 0.5, "samples": 1e-320}
-    rows = [tiny, {"gc_id": "b", "pass_rate": 0.25, "samples": 4}]
-    assert tallies(read_pass_rates(lines(tmp_path / "p.jsonl", rows))[0]) == {"b": (1.0, 3.0)}
-
-
-def test_a_column_model_tells_policies_apart(tmp_path: Path) -> None:
-    table = pa.table({"gc_id": ["a", "a", "b"], "reward": [1, 0, 1], "model": ["y", "x", "y"]})
-    pq.write_table(table, tmp_path / "r.parquet")
-    found = {one.name: tallies(one) for one in read_pass_rates(tmp_path / "r.parquet")}
-    assert found == {"x": {"a": (0.0, 1.0)}, "y": {"a": (1.0, 0.0), "b": (1.0, 0.0)}}
-
-
 def test_a_trainers_outcomes_are_read_as_a_run_reads_them_each_round_a_policy(tmp_path: Path) -> None:
     row = {"gc_id": "a", "round": 1, "step": 1}
     path = lines(
@@ -179,12 +164,6 @@ def test_what_cannot_be_used_is_named(
     pq.write_table(pa.table(columns), tmp_path / "r.parquet")
     with pytest.raises(kind, match=sentence):
         read_pass_rates(tmp_path / "r.parquet")
-
-
-def test_lists_without_end_in_a_line_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "r.jsonl").write_text('{"gc_id": "a", "reward": 1, "x": ' + "[" * 200_000)
-    with pytest.raises(InputError, match="line 1 is broken .*more than 64 deep"):
-        read_pass_rates(tmp_path / "r.jsonl")
 
 
 def test_files_of_one_folder_may_have_numbers_and_texts_of_other_types(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,14 +13,19 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from gaincurate.difficulty.predictor import (
     CLIP,
+    CONFIG,
+    WEIGHTS,
     DifficultyPredictor,
     Shape,
-    loss,
+    load_adapter,
     probability,
+    save_adapter,
 )
+from gaincurate.errors import InputError, OutputError
 
 Floats = npt.NDArray[np.float64]
 SHAPE = Shape(5, hidden=7)
@@ -108,33 +115,6 @@ def test_a_reference_left_out_by_mask_is_as_if_it_were_not_there() -> None:
         torch.testing.assert_close(predictor(q, r, d, seen), masked, rtol=0, atol=0)
 
 
-def test_loss_equals_cross_entropy_with_soft_targets() -> None:
-    random = np.random.default_rng(0)
-    logits, d = random.normal(size=9) * 3, random.integers(0, 9, 9) / 8
-    p = 1 / (1 + np.exp(-logits))
-    expected = -np.mean([x * math.log(y) + (1 - x) * math.log(1 - y) for x, y in zip(d, p, strict=True)])
-    assert loss(*tensors(logits, d)).item() == pytest.approx(expected, abs=1e-12)
-
-
-def test_gradients_equal_differences() -> None:
-    predictor, (q, r, d) = made(SHAPE), tensors(*data())
-    target = torch.tensor([0.0, 0.25, 0.625, 1.0], dtype=torch.float64)
-    loss(predictor(q, r, d), target).backward()
-    random = np.random.default_rng(0)
-    for name, parameter in predictor.named_parameters():
-        assert parameter.grad is not None
-        flat, gradient = parameter.data.view(-1), parameter.grad.view(-1)
-        for place in random.integers(0, len(flat), 4).tolist():
-            kept, ends = flat[place].item(), []
-            for step in (1e-6, -1e-6):
-                flat[place] = kept + step
-                with torch.no_grad():
-                    ends.append(loss(predictor(q, r, d), target).item())
-            flat[place] = kept
-            expected = (ends[0] - ends[1]) / 2e-6
-            assert gradient[place].item() == pytest.approx(expected, abs=1e-7), name
-
-
 @given(
     st.lists(st.sampled_from([0.0, 0.125, 0.5, 1.0]), min_size=1, max_size=8),
     st.integers(0, 100),
@@ -154,14 +134,6 @@ def test_predictions_stay_inside_0_and_1_and_are_the_same_in_any_order(
     torch.testing.assert_close(found, other, rtol=0, atol=1e-4)
 
 
-def test_dropout_is_of_training_alone() -> None:
-    predictor, (q, r, d) = made(SHAPE), tensors(*data())
-    with torch.no_grad():
-        assert predictor(q, r, d).equal(predictor(q, r, d))
-        predictor.train()
-        assert not predictor(q, r, d).equal(predictor(q, r, d))
-
-
 def test_the_papers_adapter_is_the_default() -> None:
     predictor = DifficultyPredictor(Shape(1536))
     kinds = [type(layer).__name__ for layer in predictor.adapter]
@@ -169,3 +141,61 @@ def test_the_papers_adapter_is_the_default() -> None:
     widths = [tuple(p.shape) for name, p in predictor.adapter.named_parameters() if p.dim() == 2]
     assert widths == [(896, 1536), (896, 896), (896, 896)]
     assert [layer.p for layer in predictor.adapter if isinstance(layer, torch.nn.Dropout)] == [0.1, 0.1]
+
+
+EMBEDDING = {"model": "m", "weights": "w", "width": 6}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    save_adapter(tmp_path / "adapter", DifficultyPredictor(Shape(6, hidden=8)), EMBEDDING, {"seed": 1})
+    return tmp_path / "adapter"
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    shape = Shape(6, hidden=8)
+    predictor = DifficultyPredictor(shape)
+    saved = save_adapter(tmp_path / "a", predictor, EMBEDDING, {"seed": 1})
+    found = load_adapter(tmp_path / "a")
+    assert (found.predictor.shape, found.embedding, found.how) == (shape, EMBEDDING, {"seed": 1})
+    assert found.digest == saved.digest
+    assert not found.predictor.training
+    z, d = torch.randn(5, 6), torch.rand(5)
+    with torch.no_grad():
+        assert found.predictor(z, z, d).equal(predictor.eval()(z, z, d))
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [WEIGHTS, CONFIG]
+    before = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    save_adapter(tmp_path / "a", found.predictor, found.embedding, found.how)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()} == before
+
+
+def test_what_is_no_adapter_or_a_damaged_one_is_refused(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(InputError, match=r"is no fitted predictor: .* `gaincurate difficulty fit SCORED"):
+        load_adapter(tmp_path)
+    good = (folder / CONFIG).read_text()
+    (folder / CONFIG).write_text(good.replace('"seed": 1', '"seed": 2'))
+    with pytest.raises(InputError, match=r"config\.json is damaged; fit the predictor again\.$"):
+        load_adapter(folder)
+    (folder / CONFIG).write_text(json.dumps({**json.loads(good), "format": 9, "digest": None}))
+    with pytest.raises(InputError, match="has format 9, this version reads 2"):
+        load_adapter(folder)
+    (folder / CONFIG).write_text(good)
+    weights = load_file(folder / WEIGHTS)
+    weights["adapter.0.bias"] += 1
+    save_file(weights, folder / WEIGHTS)
+    with pytest.raises(InputError, match=r"adapter\.safetensors does not match the hash in config\.json"):
+        load_adapter(folder)
+
+
+def test_another_folder_is_not_written_into(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match="already holds something else"):
+        save_adapter(tmp_path, DifficultyPredictor(Shape(6, hidden=8)), EMBEDDING, {})
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_what_a_killed_writer_left_is_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / f".{WEIGHTS}.4711.tmp").write_bytes(b"half")
+    save_adapter(tmp_path, DifficultyPredictor(Shape(6, hidden=8)), EMBEDDING, {})
+    assert load_adapter(tmp_path).predictor.shape == Shape(6, hidden=8)

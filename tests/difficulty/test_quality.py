@@ -9,23 +9,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from gaincurate.core.rng import uniforms
 from gaincurate.core.stats import brier, pearson, reliability
 from gaincurate.difficulty.metrics import (
+    beta_cdf,
+    beta_quantile,
     interval,
     no_better_than_a_constant,
     noise_ceiling,
     quality,
     quality_of_halves,
 )
-
-
-@given(st.integers(0, 10_000), st.integers(3, 40))
-def test_pearson_equals_numpys(seed: int, rows: int) -> None:
-    a, b = np.random.default_rng(seed).normal(size=(2, rows))
-    assert pearson(a, b) == pytest.approx(np.corrcoef(a, b)[0, 1], abs=1e-12)
-    assert pearson(a, -3 * a + 1) == pytest.approx(-1, abs=1e-12)
 
 
 def test_what_is_not_defined_is_none() -> None:
@@ -139,3 +135,16 @@ def test_predictions_that_a_constant_matches_are_named() -> None:
             f"{np.mean((predicted - observed) ** 2):.4f}, and that of the observed mean for every prompt is "
             f"{np.var(observed):.4f}."
         )
+
+
+SIZES = st.floats(0.5, 200)
+
+
+@given(st.floats(0, 1), SIZES, SIZES)
+def test_the_distribution_function_is_scipys(x: float, a: float, b: float) -> None:
+    assert beta_cdf(x, a, b) == pytest.approx(stats.beta(a, b).cdf(x), abs=1e-11)
+
+
+@given(st.sampled_from([0.025, 0.5, 0.975]), SIZES, SIZES)
+def test_a_quantile_has_its_share_below_it(share: float, a: float, b: float) -> None:
+    assert beta_quantile(share, a, b) == pytest.approx(stats.beta(a, b).ppf(share), abs=1e-10)

@@ -16,7 +16,8 @@ import pytest
 import chat_server
 from chat_server import ChatServer, wire
 from gaincurate.difficulty.config import RolloutConfig, base_url
-from gaincurate.difficulty.engine import Completion, Refused, Request
+from gaincurate.difficulty.engine import Completion, Refused
+from gaincurate.difficulty.prompts import Prompt
 from gaincurate.difficulty.rollout import roll_out
 from gaincurate.errors import InputError, RowError, ServerError
 from server_rollouts import config, question, rows_of
@@ -32,12 +33,6 @@ from gaincurate.difficulty.server_engine import (
 SECRET = "sk-0123456789abcdef"
 SHOWN = "[OPENAI_API_KEY]"
 ERROR = json.dumps({"error": {"message": "no"}}).encode()
-
-
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
 def answer(**change: Any) -> dict[str, Any]:
@@ -99,12 +94,18 @@ AGAIN: dict[str, tuple[Iterable[bytes], str]] = {
 
 def ask(tmp_path: Path, fault: Iterable[bytes] | str, **options: Any) -> Completion | Refused:
     """One request, not repeated."""
-    given: dict[str, Any] = {"scored": tmp_path, "out": tmp_path, "verifier": "exact", "served_model": "m"}
+    given: dict[str, Any] = {
+        "scored": tmp_path,
+        "out": tmp_path,
+        "verifier": "exact",
+        "served_model": "m",
+        "samples": 1,
+    }
     with ChatServer(lambda key, attempt: fault) as server:
         engine = ServerEngine(RolloutConfig(**given | {"server": server.url, "retries": 0} | options), {})
         try:
-            request = Request("a", 0, [{"role": "user", "content": question(1)}])
-            ((done,),) = list(engine.generate([request], frozenset()))
+            prompt = Prompt("a", [{"role": "user", "content": question(1)}], None, {}, 1)
+            ((done,),) = list(engine.generate([prompt], frozenset()))
             return done
         except (InputError, ServerError) as error:
             error.args = (str(error).replace(server.url, "URL"),)
@@ -193,7 +194,7 @@ def test_a_list_of_models_is_checked_too(tmp_path: Path, models: object) -> None
 )
 def test_texts_that_no_file_can_hold(content: str | None, text: str) -> None:
     body = {"choices": [{"message": {"content": content}}]}
-    done = _read(Request("a", 0, []), body)
+    done = _read("a", 0, body)
     assert (done.text, done.tokens, done.logprobs, done.finish_reason) == (text, None, None, None)
 
 
@@ -225,38 +226,25 @@ EXPECTED = "--server {}: expected a URL in ASCII such as http://localhost:8000/v
 LEFT_OUT = (
     "--server: leave user names, queries and fragments out of the URL; a key is read from OPENAI_API_KEY."
 )
+NO_URL = [
+    "",
+    "localhost:8000",
+    "ftp://h/v1",
+    "http:///v1",
+    "http://[::1/v1",
+    "http://h:99999/v1",
+    "http://h:0",
+    "http://h /v1",
+]
+BAD_URLS = [(url, EXPECTED) for url in [*NO_URL, "http://b\u00fccher.example"]]
+BAD_URLS += [("http://me:secret@h:99999/v1", LEFT_OUT), ("http://h/v1?key=secret", LEFT_OUT)]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("url", "sentence"),
-    [
-        ("", EXPECTED),
-        ("localhost:8000", EXPECTED),
-        ("ftp://h/v1", EXPECTED),
-        ("http:///v1", EXPECTED),
-        ("http://[::1/v1", EXPECTED),
-        ("http://h:99999/v1", EXPECTED),
-        ("http://h:0", EXPECTED),
-        ("http://me:secret@h:99999/v1", LEFT_OUT),
-        ("http://h/v1?key=secret", LEFT_OUT),
-        ("http://h /v1", EXPECTED),
-        ("http://bücher.example", EXPECTED),
-    ],
-)
-def test_urls_that_cannot_be_used_have_a_sentence_before_anything_is_done(
-    tmp_path: Path, url: str, sentence: str
-) -> None:
-    given: dict[str, Any] = {
-        "scored": tmp_path / "none",
-        "out": tmp_path / "out",
-        "verifier": "exact",
-        "server": url,
-    }
-    for begin in (lambda: base_url(url), lambda: roll_out(RolloutConfig(**given))):
-        with pytest.raises(InputError) as caught:
-            begin()
-        assert str(caught.value) == sentence.format(url)
-    assert not (tmp_path / "out").exists()
+@pytest.mark.parametrize(("url", "sentence"), BAD_URLS)
+def test_urls_that_cannot_be_used_have_a_sentence(tmp_path: Path, url: str, sentence: str) -> None:
+    with pytest.raises(InputError) as caught:
+        RolloutConfig(scored=tmp_path / "none", out=tmp_path / "out", verifier="exact", server=url)
+    assert str(caught.value) == sentence.format(url)
 
 
 @pytest.mark.parametrize("on_error", ["stop", "skip"])
@@ -354,18 +342,6 @@ def test_a_proxy_that_cannot_be_used_is_a_sentence_without_its_password(
     assert "secret" not in str(caught.value)
 
 
-def test_messages_that_are_no_json_are_refused_and_not_sent(tmp_path: Path) -> None:
-    with ChatServer() as server:
-        engine = ServerEngine(config(tmp_path, server), {})
-        try:
-            message = {"role": "user", "content": "hi", "more": float("nan")}
-            ((done,),) = engine.generate([Request("a", 0, [message])], frozenset())
-        finally:
-            engine.close()
-    assert isinstance(done, Refused)
-    assert done.reason.startswith("its messages cannot be sent as JSON (")
-
-
 @pytest.mark.parametrize("key", ["two words!", "line\nbreak", "clé-secrète"])
 def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
@@ -377,11 +353,3 @@ def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(
         "OPENAI_API_KEY has white space in it, or what no HTTP header can hold; set it again."
     )
     assert not (tmp_path / "out").exists()
-
-
-def test_an_empty_key_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "")
-    with ChatServer() as server:
-        ServerEngine(config(tmp_path, server), {}).close()
-        roll_out(config(tmp_path, server))
-    assert not any("Authorization" in header for header in server.headers)

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from gaincurate.difficulty.verifier import VerifierConfig, VerifierPool
 from gaincurate.difficulty.verify_worker import GoldProblem, Job, gold_text
@@ -71,15 +69,12 @@ def test_a_key_is_not_part_of_what_a_verifier_says(monkeypatch: pytest.MonkeyPat
 
 
 @linux
-def test_a_verifier_that_forks_and_comes_back_twice_gives_one_verdict() -> None:
-    jobs = [Job("!fork", "7", ROW), Job("8", "7", ROW), Job("7", "7", ROW)] * 3
+@pytest.mark.parametrize(
+    "text", ["!fork", "!interrupt", "!print"]
+)  # comes back twice, gets Ctrl-C, answers itself
+def test_a_completion_has_one_verdict_whatever_the_verifier_does_beside_it(text: str) -> None:
+    jobs = [Job(text, "7", ROW), Job("8", "7", ROW), Job("7", "7", ROW)] * 3
     assert rewards(bad(), jobs) == [(1.0, None), (0.0, None), (1.0, None)] * 3
-
-
-@linux
-def test_ctrl_c_to_a_process_that_judges_is_no_verdict() -> None:
-    jobs = [Job("!interrupt", "7", ROW), Job("7", "7", ROW)]
-    assert rewards(bad(), jobs) == [(1.0, None), (1.0, None)]
 
 
 @linux
@@ -96,20 +91,6 @@ def test_a_child_in_a_session_of_its_own_ends_with_the_process(tmp_path: Path, c
             assert not ended.poll(0)  # as long as the process lives, its children may
     assert ended.poll(0)
     os.close(open_there)
-
-
-def test_what_a_verifier_prints_is_not_taken_for_its_answer() -> None:
-    assert rewards(bad(), [Job("!print", "7", ROW), Job("8", "7", ROW)]) == [(1.0, None), (0.0, None)]
-
-
-@settings(max_examples=5)
-@given(
-    texts=st.lists(st.sampled_from(["7", "8", "", "!raise", "!exit", "!nan"]), max_size=12),
-    workers=st.integers(2, 4),
-)
-def test_results_do_not_depend_on_the_number_of_workers(texts: list[str], workers: int) -> None:
-    jobs = [Job(text, "7", ROW) for text in texts]
-    assert rewards(bad(workers), jobs) == rewards(bad(), jobs)
 
 
 def child_of(process: int) -> int:
@@ -174,30 +155,19 @@ def test_no_process_outlives_a_command_that_is_killed(misdeed: str) -> None:
     command.communicate()
 
 
-@pytest.mark.parametrize(
-    ("verifier", "said"),
-    [
-        (
-            "maths",
-            "--verifier maths: there are math, reasoning-gym, exact, or module:function for your own; near it there is math.",
-        ),
-        ("a b:c", "--verifier a b:c: there are math, reasoning-gym, exact, or module:function for your own."),
-    ],
-)
-def test_a_verifier_that_is_none_is_refused(verifier: str, said: str) -> None:
-    with pytest.raises(InputError) as caught:
-        VerifierConfig(verifier)
-    assert str(caught.value) == said
-
-
-def test_a_module_or_function_that_is_not_there_is_an_error_at_once(tmp_path: Path) -> None:
+def test_a_verifier_that_is_none_is_refused_at_once() -> None:
+    names = "there are math, reasoning-gym, exact, or module:function for your own"
     for verifier, said in [
-        ("no_such_module:f", "ModuleNotFoundError: No module named 'no_such_module'"),
-        ("bad_verifiers:nothing", "AttributeError: module 'bad_verifiers' has no attribute 'nothing'"),
-    ]:
+        ("maths", f"maths: {names}; near it there is math."),
+        ("a b:c", f"a b:c: {names}."),
+        ("no_such_module:f", "no_such_module:f cannot be loaded: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("bad_verifiers:nothing", "bad_verifiers:nothing cannot be loaded: AttributeError: module 'bad_verifiers' has no attribute 'nothing'"),
+    ]:  # fmt: skip
         with pytest.raises(InputError) as caught, VerifierPool(VerifierConfig(verifier)):
             pass
-        assert str(caught.value).startswith(f"--verifier {verifier} cannot be loaded: {said}")
+        assert str(caught.value).startswith(f"--verifier {said}")
+    with pytest.raises(InputError, match="--gold-as 'A' has no {answer} in it"):
+        VerifierConfig("exact", gold_as="A")
 
 
 def test_the_code_of_an_own_verifier_is_part_of_what_it_is(
@@ -216,7 +186,6 @@ def test_the_code_of_an_own_verifier_is_part_of_what_it_is(
 @pytest.mark.parametrize(
     ("completion", "answer", "reward"),
     [
-        ("7", "7", 1.0),
         (" 7\n", "7", 1.0),
         ("so <answer>6</answer>, no, <answer> 7 </answer>", "7", 1.0),
         ("it is 7", "7", 0.0),
@@ -241,11 +210,6 @@ def test_gold_answers_that_are_none(answer: Any, said: str) -> None:
     with pytest.raises(GoldProblem, match="^the gold answer"):
         gold_text(answer)
     assert rewards(VerifierConfig("exact"), [Job("7", answer, {})]) == [(None, said)]
-
-
-def test_gold_as_needs_a_place_for_the_answer() -> None:
-    with pytest.raises(InputError, match="--gold-as 'A' has no {answer} in it"):
-        VerifierConfig("exact", gold_as="A")
 
 
 def test_math_that_does_not_end_is_no_zero() -> None:

@@ -19,7 +19,7 @@ from gaincurate.core.prompts import Chat, Columns, PromptProblem, column_values,
 from gaincurate.core.scored_set import ScoredSet, open_scores
 from gaincurate.core.source_columns import find_columns
 from gaincurate.difficulty.config import RolloutConfig
-from gaincurate.difficulty.engine import Completion, Request
+from gaincurate.difficulty.engine import Completion
 from gaincurate.difficulty.local_engine import LocalEngine
 from gaincurate.difficulty.prompts import read_prompts
 from gaincurate.errors import GaincurateError, SourceError
@@ -198,8 +198,7 @@ def test_rollouts_are_of_the_prompt_with_its_tools(tmp_path: Path, model: Path) 
     given: dict[str, Any] = {"scored": tmp_path / "set", "out": tmp_path / "o", "verifier": "exact"}
     given["model"] = str(model)
     engine = LocalEngine(RolloutConfig(**given, max_tokens=2, device="cpu", threads=1), {})
-    wanted = [Request(prompt.gc_id, 0, prompt.messages, prompt.tools) for prompt in prompts]
-    done = [item for part in engine.generate(wanted, frozenset()) for item in part]
+    done = [item for part in engine.generate(prompts, frozenset()) for item in part]
     counts = {item.gc_id: item.prompt_tokens for item in done if isinstance(item, Completion)}
     assert counts == {prompt.gc_id: prompt.tokens for prompt in prompts}
 

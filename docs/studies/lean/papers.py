@@ -193,9 +193,9 @@ def fit_adapter(world: World, out: Path, seed: int, arm: Arm) -> None:
         while training.tokens < target and next(steps, steps) is None:
             pass
     report = fit_on([world.folder / "scored"], observed, out, Recipe())
-    for each in report.policies:
-        if each.held_out is not None:
-            print(f"{each.name}: Pearson {each.held_out.pearson.value:.2f} on prompts held out")
+    for each in report["policies"]:
+        if each["held_out"] is not None:
+            print(f"{each['name']}: Pearson {each['held_out']['pearson']['value']:.2f} on prompts held out")
     print(f"{spent:,} tokens of rollouts, beside {training.tokens:,} of the training")
 
 

@@ -15,12 +15,12 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from gaincurate.core.options import DOTS, Option, json_object
+from gaincurate.core.options import DOTS, Option, checked, json_object
 from gaincurate.core.rng import Floats, Ints, keys_of, log_softmin
 from gaincurate.core.schema import EMBEDDING
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.sealed import read_sealed
-from gaincurate.difficulty.config import make_config
+from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.embeddings import see_same_maker
 from gaincurate.difficulty.prompts import answer_column, draw_references
 from gaincurate.difficulty.verifier import VerifierConfig
@@ -232,9 +232,8 @@ def _check_rollout(
     if "verifier" not in options_given:
         raise InputError(f"--rollout needs a verifier: {_EXAMPLE}.")
     model = None if "server" in options_given else config.model or ""
-    rollout = make_config(
-        scored=config.scored, out=config.run, model=model, reference=options.references, **options_given
-    )
+    fixed = {"scored": config.scored, "out": config.run, "model": model, "reference": options.references}
+    rollout = checked(RolloutConfig, fixed | options_given)
     if model == "":
         raise InputError(
             f"--rollout generates with the model that training begins with, and which one scored "
