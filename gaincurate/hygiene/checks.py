@@ -28,7 +28,7 @@ from gaincurate.hygiene.duplicates import duplicates, near_duplicates, repeats
 from gaincurate.hygiene.findings import CHECKS, CheckResult, Finding, Hit, Json
 from gaincurate.hygiene.golds import sentinel_gold, word_gold
 from gaincurate.hygiene.options import HygieneOptions
-from gaincurate.hygiene.rows import Mask, asked, ids, read
+from gaincurate.hygiene.rows import Mask, asked, ids
 
 Tell = Callable[[str], None]
 _TEXT = 300  # characters of a prompt in an example
@@ -163,7 +163,7 @@ def _texts(scored: ScoredSet, places: Sequence[int]) -> list[tuple[str, str]]:
     if not places:
         return []
     table = scored.take(places)
-    texts = [asked(messages).strip()[:_TEXT] for messages in read(scored, table)]
+    texts = [text.strip()[:_TEXT] for text in asked(scored, table)]
     return list(zip(table.column(ID).to_pylist(), texts, strict=True))
 
 
