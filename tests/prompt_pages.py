@@ -14,8 +14,7 @@ import pyarrow as pa
 from column_sets import column_set, ids
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.report import explore
-from gaincurate.report.observed import observe, read_rollouts
-from gaincurate.report.table import read_table
+from gaincurate.report.observed import observed_table
 from sets import IDENTITY_OF_SETS
 
 HOSTILE = "</script><script>document.title = 'ran'</script><img src=x onerror=\"document.title='ran'\"><!--\u2028\u202e'"
@@ -60,8 +59,7 @@ def rates(path: Path, rows: int = ROWS) -> Path:
 def page(folder: Path, outcomes: Path | None = None) -> str:
     """The page of a set, with pass rates where they are given."""
     scored = ScoredSet(folder)
-    table = read_table(scored)
-    observed = observe(scored, table, read_rollouts(outcomes)) if outcomes is not None else []
+    table, observed = observed_table(scored, rollouts=[] if outcomes is None else [outcomes])
     return explore.to_html(scored, table, outcomes=[each.outcome for each in observed], report="report.html")
 
 

@@ -157,7 +157,7 @@ class Words:
 
 def _kinds(points: npt.NDArray[np.unsignedinteger]) -> npt.NDArray[np.uint8]:
     """The kind of each character; an underscore separates as a space does."""
-    kinds = _KINDS[points]
+    kinds: npt.NDArray[np.uint8] = _KINDS[points]
     for point in np.unique(points[kinds == _UNSEEN]).tolist():
         letter = chr(point)
         if _CJK.match(letter):

@@ -18,7 +18,7 @@ from gaincurate.report.parts import Block, Legend, Part, Picture, Table, cell, r
 from gaincurate.report.plots import Curve, cloud, intervals, lines
 from gaincurate.report.predictions import predictions
 from gaincurate.report.table import LENGTH
-from gaincurate.report.verdict_text import alike, answer, likewise, mostly_groups, next_steps
+from gaincurate.report.verdict import alike, answer, likewise, mostly_groups, next_steps
 
 CONTROLS = (
     "overall", "given_length", "within_length_bins", "within_groups", "given_length_within_groups",

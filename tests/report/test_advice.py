@@ -9,7 +9,7 @@ import pytest
 import documents
 from gaincurate.core.stats import Estimate
 from gaincurate.report.document import Document, Kind, Lift
-from gaincurate.report.verdict_text import ANSWERS, answer, next_steps, unknown
+from gaincurate.report.verdict import ANSWERS, answer, next_steps, unknown
 
 
 def judged(*kinds: Kind, first: str | None = None, unknown: str | None = None) -> Document:

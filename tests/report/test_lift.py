@@ -14,7 +14,7 @@ from scipy import stats
 from gaincurate.core.stats import Estimate
 from gaincurate.difficulty.metrics import pass_variance
 from gaincurate.report.document import ENDS, Lift
-from gaincurate.report.lift import _towards, lift
+from gaincurate.report.relations import lift, towards
 from gaincurate.report.verdict import best_end
 
 
@@ -76,6 +76,6 @@ def test_noise_seldom_has_an_end_that_surely_carries_more() -> None:
     for _ in range(300):
         wins = random.binomial(8, random.random(256))
         outcome, values = wins * (8 - wins) / 56, random.normal(size=256)
-        ends = [Lift("s", "t", end, 0.1, lift(_towards(values, end), outcome)) for end in ENDS]
+        ends = [Lift("s", "t", end, 0.1, lift(towards(values, end), outcome)) for end in ENDS]
         found += best_end(ends, "s") is not None
     assert found <= 24  # at one look each it is 40

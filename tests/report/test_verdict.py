@@ -14,11 +14,10 @@ from scipy import stats
 from column_sets import column_set, ids
 from command import run
 from gaincurate.core.stats import Estimate
-from gaincurate.report import verdict_text
 from gaincurate.report.build import report
 from gaincurate.report.document import Document, Lift, Verdict
 from gaincurate.report.table import LENGTH
-from gaincurate.report.verdict import Evidence, sort_by
+from gaincurate.report.verdict import Evidence, mostly_groups, sort_by
 
 ROWS = 1200
 
@@ -223,7 +222,7 @@ def test_a_score_that_is_mostly_its_group_is_said_to_be_that_first(
     source = {"task": pa.array([f"t{k}" for k in task])}
     folder = column_set(tmp_path / "set", random.integers(5, 120, 400), scores, source)
     document = report(folder)
-    sentence = verdict_text.mostly_groups(document)
+    sentence = mostly_groups(document)
     if not said:
         assert sentence is None
         return
