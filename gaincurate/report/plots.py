@@ -88,7 +88,6 @@ def lines(
     curves: Sequence[Curve],
     titles: tuple[str, str],
     *,
-    columns: int = 3,
     x: Sequence[float],
     alike: bool = True,
 ) -> Spec:
@@ -97,7 +96,6 @@ def lines(
     Args:
         curves: the panels.
         titles: of both axes.
-        columns: panels in a row.
         x: the ends of the horizontal axis.
         alike: whether all panels have one vertical axis, or each its own.
     """
@@ -121,7 +119,7 @@ def lines(
     return {
         "data": {"values": rows},
         "facet": _panels([line(curve.name) for curve in curves], 220),
-        "columns": columns,
+        "columns": 3,
         "spec": {"layer": layers, "width": 220, "height": 120},
         "resolve": {"scale": {"y": "shared" if alike else "independent"}},
         "spacing": 20,
