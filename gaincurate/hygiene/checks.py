@@ -130,15 +130,14 @@ def search(
         InputError: an option that does not go with the set, or a library that is not installed.
         SourceError: an evaluation set that cannot be read.
     """
-    alive, by_check = np.ones(len(scored), bool), []
+    alive, results = np.ones(len(scored), bool), []
     for check in options.chosen():
         if tell is not None:
             tell(check)
-        found_rows = _made(check, scored, alive.copy(), options)
-        by_check.append(found_rows)
+        results.append(_made(check, scored, alive.copy(), options))
         if dropping or check == "duplicates":
-            alive[[hit.place for hit in found_rows.hits]] = False
-    return by_check
+            alive[[hit.place for hit in results[-1].hits]] = False
+    return results
 
 
 def finding(scored: ScoredSet, result: CheckResult, examples: int) -> Finding:

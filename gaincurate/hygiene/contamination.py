@@ -5,7 +5,7 @@ The index is of the evaluation questions and not of the rows, so memory grows wi
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -53,14 +53,25 @@ def contaminated(scored: ScoredSet, alive: Mask, index: EvalIndex, overlap: floa
             if match is not None:
                 number, share, text = match
                 matched.add(number)
-                hits.append(_hit(int(places[row]), index, number, share, text))
+                item = index.items[number]
+                reason = (
+                    f"shares {share:.0%} of the {index.ngram}-grams of {Path(item.file).name} row {item.row}"
+                )
+                facts = {"eval": item.file, "eval_row": item.row, "share": round(share, 4)}
+                facts |= {"shared": _shortened(text), "question": _shortened(item.text)}
+                hits.append(Hit(int(places[row]), reason, None, facts))
     half = sum(hit.facts["share"] >= 0.5 for hit in hits)
+    only_whole = sum(not item.grams for item in index.items)
     note = (
         f"in {half:,} of these rows half of a question's {index.ngram}-grams or more; {len(matched):,} of "
-        f"{len(index.items):,} evaluation questions are in the set; {index.only_whole:,} have no "
+        f"{len(index.items):,} evaluation questions are in the set; {only_whole:,} have no "
         f"{index.ngram}-gram of their own and were compared as a whole"
     )
     return CheckResult("contaminated", hits, note)
+
+
+def _shortened(text: str) -> str:
+    return " ".join(text.split(" ")[:_SHOWN])
 
 
 def _match(
@@ -82,19 +93,6 @@ def _match(
     if shares[best] < overlap:
         return None
     return best, shares[best], next(gram for gram in in_order if gram in grams[best])
-
-
-def _hit(place: int, index: EvalIndex, number: int, share: float, text: str) -> Hit:
-    item = index.items[number]
-    shown = " ".join(text.split(" ")[:_SHOWN])
-    facts = {
-        "eval": item.file,
-        "eval_row": item.row,
-        "share": round(share, 4),
-        "shared": shown,
-        "question": " ".join(item.text.split(" ")[:_SHOWN]),
-    }
-    return Hit(place, f"shares {share:.0%} of the {index.ngram}-grams of {name_of(item)}", None, facts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,11 +166,6 @@ class EvalIndex:
         with_whole = [np.flatnonzero(among(whole, self._whole_hashes)) for whole in wholes]
         return np.unique(np.concatenate([with_gram, *with_whole]))
 
-    @property
-    def only_whole(self) -> int:
-        """How many questions have no n-gram of their own, too short most of them."""
-        return sum(not item.grams for item in self.items)
-
 
 def _grams(question: Sequence[str], ngram: int) -> Iterator[str]:
     for start in range(len(question) - ngram + 1):
@@ -181,13 +174,7 @@ def _grams(question: Sequence[str], ngram: int) -> Iterator[str]:
 
 def _common(questions: Iterable[tuple[str, ...]], ngram: int) -> set[str]:
     """N-grams of several different questions of one file."""
-    once: set[str] = set()
-    counts: dict[str, int] = {}
-    for question in questions:
-        for gram in set(_grams(question, ngram)):
-            if gram in once:
-                counts[gram] = counts.get(gram, 1) + 1
-            once.add(gram)
+    counts = Counter(gram for question in questions for gram in set(_grams(question, ngram)))
     return {gram for gram, count in counts.items() if count >= COMMON}
 
 
@@ -221,8 +208,3 @@ def _texts(file: str, column: str | None) -> Iterator[str]:
         for chat in columns.chats(pa.Table.from_batches([batch])):
             # A row without a question has nothing that could have leaked.
             yield joined(chat.messages) if isinstance(chat, Chat) else ""
-
-
-def name_of(item: Item) -> str:
-    """`FILE row 12`."""
-    return f"{Path(item.file).name} row {item.row}"

@@ -26,7 +26,7 @@ from gaincurate.core.prompts import Message, column_values
 from gaincurate.core.rng import Floats
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
-from gaincurate.hygiene.findings import CheckResult, Hit
+from gaincurate.hygiene.findings import CheckResult, Hit, Json
 from gaincurate.hygiene.rows import Ints, Mask, asked, batches, read, sample
 from gaincurate.hygiene.words import Hashes, Runs, Template, Words, mixed, normal
 
@@ -116,15 +116,6 @@ def _note(again: Sequence[Repeat], answer: str | None) -> str:
     return note
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A row that stays: its place, its triples (distinct, sorted) and its answer's digest."""
-
-    place: int
-    triples: Hashes
-    answer: bytes
-
-
 def near_duplicates(scored: ScoredSet, alive: Mask, threshold: float, answer: str | None) -> CheckResult:
     """Rows that are similar to an earlier row that stays.
 
@@ -157,30 +148,30 @@ def near_duplicates(scored: ScoredSet, alive: Mask, threshold: float, answer: st
     candidates = alive.copy()
     candidates[alive] = shared(keys)
     del keys
-    hits: list[Hit] = []
-    stay: list[_Row] = []
+    hits = list[Hit]()
+    stay = list[tuple[int, Hashes, bytes]]()  # places, triples and digests of answers
     index: dict[int, list[int]] = {}  # places in `stay` by each of a row's keys
     for sketches, places, table in sketched(candidates):
         golds = column_values(table, answer) if answer else [None] * len(places)
         for number, (place, gold) in enumerate(zip(places.tolist(), golds, strict=True)):
-            row, row_keys = _Row(place, sketches.of(number), _digest(gold)), sketches.keys[:, number].tolist()
-            others = sorted({other for key in row_keys for other in index.get(key, ())})
-            alike = jaccard(row.triples, [stay[other].triples for other in others])
+            triples, its_answer = sketches.of(number), _digest(gold)
+            keys_of_row = sketches.keys[:, number].tolist()
+            others = sorted({other for key in keys_of_row for other in index.get(key, ())})
+            alike = jaccard(triples, [stay[other][1] for other in others])
             best = int(alike.argmax()) if others else 0  # of equals the first in the file
             if others and alike[best] >= threshold:
-                hits.append(_near(row, stay[others[best]], float(alike[best]), answer))
+                other, _, other_answer = stay[others[best]]
+                facts: Json = {"jaccard": round(float(alike[best]), 4)}
+                reason = f"{alike[best]:.2f} of the token triples are shared"
+                if answer:
+                    facts["same_answer"] = other_answer == its_answer
+                    reason += "" if other_answer == its_answer else ", another answer"
+                hits.append(Hit(place, reason, other, facts))
                 continue
-            for key in row_keys:
+            for key in keys_of_row:
                 index.setdefault(key, []).append(len(stay))
-            stay.append(row)
+            stay.append((place, triples, its_answer))
     return CheckResult("near-duplicates", hits, _note_near(hits, answer))
-
-
-def _near(row: _Row, other: _Row, index: float, answer: str | None) -> Hit:
-    same_answer = row.answer == other.answer
-    reason = f"{index:.2f} of the token triples are shared" + ("" if same_answer else ", another answer")
-    facts = {"jaccard": round(index, 4)} | ({"same_answer": same_answer} if answer else {})
-    return Hit(row.place, reason, other.place, facts)
 
 
 def _note_near(hits: list[Hit], answer: str | None) -> str:

@@ -17,17 +17,16 @@ from gaincurate.core.stats import Estimate, Floats
 from gaincurate.difficulty.prompts import fitting_verifier
 from gaincurate.hygiene.checks import finding, search
 from gaincurate.hygiene.options import HygieneOptions
-from gaincurate.report.document import FORMAT, ROUND, About, Document, Lift, Scatter
+from gaincurate.report.document import FORMAT, ROUND, About, Document, Scatter
 from gaincurate.report.observed import Observed, hashes_in, observed_table
-from gaincurate.report.relations import TARGETS, Pair, Relations, lifts, relate
+from gaincurate.report.relations import Pair, relate
 from gaincurate.report.table import LENGTH, Table
-from gaincurate.report.verdict import Evidence, headline, sort_by, unknown, verdict
+from gaincurate.report.verdict import headline, sort_by, unknown, verdict
 from gaincurate.schedule.first_model import recorded_model
 from gaincurate.schedule.forecast import FEWEST, wasted_groups
 from gaincurate.schedule.run import Run
 from gaincurate.schedule.status import status
 
-_OUTCOMES = ("pass-rate", "learnability")
 BINS = 32
 QUARTILES = (0.25, 0.5, 0.75)
 _TAIL = 0.002  # of the rows to either side may lie beyond the bins
@@ -65,10 +64,9 @@ def report(
     table, observed = observed_table(
         scored, run=run, rollouts=rollouts, success=success, group_column=group_column, columns=columns
     )
-    relations, batches = relate(table, _made_of(scored, table, observed)), lifts(table)
+    relations = relate(table, _made_of(scored, table, observed))
     group, identity = None if table.groups is None else table.groups.column, scored.identity
-    level, looks = relations.level, relations.looks
-    evidence = _evidence(table, relations, batches)
+    level, looks, evidence = relations.level, relations.looks, relations.evidence
     verdicts = [verdict(each, group, level=level, looks=looks) for each in evidence]
     worth = [sort_by(e) for e, v in zip(evidence, verdicts, strict=True) if v.sort_first is not None]
     roles = frozenset(column.role for column in table.columns)
@@ -98,8 +96,8 @@ def report(
         scatters=[scatter(name, table.values[name], table.values[LENGTH]) for name in table.names("signal")],
         group_shares=relations.shares,
         group_rates=[rate for each in observed for rate in each.groups],
-        relations=[judged.relation for judged in relations.judged],
-        lifts=batches,
+        relations=relations.relations,
+        lifts=relations.lifts,
         outcomes=[each.outcome for each in observed],
         hygiene=[finding(scored, result, EXAMPLES) for result in search(scored, DUPLICATES)],
         run=None if run is None else run_story(Run(run)),
@@ -144,31 +142,6 @@ def _sources_behind(name: str, computed: dict[str, Json]) -> tuple[set[str], set
             files |= set(hashes_in(how.get("outcomes"), "file"))
             left += how.get("of") or {}
     return hashes, files
-
-
-def _evidence(table: Table, relations: Relations, batches: Sequence[Lift]) -> list[Evidence]:
-    """Of each signal; its relations are those with pass rates where there are any, else with levels."""
-    targets = table.names(*_OUTCOMES) or table.names(*TARGETS)
-    shares = {share.column: share for share in relations.shares}
-    evidence = []
-    for name in table.names("signal"):
-        present = table.values[name][~np.isnan(table.values[name])]
-        of_signal = [judged for judged in relations.judged if judged.relation.signal == name]
-        judged = [each for each in of_signal if each.relation.target in targets]
-        by = {each.relation.target for each in judged}
-        evidence.append(
-            Evidence(
-                signal=name,
-                rows=len(present),
-                constant=bool((present == present[0]).all()),
-                length=relations.lengths[name],
-                explained=relations.explained[name],
-                share=shares.get(name),
-                judged=judged,
-                lifts=[lift for lift in batches if lift.column in (name, LENGTH) and lift.target in by],
-            )
-        )
-    return evidence
 
 
 def _middle(present: Floats) -> tuple[float, float]:

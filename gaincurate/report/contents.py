@@ -90,19 +90,17 @@ def _run(run: Json) -> Part:
 
 
 def _length(document: Document) -> Part:
-    pictures = []
+    pictures, rows = [], []
     for verdict, each in zip(document.verdicts, document.scatters, strict=True):
         sentence = f"{each.signal} against question tokens: rank correlation {signed(verdict.length.value)}."
         pictures.append(Picture(cloud(each), sentence, each.signal, f"{count(verdict.length.rows)} rows"))
+        figures = {"rank_correlation": verdict.length, "explained": verdict.explained}
+        rows.append({"signal": verdict.signal, **figures})
     text = Legend(
         "Each signal over the number of question tokens. Darker tiles hold more prompts. The solid line is "
         "the median of prompts of similar length, and the dashed lines are the quartiles. If the cloud is a "
         "narrow slope, sorting by the signal is sorting by length."
     )
-    rows = [
-        {"signal": each.signal, "rank_correlation": each.length, "explained": each.explained}
-        for each in document.verdicts
-    ]
     caption, names = "Share of each order that is the group", "column groups eta_squared by_chance"
     tables = [
         records("Rank correlation with length, and the share that length explains", rows, _OF_LENGTH),

@@ -10,7 +10,7 @@ mean pass rate.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,17 +59,37 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
-class Relations:
-    """See `relate`. `level` is the confidence of each of `looks` intervals that decide, 95 % over all.
+class Evidence:
+    """All that is known of one signal.
 
-    `lengths` are the correlations of the signals with length, and `explained` the shares of their rank
-    variance between bins of like length, both by name.
+    Attributes:
+        signal: its name.
+        rows: that have it; `constant` if they have one value.
+        length: its correlation with length.
+        explained: its rank variance between bins of like length, 0 to 1.
+        share: that between groups.
+        judged: its relations with targets.
+        lifts: of it and of length.
     """
 
-    lengths: dict[str, Estimate]
-    explained: dict[str, float | None]
+    signal: str
+    rows: int
+    constant: bool
+    length: Estimate
+    explained: float | None
+    share: GroupShare | None
+    judged: Sequence[Judged]
+    lifts: Sequence[Lift]
+
+
+@dataclass(frozen=True, slots=True)
+class Relations:
+    """See `relate`. `level` is the confidence of each of `looks` intervals that decide, 95 % over all."""
+
+    evidence: list[Evidence]
     shares: list[GroupShare]
-    judged: list[Judged]
+    relations: list[Relation]
+    lifts: list[Lift]
     looks: int
     level: float
 
@@ -77,32 +97,46 @@ class Relations:
 def relate(table: Table, apart: Collection[Pair] = ()) -> Relations:
     """Everything about how the signals go together with length, groups and targets.
 
+    A signal is judged by its relations with pass rates where there are any, else by those with levels.
+
     Args:
         table: with the observed pass rates.
         apart: pairs of a signal and a target that were made from one another, and say nothing.
     """
     signals, targets = table.names("signal"), table.names(*TARGETS)
+    deciding = table.names("pass-rate", "learnability") or targets
     pairs = [(signal, target) for signal in signals for target in targets if (signal, target) not in apart]
     level = 1 - (1 - LEVEL) / max(1, len(pairs))
-    lengths, explained, shares = dict[str, Estimate](), dict[str, float | None](), list[GroupShare]()
-    bins = length_bins(table.values[LENGTH], Strata.one(table.rows))
-    for name in [column.name for column in table.columns]:
-        rows = ~np.isnan(table.values[name])
-        sample = Sample(table, rows, level, np.zeros(int(rows.sum()), np.int64))
-        if name in signals:
-            lengths[name], _ = sample.both(name, LENGTH)
-            explained[name] = between(sample.ranked(name), _strata(bins[sample.rows]))
-        if table.groups is not None:
-            groups = _strata(table.groups.codes[sample.rows])
-            chance = (len(groups) - 1) / (sample.count - 1) if sample.count > 1 else None
-            explains = between(sample.ranked(name), groups)
-            shares.append(GroupShare(name, len(groups), sample.count, explains, chance))
     made = {
         pair: judged
         for rows, some in by_rows(table, pairs)
         for pair, judged in _judge(table, rows, some, level)
     }
-    return Relations(lengths, explained, shares, [made[pair] for pair in pairs], len(pairs), level)
+    batches, shares, evidence = lifts(table), list[GroupShare](), list[Evidence]()
+    bins = length_bins(table.values[LENGTH], Strata.one(table.rows))
+    for name in [column.name for column in table.columns]:
+        rows = ~np.isnan(table.values[name])
+        sample = Sample(table, rows, level, np.zeros(int(rows.sum()), np.int64))
+        if table.groups is not None:
+            groups = _strata(table.groups.codes[rows])
+            chance = (len(groups) - 1) / (sample.count - 1) if sample.count > 1 else None
+            explains = between(sample.ranked(name), groups)
+            shares.append(GroupShare(name, len(groups), sample.count, explains, chance))
+        if name in signals:
+            by = [target for target in deciding if (name, target) in made]
+            evidence.append(
+                Evidence(
+                    signal=name,
+                    rows=sample.count,
+                    constant=bool(np.ptp(table.values[name][rows]) == 0),
+                    length=sample.both(name, LENGTH)[0],
+                    explained=between(sample.ranked(name), _strata(bins[rows])),
+                    share=shares[-1] if shares else None,
+                    judged=[made[name, target] for target in targets if target in by],
+                    lifts=[lift for lift in batches if lift.column in (name, LENGTH) and lift.target in by],
+                )
+            )
+    return Relations(evidence, shares, [made[p].relation for p in pairs], batches, len(pairs), level)
 
 
 def _judge(table: Table, rows: Rows, pairs: list[Pair], level: float) -> Iterator[tuple[Pair, Judged]]:

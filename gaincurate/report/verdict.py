@@ -17,8 +17,8 @@ from typing import Literal
 
 from gaincurate.core.stats import LEVEL, Estimate
 from gaincurate.difficulty.config import RolloutConfig
-from gaincurate.report.document import Document, GroupShare, Kind, Lift, Verdict
-from gaincurate.report.relations import Judged
+from gaincurate.report.document import Document, Kind, Lift, Verdict
+from gaincurate.report.relations import Evidence, Judged
 from gaincurate.report.table import LENGTH
 from gaincurate.schedule.forecast import LITTLE_WASTE
 
@@ -75,35 +75,6 @@ _SENTENCES: dict[Kind, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """All that is known of one signal.
-
-    Attributes:
-        signal: its name.
-        rows: that have it; `constant` if they have one value.
-        length: its correlation with length.
-        explained: its rank variance between bins of like length, 0 to 1.
-        share: that between groups.
-        judged: its relations with targets.
-        lifts: of it and of length.
-    """
-
-    signal: str
-    rows: int
-    constant: bool
-    length: Estimate
-    explained: float | None
-    share: GroupShare | None
-    judged: Sequence[Judged]
-    lifts: Sequence[Lift]
-
-    @property
-    def by_length(self) -> bool:
-        """Whether length explains the signal, in one direction or in whatever form."""
-        return abs(self.length.value or 0.0) > EXPLAINED or (self.explained or 0.0) > EXPLAINED**2
-
-
 def verdict(evidence: Evidence, group: str | None, *, level: float, looks: int) -> Verdict:
     """The verdict on a signal: that of the target of which it tells most.
 
@@ -119,7 +90,7 @@ def verdict(evidence: Evidence, group: str | None, *, level: float, looks: int) 
         signal=evidence.signal,
         verdict=kind,
         sentence=evidence.signal + _sentence(evidence, kind, judged, sort, group),
-        banner=_banner(evidence) if evidence.by_length else None,
+        banner=_banner(evidence) if _by_length(evidence) else None,
         sort_first=None if sort is None else sort.end,
         length=evidence.length,
         explained=evidence.explained,
@@ -139,11 +110,16 @@ def _decide(evidence: Evidence) -> tuple[Kind, Judged | None]:
         kinds = [(_kind_of(judged), judged) for judged in evidence.judged]
         return min(kinds, key=lambda pair: (best_first.index(pair[0]), -_weight(*pair)))
     share = evidence.share
-    if evidence.by_length:
+    if _by_length(evidence):
         return "tells-length-only", None
     if share is not None and (share.eta_squared or 0.0) > max(EXPLAINED**2, 2 * (share.by_chance or 0.0)):
         return "tells-groups-only", None
     return "no-outcomes-to-judge", None
+
+
+def _by_length(evidence: Evidence) -> bool:
+    """Whether length explains a signal, in one direction or in whatever form."""
+    return abs(evidence.length.value or 0.0) > EXPLAINED or (evidence.explained or 0.0) > EXPLAINED**2
 
 
 def _weight(kind: Kind, judged: Judged) -> float:
