@@ -26,7 +26,7 @@ from gaincurate.errors import InputError
 from gaincurate.hygiene.contamination import EvalIndex, contaminated
 from gaincurate.hygiene.duplicates import duplicates, near_duplicates, repeats
 from gaincurate.hygiene.findings import CHECKS, CheckResult, Finding, Hit, Json
-from gaincurate.hygiene.golds import sentinel_gold, word_gold
+from gaincurate.hygiene.golds import unusable_gold
 from gaincurate.hygiene.options import HygieneOptions
 from gaincurate.hygiene.rows import Mask, asked, ids
 
@@ -234,8 +234,9 @@ def _made(check: str, scored: ScoredSet, alive: Mask, options: HygieneOptions) -
         return broken_gold(scored, alive, answer, options.verifier)
     if check == "conflicting-gold" and answer is not None:
         return conflicting_gold(scored, alive, answer, options.verifier)
-    by_name = {"sentinel-gold": sentinel_gold, "word-gold": word_gold, "duplicates": duplicates}
-    return by_name[check](scored, alive, answer)
+    if check in ("sentinel-gold", "word-gold"):
+        return unusable_gold(check, scored, alive, answer)
+    return duplicates(scored, alive, answer)
 
 
 def _overlong(scored: ScoredSet, alive: Mask, limit: int) -> CheckResult:

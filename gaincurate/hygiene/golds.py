@@ -38,29 +38,21 @@ _WORDS = 0.1
 """The share of words up to which values are expected; a single word in any set."""
 
 
-def sentinel_gold(scored: ScoredSet, alive: Mask, answer: str | None) -> CheckResult:
-    """Rows whose gold is null, empty or a sentinel.
+def unusable_gold(check: str, scored: ScoredSet, alive: Mask, answer: str | None) -> CheckResult:
+    """Rows whose gold is no answer.
 
     Args:
+        check: "sentinel-gold" (null, empty or a sentinel), or "word-gold" (a word or a phrase where nine of
+            ten golds are values).
         scored: the set.
         alive: `[rows]`, which rows to look at.
         answer: the column with the gold answers, where there is one.
     """
     by_kind, values_expected = _by_kind(scored, alive, answer)
-    hits = [*by_kind["sentinel"], *(by_kind["doubtful"] if values_expected else [])]
-    return CheckResult("sentinel-gold", sorted(hits, key=lambda hit: hit.place))
-
-
-def word_gold(scored: ScoredSet, alive: Mask, answer: str | None) -> CheckResult:
-    """Rows whose gold is a word or a phrase where nine of ten golds are values.
-
-    Args:
-        scored: the set.
-        alive: `[rows]`, which rows to look at.
-        answer: the column with the gold answers, where there is one.
-    """
-    by_kind, values_expected = _by_kind(scored, alive, answer)
-    return CheckResult("word-gold", by_kind["word"] if values_expected else [])
+    among_values: Kind = "word" if check == "word-gold" else "doubtful"
+    hits = by_kind["sentinel"] if check == "sentinel-gold" else []
+    hits = [*hits, *(by_kind[among_values] if values_expected else [])]
+    return CheckResult(check, sorted(hits, key=lambda hit: hit.place))
 
 
 def _by_kind(scored: ScoredSet, alive: Mask, answer: str | None) -> tuple[dict[Kind, list[Hit]], bool]:

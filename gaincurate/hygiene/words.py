@@ -35,7 +35,7 @@ _COMMAND = re.compile(rf"\\({'|'.join(_SPELLINGS)})(?![a-z])")
 _SIZES = re.compile(r"\\(?:left|right|bigg?[lrm]?)\s*(?:(\.)|(?=[()\[\]{}|\\/<>]))")
 # Lookbehinds stand after the sign that they look behind, because a search for that sign is fast.
 _FORMULA = re.compile(r"\$(?<!\\\$)\$?|\\(?<!\\\\)[()\[\]]")
-_SPACES = re.compile(r"\\(?<!\\\\)(?:(!)|[,;: ])")
+_SPACES = re.compile(r"\\(?<!\\\\)(?:(!)|[,;:\s])")
 _ARGUMENT = r"\s*(?:(\d)|\{([^{}\0]*)\})"  # of one text: a NUL ends it
 _FRACTION = re.compile(rf"\\frac{_ARGUMENT}{_ARGUMENT}")
 _LONGEST = 64  # words of a template at one end

@@ -75,8 +75,12 @@ def environment(package: str) -> jinja2.Environment:
 _SIZES = {"labelFontSize": 11, "titleFontSize": 12}
 _AXIS = {
     **dict.fromkeys(("domainColor", "gridColor", "tickColor"), RULE),
-    "labelColor": MUTED, "titleColor": INK, **_SIZES,
-    "titleFontWeight": "normal", "tickSize": 4, "titlePadding": 8,
+    "labelColor": MUTED,
+    "titleColor": INK,
+    **_SIZES,
+    "titleFontWeight": "normal",
+    "tickSize": 4,
+    "titlePadding": 8,
 }
 _CONFIG: Spec = {
     # This font travels with vl-convert, so that text is measured alike on every machine; where the picture is

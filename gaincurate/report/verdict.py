@@ -148,10 +148,10 @@ def _kind_of(judged: Judged) -> Kind:
         return "tells-nothing"
     length = not (_notable(relation.given_length) and _notable(relation.within_length_bins))
     groups = relation.within_groups is not None and not _notable(relation.within_groups)
-    both = relation.given_length_within_groups
     if length != groups:
         return "no-more-than-length" if length else "no-more-than-groups"
-    if length or (both is not None and not _notable(both)):
+    both = (relation.given_length_within_groups, relation.within_length_bins_and_groups)
+    if length or not all(each is None or _notable(each) for each in both):
         return "no-more-than-length-and-groups"
     return "not-enough-rows"
 

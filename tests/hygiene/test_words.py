@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gaincurate.hygiene.rows import joined
@@ -19,6 +19,7 @@ ASK = ["let", "s", "think", "step", "by", "step"]
 
 
 @given(st.text())
+@example("\\\x1f0")
 def test_normalising_twice_is_normalising_once_and_leaves_no_case_and_no_runs_of_white_space(
     text: str,
 ) -> None:
