@@ -13,6 +13,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +46,7 @@ _SHARE = 0.1  # of the rows have an end that is a template
 _CJK = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 _SPACE, _SIGN, _CHARACTER, _LETTER, _DIGIT, _UNSEEN = range(6)
 _KINDS = np.full(0x110000, _UNSEEN, np.uint8)  # of code points, as far as they have come
+_BLOCK = 1 << 20  # characters that are hashed at once: each takes 40 bytes
 ODD = np.uint64(0x9E3779B97F4A7C15)
 _INVERSE = np.uint64(pow(int(ODD), -1, 1 << 64))
 
@@ -137,11 +139,17 @@ class Words:
         points = np.frombuffer(self._text.encode(encoding, "surrogatepass"), kind)
         kinds = _kinds(points)
         letters, alone = kinds >= _LETTER, (kinds == _CHARACTER) | (signs & (kinds == _SIGN))
-        borders = np.diff(letters, prepend=False, append=False)
-        self._begins = np.flatnonzero(borders[:-1] & letters | alone)
-        self._ends = np.flatnonzero(borders[1:] & letters | alone) + 1
+        changes = np.diff(letters, prepend=False, append=False)
+        self._begins = np.flatnonzero(changes[:-1] & letters | alone)
+        self._ends = np.flatnonzero(changes[1:] & letters | alone) + 1
         self.starts = np.searchsorted(self._begins, np.append(0, np.flatnonzero(points == 0)))
-        self.hashes = Runs(points.astype(np.uint64)).of(self._begins, self._ends)
+        self.hashes = np.zeros(len(self._begins), np.uint64)
+        borders = np.searchsorted(self._begins, np.arange(0, len(points) + _BLOCK, _BLOCK))
+        for first, last in pairwise(borders):
+            begins, ends = self._begins[first:last], self._ends[first:last]
+            if len(begins):
+                runs = Runs(points[begins[0] : ends[-1]].astype(np.uint64))
+                self.hashes[first:last] = runs.of(begins - begins[0], ends - begins[0])
         self.runs = Runs(self.hashes)
         self.numbers = np.zeros(len(self.hashes), bool)
         self.numbers[np.searchsorted(self._begins, np.flatnonzero(kinds == _DIGIT), "right") - 1] = True

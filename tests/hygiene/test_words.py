@@ -94,6 +94,13 @@ def test_words_are_letters_and_digits_and_signs_where_they_count() -> None:
     assert among(np.array([1, 5], np.uint64), np.array([5, 7], np.uint64)).tolist() == [False, True]
 
 
+def test_long_texts_are_hashed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["a long-winded question", "", "word " * 20, "q" * 30]
+    whole = Words(texts, signs=True)
+    monkeypatch.setattr("gaincurate.hygiene.words._BLOCK", 7)
+    assert Words(texts, signs=True).hashes.tolist() == whole.hashes.tolist()
+
+
 def test_what_a_prompt_asks_is_all_but_the_system_message() -> None:
     turns = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Yes?"), ("user", "Why?")]
     assert joined([{"role": role, "content": content} for role, content in turns]) == "Hi\nYes?\nWhy?"
