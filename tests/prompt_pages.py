@@ -31,8 +31,7 @@ def make(folder: Path, rows: int = ROWS, copies: int = 0) -> Path:
     nll = rng.gamma(2.0, size=rows).astype(np.float32)
     nll[5] = np.nan
     flat = rng.normal(size=(rows, 6)) * [5.0, 3.0, 1.0, 1.0, 0.5, 0.1] + 4.0
-    width = flat.shape[1]
-    embedding = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1).astype(np.float16)), width)
+    embedding = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1).astype(np.float16)), 6)
     source = {
         "answer": pa.array([str(2 * row) if row != 3 else HOSTILE for row in range(rows)]),
         "source": pa.array([SOURCES[row % 3] if row != 7 else None for row in range(rows)]),
