@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "headless_shell")
@@ -86,9 +85,7 @@ class Chromium:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._process.terminate()
         self._process.wait(_PATIENCE)
         os.close(self._write)
@@ -100,8 +97,8 @@ class Chromium:
         self.requests.clear()
         features = [{"name": name.replace("_", "-"), "value": value} for name, value in media.items()]
         self.ask("Emulation.setEmulatedMedia", media="", features=features)
-        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-        self.ask("Emulation.setDeviceMetricsOverride", **size)
+        size = {"width": width, "height": height}
+        self.ask("Emulation.setDeviceMetricsOverride", **size, deviceScaleFactor=1, mobile=False)
         self._seen.discard("Page.loadEventFired")
         self.ask("Page.navigate", url=page.as_uri())
         self._until("Page.loadEventFired")
@@ -128,10 +125,8 @@ class Chromium:
             self._note(answer)
 
     def _attach(self) -> None:
-        pages = [t for t in self.ask("Target.getTargets")["targetInfos"] if t["type"] == "page"]
-        target = (
-            pages[0]["targetId"] if pages else self.ask("Target.createTarget", url="about:blank")["targetId"]
-        )
+        targets = self.ask("Target.getTargets")["targetInfos"]
+        target = next(t["targetId"] for t in targets if t["type"] == "page")  # the first one is about:blank
         self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.ask(f"{domain}.enable")

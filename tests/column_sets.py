@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 import sets
 from gaincurate.core.schema import SCORE_FIELDS
@@ -18,6 +19,13 @@ _SCORES = [field.name for field in SCORE_FIELDS[4:]]
 def ids(rows: int) -> list[str]:
     """The rows' ids."""
     return [f"id{row:05d}" for row in range(rows)]
+
+
+def rates_file(path: Path, rate: np.ndarray, samples: int = 8, seed: int = 1) -> Path:
+    """Wins and losses of so many rollouts of the first prompts, drawn with these rates."""
+    wins = np.random.default_rng(seed).binomial(samples, rate)
+    pq.write_table(pa.table({"gc_id": ids(len(rate)), "wins": wins, "losses": samples - wins}), path)
+    return path
 
 
 def column_set(

@@ -36,6 +36,6 @@ def example() -> Document:
             runs.report(run, lambda gc_id, sample: int(gc_id[-1]) % 3 > sample)
             advance(run)
         made = report(scored, rollouts=[rates], run=run.folder)
-    first = replace(made.verdicts[0], banner="gc_angle is close to question length.")
-    about = replace(made.about, folder="scored <set>")
-    return replace(made, about=about, verdicts=[first, *made.verdicts[1:]])
+    first, *others = made.verdicts
+    verdicts = [replace(first, banner="gc_angle is close to question length."), *others]
+    return replace(made, about=replace(made.about, folder="scored <set>"), verdicts=verdicts)

@@ -14,8 +14,7 @@ import pyarrow as pa
 from column_sets import column_set, ids
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.report import explore
-from gaincurate.report.observed import observe, read_rollouts
-from gaincurate.report.table import read_table
+from gaincurate.report.observed import observed_table
 from sets import IDENTITY_OF_SETS
 
 HOSTILE = "</script><script>document.title = 'ran'</script><img src=x onerror=\"document.title='ran'\"><!--\u2028\u202e'"
@@ -32,8 +31,7 @@ def make(folder: Path, rows: int = ROWS, copies: int = 0) -> Path:
     nll = rng.gamma(2.0, size=rows).astype(np.float32)
     nll[5] = np.nan
     flat = rng.normal(size=(rows, 6)) * [5.0, 3.0, 1.0, 1.0, 0.5, 0.1] + 4.0
-    width = flat.shape[1]
-    embedding = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1).astype(np.float16)), width)
+    embedding = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1).astype(np.float16)), 6)
     source = {
         "answer": pa.array([str(2 * row) if row != 3 else HOSTILE for row in range(rows)]),
         "source": pa.array([SOURCES[row % 3] if row != 7 else None for row in range(rows)]),
@@ -60,8 +58,7 @@ def rates(path: Path, rows: int = ROWS) -> Path:
 def page(folder: Path, outcomes: Path | None = None) -> str:
     """The page of a set, with pass rates where they are given."""
     scored = ScoredSet(folder)
-    table = read_table(scored)
-    observed = observe(scored, table, read_rollouts(outcomes)) if outcomes is not None else []
+    table, observed = observed_table(scored, rollouts=[] if outcomes is None else [outcomes])
     return explore.to_html(scored, table, outcomes=[each.outcome for each in observed], report="report.html")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from gaincurate.cli import output
-from gaincurate.cli.hygiene_options import hygiene_options
+from gaincurate.cli.hygiene import hygiene_options
 from gaincurate.cli.options import AsJson, configured
 from gaincurate.core.options import ADVANCED, CHECKS, CHOICE, Cache, Option
 from gaincurate.core.store import use_cache

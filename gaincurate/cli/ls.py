@@ -67,21 +67,16 @@ def described(folder: Path) -> dict[str, Any] | None:
     if isinstance(run.get("config"), dict):
         from gaincurate.schedule.run import newest_round
 
-        config, rounds = run["config"], run["config"].get("rounds")
-        round_ = newest_round(folder)
+        config, round_ = run["config"], newest_round(folder)
         states = (folder / "state.json", folder / "rounds" / f"{round_:05d}" / "state.json")
-        finished = any(_read(path).get("finished") for path in states)
-        model = Path(str(config.get("model"))).name if config.get("model") else None
-        facts |= {
-            "kind": f"run, {config.get('strategy')}",
-            "rows": run.get("kept", run.get("rows")),
-            "model": model,
-        }
+        state = f"round {round_} of {config.get('rounds')} is planned"
         if round_ < 0:
-            return facts | {"state": "no round yet"}
-        if finished:
-            return facts | {"state": f"finished, {output.counted(round_ + 1, 'round')}"}
-        return facts | {"state": f"round {round_} of {rounds} is planned"}
+            state = "no round yet"
+        elif any(_read(path).get("finished") for path in states):
+            state = f"finished, {output.counted(round_ + 1, 'round')}"
+        kind, rows = f"run, {config.get('strategy')}", run.get("kept", run.get("rows"))
+        model = Path(str(config.get("model"))).name if config.get("model") else None
+        return facts | {"kind": kind, "rows": rows, "model": model, "state": state}
     if "format" not in identity:
         return None
     manifest = _read(folder / "manifest.json")

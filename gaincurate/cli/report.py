@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 def print_report(document: Document, *, verbose: bool = False) -> None:
     """Print whether to sort by any signal, and the next steps; each signal and all tables if `verbose`."""
-    from gaincurate.report import verdict_text
+    from gaincurate.report import verdict as verdicts
     from gaincurate.report.contents import parts
 
-    if (groups := verdict_text.mostly_groups(document)) is not None:
+    if (groups := verdicts.mostly_groups(document)) is not None:
         output.say(groups)
     output.say(document.headline)
     about = document.about
@@ -42,17 +42,17 @@ def print_report(document: Document, *, verbose: bool = False) -> None:
         f"{about.device}; groups: {about.group_column or 'none'} "
         f"({about.group_how})"
     )
-    for step in verdict_text.next_steps(document):
+    for step in verdicts.next_steps(document):
         output.say(step.text)
         if step.command is not None:
             output.fitted(step.command, "      ", first="  ")
     warned = [verdict for verdict in document.verdicts if verdict.banner is not None]
     for first, *others in [[verdict] for verdict in warned] if verbose else [warned] * bool(warned):
-        output.say(f"WARNING: {first.banner}{verdict_text.likewise(others)}")
+        output.say(f"WARNING: {first.banner}{verdicts.likewise(others)}")
     output.text()
-    rows = [[verdict] for verdict in document.verdicts] if verbose else verdict_text.alike(document)
+    rows = [[verdict] for verdict in document.verdicts] if verbose else verdicts.alike(document)
     for first, *others in rows:
-        output.say(f"[{first.verdict}] {first.sentence}{verdict_text.likewise(others)}", "  ")
+        output.say(f"[{first.verdict}] {first.sentence}{verdicts.likewise(others)}", "  ")
     print_parts([part for part in parts(document) if verbose or part.name not in _OF_SIGNALS])
     output.text()
     for note in document.notes if verbose else [*document.notes, _MORE]:
@@ -173,7 +173,6 @@ def report(
             beside = page.with_name(f"{page.stem}-prompts{page.suffix}")
             need_a_place_for_the_page(beside, "--explore")
         from gaincurate.core.scored_set import ScoredSet
-        from gaincurate.report.build import observed_table
         from gaincurate.report.build import report as make
         from gaincurate.report.document import to_json
 
@@ -186,6 +185,7 @@ def report(
 
             if beside is not None:
                 from gaincurate.report import explore as prompts
+                from gaincurate.report.observed import observed_table
 
                 scored = ScoredSet(folder)
                 table, *_ = observed_table(scored, **inputs)

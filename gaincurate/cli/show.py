@@ -57,11 +57,13 @@ def show(
 def describe(scored: ScoredSet, rows: int) -> dict[str, Any]:
     """Everything that `show` prints, as plain values."""
     import numpy as np
+    import pyarrow.types as pt
 
     from gaincurate.core.stats import spearman
 
     manifest, computed = scored.manifest, scored.computed_columns()
-    numeric = [name for name in computed if _is_numeric(scored, name)]
+    kinds = {name: scored.column(name).type for name in computed}
+    numeric = [name for name, kind in kinds.items() if pt.is_integer(kind) or pt.is_floating(kind)]
     columns = [*_columns(scored), *numeric]
     summary = {key: value for key, value in manifest.items() if key not in ("identity", "shards")}
     distribution: dict[str, list[float] | None] = {}
@@ -90,13 +92,6 @@ def describe(scored: ScoredSet, rows: int) -> dict[str, Any]:
         "top": _rows(scored, [ids[i] for i in top]),
         "bottom": _rows(scored, [ids[i] for i in bottom]),
     }
-
-
-def _is_numeric(scored: ScoredSet, name: str) -> bool:
-    import pyarrow.types as pt
-
-    kind = scored.column(name).type
-    return bool(pt.is_integer(kind) or pt.is_floating(kind))
 
 
 def describe_rollouts(rollouts: RolloutSet, prompts: int) -> dict[str, Any]:

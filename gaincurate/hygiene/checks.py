@@ -26,9 +26,9 @@ from gaincurate.errors import InputError
 from gaincurate.hygiene.contamination import EvalIndex, contaminated
 from gaincurate.hygiene.duplicates import duplicates, near_duplicates, repeats
 from gaincurate.hygiene.findings import CHECKS, CheckResult, Finding, Hit, Json
-from gaincurate.hygiene.golds import sentinel_gold, word_gold
+from gaincurate.hygiene.golds import unusable_gold
 from gaincurate.hygiene.options import HygieneOptions
-from gaincurate.hygiene.rows import Mask, asked, ids, read
+from gaincurate.hygiene.rows import Mask, asked, ids
 
 Tell = Callable[[str], None]
 _TEXT = 300  # characters of a prompt in an example
@@ -130,15 +130,14 @@ def search(
         InputError: an option that does not go with the set, or a library that is not installed.
         SourceError: an evaluation set that cannot be read.
     """
-    alive, by_check = np.ones(len(scored), bool), []
+    alive, results = np.ones(len(scored), bool), []
     for check in options.chosen():
         if tell is not None:
             tell(check)
-        found_rows = _made(check, scored, alive.copy(), options)
-        by_check.append(found_rows)
+        results.append(_made(check, scored, alive.copy(), options))
         if dropping or check == "duplicates":
-            alive[[hit.place for hit in found_rows.hits]] = False
-    return by_check
+            alive[[hit.place for hit in results[-1].hits]] = False
+    return results
 
 
 def finding(scored: ScoredSet, result: CheckResult, examples: int) -> Finding:
@@ -163,7 +162,7 @@ def _texts(scored: ScoredSet, places: Sequence[int]) -> list[tuple[str, str]]:
     if not places:
         return []
     table = scored.take(places)
-    texts = [asked(messages).strip()[:_TEXT] for messages in read(scored, table)]
+    texts = [text.strip()[:_TEXT] for text in asked(scored, table)]
     return list(zip(table.column(ID).to_pylist(), texts, strict=True))
 
 
@@ -235,8 +234,9 @@ def _made(check: str, scored: ScoredSet, alive: Mask, options: HygieneOptions) -
         return broken_gold(scored, alive, answer, options.verifier)
     if check == "conflicting-gold" and answer is not None:
         return conflicting_gold(scored, alive, answer, options.verifier)
-    by_name = {"sentinel-gold": sentinel_gold, "word-gold": word_gold, "duplicates": duplicates}
-    return by_name[check](scored, alive, answer)
+    if check in ("sentinel-gold", "word-gold"):
+        return unusable_gold(check, scored, alive, answer)
+    return duplicates(scored, alive, answer)
 
 
 def _overlong(scored: ScoredSet, alive: Mask, limit: int) -> CheckResult:

@@ -5,11 +5,13 @@ The index is of the evaluation questions and not of the rows, so memory grows wi
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from gaincurate.core.prompts import Chat
@@ -17,7 +19,8 @@ from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.source_columns import find_columns
 from gaincurate.errors import InputError, SourceError
 from gaincurate.hygiene.findings import CheckResult, Hit
-from gaincurate.hygiene.rows import Mask, Template, asked, prompts, sample, words
+from gaincurate.hygiene.rows import BATCH, Ints, Mask, asked, batches, joined, sample
+from gaincurate.hygiene.words import Hashes, Template, Words, among
 from gaincurate.scoring.readers.source import open_source
 
 _SHOWN = 60  # words of a shared text
@@ -25,6 +28,8 @@ COMMON = 3
 """An n-gram of so many different questions of one file is a phrase and not a question."""
 LONGEST = 100
 """Words in an n-gram at most: memory is so many times the questions'."""
+_BITS = 20
+_SHIFT = np.uint64(64 - _BITS)
 _TEMPLATE = 20  # rows that end alike, or half of a small file, have an instruction there
 
 
@@ -37,24 +42,36 @@ def contaminated(scored: ScoredSet, alive: Mask, index: EvalIndex, overlap: floa
         index: the questions.
         overlap: the least part of a question's n-grams that a row has to share; with 0 one is enough.
     """
-    template = Template([words(asked(messages)) for messages in sample(scored, alive)])
-    hits = []
-    matched: set[int] = set()
-    for places, batch in prompts(scored, alive):
-        for place, messages in zip(places.tolist(), batch, strict=True):
-            row = words(asked(messages))
-            match = _match(row, template.strip(row), index, overlap)
+    template = Template(Words(sample(scored, alive)))
+    hits, matched = [], set[int]()
+    for places, table in batches(scored, alive):
+        rows = Words(asked(scored, table))
+        begins, ends = template.without(rows)
+        for row in index.candidates(rows, begins, ends).tolist():
+            row_words = rows.between(*rows.starts[row : row + 2])
+            match = _match(row_words, rows.between(begins[row], ends[row]), index, overlap)
             if match is not None:
                 number, share, text = match
                 matched.add(number)
-                hits.append(_hit(place, index, number, share, text))
+                item = index.items[number]
+                reason = (
+                    f"shares {share:.0%} of the {index.ngram}-grams of {Path(item.file).name} row {item.row}"
+                )
+                facts = {"eval": item.file, "eval_row": item.row, "share": round(share, 4)}
+                facts |= {"shared": _shortened(text), "question": _shortened(item.text)}
+                hits.append(Hit(int(places[row]), reason, None, facts))
     half = sum(hit.facts["share"] >= 0.5 for hit in hits)
+    only_whole = sum(not item.grams for item in index.items)
     note = (
         f"in {half:,} of these rows half of a question's {index.ngram}-grams or more; {len(matched):,} of "
-        f"{len(index.items):,} evaluation questions are in the set; {index.only_whole:,} have no "
+        f"{len(index.items):,} evaluation questions are in the set; {only_whole:,} have no "
         f"{index.ngram}-gram of their own and were compared as a whole"
     )
     return CheckResult("contaminated", hits, note)
+
+
+def _shortened(text: str) -> str:
+    return " ".join(text.split(" ")[:_SHOWN])
 
 
 def _match(
@@ -64,33 +81,18 @@ def _match(
     number = index.whole.get(" ".join(bare), index.whole.get(" ".join(row)))
     if number is not None:
         return number, 1.0, index.items[number].text
-    starts = index.starts(row)
-    if not starts:
+    in_order = [gram for gram in _grams(row, index.ngram) if gram in index.by_gram]
+    if not in_order:
         return None
     grams: dict[int, set[str]] = defaultdict(set)
-    for start in starts:
-        gram = index.gram(row, start)
+    for gram in in_order:
         for number in index.by_gram[gram]:
             grams[number].add(gram)
     shares = {number: len(shared) / len(index.items[number].grams) for number, shared in grams.items()}
     best = min(shares, key=lambda number: (-shares[number], number))
     if shares[best] < overlap:
         return None
-    first = next(gram for start in starts if (gram := index.gram(row, start)) in grams[best])
-    return best, shares[best], first
-
-
-def _hit(place: int, index: EvalIndex, number: int, share: float, text: str) -> Hit:
-    item = index.items[number]
-    shown = " ".join(text.split(" ")[:_SHOWN])
-    facts = {
-        "eval": item.file,
-        "eval_row": item.row,
-        "share": round(share, 4),
-        "shared": shown,
-        "question": " ".join(item.text.split(" ")[:_SHOWN]),
-    }
-    return Hit(place, f"shares {share:.0%} of the {index.ngram}-grams of {name_of(item)}", None, facts)
+    return best, shares[best], next(gram for gram in in_order if gram in grams[best])
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,23 +143,28 @@ class EvalIndex:
             for gram in item.grams:
                 by_gram[gram].append(number)
         self.by_gram = dict(by_gram)
-        # Most n-grams of a row are ruled out by their first and last word, before they are put together.
-        self.ends = {(gram[: gram.index(" ")], gram[gram.rindex(" ") + 1 :]) for gram in self.by_gram}
+        self._gram_hashes = _hashes(list(self.by_gram))
+        self._whole_hashes = _hashes(list(self.whole))
+        self._maybe = np.zeros(1 << _BITS, bool)
+        self._maybe[self._gram_hashes >> _SHIFT] = True
 
-    def starts(self, row: Sequence[str]) -> list[int]:
-        """Where in a row's words n-grams of the index begin."""
-        pairs = enumerate(zip(row, row[self.ngram - 1 :], strict=False))
-        maybe = [start for start, pair in pairs if pair in self.ends]
-        return [start for start in maybe if self.gram(row, start) in self.by_gram]
+    def candidates(self, rows: Words, begins: Ints, ends: Ints) -> Ints:
+        """Rows that by their hashes have an n-gram of the index or are a question of it, ascending.
 
-    def gram(self, row: Sequence[str], start: int) -> str:
-        """The n-gram of a row's words that begins there."""
-        return " ".join(row[start : start + self.ngram])
-
-    @property
-    def only_whole(self) -> int:
-        """How many questions have no n-gram of their own, too short most of them."""
-        return sum(not item.grams for item in self.items)
+        Args:
+            rows: the rows.
+            begins: where each row's words begin without its template, `[rows]`.
+            ends: where they end.
+        """
+        firsts = np.arange(len(rows.hashes) - self.ngram + 1)
+        grams = rows.runs.of(firsts, firsts + self.ngram)
+        firsts = firsts[self._maybe[grams >> _SHIFT]]  # rules nearly all of them out
+        firsts = firsts[among(grams[firsts], self._gram_hashes)]
+        owners = np.searchsorted(rows.starts, firsts, "right") - 1
+        with_gram = owners[firsts + self.ngram <= rows.starts[owners + 1]]
+        wholes = [rows.runs.of(rows.starts[:-1], rows.starts[1:]), rows.runs.of(begins, ends)]
+        with_whole = [np.flatnonzero(among(whole, self._whole_hashes)) for whole in wholes]
+        return np.unique(np.concatenate([with_gram, *with_whole]))
 
 
 def _grams(question: Sequence[str], ngram: int) -> Iterator[str]:
@@ -167,13 +174,7 @@ def _grams(question: Sequence[str], ngram: int) -> Iterator[str]:
 
 def _common(questions: Iterable[tuple[str, ...]], ngram: int) -> set[str]:
     """N-grams of several different questions of one file."""
-    once: set[str] = set()
-    counts: dict[str, int] = {}
-    for question in questions:
-        for gram in set(_grams(question, ngram)):
-            if gram in once:
-                counts[gram] = counts.get(gram, 1) + 1
-            once.add(gram)
+    counts = Counter(gram for question in questions for gram in set(_grams(question, ngram)))
     return {gram for gram, count in counts.items() if count >= COMMON}
 
 
@@ -182,11 +183,19 @@ def _questions(
 ) -> Iterator[tuple[str, int, list[str], tuple[str, ...]]]:
     """File, row from 0, words of each question, and those without the file's template."""
     for file in files:
-        questions = [words(text) for text in _texts(file, column)]
-        template = Template(questions, max(COMMON, min(_TEMPLATE, len(questions) / 2)))
-        for row, question in enumerate(questions):
-            if question:
-                yield file, row, question, tuple(template.strip(question))
+        questions = Words(list(_texts(file, column)))
+        begins, ends = Template(questions, max(COMMON, min(_TEMPLATE, len(questions) / 2))).without(questions)
+        for row, (start, end) in enumerate(pairwise(questions.starts.tolist())):
+            if start < end:
+                bare = questions.between(begins[row], ends[row])
+                yield file, row, questions.between(start, end), tuple(bare)
+
+
+def _hashes(texts: list[str]) -> Hashes:
+    """A hash of the words of each text, sorted."""
+    parts = [Words(texts[start : start + BATCH]) for start in range(0, len(texts), BATCH)]
+    whole = [words.runs.of(words.starts[:-1], words.starts[1:]) for words in parts]
+    return np.sort(np.concatenate([np.zeros(0, np.uint64), *whole]))
 
 
 def _texts(file: str, column: str | None) -> Iterator[str]:
@@ -198,9 +207,4 @@ def _texts(file: str, column: str | None) -> Iterator[str]:
     for batch in source.batches():
         for chat in columns.chats(pa.Table.from_batches([batch])):
             # A row without a question has nothing that could have leaked.
-            yield asked(chat.messages) if isinstance(chat, Chat) else ""
-
-
-def name_of(item: Item) -> str:
-    """`FILE row 12`."""
-    return f"{Path(item.file).name} row {item.row}"
+            yield joined(chat.messages) if isinstance(chat, Chat) else ""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,38 +21,24 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from gaincurate.core.prompts import Message, column_values
 from gaincurate.core.rng import Floats
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
-from gaincurate.hygiene.findings import CheckResult, Hit
-from gaincurate.hygiene.rows import (
-    Ints,
-    Mask,
-    Template,
-    asked,
-    batches,
-    normal,
-    prompts,
-    read,
-    sample,
-    tokens,
-)
+from gaincurate.hygiene.findings import CheckResult, Hit, Json
+from gaincurate.hygiene.rows import Ints, Mask, asked, batches, read, sample
+from gaincurate.hygiene.words import Hashes, Runs, Template, Words, mixed, normal
 
-Hashes = npt.NDArray[np.uint64]
 _encode = json.JSONEncoder(sort_keys=True, default=str).encode
 _BUT_FOR = "white space, case, Unicode form or LaTeX spelling"
-_MINUS = ["-", "\u2212", "\u2013"]
-_BEFORE_NUMBER = ["\\", "frac", "sqrt", "{", "(", "$"]
+_MINUS = Words(["-", "\u2212", "\u2013"], signs=True).hashes
+_BEFORE_NUMBER = Words(["\\", "frac", "sqrt", "{", "(", "$"], signs=True).hashes
 """What may stand between a minus and its number."""
-_DIGIT = r"[\p{Nd}\p{No}]"
 THRESHOLD = 0.8
 RECALL = 0.999
 _SHINGLE = 3
-_HASHES = 120
-_ODD = np.uint64(0x9E3779B97F4A7C15)
+_HASHES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,24 +73,29 @@ def repeats(scored: ScoredSet, alive: Mask, answer: str | None) -> list[Repeat]:
 
     All rows are read for a hash of what they ask, and those that share one are read again.
     """
-    hashes = (hash(_alike(messages)) for _, batch in prompts(scored, alive) for messages in batch)
+    hashes = (hash(alike) for _, table in batches(scored, alive) for alike in _alike(read(scored, table)))
     keys = np.fromiter(hashes, np.int64, int(alive.sum())).view(np.uint64)
     repeated = alive.copy()
-    repeated[alive] = shared(keys[:, None])
+    repeated[alive] = shared(keys[None])
     firsts: dict[bytes, tuple[int, bytes, bytes]] = {}
     again = []
     for places, table in batches(scored, repeated):
-        answers = column_values(table, answer) if answer else [None] * table.num_rows
-        for place, messages, gold in zip(places.tolist(), read(scored, table), answers, strict=True):
+        prompts = read(scored, table)
+        answers = column_values(table, answer) if answer else [None] * len(places)
+        for place, messages, alike, gold in zip(
+            places.tolist(), prompts, _alike(prompts), answers, strict=True
+        ):
             text, its_answer = _digest([(m["role"], m["content"]) for m in messages]), _digest(gold)
-            first = firsts.setdefault(_digest(_alike(messages)), (place, text, its_answer))
+            first = firsts.setdefault(_digest(alike), (place, text, its_answer))
             if first[0] != place:
                 again.append(Repeat(place, first[0], first[1] == text, first[2] == its_answer))
     return again
 
 
-def _alike(messages: Sequence[Message]) -> tuple[tuple[str, str], ...]:
-    return tuple((m["role"], normal(m["content"] or "")) for m in messages)
+def _alike(prompts: Sequence[Sequence[Message]]) -> Iterator[tuple[tuple[str, str], ...]]:
+    """Roles and normalised texts of each prompt."""
+    texts = iter(normal([m["content"] or "" for messages in prompts for m in messages]))
+    return (tuple((m["role"], next(texts)) for m in messages) for messages in prompts)
 
 
 def _digest(value: object) -> bytes:
@@ -124,15 +116,6 @@ def _note(again: Sequence[Repeat], answer: str | None) -> str:
     return note
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A row that stays: its place, its triples (distinct, sorted) and its answer's digest."""
-
-    place: int
-    triples: Hashes
-    answer: bytes
-
-
 def near_duplicates(scored: ScoredSet, alive: Mask, threshold: float, answer: str | None) -> CheckResult:
     """Rows that are similar to an earlier row that stays.
 
@@ -150,48 +133,45 @@ def near_duplicates(scored: ScoredSet, alive: Mask, threshold: float, answer: st
     """
     if not 0.3 <= threshold <= 1:
         raise InputError(f"--near {threshold:g}: the similarity is expected from 0.3 to 1.")
-    template, count = (
-        Template([tokens(asked(messages)) for messages in sample(scored, alive)]),
-        bands(threshold),
-    )
+    template, count = Template(Words(sample(scored, alive), signs=True)), bands(threshold)[0]
 
     def sketched(chosen: Mask) -> Iterator[tuple[Sketches, Ints, pa.Table]]:
         for places, table in batches(scored, chosen):
-            rows = [template.strip(tokens(asked(messages))) for messages in read(scored, table)]
-            yield Sketches(rows, count), places, table
+            words = Words(asked(scored, table), signs=True)
+            yield Sketches(words, *template.without(words), threshold), places, table
 
-    keys = np.zeros((int(alive.sum()), count), np.uint64)
+    keys = np.zeros((count, int(alive.sum())), np.uint64)
     end = 0
     for sketches, places, _ in sketched(alive):
-        keys[end : end + len(places)] = sketches.keys
+        keys[:, end : end + len(places)] = sketches.keys
         end += len(places)
     candidates = alive.copy()
     candidates[alive] = shared(keys)
     del keys
-    hits: list[Hit] = []
-    stay: list[_Row] = []
+    hits = list[Hit]()
+    stay = list[tuple[int, Hashes, bytes]]()  # places, triples and digests of answers
     index: dict[int, list[int]] = {}  # places in `stay` by each of a row's keys
     for sketches, places, table in sketched(candidates):
         golds = column_values(table, answer) if answer else [None] * len(places)
         for number, (place, gold) in enumerate(zip(places.tolist(), golds, strict=True)):
-            row, row_keys = _Row(place, sketches.of(number), _digest(gold)), sketches.keys[number].tolist()
-            others = sorted({other for key in row_keys for other in index.get(key, ())})
-            alike = jaccard(row.triples, [stay[other].triples for other in others])
+            triples, its_answer = sketches.of(number), _digest(gold)
+            keys_of_row = sketches.keys[:, number].tolist()
+            others = sorted({other for key in keys_of_row for other in index.get(key, ())})
+            alike = jaccard(triples, [stay[other][1] for other in others])
             best = int(alike.argmax()) if others else 0  # of equals the first in the file
             if others and alike[best] >= threshold:
-                hits.append(_near(row, stay[others[best]], float(alike[best]), answer))
+                other, _, other_answer = stay[others[best]]
+                facts: Json = {"jaccard": round(float(alike[best]), 4)}
+                reason = f"{alike[best]:.2f} of the token triples are shared"
+                if answer:
+                    facts["same_answer"] = other_answer == its_answer
+                    reason += "" if other_answer == its_answer else ", another answer"
+                hits.append(Hit(place, reason, other, facts))
                 continue
-            for key in row_keys:
+            for key in keys_of_row:
                 index.setdefault(key, []).append(len(stay))
-            stay.append(row)
+            stay.append((place, triples, its_answer))
     return CheckResult("near-duplicates", hits, _note_near(hits, answer))
-
-
-def _near(row: _Row, other: _Row, index: float, answer: str | None) -> Hit:
-    same_answer = row.answer == other.answer
-    reason = f"{index:.2f} of the token triples are shared" + ("" if same_answer else ", another answer")
-    facts = {"jaccard": round(index, 4)} | ({"same_answer": same_answer} if answer else {})
-    return Hit(row.place, reason, other.place, facts)
 
 
 def _note_near(hits: list[Hit], answer: str | None) -> str:
@@ -219,94 +199,75 @@ def jaccard(one: Hashes, others: Sequence[Hashes]) -> Floats:
     return shared / (len(one) + sizes - shared)
 
 
-def bands(threshold: float) -> int:
-    """The fewest bands of equal size with which a pair at the threshold is found `RECALL` of the time."""
-    sizes = [size for size in range(_HASHES, 0, -1) if _HASHES % size == 0]
-    sizes_that_do = (s for s in sizes if 1 - (1 - threshold**s) ** (_HASHES // s) >= RECALL)
-    return _HASHES // next(sizes_that_do, 1)
+def bands(threshold: float) -> tuple[int, int]:
+    """The fewest bands, and the most MinHash values in each, that find a pair at the threshold with `RECALL`.
+
+    Bands of more values have fewer candidates that are not alike; at most `_HASHES` values are computed.
+    """
+    for size in range(_HASHES, 0, -1):
+        missed = math.log1p(-(threshold**size)) if threshold < 1 else -math.inf
+        count = max(1, math.ceil(math.log(1 - RECALL) / missed)) if missed else _HASHES
+        if count * size <= _HASHES:
+            return count, size
+    raise ValueError(f"no {_HASHES} values find pairs of {threshold:g}")
 
 
 class Sketches:
-    """Rows as hashes: each three tokens that follow one another, and MinHash keys of their set.
+    """Rows as hashes: each three words that follow one another, and MinHash keys of their set.
 
     Args:
-        rows: the tokens of each row; a row of fewer than three tokens is one triple.
-        bands: of the MinHash values; two rows are candidates if they share the key of one.
+        words: of the rows, signs among them.
+        begins, ends: where the words of each row begin and end in `words`, both `[rows]`; a row of fewer
+            than three words is one triple.
+        threshold: the Jaccard index at which two rows have to share a key.
+
+    Attributes:
+        keys: rows that share the one of a band are candidates, `[bands, rows]`.
     """
 
-    def __init__(self, rows: Sequence[list[str]], bands: int) -> None:
-        flat: list[str] = []
-        for row in rows:
-            flat += row
-            flat += [""] * (_SHINGLE - len(row))
-        lengths = [max(len(row), _SHINGLE) for row in rows]
-        owners = np.repeat(np.arange(len(rows)), lengths)
-        coded = pa.array(flat, pa.large_string()).dictionary_encode()
-        words, codes = coded.dictionary, coded.indices.to_numpy()
-        hashes = _hashes_of(words)[codes]
-        triples = _mixed(hashes[:-2] * _ODD * _ODD + hashes[1:-1] * _ODD + hashes[2:])
-        inside = owners[:-2] == owners[2:]
-        self._triples = triples[inside]
-        self._starts = np.searchsorted(owners[:-2][inside], np.arange(len(rows) + 1))
-        numbers = _numbers_of(words, codes, hashes, owners, len(rows))
-        # [rows, bands]
-        self.keys = _mixed(self._band_keys(bands) ^ numbers[:, None])
+    def __init__(self, words: Words, begins: Ints, ends: Ints, threshold: float) -> None:
+        counts = np.maximum(ends - begins - _SHINGLE + 1, 1)
+        self._starts = np.append(0, np.cumsum(counts))
+        firsts = np.repeat(begins - self._starts[:-1], counts) + np.arange(self._starts[-1])
+        self._triples = words.runs.of(firsts, np.minimum(firsts + _SHINGLE, np.repeat(ends, counts)))
+        # [bands, rows]
+        self.keys = mixed(self._band_keys(*bands(threshold)) ^ _numbers_of(words, begins, ends))
 
     def of(self, row: int) -> Hashes:
         """The triples of a row, sorted, each once."""
         return np.unique(self._triples[self._starts[row] : self._starts[row + 1]])
 
-    def _band_keys(self, bands: int) -> Hashes:
-        draws = _mixed(np.arange(2 * _HASHES, dtype=np.uint64)).astype(np.uint32)
+    def _band_keys(self, count: int, size: int) -> Hashes:
+        """`[bands, rows]`: of each band the least values of the row's triples under `size` hash functions."""
+        draws = mixed(np.arange(2 * count * size, dtype=np.uint64)).astype(np.uint32)
         points = (self._triples >> np.uint64(32)).astype(np.uint32)
-        keys = np.tile(np.arange(bands, dtype=np.uint64), (len(self._starts) - 1, 1))
+        keys, hashed = np.zeros((count, len(self._starts) - 1), np.uint64), np.empty_like(points)
         for number, (mask, factor) in enumerate(draws.reshape(-1, 2)):
-            least = np.minimum.reduceat((points ^ mask) * (factor | np.uint32(1)), self._starts[:-1])
-            keys[:, number % bands] = _mixed(keys[:, number % bands] + least)
-        return keys
+            np.bitwise_xor(points, mask, out=hashed)
+            np.multiply(hashed, factor | np.uint32(1), out=hashed)
+            band = keys[number % count]
+            band[:] = mixed(band + np.minimum.reduceat(hashed, self._starts[:-1]))
+        return mixed(keys + np.arange(count, dtype=np.uint64)[:, None])
 
 
 def shared(keys: Hashes) -> npt.NDArray[np.bool_]:
-    """`[rows]`: which rows share a band with any other; `keys` is `[rows, bands]`."""
-    has_double = np.zeros(len(keys), bool)
-    for band in keys.T:
+    """`[rows]`: which rows share a key with any other; `keys` is `[bands, rows]`."""
+    has_double = np.zeros(keys.shape[1], bool)
+    for band in keys:
         order = np.argsort(band)
         equal = band[order[1:]] == band[order[:-1]]
         has_double[order[1:][equal]] = has_double[order[:-1][equal]] = True
     return has_double
 
 
-def _mixed(values: Hashes) -> Hashes:
-    """A bijection of 64 bits in which each bit depends on many."""
-    values = (values ^ (values >> np.uint64(31))) * _ODD
-    mixed: Hashes = values ^ (values >> np.uint64(29))
-    return mixed
-
-
-def _in_order(values: Hashes, owners: Ints, count: int) -> Hashes:
-    """A hash for each of `count` owners, of its values in their order; `owners` is sorted."""
-    places = np.arange(len(values)) - np.searchsorted(owners, np.arange(count))[owners]
-    powers = np.multiply.accumulate(np.full(int(places.max(initial=0)) + 1, _ODD))
-    sums = np.zeros(count, np.uint64)
-    np.add.at(sums, owners, _mixed(values + np.uint64(1)) * powers[places])
-    return _mixed(sums)
-
-
-def _hashes_of(words: pa.LargeStringArray) -> Hashes:
-    """A hash of each word, the same in every process."""
-    offsets = np.frombuffer(words.buffers()[1], np.int64)[: len(words) + 1]
-    data = np.frombuffer(words.buffers()[2], np.uint8)[: offsets[-1]]
-    return _in_order(data.astype(np.uint64), np.repeat(np.arange(len(words)), np.diff(offsets)), len(words))
-
-
-def _numbers_of(words: pa.LargeStringArray, codes: Ints, hashes: Hashes, owners: Ints, count: int) -> Hashes:
-    """A hash of each row's numbers in their order, each with a minus that stands before it."""
-    digits = pc.match_substring_regex(words, _DIGIT).to_numpy(zero_copy_only=False)[codes]
-    minus, between = (
-        pc.is_in(words, value_set=pa.array(signs, words.type)).to_numpy(zero_copy_only=False)[codes]
-        for signs in (_MINUS, _BEFORE_NUMBER)
-    )
-    # For each token the last one before it that is not among those between a minus and its number.
-    last = np.concatenate([[-1], np.maximum.accumulate(np.where(between, -1, np.arange(len(codes))))[:-1]])
-    signed = minus[last] & (last >= 0) & (owners[last] == owners)
-    return _in_order(hashes[digits] ^ signed[digits].astype(np.uint64), owners[digits], count)
+def _numbers_of(words: Words, begins: Ints, ends: Ints) -> Hashes:
+    """A hash of each row's numbers in their order, each with a minus that stands before it, `[rows]`."""
+    minus, between = (np.isin(words.hashes, some) for some in (_MINUS, _BEFORE_NUMBER))
+    # Before each word the last one that is not among those between a minus and its number.
+    last = np.maximum.accumulate(np.where(between, -1, np.arange(len(words.hashes))))
+    places = np.flatnonzero(words.numbers)
+    before = last[places - 1] * (places > 0)
+    rows = np.searchsorted(words.starts, places, "right") - 1
+    signed = minus[before] & (before >= begins[rows]) & (places > begins[rows])
+    values = Runs(words.hashes[places] ^ signed.astype(np.uint64))
+    return values.of(np.searchsorted(places, begins), np.searchsorted(places, ends))

@@ -7,6 +7,7 @@ beside `yes` and `no`, and no answer among numbers.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -31,71 +32,52 @@ AMONG_VALUES = frozenset([
 _LABELS = frozenset(["yes", "no", "true", "false", "even", "odd", "infinity", "undefined"])
 _SPACES = re.compile(r"[\s_]+")
 _WRAPPED = re.compile(r"\\(?:text|mbox|mathrm|boxed)\{([^{}]*)\}")
+Kind = Literal["sentinel", "doubtful", "value", "word", "label"]
+"""Labels are words such as `yes`, choices, and texts in LaTeX."""
 _WORDS = 0.1
 """The share of words up to which values are expected; a single word in any set."""
 
 
-def sentinel_gold(scored: ScoredSet, alive: Mask, answer: str | None) -> CheckResult:
-    """Rows whose gold is null, empty or a sentinel.
+def unusable_gold(check: str, scored: ScoredSet, alive: Mask, answer: str | None) -> CheckResult:
+    """Rows whose gold is no answer.
 
     Args:
+        check: "sentinel-gold" (null, empty or a sentinel), or "word-gold" (a word or a phrase where nine of
+            ten golds are values).
         scored: the set.
         alive: `[rows]`, which rows to look at.
         answer: the column with the gold answers, where there is one.
     """
-    golds = _Golds(scored, alive, answer)
-    hits = [*golds.sentinels, *(golds.doubtful if golds.values_expected else [])]
-    hits.sort(key=lambda hit: hit.place)
-    return CheckResult("sentinel-gold", hits)
+    by_kind, values_expected = _by_kind(scored, alive, answer)
+    among_values: Kind = "word" if check == "word-gold" else "doubtful"
+    hits = by_kind["sentinel"] if check == "sentinel-gold" else []
+    hits = [*hits, *(by_kind[among_values] if values_expected else [])]
+    return CheckResult(check, sorted(hits, key=lambda hit: hit.place))
 
 
-def word_gold(scored: ScoredSet, alive: Mask, answer: str | None) -> CheckResult:
-    """Rows whose gold is a word or a phrase where nine of ten golds are values.
-
-    Args:
-        scored: the set.
-        alive: `[rows]`, which rows to look at.
-        answer: the column with the gold answers, where there is one.
-    """
-    golds = _Golds(scored, alive, answer)
-    return CheckResult("word-gold", golds.words if golds.values_expected else [])
-
-
-class _Golds:
-    """The golds of a set by kind. Labels such as `yes`, choices and texts in LaTeX have none."""
-
-    def __init__(self, scored: ScoredSet, alive: Mask, answer: str | None) -> None:
-        self.sentinels: list[Hit] = []
-        self.doubtful: list[Hit] = []
-        self.words: list[Hit] = []
-        self._values = 0
-        for places, table in batches(scored, alive) if answer is not None else ():
-            for place, gold in zip(places.tolist(), column_values(table, answer or ""), strict=True):
-                self._add(place, [text for item in accepted(gold) if (text := _text(item))])
-
-    def _add(self, place: int, texts: list[str]) -> None:
-        if not texts:
-            self.sentinels.append(Hit(place, "the gold answer is null or empty"))
-            return
-        text, kind = texts[0], _kind(tuple(texts))
-        shown = text if len(text) <= 60 else text[:60] + "..."
-        self._values += kind == "value"
-        if kind in ("sentinel", "doubtful"):
-            hit = Hit(place, f"the gold answer is {shown!r}, which is no answer", None, {"answer": shown})
-            (self.sentinels if kind == "sentinel" else self.doubtful).append(hit)
-        elif kind == "word":
-            reason = f"the gold answer is the text {shown!r}, where most golds are values"
-            self.words.append(Hit(place, reason, None, {"answer": shown}))
-
-    @property
-    def values_expected(self) -> bool:
-        """Whether most golds are numbers or expressions."""
-        count = self._values + len(self.words)
-        return self._values > 1 and len(self.words) <= max(1, _WORDS * count)
+def _by_kind(scored: ScoredSet, alive: Mask, answer: str | None) -> tuple[dict[Kind, list[Hit]], bool]:
+    """Golds that may be no answers by kind, in the order of the set, and whether most golds are values."""
+    by_kind, values = defaultdict[Kind, list[Hit]](list), 0
+    for places, table in batches(scored, alive) if answer is not None else ():
+        for place, gold in zip(places.tolist(), column_values(table, answer or ""), strict=True):
+            texts = [text for item in accepted(gold) if (text := _text(item))]
+            kind = _kind(tuple(texts)) if texts else "sentinel"
+            values += kind == "value"
+            if kind in ("value", "label"):
+                continue
+            reason, facts = "the gold answer is null or empty", {}
+            if texts:
+                shown = texts[0] if len(texts[0]) <= 60 else texts[0][:60] + "..."
+                facts, reason = {"answer": shown}, f"the gold answer is {shown!r}, which is no answer"
+                if kind == "word":
+                    reason = f"the gold answer is the text {shown!r}, where most golds are values"
+            by_kind[kind].append(Hit(place, reason, None, facts))
+    words = len(by_kind["word"])
+    return by_kind, values > 1 and words <= max(1, _WORDS * (values + words))
 
 
 @lru_cache(1 << 16)  # most sets have few distinct golds
-def _kind(texts: tuple[str, ...]) -> Literal["sentinel", "doubtful", "value", "word", "label"]:
+def _kind(texts: tuple[str, ...]) -> Kind:
     """What the golds of a row are, of which the first one counts where they differ."""
     names, text = {_name(text) for text in texts}, texts[0]
     if names <= ALWAYS:

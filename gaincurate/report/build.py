@@ -17,35 +17,16 @@ from gaincurate.core.stats import Estimate, Floats
 from gaincurate.difficulty.prompts import fitting_verifier
 from gaincurate.hygiene.checks import finding, search
 from gaincurate.hygiene.options import HygieneOptions
-from gaincurate.report import verdict_text
-from gaincurate.report.document import (
-    FORMAT,
-    ROUND,
-    About,
-    Document,
-    Lift,
-    Scatter,
-    Verdict,
-)
-from gaincurate.report.lift import lifts
-from gaincurate.report.observed import (
-    Observed,
-    Rates,
-    group_rates,
-    hashes_in,
-    observe,
-    read_rollouts,
-    read_run,
-)
-from gaincurate.report.relations import TARGETS, Pair, Relations, relate
-from gaincurate.report.table import LENGTH, Table, read_table
-from gaincurate.report.verdict import Decision, Evidence, decide, weaker
+from gaincurate.report.document import FORMAT, ROUND, About, Document, Scatter
+from gaincurate.report.observed import Observed, hashes_in, observed_table
+from gaincurate.report.relations import Pair, relate
+from gaincurate.report.table import LENGTH, Table
+from gaincurate.report.verdict import headline, sort_by, unknown, verdict
 from gaincurate.schedule.first_model import recorded_model
 from gaincurate.schedule.forecast import FEWEST, wasted_groups
 from gaincurate.schedule.run import Run
 from gaincurate.schedule.status import status
 
-_OUTCOMES = ("pass-rate", "learnability")
 BINS = 32
 QUARTILES = (0.25, 0.5, 0.75)
 _TAIL = 0.002  # of the rows to either side may lie beyond the bins
@@ -80,90 +61,71 @@ def report(
         StorageError: a file cannot be read.
     """
     scored = ScoredSet(folder)
-    table, by_policy, observed = observed_table(
+    table, observed = observed_table(
         scored, run=run, rollouts=rollouts, success=success, group_column=group_column, columns=columns
     )
     relations = relate(table, _made_of(scored, table, observed))
-    batches = lifts(table)
-    decided = [(evidence, decide(evidence)) for evidence in _evidence(table, relations, batches)]
+    group, identity = None if table.groups is None else table.groups.column, scored.identity
+    level, looks, evidence = relations.level, relations.looks, relations.evidence
+    verdicts = [verdict(each, group, level=level, looks=looks) for each in evidence]
+    worth = [sort_by(e) for e, v in zip(evidence, verdicts, strict=True) if v.sort_first is not None]
     roles = frozenset(column.role for column in table.columns)
-    group = None if table.groups is None else table.groups.column
-    signals = table.names("signal")
+    about = About(
+        folder=str(scored.place),
+        manifest=scored.manifest_hash,
+        model=str(identity["model"]["name"]),
+        dtype=str(identity["dtype"]),
+        device=str(identity["device"]),
+        site=str(identity["site"]),
+        rows=len(scored),
+        rejected=int(scored.manifest["rejected"]),
+        truncated=int(scored.manifest["truncated"]),
+        group_column=group,
+        groups=0 if table.groups is None else len(table.groups.names),
+        group_how=table.group_how,
+    )
+    model, verifier = recorded_model(scored.folder) or about.model, fitting_verifier(scored)
     return Document(
         format=FORMAT,
-        about=_about(scored, table),
-        headline=verdict_text.headline(decided, roles),
-        unknown=verdict_text.unknown(
-            roles,
-            str(scored.place),
-            len(scored),
-            model=recorded_model(scored.folder) or str(scored.identity["model"]["name"]),
-            verifier=fitting_verifier(scored),
-        ),
-        wasted=_wasted(by_policy),
-        verdicts=[_verdict(evidence, decision, relations, group) for evidence, decision in decided],
+        about=about,
+        headline=headline(verdicts, [lift for lift in worth if lift is not None], roles),
+        unknown=unknown(roles, about.folder, about.rows, model=model, verifier=verifier),
+        wasted=_wasted(observed),
+        verdicts=verdicts,
         columns=table.columns,
-        scatters=[scatter(name, table.values[name], table.values[LENGTH]) for name in signals],
+        scatters=[scatter(name, table.values[name], table.values[LENGTH]) for name in table.names("signal")],
         group_shares=relations.shares,
-        group_rates=group_rates(table, observed),
-        relations=[judged.relation for judged in relations.judged],
-        lifts=batches,
-        outcomes=[outcome.outcome for outcome in observed],
+        group_rates=[rate for each in observed for rate in each.groups],
+        relations=relations.relations,
+        lifts=relations.lifts,
+        outcomes=[each.outcome for each in observed],
         hygiene=[finding(scored, result, EXAMPLES) for result in search(scored, DUPLICATES)],
         run=None if run is None else run_story(Run(run)),
         notes=table.notes,
     )
 
 
-def observed_table(
-    scored: ScoredSet,
-    *,
-    run: str | Path | None = None,
-    rollouts: Sequence[str | Path] = (),
-    success: float | None = None,
-    group_column: str | None = None,
-    columns: Sequence[str] = (),
-) -> tuple[Table, list[Rates], list[Observed]]:
-    """The columns of a report, pass rates among them, and every policy's rates as read and as joined."""
-    table = read_table(scored, group_column=group_column, columns=columns)
-    by_policy = [rates for path in rollouts for rates in read_rollouts(Path(path), success, scored)]
-    if run is not None:
-        opened = Run(run)
-        outcomes = read_run(opened)
-        by_policy += [] if outcomes is None else [outcomes]
-        if opened.scored.manifest_hash != scored.manifest_hash:
-            other = f"goes by another scored set than {scored.folder}; its outcomes are joined by gc_id."
-            table.notes.append(f"{opened.folder} {other}")
-        if outcomes is None:
-            table.notes.append(f"{opened.folder} has no outcomes yet.")
-    return table, by_policy, observe(scored, table, by_policy)
-
-
-def _wasted(by_policy: Sequence[Rates]) -> Estimate | None:
+def _wasted(observed: Sequence[Observed]) -> Estimate | None:
     """Of a uniform step's groups those that teach nothing, by the first sample that no run chose."""
-    for rates in by_policy:
-        pass_rates = rates.pass_rates
-        if rates.source == "rollouts" and pass_rates.counted and len(pass_rates.ids) >= FEWEST:
-            share = wasted_groups(pass_rates.wins, pass_rates.losses)
-            return Estimate(share.value, share.low, share.high, len(pass_rates.ids))
+    for each in observed:
+        rates = each.rates.pass_rates
+        if each.outcome.source == "rollouts" and rates.counted and len(rates.ids) >= FEWEST:
+            share = wasted_groups(rates.wins, rates.losses)
+            return Estimate(share.value, share.low, share.high, len(rates.ids))
     return None
 
 
 def _made_of(scored: ScoredSet, table: Table, observed: Sequence[Observed]) -> frozenset[Pair]:
     """Computed columns and the pass rates that they were made from: neither is evidence for the other."""
-    pairs = set[Pair]()
-    computed = scored.computed_columns()
+    pairs, computed = set[Pair](), scored.computed_columns()
     for name in table.names("signal"):
         hashes, files = _sources_behind(name, computed)
-        for outcome in observed:
-            same = bool(hashes & outcome.hashes)
-            if same or Path(outcome.outcome.path).name in files:  # a run goes on, rollouts are added
-                targets = [outcome.outcome.name, outcome.outcome.learnability]
-                pairs |= {(name, target) for target in targets if target is not None}
-                state = "" if same else "another state of "
-                table.notes.append(
-                    f"{name} was made from {state}{outcome.outcome.name} and is not judged by it."
-                )
+        for each in observed:
+            outcome, same = each.outcome, bool(hashes & {*hashes_in(each.rates.pass_rates.source)})
+            if same or Path(outcome.path).name in files:  # a run goes on, rollouts are added
+                pairs |= {(name, target) for target in (outcome.name, outcome.learnability or "")}
+                made = f"{name} was made from {'' if same else 'another state of '}{outcome.name}"
+                table.notes.append(f"{made} and is not judged by it.")
     return frozenset(pairs)
 
 
@@ -180,70 +142,6 @@ def _sources_behind(name: str, computed: dict[str, Json]) -> tuple[set[str], set
             files |= set(hashes_in(how.get("outcomes"), "file"))
             left += how.get("of") or {}
     return hashes, files
-
-
-def _evidence(table: Table, relations: Relations, batches: Sequence[Lift]) -> list[Evidence]:
-    """Of each signal; its relations are those with pass rates where there are any, else with levels."""
-    targets = table.names(*_OUTCOMES) or table.names(*TARGETS)
-    shares = {share.column: share for share in relations.shares}
-    evidence = []
-    for name in table.names("signal"):
-        values = table.values[name]
-        present = values[~np.isnan(values)]
-        judged = [
-            item
-            for item in relations.judged
-            if item.relation.signal == name and item.relation.target in targets
-        ]
-        judged_targets = {item.relation.target for item in judged}
-        evidence.append(
-            Evidence(
-                name,
-                len(present),
-                bool((present == present[0]).all()),
-                relations.lengths[name],
-                relations.explained[name],
-                shares.get(name),
-                judged,
-                [item for item in batches if item.column in (name, LENGTH) and item.target in judged_targets],
-            )
-        )
-    return evidence
-
-
-def _verdict(evidence: Evidence, decision: Decision, relations: Relations, group: str | None) -> Verdict:
-    judged = decision.judged
-    return Verdict(
-        signal=evidence.signal,
-        verdict=decision.kind,
-        sentence=verdict_text.sentence(evidence, decision, group),
-        banner=verdict_text.banner(evidence),
-        sort_first=None if decision.sort is None else decision.sort.end,
-        length=evidence.length,
-        explained=evidence.explained,
-        target=None if judged is None else judged.relation.target,
-        estimate=None if judged is None else weaker(judged.beyond, judged.in_bins),
-        level=relations.level,
-        looks=relations.looks,
-    )
-
-
-def _about(scored: ScoredSet, table: Table) -> About:
-    identity, manifest, groups = scored.identity, scored.manifest, table.groups
-    return About(
-        folder=str(scored.place),
-        manifest=scored.manifest_hash,
-        model=str(identity["model"]["name"]),
-        dtype=str(identity["dtype"]),
-        device=str(identity["device"]),
-        site=str(identity["site"]),
-        rows=len(scored),
-        rejected=int(manifest["rejected"]),
-        truncated=int(manifest["truncated"]),
-        group_column=None if groups is None else groups.column,
-        groups=0 if groups is None else len(groups.names),
-        group_how=table.group_how,
-    )
 
 
 def _middle(present: Floats) -> tuple[float, float]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable
-from typing import TypeVar
 
 from gaincurate.core.artifact import Json
 from gaincurate.report.document import ENDS, ROUND, Document, GroupRate, Lift, Relation
@@ -18,7 +17,7 @@ from gaincurate.report.parts import Block, Legend, Part, Picture, Table, cell, r
 from gaincurate.report.plots import Curve, cloud, intervals, lines
 from gaincurate.report.predictions import predictions
 from gaincurate.report.table import LENGTH
-from gaincurate.report.verdict_text import alike, answer, likewise, mostly_groups, next_steps
+from gaincurate.report.verdict import alike, answer, likewise, mostly_groups, next_steps
 
 CONTROLS = (
     "overall", "given_length", "within_length_bins", "within_groups", "given_length_within_groups",
@@ -28,8 +27,8 @@ CONTROLS = (
 _MEASURES = (
     "accuracy", "effective", "mu", "drift", "training_seconds", "scoring_seconds", "completion_tokens",
 )  # fmt: skip
+_OF_LENGTH = "signal rank_correlation explained"
 _LISTED = 20  # groups that a terminal lists
-T = TypeVar("T", Relation, Lift)
 
 
 def parts(document: Document) -> list[Part]:
@@ -55,27 +54,21 @@ def to_html(document: Document, explore: str | None = None) -> str:
     """
     from gaincurate.report.html import environment  # needs an extra
 
-    texts = {"answer": answer, "likewise": likewise, "mostly_groups": mostly_groups(document)}
-    return (
-        environment("gaincurate.report")
-        .get_template("page.html.j2")
-        .render(
-            document=document,
-            explore=explore,
-            verdicts=alike(document),
-            steps=next_steps(document),
-            parts=parts(document),
-            **texts,
-        )
+    template = environment("gaincurate.report").get_template("page.html.j2")
+    return template.render(
+        document=document,
+        explore=explore,
+        verdicts=alike(document),
+        answer=answer,
+        likewise=likewise,
+        mostly_groups=mostly_groups(document),
+        steps=next_steps(document),
+        parts=parts(document),
     )
 
 
-def by_target(figures: Iterable[T]) -> dict[str, list[T]]:
-    """Figures of one target together, in the document's order."""
-    by_name: dict[str, list[T]] = {}
-    for each in figures:
-        by_name.setdefault(each.target, []).append(each)
-    return by_name
+def _targets(figures: Iterable[Relation | Lift]) -> list[str]:
+    return list(dict.fromkeys(figure.target for figure in figures))
 
 
 def _run(run: Json) -> Part:
@@ -85,11 +78,8 @@ def _run(run: Json) -> Part:
         f"{count(run['budget'])} prompts each; {seconds(run['training_seconds'])} of training, "
         f"{seconds(run['scoring_seconds'])} of scoring"
     ]
-    curves = []
-    for name in _MEASURES:
-        if points := [(r["round"], r[name], None, None) for r in rounds if r[name] is not None]:
-            curves.append(Curve(name.replace("_", " "), points))
-    if curves:
+    measured = {n: [(r["round"], r[n], None, None) for r in rounds if r[n] is not None] for n in _MEASURES}
+    if curves := [Curve(name.replace("_", " "), points) for name, points in measured.items() if points]:
         listed = [f"{c.name} from {number(c.points[0][1])} to {number(c.points[-1][1])}" for c in curves]
         spec = lines(curves, ("round", ""), x=(-0.5, len(rounds) - 0.5), alike=False)
         blocks.append(Picture(spec, f"Round by round: {'; '.join(listed)}.", wide=True))
@@ -100,28 +90,23 @@ def _run(run: Json) -> Part:
 
 
 def _length(document: Document) -> Part:
-    pictures = []
+    pictures, rows = [], []
     for verdict, each in zip(document.verdicts, document.scatters, strict=True):
         sentence = f"{each.signal} against question tokens: rank correlation {signed(verdict.length.value)}."
         pictures.append(Picture(cloud(each), sentence, each.signal, f"{count(verdict.length.rows)} rows"))
+        figures = {"rank_correlation": verdict.length, "explained": verdict.explained}
+        rows.append({"signal": verdict.signal, **figures})
     text = Legend(
         "Each signal over the number of question tokens. Darker tiles hold more prompts. The solid line is "
         "the median of prompts of similar length, and the dashed lines are the quartiles. If the cloud is a "
         "narrow slope, sorting by the signal is sorting by length."
     )
-    rows = [
-        {"signal": each.signal, "rank_correlation": each.length, "explained": each.explained}
-        for each in document.verdicts
+    caption, names = "Share of each order that is the group", "column groups eta_squared by_chance"
+    tables = [
+        records("Rank correlation with length, and the share that length explains", rows, _OF_LENGTH),
+        records(caption, document.group_shares, names),
     ]
-    tables = (
-        [records("Rank correlation with length, and the share that length explains", rows, " ".join(rows[0]))]
-        if rows
-        else []
-    )
-    shares = records(
-        "Share of each order that is the group", document.group_shares, "column groups eta_squared by_chance"
-    )
-    return Part("length", "Length and groups", [text, pictures, *tables, *([shares] if shares.rows else [])])
+    return Part("length", "Length and groups", [text, pictures, *(table for table in tables if table.rows)])
 
 
 def _relations(document: Document) -> Part:
@@ -130,7 +115,8 @@ def _relations(document: Document) -> Part:
         "length and groups. Only the remainder is a reason to compute the signal, because question length "
         "needs no model."
     ]
-    for target, relations in by_target(document.relations).items():
+    for target in _targets(document.relations):
+        relations = [relation for relation in document.relations if relation.target == target]
         names = [name for name in CONTROLS if getattr(relations[0], name) is not None]
         panels = [
             (name.replace("_", " "), [(r.signal, getattr(r, name)) for r in relations]) for name in names
@@ -156,7 +142,8 @@ def _lifts(document: Document) -> Part:
         "and in the middle, divided by the mean of all prompts. At 1, selecting by the column is no "
         "better than random."
     ]
-    for target, lifts in by_target(document.lifts).items():
+    for target in _targets(document.lifts):
+        lifts = [lift for lift in document.lifts if lift.target == target]
         ratios = {(lift.column, lift.end): lift.ratio for lift in lifts}
         names = list(dict.fromkeys(lift.column for lift in lifts))
         panels = [(end, [(name, ratios[name, end]) for name in names]) for end in ENDS]

@@ -40,10 +40,9 @@ _CHARACTERS = 40_000_000
 _LONGEST = (8000, 4000, 2000, 1000, 400)
 """Lengths at which texts are cut: the first one at which all of them have at most `_CHARACTERS`."""
 _SAMPLE = 2048  # embeddings that the map's two directions are taken from
+_ALL_EQUAL = "All embeddings are equal."
 _ESCAPES = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
 Rows = npt.NDArray[np.int64]
-Plane = tuple[Floats, list[float]]
-"""Embeddings on a plane, `[rows, 2]`, and the shares of their variance along each axis."""
 
 
 def to_html(
@@ -57,21 +56,17 @@ def to_html(
         outcomes: pass rates that `--rollouts` of `export` reads as the table has them.
         report: the report's page, as a link from this one.
     """
+    template = environment("gaincurate.report").get_template("explore.html.j2")
     script = files("gaincurate.report").joinpath("templates/explore.js").read_text(encoding="utf-8")
     data = page_data(scored, table, outcomes)
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return (
-        environment("gaincurate.report")
-        .get_template("explore.html.j2")
-        .render(
-            folder=str(scored.place),
-            model=str(scored.identity["model"]["name"]),
-            report=report,
-            facts=data,
-            digest=Markup(digest),
-            script=Markup(script),
-            data=Markup(embedded(data)),
-        )
+    return template.render(
+        folder=str(scored.place),
+        model=str(scored.identity["model"]["name"]),
+        report=report,
+        facts=data,
+        digest=Markup(base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()),
+        script=Markup(script),
+        data=Markup(embedded(data)),
     )
 
 
@@ -82,13 +77,19 @@ def embedded(value: Json) -> str:
 
 def page_data(scored: ScoredSet, table: Table, outcomes: Sequence[Outcome] = ()) -> Json:
     """The input of the script: columns in the order of the set, numbers as little-endian arrays in base64."""
-    rows = sample(scored)
-    source = scored.identity["source"]
-    answer = source.get("answer_column")
-    prompts = _parts(scored, rows, [ID, _head(scored, source["prompt_column"])])
-    texts = [text for part in prompts for text in questions(part, scored.identity)]
-    answers = None if answer is None else _texts(scored, rows, str(answer))
-    longest = _cut([*texts, *(answers or [])])
+    rows, identity = sample(scored), scored.identity
+    answer = identity["source"].get("answer_column")
+    named = [identity["source"]["prompt_column"], *([] if answer is None else [answer])]
+    heads = [name if name in scored.schema.names else name.partition(".")[0] for name in named]
+    ids, texts, answers = list[str](), list[str](), list[str]()
+    for part in _parts(scored, rows, [ID, *heads]):
+        ids += part.column(ID).to_pylist()
+        texts += questions(part, identity)
+        answers += [] if answer is None else map(_as_text, column_values(part, answer))
+    every, longest = [*texts, *answers], _LONGEST[-1]
+    for length in reversed(_LONGEST):
+        if sum(min(len(text), length) for text in every) <= _CHARACTERS:
+            longest = length
     rates = {outcome.name: outcome.path for outcome in outcomes if outcome.source == "rollouts"}
     if len(set(rates.values())) < len(rates):  # a file of several policies, which no condition can name
         rates = {}
@@ -96,10 +97,10 @@ def page_data(scored: ScoredSet, table: Table, outcomes: Sequence[Outcome] = ())
     return {
         "of": len(scored),
         "rows": len(rows),
-        "longest": longest if max(map(len, [*texts, *(answers or [])]), default=0) > longest else None,
-        "ids": [gc_id for part in _parts(scored, rows, [ID]) for gc_id in part.column(ID).to_pylist()],
+        "longest": longest if max(map(len, every), default=0) > longest else None,
+        "ids": ids,
         "prompts": [shown(text[:longest]) for text in texts],
-        "answers": None if answers is None else [shown(text[:longest]) for text in answers],
+        "answers": None if answer is None else [shown(text[:longest]) for text in answers],
         "groups": [_group(scored, groups, rows) for groups in _groups(scored, table)],
         "numbers": [
             {
@@ -112,13 +113,7 @@ def page_data(scored: ScoredSet, table: Table, outcomes: Sequence[Outcome] = ())
             }
             for column in sorted(table.columns, key=lambda column: _ROLES.index(column.role))
         ],
-        "map": None
-        if plane is None
-        else {
-            "x": _packed(plane[0][:, 0].astype("<f4")),
-            "y": _packed(plane[0][:, 1].astype("<f4")),
-            "shares": plane[1],
-        },
+        "map": plane,
         "why_no_map": why,
     }
 
@@ -147,28 +142,10 @@ def _parts(scored: ScoredSet, rows: Rows, names: Sequence[str]) -> Iterator[pa.T
             yield part if len(inside) == len(part) else take(part, pa.array(inside))
 
 
-def _head(scored: ScoredSet, column: str) -> str:
-    return column if column in scored.schema.names else column.partition(".")[0]
-
-
-def _texts(scored: ScoredSet, rows: Rows, column: str) -> list[str]:
-    """A column as texts, `[rows]`."""
-    parts = _parts(scored, rows, [ID, _head(scored, column)])
-    return [_as_text(value) for part in parts for value in column_values(part, column)]
-
-
 def _as_text(value: Any) -> str:
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _cut(texts: Sequence[str]) -> int:
-    """How many characters of each text are kept."""
-    for longest in _LONGEST:
-        if sum(min(len(text), longest) for text in texts) <= _CHARACTERS:
-            return longest
-    return _LONGEST[-1]
 
 
 def _groups(scored: ScoredSet, table: Table) -> list[Groups]:
@@ -221,48 +198,34 @@ def _packed(values: npt.NDArray[Any]) -> str:
     return base64.b64encode(values.tobytes()).decode()
 
 
-def _plane(scored: ScoredSet, rows: Rows) -> tuple[Plane | None, str | None]:
-    """The map, or why there is none."""
+def _plane(scored: ScoredSet, rows: Rows) -> tuple[Json | None, str | None]:
+    """The map, or why there is none.
+
+    It has the embeddings along two directions of the largest variance (PCA), and the shares of variance along
+    them. The directions are those of at most `_SAMPLE` rows, evenly spaced, and the shares are over all rows.
+    A direction points where its largest part is positive, so every machine draws the same map.
+    """
     if EMBEDDING not in scored.schema.names:
         return None, "The set has no embeddings: `gaincurate score --signals angle,embedding` stores them."
+    if len(rows) < 2:
+        return None, _ALL_EQUAL
     try:
-        plane = project(scored, rows)
+        some = matrix(scored.take(rows[evenly_spaced(len(rows), _SAMPLE)]), scored.folder)
+        space = whitening(some, 2, exponent=0.0)
+        axes = space.directions[:, ::-1]  # the strongest first
+        if not axes.shape[1]:
+            return None, _ALL_EQUAL
+        axes = axes * np.sign(axes[np.abs(axes).argmax(0), range(axes.shape[1])])
+        parts, total, sums = [], 0.0, np.zeros(len(axes))
+        for part in _parts(scored, rows, [ID, EMBEDDING]):
+            centred = matrix(part, scored.folder) - space.mean
+            parts.append(centred @ axes)
+            total, sums = total + float((centred * centred).sum()), sums + centred.sum(0)
     except InputError as error:  # a row without one: the table is worth its page without a map
         return None, str(error)
-    return plane, None if plane is not None else "All embeddings are equal."
-
-
-def project(scored: ScoredSet, rows: Rows) -> Plane | None:
-    """The embeddings of some rows along two directions of the largest variance (PCA); None if all are equal.
-
-    The directions are those of at most `_SAMPLE` rows, evenly spaced, and the shares of variance are over
-    all. A direction points where its largest part is positive, so every machine draws the same map.
-
-    Args:
-        scored: a set with embeddings.
-        rows: ascending places in it.
-
-    Raises:
-        InputError: a row has no embedding.
-    """
-    if len(rows) < 2:
-        return None
-    space = whitening(
-        matrix(scored.take(rows[evenly_spaced(len(rows), _SAMPLE)]), scored.folder), 2, exponent=0.0
-    )
-    assert space.mean is not None
-    assert space.directions is not None
-    axes = space.directions[:, ::-1]  # the strongest first
-    if not axes.shape[1]:
-        return None
-    axes = axes * np.sign(axes[np.abs(axes).argmax(0), range(axes.shape[1])])
-    parts, total, sums = [], 0.0, np.zeros(len(axes))
-    for part in _parts(scored, rows, [ID, EMBEDDING]):
-        centred = matrix(part, scored.folder) - space.mean
-        parts.append(centred @ axes)
-        total, sums = total + float((centred * centred).sum()), sums + centred.sum(0)
     total -= float(sums @ sums) / len(rows)
     points = np.concatenate(parts)
     points = np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
-    spread = points.var(0) * len(rows) / total if total > 0 else np.zeros(2)
-    return points, spread.tolist()
+    shares = points.var(0) * len(rows) / total if total > 0 else np.zeros(2)
+    x, y = (_packed(axis.astype("<f4")) for axis in points.T)
+    return {"x": x, "y": y, "shares": shares.tolist()}, None

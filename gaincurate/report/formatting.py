@@ -10,8 +10,6 @@ import json
 import math
 import re
 
-from gaincurate.core.stats import Estimate
-
 MINUS = "\N{MINUS SIGN}"
 NONE = "\N{EN DASH}"
 """The text of a missing number."""
@@ -37,19 +35,17 @@ def line(text: str) -> str:
     return " ".join(shown(text).split())
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """`digits` significant digits, thousands grouped, a true minus sign."""
+def number(value: float | None) -> str:
+    """Three significant digits, thousands grouped, a true minus sign.
+
+    A power of ten where the digits would be all noughts or very many.
+    """
     if not value:
         return NONE if value is None else "0"
-    return fixed(value, max(0, digits - 1 - math.floor(math.log10(abs(value)))))
-
-
-def fixed(value: float, places: int) -> str:
-    """A number with that many places; a power of ten where it would be all noughts or very long."""
+    places = max(0, 2 - math.floor(math.log10(abs(value))))
     if places > 7 or abs(value) >= 10**9:
         return f"{value:.2e}".replace("-", MINUS)
-    text = f"{value:,.{places}f}"
-    return text.lstrip("-") if float(text.replace(",", "")) == 0 else text.replace("-", MINUS)
+    return f"{value:,.{places}f}".replace("-", MINUS)
 
 
 def typeset(text: str) -> str:
@@ -81,13 +77,6 @@ def share(value: float | None) -> str:
         return "> 99.9 %"
     fine = not 10 <= percent <= 90 and percent != round(percent)
     return f"{percent:.1f} %" if fine else f"{percent:.0f} %"
-
-
-def interval(estimate: Estimate, places: int = 2) -> str:
-    """An estimate's interval, `+0.14 to +0.30`; empty where there is none, or where nothing varied."""
-    if estimate.low is None or estimate.high is None or estimate.low == estimate.high:
-        return ""
-    return f"{signed(estimate.low, places)} to {signed(estimate.high, places)}"
 
 
 def seconds(value: float | None) -> str:

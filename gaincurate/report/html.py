@@ -72,14 +72,12 @@ def environment(package: str) -> jinja2.Environment:
     return templates
 
 
+_SIZES = {"labelFontSize": 11, "titleFontSize": 12}
 _AXIS = {
-    "domainColor": RULE,
-    "gridColor": RULE,
-    "tickColor": RULE,
+    **dict.fromkeys(("domainColor", "gridColor", "tickColor"), RULE),
     "labelColor": MUTED,
     "titleColor": INK,
-    "labelFontSize": 11,
-    "titleFontSize": 12,
+    **_SIZES,
     "titleFontWeight": "normal",
     "tickSize": 4,
     "titlePadding": 8,
@@ -91,7 +89,7 @@ _CONFIG: Spec = {
     "background": "transparent",
     "view": {"stroke": None},
     "axis": _AXIS,
-    "legend": {"labelColor": INK, "titleColor": INK, "labelFontSize": 11, "titleFontSize": 12},
+    "legend": {"labelColor": INK, "titleColor": INK, **_SIZES},
     "text": {"color": INK, "fontSize": 11},
     "title": {"color": INK, "fontSize": 12, "fontWeight": "normal"},
 }
@@ -113,8 +111,6 @@ def draw(picture: Picture) -> Markup:
     for part in drawn:
         part.attrib["aria-hidden"] = "true"  # else the numbers on the axes are read out one by one
     shape = {"class": "plot", "role": "img", "aria-label": shown(picture.sentence)}
-    shape["viewBox"] = drawn.attrib["viewBox"]
-    shape["style"] = f"--own:{round(float(drawn.attrib['width']))}px"
-    drawn.attrib.clear()
-    drawn.attrib.update(shape)
+    width = round(float(drawn.attrib["width"]))
+    drawn.attrib = {**shape, "viewBox": drawn.attrib["viewBox"], "style": f"--own:{width}px"}
     return Markup(ElementTree.tostring(drawn, encoding="unicode"))

@@ -19,9 +19,9 @@ import gaincurate
 from gaincurate.core.artifact import Json
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.core.stats import Floats, even_bins, ranks, spearman
+from gaincurate.core.stats import Floats, Ranked, Strata, even_bins, spearman
 from gaincurate.errors import InputError, OutputError
-from gaincurate.report.table import LENGTH, numbers
+from gaincurate.report.table import LENGTH, is_number, numbers
 
 BINS = 20
 _SUFFIX = {"residual": "residual", "rank-in-bin": "rank_in_bin"}
@@ -79,7 +79,12 @@ def derive(
         raise InputError(f"--name {name} is the column that it would be made from; give another.")
     how = _how(scored, signal, way, bins)
     is_there = _is_there(scored, name, how, overwrite=overwrite)
-    values, lengths = _numbers(scored, signal), numbers(scored.column(LENGTH))
+    column = scored.column(signal)
+    if not is_number(column.type) or pt.is_boolean(column.type):
+        raise InputError(
+            f"--signal {signal}: that column holds {column.type}, and this needs numbers.", column=signal
+        )
+    values, lengths = numbers(column), numbers(scored.column(LENGTH))
     if not (np.isfinite(values) & np.isfinite(lengths)).any():
         raise InputError(f"--signal {signal}: no row of {scored.folder} has a value there.", column=signal)
     computed = residual(values, lengths) if way == "residual" else rank_in_bin(values, lengths, bins)
@@ -99,19 +104,15 @@ def derive(
 
 
 def _how(scored: ScoredSet, signal: str, way: Way, bins: int) -> Json:
-    rule: Json = {"bins": bins} if way == "rank-in-bin" else {"fit": f"cubic spline, {KNOTS} inner knots"}
-    meaning = {
-        "residual": f"{signal} less its usual value at that {LENGTH}",
-        "rank-in-bin": f"rank of {signal} in (0, 1) among rows of about the same {LENGTH}",
-    }
-    how: Json = {
-        "made_by": f"gaincurate {gaincurate.__version__} derive",
-        "meaning": meaning[way],
-        "signal": signal,
-        "length_free": way,
-        "length": LENGTH,
-        **rule,
-    }
+    rule: Json
+    meaning, rule = (
+        f"{signal} less its usual value at that {LENGTH}",
+        {"fit": f"cubic spline, {KNOTS} inner knots"},
+    )
+    if way == "rank-in-bin":
+        meaning, rule = f"rank of {signal} in (0, 1) among rows of about the same {LENGTH}", {"bins": bins}
+    made = {"made_by": f"gaincurate {gaincurate.__version__} derive", "meaning": meaning}
+    how: Json = {**made, "signal": signal, "length_free": way, "length": LENGTH, **rule}
     # A column that is itself computed can be replaced: the hash says of which values this one was made.
     facts = scored.computed_columns().get(signal)
     return how if facts is None else {**how, "of": {signal: facts["hash"]}}
@@ -122,30 +123,16 @@ def _is_there(scored: ScoredSet, name: str, how: Json, *, overwrite: bool) -> bo
     facts = scored.computed_columns().get(name)
     if facts is None:
         return False
-    same = {k: v for k, v in (facts.get("how") or {}).items() if k != "made_by"}
-    if same == {k: v for k, v in how.items() if k != "made_by"}:
+    made = facts.get("how") or {}
+    if {**made, "made_by": None} == {**how, "made_by": None}:
         return True
     if not overwrite:
-        made = (facts.get("how") or {}).get("meaning", "something else")
         raise OutputError(
-            f"{scored.folder} has a column {name} already, made otherwise ({made}); give another --name, or "
-            "--overwrite to replace it.",
+            f"{scored.folder} has a column {name} already, made otherwise "
+            f"({made.get('meaning', 'something else')}); give another --name, or --overwrite to replace it.",
             column=name,
         )
     return False
-
-
-def _numbers(scored: ScoredSet, name: str) -> Floats:
-    """A column as float64, NaN for null and for what is beyond 1e100, whose sums would be infinite.
-
-    Raises:
-        InputError: no such column, or no numbers in it.
-    """
-    column = scored.column(name)
-    kind = column.type
-    if not (pt.is_integer(kind) or pt.is_floating(kind) or pt.is_decimal(kind)):
-        raise InputError(f"--signal {name}: that column holds {kind}, and this needs numbers.", column=name)
-    return numbers(column)
 
 
 def residual(signal: Floats, length: Floats) -> Floats:
@@ -192,8 +179,7 @@ def _spline(x: Floats, means: Floats, counts: Ints) -> Floats:
         return means
     inner = max(min(KNOTS, (len(x) - degree - 1) // 2), 0)
     knots = np.quantile(x, np.arange(1, inner + 1) / (inner + 1))
-    ends = np.repeat(x[[0, -1]], degree + 1)
-    t = np.concatenate([ends[: degree + 1], knots, ends[degree + 1 :]])
+    t = np.pad(np.concatenate([x[:1], knots, x[-1:]]), degree, "edge")
     fitted: Floats = make_lsq_spline(x, means, t, k=degree, w=np.sqrt(counts))(x)
     return fitted
 
@@ -215,12 +201,7 @@ def rank_in_bin(signal: Floats, length: Floats, bins: int) -> Floats:
     if bins < 1:
         raise InputError(f"--bins {bins}: at least one.")
     there = np.isfinite(signal) & np.isfinite(length)
-    values, bin_of = signal[there], even_bins(length[there], bins)
-    placed = np.empty(len(values))
-    order = np.argsort(bin_of, kind="stable")
-    begins = np.flatnonzero(np.diff(bin_of[order], prepend=-1))
-    for rows in np.split(order, begins[1:]) if len(order) else []:
-        placed[rows] = (ranks(values[rows]) + 0.5) / len(rows)
+    _, bin_of = np.unique(even_bins(length[there], bins), return_inverse=True)
     whole = np.full(len(signal), np.nan)
-    whole[there] = placed
+    whole[there] = Ranked(signal[there], Strata(bin_of)).scores + 0.5
     return whole

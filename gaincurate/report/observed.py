@@ -24,34 +24,60 @@ from gaincurate.difficulty.pass_rates import PassRates, of_rollouts, pooled
 from gaincurate.difficulty.rollout_set import is_rollout_set
 from gaincurate.errors import InputError
 from gaincurate.report.document import Column, GroupRate, Outcome
-from gaincurate.report.table import Table
+from gaincurate.report.table import Table, read_table
 from gaincurate.schedule.observations import pass_rates_of
 from gaincurate.schedule.run import Run
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """One policy's pass rates by id, from "rollouts" or a "run"; `hashes` name the files they came from."""
+    """One policy's pass rates by id, from "rollouts" or a "run"."""
 
     name: str
     source: str
     path: str
     pass_rates: PassRates
-    hashes: frozenset[str]
-    notes: list[str]
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """An outcome, its wins and losses at the rows of the set, `[rows]` (NaN where none), and its files."""
+    """Pass rates, their facts for the report, and those of each group with an observed prompt."""
 
+    rates: Rates
     outcome: Outcome
-    wins: Floats
-    losses: Floats
-    hashes: frozenset[str]
+    groups: list[GroupRate]
 
 
-def read_rollouts(path: Path, success: float | None = None, scored: ScoredSet | None = None) -> list[Rates]:
+def observed_table(
+    scored: ScoredSet,
+    *,
+    run: str | Path | None = None,
+    rollouts: Sequence[str | Path] = (),
+    success: float | None = None,
+    group_column: str | None = None,
+    columns: Sequence[str] = (),
+) -> tuple[Table, list[Observed]]:
+    """The columns of a report, with a column for each policy's pass rates and one for its p (1 - p).
+
+    Arguments and errors are those of `report.build.report`.
+    """
+    table = read_table(scored, group_column=group_column, columns=columns)
+    by_policy = [rates for path in rollouts for rates in read_rollouts(Path(path), success, scored)]
+    if run is not None:
+        opened = Run(run)
+        if opened.scored.manifest_hash != scored.manifest_hash:
+            other = f"goes by another scored set than {scored.folder}; its outcomes are joined by gc_id."
+            table.notes.append(f"{opened.folder} {other}")
+        if (outcomes := _read_run(opened)) is not None:
+            by_policy.append(outcomes)
+        else:
+            table.notes.append(f"{opened.folder} has no outcomes yet.")
+    ids = scored.column(ID).combine_chunks() if by_policy else None
+    return table, [_observe(scored, table, ids, rates) for rates in by_policy]
+
+
+def read_rollouts(path: Path, success: float | None, scored: ScoredSet) -> list[Rates]:
     """Every policy in a rollout set, or in whatever `difficulty predict --rollouts` takes.
 
     Args:
@@ -69,7 +95,7 @@ def read_rollouts(path: Path, success: float | None = None, scored: ScoredSet | 
         if not rates.ids:
             raise InputError(f"--rollouts {path} has no rollout that could be judged.", path=str(path))
         source = {"hash": digest_files(sorted(path.rglob("*.arrow")))}
-        return [_of(replace(rates, source=source), path.name, path)]
+        return [Rates(path.name, "rollouts", str(path), replace(rates, source=source))]
     if success is not None:
         raise InputError(
             f"--success {success:g} is for rollout sets, which have every reward, and {path} is none; give "
@@ -78,12 +104,12 @@ def read_rollouts(path: Path, success: float | None = None, scored: ScoredSet | 
         )
     by_policy = pass_rates_of(path, scored=scored)
     if any(rates.round is not None for rates in by_policy):
-        return [_of_rounds(by_policy, path)]
+        return [_of_rounds(by_policy, path, "rollouts")]
     names = [path.name if len(by_policy) == 1 else f"{path.name}, {rates.name}" for rates in by_policy]
-    return [_of(rates, name, path) for name, rates in zip(names, by_policy, strict=True)]
+    return [Rates(name, "rollouts", str(path), r) for name, r in zip(names, by_policy, strict=True)]
 
 
-def read_run(run: Run) -> Rates | None:
+def _read_run(run: Run) -> Rates | None:
     """A run's outcomes, all rounds together; None where it has none yet."""
     rounds = range(run.round + 1)
     if not any(run.outcomes(round_).exists() and run.outcomes(round_).stat().st_size for round_ in rounds):
@@ -92,15 +118,11 @@ def read_run(run: Run) -> Rates | None:
     return _of_rounds(pass_rates_of(run.folder), run.folder, "run", drawn)
 
 
-def _of_rounds(by_round: Sequence[PassRates], path: Path, source: str = "rollouts", *notes: str) -> Rates:
+def _of_rounds(by_round: Sequence[PassRates], path: Path, source: str, *notes: str) -> Rates:
     rounds = [rates.round for rates in by_round if rates.round is not None]
     changed = f"Rounds {min(rounds)} to {max(rounds)} together: the policy changed while it was observed."
-    more = [changed] if len(by_round) > 1 else []
-    return _of(pooled(by_round), path.name, path, source, *more, *notes)
-
-
-def _of(rates: PassRates, name: str, path: Path, source: str = "rollouts", *notes: str) -> Rates:
-    return Rates(name, source, str(path), rates, frozenset(hashes_in(rates.source)), [*notes])
+    notes = (changed, *notes) if len(by_round) > 1 else notes
+    return Rates(path.name, source, str(path), pooled(by_round), notes)
 
 
 def hashes_in(facts: Any, key: str = "hash") -> Iterator[str]:
@@ -116,17 +138,12 @@ def hashes_in(facts: Any, key: str = "hash") -> Iterator[str]:
             yield from hashes_in(value, key)
 
 
-def observe(scored: ScoredSet, table: Table, rates_of_policies: Sequence[Rates]) -> list[Observed]:
-    """Put observed pass rates into the table, a column for each policy and one for its p (1 - p).
+def _observe(scored: ScoredSet, table: Table, ids: pa.Array, rates: Rates) -> Observed:
+    """Put a policy's pass rates into the table.
 
     Raises:
-        InputError: none of a policy's prompts is in the set.
+        InputError: none of its prompts is in the set.
     """
-    ids = scored.column(ID).combine_chunks() if rates_of_policies else None
-    return [_one(scored, table, ids, rates) for rates in rates_of_policies]
-
-
-def _one(scored: ScoredSet, table: Table, ids: pa.Array, rates: Rates) -> Observed:
     pass_rates = rates.pass_rates
     places = pc.index_in(pa.array(pass_rates.ids, pa.string()).cast(ids.type), value_set=ids)
     in_set = places.is_valid().to_numpy(zero_copy_only=False)
@@ -139,17 +156,16 @@ def _one(scored: ScoredSet, table: Table, ids: pa.Array, rates: Rates) -> Observ
     at = places.drop_null().to_numpy()
     wins, losses = np.full(table.rows, np.nan), np.full(table.rows, np.nan)
     wins[at], losses[at] = pass_rates.wins[in_set], pass_rates.losses[in_set]
-    name = _free(table, f"pass rate ({rates.name})")
-    made = f"{'rollouts' if rates.source == 'rollouts' else 'a run'}: {rates.path}"
-    count = wins + losses
-    table.add(Column(name, "pass-rate", "share of rollouts that were right, 0 to 1", made), wins / count)
-    notes, learnability = list(rates.notes), None
     variance = pass_variance(wins, losses) if pass_rates.counted else np.full(table.rows, np.nan)
+    name, learnability = _free(table, f"pass rate ({rates.name})"), None
+    made = f"{'rollouts' if rates.source == 'rollouts' else 'a run'}: {rates.path}"
+    meaning = "share of rollouts that were right, 0 to 1"
+    table.add(Column(name, "pass-rate", meaning, made), wins / (wins + losses))
     if not np.isnan(variance).all():
         learnability = _free(table, f"p(1-p) ({rates.name})")
         meaning = "p (1 - p), unbiased: highest where one rollout in two is right; what GRPO learns from"
         table.add(Column(learnability, "learnability", meaning, made), variance)
-    notes += _notes(rates, wins[at], losses[at])
+    won, lost = wins[at], losses[at]
     outcome = Outcome(
         name=name,
         learnability=learnability,
@@ -157,41 +173,36 @@ def _one(scored: ScoredSet, table: Table, ids: pa.Array, rates: Rates) -> Observ
         path=rates.path,
         prompts=len(at),
         unknown=int((~in_set).sum()),
-        rollouts=round(float(count[at].sum())) if pass_rates.counted else None,
-        mean=float(np.mean(wins[at] / count[at])),
-        always=float(np.mean(losses[at] == 0)),
-        never=float(np.mean(wins[at] == 0)),
-        ceiling=noise_ceiling(wins[at], losses[at]) if pass_rates.counted else None,
+        rollouts=round(float((won + lost).sum())) if pass_rates.counted else None,
+        mean=float(np.mean(won / (won + lost))),
+        always=float(np.mean(lost == 0)),
+        never=float(np.mean(won == 0)),
+        ceiling=noise_ceiling(won, lost) if pass_rates.counted else None,
         mean_variance=mean(variance[~np.isnan(variance)]),
-        notes=notes,
+        notes=[*rates.notes, *_notes(rates, won, lost)],
     )
-    return Observed(outcome, wins, losses, rates.hashes)
+    return Observed(rates, outcome, list(_group_rates(table, outcome, wins, losses, variance)))
 
 
-def group_rates(table: Table, observed: Sequence[Observed]) -> list[GroupRate]:
-    """Pass rates of each policy in each group with an observed prompt, largest groups first."""
-    rates = []
-    for each in observed:
-        outcome, names = each.outcome, [] if table.groups is None else table.groups.names
-        for code, name in enumerate(names):
-            assert table.groups is not None
-            inside = (table.groups.codes == code) & (each.wins + each.losses > 0)
-            if not inside.any():
-                continue
-            wins, losses = each.wins[inside], each.losses[inside]
-            variance = pass_variance(wins, losses)
-            known = outcome.rollouts is not None
-            rates.append(
-                GroupRate(
-                    outcome.name,
-                    name,
-                    int(inside.sum()),
-                    float(np.mean(wins / (wins + losses))),
-                    float(np.mean((wins > 0) & (losses > 0))) if known else None,
-                    float(np.nanmean(variance)) if known and not np.isnan(variance).all() else None,
-                )
+def _group_rates(
+    table: Table, outcome: Outcome, wins: Floats, losses: Floats, variance: Floats
+) -> Iterator[GroupRate]:
+    """Pass rates in each group with an observed prompt, largest groups first."""
+    if table.groups is None:
+        return
+    known = outcome.rollouts is not None
+    for code, name in enumerate(table.groups.names):
+        inside = (table.groups.codes == code) & (wins + losses > 0)
+        if inside.any():
+            won, lost, varies = wins[inside], losses[inside], variance[inside]
+            yield GroupRate(
+                outcome.name,
+                name,
+                len(won),
+                float(np.mean(won / (won + lost))),
+                float(np.mean((won > 0) & (lost > 0))) if known else None,
+                None if np.isnan(varies).all() else float(np.nanmean(varies)),
             )
-    return rates
 
 
 def _free(table: Table, name: str) -> str:

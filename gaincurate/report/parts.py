@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from gaincurate.core.stats import Estimate
-from gaincurate.report.formatting import count, interval, number, seconds, share
+from gaincurate.report.formatting import count, number, seconds, share
 from gaincurate.report.formatting import signed as with_sign
 
 Spec = dict[str, Any]
@@ -106,13 +106,12 @@ def cell(name: str, value: Any) -> Cell:
 
 def figure(estimate: Estimate, *, signed: bool = True) -> Figure:
     """A correlation, or a figure without a sign, with its interval."""
-    low, high = estimate.low, estimate.high
-    between = interval(estimate)
-    if not signed and between:
-        between = f"{number(low)} to {number(high)}"
-    half = (high - low) / 2 if between and low is not None and high is not None else 0.0
-    width = "" if not between else f"±{half:.2f}" if half >= 0.005 else f"±{half:.1g}"
-    return Figure(with_sign(estimate.value) if signed else number(estimate.value), between, width)
+    low, high, text = estimate.low, estimate.high, with_sign if signed else number
+    if low is None or high is None or low == high:  # nothing varied
+        return Figure(text(estimate.value))
+    half = (high - low) / 2
+    width = f"±{half:.2f}" if half >= 0.005 else f"±{half:.1g}"
+    return Figure(text(estimate.value), f"{text(low)} to {text(high)}", width)
 
 
 _UNSIGNED = {"ratio", "accuracy", "brier", "ceiling", "mean_variance"}

@@ -17,6 +17,7 @@ INK, MUTED, RULE = "var(--ink)", "var(--muted)", "var(--rule)"
 MARK = "var(--mark)"
 SHORT = "datum.value < 1000 ? datum.label : format(datum.value, '~s')"
 """An axis of counts: 0, 500, 1k, 1.5k."""
+_HEAVY = {"color": MARK, "strokeWidth": 2}
 _DASHED = {"color": MUTED, "strokeDash": [4, 3]}
 Panel = tuple[str, Sequence[tuple[str, Estimate]]]
 """A panel's name, and its rows from above: (name of the row, estimate)."""
@@ -43,16 +44,11 @@ def _number(field: str, **options: Any) -> Spec:
     return {"field": field, "type": "quantitative", **options}
 
 
-def _names(order: Sequence[str]) -> Spec:
-    axis = {"ticks": False, "domain": False, "labelLimit": 240, "labelColor": INK}
-    return {"field": "row", "type": "nominal", "scale": {"domain": order}, "title": None, "axis": axis}
-
-
 def _panels(names: Sequence[str], width: float, title: str | None = None) -> Spec:
     """A facet with a panel for the rows of each name, in this order, and a title below all panels."""
     header = {"labelFontSize": 12, "labelColor": INK, "labelLimit": width, "titleOrient": "bottom"}
-    title_style = {"titleColor": INK, "titleFontWeight": "normal", "titleFontSize": 12}
-    return {"field": "panel", "sort": list(names), "title": title, "header": {**header, **title_style}}
+    header |= {"titleColor": INK, "titleFontWeight": "normal", "titleFontSize": 12}
+    return {"field": "panel", "sort": list(names), "title": title, "header": header}
 
 
 def intervals(panels: Sequence[Panel], *, middle: float = 0.0, title: str) -> Spec:
@@ -72,11 +68,12 @@ def intervals(panels: Sequence[Panel], *, middle: float = 0.0, title: str) -> Sp
     order = [line(name) for name, _ in panels[0][1]]
     x: Spec = {"scale": {"zero": False, "padding": 8}, "title": None, "axis": {"tickCount": 4}}
     width = 360 if len(panels) == 1 else 150 if len(panels) < 5 else 125
-    heavy, y = {"color": MARK, "strokeWidth": 2}, _names(order)
+    names = {"ticks": False, "domain": False, "labelLimit": 240, "labelColor": INK}
+    y = {"field": "row", "type": "nominal", "scale": {"domain": order}, "title": None, "axis": names}
     dot = {"color": MARK, "size": 46, "opacity": 1}
     layers = [
         {"data": {"values": [{}]}, **_layer("rule", _DASHED, x={"datum": middle, "type": "quantitative"})},
-        _layer("rule", heavy, needs="low", x=_number("low", **x), x2={"field": "high"}, y=y),
+        _layer("rule", _HEAVY, needs="low", x=_number("low", **x), x2={"field": "high"}, y=y),
         _layer("circle", dot, x=_number("value", **x), y=y),
     ]
     panel = {"layer": layers, "width": width, "height": (24 if len(order) <= 12 else 17) * len(order)}
@@ -88,7 +85,6 @@ def lines(
     curves: Sequence[Curve],
     titles: tuple[str, str],
     *,
-    columns: int = 3,
     x: Sequence[float],
     alike: bool = True,
 ) -> Spec:
@@ -97,7 +93,6 @@ def lines(
     Args:
         curves: the panels.
         titles: of both axes.
-        columns: panels in a row.
         x: the ends of the horizontal axis.
         alike: whether all panels have one vertical axis, or each its own.
     """
@@ -110,18 +105,17 @@ def lines(
     across = _number("x", scale={"domain": list(x), "nice": False}, title=titles[0], axis=axis)
     y: Spec = {"scale": {"zero": False, "padding": 4}, "axis": {"tickCount": 4, "labelExpr": SHORT}}
     y["title"] = titles[1] or None
-    heavy, faint = {"color": MARK, "strokeWidth": 2}, {"color": MARK, "opacity": 0.18}
     low, dot = _number("low", **y), {"color": MARK, "size": 26, "opacity": 1}
     layers = [
         _layer("line", _DASHED | {"strokeWidth": 2}, needs="against", x=across, y=_number("against", **y)),
-        _layer("area", faint, needs="low", x=across, y=low, y2={"field": "high"}),
-        _layer("line", heavy, needs="y", x=across, y=_number("y", **y)),
+        _layer("area", {"color": MARK, "opacity": 0.18}, needs="low", x=across, y=low, y2={"field": "high"}),
+        _layer("line", _HEAVY, needs="y", x=across, y=_number("y", **y)),
         _layer("circle", dot, "y", x=across, y=_number("y", **y)),
     ]
     return {
         "data": {"values": rows},
         "facet": _panels([line(curve.name) for curve in curves], 220),
-        "columns": columns,
+        "columns": 3,
         "spec": {"layer": layers, "width": 220, "height": 120},
         "resolve": {"scale": {"y": "shared" if alike else "independent"}},
         "spacing": 20,

@@ -67,30 +67,22 @@ def quality(judged: Sequence[tuple[str, Json]], what: str, end: float = 1.0) -> 
         what: that is predicted.
         end: of its range from 0.
     """
-    rows, reliabilities, warnings = [], list[Block](), []
+    rows, reliabilities, warnings = [], list[Block](), list[Block]()
     for of, figures in judged:
         rows.append({"of": of, "prompts": figures["count"], "brier_of_mean": figures["brier_of_mean"]})
         for name in _FIGURES:
             low, high = figures[name]["interval"] or (None, None)
             rows[-1][name] = Estimate(figures[name]["value"], low, high, figures["count"])
-        reliabilities += reliability(of, what, [Bin(**entry) for entry in figures["reliability"]], end)
-        if len(rows) == 1 and (sentence := no_better_than_a_constant(figures)) is not None:
-            warnings.append(f"warning: {sentence}")
+        if bins := [Bin(**entry) for entry in figures["reliability"]]:
+            last = max(end, *(b.observed for b in bins))
+            points = [(b.predicted, b.observed, None, None) for b in bins]
+            curve = Curve(of, points, [(0, 0, None, None), (last, last, None, None)])
+            sentence = f"{of}: predicted {what} against the observed one in {len(bins)} bins."
+            spec = lines([curve], (f"predicted {what}", f"observed {what}"), x=(0, last))
+            table = records(f"{of}, by what was predicted", bins, "low high count predicted observed")
+            reliabilities += [Picture(spec, sentence), table]
+        if len(rows) == 1 and (warning := no_better_than_a_constant(figures)) is not None:
+            warnings.append(f"warning: {warning}")
     caption = "Quality; Pearson's correlation is to be read against the noise ceiling"
     table = records(caption, rows, "of prompts pearson ceiling spearman brier brier_of_mean")
     return [table, *warnings, *reliabilities]
-
-
-def reliability(name: str, what: str, bins: Sequence[Bin], end: float = 1.0) -> list[Block]:
-    """Observed over predicted values; they are equal on the dashed line."""
-    if not bins:
-        return []
-    end = max(end, *(b.observed for b in bins))
-    points = [(b.predicted, b.observed, None, None) for b in bins]
-    curve = Curve(name, points, [(0, 0, None, None), (end, end, None, None)])
-    sentence = f"{name}: predicted {what} against the observed one in {len(bins)} bins."
-    spec = lines([curve], (f"predicted {what}", f"observed {what}"), x=(0, end))
-    return [
-        Picture(spec, sentence),
-        records(f"{name}, by what was predicted", bins, "low high count predicted observed"),
-    ]

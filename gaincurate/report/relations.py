@@ -1,19 +1,23 @@
-"""How signals go together with length, groups and targets.
+"""How signals go together with length, groups and targets, and what batches by them would carry.
 
 A relation has three controls: the partial correlation given length, correlations inside bins of like
 length, which assume nothing of the relation's form, and correlations inside groups. Two columns are
 compared over the rows that have both, so pairs are put together by which rows those are.
+
+A batch selected by a column is measured by its mean p (1 - p), which is what GRPO learns from, and not by its
+mean pass rate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from gaincurate.core.stats import (
+    DIFFERING,
     LEVEL,
     Correlation,
     Estimate,
@@ -22,18 +26,23 @@ from gaincurate.core.stats import (
     Strata,
     between,
     correlate,
+    differing,
+    estimate,
     even_bins,
     partial,
 )
-from gaincurate.report.document import GroupShare, Relation
+from gaincurate.report.document import ENDS, GroupShare, Lift, Relation
 from gaincurate.report.table import LENGTH, Table
 
 TARGETS = ("difficulty", "pass-rate", "learnability")
 Rows = npt.NDArray[np.bool_]
 Codes = npt.NDArray[np.integer]
 Pair = tuple[str, str]
-_Controls = tuple[Estimate, Estimate, Estimate, Estimate, Estimate]
+_Twice = tuple[Estimate, Estimate]
+"""A correlation at 95 %, and at the level of all looks together."""
 _MOST_BINS, _BIN_ROWS = 20, 50
+SHARE = 0.1  # of the prompts, in a batch
+_NEAR = 0.25  # of the batch: how far around its border the mean there is taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +59,37 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
-class Relations:
-    """See `relate`. `level` is the confidence of each of `looks` intervals that decide, 95 % over all.
+class Evidence:
+    """All that is known of one signal.
 
-    `lengths` are the correlations of the signals with length, and `explained` the shares of their rank
-    variance between bins of like length, both by name.
+    Attributes:
+        signal: its name.
+        rows: that have it; `constant` if they have one value.
+        length: its correlation with length.
+        explained: its rank variance between bins of like length, 0 to 1.
+        share: that between groups.
+        judged: its relations with targets.
+        lifts: of it and of length.
     """
 
-    lengths: dict[str, Estimate]
-    explained: dict[str, float | None]
+    signal: str
+    rows: int
+    constant: bool
+    length: Estimate
+    explained: float | None
+    share: GroupShare | None
+    judged: Sequence[Judged]
+    lifts: Sequence[Lift]
+
+
+@dataclass(frozen=True, slots=True)
+class Relations:
+    """See `relate`. `level` is the confidence of each of `looks` intervals that decide, 95 % over all."""
+
+    evidence: list[Evidence]
     shares: list[GroupShare]
-    judged: list[Judged]
+    relations: list[Relation]
+    lifts: list[Lift]
     looks: int
     level: float
 
@@ -68,60 +97,78 @@ class Relations:
 def relate(table: Table, apart: Collection[Pair] = ()) -> Relations:
     """Everything about how the signals go together with length, groups and targets.
 
+    A signal is judged by its relations with pass rates where there are any, else by those with levels.
+
     Args:
         table: with the observed pass rates.
         apart: pairs of a signal and a target that were made from one another, and say nothing.
     """
     signals, targets = table.names("signal"), table.names(*TARGETS)
+    deciding = table.names("pass-rate", "learnability") or targets
     pairs = [(signal, target) for signal in signals for target in targets if (signal, target) not in apart]
     level = 1 - (1 - LEVEL) / max(1, len(pairs))
-    lengths, explained, shares = dict[str, Estimate](), dict[str, float | None](), list[GroupShare]()
-    bins = length_bins(table.values[LENGTH])
-    for name in [column.name for column in table.columns]:
-        sample = Sample(table, ~np.isnan(table.values[name]), level)
-        if name in signals:
-            lengths[name], _ = sample.both(name, LENGTH)
-            explained[name] = between(sample.ranked(name), _strata(bins[sample.rows]))
-        if table.groups is not None:
-            shares.append(_share(sample, name, _strata(table.groups.codes[sample.rows])))
     made = {
         pair: judged
         for rows, some in by_rows(table, pairs)
         for pair, judged in _judge(table, rows, some, level)
     }
-    return Relations(lengths, explained, shares, [made[pair] for pair in pairs], len(pairs), level)
-
-
-def _share(sample: Sample, name: str, groups: Strata) -> GroupShare:
-    """How much of a column's order is its group."""
-    chance = (len(groups) - 1) / (sample.count - 1) if sample.count > 1 else None
-    return GroupShare(name, len(groups), sample.count, between(sample.ranked(name), groups), chance)
+    batches, shares, evidence = lifts(table), list[GroupShare](), list[Evidence]()
+    bins = length_bins(table.values[LENGTH], Strata.one(table.rows))
+    for name in [column.name for column in table.columns]:
+        rows = ~np.isnan(table.values[name])
+        sample = Sample(table, rows, level, np.zeros(int(rows.sum()), np.int64))
+        if table.groups is not None:
+            groups = _strata(table.groups.codes[rows])
+            chance = (len(groups) - 1) / (sample.count - 1) if sample.count > 1 else None
+            explains = between(sample.ranked(name), groups)
+            shares.append(GroupShare(name, len(groups), sample.count, explains, chance))
+        if name in signals:
+            by = [target for target in deciding if (name, target) in made]
+            evidence.append(
+                Evidence(
+                    signal=name,
+                    rows=sample.count,
+                    constant=bool(np.ptp(table.values[name][rows]) == 0),
+                    length=sample.both(name, LENGTH)[0],
+                    explained=between(sample.ranked(name), _strata(bins[rows])),
+                    share=shares[-1] if shares else None,
+                    judged=[made[name, target] for target in targets if target in by],
+                    lifts=[lift for lift in batches if lift.column in (name, LENGTH) and lift.target in by],
+                )
+            )
+    return Relations(evidence, shares, [made[p].relation for p in pairs], batches, len(pairs), level)
 
 
 def _judge(table: Table, rows: Rows, pairs: list[Pair], level: float) -> Iterator[tuple[Pair, Judged]]:
     """Pairs that have the same rows, with all of their controls."""
-    lengths, groups = table.values[LENGTH][rows], table.groups
-    over_all = _controls(Sample(table, rows, level), length_bins(lengths), pairs)
-    inside = dict[Pair, _Controls]()
-    if groups is not None:
-        sample = Sample(table, rows, level, groups.codes[rows])
-        inside = _controls(sample, length_bins_inside(lengths, sample.strata), pairs)
-    whole = Sample(table, rows, level)
-    for pair in pairs:
-        overall, given, beyond, binned, in_bins = over_all[pair]
-        within, given_inside, both = None, None, None
-        if pair in inside:
-            within, given_inside, beyond, both, in_bins = inside[pair]
-        length, _ = whole.both(LENGTH, pair[1])
-        relation = Relation(*pair, overall, given, binned, within, given_inside, both, length)
-        yield pair, Judged(relation, beyond, in_bins)
+    lengths, strata = table.values[LENGTH][rows], Strata.one(int(rows.sum()))
 
+    def correlations(codes: Codes) -> tuple[list[_Twice], list[_Twice]]:
+        """Of each pair inside strata, also given length. The ranks are forgotten, which take much memory."""
+        sample = Sample(table, rows, level, codes)
+        given = [sample.both(*pair, given_length=True) for pair in pairs]
+        return [sample.both(*pair) for pair in pairs], given
 
-def _controls(sample: Sample, bins: Codes, pairs: list[Pair]) -> dict[Pair, _Controls]:
-    """The correlation, that given length at 95 % and at the level of all looks, and both in `bins`."""
-    given = {pair: (sample.both(*pair)[0], *sample.both(*pair, given_length=True)) for pair in pairs}
-    binned = Sample(sample.table, sample.rows, sample.level, bins)
-    return {pair: (*given[pair], *binned.both(*pair)) for pair in pairs}
+    overall, given = correlations(strata.codes)
+    binned, _ = correlations(length_bins(lengths, strata))
+    beyond, in_bins, inside = given, binned, None
+    if table.groups is not None:
+        groups = _strata(table.groups.codes[rows])
+        inside, beyond = correlations(groups.codes)
+        in_bins, _ = correlations(length_bins(lengths, groups))
+    whole = Sample(table, rows, level, strata.codes)
+    for k, pair in enumerate(pairs):
+        relation = Relation(
+            *pair,
+            overall=overall[k][0],
+            given_length=given[k][0],
+            within_length_bins=binned[k][0],
+            within_groups=None if inside is None else inside[k][0],
+            given_length_within_groups=None if inside is None else beyond[k][0],
+            within_length_bins_and_groups=None if inside is None else in_bins[k][0],
+            length=whole.both(LENGTH, pair[1])[0],
+        )
+        yield pair, Judged(relation, beyond[k][1], in_bins[k][1])
 
 
 class Sample:
@@ -131,13 +178,12 @@ class Sample:
         table: the columns.
         rows: which rows, `[rows]`.
         level: of the intervals that decide, besides those of 95 %.
-        codes: each of these rows' stratum; None for a single one.
+        codes: each of these rows' stratum.
     """
 
-    def __init__(self, table: Table, rows: Rows, level: float, codes: Codes | None = None) -> None:
+    def __init__(self, table: Table, rows: Rows, level: float, codes: Codes) -> None:
         self.table, self.rows, self.level = table, rows, level
-        self.count = int(rows.sum())
-        self.strata = _strata(np.zeros(self.count, np.int64) if codes is None else codes)
+        self.count, self.strata = len(codes), _strata(codes)
         self._ranked: dict[str, Ranked] = {}
         self._with_length: dict[str, Correlation | None] = {}
 
@@ -147,7 +193,7 @@ class Sample:
             self._ranked[name] = Ranked(self.table.values[name][self.rows], self.strata)
         return self._ranked[name]
 
-    def both(self, first: str, second: str, *, given_length: bool = False) -> tuple[Estimate, Estimate]:
+    def both(self, first: str, second: str, *, given_length: bool = False) -> _Twice:
         """Their correlation pooled over the strata, at 95 % and at the level of all looks together."""
         pair = correlate(self.ranked(first), self.ranked(second))
         if given_length:
@@ -177,24 +223,71 @@ def by_rows(table: Table, pairs: Iterable[Pair]) -> list[tuple[Rows, list[Pair]]
     return list(by_key.values())
 
 
-def length_bins(lengths: Floats, most: int = _MOST_BINS) -> Codes:
-    """Each row's bin of like length, shortest first, `[rows]`: about equal counts of 50 rows at least.
+def length_bins(lengths: Floats, groups: Strata) -> Codes:
+    """Each row's bin of like length among the rows of its group, no two groups in one, `[rows]`.
 
-    Rows of one length stay together.
+    Bins have about equal counts, of 50 rows at least, and rows of one length stay together.
     """
-    count = max(1, min(most, len(lengths) // _BIN_ROWS))
-    if count == 1:
-        return np.zeros(len(lengths), np.int64)
-    return _strata(even_bins(lengths, count)).codes
-
-
-def length_bins_inside(lengths: Floats, groups: Strata) -> Codes:
-    """Each row's bin of like length among the rows of its group, no two groups in one, `[rows]`."""
     order = np.argsort(groups.codes, kind="stable")
-    ends = np.cumsum(groups.sizes)
-    codes, before = np.empty(len(lengths), np.int64), 0
-    for size, end in zip(groups.sizes.tolist(), ends.tolist(), strict=True):
-        here = order[end - size : end]
-        codes[here] = before + length_bins(lengths[here])
-        before = int(codes[here].max()) + 1
+    codes, before = np.zeros(len(lengths), np.int64), 0
+    for here in np.split(order, np.cumsum(groups.sizes)[:-1]):
+        count = max(1, min(_MOST_BINS, len(here) // _BIN_ROWS))
+        bins = _strata(even_bins(lengths[here], count))
+        codes[here] = before + bins.codes
+        before += len(bins)
     return codes
+
+
+def lifts(table: Table) -> list[Lift]:
+    """The ends and the middle of each signal and of length, for each column of p (1 - p)."""
+    measured = []
+    for target in table.names("learnability"):
+        for column in [*table.names("signal"), LENGTH]:
+            values, outcome = table.values[column], table.values[target]
+            both = ~(np.isnan(values) | np.isnan(outcome))
+            for end in ENDS:
+                ratio = lift(towards(values[both], end), outcome[both])
+                measured.append(Lift(column, target, end, SHARE, ratio))
+    return measured
+
+
+def towards(values: Floats, end: str) -> Floats:
+    """Values that are highest where `end` is."""
+    if end == "middle" and len(values):
+        return -np.abs(Ranked(values, Strata.one(len(values))).scores)
+    return -values if end == "lowest" else values
+
+
+def lift(values: Floats, outcome: Floats, share: float = SHARE) -> Estimate:
+    """Mean `outcome` over the `share` of rows with the highest values, over its mean over all rows.
+
+    Rows with the value at the border count in part. `rows` of the estimate are those that were picked.
+    """
+    rows = len(values)
+    overall = float(outcome.mean()) if rows else 0.0
+    picked = max(1, round(rows * share))
+    if rows < 10 or overall <= 0 or np.ptp(values) == 0:
+        return Estimate(None, None, None, min(picked, rows))
+    border = np.partition(values, rows - picked)[rows - picked]
+    weights = (values > border).astype(float)
+    equal = values == border
+    weights[equal] = (picked - weights.sum()) / equal.sum()
+    part = picked / rows
+    top = float(np.mean(weights * outcome)) / part
+    # The border moves with the rows too: one more row above it pushes one like those at the border out.
+    at_border = _near(values, outcome, picked)
+    above = (weights * (outcome - at_border) - np.mean(weights * (outcome - at_border))) / part
+    ratio = top / overall
+    influence = above / overall - ratio * (outcome - overall) / overall
+    interval = estimate(ratio, influence, scale="log", spent=2)
+    if picked < 10 or differing(outcome) < DIFFERING:
+        return Estimate(ratio, None, None, picked)
+    return Estimate(interval.value, interval.low, interval.high, picked)
+
+
+def _near(values: Floats, outcome: Floats, picked: int) -> float:
+    """The mean outcome around the border, all rows with the border's values included."""
+    reach = max(1, round(picked * _NEAR))
+    low, high = max(0, len(values) - picked - reach), min(len(values) - 1, len(values) - picked + reach)
+    ends = np.partition(values, (low, high))[[low, high]]
+    return float(outcome[(values >= ends[0]) & (values <= ends[1])].mean())

@@ -102,72 +102,71 @@ def read_table(scored: ScoredSet, *, group_column: str | None = None, columns: S
     """
     if not len(scored):
         raise InputError(f"{scored.folder} has no rows: there is nothing to report on.")
-    table = Table(len(scored))
-    _add_signals(scored, table)
+    table, computed = Table(len(scored)), scored.computed_columns()
+    for name, kind in fields(scored.schema):
+        if name.startswith(PREFIX) and name not in _COUNTS and is_number(kind):
+            how = computed[name].get("how") if name in computed else None
+            facts = how if isinstance(how, dict) else {}
+            made = str(facts.get("made_by", "computed")) if name in computed else "scored"
+            meaning = str(facts.get("meaning", _MEANINGS.get(name, "a column of scores")))
+            table.add(Column(name, "signal", meaning, made), numbers(read_column(scored, name)))
     meaning, made = "tokens of the question", "counted when the set was scored"
     table.add(Column(LENGTH, "length", meaning, made), numbers(scored.column(LENGTH)))
     _add_levels(scored, table, columns)
-    _add_groups(scored, table, group_column)
+    if group_column is not None:
+        table.groups, table.group_how = _named_groups(scored, group_column), "named by --group-column"
+        return table
+    table.groups, others = likely_groups(scored)
+    table.group_how = "no column looks like a source or a task with two groups or more; "
+    table.group_how += "--group-column names one"
+    if table.groups is not None:
+        more = f" ({_listed(others)})" if others else ""
+        table.group_how = f"found by its name; --group-column names another{more}"
     return table
 
 
-def _add_signals(scored: ScoredSet, table: Table) -> None:
-    computed = scored.computed_columns()
-    for name, kind in fields(scored.schema):
-        if not name.startswith(PREFIX) or name in _COUNTS or not is_number(kind):
-            continue
-        how = computed[name].get("how") if name in computed else None
-        facts = how if isinstance(how, dict) else {}
-        made = str(facts.get("made_by", "computed")) if name in computed else "scored"
-        meaning = str(facts.get("meaning", _MEANINGS.get(name, "a column of scores")))
-        table.add(Column(name, "signal", meaning, made), numbers(read_column(scored, name)))
-
-
 def _add_levels(scored: ScoredSet, table: Table, named: Sequence[str]) -> None:
-    there = {name: kind for name, kind in fields(scored.schema) if not name.startswith(PREFIX)}
-    for name in named:
-        _need(scored, there, "--columns", name)
-        if not _add_level(scored, table, name, there[name]):
-            raise InputError(
-                f"--columns {name}: it holds {there[name]}, and no numbers can be read in it.", column=name
-            )
-    other = []
-    for name, kind in there.items():
+    other = list[str]()
+    named_first = {name: _kind(scored, "--columns", name) for name in named} | _source_columns(scored)
+    for name, kind in named_first.items():
         last = name.rpartition(".")[2].lower()
-        if name in named or not (is_number(kind) or is_text(kind)):
-            continue
         likely = any(last == word or last.endswith("_" + word) for word in (*_LEVELS, *_RATES))
-        if likely:
-            if _add_level(scored, table, name, kind):
-                table.notes.append(f"{name} was taken for a level by its name.")
-            else:
-                table.notes.append(f"{name} is named like a level, but no numbers can be read in it.")
-        elif is_number(kind):
-            other.append(name)
+        if name not in named and not likely:
+            other += [name] if is_number(kind) else []
+            continue
+        read = None
+        if is_number(kind):
+            read = numbers(read_column(scored, name)), "as in the source"
+        elif is_text(kind):
+            read = levels(read_column(scored, name))
+        if read is not None:
+            table.add(Column(name, "difficulty", read[1], "source"), read[0])
+            table.notes += [] if name in named else [f"{name} was taken for a level by its name."]
+        elif name in named:
+            raise InputError(
+                f"--columns {name}: it holds {kind}, and no numbers can be read in it.", column=name
+            )
+        elif is_text(kind):
+            table.notes.append(f"{name} is named like a level, but no numbers can be read in it.")
     if other:
         table.notes.append(f"Not looked at: {_listed(other)}; --columns takes them in.")
 
 
-def _add_level(scored: ScoredSet, table: Table, name: str, kind: pa.DataType) -> bool:
-    if is_number(kind):
-        values = numbers(read_column(scored, name))
-        table.add(Column(name, "difficulty", "as in the source", "source"), values)
-        return True
-    if not is_text(kind):
-        return False
-    if (read := levels(read_column(scored, name))) is None:
-        return False
-    table.add(Column(name, "difficulty", f"read from {read[1]}", "source"), read[0])
-    return True
+def _source_columns(scored: ScoredSet) -> dict[str, pa.DataType]:
+    """The types of the source's columns, those inside structs too."""
+    return {name: kind for name, kind in fields(scored.schema) if not name.startswith(PREFIX)}
 
 
-def _need(scored: ScoredSet, there: dict[str, pa.DataType], option: str, name: str) -> None:
+def _kind(scored: ScoredSet, option: str, name: str) -> pa.DataType:
+    """The type of a column of the source, which an option named."""
+    there = _source_columns(scored)
     if name not in there:
         raise InputError(
             f"{option} {name}: {scored.folder} has no such column; it has {_listed(list(there))}"
             f"{near(name, there)}.",
             column=name,
         )
+    return there[name]
 
 
 def _listed(names: list[str], most: int = 8) -> str:
@@ -175,31 +174,13 @@ def _listed(names: list[str], most: int = 8) -> str:
     return shown + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _add_groups(scored: ScoredSet, table: Table, named: str | None) -> None:
-    there = {name: kind for name, kind in fields(scored.schema) if not name.startswith(PREFIX)}
-    if named is not None:
-        table.groups, table.group_how = _named_groups(scored, there, named), "named by --group-column"
-        return
-    table.groups, others = likely_groups(scored)
-    if table.groups is None:
-        table.group_how = (
-            "no column looks like a source or a task with two groups or more; --group-column names one"
-        )
-    else:
-        more = f" ({_listed(others)})" if others else ""
-        table.group_how = f"found by its name; --group-column names another{more}"
-
-
 def likely_groups(scored: ScoredSet) -> tuple[Groups | None, list[str]]:
     """The groups by a column that is named like a source or a task, and other columns that are.
 
     It has two groups or more, and on average three rows in each.
     """
-    there = {name: kind for name, kind in fields(scored.schema) if not name.startswith(PREFIX)}
-    by_name: dict[str, list[str]] = {}
-    for name in there:
-        by_name.setdefault(name.rpartition(".")[2].lower(), []).append(name)
-    likely = [name for word in _GROUPS for name in by_name.get(word, []) if can_group(there[name])]
+    there = [name for name, kind in _source_columns(scored).items() if can_group(kind)]
+    likely = [name for word in _GROUPS for name in there if name.rpartition(".")[2].lower() == word]
     for place, name in enumerate(likely):
         groups = _groups(scored, name)
         if groups is not None and 2 <= len(groups.names) <= max(2, len(scored) // 3):
@@ -207,10 +188,10 @@ def likely_groups(scored: ScoredSet) -> tuple[Groups | None, list[str]]:
     return None, []
 
 
-def _named_groups(scored: ScoredSet, there: dict[str, pa.DataType], name: str) -> Groups:
-    _need(scored, there, "--group-column", name)
-    if not can_group(there[name]):
-        raise InputError(f"--group-column {name}: it holds {there[name]}, not names.", column=name)
+def _named_groups(scored: ScoredSet, name: str) -> Groups:
+    kind = _kind(scored, "--group-column", name)
+    if not can_group(kind):
+        raise InputError(f"--group-column {name}: it holds {kind}, not names.", column=name)
     groups = _groups(scored, name)
     if groups is None or len(groups.names) < 2:
         many = f"more than {_MOST_GROUPS:,} groups" if groups is None else "one group only"
@@ -219,17 +200,15 @@ def _named_groups(scored: ScoredSet, there: dict[str, pa.DataType], name: str) -
 
 
 def _groups(scored: ScoredSet, name: str) -> Groups | None:
+    """The groups by a column; None where it has too many."""
     names, codes = coded(read_column(scored, name), _MOST_GROUPS)
     if names is None or codes is None:
         return None
     if (codes < 0).any():
         codes = np.where(codes < 0, len(names), codes)
         names = [*names, NO_GROUP]
-    sizes = np.bincount(codes, minlength=len(names))
-    order = np.argsort(-sizes, kind="stable")
-    places = np.empty(len(names), np.int32)
-    places[order] = np.arange(len(names))
-    return Groups(name, [names[place] for place in order], places[codes])
+    order = np.argsort(-np.bincount(codes, minlength=len(names)), kind="stable")
+    return Groups(name, [names[place] for place in order], np.argsort(order).astype(np.int32)[codes])
 
 
 def is_number(kind: pa.DataType) -> bool:
@@ -241,22 +220,15 @@ def numbers(column: pa.ChunkedArray) -> Floats:
     """A column of numbers as `[rows]`, NaN for null and infinite (beyond 1e100)."""
     if pt.is_boolean(column.type):
         column = column.cast(pa.int8())
-    parts = [_floats(chunk) for chunk in column.chunks]
-    values = np.concatenate(parts) if parts else np.zeros(0)
+    # Integers beyond 2^53 are rounded, which is no reason to refuse them. pyarrow has no cast of halves.
+    plain = column if pt.is_floating(column.type) else column.cast(pa.float64(), safe=False)
+    values: Floats = plain.to_numpy().astype(np.float64)
     values[np.abs(values) > _INFINITE] = np.nan
     return values
 
 
-def _floats(chunk: pa.Array) -> Floats:
-    # Halves have no cast of their own in older versions; numpy has.
-    # Integers beyond 2^53 are rounded, which is no reason to refuse them.
-    plain = chunk if pt.is_floating(chunk.type) else chunk.cast(pa.float64(), safe=False)
-    values: Floats = plain.to_numpy(zero_copy_only=False).astype(np.float64)
-    return values
-
-
 def levels(column: pa.ChunkedArray) -> tuple[Floats, str] | None:
-    """Texts such as "Level 3" or "hard" as numbers, and what was read; None where too few of them are one.
+    """Texts such as "Level 3" or "hard" as numbers, and how they were read; None where too few are one.
 
     Every text of the column must be read the same way: its only number, or its place among easy, medium and
     hard. Up to one row in twenty may be unreadable, which is NaN then, as is null.
@@ -265,19 +237,17 @@ def levels(column: pa.ChunkedArray) -> tuple[Floats, str] | None:
     if texts is None or codes is None:
         return None
     for how, number_of in (("the number in its texts", _number_in), ("its words, from easy to hard", _word)):
-        read = [number_of(text) for text in texts]
-        table = np.array([*(np.nan if value is None else value for value in read), np.nan])
-        values: Floats = table[codes]
+        values: Floats = np.array([*map(number_of, texts), np.nan])[codes]
         present = int((codes >= 0).sum())
         if present and np.count_nonzero(np.isfinite(values)) >= _PARSED * present:
-            return values, how
+            return values, f"read from {how}"
     return None
 
 
-def _number_in(text: str) -> float | None:
+def _number_in(text: str) -> float:
     numbers = [float(number) for number in _NUMBER.findall(text)]
-    return numbers[0] if len(numbers) == 1 and abs(numbers[0]) <= _INFINITE else None
+    return numbers[0] if len(numbers) == 1 and abs(numbers[0]) <= _INFINITE else np.nan
 
 
-def _word(text: str) -> float | None:
-    return _WORDS.get(" ".join(text.lower().replace("_", " ").replace("-", " ").split()))
+def _word(text: str) -> float:
+    return _WORDS.get(" ".join(text.lower().replace("_", " ").replace("-", " ").split()), np.nan)

@@ -1,4 +1,4 @@
-"""The rules that turn the figures of a signal into a verdict; the sentences are in `verdict_text`.
+"""The verdict on each signal: the rules, the sentences for readers without background, and the next steps.
 
 A signal tells more than length and groups only if two intervals exclude 0 on the same side: that of its
 correlation with a target given length, and that inside bins of like length. Both are inside groups where
@@ -8,13 +8,19 @@ of many signals looks good by chance.
 
 from __future__ import annotations
 
+import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Literal
 
 from gaincurate.core.stats import LEVEL, Estimate
-from gaincurate.report.document import GroupShare, Kind, Lift, Relation
-from gaincurate.report.relations import Judged
+from gaincurate.difficulty.config import RolloutConfig
+from gaincurate.report.document import Document, Kind, Lift, Verdict
+from gaincurate.report.relations import Evidence, Judged
+from gaincurate.report.table import LENGTH
+from gaincurate.schedule.forecast import LITTLE_WASTE
 
 EXPLAINED = 0.8
 """A rank correlation with length beyond which length explains a signal."""
@@ -23,86 +29,107 @@ MATTERS = 0.1
 _WORTH = 1.1  # times what a random batch carries: less is not worth sorting for
 _NARROW = 0.25  # an interval around 0 that reaches further cannot say that there is nothing
 _LEAST = 30  # rows
+_MOSTLY = 0.5  # of a score's order, beyond chance: then it is first of all a choice of groups
+_USUAL = 200  # tokens of an answer, to show what rollouts may cost
+_PASSES = 3  # over the set, in a run that is proposed
+_FEW = 2000  # rows; of fewer gain-rl's default width of 1,000 ranks is nearly all
+Tone = Literal["yes", "some", "no", "unknown"]
+ANSWERS: dict[Kind, tuple[str, Tone]] = {
+    "tells-more": ("No", "no"),
+    "tells-little-more": ("Hardly", "some"),
+    "tells-length-only": ("No: it is length", "no"),
+    "no-more-than-length": ("No: length does it", "no"),
+    "no-more-than-groups": ("No: groups do it", "no"),
+    "no-more-than-length-and-groups": ("No: length and groups do it", "no"),
+    "tells-nothing": ("No", "no"),
+    "not-enough-rows": ("Too few rows to say", "unknown"),
+    "tells-groups-only": ("Not known: it is the group", "unknown"),
+    "no-outcomes-to-judge": ("Not known yet", "unknown"),
+}
+"""The answer to "Sort by it?" where nothing speaks for a trial, and its colour; the best verdict first."""
+_WITHOUT_TARGETS: dict[Kind, str] = {
+    "not-enough-rows": " has {why}: there is nothing to sort by.",
+    "tells-length-only": " follows question length (rank correlation {length}): sorting by it is close to "
+    "sorting by length, which needs no model. What either is worth for training is not known.",
+    "tells-groups-only": " mostly says which {group} a row is from ({share:.0%} of its order): sorting by it "
+    "picks some of these before others. What that is worth for training is not known.",
+    "no-outcomes-to-judge": " is not question length (rank correlation {length}), but whether to sort by it "
+    "is not known: there is nothing to judge it by.",
+}
+_SENTENCES: dict[Kind, str] = {
+    "tells-more": " tells something about {target} that question length{or_group} does not: rank correlation "
+    "{left} at equal length{inside}. {advice}",
+    "tells-little-more": " adds next to nothing about {target} to question length{and_group}: rank "
+    "correlation {left} at equal length{inside}. {instead}",
+    "tells-length-only": " is question length by another name (rank correlation {length}): nothing of it is "
+    "left at equal length. {instead}",
+    "no-more-than-length": " tells no more about {target} than question length does: rank correlation "
+    "{overall} over all rows, {given_length} at equal length. {instead}",
+    "no-more-than-groups": " tells no more about {target} than which {group} a row is from: rank correlation "
+    "{overall} over all rows, {within} inside each. Choose among them by name, not by it.",
+    "no-more-than-length-and-groups": " tells no more about {target} than question length and {group} do: "
+    "rank correlation {overall} over all rows, {left} at equal length{inside}. {instead}",
+    "tells-nothing": " hardly goes with {target} (rank correlation {overall}){shuffling}",
+    "not-enough-rows": ": {rows:,} prompts with {target} are too few to say whether it tells more than "
+    "question length{or_group} does{needed}.",
+}
 
-_BEST_FIRST: tuple[Kind, ...] = (
-    "tells-more",
-    "tells-little-more",
-    "tells-length-only",
-    "no-more-than-length",
-    "no-more-than-groups",
-    "no-more-than-length-and-groups",
-    "tells-nothing",
-    "not-enough-rows",
-)
 
+def verdict(evidence: Evidence, group: str | None, *, level: float, looks: int) -> Verdict:
+    """The verdict on a signal: that of the target of which it tells most.
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """All that is known of one signal.
-
-    Attributes:
-        signal: its name.
-        rows: that have it; `constant` if they have one value.
-        length: its correlation with length.
-        explained: its rank variance between bins of like length, 0 to 1.
-        share: that between groups.
-        judged: its relations with targets.
-        lifts: of it and of length.
+    Args:
+        evidence: all that is known of it.
+        group: the column of groups, if there is one.
+        level: of the intervals that decide.
+        looks: how many decide together.
     """
-
-    signal: str
-    rows: int
-    constant: bool
-    length: Estimate
-    explained: float | None
-    share: GroupShare | None
-    judged: Sequence[Judged]
-    lifts: Sequence[Lift]
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """A verdict, the relation that decided (None without targets), and the end to train on first, if any."""
-
-    kind: Kind
-    judged: Judged | None
-    sort: Lift | None
+    kind, judged = _decide(evidence)
+    sort = sort_by(evidence) if kind == "tells-more" else None
+    return Verdict(
+        signal=evidence.signal,
+        verdict=kind,
+        sentence=evidence.signal + _sentence(evidence, kind, judged, sort, group),
+        banner=_banner(evidence) if _by_length(evidence) else None,
+        sort_first=None if sort is None else sort.end,
+        length=evidence.length,
+        explained=evidence.explained,
+        target=None if judged is None else judged.relation.target,
+        estimate=None if judged is None else _weaker(judged.beyond, judged.in_bins),
+        level=level,
+        looks=looks,
+    )
 
 
-def decide(evidence: Evidence) -> Decision:
-    """The verdict on a signal: that of the target of which it tells most."""
+def _decide(evidence: Evidence) -> tuple[Kind, Judged | None]:
+    """The verdict and the relation that decided; without targets only what a signal is can be said."""
     if evidence.constant or evidence.rows < _LEAST:
-        return Decision("not-enough-rows", None, None)
-    if not evidence.judged:
-        return Decision(_alone(evidence), None, None)
-    kinds = [(kind_of(judged), judged) for judged in evidence.judged]
-    kind, judged = min(kinds, key=lambda pair: (_BEST_FIRST.index(pair[0]), -_weight(*pair)))
-    return Decision(kind, judged, sort_by(evidence) if kind == "tells-more" else None)
+        return "not-enough-rows", None
+    if evidence.judged:
+        best_first = list(ANSWERS)
+        kinds = [(_kind_of(judged), judged) for judged in evidence.judged]
+        return min(kinds, key=lambda pair: (best_first.index(pair[0]), -_weight(*pair)))
+    share = evidence.share
+    if _by_length(evidence):
+        return "tells-length-only", None
+    if share is not None and (share.eta_squared or 0.0) > max(EXPLAINED**2, 2 * (share.by_chance or 0.0)):
+        return "tells-groups-only", None
+    return "no-outcomes-to-judge", None
+
+
+def _by_length(evidence: Evidence) -> bool:
+    """Whether length explains a signal, in one direction or in whatever form."""
+    return abs(evidence.length.value or 0.0) > EXPLAINED or (evidence.explained or 0.0) > EXPLAINED**2
 
 
 def _weight(kind: Kind, judged: Judged) -> float:
     """By which of several targets with one verdict the best is picked."""
     tells = kind in ("tells-more", "tells-little-more")
-    decisive = weaker(judged.beyond, judged.in_bins) if tells else judged.relation.overall
+    decisive = _weaker(judged.beyond, judged.in_bins) if tells else judged.relation.overall
     return abs(decisive.value or 0.0)
 
 
-def _alone(evidence: Evidence) -> Kind:
-    """Without targets only what a signal is can be said."""
-    if by_length(evidence):
-        return "tells-length-only"
-    share = evidence.share
-    if share is not None and (share.eta_squared or 0.0) > max(EXPLAINED**2, 2 * (share.by_chance or 0.0)):
-        return "tells-groups-only"
-    return "no-outcomes-to-judge"
-
-
-def by_length(evidence: Evidence) -> bool:
-    """Whether length explains the signal, in one direction or in whatever form."""
-    return abs(evidence.length.value or 0.0) > EXPLAINED or (evidence.explained or 0.0) > EXPLAINED**2
-
-
-def kind_of(judged: Judged) -> Kind:
+def _kind_of(judged: Judged) -> Kind:
     """The verdict on one relation."""
     relation, beyond, in_bins = judged.relation, judged.beyond, judged.in_bins
     if relation.overall.rows < _LEAST or relation.overall.value is None:
@@ -111,42 +138,30 @@ def kind_of(judged: Judged) -> Kind:
         return "tells-length-only"  # length leaves nothing of it
     if relation.overall.low is None:
         return "not-enough-rows"
-    side = sign(beyond)
-    if side and side == sign(in_bins):
-        return "tells-more" if abs(weaker(beyond, in_bins).value or 0.0) >= MATTERS else "tells-little-more"
-    if _reach(beyond) > _NARROW and not side:
+    side = _sign(beyond)
+    if side and side == _sign(in_bins):
+        return "tells-more" if abs(_weaker(beyond, in_bins).value or 0.0) >= MATTERS else "tells-little-more"
+    reach = 1.0 if beyond.low is None or beyond.high is None else max(abs(beyond.low), abs(beyond.high))
+    if reach > _NARROW and not side:
         return "not-enough-rows"
     if not _notable(relation.overall):
         return "tells-nothing"
     length = not (_notable(relation.given_length) and _notable(relation.within_length_bins))
     groups = relation.within_groups is not None and not _notable(relation.within_groups)
-    if length or groups:
-        return (
-            "no-more-than-length-and-groups"
-            if length and groups
-            else "no-more-than-length"
-            if length
-            else "no-more-than-groups"
-        )
-    both = relation.given_length_within_groups
-    sure = both is not None and not _notable(both)
-    return "no-more-than-length-and-groups" if sure else "not-enough-rows"
+    if length != groups:
+        return "no-more-than-length" if length else "no-more-than-groups"
+    both = (relation.given_length_within_groups, relation.within_length_bins_and_groups)
+    if length or not all(each is None or _notable(each) for each in both):
+        return "no-more-than-length-and-groups"
+    return "not-enough-rows"
 
 
-def weaker(first: Estimate, second: Estimate) -> Estimate:
+def _weaker(first: Estimate, second: Estimate) -> Estimate:
     """The correlation that lies nearer to 0."""
     return second if abs(second.value or 0.0) < abs(first.value or 0.0) else first
 
 
-def left(relation: Relation) -> Estimate:
-    """The rest of a relation after all controls, at 95 %: the weaker of the two that decide."""
-    return weaker(
-        relation.given_length_within_groups or relation.given_length,
-        relation.within_length_bins_and_groups or relation.within_length_bins,
-    )
-
-
-def sign(interval: Estimate) -> int:
+def _sign(interval: Estimate) -> int:
     """On which side of 0 an interval lies; 0 where it holds 0 or there is none."""
     if interval.low is None or interval.high is None:
         return 0
@@ -154,14 +169,7 @@ def sign(interval: Estimate) -> int:
 
 
 def _notable(correlation: Estimate) -> bool:
-    return sign(correlation) != 0 and abs(correlation.value or 0.0) >= MATTERS
-
-
-def _reach(interval: Estimate) -> float:
-    """How far an interval goes from 0."""
-    if interval.low is None or interval.high is None:
-        return 1.0
-    return max(abs(interval.low), abs(interval.high))
+    return _sign(correlation) != 0 and abs(correlation.value or 0.0) >= MATTERS
 
 
 def best_end(lifts: Sequence[Lift], column: str) -> Lift | None:
@@ -193,3 +201,293 @@ def sort_by(evidence: Evidence) -> Lift | None:
         if lift.column != evidence.signal and lift.target == best.target
     ]
     return best if (best.ratio.value or 0.0) > max(length, default=0.0) else None
+
+
+def _banner(evidence: Evidence) -> str:
+    """The warning for a signal that length explains."""
+    name, length, explained = evidence.signal, evidence.length, evidence.explained or 0.0
+    if abs(length.value or 0.0) >= math.sqrt(explained) - 0.1:
+        direction = "longer" if (length.value or 0.0) > 0 else "shorter"
+        return (
+            f"{name} is close to question length: rank correlation {_shown(length)}; {direction} questions "
+            "score higher."
+        )
+    return (
+        f"Question length explains {explained:.0%} of the order of {name}, though not in one direction "
+        f"(rank correlation {_shown(length)})."
+    )
+
+
+def _sentence(
+    evidence: Evidence, kind: Kind, judged: Judged | None, sort: Lift | None, group: str | None
+) -> str:
+    """The verdict in words behind the signal's name, with the advice whether to sort by it."""
+    length = _shown(evidence.length)
+    if judged is None:
+        why = "the same value in every row"
+        return _WITHOUT_TARGETS[kind].format(
+            why=why if evidence.constant else f"a value in {evidence.rows:,} rows only",
+            length=length,
+            group=group,
+            share=0.0 if evidence.share is None else evidence.share.eta_squared or 0.0,
+        )
+    relation = judged.relation
+    left = _weaker(
+        relation.given_length_within_groups or relation.given_length,
+        relation.within_length_bins_and_groups or relation.within_length_bins,
+    )
+    inside = "" if group is None else f" inside each {group}"
+    return _SENTENCES[kind].format(
+        target=relation.target,
+        rows=relation.overall.rows,
+        length=length,
+        overall=_shown(relation.overall),
+        given_length=_shown(_weaker(relation.given_length, relation.within_length_bins)),
+        within="" if relation.within_groups is None else _shown(relation.within_groups),
+        left=_shown(left),
+        group=group,
+        or_group="" if group is None else f" or {group}",
+        and_group="" if group is None else f" and {group}",
+        inside=inside,
+        advice=_advice(evidence, sort),
+        instead=_instead(evidence),
+        shuffling=_shuffling(evidence),
+        needed=_needed(judged, inside),
+    )
+
+
+def _advice(evidence: Evidence, sort: Lift | None) -> str:
+    """The advice for a signal that tells more."""
+    if not evidence.lifts:
+        return "What sorting by it is worth for training is not known without pass rates."
+    length = best_end(evidence.lifts, LENGTH)
+    if sort is not None:
+        control = "" if length is None else f" (by length: {_times(length)})"
+        return (
+            f"Its {sort.end} tenth carries {_times(sort)} the p (1 - p) of a random tenth{control}: sorting "
+            f"by it, {sort.end} first, is worth a trial."
+        )
+    if best_end(evidence.lifts, evidence.signal) is not None:
+        return "But length picks prompts to learn from at least as well: sort by length, if at all."
+    where = "But neither its ends nor its middle carry notably more p (1 - p) than a random batch"
+    return f"{where}: do not sort by it."
+
+
+def _instead(evidence: Evidence) -> str:
+    """The advice for a signal that adds nothing."""
+    if not evidence.lifts:
+        return "Sort by length, if at all: that needs no model."
+    length = best_end(evidence.lifts, LENGTH)
+    if length is None:
+        return "Do not sort by it; length picks no better batches than chance either."
+    order = {"highest": "longest", "lowest": "shortest"}.get(length.end, "middle")
+    return (
+        f"Length does it without a model: the {order} tenth carries {_times(length)} the p (1 - p) of a "
+        "random tenth."
+    )
+
+
+def _shuffling(evidence: Evidence) -> str:
+    """The advice for a signal that tells nothing."""
+    if (best := best_end(evidence.lifts, evidence.signal)) is None:
+        return ": sorting by it is no better than shuffling."
+    carries = f"carries {_times(best)} the p (1 - p) of a random tenth"
+    return f", though its {best.end} tenth {carries}: look at the figures before sorting by it."
+
+
+def _needed(judged: Judged, inside: str) -> str:
+    """About how many rows would do, by the width of the interval that decides."""
+    beyond = _weaker(judged.beyond, judged.in_bins)
+    if beyond.low is None or beyond.high is None:
+        return ""
+    needed = judged.relation.overall.rows * ((beyond.high - beyond.low) / 2 / MATTERS) ** 2
+    size = 10 ** (len(str(round(needed))) - 1)
+    return f" ({_shown(beyond)} at equal length{inside}; about {math.ceil(needed / size) * size:,} would do)"
+
+
+def headline(verdicts: Sequence[Verdict], worth: Sequence[Lift], roles: frozenset[str]) -> str:
+    """Whether to sort by any of the signals.
+
+    Args:
+        verdicts: one for each signal.
+        worth: the ends that are worth a trial.
+        roles: of the report's columns.
+    """
+    names = [verdict.signal for verdict in verdicts]
+    if not names:
+        return "The set has no scores to judge."
+    any_of = names[0] if len(names) == 1 else f"any of {len(names)} signals"
+    unknown = f"Whether sorting by {any_of} helps training is not known: there is nothing to judge it by"
+    if not roles & {"difficulty", "pass-rate", "learnability"}:
+        length = [verdict.signal for verdict in verdicts if verdict.banner is not None]
+        verb = "is" if len(length) == 1 else "are"
+        lead = f"{_listed(length)} {verb} close to question length. " if length else ""
+        return f"{lead}{unknown}."
+    if worth:
+        best = max(worth, key=lambda lift: lift.ratio.value or 0.0)
+        return (
+            f"Worth a trial: sort by {best.column}, {best.end} first; the first tenth then carries "
+            f"{_times(best)} the p (1 - p) of a random one. Compare with length and with no order."
+        )
+    if more := [verdict.signal for verdict in verdicts if verdict.verdict == "tells-more"]:
+        end = (
+            "yet picks no better batches than chance and length do: do not sort by it"
+            if "learnability" in roles
+            else "which says nothing yet of what to train on first"
+        )
+        verb = "tells" if len(more) == 1 else "tell"
+        return f"{_listed(more)} {verb} something that question length does not, {end}."
+    if all(verdict.verdict == "not-enough-rows" for verdict in verdicts):
+        return f"Too few rows to say whether sorting by {any_of} helps: do not rely on it."
+    if all(verdict.target is None for verdict in verdicts):
+        return f"{unknown} but the pass rates that it was made from."
+    if len(names) == 1:
+        return f"{names[0]} tells nothing that question length does not: do not sort by it."
+    return f"None of {len(names)} signals tells anything that question length does not: do not sort by them."
+
+
+def mostly_groups(document: Document) -> str | None:
+    """The one thing that matters most of a score that is mostly which group a prompt is from."""
+    first = next((verdict.signal for verdict in document.verdicts), None)
+    share = next((share for share in document.group_shares if share.column == first), None)
+    if share is None or share.eta_squared is None or share.eta_squared - (share.by_chance or 0.0) < _MOSTLY:
+        return None
+    group = document.about.group_column
+    return (
+        f"{share.eta_squared:.0%} of the order of {first} is which {group} a prompt is from. Sorting by it "
+        f"is choosing among these {share.groups:,} groups."
+    )
+
+
+def unknown(roles: frozenset[str], folder: str, rows: int, *, model: str, verifier: str | None) -> str | None:
+    """The question that needs pass rates, and the commands that measure them.
+
+    `model` is the set's own, `verifier` the one that fits its answers; None where it has none.
+    """
+    if roles & {"pass-rate", "learnability"}:
+        return None
+    text = "What the scores are worth for training cannot be said without pass rates. "
+    if "difficulty" in roles:
+        text += "A level is another judge's difficulty, and not what this model learns from. "
+    if verifier is None:
+        return (
+            f"{text}The set has no column of answers that a verifier could judge by: `gaincurate difficulty "
+            "rollout` takes one with --answer-column, or a verifier of your own, --verifier module:function."
+        )
+    references = max(1, min(512, rows))
+    command = ["gaincurate", "difficulty", "rollout", folder, "--out", "rollouts", "--model", model]
+    command += ["--verifier", verifier, "--reference", str(references)]
+    again = ["gaincurate", "report", folder, "--rollouts", "rollouts"]
+    if verifier == "reasoning-gym":  # which gives a little for wrong answers too
+        again += ["--success", "1"]
+    samples = RolloutConfig.model_fields["samples"].default
+    longest = RolloutConfig.model_fields["max_tokens"].default
+    completions = references * samples
+    return (
+        f"{text}A few hundred prompts are enough to begin with: `{shlex.join(command)}`, then "
+        f"`{shlex.join(again)}`. That is {references:,} prompts x {samples} = {completions:,} completions: "
+        f"{completions * longest:,} tokens at most (--max-tokens {longest}), {completions * _USUAL:,} with "
+        f"answers of {_USUAL} tokens. `--reference 16` first says how long yours are and how fast they come."
+    )
+
+
+def _shown(estimate: Estimate) -> str:
+    if estimate.value is None:
+        return "not defined"
+    if estimate.low is None or estimate.high is None or estimate.low == estimate.high:
+        return f"{estimate.value:+.2f}"
+    return f"{estimate.value:+.2f} ({estimate.low:+.2f} to {estimate.high:+.2f})"
+
+
+def _times(lift: Lift) -> str:
+    ratio = lift.ratio
+    return f"{ratio.value or 0.0:.2f} times ({ratio.low or 0.0:.2f} to {ratio.high or 0.0:.2f})"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing to do: a sentence, and the command for it where there is one."""
+
+    text: str
+    command: str | None = None
+
+
+def answer(document: Document, verdict: Verdict) -> tuple[str, Tone]:
+    """Whether to sort by a signal, in a word or two."""
+    if verdict.sort_first is not None:
+        return "Worth a trial", "yes"
+    if verdict.verdict == "tells-more" and not document.lifts:  # only outcomes show the worth of a level
+        return "Not known yet", "unknown"
+    return ANSWERS[verdict.verdict]
+
+
+def alike(document: Document) -> list[list[Verdict]]:
+    """Verdicts with one answer together; those that are worth a trial come first and stand alone."""
+    rows: dict[tuple[str, str | None], list[Verdict]] = {}
+    for each in sorted(document.verdicts, key=lambda verdict: verdict.sort_first is None):
+        alone = each.signal if each.sort_first is not None else None
+        rows.setdefault((each.verdict, alone), []).append(each)
+    return list(rows.values())
+
+
+def likewise(others: Sequence[Verdict]) -> str:
+    """The sentence after the first of several verdicts of one kind."""
+    return f" The same holds for {', '.join(other.signal for other in others)}." if others else ""
+
+
+def next_steps(document: Document) -> list[Step]:
+    """The next steps, the most useful first."""
+    steps = [Step(document.unknown)] if document.unknown else []
+    little = False
+    if (share := document.wasted) is not None and share.value is not None:
+        little = share.value < LITTLE_WASTE
+        advice = (
+            "Selecting prompts can gain little: train on random prompts with a smaller batch first, such as "
+            "4 prompts a step in place of 16."
+            if little
+            else "`gaincurate difficulty forecast` estimates the gain of selecting prompts."
+        )
+        interval = f"{share.low or 0.0:.0%} to {share.high or 0.0:.0%}"
+        groups = f"{share.value:.0%} of the groups of 8 rollouts in a uniform step ({interval})"
+        steps.append(Step(f"{groups} would teach nothing. {advice}"))
+    worth = {(verdict.signal, verdict.sort_first) for verdict in document.verdicts}
+    ends = [lift for lift in document.lifts if (lift.column, lift.end) in worth]
+    if ends:
+        steps.append(_trial(document, max(ends, key=lambda lift: lift.ratio.value or 0.0)))
+    elif document.unknown is None and document.verdicts and document.outcomes and not little:
+        text = (
+            "Select by the outcomes of the training, which are better evidence than any of these "
+            "signals: each pass omits most prompts whose rollouts are all right or all wrong."
+        )
+        steps.append(Step(text, _start(document, "posterior")))
+    elif document.unknown is None and document.verdicts:
+        text = "Draw prompts at random, which costs nothing:"
+        steps.append(Step(text, _start(document, "uniform")))
+    return steps
+
+
+def _trial(document: Document, best: Lift) -> Step:
+    text = (
+        f"Train by {best.column}, {best.end} first, and compare with question length and random order at "
+        "equal generated tokens. A correlation with pass rates does not show that training by the signal is "
+        "faster."
+    )
+    if best.end == "middle":  # no strategy begins in the middle of a column
+        return Step(text)
+    options = ["--ascending"] if best.end == "lowest" else []
+    if document.about.rows < _FEW:
+        options += ["--sigma", "0.1N"]
+    return Step(text, _start(document, "gain-rl", "--by", best.column, *options))
+
+
+def _start(document: Document, strategy: str, *options: str) -> str:
+    folder, run = document.about.folder, "run" if document.run is None else f"{document.run['folder']}-next"
+    # A round of all prompts would leave a strategy nothing to choose.
+    budget = min(1024, max(1, document.about.rows // 4))
+    rounds = min(200, math.ceil(_PASSES * document.about.rows / budget))
+    command = ["gaincurate", "schedule", "start", folder, "--run", run, "--strategy", strategy, *options]
+    return shlex.join([*command, "--budget", str(budget), "--rounds", str(rounds)])

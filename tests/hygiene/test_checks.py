@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -46,79 +45,34 @@ def test_every_check_finds_its_row_and_says_why(tmp_path: Path) -> None:
     scored, options = one_of_each(tmp_path)
     asked: list[str] = []
     told = [finding(scored, one, 5) for one in search(scored, options, tell=asked.append)]
-    assert [one.check for one in told] == asked == list(CHECKS)
-    assert [(one.rows, one.share) for one in told] == [
-        *[(1, 1 / 10)] * 4, (2, 2 / 10), (1, 1 / 10), (2, 2 / 10), (1, 1 / 10)
-    ]  # fmt: skip
-    assert [asdict(one)["examples"] for one in told] == [
-        [{"gc_id": "long", "text": "so many tokens", "with": "52 prompt tokens, more than 40"}],
-        [{"gc_id": "sentinel", "text": "no answer", "with": "the gold answer is 'n/a', which is no answer"}],
-        [
-            {
-                "gc_id": "word",
-                "text": "in words",
-                "with": "the gold answer is the text 'some number', where most golds are values",
-            }
-        ],
-        [
-            {
-                "gc_id": "broken",
-                "text": r"which \boxed{} one?",
-                "with": "the verifier gives the gold answer itself 0, not 1",
-            }
-        ],
-        [
-            {
-                "gc_id": "one",
-                "text": "how tall?",
-                "with": "two (the same question, answers '4' and '5'): How tall?",
-            },
-            {
-                "gc_id": "two",
-                "text": "How tall?",
-                "with": "one (the same question, answers '5' and '4'): how tall?",
-            },
-        ],
-        [
-            {
-                "gc_id": "leaked",
-                "text": "What is 2+2?",
-                "with": "shares 100% of the 13-grams of eval.jsonl row 0: what is 2 2",
-            }
-        ],
-        [
-            {
-                "gc_id": "again",
-                "text": LONG.upper(),
-                "with": f"fine (the same messages except for white space, case, Unicode form or LaTeX spelling): {LONG}",
-            },
-            {
-                "gc_id": "two",
-                "text": "How tall?",
-                "with": "one (the same messages except for white space, case, Unicode form or LaTeX spelling, another answer): how tall?",
-            },
-        ],
-        [
-            {
-                "gc_id": "near",
-                "text": LONG + " please",
-                "with": f"fine (0.95 of the token triples are shared): {LONG}",
-            }
-        ],
-    ]
-    json.dumps([asdict(one) for one in told])
+    same = "the same messages except for white space, case, Unicode form or LaTeX spelling"
+    expected = {
+        "overlong": {"long": "52 prompt tokens, more than 40"},
+        "sentinel-gold": {"sentinel": "the gold answer is 'n/a', which is no answer"},
+        "word-gold": {"word": "the gold answer is the text 'some number', where most golds are values"},
+        "broken-gold": {"broken": "the verifier gives the gold answer itself 0, not 1"},
+        "conflicting-gold": {
+            "one": "two (the same question, answers '4' and '5'): How tall?",
+            "two": "one (the same question, answers '5' and '4'): how tall?",
+        },
+        "contaminated": {"leaked": "shares 100% of the 13-grams of eval.jsonl row 0: what is 2 2"},
+        "duplicates": {"again": f"fine ({same}): {LONG}", "two": f"one ({same}, another answer): how tall?"},
+        "near-duplicates": {"near": f"fine (0.95 of the token triples are shared): {LONG}"},
+    }
+    assert [one.check for one in told] == asked == list(CHECKS) == list(expected)
+    texts = dict(zip(*(scored.column(name).to_pylist() for name in ("gc_id", "question")), strict=True))
+    for one in told:
+        assert {row["gc_id"]: row["with"] for row in one.examples} == expected[one.check]
+        assert (one.rows, one.share) == (len(one.examples), len(one.examples) / 10)
+        assert all(row["text"] == texts[row["gc_id"]] for row in one.examples)
 
 
 def test_only_what_was_asked_for_and_what_it_needs(tmp_path: Path) -> None:
     scored = asking(tmp_path / "set", ["a?", "a?", "b?"])
-    assert [one.check for one in search(scored, HygieneOptions())] == [
-        "sentinel-gold", "word-gold", "duplicates", "near-duplicates"
-    ]  # fmt: skip
+    by_default = ["sentinel-gold", "word-gold", "duplicates", "near-duplicates"]
+    assert [one.check for one in search(scored, HygieneOptions())] == by_default
     only = HygieneOptions(("overlong",), max_prompt_tokens=9)
     assert [(one.check, len(one.hits)) for one in search(scored, only)] == [("overlong", 0)]
-    assert [finding(scored, one, 0).examples for one in search(scored, HygieneOptions(("duplicates",)))] == [
-        []
-    ]
 
 
 def test_dropping_leaves_one_of_each_kind_and_each_row_once(tmp_path: Path) -> None:

@@ -67,22 +67,23 @@ def test_a_row_is_found_when_it_shares_an_n_gram_or_is_the_question(
             assert not found(once, file, ngram).hits
 
 
-def test_twelve_words_in_a_row_are_too_few_and_thirteen_are_enough(tmp_path: Path) -> None:
+def test_thirteen_words_in_a_row_are_enough_and_a_short_question_counts_only_as_a_whole(
+    tmp_path: Path,
+) -> None:
     words = LONG.split()
-    scored = asking(tmp_path / "set", [" ".join(words[:12]) + " else", " ".join(words[:13]) + " else"])
-    told = found(scored, evals(tmp_path / "e.jsonl", [LONG]))
-    assert [hit.place for hit in told.hits] == [1]
+    rows = [
+        " ".join(words[:12]) + " else",
+        " ".join(words[:13]) + " else",
+        "What is 2+2?",
+        "What is 2+2? Why?",
+    ]
+    told = found(asking(tmp_path / "set", rows), evals(tmp_path / "e.jsonl", [LONG, "what is 2 + 2"]))
+    assert [hit.place for hit in told.hits] == [1, 2]
     assert told.hits[0].facts["shared"] == " ".join(words[:13])
     assert told.note == (
-        "in 0 of these rows half of a question's 13-grams or more; 1 of 1 evaluation questions are in the set; 0 have no 13-gram of their own and were compared as a whole"
+        "in 1 of these rows half of a question's 13-grams or more; 2 of 2 evaluation questions are in the set; "
+        "1 have no 13-gram of their own and were compared as a whole"
     )
-
-
-def test_a_short_question_counts_only_as_a_whole(tmp_path: Path) -> None:
-    scored = asking(tmp_path / "set", ["What is 2+2?", "What is 2+2? And what is 3+3?"])
-    told = found(scored, evals(tmp_path / "e.jsonl", ["what is 2 + 2"]))
-    assert [hit.place for hit in told.hits] == [0]
-    assert "1 have no 13-gram of their own and were compared as a whole" in told.note
 
 
 def test_a_phrase_of_several_questions_is_no_question(tmp_path: Path) -> None:

@@ -22,25 +22,10 @@ def found(scored: ScoredSet) -> CheckResult:
     return duplicates(scored, np.ones(len(scored), bool), "answer")
 
 
-def groups(texts: list[str], hits: CheckResult) -> set[frozenset[str]]:
-    """The groups as sets of texts, a text's copies numbered."""
-    heads = {hit.place: hit.other for hit in hits.hits}
-    members: dict[int, list[int]] = {}
-    for place in range(len(texts)):
-        members.setdefault(heads.get(place) or 0 if place in heads else place, []).append(place)
-    return {frozenset((texts[place], texts.count(texts[place])) for place in own) for own in members.values()}  # type: ignore[misc]
-
-
 def same(one: str, other: str) -> bool:
     """An oracle that knows the texts above."""
-    classes = [
-        {"What is 1?", "what  is 1?"},
-        {"what is 1 ?"},
-        {"caf\u00e9?", "cafe\u0301?"},
-        {"2\u00b3"},
-        {"23"},
-    ]
-    return any({one, other} <= kind for kind in classes)
+    classes = [{"What is 1?", "what  is 1?"}, {"caf\u00e9?", "cafe\u0301?"}]
+    return one == other or any({one, other} <= kind for kind in classes)
 
 
 @given(st.lists(TEXTS, min_size=1, max_size=12))

@@ -10,7 +10,7 @@ from gaincurate.difficulty.verifier import VerifierConfig
 from gaincurate.errors import InputError
 from gaincurate.hygiene.checks import broken_gold, conflicting_gold
 from gaincurate.hygiene.findings import CheckResult
-from gaincurate.hygiene.golds import sentinel_gold, word_gold
+from gaincurate.hygiene.golds import unusable_gold
 from gaincurate.hygiene.options import HygieneOptions
 from questions import asking
 
@@ -81,5 +81,5 @@ def test_golds_that_are_no_answers(
 ) -> None:
     scored = asking(tmp_path / "set", [f"question {place}?" for place in range(len(golds))], golds)
     alive = np.ones(len(scored), bool)
-    assert [hit.place for hit in sentinel_gold(scored, alive, "answer").hits] == sentinels
-    assert [hit.place for hit in word_gold(scored, alive, "answer").hits] == words
+    for check, expected in (("sentinel-gold", sentinels), ("word-gold", words)):
+        assert [hit.place for hit in unusable_gold(check, scored, alive, "answer").hits] == expected

@@ -16,7 +16,7 @@ import tiny
 from command import run as gaincurate
 from gaincurate.report.build import report
 from gaincurate.report.document import Document
-from gaincurate.report.verdict_text import next_steps
+from gaincurate.report.verdict import next_steps
 
 ROWS = 3
 

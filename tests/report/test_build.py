@@ -13,20 +13,24 @@ from scipy import stats
 
 import dots_runs
 import runs
-from column_sets import column_set, ids
+from column_sets import column_set, ids, rates_file
 from command import run as gaincurate
 from gaincurate.core.artifact import Artifact
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty import rollout_set
 from gaincurate.difficulty.engine import Completion
+from gaincurate.difficulty.metrics import COLUMNS
+from gaincurate.difficulty.pass_rates import read_pass_rates
 from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.report.build import report
-from gaincurate.report.document import Document, Relation, from_json, to_json
+from gaincurate.report.document import Document, from_json, to_json
 from gaincurate.report.formatting import number
+from gaincurate.report.length_free import derive
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
 
 ROWS = 150
+COLUMN = COLUMNS["difficulty"]
 
 
 def world(folder: Path, rows: int = ROWS, seed: int = 0) -> tuple[Path, np.ndarray]:
@@ -42,16 +46,6 @@ def world(folder: Path, rows: int = ROWS, seed: int = 0) -> tuple[Path, np.ndarr
         "level": pa.array([f"Level {k}" for k in np.round(5 * rate).astype(int)]),
     }
     return column_set(folder / "set", length, scores, source), rate
-
-
-def rates_file(path: Path, rate: np.ndarray, samples: int = 8, seed: int = 1) -> Path:
-    wins = np.random.default_rng(seed).binomial(samples, rate)
-    pq.write_table(pa.table({"gc_id": ids(len(rate)), "wins": wins, "losses": samples - wins}), path)
-    return path
-
-
-def relation(document: Document, signal: str, target: str) -> Relation:
-    return next(r for r in document.relations if (r.signal, r.target) == (signal, target))
 
 
 def test_every_correlation_is_scipys_over_the_rows_that_have_both(tmp_path: Path) -> None:
@@ -83,14 +77,11 @@ def test_every_correlation_is_scipys_over_the_rows_that_have_both(tmp_path: Path
         expected = stats.spearmanr(a[both], b[both]).statistic
         assert correlation.value == pytest.approx(expected, abs=1e-9)
         assert correlation.rows == rows == both.sum()
-
-
-def test_relations_rest_on_the_same_rows(tmp_path: Path) -> None:
-    folder, rate = world(tmp_path)
-    document = report(folder, rollouts=[rates_file(tmp_path / "r.parquet", rate)])
-    found = relation(document, "gc_angle_inter", "p(1-p) (r.parquet)")
-    assert found.within_groups is not None
-    assert found.overall.rows == found.given_length.rows == found.within_groups.rows < ROWS
+    for each in document.relations:  # all figures of a relation rest on the same rows
+        inner = (each.within_groups, each.given_length_within_groups, each.within_length_bins_and_groups)
+        figures = (each.given_length, each.within_length_bins, *inner)
+        assert {figure.rows for figure in figures if figure is not None} == {each.overall.rows}
+        assert None not in inner
     assert (document.about.group_column, document.about.groups) == ("task", 3)
 
 
@@ -170,29 +161,22 @@ def test_each_group_has_its_observed_rates_by_a_plain_loop(tmp_path: Path) -> No
         assert found.teaches == pytest.approx(sum(0 < w < 4 for w in wins) / len(wins))
         assert found.variance == pytest.approx(sum(w * (4 - w) / (4 * 3) for w in wins) / len(wins))
     assert report(folder).group_rates == []
-    assert from_json(json.loads(json.dumps(to_json(document), allow_nan=False))) == document
 
 
-def test_rates_of_unknown_numbers_of_rollouts_have_no_variance(tmp_path: Path) -> None:
+def test_rates_of_unknown_numbers_have_no_variance_and_two_files_of_one_name_are_two(tmp_path: Path) -> None:
     folder, rate = world(tmp_path)
-    pq.write_table(pa.table({"gc_id": ids(ROWS), "pass_rate": rate}), tmp_path / "p.parquet")
-    document = report(folder, rollouts=[tmp_path / "p.parquet"])
-    (found,) = document.outcomes
-    assert (found.learnability, found.rollouts, found.ceiling) == (None, None, None)
+    paths = [tmp_path / name / "p.parquet" for name in "ab"]
+    for path in paths:
+        path.parent.mkdir()
+        pq.write_table(pa.table({"gc_id": ids(ROWS), "pass_rate": rate}), path)
+    document = report(folder, rollouts=paths)
     assert document.lifts == []
-    assert found.notes == [
-        "How many rollouts stand behind a rate is not known, so p (1 - p) and the ceiling are not."
-    ]
-
-
-def test_two_files_of_one_name_are_two_outcomes(tmp_path: Path) -> None:
-    folder, rate = world(tmp_path)
-    paths = []
-    for name in "ab":
-        (tmp_path / name).mkdir()
-        paths.append(rates_file(tmp_path / name / "r.parquet", rate))
-    names = [outcome.name for outcome in report(folder, rollouts=paths).outcomes]
-    assert names == ["pass rate (r.parquet)", "pass rate (r.parquet) 2"]
+    assert [each.name for each in document.outcomes] == ["pass rate (p.parquet)", "pass rate (p.parquet) 2"]
+    for each in document.outcomes:
+        assert (each.learnability, each.rollouts, each.ceiling) == (None, None, None)
+        assert each.notes == [
+            "How many rollouts stand behind a rate is not known, so p (1 - p) and the ceiling are not."
+        ]
 
 
 def test_pass_rates_of_another_set_are_refused(tmp_path: Path) -> None:
@@ -240,14 +224,6 @@ def test_a_run_over_another_set_is_said(tmp_path: Path) -> None:
     assert any(f"{run.folder} goes by another scored set than {other}" in note for note in notes)
 
 
-def test_the_same_inputs_give_the_same_bytes_and_json_that_reads_back(tmp_path: Path) -> None:
-    folder, rate = world(tmp_path)
-    path = rates_file(tmp_path / "r.parquet", rate)
-    first, second = (report(folder, rollouts=[path]) for _ in range(2))
-    assert json.dumps(to_json(first)) == json.dumps(to_json(second))
-    assert from_json(json.loads(json.dumps(to_json(first), allow_nan=False))) == first
-
-
 def test_order_of_rows_and_shards_changes_no_correlation(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     length, angle, level = random.integers(5, 90, 200), random.normal(size=200), random.integers(1, 6, 200)
@@ -267,11 +243,60 @@ def test_order_of_rows_and_shards_changes_no_correlation(tmp_path: Path) -> None
 @pytest.mark.parametrize("rows", [1, 2, 3, 9, 10, 31])
 def test_any_number_of_rows_makes_a_document(tmp_path: Path, rows: int) -> None:
     folder, rate = world(tmp_path, rows, seed=rows)
-    document = report(folder, rollouts=[rates_file(tmp_path / "r.parquet", rate)])
-    assert from_json(json.loads(json.dumps(to_json(document), allow_nan=False))) == document
+    document, again = (report(folder, rollouts=[rates_file(tmp_path / "r.parquet", rate)]) for _ in range(2))
+    written = json.dumps(to_json(document), allow_nan=False)
+    assert from_json(json.loads(written)) == document
+    assert json.dumps(to_json(again)) == written
     assert document.about.rows == rows
     if rows < 30:
         assert {verdict.verdict for verdict in document.verdicts} == {"not-enough-rows"}
+
+
+def observed_column(folder: Path, rates: Path) -> str:
+    """Write the failure rates of a file as the column of difficulty, as `difficulty predict` does."""
+    (made_of,) = read_pass_rates(rates)
+    how = {"made_by": "a test", "outcomes": made_of.source}
+    ScoredSet(folder).add_column(COLUMN, made_of.ids, pa.array(made_of.failure, pa.float32()), how)
+    return COLUMN
+
+
+def judged_by(document: Document, *signals: str) -> set[str]:
+    return {r.target for r in document.relations if r.signal in signals}
+
+
+def test_a_column_is_not_judged_by_the_pass_rates_that_made_it_nor_is_one_made_from_it(
+    tmp_path: Path,
+) -> None:
+    folder, rate = world(tmp_path)
+    own = rates_file(tmp_path / "own.parquet", rate)
+    fresh = rates_file(tmp_path / "new.parquet", rate, seed=2)
+    observed_column(folder, own)
+    first = derive(ScoredSet(folder), COLUMN, "rank-in-bin").name
+    second = derive(ScoredSet(folder), first, "rank-in-bin").name
+    document = report(folder, rollouts=[own, fresh])
+    for name in (COLUMN, first, second):
+        assert judged_by(document, name) == {"level", "pass rate (new.parquet)", "p(1-p) (new.parquet)"}
+        assert f"{name} was made from pass rate (own.parquet) and is not judged by it." in document.notes
+
+
+def test_nor_by_a_later_state_of_the_same_file(tmp_path: Path) -> None:
+    folder, rate = world(tmp_path)
+    own = rates_file(tmp_path / "own.parquet", rate[:100])
+    observed_column(folder, own)
+    document = report(folder, rollouts=[rates_file(own, rate)])
+    assert judged_by(document, COLUMN) == {"level"}
+    said = f"{COLUMN} was made from another state of pass rate (own.parquet) and is not judged by it."
+    assert said in document.notes
+
+
+def test_signals_that_only_the_same_rates_could_judge_are_not_said_to_tell_nothing(tmp_path: Path) -> None:
+    folder = column_set(tmp_path / "set", np.arange(5, 105), {})
+    own = rates_file(tmp_path / "own.parquet", np.linspace(0, 1, 100))
+    observed_column(folder, own)
+    assert report(folder, rollouts=[own]).headline == (
+        f"Whether sorting by {COLUMN} helps training is not known: there is nothing to judge it by but the "
+        "pass rates that it was made from."
+    )
 
 
 def finished(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:

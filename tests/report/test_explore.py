@@ -124,7 +124,7 @@ def test_long_texts_are_cut_where_all_of_them_would_be_too_much(
     prompt_set: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(explore, "_CHARACTERS", 10_000)
-    monkeypatch.setattr(explore, "_LONGEST", (5000, 100))
+    monkeypatch.setattr(explore, "_LONGEST", (5000, 100, 10))
     text = prompt_pages.page(prompt_set)
     assert max(map(len, prompt_pages.data(text)["prompts"][:3])) == 100
     assert "Texts are cut after 100 characters." in Reader(text).text

@@ -107,15 +107,14 @@ def test_a_column_sorts_both_ways_and_no_value_comes_last(
 
 def test_pages_turn(browser: Chromium, page: Path) -> None:
     browser.open(page, prefers_reduced_motion="reduce")
-    first = browser.run(SHOWN)
+    first, number = browser.run(SHOWN), "document.getElementById('page').textContent"
     click(browser, "#after")
     click(browser, "#after")
-    assert browser.run("document.getElementById('page').textContent") == "Page 3 of 3"
-    assert len(browser.run(SHOWN)) == 10
+    assert (browser.run(number), len(browser.run(SHOWN))) == ("Page 3 of 3", 10)
     assert browser.run("document.getElementById('after').disabled") is True
     write(browser, "#find", "What")
     assert browser.run(SHOWN) != first  # without the hostile prompt
-    assert browser.run("document.getElementById('page').textContent") == "Page 1 of 3"
+    assert browser.run(number) == "Page 1 of 3"
 
 
 def test_the_options_that_are_copied_choose_what_is_shown(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -34,48 +35,26 @@ def test_shown_text_can_be_written_and_is_left_alone_the_second_time(text: str) 
 
 
 @pytest.mark.parametrize(
-    ("value", "seen"),
+    ("form", "values", "seen"),
     [
-        (None, "–"),
-        (0.0, "0"),
-        (0.123456, "0.123"),
-        (-0.00123, "−0.00123"),
-        (12.3456, "12.3"),
-        (12345.6, "12,346"),
-        (1e-12, "1.00e−12"),
-        (-2.5e12, "−2.50e+12"),
+        (
+            formatting.number,
+            [None, 0.0, 0.123456, -0.00123, 12.3456],
+            ["–", "0", "0.123", "−0.00123", "12.3"],
+        ),
+        (formatting.number, [12345.6, 1e-12, -2.5e12], ["12,346", "1.00e−12", "−2.50e+12"]),
+        (formatting.signed, [0.123, -0.3, 1.0, None], ["+0.12", "−0.30", "+1.00", "–"]),
+        (formatting.signed, [-0.001, 0.0], ["0.00", "0.00"]),
+        (formatting.share, [0.0, 1.0, 0.5, 0.0345, None], ["0 %", "100 %", "50 %", "3.5 %", "–"]),
+        (formatting.share, [0.9967, 0.0004, 0.9996], ["99.7 %", "< 0.1 %", "> 99.9 %"]),
+        (formatting.seconds, [9.96, 59.4, 200, 7500], ["10.0 s", "59 s", "3 min 20 s", "2 h 05 min"]),
     ],
 )
-def test_numbers(value: float | None, seen: str) -> None:
-    assert formatting.number(value) == seen
+def test_numbers(form: Any, values: list[float | None], seen: list[str]) -> None:
+    assert [form(value) for value in values] == seen
 
 
 @given(st.floats(-1e300, 1e300))
 def test_a_number_says_its_value_to_three_digits(value: float) -> None:
     seen = float(formatting.number(value).replace(",", "").replace("−", "-"))
     assert math.isclose(seen, value, rel_tol=0.006)
-
-
-@pytest.mark.parametrize(
-    ("value", "seen"),
-    [(0.123, "+0.12"), (-0.3, "−0.30"), (-0.001, "0.00"), (0.0, "0.00"), (1.0, "+1.00"), (None, "–")],
-)
-def test_correlations_have_a_sign_and_none_where_they_are_nothing(value: float | None, seen: str) -> None:
-    assert formatting.signed(value) == seen
-
-
-@pytest.mark.parametrize(
-    ("value", "seen"),
-    [
-        (0.0, "0 %"),
-        (1.0, "100 %"),
-        (0.5, "50 %"),
-        (0.0345, "3.5 %"),
-        (0.9967, "99.7 %"),
-        (0.0004, "< 0.1 %"),
-        (0.9996, "> 99.9 %"),
-        (None, "–"),
-    ],
-)
-def test_a_share_is_none_or_all_only_where_it_is(value: float | None, seen: str) -> None:
-    assert formatting.share(value) == seen

@@ -1,4 +1,4 @@
-"""Batches that a column picks, predictions and noise, by hand and against draws from a known truth."""
+"""Batches that a column picks and rows in bins, by plain loops and against draws from a known truth."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from scipy import stats
 
 from gaincurate.core.stats import Estimate
 from gaincurate.difficulty.metrics import pass_variance
+from gaincurate.report.build import BINS, QUARTILES, scatter
 from gaincurate.report.document import ENDS, Lift
-from gaincurate.report.lift import _towards, lift
+from gaincurate.report.relations import lift, towards
 from gaincurate.report.verdict import best_end
 
 
@@ -76,6 +77,24 @@ def test_noise_seldom_has_an_end_that_surely_carries_more() -> None:
     for _ in range(300):
         wins = random.binomial(8, random.random(256))
         outcome, values = wins * (8 - wins) / 56, random.normal(size=256)
-        ends = [Lift("s", "t", end, 0.1, lift(_towards(values, end), outcome)) for end in ENDS]
+        ends = [Lift("s", "t", end, 0.1, lift(towards(values, end), outcome)) for end in ENDS]
         found += best_end(ends, "s") is not None
     assert found <= 24  # at one look each it is 40
+
+
+@given(st.lists(st.tuples(st.integers(1, 4000), st.floats(-10, 10) | st.just(float("nan"))), max_size=60))
+def test_a_scatter_holds_every_row_in_its_bin(rows: list[tuple[int, float]]) -> None:
+    lengths, signal = np.array([*rows, (7, 1.0)], float).T
+    found = scatter("s", signal, lengths)
+    known = ~np.isnan(signal)
+    assert sum(map(sum, found.counts)) == known.sum()
+    assert found.x_edges == sorted(found.x_edges)
+    assert len(found.counts) == len(found.quartiles) == len(found.x_edges) - 1 <= BINS
+    assert all(len(row) == len(found.y_edges) - 1 == BINS for row in found.counts)
+    ends = [-np.inf, *found.x_edges[1:-1], np.inf]
+    for low, high, counts, quartiles in zip(ends[:-1], ends[1:], found.counts, found.quartiles, strict=True):
+        inside = known & (lengths >= low) & (lengths < high)
+        assert sum(counts) == inside.sum()
+        assert len(quartiles) == (3 if inside.sum() >= 10 else 0)
+        if quartiles:
+            assert quartiles == pytest.approx(np.quantile(signal[inside], QUARTILES))

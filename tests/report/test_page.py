@@ -15,7 +15,7 @@ from gaincurate.report.build import report
 from gaincurate.report.contents import to_html
 from gaincurate.report.formatting import typeset
 from gaincurate.report.html import prose
-from gaincurate.report.verdict_text import alike
+from gaincurate.report.verdict import alike
 from html_reader import Reader
 
 # Markup, ends of elements and comments, quotes, a template's own marks, lines that end, text turned round, no shape.

@@ -84,13 +84,14 @@ def test_one_text_in_twenty_may_be_unreadable() -> None:
 def test_columns_can_be_named(tmp_path: Path) -> None:
     source = {"seed": pa.array(range(12)), "text": texts("one", "two")}
     assert read(tmp_path, source, columns=["seed"]).names("difficulty") == ["seed"]
-    with pytest.raises(InputError) as missing:
-        read(tmp_path / "a", source, columns=["size"])
-    assert str(missing.value) == (
-        f"--columns size: {tmp_path}/a/set has no such column; it has question, seed, text."
-    )
-    with pytest.raises(InputError, match="--columns text: it holds string, and no numbers can be read in it"):
-        read(tmp_path / "b", source, columns=["text"])
+    for name, sentence in (
+        ("size", "has no such column; it has question, seed, text."),
+        ("text", "it holds string, and no numbers can be read in it."),
+    ):
+        with pytest.raises(InputError) as refused:
+            read(tmp_path / name, source, columns=[name])
+        assert str(refused.value).startswith(f"--columns {name}: ")
+        assert str(refused.value).endswith(sentence)
 
 
 def test_infinite_values_count_as_missing(tmp_path: Path) -> None:
@@ -99,20 +100,30 @@ def test_infinite_values_count_as_missing(tmp_path: Path) -> None:
     assert np.isnan(table.values["level"]).sum() == 3
 
 
-def test_groups_are_found_by_name_largest_first(tmp_path: Path) -> None:
-    source = {"topic": texts("b", "a", "a"), "source": texts("only one")}
-    table = read(tmp_path, source)
-    assert table.groups is not None
-    assert (table.groups.column, table.groups.names) == ("topic", ["a", "b"])
-    assert table.groups.codes.tolist() == [1, 0, 0] * 4
-    assert table.group_how == "found by its name; --group-column names another"
+FOUND = "found by its name; --group-column names another"
+NONE = "no column looks like a source or a task with two groups or more; --group-column names one"
 
 
-def test_rows_without_a_group_are_one(tmp_path: Path) -> None:
-    table = read(tmp_path, {"kind": texts("x", None, "x")}, group_column="kind")
-    assert table.groups is not None
-    assert table.groups.names == ["x", "(none)"]
-    assert table.group_how == "named by --group-column"
+@pytest.mark.parametrize(
+    ("source", "named", "names", "how"),
+    [
+        ({"topic": ["b", "a", "a"], "source": ["only one"]}, None, ["a", "b"], FOUND),
+        ({"topic": ["t1", "t2", "t3", "t4"]}, None, ["t1", "t2", "t3", "t4"], FOUND),
+        ({"topic": ["t1", "t2", "t3", "t4", "t5"]}, None, None, NONE),  # a group for every two rows
+        ({"task": ["x"]}, None, None, NONE),
+        ({"kind": ["x", None, "x"]}, "kind", ["x", "(none)"], "named by --group-column"),
+    ],
+)
+def test_groups_are_found_by_name_or_named_largest_first(
+    tmp_path: Path, source: dict[str, list[str | None]], named: str | None, names: list[str] | None, how: str
+) -> None:
+    table = read(tmp_path, {name: texts(*values) for name, values in source.items()}, group_column=named)
+    assert table.group_how == how
+    assert (None if table.groups is None else table.groups.names) == names
+    if table.groups is not None and names is not None:
+        column = source[table.groups.column]
+        told = [names[code] for code in table.groups.codes]
+        assert told == [column[row % len(column)] or "(none)" for row in range(12)]
 
 
 @pytest.mark.parametrize(
@@ -129,20 +140,6 @@ def test_a_group_column_that_cannot_be_one_is_refused(tmp_path: Path, name: str,
         read(tmp_path, source, group_column=name)
     assert str(refused.value).startswith(f"--group-column {name}: ")
     assert str(refused.value).endswith(sentence)
-
-
-@pytest.mark.parametrize(("count", "found"), [(4, True), (5, False)])
-def test_a_column_with_a_group_for_every_few_rows_is_not_found(
-    tmp_path: Path, count: int, found: bool
-) -> None:
-    table = read(tmp_path, {"topic": texts(*(f"t{k}" for k in range(count)))})
-    assert (table.groups is not None) is found
-
-
-def test_without_a_likely_column_there_are_no_groups(tmp_path: Path) -> None:
-    table = read(tmp_path, {"task": texts("x")})
-    assert table.groups is None
-    assert "--group-column names one" in table.group_how
 
 
 def test_a_set_without_rows_has_nothing_to_report(tmp_path: Path) -> None:
