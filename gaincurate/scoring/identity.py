@@ -15,11 +15,10 @@ import torch
 import gaincurate
 from gaincurate.core.prompts import Columns
 from gaincurate.core.schema import FORMAT
-from gaincurate.errors import InputError
+from gaincurate.errors import InputError, ModelError
 from gaincurate.scoring.config import DEVICE, MachineConfig, ScoreConfig
 from gaincurate.scoring.model import tokenizer_fingerprint
 from gaincurate.scoring.model_files import ModelFiles
-from gaincurate.scoring.prefill import resolve_layer
 from gaincurate.scoring.readers.source import Source
 from gaincurate.scoring.segment import RULE, Segmenter
 from gaincurate.scoring.signals import LOGITS_MEMORY
@@ -149,8 +148,12 @@ def make_identity(
     """
     layer = None
     if config.site == "mlp_input":
-        text = model.config.get_text_config(decoder=True)
-        layer = resolve_layer(config.layer, text.num_hidden_layers)
+        depth = model.config.get_text_config(decoder=True).num_hidden_layers
+        if not -depth <= config.layer < depth:
+            raise ModelError(
+                f"--layer {config.layer}: the model has layers 0 to {depth - 1} (or -{depth} to -1)."
+            )
+        layer = config.layer % depth
     elif config.layer != -1:
         raise InputError(
             f"--layer {config.layer} goes with --site mlp_input; final_norm stands after the last layer."

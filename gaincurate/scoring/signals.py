@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -157,79 +157,61 @@ def _gap(logits: Tensor, expected: Tensor) -> float:
     return float((torch.where(alike, 0.0, got - wanted).norm(dim=-1) / length).max())
 
 
-@dataclass(frozen=True, slots=True)
-class AngleScores:
-    """Per prompt: its score, None where the hidden states are not finite; and how many of its scored tokens
-    are zero vectors, which have no direction and count as tokens that add nothing.
-    """
-
-    scores: list[Score | None]
-    zero_vectors: list[int]
-
-
 def angle_scores(
     states: PackedStates,
     prompts: Sequence[Segmented],
     *,
     inter_weight: float = 1.0,
     backend: Backend = "auto",
-) -> AngleScores:
+) -> list[tuple[Score | None, int]]:
     """Scores of a batch.
 
     `angle` = `angle_intra` + `inter_weight` * `angle_inter` (GAIN-RL: weight 1); without a prefix there
     is no inter term and `angle` is `angle_intra` alone.
+
+    Returns:
+        Per prompt: its score, None where the hidden states are not finite; and how many of its scored tokens
+        are zero vectors, which have no direction and count as tokens that add nothing.
     """
     count = len(prompts)
     bounds = torch.cat([states.questions, states.prefixes])  # [2 * prompts, 2]
     sums = segment_unit_sums(states.hidden, bounds, norm=states.norm, backend=backend)
-    prefixes, prefix_of = _with_shared(states, sums.rows(count, 2 * count), backend)
-    angles = angle_concentration(sums.rows(0, count), prefixes, prefix_of, backend=backend)
-    zeros = sums.zeros[:count] + prefixes.zeros[prefix_of.to(prefixes.zeros.device)]
-    # One table, so that a GPU is waited for once.
-    table = torch.stack([angles.intra, angles.inter, angles.intra_offdiag, zeros.double()], 1).tolist()
-    scores = [
-        _score(prompt, intra, inter, offdiag, inter_weight)
-        for prompt, (intra, inter, offdiag, _) in zip(prompts, table, strict=True)
-    ]
-    return AngleScores(scores, [int(row[3]) for row in table])
-
-
-def _with_shared(states: PackedStates, own_prefixes: UnitSums, backend: Backend) -> tuple[UnitSums, Tensor]:
-    """Every prompt's own prefix and, after them, the shared ones; and which row is whose."""
-
-    def compute(hidden: Tensor) -> UnitSums:
-        whole = torch.tensor([[0, len(hidden)]])
-        return segment_unit_sums(hidden, whole, norm=states.norm, backend=backend)
-
-    rows = torch.arange(len(states.shared))
+    # Every prompt's own prefix and, after them, the shared ones; and which row is whose.
+    prefixes, rows = [sums.rows(count, 2 * count)], torch.arange(count)
     distinct = list(dict.fromkeys(prefix for prefix in states.shared if prefix is not None))
+    for prefix in distinct:
+        if prefix.sums is None:
+            assert prefix.hidden is not None
+            whole = torch.tensor([[0, prefix.tokens]])
+            prefix.sums = segment_unit_sums(prefix.hidden, whole, norm=states.norm, backend=backend)
+            prefix.hidden = None
+        prefixes.append(prefix.sums)
     for place, prefix in enumerate(states.shared):
         if prefix is not None:
-            rows[place] = len(own_prefixes.counts) + distinct.index(prefix)
-    parts = [own_prefixes, *(prefix.sums(compute) for prefix in distinct)]
+            rows[place] = count + distinct.index(prefix)
     joined = UnitSums(
-        torch.cat([part.sums for part in parts]),
-        torch.cat([part.counts for part in parts]),
-        torch.cat([part.zeros for part in parts]),
+        *(torch.cat([getattr(p, name) for p in prefixes]) for name in ("sums", "counts", "zeros"))
     )
-    return joined, rows
-
-
-def _score(
-    prompt: Segmented, intra: float, inter: float, offdiag: float, inter_weight: float
-) -> Score | None:
-    has_prefix = prompt.prefix > 0
-    if not math.isfinite(intra) or (has_prefix and not math.isfinite(inter)):
-        return None
-    return Score(
-        prompt_tokens=len(prompt.token_ids),
-        prefix_tokens=prompt.prefix,
-        question_tokens=prompt.question_tokens,
-        angle=intra + inter_weight * inter if has_prefix else intra,
-        angle_intra=intra,
-        angle_inter=inter if has_prefix else None,
-        angle_intra_offdiag=offdiag if prompt.question_tokens > 1 else None,
-    )
+    angles = angle_concentration(sums.rows(0, count), joined, rows, backend=backend)
+    zeros = sums.zeros[:count] + joined.zeros[rows.to(joined.zeros.device)]
+    # One table, so that a GPU is waited for once.
+    table = torch.stack([angles.intra, angles.inter, angles.intra_offdiag, zeros.double()], 1).tolist()
+    scores: list[tuple[Score | None, int]] = []
+    for prompt, (intra, inter, offdiag, zero) in zip(prompts, table, strict=True):
+        has_prefix = prompt.prefix > 0
+        score = None
+        if math.isfinite(intra) and (not has_prefix or math.isfinite(inter)):
+            score = Score(
+                prompt_tokens=len(prompt.token_ids),
+                prefix_tokens=prompt.prefix,
+                question_tokens=prompt.question_tokens,
+                angle=intra + inter_weight * inter if has_prefix else intra,
+                angle_intra=intra,
+                angle_inter=inter if has_prefix else None,
+                angle_intra_offdiag=offdiag if prompt.question_tokens > 1 else None,
+            )
+        scores.append((score, int(zero)))
+    return scores
 
 
 def embeddings(final: Tensor, questions: Tensor) -> list[Embedding | None]:
@@ -368,25 +350,28 @@ def measure(
         prompts: the batch.
     """
     angles = angle_scores(states, prompts, inter_weight=config.inter_weight, backend=backend)
-    scores: list[Score | str] = [_NOT_FINITE if score is None else score for score in angles.scores]
+    scores: list[Score | str] = [score or _NOT_FINITE for score, _ in angles]
     if "embedding" in config.signals:
         assert states.final is not None
         vectors = embeddings(states.final, states.questions)
-        more = [None if vector is None else {"embedding": vector} for vector in vectors]
-        scores = _joined(scores, more, _NOT_FINITE)
+        scores = [
+            score
+            if isinstance(score, str)
+            else _NOT_FINITE
+            if vector is None
+            else replace(score, embedding=vector)
+            for score, vector in zip(scores, vectors, strict=True)
+        ]
     if head is not None:
         nll, entropy = "nll" in config.signals, "entropy" in config.signals
         values = likelihoods(states, prompts, head, nll=nll, entropy=entropy)
-        more = [None if each is None else each._asdict() for each in values]
-        scores = _joined(scores, more, "its NLL or entropy is not finite")
-    return list(zip(scores, angles.zero_vectors, strict=True))
-
-
-def _joined(
-    scores: list[Score | str], more: Sequence[dict[str, Any] | None], reason: str
-) -> list[Score | str]:
-    """The scores with further values, or the reason where there are none."""
-    return [
-        score if isinstance(score, str) else reason if values is None else replace(score, **values)
-        for score, values in zip(scores, more, strict=True)
-    ]
+        reason = "its NLL or entropy is not finite"
+        scores = [
+            score
+            if isinstance(score, str)
+            else reason
+            if value is None
+            else replace(score, **value._asdict())
+            for score, value in zip(scores, values, strict=True)
+        ]
+    return [(score, zeros) for score, (_, zeros) in zip(scores, angles, strict=True)]

@@ -104,13 +104,13 @@ def loops(states: Tensor, prefix: int) -> tuple[float, float]:
 
 def batched_scores(model: Any, prompts: list[Segmented], site: Site) -> list[Score]:
     prefill = Prefill(model, site=site)
-    scores: dict[int, Score | None] = {}
+    scores: dict[int, Score] = {}
     for batch in padded_batches([prompt.end for prompt in prompts], 2048):
         chosen = [prompts[place] for place in batch]
-        scores.update(zip(batch, angle_scores(prefill(chosen), chosen).scores, strict=True))
-    found = [scores[place] for place in range(len(prompts))]
-    assert None not in found
-    return [score for score in found if score is not None]
+        for place, (score, _) in zip(batch, angle_scores(prefill(chosen), chosen), strict=True):
+            assert score is not None
+            scores[place] = score
+    return [scores[place] for place in range(len(prompts))]
 
 
 @pytest.mark.slow

@@ -47,7 +47,7 @@ def made(kind: Any, site: Site = "mlp_input", **options: Any) -> Prefill:
 
 
 def scores(states: PackedStates, rows: list[Segmented]) -> list[tuple[float, float | None]]:
-    return [(s.angle_intra, s.angle_inter) for s in angle_scores(states, rows).scores if s is not None]
+    return [(s.angle_intra, s.angle_inter) for s, _ in angle_scores(states, rows) if s is not None]
 
 
 def gap(a: list[tuple[float, float | None]], b: list[tuple[float, float | None]]) -> float:

@@ -14,7 +14,7 @@ import tiny
 from architectures import ARCHITECTURES, Architecture, in_tiers
 from gaincurate.errors import ModelError
 from gaincurate.scoring.model import find_model, load_config, load_model
-from gaincurate.scoring.prefill import Prefill, Site, resolve_layer
+from gaincurate.scoring.prefill import Prefill, Site
 from gaincurate.scoring.segment import Segmented
 from gaincurate.scoring.signals import angle_scores
 from gaincurate_kernels.reference import normalised
@@ -134,8 +134,8 @@ def test_states_equal_a_padded_forward_of_the_whole_model(
 def test_scores_equal_float64_double_loops_over_states_of_another_route(pair: Pair, site: Site) -> None:
     rows = prompts()
     states = plain_states(pair, rows, site, -1, "left")
-    scores = angle_scores(Prefill(pair.loaded, site=site)(rows), rows).scores
-    for row, own, score in zip(rows, states, scores, strict=True):
+    scores = angle_scores(Prefill(pair.loaded, site=site)(rows), rows)
+    for row, own, (score, _) in zip(rows, states, scores, strict=True):
         intra, inter = loops(own, row.prefix)
         assert score is not None
         assert score.angle_intra == pytest.approx(intra, abs=1e-5)
@@ -169,14 +169,6 @@ def test_the_tail_is_neither_computed_nor_felt(pair: Pair) -> None:
     ]
     assert gap(rows_of(prefill, rows), rows_of(prefill, others)) == 0
     assert [len(states) for states in rows_of(prefill, rows)] == [row.end for row in rows]
-
-
-@pytest.mark.parametrize("depth", [1, 3])
-def test_a_layers_number_counts_from_either_end(depth: int) -> None:
-    assert [resolve_layer(layer, depth) for layer in range(-depth, depth)] == [*range(depth)] * 2
-    for layer in (depth, -depth - 1):
-        with pytest.raises(ModelError, match=rf"--layer {layer}: the model has layers 0 to {depth - 1}"):
-            resolve_layer(layer, depth)
 
 
 @pytest.mark.parametrize("site", ["mlp_input", "final_norm"])

@@ -128,7 +128,7 @@ def test_where_it_cannot_be_nothing_is_exchanged(reason: str, monkeypatch: pytes
 
 
 def scores(forward: Any, rows: Any) -> list[float]:
-    return [s.angle_intra for b in forward.run(rows, 256) for s in angle_scores(b.states, rows).scores if s]
+    return [s.angle_intra for b in forward.run(rows, 256) for s, _ in angle_scores(b.states, rows) if s]
 
 
 @needs_avx
