@@ -13,16 +13,23 @@ from typing import Any, Literal
 import torch
 
 import gaincurate
+from gaincurate.core.progress import Progress
 from gaincurate.core.prompts import Columns
 from gaincurate.core.schema import FORMAT
 from gaincurate.errors import InputError, ModelError
 from gaincurate.scoring.config import DEVICE, MachineConfig, ScoreConfig
-from gaincurate.scoring.model import tokenizer_fingerprint
+from gaincurate.scoring.model import (
+    find_model,
+    gguf_doubt,
+    load_config,
+    load_tokenizer,
+    tokenizer_fingerprint,
+)
 from gaincurate.scoring.model_files import ModelFiles
 from gaincurate.scoring.readers.source import Source
 from gaincurate.scoring.segment import RULE, Segmenter
 from gaincurate.scoring.signals import LOGITS_MEMORY
-from gaincurate_kernels import triton_version
+from gaincurate_kernels import resolve_backend, triton_version
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "pyarrow")
 FUSED_NORM = "rms"
@@ -135,6 +142,44 @@ def model_max_length(model_config: Any) -> int | None:
     """The most positions that the model was made for, where its configuration says so."""
     limit = getattr(model_config.get_text_config(decoder=True), "max_position_embeddings", None)
     return int(limit) if limit else None
+
+
+def open_model(config: ScoreConfig, machine: Machine, progress: Progress) -> ScoringModel:
+    """Find the model, and read all of it but its weights.
+
+    Raises:
+        InputError: there is none, or an option does not go with it.
+    """
+    files = find_model(
+        config.model, allow_pickle=config.allow_pickle, trust_remote_code=config.trust_remote_code
+    )
+    model_config, tokenizer = load_config(files), load_tokenizer(files)
+    if doubt := gguf_doubt(files):
+        progress.note(doubt)
+    limit, text = model_max_length(model_config), model_config.get_text_config(decoder=True)
+    if limit and config.max_length and config.max_length > limit:
+        raise InputError(
+            f"--max-length {config.max_length} is over the {limit} positions that {config.model} was "
+            "made for; its states after them mean nothing."
+        )
+    max_length = config.max_length or limit
+    segmenter = Segmenter(
+        tokenizer,
+        system=config.system,
+        system_override=config.system_override,
+        shots=config.shots,
+        template_kwargs=config.template_kwargs,
+        max_length=max_length,
+        truncate=config.on_overlong == "truncate",
+        vocab_size=text.vocab_size,
+        tails="entropy" in config.signals,
+    )
+    try:
+        dtype = getattr(torch, machine.dtype)
+        backend = resolve_backend(config.backend, device=machine.type, hidden=text.hidden_size, dtype=dtype)
+    except ValueError as error:
+        raise InputError(f"--{error}. Leave --backend out to take what works here.") from error
+    return ScoringModel(files, model_config, tokenizer, segmenter, backend, max_length)
 
 
 def make_identity(

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gaincurate.core.artifact import Artifact, Json
-from gaincurate.core.files import remove_temporaries, temporary_folder
+from gaincurate.core.files import differing_keys, remove_temporaries, temporary_folder
 from gaincurate.core.locks import one_at_a_time, work_folder
 from gaincurate.core.options import checked
 from gaincurate.core.process import end_workers, start_tracker, start_workers
@@ -34,14 +34,20 @@ from gaincurate.core.progress import Listener, Progress, Sent
 from gaincurate.core.ray_workers import RayWorkers, Worker, ray_workers
 from gaincurate.core.scored_set import SCORES, ScoredSet
 from gaincurate.core.stats import spearman
-from gaincurate.errors import GaincurateError, InputError, StorageError, refused_by_the_system
+from gaincurate.errors import (
+    GaincurateError,
+    InputError,
+    OutputError,
+    StorageError,
+    refused_by_the_system,
+)
 from gaincurate.scoring.config import ScoreConfig
-from gaincurate.scoring.differences import refuse_other
 from gaincurate.scoring.identity import Machine
 from gaincurate.scoring.ids import RECORD, records_in, write_ids
 from gaincurate.scoring.model_files import place_of
 from gaincurate.scoring.plan import Plan, Summary, make_plan, open_data
 from gaincurate.scoring.readers.source import Cursor
+from gaincurate.scoring.reuse import differences
 from gaincurate.scoring.segment import Unusable
 from gaincurate.scoring.worker import Records, score_shards, segmented
 
@@ -77,18 +83,13 @@ def score_dataset(config: ScoreConfig, progress: Progress | None = None) -> Summ
     `begin` writes ids and identity, `score_here` the missing shards, `finish` the manifest, `log` how this
     process ran. With `--engine ray`, workers make the identity and score.
 
-    Args:
-        config: of the run.
-        progress: hears how it goes.
-
     Raises:
         InputError: an option, the source, a row, the model or the output folder is not right.
         StorageError: the file system refused a write.
         LockedError: another process writes the same shards.
     """
     progress, summary = progress or Progress(), Summary(config.out)
-    begun = time.perf_counter()
-    artifact = Artifact(config.out, SCORES)
+    begun, artifact = time.perf_counter(), Artifact(config.out, SCORES)
     artifact.read_identity(damaged=config.overwrite)
     config.check_engine()
     with ray_workers(config, progress) if config.engine == "ray" else nullcontext() as workers:
@@ -112,10 +113,10 @@ def begin(plan: Plan, artifact: Artifact, progress: Progress) -> list[int]:
     Raises:
         OutputError: the folder holds something else, or a set of another identity.
     """
-    out, shards, present = artifact.folder, plan.own_shards(), set[int]()
-    ids, config = work_folder(out) / "ids.bin", plan.config
+    out, present = artifact.folder, set[int]()
+    ids = work_folder(out) / "ids.bin"
     with one_at_a_time(out):
-        if config.split_run.count == 1:
+        if plan.config.split_run.count == 1:
             remove_temporaries(out)
         if goes_on(plan, artifact):
             present = artifact.present(plan.identity, plan.shards)
@@ -134,23 +135,35 @@ def begin(plan: Plan, artifact: Artifact, progress: Progress) -> list[int]:
                 artifact.remove()  # or what a beginning left: its ids must not meet the next identity
             artifact.begin(plan.identity)
             fresh.replace(ids)  # after the identity: a kill never leaves an old one with new ids
-    if shards - present:
-        progress.start(plan.rows_in(shards), plan.rows_in(shards & present), what="scoring")
-    return sorted(shards - present)
+    if missing := plan.mine - present:
+        progress.start(plan.rows_in(plan.mine), plan.rows_in(plan.mine & present), what="scoring")
+    return sorted(missing)
 
 
 def goes_on(plan: Plan, artifact: Artifact) -> bool:
     """Whether the run goes on with the shards in its folder, or begins the set; changes nothing.
 
     Raises:
-        OutputError: the folder holds something else, or a set of another identity.
+        OutputError: the folder holds something else, or a set of another identity, in words; `details` has
+            each key with both values.
     """
     config = plan.config
     begun = artifact.read_identity(damaged=config.overwrite)
+    if begun == plan.identity:
+        return not (config.overwrite and artifact.finished)  # else --overwrite begins
     # A plain run holds the folder alone; other parts of a --shard run may have no shard yet either.
     if begun and not config.overwrite and (config.split_run.count > 1 or artifact.holds_results):
-        refuse_other(artifact, begun, plan.identity)
-    return begun == plan.identity and not (config.overwrite and artifact.finished)  # else --overwrite begins
+        changes, folder = list(differing_keys(begun, plan.identity)), artifact.place
+        hint = (artifact.kind.hints or {}).get(changes[0][0], "") if len(changes) == 1 else ""
+        raise OutputError(
+            f"{differences(changes)}{hint}: {folder} holds scores of another run. Give another --out, where "
+            f"--reuse {folder} takes those of equal rows, repeat the first run's options, or start over with "
+            "--overwrite.",
+            path=str(folder),
+            keys=[key for key, _, _ in changes],
+            details=changes,
+        )
+    return False
 
 
 def estimate(config: ScoreConfig, progress: Progress) -> Json:
@@ -169,24 +182,32 @@ def estimate(config: ScoreConfig, progress: Progress) -> Json:
         raise InputError("--dry-run counts all rows, and here: leave --engine ray and --reuse out of it.")
     config.check_engine()
     plan, artifact = make_plan(config, progress), Artifact(config.out, SCORES)
-    mine, there, lengths, unusable = plan.own_shards(), set[int](), [0], list[str]()
+    there, lengths, unusable = set[int](), [0], list[str]()
     if goes_on(plan, artifact):
-        there = mine & artifact.indexes(plan.shards)
+        there = plan.mine & artifact.indexes(plan.shards)
     else:
         with temporary_folder() as folder:  # the run would refuse equal ids too
             write_ids(folder / "ids.bin", plan.source.batches(), plan.columns)
-    cursor, left = Cursor(plan.source), plan.rows_in(mine - there)
+    cursor, left = Cursor(plan.source), plan.rows_in(plan.mine - there)
     progress.start(left, what="counting tokens")
-    for start, stop in map(plan.bounds, sorted(mine - there)):
+    for start, stop in map(plan.bounds, sorted(plan.mine - there)):
         for place, prompt in sorted(segmented(plan, cursor.read(start, stop)).items()):
             if isinstance(prompt, Unusable):
                 unusable.append(f"row {start + place} (from 0): {prompt.reason}")
             else:
                 lengths.append(len(prompt.token_ids))
         progress.advance(stop - start)
-    facts = {"out": str(config.out), "rows": plan.rows_in(mine), "shards": len(mine), "there": len(there)}
-    facts |= {"rows_left": left, "tokens": sum(lengths), "longest": max(lengths)}
-    return {**facts, "unusable": len(unusable), "why": unusable[0] if unusable else None}
+    return {
+        "out": str(config.out),
+        "rows": plan.rows_in(plan.mine),
+        "shards": len(plan.mine),
+        "there": len(there),
+        "rows_left": left,
+        "tokens": sum(lengths),
+        "longest": max(lengths),
+        "unusable": len(unusable),
+        "why": unusable[0] if unusable else None,
+    }
 
 
 def score_here(plan: Plan, shards: Sequence[int], progress: Progress, summary: Summary) -> None:
