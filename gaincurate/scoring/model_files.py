@@ -29,9 +29,7 @@ _GGUF_HEADER = struct.Struct("<4sIQQ")
 def fault_of(folder: Path, weights: Sequence[Path]) -> str | None:
     """The sentence for a fault that files show before a library reads them; None for any other.
 
-    Args:
-        folder: the model's.
-        weights: its weight files, or its one .gguf file, which holds everything.
+    `weights` are the weight files in the model's folder, or its one .gguf file, which holds everything.
 
     Raises:
         StorageError: a file cannot be read at all.
@@ -44,17 +42,16 @@ def fault_of(folder: Path, weights: Sequence[Path]) -> str | None:
             return (
                 f"{path} is a pointer of Git LFS and not the file itself. Run `git lfs pull` in its folder."
             )
-        if not head or (gguf and not _is_gguf(path, head)):
+        damaged = not head
+        if gguf:
+            damaged = len(head) < _GGUF_HEADER.size or not head.startswith(b"GGUF")
+            if not damaged:
+                # The library allocates by these counts, so a file of 58 bytes could take all memory.
+                _, version, tensors, values = _GGUF_HEADER.unpack_from(head)
+                damaged = version in (2, 3) and tensors + values > path.stat().st_size
+        if damaged:
             return f"{path} is empty, cut short or damaged. Copy or download it again."
     return None
-
-
-def _is_gguf(path: Path, head: bytes) -> bool:
-    """The library allocates by the counts in the header, so a file of 58 bytes could take all memory."""
-    if len(head) < _GGUF_HEADER.size or not head.startswith(b"GGUF"):
-        return False
-    _, version, tensors, values = _GGUF_HEADER.unpack_from(head)
-    return version not in (2, 3) or tensors + values <= path.stat().st_size
 
 
 def is_failure(error: BaseException) -> bool:

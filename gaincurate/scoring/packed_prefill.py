@@ -155,12 +155,9 @@ class PackedPrefill:
     def __call__(
         self, prompts: Sequence[Segmented], shared: Set[bytes] = frozenset(), *, check: bool = False
     ) -> PackedStates:
-        """Hidden states of a batch.
+        """Hidden states of a batch, where `shared` prefixes (`prefix_of`) are computed apart and once.
 
-        Args:
-            prompts: the batch.
-            shared: prefixes (`prefix_of`) that are computed apart and once.
-            check: also see that every layer's attention came by.
+        With `check`, every layer's attention must have come by, once and with its window if it has one.
         """
         prefixes = [self._run_prefix(p) if self._shares(p, shared) else None for p in prompts]
         ids, positions, borders = [], [], [0]
@@ -234,16 +231,14 @@ def shared_prefixes(prompts: Iterable[Segmented]) -> set[bytes]:
 
 
 def _check_layers(config: Any, packing: Packing, depth: int) -> None:
-    """Every layer's attention came by once, and with its window where it has one."""
     windows = list(packing.windows.values())
     if len(windows) != depth:
         raise UnsupportedAttention(f"{len(windows)} of {depth} layers called the attention")
-    kinds = getattr(config, "layer_types", None)
     window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
     if kinds is None:
-        kinds = ["sliding_attention" if window else "full_attention"] * depth
-        if getattr(config, "use_sliding_window", True) is False:
-            kinds = ["full_attention"] * depth
+        everywhere = bool(window) and getattr(config, "use_sliding_window", True) is not False
+        kinds = ["sliding_attention" if everywhere else "full_attention"] * depth
     expected = [kind == "sliding_attention" and window is not None for kind in kinds[:depth]]
     if [seen is not None for seen in windows] != expected:
         raise UnsupportedAttention("it does not say which layers have a sliding window")

@@ -227,38 +227,35 @@ class Segmenter:
 
     def _tokenize(self, texts: list[str]) -> Iterator[_Tokens]:
         """Ids `[tokens]` and character offsets `[tokens, 2]`, None for a tokenizer without them."""
-        # A tokenizer gives lists of numbers, ten times as large as the arrays: of a few texts at a time.
-        first, characters = 0, 0
-        for place, text in enumerate(texts):
-            if characters and characters + len(text) > _AT_ONCE:
-                yield from self._tokenize_some(texts[first:place])
-                first, characters = place, 0
-            characters += len(text)
-        if texts:
-            yield from self._tokenize_some(texts[first:])
-
-    def _tokenize_some(self, texts: list[str]) -> list[_Tokens]:
         fast = bool(getattr(self._tokenizer, "is_fast", False))
-        try:
-            # A rendered template has its own BOS; a plain text gets what the tokenizer adds, as in training.
-            encoded = self._tokenizer(
-                texts,
-                add_special_tokens=not self._has_template,
-                return_offsets_mapping=fast,
-                return_attention_mask=False,
-                return_token_type_ids=False,
-                verbose=False,
-            )
-        except BaseException as error:
-            if not is_failure(error):
-                raise
-            reason = " ".join(str(error).split())[:200]
-            raise ModelError(f"the model's tokenizer fails ({reason}). Copy its files again.") from error
-        ids = [np.asarray(row, np.int32) for row in encoded["input_ids"]]
-        if not fast:
-            return [(row, None) for row in ids]
-        spans = [np.asarray(row, np.int64).reshape(-1, 2) for row in encoded["offset_mapping"]]
-        return list(zip(ids, spans, strict=True))
+        # A tokenizer gives lists of numbers, ten times as large as the arrays: of a few texts at a time.
+        parts, characters = list[list[str]](), 0
+        for text in texts:
+            if not parts or characters + len(text) > _AT_ONCE:
+                parts.append([])
+                characters = 0
+            parts[-1].append(text)
+            characters += len(text)
+        for part in parts:
+            try:
+                # A rendered template has its own BOS; a plain text gets the tokenizer's, as in training.
+                encoded = self._tokenizer(
+                    part,
+                    add_special_tokens=not self._has_template,
+                    return_offsets_mapping=fast,
+                    return_attention_mask=False,
+                    return_token_type_ids=False,
+                    verbose=False,
+                )
+            except BaseException as error:
+                if not is_failure(error):
+                    raise
+                reason = " ".join(str(error).split())[:200]
+                raise ModelError(f"the model's tokenizer fails ({reason}). Copy its files again.") from error
+            offsets = encoded["offset_mapping"] if fast else [None] * len(part)
+            for ids, spans in zip(encoded["input_ids"], offsets, strict=True):
+                where = None if spans is None else np.asarray(spans, np.int64).reshape(-1, 2)
+                yield np.asarray(ids, np.int32), where
 
     def _decoded(self, text: str, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
         """As `decoded_offsets`, for a prompt that is not too long for that or anyway."""

@@ -245,14 +245,9 @@ class Likelihood(NamedTuple):
 def likelihoods(
     states: PackedStates, prompts: Sequence[Segmented], head: Head, *, nll: bool, entropy: bool
 ) -> list[Likelihood | None]:
-    """NLL and entropy of a batch; None for a prompt where one of them is not finite.
+    """NLL and entropy of a batch, those that are wanted; None for a prompt where one of them is not finite.
 
-    Args:
-        states: with final states, and with tails if `entropy`.
-        prompts: the batch.
-        head: of the same model.
-        nll: whether it is wanted.
-        entropy: whether those of the question and of the last token are.
+    `states` have final states, and tails if `entropy`; `head` is the same model's.
     """
     # Logits are read for each prompt's question tokens in turn, then for each prompt's last token. `rows` are
     # rows of the final states, or below 0 for -1 - b: the last token of the prefix that prompt b shares.
@@ -308,29 +303,27 @@ def _read(states: PackedStates, rows: _Places, tokens: _Places, head: Head, entr
 
 
 def _measured(logits: Tensor, tokens: Tensor, entropy: bool) -> Tensor:
-    """NLL of `tokens` and entropy, `[2, positions]` float64; `logits` `[positions, vocabulary]` are lost."""
-    size = -(-len(logits) // _PARTS)  # what is made of logits is smaller than they are
-    parts = zip(logits.split(size), tokens.split(size), strict=True)
-    return torch.cat([_measured_part(*part, entropy) for part in parts], 1)
-
-
-def _measured_part(logits: Tensor, tokens: Tensor, entropy: bool) -> Tensor:
-    """The same of a part, `[2, positions of the part]`.
+    """NLL of `tokens` and entropy, `[2, positions]` float64; `logits` `[positions, vocabulary]` are lost.
 
     With z the logits less their largest and S the sum of e^z, NLL is log S - z[token] and the entropy
     log S - (sum of z e^z) / S. Every z is 0 or less, so neither can come out below 0.
     """
-    shifted = logits.float()
-    shifted -= shifted.amax(-1, keepdim=True)
-    chosen = shifted.gather(-1, tokens[:, None])[:, 0].double()  # [positions]
-    if not entropy:
-        loss = shifted.exp_().sum(-1).double().log() - chosen
-        return torch.stack([loss, torch.zeros_like(loss)])
-    # An entry of minus infinity has no share in the entropy, and 0 times infinity is no number.
-    weights = shifted.clamp_(min=_LEAST).exp()
-    total = weights.sum(-1).double()
-    mean = weights.mul_(shifted).sum(-1).double() / total
-    return torch.stack([total.log() - chosen, total.log() - mean])
+    size = -(-len(logits) // _PARTS)  # what is made of logits is smaller than they are
+    parts = []
+    for part, wanted in zip(logits.split(size), tokens.split(size), strict=True):
+        shifted = part.float()
+        shifted -= shifted.amax(-1, keepdim=True)
+        chosen = shifted.gather(-1, wanted[:, None])[:, 0].double()  # [positions of the part]
+        if entropy:
+            # An entry of minus infinity has no share in the entropy, and 0 times infinity is no number.
+            weights = shifted.clamp_(min=_LEAST).exp()
+            total = weights.sum(-1).double()
+            mean = weights.mul_(shifted).sum(-1).double() / total
+            parts.append(torch.stack([total.log() - chosen, total.log() - mean]))
+        else:
+            loss = shifted.exp_().sum(-1).double().log() - chosen
+            parts.append(torch.stack([loss, torch.zeros_like(loss)]))
+    return torch.cat(parts, 1)
 
 
 def measure(
@@ -340,15 +333,7 @@ def measure(
     states: PackedStates,
     prompts: Sequence[Segmented],
 ) -> list[Measured]:
-    """All signals of every prompt of a batch, in its order.
-
-    Args:
-        config: the run's options.
-        backend: of the angle code.
-        head: the output head, where a signal needs it.
-        states: of the batch.
-        prompts: the batch.
-    """
+    """All signals of every prompt of a batch, in its order; `head` where a signal needs it."""
     angles = angle_scores(states, prompts, inter_weight=config.inter_weight, backend=backend)
     scores: list[Score | str] = [score or _NOT_FINITE for score, _ in angles]
     if "embedding" in config.signals:

@@ -61,14 +61,10 @@ def one_ahead(pool: Executor, work: Callable[[T], U], items: Iterable[T]) -> Ite
 def score_shards(
     plan: Plan, shards: Iterable[int], progress: Progress, summary: Summary, records: Records | None = None
 ) -> None:
-    """Load the model, score these shards and write them.
+    """Load the model, score these shards of a run that has begun, best in ascending order, and write them.
 
-    Args:
-        plan: the run, begun: its ids are written.
-        shards: their numbers, best ascending, taken when the model is loaded.
-        progress: hears of every batch and shard, the shards from a thread of their own.
-        summary: counts are added here.
-        records: of the rows' ids. Default: those in the run's folder.
+    `progress` hears of shards from a thread of their own. `records` are of the rows' ids, by default those in
+    the run's folder.
     """
     progress.loading("the model")
     scorer = Scorer(plan, progress, summary, records)
@@ -255,16 +251,13 @@ class Scorer:
 
     def write(self, shard: Shard, scores: dict[int, Score], facts: Json) -> None:
         """Write a shard that was scored."""
-        plan = self._plan
-        start, stop = plan.bounds(shard.index)
+        plan, index = self._plan, shard.index
         scored = scored_table(shard.table, shard.ids, scores, self._fields)
-        facts = {**facts, "first_row": start, "source_rows": stop - start}
-        self._artifact.write_part(shard.index, plan.identity, scored, facts)
+        facts = {**facts, "first_row": shard.start, "source_rows": len(shard.table)}
+        self._artifact.write_part(index, plan.identity, scored, facts)
         # As `advance` had them.
         counts = {"units": len(shard.prompts), "tokens": shard.tokens, "reused": len(shard.taken)}
-        self._progress.part(
-            plan.config.split_run.named(shard.index, plan.shards), shard=shard.index, **counts
-        )
+        self._progress.part(plan.config.split_run.named(index, plan.shards), shard=index, **counts)
 
     def _run(
         self, shard: Shard, prompts: dict[int, Segmented], forward: Forward, budget: int

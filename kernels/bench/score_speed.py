@@ -21,7 +21,7 @@ import torch
 import transformers
 from torch import nn
 
-from bench.kernel_speed import machine, print_rows
+from bench.kernel_speed import machine, print_rows, seconds
 from gaincurate.scoring.config import MachineConfig
 from gaincurate.scoring.cpu import settle_memory
 from gaincurate.scoring.identity import model_max_length, resolve_machine
@@ -120,7 +120,8 @@ def measure(
                 torch.cuda.reset_peak_memory_stats(device)
             begin = time.perf_counter()
             rows, tokens = way()
-            _wait(device)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
             taken = time.perf_counter() - begin
             peak = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else 0.0
             alone.append(gemm_speed(model, budget))
@@ -162,28 +163,15 @@ def _one_by_one(model: nn.Module, prompts: Sequence[Segmented]) -> tuple[int, in
     return len(prompts), tokens
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-@torch.inference_mode()
-def gemm_speed(model: nn.Module, rows: int, repeats: int = 3) -> float:
+def gemm_speed(model: nn.Module, rows: int) -> float:
     """Operations per second of the model's linear layers alone, `rows` tokens at a time."""
     shapes = Counter(tuple(m.weight.shape) for m in model.modules() if isinstance(m, nn.Linear))
     some, operations, taken = next(model.parameters()), 0, 0.0
     for (out, into), count in shapes.items():
         states = torch.randn(rows, into, dtype=some.dtype, device=some.device)
         layer = nn.Linear(into, out, bias=False, dtype=some.dtype, device=some.device)
-        times = []
-        for _ in range(repeats + 2):  # two to warm up
-            begin = time.perf_counter()
-            for _ in range(4):
-                layer(states)
-            _wait(some.device)
-            times.append((time.perf_counter() - begin) / 4)
         operations += count * 2 * rows * out * into
-        taken += count * statistics.median(times[2:])
+        taken += count * seconds(layer, [states], 0.02)
     return operations / taken
 
 

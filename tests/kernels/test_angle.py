@@ -122,30 +122,7 @@ def test_a_means_row_and_its_views_follow_the_segments() -> None:
     assert segment_unit_sums(rows, BOUNDS).rows(0, 1).means is None
 
 
-@pytest.fixture
-def renamed(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
-    """Which distributions bring Triton, none of them called so, as in PyTorch's builds for ROCm."""
-    versions, brought = {"pytorch-triton-rocm": "3.5.1+rocm7"}, {"triton": ["pytorch-triton-rocm"]}
-
-    def version(name: str) -> str:
-        if name not in versions:
-            raise importlib.metadata.PackageNotFoundError(name)
-        return versions[name]
-
-    monkeypatch.setattr(importlib.metadata, "version", version)
-    monkeypatch.setattr(importlib.metadata, "packages_distributions", lambda: brought)
-    return brought
-
-
-def test_tritons_version_is_that_of_the_distribution_called_so() -> None:
+def test_tritons_version_is_that_of_its_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
     assert triton_version() == importlib.metadata.version("triton")
-
-
-def test_tritons_version_is_found_where_its_distribution_has_another_name(
-    renamed: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert triton_version() == "3.5.1+rocm7"
-    renamed.clear()
-    assert triton_version() == pytest.importorskip("triton").__version__
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert triton_version() is None

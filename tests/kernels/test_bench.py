@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 import transformers
@@ -10,7 +8,6 @@ import tiny
 from bench import kernel_speed as bench
 from bench.score_speed import gemm_operations, made_up_prompts, measure
 from gaincurate.scoring.prefill import Prefill
-from gaincurate_kernels import angle_concentration
 from gaincurate_kernels.reference import quadratic
 
 SHAPE = bench.Shape(96, 48, 32, torch.float32)
@@ -28,21 +25,6 @@ def test_what_we_are_compared_with_computes_the_same(way: str) -> None:
         expected = quadratic(states()[32 * row : 32 * row + 32], 8, 32)
         got = (float(intra[row]), float(inter[row]))
         assert got == pytest.approx(expected[:2], abs=1e-6 if dtype == torch.float32 else 5e-3)
-
-
-def test_a_result_that_is_off_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    bench.check(states(), SHAPE)
-    with pytest.raises(bench.WrongResult, match=r"^off by nan|^off by inf"):
-        bench.check(states().fill_(torch.inf), SHAPE)
-
-    def late(*sums: Any) -> Any:
-        result = angle_concentration(*sums)
-        result.inter[-1] += 1e-5
-        return result
-
-    monkeypatch.setattr(bench, "angle_concentration", late)
-    with pytest.raises(bench.WrongResult, match=r"off by 1\.0e-05 at 96 x 48"):
-        bench.check(states(), SHAPE)
 
 
 def test_every_way_is_timed_and_a_shared_prefix_is_not_counted_again() -> None:
