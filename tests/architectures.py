@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 import transformers
+from torch import Tensor
 
 import tiny
 
@@ -94,3 +96,12 @@ def in_tiers(kinds: list[Architecture]) -> list[Any]:
         pytest.param(kind, id=kind.name, marks=() if kind.name in FAST else pytest.mark.slow)
         for kind in kinds
     ]
+
+
+def loops(states: Tensor, prefix: int) -> tuple[float, float | None]:
+    """C_intra and C_inter of a prompt's states, pair by pair in float64; None without a prefix."""
+    rows = states.double().numpy()
+    rows = rows / np.sqrt((rows * rows).sum(1, keepdims=True))
+    intra = [float(np.dot(a, b)) for a in rows[prefix:] for b in rows[prefix:]]
+    inter = [float(np.dot(a, b)) for a in rows[prefix:] for b in rows[:prefix]]
+    return sum(intra) / len(intra), sum(inter) / len(inter) if inter else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gzip
 from pathlib import Path
 from typing import Any
 
@@ -106,12 +105,6 @@ def test_csv_marks_line_ends_and_blank_lines_are_no_data(content: bytes, tmp_pat
     assert rows == [{"p": "x", "v": 1}, {"p": "y", "v": 2}]
 
 
-@pytest.mark.parametrize("content", [b"prompt,level\n", b"\n\n"])
-def test_a_csv_file_without_rows_has_none(content: bytes, tmp_path: Path) -> None:
-    reader = open_file(write(tmp_path, content))
-    assert (reader.rows, list(reader.batches(reader.schema, 0))) == (0, [])
-
-
 BAD: dict[str, tuple[bytes, str]] = {
     "a row too long": (b"p,v\nx,1\ny,2,3\n", "CSV parse error: Row #3: Expected 2"),
     "latin-1 below": ("p,v\nx,1\n\xe9,2\n".encode("latin-1"), "UTF"),
@@ -131,13 +124,6 @@ def test_a_bad_csv_file_says_what_is_wrong(
     text = refused(write(tmp_path, content))
     assert text.startswith(" is no readable CSV file in UTF-8: ")
     assert sentence in text
-
-
-def test_a_gzipped_csv_that_is_cut_or_none_says_so(tmp_path: Path) -> None:
-    content = b"prompt,level\n" + b"".join(b"question %d,%d\n" % (i, i) for i in range(3000))
-    whole = gzip.compress(content)
-    for spoiled in (whole[: len(whole) // 2], content, whole + b"garbage"):
-        assert refused(write(tmp_path, spoiled, "a.csv.gz")).startswith(" is no readable gzip file: ")
 
 
 def test_a_csv_with_a_name_twice_or_other_rows_on_the_second_reading_is_refused(tmp_path: Path) -> None:

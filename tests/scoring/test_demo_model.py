@@ -11,6 +11,7 @@ import transformers
 from torch import Tensor
 
 import likelihoods
+from architectures import loops
 from gaincurate.core.schema import Score
 from gaincurate.scoring.batching import padded_batches
 from gaincurate.scoring.model import find_model, load_config, load_model, load_tokenizer
@@ -91,15 +92,6 @@ def plain_states(model: Any, prompts: list[Segmented]) -> list[dict[str, Tensor]
         {site: states[row, start : start + prompts[row].end] for site, states in sites.items()}
         for row, start in enumerate(starts)
     ]
-
-
-def loops(states: Tensor, prefix: int) -> tuple[float, float]:
-    """C_intra and C_inter, pair by pair in float64."""
-    rows = states.double().numpy()
-    rows = rows / np.sqrt((rows * rows).sum(1, keepdims=True))
-    intra = [float(np.dot(a, b)) for a in rows[prefix:] for b in rows[prefix:]]
-    inter = [float(np.dot(a, b)) for a in rows[prefix:] for b in rows[:prefix]]
-    return sum(intra) / len(intra), sum(inter) / len(inter)
 
 
 def batched_scores(model: Any, prompts: list[Segmented], site: Site) -> list[Score]:

@@ -164,17 +164,6 @@ def test_overwriting_deletes_our_files_alone_and_nothing_before_the_ids_are_righ
         score(str(out), tiny_model, out, overwrite=True)
 
 
-def test_an_interrupted_overwrite_goes_on(tmp_path: Path, tiny_model: Path, data: str) -> None:
-    out = tmp_path / "out"
-    score(data, tiny_model, out, layer=0)
-    score(data, tiny_model, out, layer=1, overwrite=True)
-    good = tree(out)
-    (out / "manifest.json").unlink()
-    (out / "shard-00003.arrow").unlink()
-    assert score(data, tiny_model, out, layer=1, overwrite=True).scored == 8
-    assert tree(out) == good
-
-
 def test_a_folder_of_something_else_is_refused_and_untouched(
     tmp_path: Path, tiny_model: Path, data: str
 ) -> None:
@@ -185,8 +174,6 @@ def test_a_folder_of_something_else_is_refused_and_untouched(
         with pytest.raises(OutputError, match="already holds 'thesis.tex' and is no scored set"):
             score(data, tiny_model, out, overwrite=overwrite)
     assert [p.name for p in out.iterdir()] == ["thesis.tex"]
-    with pytest.raises(OutputError, match="is no folder; give the name of a folder"):
-        score(data, tiny_model, out / "thesis.tex")
 
 
 @pytest.mark.parametrize(

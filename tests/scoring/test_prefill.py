@@ -11,7 +11,7 @@ import transformers
 from torch import Tensor
 
 import tiny
-from architectures import ARCHITECTURES, Architecture, in_tiers
+from architectures import ARCHITECTURES, Architecture, in_tiers, loops
 from gaincurate.errors import ModelError
 from gaincurate.scoring.model import find_model, load_config, load_model
 from gaincurate.scoring.prefill import Prefill, Site
@@ -81,15 +81,6 @@ def plain_states(pair: Pair, rows: list[Segmented], site: Site, layer: int, side
     handle.remove()
     states = seen[0].reshape(len(rows), longest, -1)
     return [states[i, place] for i, place in enumerate(places)]
-
-
-def loops(states: Tensor, prefix: int) -> tuple[float, float | None]:
-    """C_intra and C_inter, pair by pair in float64."""
-    rows = states.double().numpy()
-    rows = rows / np.sqrt((rows * rows).sum(1, keepdims=True))
-    intra = [float(np.dot(a, b)) for a in rows[prefix:] for b in rows[prefix:]]
-    inter = [float(np.dot(a, b)) for a in rows[prefix:] for b in rows[:prefix]]
-    return sum(intra) / len(intra), sum(inter) / len(inter) if inter else None
 
 
 def rows_of(prefill: Prefill, rows: list[Segmented]) -> list[Tensor]:

@@ -48,13 +48,6 @@ def test_a_glob_reads_its_files_by_name_and_passes_over_folders(tmp_path: Path) 
         open_source(str(tmp_path / "x*.jsonl"))
 
 
-def test_a_folder_reads_its_data_files_by_name(tmp_path: Path) -> None:
-    lines(tmp_path, "2.jsonl", "two")
-    lines(tmp_path, "1.jsonl", "one")
-    (tmp_path / "README.md").write_text("no data")
-    assert texts(tmp_path) == ["one", "two"]
-
-
 def test_a_folder_of_several_formats_may_hold_its_rows_twice_and_is_refused(tmp_path: Path) -> None:
     lines(tmp_path, "train.jsonl", "one")
     pq.write_table(pa.table({"prompt": ["one"]}), tmp_path / "train.parquet")
@@ -71,6 +64,7 @@ def test_a_split_is_refused_where_the_data_names_its_files(tmp_path: Path) -> No
 
 
 def test_a_folder_with_splits_asks_for_one(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("no data")
     lines(tmp_path, "train-00001-of-00002.jsonl", "t2")
     lines(tmp_path, "train-00000-of-00002.jsonl", "t1")
     lines(tmp_path, "test.jsonl", "e1")

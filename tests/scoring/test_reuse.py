@@ -130,14 +130,6 @@ def test_a_text_that_changed_under_its_id_is_scored(sets: Sets) -> None:
     assert [gc_id for gc_id in after if after[gc_id] != before[gc_id]] == ["k3"]
 
 
-def test_a_row_that_cannot_be_scored_is_rejected_as_ever(sets: Sets) -> None:
-    rows = tiny.questions(20)
-    sets.score("old", rows)
-    rows[5] = {**rows[5], "question": " "}
-    summary = sets.score("new", rows, "old", on_error="skip")
-    assert (summary.rows, summary.rejected, summary.reused, summary.scored) == (19, 1, 19, 0)
-
-
 def test_a_set_that_lacks_a_signal_is_passed_over_with_a_note(sets: Sets) -> None:
     sets.score("old", tiny.questions(20), signals=("angle", "nll"))
     summary = sets.score("new", tiny.questions(20), "old")

@@ -10,20 +10,10 @@ import tiny
 from gaincurate.errors import InputError, ModelError
 from gaincurate.scoring.config import check_shots
 from gaincurate.scoring.segment import Segmented, Segmenter, Unusable
-from templates import CASES
+from templates import CASES, one, user
 
 BY_NAME = {case.name: case for case in CASES}
 SHOTS = [{"role": "user", "content": "What is 1 + 1?"}, {"role": "assistant", "content": "2"}]
-
-
-def user(text: str) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": text}]
-
-
-def one(segmenter: Segmenter, messages: list[dict[str, Any]]) -> Segmented:
-    (found,) = segmenter([messages])
-    assert isinstance(found, Segmented), found
-    return found
 
 
 def reason(segmenter: Segmenter, messages: list[dict[str, Any]]) -> str:
@@ -53,13 +43,6 @@ def test_a_prompt_of_ten_megabytes_is_refused_before_it_is_rendered_or_tokenized
     monkeypatch.setattr(segmenter, "_render", never)
     said = "the prompt has 10,000,000 characters and the limit is 4,194,304"
     assert reason(segmenter, user("x" * 10_000_000)) == said
-
-
-def test_a_sentencepiece_base_model_has_bos_as_prefix_and_the_rest_as_question() -> None:
-    base = templates.sentencepiece(None, unigram=False, first=True)
-    found = one(Segmenter(base), user("What is 🎉?"))
-    assert (found.prefix, found.end) == (1, len(found.token_ids))
-    assert base.decode(found.token_ids[1:]) == "What is 🎉?"
 
 
 def test_a_base_model_takes_no_chat_and_no_system_message() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import templates
 from gaincurate.scoring.segment import Segmented, Segmenter, Unusable
-from templates import BOS, CASES
+from templates import BOS, CASES, one, user
 
 BY_NAME = {case.name: case for case in CASES}
 
@@ -72,16 +72,6 @@ def _bytes_to_letters() -> dict[int, str]:
     shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
     hidden = [byte for byte in range(256) if byte not in shown]
     return {byte: chr(byte) for byte in shown} | {byte: chr(256 + i) for i, byte in enumerate(hidden)}
-
-
-def user(text: str) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": text}]
-
-
-def one(segmenter: Segmenter, messages: list[dict[str, Any]]) -> Segmented:
-    (found,) = segmenter([messages])
-    assert isinstance(found, Segmented), found
-    return found
 
 
 SLOW_TEXTS = [

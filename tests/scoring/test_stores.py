@@ -169,13 +169,6 @@ def test_other_options_are_refused_until_overwrite_and_then_nothing_of_the_old_s
         score_dataset(world.config(data=world.out, overwrite=True))
 
 
-def test_a_bucket_folder_that_holds_something_else_is_refused(world: World) -> None:
-    world.put("sets/one/notes.txt", b"x")
-    with pytest.raises(OutputError, match=r"already holds 'notes\.txt' and is no scored set"):
-        score_dataset(world.config())
-    assert list(world.files()) == ["notes.txt"]
-
-
 def test_of_two_first_starts_with_other_options_one_refuses_the_others_shards(world: World) -> None:
     score_dataset(world.config(limit=30))
     world.delete(MANIFEST)
