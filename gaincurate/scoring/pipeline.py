@@ -113,7 +113,7 @@ def begin(plan: Plan, artifact: Artifact, progress: Progress) -> list[int]:
     Raises:
         OutputError: the folder holds something else, or a set of another identity.
     """
-    out, present = artifact.folder, set[int]()
+    out, mine, present = artifact.folder, plan.mine, set[int]()
     ids = work_folder(out) / "ids.bin"
     with one_at_a_time(out):
         if plan.config.split_run.count == 1:
@@ -135,9 +135,9 @@ def begin(plan: Plan, artifact: Artifact, progress: Progress) -> list[int]:
                 artifact.remove()  # or what a beginning left: its ids must not meet the next identity
             artifact.begin(plan.identity)
             fresh.replace(ids)  # after the identity: a kill never leaves an old one with new ids
-    if missing := plan.mine - present:
-        progress.start(plan.rows_in(plan.mine), plan.rows_in(plan.mine & present), what="scoring")
-    return sorted(missing)
+    if mine - present:
+        progress.start(plan.rows_in(mine), plan.rows_in(mine & present), what="scoring")
+    return sorted(mine - present)
 
 
 def goes_on(plan: Plan, artifact: Artifact) -> bool:
@@ -182,15 +182,15 @@ def estimate(config: ScoreConfig, progress: Progress) -> Json:
         raise InputError("--dry-run counts all rows, and here: leave --engine ray and --reuse out of it.")
     config.check_engine()
     plan, artifact = make_plan(config, progress), Artifact(config.out, SCORES)
-    there, lengths, unusable = set[int](), [0], list[str]()
+    mine, there, lengths, unusable = plan.mine, set[int](), [0], list[str]()
     if goes_on(plan, artifact):
-        there = plan.mine & artifact.indexes(plan.shards)
+        there = mine & artifact.indexes(plan.shards)
     else:
         with temporary_folder() as folder:  # the run would refuse equal ids too
             write_ids(folder / "ids.bin", plan.source.batches(), plan.columns)
-    cursor, left = Cursor(plan.source), plan.rows_in(plan.mine - there)
+    cursor, left = Cursor(plan.source), plan.rows_in(mine - there)
     progress.start(left, what="counting tokens")
-    for start, stop in map(plan.bounds, sorted(plan.mine - there)):
+    for start, stop in map(plan.bounds, sorted(mine - there)):
         for place, prompt in sorted(segmented(plan, cursor.read(start, stop)).items()):
             if isinstance(prompt, Unusable):
                 unusable.append(f"row {start + place} (from 0): {prompt.reason}")
@@ -199,8 +199,8 @@ def estimate(config: ScoreConfig, progress: Progress) -> Json:
         progress.advance(stop - start)
     return {
         "out": str(config.out),
-        "rows": plan.rows_in(plan.mine),
-        "shards": len(plan.mine),
+        "rows": plan.rows_in(mine),
+        "shards": len(mine),
         "there": len(there),
         "rows_left": left,
         "tokens": sum(lengths),

@@ -226,7 +226,11 @@ class Scorer:
                     f"{budget:,} tokens in a batch"
                 )
         scores = dict(sorted({**shard.taken, **scores}.items()))
-        prompts, reused = shard.prompts, plan.reused
+        prompts, reused, names, fused = shard.prompts, plan.reused, set[str](), forward.norm is not None
+        if reused and shard.taken:
+            names, fused = reused.prefills, fused or reused.norm_was_fused
+        if left or not shard.taken:
+            names = names | {forward.name}
         facts: Json = {
             "rows": len(scores),
             "rejected": [
@@ -236,15 +240,11 @@ class Scorer:
             "truncated": sum(prompts[place].truncated for place in scores),
             "without_prefix": sum(prompts[place].prefix == 0 for place in scores),
             "zero_vectors": zero_vectors,
-            "norm_was_fused": forward.norm is not None,
-            "prefill": forward.name,
+            "norm_was_fused": fused,
+            "prefill": "+".join(sorted(names)),
         }
         if reused:
             facts["reused"] = len(shard.taken)
-            if shard.taken:
-                names = reused.prefills | ({forward.name} if left else set())
-                facts["prefill"] = "+".join(sorted(names))
-                facts["norm_was_fused"] |= reused.norm_was_fused
         if budget != plan.machine.batch_tokens:
             facts["restarted_with_batch_tokens"] = budget
         return scores, facts

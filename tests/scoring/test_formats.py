@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_files import refused, table, write
 from gaincurate.errors import GaincurateError, SourceError
 from gaincurate.scoring.readers import files
-from gaincurate.scoring.readers.files import BATCH_ROWS, Reader, open_file
+from gaincurate.scoring.readers.files import BATCH_ROWS, open_file
 
 ROWS = [
     {
@@ -79,16 +80,6 @@ FILES: dict[str, tuple[str, Callable[[], bytes]]] = {
     "Arrow file, one batch": ("a.arrow", lambda: arrow(pa.ipc.new_file, 10_000)),
     "Arrow stream": ("a.arrow", lambda: arrow(pa.ipc.new_stream, 900)),
 }
-
-
-def write(folder: Path, name: str, content: bytes | str) -> Path:
-    path = folder / name
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path
-
-
-def table(reader: Reader, skip: int = 0) -> pa.Table:
-    return pa.Table.from_batches(list(reader.batches(reader.schema, skip)), reader.schema)
 
 
 @pytest.mark.parametrize("case", FILES, ids=str)
@@ -164,14 +155,6 @@ def test_json_columns_of_one_type_come_back_as_they_were(
 def read(path: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = table(open_file(path)).to_pylist()
     return rows
-
-
-def refused(path: Path) -> str:
-    with pytest.raises(SourceError) as caught:
-        read(path)
-    text = str(caught.value)
-    assert text.startswith(str(path))
-    return text.removeprefix(str(path))
 
 
 LINES = b"".join(b'{"prompt": "question %d"}\n' % i for i in range(3000))

@@ -11,7 +11,7 @@ import transformers
 from torch import Tensor
 
 import tiny
-from architectures import ARCHITECTURES, Architecture, in_tiers, loops
+from architectures import ARCHITECTURES, Architecture, in_tiers, loops, plain_states
 from gaincurate.errors import ModelError
 from gaincurate.scoring.model import find_model, load_config, load_model
 from gaincurate.scoring.prefill import Prefill, Site
@@ -52,35 +52,13 @@ def prompts(seed: int = 0) -> list[Segmented]:
     return [Segmented(random.integers(3, 500, p + q + TAIL).astype(np.int32), p, p + q) for p, q in SHAPES]
 
 
-def plain_states(pair: Pair, rows: list[Segmented], site: Site, layer: int, side: str) -> list[Tensor]:
-    """Whole prompts through the whole model, padded as Hugging Face does, with a mask; hooked at
-    the norm that feeds the block, or at the one behind the last layer.
-    """
-    longest = max(len(row.token_ids) for row in rows)
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    places = []
-    for i, row in enumerate(rows):
-        start = longest - len(row.token_ids) if side == "left" else 0
-        places.append(slice(start, start + row.end))
-        ids[i, start : start + len(row.token_ids)] = torch.from_numpy(row.token_ids).long()
-        mask[i, start : start + len(row.token_ids)] = 1
-    seen: list[Tensor] = []
+def plain(pair: Pair, rows: list[Segmented], site: Site, layer: int = -1, side: str = "left") -> list[Tensor]:
+    """Hooked at the norm that feeds the block, or at the one behind the last layer."""
     base = pair.whole.base_model
     norm = base.get_submodule(pair.architecture.final)
     if site == "mlp_input":
         norm = base.get_submodule(pair.architecture.layers)[layer].get_submodule(pair.architecture.norm)
-    handle = norm.register_forward_hook(lambda _m, _a, out: seen.append(out))
-    with torch.no_grad():
-        base(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-            use_cache=False,
-        )
-    handle.remove()
-    states = seen[0].reshape(len(rows), longest, -1)
-    return [states[i, place] for i, place in enumerate(places)]
+    return plain_states(base, norm, rows, side)
 
 
 def rows_of(prefill: Prefill, rows: list[Segmented]) -> list[Tensor]:
@@ -116,15 +94,15 @@ def test_states_equal_a_padded_forward_of_the_whole_model(
     prefill = Prefill(pair.loaded, layer=layer, site=site, fuse_norm=fuse)
     assert (prefill.norm is not None) == (fuse and pair.architecture.has_rms_norm)
     found = rows_of(prefill, prompts())
-    expected = plain_states(pair, prompts(), site, layer, side)
+    expected = plain(pair, prompts(), site, layer, side)
     assert gap(expected, found) < 1e-5
-    assert gap(expected, plain_states(pair, prompts(1), site, layer, side)) > 0.1
+    assert gap(expected, plain(pair, prompts(1), site, layer, side)) > 0.1
 
 
 @pytest.mark.parametrize("site", ["mlp_input", "final_norm"])
 def test_scores_equal_float64_double_loops_over_states_of_another_route(pair: Pair, site: Site) -> None:
     rows = prompts()
-    states = plain_states(pair, rows, site, -1, "left")
+    states = plain(pair, rows, site)
     scores = angle_scores(Prefill(pair.loaded, site=site)(rows), rows)
     for row, own, (score, _) in zip(rows, states, scores, strict=True):
         intra, inter = loops(own, row.prefix)

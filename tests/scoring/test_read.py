@@ -4,9 +4,8 @@ import json
 import os
 import tracemalloc
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -177,29 +176,6 @@ def test_a_scored_set_is_a_source_and_keeps_its_ids(
     assert after.column("gc_angle").to_pylist() != before.column("gc_angle").to_pylist()
 
 
-@dataclass(frozen=True)
-class Counted:
-    """A part of a source that counts how often and how far it is read."""
-
-    part: Reader
-    opened: list[int]
-    given: list[int]
-
-    @property
-    def schema(self) -> pa.Schema:
-        return self.part.schema
-
-    @property
-    def rows(self) -> int:
-        return self.part.rows
-
-    def batches(self, schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
-        self.opened.append(skip)
-        for batch in self.part.batches(schema, skip):
-            self.given.append(batch.num_rows)
-            yield batch
-
-
 def three_parts(folder: Path) -> Source:
     sizes = (1500, 1, 1300)
     rows = [[{"prompt": f"{part}-{i}"} for i in range(size)] for part, size in enumerate(sizes)]
@@ -223,8 +199,15 @@ def test_ascending_ranges_of_a_cursor_are_plain_slices_and_one_pass(
     whole = table(source)
     assert whole.num_rows == 2801
     opened: list[int] = []
-    counted: Any = tuple(Counted(reader, opened, []) for reader in source.readers)
-    cursor = Cursor(Source(source.name, source.schema, source.rows, source.fingerprint, counted))
+
+    def counted(reader: Reader) -> Reader:
+        def batches(schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
+            opened.append(skip)
+            yield from reader.batches(schema, skip)
+
+        return replace(reader, batches=batches)
+
+    cursor = Cursor(replace(source, readers=tuple(map(counted, source.readers))))
     ordered = sorted(points)
     for start, stop in zip(ordered[::2], ordered[1::2], strict=False):
         assert cursor.read(start, stop).equals(whole.slice(start, stop - start))
