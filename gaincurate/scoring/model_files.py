@@ -233,12 +233,14 @@ def hub_model(model: str, *, allow_pickle: bool = False, trust_remote_code: bool
                 name, revision=revision or None, allow_patterns=["pytorch_model*"]
             )
     except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError) as error:
-        offline = isinstance(error, LocalEntryNotFoundError)
-        why = "it is not in the Hub cache, and the Hub was not reached (offline, or HF_HUB_OFFLINE is set)"
+        why = " ".join(str(error).split())[:200]
+        if isinstance(error, LocalEntryNotFoundError):
+            why = (
+                "it is not in the Hub cache, and the Hub was not reached (offline, or HF_HUB_OFFLINE is set)"
+            )
         raise ModelError(
-            f"--model {name} is no file or folder here, and the Hub did not give it: "
-            f"{why if offline else ' '.join(str(error).split())[:200]}. Give a local folder or `--model demo`, "
-            "or check the spelling (owner/name), and `hf auth login` for a gated model."
+            f"--model {name} is no file or folder here, and the Hub did not give it: {why}. Give a local folder "
+            "or `--model demo`, or check the spelling (owner/name), and `hf auth login` for a gated model."
         ) from error
     folder = Path(downloaded)
     return _folder(folder, name, folder.name, trust_remote_code)
