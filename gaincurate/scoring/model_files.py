@@ -239,8 +239,8 @@ def hub_model(model: str, *, allow_pickle: bool = False, trust_remote_code: bool
                 "it is not in the Hub cache, and the Hub was not reached (offline, or HF_HUB_OFFLINE is set)"
             )
         raise ModelError(
-            f"--model {name} is no file or folder here, and the Hub did not give it: {why}. Give a local folder "
-            "or `--model demo`, or check the spelling (owner/name), and `hf auth login` for a gated model."
+            f"--model {name} is no file or folder here, and the Hub did not give it: {why}. Give a local "
+            "folder or `--model demo`, or check the name, and `hf auth login` for a gated model."
         ) from error
     folder = Path(downloaded)
     return _folder(folder, name, folder.name, trust_remote_code)

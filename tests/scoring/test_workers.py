@@ -171,7 +171,7 @@ def test_batch_tokens_go_by_the_whole_memory(gib: int, tokens: int, monkeypatch:
     total = type("Properties", (), {"total_memory": gib * 2**30 + 5})()
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: total)
     assert _batch_tokens("cuda:0") == tokens
-    assert _batch_tokens("cpu") == 1024
+    assert machine(device="cpu").batch_tokens == 1024
 
 
 def prefetch(work: Callable[[int], int], items: Iterable[int]) -> Iterator[int]:
