@@ -254,8 +254,7 @@ class ScoreConfig(MachineConfig, ClusterConfig):
         ),
     ] = None
     system: Annotated[
-        str | None,
-        Option("System message for every row; @FILE reads it from a file.", READING, read=_system),
+        str | None, Option("System message for every row; @FILE reads it from a file.", READING, read=_system)
     ] = None
     system_override: Annotated[bool, Option("Replace rows' own system messages by --system.", READING)] = (
         False
@@ -299,18 +298,13 @@ class ScoreConfig(MachineConfig, ClusterConfig):
     """What is written: `angle` always; `nll` adds `gc_nll`, `entropy` adds `gc_entropy` and
     `gc_last_entropy`, `embedding` adds `gc_embedding`."""
     inter_weight: Annotated[
-        float,
-        Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT),
-        Option("Weight of the inter term in gc_angle.", ADVANCED),
+        float, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT), Option("Weight of the inter term in gc_angle.", ADVANCED)
     ] = 1.0
     max_length: Annotated[
-        int | None,
-        Field(ge=1),
-        Option("Longest whole prompt in tokens. Default: the model's.", READING),
+        int | None, Field(ge=1), Option("Longest whole prompt in tokens. Default: the model's.", READING)
     ] = None
     on_overlong: Annotated[
-        Literal["error", "truncate", "skip"],
-        Option("What to do with a longer prompt.", READING),
+        Literal["error", "truncate", "skip"], Option("What to do with a longer prompt.", READING)
     ] = "error"
     on_error: Annotated[
         Literal["stop", "skip"], Option("What to do with a row that cannot be scored.", READING)

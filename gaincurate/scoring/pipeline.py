@@ -34,13 +34,7 @@ from gaincurate.core.progress import Listener, Progress, Sent
 from gaincurate.core.ray_workers import RayWorkers, Worker, ray_workers
 from gaincurate.core.scored_set import SCORES, ScoredSet
 from gaincurate.core.stats import spearman
-from gaincurate.errors import (
-    GaincurateError,
-    InputError,
-    OutputError,
-    StorageError,
-    refused_by_the_system,
-)
+from gaincurate.errors import GaincurateError, InputError, OutputError, StorageError, refused_by_the_system
 from gaincurate.scoring.config import ScoreConfig
 from gaincurate.scoring.identity import Machine
 from gaincurate.scoring.ids import RECORD, records_in, write_ids

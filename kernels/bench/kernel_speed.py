@@ -111,9 +111,7 @@ def methods(shape: Shape, device: str, copy: float, *, triton: bool) -> Iterator
     def ours(hidden: Tensor) -> Any:
         sums = sums_of(hidden) if sums_of else segment_unit_sums(hidden, shape.bounds)
         return angle_concentration(
-            sums.rows(0, samples),
-            sums.rows(samples, 2 * samples),
-            backend="triton" if triton else "torch",
+            sums.rows(0, samples), sums.rows(samples, 2 * samples), backend="triton" if triton else "torch"
         )
 
     calls: dict[str, Call] = {"gaincurate": ours, "torch": lambda hidden: linear(hidden, shape.sample)}

@@ -137,10 +137,7 @@ def angle_concentration(
         if not ((prefix_of >= 0) & (prefix_of < len(prefix.counts))).all():
             raise ValueError(f"`prefix_of` names a row outside the {len(prefix.counts)} prefixes")
     chosen = resolve_backend(
-        backend,
-        device=question.sums.device.type,
-        hidden=question.sums.shape[1],
-        dtype=question.sums.dtype,
+        backend, device=question.sums.device.type, hidden=question.sums.shape[1], dtype=question.sums.dtype
     )
     if chosen == "torch":
         return reference.angle_concentration(question, prefix, prefix_of)

@@ -10,12 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from gaincurate_kernels import (
-    angle_concentration,
-    resolve_backend,
-    segment_unit_sums,
-    triton_version,
-)
+from gaincurate_kernels import angle_concentration, resolve_backend, segment_unit_sums, triton_version
 
 BOUNDS = torch.tensor([[0, 2], [2, 5]])
 

@@ -269,11 +269,7 @@ def test_a_line_without_an_end_is_refused_before_all_of_it_is_read(
     bomb = b"a" * (1 << 22)
     for name, content, said in [
         ("a.jsonl.gz", b'{"p": 1}\n{"prompt": "' + bomb, ", line 2: broken JSON (more than 4,096 bytes)"),
-        (
-            "a.json.gz",
-            b'[{"p": 1}, {"prompt": "' + bomb,
-            ", the array: broken JSON (more than 4,096 bytes)",
-        ),
+        ("a.json.gz", b'[{"p": 1}, {"prompt": "' + bomb, ", the array: broken JSON (more than 4,096 bytes)"),
     ]:
         assert said in refused(write(tmp_path, name, gzip.compress(content)))
     assert sum(read_so_far) < 1 << 16

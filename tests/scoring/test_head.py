@@ -142,11 +142,7 @@ print(growth, max(largest), len(largest) - WARM)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "dtype", "tokens", "entropy"),
-    [
-        ("llama", "float32", 8192, False),
-        ("gemma2", "float32", 600, True),
-        ("llama", "bfloat16", 600, True),
-    ],
+    [("llama", "float32", 8192, False), ("gemma2", "float32", 600, True), ("llama", "bfloat16", 600, True)],
 )
 def test_long_questions_over_150000_entries_stay_within_the_memory(
     kind: str, dtype: str, tokens: int, entropy: bool

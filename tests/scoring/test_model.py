@@ -214,10 +214,7 @@ def test_the_pickled_weights_of_the_hub_are_downloaded_with_the_flag_alone(
             lambda w: [w.pop(k) for k in list(w) if "layers.2" in k],
             "lack 9 of the weights that the model needs",
         ),
-        (
-            lambda w: w.update({"model.norm.weight": torch.ones(7)}),
-            "cannot load the weights of model",
-        ),
+        (lambda w: w.update({"model.norm.weight": torch.ones(7)}), "cannot load the weights of model"),
     ],
 )
 def test_weights_that_do_not_fit_the_configuration_never_score(

@@ -15,7 +15,7 @@ import transformers
 import gaincurate
 import likelihoods as oracle
 import tiny
-from command import run, tree
+from command import run
 from gaincurate.core.schema import EMBEDDING, LIKELIHOODS
 from gaincurate.scoring.segment import Segmented
 
@@ -93,24 +93,6 @@ def test_the_angle_and_the_embedding_never_load_the_head(
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", never)
     assert score(rows_file, tiny_model, tmp_path / "out", "--signals", "angle,embedding").exit_code == 0
     assert "the head was loaded" in score(rows_file, tiny_model, tmp_path / "other", *ALL).stderr
-
-
-@pytest.mark.slow
-def test_bytes_do_not_depend_on_workers_parts_or_interruptions(
-    tmp_path: Path, tiny_model: Path, whole: Path
-) -> None:
-    data, options = whole.parent / "rows.jsonl", (*ALL, "--threads", "1")
-    for name, more in (("one", ()), ("workers", ("--workers", "2"))):
-        assert score(data, tiny_model, tmp_path / name, *options, *more).exit_code == 0
-    good = tree(tmp_path / "one")
-    assert tree(tmp_path / "workers") == good
-    for part in ("2/2", "1/2"):
-        assert score(data, tiny_model, tmp_path / "parts", *options, "--shard", part).exit_code == 0
-    assert tree(tmp_path / "parts") == good
-    (tmp_path / "one/manifest.json").unlink()
-    (tmp_path / "one/shard-00001.arrow").unlink()
-    assert score(data, tiny_model, tmp_path / "one", *options).exit_code == 0
-    assert tree(tmp_path / "one") == good
 
 
 def test_a_question_that_is_the_sequences_first_token_has_no_nll(tmp_path: Path) -> None:
