@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from gaincurate.core.artifact import Artifact, Json
 from gaincurate.core.files import differing_keys, remove_temporaries, temporary_folder
@@ -43,7 +42,7 @@ from gaincurate.scoring.plan import Plan, Summary, make_plan, open_data
 from gaincurate.scoring.readers.source import Cursor
 from gaincurate.scoring.reuse import differences
 from gaincurate.scoring.segment import Unusable
-from gaincurate.scoring.worker import Records, score_shards, segmented
+from gaincurate.scoring.worker import Part, score_shards, segmented
 
 _PATIENCE = 0.5  # seconds between looks at whether every worker lives
 _ENDING = 10.0  # seconds for a worker that is done to end by itself
@@ -212,7 +211,7 @@ def score_here(plan: Plan, shards: Sequence[int], progress: Progress, summary: S
     """
     devices = plan.machine.devices[: len(shards)]
     if len(devices) == 1:
-        score_shards(plan, shards, progress, summary)
+        score_shards(plan, _parts(plan, shards), progress, summary)
         return
     start_tracker()
     context = multiprocessing.get_context("spawn")
@@ -224,12 +223,7 @@ def score_here(plan: Plan, shards: Sequence[int], progress: Progress, summary: S
     options = {"threads": plan.machine.threads, "workers": 1, "overwrite": False}
     configs = [plan.config.model_copy(update={**options, "device": device}) for device in devices]
     workers = [
-        context.Process(
-            target=_work,
-            args=(config, plan.identity, tasks, events),
-            name=f"gaincurate {config.device}",
-            daemon=True,
-        )
+        context.Process(target=_work, args=(config, plan.identity, tasks, events), daemon=True)
         for config in configs
     ]
     patience, done, listener = 0.0, 0, Listener(progress, summary.count)
@@ -254,13 +248,18 @@ def score_here(plan: Plan, shards: Sequence[int], progress: Progress, summary: S
         end_workers(workers, patience)
 
 
-def _score(
-    config: ScoreConfig, identity: Json, shards: Iterable[int], sent: Sent, records: Records | None = None
-) -> None:
-    """Score the shards of a worker."""
+def _parts(plan: Plan, shards: Iterable[int]) -> Iterator[Part]:
+    """The shards with what the run's folder has of their ids."""
+    ids = work_folder(Artifact(plan.config.out, SCORES).folder).absolute() / "ids.bin"
+    for shard in shards:
+        yield shard, records_in(ids, *plan.bounds(shard))
+
+
+def _joined(config: ScoreConfig, identity: Json) -> Plan:
+    """The plan of a worker."""
     plan = make_plan(config, Progress())
     Artifact(config.out, SCORES).join(identity, plan.identity)
-    score_shards(plan, shards, sent, Summary(config.out), records)
+    return plan
 
 
 def _work(config: ScoreConfig, identity: Json, tasks: Any, events: Any) -> None:
@@ -268,7 +267,8 @@ def _work(config: ScoreConfig, identity: Json, tasks: Any, events: Any) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     sent = Sent(lambda kind, value: events.put((kind, value)))
     try:
-        _score(config, identity, iter(tasks.get, None), sent)
+        plan = _joined(config, identity)
+        score_shards(plan, _parts(plan, iter(tasks.get, None)), sent, Summary(config.out))
         events.put(("done", None))
     except GaincurateError as error:
         events.put(("error", error))
@@ -310,14 +310,13 @@ def score_on_ray(
         start, stop = plan.bounds(shard)
         return f"rows {start} to {stop - 1} (from 0)"
 
-    # Ids go with the shards: the file of all is on this machine alone where --out is a store.
-    ids = work_folder(Artifact(plan.config.out, SCORES).folder).absolute() / "ids.bin"
     workers.run(
         partial(_score_on_ray, plan.identity),
         shards,
         hear=Listener(progress, summary.count),
         describe=describe,
-        payload=lambda shard: (plan.bounds(shard)[0], np.array(records_in(ids, *plan.bounds(shard)))),
+        # The file of all ids is on this machine alone where --out is a store.
+        payload=lambda shard: np.array(next(_parts(plan, [shard]))[1]),
     )
 
 
@@ -340,14 +339,8 @@ class _SentWhole(Sent):
 
 def _score_on_ray(identity: Json, config: ScoreConfig, worker: Worker) -> None:
     """Score the shards of a worker on Ray."""
-    given: dict[int, npt.NDArray[Any]] = {}
-
-    def shards() -> Iterator[int]:
-        for shard, (start, records) in worker.parts():
-            given[start] = records
-            yield shard
-
-    _score(config, identity, shards(), _SentWhole(worker.report), lambda start, stop: given.pop(start))
+    sent = _SentWhole(worker.report)
+    score_shards(_joined(config, identity), worker.parts(), sent, Summary(config.out))
 
 
 def finish(plan: Plan, artifact: Artifact, summary: Summary) -> None:

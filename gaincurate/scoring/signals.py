@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from gaincurate.core.schema import Score
 from gaincurate.errors import ModelError
-from gaincurate.scoring.batching import PackedStates
+from gaincurate.scoring.batching import PackedStates, SharedPrefix
 from gaincurate.scoring.config import ScoreConfig
 from gaincurate.scoring.prefill import Prefill
 from gaincurate.scoring.segment import Segmented
@@ -177,18 +177,17 @@ def angle_scores(
     bounds = torch.cat([states.questions, states.prefixes])  # [2 * prompts, 2]
     sums = segment_unit_sums(states.hidden, bounds, norm=states.norm, backend=backend)
     # Every prompt's own prefix and, after them, the shared ones; and which row is whose.
-    prefixes, rows = [sums.rows(count, 2 * count)], torch.arange(count)
-    distinct = list(dict.fromkeys(prefix for prefix in states.shared if prefix is not None))
-    for prefix in distinct:
-        if prefix.sums is None:
-            assert prefix.hidden is not None
-            whole = torch.tensor([[0, prefix.tokens]])
-            prefix.sums = segment_unit_sums(prefix.hidden, whole, norm=states.norm, backend=backend)
-            prefix.hidden = None
-        prefixes.append(prefix.sums)
-    for place, prefix in enumerate(states.shared):
-        if prefix is not None:
-            rows[place] = count + distinct.index(prefix)
+    prefixes, row_of = [sums.rows(count, 2 * count)], dict[SharedPrefix | None, int]()
+    for prefix in states.shared:
+        if prefix is not None and prefix not in row_of:
+            if prefix.sums is None:
+                assert prefix.hidden is not None
+                whole = torch.tensor([[0, prefix.tokens]])
+                prefix.sums = segment_unit_sums(prefix.hidden, whole, norm=states.norm, backend=backend)
+                prefix.hidden = None
+            row_of[prefix] = count + len(row_of)
+            prefixes.append(prefix.sums)
+    rows = torch.tensor([row_of.get(prefix, place) for place, prefix in enumerate(states.shared)])
     joined = UnitSums(
         *(torch.cat([getattr(p, name) for p in prefixes]) for name in ("sums", "counts", "zeros"))
     )

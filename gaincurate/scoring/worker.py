@@ -21,14 +21,13 @@ import torch
 import transformers
 
 from gaincurate.core.artifact import Artifact, Json
-from gaincurate.core.locks import work_folder
 from gaincurate.core.progress import Progress
 from gaincurate.core.prompts import Chat
 from gaincurate.core.schema import Score, scored_table, signal_fields
 from gaincurate.core.scored_set import SCORES
 from gaincurate.errors import GaincurateError, RowError
 from gaincurate.scoring.cpu import settle_memory
-from gaincurate.scoring.ids import ids_of, records_in
+from gaincurate.scoring.ids import ids_of
 from gaincurate.scoring.model import load_model
 from gaincurate.scoring.packed_attention import UnsupportedAttention
 from gaincurate.scoring.packed_prefill import PackedPrefill
@@ -42,8 +41,8 @@ T = TypeVar("T")
 U = TypeVar("U")
 _TRIAL_TOKENS = 256
 Forward = Prefill | PackedPrefill
-Records = Callable[[int, int], npt.NDArray[Any]]
-"""Takes the numbers of the first row and of the row after the last; what `write_ids` wrote of them."""
+Part = tuple[int, npt.NDArray[Any]]
+"""The number of a shard, and what `write_ids` wrote of its rows."""
 
 
 def one_ahead(pool: Executor, work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
@@ -58,16 +57,13 @@ def one_ahead(pool: Executor, work: Callable[[T], U], items: Iterable[T]) -> Ite
         yield waiting.result()
 
 
-def score_shards(
-    plan: Plan, shards: Iterable[int], progress: Progress, summary: Summary, records: Records | None = None
-) -> None:
+def score_shards(plan: Plan, shards: Iterable[Part], progress: Progress, summary: Summary) -> None:
     """Load the model, score these shards of a run that has begun, best in ascending order, and write them.
 
-    `progress` hears of shards from a thread of their own. `records` are of the rows' ids, by default those in
-    the run's folder.
+    `progress` hears of shards from a thread of their own.
     """
     progress.loading("the model")
-    scorer = Scorer(plan, progress, summary, records)
+    scorer = Scorer(plan, progress, summary)
     progress.loading("")
     written = Future[None]()
     written.set_result(None)
@@ -146,12 +142,11 @@ class Shard:
 class Scorer:
     """A loaded model, and what it makes of shards."""
 
-    def __init__(self, plan: Plan, progress: Progress, summary: Summary, records: Records | None) -> None:
+    def __init__(self, plan: Plan, progress: Progress, summary: Summary) -> None:
         config, machine, model = plan.config, plan.machine, plan.model
         assert model is not None
         self._plan, self._progress, self._summary = plan, progress, summary
         self._artifact, self._cursor = Artifact(config.out, SCORES), Cursor(plan.source)
-        self._records = records or partial(records_in, work_folder(self._artifact.folder) / "ids.bin")
         if machine.threads:
             torch.set_num_threads(machine.threads)
         if machine.type == "cpu":
@@ -171,16 +166,16 @@ class Scorer:
         self._measure = partial(measure, config, model.backend, self._head)
         self._fields = signal_fields(config.signals, self._prefill.width)
 
-    def read(self, index: int) -> Shard:
+    def read(self, part: Part) -> Shard:
         """Read and segment a shard.
 
         Raises:
             RowError: a row cannot be scored, and the run is not to skip it.
         """
-        plan = self._plan
+        plan, (index, records) = self._plan, part
         start, stop = plan.bounds(index)
         table = self._cursor.read(start, stop)
-        shard = Shard(index, start, table, ids_of(table, plan.columns, start, self._records(start, stop)))
+        shard = Shard(index, start, table, ids_of(table, plan.columns, start, records))
         for place, prompt in segmented(plan, table).items():
             if isinstance(prompt, Unusable):
                 self._refuse(shard, place, prompt.reason, overlong=prompt.overlong)
