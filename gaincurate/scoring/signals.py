@@ -10,8 +10,7 @@ tried on real prompts.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -72,8 +71,11 @@ class Head:
         """`[tokens, vocabulary]` for final states `[tokens, width]`; the caller may overwrite them."""
         result = type(self._result)(**{**self._result, "last_hidden_state": states[None]})
         ids = torch.zeros(1, len(states), dtype=torch.long, device=self._device)
-        with _answering(self._answerer, result):
+        self._answerer.forward = lambda *args, **kwargs: result
+        try:
             logits: Tensor = self._whole(input_ids=ids, use_cache=False).logits
+        finally:
+            del self._answerer.forward
         return logits[0]
 
     @torch.inference_mode()
@@ -132,16 +134,6 @@ class Head:
             f"the output head of {self._whole.config.model_type} cannot be run apart from its layers: "
             f"{reason}. Leave nll and entropy out of --signals."
         )
-
-
-@contextmanager
-def _answering(module: nn.Module, result: Any) -> Iterator[None]:
-    """The module answers with `result`, whatever it is asked."""
-    module.forward = lambda *args, **kwargs: result
-    try:
-        yield
-    finally:
-        del module.forward
 
 
 def _gap(logits: Tensor, expected: Tensor) -> float:

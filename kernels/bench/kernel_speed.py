@@ -216,7 +216,8 @@ def seconds(call: Call, buffers: Sequence[Tensor], least: float = 0.5) -> float:
     if buffers[0].is_cuda:
         from triton.testing import do_bench_cudagraph
 
-        taken: float = do_bench_cudagraph(each, return_mode="median") / 1e3
+        with torch.cuda.device(buffers[0].device):
+            taken: float = do_bench_cudagraph(each, return_mode="median") / 1e3
     else:
         timer = Timer("each()", globals={"each": each}, num_threads=torch.get_num_threads())
         taken = timer.blocked_autorange(min_run_time=least).median
