@@ -135,12 +135,12 @@ def _open(data: str, split: str | None) -> tuple[tuple[Reader, ...], str]:
         saved = not os.path.lexists(path) and bool(_HUB_ID.fullmatch(data)) and not data.endswith(SUFFIXES)
     if saved:
         return _from_datasets(data, split)
+    paths = _folder(path, split) if path.is_dir() else _named(data)
     if split is not None and not path.is_dir():
         raise SourceError(
             f"--split {split} chooses within a folder or data set; {data} names its files. Leave it out.",
             data=data,
         )
-    paths = _folder(path, split) if path.is_dir() else _named(data)
     return tuple(map(open_file, paths)), digest_files(paths)
 
 
