@@ -243,33 +243,25 @@ def norm_before(model: nn.Module, run: Callable[[], Tensor]) -> tuple[nn.Module,
     Returns:
         None where there is none that is called just once.
     """
-    calls: dict[nn.Module, list[tuple[list[Tensor], Tensor]]] = {}  # copies of inputs, and outputs
-    inputs: dict[nn.Module, list[Tensor]] = {}
+    calls: list[tuple[nn.Module, list[Tensor], Tensor]] = []  # with copies of inputs, and outputs
 
-    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        inputs[module] = [value.clone() for value in _tensors(args, kwargs)]
-
-    def after(module: nn.Module, _: Any, output: Any) -> None:
-        if isinstance(output, Tensor):
-            calls.setdefault(module, []).append((inputs[module], output))  # held: no memory is used again
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if isinstance(output, Tensor):  # held: no memory is used again
+            calls.append((module, [value.clone() for value in _tensors(args, kwargs)], output))
 
     single = [module for module in model.modules() if [p.dim() for p in module.parameters()] == [1]]
-    handles = [module.register_forward_pre_hook(before, with_kwargs=True) for module in single]
-    handles += [module.register_forward_hook(after) for module in single]
+    handles = [module.register_forward_hook(note, with_kwargs=True) for module in single]
     try:
         target = run()
     finally:
         for handle in handles:
             handle.remove()
-
-    def made(output: Tensor) -> bool:
-        return output.data_ptr() == target.data_ptr() and output.numel() == target.numel()
-
-    makers = [module for module, each in calls.items() if any(made(output) for _, output in each)]
-    if len(makers) != 1 or len(calls[makers[0]]) != 1:
+    place = (target.data_ptr(), target.numel())
+    makers = {module for module, _, output in calls if (output.data_ptr(), output.numel()) == place}
+    if len(makers) != 1 or sum(module in makers for module, _, _ in calls) != 1:
         return None
-    [(given, _)] = calls[makers[0]]
-    norm = as_rms_norm(makers[0])
+    [(maker, given)] = [(module, inputs) for module, inputs, _ in calls if module in makers]
+    norm = as_rms_norm(maker)
     if norm is None or len(given) != 1:
         return None
     # What the module computes on its own need not be what came of it here: changed in place, gated, summed.
@@ -277,7 +269,7 @@ def norm_before(model: nn.Module, run: Callable[[], Tensor]) -> tuple[nn.Module,
     computed = normalised(given[0].reshape(-1, width), norm)
     if not _close(computed.double(), target.reshape(-1, width).double(), _ROUNDING[target.dtype]):
         return None
-    return makers[0], norm
+    return maker, norm
 
 
 def as_rms_norm(module: nn.Module) -> RMSNorm | None:
