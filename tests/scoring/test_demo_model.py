@@ -6,16 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import transformers
 
-import likelihoods
 from architectures import loops, plain_states
 from gaincurate.scoring.model import find_model, load_config, load_model, load_tokenizer
-from gaincurate.scoring.packed_prefill import PackedPrefill, shared_prefixes
 from gaincurate.scoring.prefill import Prefill, Site
 from gaincurate.scoring.segment import Segmented, Segmenter
-from gaincurate.scoring.signals import Head, angle_scores
-from gaincurate.scoring.signals import likelihoods as question_likelihoods
+from gaincurate.scoring.signals import angle_scores
 
 pytestmark = [
     pytest.mark.demo,
@@ -92,25 +88,6 @@ def test_real_prompts_are_cut_at_the_templates_borders(
         assert prefix.endswith("<|im_end|>\n<|im_start|>user\n")
         assert middle == question.strip()
         assert tail.strip() == "<|im_end|>\n<|im_start|>assistant"
-
-
-@pytest.mark.slow
-def test_nll_and_entropy_of_real_prompts_equal_a_plain_float64_forward(prompts: list[Segmented]) -> None:
-    files, causal = find_model("demo"), transformers.AutoModelForCausalLM
-    whole = load_model(files, load_config(files), device="cpu", dtype="float32", auto=causal)
-    few, head = prompts[:40:20], Head(whole, 64)
-    expected = likelihoods.plain(whole, few)
-    prefill = Prefill(whole.base_model, final=True, tails=True)
-    head.try_on(prefill, few)
-    packed = PackedPrefill(prefill)
-    packed.try_on(few)
-    shared = shared_prefixes(few)
-    assert len(shared) == 1
-    for one, values in zip(
-        question_likelihoods(packed(few, shared), few, head, nll=True, entropy=True), expected, strict=True
-    ):
-        assert one is not None
-        assert [one.nll, one.entropy, one.last_entropy] == pytest.approx(values, abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,11 @@ import transformers
 from torch import Tensor
 
 import tiny
-from architectures import ARCHITECTURES, Architecture, in_tiers, loops, plain_states
+from architectures import ARCHITECTURES, Architecture, in_tiers, plain_states
 from gaincurate.errors import ModelError
 from gaincurate.scoring.model import find_model, load_config, load_model
 from gaincurate.scoring.prefill import Prefill, Site
 from gaincurate.scoring.segment import Segmented
-from gaincurate.scoring.signals import angle_scores
 from gaincurate_kernels.reference import normalised
 
 SHAPES = [(0, 7), (5, 1), (4, 23), (11, 12), (1, 40)]  # prefix and question; the window is 8
@@ -97,18 +96,6 @@ def test_states_equal_a_padded_forward_of_the_whole_model(
     expected = plain(pair, prompts(), site, layer, side)
     assert gap(expected, found) < 1e-5
     assert gap(expected, plain(pair, prompts(1), site, layer, side)) > 0.1
-
-
-@pytest.mark.parametrize("site", ["mlp_input", "final_norm"])
-def test_scores_equal_float64_double_loops_over_states_of_another_route(pair: Pair, site: Site) -> None:
-    rows = prompts()
-    states = plain(pair, rows, site)
-    scores = angle_scores(Prefill(pair.loaded, site=site)(rows), rows)
-    for row, own, (score, _) in zip(rows, states, scores, strict=True):
-        intra, inter = loops(own, row.prefix)
-        assert score is not None
-        assert score.angle_intra == pytest.approx(intra, abs=1e-5)
-        assert score.angle_inter == (None if inter is None else pytest.approx(inter, abs=1e-5))
 
 
 @pytest.mark.parametrize("layer", [-1, 1])

@@ -103,30 +103,34 @@ def test_a_prompt_without_question_is_refused_with_the_reason(
     assert reason(Segmenter(made), messages) == expected
 
 
-def test_a_switch_in_the_content_that_changes_what_follows_does_not_hide_the_question() -> None:
-    template = (
-        "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
-        "{% if '/no_think' in messages[-1].content %}{{ '<think></think>' }}{% endif %}"
-    )
+@pytest.mark.parametrize(
+    ("template", "question", "tail"),
+    [
+        (
+            "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
+            "{% if '/no_think' in messages[-1].content %}{{ '<think></think>' }}{% endif %}",
+            "What is 2? /no_think",
+            "\n<think></think>",
+        ),
+        (
+            "{% if 'prove' in messages[-1].content %}{{ 'Proof. ' }}{% endif %}"
+            "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}",
+            "prove it",
+            "\n",
+        ),
+    ],
+    ids=["what follows", "what stands before"],
+)
+def test_a_switch_in_the_content_does_not_hide_the_question(template: str, question: str, tail: str) -> None:
     made = templates.byte_level(template)
-    question = "What is 2? /no_think"
     shots = [{"role": "user", "content": question}, {"role": "assistant", "content": "2"}]
     for content in (question, f"  {question}\n"):
-        found = one(Segmenter(made, shots=shots), user(content))
-        assert made.decode(found.token_ids[found.prefix : found.end]).strip() == question
-        assert made.decode(found.token_ids[: found.prefix]).count(question) == 1
-
-
-def test_a_switch_in_the_content_that_changes_what_stands_before_does_not_hide_the_question() -> None:
-    template = (
-        "{% if 'prove' in messages[-1].content %}{{ 'Proof. ' }}{% endif %}"
-        "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
-    )
-    made = templates.byte_level(template)
-    shots = [{"role": "user", "content": "prove it"}, {"role": "assistant", "content": "2"}]
-    found = one(Segmenter(made, shots=shots), user("prove it"))
-    assert made.decode(found.token_ids[found.end :]) == "\n"
-    assert made.decode(found.token_ids[found.prefix : found.end]).strip() == "prove it"
+        cut = one(Segmenter(made, shots=shots), user(content))
+        parts = np.split(cut.token_ids, [cut.prefix, cut.end])
+        before, middle, after = (made.decode(part) for part in parts)
+        assert before.count(question) == 1
+        assert middle.strip() == question
+        assert after.strip() == tail.strip()
 
 
 @pytest.mark.parametrize(

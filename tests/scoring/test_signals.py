@@ -138,12 +138,8 @@ def test_a_shard_without_a_row_has_the_column_and_the_others_join_it(
     for row in rows[:16]:
         row["question"] = " "
     data = tiny.write_jsonl(tmp_path / "rows.jsonl", rows)
-    assert (
-        score(
-            data, tiny_model, tmp_path / "out", "--signals", "angle,embedding", "--on-error", "skip"
-        ).exit_code
-        == 0
-    )
+    options = ("--signals", "angle,embedding", "--on-error", "skip")
+    assert score(data, tiny_model, tmp_path / "out", *options).exit_code == 0
     found = gaincurate.open_scores(tmp_path / "out")
     assert [len(table) for table in found.tables()] == [0, 4]
     assert len(found.column(EMBEDDING)) == 4
