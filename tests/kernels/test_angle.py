@@ -47,9 +47,7 @@ def test_auto_falls_back_on_what_the_kernel_does_not_take(monkeypatch: pytest.Mo
         ({"hidden": 20000}, "backend triton: the kernel takes hidden sizes up to 16384, not 20000"),
     ],
 )
-def test_triton_where_it_cannot_run_is_refused_and_told_why(
-    options: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_triton_is_refused(options: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         resolved("triton", **options)
@@ -78,9 +76,7 @@ def test_triton_where_it_cannot_run_is_refused_and_told_why(
         (torch.ones(5, 4), BOUNDS.flip(1), "segment 2:0 is outside the 5 tokens"),
     ],
 )
-def test_arguments_that_do_not_fit_are_refused_with_their_shapes(
-    hidden: torch.Tensor, bounds: torch.Tensor, sentence: str
-) -> None:
+def test_bad_arguments_are_refused(hidden: torch.Tensor, bounds: torch.Tensor, sentence: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         segment_unit_sums(hidden, bounds)
 

@@ -36,9 +36,7 @@ CASES = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("target", "hidden", "dtypes"), CASES, ids=[case[0] for case in CASES])
-def test_the_kernels_read_16_bytes_at_once_spill_nothing_and_two_programs_fit(
-    target: str, hidden: list[str], dtypes: list[str]
-) -> None:
+def test_reads_are_wide_and_two_programs_fit(target: str, hidden: list[str], dtypes: list[str]) -> None:
     rows = compiled("--target", target, "--hidden", *hidden, "--dtype", *dtypes)
     assert len(rows) == len(hidden) * len(dtypes) * 4 + 2
     for row in rows:

@@ -52,9 +52,7 @@ def loops(hidden: Tensor, question: int) -> tuple[float, float, float]:
 @given(
     prefix=st.integers(0, 9), question=st.integers(1, 12), width=st.integers(1, 9), seed=st.integers(0, 999)
 )
-def test_linear_and_quadratic_forms_equal_double_loops(
-    prefix: int, question: int, width: int, seed: int
-) -> None:
+def test_both_forms_equal_double_loops(prefix: int, question: int, width: int, seed: int) -> None:
     hidden = vectors(prefix + question, width, seed)
     hidden[seed % len(hidden)] *= seed % 3  # now and then a zero vector
     expected = loops(hidden, prefix)

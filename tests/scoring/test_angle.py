@@ -32,9 +32,7 @@ SHAPES = st.lists(st.tuples(st.integers(0, 12), st.integers(1, 15)), min_size=1,
 
 
 @given(SHAPES, st.floats(-3, 3), st.integers(0, 99))
-def test_each_prompt_gets_the_score_of_its_own_full_cosine_matrix(
-    shapes: list[tuple[int, int]], weight: float, seed: int
-) -> None:
+def test_scores_are_of_all_pairs_of_cosines(shapes: list[tuple[int, int]], weight: float, seed: int) -> None:
     prompts = [prompt(*shape) for shape in shapes]
     states = packed(prompts, seed)
     for row, (score, _) in enumerate(angle_scores(states, prompts, inter_weight=weight)):
@@ -62,9 +60,7 @@ def test_each_prompt_gets_the_score_of_its_own_full_cosine_matrix(
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("token", [5, 8, 13])
-def test_a_prompt_with_states_that_are_not_finite_has_no_score_and_its_neighbours_have(
-    bad: float, token: int
-) -> None:
+def test_a_prompt_with_states_that_are_not_finite_alone_has_no_score(bad: float, token: int) -> None:
     prompts = [prompt(2, 3), prompt(3, 6), prompt(0, 4)]
     states = packed(prompts)
     clean = angle_scores(states, prompts)

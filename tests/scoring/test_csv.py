@@ -42,9 +42,7 @@ def test_a_csv_column_is_a_number_only_where_nothing_is_lost(case: str, tmp_path
 
 
 @pytest.mark.parametrize(("last", "kind"), [("0.5", "double"), ("n/a", "string"), ("07", "string")])
-def test_a_csv_type_that_the_last_row_decides_holds_for_the_first(
-    last: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_last_row_decides(last: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "_CSV_BLOCK", 1 << 12)
     reader = open_file(write(tmp_path, "a.csv", "prompt,v\n" + "some text,12\n" * 3000 + f"x,{last}\n"))
     assert str(reader.schema.field("v").type) == kind
@@ -97,9 +95,7 @@ BAD: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("case", BAD, ids=str)
-def test_a_bad_csv_file_says_what_is_wrong(
-    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bad_csv_file_says_why(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "_CSV_BLOCK", 1 << 12)
     content, sentence = BAD[case]
     text = refused(write(tmp_path, "a.csv", content))

@@ -50,9 +50,7 @@ def prompts(tokenizer: Any, questions: list[str]) -> list[Segmented]:
 
 
 @pytest.mark.slow
-def test_batched_scores_of_real_prompts_equal_float64_double_loops(
-    model: Any, prompts: list[Segmented]
-) -> None:
+def test_scores_of_real_prompts_equal_float64_double_loops(model: Any, prompts: list[Segmented]) -> None:
     assert len(prompts) == 50
     sites: dict[Site, Any] = {
         "mlp_input": model.layers[-1].post_attention_layernorm,
@@ -75,9 +73,7 @@ def test_batched_scores_of_real_prompts_equal_float64_double_loops(
                 assert (score.angle_intra, score.angle_inter) == pytest.approx(expected[place], abs=1e-5)
 
 
-def test_real_prompts_are_cut_at_the_templates_borders(
-    tokenizer: Any, prompts: list[Segmented], questions: list[str]
-) -> None:
+def test_cuts_are_the_templates_own(tokenizer: Any, prompts: list[Segmented], questions: list[str]) -> None:
     for prompt, question in zip(prompts, questions, strict=True):
         messages = [{"role": "user", "content": question}]
         encoded = tokenizer.apply_chat_template(messages, add_generation_prompt=True)

@@ -183,9 +183,7 @@ def test_tokens_that_a_model_can_never_say_have_no_share_in_an_entropy() -> None
     assert float(loss) == np.inf
 
 
-def test_a_packed_final_state_that_differs_from_the_models_own_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_packed_final_state_that_differs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     prefill = Prefill(tiny.model(ARCHITECTURES[0].config()).base_model, final=True)
     whole = Prefill.both
 

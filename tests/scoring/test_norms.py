@@ -27,9 +27,7 @@ def with_random_weight(module: nn.Module) -> nn.Module:
     ],
     ids=["llama", "gemma2", "torch"],
 )
-def test_what_an_rms_norm_computes_is_found_out(
-    module: nn.Module, offset: int, eps: float, dtype: Any
-) -> None:
+def test_what_an_rms_norm_computes_is_known(module: nn.Module, offset: int, eps: float, dtype: Any) -> None:
     made = with_random_weight(module).to(dtype)
     norm = as_rms_norm(made)
     assert norm is not None

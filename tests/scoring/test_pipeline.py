@@ -173,9 +173,7 @@ def test_a_folder_of_something_else_is_refused_and_untouched(runs: Runs) -> None
 @pytest.mark.parametrize(
     ("number", "reason"), [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "the file system is read-only")]
 )
-def test_a_write_that_fails_is_one_sentence_and_a_rerun_completes(
-    number: int, reason: str, runs: Runs, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_write_that_fails(number: int, reason: str, runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     runs.score("whole")
     real = os.fsync
 
@@ -258,9 +256,7 @@ class Killed(BaseException):
     """No error that anything catches."""
 
 
-def test_killed_at_any_change_while_it_begins_anew_either_run_can_go_on(
-    runs: Runs, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_while_it_begins_anew_either_run_goes_on(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     options: list[dict[str, Any]] = [{}, OTHER]
     for number, then in enumerate(options):
         runs.score(f"whole{number}", **then)

@@ -87,9 +87,7 @@ def gap(a: list[Tensor], b: list[Tensor]) -> float:
         ("final_norm", -1, "right", True),
     ],
 )
-def test_states_equal_a_padded_forward_of_the_whole_model(
-    pair: Pair, site: Site, layer: int, side: str, fuse: bool
-) -> None:
+def test_states_equal_a_plain_forwards(pair: Pair, site: Site, layer: int, side: str, fuse: bool) -> None:
     prefill = Prefill(pair.loaded, layer=layer, site=site, fuse_norm=fuse)
     assert (prefill.norm is not None) == (fuse and pair.architecture.has_rms_norm)
     found = rows_of(prefill, prompts())

@@ -153,9 +153,7 @@ def test_the_packed_forward_takes_them_and_gives_them_back() -> None:
 
 @needs_avx
 @pytest.mark.parametrize("wrong", [RuntimeError, "differs"])
-def test_a_model_that_does_not_bear_them_runs_packed_without(
-    wrong: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_that_does_not_bear_them_runs_without(wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as one that reads the weight of a layer itself."""
 
     def broken(self: Any, states: Tensor) -> Tensor:
@@ -177,9 +175,7 @@ def test_a_model_that_does_not_bear_them_runs_packed_without(
 
 @needs_avx
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
-def test_a_trial_that_is_broken_off_leaves_the_model_as_it_was(
-    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_broken_trials_change_nothing(error: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: Any, states: Tensor) -> Tensor:
         raise error
 

@@ -163,9 +163,7 @@ def test_the_fingerprint_is_of_the_content_and_its_order_not_of_the_name(tmp_pat
     assert len({first, fingerprint("b", "a"), fingerprint("a"), fingerprint("a", "c")}) == 4
 
 
-def test_a_scored_set_is_a_source_and_keeps_its_ids(
-    tmp_path: Path, tiny_model: Path, rows_file: Path
-) -> None:
+def test_a_scored_set_is_a_source_with_its_ids(tmp_path: Path, tiny_model: Path, rows_file: Path) -> None:
     first, again = tmp_path / "first", tmp_path / "again"
     score(str(rows_file), str(tiny_model), first, shard_rows=16, device="cpu")
     score(str(first), str(tiny_model), again, shard_rows=7, device="cpu", site="final_norm")
@@ -193,9 +191,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 
 
 @given(points=st.lists(st.integers(0, 2801), min_size=2, max_size=8))
-def test_ascending_ranges_of_a_cursor_are_plain_slices_and_one_pass(
-    source: Source, points: list[int]
-) -> None:
+def test_ascending_ranges_of_a_cursor_are_slices_in_one_pass(source: Source, points: list[int]) -> None:
     whole = table(source)
     assert whole.num_rows == 2801
     opened: list[int] = []

@@ -83,9 +83,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize(("old", "new"), [(150, 50), pytest.param(1500, 500, marks=pytest.mark.slow)])
-def test_new_rows_alone_are_scored_and_the_others_keep_their_bytes(
-    old: int, new: int, sets: Sets, measured: list[int]
-) -> None:
+def test_new_rows_alone_are_scored(old: int, new: int, sets: Sets, measured: list[int]) -> None:
     rows = tiny.questions(old + new)
     sets.score("old", rows[:old])
     measured.clear()

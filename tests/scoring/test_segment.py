@@ -32,9 +32,7 @@ def test_a_base_model_gets_what_its_tokenizer_adds_and_the_bos_alone_is_prefix(b
     assert found.token_ids.tolist().count(base.bos_token_id) == int(bos)
 
 
-def test_a_prompt_of_ten_megabytes_is_refused_before_it_is_rendered_or_tokenized(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_prompt_of_ten_megabytes_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     segmenter = Segmenter(templates.byte_level(None))
 
     def never(*_: Any, **__: Any) -> Any:
@@ -94,9 +92,7 @@ def test_a_rows_own_system_message_is_kept_before_the_examples_unless_overridden
         ([*user("first"), {"role": "assistant", "content": "x"}, *user("")], "the question is empty"),
     ],
 )
-def test_a_prompt_without_question_is_refused_with_the_reason(
-    messages: list[dict[str, Any]], expected: str
-) -> None:
+def test_a_prompt_without_question_has_the_reason(messages: list[dict[str, Any]], expected: str) -> None:
     made = templates.byte_level(BY_NAME["qwen2.5"].template)
     found = Segmenter(made)([user("good"), messages, user("good")])
     assert [type(item) for item in found] == [Segmented, Unusable, Segmented]

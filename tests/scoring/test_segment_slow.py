@@ -112,9 +112,7 @@ def test_a_slow_base_tokenizer_cuts_like_the_fast_one(text: str, bos: bool) -> N
 
 @pytest.mark.parametrize("finish", [lambda text: " " + text, str.lstrip], ids=["adds", "drops"])
 @pytest.mark.parametrize("text", ["  padded \n", "🎉 2+2? 🎉"])
-def test_blanks_that_decoding_adds_or_drops_at_the_start_move_no_border(
-    text: str, finish: Callable[[str], str]
-) -> None:
+def test_blanks_that_decoding_adds_or_drops_move_no_border(text: str, finish: Callable[[str], str]) -> None:
     fast = templates.byte_level(None, bos=True)
     a = one(Segmenter(fast), user(text))
     b = one(Segmenter(SlowByteLevel(fast, add_bos=True, finish=finish)), user(text))

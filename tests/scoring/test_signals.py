@@ -40,9 +40,7 @@ def whole(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("more", [(), ("--site", "final_norm"), ("--layer", "0", "--batch-tokens", "40")])
-def test_the_stored_values_are_a_plain_forwards_of_the_rendered_prompt(
-    tmp_path: Path, tiny_model: Path, rows_file: Path, more: tuple[str, ...]
-) -> None:
+def test_the_stored_values(tmp_path: Path, tiny_model: Path, rows_file: Path, more: tuple[str, ...]) -> None:
     assert score(rows_file, tiny_model, tmp_path / "out", *ALL, *more).exit_code == 0
     scored = gaincurate.open_scores(tmp_path / "out")
     model = transformers.AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
@@ -63,9 +61,7 @@ def test_the_stored_values_are_a_plain_forwards_of_the_rendered_prompt(
         )
 
 
-def test_each_signal_brings_its_columns_and_changes_no_other(
-    tmp_path: Path, tiny_model: Path, rows_file: Path, whole: Path
-) -> None:
+def test_each_signal_has_its_columns(tmp_path: Path, tiny_model: Path, rows_file: Path, whole: Path) -> None:
     every = gaincurate.open_scores(whole)
     assert every.schema.names[-4:] == [*LIKELIHOODS, EMBEDDING]
     assert [every.schema.field(name).type for name in LIKELIHOODS] == [pa.float32()] * 3
@@ -131,9 +127,7 @@ def test_values_that_are_not_finite_follow_on_error(tmp_path: Path, rows_file: P
     assert gaincurate.open_scores(tmp_path / "out").schema.field("gc_nll").type == pa.float32()
 
 
-def test_a_shard_without_a_row_has_the_column_and_the_others_join_it(
-    tmp_path: Path, tiny_model: Path
-) -> None:
+def test_a_shard_without_a_row_has_the_column_and_others_join_it(tmp_path: Path, tiny_model: Path) -> None:
     rows = tiny.questions(20)
     for row in rows[:16]:
         row["question"] = " "

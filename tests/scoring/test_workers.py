@@ -34,9 +34,7 @@ def command(data: Path, model: Path, out: Path, *more: str) -> list[str]:
     return [str(part) for part in ("score", data, "-m", model, "-o", out, *options)]
 
 
-def test_two_workers_write_the_same_bytes_as_one_and_the_sum_is_told(
-    tmp_path: Path, tiny_model: Path, data: Path
-) -> None:
+def test_two_workers_write_the_same_bytes_as_one(tmp_path: Path, tiny_model: Path, data: Path) -> None:
     assert run(*command(data, tiny_model, tmp_path / "one")).exit_code == 0
     result = run(*command(data, tiny_model, tmp_path / "two", "--workers", "2"))
     assert result.exit_code == 0, result.stderr
@@ -75,9 +73,7 @@ def test_what_a_worker_refuses_is_said_as_one_process_says_it(tmp_path: Path, ti
 
 
 @pytest.mark.slow
-def test_more_shards_than_a_pipe_holds_are_not_waited_for_after_an_error(
-    tmp_path: Path, tiny_model: Path
-) -> None:
+def test_more_shards_than_a_pipe_holds_are_not_waited_for(tmp_path: Path, tiny_model: Path) -> None:
     rows = [{"prompt": " "}] + [{"prompt": f"{number} plus one"} for number in range(15_000)]
     data = tiny.write_jsonl(tmp_path / "rows.jsonl", rows)
     arguments = command(data, tiny_model, tmp_path / "out", "--workers", "2", "--shard-rows", "1")
@@ -88,9 +84,7 @@ def test_more_shards_than_a_pipe_holds_are_not_waited_for_after_an_error(
     assert done.stderr.splitlines()[-1].startswith("error: row 0 (from 0, id ")
 
 
-def test_a_killed_parent_takes_its_workers_along_and_the_next_run_goes_on(
-    tmp_path: Path, tiny_model: Path, data: Path
-) -> None:
+def test_a_killed_parent_takes_its_workers_along(tmp_path: Path, tiny_model: Path, data: Path) -> None:
     assert run(*command(data, tiny_model, tmp_path / "whole")).exit_code == 0
     arguments = command(data, tiny_model, tmp_path / "out", "--workers", "2")
     process = subprocess.Popen(
@@ -112,9 +106,7 @@ def test_a_killed_parent_takes_its_workers_along_and_the_next_run_goes_on(
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
 
 
-def test_a_worker_that_dies_is_noticed(
-    tmp_path: Path, tiny_model: Path, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_dead_worker(tmp_path: Path, tiny_model: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "start_workers", lambda workers: None)
     monkeypatch.setattr(SpawnProcess, "exitcode", -9)
     with pytest.raises(GaincurateError, match=r"a worker died with exit code -9 \(out of memory, perhaps\)"):
