@@ -74,7 +74,7 @@ class Plan:
         return shard_count(self.source.rows, self.config.shard_rows)
 
     @property
-    def mine(self) -> Set[int]:
+    def mine(self) -> set[int]:
         """The shards of this part of the run (`--shard`)."""
         return set(range(self.config.split_run.index - 1, self.shards, self.config.split_run.count))
 

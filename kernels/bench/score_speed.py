@@ -210,12 +210,12 @@ def main() -> None:
     load: Callable[..., nn.Module]
     if given.shape:
         names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-        sizes = dict(zip((*names, "num_key_value_heads"), QWEN[given.shape], strict=True))
+        sizes: dict[str, Any] = dict(zip((*names, "num_key_value_heads"), QWEN[given.shape], strict=True))
         config: Any = transformers.Qwen2Config(**sizes, vocab_size=151936 if given.shape != "toy" else 512)
 
         def load(dtype: str) -> nn.Module:
             with torch.device(device):
-                made = transformers.AutoModel.from_config(config, dtype=getattr(torch, dtype))
+                made: nn.Module = transformers.AutoModel.from_config(config, dtype=getattr(torch, dtype))
             return made.eval()
     else:
         files = find_model(given.model)

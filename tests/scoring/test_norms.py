@@ -86,6 +86,8 @@ def test_the_norm_is_the_module_whose_output_the_tensor_is() -> None:
     assert found is not None
     assert found[0] is body.norm
     assert norm_before(body, lambda: body(states) + 0) is None
+    twice = Body(2)
+    assert norm_before(twice, lambda: twice(states)) is None
     assert not [m for m in body.modules() if m._forward_hooks]
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,7 +9,9 @@ import pytest
 
 import templates
 import tiny
+from command import run
 from gaincurate.errors import InputError, ModelError
+from gaincurate.scoring import config
 from gaincurate.scoring.config import check_shots
 from gaincurate.scoring.segment import Segmented, Segmenter, Unusable
 from templates import CASES, one, user
@@ -193,6 +197,19 @@ def test_the_fingerprint_changes_with_all_that_changes_the_rendering() -> None:
 def test_examples_that_are_no_conversation_are_refused(value: Any) -> None:
     with pytest.raises(InputError, match="--shots: expected a JSON list"):
         check_shots(value)
+
+
+def test_a_system_message_and_examples_are_read_from_files(tmp_path: Path) -> None:
+    system, shots = tmp_path / "system.txt", tmp_path / "shots.json"
+    system.write_bytes(b"Be\r\nbrief.\r\n")
+    shots.write_text(json.dumps(SHOTS))
+    assert config._system(f"@{system}") == "Be\nbrief."  # an editor's last line break is not trained on
+    assert config._shots(str(shots)) == SHOTS
+    shots.write_text("[")
+    for arguments in (["--system", f"@{tmp_path / 'gone.txt'}"], ["--shots", shots]):
+        result = run("score", "rows.jsonl", "-m", "m", "-o", tmp_path / "out", *arguments)
+        assert result.exit_code == 2
+        assert result.stderr.startswith(f"error: {arguments[0]}: cannot read ")
 
 
 def test_a_token_that_the_model_has_no_embedding_for_is_refused_unless_it_is_never_fed() -> None:
