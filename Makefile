@@ -91,7 +91,10 @@ bench: $(READY)  ## time the angle code on this machine
 
 # With the Python at hand and no set-up: a machine with a GPU often has its own torch and no network.
 bench-gpu:  ## check and time kernel and scoring on a CUDA GPU, in one call
-	PYTHONPATH=.:kernels $(PYTHON) kernels/bench/gpu.py $(BENCH_OPTIONS)
+	PYTHONPATH=.:kernels $(PYTHON) kernels/bench/kernel_speed.py --device cuda $(BENCH_OPTIONS)
+	PYTHONPATH=.:kernels $(PYTHON) kernels/bench/score_speed.py --device cuda --shape 0.5B --rows 10000 --passes 1
+	PYTHONPATH=.:kernels $(PYTHON) kernels/bench/score_speed.py --device cuda --shape 1.5B --rows 5000 --passes 1
+	PYTHONPATH=.:kernels $(PYTHON) kernels/bench/score_speed.py --device cuda --shape 7B --rows 2000 --passes 1
 
 clean:  ## delete what the other targets made
 	rm -rf .venv .venv-trainers build dist demo docs/.site docs/.cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

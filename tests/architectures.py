@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import transformers
+from torch import Tensor, nn
 
 import tiny
+from gaincurate.scoring.segment import Segmented
 
 
 @dataclass(frozen=True)
@@ -94,3 +99,36 @@ def in_tiers(kinds: list[Architecture]) -> list[Any]:
         pytest.param(kind, id=kind.name, marks=() if kind.name in FAST else pytest.mark.slow)
         for kind in kinds
     ]
+
+
+@torch.no_grad()
+def plain_states(
+    model: nn.Module, norm: nn.Module, rows: Sequence[Segmented], side: str = "left"
+) -> list[Tensor]:
+    """What a norm of the model makes of each prompt, `[tokens, hidden]`: of whole prompts, padded as Hugging Face
+    does, with a mask.
+    """
+    longest = max(len(row.token_ids) for row in rows)
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    mask, places = torch.zeros_like(ids), []
+    for i, row in enumerate(rows):
+        start = longest - len(row.token_ids) if side == "left" else 0
+        places.append(slice(start, start + row.end))
+        ids[i, start : start + len(row.token_ids)] = torch.from_numpy(row.token_ids).long()
+        mask[i, start : start + len(row.token_ids)] = 1
+    seen: list[Tensor] = []
+    handle = norm.register_forward_hook(lambda _m, _a, out: seen.append(out))
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
+    handle.remove()
+    states = seen[0].reshape(len(rows), longest, -1)
+    return [states[i, place] for i, place in enumerate(places)]
+
+
+def loops(states: Tensor, prefix: int) -> tuple[float, float | None]:
+    """C_intra and C_inter of a prompt's states, pair by pair in float64; None without a prefix."""
+    rows = states.double().numpy()
+    rows = rows / np.sqrt((rows * rows).sum(1, keepdims=True))
+    intra = [float(np.dot(a, b)) for a in rows[prefix:] for b in rows[prefix:]]
+    inter = [float(np.dot(a, b)) for a in rows[prefix:] for b in rows[:prefix]]
+    return sum(intra) / len(intra), sum(inter) / len(inter) if inter else None

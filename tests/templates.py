@@ -10,6 +10,8 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 import tiny
+from gaincurate.core.prompts import Message
+from gaincurate.scoring.segment import Segmented, Segmenter
 
 BOS = "<s>"
 _MARKS = [
@@ -182,6 +184,18 @@ def _finish(fast: Any, bos: bool) -> Any:
             single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, number)]
         )
     return fast
+
+
+def user(text: str) -> list[Message]:
+    """A chat of one user message."""
+    return [{"role": "user", "content": text}]
+
+
+def one(segmenter: Segmenter, messages: list[Message]) -> Segmented:
+    """The one prompt that a segmenter cuts."""
+    (prompt,) = segmenter([messages])
+    assert isinstance(prompt, Segmented), prompt
+    return prompt
 
 
 def token_bytes(tokenizer: Any, ids: list[int]) -> list[int]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from gaincurate.cli import output
@@ -78,30 +78,26 @@ def need_a_row(summary: Summary) -> None:
     from gaincurate.core.scored_set import SCORES
 
     path = summary.out / REJECTED
-    count, reason = _commonest(Artifact(summary.out, SCORES).folder / REJECTED)
+    counts, firsts = Counter[str](), dict[str, str]()  # by reason, with its numbers taken out
+    for _, entry in json_lines(Artifact(summary.out, SCORES).folder / REJECTED):
+        if entry is not None and "reason" in entry:  # else somebody else wrote into it
+            kind = re.sub(r"\d+", "0", str(entry["reason"]))
+            counts[kind] += 1
+            firsts.setdefault(kind, str(entry["reason"]))
     how = "the only one was" if summary.rejected == 1 else f"all {summary.rejected:,} were"
-    which = "each" if count == summary.rejected else f"{count:,} of them"
-    like = f", {which} like this" if summary.rejected > 1 and count else ""
-    why = f"{like}: {reason.rstrip('.')}. {path} has the reason of every row" if count else ""
+    reason = why = ""
+    if counts:
+        [(kind, count)] = counts.most_common(1)
+        reason = firsts[kind]
+        which = "each" if count == summary.rejected else f"{count:,} of them"
+        like = f", {which} like this" if summary.rejected > 1 else ""
+        why = f"{like}: {reason.rstrip('.')}. {path} has the reason of every row"
     raise InputError(
         f"no row was scored: {how} rejected{why}. Change the rows, the model or the options, and start over "
         "in a new --out or with --overwrite.",
         path=str(path),
         reason=reason,
     )
-
-
-def _commonest(path: Path) -> tuple[int, str]:
-    """How many rows were rejected for the commonest reason, numbers in it apart, and the first one's."""
-    reasons: dict[str, tuple[int, str]] = {}
-    for _, entry in json_lines(path):
-        if entry is None or "reason" not in entry:
-            continue  # somebody else wrote into it
-        reason = str(entry["reason"])
-        kind = re.sub(r"\d+", "0", reason)
-        count, first = reasons.get(kind, (0, reason))
-        reasons[kind] = count + 1, first
-    return max(reasons.values(), key=lambda counted: counted[0], default=(0, ""))
 
 
 @configured("gaincurate.scoring.config:ScoreConfig")

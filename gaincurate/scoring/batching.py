@@ -6,7 +6,7 @@ save by that. Padded batches are sorted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,9 +20,9 @@ from gaincurate_kernels import RMSNorm, UnitSums
 class SharedPrefix:
     """The hidden states `[tokens, hidden]` of a prefix that many prompts have in common.
 
-    They are summed once, by whoever scores the first of those prompts, and then let go. `last` is its last
-    token's state after the last norm, `[width]`, where those were asked for. `attended` has its keys and
-    values in each attention module.
+    Whoever scores the first of those prompts puts their `sums` (one segment) in the place of `hidden`. `last`
+    is the last token's state after the last norm, `[width]`, where those were asked for. `attended` has the
+    keys and values in each attention module.
     """
 
     def __init__(
@@ -31,19 +31,9 @@ class SharedPrefix:
         last: Tensor | None = None,
         attended: dict[nn.Module, KeysAndValues] | None = None,
     ) -> None:
-        self.tokens = len(hidden)
-        self.last = last
-        self.attended = attended
-        self._hidden: Tensor | None = hidden
-        self._sums: UnitSums | None = None
-
-    def sums(self, compute: Callable[[Tensor], UnitSums]) -> UnitSums:
-        """Its sums of unit vectors, one segment; `compute` is called the first time."""
-        if self._sums is None:
-            assert self._hidden is not None
-            self._sums = compute(self._hidden)
-            self._hidden = None
-        return self._sums
+        self.hidden: Tensor | None = hidden
+        self.tokens, self.last, self.attended = len(hidden), last, attended
+        self.sums: UnitSums | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,50 +89,36 @@ class Batch:
     tokens: int
 
 
-def apart(
-    batches: Callable[[Sequence[int]], list[list[int]]], lengths: Sequence[int], kinds: Sequence[bool]
-) -> Iterator[list[int]]:
-    """What `batches` makes of the lengths of one kind and then of the other, as places in the whole."""
-    for places in by_kind(kinds):
-        for batch in batches([lengths[place] for place in places]):
-            yield [places[index] for index in batch]
-
-
-def by_kind(kinds: Sequence[bool]) -> Iterator[list[int]]:
-    """The places of one kind, then those of the other; a kind that there is not is left out."""
-    for kind in (False, True):
-        if places := [place for place, its_kind in enumerate(kinds) if its_kind == kind]:
-            yield places
-
-
-def padded_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+def padded_batches(lengths: Sequence[int], budget: int, long: Sequence[bool] = ()) -> list[list[int]]:
     """Group places so that rows x longest row stays within `budget`, shortest first.
 
-    Similar lengths stand together, which keeps padding low. The grouping depends on `lengths` and
-    `budget` alone. A row longer than the budget is a batch of its own.
+    Similar lengths stand together, which keeps padding low. The grouping depends on the arguments alone. A
+    row longer than the budget is a batch of its own. `long` rows come last and in batches of their own.
     """
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    kinds = long or [False] * len(lengths)
     batches: list[list[int]] = []
-    for place in order:
+    for place in sorted(range(len(lengths)), key=lambda place: (kinds[place], lengths[place])):
+        batch = batches[-1] if batches else []
         # Ascending order: the newest row is the longest of its batch.
-        if batches and (len(batches[-1]) + 1) * lengths[place] <= budget:
-            batches[-1].append(place)
+        if batch and kinds[batch[0]] == kinds[place] and (len(batch) + 1) * lengths[place] <= budget:
+            batch.append(place)
         else:
             batches.append([place])
     return batches
 
 
-def packed_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+def packed_batches(lengths: Sequence[int], budget: int, long: Sequence[bool] = ()) -> list[list[int]]:
     """Group places in their order so that the sum of lengths stays within `budget`.
 
-    The grouping depends on `lengths` and `budget` alone. A row longer than the budget is a batch of its own.
+    The grouping depends on the arguments alone. A row longer than the budget is a batch of its own. `long`
+    rows come last and in batches of their own.
     """
+    kinds, room = long or [False] * len(lengths), 0
     batches: list[list[int]] = []
-    room = 0
-    for place, length in enumerate(lengths):
-        if not batches or length > room:
+    for place in sorted(range(len(lengths)), key=kinds.__getitem__):
+        if not batches or lengths[place] > room or kinds[batches[-1][0]] != kinds[place]:
             batches.append([])
             room = budget
         batches[-1].append(place)
-        room -= length
+        room -= lengths[place]
     return batches

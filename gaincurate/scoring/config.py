@@ -7,16 +7,15 @@ with @.
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from gaincurate.core.foreign import Malformed, json_value, read_text
+from gaincurate.core.foreign import json_file, read_text
 from gaincurate.core.locks import Split
 from gaincurate.core.options import ADVANCED, MACHINE, READING, Option, json_object, names_of, without_nan
 from gaincurate.core.ray_workers import ClusterConfig, read_workers
@@ -36,32 +35,25 @@ _RANKS = {"JOB_COMPLETION_INDEX": SHARDS, "SLURM_PROCID": "SLURM_NTASKS", "RANK"
 """A number from 0, and the variable with the number of parts; the first that is there is taken."""
 
 
-def _read_text(path: Path, option: str) -> str:
+def _read(read: Callable[[Path], Any], path: str, option: str, expected: str) -> Any:
+    """What a file holds that an option names, read by a function of `core.foreign`."""
     try:
-        return read_text(path).replace("\r\n", "\n").replace("\r", "\n")
-    except OSError as error:
-        raise InputError(f"{option}: cannot read {path}: {(error.strerror or '').lower()}.") from error
-    except Malformed as error:
-        raise InputError(f"{option}: {path} is not UTF-8 text.") from error
+        return read(Path(path))
+    except (OSError, ValueError) as error:
+        why = (error.strerror or "").lower() if isinstance(error, OSError) else str(error)
+        raise InputError(f"{option}: cannot read {path}: {why}; expected {expected}.") from error
 
 
 def _system(value: str) -> str:
-    if value.startswith("@"):
-        # Editors end a file with a line break that is not meant to be trained on.
-        return _read_text(Path(value[1:]), "--system").removesuffix("\n").removesuffix("\r")
-    return value
+    if not value.startswith("@"):
+        return value
+    text: str = _read(read_text, value[1:], "--system", "UTF-8 text")
+    # Editors end a file with a line break that is not meant to be trained on.
+    return text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n")
 
 
 def _shots(path: str) -> Any:
-    try:
-        return json_value(_read_text(Path(path), "--shots"))
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"--shots {path}: broken JSON in line {error.lineno} ({error.msg}); expected a list of "
-            "chat messages."
-        ) from error
-    except Malformed as error:
-        raise InputError(f"--shots {path}: {error}; expected a list of chat messages.") from error
+    return _read(json_file, path, "--shots", "a JSON list of chat messages")
 
 
 def _template_kwargs(value: str) -> dict[str, Any]:
@@ -130,11 +122,7 @@ def split_of_job(environment: Mapping[str, str]) -> Split:
 
 
 def _in_order(signals: tuple[Signal, ...]) -> tuple[Signal, ...]:
-    """The signals in the order of `SIGNALS`, whatever order they were given in.
-
-    Raises:
-        InputError: `angle` is not among them.
-    """
+    """The signals in the order of `SIGNALS`, whatever order they were given in."""
     if SIGNALS[0] not in signals:
         names = ",".join(signals)
         raise InputError(f"--signals {names}: angle is always computed; write angle,{names}.")
@@ -266,8 +254,7 @@ class ScoreConfig(MachineConfig, ClusterConfig):
         ),
     ] = None
     system: Annotated[
-        str | None,
-        Option("System message for every row; @FILE reads it from a file.", READING, read=_system),
+        str | None, Option("System message for every row; @FILE reads it from a file.", READING, read=_system)
     ] = None
     system_override: Annotated[bool, Option("Replace rows' own system messages by --system.", READING)] = (
         False
@@ -311,18 +298,13 @@ class ScoreConfig(MachineConfig, ClusterConfig):
     """What is written: `angle` always; `nll` adds `gc_nll`, `entropy` adds `gc_entropy` and
     `gc_last_entropy`, `embedding` adds `gc_embedding`."""
     inter_weight: Annotated[
-        float,
-        Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT),
-        Option("Weight of the inter term in gc_angle.", ADVANCED),
+        float, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT), Option("Weight of the inter term in gc_angle.", ADVANCED)
     ] = 1.0
     max_length: Annotated[
-        int | None,
-        Field(ge=1),
-        Option("Longest whole prompt in tokens. Default: the model's.", READING),
+        int | None, Field(ge=1), Option("Longest whole prompt in tokens. Default: the model's.", READING)
     ] = None
     on_overlong: Annotated[
-        Literal["error", "truncate", "skip"],
-        Option("What to do with a longer prompt.", READING),
+        Literal["error", "truncate", "skip"], Option("What to do with a longer prompt.", READING)
     ] = "error"
     on_error: Annotated[
         Literal["stop", "skip"], Option("What to do with a row that cannot be scored.", READING)

@@ -13,18 +13,25 @@ from typing import Any, Literal
 import torch
 
 import gaincurate
+from gaincurate.core.progress import Progress
 from gaincurate.core.prompts import Columns
 from gaincurate.core.schema import FORMAT
-from gaincurate.errors import InputError
+from gaincurate.errors import InputError, ModelError
 from gaincurate.scoring.config import DEVICE, MachineConfig, ScoreConfig
-from gaincurate.scoring.model import tokenizer_fingerprint
+from gaincurate.scoring.model import (
+    find_model,
+    gguf_doubt,
+    load_config,
+    load_tokenizer,
+    tokenizer_fingerprint,
+)
 from gaincurate.scoring.model_files import ModelFiles
-from gaincurate.scoring.prefill import resolve_layer
 from gaincurate.scoring.readers.source import Source
 from gaincurate.scoring.segment import RULE, Segmenter
 from gaincurate.scoring.signals import LOGITS_MEMORY
-from gaincurate_kernels import triton_version
+from gaincurate_kernels import resolve_backend, triton_version
 
+_CPU_BATCH_TOKENS = 1024  # a CPU is as fast from 512 on as it gets
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "pyarrow")
 FUSED_NORM = "rms"
 """The rule that decides whether the norm in front of the scored tensor is fused into the angle code:
@@ -72,62 +79,42 @@ def resolve_machine(config: MachineConfig) -> Machine:
     Raises:
         InputError: a device that is not here, or a dtype that it does not do.
     """
-    device = config.device
+    device, dtype = config.device, config.dtype
+    workers = config.workers if isinstance(config.workers, int) else None
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, number = device.partition(":")
     if not DEVICE.fullmatch(device):
         raise InputError(f"--device {config.device}: expected auto, cpu, cuda or cuda:N.")
-    if kind == "cuda":
-        count = torch.cuda.device_count()
-        if int(number or 0) >= count:
-            raise InputError(
-                f"--device {config.device}: this machine has {count} CUDA devices that torch can use; "
-                "leave out --device to take what there is, or check the driver and the torch build."
-            )
-    dtype = config.dtype
-    if dtype == "auto":
-        dtype = "float32"
-        if kind == "cuda":
-            dtype = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
-    if dtype == "float16" and kind == "cpu":
-        raise InputError("--dtype float16 is for GPUs; on a CPU use float32 or bfloat16.")
-    if kind == "cpu":
-        # Instruction sets round differently, so the kind of CPU is part of what made a value.
-        name = f"cpu {torch.backends.cpu.get_cpu_capability()}"
-    else:
-        name = torch.cuda.get_device_name(device)
-    devices = _devices(config, device)
-    threads = None
-    if kind == "cpu":
-        threads = config.threads or max(1, torch.get_num_threads() // len(devices))
-    return Machine(devices, name, dtype, threads, config.batch_tokens or _batch_tokens(device))
-
-
-def _devices(config: MachineConfig, device: str) -> tuple[str, ...]:
-    """A CPU is one worker's unless more are asked for; all GPUs of the first one's kind are used."""
-    workers = config.workers if isinstance(config.workers, int) else None
     if device == "cpu":
-        return (device,) * (workers or 1)
-    alike = [device]
-    if device == "cuda":
-        first = torch.cuda.get_device_name(0)
-        count = torch.cuda.device_count()
-        alike = [f"cuda:{i}" for i in range(count) if torch.cuda.get_device_name(i) == first]
+        if dtype == "float16":
+            raise InputError("--dtype float16 is for GPUs; on a CPU use float32 or bfloat16.")
+        devices = (device,) * (workers or 1)
+        # Instruction sets round differently, so the kind of CPU is part of what made a value.
+        kind = f"cpu {torch.backends.cpu.get_cpu_capability()}"
+        threads = config.threads or max(1, torch.get_num_threads() // len(devices))
+        dtype = "float32" if dtype == "auto" else dtype
+        return Machine(devices, kind, dtype, threads, config.batch_tokens or _CPU_BATCH_TOKENS)
+    count = torch.cuda.device_count()
+    if int(device.partition(":")[2] or 0) >= count:
+        raise InputError(
+            f"--device {config.device}: this machine has {count} CUDA devices that torch can use; "
+            "leave out --device to take what there is, or check the driver and the torch build."
+        )
+    if dtype == "auto":
+        dtype = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    kind, alike = torch.cuda.get_device_name(device), [device]
+    if device == "cuda":  # all of the first one's kind
+        names = [torch.cuda.get_device_name(index) for index in range(count)]
+        alike = [f"cuda:{index}" for index, name in enumerate(names) if name == names[0]]
     if workers is not None and workers > len(alike):
         raise InputError(
             f"--workers {workers}: there are {len(alike)} devices of this kind to use; a GPU has one worker."
         )
-    return tuple(alike[:workers])
+    return Machine(tuple(alike[:workers]), kind, dtype, None, config.batch_tokens or _batch_tokens(device))
 
 
 def _batch_tokens(device: str) -> int:
-    """The rule behind `--batch-tokens auto`: of the device's whole memory, whatever else uses it now.
-
-    A CPU is as fast from 512 tokens on as it gets; a GPU takes 512 for each GiB, as a power of two.
-    """
-    if device == "cpu":
-        return 1024
+    """`--batch-tokens auto` on a GPU: 512 for each GiB of its whole memory, as a power of two."""
     gib = torch.cuda.get_device_properties(device).total_memory // 2**30
     return min(max(512 << (max(int(gib), 1).bit_length() - 1), 2048), 65536)
 
@@ -136,6 +123,44 @@ def model_max_length(model_config: Any) -> int | None:
     """The most positions that the model was made for, where its configuration says so."""
     limit = getattr(model_config.get_text_config(decoder=True), "max_position_embeddings", None)
     return int(limit) if limit else None
+
+
+def open_model(config: ScoreConfig, machine: Machine, progress: Progress) -> ScoringModel:
+    """Find the model, and read all of it but its weights.
+
+    Raises:
+        InputError: there is none, or an option does not go with it.
+    """
+    files = find_model(
+        config.model, allow_pickle=config.allow_pickle, trust_remote_code=config.trust_remote_code
+    )
+    model_config, tokenizer = load_config(files), load_tokenizer(files)
+    if doubt := gguf_doubt(files):
+        progress.note(doubt)
+    limit, text = model_max_length(model_config), model_config.get_text_config(decoder=True)
+    if limit and config.max_length and config.max_length > limit:
+        raise InputError(
+            f"--max-length {config.max_length} is over the {limit} positions that {config.model} was "
+            "made for; its states after them mean nothing."
+        )
+    max_length = config.max_length or limit
+    segmenter = Segmenter(
+        tokenizer,
+        system=config.system,
+        system_override=config.system_override,
+        shots=config.shots,
+        template_kwargs=config.template_kwargs,
+        max_length=max_length,
+        truncate=config.on_overlong == "truncate",
+        vocab_size=text.vocab_size,
+        tails="entropy" in config.signals,
+    )
+    try:
+        dtype = getattr(torch, machine.dtype)
+        backend = resolve_backend(config.backend, device=machine.type, hidden=text.hidden_size, dtype=dtype)
+    except ValueError as error:
+        raise InputError(f"--{error}. Leave --backend out to take what works here.") from error
+    return ScoringModel(files, model_config, tokenizer, segmenter, backend, max_length)
 
 
 def make_identity(
@@ -149,8 +174,12 @@ def make_identity(
     """
     layer = None
     if config.site == "mlp_input":
-        text = model.config.get_text_config(decoder=True)
-        layer = resolve_layer(config.layer, text.num_hidden_layers)
+        depth = model.config.get_text_config(decoder=True).num_hidden_layers
+        if not -depth <= config.layer < depth:
+            raise ModelError(
+                f"--layer {config.layer}: the model has layers 0 to {depth - 1} (or -{depth} to -1)."
+            )
+        layer = config.layer % depth
     elif config.layer != -1:
         raise InputError(
             f"--layer {config.layer} goes with --site mlp_input; final_norm stands after the last layer."

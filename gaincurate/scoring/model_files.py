@@ -29,9 +29,7 @@ _GGUF_HEADER = struct.Struct("<4sIQQ")
 def fault_of(folder: Path, weights: Sequence[Path]) -> str | None:
     """The sentence for a fault that files show before a library reads them; None for any other.
 
-    Args:
-        folder: the model's.
-        weights: its weight files, or its one .gguf file, which holds everything.
+    `weights` are the weight files in the model's folder, or its one .gguf file, which holds everything.
 
     Raises:
         StorageError: a file cannot be read at all.
@@ -44,17 +42,16 @@ def fault_of(folder: Path, weights: Sequence[Path]) -> str | None:
             return (
                 f"{path} is a pointer of Git LFS and not the file itself. Run `git lfs pull` in its folder."
             )
-        if not head or (gguf and not _is_gguf(path, head)):
+        damaged = not head
+        if gguf:
+            damaged = len(head) < _GGUF_HEADER.size or not head.startswith(b"GGUF")
+            if not damaged:
+                # The library allocates by these counts, so a file of 58 bytes could take all memory.
+                _, version, tensors, values = _GGUF_HEADER.unpack_from(head)
+                damaged = version in (2, 3) and tensors + values > path.stat().st_size
+        if damaged:
             return f"{path} is empty, cut short or damaged. Copy or download it again."
     return None
-
-
-def _is_gguf(path: Path, head: bytes) -> bool:
-    """The library allocates by the counts in the header, so a file of 58 bytes could take all memory."""
-    if len(head) < _GGUF_HEADER.size or not head.startswith(b"GGUF"):
-        return False
-    _, version, tensors, values = _GGUF_HEADER.unpack_from(head)
-    return version not in (2, 3) or tensors + values <= path.stat().st_size
 
 
 def is_failure(error: BaseException) -> bool:
@@ -235,17 +232,15 @@ def hub_model(model: str, *, allow_pickle: bool = False, trust_remote_code: bool
             huggingface_hub.snapshot_download(
                 name, revision=revision or None, allow_patterns=["pytorch_model*"]
             )
-    except HFValidationError as error:
-        raise ModelError(f"--model {name} is no file or folder here and no Hub id (owner/name).") from error
-    except LocalEntryNotFoundError as error:
+    except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError) as error:
+        why = " ".join(str(error).split())[:200]
+        if isinstance(error, LocalEntryNotFoundError):
+            why = (
+                "it is not in the Hub cache, and the Hub was not reached (offline, or HF_HUB_OFFLINE is set)"
+            )
         raise ModelError(
-            f"--model {name} is no file or folder here, not in the Hub cache, and the Hub was not "
-            "reached (offline, or HF_HUB_OFFLINE is set). Give a local folder, or `--model demo`."
-        ) from error
-    except HfHubHTTPError as error:
-        raise ModelError(
-            f"--model {name}: the Hub refused it ({' '.join(str(error).split())[:200]}). Check the "
-            "spelling, and `hf auth login` for a gated model."
+            f"--model {name} is no file or folder here, and the Hub did not give it: {why}. Give a local "
+            "folder or `--model demo`, or check the name, and `hf auth login` for a gated model."
         ) from error
     folder = Path(downloaded)
     return _folder(folder, name, folder.name, trust_remote_code)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence, Set
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from gaincurate.scoring import packed_attention
-from gaincurate.scoring.batching import Batch, PackedStates, SharedPrefix, apart, by_kind, packed_batches
+from gaincurate.scoring.batching import Batch, PackedStates, SharedPrefix, packed_batches
 from gaincurate.scoring.cpu import LaidOut
 from gaincurate.scoring.packed_attention import KeysAndValues, Packing, UnsupportedAttention
 from gaincurate.scoring.prefill import Prefill
@@ -71,7 +70,7 @@ class PackedPrefill:
         long = [self._prefill.is_long(prompt) for prompt in prompts]
         shared = shared_prefixes(p for p, is_long in zip(prompts, long, strict=True) if not is_long)
         lengths = [self.stop(p) - (p.prefix if self._shares(p, shared) else 0) for p in prompts]
-        batches = apart(partial(packed_batches, budget=budget), lengths, long)
+        batches = packed_batches(lengths, budget, long)
         for places in (part for batch in batches for part in self._parts(batch, prompts, shared)):
             before = self._prefix_tokens
             states = self([prompts[place] for place in places], shared)
@@ -113,9 +112,14 @@ class PackedPrefill:
         try:
             self.take()
             self._try(prompts, plain)
-            products = LaidOut(self._prefill.model)
-            if products:
-                self._try_products(products, prompts, plain)
+            if products := LaidOut(self._prefill.model):
+                self._products = products
+                products.take()
+                try:
+                    self._try(prompts, plain)
+                except (UnsupportedAttention, *_FOREIGN):  # it reads its weights elsewhere too
+                    products.give_back()
+                    self._products, self.name = None, "packed, plain products"
         except BaseException as error:
             self.give_back()
             if isinstance(error, _KNOWN) or not isinstance(error, _FOREIGN):
@@ -138,42 +142,24 @@ class PackedPrefill:
             self._products.give_back()
 
     def _try(self, prompts: Sequence[Segmented], plain: Sequence[PackedStates]) -> None:
+        long = [self._prefill.is_long(prompt) for prompt in prompts]
         try:
             for shared in (set(), {prefix_of(prompt) for prompt in prompts}):
-                for places in by_kind([self._prefill.is_long(prompt) for prompt in prompts]):
+                for places in packed_batches([0] * len(prompts), 0, long):
                     batch = [prompts[place] for place in places]
                     _compare([plain[place] for place in places], self(batch, shared, check=True))
         finally:
             self._cached.clear()
 
-    def _try_products(
-        self, products: LaidOut, prompts: Sequence[Segmented], plain: Sequence[PackedStates]
-    ) -> None:
-        """Keep them if the states stay what they were; a model that reads its weights elsewhere does not."""
-        try:
-            products.take()
-            self._try(prompts, plain)
-        except BaseException as error:
-            products.give_back()
-            if not isinstance(error, (UnsupportedAttention, *_FOREIGN)):
-                raise
-            self.name = "packed, plain products"
-        else:
-            self._products = products
-
     @torch.inference_mode()
     def __call__(
-        self, prompts: Sequence[Segmented], shared: Iterable[bytes] = (), *, check: bool = False
+        self, prompts: Sequence[Segmented], shared: Set[bytes] = frozenset(), *, check: bool = False
     ) -> PackedStates:
-        """Hidden states of a batch.
+        """Hidden states of a batch, where `shared` prefixes (`prefix_of`) are computed apart and once.
 
-        Args:
-            prompts: the batch.
-            shared: prefixes (`prefix_of`) that are computed apart and once.
-            check: also see that every layer's attention came by.
+        With `check`, every layer's attention must have come by, once and with its window if it has one.
         """
-        wanted = set(shared)
-        prefixes = [self._run_prefix(p) if self._shares(p, wanted) else None for p in prompts]
+        prefixes = [self._run_prefix(p) if self._shares(p, shared) else None for p in prompts]
         ids, positions, borders = [], [], [0]
         for prompt, before in zip(prompts, prefixes, strict=True):
             begin = 0 if before is None else prompt.prefix
@@ -245,16 +231,14 @@ def shared_prefixes(prompts: Iterable[Segmented]) -> set[bytes]:
 
 
 def _check_layers(config: Any, packing: Packing, depth: int) -> None:
-    """Every layer's attention came by once, and with its window where it has one."""
     windows = list(packing.windows.values())
     if len(windows) != depth:
         raise UnsupportedAttention(f"{len(windows)} of {depth} layers called the attention")
-    kinds = getattr(config, "layer_types", None)
     window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
     if kinds is None:
-        kinds = ["sliding_attention" if window else "full_attention"] * depth
-        if getattr(config, "use_sliding_window", True) is False:
-            kinds = ["full_attention"] * depth
+        everywhere = bool(window) and getattr(config, "use_sliding_window", True) is not False
+        kinds = ["sliding_attention" if everywhere else "full_attention"] * depth
     expected = [kind == "sliding_attention" and window is not None for kind in kinds[:depth]]
     if [seen is not None for seen in windows] != expected:
         raise UnsupportedAttention("it does not say which layers have a sliding window")

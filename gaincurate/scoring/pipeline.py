@@ -23,10 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from gaincurate.core.artifact import Artifact, Json
-from gaincurate.core.files import remove_temporaries, temporary_folder
+from gaincurate.core.files import differing_keys, remove_temporaries, temporary_folder
 from gaincurate.core.locks import one_at_a_time, work_folder
 from gaincurate.core.options import checked
 from gaincurate.core.process import end_workers, start_tracker, start_workers
@@ -34,16 +33,16 @@ from gaincurate.core.progress import Listener, Progress, Sent
 from gaincurate.core.ray_workers import RayWorkers, Worker, ray_workers
 from gaincurate.core.scored_set import SCORES, ScoredSet
 from gaincurate.core.stats import spearman
-from gaincurate.errors import GaincurateError, InputError, StorageError, refused_by_the_system
+from gaincurate.errors import GaincurateError, InputError, OutputError, StorageError, refused_by_the_system
 from gaincurate.scoring.config import ScoreConfig
-from gaincurate.scoring.differences import refuse_other
 from gaincurate.scoring.identity import Machine
 from gaincurate.scoring.ids import RECORD, records_in, write_ids
 from gaincurate.scoring.model_files import place_of
 from gaincurate.scoring.plan import Plan, Summary, make_plan, open_data
 from gaincurate.scoring.readers.source import Cursor
+from gaincurate.scoring.reuse import differences
 from gaincurate.scoring.segment import Unusable
-from gaincurate.scoring.worker import Records, score_shards, segmented
+from gaincurate.scoring.worker import Part, score_shards, segmented
 
 _PATIENCE = 0.5  # seconds between looks at whether every worker lives
 _ENDING = 10.0  # seconds for a worker that is done to end by itself
@@ -77,18 +76,13 @@ def score_dataset(config: ScoreConfig, progress: Progress | None = None) -> Summ
     `begin` writes ids and identity, `score_here` the missing shards, `finish` the manifest, `log` how this
     process ran. With `--engine ray`, workers make the identity and score.
 
-    Args:
-        config: of the run.
-        progress: hears how it goes.
-
     Raises:
         InputError: an option, the source, a row, the model or the output folder is not right.
         StorageError: the file system refused a write.
         LockedError: another process writes the same shards.
     """
     progress, summary = progress or Progress(), Summary(config.out)
-    begun = time.perf_counter()
-    artifact = Artifact(config.out, SCORES)
+    begun, artifact = time.perf_counter(), Artifact(config.out, SCORES)
     artifact.read_identity(damaged=config.overwrite)
     config.check_engine()
     with ray_workers(config, progress) if config.engine == "ray" else nullcontext() as workers:
@@ -112,10 +106,10 @@ def begin(plan: Plan, artifact: Artifact, progress: Progress) -> list[int]:
     Raises:
         OutputError: the folder holds something else, or a set of another identity.
     """
-    out, shards, present = artifact.folder, plan.own_shards(), set[int]()
-    ids, config = work_folder(out) / "ids.bin", plan.config
+    out, mine, present = artifact.folder, plan.mine, set[int]()
+    ids = work_folder(out) / "ids.bin"
     with one_at_a_time(out):
-        if config.split_run.count == 1:
+        if plan.config.split_run.count == 1:
             remove_temporaries(out)
         if goes_on(plan, artifact):
             present = artifact.present(plan.identity, plan.shards)
@@ -134,23 +128,35 @@ def begin(plan: Plan, artifact: Artifact, progress: Progress) -> list[int]:
                 artifact.remove()  # or what a beginning left: its ids must not meet the next identity
             artifact.begin(plan.identity)
             fresh.replace(ids)  # after the identity: a kill never leaves an old one with new ids
-    if shards - present:
-        progress.start(plan.rows_in(shards), plan.rows_in(shards & present), what="scoring")
-    return sorted(shards - present)
+    if mine - present:
+        progress.start(plan.rows_in(mine), plan.rows_in(mine & present), what="scoring")
+    return sorted(mine - present)
 
 
 def goes_on(plan: Plan, artifact: Artifact) -> bool:
     """Whether the run goes on with the shards in its folder, or begins the set; changes nothing.
 
     Raises:
-        OutputError: the folder holds something else, or a set of another identity.
+        OutputError: the folder holds something else, or a set of another identity, in words; `details` has
+            each key with both values.
     """
     config = plan.config
     begun = artifact.read_identity(damaged=config.overwrite)
+    if begun == plan.identity:
+        return not (config.overwrite and artifact.finished)  # else --overwrite begins
     # A plain run holds the folder alone; other parts of a --shard run may have no shard yet either.
     if begun and not config.overwrite and (config.split_run.count > 1 or artifact.holds_results):
-        refuse_other(artifact, begun, plan.identity)
-    return begun == plan.identity and not (config.overwrite and artifact.finished)  # else --overwrite begins
+        changes, folder = list(differing_keys(begun, plan.identity)), artifact.place
+        hint = (artifact.kind.hints or {}).get(changes[0][0], "") if len(changes) == 1 else ""
+        raise OutputError(
+            f"{differences(changes)}{hint}: {folder} holds scores of another run. Give another --out, where "
+            f"--reuse {folder} takes those of equal rows, repeat the first run's options, or start over with "
+            "--overwrite.",
+            path=str(folder),
+            keys=[key for key, _, _ in changes],
+            details=changes,
+        )
+    return False
 
 
 def estimate(config: ScoreConfig, progress: Progress) -> Json:
@@ -169,7 +175,7 @@ def estimate(config: ScoreConfig, progress: Progress) -> Json:
         raise InputError("--dry-run counts all rows, and here: leave --engine ray and --reuse out of it.")
     config.check_engine()
     plan, artifact = make_plan(config, progress), Artifact(config.out, SCORES)
-    mine, there, lengths, unusable = plan.own_shards(), set[int](), [0], list[str]()
+    mine, there, lengths, unusable = plan.mine, set[int](), [0], list[str]()
     if goes_on(plan, artifact):
         there = mine & artifact.indexes(plan.shards)
     else:
@@ -184,9 +190,17 @@ def estimate(config: ScoreConfig, progress: Progress) -> Json:
             else:
                 lengths.append(len(prompt.token_ids))
         progress.advance(stop - start)
-    facts = {"out": str(config.out), "rows": plan.rows_in(mine), "shards": len(mine), "there": len(there)}
-    facts |= {"rows_left": left, "tokens": sum(lengths), "longest": max(lengths)}
-    return {**facts, "unusable": len(unusable), "why": unusable[0] if unusable else None}
+    return {
+        "out": str(config.out),
+        "rows": plan.rows_in(mine),
+        "shards": len(mine),
+        "there": len(there),
+        "rows_left": left,
+        "tokens": sum(lengths),
+        "longest": max(lengths),
+        "unusable": len(unusable),
+        "why": unusable[0] if unusable else None,
+    }
 
 
 def score_here(plan: Plan, shards: Sequence[int], progress: Progress, summary: Summary) -> None:
@@ -197,7 +211,7 @@ def score_here(plan: Plan, shards: Sequence[int], progress: Progress, summary: S
     """
     devices = plan.machine.devices[: len(shards)]
     if len(devices) == 1:
-        score_shards(plan, shards, progress, summary)
+        score_shards(plan, _parts(plan, shards), progress, summary)
         return
     start_tracker()
     context = multiprocessing.get_context("spawn")
@@ -209,12 +223,7 @@ def score_here(plan: Plan, shards: Sequence[int], progress: Progress, summary: S
     options = {"threads": plan.machine.threads, "workers": 1, "overwrite": False}
     configs = [plan.config.model_copy(update={**options, "device": device}) for device in devices]
     workers = [
-        context.Process(
-            target=_work,
-            args=(config, plan.identity, tasks, events),
-            name=f"gaincurate {config.device}",
-            daemon=True,
-        )
+        context.Process(target=_work, args=(config, plan.identity, tasks, events), daemon=True)
         for config in configs
     ]
     patience, done, listener = 0.0, 0, Listener(progress, summary.count)
@@ -239,13 +248,18 @@ def score_here(plan: Plan, shards: Sequence[int], progress: Progress, summary: S
         end_workers(workers, patience)
 
 
-def _score(
-    config: ScoreConfig, identity: Json, shards: Iterable[int], sent: Sent, records: Records | None = None
-) -> None:
-    """Score the shards of a worker."""
+def _parts(plan: Plan, shards: Iterable[int]) -> Iterator[Part]:
+    """The shards with what the run's folder has of their ids."""
+    ids = work_folder(Artifact(plan.config.out, SCORES).folder).absolute() / "ids.bin"
+    for shard in shards:
+        yield shard, records_in(ids, *plan.bounds(shard))
+
+
+def _joined(config: ScoreConfig, identity: Json) -> Plan:
+    """The plan of a worker."""
     plan = make_plan(config, Progress())
     Artifact(config.out, SCORES).join(identity, plan.identity)
-    score_shards(plan, shards, sent, Summary(config.out), records)
+    return plan
 
 
 def _work(config: ScoreConfig, identity: Json, tasks: Any, events: Any) -> None:
@@ -253,7 +267,8 @@ def _work(config: ScoreConfig, identity: Json, tasks: Any, events: Any) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     sent = Sent(lambda kind, value: events.put((kind, value)))
     try:
-        _score(config, identity, iter(tasks.get, None), sent)
+        plan = _joined(config, identity)
+        score_shards(plan, _parts(plan, iter(tasks.get, None)), sent, Summary(config.out))
         events.put(("done", None))
     except GaincurateError as error:
         events.put(("error", error))
@@ -295,14 +310,13 @@ def score_on_ray(
         start, stop = plan.bounds(shard)
         return f"rows {start} to {stop - 1} (from 0)"
 
-    # Ids go with the shards: the file of all is on this machine alone where --out is a store.
-    ids = work_folder(Artifact(plan.config.out, SCORES).folder).absolute() / "ids.bin"
     workers.run(
         partial(_score_on_ray, plan.identity),
         shards,
         hear=Listener(progress, summary.count),
         describe=describe,
-        payload=lambda shard: (plan.bounds(shard)[0], np.array(records_in(ids, *plan.bounds(shard)))),
+        # The file of all ids is on this machine alone where --out is a store.
+        payload=lambda shard: np.array(next(_parts(plan, [shard]))[1]),
     )
 
 
@@ -325,14 +339,8 @@ class _SentWhole(Sent):
 
 def _score_on_ray(identity: Json, config: ScoreConfig, worker: Worker) -> None:
     """Score the shards of a worker on Ray."""
-    given: dict[int, npt.NDArray[Any]] = {}
-
-    def shards() -> Iterator[int]:
-        for shard, (start, records) in worker.parts():
-            given[start] = records
-            yield shard
-
-    _score(config, identity, shards(), _SentWhole(worker.report), lambda start, stop: given.pop(start))
+    sent = _SentWhole(worker.report)
+    score_shards(_joined(config, identity), worker.parts(), sent, Summary(config.out))
 
 
 def finish(plan: Plan, artifact: Artifact, summary: Summary) -> None:

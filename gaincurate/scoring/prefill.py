@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from gaincurate.errors import ModelError
-from gaincurate.scoring.batching import Batch, PackedStates, apart, padded_batches
+from gaincurate.scoring.batching import Batch, PackedStates, padded_batches
 from gaincurate.scoring.segment import Segmented
 from gaincurate_kernels import RMSNorm
 from gaincurate_kernels.reference import normalised
@@ -38,7 +36,7 @@ class Prefill:
 
     Args:
         model: a transformers decoder without its head.
-        layer: the decoder layer, from 0 or from the end (-1); for `mlp_input` only.
+        layer: the decoder layer, from 0 or from the end (-1), one that there is; for `mlp_input` only.
         site: `mlp_input`, the input of that layer's feed-forward block (GAIN-RL's tensor: the output of
             the norm after attention), or `final_norm`, the output of the norm after the last layer.
         fuse_norm: stop in front of that norm where it is an RMS norm, and hand its weight on.
@@ -61,26 +59,23 @@ class Prefill:
         final: bool = False,
         tails: bool = False,
     ) -> None:
-        self.model = model
-        self.tails = tails
+        self.model, self.tails = model, tails
         self.device = next(model.parameters()).device
         config: Any = model.config
         self.config = config.get_text_config(decoder=True)
-        self._stop_at: nn.Module | None = None
+        self._site: nn.Module | None = None
         self.norm: RMSNorm | None = None
         """The norm that was left to whoever takes the states, or None."""
         self.depth: int = self.config.num_hidden_layers
         """How many layers' attention runs."""
-        self._turn = _turn(self.config)
-        if site == "mlp_input":
-            number = resolve_layer(layer, self.depth)
-            self._stop_at = _feed_forward(model, number)
-            self.depth = number + 1
-        two = torch.tensor([[0, 1]], device=self.device)
-        if fuse_norm and (before_site := norm_before(model, lambda: self.states(two))):
-            self._stop_at, self.norm = before_site
         self.width: int | None = None
         """Of a final state, where those are yielded; else None."""
+        self._turn = _turn(self.config)
+        if site == "mlp_input":
+            self._site, self.depth = _feed_forward(model, layer), layer % self.depth + 1
+        two = torch.tensor([[0, 1]], device=self.device)
+        if fuse_norm and (before_site := norm_before(model, lambda: self.both(two)[0])):
+            self._site, self.norm = before_site
         if final:
             self.depth = self.config.num_hidden_layers
             with torch.inference_mode():
@@ -103,7 +98,7 @@ class Prefill:
     def run(self, prompts: Sequence[Segmented], budget: int) -> Iterator[Batch]:
         """Everything in batches of at most `budget` tokens, padding included."""
         lengths, long = [self.stop(prompt) for prompt in prompts], [self.is_long(p) for p in prompts]
-        for places in apart(partial(padded_batches, budget=budget), lengths, long):
+        for places in padded_batches(lengths, budget, long):
             chosen = [prompts[place] for place in places]
             states = self(chosen)
             yield Batch(places, states, len(states.hidden))
@@ -130,29 +125,42 @@ class Prefill:
         last = None if final is None else final.flatten(0, 1).index_select(0, token_rows)
         return PackedStates.of(packed, prompts, self.norm, last, lengths)
 
-    def both(self, ids: Tensor, **options: Any) -> tuple[Tensor, Tensor | None]:
-        """States at the site as `states` gives them, and those after the last norm where they are wanted."""
-        if self.width is None:
-            return self.states(ids, **options), None
-        with ExitStack() as stack:
-            at_site = self._stop_at and stack.enter_context(_captured(self._stop_at, go_on=True))
-            final: Tensor = self.model(input_ids=ids, use_cache=False, **options).last_hidden_state
-        return (at_site[0].reshape(*ids.shape, -1) if at_site else final), final
-
     @torch.inference_mode()
-    def states(self, ids: Tensor, **options: Any) -> Tensor:
-        """`[rows, tokens, hidden]` at the site, or before its norm, for `ids` `[rows, tokens]`.
+    def both(self, ids: Tensor, **options: Any) -> tuple[Tensor, Tensor | None]:
+        """States at the site, or before its norm, and those after the last norm where they are wanted.
 
-        `options` go to the model's forward.
+        Args:
+            ids: `[rows, tokens]`.
+            options: of the model's forward.
+
+        Returns:
+            `[rows, tokens, hidden]`, and `[rows, tokens, width]` or None.
         """
-        if self._stop_at is None:
-            output = self.model(input_ids=ids, use_cache=False, **options)
-            final: Tensor = output.last_hidden_state
-            return final
-        with _captured(self._stop_at) as captured:
-            self.model(input_ids=ids, use_cache=False, **options)
+        at_site: list[Tensor] = []
+
+        def take(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            at_site.append(_tensors(args, kwargs)[0])
+            if self.width is None:
+                raise _SiteReached
+            at_site[-1] = at_site[-1].clone()  # a layer may add to its states in place
+
+        handle = self._site and self._site.register_forward_pre_hook(take, with_kwargs=True)
+        final: Tensor | None = None
+        try:
+            final = self.model(input_ids=ids, use_cache=False, **options).last_hidden_state
+        except _SiteReached:
+            pass
+        finally:
+            if handle:
+                handle.remove()
+        wanted = None if self.width is None else final
+        if self._site is None:
+            assert final is not None
+            return final, wanted
+        if not at_site:
+            raise RuntimeError("the forward never reached the scored block")
         # Some layers hand their feed-forward block all rows as one list of tokens.
-        return captured[0].reshape(*ids.shape, -1)
+        return at_site[0].reshape(*ids.shape, -1), wanted
 
     def _check_causal(self) -> None:
         """Both the definition of a prefix and padding without a mask rest on it."""
@@ -178,39 +186,6 @@ def _turn(config: Any) -> int | None:
     return min(turns, default=None)
 
 
-def resolve_layer(layer: int, depth: int) -> int:
-    """A layer's number from 0.
-
-    Raises:
-        ModelError: outside the model.
-    """
-    if not -depth <= layer < depth:
-        raise ModelError(f"--layer {layer}: the model has layers 0 to {depth - 1} (or -{depth} to -1).")
-    return layer % depth
-
-
-@contextmanager
-def _captured(block: nn.Module, *, go_on: bool = False) -> Iterator[list[Tensor]]:
-    """The input of a block, which ends the forward; with `go_on` a copy of it, and the forward goes on."""
-    captured: list[Tensor] = []
-
-    def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        captured.append(_tensors(args, kwargs)[0])
-        if not go_on:
-            raise _SiteReached
-        captured[-1] = captured[-1].clone()  # a layer may add to its states in place
-
-    handle = block.register_forward_pre_hook(stop, with_kwargs=True)
-    try:
-        yield captured
-    except _SiteReached:
-        pass
-    finally:
-        handle.remove()
-    if not captured:
-        raise RuntimeError("the forward never reached the scored block")
-
-
 def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     return [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
 
@@ -220,12 +195,19 @@ def _feed_forward(model: nn.Module, layer: int) -> nn.Module:
     """The feed-forward (MLP or MoE) block of a layer: of the parts that the layer calls on hidden states
     and that have weight matrices, the last one made of parts itself that is no attention.
 
-    Norms have no matrices; gates after the block (Gemma-3n, Gemma-4) are bare matrices. Where the
-    layer holds the block's two matrices itself (OPT), it is the first of them.
+    The layers are the outermost list as long as the configuration says the model is deep. Norms have no
+    matrices; gates after the block (Gemma-3n, Gemma-4) are bare matrices. Where the layer holds the block's
+    two matrices itself (OPT), it is the first of them.
     """
     config: Any = model.config
-    width = config.get_text_config(decoder=True).hidden_size
-    block = _layers(model)[layer]
+    text = config.get_text_config(decoder=True)
+    width, depth = text.hidden_size, text.num_hidden_layers
+    named = [
+        (name, m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == depth
+    ]
+    if not named:
+        raise ModelError(f"cannot find {depth} decoder layers in {config.model_type}; use --site final_norm.")
+    block = min(named, key=lambda entry: entry[0].count("."))[1][layer]
     called: list[nn.Module] = []
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -244,25 +226,11 @@ def _feed_forward(model: nn.Module, layer: int) -> nn.Module:
     others = [module for module in called if "att" not in type(module).__name__.lower()]
     if len(called) < 2 or not others:
         raise ModelError(
-            f"cannot find the feed-forward block in layer {layer} of {config.model_type} (children: "
+            f"cannot find the feed-forward block in layer {layer % depth} of {config.model_type} (children: "
             f"{', '.join(name for name, _ in block.named_children())}); use --site final_norm."
         )
     composed = [module for module in others if next(module.children(), None) is not None]
     return composed[-1] if composed else others[0]
-
-
-def _layers(model: nn.Module) -> nn.ModuleList:
-    """The decoder layers: the outermost list as long as the configuration says the model is deep."""
-    config: Any = model.config
-    depth = config.get_text_config(decoder=True).num_hidden_layers
-    lists = [
-        (name.count("."), index, module)
-        for index, (name, module) in enumerate(model.named_modules())
-        if isinstance(module, nn.ModuleList) and len(module) == depth
-    ]
-    if not lists:
-        raise ModelError(f"cannot find {depth} decoder layers in {config.model_type}; use --site final_norm.")
-    return min(lists, key=lambda entry: entry[:2])[2]
 
 
 def norm_before(model: nn.Module, run: Callable[[], Tensor]) -> tuple[nn.Module, RMSNorm] | None:
@@ -275,33 +243,25 @@ def norm_before(model: nn.Module, run: Callable[[], Tensor]) -> tuple[nn.Module,
     Returns:
         None where there is none that is called just once.
     """
-    calls: dict[nn.Module, list[tuple[list[Tensor], Tensor]]] = {}  # copies of inputs, and outputs
-    inputs: dict[nn.Module, list[Tensor]] = {}
+    calls: list[tuple[nn.Module, list[Tensor], Tensor]] = []  # with copies of inputs, and outputs
 
-    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        inputs[module] = [value.clone() for value in _tensors(args, kwargs)]
-
-    def after(module: nn.Module, _: Any, output: Any) -> None:
-        if isinstance(output, Tensor):
-            calls.setdefault(module, []).append((inputs[module], output))  # held: no memory is used again
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if isinstance(output, Tensor):  # held: no memory is used again
+            calls.append((module, [value.clone() for value in _tensors(args, kwargs)], output))
 
     single = [module for module in model.modules() if [p.dim() for p in module.parameters()] == [1]]
-    handles = [module.register_forward_pre_hook(before, with_kwargs=True) for module in single]
-    handles += [module.register_forward_hook(after) for module in single]
+    handles = [module.register_forward_hook(note, with_kwargs=True) for module in single]
     try:
         target = run()
     finally:
         for handle in handles:
             handle.remove()
-
-    def made(output: Tensor) -> bool:
-        return output.data_ptr() == target.data_ptr() and output.numel() == target.numel()
-
-    makers = [module for module, each in calls.items() if any(made(output) for _, output in each)]
-    if len(makers) != 1 or len(calls[makers[0]]) != 1:
+    place = (target.data_ptr(), target.numel())
+    makers = {module for module, _, output in calls if (output.data_ptr(), output.numel()) == place}
+    if len(makers) != 1 or sum(module in makers for module, _, _ in calls) != 1:
         return None
-    [(given, _)] = calls[makers[0]]
-    norm = as_rms_norm(makers[0])
+    [(maker, given)] = [(module, inputs) for module, inputs, _ in calls if module in makers]
+    norm = as_rms_norm(maker)
     if norm is None or len(given) != 1:
         return None
     # What the module computes on its own need not be what came of it here: changed in place, gated, summed.
@@ -309,7 +269,7 @@ def norm_before(model: nn.Module, run: Callable[[], Tensor]) -> tuple[nn.Module,
     computed = normalised(given[0].reshape(-1, width), norm)
     if not _close(computed.double(), target.reshape(-1, width).double(), _ROUNDING[target.dtype]):
         return None
-    return makers[0], norm
+    return maker, norm
 
 
 def as_rms_norm(module: nn.Module) -> RMSNorm | None:

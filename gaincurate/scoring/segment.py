@@ -7,7 +7,7 @@ model. Tokenizers in Python report no offsets, so theirs are found by decoding e
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,7 @@ class Unusable:
     overlong: bool = False
 
 
+@dataclass
 class Segmenter:
     """Renders, tokenises and cuts prompts.
 
@@ -77,30 +78,21 @@ class Segmenter:
         ModelError: the chat template is missing or refuses the system message or the examples.
     """
 
-    def __init__(
-        self,
-        tokenizer: Any,
-        *,
-        system: str | None = None,
-        system_override: bool = False,
-        shots: Sequence[Message] = (),
-        template_kwargs: dict[str, Any] | None = None,
-        max_length: int | None = None,
-        truncate: bool = False,
-        vocab_size: int | None = None,
-        tails: bool = False,
-    ) -> None:
-        self._tokenizer = tokenizer
-        self._system = system
-        self._override = system_override
-        self._shots = list(shots)
-        self._kwargs = dict(template_kwargs or {})
-        self._max_length = max_length
-        self._truncate = truncate
-        self._vocab_size, self._tails = vocab_size, tails
-        self._has_template = bool(getattr(tokenizer, "chat_template", None))
+    tokenizer: Any
+    _: KW_ONLY
+    system: str | None = None
+    system_override: bool = False
+    shots: Sequence[Message] = ()
+    template_kwargs: dict[str, Any] | None = None
+    max_length: int | None = None
+    truncate: bool = False
+    vocab_size: int | None = None
+    tails: bool = False
+
+    def __post_init__(self) -> None:
+        self._has_template = bool(getattr(self.tokenizer, "chat_template", None))
         self._frames: dict[str, tuple[str, str] | None] = {}
-        if not self._has_template and (system is not None or self._shots):
+        if not self._has_template and (self.system is not None or self.shots):
             raise ModelError(
                 "this model's tokenizer has no chat template, so --system and --shots have no place; "
                 "leave them out, or take the instruction-tuned model."
@@ -147,7 +139,7 @@ class Segmenter:
     def _full(self, messages: list[Message]) -> list[Message]:
         """The row's messages with the run's system message and examples put in."""
         try:
-            return with_additions(messages, self._system, self._shots, override=self._override)
+            return with_additions(messages, self.system, self.shots, override=self.system_override)
         except PromptProblem as error:
             raise _Refused(str(error)) from error
 
@@ -162,13 +154,13 @@ class Segmenter:
             return text
         last_is_answer = messages[-1]["role"] == "assistant"
         try:
-            rendered: str = self._tokenizer.apply_chat_template(
+            rendered: str = self.tokenizer.apply_chat_template(
                 messages,
                 tools=tools,
                 tokenize=False,
                 add_generation_prompt=not last_is_answer,
                 continue_final_message=last_is_answer,
-                **self._kwargs,
+                **(self.template_kwargs or {}),
             )
         except Exception as error:  # a template is the model's own program and can raise anything
             reason = " ".join(str(error).split())[:200]
@@ -193,7 +185,7 @@ class Segmenter:
         if characters > LONGEST_PROMPT:
             raise _Refused(
                 f"the prompt has {characters:,} characters and the limit is {LONGEST_PROMPT:,}",
-                overlong=self._max_length is not None and not self._truncate,
+                overlong=self.max_length is not None and not self.truncate,
             )
         text = self._render(messages, tools)
         frame = self._frame(messages, place, tools)
@@ -227,49 +219,46 @@ class Segmenter:
 
     def _tokenize(self, texts: list[str]) -> Iterator[_Tokens]:
         """Ids `[tokens]` and character offsets `[tokens, 2]`, None for a tokenizer without them."""
+        fast = bool(getattr(self.tokenizer, "is_fast", False))
         # A tokenizer gives lists of numbers, ten times as large as the arrays: of a few texts at a time.
-        first, characters = 0, 0
-        for place, text in enumerate(texts):
-            if characters and characters + len(text) > _AT_ONCE:
-                yield from self._tokenize_some(texts[first:place])
-                first, characters = place, 0
+        parts, characters = list[list[str]](), 0
+        for text in texts:
+            if not parts or characters + len(text) > _AT_ONCE:
+                parts.append([])
+                characters = 0
+            parts[-1].append(text)
             characters += len(text)
-        if texts:
-            yield from self._tokenize_some(texts[first:])
-
-    def _tokenize_some(self, texts: list[str]) -> list[_Tokens]:
-        fast = bool(getattr(self._tokenizer, "is_fast", False))
-        try:
-            # A rendered template has its own BOS; a plain text gets what the tokenizer adds, as in training.
-            encoded = self._tokenizer(
-                texts,
-                add_special_tokens=not self._has_template,
-                return_offsets_mapping=fast,
-                return_attention_mask=False,
-                return_token_type_ids=False,
-                verbose=False,
-            )
-        except BaseException as error:
-            if not is_failure(error):
-                raise
-            reason = " ".join(str(error).split())[:200]
-            raise ModelError(f"the model's tokenizer fails ({reason}). Copy its files again.") from error
-        ids = [np.asarray(row, np.int32) for row in encoded["input_ids"]]
-        if not fast:
-            return [(row, None) for row in ids]
-        spans = [np.asarray(row, np.int64).reshape(-1, 2) for row in encoded["offset_mapping"]]
-        return list(zip(ids, spans, strict=True))
+        for part in parts:
+            try:
+                # A rendered template has its own BOS; a plain text gets the tokenizer's, as in training.
+                encoded = self.tokenizer(
+                    part,
+                    add_special_tokens=not self._has_template,
+                    return_offsets_mapping=fast,
+                    return_attention_mask=False,
+                    return_token_type_ids=False,
+                    verbose=False,
+                )
+            except BaseException as error:
+                if not is_failure(error):
+                    raise
+                reason = " ".join(str(error).split())[:200]
+                raise ModelError(f"the model's tokenizer fails ({reason}). Copy its files again.") from error
+            offsets = encoded["offset_mapping"] if fast else [None] * len(part)
+            for ids, spans in zip(encoded["input_ids"], offsets, strict=True):
+                where = None if spans is None else np.asarray(spans, np.int64).reshape(-1, 2)
+                yield np.asarray(ids, np.int32), where
 
     def _decoded(self, text: str, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
         """As `decoded_offsets`, for a prompt that is not too long for that or anyway."""
-        if self._max_length is not None and len(ids) > self._max_length and not self._truncate:
+        if self.max_length is not None and len(ids) > self.max_length and not self.truncate:
             raise _Refused(self._too_long(ids), overlong=True)
         if len(ids) > _MOST_DECODED:
             raise _Refused(
                 f"the prompt has {len(ids):,} tokens, and the question's can be told in at most "
                 f"{_MOST_DECODED:,} with a tokenizer that gives no offsets"
             )
-        return decoded_offsets(self._tokenizer, text, ids)
+        return decoded_offsets(self.tokenizer, text, ids)
 
     def _cut(
         self, ids: npt.NDArray[np.int32], spans: npt.NDArray[np.int64], start: int, stop: int
@@ -280,24 +269,24 @@ class Segmenter:
         if not len(places):
             raise _Refused("no token stands for the question")
         prefix, end = int(places[0]), int(places[-1]) + 1
-        read = ids if self._tails else ids[:end]
-        unknown = read[read >= (self._vocab_size or np.iinfo(np.int32).max)]
+        read = ids if self.tails else ids[:end]
+        unknown = read[read >= (self.vocab_size or np.iinfo(np.int32).max)]
         if len(unknown):
             raise _Refused(
-                f"token {unknown[0]} is outside the model's vocabulary of {self._vocab_size}: the tokenizer "
+                f"token {unknown[0]} is outside the model's vocabulary of {self.vocab_size}: the tokenizer "
                 "has tokens that the model was never given"
             )
-        if self._max_length is None or len(ids) <= self._max_length:
+        if self.max_length is None or len(ids) <= self.max_length:
             return Segmented(ids, prefix, end)
-        if not self._truncate:
+        if not self.truncate:
             raise _Refused(self._too_long(ids), overlong=True)
-        if prefix >= self._max_length:
-            raise _Refused(f"its prefix alone has {prefix} tokens and the limit is {self._max_length}")
-        cut = ids[: self._max_length]
+        if prefix >= self.max_length:
+            raise _Refused(f"its prefix alone has {prefix} tokens and the limit is {self.max_length}")
+        cut = ids[: self.max_length]
         return Segmented(cut, prefix, min(end, len(cut)), truncated=end > len(cut))
 
     def _too_long(self, ids: npt.NDArray[np.int32]) -> str:
-        return f"the prompt has {len(ids)} tokens and the limit is {self._max_length}"
+        return f"the prompt has {len(ids)} tokens and the limit is {self.max_length}"
 
 
 def _inside(text: str, question: str, head: str, tail: str) -> tuple[int, int] | None:

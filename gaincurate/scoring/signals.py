@@ -10,9 +10,8 @@ tried on real prompts.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 
 from gaincurate.core.schema import Score
 from gaincurate.errors import ModelError
-from gaincurate.scoring.batching import PackedStates
+from gaincurate.scoring.batching import PackedStates, SharedPrefix
 from gaincurate.scoring.config import ScoreConfig
 from gaincurate.scoring.prefill import Prefill
 from gaincurate.scoring.segment import Segmented
@@ -72,8 +71,11 @@ class Head:
         """`[tokens, vocabulary]` for final states `[tokens, width]`; the caller may overwrite them."""
         result = type(self._result)(**{**self._result, "last_hidden_state": states[None]})
         ids = torch.zeros(1, len(states), dtype=torch.long, device=self._device)
-        with _answering(self._answerer, result):
+        self._answerer.forward = lambda *args, **kwargs: result
+        try:
             logits: Tensor = self._whole(input_ids=ids, use_cache=False).logits
+        finally:
+            del self._answerer.forward
         return logits[0]
 
     @torch.inference_mode()
@@ -134,16 +136,6 @@ class Head:
         )
 
 
-@contextmanager
-def _answering(module: nn.Module, result: Any) -> Iterator[None]:
-    """The module answers with `result`, whatever it is asked."""
-    module.forward = lambda *args, **kwargs: result
-    try:
-        yield
-    finally:
-        del module.forward
-
-
 def _gap(logits: Tensor, expected: Tensor) -> float:
     """The largest difference of a token's logits, as a share of their length.
 
@@ -157,79 +149,60 @@ def _gap(logits: Tensor, expected: Tensor) -> float:
     return float((torch.where(alike, 0.0, got - wanted).norm(dim=-1) / length).max())
 
 
-@dataclass(frozen=True, slots=True)
-class AngleScores:
-    """Per prompt: its score, None where the hidden states are not finite; and how many of its scored tokens
-    are zero vectors, which have no direction and count as tokens that add nothing.
-    """
-
-    scores: list[Score | None]
-    zero_vectors: list[int]
-
-
 def angle_scores(
     states: PackedStates,
     prompts: Sequence[Segmented],
     *,
     inter_weight: float = 1.0,
     backend: Backend = "auto",
-) -> AngleScores:
+) -> list[tuple[Score | None, int]]:
     """Scores of a batch.
 
     `angle` = `angle_intra` + `inter_weight` * `angle_inter` (GAIN-RL: weight 1); without a prefix there
     is no inter term and `angle` is `angle_intra` alone.
+
+    Returns:
+        Per prompt: its score, None where the hidden states are not finite; and how many of its scored tokens
+        are zero vectors, which have no direction and count as tokens that add nothing.
     """
     count = len(prompts)
     bounds = torch.cat([states.questions, states.prefixes])  # [2 * prompts, 2]
     sums = segment_unit_sums(states.hidden, bounds, norm=states.norm, backend=backend)
-    prefixes, prefix_of = _with_shared(states, sums.rows(count, 2 * count), backend)
-    angles = angle_concentration(sums.rows(0, count), prefixes, prefix_of, backend=backend)
-    zeros = sums.zeros[:count] + prefixes.zeros[prefix_of.to(prefixes.zeros.device)]
+    # Every prompt's own prefix and, after them, the shared ones; and which row is whose.
+    prefixes, row_of = [sums.rows(count, 2 * count)], dict[SharedPrefix | None, int]()
+    for prefix in states.shared:
+        if prefix is not None and prefix not in row_of:
+            if prefix.sums is None:
+                assert prefix.hidden is not None
+                whole = torch.tensor([[0, prefix.tokens]])
+                prefix.sums = segment_unit_sums(prefix.hidden, whole, norm=states.norm, backend=backend)
+                prefix.hidden = None
+            row_of[prefix] = count + len(row_of)
+            prefixes.append(prefix.sums)
+    rows = torch.tensor([row_of.get(prefix, place) for place, prefix in enumerate(states.shared)])
+    joined = UnitSums(
+        *(torch.cat([getattr(p, name) for p in prefixes]) for name in ("sums", "counts", "zeros"))
+    )
+    angles = angle_concentration(sums.rows(0, count), joined, rows, backend=backend)
+    zeros = sums.zeros[:count] + joined.zeros[rows.to(joined.zeros.device)]
     # One table, so that a GPU is waited for once.
     table = torch.stack([angles.intra, angles.inter, angles.intra_offdiag, zeros.double()], 1).tolist()
-    scores = [
-        _score(prompt, intra, inter, offdiag, inter_weight)
-        for prompt, (intra, inter, offdiag, _) in zip(prompts, table, strict=True)
-    ]
-    return AngleScores(scores, [int(row[3]) for row in table])
-
-
-def _with_shared(states: PackedStates, own_prefixes: UnitSums, backend: Backend) -> tuple[UnitSums, Tensor]:
-    """Every prompt's own prefix and, after them, the shared ones; and which row is whose."""
-
-    def compute(hidden: Tensor) -> UnitSums:
-        whole = torch.tensor([[0, len(hidden)]])
-        return segment_unit_sums(hidden, whole, norm=states.norm, backend=backend)
-
-    rows = torch.arange(len(states.shared))
-    distinct = list(dict.fromkeys(prefix for prefix in states.shared if prefix is not None))
-    for place, prefix in enumerate(states.shared):
-        if prefix is not None:
-            rows[place] = len(own_prefixes.counts) + distinct.index(prefix)
-    parts = [own_prefixes, *(prefix.sums(compute) for prefix in distinct)]
-    joined = UnitSums(
-        torch.cat([part.sums for part in parts]),
-        torch.cat([part.counts for part in parts]),
-        torch.cat([part.zeros for part in parts]),
-    )
-    return joined, rows
-
-
-def _score(
-    prompt: Segmented, intra: float, inter: float, offdiag: float, inter_weight: float
-) -> Score | None:
-    has_prefix = prompt.prefix > 0
-    if not math.isfinite(intra) or (has_prefix and not math.isfinite(inter)):
-        return None
-    return Score(
-        prompt_tokens=len(prompt.token_ids),
-        prefix_tokens=prompt.prefix,
-        question_tokens=prompt.question_tokens,
-        angle=intra + inter_weight * inter if has_prefix else intra,
-        angle_intra=intra,
-        angle_inter=inter if has_prefix else None,
-        angle_intra_offdiag=offdiag if prompt.question_tokens > 1 else None,
-    )
+    scores: list[tuple[Score | None, int]] = []
+    for prompt, (intra, inter, offdiag, zero) in zip(prompts, table, strict=True):
+        has_prefix = prompt.prefix > 0
+        score = None
+        if math.isfinite(intra) and (not has_prefix or math.isfinite(inter)):
+            score = Score(
+                prompt_tokens=len(prompt.token_ids),
+                prefix_tokens=prompt.prefix,
+                question_tokens=prompt.question_tokens,
+                angle=intra + inter_weight * inter if has_prefix else intra,
+                angle_intra=intra,
+                angle_inter=inter if has_prefix else None,
+                angle_intra_offdiag=offdiag if prompt.question_tokens > 1 else None,
+            )
+        scores.append((score, int(zero)))
+    return scores
 
 
 def embeddings(final: Tensor, questions: Tensor) -> list[Embedding | None]:
@@ -263,14 +236,9 @@ class Likelihood(NamedTuple):
 def likelihoods(
     states: PackedStates, prompts: Sequence[Segmented], head: Head, *, nll: bool, entropy: bool
 ) -> list[Likelihood | None]:
-    """NLL and entropy of a batch; None for a prompt where one of them is not finite.
+    """NLL and entropy of a batch, those that are wanted; None for a prompt where one of them is not finite.
 
-    Args:
-        states: with final states, and with tails if `entropy`.
-        prompts: the batch.
-        head: of the same model.
-        nll: whether it is wanted.
-        entropy: whether those of the question and of the last token are.
+    `states` have final states, and tails if `entropy`; `head` is the same model's.
     """
     # Logits are read for each prompt's question tokens in turn, then for each prompt's last token. `rows` are
     # rows of the final states, or below 0 for -1 - b: the last token of the prefix that prompt b shares.
@@ -326,29 +294,27 @@ def _read(states: PackedStates, rows: _Places, tokens: _Places, head: Head, entr
 
 
 def _measured(logits: Tensor, tokens: Tensor, entropy: bool) -> Tensor:
-    """NLL of `tokens` and entropy, `[2, positions]` float64; `logits` `[positions, vocabulary]` are lost."""
-    size = -(-len(logits) // _PARTS)  # what is made of logits is smaller than they are
-    parts = zip(logits.split(size), tokens.split(size), strict=True)
-    return torch.cat([_measured_part(*part, entropy) for part in parts], 1)
-
-
-def _measured_part(logits: Tensor, tokens: Tensor, entropy: bool) -> Tensor:
-    """The same of a part, `[2, positions of the part]`.
+    """NLL of `tokens` and entropy, `[2, positions]` float64; `logits` `[positions, vocabulary]` are lost.
 
     With z the logits less their largest and S the sum of e^z, NLL is log S - z[token] and the entropy
     log S - (sum of z e^z) / S. Every z is 0 or less, so neither can come out below 0.
     """
-    shifted = logits.float()
-    shifted -= shifted.amax(-1, keepdim=True)
-    chosen = shifted.gather(-1, tokens[:, None])[:, 0].double()  # [positions]
-    if not entropy:
-        loss = shifted.exp_().sum(-1).double().log() - chosen
-        return torch.stack([loss, torch.zeros_like(loss)])
-    # An entry of minus infinity has no share in the entropy, and 0 times infinity is no number.
-    weights = shifted.clamp_(min=_LEAST).exp()
-    total = weights.sum(-1).double()
-    mean = weights.mul_(shifted).sum(-1).double() / total
-    return torch.stack([total.log() - chosen, total.log() - mean])
+    size = -(-len(logits) // _PARTS)  # what is made of logits is smaller than they are
+    parts = []
+    for part, wanted in zip(logits.split(size), tokens.split(size), strict=True):
+        shifted = part.float()
+        shifted -= shifted.amax(-1, keepdim=True)
+        chosen = shifted.gather(-1, wanted[:, None])[:, 0].double()  # [positions of the part]
+        if entropy:
+            # An entry of minus infinity has no share in the entropy, and 0 times infinity is no number.
+            weights = shifted.clamp_(min=_LEAST).exp()
+            total = weights.sum(-1).double()
+            mean = weights.mul_(shifted).sum(-1).double() / total
+            parts.append(torch.stack([total.log() - chosen, total.log() - mean]))
+        else:
+            loss = shifted.exp_().sum(-1).double().log() - chosen
+            parts.append(torch.stack([loss, torch.zeros_like(loss)]))
+    return torch.cat(parts, 1)
 
 
 def measure(
@@ -358,35 +324,30 @@ def measure(
     states: PackedStates,
     prompts: Sequence[Segmented],
 ) -> list[Measured]:
-    """All signals of every prompt of a batch, in its order.
-
-    Args:
-        config: the run's options.
-        backend: of the angle code.
-        head: the output head, where a signal needs it.
-        states: of the batch.
-        prompts: the batch.
-    """
+    """All signals of every prompt of a batch, in its order; `head` where a signal needs it."""
     angles = angle_scores(states, prompts, inter_weight=config.inter_weight, backend=backend)
-    scores: list[Score | str] = [_NOT_FINITE if score is None else score for score in angles.scores]
+    scores: list[Score | str] = [score or _NOT_FINITE for score, _ in angles]
     if "embedding" in config.signals:
         assert states.final is not None
         vectors = embeddings(states.final, states.questions)
-        more = [None if vector is None else {"embedding": vector} for vector in vectors]
-        scores = _joined(scores, more, _NOT_FINITE)
+        scores = [
+            score
+            if isinstance(score, str)
+            else _NOT_FINITE
+            if vector is None
+            else replace(score, embedding=vector)
+            for score, vector in zip(scores, vectors, strict=True)
+        ]
     if head is not None:
         nll, entropy = "nll" in config.signals, "entropy" in config.signals
         values = likelihoods(states, prompts, head, nll=nll, entropy=entropy)
-        more = [None if each is None else each._asdict() for each in values]
-        scores = _joined(scores, more, "its NLL or entropy is not finite")
-    return list(zip(scores, angles.zero_vectors, strict=True))
-
-
-def _joined(
-    scores: list[Score | str], more: Sequence[dict[str, Any] | None], reason: str
-) -> list[Score | str]:
-    """The scores with further values, or the reason where there are none."""
-    return [
-        score if isinstance(score, str) else reason if values is None else replace(score, **values)
-        for score, values in zip(scores, more, strict=True)
-    ]
+        reason = "its NLL or entropy is not finite"
+        scores = [
+            score
+            if isinstance(score, str)
+            else reason
+            if value is None
+            else replace(score, **value._asdict())
+            for score, value in zip(scores, values, strict=True)
+        ]
+    return [(score, zeros) for score, (_, zeros) in zip(scores, angles, strict=True)]

@@ -21,14 +21,13 @@ import torch
 import transformers
 
 from gaincurate.core.artifact import Artifact, Json
-from gaincurate.core.locks import work_folder
 from gaincurate.core.progress import Progress
 from gaincurate.core.prompts import Chat
 from gaincurate.core.schema import Score, scored_table, signal_fields
 from gaincurate.core.scored_set import SCORES
 from gaincurate.errors import GaincurateError, RowError
 from gaincurate.scoring.cpu import settle_memory
-from gaincurate.scoring.ids import ids_of, records_in
+from gaincurate.scoring.ids import ids_of
 from gaincurate.scoring.model import load_model
 from gaincurate.scoring.packed_attention import UnsupportedAttention
 from gaincurate.scoring.packed_prefill import PackedPrefill
@@ -42,8 +41,8 @@ T = TypeVar("T")
 U = TypeVar("U")
 _TRIAL_TOKENS = 256
 Forward = Prefill | PackedPrefill
-Records = Callable[[int, int], npt.NDArray[Any]]
-"""Takes the numbers of the first row and of the row after the last; what `write_ids` wrote of them."""
+Part = tuple[int, npt.NDArray[Any]]
+"""The number of a shard, and what `write_ids` wrote of its rows."""
 
 
 def one_ahead(pool: Executor, work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
@@ -58,20 +57,13 @@ def one_ahead(pool: Executor, work: Callable[[T], U], items: Iterable[T]) -> Ite
         yield waiting.result()
 
 
-def score_shards(
-    plan: Plan, shards: Iterable[int], progress: Progress, summary: Summary, records: Records | None = None
-) -> None:
-    """Load the model, score these shards and write them.
+def score_shards(plan: Plan, shards: Iterable[Part], progress: Progress, summary: Summary) -> None:
+    """Load the model, score these shards of a run that has begun, best in ascending order, and write them.
 
-    Args:
-        plan: the run, begun: its ids are written.
-        shards: their numbers, best ascending, taken when the model is loaded.
-        progress: hears of every batch and shard, the shards from a thread of their own.
-        summary: counts are added here.
-        records: of the rows' ids. Default: those in the run's folder.
+    `progress` hears of shards from a thread of their own.
     """
     progress.loading("the model")
-    scorer = Scorer(plan, progress, summary, records)
+    scorer = Scorer(plan, progress, summary)
     progress.loading("")
     written = Future[None]()
     written.set_result(None)
@@ -150,12 +142,11 @@ class Shard:
 class Scorer:
     """A loaded model, and what it makes of shards."""
 
-    def __init__(self, plan: Plan, progress: Progress, summary: Summary, records: Records | None) -> None:
+    def __init__(self, plan: Plan, progress: Progress, summary: Summary) -> None:
         config, machine, model = plan.config, plan.machine, plan.model
         assert model is not None
         self._plan, self._progress, self._summary = plan, progress, summary
         self._artifact, self._cursor = Artifact(config.out, SCORES), Cursor(plan.source)
-        self._records = records or partial(records_in, work_folder(self._artifact.folder) / "ids.bin")
         if machine.threads:
             torch.set_num_threads(machine.threads)
         if machine.type == "cpu":
@@ -175,16 +166,16 @@ class Scorer:
         self._measure = partial(measure, config, model.backend, self._head)
         self._fields = signal_fields(config.signals, self._prefill.width)
 
-    def read(self, index: int) -> Shard:
+    def read(self, part: Part) -> Shard:
         """Read and segment a shard.
 
         Raises:
             RowError: a row cannot be scored, and the run is not to skip it.
         """
-        plan = self._plan
+        plan, (index, records) = self._plan, part
         start, stop = plan.bounds(index)
         table = self._cursor.read(start, stop)
-        shard = Shard(index, start, table, ids_of(table, plan.columns, start, self._records(start, stop)))
+        shard = Shard(index, start, table, ids_of(table, plan.columns, start, records))
         for place, prompt in segmented(plan, table).items():
             if isinstance(prompt, Unusable):
                 self._refuse(shard, place, prompt.reason, overlong=prompt.overlong)
@@ -230,7 +221,11 @@ class Scorer:
                     f"{budget:,} tokens in a batch"
                 )
         scores = dict(sorted({**shard.taken, **scores}.items()))
-        prompts, reused = shard.prompts, plan.reused
+        prompts, reused, names, fused = shard.prompts, plan.reused, set[str](), forward.norm is not None
+        if reused and shard.taken:
+            names, fused = reused.prefills, fused or reused.norm_was_fused
+        if left or not shard.taken:
+            names = names | {forward.name}
         facts: Json = {
             "rows": len(scores),
             "rejected": [
@@ -240,31 +235,24 @@ class Scorer:
             "truncated": sum(prompts[place].truncated for place in scores),
             "without_prefix": sum(prompts[place].prefix == 0 for place in scores),
             "zero_vectors": zero_vectors,
-            "norm_was_fused": forward.norm is not None,
-            "prefill": forward.name,
+            "norm_was_fused": fused,
+            "prefill": "+".join(sorted(names)),
         }
         if reused:
             facts["reused"] = len(shard.taken)
-            if shard.taken:
-                names = reused.prefills | ({forward.name} if left else set())
-                facts["prefill"] = "+".join(sorted(names))
-                facts["norm_was_fused"] |= reused.norm_was_fused
         if budget != plan.machine.batch_tokens:
             facts["restarted_with_batch_tokens"] = budget
         return scores, facts
 
     def write(self, shard: Shard, scores: dict[int, Score], facts: Json) -> None:
         """Write a shard that was scored."""
-        plan = self._plan
-        start, stop = plan.bounds(shard.index)
+        plan, index = self._plan, shard.index
         scored = scored_table(shard.table, shard.ids, scores, self._fields)
-        facts = {**facts, "first_row": start, "source_rows": stop - start}
-        self._artifact.write_part(shard.index, plan.identity, scored, facts)
+        facts = {**facts, "first_row": shard.start, "source_rows": len(shard.table)}
+        self._artifact.write_part(index, plan.identity, scored, facts)
         # As `advance` had them.
         counts = {"units": len(shard.prompts), "tokens": shard.tokens, "reused": len(shard.taken)}
-        self._progress.part(
-            plan.config.split_run.named(shard.index, plan.shards), shard=shard.index, **counts
-        )
+        self._progress.part(plan.config.split_run.named(index, plan.shards), shard=index, **counts)
 
     def _run(
         self, shard: Shard, prompts: dict[int, Segmented], forward: Forward, budget: int

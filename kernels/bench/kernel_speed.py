@@ -1,38 +1,53 @@
-"""Times the angle code on this machine against PyTorch, torch.compile and the matrix of all pairs.
+"""Checks the angle code on this machine, then times it; no speed is printed for a wrong result.
 
-Usage: PYTHONPATH=kernels python3 kernels/bench/kernel_speed.py [--device cpu|cuda] [--dtype D].
-A correctness check comes first, and no speed is given for a wrong result. On a GPU each way is captured as
-a graph, so that its own launches cost nothing, and so is ours with its plan of the chunks made before;
-large shapes read several buffers in turn, so that no cache holds them. Everywhere figures are medians, and
-ratios within one run are what to compare.
+Usage: PYTHONPATH=kernels python3 kernels/bench/kernel_speed.py [--device D] [--dtype D] [--sweep]. Prints
+CSV: our code beside PyTorch, torch.compile and the matrix of all pairs; with Triton also each variant of the
+kernel by hidden size, and with --sweep other block sizes, which are not checked. `--rehearse` walks through
+all of it on a CPU in Triton's interpreter at toy sizes; its times mean nothing.
+
+On a GPU calls are captured as a graph, so that launches cost nothing, with the plan of the chunks made
+before. Large shapes read several buffers in turn, so that no cache holds them. Figures are medians.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import importlib.util
+import os
 import platform
-import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.benchmark import Timer
 
-from gaincurate_kernels.angle import angle_concentration, resolve_backend, segment_unit_sums, triton_version
-from gaincurate_kernels.reference import quadratic
+from gaincurate_kernels import RMSNorm, angle_concentration, segment_unit_sums, selftest, triton_version
 
-TOLERANCE = 2e-6
-SHAPES = {"cuda": [(65536, 3584), (262144, 896)], "cpu": [(8192, 896)]}
+ROOT = Path(__file__).parents[2]
+SHAPES = {"cuda": [(65536, 3584), (262144, 896)], "cpu": [(8192, 896)], "toy": [(256, 96)]}
 """Tokens and hidden size, in prompts of 2,048 tokens."""
-_COPY_BYTES = {"cuda": 2**30, "cpu": 2**28}
-_BUFFER_BYTES = {"cuda": 2**29, "cpu": 2**27}  # read in turn: several times any cache
+WIDTHS = [576, 896, 1536, 2048, 3072, 3584, 4096, 5120, 8192, 16384]
+SWEPT = {
+    896: [(2, 4), (4, 4), (8, 4), (8, 8)],
+    2048: [(1, 4), (2, 4), (4, 4), (4, 8)],
+    3584: [(1, 4), (2, 4), (1, 8), (2, 8)],
+    8192: [(1, 4), (1, 8), (1, 16)],
+}
+"""By hidden size, the rows of a tile and the warps of a program to try, each with 1 to 4 stages."""
+_READ = {"cuda": 2**29, "cpu": 2**27, "toy": 2**18}  # bytes: several times any cache
+Call = Callable[[Tensor], Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """`tokens` rows of `hidden` columns, in samples of `sample` tokens, of each a quarter prefix."""
+    """`tokens` rows of `hidden` columns, in samples of `sample` tokens, a quarter of each its prefix."""
 
     tokens: int
     hidden: int
@@ -44,127 +59,129 @@ class Shape:
         """Of the states, each read once."""
         return self.tokens * self.hidden * self.dtype.itemsize
 
-
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """One way at one shape: median milliseconds, GB/s of states read, and per cent of the copy bandwidth."""
-
-    method: str
-    dtype: str
-    tokens: int
-    hidden: int
-    sample: int
-    milliseconds: float
-    gigabytes_per_second: float
-    percent_of_copy: float
-
-
-class WrongResult(Exception):
-    """The code under test does not compute what it should; nothing was timed."""
+    @property
+    def bounds(self) -> Tensor:
+        """Questions, then prefixes, `[2 * samples, 2]`."""
+        starts = torch.arange(0, self.tokens, self.sample)
+        middles, ends = starts + self.sample // 4, starts + self.sample
+        return torch.cat([torch.stack([middles, ends], 1), torch.stack([starts, middles], 1)])
 
 
 def machine(device: str) -> dict[str, str]:
-    """What figures are worth nothing without: device and versions."""
-    kind = torch.device(device).type
-    name = (
-        torch.cuda.get_device_name(device) if kind == "cuda" else platform.processor() or platform.machine()
-    )
-    found = {"device": name, "torch": torch.__version__, "triton": triton_version() or "none"}
-    return found | ({"threads": str(torch.get_num_threads())} if kind == "cpu" else {})
+    """Date, device and versions, without which figures are worth nothing."""
+    on_gpu = torch.device(device).type == "cuda"
+    name = torch.cuda.get_device_name(device) if on_gpu else platform.processor() or platform.machine()
+    facts = {"date": time.strftime("%Y-%m-%d"), "device": name, "torch": torch.__version__}
+    facts["triton"] = triton_version() or "none"
+    return facts if on_gpu else {**facts, "threads": str(torch.get_num_threads())}
 
 
-def copy_bandwidth(device: str) -> float:
-    """GB/s of a copy from the device's memory to itself, bytes read and written together."""
-    size = _COPY_BYTES[torch.device(device).type]
-    source = torch.rand(size // 4, device=device)
-    target = torch.empty_like(source)
-    return 2 * size / seconds(lambda _: target.copy_(source), [source], device) / 1e9
+def print_rows(rows: Iterable[dict[str, Any]]) -> None:
+    """A CSV table, each line as soon as it is measured."""
+    writer = None
+    for row in rows:
+        if writer is None:
+            writer = csv.DictWriter(sys.stdout, row, lineterminator="\n")
+            writer.writeheader()
+        writer.writerow({key: f"{v:.4g}" if isinstance(v, float) else v for key, v in row.items()})
+        sys.stdout.flush()
 
 
-def measure(shape: Shape, device: str, copy: float, *, compiled: bool, matrix: bool) -> list[Measurement]:
-    """Time our code against others at one shape.
-
-    Args:
-        shape: what to read.
-        device: `cpu`, `cuda` or `cuda:N`.
-        copy: the device's copy bandwidth in GB/s.
-        compiled: also time `torch.compile` of the linear form.
-        matrix: also time all pairwise cosines, in float32 without TF32 and in bfloat16.
-
-    Raises:
-        WrongResult: our result is off by more than 2e-6.
-    """
-    kind = torch.device(device).type
-    count = max(2, -(-_BUFFER_BYTES[kind] // shape.bytes))
-    generator = torch.Generator(device).manual_seed(0)
-    size = (shape.tokens, shape.hidden)
-    buffers = [
-        (torch.randn(size, generator=generator, device=device) + 0.3).to(shape.dtype)
-        for _ in range(min(count, 32))
-    ]
-    check(buffers[0], shape)
-    ways: dict[str, Callable[[Tensor], Any]] = {"gaincurate": _ours(shape, device)}
-    ways["torch, linear time"] = lambda hidden: linear(hidden, shape.sample)
-    if compiled:
-        fast = torch.compile(linear, dynamic=False)
-        ways["torch.compile, linear time"] = lambda hidden: fast(hidden, shape.sample)
-    if matrix:
-        ways["T x T matrix, float32"] = lambda hidden: pairwise(hidden, shape.sample, torch.float32)
-        ways["T x T matrix, bfloat16"] = lambda hidden: pairwise(hidden, shape.sample, torch.bfloat16)
-    name = str(shape.dtype).removeprefix("torch.")
-    found = []
-    for method, way in ways.items():
-        taken = seconds(way, buffers, device)
-        rate = shape.bytes / taken / 1e9
-        found.append(Measurement(method, name, *size, shape.sample, taken * 1e3, rate, 100 * rate / copy))
-    return found
+def check(device: str, *, triton: bool) -> bool:
+    """The self-test; with Triton also the kernels' tests on this device, where pytest is installed."""
+    checks = selftest.run(device, "triton" if triton else "torch")
+    for line in checks:
+        print(f"{'ok  ' if line.ok else 'FAIL'} {line.check}: {line.detail}", flush=True)
+    passed = all(line.ok for line in checks)
+    if triton and importlib.util.find_spec("pytest") and importlib.util.find_spec("hypothesis"):
+        # Without the project's own settings, which name plugins that a bare machine lacks.
+        command = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, f"--rootdir={ROOT}"]
+        command += ["--import-mode=importlib", "-p", "no:cacheprovider"]
+        command += map(str, sorted((ROOT / "tests/kernels").glob("test_angle_kernels*.py")))
+        paths = os.pathsep.join(str(ROOT / folder) for folder in (".", "kernels", "tests"))
+        passed &= not subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}).returncode
+    return passed
 
 
-def bounds_of(shape: Shape) -> Tensor:
-    """Questions, then prefixes, `[2 * samples, 2]`."""
-    starts = torch.arange(0, shape.tokens, shape.sample)
-    middles, ends = starts + shape.sample // 4, starts + shape.sample
-    return torch.cat([torch.stack([middles, ends], 1), torch.stack([starts, middles], 1)])
+def methods(shape: Shape, device: str, copy: float, *, triton: bool) -> Iterator[dict[str, Any]]:
+    """Our code, the same in plain PyTorch (on a GPU also compiled), and the matrix of all pairs."""
+    buffers = made_states(shape, device)
+    samples, sums_of = shape.tokens // shape.sample, unit_sums(shape, device) if triton else None
 
-
-def check(hidden: Tensor, shape: Shape) -> None:
-    """Hold the first and the last samples against the definition in float64.
-
-    Raises:
-        WrongResult: with the largest difference.
-    """
-    samples = shape.tokens // shape.sample
-    sums = segment_unit_sums(hidden, bounds_of(shape))
-    found = angle_concentration(sums.rows(0, samples), sums.rows(samples, 2 * samples))
-    worst = 0.0
-    for row in {0, samples // 2, samples - 1}:
-        own = hidden[row * shape.sample : (row + 1) * shape.sample].cpu()
-        terms = (found.intra[row], found.inter[row], found.intra_offdiag[row])
-        exact = quadratic(own, shape.sample // 4, shape.sample)
-        gaps = [abs(float(term) - value) for term, value in zip(terms, exact, strict=True)]
-        worst = max([worst, *(gap if gap == gap else float("inf") for gap in gaps)])
-    if worst > TOLERANCE:
-        raise WrongResult(
-            f"off by {worst:.1e} at {shape.tokens:,} x {shape.hidden:,}, more than {TOLERANCE:.0e}"
+    def ours(hidden: Tensor) -> Any:
+        sums = sums_of(hidden) if sums_of else segment_unit_sums(hidden, shape.bounds)
+        return angle_concentration(
+            sums.rows(0, samples), sums.rows(samples, 2 * samples), backend="triton" if triton else "torch"
         )
 
+    calls: dict[str, Call] = {"gaincurate": ours, "torch": lambda hidden: linear(hidden, shape.sample)}
+    if device != "cpu":
+        compiled = torch.compile(linear, dynamic=False)
+        calls["torch.compile"] = lambda hidden: compiled(hidden, shape.sample)
+    calls["T x T matrix, float32"] = lambda hidden: pairwise(hidden, shape.sample, torch.float32)
+    calls["T x T matrix, bfloat16"] = lambda hidden: pairwise(hidden, shape.sample, torch.bfloat16)
+    for name, call in calls.items():
+        yield timed({"method": name}, call, buffers, shape, copy)
 
-def _ours(shape: Shape, device: str) -> Callable[[Tensor], Any]:
-    bounds, samples = bounds_of(shape), shape.tokens // shape.sample
-    kind = torch.device(device).type
-    if resolve_backend("auto", device=kind, hidden=shape.hidden, dtype=shape.dtype) == "torch":
-        make: Callable[[Tensor], Any] = lambda hidden: segment_unit_sums(hidden, bounds)  # noqa: E731
-    else:
-        from gaincurate_kernels.launch import make_plan, planned_unit_sums
 
-        plan = make_plan(bounds, torch.device(device))
-        make = lambda hidden: planned_unit_sums(hidden, plan)  # noqa: E731
+def by_width(device: str, copy: float, size: str) -> Iterator[dict[str, Any]]:
+    """Each variant of the kernel at many hidden sizes, prompts of 256 tokens, planning left out."""
+    for hidden in WIDTHS if size != "toy" else [96, 130]:
+        for dtype in (torch.bfloat16, torch.float32):
+            shape = Shape(_READ[size] // (hidden * dtype.itemsize) // 256 * 256, hidden, 256, dtype)
+            buffers = made_states(shape, device)
+            for norm in (None, RMSNorm(torch.rand(hidden, device=device).to(dtype))):
+                for means in (False, True):
+                    call = unit_sums(shape, device, norm=norm, means=means)
+                    variant = {"fused norm": norm is not None, "means": means}
+                    yield timed(variant, call, buffers, shape, copy)
 
-    def run(hidden: Tensor) -> Any:
-        sums = make(hidden)
-        return angle_concentration(sums.rows(0, samples), sums.rows(samples, 2 * samples))
 
-    return run
+def sweep(device: str, copy: float, size: str) -> Iterator[dict[str, Any]]:
+    """Other block sizes at a few hidden sizes, with a fused norm as in scoring; the table's come first."""
+    from gaincurate_kernels import launch
+
+    for hidden, candidates in SWEPT.items() if size != "toy" else [(96, [(4, 4)])]:
+        padded, chosen = launch.blocks_for(hidden)
+        shape = Shape(_READ[size] // (hidden * 2) // 256 * 256, hidden, 256, torch.bfloat16)
+        buffers = made_states(shape, device)
+        norm = RMSNorm(torch.rand(hidden, device=device).bfloat16())
+        tried = [launch.Blocks(*pair, stages) for pair in candidates for stages in (1, 2, 3, 4)]
+        try:
+            for blocks in [chosen, *tried]:
+                launch.BLOCKS[padded] = blocks
+                yield timed(asdict(blocks), unit_sums(shape, device, norm=norm), buffers, shape, copy)
+        finally:
+            launch.BLOCKS[padded] = chosen
+
+
+def unit_sums(shape: Shape, device: str, **options: Any) -> Call:
+    """The kernel's sums with their plan made before, so that a graph can capture them."""
+    from gaincurate_kernels.launch import make_plan, planned_unit_sums
+
+    plan = make_plan(shape.bounds, torch.device(device))
+    return lambda hidden: planned_unit_sums(hidden, plan, **options)
+
+
+def made_states(shape: Shape, device: str) -> list[Tensor]:
+    """Random states, in as many buffers as no cache holds."""
+    generator = torch.Generator(device).manual_seed(0)
+    count = min(max(2, -(-_READ[torch.device(device).type] // shape.bytes)), 32)
+    size = (shape.tokens, shape.hidden)
+    return [
+        (torch.randn(size, generator=generator, device=device) + 0.3).to(shape.dtype) for _ in range(count)
+    ]
+
+
+def timed(
+    facts: dict[str, Any], call: Call, buffers: Sequence[Tensor], shape: Shape, copy: float
+) -> dict[str, Any]:
+    """A row of a table: GB/s of states read, and per cent of the bandwidth of a copy."""
+    taken = seconds(call, buffers)
+    rate = shape.bytes / taken / 1e9
+    facts |= {"dtype": str(shape.dtype).removeprefix("torch."), "tokens": shape.tokens}
+    facts |= {"hidden": shape.hidden, "milliseconds": taken * 1e3, "GB/s": rate}
+    return facts | {"% of copy": 100 * rate / copy}
 
 
 def linear(hidden: Tensor, sample: int) -> tuple[Tensor, Tensor]:
@@ -188,57 +205,23 @@ def pairwise(hidden: Tensor, sample: int, dtype: torch.dtype) -> tuple[Tensor, T
     return cosines[:, first:, first:].float().mean((1, 2)), cosines[:, first:, :first].float().mean((1, 2))
 
 
-def seconds(way: Callable[[Tensor], Any], buffers: Sequence[Tensor], device: str) -> float:
-    """Median time of one call, over all buffers in turn."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        with torch.inference_mode():
-            timed = _graph_seconds if torch.device(device).type == "cuda" else _wall_seconds
-            return timed(way, buffers)
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+@torch.inference_mode()
+def seconds(call: Call, buffers: Sequence[Tensor], least: float = 0.5) -> float:
+    """Median time of one call, over all buffers in turn; on a CPU measured for `least` seconds."""
 
+    def each() -> None:
+        for buffer in buffers:
+            call(buffer)
 
-def _wall_seconds(way: Callable[[Tensor], Any], buffers: Sequence[Tensor]) -> float:
-    way(buffers[0])
-    times = []
-    for index in range(max(9, len(buffers))):
-        begin = time.perf_counter()
-        way(buffers[index % len(buffers)])
-        times.append(time.perf_counter() - begin)
-    return statistics.median(times)
+    if buffers[0].is_cuda:
+        from triton.testing import do_bench_cudagraph
 
-
-def _graph_seconds(way: Callable[[Tensor], Any], buffers: Sequence[Tensor], replays: int = 15) -> float:
-    with torch.cuda.device(buffers[0].device):
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            for _ in range(3):
-                way(buffers[0])
-        torch.cuda.current_stream().wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            for buffer in buffers:
-                way(buffer)
-        times: list[float] = []
-        for index in range(replays + 3):
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
-            graph.replay()
-            end.record()
-            end.synchronize()
-            if index >= 3:
-                times.append(begin.elapsed_time(end) / 1e3 / len(buffers))
-    return statistics.median(times)
-
-
-def print_rows(rows: Sequence[dict[str, Any]]) -> None:
-    """One line each."""
-    for row in rows:
-        line = "  ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values())
-        print(f"  {line}", flush=True)
+        with torch.cuda.device(buffers[0].device):
+            taken: float = do_bench_cudagraph(each, return_mode="median") / 1e3
+    else:
+        timer = Timer("each()", globals={"each": each}, num_threads=torch.get_num_threads())
+        taken = timer.blocked_autorange(min_run_time=least).median
+    return taken / len(buffers)
 
 
 def main() -> None:
@@ -246,15 +229,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="bfloat16")
+    parser.add_argument("--sweep", action="store_true")
+    parser.add_argument("--rehearse", action="store_true")
     given = parser.parse_args()
-    kind = torch.device(given.device).type
-    print(", ".join(f"{key} {value}" for key, value in machine(given.device).items()), flush=True)
-    copy = copy_bandwidth(given.device)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    device = "cpu" if given.rehearse else given.device
+    size = "toy" if given.rehearse else torch.device(device).type
+    triton = size != "cpu"
+    if given.rehearse:
+        os.environ["TRITON_INTERPRET"] = "1"
+    print(", ".join(f"{key} {value}" for key, value in machine(device).items()), flush=True)
+    if not check(device, triton=triton):
+        sys.exit("a check failed: nothing is timed")
+    copied, target = (torch.rand(_READ[size] // 2, device=device) for _ in range(2))
+    copy = 2 * copied.nbytes / seconds(target.copy_, [copied]) / 1e9
     print(f"copy bandwidth {copy:,.1f} GB/s, read and written", flush=True)
-    for tokens, hidden in SHAPES[kind]:
-        shape = Shape(tokens, hidden, 2048, getattr(torch, given.dtype))
-        rows = measure(shape, given.device, copy, compiled=kind == "cuda", matrix=True)
-        print_rows([asdict(row) for row in rows])
+    del copied, target
+    sample = 64 if given.rehearse else 2048
+    for tokens, hidden in SHAPES[size]:
+        shape = Shape(tokens, hidden, sample, getattr(torch, given.dtype))
+        print_rows(methods(shape, device, copy, triton=triton))
+    if triton:
+        print_rows(by_width(device, copy, size))
+    if given.sweep:
+        print_rows(sweep(device, copy, size))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ They check their arguments and hand them to PyTorch or to Triton. Know nothing o
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import os
 from typing import Literal
@@ -57,17 +56,9 @@ def resolve_backend(
 
 
 def triton_version() -> str | None:
-    """Triton's version, whatever the distribution that brings it is called; None where there is no Triton.
-
-    Triton is imported only where no distribution says that it brings it.
-    """
-    try:
-        return importlib.metadata.version("triton")
-    except importlib.metadata.PackageNotFoundError:
-        if importlib.util.find_spec("triton") is None:
-            return None
-    for name in importlib.metadata.packages_distributions().get("triton", []):
-        return importlib.metadata.version(name)  # ROCm's is pytorch-triton-rocm
+    """Triton's version, whatever the distribution that brings it is called; None where there is no Triton."""
+    if importlib.util.find_spec("triton") is None:
+        return None
     import triton
 
     return str(triton.__version__)
@@ -107,7 +98,7 @@ def segment_unit_sums(
         return reference.segment_unit_sums(hidden, bounds, norm, means)
     import gaincurate_kernels.launch as launch
 
-    return launch.segment_unit_sums(hidden, bounds, norm, means)
+    return launch.planned_unit_sums(hidden, launch.make_plan(bounds, hidden.device), norm, means)
 
 
 def angle_concentration(
@@ -146,10 +137,7 @@ def angle_concentration(
         if not ((prefix_of >= 0) & (prefix_of < len(prefix.counts))).all():
             raise ValueError(f"`prefix_of` names a row outside the {len(prefix.counts)} prefixes")
     chosen = resolve_backend(
-        backend,
-        device=question.sums.device.type,
-        hidden=question.sums.shape[1],
-        dtype=question.sums.dtype,
+        backend, device=question.sums.device.type, hidden=question.sums.shape[1], dtype=question.sums.dtype
     )
     if chosen == "torch":
         return reference.angle_concentration(question, prefix, prefix_of)

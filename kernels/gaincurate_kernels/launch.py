@@ -29,12 +29,6 @@ class Blocks:
     warps: int
     stages: int
 
-    def columns(self, padded: int, itemsize: int) -> tuple[int, int]:
-        """Groups of columns and their width: a warp reads 512 bytes at once, 16 for each thread."""
-        warps_per_row = max(1, self.warps // self.rows)
-        width = min(padded, 512 // itemsize * warps_per_row)
-        return padded // width, width
-
 
 # By hidden size, rounded up to a power of two: 32 values in each thread, or 16 where rows are short.
 BLOCKS = {
@@ -84,12 +78,13 @@ def compilation(
     if reload and itemsize == 4:
         # The weight then goes through shared memory too, and two programs have to fit.
         blocks = Blocks(blocks.rows, 4 if padded == 8192 else blocks.warps, stages=2)
-    groups, width = blocks.columns(padded, itemsize)
+    # A warp reads 512 bytes at once, 16 for each thread.
+    width = min(padded, 512 // itemsize * max(1, blocks.warps // blocks.rows))
     constants = {
         "D": hidden,
         "VEC": _vector(hidden, itemsize),
         "WVEC": _vector(hidden, norm_itemsize),
-        "BK": groups,
+        "BK": padded // width,
         "BT": blocks.rows,
         "BW": width,
         "ROWS": ROWS_AXIS,
@@ -173,11 +168,6 @@ def make_plan(bounds: Tensor, device: torch.device) -> Plan:
     flat = _to_device(torch.cat([chunks.flatten(), splits.flatten(), tokens]), device)
     on_chunks, on_splits, counts = flat.split([chunks.numel(), splits.numel(), len(tokens)])
     return Plan(on_chunks, on_splits, counts, rows)
-
-
-def segment_unit_sums(hidden: Tensor, bounds: Tensor, norm: RMSNorm | None, means: bool) -> UnitSums:
-    """As `gaincurate_kernels.segment_unit_sums`, which checks the arguments; `bounds` is on the CPU."""
-    return planned_unit_sums(hidden, make_plan(bounds, hidden.device), norm, means)
 
 
 def planned_unit_sums(

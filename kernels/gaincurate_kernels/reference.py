@@ -14,8 +14,6 @@ from gaincurate_kernels.values import Concentration, RMSNorm, UnitSums
 
 # A float32 running sum over tens of thousands of equal vectors drifts; partial sums of this many do not.
 CHUNK = 512
-
-
 # Squares of a row outside these norms may overflow or vanish in float32.
 _PLAIN_NORMS = (1e-15, 1e15)
 
@@ -34,8 +32,8 @@ def inverse_norms(values: Tensor) -> Tensor:
         scaled = rows / torch.where(largest > 0, largest, 1)[:, None]
         norm = torch.linalg.vector_norm(scaled, dim=-1)
         # In two steps: the inverse of a denormal number is no float.
-        found = torch.where(norm > 0, (1 / norm) / largest, 0).clamp(max=torch.finfo(values.dtype).max)
-        inverse[odd] = torch.where(norm.isfinite() & largest.isfinite(), found, torch.nan)
+        exact = torch.where(norm > 0, (1 / norm) / largest, 0).clamp(max=torch.finfo(values.dtype).max)
+        inverse[odd] = torch.where(norm.isfinite() & largest.isfinite(), exact, torch.nan)
     return inverse
 
 

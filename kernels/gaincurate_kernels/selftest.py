@@ -31,14 +31,12 @@ class Check:
 
 def devices() -> list[dict[str, str]]:
     """The devices that torch can use here."""
-    found = [{"device": "cpu", "name": f"{torch.backends.cpu.get_cpu_capability()}, {_threads()}"}]
-    for index in range(torch.cuda.device_count()):
-        found.append({"device": f"cuda:{index}", "name": torch.cuda.get_device_name(index)})
-    return found
-
-
-def _threads() -> str:
-    return f"{torch.get_num_threads()} threads"
+    cpu = f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    gpus = range(torch.cuda.device_count())
+    return [
+        {"device": "cpu", "name": cpu},
+        *({"device": f"cuda:{index}", "name": torch.cuda.get_device_name(index)} for index in gpus),
+    ]
 
 
 def backends(device: str) -> list[Backend]:
@@ -54,23 +52,23 @@ def run(device: str, backend: Backend = "torch") -> list[Check]:
     total = sum(prefix + question for prefix, question in _LENGTHS)
     exact = torch.randn(total, _HIDDEN, generator=generator) + 0.3
     weight = torch.rand(_HIDDEN, generator=generator) - 0.2
-    checks = []
+    errors: dict[str, float] = {}
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         for norm in (None, RMSNorm(weight.to(dtype), offset=1.0)):
-            worst = _worst_error(exact.to(dtype), norm, device, backend)
             fused = "" if norm is None else " with a fused norm"
-            title = f"{name}: random vectors, {str(dtype).removeprefix('torch.')}{fused}"
-            checks.append(_entry(title, worst))
-    equal = exact[:1].expand(4096, -1)
-    sums = segment_unit_sums(equal.to(device), torch.tensor([[0, 4096]]), backend=backend)
-    found = angle_concentration(sums, sums, backend=backend)
-    worst = max(abs(float(v) - 1) for v in (found.intra, found.inter, found.intra_offdiag))
-    checks.append(_entry(f"{name}: 4,096 equal vectors", worst))
-    return checks
-
-
-def _entry(check: str, worst: float) -> Check:
-    return Check(check, worst <= TOLERANCE, f"largest error {worst:.1e}")
+            title = f"random vectors, {str(dtype).removeprefix('torch.')}{fused}"
+            errors[title] = _worst_error(exact.to(dtype), norm, device, backend)
+    sums = segment_unit_sums(
+        exact[:1].expand(4096, -1).to(device), torch.tensor([[0, 4096]]), backend=backend
+    )
+    equal = angle_concentration(sums, sums, backend=backend)
+    errors["4,096 equal vectors"] = max(
+        abs(float(value) - 1) for value in (equal.intra, equal.inter, equal.intra_offdiag)
+    )
+    return [
+        Check(f"{name}: {title}", worst <= TOLERANCE, f"largest error {worst:.1e}")
+        for title, worst in errors.items()
+    ]
 
 
 def _worst_error(hidden: torch.Tensor, norm: RMSNorm | None, device: str, backend: Backend) -> float:
@@ -85,11 +83,12 @@ def _worst_error(hidden: torch.Tensor, norm: RMSNorm | None, device: str, backen
         questions.append((middle, end))
         expected.append(quadratic(states[start:end], prefix, prefix + question))
         start = end
-    bounds = torch.tensor([*questions, *prefixes])
-    sums = segment_unit_sums(hidden.to(device), bounds, norm=norm, backend=backend)
+    sums = segment_unit_sums(
+        hidden.to(device), torch.tensor([*questions, *prefixes]), norm=norm, backend=backend
+    )
     count = len(questions)
-    found = angle_concentration(sums.rows(0, count), sums.rows(count, 2 * count), backend=backend)
-    got = torch.stack([found.intra, found.inter, found.intra_offdiag], 1).cpu()
+    angles = angle_concentration(sums.rows(0, count), sums.rows(count, 2 * count), backend=backend)
+    got = torch.stack([angles.intra, angles.inter, angles.intra_offdiag], 1).cpu()
     want = torch.tensor(expected, dtype=torch.float64)
     if not torch.equal(got.isnan(), want.isnan()):
         return math.inf

@@ -31,9 +31,7 @@ def test_sums_and_means_equal_float64_at_every_width_and_dtype(hidden: int, dtyp
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("offset", [0.0, 1.0])
 @pytest.mark.parametrize("hidden", [64, 100, 896, 3584, 8192])
-def test_a_fused_norm_gives_the_directions_and_means_of_its_output(
-    hidden: int, offset: float, dtype: Any
-) -> None:
+def test_a_fused_norm_gives_its_outputs_directions_and_means(hidden: int, offset: float, dtype: Any) -> None:
     rows, bounds = states(8, hidden, dtype), [(0, 3), (3, 3), (3, 8)]
     rows[5] *= 1e-3  # where eps counts
     norm = RMSNorm(weights(hidden, dtype), offset, eps=1e-5)
@@ -46,9 +44,7 @@ def test_a_fused_norm_gives_the_directions_and_means_of_its_output(
     "hidden",
     [64, 100, 896, pytest.param(3584, marks=pytest.mark.slow), pytest.param(8192, marks=pytest.mark.slow)],
 )
-def test_whichever_axis_of_a_tile_holds_rows_the_sums_are_right(
-    hidden: int, axis: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_either_axis_of_a_tile_may_hold_rows(hidden: int, axis: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "ROWS_AXIS", axis)  # by Triton's version, of which there is one here
     rows, bounds = states(41, hidden, torch.bfloat16), [(0, 3), (3, 3), (3, 41)]
     rows[20] = 0
@@ -77,9 +73,7 @@ SHAPES = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), min_size=1, m
 
 @settings(max_examples=25)
 @given(shapes=SHAPES, hidden=st.sampled_from([64, 72, 100]), seed=st.integers(0, 99))
-def test_concentrations_equal_the_full_cosine_matrix(
-    shapes: list[tuple[int, int]], hidden: int, seed: int
-) -> None:
+def test_scores_equal_the_full_cosine_matrix(shapes: list[tuple[int, int]], hidden: int, seed: int) -> None:
     rows = states(sum(p + q for p, q in shapes), hidden, torch.bfloat16, seed)
     rows[seed % 7 :: 7] = 0
     questions, prefixes, expected, start = [], [], [], 0

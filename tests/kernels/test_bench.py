@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
+import transformers
 
+import tiny
 from bench import kernel_speed as bench
-from gaincurate_kernels import angle_concentration
+from bench.score_speed import gemm_operations, made_up_prompts, measure
+from gaincurate.scoring.prefill import Prefill
 from gaincurate_kernels.reference import quadratic
 
 SHAPE = bench.Shape(96, 48, 32, torch.float32)
@@ -22,33 +23,32 @@ def test_what_we_are_compared_with_computes_the_same(way: str) -> None:
     intra, inter = bench.linear(states(), 32) if way == "linear" else bench.pairwise(states(), 32, dtype)
     for row in range(3):
         expected = quadratic(states()[32 * row : 32 * row + 32], 8, 32)
-        found = (float(intra[row]), float(inter[row]))
-        assert found == pytest.approx(expected[:2], abs=1e-6 if dtype == torch.float32 else 5e-3)
+        got = (float(intra[row]), float(inter[row]))
+        assert got == pytest.approx(expected[:2], abs=1e-6 if dtype == torch.float32 else 5e-3)
 
 
-def test_the_bounds_are_questions_then_prefixes_of_a_quarter() -> None:
-    assert bench.bounds_of(SHAPE).tolist() == [[8, 32], [40, 64], [72, 96], [0, 8], [32, 40], [64, 72]]
-    assert SHAPE.bytes == 96 * 48 * 4
+def test_every_way_is_timed_and_a_shared_prefix_is_not_counted_again() -> None:
+    model = tiny.model(transformers.LlamaConfig(**tiny.COMMON)).base_model
+    before = model.config._attn_implementation
+    prompts = made_up_prompts(12, prefix=20, vocab_size=512)
+    slow, padded, packed = measure(model, prompts, budget=256, passes=2, one_by_one=3)
+    assert [way["method"] for way in (slow, padded, packed)] == [
+        "one prompt at a time",
+        "padded batches",
+        "packed",
+    ]
+    assert slow["times"] == 1
+    whole, own = sum(p.end for p in prompts), sum(p.question_tokens for p in prompts)
+    assert padded["tokens/s"] / padded["rows/s"] == pytest.approx(whole / 12)
+    # The prefix was run in the pass before, which is not timed.
+    assert packed["tokens/s"] / packed["rows/s"] == pytest.approx(own / 12)
+    assert all(0 < way["of_gemm"] < 3 for way in (padded, packed))
+    assert model.config._attn_implementation == before
 
 
-def test_a_result_that_is_off_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    bench.check(states(), SHAPE)
-    with pytest.raises(bench.WrongResult, match=r"^off by nan|^off by inf"):
-        bench.check(states().fill_(torch.inf), SHAPE)
-
-    def late(*sums: Any) -> Any:
-        found = angle_concentration(*sums)
-        found.inter[-1] += 1e-5
-        return found
-
-    monkeypatch.setattr(bench, "angle_concentration", late)
-    with pytest.raises(bench.WrongResult, match=r"off by 1\.0e-05 at 96 x 48, more than 2e-06"):
-        bench.check(states(), SHAPE)
-
-
-def test_every_buffer_is_read_in_turn() -> None:
-    seen = []
-    bench.seconds(
-        lambda hidden: seen.append(int(hidden[0, 0])), [torch.full((1, 1), i) for i in range(12)], "cpu"
-    )
-    assert seen == [0, *range(12)]
+def test_operations_are_those_of_the_linear_layers_up_to_the_site() -> None:
+    model = tiny.model(transformers.LlamaConfig(**tiny.COMMON)).base_model
+    (prompt,) = made_up_prompts(1, prefix=4, vocab_size=512)
+    attention, feed_forward = 2 * (32 * 32 * 2 + 32 * 16 * 2), 2 * 3 * 32 * 48
+    assert gemm_operations(Prefill(model), prompt) == 3 * attention + 2 * feed_forward
+    assert gemm_operations(Prefill(model, site="final_norm"), prompt) == 3 * (attention + feed_forward)

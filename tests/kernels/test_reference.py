@@ -52,9 +52,7 @@ def loops(hidden: Tensor, question: int) -> tuple[float, float, float]:
 @given(
     prefix=st.integers(0, 9), question=st.integers(1, 12), width=st.integers(1, 9), seed=st.integers(0, 999)
 )
-def test_linear_and_quadratic_forms_equal_double_loops(
-    prefix: int, question: int, width: int, seed: int
-) -> None:
+def test_both_forms_equal_double_loops(prefix: int, question: int, width: int, seed: int) -> None:
     hidden = vectors(prefix + question, width, seed)
     hidden[seed % len(hidden)] *= seed % 3  # now and then a zero vector
     expected = loops(hidden, prefix)
@@ -68,15 +66,11 @@ def test_linear_and_quadratic_forms_equal_double_loops(
 def test_equal_vectors_give_one_at_every_length_without_the_diagonal_too(length: int, width: int) -> None:
     row = vectors(1, width, seed=length)
     single = score(row.float().expand(length + 7, width), 7)
-    exact = score(row.expand(min(length, 4097) + 7, width), 7)
+    exact = score(row.expand((length if width == 64 else min(length, 4097)) + 7, width), 7)
     expected = (1, 1, 1 if length > 1 else math.nan)
     assert single == pytest.approx(expected, abs=1e-6, nan_ok=True)
     assert exact == pytest.approx(expected, abs=1e-12, nan_ok=True)
     assert quadratic(row.float().expand(70, width), 7, 70) == pytest.approx((1, 1, 1), abs=1e-12)
-
-
-def test_equal_vectors_in_float64_stay_within_1e_12_at_the_greatest_length() -> None:
-    assert score(vectors(1, 64).expand(32768, 64), 5) == pytest.approx((1, 1, 1), abs=1e-12)
 
 
 def test_zero_vectors_count_as_tokens_and_add_nothing() -> None:

@@ -47,14 +47,3 @@ def test_its_second_term_falls_with_length_where_all_vectors_are_equal(length: i
     second = gainrl_as_published(equal, weight=1) - gainrl_as_published(equal, weight=0)
     assert second == pytest.approx(expected, abs=0.005)
     assert quadratic(equal, 110, length - 6)[:2] == pytest.approx((1, 1), abs=1e-12)
-
-
-@pytest.mark.parametrize(("length", "expected"), [(125, 0.93), (200, 0.77), (300, 0.56), (1000, 0.17)])
-def test_the_recomputed_second_term_has_the_recorded_values_for_equal_vectors(
-    length: int, expected: float
-) -> None:
-    rows = range(110, min(220, length - 6))
-    closed = sum(min(row + 2, length) for row in rows) / (len(rows) * length)
-    assert closed == pytest.approx(expected, abs=0.006)
-    if length <= 300:
-        assert by_hand(torch.ones(length, 2))[1] == pytest.approx(closed, abs=1e-12)

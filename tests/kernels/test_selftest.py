@@ -6,13 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from gaincurate_kernels import (
-    Concentration,
-    UnitSums,
-    angle_concentration,
-    segment_unit_sums,
-    selftest,
-)
+from gaincurate_kernels import Concentration, UnitSums, angle_concentration, segment_unit_sums, selftest
 
 
 def test_every_check_passes_on_the_cpu() -> None:

@@ -107,9 +107,7 @@ def test_each_sequence_attends_to_its_prefix_and_itself(
 
 @pytest.mark.parametrize("window", [None, 5])
 @pytest.mark.parametrize("softcap", [None, 3.0])
-def test_a_long_sequence_is_done_in_parts(
-    window: int | None, softcap: float | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_sequence(window: int | None, softcap: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed_attention, "_SCORES", 4 * 40 * 7)
     found, expected = packed([33, 2], [7, 0], sliding_window=window, softcap=softcap)
     assert torch.allclose(found.double(), expected, atol=2e-6, rtol=0)
@@ -131,16 +129,12 @@ def test_a_long_sequence_without_prefix_or_window_needs_no_mask(monkeypatch: pyt
 
 @pytest.mark.parametrize("tokens", [9, 129])
 @pytest.mark.parametrize(("dtype", "most"), [(torch.bfloat16, 2e-2), (torch.float32, 2e-6)])
-def test_sequences_of_any_number_of_parts_are_right_to_their_rounding(
-    tokens: int, dtype: torch.dtype, most: float
-) -> None:
+def test_any_number_of_parts_is_right_to_its_rounding(tokens: int, dtype: torch.dtype, most: float) -> None:
     found, expected = packed([tokens, 3], [5, 5], dtype=dtype)
     assert torch.allclose(found.double(), expected, atol=most, rtol=0)
 
 
-def test_variable_length_attention_gets_every_sequence_behind_its_prefix(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_variable_length_attention_gets_sequences_behind_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plain function stands where GPUs have the flash kernel."""
     seen: list[dict[str, Any]] = []
 
@@ -174,17 +168,13 @@ def test_variable_length_attention_gets_every_sequence_behind_its_prefix(
         ("cpu", torch.bfloat16, None, False),
     ],
 )
-def test_variable_length_attention_is_taken_where_it_can_do_the_call(
-    device: str, dtype: Any, softcap: float | None, taken: bool
-) -> None:
+def test_where_varlen_attention_is_taken(device: str, dtype: Any, softcap: float | None, taken: bool) -> None:
     states: Any = SimpleNamespace(device=torch.device(device), dtype=dtype)
     made = packed_attention._Call(LAYER, states, states, states, Packing([], []), 1.0, None, softcap)
     assert packed_attention._has_varlen(made) is taken
 
 
-def test_variable_length_attention_copies_a_shared_prefix_from_one_place(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_variable_length_attention_has_a_shared_prefix_once(monkeypatch: pytest.MonkeyPatch) -> None:
     before = {LAYER: (random(2, 4, SIZE), random(2, 4, SIZE))}
     packing = Packing([0, 2, 5, 6], [before, None, before])
     plan = packed_attention._varlen_plan(packing, torch.device("cpu"))

@@ -25,9 +25,7 @@ def column(folder: Path, name: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("site", ["mlp_input", "final_norm"])
-def test_both_backends_give_the_same_scores_and_say_which_they_were(
-    tmp_path: Path, tiny_model: Path, rows_file: Path, site: Any
-) -> None:
+def test_backends_give_equal_scores(tmp_path: Path, tiny_model: Path, rows_file: Path, site: Any) -> None:
     for backend in ("torch", "triton"):
         gaincurate.score(
             str(rows_file), str(tiny_model), tmp_path / backend, backend=backend, site=site, limit=6

@@ -127,9 +127,7 @@ INNER = [
     ],
 )
 @pytest.mark.parametrize("start", [0, 1, 3])
-def test_values_come_out_of_structs_as_python_would_take_them(
-    name: str, expected: list[Any], start: int
-) -> None:
+def test_values_come_out_of_structs_as_python_takes_them(name: str, expected: list[Any], start: int) -> None:
     kind = pa.struct([("a", pa.struct([("b", pa.int64()), ("b.c", TEXT)])), ("a.b", pa.int64())])
     whole = pa.table(
         {

@@ -6,19 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-import transformers
-from torch import Tensor
 
-import likelihoods
-from gaincurate.core.schema import Score
-from gaincurate.scoring.batching import padded_batches
+from architectures import loops, plain_states
 from gaincurate.scoring.model import find_model, load_config, load_model, load_tokenizer
-from gaincurate.scoring.packed_prefill import PackedPrefill, shared_prefixes
 from gaincurate.scoring.prefill import Prefill, Site
 from gaincurate.scoring.segment import Segmented, Segmenter
-from gaincurate.scoring.signals import Head, angle_scores
-from gaincurate.scoring.signals import likelihoods as question_likelihoods
+from gaincurate.scoring.signals import angle_scores
 
 pytestmark = [
     pytest.mark.demo,
@@ -56,83 +49,31 @@ def prompts(tokenizer: Any, questions: list[str]) -> list[Segmented]:
     return [item for item in found if isinstance(item, Segmented)]
 
 
-@torch.no_grad()
-def plain_states(model: Any, prompts: list[Segmented]) -> list[dict[str, Tensor]]:
-    """Whole prompts, padded on the left with a mask, without hooks: from `output_hidden_states`, and the
-    last layer's first half called part by part.
-    """
-    longest = max(len(prompt.token_ids) for prompt in prompts)
-    ids = torch.zeros(len(prompts), longest, dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        ids[row, longest - len(prompt.token_ids) :] = torch.from_numpy(prompt.token_ids)
-    lengths = torch.tensor([[len(prompt.token_ids)] for prompt in prompts])
-    mask = torch.arange(longest) >= longest - lengths
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    out = model(
-        input_ids=ids,
-        attention_mask=mask.long(),
-        position_ids=positions,
-        output_hidden_states=True,
-        use_cache=False,
-    )
-    before, layer = out.hidden_states[-2], model.layers[-1]
-    seen = mask[:, None, :] & torch.ones(longest, longest).tril().bool() | torch.eye(longest).bool()
-    attended, _ = layer.self_attn(
-        layer.input_layernorm(before),
-        position_embeddings=model.rotary_emb(before, positions),
-        attention_mask=torch.zeros(seen.shape).masked_fill(~seen, -torch.inf)[:, None],
-    )
-    sites = {
-        "mlp_input": layer.post_attention_layernorm(before + attended),
-        "final_norm": out.hidden_states[-1],
-    }
-    starts = [longest - len(prompt.token_ids) for prompt in prompts]
-    return [
-        {site: states[row, start : start + prompts[row].end] for site, states in sites.items()}
-        for row, start in enumerate(starts)
-    ]
-
-
-def loops(states: Tensor, prefix: int) -> tuple[float, float]:
-    """C_intra and C_inter, pair by pair in float64."""
-    rows = states.double().numpy()
-    rows = rows / np.sqrt((rows * rows).sum(1, keepdims=True))
-    intra = [float(np.dot(a, b)) for a in rows[prefix:] for b in rows[prefix:]]
-    inter = [float(np.dot(a, b)) for a in rows[prefix:] for b in rows[:prefix]]
-    return sum(intra) / len(intra), sum(inter) / len(inter)
-
-
-def batched_scores(model: Any, prompts: list[Segmented], site: Site) -> list[Score]:
-    prefill = Prefill(model, site=site)
-    scores: dict[int, Score | None] = {}
-    for batch in padded_batches([prompt.end for prompt in prompts], 2048):
-        chosen = [prompts[place] for place in batch]
-        scores.update(zip(batch, angle_scores(prefill(chosen), chosen).scores, strict=True))
-    found = [scores[place] for place in range(len(prompts))]
-    assert None not in found
-    return [score for score in found if score is not None]
-
-
 @pytest.mark.slow
-def test_batched_scores_of_real_prompts_equal_float64_double_loops(
-    model: Any, prompts: list[Segmented]
-) -> None:
+def test_scores_of_real_prompts_equal_float64_double_loops(model: Any, prompts: list[Segmented]) -> None:
     assert len(prompts) == 50
-    expected = []
-    for first in range(0, 50, 10):
-        some = prompts[first : first + 10]
-        for prompt, states in zip(some, plain_states(model, some), strict=True):
-            expected.append({site: loops(own, prompt.prefix) for site, own in states.items()})
-    sites: tuple[Site, ...] = ("mlp_input", "final_norm")
-    for site in sites:
-        for score, terms in zip(batched_scores(model, prompts, site), expected, strict=True):
-            assert score.angle_intra == pytest.approx(terms[site][0], abs=1e-5)
-            assert score.angle_inter == pytest.approx(terms[site][1], abs=1e-5)
+    sites: dict[Site, Any] = {
+        "mlp_input": model.layers[-1].post_attention_layernorm,
+        "final_norm": model.norm,
+    }
+    for site, norm in sites.items():
+        expected = [
+            loops(states, prompt.prefix)
+            for first in range(0, 50, 10)
+            for prompt, states in zip(
+                prompts[first : first + 10],
+                plain_states(model, norm, prompts[first : first + 10]),
+                strict=True,
+            )
+        ]
+        for batch in Prefill(model, site=site).run(prompts, 2048):
+            chosen = [prompts[place] for place in batch.places]
+            for place, (score, _) in zip(batch.places, angle_scores(batch.states, chosen), strict=True):
+                assert score is not None
+                assert (score.angle_intra, score.angle_inter) == pytest.approx(expected[place], abs=1e-5)
 
 
-def test_real_prompts_are_cut_at_the_templates_borders(
-    tokenizer: Any, prompts: list[Segmented], questions: list[str]
-) -> None:
+def test_cuts_are_the_templates_own(tokenizer: Any, prompts: list[Segmented], questions: list[str]) -> None:
     for prompt, question in zip(prompts, questions, strict=True):
         messages = [{"role": "user", "content": question}]
         encoded = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
@@ -143,25 +84,6 @@ def test_real_prompts_are_cut_at_the_templates_borders(
         assert prefix.endswith("<|im_end|>\n<|im_start|>user\n")
         assert middle == question.strip()
         assert tail.strip() == "<|im_end|>\n<|im_start|>assistant"
-
-
-@pytest.mark.slow
-def test_nll_and_entropy_of_real_prompts_equal_a_plain_float64_forward(prompts: list[Segmented]) -> None:
-    files, causal = find_model("demo"), transformers.AutoModelForCausalLM
-    whole = load_model(files, load_config(files), device="cpu", dtype="float32", auto=causal)
-    few, head = prompts[:40:20], Head(whole, 64)
-    expected = likelihoods.plain(whole, few)
-    prefill = Prefill(whole.base_model, final=True, tails=True)
-    head.try_on(prefill, few)
-    packed = PackedPrefill(prefill)
-    packed.try_on(few)
-    shared = shared_prefixes(few)
-    assert len(shared) == 1
-    for one, values in zip(
-        question_likelihoods(packed(few, shared), few, head, nll=True, entropy=True), expected, strict=True
-    ):
-        assert one is not None
-        assert [one.nll, one.entropy, one.last_entropy] == pytest.approx(values, abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -67,9 +67,7 @@ def test_what_the_run_would_refuse_is_refused(tmp_path: Path, tiny_model: Path) 
             estimate(config(tmp_path, tiny_model, **changes), Progress())
 
 
-def test_the_command_prints_it_and_names_a_row_that_cannot_be_scored(
-    tmp_path: Path, tiny_model: Path
-) -> None:
+def test_the_command_prints_it_and_a_row_that_cannot_be_scored(tmp_path: Path, tiny_model: Path) -> None:
     rows = [*tiny.questions(3), {"question": " ", "answer": "1", "level": 0}]
     data = tiny.write_jsonl(tmp_path / "rows.jsonl", rows)
     words = ("score", data, "-m", tiny_model, "-o", tmp_path / "out")

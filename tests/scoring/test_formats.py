@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_files import refused, table, write
 from gaincurate.errors import GaincurateError, SourceError
 from gaincurate.scoring.readers import files
-from gaincurate.scoring.readers.files import BATCH_ROWS, Reader, open_file
+from gaincurate.scoring.readers.files import BATCH_ROWS, open_file
 
 ROWS = [
     {
@@ -81,16 +82,6 @@ FILES: dict[str, tuple[str, Callable[[], bytes]]] = {
 }
 
 
-def write(folder: Path, name: str, content: bytes | str) -> Path:
-    path = folder / name
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path
-
-
-def table(reader: Reader, skip: int = 0) -> pa.Table:
-    return pa.Table.from_batches(list(reader.batches(reader.schema, skip)), reader.schema)
-
-
 @pytest.mark.parametrize("case", FILES, ids=str)
 def test_every_format_gives_the_same_rows_and_types_from_any_row_on(case: str, tmp_path: Path) -> None:
     name, make = FILES[case]
@@ -140,9 +131,7 @@ def test_json_types_are_those_of_the_whole_file(kind: str, tmp_path: Path) -> No
 
 
 @given(data=st.data())
-def test_json_columns_of_one_type_come_back_as_they_were(
-    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_json_columns_come_back(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
     kinds: list[st.SearchStrategy[Any]] = [
         st.booleans(),
@@ -164,14 +153,6 @@ def test_json_columns_of_one_type_come_back_as_they_were(
 def read(path: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = table(open_file(path)).to_pylist()
     return rows
-
-
-def refused(path: Path) -> str:
-    with pytest.raises(SourceError) as caught:
-        read(path)
-    text = str(caught.value)
-    assert text.startswith(str(path))
-    return text.removeprefix(str(path))
 
 
 LINES = b"".join(b'{"prompt": "question %d"}\n' % i for i in range(3000))
@@ -233,6 +214,8 @@ def test_files_without_rows_have_none(tmp_path: Path) -> None:
         pass
     write(tmp_path, "a.json", b"[ ]\n")
     write(tmp_path, "a.jsonl", b"\n \r\n")
+    write(tmp_path, "a.csv", b"prompt,level\n")
+    write(tmp_path, "b.csv", b"\n\n")
     for path in tmp_path.iterdir():
         reader = open_file(path)
         assert reader.rows == 0
@@ -266,9 +249,7 @@ def test_a_file_that_goes_away_or_changes_between_two_readings_is_a_sentence(tmp
         list(reader.batches(reader.schema, 0))
 
 
-def test_a_line_without_an_end_is_refused_before_all_of_it_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_line_without_an_end_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gzip makes gigabytes of a few kilobytes: what is read of them is bounded."""
     monkeypatch.setattr(files, "LONGEST_LINE", 1 << 12)
     monkeypatch.setattr(files, "_LONGEST_ARRAY", 1 << 12)
@@ -284,18 +265,7 @@ def test_a_line_without_an_end_is_refused_before_all_of_it_is_read(
     bomb = b"a" * (1 << 22)
     for name, content, said in [
         ("a.jsonl.gz", b'{"p": 1}\n{"prompt": "' + bomb, ", line 2: broken JSON (more than 4,096 bytes)"),
-        (
-            "a.json.gz",
-            b'[{"p": 1}, {"prompt": "' + bomb,
-            ", the array: broken JSON (more than 4,096 bytes)",
-        ),
+        ("a.json.gz", b'[{"p": 1}, {"prompt": "' + bomb, ", the array: broken JSON (more than 4,096 bytes)"),
     ]:
         assert said in refused(write(tmp_path, name, gzip.compress(content)))
     assert sum(read_so_far) < 1 << 16
-
-
-def test_a_value_that_is_too_deep_is_refused(tmp_path: Path) -> None:
-    deeper = b"[" * 64 + b"1" + b"]" * 64
-    for content in (b'{"m": %s}\n' % deeper, b"[" + b'{"m": %s}' % deeper + b"]"):
-        text = refused(write(tmp_path, "b.jsonl", content))
-        assert "lists or objects stand more than 64 deep inside each other" in text

@@ -29,10 +29,7 @@ def read(data: bytes) -> list[dict[str, Any]]:
 
 
 @given(
-    rows,
-    st.sampled_from([None, 0, 3]),
-    st.booleans(),
-    st.sampled_from([b"", b"\xef\xbb\xbf", b" \r\n\t"]),
+    rows, st.sampled_from([None, 0, 3]), st.booleans(), st.sampled_from([b"", b"\xef\xbb\xbf", b" \r\n\t"])
 )
 def test_an_array_is_what_json_loads_says(
     expected: list[dict[str, Any]], indent: int | None, ascii_only: bool, before: bytes

@@ -21,9 +21,7 @@ TESTS = Path(__file__).parent.parent
         pytest.param(20, True, marks=pytest.mark.slow),
     ],
 )
-def test_killed_at_random_instants_and_rerun_the_bytes_are_those_of_an_uninterrupted_run(
-    tmp_path: Path, tiny_model: Path, kills: int, reuse: bool
-) -> None:
+def test_killed_runs_give_the_same_bytes(tmp_path: Path, tiny_model: Path, kills: int, reuse: bool) -> None:
     rows = tiny.questions(160)
     reused = []
     if reuse:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from gaincurate.scoring.packed_attention import UnsupportedAttention
 from gaincurate.scoring.packed_prefill import PackedPrefill, shared_prefixes
 from gaincurate.scoring.prefill import Prefill, Site
 from gaincurate.scoring.segment import Segmented
-from gaincurate.scoring.signals import Head, Likelihood, _measured, angle_scores, embeddings, likelihoods
+from gaincurate.scoring.signals import Head, _measured, angle_scores, embeddings, likelihoods
 
 # Heads that do more than multiply; each of these changes the logits by much.
 HEADS = [
@@ -89,37 +90,31 @@ def build(kind: Architecture, **options: Any) -> tuple[Any, Head, Prefill]:
 
 
 @pytest.mark.parametrize("kind", ALL, ids=lambda a: a.name)
-def test_nll_and_entropy_equal_a_plain_float64_forwards(kind: Architecture) -> None:
+def test_nll_entropy_and_means_equal_a_plain_float64_forwards_padded_and_packed(kind: Architecture) -> None:
     rows, whole = prompts(), tiny.model(kind.config())
-    expected, means = oracle.plain(whole, rows), plain_means(kind, whole, rows)
-    head = Head(whole, 64)
+    expected, means, head = oracle.plain(whole, rows), plain_means(kind, whole, rows), Head(whole, 64)
     # The oracle tells prompts apart, and the one without a predicted token has no mean.
     assert expected[5][:2] == (None, None)
     assert gap(expected[:1], expected[3:4]) > 1e-2
-    sites: list[tuple[Site, int]] = [("mlp_input", -1), ("mlp_input", 0), ("final_norm", -1)]
+
+    def see(forward: Callable[[Sequence[Segmented]], PackedStates]) -> PackedStates:
+        states = forward(rows)
+        see_means(states, means)
+        values = measured(states, rows, head)
+        assert gap(values, expected) < 1e-4
+        assert gap(values, [measured(forward([row]), [row], head)[0] for row in rows]) < 1e-4
+        return states
+
+    sites: list[tuple[Site, int]] = [("mlp_input", 0), ("final_norm", -1), ("mlp_input", -1)]
     for site, layer in sites:
         prefill = Prefill(whole.base_model, site=site, layer=layer, final=True, tails=True)
         head.try_on(prefill, rows[:2])
-        states = prefill(rows)
-        see_means(states, means)
-        found = measured(states, rows, head)
-        assert gap(found, expected) < 1e-4
-        alone = [measured(prefill([row]), [row], head)[0] for row in rows]
-        assert gap(found, alone) < 1e-4
         plain = Prefill(whole.base_model, site=site, layer=layer)
-        for with_tails, without in zip(
-            angle_scores(states, rows).scores, angle_scores(plain(rows), rows).scores, strict=True
-        ):
+        both = zip(angle_scores(see(prefill), rows), angle_scores(plain(rows), rows), strict=True)
+        for (with_tails, _), (without, _) in both:
             assert with_tails is not None
             assert without is not None
             assert with_tails.angle == pytest.approx(without.angle, abs=1e-5)
-
-
-@pytest.mark.parametrize("kind", ALL, ids=lambda a: a.name)
-def test_packed_ones_do_too_with_prefixes_shared_and_not(kind: Architecture) -> None:
-    rows = prompts()
-    whole, head, prefill = build(kind, tails=True)
-    expected, means = oracle.plain(whole, rows), plain_means(kind, whole, rows)
     packed = PackedPrefill(prefill)
     try:
         packed.try_on(rows[:4])
@@ -127,19 +122,13 @@ def test_packed_ones_do_too_with_prefixes_shared_and_not(kind: Architecture) -> 
         assert kind.name == "falcon"
         return
     for shared in (shared_prefixes(rows), set[bytes]()):
-        see_means(packed(rows, shared), means)
-        found = measured(packed(rows, shared), rows, head)
-        assert gap(found, expected) < 1e-4
-        alone = [measured(packed([row], shared), [row], head)[0] for row in rows]
-        assert gap(found, alone) < 1e-4
+        see(partial(packed, shared=shared))
     # In batches, where some have their prefix from a batch before.
-    batched = [Likelihood(None, None, None)] * len(rows)
+    batched: dict[int, oracle.Values] = {}
     for batch in packed.run(rows, 20):
-        own = [rows[place] for place in batch.places]
-        for place, one in zip(batch.places, likelihoods(batch.states, own, head, nll=True, entropy=True), strict=True):  # fmt: skip
-            assert one is not None
-            batched[place] = one
-    assert gap([(one.nll, one.entropy, one.last_entropy or 0) for one in batched], expected) < 1e-4
+        values = measured(batch.states, [rows[place] for place in batch.places], head)
+        batched |= zip(batch.places, values, strict=True)
+    assert gap([batched[place] for place in range(len(rows))], expected) < 1e-4
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 7, 60])
@@ -194,9 +183,7 @@ def test_tokens_that_a_model_can_never_say_have_no_share_in_an_entropy() -> None
     assert float(loss) == np.inf
 
 
-def test_a_packed_final_state_that_differs_from_the_models_own_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_packed_final_state_that_differs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     prefill = Prefill(tiny.model(ARCHITECTURES[0].config()).base_model, final=True)
     whole = Prefill.both
 

@@ -27,9 +27,7 @@ def with_random_weight(module: nn.Module) -> nn.Module:
     ],
     ids=["llama", "gemma2", "torch"],
 )
-def test_what_an_rms_norm_computes_is_found_out(
-    module: nn.Module, offset: int, eps: float, dtype: Any
-) -> None:
+def test_what_an_rms_norm_computes_is_known(module: nn.Module, offset: int, eps: float, dtype: Any) -> None:
     made = with_random_weight(module).to(dtype)
     norm = as_rms_norm(made)
     assert norm is not None
@@ -88,6 +86,8 @@ def test_the_norm_is_the_module_whose_output_the_tensor_is() -> None:
     assert found is not None
     assert found[0] is body.norm
     assert norm_before(body, lambda: body(states) + 0) is None
+    twice = Body(2)
+    assert norm_before(twice, lambda: twice(states)) is None
     assert not [m for m in body.modules() if m._forward_hooks]
 
 

@@ -128,7 +128,7 @@ def test_where_it_cannot_be_nothing_is_exchanged(reason: str, monkeypatch: pytes
 
 
 def scores(forward: Any, rows: Any) -> list[float]:
-    return [s.angle_intra for b in forward.run(rows, 256) for s in angle_scores(b.states, rows).scores if s]
+    return [s.angle_intra for b in forward.run(rows, 256) for s, _ in angle_scores(b.states, rows) if s]
 
 
 @needs_avx
@@ -153,9 +153,7 @@ def test_the_packed_forward_takes_them_and_gives_them_back() -> None:
 
 @needs_avx
 @pytest.mark.parametrize("wrong", [RuntimeError, "differs"])
-def test_a_model_that_does_not_bear_them_runs_packed_without(
-    wrong: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_that_does_not_bear_them_runs_without(wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as one that reads the weight of a layer itself."""
 
     def broken(self: Any, states: Tensor) -> Tensor:
@@ -177,9 +175,7 @@ def test_a_model_that_does_not_bear_them_runs_packed_without(
 
 @needs_avx
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
-def test_a_trial_that_is_broken_off_leaves_the_model_as_it_was(
-    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_broken_trials_change_nothing(error: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: Any, states: Tensor) -> Tensor:
         raise error
 

@@ -4,9 +4,8 @@ import json
 import os
 import tracemalloc
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -48,13 +47,6 @@ def test_a_glob_reads_its_files_by_name_and_passes_over_folders(tmp_path: Path) 
         open_source(str(tmp_path / "x*.jsonl"))
 
 
-def test_a_folder_reads_its_data_files_by_name(tmp_path: Path) -> None:
-    lines(tmp_path, "2.jsonl", "two")
-    lines(tmp_path, "1.jsonl", "one")
-    (tmp_path / "README.md").write_text("no data")
-    assert texts(tmp_path) == ["one", "two"]
-
-
 def test_a_folder_of_several_formats_may_hold_its_rows_twice_and_is_refused(tmp_path: Path) -> None:
     lines(tmp_path, "train.jsonl", "one")
     pq.write_table(pa.table({"prompt": ["one"]}), tmp_path / "train.parquet")
@@ -71,6 +63,7 @@ def test_a_split_is_refused_where_the_data_names_its_files(tmp_path: Path) -> No
 
 
 def test_a_folder_with_splits_asks_for_one(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("no data")
     lines(tmp_path, "train-00001-of-00002.jsonl", "t2")
     lines(tmp_path, "train-00000-of-00002.jsonl", "t1")
     lines(tmp_path, "test.jsonl", "e1")
@@ -170,9 +163,7 @@ def test_the_fingerprint_is_of_the_content_and_its_order_not_of_the_name(tmp_pat
     assert len({first, fingerprint("b", "a"), fingerprint("a"), fingerprint("a", "c")}) == 4
 
 
-def test_a_scored_set_is_a_source_and_keeps_its_ids(
-    tmp_path: Path, tiny_model: Path, rows_file: Path
-) -> None:
+def test_a_scored_set_is_a_source_with_its_ids(tmp_path: Path, tiny_model: Path, rows_file: Path) -> None:
     first, again = tmp_path / "first", tmp_path / "again"
     score(str(rows_file), str(tiny_model), first, shard_rows=16, device="cpu")
     score(str(first), str(tiny_model), again, shard_rows=7, device="cpu", site="final_norm")
@@ -181,29 +172,6 @@ def test_a_scored_set_is_a_source_and_keeps_its_ids(
     assert after.select(source).equals(before.select(source))
     assert after.column_names == before.column_names
     assert after.column("gc_angle").to_pylist() != before.column("gc_angle").to_pylist()
-
-
-@dataclass(frozen=True)
-class Counted:
-    """A part of a source that counts how often and how far it is read."""
-
-    part: Reader
-    opened: list[int]
-    given: list[int]
-
-    @property
-    def schema(self) -> pa.Schema:
-        return self.part.schema
-
-    @property
-    def rows(self) -> int:
-        return self.part.rows
-
-    def batches(self, schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
-        self.opened.append(skip)
-        for batch in self.part.batches(schema, skip):
-            self.given.append(batch.num_rows)
-            yield batch
 
 
 def three_parts(folder: Path) -> Source:
@@ -223,14 +191,19 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 
 
 @given(points=st.lists(st.integers(0, 2801), min_size=2, max_size=8))
-def test_ascending_ranges_of_a_cursor_are_plain_slices_and_one_pass(
-    source: Source, points: list[int]
-) -> None:
+def test_ascending_ranges_of_a_cursor_are_slices_in_one_pass(source: Source, points: list[int]) -> None:
     whole = table(source)
     assert whole.num_rows == 2801
     opened: list[int] = []
-    counted: Any = tuple(Counted(reader, opened, []) for reader in source.readers)
-    cursor = Cursor(Source(source.name, source.schema, source.rows, source.fingerprint, counted))
+
+    def counted(reader: Reader) -> Reader:
+        def batches(schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
+            opened.append(skip)
+            yield from reader.batches(schema, skip)
+
+        return replace(reader, batches=batches)
+
+    cursor = Cursor(replace(source, readers=tuple(map(counted, source.readers))))
     ordered = sorted(points)
     for start, stop in zip(ordered[::2], ordered[1::2], strict=False):
         assert cursor.read(start, stop).equals(whole.slice(start, stop - start))

@@ -122,9 +122,7 @@ def test_a_hub_id_is_taken_apart_and_a_single_split_is_taken(
     assert table(source).to_pylist() == list(made(5))
 
 
-def test_a_path_comes_before_a_hub_id_of_the_same_name(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_path_comes_before_a_hub_id_of_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     calls = hub(monkeypatch, made(5))
     (tmp_path / "owner/name").mkdir(parents=True)
@@ -134,9 +132,7 @@ def test_a_path_comes_before_a_hub_id_of_the_same_name(
 
 
 @pytest.mark.parametrize("data", ["a/b/c", "owner/name.jsonl", "./name", "name.parquet", "name"])
-def test_what_looks_like_a_path_is_not_asked_of_the_hub(
-    data: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_path_is_not_asked_of_the_hub(data: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     calls = hub(monkeypatch, made(5))
     with pytest.raises(SourceError, match="does not exist"):
@@ -152,9 +148,7 @@ def test_what_looks_like_a_path_is_not_asked_of_the_hub(
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_what_datasets_says_of_a_hub_id_is_passed_on(
-    error: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_datasets_says_of_an_id_is_passed_on(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     hub(monkeypatch, error)
     with pytest.raises(SourceError) as caught:
         open_source("owner/name")

@@ -178,9 +178,7 @@ def angle(model: Path, messages: list[Row], tools: list[Row] | None) -> tuple[in
 
 
 @pytest.mark.parametrize("case", SETS, ids=str)
-def test_a_score_is_of_the_prompt_that_the_template_makes_of_the_row(
-    case: str, tmp_path: Path, model: Path
-) -> None:
+def test_a_score_is_of_the_prompt_that_the_template_makes(case: str, tmp_path: Path, model: Path) -> None:
     rows, prompts = SETS[case]
     options = {"prompt_column": "x.input"} if "x" in rows[0] else {}
     result = scored(tmp_path, rows, model, **options).take(range(len(rows)))
@@ -317,9 +315,7 @@ def test_lists_and_objects_of_mixed_types_are_kept_as_json_text(case: str, tmp_p
 @pytest.mark.parametrize(
     "write", [tiny.write_jsonl, lambda path, rows: pq.write_table(pa.Table.from_pylist(rows), path)]
 )
-def test_ids_are_of_the_messages_in_whichever_form_they_come(
-    write: Callable[[Path, list[Row]], Any], tmp_path: Path, model: Path
-) -> None:
+def test_ids_are_of_messages(write: Callable[[Path, list[Row]], Any], tmp_path: Path, model: Path) -> None:
     ids = []
     for number, prompt in enumerate(
         (CHAT, json.dumps(CHAT), [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in CHAT])

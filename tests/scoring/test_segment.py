@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,23 +9,15 @@ import pytest
 
 import templates
 import tiny
+from command import run
 from gaincurate.errors import InputError, ModelError
+from gaincurate.scoring import config
 from gaincurate.scoring.config import check_shots
 from gaincurate.scoring.segment import Segmented, Segmenter, Unusable
-from templates import CASES
+from templates import CASES, one, user
 
 BY_NAME = {case.name: case for case in CASES}
 SHOTS = [{"role": "user", "content": "What is 1 + 1?"}, {"role": "assistant", "content": "2"}]
-
-
-def user(text: str) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": text}]
-
-
-def one(segmenter: Segmenter, messages: list[dict[str, Any]]) -> Segmented:
-    (found,) = segmenter([messages])
-    assert isinstance(found, Segmented), found
-    return found
 
 
 def reason(segmenter: Segmenter, messages: list[dict[str, Any]]) -> str:
@@ -42,9 +36,7 @@ def test_a_base_model_gets_what_its_tokenizer_adds_and_the_bos_alone_is_prefix(b
     assert found.token_ids.tolist().count(base.bos_token_id) == int(bos)
 
 
-def test_a_prompt_of_ten_megabytes_is_refused_before_it_is_rendered_or_tokenized(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_prompt_of_ten_megabytes_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     segmenter = Segmenter(templates.byte_level(None))
 
     def never(*_: Any, **__: Any) -> Any:
@@ -53,13 +45,6 @@ def test_a_prompt_of_ten_megabytes_is_refused_before_it_is_rendered_or_tokenized
     monkeypatch.setattr(segmenter, "_render", never)
     said = "the prompt has 10,000,000 characters and the limit is 4,194,304"
     assert reason(segmenter, user("x" * 10_000_000)) == said
-
-
-def test_a_sentencepiece_base_model_has_bos_as_prefix_and_the_rest_as_question() -> None:
-    base = templates.sentencepiece(None, unigram=False, first=True)
-    found = one(Segmenter(base), user("What is 🎉?"))
-    assert (found.prefix, found.end) == (1, len(found.token_ids))
-    assert base.decode(found.token_ids[1:]) == "What is 🎉?"
 
 
 def test_a_base_model_takes_no_chat_and_no_system_message() -> None:
@@ -111,39 +96,41 @@ def test_a_rows_own_system_message_is_kept_before_the_examples_unless_overridden
         ([*user("first"), {"role": "assistant", "content": "x"}, *user("")], "the question is empty"),
     ],
 )
-def test_a_prompt_without_question_is_refused_with_the_reason(
-    messages: list[dict[str, Any]], expected: str
-) -> None:
+def test_a_prompt_without_question_has_the_reason(messages: list[dict[str, Any]], expected: str) -> None:
     made = templates.byte_level(BY_NAME["qwen2.5"].template)
     found = Segmenter(made)([user("good"), messages, user("good")])
     assert [type(item) for item in found] == [Segmented, Unusable, Segmented]
     assert reason(Segmenter(made), messages) == expected
 
 
-def test_a_switch_in_the_content_that_changes_what_follows_does_not_hide_the_question() -> None:
-    template = (
-        "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
-        "{% if '/no_think' in messages[-1].content %}{{ '<think></think>' }}{% endif %}"
-    )
+@pytest.mark.parametrize(
+    ("template", "question", "tail"),
+    [
+        (
+            "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
+            "{% if '/no_think' in messages[-1].content %}{{ '<think></think>' }}{% endif %}",
+            "What is 2? /no_think",
+            "\n<think></think>",
+        ),
+        (
+            "{% if 'prove' in messages[-1].content %}{{ 'Proof. ' }}{% endif %}"
+            "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}",
+            "prove it",
+            "\n",
+        ),
+    ],
+    ids=["what follows", "what stands before"],
+)
+def test_a_switch_in_the_content_does_not_hide_the_question(template: str, question: str, tail: str) -> None:
     made = templates.byte_level(template)
-    question = "What is 2? /no_think"
     shots = [{"role": "user", "content": question}, {"role": "assistant", "content": "2"}]
     for content in (question, f"  {question}\n"):
-        found = one(Segmenter(made, shots=shots), user(content))
-        assert made.decode(found.token_ids[found.prefix : found.end]).strip() == question
-        assert made.decode(found.token_ids[: found.prefix]).count(question) == 1
-
-
-def test_a_switch_in_the_content_that_changes_what_stands_before_does_not_hide_the_question() -> None:
-    template = (
-        "{% if 'prove' in messages[-1].content %}{{ 'Proof. ' }}{% endif %}"
-        "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
-    )
-    made = templates.byte_level(template)
-    shots = [{"role": "user", "content": "prove it"}, {"role": "assistant", "content": "2"}]
-    found = one(Segmenter(made, shots=shots), user("prove it"))
-    assert made.decode(found.token_ids[found.end :]) == "\n"
-    assert made.decode(found.token_ids[found.prefix : found.end]).strip() == "prove it"
+        cut = one(Segmenter(made, shots=shots), user(content))
+        parts = np.split(cut.token_ids, [cut.prefix, cut.end])
+        before, middle, after = (made.decode(part) for part in parts)
+        assert before.count(question) == 1
+        assert middle.strip() == question
+        assert after.strip() == tail.strip()
 
 
 @pytest.mark.parametrize(
@@ -210,6 +197,19 @@ def test_the_fingerprint_changes_with_all_that_changes_the_rendering() -> None:
 def test_examples_that_are_no_conversation_are_refused(value: Any) -> None:
     with pytest.raises(InputError, match="--shots: expected a JSON list"):
         check_shots(value)
+
+
+def test_a_system_message_and_examples_are_read_from_files(tmp_path: Path) -> None:
+    system, shots = tmp_path / "system.txt", tmp_path / "shots.json"
+    system.write_bytes(b"Be\r\nbrief.\r\n")
+    shots.write_text(json.dumps(SHOTS))
+    assert config._system(f"@{system}") == "Be\nbrief."  # an editor's last line break is not trained on
+    assert config._shots(str(shots)) == SHOTS
+    shots.write_text("[")
+    for arguments in (["--system", f"@{tmp_path / 'gone.txt'}"], ["--shots", shots]):
+        result = run("score", "rows.jsonl", "-m", "m", "-o", tmp_path / "out", *arguments)
+        assert result.exit_code == 2
+        assert result.stderr.startswith(f"error: {arguments[0]}: cannot read ")
 
 
 def test_a_token_that_the_model_has_no_embedding_for_is_refused_unless_it_is_never_fed() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import templates
 from gaincurate.scoring.segment import Segmented, Segmenter, Unusable
-from templates import BOS, CASES
+from templates import BOS, CASES, one, user
 
 BY_NAME = {case.name: case for case in CASES}
 
@@ -74,16 +74,6 @@ def _bytes_to_letters() -> dict[int, str]:
     return {byte: chr(byte) for byte in shown} | {byte: chr(256 + i) for i, byte in enumerate(hidden)}
 
 
-def user(text: str) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": text}]
-
-
-def one(segmenter: Segmenter, messages: list[dict[str, Any]]) -> Segmented:
-    (found,) = segmenter([messages])
-    assert isinstance(found, Segmented), found
-    return found
-
-
 SLOW_TEXTS = [
     "🎉 2+2? 🎉",
     "👩‍👩‍👧",
@@ -122,9 +112,7 @@ def test_a_slow_base_tokenizer_cuts_like_the_fast_one(text: str, bos: bool) -> N
 
 @pytest.mark.parametrize("finish", [lambda text: " " + text, str.lstrip], ids=["adds", "drops"])
 @pytest.mark.parametrize("text", ["  padded \n", "🎉 2+2? 🎉"])
-def test_blanks_that_decoding_adds_or_drops_at_the_start_move_no_border(
-    text: str, finish: Callable[[str], str]
-) -> None:
+def test_blanks_that_decoding_adds_or_drops_move_no_border(text: str, finish: Callable[[str], str]) -> None:
     fast = templates.byte_level(None, bos=True)
     a = one(Segmenter(fast), user(text))
     b = one(Segmenter(SlowByteLevel(fast, add_bos=True, finish=finish)), user(text))

@@ -95,17 +95,6 @@ def check(made: Any, case: Case, messages: list[Message], found: Any, tail: str 
     assert shown in decoded
 
 
-@pytest.mark.parametrize("kind", ["no-words", "bpe"])
-@pytest.mark.parametrize("case", [*CASES, QUOTED], ids=lambda case: case.name)
-def test_question_tokens_are_those_that_spell_it_and_all_ids_equal_the_training_prompts(
-    case: Case, kind: str
-) -> None:
-    made = tokenizer(kind, case.template)
-    rows = [[{"role": "user", "content": plain(content, case, kind)}] for content in CONTENTS]
-    for messages, found in zip(rows, Segmenter(made, template_kwargs=case.kwargs)(rows), strict=True):
-        check(made, case, messages, found)
-
-
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_question_repeated_in_system_message_and_examples_is_found_at_its_own_place(case: Case) -> None:
     made = tokenizer("byte-level", case.template)
@@ -150,9 +139,9 @@ def test_an_answer_begun_after_the_question_is_tail_and_stays_open(case: Case) -
             check(made, case, messages, found, tail)
 
 
-@pytest.mark.parametrize("kind", ["byte-level", "unigram"])
+@pytest.mark.parametrize("kind", ["byte-level", "no-words", "bpe", "unigram"])
 @pytest.mark.parametrize("case", [*CASES, QUOTED], ids=lambda case: case.name)
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(content=TEXTS)
 def test_any_content_is_found_where_the_template_puts_it(case: Case, kind: str, content: str) -> None:
     made = tokenizer(kind, case.template)

@@ -51,9 +51,7 @@ def running_out(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     ("lengths", "tried"),
     [([400, 200, 300], [200, 300]), ([90, 20, 300, 70], [70, 90]), ([400, 300, 500], [300, 400]), ([9], [9])],
 )
-def test_two_prompts_are_tried_wherever_there_are_two(
-    lengths: list[int], tried: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_prompts_are_tried(lengths: list[int], tried: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[int]] = []
     monkeypatch.setattr(PackedPrefill, "try_on", lambda _, rows: seen.append([row.end for row in rows]))
     rows = [Segmented(np.zeros(length + 3, np.int32), 0, length) for length in lengths]
@@ -61,9 +59,7 @@ def test_two_prompts_are_tried_wherever_there_are_two(
     assert seen == [tried]
 
 
-def test_a_shard_that_runs_out_of_memory_starts_over_with_half_and_says_so(
-    tmp_path: Path, tiny_model: Path, running_out: Callable[[int], None]
-) -> None:
+def test_a_shard_starts_over(tmp_path: Path, tiny_model: Path, running_out: Callable[[int], None]) -> None:
     rows = tiny.questions(30)
     rows[20]["question"] = " "
     data = tiny.write_jsonl(tmp_path / "rows.jsonl", rows)
@@ -95,9 +91,7 @@ def test_a_prompt_that_does_not_fit_alone_is_named_with_a_way_out(
     assert last.endswith(" --on-overlong skip, or use a larger device.")
 
 
-def test_a_model_whose_attention_cannot_be_exchanged_runs_in_padded_batches_and_says_so(
-    tmp_path: Path, rows_file: Path
-) -> None:
+def test_a_model_with_attention_of_its_own_runs_in_padded_batches(tmp_path: Path, rows_file: Path) -> None:
     falcon = next(a for a in ARCHITECTURES if a.name == "falcon")
     model = tiny.save_model(tmp_path / "falcon", falcon.config())
     result = run("score", rows_file, "-m", model, "-o", tmp_path / "out")

@@ -200,9 +200,7 @@ def test_a_file_of_polars_with_its_views_goes_through(tmp_path: Path, tiny_model
         assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
 
 
-def test_score_columns_of_the_source_are_replaced_and_its_id_is_kept(
-    tmp_path: Path, tiny_model: Path
-) -> None:
+def test_score_columns_of_a_source_are_replaced_and_its_id_is_kept(tmp_path: Path, tiny_model: Path) -> None:
     rows = [
         {"gc_id": f"own-{i}", "gc_angle": "old", "question": text, "gc_mine": i, "level": i}
         for i, text in enumerate(PROMPTS.to_pylist())

@@ -119,8 +119,7 @@ def open_source(data: str, *, split: str | None = None, limit: int | None = None
     rows = sum(reader.rows for reader in readers)
     if rows == 0:
         raise SourceError(f"{data} holds no rows.", data=data)
-    rows = rows if limit is None else min(rows, limit)
-    return Source(data, _one_schema(data, readers), rows, fingerprint, readers)
+    return Source(data, _one_schema(data, readers), min(rows, limit or rows), fingerprint, readers)
 
 
 def _open(data: str, split: str | None) -> tuple[tuple[Reader, ...], str]:
@@ -131,19 +130,18 @@ def _open(data: str, split: str | None) -> tuple[tuple[Reader, ...], str]:
         data = fetch_data(place, SUFFIXES)
     path = Path(data)
     if path.is_dir():
-        if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-            return _from_datasets(data, split)
-        paths = _folder(path, split)
-    elif not os.path.lexists(path) and _HUB_ID.fullmatch(data) and not data.endswith(SUFFIXES):
-        return _from_datasets(data, split)
+        saved = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
     else:
-        paths = _named(data)
-        if split is not None:
-            raise SourceError(
-                f"--split {split} chooses within a folder or data set; {data} names its files. Leave it out.",
-                data=data,
-            )
-    return tuple(open_file(p) for p in paths), digest_files(paths)
+        saved = not os.path.lexists(path) and bool(_HUB_ID.fullmatch(data)) and not data.endswith(SUFFIXES)
+    if saved:
+        return _from_datasets(data, split)
+    paths = _folder(path, split) if path.is_dir() else _named(data)
+    if split is not None and not path.is_dir():
+        raise SourceError(
+            f"--split {split} chooses within a folder or data set; {data} names its files. Leave it out.",
+            data=data,
+        )
+    return tuple(map(open_file, paths)), digest_files(paths)
 
 
 def _named(data: str) -> list[Path]:

@@ -1,0 +1,171 @@
+"""The differences of two runs' identities in words, and the scores of finished sets for equal rows.
+
+With `--reuse`, a row takes its scores from a finished set that has a row with its id and its prompt, if all
+that makes a score is equal. The values are copied bit by bit. They can differ in the last bits from what this
+run would compute, because a prompt's neighbours in a batch change the rounding. So the run's identity names
+the sets by their manifests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gaincurate.core.artifact import Json, read_info
+from gaincurate.core.files import differing_keys
+from gaincurate.core.progress import Progress
+from gaincurate.core.prompts import Columns
+from gaincurate.core.schema import EMBEDDING, ID, PREFIX, SCORE_FIELDS, Score, signal_fields, take
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.errors import InputError
+
+_ROWS = {"source", "shard_rows", "signals", "reuse", "logits_memory"}
+"""Which rows there are, and how they lie in shards and chunks; signals are compared one by one."""
+_WORDS = {
+    "source.rows": "another number of rows",
+    "source.fingerprint": "other data",
+    "source.prompt_column": "another prompt column",
+    "source.answer_column": "another answer column",
+    "source.id_column": "another id column",
+    "source.tools_column": "another tools column",
+    "source": "another reading of the data",
+    "model": "another model",
+    "model.name": "another name of the model",
+    "tokenizer.chat_template": "another chat template",
+    "tokenizer": "another tokenizer",
+    "segmentation.system": "another system message",
+    "segmentation.shots": "other examples",
+    "segmentation.template_kwargs": "other template variables",
+    "segmentation.max_length": "another longest prompt",
+    "segmentation": "another prompt rendering",
+    "dtype": "another dtype",
+    "signals": "other signals",
+    "layer": "another layer",
+    "site": "another scored tensor",
+    "reuse": "other --reuse sets",
+    "device": "another kind of processor",
+    "versions": "other library versions",
+    "threads": "another number of threads",
+    "batch_tokens": "another batch size",
+    "shard_rows": "shards of another size",
+}
+"""By key of an identity or its beginning, in the order in which a refusal names them."""
+
+
+def differences(changes: Sequence[tuple[str, Any, Any]]) -> str:
+    """The differences of two scored sets' identities (`differing_keys`) in words, each once.
+
+    A difference that follows from another one is left out: of the data where the number of rows differs, of
+    the model's name where its weights differ, of the rendering where an option of the prompt differs.
+    """
+    keys = {key for key, _, _ in changes}
+    implied = {"source.fingerprint"} if "source.rows" in keys else set()
+    if "model.weights" in keys:
+        implied |= {"model.name", "model.revision"}
+    if any(key.startswith(("tokenizer", "segmentation.")) for key in keys - {"segmentation.rendering"}):
+        implied.add("segmentation.rendering")
+    order, words = list(_WORDS), dict[int, str]()
+    for key, was, now in changes:
+        parts = key.split(".")
+        name = next((n for n in (".".join(parts[:k]) for k in (3, 2, 1)) if n in _WORDS), None)
+        word = _WORDS[name] if name else f"another {key}"
+        if key == "source.rows" and isinstance(was, int) and isinstance(now, int):
+            count = abs(now - was)
+            word = f"{count:,} row{'s' * (count != 1)} {'more' if now > was else 'fewer'}"
+        elif name == key and key in ("dtype", "source.prompt_column", "site", "layer"):
+            word += f" ({was} before, {now} now)"
+        if key not in implied:
+            words.setdefault(order.index(name) if name else len(order) + len(words), word)
+    return ", ".join(word for _, word in sorted(words.items()))
+
+
+class Reused:
+    """The scores of finished sets, by id and prompt. A row that several sets have is the first one's.
+
+    Args:
+        sets: opened.
+        identity: of the run.
+        columns: of the run's source.
+        progress: hears which set lacks a signal. The rows of such a set are scored again.
+
+    Raises:
+        InputError: a set was made by another model, prompt rendering, dtype or other option.
+    """
+
+    def __init__(
+        self, sets: Iterable[ScoredSet], identity: Json, columns: Columns, progress: Progress
+    ) -> None:
+        self._columns = columns
+        fields = (*SCORE_FIELDS[1:], *signal_fields(identity["signals"], 1))
+        self._names = [field.name for field in fields]
+        self._sets: list[tuple[ScoredSet, pa.Array]] = []
+        self.prefills: set[str] = set()
+        """The forwards that made the scores, by name."""
+        self.norm_was_fused = False
+        for scored in sets:
+            old, new = (
+                {key: value for key, value in each.items() if key not in _ROWS}
+                | {"model": each["model"]["weights"]}  # a model that was moved or renamed is the same
+                for each in (scored.identity, identity)
+            )
+            if changes := list(differing_keys(old, new)):
+                raise InputError(
+                    f"{differences(changes)}: this run would not give the scores of --reuse {scored.place}. "
+                    "Repeat the options of that set, or leave --reuse out and score every row.",
+                    keys=[key for key, _, _ in changes],
+                    details=changes,
+                )
+            lacking = [name for name in identity["signals"] if name not in scored.identity["signals"]]
+            if lacking:
+                lacked = " and no ".join(lacking)
+                progress.note(
+                    f"--reuse {scored.place}: the set has no {lacked}, so its rows are scored again"
+                )
+                continue
+            # Null in a shard with zero vectors, which are counted by shard and not by row.
+            parts = []
+            for entry, table in zip(scored.manifest["shards"], scored.tables([ID]), strict=True):
+                ids, zeros = table.column(ID).combine_chunks(), scored.manifest["zero_vectors"]
+                counted = zeros and read_info(scored.folder / entry["file"])["zero_vectors"]
+                parts.append(pa.nulls(len(ids), ids.type) if counted else ids)
+            self._sets.append((scored, pa.concat_arrays(parts)))
+            self.prefills |= set(scored.manifest["prefill"].split("+"))
+            self.norm_was_fused |= scored.manifest["norm_was_fused"]
+
+    def of(self, table: pa.Table, ids: Sequence[str], places: Iterable[int]) -> dict[int, Score]:
+        """The scores of the rows that the sets have, by place.
+
+        Args:
+            table: rows of the source.
+            ids: of all rows of the table.
+            places: the rows to look for.
+        """
+        scores: dict[int, Score] = {}
+        wanted = pa.array(ids, pa.string())
+        for scored, its_ids in self._sets:
+            matches = pc.index_in(wanted, value_set=its_ids).to_pylist()
+            here = [place for place in places if place not in scores and matches[place] is not None]
+            if not here:
+                continue
+            old = scored.take([matches[place] for place in here])
+            chats = self._columns.chats(take(table, pa.array(here, pa.int64())))
+            old_chats = Columns.of(scored.identity).chats(old)
+            for place, chat, old_chat, score in zip(here, chats, old_chats, self._scores(old), strict=True):
+                if chat == old_chat:  # an id of a column says nothing of the text
+                    scores[place] = score
+        return scores
+
+    def _scores(self, rows: pa.Table) -> Iterator[Score]:
+        columns: dict[str, Any] = {}
+        for name in self._names:
+            column = rows.column(name)
+            if name == EMBEDDING:
+                vectors = column.combine_chunks().flatten().to_numpy()
+                columns[name.removeprefix(PREFIX)] = vectors.reshape(len(rows), -1)
+            else:
+                columns[name.removeprefix(PREFIX)] = column.to_pylist()
+        for values in zip(*columns.values(), strict=True):
+            yield Score(**dict(zip(columns, values, strict=True)))
