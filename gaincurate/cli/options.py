@@ -17,7 +17,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -63,17 +63,6 @@ def _flowing(docstring: str) -> str:
     return "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(docstring).split("\n\n"))
 
 
-class _Parameter(NamedTuple):
-    """One option: its name in Python, its marker, type and default, and the least and most value."""
-
-    name: str
-    marker: Option
-    kind: Any
-    default: Any
-    least: float | None
-    most: float | None
-
-
 class _QuietHelp:
     """`--help` without `<bool>` after it."""
 
@@ -116,16 +105,18 @@ class Command(_QuietHelp, TyperCommand):
 
 def _build(function: Callable[..., None], path: str, whole: bool, own: Sequence[str]) -> Any:
     """The Typer command of a function."""
-    model, more = _model(path) if path else None, [option for each in own for option in _fields(_model(each))]
-    options = [*more, *(_fields(model) if model else ()), *_parameters(function, model)]
-    options.sort(key=lambda option: _PANELS.index(option.marker.panel))
-    markers = {option.name: option.marker for option in options}
-    parameters = list(map(_as_typer, options))
+    model = _model(path) if path else None
+    of_own, of_model = [each for one in own for each in _fields(_model(one))], list(_fields(model))
+    options = [*of_own, *of_model, *_parameters(function, model)]
+    options.sort(key=lambda option: _PANELS.index(option[0].panel))
+    markers = {parameter.name: marker for marker, parameter in options}
+    parameters = [parameter for _, parameter in options]
     has_own = "config" in markers  # doctor: the trainer's settings
     if not has_own and sum(not marker.argument for marker in markers.values()) > _MANY:
         parameters.append(_config_parameter(markers))
     parameters.append(inspect.Parameter("ctx", _KEYWORD, annotation=typer.Context))
-    call: Any = _call(function, model, whole, markers, [option.name for option in more])
+    fields, names = ([parameter.name for _, parameter in each] for each in (of_model, of_own))
+    call: Any = _call(function, model, whole, markers, fields, names)
     call.__signature__ = inspect.Signature(parameters)
     call.__annotations__ = {each.name: each.annotation for each in parameters}
     app = typer.Typer(add_completion=False)
@@ -140,19 +131,19 @@ def _model(path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def _parameters(function: Callable[..., None], model: Any) -> Iterator[_Parameter]:
+def _parameters(function: Callable[..., None], model: Any) -> Iterator[tuple[Option, inspect.Parameter]]:
     """The marked parameters of a command, whose config has no name at run time but here."""
     names = {model.__name__: model} if model else {}
     hints = typing.get_type_hints(function, localns=names, include_extras=True)
     for name, parameter in inspect.signature(function).parameters.items():
         for marker in getattr(hints[name], "__metadata__", ()):
             kind = hints[name].__origin__
-            yield _Parameter(name, marker, kind, parameter.default, marker.min, marker.max)
+            yield marker, _parameter(name, marker, kind, parameter.default, marker.min, marker.max)
 
 
-def _fields(model: Any, within: str = "") -> Iterator[_Parameter]:
-    """The marked fields of a config, and those of a config in it as `FIELD__FIELD`."""
-    for name, field in model.model_fields.items():
+def _fields(model: Any, within: str = "") -> Iterator[tuple[Option, inspect.Parameter]]:
+    """The marked fields of a config, and those of a config in it as `FIELD__FIELD`; none without a config."""
+    for name, field in model.model_fields.items() if model else ():
         if hasattr(field.annotation, "model_fields"):
             yield from _fields(field.annotation, f"{name}__")
         required = field.is_required()
@@ -162,11 +153,13 @@ def _fields(model: Any, within: str = "") -> Iterator[_Parameter]:
             for bound in ("ge", "le")
         )
         for marker in (each for each in field.metadata if isinstance(each, Option)):
-            yield _Parameter(within + name, marker, field.annotation, default, least, most)
+            yield marker, _parameter(within + name, marker, field.annotation, default, least, most)
 
 
-def _as_typer(option: _Parameter) -> inspect.Parameter:
-    name, marker, kind, default, least, most = option
+def _parameter(
+    name: str, marker: Option, kind: Any, default: Any, least: float | None, most: float | None
+) -> inspect.Parameter:
+    """A parameter as Typer takes it."""
     metavar, choices = _metavar(marker, kind)
     shared: dict[str, Any] = {"help": marker.help + choices, "metavar": metavar}
     if marker.read is not None:
@@ -227,10 +220,14 @@ def _metavar(marker: Option, kind: Any) -> tuple[str | None, str]:
 
 
 def _call(
-    function: Callable[..., None], model: Any, whole: bool, markers: Mapping[str, Option], own: Sequence[str]
+    function: Callable[..., None],
+    model: Any,
+    whole: bool,
+    markers: Mapping[str, Option],
+    fields: Sequence[str],
+    own: Sequence[str],
 ) -> Callable[..., None]:
     """The function that Typer calls: it reads texts, checks the config and runs the command."""
-    fields = [option.name for option in _fields(model)] if model else []
 
     def call(ctx: Any, config_file: Path | None = None, **values: Any) -> None:
         def given(names: Sequence[str]) -> dict[str, Any]:

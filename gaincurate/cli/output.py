@@ -102,11 +102,10 @@ def _discard(stream: TextIO) -> None:
 
 def _harmless(line: str) -> str:
     """Names, ids and paths come from outside: what would steer a terminal is shown as its escape."""
-    return line if line.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in line)
-
-
-def _escape(character: str) -> str:
-    return json.dumps(character)[1:-1] if ord(character) != 0x7F else "\\u007f"
+    if line.isprintable():
+        return line
+    escapes = (c if c.isprintable() else json.dumps(c)[1:-1].replace("\x7f", "\\u007f") for c in line)
+    return "".join(escapes)
 
 
 def table(rows: Sequence[Sequence[str]], head: Sequence[str], left: Collection[str] = ()) -> None:

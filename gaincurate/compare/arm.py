@@ -7,11 +7,11 @@ done: the run, the trainer's marks, a rollout set per mark. So a killed arm goes
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,8 @@ TRAINED = 0.9
 STEP = "gaincurate/step"
 """The key of a trainer's log entry under which what a step cost is kept."""
 RUN, TRAINER, MARKS, ROLLOUTS = "run", "trainer", "marks", "rollouts"
+_OF_SCHEDULE = {"strategy", "by", "ascending", "rescore", "stratify", "clusters", "group_weights"}
+"""Fields of an arm that are those of its schedule."""
 
 
 class Costs:
@@ -89,22 +91,22 @@ class Costs:
         """
         run = self._run
         lines = read_file(run.outcomes(round_), round_, run.ids, rules_of(run.config))
-        last = {(line.gc_id, line.sample): line for line in lines if line.step == step}
+        last = {(line.gc_id, line.sample): line for line in lines if line.step == step}.values()
         rewards: dict[str, list[float]] = {}
-        for line in last.values():
+        for line in last:
             if line.reward is not None:
                 rewards.setdefault(line.gc_id, []).append(float(line.reward))
-        ids = sorted({line.gc_id for line in last.values()})
+        ids = sorted({line.gc_id for line in last})
         angles = [self._prompts[gc_id][0] for gc_id in ids]
         judged = [reward for each in rewards.values() for reward in each]
         return {
             "rollouts": len(last),
             "prompts": len(ids),
-            "completion_tokens": sum(line.tokens for line in last.values()),
-            "prompt_tokens": sum(self._prompts[line.gc_id][1] for line in last.values()),
+            "completion_tokens": sum(line.tokens for line in last),
+            "prompt_tokens": sum(self._prompts[line.gc_id][1] for line in last),
             "effective": sum(len(set(each)) > 1 for each in rewards.values()) / max(len(ids), 1),
-            "reward": math.fsum(judged) / len(judged) if judged else None,
-            "angle": math.fsum(angles) / len(angles) if angles else None,
+            "reward": fmean(judged) if judged else None,
+            "angle": fmean(angles) if angles else None,
         }
 
     @cached_property
@@ -172,22 +174,16 @@ class ArmJob:
         return checked(
             ScheduleConfig,
             {
+                **arm.model_dump(include=_OF_SCHEDULE),
                 "scored": comparison.scored,
                 "run": self.folder / RUN,
-                "strategy": arm.strategy,
                 "budget": prompts * steps,
                 # The budget lasts for as many where every completion has a single token, and one more.
                 "rounds": -(-comparison.budget_tokens // (prompts * steps * comparison.group)) + 1,
                 "seed": self.number,
-                "by": arm.by,
-                "ascending": arm.ascending,
                 "options": self._options(steps),
                 "align_to": prompts,
                 "model": model_at_start(comparison),
-                "rescore": arm.rescore,
-                "stratify": arm.stratify,
-                "clusters": arm.clusters,
-                "group_weights": arm.group_weights,
             },
         )
 
@@ -196,18 +192,7 @@ class ArmJob:
         comparison, options = self.comparison, dict(self.arm.options)
         if not issubclass(base.load(self.arm.strategy).Options, DotsOptions):
             return options
-        rollout = {
-            "verifier": comparison.verifier,
-            "samples": comparison.group,
-            "temperature": comparison.temperature,
-            "max_tokens": comparison.max_tokens,
-            "verify_workers": 1,
-            "on_error": "skip",
-        }
-        if comparison.answer_column is not None:
-            rollout["answer_column"] = comparison.answer_column
-        if comparison.threads is not None:
-            rollout["threads"] = comparison.threads
+        rollout = _rollouts(comparison) | {"samples": comparison.group, "temperature": comparison.temperature}
         defaults = {"refresh_every": steps, "success": comparison.success}
         return {**defaults, **options, "rollout": rollout | options.get("rollout", {})}
 
@@ -325,18 +310,21 @@ def model_at_start(comparison: Comparison) -> str:
 
 def judging(comparison: Comparison, model: str, out: Path) -> RolloutConfig:
     """The rollouts of the held-out prompts by a model, with the same random numbers for every model."""
-    return RolloutConfig(
-        scored=comparison.heldout.resolve(),
-        out=out,
-        model=model,
-        verifier=comparison.verifier,
-        answer_column=comparison.answer_column,
-        max_tokens=comparison.max_tokens,
-        threads=comparison.threads,
-        verify_workers=1,
-        on_error="skip",
-        **comparison.evaluation.model_dump(),
-    )
+    options = _rollouts(comparison) | comparison.evaluation.model_dump()
+    return RolloutConfig(scored=comparison.heldout.resolve(), out=out, model=model, **options)
+
+
+def _rollouts(comparison: Comparison) -> Json:
+    """The options that rollouts of references and of held-out prompts share."""
+    options = {
+        "verifier": comparison.verifier,
+        "answer_column": comparison.answer_column,
+        "max_tokens": comparison.max_tokens,
+        "threads": comparison.threads,
+        "verify_workers": 1,
+        "on_error": "skip",
+    }
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def prompt_tokens(scored: ScoredSet) -> int:

@@ -184,7 +184,16 @@ class Comparison(Frozen):
         if self.marks > self.budget_tokens:
             raise ValueError(f"{self.marks} marks in a budget of {self.budget_tokens} tokens")
         for arm in self.arms:
-            self._check_arm(arm)
+            changed = arm.strategy != arm.name or arm.replay is not None or arm.step_prompts is not None
+            if arm.name in CONTROLS and changed:
+                raise ValueError(
+                    f"the arm {arm.name!r} is what others are compared with: strategy {arm.name!r}, without "
+                    "replay or step_prompts of its own; give this one another name"
+                )
+            try:
+                self.replay_of(arm)
+            except InputError as error:
+                raise ValueError(f"the arm {arm.name!r}: {str(error).rstrip('.')}") from error
         parts = self.micro_batches
         for prompts in [self.step_prompts, *map(self.prompts_of, self.arms)]:
             rollouts = prompts * self.group
@@ -194,18 +203,6 @@ class Comparison(Frozen):
                     "a step (step_prompts times group)"
                 )
         return self
-
-    def _check_arm(self, arm: Arm) -> None:
-        changed = arm.strategy != arm.name or arm.replay is not None or arm.step_prompts is not None
-        if arm.name in CONTROLS and changed:
-            raise ValueError(
-                f"the arm {arm.name!r} is what others are compared with: strategy {arm.name!r}, without "
-                "replay or step_prompts of its own; give this one another name"
-            )
-        try:
-            self.replay_of(arm)
-        except InputError as error:
-            raise ValueError(f"the arm {arm.name!r}: {str(error).rstrip('.')}") from error
 
     @property
     def micro_batches(self) -> int:

@@ -378,7 +378,11 @@ def _tune(comparison: Comparison, out: Path, progress: Progress, workers: int) -
     _work(trainings, progress, workers)
     prompts = ScoredSet(comparison.heldout).column(ID).to_pylist()
     for row, of_row in zip(rows, jobs, strict=True):
-        row["accuracy_by_seed"] = [_accuracy(job.evaluation_rows(prompts)) for job in of_row]
+        judged = [[each for each in job.evaluation_rows(prompts) if each["samples"]] for job in of_row]
+        row["accuracy_by_seed"] = [
+            fmean(each["right"] / each["samples"] for each in rows_of) if rows_of else 0.0
+            for rows_of in judged
+        ]
         row["accuracy"] = fmean(row["accuracy_by_seed"])
         row["steps"] = fmean(job.cost(0)["step"] for job in of_row)
     best = max(rows, key=lambda row: float(row["accuracy"]))
@@ -390,12 +394,6 @@ def _tune(comparison: Comparison, out: Path, progress: Progress, workers: int) -
     state |= {"grid": rows, "chosen": chosen}
     write_sealed(path, state)
     return state
-
-
-def _accuracy(rows: Sequence[Json]) -> float:
-    """The mean share of right answers over the prompts that could be judged."""
-    shares = [row["right"] / row["samples"] for row in rows if row["samples"]]
-    return fmean(shares) if shares else 0.0
 
 
 def _sets(comparison: Comparison) -> Json:

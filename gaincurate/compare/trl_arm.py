@@ -78,10 +78,9 @@ class Marks(transformers.TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Count on from the checkpoint; mark where a kill came between the two, and end what was over."""
         self._costs = Costs(self._run, self._weight)  # the run may have gone back
-        steps = [entry[STEP] for entry in state.log_history if STEP in entry]
-        self._trained = steps[-1]["training"] if steps else 0
-        self._before = steps[-1]["seconds"] if steps else 0.0
-        self._round = steps[-1]["round"] if steps else 0
+        start = {"training": 0, "seconds": 0.0, "round": 0}
+        *_, last = start, *(entry[STEP] for entry in state.log_history if STEP in entry)
+        self._trained, self._before, self._round = (last[name] for name in start)
         if state.global_step:
             self._mark(Path(args.output_dir) / f"checkpoint-{state.global_step}", state)
         if self.spent()["tokens"] >= self._marks[-1]:
@@ -102,10 +101,10 @@ class Marks(transformers.TrainerCallback):
         """Put what the step cost beside what the trainer says of it."""
         if self._last is None:  # the summary at the end
             return
-        step, self._last = self._last, None
+        step, spent, self._last = self._last, self.spent(), None
         seconds = self._before + time.monotonic() - self._begun
-        state.log_history[-1][STEP] = {**step, **self.spent(), "round": self._round, "seconds": seconds}
-        done = min(self.spent()["tokens"] / self._marks[-1], 1.0)
+        state.log_history[-1][STEP] = {**step, **spent, "round": self._round, "seconds": seconds}
+        done = min(spent["tokens"] / self._marks[-1], 1.0)
         write_sealed(self._folder / PROGRESS, {"share": TRAINED * done})
 
     def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:

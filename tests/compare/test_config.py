@@ -98,10 +98,13 @@ def test_marks_divide_the_budget() -> None:
     assert checked_comparison(LEAST | {"marks": 3}).mark_tokens == [333, 666, 1000]
 
 
-def test_half_a_prompt_is_generated_for() -> None:
-    arm = Arm(name="r", strategy="uniform", replay=ReplayArm(fresh_share=0.5))
-    found = [checked_comparison(LEAST | {"step_prompts": n}).fresh_prompts(arm) for n in (3, 4, 5, 7)]
-    assert found == [2, 2, 3, 4]
+def test_half_a_prompt_is_generated_for_and_the_buffer_holds_a_step_of_the_arm() -> None:
+    for prompts, fresh in ((3, 2), (4, 2), (5, 3), (7, 4)):
+        arm = Arm(name="r", strategy="uniform", replay=ReplayArm(fresh_share=0.5), step_prompts=prompts)
+        comparison = checked_comparison(LEAST)
+        sizes = comparison.replay_of(arm)
+        assert sizes is not None
+        assert (comparison.fresh_prompts(arm), sizes.capacity) == (fresh, prompts)
 
 
 def replaying(name: str, strategy: str = "gain-rl", **more: Any) -> dict[str, Any]:

@@ -94,9 +94,14 @@ def test_an_arm_is_held_against_its_own_control_too() -> None:
     assert about_arm(of(one), one).endswith("no difference seen against uniform-at-8 (+0.4, -2.0 to +2.8).")
 
 
-def test_a_target_that_the_start_meets_is_not_spoken_of() -> None:
+def test_a_target_that_the_start_or_only_noise_meets_is_not_spoken_of() -> None:
     document_of = of(BETTER, learned={"value": -0.01, "interval": [-0.05, 0.03]})
     assert about_arm(document_of, BETTER).endswith("(+1.2 to +5.0).")
+    touched = WORSE | {"reached": BETTER["reached"]}
+    assert about_arm(of(touched), touched).endswith("(-3.5 to -0.5).")
+    assert about_arm(of(WORSE), WORSE).endswith(
+        "It did not reach uniform's final accuracy within the budget."
+    )
 
 
 @pytest.mark.parametrize(
@@ -163,6 +168,10 @@ def test_the_document_of_a_planted_world(tmp_path: Path) -> None:
     found = document(results)
     assert json.loads(json.dumps(found, allow_nan=False)) == found  # plain values alone
     assert found == document(results)
+    (low, high), gain = found["learned"]["interval"], found["learned"]["value"]
+    assert gain == pytest.approx(np.ptp(results.accuracy[0, [0, -1]].mean(axis=(1, 2))))
+    assert gain - low == pytest.approx(high - gain)
+    assert 0 < gain - low < 0.2
     arms = {one["arm"]: one for one in found["arms"]}
     answers = {name: one["difference"]["answer"] for name, one in arms.items() if one["difference"]}
     assert answers == {"length": "no difference seen", "good": "better", "bad": "worse"}
@@ -187,9 +196,9 @@ def test_the_headline_is_of_other_tasks_where_there_are_five(tmp_path: Path) -> 
     assert few["setting"]["tasks"]["effective"] == 4
     assert list(few["arms"][2]["difference"]["claims"]) == ["these tasks"]
     out = tmp_path / "out"
-    found = document(read_results(compare_results.example(out, effects, tasks=10, task_taste=0.3)))
+    found = document(read_results(compare_results.example(out, effects, tasks=5, task_taste=0.1)))
     assert found["setting"]["claim"] == "other tasks like these"
-    assert found["setting"]["tasks"]["prompts"] == {f"task-{k}": 10 for k in range(10)}
+    assert found["setting"]["tasks"]["prompts"] == {f"task-{k}": 20 for k in range(5)}
     for key in ("difference", "against_length"):
         good = found["arms"][2][key]
         other, these = (good["claims"][claim] for claim in ("other tasks like these", "these tasks"))
