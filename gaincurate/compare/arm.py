@@ -91,19 +91,19 @@ class Costs:
         """
         run = self._run
         lines = read_file(run.outcomes(round_), round_, run.ids, rules_of(run.config))
-        last = {(line.gc_id, line.sample): line for line in lines if line.step == step}.values()
+        last = {(line.gc_id, line.sample): line for line in lines if line.step == step}
         rewards: dict[str, list[float]] = {}
-        for line in last:
+        for line in last.values():
             if line.reward is not None:
                 rewards.setdefault(line.gc_id, []).append(float(line.reward))
-        ids = sorted({line.gc_id for line in last})
+        ids = sorted({line.gc_id for line in last.values()})
         angles = [self._prompts[gc_id][0] for gc_id in ids]
         judged = [reward for each in rewards.values() for reward in each]
         return {
             "rollouts": len(last),
             "prompts": len(ids),
-            "completion_tokens": sum(line.tokens for line in last),
-            "prompt_tokens": sum(self._prompts[line.gc_id][1] for line in last),
+            "completion_tokens": sum(line.tokens for line in last.values()),
+            "prompt_tokens": sum(self._prompts[line.gc_id][1] for line in last.values()),
             "effective": sum(len(set(each)) > 1 for each in rewards.values()) / max(len(ids), 1),
             "reward": fmean(judged) if judged else None,
             "angle": fmean(angles) if angles else None,
