@@ -23,8 +23,8 @@ def read_options(*arguments: object) -> dict[str, Any]:
     values_read: dict[str, Any] = {}
     reads = options._call
 
-    def recording(function: Any, model: Any, whole: bool, markers: Any, own: Any) -> Any:
-        made: Any = reads(lambda **read: None, model, whole, markers, own)
+    def recording(function: Any, model: Any, whole: bool, markers: Any, *names: Any) -> Any:
+        made: Any = reads(lambda **read: None, model, whole, markers, *names)
 
         def call(ctx: Any, **values: Any) -> None:
             made(ctx, **values)

@@ -38,19 +38,14 @@ def small_sets(folder: Path) -> dict[str, Any]:
 
 
 def toml(given: dict[str, Any]) -> str:
-    """Plain values, tables inside and a list of tables."""
-    arms = given["arms"]
-    lines = [f"{name} = {json.dumps(value)}" for name, value in given.items() if not isinstance(value, dict)]
-    lines = [line for line in lines if not line.startswith("arms")]
-    for name, value in given.items():
-        if isinstance(value, dict):
-            lines += [f"[{name}]", *(f"{key} = {json.dumps(inner)}" for key, inner in value.items())]
-    for arm in arms:
-        lines += ["[[arms]]", *(f"{k} = {json.dumps(v)}" for k, v in arm.items() if not isinstance(v, dict))]
-        for name, value in arm.items():
-            if isinstance(value, dict):
-                lines += [f"[arms.{name}]", *(f"{key} = {json.dumps(inner)}" for key, inner in value.items())]
-    return "\n".join(lines)
+    """Plain values, with tables and lists of tables inside, as a file."""
+    return "\n".join(f"{name} = {_value(value)}" for name, value in given.items())
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name} = {_value(inner)}' for name, inner in value.items())}}}"
+    return f"[{', '.join(map(_value, value))}]" if isinstance(value, list) else json.dumps(value)
 
 
 def kill_when_there(place: Path, command: list[str]) -> None:

@@ -53,8 +53,7 @@ def answers(folder: Path, out: str, workers: int, **changes: Any) -> dict[str, A
     from gaincurate.compare.results import read_results
 
     compare(checked_comparison(compare_world.settings(folder, **changes)), folder / out, workers=workers)
-    found = document(read_results(folder / out))
-    return {arm["arm"]: arm for arm in found["arms"]}
+    return {arm["arm"]: arm for arm in document(read_results(folder / out))["arms"]}
 
 
 def main(folder: Path, repetitions: int, workers: int) -> dict[str, Any]:
@@ -63,20 +62,15 @@ def main(folder: Path, repetitions: int, workers: int) -> dict[str, Any]:
     import trl  # noqa: F401 - before the first fork
 
     torch.set_num_threads(1)  # more would not outlive a fork
-    with mock.patch.object(ArmJob, "work", _forked):
-        return _all(folder, repetitions, workers)
-
-
-def _all(folder: Path, repetitions: int, workers: int) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "heldout").exists():
         compare_world.make(folder)
-    planted = answers(folder, "planted", workers)
-    twins = []
-    for repetition in range(repetitions):
-        seeds = [3 * repetition + k for k in range(3)]
-        arms = [{"name": "twin", "strategy": "uniform"}]
-        twins.append(answers(folder, f"twins-{repetition}", workers, seeds=seeds, arms=arms)["twin"])
+    arms = [{"name": "twin", "strategy": "uniform"}]
+    with mock.patch.object(ArmJob, "work", _forked):
+        planted, twins = answers(folder, "planted", workers), []
+        for k in range(repetitions):
+            seeds = [3 * k, 3 * k + 1, 3 * k + 2]
+            twins.append(answers(folder, f"twins-{k}", workers, seeds=seeds, arms=arms)["twin"])
     return {"planted": planted, "twins": twins}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gaincurate.compare.config import Comparison, checked_comparison
-from gaincurate.compare.results import FACTS, RESULTS, write_tables
+from gaincurate.compare.results import FACTS, RESULTS, SCHEMAS, write_tables
 from gaincurate.core.files import write_json
 
 Floats = npt.NDArray[np.float64]
@@ -106,61 +107,31 @@ def rows_of(asked: Comparison, rates: Floats, draw: int = 0) -> Rows:
     scoring, each mark is overshot by some tokens, gradients follow the angle.
     """
     chance = np.random.default_rng(draw)
-    samples = asked.evaluation.samples
-    rows: Rows = {"evaluations": [], "marks": [], "steps": []}
-    for a, arm in enumerate(asked.arms):
-        for s, seed in enumerate(asked.seeds):
-            key = {"arm": arm.name, "seed": seed}
-            for mark in range(rates.shape[1]):
-                rows["evaluations"] += [
-                    {
-                        **key,
-                        "mark": mark,
-                        "gc_id": f"id-{q:04d}",
-                        "right": round(float(rates[a, mark, s, q]) * samples),
-                        "samples": samples,
-                        "tokens": samples * (10 + a + mark),
-                    }
-                    for q in range(rates.shape[3])
-                ]
-            charged = 800 if a > 1 else 0
-            for mark, tokens in enumerate(asked.mark_tokens, 1):
-                parts = {"scoring": charged, "rescoring": 0, "references": 100 * mark if a == 3 else 0}
-                over = 7 * (s + 1)
-                parts["training"] = tokens + over - sum(parts.values())
-                rows["marks"].append(
-                    {
-                        **key,
-                        "mark": mark,
-                        "asked": tokens,
-                        "tokens": tokens + over,
-                        **parts,
-                        "step": 10 * mark,
-                        "seconds": (20.0 + a) * mark,
-                    }
-                )
-            steps = 10 * asked.marks
-            for step in range(1, steps + 1):
-                angle = float(chance.uniform(0.2, 0.6))
-                rows["steps"].append(
-                    {
-                        **key,
-                        "step": step,
-                        "tokens": charged + (asked.budget_tokens - charged) * step // steps,
-                        "seconds": step * 2.0,
-                        "rollouts": 64,
-                        "completion_tokens": 640,
-                        "trainer_tokens": 1280 * step,
-                        "prompt_tokens": 640,
-                        "prompts": 8,
-                        "effective": 0.25 + 0.05 * a,
-                        "reward": 0.2 + 0.5 * step / steps,
-                        "angle": angle,
-                        "grad_norm": angle + float(chance.normal(0, 0.05)),
-                        "replayed": 32 if a == 3 else 0,
-                    }
-                )
-    return rows
+    samples, budget = asked.evaluation.samples, asked.budget_tokens
+    lines: dict[str, list[tuple[Any, ...]]] = {"evaluations": [], "marks": [], "steps": []}
+    for (a, arm), (s, seed) in itertools.product(enumerate(asked.arms), enumerate(asked.seeds)):
+        key = (arm.name, seed)
+        for mark in range(rates.shape[1]):
+            right = np.rint(rates[a, mark, s] * samples).astype(int).tolist()
+            tokens = samples * (10 + a + mark)
+            lines["evaluations"] += [
+                (*key, mark, f"id-{q:04d}", count, samples, tokens) for q, count in enumerate(right)
+            ]
+        charged = 800 if a > 1 else 0
+        for mark, tokens in enumerate(asked.mark_tokens, 1):
+            spent, references = tokens + 7 * (s + 1), 100 * mark if a == 3 else 0
+            parts = (charged, 0, references, spent - charged - references)
+            lines["marks"].append((*key, mark, tokens, spent, *parts, 10 * mark, (20.0 + a) * mark))
+        steps = 10 * asked.marks
+        for step in range(1, steps + 1):
+            angle, spent = float(chance.uniform(0.2, 0.6)), charged + (budget - charged) * step // steps
+            rollouts = (64, 640, 1280 * step, 640, 8, 0.25 + 0.05 * a, 0.2 + 0.5 * step / steps)
+            more = (angle, angle + float(chance.normal(0, 0.05)), 32 if a == 3 else 0)
+            lines["steps"].append((*key, step, spent, step * 2.0, *rollouts, *more))
+    return {
+        name: [dict(zip(SCHEMAS[name].names, line, strict=True)) for line in each]
+        for name, each in lines.items()
+    }
 
 
 def write(out: Path, asked: Comparison, rows: Rows) -> Path:

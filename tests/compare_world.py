@@ -42,27 +42,9 @@ class Best(base.Selector):
     ascending: ClassVar[bool] = False
     ordering: ClassVar[base.Ordering] = "any"
 
-    def __init__(self, pool: base.Pool, options: base.Options) -> None:
-        assert isinstance(options, self.Options)
-        self._pool, self._rows = pool, options.rows
-
     def draw(self, round_: int) -> Ints:
         """See `Selector`."""
-        return permutation(self._pool.seed, round_, 1, self._rows)[: self._pool.budget]
-
-    def observe(self, observed: base.Observed) -> None:
-        """See `Selector`."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """See `Selector`."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Selector`."""
-
-    def metrics(self) -> dict[str, float]:
-        """See `Selector`."""
-        return {}
+        return permutation(self.pool.seed, round_, 1, self.options.rows)[: self.pool.budget]
 
 
 def prompts(seed: int, counts: Sequence[int]) -> list[dict[str, Any]]:
@@ -71,15 +53,8 @@ def prompts(seed: int, counts: Sequence[int]) -> list[dict[str, Any]]:
     for kind, p in enumerate(CHANCES):
         for place in range(counts[kind]):
             noise = f"{chance.randrange(1000):03d}"
-            rows.append(
-                {
-                    "id": f"{seed}-{kind}-{place}",
-                    "question": f"{kind}+{noise}=",
-                    "answer": ANSWERS[kind],
-                    "truth": p * (1 - p),
-                    "hopeless": float(p == 0),
-                }
-            )
+            row = {"id": f"{seed}-{kind}-{place}", "question": f"{kind}+{noise}=", "answer": ANSWERS[kind]}
+            rows.append(row | {"truth": p * (1 - p), "hopeless": float(p == 0)})
     return rows
 
 
@@ -103,21 +78,14 @@ def make(folder: Path) -> Path:
     model = save_model(folder / "model")
     for name, seed, counts in (("scored", 1, TRAINED), ("heldout", 2, HELD_OUT)):
         data = tiny.write_jsonl(folder / f"{name}.jsonl", prompts(seed, counts))
-        score_dataset(
-            ScoreConfig(
-                data=str(data),
-                model=str(model),
-                out=folder / name,
-                threads=1,
-                id_column="id",
-                answer_column="answer",
-            )
-        )
+        columns: dict[str, Any] = {"id_column": "id", "answer_column": "answer"}
+        score_dataset(ScoreConfig(data=str(data), model=str(model), out=folder / name, threads=1, **columns))
     return folder
 
 
 # Of every tiny comparison: plain GRPO on the CPU.
 TRAIN = {"learning_rate": 1e-3, "use_cpu": True, "bf16": False, "loss_type": "grpo", "scale_rewards": "none"}
+BEST = {"strategy": "compare_world:Best"}
 
 
 def settings(folder: Path, **changes: Any) -> dict[str, Any]:
@@ -138,13 +106,8 @@ def settings(folder: Path, **changes: Any) -> dict[str, Any]:
         "train": TRAIN,
         "evaluation": {"samples": 4},
         "arms": [
-            {"name": "told", "strategy": "compare_world:Best", "options": {"rows": 64}},
-            {
-                "name": "hopeless",
-                "strategy": "compare_world:Best",
-                "by": "hopeless",
-                "options": {"rows": 1200},
-            },
+            {"name": "told", **BEST, "options": {"rows": 64}},
+            {"name": "hopeless", **BEST, "by": "hopeless", "options": {"rows": 1200}},
         ],
     }
     return given | changes

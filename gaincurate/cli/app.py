@@ -33,18 +33,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(cls=Command)(example)
-app.command(cls=Command)(score)
-app.command(cls=Command)(show)
-app.command(cls=Command)(ls)
-app.command(cls=Command)(derive)
-app.command(cls=Command)(hygiene)
-app.command(cls=Command)(report)
+for _command in (example, score, show, ls, derive, hygiene, report, export, doctor, compare):
+    app.command(cls=Command)(_command)
 app.add_typer(schedule.app, name="schedule")
-app.command(cls=Command)(export)
 app.add_typer(difficulty.app, name="difficulty")
-app.command(cls=Command)(doctor)
-app.command(cls=Command)(compare)
 
 
 def _version(asked: bool) -> None:

@@ -13,6 +13,7 @@ from gaincurate.cli import output
 from gaincurate.cli.options import AsJson, configured
 from gaincurate.cli.progress import ProgressView, duration
 from gaincurate.cli.report import lacking_for_pages, print_parts
+from gaincurate.cli.score import need_packages
 from gaincurate.core.options import Option
 
 Json = dict[str, Any]
@@ -90,6 +91,7 @@ def compare(
     Example: gaincurate compare compare.toml -o compared
     """
     with output.reporting(resumes=True):
+        need_packages("compare", ("torch", "transformers", "trl"), "score,trl")
         out = out or config.parent / (config.stem if config.suffix else f"{config.name}-compared")
         with ProgressView() as view:
             view.loading("torch and TRL")

@@ -33,7 +33,6 @@ _WIDE = 18  # columns that choices may take beside an option at a width of 80
 _MANY = 5  # a command with more options takes them from a file too
 _OF_A_CALL = ("as_json", "verbose", "quiet")  # how one call prints, which no file configures
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
-_KINDS = {".toml": "TOML", ".yaml": "YAML", ".yml": "YAML", ".json": "JSON"}
 _BOOL = "tag:yaml.org,2002:bool"
 
 
@@ -106,17 +105,18 @@ class Command(_QuietHelp, TyperCommand):
 
 def _build(function: Callable[..., None], path: str, whole: bool, own: Sequence[str]) -> Any:
     """The Typer command of a function."""
-    model, models = _model(path) if path else None, list(map(_model, own))
-    more = [option for each in models for option in _fields(each)]
-    options = [*more, *_options(function, model)]
-    options.sort(key=lambda option: _PANELS.index(option[1].panel))
-    markers = {name: marker for name, marker, *_ in options}
-    parameters = [_parameter(*option) for option in options]
+    model = _model(path) if path else None
+    of_own, of_model = [each for one in own for each in _fields(_model(one))], list(_fields(model))
+    options = [*of_own, *of_model, *_parameters(function, model)]
+    options.sort(key=lambda option: _PANELS.index(option[0].panel))
+    markers = {parameter.name: marker for marker, parameter in options}
+    parameters = [parameter for _, parameter in options]
     has_own = "config" in markers  # doctor: the trainer's settings
     if not has_own and sum(not marker.argument for marker in markers.values()) > _MANY:
         parameters.append(_config_parameter(markers))
     parameters.append(inspect.Parameter("ctx", _KEYWORD, annotation=typer.Context))
-    call: Any = _call(function, model, whole, markers, [name for name, *_ in more])
+    fields, names = ([parameter.name for _, parameter in each] for each in (of_model, of_own))
+    call: Any = _call(function, model, whole, markers, fields, names)
     call.__signature__ = inspect.Signature(parameters)
     call.__annotations__ = {each.name: each.annotation for each in parameters}
     app = typer.Typer(add_completion=False)
@@ -131,35 +131,35 @@ def _model(path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def _options(function: Callable[..., None], model: Any) -> Iterator[tuple[str, Option, Any, Any, Any, Any]]:
-    """Name, marker, type, default, least and most value of each option of a command."""
-    yield from _fields(model) if model else ()
+def _parameters(function: Callable[..., None], model: Any) -> Iterator[tuple[Option, inspect.Parameter]]:
+    """The marked parameters of a command, whose config has no name at run time but here."""
     names = {model.__name__: model} if model else {}
     hints = typing.get_type_hints(function, localns=names, include_extras=True)
     for name, parameter in inspect.signature(function).parameters.items():
         for marker in getattr(hints[name], "__metadata__", ()):
-            yield name, marker, hints[name].__origin__, parameter.default, marker.min, marker.max
+            kind = hints[name].__origin__
+            yield marker, _parameter(name, marker, kind, parameter.default, marker.min, marker.max)
 
 
-def _fields(model: Any, within: str = "") -> Iterator[tuple[str, Option, Any, Any, Any, Any]]:
-    """The marked fields of a config, and those of a config in it as `FIELD__FIELD`."""
-    for name, field in model.model_fields.items():
+def _fields(model: Any, within: str = "") -> Iterator[tuple[Option, inspect.Parameter]]:
+    """The marked fields of a config, and those of a config in it as `FIELD__FIELD`; none without a config."""
+    for name, field in model.model_fields.items() if model else ():
         if hasattr(field.annotation, "model_fields"):
             yield from _fields(field.annotation, f"{name}__")
+        required = field.is_required()
+        default = inspect.Parameter.empty if required else field.get_default(call_default_factory=True)
+        least, most = (
+            next((getattr(each, bound) for each in field.metadata if hasattr(each, bound)), None)
+            for bound in ("ge", "le")
+        )
         for marker in (each for each in field.metadata if isinstance(each, Option)):
-            least = next((each.ge for each in field.metadata if hasattr(each, "ge")), None)
-            most = next((each.le for each in field.metadata if hasattr(each, "le")), None)
-            default = (
-                inspect.Parameter.empty
-                if field.is_required()
-                else field.get_default(call_default_factory=True)
-            )
-            yield within + name, marker, field.annotation, default, least, most
+            yield marker, _parameter(within + name, marker, field.annotation, default, least, most)
 
 
 def _parameter(
-    name: str, marker: Option, kind: Any, default: Any, least: Any, most: Any
+    name: str, marker: Option, kind: Any, default: Any, least: float | None, most: float | None
 ) -> inspect.Parameter:
+    """A parameter as Typer takes it."""
     metavar, choices = _metavar(marker, kind)
     shared: dict[str, Any] = {"help": marker.help + choices, "metavar": metavar}
     if marker.read is not None:
@@ -220,58 +220,53 @@ def _metavar(marker: Option, kind: Any) -> tuple[str | None, str]:
 
 
 def _call(
-    function: Callable[..., None], model: Any, whole: bool, markers: Mapping[str, Option], own: Sequence[str]
+    function: Callable[..., None],
+    model: Any,
+    whole: bool,
+    markers: Mapping[str, Option],
+    fields: Sequence[str],
+    own: Sequence[str],
 ) -> Callable[..., None]:
     """The function that Typer calls: it reads texts, checks the config and runs the command."""
 
-    def given(ctx: Any, read: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-        """Take fields out of what was read, and leave those that have their default."""
-        values = {name: read.pop(name) for name in names}
-        return {name: values[name] for name in names if ctx.get_parameter_source(name).name != "DEFAULT"}
-
-    fields = [name for name, *_ in _fields(model)] if model else []
-
     def call(ctx: Any, config_file: Path | None = None, **values: Any) -> None:
+        def given(names: Sequence[str]) -> dict[str, Any]:
+            """Take fields out of what was read, without those that have their default."""
+            taken = {name: read.pop(name) for name in names}
+            return {name: taken[name] for name in names if ctx.get_parameter_source(name).name != "DEFAULT"}
+
         with output.reporting():
             read = {name: _read(name, markers[name], value) for name, value in values.items()}
             if model is not None:
-                of_config = _nested(given(ctx, read, fields))
+                of_config: dict[str, Any] = {}
+                for name, value in given(fields).items():
+                    outer, _, inner = name.rpartition("__")
+                    (of_config.setdefault(outer, {}) if outer else of_config)[inner] = value
                 read["config"] = checked(model, of_config) if whole else of_config
             if own:
-                read["own"] = given(ctx, read, own)
+                read["own"] = given(own)
         function(**read)
 
     return call
 
 
-def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`FIELD__FIELD` as a mapping in a mapping."""
-    nested: dict[str, Any] = {}
-    for name, value in values.items():
-        outer, _, inner = name.rpartition("__")
-        (nested.setdefault(outer, {}) if outer else nested)[inner] = value
-    return nested
-
-
 def _read(name: str, marker: Option, value: Any) -> Any:
-    if marker.read is not None and isinstance(value, str):
-        return marker.read(value)
-    if isinstance(value, (list, tuple)):
-        return [_place(name, marker, item) if isinstance(item, Path) else item for item in value]
-    return _place(name, marker, value) if isinstance(value, Path) else value
-
-
-def _place(name: str, marker: Option, path: Path) -> Path:
-    """A path, which may be the URL of an object store where the option takes one.
+    """The value of an option. A path may be the URL of an object store where the option takes one.
 
     Raises:
-        InputError: it does not take one.
+        InputError: it does not take one, or `Option.read` refuses the text.
     """
+    if marker.read is not None:
+        return marker.read(value) if isinstance(value, str) else value
+    if isinstance(value, (list, tuple)):
+        return [_read(name, marker, item) for item in value]
+    if not isinstance(value, Path):
+        return value
     from gaincurate.core.store import Remote, located
 
-    option = marker.metavar if marker.argument else _spelling(_key(name, marker))
-    place = located(path)
+    place = located(value)
     if isinstance(place, Remote) and not marker.stores:
+        option = marker.metavar if marker.argument else _spelling(_key(name, marker))
         raise InputError(
             f"{option} {place}: expected a local path. Object stores hold data to score and scored sets, and "
             "nothing but `gaincurate score` writes there."
@@ -346,10 +341,10 @@ def parsed(path: Path) -> dict[str, Any]:
     from gaincurate.core.files import reading
     from gaincurate.core.foreign import json_value, read_text, toml_value
 
-    kind = _KINDS.get(path.suffix.lower())
-    if kind is None:
-        raise InputError(f"--config {path}: expected a file that ends in .toml, .yaml, .yml or .json.")
+    kind = path.suffix.lower().removeprefix(".").replace("yml", "yaml").upper()
     parsers: dict[str, Callable[[str], Any]] = {"TOML": toml_value, "YAML": _yaml, "JSON": json_value}
+    if kind not in parsers:
+        raise InputError(f"--config {path}: expected a file that ends in .toml, .yaml, .yml or .json.")
     try:
         with reading(path):
             values = parsers[kind](read_text(path))

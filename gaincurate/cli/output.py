@@ -102,11 +102,10 @@ def _discard(stream: TextIO) -> None:
 
 def _harmless(line: str) -> str:
     """Names, ids and paths come from outside: what would steer a terminal is shown as its escape."""
-    return line if line.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in line)
-
-
-def _escape(character: str) -> str:
-    return json.dumps(character)[1:-1] if ord(character) != 0x7F else "\\u007f"
+    if line.isprintable():
+        return line
+    escapes = (c if c.isprintable() else json.dumps(c)[1:-1].replace("\x7f", "\\u007f") for c in line)
+    return "".join(escapes)
 
 
 def table(rows: Sequence[Sequence[str]], head: Sequence[str], left: Collection[str] = ()) -> None:
@@ -124,15 +123,26 @@ def table(rows: Sequence[Sequence[str]], head: Sequence[str], left: Collection[s
         if widths[widest] == least[widest]:
             break
         widths[widest] -= 1
-    begin = 1
-    while begin < max(len(head), 2):
-        end = begin + 1
-        while end < len(head) and 2 * (end - begin + 2) + widths[0] + sum(widths[begin : end + 1]) <= columns:
-            end += 1
-        if begin > 1:
+    blocks = [[0]]
+    for i in range(1, len(head)):
+        if len(blocks[-1]) > 1 and sum(2 + widths[k] for k in [*blocks[-1], i]) > columns:
+            blocks.append([0])
+        blocks[-1].append(i)
+    wrapped = [
+        textwrap.wrap(name, width, break_long_words=False) or [""]
+        for name, width in zip(head, widths, strict=True)
+    ]
+    for place, block in enumerate(blocks):
+        if place:
             text()
-        _block(rows, head, widths, [0, *range(begin, min(end, len(head)))], left)
-        begin = end
+        height = max(len(wrapped[i]) for i in block)
+        heads = [[""] * (height - len(wrapped[i])) + wrapped[i] for i in block]
+        for line in [*zip(*heads, strict=True), *([row[i] for i in block] for row in rows)]:
+            aligned = (
+                cell.ljust(widths[i]) if i == 0 or head[i] in left else cell.rjust(widths[i])
+                for cell, i in zip(line, block, strict=True)
+            )
+            text("  " + "  ".join(aligned).rstrip())
 
 
 Cell = str | tuple[str, str] | Callable[[Any], str]
@@ -153,26 +163,6 @@ def cell(row: Any, how: Cell) -> str:
     for part in path.split("."):
         row = None if row is None else row.get(part) if isinstance(row, dict) else getattr(row, part)
     return number(row, form)
-
-
-def _block(
-    rows: Sequence[Sequence[str]],
-    head: Sequence[str],
-    widths: Sequence[int],
-    chosen: Sequence[int],
-    left: Collection[str],
-) -> None:
-    """The chosen columns of a table, heads over as many lines as the widths ask for."""
-    heads = [textwrap.wrap(head[i], widths[i], break_long_words=False) or [""] for i in chosen]
-    height = max(map(len, heads))
-    heads = [[""] * (height - len(name)) + name for name in heads]
-    lines = [*zip(*heads, strict=True), *([row[i] for i in chosen] for row in rows)]
-    for line in lines:
-        aligned = [
-            cell.ljust(widths[i]) if i == 0 or head[i] in left else cell.rjust(widths[i])
-            for cell, i in zip(line, chosen, strict=True)
-        ]
-        text("  " + "  ".join(aligned).rstrip())
 
 
 def say(line: str, indent: str = "", *, first: str = "") -> None:
@@ -249,52 +239,43 @@ def reporting(*, resumes: bool = False, verbose: bool = False) -> Iterator[None]
             SIGUSR1.
         verbose: also print each key of the identity that differs from a set's.
     """
-    from gaincurate.core.process import stoppable
-
-    resume = ""
-    if resumes:
-        resume = f"Run the same command again to go on: {shlex.join(['gaincurate', *sys.argv[1:]])}"
+    from gaincurate.core.process import Terminated, stoppable
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # prompts hold what a terminal may not have
+    debugged = os.environ.get("GAINCURATE_DEBUG") == "1"
     try:
         with stoppable() if resumes else nullcontext():
             yield
     except GaincurateError as error:
-        if os.environ.get("GAINCURATE_DEBUG") == "1":
+        if debugged:
             raise
         note(f"error: {error}")
         for key, was, now in error.data.get("details", ()) if verbose else ():  # type: ignore[attr-defined]
             note(f"  {key} was {was!r} and is now {now!r}")
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt as error:
-        raise _ended(error, resume) from error
+        notice = isinstance(error, Terminated)
+        again = f" Run the same command again to go on: {shlex.join(['gaincurate', *sys.argv[1:]])}"
+        note(f"{f'ended by {error}' if notice else 'interrupted'}.{again if resumes else ''}")
+        raise typer.Exit(Terminated.exit_code if notice else 130) from error
     except BrokenPipeError:  # `gaincurate show DIR | head`
         _discard(sys.stdout)
         raise typer.Exit(0) from None
     except Exception as error:
         refusal = refused_by_the_system(error)
-        if refusal is None or os.environ.get("GAINCURATE_DEBUG") == "1":
+        if refusal is None or debugged:
             raise
         note(f"error: {refusal}")
         raise typer.Exit(StorageError.exit_code) from error
 
 
-def _ended(stop: KeyboardInterrupt, resume: str) -> typer.Exit:
-    from gaincurate.core.process import Terminated
-
-    by_notice = isinstance(stop, Terminated)
-    note(f"{f'ended by {stop}' if by_notice else 'interrupted'}. {resume}".rstrip())
-    return typer.Exit(Terminated.exit_code if by_notice else 130)
-
-
 def zero_vector_sentence(count: int) -> str:
     """A sentence on hidden states without a direction."""
-    if count == 1:
-        return "1 scored token has a zero vector as hidden state: it counts as a token and adds nothing."
-    return (
-        f"{count:,} scored tokens have a zero vector as hidden state: they count as tokens and add nothing."
-    )
+    rest = "has", "it counts as a token and adds"
+    if count != 1:
+        rest = "have", "they count as tokens and add"
+    return f"{counted(count, 'scored token')} {rest[0]} a zero vector as hidden state: {rest[1]} nothing."
 
 
 def length_sentence(rho: float | None) -> str:

@@ -6,7 +6,6 @@ One view serves every command. A log file gets lines because a bar would fill it
 from __future__ import annotations
 
 import time
-from types import TracebackType
 
 from gaincurate.cli import output
 from gaincurate.core.process import raise_lost_stop
@@ -24,8 +23,8 @@ class ProgressView(Progress):
         console = Console(stderr=True)
         what, text = TextColumn("{task.description}"), TextColumn("{task.fields[text]}")
         columns = (SpinnerColumn(), what, TimeElapsedColumn(), BarColumn(), text)
-        self._bar = Bar(*columns, console=console, transient=True) if console.is_terminal else None
-        self._task = None if self._bar is None else self._bar.add_task("", text="")
+        self._bar = Bar(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._bar.add_task("", text="")
         self._unit, self._begin, self._what = "row", 0.0, ""
         self._total, self._before, self._done = 0, 0.0, 0.0
         self._also: dict[str, int] = {}
@@ -33,19 +32,15 @@ class ProgressView(Progress):
     def __enter__(self) -> ProgressView:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
+    def __exit__(self, *error: object) -> None:
+        if not self._bar.disable:  # older versions of rich print an empty line
             self._bar.stop()
 
     def loading(self, what: str) -> None:
         """See `Progress`."""
-        if self._bar is not None and self._task is not None:
-            known = self._total or None
-            description = f"loading {what}" if what else self._what
-            self._bar.update(self._task, description=description, total=None if what else known)
-            self._bar.start()
+        total = None if what else self._total or None
+        self._bar.update(self._task, description=f"loading {what}" if what else self._what, total=total)
+        self._bar.start()
         if not what:
             self._begin = time.perf_counter()  # the time left is that of the work
 
@@ -58,9 +53,8 @@ class ProgressView(Progress):
             )
         self._unit, self._begin, self._what = unit, time.perf_counter(), what
         self._total, self._before, self._done, self._also = total, done, done, {}
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, description=what, total=total, completed=done, text="")
-            self._bar.start()
+        self._bar.update(self._task, description=what, total=total, completed=done, text="")
+        self._bar.start()
 
     def advance(self, n: float, **also: int) -> None:
         """See `Progress`."""
@@ -68,13 +62,13 @@ class ProgressView(Progress):
         for name, count in also.items():
             if name != "reused":  # rows with the scores of another set have no rate of their own
                 self._also[name] = self._also.get(name, 0) + count
-        if self._bar is not None and self._task is not None:
+        if not self._bar.disable:
             self._bar.update(self._task, completed=self._done, text=self._text())
         raise_lost_stop()
 
     def part(self, text: str, **also: int) -> None:
         """See `Progress`."""
-        if self._bar is None:
+        if self._bar.disable:
             output.note(f"{text}: {self._text()}")
 
     def note(self, text: str) -> None:

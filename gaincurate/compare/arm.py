@@ -7,11 +7,11 @@ done: the run, the trainer's marks, a rollout set per mark. So a killed arm goes
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,8 @@ TRAINED = 0.9
 STEP = "gaincurate/step"
 """The key of a trainer's log entry under which what a step cost is kept."""
 RUN, TRAINER, MARKS, ROLLOUTS = "run", "trainer", "marks", "rollouts"
+_OF_SCHEDULE = {"strategy", "by", "ascending", "rescore", "stratify", "clusters", "group_weights"}
+"""Fields of an arm that are those of its schedule."""
 
 
 class Costs:
@@ -58,28 +60,23 @@ class Costs:
 
     def __init__(self, run: Run, prefill_weight: float) -> None:
         self._run, self._weight = run, prefill_weight
-        self._references: dict[int, int] = {}
+        self._references: list[int] = []
         self._scored: dict[str, int] = {}
 
     def references(self, newest: int) -> int:
         """Completion tokens of the reference rollouts of all rounds up to `newest`."""
-        for round_ in range(newest + 1):
-            if round_ not in self._references:
-                references = self._run.plan(round_).get("references") or {}
-                self._references[round_] = int(references.get("completion_tokens") or 0)
-        return sum(self._references[round_] for round_ in range(newest + 1))
+        for round_ in range(len(self._references), newest + 1):
+            references = self._run.plan(round_).get("references") or {}
+            self._references.append(int(references.get("completion_tokens") or 0))
+        return sum(self._references[: newest + 1])
 
     def rescoring(self, newest: int) -> int:
         """Tokens of what checkpoints scored again before round `newest` was drawn, as they are charged."""
-        folder = self._run.folder / "scores"
-        for path in sorted(folder.iterdir()) if folder.exists() else []:
+        for path in sorted((self._run.folder / "scores").glob("*")):
             if path.name not in self._scored and (path / MANIFEST).exists():
-                tokens = ScoredSet(path, verify=False).column("gc_prompt_tokens")
-                self._scored[path.name] = int(pc.sum(tokens).as_py())
-        tokens_before = [
-            tokens for name, tokens in self._scored.items() if int(name.partition("-")[0]) < newest
-        ]
-        return round(sum(tokens_before) * self._weight)
+                self._scored[path.name] = prompt_tokens(ScoredSet(path, verify=False))
+        before = [tokens for name, tokens in self._scored.items() if int(name.partition("-")[0]) < newest]
+        return round(sum(before) * self._weight)
 
     def step(self, round_: int, step: int) -> Json:
         """Summarize the outcomes of one optimizer step; of a step that was repeated, the last time.
@@ -107,8 +104,8 @@ class Costs:
             "completion_tokens": sum(line.tokens for line in last.values()),
             "prompt_tokens": sum(self._prompts[line.gc_id][1] for line in last.values()),
             "effective": sum(len(set(each)) > 1 for each in rewards.values()) / max(len(ids), 1),
-            "reward": math.fsum(judged) / len(judged) if judged else None,
-            "angle": math.fsum(angles) / len(angles) if angles else None,
+            "reward": fmean(judged) if judged else None,
+            "angle": fmean(angles) if angles else None,
         }
 
     @cached_property
@@ -139,7 +136,7 @@ class ArmJob:
     @property
     def done(self) -> bool:
         """Whether all marks were reached and judged."""
-        marks = range(len(self.comparison.mark_tokens))
+        marks = range(self.comparison.marks)
         return all((self._mark(k) / ROLLOUTS / MANIFEST).exists() for k in marks)
 
     @property
@@ -151,8 +148,14 @@ class ArmJob:
     def _mark(self, k: int) -> Path:
         return self.folder / MARKS / str(k)
 
+    @classmethod
+    def read(cls, folder: Path) -> ArmJob:
+        """The job that was prepared in a folder."""
+        task = read_sealed(folder / TASK)
+        return cls(Comparison(**task["comparison"]), Arm(**task["arm"]), task["seed"], folder)
+
     def prepare(self) -> None:
-        """Open the arm's run and write its trainer's task; nothing where that was done.
+        """Open the arm's run and write what its process needs to know; the run is opened once.
 
         Raises:
             InputError: the strategy cannot do with the set or an option.
@@ -160,7 +163,9 @@ class ArmJob:
         make_folder(self.folder)
         if not (self.folder / RUN / RUN_FACTS).exists():
             start(self._schedule())
-        write_sealed(self.folder / TASK, self._task())
+        settings = {"comparison": self.comparison, "arm": self.arm}
+        task = {name: setting.model_dump(mode="json") for name, setting in settings.items()}
+        write_sealed(self.folder / TASK, {**task, "seed": self.seed})
 
     def _schedule(self) -> ScheduleConfig:
         comparison, arm = self.comparison, self.arm
@@ -168,21 +173,16 @@ class ArmJob:
         return checked(
             ScheduleConfig,
             {
+                **arm.model_dump(include=_OF_SCHEDULE),
                 "scored": comparison.scored,
                 "run": self.folder / RUN,
-                "strategy": arm.strategy,
                 "budget": prompts * steps,
-                "rounds": comparison.rounds_of(arm),
+                # The budget lasts for as many where every completion has a single token, and one more.
+                "rounds": -(-comparison.budget_tokens // (prompts * steps * comparison.group)) + 1,
                 "seed": self.number,
-                "by": arm.by,
-                "ascending": arm.ascending,
                 "options": self._options(steps),
                 "align_to": prompts,
                 "model": model_at_start(comparison),
-                "rescore": arm.rescore,
-                "stratify": arm.stratify,
-                "clusters": arm.clusters,
-                "group_weights": arm.group_weights,
             },
         )
 
@@ -191,68 +191,39 @@ class ArmJob:
         comparison, options = self.comparison, dict(self.arm.options)
         if not issubclass(base.load(self.arm.strategy).Options, DotsOptions):
             return options
-        rollout = {
-            "verifier": comparison.verifier,
-            "samples": comparison.group,
-            "temperature": comparison.temperature,
-            "max_tokens": comparison.max_tokens,
-            "verify_workers": 1,
-            "on_error": "skip",
-        }
-        if comparison.answer_column is not None:
-            rollout["answer_column"] = comparison.answer_column
-        if comparison.threads is not None:
-            rollout["threads"] = comparison.threads
+        rollout = _rollouts(comparison) | {"samples": comparison.group, "temperature": comparison.temperature}
         defaults = {"refresh_every": steps, "success": comparison.success}
         return {**defaults, **options, "rollout": rollout | options.get("rollout", {})}
 
-    def _task(self) -> Json:
-        """The content of `arm.json`.
-
-        `scoring` are the tokens that are spent before the first rollout, `prefill_weight` what a token of a
-        later scoring pass is charged as. `mark_tokens` rise; the last one ends the training. `trainer` has
-        fields of TRL's GRPOConfig, `replay` those of `gaincurate.trainers.trl.replay.Replay`, or None, and
-        `evaluation` those of `RolloutConfig` for the held-out prompts, all but `model` and `out`.
-        """
-        comparison, replay = self.comparison, self.arm.replay
-        prompts = comparison.prompts_of(self.arm)
+    @property
+    def trainer(self) -> dict[str, Any]:
+        """Fields of TRL's GRPOConfig; `[train]` may change the first ones alone."""
+        comparison = self.comparison
+        rollouts = comparison.prompts_of(self.arm) * comparison.group
         return {
-            "model": model_at_start(comparison),
-            "verifier": comparison.verifier,
-            "answer_column": comparison.answer_column,
-            "success": comparison.success,
-            "scoring": self.scoring(),
-            "prefill_weight": comparison.prefill_weight,
-            "mark_tokens": comparison.mark_tokens,
-            "trainer": {
-                "per_device_train_batch_size": prompts * comparison.group // comparison.micro_batches,
-                "learning_rate": comparison.learning_rate,
-                "lr_scheduler_type": "constant",
-                "report_to": "none",
-                "disable_tqdm": True,
-                **comparison.train,
-                "num_generations": comparison.group,
-                "max_completion_length": comparison.max_tokens,
-                "temperature": comparison.temperature,
-                "shuffle_dataset": False,
-                "logging_strategy": "steps",
-                "logging_steps": 1,
-                "save_strategy": "steps",
-                "save_steps": comparison.steps_of(self.arm),
-                "save_total_limit": 2,
-                "seed": self.number,
-            },
-            "replay": None
-            if replay is None
-            else {"capacity": prompts, **replay.model_dump(exclude_none=True)},
-            "evaluation": evaluation(comparison),
+            "learning_rate": comparison.learning_rate,
+            "lr_scheduler_type": "constant",
+            "report_to": "none",
+            "disable_tqdm": True,
+            **comparison.train,
+            "per_device_train_batch_size": rollouts // comparison.micro_batches,
+            "num_generations": comparison.group,
+            "max_completion_length": comparison.max_tokens,
+            "temperature": comparison.temperature,
+            "shuffle_dataset": False,
+            "logging_strategy": "steps",
+            "logging_steps": 1,
+            "save_strategy": "steps",
+            "save_steps": comparison.steps_of(self.arm),
+            "save_total_limit": 2,
+            "seed": self.number,
         }
 
     def scoring(self) -> int:
         """Tokens charged before the training: the scoring pass, if the order is made of it, and more."""
         if not self.arm.needs_scores:
             return self.arm.spent_before
-        tokens = int(pc.sum(ScoredSet(self.comparison.scored).column("gc_prompt_tokens")).as_py())
+        tokens = prompt_tokens(ScoredSet(self.comparison.scored))
         return round(tokens * self.comparison.prefill_weight) + self.arm.spent_before
 
     def work(self, environment: Mapping[str, str], watch: Callable[[float], None]) -> float:
@@ -280,32 +251,29 @@ class ArmJob:
     def mark_rows(self) -> list[Json]:
         """Rows of `marks.arrow`."""
         names = ("tokens", "scoring", "rescoring", "references", "training", "step", "seconds")
-        rows = []
-        for k, asked in enumerate(self.comparison.mark_tokens):
-            cost = self.cost(k)
-            rows.append({**self._key, "mark": k + 1, "asked": asked, **{n: cost[n] for n in names}})
-        return rows
+        costs = [self.cost(k) for k in range(self.comparison.marks)]
+        return [
+            {**self._key, "mark": k, "asked": asked, **{name: cost[name] for name in names}}
+            for k, (asked, cost) in enumerate(zip(self.comparison.mark_tokens, costs, strict=True), 1)
+        ]
 
     def step_rows(self) -> list[Json]:
         """Rows of `steps.arrow`."""
         rows = []
-        for entry in self.cost(len(self.comparison.mark_tokens) - 1)["steps"]:
+        for entry in self.cost(self.comparison.marks - 1)["steps"]:
             measured, share = entry[STEP], entry.get("replay/share", 0.0)
-            rows.append(
-                {
-                    **self._key,
-                    **measured,
-                    "step": entry["step"],
-                    "trainer_tokens": int(entry["num_tokens"]),
-                    "grad_norm": entry.get("grad_norm"),
-                    "replayed": round(measured["rollouts"] * share / (1 - share)),
-                }
-            )
+            more = {
+                "step": entry["step"],
+                "trainer_tokens": int(entry["num_tokens"]),
+                "grad_norm": entry.get("grad_norm"),
+                "replayed": round(measured["rollouts"] * share / (1 - share)),
+            }
+            rows.append({**self._key, **measured, **more})
         return rows
 
     def evaluation_rows(self, prompts: Sequence[str]) -> list[Json]:
         """Rows of `evaluations.arrow` for these held-out prompts, without the start."""
-        marks = range(len(self.comparison.mark_tokens))
+        marks = range(self.comparison.marks)
         return [row for k in marks for row in self.judged(self._mark(k) / ROLLOUTS, k + 1, prompts)]
 
     def judged(self, rollouts: Path, mark: int, prompts: Sequence[str]) -> list[Json]:
@@ -314,14 +282,14 @@ class ArmJob:
         sums = table.group_by(ID).aggregate([("tokens", "sum")])
         tokens = dict(zip(sums.column(ID).to_pylist(), sums.column("tokens_sum").to_pylist(), strict=True))
         rates = pass_rates(rollouts, success=self.comparison.success).to_pylist()
-        counts = {row[ID]: (round(row["wins"]), row["samples"]) for row in rates}
-        names = ("right", "samples")
+        counts = {row[ID]: {"right": round(row["wins"]), "samples": row["samples"]} for row in rates}
+        nothing = {"right": 0, "samples": 0}
         return [
             {
                 **self._key,
                 "mark": mark,
                 ID: gc_id,
-                **dict(zip(names, counts.get(gc_id, (0, 0)), strict=True)),
+                **counts.get(gc_id, nothing),
                 "tokens": tokens.get(gc_id, 0),
             }
             for gc_id in sorted(prompts)
@@ -339,22 +307,25 @@ def model_at_start(comparison: Comparison) -> str:
     return model
 
 
-def evaluation(comparison: Comparison) -> Json:
-    """The options of the held-out rollouts but model and folder: the same random numbers for every model."""
-    asked = comparison.evaluation
-    config = RolloutConfig(
-        scored=comparison.heldout.resolve(),
-        out=Path(),
-        verifier=comparison.verifier,
-        answer_column=comparison.answer_column,
-        samples=asked.samples,
-        temperature=asked.temperature,
-        top_p=asked.top_p,
-        seed=asked.seed,
-        max_tokens=comparison.max_tokens,
-        batch_tokens=asked.batch_tokens,
-        threads=comparison.threads,
-        verify_workers=1,
-        on_error="skip",
-    )
-    return config.model_dump(mode="json", exclude={"model", "out"})
+def judging(comparison: Comparison, model: str, out: Path) -> RolloutConfig:
+    """The rollouts of the held-out prompts by a model, with the same random numbers for every model."""
+    options = _rollouts(comparison) | comparison.evaluation.model_dump()
+    return RolloutConfig(scored=comparison.heldout.resolve(), out=out, model=model, **options)
+
+
+def _rollouts(comparison: Comparison) -> Json:
+    """The options that rollouts of references and of held-out prompts share."""
+    options = {
+        "verifier": comparison.verifier,
+        "answer_column": comparison.answer_column,
+        "max_tokens": comparison.max_tokens,
+        "threads": comparison.threads,
+        "verify_workers": 1,
+        "on_error": "skip",
+    }
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def prompt_tokens(scored: ScoredSet) -> int:
+    """Tokens of all prompts of a set, which a scoring pass reads."""
+    return int(pc.sum(scored.column("gc_prompt_tokens")).as_py())

@@ -9,6 +9,7 @@ comparison uses are checked here, and TRL's class checks the others (`runner.che
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -22,6 +23,7 @@ from gaincurate.core.foreign import read_text, toml_value
 from gaincurate.core.options import refusals
 from gaincurate.core.schema import PREFIX
 from gaincurate.errors import InputError
+from gaincurate.replay.config import ReplayConfig
 from gaincurate.schedule.base import load
 from gaincurate.schedule.config import BY_EMBEDDING
 
@@ -70,43 +72,30 @@ class Train(TypedDict, total=False):
 class ReplayArm(Frozen):
     """Rollout replay; see `gaincurate.trainers.trl.replay.Replay`."""
 
-    capacity: Count | None = None
-    """Prompts in the buffer. Default: `step_prompts`."""
-    fresh_share: float = Field(default=0.5, gt=0, lt=1)
-    """Of a step's prompts, those that are generated for."""
-    max_age: Count | None = None
-    """Updates after which a group is not replayed."""
-    clip: Literal["one", "old"] = "one"
-    """The policy that ratios are clipped around."""
+    capacity: Count | None = None  # prompts in the buffer. Default: `step_prompts`
+    fresh_share: float = Field(default=0.5, gt=0, lt=1)  # of a step's prompts, those that are generated for
+    max_age: Count | None = None  # updates after which a group is not replayed
+    clip: Literal["one", "old"] = "one"  # the policy that ratios are clipped around
 
 
 class Arm(Frozen):
     """One way to choose prompts."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
-    """Its name in tables and of its folder."""
-    strategy: str
-    """As in `gaincurate schedule start --strategy`."""
-    by: str | None = None
-    """The column of its order."""
-    ascending: bool | None = None
-    """Low values first."""
-    options: dict[str, Any] = Field(default_factory=dict)
-    """The strategy's own options."""
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")  # its name in tables and of its folder
+    strategy: str  # as in `gaincurate schedule start --strategy`
+    by: str | None = None  # the column of its order
+    ascending: bool | None = None  # low values first
+    options: dict[str, Any] = Field(default_factory=dict)  # the strategy's own options
     rescore: dict[str, Any] = Field(default_factory=dict)
     """As in `gaincurate schedule start --rescore`: `what`, `every`, `probe`, `drift`."""
     stratify: str = "none"
     """As in `gaincurate schedule start --stratify`: the groups that each round keeps the shares of."""
     clusters: int | None = Field(default=None, ge=2, lt=2**31)
     """With `stratify = "embedding"`, how many at most."""
-    group_weights: dict[str, float] | None = None
-    """Each group's share of a round, where it is not the set's."""
-    replay: ReplayArm | None = None
-    """Train on earlier rollouts too."""
-    step_prompts: Count | None = None
-    """Prompts of an optimizer step, where this arm's differ."""
-    round_steps: Count | None = None
-    """Steps in a round, where this arm's differ."""
+    group_weights: dict[str, float] | None = None  # each group's share of a round, where it is not the set's
+    replay: ReplayArm | None = None  # train on earlier rollouts too
+    step_prompts: Count | None = None  # prompts of an optimizer step, where this arm's differ
+    round_steps: Count | None = None  # steps in a round, where this arm's differ
     spent_before: int = Field(default=0, ge=0, lt=2**53)
     """Tokens that its order cost beforehand besides the scoring pass: rollouts of a column, say."""
 
@@ -131,16 +120,11 @@ class Arm(Frozen):
 class Evaluation(Frozen):
     """How a checkpoint is judged on the held-out prompts."""
 
-    samples: int = Field(default=4, ge=1, le=10_000)
-    """Completions of each prompt; pass@k for every k up to it."""
-    temperature: float = Field(default=1.0, gt=0)
-    """Of the sampling."""
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    """Nucleus of the sampling."""
-    seed: int = Field(default=0, ge=0, lt=2**63)
-    """The same for all arms, seeds and marks."""
-    batch_tokens: Count | None = None
-    """As in `gaincurate difficulty rollout`."""
+    samples: int = Field(default=4, ge=1, le=10_000)  # completions of each prompt; pass@k up to it
+    temperature: float = Field(default=1.0, gt=0)  # of the sampling
+    top_p: float = Field(default=1.0, gt=0, le=1)  # nucleus of the sampling
+    seed: int = Field(default=0, ge=0, lt=2**63)  # the same for all arms, seeds and marks
+    batch_tokens: Count | None = None  # as in `gaincurate difficulty rollout`
 
 
 class Tune(Frozen):
@@ -152,54 +136,36 @@ class Tune(Frozen):
     """Factors of `step_prompts`; each with each learning rate."""
     group: list[Factor] = Field(default=[0.5, 1.0, 2.0], min_length=1, max_length=100)
     """Factors of `group`, the rollouts per prompt; each with each of the others."""
-    seeds: Seeds = [100, 101]
-    """Of these trainings; no arm shares random numbers with them."""
+    seeds: Seeds = [100, 101]  # of these trainings; no arm shares random numbers with them
 
 
 class Comparison(Frozen):
     """The settings of `gaincurate compare`."""
 
-    scored: Path
-    """The scored set to train on."""
-    heldout: Path
-    """Another scored set, to be judged on: no prompt of it may be in `scored`."""
-    model: str | None = None
-    """The model at the start of every arm. Default: the model that scored the set."""
-    verifier: str
-    """As in `gaincurate difficulty rollout`; the reward, and the judge of the held-out prompts."""
-    answer_column: str | None = None
-    """With the gold answers. Default: the one that the set was scored with."""
+    scored: Path  # the scored set to train on
+    heldout: Path  # another scored set, to be judged on: no prompt of it may be in `scored`
+    model: str | None = None  # the model at the start of every arm. Default: the model that scored the set
+    verifier: str  # as in `gaincurate difficulty rollout`; the reward, and the judge of the held-out prompts
+    answer_column: str | None = None  # with the gold answers. Default: the one that the set was scored with
     tasks: list[str] | None = None
     """Columns of the held-out set that say, together, of which task a prompt is; `[]` for no tasks.
     Default: one that is named like a source or a task and has more than one value."""
-    success: float = Field(default=1.0, gt=0, le=1)
-    """A completion is right from this reward on."""
-    budget_tokens: Tokens
-    """Generated tokens of each arm and seed, all costs included."""
+    success: float = Field(default=1.0, gt=0, le=1)  # a completion is right from this reward on
+    budget_tokens: Tokens  # generated tokens of each arm and seed, all costs included
     prefill_weight: float = Field(default=1.0, ge=0)
     """The charge for a token of a scoring pass, in generated tokens."""
     threads: int | None = Field(default=None, ge=1, le=1024)
     """CPU threads of a training. Default: torch's. Numbers depend on it, on a CPU."""
-    marks: Marks = 4
-    """Evaluations, evenly over the budget, besides the one at the start."""
-    seeds: Seeds = [0, 1, 2]
-    """Of the schedule, the sampling and the trainer."""
-    step_prompts: Count = 8
-    """Prompts that are generated for at a time."""
-    round_steps: Count = 2
-    """Steps in a round of the schedule."""
-    group: int = Field(default=8, ge=2, lt=2**31)
-    """Rollouts of a prompt."""
-    temperature: float = Field(default=1.0, gt=0)
-    """Of the training's rollouts."""
-    max_tokens: Count = 64
-    """Of a completion, in training and evaluation."""
-    train: Train = Train()
-    """More fields of TRL's GRPOConfig, the same for all arms."""
-    evaluation: Evaluation = Evaluation()
-    """How checkpoints are judged."""
-    tune: Tune = Tune()
-    """The grid of `--tune`."""
+    marks: Marks = 4  # evaluations, evenly over the budget, besides the one at the start
+    seeds: Seeds = [0, 1, 2]  # of the schedule, the sampling and the trainer
+    step_prompts: Count = 8  # prompts that are generated for at a time
+    round_steps: Count = 2  # steps in a round of the schedule
+    group: int = Field(default=8, ge=2, lt=2**31)  # rollouts of a prompt
+    temperature: float = Field(default=1.0, gt=0)  # of the training's rollouts
+    max_tokens: Count = 64  # of a completion, in training and evaluation
+    train: Train = Train()  # more fields of TRL's GRPOConfig, the same for all arms
+    evaluation: Evaluation = Evaluation()  # how checkpoints are judged
+    tune: Tune = Tune()  # the grid of `--tune`
     controls: bool = True
     """Add uniform sampling with the replay and the `step_prompts` of each arm that has its own."""
     arms: list[Arm] = Field(max_length=1_000)
@@ -218,7 +184,16 @@ class Comparison(Frozen):
         if self.marks > self.budget_tokens:
             raise ValueError(f"{self.marks} marks in a budget of {self.budget_tokens} tokens")
         for arm in self.arms:
-            self._check_arm(arm)
+            changed = arm.strategy != arm.name or arm.replay is not None or arm.step_prompts is not None
+            if arm.name in CONTROLS and changed:
+                raise ValueError(
+                    f"the arm {arm.name!r} is what others are compared with: strategy {arm.name!r}, without "
+                    "replay or step_prompts of its own; give this one another name"
+                )
+            try:
+                self.replay_of(arm)
+            except InputError as error:
+                raise ValueError(f"the arm {arm.name!r}: {str(error).rstrip('.')}") from error
         parts = self.micro_batches
         for prompts in [self.step_prompts, *map(self.prompts_of, self.arms)]:
             rollouts = prompts * self.group
@@ -229,27 +204,6 @@ class Comparison(Frozen):
                 )
         return self
 
-    def _check_arm(self, arm: Arm) -> None:
-        changed = arm.strategy != arm.name or arm.replay is not None or arm.step_prompts is not None
-        if arm.name in CONTROLS and changed:
-            raise ValueError(
-                f"the arm {arm.name!r} is what others are compared with: strategy {arm.name!r}, without "
-                "replay or step_prompts of its own; give this one another name"
-            )
-        if arm.replay is None:
-            return
-        fresh, size = self.fresh_prompts(arm), self.prompts_of(arm)
-        if not 0 < fresh < size:
-            raise ValueError(
-                f"the arm {arm.name!r}: fresh_share {arm.replay.fresh_share:g} of {size} prompts is {fresh}, "
-                "and a step that replays has at least one of each"
-            )
-        if (capacity := arm.replay.capacity or size) < size - fresh:
-            raise ValueError(
-                f"the arm {arm.name!r}: capacity {capacity} is less than the {size - fresh} prompts that a "
-                "step replays"
-            )
-
     @property
     def micro_batches(self) -> int:
         """Forward and backward passes of a step."""
@@ -259,15 +213,21 @@ class Comparison(Frozen):
         """Prompts of a step of an arm, replayed ones included."""
         return arm.step_prompts or self.step_prompts
 
+    def replay_of(self, arm: Arm) -> ReplayConfig | None:
+        """The sizes of an arm's replay, in prompts of a step.
+
+        Raises:
+            InputError: sizes under which nothing would ever be replayed.
+        """
+        if arm.replay is None:
+            return None
+        prompts, replay = self.prompts_of(arm), arm.replay
+        return ReplayConfig(prompts, self.group, replay.capacity or prompts, replay.fresh_share)
+
     def fresh_prompts(self, arm: Arm) -> int:
         """Prompts that a step of an arm generates for."""
-        prompts = self.prompts_of(arm)
-        return prompts if arm.replay is None else math.floor(arm.replay.fresh_share * prompts + 0.5)
-
-    def rounds_of(self, arm: Arm) -> int:
-        """Rounds that the budget lasts for where every completion has a single token, and one more."""
-        fewest = max(1, self.fresh_prompts(arm)) * self.steps_of(arm) * self.group
-        return -(-self.budget_tokens // fewest) + 1
+        replay = self.replay_of(arm)
+        return self.prompts_of(arm) if replay is None else replay.fresh_groups
 
     def control_of(self, arm: Arm) -> Arm | None:
         """Uniform sampling with the replay and the size of a step that an arm has.
@@ -280,27 +240,25 @@ class Comparison(Frozen):
             return None
         size = "" if prompts == self.step_prompts else f"-at-{prompts}"
         made = Arm(
-            name=f"uniform{size}{'-replay' if arm.replay is not None else ''}",
+            name=f"uniform{size}{'' if arm.replay is None else '-replay'}",
             strategy="uniform",
             replay=arm.replay,
             step_prompts=arm.step_prompts,
             round_steps=arm.round_steps,
         )
-        like = {"name", "round_steps", "step_prompts"}
+        free = {"name", "round_steps", "step_prompts"}
         for other in self.arms:
-            same = other.model_dump(exclude=like) == made.model_dump(exclude=like)
-            if same and self.prompts_of(other) == prompts:
+            alike = other.model_dump(exclude=free) == made.model_dump(exclude=free)
+            if alike and self.prompts_of(other) == prompts:
                 return None if other.name == arm.name else other
-        names, number = {other.name for other in self.arms}, 2
-        name = made.name
-        while name in names:  # of another arm: replay with other settings, say
-            name, number = f"{made.name}-{number}", number + 1
-        return made.model_copy(update={"name": name})
+        taken = {other.name for other in self.arms}  # by replay with other settings, say
+        names = itertools.chain([made.name], (f"{made.name}-{number}" for number in itertools.count(2)))
+        return made.model_copy(update={"name": next(name for name in names if name not in taken)})
 
     def with_controls(self) -> Comparison:
-        """The same with the control of every arm that has one and lacks it, after the arms."""
+        """The same with the control of every arm that has one and lacks it, after the arms, if asked for."""
         comparison = self
-        for arm in self.arms:
+        for arm in self.arms if self.controls else ():
             control = comparison.control_of(arm)
             if control is not None and control not in comparison.arms:
                 comparison = comparison.model_copy(update={"arms": [*comparison.arms, control]})
@@ -326,36 +284,30 @@ class Comparison(Frozen):
         """
 
         def steps(count: int) -> int:
-            return max(1, math.floor(count * self.step_prompts / step_prompts + 0.5))
+            return _half_up(count * self.step_prompts / step_prompts)
 
-        arms = [
-            arm.model_copy(update={"round_steps": steps(arm.round_steps)})
-            if arm.round_steps is not None and arm.step_prompts is None
-            else arm
-            for arm in self.arms
-        ]
+        arms = [arm.model_dump() for arm in self.arms]
+        for arm in arms:
+            if arm["round_steps"] is not None and arm["step_prompts"] is None:
+                arm["round_steps"] = steps(arm["round_steps"])
         changed = {
             "train": self.train | {"learning_rate": learning_rate},
             "step_prompts": step_prompts,
             "group": group,
             "round_steps": steps(self.round_steps),
-            "arms": [arm.model_dump() for arm in arms],
+            "arms": arms,
         }
         try:
             comparison = Comparison(**self.model_dump() | changed)
         except ValidationError as error:
             setting = f"step_prompts = {step_prompts}, group = {group}"
             raise InputError(f"[tune] {setting}: {refusals(error)[0].what}.") from error
-        return comparison.with_controls() if self.controls else comparison
+        return comparison.with_controls()
 
     def grid(self) -> list[tuple[float, int, int]]:
         """Learning rates, prompts of a step, rollouts of a prompt that `--tune` tries, each setting once."""
         settings = [
-            (
-                factor * self.learning_rate,
-                max(1, math.floor(part * self.step_prompts + 0.5)),
-                max(2, math.floor(times * self.group + 0.5)),
-            )
+            (factor * self.learning_rate, _half_up(part * self.step_prompts), _half_up(times * self.group, 2))
             for times in self.tune.group
             for part in self.tune.step_prompts
             for factor in self.tune.learning_rate
@@ -366,6 +318,11 @@ class Comparison(Frozen):
     def mark_tokens(self) -> list[int]:
         """Generated tokens at which checkpoints are judged, rising, the last one the budget."""
         return [self.budget_tokens * k // self.marks for k in range(1, self.marks + 1)]
+
+
+def _half_up(value: float, least: int = 1) -> int:
+    """The nearest whole number, upwards from a half, and no less than the least."""
+    return max(least, math.floor(value + 0.5))
 
 
 def read_comparison(path: Path) -> Comparison:
@@ -406,4 +363,4 @@ def checked_comparison(settings: dict[str, Any], where: str = "the comparison") 
     names = {arm.name for arm in comparison.arms}
     added = [Arm(name=name, **control) for name, control in CONTROLS.items() if name not in names]
     comparison = comparison.model_copy(update={"arms": [*added, *comparison.arms]})
-    return comparison.with_controls() if comparison.controls else comparison
+    return comparison.with_controls()

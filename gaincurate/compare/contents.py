@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from gaincurate.compare.verdict import THESE
 from gaincurate.compare.verdict_text import reached_at
 from gaincurate.core.artifact import Json
 from gaincurate.core.stats import Estimate
@@ -66,6 +67,7 @@ def _final(comparison: Json) -> Part:
         f"{comparison['setting']['claim']} that hold for all arms of a family together."
     )
     arms, picture = comparison["arms"], final(comparison)
+    has_learned = comparison["learned"]["value"] > 0  # else the model at the start is at the final accuracy
     ends = [
         {
             "arm": arm["arm"],
@@ -73,83 +75,65 @@ def _final(comparison: Json) -> Part:
             **{f"pass@{k}": value for k, value in arm["pass_at"].items() if k != "1"},
             "answer_tokens": arm["curve"][-1]["response_tokens"],
             "would_be_seen": (arm["difference"] or {}).get("detectable"),
-            "tokens_ratio": _learned(comparison, arm["reached"]["ratio"]),
+            "tokens_ratio": arm["reached"]["ratio"] if has_learned else None,
         }
         for arm in arms
     ]
-    seeds = [
-        {"arm": a["arm"], **dict(zip(_seeds(comparison), a["accuracy_by_seed"], strict=True))} for a in arms
-    ]
+    names = [f"seed_{seed}" for seed in comparison["setting"]["seeds"]]
+    seeds = [{"arm": arm["arm"], **dict(zip(names, arm["accuracy_by_seed"], strict=True))} for arm in arms]
     caption = (
         "At the end: ratios are of what an arm and the baseline spent until the baseline's final accuracy"
     )
-    return Part(
-        "final",
-        "At the end",
-        [
-            text,
-            *([picture] if picture else []),
-            _verdicts(comparison),
-            records(caption, ends, " ".join(ends[0])),
-            records("Final accuracy of every seed", seeds, " ".join(seeds[0]), detail=True),
-        ],
-    )
-
-
-def _learned(comparison: Json, ratio: float | None) -> float | None:
-    """Nothing where the baseline learned nothing: the model at the start is at its final accuracy."""
-    return ratio if comparison["learned"]["value"] > 0 else None
-
-
-def _seeds(comparison: Json) -> list[str]:
-    return [f"seed_{seed}" for seed in comparison["setting"]["seeds"]]
+    blocks: list[Block] = [
+        text,
+        *([picture] if picture else []),
+        _verdicts(comparison),
+        records(caption, ends, " ".join(ends[0])),
+        records("Final accuracy of every seed", seeds, " ".join(seeds[0]), detail=True),
+    ]
+    return Part("final", "At the end", blocks)
 
 
 def _verdicts(comparison: Json) -> Table:
     baseline, second = comparison["setting"]["baseline"], comparison["setting"]["second"]
-    several = comparison["setting"]["claim"] != "these tasks"
+    several = comparison["setting"]["claim"] != THESE
     controlled = any(arm["control"] for arm in comparison["arms"])
-    head = ["arm", "right", f"less {baseline}", "95 % together", "verdict"]
-    head += ["these tasks"] if several else []
+    head = ["arm", "right", f"less {baseline}", "95 % together", "verdict", *([THESE] if several else [])]
     head += [f"less {second}", "verdict", *(["its control", "less it", "verdict"] if controlled else [])]
     rows = []
     for arm in sorted(comparison["arms"], key=lambda arm: -float(arm["accuracy"]["value"])):
-        against = arm["difference"]
-        cells = [arm["arm"], f"{arm['accuracy']['value']:.3f}", *_difference(against)]
-        cells.append(against["answer"] if against else "the baseline")
-        cells += [against["claims"]["these tasks"]["answer"] if against else ""] if several else []
-        for key in ("against_length", *(["against_control"] if controlled else [])):
-            cells += [arm["control"] or ""] if key == "against_control" else []
-            cells += [_difference(arm[key])[0], (arm[key] or {}).get("answer", "")]
+        row, joint = arm["difference"], (arm["difference"] or {}).get("joint")
+        ends = NONE if joint is None else " to ".join(signed(end, 3) for end in joint)
+        value, answer = _against(row)
+        cells = [arm["arm"], f"{arm['accuracy']['value']:.3f}", value, ends, answer or "the baseline"]
+        cells += [row["claims"][THESE]["answer"] if row else ""] if several else []
+        cells += _against(arm["against_length"])
+        cells += [arm["control"] or "", *_against(arm["against_control"])] if controlled else []
         rows.append([*cells, reached_at(comparison, arm)])
     return Table("Verdicts", [*head, f"at {baseline}'s end after"], rows)
 
 
-def _difference(difference: Json | None) -> list[str]:
-    if difference is None:
-        return [NONE, NONE]
-    joint = difference["joint"]
-    return [
-        signed(difference["value"], 3),
-        NONE if joint is None else " to ".join(signed(end, 3) for end in joint),
-    ]
+def _against(difference: Json | None) -> tuple[str, str]:
+    """A difference and its verdict."""
+    return (signed(difference["value"], 3), difference["answer"]) if difference else (NONE, "")
 
 
 def final(comparison: Json) -> Picture | None:
     """Final differences with the intervals that hold for all arms together, in right answers of 100."""
-    panels = []
-    for key, name in (
-        ("difference", comparison["setting"]["baseline"]),
-        ("against_length", comparison["setting"]["second"]),
-        ("against_control", "its own control"),
-    ):
-        rows = [
-            (arm["arm"], _estimate(arm[key]["value"], arm[key]["joint"], 100))
-            for arm in comparison["arms"]
-            if arm[key]
-        ]
-        if rows:
-            panels.append((f"against {name}", rows))
+    setting, arms = comparison["setting"], comparison["arms"]
+    against = {
+        "difference": setting["baseline"],
+        "against_length": setting["second"],
+        "against_control": "its own control",
+    }
+    panels = [
+        (
+            f"against {name}",
+            [(a["arm"], _estimate(a[key]["value"], a[key]["joint"], 100)) for a in arms if a[key]],
+        )
+        for key, name in against.items()
+        if any(arm[key] for arm in arms)
+    ]
     if not panels:
         return None
     listed = ", ".join(f"{name} {signed(e.value, 1)}" for name, e in panels[0][1])
@@ -267,14 +251,12 @@ def _tuning(tuned: Json) -> Part:
     """The grid that was tried before any arm."""
     rows = [
         [
-            *(
-                f"{row['learning_rate']:g}",
-                str(row["step_prompts"]),
-                str(row["group"]),
-                f"{row['accuracy']:.3f}",
-            ),
+            f"{row['learning_rate']:g}",
+            str(row["step_prompts"]),
+            str(row["group"]),
+            f"{row['accuracy']:.3f}",
             number(row["steps"]),
-            "chosen" if all(row[name] == value for name, value in tuned["chosen"].items()) else "",
+            "chosen" if tuned["chosen"].items() <= row.items() else "",
         ]
         for row in tuned["grid"]
     ]
@@ -286,18 +268,12 @@ def _tuning(tuned: Json) -> Part:
 def _made(comparison: Json) -> Part:
     """The settings in which the arms differ, and those that they share, by name."""
     setting = comparison["setting"]
-    apart = ("arms", "evaluation", "train", "tune")
-    facts = {
-        name: value
-        for name, value in setting["comparison"].items()
-        if name not in apart and value is not None
-    }
+    asked, groups = setting["comparison"], ("train", "evaluation")
+    facts = {name: value for name, value in asked.items() if name not in (*groups, "arms", "tune")}
     facts["model"] = setting["model"]
-    for name in ("train", "evaluation"):
-        facts |= {
-            f"{name}.{key}": value for key, value in setting["comparison"][name].items() if value is not None
-        }
+    facts |= {f"{group}.{name}": value for group in groups for name, value in asked[group].items()}
     facts |= {f"manifest of {name}": value for name, value in (setting["sets"] or {}).items()}
+    facts = {name: value for name, value in facts.items() if value is not None}
     settings: list[list[Cell]] = [
         [arm["arm"], ", ".join(f"{name} {plain(value)}" for name, value in arm["settings"].items())]
         for arm in comparison["arms"]

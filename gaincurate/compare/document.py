@@ -6,19 +6,23 @@ document.
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from statistics import fmean
 
 import numpy as np
 
 from gaincurate.compare.results import Results
 from gaincurate.compare.verdict import (
     FEWEST_TASKS,
+    MASS,
     OTHERS,
     THESE,
     Claim,
     Difference,
+    Ints,
     Pairs,
     Reached,
     Resampled,
@@ -39,6 +43,7 @@ FORMAT = 2
 # Of an arm's settings: nothing was asked for.
 _UNSET = {"options": {}, "rescore": {}, "spent_before": 0, "stratify": "none"}
 Steps = Mapping[str, Floats]
+_COSTS = ("scoring", "rescoring", "references", "training", "tokens", "seconds", "step")
 PARTS = 10
 """How many parts of the budget `over_time` tells of."""
 _FEWEST = 10  # steps, under which a correlation says nothing
@@ -51,14 +56,11 @@ def document(results: Results) -> Json:
         `setting`; `headline`, `against_length` and `notes`, sentences; `arms`, a list with what each one cost
         and gave and a `sentence`. Shares and accuracies are from 0 to 1, intervals `[low, high]` or None.
     """
-    comparison, arms = results.comparison, results.arms
-    codes = None
+    arms, codes = results.arms, None
     if results.tasks is not None:
         codes = np.unique(results.tasks, return_inverse=True)[1].astype(np.int64)
     resampled = resample(results.accuracy, codes)
     claim: Claim = OTHERS if codes is not None and task_count(codes) >= FEWEST_TASKS else THESE
-    spent = results.costs["tokens"].mean(axis=2)
-    budget = float(comparison["budget_tokens"])
 
     def family(pairs: Pairs) -> dict[str, Json]:
         """Of each arm: its difference for the headline's claim, and for every claim that can be made."""
@@ -67,118 +69,109 @@ def document(results: Results) -> Json:
             last = results.accuracy[:, -1]
             rows[OTHERS] = _by_arm(differences_over_tasks(arms, last, codes, pairs, resampled.apart))
         return {
-            arm: {
-                **_plain(rows[claim][arm]),
-                "claim": claim,
-                "claims": {each: _plain(by_arm[arm]) for each, by_arm in rows.items()},
-            }
-            for arm in rows[claim]
+            arm: {**row, "claim": claim, "claims": {each: rows[each][arm] for each in rows}}
+            for arm, row in rows[claim].items()
         }
 
-    controls = {a: b for a, b in results.facts.get("controls", {}).items() if a in arms and b in arms}
-    compared: dict[str, dict[str, Any]] = {
+    controls = results.facts.get("controls", {})
+    spent, budget = results.costs["tokens"].mean(axis=2), float(results.comparison["budget_tokens"])
+    compared = {
         "difference": family(pairs_with(arms, BASELINE)),
         "against_length": family(pairs_with(arms, SECOND, without=[BASELINE])),
-        "against_control": family([(arms.index(a), arms.index(b)) for a, b in controls.items()]),
+        "against_control": family(
+            [(arms.index(a), arms.index(b)) for a, b in controls.items() if a in arms and b in arms]
+        ),
         "reached": _by_arm(reached(arms, spent, budget, resampled, BASELINE)),
     }
-    arm_measures = [_arm(results, place, resampled, compared) for place in range(len(arms))]
-    whole: Json = {
+    edges = bands(resampled)
+    measures = {
         "format": FORMAT,
-        "setting": setting(results) | {"claim": claim},
-        "learned": learned(resampled, arms.index(BASELINE)),
+        "setting": _setting(results, claim, codes),
+        "learned": _learned(resampled, arms.index(BASELINE)),
         "apart": [arms[place] for place in resampled.apart],
-        "arms": arm_measures,
+        "arms": [_arm(results, place, resampled, edges, compared) for place in range(len(arms))],
     }
-    for arm in arm_measures:
+    whole: Json = json.loads(json.dumps(measures, default=np.ndarray.tolist))
+    for arm in whole["arms"]:
         arm["sentence"] = about_arm(whole, arm)
-    sentences = {
+    return whole | {
         "headline": headline(whole),
         "against_length": about_length(whole),
         "notes": notes(whole, results.left_out),
     }
-    return whole | sentences
 
 
-def setting(results: Results) -> Json:
-    """The settings, the sets and the baselines."""
-    comparison = results.comparison
+def _setting(results: Results, claim: Claim, codes: Ints | None) -> Json:
+    """The settings, the sets, the baselines, and the tasks: how many of equal size say as much."""
+    comparison, facts = results.comparison, results.facts
+    tasks = None
+    if results.tasks is not None and codes is not None:
+        counts = Counter(sorted(results.tasks))
+        tasks = {
+            "columns": facts.get("tasks"),
+            "count": len(counts),
+            "effective": task_count(codes),
+            "prompts": counts,
+        }
     return {
         "comparison": comparison,
-        "model": results.facts.get("model"),
-        "sets": results.facts.get("sets"),
+        "model": facts.get("model"),
+        "sets": facts.get("sets"),
         "baseline": BASELINE,
         "second": SECOND,
         "seeds": results.seeds,
         "seeds_count": len(results.seeds),
         "prompts": len(results.prompts),
         "samples": int(comparison["evaluation"]["samples"]),
-        "tasks": _tasks(results),
-        "tuned": results.facts.get("tuned"),
+        "tasks": tasks,
+        "tuned": facts.get("tuned"),
         "budget_tokens": int(comparison["budget_tokens"]),
+        "claim": claim,
     }
 
 
-def _tasks(results: Results) -> Json | None:
-    """The tasks of the held-out prompts: prompts of each, and how many of equal size say as much."""
-    if results.tasks is None:
-        return None
-    names, codes, sizes = np.unique(results.tasks, return_inverse=True, return_counts=True)
-    return {
-        "columns": results.facts.get("tasks"),
-        "count": len(names),
-        "effective": task_count(codes),
-        "prompts": dict(zip(names.tolist(), sizes.tolist(), strict=True)),
-    }
-
-
-def learned(resampled: Resampled, base: int) -> Json:
+def _learned(resampled: Resampled, base: int) -> Json:
     """The gain of training alone: the baseline's final accuracy less that of the start."""
-    value = float(resampled.curves[base, -1] - resampled.curves[base, 0])
-    if not resampled.seeds_known:
+    value = resampled.curves[base, -1] - resampled.curves[base, 0]
+    if not len(resampled.draws):
         return {"value": value, "interval": None}
-    half = np.quantile(abs(resampled.draws[:, base, -1] - resampled.draws[:, base, 0] - value), 0.95)
-    return {"value": value, "interval": [value - float(half), value + float(half)]}
+    half = np.quantile(abs(resampled.draws[:, base, -1] - resampled.draws[:, base, 0] - value), MASS)
+    return {"value": value, "interval": [value - half, value + half]}
 
 
-def _by_arm(rows: list[Any]) -> dict[str, Any]:
-    return {row.arm: row for row in rows}
+def _by_arm(rows: Sequence[Difference | Reached]) -> dict[str, Json]:
+    """The fields of each row but the arm's name, by that."""
+    return {row.arm: {name: value for name, value in asdict(row).items() if name != "arm"} for row in rows}
 
 
-def _arm(results: Results, place: int, resampled: Resampled, compared: dict[str, dict[str, Any]]) -> Json:
-    name = results.arms[place]
-    edges = bands(resampled)
-    final = None if edges is None else edges[:, place, -1].tolist()
-    settings = {key: value for key, value in results.comparison["arms"][place].items() if key != "name"}
+def _arm(
+    results: Results, place: int, resampled: Resampled, edges: Floats | None, compared: Mapping[str, Json]
+) -> Json:
+    name, settings = results.arms[place], results.comparison["arms"][place]
     right, samples = results.right[place, -1], results.samples[place, -1]
     trained = [results.steps[name, seed] for seed in results.seeds]
+    chances = pass_at(right, samples, int(results.samples[:, -1].min()))
+    curve = _curve(results, place, resampled, edges)
     return {
         "arm": name,
         "settings": {
-            key: value for key, value in settings.items() if value is not None and value != _UNSET.get(key)
+            key: value
+            for key, value in settings.items()
+            if key != "name" and value is not None and value != _UNSET.get(key)
         },
-        "accuracy": {"value": float(resampled.curves[place, -1]), "interval": final},
+        "accuracy": {"value": curve[-1]["accuracy"], "interval": curve[-1]["interval"]},
         "difference": compared["difference"].get(name),
         "against_length": compared["against_length"].get(name),
         "control": results.facts.get("controls", {}).get(name),
         "against_control": compared["against_control"].get(name),
-        "reached": _plain(compared["reached"][name]),
-        "accuracy_by_seed": results.accuracy[place, -1].mean(axis=1).tolist(),
-        "pass_at": {
-            str(k): float(np.mean(chances))
-            for k, chances in enumerate(pass_at(right, samples, int(results.samples[:, -1].min())), 1)
-        },
-        "curve": _curve(results, place, resampled, edges),
-        "cost": _cost(results, place),
+        "reached": compared["reached"][name],
+        "accuracy_by_seed": results.accuracy[place, -1].mean(axis=1),
+        "pass_at": {str(k): chance.mean() for k, chance in enumerate(chances, 1)},
+        "curve": curve,
+        "cost": {key: results.costs[key][place, -1].mean() for key in _COSTS},
         "gradient": with_angle(trained),
         "training": over_time(trained, float(results.comparison["budget_tokens"])),
     }
-
-
-def _plain(row: Difference | Reached) -> Json:
-    """The fields of an arm's row but its name, ends of intervals as lists."""
-    fields = {name: value for name, value in asdict(row).items() if name != "arm"}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
 
 def _curve(results: Results, place: int, resampled: Resampled, edges: Floats | None) -> list[Json]:
@@ -188,19 +181,13 @@ def _curve(results: Results, place: int, resampled: Resampled, edges: Floats | N
     return [
         {
             "mark": mark,
-            **{name: float(values[mark]) for name, values in means.items()},
-            "accuracy": float(resampled.curves[place, mark]),
-            "interval": None if edges is None else edges[:, place, mark].tolist(),
-            "response_tokens": float(written[mark] / completions[mark]),
+            **{name: values[mark] for name, values in means.items()},
+            "accuracy": resampled.curves[place, mark],
+            "interval": None if edges is None else edges[:, place, mark],
+            "response_tokens": written[mark] / completions[mark],
         }
         for mark in range(resampled.curves.shape[1])
     ]
-
-
-def _cost(results: Results, place: int) -> Json:
-    """The costs of an arm until its last mark, mean over seeds."""
-    names = ("scoring", "rescoring", "references", "training", "tokens", "seconds", "step")
-    return {name: float(results.costs[name][place, -1].mean()) for name in names}
 
 
 def pass_at(right: Floats, samples: Floats, most: int) -> Iterator[Floats]:
@@ -264,21 +251,14 @@ def with_angle(trained: Sequence[Steps]) -> Json:
     both have in common with time: an arm that goes from high to low angles while its gradients shrink for
     other reasons has a correlation of its own making. None where there are too few steps or no angles.
     """
-    by_seed = [pair for steps in trained if (pair := _correlations(steps)) is not None]
-    if not by_seed:
-        return {"spearman": None, "given_step": None, "seeds": 0}
-    given_step = [pair[1] for pair in by_seed if pair[1] is not None]
-    return {
-        "spearman": float(np.mean([pair[0] for pair in by_seed])),
-        "given_step": float(np.mean(given_step)) if given_step else None,
-        "seeds": len(by_seed),
-    }
-
-
-def _correlations(steps: Steps) -> tuple[float, float | None] | None:
-    usable = np.isfinite(steps["grad_norm"]) & np.isfinite(steps["angle"])
-    norm, angle, step = (steps[name][usable] for name in ("grad_norm", "angle", "step"))
-    overall = spearman(norm, angle) if usable.sum() >= _FEWEST else None
-    if overall is None:
-        return None
-    return overall, spearman_given(norm, angle, step)
+    both, given_step = list[float](), list[float]()
+    for steps in trained:
+        usable = np.isfinite(steps["grad_norm"]) & np.isfinite(steps["angle"])
+        norm, angle, step = (steps[name][usable] for name in ("grad_norm", "angle", "step"))
+        if len(norm) < _FEWEST or (overall := spearman(norm, angle)) is None:
+            continue
+        both.append(overall)
+        if (given := spearman_given(norm, angle, step)) is not None:
+            given_step.append(given)
+    means = (fmean(each) if each else None for each in (both, given_step))
+    return {**dict(zip(("spearman", "given_step"), means, strict=True)), "seeds": len(both)}

@@ -24,61 +24,52 @@ from gaincurate.core.sealed import read_sealed
 from gaincurate.core.stats import Floats
 from gaincurate.errors import OutputError
 
-COSTS = ("asked", "tokens", "scoring", "rescoring", "references", "training", "step", "seconds")
-PER_STEP = (
-    *("step", "tokens", "seconds", "rollouts", "completion_tokens", "prompt_tokens", "prompts"),
-    *("effective", "reward", "angle", "grad_norm", "replayed"),
-)
 FACTS, RESULTS = "comparison.json", "results"
 """Beside each other in a comparison's folder: what was asked for, and the folder of the tables."""
 EVALUATIONS, MARKS, STEPS, TASKS = "evaluations", "marks", "steps", "tasks"
 _KEY = [("arm", pa.string()), ("seed", pa.int64())]
 Tables = Mapping[str, pa.Table]
-SCHEMAS: Mapping[str, pa.Schema] = {
-    EVALUATIONS: pa.schema(
-        [
-            *_KEY,
-            ("mark", pa.int32()),  # 0 is the model at the start
-            ("gc_id", pa.string()),
-            ("right", pa.int32()),  # completions that are right, of
-            ("samples", pa.int32()),  # those that could be judged
-            ("tokens", pa.int64()),  # of all of them together
-        ]
-    ),
-    MARKS: pa.schema(
-        [
-            *_KEY,
-            ("mark", pa.int32()),  # from 1
-            ("asked", pa.int64()),  # tokens at which it was to be
-            ("tokens", pa.int64()),  # spent when it was: the four below together
-            ("scoring", pa.int64()),
-            ("rescoring", pa.int64()),
-            ("references", pa.int64()),
-            ("training", pa.int64()),  # completion tokens of the trainer's own rollouts
-            ("step", pa.int64()),  # optimizer steps
-            ("seconds", pa.float64()),  # of the trainer and what it waited for; evaluation is left out
-        ]
-    ),
-    STEPS: pa.schema(
-        [
-            *_KEY,
-            ("step", pa.int64()),  # from 1
-            ("tokens", pa.int64()),  # spent when it ended, as in marks
-            ("seconds", pa.float64()),
-            ("rollouts", pa.int64()),  # generated
-            ("completion_tokens", pa.int64()),  # of them
-            ("trainer_tokens", pa.int64()),  # the trainer's own counter since its start, prompts too
-            ("prompt_tokens", pa.int64()),  # of these rollouts' prompts
-            ("prompts", pa.int64()),
-            ("effective", pa.float64()),  # share of prompts whose rollouts differ in reward
-            ("reward", pa.float64()),  # mean
-            ("angle", pa.float64()),  # mean gc_angle of the prompts, as first scored
-            ("grad_norm", pa.float64()),  # before clipping
-            ("replayed", pa.int64()),  # rollouts that were trained on and not generated
-        ]
-    ),
-    TASKS: pa.schema([("gc_id", pa.string()), ("task", pa.string())]),
+_COLUMNS: dict[str, list[tuple[str, pa.DataType]]] = {
+    EVALUATIONS: [
+        *_KEY,
+        ("mark", pa.int32()),  # 0 is the model at the start
+        ("gc_id", pa.string()),
+        ("right", pa.int32()),  # completions that are right, of
+        ("samples", pa.int32()),  # those that could be judged
+        ("tokens", pa.int64()),  # of all of them together
+    ],
+    MARKS: [
+        *_KEY,
+        ("mark", pa.int32()),  # from 1
+        ("asked", pa.int64()),  # tokens at which it was to be
+        ("tokens", pa.int64()),  # spent when it was: the four below together
+        ("scoring", pa.int64()),
+        ("rescoring", pa.int64()),
+        ("references", pa.int64()),
+        ("training", pa.int64()),  # completion tokens of the trainer's own rollouts
+        ("step", pa.int64()),  # optimizer steps
+        ("seconds", pa.float64()),  # of the trainer and what it waited for; evaluation is left out
+    ],
+    STEPS: [
+        *_KEY,
+        ("step", pa.int64()),  # from 1
+        ("tokens", pa.int64()),  # spent when it ended, as in marks
+        ("seconds", pa.float64()),
+        ("rollouts", pa.int64()),  # generated
+        ("completion_tokens", pa.int64()),  # of them
+        ("trainer_tokens", pa.int64()),  # the trainer's own counter since its start, prompts too
+        ("prompt_tokens", pa.int64()),  # of these rollouts' prompts
+        ("prompts", pa.int64()),
+        ("effective", pa.float64()),  # share of prompts whose rollouts differ in reward
+        ("reward", pa.float64()),  # mean
+        ("angle", pa.float64()),  # mean gc_angle of the prompts, as first scored
+        ("grad_norm", pa.float64()),  # before clipping
+        ("replayed", pa.int64()),  # rollouts that were trained on and not generated
+    ],
+    TASKS: [("gc_id", pa.string()), ("task", pa.string())],
 }
+SCHEMAS = {name: pa.schema(columns) for name, columns in _COLUMNS.items()}
+COSTS, PER_STEP = SCHEMAS[MARKS].names[3:], SCHEMAS[STEPS].names[2:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +131,10 @@ def results_of(facts: Json, tables: Tables, where: Path) -> Results:
     Raises:
         OutputError: the tables are not those of the settings.
     """
-    comparison = facts["comparison"]
+    comparison, evaluations = facts["comparison"], tables[EVALUATIONS]
     arms, seeds = [str(arm["name"]) for arm in comparison["arms"]], [int(s) for s in comparison["seeds"]]
     trained, marks = (len(arms), len(seeds)), int(comparison["marks"])
-    prompts = np.array(sorted(pc.unique(tables[EVALUATIONS].column("gc_id")).to_pylist()), object)
+    prompts = np.array(sorted(pc.unique(evaluations.column("gc_id")).to_pylist()), object)
 
     def filled(table: pa.Table, name: str, *shape: int) -> Floats:
         """A column by arm, mark, seed and what follows; rows are written arm by arm and seed by seed."""
@@ -151,16 +142,16 @@ def results_of(facts: Json, tables: Tables, where: Path) -> Results:
             raise OutputError(f"{where}: its results are not those of {FACTS}. Run the same command again.")
         return np.moveaxis(table.column(name).to_numpy().astype(np.float64).reshape(shape), 1, 2)
 
-    right, samples, written = (
-        filled(tables[EVALUATIONS], name, *trained, marks + 1, len(prompts))
-        for name in ("right", "samples", "tokens")
-    )
+    shape = (*trained, marks + 1, len(prompts))
+    right, samples, written = (filled(evaluations, name, *shape) for name in ("right", "samples", "tokens"))
     judged = np.asarray((samples > 0).all(axis=(0, 1, 2)))
     if not judged.any():
         raise OutputError(
             f"{where}: of no held-out prompt every model has a completion that could be judged."
         )
     costs = {name: filled(tables[MARKS], name, *trained, marks) for name in COSTS}
+    scoring, nothing = costs["scoring"][:, :1], np.zeros((len(arms), 1, len(seeds)))
+    task_of = dict(zip(*(tables[TASKS].column(name).to_pylist() for name in ("gc_id", "task")), strict=True))
     return Results(
         facts,
         arms,
@@ -170,29 +161,17 @@ def results_of(facts: Json, tables: Tables, where: Path) -> Results:
         right[..., judged],
         samples[..., judged],
         written[..., judged],
-        {name: np.concatenate([_at_start(name, costs), v], axis=1) for name, v in costs.items()},
+        {  # before the first step, an arm has spent the scoring pass of its order
+            name: np.concatenate([scoring if name in ("tokens", "scoring") else nothing, values], axis=1)
+            for name, values in costs.items()
+        },
         {(arm, seed): _steps(tables[STEPS], arm, seed) for arm in arms for seed in seeds},
-        _tasks(tables[TASKS], prompts[judged].tolist()),
+        [task_of[prompt] for prompt in prompts[judged]] if task_of else None,
     )
 
 
-def _tasks(table: pa.Table, prompts: list[str]) -> list[str] | None:
-    """The task of each prompt."""
-    if not len(table):
-        return None
-    by_id = dict(zip(table.column("gc_id").to_pylist(), table.column("task").to_pylist(), strict=True))
-    return [by_id[prompt] for prompt in prompts]
-
-
-def _at_start(name: str, costs: Mapping[str, Floats]) -> Floats:
-    """The costs of an arm before its first step: the scoring pass of its order."""
-    if name in ("tokens", "scoring"):
-        return costs["scoring"][:, :1]
-    return np.zeros_like(costs[name][:, :1])
-
-
 def _steps(table: pa.Table, arm: str, seed: int) -> dict[str, Floats]:
-    rows = table.filter(pc.and_(pc.equal(table.column("arm"), arm), pc.equal(table.column("seed"), seed)))
+    rows = table.filter((pc.field("arm") == arm) & (pc.field("seed") == seed))
     return {name: rows.column(name).cast(pa.float64()).to_numpy(zero_copy_only=False) for name in PER_STEP}
 
 

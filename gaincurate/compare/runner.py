@@ -6,7 +6,6 @@ many. A killed comparison goes on where it was, because every finished step is a
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import threading
@@ -17,8 +16,9 @@ from statistics import fmean
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 
-from gaincurate.compare.arm import ArmJob, evaluation, model_at_start
+from gaincurate.compare.arm import ArmJob, judging, model_at_start
 from gaincurate.compare.config import Arm, Comparison
 from gaincurate.compare.results import EVALUATIONS, FACTS, MARKS, RESULTS, STEPS, TASKS, write_tables
 from gaincurate.core.artifact import MANIFEST, Json
@@ -30,7 +30,6 @@ from gaincurate.core.progress import Progress
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.sealed import read_sealed, write_sealed
-from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.prompts import answer_column
 from gaincurate.difficulty.rollout import roll_out
 from gaincurate.difficulty.verifier import VerifierConfig, VerifierPool
@@ -100,7 +99,7 @@ def compare(
         start = out / START
         if not (start / MANIFEST).exists():
             progress.note("judging the model at the start")
-            roll_out(RolloutConfig(**evaluation(comparison), model=model_at_start(comparison), out=start))
+            roll_out(judging(comparison, model_at_start(comparison), start))
         _work(jobs, progress, workers)
         collect(comparison, out, jobs)
 
@@ -175,36 +174,33 @@ def _work(jobs: Sequence[ArmJob], progress: Progress, workers: int) -> None:
     Raises:
         TrainerError: a job failed; the others were tried before it is said.
     """
-    left = [place for place, job in enumerate(jobs) if not job.done]
-    stop = threading.Event()
-    shares = [1.0 if place not in left else job.share for place, job in enumerate(jobs)]
-    reported, failed = sum(shares), list[TrainerError]()
-    progress.start(len(jobs), reported, what="comparing", unit="training")
+    left = [job for job in jobs if not job.done]
+    stop, failed = threading.Event(), list[TrainerError]()
+    shares = {job: job.share if job in left else 1.0 for job in jobs}
+    progress.start(len(jobs), sum(shares.values()), what="comparing", unit="training")
 
     def watch(seconds: float) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
 
-    at_work: dict[Future[float], tuple[int, int]] = {}
+    at_work: dict[Future[float], tuple[ArmJob, int]] = {}
     free = list(range(workers))
     with ThreadPoolExecutor(workers) as pool:
         try:
             while left or at_work:
                 while left and free:
-                    place, slot = left.pop(0), free.pop(0)
-                    job = jobs[place]
-                    progress.note(f"{place + 1} of {len(jobs)}: {job.arm.name}, seed {job.seed}: training")
+                    job, slot = left.pop(0), free.pop(0)
+                    place = f"{jobs.index(job) + 1} of {len(jobs)}"
+                    progress.note(f"{place}: {job.arm.name}, seed {job.seed}: training")
                     variables = environment(job.comparison, slot, workers)
-                    at_work[pool.submit(job.work, variables, watch)] = (place, slot)
+                    at_work[pool.submit(job.work, variables, watch)] = (job, slot)
                 done, _ = wait(at_work, _LOOK, FIRST_COMPLETED)
-                for future, (place, _) in at_work.items():
-                    shares[place] = 1.0 if future in done else jobs[place].share
-                progress.advance(sum(shares) - reported)
-                reported = sum(shares)
+                before = sum(shares.values())
+                shares |= {job: 1.0 if future in done else job.share for future, (job, _) in at_work.items()}
+                progress.advance(sum(shares.values()) - before)
                 for future in done:
-                    place, slot = at_work.pop(future)
+                    job, slot = at_work.pop(future)
                     free.append(slot)
-                    job = jobs[place]
                     try:
                         taken = duration(future.result())
                         progress.part(f"{job.arm.name}, seed {job.seed}, done in {taken}")
@@ -225,31 +221,21 @@ def _work(jobs: Sequence[ArmJob], progress: Progress, workers: int) -> None:
 
 def environment(comparison: Comparison, slot: int, workers: int) -> dict[str, str]:
     """The environment of a job's process: its threads, and of several GPUs its own."""
-    variables = {}
-    if comparison.threads is not None:
-        variables = {"OMP_NUM_THREADS": str(comparison.threads), "MKL_NUM_THREADS": str(comparison.threads)}
-    if workers > 1 and (count := _gpus()) > 1:
-        shown = os.environ.get("CUDA_VISIBLE_DEVICES")
-        names = shown.split(",") if shown else [str(place) for place in range(count)]
+    limits = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    variables = {} if comparison.threads is None else dict.fromkeys(limits, str(comparison.threads))
+    if workers > 1 and (count := torch.cuda.device_count()) > 1:
+        names = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))).split(",")
         variables["CUDA_VISIBLE_DEVICES"] = names[slot % len(names)]
     return variables
-
-
-def _gpus() -> int:
-    import torch
-
-    return int(torch.cuda.device_count())
 
 
 def check(comparison: Comparison) -> None:
     """Look at what can be known before anything is spent.
 
     Raises:
-        InputError: no trainer, no model, or prompts that are in both sets.
+        InputError: no model, or prompts that are in both sets.
         OutputError: a set is not finished.
     """
-    if importlib.util.find_spec("trl") is None:
-        raise InputError("arms are trained with TRL: `pip install 'gaincurate[score,trl]'`.")
     scored, heldout = ScoredSet(comparison.scored), ScoredSet(comparison.heldout)
     if comparison.model is None and recorded_model(comparison.scored) is None:
         raise InputError(f"{comparison.scored} does not say which model scored it; give model = ... .")
@@ -337,7 +323,7 @@ def stated(comparison: Comparison, out: Path) -> tuple[Json, set[str]]:
         "controls": {
             arm.name: control.name
             for arm in comparison.arms
-            if (control := comparison.control_of(arm)) in comparison.arms and control is not None
+            if (control := comparison.control_of(arm)) and control in comparison.arms
         },
         "begun": {**begun, **arms},
     }
@@ -392,7 +378,11 @@ def _tune(comparison: Comparison, out: Path, progress: Progress, workers: int) -
     _work(trainings, progress, workers)
     prompts = ScoredSet(comparison.heldout).column(ID).to_pylist()
     for row, of_row in zip(rows, jobs, strict=True):
-        row["accuracy_by_seed"] = [_accuracy(job.evaluation_rows(prompts)) for job in of_row]
+        judged = [[each for each in job.evaluation_rows(prompts) if each["samples"]] for job in of_row]
+        row["accuracy_by_seed"] = [
+            fmean(each["right"] / each["samples"] for each in rows_of) if rows_of else 0.0
+            for rows_of in judged
+        ]
         row["accuracy"] = fmean(row["accuracy_by_seed"])
         row["steps"] = fmean(job.cost(0)["step"] for job in of_row)
     best = max(rows, key=lambda row: float(row["accuracy"]))
@@ -404,12 +394,6 @@ def _tune(comparison: Comparison, out: Path, progress: Progress, workers: int) -
     state |= {"grid": rows, "chosen": chosen}
     write_sealed(path, state)
     return state
-
-
-def _accuracy(rows: Sequence[Json]) -> float:
-    """The mean share of right answers over the prompts that could be judged."""
-    shares = [row["right"] / row["samples"] for row in rows if row["samples"]]
-    return fmean(shares) if shares else 0.0
 
 
 def _sets(comparison: Comparison) -> Json:

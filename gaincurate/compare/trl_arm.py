@@ -9,7 +9,6 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +23,19 @@ from gaincurate.compare.arm import (
     ROLLOUTS,
     RUN,
     STEP,
-    TASK,
     TRAINED,
     TRAINER,
+    ArmJob,
     Costs,
+    judging,
+    model_at_start,
 )
+from gaincurate.compare.config import Comparison
 from gaincurate.core.artifact import MANIFEST, Json
 from gaincurate.core.files import remove_temporaries
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.core.sealed import read_sealed, write_sealed
-from gaincurate.difficulty.config import RolloutConfig
+from gaincurate.core.sealed import write_sealed
 from gaincurate.difficulty.prompts import Prompt, answer_column, read_prompts
 from gaincurate.difficulty.rollout import roll_out
 from gaincurate.difficulty.verifier import VerifierConfig, VerifierPool
@@ -51,24 +52,23 @@ class Marks(transformers.TrainerCallback):
     Add it after the one that follows the run, which reports a step's outcomes before they are counted here.
 
     Args:
-        folder: the arm's.
+        job: the arm.
         run: its run.
-        task: with the marks.
         begun: since when its seconds are counted, by `time.monotonic`.
     """
 
-    def __init__(self, folder: Path, run: Run, task: Json, begun: float) -> None:
-        self._folder, self._run, self._task = folder, run, task
-        self._costs = Costs(run, task["prefill_weight"])
+    def __init__(self, job: ArmJob, run: Run, begun: float) -> None:
+        self._folder, self._run, self._marks = job.folder, run, job.comparison.mark_tokens
+        self._scoring, self._weight = job.scoring(), job.comparison.prefill_weight
+        self._costs = Costs(run, self._weight)
         self._begun, self._before = begun, 0.0
-        self._trained = 0
-        self._round = 0
+        self._trained = self._round = 0
         self._last: Json | None = None
 
     def spent(self) -> Json:
         """Tokens up to now, in all and by what they were spent on."""
         parts = {
-            "scoring": self._task["scoring"],
+            "scoring": self._scoring,
             "rescoring": self._costs.rescoring(self._round),
             "references": self._costs.references(self._round),
             "training": self._trained,
@@ -77,14 +77,13 @@ class Marks(transformers.TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Count on from the checkpoint; mark where a kill came between the two, and end what was over."""
-        self._costs = Costs(self._run, self._task["prefill_weight"])  # the run may have gone back
-        steps = [entry[STEP] for entry in state.log_history if STEP in entry]
-        self._trained = steps[-1]["training"] if steps else 0
-        self._before = steps[-1]["seconds"] if steps else 0.0
-        self._round = steps[-1]["round"] if steps else 0
+        self._costs = Costs(self._run, self._weight)  # the run may have gone back
+        start = {"training": 0, "seconds": 0.0, "round": 0}
+        *_, last = start, *(entry[STEP] for entry in state.log_history if STEP in entry)
+        self._trained, self._before, self._round = (last[name] for name in start)
         if state.global_step:
             self._mark(Path(args.output_dir) / f"checkpoint-{state.global_step}", state)
-        if self.spent()["tokens"] >= self._task["mark_tokens"][-1]:
+        if self.spent()["tokens"] >= self._marks[-1]:
             control.should_training_stop = True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
@@ -92,20 +91,20 @@ class Marks(transformers.TrainerCallback):
         self._round = self._run.round
         self._last = self._costs.step(self._round, state.global_step)
         self._trained += self._last["completion_tokens"]
-        spent, marks = self.spent()["tokens"], self._task["mark_tokens"]
-        if any(spent >= mark and not self._marked(k) for k, mark in enumerate(marks)):
+        spent = self.spent()["tokens"]
+        if any(spent >= mark and not self._marked(k) for k, mark in enumerate(self._marks)):
             control.should_save = True
-        if spent >= marks[-1]:
+        if spent >= self._marks[-1]:
             control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Put what the step cost beside what the trainer says of it."""
         if self._last is None:  # the summary at the end
             return
-        step, self._last = self._last, None
+        step, spent, self._last = self._last, self.spent(), None
         seconds = self._before + time.monotonic() - self._begun
-        state.log_history[-1][STEP] = {**step, **self.spent(), "round": self._round, "seconds": seconds}
-        done = min(self.spent()["tokens"] / self._task["mark_tokens"][-1], 1.0)
+        state.log_history[-1][STEP] = {**step, **spent, "round": self._round, "seconds": seconds}
+        done = min(spent["tokens"] / self._marks[-1], 1.0)
         write_sealed(self._folder / PROGRESS, {"share": TRAINED * done})
 
     def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:
@@ -117,7 +116,7 @@ class Marks(transformers.TrainerCallback):
 
     def _mark(self, checkpoint: Path, state: Any) -> None:
         spent = self.spent()
-        for k, tokens in enumerate(self._task["mark_tokens"]):
+        for k, tokens in enumerate(self._marks):
             if spent["tokens"] < tokens or self._marked(k):
                 continue
             target = self._folder / MARKS / str(k)
@@ -134,17 +133,16 @@ class Marks(transformers.TrainerCallback):
 
 def main(folder: Path) -> None:
     """Train one arm to its last mark, then judge all marks."""
-    task = read_sealed(folder / TASK)
+    job = ArmJob.read(folder)
     remove_temporaries(folder)
-    last = len(task["mark_tokens"]) - 1
-    if not (folder / MARKS / str(last) / COST).exists():
-        train(folder, task)
-    for k in range(last + 1):
-        judge(folder, task, k)
+    if not (folder / MARKS / str(job.comparison.marks - 1) / COST).exists():
+        train(job)
+    for k in range(job.comparison.marks):
+        judge(job, k)
     shutil.rmtree(folder / TRAINER, ignore_errors=True)  # its checkpoints: nothing will resume from them
 
 
-def train(folder: Path, task: Json) -> None:
+def train(job: ArmJob) -> None:
     """Train to the last mark, or go on where an earlier process stopped."""
     # Here, because judging needs no trainer.
     import trl
@@ -152,29 +150,32 @@ def train(folder: Path, task: Json) -> None:
     from gaincurate.trainers.trl.live import attach, dataset
     from gaincurate.trainers.trl.replay import Replay, ReplayGRPOTrainer
 
-    run = Run(folder / RUN)
-    with ExitStack() as held:
-        pool = held.enter_context(VerifierPool(VerifierConfig(task["verifier"], workers=1)))
+    run, comparison, replay = Run(job.folder / RUN), job.comparison, job.arm.replay
+    with VerifierPool(VerifierConfig(comparison.verifier, workers=1)) as pool:
         options: dict[str, Any] = {
-            "model": task["model"],
-            "reward_funcs": verified(run.scored, task, pool),
+            "model": model_at_start(comparison),
+            "reward_funcs": verified(run.scored, comparison, pool),
             "args": trl.GRPOConfig(
-                output_dir=str(folder / TRAINER), num_train_epochs=run.config.rounds, **task["trainer"]
+                output_dir=str(job.folder / TRAINER), num_train_epochs=run.config.rounds, **job.trainer
             ),
+            "train_dataset": dataset(run.folder),
         }
-        build: Any = trl.GRPOTrainer
-        if task["replay"] is not None:
-            build, options["replay"] = ReplayGRPOTrainer, Replay(**task["replay"])
-        trainer = build(**options, train_dataset=dataset(run.folder))
+        if replay is None:
+            trainer = trl.GRPOTrainer(**options)
+        else:
+            buffer = {"capacity": comparison.prompts_of(job.arm), **replay.model_dump(exclude_none=True)}
+            trainer = ReplayGRPOTrainer(**options, replay=Replay(**buffer))
         begun = time.monotonic()  # from here on strategies differ: the first references may be rolled out now
         attach(trainer, run.folder)
-        trainer.add_callback(Marks(folder, run, task, begun))
+        trainer.add_callback(Marks(job, run, begun))
         trainer.train(resume_from_checkpoint=True)
 
 
-def verified(scored: ScoredSet, task: Json, pool: VerifierPool) -> Callable[..., list[float | None]]:
+def verified(
+    scored: ScoredSet, comparison: Comparison, pool: VerifierPool
+) -> Callable[..., list[float | None]]:
     """A reward function that asks the verifier; None where it could not judge."""
-    column = answer_column(scored, task["answer_column"], needed=":" not in task["verifier"])
+    column = answer_column(scored, comparison.answer_column, needed=":" not in comparison.verifier)
     ids = pc.cast(scored.column(ID), pa.string()).combine_chunks()
     prompts: dict[str, Prompt] = {}
 
@@ -187,19 +188,18 @@ def verified(scored: ScoredSet, task: Json, pool: VerifierPool) -> Callable[...,
             for completion, prompt_id in zip(completions, gc_id, strict=True)
         ]
         verdicts = pool.judge_all(jobs)
-        return [None if v.reward is None else float(v.reward >= task["success"]) for v in verdicts]
+        return [None if v.reward is None else float(v.reward >= comparison.success) for v in verdicts]
 
     return reward
 
 
-def judge(folder: Path, task: Json, k: int) -> None:
+def judge(job: ArmJob, k: int) -> None:
     """Roll out the held-out prompts with the model of a mark."""
-    mark = folder / MARKS / str(k)
+    mark, marks = job.folder / MARKS / str(k), job.comparison.marks
     if not (mark / ROLLOUTS / MANIFEST).exists():  # after that the weights may be gone
-        roll_out(RolloutConfig(**task["evaluation"], model=str(mark), out=mark / ROLLOUTS))
-    last = len(task["mark_tokens"]) - 1
-    write_sealed(folder / PROGRESS, {"share": TRAINED + (1 - TRAINED) * (k + 1) / (last + 1)})
-    if k < last:  # the last one's weights stay
+        roll_out(judging(job.comparison, str(mark), mark / ROLLOUTS))
+    write_sealed(job.folder / PROGRESS, {"share": TRAINED + (1 - TRAINED) * (k + 1) / marks})
+    if k < marks - 1:  # the last one's weights stay
         for path in mark.glob("*.safetensors"):
             path.unlink()
 

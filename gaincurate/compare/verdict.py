@@ -82,7 +82,7 @@ class Reached:
 
 def bands(resampled: Resampled) -> Floats | None:
     """The ends of each curve's own 95 % intervals, `[2, arms, marks]`; None with one seed."""
-    if not resampled.seeds_known:
+    if not len(resampled.draws):
         return None
     half = _half(resampled.draws - resampled.curves)
     return np.clip(np.stack([resampled.curves - half, resampled.curves + half]), 0, 1)
@@ -102,9 +102,9 @@ def differences(arms: Sequence[str], resampled: Resampled, pairs: Pairs) -> list
         resampled: their curves.
         pairs: which is compared with which.
     """
-    first, second = _places(pairs)
+    first, second = np.array(pairs, np.int64).reshape(-1, 2).T
     values = resampled.curves[first, -1] - resampled.curves[second, -1]
-    if not resampled.seeds_known:
+    if not len(resampled.draws):
         return _unknown(arms, pairs, values)
     if not len(pairs):
         return []
@@ -136,7 +136,7 @@ def differences_over_tasks(
     Raises:
         ValueError: all prompts are of one task.
     """
-    first, second = _places(pairs)
+    first, second = np.array(pairs, np.int64).reshape(-1, 2).T
     seeds, prompts = accuracy.shape[1:]
     whole = accuracy.mean(axis=2)  # [arms, seeds]
     values = whole.mean(axis=1)[first] - whole.mean(axis=1)[second]
@@ -183,10 +183,6 @@ def student_quantile(mass: float, freedom: float) -> float:
     return math.sqrt(freedom * x / (1 - x))
 
 
-def _places(pairs: Pairs) -> tuple[list[int], list[int]]:
-    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-
-
 def _unknown(arms: Sequence[str], pairs: Pairs, values: Floats) -> list[Difference]:
     """With one seed."""
     rows = zip(pairs, values, strict=True)
@@ -231,41 +227,34 @@ def reached(
         baseline: one of the names.
     """
     base = list(arms).index(baseline)
-    baseline_walks = _walks(spent[base], resampled, base, base)
+    # When the target is reached as measured, and in each draw, `[arms, 1 + draws]`; infinite where never.
+    curves = np.concatenate([resampled.curves[None], resampled.draws])
+    walks = np.array(
+        [[first_reach(spent[k], curve[k], curve[base, -1]) for curve in curves] for k in range(len(arms))]
+    )
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shares, ratios = walks / budget, walks / walks[base]
     return [
-        _reached(arm, _walks(spent[k], resampled, k, base), baseline_walks, budget)
+        Reached(
+            arm,
+            _finite(walks[k, 0]),
+            _finite(shares[k, 0]),
+            _finite(ratios[k, 0]),
+            _ends(shares[k, 1:]),
+            _ends(ratios[k, 1:]),
+            float(np.mean(np.isinf(walks[k, 1:]))) if len(resampled.draws) else None,
+        )
         for k, arm in enumerate(arms)
     ]
-
-
-def _walks(spent: Floats, resampled: Resampled, place: int, base: int) -> Floats:
-    """When the target is reached as measured, and in each draw; `[1 + draws]`, infinite where it is not."""
-    draws = resampled.draws if resampled.seeds_known else resampled.draws[:0]
-    curves = np.concatenate([resampled.curves[None, place], draws[:, place]])
-    targets = np.append(resampled.curves[base, -1], draws[:, base, -1])
-    return np.array([first_reach(spent, c, t) for c, t in zip(curves, targets, strict=True)], np.float64)
-
-
-def _reached(arm: str, walks: Floats, baseline_walks: Floats, budget: float) -> Reached:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        shares, ratios = walks / budget, walks / baseline_walks
-    draws = len(walks) > 1
-    return Reached(
-        arm,
-        _finite(walks[0]),
-        _finite(shares[0]),
-        _finite(ratios[0]),
-        _ends(shares[1:]) if draws else None,
-        _ends(ratios[1:]) if draws else None,
-        float(np.mean(np.isinf(walks[1:]))) if draws else None,
-    )
 
 
 def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _ends(draws: Floats) -> tuple[float | None, float | None]:
+def _ends(draws: Floats) -> tuple[float | None, float | None] | None:
+    if not len(draws):
+        return None
     defined = draws[~np.isnan(draws)]  # nought over nought: where the model at the start is at the target
     if not len(defined):
         return None, None
@@ -288,13 +277,12 @@ def first_reach(spent: Floats, curve: Floats, target: float) -> float:
 class Resampled:
     """Accuracy curves as measured, `curves` `[arms, marks]`, and `draws` `[draws, arms, marks]` of them.
 
-    `seeds_known` is False with one seed, where the draws hold the prompts' part alone. `apart` are the places
-    of arms whose seeds differ far more than the others': each has its own spread, the others have one.
+    With one seed, whose spread is not known, there are no draws. `apart` are the places of arms whose seeds
+    differ far more than the others': each has its own spread, the others have one.
     """
 
     curves: Floats
     draws: Floats
-    seeds_known: bool
     apart: list[int]
 
 
@@ -310,6 +298,8 @@ def resample(accuracy: Floats, tasks: Ints | None = None, *, draws: int = 2000, 
     arms, _, seeds, prompts = accuracy.shape
     tasks = np.zeros(prompts, np.int64) if tasks is None else tasks
     curves = accuracy.mean(axis=(2, 3))
+    if seeds == 1:
+        return Resampled(curves, np.empty((0, *curves.shape)), [])
     parts = _prompt_parts(accuracy, tasks)
     order, sizes = np.argsort(tasks, kind="stable"), np.bincount(tasks)
     begins, size = (np.repeat(each, sizes) for each in (np.cumsum(sizes) - sizes, sizes))
@@ -318,13 +308,11 @@ def resample(accuracy: Floats, tasks: Ints | None = None, *, draws: int = 2000, 
         places = begins + (uniforms(seed, draw, _PROMPTS, 0, prompts) * size).astype(np.int64)
         weights[draw] = np.bincount(order[places], minlength=prompts) / prompts
     drawn = curves + np.einsum("amq,dq->dam", parts, weights, optimize=True)
-    if seeds == 1:
-        return Resampled(curves, drawn, False, [])
     apart = unlike(accuracy[:, -1].mean(axis=2).var(axis=1), seeds)
     residuals = (accuracy.mean(axis=3) - curves[:, :, None]) * np.sqrt(seeds / (seeds - 1))
     for pool in _pools(arms, apart):
         drawn[:, pool] += _seed_parts(residuals[pool], draws, seed, pool[0])
-    return Resampled(curves, drawn, True, apart)
+    return Resampled(curves, drawn, apart)
 
 
 def _prompt_parts(accuracy: Floats, tasks: Ints) -> Floats:
@@ -346,8 +334,6 @@ def _prompt_parts(accuracy: Floats, tasks: Ints) -> Floats:
     by_prompt = within(accuracy.mean(axis=2))
     shared = by_prompt.mean(axis=0)
     per_arm = by_prompt - shared
-    if seeds == 1:
-        return by_prompt
     rest = within(accuracy) - by_prompt[:, :, None, :]
     noise = (rest**2).sum(axis=(2, 3)) / ((seeds - 1) * freedom) / seeds  # of an arm's prompt means
     in_shared = noise.mean(axis=0) / arms

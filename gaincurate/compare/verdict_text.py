@@ -5,128 +5,115 @@ Accuracies are given as right answers of 100, because a difference of 0.02 says 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from gaincurate.compare.verdict import FEWEST_TASKS, OTHERS, THESE
 from gaincurate.core.artifact import Json
 
 _MUCH = 0.25  # of a budget: spent before the training, it decides more than the strategy does
+_SAME = "no difference seen"
 
 
 def headline(document: Json) -> str:
     """The verdicts over all arms, what they are where only prompts may change, and against own controls."""
-    setting = document["setting"]
-    baseline, answers = setting["baseline"], _answers(document)
+    setting, arms = document["setting"], [arm for arm in document["arms"] if arm["difference"]]
+    baseline, answers = setting["baseline"], {arm["arm"]: arm["difference"]["answer"] for arm in arms}
     if "cannot say" in answers.values():
         return (
             "With one seed nothing can be said: what a strategy does cannot be told from what a seed does. "
             "Give at least three."
         )
-    count = f"{len(answers)} other {_plural(len(answers), 'strategy', 'strategies')}"
-    where = f" on {OTHERS}" if setting["claim"] == OTHERS else ""
-    if set(answers.values()) == {"no difference seen"}:
+    count = f"{len(answers)} other {'strategy' if len(answers) == 1 else 'strategies'}"
+    where = _where(setting)
+    if set(answers.values()) == {_SAME}:
+        most = max(float(arm["difference"]["detectable"]) for arm in arms)
         first = (
             f"No difference seen: at equal cost none of {count} ended better or worse than "
-            f"{baseline}{where}, as far as this comparison can see. {_most(document):.1f} more or fewer "
+            f"{baseline}{where}, as far as this comparison can see. {100 * most:.1f} more or fewer "
             "right answers of 100 would have been seen in 8 of 10 such comparisons."
         )
     else:
         first = f"At equal cost, of {count}, {_summary(answers, baseline, where)}."
     sentences = [first]
     if where:
-        these = _summary(_answers(document, THESE), baseline)
-        sentences.append(f"For more prompts of these {setting['tasks']['count']} tasks alone: {these}.")
+        these = {arm["arm"]: arm["difference"]["claims"][THESE]["answer"] for arm in arms}
+        alone = f"For more prompts of these {setting['tasks']['count']} tasks alone"
+        sentences.append(f"{alone}: {_summary(these, baseline)}.")
     if own := {a["arm"]: a["against_control"]["answer"] for a in document["arms"] if a["against_control"]}:
         against = _summary(own, "its control", where)
         sentences.append(f"Against {baseline} with the same replay and size of a step: {against}.")
     return " ".join(sentences)
 
 
-def _summary(answers: dict[str, str], baseline: str, where: str = "") -> str:
+def _where(setting: Json) -> str:
+    """The tasks that a verdict is about, where it is not these alone."""
+    return f" on {OTHERS}" if setting["claim"] == OTHERS else ""
+
+
+def _summary(answers: Mapping[str, str], baseline: str, where: str = "") -> str:
     better, worse = (
-        _listed([a for a, answer in answers.items() if answer == s]) for s in ("better", "worse")
+        _listed([arm for arm, a in answers.items() if a == wanted]) for wanted in ("better", "worse")
     )
-    parts = (
-        [f"better than {baseline}{where}: {better}"] if better else [f"none better than {baseline}{where}"]
-    )
-    parts += [f"worse: {worse}"] if worse else ["none worse"]
-    left = sum(answer == "no difference seen" for answer in answers.values())
-    parts += [f"no difference seen: {left}"] if left else []
+    same = sum(answer == _SAME for answer in answers.values())
+    parts = [
+        f"better than {baseline}{where}: {better}" if better else f"none better than {baseline}{where}",
+        f"worse: {worse}" if worse else "none worse",
+        *([f"{_SAME}: {same}"] if same else []),
+    ]
     return "; ".join(parts)
-
-
-def _answers(document: Json, claim: str | None = None) -> dict[str, str]:
-    rows = {arm["arm"]: arm["difference"] for arm in document["arms"] if arm["difference"]}
-    if claim is not None:
-        rows = {arm: row["claims"][claim] for arm, row in rows.items()}
-    return {arm: row["answer"] for arm, row in rows.items()}
-
-
-def _most(document: Json) -> float:
-    return 100 * max(float(arm["difference"]["detectable"]) for arm in document["arms"] if arm["difference"])
 
 
 def about_arm(document: Json, arm: Json) -> str:
     """One arm against the baseline, and against its own control where it has one."""
-    return _against_baseline(document, arm) + _against_control(arm)
-
-
-def _against_control(arm: Json) -> str:
-    row = arm["against_control"]
-    if row is None or row["joint"] is None:
-        return ""
-    low, high = (100 * end for end in row["joint"])
-    than = f" than {arm['control']}" if row["answer"] in ("better", "worse") else f" against {arm['control']}"
-    return (
-        f" At the same replay and size of a step: {row['answer']}{than} ({100 * row['value']:+.1f}, "
-        f"{low:+.1f} to {high:+.1f}).{_these(row)}"
-    )
-
-
-def _against_baseline(document: Json, arm: Json) -> str:
-    setting, difference = document["setting"], arm["difference"]
+    setting, row, control = document["setting"], arm["difference"], arm["against_control"]
     baseline, name = setting["baseline"], arm["arm"]
-    right = f"{100 * arm['accuracy']['value']:.1f} of 100 held-out answers were right at the end"
-    if difference is None:
-        return f"{name}: what the others are measured against. {right}{_learned(document)}."
-    points = f"{100 * difference['value']:+.1f} right answers of 100 against {baseline}"
-    if difference["joint"] is None:
+    if row is None:
+        return (
+            f"{name}: what the others are measured against. {100 * arm['accuracy']['value']:.1f} of 100 "
+            "held-out answers were right at the end, "
+            f"{100 * document['learned']['value']:+.1f} since the start."
+        )
+    points = f"{100 * row['value']:+.1f} right answers of 100 against {baseline}"
+    if row["joint"] is None:
         return f"{name}: cannot say. {points}, with one seed: it may be the seed's doing."
-    low, high = (100 * end for end in difference["joint"])
-    span = f"({low:+.1f} to {high:+.1f})"
-    these = _these(difference)
-    if difference["answer"] == "no difference seen":
+    points += f" ({_ends(row)})"
+    if row["answer"] == _SAME:
+        low, high = (100 * end for end in row["joint"])
         units = f"{setting['prompts']:,} held-out prompts"
         if setting["claim"] == OTHERS:
             units = f"{setting['tasks']['count']:,} tasks"
-        return (
-            f"{name}: no difference seen. {points} {span}: with {setting['seeds_count']} seeds and "
-            f"{units} up to {max(high, 0):.1f} more or {max(-low, 0):.1f} fewer could hide here.{these}"
+        text = (
+            f"{name}: {_SAME}. {points}: with {setting['seeds_count']} seeds and {units} up to "
+            f"{max(high, 0):.1f} more or {max(-low, 0):.1f} fewer could hide here."
         )
-    late = difference["answer"] == "worse" and arm["reached"]["spent"] is not None  # touched by noise
-    reach = "" if late else _reach(document, arm)
-    return f"{name}: {difference['answer']} than {baseline}. {points} {span}. {reach}".rstrip() + these
+    else:
+        text = f"{name}: {row['answer']} than {baseline}. {points}.{_reach(document, arm)}"
+    text += _these(row)
+    if control is None:
+        return text
+    than = "against" if control["answer"] == _SAME else "than"
+    same = f"At the same replay and size of a step: {control['answer']} {than} {arm['control']}"
+    return f"{text} {same} ({_points(control)}).{_these(control)}"
 
 
-def _these(difference: Json) -> str:
+def _these(row: Json) -> str:
     """The answer for these tasks alone, where it is another one."""
-    these = difference["claims"][THESE]
-    if these["answer"] == difference["answer"]:
+    these = row["claims"][THESE]
+    if these["answer"] == row["answer"]:
         return ""
-    low, high = (100 * end for end in these["joint"])
-    return f" For more prompts of these tasks alone: {these['answer']} ({low:+.1f} to {high:+.1f})."
-
-
-def _learned(document: Json) -> str:
-    """Of the baseline: what it learned."""
-    return f", {100 * document['learned']['value']:+.1f} since the start"
+    return f" For more prompts of these tasks alone: {these['answer']} ({_ends(these)})."
 
 
 def _reach(document: Json, arm: Json) -> str:
-    reached, baseline = arm["reached"], document["setting"]["baseline"]
+    """When an arm that differs was at the baseline's end."""
+    baseline, there = document["setting"]["baseline"], arm["reached"]["spent"] is not None
     if document["learned"]["value"] <= 0:
         return ""  # a target that the model at the start meets says nothing
-    if reached["spent"] is None:
-        return f"It did not reach {baseline}'s final accuracy within the budget."
-    return f"It was at {baseline}'s final accuracy after {reached_at(document, arm)} of the budget."
+    if there and arm["difference"]["answer"] == "worse":
+        return ""  # its curve was touched by noise
+    if not there:
+        return f" It did not reach {baseline}'s final accuracy within the budget."
+    return f" It was at {baseline}'s final accuracy after {reached_at(document, arm)} of the budget."
 
 
 def reached_at(document: Json, arm: Json) -> str:
@@ -136,25 +123,23 @@ def reached_at(document: Json, arm: Json) -> str:
         return "\N{EN DASH}"
     if reached["spent"] is None:
         return "not reached"
-    ends = reached["share_interval"]
-    shown = f"{100 * reached['share']:.0f} %"
-    return shown if ends is None else f"{shown} ({' to '.join(_share(end) for end in ends)})"
-
-
-def _share(end: float | None) -> str:
-    return "never" if end is None else f"{100 * end:.0f} %"
+    share = f"{100 * reached['share']:.0f} %"
+    if reached["share_interval"] is None:
+        return share
+    ends = ("never" if end is None else f"{100 * end:.0f} %" for end in reached["share_interval"])
+    return f"{share} ({' to '.join(ends)})"
 
 
 def about_length(document: Json) -> str | None:
     """The other arms against sorting by length, which needs no model; None where nothing is compared."""
-    second, baseline = document["setting"]["second"], document["setting"]["baseline"]
+    setting = document["setting"]
     rows = [(arm["arm"], arm["against_length"]) for arm in document["arms"] if arm["against_length"]]
     if not rows or any(row["joint"] is None for _, row in rows):
         return None
-    where = f" on {OTHERS}" if document["setting"]["claim"] == OTHERS else ""
+    where = _where(setting)
     first = (
-        f"Against {second}, which knows nothing but how long a question is, {_with_points(rows)}{where} "
-        f"({baseline} is left out here: the two are compared above)."
+        f"Against {setting['second']}, which knows nothing but how long a question is, {_with_points(rows)}"
+        f"{where} ({setting['baseline']} is left out here: the two are compared above)."
     )
     if not where:
         return first
@@ -167,21 +152,24 @@ def _with_points(rows: list[tuple[str, Json]]) -> str:
     for answer in ("better", "worse"):
         named = [f"{arm} ({_points(row)})" for arm, row in rows if row["answer"] == answer]
         parts += [f"{answer}: {_listed(named)}"] if named else []
-    same = sum(row["answer"] == "no difference seen" for _, row in rows)
-    if same:
-        parts.append(f"no difference seen: {same if parts else 'all'} of {len(rows)}")
+    if same := sum(row["answer"] == _SAME for _, row in rows):
+        parts.append(f"{_SAME}: {same if parts else 'all'} of {len(rows)}")
     return "; ".join(parts)
 
 
 def _points(row: Json) -> str:
+    return f"{100 * row['value']:+.1f}, {_ends(row)}"
+
+
+def _ends(row: Json) -> str:
     low, high = row["joint"]
-    return f"{100 * row['value']:+.1f}, {100 * low:+.1f} to {100 * high:+.1f}"
+    return f"{100 * low:+.1f} to {100 * high:+.1f}"
 
 
 def notes(document: Json, left_out: int) -> list[str]:
     """The reasons to doubt or limit the verdicts."""
     setting, learned, sentences = document["setting"], document["learned"], []
-    baseline = setting["baseline"]
+    baseline, seeds = setting["baseline"], setting["seeds_count"]
     if learned["interval"] is not None and learned["interval"][0] <= 0:
         low, high = learned["interval"]
         sentences.append(
@@ -206,14 +194,14 @@ def notes(document: Json, left_out: int) -> list[str]:
                 "its verdict is about that price too. A larger budget, or a `prefill_weight` that was "
                 "measured, may show another."
             )
-    for arm in document["apart"]:
-        sentences.append(
-            f"The seeds of {arm} differ far more than those of the other arms, so its intervals are made of "
-            f"its own {setting['seeds_count']} seeds alone and are wide."
-        )
-    if 1 < setting["seeds_count"] < 3:
+    sentences += [
+        f"The seeds of {arm} differ far more than those of the other arms, so its intervals are made of "
+        f"its own {seeds} seeds alone and are wide."
+        for arm in document["apart"]
+    ]
+    if seeds == 2:
         sentences.append("With two seeds most differences stay unseen; give at least three.")
-    if setting["seeds_count"] > 1 and setting["claim"] == THESE:
+    if seeds > 1 and setting["claim"] == THESE:
         sentences.append(_about_tasks(setting["tasks"]))
     if left_out:
         sentences.append(
@@ -239,7 +227,3 @@ def _about_tasks(tasks: Json | None) -> str:
 
 def _listed(names: list[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
-
-
-def _plural(count: int, singular: str, plural: str) -> str:
-    return singular if count == 1 else plural

@@ -75,6 +75,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
         "next": ("schedule", "next", run),
         "recipe": ("schedule", "recipe", "trl"),
         "report --run": ("report", scored, "--run", run),
+        "compare": ("compare", folder / "compare.toml"),
     }
     return dict(zip(commands, run_without(EXTRAS, list(commands.values())), strict=True))
 
@@ -90,6 +91,7 @@ REFUSED = {
     "predict adapter": "--adapter needs torch: `pip install 'gaincurate[score]'`.",
     "show in a store": "need the package obstore: `pip install 'gaincurate[cloud]'`.",
     "fit": "difficulty fit needs torch: `pip install 'gaincurate[score]'`.",
+    "compare": "error: compare needs torch and transformers and trl: `pip install 'gaincurate[score,trl]'`.",
     "rollout --server": "`pip install 'gaincurate[difficulty]'`.",
 }
 """What a command says that does not work here, or that has nothing left to do."""

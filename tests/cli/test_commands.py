@@ -14,8 +14,6 @@ import tiny
 from command import run
 from sets import make_set, scored_row
 
-SHORT = "all 3 were rejected, 2 of them like this: the prompt has 61 tokens and the limit is 16"
-
 
 @pytest.fixture
 def out(tmp_path: Path, tiny_model: Path) -> Path:
@@ -52,8 +50,7 @@ def test_show_of_rows_without_a_score_has_them_last(tmp_path: Path) -> None:
 def test_show_prints_short_ids_and_no_terminal_escapes(out: Path) -> None:
     result = run("show", out, "--rows", "13")
     assert result.exit_code == 0
-    assert "\x1b" not in result.stdout
-    assert "\x07" not in result.stdout
+    assert not {"\x1b", "\x07"} & set(result.stdout)
     for name in gaincurate.open_scores(out).column("gc_id").to_pylist():
         assert f" {name[:8]} " in result.stdout
         assert name not in result.stdout
@@ -74,48 +71,38 @@ def test_show_lists_the_computed_columns(out: Path) -> None:
     assert "computed columns: gc_difficulty (3 rows), gc_kind (2 rows)" in shown
 
 
-@pytest.mark.parametrize("command", ["show"])
-def test_a_run_is_called_one_with_what_reads_it(tmp_path: Path, command: str) -> None:
-    folder = runs.begin(tmp_path).folder
-    result = run(command, folder)
-    assert result.exit_code == 2
-    assert (
-        f"{folder} is no scored set: it is a run. `gaincurate schedule status {folder}` shows it, and "
-        f"`gaincurate report SET --run {folder}` reports it with its set." in result.stderr
-    )
+def test_show_refuses_what_is_no_set_and_says_what_it_is(tmp_path: Path) -> None:
+    begun = runs.begin(tmp_path / "of a run").folder
+    rows = tiny.write_jsonl(tmp_path / "rows.jsonl", tiny.questions(2))
+    for path, what in (
+        (
+            begun,
+            f"it is a run. `gaincurate schedule status {begun}` shows it, and `gaincurate report SET --run",
+        ),
+        (rows, f"it is a file. `gaincurate score {rows} --model M --out scored` makes a set of it."),
+        (tmp_path, "it has no manifest.json"),
+        (tmp_path / "none", "it does not exist. `gaincurate score"),
+    ):
+        result = run("show", path)
+        assert result.exit_code == 2
+        assert f"{path} is no scored set: {what}" in result.stderr
 
 
-def test_show_refuses_what_is_no_set(tmp_path: Path) -> None:
-    result = run("show", tmp_path)
-    assert result.exit_code == 2
-    assert "is no scored set: it has no manifest.json" in result.stderr
-    assert "is no scored set: it does not exist. `gaincurate score" in run("show", tmp_path / "none").stderr
-
-
-def test_doctor_checks_the_angle_code_and_reports_versions() -> None:
+def test_doctor_checks_the_angle_code_and_fails_where_a_check_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     result = run("doctor", "--json")
-    assert result.exit_code == 0
-    found = json.loads(result.stdout)
-    assert found["ok"]
-    assert found["packages"]["torch"]
-    assert all(check["ok"] for check in found["checks"])
-    assert len(found["checks"]) >= 4
-
-
-def test_doctor_fails_where_a_check_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = json.loads(result.stdout)
+    assert (result.exit_code, facts["ok"], len(facts["checks"]) >= 4) == (0, True, True)
+    assert facts["packages"]["torch"]
+    assert all(check["ok"] for check in facts["checks"])
     monkeypatch.setattr("gaincurate_kernels.selftest.TOLERANCE", -1.0)
     result = run("doctor")
     assert result.exit_code == 1
     assert "FAIL cpu" in result.stdout
 
 
-@pytest.mark.parametrize(
-    ("questions", "said"),
-    [([" ", "one two three four five six seven", "one two three four five six seven eight nine"], SHORT)],
-)
-def test_every_row_rejected_is_no_success_also_the_second_time(
-    tmp_path: Path, tiny_model: Path, questions: list[str], said: str
-) -> None:
+def test_every_row_rejected_is_no_success_also_the_second_time(tmp_path: Path, tiny_model: Path) -> None:
+    questions = [" ", "one two three four five six seven", "one two three four five six seven eight nine"]
+    said = "all 3 were rejected, 2 of them like this: the prompt has 61 tokens and the limit is 16"
     data = tiny.write_jsonl(tmp_path / "a.jsonl", [{"prompt": text} for text in questions])
     out = tmp_path / "out"
     command = ("score", data, "-m", tiny_model, "-o", out, "--on-error", "skip", "--on-overlong", "skip")

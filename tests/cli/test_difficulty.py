@@ -7,6 +7,7 @@ import pytest
 
 import tiny
 from command import run
+from gaincurate.core.scored_set import open_scores
 from gaincurate.difficulty.rollout_set import RolloutSet, pass_rates
 
 
@@ -45,13 +46,8 @@ def test_rollouts_of_a_scored_set_by_a_model_of_this_machine(
     assert "none has <answer>" in " ".join(run("show", out).stdout.split())
     again = run(*command, "--json")
     assert again.exit_code == 0
-    found = json.loads(again.stdout)
-    assert (found["generated"], found["rollouts"], found["pass_rate"], found["other_lengths"]) == (
-        0,
-        12,
-        0.0,
-        0,
-    )
+    counts = {"generated": 0, "rollouts": 12, "pass_rate": 0.0, "other_lengths": 0}
+    assert counts.items() <= json.loads(again.stdout).items()
     assert "4 of 4 prompts were done before and are kept" in again.stderr
     assert pass_rates(out).column("samples").to_pylist() == [3] * 4
     engine = RolloutSet(out).manifest["identity"]["engine"]
@@ -59,13 +55,8 @@ def test_rollouts_of_a_scored_set_by_a_model_of_this_machine(
     assert engine["model"] == scored_with["model"]
     assert engine["tokenizer"] == scored_with["tokenizer"]
     # The prompt that a completion was made from is, token for token in number, the one that was scored.
-    lengths = {
-        row["gc_id"]: row["prompt_tokens"] for table in RolloutSet(out).tables() for row in table.to_pylist()
-    }
-    for gc_id, length in lengths.items():
-        from gaincurate.core.scored_set import open_scores
-
-        assert open_scores(scored).row(gc_id)["gc_prompt_tokens"] == length
+    for row in (row for table in RolloutSet(out).tables() for row in table.to_pylist()):
+        assert open_scores(scored).row(row["gc_id"])["gc_prompt_tokens"] == row["prompt_tokens"]
     other = run(*command, "--seed", 3)
     assert other.exit_code == 2
     assert "sampling.seed was 0 and is now 3" in other.stderr

@@ -32,8 +32,9 @@ def some_set(folder: Path) -> tuple[Path, list[str | Path | int]]:
 
 
 def ids(file: Path) -> list[str]:
-    found: list[str] = pq.read_table(file).column("gc_id").to_pylist()
-    return found
+    if file.suffix == ".jsonl":
+        return [json.loads(line)["gc_id"] for line in file.read_text().splitlines()]
+    return list(pq.read_table(file).column("gc_id").to_pylist())
 
 
 def test_the_command_lists_what_it_finds_and_changes_nothing(tmp_path: Path) -> None:
@@ -47,26 +48,16 @@ def test_the_command_lists_what_it_finds_and_changes_nothing(tmp_path: Path) -> 
         [check, *(["0", "0.00%"] if check in ("word-gold", "conflicting-gold") else ["1", "14.29%"])]
         for check in ALL.split(",")
     ]
-    drop = (
-        f"gaincurate export {scored} --drop {ALL.replace('conflicting-gold,', '').replace('word-gold,', '')}"
-    )
-    assert told[-1] == f"  `{drop}` leaves them out"
-    lines = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
-    assert [line["gc_id"] for line in lines] == ["again", "near", "long", "leaked", "broken", "broken"]
+    drop = ALL.replace("conflicting-gold,", "").replace("word-gold,", "")
+    assert told[-1] == f"  `gaincurate export {scored} --drop {drop}` leaves them out"
+    listed = tmp_path / "found.jsonl"
+    assert ids(listed) == ["again", "near", "long", "leaked", "broken", "broken"]
     assert tree(scored) == before
-    again = gaincurate("hygiene", scored, "--list", tmp_path / "found.jsonl")
-    assert again.exit_code == 2
-    assert (
-        again.stderr
-        == f"error: --list {tmp_path}/found.jsonl is there already; give another, or --overwrite.\n"
-    )
-    replaced = gaincurate("hygiene", scored, "--list", tmp_path / "found.jsonl", "--overwrite")
-    assert replaced.exit_code == 0
-    assert [json.loads(line)["gc_id"] for line in (tmp_path / "found.jsonl").read_text().splitlines()] == [
-        "again",
-        "near",
-        "broken",
-    ]
+    again = gaincurate("hygiene", scored, "--list", listed)
+    sentence = f"error: --list {listed} is there already; give another, or --overwrite.\n"
+    assert (again.exit_code, again.stderr) == (2, sentence)
+    assert gaincurate("hygiene", scored, "--list", listed, "--overwrite").exit_code == 0
+    assert ids(listed) == ["again", "near", "broken"]
 
 
 @pytest.mark.parametrize(
@@ -106,11 +97,8 @@ def test_json_has_the_findings_as_plain_values(tmp_path: Path) -> None:
     told = json.loads(gaincurate("hygiene", scored, *options, "--json", "--examples", 1).stdout)
     assert told["rows"] == 7
     assert [set(one) for one in told["findings"]] == [{"check", "rows", "share", "examples", "note"}] * 8
-    assert {key for one in told["findings"] for row in one["examples"] for key in row} == {
-        "gc_id",
-        "text",
-        "with",
-    }
+    keys = {key for one in told["findings"] for row in one["examples"] for key in row}
+    assert keys == {"gc_id", "text", "with"}
 
 
 def test_an_export_leaves_out_what_is_named_and_lists_it(tmp_path: Path) -> None:
@@ -119,20 +107,15 @@ def test_an_export_leaves_out_what_is_named_and_lists_it(tmp_path: Path) -> None
     export = ("export", scored, "--trainer", "trl", "--out", file)
     result = gaincurate(*export, "--drop", ALL, *options, "--by", "gc_angle", "--json")
     assert result.exit_code == 0, result.output
-    listed = [json.loads(line) for line in (tmp_path / "train.dropped.jsonl").read_text().splitlines()]
     assert ids(file) == ["other", "fine"], "in the order of --by"
-    assert sorted([*ids(file), *(line["gc_id"] for line in listed)]) == sorted(
-        ["fine", "again", "near", "long", "leaked", "broken", "other"]
-    )
-    assert (
-        f"{tmp_path}/train.dropped.jsonl: 5 rows dropped (overlong 1, sentinel-gold 1, word-gold 0, broken-gold 0, conflicting-gold 0, contaminated 1, duplicates 1, "
-        "near-duplicates 1)"
-    ) in result.stderr
+    listed = ids(tmp_path / "train.dropped.jsonl")
+    assert sorted(listed) == sorted(["again", "near", "long", "leaked", "broken"])
     told = json.loads(result.stdout)
     assert told["rows"] == 2
-    assert told["dropped"] == dict.fromkeys(ALL.split(","), 1) | dict.fromkeys(
-        ["word-gold", "broken-gold", "conflicting-gold"], 0
-    )
+    none = dict.fromkeys(["word-gold", "broken-gold", "conflicting-gold"], 0)
+    assert told["dropped"] == dict.fromkeys(ALL.split(","), 1) | none
+    counts = ", ".join(f"{check} {count}" for check, count in told["dropped"].items())
+    assert f"{tmp_path}/train.dropped.jsonl: 5 rows dropped ({counts})" in result.stderr
     assert told["made"]["drop"]["max_prompt_tokens"] == 40
     plain = tmp_path / "plain.parquet"
     assert gaincurate("export", scored, "--trainer", "trl", "--out", plain).exit_code == 0
@@ -143,14 +126,11 @@ def test_an_export_leaves_out_what_is_named_and_lists_it(tmp_path: Path) -> None
 def test_the_limit_counts_rows_that_stay(tmp_path: Path) -> None:
     scored, _ = some_set(tmp_path)
     file = tmp_path / "train.parquet"
-    result = gaincurate(
-        *("export", scored, "--trainer", "trl", "--out", file, "--drop", "duplicates", "--limit", 3),
-    )
+    options = ("--out", file, "--drop", "duplicates", "--limit", 3)
+    result = gaincurate("export", scored, "--trainer", "trl", *options)
     assert result.exit_code == 0, result.output
     assert ids(file) == ["fine", "near", "long"]
-    assert [
-        json.loads(line)["gc_id"] for line in (tmp_path / "train.dropped.jsonl").read_text().splitlines()
-    ] == ["again"]
+    assert ids(tmp_path / "train.dropped.jsonl") == ["again"]
 
 
 def test_trinity_reads_a_whole_folder_so_the_list_goes_beside_it(tmp_path: Path) -> None:
@@ -187,17 +167,11 @@ def test_options_that_do_not_go_together(
 def test_files_and_runs_that_are_refused(tmp_path: Path) -> None:
     run = exports.begin(tmp_path)
     export = ("export", "--trainer", "trl", "--drop", "duplicates", "--out", tmp_path / "t.parquet")
-    of_run = gaincurate(*export, run.folder)
-    assert (
-        of_run.stderr
-        == f"error: --drop is for a scored set; {run.folder} is a run, whose plan says which rows.\n"
-    )
+    sentence = f"error: --drop is for a scored set; {run.folder} is a run, whose plan says which rows.\n"
+    assert gaincurate(*export, run.folder).stderr == sentence
     (tmp_path / "t.dropped.jsonl").write_text("mine\n")
     there = gaincurate(*export, tmp_path / "set")
-    assert there.exit_code == 2
-    assert there.stderr == (
-        f"error: {tmp_path}/t.dropped.jsonl is there already; give another --out, or --overwrite to "
-        "replace it.\n"
-    )
+    sentence = f"error: {tmp_path}/t.dropped.jsonl is there already; give another --out, or --overwrite to "
+    assert (there.exit_code, there.stderr) == (2, f"{sentence}replace it.\n")
     assert (tmp_path / "t.dropped.jsonl").read_text() == "mine\n"
     assert not (tmp_path / "t.parquet").exists()

@@ -14,29 +14,15 @@ from typer.testing import CliRunner
 
 import runs
 from command import read_options, run
+from compare_command import toml
 from gaincurate.cli.app import app as gaincurate_app
 from gaincurate.core.options import checked
 from gaincurate.errors import InputError
 from gaincurate.schedule.config import ScheduleConfig
 
-OPTIONS: dict[str, Any] = {
-    "model": "demo",
-    "limit": 3,
-    "signals": ["angle", "nll"],
-    "template_kwargs": {"enable_thinking": False},
-    "system_override": True,
-    "shard": "2/3",
-    "batch-tokens": 512,
-}
-TOML = """
-model = "demo"
-limit = 3
-signals = ["angle", "nll"]
-system_override = true
-shard = "2/3"
-batch-tokens = 512
-template_kwargs = { enable_thinking = false }
-"""
+OPTIONS: dict[str, Any] = {"model": "demo", "limit": 3, "signals": ["angle", "nll"], "system_override": True}
+OPTIONS |= {"shard": "2/3", "batch-tokens": 512, "template_kwargs": {"enable_thinking": False}}
+TOML = toml(OPTIONS)
 YAML = """
 model: demo
 limit: 3
@@ -46,8 +32,6 @@ shard: 2/3
 batch-tokens: 512
 template_kwargs: {enable_thinking: false}
 """
-
-
 _RUN = {"scored": "set", "run": "run", "strategy": "uniform", "budget": 8, "rounds": 2}
 
 
@@ -73,21 +57,15 @@ def test_a_flag_wins_over_the_file_and_the_file_over_the_default(tmp_path: Path)
     assert (values["limit"], values["layer"], values["shard_rows"]) == (5, 2, 1024)
 
 
-@pytest.mark.parametrize(
-    ("command", "options"),
-    [
-        (("derive",), {"folder": "set", "signal": "nll", "length_free": "rank-in-bin", "bins": 7}),
-        (("schedule", "next"), {"run": "run", "trainer": "trl", "outcomes": ["a", "b"]}),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
-)
-def test_a_file_of_any_command_has_the_names_of_its_options(
-    tmp_path: Path, command: tuple[str, ...], options: dict[str, Any]
-) -> None:
+def test_a_file_of_any_command_has_the_names_of_its_options(tmp_path: Path) -> None:
     path = tmp_path / "c.json"
-    path.write_text(json.dumps(options))
-    values = read_options(*command, "--config", path)
-    assert {name: values[name] for name in options} == options
+    of_commands: dict[tuple[str, ...], dict[str, Any]] = {
+        ("derive",): {"folder": "set", "signal": "nll", "length_free": "rank-in-bin", "bins": 7},
+        ("schedule", "next"): {"run": "run", "trainer": "trl", "outcomes": ["a", "b"]},
+    }
+    for command, options in of_commands.items():
+        path.write_text(json.dumps(options))
+        assert options.items() <= read_options(*command, "--config", path).items()
 
 
 @pytest.mark.parametrize(
@@ -116,19 +94,9 @@ def test_what_a_file_cannot_say_is_refused(tmp_path: Path, name: str, text: str,
 
 def test_a_run_is_opened_by_a_file(tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
-    path.write_text(
-        f"""
-        scored = "{runs.some_set(tmp_path / "set")}"
-        run = "{tmp_path / "run"}"
-        strategy = "gain-rl"
-        rounds = 2
-        budget = 8
-        sigma = 4
-        reward_range = [-1, 1]
-        set = ["scale=3", "bare=true"]
-        rescore_every = 2
-        """
-    )
+    places = {"scored": str(runs.some_set(tmp_path / "set")), "run": str(tmp_path / "run")}
+    more = {"strategy": "gain-rl", "sigma": 4, "reward_range": [-1, 1], "set": ["scale=3", "bare=true"]}
+    path.write_text(toml(_RUN | places | more | {"rescore_every": 2}))
     result = run("schedule", "start", "--config", path, "--drift", "0.5")
     assert result.exit_code == 0, result.stderr
     config = json.loads((tmp_path / "run/run.json").read_text())["config"]

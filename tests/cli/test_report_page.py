@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import importlib.util
 import resource
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import numpy as np
@@ -33,32 +31,17 @@ def test_the_page_is_written_whole_and_the_summary_printed(scored: Path, tmp_pat
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_without_the_extra_it_says_what_to_install_before_it_works(
+def test_without_the_extra_or_address_space_it_says_so_before_it_works(
     scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    there = importlib.util.find_spec
-
-    def find(name: str, package: str | None = None) -> ModuleSpec | None:
-        return None if name in ("jinja2", "vl_convert") else there(name, package)
-
-    monkeypatch.setattr("gaincurate.cli.report.find_spec", find)
-    done = run("report", scored / "not there", "-o", tmp_path / "report.html")
-    assert done.exit_code == 2
-    sentence = "error: --output needs jinja2 and vl_convert: `pip install 'gaincurate[report]'`.\n"
-    assert done.stderr == sentence
-    assert run("report", scored).exit_code == 0
-
-
-def test_without_address_space_for_pictures_it_says_so_before_it_works(
-    scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    command = ("report", scored / "not there", "-o", tmp_path / "report.html")
     monkeypatch.setattr("resource.getrlimit", lambda what: (79 << 30, resource.RLIM_INFINITY))
-    done = run("report", scored / "not there", "-o", tmp_path / "report.html")
-    assert (done.exit_code, done.stderr) == (
-        2,
-        "error: --output needs 80 GiB of address space, of which the drawing library reserves 64, and the limit "
-        "of this process is 79 (`ulimit -v`).\n",
-    )
+    space = "80 GiB of address space, of which the drawing library reserves 64, and the limit of this process is 79"
+    assert run(*command).stderr == f"error: --output needs {space} (`ulimit -v`).\n"
+    monkeypatch.setattr("gaincurate.cli.report.find_spec", lambda name: None)
+    done = run(*command)
+    sentence = "error: --output needs jinja2 and vl_convert: `pip install 'gaincurate[report]'`.\n"
+    assert (done.exit_code, done.stderr) == (2, sentence)
     assert run("report", scored).exit_code == 0
 
 
@@ -67,9 +50,8 @@ def test_a_file_that_is_no_report_is_not_written_over_and_a_report_is(scored: Pa
     prompts.write_text("{}\n")
     done = run("report", scored, "-o", prompts)
     assert done.exit_code == 2
-    assert done.stderr == (
-        f"error: --output {prompts} exists and is not a report of gaincurate, so it is not overwritten. Give "
-        "another file, such as report.html.\n"
+    assert done.stderr.startswith(
+        f"error: --output {prompts} exists and is not a report of gaincurate, so it is"
     )
     assert prompts.read_text() == "{}\n"
     page = tmp_path / "report.html"

@@ -27,8 +27,7 @@ def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def begun(**changes: Any) -> dict[str, Any]:
         compare(checked_comparison(settings | changes), tmp_path / "out")
-        facts: dict[str, Any] = json.loads((tmp_path / "out" / FACTS).read_bytes())
-        return facts
+        return dict(json.loads((tmp_path / "out" / FACTS).read_bytes()))
 
     return begun
 

@@ -20,17 +20,16 @@ from gaincurate.compare.results import PER_STEP, read_results
 from gaincurate.compare.verdict_text import about_arm, about_length, headline, notes
 from gaincurate.core.stats import spearman_given
 
-SETTING = {
+Json = dict[str, Any]
+SETTING: Json = {
     "baseline": "uniform",
     "second": "length",
-    "seeds_count": 3,
-    "prompts": 1200,
-    "budget_tokens": 1000,
-    "tasks": None,
     "claim": "these tasks",
+    "tasks": None,
     "tuned": None,
 }
-THIRTEEN: dict[str, Any] = {"tasks": {"count": 13, "effective": 10.5}, "claim": "other tasks like these"}
+SETTING |= {"seeds_count": 3, "prompts": 1200, "budget_tokens": 1000}
+THIRTEEN: Json = {"tasks": {"count": 13, "effective": 10.5}, "claim": "other tasks like these"}
 LEARNED = {"value": 0.1, "interval": [0.05, 0.15]}
 
 
@@ -45,55 +44,45 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_right_answer(samples: int, dat
     assert found[0] == pytest.approx(expected, abs=1e-12)
 
 
-def arm(name: str, value: float, joint: list[float] | None, answer: str, **reached: Any) -> dict[str, Any]:
-    difference: dict[str, Any] = {"value": value, "joint": joint, "answer": answer, "detectable": 0.0412}
-    difference["claims"] = {"these tasks": dict(difference)}
-    at: dict[str, Any] = {"spent": None, "share": None, "share_interval": None}
+def arm(
+    name: str, value: float = 0, joint: list[float] | None = None, answer: str = "", **reached: Any
+) -> Json:
+    """An arm's measures, with one difference for all that it is compared with; the baseline has none."""
+    row: Json = {"value": value, "joint": joint, "answer": answer, "detectable": 0.0412}
+    difference = row | {"claims": {"these tasks": row}} if answer else None
     return {
         "arm": name,
-        "difference": difference,
-        "against_length": difference,
-        "control": None,
-        "against_control": None,
-        "reached": at | reached,
+        **dict.fromkeys(("difference", "against_length"), difference),
+        **dict.fromkeys(("control", "against_control")),
+        "reached": {"spent": None, "share": None, "share_interval": None} | reached,
         "accuracy": {"value": 0.5},
-        "cost": {"scoring": 100},
+        "cost": {"scoring": 100 if answer else 0},
     }
 
 
-BASE = {
-    "arm": "uniform",
-    "difference": None,
-    "against_length": None,
-    "control": None,
-    "against_control": None,
-    "accuracy": {"value": 0.5},
-    "reached": {},
-    "cost": {"scoring": 0},
-}
 BETTER = arm("dots", 0.031, [0.012, 0.05], "better", spent=62.0, share=0.62, share_interval=[0.5, None])
 WORSE = arm("length", -0.02, [-0.035, -0.005], "worse")
 SAME = arm("high", 0.004, [-0.02, 0.028], "no difference seen", spent=90.0, share=0.9)
 UNKNOWN = arm("high", 0.004, None, "cannot say")
 
 
-def of(
-    *arms: dict[str, Any], learned: dict[str, Any] = LEARNED, apart: tuple[str, ...] = (), **setting: Any
-) -> dict[str, Any]:
-    return {"setting": SETTING | setting, "learned": learned, "arms": [BASE, *arms], "apart": list(apart)}
+def of(*arms: Json, learned: Json = LEARNED, apart: tuple[str, ...] = (), **setting: Any) -> Json:
+    arms = (arm("uniform"), *arms)
+    return {"setting": SETTING | setting, "learned": learned, "arms": list(arms), "apart": list(apart)}
 
 
 @pytest.mark.parametrize(
     ("one", "said"),
     [
-        (BASE, "50.0 of 100 held-out answers were right at the end, +10.0 since the start."),
+        (arm("uniform"), "50.0 of 100 held-out answers were right at the end, +10.0 since the start."),
         (BETTER, "dots: better than uniform. +3.1 right answers of 100 against uniform (+1.2 to +5.0)."),
+        (BETTER, "It was at uniform's final accuracy after 62 % (50 % to never) of the budget."),
         (WORSE, "length: worse than uniform. -2.0 right answers of 100 against uniform (-3.5 to -0.5)."),
         (SAME, "high: no difference seen. +0.4 right answers of 100 against uniform (-2.0 to +2.8)"),
         (UNKNOWN, "high: cannot say. +0.4 right answers of 100 against uniform, with one seed"),
     ],
 )
-def test_a_sentence_for_an_arm(one: dict[str, Any], said: str) -> None:
+def test_a_sentence_for_an_arm(one: Json, said: str) -> None:
     assert said in about_arm(of(one), one)
 
 
@@ -105,9 +94,14 @@ def test_an_arm_is_held_against_its_own_control_too() -> None:
     assert about_arm(of(one), one).endswith("no difference seen against uniform-at-8 (+0.4, -2.0 to +2.8).")
 
 
-def test_a_target_that_the_start_meets_is_not_spoken_of() -> None:
-    found = of(BETTER, learned={"value": -0.01, "interval": [-0.05, 0.03]})
-    assert about_arm(found, BETTER).endswith("(+1.2 to +5.0).")
+def test_a_target_that_the_start_or_only_noise_meets_is_not_spoken_of() -> None:
+    document_of = of(BETTER, learned={"value": -0.01, "interval": [-0.05, 0.03]})
+    assert about_arm(document_of, BETTER).endswith("(+1.2 to +5.0).")
+    touched = WORSE | {"reached": BETTER["reached"]}
+    assert about_arm(of(touched), touched).endswith("(-3.5 to -0.5).")
+    assert about_arm(of(WORSE), WORSE).endswith(
+        "It did not reach uniform's final accuracy within the budget."
+    )
 
 
 @pytest.mark.parametrize(
@@ -119,25 +113,22 @@ def test_a_target_that_the_start_meets_is_not_spoken_of() -> None:
         ([UNKNOWN], "With one seed nothing can be said"),
     ],
 )
-def test_a_sentence_over_all(arms: list[dict[str, Any]], said: str) -> None:
+def test_a_sentence_over_all(arms: list[Json], said: str) -> None:
     assert said in headline(of(*arms))
 
 
-UNSEEN = copy.deepcopy(BETTER) | {"arm": "unseen"}
-"""Better for these tasks, and not seen for others."""
-for _key in ("difference", "against_length"):
-    UNSEEN[_key] |= {"answer": "no difference seen", "joint": [-0.02, 0.08]}
-
-
 def test_sentences_say_which_tasks_they_are_about() -> None:
-    found = of(UNSEEN, WORSE, **THIRTEEN)
-    said = about_arm(found, UNSEEN)
+    unseen = copy.deepcopy(BETTER) | {"arm": "unseen"}  # better for these tasks, and not seen for others
+    for key in ("difference", "against_length"):
+        unseen[key] |= {"answer": "no difference seen", "joint": [-0.02, 0.08]}
+    whole = of(unseen, WORSE, **THIRTEEN)
+    said = about_arm(whole, unseen)
     assert "(-2.0 to +8.0): with 3 seeds and 13 tasks up to 8.0 more or 2.0 fewer could hide here." in said
     assert said.endswith("For more prompts of these tasks alone: better (+1.2 to +5.0).")
-    assert about_arm(found, WORSE) == about_arm(of(WORSE), WORSE)
-    assert "none better than uniform on other tasks like these; worse: length" in headline(found)
-    assert headline(found).endswith("13 tasks alone: better than uniform: unseen; worse: length.")
-    length = about_length(of(UNSEEN, **THIRTEEN)) or ""
+    assert about_arm(whole, WORSE) == about_arm(of(WORSE), WORSE)
+    assert "none better than uniform on other tasks like these; worse: length" in headline(whole)
+    assert headline(whole).endswith("13 tasks alone: better than uniform: unseen; worse: length.")
+    length = about_length(of(unseen, **THIRTEEN)) or ""
     assert "no difference seen: all of 1 on other tasks like these" in length
     assert length.endswith("tasks alone: better: unseen (+3.1, +1.2 to +5.0).")
 
@@ -146,25 +137,30 @@ def test_a_sentence_against_length() -> None:
     said = about_length(of(BETTER, WORSE, SAME)) or ""
     assert "better: dots (+3.1, +1.2 to +5.0); worse: length (-2.0, -3.5 to -0.5)" in said
     assert "no difference seen: 1 of 3" in said
-    assert about_length(of(UNKNOWN)) is None
-    assert about_length(of()) is None
+    assert about_length(of(UNKNOWN)) is about_length(of()) is None
 
 
 def test_notes_say_what_makes_a_comparison_weak() -> None:
     assert notes(of(**THIRTEEN), 0) == []
-    (few,) = notes(of(tasks={"count": 6, "effective": 3.4}), 0)
-    assert "these 6 tasks, which say as much as 3.4 of equal size" in few
     dear = BETTER | {"cost": {"scoring": 400}}
     nothing = of(dear, learned={"value": 0.01, "interval": [-0.02, 0.04]}, apart=("dots",))
-    learned, cost, apart, tasks, left_out = notes(nothing, 3)
-    assert "not clear that uniform learned anything (+1.0 right answers of 100" in learned
-    assert "dots had spent 40 % of the budget on scores" in cost
-    assert "intervals are made of its own 3 seeds alone" in apart
-    assert "prompts are taken as independent" in tasks
-    assert "3 held-out prompts are left out" in left_out
     tuned = {"chosen": {"learning_rate": 2e-05, "step_prompts": 4, "group": 8}, "grid": [{}] * 6}
-    (said,) = notes(of(tuned=tuned, **THIRTEEN), 0)
-    assert "of 6 settings at equal tokens, learning rate 2e-05 with 4 prompts a step and 8 rollouts" in said
+    few: Json = {"tasks": {"count": 6, "effective": 3.4}}
+    for said, parts in (
+        (
+            notes(nothing, 3),
+            [
+                "not clear that uniform learned anything (+1.0 right answers of 100",
+                "dots had spent 40 % of the budget on scores",
+                "intervals are made of its own 3 seeds alone",
+                "prompts are taken as independent",
+                "3 held-out prompts are left out",
+            ],
+        ),
+        (notes(of(**few), 0), ["these 6 tasks, which say as much as 3.4 of equal size"]),
+        (notes(of(tuned=tuned, **THIRTEEN), 0), ["learning rate 2e-05 with 4 prompts a step and 8 rollouts"]),
+    ):
+        assert all(part in note for part, note in zip(parts, said, strict=True)), said
 
 
 def test_the_document_of_a_planted_world(tmp_path: Path) -> None:
@@ -172,6 +168,10 @@ def test_the_document_of_a_planted_world(tmp_path: Path) -> None:
     found = document(results)
     assert json.loads(json.dumps(found, allow_nan=False)) == found  # plain values alone
     assert found == document(results)
+    (low, high), gain = found["learned"]["interval"], found["learned"]["value"]
+    assert gain == pytest.approx(np.ptp(results.accuracy[0, [0, -1]].mean(axis=(1, 2))))
+    assert gain - low == pytest.approx(high - gain)
+    assert 0 < gain - low < 0.2
     arms = {one["arm"]: one for one in found["arms"]}
     answers = {name: one["difference"]["answer"] for name, one in arms.items() if one["difference"]}
     assert answers == {"length": "no difference seen", "good": "better", "bad": "worse"}
@@ -180,15 +180,8 @@ def test_the_document_of_a_planted_world(tmp_path: Path) -> None:
     assert good["accuracy"]["value"] == pytest.approx(results.accuracy[2, -1].mean())
     assert good["accuracy_by_seed"] == pytest.approx(results.accuracy[2, -1].mean(axis=1))
     assert good["pass_at"]["1"] == pytest.approx(good["accuracy"]["value"])
-    assert good["cost"] == {
-        "scoring": 800,
-        "rescoring": 0,
-        "references": 0,
-        "training": 9214,
-        "tokens": 10014,
-        "seconds": 88,
-        "step": 40,
-    }
+    parts = {"scoring": 800, "rescoring": 0, "references": 0, "training": 9214, "tokens": 10014}
+    assert good["cost"] == parts | {"seconds": 88, "step": 40}
     assert [mark["tokens"] for mark in good["curve"]] == [800, 2514, 5014, 7514, 10014]
     assert [mark["response_tokens"] for mark in good["curve"]] == [12, 13, 14, 15, 16]
     assert 0 < good["reached"]["share"] < 0.7
@@ -203,9 +196,9 @@ def test_the_headline_is_of_other_tasks_where_there_are_five(tmp_path: Path) -> 
     assert few["setting"]["tasks"]["effective"] == 4
     assert list(few["arms"][2]["difference"]["claims"]) == ["these tasks"]
     out = tmp_path / "out"
-    found = document(read_results(compare_results.example(out, effects, tasks=10, task_taste=0.3)))
+    found = document(read_results(compare_results.example(out, effects, tasks=5, task_taste=0.1)))
     assert found["setting"]["claim"] == "other tasks like these"
-    assert found["setting"]["tasks"]["prompts"] == {f"task-{k}": 10 for k in range(10)}
+    assert found["setting"]["tasks"]["prompts"] == {f"task-{k}": 20 for k in range(5)}
     for key in ("difference", "against_length"):
         good = found["arms"][2][key]
         other, these = (good["claims"][claim] for claim in ("other tasks like these", "these tasks"))

@@ -77,10 +77,8 @@ def test_what_the_comparison_would_refuse_is_refused(settings: dict[str, Any], t
 
 def test_the_command_prints_it(settings: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text(toml(settings))
-    shown = run("compare", tmp_path / "c.toml", "-o", tmp_path / "out", "--dry-run")
-    assert shown.exit_code == 0, shown.stderr
+    asked = ("compare", tmp_path / "c.toml", "-o", tmp_path / "out", "--dry-run")
     said = "6 trainings, 0 done; 6,000 tokens to generate in training, and 1,560 answers to judge; nothing"
-    assert said in " ".join(shown.stdout.split())
+    assert said in " ".join(run(*asked).stdout.split())
     assert not (tmp_path / "out").exists()
-    asked = run("compare", tmp_path / "c.toml", "-o", tmp_path / "out", "--dry-run", "--json")
-    assert json.loads(asked.stdout)["trainings"] == 6
+    assert json.loads(run(*asked, "--json").stdout)["trainings"] == 6

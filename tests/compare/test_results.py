@@ -12,46 +12,38 @@ from gaincurate.compare.results import FACTS, RESULTS, read_results
 from gaincurate.errors import OutputError
 
 ARMS = ["uniform", "length", "a"]
+ASKED = compare_results.comparison(ARMS, seeds=2, marks=2)
+RATES = compare_results.world([0.0] * 3, seeds=2, prompts=5, spread=0.1, samples=4, draw=1)
 
 
 def test_arrays_have_what_the_rows_say(tmp_path: Path) -> None:
-    asked = compare_results.comparison(ARMS, seeds=2, marks=2)
-    rates = compare_results.world([0.0] * 3, seeds=2, prompts=5, spread=0.1, samples=4, draw=1)
-    found = read_results(
-        compare_results.write(tmp_path / "out", asked, compare_results.rows_of(asked, rates))
-    )
-    np.testing.assert_array_equal(found.accuracy, rates)
-    assert (found.arms, found.seeds, len(found.prompts), found.left_out) == (ARMS, [0, 1], 5, 0)
-    assert found.costs["tokens"].tolist()[2] == [[800, 800], [5007, 5014], [10007, 10014]]
-    assert found.costs["scoring"][2, 1:].tolist() == [[800, 800], [800, 800]]
-    assert found.written[2, 1, 0].tolist() == [52] * 5
-    assert found.steps["a", 1]["step"].tolist() == list(range(1, 21))
-    assert found.comparison["budget_tokens"] == 10_000
+    out = compare_results.write(tmp_path / "out", ASKED, compare_results.rows_of(ASKED, RATES))
+    results = read_results(out)
+    np.testing.assert_array_equal(results.accuracy, RATES)
+    assert (results.arms, results.seeds, len(results.prompts), results.left_out) == (ARMS, [0, 1], 5, 0)
+    assert results.costs["tokens"].tolist()[2] == [[800, 800], [5007, 5014], [10007, 10014]]
+    assert results.costs["scoring"][2, 1:].tolist() == [[800, 800], [800, 800]]
+    assert results.written[2, 1, 0].tolist() == [52] * 5
+    assert results.steps["a", 1]["step"].tolist() == list(range(1, 21))
+    assert results.comparison["budget_tokens"] == 10_000
 
 
 def test_a_prompt_that_could_not_be_judged_is_left_out_everywhere(tmp_path: Path) -> None:
-    asked = compare_results.comparison(ARMS, seeds=2, marks=2)
-    rates = compare_results.world([0.0] * 3, seeds=2, prompts=5, spread=0.1, samples=4, draw=1)
-    rows = compare_results.rows_of(asked, rates)
+    rows = compare_results.rows_of(ASKED, RATES)
     rows["evaluations"][13] |= {"samples": 0, "right": 0}
     gone = rows["evaluations"][13]["gc_id"]
-    found = read_results(compare_results.write(tmp_path / "out", asked, rows))
-    assert (len(found.prompts), found.left_out) == (4, 1)
-    assert gone not in found.prompts
-    kept = [place for place in range(5) if f"id-{place:04d}" != gone]
-    np.testing.assert_array_equal(found.accuracy, rates[..., kept])
+    results = read_results(compare_results.write(tmp_path / "out", ASKED, rows))
+    assert (len(results.prompts), results.left_out) == (4, 1)
+    judged = [place for place in range(5) if f"id-{place:04d}" != gone]
+    np.testing.assert_array_equal(results.accuracy, RATES[..., judged])
 
 
 @pytest.mark.parametrize("name", ["evaluations", "marks"])
 def test_tables_of_other_settings_are_refused(tmp_path: Path, name: str) -> None:
-    asked = compare_results.comparison(ARMS, seeds=2, marks=2)
-    rates = compare_results.world([0.0] * 3, seeds=2, prompts=5, spread=0.1, samples=4, draw=1)
-    rows = compare_results.rows_of(asked, rates)
+    rows = compare_results.rows_of(ASKED, RATES)
     rows[name].pop()
-    out = compare_results.write(tmp_path / "out", asked, rows)
-    with pytest.raises(
-        OutputError, match=rf"its results are not those of {FACTS}\. Run the same command again\."
-    ):
+    out = compare_results.write(tmp_path / "out", ASKED, rows)
+    with pytest.raises(OutputError, match=rf"results are not those of {FACTS}\. Run the same command again"):
         read_results(out)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,7 @@ class Bench:
         if isinstance(table := changes.pop("table", None), dict):
             changes["tune"] = table
         compare(checked_comparison(self._settings | changes), self.out, tune=tune)
-        facts: dict[str, Any] = json.loads((self.out / FACTS).read_bytes())
-        return facts
+        return dict(json.loads((self.out / FACTS).read_bytes()))
 
     def work(self, jobs: list[ArmJob], *rest: Any) -> None:
         """Instead of training."""
@@ -47,8 +47,7 @@ class Bench:
 
     def choice(self) -> dict[str, Any]:
         """What `tune.json` says."""
-        found: dict[str, Any] = json.loads((self.out / TUNE / CHOICE).read_bytes())
-        return found
+        return dict(json.loads((self.out / TUNE / CHOICE).read_bytes()))
 
 
 @pytest.fixture
@@ -71,20 +70,15 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 def test_uniform_is_tuned_first_and_all_arms_inherit(bench: Bench) -> None:
     facts = bench.compare(arms=[{"name": "angle", "strategy": "file-order", "round_steps": 3}], seeds=[0])
-    rates = ("0.0005", "0.001", "0.002")
-    tried = [
-        f"uniform-at-{n}x{group}-lr-{rate}" for group in (G // 2, G, 2 * G) for n in (2, 4) for rate in rates
-    ]
-    assert bench.trained == [
-        *(f"{name} {seed}" for seed in (100, 101) for name in tried),
-        *("uniform 0", "length 0", "angle 0"),
-    ]
-    assert facts["comparison"]["train"]["learning_rate"] == 2e-3
-    assert facts["comparison"]["step_prompts"] == 2
-    assert facts["comparison"]["round_steps"] == 4  # a round keeps its 8 prompts
-    assert facts["comparison"]["arms"][2]["round_steps"] == 6
+    grid = itertools.product((100, 101), (G // 2, G, 2 * G), (2, 4), ("0.0005", "0.001", "0.002"))
+    tried = [f"uniform-at-{n}x{group}-lr-{rate} {seed}" for seed, group, n, rate in grid]
+    assert bench.trained == [*tried, "uniform 0", "length 0", "angle 0"]
     assert facts["tuned"]["chosen"] == {"learning_rate": 2e-3, "step_prompts": 2, "group": G // 2}
-    assert facts["comparison"]["group"] == G // 2
+    settings = facts["comparison"]
+    assert settings["train"]["learning_rate"] == 2e-3
+    assert (settings["step_prompts"], settings["group"]) == (2, G // 2)
+    # A round keeps its 8 prompts, and that of the last arm its 12.
+    assert (settings["round_steps"], settings["arms"][2]["round_steps"]) == (4, 6)
     best = facts["tuned"]["grid"][2]
     assert best["accuracy_by_seed"] == pytest.approx([(18 / 20 + 10 / 20) / 2, (17 / 20 + 10 / 20) / 2])
     assert best["accuracy"] == pytest.approx(0.6875)
@@ -149,10 +143,7 @@ def test_a_folder_that_was_begun_without_is_refused(bench: Bench) -> None:
 
 
 def test_a_step_that_an_arm_cannot_have_is_refused_before_tuning(bench: Bench) -> None:
-    with pytest.raises(InputError) as error:
+    sentence = rf"^\[tune\] step_prompts = 2, group = {G // 2}: the arm 'r': fresh_share 0.2 of 2 groups is 0"
+    with pytest.raises(InputError, match=sentence):
         bench.compare(arms=[{"name": "r", "strategy": "uniform", "replay": {"fresh_share": 0.2}}])
-    assert str(error.value) == (
-        f"[tune] step_prompts = 2, group = {G // 2}: the arm 'r': fresh_share 0.2 of 2 prompts is 0, and a step that replays has "
-        "at least one of each."
-    )
     assert bench.trained == []
