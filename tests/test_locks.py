@@ -56,12 +56,13 @@ def test_a_lock_on_a_removed_file_keeps_nobody_out(tmp_path: Path) -> None:
 def test_a_lock_file_that_is_removed_while_it_is_locked_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, lock, removed = tmp_path / "lock", fcntl.flock, list[None]()
+    path, lock, removed = tmp_path / "lock", fcntl.flock, list[Path]()
 
     def racing(descriptor: int, kind: int) -> None:
         lock(descriptor, kind)
         if not removed:
-            removed.append(path.unlink())
+            removed.append(path)
+            path.unlink()
 
     monkeypatch.setattr(fcntl, "flock", racing)
     descriptor = acquire(path, fcntl.LOCK_EX)

@@ -105,7 +105,12 @@ def test_the_rate_rises_over_a_tenth_and_falls_to_nothing_in_a_line() -> None:
 
 def test_the_rate_falls_over_the_steps_of_all_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[tuple[int, int]] = []
-    monkeypatch.setattr(train, "rate_at", lambda step, of: steps.append((step, of)) or 1.0)
+
+    def rate(step: int, of: int) -> float:
+        steps.append((step, of))
+        return 1.0
+
+    monkeypatch.setattr(train, "rate_at", rate)
     made, recipe = world(40, width=32, policies=1), Recipe(epochs=3, batch=8)
     policies = [Policy("p", np.arange(40), made.observed[0])]
     fit(torch.from_numpy(made.embeddings), policies, Shape(32, hidden=8), recipe)
