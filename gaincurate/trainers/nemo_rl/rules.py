@@ -47,7 +47,8 @@ def _each(setting: str, be: Any, why: str = "", **more: Any) -> Rule:
         shared = f"data.default.{setting}"
         own = [key for key in settings.below("data.train.") if key.endswith(f".{setting}")]
         for key in own or [shared if settings.is_given(shared) else f"data.train.{setting}"]:
-            if finding := must(key, be, why, **more)(settings, context):
+            fix = {key: "mine"} if callable(be) else None  # an environment has the name that you register
+            if finding := must(key, be, why, fix=fix, **more)(settings, context):
                 yield finding
 
     return rule
@@ -104,8 +105,7 @@ RULES = TrainerRules(
         only(lambda settings, _: settings["policy.megatron_cfg.enabled"] is not False,
             must("policy.megatron_cfg.peft.enabled", False, name="adapter")),
         must("data.shuffle", False, name="shuffle", modes=("segment", "export")),
-        _each("env_name", lambda value: value not in _SHIPPED, "your code never sees the rewards, so a round "
-            "has no outcomes", name="log-without-id",
+        _each("env_name", lambda value: value not in _SHIPPED, name="outcomes", modes=common.RUNS,
             advice="an environment of your own whose step() appends a line to {outcomes} knows the row"),
         must("loss_fn.reference_policy_kl_penalty", 0, name="reference"),
         must("grpo.use_dynamic_sampling", False, name="dynamic-sampling"),

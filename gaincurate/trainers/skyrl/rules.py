@@ -29,9 +29,8 @@ RULES = TrainerRules(
         common.output("trainer.export_path"),
         must("trainer.policy.model.lora.rank", 0, name="adapter"),
         common.always_shuffled,
-        must("environment.env_class", lambda value: value not in _SHIPPED, "your code never sees the "
-            "rewards, and SkyRL's own uid is the number of a row after the long ones were dropped",
-            name="log-without-id", modes=SEGMENT, advice="an environment of your own (env_class of a row) is "
+        must("environment.env_class", lambda value: value not in _SHIPPED, name="outcomes",
+            fix={"environment.env_class": "mine"}, advice="an environment of your own (env_class of a row) is "
             "given the row's other columns, gc_id among them, and can append a line to {outcomes}"),
         must("trainer.algorithm.dynamic_sampling.type", None, name="dynamic-sampling"),
         must("trainer.fully_async.sample_full_batch", False, name="dynamic-sampling"),

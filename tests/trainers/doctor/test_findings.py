@@ -28,7 +28,7 @@ MINI, DYNAMIC = "actor_rollout_ref.actor.ppo_mini_batch_size", "actor_rollout_re
 IDS = ["long-a", "long-b"]
 
 # What stays when everything that can be fixed is: no setting reaches it.
-LEFT = {"openrlhf": {"shuffle"}, "skyrl": {"shuffle", "log-without-id"}, "nemo-rl": {"log-without-id"}}
+LEFT = {"openrlhf": {"shuffle"}, "skyrl": {"shuffle"}}
 
 
 def default_config(trainer: str) -> dict[str, Any]:
@@ -69,8 +69,8 @@ IN_THE_DEFAULTS = {
     "trl": "epochs outcomes output shuffle learning-rate",
     "verl": "data resume epochs no-checkpoint weights output outcomes shuffle validation",
     "openrlhf": "data template label prompt-key outcomes output shuffle learning-rate reference",
-    "nemo-rl": "data resume split prompt-file weights shuffle log-without-id reference",
-    "skyrl": "data resume weights output shuffle log-without-id validation reference",
+    "nemo-rl": "data resume split prompt-file weights shuffle outcomes reference",
+    "skyrl": "data resume weights output shuffle outcomes validation reference",
     "slime": "data template length prompt-key outcomes weights no-checkpoint",
     "prime-rl": "length output ahead",
     "trinity": "data resume",
