@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gaincurate.trainers.doctor import common
-from gaincurate.trainers.doctor.common import SEGMENT, must
+from gaincurate.trainers.doctor.common import must
 from gaincurate.trainers.doctor.findings import TrainerRules
 
 _ALWAYS = 1_000_000  # steps: the last step of an epoch is saved whatever the period
