@@ -38,7 +38,7 @@ def _rollouts(path: Path) -> Iterator[tuple[int, float | None, dict[str, Any]]]:
         try:
             for info in row.get("rollout_infos", [row]):
                 value = info["reward"] if "_ng_failure_class" not in info else info.get("reward")
-                yield row[TASK], None if value is None or value != value else float(value), dict(sample)
+                yield row[TASK], None if value is None or value != value else float(value), {**sample}
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise OutcomeError(
                 f"{where} is no rollout or reward profile of NeMo Gym ({type(error).__name__}: {error}); its "

@@ -33,6 +33,8 @@ from gaincurate.errors import InputError, OutcomeError
 _COLUMNS = (ID, "model", "reward", "wins", "losses", "pass_rate", "samples")
 _MOST = 2.0**53
 """Rollouts of a prompt. Beyond it floats do not count."""
+_NONE = 1e-9
+"""So many rollouts of a prompt are none: the noise of a rate with a smaller weight may be infinite."""
 _WANTED = (
     "gc_id and one of: reward (a row for each rollout), wins and losses, pass_rate (and samples, of how many "
     "rollouts)"
@@ -292,7 +294,7 @@ def _summed(name: str, ids: pa.Array, wins: Floats, losses: Floats, counted: boo
     codes, count = coded.indices.to_numpy(), len(coded.dictionary)
     won, lost = (np.bincount(codes, values, count) for values in (wins, losses))
     order = pc.array_sort_indices(coded.dictionary).to_numpy()
-    order = order[(won + lost)[order] > 0]
+    order = order[(won + lost)[order] > _NONE]
     return PassRates(name, coded.dictionary.take(order).to_pylist(), won[order], lost[order], counted)
 
 

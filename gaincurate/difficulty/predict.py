@@ -242,7 +242,8 @@ def predict(
             target=target,
         )
 
-    several, how = rates.with_rollouts(2), {}
+    several = rates.with_rollouts(2)
+    how: Json = {}
     if target == "auto":
         target = "difficulty"
         some = np.sort(permutation(seed, 0, _DRAW, len(several.ids))[:references])
@@ -250,10 +251,8 @@ def predict(
         if method not in ("adapter", "rates") and rates.counted and whole and len(some) >= 2 * FEWEST:
             observed = several.observed("variance")[some]
             aims = {aim: _carried(fit(several, some, aim), observed, aim, seed) for aim in COLUMNS}
-            target, how = (
-                "variance" if aims["variance"] > aims["difficulty"] else "difficulty",
-                {"aims": aims},
-            )
+            target = "variance" if aims["variance"] > aims["difficulty"] else "difficulty"
+            how = {"aims": aims}
     rates = several if target == "variance" else rates
     order = permutation(seed, 0, _DRAW, len(rates.ids))
     drawn, rest = np.sort(order[:references]), np.sort(order[references:])

@@ -104,13 +104,11 @@ def derive(
 
 
 def _how(scored: ScoredSet, signal: str, way: Way, bins: int) -> Json:
-    rule: Json
-    meaning, rule = (
-        f"{signal} less its usual value at that {LENGTH}",
-        {"fit": f"cubic spline, {KNOTS} inner knots"},
-    )
+    meaning = f"{signal} less its usual value at that {LENGTH}"
+    rule: Json = {"fit": f"cubic spline, {KNOTS} inner knots"}
     if way == "rank-in-bin":
-        meaning, rule = f"rank of {signal} in (0, 1) among rows of about the same {LENGTH}", {"bins": bins}
+        meaning = f"rank of {signal} in (0, 1) among rows of about the same {LENGTH}"
+        rule = {"bins": bins}
     made = {"made_by": f"gaincurate {gaincurate.__version__} derive", "meaning": meaning}
     how: Json = {**made, "signal": signal, "length_free": way, "length": LENGTH, **rule}
     # A column that is itself computed can be replaced: the hash says of which values this one was made.

@@ -114,8 +114,8 @@ class PackedPrefill:
             self._try(prompts, plain)
             if products := LaidOut(self._prefill.model):
                 self._products = products
-                products.take()
                 try:
+                    products.take()
                     self._try(prompts, plain)
                 except (UnsupportedAttention, *_FOREIGN):  # it reads its weights elsewhere too
                     products.give_back()

@@ -244,13 +244,18 @@ def norm_before(model: nn.Module, run: Callable[[], Tensor]) -> tuple[nn.Module,
         None where there is none that is called just once.
     """
     calls: list[tuple[nn.Module, list[Tensor], Tensor]] = []  # with copies of inputs, and outputs
+    inputs: dict[nn.Module, list[Tensor]] = {}
 
-    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        inputs[module] = [value.clone() for value in _tensors(args, kwargs)]  # it may change them in place
+
+    def after(module: nn.Module, _: Any, output: Any) -> None:
         if isinstance(output, Tensor):  # held: no memory is used again
-            calls.append((module, [value.clone() for value in _tensors(args, kwargs)], output))
+            calls.append((module, inputs[module], output))
 
     single = [module for module in model.modules() if [p.dim() for p in module.parameters()] == [1]]
-    handles = [module.register_forward_hook(note, with_kwargs=True) for module in single]
+    handles = [module.register_forward_pre_hook(before, with_kwargs=True) for module in single]
+    handles += [module.register_forward_hook(after) for module in single]
     try:
         target = run()
     finally:

@@ -330,24 +330,21 @@ def measure(
     if "embedding" in config.signals:
         assert states.final is not None
         vectors = embeddings(states.final, states.questions)
-        scores = [
-            score
-            if isinstance(score, str)
-            else _NOT_FINITE
-            if vector is None
-            else replace(score, embedding=vector)
-            for score, vector in zip(scores, vectors, strict=True)
-        ]
+        more: list[dict[str, Any] | None] = [None if v is None else {"embedding": v} for v in vectors]
+        scores = _joined(scores, more, _NOT_FINITE)
     if head is not None:
         nll, entropy = "nll" in config.signals, "entropy" in config.signals
         values = likelihoods(states, prompts, head, nll=nll, entropy=entropy)
-        reason = "its NLL or entropy is not finite"
-        scores = [
-            score
-            if isinstance(score, str)
-            else reason
-            if value is None
-            else replace(score, **value._asdict())
-            for score, value in zip(scores, values, strict=True)
-        ]
+        more = [None if value is None else value._asdict() for value in values]
+        scores = _joined(scores, more, "its NLL or entropy is not finite")
     return [(score, zeros) for score, (_, zeros) in zip(scores, angles, strict=True)]
+
+
+def _joined(
+    scores: list[Score | str], more: Sequence[dict[str, Any] | None], reason: str
+) -> list[Score | str]:
+    """The scores with further values, or the reason where there are none."""
+    return [
+        score if isinstance(score, str) else reason if values is None else replace(score, **values)
+        for score, values in zip(scores, more, strict=True)
+    ]

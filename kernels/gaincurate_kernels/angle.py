@@ -5,6 +5,7 @@ They check their arguments and hand them to PyTorch or to Triton. Know nothing o
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 from typing import Literal
@@ -56,12 +57,18 @@ def resolve_backend(
 
 
 def triton_version() -> str | None:
-    """Triton's version, whatever the distribution that brings it is called; None where there is no Triton."""
+    """Triton's version; None where there is no Triton.
+
+    Triton is imported only where its distribution has another name, such as ROCm's pytorch-triton-rocm.
+    """
     if importlib.util.find_spec("triton") is None:
         return None
-    import triton
+    try:
+        return importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        import triton
 
-    return str(triton.__version__)
+        return str(triton.__version__)
 
 
 def segment_unit_sums(

@@ -126,6 +126,10 @@ def test_pass_rates_of_a_set(tmp_path: Path, form: str) -> None:
             {"_ng_task_index": 0, "rollout_infos": 3},
             "line 1 is no rollout or reward profile of NeMo Gym .TypeError",
         ),
+        (
+            {"_ng_task_index": 0, "rollout_infos": [{"reward": 1}], "sample": [["a", 1]]},
+            "line 1 is no rollout or reward profile of NeMo Gym .TypeError",
+        ),
         ({"_ng_task_index": 0, "reward": 10**400}, "line 1 is no rollout .* .OverflowError"),
         ({"_ng_task_index": 99, "reward": 1}, "no judged rollout of NeMo Gym is of a prompt of"),
         ({"_ng_task_index": 0, "reward": 7}, "reward of 'id0000' is 7, outside 0 to 1"),

@@ -154,6 +154,11 @@ BAD: list[tuple[dict[str, list[Any]], type[InputError], str]] = [
     ({"gc_id": ["a"], "reward": ["1"]}, InputError, r"the column reward has type string, not numbers\."),
     ({"gc_id": ["a", "a"], "pass_rate": [1, 0]}, InputError, r"'a' occurs twice"),
     ({"gc_id": ["a"], "reward": [None]}, InputError, r"has no rollout that could be judged\."),
+    (
+        {"gc_id": ["a"], "wins": [5e-324], "losses": [0]},
+        InputError,
+        r"r.parquet has no rollout that could be",
+    ),
 ]
 
 

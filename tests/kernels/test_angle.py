@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -113,7 +115,10 @@ def test_a_means_row_and_its_views_follow_the_segments() -> None:
     assert segment_unit_sums(rows, BOUNDS).rows(0, 1).means is None
 
 
-def test_tritons_version_is_that_of_its_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tritons_version_needs_no_triton_that_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "triton.py").write_text("raise ImportError('no driver')")
+    monkeypatch.delitem(sys.modules, "triton", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
     assert triton_version() == importlib.metadata.version("triton")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert triton_version() is None

@@ -121,3 +121,29 @@ def test_a_norm_whose_output_is_something_else_here_is_left_alone(kind: str) -> 
     odd, states = Odd(kind), torch.randn(3, 24)
     assert as_rms_norm(odd.norm) is not None
     assert norm_before(odd, lambda: odd(states)) is None
+
+
+class InPlace(LlamaRMSNorm):
+    """Computes in its input's memory, and adds what another layer left for it, if anything."""
+
+    residual: Tensor | float = 0.0
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        hidden_states += self.residual
+        return hidden_states.copy_(super().forward(hidden_states))
+
+
+@pytest.mark.parametrize("residual", [0.0, 2.0])
+def test_a_norm_that_changes_its_input_is_judged_by_what_that_was(residual: float) -> None:
+    norm, states = InPlace(24), torch.randn(3, 24)
+    assert as_rms_norm(norm) is not None
+
+    def run() -> Tensor:
+        norm.residual = residual
+        made: Tensor = norm(states.clone())
+        norm.residual = 0.0
+        return made
+
+    with torch.inference_mode():
+        found = norm_before(norm, run)
+    assert (found is None) == (residual != 0)

@@ -152,7 +152,7 @@ def test_the_packed_forward_takes_them_and_gives_them_back() -> None:
 
 
 @needs_avx
-@pytest.mark.parametrize("wrong", [RuntimeError, "differs"])
+@pytest.mark.parametrize("wrong", [RuntimeError, "differs", "not laid out"])
 def test_a_model_that_does_not_bear_them_runs_without(wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as one that reads the weight of a layer itself."""
 
@@ -161,7 +161,16 @@ def test_a_model_that_does_not_bear_them_runs_without(wrong: Any, monkeypatch: p
             raise wrong("could not create a primitive")
         return nn.functional.linear(states, self.weight.to_dense()) * 1.01
 
-    monkeypatch.setattr(cpu._Linear, "forward", broken)
+    take = cpu.LaidOut.take
+
+    def broken_take(self: cpu.LaidOut) -> None:
+        take(self)
+        raise RuntimeError("could not create a primitive")
+
+    if wrong == "not laid out":
+        monkeypatch.setattr(cpu.LaidOut, "take", broken_take)
+    else:
+        monkeypatch.setattr(cpu._Linear, "forward", broken)
     model = tiny.model(transformers.LlamaConfig(**tiny.COMMON)).base_model
     rows = made_up_prompts(3, prefix=7, vocab_size=512)
     prefill = Prefill(model)
