@@ -36,6 +36,7 @@ from gaincurate.compare.verdict import (
 )
 from gaincurate.compare.verdict_text import about_arm, about_length, headline, notes
 from gaincurate.core.artifact import Json
+from gaincurate.core.foreign import json_value
 from gaincurate.core.stats import Floats, spearman, spearman_given
 
 BASELINE, SECOND = "uniform", "length"
@@ -91,7 +92,7 @@ def document(results: Results) -> Json:
         "apart": [arms[place] for place in resampled.apart],
         "arms": [_arm(results, place, resampled, edges, compared) for place in range(len(arms))],
     }
-    whole: Json = json.loads(json.dumps(measures, default=np.ndarray.tolist))
+    whole: Json = json_value(json.dumps(measures, default=np.ndarray.tolist))
     for arm in whole["arms"]:
         arm["sentence"] = about_arm(whole, arm)
     return whole | {

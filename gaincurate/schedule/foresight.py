@@ -281,7 +281,7 @@ class _References:
 
     def predict(self, aim: Aim) -> Prediction:
         """Predict every row of the set from what was observed."""
-        from gaincurate.difficulty.predict import predict  # takes SciPy, which no other strategy needs
+        from gaincurate.difficulty.predict import predict  # other strategies do not need it
 
         run, round_, group = self.context.run, self.context.round, self.options.group_column
         self.context.note(

@@ -248,7 +248,7 @@ def test_a_beginning_of_parts_or_of_another_kind_of_set_is_not_taken_over(runs: 
     with pytest.raises(OutputError, match="^another layer "):
         runs.score(layer=0, split_run=Split(1, 2))
     (runs.out / "identity.json").write_text(json.dumps({**identity, "kind": "rollouts"}))
-    with pytest.raises(OutputError, match="is no scored set: it holds rollouts; give a new or empty folder"):
+    with pytest.raises(OutputError, match="is no scored set: it holds rollouts; give another folder"):
         runs.score()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gaincurate.trainers.doctor import common
-from gaincurate.trainers.doctor.common import SEGMENT, must
+from gaincurate.trainers.doctor.common import must
 from gaincurate.trainers.doctor.findings import TrainerRules
 
 _ALWAYS = 1_000_000  # steps: the last step of an epoch is saved whatever the period
@@ -30,8 +30,8 @@ RULES = TrainerRules(
         must("trainer.policy.model.lora.rank", 0, name="adapter"),
         common.always_shuffled,
         must("environment.env_class", lambda value: value not in _SHIPPED, name="outcomes",
-            fix={"environment.env_class": "mine"}, advice="an environment of your own (env_class of a row) is "
-            "given the row's other columns, gc_id among them, and can append a line to {outcomes}"),
+            fix={"environment.env_class": "mine"}, advice="an environment of your own (env_class of a row) "
+            "is given the row's other columns, gc_id among them, and can append a line to {outcomes}"),
         must("trainer.algorithm.dynamic_sampling.type", None, name="dynamic-sampling"),
         must("trainer.fully_async.sample_full_batch", False, name="dynamic-sampling"),
         must("trainer.eval_before_train", False, name="validation"),
