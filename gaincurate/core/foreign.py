@@ -37,6 +37,7 @@ _BOM = b"\xef\xbb\xbf"
 _NESTING = frozenset({dict, list})
 _SECRET_NAME = re.compile("KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL|SAS")
 _SECRET = 8  # characters of the shortest value that is taken for one
+_PART = 1 << 16
 _SHOWN = 60  # characters of a value in a sentence
 
 
@@ -50,10 +51,16 @@ def read_bytes(path: Path, most: int = LARGEST) -> bytes:
     Raises:
         OSError: the file system does not give it, it is no regular file, or has more than `most` bytes.
     """
+    parts, left = list[bytes](), most + 1
     with open_regular(path) as file:
-        if os.fstat(file.fileno()).st_size > most:
-            raise OSError(errno.EINVAL, f"it has more than {most:,} bytes", str(path))
-        return file.read()
+        # Not `read(left)`, which takes memory for so much. A file of the kernel has more than its size says.
+        size = max(os.fstat(file.fileno()).st_size, _PART)
+        while left > 0 and (part := file.read(min(size + 1, left))):
+            parts.append(part)
+            left -= len(part)
+    if left <= 0:
+        raise OSError(errno.EINVAL, f"it has more than {most:,} bytes", str(path))
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def open_regular(path: Path) -> BufferedReader:

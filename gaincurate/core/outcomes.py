@@ -148,7 +148,9 @@ def check_line(
         raise OutcomeError(f"{where} has no round.", line=number)
     if of_round < 0 or (round_ is not None and of_round > round_):
         raise OutcomeError(
-            f"{where}: round {of_round} is not planned yet; the newest is {round_}.",
+            f"{where}: round {of_round} is not planned yet; the newest is {round_}."
+            if round_ is not None
+            else f"{where}: there is no round {of_round}.",
             line=number,
             round=of_round,
         )

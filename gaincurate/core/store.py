@@ -218,7 +218,7 @@ class Bucket:
         refused = StorageError(said, path=str(path), status=code)
         if "no credentials" in why:
             refused.exit_code = 2  # another try ends in the same way
-        raise refused
+        raise refused from None  # a traceback would show what the library said
 
 
 def scrubbed(text: str) -> str:

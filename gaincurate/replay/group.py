@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any, Literal
 
@@ -94,6 +94,10 @@ class RolloutGroup:
             put(name, _array(getattr(self, name), np.float64, name, where))
         for fault in _faults(self):
             raise OutcomeError(f"{where}{fault}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Through the constructor, or the arrays of a copy sent to another process could be written to.
+        return type(self), tuple(getattr(self, field_.name) for field_ in fields(self))
 
     @property
     def size(self) -> int:

@@ -192,6 +192,14 @@ def test_a_file_is_read_whole_whatever_its_size(tmp_path: Path, size: int) -> No
             read_bytes(tmp_path / "file", size - 1)
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no files of the kernel")
+def test_a_file_whose_size_is_not_known_has_a_bound() -> None:
+    assert Path("/proc/self/status").stat().st_size == 0
+    assert b"\nPid:" in read_bytes(Path("/proc/self/status"))
+    with pytest.raises(OSError, match="more than 10 bytes"):
+        read_bytes(Path("/proc/self/status"), 10)
+
+
 def test_a_line_has_a_length(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(foreign, "LONGEST_LINE", 8)
     lines = list(foreign.lines_of(io.BytesIO(b"a\n1234567\n12345678\n" + b"x" * 33 + b"\n\nlast")))

@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 import sys
+import traceback
 from pathlib import Path, PosixPath
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ from gaincurate.core import store
 from gaincurate.core.artifact import MANIFEST, shard_name
 from gaincurate.core.scored_set import open_scores
 from gaincurate.core.store import Bucket, Mirror, Remote, fetch_data, located, scrubbed
-from gaincurate.errors import InputError, OutputError, SourceError
+from gaincurate.errors import InputError, OutputError, SourceError, StorageError
 from gaincurate.scoring.readers.source import open_source
 from sets import make_set, scored_row
 
@@ -247,6 +248,19 @@ def test_secrets_are_taken_out_of_what_a_library_says(monkeypatch: pytest.Monkey
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "hidden-1")
     text = "GET http://me:hidden2@host/a?sig=hidden3 failed, key hidden-1"
     assert scrubbed(text) == "GET http://host/a failed, key ***"
+
+
+def test_a_traceback_does_not_show_what_the_library_said(
+    bucket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(client: object, **options: object) -> object:
+        raise OSError("key hidden-1 is refused")
+
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "hidden-1")
+    monkeypatch.setattr("obstore.list", refusing)
+    with pytest.raises(StorageError, match="key .* is refused") as caught:
+        Bucket(Remote("s3://bucket/a")).list()
+    assert "hidden-1" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_without_the_library_one_sentence_says_what_to_install(

@@ -220,3 +220,6 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     path = lines(tmp_path / "o.jsonl", [{"gc_id": "a", "round": 0, "reward": 3}])
     with pytest.raises(OutcomeError, match=r"o\.jsonl, line 1: reward 3 of 'a' is outside 0 to 1"):
         read_pass_rates(path)
+    path = lines(tmp_path / "o.jsonl", [{"gc_id": "a", "round": -1, "reward": 1}])
+    with pytest.raises(OutcomeError, match=r"o\.jsonl, line 1: there is no round -1\.$"):
+        read_pass_rates(path)

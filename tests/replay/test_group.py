@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,12 @@ def test_nothing_of_a_group_changes_when_what_it_was_made_of_does() -> None:
         one.logprobs[0][0] = -9
     with pytest.raises(AttributeError):
         one.step = 3  # type: ignore[misc]
+
+
+def test_a_group_stays_read_only_in_another_process() -> None:
+    copy = pickle.loads(pickle.dumps(small()))
+    assert digest(copy) == digest(small())
+    assert not copy.logprobs[0].flags.writeable
 
 
 def test_informative_compares_raw_correctness_exactly() -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import math
 import re
+import runpy
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from trl.trainer.utils import is_async_callable
+import trl.trainer.utils
 
 from gaincurate.errors import InputError
 from gaincurate.trainers.doctor.findings import refuse
+from gaincurate.trainers.trl import rewards
 from gaincurate.trainers.trl.batching import Shape
 from gaincurate.trainers.trl.checks import unheard
 from gaincurate.trainers.trl.rewards import Tap
@@ -140,8 +143,15 @@ def test_the_functions_do_what_they_did_and_the_users_list_is_let_be() -> None:
     tap(made)
     assert call(made, ["a"] * 2, ["yes", ""]) == [[1.0, 0.0], [0.0, None], [0.5, 0.5]]
     assert [f.__name__ for f in made.reward_funcs] == ["right", "short", "later"]
-    assert [is_async_callable(f) for f in made.reward_funcs] == [False, False, True]
+    # As TRL 1.0 asks; since 1.14 it asks for their calls too.
+    assert [inspect.iscoroutinefunction(f) for f in made.reward_funcs] == [False, False, True]
     assert mine == [right, short, later]
+
+
+def test_nothing_is_imported_that_trl_has_only_since_1_14(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("get_callable_name", "is_async_callable"):
+        monkeypatch.delattr(trl.trainer.utils, name)
+    assert "Tap" in runpy.run_path(rewards.__file__)
 
 
 def test_several_generations_in_one_step_are_all_told() -> None:

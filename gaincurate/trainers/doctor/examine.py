@@ -270,7 +270,7 @@ def tools(profile: Profile, settings: Settings, context: Context) -> Found:
         return Finding("tools", "wrong", why, advice=advice)
     if key and column and settings[key] not in ("tools", column):
         return find(settings, key, "tools", why, {key: "tools"})
-    if key and not column and settings[key] in (context.columns or ()):
+    if key and not column and settings[key] in list(context.columns or ()):  # it may be a list itself
         why = "the rows have that column, and prompts were scored without tools"
         advice = f"or score the set again with --tools-column {settings[key]}"
         return find(settings, key, "tools", why, {key: "none"}, advice)

@@ -92,8 +92,14 @@ def groups_of(
         `[groups]`; None for a group with a rollout that no reward function could judge.
 
     Raises:
-        OutcomeError: the rollouts of a group are not of one prompt, or a correctness is outside 0 to 1.
+        OutcomeError: there are not as many rewards, or not whole groups; the rollouts of a group are not of
+            one prompt; or a correctness is outside 0 to 1.
     """
+    if len(rows) != len(rewards) or len(rows) % size:
+        raise OutcomeError(
+            f"{len(rows)} rollouts came with {len(rewards)} rewards, which do not make groups of {size}: has "
+            "something put itself between the trainer and its reward functions?"
+        )
     groups: list[RolloutGroup | None] = []
     for start in range(0, len(rows), size):
         own = slice(start, start + size)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, wraps
 from typing import Any
-
-from trl.trainer.utils import get_callable_name, is_async_callable
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.schema import ID
@@ -26,7 +25,8 @@ class Heard:
 
     def __init__(self, function: Reward, hear: Hear) -> None:
         self.function, self._hear = function, hear
-        self.__name__ = get_callable_name(function)
+        plain = _plain(function)
+        self.__name__ = getattr(plain, "__name__", type(plain).__name__)
 
     def __call__(self, **columns: Any) -> Any:
         """As TRL calls reward functions."""
@@ -45,7 +45,15 @@ class _HeardLater(Heard):
 
 def heard(function: Reward, hear: Hear) -> Heard:
     """The function in whose place TRL calls the reward function; it is asynchronous where that one is."""
-    return (_HeardLater if is_async_callable(function) else Heard)(function, hear)
+    plain = _plain(function)
+    is_later = any(map(inspect.iscoroutinefunction, (plain, getattr(plain, "__call__", None))))  # noqa: B004
+    return (_HeardLater if is_later else Heard)(function, hear)
+
+
+def _plain(function: Reward) -> Reward:
+    while isinstance(function, partial):
+        function = function.func
+    return function
 
 
 def judged(reward: Any) -> float | None:
@@ -82,11 +90,21 @@ class Tap:
         self._rows: list[tuple[list[str], list[int]]] = []  # ids and completion tokens, of each generation
         functions = list(zip(names, trainer.reward_funcs, strict=True))
         trainer.reward_funcs = [  # a new list: TRL keeps the user's own
-            heard(function, partial(self._hear, name)) if name in wanted else function
-            for name, function in functions
+            self._tapped(name, function) if name in wanted else function for name, function in functions
         ]
         self._evaluates = False
         trainer.evaluation_loop = self._evaluation()(trainer.evaluation_loop)
+
+    def _tapped(self, name: str, function: Reward) -> Reward:
+        listening = heard(function, partial(self._hear, name))
+        if not isinstance(listening, _HeardLater):
+            return listening
+
+        @wraps(function)  # before 1.14, TRL awaits asynchronous functions, and no objects with such a call
+        async def later(**columns: Any) -> Any:
+            return await listening(**columns)
+
+        return later
 
     @contextmanager
     def _evaluation(self) -> Iterator[None]:

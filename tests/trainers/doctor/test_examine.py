@@ -351,6 +351,7 @@ TOLD: list[tuple[str, str, str, str | None, str]] = [
     ("slime", "tools", "", None, ALL_SEEN),
     ("slime", "tools", "--tool-key functions", "tools", "not compared"),
     ("slime", "none", "", "tools", "not compared"),
+    ("slime", "plain", "--tool-key [a,b]", None, ALL_SEEN),
     ("slime", "unlike", "", None, ALL_SEEN),
     ("slime", "unlike", "--prompt-data {data}", "nulls", "differs"),
     ("slime", "calls", "", None, ALL_SEEN),
