@@ -64,7 +64,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """What an arm spent until its curve reached the baseline's final accuracy.
+    """The cost of an arm until its curve reached the baseline's final accuracy.
 
     `spent` is None where it is not reached; `share` is that of the budget, `ratio` that of what the baseline
     itself had spent when it first was there. An end of an interval is None where it is not reached there;
@@ -217,7 +217,7 @@ def _difference(arm: str, value: float, alone: float, joint: float, power: float
 def reached(
     arms: Sequence[str], spent: Floats, budget: float, resampled: Resampled, baseline: str
 ) -> list[Reached]:
-    """What every arm spent to reach the baseline's final accuracy.
+    """The cost of every arm to reach the baseline's final accuracy.
 
     Args:
         arms: their names, `[arms]`.
@@ -316,7 +316,7 @@ def resample(accuracy: Floats, tasks: Ints | None = None, *, draws: int = 2000, 
 
 
 def _prompt_parts(accuracy: Floats, tasks: Ints) -> Floats:
-    """What each prompt adds to each curve, `[arms, marks, prompts]`, less what is noise of the seeds.
+    """The part of each prompt in each curve, `[arms, marks, prompts]`, less the noise of the seeds.
 
     A prompt's own difficulty within its task, which all arms share, and what an arm makes of it: each is
     scaled down to the variance that it has without the noise.
@@ -367,7 +367,7 @@ def _seed_parts(residuals: Floats, draws: int, seed: int, stream: int) -> Floats
 
 
 def student(freedom: int, numbers: Floats) -> float:
-    """What makes a normal number one of Student's distribution: sqrt(freedom / chi squared).
+    """The factor that turns a normal number into one of Student's distribution: sqrt(freedom / chi squared).
 
     Args:
         freedom: degrees of freedom, from 1.

@@ -1,1 +1,1 @@
-"""What every package stands on: errors, files, locks, artifacts, draws, processes."""
+"""The foundation of every package: errors, files, locks, artifacts, draws, processes."""

@@ -49,7 +49,7 @@ EXECUTIONS = "execution"
 """In an object store: a folder with a file for each process, in place of the lines of `execution.jsonl`."""
 _KEY = b"gaincurate"
 RUN = "run.json"
-"""What a run's folder has, which is no artifact and is taken for one."""
+"""The file that identifies a run's folder, which is no artifact but may be given as one."""
 _NO_HASH = "0" * 32
 _LISTED = 6  # keys that a refusal names
 
@@ -433,7 +433,7 @@ class Artifact:
         )
 
     def remove(self) -> None:
-        """Delete the folder's own files, but for its identity, and nothing else (`--overwrite`)."""
+        """Delete the files of the artifact except its identity, for `--overwrite`. Other files remain."""
         out, kind = self.folder, self.kind
         # The manifest goes first, and the identity stays until the next one replaces it: a kill in between
         # leaves what looks like an unfinished folder and is one.

@@ -210,7 +210,7 @@ def sync_folder(path: Path) -> None:
 
 
 def is_temporary(name: str) -> bool:
-    """What a writer that was killed leaves beside the file that it was to become."""
+    """The temporary files that a killed writer leaves beside its file."""
     return name.startswith(".") and name.endswith(".tmp")
 
 

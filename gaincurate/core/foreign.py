@@ -42,7 +42,7 @@ _SHOWN = 60  # characters of a value in a sentence
 
 
 class Malformed(ValueError):
-    """What is read cannot be used. The text is a clause for the middle of a sentence."""
+    """The input cannot be used. The text is a clause for the middle of a sentence."""
 
 
 def read_bytes(path: Path, most: int = LARGEST) -> bytes:
@@ -94,12 +94,12 @@ def text_of(data: bytes) -> str:
 
 
 def json_file(path: Path) -> Any:
-    """What a JSON file holds."""
+    """The value of a JSON file."""
     return json_value(read_bytes(path))
 
 
 def json_value(data: bytes | str, *, surrogates: bool = False) -> Any:
-    """What a JSON text holds.
+    """The value of a JSON text.
 
     Args:
         data: the text.
@@ -181,7 +181,7 @@ def see_text(value: Any) -> None:
 
 
 def toml_value(text: str) -> dict[str, Any]:
-    """What a TOML text holds; a ValueError where it is no TOML, too long, or too deep."""
+    """The value of a TOML text. A text that is not TOML, too long or too deep is a ValueError."""
     import tomllib
 
     _see_length(text)
@@ -194,7 +194,7 @@ def toml_value(text: str) -> dict[str, Any]:
 
 
 def yaml_value(text: str, loader: Any = None) -> Any:
-    """What a YAML text holds, in the types that JSON has, and dates.
+    """The value of a YAML text, in the types of JSON, and dates.
 
     Args:
         text: the document.

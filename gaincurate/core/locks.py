@@ -37,7 +37,7 @@ class Split:
         return shard % self.count == self.index - 1
 
     def named(self, shard: int, shards: int) -> str:
-        """What a shard of so many is called: by its place among this part's."""
+        """The name of a shard for messages, by its place among the shards of this part."""
         if self.count == 1:
             return f"shard {shard + 1} of {shards}"
         return f"part {self}: shard {shard // self.count + 1} of {sum(map(self.owns, range(shards)))}"

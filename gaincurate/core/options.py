@@ -1,4 +1,4 @@
-"""What an option is: a field with its type, default and bounds, marked with the help text and the panel.
+"""An option: a field with its type, default and bounds, marked with the help text and the panel.
 
 The field of a config is the option of its command, the key of its `--config` file and the keyword of its
 Python function. `gaincurate.cli.options` makes the command line of it. This module imports no pydantic,
@@ -45,7 +45,7 @@ class Option:
     alias: str | None = None
     """An older spelling, which the help does not show."""
     metavar: str | None = None
-    """What stands for the value. Default: by its type."""
+    """The placeholder of the value. Default: by its type."""
     argument: bool = False
     """Whether it is given by its place."""
     stores: bool = False
@@ -72,7 +72,7 @@ Cache = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What one field of a config does not take."""
+    """The refusal of a value by one field of a config."""
 
     kind: Literal["unknown", "missing", "value"]
     place: tuple[int | str, ...]
@@ -175,7 +175,7 @@ def without_nan(value: Any) -> Any:
 
 
 def json_object(value: str, option: str, example: str) -> dict[str, Any]:
-    """What an option that takes a JSON object was given.
+    """The value of an option that takes a JSON object.
 
     Raises:
         InputError: it is no JSON object.

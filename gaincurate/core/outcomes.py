@@ -29,7 +29,7 @@ _BEYOND = 2**53  # a double holds no more of them one by one
 _WHOLE_NUMBERS = frozenset({"round", "step", "attempt", "tokens"})
 
 Key = tuple[str, int, int, int | None, Any]
-"""What makes two lines the same: id, round, attempt, step, sample."""
+"""The keys by which two lines are the same: id, round, attempt, step, sample."""
 IdsOf = Callable[[int], Collection[str]]
 """The ids of a round's prompts, by the round's number."""
 
@@ -206,7 +206,7 @@ def has_rounds(path: Path) -> bool:
 
 
 def read_any_round(path: Path, rules: Rules) -> list[Line]:
-    """A file's lines that count, of whatever round and prompt, without what was taken back or repeated."""
+    """The valid lines of a file, of all rounds and prompts, without those taken back or repeated."""
     seen, lines = set[Key](), sorted(read_file(path, None, None, rules), key=lambda line: line.round)
     of_rounds = (newest_attempts(list(same))[0] for _, same in groupby(lines, key=lambda line: line.round))
     return [line for of_round in of_rounds for line in of_round if line.is_new(seen)]

@@ -220,7 +220,7 @@ class Kept:
         self.close()
 
     def outcome(self) -> int | str:
-        """What the ended command returned, as `subprocess.Popen` says it, or why it was not started."""
+        """The return code of the command, as in `subprocess.Popen`, or why it was not started."""
         kind, _, answer = self._socket.recv(4096).decode(errors="replace").partition(" ")
         if kind == "error":
             return answer
@@ -375,7 +375,7 @@ def run_command(
 
 
 def last_line(log: Path) -> str | None:
-    """What the last command's log ends with: an exception's last line, else the last that is no progress bar.
+    """The end of the last command's log: the last line of an exception, else the last without a progress bar.
 
     It has no frame, no full stop and no secret of the environment. None where the command wrote nothing.
     """

@@ -12,7 +12,7 @@ from typing import Any
 
 
 class Progress:
-    """What long work says of itself. All methods are called from one thread, unless an engine says otherwise.
+    """Reports of long work. All methods are called from one thread, unless an engine says otherwise.
 
     The work is so many units (rows, prompts, trainings), of which some may be done already. A new `start`
     begins another piece of work, such as rollouts after the verification of gold answers.

@@ -72,7 +72,7 @@ SCORES = Kind(
         'with --template-kwargs \'{"date_string": "26 Jul 2024"}\')'
     },
 )
-"""What a scored set is, for `Artifact`."""
+"""The description of a scored set for `Artifact`."""
 
 
 class ScoredSet:
@@ -92,7 +92,7 @@ class ScoredSet:
         self._artifact = Artifact(Path(folder), SCORES, cache)
         self._artifact.pull()
         self.place, self.folder = self._artifact.place, self._artifact.folder
-        """What was given, of a set in a store its URL; and where its files are, of such a set a copy."""
+        """The given place (a URL for a set in a store) and the folder of its files (then a local copy)."""
         self.manifest = self._artifact.read_manifest()
         self.manifest_hash = digest_file(self.folder / MANIFEST)
         """Hash of the manifest file: names this set's exact content."""

@@ -278,7 +278,7 @@ class Ranked:
         return _centred(self.variance_parts, self.variances, self.variance, self.strata) / (2 * self.variance)
 
     def moved(self, other: Ranked) -> Floats:
-        """What each row's value, by moving this column's ranks, adds to the mean product with `other`'s."""
+        """The influence of each row on the mean product with `other`, through the ranks of this column."""
         # Rows above gain a whole place, equal ones half. `other` sums to 0 over a stratum, so the sum over
         # what is above is minus the sum up to here, and sums begin at 0 in each stratum.
         sums = np.concatenate([[0.0], np.cumsum(other.scores[self._order])])

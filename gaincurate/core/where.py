@@ -42,7 +42,7 @@ _NODES = (
     ast.BoolOp, ast.boolop, ast.UnaryOp, ast.Not, ast.USub, ast.UAdd, ast.Compare, ast.cmpop,
     ast.Constant, ast.List, ast.Tuple, ast.Set, ast.expr_context,
 )  # fmt: skip
-"""What a condition is made of, beside the names of columns."""
+"""The words of a condition, in addition to the names of columns."""
 _TAKES = "it takes columns, numbers, texts, comparisons, in, is None, and, or, not and brackets"
 _LARGEST = 1e308
 _SHOWN = 12  # columns in a sentence

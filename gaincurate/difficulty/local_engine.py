@@ -231,7 +231,7 @@ class LocalEngine:
         )
 
     def _uniforms(self, item: Ready) -> npt.NDArray[np.float64]:
-        """One number for each token of a completion, whatever else is generated."""
+        """One random number for each token of a completion, independent of other completions."""
         stream = int.from_bytes(blake2b(item.gc_id.encode(), digest_size=8).digest(), "little")
         return uniforms(self._config.seed, stream, item.sample, 0, self._config.max_tokens)
 
@@ -239,7 +239,7 @@ class LocalEngine:
 def batches(ready: Sequence[Ready], max_tokens: int, budget: int) -> Iterator[list[Ready]]:
     """Prompts of like length together; rows times (longest prompt + max tokens) within the budget.
 
-    What is in a batch depends on the prompts alone. One that is over the budget goes alone.
+    Batches depend on the prompts alone. A prompt above the budget is a batch by itself.
     """
     batch: list[Ready] = []
     for item in sorted(ready, key=lambda item: (len(item.token_ids), item.gc_id, item.sample)):

@@ -1,1 +1,1 @@
-"""What is wrong with the rows of a set: duplicates, length, broken answers, questions of evaluation sets."""
+"""Faults of the rows of a set: duplicates, length, broken answers, questions of evaluation sets."""

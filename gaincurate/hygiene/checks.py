@@ -141,7 +141,7 @@ def search(
 
 
 def finding(scored: ScoredSet, result: CheckResult, examples: int) -> Finding:
-    """What a report shows of one check."""
+    """The summary of one check for a report."""
     hits = result.hits[:examples]
     rows = _texts(scored, [hit.place for hit in hits])
     others = iter(_texts(scored, [hit.other for hit in hits if hit.other is not None]))

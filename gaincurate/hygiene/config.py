@@ -14,7 +14,7 @@ from gaincurate.core.options import CHECKS, Option
 
 
 class HygieneConfig(BaseModel):
-    """What every command that looks at rows takes."""
+    """The options of every command that examines rows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

@@ -34,7 +34,7 @@ _encode = json.JSONEncoder(sort_keys=True, default=str).encode
 _BUT_FOR = "white space, case, Unicode form or LaTeX spelling"
 _MINUS = Words(["-", "\u2212", "\u2013"], signs=True).hashes
 _BEFORE_NUMBER = Words(["\\", "frac", "sqrt", "{", "(", "$"], signs=True).hashes
-"""What may stand between a minus and its number."""
+"""The characters between a minus and its number."""
 THRESHOLD = 0.8
 RECALL = 0.999
 _SHINGLE = 3
@@ -261,7 +261,7 @@ def shared(keys: Hashes) -> npt.NDArray[np.bool_]:
 
 
 def _numbers_of(words: Words, begins: Ints, ends: Ints) -> Hashes:
-    """A hash of each row's numbers in their order, each with a minus that stands before it, `[rows]`."""
+    """A hash of each row's numbers in their order, each with its sign, `[rows]`."""
     minus, between = (np.isin(words.hashes, some) for some in (_MINUS, _BEFORE_NUMBER))
     # Before each word the last one that is not among those between a minus and its number.
     last = np.maximum.accumulate(np.where(between, -1, np.arange(len(words.hashes))))

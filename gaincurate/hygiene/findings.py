@@ -1,4 +1,4 @@
-"""What a check found: one hit per row, a summary for a report, and the hits as lines of JSON.
+"""The findings of a check: one hit per row, a summary for a report, and the hits as lines of JSON.
 
 A hit stands for one row, also where it names another that it collides with. So what is dropped and what is
 listed are the same rows.
@@ -39,7 +39,7 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What one check found, in the order of the set, and what to know of it."""
+    """The hits of one check in the order of the set, with facts about the check."""
 
     check: str
     hits: list[Hit]

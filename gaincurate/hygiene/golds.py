@@ -78,7 +78,7 @@ def _by_kind(scored: ScoredSet, alive: Mask, answer: str | None) -> tuple[dict[K
 
 @lru_cache(1 << 16)  # most sets have few distinct golds
 def _kind(texts: tuple[str, ...]) -> Kind:
-    """What the golds of a row are, of which the first one counts where they differ."""
+    """The kind of a row's gold answers, any of which is right. If their kinds differ, the first counts."""
     names, text = {_name(text) for text in texts}, texts[0]
     if names <= ALWAYS:
         return "sentinel"

@@ -25,7 +25,7 @@ _ALSO = {"--verifier": "conflicting-gold"}
 
 @dataclass(frozen=True, slots=True)
 class HygieneOptions:
-    """What to look for.
+    """The checks to run.
 
     `checks` names them; None is all that the other options allow. `near` is the least Jaccard index of near
     duplicates, `max_prompt_tokens` a trainer's limit, `verifier` judges gold answers in `answer_column`

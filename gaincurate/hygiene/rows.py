@@ -51,7 +51,7 @@ def read(scored: ScoredSet, table: pa.Table) -> list[list[Message]]:
 
 
 def asked(scored: ScoredSet, table: pa.Table) -> list[str]:
-    """What each row of a table asks: all its messages but the system's, one below the other.
+    """The question of each row of a table: all messages except the system message, one below the other.
 
     Raises:
         OutputError: see `read`.
@@ -76,7 +76,7 @@ def _plain_column(scored: ScoredSet, table: pa.Table) -> str | None:
 
 
 def sample(scored: ScoredSet, alive: Mask) -> list[str]:
-    """What at most 2,000 prompts ask, evenly spaced."""
+    """The questions of at most 2,000 evenly spaced prompts."""
     there = np.flatnonzero(alive)
     places = there[np.unique(np.linspace(0, len(there) - 1, min(SAMPLE, len(there))).astype(np.int64))]
     return asked(scored, scored.take(places)) if len(places) else []

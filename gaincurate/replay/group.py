@@ -1,6 +1,6 @@
 """A rollout group: one prompt's rollouts by one policy, with all that is needed to train on them later.
 
-What a trainer hands in, as arrays of any kind, is checked and copied once and cannot be changed after. The
+The arrays of a trainer are checked and copied once, and cannot be changed afterwards. The
 group is the unit of everything here: it is stored, drawn and dropped whole, because an advantage is relative
 to the other rollouts of its group.
 """
@@ -157,7 +157,7 @@ def _array(values: Any, kind: type[np.generic], name: str, where: str) -> npt.ND
 
 
 def _faults(group: RolloutGroup) -> Iterator[str]:
-    """What a trainer hands in and a loss cannot use, to stand behind the group's name."""
+    """The reason why a loss cannot use the values of a trainer, as the end of a sentence about the group."""
     if not (math.isfinite(group.temperature) and group.temperature > 0):
         yield (
             f": temperature is {group.temperature!r}; it is above 0, because a greedy rollout has no "

@@ -121,7 +121,7 @@ def read_table(scored: ScoredSet, *, group_column: str | None = None, columns: S
     table.group_how += "--group-column names one"
     if table.groups is not None:
         more = f" ({_listed(others)})" if others else ""
-        table.group_how = f"found by its name; --group-column names another{more}"
+        table.group_how = f"chosen by its name; --group-column names another{more}"
     return table
 
 

@@ -118,7 +118,7 @@ def _decide(evidence: Evidence) -> tuple[Kind, Judged | None]:
 
 
 def _by_length(evidence: Evidence) -> bool:
-    """Whether length explains a signal, in one direction or in whatever form."""
+    """Whether length explains a signal, by a monotone or by any other relation."""
     return abs(evidence.length.value or 0.0) > EXPLAINED or (evidence.explained or 0.0) > EXPLAINED**2
 
 
@@ -426,7 +426,7 @@ def answer(document: Document, verdict: Verdict) -> tuple[str, Tone]:
 
 
 def alike(document: Document) -> list[list[Verdict]]:
-    """Verdicts with one answer together; those that are worth a trial come first and stand alone."""
+    """Verdicts with one answer together; those that are worth a trial come first, one by one."""
     rows: dict[tuple[str, str | None], list[Verdict]] = {}
     for each in sorted(document.verdicts, key=lambda verdict: verdict.sort_first is None):
         alone = each.signal if each.sort_first is not None else None

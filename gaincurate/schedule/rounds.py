@@ -411,7 +411,7 @@ def _matches(config: ScheduleConfig, scored: ScoredSet, note: Note) -> Mask | No
 
 
 def _as_json(config: ScheduleConfig, method: str, value: Any) -> Any:
-    """What a method of a strategy returned, after a trip through JSON."""
+    """The result of a strategy's method, after a trip through JSON."""
     if config.strategy in STRATEGIES:
         return value
     try:
@@ -461,7 +461,7 @@ def _checked_shares(
 
 
 def _checked_facts(config: ScheduleConfig, selector: base.Selector, plan: Json, facts: Json) -> Json:
-    """What a strategy adds to a plan, if it takes the place of nothing and can be read later."""
+    """The facts that a strategy adds to a plan, checked: they replace no key and can be read later."""
     facts = _as_json(config, "plan_facts", facts)
     taken = plan.keys() if selector.observes_references else plan.keys() | {"references"}
     predicted = facts.get("predicted", [0.0] * config.budget)

@@ -23,7 +23,7 @@ from gaincurate.core.store import located
 from gaincurate.errors import InputError
 
 DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,9})?")
-"""What `--device` takes."""
+"""The values of `--device`."""
 MAX_WEIGHT = 1e30  # times a cosine, still a float32
 MOST_THREADS = 1024  # OpenMP gives up, or crashes, at a number that no machine has
 Signal = Literal["angle", "nll", "entropy", "embedding"]
@@ -36,7 +36,7 @@ _RANKS = {"JOB_COMPLETION_INDEX": SHARDS, "SLURM_PROCID": "SLURM_NTASKS", "RANK"
 
 
 def _read(read: Callable[[Path], Any], path: str, option: str, expected: str) -> Any:
-    """What a file holds that an option names, read by a function of `core.foreign`."""
+    """The content of a file that an option names, read by a function of `core.foreign`."""
     try:
         return read(Path(path))
     except (OSError, ValueError) as error:
@@ -159,7 +159,7 @@ def _without_secrets(value: str) -> str:
 
 
 class DeviceConfig(BaseModel):
-    """What a model runs on, for commands with one process."""
+    """The device and numeric settings of a model, for commands with one process."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
 
@@ -187,7 +187,7 @@ class DeviceConfig(BaseModel):
 
 
 class MachineConfig(DeviceConfig):
-    """What scoring runs on."""
+    """The devices and numeric settings of scoring."""
 
     backend: Annotated[
         Literal["auto", "triton", "torch"],
@@ -205,7 +205,7 @@ class MachineConfig(DeviceConfig):
 
 
 class ScoreConfig(MachineConfig, ClusterConfig):
-    """What `gaincurate score` does; the command's options under the same names."""
+    """The settings of `gaincurate score`, under the names of its options."""
 
     data: Annotated[
         str,
@@ -295,7 +295,7 @@ class ScoreConfig(MachineConfig, ClusterConfig):
             shown="angle",
         ),
     ] = ("angle",)
-    """What is written: `angle` always; `nll` adds `gc_nll`, `entropy` adds `gc_entropy` and
+    """The signals to write: `angle` always; `nll` adds `gc_nll`, `entropy` adds `gc_entropy` and
     `gc_last_entropy`, `embedding` adds `gc_embedding`."""
     inter_weight: Annotated[
         float, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT), Option("Weight of the inter term in gc_angle.", ADVANCED)

@@ -1,4 +1,4 @@
-"""What makes a CPU quick: matrix products with weights laid out once, and freed memory kept.
+"""Speed on a CPU: matrix products with weights laid out once, and freed memory kept.
 
 oneDNN multiplies from a layout of its own. torch converts weights to it at every product, and we do it once
 per model. glibc gives freed memory back to the system, and a pass would ask for it again a million times.

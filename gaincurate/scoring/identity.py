@@ -1,4 +1,4 @@
-"""What can change a value, as the identity that is stored in every file and compared on resume.
+"""All settings that can change a value, as the identity that is stored in every file and compared on resume.
 
 Paths, times and process counts are no part of it, because they change no value. The kind of CPU, the batch
 size and the thread count are: they change the order of additions and so the last bits.

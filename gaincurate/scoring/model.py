@@ -27,7 +27,7 @@ _GGUF_EXACT = {"", "default", "gpt-2", "smollm"}
 
 
 def _load(what: str, files: ModelFiles, auto: Any, **options: Any) -> Any:
-    """What a class of transformers loads. A broken file becomes our sentence; others are what it says."""
+    """The object that a class of transformers loads. A broken file is an error in our words."""
     # Reading a gguf shows a progress bar that no switch of transformers turns off.
     quiet = contextlib.redirect_stderr(io.StringIO()) if files.gguf else contextlib.nullcontext()
     with warnings.catch_warnings(), quiet:

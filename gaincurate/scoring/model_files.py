@@ -86,7 +86,7 @@ class ModelFiles:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What transformers' `from_pretrained` needs to find these files and nothing else."""
+        """The arguments with which transformers' `from_pretrained` reads these files and no others."""
         arguments: dict[str, Any] = {"local_files_only": True, "trust_remote_code": self.trust_remote_code}
         return {**arguments, "gguf_file": self.gguf} if self.gguf else arguments
 

@@ -160,7 +160,7 @@ def goes_on(plan: Plan, artifact: Artifact) -> bool:
 
 
 def estimate(config: ScoreConfig, progress: Progress) -> Json:
-    """What `score_dataset` would do, for `--dry-run`; no weights are loaded, and `--out` is left as it is.
+    """The work of `score_dataset`, for `--dry-run`. It loads no weights and leaves `--out` unchanged.
 
     Returns:
         `rows`, `shards` and the shards that are `there`, of this part of the run (`--shard`); the `rows_left`

@@ -278,7 +278,7 @@ def norm_before(model: nn.Module, run: Callable[[], Tensor]) -> tuple[nn.Module,
 
 
 def as_rms_norm(module: nn.Module) -> RMSNorm | None:
-    """What an RMS norm computes, x / sqrt(mean(x^2) + eps) * (weight + 0 or 1); None for anything else."""
+    """The formula of an RMS norm, x / sqrt(mean(x^2) + eps) * (weight + 0 or 1); None for anything else."""
     parameters = list(module.parameters())
     eps = next((getattr(module, name) for name in _EPS_NAMES if hasattr(module, name)), None)
     if len(parameters) != 1 or parameters[0].dim() != 1 or not isinstance(eps, float):

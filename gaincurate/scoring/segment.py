@@ -206,7 +206,7 @@ class Segmenter:
         )
 
     def _frame(self, messages: list[Message], place: int, tools: list[Tool] | None) -> tuple[str, str] | None:
-        """What the template puts before and after the question, found with a probe in its place."""
+        """The text of the template before and after the question, rendered with a probe in its place."""
         others = [*messages[:place], {"role": "user", "content": _PROBE}, *messages[place + 1 :]]
         key = repr((others, tools))
         if key not in self._frames:

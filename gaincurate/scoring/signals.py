@@ -30,7 +30,7 @@ from gaincurate_kernels import Backend, UnitSums, angle_concentration, segment_u
 LOGITS_MEMORY = 512
 """MiB that the logits of a chunk, and what is made of them, may take."""
 ENTRY_BYTES = 12
-"""What an entry of the logits may take at a time: itself, a copy that a soft cap makes of it, and room for
+"""The memory of an entry of the logits: itself, a copy that a soft cap makes of it, and room for
 what is made of a part of them, each as a float32."""
 _TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3, torch.float64: 1e-5}
 _TRIAL_COPIES = 4  # of the logits that a trial holds

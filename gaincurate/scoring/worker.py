@@ -1,4 +1,4 @@
-"""What one process does: its shards of the plan, with reading and writing beside the model.
+"""The work of one process: its shards of the plan, with reading and writing beside the model.
 
 One thread reads and segments the next shard while the model runs, another writes the last one. One of each
 is enough, and each holds one shard at most, so memory does not grow with the set.

@@ -1,4 +1,4 @@
-"""What goes into and comes out of the angle functions; knows nothing of how it is computed."""
+"""Inputs and outputs of the angle functions, independent of the computation."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def test_infinite_values_count_as_missing(tmp_path: Path) -> None:
     assert np.isnan(table.values["level"]).sum() == 3
 
 
-FOUND = "found by its name; --group-column names another"
+FOUND = "chosen by its name; --group-column names another"
 NONE = "no column looks like a source or a task with two groups or more; --group-column names one"
 
 

@@ -150,7 +150,9 @@ def test_a_later_checkpoint_of_the_same_round_is_undone_too(tmp_path: Path) -> N
         return saved_place(run, number)
 
     one, two, three = step(1), step(2), step(3)
-    return_to(run, two, "checkpoint-2")
+    assert return_to(run, two, "checkpoint-2") == 0
+    *_, last = run.outcomes(0).read_text().splitlines()
+    assert json.loads(last) == {"resume_from_step": 2}  # takes step 3 back
     undone = "is of a history that was undone: "
     refused(run, three, "c", f"{undone}training went back to step 2 since, before its step 3. Resume from a")
     again = step(3)
