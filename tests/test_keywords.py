@@ -49,13 +49,13 @@ def test_signals_are_a_text_or_several(signals: Any) -> None:
 
 
 def test_a_wrong_keyword_is_refused_by_the_function_and_by_mypy(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="there is no keyword 'limt'; near it there is limit"):
+    with pytest.raises(InputError, match="there is no keyword 'limt'; similar: limit"):
         gaincurate.score("data.jsonl", "demo", tmp_path, limt=3)
     with pytest.raises(InputError, match="limit = 'x': "):
         gaincurate.score("data.jsonl", "demo", tmp_path, limit="x")
-    with pytest.raises(InputError, match="there is no keyword 'smaples'; near it there is samples"):
+    with pytest.raises(InputError, match="there is no keyword 'smaples'; similar: samples"):
         gaincurate.rollout(tmp_path, tmp_path / "out", verifier="exact", smaples=3)
-    with pytest.raises(InputError, match="there is no keyword 'alignto'; near it there is align_to"):
+    with pytest.raises(InputError, match="there is no keyword 'alignto'; similar: align_to"):
         gaincurate.Schedule.start(
             tmp_path,
             tmp_path / "run",

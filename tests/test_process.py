@@ -64,7 +64,7 @@ def test_names_are_filled_in_and_other_braces_stay() -> None:
 @pytest.mark.parametrize(
     ("part", "sentence"),
     [
-        ("--step={rond}", "none of {data}, {round}; near it there is round. Write {{rond}}"),
+        ("--step={rond}", "none of {data}, {round}; similar: round. Write {{rond}}"),
         ("{data}/{model}", "none of {data}, {round}. Write {{model}} for braces that"),
     ],
 )

@@ -158,7 +158,7 @@ def near(name: str, names: Iterable[str]) -> str:
     import difflib
 
     close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.6)
-    return f"; near it there is {' or '.join(close)}" if close else ""
+    return f"; similar: {', '.join(close)}" if close else ""
 
 
 def without_nan(value: Any) -> Any:

@@ -200,8 +200,12 @@ def has_rounds(path: Path) -> bool:
     """Whether a file is a trainer's outcomes: its first line with an id names a round, or one steers."""
     steering = {"attempt", "resume_from_step"}
     for _, entry in json_lines(path):
-        if entry is None or "gc_id" in entry or steering & entry.keys():
-            return entry is not None and ("round" in entry or "gc_id" not in entry)
+        if entry is None:
+            return False
+        if "gc_id" in entry:
+            return "round" in entry
+        if steering & entry.keys():
+            return True
     return False
 
 

@@ -96,9 +96,8 @@ def start(config: ScheduleConfig, note: Note = silent, references: Path | None =
         history = build_history(folder / HISTORY, scored, config, note) if config.history else None
         if names := config.rates:
             write_ipc(folder / RATES, pa.table(dict(zip(names, read_rates(scored, names).T, strict=True))))
-        own_options = options.model_dump(
-            mode="json", include=set(config.options)
-        )  # paths are whole from here on
+        # Paths are absolute from here on.
+        own_options = options.model_dump(mode="json", include=set(config.options))
         settings = {"options": own_options, "by": by, "ascending": ascending}
         angles = pc.min_max(scored.column("gc_angle"))
         facts = {
@@ -117,9 +116,12 @@ def start(config: ScheduleConfig, note: Note = silent, references: Path | None =
         state: Json = {
             "format": FORMAT,
             "order": order,
-            **dict.fromkeys(("ordered_by", "scores", "probe"), BASE),
+            "ordered_by": BASE,
+            "scores": BASE,
+            "probe": BASE,
+            "taken": {},
+            "checkpoint": model,
         }
-        state |= {"taken": {}, "checkpoint": model}
         selector = selector_of(run)
         try:
             selector.prepare(Context(run, 0, order, model, note, reference_outcomes=references, opening=True))

@@ -133,8 +133,10 @@ class Profile:
 @cache
 def profiles() -> dict[str, Profile]:
     """Every trainer's profile by name, in the order of `TRAINERS`."""
-    modules = (f"gaincurate.trainers.{folder_of(name)}.profile" for name in TRAINERS)
-    return {name: importlib.import_module(at).PROFILE for name, at in zip(TRAINERS, modules, strict=True)}
+    return {
+        name: importlib.import_module(f"gaincurate.trainers.{folder_of(name)}.profile").PROFILE
+        for name in TRAINERS
+    }
 
 
 def profile_of(name: str) -> Profile:

@@ -71,7 +71,7 @@ def test_a_file_of_any_command_has_the_names_of_its_options(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "text", "sentence"),
     [
-        ("c.toml", "batch_tokns = 3", "{F}: there is no option 'batch_tokns'; near it there is batch_"),
+        ("c.toml", "batch_tokns = 3", "{F}: there is no option 'batch_tokns'; similar: batch_"),
         ("c.toml", "json = true", "{F}: there is no option 'json'"),
         ("c.toml", "limit = 0", "{F}: limit = 0: input should be greater than or equal to 1."),
         ("c.toml", "dtype = 'int8'", "{F}: dtype = 'int8': "),
@@ -135,7 +135,7 @@ def test_a_refusal_names_the_option_as_it_is_spelt(tmp_path: Path) -> None:
         checked(ScheduleConfig, {**_RUN, "rescore": {"every": 0}})
     with pytest.raises(InputError, match=r"^--bare 7: it should be a valid boolean"):
         checked(ScheduleConfig, {**_RUN, "bare": 7})
-    with pytest.raises(InputError, match=r"^there is no option 'alignto'; near it there is align_to\.$"):
+    with pytest.raises(InputError, match=r"^there is no option 'alignto'; similar: align_to\.$"):
         checked(ScheduleConfig, {**_RUN, "alignto": 7})
     with pytest.raises(InputError, match=r"^--strategy is missing\.$"):
         checked(ScheduleConfig, {name: value for name, value in _RUN.items() if name != "strategy"})

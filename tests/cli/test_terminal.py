@@ -166,5 +166,5 @@ def test_a_misspelt_choice_or_column_has_its_near_names_said(folder: Path) -> No
     options = ("--run", folder / "run", "--strategy", "gain-lr", "--budget", 1, "--rounds", 1)
     assert "gain-rl" in run("schedule", "start", scored, *options).stderr
     derived = run("derive", scored, "--signal", "gc_anlge", "--length-free", "rank-in-bin")
-    assert "near it there is gc_angle" in derived.stderr
-    assert "near it there is question" in run("report", scored, "--group-column", "quesion").stderr
+    assert "similar: gc_angle" in derived.stderr
+    assert "similar: question" in run("report", scored, "--group-column", "quesion").stderr

@@ -183,7 +183,7 @@ def test_what_is_no_condition_is_one_sentence(text: str, sentence: str) -> None:
 def test_an_unknown_name_is_said_with_near_ones() -> None:
     there = ["gc_angle", "source", *(f"column_{i}" for i in range(20))]
     Condition("gc_angle > 1").check(there)
-    with pytest.raises(InputError, match=r"no column 'gc_angel'; near it there is gc_angle\."):
+    with pytest.raises(InputError, match=r"no column 'gc_angel'; similar: gc_angle\."):
         Condition("gc_angel > 1").check(there)
     with pytest.raises(InputError, match=r"no column 'zzz'; there is column_0, .* and more\."):
         Condition("zzz > 1").check(there)

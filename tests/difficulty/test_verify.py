@@ -158,7 +158,7 @@ def test_no_process_outlives_a_command_that_is_killed(misdeed: str) -> None:
 def test_a_verifier_that_is_none_is_refused_at_once() -> None:
     names = "there are math, reasoning-gym, exact, or module:function for your own"
     for verifier, said in [
-        ("maths", f"maths: {names}; near it there is math."),
+        ("maths", f"maths: {names}; similar: math."),
         ("a b:c", f"a b:c: {names}."),
         ("no_such_module:f", "no_such_module:f cannot be loaded: ModuleNotFoundError: No module named 'no_such_module'"),
         ("bad_verifiers:nothing", "bad_verifiers:nothing cannot be loaded: AttributeError: module 'bad_verifiers' has no attribute 'nothing'"),

@@ -97,7 +97,7 @@ def test_texts_whole_numbers_and_true_or_false_are_groups(
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "column": ({"stratify": "sorce"}, "has no such column; near it there is source."),
+    "column": ({"stratify": "sorce"}, "has no such column; similar: source."),
     "kind": ({"stratify": "gc_angle"}, "--stratify gc_angle: it holds float, not names of groups."),
     "one": ({"stratify": "one"}, "--stratify one: it has one group only; leave --stratify out."),
     "embedding": ({"stratify": "embedding"}, "has no gc_embedding: score it with `--signals "),

@@ -120,7 +120,7 @@ def test_weights_are_shares_of_a_round() -> None:
 @pytest.mark.parametrize(
     ("weights", "sentence"),
     [
-        ({"code": 1.0, "maths": 1.0}, "--group-weights: there is no group 'maths'; near it there is math"),
+        ({"code": 1.0, "maths": 1.0}, "--group-weights: there is no group 'maths'; similar: math"),
         ({"code": 1.0}, "--group-weights has no weight for math; 0 leaves a group out."),
         ({"code": -1.0, "math": 1.0}, "--group-weights: weights are numbers from 0"),
         ({"code": 0.0, "math": 0.0}, "and one of them is over 0."),

@@ -124,7 +124,7 @@ def test_the_command_says_how_many_rows_and_the_status_the_condition(tmp_path: P
     ("options", "sentence"),
     [
         ({"where": "source == 'wbe'"}, "--where \"source == 'wbe'\" holds for 0 of 60 rows \\(15 have no value for it\\), and a round has 8\\."),
-        ({"where": "sorce == 'web'"}, "there is no column 'sorce'; near it there is source"),
+        ({"where": "sorce == 'web'"}, "there is no column 'sorce'; similar: source"),
         ({"where": "source = 'web'"}, "and equal as =="),
         ({"strategy": "dots", "options": {"reuse_references": 0.1, "group_column": "source", "step_prompts": 4}}, "--where and reuse_references do not go together"),
         ({"where": None, "rollouts": Path("rates")}, "--rollouts rates goes with --where"),

@@ -83,7 +83,7 @@ def test_reasons_are_counted_in_turn_each_row_once_and_the_file_says_them(scored
     ("options", "sentence"),
     [
         (["--where", "pass_rate > .5"], "has no column 'pass_rate'; --rollouts PATH adds it."),
-        (["--where", "sorce == 'web'"], "there is no column 'sorce'; near it there is source."),
+        (["--where", "sorce == 'web'"], "there is no column 'sorce'; similar: source."),
         (["--where", "gc_angle > 9"], "no row is left: 0 of 10 rows are taken, left out are 10 by --where"),
         (["--where", "source == 3"], "column 'source' of texts cannot be compared with the number 3.0."),
         (["--rollouts", "x"], "--rollouts goes with --where"),

@@ -109,7 +109,7 @@ def test_a_run_is_opened_with_the_trainers_own_batch() -> None:
         (("uniform", None, None), {}, "budget, rounds are missing"),
         ((None, None, None), {"reward_low": -1}, "strategy, budget, rounds are missing"),
         (("uniform", 8, None), {}, "rounds is missing"),
-        (("uniform", 8, 2), {"sead": 3}, "there is no keyword 'sead'; near it there is seed"),
+        (("uniform", 8, 2), {"sead": 3}, "there is no keyword 'sead'; similar: seed"),
         (("uniform", 0, 2), {}, "budget = 0: it should be greater"),
         (("uniform", 8, 2), {"rescore": {"what": "windows"}}, "rescore.what = 'windows': it should be 'off'"),
         (("dots", None, 2), {}, "strategy dots draws prompts for refresh_every = 2 steps"),

@@ -209,7 +209,8 @@ class Replays:
         fresh = rows_of(inputs, self._completions, output)
         replayed = rows_of_groups(plan.replayed)
         share = len(replayed) // self.accelerator.num_processes
-        replayed = replayed[self.accelerator.process_index * share :][:share]
+        first = self.accelerator.process_index * share
+        replayed = replayed[first : first + share]
         if not self._padding_is_harmless:
             refuse_padding(self, fresh[0])
             self._padding_is_harmless = True
