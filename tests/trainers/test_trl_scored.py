@@ -191,5 +191,5 @@ def test_rows_are_scored_with_the_variables_and_tools_that_trl_renders(
     given = {"prompt_column": "prompt", "template_kwargs": {"no_thought": True}, "device": "cpu"}
     schema = {"tools": json.dumps([transformers.utils.chat_template_utils.get_json_schema(add)])}
     assert seen == {"rows": [{"prompt": chat("why?"), **(schema if tools else {})}], "options": given}
-    with pytest.raises(InputError, match=r"^score=\{'devise': 1\}: there is no keyword 'devise'; near it"):
+    with pytest.raises(InputError, match=r"^score=\{'devise': 1\}: there is no keyword 'devise'; similar"):
         start._score(trainer, tmp_path / "set", {"devise": 1}, lambda text: None)

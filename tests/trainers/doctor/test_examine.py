@@ -239,7 +239,7 @@ def test_the_command_says_yes_and_no(launch: Path) -> None:
     ("arguments", "sentence"),
     [
         (["--trainer", "verl"], "--trainer verl: give its settings with --config F, or behind `--`."),
-        (["--trainer", "verll"], f"--trainer verll: it must be one of {', '.join(with_part('rules'))}; near"),
+        (["--trainer", "verll"], f"--trainer verll: it must be one of {', '.join(with_part('rules'))}; sim"),
         (["--mode", "live"], "--config, --mode, --run and a command need --trainer."),
     ],
 )
