@@ -39,11 +39,7 @@ _Data = TypeVar("_Data", pa.Table, pa.RecordBatch)
 
 @contextmanager
 def refusing(path: Path, refuse: Refuse) -> Iterator[None]:
-    """Turn what Arrow says of a broken file into the caller's sentence.
-
-    Raises:
-        GaincurateError: what `refuse` makes, for everything else that is wrong with it.
-    """
+    """Raise what `refuse` makes of Arrow's words for a broken file."""
     try:
         yield
     except OSError as error:
@@ -60,13 +56,9 @@ def one_line(error: BaseException) -> str:
 
 
 def open_ipc(path: Path, refuse: Refuse) -> pa.Table:
-    """A file in the IPC file format, memory-mapped. Its columns are NOT yet validated: see `validate`.
-
-    Raises:
-        GaincurateError: from `refuse`: it is no such file, or its schema cannot be used.
-    """
+    """A file in the IPC file format, memory-mapped. Its columns are NOT yet validated: see `validate`."""
     with refusing(path, refuse):
-        table = pa.ipc.open_file(_mapped(path)).read_all()
+        table = pa.ipc.open_file(pa.memory_map(_regular(path))).read_all()
         _check_names(table.schema)
     return table
 
@@ -88,44 +80,38 @@ def ipc_batches(path: Path, refuse: Refuse) -> tuple[pa.Schema, Iterator[pa.Reco
     A batch is NOT validated until `validate` has seen it: who only counts rows need not pay for it.
     """
     with refusing(path, refuse):
-        mapped = _mapped(path)
+        mapped = pa.memory_map(_regular(path))
         try:
-            file = pa.ipc.open_file(mapped)
+            reader = pa.ipc.open_file(mapped)
         except pa.ArrowInvalid:
             mapped.seek(0)
-            stream = pa.ipc.open_stream(mapped)
-            schema, batches = stream.schema, _to_its_end(stream, mapped)
-        else:
-            schema, batches = file.schema, (file.get_batch(i) for i in range(file.num_record_batches))
-        _check_names(schema)
-    return schema, _read(batches, path, refuse)
+            reader = pa.ipc.open_stream(mapped)
+        _check_names(reader.schema)
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        with refusing(path, refuse):
+            if isinstance(reader, pa.ipc.RecordBatchFileReader):
+                yield from map(reader.get_batch, range(reader.num_record_batches))
+                return
+            yield from reader
+            if (rest := mapped.size() - mapped.tell()) > 0:
+                raise pa.ArrowInvalid(
+                    f"{rest:,} bytes stand after the end of its stream; was another one appended?"
+                )
+
+    return reader.schema, batches()
 
 
-def _to_its_end(stream: pa.RecordBatchStreamReader, mapped: pa.MemoryMappedFile) -> Iterator[pa.RecordBatch]:
-    yield from stream
-    if (rest := mapped.size() - mapped.tell()) > 0:
-        raise pa.ArrowInvalid(f"{rest:,} bytes stand after the end of its stream; was another one appended?")
-
-
-def _read(batches: Iterator[pa.RecordBatch], path: Path, refuse: Refuse) -> Iterator[pa.RecordBatch]:
-    with refusing(path, refuse):
-        yield from batches
-
-
-def _mapped(path: Path) -> pa.MemoryMappedFile:
-    _check_regular(path)
-    return pa.memory_map(str(path))
-
-
-def _check_regular(path: Path) -> None:
-    """A pipe would wait for ever, and a device may have no end."""
+def _regular(path: Path) -> str:
+    """The path of a regular file. A pipe would wait for ever, and a device may have no end."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise pa.ArrowInvalid("it is no regular file")
+    return str(path)
 
 
 def parquet_head(path: Path, refuse: Refuse) -> tuple[pa.Schema, int]:
     """The schema and the number of rows of a Parquet file, from its footer."""
-    with refusing(path, refuse), _parquet(path) as file:
+    with refusing(path, refuse), pq.ParquetFile(_regular(path)) as file:
         schema, rows = file.schema_arrow, file.metadata.num_rows
         _check_names(schema)
         if rows < 0:
@@ -135,7 +121,7 @@ def parquet_head(path: Path, refuse: Refuse) -> tuple[pa.Schema, int]:
 
 def parquet_batches(path: Path, refuse: Refuse, *, rows: int, skip: int = 0) -> Iterator[pa.RecordBatch]:
     """The rows from number `skip` on, in validated batches of `rows` at most. Earlier groups are not read."""
-    with refusing(path, refuse), _parquet(path) as file:
+    with refusing(path, refuse), pq.ParquetFile(_regular(path)) as file:
         groups = list(range(file.metadata.num_row_groups))
         while groups and skip >= (size := file.metadata.row_group(groups[0]).num_rows):
             skip -= size
@@ -148,12 +134,8 @@ def parquet_batches(path: Path, refuse: Refuse, *, rows: int, skip: int = 0) -> 
 
 
 def read_parquet(path: Path, refuse: Refuse, columns: Sequence[str] | None = None) -> pa.Table:
-    """A Parquet file as a table, validated in full.
-
-    Raises:
-        GaincurateError: from `refuse`: it is broken, has two columns of one name, or lacks one of `columns`.
-    """
-    with refusing(path, refuse), _parquet(path) as file:
+    """A Parquet file as a table, validated in full; refused where it lacks one of `columns`."""
+    with refusing(path, refuse), pq.ParquetFile(_regular(path)) as file:
         _check_names(file.schema_arrow)
         names = file.schema_arrow.names
         if len(set(names)) < len(names):
@@ -176,9 +158,6 @@ def read_json_lines(path: Path, refuse: Refuse, columns: Collection[str]) -> pa.
     """The objects of a file with lines of JSON as a table. Columns other than `columns` hold null alone.
 
     Not by Arrow's own reader of JSON, which ends the process where lists stand deep inside each other.
-
-    Raises:
-        GaincurateError: from `refuse`: a line is no JSON object, or a column mixes types.
     """
     names, rows = set[str](), 0
     values: dict[str, list[Any]] = {name: [] for name in columns}
@@ -210,13 +189,8 @@ def read_json_lines(path: Path, refuse: Refuse, columns: Collection[str]) -> pa.
             raise refuse("a text in it holds half of a surrogate pair") from error
 
 
-def _parquet(path: Path) -> pq.ParquetFile:
-    _check_regular(path)
-    return pq.ParquetFile(path)
-
-
 def validate(data: _Data, path: Path, refuse: Refuse) -> _Data:
-    """The same data, after every value was seen to lie inside its buffers and every text to be UTF-8."""
+    """The same data, each value of which lies inside its buffers and each text of which is UTF-8."""
     with refusing(path, refuse):
         data.validate(full=True)
     return data

@@ -58,38 +58,21 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How the uses of `Artifact` differ.
+    """How the uses of `Artifact` differ."""
 
-    Attributes:
-        name: what the folder is called, such as `scored set`.
-        holds: what it holds, such as `scores`; also the `kind` in identity and manifest, but for scored sets,
-            which are older than that key.
-        format: of identity, parts and manifest.
-        command: what makes one, for the next step in errors.
-        example: how that command is called.
-        totals: the head of the manifest, from the facts of all parts and the number of rejected rows.
-        part_facts: which facts of a part the manifest repeats before its size and hash.
-        more_facts: which ones it repeats after them, where a part has them.
-        own: further folders of its own, deleted with it.
-        before: files of its own that may be there before the identity is.
-        work: a glob of what it keeps in the work folder, deleted with it.
-        hints: what else to say where an identity differs in this key alone.
-        in_stores: whether it may lie in an object store.
-    """
-
-    name: str
-    holds: str
-    format: int
-    command: str
-    example: str
-    totals: Callable[[Sequence[Json], int], Json]
-    part_facts: tuple[str, ...]
-    more_facts: tuple[str, ...] = ()
-    own: tuple[str, ...] = ()
-    before: tuple[str, ...] = ()
-    work: str = ""
-    hints: Mapping[str, str] | None = None
-    in_stores: bool = False
+    name: str  # of the folder, such as `scored set`
+    holds: str  # such as `scores`; also `kind` in identity and manifest, but scored sets are older than that
+    format: int  # of identity, parts and manifest
+    command: str  # that makes one, for the next step in errors
+    example: str  # arguments of that command
+    totals: Callable[[Sequence[Json], int], Json]  # the manifest's head, of all parts and rejected rows
+    part_facts: tuple[str, ...]  # that the manifest repeats of a part before its size and hash
+    more_facts: tuple[str, ...] = ()  # that it repeats after them, where a part has them
+    own: tuple[str, ...] = ()  # further folders, deleted with it
+    before: tuple[str, ...] = ()  # files that may be there before the identity is
+    work: str = ""  # a glob of files in the work folder, deleted with it
+    hints: Mapping[str, str] | None = None  # a clause for an identity that differs in this key alone
+    in_stores: bool = False  # whether it may lie in an object store
 
 
 class Artifact:
@@ -98,38 +81,33 @@ class Artifact:
     Every method raises StorageError where the file system or the store refuses.
 
     Args:
-        folder: where it is, or is to be: a local path, or the URL of an object store.
+        folder: a local path, or the URL of an object store, for a kind that may lie in one.
         kind: which use it is.
-
-    Raises:
-        InputError: an object store, for a kind that does not lie in one.
+        cache: where copies of object stores are. Default: the cache of the process.
     """
 
     def __init__(self, folder: Path, kind: Kind, cache: Path | None = None) -> None:
         self.place, self.kind = located(folder), kind
         """The folder as given; of a folder in an object store its URL."""
-        self.mirror = None
-        if isinstance(self.place, Remote):
-            if not kind.in_stores:
-                raise InputError(f"{folder}: a {kind.name} lies in a local folder, not in an object store.")
-            self.mirror = Mirror(self.place, cache)
-        self.folder = self.place if self.mirror is None else self.mirror.folder
+        if isinstance(self.place, Remote) and not kind.in_stores:
+            raise InputError(f"{folder}: a {kind.name} lies in a local folder, not in an object store.")
+        self.mirror = Mirror(self.place, cache) if isinstance(self.place, Remote) else None
+        self.folder = self.mirror.folder if self.mirror else self.place
         """The folder with its files; of a folder in an object store the local copy."""
 
     def pull(self) -> None:
         """Copy a folder in an object store in."""
         if self.mirror is not None:
             self.mirror.pull()
-            logs = [read_bytes(path) for path in sorted(self.folder.glob(f"{EXECUTIONS}/*"))]
-            if logs:
+            if logs := [read_bytes(path) for path in sorted(self.folder.glob(f"{EXECUTIONS}/*"))]:
                 write_atomic(self.folder / EXECUTION, b"".join(logs))
 
     def put(self, name: str, data: bytes) -> None:
         """Write a file, whole or not at all."""
-        if self.mirror is None:
-            write_atomic(self.folder / name, data)
-        else:
+        if self.mirror is not None:
             self.mirror.put(name, data)
+        else:
+            write_atomic(self.folder / name, data)
 
     def delete(self, names: Sequence[str]) -> None:
         """Delete files, and folders (names that end in a slash), where they are there."""
@@ -179,12 +157,9 @@ class Artifact:
 
     @contextmanager
     def writing(self, split: Split | None = None) -> Iterator[None]:
-        """Hold the right to write the parts of `split`, or all of them.
+        """Hold the right to write the parts of `split`, or all; a LockedError where another process has it.
 
         Where no identity came of it, nothing is left in the folder. A finished one has no lock files left.
-
-        Raises:
-            LockedError: another process writes them.
         """
         split = split or Split()
         new_folders = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
@@ -249,14 +224,9 @@ class Artifact:
         return facts if "format" in facts else None
 
     def refuse_other(self, old: Json, new: Json, path: Path | None = None) -> None:
-        """Compare identities, of the folder or of one part of it.
-
-        Raises:
-            OutputError: they differ; names the keys with both values.
-        """
+        """Refuse another identity of the folder, or of its part at `path`; names keys with both values."""
         path = path or self.place
-        changes = list(differing_keys(old, new))
-        if changes:
+        if changes := list(differing_keys(old, new)):
             hint = (self.kind.hints or {}).get(changes[0][0], "") if len(changes) == 1 else ""
             raise OutputError(
                 f"{path} holds {self.kind.holds} of another run: {in_words(changes)}{hint}. Give another "
@@ -266,15 +236,7 @@ class Artifact:
             )
 
     def join(self, identity: Json, other: Json) -> None:
-        """Refuse a worker whose parts would not be those of the folder.
-
-        Args:
-            identity: of the folder, which the driver began.
-            other: of the worker's own plan.
-
-        Raises:
-            InputError: the worker's machine does not have the folder, or the identities differ.
-        """
+        """Refuse a worker that does not see the folder, or whose plan has another identity."""
         if self.mirror is None and not self.begun:
             raise InputError(
                 f"{self.folder} is not on {socket.gethostname()}, where a worker runs: --out and the data "
@@ -291,30 +253,22 @@ class Artifact:
         self.put(IDENTITY, json_bytes(identity))
 
     def write_part(self, index: int, identity: Json, table: pa.Table, facts: Json) -> None:
-        """Write one part whole.
+        """Write part `index`, from 0, whole; `table` owns fresh buffers, see `encode_shard`.
 
-        Args:
-            index: its number, from 0.
-            identity: of the folder.
-            table: its rows; owns fresh buffers, see `encode_shard`.
-            facts: what the manifest is made of: `rejected` (a list of lines) and what `Kind` names.
+        The manifest is made of the facts: `rejected` (a list of lines) and those that `Kind` names.
         """
         info = {"format": self.kind.format, "identity": identity, "shard": index, **facts}
         self.put(shard_name(index), encode_shard(table, info))
 
     def present(self, identity: Json, count: int) -> set[int]:
-        """The parts that are already written, each checked against its hash and the identity.
-
-        Raises:
-            OutputError: a part is damaged or belongs to another run.
-        """
+        """The parts that are already written; a damaged one, or one of another run, is an OutputError."""
         indexes = self.indexes(count)
         for index in sorted(indexes):
             self._read_part(index, identity)
         return indexes
 
-    def _read_part(self, index: int, identity: Json) -> tuple[Json, int, str]:
-        """A part's facts, bytes in number and hash, after the part was checked."""
+    def _read_part(self, index: int, identity: Json) -> tuple[Json, Json]:
+        """A part's facts, its size and its hash, after the part was checked."""
         path = self.part(index)
         with reading(path):
             data = read_bytes(path)
@@ -326,18 +280,16 @@ class Artifact:
                 "repeat the command.",
                 path=str(path),
             )
-        return {**info}, len(data), digest_bytes(data)
+        return info, {"bytes": len(data), "hash": digest_bytes(data)}
 
     def reopen(self) -> None:
         """Make a finished folder that lost a part unfinished again."""
         self.delete([MANIFEST])
 
     def log(self, record: Json, begun: float) -> None:
-        """Write down how a process ran: a line of `execution.jsonl`, a file of its own in an object store.
+        """Write down how a process ran that began at `begun`, in seconds since 1970.
 
-        Args:
-            record: what to say.
-            begun: when it began, in seconds since 1970.
+        It is a line of `execution.jsonl`, and a file of its own in an object store.
         """
         append_line(self.folder / EXECUTION, record)
         if self.mirror is not None:
@@ -352,19 +304,16 @@ class Artifact:
         Raises:
             OutputError: a part is damaged.
         """
-        facts: list[Json] = []
-        parts: list[Json] = []
-        rejected: list[Json] = []
+        facts, parts, rejected = list[Json](), list[Json](), list[Json]()
         for index in range(count):
-            info, size, hash_ = self._read_part(index, identity)
+            info, entry = self._read_part(index, identity)
             rejected += info.pop("rejected")
             del info["identity"]  # large, and the same in each
             facts.append(info)
-            entry = {"file": shard_name(index), **{key: info[key] for key in self.kind.part_facts}}
-            entry |= {"bytes": size, "hash": hash_}
+            entry = {"file": shard_name(index), **{key: info[key] for key in self.kind.part_facts}, **entry}
             parts.append(entry | {key: info[key] for key in self.kind.more_facts if key in info})
-        manifest: Json = {"format": self.kind.format, **self.kind.totals(facts, len(rejected))}
-        manifest |= {"identity": identity, "shards": parts}
+        totals = self.kind.totals(facts, len(rejected))
+        manifest = {"format": self.kind.format, **totals, "identity": identity, "shards": parts}
         if rejected:
             self.put(REJECTED, to_lines(rejected))
         self.put(MANIFEST, json_bytes(manifest))
@@ -380,18 +329,19 @@ class Artifact:
         with reading(path):
             finished = path.exists()
         if not finished:
-            what = f"has no {MANIFEST}" if self.folder.exists() else "does not exist"
-            why = f"is no {kind.name}: it {what}. `{kind.command} {kind.example} --out {folder}` makes one."
             if self.begun:
-                why = f"is not finished: it has no {MANIFEST}. Run the same `{kind.command}` command again "
-                why += "to go on."
+                why = f"not finished: it has no {MANIFEST}. Run the same `{kind.command}` command again to "
+                why += "go on."
             elif (folder / RUN).exists():
-                why = f"is no {kind.name}: it is a run. `gaincurate schedule status {folder}` shows it, and "
+                why = f"no {kind.name}: it is a run. `gaincurate schedule status {folder}` shows it, and "
                 why += f"`gaincurate report SET --run {folder}` reports it with its set."
             elif self.folder.is_file():
-                why = f"is no {kind.name}: it is a file. `gaincurate score {folder} --model M --out scored` "
+                why = f"no {kind.name}: it is a file. `gaincurate score {folder} --model M --out scored` "
                 why += "makes a set of it."
-            raise OutputError(f"{folder} {why}", path=str(folder))
+            else:
+                what = f"has no {MANIFEST}" if self.folder.exists() else "does not exist"
+                why = f"no {kind.name}: it {what}. `{kind.command} {kind.example} --out {folder}` makes one."
+            raise OutputError(f"{folder} is {why}", path=str(folder))
         manifest = self._facts(path)
         if manifest is not None and manifest["format"] != kind.format:
             raise OutputError(
@@ -414,11 +364,7 @@ class Artifact:
         return manifest
 
     def check(self, entry: Json) -> Path:
-        """The file of a manifest's entry, checked against its hash.
-
-        Raises:
-            OutputError: it is missing or damaged.
-        """
+        """The file of a manifest's entry; an OutputError where it is missing or damaged."""
         path: Path = self.folder / entry["file"]
         if not path.exists() or digest_file(path) != entry["hash"]:
             raise self.mismatch(path)
@@ -484,11 +430,7 @@ def _serialize(table: pa.Table, info: Mapping[str, Any]) -> bytes:
 
 
 def read_info(path: Path) -> Json:
-    """The `info` of a shard after checking the whole file against the hash inside it.
-
-    Raises:
-        OutputError: the file is damaged or no shard of ours.
-    """
+    """The `info` of a shard's file; see `parse_info`."""
     with reading(path):
         data = read_bytes(path)
     return parse_info(data, path)
@@ -520,17 +462,9 @@ def parse_info(data: bytes, path: Path) -> Json:
 
 
 def open_table(path: Path, refuse: Refuse | None = None) -> pa.Table:
-    """The rows of a shard, or of another file of ours, memory-mapped and validated.
+    """The rows of an Arrow file of ours, memory-mapped and validated, without our metadata in the schema.
 
-    Args:
-        path: an Arrow IPC file.
-        refuse: makes the exception for a broken file. Default: an OutputError.
-
-    Returns:
-        The table, without our metadata in the schema.
-
-    Raises:
-        OutputError: it is broken.
+    `refuse` makes the exception for a broken file, by default an OutputError.
     """
     return without_info(read_ipc(path, refuse or broken(path)))
 
@@ -542,6 +476,5 @@ def broken(path: Path, advice: str = "Get it again from where it came, or make i
 
 def without_info(table: pa.Table) -> pa.Table:
     """The same table without our metadata in the schema."""
-    metadata = dict(table.schema.metadata or {})
-    metadata.pop(_KEY, None)
+    metadata = {key: value for key, value in (table.schema.metadata or {}).items() if key != _KEY}
     return table.replace_schema_metadata(metadata or None)

@@ -78,10 +78,8 @@ def too_long(path: Path) -> bool:
 
 def make_folder(folder: Path) -> None:
     """Make a folder, and those that it is in, unless it is there."""
-    try:
+    with reading(folder, "write"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(folder, error) from error
 
 
 def write_atomic(path: Path, data: bytes | memoryview) -> None:
@@ -96,7 +94,7 @@ def write_stream(path: Path) -> Iterator[BinaryIO]:
 
     A device or a pipe at `path` is refused: who may do anything would make a file of /dev/null.
     """
-    try:
+    with reading(path, "write"):
         if not path.name:  # `.` and `/` name no file
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
         # The process id keeps two writers of one name apart, where a lock failed to.
@@ -113,8 +111,6 @@ def write_stream(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
-    except OSError as error:
-        raise storage_error(path, error) from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -176,14 +172,11 @@ def json_lines(source: Path | bytes, since: int = 0) -> Iterator[tuple[int, dict
     """The objects of a file of JSON lines, each with the number of its line, from 1.
 
     An object is None where the line holds no JSON object: only the caller knows whether that is an error, and
-    what to say of it. Blank lines, and a last line without a line break, are left out.
-
-    Args:
-        source: a file, or the bytes of one.
-        since: bytes at the beginning to skip; a line that ends in them is not given.
+    what to say of it. Blank lines, and a last line without a line break, are left out, and lines that end
+    within the first `since` bytes.
     """
-    data, path = (source, Path()) if isinstance(source, bytes) else (None, source)
-    with reading(path), open_regular(path) if data is None else io.BytesIO(data) as file:
+    path = Path() if isinstance(source, bytes) else source
+    with reading(path), io.BytesIO(source) if isinstance(source, bytes) else open_regular(path) as file:
         place = 0
         for number, (line, size) in enumerate(lines_of(file), 1):
             place += size

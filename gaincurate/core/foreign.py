@@ -37,7 +37,6 @@ _BOM = b"\xef\xbb\xbf"
 _NESTING = frozenset({dict, list})
 _SECRET_NAME = re.compile("KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL|SAS")
 _SECRET = 8  # characters of the shortest value that is taken for one
-_PART = 1 << 16
 _SHOWN = 60  # characters of a value in a sentence
 
 
@@ -51,24 +50,17 @@ def read_bytes(path: Path, most: int = LARGEST) -> bytes:
     Raises:
         OSError: the file system does not give it, it is no regular file, or has more than `most` bytes.
     """
-    parts, left = list[bytes](), most + 1
     with open_regular(path) as file:
-        # Not `read(left)`, which takes memory for so much. A file of the kernel has more than its size says.
-        size = max(os.fstat(file.fileno()).st_size, _PART)
-        while left > 0 and (part := file.read(min(size + 1, left))):
-            parts.append(part)
-            left -= len(part)
-    if left <= 0:
-        raise OSError(errno.EINVAL, f"it has more than {most:,} bytes", str(path))
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+        if os.fstat(file.fileno()).st_size <= most:
+            # A file of the kernel has more than its size says, and none has so much more that a part hurts.
+            data = file.read()
+            if len(data) <= most:
+                return data
+    raise OSError(errno.EINVAL, f"it has more than {most:,} bytes", str(path))
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """A regular file, opened to read. A pipe would wait for ever, and a device may have no end.
-
-    Raises:
-        OSError: the file system does not give it, or it is no regular file.
-    """
+    """A regular file, opened to read; any other is an OSError. A pipe would wait, and a device has no end."""
     mode = os.stat(path).st_mode  # before it is opened, because to open a device can do something
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise not_regular(path)
@@ -120,7 +112,10 @@ def json_value(data: bytes | str, *, surrogates: bool = False) -> Any:
     if len(text) > 2 * DEEPEST and text.count("[") + text.count("{") > DEEPEST:
         see_depth(value)
     if not surrogates and "\\u" in text:
-        see_text(value)
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise Malformed("a text in it holds half of a surrogate pair") from error
     return value
 
 
@@ -141,14 +136,7 @@ def _too_deep() -> Malformed:
 
 
 def see_depth(value: Any) -> None:
-    """See that lists and objects do not stand too deep inside each other, or in themselves.
-
-    Args:
-        value: of JSON types.
-
-    Raises:
-        Malformed: they do.
-    """
+    """Refuse lists and objects that stand too deep inside each other, or in themselves."""
     level: list[Any] = [[value]]
     for _ in range(DEEPEST + 1):
         values = (outer.values() if type(outer) is dict else outer for outer in level)
@@ -170,14 +158,6 @@ def without_secrets(text: str) -> str:
         if len(value) >= _SECRET and _SECRET_NAME.search(name):
             text = text.replace(value, "***")
     return text
-
-
-def see_text(value: Any) -> None:
-    """See that a value's texts can be written to a file: none holds half of a surrogate pair."""
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise Malformed("a text in it holds half of a surrogate pair") from error
 
 
 def toml_value(text: str) -> dict[str, Any]:

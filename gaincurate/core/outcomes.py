@@ -36,9 +36,7 @@ IdsOf = Callable[[int], Collection[str]]
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """`low` and `high` are the range of rewards; `coverage` the least share of a round's prompts that must
-    have come back.
-    """
+    """The range of rewards, and the least share of a round's prompts that must have come back."""
 
     low: float = 0.0
     high: float = 1.0
@@ -81,47 +79,46 @@ def read_lines(
         rules: range of rewards.
         since: bytes of the file that were taken before. Then the first line that steers ends the lines.
     """
-    lines: list[Line] = []
-    returns: list[tuple[int, int]] = []  # how many lines there were, and the step
-    attempt = 1
+    entries = list[Line | int]()  # an integer is a step that training went back to
+    attempt, newest = 1, 0
     planned: dict[int, frozenset[str]] = {}  # each round's ids, looked up once
     for number, entry in json_lines(data, since):
         where = f"{path}, line {number}"
         if entry is None:
             raise OutcomeError(f"{where} is broken: it is no JSON object.", path=str(path), line=number)
-        steers = "gc_id" not in entry and ("resume_from_step" in entry or "attempt" in entry)
-        if steers and since:
-            break
-        if steers and "resume_from_step" in entry:
-            returns.append((len(lines), _integer(entry, "resume_from_step", where) or 0))
-        elif steers:
-            attempt = _integer(entry, "attempt", where) or 1
+        if "gc_id" not in entry and ("resume_from_step" in entry or "attempt" in entry):
+            if since:
+                break
+            if "resume_from_step" in entry:
+                entries.append(_integer(entry, "resume_from_step", where) or 0)
+            else:
+                attempt = _integer(entry, "attempt", where) or 1
+            continue
+        line = check_line(entry, where, round_, rules, number=number, attempt=attempt)
+        if ids_of is None:
+            if not is_utf8(line.gc_id):
+                raise OutcomeError(f"{where}: the gc_id {line.gc_id!r} holds half of a surrogate pair.")
         else:
-            line = check_line(entry, where, round_, rules, number=number, attempt=attempt)
-            if ids_of is None:
-                if not is_utf8(line.gc_id):
-                    raise OutcomeError(f"{where}: the gc_id {line.gc_id!r} holds half of a surrogate pair.")
-            elif line.round not in planned:
+            if line.round not in planned:
                 planned[line.round] = frozenset(ids_of(line.round))
-            if ids_of is not None and line.gc_id not in planned[line.round]:
+            if line.gc_id not in planned[line.round]:
                 raise OutcomeError(
                     f"{where}: {line.gc_id!r} is not among the prompts of round {line.round}.",
                     line=number,
                     gc_id=line.gc_id,
                 )
-            lines.append(line)
-    if round_ is None:
-        round_ = max((line.round for line in lines), default=0)
-    valid, end = list[Line](), len(lines)
-    border: float = math.inf  # the earliest of the later returns
-    for count, step in reversed([(0, 0), *returns]):
-        valid += [
-            line
-            for line in reversed(lines[count:end])
-            if line.round != round_ or line.step is None or line.step <= border
-        ]
-        border, end = min(border, step), count
-    return valid[::-1], len(lines) - len(valid)
+        entries.append(line)
+        newest = max(newest, line.round)
+    of_file = newest if round_ is None else round_
+    valid, void, border = list[Line](), 0, math.inf  # the earliest step that later entries went back to
+    for each in reversed(entries):
+        if isinstance(each, int):
+            border = min(border, each)
+        elif each.round == of_file and each.step is not None and each.step > border:
+            void += 1
+        else:
+            valid.append(each)
+    return valid[::-1], void
 
 
 def check_line(
@@ -129,13 +126,8 @@ def check_line(
 ) -> Line:
     """An object as a line.
 
-    Args:
-        entry: the object.
-        where: where it stands, for sentences.
-        round_: the newest round, None for any.
-        rules: range of rewards.
-        number: of the line.
-        attempt: at the round, where the line names none.
+    `where` it stands is for sentences, `round_` is the newest round (None for any), `attempt` that of an
+    object that names none.
     """
     gc_id, sample = entry.get("gc_id"), entry.get("sample")
     if not isinstance(gc_id, str):
@@ -180,10 +172,7 @@ def read_file(path: Path, round_: int | None, ids_of: IdsOf | None, rules: Rules
 def attempt_to_report(path: Path, round_: int, *, new: bool) -> int:
     """The attempt at a round that outcomes are to be reported of, from 1.
 
-    Args:
-        path: the round's file, which need not be there.
-        round_: the round.
-        new: begin another one where the newest has outcomes already; else go on with that.
+    With `new` it is another one where the newest in the file (which need not be there) has outcomes already.
     """
     begun, reported = 1, 0
     for entry in log_lines(path):
@@ -198,13 +187,10 @@ def attempt_to_report(path: Path, round_: int, *, new: bool) -> int:
 
 def has_rounds(path: Path) -> bool:
     """Whether a file is a trainer's outcomes: its first line with an id names a round, or one steers."""
-    steering = {"attempt", "resume_from_step"}
     for _, entry in json_lines(path):
-        if entry is None:
-            return False
-        if "gc_id" in entry:
-            return "round" in entry
-        if steering & entry.keys():
+        if entry is None or "gc_id" in entry:
+            return entry is not None and "round" in entry
+        if "attempt" in entry or "resume_from_step" in entry:
             return True
     return False
 
@@ -218,12 +204,8 @@ def read_any_round(path: Path, rules: Rules) -> list[Line]:
 
 def earliest_return(data: bytes) -> int | None:
     """The earliest step that lines of outcomes went back to; None where none did."""
-    steps = [
-        entry["resume_from_step"]
-        for _, entry in json_lines(data)
-        if entry is not None and isinstance(entry.get("resume_from_step"), int)
-    ]
-    return min(steps, default=None)
+    steps = (entry.get("resume_from_step") for _, entry in json_lines(data) if entry is not None)
+    return min((step for step in steps if isinstance(step, int)), default=None)
 
 
 def _success_of(entry: Mapping[str, Any], where: str, rules: Rules) -> float | None:
@@ -277,25 +259,24 @@ def _short(value: Any) -> str:
 
 
 def newest_attempts(lines: list[Line]) -> tuple[list[Line], int]:
-    """A round's lines without what a later attempt did again, and how many those are.
+    """A round's lines without those that a later attempt did again, and how many those are.
 
-    One with steps takes the place of earlier attempts' lines from its first step on; one without, of all.
+    An attempt with steps replaces earlier attempts' lines from its first step on; one without replaces all.
     """
-    border = math.inf
-    dropped: set[int] = set()
-    attempts: dict[int, list[Line]] = {}
+    begins: dict[int, float] = {}  # each attempt's first step
     for line in lines:
-        attempts.setdefault(line.attempt, []).append(line)
-    for attempt in sorted(attempts, reverse=True):
-        steps = [-math.inf if line.step is None else line.step for line in attempts[attempt]]
-        if border < math.inf:  # of the newest attempt nothing is done again
-            dropped |= {
-                line.number
-                for line, step in zip(attempts[attempt], steps, strict=True)
-                if line.step is None or step >= border
-            }
-        border = min(border, *steps)
-    return [line for line in lines if line.number not in dropped], len(dropped)
+        step = -math.inf if line.step is None else line.step
+        begins[line.attempt] = min(step, begins.get(line.attempt, step))
+    border, borders = math.inf, dict[int, float]()  # the first step that later attempts did again
+    for attempt in sorted(begins, reverse=True):
+        borders[attempt] = border
+        border = min(border, begins[attempt])
+    valid = []
+    for line in lines:
+        border = borders[line.attempt]
+        if border == math.inf or (line.step is not None and line.step < border):
+            valid.append(line)
+    return valid, len(lines) - len(valid)
 
 
 @dataclass(slots=True)
@@ -367,19 +348,19 @@ class Outcomes:
 
         The remaining prompts are those whose rollouts all got one reward in between.
         """
-        judged = [tally for tally in self.tallies.values() if tally.successes]
-        alike = [tally.mean for tally in judged if not tally.differs]
-        counts = {
-            "effective": len(judged) - len(alike),
-            "all_wrong": alike.count(0),
-            "all_right": alike.count(1),
-        }
-        return {name: count / len(judged) if judged else None for name, count in counts.items()}
+        judged, counts = 0, {"effective": 0, "all_wrong": 0, "all_right": 0}
+        for tally in self.tallies.values():
+            judged += bool(tally.successes)
+            if tally.differs:
+                counts["effective"] += 1
+            elif tally.mean in (0, 1):
+                counts["all_right" if tally.mean else "all_wrong"] += 1
+        return {name: count / judged if judged else None for name, count in counts.items()}
 
     @property
     def rollouts(self) -> int:
         """Lines that count in this round."""
-        return sum(len(tally.successes) + tally.unjudged for tally in self.tallies.values())
+        return sum(len(tally.successes) for tally in self.tallies.values()) + self.unjudged
 
     @property
     def unjudged(self) -> int:
@@ -388,17 +369,11 @@ class Outcomes:
 
 
 def read_outcomes(path: Path, round_: int, ids_of: IdsOf, rules: Rules) -> Outcomes:
-    """Read and check a round's file.
-
-    Args:
-        path: `outcomes.jsonl`.
-        round_: the round that it belongs to.
-        ids_of: the ids of a round's prompts.
-        rules: range and coverage.
+    """Read and check a round's file; `ids_of` gives the ids of a round's prompts.
 
     Raises:
-        OutcomeError: no file, a broken line, an id or a round that was not planned, a reward that is no
-            number in the range, or too few prompts.
+        OutcomeError: no file, a broken line, an id or a round that was not planned, or a reward that is no
+            number in the range.
     """
     with reading(path):
         if not path.exists():
@@ -414,11 +389,11 @@ def read_outcomes(path: Path, round_: int, ids_of: IdsOf, rules: Rules) -> Outco
     tallies = {gc_id: Tally() for gc_id in ids_of(round_)}
     seen, repeated, tokens = set[Key](), 0, 0
     for line in counting:
-        if not line.is_new(seen):
+        if line.is_new(seen):
+            tokens += line.tokens
+            tallies[line.gc_id].add(line.success, line.tokens, line.reward)
+        else:
             repeated += 1
-            continue
-        tokens += line.tokens
-        tallies[line.gc_id].add(line.success, line.tokens, line.reward)
     earlier = [line for line in lines if line.round < round_]
     return Outcomes(tallies, repeated, void + replaced, bool(data[size:].strip()), tokens, size, earlier)
 
@@ -426,24 +401,16 @@ def read_outcomes(path: Path, round_: int, ids_of: IdsOf, rules: Rules) -> Outco
 def split_lines(
     path: Path, since: int, round_: int, ids_of: IdsOf, rules: Rules
 ) -> tuple[list[Line], list[Line], int]:
-    """A file's lines before and after the place up to which it was taken, and its size now.
+    """The lines before and after the size `since` at which a file was taken, and its size now.
 
-    After that place, what follows a steering line is training done again. Its outcomes were taken before, so
-    it is left out.
-
-    Args:
-        path: the file.
-        since: its size when it was taken.
-        round_: the round that it belongs to.
-        ids_of: the prompts of a round.
-        rules: range of rewards.
+    After that place, training is done again after a steering line. Its outcomes were taken before, so they
+    are left out.
     """
     with reading(path):
         data = read_bytes(path)
-    size = max(data.rfind(b"\n") + 1, since)
     old, _ = read_lines(data[:since], path, round_, ids_of, rules)
     new, _ = read_lines(data, path, round_, ids_of, rules, since)
-    return old, new, size
+    return old, new, max(data.rfind(b"\n") + 1, since)
 
 
 def check_coverage(outcomes: Outcomes, round_: int, path: Path, rules: Rules) -> None:

@@ -10,6 +10,7 @@ A set in an object store is copied whole into the cache first.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.types as pt
 
 from gaincurate.core.arrow import open_ipc, refusing, write_ipc
 from gaincurate.core.artifact import (
@@ -96,17 +98,14 @@ class ScoredSet:
         self.manifest = self._artifact.read_manifest()
         self.manifest_hash = digest_file(self.folder / MANIFEST)
         """Hash of the manifest file: names this set's exact content."""
+        self._sizes = np.array([entry["rows"] for entry in self.manifest["shards"]], np.int64)
         self._verify = verify
-        self._files: dict[int, pa.Table] = {}
-        self._validated: dict[int, set[str]] = {}
-        self._tables: dict[int, pa.Table] = {}
-        self._computed: dict[str, pa.ChunkedArray] | None = None
-        for entry in self.manifest["shards"]:
-            path = self.folder / entry["file"]
-            with reading(path):
-                whole = path.exists() and path.stat().st_size == entry["bytes"]
-            if not whole:
-                raise self._artifact.mismatch(path)
+        self._opened: dict[int, tuple[pa.Table, set[str]]] = {}
+        with reading(self.folder):
+            for entry in self.manifest["shards"]:
+                path = self.folder / entry["file"]
+                if not path.exists() or path.stat().st_size != entry["bytes"]:
+                    raise self._artifact.mismatch(path)
 
     @property
     def identity(self) -> Json:
@@ -210,32 +209,28 @@ class ScoredSet:
             raise InputError(f"{self.place} has {len(self):,} rows; there is no row {wrong}.")
         if not len(places):
             return pa.Table.from_batches([], self.schema)
-        sizes = np.array([entry["rows"] for entry in self.manifest["shards"]])
-        ends = np.cumsum(sizes)
-        shards = np.searchsorted(ends, places, side="right")
+        begins = np.cumsum(self._sizes) - self._sizes
+        shards = np.searchsorted(begins, places, side="right") - 1  # the last that begins there: no empty one
         order = np.argsort(shards, kind="stable")
-        distinct, begins = np.unique(shards[order], return_index=True)
+        distinct, starts = np.unique(shards[order], return_index=True)
         parts = []
-        for shard, here in zip(distinct.tolist(), np.split(places[order], begins[1:]), strict=True):
-            parts.append(self._take(shard, pa.array(here - (ends - sizes)[shard])))
+        for shard, here in zip(distinct.tolist(), np.split(places[order], starts[1:]), strict=True):
+            parts.append(self._take(shard, pa.array(here - begins[shard])))
         return take(pa.concat_tables(parts), pa.array(np.argsort(order, kind="stable")))
 
     def _find(self, ids: Sequence[str]) -> npt.NDArray[np.int64]:
         """The places of the rows with these ids in the whole set, `[ids]`."""
         wanted, places, before = pa.array(ids, pa.string()), np.full(len(ids), -1), 0
-        for index, entry in enumerate(self.manifest["shards"]):
+        for index, rows in enumerate(self._sizes.tolist()):
             if places.min(initial=0) == 0:
                 break  # later shards stay unopened
-            here = pc.index_in(wanted, value_set=self._shard(index, [ID]).column(ID).combine_chunks())
+            here = pc.index_in(wanted, value_set=self._own(index, [ID]).column(ID).combine_chunks())
             here = here.fill_null(-1).to_numpy()
             places = np.where(here < 0, places, here + before)
-            before += entry["rows"]
+            before += rows
         if absent := [ids[i] for i in np.flatnonzero(places < 0).tolist()]:
-            raise InputError(
-                f"{self.place} has no row with id {absent[0]!r}"
-                + (f" (and {len(absent) - 1} more of those asked for)." if absent[1:] else "."),
-                ids=absent,
-            )
+            more = f" (and {len(absent) - 1} more of those asked for)" if absent[1:] else ""
+            raise InputError(f"{self.place} has no row with id {absent[0]!r}{more}.", ids=absent)
         return places
 
     def row(self, gc_id: str) -> dict[str, Any]:
@@ -271,7 +266,7 @@ class ScoredSet:
             raise InputError(
                 f"computed column {name!r}: the name must be gc_ and letters, digits or underscores."
             )
-        if name in self._file(0).schema.names:
+        if name in self._own(0, []).schema.names:
             raise InputError(f"column {name!r} is part of the shards, which are immutable.")
         if len(ids) != len(values) or len(set(ids)) != len(ids):
             raise InputError(f"computed column {name!r} needs one value for each id, each id once.")
@@ -283,8 +278,7 @@ class ScoredSet:
         # The description goes last: a column without one is not read, one of an older value is refused.
         description = {"manifest": self.manifest_hash, "hash": digest_file(path), "how": how}
         write_sealed(path.with_suffix(".json"), description)
-        self._tables.clear()
-        self._computed = None
+        self.__dict__.pop("_computed", None)  # read again when it is next used
 
     def computed_columns(self) -> dict[str, Json]:
         """Names and descriptions of the computed columns: the manifest's hash, their own, how made.
@@ -296,65 +290,60 @@ class ScoredSet:
         paths = sorted((self.folder / COLUMNS).glob("gc_*.json"))
         return {path.stem: read_sealed(path, _AGAIN) for path in paths}
 
-    def _shard(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """A shard with its computed columns; of its own columns these, or all, are validated.
+    def _own(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """A shard's own columns, mapped; these of them, or all, are validated when they are first used.
 
-        Each is validated when it is first used. The scheduler opens a set of many gigabytes for two columns
-        of it, so the others are left alone.
+        The hash is checked. The scheduler opens a set of many gigabytes for two columns of it, so the others
+        are left alone.
         """
-        file, validated = self._file(index), self._validated.setdefault(index, set())
-        names = set(file.column_names if columns is None else columns).intersection(file.column_names)
         path = self.folder / shard_name(index)
+        if index not in self._opened:
+            if self._verify:
+                self._artifact.check(self.manifest["shards"][index])
+            self._opened[index] = without_info(open_ipc(path, broken(path, _BROKEN))), set()
+        table, validated = self._opened[index]
+        names = set(table.column_names).intersection(table.column_names if columns is None else columns)
         if names := names - validated:
             with refusing(path, broken(path, _BROKEN)):
-                file.select(sorted(names)).validate(full=True)
+                table.select(sorted(names)).validate(full=True)
             validated |= names
-        if index not in self._tables:
-            computed = self._computed_values()
-            before = sum(entry["rows"] for entry in self.manifest["shards"][:index])
-            for name, column in computed.items():
-                file = file.append_column(name, column.slice(before, len(file)))
-            self._tables[index] = file
-        return self._tables[index]
+        return table
+
+    def _shard(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """A shard with its computed columns; of its own columns these, or all, are validated."""
+        table, before = self._own(index, columns), int(self._sizes[:index].sum())
+        for name, column in self._computed.items():
+            table = table.append_column(name, column.slice(before, len(table)))
+        return table
 
     def _take(self, index: int, places: pa.Array) -> pa.Table:
         """Rows of a shard. Of a few, only the values that they hold are validated, not whole columns."""
-        file, whole, path = self._file(index), None, self.folder / shard_name(index)
-        if len(places) * _FEW < len(file):
-            # A slice of nested or coded values still has all their children, so these go column by column.
-            nested = (pa.types.is_nested, pa.types.is_dictionary)
-            whole = [field.name for field in file.schema if any(kind(field.type) for kind in nested)]
-            flat = file.drop_columns(sorted({*whole, *self._validated.get(index, ())}))
-            with refusing(path, broken(path, _BROKEN)):
-                for place in places.to_pylist():
-                    flat.slice(place, 1).validate(full=True)
-        return take(self._shard(index, whole), places)
+        if len(places) * _FEW >= self._sizes[index]:
+            return take(self._shard(index), places)
+        own, path = self._own(index, []), self.folder / shard_name(index)
+        # A slice of nested or coded values still has all their children, so these go column by column.
+        nested = [
+            field.name for field in own.schema if pt.is_nested(field.type) or pt.is_dictionary(field.type)
+        ]
+        flat = own.drop_columns(nested)
+        with refusing(path, broken(path, _BROKEN)):
+            for place in places.to_pylist():
+                flat.slice(place, 1).validate(full=True)
+        return take(self._shard(index, nested), places)
 
-    def _file(self, index: int) -> pa.Table:
-        """A shard's own columns, mapped and not yet validated; the hash is checked."""
-        if index not in self._files:
-            entry = self.manifest["shards"][index]
-            if self._verify:
-                self._artifact.check(entry)
-            path = self.folder / entry["file"]
-            self._files[index] = without_info(open_ipc(path, broken(path, _BROKEN)))
-        return self._files[index]
-
-    def _computed_values(self) -> dict[str, pa.ChunkedArray]:
+    @cached_property
+    def _computed(self) -> dict[str, pa.ChunkedArray]:
         """The computed columns, each in the order of the set's rows."""
-        if self._computed is None:
-            self._computed = {}
-            if described := self.computed_columns():
-                shards = range(len(self.manifest["shards"]))
-                chunks = [self._shard(index, [ID]).column(ID).combine_chunks() for index in shards]
-                self._tables.clear()  # which have no computed columns
-                for name, how in described.items():
-                    column = self._read_computed(name, how)
-                    places = pc.index_in(
-                        pa.chunked_array(chunks, pa.string()), value_set=column.column(ID).combine_chunks()
-                    )
-                    self._computed[name] = take(column.select(["value"]), places).column(0)
-        return self._computed
+        columns = {name: self._read_computed(name, how) for name, how in self.computed_columns().items()}
+        chunks = [
+            self._own(index, [ID]).column(ID).combine_chunks()
+            for index in range(len(self._sizes) if columns else 0)
+        ]
+        ids = pa.chunked_array(chunks, pa.string())
+        for name, column in columns.items():
+            places = pc.index_in(ids, value_set=column.column(ID).combine_chunks())
+            columns[name] = take(column.select(["value"]), places).column(0)
+        return columns
 
     def _read_computed(self, name: str, description: Json) -> pa.Table:
         path = self.folder / COLUMNS / f"{name}.arrow"
