@@ -27,8 +27,7 @@ from gaincurate.core.foreign import json_value, lines_of, open_regular
 from gaincurate.errors import GaincurateError, read_error
 
 Refuse = Callable[[str], GaincurateError]
-MOST_COLUMNS = 4096
-"""Of a set, and of keys of one object in a data file. Time grows with the square of their number."""
+MOST_COLUMNS = 4096  # also keys of an object in a data file. Time grows with the square of their number
 _UNUSABLE = (
     pa.types.is_run_end_encoded, pa.types.is_union, pa.types.is_interval, pa.types.is_list_view,
     pa.types.is_large_list_view,
@@ -179,10 +178,8 @@ def read_json_lines(path: Path, refuse: Refuse, columns: Collection[str]) -> pa.
             for name, column in values.items():
                 column.append(row.get(name))
         try:
-            arrays = {
-                name: pa.array(values[name]) if name in values else pa.nulls(rows) for name in sorted(names)
-            }
-            return pa.table(arrays)
+            there = sorted(names)
+            return pa.table([pa.array(values[n]) if n in values else pa.nulls(rows) for n in there], there)
         except OverflowError as error:
             raise refuse("it holds a whole number of more than 64 bits") from error
         except UnicodeEncodeError as error:

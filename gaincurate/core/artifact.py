@@ -11,6 +11,7 @@ here is copied out. Two machines that write the same shards do the work twice an
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import os
 import shutil
@@ -18,7 +19,6 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +45,9 @@ MANIFEST = "manifest.json"
 IDENTITY = "identity.json"
 REJECTED = "rejected.jsonl"
 EXECUTION = "execution.jsonl"
-EXECUTIONS = "execution"
-"""In an object store: a folder with a file for each process, in place of the lines of `execution.jsonl`."""
+EXECUTIONS = "execution"  # in an object store, a folder with a file for each process in place of the lines
+RUN = "run.json"  # identifies a run's folder, which is no artifact but may be given as one
 _KEY = b"gaincurate"
-RUN = "run.json"
-"""The file that identifies a run's folder, which is no artifact but may be given as one."""
 _NO_HASH = "0" * 32
 _LISTED = 6  # keys that a refusal names
 
@@ -143,8 +141,9 @@ class Artifact:
     @property
     def holds_results(self) -> bool:
         """Whether it has a part, or what is left of a finished folder."""
-        results = (MANIFEST, REJECTED, *(f"{name}/" for name in self.kind.own), "shard-*.arrow")
-        return any(fnmatch(name, result) for name in self.names() for result in results)
+        names = self.names()
+        results = {MANIFEST, REJECTED, *(f"{name}/" for name in self.kind.own)}
+        return bool(names & results or fnmatch.filter(names, "shard-*.arrow"))
 
     def indexes(self, count: int) -> set[int]:
         """Which of `count` parts are there, whatever is in them."""
@@ -176,10 +175,7 @@ class Artifact:
                             folder.rmdir()
 
     def read_identity(self, *, damaged: bool = False) -> Json | None:
-        """The identity that the folder was begun with, or None where it was not.
-
-        Args:
-            damaged: take a damaged identity for none.
+        """The identity that the folder was begun with; None where it was not, or it is `damaged` and may be.
 
         Raises:
             OutputError: the folder holds something else, or its identity is damaged.
@@ -190,8 +186,7 @@ class Artifact:
             if os.path.lexists(self.folder) and not self.folder.is_dir():
                 raise OutputError(f"--out {out} is no folder; give the name of a folder.", path=str(out))
             if not path.exists():
-                others = {name.rstrip("/") for name in self.names()} - {*self.kind.before}
-                if others:
+                if others := {name.rstrip("/") for name in self.names()} - {*self.kind.before}:
                     raise OutputError(
                         f"--out {out} already holds {min(others)!r} and is no {name}; give a new or empty "
                         "folder.",
@@ -297,13 +292,7 @@ class Artifact:
             self.mirror.put(name, to_lines([record]))
 
     def finish(self, identity: Json, count: int) -> Json:
-        """Gather the parts' facts, write `rejected.jsonl`, then the manifest.
-
-        The same parts give the same bytes, whoever writes it.
-
-        Raises:
-            OutputError: a part is damaged.
-        """
+        """Write `rejected.jsonl`, then the manifest: the same bytes for the same parts."""
         facts, parts, rejected = list[Json](), list[Json](), list[Json]()
         for index in range(count):
             info, entry = self._read_part(index, identity)
@@ -380,16 +369,13 @@ class Artifact:
 
     def remove(self) -> None:
         """Delete the files of the artifact except its identity, for `--overwrite`. Other files remain."""
-        out, kind = self.folder, self.kind
         # The manifest goes first, and the identity stays until the next one replaces it: a kill in between
-        # leaves what looks like an unfinished folder and is one.
+        # leaves an unfinished folder.
         self.delete([MANIFEST])
-        shards = (name.rstrip("/") for name in self.names())
-        self.delete([REJECTED, EXECUTION, *sorted(name for name in shards if fnmatch(name, "shard-*.arrow"))])
-        if kind.work:
-            for path in work_folder(out).glob(kind.work):
-                path.unlink()
-        self.delete([f"{name}/" for name in (*kind.own, EXECUTIONS)])
+        parts = sorted(fnmatch.filter(self.names(), "shard-*.arrow"))
+        self.delete([REJECTED, EXECUTION, *parts, *(f"{name}/" for name in (*self.kind.own, EXECUTIONS))])
+        for path in work_folder(self.folder).glob(self.kind.work) if self.kind.work else ():
+            path.unlink()
 
 
 def in_words(changes: Sequence[tuple[str, Any, Any]]) -> str:

@@ -18,18 +18,13 @@ NO_GROUP = "(none)"
 """The group of rows that have no value in the column of groups."""
 
 
-def fields(schema: pa.Schema) -> Iterator[tuple[str, pa.DataType]]:
+def fields(schema: Iterable[pa.Field]) -> Iterator[tuple[str, pa.DataType]]:
     """Every column and every field inside a struct, with its dotted name."""
     for column in schema:
-        yield from _inside(column.name, column.type)
-
-
-def _inside(name: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
-    if pt.is_struct(kind):
-        for field in kind:
-            yield from _inside(f"{name}.{field.name}", field.type)
-    else:
-        yield name, kind
+        if pt.is_struct(column.type):
+            yield from ((f"{column.name}.{name}", kind) for name, kind in fields(column.type))
+        else:
+            yield column.name, column.type
 
 
 def read_column(scored: ScoredSet | pa.Table, name: str) -> pa.ChunkedArray:

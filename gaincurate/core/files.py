@@ -25,8 +25,6 @@ from typing import Any, BinaryIO
 from gaincurate.core.foreign import json_value, lines_of, not_regular, open_regular, read_bytes
 from gaincurate.errors import storage_error
 
-LONGEST_NAME = 255  # bytes
-
 
 @contextmanager
 def reading(path: Path, what: str = "read") -> Iterator[None]:
@@ -72,8 +70,8 @@ def digest_files(paths: Iterable[Path]) -> str:
 
 
 def too_long(path: Path) -> bool:
-    """Whether a name in a path has more bytes than a file system takes: to look at it is an OSError."""
-    return max(map(len, map(os.fsencode, path.parts)), default=0) > LONGEST_NAME
+    """Whether a name in a path has more than the 255 bytes of a file system: to look at it is an OSError."""
+    return any(len(os.fsencode(part)) > 255 for part in path.parts)
 
 
 def make_folder(folder: Path) -> None:

@@ -25,14 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from io import BufferedReader
 
-LARGEST = 1 << 32
-"""Bytes of a file that is read whole. A state with a posterior for each of ten million prompts has 1 GB."""
-LARGEST_CONFIG = 1 << 19
-"""Bytes of YAML and TOML. The largest configuration of a trainer that we know has 60 kB."""
-LONGEST_LINE = 1 << 26
-"""Bytes of a line of JSON: a rollout of a million tokens, with their ids and log-probs, fits."""
-DEEPEST = 64
-"""Lists and objects inside each other. Python's own code for them fails at some hundreds."""
+LARGEST = 1 << 32  # bytes of a file that is read whole. A state with ten million posteriors has 1 GB
+LARGEST_CONFIG = 1 << 19  # bytes of YAML and TOML. The largest configuration that we know has 60 kB
+LONGEST_LINE = 1 << 26  # bytes of JSON: a rollout of a million tokens, with their ids and log-probs, fits
+DEEPEST = 64  # lists and objects inside each other. Python's own code for them fails at some hundreds
 _BOM = b"\xef\xbb\xbf"
 _NESTING = frozenset({dict, list})
 _SECRET_NAME = re.compile("KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL|SAS")
@@ -91,11 +87,7 @@ def json_file(path: Path) -> Any:
 
 
 def json_value(data: bytes | str, *, surrogates: bool = False) -> Any:
-    """The value of a JSON text.
-
-    Args:
-        data: the text.
-        surrogates: let halves of surrogate pairs through, for a caller that names or replaces them.
+    """The value of a JSON text; `surrogates` lets halves of surrogate pairs through, for a caller that looks.
 
     Raises:
         ValueError: it is no JSON (json.JSONDecodeError), no UTF-8 (UnicodeDecodeError), nested too deeply, or

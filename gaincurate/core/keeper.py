@@ -40,14 +40,12 @@ def main() -> int:
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1):  # who reads from the command is to see the end of a pipe when the command ends
         os.dup2(nothing, stream)
-    code, parent = None, select.poll()  # `select` takes no descriptor above 1,023
+    parent = select.poll()  # `select` takes no descriptor above 1,023
     parent.register(end, select.POLLIN)
-    while code is None:
-        ready = parent.poll(_LOOK * 1000)
+    gone: list[tuple[int, int]] = []
+    while child.poll() is None and not gone:
+        gone = parent.poll(_LOOK * 1000)
         _clear(child)
-        code = child.poll()
-        if ready and code is None:
-            break  # the parent is gone
     _end_all(child, grace)
     with suppress(OSError):
         end.sendall(f"code {child.poll()}".encode())  # it may have ended since it was last asked

@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gaincurate.core.files import reading
 from gaincurate.errors import LockedError, storage_error
 
 WORK = ".work"
@@ -72,14 +73,12 @@ def acquire(path: Path, kind: int) -> int | None:
                     return descriptor
             except BlockingIOError:
                 return None
-            except FileNotFoundError as error:
-                # A writer that finished removed the folder or the file. That this happens every time is not
-                # to be believed: this is a place where nothing can be made, such as /proc.
-                lost += 1
-                if lost == _TRIES:
-                    raise storage_error(path, error) from error
             except OSError as error:  # also no locks: Lustre without `-o flock`, some network file systems
-                raise storage_error(path, error) from error
+                # A writer that finished removed the folder or the file. Where that happens every time,
+                # nothing can be made, as in /proc.
+                lost += 1
+                if lost == _TRIES or not isinstance(error, FileNotFoundError):
+                    raise storage_error(path, error) from error
 
 
 @contextmanager
@@ -90,15 +89,13 @@ def joining(path: Path, descriptor: int) -> Iterator[bool]:
     that join wait. This is a POSIX record lock: objects of one process do not exclude each other, and a
     forked process does not inherit it.
     """
-    try:
+    alone = False
+    with reading(path, "write"):
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             alone = True
         except (BlockingIOError, PermissionError):
             fcntl.lockf(descriptor, fcntl.LOCK_SH)
-            alone = False
-    except OSError as error:
-        raise storage_error(path, error) from error
     try:
         yield alone
     finally:
@@ -112,14 +109,14 @@ def writing(out: Path, split: Split) -> Iterator[None]:
     Raises:
         LockedError: another process writes them.
     """
-    alone, wanted = split.count == 1, {"lock": fcntl.LOCK_EX}
-    if not alone:
+    wanted, what = {"lock": fcntl.LOCK_EX}, str(out)
+    if split.count > 1:
         wanted = {"lock": fcntl.LOCK_SH, f"lock-{split.index}-of-{split.count}": fcntl.LOCK_EX}
+        what = f"--shard {split} of {out}, or all of it"
     with ExitStack() as held:
         for name, kind in wanted.items():
             lock = acquire(work_folder(out) / name, kind | fcntl.LOCK_NB)
             if lock is None:
-                what = str(out) if alone else f"--shard {split} of {out}, or all of it"
                 raise LockedError(
                     f"another process is writing {what}; wait for it, or stop it and run this again.",
                     path=str(out),
@@ -133,7 +130,5 @@ def one_at_a_time(out: Path) -> Iterator[None]:
     """Wait for, then hold, the folder's short lock: preparing the run and writing the manifest."""
     descriptor = acquire(work_folder(out) / "lock-folder", fcntl.LOCK_EX)
     assert descriptor is not None  # a blocking flock returns only when it holds the lock
-    try:
+    with os.fdopen(descriptor):
         yield
-    finally:
-        os.close(descriptor)

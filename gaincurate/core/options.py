@@ -38,24 +38,15 @@ class Option:
     """Marks a field or a parameter as an option: `Annotated[int, Option("Rows to show.")]`."""
 
     help: str
-    panel: str | None = None
-    """Where the help shows it. Default: among the options that most people need."""
-    names: tuple[str, ...] = ()
-    """As `typer.Option` takes them. Default: `--` and the field's name."""
-    alias: str | None = None
-    """An older spelling, which the help does not show."""
-    metavar: str | None = None
-    """The placeholder of the value. Default: by its type."""
-    argument: bool = False
-    """Whether it is given by its place."""
-    stores: bool = False
-    """Of a path: whether it may be the URL of an object store."""
-    read: Callable[[str], Any] | None = None
-    """Makes the value of its text, where the value is no number, text or path."""
-    shown: str | None = None
-    """The default as the help shows it, where `read` makes it of a text."""
-    min: float | None = None
-    """The least value. A field of a config has `Field(ge=...)` instead."""
+    panel: str | None = None  # of the help. Default: the options that most people need
+    names: tuple[str, ...] = ()  # as `typer.Option` takes them. Default: `--` and the field's name
+    alias: str | None = None  # an older spelling, which the help does not show
+    metavar: str | None = None  # the placeholder of the value. Default: by its type
+    argument: bool = False  # whether it is given by its place
+    stores: bool = False  # of a path: whether it may be the URL of an object store
+    read: Callable[[str], Any] | None = None  # makes the value of its text, if it is no number, text or path
+    shown: str | None = None  # the default as the help shows it, where `read` makes it of a text
+    min: float | None = None  # the least value. A field of a config has `Field(ge=...)` instead
     max: float | None = None
 
 
@@ -77,8 +68,7 @@ class Refusal:
     kind: Literal["unknown", "missing", "value"]
     place: tuple[int | str, ...]
     value: Any
-    what: str
-    """Pydantic's words, or those of the field's check."""
+    what: str  # pydantic's words, or those of the field's check
 
     @property
     def name(self) -> str:
@@ -94,27 +84,20 @@ def refusals(error: ValidationError) -> list[Refusal]:
     kinds: dict[str, Literal["unknown", "missing"]] = {"extra_forbidden": "unknown", "missing": "missing"}
     # Pydantic's own words name a Python class.
     plainer = {"path_type": "Input is no path", "model_type": "Input should be an object"}
-    return [
-        Refusal(
-            kinds.get(each["type"], "value"),
-            each["loc"],
-            each["input"],
-            plainer.get(each["type"], each["msg"].removeprefix("Value error, ")),
-        )
-        for each in error.errors()
-    ]
+    listed = []
+    for each in error.errors():
+        what = plainer.get(each["type"], each["msg"].removeprefix("Value error, "))
+        listed.append(Refusal(kinds.get(each["type"], "value"), each["loc"], each["input"], what))
+    return listed
 
 
 def checked(model: type[Config], values: Mapping[str, Any], *, keywords: bool = False) -> Config:
-    """The values as a config.
+    """The values, by the names of fields, as a config.
 
-    Args:
-        model: the config.
-        values: by the names of its fields.
-        keywords: a program gave them as keywords, and sentences are to name those and no options.
+    With `keywords` a program gave them, and sentences name keywords and no options.
 
     Raises:
-        InputError: an option that there is not, one that is missing, or a value that it does not take.
+        InputError: an unknown option, one that is missing, or a value that it does not take.
     """
     from pydantic import ValidationError
 
@@ -139,13 +122,13 @@ def _sentence(refusal: Refusal, model: type[BaseModel], keywords: bool) -> str:
 
 def _option(model: Any, place: tuple[int | str, ...]) -> str:
     """The spelling of the option that a field is, also of a field in a config in a field."""
-    fields = getattr(model, "model_fields", {})
-    if place[0] not in fields or (len(place) > 1 and hasattr(fields[place[0]].annotation, "model_fields")):
-        within = fields[place[0]].annotation if place[0] in fields else None
-        return _option(within, place[1:]) if within else "--" + str(place[0]).replace("_", "-")
-    names = (name for mark in fields[place[0]].metadata if isinstance(mark, Option) for name in mark.names)
-    long = next((name for name in names if name.startswith("--")), f"--{place[0]}".replace("_", "-"))
-    return long.partition("/")[0]
+    spelt, field = f"--{place[0]}".replace("_", "-"), model.model_fields.get(place[0])
+    if field is None:
+        return spelt
+    if len(place) > 1 and hasattr(field.annotation, "model_fields"):
+        return _option(field.annotation, place[1:])
+    names = (name for mark in field.metadata if isinstance(mark, Option) for name in mark.names)
+    return next((name for name in names if name.startswith("--")), spelt).partition("/")[0]
 
 
 def names_of(value: Any) -> Any:
@@ -162,11 +145,7 @@ def near(name: str, names: Iterable[str]) -> str:
 
 
 def without_nan(value: Any) -> Any:
-    """The same JSON. Nothing equals NaN, so a set that was made with it could not be gone on with.
-
-    Raises:
-        ValueError: it holds NaN or infinity.
-    """
+    """The same JSON; a ValueError for NaN. Nothing equals it, so no set could be gone on with."""
     try:
         json.dumps(value, allow_nan=False)
     except ValueError:
@@ -175,18 +154,14 @@ def without_nan(value: Any) -> Any:
 
 
 def json_object(value: str, option: str, example: str) -> dict[str, Any]:
-    """The value of an option that takes a JSON object.
-
-    Raises:
-        InputError: it is no JSON object.
-    """
+    """The value of an option that takes a JSON object; an InputError where it is none."""
     from gaincurate.core.foreign import Malformed, json_value
 
-    why = ""
+    parsed, why = None, ""
     try:
         parsed = json_value(value)
     except ValueError as error:
-        parsed, why = None, f" ({error})" if isinstance(error, Malformed) else ""
+        why = f" ({error})" if isinstance(error, Malformed) else ""
     if not isinstance(parsed, dict):
         raise InputError(f"{option} {value!r:.200}: expected a JSON object, such as {example}{why}.")
     return parsed

@@ -29,10 +29,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from gaincurate.core.files import reading
 from gaincurate.core.foreign import without_secrets
 from gaincurate.core.locks import acquire
 from gaincurate.core.options import near
-from gaincurate.errors import InputError, LockedError, TrainerError, storage_error
+from gaincurate.errors import InputError, LockedError, TrainerError
 
 _KEEPER = Path(__file__).with_name("keeper.py")
 _GRACE = 10.0  # seconds between asking a command to end and ending it
@@ -40,12 +41,12 @@ _LOOK = 0.2
 _FREED = 3.0  # seconds that what a killed process started may take to end
 _QUOTED = 8000  # bytes of a log's end that an error quotes from
 _NEAR_END = 20  # lines
+# Also `{{name}}`, and not `${name}`, which is a shell's.
 _PLACEHOLDER = re.compile(r"\{\{([A-Za-z_]\w*)\}\}|(?<!\$)\{([A-Za-z_]\w*)\}")
-"""Also `{{name}}`, and not `${name}`, which is a shell's."""
+# A state of a progress bar, as tqdm and rich draw it. tqdm draws its last one after a traceback.
 _BAR = re.compile(r"\d%\||\d+/\d+ \[|\d(it/s|s/it)\b|[━█]{3}")
-"""A state of a progress bar, as tqdm and rich draw it. tqdm draws its last one after a traceback."""
+# The line of an exception, as Python prints it and torch with a rank before it, or of an error of ours.
 _RAISED = re.compile(r"(\[rank\d+\]: )?([A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)(:|$)|error: )")
-"""The line of an exception, as Python prints it and torch with a rank before it, or of an error of ours."""
 _INSISTING = 3  # how often Ctrl-C is pressed by a user who thinks that something hangs
 _NOTICES = (signal.SIGTERM, signal.SIGUSR1)  # that the machine is wanted back
 _STOPS = (*_NOTICES, signal.SIGHUP)
@@ -82,13 +83,9 @@ def ctrl_c_noted() -> Iterator[list[int]]:
 
     Python raises KeyboardInterrupt between any two instructions of the main thread: inside an event loop that
     leaves it broken, inside a finalizer it is lost, and before a loop falls asleep it does not wake it.
-    The signals of `stoppable` are noted in the same way, where it handles them.
+    The signals of `stoppable` are noted in the same way, and raised as it does.
 
     In another thread than the main one, or where other code handles a signal, nothing is changed or noted.
-
-    Raises:
-        KeyboardInterrupt: it was pressed.
-        Terminated: another signal came.
     """
     pressed = list[int]()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, *_STOPS)}
@@ -113,13 +110,20 @@ def ctrl_c_noted() -> Iterator[list[int]]:
             raise _interruption(pressed[0])
 
 
-def start_tracker() -> None:
-    """Start multiprocessing's own helper, deaf to SIGUSR1, before a queue starts it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+@contextmanager
+def _deaf_to(*numbers: int) -> Iterator[None]:
+    """Within it signals are blocked in this thread and in processes that it starts."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
-        resource_tracker.ensure_running()
+        yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def start_tracker() -> None:
+    """Start multiprocessing's own helper, deaf to SIGUSR1, before a queue starts it."""
+    with _deaf_to(signal.SIGUSR1):
+        resource_tracker.ensure_running()
 
 
 def start_workers(workers: Sequence[BaseProcess]) -> None:
@@ -130,13 +134,9 @@ def start_workers(workers: Sequence[BaseProcess]) -> None:
     its imports before its own code runs. SIGTERM is how the parent ends a worker, so that one is heard.
     """
     start_tracker()  # which a process's start would do, and it unblocks SIGINT
-    with ctrl_c_noted():  # blocked here, another thread takes it
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR1})
-        try:
-            for worker in workers:
-                worker.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with ctrl_c_noted(), _deaf_to(signal.SIGINT, signal.SIGUSR1):  # blocked here, another thread takes it
+        for worker in workers:
+            worker.start()
 
 
 def end_workers(workers: Sequence[BaseProcess], seconds: float = 0.0) -> None:
@@ -153,12 +153,9 @@ def end_workers(workers: Sequence[BaseProcess], seconds: float = 0.0) -> None:
 class Kept:
     """A command under a keeper, which ends all of it with the command, with `end`, or with this process.
 
-    Args:
-        command: program and arguments.
-        grace: seconds between asking what is left to end and ending it.
-        environment: added to this process's own.
-        lock: a descriptor that the keeper holds as long as anything of the command lives.
-        **streams: stdin, stdout and stderr of the command, as `subprocess.Popen` takes them.
+    `grace` is the seconds between asking processes to end and ending them. The environment is added to this
+    process's own. The keeper holds the descriptor `lock` as long as anything of the command lives. The
+    streams are those of `subprocess.Popen`.
     """
 
     def __init__(
@@ -189,14 +186,14 @@ class Kept:
             self._socket.shutdown(socket.SHUT_WR)
 
     def ended(self, seconds: float) -> bool:
-        """Whether all of it has ended, after so many seconds at most.
+        """Whether all of it has ended, after so many seconds at most, as the socket says.
 
-        The socket says so. `Popen.poll` and a `Popen.wait` with a time take a lock in one instruction and see
+        `Popen.poll` and a `Popen.wait` with a time take a lock in one instruction and see
         to its release in the next. A signal's exception between the two leaves it locked for ever.
         """
-        said = select.poll()
-        said.register(self._socket, select.POLLIN)
-        return bool(said.poll(seconds * 1000))
+        answer = select.poll()
+        answer.register(self._socket, select.POLLIN)
+        return bool(answer.poll(seconds * 1000))
 
     def end(self) -> None:
         """End all of it that is left, and wait for that."""
@@ -238,30 +235,21 @@ def fill(command: Sequence[str], names: Mapping[str, str]) -> list[str]:
 
 
 def check_placeholders(command: Sequence[str], names: Collection[str]) -> None:
-    """See that a command asks for nothing that `fill` does not know.
-
-    Args:
-        command: the program and its arguments.
-        names: what can be filled in.
-
-    Raises:
-        InputError: a `{name}` is none of them.
-    """
-    asked = [match.group(2) for part in command for match in _PLACEHOLDER.finditer(part)]
-    unknown = [name for name in asked if name is not None and name not in names]
-    if unknown:
-        raise InputError(
-            f"{{{unknown[0]}}} in the command is none of {', '.join(f'{{{name}}}' for name in names)}"
-            f"{near(unknown[0], names)}. Write {{{{{unknown[0]}}}}} for braces that the program is to see."
-        )
+    """Raise an InputError for a `{name}` in a command that is none of those that `fill` replaces."""
+    for name in (match.group(2) for part in command for match in _PLACEHOLDER.finditer(part)):
+        if name is not None and name not in names:
+            raise InputError(
+                f"{{{name}}} in the command is none of {', '.join(f'{{{each}}}' for each in names)}"
+                f"{near(name, names)}. Write {{{{{name}}}}} for braces that the program is to see."
+            )
 
 
 @contextmanager
 def command_lock(folder: Path, name: str = "trainer.lock") -> Iterator[int]:
-    """A lock that lives as long as what `run_command` starts with it.
+    """A lock that lives as long as the processes that `run_command` starts with it.
 
     Raises:
-        LockedError: what an earlier process started still lives.
+        LockedError: a process that was started with it earlier still lives.
     """
     path, end = folder / name, time.monotonic() + _FREED
     while (descriptor := acquire(path, fcntl.LOCK_EX | fcntl.LOCK_NB)) is None:
@@ -284,11 +272,8 @@ def stoppable() -> Iterator[None]:
     """Within it, SIGTERM, SIGUSR1 (a scheduler) and SIGHUP (a closed terminal) end the work as Ctrl-C does.
 
     A second one does not disturb the ending, a third is raised again. In another thread than the main one, or
-    where a signal is ignored (nohup) or handled already, nothing is changed.
-
-    Raises:
-        Terminated: SIGTERM or SIGUSR1 came.
-        KeyboardInterrupt: SIGHUP came.
+    where a signal is ignored (nohup) or handled already, nothing is changed. SIGTERM and SIGUSR1 raise
+    Terminated, SIGHUP raises KeyboardInterrupt.
     """
     main = threading.current_thread() is threading.main_thread()
     ours = [number for number in _STOPS if main and signal.getsignal(number) is signal.SIG_DFL]
@@ -310,11 +295,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def raise_lost_stop() -> None:
-    """Raise again what `stoppable` raised inside a finalizer, where Python only prints it. For every batch.
-
-    Raises:
-        KeyboardInterrupt: a signal came, and the work goes on all the same.
-    """
+    """Raise a stop again that a finalizer swallowed, where Python only prints it; call it for every batch."""
     if _stops_seen and threading.current_thread() is threading.main_thread():
         raise _interruption(_stops_seen[0])
 
@@ -328,7 +309,7 @@ def run_command(
     timeout: float | None = None,
     watch: Callable[[float], None] = lambda seconds: None,
 ) -> float:
-    """Run a filled-in command to its end, and to the end of all that it started.
+    """Run a filled-in command to its end, and to the end of all that it started; the seconds that it took.
 
     Args:
         command: program and arguments.
@@ -338,20 +319,15 @@ def run_command(
         timeout: seconds after which it is ended.
         watch: called now and then with the seconds so far.
 
-    Returns:
-        Seconds that it took.
-
     Raises:
         TrainerError: it cannot be started, fails, or takes too long.
         StorageError: the log cannot be written.
     """
     begin = time.monotonic()
     with ExitStack() as opened:
-        try:
+        with reading(log, "write"):
             file = opened.enter_context(log.open("ab", buffering=0))
             file.write(f"$ {shlex.join(command)}\n".encode(errors="surrogateescape"))
-        except OSError as error:
-            raise storage_error(log, error) from error
         streams = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
         with Kept(command, grace=_GRACE, environment=environment, lock=lock, **streams) as kept:
             while not kept.ended(_LOOK):

@@ -22,13 +22,9 @@ class Progress:
         """Something begins of which no share is known, such as reading weights; an empty text ends it."""
 
     def start(self, total: int, done: float = 0, *, what: str = "", unit: str = "row") -> None:
-        """Work begins.
+        """Work of `total` units begins, of which an earlier run did `done`.
 
-        Args:
-            total: how many units there are.
-            done: how many of them an earlier run did.
-            what: the work's name, such as `scoring`.
-            unit: what one unit is called, in the singular.
+        `what` is the work's name, such as `scoring`, and `unit` the name of a unit in the singular.
         """
 
     def advance(self, n: float, **also: int) -> None:
@@ -45,12 +41,9 @@ class Progress:
 
 
 class Sent(Progress):
-    """Sends what it hears, but not what is loading, to whoever follows the work from another process.
+    """Sends notes, advances and parts to another process that follows the work.
 
-    Each message is a kind and a value.
-
-    Args:
-        send: takes a kind (`note`, `advance`, `part`) and its value: a text, or what was counted by name too.
+    `send` takes a kind (`note`, `advance`, `part`) and its value: a text, or the counts by name too.
     """
 
     def __init__(self, send: Callable[[str, Any], None]) -> None:
@@ -70,12 +63,7 @@ class Sent(Progress):
 
 
 class Listener:
-    """Passes on the messages of several `Sent`.
-
-    Args:
-        progress: hears of it.
-        count: called with what is counted, by name; `units` are those of `Progress`.
-    """
+    """Passes the messages of several `Sent` on to `progress`, and the counts in them by name to `count`."""
 
     def __init__(self, progress: Progress, count: Callable[[Mapping[str, int]], None]) -> None:
         self._progress, self._count = progress, count
@@ -87,9 +75,8 @@ class Listener:
             self._notes.add(value)
             self._progress.note(value)
         elif kind == "advance":
-            units, also = value
-            self._count({"units": int(units), **also})
-            self._progress.advance(units, **also)
+            self._count({"units": int(value[0]), **value[1]})
+            self._progress.advance(value[0], **value[1])
         elif kind == "part":
             self._progress.part(value[0], **value[1])
 

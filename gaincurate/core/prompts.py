@@ -66,13 +66,8 @@ class Columns:
     def of(cls, identity: Json) -> Columns:
         """The columns that a set was scored with."""
         source = identity["source"]
-        return cls(
-            source["prompt_column"],
-            source.get("answer_column"),
-            source.get("id_column"),
-            source.get("tools_column"),
-            source.get("chat_text", False),
-        )
+        names = (source.get(f"{use}_column") for use in ("answer", "id", "tools"))
+        return cls(source["prompt_column"], *names, source.get("chat_text", False))
 
     def identity(self) -> Json:
         """The part of a set's identity that `of` reads; the last two keys are optional."""
@@ -81,27 +76,14 @@ class Columns:
         return {**names, **tools, **({"chat_text": True} if self.chat_text else {})}
 
     def messages(self, value: Any, *, nulls: bool = False) -> list[Message]:
-        """A row's own messages; `value` is that of the prompt column, `nulls` as for `to_messages`.
-
-        Raises:
-            PromptProblem: null, empty, or no list of messages.
-        """
+        """A row's own messages from its value in the prompt column; see `to_messages`."""
         chat_text = self.chat_text or self.prompt.rpartition(".")[2] == "messages"
         return to_messages(value, chat_text=chat_text, nulls=nulls)
 
     def chats(
         self, table: pa.Table, start: int = 0, *, nulls: bool = False
     ) -> Iterator[Chat | PromptProblem]:
-        """The prompt of each row of a table, or why it has none.
-
-        Args:
-            table: has the columns of prompts and tools.
-            start: the row of the source that the table's first one is, for sentences.
-            nulls: as for `to_messages`.
-
-        Raises:
-            SourceError: a column of JSON text has a value that is no JSON.
-        """
+        """The prompt of each row of a table, or why it has none; see `column_values` and `to_messages`."""
         values = column_values(table, self.prompt, start)
         tools = column_values(table, self.tools, start) if self.tools else [None] * len(values)
         for value, row_tools in zip(values, tools, strict=True):
@@ -132,18 +114,14 @@ def parsed(text: Any) -> Any:
 def column_values(table: pa.Table, name: str, start: int = 0) -> list[Any]:
     """A column's values as Python objects; `name` may go into a struct or into a column of JSON text.
 
-    Args:
-        table: has the column.
-        name: of the column.
-        start: the row of the source that the table's first one is, for sentences.
+    `start` is the row of the source that the table's first one is, for sentences.
 
     Raises:
         OutputError: the rows have no such column, so the set is not what its identity says.
         SourceError: a value of a column of JSON text is no JSON object.
     """
     if name in table.column_names:
-        values: list[Any] = table.column(name).to_pylist()
-        return values
+        return list(table.column(name).to_pylist())
     head, _, rest = name.partition(".")
     if not rest or head not in table.column_names:
         raise OutputError(
@@ -183,7 +161,13 @@ def to_messages(value: Any, *, chat_text: bool = False, nulls: bool = False) -> 
         raise PromptProblem("the prompt is null")
     from_text = isinstance(value, str) and chat_text
     if from_text:
-        value = _chat_of_text(value)
+        try:
+            value = json_value(value)
+        except ValueError as error:
+            reason = getattr(error, "msg", str(error))
+            raise PromptProblem(f"the prompt is no JSON text of messages ({reason})") from error
+        if not isinstance(value, list):
+            raise PromptProblem("the prompt is JSON text, but not of a list of messages")
     if isinstance(value, str):
         if not value.strip():
             raise PromptProblem("the prompt is empty")
@@ -224,17 +208,6 @@ def is_chat_text(text: Any) -> bool:
     )
 
 
-def _chat_of_text(text: str) -> list[Any]:
-    try:
-        value = json_value(text)
-    except ValueError as error:
-        reason = getattr(error, "msg", str(error))
-        raise PromptProblem(f"the prompt is no JSON text of messages ({reason})") from error
-    if not isinstance(value, list):
-        raise PromptProblem("the prompt is JSON text, but not of a list of messages")
-    return value
-
-
 def _content(content: Any, number: int) -> str | None:
     """A message's text, joined where it comes in parts."""
     if content is None or isinstance(content, str):
@@ -254,31 +227,26 @@ def _content(content: Any, number: int) -> str | None:
 def to_tools(value: Any, *, responses: bool = False) -> list[Tool] | None:
     """The JSON schemas of a row's tools as `apply_chat_template(tools=...)` takes them; None without tools.
 
-    Args:
-        value: a list of schemas, a list of their JSON texts, or the JSON text of a list, which keeps nulls.
-        responses: convert the Responses API's flat form to the nested one, as NeMo Gym does for a chat model.
-
-    Raises:
-        PromptProblem: anything else.
+    The value is a list of schemas or of their JSON texts, or the JSON text of a list, which keeps nulls;
+    anything else is a PromptProblem. With `responses` the Responses API's flat form becomes the nested one,
+    as NeMo Gym does for a chat model.
     """
     if value is None or value == [] or (isinstance(value, str) and not value.strip()):
         return None
     value = parsed(value) if isinstance(value, str) else without_nulls(value)
-    if value is None or not isinstance(value, list):
+    if not isinstance(value, list):
         raise PromptProblem("its tools are no list of JSON schemas; --tools-column none leaves tools out")
-    tools = [parsed(tool) if isinstance(tool, str) else tool for tool in value]
-    if not all(isinstance(tool, dict) for tool in tools):
-        shown = next(str(raw) for raw, tool in zip(value, tools, strict=True) if not isinstance(tool, dict))
-        raise PromptProblem(
-            f"its tool {shown[:_SHOWN]!r} is no JSON schema; --tools-column none leaves tools out"
-        )
-    if responses:
-        tools = [
-            {"type": "function", "function": {key: each for key, each in tool.items() if key != "type"}}
-            if "function" not in tool and "name" in tool
-            else tool
-            for tool in tools
-        ]
+    tools = []
+    for each in value:
+        tool = parsed(each) if isinstance(each, str) else each
+        if not isinstance(tool, dict):
+            raise PromptProblem(
+                f"its tool {str(each)[:_SHOWN]!r} is no JSON schema; --tools-column none leaves tools out"
+            )
+        if responses and "function" not in tool and "name" in tool:
+            function = {key: part for key, part in tool.items() if key != "type"}
+            tool = {"type": "function", "function": function}
+        tools.append(tool)
     return tools or None
 
 
@@ -294,8 +262,8 @@ def questions(table: pa.Table, identity: Json) -> list[str]:
     texts = []
     for chat in replace(Columns.of(identity), tools=None).chats(table):
         messages = chat.messages if isinstance(chat, Chat) else []
-        users = [message["content"] for message in messages if message["role"] == "user"]
-        texts.append((users[-1] or "").strip() if users else "")
+        users = [message["content"] or "" for message in messages if message["role"] == "user"]
+        texts.append(users[-1].strip() if users else "")
     return texts
 
 
@@ -304,17 +272,11 @@ def with_additions(
 ) -> list[Message]:
     """The messages that the model sees: the row's own with a run's system message and examples put in.
 
-    Args:
-        messages: the row's own.
-        system: a system message for rows without one.
-        shots: chat messages put after the system message.
-        override: replace rows' own system messages.
-
     Raises:
-        PromptProblem: the row has a system message of its own, and there is no `override`.
+        PromptProblem: the row has a system message of its own, and `override` is not given.
     """
-    system_messages = messages[:1] if messages and messages[0]["role"] == "system" else []
-    rest = messages[len(system_messages) :]
+    first = 1 if messages and messages[0]["role"] == "system" else 0
+    system_messages, rest = messages[:first], messages[first:]
     if system is not None:
         if system_messages and not override:
             raise PromptProblem(
@@ -326,13 +288,9 @@ def with_additions(
 
 
 def training_rows(rows: pa.Table, identity: Json, *, bare: bool, with_scores: bool) -> pa.Table:
-    """The table for a trainer.
+    """The table for a trainer, of rows of a scored set with this identity.
 
-    Args:
-        rows: rows of a scored set.
-        identity: the set's identity, which says where the prompt is and what was added to it.
-        bare: leave the added system message and examples out.
-        with_scores: keep all `gc_` columns.
+    With `bare` it has no added system message and examples, and `with_scores` all `gc_` columns.
 
     Raises:
         InputError: no column can hold fields of the messages, such as arguments of tool calls.
@@ -350,11 +308,7 @@ def training_rows(rows: pa.Table, identity: Json, *, bare: bool, with_scores: bo
 
 
 def message_array(values: Sequence[Any]) -> pa.Array:
-    """Messages, or lists of them, as an Arrow array.
-
-    Raises:
-        InputError: no column can hold fields of the messages, such as arguments of tool calls.
-    """
+    """Messages, or lists of them, as an Arrow array; an InputError where no column can hold a field."""
     try:
         return pa.array(values)
     except pa.ArrowException as error:
@@ -387,11 +341,7 @@ def chats_of(rows: pa.Table, identity: Json, *, bare: bool = False, nulls: bool 
 
 
 def read_rows(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows that `write_rows` wrote.
-
-    Raises:
-        OutputError: the file is broken, or lacks one of `columns`.
-    """
+    """The rows that `write_rows` wrote; an OutputError where the file is broken or lacks a column."""
     return read_parquet(path, broken(path, "Restore it from a copy."), columns)
 
 
@@ -405,22 +355,14 @@ def plain_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def write_rows(path: Path, table: pa.Table) -> None:
-    """Write them as Parquet, atomically.
-
-    Raises:
-        InputError: Parquet has no place for a column.
-    """
+    """Write them as Parquet, atomically; see `as_parquet`."""
     with write_stream(path) as file, as_parquet(path):
         pq.write_table(table, file)
 
 
 @contextmanager
 def as_parquet(path: Path) -> Iterator[None]:
-    """Say which values a set can hold and a Parquet file cannot.
-
-    Raises:
-        InputError: there are some.
-    """
+    """Raise an InputError for values that a set can hold and a Parquet file cannot."""
     try:
         yield
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:

@@ -39,14 +39,12 @@ _LONGEST = 600.0  # seconds without a worker before the run ends
 
 
 def read_workers(value: str) -> int | Literal["all"]:
-    """The value of `--workers`.
-
-    Raises:
-        InputError: it is neither a number from 1 nor `all`.
-    """
-    if value != "all" and not (value.isdecimal() and len(value) <= 9 and int(value)):
+    """The value of `--workers`; an InputError where it is neither a number from 1 nor `all`."""
+    if value == "all":
+        return "all"
+    if not (value.isdecimal() and len(value) <= 9 and int(value)):
         raise InputError(f"--workers {value}: expected a number from 1, or all.")
-    return "all" if value == "all" else int(value)
+    return int(value)
 
 
 class ClusterConfig(BaseModel):
@@ -90,11 +88,7 @@ class ClusterConfig(BaseModel):
         return value
 
     def check_engine(self) -> None:
-        """Check what goes with which engine.
-
-        Raises:
-            InputError: an option of Ray without `--engine ray`, or Ray is not installed.
-        """
+        """Raise an InputError for an option of Ray without `--engine ray`, or if Ray is not installed."""
         if self.engine == "local":
             # By value, because a config that was written out names all options.
             for name, field in ClusterConfig.model_fields.items():
@@ -196,7 +190,7 @@ class RayWorkers:
             parts: their numbers.
             hear: called with the kind and value of each event.
             describe: names the rows of a part, for the error about a part that kills its workers.
-            payload: makes what is sent along with a part.
+            payload: makes the data that is sent along with a part.
 
         Raises:
             GaincurateError: an error of a worker, a part at which three workers died, or no worker is left.
@@ -298,14 +292,10 @@ class RayWorkers:
     def _lost(
         self, each: _Hired, unfinished: set[int], deaths: Counter[int], describe: Callable[[int], str]
     ) -> list[int]:
-        """The parts of a lost worker.
-
-        Raises:
-            GaincurateError: the third worker died at one of them. A lost machine is no part's fault.
-        """
+        """The parts of a lost worker; an error where it was the third one that died at one of them."""
         parts = sorted(each.parts & unfinished)
         alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
-        if each.node is None or each.node in alive:
+        if each.node is None or each.node in alive:  # a lost machine is no part's fault
             deaths.update(parts or [-1])
         if fatal := sorted(part for part, count in deaths.items() if count >= _DEATHS):
             where = " or ".join(f"at shard {part + 1}, {describe(part)}" for part in fatal if part >= 0)
@@ -319,12 +309,7 @@ class RayWorkers:
 
 @contextmanager
 def ray_workers(config: ClusterConfig, progress: Progress) -> Iterator[RayWorkers]:
-    """Join or start the Ray of the options, for a run's workers; `progress` gets a note with its address.
-
-    Raises:
-        InputError: no usable Ray is at the address.
-        GaincurateError: a Ray on this machine does not start.
-    """
+    """Join or start the Ray of the options, for a run's workers; `progress` gets a note with its address."""
     module = sys.modules.get("ray")
     already = module is not None and module.is_initialized()  # by a program that calls us
     address = "auto" if already else _address(config)
@@ -348,13 +333,9 @@ def ray_workers(config: ClusterConfig, progress: Progress) -> Iterator[RayWorker
 
 
 def _address(config: ClusterConfig) -> str:
-    """The Ray to join: HOST:PORT, `auto`, or `local` for one that is started for the run.
-
-    Raises:
-        InputError: the address of a Ray Client, which has no place for the queues.
-    """
+    """The Ray to join: HOST:PORT, `auto`, or `local` for one that is started for the run."""
     address = config.address or os.environ.get("RAY_ADDRESS") or "local"
-    if "://" in address:
+    if "://" in address:  # a Ray Client, which has no place for the queues
         raise InputError(
             f"--address {address}: expected auto or HOST:PORT of a Ray head, no Ray Client address."
         )

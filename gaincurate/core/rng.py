@@ -16,10 +16,9 @@ Floats = npt.NDArray[np.float64]
 Keys = npt.NDArray[np.uint64]
 Labels = npt.NDArray[np.int32]
 
-REFERENCES = 1 << 32
-"""The stream that reference prompts are drawn from, apart from those of rounds and samples."""
-PASSES = 1 << 33
-"""The first of the streams that passes over groups of prompts are drawn from, one for each group."""
+# Streams apart from those of rounds and samples.
+REFERENCES = 1 << 32  # of draws of reference prompts
+PASSES = 1 << 33  # the first of those of passes over groups of prompts, one for each group
 _EXACT = 2.0**20  # log weights up to here hold the noise to 1e-10
 _BRIDGE = 64.0  # Gumbel noise of 52 bits spans 41: over a wider gap it never reaches
 _BLOCK = 1 << 19  # items at once: a few arrays of 4 MB, whatever the size of the set
@@ -28,12 +27,7 @@ _BLOCK = 1 << 19  # items at once: a few arrays of 4 MB, whatever the size of th
 def uniforms(seed: int, round_: int, stream: int, start: int, stop: int) -> Floats:
     """Numbers `start` to `stop` of a stream, `[stop - start]`, uniform on 2^52 points inside (0, 1).
 
-    Args:
-        seed: of the run, 0 to 2^64 - 1.
-        round_: each round has numbers of its own.
-        stream: keeps uses within a round apart.
-        start: place of the first number, a multiple of 4.
-        stop: place after the last number.
+    The seed is 0 to 2^64 - 1, a stream keeps uses within a round apart, and `start` is a multiple of 4.
     """
     if start % 4:
         raise ValueError(f"start {start} is no multiple of 4")
@@ -78,17 +72,10 @@ def between(keys: Keys, start: int, stop: int) -> Ints:
 
 
 def log_softmin(distance: Floats, temperature: float) -> Floats:
-    """Log weights to draw by, -distance / temperature up to a constant: equal distances stay equally likely.
+    """Log weights to draw by, `[items]`: -distance / temperature, shifted so that the largest is 0.
 
     A temperature next to nothing makes log weights beside which the draw's noise is lost in rounding. Then
     gaps between neighbouring distances that are wider than any noise are cut, which changes no draw.
-
-    Args:
-        distance: `[items]`, finite: how far each item is from what is best.
-        temperature: over 0.
-
-    Returns:
-        `[items]`, the largest 0.
     """
     with np.errstate(over="ignore"):
         log_weights: Floats = -(distance - distance.min()) / temperature
@@ -105,32 +92,23 @@ def draw_within(
 ) -> tuple[Ints, Floats]:
     """Distinct items, `sizes[g]` of each group g, as if drawn one after the other with these weights.
 
-    Gumbel top-k: the largest of log weight plus Gumbel noise, in log space, so nothing underflows.
-
-    Args:
-        sizes: `[groups]`.
-        log_weights: of the items from `start` to `stop`, `[stop - start]`, up to a constant; -inf for what is
-            not drawn.
-        labels: `[items]`, the group of each.
-        seed: of the run.
-        round_: of the run.
-
-    Returns:
-        Items and keys as of `largest_within`.
+    Gumbel top-k: the largest of log weight plus Gumbel noise, in log space, so nothing underflows. The log
+    weights, up to a constant, are of the items from `start` to `stop`, and -inf for an item that is not
+    drawn. For sizes, labels and results see `largest_within`.
     """
-
-    def keys(start: int, stop: int) -> Floats:
-        return log_weights(start, stop) + _gumbel(seed, round_, start, stop)
-
-    return largest_within(sizes, keys, labels)
+    return largest_within(
+        sizes,
+        lambda start, stop: log_weights(start, stop) + _gumbel(seed, round_, start, stop),
+        labels,
+    )
 
 
 def gumbel_keys(log_weights: Floats, *, seed: int, round_: int) -> Floats:
-    """Keys whose largest are what `draw_within` draws with these weights, `[items]`."""
-    keys = np.empty(len(log_weights))
+    """Keys whose largest are those that `draw_within` draws with these weights, `[items]`."""
+    keys = np.array(log_weights, np.float64)
     for start in range(0, len(keys), _BLOCK):
-        stop = min(start + _BLOCK, len(keys))
-        keys[start:stop] = log_weights[start:stop] + _gumbel(seed, round_, start, stop)
+        block = keys[start : start + _BLOCK]
+        block += _gumbel(seed, round_, start, start + len(block))
     return keys
 
 
@@ -147,8 +125,7 @@ def one_group(count: int) -> Labels:
 
 def largest(keys: Floats, size: int) -> Ints:
     """Places of the `size` largest keys, the largest first; of equal ones the first. None is NaN."""
-    places, _ = largest_within(np.array([size]), lambda start, stop: keys[start:stop], one_group(len(keys)))
-    return places
+    return largest_within(np.array([size]), lambda start, stop: keys[start:stop], one_group(len(keys)))[0]
 
 
 def largest_within(sizes: Ints, keys: Callable[[int, int], Floats], labels: Labels) -> tuple[Ints, Floats]:

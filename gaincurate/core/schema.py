@@ -65,9 +65,7 @@ def embedding_field(width: int) -> pa.Field:
 
 def signal_fields(signals: Sequence[str], width: int | None = None) -> list[pa.Field]:
     """The columns that a run's signals add after `SCORE_FIELDS`; `width` is an embedding's."""
-    names = [LIKELIHOODS[0]] if "nll" in signals else []
-    if "entropy" in signals:
-        names += LIKELIHOODS[1:]
+    names = [*LIKELIHOODS[: "nll" in signals], *(LIKELIHOODS[1:] if "entropy" in signals else ())]
     fields = [pa.field(name, pa.float32()) for name in names]
     if "embedding" in signals:
         assert width is not None
@@ -87,19 +85,15 @@ def scored_schema(source: pa.Schema, more: Sequence[pa.Field] = ()) -> pa.Schema
     itself, so the score columns are added to it.
     """
     metadata = dict(source.metadata or {})
-    if b"huggingface" in metadata:
-        try:
-            features = json_value(metadata[b"huggingface"])["info"]["features"]
-        except (ValueError, KeyError, TypeError):
-            features = None
-        if not isinstance(features, dict):
-            del metadata[b"huggingface"]
-        else:
-            source_features = {k: v for k, v in features.items() if not k.startswith(PREFIX)}
-            added = {field.name: _feature(field.type) for field in (*SCORE_FIELDS, *more)}
-            # A fingerprint of the unscored rows would let a cache answer for the scored ones.
-            entry = {"info": {"features": source_features | added}}
-            metadata[b"huggingface"] = json.dumps(entry).encode()
+    try:
+        listed = json_value(metadata[b"huggingface"])["info"]["features"].items()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        metadata.pop(b"huggingface", None)  # not what `datasets` writes
+    else:
+        features = {name: feature for name, feature in listed if not name.startswith(PREFIX)}
+        features |= {field.name: _feature(field.type) for field in (*SCORE_FIELDS, *more)}
+        # Without its fingerprint of the unscored rows, by which a cache would answer for the scored ones.
+        metadata[b"huggingface"] = json.dumps({"info": {"features": features}}).encode()
     return pa.schema([*source_fields(source), *SCORE_FIELDS, *more], metadata=metadata or None)
 
 
@@ -127,9 +121,7 @@ def score_arrays(ids: list[str], scores: list[Score], more: Sequence[pa.Field] =
 def scored_table(
     source: pa.Table, ids: list[str], scores: dict[int, Score], more: Sequence[pa.Field] = ()
 ) -> pa.Table:
-    """The rows that have a score, by their place in `source`, with the score columns after them.
-
-    `more` are the columns of further signals (`signal_fields`), which every score then has.
+    """The rows that have a score, by their place in `source`, with the score columns and `more` after them.
 
     Every column is copied into fresh buffers, so a shard's bytes do not depend on how its rows were sliced.
     """
@@ -143,7 +135,7 @@ def take(table: pa.Table, places: pa.Array) -> pa.Table:
     """The rows of a table at these places, also where Arrow itself cannot take them."""
     try:
         return table.take(places)
-    except pa.ArrowNotImplementedError:  # views, which polars writes
+    except pa.ArrowNotImplementedError:
         return pa.table([_taken(column, places) for column in table.columns], schema=table.schema)
 
 
@@ -165,10 +157,8 @@ def object_type(kind: pa.DataType) -> pa.DataType:
 
     Arrow makes no extension and few dictionaries of those. It reads Parquet's JSON as an extension.
     """
-    if isinstance(kind, pa.BaseExtensionType):
-        return object_type(kind.storage_type)
-    if pa.types.is_dictionary(kind):
-        return object_type(kind.value_type)
+    while isinstance(kind, pa.BaseExtensionType) or pa.types.is_dictionary(kind):
+        kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind.value_type
     return _with_inner(kind, object_type)
 
 

@@ -37,8 +37,7 @@ from gaincurate.core.schema import FORMAT, ID, take
 from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.errors import InputError, OutputError
 
-COLUMNS = "columns"
-"""Computed columns, beside the shards."""
+COLUMNS = "columns"  # the folder of computed columns, beside the shards
 _BROKEN = "`gaincurate score` did not write it so: get the set again from where it came, or score again."
 _FEW = 64  # rows of a shard for each that is taken, from which on validating rows one by one is faster
 _AGAIN = "delete that column's .arrow and .json file, and make it again if you need it"

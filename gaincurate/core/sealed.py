@@ -17,20 +17,17 @@ from gaincurate.errors import OutputError
 
 Json = dict[str, Any]
 
-DIGEST = "digest"
-"""The key of the digest: BLAKE2b-128 of the canonical JSON of the other keys."""
-
 
 def seal(content: Json) -> Json:
-    """The same JSON object with its digest."""
-    return {**content, DIGEST: digest_json(content)}
+    """The same JSON object with its digest: BLAKE2b-128 of the canonical JSON of the other keys."""
+    return {**content, "digest": digest_json(content)}
 
 
 def unseal(data: bytes) -> Json | None:
-    """The content of the JSON of what `seal` gave, without the digest; None where it is damaged."""
+    """The content of a sealed object's JSON, without the digest; None where it is damaged."""
     try:
         content: Json = json.loads(data)
-        digest = content.pop(DIGEST, None)
+        digest = content.pop("digest", None)
         return content if digest is None or digest == digest_json(content) else None
     except (ValueError, TypeError, AttributeError, RecursionError):  # cut short, or no object
         return None
@@ -44,12 +41,7 @@ def write_sealed(path: Path, content: Json) -> None:
 def read_sealed(path: Path, remedy: str = "restore it from a copy") -> Json:
     """The content of a file that `write_sealed` wrote, without the digest.
 
-    Args:
-        path: the file.
-        remedy: what a user can do about a damaged file, as a clause.
-
-    Raises:
-        OutputError: it is damaged.
+    Where it is damaged, an OutputError says so with the remedy, a clause.
     """
     with reading(path):
         content = unseal(read_bytes(path))

@@ -34,20 +34,15 @@ def find_columns(
     id_column: str | None = None,
     tools: str | None = None,
 ) -> Columns:
-    """Find the columns, or check those asked for.
+    """Find the columns in a source's schema, or check those asked for.
 
     Without a name the prompt is `prompt`, else `messages`, else NeMo Gym's `responses_create_params.input`,
     else the only one of `problem`, `question` and `instruction`, each only where its type can be a prompt.
     The tools are `tools` beside the prompt (`responses_create_params.tools`), else the column `tools`.
     `gc_id` is kept as the id where the source has it: ids then outlive a change of the text.
 
-    Args:
-        schema: the types of the columns.
-        first: some first rows. They decide whether a column of text holds chats, or objects, as JSON.
-        prompt: the column asked for, None to find it; may go into a struct, as all names.
-        answer: likewise.
-        id_column: likewise.
-        tools: likewise; "none" for no tools.
+    `first` are some first rows, which decide whether a column of text holds chats, or objects, as JSON. The
+    columns asked for may go into a struct, and `tools` may be "none".
 
     Raises:
         SourceError: a column is missing, unclear or of the wrong type; lists the columns.
@@ -63,21 +58,27 @@ def find_columns(
                 f"{near(name, schema.names)}.",
                 column=name,
             )
-    if prompt is not None:
-        kind = _type_of(schema, prompt, first)
-        if not _can_be_prompt(kind):
+    if prompt is None:
+        usable = [n for n in (*_PROMPTS, *_QUESTIONS) if _can_be_prompt(_type_of(schema, n, first))]
+        if not usable or (usable[0] in _QUESTIONS and len(usable) > 1):
+            reason = f"{' and '.join(usable)} could each be" if usable else "no column looks like"
             raise SourceError(
-                f"column {prompt!r} holds {_short(kind)}, not text or chat messages "
-                "(a list of {role, content}); choose another with --prompt-column.",
-                column=prompt,
+                f"{reason} the prompt; name it with --prompt-column. The columns are: {listed}.",
+                columns=schema.names,
             )
-    else:
-        prompt = _find_prompt(schema, first, listed)
+        prompt = usable[0]
+    kind = _type_of(schema, prompt, first)
+    if not _can_be_prompt(kind):
+        raise SourceError(
+            f"column {prompt!r} holds {_short(kind)}, not text or chat messages "
+            "(a list of {role, content}); choose another with --prompt-column.",
+            column=prompt,
+        )
     if answer is None:
         answer = next((name for name in _ANSWERS if _type_of(schema, name, first) is not None), None)
     if id_column is None and ID in schema.names:
         id_column = ID
-    chat_text = is_text(_type_of(schema, prompt, first)) and is_chat_text(_first(first, prompt))
+    chat_text = is_text(kind) and is_chat_text(_first(first, prompt))
     chats = f"the chats that column {prompt!r} holds as JSON text"
     note = f"prompt from {chats if chat_text else f'column {prompt!r}'}, answer from "
     note += f"column {answer!r}" if answer else "no column"
@@ -96,17 +97,6 @@ def find_columns(
     if media := [name for name in _MEDIA if name in schema.names]:
         note += f". Scores are of the text alone, without column {media[0]!r}"
     return Columns(prompt, answer, id_column, asked_tools, chat_text, note)
-
-
-def _find_prompt(schema: pa.Schema, first: pa.Table | None, listed: str) -> str:
-    usable = [n for n in (*_PROMPTS, *_QUESTIONS) if _can_be_prompt(_type_of(schema, n, first))]
-    if usable and (usable[0] in _PROMPTS or len(usable) == 1):
-        return usable[0]
-    reason = f"{' and '.join(usable)} could each be" if usable else "no column looks like"
-    raise SourceError(
-        f"{reason} the prompt; name it with --prompt-column. The columns are: {listed}.",
-        columns=schema.names,
-    )
 
 
 def _type_of(schema: pa.Schema, name: str, first: pa.Table | None = None) -> pa.DataType | None:
@@ -146,10 +136,8 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _is_chat(kind: pa.DataType) -> bool:
-    if not _is_list(kind):
-        return False
-    item = kind.value_type
-    return bool(pt.is_struct(item) and {"role", "content"} <= {f.name for f in item})
+    item = kind.value_type if _is_list(kind) else kind
+    return item is not kind and pt.is_struct(item) and {"role", "content"} <= {f.name for f in item}
 
 
 def _can_be_prompt(kind: pa.DataType | None) -> bool:

@@ -25,20 +25,16 @@ Floats = npt.NDArray[np.float64]
 Scale = Literal["plain", "fisher", "log"]
 
 LEVEL = 0.95
-LEAST = 10
-"""Fewer rows have no interval."""
-DIFFERING = 5
-"""Nor does a column of which fewer rows differ from the commonest value: many a resample would have none."""
+LEAST = 10  # rows; fewer have no interval
+DIFFERING = 5  # rows that do not have the commonest value; with fewer, many a resample would have none
 _LARGEST_EXPONENT = 50.0  # e to it is 5e21, and an interval that wide says nothing
 _NOTHING_LEFT = 1e-9  # of a rank variance, of which a control takes the rest: what remains is rounding
 
 
 def ranks(values: npt.ArrayLike) -> Floats:
     """Ranks from 0, ties at their mean; `values` is `[rows]`."""
-    array = np.asarray(values)
-    _, inverse, counts = np.unique(array, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    means: Floats = last - (counts + 1) / 2
+    _, inverse, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
+    means: Floats = np.cumsum(counts) - (counts + 1) / 2
     by_row: Floats = means[inverse]
     return by_row
 
@@ -59,11 +55,10 @@ def even_bins(values: npt.ArrayLike, bins: int) -> npt.NDArray[np.int64]:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A statistic with its 95 % interval over prompts.
+    """A statistic over `rows` prompts with its 95 % interval.
 
     `value` is None where the statistic is not defined (a constant column, fewer than three rows); `low` and
-    `high` are None where no interval can be given (fewer than ten rows, or than five that differ from the
-    commonest value). `rows` is how many rows it rests on.
+    `high` are None where no interval can be given (fewer than `LEAST` rows, or `DIFFERING` ones).
     """
 
     value: float | None
@@ -110,10 +105,7 @@ def reliability(predicted: Floats, observed: Floats, width: float = 0.2) -> list
 
 
 def spearman_given(first: Floats, second: Floats, control: Floats) -> float | None:
-    """Correlation of the ranks of two columns after a third's ranks have been taken out of both.
-
-    None where one of the three is constant, or the third leaves nothing of one of the others.
-    """
+    """Correlation of the ranks of two columns given a third; None where it is not defined (see `partial`)."""
     xy, xz, yz = spearman(first, second), spearman(first, control), spearman(second, control)
     if xy is None or xz is None or yz is None:
         return None
@@ -135,7 +127,7 @@ def estimate(
     Args:
         value: the statistic; None where it is not defined.
         influence: each row's, `[rows]`, with mean 0.
-        scale: what the interval is symmetric on: "fisher" for correlations, "log" for ratios.
+        scale: of the interval's symmetry: "fisher" for correlations, "log" for ratios.
         level: of confidence.
         spent: degrees of freedom that the statistic takes: strata, controls.
         least: fewer rows have no interval.
@@ -166,10 +158,7 @@ def bounds(
 
 
 def student(level: float, freedom: int) -> float:
-    """How many standard errors an interval reaches to either side.
-
-    Student's quantile by its expansion in 1 / freedom, right to a percent from 8 degrees of freedom on.
-    """
+    """Student's quantile by its expansion in 1 / freedom, right to a percent from 8 degrees of freedom on."""
     z = NormalDist().inv_cdf(0.5 + level / 2)
     first = (z**3 + z) / 4
     second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
@@ -187,7 +176,7 @@ def mean(values: Floats, *, level: float = LEVEL) -> Estimate:
 
 
 def differing(values: Floats) -> int:
-    """How many of `[rows]` do not have the commonest value."""
+    """The number of `[rows]` that do not have the commonest value."""
     return len(values) - int(np.unique(values, return_counts=True)[1].max(initial=0))
 
 
@@ -232,11 +221,7 @@ class Ranked:
 
     def __init__(self, values: Floats, strata: Strata) -> None:
         self.strata = strata
-        order = np.argsort(values, kind="stable").astype(np.int32)
-        if len(strata) > 1:
-            # Sorting short integers is a pass over their digits.
-            small = strata.codes.astype(np.uint16 if len(strata) < 1 << 16 else np.int32)
-            order = order[np.argsort(small[order], kind="stable")]
+        order = np.lexsort((values, strata.codes)).astype(np.int32)  # by value inside each stratum
         inside, codes = values[order], strata.codes[order]
         new = np.ones(len(values), bool)
         new[1:] = (inside[1:] != inside[:-1]) | (codes[1:] != codes[:-1])
@@ -247,7 +232,7 @@ class Ranked:
         self._order, self._tie = order, tie
         begins = np.concatenate([[0], np.cumsum(strata.sizes)[:-1]])
         middle = (self._ends[:-1] + self._ends[1:]) / 2
-        at = codes[self._ends[:-1]]
+        self._codes = at = codes[self._ends[:-1]]
         self.scores: Floats = ((middle - begins[at]) / strata.sizes[at] - 0.5)[tie]
         largest = np.zeros(len(strata), np.int64)
         np.maximum.at(largest, at, np.diff(self._ends))
@@ -265,29 +250,18 @@ class Ranked:
         return float(np.mean(self.scores**2))
 
     @cached_property
-    def variance_parts(self) -> Floats:
-        """Each row's part in a stratum's variance: its square, and what it does to the others' ranks."""
-        parts = self.moved(self)
-        parts *= 2
-        parts += self.scores**2
-        return parts
-
-    @cached_property
     def influence(self) -> Floats:
         """Each row's on half the logarithm of `variance`, which must not be 0."""
-        return _centred(self.variance_parts, self.variances, self.variance, self.strata) / (2 * self.variance)
+        parts = 2 * self.moved(self) + self.scores**2  # a row's own, and by the ranks of the others
+        return _centred(parts, self.variances, self.variance, self.strata) / (2 * self.variance)
 
     def moved(self, other: Ranked) -> Floats:
         """The influence of each row on the mean product with `other`, through the ranks of this column."""
         # Rows above gain a whole place, equal ones half. `other` sums to 0 over a stratum, so the sum over
         # what is above is minus the sum up to here, and sums begin at 0 in each stratum.
         sums = np.concatenate([[0.0], np.cumsum(other.scores[self._order])])
-        ties = -(sums[self._ends[:-1]] + sums[self._ends[1:]]) / 2
-        if len(self.strata) == 1:
-            ties /= len(self._tie)
+        ties = -(sums[self._ends[:-1]] + sums[self._ends[1:]]) / 2 / self.strata.sizes[self._codes]
         added: Floats = ties[self._tie]
-        if len(self.strata) > 1:
-            added /= self.strata.sizes[self.strata.codes]
         return added
 
 
@@ -315,20 +289,17 @@ def correlate(first: Ranked, second: Ranked) -> Correlation | None:
     scale = math.sqrt(first.variance * second.variance)
     if scale <= 0:
         return None
-    product = first.moved(second)  # a stratum's mean of it is three times its covariance
-    product += second.moved(first)
-    product += first.scores * second.scores
-    covariances = strata.means(product) / 3
+    # A stratum's mean of this product is three times its covariance.
+    product = first.moved(second) + second.moved(first) + first.scores * second.scores
     covariance = float(np.mean(product)) / 3
     value = _bounded(covariance / scale)
-    influence = _centred(product, covariances, covariance, strata)
-    influence /= scale
+    influence = _centred(product, strata.means(product) / 3, covariance, strata) / scale
     influence -= value * (first.influence + second.influence)
     return Correlation(value, influence, len(strata), int(min(first.differing.sum(), second.differing.sum())))
 
 
 def _centred(parts: Floats, moments: Floats, pooled: float, strata: Strata) -> Floats:
-    """Each row's influence on a moment that is pooled over strata; how many rows a stratum has varies too."""
+    """Each row's influence on a moment that is pooled over strata, whose sizes vary too."""
     return parts - (strata.spread(2 * moments) + pooled)
 
 

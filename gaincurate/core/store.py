@@ -81,11 +81,6 @@ class Remote(PosixPath):
         return f"{scheme}://{rest}"
 
     @property
-    def scheme(self) -> str:
-        """`s3`, `gs` or `az`."""
-        return self.parts[0].removesuffix(":")
-
-    @property
     def bucket(self) -> str:
         """The bucket's name, of Azure the container's."""
         return self.parts[1]
@@ -99,7 +94,7 @@ def located(place: str | Path) -> Path:
     """
     match = _URL.fullmatch(str(place))
     if isinstance(place, Remote) or match is None:
-        return Path(place) if isinstance(place, str) else place
+        return place if isinstance(place, Path) else Path(place)
     scheme, rest = match[1].lower(), (match[2] or "").lstrip("/")
     if scheme not in SCHEMES:
         raise InputError(
@@ -135,8 +130,7 @@ def use_cache(folder: Path | None) -> None:
 class Bucket:
     """A folder in an object store, through the library obstore. Every method raises StorageError.
 
-    Args:
-        place: where it is. Nothing is asked before a method is called.
+    Nothing is asked before a method is called.
     """
 
     def __init__(self, place: Remote) -> None:
@@ -162,12 +156,11 @@ class Bucket:
         Raises:
             SourceError: it is gone, or another version than `list` gave.
         """
-        client, where = self._client, self._place / name
-        tag, _, size = version.rpartition(" ")
+        client, (tag, _, size) = self._client, version.rpartition(" ")
         start, end = 0, int(size)
         matching = {} if tag == "None" else {"if_match": tag}
         path.parent.mkdir(parents=True, exist_ok=True)
-        with write_stream(path) as file, self._refusing("read", where):
+        with write_stream(path) as file, self._refusing("read", self._place / name):
             while start < end:  # each request is tried again by itself
                 options = {"range": (start, min(start + _BLOCK, end)), **matching}
                 start += file.write(_obstore().get(client, name, options=options).bytes().to_bytes())
@@ -205,11 +198,11 @@ class Bucket:
                 raise SourceError(f"{path} changed while it was read. Run again.", path=str(path)) from None
             text = str(error).partition("\n\nDebug source")[0]
         status = re.search(r"status code: (\d+[\w ]*)", text)
-        why = next((why for pattern, why in _REASONS if re.search(pattern, text)), "{reason}")
         code = status[1].strip() if status else ""
+        why = next((why for pattern, why in _REASONS if re.search(pattern, text)), "{reason}")
         why = why.format(
             bucket=self._place.bucket,
-            variables=SCHEMES[self._place.scheme],
+            variables=SCHEMES[self._place.parts[0].removesuffix(":")],
             status=code,
             endpoint=scrubbed(os.environ.get("AWS_ENDPOINT_URL") or f"the store of {self._place}"),
             reason=scrubbed(" ".join(text.split()).rstrip("."))[:300],
@@ -248,10 +241,7 @@ def _obstore() -> Any:
 
 
 class Mirror:
-    """The local copy of a folder in an object store: `pull` copies in, `put` copies out.
-
-    Every method raises StorageError where the store or the file system refuses.
-    """
+    """The local copy of a folder in an object store: `pull` copies in, `put` copies out; see `Bucket`."""
 
     def __init__(self, place: Remote, cache: Path | None = None) -> None:
         self._bucket = Bucket(place)
@@ -301,12 +291,11 @@ class Mirror:
 def fetch_data(place: Remote, suffixes: tuple[str, ...]) -> str:
     """Copy the data files that a URL names; the local file, folder or pattern.
 
-    Args:
-        place: a file, a pattern with * or [, or a folder (of files, of `save_to_disk`, or a scored set).
-        suffixes: how the names of data files end.
+    The URL is that of a file, a pattern with * or [, or a folder (of files with these suffixes, of
+    `save_to_disk`, or a scored set).
 
     Raises:
-        SourceError: nothing is there, or it changed meanwhile.
+        SourceError: no such file is there, or it changed meanwhile.
     """
     parts = place.parts
     special = next((i for i, part in enumerate(parts) if i > 1 and set(part) & _SPECIAL), len(parts))
@@ -314,16 +303,14 @@ def fetch_data(place: Remote, suffixes: tuple[str, ...]) -> str:
     versions = Bucket(folder).list()
     names = list(versions)
     if pattern:
-        split = [(name, name.split("/")) for name in names]
-        names = [
-            name for name, each in split if len(each) == len(pattern) and all(map(fnmatchcase, each, pattern))
-        ]
+        deep = (name for name in names if name.count("/") + 1 == len(pattern))
+        names = [name for name in deep if all(map(fnmatchcase, name.split("/"), pattern))]
     elif not {"dataset_dict.json", "state.json", "manifest.json"} & versions.keys():
         names = [name for name in names if "/" not in name and name.endswith(suffixes)]
-    if not names and not pattern and len(parts) > 2:
-        folder, pattern = Remote(place.parent), (place.name,)
-        versions = Bucket(folder).list()
-        names = [name for name in versions if name == place.name]
+        if not names and len(parts) > 2:
+            folder, pattern = Remote(place.parent), (place.name,)
+            versions = Bucket(folder).list()
+            names = [name for name in versions if name == place.name]
     if not names:
         raise SourceError(
             f"{place}: there is no such data file; the endings read are {', '.join(suffixes)}.",

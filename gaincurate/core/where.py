@@ -53,10 +53,9 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class _Values:
-    """A column, or one value for all rows."""
+    """A column, or one value for all rows, of the kind `number`, `text` or `truth`."""
 
     kind: str
-    """`number`, `text` or `truth`, and only equal kinds are compared."""
     data: Any
     name: str = ""
 
@@ -65,13 +64,10 @@ class _Values:
 
 
 class Condition:
-    """A condition that was read: which columns it needs, and for which rows it holds.
-
-    Args:
-        text: the condition, of the option `--where`.
+    """The condition of an option `--where`: which columns it needs, and for which rows it holds.
 
     Raises:
-        InputError: it cannot be read, has what no condition has, or names no column.
+        InputError: it cannot be read, has a part that no condition has, or names no column.
     """
 
     def __init__(self, text: str) -> None:
@@ -93,11 +89,7 @@ class Condition:
             self._refuse("it names no column")
 
     def check(self, there: Iterable[str]) -> None:
-        """Refuse a name that is no column.
-
-        Raises:
-            InputError: there is one. Says which names are near it, or which there are.
-        """
+        """Refuse a name that is none of these columns, with names that are near it, or some of those."""
         columns = sorted(there)
         for name in self.names:
             if name not in columns:
@@ -108,11 +100,8 @@ class Condition:
     def holds(self, columns: Mapping[str, pa.ChunkedArray]) -> tuple[Mask, Mask]:
         """For which rows it is true, `[rows]`, and for which it is neither true nor false, `[rows]`.
 
-        Args:
-            columns: those of `names`, of one length.
-
         Raises:
-            InputError: what is compared is of two kinds, or of none that can be.
+            InputError: it compares values of two kinds, or of a kind that has no comparison.
         """
         truth = self._truth(self._tree, columns)
         return np.asarray(pc.fill_null(truth, False)), np.asarray(pc.is_null(truth))
@@ -174,20 +163,20 @@ class Condition:
         name = _column_name(node)
         if name is not None:
             return self._column(name, columns[name])
-        sign, number = 1, node
-        if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
-            sign, number = (-1 if isinstance(node.op, ast.USub) else 1), node.operand
-        value = number.value if isinstance(number, ast.Constant) else ...
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LARGEST:
-            return _Values("number", sign * float(value))
-        if number is node and isinstance(value, str):
+        try:
+            value = ast.literal_eval(node)
+        except (ValueError, TypeError, RecursionError):
+            value = ...
+        if value is None:
+            self._refuse("nothing equals None; write is None or is not None")
+        if isinstance(value, bool):
+            return _Values("truth", value)
+        if isinstance(value, (int, float)) and abs(value) < _LARGEST:
+            return _Values("number", float(value))
+        if isinstance(value, str):
             if not is_utf8(value):
                 self._refuse("a text in it holds half of a surrogate pair")
             return _Values("text", value)
-        if number is node and isinstance(value, bool):
-            return _Values("truth", value)
-        if value is None:
-            self._refuse("nothing equals None; write is None or is not None")
         self._refuse(f"{self._written(node)} cannot stand there; {_TAKES}")
 
     def _column(self, name: str, column: pa.ChunkedArray) -> _Values:
