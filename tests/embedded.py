@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 import column_sets
 import sets
-from gaincurate.core.schema import SCORE_FIELDS, embedding_field
+from gaincurate.core.schema import SCORE_FIELDS, signal_fields
 
 names = column_sets.ids
 
@@ -30,7 +30,9 @@ def make_set(
     rows, width = embeddings.shape
     identity = copy.deepcopy(sets.IDENTITY_OF_SETS)
     identity["model"]["weights"] = weights
-    schema = pa.schema([pa.field("question", pa.string()), *SCORE_FIELDS, embedding_field(width)])
+    schema = pa.schema(
+        [pa.field("question", pa.string()), *SCORE_FIELDS, *signal_fields(["embedding"], width)]
+    )
     lengths = [3] * rows if tokens is None else tokens.tolist()
     whole = [
         sets.scored_row(name, f"group {i % 5}", tokens=length)

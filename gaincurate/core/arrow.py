@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -137,9 +138,8 @@ def read_parquet(path: Path, refuse: Refuse, columns: Sequence[str] | None = Non
     with refusing(path, refuse), pq.ParquetFile(_regular(path)) as file:
         _check_names(file.schema_arrow)
         names = file.schema_arrow.names
-        if len(set(names)) < len(names):
-            repeated = next(name for name in names if names.count(name) > 1)
-            raise refuse(f"it has two columns named {repeated!r}")
+        if repeated := [name for name, count in Counter(names).items() if count > 1]:
+            raise refuse(f"it has two columns named {repeated[0]!r}")
         if missing := set(columns or ()) - set(names):
             raise refuse(f"it has no column {min(missing)!r}")
         table = file.read(columns)
@@ -210,9 +210,9 @@ def _check_names(schema: pa.Schema) -> None:
             raise pa.ArrowInvalid("lists in it have a length below 0")
         elif kind.num_fields:
             fields = [kind.field(place) for place in range(kind.num_fields)]
-            names = [field.name for field in fields]
-            if len(set(names)) < len(names):
-                raise pa.ArrowInvalid(f"a struct in it has two fields of one name ({', '.join(names)})")
+            if len({field.name for field in fields}) < len(fields):
+                names = ", ".join(field.name for field in fields)
+                raise pa.ArrowInvalid(f"a struct in it has two fields of one name ({names})")
             kinds += [field.type for field in fields]
 
 

@@ -1,9 +1,9 @@
 """A folder that is expensive to make: identity first, parts, manifest last. See `Kind` for its two uses.
 
 The identity holds all that can change a value, so a folder is gone on with or refused, never mixed. A part
-(a shard) carries the identity, its rejected rows and a hash of its own bytes, so that each can be judged
-alone: a run that was killed at any instant goes on from the whole parts, and ends with the same bytes. The
-manifest says that the folder is finished. It is made of the parts alone, so it can be lost and written again.
+(a shard) carries the identity, its rejected rows and a hash of its own bytes: a run that was killed at any
+instant goes on from the whole parts, and ends with the same bytes. The manifest says that the folder is
+finished. It is made of the parts alone, so it can be lost and written again.
 
 A folder in an object store is worked on in a local copy: `pull` copies it in, and each file that is written
 here is copied out. Two machines that write the same shards do the work twice and write the same bytes.
@@ -39,7 +39,7 @@ from gaincurate.core.files import (
 from gaincurate.core.foreign import json_value, read_bytes
 from gaincurate.core.locks import WORK, Split, work_folder, writing
 from gaincurate.core.store import Mirror, Remote, located
-from gaincurate.errors import InputError, OutputError, storage_error
+from gaincurate.errors import InputError, OutputError
 
 MANIFEST = "manifest.json"
 IDENTITY = "identity.json"
@@ -85,13 +85,13 @@ class Artifact:
     """
 
     def __init__(self, folder: Path, kind: Kind, cache: Path | None = None) -> None:
-        self.place, self.kind = located(folder), kind
-        """The folder as given; of a folder in an object store its URL."""
+        self.place, self.kind = located(folder), kind  # as given; of a folder in an object store its URL
         if isinstance(self.place, Remote) and not kind.in_stores:
             raise InputError(f"{folder}: a {kind.name} lies in a local folder, not in an object store.")
         self.mirror = Mirror(self.place, cache) if isinstance(self.place, Remote) else None
-        self.folder = self.mirror.folder if self.mirror else self.place
-        """The folder with its files; of a folder in an object store the local copy."""
+        self.folder = (
+            self.mirror.folder if self.mirror else self.place
+        )  # with its files; of a store, the copy
 
     def pull(self) -> None:
         """Copy a folder in an object store in."""
@@ -109,15 +109,13 @@ class Artifact:
 
     def delete(self, names: Sequence[str]) -> None:
         """Delete files, and folders (names that end in a slash), where they are there."""
-        try:
-            for name in names:
-                path = self.folder / name
+        for name in names:
+            path = self.folder / name
+            with reading(path, "delete"):
                 if not name.endswith("/"):
                     path.unlink(missing_ok=True)
                 elif path.is_dir():
                     shutil.rmtree(path)
-        except OSError as error:
-            raise storage_error(Path(error.filename), error, "delete") from error
         if self.mirror is not None:
             self.mirror.delete(names)
 
@@ -125,8 +123,8 @@ class Artifact:
         """The names of files and folders that are there, of folders with a slash at the end."""
         with reading(self.folder):
             entries = os.scandir(self.folder) if self.folder.is_dir() else ()
-            names = {entry.name + "/" * entry.is_dir() for entry in entries}
-        return names - {f"{WORK}/", f"{EXECUTIONS}/"} - {name for name in names if is_temporary(name)}
+            names = {entry.name + "/" * entry.is_dir() for entry in entries if not is_temporary(entry.name)}
+        return names - {f"{WORK}/", f"{EXECUTIONS}/"}
 
     @property
     def begun(self) -> bool:
@@ -204,10 +202,9 @@ class Artifact:
 
     def _facts(self, path: Path) -> Json | None:
         """An identity or a manifest; None where it is damaged, an OutputError where it is another kind's."""
-        with reading(path):
-            text = read_bytes(path)
         try:
-            facts: Json = json_value(text)
+            with reading(path):
+                facts: Json = json_value(read_bytes(path))
             holds = str(facts.get("kind", "scores"))
         except (ValueError, AttributeError):
             return None
@@ -232,14 +229,15 @@ class Artifact:
 
     def join(self, identity: Json, other: Json) -> None:
         """Refuse a worker that does not see the folder, or whose plan has another identity."""
+        here = socket.gethostname()
         if self.mirror is None and not self.begun:
             raise InputError(
-                f"{self.folder} is not on {socket.gethostname()}, where a worker runs: --out and the data "
-                "must be on a file system that all machines share, under the same path."
+                f"{self.folder} is not on {here}, where a worker runs: --out and the data must be on a file "
+                "system that all machines share, under the same path."
             )
         if changes := list(differing_keys(identity, other)):
             raise InputError(
-                f"a worker on {socket.gethostname()} would not give the same results: {in_words(changes)}. "
+                f"a worker on {here} would not give the same results: {in_words(changes)}. "
                 "Have all workers on machines of one kind (--worker-label), with the same packages and files."
             )
 
@@ -309,11 +307,7 @@ class Artifact:
         return manifest
 
     def read_manifest(self) -> Json:
-        """The manifest of a finished folder.
-
-        Raises:
-            OutputError: no such folder, an unfinished one, another kind or another format.
-        """
+        """The manifest; an OutputError if the folder is absent, unfinished, or of another kind or format."""
         folder, kind, path = self.place, self.kind, self.folder / MANIFEST
         with reading(path):
             finished = path.exists()
@@ -380,8 +374,8 @@ class Artifact:
 
 def in_words(changes: Sequence[tuple[str, Any, Any]]) -> str:
     """The differences of two identities, as `differing_keys` gives them."""
-    listed = "; ".join(f"{key} was {was!r} and is now {now!r}" for key, was, now in changes[:_LISTED])
-    return listed + (f"; and {len(changes) - _LISTED} more" if len(changes) > _LISTED else "")
+    listed = [f"{key} was {was!r} and is now {now!r}" for key, was, now in changes[:_LISTED]]
+    return "; ".join([*listed, *([f"and {len(changes) - _LISTED} more"] if changes[_LISTED:] else [])])
 
 
 def shard_name(index: int) -> str:
@@ -407,12 +401,11 @@ def encode_shard(table: pa.Table, info: Mapping[str, Any]) -> bytes:
 
 def _serialize(table: pa.Table, info: Mapping[str, Any]) -> bytes:
     text = json.dumps(info, sort_keys=True, ensure_ascii=False).encode()
-    schema = table.schema.with_metadata({**(table.schema.metadata or {}), _KEY: text})
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), _KEY: text})
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, schema) as writer:
-        writer.write_table(table.replace_schema_metadata(schema.metadata))
-    data: bytes = sink.getvalue().to_pybytes()
-    return data
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
 
 
 def read_info(path: Path) -> Json:
@@ -423,27 +416,20 @@ def read_info(path: Path) -> Json:
 
 
 def parse_info(data: bytes, path: Path) -> Json:
-    """The `info` of a shard's bytes, checked against the hash inside them; `path` is the name in errors.
-
-    Raises:
-        OutputError: they are damaged or no shard of ours.
-    """
+    """The `info` of a shard's bytes; an OutputError, about `path`, where they do not match the hash in it."""
 
     def damaged(reason: str) -> OutputError:
-        return OutputError(
-            f"{path} is damaged: {reason}. Delete that file and run the same command again: only its rows "
-            "are made again.",
-            path=str(path),
-        )
+        again = "Delete that file and run the same command again: only its rows are made again."
+        return OutputError(f"{path} is damaged: it {reason}. {again}", path=str(path))
 
     try:
-        schema = ipc_schema(data, path, lambda why: damaged(f"it is cut short or no shard ({why})"))
+        schema = ipc_schema(data, path, lambda why: damaged(f"is cut short or no shard ({why})"))
         info: Json = json_value((schema.metadata or {})[_KEY])
         content = info["content"].encode()
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise damaged("it is cut short or no shard") from error
+        raise damaged("is cut short or no shard") from error
     if digest_bytes(data.replace(content, _NO_HASH.encode())) != info["content"]:
-        raise damaged("its bytes do not match the hash in it")
+        raise damaged("does not match the hash in it")
     return info
 
 

@@ -70,10 +70,7 @@ def as_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def coded(column: pa.ChunkedArray, most: int) -> tuple[list[str], Labels] | tuple[None, None]:
-    """A column's distinct values as texts, sorted, and each row's place among them, -1 for null.
-
-    None where there are more than `most`.
-    """
+    """Distinct values of a column as sorted texts, unless over `most`, and each row's place, -1 for null."""
     texts = as_texts(column)
     names = pc.unique(texts).drop_null()
     if len(names) > most:

@@ -28,11 +28,7 @@ from gaincurate.errors import storage_error
 
 @contextmanager
 def reading(path: Path, what: str = "read") -> Iterator[None]:
-    """Turn a refusal of the file system into a sentence about `path`; `what` is the verb in it.
-
-    Raises:
-        StorageError: instead of any OSError.
-    """
+    """Turn an OSError into a StorageError, a sentence about `path`; `what` is the verb in it."""
     try:
         yield
     except OSError as error:

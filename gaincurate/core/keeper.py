@@ -93,20 +93,13 @@ def _living(child: subprocess.Popen[bytes]) -> list[int]:
         except (ProcessLookupError, PermissionError):
             return []
         return [-child.pid]
-    while child.returncode is not None:
-        try:
-            if os.waitpid(-1, os.WNOHANG)[0] == 0:
-                break
-        except ChildProcessError:
-            break
+    with suppress(ChildProcessError):
+        while child.returncode is not None and os.waitpid(-1, os.WNOHANG)[0]:
+            pass
     parents: dict[int, list[int]] = {}
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                with open(f"/proc/{name}/stat") as file:
-                    state, parent = file.read().rpartition(")")[2].split()[:2]
-            except OSError:
-                continue
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError), open(f"/proc/{name}/stat") as file:
+            state, parent = file.read().rpartition(")")[2].split()[:2]
             if state != "Z":
                 parents.setdefault(int(parent), []).append(int(name))
     living, newest = [], [os.getpid()]

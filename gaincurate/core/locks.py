@@ -30,8 +30,7 @@ class Split:
 
     index: int = 1
     count: int = 1
-    source: str = field(default="", compare=False)
-    """The environment variable that it was read from, where a scheduler gave it."""
+    source: str = field(default="", compare=False)  # the environment variable of a scheduler that gave it
 
     def owns(self, shard: int) -> bool:
         """Whether this part writes that shard."""
@@ -53,12 +52,7 @@ def work_folder(out: Path) -> Path:
 
 
 def acquire(path: Path, kind: int) -> int | None:
-    """Lock a file and return its descriptor, or None where another process holds it.
-
-    Args:
-        path: the file; made where it is missing.
-        kind: a `fcntl` lock operation.
-    """
+    """Lock a file by a `fcntl` operation; its descriptor, or None where another process holds it."""
     lost = 0
     while True:
         with ExitStack() as opened:
@@ -104,11 +98,7 @@ def joining(path: Path, descriptor: int) -> Iterator[bool]:
 
 @contextmanager
 def writing(out: Path, split: Split) -> Iterator[None]:
-    """Hold the right to write the shards of `split` in the folder `out`.
-
-    Raises:
-        LockedError: another process writes them.
-    """
+    """Hold the right to write the shards of `split` in the folder `out`; a LockedError if another does."""
     wanted, what = {"lock": fcntl.LOCK_EX}, str(out)
     if split.count > 1:
         wanted = {"lock": fcntl.LOCK_SH, f"lock-{split.index}-of-{split.count}": fcntl.LOCK_EX}

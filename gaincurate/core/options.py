@@ -57,8 +57,7 @@ Cache = Annotated[
         MACHINE,
         metavar="DIR",
     ),
-]
-"""Of a command that reads or writes object stores."""
+]  # of a command that reads or writes object stores
 
 
 @dataclass(frozen=True, slots=True)

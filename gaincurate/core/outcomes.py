@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
@@ -28,10 +29,10 @@ from gaincurate.errors import OutcomeError
 _BEYOND = 2**53  # a double holds no more of them one by one
 _WHOLE_NUMBERS = frozenset({"round", "step", "attempt", "tokens"})
 
-Key = tuple[str, int, int, int | None, Any]
-"""The keys by which two lines are the same: id, round, attempt, step, sample."""
-IdsOf = Callable[[int], Collection[str]]
-"""The ids of a round's prompts, by the round's number."""
+Key = tuple[
+    str, int, int, int | None, Any
+]  # by which two lines are the same: id, round, attempt, step, sample
+IdsOf = Callable[[int], Collection[str]]  # the ids of a round's prompts, by the round's number
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +70,10 @@ class Line:
 def read_lines(
     data: bytes, path: Path, round_: int | None, ids_of: IdsOf | None, rules: Rules, since: int = 0
 ) -> tuple[list[Line], int]:
-    """The lines of a file, in order, and how many a `resume_from_step` voids.
+    """The lines of a file, or of a beginning of it, in order, and how many a `resume_from_step` voids.
 
-    Args:
-        data: the file, or a beginning of it.
-        path: for sentences.
-        round_: the round that the file belongs to. Default: the newest in it.
-        ids_of: the ids of a round's prompts. Default: any prompt will do.
-        rules: range of rewards.
-        since: bytes of the file that were taken before. Then the first line that steers ends the lines.
+    The file belongs to a round, by default the newest in it, and without `ids_of` any prompt will do. `since`
+    is the bytes of the file that were taken before; then the first line that steers ends the lines.
     """
     entries = list[Line | int]()  # an integer is a step that training went back to
     attempt, newest = 1, 0
@@ -129,26 +125,26 @@ def check_line(
     `where` it stands is for sentences, `round_` is the newest round (None for any), `attempt` that of an
     object that names none.
     """
-    gc_id, sample = entry.get("gc_id"), entry.get("sample")
-    if not isinstance(gc_id, str):
-        raise OutcomeError(f"{where}: gc_id is {_short(gc_id)}, not a text.", line=number)
+    gc_id, of_round, sample = entry.get("gc_id"), entry.get("round"), entry.get("sample")
     for name in _WHOLE_NUMBERS.intersection(entry):
         if type(entry[name]) is not int or abs(entry[name]) >= _BEYOND:
             _integer(entry, name, where)  # refuses it, or it is null
-    of_round = entry.get("round")
-    if of_round is None:
-        raise OutcomeError(f"{where} has no round.", line=number)
-    if of_round < 0 or (round_ is not None and of_round > round_):
-        raise OutcomeError(
-            f"{where}: round {of_round} is not planned yet; the newest is {round_}."
-            if round_ is not None
-            else f"{where}: there is no round {of_round}.",
-            line=number,
-            round=of_round,
-        )
     tokens = entry.get("tokens") or 0
-    if tokens < 0:
-        raise OutcomeError(f"{where}: tokens is {tokens}, which counts nothing.", line=number)
+    why = None
+    if not isinstance(gc_id, str):
+        why = f": gc_id is {_short(gc_id)}, not a text."
+    elif of_round is None:
+        why = " has no round."
+    elif of_round < 0:
+        why = f": there is no round {of_round}."
+    elif round_ is not None and of_round > round_:
+        why = f": round {of_round} is not planned yet; the newest is {round_}."
+    elif tokens < 0:
+        why = f": tokens is {tokens}, which counts nothing."
+    elif "reward" not in entry:
+        why = " has no reward (null stands for one that could not be judged)."
+    if why is not None:
+        raise OutcomeError(f"{where}{why}", line=number)
     return Line(
         number,
         gc_id,
@@ -209,13 +205,7 @@ def earliest_return(data: bytes) -> int | None:
 
 
 def _success_of(entry: Mapping[str, Any], where: str, rules: Rules) -> float | None:
-    """`correct` where the line has it, else the reward as a share of its range; None for one not judged.
-
-    Raises:
-        OutcomeError: the reward or `correct` is missing, no number or out of its range.
-    """
-    if "reward" not in entry:
-        raise OutcomeError(f"{where} has no reward (null stands for one that could not be judged).")
+    """`correct` where the line has it, else the reward as a share of its range; None for one not judged."""
     success, reward, correct = None, entry["reward"], entry.get("correct")
     if reward is not None:
         if type(reward) not in (int, float) or not rules.low <= reward <= rules.high:
@@ -237,13 +227,10 @@ def _success_of(entry: Mapping[str, Any], where: str, rules: Rules) -> float | N
 
 
 def _number(value: Any, name: str, where: str) -> float:
-    try:
-        number = float(value) if isinstance(value, (int, float)) else math.nan
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise OutcomeError(f"{where}: {name} is {_short(value)}, not a number.")
-    return number
+    with suppress(OverflowError):
+        if isinstance(value, (int, float)) and math.isfinite(value):
+            return float(value)
+    raise OutcomeError(f"{where}: {name} is {_short(value)}, not a number.")
 
 
 def _integer(entry: dict[str, Any], name: str, where: str) -> int | None:
@@ -281,17 +268,13 @@ def newest_attempts(lines: list[Line]) -> tuple[list[Line], int]:
 
 @dataclass(slots=True)
 class Tally:
-    """One prompt: successes in [0, 1], one for each rollout that could be judged, and how many could not.
+    """The rollouts of one prompt."""
 
-    `rewards` are the distinct rewards of these rollouts, or where a line has only `correct`, that. `tokens`
-    sums the completion tokens of the rollouts whose lines have them, and `with_tokens` counts those.
-    """
-
-    successes: list[float] = field(default_factory=list)
-    unjudged: int = 0
-    tokens: int = 0
-    with_tokens: int = 0
-    rewards: set[float] = field(default_factory=set)
+    successes: list[float] = field(default_factory=list)  # in [0, 1], of the rollouts that could be judged
+    unjudged: int = 0  # rollouts that could not
+    tokens: int = 0  # of the completions of the rollouts whose lines have them
+    with_tokens: int = 0  # how many those are
+    rewards: set[float] = field(default_factory=set)  # distinct ones; `correct` where a line has no other
 
     def add(self, success: float | None, tokens: int = 0, reward: float | None = None) -> None:
         """One more rollout; a success of None could not be judged."""
@@ -322,20 +305,15 @@ class Tally:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """A round's outcomes. `tallies` is by id, in the round's order.
+    """A round's outcomes."""
 
-    `repeated` lines said again what an earlier one said. `void` ones were taken back by a resumed or repeated
-    attempt. `cut` says that the last line was not finished. `tokens` sums the lines' own `tokens`, where they
-    have them. `size` is how many bytes of the file were read. `earlier` are its lines of earlier rounds.
-    """
-
-    tallies: dict[str, Tally]
-    repeated: int
-    void: int
-    cut: bool
-    tokens: int
-    size: int
-    earlier: list[Line] = field(default_factory=list)
+    tallies: dict[str, Tally]  # by id, in the round's order
+    repeated: int  # lines with the key of an earlier one
+    void: int  # lines that a resumed or repeated attempt took back
+    cut: bool  # whether the last line is unfinished
+    tokens: int  # the sum of the lines' own, where they have them
+    size: int  # bytes of the file that were read
+    earlier: list[Line] = field(default_factory=list)  # lines of earlier rounds
 
     @cached_property
     def accuracy(self) -> float | None:

@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -188,8 +188,8 @@ class Kept:
     def ended(self, seconds: float) -> bool:
         """Whether all of it has ended, after so many seconds at most, as the socket says.
 
-        `Popen.poll` and a `Popen.wait` with a time take a lock in one instruction and see
-        to its release in the next. A signal's exception between the two leaves it locked for ever.
+        `Popen.poll` and a `Popen.wait` with a time take a lock in one instruction and see to its release in
+        the next. A signal's exception between the two leaves it locked for ever.
         """
         answer = select.poll()
         answer.register(self._socket, select.POLLIN)
@@ -209,12 +209,6 @@ class Kept:
         for part in (self._socket, self.keeper.stdin, self.keeper.stdout):
             if part is not None:
                 part.close()
-
-    def __enter__(self) -> Kept:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def outcome(self) -> int | str:
         """The return code of the command, as in `subprocess.Popen`, or why it was not started."""
@@ -246,11 +240,7 @@ def check_placeholders(command: Sequence[str], names: Collection[str]) -> None:
 
 @contextmanager
 def command_lock(folder: Path, name: str = "trainer.lock") -> Iterator[int]:
-    """A lock that lives as long as the processes that `run_command` starts with it.
-
-    Raises:
-        LockedError: a process that was started with it earlier still lives.
-    """
+    """A lock that lives as long as the processes that `run_command` starts with it, or a LockedError."""
     path, end = folder / name, time.monotonic() + _FREED
     while (descriptor := acquire(path, fcntl.LOCK_EX | fcntl.LOCK_NB)) is None:
         if time.monotonic() > end:
@@ -311,13 +301,8 @@ def run_command(
 ) -> float:
     """Run a filled-in command to its end, and to the end of all that it started; the seconds that it took.
 
-    Args:
-        command: program and arguments.
-        environment: added to this process's own.
-        log: its output is appended here.
-        lock: from `command_lock`.
-        timeout: seconds after which it is ended.
-        watch: called now and then with the seconds so far.
+    Its output is appended to the log, `lock` is of `command_lock`, and after `timeout` seconds it is ended.
+    `watch` is called now and then with the seconds so far.
 
     Raises:
         TrainerError: it cannot be started, fails, or takes too long.
@@ -329,7 +314,7 @@ def run_command(
             file = opened.enter_context(log.open("ab", buffering=0))
             file.write(f"$ {shlex.join(command)}\n".encode(errors="surrogateescape"))
         streams = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
-        with Kept(command, grace=_GRACE, environment=environment, lock=lock, **streams) as kept:
+        with closing(Kept(command, grace=_GRACE, environment=environment, lock=lock, **streams)) as kept:
             while not kept.ended(_LOOK):
                 raise_lost_stop()
                 taken = time.monotonic() - begin

@@ -169,16 +169,15 @@ def to_messages(value: Any, *, chat_text: bool = False, nulls: bool = False) -> 
         if not isinstance(value, list):
             raise PromptProblem("the prompt is JSON text, but not of a list of messages")
     if isinstance(value, str):
+        why = None
         if not value.strip():
-            raise PromptProblem("the prompt is empty")
-        if _PYTHON_CHAT.match(value):
-            raise PromptProblem(
-                "the prompt is the text of a Python list of messages; write such lists with json.dumps"
-            )
-        if value.lstrip().startswith("[") and is_chat_text(value):
-            raise PromptProblem(
-                "the prompt is a chat as JSON text, and the first prompt is not; make all of them chats"
-            )
+            why = "the prompt is empty"
+        elif _PYTHON_CHAT.match(value):
+            why = "the prompt is the text of a Python list of messages; write such lists with json.dumps"
+        elif value.lstrip().startswith("[") and is_chat_text(value):
+            why = "the prompt is a chat as JSON text, and the first prompt is not; make all of them chats"
+        if why is not None:
+            raise PromptProblem(why)
         return [{"role": "user", "content": value}]
     if not value:
         raise PromptProblem("the message list is empty")
@@ -200,12 +199,10 @@ def to_messages(value: Any, *, chat_text: bool = False, nulls: bool = False) -> 
 def is_chat_text(text: Any) -> bool:
     """Whether a text is the JSON of a list of chat messages."""
     value = parsed(text)
-    return bool(
-        isinstance(value, list)
-        and value
-        and all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in value)
-        and any("content" in message for message in value)
-    )
+    if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
+        return False
+    roles = all(isinstance(message.get("role"), str) for message in value)
+    return roles and any("content" in message for message in value)
 
 
 def _content(content: Any, number: int) -> str | None:
@@ -326,9 +323,9 @@ def prompts_of(rows: pa.Table, identity: Json, *, bare: bool, nulls: bool = Fals
 
 def chats_of(rows: pa.Table, identity: Json, *, bare: bool = False, nulls: bool = False) -> list[Chat]:
     """The prompt of each row with its tools as it was scored; with `bare` its messages are the row's own."""
-    segmentation = identity.get("segmentation", {})
-    system, shots = (None, []) if bare else (segmentation.get("system"), segmentation.get("shots", []))
-    override, chats = segmentation.get("system_override", False), []
+    added = {} if bare else identity.get("segmentation", {})
+    system, shots, override = added.get("system"), added.get("shots", []), added.get("system_override", False)
+    chats = []
     for place, chat in enumerate(Columns.of(identity).chats(rows, nulls=nulls)):
         try:
             if isinstance(chat, PromptProblem):

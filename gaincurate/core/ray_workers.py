@@ -166,13 +166,14 @@ class RayWorkers:
         self._config = config.model_copy(
             update={"device": device, "engine": "local", "workers": 1, "overwrite": False}
         )
-        self._task = ray.remote(gaincurate_worker).options(
-            num_cpus=self._cpus,
-            num_gpus=gpus,
-            max_retries=0,
-            scheduling_strategy="SPREAD",
-            **({"label_selector": labels} if labels else {}),
-        )
+        options = {
+            "num_cpus": self._cpus,
+            "num_gpus": gpus,
+            "max_retries": 0,
+            "scheduling_strategy": "SPREAD",
+        }
+        options |= {"label_selector": labels} if labels else {}
+        self._task = ray.remote(gaincurate_worker).options(**options)
 
     def run(
         self,

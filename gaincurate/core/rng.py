@@ -31,9 +31,9 @@ def uniforms(seed: int, round_: int, stream: int, start: int, stop: int) -> Floa
     """
     if start % 4:
         raise ValueError(f"start {start} is no multiple of 4")
-    raw = _raw(seed, round_, stream, start, stop - start)
+    raw = _raw(seed, round_, stream, start, stop - start) >> np.uint64(12)
     # One bit less than a double has, so that the half is exact and 1 is never reached.
-    numbers: Floats = ((raw >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+    numbers: Floats = (raw.astype(np.float64) + 0.5) * 2.0**-52
     return numbers
 
 
@@ -96,11 +96,11 @@ def draw_within(
     weights, up to a constant, are of the items from `start` to `stop`, and -inf for an item that is not
     drawn. For sizes, labels and results see `largest_within`.
     """
-    return largest_within(
-        sizes,
-        lambda start, stop: log_weights(start, stop) + _gumbel(seed, round_, start, stop),
-        labels,
-    )
+
+    def keys(start: int, stop: int) -> Floats:
+        return log_weights(start, stop) + _gumbel(seed, round_, start, stop)
+
+    return largest_within(sizes, keys, labels)
 
 
 def gumbel_keys(log_weights: Floats, *, seed: int, round_: int) -> Floats:
@@ -129,15 +129,10 @@ def largest(keys: Floats, size: int) -> Ints:
 
 
 def largest_within(sizes: Ints, keys: Callable[[int, int], Floats], labels: Labels) -> tuple[Ints, Floats]:
-    """The `sizes[g]` largest of each group g, or all that it has; of equal ones at the border the first.
+    """The `sizes[g]` largest of each group g, `[groups]`, or all that it has; of equal ones the first.
 
-    Args:
-        sizes: `[groups]`, at most so many of each.
-        keys: of the items from `start` to `stop`, `[stop - start]`, none NaN.
-        labels: `[items]`, the group of each.
-
-    Returns:
-        Items and their keys, by group, the largest key first, of equal ones the first item.
+    `keys` gives those of the items from `start` to `stop`, `[stop - start]`, none NaN, and `labels` has the
+    group of each item, `[items]`. Returns items and their keys, by group, the largest key first.
     """
     items, item_keys = np.zeros(0, np.int64), np.zeros(0)
     # An item whose key is not over its group's border cannot get in any more. In later blocks most are not,

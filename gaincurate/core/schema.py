@@ -58,18 +58,13 @@ class Score:
     embedding: npt.NDArray[np.float16] | None = None
 
 
-def embedding_field(width: int) -> pa.Field:
-    """The column of mean final states of `width` numbers."""
-    return pa.field(EMBEDDING, pa.list_(pa.float16(), width))
-
-
 def signal_fields(signals: Sequence[str], width: int | None = None) -> list[pa.Field]:
     """The columns that a run's signals add after `SCORE_FIELDS`; `width` is an embedding's."""
     names = [*LIKELIHOODS[: "nll" in signals], *(LIKELIHOODS[1:] if "entropy" in signals else ())]
     fields = [pa.field(name, pa.float32()) for name in names]
     if "embedding" in signals:
         assert width is not None
-        fields.append(embedding_field(width))
+        fields.append(pa.field(EMBEDDING, pa.list_(pa.float16(), width)))
     return fields
 
 
@@ -105,19 +100,6 @@ def _feature(kind: pa.DataType) -> dict[str, Any]:
     return {"dtype": names.get(str(kind), str(kind)), "_type": "Value"}
 
 
-def score_arrays(ids: list[str], scores: list[Score], more: Sequence[pa.Field] = ()) -> list[pa.Array]:
-    """The score columns of a shard, in the order of `SCORE_FIELDS` and, after them, of `more`."""
-    columns: list[pa.Array] = [pa.array(ids, pa.string())]
-    for field in (*SCORE_FIELDS[1:], *more):
-        values = [getattr(score, field.name.removeprefix(PREFIX)) for score in scores]
-        if pa.types.is_fixed_size_list(field.type):
-            flat = np.concatenate(values) if values else np.zeros(0, np.float16)
-            columns.append(pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float16()), type=field.type))
-        else:
-            columns.append(pa.array(values, field.type))
-    return columns
-
-
 def scored_table(
     source: pa.Table, ids: list[str], scores: dict[int, Score], more: Sequence[pa.Field] = ()
 ) -> pa.Table:
@@ -127,7 +109,14 @@ def scored_table(
     """
     rows, places = source.unify_dictionaries().combine_chunks(), pa.array(list(scores), pa.int64())
     columns = [_taken(rows.column(field.name), places) for field in source_fields(source.schema)]
-    columns += score_arrays([ids[place] for place in scores], list(scores.values()), more)
+    columns.append(pa.array([ids[place] for place in scores], pa.string()))
+    for field in (*SCORE_FIELDS[1:], *more):
+        values = [getattr(score, field.name.removeprefix(PREFIX)) for score in scores.values()]
+        if pa.types.is_fixed_size_list(field.type):
+            flat = np.concatenate(values) if values else np.zeros(0, np.float16)
+            columns.append(pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float16()), type=field.type))
+        else:
+            columns.append(pa.array(values, field.type))
     return pa.table(columns, schema=scored_schema(source.schema, more)).combine_chunks()
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,16 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from gaincurate.core.arrow import open_ipc, refusing, write_ipc
-from gaincurate.core.artifact import (
-    MANIFEST,
-    Artifact,
-    Json,
-    Kind,
-    broken,
-    open_table,
-    shard_name,
-    without_info,
-)
+from gaincurate.core.artifact import MANIFEST, Artifact, Json, Kind, broken, open_table, without_info
 from gaincurate.core.files import digest_file, make_folder, reading
 from gaincurate.core.options import near
 from gaincurate.core.schema import FORMAT, ID, take
@@ -109,12 +100,10 @@ class ScoredSet:
     @property
     def identity(self) -> Json:
         """All that can change a value in this set."""
-        identity: Json = self.manifest["identity"]
-        return identity
+        return cast("Json", self.manifest["identity"])
 
     def __len__(self) -> int:
-        rows: int = self.manifest["rows"]
-        return rows
+        return int(self.manifest["rows"])
 
     def __repr__(self) -> str:
         names = ", ".join(self.schema.names)
@@ -127,15 +116,10 @@ class ScoredSet:
                 yield from batch.to_pylist()
 
     def __getitem__(self, place: int) -> dict[str, Any]:
-        """The row at a place, from 0, or from the end where it is negative; as Python values.
-
-        Raises:
-            IndexError: a place that the set does not have.
-        """
+        """The row at a place, from 0, or from the end where it is negative; as Python values."""
         if not -len(self) <= place < len(self):
             raise IndexError(f"{self.folder} has {len(self):,} rows; there is no row {place}")
-        values: dict[str, Any] = self.take([place % len(self)]).to_pylist()[0]
-        return values
+        return dict(self.take([place % len(self)]).to_pylist()[0])
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         """For any library that reads Arrow (`polars.from_arrow(scored)`, `pyarrow.table(scored)`)."""
@@ -157,11 +141,7 @@ class ScoredSet:
         return list(self.schema.names)
 
     def verify(self) -> None:
-        """Check every shard now.
-
-        Raises:
-            OutputError: a file does not match the manifest.
-        """
+        """Check every shard now; an OutputError where a file does not match the manifest."""
         for entry in self.manifest["shards"]:
             self._artifact.check(entry)
 
@@ -233,13 +213,8 @@ class ScoredSet:
         return places
 
     def row(self, gc_id: str) -> dict[str, Any]:
-        """One row by id, as Python values.
-
-        Raises:
-            InputError: an id that is not in the set.
-        """
-        values: dict[str, Any] = self.rows([gc_id]).to_pylist()[0]
-        return values
+        """One row by id, as Python values; see `rows`."""
+        return dict(self.rows([gc_id]).to_pylist()[0])
 
     def add_column(
         self, name: str, ids: Sequence[str], values: pa.Array, how: Json, *, folder: Path | None = None
@@ -250,29 +225,27 @@ class ScoredSet:
             name: `gc_` and letters, digits or underscores, not yet in the set's shards.
             ids: the rows that have a value, each once.
             values: one value per id.
-            how: what made it, kept beside it with the hash of this set's manifest.
-            folder: where its two files go. Default: beside the shards, where every reader finds it.
+            how: its origin, written beside it with the hash of this set's manifest.
+            folder: of its two files. Default: beside the shards, where every reader finds it.
 
         Raises:
             InputError: a name that is taken or ill-formed, a repeated or unknown id.
         """
+        why = ""
         if self._artifact.mirror is not None and folder is None:
-            raise InputError(
-                f"{self.place}: computed columns are not written into an object store. Copy the set to a "
-                "local folder, compute them there and copy them back."
-            )
-        if not (name.startswith("gc_") and name.isidentifier()):
-            raise InputError(
-                f"computed column {name!r}: the name must be gc_ and letters, digits or underscores."
-            )
-        if name in self._own(0, []).schema.names:
-            raise InputError(f"column {name!r} is part of the shards, which are immutable.")
-        if len(ids) != len(values) or len(set(ids)) != len(ids):
-            raise InputError(f"computed column {name!r} needs one value for each id, each id once.")
+            why = f"{self.place}: computed columns are not written into an object store. Copy the set to a "
+            why += "local folder, compute them there and copy them back."
+        elif not (name.startswith("gc_") and name.isidentifier()):
+            why = f"computed column {name!r}: the name must be gc_ and letters, digits or underscores."
+        elif name in self._own(0, []).schema.names:
+            why = f"column {name!r} is part of the shards, which are immutable."
+        elif len(ids) != len(values) or len(set(ids)) != len(ids):
+            why = f"computed column {name!r} needs one value for each id, each id once."
+        if why:
+            raise InputError(why)
         self._find(ids)  # refuses ids that are not here
-        folder = folder or self.folder / COLUMNS
-        path = folder / f"{name}.arrow"
-        make_folder(folder)
+        path = (folder or self.folder / COLUMNS) / f"{name}.arrow"
+        make_folder(path.parent)
         write_ipc(path, pa.table({ID: pa.array(ids, pa.string()), "value": values}))
         # The description goes last: a column without one is not read, one of an older value is refused.
         description = {"manifest": self.manifest_hash, "hash": digest_file(path), "how": how}
@@ -280,12 +253,7 @@ class ScoredSet:
         self.__dict__.pop("_computed", None)  # read again when it is next used
 
     def computed_columns(self) -> dict[str, Json]:
-        """Names and descriptions of the computed columns: the manifest's hash, their own, how made.
-
-        Raises:
-            OutputError: a description is damaged.
-            StorageError: it cannot be read.
-        """
+        """Names and descriptions of the computed columns: the manifest's hash, their own, how made."""
         paths = sorted((self.folder / COLUMNS).glob("gc_*.json"))
         return {path.stem: read_sealed(path, _AGAIN) for path in paths}
 
@@ -295,7 +263,7 @@ class ScoredSet:
         The hash is checked. The scheduler opens a set of many gigabytes for two columns of it, so the others
         are left alone.
         """
-        path = self.folder / shard_name(index)
+        path = self._artifact.part(index)
         if index not in self._opened:
             if self._verify:
                 self._artifact.check(self.manifest["shards"][index])
@@ -319,7 +287,7 @@ class ScoredSet:
         """Rows of a shard. Of a few, only the values that they hold are validated, not whole columns."""
         if len(places) * _FEW >= self._sizes[index]:
             return take(self._shard(index), places)
-        own, path = self._own(index, []), self.folder / shard_name(index)
+        own, path = self._own(index, []), self._artifact.part(index)
         # A slice of nested or coded values still has all their children, so these go column by column.
         nested = [
             field.name for field in own.schema if pt.is_nested(field.type) or pt.is_dictionary(field.type)

@@ -39,10 +39,7 @@ def write_sealed(path: Path, content: Json) -> None:
 
 
 def read_sealed(path: Path, remedy: str = "restore it from a copy") -> Json:
-    """The content of a file that `write_sealed` wrote, without the digest.
-
-    Where it is damaged, an OutputError says so with the remedy, a clause.
-    """
+    """The content of a sealed file, without the digest; an OutputError with the remedy if it is damaged."""
     with reading(path):
         content = unseal(read_bytes(path))
     if content is None:

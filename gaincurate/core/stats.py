@@ -45,10 +45,7 @@ def spearman(first: npt.ArrayLike, second: npt.ArrayLike) -> float | None:
 
 
 def even_bins(values: npt.ArrayLike, bins: int) -> npt.NDArray[np.int64]:
-    """`[rows]`: which of `bins` bins of about equally many rows, lowest first; equal values are in one bin.
-
-    A bin may be empty, where a value has more rows than a bin's share.
-    """
+    """The bin of each row, `[rows]`, of `bins` of about equal size, lowest first; equal values share one."""
     middle = ranks(values) + 0.5
     return (middle * bins // max(len(middle), 1)).astype(np.int64)
 
@@ -122,15 +119,10 @@ def estimate(
     spent: int = 1,
     least: int = LEAST,
 ) -> Estimate:
-    """A statistic with its interval.
+    """A statistic with its interval, by the influence of each row, `[rows]`, with mean 0.
 
-    Args:
-        value: the statistic; None where it is not defined.
-        influence: each row's, `[rows]`, with mean 0.
-        scale: of the interval's symmetry: "fisher" for correlations, "log" for ratios.
-        level: of confidence.
-        spent: degrees of freedom that the statistic takes: strata, controls.
-        least: fewer rows have no interval.
+    The interval is symmetric on the scale: "fisher" for correlations, "log" for ratios. `spent` are degrees
+    of freedom that the statistic takes: strata, controls. Fewer rows than `least` have no interval.
     """
     rows = len(influence)
     if value is None or rows < least or rows <= spent:
@@ -181,11 +173,7 @@ def differing(values: Floats) -> int:
 
 
 class Strata:
-    """Rows in strata.
-
-    Args:
-        codes: each row's stratum from 0, `[rows]`; every number up to the largest has a row.
-    """
+    """Rows in strata: the code of each row from 0, `[rows]`; every number up to the largest has a row."""
 
     def __init__(self, codes: npt.NDArray[np.integer]) -> None:
         self.codes = codes.astype(np.int32)
@@ -212,12 +200,7 @@ class Strata:
 
 
 class Ranked:
-    """One column's ranks inside strata.
-
-    Args:
-        values: `[rows]`, finite.
-        strata: of the same rows.
-    """
+    """The ranks of a column inside strata; `values` is `[rows]`, finite."""
 
     def __init__(self, values: Floats, strata: Strata) -> None:
         self.strata = strata
@@ -236,8 +219,7 @@ class Ranked:
         self.scores: Floats = ((middle - begins[at]) / strata.sizes[at] - 0.5)[tie]
         largest = np.zeros(len(strata), np.int64)
         np.maximum.at(largest, at, np.diff(self._ends))
-        self.differing = strata.sizes - largest
-        """Rows that do not have their stratum's commonest value, `[strata]`."""
+        self.differing = strata.sizes - largest  # rows that do not have their stratum's commonest, `[strata]`
 
     @cached_property
     def variances(self) -> Floats:
@@ -309,9 +291,9 @@ def _bounded(value: float) -> float:
 
 
 def partial(xy: Correlation | None, xz: Correlation | None, yz: Correlation | None) -> Correlation | None:
-    """The correlation of x and y given z, of their ranks.
+    """The correlation of the ranks of x and y given z; a constant z takes nothing.
 
-    None where x and y have none, or where z leaves nothing of one of them. A constant z takes nothing.
+    None where x and y have none, or where z leaves nothing of one of them.
     """
     if xy is None or xz is None or yz is None:
         return xy
@@ -329,7 +311,7 @@ def partial(xy: Correlation | None, xz: Correlation | None, yz: Correlation | No
 
 
 def between(column: Ranked, groups: Strata) -> float | None:
-    """Eta squared of the ranks of a column over all rows: the share of their variance between `groups`.
+    """Eta squared of a column's ranks over all rows: the share of their variance between `groups`.
 
     None for a constant column, for fewer than three rows, and where all are in one group.
     """

@@ -16,7 +16,7 @@ import os
 import re
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -40,8 +40,7 @@ SCHEMES = {
     "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
 }
 """The object stores, and where each finds credentials."""
-CACHE = "GAINCURATE_CACHE"
-"""The environment variable with the folder for what was read from object stores."""
+CACHE = "GAINCURATE_CACHE"  # the environment variable with the folder for copies of object stores
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(?:/(.*)|$)", re.DOTALL)
 _BLOCK = 1 << 25  # bytes of a request for a part of a file
 _REQUESTS = 8  # files that are fetched at a time
@@ -80,11 +79,6 @@ class Remote(PosixPath):
         scheme, _, rest = super().__str__().partition(":/")
         return f"{scheme}://{rest}"
 
-    @property
-    def bucket(self) -> str:
-        """The bucket's name, of Azure the container's."""
-        return self.parts[1]
-
 
 def located(place: str | Path) -> Path:
     """A local path as it is, and the URL of an object store as `Remote`, also after `Path` cut its slashes.
@@ -112,7 +106,7 @@ def located(place: str | Path) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where copies and locks of what lies in object stores are kept."""
+    """The folder of copies and locks of object stores."""
     if given := os.environ.get(CACHE):
         return Path(given)
     try:
@@ -201,14 +195,14 @@ class Bucket:
         code = status[1].strip() if status else ""
         why = next((why for pattern, why in _REASONS if re.search(pattern, text)), "{reason}")
         why = why.format(
-            bucket=self._place.bucket,
+            bucket=self._place.parts[1],
             variables=SCHEMES[self._place.parts[0].removesuffix(":")],
             status=code,
             endpoint=scrubbed(os.environ.get("AWS_ENDPOINT_URL") or f"the store of {self._place}"),
             reason=scrubbed(" ".join(text.split()).rstrip("."))[:300],
         )
-        said = f"cannot {what} {path}: {why}. Then run the same command again."
-        refused = StorageError(said, path=str(path), status=code)
+        sentence = f"cannot {what} {path}: {why}. Then run the same command again."
+        refused = StorageError(sentence, path=str(path), status=code)
         if "no credentials" in why:
             refused.exit_code = 2  # another try ends in the same way
         raise refused from None  # a traceback would show what the library said
@@ -277,15 +271,13 @@ class Mirror:
 
     def _versions(self) -> dict[str, str]:
         """The versions of the local files that are whole."""
-        try:
-            versions: dict[str, str] = json_value(read_bytes(self._tags))
-        except (OSError, ValueError):
-            return {}
-        return {
-            name: version
-            for name, version in versions.items()
-            if (path := self.folder / name).exists() and path.stat().st_size == int(version.split()[-1])
-        }
+        versions: dict[str, str] = {}
+        with suppress(OSError, ValueError):
+            for name, version in json_value(read_bytes(self._tags)).items():
+                path = self.folder / name
+                if path.exists() and path.stat().st_size == int(version.split()[-1]):
+                    versions[name] = version
+        return versions
 
 
 def fetch_data(place: Remote, suffixes: tuple[str, ...]) -> str:

@@ -1,9 +1,8 @@
 """Conditions over a set's columns, as `--where` takes them: `0.2 < pass_rate < 0.8 and source != 'web'`.
 
 The language is Python's grammar for comparisons. A short list of its nodes is taken, all others are refused,
-and nothing is ever run: whole Arrow columns go through the functions below. What exists was looked at first:
-`eval` and numexpr run what they are given, DuckDB and Polars are tens of megabytes for one line of SQL, and
-pyarrow's own expressions have no text form.
+and nothing is ever run: whole Arrow columns go through the functions below. `eval` and numexpr run the text
+that they get, DuckDB and Polars are tens of megabytes, and pyarrow's own expressions have no text form.
 
 A null is no value, and so is NaN. A comparison with no value is neither true nor false, as in SQL, and rows
 stay for which the whole condition is true. `x is None` asks for it. Numbers are compared as float64.
