@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -36,12 +37,9 @@ def tokenizer() -> Any:
 
 def sums(largest: int = LARGEST) -> list[dict[str, Any]]:
     """Every sum of two numbers from 0, in an order that mixes easy and hard ones."""
-    rows = [
-        {"prompt": f"{a}+{b}=", "answer": str(a + b), "gc_id": f"{a}+{b}"}
-        for a in range(largest + 1)
-        for b in range(largest + 1)
-    ]
-    return [rows[place * 389 % len(rows)] for place in range(len(rows))]
+    pairs = list(itertools.product(range(largest + 1), repeat=2))
+    mixed = (pairs[place * 389 % len(pairs)] for place in range(len(pairs)))
+    return [{"prompt": f"{a}+{b}=", "answer": str(a + b), "gc_id": f"{a}+{b}"} for a, b in mixed]
 
 
 def dataset(largest: int = LARGEST) -> Any:
@@ -103,21 +101,6 @@ def save_taught(
     model.save_pretrained(folder)
     tokens.save_pretrained(folder)
     return folder
-
-
-@torch.no_grad()
-def pass_rate(model: Any, samples: int = 4, largest: int = LARGEST) -> float:
-    """The share of sampled answers that are right, over all sums."""
-    tokens, rows, found = tokenizer(), sums(largest), 0.0
-    for first in range(0, len(rows), 128):
-        some = [row for row in rows[first : first + 128] for _ in range(samples)]
-        batch = tokens(
-            [row["prompt"] for row in some], return_tensors="pt", padding=True, return_token_type_ids=False
-        )
-        made = model.generate(**batch, max_new_tokens=4, do_sample=True, top_k=0)
-        texts = tokens.batch_decode(made[:, batch["input_ids"].size(1) :], skip_special_tokens=True)
-        found += sum(right(texts, [row["answer"] for row in some]))
-    return found / len(rows) / samples
 
 
 def begin(folder: Path, *, name: str = "run", budget: int = 8, rounds: int = 3, largest: int = 9) -> Run:

@@ -81,12 +81,9 @@ class Proxy:
                 behind = http.client.HTTPConnection(host, timeout=60)
                 behind.request(self.command, self.path, body, changed if changed is not None else headers)
                 answer = behind.getresponse()
-                kept = {
-                    name: value
-                    for name, value in answer.getheaders()
-                    if name.lower() not in ("connection", "transfer-encoding", "date", "server")
-                }
-                self._answer(answer.status, kept, answer.read())
+                own = ("connection", "transfer-encoding", "date", "server")
+                headers = {name: value for name, value in answer.getheaders() if name.lower() not in own}
+                self._answer(answer.status, headers, answer.read())
                 behind.close()
 
             do_PUT = do_HEAD = do_DELETE = do_POST = do_GET

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import tempfile
 import time
@@ -49,9 +48,7 @@ class Nodes:
 def workers_of(raylets: set[int]) -> list[int]:
     """Our workers' processes among the children of these, the oldest first."""
     found = []
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
+    for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             stat = (folder / "stat").read_text().rpartition(")")[2].split()
             if int(stat[1]) in raylets and b"ray::gaincurate_worker" in (folder / "cmdline").read_bytes():
@@ -75,16 +72,6 @@ def gone(raylets: set[int], seconds: float = 30.0) -> bool:
 
 
 @contextmanager
-def short_folder() -> Iterator[Path]:
-    """For Ray's sockets, whose paths may have 107 bytes."""
-    folder = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
 def cluster() -> Iterator[Nodes]:
     """A head that runs nothing."""
     from ray._private.utils import get_ray_address_file
@@ -93,17 +80,15 @@ def cluster() -> Iterator[Nodes]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     # A head with a folder of its own still writes its address here, and does not make the folder.
     Path(get_ray_address_file(None)).parent.mkdir(parents=True, exist_ok=True)
-    with short_folder() as folder:
-        made = Cluster(
-            initialize_head=True,
-            head_node_args={
-                "num_cpus": 0,
-                "include_dashboard": False,
-                "object_store_memory": STORE,
-                "temp_dir": str(folder),
-                "_system_config": _HEALTH,
-            },
-        )
+    head = {
+        "num_cpus": 0,
+        "include_dashboard": False,
+        "object_store_memory": STORE,
+        "_system_config": _HEALTH,
+    }
+    # The paths of Ray's sockets may have 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        made = Cluster(initialize_head=True, head_node_args={**head, "temp_dir": folder})
         try:
             yield Nodes(made)
         finally:

@@ -10,14 +10,7 @@ import pytest
 from hypothesis import given
 
 from command import tree
-from gaincurate.core.artifact import (
-    Artifact,
-    Kind,
-    encode_shard,
-    open_table,
-    parse_info,
-    shard_name,
-)
+from gaincurate.core.artifact import Artifact, Kind, encode_shard, open_table, parse_info, shard_name
 from gaincurate.core.files import digest_file
 from gaincurate.core.scored_set import SCORES
 from gaincurate.errors import InputError, OutputError
@@ -71,22 +64,20 @@ def test_a_shard_under_another_name_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_manifest_counts_and_names_every_shard(tmp_path: Path) -> None:
-    folder = tmp_path
-    facts = {"identity": IDENTITY_OF_SETS, "truncated": 1, "without_prefix": 2, "rows": 2}
-    facts |= {"zero_vectors": 3, "norm_was_fused": True, "prefill": "packed"}
+    made = Artifact(tmp_path, SCORES)
+    facts = {"truncated": 1, "without_prefix": 2, "rows": 2, "zero_vectors": 3, "norm_was_fused": True}
     for index, rejected in enumerate([[{"row": 3, "reason": "é"}], []]):
-        info = {**facts, "shard": index, "rejected": rejected}
-        (folder / shard_name(index)).write_bytes(encode_shard(TABLE, info))
-    manifest = Artifact(folder, SCORES).finish(IDENTITY_OF_SETS, 2)
-    assert Artifact(folder, SCORES).read_manifest() == manifest
-    kept = {key: value for key, value in manifest.items() if key not in ("shards", "identity")}
+        made.write_part(index, IDENTITY_OF_SETS, TABLE, {**facts, "prefill": "packed", "rejected": rejected})
+    manifest = made.finish(IDENTITY_OF_SETS, 2)
+    assert made.read_manifest() == manifest
     counts = {"rows": 4, "rejected": 1, "truncated": 2, "rows_without_prefix": 4, "zero_vectors": 6}
-    assert kept == {"format": 1, **counts, "norm_was_fused": True, "prefill": "packed"}
-    assert (folder / "rejected.jsonl").read_text("utf-8") == '{"reason": "é", "row": 3}\n'
-    for index, entry in enumerate(manifest["shards"]):
-        path = folder / shard_name(index)
-        size, content = path.stat().st_size, digest_file(path)
-        assert entry == {"file": path.name, "rows": 2, "bytes": size, "hash": content}
+    shards = [
+        {"file": path.name, "rows": 2, "bytes": path.stat().st_size, "hash": digest_file(path)}
+        for path in (made.part(0), made.part(1))
+    ]
+    expected = {"format": 1, **counts, "norm_was_fused": True, "prefill": "packed", "shards": shards}
+    assert manifest == {**expected, "identity": IDENTITY_OF_SETS}
+    assert (tmp_path / "rejected.jsonl").read_text("utf-8") == '{"reason": "é", "row": 3}\n'
 
 
 def test_an_identity_is_found_absent_or_refused(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -61,17 +60,12 @@ def test_names_are_filled_in_and_other_braces_stay() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("part", "sentence"),
-    [
-        ("--step={rond}", "none of {data}, {round}; similar: round. Write {{rond}}"),
-        ("{data}/{model}", "none of {data}, {round}. Write {{model}} for braces that"),
-    ],
-)
-def test_a_placeholder_that_is_not_known_is_refused(part: str, sentence: str) -> None:
-    with pytest.raises(InputError) as caught:
-        check_placeholders(["train", part], ("data", "round"))
-    assert sentence in str(caught.value)
+def test_a_placeholder_that_is_not_known_is_refused() -> None:
+    check_placeholders(["{data}", "{{rond}}", "${rond}"], ("data", "round"))
+    with pytest.raises(
+        InputError, match=r"none of {data}, {round}; similar: round\. Write {{rond}} for braces"
+    ):
+        check_placeholders(["train", "--step={data}{rond}"], ("data", "round"))
 
 
 def test_output_and_errors_go_to_the_log_and_arguments_through_no_shell(tmp_path: Path) -> None:
@@ -247,39 +241,19 @@ def test_a_trainer_that_still_lives_keeps_a_second_one_out(
         command_lock(tmp_path).__enter__()
 
 
-class Interrupted:
-    """A lock at which a signal's exception comes when it was just taken without waiting, as in `Popen.poll`."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-
-    def acquire(self, blocking: bool = True) -> bool:
-        taken = self._lock.acquire(blocking)
-        if not blocking:
-            raise KeyboardInterrupt
-        return taken
-
-    def release(self) -> None:
-        self._lock.release()
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
-
-
 def test_waiting_for_a_trainer_takes_no_lock_that_a_signal_leaves_locked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begin = subprocess.Popen.__init__
+    """A signal's exception may come when `Popen.poll`, or a `wait` with a time, has just taken its lock."""
+    wait = subprocess.Popen.wait
 
-    def init(self: Any, *args: Any, **options: Any) -> None:
-        begin(self, *args, **options)
-        self._waitpid_lock = Interrupted()
+    def waiting(self: Any, timeout: float | None = None) -> int:
+        assert timeout is None
+        return wait(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(subprocess.Popen, "__init__", init)
+        patch.setattr(subprocess.Popen, "poll", None)
+        patch.setattr(subprocess.Popen, "wait", waiting)
         go(tmp_path, python("print('here')"))
     assert (tmp_path / "log").read_text().endswith("here\n")
 

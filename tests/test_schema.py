@@ -6,7 +6,7 @@ from dataclasses import fields
 import datasets
 import pyarrow as pa
 
-from gaincurate.core.schema import SCORE_FIELDS, Score, score_arrays, scored_schema, source_fields
+from gaincurate.core.schema import SCORE_FIELDS, Score, scored_schema, scored_table, source_fields
 
 NAMES = [field.name for field in SCORE_FIELDS]
 RESERVED = {
@@ -37,14 +37,7 @@ def test_source_columns_come_first_with_their_own_metadata_and_nullability() -> 
 
 
 def test_score_columns_of_the_source_are_replaced_and_lookalikes_kept() -> None:
-    names = {
-        "gc_angle": pa.float64(),
-        "x": pa.int8(),
-        "gc_old": pa.string(),
-        "gcx": pa.int8(),
-        "gc_id": pa.string(),
-    }
-    source = pa.schema(list(names.items()))
+    source = pa.schema([(name, pa.string()) for name in ("gc_angle", "x", "gc_old", "gcx", "gc_id")])
     assert [field.name for field in source_fields(source)] == ["x", "gcx"]
     assert scored_schema(source).names == ["x", "gcx", *NAMES]
     assert scored_schema(scored_schema(source)).equals(scored_schema(source))
@@ -64,10 +57,12 @@ def test_features_name_every_column_and_keep_what_a_type_alone_cannot_say() -> N
     assert datasets.Features.from_dict(listed) == read
 
 
-def test_scores_become_arrays_of_the_fields_with_null_for_none() -> None:
+def test_rows_with_a_score_get_its_columns_with_null_for_none() -> None:
     values = [("a", 9, 0, 1, 1.0, 1.0, None, None), ("b", 30, 4, 20, 0.75, 0.5, 0.25, -0.125)]
     names = [field.name for field in fields(Score)]
     scores = [Score(**dict(zip(names, row[1:], strict=False))) for row in values]  # type: ignore[arg-type]
-    table = pa.table(score_arrays(["a", "b"], scores), schema=pa.schema(SCORE_FIELDS))
-    assert table.to_pylist() == [dict(zip(NAMES, row, strict=True)) for row in values]
-    assert [len(array) for array in score_arrays([], [])] == [0] * len(NAMES)
+    source = pa.table({"x": pa.array(["no", "one", "two"], pa.string_view()), "gc_old": [0, 1, 2]})
+    table = scored_table(source, ["none", "a", "b"], dict(enumerate(scores, 1)))
+    assert table.column("x").to_pylist() == ["one", "two"]
+    assert table.drop_columns(["x"]).to_pylist() == [dict(zip(NAMES, row, strict=True)) for row in values]
+    assert scored_table(source, ["none", "a", "b"], {}).schema == table.schema

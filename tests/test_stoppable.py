@@ -1,12 +1,13 @@
 """Ctrl-C, and notices that the machine is wanted back. Every signal here is sent by this process to itself."""
 
+# ruff: noqa: PT012 (a signal comes in the middle of a block)
+
 from __future__ import annotations
 
 import errno
 import signal
 import sys
 import threading
-from collections.abc import Callable
 from types import FrameType
 
 import pyarrow as pa
@@ -20,30 +21,24 @@ from gaincurate.core.process import Terminated, ctrl_c_noted, raise_lost_stop, s
 NOTICES = [signal.SIGTERM, signal.SIGUSR1]
 
 
-def within(work: Callable[[], None]) -> None:
-    with stoppable():
-        work()
-
-
 @pytest.mark.parametrize("number", NOTICES)
 def test_a_notice_is_an_interruption_with_its_own_exit_code(number: signal.Signals) -> None:
-    with pytest.raises(Terminated, match=number.name) as raised:
-        within(lambda: signal.raise_signal(number))
+    with pytest.raises(Terminated, match=number.name) as raised, stoppable():
+        signal.raise_signal(number)
     assert isinstance(raised.value, KeyboardInterrupt)
     assert raised.value.exit_code == 143
     assert signal.getsignal(number) is signal.SIG_DFL
 
 
 def test_a_closed_terminal_is_as_ctrl_c() -> None:
-    with pytest.raises(KeyboardInterrupt) as raised:
-        within(lambda: signal.raise_signal(signal.SIGHUP))
+    with pytest.raises(KeyboardInterrupt) as raised, stoppable():
+        signal.raise_signal(signal.SIGHUP)
     assert not isinstance(raised.value, Terminated)
 
 
 def test_a_second_notice_does_not_disturb_the_ending_and_a_third_does() -> None:
     reached = []
-
-    def end() -> None:
+    with pytest.raises(Terminated), stoppable():
         try:
             signal.raise_signal(signal.SIGTERM)
         finally:
@@ -51,26 +46,19 @@ def test_a_second_notice_does_not_disturb_the_ending_and_a_third_does() -> None:
             reached.append("second")
             signal.raise_signal(signal.SIGTERM)
             reached.append("third")
-
-    with pytest.raises(Terminated):
-        within(end)
     assert reached == ["second"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, *NOTICES])
 def test_it_is_noted_inside_and_raised_on_leaving(number: signal.Signals) -> None:
     seen: list[bool] = []
-
-    def work() -> None:
-        with ctrl_c_noted() as pressed:
-            for _ in range(2):
-                seen.append(bool(pressed))
-                signal.raise_signal(number)
-            seen.append(bool(pressed))
-
     before = signal.getsignal(number)
-    with pytest.raises(KeyboardInterrupt, match=number.name if number in NOTICES else "^$"):
-        within(work)
+    match = number.name if number in NOTICES else "^$"
+    with pytest.raises(KeyboardInterrupt, match=match), stoppable(), ctrl_c_noted() as pressed:
+        for _ in range(2):
+            seen.append(bool(pressed))
+            signal.raise_signal(number)
+        seen.append(bool(pressed))
     assert seen == [False, True, True]
     assert signal.getsignal(number) is before
 
@@ -83,45 +71,26 @@ def test_one_that_a_finalizer_swallowed_is_raised_after_the_batch(monkeypatch: p
         def __del__(self) -> None:
             signal.raise_signal(signal.SIGTERM)
 
-    def batch() -> None:
+    with pytest.raises(Terminated), stoppable():
         Finalized()
         assert lost == [Terminated]
         raise_lost_stop()
-
-    with pytest.raises(Terminated):
-        within(batch)
     raise_lost_stop()  # nothing is left of it for the next work
-
-
-def noted(work: Callable[[list[int]], None]) -> None:
-    with ctrl_c_noted() as pressed:
-        work(pressed)
-
-
-def press() -> None:
-    signal.raise_signal(signal.SIGINT)
 
 
 def test_a_third_time_it_is_raised_at_once() -> None:
     reached = []
-
-    def insist(pressed: list[int]) -> None:
+    with pytest.raises(KeyboardInterrupt), ctrl_c_noted():
         for time in range(4):
             reached.append(time)
-            press()
-
-    with pytest.raises(KeyboardInterrupt):
-        noted(insist)
+            signal.raise_signal(signal.SIGINT)
     assert reached == [0, 1, 2]
 
 
 def test_it_comes_before_another_error() -> None:
-    def fail(pressed: list[int]) -> None:
-        press()
+    with pytest.raises(KeyboardInterrupt) as raised, ctrl_c_noted():
+        signal.raise_signal(signal.SIGINT)
         raise ValueError("other")
-
-    with pytest.raises(KeyboardInterrupt) as raised:
-        noted(fail)
     assert isinstance(raised.value.__context__, ValueError)
 
 
@@ -134,12 +103,11 @@ def test_a_handler_of_somebody_else_stays() -> None:
     before = signal.signal(signal.SIGINT, hear)
     try:
         with ctrl_c_noted() as pressed:
-            press()
+            signal.raise_signal(signal.SIGINT)
         assert signal.getsignal(signal.SIGINT) is hear
     finally:
         signal.signal(signal.SIGINT, before)
-    assert heard == [signal.SIGINT]
-    assert not pressed
+    assert (heard, pressed) == ([signal.SIGINT], [])
 
 
 def test_in_another_thread_nothing_is_changed() -> None:
@@ -184,10 +152,7 @@ def test_the_sentence_and_the_exit_code(
 
 
 def test_a_second_notice_at_exit_changes_no_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    def ended() -> None:
-        raise SystemExit(143)
-
-    monkeypatch.setattr(app, "main", ended)
+    monkeypatch.setattr(app, "main", lambda: sys.exit(143))
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
     try:
         with pytest.raises(SystemExit) as raised:

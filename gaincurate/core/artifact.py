@@ -109,9 +109,9 @@ class Artifact:
 
     def delete(self, names: Sequence[str]) -> None:
         """Delete files, and folders (names that end in a slash), where they are there."""
-        for name in names:
-            path = self.folder / name
-            with reading(path, "delete"):
+        with reading(self.folder, "delete files in"):
+            for name in names:
+                path = self.folder / name
                 if not name.endswith("/"):
                     path.unlink(missing_ok=True)
                 elif path.is_dir():
@@ -448,5 +448,6 @@ def broken(path: Path, advice: str = "Get it again from where it came, or make i
 
 def without_info(table: pa.Table) -> pa.Table:
     """The same table without our metadata in the schema."""
-    metadata = {key: value for key, value in (table.schema.metadata or {}).items() if key != _KEY}
+    metadata = dict(table.schema.metadata or {})
+    metadata.pop(_KEY, None)
     return table.replace_schema_metadata(metadata or None)

@@ -1,7 +1,7 @@
 """The border for JSON, YAML and TOML: files, texts and bytes that somebody else may have written.
 
 `core.arrow` is the same for Arrow and Parquet. Nothing else opens such a file or parses such a text, which
-tests/core/test_foreign.py sees to. Everything that is wrong is a ValueError with a reason, mostly a
+tests/test_architecture.py sees to. Everything that is wrong is a ValueError with a reason, mostly a
 `Malformed`, because callers differ in what they make of it: a file that is still being written, a damaged
 one, a line to leave out. A parser's own errors stay as they are, for sentences that name the line. An
 OSError is what the file system does not give.

@@ -77,11 +77,10 @@ def acquire(path: Path, kind: int) -> int | None:
 
 @contextmanager
 def joining(path: Path, descriptor: int) -> Iterator[bool]:
-    """Join the processes that share a lock file; gives whether this one is alone with it.
+    """Join the processes that share a lock file until it is closed; gives whether this one is alone with it.
 
-    A process is one of them until it closes the file or ends. Within the `with` of one that is alone, others
-    that join wait. This is a POSIX record lock: objects of one process do not exclude each other, and a
-    forked process does not inherit it.
+    Within the `with` of one that is alone, others that join wait. This is a POSIX record lock: objects of one
+    process do not exclude each other, and a forked process does not inherit it.
     """
     alone = False
     with reading(path, "write"):

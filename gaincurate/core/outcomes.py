@@ -147,8 +147,8 @@ def check_line(
         raise OutcomeError(f"{where}{why}", line=number)
     return Line(
         number,
-        gc_id,
-        of_round,
+        entry["gc_id"],
+        entry["round"],
         _success_of(entry, where, rules),
         entry["reward"],
         json.dumps(sample, sort_keys=True) if isinstance(sample, (list, dict)) else sample,  # comparable

@@ -58,16 +58,15 @@ class Columns:
     answer: str | None = None
     id: str | None = None
     tools: str | None = None
-    chat_text: bool = False
-    """The prompts are chats as JSON text."""
+    chat_text: bool = False  # whether the prompts are chats as JSON text
     note: str = ""
 
     @classmethod
     def of(cls, identity: Json) -> Columns:
         """The columns that a set was scored with."""
         source = identity["source"]
-        names = (source.get(f"{use}_column") for use in ("answer", "id", "tools"))
-        return cls(source["prompt_column"], *names, source.get("chat_text", False))
+        answer, id_, tools = (source.get(f"{use}_column") for use in ("answer", "id", "tools"))
+        return cls(source["prompt_column"], answer, id_, tools, source.get("chat_text", False))
 
     def identity(self) -> Json:
         """The part of a set's identity that `of` reads; the last two keys are optional."""
@@ -85,20 +84,20 @@ class Columns:
     ) -> Iterator[Chat | PromptProblem]:
         """The prompt of each row of a table, or why it has none; see `column_values` and `to_messages`."""
         values = column_values(table, self.prompt, start)
-        tools = column_values(table, self.tools, start) if self.tools else [None] * len(values)
-        for value, row_tools in zip(values, tools, strict=True):
+        tools = column_values(table, self.tools, start) if self.tools else None
+        for row, value in enumerate(values):
             try:
                 messages = self.messages(value, nulls=nulls)
-                yield Chat(messages, to_tools(row_tools, responses=self.prompt.endswith(".input")))
+                responses = self.prompt.endswith(".input")
+                yield Chat(messages, None if tools is None else to_tools(tools[row], responses=responses))
             except PromptProblem as problem:
                 yield problem
 
 
 def fields_of(table: pa.Table, name: str) -> pa.Table:
     """The fields of a column of structs as columns. A field's own name may have a dot in it."""
-    return (
-        table.select([name]).flatten().rename_columns([field.name for field in table.schema.field(name).type])
-    )
+    names = [field.name for field in table.schema.field(name).type]
+    return table.select([name]).flatten().rename_columns(names)
 
 
 def parsed(text: Any) -> Any:

@@ -2,9 +2,7 @@
 
 Rows stay in the memory-mapped files, and a shard is checked against the manifest's hash when it is first
 opened. Values are validated per column when it is first used, because a schedule opens a set of many
-gigabytes for two columns of it.
-
-A set in an object store is copied whole into the cache first.
+gigabytes for two columns of it. A set in an object store is copied whole into the cache first.
 """
 
 from __future__ import annotations
@@ -86,8 +84,7 @@ class ScoredSet:
         self.place, self.folder = self._artifact.place, self._artifact.folder
         """The given place (a URL for a set in a store) and the folder of its files (then a local copy)."""
         self.manifest = self._artifact.read_manifest()
-        self.manifest_hash = digest_file(self.folder / MANIFEST)
-        """Hash of the manifest file: names this set's exact content."""
+        self.manifest_hash = digest_file(self.folder / MANIFEST)  # names this set's exact content
         self._sizes = np.array([entry["rows"] for entry in self.manifest["shards"]], np.int64)
         self._verify = verify
         self._opened: dict[int, tuple[pa.Table, set[str]]] = {}
@@ -258,11 +255,7 @@ class ScoredSet:
         return {path.stem: read_sealed(path, _AGAIN) for path in paths}
 
     def _own(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """A shard's own columns, mapped; these of them, or all, are validated when they are first used.
-
-        The hash is checked. The scheduler opens a set of many gigabytes for two columns of it, so the others
-        are left alone.
-        """
+        """A shard's own columns, mapped; these of them, or all, are validated when they are first used."""
         path = self._artifact.part(index)
         if index not in self._opened:
             if self._verify:
@@ -301,15 +294,14 @@ class ScoredSet:
     @cached_property
     def _computed(self) -> dict[str, pa.ChunkedArray]:
         """The computed columns, each in the order of the set's rows."""
-        columns = {name: self._read_computed(name, how) for name, how in self.computed_columns().items()}
-        chunks = [
-            self._own(index, [ID]).column(ID).combine_chunks()
-            for index in range(len(self._sizes) if columns else 0)
-        ]
-        ids = pa.chunked_array(chunks, pa.string())
-        for name, column in columns.items():
-            places = pc.index_in(ids, value_set=column.column(ID).combine_chunks())
-            columns[name] = take(column.select(["value"]), places).column(0)
+        columns: dict[str, Any] = self.computed_columns()
+        if columns:
+            shards = (self._own(index, [ID]) for index in range(len(self._sizes)))
+            ids = pa.chunked_array([table.column(ID).combine_chunks() for table in shards], pa.string())
+            for name, how in columns.items():
+                table = self._read_computed(name, how)
+                places = pc.index_in(ids, value_set=table.column(ID).combine_chunks())
+                columns[name] = take(table.select(["value"]), places).column(0)
         return columns
 
     def _read_computed(self, name: str, description: Json) -> pa.Table:

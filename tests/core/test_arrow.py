@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import ast
 import json
 import os
 import re
@@ -43,8 +42,7 @@ class RefusedError(InputError):
     """Only these tests raise it."""
 
 
-def refuse(why: str) -> RefusedError:
-    return RefusedError(why)
+refuse = RefusedError
 
 
 def broken_offsets(data: bytes, offsets: tuple[int, ...]) -> bytes:
@@ -105,13 +103,11 @@ def test_text_that_is_no_utf8_is_refused_in_every_format(tmp_path: Path) -> None
 def test_columns_that_arrow_itself_handles_badly_and_too_many_are_refused(tmp_path: Path) -> None:
     runs = pa.RunEndEncodedArray.from_arrays(pa.array([1, 3], pa.int32()), pa.array(["x", None]))
     path = tmp_path / "x.arrow"
-    path.write_bytes(ipc(pa.table({"c": pa.StructArray.from_arrays([runs], ["inner"])})))
-    with pytest.raises(RefusedError, match="has the type run_end_encoded"):
-        read_all(path)
     union = pa.UnionArray.from_sparse(pa.array([0, 1], pa.int8()), [pa.array([1, 2]), pa.array(["a", "b"])])
     views = pa.ListViewArray.from_arrays(pa.array([0, 0], pa.int32()), pa.array([1, 1], pa.int32()), [5])
     inside = pa.ExtensionArray.from_storage(pa.opaque(views.type, "a", "b"), views)
     for array, reason in (
+        (pa.StructArray.from_arrays([runs], ["inner"]), "has the type run_end_encoded"),
         (pa.StructArray.from_arrays([union], ["inner"]), "has the type sparse_union"),
         (inside, "has the type list_view"),
         (pa.array([(1, 2, 3)], pa.month_day_nano_interval()), "has the type month_day_nano_interval"),
@@ -251,9 +247,8 @@ def test_a_scored_set_with_broken_offsets_is_refused_where_they_would_be_used(
 @pytest.mark.parametrize("verify", [True, False])
 def test_few_rows_of_many_are_validated_alone(tmp_path: Path, verify: bool) -> None:
     count = 200
-    folder = make_set(
-        tmp_path / "set", [[scored_row(f"id{k:03d}", f"question {k:03d}") for k in range(count)]]
-    )
+    rows = [scored_row(f"id{k:03d}", f"question {k:03d}") for k in range(count)]
+    folder = make_set(tmp_path / "set", [rows])
     offsets = np.arange(count + 1, dtype=np.int32) * len("question 000")
     wrong = offsets.copy()
     wrong[100] = offsets[-1] + 100
@@ -303,46 +298,21 @@ def test_a_rollout_set_is_checked_as_a_scored_set_is(tmp_path: Path) -> None:
     assert [len(table) for table in RolloutSet(rollouts(tmp_path / "null", None)).tables()] == [3]
 
 
-@pytest.mark.parametrize("harm", ["missing", "other bytes", "no manifest"])
-def test_pass_rates_are_of_a_whole_rollout_set(harm: str, tmp_path: Path) -> None:
+def test_pass_rates_are_of_a_whole_rollout_set(tmp_path: Path) -> None:
     folder = rollouts(tmp_path / "set")
     assert read_pass_rates(folder)[0].ids == ["a"]
     shard = folder / "shard-00000.arrow"
-    if harm == "missing":
-        shard.unlink()
-    elif harm == "other bytes":
-        shard.write_bytes(shard.read_bytes().replace(b"alpha", b"ALPHA"))
-    else:
-        (folder / MANIFEST).unlink()
-    said = "is not finished" if harm == "no manifest" else "does not match the manifest"
-    with pytest.raises(OutputError, match=said):
+    shard.write_bytes(shard.read_bytes().replace(b"alpha", b"ALPHA"))
+    with pytest.raises(OutputError, match="does not match the manifest"):
         read_pass_rates(folder)
-
-
-_READERS = {
-    *(f"{module}.{name}" for module in ("pa.ipc", "pyarrow.ipc") for name in ("open_file", "open_stream")),
-    *(
-        f"pq.{name}"
-        for name in ("read_table", "read_schema", "read_metadata", "ParquetFile", "ParquetDataset")
-    ),
-    "pa.memory_map",
-    "pj.read_json",  # deep lists end the process in it
-}
-
-
-def test_no_other_module_opens_arrow_or_parquet_files() -> None:
-    root = Path(arrow.__file__).parents[1]
-    for path in root.rglob("*.py"):
-        calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
-        assert path == Path(arrow.__file__) or not {ast.unparse(call) for call in calls} & _READERS, path
+    (folder / MANIFEST).unlink()
+    with pytest.raises(OutputError, match="is not finished"):
+        read_pass_rates(folder)
 
 
 def test_a_stream_with_another_one_after_it_is_refused_and_not_cut(tmp_path: Path) -> None:
     path, table = tmp_path / "x.arrow", pa.table({"a": [1, 2]})
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    data = sink.getvalue().to_pybytes()
+    data = ipc(table, stream=True)
     path.write_bytes(data)
     assert read_all(path) == table
     path.write_bytes(data + data)

@@ -8,6 +8,7 @@ import pytest
 
 from gaincurate.core.prompts import plain_rows, write_rows
 
+ASKED = [{"role": "user", "content": "a"}]
 FUNCTIONS = [[{"function": {"name": "f", "arguments": {name: 1}}}] for name in "ab"]
 CALLS = [{"role": "assistant", "content": None, "tool_calls": calls} for calls in FUNCTIONS]
 
@@ -15,10 +16,7 @@ CALLS = [{"role": "assistant", "content": None, "tool_calls": calls} for calls i
 @pytest.mark.parametrize(
     "rows",
     [
-        [
-            {"prompt": [{"role": "user", "content": "a"}], "answer": None},
-            {"prompt": CALLS[:1], "answer": "1"},
-        ],
+        [{"prompt": ASKED, "answer": None}, {"prompt": CALLS[:1], "answer": "1"}],
         [{"prompt": CALLS}],
         [{"prompt": CALLS[:1], "meta": {"a": 1}}, {"prompt": CALLS[1:], "meta": {"b": {"c": 2}}}],
         [{"prompt": CALLS[:1], "tools": [{"a": 1}, {"b": [None, 1]}]}],

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from functools import partial
+from itertools import chain, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -50,28 +51,13 @@ def test_a_label_is_a_key_and_a_value(label: str) -> None:
         score(engine="ray", worker_label=[label])
 
 
-@pytest.fixture
-def no_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-
-
-def address(given: str | None) -> str:
-    return module._address(ClusterConfig(engine="ray", address=given))
-
-
-@pytest.mark.usefixtures("no_job")
 def test_no_cluster_is_joined_that_nobody_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert address(None) == "local"
-    assert address("auto") == "auto"
-    monkeypatch.setenv("RAY_ADDRESS", "auto")
-    assert address(None) == "auto"
-
-
-@pytest.mark.usefixtures("no_job")
-def test_an_address_of_a_ray_client_is_refused() -> None:
-    assert address("head:6379") == "head:6379"
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for given, address in ((None, "local"), ("auto", "auto"), ("head:6379", "head:6379")):
+        assert module._address(ClusterConfig(engine="ray", address=given)) == address
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
     with pytest.raises(InputError, match="^--address ray://head:10001: expected auto or HOST:PORT"):
-        address("ray://head:10001")
+        module._address(ClusterConfig(engine="ray"))
 
 
 @pytest.mark.parametrize(
@@ -111,9 +97,7 @@ def ray() -> Iterator[Any]:
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    os.environ.setdefault(
-        "RAY_AUTH_TOKEN", "0" * 64
-    )  # as `ray_workers` does; Ray remembers it for the process
+    os.environ.setdefault("RAY_AUTH_TOKEN", "0" * 64)  # as `ray_workers` does; Ray remembers it
     options = {"include_dashboard": False, "log_to_driver": False, "object_store_memory": STORE}
     ray.init(address="local", num_cpus=2, **options)
     yield ray
@@ -123,13 +107,8 @@ def ray() -> Iterator[Any]:
 
 def dying(folder: Path, deaths: int, config: Any, worker: Worker) -> int:
     """Do parts, with the next one read ahead; so many workers die at part 3."""
-    before = None
-    for item in worker.parts():
-        if before is not None:
-            do(folder, deaths, worker, *before)
-        before = item
-    if before is not None:
-        do(folder, deaths, worker, *before)
+    for item, _ in pairwise(chain(worker.parts(), [(-1, "")])):
+        do(folder, deaths, worker, *item)
     return os.getpid()
 
 

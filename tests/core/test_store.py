@@ -81,8 +81,7 @@ def test_a_copy_is_the_set_and_what_did_not_change_is_fetched_once(
 
 def test_a_set_that_was_made_again_is_copied_again_and_an_open_one_stays(bucket: Path) -> None:
     one(bucket)
-    before = open_scores(PLACE)
-    values = before.column("gc_angle")
+    values = open_scores(PLACE).column("gc_angle")
     one(bucket, angle=0.25)
     assert set(open_scores(PLACE).column("gc_angle").to_pylist()) == {0.25}
     assert set(values.to_pylist()) == {0.5}
@@ -107,8 +106,7 @@ def test_a_file_that_another_process_adds_during_a_pull_stays(
 def test_computed_columns_come_along_and_none_is_written_there(bucket: Path) -> None:
     folder = one(bucket)
     open_scores(folder).add_column("gc_mine", ["0-1"], pa.array([7]), {})
-    values = open_scores(PLACE).column("gc_mine").to_pylist()
-    assert values == [None, 7, None, None, None, None]
+    assert open_scores(PLACE).column("gc_mine").to_pylist() == [None, 7, None, None, None, None]
     for path in (folder / "columns").iterdir():
         path.unlink()
     scored = open_scores(PLACE)
@@ -126,23 +124,21 @@ def test_the_logs_of_all_processes_are_one_in_the_copy(bucket: Path) -> None:
     assert log == '{"name": "1-host-1.json"}\n{"name": "2-host-1.json"}\n'
 
 
-def test_data_files_are_copied_with_their_names(bucket: Path) -> None:
+def test_data_files_are_copied_with_their_names_and_a_folder_of_save_to_disk_whole(bucket: Path) -> None:
     (bucket / "in/more").mkdir(parents=True)
     for name in ("a-train.jsonl", "b-train.jsonl", "c.txt", "more/d.jsonl"):
         (bucket / "in" / name).write_text(f"{name}\n")
     single = Path(fetch_data(Remote("s3://bucket/in/a-train.jsonl"), SUFFIXES))
     assert (single.name, single.read_text()) == ("a-train.jsonl", "a-train.jsonl\n")
-    assert list(tree(Path(fetch_data(Remote("s3://bucket/in"), SUFFIXES)))) == [
-        "a-train.jsonl",
-        "b-train.jsonl",
-    ]
-    with pytest.raises(
-        SourceError, match=r"s3://bucket/in/none\.jsonl: there is no such data file; the endings"
-    ):
+    copy = Path(fetch_data(Remote("s3://bucket/in"), SUFFIXES))
+    assert list(tree(copy)) == ["a-train.jsonl", "b-train.jsonl"]
+    with pytest.raises(SourceError, match=r"s3://bucket/in/none\.jsonl: there is no such data file; the end"):
         fetch_data(Remote("s3://bucket/in/none.jsonl"), SUFFIXES)
     (bucket / "in/a-train.jsonl").write_text("other\n")
     again = Path(fetch_data(Remote("s3://bucket/in/a-train.jsonl"), SUFFIXES))
     assert (again.read_text(), single.read_text()) == ("other\n", "a-train.jsonl\n")
+    (bucket / "in/dataset_dict.json").write_text("{}")
+    assert tree(Path(fetch_data(Remote("s3://bucket/in"), SUFFIXES))) == tree(bucket / "in")
 
 
 @pytest.mark.parametrize(
@@ -155,13 +151,6 @@ def test_a_pattern_names_the_files_that_it_names_on_a_disk(bucket: Path, pattern
     remote, local = open_source(f"s3://bucket/{pattern}"), open_source(str(bucket / pattern))
     assert list(remote.batches()) == list(local.batches())
     assert (remote.rows, remote.fingerprint) == (count, local.fingerprint)
-
-
-def test_a_folder_of_save_to_disk_is_copied_whole(bucket: Path) -> None:
-    (bucket / "in/train").mkdir(parents=True)
-    for name in ("dataset_dict.json", "train/state.json", "train/data.arrow"):
-        (bucket / "in" / name).write_text("{}")
-    assert set(tree(Path(fetch_data(Remote("s3://bucket/in"), SUFFIXES)))) == set(tree(bucket / "in"))
 
 
 @pytest.mark.parametrize(
@@ -213,7 +202,7 @@ def test_a_file_is_fetched_whole_and_only_in_the_version_asked_for(
 def test_a_url_is_a_path_that_prints_as_a_url(given_place: str | Path, shown: str, bucket: str) -> None:
     place = located(given_place)
     assert isinstance(place, Remote)
-    assert (str(place), f"{place}", os.fspath(place), place.bucket) == (shown, shown, shown, bucket)
+    assert (str(place), f"{place}", os.fspath(place), place.parts[1]) == (shown, shown, shown, bucket)
     assert str(place / "x.json") == f"{shown}/x.json"
     assert isinstance(place / "x.json", Remote)
     assert str(located(Path(str(place / "x")).parent)) == shown
@@ -263,9 +252,7 @@ def test_a_traceback_does_not_show_what_the_library_said(
     assert "hidden-1" not in "".join(traceback.format_exception(caught.value))
 
 
-def test_without_the_library_one_sentence_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_without_the_library_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(InputError, match=r"pip install 'gaincurate\[cloud\]'"):
         Bucket(Remote("s3://bucket/a")).list()
@@ -274,10 +261,6 @@ def test_without_the_library_one_sentence_says_what_to_install(
 def test_a_user_without_a_home_is_told_how_to_name_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HOME", "XDG_CACHE_HOME", store.CACHE):
         monkeypatch.delenv(name, raising=False)
-
-    def nobody(number: int) -> pwd.struct_passwd:
-        raise KeyError(number)
-
-    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
     with pytest.raises(InputError, match="no home folder for copies; set GAINCURATE_CACHE to a folder"):
         store.cache_folder()

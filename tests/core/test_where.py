@@ -99,9 +99,7 @@ def test_it_holds_where_the_same_python_holds_row_by_row(
     text: str, rows: list[dict[str, Any]], cut: int
 ) -> None:
     columns = {
-        name: pa.chunked_array(
-            [pa.array([row[name] for row in part], kind) for part in (rows[:cut], rows[cut:])]
-        )
+        name: pa.chunked_array([[row[name] for row in part] for part in (rows[:cut], rows[cut:])], kind)
         for name, kind in KINDS.items()
     }
     condition = Condition(text)
@@ -196,18 +194,10 @@ def test_no_rows() -> None:
 
 def test_texts_of_every_layout_are_compared_and_counted() -> None:
     """polars writes its categories as a dictionary of views, which Arrow itself cannot decode."""
-    values = ["a", None, "b", "a"]
-    plain = pa.array(values)
-    views = pa.DictionaryArray.from_arrays(
-        plain.dictionary_encode().indices, pa.array(["a", "b"], pa.string_view())
-    )
-    for array in (
-        plain,
-        plain.dictionary_encode(),
-        views,
-        plain.cast(pa.large_string()),
-        plain.cast(pa.string_view()),
-    ):
+    plain, kinds = pa.array(["a", None, "b", "a"]), (pa.string(), pa.large_string(), pa.string_view())
+    coded_texts = plain.dictionary_encode()
+    views = pa.DictionaryArray.from_arrays(coded_texts.indices, pa.array(["a", "b"], pa.string_view()))
+    for array in (*map(plain.cast, kinds), coded_texts, views):
         column = pa.chunked_array([array, array.slice(0, 0)])
         holds, _ = Condition("x == 'a'").holds({"x": column})
         assert holds.tolist() == [True, False, False, True]
