@@ -44,10 +44,8 @@ def test_score_columns_of_the_source_are_replaced_and_lookalikes_kept() -> None:
 
 
 def test_features_name_every_column_and_keep_what_a_type_alone_cannot_say() -> None:
-    features = datasets.Features(
-        {"prompt": datasets.Value("string"), "kind": datasets.ClassLabel(names=["easy", "hard"])}
-    )
-    found = scored_schema(features.arrow_schema)
+    kinds = {"prompt": datasets.Value("string"), "kind": datasets.ClassLabel(names=["easy", "hard"])}
+    found = scored_schema(datasets.Features({**kinds, "gc_old": datasets.Value("int64")}).arrow_schema)
     read = datasets.Features.from_arrow_schema(found)
     assert list(read) == found.names
     assert read["kind"] == datasets.ClassLabel(names=["easy", "hard"])

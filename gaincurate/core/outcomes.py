@@ -363,7 +363,10 @@ def read_outcomes(path: Path, round_: int, ids_of: IdsOf, rules: Rules) -> Outco
         data = read_bytes(path)
     size = data.rfind(b"\n") + 1
     lines, void = read_lines(data, path, round_, ids_of, rules)
-    counting, replaced = newest_attempts([line for line in lines if line.round == round_])
+    of_round, earlier = list[Line](), list[Line]()
+    for line in lines:
+        (earlier if line.round < round_ else of_round).append(line)
+    counting, replaced = newest_attempts(of_round)
     tallies = {gc_id: Tally() for gc_id in ids_of(round_)}
     seen, repeated, tokens = set[Key](), 0, 0
     for line in counting:
@@ -372,7 +375,6 @@ def read_outcomes(path: Path, round_: int, ids_of: IdsOf, rules: Rules) -> Outco
             tallies[line.gc_id].add(line.success, line.tokens, line.reward)
         else:
             repeated += 1
-    earlier = [line for line in lines if line.round < round_]
     return Outcomes(tallies, repeated, void + replaced, bool(data[size:].strip()), tokens, size, earlier)
 
 

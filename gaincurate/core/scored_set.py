@@ -256,10 +256,11 @@ class ScoredSet:
 
     def _own(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
         """A shard's own columns, mapped; these of them, or all, are validated when they are first used."""
-        path = self._artifact.part(index)
+        entry = self.manifest["shards"][index]
+        path = self.folder / entry["file"]
         if index not in self._opened:
             if self._verify:
-                self._artifact.check(self.manifest["shards"][index])
+                self._artifact.check(entry)
             self._opened[index] = without_info(open_ipc(path, broken(path, _BROKEN))), set()
         table, validated = self._opened[index]
         names = set(table.column_names).intersection(table.column_names if columns is None else columns)
@@ -280,7 +281,7 @@ class ScoredSet:
         """Rows of a shard. Of a few, only the values that they hold are validated, not whole columns."""
         if len(places) * _FEW >= self._sizes[index]:
             return take(self._shard(index), places)
-        own, path = self._own(index, []), self._artifact.part(index)
+        own, path = self._own(index, []), self.folder / self.manifest["shards"][index]["file"]
         # A slice of nested or coded values still has all their children, so these go column by column.
         nested = [
             field.name for field in own.schema if pt.is_nested(field.type) or pt.is_dictionary(field.type)
