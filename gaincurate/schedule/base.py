@@ -23,7 +23,7 @@ from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
 from gaincurate.schedule.config import STRATEGIES, ScheduleConfig
 from gaincurate.schedule.context import Context
-from gaincurate.schedule.strata import Strata
+from gaincurate.schedule.groups import Strata
 
 Json = dict[str, Any]
 Ordering = Literal["any", "fixed", "none"]
@@ -103,8 +103,8 @@ class Pool:
                 block[left_out[first:last] - start] = -np.inf
             return block
 
-        sizes, labels = self._quotas(round_, left_out), self._labels()
-        return self._ordered(*draw_within(sizes, left_in, labels, seed=self.seed, round_=round_))
+        sizes = self._quotas(round_, left_out)
+        return self._ordered(*draw_within(sizes, left_in, self._labels, seed=self.seed, round_=round_))
 
     def noisy(self, log_weights: Floats, round_: int) -> Floats:
         """Keys whose largest are a draw by exp(`log_weights`) without replacement (Gumbel top-k), `[rows]`.
@@ -134,15 +134,14 @@ class Pool:
                 f"the key of rank {np.isnan(keys).argmax()} is NaN, and Pool.pick needs numbers."
             )
         quotas = self._quotas(round_, np.zeros(0, np.int64))
-        return self._ordered(*largest_within(quotas, lambda start, stop: keys[start:stop], self._labels()))
+        return self._ordered(*largest_within(quotas, lambda start, stop: keys[start:stop], self._labels))
 
     def by_groups(self, round_: int, take: Callable[[int, Ints, int], Ints]) -> Ints:
         """`[budget]` distinct ranks: those that `take` gives for each group's number, ranks and quota."""
         if self.strata is None:
             return take(0, np.arange(self.rows), self.budget)
-        quotas = self.strata.quotas(self.budget, round_).tolist()
-        groups = enumerate(zip(self.strata.members(), quotas, strict=True))
-        taken = [take(group, ranks, quota) for group, (ranks, quota) in groups if quota]
+        quotas, members = self.strata.quotas(self.budget, round_).tolist(), self.strata.members()
+        taken = [take(group, members[group], quota) for group, quota in enumerate(quotas) if quota]
         return self.strata.by_turns(np.concatenate(taken))
 
     def _checked(self, method: str, what: str, values: Any) -> Floats:
@@ -155,6 +154,7 @@ class Pool:
             )
         return array
 
+    @property
     def _labels(self) -> Labels:
         return one_group(self.rows) if self.strata is None else self.strata.labels
 
@@ -167,10 +167,8 @@ class Pool:
                     f"{self.rows:,} can be drawn; take a smaller --budget."
                 )
             return np.array([self.budget])
-        room = None
-        if len(left_out):
-            groups = len(self.strata.names)
-            room = self.strata.sizes - np.bincount(self.strata.labels[left_out], minlength=groups)
+        gone = np.bincount(self.strata.labels[left_out], minlength=len(self.strata.names))
+        room = self.strata.sizes - gone if len(left_out) else None
         return self.strata.quotas(self.budget, round_, room)
 
     def _ordered(self, ranks: Ints, keys: Floats) -> Ints:

@@ -1,4 +1,4 @@
-"""Finds the newest complete Hugging Face checkpoint that a trainer left in a folder.
+"""Finds the model that a round begins with: a trainer's newest complete checkpoint, or the first model.
 
 Complete means a configuration, safetensors whose headers account for every byte, and a readable
 `trainer_state.json` where there is one. That says enough only of a trainer that has ended: one that
@@ -10,13 +10,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gaincurate.core.files import too_long
+from gaincurate.core.artifact import EXECUTION, Json
+from gaincurate.core.files import log_lines, too_long
 from gaincurate.core.foreign import is_utf8, json_file, json_value, open_regular
-from gaincurate.errors import InputError, TrainerError
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.errors import GaincurateError, InputError, ModelError, TrainerError
 from gaincurate.schedule.run import Run
+from gaincurate.scoring.model_files import hub_model, locate_model
 
 _DEPTH = 3
 INDEX = "model.safetensors.index.json"
@@ -202,3 +206,61 @@ def checkpoint_before(run: Run, round_: int, command: Sequence[str], finder: Fin
             f"{why}. Restore it; a trainer that deletes old checkpoints must keep the newest."
         )
     return str(checkpoint)
+
+
+def recorded_model(folder: Path) -> str | None:
+    """The model that scored a set: the alias, a whole path, or a Hub id. None where nothing says so."""
+    place = _place(folder)
+    return None if place is None else str(place["name"])
+
+
+def first_model(scored: ScoredSet, note: Callable[[str], None]) -> str | None:
+    """The folder of the model that scored a set, or its .gguf file, wherever the run is started.
+
+    The scoring run's log names its place, which may hold another model by now. So the hash of the weights is
+    compared with the one in the set's identity: hundreds of rounds of a wrong model cost more than reading it.
+
+    Returns:
+        A path, the model's name with a note where it is not on this machine, or None where nothing says
+        which it was.
+
+    Raises:
+        ModelError: its folder or file is gone, or has other weights.
+    """
+    place = _place(scored.folder)
+    if place is None:
+        return None
+    kind, name, wanted = place["kind"], place["name"], scored.identity["model"]
+    weights = wanted.get("weights")
+    try:  # finding runs nothing of the files, so pickled weights are of no danger here
+        if kind == "hub":
+            revision = wanted.get("revision")
+            pinned = name if revision is None else f"{name.partition('@')[0]}@{revision}"
+            files = hub_model(pinned, allow_pickle=True)
+        else:
+            files = locate_model(name, allow_pickle=True)  # the alias or a whole path
+    except (ImportError, GaincurateError) as error:
+        why = str(error)
+        if kind != "local":
+            note(
+                f"warning: {name}, the model that scored {scored.folder}, is not on this machine: "
+                f"{error} {{checkpoint}} is that name in round 0. --model gives another."
+            )
+            return str(name)
+    else:
+        # The set's identity may have the hash with or without the code of the repository.
+        for each in (files, replace(files, trust_remote_code=True)):
+            if weights is None or each.fingerprint()["weights"] == weights:
+                return str(files.weights[0] if files.gguf else files.folder)
+        why = "its weights have another hash than those in the set's identity."
+    raise ModelError(
+        f"{name} is not the model that scored {scored.folder}: {why} Give that model with --model, or score "
+        "again with this one.",
+        path=name,
+    )
+
+
+def _place(folder: Path) -> Json | None:
+    """The newest entry of the scoring run's log: `kind` and `name`, as `place_of` gives them."""
+    places = [entry["place"] for entry in log_lines(folder / EXECUTION) if "place" in entry]
+    return places[-1] if places else None

@@ -73,9 +73,9 @@ def rescore(
                 "rest is not scored again"
             )
             return {}, drift
-    order = run.orders.find(state["order"])
+    order = run.order(state["order"])
     if config.what == "full":
-        build(run.orders.next, _scored(run, round_, checkpoint, name, None, note), by, ascending=ascending)
+        build(run.next_order, _scored(run, round_, checkpoint, name, None, note), by, ascending=ascending)
     else:
         reach = selector.reach(config.every)
         assert reach is not None  # or `schedule start` refused
@@ -83,8 +83,8 @@ def rescore(
         rows = np.union1d(order.rows[ranks], np.asarray(state["rows"], np.int64))
         scored = _scored(run, round_, checkpoint, name, rows, note)
         ids = run.scored.take(order.rows[ranks]).column(ID)
-        permute(run.orders.next, order, ranks, ids, _values(scored, ids, by), ascending=ascending)
-    return {**changes, "order": Order(run.orders.next).digest}, drift
+        permute(run.next_order, order, ranks, ids, _values(scored, ids, by), ascending=ascending)
+    return {**changes, "order": Order(run.next_order).digest}, drift
 
 
 def probe_rows(run: Run) -> Ints:

@@ -94,14 +94,14 @@ def return_to(run: Run, saved: Json, where: str) -> int:
     check_place(run, saved, where)
     round_, newest = int(saved["round"]), run.round
     forget_references(run, newest + 1)
-    run.orders.find(saved["state"]["order"])  # before anything is undone: that it is still there
+    run.order(saved["state"]["order"])  # before anything is undone: that it is still there
     (run.folder / STATE).unlink(missing_ok=True)  # of a finished run: its newest round is open again
     write_sealed(run.round_folder(round_) / STATE, saved["state"])
     for undone in range(newest, round_, -1):
         forget_references(run, undone)
         _set_aside(run, run.round_folder(undone))
     run.forget_ids()
-    run.orders.settle(saved["state"]["order"])
+    run.settle_order(saved["state"]["order"])
     take_back(run, round_, saved["step"])
     if newest > round_:
         run.log(what="back", round=newest, to=round_, step=saved["step"])

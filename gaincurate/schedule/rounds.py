@@ -35,10 +35,10 @@ from gaincurate.core.where import Mask
 from gaincurate.difficulty.methods import read_rates
 from gaincurate.errors import InputError, NotReadyError
 from gaincurate.schedule import base, groups
-from gaincurate.schedule.checkpoints import AS_IT_IS, Held
+from gaincurate.schedule.checkpoints import AS_IT_IS, Held, first_model
 from gaincurate.schedule.config import BY_EMBEDDING, STRATEGIES, ScheduleConfig
-from gaincurate.schedule.context import HISTORY, RATES, Context, build_history
-from gaincurate.schedule.first_model import first_model
+from gaincurate.schedule.context import HISTORY, RATES, Context, build_history, matching
+from gaincurate.schedule.groups import LEFT_OUT, Strata
 from gaincurate.schedule.observations import (
     REPLAY,
     Note,
@@ -52,8 +52,6 @@ from gaincurate.schedule.observations import (
 )
 from gaincurate.schedule.rescore import OF_MODEL, rescore
 from gaincurate.schedule.run import BASE, FORMAT, GROUPS, ORDER, ROLLOUTS, Order, Run, build, making
-from gaincurate.schedule.selection import matching
-from gaincurate.schedule.strata import LEFT_OUT, Strata
 
 _LARGEST = 1e9  # of a predicted failure rate, because figures are computed from it
 
@@ -146,7 +144,7 @@ def selector_of(run: Run, state: Json | None = None) -> base.Selector:
     config, strata = run.config, run.strata
     low, high = (angle or 0.0 for angle in run.facts["angles"])  # None in a set without angles
     if strata is not None and config.by is not None:
-        order = Order(run.orders.current) if state is None else run.orders.find(state["order"])
+        order = Order(run.folder / ORDER) if state is None else run.order(state["order"])
         strata = strata.by_rank(order.rows)
     pool = base.Pool(run.facts["rows"], config.budget, config.seed, (low, high), strata, config.align_to)
     selector = base.build(config.strategy, pool, config.options)
@@ -220,7 +218,7 @@ def _observe(
         The selector, the state, the inputs in the next plan, and a line of the log.
     """
     round_, plan = state["round"], run.plan(state["round"])
-    run.orders.settle(state["order"])
+    run.settle_order(state["order"])
     outcomes = take_outcomes(run, round_, note)
     late, taken = late_outcomes(run, state, outcomes)
     selector = selector_of(run, state)
@@ -276,7 +274,7 @@ def _observe(
 
 def _write_round(run: Run, selector: base.Selector, round_: int, state: Json, inputs: Json) -> None:
     """Draw a round and write its rows, its state and, at last, its plan."""
-    config, order, strata = run.config, run.orders.find(state["order"]), run.strata
+    config, order, strata = run.config, run.order(state["order"]), run.strata
     ranks = _checked_draw(config, selector.draw(round_), len(order.rows))
     if config.order == "rank":
         ranks = np.sort(ranks)
@@ -330,63 +328,40 @@ def _check_options(
     by: str | None,
     options: base.Options,
 ) -> None:
-    """See that a run may be opened with its options, the strategy's own, and the column of the order.
-
-    Raises:
-        InputError: an option does not go with the set or with another option.
-    """
-    what, model, strategy = config.rescore.what, config.model, f"strategy {config.strategy}"
-    may_change, spread = kind.ordering == "any" and by in OF_MODEL, config.reward_high - config.reward_low
-    is_path = model is not None and model.startswith(("/", "./", "../", "~"))
-    named, evidence = config.stratify not in (BY_EMBEDDING, "none"), config.history or config.rates
-    reuses = getattr(options, "reuse_references", None) is not None
-    checks = [
-        (
-            config.budget > len(scored),
-            f"--budget {config.budget:,} is over the {len(scored):,} rows of {config.scored}",
-        ),
-        (
-            config.budget % config.align_to,
-            f"--budget {config.budget:,} is no multiple of --align-to {config.align_to:,}",
-        ),
-        (not 0 < spread < math.inf, "--reward-range: the first must be less than the second"),
-        (
-            by is None and config.ascending is not None,
-            f"--ascending and --descending: {strategy} has no order",
-        ),
-        (config.by and kind.ordering == "none", f"--by {config.by}: {strategy} has no order; leave --by out"),
-        (what == "off" and config.rescore.options, "--scoring goes with --rescore round, window or full"),
-        (
-            what in ("window", "full") and not may_change,
-            f"--rescore {what} needs an order that may change, by a score of the model "
-            f"({', '.join(OF_MODEL)}), and {strategy} goes by {by}; use --rescore round or off",
-        ),
-        (
-            what == "window" and kind.reach is base.Selector.reach,
-            f"--rescore window: {strategy} does not say which ranks it can reach; use full",
-        ),
-        (
-            config.clusters and config.stratify != BY_EMBEDDING,
-            f"clusters goes with --stratify {BY_EMBEDDING}",
-        ),
-        (config.group_weights is not None and not named, "--group-weights goes with --stratify COLUMN"),
-        (config.rollouts and not config.where, f"--rollouts {config.rollouts} goes with --where"),
-        (
-            config.where and reuses,
-            "--where and reuse_references do not go together: references are of the whole set",
-        ),
-        (
-            is_path and not os.path.exists(os.path.expanduser(str(model))),
-            f"--model {model}: there is no such folder",
-        ),
-        (
-            evidence and not kind.takes_evidence,
-            f"{strategy} does not read --history or --rates; posterior does",
-        ),
-    ]
-    for wrong, sentence in checks:
-        if wrong:
-            raise InputError(f"{sentence}.")
+    """See that a run may be opened with its options, the strategy's own, and the column of the order."""
+    what, model, strategy = config.rescore.what, config.model or "", f"strategy {config.strategy}"
+    is_path, wrong = model.startswith(("/", "./", "../", "~")), None
+    if config.budget > len(scored):
+        wrong = f"--budget {config.budget:,} is over the {len(scored):,} rows of {config.scored}"
+    elif config.budget % config.align_to:
+        wrong = f"--budget {config.budget:,} is no multiple of --align-to {config.align_to:,}"
+    elif not 0 < config.reward_high - config.reward_low < math.inf:
+        wrong = "--reward-range: the first must be less than the second"
+    elif by is None and config.ascending is not None:
+        wrong = f"--ascending and --descending: {strategy} has no order"
+    elif config.by and kind.ordering == "none":
+        wrong = f"--by {config.by}: {strategy} has no order; leave --by out"
+    elif what == "off" and config.rescore.options:
+        wrong = "--scoring goes with --rescore round, window or full"
+    elif what in ("window", "full") and not (kind.ordering == "any" and by in OF_MODEL):
+        wrong = f"--rescore {what} needs an order that may change, by a score of the model "
+        wrong += f"({', '.join(OF_MODEL)}), and {strategy} goes by {by}; use --rescore round or off"
+    elif what == "window" and kind.reach is base.Selector.reach:
+        wrong = f"--rescore window: {strategy} does not say which ranks it can reach; use full"
+    elif config.clusters and config.stratify != BY_EMBEDDING:
+        wrong = f"clusters goes with --stratify {BY_EMBEDDING}"
+    elif config.group_weights is not None and config.stratify in (BY_EMBEDDING, "none"):
+        wrong = "--group-weights goes with --stratify COLUMN"
+    elif config.rollouts and not config.where:
+        wrong = f"--rollouts {config.rollouts} goes with --where"
+    elif config.where and getattr(options, "reuse_references", None) is not None:
+        wrong = "--where and reuse_references do not go together: references are of the whole set"
+    elif is_path and not os.path.exists(os.path.expanduser(model)):
+        wrong = f"--model {model}: there is no such folder"
+    elif (config.history or config.rates) and not kind.takes_evidence:
+        wrong = f"{strategy} does not read --history or --rates; posterior does"
+    if wrong is not None:
+        raise InputError(f"{wrong}.")
     options.check_run(config, scored)
 
 

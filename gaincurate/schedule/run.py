@@ -41,7 +41,7 @@ from gaincurate.core.store import CACHE, Remote, located
 from gaincurate.errors import InputError, LockedError, OutputError, StorageError, storage_error
 from gaincurate.schedule import groups
 from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.strata import Strata
+from gaincurate.schedule.groups import Strata
 
 FORMAT = 1
 BASE = "base"
@@ -65,25 +65,15 @@ def damaged(path: Path, why: str = "its bytes do not match the hash in it") -> O
 
 
 def read_table(path: Path) -> pa.Table:
-    """A table of a run's folder, mapped.
-
-    Raises:
-        OutputError: it is missing or damaged.
-    """
+    """A table of a run's folder, mapped. Raises OutputError where it is missing or damaged."""
     return read_ipc(path, lambda why: damaged(path, why))
 
 
 class Order:
-    """The row of the scored set at each rank, in a memory-mapped file.
+    """The row of the scored set at each rank, in a memory-mapped file `path`; raises as `read_table`.
 
     A row is a place in the scored set, counted over its shards. A rank is a place in the order, from 0. The
     file names its content by a hash, so a state can say which order it goes with.
-
-    Args:
-        path: `order.arrow`.
-
-    Raises:
-        OutputError: it is missing or damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -101,7 +91,6 @@ class Order:
 
 
 def _digest(rows: Ints, values: Floats) -> str:
-    """The digest of an order."""
     return digest_bytes(digest_bytes(rows.data).encode() + digest_bytes(values.data).encode())
 
 
@@ -152,55 +141,6 @@ def _write(path: Path, rows: Ints, values: Floats) -> None:
     write_ipc(path, table)
 
 
-class Orders:
-    """The orders in a run's folder: `current` is in use, and `next` will replace it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.current, self.next = folder / ORDER, folder / _NEXT
-        self._folder = folder / _SAVED_ORDERS
-
-    def find(self, digest: str) -> Order:
-        """The order with this content: in use, about to be, or saved.
-
-        Raises:
-            OutputError: there is none.
-        """
-        for path in (self.current, self.next, self._folder / f"{digest}.arrow"):
-            if path.exists() and (order := Order(path)).digest == digest:
-                return order
-        raise OutputError(
-            f"{self.current} is missing or is not the order that the run's state goes with; restore it.",
-            path=str(self.current),
-        )
-
-    def settle(self, digest: str) -> None:
-        """Put the order of the newest state in its place; a kill can come before that."""
-        if self.next.exists():
-            if Order(self.next).digest == digest:
-                self.next.replace(self.current)
-            else:
-                self.next.unlink()
-        copy = self._folder / f"{digest}.arrow"
-        if copy.exists() and Order(self.current).digest != digest:
-            same_file(copy, self.next)
-            self.next.replace(self.current)
-
-    def keep(self) -> None:
-        """Keep the order in use under a name of its own, for a trainer that may go back to it."""
-        copy = self._folder / f"{Order(self.current).digest}.arrow"
-        if not copy.exists():
-            make_folder(copy.parent)
-            beside = copy.with_suffix(".tmp")
-            same_file(self.current, beside)
-            beside.replace(copy)
-
-    def forget_all_but(self, digests: set[str]) -> None:
-        """Delete the saved ones that nothing can go back to any more."""
-        for path in self._folder.glob("*.arrow"):
-            if path.stem not in digests:
-                path.unlink(missing_ok=True)
-
-
 def same_file(source: Path, goal: Path) -> None:
     """A second name for a file, or a copy where the file system has no such names."""
     goal.unlink(missing_ok=True)
@@ -229,7 +169,7 @@ class Run:
         scored: its scored set, where that is open already.
 
     Raises:
-        OutputError: no run, one of another format, a damaged file, or its scored set is gone or another.
+        OutputError: no run, one of another format, or a damaged file.
     """
 
     def __init__(self, folder: str | Path, scored: ScoredSet | None = None) -> None:
@@ -258,7 +198,8 @@ class Run:
             ) from error
         self.rules = Rules(self.config.reward_low, self.config.reward_high, self.config.min_coverage)
         """The rules by which outcomes are read."""
-        self.orders = Orders(self.folder)
+        self.next_order = self.folder / _NEXT
+        """The order that will replace the one in use."""
         self._scored = scored
         self._ids: dict[int, list[str]] = {}
         self._strata: Strata | None = None
@@ -295,6 +236,50 @@ class Run:
             self._scored = scored
         return self._scored
 
+    def order(self, digest: str) -> Order:
+        """The order with this content: in use, about to be, or saved.
+
+        Raises:
+            OutputError: there is none.
+        """
+        current = self.folder / ORDER
+        for path in (current, self.next_order, self._saved_order(digest)):
+            if path.exists() and (order := Order(path)).digest == digest:
+                return order
+        raise OutputError(
+            f"{current} is missing or is not the order that the run's state goes with; restore it.",
+            path=str(current),
+        )
+
+    def settle_order(self, digest: str) -> None:
+        """Put the order of the newest state in its place; a kill can come before that."""
+        current, saved = self.folder / ORDER, self._saved_order(digest)
+        if self.next_order.exists():
+            if Order(self.next_order).digest == digest:
+                self.next_order.replace(current)
+            else:
+                self.next_order.unlink()
+        if saved.exists() and Order(current).digest != digest:
+            same_file(saved, self.next_order)
+            self.next_order.replace(current)
+
+    def keep_order(self) -> None:
+        """Keep the order in use under a name of its own, for a trainer that may go back to it."""
+        saved = self._saved_order(Order(self.folder / ORDER).digest)
+        if not saved.exists():
+            make_folder(saved.parent)
+            same_file(self.folder / ORDER, saved.with_suffix(".tmp"))
+            saved.with_suffix(".tmp").replace(saved)
+
+    def forget_orders(self, but: set[str]) -> None:
+        """Delete the saved orders that nothing can go back to any more: all but those with these digests."""
+        for path in self._saved_order("").parent.glob("*.arrow"):
+            if path.stem not in but:
+                path.unlink(missing_ok=True)
+
+    def _saved_order(self, digest: str) -> Path:
+        return self.folder / _SAVED_ORDERS / f"{digest}.arrow"
+
     @property
     def prompts(self) -> int:
         """The number of prompts to draw from: the set's rows, or those for which `where` holds."""
@@ -317,12 +302,12 @@ class Run:
     @property
     def state(self) -> Json:
         """The state that the newest round was planned with, or the one after the last round."""
-        newest, path = newest_round(self.folder), self.folder / STATE
+        newest, path = self.round, self.folder / STATE
         if newest < 0 or path.exists():
             state = read_sealed(path)
             if newest < 0 or state["finished"]:
                 return state
-        return read_sealed(self.round_folder(newest) / STATE)
+        return self.state_of(newest)
 
     def state_of(self, round_: int) -> Json:
         """The state that a round was planned with; of older rounds a large selector state is not kept."""
@@ -391,7 +376,7 @@ class Run:
         return self.scored.folder if name == BASE else self.folder / name
 
     def forget_ids(self) -> None:
-        """Read the ids of rounds again: what they were may have changed."""
+        """Read the ids of rounds again: they may have changed."""
         self._ids.clear()
 
     def commit(self, state: Json, plan: Json | None = None) -> None:
@@ -400,7 +385,7 @@ class Run:
         write_sealed(folder / STATE, state)
         if plan is not None:
             write_sealed(folder / PLAN, plan)
-        self.orders.settle(state["order"])
+        self.settle_order(state["order"])
         before = self.round_folder(state["round"] - 1) / STATE
         if before.exists() and before.stat().st_size > _LARGE:  # a posterior for each prompt seen, say
             with suppress(StorageError):  # a full disk: the round is complete, and the large state stays

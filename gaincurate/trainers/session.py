@@ -232,7 +232,7 @@ class RunSession(AbstractContextManager["RunSession"]):
         before, seconds = self.round, time.monotonic() - self._since
         with working_on(self.run.folder):
             if self.rescoring_due:
-                self.run.orders.keep()
+                self.run.keep_order()
             try:
                 there = advance(self.run, self.checkpoint, self.note, self.held) is not None
             except OutcomeError as error:

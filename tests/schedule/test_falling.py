@@ -14,9 +14,9 @@ import runs
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
 from gaincurate.schedule.context import Context
+from gaincurate.schedule.groups import Strata
 from gaincurate.schedule.rounds import selector_of
 from gaincurate.schedule.run import Run
-from gaincurate.schedule.strata import Strata
 from gaincurate.schedule.strategies.falling import Falling
 
 PASS_RATES = np.arange(61)[:60] / 60
@@ -46,7 +46,7 @@ def test_prompts_are_drawn_by_the_gaussian(tmp_path: Path) -> None:
     run = begin(tmp_path, options={"first": 0.6, "last": 0.6, "sigma": 0.2}, budget=1)
     selector, count = selector_of(run), 8000
     selector.prepare(Context(run, 0, run.state["order"]))
-    order = run.orders.find(run.state["order"]).rows
+    order = run.order(run.state["order"]).rows
     drawn = np.bincount([order[selector.draw(round_)[0]] for round_ in range(count)], minlength=60)
     expected = np.exp(-0.5 * ((PASS_RATES - 0.6) / 0.2) ** 2)
     expected *= count / expected.sum()
@@ -67,11 +67,11 @@ def test_each_group_has_its_own_gaussian(tmp_path: Path) -> None:
     # A group of hard prompts and one of easy ones: both are drawn from near the mean as far as they go.
     run = begin(tmp_path, options={"first": 0.5, "last": 0.5, "sigma": 0.01}, budget=4)
     halves = Strata.coded((PASS_RATES >= 0.5).astype(np.int32), ["hard", "easy"])
-    strata = halves.by_rank(run.orders.find(run.state["order"]).rows)
+    strata = halves.by_rank(run.order(run.state["order"]).rows)
     selector = selector_of(run)
     selector.pool = type(selector.pool)(60, 4, 0, strata=strata)
     selector.prepare(Context(run, 0, run.state["order"]))
-    rates = np.sort(PASS_RATES[run.orders.find(run.state["order"]).rows[selector.draw(0)]])
+    rates = np.sort(PASS_RATES[run.order(run.state["order"]).rows[selector.draw(0)]])
     assert (rates < 0.5).tolist() == [True, True, False, False]
     assert np.abs(rates - 0.5).max() < 0.1
 

@@ -18,8 +18,8 @@ from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError, OutputError, StorageError
 from gaincurate.schedule import groups, rounds
 from gaincurate.schedule.base import Json, Selector
+from gaincurate.schedule.groups import Strata
 from gaincurate.schedule.run import Order, Run, build
-from gaincurate.schedule.strata import Strata
 
 ROWS = 120
 SOURCES = ["code"] * 24 + ["math"] * 72 + [None] * 24
@@ -68,10 +68,10 @@ def test_groups_stay_with_their_prompts_when_the_order_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def rescored(run: Run, state: Json, *others: Any) -> tuple[dict[str, Any], None]:
-        order = Order(run.orders.current)
-        build(run.orders.next, run.scored, "gc_angle", ascending=bool(int(state["round"]) % 2 == 0))
-        assert Order(run.orders.next).rows.tolist() != order.rows.tolist()
-        return {"order": Order(run.orders.next).digest}, None
+        order = Order(run.folder / "order.arrow")
+        build(run.next_order, run.scored, "gc_angle", ascending=bool(int(state["round"]) % 2 == 0))
+        assert Order(run.next_order).rows.tolist() != order.rows.tolist()
+        return {"order": Order(run.next_order).digest}, None
 
     monkeypatch.setattr(rounds, "rescore", rescored)
     run = begin(tmp_path, strategy="gain-rl", rescore={"what": "full"}, budget=10)

@@ -19,7 +19,7 @@ from scipy import stats
 import runs
 from gaincurate.errors import InputError
 from gaincurate.schedule.base import Observed, Pool, build
-from gaincurate.schedule.strata import Strata
+from gaincurate.schedule.groups import Strata
 from gaincurate.schedule.strategies.posterior import PRESETS, Posterior, PosteriorOptions
 from gaincurate.trainers.session import RunSession
 

@@ -102,7 +102,7 @@ def test_a_round_has_the_rows_of_its_plan_with_full_prompts(tmp_path: Path) -> N
 
 def test_the_rows_of_a_round_may_be_in_the_order_of_their_ranks(tmp_path: Path) -> None:
     drawn, by_rank = (runs.begin(tmp_path, run=tmp_path / order, order=order) for order in ("drawn", "rank"))
-    order = drawn.orders.find(drawn.state["order"]).rows.tolist()
+    order = drawn.order(drawn.state["order"]).rows.tolist()
     ranks = [order.index(row) for row in drawn.rows(0)]
     assert ranks != sorted(ranks)
     assert [order.index(row) for row in by_rank.rows(0)] == sorted(ranks)

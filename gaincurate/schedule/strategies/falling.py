@@ -56,7 +56,7 @@ class Falling(base.Selector):
             InputError: a value is no rate.
         """
         config, options = context.run.config, self.options
-        rates = context.run.orders.find(context.order).values
+        rates = context.run.order(context.order).values
         outside = np.flatnonzero((rates < 0) | (rates > 1))
         if len(outside):
             raise InputError(
