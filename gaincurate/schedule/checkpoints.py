@@ -218,7 +218,7 @@ def first_model(scored: ScoredSet, note: Callable[[str], None]) -> str | None:
     """The folder of the model that scored a set, or its .gguf file, wherever the run is started.
 
     The scoring run's log names its place, which may hold another model by now. So the hash of the weights is
-    compared with the one in the set's identity: hundreds of rounds of a wrong model cost more than reading it.
+    compared with the one in the set's identity: hundreds of rounds of a wrong model cost more than a read.
 
     Returns:
         A path, the model's name with a note where it is not on this machine, or None where nothing says

@@ -19,7 +19,7 @@ STRATEGIES = {
     "file-order": "gaincurate.schedule.strategies.uniform:FileOrder",
     "length": "gaincurate.schedule.strategies.gaussian:Length",
     "gain-rl": "gaincurate.schedule.strategies.gaussian:GainRL",
-    "falling": "gaincurate.schedule.strategies.falling:Falling",
+    "falling": "gaincurate.schedule.strategies.gaussian:Falling",
     "posterior": "gaincurate.schedule.strategies.posterior:Posterior",
     "dots": "gaincurate.schedule.strategies.dots:Dots",
 }

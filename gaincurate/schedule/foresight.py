@@ -12,9 +12,8 @@ import math
 import shlex
 import shutil
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -78,13 +77,9 @@ def see_live(run: Run, checkpoints: bool) -> None:
 def foresee(
     context: Context, references: Ints, options: DotsOptions, aim: Aim
 ) -> tuple[Floats, Target, Json]:
-    """Predict every prompt for a round that is to be drawn.
+    """Predict `aim` of every prompt for a round that is to be drawn; with `auto` the references choose it.
 
-    Args:
-        context: of the round.
-        references: `[K]`, the rows that are observed for it.
-        options: how they are observed and the others predicted.
-        aim: what is predicted; with `auto` the references say it.
+    `references` `[K]` are the rows that are observed for it.
 
     Returns:
         Every row's value, `[rows]`, what was predicted, and the plan's facts.
@@ -95,7 +90,7 @@ def foresee(
         InputError: no checkpoint to roll out with, or one that is not complete.
         GaincurateError: rollouts or prediction failed; what was done is kept.
     """
-    asked, outcomes = _ask(context, references, options), context.reference_outcomes
+    asked, outcomes = _References(context, references, options), context.reference_outcomes
     given, ours = outcomes or asked.folder / GIVEN, False
     if outcomes is None and (context.opening or not given.exists()):
         if options.rollout is None:
@@ -110,18 +105,24 @@ def foresee(
     return values, prediction.target, asked.facts(rates, counts, rollouts, prediction)
 
 
-@dataclass(frozen=True, slots=True)
 class _References:
-    """A round's references: their `rows` in the set, their `ids`, the folder with all about them, and the
-    seed with which `gaincurate difficulty rollout` draws the same ones.
+    """A round's references, whose rows it writes: their `ids`, the folder with all about them, and the seed
+    with which `gaincurate difficulty rollout` draws the same ones.
     """
 
-    context: Context
-    options: DotsOptions
-    folder: Path
-    rows: Ints
-    ids: list[str]
-    seed: int
+    def __init__(self, context: Context, rows: Ints, options: DotsOptions) -> None:
+        run, config, round_ = context.run, context.run.config, context.round
+        self.context, self.options, self.folder = context, options, run.references_folder(round_)
+        table, self.seed = run.scored.take(rows), seed_of(config.seed, round_)
+        self.ids: list[str] = table.column(ID).to_pylist()
+        make_folder(self.folder)
+        remove_temporaries(self.folder)
+        if not (self.folder / IDS).exists():
+            shown = training_rows(
+                table, run.scored.identity, bare=config.bare, with_scores=config.with_scores
+            )
+            write_rows(self.folder / DATA, shown)
+            write_sealed(self.folder / IDS, {"round": round_, "seed": self.seed, "ids": self.ids})
 
     def needed(self) -> NotReadyError:
         """The sentence for outcomes that are not there."""
@@ -194,22 +195,15 @@ class _References:
         run.log(what="rollout", round=round_, seconds=seconds, policy=policy)
 
     def read(self, path: Path, *, ours: bool) -> tuple[PassRates, Json, Path | None]:
-        """Read the outcomes of the references and write them to `observed.parquet`.
+        """Read the outcomes of the references, a rollout set or a file, and write them to `observed.parquet`.
 
-        Args:
-            path: a rollout set, or outcomes.
-            ours: the run made the set itself, and what it could not use was left out by its own options.
+        Of a set that the run made itself (`ours`), its own options left out what it could not use.
 
         Returns:
             Their rates, the plan's facts on them, and the rollout set.
-
-        Raises:
-            InputError: it cannot be read, or is of another round.
-            OutcomeError: a reward that is no number in the range, or too few of the references.
         """
-        run, round_ = self.context.run, self.context.round
+        run, round_, rules = self.context.run, self.context.round, self.context.run.rules
         rollouts = path if path.is_dir() and is_rollout_set(path) else None
-        rules = run.rules
         policies = pass_rates_of(path, Rules() if rollouts else rules, scored=run.scored)
         observed = next((each for each in policies if each.round == round_), policies[0])
         if observed.round != round_ and (len(policies) > 1 or observed.round is not None):
@@ -223,8 +217,7 @@ class _References:
         if rollouts is not None and self.options.success is not None:
             observed = of_rollouts(rollouts, self.options.success)  # right or wrong
         places = {gc_id: place for place, gc_id in enumerate(observed.ids)}
-        judged = [gc_id for gc_id in self.ids if gc_id in places]
-        absent = [gc_id for gc_id in self.ids if gc_id not in places]
+        judged, absent = [i for i in self.ids if i in places], [i for i in self.ids if i not in places]
         if not ours and len(judged) < math.ceil(rules.coverage * len(self.ids) - 1e-9):
             raise OutcomeError(
                 f"{path} has judged outcomes for {len(judged):,} of the {len(self.ids):,} references of "
@@ -235,11 +228,10 @@ class _References:
             )
         rows = np.array([places[gc_id] for gc_id in judged], np.int64)
         rates = PassRates(observed.name, judged, observed.wins[rows], observed.losses[rows], observed.counted)
-        values = {"wins": rates.wins, "losses": rates.losses}
-        if not rates.counted:
-            values = {"pass_rate": 1 - rates.failure}
-        columns: dict[str, Any] = {ID: pa.array(rates.ids, pa.string()), **values}
-        write_rows(self.folder / _OBSERVED, pa.table(columns))
+        values = {"pass_rate": 1 - rates.failure}
+        if rates.counted:
+            values = {"wins": rates.wins, "losses": rates.losses}
+        write_rows(self.folder / _OBSERVED, pa.table({ID: pa.array(rates.ids, pa.string()), **values}))
         counts = self._of_file(rates, path) if rollouts is None else self._of_rollouts(rollouts)
         return rates, {**counts, "left_out": len(absent)}, rollouts
 
@@ -309,7 +301,7 @@ class _References:
         return prediction
 
     def facts(self, rates: PassRates, counts: Json, rollouts: Path | None, prediction: Prediction) -> Json:
-        """The plan's facts about the references and the predictor. A second run has the same facts."""
+        """The plan's facts about the references and the predictor; the same when they are made again."""
         from gaincurate.difficulty.predict import qualities
 
         run, quality, checkpoint = self.context.run, qualities(prediction), self.context.checkpoint
@@ -333,20 +325,6 @@ class _References:
                 "rollouts": None if rollouts is None else _place_of(run, rollouts),
             }
         return facts | {"target": prediction.target}
-
-
-def _ask(context: Context, rows: Ints, options: DotsOptions) -> _References:
-    """Write which prompts a round's references are, and their rows as a round's."""
-    run, config, round_ = context.run, context.run.config, context.round
-    folder, table = run.references_folder(round_), run.scored.take(rows)
-    ids, seed = table.column(ID).to_pylist(), seed_of(config.seed, round_)
-    make_folder(folder)
-    remove_temporaries(folder)
-    if not (folder / IDS).exists():
-        shown = training_rows(table, run.scored.identity, bare=config.bare, with_scores=config.with_scores)
-        write_rows(folder / DATA, shown)
-        write_sealed(folder / IDS, {"round": round_, "seed": seed, "ids": ids})
-    return _References(context, options, folder, rows, ids, seed)
 
 
 def _same(rolled_out: Json, wanted: Json) -> bool:

@@ -29,7 +29,7 @@ from gaincurate.core.outcomes import (
     check_line,
     read_outcomes,
     split_lines,
-)
+)  # fmt: skip
 from gaincurate.core.rng import Floats, Ints
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
@@ -40,7 +40,6 @@ from gaincurate.errors import OutcomeError
 from gaincurate.schedule.run import BASE, Run
 
 Note = Callable[[str], None]
-_ENOUGH = 0.9
 REPLAY = (
     "more than half of the groups are silent, so switch replay on (in TRL `replay=` of ReplayGRPOTrainer, "
     "https://arxiv.org/abs/2506.05316), unless the training makes many passes over few prompts"
@@ -59,21 +58,15 @@ def logged(text: str) -> None:
 
 
 def take_outcomes(run: Run, round_: int, note: Note = silent) -> Outcomes:
-    """A round's outcomes, checked, with what is odd about them noted.
-
-    Raises:
-        OutcomeError: they cannot be used.
-    """
-    path, rules = run.outcomes(round_), run.rules
-    outcomes = read_outcomes(path, round_, run.ids, rules)
+    """A round's outcomes; raises OutcomeError where they cannot be used."""
+    path = run.outcomes(round_)
+    outcomes = read_outcomes(path, round_, run.ids, run.rules)
     if outcomes.cut:
         note(f"warning: the last line of {path} is not finished and was left out")
-    check_coverage(outcomes, round_, path, rules)
-    if outcomes.unjudged:
-        note(
-            f"warning: {outcomes.unjudged:,} of {outcomes.rollouts:,} rollouts of round {round_} could not "
-            "be judged"
-        )
+    check_coverage(outcomes, round_, path, run.rules)
+    if unjudged := outcomes.unjudged:
+        of = f"{unjudged:,} of {outcomes.rollouts:,} rollouts of round {round_}"
+        note(f"warning: {of} could not be judged")
     return outcomes
 
 
@@ -81,7 +74,7 @@ def nothing_learnt(run: Run, inputs: Json) -> str | None:
     """A sentence with likely causes where no group of a round had rewards that differ; None elsewhere.
 
     Groups of a single rollout may be a trainer's choice: nothing is said of them unless all got one reward.
-    `inputs` has what came back for the round: of the next plan, or of the run's last state.
+    `inputs` are those of the next plan, or of the run's last state.
     """
     wrong, right = inputs.get("all_wrong"), inputs.get("all_right")
     single = (inputs.get("rollouts") or 0) <= (inputs.get("prompts") or 0)
@@ -96,10 +89,9 @@ def nothing_learnt(run: Run, inputs: Json) -> str | None:
 
 
 def checked_lines(run: Run, lines: Iterable[Mapping[str, Any]], newest: int) -> list[Json]:
-    """Outcomes that a program reports, each with its round (by default the newest), if the run can take all.
+    """Outcomes that a program reports, each with its round, by default the newest.
 
-    Raises:
-        OutcomeError: a line that the run cannot use.
+    Raises OutcomeError for a line that the run cannot use.
     """
     outcomes = [{"round": newest, **line} for line in lines]
     strangers: list[tuple[str, int]] = []
@@ -132,11 +124,7 @@ def pass_rates_of(
     """Every policy in a file, a folder of tables, or a run, where each round is one.
 
     `rules` has the range of rewards, by default the run's, else 0 to 1. By `scored`, the set of the prompts,
-    NeMo Gym's rollouts get their ids.
-
-    Raises:
-        InputError: see `read_pass_rates`.
-        OutputError: the run is damaged.
+    NeMo Gym's rollouts get their ids. Raises InputError as `read_pass_rates`, OutputError for a damaged run.
     """
     if not (path / RUN).exists():
         return read_pass_rates(path, rules, scored=scored)
@@ -148,8 +136,7 @@ def pass_rates_of(
 def late_outcomes(run: Run, state: Json, outcomes: Outcomes) -> tuple[tuple[Ints, Floats, Floats], Json]:
     """Late outcomes of earlier rounds, from this round's file or appended to theirs.
 
-    Returns:
-        Rows, wins and losses, one for each prompt, and the sizes of the files as they were read.
+    Returns rows, wins and losses, one for each prompt, and the sizes of the files as they were read.
     """
     before: dict[str, int] = state["taken"]
     taken, fresh = {**before, str(state["round"]): outcomes.size}, list[Line]()
@@ -161,9 +148,8 @@ def late_outcomes(run: Run, state: Json, outcomes: Outcomes) -> tuple[tuple[Ints
     fresh += outcomes.earlier
     if not fresh:
         return (np.zeros(0, np.int64), np.zeros(0), np.zeros(0)), taken
-    oldest = min(line.round for line in fresh)
     taken_before: set[Key] = set()  # whatever file they are in
-    for round_ in range(oldest, state["round"]):
+    for round_ in range(min(line.round for line in fresh), state["round"]):
         path, size = run.outcomes(round_), before[str(round_)]
         for line in split_lines(path, size, round_, run.ids, run.rules)[0]:
             line.is_new(taken_before)
@@ -172,9 +158,8 @@ def late_outcomes(run: Run, state: Json, outcomes: Outcomes) -> tuple[tuple[Ints
         if line.is_new(taken_before):
             late.setdefault((line.round, line.gc_id), Tally()).add(line.success)
     keys = sorted(late)
-    places = {
-        round_: dict(zip(run.ids(round_), run.rows(round_), strict=True)) for round_ in {k[0] for k in keys}
-    }
+    rounds = {round_ for round_, _ in keys}
+    places = {round_: dict(zip(run.ids(round_), run.rows(round_), strict=True)) for round_ in rounds}
     rows = np.array([places[round_][gc_id] for round_, gc_id in keys], np.int64)
     return (rows, *sums_of([late[key] for key in keys])), taken
 
@@ -184,15 +169,13 @@ def concentration_of(run: Run, name: str, plan: Json) -> tuple[float | None, str
 
     A window scored some rounds ago may lack a few that were drawn from a tail: they are left out. A set that
     lacks more than a tenth says too little, and the set that the run began with is taken, as in the plan.
-
-    Returns:
-        The mean, the set's name, and how many of the prompts it is over: None and 0 where none has an angle.
+    Returns the mean (None where no prompt has an angle), the set's name, and the number of prompts with one.
     """
     if name != BASE:
         scored, ids = ScoredSet(run.set_folder(name), verify=False), plan["ids"]
         there = pc.is_in(scored.column(ID), value_set=pa.array(ids, pa.string()))
         values = scored.column("gc_angle").filter(there).drop_null().to_pylist()
-        if len(values) >= _ENOUGH * len(ids):
+        if len(values) >= 0.9 * len(ids):
             return math.fsum(values) / len(values), name, len(values)
     return plan["forecast"]["mean_angle"], BASE, plan["forecast"]["with_angle"]
 

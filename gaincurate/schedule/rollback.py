@@ -7,6 +7,7 @@ file. Killed at any instant, the run is at one of the rounds between, and going 
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
 
 from gaincurate.core.artifact import Json
@@ -14,8 +15,8 @@ from gaincurate.core.files import append_line, digest_bytes, digest_file, digest
 from gaincurate.core.foreign import read_bytes
 from gaincurate.core.outcomes import earliest_return
 from gaincurate.core.sealed import read_sealed, write_sealed
-from gaincurate.errors import OutputError, storage_error
-from gaincurate.schedule.run import GIVEN, MADE, PLAN, STATE, Run
+from gaincurate.errors import OutputError
+from gaincurate.schedule.run import GIVEN, MADE, PLAN, STATE, TRAINED, Run
 
 FORMAT = 1
 
@@ -39,8 +40,7 @@ def saved_place(run: Run, step: int) -> Json:
 def check_place(run: Run, saved: Json, where: str) -> None:
     """See that a place, which was read from `where`, is one of this run, in the history that it is in.
 
-    Raises:
-        OutputError: another run's, one that is ahead of the run's folder, or of rounds that were undone.
+    Raises OutputError for another run's, one ahead of the run's folder, or one of rounds that were undone.
     """
     if saved["format"] != FORMAT:
         raise OutputError(f"{where} has format {saved['format']}, this version reads {FORMAT}.")
@@ -82,14 +82,9 @@ def _whole_lines(run: Run, round_: int) -> bytes:
 
 
 def return_to(run: Run, saved: Json, where: str) -> int:
-    """Make a run what it was at a place that was saved; call it while holding `working_on`.
+    """Make a run what it was at a place that was saved, and return the number of rounds that were undone.
 
-    Returns:
-        How many rounds were undone.
-
-    Raises:
-        OutputError: as `check_place`.
-        StorageError: the file system refused.
+    Call it while holding `working_on`. Raises OutputError as `check_place`.
     """
     check_place(run, saved, where)
     round_, newest = int(saved["round"]), run.round
@@ -99,7 +94,7 @@ def return_to(run: Run, saved: Json, where: str) -> int:
     write_sealed(run.round_folder(round_) / STATE, saved["state"])
     for undone in range(newest, round_, -1):
         forget_references(run, undone)
-        _set_aside(run, run.round_folder(undone))
+        _set_aside(run.round_folder(undone), run.folder / f"undone/{undone:05d}-{{}}")
     run.forget_ids()
     run.settle_order(saved["state"]["order"])
     take_back(run, round_, saved["step"])
@@ -109,13 +104,7 @@ def return_to(run: Run, saved: Json, where: str) -> int:
 
 
 def take_back(run: Run, round_: int, step: int) -> None:
-    """Take back a round's outcomes after a step, and what references did since.
-
-    A killed trainer's half line goes too.
-
-    Raises:
-        StorageError: the file system refused.
-    """
+    """Take back a round's outcomes after a step, a half line at their end, and its later references."""
     forget_references(run, round_ + 1)
     if drop_half_line(run.outcomes(round_)):
         append_line(run.outcomes(round_), {"resume_from_step": step})
@@ -125,22 +114,25 @@ def forget_references(run: Run, round_: int) -> None:
     """Set aside what a round's references did, since the policy that they were of is trained again.
 
     Rollouts of a checkpoint whose weights are known stay where they are: whoever would use them compares.
-
-    Raises:
-        StorageError: the file system refused.
     """
     source = run.references_folder(round_)
     by_run = not (source / GIVEN).exists() and (source / MADE).exists()
     if source.exists() and not (by_run and read_sealed(source / MADE)["weights"] is not None):
-        _set_aside(run, source, "difficulty-")
+        _set_aside(source, run.folder / f"undone/difficulty-{round_:05d}-{{}}")
 
 
-def _set_aside(run: Run, source: Path, kind: str = "") -> None:
-    folder, number = run.folder / "undone", 1
-    try:
-        folder.mkdir(exist_ok=True)
-        while (goal := folder / f"{kind}{source.name}-{number}").exists():
-            number += 1
-        source.rename(goal)
-    except OSError as error:
-        raise storage_error(folder, error) from error
+def forget_training(run: Run, round_: int) -> None:
+    """Forget the newest round's training: its outcomes, good or bad, are kept under another name."""
+    if run.outcomes(round_).exists():
+        _set_aside(run.outcomes(round_), run.round_folder(round_) / "outcomes-{}.jsonl")
+    with reading(run.round_folder(round_), "write"):
+        (run.round_folder(round_) / TRAINED).unlink(missing_ok=True)
+    forget_references(run, round_ + 1)
+
+
+def _set_aside(source: Path, goal: Path) -> None:
+    """Rename a file or folder to `goal`, with the first free number for the braces in its name."""
+    with reading(goal.parent, "write"):
+        goal.parent.mkdir(exist_ok=True)
+        names = (goal.with_name(goal.name.format(number)) for number in count(1))
+        source.rename(next(name for name in names if not name.exists()))

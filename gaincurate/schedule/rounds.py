@@ -326,9 +326,9 @@ def _check_options(
     scored: ScoredSet,
     kind: type[base.Selector],
     by: str | None,
-    options: base.Options,
+    own: base.Options,
 ) -> None:
-    """See that a run may be opened with its options, the strategy's own, and the column of the order."""
+    """See that a run may be opened with its options, the strategy's `own`, and the column of the order."""
     what, model, strategy = config.rescore.what, config.model or "", f"strategy {config.strategy}"
     is_path, wrong = model.startswith(("/", "./", "../", "~")), None
     if config.budget > len(scored):
@@ -354,7 +354,7 @@ def _check_options(
         wrong = "--group-weights goes with --stratify COLUMN"
     elif config.rollouts and not config.where:
         wrong = f"--rollouts {config.rollouts} goes with --where"
-    elif config.where and getattr(options, "reuse_references", None) is not None:
+    elif config.where and getattr(own, "reuse_references", None) is not None:
         wrong = "--where and reuse_references do not go together: references are of the whole set"
     elif is_path and not os.path.exists(os.path.expanduser(model)):
         wrong = f"--model {model}: there is no such folder"
@@ -362,7 +362,7 @@ def _check_options(
         wrong = f"{strategy} does not read --history or --rates; posterior does"
     if wrong is not None:
         raise InputError(f"{wrong}.")
-    options.check_run(config, scored)
+    own.check_run(config, scored)
 
 
 def _check_references(config: ScheduleConfig, kind: type[base.Selector], outcomes: Path) -> None:

@@ -38,7 +38,7 @@ from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.core.store import CACHE, Remote, located
-from gaincurate.errors import InputError, LockedError, OutputError, StorageError, storage_error
+from gaincurate.errors import InputError, LockedError, OutputError, StorageError
 from gaincurate.schedule import groups
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.groups import Strata
@@ -46,7 +46,7 @@ from gaincurate.schedule.groups import Strata
 FORMAT = 1
 BASE = "base"
 """The name of the scored set that a run began with, among the sets that orders and plans name."""
-STATE, PLAN = "state.json", "plan.json"
+STATE, PLAN, TRAINED = "state.json", "plan.json", "trained.json"
 IDS, DATA, GIVEN, MADE = "references.json", "references.parquet", "references.jsonl", "rollouts.json"
 """In a folder of references: ids, rows, outcomes from a user, and the policy of the rollouts."""
 _LOCK = "lock"
@@ -97,11 +97,7 @@ def _digest(rows: Ints, values: Floats) -> str:
 def build(path: Path, scored: ScoredSet, by: str | None, *, ascending: bool) -> int:
     """Write the order of a set by a number column, or its own order; ties by id, rows without a value last.
 
-    Returns:
-        How many rows have no value there.
-
-    Raises:
-        InputError: no such column, or one that does not hold numbers.
+    Returns the number of those. Raises InputError where there is no such column, or it holds no numbers.
     """
     if by is None:
         _write(path, np.arange(len(scored)), np.full(len(scored), np.nan))
@@ -147,10 +143,8 @@ def same_file(source: Path, goal: Path) -> None:
     try:
         os.link(source, goal)
     except OSError:
-        try:
+        with reading(goal, "write"):
             shutil.copyfile(source, goal)
-        except OSError as error:
-            raise storage_error(goal, error) from error
 
 
 def newest_round(folder: Path) -> int:
@@ -206,11 +200,7 @@ class Run:
 
     @property
     def scored(self) -> ScoredSet:
-        """The scored set that the run was opened with.
-
-        Raises:
-            OutputError: it is gone, or its manifest is another one.
-        """
+        """The scored set that the run was opened with. Raises OutputError where it is gone or another one."""
         if self._scored is None:
             where = self.facts["scores"]
             folder, cache = located(where["folder"]), None
@@ -237,11 +227,7 @@ class Run:
         return self._scored
 
     def order(self, digest: str) -> Order:
-        """The order with this content: in use, about to be, or saved.
-
-        Raises:
-            OutputError: there is none.
-        """
+        """The order with this content: in use, about to be, or saved; OutputError where there is none."""
         current = self.folder / ORDER
         for path in (current, self.next_order, self._saved_order(digest)):
             if path.exists() and (order := Order(path)).digest == digest:
@@ -328,11 +314,7 @@ class Run:
         return plan
 
     def newest(self) -> int:
-        """The newest round.
-
-        Raises:
-            InputError: there is none yet.
-        """
+        """The newest round; raises InputError where there is none yet."""
         round_ = self.round
         if round_ < 0:
             raise InputError(
@@ -404,13 +386,10 @@ class Run:
 def making(folder: Path) -> Iterator[Path]:
     """A folder to make a run in, which becomes `folder` at the end, whole; on an error nothing does.
 
-    Raises:
-        OutputError: there is something in `folder`.
-        LockedError: another process starts the same run.
-        StorageError: the file system refused.
+    Raises OutputError where there is something in `folder`, LockedError where another process starts the run.
     """
     folder = folder.absolute()
-    refuse_taken(folder)
+    _refuse_taken(folder)
     beside = folder.with_name(f".{folder.name}.starting")
     with working_on(beside):
         try:
@@ -418,11 +397,9 @@ def making(folder: Path) -> Iterator[Path]:
                 if path.name != _LOCK:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
             yield beside
-            refuse_taken(folder)
-            try:
+            _refuse_taken(folder)
+            with reading(folder, "write"):
                 beside.replace(folder)
-            except OSError as error:
-                raise storage_error(folder, error) from error
         except BaseException:
             shutil.rmtree(beside, ignore_errors=True)
             raise
@@ -437,12 +414,8 @@ def refuse_group_sizes(run: Run, trainer: str) -> None:
         )
 
 
-def refuse_taken(folder: Path) -> None:
-    """See that a run may be started in a folder: a new or empty one.
-
-    Raises:
-        OutputError: it holds a run, or something else.
-    """
+def _refuse_taken(folder: Path) -> None:
+    """See that a run may be started in a folder: a new or empty one."""
     why = None
     with reading(folder):
         if (folder / RUN).exists():
@@ -459,12 +432,7 @@ def refuse_taken(folder: Path) -> None:
 
 @contextmanager
 def working_on(folder: Path) -> Iterator[None]:
-    """Hold the right to change a run.
-
-    Raises:
-        LockedError: another process has it.
-        StorageError: the folder cannot be made, or has no locks.
-    """
+    """Hold the right to change a run; raises LockedError where another process has it."""
     descriptor = acquire(folder / _LOCK, fcntl.LOCK_EX | fcntl.LOCK_NB)
     if descriptor is None:
         raise LockedError(

@@ -16,7 +16,7 @@ import runs
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
 from gaincurate.schedule.context import Context
-from gaincurate.schedule.strategies.evidence import best_labels, law_of
+from gaincurate.schedule.strategies.posterior import best_labels, law_of
 
 PULLS, STRENGTHS = (0.25, 1, 4, 16), (0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64)
 

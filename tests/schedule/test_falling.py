@@ -17,7 +17,7 @@ from gaincurate.schedule.context import Context
 from gaincurate.schedule.groups import Strata
 from gaincurate.schedule.rounds import selector_of
 from gaincurate.schedule.run import Run
-from gaincurate.schedule.strategies.falling import Falling
+from gaincurate.schedule.strategies.gaussian import Falling
 
 PASS_RATES = np.arange(61)[:60] / 60
 
