@@ -24,8 +24,8 @@ from gaincurate.report.table import LENGTH, Table
 from gaincurate.report.verdict import headline, sort_by, unknown, verdict
 from gaincurate.schedule.checkpoints import recorded_model
 from gaincurate.schedule.forecast import FEWEST, wasted_groups
+from gaincurate.schedule.observations import status
 from gaincurate.schedule.run import Run
-from gaincurate.schedule.status import status
 
 BINS = 32
 QUARTILES = (0.25, 0.5, 0.75)

@@ -35,12 +35,11 @@ from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.errors import InputError, OutcomeError, StorageError, TrainerError
 from gaincurate.schedule.checkpoints import Finder, checkpoint_before
 from gaincurate.schedule.config import ScheduleConfig, ScheduleOptions
-from gaincurate.schedule.observations import checked_lines, logged, take_outcomes
+from gaincurate.schedule.observations import checked_lines, logged, status, take_outcomes
 from gaincurate.schedule.rollback import forget_training
 from gaincurate.schedule.rounds import advance, write_data
 from gaincurate.schedule.rounds import start as open_run
 from gaincurate.schedule.run import TRAINED, Run, working_on
-from gaincurate.schedule.status import status
 
 NAMES = ("data", "round", "checkpoint", "outcomes", "output")
 """The placeholders of a trainer's command."""

@@ -12,6 +12,7 @@ import math
 import shlex
 import shutil
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ from gaincurate.core.files import (
 )
 from gaincurate.core.foreign import read_bytes
 from gaincurate.core.outcomes import Rules
-from gaincurate.core.prompts import training_rows, write_rows
+from gaincurate.core.prompts import write_rows
 from gaincurate.core.rng import Floats, Ints
 from gaincurate.core.schema import ID
 from gaincurate.core.sealed import read_sealed, write_sealed
@@ -111,17 +112,14 @@ class _References:
     """
 
     def __init__(self, context: Context, rows: Ints, options: DotsOptions) -> None:
-        run, config, round_ = context.run, context.run.config, context.round
+        run, round_ = context.run, context.round
         self.context, self.options, self.folder = context, options, run.references_folder(round_)
-        table, self.seed = run.scored.take(rows), seed_of(config.seed, round_)
+        table, self.seed = run.scored.take(rows), seed_of(run.config.seed, round_)
         self.ids: list[str] = table.column(ID).to_pylist()
         make_folder(self.folder)
         remove_temporaries(self.folder)
         if not (self.folder / IDS).exists():
-            shown = training_rows(
-                table, run.scored.identity, bare=config.bare, with_scores=config.with_scores
-            )
-            write_rows(self.folder / DATA, shown)
+            write_rows(self.folder / DATA, run.shown(table))
             write_sealed(self.folder / IDS, {"round": round_, "seed": self.seed, "ids": self.ids})
 
     def needed(self) -> NotReadyError:
@@ -157,17 +155,23 @@ class _References:
             return
         if not same:
             write_sealed(path, policy)
-        if server is not None:
-            self._generate("--server", server, options)
-        elif context.round == 0:  # a name, a file or a folder, which the command knows how to find
-            self._generate("--model", str(checkpoint), options)
-        else:
-            with context.held(context.run, str(checkpoint)) as folder:
-                if (why := why_incomplete(Path(folder))) is not None:
-                    raise InputError(
-                        f"the checkpoint of round {context.round - 1} cannot be used: {why}.", path=checkpoint
-                    )
-                self._generate("--model", folder, options)
+        run, round_, engine, name = context.run, context.round, "--model", str(checkpoint)
+        with ExitStack() as stack:
+            if server is not None:
+                engine, name = "--server", server
+            elif round_ > 0:  # before, a name, a file or a folder, which the command knows how to find
+                name = stack.enter_context(context.held(run, name))
+                if (why := why_incomplete(Path(name))) is not None:
+                    why = f"the checkpoint of round {round_ - 1} cannot be used: {why}."
+                    raise InputError(why, path=checkpoint)
+            context.note(f"round {round_}: rolling out {len(self.ids):,} references with {name}")
+            write_json(self.folder / _OPTIONS, options)
+            words = ["difficulty", "rollout", str(run.scored.folder.resolve()), "--out", str(rollouts)]
+            words += [engine, name, "--reference", str(len(self.ids)), "--seed", str(self.seed)]
+            words += ["--config", str(self.folder / _OPTIONS)]
+            log, what = self.folder / "rollout.log", f"rolling out for round {round_}"
+            seconds = run_gaincurate(run, words, log, "difficulty.lock", what)
+            run.log(what="rollout", round=round_, seconds=seconds, policy=name)
 
     def _policy(self, server: str | None) -> Json:
         """Facts that distinguish the policy from a later one under the same name."""
@@ -180,19 +184,6 @@ class _References:
             "weights": weights_of(str(checkpoint)) if there else None,
             "behind": digest_file(outcomes) if round_ > 0 and outcomes.exists() else None,
         }
-
-    def _generate(self, engine: str, policy: str, options: Json) -> None:
-        """Have `gaincurate difficulty rollout` roll the references out."""
-        run, round_ = self.context.run, self.context.round
-        self.context.note(f"round {round_}: rolling out {len(self.ids):,} references with {policy}")
-        config = self.folder / _OPTIONS
-        write_json(config, options)
-        words = ["difficulty", "rollout", str(run.scored.folder.resolve())]
-        words += ["--out", str(self.folder / _ROLLOUTS), engine, policy, "--reference", str(len(self.ids))]
-        words += ["--seed", str(self.seed), "--config", str(config)]
-        log, what = self.folder / "rollout.log", f"rolling out for round {round_}"
-        seconds = run_gaincurate(run, words, log, "difficulty.lock", what)
-        run.log(what="rollout", round=round_, seconds=seconds, policy=policy)
 
     def read(self, path: Path, *, ours: bool) -> tuple[PassRates, Json, Path | None]:
         """Read the outcomes of the references, a rollout set or a file, and write them to `observed.parquet`.
@@ -244,15 +235,13 @@ class _References:
         elif path.suffix == ".parquet" and "tokens" in parquet_head(path, broken(path))[0].names:
             rows = read_parquet(path, broken(path), [ID, "tokens"]).to_pylist()
         tokens = [row["tokens"] for row in rows if isinstance(row.get("tokens"), int)]
+        hash_ = digest_file(path) if path.is_file() else None
         return {
             "rollouts": round(float((rates.wins + rates.losses).sum())) if rates.counted else None,
             "completion_tokens": sum(tokens) if tokens else None,
             "unjudged": None,
             "policy": None,
-            "outcomes": {
-                "file": path.name if Path(place).is_absolute() else place,
-                "hash": digest_file(path) if path.is_file() else None,
-            },
+            "outcomes": {"file": path.name if Path(place).is_absolute() else place, "hash": hash_},
         }
 
     def _of_rollouts(self, folder: Path) -> Json:
@@ -265,11 +254,9 @@ class _References:
             sums["completion_tokens"] += pc.sum(rows.column("tokens")).as_py() or 0
             sums["unjudged"] += rows.column("reward").null_count
         hash_ = digest_json(rollouts.manifest["shards"])
-        return {
-            **sums,
-            "policy": rollouts.manifest["identity"].get("engine", {}).get("model"),
-            "outcomes": {"file": _place_of(self.context.run, folder), "hash": hash_},
-        }
+        policy = rollouts.manifest["identity"].get("engine", {}).get("model")
+        place = _place_of(self.context.run, folder)
+        return {**sums, "policy": policy, "outcomes": {"file": place, "hash": hash_}}
 
     def predict(self, aim: Aim) -> Prediction:
         """Predict every row of the set from what was observed."""

@@ -25,7 +25,7 @@ from gaincurate.core.arrow import write_ipc
 from gaincurate.core.artifact import RUN, Json
 from gaincurate.core.files import make_folder, remove_temporaries
 from gaincurate.core.foreign import json_value
-from gaincurate.core.prompts import training_rows, write_rows
+from gaincurate.core.prompts import write_rows
 from gaincurate.core.rng import Ints
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
@@ -76,8 +76,7 @@ def start(config: ScheduleConfig, note: Note = silent, references: Path | None =
     model = config.model or first_model(scored, note)
     config = config.model_copy(update={"model": model})
     _check_options(config, scored, kind, by, options)
-    if references is not None:
-        _check_references(config, kind, references)
+    _check_references(config, kind, references)
     if isinstance(config.scored, Remote):
         where = {"folder": str(config.scored), "cache": str(cache_folder().absolute())}
     else:
@@ -179,8 +178,7 @@ def advance(
         NotReadyError: the strategy has to wait for something before it draws; nothing is changed.
         GaincurateError: the re-scoring failed; what was scored is kept.
     """
-    state = run.state
-    log: Json = {}
+    state, log = run.state, Json()
     if state["finished"]:
         raise InputError(f"{run.folder} is finished: all of its {run.config.rounds} rounds are done.")
     round_ = state["round"] + 1
@@ -195,8 +193,7 @@ def advance(
         selector, inputs, checkpoint = selector_of(run, state), {}, state["checkpoint"]
     finished = round_ == run.config.rounds
     if not finished:
-        if references is not None:
-            _check_references(run.config, type(selector), references)
+        _check_references(run.config, type(selector), references)
         selector.prepare(Context(run, round_, state["order"], checkpoint, note, held, references))
     if log:  # not in the plan, which a trainer that was killed and run again must not change
         run.log(**log)
@@ -214,16 +211,13 @@ def _observe(
 ) -> tuple[base.Selector, Json, Json, Json]:
     """Take the newest round's outcomes, score again where that is due, and have the strategy learn.
 
-    Returns:
-        The selector, the state, the inputs in the next plan, and a line of the log.
+    Returns the selector, the state, the inputs in the next plan, and a line of the log.
     """
     round_, plan = state["round"], run.plan(state["round"])
     run.settle_order(state["order"])
     outcomes = take_outcomes(run, round_, note)
     late, taken = late_outcomes(run, state, outcomes)
-    selector = selector_of(run, state)
-    changes: Json = {}
-    drift = None
+    selector, changes, drift = selector_of(run, state), Json(), None
     if run.rescores_after(round_):
         if checkpoint is None:
             raise InputError(
@@ -243,10 +237,8 @@ def _observe(
     tallies = list(outcomes.tallies.values())
     wins, losses = sums_of(tallies)
     tokens = np.array([tally.tokens / max(tally.with_tokens, 1) for tally in tallies])
-    rows = np.asarray(state["rows"], np.int64)
-    selector.observe(
-        base.Observed(round_, rows, wins, losses, outcomes.accuracy, concentration or 0.0, late, tokens)
-    )
+    rows, angle = np.asarray(state["rows"], np.int64), concentration or 0.0
+    selector.observe(base.Observed(round_, rows, wins, losses, outcomes.accuracy, angle, late, tokens))
     inputs = {
         "round": round_,
         "accuracy": outcomes.accuracy,
@@ -314,8 +306,7 @@ def _write_round(run: Run, selector: base.Selector, round_: int, state: Json, in
 
 def write_data(run: Run, round_: int, table: pa.Table, rollouts: list[int] | None) -> None:
     """Write the rows of the scored set that a round trains on, with the plan's group sizes if it has them."""
-    config = run.config
-    shown = training_rows(table, run.scored.identity, bare=config.bare, with_scores=config.with_scores)
+    shown = run.shown(table)
     if rollouts is not None:
         shown = shown.append_column(ROLLOUTS, pa.array(rollouts, pa.int64()))
     write_rows(run.data(round_), shown)
@@ -365,8 +356,8 @@ def _check_options(
     own.check_run(config, scored)
 
 
-def _check_references(config: ScheduleConfig, kind: type[base.Selector], outcomes: Path) -> None:
-    if not kind.observes_references:
+def _check_references(config: ScheduleConfig, kind: type[base.Selector], outcomes: Path | None) -> None:
+    if outcomes is not None and not kind.observes_references:
         raise InputError(
             f"--reference-outcomes {outcomes}: strategy {config.strategy} observes no references."
         )
@@ -418,10 +409,7 @@ def _checked_draw(config: ScheduleConfig, drawn: object, count: int) -> Ints:
 def _checked_shares(
     config: ScheduleConfig, selector: base.Selector, strata: Strata, rows: Ints, round_: int
 ) -> dict[str, int] | None:
-    """The number of prompts of each group in a round, whose rows are given; None if there is only one group.
-
-    Only a strategy that leaves out rows or references may miss the quotas.
-    """
+    """The number of prompts of each group in a round; None if there is one. Some strategies may miss quotas."""
     counts = np.bincount(strata.labels[rows], minlength=len(strata.names))
     quotas = strata.quotas(config.budget, round_)
     wrong = np.flatnonzero(counts != quotas)

@@ -33,6 +33,7 @@ from gaincurate.core.files import (
 )
 from gaincurate.core.locks import acquire
 from gaincurate.core.outcomes import Rules
+from gaincurate.core.prompts import training_rows
 from gaincurate.core.rng import Floats, Ints
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
@@ -202,11 +203,10 @@ class Run:
     def scored(self) -> ScoredSet:
         """The scored set that the run was opened with. Raises OutputError where it is gone or another one."""
         if self._scored is None:
-            where = self.facts["scores"]
-            folder, cache = located(where["folder"]), None
+            where, cache = self.facts["scores"], None
+            folder = located(where["folder"])
             if isinstance(folder, Remote):
-                if CACHE not in os.environ:
-                    cache = Path(where["cache"])
+                cache = None if CACHE in os.environ else Path(where["cache"])
             else:
                 relative = self.folder / where["relative"]
                 folder = relative if os.path.exists(relative) else folder  # whatever the name
@@ -344,6 +344,11 @@ class Run:
         """The group size of each of a round's prompts, in its order; None where the trainer's size holds."""
         sizes: list[int] | None = self.plan(round_).get("rollouts")
         return sizes
+
+    def shown(self, table: pa.Table) -> pa.Table:
+        """Rows of the scored set as the trainer reads them."""
+        config = self.config
+        return training_rows(table, self.scored.identity, bare=config.bare, with_scores=config.with_scores)
 
     def outcomes(self, round_: int) -> Path:
         """The file of a round's outcomes."""

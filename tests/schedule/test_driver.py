@@ -15,8 +15,8 @@ from gaincurate.errors import InputError, OutcomeError, TrainerError
 from gaincurate.schedule import driver
 from gaincurate.schedule.checkpoints import Finder, checkpoint_before
 from gaincurate.schedule.driver import Schedule, drive
+from gaincurate.schedule.observations import status
 from gaincurate.schedule.run import Run
-from gaincurate.schedule.status import status
 
 SCRIPT, PLACES = runs.COMMAND[:2], runs.COMMAND[2:]
 

@@ -14,8 +14,8 @@ import runs
 from command import run as gaincurate
 from gaincurate import Schedule
 from gaincurate.difficulty.beta import groups_that_differ
+from gaincurate.schedule.observations import status
 from gaincurate.schedule.run import Run
-from gaincurate.schedule.status import status
 from gaincurate.trainers.session import RunSession
 
 

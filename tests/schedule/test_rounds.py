@@ -15,9 +15,9 @@ from column_sets import column_set
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError, OutcomeError, OutputError, StorageError
 from gaincurate.schedule.config import STRATEGIES
+from gaincurate.schedule.observations import status
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
-from gaincurate.schedule.status import status
 
 
 def third(gc_id: str, sample: int) -> float:
