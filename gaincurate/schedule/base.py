@@ -37,17 +37,12 @@ class Options(BaseModel):
     def round_size(self, budget: int | None) -> int | None:
         """The prompts of a round, where `--budget` says so many or nothing; None where they are not known.
 
-        Raises:
-            InputError: the options ask for another number.
+        Raises InputError where the options ask for another number.
         """
         return budget
 
     def check_run(self, config: ScheduleConfig, scored: ScoredSet) -> None:
-        """See that a run with these options can be opened over a set.
-
-        Raises:
-            InputError: it cannot.
-        """
+        """See that a run with these options can be opened over a set; raises InputError where it cannot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,8 +282,7 @@ class Selector(ABC):
 def load(strategy: str) -> type[Selector]:
     """The class of a strategy by its name, or of a user's own by `module:Class`.
 
-    Raises:
-        InputError: no such strategy, module or class, or the class lacks a part.
+    Raises InputError for no such strategy, module or class, or a class that lacks a part.
     """
     module, _, name = STRATEGIES.get(strategy, strategy).partition(":")
     if not (module and name):
@@ -315,11 +309,7 @@ def load(strategy: str) -> type[Selector]:
 
 
 def check_options(strategy: str, kind: type[Selector], values: Mapping[str, Any]) -> Options:
-    """The options of a strategy, checked.
-
-    Raises:
-        InputError: a name that it does not have, or a value that it does not take.
-    """
+    """The options of a strategy; raises InputError for a name that it does not have, or a wrong value."""
     try:
         return kind.Options(**values)
     except ValidationError as error:

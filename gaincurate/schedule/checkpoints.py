@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from gaincurate.core.artifact import EXECUTION, Json
 from gaincurate.core.files import log_lines, too_long
@@ -45,7 +44,8 @@ class Finder:
                 their age: copies keep the times of what they are copies of.
         """
         complete = [path for path in _candidates(output, _DEPTH) if why_incomplete(path) is None]
-        return max((path for path in complete if _put_there(path) >= since), key=_age, default=None)
+        new = [path for path in complete if max(file.stat().st_ctime for file in _weights(path)) >= since]
+        return max(new, key=_age, default=None)
 
     def why_none(self, output: Path) -> str:
         """The reason if there is none: the missing part of the first incomplete one."""
@@ -143,10 +143,6 @@ def weights_of(folder: str) -> list[list[object]]:
     return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
 
 
-def _put_there(folder: Path) -> float:
-    return max(path.stat().st_ctime for path in _weights(folder))
-
-
 def _age(folder: Path) -> tuple[int, int]:
     step = _state(folder)
     if step is None:
@@ -158,38 +154,36 @@ def _age(folder: Path) -> tuple[int, int]:
 def whole(path: Path) -> bool:
     """Return whether a safetensors file has all the bytes that its header names."""
     try:
-        header, size = safetensors_header(path), path.stat().st_size
-        with open_regular(path) as file:
-            length = int.from_bytes(file.read(8), "little")
+        header, start = _header(path)
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        return bool(size == 8 + length + max(ends, default=0))
+        return bool(path.stat().st_size == start + max(ends, default=0))
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return False
 
 
-def safetensors_header(path: Path) -> dict[str, Any]:
+def safetensors_header(path: Path) -> Json:
     """The header of a safetensors file: an entry for each tensor by name.
 
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is cut short, or no such file.
+    Raises OSError where it cannot be read, ValueError where it is cut short, or no such file.
     """
+    return _header(path)[0]
+
+
+def _header(path: Path) -> tuple[Json, int]:
+    """The header of a safetensors file, and the place where the tensors begin."""
     with open_regular(path) as file:
         length = int.from_bytes(file.read(8), "little")
         header = json_value(file.read(length)) if 0 < length <= _LARGEST_HEADER else None
     if not isinstance(header, dict):
         raise ValueError(f"{path} is no safetensors file")
-    return header
+    return header, 8 + length
 
 
 def checkpoint_before(run: Run, round_: int, command: Sequence[str], finder: Finder | None = None) -> str:
     """The model that the newest round's training begins with: the run's, or the last round's checkpoint.
 
-    Empty if neither is known and the command does not name it.
-
-    Raises:
-        TrainerError: it is gone.
-        InputError: it is not known.
+    Empty if neither is known and the command does not name it. Raises TrainerError where it is gone,
+    InputError where it is not known.
     """
     checkpoint = run.state["checkpoint"]
     if checkpoint is None and not any("{checkpoint}" in part for part in command):
@@ -215,17 +209,12 @@ def recorded_model(folder: Path) -> str | None:
 
 
 def first_model(scored: ScoredSet, note: Callable[[str], None]) -> str | None:
-    """The folder of the model that scored a set, or its .gguf file, wherever the run is started.
+    """The folder of the model that scored a set, or its .gguf file; None where nothing says which it was.
 
     The scoring run's log names its place, which may hold another model by now. So the hash of the weights is
-    compared with the one in the set's identity: hundreds of rounds of a wrong model cost more than a read.
-
-    Returns:
-        A path, the model's name with a note where it is not on this machine, or None where nothing says
-        which it was.
-
-    Raises:
-        ModelError: its folder or file is gone, or has other weights.
+    compared with the one in the set's identity: hundreds of rounds of a wrong model cost more than a read. A
+    model that is not on this machine is its name, with a note. Raises ModelError where its folder or file is
+    gone, or has other weights.
     """
     place = _place(scored.folder)
     if place is None:

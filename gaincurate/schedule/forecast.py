@@ -167,8 +167,7 @@ def read_references(config: ForecastConfig) -> PassRates:
 
 def chance_to_differ(rates: Floats, group: int) -> Floats:
     """1 - p^G - (1 - p)^G: the chance that a group of G rollouts has a success and a failure."""
-    chances: Floats = 1.0 - rates**group - (1.0 - rates) ** group
-    return chances
+    return 1.0 - rates**group - (1.0 - rates) ** group
 
 
 def likelihoods(wins: Floats, losses: Floats) -> Grid:
@@ -224,8 +223,7 @@ def _best(weights: Grid, chances: Floats, share: float) -> Floats:
     """The mean chance of the best `share` of each mixture, `[mixtures]`."""
     order = np.argsort(-chances, kind="stable")
     ordered = weights[:, order]
-    means: Floats = np.clip(share - ordered.cumsum(1) + ordered, 0.0, ordered) @ chances[order] / share
-    return means
+    return np.clip(share - ordered.cumsum(1) + ordered, 0.0, ordered) @ chances[order] / share
 
 
 def forecast(config: ForecastConfig, rates: PassRates, worlds: int = _WORLDS, seed: int = 0) -> Forecast:

@@ -57,10 +57,8 @@ _OPTIONS, _ROLLOUTS, _OBSERVED = "rollouts.options.json", "rollouts", "observed.
 def see_live(run: Run, checkpoints: bool) -> None:
     """See that a trainer can follow a run in one long process.
 
-    With `checkpoints` the trainer leaves one, of the policy as it is then, at every round's end.
-
-    Raises:
-        InputError: its references are observed in a way that such a trainer has no part in.
+    With `checkpoints` the trainer leaves one, of the policy as it is then, at every round's end. Raises
+    InputError where references are observed in a way that such a trainer has no part in.
     """
     rollout = run.config.options.get("rollout")
     if not load(run.config.strategy).observes_references:
@@ -148,7 +146,10 @@ class _References:
                 "{output}."
             )
         path, rollouts, policy = self.folder / MADE, self.folder / _ROLLOUTS, self._policy(server)
-        same = path.exists() and _same(read_sealed(path), policy)
+        # Weights say enough: outcomes may have been taken back and reported again since. Without them, a
+        # trainer may have deleted a checkpoint that was rolled out with.
+        apart = {"weights": None} if policy["weights"] is None else {"behind": None}
+        same = path.exists() and read_sealed(path) | apart == policy | apart
         if rollouts.exists() and not same:
             shutil.rmtree(rollouts)  # of a policy that was trained past since
         if (rollouts / MANIFEST).exists():
@@ -312,15 +313,6 @@ class _References:
                 "rollouts": None if rollouts is None else _place_of(run, rollouts),
             }
         return facts | {"target": prediction.target}
-
-
-def _same(rolled_out: Json, wanted: Json) -> bool:
-    """Whether rollouts that are there are of the policy that is wanted."""
-    if wanted["weights"] is not None:
-        # They say enough: outcomes may have been taken back and reported again since.
-        return {**rolled_out, "behind": None} == {**wanted, "behind": None}
-    # A trainer may delete a checkpoint that was rolled out with.
-    return {**rolled_out, "weights": None} == wanted
 
 
 def _place_of(run: Run, path: Path) -> str:

@@ -129,14 +129,8 @@ class Strata:
         Pfair/ERfair scheduling, J. Computer and System Sciences 68, 2004). A group whose share is over its
         size gives all that it has, and the others share the rest.
 
-        Args:
-            budget: prompts in a round.
-            round_: from 0.
-            room: `[groups]`, how many prompts can be taken this time. What a group cannot give goes to the
-                others in proportion. Default: all.
-
-        Raises:
-            InputError: the groups with a share have fewer prompts.
+        `room` `[groups]` is how many prompts can be taken this time, by default all. What a group cannot give
+        goes to the others in proportion. Raises InputError where the groups with a share have fewer prompts.
         """
         whole = np.zeros(len(self.parts), bool)  # groups of which all is taken
         while True:
@@ -233,10 +227,8 @@ def build(
 ) -> None:
     """Write the group of each row of a set, by `stratify` and `where`, and note what they are.
 
-    Rows for which `matches`, `[rows]`, does not hold are a group that is never drawn.
-
-    Raises:
-        InputError: no such column, one that makes no groups, or weights or a budget that do not go with them.
+    Rows for which `matches`, `[rows]`, does not hold are a group that is never drawn. Raises InputError for
+    no such column, one that makes no groups, or weights or a budget that do not go with them.
     """
     by = config.stratify
     if by == "none":
@@ -290,8 +282,7 @@ def strata_in(table: pa.Table, weights: Mapping[str, float] | None) -> Strata | 
 def check_groups(scored: ScoredSet, name: str, setting: str) -> None:
     """See that a column of a set holds names of groups, where `setting` is what a person gave.
 
-    Raises:
-        InputError: there is no such column, or it holds something else.
+    Raises InputError where there is no such column, or it holds something else.
     """
     kinds = dict(fields(scored.schema))
     if name not in kinds:
@@ -304,10 +295,8 @@ def check_groups(scored: ScoredSet, name: str, setting: str) -> None:
 def cluster(scored: ScoredSet, count: int, seed: int) -> Labels:
     """The cluster of each row, `[rows]`, from 0, the largest first, of `count` clusters at most.
 
-    Clusters with less than an eighth of an even share are dissolved into the others.
-
-    Raises:
-        InputError: a row has no embedding.
+    Clusters with less than an eighth of an even share are dissolved into the others. Raises InputError where
+    a row has no embedding.
     """
     rows = permutation(seed, 0, _ROWS, len(scored))[:_SAMPLE]
     sample = matrix(scored.take(rows), scored.folder)
@@ -320,11 +309,8 @@ def cluster(scored: ScoredSet, count: int, seed: int) -> Labels:
             block = matrix(table.slice(start, BLOCK), scored.folder)
             blocks.append(_nearest(space(block.astype(np.float64)), centres).astype(np.int32))
     labels: Labels = np.concatenate(blocks)
-    sizes = np.bincount(labels, minlength=len(centres))
-    by_size = np.argsort(-sizes, kind="stable")
-    places = np.empty(len(sizes), np.int32)
-    places[by_size] = np.arange(len(sizes))
-    return places[labels]
+    by_size = np.argsort(-np.bincount(labels, minlength=len(centres)), kind="stable")
+    return np.argsort(by_size).astype(np.int32)[labels]
 
 
 def _nearest(points: Floats, centres: Floats) -> npt.NDArray[np.intp]:

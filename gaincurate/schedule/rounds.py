@@ -409,7 +409,7 @@ def _checked_draw(config: ScheduleConfig, drawn: object, count: int) -> Ints:
 def _checked_shares(
     config: ScheduleConfig, selector: base.Selector, strata: Strata, rows: Ints, round_: int
 ) -> dict[str, int] | None:
-    """The number of prompts of each group in a round; None if there is one. Some strategies may miss quotas."""
+    """The number of prompts of each group in a round, which some strategies may miss; None without groups."""
     counts = np.bincount(strata.labels[rows], minlength=len(strata.names))
     quotas = strata.quotas(config.budget, round_)
     wrong = np.flatnonzero(counts != quotas)

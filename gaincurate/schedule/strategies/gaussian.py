@@ -93,8 +93,7 @@ class GainRL(base.Selector):
     def log_weights(self, start: int, stop: int) -> Floats:
         """Of ranks `start` to `stop`, up to a constant: -(i - mu)^2 / (2 sigma^2)."""
         distance = (np.arange(start, stop) - self.mu) / self.sigma
-        weights: Floats = -0.5 * distance * distance
-        return weights
+        return -0.5 * distance * distance
 
     def step(self, accuracy: float, concentration: float) -> float:
         """Mu's next step in ranks, before it is kept within the list."""
