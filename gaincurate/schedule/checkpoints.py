@@ -36,12 +36,9 @@ class Finder:
     def newest(self, output: Path, since: float) -> Path | None:
         """The newest complete checkpoint in a folder or up to three folders below it.
 
-        By the time of its weights; of two at the same time, the one with the larger step.
-
-        Args:
-            output: where to look.
-            since: leave out what was there before this time (seconds since 1970), whatever its files say of
-                their age: copies keep the times of what they are copies of.
+        By the time of its weights; of two at the same time, the one with the larger step. What was there
+        before `since` (seconds since 1970) is left out, whatever its files say of their age: copies keep the
+        times of what they are copies of.
         """
         complete = [path for path in _candidates(output, _DEPTH) if why_incomplete(path) is None]
         new = [path for path in complete if max(file.stat().st_ctime for file in _weights(path)) >= since]

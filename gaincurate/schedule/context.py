@@ -160,10 +160,7 @@ def matching(
     """For which rows a condition (see `core.where`) is true, and for which a value is missing, `[rows]` each.
 
     A condition sees source, score and computed columns, and with `rollouts`, a rollout set or another file of
-    pass rates, `OF_ROLLOUTS`.
-
-    Raises:
-        InputError: the condition cannot be read or does not go with the columns, or there are no pass rates.
+    pass rates, `OF_ROLLOUTS`. Raises InputError where it cannot be read or does not go with the columns.
     """
     condition = Condition(where)
     there = {*scored.schema.names, *dict(fields(scored.schema))}
@@ -185,9 +182,8 @@ def matching(
     missing = columns["pass_rate"].null_count if "pass_rate" in columns else 0
     if 2 * missing > len(scored):
         note(
-            f"warning: {missing:,} of {len(scored):,} rows have no pass_rate. "
-            "`gaincurate difficulty predict` writes gc_difficulty, the failure rate of every row, which "
-            "--where takes too."
+            f"warning: {missing:,} of {len(scored):,} rows have no pass_rate. `gaincurate difficulty "
+            "predict` writes gc_difficulty, the failure rate of every row, which --where takes too."
         )
     return condition.holds(columns)
 
@@ -196,11 +192,8 @@ def _of_rollouts(scored: ScoredSet, path: Path) -> dict[str, pa.ChunkedArray]:
     """The columns that a file of pass rates adds, in the order of the set's rows."""
     policies = pass_rates_of(path, scored=scored)
     if len(policies) > 1 and any(rates.round is None for rates in policies):
-        names = ", ".join(rates.name for rates in policies)
-        raise InputError(
-            f"--rollouts {path} has {len(policies)} policies ({names}), and a pass rate is of one; give a "
-            "file of one."
-        )
+        has = f"{len(policies)} policies ({', '.join(rates.name for rates in policies)})"
+        raise InputError(f"--rollouts {path} has {has}, and a pass rate is of one; give a file of one.")
     rates = pooled(policies) if len(policies) > 1 else policies[0]
     places = pc.index_in(scored.column(ID), value_set=pa.array(rates.ids, pa.string()))
     samples = rates.wins + rates.losses

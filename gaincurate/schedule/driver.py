@@ -16,7 +16,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -358,21 +358,17 @@ class Schedule:
             if attempt is not None:
                 self._attempt = (newest, attempt)
             elif self._attempt[0] != newest and any(line["round"] == newest for line in lines):
-                if alone := stack.enter_context(self._joining()):
+                lock = self.folder / "reporting.lock"
+                if self._lock is None:
+                    with reading(lock, "write"):
+                        self._lock = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                    weakref.finalize(self, os.close, self._lock)
+                if alone := stack.enter_context(joining(lock, self._lock)):
                     drop_half_line(path)
                 self._attempt = (newest, attempt_to_report(path, newest, new=alone))
             round_, number = self._attempt
-            append_lines(
-                path, [{"attempt": number, **line} if line["round"] == round_ else line for line in lines]
-            )
-
-    def _joining(self) -> AbstractContextManager[bool]:
-        path = self.folder / "reporting.lock"
-        if self._lock is None:
-            with reading(path, "write"):
-                self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            weakref.finalize(self, os.close, self._lock)
-        return joining(path, self._lock)
+            lines = [{"attempt": number, **line} if line["round"] == round_ else line for line in lines]
+            append_lines(path, lines)
 
     def next(self, checkpoint: str | Path | None = None, references: str | Path | None = None) -> bool:
         """Take the newest round's outcomes and plan the next round.

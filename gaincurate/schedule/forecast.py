@@ -185,11 +185,8 @@ def mixture(likelihood: Grid, counts: Floats, steps: npt.ArrayLike = _STEPS[0]) 
     """The distribution of pass rates behind outcomes, `[mixtures, grid]`.
 
     Expectation maximisation, from the flat distribution towards the likeliest (Kiefer and Wolfowitz, 1956).
-
-    Args:
-        likelihood: see `likelihoods`, `[outcomes, grid]`.
-        counts: how much each outcome counts, `[mixtures, outcomes]`.
-        steps: how many to take, `[mixtures]` or one number.
+    `likelihood` is `[outcomes, grid]`; `counts`, `[mixtures, outcomes]`, is how much each outcome counts;
+    `steps` is the number to take, one or `[mixtures]`.
     """
     shares = counts / counts.sum(1, keepdims=True)
     weights: Grid = np.full((len(counts), len(GRID)), 1.0 / len(GRID))
@@ -319,14 +316,11 @@ def _sources(
     The rows of `view` are the references, then others. `weights` are as of `_mixtures`.
     """
     bare = replace(view, history=None, rates=None)
-    views = {
-        "labels": bare,
-        "history": replace(bare, history=view.history),
-        "rates": replace(bare, rates=view.rates),
-    }
-    views = {
-        name: each for name, each in views.items() if name == "labels" or getattr(view, name) is not None
-    }
+    views = {"labels": bare}
+    if view.history is not None:
+        views["history"] = replace(bare, history=view.history)
+    if view.rates is not None:
+        views["rates"] = replace(bare, rates=view.rates)
     if len(views) > 1:
         views["all of them"] = view
     sources, equal = [], 1.0 - chance_to_differ(GRID, group)

@@ -78,16 +78,13 @@ def foresee(
 ) -> tuple[Floats, Target, Json]:
     """Predict `aim` of every prompt for a round that is to be drawn; with `auto` the references choose it.
 
-    `references` `[K]` are the rows that are observed for it.
-
-    Returns:
-        Every row's value, `[rows]`, what was predicted, and the plan's facts.
+    `references` `[K]` are the rows that are observed for it. Returns every row's value, `[rows]`, what was
+    predicted, and the plan's facts.
 
     Raises:
         NotReadyError: there are no outcomes of the references, and the run cannot make them or not yet.
         OutcomeError: they cannot be used.
-        InputError: no checkpoint to roll out with, or one that is not complete.
-        GaincurateError: rollouts or prediction failed; what was done is kept.
+        GaincurateError: no whole checkpoint, or rollouts or prediction failed; what was done is kept.
     """
     asked, outcomes = _References(context, references, options), context.reference_outcomes
     given, ours = outcomes or asked.folder / GIVEN, False
@@ -189,10 +186,8 @@ class _References:
     def read(self, path: Path, *, ours: bool) -> tuple[PassRates, Json, Path | None]:
         """Read the outcomes of the references, a rollout set or a file, and write them to `observed.parquet`.
 
-        Of a set that the run made itself (`ours`), its own options left out what it could not use.
-
-        Returns:
-            Their rates, the plan's facts on them, and the rollout set.
+        Of a set that the run made itself (`ours`), its own options left out what it could not use. Returns
+        their rates, the plan's facts on them, and the rollout set.
         """
         run, round_, rules = self.context.run, self.context.round, self.context.run.rules
         rollouts = path if path.is_dir() and is_rollout_set(path) else None
@@ -264,9 +259,8 @@ class _References:
         from gaincurate.difficulty.predict import predict  # other strategies do not need it
 
         run, round_, group = self.context.run, self.context.round, self.options.group_column
-        self.context.note(
-            f"round {round_}: predicting {run.facts['rows']:,} prompts from {len(self.ids):,} references"
-        )
+        prompts, known = f"{run.facts['rows']:,} prompts", f"{len(self.ids):,} references"
+        self.context.note(f"round {round_}: predicting {prompts} from {known}")
         begun, adapter = time.perf_counter(), None
         if self.options.adapter is not None:
             import torch

@@ -73,14 +73,9 @@ class Strata:
     ) -> Strata:
         """Groups of prompts by their places in the names, `[rows]`, by rank.
 
-        Args:
-            labels: the group of each rank.
-            names: of all groups.
-            weights: each group's share of a round by its name, 0 or more, in any unit: `{"code": 3, "math":
-                7}` is 30 % code. Default: the share that it has of the prompts.
-
-        Raises:
-            InputError: a name that is no group's, a group without a weight, or weights that are no shares.
+        `weights` are the groups' shares of a round in any unit: `{"code": 3, "math": 7}` is 30 % code. By
+        default each has the share that it has of the prompts. Raises InputError for a name of no group, a
+        group without a weight, or weights that are no shares.
         """
         sizes = np.bincount(labels, minlength=len(names)).astype(np.int64)
         parts = sizes if weights is None else _parts(weights, [name for name in names if name != LEFT_OUT])

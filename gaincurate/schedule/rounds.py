@@ -130,11 +130,9 @@ def start(config: ScheduleConfig, note: Note = silent, references: Path | None =
             _write_round(run, selector, 0, state, {})
         sigma = selector.metrics().get("sigma")
         if sigma is not None and not 1 <= sigma <= len(scored) / 2:
-            kind_of = "nearly even over the set" if sigma > 1 else "a few ranks wide"
-            note(
-                f"warning: sigma is {sigma:g} ranks of {len(scored):,}, so draws are {kind_of}; --sigma 0.1N "
-                "is a tenth of the set"
-            )
+            draws = "nearly even over the set" if sigma > 1 else "a few ranks wide"
+            width = f"sigma is {sigma:g} ranks of {len(scored):,}, so draws are {draws}"
+            note(f"warning: {width}; --sigma 0.1N is a tenth of the set")
     return Run(config.run)
 
 
@@ -162,13 +160,9 @@ def advance(
     """Take the newest round's outcomes and write the next one; call it while holding `working_on`.
 
     Of a run that has no round yet, because its strategy had to wait for something, write round 0.
-
-    Args:
-        run: the run.
-        checkpoint: what the round's training left; needed where a re-scoring is due.
-        note: called with messages for the user.
-        held: makes of the checkpoint the folder that is scored, or that references are rolled out with.
-        references: their outcomes for the next round, where a person has them in a file.
+    `checkpoint` is what the round's training left, needed where a re-scoring is due; `held` makes of it the
+    folder that is scored, or that references are rolled out with. `references` is a file of their outcomes
+    for the next round, where a person has one.
 
     Returns:
         The next round's folder; None where that was the last round.
@@ -358,9 +352,8 @@ def _check_options(
 
 def _check_references(config: ScheduleConfig, kind: type[base.Selector], outcomes: Path | None) -> None:
     if outcomes is not None and not kind.observes_references:
-        raise InputError(
-            f"--reference-outcomes {outcomes}: strategy {config.strategy} observes no references."
-        )
+        why = f"strategy {config.strategy} observes no references"
+        raise InputError(f"--reference-outcomes {outcomes}: {why}.")
 
 
 def _matches(config: ScheduleConfig, scored: ScoredSet, note: Note) -> Mask | None:
@@ -388,9 +381,8 @@ def _as_json(config: ScheduleConfig, method: str, value: Any) -> Any:
         raise InputError(f"strategy {config.strategy}: {method} returns no JSON value: {error}.") from error
     for name, number in value.items() if method == "metrics" else ():
         if not isinstance(number, int | float):
-            raise InputError(
-                f"strategy {config.strategy}: metrics gives {number!r} as {name!r}, which is no number."
-            )
+            wrong = f"metrics gives {number!r} as {name!r}, which is no number"
+            raise InputError(f"strategy {config.strategy}: {wrong}.")
     return value
 
 

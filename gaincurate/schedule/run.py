@@ -157,11 +157,7 @@ def newest_round(folder: Path) -> int:
 
 
 class Run:
-    """A run that was started.
-
-    Args:
-        folder: the run's folder.
-        scored: its scored set, where that is open already.
+    """A run that was started, in its folder; `scored` is its scored set, where that is open already.
 
     Raises:
         OutputError: no run, one of another format, or a damaged file.
@@ -179,10 +175,8 @@ class Run:
                 )
         self.facts = read_sealed(path)
         if self.facts["format"] != FORMAT:
-            raise OutputError(
-                f"{folder} has format {self.facts['format']}, this version reads {FORMAT}; use the "
-                "gaincurate version that opened it."
-            )
+            formats = f"has format {self.facts['format']}, this version reads {FORMAT}"
+            raise OutputError(f"{folder} {formats}; use the gaincurate version that opened it.")
         try:
             self.config = ScheduleConfig(**self.facts["config"])
         except ValidationError as error:
