@@ -307,11 +307,7 @@ def write_data(run: Run, round_: int, table: pa.Table, rollouts: list[int] | Non
 
 
 def _check_options(
-    config: ScheduleConfig,
-    scored: ScoredSet,
-    kind: type[base.Selector],
-    by: str | None,
-    own: base.Options,
+    config: ScheduleConfig, scored: ScoredSet, kind: type[base.Selector], by: str | None, own: base.Options
 ) -> None:
     """See that a run may be opened with its options, the strategy's `own`, and the column of the order."""
     what, model, strategy = config.rescore.what, config.model or "", f"strategy {config.strategy}"

@@ -120,10 +120,7 @@ def test_references_are_never_drawn_and_are_those_of_the_command() -> None:
         ({"temperature": 0}, "strategy dots: temperature = 0: Input should be greater than 0."),
         ({"references": 2}, "strategy dots: references = 2: Input should be greater than or equal to 3."),
         ({"alpha": 1}, "strategy dots has no option 'alpha'; it has: target_difficulty, temperature, "),
-        (
-            {"adapter": "a", "group_column": "b"},
-            "strategy dots: adapter and group_column are two predictors",
-        ),
+        ({"adapter": "a", "group_column": "b"}, "strategy dots: adapter and group_column are two predictors"),
         (
             {"target": "variance", "target_difficulty": 0.5},
             "strategy dots: target_difficulty goes with target = difficulty",

@@ -336,9 +336,7 @@ def test_what_does_not_go_is_one_sentence(tmp_path: Path, options: dict[str, Any
 def test_dots_observes_references_of_the_whole_set_and_draws_only_from_the_rest(tmp_path: Path) -> None:
     embedded.make_set(tmp_path / "set", np.random.default_rng(0).normal(size=(60, 8)))
     where = "question in ['group 1', 'group 3']"
-    run = runs.begin(
-        tmp_path, strategy="dots", budget=8, rounds=2, options=dots_runs.OPTIONS, where=where
-    )
+    run = runs.begin(tmp_path, strategy="dots", budget=8, rounds=2, options=dots_runs.OPTIONS, where=where)
     references = {int(gc_id[2:]) for gc_id in dots_runs.asked_of(run, 0)}
     assert any(row % 5 not in (1, 3) for row in references)
     dots_runs.answer(run, 0)

@@ -99,11 +99,7 @@ BORDERS: dict[str, list[Border]] = {
         Border(["run/order.arrow"], _BYTES, _run("run")),
     ],
     "parquet": [
-        Border(
-            ["data.parquet"],
-            _BYTES,
-            [*_scoring("data.parquet"), *EVALUATION],
-        ),
+        Border(["data.parquet"], _BYTES, [*_scoring("data.parquet"), *EVALUATION]),
         Border(["run/rounds/00001/data.parquet", "run/rounds/00000/data.parquet"], _BYTES, _run("run")),
     ],
     "json-rows": [
