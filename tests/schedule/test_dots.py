@@ -24,7 +24,6 @@ from gaincurate.core.rng import log_softmin, uniforms
 from gaincurate.difficulty.predictor import DifficultyPredictor, Shape, save_adapter
 from gaincurate.difficulty.prompts import draw_references
 from gaincurate.errors import InputError, OutcomeError
-from gaincurate.schedule import base
 from gaincurate.schedule.base import Pool
 from gaincurate.schedule.rounds import advance, start
 from gaincurate.schedule.run import Run
@@ -112,25 +111,6 @@ def test_references_are_never_drawn_and_are_those_of_the_command() -> None:
         seen.add(tuple(references))
     assert len(seen) == 20
     assert 0 <= seed_of(0, 0) < 2**63
-
-
-@pytest.mark.parametrize(
-    ("given_", "sentence"),
-    [
-        ({"temperature": 0}, "strategy dots: temperature = 0: Input should be greater than 0."),
-        ({"references": 2}, "strategy dots: references = 2: Input should be greater than or equal to 3."),
-        ({"alpha": 1}, "strategy dots has no option 'alpha'; it has: target_difficulty, temperature, "),
-        ({"adapter": "a", "group_column": "b"}, "strategy dots: adapter and group_column are two predictors"),
-        (
-            {"target": "variance", "target_difficulty": 0.5},
-            "strategy dots: target_difficulty goes with target = difficulty",
-        ),
-    ],
-)
-def test_options_are_checked(given_: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(InputError) as caught:
-        base.check_options("dots", base.load("dots"), given_)
-    assert str(caught.value).startswith(sentence)
 
 
 def test_a_round_is_the_steps_that_one_draw_is_for() -> None:
@@ -269,14 +249,6 @@ def test_outcomes_that_cannot_be_used_are_told(tmp_path: Path) -> None:
     (tmp_path / "o.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(InputError, match=r"no outcomes of round 0, which is to be drawn, but of o.jsonl, "):
         advance(run, references=tmp_path / "o.jsonl")
-    with pytest.raises(InputError) as absent:
-        advance(run, references=tmp_path / "nothing.jsonl")
-    assert str(absent.value) == f"{tmp_path / 'nothing.jsonl'} does not exist."
-    plain = runs.begin(tmp_path / "plain")
-    runs.report(plain)
-    with pytest.raises(InputError) as other:
-        advance(plain, references=path)
-    assert str(other.value) == f"--reference-outcomes {path}: strategy gain-rl observes no references."
 
 
 def test_fewer_references_than_asked_for_are_enough_where_the_run_says_so(tmp_path: Path) -> None:

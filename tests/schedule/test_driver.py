@@ -15,12 +15,11 @@ import pytest
 
 import runs
 import tiny
-from command import run as gaincurate
 from gaincurate.core.progress import View
 from gaincurate.errors import InputError, OutcomeError, TrainerError
 from gaincurate.schedule import driver
 from gaincurate.schedule.checkpoints import Finder, checkpoint_before
-from gaincurate.schedule.driver import Schedule, drive
+from gaincurate.schedule.driver import Schedule, drive, newest_command
 from gaincurate.schedule.observations import status
 from gaincurate.schedule.run import Run
 
@@ -183,18 +182,10 @@ def test_an_option_that_there_is_not_is_no_trainer(tmp_path: Path) -> None:
         drive(run, ["no-such"])
     with pytest.raises(InputError, match=r"no command: gaincurate schedule run .* -- python train.py"):
         drive(run, [])
+    for refused in (drive, lambda run, command: newest_command(run, command, Finder())):
+        with pytest.raises(InputError, match="{rond} in the command is none of {data}, {round}, {checkpoi"):
+            refused(run, [sys.executable, "train.py", "{rond}"])
     assert not (run.folder / "command.json").exists()
-
-
-@pytest.mark.parametrize("more", [[], ["--dry-run"]])
-def test_a_misspelt_placeholder_is_refused_before_anything_is_trained(
-    tmp_path: Path, more: list[str]
-) -> None:
-    run = runs.begin(tmp_path)
-    result = gaincurate("schedule", "run", run.folder, *more, "--", sys.executable, "train.py", "{rond}")
-    assert result.exit_code == 2
-    assert "{rond} in the command is none of {data}, {round}, {checkpoint}," in result.stderr
-    assert not (run.round_folder(0) / "attempt.json").exists()
 
 
 def test_a_deleted_checkpoint_is_missed_before_the_next_round_is_trained(

@@ -16,9 +16,8 @@ import column_sets
 import runs
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
-from gaincurate.schedule.base import Observed, Pool, build
+from gaincurate.schedule.base import Observed, Pool
 from gaincurate.schedule.context import Context
-from gaincurate.schedule.groups import Strata
 from gaincurate.schedule.rounds import selector_of
 from gaincurate.schedule.run import Run
 from gaincurate.schedule.strategies.gaussian import Falling, GainRL, GaussianOptions
@@ -109,29 +108,6 @@ def test_every_mu_that_a_round_can_reach_is_in_its_window() -> None:
             assert first + 29 <= chosen.mu + 30 <= last + 31
 
 
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        (
-            {"sigma": "wide"},
-            "sigma = 'wide': a width is a number of ranks from 1e-9 to 1e15 (1000) or a share of the set",
-        ),
-        ({"sigma": "0"}, "sigma = '0': a width is a number of ranks from"),
-        ({"sigma": "1e-308"}, "sigma = '1e-308': a width is a number of ranks from"),
-        ({"sigma": "1e308"}, "sigma = '1e308': a width is a number of ranks from"),
-        ({"sigma": "nanN"}, "sigma = 'nanN': a width"),
-        ({"scale": -1}, "scale = -1: Input should be greater than or equal to 0."),
-        ({"step_low": 1000, "step_high": 0}, "the least step must be less than the largest"),
-        ({"alpha": "much"}, "strategy gain-rl: alpha = 'much': Input should be a valid number"),
-        ({"temper": 1}, "strategy gain-rl has no option 'temper'; it has: sigma, alpha, beta, scale,"),
-    ],
-)
-def test_bad_options_are_refused(options: dict[str, object], sentence: str) -> None:
-    with pytest.raises(InputError) as caught:
-        build("gain-rl", Pool(10, 2, 0), options)
-    assert sentence in str(caught.value)
-
-
 PASS_RATES = np.arange(61)[:60] / 60
 
 
@@ -174,19 +150,6 @@ def test_a_column_of_pass_rates_is_read_as_one_and_what_always_passes_is_dropped
     assert run.plan(0)["metrics"]["left_out"] == 34
     with pytest.raises(InputError, match="a round has 27 prompts, and 26 of 60 can be drawn"):
         runs.begin(tmp_path / "b", scored=tmp_path / "set", strategy="falling", by="gc_rate", budget=27)
-
-
-def test_each_group_has_its_own_gaussian(tmp_path: Path) -> None:
-    # A group of hard prompts and one of easy ones: both are drawn from near the mean as far as they go.
-    run = begin(tmp_path, options={"first": 0.5, "last": 0.5, "sigma": 0.01}, budget=4)
-    halves = Strata.coded((PASS_RATES >= 0.5).astype(np.int32), ["hard", "easy"])
-    strata = halves.by_rank(run.order(run.state["order"]).rows)
-    selector = selector_of(run)
-    selector.pool = type(selector.pool)(60, 4, 0, strata=strata)
-    selector.prepare(Context(run, 0, run.state["order"]))
-    rates = np.sort(PASS_RATES[run.order(run.state["order"]).rows[selector.draw(0)]])
-    assert (rates < 0.5).tolist() == [True, True, False, False]
-    assert np.abs(rates - 0.5).max() < 0.1
 
 
 def test_a_group_that_cannot_fill_its_share_leaves_the_rest_to_the_others(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from scipy import special, stats
 import runs
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
-from gaincurate.schedule.base import Observed, Pool, build
+from gaincurate.schedule.base import Observed, Pool
 from gaincurate.schedule.context import Context
 from gaincurate.schedule.groups import Strata
 from gaincurate.schedule.strategies.posterior import PRESETS, Posterior, PosteriorOptions, best_labels, law_of
@@ -322,22 +322,6 @@ def test_plans_are_the_same_on_every_machine(name: str) -> None:
 def test_it_goes_by_scores_where_its_labels_are_scores() -> None:
     assert Posterior.goes_by_scores({"labels": "gc_cluster"})
     assert not Posterior.goes_by_scores({"labels": "task"})
-
-
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        ({"aim": "thompson"}, "aim thompson takes the best of its samples: give draw=top with it"),
-        ({"candidates": 4}, "passes draw among all prompts: leave candidates out, or give draw=weights"),
-        ({"preset": "mopp"}, "preset = 'mopp': Input should be 'variance', 'mopps' or 'mapp'"),
-        ({"group_sizes": "9,16"}, "group_sizes are 2 or more and have group_size = 8"),
-        ({"label": "task"}, "strategy posterior has no option 'label'"),
-    ],
-)
-def test_bad_options_are_refused(options: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(InputError) as caught:
-        build("posterior", Pool(10, 2, 0), options)
-    assert sentence in str(caught.value)
 
 
 def test_a_set_without_the_labels_is_refused(tmp_path: Path) -> None:

@@ -13,13 +13,14 @@ import pytest
 import torch
 import transformers
 
+import dots_runs
 import runs
 import tiny
 from command import read_options
 from command import run as gaincurate
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.stats import spearman
-from gaincurate.errors import GaincurateError, InputError, OutputError, TrainerError
+from gaincurate.errors import GaincurateError, InputError, OutputError
 from gaincurate.schedule import rescore
 from gaincurate.schedule.config import RescoreConfig
 from gaincurate.schedule.rescore import options_of, probe_rows
@@ -60,20 +61,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory, models: list[Path]) -> Path
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Scoring runs in this process, to save its imports; the commands are kept."""
-    commands: list[list[str]] = []
-
-    def call(command: list[str], log: Path, **options: Any) -> float:
-        commands.append(command)
-        assert command[1:4] == ["-m", "gaincurate", "score"]
-        result = gaincurate(*command[3:])
-        log.write_text(result.output)
-        if result.exit_code:
-            raise TrainerError("failed")
-        return 0.5
-
-    monkeypatch.setattr(rescore, "run_command", call)
-    return commands
+    return dots_runs.in_process(monkeypatch)
 
 
 Opened = Callable[..., Run]

@@ -114,12 +114,6 @@ def test_the_rows_of_a_round_may_be_in_the_order_of_their_ranks(tmp_path: Path) 
     assert [order.index(row) for row in by_rank.rows(0)] == sorted(ranks)
 
 
-def test_prompts_are_scored_again_every_so_many_rounds_but_not_after_the_last(tmp_path: Path) -> None:
-    run = runs.begin(tmp_path, rounds=4, rescore={"what": "full", "every": 2})
-    assert [run.rescores_after(round_) for round_ in range(4)] == [False, True, False, False]
-    assert not any(map(runs.begin(tmp_path, run=tmp_path / "off", rounds=4).rescores_after, range(4)))
-
-
 def test_mu_over_fifty_rounds_is_that_of_a_simulation_of_the_formulas(tmp_path: Path) -> None:
     options = {"sigma": "20", "alpha": 1.5, "beta": 0.4}
     run = runs.begin(tmp_path, rows=400, rounds=50, budget=16, options=options)

@@ -362,18 +362,3 @@ def test_any_weights_give_distinct_items(count: int, data: st.DataObject, extrem
     found = Pool(count, size, seed=5).draw(weights, 2)
     assert len(set(found.tolist())) == size
     assert set(found.tolist()) <= set(range(count))
-
-
-def test_drawn_one_after_the_other_with_these_weights() -> None:
-    p = np.array([0.5, 0.25, 0.15, 0.07, 0.03])
-    rounds = 20_000
-    pairs = np.zeros((5, 5))
-    for round_ in range(rounds):
-        first, second = Pool(5, 2, seed=11).draw(np.log(p), round_)
-        pairs[first, second] += 1
-    expected = rounds * p[:, None] * p[None, :] / (1 - p[:, None])
-    np.fill_diagonal(expected, 0)
-    off = ~np.eye(5, dtype=bool)
-    chi_square = ((pairs - expected)[off] ** 2 / expected[off]).sum()
-    assert pairs.trace() == 0
-    assert chi_square < 43.8  # .999 quantile of chi-square with 19 degrees of freedom
