@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gaincurate.core.arrow import write_ipc
-from gaincurate.core.artifact import RUN, Json
+from gaincurate.core.artifact import RUN
 from gaincurate.core.columns import fields, read_column
 from gaincurate.core.outcomes import Rules
 from gaincurate.core.rng import Floats, Ints
@@ -120,14 +120,13 @@ class Context:
         return np.concatenate(blocks)
 
 
-def build_history(path: Path, scored: ScoredSet, config: ScheduleConfig, note: Note) -> Json:
-    """Write the wins and losses of each prompt in earlier training, and return counts for `run.json`."""
+def build_history(path: Path, scored: ScoredSet, config: ScheduleConfig, note: Note) -> None:
+    """Write the wins and losses of each prompt in earlier training."""
     counts = count_history(config.history, scored, Rules(config.reward_low, config.reward_high))
     rows = np.flatnonzero(counts.sum(0))
     write_ipc(path, pa.table({"row": rows, "wins": counts[0, rows], "losses": counts[1, rows]}))
     alike = int((counts[:, rows].min(0) == 0).sum())
     note(f"{len(rows):,} of {len(scored):,} prompts have a history; in {alike:,} of them no outcomes differ")
-    return {"prompts": len(rows), "never_differed": alike}
 
 
 def count_history(paths: Sequence[Path], scored: ScoredSet, rewards: Rules) -> Floats:

@@ -33,10 +33,9 @@ from gaincurate.core.progress import View
 from gaincurate.core.prompts import read_rows
 from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.errors import InputError, OutcomeError, StorageError, TrainerError
-from gaincurate.schedule.checkpoints import Finder, checkpoint_before
+from gaincurate.schedule.checkpoints import Finder, checkpoint_before, forget_training
 from gaincurate.schedule.config import ScheduleConfig, ScheduleOptions
 from gaincurate.schedule.observations import checked_lines, logged, status, take_outcomes
-from gaincurate.schedule.rollback import forget_training
 from gaincurate.schedule.rounds import advance, write_data
 from gaincurate.schedule.rounds import start as open_run
 from gaincurate.schedule.run import TRAINED, Run, working_on

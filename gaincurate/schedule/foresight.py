@@ -142,7 +142,15 @@ class _References:
                 "there is none: give --checkpoint to `schedule next`, or let the trainer write one below "
                 "{output}."
             )
-        path, rollouts, policy = self.folder / MADE, self.folder / _ROLLOUTS, self._policy(server)
+        run, round_, name = context.run, context.round, str(checkpoint)
+        path, rollouts, outcomes = self.folder / MADE, self.folder / _ROLLOUTS, run.outcomes(round_ - 1)
+        weights = weights_of(name) if server is None and round_ > 0 and Path(name).is_dir() else None
+        policy = {  # what distinguishes it from a later one under the same name
+            "server": server,
+            "checkpoint": checkpoint if server is None else None,
+            "weights": weights,
+            "behind": digest_file(outcomes) if round_ > 0 and outcomes.exists() else None,
+        }
         # Weights say enough: outcomes may have been taken back and reported again since. Without them, a
         # trainer may have deleted a checkpoint that was rolled out with.
         apart = {"weights": None} if policy["weights"] is None else {"behind": None}
@@ -153,10 +161,9 @@ class _References:
             return
         if not same:
             write_sealed(path, policy)
-        run, round_, engine, name = context.run, context.round, "--model", str(checkpoint)
         with ExitStack() as stack:
             if server is not None:
-                engine, name = "--server", server
+                name = server
             elif round_ > 0:  # before, a name, a file or a folder, which the command knows how to find
                 name = stack.enter_context(context.held(run, name))
                 if (why := why_incomplete(Path(name))) is not None:
@@ -165,23 +172,11 @@ class _References:
             context.note(f"round {round_}: rolling out {len(self.ids):,} references with {name}")
             write_json(self.folder / _OPTIONS, options)
             words = ["difficulty", "rollout", str(run.scored.folder.resolve()), "--out", str(rollouts)]
-            words += [engine, name, "--reference", str(len(self.ids)), "--seed", str(self.seed)]
-            words += ["--config", str(self.folder / _OPTIONS)]
+            words += ["--model" if server is None else "--server", name, "--seed", str(self.seed)]
+            words += ["--reference", str(len(self.ids)), "--config", str(self.folder / _OPTIONS)]
             log, what = self.folder / "rollout.log", f"rolling out for round {round_}"
             seconds = run_gaincurate(run, words, log, "difficulty.lock", what)
             run.log(what="rollout", round=round_, seconds=seconds, policy=name)
-
-    def _policy(self, server: str | None) -> Json:
-        """Facts that distinguish the policy from a later one under the same name."""
-        round_, checkpoint = self.context.round, self.context.checkpoint if server is None else None
-        outcomes = self.context.run.outcomes(round_ - 1)
-        there = round_ > 0 and checkpoint is not None and Path(checkpoint).is_dir()
-        return {
-            "server": server,
-            "checkpoint": checkpoint,
-            "weights": weights_of(str(checkpoint)) if there else None,
-            "behind": digest_file(outcomes) if round_ > 0 and outcomes.exists() else None,
-        }
 
     def read(self, path: Path, *, ours: bool) -> tuple[PassRates, Json, Path | None]:
         """Read the outcomes of the references, a rollout set or a file, and write them to `observed.parquet`.

@@ -144,7 +144,7 @@ class Strata:
             quotas += share
             if extra := int(rest.sum() // total):  # prompts that the rests make together
                 (groups,) = np.nonzero(rest)
-                quotas[groups[_fair_turns(rest[groups].tobytes(), total, extra).of(round_)]] += 1
+                quotas[groups[_fair_turns(rest[groups].tobytes(), total, extra)(round_)]] += 1
         if room is None:
             return quotas
         quotas = np.minimum(quotas, room)
@@ -165,39 +165,34 @@ class Strata:
         )
 
 
-class _FairTurns:
-    """The groups that get one more prompt in a round, by a proportionate fair schedule, round by round."""
-
-    def __init__(self, rest: Ints, total: int, extra: int) -> None:
-        # Each group's next prompt has a window of rounds: it falls due when the rests add up to it. Taking
-        # the earliest end alone can fail for rests over a half, so ties go as in algorithm PD2.
-        self._rest, self._total, self._extra = rest, total, extra
-        self._heavy = 2 * rest >= total
-        self._left_out = np.where(self._heavy, total - rest, total)
-        self._taken, self._next = np.zeros_like(rest), 0
-        self._now: Ints = np.zeros(0, np.int64)
-
-    def of(self, round_: int) -> Ints:
-        """The groups of a round, `[extra]`."""
-        if round_ < self._next - 1:
-            self._taken, self._next = np.zeros_like(self._rest), 0
-        rest, total, left_out = self._rest, self._total, self._left_out
-        for turn in range(self._next, round_ + 1):
-            may = rest * (turn + 1) > self._taken * total
-            end, over = np.divmod((self._taken + 1) * total, rest)
-            end += over > 0
-            cascade = np.where(self._heavy, -(-end * left_out // total), 0) * total
-            cascade = -(-cascade // left_out)
-            self._now = np.lexsort((-cascade, over == 0, end, ~may))[: self._extra]
-            self._taken[self._now] += 1
-        self._next = round_ + 1
-        return self._now
-
-
 @lru_cache(maxsize=16)
-def _fair_turns(rest: bytes, total: int, extra: int) -> _FairTurns:
-    """The schedule of these rests, which goes on where it was in a process that plans several rounds."""
-    return _FairTurns(np.frombuffer(rest, np.int64), total, extra)
+def _fair_turns(rest_bytes: bytes, total: int, extra: int) -> Callable[[int], Ints]:
+    """The groups that get one more prompt in a round, by a proportionate fair schedule of these rests.
+
+    The schedule goes on where it was in a process that plans several rounds.
+    """
+    # Each group's next prompt has a window of rounds: it falls due when the rests add up to it. Taking
+    # the earliest end alone can fail for rests over a half, so ties go as in algorithm PD2.
+    rest = np.frombuffer(rest_bytes, np.int64)
+    heavy = 2 * rest >= total
+    left_out = np.where(heavy, total - rest, total)
+    taken, begun, now = np.zeros_like(rest), 0, np.zeros(0, np.int64)
+
+    def groups_of(round_: int) -> Ints:
+        nonlocal taken, begun, now
+        if round_ < begun - 1:
+            taken, begun = np.zeros_like(rest), 0
+        for turn in range(begun, round_ + 1):
+            may = rest * (turn + 1) > taken * total
+            end, over = np.divmod((taken + 1) * total, rest)
+            end += over > 0
+            cascade = np.where(heavy, -(-end * left_out // total), 0) * total
+            now = np.lexsort((-cascade // left_out, over == 0, end, ~may))[:extra]
+            taken[now] += 1
+        begun = round_ + 1
+        return now
+
+    return groups_of
 
 
 def _parts(weights: Mapping[str, float], names: Sequence[str]) -> Ints:

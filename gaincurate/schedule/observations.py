@@ -31,7 +31,7 @@ from gaincurate.core.outcomes import (
     check_line,
     read_outcomes,
     split_lines,
-)  # fmt: skip
+)
 from gaincurate.core.process import last_line
 from gaincurate.core.rng import Floats, Ints
 from gaincurate.core.schema import ID

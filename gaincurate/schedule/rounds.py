@@ -31,7 +31,6 @@ from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.sealed import write_sealed
 from gaincurate.core.store import Remote, cache_folder
-from gaincurate.core.where import Mask
 from gaincurate.difficulty.methods import read_rates
 from gaincurate.errors import InputError, NotReadyError
 from gaincurate.schedule import base, groups
@@ -84,13 +83,20 @@ def start(config: ScheduleConfig, note: Note = silent, references: Path | None =
         where = {"folder": str(config.scored.resolve()), "relative": relative}
     with making(config.run) as folder:
         scored.verify()
-        missing = build(folder / ORDER, scored, by, ascending=ascending)
-        if missing:
+        if missing := build(folder / ORDER, scored, by, ascending=ascending):
             note(f"{missing:,} rows have no {by}; they come last")
-        matches = _matches(config, scored, note)
+        matches = None
+        if config.where is not None:
+            matches, unknown = matching(scored, config.where, config.rollouts, note)
+            counts = f"{matches.sum():,} of {len(scored):,} rows ({unknown.sum():,} have no value for it)"
+            if matches.sum() < config.budget:
+                few = f"holds for {counts}, and a round has {config.budget:,}"
+                raise InputError(f"--where {config.where!r} {few}.")
+            note(f"--where holds for {counts}")
         if config.stratify != "none" or matches is not None:
             groups.build(folder / GROUPS, scored, config, matches, note)
-        history = build_history(folder / HISTORY, scored, config, note) if config.history else None
+        if config.history:
+            build_history(folder / HISTORY, scored, config, note)
         if names := config.rates:
             write_ipc(folder / RATES, pa.table(dict(zip(names, read_rates(scored, names).T, strict=True))))
         # Paths are absolute from here on.
@@ -104,8 +110,6 @@ def start(config: ScheduleConfig, note: Note = silent, references: Path | None =
             "scores": {**where, "manifest": scored.manifest_hash},
             "rows": len(scored),
             **({} if matches is None else {"kept": int(matches.sum())}),
-            **({} if history is None else {"history": history}),
-            "rows_without_value": missing,
             "angles": [angles["min"].as_py(), angles["max"].as_py()],
         }
         write_sealed(folder / RUN, facts)
@@ -350,18 +354,6 @@ def _check_references(config: ScheduleConfig, kind: type[base.Selector], outcome
     if outcomes is not None and not kind.observes_references:
         why = f"strategy {config.strategy} observes no references"
         raise InputError(f"--reference-outcomes {outcomes}: {why}.")
-
-
-def _matches(config: ScheduleConfig, scored: ScoredSet, note: Note) -> Mask | None:
-    """For which rows `--where` holds, and a note of how many; None without it."""
-    if config.where is None:
-        return None
-    matches, unknown = matching(scored, config.where, config.rollouts, note)
-    counts = f"holds for {matches.sum():,} of {len(scored):,} rows ({unknown.sum():,} have no value for it)"
-    if matches.sum() < config.budget:
-        raise InputError(f"--where {config.where!r} {counts}, and a round has {config.budget:,}.")
-    note(f"--where {counts}")
-    return matches
 
 
 # A user's strategy may return anything, and a wrong round must not be written.

@@ -13,8 +13,8 @@ import pytest
 import runs
 from gaincurate.core import files, sealed
 from gaincurate.errors import OutputError
-from gaincurate.schedule import rollback
-from gaincurate.schedule.rollback import return_to, saved_place
+from gaincurate.schedule import checkpoints
+from gaincurate.schedule.checkpoints import return_to, saved_place
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
 
@@ -96,9 +96,9 @@ def test_killed_on_the_way_back_it_can_go_back_again(
         return wrapped
 
     with monkeypatch.context() as patch:
-        patch.setattr(rollback, "write_sealed", dying(sealed.write_sealed))
-        patch.setattr(rollback, "_set_aside", dying(rollback._set_aside))
-        patch.setattr(rollback, "append_line", dying(files.append_line))
+        patch.setattr(checkpoints, "write_sealed", dying(sealed.write_sealed))
+        patch.setattr(checkpoints, "_set_aside", dying(checkpoints._set_aside))
+        patch.setattr(checkpoints, "append_line", dying(files.append_line))
         with pytest.raises(KeyboardInterrupt):
             return_to(run, saved, "c")
     between = Run(run.folder)

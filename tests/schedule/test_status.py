@@ -17,8 +17,8 @@ from dots_runs import step
 from gaincurate import Schedule
 from gaincurate.difficulty.beta import groups_that_differ
 from gaincurate.errors import InputError, OutcomeError
+from gaincurate.schedule.checkpoints import return_to, saved_place
 from gaincurate.schedule.observations import status
-from gaincurate.schedule.rollback import return_to, saved_place
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
 from gaincurate.trainers.session import RunSession
