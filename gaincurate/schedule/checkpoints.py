@@ -168,23 +168,18 @@ def _age(folder: Path) -> tuple[int, int]:
 def whole(path: Path) -> bool:
     """Return whether a safetensors file has all the bytes that its header names."""
     try:
-        header, start = _header(path)
+        header, start = safetensors_header(path)
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
         return bool(path.stat().st_size == start + max(ends, default=0))
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return False
 
 
-def safetensors_header(path: Path) -> Json:
-    """The header of a safetensors file: an entry for each tensor by name.
+def safetensors_header(path: Path) -> tuple[Json, int]:
+    """The header of a safetensors file, an entry for each tensor by name, and the place where tensors begin.
 
     Raises OSError where it cannot be read, ValueError where it is cut short, or no such file.
     """
-    return _header(path)[0]
-
-
-def _header(path: Path) -> tuple[Json, int]:
-    """The header of a safetensors file, and the place where the tensors begin."""
     with open_regular(path) as file:
         length = int.from_bytes(file.read(8), "little")
         header = json_value(file.read(length)) if 0 < length <= _LARGEST_HEADER else None
@@ -218,8 +213,7 @@ def checkpoint_before(run: Run, round_: int, command: Sequence[str], finder: Fin
 
 def recorded_model(folder: Path) -> str | None:
     """The model that scored a set: the alias, a whole path, or a Hub id. None where nothing says so."""
-    place = _place(folder)
-    return None if place is None else str(place["name"])
+    return None if (place := _place(folder)) is None else str(place["name"])
 
 
 def first_model(scored: ScoredSet, note: Callable[[str], None]) -> str | None:

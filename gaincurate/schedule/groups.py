@@ -10,9 +10,8 @@ no run that is under way, and clusters are not made a second time on another mac
 
 Clusters are for sets that name no source or task: k-means by cosine on half-whitened embeddings, each of the
 strongest directions divided by the root of its spread. As they are, a few directions have nearly all of the
-variance. Wholly whitened, directions that are mostly noise count as much as those that tell tasks apart, and
-clusters agreed less with known tasks. Directions and centres are fitted on a sample in float64, and every row
-then goes to the nearest centre.
+variance; wholly whitened, directions of noise count as much, and clusters agreed less with known tasks.
+Directions and centres are fitted on a sample in float64, and every row then goes to the nearest centre.
 """
 
 from __future__ import annotations

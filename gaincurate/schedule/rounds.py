@@ -117,12 +117,9 @@ def start(config: ScheduleConfig, note: Note = silent, references: Path | None =
         state: Json = {
             "format": FORMAT,
             "order": order,
-            "ordered_by": BASE,
-            "scores": BASE,
-            "probe": BASE,
-            "taken": {},
-            "checkpoint": model,
+            **dict.fromkeys(("ordered_by", "scores", "probe"), BASE),
         }
+        state |= {"taken": {}, "checkpoint": model}
         selector = selector_of(run)
         try:
             selector.prepare(Context(run, 0, order, model, note, reference_outcomes=references, opening=True))

@@ -114,25 +114,13 @@ def test_a_run_without_a_round_and_one_that_waits_again(tmp_path: Path) -> None:
     assert "8 of 60 prompts a round, 3 rounds; no round yet" in shown
     prompts, given = (run.references_folder(0) / f"references.{kind}" for kind in ("parquet", "jsonl"))
     assert f"round 0 waits for outcomes of its references: prompts in {prompts}, outcomes to {given}" in shown
+    with pytest.raises(InputError, match=r"^--checkpoint somewhere: no round of .* was trained yet"):
+        advance(run, "somewhere")
     step(run)
     assert told(run)["difficulty"]["waiting"] is None
     runs.write(run, 0, dots_runs.lines(run.ids(0), 0, round=0))
     assert gaincurate("schedule", "next", run.folder).exit_code == 2
     assert told(run)["difficulty"]["waiting"]["round"] == 1
-
-
-def test_commands_about_a_rounds_data_say_that_there_is_none(tmp_path: Path) -> None:
-    run = dots_runs.begin(tmp_path)
-    log = tmp_path / "log.jsonl"
-    log.write_text("{}\n")
-    for command in (
-        ("export", run.folder, "--trainer", "trl", "--out", tmp_path / "out.parquet"),
-        ("schedule", "next", run.folder, "--outcomes", log),
-    ):
-        result = gaincurate(*command)
-        assert (result.exit_code, f"error: {run.folder} has no round yet: its" in result.stderr) == (2, True)
-    with pytest.raises(InputError, match=r"^--checkpoint somewhere: no round of .* was trained yet"):
-        advance(run, "somewhere")
 
 
 def test_going_back_sets_aside_what_references_did_since(tmp_path: Path) -> None:
