@@ -191,8 +191,7 @@ def safetensors_header(path: Path) -> tuple[Json, int]:
 def checkpoint_before(run: Run, round_: int, command: Sequence[str], finder: Finder | None = None) -> str:
     """The model that the newest round's training begins with: the run's, or the last round's checkpoint.
 
-    Empty if neither is known and the command does not name it. Raises TrainerError where it is gone,
-    InputError where it is not known.
+    Empty if neither is known and the command does not name it. TrainerError: it is gone. InputError: unknown.
     """
     checkpoint = run.state["checkpoint"]
     if checkpoint is None and not any("{checkpoint}" in part for part in command):
@@ -287,10 +286,8 @@ def check_place(run: Run, saved: Json, where: str) -> None:
     if saved["format"] != _PLACE_FORMAT:
         raise OutputError(f"{where} has format {saved['format']}, this version reads {_PLACE_FORMAT}.")
     if saved["run"] != digest_json(run.facts):
-        raise OutputError(
-            f"{where} was saved with another run than {run.folder}; give the run that this training began "
-            "with."
-        )
+        other = f"was saved with another run than {run.folder}"
+        raise OutputError(f"{where} {other}; give the run that this training began with.")
     round_ = saved["round"]
     plan = run.round_folder(round_) / PLAN
     if not plan.exists() and not any(run.folder.glob(f"undone/{round_:05d}-*")):
@@ -309,10 +306,8 @@ def check_place(run: Run, saved: Json, where: str) -> None:
     elif (step := earliest_return(lines[size:])) is not None and step < saved["step"]:
         undone = f"training went back to step {step} since, before its step {saved['step']}"
     if undone is not None:
-        raise OutputError(
-            f"{where} is of a history that was undone: {undone}. Resume from a checkpoint that was saved "
-            "after that, and delete this one."
-        )
+        advice = "Resume from a checkpoint that was saved after that, and delete this one"
+        raise OutputError(f"{where} is of a history that was undone: {undone}. {advice}.")
 
 
 def _whole_lines(run: Run, round_: int) -> bytes:

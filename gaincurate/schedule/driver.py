@@ -40,8 +40,7 @@ from gaincurate.schedule.rounds import advance, write_data
 from gaincurate.schedule.rounds import start as open_run
 from gaincurate.schedule.run import TRAINED, Run, working_on
 
-NAMES = ("data", "round", "checkpoint", "outcomes", "output")
-"""The placeholders of a trainer's command."""
+NAMES = ("data", "round", "checkpoint", "outcomes", "output")  # the placeholders of a trainer's command
 _COMMAND = "command.json"
 _CLOCKS = 2.0  # seconds that a file system's clock may be behind
 _REPORTING = threading.Lock()
@@ -110,8 +109,7 @@ def _trains_again(run: Run, command: list[str], view: View) -> bool:
 def remembered(run: Run, command: Sequence[str]) -> list[str]:
     """The command to use: the one given, or the one of the last time.
 
-    Raises InputError where there is neither, it is an option by mistake, it has a placeholder that is not
-    known, or its program is not there.
+    Raises InputError where there is neither, or it has a placeholder or a program that is not known.
     """
     path = run.folder / _COMMAND
     if not command and not path.exists():
@@ -131,11 +129,7 @@ def remembered(run: Run, command: Sequence[str]) -> list[str]:
 
 
 def newest_command(run: Run, command: Sequence[str], finder: Finder) -> list[str]:
-    """The newest round's command as `drive` would run it.
-
-    Raises InputError as `remembered`, where no round is left, or the checkpoint is not known; TrainerError
-    where the checkpoint is gone.
-    """
+    """The newest round's command as `drive` would run it; raises as `remembered` and `checkpoint_before`."""
     if run.state["finished"]:
         raise InputError(f"{run.folder} is finished: no round is left.")
     wanted = remembered(run, command)

@@ -226,11 +226,8 @@ def _best(weights: Grid, chances: Floats, share: float) -> Floats:
 def forecast(config: ForecastConfig, rates: PassRates, worlds: int = _WORLDS, seed: int = 0) -> Forecast:
     """Forecast the groups that differ for uniform sampling, the oracle and the configured strategies.
 
-    Args:
-        config: the set, the training and the strategies.
-        rates: of the references, which must be a random sample of the set.
-        worlds: simulated trainings.
-        seed: of all random numbers.
+    `rates` are of the references, which must be a random sample of the set; `worlds` is the number of
+    simulated trainings.
 
     Raises:
         InputError: too few references, an id that is not in the set, or a strategy that cannot be simulated.
@@ -351,10 +348,8 @@ def _sources(
 def _expected(
     view: _View, by_labels: bool, wins: Floats, losses: Floats, seed: int
 ) -> tuple[list[tuple[Ints, Floats, Floats]], list[str]]:
-    """The expectations of `posterior` for all rows without the outcomes of a fold of the references.
-
-    Returns of each fold its references, the failure rates `[rows]` and the rollouts that these rest on, then
-    the labels that were noticed last.
+    """Expected by `posterior` without the outcomes of a fold: of each fold its references, the failure rates
+    `[rows]` and the rollouts that these rest on; then the labels that were noticed last.
     """
     options = {} if by_labels else {"labels": "none"}
     selector = base.build("posterior", base.Pool(len(view.rows), 1, seed), options)

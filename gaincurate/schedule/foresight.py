@@ -79,12 +79,8 @@ def foresee(
     """Predict `aim` of every prompt for a round that is to be drawn; with `auto` the references choose it.
 
     `references` `[K]` are the rows that are observed for it. Returns every row's value, `[rows]`, what was
-    predicted, and the plan's facts.
-
-    Raises:
-        NotReadyError: there are no outcomes of the references, and the run cannot make them or not yet.
-        OutcomeError: they cannot be used.
-        GaincurateError: no whole checkpoint, or rollouts or prediction failed; what was done is kept.
+    predicted, and the plan's facts. Raises NotReadyError where there are no outcomes of the references, and
+    the run cannot make them or not yet, and OutcomeError where they cannot be used.
     """
     asked, outcomes = _References(context, references, options), context.reference_outcomes
     given, ours = outcomes or asked.folder / GIVEN, False

@@ -43,7 +43,6 @@ from gaincurate.schedule.config import BY_EMBEDDING, CLUSTERS, ScheduleConfig
 LEFT_OUT = "(left out by --where)"
 """The group of rows that are never drawn."""
 _WHOLE = 1 << 31  # given weights are whole parts of this, so that quotas are exact sums on every machine
-_FORMAT = 1
 _ABOUT = b"gaincurate.groups"
 _MOST = 10_000
 
@@ -241,7 +240,7 @@ def build(
     strata = Strata.coded(labels, names, config.group_weights)
     strata.quotas(config.budget, 0)
     labels = np.ascontiguousarray(labels, np.int32)
-    about = json.dumps({"format": _FORMAT, "names": names, "digest": _digest(labels, names)})
+    about = json.dumps({"format": 1, "names": names, "digest": _digest(labels, names)})
     schema = pa.schema([("group", pa.int32())], {_ABOUT: about})
     write_ipc(path, pa.table({"group": labels}, schema=schema))
     if by != "none":

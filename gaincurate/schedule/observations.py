@@ -43,8 +43,6 @@ from gaincurate.errors import OutcomeError
 from gaincurate.schedule.run import BASE, DATA, GIVEN, IDS, PLAN, Run
 
 Note = Callable[[str], None]
-Seconds = Counter[tuple[str, int]]
-"""The seconds that each kind of work on each round took."""
 REPLAY = (
     "more than half of the groups are silent, so switch replay on (in TRL `replay=` of ReplayGRPOTrainer, "
     "https://arxiv.org/abs/2506.05316), unless the training makes many passes over few prompts"
@@ -192,10 +190,8 @@ def concentration_of(run: Run, name: str, plan: Json) -> tuple[float | None, str
 
 
 def calibration_of(plan: Json, tallies: Sequence[Tally]) -> Json:
-    """For the next plan's inputs: figures of a round's predictions, without intervals.
-
-    Where the plan says what its predictions rest on, `expected_effective` is the share of groups that was
-    expected to differ at the sizes that came.
+    """Figures of a round's predictions. Where the plan says what they rest on, `expected_effective` is the
+    expected share of groups that differ at the sizes that came.
     """
     predicted, wins, losses = judged(plan, tallies)
     metrics = quality(predicted, wins, losses, target=target_of(plan), intervals=False)
@@ -248,7 +244,7 @@ def status(run: Run) -> Json:
     state, config = run.state, run.config
     finished, newest = state["finished"], state["round"]
     counts: dict[Any, Json] = {}
-    seconds = Seconds()
+    seconds = Counter[tuple[str, int]]()  # that each kind of work on each round took
     for entry in run.executions():
         if (what := entry.get("what")) == "outcomes":
             counts[entry.get("round")] = entry
@@ -322,13 +318,12 @@ def _waiting(run: Run, round_: int) -> Json:
 
 
 def _difficulty(
-    run: Run, plans: list[Json], came: list[Json], finished: bool, seconds: Seconds
+    run: Run, plans: list[Json], came: list[Json], finished: bool, seconds: Mapping[tuple[str, int], float]
 ) -> Json | None:
     """References and their cost, round by round, and how well predictions did.
 
     Drawn prompts were all predicted near the target, so a correlation over them says little of the predictor.
-    References are a random sample. `on_references` are predicted from each other, `on_halves` one half from
-    the other, and `newest` has the last drawn prompts.
+    References are a random sample, predicted from each other, or one half from the other.
     """
     params, newest = run.facts["params"], len(plans) - 1
     # By the run's files: a user's strategy may not be importable where a run is only looked at.

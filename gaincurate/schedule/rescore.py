@@ -29,7 +29,7 @@ from gaincurate.core.stats import spearman
 from gaincurate.errors import GaincurateError, InputError, OutputError, TrainerError
 from gaincurate.schedule.base import Selector
 from gaincurate.schedule.checkpoints import weights_of, why_incomplete
-from gaincurate.schedule.run import Order, Run, build, permute
+from gaincurate.schedule.run import Order, Run, build, sorted_by, write_order
 
 OF_MODEL = (*(field.name for field in SCORE_FIELDS if field.name.startswith("gc_angle")), *LIKELIHOODS)
 """The columns to order by that a checkpoint changes."""
@@ -47,10 +47,8 @@ def rescore(
         are `scores`, the set that C_t is taken from, `probe`, the set that later probes are compared with,
         `order`, the digest of a new order, and `ordered_by`, the set that it goes by.
 
-    Raises:
-        InputError: a checkpoint that is not complete.
-        GaincurateError: the scoring failed; its own sentence, and where its log is.
-        OutputError: the checkpoint reads the prompts as other tokens than the model of the first scores.
+    Raises InputError for a checkpoint that is not complete, GaincurateError where the scoring failed, and
+    OutputError for a checkpoint that reads the prompts as other tokens than the first model.
     """
     config, round_ = run.config.rescore, state["round"]
     if (why := why_incomplete(Path(checkpoint))) is not None:
@@ -68,10 +66,8 @@ def rescore(
         changes["probe"] = probe
         drift = _drift(run, state, _scored(run, round_, checkpoint, probe, rows, note), rows, by)
         if drift is not None and drift >= config.drift:
-            note(
-                f"round {round_}: the probe's rank correlation with the scores in use is {drift:.3f}, so the "
-                "rest is not scored again"
-            )
+            close = f"the probe's rank correlation with the scores in use is {drift:.3f}"
+            note(f"round {round_}: {close}, so the rest is not scored again")
             return {}, drift
     order = run.order(state["order"])
     if config.what == "full":
@@ -83,7 +79,11 @@ def rescore(
         rows = np.union1d(order.rows[ranks], np.asarray(state["rows"], np.int64))
         scored = _scored(run, round_, checkpoint, name, rows, note)
         ids = run.scored.take(order.rows[ranks]).column(ID)
-        permute(run.next_order, order, ranks, ids, _values(scored, ids, by), ascending=ascending)
+        values = _values(scored, ids, by)  # all from one checkpoint
+        by_value = sorted_by(values, ids, ascending=ascending)
+        rows, held = order.rows.copy(), order.values.copy()
+        rows[ranks], held[ranks] = rows[ranks[by_value]], values[by_value]
+        write_order(run.next_order, rows, held)
     return {**changes, "order": Order(run.next_order).digest}, drift
 
 

@@ -52,8 +52,6 @@ from gaincurate.schedule.observations import (
 from gaincurate.schedule.rescore import OF_MODEL, rescore
 from gaincurate.schedule.run import BASE, FORMAT, GROUPS, ORDER, ROLLOUTS, Order, Run, build, making
 
-_LARGEST = 1e9  # of a predicted failure rate, because figures are computed from it
-
 
 def start(config: ScheduleConfig, note: Note = silent, references: Path | None = None) -> Run:
     """Open a run and write its round 0, unless its strategy has to wait for something before that.
@@ -114,12 +112,8 @@ def start(config: ScheduleConfig, note: Note = silent, references: Path | None =
         }
         write_sealed(folder / RUN, facts)
         run, order = Run(folder, scored), Order(folder / ORDER).digest
-        state: Json = {
-            "format": FORMAT,
-            "order": order,
-            **dict.fromkeys(("ordered_by", "scores", "probe"), BASE),
-        }
-        state |= {"taken": {}, "checkpoint": model}
+        sets = dict.fromkeys(("ordered_by", "scores", "probe"), BASE)
+        state: Json = {"format": FORMAT, "order": order, **sets, "taken": {}, "checkpoint": model}
         selector = selector_of(run)
         try:
             selector.prepare(Context(run, 0, order, model, note, reference_outcomes=references, opening=True))
@@ -412,7 +406,8 @@ def _checked_facts(config: ScheduleConfig, selector: base.Selector, plan: Json, 
     if both := sorted(taken & facts.keys()):
         wrong = f"{both[0]!r}, which plans have already; take another name"
     elif len(predicted) != config.budget or not all(
-        type(value) in (int, float) and abs(value) <= _LARGEST for value in predicted
+        type(value) in (int, float) and abs(value) <= 1e9
+        for value in predicted  # figures come from them
     ):
         wrong = f"'predicted' that is no finite failure rate for each of the {config.budget:,} prompts"
     elif len(rollouts) != config.budget or not all(type(size) is int and size > 0 for size in rollouts):

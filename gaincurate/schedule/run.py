@@ -11,7 +11,7 @@ import fcntl
 import os
 import shlex
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -23,14 +23,7 @@ from pydantic import ValidationError
 
 from gaincurate.core.arrow import read_ipc, write_ipc
 from gaincurate.core.artifact import EXECUTION, RUN, Json
-from gaincurate.core.files import (
-    append_line,
-    digest_bytes,
-    log_lines,
-    make_folder,
-    reading,
-    remove_temporaries,
-)
+from gaincurate.core.files import append_line, digest_bytes, log_lines, reading, remove_temporaries
 from gaincurate.core.locks import acquire
 from gaincurate.core.outcomes import Rules
 from gaincurate.core.prompts import training_rows
@@ -101,38 +94,30 @@ def build(path: Path, scored: ScoredSet, by: str | None, *, ascending: bool) -> 
     Returns the number of those. Raises InputError where there is no such column, or it holds no numbers.
     """
     if by is None:
-        _write(path, np.arange(len(scored)), np.full(len(scored), np.nan))
+        write_order(path, np.arange(len(scored)), np.full(len(scored), np.nan))
         return 0
     column = scored.column(by)
     kind = column.type
     if not (pt.is_integer(kind) or pt.is_floating(kind) or pt.is_decimal(kind) or pt.is_boolean(kind)):
         raise InputError(f"--by {by}: that column holds {kind}, and an order needs numbers.", column=by)
     values = pc.cast(pc.cast(column, pa.int8()) if pt.is_boolean(kind) else column, pa.float64(), safe=False)
-    table = pa.table({"value": values, ID: scored.column(ID)})
-    # Nulls, then NaN, go last in both directions: a prompt without a score must never be trained on first.
-    keys = [("value", "ascending" if ascending else "descending"), (ID, "ascending")]
-    order = pc.sort_indices(table, sort_keys=keys).to_numpy().astype(np.int64)
+    order = sorted_by(values, scored.column(ID), ascending=ascending)
     numbers = np.concatenate([c.to_numpy(zero_copy_only=False) for c in values.chunks] or [np.zeros(0)])
-    _write(path, order, numbers[order])
+    write_order(path, order, numbers[order])
     return int(np.isnan(numbers).sum())
 
 
-def permute(
-    path: Path, order: Order, ranks: Ints, ids: Iterable[str], values: Floats, *, ascending: bool
-) -> None:
-    """Write `order` with the rows at some ascending `ranks` sorted again among these ranks.
-
-    `ids` and `values` are of the rows there; the values are all from one checkpoint.
-    """
-    table = pa.table({"value": values, ID: pa.array(ids, pa.string())})
+def sorted_by(values: pa.ChunkedArray, ids: pa.ChunkedArray, *, ascending: bool) -> Ints:
+    """The places of rows in an order by values; ties by id, rows without a value last in both directions."""
+    # Nulls, then NaN, go last: a prompt without a score must never be trained on first.
     keys = [("value", "ascending" if ascending else "descending"), (ID, "ascending")]
-    by_value = pc.sort_indices(table, sort_keys=keys).to_numpy()
-    rows, held = order.rows.copy(), order.values.copy()
-    rows[ranks], held[ranks] = rows[ranks[by_value]], values[by_value]
-    _write(path, rows, held)
+    places = pc.sort_indices(pa.table({"value": values, ID: ids}), sort_keys=keys)
+    order: Ints = places.to_numpy().astype(np.int64)
+    return order
 
 
-def _write(path: Path, rows: Ints, values: Floats) -> None:
+def write_order(path: Path, rows: Ints, values: Floats) -> None:
+    """Write what `Order` reads, `[N]` each."""
     rows, values = np.ascontiguousarray(rows, np.int64), np.ascontiguousarray(values, np.float64)
     table = pa.table({"row": rows, "value": values}).replace_schema_metadata({_DIGEST: _digest(rows, values)})
     write_ipc(path, table)
@@ -180,11 +165,8 @@ class Run:
         try:
             self.config = ScheduleConfig(**self.facts["config"])
         except ValidationError as error:
-            raise OutputError(
-                f"{folder} was opened with options that this version does not have; use the gaincurate "
-                "version that opened it.",
-                path=str(path),
-            ) from error
+            why = "was opened with options that this version does not have"
+            raise OutputError(f"{folder} {why}; use the gaincurate version that opened it.") from error
         self.rules = Rules(self.config.reward_low, self.config.reward_high, self.config.min_coverage)
         """The rules by which outcomes are read."""
         self.next_order = self.folder / _NEXT
@@ -247,9 +229,10 @@ class Run:
         """Keep the order in use under a name of its own, for a trainer that may go back to it."""
         saved = self._saved_order(Order(self.folder / ORDER).digest)
         if not saved.exists():
-            make_folder(saved.parent)
-            same_file(self.folder / ORDER, saved.with_suffix(".tmp"))
-            saved.with_suffix(".tmp").replace(saved)
+            with reading(saved, "write"):
+                saved.parent.mkdir(exist_ok=True)
+                same_file(self.folder / ORDER, saved.with_suffix(".tmp"))
+                saved.with_suffix(".tmp").replace(saved)
 
     def forget_orders(self, but: set[str]) -> None:
         """Delete the saved orders that nothing can go back to any more: all but those with these digests."""

@@ -30,9 +30,6 @@ from gaincurate.schedule import base
 from gaincurate.schedule.base import Json, Observed, Pool
 from gaincurate.schedule.context import Context
 
-_WIDEST = 1e15
-_NARROWEST = 1e-9  # ranks. The square of a distance in such widths is still a float
-
 
 class GaussianOptions(base.Options):
     """The paper's parameters, with what its code has."""
@@ -54,7 +51,8 @@ class GaussianOptions(base.Options):
     def _check_sigma(cls, value: object) -> str:
         text = str(value)
         try:
-            good = _NARROWEST <= float(text.removesuffix("N")) <= _WIDEST
+            # The square of a distance in such widths is still a float.
+            good = 1e-9 <= float(text.removesuffix("N")) <= 1e15
         except ValueError:
             good = False
         if not good:
