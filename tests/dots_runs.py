@@ -83,7 +83,7 @@ def in_process(patch: pytest.MonkeyPatch) -> list[list[str]]:
 
     def call(command: list[str], log: Path, **options: Any) -> float:
         commands.append(command)
-        assert command[1:4] == ["-m", "gaincurate", "difficulty"]
+        assert command[1:3] == ["-m", "gaincurate"]
         with torch.random.fork_rng():  # a trainer in this process draws on as if they ran elsewhere
             result = gaincurate(*command[3:])
         with log.open("a") as file:

@@ -46,11 +46,7 @@ def main(folder: Path) -> None:
         process = context.Process(target=train, args=(folder, name, killed))
         process.start()
         process.join()
-        assert process.exitcode == (0 if killed is None else -signal.SIGKILL), (
-            name,
-            killed,
-            process.exitcode,
-        )
+        assert process.exitcode == (0 if killed is None else -signal.SIGKILL), (name, killed)
 
 
 if __name__ == "__main__":

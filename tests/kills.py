@@ -94,16 +94,10 @@ def kill_at_random(
                 break
         there = files(place)
         differing += [f"exit code {last.exitcode}"] if last.exitcode else []
-        differing += [
-            name for name in expected.keys() | there.keys() if expected.get(name) != there.get(name)
-        ]
-    return {
-        "finished": first.exitcode == 0,
-        "files": sorted(expected),
-        "kills": done,
-        "differing": differing,
-        "left": counts,
-    }
+        names = expected.keys() | there.keys()
+        differing += [name for name in names if expected.get(name) != there.get(name)]
+    result = {"finished": first.exitcode == 0, "files": sorted(expected), "kills": done}
+    return {**result, "differing": differing, "left": counts}
 
 
 def kill_folders(
@@ -167,18 +161,9 @@ def kill_rollouts(scored: str, model: str, folder: str, kills: str) -> dict[str,
     from gaincurate.difficulty.rollout import roll_out
 
     options: dict[str, Any] = {
-        "verifier": "bad_verifiers:parity",
-        "samples": 4,
-        "reference": 14,
-        "max_tokens": 6,
-    }
-    options |= {
-        "shard_prompts": 5,
-        "batch_tokens": 250,
-        "verify_workers": 1,
-        "threads": 1,
-        "on_error": "skip",
-    }
+        "verifier": "bad_verifiers:parity", "samples": 4, "reference": 14, "max_tokens": 6, "shard_prompts": 5,
+        "batch_tokens": 250, "verify_workers": 1, "threads": 1, "on_error": "skip",
+    }  # fmt: skip
 
     def config(out: Path) -> RolloutConfig:
         return RolloutConfig(scored=Path(scored), model=model, out=out, **options)
@@ -206,12 +191,10 @@ def kill_runs(place: str, strategy: str, kills: str) -> dict[str, Any]:
         same: dict[str, object] = {}
         for path in (run / "state.json", *run.glob("rounds/*/*")):
             if path.name in ("plan.json", "data.parquet", "state.json"):
-                content = path.read_bytes()
-                same[str(path.relative_to(run))] = (
-                    {**json.loads(content), "taken": None, "digest": None}
-                    if path.name == "state.json"
-                    else content
-                )
+                content: object = path.read_bytes()
+                if path.name == "state.json":
+                    content = {**json.loads(path.read_bytes()), "taken": None, "digest": None}
+                same[str(path.relative_to(run))] = content
         return same
 
     return kill_at_random(

@@ -61,7 +61,7 @@ class RoundsView(View):
 
     def round_done(self, round_: int, seconds: float) -> None:
         """See `View`."""
-        from gaincurate.schedule.status import status
+        from gaincurate.schedule.observations import status
 
         facts = status(self._run)
         row = facts["rounds"][round_]

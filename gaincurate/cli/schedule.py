@@ -120,8 +120,8 @@ def run(config: DriveConfig, as_json: AsJson = False) -> None:
     """
     with output.reporting(resumes=True):
         from gaincurate.schedule.driver import drive, newest_command
+        from gaincurate.schedule.observations import status
         from gaincurate.schedule.run import Run
-        from gaincurate.schedule.status import status
 
         opened, command = Run(config.run), config.command or []
         if config.dry_run:
@@ -145,8 +145,8 @@ def status_(run: RunFolder, as_json: AsJson = False) -> None:
     Example: gaincurate schedule status run
     """
     with output.reporting():
+        from gaincurate.schedule.observations import status
         from gaincurate.schedule.run import Run
-        from gaincurate.schedule.status import status
 
         output.result(status(Run(run)), as_json, print_status)
 

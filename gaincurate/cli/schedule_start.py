@@ -167,7 +167,7 @@ def start(
 
 def _print_waiting(run: Run, as_json: bool) -> None:
     """Print that a run has no round yet; `rounds.start` has noted why."""
-    from gaincurate.schedule.status import status
+    from gaincurate.schedule.observations import status
 
     if as_json:
         difficulty = status(run)["difficulty"]

@@ -32,8 +32,8 @@ from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.rollout_set import RolloutSet, pass_rates
 from gaincurate.errors import TrainerError
 from gaincurate.schedule import base
+from gaincurate.schedule.checkpoints import recorded_model
 from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.first_model import recorded_model
 from gaincurate.schedule.rounds import start
 from gaincurate.schedule.run import Run
 from gaincurate.schedule.strategies.dots import DotsOptions

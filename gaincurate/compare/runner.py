@@ -36,7 +36,7 @@ from gaincurate.difficulty.verifier import VerifierConfig, VerifierPool
 from gaincurate.errors import InputError, OutputError, TrainerError
 from gaincurate.report.formatting import seconds as duration
 from gaincurate.report.table import likely_groups
-from gaincurate.schedule.first_model import recorded_model
+from gaincurate.schedule.checkpoints import recorded_model
 from gaincurate.scoring.config import MachineConfig
 from gaincurate.scoring.identity import resolve_machine
 from gaincurate.scoring.model import find_model

@@ -22,10 +22,10 @@ from gaincurate.report.observed import Observed, hashes_in, observed_table
 from gaincurate.report.relations import Pair, relate
 from gaincurate.report.table import LENGTH, Table
 from gaincurate.report.verdict import headline, sort_by, unknown, verdict
-from gaincurate.schedule.first_model import recorded_model
+from gaincurate.schedule.checkpoints import recorded_model
 from gaincurate.schedule.forecast import FEWEST, wasted_groups
+from gaincurate.schedule.observations import status
 from gaincurate.schedule.run import Run
-from gaincurate.schedule.status import status
 
 BINS = 32
 QUARTILES = (0.25, 0.5, 0.75)

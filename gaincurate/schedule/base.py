@@ -11,7 +11,7 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -23,7 +23,7 @@ from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError
 from gaincurate.schedule.config import STRATEGIES, ScheduleConfig
 from gaincurate.schedule.context import Context
-from gaincurate.schedule.strata import Strata
+from gaincurate.schedule.groups import Strata
 
 Json = dict[str, Any]
 Ordering = Literal["any", "fixed", "none"]
@@ -37,17 +37,12 @@ class Options(BaseModel):
     def round_size(self, budget: int | None) -> int | None:
         """The prompts of a round, where `--budget` says so many or nothing; None where they are not known.
 
-        Raises:
-            InputError: the options ask for another number.
+        Raises InputError where the options ask for another number.
         """
         return budget
 
     def check_run(self, config: ScheduleConfig, scored: ScoredSet) -> None:
-        """See that a run with these options can be opened over a set.
-
-        Raises:
-            InputError: it cannot.
-        """
+        """See that a run with these options can be opened over a set; raises InputError where it cannot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +98,8 @@ class Pool:
                 block[left_out[first:last] - start] = -np.inf
             return block
 
-        sizes, labels = self._quotas(round_, left_out), self._labels()
-        return self._ordered(*draw_within(sizes, left_in, labels, seed=self.seed, round_=round_))
+        sizes = self._quotas(round_, left_out)
+        return self._ordered(*draw_within(sizes, left_in, self._labels, seed=self.seed, round_=round_))
 
     def noisy(self, log_weights: Floats, round_: int) -> Floats:
         """Keys whose largest are a draw by exp(`log_weights`) without replacement (Gumbel top-k), `[rows]`.
@@ -134,15 +129,14 @@ class Pool:
                 f"the key of rank {np.isnan(keys).argmax()} is NaN, and Pool.pick needs numbers."
             )
         quotas = self._quotas(round_, np.zeros(0, np.int64))
-        return self._ordered(*largest_within(quotas, lambda start, stop: keys[start:stop], self._labels()))
+        return self._ordered(*largest_within(quotas, lambda start, stop: keys[start:stop], self._labels))
 
     def by_groups(self, round_: int, take: Callable[[int, Ints, int], Ints]) -> Ints:
         """`[budget]` distinct ranks: those that `take` gives for each group's number, ranks and quota."""
         if self.strata is None:
             return take(0, np.arange(self.rows), self.budget)
-        quotas = self.strata.quotas(self.budget, round_).tolist()
-        groups = enumerate(zip(self.strata.members(), quotas, strict=True))
-        taken = [take(group, ranks, quota) for group, (ranks, quota) in groups if quota]
+        quotas, members = self.strata.quotas(self.budget, round_).tolist(), self.strata.members()
+        taken = [take(group, members[group], quota) for group, quota in enumerate(quotas) if quota]
         return self.strata.by_turns(np.concatenate(taken))
 
     def _checked(self, method: str, what: str, values: Any) -> Floats:
@@ -155,6 +149,7 @@ class Pool:
             )
         return array
 
+    @property
     def _labels(self) -> Labels:
         return one_group(self.rows) if self.strata is None else self.strata.labels
 
@@ -167,10 +162,8 @@ class Pool:
                     f"{self.rows:,} can be drawn; take a smaller --budget."
                 )
             return np.array([self.budget])
-        room = None
-        if len(left_out):
-            groups = len(self.strata.names)
-            room = self.strata.sizes - np.bincount(self.strata.labels[left_out], minlength=groups)
+        gone = np.bincount(self.strata.labels[left_out], minlength=len(self.strata.names))
+        room = self.strata.sizes - gone if len(left_out) else None
         return self.strata.quotas(self.budget, round_, room)
 
     def _ordered(self, ranks: Ints, keys: Floats) -> Ints:
@@ -197,9 +190,7 @@ class Observed:
     losses: Floats
     accuracy: float
     concentration: float
-    late: tuple[Ints, Floats, Floats] = field(
-        default_factory=lambda: (np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
-    )
+    late: tuple[Ints, Floats, Floats] = (np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
     tokens: Floats | None = None
 
 
@@ -289,8 +280,7 @@ class Selector(ABC):
 def load(strategy: str) -> type[Selector]:
     """The class of a strategy by its name, or of a user's own by `module:Class`.
 
-    Raises:
-        InputError: no such strategy, module or class, or the class lacks a part.
+    Raises InputError for no such strategy, module or class, or a class that lacks a part.
     """
     module, _, name = STRATEGIES.get(strategy, strategy).partition(":")
     if not (module and name):
@@ -317,11 +307,7 @@ def load(strategy: str) -> type[Selector]:
 
 
 def check_options(strategy: str, kind: type[Selector], values: Mapping[str, Any]) -> Options:
-    """The options of a strategy, checked.
-
-    Raises:
-        InputError: a name that it does not have, or a value that it does not take.
-    """
+    """The options of a strategy; raises InputError for a name that it does not have, or a wrong value."""
     try:
         return kind.Options(**values)
     except ValidationError as error:

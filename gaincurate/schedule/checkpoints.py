@@ -1,8 +1,12 @@
-"""Finds the newest complete Hugging Face checkpoint that a trainer left in a folder.
+"""The model that a round begins with, a checkpoint or the first model; and the way back to a checkpoint.
 
 Complete means a configuration, safetensors whose headers account for every byte, and a readable
 `trainer_state.json` where there is one. That says enough only of a trainer that has ended: one that
 still writes may not be done. A trainer with a layout of its own comes with its own `Finder`.
+
+A trainer that resumes from an older checkpoint does the steps after it again. What the run did since is set
+aside, not deleted: rounds go to `undone/`, and outcomes after the step are taken back by a line in their
+file. Killed at any instant, the run is at one of the rounds between, and going back again ends it.
 """
 
 from __future__ import annotations
@@ -10,17 +14,33 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
-from typing import Any
 
-from gaincurate.core.files import too_long
-from gaincurate.core.foreign import is_utf8, json_file, json_value, open_regular
-from gaincurate.errors import InputError, TrainerError
-from gaincurate.schedule.run import Run
+from gaincurate.core.artifact import EXECUTION, Json
+from gaincurate.core.files import (
+    append_line,
+    digest_bytes,
+    digest_file,
+    digest_json,
+    drop_half_line,
+    log_lines,
+    reading,
+    too_long,
+)
+from gaincurate.core.foreign import is_utf8, json_file, json_value, open_regular, read_bytes
+from gaincurate.core.outcomes import earliest_return
+from gaincurate.core.scored_set import ScoredSet
+from gaincurate.core.sealed import read_sealed, write_sealed
+from gaincurate.errors import GaincurateError, InputError, ModelError, OutputError, TrainerError
+from gaincurate.schedule.run import GIVEN, MADE, PLAN, STATE, TRAINED, Run
+from gaincurate.scoring.model_files import hub_model, locate_model
 
 _DEPTH = 3
 INDEX = "model.safetensors.index.json"
 _LARGEST_HEADER = 100_000_000  # safetensors' own limit
+_PLACE_FORMAT = 1
 
 
 class Finder:
@@ -33,15 +53,13 @@ class Finder:
     def newest(self, output: Path, since: float) -> Path | None:
         """The newest complete checkpoint in a folder or up to three folders below it.
 
-        By the time of its weights; of two at the same time, the one with the larger step.
-
-        Args:
-            output: where to look.
-            since: leave out what was there before this time (seconds since 1970), whatever its files say of
-                their age: copies keep the times of what they are copies of.
+        By the time of its weights; of two at the same time, the one with the larger step. What was there
+        before `since` (seconds since 1970) is left out, whatever its files say of their age: copies keep the
+        times of what they are copies of.
         """
         complete = [path for path in _candidates(output, _DEPTH) if why_incomplete(path) is None]
-        return max((path for path in complete if _put_there(path) >= since), key=_age, default=None)
+        new = [path for path in complete if max(file.stat().st_ctime for file in _weights(path)) >= since]
+        return max(new, key=_age, default=None)
 
     def why_none(self, output: Path) -> str:
         """The reason if there is none: the missing part of the first incomplete one."""
@@ -139,10 +157,6 @@ def weights_of(folder: str) -> list[list[object]]:
     return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
 
 
-def _put_there(folder: Path) -> float:
-    return max(path.stat().st_ctime for path in _weights(folder))
-
-
 def _age(folder: Path) -> tuple[int, int]:
     step = _state(folder)
     if step is None:
@@ -154,38 +168,30 @@ def _age(folder: Path) -> tuple[int, int]:
 def whole(path: Path) -> bool:
     """Return whether a safetensors file has all the bytes that its header names."""
     try:
-        header, size = safetensors_header(path), path.stat().st_size
-        with open_regular(path) as file:
-            length = int.from_bytes(file.read(8), "little")
+        header, start = safetensors_header(path)
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        return bool(size == 8 + length + max(ends, default=0))
+        return bool(path.stat().st_size == start + max(ends, default=0))
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return False
 
 
-def safetensors_header(path: Path) -> dict[str, Any]:
-    """The header of a safetensors file: an entry for each tensor by name.
+def safetensors_header(path: Path) -> tuple[Json, int]:
+    """The header of a safetensors file, an entry for each tensor by name, and the place where tensors begin.
 
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is cut short, or no such file.
+    Raises OSError where it cannot be read, ValueError where it is cut short, or no such file.
     """
     with open_regular(path) as file:
         length = int.from_bytes(file.read(8), "little")
         header = json_value(file.read(length)) if 0 < length <= _LARGEST_HEADER else None
     if not isinstance(header, dict):
         raise ValueError(f"{path} is no safetensors file")
-    return header
+    return header, 8 + length
 
 
 def checkpoint_before(run: Run, round_: int, command: Sequence[str], finder: Finder | None = None) -> str:
     """The model that the newest round's training begins with: the run's, or the last round's checkpoint.
 
-    Empty if neither is known and the command does not name it.
-
-    Raises:
-        TrainerError: it is gone.
-        InputError: it is not known.
+    Empty if neither is known and the command does not name it. TrainerError: it is gone. InputError: unknown.
     """
     checkpoint = run.state["checkpoint"]
     if checkpoint is None and not any("{checkpoint}" in part for part in command):
@@ -202,3 +208,168 @@ def checkpoint_before(run: Run, round_: int, command: Sequence[str], finder: Fin
             f"{why}. Restore it; a trainer that deletes old checkpoints must keep the newest."
         )
     return str(checkpoint)
+
+
+def recorded_model(folder: Path) -> str | None:
+    """The model that scored a set: the alias, a whole path, or a Hub id. None where nothing says so."""
+    return None if (place := _place(folder)) is None else str(place["name"])
+
+
+def first_model(scored: ScoredSet, note: Callable[[str], None]) -> str | None:
+    """The folder of the model that scored a set, or its .gguf file; None where nothing says which it was.
+
+    The scoring run's log names its place, which may hold another model by now. So the hash of the weights is
+    compared with the one in the set's identity: hundreds of rounds of a wrong model cost more than a read. A
+    model that is not on this machine is its name, with a note. Raises ModelError where its folder or file is
+    gone, or has other weights.
+    """
+    place = _place(scored.folder)
+    if place is None:
+        return None
+    kind, name, wanted = place["kind"], place["name"], scored.identity["model"]
+    weights = wanted.get("weights")
+    try:  # finding runs nothing of the files, so pickled weights are of no danger here
+        if kind == "hub":
+            revision = wanted.get("revision")
+            pinned = name if revision is None else f"{name.partition('@')[0]}@{revision}"
+            files = hub_model(pinned, allow_pickle=True)
+        else:
+            files = locate_model(name, allow_pickle=True)  # the alias or a whole path
+    except (ImportError, GaincurateError) as error:
+        why = str(error)
+        if kind != "local":
+            note(
+                f"warning: {name}, the model that scored {scored.folder}, is not on this machine: "
+                f"{error} {{checkpoint}} is that name in round 0. --model gives another."
+            )
+            return str(name)
+    else:
+        # The set's identity may have the hash with or without the code of the repository.
+        for each in (files, replace(files, trust_remote_code=True)):
+            if weights is None or each.fingerprint()["weights"] == weights:
+                return str(files.weights[0] if files.gguf else files.folder)
+        why = "its weights have another hash than those in the set's identity."
+    raise ModelError(
+        f"{name} is not the model that scored {scored.folder}: {why} Give that model with --model, or score "
+        "again with this one.",
+        path=name,
+    )
+
+
+def _place(folder: Path) -> Json | None:
+    """The newest entry of the scoring run's log: `kind` and `name`, as `place_of` gives them."""
+    places = [entry["place"] for entry in log_lines(folder / EXECUTION) if "place" in entry]
+    return places[-1] if places else None
+
+
+def saved_place(run: Run, step: int) -> Json:
+    """The facts to save with a checkpoint of the trainer's step, so that `return_to` can go back to it."""
+    state = run.state
+    round_ = state["round"]
+    lines = _whole_lines(run, round_)
+    return {
+        "format": _PLACE_FORMAT,
+        "run": digest_json(run.facts),
+        "round": round_,
+        "step": step,
+        "plan": digest_file(run.round_folder(round_) / PLAN),
+        "outcomes": {"bytes": len(lines), "hash": digest_bytes(lines)},
+        "state": state,
+    }
+
+
+def check_place(run: Run, saved: Json, where: str) -> None:
+    """See that a place, which was read from `where`, is one of this run, in the history that it is in.
+
+    Raises OutputError for another run's, one ahead of the run's folder, or one of rounds that were undone.
+    """
+    if saved["format"] != _PLACE_FORMAT:
+        raise OutputError(f"{where} has format {saved['format']}, this version reads {_PLACE_FORMAT}.")
+    if saved["run"] != digest_json(run.facts):
+        other = f"was saved with another run than {run.folder}"
+        raise OutputError(f"{where} {other}; give the run that this training began with.")
+    round_ = saved["round"]
+    plan = run.round_folder(round_) / PLAN
+    if not plan.exists() and not any(run.folder.glob(f"undone/{round_:05d}-*")):
+        raise OutputError(
+            f"{where} is of round {round_}, which {run.folder} does not have: the run's folder is older than "
+            "the checkpoint. Restore it, or resume from an earlier checkpoint."
+        )
+    undone = None
+    lines, size = _whole_lines(run, round_), saved["outcomes"]["bytes"]
+    if not plan.exists():
+        undone = f"round {round_} was set aside in undone/"
+    elif digest_file(plan) != saved["plan"]:
+        undone = f"round {round_} was planned again since"
+    elif digest_bytes(lines[:size]) != saved["outcomes"]["hash"]:
+        undone = f"round {round_} was trained again since"
+    elif (step := earliest_return(lines[size:])) is not None and step < saved["step"]:
+        undone = f"training went back to step {step} since, before its step {saved['step']}"
+    if undone is not None:
+        advice = "Resume from a checkpoint that was saved after that, and delete this one"
+        raise OutputError(f"{where} is of a history that was undone: {undone}. {advice}.")
+
+
+def _whole_lines(run: Run, round_: int) -> bytes:
+    """The whole lines of a round's outcomes."""
+    path = run.outcomes(round_)
+    with reading(path):
+        data = read_bytes(path) if path.exists() else b""
+    return data[: data.rfind(b"\n") + 1]
+
+
+def return_to(run: Run, saved: Json, where: str) -> int:
+    """Make a run what it was at a place that was saved, and return the number of rounds that were undone.
+
+    Call it while holding `working_on`. Raises OutputError as `check_place`.
+    """
+    check_place(run, saved, where)
+    round_, newest = int(saved["round"]), run.round
+    forget_references(run, newest + 1)
+    run.order(saved["state"]["order"])  # before anything is undone: that it is still there
+    (run.folder / STATE).unlink(missing_ok=True)  # of a finished run: its newest round is open again
+    write_sealed(run.round_folder(round_) / STATE, saved["state"])
+    for undone in range(newest, round_, -1):
+        forget_references(run, undone)
+        _set_aside(run.round_folder(undone), run.folder / f"undone/{undone:05d}-{{}}")
+    run.forget_ids()
+    run.settle_order(saved["state"]["order"])
+    take_back(run, round_, saved["step"])
+    if newest > round_:
+        run.log(what="back", round=newest, to=round_, step=saved["step"])
+    return newest - round_
+
+
+def take_back(run: Run, round_: int, step: int) -> None:
+    """Take back a round's outcomes after a step, a half line at their end, and its later references."""
+    forget_references(run, round_ + 1)
+    if drop_half_line(run.outcomes(round_)):
+        append_line(run.outcomes(round_), {"resume_from_step": step})
+
+
+def forget_references(run: Run, round_: int) -> None:
+    """Set aside what a round's references did, since the policy that they were of is trained again.
+
+    Rollouts of a checkpoint whose weights are known stay where they are: whoever would use them compares.
+    """
+    source = run.references_folder(round_)
+    by_run = not (source / GIVEN).exists() and (source / MADE).exists()
+    if source.exists() and not (by_run and read_sealed(source / MADE)["weights"] is not None):
+        _set_aside(source, run.folder / f"undone/difficulty-{round_:05d}-{{}}")
+
+
+def forget_training(run: Run, round_: int) -> None:
+    """Forget the newest round's training: its outcomes, good or bad, are kept under another name."""
+    if run.outcomes(round_).exists():
+        _set_aside(run.outcomes(round_), run.round_folder(round_) / "outcomes-{}.jsonl")
+    with reading(run.round_folder(round_), "write"):
+        (run.round_folder(round_) / TRAINED).unlink(missing_ok=True)
+    forget_references(run, round_ + 1)
+
+
+def _set_aside(source: Path, goal: Path) -> None:
+    """Rename a file or folder to `goal`, with the first free number for the braces in its name."""
+    with reading(goal.parent, "write"):
+        goal.parent.mkdir(exist_ok=True)
+        names = (goal.with_name(goal.name.format(number)) for number in count(1))
+        source.rename(next(name for name in names if not name.exists()))

@@ -19,7 +19,7 @@ STRATEGIES = {
     "file-order": "gaincurate.schedule.strategies.uniform:FileOrder",
     "length": "gaincurate.schedule.strategies.gaussian:Length",
     "gain-rl": "gaincurate.schedule.strategies.gaussian:GainRL",
-    "falling": "gaincurate.schedule.strategies.falling:Falling",
+    "falling": "gaincurate.schedule.strategies.gaussian:Falling",
     "posterior": "gaincurate.schedule.strategies.posterior:Posterior",
     "dots": "gaincurate.schedule.strategies.dots:Dots",
 }
@@ -34,11 +34,7 @@ BY_EMBEDDING, CLUSTERS = "embedding", 16
 
 
 def weights_of(text: str) -> dict[str, Any]:
-    """Parse `--group-weights`: `code=.3,math=.7`, or a JSON object if a name has a comma or a =.
-
-    Raises:
-        InputError: it is neither.
-    """
+    """Parse `--group-weights`: `code=.3,math=.7`, or a JSON object if a name has a comma or a =."""
     if text.lstrip().startswith("{"):
         return json_object(text, "--group-weights", '{"code": 0.3, "math": 0.7}')
     try:

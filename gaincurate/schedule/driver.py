@@ -16,7 +16,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from gaincurate.core.artifact import Json
-from gaincurate.core.files import append_line, append_lines, drop_half_line, remove_temporaries
+from gaincurate.core.files import append_line, append_lines, drop_half_line, reading, remove_temporaries
 from gaincurate.core.locks import joining
 from gaincurate.core.options import checked
 from gaincurate.core.outcomes import attempt_to_report
@@ -32,20 +32,16 @@ from gaincurate.core.process import check_placeholders, command_lock, fill, run_
 from gaincurate.core.progress import View
 from gaincurate.core.prompts import read_rows
 from gaincurate.core.sealed import read_sealed, write_sealed
-from gaincurate.errors import InputError, OutcomeError, StorageError, TrainerError, storage_error
-from gaincurate.schedule.checkpoints import Finder, checkpoint_before
+from gaincurate.errors import InputError, OutcomeError, StorageError, TrainerError
+from gaincurate.schedule.checkpoints import Finder, checkpoint_before, forget_training
 from gaincurate.schedule.config import ScheduleConfig, ScheduleOptions
-from gaincurate.schedule.observations import checked_lines, logged, take_outcomes
-from gaincurate.schedule.rollback import forget_references
+from gaincurate.schedule.observations import checked_lines, logged, status, take_outcomes
 from gaincurate.schedule.rounds import advance, write_data
 from gaincurate.schedule.rounds import start as open_run
-from gaincurate.schedule.run import Run, working_on
-from gaincurate.schedule.status import status
+from gaincurate.schedule.run import TRAINED, Run, working_on
 
-NAMES = ("data", "round", "checkpoint", "outcomes", "output")
-
-
-_TRAINED, _COMMAND = "trained.json", "command.json"
+NAMES = ("data", "round", "checkpoint", "outcomes", "output")  # the placeholders of a trainer's command
+_COMMAND = "command.json"
 _CLOCKS = 2.0  # seconds that a file system's clock may be behind
 _REPORTING = threading.Lock()
 
@@ -83,11 +79,10 @@ def drive(
                 advance(run, None, view.note, finder.held)
                 continue
             remove_temporaries(run.round_folder(round_))  # of a driver that was killed
-            done = run.round_folder(round_) / _TRAINED
+            done = run.round_folder(round_) / TRAINED
             _ = run.scored  # before hours are spent: that it is still there
             if again:
-                _set_aside(run, round_)
-                forget_references(run, round_ + 1)
+                forget_training(run, round_)
                 again = False
             if not done.exists():
                 if not run.data(round_).exists():  # tidied away, or by a trainer
@@ -103,11 +98,9 @@ def drive(
 
 def _trains_again(run: Run, command: list[str], view: View) -> bool:
     """Whether a new command is for the newest round too: the last one ended well and left no outcomes."""
-    path, round_ = run.folder / _COMMAND, run.round
-    trained, outcomes = (run.round_folder(round_) / _TRAINED).exists(), run.outcomes(round_)
-    if not trained or not path.exists() or remembered(run, []) == command:
-        return False
-    if outcomes.exists() and outcomes.stat().st_size:
+    round_, outcomes = run.round, run.outcomes(run.round)
+    trained = (run.round_folder(round_) / TRAINED).exists() and (run.folder / _COMMAND).exists()
+    if not trained or remembered(run, []) == command or (outcomes.exists() and outcomes.stat().st_size):
         return False
     view.note(f"round {round_} has no outcomes: the new command trains it again")
     return True
@@ -116,9 +109,7 @@ def _trains_again(run: Run, command: list[str], view: View) -> bool:
 def remembered(run: Run, command: Sequence[str]) -> list[str]:
     """The command to use: the one given, or the one of the last time.
 
-    Raises:
-        InputError: there is neither, it is an option by mistake, it has a placeholder that is not known, or
-            its program is not there.
+    Raises InputError where there is neither, or it has a placeholder or a program that is not known.
     """
     path = run.folder / _COMMAND
     if not command and not path.exists():
@@ -138,49 +129,40 @@ def remembered(run: Run, command: Sequence[str]) -> list[str]:
 
 
 def newest_command(run: Run, command: Sequence[str], finder: Finder) -> list[str]:
-    """The newest round's command as `drive` would run it.
-
-    Raises:
-        InputError: as `remembered`, no round is left, or the checkpoint is not known.
-        TrainerError: the checkpoint is gone.
-    """
+    """The newest round's command as `drive` would run it; raises as `remembered` and `checkpoint_before`."""
     if run.state["finished"]:
         raise InputError(f"{run.folder} is finished: no round is left.")
     wanted = remembered(run, command)
-    return fill(wanted, _names_of(run, run.newest(), checkpoint_before(run, run.newest(), wanted, finder)))
+    return fill(wanted, _names_of(run, run.newest(), wanted, finder))
 
 
-def _names_of(run: Run, round_: int, checkpoint: str) -> dict[str, str]:
+def _names_of(run: Run, round_: int, command: Sequence[str], finder: Finder) -> dict[str, str]:
     """The values of the placeholders in a round; absolute paths."""
     return {
         "data": str(run.data(round_).resolve()),
         "round": str(round_),
-        "checkpoint": checkpoint,
+        "checkpoint": checkpoint_before(run, round_, command, finder),
         "outcomes": str(run.outcomes(round_).resolve()),
         "output": str(run.round_folder(round_).resolve() / "output"),
     }
 
 
 def _train(
-    run: Run,
-    round_: int,
-    command: Sequence[str],
-    lock: int,
-    timeout: float | None,
-    view: View,
-    finder: Finder,
+    run: Run, round_: int, command: list[str], lock: int, timeout: float | None, view: View, finder: Finder
 ) -> None:
-    folder = run.round_folder(round_)
-    names = _names_of(run, round_, checkpoint_before(run, round_, command, finder))
-    output, log = Path(names["output"]), folder / "trainer.log"
-    attempt = _begin_attempt(run, round_)
+    """Run a round's trainer, and write down its end and the checkpoint that it left."""
+    folder, names = run.round_folder(round_), _names_of(run, round_, command, finder)
+    output, log, counter = Path(names["output"]), folder / "trainer.log", folder / "attempt.json"
+    attempt = read_sealed(counter)["attempt"] + 1 if counter.exists() else 1
+    write_sealed(counter, {"attempt": attempt})
+    (folder / TRAINED).unlink(missing_ok=True)
+    if drop_half_line(run.outcomes(round_)):  # an earlier attempt wrote there
+        append_line(run.outcomes(round_), {"attempt": attempt})
     filled = fill(command, names)
     environment = {f"GAINCURATE_{name.upper()}": value for name, value in names.items()}
     view.training(round_, attempt, filled)
-    try:
+    with reading(output, "write"):
         output.mkdir(exist_ok=True)
-    except OSError as error:
-        raise storage_error(output, error) from error
     begun, ended_well = time.time(), False
     try:
         with _pointing_at(run, round_):
@@ -194,44 +176,13 @@ def _train(
             )
         ended_well = True
     finally:  # what a failed attempt cost was spent too
+        facts = {"round": round_, "attempt": attempt, "seconds": max(time.time() - begun, 0.0)}
         with suppress(StorageError):  # a full disk: the round is trained all the same, or failed for a reason
-            run.log(
-                what="training",
-                round=round_,
-                attempt=attempt,
-                seconds=max(time.time() - begun, 0.0),
-                ended_well=ended_well,
-                command=shlex.join(filled),
-            )
+            run.log(what="training", **facts, ended_well=ended_well, command=shlex.join(filled))
     trained = {"seconds": seconds, "ended": time.time(), "checkpoint": None}
-    write_sealed(folder / _TRAINED, trained)  # first, so that no error of the search costs a training
+    write_sealed(folder / TRAINED, trained)  # first, so that no error of the search costs a training
     if (checkpoint := finder.newest(output, begun - _CLOCKS)) is not None:
-        write_sealed(folder / _TRAINED, trained | {"checkpoint": str(checkpoint)})
-
-
-def _set_aside(run: Run, round_: int) -> None:
-    """Forget the newest round's training: its outcomes, good or bad, are kept under another name."""
-    path, number = run.outcomes(round_), 1
-    try:
-        while (aside := path.with_name(f"outcomes-{number}.jsonl")).exists():
-            number += 1
-        if path.exists():
-            path.rename(aside)
-        (run.round_folder(round_) / _TRAINED).unlink(missing_ok=True)
-    except OSError as error:
-        raise storage_error(path, error) from error
-
-
-def _begin_attempt(run: Run, round_: int) -> int:
-    """Number this attempt, and tell the outcomes' file of it where an earlier one wrote there."""
-    folder, path = run.round_folder(round_), run.outcomes(round_)
-    counter = folder / "attempt.json"
-    attempt = read_sealed(counter)["attempt"] + 1 if counter.exists() else 1
-    write_sealed(counter, {"attempt": attempt})
-    (folder / _TRAINED).unlink(missing_ok=True)
-    if drop_half_line(path):
-        append_line(path, {"attempt": attempt})
-    return attempt
+        write_sealed(folder / TRAINED, trained | {"checkpoint": str(checkpoint)})
 
 
 @contextmanager
@@ -251,15 +202,9 @@ def _pointing_at(run: Run, round_: int) -> Iterator[None]:
         ) from error
 
 
-def _checkpoint_after(
-    run: Run, round_: int, command: Sequence[str], view: View, finder: Finder
-) -> str | None:
-    """The checkpoint that a round's training left; None if there is none and none is needed.
-
-    Raises:
-        TrainerError: something asks for it, and it is not there.
-    """
-    training = read_sealed(run.round_folder(round_) / _TRAINED)
+def _checkpoint_after(run: Run, round_: int, command: list[str], view: View, finder: Finder) -> str | None:
+    """The checkpoint that a round's training left; None if there is none and none is needed."""
+    training = read_sealed(run.round_folder(round_) / TRAINED)
     output = (run.round_folder(round_) / "output").resolve()
     since = training["ended"] - training["seconds"] - _CLOCKS
     # Look once more: sharded weights may have been converted since.
@@ -406,23 +351,17 @@ class Schedule:
             if attempt is not None:
                 self._attempt = (newest, attempt)
             elif self._attempt[0] != newest and any(line["round"] == newest for line in lines):
-                if alone := stack.enter_context(self._joining()):
+                lock = self.folder / "reporting.lock"
+                if self._lock is None:
+                    with reading(lock, "write"):
+                        self._lock = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                    weakref.finalize(self, os.close, self._lock)
+                if alone := stack.enter_context(joining(lock, self._lock)):
                     drop_half_line(path)
                 self._attempt = (newest, attempt_to_report(path, newest, new=alone))
             round_, number = self._attempt
-            append_lines(
-                path, [{"attempt": number, **line} if line["round"] == round_ else line for line in lines]
-            )
-
-    def _joining(self) -> AbstractContextManager[bool]:
-        path = self.folder / "reporting.lock"
-        if self._lock is None:
-            try:
-                self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            except OSError as error:
-                raise storage_error(path, error) from error
-            weakref.finalize(self, os.close, self._lock)
-        return joining(path, self._lock)
+            lines = [{"attempt": number, **line} if line["round"] == round_ else line for line in lines]
+            append_lines(path, lines)
 
     def next(self, checkpoint: str | Path | None = None, references: str | Path | None = None) -> bool:
         """Take the newest round's outcomes and plan the next round.

@@ -112,10 +112,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """The groups that a strategy draws.
-
-    `differ` is the share of its groups that differ, and `times` is that divided by uniform's.
-    """
+    """The share of a strategy's groups that `differ`, and that in `times` of uniform's."""
 
     strategy: str
     differ: Share
@@ -159,9 +156,7 @@ class Forecast:
 def read_references(config: ForecastConfig) -> PassRates:
     """Pass rates of the newest policy in `--rollouts`.
 
-    Raises:
-        InputError: they cannot be read.
-        OutputError: an unfinished or damaged rollout set.
+    Raises InputError where they cannot be read, OutputError for an unfinished or damaged rollout set.
     """
     if is_rollout_set(config.outcomes):
         return of_rollouts(config.outcomes, config.success)
@@ -172,8 +167,7 @@ def read_references(config: ForecastConfig) -> PassRates:
 
 def chance_to_differ(rates: Floats, group: int) -> Floats:
     """1 - p^G - (1 - p)^G: the chance that a group of G rollouts has a success and a failure."""
-    chances: Floats = 1.0 - rates**group - (1.0 - rates) ** group
-    return chances
+    return 1.0 - rates**group - (1.0 - rates) ** group
 
 
 def likelihoods(wins: Floats, losses: Floats) -> Grid:
@@ -191,11 +185,8 @@ def mixture(likelihood: Grid, counts: Floats, steps: npt.ArrayLike = _STEPS[0]) 
     """The distribution of pass rates behind outcomes, `[mixtures, grid]`.
 
     Expectation maximisation, from the flat distribution towards the likeliest (Kiefer and Wolfowitz, 1956).
-
-    Args:
-        likelihood: see `likelihoods`, `[outcomes, grid]`.
-        counts: how much each outcome counts, `[mixtures, outcomes]`.
-        steps: how many to take, `[mixtures]` or one number.
+    `likelihood` is `[outcomes, grid]`; `counts`, `[mixtures, outcomes]`, is how much each outcome counts;
+    `steps` is the number to take, one or `[mixtures]`.
     """
     shares = counts / counts.sum(1, keepdims=True)
     weights: Grid = np.full((len(counts), len(GRID)), 1.0 / len(GRID))
@@ -210,10 +201,7 @@ def mixture(likelihood: Grid, counts: Floats, steps: npt.ArrayLike = _STEPS[0]) 
 
 
 def _mixtures(wins: Floats, losses: Floats, chosen: npt.NDArray[Any], *, seed: int = 0) -> Grid:
-    """The mixture of the references, then those of the resamples, `[1 + resamples, grid]`.
-
-    `chosen` is how much each reference counts, `[references]`, and `seed` that of the resamples.
-    """
+    """The mixture of the references, `chosen` of each, then those of resamples, `[1 + resamples, grid]`."""
     pairs, kinds = np.unique(np.stack([wins, losses], 1), axis=0, return_inverse=True)
     # The Bayesian bootstrap (Rubin, 1981) weighs references by exponentials.
     numbers = range(seed, seed + _RESAMPLES)
@@ -224,10 +212,7 @@ def _mixtures(wins: Floats, losses: Floats, chosen: npt.NDArray[Any], *, seed: i
 
 
 def wasted_groups(wins: Floats, losses: Floats, group: int = 8) -> Share:
-    """The share of a uniform step's groups of size `group` that do not differ.
-
-    `wins` and `losses` are those of a random sample of prompts, `[prompts]`.
-    """
+    """The share of a uniform step's groups that do not differ, from a random sample, `[prompts]`."""
     return _share(_mixtures(wins, losses, np.ones(len(wins))) @ (1.0 - chance_to_differ(GRID, group)))
 
 
@@ -235,18 +220,14 @@ def _best(weights: Grid, chances: Floats, share: float) -> Floats:
     """The mean chance of the best `share` of each mixture, `[mixtures]`."""
     order = np.argsort(-chances, kind="stable")
     ordered = weights[:, order]
-    means: Floats = np.clip(share - ordered.cumsum(1) + ordered, 0.0, ordered) @ chances[order] / share
-    return means
+    return np.clip(share - ordered.cumsum(1) + ordered, 0.0, ordered) @ chances[order] / share
 
 
 def forecast(config: ForecastConfig, rates: PassRates, worlds: int = _WORLDS, seed: int = 0) -> Forecast:
     """Forecast the groups that differ for uniform sampling, the oracle and the configured strategies.
 
-    Args:
-        config: the set, the training and the strategies.
-        rates: of the references, which must be a random sample of the set.
-        worlds: simulated trainings.
-        seed: of all random numbers.
+    `rates` are of the references, which must be a random sample of the set; `worlds` is the number of
+    simulated trainings.
 
     Raises:
         InputError: too few references, an id that is not in the set, or a strategy that cannot be simulated.
@@ -262,15 +243,17 @@ def forecast(config: ForecastConfig, rates: PassRates, worlds: int = _WORLDS, se
     uniform: Floats = weights @ differ
     oracle = _best(weights, differ, share)
     others = np.setdiff1d(permutation(seed, 4, _STREAM, len(scored))[:_PROMPTS], at)
-    view = _View.of(config, scored, np.concatenate([at, others]))
+    rows = np.concatenate([at, others])
+    history = count_history(config.history, scored, Rules())[:, rows] if config.history else None
+    of_others = read_rates(scored, config.rates)[rows] if config.rates else None
+    view = _View(scored, rows, history, of_others)
     sources, places = _sources(view, config.group, wins, losses, weights, seed)
     count = min(_GROUPS, max(1, len(at) // _OF_A_GROUP))
     borders = np.sort(places[: len(at)])[len(at) * np.arange(1, count) // count]
     groups = np.searchsorted(borders, places, "right")
     of_groups = [_mixtures(wins, losses, groups[: len(at)] == group, seed=seed) for group in range(count)]
-    true_rates = [
-        _world(seed + i, groups, np.stack([each[1 + i] for each in of_groups])) for i in range(worlds)
-    ]
+    mixtures = np.stack(of_groups, 1)[1:]  # [resamples, groups, grid]
+    true_rates = [_world(seed + i, groups, mixtures[i]) for i in range(worlds)]
 
     def reach(name: str, shares: Floats) -> Reach:
         return Reach(name, _share(shares), _share(shares / uniform[: len(shares)]))
@@ -327,8 +310,7 @@ def _sources(
 ) -> tuple[list[Source], Floats]:
     """How well each source separates prompts, and the place of each row by all of them, `[rows]`, 0 to 1.
 
-    The rows of `view` are the references, then others. `weights` are the mixture of all references and those
-    of the resamples. `seed` is that of the folds and of the order of equal rows.
+    The rows of `view` are the references, then others. `weights` are as of `_mixtures`.
     """
     bare = replace(view, history=None, rates=None)
     views = {"labels": bare}
@@ -366,11 +348,8 @@ def _sources(
 def _expected(
     view: _View, by_labels: bool, wins: Floats, losses: Floats, seed: int
 ) -> tuple[list[tuple[Ints, Floats, Floats]], list[str]]:
-    """The expectations of `posterior` for all rows without the outcomes of a fold of the references.
-
-    Returns:
-        Of each fold its references, the failure rates `[rows]`, and the rollouts that these rest on `[rows]`.
-        Then the labels that were noticed last.
+    """Expected by `posterior` without the outcomes of a fold: of each fold its references, the failure rates
+    `[rows]` and the rollouts that these rest on; then the labels that were noticed last.
     """
     options = {} if by_labels else {"labels": "none"}
     selector = base.build("posterior", base.Pool(len(view.rows), 1, seed), options)
@@ -415,9 +394,8 @@ def _simulate(
         drawn.append(chances[rows].mean())
         noise = uniforms(seed, round_, _STREAM + 1, 0, len(rows) * config.group)
         wins = (noise.reshape(len(rows), -1) < rates[rows, None]).sum(1).astype(np.float64)
-        selector.observe(
-            base.Observed(round_, rows, wins, config.group - wins, float(wins.mean()) / config.group, 0.0)
-        )
+        accuracy = float(wins.mean()) / config.group
+        selector.observe(base.Observed(round_, rows, wins, config.group - wins, accuracy, 0.0))
     return float(np.mean(drawn) / chances.mean()) if chances.any() else 1.0
 
 
@@ -432,13 +410,6 @@ class _View:
     round: int = 0
     opening: bool = False
     note: Note = silent
-
-    @classmethod
-    def of(cls, config: ForecastConfig, scored: ScoredSet, rows: Ints) -> _View:
-        """With the evidence that is given."""
-        counts = count_history(config.history, scored, Rules())[:, rows] if config.history else None
-        rates = read_rates(scored, config.rates)[rows] if config.rates else None
-        return cls(scored, rows, counts, rates)
 
     @property
     def rows(self) -> Ints:

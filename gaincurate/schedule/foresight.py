@@ -12,9 +12,9 @@ import math
 import shlex
 import shutil
 import time
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +32,7 @@ from gaincurate.core.files import (
 )
 from gaincurate.core.foreign import read_bytes
 from gaincurate.core.outcomes import Rules
-from gaincurate.core.prompts import training_rows, write_rows
+from gaincurate.core.prompts import write_rows
 from gaincurate.core.rng import Floats, Ints
 from gaincurate.core.schema import ID
 from gaincurate.core.sealed import read_sealed, write_sealed
@@ -57,10 +57,8 @@ _OPTIONS, _ROLLOUTS, _OBSERVED = "rollouts.options.json", "rollouts", "observed.
 def see_live(run: Run, checkpoints: bool) -> None:
     """See that a trainer can follow a run in one long process.
 
-    With `checkpoints` the trainer leaves one, of the policy as it is then, at every round's end.
-
-    Raises:
-        InputError: its references are observed in a way that such a trainer has no part in.
+    With `checkpoints` the trainer leaves one, of the policy as it is then, at every round's end. Raises
+    InputError where references are observed in a way that such a trainer has no part in.
     """
     rollout = run.config.options.get("rollout")
     if not load(run.config.strategy).observes_references:
@@ -78,24 +76,13 @@ def see_live(run: Run, checkpoints: bool) -> None:
 def foresee(
     context: Context, references: Ints, options: DotsOptions, aim: Aim
 ) -> tuple[Floats, Target, Json]:
-    """Predict every prompt for a round that is to be drawn.
+    """Predict `aim` of every prompt for a round that is to be drawn; with `auto` the references choose it.
 
-    Args:
-        context: of the round.
-        references: `[K]`, the rows that are observed for it.
-        options: how they are observed and the others predicted.
-        aim: what is predicted; with `auto` the references say it.
-
-    Returns:
-        Every row's value, `[rows]`, what was predicted, and the plan's facts.
-
-    Raises:
-        NotReadyError: there are no outcomes of the references, and the run cannot make them or not yet.
-        OutcomeError: they cannot be used.
-        InputError: no checkpoint to roll out with, or one that is not complete.
-        GaincurateError: rollouts or prediction failed; what was done is kept.
+    `references` `[K]` are the rows that are observed for it. Returns every row's value, `[rows]`, what was
+    predicted, and the plan's facts. Raises NotReadyError where there are no outcomes of the references, and
+    the run cannot make them or not yet, and OutcomeError where they cannot be used.
     """
-    asked, outcomes = _ask(context, references, options), context.reference_outcomes
+    asked, outcomes = _References(context, references, options), context.reference_outcomes
     given, ours = outcomes or asked.folder / GIVEN, False
     if outcomes is None and (context.opening or not given.exists()):
         if options.rollout is None:
@@ -110,18 +97,21 @@ def foresee(
     return values, prediction.target, asked.facts(rates, counts, rollouts, prediction)
 
 
-@dataclass(frozen=True, slots=True)
 class _References:
-    """A round's references: their `rows` in the set, their `ids`, the folder with all about them, and the
-    seed with which `gaincurate difficulty rollout` draws the same ones.
+    """A round's references, whose rows it writes: their `ids`, the folder with all about them, and the seed
+    with which `gaincurate difficulty rollout` draws the same ones.
     """
 
-    context: Context
-    options: DotsOptions
-    folder: Path
-    rows: Ints
-    ids: list[str]
-    seed: int
+    def __init__(self, context: Context, rows: Ints, options: DotsOptions) -> None:
+        run, round_ = context.run, context.round
+        self.context, self.options, self.folder = context, options, run.references_folder(round_)
+        table, self.seed = run.scored.take(rows), seed_of(run.config.seed, round_)
+        self.ids: list[str] = table.column(ID).to_pylist()
+        make_folder(self.folder)
+        remove_temporaries(self.folder)
+        if not (self.folder / IDS).exists():
+            write_rows(self.folder / DATA, run.shown(table))
+            write_sealed(self.folder / IDS, {"round": round_, "seed": self.seed, "ids": self.ids})
 
     def needed(self) -> NotReadyError:
         """The sentence for outcomes that are not there."""
@@ -148,68 +138,50 @@ class _References:
                 "there is none: give --checkpoint to `schedule next`, or let the trainer write one below "
                 "{output}."
             )
-        path, rollouts, policy = self.folder / MADE, self.folder / _ROLLOUTS, self._policy(server)
-        same = path.exists() and _same(read_sealed(path), policy)
+        run, round_, name = context.run, context.round, str(checkpoint)
+        path, rollouts, outcomes = self.folder / MADE, self.folder / _ROLLOUTS, run.outcomes(round_ - 1)
+        weights = weights_of(name) if server is None and round_ > 0 and Path(name).is_dir() else None
+        policy = {  # what distinguishes it from a later one under the same name
+            "server": server,
+            "checkpoint": checkpoint if server is None else None,
+            "weights": weights,
+            "behind": digest_file(outcomes) if round_ > 0 and outcomes.exists() else None,
+        }
+        # Weights say enough: outcomes may have been taken back and reported again since. Without them, a
+        # trainer may have deleted a checkpoint that was rolled out with.
+        apart = {"weights": None} if policy["weights"] is None else {"behind": None}
+        same = path.exists() and read_sealed(path) | apart == policy | apart
         if rollouts.exists() and not same:
             shutil.rmtree(rollouts)  # of a policy that was trained past since
         if (rollouts / MANIFEST).exists():
             return
         if not same:
             write_sealed(path, policy)
-        if server is not None:
-            self._generate("--server", server, options)
-        elif context.round == 0:  # a name, a file or a folder, which the command knows how to find
-            self._generate("--model", str(checkpoint), options)
-        else:
-            with context.held(context.run, str(checkpoint)) as folder:
-                if (why := why_incomplete(Path(folder))) is not None:
-                    raise InputError(
-                        f"the checkpoint of round {context.round - 1} cannot be used: {why}.", path=checkpoint
-                    )
-                self._generate("--model", folder, options)
-
-    def _policy(self, server: str | None) -> Json:
-        """Facts that distinguish the policy from a later one under the same name."""
-        round_, checkpoint = self.context.round, self.context.checkpoint if server is None else None
-        outcomes = self.context.run.outcomes(round_ - 1)
-        there = round_ > 0 and checkpoint is not None and Path(checkpoint).is_dir()
-        return {
-            "server": server,
-            "checkpoint": checkpoint,
-            "weights": weights_of(str(checkpoint)) if there else None,
-            "behind": digest_file(outcomes) if round_ > 0 and outcomes.exists() else None,
-        }
-
-    def _generate(self, engine: str, policy: str, options: Json) -> None:
-        """Have `gaincurate difficulty rollout` roll the references out."""
-        run, round_ = self.context.run, self.context.round
-        self.context.note(f"round {round_}: rolling out {len(self.ids):,} references with {policy}")
-        config = self.folder / _OPTIONS
-        write_json(config, options)
-        words = ["difficulty", "rollout", str(run.scored.folder.resolve())]
-        words += ["--out", str(self.folder / _ROLLOUTS), engine, policy, "--reference", str(len(self.ids))]
-        words += ["--seed", str(self.seed), "--config", str(config)]
-        log, what = self.folder / "rollout.log", f"rolling out for round {round_}"
-        seconds = run_gaincurate(run, words, log, "difficulty.lock", what)
-        run.log(what="rollout", round=round_, seconds=seconds, policy=policy)
+        with ExitStack() as stack:
+            if server is not None:
+                name = server
+            elif round_ > 0:  # before, a name, a file or a folder, which the command knows how to find
+                name = stack.enter_context(context.held(run, name))
+                if (why := why_incomplete(Path(name))) is not None:
+                    why = f"the checkpoint of round {round_ - 1} cannot be used: {why}."
+                    raise InputError(why, path=checkpoint)
+            context.note(f"round {round_}: rolling out {len(self.ids):,} references with {name}")
+            write_json(self.folder / _OPTIONS, options)
+            words = ["difficulty", "rollout", str(run.scored.folder.resolve()), "--out", str(rollouts)]
+            words += ["--model" if server is None else "--server", name, "--seed", str(self.seed)]
+            words += ["--reference", str(len(self.ids)), "--config", str(self.folder / _OPTIONS)]
+            log, what = self.folder / "rollout.log", f"rolling out for round {round_}"
+            seconds = run_gaincurate(run, words, log, "difficulty.lock", what)
+            run.log(what="rollout", round=round_, seconds=seconds, policy=name)
 
     def read(self, path: Path, *, ours: bool) -> tuple[PassRates, Json, Path | None]:
-        """Read the outcomes of the references and write them to `observed.parquet`.
+        """Read the outcomes of the references, a rollout set or a file, and write them to `observed.parquet`.
 
-        Args:
-            path: a rollout set, or outcomes.
-            ours: the run made the set itself, and what it could not use was left out by its own options.
-
-        Returns:
-            Their rates, the plan's facts on them, and the rollout set.
-
-        Raises:
-            InputError: it cannot be read, or is of another round.
-            OutcomeError: a reward that is no number in the range, or too few of the references.
+        Of a set that the run made itself (`ours`), its own options left out what it could not use. Returns
+        their rates, the plan's facts on them, and the rollout set.
         """
-        run, round_ = self.context.run, self.context.round
+        run, round_, rules = self.context.run, self.context.round, self.context.run.rules
         rollouts = path if path.is_dir() and is_rollout_set(path) else None
-        rules = run.rules
         policies = pass_rates_of(path, Rules() if rollouts else rules, scored=run.scored)
         observed = next((each for each in policies if each.round == round_), policies[0])
         if observed.round != round_ and (len(policies) > 1 or observed.round is not None):
@@ -223,8 +195,7 @@ class _References:
         if rollouts is not None and self.options.success is not None:
             observed = of_rollouts(rollouts, self.options.success)  # right or wrong
         places = {gc_id: place for place, gc_id in enumerate(observed.ids)}
-        judged = [gc_id for gc_id in self.ids if gc_id in places]
-        absent = [gc_id for gc_id in self.ids if gc_id not in places]
+        judged, absent = [i for i in self.ids if i in places], [i for i in self.ids if i not in places]
         if not ours and len(judged) < math.ceil(rules.coverage * len(self.ids) - 1e-9):
             raise OutcomeError(
                 f"{path} has judged outcomes for {len(judged):,} of the {len(self.ids):,} references of "
@@ -235,11 +206,10 @@ class _References:
             )
         rows = np.array([places[gc_id] for gc_id in judged], np.int64)
         rates = PassRates(observed.name, judged, observed.wins[rows], observed.losses[rows], observed.counted)
-        values = {"wins": rates.wins, "losses": rates.losses}
-        if not rates.counted:
-            values = {"pass_rate": 1 - rates.failure}
-        columns: dict[str, Any] = {ID: pa.array(rates.ids, pa.string()), **values}
-        write_rows(self.folder / _OBSERVED, pa.table(columns))
+        values = {"pass_rate": 1 - rates.failure}
+        if rates.counted:
+            values = {"wins": rates.wins, "losses": rates.losses}
+        write_rows(self.folder / _OBSERVED, pa.table({ID: pa.array(rates.ids, pa.string()), **values}))
         counts = self._of_file(rates, path) if rollouts is None else self._of_rollouts(rollouts)
         return rates, {**counts, "left_out": len(absent)}, rollouts
 
@@ -252,15 +222,13 @@ class _References:
         elif path.suffix == ".parquet" and "tokens" in parquet_head(path, broken(path))[0].names:
             rows = read_parquet(path, broken(path), [ID, "tokens"]).to_pylist()
         tokens = [row["tokens"] for row in rows if isinstance(row.get("tokens"), int)]
+        hash_ = digest_file(path) if path.is_file() else None
         return {
             "rollouts": round(float((rates.wins + rates.losses).sum())) if rates.counted else None,
             "completion_tokens": sum(tokens) if tokens else None,
             "unjudged": None,
             "policy": None,
-            "outcomes": {
-                "file": path.name if Path(place).is_absolute() else place,
-                "hash": digest_file(path) if path.is_file() else None,
-            },
+            "outcomes": {"file": path.name if Path(place).is_absolute() else place, "hash": hash_},
         }
 
     def _of_rollouts(self, folder: Path) -> Json:
@@ -273,20 +241,17 @@ class _References:
             sums["completion_tokens"] += pc.sum(rows.column("tokens")).as_py() or 0
             sums["unjudged"] += rows.column("reward").null_count
         hash_ = digest_json(rollouts.manifest["shards"])
-        return {
-            **sums,
-            "policy": rollouts.manifest["identity"].get("engine", {}).get("model"),
-            "outcomes": {"file": _place_of(self.context.run, folder), "hash": hash_},
-        }
+        policy = rollouts.manifest["identity"].get("engine", {}).get("model")
+        place = _place_of(self.context.run, folder)
+        return {**sums, "policy": policy, "outcomes": {"file": place, "hash": hash_}}
 
     def predict(self, aim: Aim) -> Prediction:
         """Predict every row of the set from what was observed."""
         from gaincurate.difficulty.predict import predict  # other strategies do not need it
 
         run, round_, group = self.context.run, self.context.round, self.options.group_column
-        self.context.note(
-            f"round {round_}: predicting {run.facts['rows']:,} prompts from {len(self.ids):,} references"
-        )
+        prompts, known = f"{run.facts['rows']:,} prompts", f"{len(self.ids):,} references"
+        self.context.note(f"round {round_}: predicting {prompts} from {known}")
         begun, adapter = time.perf_counter(), None
         if self.options.adapter is not None:
             import torch
@@ -309,7 +274,7 @@ class _References:
         return prediction
 
     def facts(self, rates: PassRates, counts: Json, rollouts: Path | None, prediction: Prediction) -> Json:
-        """The plan's facts about the references and the predictor. A second run has the same facts."""
+        """The plan's facts about the references and the predictor; the same when they are made again."""
         from gaincurate.difficulty.predict import qualities
 
         run, quality, checkpoint = self.context.run, qualities(prediction), self.context.checkpoint
@@ -333,29 +298,6 @@ class _References:
                 "rollouts": None if rollouts is None else _place_of(run, rollouts),
             }
         return facts | {"target": prediction.target}
-
-
-def _ask(context: Context, rows: Ints, options: DotsOptions) -> _References:
-    """Write which prompts a round's references are, and their rows as a round's."""
-    run, config, round_ = context.run, context.run.config, context.round
-    folder, table = run.references_folder(round_), run.scored.take(rows)
-    ids, seed = table.column(ID).to_pylist(), seed_of(config.seed, round_)
-    make_folder(folder)
-    remove_temporaries(folder)
-    if not (folder / IDS).exists():
-        shown = training_rows(table, run.scored.identity, bare=config.bare, with_scores=config.with_scores)
-        write_rows(folder / DATA, shown)
-        write_sealed(folder / IDS, {"round": round_, "seed": seed, "ids": ids})
-    return _References(context, options, folder, rows, ids, seed)
-
-
-def _same(rolled_out: Json, wanted: Json) -> bool:
-    """Whether rollouts that are there are of the policy that is wanted."""
-    if wanted["weights"] is not None:
-        # They say enough: outcomes may have been taken back and reported again since.
-        return {**rolled_out, "behind": None} == {**wanted, "behind": None}
-    # A trainer may delete a checkpoint that was rolled out with.
-    return {**rolled_out, "weights": None} == wanted
 
 
 def _place_of(run: Run, path: Path) -> str:

@@ -1,14 +1,16 @@
-"""The observations of a round: its outcomes, late outcomes of earlier rounds, and C_t.
+"""The observations of a run: a round's outcomes, late outcomes of earlier rounds, C_t, and the status of all.
 
 Outcomes may come in for a round that is over. They are taken once, so each state keeps how far every file was
-read.
+read. In `status` a problem in a file of outcomes is not an error, so that a user sees it.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from gaincurate.core.outcomes import (
     read_outcomes,
     split_lines,
 )
+from gaincurate.core.process import last_line
 from gaincurate.core.rng import Floats, Ints
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
@@ -37,15 +40,20 @@ from gaincurate.difficulty.beta import groups_that_differ
 from gaincurate.difficulty.metrics import Target, pass_variance, quality
 from gaincurate.difficulty.pass_rates import PassRates, read_pass_rates
 from gaincurate.errors import OutcomeError
-from gaincurate.schedule.run import BASE, Run
+from gaincurate.schedule.run import BASE, DATA, GIVEN, IDS, PLAN, Run
 
 Note = Callable[[str], None]
-_ENOUGH = 0.9
 REPLAY = (
     "more than half of the groups are silent, so switch replay on (in TRL `replay=` of ReplayGRPOTrainer, "
     "https://arxiv.org/abs/2506.05316), unless the training makes many passes over few prompts"
 )
 """Advice where less than half of the groups differ; docs/studies/lean has what replay gains and costs."""
+_OF_REFERENCES = ("observed", "left_out", "rollouts", "completion_tokens", "unjudged", "policy", "carried")
+_LARGE = ("ids", "predicted", "predicted_rollouts")
+_OF_OUTCOMES = (
+    "accuracy", "effective", "all_wrong", "all_right", "concentration", "concentration_from", "prompts",
+    "rollouts", "unjudged", "late", "completion_tokens", "rescored", "drift",
+)  # fmt: skip
 
 
 def silent(text: str) -> None:
@@ -59,21 +67,15 @@ def logged(text: str) -> None:
 
 
 def take_outcomes(run: Run, round_: int, note: Note = silent) -> Outcomes:
-    """A round's outcomes, checked, with what is odd about them noted.
-
-    Raises:
-        OutcomeError: they cannot be used.
-    """
-    path, rules = run.outcomes(round_), run.rules
-    outcomes = read_outcomes(path, round_, run.ids, rules)
+    """A round's outcomes; raises OutcomeError where they cannot be used."""
+    path = run.outcomes(round_)
+    outcomes = read_outcomes(path, round_, run.ids, run.rules)
     if outcomes.cut:
         note(f"warning: the last line of {path} is not finished and was left out")
-    check_coverage(outcomes, round_, path, rules)
-    if outcomes.unjudged:
-        note(
-            f"warning: {outcomes.unjudged:,} of {outcomes.rollouts:,} rollouts of round {round_} could not "
-            "be judged"
-        )
+    check_coverage(outcomes, round_, path, run.rules)
+    if unjudged := outcomes.unjudged:
+        of = f"{unjudged:,} of {outcomes.rollouts:,} rollouts of round {round_}"
+        note(f"warning: {of} could not be judged")
     return outcomes
 
 
@@ -81,7 +83,7 @@ def nothing_learnt(run: Run, inputs: Json) -> str | None:
     """A sentence with likely causes where no group of a round had rewards that differ; None elsewhere.
 
     Groups of a single rollout may be a trainer's choice: nothing is said of them unless all got one reward.
-    `inputs` has what came back for the round: of the next plan, or of the run's last state.
+    `inputs` are those of the next plan, or of the run's last state.
     """
     wrong, right = inputs.get("all_wrong"), inputs.get("all_right")
     single = (inputs.get("rollouts") or 0) <= (inputs.get("prompts") or 0)
@@ -96,10 +98,9 @@ def nothing_learnt(run: Run, inputs: Json) -> str | None:
 
 
 def checked_lines(run: Run, lines: Iterable[Mapping[str, Any]], newest: int) -> list[Json]:
-    """Outcomes that a program reports, each with its round (by default the newest), if the run can take all.
+    """Outcomes that a program reports, each with its round, by default the newest.
 
-    Raises:
-        OutcomeError: a line that the run cannot use.
+    Raises OutcomeError for a line that the run cannot use.
     """
     outcomes = [{"round": newest, **line} for line in lines]
     strangers: list[tuple[str, int]] = []
@@ -132,11 +133,7 @@ def pass_rates_of(
     """Every policy in a file, a folder of tables, or a run, where each round is one.
 
     `rules` has the range of rewards, by default the run's, else 0 to 1. By `scored`, the set of the prompts,
-    NeMo Gym's rollouts get their ids.
-
-    Raises:
-        InputError: see `read_pass_rates`.
-        OutputError: the run is damaged.
+    NeMo Gym's rollouts get their ids. Raises InputError as `read_pass_rates`, OutputError for a damaged run.
     """
     if not (path / RUN).exists():
         return read_pass_rates(path, rules, scored=scored)
@@ -148,8 +145,7 @@ def pass_rates_of(
 def late_outcomes(run: Run, state: Json, outcomes: Outcomes) -> tuple[tuple[Ints, Floats, Floats], Json]:
     """Late outcomes of earlier rounds, from this round's file or appended to theirs.
 
-    Returns:
-        Rows, wins and losses, one for each prompt, and the sizes of the files as they were read.
+    Returns rows, wins and losses, one for each prompt, and the sizes of the files as they were read.
     """
     before: dict[str, int] = state["taken"]
     taken, fresh = {**before, str(state["round"]): outcomes.size}, list[Line]()
@@ -161,9 +157,8 @@ def late_outcomes(run: Run, state: Json, outcomes: Outcomes) -> tuple[tuple[Ints
     fresh += outcomes.earlier
     if not fresh:
         return (np.zeros(0, np.int64), np.zeros(0), np.zeros(0)), taken
-    oldest = min(line.round for line in fresh)
     taken_before: set[Key] = set()  # whatever file they are in
-    for round_ in range(oldest, state["round"]):
+    for round_ in range(min(line.round for line in fresh), state["round"]):
         path, size = run.outcomes(round_), before[str(round_)]
         for line in split_lines(path, size, round_, run.ids, run.rules)[0]:
             line.is_new(taken_before)
@@ -172,9 +167,8 @@ def late_outcomes(run: Run, state: Json, outcomes: Outcomes) -> tuple[tuple[Ints
         if line.is_new(taken_before):
             late.setdefault((line.round, line.gc_id), Tally()).add(line.success)
     keys = sorted(late)
-    places = {
-        round_: dict(zip(run.ids(round_), run.rows(round_), strict=True)) for round_ in {k[0] for k in keys}
-    }
+    rounds = {round_ for round_, _ in keys}
+    places = {round_: dict(zip(run.ids(round_), run.rows(round_), strict=True)) for round_ in rounds}
     rows = np.array([places[round_][gc_id] for round_, gc_id in keys], np.int64)
     return (rows, *sums_of([late[key] for key in keys])), taken
 
@@ -184,24 +178,20 @@ def concentration_of(run: Run, name: str, plan: Json) -> tuple[float | None, str
 
     A window scored some rounds ago may lack a few that were drawn from a tail: they are left out. A set that
     lacks more than a tenth says too little, and the set that the run began with is taken, as in the plan.
-
-    Returns:
-        The mean, the set's name, and how many of the prompts it is over: None and 0 where none has an angle.
+    Returns the mean (None where no prompt has an angle), the set's name, and the number of prompts with one.
     """
     if name != BASE:
         scored, ids = ScoredSet(run.set_folder(name), verify=False), plan["ids"]
         there = pc.is_in(scored.column(ID), value_set=pa.array(ids, pa.string()))
         values = scored.column("gc_angle").filter(there).drop_null().to_pylist()
-        if len(values) >= _ENOUGH * len(ids):
+        if len(values) >= 0.9 * len(ids):
             return math.fsum(values) / len(values), name, len(values)
     return plan["forecast"]["mean_angle"], BASE, plan["forecast"]["with_angle"]
 
 
 def calibration_of(plan: Json, tallies: Sequence[Tally]) -> Json:
-    """For the next plan's inputs: figures of a round's predictions, without intervals.
-
-    Where the plan says what its predictions rest on, `expected_effective` is the share of groups that was
-    expected to differ at the sizes that came.
+    """Figures of a round's predictions. Where the plan says what they rest on, `expected_effective` is the
+    expected share of groups that differ at the sizes that came.
     """
     predicted, wins, losses = judged(plan, tallies)
     metrics = quality(predicted, wins, losses, target=target_of(plan), intervals=False)
@@ -242,3 +232,146 @@ def judged(plan: Json, tallies: Sequence[Tally]) -> tuple[Floats, Floats, Floats
     wins, losses = sums_of(tallies)
     here = wins + losses > 0
     return np.array(plan["predicted"], dtype=np.float64)[here], wins[here], losses[here]
+
+
+def status(run: Run) -> Json:
+    """The state of a run, and every round so far, as plain values.
+
+    `rounds` says of each round what it was drawn with, what came back and how long it took. `seconds_left`
+    goes by the last rounds. `waiting` is what the newest round has so far, and `last_line` the end of its
+    trainer's log. `difficulty` has references and predictions.
+    """
+    state, config = run.state, run.config
+    finished, newest = state["finished"], state["round"]
+    counts: dict[Any, Json] = {}
+    seconds = Counter[tuple[str, int]]()  # that each kind of work on each round took
+    for entry in run.executions():
+        if (what := entry.get("what")) == "outcomes":
+            counts[entry.get("round")] = entry
+        elif what in ("training", "scoring", "rollout", "predict") and "round" in entry:
+            seconds[what, entry["round"]] += entry.get("seconds", 0.0)
+    plans = [  # without what makes thousands of them large
+        {name: value for name, value in run.plan(round_).items() if name not in _LARGE}
+        for round_ in range(newest + 1)
+    ]
+    came: list[Json] = [*(plan["inputs"] for plan in plans[1:]), state["inputs"] if finished else {}]
+    rounds: list[Json] = [
+        {
+            "round": round_,
+            "mu": plan["mu"],
+            **{name: seen.get(name) for name in _OF_OUTCOMES},
+            **{name: counts.get(round_, {}).get(name) for name in ("repeated", "void")},
+            "metrics": plan["metrics"] | {k: seen[k] for k in ("expected_effective",) if k in seen},
+            "prompt_tokens": plan["forecast"]["prompt_tokens"],
+            "training_seconds": seconds.get(("training", round_)),
+            "scoring_seconds": seconds.get(("scoring", round_)),
+        }
+        for round_, (plan, seen) in enumerate(zip(plans, came, strict=False))
+    ]
+    done = [row for row in rounds if row["accuracy"] is not None]
+    shares = [row["effective"] for row in done if row["effective"] is not None]
+    nothing = nothing_learnt(run, done[-1]) if done else None
+    trained = [row for row in rounds[:newest] if row["training_seconds"]][-5:]
+    took = [row["training_seconds"] + (row["scoring_seconds"] or 0.0) for row in trained]
+    is_open = newest >= 0 and not finished
+    log = run.round_folder(newest) / "trainer.log"
+    return {
+        "run": str(run.folder),
+        "strategy": config.strategy,
+        "params": run.facts["params"],
+        "by": config.by,
+        "where": config.where,
+        "stratify": config.stratify,
+        "group_weights": config.group_weights,
+        "budget": config.budget,
+        "rows": run.facts["rows"],
+        "kept": run.prompts,
+        "planned_rounds": config.rounds,
+        "finished": finished,
+        "rescore": config.rescore.model_dump(),
+        "rounds": rounds,
+        "training_seconds": sum(v for (what, _), v in seconds.items() if what == "training"),
+        "scoring_seconds": sum(v for (what, _), v in seconds.items() if what == "scoring"),
+        "seconds_left": float(np.mean(took)) * (config.rounds - newest) if took and not finished else None,
+        "nothing_learnt": nothing,
+        "advice": REPLAY if nothing is None and shares and 0 < np.mean(shares) < 0.5 else None,
+        "late": sum(row["late"] or 0 for row in rounds),
+        "waiting": _waiting(run, newest) if is_open else None,
+        "last_line": last_line(log) if is_open and log.exists() else None,
+        "metrics": state.get("metrics"),
+        "difficulty": _difficulty(run, plans, came, finished, seconds),
+    }
+
+
+def _waiting(run: Run, round_: int) -> Json:
+    """The outcomes of the newest round so far; a problem in the file is reported, not raised."""
+    path = run.outcomes(round_)
+    facts: Json = {"round": round_, "prompts": 0, "of": run.config.budget, "accuracy": None, "problem": None}
+    if path.exists():
+        try:
+            outcomes = read_outcomes(path, round_, run.ids, run.rules)
+        except OutcomeError as error:
+            return facts | {"problem": str(error)}
+        facts["prompts"] = sum(bool(t.successes or t.unjudged) for t in outcomes.tallies.values())
+        facts["accuracy"] = outcomes.accuracy
+    return facts
+
+
+def _difficulty(
+    run: Run, plans: list[Json], came: list[Json], finished: bool, seconds: Mapping[tuple[str, int], float]
+) -> Json | None:
+    """References and their cost, round by round, and how well predictions did.
+
+    Drawn prompts were all predicted near the target, so a correlation over them says little of the predictor.
+    References are a random sample, predicted from each other, or one half from the other.
+    """
+    params, newest = run.facts["params"], len(plans) - 1
+    # By the run's files: a user's strategy may not be importable where a run is only looked at.
+    if "references" not in plans[-1] if plans else not (run.references_folder(0) / IDS).exists():
+        return None
+    rounds: list[Json] = [
+        {
+            "round": round_,
+            "references": len(references["ids"]),
+            **{name: references[name] for name in _OF_REFERENCES},
+            "checkpoint": references["checkpoint"],
+            "reusable": len(references["reusable"]["ids"]) if "reusable" in references else None,
+            "rollout_seconds": seconds.get(("rollout", round_)),
+            "predict_seconds": seconds.get(("predict", round_)),
+            "on_references": references["quality"],
+            "on_halves": references["quality_of_halves"],
+            "on_drawn": came[round_].get("calibration"),
+        }
+        for round_, references in enumerate(plan["references"] for plan in plans)
+    ]
+    target = target_of(plans[-1]) if plans else params.get("target")
+    costs = ("rollouts", "completion_tokens", "rollout_seconds", "predict_seconds")
+    last, folder = newest if finished else newest - 1, run.references_folder(newest + 1)
+    waits = not plans or ((folder / DATA).exists() and not (run.round_folder(newest + 1) / PLAN).exists())
+    waiting = {
+        "round": newest + 1,
+        "prompts": str(folder / DATA),
+        "outcomes": str(folder / GIVEN),
+        "rolls_out": params.get("rollout") is not None,
+    }
+    return {
+        "target": target,
+        "target_difficulty": None if target == "variance" else params.get("target_difficulty"),
+        "predictor": plans[-1]["references"]["predictor"]["method"] if plans else None,
+        "rounds": rounds,
+        "newest": _on_drawn(run, last) if last >= 0 else None,
+        "cost": {name: sum(row[name] or 0 for row in rounds) for name in costs},
+        "waiting": waiting if waits and not finished else None,
+    }
+
+
+def _on_drawn(run: Run, round_: int) -> Json | None:
+    """A round's predictions against what came back, with intervals."""
+    plan = run.plan(round_)
+    try:
+        outcomes = read_outcomes(run.outcomes(round_), round_, run.ids, run.rules)
+    except OutcomeError:  # changed since they were taken
+        return None
+    predicted, wins, losses = judged(plan, list(outcomes.tallies.values()))
+    metrics = quality(predicted, wins, losses, target=target_of(plan), seed=run.config.seed)
+    return {"round": round_, **asdict(metrics)}

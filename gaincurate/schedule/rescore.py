@@ -29,7 +29,7 @@ from gaincurate.core.stats import spearman
 from gaincurate.errors import GaincurateError, InputError, OutputError, TrainerError
 from gaincurate.schedule.base import Selector
 from gaincurate.schedule.checkpoints import weights_of, why_incomplete
-from gaincurate.schedule.run import Order, Run, build, permute
+from gaincurate.schedule.run import Order, Run, build, sorted_by, write_order
 
 OF_MODEL = (*(field.name for field in SCORE_FIELDS if field.name.startswith("gc_angle")), *LIKELIHOODS)
 """The columns to order by that a checkpoint changes."""
@@ -47,10 +47,8 @@ def rescore(
         are `scores`, the set that C_t is taken from, `probe`, the set that later probes are compared with,
         `order`, the digest of a new order, and `ordered_by`, the set that it goes by.
 
-    Raises:
-        InputError: a checkpoint that is not complete.
-        GaincurateError: the scoring failed; its own sentence, and where its log is.
-        OutputError: the checkpoint reads the prompts as other tokens than the model of the first scores.
+    Raises InputError for a checkpoint that is not complete, GaincurateError where the scoring failed, and
+    OutputError for a checkpoint that reads the prompts as other tokens than the first model.
     """
     config, round_ = run.config.rescore, state["round"]
     if (why := why_incomplete(Path(checkpoint))) is not None:
@@ -68,14 +66,12 @@ def rescore(
         changes["probe"] = probe
         drift = _drift(run, state, _scored(run, round_, checkpoint, probe, rows, note), rows, by)
         if drift is not None and drift >= config.drift:
-            note(
-                f"round {round_}: the probe's rank correlation with the scores in use is {drift:.3f}, so the "
-                "rest is not scored again"
-            )
+            close = f"the probe's rank correlation with the scores in use is {drift:.3f}"
+            note(f"round {round_}: {close}, so the rest is not scored again")
             return {}, drift
-    order = run.orders.find(state["order"])
+    order = run.order(state["order"])
     if config.what == "full":
-        build(run.orders.next, _scored(run, round_, checkpoint, name, None, note), by, ascending=ascending)
+        build(run.next_order, _scored(run, round_, checkpoint, name, None, note), by, ascending=ascending)
     else:
         reach = selector.reach(config.every)
         assert reach is not None  # or `schedule start` refused
@@ -83,8 +79,12 @@ def rescore(
         rows = np.union1d(order.rows[ranks], np.asarray(state["rows"], np.int64))
         scored = _scored(run, round_, checkpoint, name, rows, note)
         ids = run.scored.take(order.rows[ranks]).column(ID)
-        permute(run.orders.next, order, ranks, ids, _values(scored, ids, by), ascending=ascending)
-    return {**changes, "order": Order(run.orders.next).digest}, drift
+        values = _values(scored, ids, by)  # all from one checkpoint
+        by_value = sorted_by(values, ids, ascending=ascending)
+        rows, held = order.rows.copy(), order.values.copy()
+        rows[ranks], held[ranks] = rows[ranks[by_value]], values[by_value]
+        write_order(run.next_order, rows, held)
+    return {**changes, "order": Order(run.next_order).digest}, drift
 
 
 def probe_rows(run: Run) -> Ints:
@@ -94,11 +94,7 @@ def probe_rows(run: Run) -> Ints:
 
 
 def _drift(run: Run, state: Json, scored: ScoredSet, rows: Ints, by: str) -> float | None:
-    """Rank correlation of new scores with those in use; None where they are too few or all equal.
-
-    The ones in use are the probe's of the checkpoint that they come from: values of two checkpoints never
-    meet in an order, their ranks may be compared.
-    """
+    """Rank correlation of new scores with the probe's before; None where they are too few or all equal."""
     ids = run.scored.take(rows).column(ID)
     before = ScoredSet(run.set_folder(state["probe"]), verify=False)
     drift = spearman(_values(before, ids, by), _values(scored, ids, by))
@@ -119,17 +115,29 @@ def _scored(
 ) -> ScoredSet:
     """The set of these rows under the checkpoint, scored now unless it is there; None for all rows."""
     out, work = run.folder / name, run.folder / "work"
+    base: ScoredSet | pa.Table = run.scored if rows is None else run.scored.take(rows)
     make_folder(work)
     made_by, wanted = work / f"{out.name}.json", {"checkpoint": checkpoint, "weights": weights_of(checkpoint)}
     if out.exists() and not (made_by.exists() and read_sealed(made_by) == wanted):
         shutil.rmtree(out)  # of a checkpoint that this round was trained past since
     if not (out / MANIFEST).exists():
         write_sealed(made_by, wanted)
-        count = run.facts["rows"] if rows is None else len(rows)
-        note(f"round {round_}: scoring {count:,} prompts with {checkpoint}")
-        seconds = _score(run, round_, checkpoint, out, rows)
+        note(f"round {round_}: scoring {len(base):,} prompts with {checkpoint}")
+        data = str(work / f"{out.name}.arrow")
+        if isinstance(base, ScoredSet):
+            data = str(base.folder / "shard-*.arrow")
+        else:
+            columns = [n for n in base.column_names if not n.startswith(PREFIX) or n == ID]
+            write_ipc(Path(data), base.select(columns).combine_chunks())
+        config = work / f"{out.name}.options.json"
+        write_json(config, options_of(run.scored.identity, work, run.config.by))
+        make_folder(out.parent)
+        words = ["score", data, "--model", checkpoint, "--out", str(out), "--config", str(config)]
+        words += run.config.rescore.options  # flags win over the file
+        log, what = run.round_folder(round_) / "scoring.log", f"scoring the checkpoint of round {round_}"
+        seconds = run_gaincurate(run, words, log, "scoring.lock", what)
         run.log(what="scoring", round=round_, set=name, seconds=seconds, checkpoint=checkpoint)
-    scored, base = ScoredSet(out, verify=False), run.scored if rows is None else run.scored.take(rows)
+    scored = ScoredSet(out, verify=False)
     for column in (ID, *_COUNTS):  # the same rows, read as as many tokens in each span
         if not base.column(column).equals(scored.column(column)):
             raise OutputError(
@@ -140,31 +148,8 @@ def _scored(
     return scored
 
 
-def _score(run: Run, round_: int, checkpoint: str, out: Path, rows: Ints | None) -> float:
-    base, work = run.scored, run.folder / "work"
-    if rows is None:
-        data = str(base.folder / "shard-*.arrow")
-    else:
-        source = base.take(rows)
-        columns = [n for n in source.column_names if not n.startswith(PREFIX) or n == ID]
-        data = str(work / f"{out.name}.arrow")
-        write_ipc(Path(data), source.select(columns).combine_chunks())
-    config = work / f"{out.name}.options.json"
-    write_json(config, options_of(base.identity, work, run.config.by))
-    words = ["score", data, "--model", checkpoint, "--out", str(out), "--config", str(config)]
-    make_folder(out.parent)
-    # Flags win over the file.
-    log = run.round_folder(round_) / "scoring.log"
-    what = f"scoring the checkpoint of round {round_}"
-    return run_gaincurate(run, [*words, *run.config.rescore.options], log, "scoring.lock", what)
-
-
 def run_gaincurate(run: Run, words: Sequence[str], log: Path, lock: str, what: str) -> float:
-    """Run `gaincurate` with these words in a process of its own, and return the seconds that it took.
-
-    Raises:
-        GaincurateError: it failed; what was done is kept.
-    """
+    """Run `gaincurate` with these words in a process of its own, and return the seconds that it took."""
     try:
         with command_lock(run.folder, lock) as held:
             command = [sys.executable, "-m", "gaincurate", *words]

@@ -25,20 +25,19 @@ from gaincurate.core.arrow import write_ipc
 from gaincurate.core.artifact import RUN, Json
 from gaincurate.core.files import make_folder, remove_temporaries
 from gaincurate.core.foreign import json_value
-from gaincurate.core.prompts import training_rows, write_rows
+from gaincurate.core.prompts import write_rows
 from gaincurate.core.rng import Ints
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.sealed import write_sealed
 from gaincurate.core.store import Remote, cache_folder
-from gaincurate.core.where import Mask
 from gaincurate.difficulty.methods import read_rates
 from gaincurate.errors import InputError, NotReadyError
 from gaincurate.schedule import base, groups
-from gaincurate.schedule.checkpoints import AS_IT_IS, Held
+from gaincurate.schedule.checkpoints import AS_IT_IS, Held, first_model
 from gaincurate.schedule.config import BY_EMBEDDING, STRATEGIES, ScheduleConfig
-from gaincurate.schedule.context import HISTORY, RATES, Context, build_history
-from gaincurate.schedule.first_model import first_model
+from gaincurate.schedule.context import HISTORY, RATES, Context, build_history, matching
+from gaincurate.schedule.groups import LEFT_OUT, Strata
 from gaincurate.schedule.observations import (
     REPLAY,
     Note,
@@ -52,10 +51,6 @@ from gaincurate.schedule.observations import (
 )
 from gaincurate.schedule.rescore import OF_MODEL, rescore
 from gaincurate.schedule.run import BASE, FORMAT, GROUPS, ORDER, ROLLOUTS, Order, Run, build, making
-from gaincurate.schedule.selection import matching
-from gaincurate.schedule.strata import LEFT_OUT, Strata
-
-_LARGEST = 1e9  # of a predicted failure rate, because figures are computed from it
 
 
 def start(config: ScheduleConfig, note: Note = silent, references: Path | None = None) -> Run:
@@ -78,8 +73,7 @@ def start(config: ScheduleConfig, note: Note = silent, references: Path | None =
     model = config.model or first_model(scored, note)
     config = config.model_copy(update={"model": model})
     _check_options(config, scored, kind, by, options)
-    if references is not None:
-        _check_references(config, kind, references)
+    _check_references(config, kind, references)
     if isinstance(config.scored, Remote):
         where = {"folder": str(config.scored), "cache": str(cache_folder().absolute())}
     else:
@@ -87,13 +81,20 @@ def start(config: ScheduleConfig, note: Note = silent, references: Path | None =
         where = {"folder": str(config.scored.resolve()), "relative": relative}
     with making(config.run) as folder:
         scored.verify()
-        missing = build(folder / ORDER, scored, by, ascending=ascending)
-        if missing:
+        if missing := build(folder / ORDER, scored, by, ascending=ascending):
             note(f"{missing:,} rows have no {by}; they come last")
-        matches = _matches(config, scored, note)
+        matches = None
+        if config.where is not None:
+            matches, unknown = matching(scored, config.where, config.rollouts, note)
+            counts = f"{matches.sum():,} of {len(scored):,} rows ({unknown.sum():,} have no value for it)"
+            if matches.sum() < config.budget:
+                few = f"holds for {counts}, and a round has {config.budget:,}"
+                raise InputError(f"--where {config.where!r} {few}.")
+            note(f"--where holds for {counts}")
         if config.stratify != "none" or matches is not None:
             groups.build(folder / GROUPS, scored, config, matches, note)
-        history = build_history(folder / HISTORY, scored, config, note) if config.history else None
+        if config.history:
+            build_history(folder / HISTORY, scored, config, note)
         if names := config.rates:
             write_ipc(folder / RATES, pa.table(dict(zip(names, read_rates(scored, names).T, strict=True))))
         # Paths are absolute from here on.
@@ -107,21 +108,12 @@ def start(config: ScheduleConfig, note: Note = silent, references: Path | None =
             "scores": {**where, "manifest": scored.manifest_hash},
             "rows": len(scored),
             **({} if matches is None else {"kept": int(matches.sum())}),
-            **({} if history is None else {"history": history}),
-            "rows_without_value": missing,
             "angles": [angles["min"].as_py(), angles["max"].as_py()],
         }
         write_sealed(folder / RUN, facts)
         run, order = Run(folder, scored), Order(folder / ORDER).digest
-        state: Json = {
-            "format": FORMAT,
-            "order": order,
-            "ordered_by": BASE,
-            "scores": BASE,
-            "probe": BASE,
-            "taken": {},
-            "checkpoint": model,
-        }
+        sets = dict.fromkeys(("ordered_by", "scores", "probe"), BASE)
+        state: Json = {"format": FORMAT, "order": order, **sets, "taken": {}, "checkpoint": model}
         selector = selector_of(run)
         try:
             selector.prepare(Context(run, 0, order, model, note, reference_outcomes=references, opening=True))
@@ -133,11 +125,9 @@ def start(config: ScheduleConfig, note: Note = silent, references: Path | None =
             _write_round(run, selector, 0, state, {})
         sigma = selector.metrics().get("sigma")
         if sigma is not None and not 1 <= sigma <= len(scored) / 2:
-            kind_of = "nearly even over the set" if sigma > 1 else "a few ranks wide"
-            note(
-                f"warning: sigma is {sigma:g} ranks of {len(scored):,}, so draws are {kind_of}; --sigma 0.1N "
-                "is a tenth of the set"
-            )
+            draws = "nearly even over the set" if sigma > 1 else "a few ranks wide"
+            width = f"sigma is {sigma:g} ranks of {len(scored):,}, so draws are {draws}"
+            note(f"warning: {width}; --sigma 0.1N is a tenth of the set")
     return Run(config.run)
 
 
@@ -146,7 +136,7 @@ def selector_of(run: Run, state: Json | None = None) -> base.Selector:
     config, strata = run.config, run.strata
     low, high = (angle or 0.0 for angle in run.facts["angles"])  # None in a set without angles
     if strata is not None and config.by is not None:
-        order = Order(run.orders.current) if state is None else run.orders.find(state["order"])
+        order = Order(run.folder / ORDER) if state is None else run.order(state["order"])
         strata = strata.by_rank(order.rows)
     pool = base.Pool(run.facts["rows"], config.budget, config.seed, (low, high), strata, config.align_to)
     selector = base.build(config.strategy, pool, config.options)
@@ -165,13 +155,9 @@ def advance(
     """Take the newest round's outcomes and write the next one; call it while holding `working_on`.
 
     Of a run that has no round yet, because its strategy had to wait for something, write round 0.
-
-    Args:
-        run: the run.
-        checkpoint: what the round's training left; needed where a re-scoring is due.
-        note: called with messages for the user.
-        held: makes of the checkpoint the folder that is scored, or that references are rolled out with.
-        references: their outcomes for the next round, where a person has them in a file.
+    `checkpoint` is what the round's training left, needed where a re-scoring is due; `held` makes of it the
+    folder that is scored, or that references are rolled out with. `references` is a file of their outcomes
+    for the next round, where a person has one.
 
     Returns:
         The next round's folder; None where that was the last round.
@@ -181,8 +167,7 @@ def advance(
         NotReadyError: the strategy has to wait for something before it draws; nothing is changed.
         GaincurateError: the re-scoring failed; what was scored is kept.
     """
-    state = run.state
-    log: Json = {}
+    state, log = run.state, Json()
     if state["finished"]:
         raise InputError(f"{run.folder} is finished: all of its {run.config.rounds} rounds are done.")
     round_ = state["round"] + 1
@@ -197,8 +182,7 @@ def advance(
         selector, inputs, checkpoint = selector_of(run, state), {}, state["checkpoint"]
     finished = round_ == run.config.rounds
     if not finished:
-        if references is not None:
-            _check_references(run.config, type(selector), references)
+        _check_references(run.config, type(selector), references)
         selector.prepare(Context(run, round_, state["order"], checkpoint, note, held, references))
     if log:  # not in the plan, which a trainer that was killed and run again must not change
         run.log(**log)
@@ -216,16 +200,13 @@ def _observe(
 ) -> tuple[base.Selector, Json, Json, Json]:
     """Take the newest round's outcomes, score again where that is due, and have the strategy learn.
 
-    Returns:
-        The selector, the state, the inputs in the next plan, and a line of the log.
+    Returns the selector, the state, the inputs in the next plan, and a line of the log.
     """
     round_, plan = state["round"], run.plan(state["round"])
-    run.orders.settle(state["order"])
+    run.settle_order(state["order"])
     outcomes = take_outcomes(run, round_, note)
     late, taken = late_outcomes(run, state, outcomes)
-    selector = selector_of(run, state)
-    changes: Json = {}
-    drift = None
+    selector, changes, drift = selector_of(run, state), Json(), None
     if run.rescores_after(round_):
         if checkpoint is None:
             raise InputError(
@@ -245,10 +226,8 @@ def _observe(
     tallies = list(outcomes.tallies.values())
     wins, losses = sums_of(tallies)
     tokens = np.array([tally.tokens / max(tally.with_tokens, 1) for tally in tallies])
-    rows = np.asarray(state["rows"], np.int64)
-    selector.observe(
-        base.Observed(round_, rows, wins, losses, outcomes.accuracy, concentration or 0.0, late, tokens)
-    )
+    rows, angle = np.asarray(state["rows"], np.int64), concentration or 0.0
+    selector.observe(base.Observed(round_, rows, wins, losses, outcomes.accuracy, angle, late, tokens))
     inputs = {
         "round": round_,
         "accuracy": outcomes.accuracy,
@@ -276,7 +255,7 @@ def _observe(
 
 def _write_round(run: Run, selector: base.Selector, round_: int, state: Json, inputs: Json) -> None:
     """Draw a round and write its rows, its state and, at last, its plan."""
-    config, order, strata = run.config, run.orders.find(state["order"]), run.strata
+    config, order, strata = run.config, run.order(state["order"]), run.strata
     ranks = _checked_draw(config, selector.draw(round_), len(order.rows))
     if config.order == "rank":
         ranks = np.sort(ranks)
@@ -316,97 +295,56 @@ def _write_round(run: Run, selector: base.Selector, round_: int, state: Json, in
 
 def write_data(run: Run, round_: int, table: pa.Table, rollouts: list[int] | None) -> None:
     """Write the rows of the scored set that a round trains on, with the plan's group sizes if it has them."""
-    config = run.config
-    shown = training_rows(table, run.scored.identity, bare=config.bare, with_scores=config.with_scores)
+    shown = run.shown(table)
     if rollouts is not None:
         shown = shown.append_column(ROLLOUTS, pa.array(rollouts, pa.int64()))
     write_rows(run.data(round_), shown)
 
 
 def _check_options(
-    config: ScheduleConfig,
-    scored: ScoredSet,
-    kind: type[base.Selector],
-    by: str | None,
-    options: base.Options,
+    config: ScheduleConfig, scored: ScoredSet, kind: type[base.Selector], by: str | None, own: base.Options
 ) -> None:
-    """See that a run may be opened with its options, the strategy's own, and the column of the order.
-
-    Raises:
-        InputError: an option does not go with the set or with another option.
-    """
-    what, model, strategy = config.rescore.what, config.model, f"strategy {config.strategy}"
-    may_change, spread = kind.ordering == "any" and by in OF_MODEL, config.reward_high - config.reward_low
-    is_path = model is not None and model.startswith(("/", "./", "../", "~"))
-    named, evidence = config.stratify not in (BY_EMBEDDING, "none"), config.history or config.rates
-    reuses = getattr(options, "reuse_references", None) is not None
-    checks = [
-        (
-            config.budget > len(scored),
-            f"--budget {config.budget:,} is over the {len(scored):,} rows of {config.scored}",
-        ),
-        (
-            config.budget % config.align_to,
-            f"--budget {config.budget:,} is no multiple of --align-to {config.align_to:,}",
-        ),
-        (not 0 < spread < math.inf, "--reward-range: the first must be less than the second"),
-        (
-            by is None and config.ascending is not None,
-            f"--ascending and --descending: {strategy} has no order",
-        ),
-        (config.by and kind.ordering == "none", f"--by {config.by}: {strategy} has no order; leave --by out"),
-        (what == "off" and config.rescore.options, "--scoring goes with --rescore round, window or full"),
-        (
-            what in ("window", "full") and not may_change,
-            f"--rescore {what} needs an order that may change, by a score of the model "
-            f"({', '.join(OF_MODEL)}), and {strategy} goes by {by}; use --rescore round or off",
-        ),
-        (
-            what == "window" and kind.reach is base.Selector.reach,
-            f"--rescore window: {strategy} does not say which ranks it can reach; use full",
-        ),
-        (
-            config.clusters and config.stratify != BY_EMBEDDING,
-            f"clusters goes with --stratify {BY_EMBEDDING}",
-        ),
-        (config.group_weights is not None and not named, "--group-weights goes with --stratify COLUMN"),
-        (config.rollouts and not config.where, f"--rollouts {config.rollouts} goes with --where"),
-        (
-            config.where and reuses,
-            "--where and reuse_references do not go together: references are of the whole set",
-        ),
-        (
-            is_path and not os.path.exists(os.path.expanduser(str(model))),
-            f"--model {model}: there is no such folder",
-        ),
-        (
-            evidence and not kind.takes_evidence,
-            f"{strategy} does not read --history or --rates; posterior does",
-        ),
-    ]
-    for wrong, sentence in checks:
-        if wrong:
-            raise InputError(f"{sentence}.")
-    options.check_run(config, scored)
+    """See that a run may be opened with its options, the strategy's `own`, and the column of the order."""
+    what, model, strategy = config.rescore.what, config.model or "", f"strategy {config.strategy}"
+    is_path, wrong = model.startswith(("/", "./", "../", "~")), None
+    if config.budget > len(scored):
+        wrong = f"--budget {config.budget:,} is over the {len(scored):,} rows of {config.scored}"
+    elif config.budget % config.align_to:
+        wrong = f"--budget {config.budget:,} is no multiple of --align-to {config.align_to:,}"
+    elif not 0 < config.reward_high - config.reward_low < math.inf:
+        wrong = "--reward-range: the first must be less than the second"
+    elif by is None and config.ascending is not None:
+        wrong = f"--ascending and --descending: {strategy} has no order"
+    elif config.by and kind.ordering == "none":
+        wrong = f"--by {config.by}: {strategy} has no order; leave --by out"
+    elif what == "off" and config.rescore.options:
+        wrong = "--scoring goes with --rescore round, window or full"
+    elif what in ("window", "full") and not (kind.ordering == "any" and by in OF_MODEL):
+        wrong = f"--rescore {what} needs an order that may change, by a score of the model "
+        wrong += f"({', '.join(OF_MODEL)}), and {strategy} goes by {by}; use --rescore round or off"
+    elif what == "window" and kind.reach is base.Selector.reach:
+        wrong = f"--rescore window: {strategy} does not say which ranks it can reach; use full"
+    elif config.clusters and config.stratify != BY_EMBEDDING:
+        wrong = f"clusters goes with --stratify {BY_EMBEDDING}"
+    elif config.group_weights is not None and config.stratify in (BY_EMBEDDING, "none"):
+        wrong = "--group-weights goes with --stratify COLUMN"
+    elif config.rollouts and not config.where:
+        wrong = f"--rollouts {config.rollouts} goes with --where"
+    elif config.where and getattr(own, "reuse_references", None) is not None:
+        wrong = "--where and reuse_references do not go together: references are of the whole set"
+    elif is_path and not os.path.exists(os.path.expanduser(model)):
+        wrong = f"--model {model}: there is no such folder"
+    elif (config.history or config.rates) and not kind.takes_evidence:
+        wrong = f"{strategy} does not read --history or --rates; posterior does"
+    if wrong is not None:
+        raise InputError(f"{wrong}.")
+    own.check_run(config, scored)
 
 
-def _check_references(config: ScheduleConfig, kind: type[base.Selector], outcomes: Path) -> None:
-    if not kind.observes_references:
-        raise InputError(
-            f"--reference-outcomes {outcomes}: strategy {config.strategy} observes no references."
-        )
-
-
-def _matches(config: ScheduleConfig, scored: ScoredSet, note: Note) -> Mask | None:
-    """For which rows `--where` holds, and a note of how many; None without it."""
-    if config.where is None:
-        return None
-    matches, unknown = matching(scored, config.where, config.rollouts, note)
-    counts = f"holds for {matches.sum():,} of {len(scored):,} rows ({unknown.sum():,} have no value for it)"
-    if matches.sum() < config.budget:
-        raise InputError(f"--where {config.where!r} {counts}, and a round has {config.budget:,}.")
-    note(f"--where {counts}")
-    return matches
+def _check_references(config: ScheduleConfig, kind: type[base.Selector], outcomes: Path | None) -> None:
+    if outcomes is not None and not kind.observes_references:
+        why = f"strategy {config.strategy} observes no references"
+        raise InputError(f"--reference-outcomes {outcomes}: {why}.")
 
 
 # A user's strategy may return anything, and a wrong round must not be written.
@@ -422,9 +360,8 @@ def _as_json(config: ScheduleConfig, method: str, value: Any) -> Any:
         raise InputError(f"strategy {config.strategy}: {method} returns no JSON value: {error}.") from error
     for name, number in value.items() if method == "metrics" else ():
         if not isinstance(number, int | float):
-            raise InputError(
-                f"strategy {config.strategy}: metrics gives {number!r} as {name!r}, which is no number."
-            )
+            wrong = f"metrics gives {number!r} as {name!r}, which is no number"
+            raise InputError(f"strategy {config.strategy}: {wrong}.")
     return value
 
 
@@ -443,10 +380,7 @@ def _checked_draw(config: ScheduleConfig, drawn: object, count: int) -> Ints:
 def _checked_shares(
     config: ScheduleConfig, selector: base.Selector, strata: Strata, rows: Ints, round_: int
 ) -> dict[str, int] | None:
-    """The number of prompts of each group in a round, whose rows are given; None if there is only one group.
-
-    Only a strategy that leaves out rows or references may miss the quotas.
-    """
+    """The number of prompts of each group in a round, which some strategies may miss; None without groups."""
     counts = np.bincount(strata.labels[rows], minlength=len(strata.names))
     quotas = strata.quotas(config.budget, round_)
     wrong = np.flatnonzero(counts != quotas)
@@ -472,7 +406,8 @@ def _checked_facts(config: ScheduleConfig, selector: base.Selector, plan: Json, 
     if both := sorted(taken & facts.keys()):
         wrong = f"{both[0]!r}, which plans have already; take another name"
     elif len(predicted) != config.budget or not all(
-        type(value) in (int, float) and abs(value) <= _LARGEST for value in predicted
+        type(value) in (int, float) and abs(value) <= 1e9
+        for value in predicted  # figures come from them
     ):
         wrong = f"'predicted' that is no finite failure rate for each of the {config.budget:,} prompts"
     elif len(rollouts) != config.budget or not all(type(size) is int and size > 0 for size in rollouts):

@@ -11,7 +11,7 @@ import fcntl
 import os
 import shlex
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -23,30 +23,24 @@ from pydantic import ValidationError
 
 from gaincurate.core.arrow import read_ipc, write_ipc
 from gaincurate.core.artifact import EXECUTION, RUN, Json
-from gaincurate.core.files import (
-    append_line,
-    digest_bytes,
-    log_lines,
-    make_folder,
-    reading,
-    remove_temporaries,
-)
+from gaincurate.core.files import append_line, digest_bytes, log_lines, reading, remove_temporaries
 from gaincurate.core.locks import acquire
 from gaincurate.core.outcomes import Rules
+from gaincurate.core.prompts import training_rows
 from gaincurate.core.rng import Floats, Ints
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.core.store import CACHE, Remote, located
-from gaincurate.errors import InputError, LockedError, OutputError, StorageError, storage_error
+from gaincurate.errors import InputError, LockedError, OutputError, StorageError
 from gaincurate.schedule import groups
 from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.strata import Strata
+from gaincurate.schedule.groups import Strata
 
 FORMAT = 1
 BASE = "base"
 """The name of the scored set that a run began with, among the sets that orders and plans name."""
-STATE, PLAN = "state.json", "plan.json"
+STATE, PLAN, TRAINED = "state.json", "plan.json", "trained.json"
 IDS, DATA, GIVEN, MADE = "references.json", "references.parquet", "references.jsonl", "rollouts.json"
 """In a folder of references: ids, rows, outcomes from a user, and the policy of the rollouts."""
 _LOCK = "lock"
@@ -65,25 +59,15 @@ def damaged(path: Path, why: str = "its bytes do not match the hash in it") -> O
 
 
 def read_table(path: Path) -> pa.Table:
-    """A table of a run's folder, mapped.
-
-    Raises:
-        OutputError: it is missing or damaged.
-    """
+    """A table of a run's folder, mapped. Raises OutputError where it is missing or damaged."""
     return read_ipc(path, lambda why: damaged(path, why))
 
 
 class Order:
-    """The row of the scored set at each rank, in a memory-mapped file.
+    """The row of the scored set at each rank, in a memory-mapped file `path`; raises as `read_table`.
 
     A row is a place in the scored set, counted over its shards. A rank is a place in the order, from 0. The
     file names its content by a hash, so a state can say which order it goes with.
-
-    Args:
-        path: `order.arrow`.
-
-    Raises:
-        OutputError: it is missing or damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -101,104 +85,42 @@ class Order:
 
 
 def _digest(rows: Ints, values: Floats) -> str:
-    """The digest of an order."""
     return digest_bytes(digest_bytes(rows.data).encode() + digest_bytes(values.data).encode())
 
 
 def build(path: Path, scored: ScoredSet, by: str | None, *, ascending: bool) -> int:
     """Write the order of a set by a number column, or its own order; ties by id, rows without a value last.
 
-    Returns:
-        How many rows have no value there.
-
-    Raises:
-        InputError: no such column, or one that does not hold numbers.
+    Returns the number of those. Raises InputError where there is no such column, or it holds no numbers.
     """
     if by is None:
-        _write(path, np.arange(len(scored)), np.full(len(scored), np.nan))
+        write_order(path, np.arange(len(scored)), np.full(len(scored), np.nan))
         return 0
     column = scored.column(by)
     kind = column.type
     if not (pt.is_integer(kind) or pt.is_floating(kind) or pt.is_decimal(kind) or pt.is_boolean(kind)):
         raise InputError(f"--by {by}: that column holds {kind}, and an order needs numbers.", column=by)
     values = pc.cast(pc.cast(column, pa.int8()) if pt.is_boolean(kind) else column, pa.float64(), safe=False)
-    table = pa.table({"value": values, ID: scored.column(ID)})
-    # Nulls, then NaN, go last in both directions: a prompt without a score must never be trained on first.
-    keys = [("value", "ascending" if ascending else "descending"), (ID, "ascending")]
-    order = pc.sort_indices(table, sort_keys=keys).to_numpy().astype(np.int64)
+    order = sorted_by(values, scored.column(ID), ascending=ascending)
     numbers = np.concatenate([c.to_numpy(zero_copy_only=False) for c in values.chunks] or [np.zeros(0)])
-    _write(path, order, numbers[order])
+    write_order(path, order, numbers[order])
     return int(np.isnan(numbers).sum())
 
 
-def permute(
-    path: Path, order: Order, ranks: Ints, ids: Iterable[str], values: Floats, *, ascending: bool
-) -> None:
-    """Write `order` with the rows at some ascending `ranks` sorted again among these ranks.
-
-    `ids` and `values` are of the rows there; the values are all from one checkpoint.
-    """
-    table = pa.table({"value": values, ID: pa.array(ids, pa.string())})
+def sorted_by(values: pa.ChunkedArray, ids: pa.ChunkedArray, *, ascending: bool) -> Ints:
+    """The places of rows in an order by values; ties by id, rows without a value last in both directions."""
+    # Nulls, then NaN, go last: a prompt without a score must never be trained on first.
     keys = [("value", "ascending" if ascending else "descending"), (ID, "ascending")]
-    by_value = pc.sort_indices(table, sort_keys=keys).to_numpy()
-    rows, held = order.rows.copy(), order.values.copy()
-    rows[ranks], held[ranks] = rows[ranks[by_value]], values[by_value]
-    _write(path, rows, held)
+    places = pc.sort_indices(pa.table({"value": values, ID: ids}), sort_keys=keys)
+    order: Ints = places.to_numpy().astype(np.int64)
+    return order
 
 
-def _write(path: Path, rows: Ints, values: Floats) -> None:
+def write_order(path: Path, rows: Ints, values: Floats) -> None:
+    """Write what `Order` reads, `[N]` each."""
     rows, values = np.ascontiguousarray(rows, np.int64), np.ascontiguousarray(values, np.float64)
     table = pa.table({"row": rows, "value": values}).replace_schema_metadata({_DIGEST: _digest(rows, values)})
     write_ipc(path, table)
-
-
-class Orders:
-    """The orders in a run's folder: `current` is in use, and `next` will replace it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.current, self.next = folder / ORDER, folder / _NEXT
-        self._folder = folder / _SAVED_ORDERS
-
-    def find(self, digest: str) -> Order:
-        """The order with this content: in use, about to be, or saved.
-
-        Raises:
-            OutputError: there is none.
-        """
-        for path in (self.current, self.next, self._folder / f"{digest}.arrow"):
-            if path.exists() and (order := Order(path)).digest == digest:
-                return order
-        raise OutputError(
-            f"{self.current} is missing or is not the order that the run's state goes with; restore it.",
-            path=str(self.current),
-        )
-
-    def settle(self, digest: str) -> None:
-        """Put the order of the newest state in its place; a kill can come before that."""
-        if self.next.exists():
-            if Order(self.next).digest == digest:
-                self.next.replace(self.current)
-            else:
-                self.next.unlink()
-        copy = self._folder / f"{digest}.arrow"
-        if copy.exists() and Order(self.current).digest != digest:
-            same_file(copy, self.next)
-            self.next.replace(self.current)
-
-    def keep(self) -> None:
-        """Keep the order in use under a name of its own, for a trainer that may go back to it."""
-        copy = self._folder / f"{Order(self.current).digest}.arrow"
-        if not copy.exists():
-            make_folder(copy.parent)
-            beside = copy.with_suffix(".tmp")
-            same_file(self.current, beside)
-            beside.replace(copy)
-
-    def forget_all_but(self, digests: set[str]) -> None:
-        """Delete the saved ones that nothing can go back to any more."""
-        for path in self._folder.glob("*.arrow"):
-            if path.stem not in digests:
-                path.unlink(missing_ok=True)
 
 
 def same_file(source: Path, goal: Path) -> None:
@@ -207,10 +129,8 @@ def same_file(source: Path, goal: Path) -> None:
     try:
         os.link(source, goal)
     except OSError:
-        try:
+        with reading(goal, "write"):
             shutil.copyfile(source, goal)
-        except OSError as error:
-            raise storage_error(goal, error) from error
 
 
 def newest_round(folder: Path) -> int:
@@ -222,14 +142,10 @@ def newest_round(folder: Path) -> int:
 
 
 class Run:
-    """A run that was started.
-
-    Args:
-        folder: the run's folder.
-        scored: its scored set, where that is open already.
+    """A run that was started, in its folder; `scored` is its scored set, where that is open already.
 
     Raises:
-        OutputError: no run, one of another format, a damaged file, or its scored set is gone or another.
+        OutputError: no run, one of another format, or a damaged file.
     """
 
     def __init__(self, folder: str | Path, scored: ScoredSet | None = None) -> None:
@@ -244,38 +160,29 @@ class Run:
                 )
         self.facts = read_sealed(path)
         if self.facts["format"] != FORMAT:
-            raise OutputError(
-                f"{folder} has format {self.facts['format']}, this version reads {FORMAT}; use the "
-                "gaincurate version that opened it."
-            )
+            formats = f"has format {self.facts['format']}, this version reads {FORMAT}"
+            raise OutputError(f"{folder} {formats}; use the gaincurate version that opened it.")
         try:
             self.config = ScheduleConfig(**self.facts["config"])
         except ValidationError as error:
-            raise OutputError(
-                f"{folder} was opened with options that this version does not have; use the gaincurate "
-                "version that opened it.",
-                path=str(path),
-            ) from error
+            why = "was opened with options that this version does not have"
+            raise OutputError(f"{folder} {why}; use the gaincurate version that opened it.") from error
         self.rules = Rules(self.config.reward_low, self.config.reward_high, self.config.min_coverage)
         """The rules by which outcomes are read."""
-        self.orders = Orders(self.folder)
+        self.next_order = self.folder / _NEXT
+        """The order that will replace the one in use."""
         self._scored = scored
         self._ids: dict[int, list[str]] = {}
         self._strata: Strata | None = None
 
     @property
     def scored(self) -> ScoredSet:
-        """The scored set that the run was opened with.
-
-        Raises:
-            OutputError: it is gone, or its manifest is another one.
-        """
+        """The scored set that the run was opened with. Raises OutputError where it is gone or another one."""
         if self._scored is None:
-            where = self.facts["scores"]
-            folder, cache = located(where["folder"]), None
+            where, cache = self.facts["scores"], None
+            folder = located(where["folder"])
             if isinstance(folder, Remote):
-                if CACHE not in os.environ:
-                    cache = Path(where["cache"])
+                cache = None if CACHE in os.environ else Path(where["cache"])
             else:
                 relative = self.folder / where["relative"]
                 folder = relative if os.path.exists(relative) else folder  # whatever the name
@@ -294,6 +201,47 @@ class Run:
                 )
             self._scored = scored
         return self._scored
+
+    def order(self, digest: str) -> Order:
+        """The order with this content: in use, about to be, or saved; OutputError where there is none."""
+        current = self.folder / ORDER
+        for path in (current, self.next_order, self._saved_order(digest)):
+            if path.exists() and (order := Order(path)).digest == digest:
+                return order
+        raise OutputError(
+            f"{current} is missing or is not the order that the run's state goes with; restore it.",
+            path=str(current),
+        )
+
+    def settle_order(self, digest: str) -> None:
+        """Put the order of the newest state in its place; a kill can come before that."""
+        current, saved = self.folder / ORDER, self._saved_order(digest)
+        if self.next_order.exists():
+            if Order(self.next_order).digest == digest:
+                self.next_order.replace(current)
+            else:
+                self.next_order.unlink()
+        if saved.exists() and Order(current).digest != digest:
+            same_file(saved, self.next_order)
+            self.next_order.replace(current)
+
+    def keep_order(self) -> None:
+        """Keep the order in use under a name of its own, for a trainer that may go back to it."""
+        saved = self._saved_order(Order(self.folder / ORDER).digest)
+        if not saved.exists():
+            with reading(saved, "write"):
+                saved.parent.mkdir(exist_ok=True)
+                same_file(self.folder / ORDER, saved.with_suffix(".tmp"))
+                saved.with_suffix(".tmp").replace(saved)
+
+    def forget_orders(self, but: set[str]) -> None:
+        """Delete the saved orders that nothing can go back to any more: all but those with these digests."""
+        for path in self._saved_order("").parent.glob("*.arrow"):
+            if path.stem not in but:
+                path.unlink(missing_ok=True)
+
+    def _saved_order(self, digest: str) -> Path:
+        return self.folder / _SAVED_ORDERS / f"{digest}.arrow"
 
     @property
     def prompts(self) -> int:
@@ -317,12 +265,12 @@ class Run:
     @property
     def state(self) -> Json:
         """The state that the newest round was planned with, or the one after the last round."""
-        newest, path = newest_round(self.folder), self.folder / STATE
+        newest, path = self.round, self.folder / STATE
         if newest < 0 or path.exists():
             state = read_sealed(path)
             if newest < 0 or state["finished"]:
                 return state
-        return read_sealed(self.round_folder(newest) / STATE)
+        return self.state_of(newest)
 
     def state_of(self, round_: int) -> Json:
         """The state that a round was planned with; of older rounds a large selector state is not kept."""
@@ -343,11 +291,7 @@ class Run:
         return plan
 
     def newest(self) -> int:
-        """The newest round.
-
-        Raises:
-            InputError: there is none yet.
-        """
+        """The newest round; raises InputError where there is none yet."""
         round_ = self.round
         if round_ < 0:
             raise InputError(
@@ -378,6 +322,11 @@ class Run:
         sizes: list[int] | None = self.plan(round_).get("rollouts")
         return sizes
 
+    def shown(self, table: pa.Table) -> pa.Table:
+        """Rows of the scored set as the trainer reads them."""
+        config = self.config
+        return training_rows(table, self.scored.identity, bare=config.bare, with_scores=config.with_scores)
+
     def outcomes(self, round_: int) -> Path:
         """The file of a round's outcomes."""
         return self.round_folder(round_) / "outcomes.jsonl"
@@ -391,7 +340,7 @@ class Run:
         return self.scored.folder if name == BASE else self.folder / name
 
     def forget_ids(self) -> None:
-        """Read the ids of rounds again: what they were may have changed."""
+        """Read the ids of rounds again: they may have changed."""
         self._ids.clear()
 
     def commit(self, state: Json, plan: Json | None = None) -> None:
@@ -400,7 +349,7 @@ class Run:
         write_sealed(folder / STATE, state)
         if plan is not None:
             write_sealed(folder / PLAN, plan)
-        self.orders.settle(state["order"])
+        self.settle_order(state["order"])
         before = self.round_folder(state["round"] - 1) / STATE
         if before.exists() and before.stat().st_size > _LARGE:  # a posterior for each prompt seen, say
             with suppress(StorageError):  # a full disk: the round is complete, and the large state stays
@@ -419,13 +368,10 @@ class Run:
 def making(folder: Path) -> Iterator[Path]:
     """A folder to make a run in, which becomes `folder` at the end, whole; on an error nothing does.
 
-    Raises:
-        OutputError: there is something in `folder`.
-        LockedError: another process starts the same run.
-        StorageError: the file system refused.
+    Raises OutputError where there is something in `folder`, LockedError where another process starts the run.
     """
     folder = folder.absolute()
-    refuse_taken(folder)
+    _refuse_taken(folder)
     beside = folder.with_name(f".{folder.name}.starting")
     with working_on(beside):
         try:
@@ -433,11 +379,9 @@ def making(folder: Path) -> Iterator[Path]:
                 if path.name != _LOCK:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
             yield beside
-            refuse_taken(folder)
-            try:
+            _refuse_taken(folder)
+            with reading(folder, "write"):
                 beside.replace(folder)
-            except OSError as error:
-                raise storage_error(folder, error) from error
         except BaseException:
             shutil.rmtree(beside, ignore_errors=True)
             raise
@@ -452,12 +396,8 @@ def refuse_group_sizes(run: Run, trainer: str) -> None:
         )
 
 
-def refuse_taken(folder: Path) -> None:
-    """See that a run may be started in a folder: a new or empty one.
-
-    Raises:
-        OutputError: it holds a run, or something else.
-    """
+def _refuse_taken(folder: Path) -> None:
+    """See that a run may be started in a folder: a new or empty one."""
     why = None
     with reading(folder):
         if (folder / RUN).exists():
@@ -474,12 +414,7 @@ def refuse_taken(folder: Path) -> None:
 
 @contextmanager
 def working_on(folder: Path) -> Iterator[None]:
-    """Hold the right to change a run.
-
-    Raises:
-        LockedError: another process has it.
-        StorageError: the folder cannot be made, or has no locks.
-    """
+    """Hold the right to change a run; raises LockedError where another process has it."""
     descriptor = acquire(folder / _LOCK, fcntl.LOCK_EX | fcntl.LOCK_NB)
     if descriptor is None:
         raise LockedError(

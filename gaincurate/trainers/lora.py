@@ -67,7 +67,7 @@ def merge(adapter: Path, out: Path, base: str | None = None) -> None:
         folder, dtype=torch.float32, local_files_only=True
     )
     try:
-        wanted = safetensors_header(adapter / ADAPTER_WEIGHTS).keys() - {"__metadata__"}
+        wanted = safetensors_header(adapter / ADAPTER_WEIGHTS)[0].keys() - {"__metadata__"}
     except (OSError, ValueError) as error:
         raise ModelError(f"{adapter / ADAPTER_WEIGHTS} cannot be read: {error}.") from error
     tied = getattr(model.config, "tie_word_embeddings", False)

@@ -21,10 +21,9 @@ from gaincurate.core.process import command_lock
 from gaincurate.core.prompts import plain_rows
 from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.errors import InputError, OutcomeError, OutputError
-from gaincurate.schedule.checkpoints import AS_IT_IS, Held
+from gaincurate.schedule.checkpoints import AS_IT_IS, Held, return_to, saved_place, take_back
 from gaincurate.schedule.foresight import see_live
 from gaincurate.schedule.observations import Note, checked_lines, logged
-from gaincurate.schedule.rollback import return_to, saved_place, take_back
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run, refuse_group_sizes, working_on
 
@@ -232,7 +231,7 @@ class RunSession(AbstractContextManager["RunSession"]):
         before, seconds = self.round, time.monotonic() - self._since
         with working_on(self.run.folder):
             if self.rescoring_due:
-                self.run.orders.keep()
+                self.run.keep_order()
             try:
                 there = advance(self.run, self.checkpoint, self.note, self.held) is not None
             except OutcomeError as error:

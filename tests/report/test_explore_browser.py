@@ -11,7 +11,7 @@ import pytest
 import prompt_pages
 from chromium import FAINT, Chromium
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.schedule.selection import matching
+from gaincurate.schedule.context import matching
 
 pytestmark = pytest.mark.slow
 RATE = "pass rate (it's rates.jsonl)"

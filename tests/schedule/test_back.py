@@ -13,8 +13,8 @@ import pytest
 import runs
 from gaincurate.core import files, sealed
 from gaincurate.errors import OutputError
-from gaincurate.schedule import rollback
-from gaincurate.schedule.rollback import return_to, saved_place
+from gaincurate.schedule import checkpoints
+from gaincurate.schedule.checkpoints import return_to, saved_place
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
 
@@ -96,14 +96,14 @@ def test_killed_on_the_way_back_it_can_go_back_again(
         return wrapped
 
     with monkeypatch.context() as patch:
-        patch.setattr(rollback, "write_sealed", dying(sealed.write_sealed))
-        patch.setattr(rollback, "_set_aside", dying(rollback._set_aside))
-        patch.setattr(rollback, "append_line", dying(files.append_line))
+        patch.setattr(checkpoints, "write_sealed", dying(sealed.write_sealed))
+        patch.setattr(checkpoints, "_set_aside", dying(checkpoints._set_aside))
+        patch.setattr(checkpoints, "append_line", dying(files.append_line))
         with pytest.raises(KeyboardInterrupt):
             return_to(run, saved, "c")
     between = Run(run.folder)
     assert between.plan(between.state["round"])["round"] == between.state["round"]  # a run all the same
-    between.orders.find(between.state["order"])
+    between.order(between.state["order"])
     return_to(between, saved, "c")
     assert between.state["round"] == 0
     go_on(between, 3)
@@ -168,20 +168,20 @@ def test_an_order_that_was_replaced_since_is_kept_and_comes_back(tmp_path: Path)
     run = runs.begin(tmp_path, rounds=4)
     saved = saved_place(run, 0)
     digest = run.state["order"]
-    run.orders.keep()
-    os.link(run.orders.current, run.folder / "rows.arrow")
+    run.keep_order()
+    os.link(run.folder / "order.arrow", run.folder / "rows.arrow")
     from gaincurate.schedule.run import Order, build
 
-    build(run.orders.next, run.scored, "gc_question_tokens", ascending=True)
-    new = Order(run.orders.next).digest
+    build(run.next_order, run.scored, "gc_question_tokens", ascending=True)
+    new = Order(run.next_order).digest
     sealed.write_sealed(run.round_folder(0) / "state.json", {**run.state, "order": new})
-    run.orders.settle(new)
-    assert Order(run.orders.current).digest == new
+    run.settle_order(new)
+    assert Order(run.folder / "order.arrow").digest == new
     return_to(run, saved, "c")
-    assert Order(run.orders.current).digest == digest
-    run.orders.forget_all_but({digest})
+    assert Order(run.folder / "order.arrow").digest == digest
+    run.forget_orders({digest})
     assert (run.folder / "orders" / f"{digest}.arrow").exists()
-    run.orders.forget_all_but(set())
+    run.forget_orders(set())
     assert list((run.folder / "orders").iterdir()) == []
 
 

@@ -1,20 +1,32 @@
-"""The draw of DOTS, against closed forms and brute force."""
+"""DOTS: its draw against closed forms and brute force; references by hand, rolled out, killed anywhere."""
 
 from __future__ import annotations
 
 import itertools
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gaincurate.core.rng import log_softmin
+import dots_runs
+import gaincurate as package
+import runs
+from command import run as gaincurate
+from dots_runs import step
+from gaincurate.core.rng import log_softmin, uniforms
+from gaincurate.difficulty.predictor import DifficultyPredictor, Shape, save_adapter
 from gaincurate.difficulty.prompts import draw_references
-from gaincurate.errors import InputError
-from gaincurate.schedule import base
+from gaincurate.errors import InputError, OutcomeError
 from gaincurate.schedule.base import Pool
+from gaincurate.schedule.rounds import advance, start
+from gaincurate.schedule.run import Run
 from gaincurate.schedule.strategies.dots import Dots, DotsOptions, seed_of
 
 
@@ -101,28 +113,6 @@ def test_references_are_never_drawn_and_are_those_of_the_command() -> None:
     assert 0 <= seed_of(0, 0) < 2**63
 
 
-@pytest.mark.parametrize(
-    ("given_", "sentence"),
-    [
-        ({"temperature": 0}, "strategy dots: temperature = 0: Input should be greater than 0."),
-        ({"references": 2}, "strategy dots: references = 2: Input should be greater than or equal to 3."),
-        ({"alpha": 1}, "strategy dots has no option 'alpha'; it has: target_difficulty, temperature, "),
-        (
-            {"adapter": "a", "group_column": "b"},
-            "strategy dots: adapter and group_column are two predictors",
-        ),
-        (
-            {"target": "variance", "target_difficulty": 0.5},
-            "strategy dots: target_difficulty goes with target = difficulty",
-        ),
-    ],
-)
-def test_options_are_checked(given_: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(InputError) as caught:
-        base.check_options("dots", base.load("dots"), given_)
-    assert str(caught.value).startswith(sentence)
-
-
 def test_a_round_is_the_steps_that_one_draw_is_for() -> None:
     assert DotsOptions(step_prompts=64).round_size(None) == 128
     assert DotsOptions(step_prompts=64, refresh_every=3).round_size(192) == 192
@@ -130,3 +120,227 @@ def test_a_round_is_the_steps_that_one_draw_is_for() -> None:
     for options, budget in ((DotsOptions(step_prompts=64), 100), (DotsOptions(), 101), (DotsOptions(), None)):
         with pytest.raises(InputError, match="draws prompts for refresh_every = 2 steps: give step_prompts"):
             options.round_size(budget)
+
+
+@pytest.fixture(autouse=True)
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    return dots_runs.in_process(monkeypatch)
+
+
+def test_a_run_waits_for_its_references_and_draws_by_them(tmp_path: Path) -> None:
+    run = dots_runs.begin(tmp_path, target_difficulty=0.25, temperature=0.05)
+    assert run.state["round"] == -1
+    folder = run.references_folder(0)
+    shown, ids = pq.read_table(folder / "references.parquet"), dots_runs.asked_of(run, 0)
+    assert shown.column("gc_id").to_pylist() == ids
+    assert shown.column_names == ["question", "gc_id", "prompt"]
+    with pytest.raises(OutcomeError) as caught:
+        advance(run)
+    said = str(caught.value)
+    assert said.startswith("round 0 waits for the outcomes of its 15 reference prompts under the model that")
+    assert f"to {folder / 'references.jsonl'}, then `gaincurate schedule next {run.folder}`; or " in said
+    assert caught.value.data["ids"] == ids
+    plan = step(run)
+    # The draw, done again from what was observed.
+    failure = {i: 1 - np.mean([dots_runs.reward(i, 0, k) for k in range(4)]) for i in ids}
+    groups = {g: np.mean([d for i, d in failure.items() if int(i[2:]) % 5 == g]) for g in range(5)}
+    d = np.array([groups[row % 5] for row in range(60)]).astype(np.float32).astype(float)
+    keys = -np.abs(d - 0.25) / 0.05 - np.log(-np.log(uniforms(0, 0, 0, 0, 60)))
+    keys[[int(i[2:]) for i in ids]] = -np.inf
+    assert plan["ids"] == [f"id{row:05d}" for row in np.argsort(-keys)[:8]]
+    assert plan["predicted"] == [d[int(i[2:])] for i in plan["ids"]]
+    told = plan["references"]
+    assert told["ids"] == ids
+    assert (told["observed"], told["rollouts"], told["completion_tokens"]) == (15, 60, 420)
+    assert told["predictor"]["method"] == "group-mean"
+    assert told["outcomes"]["file"] == "difficulty/00000/references.jsonl"
+    assert told["checkpoint"] == "the-model"
+    assert told["quality"]["count"] == 15
+    assert not (tmp_path / "set/columns").exists()
+
+
+def test_references_are_drawn_anew_and_never_trained_on_in_their_round(tmp_path: Path) -> None:
+    run = dots_runs.begin(tmp_path, rounds=4)
+    seen = set()
+    for round_ in range(4):
+        plan = step(run)
+        assert not set(plan["ids"]) & set(plan["references"]["ids"])
+        seen.add(tuple(plan["references"]["ids"]))
+        assert plan["inputs"] == {} or plan["inputs"]["calibration"]["count"] == 8
+        assert run.state["round"] == round_
+    assert len(seen) == 4
+    runs.write(run, 3, dots_runs.lines(run.ids(3), 3, round=3))
+    assert advance(run) is None  # the last round needs no references
+    assert not run.references_folder(4).exists()
+    assert run.state["inputs"]["calibration"]["count"] == 8
+
+
+def test_a_fitted_predictor_is_used_where_it_goes_with_the_set(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = DifficultyPredictor(Shape(width=8, hidden=16)).eval()
+    embedding = {"model": "some-model", "weights": "w" * 32, "width": 8}
+    adapter = save_adapter(tmp_path / "adapter", module, embedding, {})
+    run = dots_runs.begin(tmp_path, group_column=None, adapter=str(tmp_path / "adapter"))
+    told = step(run)["references"]["predictor"]
+    assert (told["method"], told["adapter"]) == ("adapter", adapter.digest)
+    assert run.facts["params"]["adapter"] == str(tmp_path / "adapter")
+    save_adapter(tmp_path / "other", module, {**embedding, "weights": "v" * 32}, {})
+    with pytest.raises(InputError) as caught:
+        dots_runs.begin(tmp_path / "2", group_column=None, adapter=str(tmp_path / "other"))
+    assert str(caught.value) == (
+        "the adapter was fitted on embeddings of some-model (8 wide, weights vvvvvvvv), and "
+        f"{tmp_path / '2/set'} has those of some-model (8 wide, weights wwwwwwww); score with that model, or fit again."
+    )
+    (tmp_path / "other/config.json").write_text("{")
+    with pytest.raises(InputError, match=r"config\.json is damaged; fit the predictor again\.$"):
+        dots_runs.begin(tmp_path / "2", group_column=None, adapter=str(tmp_path / "other"))
+
+
+def test_killed_at_any_write_the_same_command_comes_to_the_same_plans(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"rounds": 2, "reuse_references": 0.3}
+    reference = dots_runs.begin(tmp_path / "reference", **options)
+    step(reference)
+    step(reference)
+    run = dots_runs.begin(tmp_path / "killed", **options)
+    dots_runs.answer(run, 0)
+    for round_ in range(2):
+        number, kills = 1, 0
+        before = tmp_path / f"before-{round_}"
+        shutil.copytree(run.folder, before)
+
+        attempt = dots_runs.killed_at_each_write(
+            monkeypatch, lambda: advance(Run(run.folder)), after=round_ == 0
+        )
+        while attempt(number):
+            kills += 1
+            if kills % 2:  # on some go on from the killed folder, from others begin again
+                if Run(run.folder).state["round"] < round_:
+                    advance(Run(run.folder))
+                assert runs.plans(run) == runs.plans(reference)[: round_ + 1]
+            shutil.rmtree(run.folder)
+            shutil.copytree(before, run.folder)
+            number += 1
+        assert kills >= 4
+        assert runs.plans(run) == runs.plans(reference)[: round_ + 1]
+        if round_ == 0:
+            runs.write(run, 0, dots_runs.lines(run.ids(0), 0, round=0))
+            with pytest.raises(OutcomeError):
+                advance(Run(run.folder))
+            dots_runs.answer(run, 1)
+
+
+def test_outcomes_that_cannot_be_used_are_told(tmp_path: Path) -> None:
+    run = dots_runs.begin(tmp_path)
+    ids = dots_runs.asked_of(run, 0)
+    path = dots_runs.answer(run, 0, ids[:12])
+    with pytest.raises(OutcomeError) as caught:
+        advance(run)
+    assert "for 12 of the 15 references of round 0 and 100% of them are needed" in str(caught.value)
+    path.write_text(json.dumps({"gc_id": ids[0], "reward": 3}) + "\n")
+    with pytest.raises(OutcomeError, match=r"reward of .* is 3, outside 0 to 1"):
+        advance(run)
+    path.write_text("{broken\n")
+    with pytest.raises(InputError, match="cannot be read"):
+        advance(run)
+    path.unlink()
+    lines = dots_runs.lines(ids, 0, round=3)
+    (tmp_path / "o.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(InputError, match=r"no outcomes of round 0, which is to be drawn, but of o.jsonl, "):
+        advance(run, references=tmp_path / "o.jsonl")
+
+
+def test_fewer_references_than_asked_for_are_enough_where_the_run_says_so(tmp_path: Path) -> None:
+    scored = dots_runs.begin(tmp_path / "first").config.scored
+    run = runs.begin(
+        tmp_path, scored=scored, strategy="dots", options=dots_runs.OPTIONS, min_coverage=0.8, budget=8
+    )
+    dots_runs.answer(run, 0, dots_runs.asked_of(run, 0)[:12])
+    advance(run)
+    told = run.plan(0)["references"]
+    assert (told["observed"], told["left_out"], len(told["ids"])) == (12, 3, 15)
+    assert not set(run.ids(0)) & set(told["ids"])
+
+
+CHECKED: list[tuple[dict[str, Any], str]] = [
+    ({"references": 53}, "--references 53 and 8 prompts to draw are more than the 60 of SET"),
+    ({"group_column": "kind"}, "SET has no column 'kind'; it has question, "),
+    ({"group_column": None, "adapter": "nowhere"}, "adapter HERE/nowhere is no fitted predictor"),
+    ({"group_column": None, "adapter": "a", "target": "variance"}, "strategy dots: adapter predicts failure"),
+    ({"rollout": {}}, "--rollout needs a verifier: "),
+    ({"rollout": {"verifier": "exact", "model": "x"}}, "--rollout has no option 'model': the run settles"),
+    ({"rollout": {"verifier": "exact"}}, "SET was scored without an answer column"),
+    ({"rollout": {"verifier": "m:f", "samples": 1}, "target": "variance"}, "target = variance needs two"),
+]
+
+
+def test_what_will_not_work_is_said_at_the_start(tmp_path: Path) -> None:
+    for options, sentence in CHECKED:
+        with pytest.raises(InputError) as caught:
+            dots_runs.begin(tmp_path, **options)
+        expected = sentence.replace("SET", str(tmp_path / "set")).replace("HERE", str(Path.cwd()))
+        assert str(caught.value).startswith(expected)
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_set_without_embeddings_and_a_model_that_is_not_known(tmp_path: Path) -> None:
+    plain = runs.some_set(tmp_path / "plain")
+    with pytest.raises(InputError) as caught:
+        runs.begin(tmp_path, scored=plain, strategy="dots", options={"references": 9})
+    assert str(caught.value).startswith(f"{plain} has no gc_embedding, from which strategy dots predicts")
+    options = {"references": 9, "group_column": "question", "rollout": {"verifier": "m:f"}}
+    with pytest.raises(InputError) as other:
+        runs.begin(tmp_path, scored=plain, strategy="dots", options=options, model=None)
+    assert str(other.value).endswith("is not known; give --model, or a server in --rollout.")
+
+
+def test_a_round_that_is_trained_anew_forgets_what_the_next_ones_references_did(tmp_path: Path) -> None:
+    run = dots_runs.begin(tmp_path)
+    step(run)
+    runs.write(run, 0, dots_runs.lines(run.ids(0), 0, round=0))
+    with pytest.raises(OutcomeError):
+        advance(run)
+    dots_runs.answer(run, 1)
+    trainer = [*runs.COMMAND[:2], "{data}", "{round}", "x", "{outcomes}", "{output}"]
+    result = gaincurate("schedule", "run", run.folder, "--retry", "--", *trainer)
+    assert result.exit_code == 2
+    assert "error: round 1 waits for the outcomes of its 15 reference prompts" in result.stderr
+    assert (run.folder / "undone/difficulty-00001-1/references.jsonl").exists()
+    assert not (run.references_folder(1) / "references.jsonl").exists()
+
+
+def test_programs_and_a_start_take_outcomes_of_references_too(tmp_path: Path) -> None:
+    run = dots_runs.begin(tmp_path)
+    schedule = package.Schedule(run.folder)
+    with pytest.raises(InputError, match="has no round yet: its strategy waits for something first"):
+        _ = schedule.ids
+    waiting = schedule.status()["difficulty"]["waiting"]
+    ids = pq.read_table(waiting["prompts"]).column("gc_id").to_pylist()
+    path = tmp_path / "o.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in dots_runs.lines(ids, 0)))
+    assert (schedule.round, waiting["round"]) == (-1, 0)
+    assert schedule.next(references=path)
+    given = run.config.model_copy(update={"run": tmp_path / "other", "ascending": None})
+    with pytest.raises(InputError, match="does not exist"):
+        start(given, references=tmp_path / "none.jsonl")
+    assert not given.run.exists()
+    assert start(given, references=path).ids(0) == schedule.ids
+
+
+def test_the_first_references_say_what_a_run_aims_at(tmp_path: Path) -> None:
+    """Once for the whole run; a target that was given is aimed at."""
+    run = dots_runs.begin(tmp_path, group_column=None)
+    assert run.state["selector"] == {"aim": "auto"}
+    first = step(run)
+    told = first["references"]
+    better = max(told["predictor"]["aims"], key=lambda aim: told["predictor"]["aims"][aim])
+    assert told["target"] == better
+    assert run.state["selector"] == {"aim": better}
+    second = step(run)["references"]
+    assert (second["target"], "aims" in second["predictor"]) == (better, False)
+    facts = json.loads(gaincurate("schedule", "status", run.folder, "--json").stdout)["difficulty"]
+    assert facts["target"] == better
+    given = dots_runs.begin(tmp_path / "given", target_difficulty=0.4)
+    assert given.state["selector"] == {}
+    assert step(given)["references"]["target"] == "difficulty"

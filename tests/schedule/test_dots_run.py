@@ -29,6 +29,11 @@ ROLLOUT: dict[str, Any] = {
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.fixture(autouse=True)
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    return dots_runs.in_process(monkeypatch)
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.save_model(tmp_path_factory.mktemp("model") / "m")
@@ -62,9 +67,8 @@ def command(model: Path) -> list[str]:
 
 
 def test_three_rounds_driven_with_rollouts_of_each_rounds_checkpoint(
-    tmp_path: Path, scored: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, scored: Path, model: Path, commands: list[list[str]]
 ) -> None:
-    commands = dots_runs.in_process(monkeypatch)
     run = start(tmp_path / "run", scored)
     result = gaincurate("schedule", "run", run.folder, "--", *command(model))
     assert result.exit_code == 0, result.stderr
@@ -104,9 +108,8 @@ def test_three_rounds_driven_with_rollouts_of_each_rounds_checkpoint(
 
 
 def test_a_known_trainers_checkpoint_is_held_while_it_generates(
-    tmp_path: Path, scored: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, scored: Path, model: Path, commands: list[list[str]]
 ) -> None:
-    commands = dots_runs.in_process(monkeypatch)
     run = start(tmp_path / "run", scored)
     advance(run)
     runs.report(run)
@@ -127,7 +130,6 @@ def test_a_known_trainers_checkpoint_is_held_while_it_generates(
 def test_killed_at_any_file_by_the_driver_the_plans_are_the_same(
     tmp_path: Path, scored: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dots_runs.in_process(monkeypatch)
     reference, run = start(tmp_path / "reference", scored), start(tmp_path / "killed", scored)
     advance(Run(reference.folder))
     before = tmp_path / "before"
@@ -147,9 +149,8 @@ def test_killed_at_any_file_by_the_driver_the_plans_are_the_same(
 
 
 def test_rollouts_that_are_there_are_not_made_twice_and_those_of_another_policy_are(
-    tmp_path: Path, scored: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, scored: Path, model: Path, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commands = dots_runs.in_process(monkeypatch)
     run = start(tmp_path / "run", scored)
     advance(run)
     runs.report(run)
@@ -185,10 +186,7 @@ def test_rollouts_that_are_there_are_not_made_twice_and_those_of_another_policy_
     assert run.plan(1)["references"]["checkpoint"] == str(model)
 
 
-def test_by_hand_with_a_rollout_set_and_with_next(
-    tmp_path: Path, scored: Path, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dots_runs.in_process(monkeypatch)
+def test_by_hand_with_a_rollout_set_and_with_next(tmp_path: Path, scored: Path, model: Path) -> None:
     asked: tuple[object, ...] = ("schedule", "start", scored, "--run", tmp_path / "run")
     asked += ("--strategy", "dots", "--set", "step_prompts=3")
     result = gaincurate(*asked, "--rounds", 2, "--references", 8, "--set", "target=variance", "--json")
@@ -221,10 +219,7 @@ def test_by_hand_with_a_rollout_set_and_with_next(
     assert (status["difficulty"]["waiting"], status["waiting"]["round"]) == (None, 0)
 
 
-def test_a_server_serves_driven_and_live_trainers(
-    tmp_path: Path, scored: Path, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dots_runs.in_process(monkeypatch)
+def test_a_server_serves_driven_and_live_trainers(tmp_path: Path, scored: Path, model: Path) -> None:
     with chat_server.ChatServer() as server:
         rollout = {"verifier": "exact", "samples": 2, "server": server.url, "verify_workers": 1}
         made = gaincurate(
@@ -245,9 +240,8 @@ def test_a_server_serves_driven_and_live_trainers(
 
 
 def test_a_live_trainer_without_a_server_is_refused_unless_its_checkpoints_are_there(
-    tmp_path: Path, scored: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, scored: Path, commands: list[list[str]]
 ) -> None:
-    commands = dots_runs.in_process(monkeypatch)
     run = start(tmp_path / "run", scored)
     refused = "observes references between rounds, and a trainer that follows it live does not wait for their"
     with pytest.raises(InputError, match=refused):

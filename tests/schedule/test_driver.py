@@ -1,22 +1,27 @@
+"""Driven runs: to their end, after failures, killed at random instants, and a real run of TRL."""
+
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 import runs
-from command import run as gaincurate
+import tiny
 from gaincurate.core.progress import View
 from gaincurate.errors import InputError, OutcomeError, TrainerError
 from gaincurate.schedule import driver
 from gaincurate.schedule.checkpoints import Finder, checkpoint_before
-from gaincurate.schedule.driver import Schedule, drive
+from gaincurate.schedule.driver import Schedule, drive, newest_command
+from gaincurate.schedule.observations import status
 from gaincurate.schedule.run import Run
-from gaincurate.schedule.status import status
 
 SCRIPT, PLACES = runs.COMMAND[:2], runs.COMMAND[2:]
 
@@ -177,18 +182,10 @@ def test_an_option_that_there_is_not_is_no_trainer(tmp_path: Path) -> None:
         drive(run, ["no-such"])
     with pytest.raises(InputError, match=r"no command: gaincurate schedule run .* -- python train.py"):
         drive(run, [])
+    for refused in (drive, lambda run, command: newest_command(run, command, Finder())):
+        with pytest.raises(InputError, match="{rond} in the command is none of {data}, {round}, {checkpoi"):
+            refused(run, [sys.executable, "train.py", "{rond}"])
     assert not (run.folder / "command.json").exists()
-
-
-@pytest.mark.parametrize("more", [[], ["--dry-run"]])
-def test_a_misspelt_placeholder_is_refused_before_anything_is_trained(
-    tmp_path: Path, more: list[str]
-) -> None:
-    run = runs.begin(tmp_path)
-    result = gaincurate("schedule", "run", run.folder, *more, "--", sys.executable, "train.py", "{rond}")
-    assert result.exit_code == 2
-    assert "{rond} in the command is none of {data}, {round}, {checkpoint}," in result.stderr
-    assert not (run.round_folder(0) / "attempt.json").exists()
 
 
 def test_a_deleted_checkpoint_is_missed_before_the_next_round_is_trained(
@@ -245,3 +242,75 @@ def test_a_programs_own_loop_goes_through_the_rounds_that_are_left(tmp_path: Pat
     other = Schedule.start(scored, tmp_path / "other", strategy="uniform", budget=8, rounds=3)
     with pytest.raises(OutcomeError, match="round 0 has no outcomes"):
         list(other)
+
+
+PROGRAM = Path(__file__).parent.parent / "kills.py"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "kills"),
+    [
+        ("gain-rl", 3),
+        pytest.param("gain-rl", 30, marks=pytest.mark.slow),
+        pytest.param("posterior", 30, marks=pytest.mark.slow),
+    ],
+)
+def test_runs_killed_at_random_instants_come_to_the_same_plans(
+    tmp_path: Path, strategy: str, kills: int
+) -> None:
+    paths = json.dumps(sys.path)
+    code = f"import sys, json, runpy; sys.path[:] = json.loads({paths!r}); sys.argv = sys.argv[1:]; "
+    code += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    command = [sys.executable, "-c", code, str(PROGRAM), "runs", str(tmp_path), strategy, str(kills)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert found["finished"]
+    assert found["kills"] >= kills
+    assert len(found["files"]) == 1 + 3 * 5
+    assert found["differing"] == []
+    if kills > 3:
+        assert len(set(found["left"])) > 2  # early and late in the run
+
+
+DEMO = Path(__file__).parent.parent.parent / "docs/examples/demo_schedule.sh"
+
+
+@pytest.mark.slow
+def test_three_rounds_of_grpo_with_one_rescoring(tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+    tiny.write_jsonl(tmp_path / "prompts.jsonl", tiny.questions(64))
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["sh", DEMO, tmp_path],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": programs, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = Run(tmp_path / "run")
+    program = [sys.executable, "-m", "gaincurate", "schedule", "status", str(run.folder), "--json"]
+    told = json.loads(subprocess.run(program, capture_output=True, check=True).stdout)
+    assert told["finished"]
+    first, second, third = told["rounds"]
+    for row in (first, second, third):
+        assert row["rollouts"] == 16 * 4
+        assert 0 < row["accuracy"] < 1
+        assert row["training_seconds"] > 0
+    assert 0 == first["mu"] < second["mu"] < third["mu"]
+    # The one re-scoring: after the second round, with its own checkpoint.
+    assert [row["rescored"] for row in told["rounds"]] == [None, "scores/00001", None]
+    assert -1 <= second["drift"] < 0.999
+    assert run.plan(2)["order"]["ordered_by"] == "scores/00001"
+    execution = json.loads((run.folder / "scores/00001/execution.jsonl").read_text())
+    assert execution["model"] == str(run.round_folder(1).resolve() / "output/checkpoint-16")
+    # The trainer saw each round's rows in the plan's order, and went on from the last checkpoint.
+    for round_ in range(3):
+        lines = [json.loads(line) for line in run.outcomes(round_).read_text().splitlines()]
+        seen = list(dict.fromkeys(line["gc_id"] for line in lines))
+        assert seen == run.ids(round_) == pq.read_table(run.data(round_)).column("gc_id").to_pylist()
+        steps = {line["step"] for line in lines}
+        assert steps == set(range(8 * round_, 8 * round_ + 8))
+        found = Finder().newest(run.round_folder(round_) / "output", 0)
+        assert found is not None
+        assert found.name == f"checkpoint-{8 * (round_ + 1)}"

@@ -7,7 +7,7 @@ import math
 from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +17,13 @@ from hypothesis import strategies as st
 
 import column_sets
 import command
+from gaincurate.core.outcomes import Rules
 from gaincurate.core.scored_set import ScoredSet
+from gaincurate.difficulty.methods import read_rates
 from gaincurate.difficulty.pass_rates import PassRates
 from gaincurate.errors import InputError
+from gaincurate.schedule.base import Options, Pool
+from gaincurate.schedule.context import count_history
 from gaincurate.schedule.forecast import (
     GRID,
     SILENT,
@@ -37,6 +41,7 @@ from gaincurate.schedule.forecast import (
     mixture,
     wasted_groups,
 )
+from gaincurate.schedule.strategies.posterior import Posterior, PosteriorOptions
 
 
 @given(st.floats(0, 1), st.integers(2, 12))
@@ -149,7 +154,9 @@ def test_sources_tell_as_much_as_the_latent_rates_say_and_reach_the_strategy(tmp
     assert tells["history"].value == pytest.approx(0.5, abs=0.25)  # of half of the prompts
     assert tells["all of them"].value > 0.8
     # What `schedule start` would run with the same evidence, on the latent rates themselves.
-    view = _View.of(given, ScoredSet(scored), np.arange(800))
+    opened = ScoredSet(scored)
+    history = count_history(given.history, opened, Rules())
+    view = _View(opened, np.arange(800), history, read_rates(opened, given.rates))
     truth = float(np.mean([_simulate(given, "posterior", view, seed, rates, 0.05) for seed in range(3)]))
     # References in eight groups say less than all of this evidence.
     assert 0.75 * truth < result.strategies[0].times.value < 1.05 * truth
@@ -174,7 +181,18 @@ def test_labels_may_tell_nothing_and_where_little_is_wasted_choosing_will_not_pa
     assert result.advice[0].startswith("Choosing prompts will not pay")
 
 
-OUTCOMES = "by_outcomes:ByOutcomes"
+OUTCOMES = f"{__name__}:ByOutcomes"
+
+
+class ByOutcomes(Posterior):
+    """Preset `variance` of `posterior`: fast enough for hundreds of forecasts."""
+
+    Options: ClassVar[Any] = Options
+
+    def __init__(self, pool: Pool, options: Options) -> None:
+        super().__init__(pool, PosteriorOptions(preset="variance"))
+
+
 TELLS = {"little": 0.0, "some": 0.5, "much": 2.0}
 """How much of what a predictor reads of a prompt is its pass rate's rank, in times of the noise."""
 

@@ -107,10 +107,7 @@ for line in sys.stdin:
 
 
 def test_processes_that_live_together_are_one_attempt_and_what_died_is_replaced(schedule: Schedule) -> None:
-    for reports in (
-        [(0, "0 3 0"), (1, "3 6 0"), (0, "6 7 0")],
-        [(1, "4 9 1"), (0, "0 3 1"), (1, "3 4 1")],
-    ):
+    for reports in ([(0, "0 3 0"), (1, "3 6 0"), (0, "6 7 0")], [(1, "4 9 1"), (0, "0 3 1"), (1, "3 4 1")]):
         ranks = [
             subprocess.Popen(
                 [sys.executable, "-c", RANK, pickle.dumps(schedule).hex()],

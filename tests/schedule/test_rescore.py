@@ -13,13 +13,14 @@ import pytest
 import torch
 import transformers
 
+import dots_runs
 import runs
 import tiny
 from command import read_options
 from command import run as gaincurate
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.stats import spearman
-from gaincurate.errors import GaincurateError, InputError, OutputError, TrainerError
+from gaincurate.errors import GaincurateError, InputError, OutputError
 from gaincurate.schedule import rescore
 from gaincurate.schedule.config import RescoreConfig
 from gaincurate.schedule.rescore import options_of, probe_rows
@@ -60,20 +61,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory, models: list[Path]) -> Path
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Scoring runs in this process, to save its imports; the commands are kept."""
-    commands: list[list[str]] = []
-
-    def call(command: list[str], log: Path, **options: Any) -> float:
-        commands.append(command)
-        assert command[1:4] == ["-m", "gaincurate", "score"]
-        result = gaincurate(*command[3:])
-        log.write_text(result.output)
-        if result.exit_code:
-            raise TrainerError("failed")
-        return 0.5
-
-    monkeypatch.setattr(rescore, "run_command", call)
-    return commands
+    return dots_runs.in_process(monkeypatch)
 
 
 Opened = Callable[..., Run]
@@ -129,11 +117,11 @@ def test_a_full_rescoring_replaces_the_order(
     assert first["order"]["ordered_by"] == "base"
     plan = step(run, models[2])
     fresh = angles(run.folder / "scores/00001")
-    order = Order(run.orders.current)
+    order = Order(run.folder / "order.arrow")
     ids = run.scored.column("gc_id").to_pylist()
     assert [ids[row] for row in order.rows] == sorted(ids, key=lambda i: (-np.float32(fresh[i]), i))
     assert plan["order"] == {"by": "gc_angle", "ordered_by": "scores/00001", "digest": order.digest}
-    assert not run.orders.next.exists()
+    assert not run.next_order.exists()
     later = step(run)  # no re-scoring is due: C_t still comes from the newest scores
     assert later["inputs"]["concentration_from"] == "scores/00001"
     assert later["inputs"]["concentration"] == pytest.approx(np.mean([fresh[i] for i in run.ids(2)]))
@@ -157,17 +145,19 @@ def test_truncated_prompts_in_an_order_by_nll_are_scored_anew_as_they_were(
     assert plan["order"]["ordered_by"] == "scores/00000"
     ids, nll = fresh.column("gc_id").to_pylist(), fresh.column("gc_nll").to_pylist()
     values = dict(zip(ids, nll, strict=True))
-    assert [ids[row] for row in Order(run.orders.current).rows] == sorted(ids, key=lambda i: (-values[i], i))
+    assert [ids[row] for row in Order(run.folder / "order.arrow").rows] == sorted(
+        ids, key=lambda i: (-values[i], i)
+    )
 
 
 def test_a_window_moves_only_the_ranks_that_mu_can_reach(
     opened: Opened, models: list[Path], in_process: list[list[str]]
 ) -> None:
     run = opened(what="window", probe=0)
-    before = Order(run.orders.current)
+    before = Order(run.folder / "order.arrow")
     old_rows = before.rows.tolist()
     plan = step(run, models[2])
-    after, fresh = Order(run.orders.current), angles(run.folder / "scores/00000")
+    after, fresh = Order(run.folder / "order.arrow"), angles(run.folder / "scores/00000")
     ids = run.scored.column("gc_id").to_pylist()
     last = 4 * (np.tanh(1.0) + np.tanh(2 * run.facts["angles"][1])) + 12  # one round up, and three sigma
     size = int(np.ceil(last)) + 1
@@ -247,7 +237,7 @@ def test_a_rescoring_that_is_there_is_not_done_twice(
     with pytest.raises(KeyboardInterrupt):
         advance(run, str(models[1]))
     monkeypatch.undo()
-    assert run.orders.next.exists()
+    assert run.next_order.exists()
     assert run.state == state
     done = len(in_process)
     monkeypatch.setattr(rescore, "run_command", _killed)

@@ -1,3 +1,5 @@
+"""Rounds of a run: their order, their rows, their outcomes, and what stops them."""
+
 from __future__ import annotations
 
 import errno
@@ -9,15 +11,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import runs
+import sets
 from column_sets import column_set
+from gaincurate.core.prompts import training_rows, write_rows
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import InputError, OutcomeError, OutputError, StorageError
 from gaincurate.schedule.config import STRATEGIES
+from gaincurate.schedule.observations import status
 from gaincurate.schedule.rounds import advance
-from gaincurate.schedule.run import Run
-from gaincurate.schedule.status import status
+from gaincurate.schedule.run import Order, Run, build
 
 
 def third(gc_id: str, sample: int) -> float:
@@ -102,16 +108,10 @@ def test_a_round_has_the_rows_of_its_plan_with_full_prompts(tmp_path: Path) -> N
 
 def test_the_rows_of_a_round_may_be_in_the_order_of_their_ranks(tmp_path: Path) -> None:
     drawn, by_rank = (runs.begin(tmp_path, run=tmp_path / order, order=order) for order in ("drawn", "rank"))
-    order = drawn.orders.find(drawn.state["order"]).rows.tolist()
+    order = drawn.order(drawn.state["order"]).rows.tolist()
     ranks = [order.index(row) for row in drawn.rows(0)]
     assert ranks != sorted(ranks)
     assert [order.index(row) for row in by_rank.rows(0)] == sorted(ranks)
-
-
-def test_prompts_are_scored_again_every_so_many_rounds_but_not_after_the_last(tmp_path: Path) -> None:
-    run = runs.begin(tmp_path, rounds=4, rescore={"what": "full", "every": 2})
-    assert [run.rescores_after(round_) for round_ in range(4)] == [False, True, False, False]
-    assert not any(map(runs.begin(tmp_path, run=tmp_path / "off", rounds=4).rescores_after, range(4)))
 
 
 def test_mu_over_fifty_rounds_is_that_of_a_simulation_of_the_formulas(tmp_path: Path) -> None:
@@ -239,3 +239,90 @@ def test_a_kill_between_two_writes_loses_nothing(tmp_path: Path) -> None:
     assert Run(run.folder).state == run.state_of(1)
     advance(Run(run.folder))
     assert (runs.plans(run), Run(run.folder).state) == (expected, newest)
+
+
+@given(st.lists(st.sampled_from([0.1, 0.2, 0.25, 0.5]), min_size=1, max_size=12), st.booleans())
+def test_an_order_is_sorted_by_value_and_equal_ones_by_id(
+    tmp_path_factory: pytest.TempPathFactory, angles: list[float], ascending: bool
+) -> None:
+    folder = tmp_path_factory.mktemp("order")
+    ids = [f"{(7 * i) % 13:02d}" for i in range(len(angles))]
+    rows = [sets.scored_row(gc_id, angle=angle) for gc_id, angle in zip(ids, angles, strict=True)]
+    scored = ScoredSet(sets.make_set(folder / "set", [rows[:5], rows[5:]]))
+    assert build(folder / "o.arrow", scored, "gc_angle", ascending=ascending) == 0
+    order = Order(folder / "o.arrow")
+    sign = 1 if ascending else -1
+    expected = sorted(range(len(angles)), key=lambda k: (sign * np.float32(angles[k]), ids[k]))
+    assert order.rows.tolist() == expected
+    assert order.values.tolist() == [float(np.float32(angles[k])) for k in expected]
+
+
+@pytest.mark.parametrize("ascending", [False, True])
+def test_rows_without_a_value_come_last_whatever_the_direction(tmp_path: Path, ascending: bool) -> None:
+    scored = ScoredSet(runs.some_set(tmp_path / "set", 6, 2))
+    ids = scored.column("gc_id").to_pylist()
+    scored.add_column("gc_difficulty", ids[:4], pa.array([0.5, float("nan"), 0.1, None]), {})
+    assert build(tmp_path / "o.arrow", scored, "gc_difficulty", ascending=ascending) == 4
+    order = Order(tmp_path / "o.arrow")
+    assert order.rows.tolist()[:2] == ([2, 0] if ascending else [0, 2])
+    assert np.isnan(order.values[2:]).all()
+
+
+def test_a_column_of_texts_or_none_is_refused(tmp_path: Path) -> None:
+    scored = ScoredSet(runs.some_set(tmp_path / "set", 6, 2))
+    with pytest.raises(
+        InputError, match="--by question: that column holds string, and an order needs numbers"
+    ):
+        build(tmp_path / "o.arrow", scored, "question", ascending=True)
+    with pytest.raises(InputError, match="has no column 'level'; it has question, gc_id"):
+        build(tmp_path / "o.arrow", scored, "level", ascending=True)
+
+
+def test_a_damaged_order_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "o.arrow").write_bytes(b"ARROW1\0\0 and no more")
+    with pytest.raises(OutputError, match="o.arrow is damaged"):
+        Order(tmp_path / "o.arrow")
+
+
+SHOTS = [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}]
+
+
+def shown(
+    rows: list[dict[str, Any]], column: str, segmentation: dict[str, Any] | None = None, **options: bool
+) -> pa.Table:
+    identity = {"source": {"prompt_column": column}, "segmentation": segmentation or {}}
+    table = pa.Table.from_pylist([{**row, "gc_id": f"i{k}", "gc_angle": 0.5} for k, row in enumerate(rows)])
+    return training_rows(table, identity, **{"bare": False, "with_scores": False, **options})
+
+
+def test_a_text_becomes_the_messages_that_were_scored() -> None:
+    found = shown([{"q": "why?", "level": 3}], "q", {"system": "Think.", "shots": SHOTS})
+    assert found.column_names == ["q", "level", "gc_id", "prompt"]
+    assert found.column("prompt").to_pylist() == [
+        [{"role": "system", "content": "Think."}, *SHOTS, {"role": "user", "content": "why?"}]
+    ]
+    assert found.column("q").to_pylist() == ["why?"]
+
+
+def test_a_prompt_column_of_messages_is_replaced_in_its_place() -> None:
+    own = [{"role": "system", "content": "Mine."}, {"role": "user", "content": "why?"}]
+    found = shown([{"prompt": own, "answer": "x"}], "prompt", {"system": "Ours.", "system_override": True})
+    assert found.column_names == ["prompt", "answer", "gc_id"]
+    assert found.column("prompt").to_pylist()[0][0] == {"role": "system", "content": "Ours."}
+    bare = shown([{"prompt": own}], "prompt", {"system": "Ours.", "system_override": True}, bare=True)
+    assert bare.column("prompt").to_pylist() == [own]
+
+
+def test_another_column_called_prompt_is_kept_beside_it() -> None:
+    found = shown([{"prompt": "a template", "extra": {"q": "why?"}}], "extra.q", with_scores=True)
+    assert found.column("source_prompt").to_pylist() == ["a template"]
+    assert found.column("prompt").to_pylist() == [[{"role": "user", "content": "why?"}]]
+    assert "gc_angle" in found.column_names
+
+
+def test_no_rows_and_a_row_that_cannot_be_are_handled(tmp_path: Path) -> None:
+    table = shown([{"q": "why?"}], "q")
+    write_rows(tmp_path / "d.parquet", table)
+    assert pq.read_table(tmp_path / "d.parquet").equals(table)
+    with pytest.raises(OutputError, match="row i0 of the scored set: the prompt is empty"):
+        shown([{"q": " "}], "q")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import gaincurate
 import runs
 from gaincurate.core.sealed import write_sealed
 from gaincurate.errors import InputError, OutputError
+from gaincurate.schedule.base import Pool, build
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run, working_on
 
@@ -92,6 +94,33 @@ def test_a_start_that_cannot_work_is_refused_and_leaves_nothing(tmp_path: Path, 
         runs.begin(tmp_path, **options)
     assert sentence in str(caught.value)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["set"]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "options", "sentence"),
+    [
+        ("gain-rl", {"sigma": "wide"}, "sigma = 'wide': a width is a number of ranks from 1e-9 to 1e15 (1000) or a share of"),
+        ("gain-rl", {"sigma": "0"}, "sigma = '0': a width is a number of ranks from"),
+        ("gain-rl", {"sigma": "1e308"}, "sigma = '1e308': a width is a number of ranks from"),
+        ("gain-rl", {"sigma": "nanN"}, "sigma = 'nanN': a width"),
+        ("gain-rl", {"step_low": 1000, "step_high": 0}, "the least step must be less than the largest"),
+        ("gain-rl", {"alpha": "much"}, "strategy gain-rl: alpha = 'much': Input should be a valid number"),
+        ("gain-rl", {"temper": 1}, "strategy gain-rl has no option 'temper'; it has: sigma, alpha, beta, scale,"),
+        ("posterior", {"aim": "thompson"}, "aim thompson takes the best of its samples: give draw=top with it"),
+        ("posterior", {"candidates": 4}, "passes draw among all prompts: leave candidates out, or give draw=weights"),
+        ("posterior", {"preset": "mopp"}, "preset = 'mopp': Input should be 'variance', 'mopps' or 'mapp'"),
+        ("posterior", {"group_sizes": "9,16"}, "group_sizes are 2 or more and have group_size = 8"),
+        ("dots", {"temperature": 0}, "strategy dots: temperature = 0: Input should be greater than 0."),
+        ("dots", {"references": 2}, "strategy dots: references = 2: Input should be greater than or equal to 3."),
+        ("dots", {"adapter": "a", "group_column": "b"}, "strategy dots: adapter and group_column are two predictors"),
+        ("dots", {"target": "variance", "target_difficulty": 0.5}, "target_difficulty goes with target = difficulty"),
+    ],
+)  # fmt: skip
+def test_options_of_a_strategy_that_cannot_be_are_refused(
+    strategy: str, options: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        build(strategy, Pool(10, 2, 0), options)
 
 
 def test_a_run_is_not_started_over_a_run_or_over_something_else(tmp_path: Path) -> None:

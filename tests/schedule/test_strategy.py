@@ -17,9 +17,9 @@ from command import run as gaincurate
 from gaincurate.errors import InputError, NotReadyError
 from gaincurate.schedule import base
 from gaincurate.schedule.context import Context
+from gaincurate.schedule.observations import status
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
-from gaincurate.schedule.status import status
 
 PAGE = Path(__file__).parents[2] / "docs/development.md"
 ROWS = 60

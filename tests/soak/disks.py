@@ -71,11 +71,8 @@ def case(mode: str, seed: int, world: Path, folder: Path) -> tuple[list[str], di
     chance = random.Random(f"{mode}:{seed}")
     name = chance.choice(list(JOBS))
     expected, whole = kills.reference(name, world), needs(name, world)[mode]
-    at = (
-        chance.choice((0, whole - 1))
-        if mode == "full" and chance.random() < 0.1
-        else chance.randint(1, max(1, whole))
-    )
+    at_an_end = mode == "full" and chance.random() < 0.1
+    at = chance.choice((0, whole - 1)) if at_an_end else chance.randint(1, max(1, whole))
     if mode == "eio-every":
         at = chance.choice((1, 2, 3, 5, 10, 30, at))
     box = folder / "box"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -55,15 +56,8 @@ def make(made: Path) -> None:
 
 def _referred(made: Path) -> None:
     """A run of dots in its second round, whose references' outcomes are there and not taken."""
-    begun = runs.begin(
-        made,
-        scored=made / "set",
-        run=made / "referred",
-        strategy="dots",
-        budget=4,
-        rounds=3,
-        options={"references": 4},
-    )
+    options: dict[str, Any] = {"strategy": "dots", "budget": 4, "rounds": 3, "options": {"references": 4}}
+    begun = runs.begin(made, scored=made / "set", run=made / "referred", **options)
     for round_ in range(2):
         run = Run(begun.folder)
         if round_:

@@ -27,8 +27,8 @@ from gaincurate.core.rng import Floats, Ints, keys_of, permutation
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.embeddings import matrix
 from gaincurate.schedule import base
+from gaincurate.schedule.groups import Strata
 from gaincurate.schedule.run import Order, build
-from gaincurate.schedule.strata import Strata
 
 FLOOR = 1e-12  # of a value whose logarithm is a weight
 _SHUFFLE, _ROLL = 0x4F52, 0x4F53  # of the seed's noise; no strategy uses them

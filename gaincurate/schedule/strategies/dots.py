@@ -97,11 +97,7 @@ class DotsOptions(base.Options):
         return "difficulty" if given and self.target == "auto" else self.target
 
     def round_size(self, budget: int | None) -> int:
-        """The prompts of a round: those of all steps that one draw is for.
-
-        Raises:
-            InputError: the budget is something else, or not known.
-        """
+        """The prompts of all steps that one draw is for; InputError if the budget is another or not known."""
         steps, size = self.refresh_every, self.step_prompts
         if size is not None and budget in (None, steps * size):
             return steps * size
@@ -113,11 +109,7 @@ class DotsOptions(base.Options):
         )
 
     def check_run(self, config: ScheduleConfig, scored: ScoredSet) -> None:
-        """See that references can be observed, and the others predicted, for every round.
-
-        Raises:
-            InputError: the set lacks what that needs, or a package does.
-        """
+        """See that references can be observed, and the others predicted, for every round."""
         budget, rows = self.round_size(config.budget), len(scored)
         if self.references + budget > rows:
             raise InputError(
@@ -132,18 +124,20 @@ class DotsOptions(base.Options):
                 "`--signals angle,nll,entropy,embedding`, or predict by a group's mean with group_column."
             )
         if self.adapter is not None:
-            _check_adapter(Path(self.adapter), scored)
+            path = Path(self.adapter, "config.json")
+            facts = read_sealed(path, "fit the predictor again") if path.exists() else {}
+            if "embedding" not in facts:
+                raise InputError(
+                    f"adapter {self.adapter} is no fitted predictor: it has no config.json of one. "
+                    "`gaincurate difficulty fit` makes one."
+                )
+            see_same_maker(scored, facts["embedding"])  # its weights are checked when they are used
         if self.rollout is not None:
             _check_rollout(config, scored, self, self.rollout)
 
 
 class Dots(base.Selector):
-    """Prompts near the target.
-
-    Args:
-        pool: what is drawn from.
-        options: see `DotsOptions`.
-    """
+    """Prompts near the target; options as in `DotsOptions`."""
 
     Options: ClassVar[type[base.Options]] = DotsOptions
     observes_references: ClassVar[bool] = True
@@ -164,20 +158,11 @@ class Dots(base.Selector):
         self.inform(values, references)
 
     def references(self, round_: int) -> Ints:
-        """`[K]`: the rows that are observed before a round is drawn, distinct.
-
-        They are those of `gaincurate difficulty rollout --reference K --seed` with `seed_of`.
-        """
-        pool = self.pool
-        return draw_references(pool.rows, self.options.references, seed_of(pool.seed, round_))
+        """`[K]`: the distinct rows to observe first, as of `difficulty rollout --reference K --seed`."""
+        return draw_references(self.pool.rows, self.options.references, seed_of(self.pool.seed, round_))
 
     def inform(self, values: Floats, references: Ints) -> None:
-        """Take what is predicted for the next draw.
-
-        Args:
-            values: `[rows]`, failure rates, or p (1 - p) where that is the target.
-            references: rows that are not drawn.
-        """
+        """Take the prediction of each row (d, or p (1 - p) if that is the target), and rows to leave out."""
         self._values, self._references = values, references
 
     def draw(self, round_: int) -> Ints:
@@ -211,29 +196,17 @@ class Dots(base.Selector):
         return {"predicted": self._drawn, "predicted_of_all": float(self._values.mean())}
 
 
-def _check_adapter(folder: Path, scored: ScoredSet) -> None:
-    """See that it is one and is for these embeddings; its weights are checked when they are used."""
-    path = folder / "config.json"
-    facts = read_sealed(path, "fit the predictor again") if path.exists() else {}
-    if "embedding" not in facts:
-        raise InputError(
-            f"adapter {folder} is no fitted predictor: it has no config.json of one. `gaincurate difficulty "
-            "fit` makes one."
-        )
-    see_same_maker(scored, facts["embedding"])
-
-
 def _check_rollout(
-    config: ScheduleConfig, scored: ScoredSet, options: DotsOptions, options_given: dict[str, Any]
+    config: ScheduleConfig, scored: ScoredSet, options: DotsOptions, given: dict[str, Any]
 ) -> None:
     """See that `gaincurate difficulty rollout` will take the options."""
-    if own := _OF_THE_RUN & options_given.keys():
+    if own := _OF_THE_RUN & given.keys():
         raise InputError(f"--rollout has no option {min(own)!r}: the run settles it.")
-    if "verifier" not in options_given:
+    if "verifier" not in given:
         raise InputError(f"--rollout needs a verifier: {_EXAMPLE}.")
-    model = None if "server" in options_given else config.model or ""
+    model = None if "server" in given else config.model or ""
     fixed = {"scored": config.scored, "out": config.run, "model": model, "reference": options.references}
-    rollout = checked(RolloutConfig, fixed | options_given)
+    rollout = checked(RolloutConfig, fixed | given)
     if model == "":
         raise InputError(
             f"--rollout generates with the model that training begins with, and which one scored "

@@ -1,13 +1,18 @@
-"""GAIN-RL's dynamic data selection (arXiv 2506.02281): a Gaussian over ranks whose centre follows the model.
+"""Gaussians whose centre moves: over ranks with the model (GAIN-RL), over pass rates on a fixed plan.
 
-Rank i of N is drawn with p_i proportional to exp(-(i - mu)^2 / (2 sigma^2)), `budget` distinct ranks a
-round; mu starts at 0 and moves between rounds by
+In GAIN-RL's dynamic data selection (arXiv 2506.02281) rank i of N is drawn with p_i proportional to
+exp(-(i - mu)^2 / (2 sigma^2)), `budget` distinct ranks a round; mu starts at 0 and moves between rounds by
 
     (n/2) tanh(alpha (Acc_t - beta)) + (n/2) tanh(alpha C_t),    n = budget.
 
 The scale n/2 is second-hand (no full text of the paper was at hand); the released code has 500, which agrees
 for n = 1,000. The released code also clamps the step to [0, 1000]: `step_low=0, step_high=1000`. The paper
 says nothing of the ends of the list; here mu stays within [0, N - 1].
+
+`Falling` is after the description of Nemotron 3 Nano's curriculum (arXiv 2512.20848, section 3.2.2): within
+each domain prompts are chosen by a Gaussian over their pass rate, its mean falls linearly, and prompts that
+always pass are dropped. `--stratify COLUMN` makes the domains. The widths and ends here are ours. Prompt q
+has weight exp(-(p_q - mean)^2 / (2 sigma^2)), so a pass rate that many prompts have is drawn more often.
 """
 
 from __future__ import annotations
@@ -20,11 +25,10 @@ from pydantic import Field, field_validator, model_validator
 
 from gaincurate.core.options import GAIN_RL, Option
 from gaincurate.core.rng import Floats, Ints
+from gaincurate.errors import InputError
 from gaincurate.schedule import base
 from gaincurate.schedule.base import Json, Observed, Pool
-
-_WIDEST = 1e15
-_NARROWEST = 1e-9  # ranks. The square of a distance in such widths is still a float
+from gaincurate.schedule.context import Context
 
 
 class GaussianOptions(base.Options):
@@ -47,7 +51,8 @@ class GaussianOptions(base.Options):
     def _check_sigma(cls, value: object) -> str:
         text = str(value)
         try:
-            good = _NARROWEST <= float(text.removesuffix("N")) <= _WIDEST
+            # The square of a distance in such widths is still a float.
+            good = 1e-9 <= float(text.removesuffix("N")) <= 1e15
         except ValueError:
             good = False
         if not good:
@@ -65,12 +70,7 @@ class GaussianOptions(base.Options):
 
 
 class GainRL(base.Selector):
-    """GAIN-RL: highest angle concentration first.
-
-    Args:
-        pool: what is drawn from.
-        options: see `GaussianOptions`.
-    """
+    """GAIN-RL: highest angle concentration first; options as in `GaussianOptions`."""
 
     Options: ClassVar[type[base.Options]] = GaussianOptions
     by: ClassVar[str | None] = "gc_angle"
@@ -91,19 +91,15 @@ class GainRL(base.Selector):
     def log_weights(self, start: int, stop: int) -> Floats:
         """Of ranks `start` to `stop`, up to a constant: -(i - mu)^2 / (2 sigma^2)."""
         distance = (np.arange(start, stop) - self.mu) / self.sigma
-        weights: Floats = -0.5 * distance * distance
-        return weights
+        return -0.5 * distance * distance
 
     def step(self, accuracy: float, concentration: float) -> float:
         """Mu's next step in ranks, before it is kept within the list."""
         options = self.options
         step = self._scale * math.tanh(options.alpha * (accuracy - options.beta))
         step += self._scale * math.tanh(options.alpha * concentration)
-        if options.step_low is not None:
-            step = max(step, options.step_low)
-        if options.step_high is not None:
-            step = min(step, options.step_high)
-        return step
+        low = -math.inf if options.step_low is None else options.step_low
+        return min(max(step, low), math.inf if options.step_high is None else options.step_high)
 
     def observe(self, observed: Observed) -> None:
         """Move mu."""
@@ -139,3 +135,54 @@ class Length(GainRL):
     by: ClassVar[str | None] = "gc_question_tokens"
     ascending: ClassVar[bool] = True
     reads_scores: ClassVar[bool] = False
+
+
+class FallingOptions(base.Options):
+    """The Gaussian over pass rates."""
+
+    first: float = Field(default=0.8, ge=0, le=1)
+    """Its mean in the first round."""
+    last: float = Field(default=0.2, ge=0, le=1)
+    """Its mean in the last round."""
+    sigma: float = Field(default=0.15, ge=1e-9)
+    """Its width, in pass rates."""
+
+
+class Falling(base.Selector):
+    """Pass rates around a mean that falls from easy prompts to hard ones; options as in `FallingOptions`."""
+
+    Options: ClassVar[type[base.Options]] = FallingOptions
+    by: ClassVar[str | None] = "gc_difficulty"
+    ordering: ClassVar[base.Ordering] = "fixed"
+    leaves_out: ClassVar[bool] = True
+
+    def __init__(self, pool: Pool, options: FallingOptions) -> None:
+        super().__init__(pool, options)
+        self._pass_rates: Floats = np.zeros(0)  # [rows], by rank; NaN where the column has none
+        self._mean = options.first
+
+    def prepare(self, context: Context) -> None:
+        """Read the pass rates, and set the mean of the round. InputError: a value is no rate."""
+        config, options = context.run.config, self.options
+        rates = context.run.order(context.order).values
+        outside = np.flatnonzero((rates < 0) | (rates > 1))
+        if len(outside):
+            raise InputError(
+                f"strategy {config.strategy} needs rates from 0 to 1, and {config.by} has "
+                f"{rates[outside[0]]:g}; name a column of pass rates with --by."
+            )
+        self._pass_rates = 1 - rates if config.by == "gc_difficulty" else rates
+        done = context.round / max(config.rounds - 1, 1)
+        self._mean = options.first + done * (options.last - options.first)
+
+    def draw(self, round_: int) -> Ints:
+        """`[budget]` distinct ranks, none without a pass rate, or with one of 1, which teaches nothing."""
+        distance = (self._pass_rates - self._mean) / self.options.sigma
+        log_weights = np.nan_to_num(-0.5 * distance * distance)
+        return self.pool.draw(log_weights, round_, leave_out=np.flatnonzero(~(self._pass_rates < 1)))
+
+    def metrics(self) -> dict[str, float]:
+        """The mean of the round that was drawn, and how many prompts are left out."""
+        if not len(self._pass_rates):  # after the last round nothing is prepared
+            return {}
+        return {"mean": self._mean, "left_out": int((~(self._pass_rates < 1)).sum())}

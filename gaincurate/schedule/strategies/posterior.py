@@ -3,8 +3,15 @@
 A group whose rollouts are all right or all wrong has no gradient. The posterior of a prompt is Beta(a +
 wins, b + losses). Wins and losses fade when the prompt is observed again, because the model changes. a and
 b come from the prompt's labels, from outcomes of earlier training and from pass rates of other models, as
-far as these make the outcomes likely (`evidence`). The value of a prompt is U_G, the chance that its G
-rollouts are neither all right nor all wrong.
+far as these make the outcomes likely. The value of a prompt is U_G, the chance that its G rollouts are
+neither all right nor all wrong.
+
+The law of label l before a prompt's own outcomes is Beta(s m, s (1 - m)), by empirical Bayes. The mean m is
+the label's pass rate, drawn towards the mean of all prompts by c rollouts. The strength s says how alike the
+prompts of the label are. c is common to all labels. Both are the values under which the outcomes of single
+prompts are most likely, each prompt given the outcomes of the others. So a label that tells nothing gets a
+small strength. A reader may ask for a full hierarchical model: leaving one prompt out needs one pass over the
+outcomes and no approximation. The same likelihood chooses the labels, and the weights of other sources.
 
 Rounds are cut from passes over the set, as with `uniform`. In a pass a prompt is drawn with the chance
 min(1, U / U*), and at least `retest`. U* is the mean of U over a draw in proportion to U, so passes become
@@ -16,7 +23,8 @@ less than their error (docs/studies/lean). The papers' settings are presets.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import product
+from dataclasses import dataclass
+from itertools import combinations, product
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -34,7 +42,6 @@ from gaincurate.schedule.base import Json, Observed, Pool
 from gaincurate.schedule.config import ScheduleConfig
 from gaincurate.schedule.context import Context
 from gaincurate.schedule.groups import check_groups
-from gaincurate.schedule.strategies.evidence import JUDGES, Counts, Law, best_labels, crossed, evenly, law_of
 
 Aim = Literal["groups", "variance", "thompson"]
 _OWN: dict[str, Any] = {"labels": "none", "prior": 1.0}
@@ -55,6 +62,19 @@ _MOST_VALUES, _MOST_COLUMNS, _SAMPLE = 256, 6, 4096
 _AHEAD = 16  # prompts of a pass considered at once for one that is drawn
 _AT_THE_END = np.uint64(1 << 63)
 _TINY = 1e-300
+Counts = Floats
+"""Wins and losses, `[2, prompts]`."""
+
+_JUDGES, _CHOOSERS = 2048, 1024  # observed prompts at most by which laws are fitted, and labels chosen
+_CROSSED = 3  # columns, the best, that are tried in pairs
+_FEWEST = 16  # observed prompts for a choice of labels
+_COST = 7.0
+"""Of a column, in log likelihood: it has to make outcomes 1,000 times as likely. The best of six columns with
+random values gains 2 at the median, and more than 6 in one of 20 sets of 16 to 512 prompts."""
+_PULLS = (0.25, 1.0, 4.0, 16.0)  # c
+_STRENGTHS = np.array([0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0])  # s
+_OF_ALL = 4.0  # prompts that the mean likelihood of all labels counts for in the choice of one label's s
+_LEAST = 1e-3  # a mean is never 0 or 1
 
 
 class PosteriorOptions(base.Options):
@@ -129,22 +149,13 @@ class PosteriorOptions(base.Options):
         return [] if self.labels in (AUTO, NO_LABELS) else names_of(self.labels)
 
     def check_run(self, config: ScheduleConfig, scored: ScoredSet) -> None:
-        """See that the set has the labels.
-
-        Raises:
-            InputError: it has not.
-        """
+        """See that the set has the labels."""
         for name in self.columns:
             check_groups(scored, name, f"labels = {self.labels}")
 
 
 class Posterior(base.Selector):
-    """Draws prompts by U_G, the chance that a group differs.
-
-    Args:
-        pool: the prompts to draw from.
-        options: see `PosteriorOptions`.
-    """
+    """Draws prompts by U_G, the chance that a group differs; options as in `PosteriorOptions`."""
 
     Options: ClassVar[type[base.Options]] = PosteriorOptions
     options: PosteriorOptions
@@ -155,14 +166,12 @@ class Posterior(base.Selector):
         self._outcomes: Counts = np.zeros((2, pool.rows))
         """Wins and losses of each row, faded."""
         self._law = Law(np.full((2, pool.rows), options.prior), 0.0)
-        self._group_size = options.group_size
-        """Rollouts per prompt, as observed in the last round."""
+        self._group_size = options.group_size  # as observed in the last round
         self._codes: dict[str, Ints] | None = None
         """A number for each value of the columns that are or may be labels, by row."""
         self._labels: tuple[str, ...] = ()
         self._weights: dict[str, float] = {}
-        self._rates: list[float] = []
-        """The weight of each other model's rates, of standardised logits."""
+        self._rates: list[float] = []  # the weight of each other model's rates, of standardised logits
         self._expected_groups: float | None = None
         groups = 1 if pool.strata is None else len(pool.strata.names)
         self._places: list[Json] = [{"pass": 0, "cursor": 0, "last": []} for _ in range(groups)]
@@ -203,14 +212,12 @@ class Posterior(base.Selector):
         self._labels = best_labels(codes, outcomes, options.prior) if options.labels == AUTO else tuple(codes)
         if self._labels not in (before, ()):
             context.note(f"prompts with the same {' and '.join(self._labels)} are expected to be alike")
-        labels = crossed([codes[name] for name in self._labels], self.pool.rows)
+        labels = _crossed([codes[name] for name in self._labels], self.pool.rows)
         rates = None
         if of_others is not None:
             rates, self._rates = _as_outcomes(of_others, outcomes)
         enough = (self._outcomes.sum(0) > 0).sum() >= _ENOUGH
-        sources = {
-            name: counts for name, counts in (("history", history), ("rates", rates)) if counts is not None
-        }
+        sources = {name: v for name, v in (("history", history), ("rates", rates)) if v is not None}
         laws = {}
         for weights in product(_WEIGHTS if enough else (_FIRST_WEIGHT,), repeat=len(sources)):
             counts = {name: w * sources[name] for name, w in zip(sources, weights, strict=True)}
@@ -266,13 +273,11 @@ class Posterior(base.Selector):
     def _cut(self, round_: int) -> Ints:
         """The next prompts of the passes. Each group of `--stratify` has passes of its own."""
         worth = self._worth(slice(None), round_)
-        return self.pool.by_groups(
-            round_, lambda group, rows, size: self._take(group, rows, size, worth[rows])
-        )
+        return self.pool.by_groups(round_, lambda group, rows, size: self._take(group, rows, size, worth))
 
     def _take(self, group: int, rows: Ints, size: int, worth: Floats) -> Ints:
-        """The next `size` of the rows of a group, `[size]`."""
-        seed, place, count = self.pool.seed, self._places[group], len(rows)
+        """The next `size` of the rows of a group, `[size]`, by the worth of all rows."""
+        seed, place, count, worth = self.pool.seed, self._places[group], len(rows), worth[rows]
         stream = 1 if self.pool.strata is None else PASSES + group
         chance = np.clip(worth * worth.sum() / np.maximum((worth**2).sum(), _TINY), self.options.retest, 1)
         taken, ends = np.zeros(0, np.int64), 0
@@ -332,9 +337,7 @@ class Posterior(base.Selector):
         self._places = [{**place, "last": list(place["last"])} for place in state.get("places", self._places)]
 
     def metrics(self) -> dict[str, float]:
-        """Prompts seen, those all right (`easy`) and all wrong (`hard`) so far, passes, weights of sources,
-        and the share of groups expected to differ.
-        """
+        """Prompts seen, `easy` (all right) and `hard` ones so far, passes, weights, groups to differ."""
         wins, losses = self._outcomes
         counts: dict[str, float] = {
             "seen": int(((wins > 0) | (losses > 0)).sum()),
@@ -350,7 +353,7 @@ class Posterior(base.Selector):
         return counts | self._weights | more
 
     def plan_facts(self, rows: Ints) -> Json:
-        """The failure rates that the posterior expects, and the rollouts that each rests on, prior included.
+        """The expected failure rates, and the rollouts that each rests on, prior included.
 
         The next plan compares both with the outcomes. `evidence` has the labels, and the weight of each other
         model's rates.
@@ -365,7 +368,7 @@ class Posterior(base.Selector):
 
 def _noticed(context: Context) -> list[str]:
     """Columns that may be labels: names, whole numbers or booleans of few values, the first of them."""
-    sample = context.scored.take(evenly(np.arange(len(context.scored)), _SAMPLE))
+    sample = context.scored.take(_evenly(np.arange(len(context.scored)), _SAMPLE))
     names = []
     for name, kind in fields(sample.schema):
         if can_group(kind) and name != ID and not name.startswith("gc_"):
@@ -385,8 +388,90 @@ def _codes_of(context: Context, name: str) -> Ints:
 
 def _as_outcomes(rates: Floats, outcomes: Counts) -> tuple[Counts, list[float]]:
     """Other models' pass rates, recalibrated, as wins and losses of prompts, and the weight of each model."""
-    rows = evenly(np.flatnonzero(outcomes.sum(0)), JUDGES)
+    rows = _evenly(np.flatnonzero(outcomes.sum(0)), _JUDGES)
     fitted = calibrate(rates, rows, *outcomes[:, rows])
     strength = np.where(np.isnan(fitted.expected), 0.0, fitted.strength)
     expected = np.nan_to_num(fitted.expected)
     return strength * np.array([expected, 1 - expected]), np.round(fitted.weights, 4).tolist()
+
+
+@dataclass(frozen=True, slots=True)
+class Law:
+    """Beta parameters of each prompt before its own outcomes, and the log-likelihood of those that judged."""
+
+    counts: Counts
+    fit: float
+
+
+def law_of(labels: Ints, outcomes: Counts, base: Counts, history: Counts | None = None) -> Law:
+    """The law of each prompt, by its label.
+
+    The outcomes of a prompt, `[2, prompts]`, are left out of the mean of its label, because they count for
+    the prompt itself. `base`, `[2, prompts]` or `[2, 1]`, are wins and losses that prompts have besides, in
+    no label's mean. `history`, `[2, prompts]`, are those of earlier training, in the mean and in the law.
+    """
+    every = outcomes if history is None else outcomes + history
+    before = np.broadcast_to(base if history is None else base + history, outcomes.shape)
+    if not every.any():
+        return Law(before, 0.0)
+    size = int(labels.max(initial=0)) + 1
+    of_label = np.array([np.bincount(labels, row, size) for row in every])
+    mean_of_all = of_label[0].sum() / of_label.sum()
+
+    def means(rows: Ints | slice, pull: float) -> Floats:
+        """Of each row's label without the row, `[rows]`."""
+        others = np.maximum(of_label[:, labels[rows]] - every[:, rows], 0.0)
+        rates: Floats = (others[0] + pull * mean_of_all) / (others.sum(0) + pull)
+        return np.clip(rates, _LEAST, 1 - _LEAST)
+
+    # Before this run has outcomes, a law has to make those of earlier training likely.
+    judged, given = (outcomes, before) if outcomes.any() else (every, np.broadcast_to(base, outcomes.shape))
+    judges = _evenly(np.flatnonzero(judged.sum(0)), _JUDGES)
+    judged, given = judged[:, judges], given[:, judges]
+
+    def likelihoods(pull: float) -> Floats:
+        """Of each judge under each strength, `[strengths, judges]`."""
+        rates = means(judges, pull)
+        laws = [given + strength * np.array([rates, 1 - rates]) for strength in _STRENGTHS]
+        return np.array([beta.log_evidences(*law, *judged) for law in laws])
+
+    by_pull = {pull: likelihoods(pull) for pull in _PULLS}
+    pull = max(_PULLS, key=lambda pull: float(by_pull[pull].sum(1).max()))
+    fits = by_pull[pull]
+    of_labels = np.array([np.bincount(labels[judges], row, size) for row in fits])
+    strengths = _STRENGTHS[np.argmax(of_labels + _OF_ALL * fits.mean(1, keepdims=True), axis=0)][labels]
+    rates = means(slice(None), pull)
+    return Law(before + strengths * np.array([rates, 1 - rates]), float(fits.sum(1).max()))
+
+
+def best_labels(columns: Mapping[str, Ints], outcomes: Counts, prior: float) -> tuple[str, ...]:
+    """The columns whose values, crossed, predict outcomes best, each at a `_COST`: none, one or two of them.
+
+    `columns` are the codes of each column, `[prompts]`; `prior` are wins and losses before any was observed.
+    """
+    seen = _evenly(np.flatnonzero(outcomes.sum(0)), _CHOOSERS)
+    if len(seen) < _FEWEST:
+        return ()
+
+    def fit(names: tuple[str, ...]) -> float:
+        labels = _crossed([columns[name][seen] for name in names], len(seen))
+        return law_of(labels, outcomes[:, seen], np.full((2, 1), prior)).fit
+
+    fits = {names: fit(names) for names in [(), *((name,) for name in columns)]}
+    best = sorted(columns, key=lambda name: -fits[name,])[:_CROSSED]
+    fits |= {names: fit(names) for names in combinations([name for name in columns if name in best], 2)}
+    return max(fits, key=lambda names: fits[names] - _COST * len(names))
+
+
+def _crossed(columns: list[Ints], rows: int) -> Ints:
+    """A number from 0 for each combination of values that occurs, `[rows]`."""
+    labels = np.zeros(rows, np.int64)
+    for column in columns:
+        labels = labels * (int(column.max(initial=0)) + 1) + column
+        labels = np.unique(labels, return_inverse=True)[1].reshape(-1)
+    return labels
+
+
+def _evenly(rows: Ints, most: int) -> Ints:
+    """At most so many of some rows, evenly spaced."""
+    return rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(np.int64)]

@@ -19,12 +19,7 @@ _AT_THE_END = np.uint64(1 << 63)
 
 
 class Uniform(base.Selector):
-    """Passes over the set, each in a random order of its own.
-
-    Args:
-        pool: what is drawn from.
-        options: none.
-    """
+    """Passes over the set, each in a random order of its own."""
 
     reads_scores: ClassVar[bool] = False
 

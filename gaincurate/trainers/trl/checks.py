@@ -23,9 +23,8 @@ from gaincurate.core.artifact import Json
 from gaincurate.core.outcomes import newest_attempts, read_file
 from gaincurate.core.schema import ID
 from gaincurate.errors import InputError, OutputError
-from gaincurate.schedule.checkpoints import why_incomplete
+from gaincurate.schedule.checkpoints import check_place, why_incomplete
 from gaincurate.schedule.config import ScheduleConfig
-from gaincurate.schedule.rollback import check_place
 from gaincurate.schedule.run import Run
 from gaincurate.trainers.checkpoints import checkpoints
 from gaincurate.trainers.doctor.findings import Context, Finding, ask, context_of, refuse

@@ -314,7 +314,7 @@ class Follower(transformers.TrainerCallback):
         for _, path in (each for folder in folders for each in checkpoints(folder, layout_of("trl"))):
             with suppress(GaincurateError, LookupError, TypeError):  # rotated away, or without a place
                 named.add(place_beside(path)["state"]["order"])
-        self.live.run.orders.forget_all_but(named)
+        self.live.run.forget_orders(but=named)
 
 
 def dataset(run: str | Path) -> datasets.Dataset:

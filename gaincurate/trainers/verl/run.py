@@ -14,8 +14,7 @@ from gaincurate.core.artifact import Json
 from gaincurate.core.schema import ID
 from gaincurate.core.sealed import read_sealed
 from gaincurate.errors import InputError, OutputError
-from gaincurate.schedule.checkpoints import why_incomplete
-from gaincurate.schedule.rollback import check_place
+from gaincurate.schedule.checkpoints import check_place, why_incomplete
 from gaincurate.schedule.run import ROLLOUTS
 from gaincurate.trainers.session import PLACE, RESUME, ROUND, followed
 from gaincurate.trainers.verl.profile import GROUP_SIZE
