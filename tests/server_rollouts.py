@@ -8,7 +8,7 @@ from typing import Any
 import sets
 from chat_server import ChatServer, answer_of
 from gaincurate.difficulty.config import RolloutConfig
-from gaincurate.difficulty.engine import request_seed
+from gaincurate.difficulty.prompts import request_seed
 from gaincurate.difficulty.rollout_set import RolloutSet
 
 

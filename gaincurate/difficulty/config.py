@@ -22,12 +22,14 @@ from gaincurate.core.options import (
     Option,
     json_object,
     names_of,
+    near,
     without_nan,
 )
 from gaincurate.errors import InputError
 from gaincurate.scoring.config import DeviceConfig
 
 API_KEY = "OPENAI_API_KEY"
+VERIFIERS = ("math", "reasoning-gym", "exact")
 
 
 def _server_body(value: str) -> dict[str, Any]:
@@ -38,8 +40,14 @@ class _Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class JudgingConfig(_Config):
-    """The verifier of completions, and its limits."""
+class VerifierConfig(_Config):
+    """A verifier of completions, and its limits.
+
+    `gold_as` is how a gold answer is written to be verified itself, with `{answer}` in it.
+
+    Raises:
+        InputError: an unknown verifier, or `gold_as` without a place for the answer.
+    """
 
     verifier: Annotated[
         str,
@@ -64,9 +72,28 @@ class JudgingConfig(_Config):
         Field(ge=64, le=1 << 24),  # Python itself needs the least
         Option("MiB of address space of a verifying process.", VERIFYING),
     ] = 4096
+    gold_as: str | None = None
+
+    @property
+    def needs_answer(self) -> bool:
+        """Whether it compares with a gold answer, as all but a user's function do."""
+        return self.verifier in VERIFIERS
+
+    @model_validator(mode="after")
+    def _check_verifier(self) -> Self:
+        module, colon, function = self.verifier.partition(":")
+        is_function = colon and all(p.isidentifier() for p in module.split(".")) and function.isidentifier()
+        if not (self.needs_answer or is_function):
+            raise InputError(
+                f"--verifier {self.verifier}: there are {', '.join(VERIFIERS)}, or module:function for your "
+                f"own{near(self.verifier, VERIFIERS)}."
+            )
+        if self.gold_as is not None and "{answer}" not in self.gold_as:
+            raise InputError(f"--gold-as {self.gold_as!r} has no {{answer}} in it.")
+        return self
 
 
-class RejudgeConfig(JudgingConfig):
+class RejudgeConfig(VerifierConfig):
     """The options of `gaincurate difficulty rejudge`."""
 
     rollouts: Annotated[Path, Option("A finished rollout set.", metavar="ROLLOUTS", argument=True)]
@@ -81,7 +108,7 @@ class RejudgeConfig(JudgingConfig):
     overwrite: Annotated[bool, Option("Delete the rollout set in --out first.")] = False
 
 
-class RolloutConfig(DeviceConfig, JudgingConfig):
+class RolloutConfig(DeviceConfig, VerifierConfig):
     """The options of `gaincurate difficulty rollout`, under the same names."""
 
     scored: Annotated[Path, Option("A finished scored set.", metavar="SCORED", argument=True, stores=True)]
@@ -124,10 +151,7 @@ class RolloutConfig(DeviceConfig, JudgingConfig):
     batch_tokens: Annotated[
         int | None,
         Field(ge=1),
-        Option(
-            "Rows times (longest prompt + --max-tokens) of a batch. Default: by memory.",
-            MACHINE,
-        ),
+        Option("Rows times (longest prompt + --max-tokens) of a batch. Default: by memory.", MACHINE),
     ] = None
     allow_pickle: Annotated[bool, Option("Accept pickled weights; they can run code.", ADVANCED)] = False
     trust_remote_code: Annotated[bool, Option("Run a model repository's own code.", ADVANCED)] = False

@@ -68,12 +68,17 @@ def of_ids(sets: Sequence[ScoredSet], ids: Sequence[str]) -> Matrix:
         rows.update(zip(here, matrix(scored.rows(here), scored.folder), strict=True))
         absent = [gc_id for gc_id in absent if gc_id not in known]
     if absent:
-        raise InputError(
-            f"{len(absent):,} of {len(ids):,} prompts with outcomes are in no scored set given, "
-            f"{absent[0]!r} among them: are the outcomes of another set?",
-            ids=absent,
-        )
+        raise strangers(absent, len(ids), "in no scored set given")
     return np.stack([rows[gc_id] for gc_id in ids])
+
+
+def strangers(absent: Sequence[str], count: int, where: str) -> InputError:
+    """The error for outcomes of prompts that a set does not have."""
+    return InputError(
+        f"{len(absent):,} of {count:,} prompts with outcomes are {where}, {absent[0]!r} among them: are the "
+        "outcomes of another set?",
+        ids=absent,
+    )
 
 
 def maker(scored: ScoredSet) -> dict[str, Any]:
@@ -88,27 +93,21 @@ def maker(scored: ScoredSet) -> dict[str, Any]:
 
 
 def see_same_maker(scored: ScoredSet, fitted_on: dict[str, Any]) -> None:
-    """See that an adapter was fitted on embeddings of the model that made a set's.
-
-    Raises:
-        InputError: it was not.
-    """
-    if fitted_on != (made_by := maker(scored)):
-        named = [
-            f"{m['model']} ({m['width']} wide, weights {str(m['weights'])[:8]})" for m in (fitted_on, made_by)
-        ]
-        raise InputError(
-            f"the adapter was fitted on embeddings of {named[0]}, and {scored.folder} has those of "
-            f"{named[1]}; score with that model, or fit again."
-        )
+    """Raise `InputError` where an adapter was fitted on embeddings of another model than a set's."""
+    if fitted_on == (made_by := maker(scored)):
+        return
+    theirs, ours = (
+        f"{m['model']} ({m['width']} wide, weights {str(m['weights'])[:8]})" for m in (fitted_on, made_by)
+    )
+    raise InputError(
+        f"the adapter was fitted on embeddings of {theirs}, and {scored.folder} has those of {ours}; score "
+        "with that model, or fit again."
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """The space in which cosines are taken: (embedding - `mean`) @ `directions`.
-
-    `mean` is `[width]`, `directions` `[width, directions]`.
-    """
+    """The space of the cosines: (embedding - `mean`, `[width]`) @ `directions`, `[width, directions]`."""
 
     mean: Floats
     directions: Floats
@@ -126,14 +125,10 @@ class Space:
 
 
 def whitening(sample: Matrix, directions: int = DIRECTIONS, exponent: float = 1.0) -> Space:
-    """The sample's strongest directions, each divided by its standard deviation to the power `exponent`.
+    """The strongest directions of a sample `[rows, width]`, each divided by its deviation ** `exponent`.
 
-    Directions are fewer where the sample has fewer. None that is only rounding is taken.
-
-    Args:
-        sample: `[rows, width]`, two rows or more.
-        directions: how many to keep.
-        exponent: 1 gives every direction variance 1, 0 leaves the variances as they are.
+    An `exponent` of 1 gives every direction variance 1, 0 leaves the variances as they are. There are fewer
+    than `directions` where the sample has fewer. None that is only rounding is taken.
     """
     mean = sample.mean(0, dtype=np.float64)
     centred = sample - mean

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -43,19 +43,12 @@ _GAIN = 1e-6  # of the log likelihood: less is rounding, and might send two mach
 _MOST_FOR_SIZES = 512  # references that the sizes are chosen on; their cost grows with the third power
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """Observations of references, `[K]` each: the target, its variance around the truth, and the number of
-    rollouts.
-    """
+class Seen(NamedTuple):
+    """The target of references, its variance around the truth, and the number of rollouts, `[K]` each."""
 
     values: Floats
     noise: Floats
     rollouts: Floats
-
-    def take(self, rows: Ints) -> Seen:
-        """The observations of some references."""
-        return Seen(self.values[rows], self.noise[rows], self.rollouts[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +65,9 @@ class Fitted:
 
 
 class Method(Protocol):
-    """A way to predict."""
+    """A way to predict: it reads rows, of which it needs `columns`, and is fitted on `K` of them."""
 
     columns: list[str]
-    """The columns that it reads."""
 
     def read(self, table: pa.Table) -> Inputs:
         """The inputs of a table's rows."""
@@ -109,19 +101,21 @@ TRIED: dict[str, tuple[float, ...]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """Targets and inputs of the references, `[K]` each.
+class Evidence(NamedTuple):
+    """Whitened directions `units` `[K, directions]` and standardised `signals` `[K, signals]` of references.
 
-    `values` are between 0 and 1, `noise` are the variances of `values` around the true ones.
+    `values` `[K]` are between 0 and 1, `noise` `[K]` are the variances of `values` around the true ones.
     """
 
     units: Floats
-    """Directions of the whitened embeddings, `[K, directions]`."""
     signals: Floats
-    """Standardised, `[K, signals]`."""
     values: Floats
     noise: Floats
+
+    def covariance(self, sizes: Sizes) -> Floats:
+        """Of what was observed, `[K, K]`."""
+        shared = covariance(self.units, self.signals, self.units, self.signals, sizes)
+        return shared + np.diag(sizes.own + self.noise)
 
 
 def covariance(
@@ -140,8 +134,7 @@ def covariance(
 
 def log_likelihood(evidence: Evidence, sizes: Sizes) -> float:
     """The log density of `values` under the prior with these sizes, observation noise included."""
-    total = _observed_covariance(evidence, sizes)
-    factor, centred = np.linalg.cholesky(total), evidence.values - 0.5
+    factor, centred = np.linalg.cholesky(evidence.covariance(sizes)), evidence.values - 0.5
     whitened = np.linalg.solve(factor, centred)
     return float(
         -0.5 * whitened @ whitened
@@ -156,10 +149,8 @@ def choose_sizes(evidence: Evidence) -> Sizes:
     This coordinate ascent can end in a local maximum. Of more than 512 references evenly spaced ones decide.
     """
     rows = evenly_spaced(len(evidence.values), _MOST_FOR_SIZES)
-    some = Evidence(evidence.units[rows], evidence.signals[rows], evidence.values[rows], evidence.noise[rows])
-    sizes = Sizes()
-    best = log_likelihood(some, sizes)
-    better = True
+    some, sizes = Evidence(*(part[rows] for part in evidence)), Sizes()
+    best, better = log_likelihood(some, sizes), True
     while better:  # the likelihood grows with every change, so no sizes come twice
         better = False
         for name, values in TRIED.items():
@@ -171,12 +162,6 @@ def choose_sizes(evidence: Evidence) -> Sizes:
     return sizes
 
 
-def _observed_covariance(evidence: Evidence, sizes: Sizes) -> Floats:
-    units, signals = evidence.units, evidence.signals
-    total = covariance(units, signals, units, signals, sizes)
-    return total + np.diag(sizes.own + evidence.noise)
-
-
 class GaussianProcess:
     """The posterior of all rates, given references.
 
@@ -186,23 +171,19 @@ class GaussianProcess:
     marginal likelihood, so a part without information is left out. The noise of the observations is not
     fitted but known: it is binomial, so a rate of few rollouts counts for less.
 
-    Args:
-        evidence: the references.
-        sizes: Default: those of `choose_sizes`.
+    `sizes` are those of `choose_sizes` by default.
     """
 
     def __init__(self, evidence: Evidence, sizes: Sizes | None = None) -> None:
         self.sizes = choose_sizes(evidence) if sizes is None else sizes
-        self._evidence = evidence
-        self._inverse = np.linalg.inv(_observed_covariance(evidence, self.sizes))
+        self._evidence, self._inverse = evidence, np.linalg.inv(evidence.covariance(self.sizes))
         self._weights = self._inverse @ (evidence.values - 0.5)
 
     def mean(self, units: Floats, signals: Floats) -> Floats:
         """Posterior means for prompts that are no references, `[rows]`; they may leave [0, 1]."""
         known = self._evidence
-        means: Floats = (
-            0.5 + covariance(units, signals, known.units, known.signals, self.sizes) @ self._weights
-        )
+        shared = covariance(units, signals, known.units, known.signals, self.sizes)
+        means: Floats = 0.5 + shared @ self._weights
         return means
 
     def leave_one_out(self) -> Floats:
@@ -216,14 +197,7 @@ class GaussianProcess:
 
 
 class ByGaussianProcess:
-    """`gp`: see `GaussianProcess`.
-
-    Whitening and standardising are of up to 1,024 of the set's rows, evenly spaced.
-
-    Args:
-        scored: the set.
-        target: what is predicted.
-    """
+    """`gp`: see `GaussianProcess`. Whitening and standardising are of up to 1,024 evenly spaced rows."""
 
     def __init__(self, scored: ScoredSet, target: Target) -> None:
         names = [name for name in SIGNALS if name in scored.schema.names]
@@ -275,15 +249,7 @@ class ByGaussianProcess:
 
 
 class ByGroup:
-    """`group-mean`: the mean of the references in a row's group; of all of them where the group has none.
-
-    Args:
-        scored: the set.
-        column: names the group.
-
-    Raises:
-        InputError: no such column.
-    """
+    """`group-mean`: the mean of the references in a row's group; of all of them where the group has none."""
 
     def __init__(self, scored: ScoredSet, column: str) -> None:
         scored.column(column)
@@ -312,15 +278,7 @@ class ByGroup:
 
 
 class ByRates:
-    """`rates`: other models' pass rates, see `rates`.
-
-    Args:
-        scored: the set.
-        columns: pass rates in [0, 1], each of one model.
-
-    Raises:
-        InputError: no such column, or a value that is no pass rate.
-    """
+    """`rates`: other models' pass rates, see `rates` and `read_rates`."""
 
     def __init__(self, scored: ScoredSet, columns: Sequence[str]) -> None:
         self.columns = [ID]

@@ -1,13 +1,18 @@
-"""Observed pass rates: wins and losses by id, from tables, outcome lines or rollout sets.
+"""Observed pass rates: wins and losses by id, from tables, outcome lines, rollout sets or NeMo Gym.
 
 Policies and rounds stay apart, because a pass rate is of one policy. A prompt without a judged rollout
 has no rate and is left out, which is not the same as a rate of 0.
+
+NeMo Gym's rollouts and reward profiles are lines of JSON with `_ng_task_index` (NVIDIA-NeMo/Gym 07d6b0d0).
+A line is matched to a prompt by its messages, because NeMo Gym gives equal rows one index, and by the index
+only where it has no messages.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,16 +25,17 @@ import pyarrow.compute as pc
 from gaincurate.core.arrow import Refuse, read_json_lines, read_parquet, refusing
 from gaincurate.core.artifact import IDENTITY, MANIFEST, open_table
 from gaincurate.core.columns import as_texts, is_text
-from gaincurate.core.files import digest_files
+from gaincurate.core.files import digest_files, json_lines
 from gaincurate.core.outcomes import Line, Rules, has_rounds, read_any_round
+from gaincurate.core.prompts import Message, PromptProblem, chats_of, to_messages
 from gaincurate.core.rng import Floats
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.metrics import Target, pass_variance
-from gaincurate.difficulty.nemo_gym import is_nemo_gym, rewards_of
 from gaincurate.difficulty.rollout_set import RolloutSet, is_rollout_set, pass_rates
 from gaincurate.errors import InputError, OutcomeError
 
+TASK = "_ng_task_index"
 _COLUMNS = (ID, "model", "reward", "wins", "losses", "pass_rate", "samples")
 _MOST = 2.0**53
 """Rollouts of a prompt. Beyond it floats do not count."""
@@ -329,3 +335,84 @@ def _check_rows(
 def _twice(ids: pa.Array) -> str:
     """The first of the ids that occur most often."""
     return str(Counter(ids.to_pylist()).most_common(1)[0][0])
+
+
+def is_nemo_gym(path: Path) -> bool:
+    """Whether a file of JSON lines is NeMo Gym's."""
+    return TASK in (next(json_lines(path), (0, None))[1] or {})
+
+
+def _rollouts(path: Path) -> Iterator[tuple[int, float | None, dict[str, Any]]]:
+    """Each rollout's task index, its reward (None: not judged), and what the line has of its prompt.
+
+    A line is one rollout or, of a reward profile, one for each of its `rollout_infos`.
+    """
+    for number, row in json_lines(path):
+        where = f"{path}, line {number}"
+        if row is None or type(row.get(TASK)) is not int or row[TASK] < 0:
+            raise OutcomeError(f"{where}: there is no {TASK}, so NeMo Gym did not write it.", line=number)
+        sample = (row.get("sample") if "rollout_infos" in row else row) or {}
+        try:
+            for info in row.get("rollout_infos", [row]):
+                value = info["reward"] if "_ng_failure_class" not in info else info.get("reward")
+                yield row[TASK], None if value is None or value != value else float(value), {**sample}
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+            raise OutcomeError(
+                f"{where} is no rollout or reward profile of NeMo Gym ({type(error).__name__}: {error}); its "
+                "inputs have no reward.",
+                line=number,
+            ) from error
+
+
+def _messages(sample: dict[str, Any]) -> list[Message] | None:
+    params = sample.get("responses_create_params")
+    if not isinstance(params, dict):
+        return None
+    try:
+        messages = to_messages(params.get("input"))
+    except PromptProblem:
+        return None
+    system = params.get("instructions")
+    return [{"role": "system", "content": system}, *messages] if isinstance(system, str) else messages
+
+
+def prompt_key(messages: Sequence[Message]) -> str:
+    """Roles and contents as a text that can be compared."""
+    return json.dumps([[message.get("role"), message.get("content")] for message in messages], default=str)
+
+
+def rewards_of(path: Path, scored: ScoredSet) -> list[tuple[str, float]]:
+    """The id and reward of each judged rollout whose prompt is in a scored set.
+
+    Raises:
+        OutcomeError: a line that is no JSON object, has no index, or no reward; or no rollout's prompt is in
+            the set.
+        StorageError: the file cannot be read.
+    """
+    ids = scored.column(ID).to_pylist()
+    # Where the set has each row of its source, an index means a row.
+    known, whole, first = set(ids), not scored.manifest.get("rejected"), 0
+    places: dict[str, list[int]] = {}
+    for table in scored.tables():
+        for bare in (True, False):  # NeMo Gym was given the source's rows, or exported ones
+            for place, chat in enumerate(chats_of(table, scored.identity, bare=bare), first):
+                of_prompt = places.setdefault(prompt_key(chat.messages), [])
+                of_prompt += [place] if place not in of_prompt else []
+        first += table.num_rows
+    rewards, last = [], ""
+    for task, reward, sample in _rollouts(path):
+        last = f"; the last is of task {task}"
+        gc_id, messages = sample.get(ID), _messages(sample)
+        if not isinstance(gc_id, str) or gc_id not in known:
+            equal = places.get(prompt_key(messages), []) if messages is not None else []
+            by_index = task < len(ids) if messages is None and whole else task in equal
+            gc_id = ids[equal[0]] if len(equal) == 1 else ids[task] if by_index else None
+        if gc_id is not None and reward is not None:
+            rewards.append((gc_id, reward))
+    if not rewards:
+        raise OutcomeError(
+            f"{path}: no judged rollout of NeMo Gym is of a prompt of {scored.folder}{last}. Give the file "
+            "of this set's prompts.",
+            path=str(path),
+        )
+    return rewards

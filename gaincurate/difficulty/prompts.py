@@ -1,7 +1,10 @@
-"""The prompts of a scored set that get rollouts, as messages with gold answers.
+"""The prompts of a scored set that get rollouts, and the completions that engines give of them.
 
 References are drawn by our own Philox bits and a seed, so that one seed gives the same prompts with every
-version of NumPy.
+version of NumPy. An engine (`LocalEngine`, `ServerEngine`) has an `identity`, all of it that can change a
+completion, and `generate(prompts, done)`, which yields the samples of a shard's prompts but those in `done`,
+in parts, as they get finished. Whatever was yielded is final. It gets the prompts that are done too: what it
+makes of the rest may depend on how prompts are put together, not on when a run was killed.
 """
 
 from __future__ import annotations
@@ -9,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from gaincurate.core.foreign import json_value
@@ -36,6 +41,40 @@ class Prompt:
     tokens: int
     """Of the whole rendered prompt, under the model that scored it."""
     tools: list[Tool] | None = None
+
+
+Key = tuple[str, int]
+"""A prompt's id and the number of the sample, from 0."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Completion:
+    """One completion. `tokens` and `prompt_tokens` are counts; None where the engine does not report them.
+
+    `logprobs` is `[tokens]`, float32, natural logarithms; `token_ids` is `[tokens]`, int32.
+    """
+
+    gc_id: str
+    sample: int
+    text: str
+    finish_reason: str | None
+    tokens: int | None
+    prompt_tokens: int | None
+    logprobs: npt.NDArray[np.float32] | None = None
+    token_ids: npt.NDArray[np.int32] | None = None
+
+    @property
+    def key(self) -> Key:
+        """The prompt and the sample."""
+        return self.gc_id, self.sample
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A prompt that the engine cannot take, and why."""
+
+    gc_id: str
+    reason: str
 
 
 def draw_references(count: int, references: int, seed: int, round_: int = 0) -> Ints:
@@ -104,3 +143,9 @@ def fitting_verifier(scored: ScoredSet) -> str | None:
             metadata = json_value(metadata)
     named = metadata.get("source_dataset") if isinstance(metadata, dict) else None
     return "math" if named is None and row.get("source_dataset") is None else "reasoning-gym"
+
+
+def request_seed(seed: int, gc_id: str, sample: int) -> int:
+    """A seed of 31 bits for one completion, which every server takes."""
+    text = f"{seed}\n{sample}\n{gc_id}".encode()
+    return int.from_bytes(blake2b(text, digest_size=4).digest(), "little") >> 1

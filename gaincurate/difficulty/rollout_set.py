@@ -17,8 +17,9 @@ import pyarrow.compute as pc
 from gaincurate.core.artifact import IDENTITY, MANIFEST, Artifact, Json, Kind, open_table
 from gaincurate.core.files import remove_temporaries
 from gaincurate.core.foreign import json_file
+from gaincurate.core.progress import Progress
 from gaincurate.core.schema import ID
-from gaincurate.difficulty.engine import Completion
+from gaincurate.difficulty.prompts import Completion
 from gaincurate.errors import InputError
 
 FORMAT = 1
@@ -48,11 +49,8 @@ Judged = tuple[Completion, float | None, str | None]
 
 def _totals(parts: Sequence[Json], rejected: int) -> Json:
     """The head of a rollout set's manifest."""
-    return {
-        "kind": KIND,
-        **{name: sum(part[name] for part in parts) for name in _COUNTS},
-        "rejected": rejected,
-    }
+    counts = {name: sum(part[name] for part in parts) for name in _COUNTS}
+    return {"kind": KIND, **counts, "rejected": rejected}
 
 
 ROLLOUTS = Kind(
@@ -108,15 +106,29 @@ def written_shards(artifact: Artifact, identity: Json, count: int, *, overwrite:
     return artifact.present(identity, count) if begun else None
 
 
-def begin(artifact: Artifact, identity: Json, written: set[int] | None, count: int) -> list[int]:
-    """Begin the set, or open it again where a shard is missing; returns the shards that are to be made."""
+def shards_to_make(
+    artifact: Artifact,
+    identity: Json,
+    sizes: Sequence[int],
+    written: set[int] | None,
+    progress: Progress,
+    **shown: str,
+) -> Iterator[int]:
+    """Begin the set, or open it again; give the shards to make, and finish the set after the last of them.
+
+    `sizes` are the units of each shard, which `progress` shows with the words in `shown`; `written` is from
+    `written_shards`.
+    """
     if written is None:
         artifact.remove()
         artifact.begin(identity)
-    missing = [index for index in range(count) if index not in (written or ())]
+    missing = [index for index in range(len(sizes)) if index not in (written or ())]
     if missing:
         artifact.reopen()
-    return missing
+    progress.start(sum(sizes), sum(sizes) - sum(sizes[index] for index in missing), **shown)
+    yield from missing
+    if not artifact.finished:
+        artifact.finish(identity, len(sizes))
 
 
 def is_rollout_set(path: Path) -> bool:
@@ -141,14 +153,18 @@ class RolloutSet:
         self._files = Artifact(self.folder, ROLLOUTS)
         self.manifest: Json = self._files.read_manifest()
 
-    def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """One memory-mapped table per shard.
+    def shard(self, index: int) -> pa.Table:
+        """A shard, memory-mapped.
 
         Raises:
-            OutputError: a file is missing or broken, or does not match the manifest.
+            OutputError: the file is missing or broken, or does not match the manifest.
         """
-        for entry in self.manifest["shards"]:
-            table = open_table(self._files.check(entry))
+        return open_table(self._files.check(self.manifest["shards"][index]))
+
+    def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """The shards, or some columns of them; see `shard`."""
+        for index in range(len(self.manifest["shards"])):
+            table = self.shard(index)
             yield table if columns is None else table.select(list(columns))
 
 

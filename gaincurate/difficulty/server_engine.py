@@ -11,8 +11,7 @@ import asyncio
 import json
 import os
 import random
-from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from itertools import islice
 from operator import index
@@ -25,8 +24,7 @@ import numpy as np
 from gaincurate.core.foreign import json_value
 from gaincurate.core.process import ctrl_c_noted
 from gaincurate.difficulty.config import API_KEY, RolloutConfig, base_url
-from gaincurate.difficulty.engine import Completion, Key, Refused, request_seed
-from gaincurate.difficulty.prompts import Prompt
+from gaincurate.difficulty.prompts import Completion, Key, Prompt, Refused, request_seed
 from gaincurate.errors import InputError, ServerError
 
 LOGPROBS = "as the server gives them; many give those before temperature and top-p"
@@ -56,11 +54,9 @@ class _RetryableError(Exception):
 
 
 class ServerEngine:
-    """A server that generates.
+    """A server that generates, named by the config's `server`.
 
-    Args:
-        config: of the rollouts; `server` is set.
-        template_kwargs: extra variables for the chat template, as when the set was scored.
+    `template_kwargs` are extra variables for the chat template, as when the set was scored.
 
     Raises:
         InputError: the URL or the model's name cannot be used.
@@ -123,7 +119,7 @@ class ServerEngine:
     def generate(
         self, prompts: Sequence[Prompt], done: frozenset[Key]
     ) -> Generator[list[Completion | Refused]]:
-        """See `Engine`. What had arrived when a request failed for good is yielded before the error."""
+        """See `prompts`. What had arrived when a request failed for good is yielded before the error."""
         wanted = (
             self._complete(prompt, sample)
             for prompt in prompts
@@ -186,12 +182,10 @@ class ServerEngine:
             "seed": request_seed(config.seed, gc_id, sample),
         }
 
-        async def attempt() -> Completion | Refused:
-            status, data = await self._send("POST", "/chat/completions", body)
+        def read(status: int, data: bytes) -> Completion | Refused:
             if status in _OF_THE_PROMPT:
                 return Refused(gc_id, f"the server refused it: {self._reason(data) or status}")
-            with self._understanding("chat completion"):
-                done = _read(gc_id, sample, json_value(data, surrogates=True), self._clean)
+            done = _read(gc_id, sample, json_value(data, surrogates=True), self._clean)
             if prompt.tools and done.finish_reason == "tool_calls":
                 return Refused(
                     gc_id,
@@ -200,18 +194,16 @@ class ServerEngine:
                 )
             return done
 
-        return await self._with_retries(attempt, f"for prompt {gc_id}, sample {sample}")
+        whose = f"for prompt {gc_id}, sample {sample}"
+        return await self._ask("/chat/completions", body, read, "chat completion", whose)
 
     async def _only_model(self) -> str:
         """The server's model where it has one."""
 
-        async def attempt() -> list[str]:
-            _, data = await self._send("GET", "/models", None)
-            with self._understanding("list of models"):
-                models = json_value(data, surrogates=True)["data"]
-                return [self._clean(model["id"]) for model in models]
+        def read(_: int, data: bytes) -> list[str]:
+            return [self._clean(model["id"]) for model in json_value(data, surrogates=True)["data"]]
 
-        names = await self._with_retries(attempt, "for its models")
+        names = await self._ask("/models", None, read, "list of models", "for its models")
         if len(names) != 1:
             raise InputError(
                 f"--server {self._url} has {len(names)} models; name one with --served-model"
@@ -219,11 +211,27 @@ class ServerEngine:
             )
         return names[0]
 
-    async def _with_retries(self, attempt: Callable[[], Awaitable[_Result]], what: str) -> _Result:
+    async def _ask(
+        self,
+        path: str,
+        body: dict[str, Any] | None,
+        read: Callable[[int, bytes], _Result],
+        kind: str,
+        whose: str,
+    ) -> _Result:
+        """What `read` makes of an answer's status and bytes, however many attempts it takes.
+
+        An answer may have another shape than its `kind` has; `whose` says in an error what was asked for.
+        """
         tries = self._config.retries + 1
         for number in range(tries):
             try:
-                return await attempt()
+                status, data = await self._send(path, body)
+                try:
+                    return read(status, data)
+                except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
+                    why = self._clean(f"{type(error).__name__}: {error}")[:_SHOWN]
+                    raise _RetryableError(f"its answer is no {kind} ({why})") from None
             except _RetryableError as error:
                 last = error
             if number + 1 < tries:
@@ -231,14 +239,14 @@ class ServerEngine:
                 await asyncio.sleep(random.uniform(0, longest) if last.after is None else last.after)
         often, when = ("once", "") if tries == 1 else (f"{tries} times", "the last time ")
         raise ServerError(
-            f"the server at {self._url} failed {often} {what}, {when}because {last}. What had arrived is "
+            f"the server at {self._url} failed {often} {whose}, {when}because {last}. What had arrived is "
             "kept; see to the server and run the same command again.",
             url=self._url,
         ) from last
 
-    async def _send(self, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, bytes]:
+    async def _send(self, path: str, body: dict[str, Any] | None) -> tuple[int, bytes]:
         """The status and the bytes of an answer that is good, or about the prompt."""
-        most, data = self._config.timeout, bytearray()
+        most, data, method = self._config.timeout, bytearray(), "GET" if body is None else "POST"
         try:
             async with (
                 asyncio.timeout(most),
@@ -265,15 +273,6 @@ class ServerEngine:
             raise _RetryableError(f"it {answered}", _retry_after(response))
         hint = f" Is the key in {API_KEY} right?" if status in (401, 403) else ""
         raise InputError(f"the server at {self._url}{path} {answered}.{hint}")
-
-    @contextmanager
-    def _understanding(self, what: str) -> Iterator[None]:
-        """Reading of an answer, which may have another shape."""
-        try:
-            yield
-        except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
-            why = self._clean(f"{type(error).__name__}: {error}")[:_SHOWN]
-            raise _RetryableError(f"its answer is no {what} ({why})") from None
 
     def _reason(self, data: bytes | bytearray) -> str:
         """The text of a response with an error status, in one line."""

@@ -43,7 +43,6 @@ from gaincurate.difficulty.answers import (
 )
 
 Check = Callable[[str, Any, dict[str, Any]], Any]
-NAMES = ("math", "reasoning-gym", "exact")
 WALL = 3
 """A job may take so many times its limit of processor time by the clock, waiting included."""
 _REASON = 400

@@ -9,17 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.core.stats import pearson
-from gaincurate.difficulty import train
+from gaincurate.difficulty import predictor
 from gaincurate.difficulty.config import Recipe
 from gaincurate.difficulty.metrics import noise_ceiling
-from gaincurate.difficulty.predictor import Shape, by_references
-from gaincurate.difficulty.train import (
-    Policy,
-    batches,
-    fit,
-    rate_at,
-    split,
-)
+from gaincurate.difficulty.predictor import Policy, Shape, batches, by_references, fit, rate_at, split
 from gaincurate.errors import InputError
 from synthetic import World, world
 
@@ -110,7 +103,7 @@ def test_the_rate_falls_over_the_steps_of_all_epochs(monkeypatch: pytest.MonkeyP
         steps.append((step, of))
         return 1.0
 
-    monkeypatch.setattr(train, "rate_at", rate)
+    monkeypatch.setattr(predictor, "rate_at", rate)
     made, recipe = world(40, width=32, policies=1), Recipe(epochs=3, batch=8)
     policies = [Policy("p", np.arange(40), made.observed[0])]
     fit(torch.from_numpy(made.embeddings), policies, Shape(32, hidden=8), recipe)

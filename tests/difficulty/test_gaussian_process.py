@@ -70,17 +70,13 @@ def test_its_likelihood_is_a_multivariate_normals_density() -> None:
 def conditioned(known: Evidence, asked: Evidence, sizes: Sizes) -> Floats:
     """The mean of a joint normal distribution given a part of it, by elimination, one reference at a time."""
     both = len(known.values) + len(asked.values)
-    joint = Evidence(*(np.concatenate(pair) for pair in zip(vars_of(known), vars_of(asked), strict=True)))
+    joint = Evidence(*(np.concatenate(pair) for pair in zip(known, asked, strict=True)))
     c, mean = prior(joint, sizes), np.full(both, 0.5)
     for i, value in enumerate(known.values):
         gain = c[:, i] / c[i, i]
         mean, c = mean + gain * (value - mean[i]), c - np.outer(gain, c[i])
         c[i, i] = 1.0  # it is known from here on and takes no part
     return mean[len(known.values) :]
-
-
-def vars_of(known: Evidence) -> list[Floats]:
-    return [known.units, known.signals, known.values, known.noise]
 
 
 def test_its_means_are_those_of_a_normal_distribution_given_the_references() -> None:
@@ -91,7 +87,7 @@ def test_its_means_are_those_of_a_normal_distribution_given_the_references() -> 
 
 
 def without(known: Evidence, row: int) -> Evidence:
-    return Evidence(*(np.delete(part, row, axis=0) for part in vars_of(known)))
+    return Evidence(*(np.delete(part, row, axis=0) for part in known))
 
 
 def test_leaving_one_out_is_a_fit_on_the_others() -> None:
@@ -116,8 +112,8 @@ def test_the_sizes_are_a_maximum_of_the_likelihood_over_what_is_tried() -> None:
 def test_a_part_that_tells_nothing_is_left_out() -> None:
     random = np.random.default_rng(3)
     known = evidence(200)
-    by_signal = replace(known, values=np.clip(0.5 + 0.3 * np.tanh(known.signals[:, 0]), 0, 1))
-    noisy = replace(by_signal, values=by_signal.values + random.normal(size=200) * np.sqrt(known.noise))
+    by_signal = known._replace(values=np.clip(0.5 + 0.3 * np.tanh(known.signals[:, 0]), 0, 1))
+    noisy = by_signal._replace(values=by_signal.values + random.normal(size=200) * np.sqrt(known.noise))
     sizes = choose_sizes(noisy)
     assert sizes.signals > 0.01 > sizes.embedding + sizes.both
 
@@ -125,7 +121,7 @@ def test_a_part_that_tells_nothing_is_left_out() -> None:
 @given(some.permutations(range(20)))
 def test_the_order_of_references_says_nothing(order: list[int]) -> None:
     known, asked = evidence(20), evidence(5, seed=2)
-    turned = Evidence(*(part[order] for part in vars_of(known)))
+    turned = Evidence(*(part[order] for part in known))
     assert choose_sizes(turned) == choose_sizes(known)
     np.testing.assert_allclose(
         GaussianProcess(turned, SIZES).mean(asked.units, asked.signals),
@@ -138,7 +134,7 @@ def test_the_order_of_references_says_nothing(order: list[int]) -> None:
 def test_references_that_are_all_alike_make_everything_alike(rate: float) -> None:
     known = evidence(60)
     noise = observation_noise(np.full(60, 8 * (1 - rate)), np.full(60, 8 * rate))
-    process = GaussianProcess(replace(known, values=np.full(60, rate), noise=noise))
+    process = GaussianProcess(known._replace(values=np.full(60, rate), noise=noise))
     asked = evidence(30, seed=5)
     means = process.mean(asked.units, asked.signals)
     assert np.abs(means - rate).max() < 0.02

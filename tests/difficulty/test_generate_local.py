@@ -19,18 +19,16 @@ from architectures import ARCHITECTURES, Architecture, in_tiers
 from gaincurate.core.prompts import Message
 from gaincurate.core.rng import uniforms
 from gaincurate.difficulty.config import RolloutConfig
-from gaincurate.difficulty.engine import Completion, Refused
 from gaincurate.difficulty.local_engine import (
     PIECE,
     LocalEngine,
-    Prompts,
     Ready,
     Sampler,
     batches,
     nucleus,
     prefilled,
 )
-from gaincurate.difficulty.prompts import Prompt
+from gaincurate.difficulty.prompts import Completion, Prompt, Refused
 from gaincurate.errors import ModelError
 
 
@@ -317,7 +315,7 @@ def test_layers_that_see_a_window_only_are_not_shared(tmp_path: Path) -> None:
             model = tiny.model(kind.config())
             model.generation_config = transformers.GenerationConfig(max_new_tokens=2, pad_token_id=0)
             ids = torch.randint(3, 256, (2, 30))
-            prompts = Prompts(ids, torch.ones_like(ids), torch.tensor([0, 0, 1, 1]))
+            prompts = ids, torch.ones_like(ids), torch.tensor([0, 0, 1, 1])
             assert prefilled(model, prompts) == {}
 
 

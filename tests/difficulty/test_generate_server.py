@@ -14,8 +14,7 @@ import pytest
 
 from chat_server import ChatServer, Key, wire
 from gaincurate.difficulty.config import RolloutConfig
-from gaincurate.difficulty.engine import Refused, request_seed
-from gaincurate.difficulty.prompts import Prompt
+from gaincurate.difficulty.prompts import Prompt, Refused, request_seed
 from gaincurate.difficulty.rollout import roll_out
 from gaincurate.difficulty.rollout_set import pass_rates
 from gaincurate.errors import InputError, RowError, ServerError

@@ -12,10 +12,10 @@ from command import run, tree
 from gaincurate.core.artifact import IDENTITY, Artifact
 from gaincurate.core.files import append_line, write_json
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.difficulty import rejudge as module
+from gaincurate.difficulty import rollout as module
 from gaincurate.difficulty.config import RejudgeConfig
-from gaincurate.difficulty.engine import Completion
-from gaincurate.difficulty.rejudge import Agreement, rejudge
+from gaincurate.difficulty.prompts import Completion
+from gaincurate.difficulty.rollout import Agreement, rejudge
 from gaincurate.difficulty.rollout_set import KIND, ROLLOUTS, RolloutSet, write_shard, write_table
 from gaincurate.errors import GaincurateError
 

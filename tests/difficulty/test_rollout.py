@@ -17,8 +17,7 @@ from gaincurate.core.options import checked
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty import rollout
 from gaincurate.difficulty.config import RolloutConfig
-from gaincurate.difficulty.engine import Completion, Key, Refused
-from gaincurate.difficulty.prompts import Prompt, draw_references
+from gaincurate.difficulty.prompts import Completion, Key, Prompt, Refused, draw_references
 from gaincurate.difficulty.rollout import roll_out
 from gaincurate.difficulty.rollout_set import RolloutSet, pass_rates
 from gaincurate.errors import InputError, OutputError, RowError

@@ -13,7 +13,7 @@ import runs
 from gaincurate.core.artifact import IDENTITY, Artifact
 from gaincurate.core.files import write_json
 from gaincurate.core.outcomes import Rules, read_outcomes
-from gaincurate.difficulty.engine import Completion
+from gaincurate.difficulty.prompts import Completion
 from gaincurate.difficulty.rollout import decoded, encoded
 from gaincurate.difficulty.rollout_set import (
     KIND,

@@ -16,8 +16,7 @@ import pytest
 import chat_server
 from chat_server import ChatServer, wire
 from gaincurate.difficulty.config import RolloutConfig, base_url
-from gaincurate.difficulty.engine import Completion, Refused
-from gaincurate.difficulty.prompts import Prompt
+from gaincurate.difficulty.prompts import Completion, Prompt, Refused
 from gaincurate.difficulty.rollout import roll_out
 from gaincurate.errors import InputError, RowError, ServerError
 from server_rollouts import config, question, rows_of

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from gaincurate.difficulty.verifier import VerifierConfig, VerifierPool
+from gaincurate.difficulty.config import VerifierConfig
+from gaincurate.difficulty.verifier import VerifierPool
 from gaincurate.difficulty.verify_worker import GoldProblem, Job, gold_text
 from gaincurate.errors import InputError
 
@@ -38,7 +39,7 @@ linux = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs Linux")
 
 
 def bad(workers: int = 1) -> VerifierConfig:
-    return VerifierConfig(BAD, seconds=0.5, memory=512, workers=workers)
+    return VerifierConfig(verifier=BAD, verify_seconds=0.5, verify_memory=512, verify_workers=workers)
 
 
 def rewards(config: VerifierConfig, jobs: list[Job]) -> list[tuple[float | None, str | None]]:
@@ -109,7 +110,7 @@ def test_a_process_that_died_while_idle_costs_nothing() -> None:
 
 @linux
 def test_closing_ends_every_process_also_one_that_hangs() -> None:
-    with VerifierPool(VerifierConfig(BAD, seconds=600, memory=512)) as pool:
+    with VerifierPool(VerifierConfig(verifier=BAD, verify_seconds=600, verify_memory=512)) as pool:
         kept = pool._all[0]._kept
         assert kept is not None
         process = os.pidfd_open(child_of(kept.keeper.pid))
@@ -126,9 +127,10 @@ def test_closing_ends_every_process_also_one_that_hangs() -> None:
 def test_no_process_outlives_a_command_that_is_killed(misdeed: str) -> None:
     program = """if True:
         import sys
-        from gaincurate.difficulty.verifier import VerifierConfig, VerifierPool
+        from gaincurate.difficulty.config import VerifierConfig
+from gaincurate.difficulty.verifier import VerifierPool
         from gaincurate.difficulty.verify_worker import Job
-        pool = VerifierPool(VerifierConfig("bad_verifiers:check", seconds=0.5, memory=512)).__enter__()
+        pool = VerifierPool(VerifierConfig(verifier="bad_verifiers:check", verify_seconds=0.5, verify_memory=512)).__enter__()
         keeper = pool._all[0]._kept.keeper.pid
         print(open(f"/proc/{keeper}/task/{keeper}/children").read(), flush=True)
         if sys.argv[1]:
@@ -163,11 +165,11 @@ def test_a_verifier_that_is_none_is_refused_at_once() -> None:
         ("no_such_module:f", "no_such_module:f cannot be loaded: ModuleNotFoundError: No module named 'no_such_module'"),
         ("bad_verifiers:nothing", "bad_verifiers:nothing cannot be loaded: AttributeError: module 'bad_verifiers' has no attribute 'nothing'"),
     ]:  # fmt: skip
-        with pytest.raises(InputError) as caught, VerifierPool(VerifierConfig(verifier)):
+        with pytest.raises(InputError) as caught, VerifierPool(VerifierConfig(verifier=verifier)):
             pass
         assert str(caught.value).startswith(f"--verifier {said}")
     with pytest.raises(InputError, match="--gold-as 'A' has no {answer} in it"):
-        VerifierConfig("exact", gold_as="A")
+        VerifierConfig(verifier="exact", gold_as="A")
 
 
 def test_the_code_of_an_own_verifier_is_part_of_what_it_is(
@@ -177,7 +179,7 @@ def test_the_code_of_an_own_verifier_is_part_of_what_it_is(
     found = []
     for value in ("0.5", "0.25"):
         Path("mine.py").write_text(f"def f(completion, row):\n    return {value}\n")
-        with VerifierPool(VerifierConfig("mine:f")) as pool:
+        with VerifierPool(VerifierConfig(verifier="mine:f")) as pool:
             found.append((pool.about["code"], pool.submit(Job("x", None, {})).result().reward))
     assert found[0][0] != found[1][0]
     assert [reward for _, reward in found] == [0.5, 0.25]
@@ -195,7 +197,7 @@ def test_the_code_of_an_own_verifier_is_part_of_what_it_is(
     ],
 )
 def test_exact(completion: str, answer: Any, reward: float) -> None:
-    assert rewards(VerifierConfig("exact"), [Job(completion, answer, {})]) == [(reward, None)]
+    assert rewards(VerifierConfig(verifier="exact"), [Job(completion, answer, {})]) == [(reward, None)]
 
 
 @pytest.mark.parametrize(
@@ -209,12 +211,12 @@ def test_exact(completion: str, answer: Any, reward: float) -> None:
 def test_gold_answers_that_are_none(answer: Any, said: str) -> None:
     with pytest.raises(GoldProblem, match="^the gold answer"):
         gold_text(answer)
-    assert rewards(VerifierConfig("exact"), [Job("7", answer, {})]) == [(None, said)]
+    assert rewards(VerifierConfig(verifier="exact"), [Job("7", answer, {})]) == [(None, said)]
 
 
 def test_math_that_does_not_end_is_no_zero() -> None:
     pytest.importorskip("math_verify")
-    config = VerifierConfig("math", seconds=1)
+    config = VerifierConfig(verifier="math", verify_seconds=1)
     (found,) = rewards(config, [Job(r"\boxed{9^{9^{9^{9}}}}", "9^{9^{9^{8}}}", {})])
     assert found[0] is None
     assert found[1] is not None
@@ -236,7 +238,7 @@ def test_reasoning_gym() -> None:
         Job(gold, gold, {"source": "no_such_task"}),
         Job(gold, gold, {"metadata": "{"}),
     ]
-    found = rewards(VerifierConfig("reasoning-gym"), jobs)
+    found = rewards(VerifierConfig(verifier="reasoning-gym"), jobs)
     assert [reward for reward, _ in found[:2]] == [1.0, 1.0]
     assert found[2][0] is not None
     assert found[2][0] < 1

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gaincurate.difficulty.predictor import Shape, by_references
-from gaincurate.difficulty.train import Policy, Recipe, fit
+from gaincurate.difficulty.config import Recipe
+from gaincurate.difficulty.predictor import Policy, Shape, by_references, fit
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
