@@ -94,10 +94,9 @@ def said_answer(completion: str) -> str:
 
 
 def _thoughts(completion: str) -> tuple[str, str, str | None]:
-    """The text outside thoughts, the text of closed thoughts, and the text after the last thought.
+    """The text outside thoughts, that of closed ones, and that after the last, None if it was cut off.
 
-    A thought may have begun in the prompt, so that `</think>` comes alone. The third is None where the last
-    thought was cut off.
+    A thought may have begun in the prompt, so that `</think>` comes alone.
     """
     visible: list[str] = []
     hidden: list[str] = []

@@ -44,9 +44,6 @@ class VerifierConfig(_Config):
     """A verifier of completions, and its limits.
 
     `gold_as` is how a gold answer is written to be verified itself, with `{answer}` in it.
-
-    Raises:
-        InputError: an unknown verifier, or `gold_as` without a place for the answer.
     """
 
     verifier: Annotated[
@@ -190,8 +187,7 @@ class RolloutConfig(DeviceConfig, VerifierConfig):
 def base_url(server: str) -> str:
     """The URL that a server's paths are appended to; /v1 is added where it has no path.
 
-    Raises:
-        InputError: it is no http or https URL, or holds more than a host, a port and a path.
+    Raises `InputError` where it is no http or https URL, or holds more than a host, a port and a path.
     """
     if set("@?#") & set(server):  # not shown, because a password may be in it
         raise InputError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,15 +26,9 @@ DIRECTIONS = 64
 SAMPLE = 1024
 """Embeddings that the directions are taken from."""
 
-Number = TypeVar("Number", np.float32, np.float64)
-
 
 def matrix(table: pa.Table, folder: Path) -> Matrix:
-    """The embeddings of a table's rows, `[rows, width]`.
-
-    Raises:
-        InputError: the table has none, or a row has none.
-    """
+    """The embeddings of a table's rows, `[rows, width]`; an `InputError` where a row has none."""
     if EMBEDDING not in table.column_names:
         raise InputError(
             f"{folder} has no {EMBEDDING}: score it with `--signals angle,nll,entropy,embedding`.",
@@ -52,8 +46,7 @@ def matrix(table: pa.Table, folder: Path) -> Matrix:
 def of_ids(sets: Sequence[ScoredSet], ids: Sequence[str]) -> Matrix:
     """The embeddings of these prompts, `[ids, width]`, in this order, from whichever set has them.
 
-    Raises:
-        InputError: an id that no set has, a set without embeddings, or sets of different models.
+    Raises `InputError` for an id that no set has, a set without embeddings, or sets of different models.
     """
     for other in sets[1:]:
         if maker(other) != maker(sets[0]):
@@ -61,13 +54,11 @@ def of_ids(sets: Sequence[ScoredSet], ids: Sequence[str]) -> Matrix:
                 f"{other.folder} has embeddings of another model than {sets[0].folder}; one predictor "
                 "reads those of one."
             )
-    absent, rows = list(ids), dict[str, Matrix]()
+    rows = dict[str, Matrix]()
     for scored in sets:
-        known = set(scored.column(ID).to_pylist())
-        here = [gc_id for gc_id in absent if gc_id in known]
+        here = list(set(scored.column(ID).to_pylist()).intersection(ids).difference(rows))
         rows.update(zip(here, matrix(scored.rows(here), scored.folder), strict=True))
-        absent = [gc_id for gc_id in absent if gc_id not in known]
-    if absent:
+    if absent := [gc_id for gc_id in ids if gc_id not in rows]:
         raise strangers(absent, len(ids), "in no scored set given")
     return np.stack([rows[gc_id] for gc_id in ids])
 
@@ -85,11 +76,8 @@ def maker(scored: ScoredSet) -> dict[str, Any]:
     """The model that made a set's embeddings: its name, the hash of its weights, and their width."""
     model = scored.identity["model"]
     kind = scored.schema.field(EMBEDDING).type if EMBEDDING in scored.schema.names else None
-    return {
-        "model": model["name"],
-        "weights": model.get("weights"),
-        "width": kind.list_size if kind is not None and pa.types.is_fixed_size_list(kind) else None,
-    }
+    width = kind.list_size if kind is not None and pa.types.is_fixed_size_list(kind) else None
+    return {"model": model["name"], "weights": model.get("weights"), "width": width}
 
 
 def see_same_maker(scored: ScoredSet, fitted_on: dict[str, Any]) -> None:
@@ -112,7 +100,7 @@ class Space:
     mean: Floats
     directions: Floats
 
-    def __call__(self, embeddings: npt.NDArray[Number]) -> npt.NDArray[Number]:
+    def __call__(self, embeddings: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Unit vectors, `[rows, directions]`, computed in the precision of the embeddings.
 
         In float32 they take half the memory. In float64 machines agree to a part in 10^13.
@@ -120,8 +108,7 @@ class Space:
         precision = embeddings.dtype
         points = (embeddings - self.mean.astype(precision)) @ self.directions.astype(precision)
         lengths = np.sqrt((points * points).sum(1, keepdims=True, dtype=np.float64))
-        units: npt.NDArray[Number] = (points / np.maximum(lengths, 1e-30)).astype(embeddings.dtype)
-        return units
+        return (points / np.maximum(lengths, 1e-30)).astype(precision)
 
 
 def whitening(sample: Matrix, directions: int = DIRECTIONS, exponent: float = 1.0) -> Space:

@@ -57,9 +57,7 @@ class Ready:
 
 
 class LocalEngine:
-    """A model of this process, named by the config's `model`.
-
-    `template_kwargs` are extra variables for the chat template, as when the set was scored.
+    """A model of this process, named by the config's `model`; `template_kwargs` are those of the scored set.
 
     Raises:
         ModelError: the model cannot be used.

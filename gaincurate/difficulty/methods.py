@@ -53,10 +53,8 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A method fitted on references.
-
-    `predict` gives predictions for rows in [0, 1], `[rows]`; `leave_one_out` those of the references, each
-    from the others, `[K]`; `facts` are for the record.
+    """A fit to references: `predict` gives predictions for rows, `[rows]`, in [0, 1], and `leave_one_out`
+    those of the references, each from the others, `[K]`; `facts` are for the record.
     """
 
     predict: Callable[[Inputs], Floats]
@@ -136,11 +134,8 @@ def log_likelihood(evidence: Evidence, sizes: Sizes) -> float:
     """The log density of `values` under the prior with these sizes, observation noise included."""
     factor, centred = np.linalg.cholesky(evidence.covariance(sizes)), evidence.values - 0.5
     whitened = np.linalg.solve(factor, centred)
-    return float(
-        -0.5 * whitened @ whitened
-        - np.log(np.diag(factor)).sum()
-        - 0.5 * len(centred) * math.log(2 * math.pi)
-    )
+    constant = 0.5 * len(centred) * math.log(2 * math.pi)
+    return float(-0.5 * whitened @ whitened - np.log(np.diag(factor)).sum() - constant)
 
 
 def choose_sizes(evidence: Evidence) -> Sizes:
@@ -224,11 +219,9 @@ class ByGaussianProcess:
         def clipped(means: Floats) -> Floats:
             return self._highest * np.clip(means, 0.0, 1.0)
 
-        facts = {
-            "directions": self._space.directions.shape[1],
-            "signals": [name for name, spread in zip(self._names, self._spread, strict=True) if spread > 0],
-            "sizes": asdict(process.sizes),
-        }
+        varying = [name for name, spread in zip(self._names, self._spread, strict=True) if spread > 0]
+        directions = self._space.directions.shape[1]
+        facts = {"directions": directions, "signals": varying, "sizes": asdict(process.sizes)}
         return Fitted(
             lambda inputs: clipped(process.mean(*self._parts(inputs))),
             lambda: clipped(process.leave_one_out()),
@@ -315,8 +308,7 @@ class ByRates:
 def read_rates(scored: ScoredSet, columns: Sequence[str]) -> Floats:
     """Columns of pass rates, `[N, columns]`; NaN where a row has none.
 
-    Raises:
-        InputError: no such column, or a value that is no number from 0 to 1.
+    Raises `InputError` where there is no such column, or a value that is no number from 0 to 1.
     """
     rates = []
     for name in columns:

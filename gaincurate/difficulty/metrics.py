@@ -133,8 +133,7 @@ def _observed(wins: Floats, losses: Floats, target: Target) -> Floats:
 def no_better_than_a_constant(figures: Mapping[str, Any]) -> str | None:
     """A sentence for predictions that are not shown to beat the observed mean of all prompts, else None.
 
-    Args:
-        figures: a `Quality` as JSON has it.
+    `figures` is a `Quality` as JSON has it.
     """
     constant, value = figures["brier_of_mean"], figures["brier"]["value"]
     around = figures["brier"]["interval"]
@@ -174,11 +173,10 @@ def quality_of_halves(
 
 
 def pass_variance(wins: Floats, losses: Floats) -> Floats:
-    """The unbiased estimate k (G - k) / (G (G - 1)) of k successes in G rollouts; NaN for G below 2.
+    """An estimate of p (1 - p) without bias: k (G - k) / (G (G - 1)) of k successes in G rollouts.
 
-    It is p (1 - p) without bias, and may be above 1/4.
-
-    Rewards between 0 and 1 vary less than successes with the same mean, so for those it is too high.
+    It may be above 1/4, and is NaN for G below 2. Rewards between 0 and 1 vary less than successes with the
+    same mean, so for those it is too high.
     """
     count, variances = wins + losses, np.full(len(wins), np.nan)
     np.divide(wins * losses, count * (count - 1), out=variances, where=count >= 2)

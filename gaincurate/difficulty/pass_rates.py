@@ -73,8 +73,7 @@ class PassRates:
     def observed(self, target: Target) -> Floats:
         """The target of each prompt, `[prompts]`: its failure rate, or an unbiased p (1 - p).
 
-        Raises:
-            InputError: p (1 - p) is asked for and how many rollouts a rate is of is not known.
+        Raises `InputError` where p (1 - p) is asked for and how many rollouts a rate is of is not known.
         """
         if target == "difficulty":
             return self.failure
@@ -103,11 +102,8 @@ def read_pass_rates(
 ) -> list[PassRates]:
     """Every policy in a file or folder, in order of rounds or names.
 
-    Args:
-        path: see the module.
-        rules: the range of rewards. Default: 0 to 1.
-        files: outcomes round by round, of a run whose folder `path` is.
-        scored: the set of the prompts, by which NeMo Gym's rollouts get their ids.
+    `rules` has the range of rewards, by default 0 to 1. `files` are the outcomes round by round of a run with
+    the folder `path`. By `scored`, the set of the prompts, NeMo Gym's rollouts get their ids.
 
     Raises:
         InputError: nothing there, other columns, a value that is no rate, or no prompt that was judged.
@@ -134,15 +130,14 @@ def read_pass_rates(
         policies = of_table(table, path, rules)
     elif files is not None or (path.suffix == ".jsonl" and has_rounds(path)):
         policies = _of_lines([line for file in paths for line in read_any_round(file, rules)], path)
-    elif path.suffix == ".jsonl" and is_nemo_gym(path):
+    elif path.suffix == ".jsonl" and TASK in (next(json_lines(path), (0, None))[1] or {}):
         if scored is None:
             raise InputError(
                 f"{path} has rollouts of NeMo Gym, which have no gc_id; give them to a command that "
                 "is also given the scored set or the run of their prompts.",
                 path=str(path),
             )
-        ids, rewards = zip(*rewards_of(path, scored), strict=True)
-        policies = of_table(pa.table({ID: ids, "reward": pa.array(rewards, pa.float64())}), path, rules)
+        policies = of_table(_of_nemo_gym(path, scored), path, rules)
     else:
         policies = of_table(read_table(path, scored), path, rules)
     if not policies:
@@ -162,8 +157,7 @@ def of_rollouts(folder: Path, success: float | None) -> PassRates:
 def pooled(rates: Sequence[PassRates]) -> PassRates:
     """Several files about one policy as one.
 
-    Raises:
-        InputError: rates of unknown numbers of rollouts say different things about a prompt.
+    Raises `InputError` where rates of unknown numbers of rollouts say different things about a prompt.
     """
     counted = all(policy.counted for policy in rates)
     ids = pa.array([gc_id for policy in rates for gc_id in policy.ids], pa.string())
@@ -194,9 +188,7 @@ def _of_lines(lines: Iterable[Line], path: Path) -> list[PassRates]:
 def read_table(path: Path, scored: ScoredSet | None = None) -> pa.Table:
     """A file as a table. Rows without gc_id get the id of the prompt in the set that has their text.
 
-    Raises:
-        InputError: another kind of file, or a damaged one.
-        StorageError: it cannot be read.
+    Raises `InputError` for another kind of file or a damaged one, `StorageError` where it cannot be read.
     """
     by_text = [] if scored is None else [scored.identity["source"]["prompt_column"]]
     readers: dict[str, Callable[[Path, Refuse], pa.Table]] = {
@@ -205,11 +197,8 @@ def read_table(path: Path, scored: ScoredSet | None = None) -> pa.Table:
         ".jsonl": partial(read_json_lines, columns=(*_COLUMNS, *by_text)),
     }
     if path.suffix not in readers:
-        raise InputError(
-            f"{path}: expected .jsonl, .parquet or .arrow, a folder of them, or a run.",
-            path=str(path),
-        )
-
+        expected = "expected .jsonl, .parquet or .arrow, a folder of them, or a run"
+        raise InputError(f"{path}: {expected}.", path=str(path))
     table = readers[path.suffix](path, _refuse(path))
     if scored is None or ID in table.column_names:
         return table
@@ -225,10 +214,8 @@ def read_table(path: Path, scored: ScoredSet | None = None) -> pa.Table:
     table = table.append_column(ID, scored.column(ID).take(places))
     table = table.filter(pc.is_valid(table.column(ID)))
     if not len(table):
-        raise InputError(
-            f"{path}: none of its prompts is in {scored.folder}, by gc_id or by text.",
-            path=str(path),
-        )
+        where = f"{scored.folder}, by gc_id or by text"
+        raise InputError(f"{path}: none of its prompts is in {where}.", path=str(path))
     return table
 
 
@@ -244,10 +231,7 @@ def _of_use(table: pa.Table) -> pa.Table:
 def of_table(table: pa.Table, path: Path, rules: Rules) -> list[PassRates]:
     """Every policy in a table that has a rollout which could be judged, by name.
 
-    Args:
-        table: its columns as in `pass_rates`.
-        path: where it was read, for the sentences of errors.
-        rules: the range of rewards.
+    Its columns are as in `pass_rates`, `path` is where it was read, and `rules` has the range of rewards.
 
     Raises:
         InputError: other columns, no id, or a prompt that occurs twice without numbers of rollouts.
@@ -337,11 +321,6 @@ def _twice(ids: pa.Array) -> str:
     return str(Counter(ids.to_pylist()).most_common(1)[0][0])
 
 
-def is_nemo_gym(path: Path) -> bool:
-    """Whether a file of JSON lines is NeMo Gym's."""
-    return TASK in (next(json_lines(path), (0, None))[1] or {})
-
-
 def _rollouts(path: Path) -> Iterator[tuple[int, float | None, dict[str, Any]]]:
     """Each rollout's task index, its reward (None: not judged), and what the line has of its prompt.
 
@@ -381,14 +360,8 @@ def prompt_key(messages: Sequence[Message]) -> str:
     return json.dumps([[message.get("role"), message.get("content")] for message in messages], default=str)
 
 
-def rewards_of(path: Path, scored: ScoredSet) -> list[tuple[str, float]]:
-    """The id and reward of each judged rollout whose prompt is in a scored set.
-
-    Raises:
-        OutcomeError: a line that is no JSON object, has no index, or no reward; or no rollout's prompt is in
-            the set.
-        StorageError: the file cannot be read.
-    """
+def _of_nemo_gym(path: Path, scored: ScoredSet) -> pa.Table:
+    """The id and reward of each judged rollout whose prompt is in a scored set."""
     ids = scored.column(ID).to_pylist()
     # Where the set has each row of its source, an index means a row.
     known, whole, first = set(ids), not scored.manifest.get("rejected"), 0
@@ -399,7 +372,7 @@ def rewards_of(path: Path, scored: ScoredSet) -> list[tuple[str, float]]:
                 of_prompt = places.setdefault(prompt_key(chat.messages), [])
                 of_prompt += [place] if place not in of_prompt else []
         first += table.num_rows
-    rewards, last = [], ""
+    judged, rewards, last = list[str](), list[float](), ""
     for task, reward, sample in _rollouts(path):
         last = f"; the last is of task {task}"
         gc_id, messages = sample.get(ID), _messages(sample)
@@ -408,11 +381,12 @@ def rewards_of(path: Path, scored: ScoredSet) -> list[tuple[str, float]]:
             by_index = task < len(ids) if messages is None and whole else task in equal
             gc_id = ids[equal[0]] if len(equal) == 1 else ids[task] if by_index else None
         if gc_id is not None and reward is not None:
-            rewards.append((gc_id, reward))
+            judged.append(gc_id)
+            rewards.append(reward)
     if not rewards:
         raise OutcomeError(
             f"{path}: no judged rollout of NeMo Gym is of a prompt of {scored.folder}{last}. Give the file "
             "of this set's prompts.",
             path=str(path),
         )
-    return rewards
+    return pa.table({ID: judged, "reward": pa.array(rewards, pa.float64())})

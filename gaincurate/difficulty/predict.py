@@ -294,11 +294,8 @@ def _buckets(expected: Floats, strength: float, rates: PassRates, places: Ints) 
 def write(scored: ScoredSet, prediction: Prediction, folder: Path | None = None) -> None:
     """Write the values as a computed column of the set, replacing older ones.
 
-    With `folder`, the column's files are written there instead, with the quality beside them.
-
-    Raises:
-        InputError: the set's shards have a column of that name.
-        StorageError: the file system refused.
+    With `folder`, the column's files are written there instead, with the quality beside them. Raises
+    `InputError` where the set's shards have a column of that name.
     """
     how = prediction.how if folder is None else {**prediction.how, **qualities(prediction)}
     name, values = COLUMNS[prediction.target], pa.array(prediction.values, pa.float32())

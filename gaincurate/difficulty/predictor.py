@@ -77,13 +77,10 @@ class DifficultyPredictor(nn.Module):
     def forward(
         self, queries: Tensor, references: Tensor, failures: Tensor, seen: Tensor | None = None
     ) -> Tensor:
-        """Logits of d, `[queries]`.
+        """Logits of d, `[queries]`, from embeddings of `queries` and `references`, `[rows, width]`.
 
-        Args:
-            queries: embeddings, `[queries, width]`.
-            references: embeddings, `[K, width]`.
-            failures: the references' observed failure rates, `[K]`.
-            seen: `[queries, K]`, which references each query may use; None: all.
+        `failures` `[K]` are the observed failure rates of the references. `seen` `[queries, K]` says which
+        references each query may use; None: all.
         """
         return self.mix(self.encode(queries), self.encode(references), failures, seen)
 
@@ -133,9 +130,7 @@ class Adapter:
 def save_adapter(folder: Path, predictor: DifficultyPredictor, embedding: Json, how: Json) -> Adapter:
     """Write the folder; the configuration goes last, and names the weights' hash.
 
-    Raises:
-        OutputError: the folder holds something else.
-        StorageError: the file system refused.
+    Raises `OutputError` where the folder holds something else, `StorageError` where the file system refuses.
     """
     refuse_other_folder(folder)
     make_folder(folder)
@@ -159,9 +154,7 @@ def refuse_other_folder(folder: Path) -> None:
 def load_adapter(folder: Path) -> Adapter:
     """Read a fitted predictor.
 
-    Raises:
-        InputError: no adapter, one of another format, or damage.
-        StorageError: it cannot be read.
+    Raises `InputError` for no adapter, another format or damage, `StorageError` where it cannot be read.
     """
     if not (folder / CONFIG).exists() or not (folder / WEIGHTS).exists():
         raise InputError(
@@ -189,8 +182,7 @@ def load_adapter(folder: Path) -> Adapter:
 class ByAdapter:
     """`adapter`: the trained attention and calibration, which are for failure rates.
 
-    Raises:
-        InputError: the set has embeddings of another model than the adapter was fitted on.
+    Raises `InputError` where the set has embeddings of another model than the adapter was fitted on.
     """
 
     def __init__(self, adapter: Adapter, scored: ScoredSet) -> None:
@@ -258,10 +250,8 @@ def fit(
 ) -> Trained:
     """Train with the mean binary cross-entropy between predicted and observed failure rates.
 
-    `embeddings` are `[rows, width]`, float32; there is at least one policy.
-
-    Raises:
-        InputError: a policy with too few prompts to train on.
+    `embeddings` are `[rows, width]`, float32; there is at least one policy. Raises `InputError` for a policy
+    with too few prompts to train on.
     """
     held_out = split(policies, recipe)
     training = []

@@ -9,7 +9,6 @@ makes of the rest may depend on how prompts are put together, not on when a run 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -19,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from gaincurate.core.foreign import json_value
 from gaincurate.core.prompts import Columns, Message, Tool, chats_of, column_values
 from gaincurate.core.rng import REFERENCES, Ints, between, keys_of
 from gaincurate.core.schema import ID, PREFIX
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.source_columns import find_columns
+from gaincurate.difficulty.verify_worker import GoldProblem, metadata_of
 from gaincurate.errors import InputError
 
 _FIRST = 1024  # rows that show whether a column of text holds JSON
@@ -80,8 +79,7 @@ class Refused:
 def draw_references(count: int, references: int, seed: int, round_: int = 0) -> Ints:
     """`references` distinct of 0 to `count` - 1, in drawn order: the same for one seed and round, anywhere.
 
-    Raises:
-        InputError: more than there are.
+    Raises `InputError` for more than there are.
     """
     if references > count:
         raise InputError(f"--reference {references}: the set has {count:,} prompts; ask for at most that.")
@@ -91,8 +89,7 @@ def draw_references(count: int, references: int, seed: int, round_: int = 0) -> 
 def answer_column(scored: ScoredSet, asked: str | None, *, needed: bool) -> str | None:
     """The column with the gold answers: the one asked for, else the one that the set was scored with.
 
-    Raises:
-        InputError: there is none and one is needed, or no column of that name.
+    Raises `InputError` where there is none and one is needed, or no column of that name.
     """
     schema = pa.schema([field for field in scored.schema if not field.name.startswith(PREFIX)])
     column = asked or scored.identity["source"].get("answer_column")
@@ -109,11 +106,7 @@ def answer_column(scored: ScoredSet, asked: str | None, *, needed: bool) -> str 
 
 
 def read_prompts(scored: ScoredSet, places: Ints | range, answer: str | None) -> list[Prompt]:
-    """The rows at these places of the set, as prompts.
-
-    Raises:
-        OutputError: a row's prompt cannot be read, so the set is not what its identity says.
-    """
+    """The rows at these places; an `OutputError` where the set's prompts are not what its identity says."""
     table = scored.take(np.asarray(places, np.int64))
     ids = table.column(ID).to_pylist()
     answers = column_values(table, answer) if answer is not None else [None] * len(ids)
@@ -127,22 +120,15 @@ def read_prompts(scored: ScoredSet, places: Ints | range, answer: str | None) ->
     ]
 
 
-def parts(places: Ints | range, size: int) -> Sequence[Ints | range]:
-    """The places cut into pieces of `size`."""
-    return [places[begin : begin + size] for begin in range(0, len(places), size)]
-
-
 def fitting_verifier(scored: ScoredSet) -> str | None:
     """The verifier that a set's rows were made for, by the first of them; None where there are no answers."""
     if scored.identity["source"].get("answer_column") is None or not len(scored):
         return None
-    row = scored.take([0]).to_pylist()[0]
-    metadata = row.get("metadata")
-    if isinstance(metadata, str):
-        with suppress(ValueError):
-            metadata = json_value(metadata)
-    named = metadata.get("source_dataset") if isinstance(metadata, dict) else None
-    return "math" if named is None and row.get("source_dataset") is None else "reasoning-gym"
+    row, metadata = scored.take([0]).to_pylist()[0], dict[str, Any]()
+    with suppress(GoldProblem):
+        metadata = metadata_of(row)
+    named = metadata.get("source_dataset", row.get("source_dataset"))
+    return "math" if named is None else "reasoning-gym"
 
 
 def request_seed(seed: int, gc_id: str, sample: int) -> int:

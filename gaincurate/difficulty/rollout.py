@@ -52,13 +52,10 @@ from gaincurate.difficulty.prompts import (
     Refused,
     answer_column,
     draw_references,
-    parts,
     read_prompts,
 )
 from gaincurate.difficulty.rollout_set import (
     BROKEN,
-    FORMAT,
-    KIND,
     ROLLOUTS,
     Judged,
     RolloutSet,
@@ -68,7 +65,7 @@ from gaincurate.difficulty.rollout_set import (
     write_table,
     written_shards,
 )
-from gaincurate.difficulty.verifier import Broken, Verdict, VerifierPool, check_gold
+from gaincurate.difficulty.verifier import Verdict, VerifierPool, check_gold
 from gaincurate.difficulty.verify_worker import Job
 from gaincurate.errors import InputError, RowError, StorageError
 
@@ -78,6 +75,8 @@ if TYPE_CHECKING:
 
     Engine = LocalEngine | ServerEngine
 
+_SAMPLING = ("samples", "adaptive", "temperature", "top_p", "max_tokens", "seed")
+"""Part of a set's identity. `adaptive`, an option of earlier versions, is null: their sets stay the same."""
 VERDICTS = ("right", "partly right", "wrong", "not judged")
 _LEAST = 2
 """Completions that have to agree."""
@@ -146,7 +145,7 @@ def roll_out(config: RolloutConfig, progress: Progress | None = None) -> Rollout
     with artifact.writing(), VerifierPool(config) as pool, closing(_engine(config, scored)) as engine:
         identity = _identity(config, scored, answer, engine, pool)
         written = written_shards(artifact, identity, len(pieces), overwrite=config.overwrite)
-        broken: Broken = {}
+        broken = dict[str, str]()
         if answer is not None and (written is None or len(written) < len(pieces)):
             broken = check_gold(scored, pieces, answer, config, pool, progress)
             _report_broken(config, broken, sum(sizes))
@@ -178,11 +177,7 @@ def roll_out(config: RolloutConfig, progress: Progress | None = None) -> Rollout
 
 
 def outline(config: RolloutConfig) -> Json:
-    """Count what `roll_out` would do, without its engine and without writing anything.
-
-    Raises:
-        InputError: an option, the set or the verifier is not right.
-    """
+    """Count what `roll_out` would do, without its engine and without writing anything; raises as it does."""
     scored = ScoredSet(config.scored)
     answer_column(scored, config.answer_column, needed=config.needs_answer)
     pieces, tokens = _pieces(config, scored), scored.column("gc_prompt_tokens").to_numpy()
@@ -202,7 +197,8 @@ def _pieces(config: RolloutConfig, scored: ScoredSet) -> Sequence[Ints | range]:
     places: Ints | range = range(len(scored))
     if config.reference is not None:
         places = draw_references(len(scored), config.reference, config.seed)
-    return parts(places, config.shard_prompts)
+    size = config.shard_prompts
+    return [places[begin : begin + size] for begin in range(0, len(places), size)]
 
 
 def _engine(config: RolloutConfig, scored: ScoredSet) -> Engine:
@@ -221,24 +217,13 @@ def _identity(
     config: RolloutConfig, scored: ScoredSet, answer: str | None, engine: Engine, pool: VerifierPool
 ) -> Json:
     """All that can change a value of the set; plain JSON values."""
+    source = {"manifest": scored.manifest_hash, "rows": len(scored), "reference": config.reference}
     identity = {
-        "format": FORMAT,
-        "kind": KIND,
-        "source": {
-            "manifest": scored.manifest_hash,
-            "rows": len(scored),
-            "reference": config.reference,
-            "answer_column": answer,
-        },
+        "format": ROLLOUTS.format,
+        "kind": ROLLOUTS.holds,
+        "source": source | {"answer_column": answer},
         "engine": engine.identity,
-        "sampling": {
-            "samples": config.samples,
-            "adaptive": None,  # an option of earlier versions, whose sets stay the same
-            "temperature": config.temperature,
-            "top_p": config.top_p,
-            "max_tokens": config.max_tokens,
-            "seed": config.seed,
-        },
+        "sampling": {name: getattr(config, name, None) for name in _SAMPLING},
         "verifier": pool.identity,
         "shard_prompts": config.shard_prompts,
         "versions": {"gaincurate": gaincurate.__version__},
@@ -247,7 +232,7 @@ def _identity(
     return same
 
 
-def _report_broken(config: RolloutConfig, broken: Broken, rows: int) -> None:
+def _report_broken(config: RolloutConfig, broken: dict[str, str], rows: int) -> None:
     """List the rows whose gold answer fails in a file, and stop for them unless they are to be left out."""
     path = config.out / BROKEN
     if not broken:
@@ -451,9 +436,19 @@ def rejudge(config: RejudgeConfig, progress: Progress | None = None) -> Rejudged
         written = written_shards(artifact, identity, len(sizes), overwrite=config.overwrite)
         shown = {"what": "judging again", "unit": "completion"}
         for index in shards_to_make(artifact, identity, sizes, written, progress, **shown):
-            table = source.shard(index)
-            judged = _judged(table, _prompts(scored, table, answer), pool, progress)
-            write_table(out, index, identity, judged, read_info(files.part(index))["rejected"])
+            table, verdicts = source.shard(index), list[Verdict]()
+            prompts = _prompts(scored, table, answer)
+            rows = [prompts[gc_id] for gc_id in table.column(ID).to_pylist()]
+            texts = zip(table.column("completion").to_pylist(), rows, strict=True)
+            for verdict in pool.judge_all(Job(text, prompt.answer, prompt.row) for text, prompt in texts):
+                verdicts.append(verdict)
+                progress.advance(1)
+            table = take(table, pa.array(range(len(table)), pa.int64()))
+            for name in ("reward", "reason"):
+                field_ = table.schema.field(name)
+                values = pa.array([getattr(verdict, name) for verdict in verdicts], field_.type)
+                table = table.set_column(table.column_names.index(name), field_, values)
+            write_table(out, index, identity, table, read_info(files.part(index))["rejected"])
         append_line(out / EXECUTION, {"scored": str(scored.folder), "rollouts": str(config.rollouts)})
     return _compare(source, RolloutSet(out), scored, answer)
 
@@ -484,22 +479,6 @@ def _prompts(scored: ScoredSet, table: pa.Table, answer: str | None) -> dict[str
     places = pc.index_in(ids, value_set=scored.column(ID).combine_chunks())
     prompts = read_prompts(scored, np.asarray(places, np.int64), answer)
     return dict(zip(ids.to_pylist(), prompts, strict=True))
-
-
-def _judged(table: pa.Table, prompts: dict[str, Prompt], pool: VerifierPool, progress: Progress) -> pa.Table:
-    """The table with the verdicts of the pool's verifier."""
-    rows = zip(table.column(ID).to_pylist(), table.column("completion").to_pylist(), strict=True)
-    jobs = (Job(text, prompts[gc_id].answer, prompts[gc_id].row) for gc_id, text in rows)
-    verdicts = []
-    for verdict in pool.judge_all(jobs):
-        verdicts.append(verdict)
-        progress.advance(1)
-    fresh = take(table, pa.array(range(len(table)), pa.int64()))
-    for name in ("reward", "reason"):
-        place = fresh.schema.get_field_index(name)
-        values = pa.array([getattr(verdict, name) for verdict in verdicts], fresh.schema.types[place])
-        fresh = fresh.set_column(place, fresh.schema.field(name), values)
-    return fresh
 
 
 def _compare(source: RolloutSet, new: RolloutSet, scored: ScoredSet, answer: str | None) -> Rejudged:

@@ -95,8 +95,7 @@ def write_table(out: Path, index: int, identity: Json, table: pa.Table, rejected
 def written_shards(artifact: Artifact, identity: Json, count: int, *, overwrite: bool) -> set[int] | None:
     """The shards that an earlier run of the same identity wrote; None where the set is to be begun.
 
-    Raises:
-        OutputError: the folder holds rollouts of another identity, or a damaged shard.
+    Raises `OutputError` where the folder holds rollouts of another identity, or a damaged shard.
     """
     remove_temporaries(artifact.folder)
     begun = artifact.read_identity(damaged=overwrite)
@@ -144,8 +143,7 @@ def is_rollout_set(path: Path) -> bool:
 class RolloutSet:
     """A finished rollout set, opened for reading; every shard is checked against its hash.
 
-    Raises:
-        OutputError: the folder is no finished rollout set, or a file is missing or damaged.
+    Raises `OutputError` for no finished rollout set, and where a file is missing or damaged.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -154,11 +152,7 @@ class RolloutSet:
         self.manifest: Json = self._files.read_manifest()
 
     def shard(self, index: int) -> pa.Table:
-        """A shard, memory-mapped.
-
-        Raises:
-            OutputError: the file is missing or broken, or does not match the manifest.
-        """
+        """A shard, memory-mapped; an `OutputError` where its file does not match the manifest."""
         return open_table(self._files.check(self.manifest["shards"][index]))
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:

@@ -54,9 +54,7 @@ class _RetryableError(Exception):
 
 
 class ServerEngine:
-    """A server that generates, named by the config's `server`.
-
-    `template_kwargs` are extra variables for the chat template, as when the set was scored.
+    """A server that generates, named by the config's `server`; `template_kwargs` are those of the scored set.
 
     Raises:
         InputError: the URL or the model's name cannot be used.
@@ -90,9 +88,7 @@ class ServerEngine:
                 # A few compressed bytes can be gigabytes.
                 headers={"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {}),
                 timeout=httpx2.Timeout(None, connect=min(30.0, config.timeout)),
-                limits=httpx2.Limits(
-                    max_connections=config.concurrency, max_keepalive_connections=config.concurrency
-                ),
+                limits=httpx2.Limits(max_connections=config.concurrency),
             )
         except (ImportError, ValueError, httpx2.InvalidURL) as error:
             # It is not quoted, because the URL of a proxy can hold a password.
@@ -194,8 +190,7 @@ class ServerEngine:
                 )
             return done
 
-        whose = f"for prompt {gc_id}, sample {sample}"
-        return await self._ask("/chat/completions", body, read, "chat completion", whose)
+        return await self._ask(body, read, f"for prompt {gc_id}, sample {sample}")
 
     async def _only_model(self) -> str:
         """The server's model where it has one."""
@@ -203,7 +198,7 @@ class ServerEngine:
         def read(_: int, data: bytes) -> list[str]:
             return [self._clean(model["id"]) for model in json_value(data, surrogates=True)["data"]]
 
-        names = await self._ask("/models", None, read, "list of models", "for its models")
+        names = await self._ask(None, read, "for its models")
         if len(names) != 1:
             raise InputError(
                 f"--server {self._url} has {len(names)} models; name one with --served-model"
@@ -212,25 +207,18 @@ class ServerEngine:
         return names[0]
 
     async def _ask(
-        self,
-        path: str,
-        body: dict[str, Any] | None,
-        read: Callable[[int, bytes], _Result],
-        kind: str,
-        whose: str,
+        self, body: dict[str, Any] | None, read: Callable[[int, bytes], _Result], whose: str
     ) -> _Result:
-        """What `read` makes of an answer's status and bytes, however many attempts it takes.
-
-        An answer may have another shape than its `kind` has; `whose` says in an error what was asked for.
-        """
+        """What `read` makes of an answer's status and bytes, however many attempts it takes; see `_send`."""
         tries = self._config.retries + 1
         for number in range(tries):
             try:
-                status, data = await self._send(path, body)
+                status, data = await self._send(body)
                 try:
                     return read(status, data)
                 except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
                     why = self._clean(f"{type(error).__name__}: {error}")[:_SHOWN]
+                    kind = "list of models" if body is None else "chat completion"
                     raise _RetryableError(f"its answer is no {kind} ({why})") from None
             except _RetryableError as error:
                 last = error
@@ -244,14 +232,13 @@ class ServerEngine:
             url=self._url,
         ) from last
 
-    async def _send(self, path: str, body: dict[str, Any] | None) -> tuple[int, bytes]:
-        """The status and the bytes of an answer that is good, or about the prompt."""
-        most, data, method = self._config.timeout, bytearray(), "GET" if body is None else "POST"
+    async def _send(self, body: dict[str, Any] | None) -> tuple[int, bytes]:
+        """The status and bytes of a good answer or one about the prompt; without a body, of the models."""
+        most, data = self._config.timeout, bytearray()
+        method, path = ("GET", "/models") if body is None else ("POST", "/chat/completions")
         try:
-            async with (
-                asyncio.timeout(most),
-                self._client.stream(method, self._url + path, json=body) as response,
-            ):
+            stream = self._client.stream(method, self._url + path, json=body)
+            async with asyncio.timeout(most), stream as response:
                 async for part in response.aiter_bytes():
                     data += part
                     if len(data) > LARGEST_ANSWER:
@@ -287,10 +274,7 @@ class ServerEngine:
 
 
 def clean(text: str, key: str = "") -> str:
-    """A server's text for output and files: without the key, and in valid Unicode.
-
-    A key of less than 8 characters is left: a placeholder such as `EMPTY`, perhaps a word of an answer.
-    """
+    """A server's text in valid Unicode and without the key, but for a placeholder as short as `EMPTY`."""
     # Half of a surrogate pair becomes the replacement character, and so does NUL.
     text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "\ufffd")
     if len(key) < _REAL_KEY:

@@ -50,11 +50,7 @@ class Verdict:
 
 
 class VerifierPool:
-    """Processes that judge; use it as a context.
-
-    Raises:
-        InputError: on entering, when the verifier cannot be imported.
-    """
+    """Processes that judge, as a context that raises `InputError` where the verifier cannot be imported."""
 
     def __init__(self, config: VerifierConfig) -> None:
         self._config = config
@@ -204,8 +200,7 @@ class _Process:
 def gold_completion(config: VerifierConfig, prompt: Prompt) -> str:
     """The gold answer written as the prompt asks for it, a completion that must get a reward of 1.
 
-    Raises:
-        GoldProblem: there is no usable answer.
+    Raises `GoldProblem` where there is no usable answer.
     """
     gold = next(iter(accepted(prompt.answer)), None)
     text = gold_text(gold)
@@ -217,10 +212,6 @@ def gold_completion(config: VerifierConfig, prompt: Prompt) -> str:
     return written.replace("{answer}", text)
 
 
-Broken = dict[str, str]
-"""Ids of rows whose gold answer failed, and why; in the order of the prompts."""
-
-
 def check_gold(
     scored: ScoredSet,
     pieces: Sequence[Ints | range],
@@ -228,12 +219,12 @@ def check_gold(
     config: VerifierConfig,
     pool: VerifierPool,
     progress: Progress,
-) -> Broken:
-    """Verify each row's own answer, in the column `answer`.
+) -> dict[str, str]:
+    """The ids of rows whose own answer, in the column `answer`, fails, and why, in the order of the rows.
 
     `pieces` are places of rows of the set, of which one piece at a time is held in memory.
     """
-    broken: Broken = {}
+    broken = dict[str, str]()
     progress.start(sum(map(len, pieces)), what="verifying gold")
     for places in pieces:
         prompts, jobs = read_prompts(scored, places, answer), dict[str, Job]()
