@@ -279,6 +279,5 @@ class PredictConfig(_Config):
     ] = "difficulty"
     seed: Annotated[int, Field(ge=0), Option("Seed of the draw.")] = 0
     out: Annotated[
-        Path | None,
-        Option("Write the column into this folder, not into the set's.", names=("--out", "-o")),
+        Path | None, Option("Write the column into this folder, not into the set's.", names=("--out", "-o"))
     ] = None

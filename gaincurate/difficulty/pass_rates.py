@@ -240,8 +240,7 @@ def of_table(table: pa.Table, path: Path, rules: Rules) -> list[PassRates]:
     names = set(table.column_names)
     if ID not in names or not (names >= {"wins", "losses"} or names & {"pass_rate", "reward"}):
         raise InputError(
-            f"{path} has the columns {', '.join(table.column_names)}; needed are {_WANTED}.",
-            path=str(path),
+            f"{path} has the columns {', '.join(table.column_names)}; needed are {_WANTED}.", path=str(path)
         )
     table = _of_use(table)
     with refusing(path, _refuse(path)):  # an id or a model that is a list, say

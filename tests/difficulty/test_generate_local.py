@@ -19,15 +19,7 @@ from architectures import ARCHITECTURES, Architecture, in_tiers
 from gaincurate.core.prompts import Message
 from gaincurate.core.rng import uniforms
 from gaincurate.difficulty.config import RolloutConfig
-from gaincurate.difficulty.local_engine import (
-    PIECE,
-    LocalEngine,
-    Ready,
-    Sampler,
-    batches,
-    nucleus,
-    prefilled,
-)
+from gaincurate.difficulty.local_engine import PIECE, LocalEngine, Ready, Sampler, batches, nucleus, prefilled
 from gaincurate.difficulty.prompts import Completion, Prompt, Refused
 from gaincurate.errors import ModelError
 

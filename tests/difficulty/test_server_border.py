@@ -22,12 +22,7 @@ from gaincurate.errors import InputError, RowError, ServerError
 from server_rollouts import config, question, rows_of
 
 pytest.importorskip("httpx2")
-from gaincurate.difficulty.server_engine import (
-    ServerEngine,
-    _read,
-    _retry_after,
-    clean,
-)
+from gaincurate.difficulty.server_engine import ServerEngine, _read, _retry_after, clean
 
 SECRET = "sk-0123456789abcdef"
 SHOWN = "[OPENAI_API_KEY]"

@@ -128,7 +128,7 @@ def test_no_process_outlives_a_command_that_is_killed(misdeed: str) -> None:
     program = """if True:
         import sys
         from gaincurate.difficulty.config import VerifierConfig
-from gaincurate.difficulty.verifier import VerifierPool
+        from gaincurate.difficulty.verifier import VerifierPool
         from gaincurate.difficulty.verify_worker import Job
         pool = VerifierPool(VerifierConfig(verifier="bad_verifiers:check", verify_seconds=0.5, verify_memory=512)).__enter__()
         keeper = pool._all[0]._kept.keeper.pid
