@@ -37,9 +37,7 @@ class TaskData(BaseModel):
     system_prompt: str | None = None
 
 
-DataT = TypeVar("DataT")
-TaskT = TypeVar("TaskT")
-ConfigT = TypeVar("ConfigT")
+DataT, TaskT, ConfigT = TypeVar("DataT"), TypeVar("TaskT"), TypeVar("ConfigT")
 
 
 def reward(function: Any) -> Any:

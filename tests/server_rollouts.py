@@ -18,17 +18,8 @@ def question(i: int) -> str:
 
 def scored(folder: Path, rows: int = 12) -> Path:
     """A finished set with an answer column."""
-    made = sets.scored_row("x")
-    shard = [
-        {
-            **made,
-            "gc_id": f"id{i}",
-            "question": question(i),
-            "gc_prompt_tokens": 9,
-            "answer": answer_of(question(i)),
-        }
-        for i in range(rows)
-    ]
+    more = [{"gc_prompt_tokens": 9, "answer": answer_of(question(i))} for i in range(rows)]
+    shard = [sets.scored_row(f"id{i}", question(i)) | given for i, given in enumerate(more)]
     return sets.make_set(folder, [shard], answer="answer")
 
 

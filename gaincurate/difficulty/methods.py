@@ -157,8 +157,8 @@ def choose_sizes(evidence: Evidence) -> Sizes:
     return sizes
 
 
-class GaussianProcess:
-    """The posterior of all rates, given references.
+def posterior(evidence: Evidence, sizes: Sizes) -> tuple[Callable[[Floats, Floats], Floats], Floats]:
+    """Posterior means of the rates of other prompts, by units and signals, and of the references, `[K]`.
 
     A prompt's rate is a level common to all, a part linear in the direction of its whitened embedding, a part
     smooth in its signals (NLL, entropies, length, angle), a part in which signals matter otherwise from one
@@ -166,33 +166,22 @@ class GaussianProcess:
     marginal likelihood, so a part without information is left out. The noise of the observations is not
     fitted but known: it is binomial, so a rate of few rollouts counts for less.
 
-    `sizes` are those of `choose_sizes` by default.
+    A reference's mean is given the others. With C the covariance of what was observed, and m the prior mean,
+    it is y - (C^-1 (y - m)) / diag(C^-1) (Rasmussen and Williams, Gaussian Processes, equation 5.12). The
+    sizes have seen all references. Means may leave [0, 1].
     """
+    inverse = np.linalg.inv(evidence.covariance(sizes))
+    weights = inverse @ (evidence.values - 0.5)
 
-    def __init__(self, evidence: Evidence, sizes: Sizes | None = None) -> None:
-        self.sizes = choose_sizes(evidence) if sizes is None else sizes
-        self._evidence, self._inverse = evidence, np.linalg.inv(evidence.covariance(self.sizes))
-        self._weights = self._inverse @ (evidence.values - 0.5)
-
-    def mean(self, units: Floats, signals: Floats) -> Floats:
-        """Posterior means for prompts that are no references, `[rows]`; they may leave [0, 1]."""
-        known = self._evidence
-        shared = covariance(units, signals, known.units, known.signals, self.sizes)
-        means: Floats = 0.5 + shared @ self._weights
+    def mean(units: Floats, signals: Floats) -> Floats:
+        means: Floats = 0.5 + covariance(units, signals, evidence.units, evidence.signals, sizes) @ weights
         return means
 
-    def leave_one_out(self) -> Floats:
-        """Posterior mean of each reference given the others, `[K]`; the sizes have seen all of them.
-
-        With C the covariance of what was observed, and m the prior mean, it is
-        y - (C^-1 (y - m)) / diag(C^-1) (Rasmussen and Williams, Gaussian Processes, equation 5.12).
-        """
-        means: Floats = self._evidence.values - self._weights / np.diag(self._inverse)
-        return means
+    return mean, evidence.values - weights / np.diag(inverse)
 
 
 class ByGaussianProcess:
-    """`gp`: see `GaussianProcess`. Whitening and standardising are of up to 1,024 evenly spaced rows."""
+    """`gp`: see `posterior`. Whitening and standardising are of up to 1,024 evenly spaced rows."""
 
     def __init__(self, scored: ScoredSet, target: Target) -> None:
         names = [name for name in SIGNALS if name in scored.schema.names]
@@ -214,17 +203,19 @@ class ByGaussianProcess:
     def fit(self, inputs: Inputs, seen: Seen) -> Fitted:
         """See `Method`."""
         values, noise = seen.values / self._highest, seen.noise / self._highest**2
-        process = GaussianProcess(Evidence(*self._parts(inputs), values, noise))
+        evidence = Evidence(*self._parts(inputs), values, noise)
+        sizes = choose_sizes(evidence)
+        mean, alone = posterior(evidence, sizes)
 
         def clipped(means: Floats) -> Floats:
             return self._highest * np.clip(means, 0.0, 1.0)
 
         varying = [name for name, spread in zip(self._names, self._spread, strict=True) if spread > 0]
         directions = self._space.directions.shape[1]
-        facts = {"directions": directions, "signals": varying, "sizes": asdict(process.sizes)}
+        facts = {"directions": directions, "signals": varying, "sizes": asdict(sizes)}
         return Fitted(
-            lambda inputs: clipped(process.mean(*self._parts(inputs))),
-            lambda: clipped(process.leave_one_out()),
+            lambda inputs: clipped(mean(*self._parts(inputs))),
+            lambda: clipped(alone),
             facts,
         )
 

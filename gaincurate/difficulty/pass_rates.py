@@ -190,11 +190,11 @@ def read_table(path: Path, scored: ScoredSet | None = None) -> pa.Table:
 
     Raises `InputError` for another kind of file or a damaged one, `StorageError` where it cannot be read.
     """
-    by_text = [] if scored is None else [scored.identity["source"]["prompt_column"]]
+    prompt = None if scored is None else scored.identity["source"]["prompt_column"]
     readers: dict[str, Callable[[Path, Refuse], pa.Table]] = {
         ".parquet": read_parquet,
         ".arrow": open_table,
-        ".jsonl": partial(read_json_lines, columns=(*_COLUMNS, *by_text)),
+        ".jsonl": partial(read_json_lines, columns=(*_COLUMNS, prompt) if prompt else _COLUMNS),
     }
     if path.suffix not in readers:
         expected = "expected .jsonl, .parquet or .arrow, a folder of them, or a run"
@@ -202,15 +202,11 @@ def read_table(path: Path, scored: ScoredSet | None = None) -> pa.Table:
     table = readers[path.suffix](path, _refuse(path))
     if scored is None or ID in table.column_names:
         return table
-    texts = [
-        as_texts(data.column(name))
-        for name in by_text
-        for data in (table, scored)
-        if name in data.schema.names and is_text(data.schema.field(name).type)
-    ]
-    if len(texts) < 2:
+    both = (table, scored)
+    if not all(prompt in each.schema.names and is_text(each.schema.field(prompt).type) for each in both):
         return table
-    places = pc.index_in(texts[0], value_set=texts[1].combine_chunks())
+    texts, known = (as_texts(each.column(prompt)) for each in both)
+    places = pc.index_in(texts, value_set=known.combine_chunks())
     table = table.append_column(ID, scored.column(ID).take(places))
     table = table.filter(pc.is_valid(table.column(ID)))
     if not len(table):

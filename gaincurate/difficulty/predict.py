@@ -98,19 +98,12 @@ def make(
     columns: Sequence[str] = (),
     target: Target = "difficulty",
 ) -> Predictor:
-    """The predictor of that name, fitted on these references.
+    """The predictor of that name, fitted on the references `ids`.
 
-    Args:
-        name: of the method; `adapter` needs `adapter`, `group-mean` `group_column`, and `rates` `columns`.
-        scored: the set.
-        ids: the references.
-        values: their failure rates; with `target` `variance` their p (1 - p), and so is what rows get.
-        noise: the variances of `values` around the truth. Default: 0, as far as anybody knows.
-        rollouts: how many rollouts `values` are of. Default: 1.
-        adapter: a fitted one.
-        group_column: names a row's group.
-        columns: of other models' pass rates.
-        target: what is predicted.
+    `values` are their failure rates, or p (1 - p) with the `target` `variance`, and so is what rows get.
+    `noise` are the variances of `values` around the truth, by default 0, and `rollouts` the numbers of
+    rollouts that they are of, by default 1. The method `adapter` needs `adapter`, `group-mean` `group_column`,
+    and `rates` `columns` of other models' pass rates.
 
     Raises:
         InputError: fewer than three references, or what the method needs is not there.
@@ -251,6 +244,14 @@ def predict(
     values = predicted.copy()
     values[places] = rates.observed(target)
 
+    named = None
+    if method == "rates":  # by the posterior, which also knows what was observed
+        strength = facts["strength"] or UNFITTED
+        a = strength * (1 - predicted)
+        b = strength - a
+        a[places] += rates.wins
+        b[places] += rates.losses
+        named = buckets(a / (a + b), a + b)
     how_judged: Json = {"counted": rates.counted, "seed": seed, "target": target}
 
     def quality_of(predicted: Floats, rows: Ints) -> Quality:
@@ -278,17 +279,8 @@ def predict(
             **how,
         },
         target,
-        _buckets(1 - predicted, facts["strength"], rates, places) if method == "rates" else None,
+        named,
     )
-
-
-def _buckets(expected: Floats, strength: float, rates: PassRates, places: Ints) -> list[str]:
-    """By the posterior, which also knows what was observed."""
-    a = (strength or UNFITTED) * expected
-    b = (strength or UNFITTED) - a
-    a[places] += rates.wins
-    b[places] += rates.losses
-    return buckets(a / (a + b), a + b)
 
 
 def write(scored: ScoredSet, prediction: Prediction, folder: Path | None = None) -> None:

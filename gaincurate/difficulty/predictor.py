@@ -342,12 +342,8 @@ def fit_on(
 ) -> Json:
     """Fit and save. A policy's held-out prompts are predicted from K random ones of its others.
 
-    Args:
-        folders: scored sets with embeddings of one model.
-        rates: one for each policy.
-        out: the adapter's folder.
-        recipe: of the training.
-        watch: see there.
+    The scored sets in `folders` have embeddings of one model, `rates` are one for each policy, and `out` is
+    the adapter's folder.
 
     Returns:
         `instances`, rates that were trained on, of `prompts` distinct prompts; `losses`, the epochs' means;

@@ -87,7 +87,8 @@ class RolloutSummary:
     """Counts of a run: `generated` completions, their `tokens` and `elapsed` seconds are of this process.
 
     `other_lengths` counts its prompts that have another number of tokens than when they were scored. The rest
-    is of the finished set; `unjudged` rollouts have a reason in the place of a reward.
+    is of the finished set; `unjudged` rollouts have a reason in the place of a reward, and `reasons` counts
+    the five most frequent. `warning` says that no completion has the format that the verifier looks for.
     """
 
     out: Path
@@ -101,9 +102,7 @@ class RolloutSummary:
     rejected: int = 0
     pass_rate: float | None = None
     reasons: dict[str, int] = field(default_factory=dict)
-    """Why rollouts were not judged, most frequent first: at most five."""
     warning: str | None = None
-    """That no completion has the format that the verifier looks for."""
 
 
 def rollout(scored: str | Path, out: str | Path, *, verifier: str, **options: Any) -> RolloutSummary:
@@ -128,11 +127,7 @@ def rollout(scored: str | Path, out: str | Path, *, verifier: str, **options: An
 def roll_out(config: RolloutConfig, progress: Progress | None = None) -> RolloutSummary:
     """Roll out a scored set's prompts, or go on where an earlier run of the same options stopped.
 
-    Raises:
-        InputError: an option, the set, a row, the model, the verifier or the output folder is not right.
-        ServerError: the server failed too often; what had arrived is kept.
-        StorageError: the file system refused.
-        LockedError: another process writes the same set.
+    Raises as `rollout` does. Where a server failed too often, what had arrived is kept.
     """
     progress = progress or Progress()
     started, out, summary = time.perf_counter(), config.out, RolloutSummary(config.out)

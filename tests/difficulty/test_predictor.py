@@ -38,25 +38,12 @@ def made(shape: Shape, seed: int = 0) -> DifficultyPredictor:
 
 def data(queries: int = 4, references: int = 6, seed: int = 0) -> tuple[Floats, Floats, Floats]:
     random = np.random.default_rng(seed)
-    return (
-        random.normal(size=(queries, 5)),
-        random.normal(size=(references, 5)),
-        random.integers(0, 9, references) / 8,
-    )
+    q, r = random.normal(size=(queries, 5)), random.normal(size=(references, 5))
+    return q, r, random.integers(0, 9, references) / 8
 
 
 def tensors(*arrays: Floats) -> list[torch.Tensor]:
     return [torch.from_numpy(array) for array in arrays]
-
-
-def gelu(x: float) -> float:
-    return x * 0.5 * (1 + math.erf(x / math.sqrt(2)))
-
-
-def normed(weights: dict[str, Any], name: str, row: Floats) -> Floats:
-    """A layer norm of one row."""
-    row = (row - row.mean()) / np.sqrt(((row - row.mean()) ** 2).mean() + 1e-5)
-    return np.asarray(row * weights[f"{name}.weight"] + weights[f"{name}.bias"])
 
 
 def plain_adapter(weights: dict[str, Any], z: Floats) -> Floats:
@@ -66,9 +53,10 @@ def plain_adapter(weights: dict[str, Any], z: Floats) -> Floats:
         for layer in (0, 3, 6):
             linear = f"adapter.{layer}"
             row = weights[f"{linear}.weight"] @ row + weights[f"{linear}.bias"]
-            if layer < 6:
-                row = np.array([gelu(x) for x in row])
-        rows.append(normed(weights, "adapter.7", row))
+            if layer < 6:  # GELU
+                row = np.array([x * 0.5 * (1 + math.erf(x / math.sqrt(2))) for x in row])
+        row = (row - row.mean()) / np.sqrt(((row - row.mean()) ** 2).mean() + 1e-5)
+        rows.append(row * weights["adapter.7.weight"] + weights["adapter.7.bias"])
     return np.array(rows)
 
 

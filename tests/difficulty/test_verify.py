@@ -12,7 +12,7 @@ import pytest
 
 from gaincurate.difficulty.config import VerifierConfig
 from gaincurate.difficulty.verifier import VerifierPool
-from gaincurate.difficulty.verify_worker import GoldProblem, Job, gold_text
+from gaincurate.difficulty.verify_worker import Job
 from gaincurate.errors import InputError
 
 ROW = {"answer": "7"}
@@ -54,8 +54,7 @@ def test_whatever_a_verifier_does_the_others_are_judged_in_order() -> None:
     for text, (reward, reason) in zip(texts, found, strict=True):
         if text in MISDEEDS:
             assert reward is None
-            assert reason is not None
-            assert MISDEEDS[text] in reason
+            assert MISDEEDS[text] in (reason or "")
         else:
             assert (reward, reason) == (float(text == "7"), None)
 
@@ -71,8 +70,9 @@ def test_a_key_is_not_part_of_what_a_verifier_says(monkeypatch: pytest.MonkeyPat
 
 @linux
 @pytest.mark.parametrize(
-    "text", ["!fork", "!interrupt", "!print"]
-)  # comes back twice, gets Ctrl-C, answers itself
+    "text",
+    ["!fork", "!interrupt", "!print"],  # comes back twice, gets Ctrl-C, answers itself
+)
 def test_a_completion_has_one_verdict_whatever_the_verifier_does_beside_it(text: str) -> None:
     jobs = [Job(text, "7", ROW), Job("8", "7", ROW), Job("7", "7", ROW)] * 3
     assert rewards(bad(), jobs) == [(1.0, None), (0.0, None), (1.0, None)] * 3
@@ -186,7 +186,7 @@ def test_the_code_of_an_own_verifier_is_part_of_what_it_is(
 
 
 @pytest.mark.parametrize(
-    ("completion", "answer", "reward"),
+    ("completion", "answer", "verdict"),
     [
         (" 7\n", "7", 1.0),
         ("so <answer>6</answer>, no, <answer> 7 </answer>", "7", 1.0),
@@ -194,32 +194,29 @@ def test_the_code_of_an_own_verifier_is_part_of_what_it_is(
         ("7", 7, 1.0),
         ("7", 7.0, 0.0),
         ("7", ["6", "7"], 1.0),
+        ("7", None, "the gold answer is null"),
+        ("7", "  ", "the gold answer is empty"),
+        ("7", {"a": "7"}, "the gold answer is neither text nor number: {'a': '7'}"),
     ],
 )
-def test_exact(completion: str, answer: Any, reward: float) -> None:
-    assert rewards(VerifierConfig(verifier="exact"), [Job(completion, answer, {})]) == [(reward, None)]
-
-
-@pytest.mark.parametrize(
-    ("answer", "said"),
-    [
-        (None, "the gold answer is null"),
-        ("  ", "the gold answer is empty"),
-        ({"a": "7"}, "the gold answer is neither text nor number: {'a': '7'}"),
-    ],
-)
-def test_gold_answers_that_are_none(answer: Any, said: str) -> None:
-    with pytest.raises(GoldProblem, match="^the gold answer"):
-        gold_text(answer)
-    assert rewards(VerifierConfig(verifier="exact"), [Job("7", answer, {})]) == [(None, said)]
+def test_exact(completion: str, answer: Any, verdict: float | str) -> None:
+    expected = (None, verdict) if isinstance(verdict, str) else (verdict, None)
+    assert rewards(VerifierConfig(verifier="exact"), [Job(completion, answer, {})]) == [expected]
 
 
 def test_math_that_does_not_end_is_no_zero() -> None:
     pytest.importorskip("math_verify")
     config = VerifierConfig(verifier="math", verify_seconds=1)
-    (found,) = rewards(config, [Job(r"\boxed{9^{9^{9^{9}}}}", "9^{9^{9^{8}}}", {})])
-    assert found[0] is None
-    assert found[1] is not None
+    ((reward, reason),) = rewards(config, [Job(r"\boxed{9^{9^{9^{9}}}}", "9^{9^{9^{8}}}", {})])
+    assert (reward, bool(reason)) == (None, True)
+
+
+GYM_REASONS = (
+    "the check of task 'calendar_arithmetic' needs 'task' in the column metadata, which has not got it",
+    "which reasoning-gym task it is cannot be seen",
+    "reasoning-gym has no task 'no_such_task'",
+    "the column metadata is a text but no JSON",
+)
 
 
 def test_reasoning_gym() -> None:
@@ -243,10 +240,6 @@ def test_reasoning_gym() -> None:
     assert found[2][0] is not None
     assert found[2][0] < 1
     assert found[3] == (1.0, None)
-    assert [reward for reward, _ in found[4:]] == [None] * 4
-    reasons = [reason or "" for _, reason in found[4:]]
-    said = "the check of task 'calendar_arithmetic' needs 'task' in the column metadata, which has not got it"
-    assert reasons[0] == said
-    assert "which reasoning-gym task it is cannot be seen" in reasons[1]
-    assert reasons[2] == "reasoning-gym has no task 'no_such_task'"
-    assert "the column metadata is a text but no JSON" in reasons[3]
+    for (reward, reason), said in zip(found[4:], GYM_REASONS, strict=True):
+        assert reward is None
+        assert said in (reason or "")
