@@ -41,8 +41,6 @@ _CPU_BATCH_TOKENS = 8192
 PIECE = 8
 """Tokens after which rows that have ended leave."""
 _LIKELY = 1024  # tokens among which the nucleus mostly is
-
-
 Padded = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Ids and mask of prompts, `[prompts, tokens]`, and which prompt each completion is of, `[completions]`."""
 
@@ -59,9 +57,7 @@ class Ready:
 class LocalEngine:
     """A model of this process, named by the config's `model`; `template_kwargs` are those of the scored set.
 
-    Raises:
-        ModelError: the model cannot be used.
-        InputError: the device or the dtype cannot.
+    Raises `ModelError` or `InputError` where the model, the device or the dtype cannot be used.
     """
 
     def __init__(self, config: RolloutConfig, template_kwargs: dict[str, Any]) -> None:
@@ -162,8 +158,7 @@ class LocalEngine:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens and log-probabilities, `[completions, max tokens]`; after an end token they mean nothing.
 
-        `noise`, `[completions, max tokens]`, float64, is uniform inside (0, 1). The model has its head and a
-        `generation_config`.
+        `noise`, `[completions, max tokens]`, float64, is uniform inside (0, 1).
         """
         count, limit = noise.shape
         tokens = torch.zeros((count, limit), dtype=torch.long, device=noise.device)

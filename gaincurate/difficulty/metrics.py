@@ -205,9 +205,8 @@ def observation_noise(wins: Floats, losses: Floats, target: Target = "difficulty
 def _population(wins: Floats, losses: Floats) -> tuple[float, float]:
     """A and b of the Beta distribution with the mean and spread of the true pass rates, by moments.
 
-    Where the spread cannot be estimated (a single rollout of each, or equal rates) it has bounds:
-    between 1/50 and 49/50 of what it can be with that mean, and 1/3, as if all rates were equally likely,
-    where no prompt has two rollouts.
+    The spread is from 1/50 to 49/50 of what it can be with that mean, and 1/3, as if all rates were equally
+    likely, where no prompt has two rollouts.
     """
     count = wins + losses
     # Away from 0 and 1, which it is rounded to where rollouts are many and alike.

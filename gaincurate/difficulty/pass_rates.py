@@ -109,7 +109,6 @@ def read_pass_rates(
         InputError: nothing there, other columns, a value that is no rate, or no prompt that was judged.
         OutcomeError: an outcome line that cannot be used, with its number.
         OutputError: a rollout set that is not finished, or damaged.
-        StorageError: it cannot be read.
     """
     rules = rules or Rules()
     if not path.exists():
@@ -228,10 +227,8 @@ def of_table(table: pa.Table, path: Path, rules: Rules) -> list[PassRates]:
     """Every policy in a table that has a rollout which could be judged, by name.
 
     Its columns are as in `pass_rates`, `path` is where it was read, and `rules` has the range of rewards.
-
-    Raises:
-        InputError: other columns, no id, or a prompt that occurs twice without numbers of rollouts.
-        OutcomeError: a value out of its range.
+    Raises `InputError` for other columns, no id, or one twice without numbers of rollouts, and `OutcomeError`
+    for a value out of its range.
     """
     names = set(table.column_names)
     if ID not in names or not (names >= {"wins", "losses"} or names & {"pass_rate", "reward"}):

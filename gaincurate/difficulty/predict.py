@@ -102,8 +102,8 @@ def make(
 
     `values` are their failure rates, or p (1 - p) with the `target` `variance`, and so is what rows get.
     `noise` are the variances of `values` around the truth, by default 0, and `rollouts` the numbers of
-    rollouts that they are of, by default 1. The method `adapter` needs `adapter`, `group-mean` `group_column`,
-    and `rates` `columns` of other models' pass rates.
+    rollouts that they are of, by default 1. The method `adapter` needs `adapter`, `group-mean` needs
+    `group_column`, and `rates` needs `columns` of other models' pass rates.
 
     Raises:
         InputError: fewer than three references, or what the method needs is not there.
@@ -158,10 +158,9 @@ class Prediction:
 
 
 def _carried(fitted: Predictor, observed: Floats, target: Target, seed: int) -> float:
-    """The mean p (1 - p), as observed, of what this aim picks of references it has not seen.
+    """The mean p (1 - p), as observed, of the quarter that this aim picks of each half of the references.
 
-    Of each half it picks the quarter with d nearest .5, or with the highest p (1 - p), by a fit on the other
-    half. Of equal ones it takes any.
+    It picks d nearest .5, or the highest p (1 - p), by a fit on the other half, and of equal ones any.
     """
     means = []
     for number, (rows, predicted) in enumerate(fitted.halves(seed)):

@@ -197,26 +197,35 @@ class ByAdapter:
 
     def fit(self, inputs: Inputs, seen: Seen) -> Fitted:
         """See `methods.Method`."""
-        predictor, values = self._adapter.predictor, torch.from_numpy(seen.values).float()
-        with torch.inference_mode():
-            references = predictor.encode(torch.from_numpy(inputs))
+        predictor = self._adapter.predictor
 
         @torch.inference_mode()
         def leave_one_out() -> Floats:
+            values, references = (
+                torch.from_numpy(seen.values).float(),
+                predictor.encode(torch.from_numpy(inputs)),
+            )
             others = ~torch.eye(len(values), dtype=torch.bool)
             return probability(predictor.mix(references, references, values, others)).double().numpy()
 
         facts = {"adapter": self._adapter.digest, "shape": asdict(predictor.shape)}
-        return Fitted(lambda rows: by_references(predictor, rows, references, values), leave_one_out, facts)
+        return Fitted(by_references(predictor, inputs, seen.values), leave_one_out, facts)
 
 
-@torch.inference_mode()
 def by_references(
-    predictor: DifficultyPredictor, queries: Matrix, references: Tensor, failure: Tensor
-) -> Floats:
-    """Failure rates of `queries` `[rows, width]` from adapted `references` `[K, hidden]`."""
-    adapted = predictor.encode(torch.from_numpy(queries))
-    return probability(predictor.mix(adapted, references, failure)).double().numpy()
+    predictor: DifficultyPredictor, references: Matrix, failures: Floats
+) -> Callable[[Matrix], Floats]:
+    """Gives failure rates, `[rows]`, for embeddings `[rows, width]` from those of references `[K, width]`."""
+    observed = torch.from_numpy(failures).float()
+    with torch.inference_mode():
+        adapted = predictor.encode(torch.from_numpy(references))
+
+    @torch.inference_mode()
+    def predict(queries: Matrix) -> Floats:
+        logits = predictor.mix(predictor.encode(torch.from_numpy(queries)), adapted, observed)
+        return probability(logits).double().numpy()
+
+    return predict
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,15 +362,13 @@ def fit_on(
     Raises:
         InputError: sets or outcomes that do not fit together, or too few prompts.
         OutputError: `out` holds something else, or a set is damaged.
-        StorageError: the file system refused.
     """
     refuse_other_folder(out)
     sets = [ScoredSet(folder) for folder in folders]
     ids = sorted({gc_id for observed in rates for gc_id in observed.ids})
     rows, place = of_ids(sets, ids), {gc_id: row for row, gc_id in enumerate(ids)}
     policies = [Policy(e.name, np.array([place[i] for i in e.ids], np.int64), e.failure) for e in rates]
-    embeddings = torch.from_numpy(rows)
-    fitted = fit(embeddings, policies, Shape(rows.shape[1]), recipe, watch)
+    fitted = fit(torch.from_numpy(rows), policies, Shape(rows.shape[1]), recipe, watch)
     how = {
         "made_by": f"gaincurate {gaincurate.__version__} difficulty fit",
         "recipe": recipe.model_dump(),
@@ -379,10 +386,8 @@ def fit_on(
         asked, others = np.flatnonzero(hidden), np.flatnonzero(~hidden)
         if len(asked) >= 3:
             chosen = others[permutation(recipe.seed, 1, _SPLIT, len(others))[: recipe.references]]
-            with torch.inference_mode():
-                references = fitted.predictor.encode(embeddings[policy.rows[chosen]])
-            failures = torch.from_numpy(policy.failure[chosen]).to(embeddings.dtype)
-            predicted = by_references(fitted.predictor, rows[policy.rows[asked]], references, failures)
+            known = rows[policy.rows[chosen]], policy.failure[chosen]
+            predicted = by_references(fitted.predictor, *known)(rows[policy.rows[asked]])
             wins, losses = observed.wins[asked], observed.losses[asked]
             figures = asdict(quality(predicted, wins, losses, counted=observed.counted, seed=recipe.seed))
         reports.append({"name": policy.name, "trained": len(others), "held_out": figures})

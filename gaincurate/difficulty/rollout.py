@@ -270,12 +270,8 @@ def _roll_out(
 ) -> tuple[list[Judged], dict[str, str]]:
     """The rollouts of a shard's prompts by prompt and sample, and why the engine refused the other prompts.
 
-    The journal holds what had arrived before an interruption, and gets what arrives now.
-
-    Raises:
-        RowError: a prompt was refused or a completion not judged, and that is to stop the run.
-        ServerError: the server failed too often.
-        StorageError: the file system refused.
+    The journal holds what had arrived before an interruption, and gets what arrives now. Raises `RowError`
+    where a prompt was refused or a completion not judged, and that is to stop the run.
     """
     by_id, stops = {prompt.gc_id: prompt for prompt in prompts}, config.on_error == "stop"
     done: dict[Key, tuple[Completion, Future[Verdict]]] = {}
@@ -398,13 +394,8 @@ class Rejudged:
 def rejudge(config: RejudgeConfig, progress: Progress | None = None) -> Rejudged:
     """Write a rollout set with the same completions and the verdicts of another verifier.
 
-    The same call goes on after an interruption: finished shards are kept.
-
-    Raises:
-        InputError: the scored set is not the one of the rollouts, or the verifier cannot be loaded.
-        OutputError: the rollout set is unfinished or damaged, or the folder holds another one.
-        StorageError: the file system refused.
-        LockedError: another process writes the same set.
+    The same call goes on after an interruption: finished shards are kept. Raises `InputError` where the
+    scored set is not that of the rollouts, `OutputError` where a folder holds another or an unfinished set.
     """
     progress = progress or Progress()
     out = config.out or config.rollouts.with_name(

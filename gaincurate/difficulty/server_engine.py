@@ -56,9 +56,7 @@ class _RetryableError(Exception):
 class ServerEngine:
     """A server that generates, named by the config's `server`; `template_kwargs` are those of the scored set.
 
-    Raises:
-        InputError: the URL or the model's name cannot be used.
-        ServerError: the server does not answer.
+    Raises `InputError` where URL or model cannot be used, and `ServerError` where the server does not answer.
     """
 
     def __init__(self, config: RolloutConfig, template_kwargs: dict[str, Any]) -> None:

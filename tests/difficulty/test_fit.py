@@ -136,10 +136,8 @@ def test_a_known_world_is_predicted_for_policies_and_prompts_never_seen(known: W
         failure, losses = known.observed[number], known.losses[number, asked]
         ceiling = noise_ceiling(known.rollouts - losses, losses)
         assert ceiling is not None
-        with torch.inference_mode():
-            coded = fitted.predictor.encode(embeddings[references])
-        rates = torch.from_numpy(failure[references]).float()
-        adapter = by_references(fitted.predictor, known.embeddings[asked], coded, rates)
+        observed = known.embeddings[references], failure[references]
+        adapter = by_references(fitted.predictor, *observed)(known.embeddings[asked])
         assert (pearson(adapter, failure[asked]) or 0) >= 0.9 * ceiling
         # The failure rate, not the pass rate: turned around, the error is larger by far.
         assert np.mean((adapter - failure[asked]) ** 2) < 0.05 < np.mean((1 - adapter - failure[asked]) ** 2)
