@@ -213,11 +213,7 @@ class ByGaussianProcess:
         varying = [name for name, spread in zip(self._names, self._spread, strict=True) if spread > 0]
         directions = self._space.directions.shape[1]
         facts = {"directions": directions, "signals": varying, "sizes": asdict(sizes)}
-        return Fitted(
-            lambda inputs: clipped(mean(*self._parts(inputs))),
-            lambda: clipped(alone),
-            facts,
-        )
+        return Fitted(lambda inputs: clipped(mean(*self._parts(inputs))), lambda: clipped(alone), facts)
 
     def _parts(self, inputs: Inputs) -> tuple[Floats, Floats]:
         wide = inputs.astype(np.float64)

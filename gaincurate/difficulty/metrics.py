@@ -260,7 +260,6 @@ def interval(
     statistic: Callable[..., float | None],
     *columns: Floats,
     seed: int = 0,
-    resamples: int = _RESAMPLES,
     alternatives: Sequence[tuple[Floats, ...]] = (),
 ) -> Interval | None:
     """The middle 95 % of a statistic over prompts drawn with replacement, `columns` together.
@@ -271,14 +270,14 @@ def interval(
     values, turns = [], [columns, *alternatives]
     if not len(columns[0]) or statistic(*columns) is None:
         return None
-    for draw in range(resamples):
+    for draw in range(_RESAMPLES):
         turn = turns[draw % len(turns)]
         count = len(turn[0])
         rows = (uniforms(seed, draw, _STREAM, 0, count) * count).astype(np.int64)
         value = statistic(*(column[rows] for column in turn))
         if value is not None:
             values.append(value)
-    if 2 * len(values) < resamples:
+    if 2 * len(values) < _RESAMPLES:
         return None
     low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)

@@ -93,9 +93,8 @@ def buckets(expected: Floats, strength: float | Floats) -> list[str]:
     `strength` is the concentration of the Beta distribution of the true rates around the expected, `[N]`.
     """
     chances = groups_that_differ(strength * expected, strength * (1 - expected), GROUP)
-    names = np.where(expected >= 0.5, "easy", np.where(chances < DEAD, "dead", "hard"))
-    listed: list[str] = np.where(chances >= LIVE, "live", names).tolist()
-    return listed
+    conditions = [chances >= LIVE, expected >= 0.5, chances >= DEAD]
+    return list(np.select(conditions, ["live", "easy", "hard"], "dead").tolist())
 
 
 def _sigmoid(logits: Floats) -> Floats:

@@ -27,15 +27,7 @@ import pyarrow.compute as pc
 
 import gaincurate
 from gaincurate.core.artifact import EXECUTION, Artifact, Json, read_info, shard_name
-from gaincurate.core.files import (
-    append_line,
-    append_lines,
-    digest_json,
-    log_lines,
-    reading,
-    to_lines,
-    write_atomic,
-)
+from gaincurate.core.files import append_line, append_lines, digest_json, log_lines, reading, write_lines
 from gaincurate.core.foreign import json_value
 from gaincurate.core.locks import work_folder
 from gaincurate.core.options import checked
@@ -142,7 +134,7 @@ def roll_out(config: RolloutConfig, progress: Progress | None = None) -> Rollout
         written = written_shards(artifact, identity, len(pieces), overwrite=config.overwrite)
         broken = dict[str, str]()
         if answer is not None and (written is None or len(written) < len(pieces)):
-            broken = check_gold(scored, pieces, answer, config, pool, progress)
+            broken = check_gold(scored, pieces, answer, pool, progress)
             _report_broken(config, broken, sum(sizes))
         # Invalid rows are refused before anything is deleted.
         shown = {"what": "rolling out", "unit": "prompt"}
@@ -223,8 +215,7 @@ def _identity(
         "shard_prompts": config.shard_prompts,
         "versions": {"gaincurate": gaincurate.__version__},
     }
-    same: Json = json_value(json.dumps(identity))
-    return same
+    return dict(json_value(json.dumps(identity)))
 
 
 def _report_broken(config: RolloutConfig, broken: dict[str, str], rows: int) -> None:
@@ -233,7 +224,7 @@ def _report_broken(config: RolloutConfig, broken: dict[str, str], rows: int) -> 
     if not broken:
         path.unlink(missing_ok=True)
         return
-    write_atomic(path, to_lines({"gc_id": gc_id, "reason": reason} for gc_id, reason in broken.items()))
+    write_lines(path, ({"gc_id": gc_id, "reason": reason} for gc_id, reason in broken.items()))
     if config.on_error == "stop":
         gc_id, reason = next(iter(broken.items()))
         raise InputError(
@@ -443,13 +434,12 @@ def _scored_set(config: RejudgeConfig, source: RolloutSet) -> ScoredSet:
     folder = config.scored
     if folder is None:
         named = [line["scored"] for line in log_lines(source.folder / EXECUTION) if "scored" in line]
-        if not named or not Path(named[-1]).exists():
-            where = named[-1] if named else "a scored set"
+        folder = Path(named[-1] if named else "a scored set")
+        if not folder.exists():
             raise InputError(
-                f"{source.folder} was made from {where}, which is not there; give the folder of that set "
+                f"{source.folder} was made from {folder}, which is not there; give the folder of that set "
                 "with --scored."
             )
-        folder = Path(named[-1])
     scored = ScoredSet(folder)
     if scored.manifest_hash != source.manifest["identity"]["source"]["manifest"]:
         raise InputError(

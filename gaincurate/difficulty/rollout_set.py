@@ -26,18 +26,18 @@ FORMAT = 1
 KIND = "rollouts"
 BROKEN = "broken.jsonl"
 SCHEMA = pa.schema(
-    [
-        pa.field(ID, pa.string()),
-        pa.field("sample", pa.int32()),
-        pa.field("completion", pa.string()),
-        pa.field("reward", pa.float64()),
-        pa.field("reason", pa.string()),
-        pa.field("tokens", pa.int32()),
-        pa.field("prompt_tokens", pa.int32()),
-        pa.field("finish_reason", pa.string()),
-        pa.field("logprobs", pa.list_(pa.float32())),
-        pa.field("token_ids", pa.list_(pa.int32())),
-    ]
+    {
+        ID: pa.string(),
+        "sample": pa.int32(),
+        "completion": pa.string(),
+        "reward": pa.float64(),
+        "reason": pa.string(),
+        "tokens": pa.int32(),
+        "prompt_tokens": pa.int32(),
+        "finish_reason": pa.string(),
+        "logprobs": pa.list_(pa.float32()),
+        "token_ids": pa.list_(pa.int32()),
+    }
 )
 _MARKS = {"math": ("<answer>", "\\boxed{", "####"), "reasoning-gym": ("<answer>",), "exact": ("<answer>",)}
 """The marks that our verifiers search for in a completion before they use the text after its thoughts."""

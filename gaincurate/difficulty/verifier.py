@@ -53,7 +53,7 @@ class VerifierPool:
     """Processes that judge, as a context that raises `InputError` where the verifier cannot be imported."""
 
     def __init__(self, config: VerifierConfig) -> None:
-        self._config = config
+        self.config = config
         self._idle: queue.LifoQueue[_Process] = queue.LifoQueue()
         self._all = [_Process(config) for _ in range(config.verify_workers)]
         self._threads = ThreadPoolExecutor(config.verify_workers, thread_name_prefix="verify")
@@ -81,7 +81,7 @@ class VerifierPool:
     @property
     def identity(self) -> Json:
         """All of the verifier that can change a verdict."""
-        config = self._config
+        config = self.config
         limits = {"seconds": config.verify_seconds, "memory": config.verify_memory, "gold_as": config.gold_as}
         return {"name": config.verifier, **self.about, **limits}
 
@@ -213,12 +213,7 @@ def gold_completion(config: VerifierConfig, prompt: Prompt) -> str:
 
 
 def check_gold(
-    scored: ScoredSet,
-    pieces: Sequence[Ints | range],
-    answer: str,
-    config: VerifierConfig,
-    pool: VerifierPool,
-    progress: Progress,
+    scored: ScoredSet, pieces: Sequence[Ints | range], answer: str, pool: VerifierPool, progress: Progress
 ) -> dict[str, str]:
     """The ids of rows whose own answer, in the column `answer`, fails, and why, in the order of the rows.
 
@@ -230,7 +225,7 @@ def check_gold(
         prompts, jobs = read_prompts(scored, places, answer), dict[str, Job]()
         for prompt in prompts:
             try:
-                jobs[prompt.gc_id] = Job(gold_completion(config, prompt), prompt.answer, prompt.row)
+                jobs[prompt.gc_id] = Job(gold_completion(pool.config, prompt), prompt.answer, prompt.row)
             except GoldProblem as problem:
                 broken[prompt.gc_id] = str(problem)
         for gc_id, verdict in zip(jobs, pool.judge_all(jobs.values()), strict=True):

@@ -44,7 +44,6 @@ from gaincurate.difficulty.answers import (
 Check = Callable[[str, Any, dict[str, Any]], Any]
 WALL = 3
 """A job may take so many times its limit of processor time by the clock, waiting included."""
-_REASON = 400
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # they differ from run to run
 
 
@@ -98,14 +97,13 @@ def _say(replies: BinaryIO, value: dict[str, Any]) -> None:
 
 
 def _short(error: BaseException) -> str:
-    kind = said = ""
+    text = type(error).__name__
     with suppress(BaseException):  # a verifier's own exception can have anything in it
-        kind = f"{type(error).__name__}"
-        said = " ".join(str(error).split())
-    return _told(": ".join(filter(None, (kind or "an exception", said))), _REASON)
+        text = f"{text}: {' '.join(str(error).split())}".removesuffix(": ")
+    return _told(text)
 
 
-def _told(text: str, most: int) -> str:
+def _told(text: str, most: int = 400) -> str:
     """A verifier's text, shortened, in valid Unicode, without keys and addresses in memory."""
     text = _ADDRESS.sub("", without_secrets(text))
     # Half of a surrogate pair cannot be written.
@@ -121,7 +119,7 @@ def _judge(check: Check, job: Job, seconds: float, memory: int) -> dict[str, Any
     try:
         return _number(check(job.completion, job.answer, job.row))
     except GoldProblem as problem:
-        return {"reason": _told(str(problem), _REASON)}
+        return {"reason": _told(str(problem))}
     except MemoryError:
         return {"reason": f"the verifier needed more than {memory:,} MiB of memory", "spent": True}
     except BaseException as error:  # the verifier's own, SystemExit included

@@ -51,7 +51,7 @@ def broken_gold(scored: ScoredSet, alive: Mask, answer: str, config: VerifierCon
     with VerifierPool(config) as pool:
         rows = np.flatnonzero(alive)
         pieces = [rows[begin : begin + _ROWS] for begin in range(0, len(rows), _ROWS)]
-        broken = check_gold(scored, pieces, answer, config, pool, Progress())
+        broken = check_gold(scored, pieces, answer, pool, Progress())
     places = pc.index_in(pa.array(list(broken), pa.string()), value_set=scored.column(ID).combine_chunks())
     hits = [Hit(place, reason) for place, reason in zip(places.to_pylist(), broken.values(), strict=True)]
     hits.sort(key=lambda hit: hit.place)
