@@ -112,10 +112,7 @@ def _thoughts(completion: str) -> tuple[str, str, str | None]:
 
 
 def _element(text: str) -> str | None:
-    """The content of the last `<answer>` element; without a closed one, the text after the last tag.
-
-    Servers leave out a stop string such as `</answer>`.
-    """
+    """The content of the last `<answer>` element. Servers leave out a stop string such as `</answer>`."""
     if elements := _ELEMENT.findall(text):
         return str(elements[-1])
     _, tag, rest = text.rpartition("<answer>")

@@ -142,8 +142,7 @@ class RolloutConfig(DeviceConfig, VerifierConfig):
         Literal["stop", "skip"],
         Option("What to do with a row that cannot be used or a completion that is not judged.", READING),
     ] = "stop"
-    shard_prompts: Annotated[int, Field(ge=1), Option("Prompts per shard.", ADVANCED)] = 1024
-    """That many are held in memory too."""
+    shard_prompts: Annotated[int, Field(ge=1), Option("Prompts per shard.", ADVANCED)] = 1024  # in memory too
     overwrite: Annotated[bool, Option("Delete the rollout set in --out first.")] = False
     batch_tokens: Annotated[
         int | None,
@@ -154,8 +153,7 @@ class RolloutConfig(DeviceConfig, VerifierConfig):
     trust_remote_code: Annotated[bool, Option("Run a model repository's own code.", ADVANCED)] = False
     concurrency: Annotated[int, Field(ge=1), Option("Requests at a time.", SERVER)] = 16
     retries: Annotated[int, Field(ge=0), Option("Times a request is repeated.", SERVER)] = 8
-    backoff: float = Field(default=0.5, ge=0)
-    """Seconds before the first repetition, doubled each time, up to 30."""
+    backoff: float = Field(default=0.5, ge=0)  # seconds before the first repetition, doubled up to 30
     timeout: Annotated[
         float, Field(gt=0), Option("Seconds for a whole answer until a request has failed.", SERVER)
     ] = 600.0

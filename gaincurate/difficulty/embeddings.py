@@ -23,8 +23,7 @@ from gaincurate.errors import InputError
 Matrix = npt.NDArray[np.float32]
 BLOCK = 2048  # rows that a method predicts at once, whatever the size of a shard
 DIRECTIONS = 64
-SAMPLE = 1024
-"""Embeddings that the directions are taken from."""
+SAMPLE = 1024  # embeddings that the directions are taken from
 
 
 def matrix(table: pa.Table, folder: Path) -> Matrix:

@@ -38,8 +38,7 @@ from gaincurate.scoring.model import (
 from gaincurate.scoring.segment import Segmenter, Unusable
 
 _CPU_BATCH_TOKENS = 8192
-PIECE = 8
-"""Tokens after which rows that have ended leave."""
+PIECE = 8  # tokens after which rows that have ended leave
 _LIKELY = 1024  # tokens among which the nucleus mostly is
 Padded = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Ids and mask of prompts, `[prompts, tokens]`, and which prompt each completion is of, `[completions]`."""
@@ -128,10 +127,13 @@ class LocalEngine:
         return load_model(self._files, self._model_config, device=device, dtype=dtype, auto=auto)
 
     def _batch(self, batch: list[Ready]) -> list[Completion]:
-        model = self._model
-        ends = end_tokens(model, self._tokenizer)
+        model, tokenizer = self._model, self._tokenizer
+        text, defaults = model.config.get_text_config(decoder=True), model.generation_config
+        named = text.eos_token_id, getattr(defaults, "eos_token_id", None), tokenizer.eos_token_id
+        listed = [value if isinstance(value, list) else [value] for value in named]
+        ends = sorted({token for tokens in listed for token in tokens if token is not None})
         # A pad token that was added to the tokenizer alone has no embedding; nothing attends to it.
-        pads = (self._tokenizer.pad_token_id, *ends)
+        pads = (tokenizer.pad_token_id, *ends)
         pad = next((token for token in pads if token is not None and 0 <= token < self._vocabulary), 0)
         device, limit = self._machine.devices[0], self._config.max_tokens
         seed = self._config.seed
@@ -156,10 +158,7 @@ class LocalEngine:
     def _decode(
         self, model: Any, prompts: Padded, noise: torch.Tensor, ends: list[int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens and log-probabilities, `[completions, max tokens]`; after an end token they mean nothing.
-
-        `noise`, `[completions, max tokens]`, float64, is uniform inside (0, 1).
-        """
+        """Tokens and log-probabilities by `noise` of the same shape; after an end token they mean nothing."""
         count, limit = noise.shape
         tokens = torch.zeros((count, limit), dtype=torch.long, device=noise.device)
         logprobs = torch.zeros((count, limit), dtype=torch.float64, device=noise.device)
@@ -240,17 +239,6 @@ def padded(batch: Sequence[Ready], pad: int, device: str) -> Padded:
     places = {gc_id: row for row, gc_id in enumerate(texts)}
     rows = torch.tensor([places[item.gc_id] for item in batch])
     return ids.to(device), mask.to(device), rows.to(device)
-
-
-def end_tokens(model: Any, tokenizer: Any) -> list[int]:
-    """Every token that ends a completion: the configuration's, the generation defaults', the tokenizer's."""
-    values = (
-        model.config.get_text_config(decoder=True).eos_token_id,
-        getattr(model.generation_config, "eos_token_id", None),
-        tokenizer.eos_token_id,
-    )
-    listed = [value if isinstance(value, list) else [value] for value in values]
-    return sorted({token for tokens in listed for token in tokens if token is not None})
 
 
 def _batch_tokens(device: str, model_config: Any) -> int:

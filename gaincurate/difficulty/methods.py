@@ -28,13 +28,11 @@ from gaincurate.difficulty.metrics import Target
 from gaincurate.difficulty.rates import Calibrated, calibrate
 from gaincurate.errors import InputError
 
-Inputs = npt.NDArray[Any]
-"""The inputs of a method, rows first."""
+Inputs = npt.NDArray[Any]  # of a method, rows first
 SIGNALS = (*LIKELIHOODS, "gc_question_tokens", "gc_angle")
 """Columns that `gp` reads where the set has them; of lengths it takes the logarithm."""
 _FARTHEST = 4.0  # standard deviations: a signal further out counts as this
-HIGHEST: dict[Target, float] = {"difficulty": 1.0, "variance": 0.25}
-"""Upper bound of the target; the lower one is 0."""
+HIGHEST: dict[Target, float] = {"difficulty": 1.0, "variance": 0.25}  # the lower bound is 0
 VARIANCES = (0.0, 1e-3, 3e-3, 0.01, 0.02, 0.04, 0.08, 0.16, 0.3)
 """Sizes that are tried, where what is predicted lies between 0 and 1. Rates spread by 1/4 at most."""
 LENGTHS = (0.5, 1.0, 1.5, 2.2, 3.2, 4.5, 7.0)
@@ -203,21 +201,20 @@ class ByGaussianProcess:
     def fit(self, inputs: Inputs, seen: Seen) -> Fitted:
         """See `Method`."""
         values, noise = seen.values / self._highest, seen.noise / self._highest**2
-        evidence = Evidence(*self._parts(inputs), values, noise)
-        sizes = choose_sizes(evidence)
-        mean, alone = posterior(evidence, sizes)
+        directions = self._space.directions.shape[1]
+
+        def parts(inputs: Inputs) -> list[Floats]:
+            return np.split(inputs.astype(np.float64), [directions], axis=1)
 
         def clipped(means: Floats) -> Floats:
             return self._highest * np.clip(means, 0.0, 1.0)
 
+        evidence = Evidence(*parts(inputs), values, noise)
+        sizes = choose_sizes(evidence)
+        mean, alone = posterior(evidence, sizes)
         varying = [name for name, spread in zip(self._names, self._spread, strict=True) if spread > 0]
-        directions = self._space.directions.shape[1]
         facts = {"directions": directions, "signals": varying, "sizes": asdict(sizes)}
-        return Fitted(lambda inputs: clipped(mean(*self._parts(inputs))), lambda: clipped(alone), facts)
-
-    def _parts(self, inputs: Inputs) -> tuple[Floats, Floats]:
-        wide = inputs.astype(np.float64)
-        return np.split(wide, [self._space.directions.shape[1]], axis=1)  # type: ignore[return-value]
+        return Fitted(lambda inputs: clipped(mean(*parts(inputs))), lambda: clipped(alone), facts)
 
     def _signals(self, table: pa.Table) -> Floats:
         """`[rows, signals]`, NaN where a row has none."""

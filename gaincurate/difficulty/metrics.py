@@ -17,7 +17,6 @@ from gaincurate.core.rng import Floats, Ints, uniforms
 from gaincurate.core.stats import Bin, brier, pearson, reliability, spearman
 
 PRIOR = 0.5
-
 Interval = tuple[float, float]
 Target = Literal["difficulty", "variance"]
 COLUMNS: dict[Target, str] = {"difficulty": "gc_difficulty", "variance": "gc_variance"}

@@ -37,10 +37,8 @@ from gaincurate.errors import InputError, OutcomeError
 
 TASK = "_ng_task_index"
 _COLUMNS = (ID, "model", "reward", "wins", "losses", "pass_rate", "samples")
-_MOST = 2.0**53
-"""Rollouts of a prompt. Beyond it floats do not count."""
-_NONE = 1e-9
-"""So many rollouts of a prompt are none: the noise of a rate with a smaller weight may be infinite."""
+_MOST = 2.0**53  # rollouts of a prompt; beyond it floats do not count
+_NONE = 1e-9  # rollouts of a prompt that are none: the noise of a rate with a smaller weight may be infinite
 _WANTED = (
     "gc_id and one of: reward (a row for each rollout), wins and losses, pass_rate (and samples, of how many "
     "rollouts)"
@@ -51,9 +49,8 @@ _WANTED = (
 class PassRates:
     """One policy's observations. `wins[i]` and `losses[i]` belong to `ids[i]`, each id once, sorted.
 
-    `counted` says that wins + losses are rollouts; else their sum is 1 and how many rollouts a rate is
-    of is not known. `round` is the run's round, where there is one. `source` names the file, its hash and the
-    range of its rewards.
+    `counted` says that wins + losses are rollouts; else their sum is 1, and the number is not known. `round`
+    is the run's, where there is one. `source` names the file, its hash and the range of its rewards.
     """
 
     name: str
@@ -118,9 +115,8 @@ def read_pass_rates(
         paths = sorted([*path.rglob("*.arrow"), *path.rglob("*.parquet")])
         folders = {file.parent for name in (MANIFEST, IDENTITY) for file in path.rglob(name)}
         for folder in sorted(folders):  # also those whose shards are all gone
-            if is_rollout_set(folder):
-                for _ in RolloutSet(folder).tables():  # which are all there and whole
-                    pass
+            for _ in RolloutSet(folder).tables() if is_rollout_set(folder) else ():
+                pass  # they are all there and whole
         if not paths:
             raise InputError(f"{path} has no .arrow or .parquet file and is no run.")
         tables = [_of_use(read_table(file, scored)) for file in paths]
@@ -314,17 +310,14 @@ def _twice(ids: pa.Array) -> str:
 
 
 def _rollouts(path: Path) -> Iterator[tuple[int, float | None, dict[str, Any]]]:
-    """Each rollout's task index, its reward (None: not judged), and what the line has of its prompt.
-
-    A line is one rollout or, of a reward profile, one for each of its `rollout_infos`.
-    """
+    """Each rollout's task index, its reward (None: not judged), and what the line has of its prompt."""
     for number, row in json_lines(path):
         where = f"{path}, line {number}"
         if row is None or type(row.get(TASK)) is not int or row[TASK] < 0:
             raise OutcomeError(f"{where}: there is no {TASK}, so NeMo Gym did not write it.", line=number)
         sample = (row.get("sample") if "rollout_infos" in row else row) or {}
         try:
-            for info in row.get("rollout_infos", [row]):
+            for info in row.get("rollout_infos", [row]):  # of a reward profile, else the line is one rollout
                 value = info["reward"] if "_ng_failure_class" not in info else info.get("reward")
                 yield row[TASK], None if value is None or value != value else float(value), {**sample}
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:

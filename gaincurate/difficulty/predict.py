@@ -39,8 +39,7 @@ if TYPE_CHECKING:
 
 MethodName = Literal["adapter", "gp", "group-mean", "rates"]
 BUCKET = "gc_bucket"
-FEWEST = 3
-"""References that a method needs at least."""
+FEWEST = 3  # references that a method needs at least
 _MEANING: dict[Target, str] = {
     "difficulty": "failure rate in [0, 1]: observed where it was, else predicted",
     "variance": "p (1 - p) of the pass rate p: k (G - k) / (G (G - 1)) where it was observed, else predicted",
@@ -50,10 +49,7 @@ _SPLITS = 5
 
 
 class Predictor:
-    """A method fitted on references, of which it read `inputs` `[K, ...]` and the observations are `seen`.
-
-    `columns`, `facts` and `leave_one_out` are as in `Method` and `Fitted`.
-    """
+    """A method fitted on references, whose `inputs` are `[K, ...]`; its attributes are those of the two."""
 
     def __init__(self, method: Method, inputs: Inputs, seen: Seen) -> None:
         self._method, self._inputs, self._seen = method, inputs, seen
@@ -63,9 +59,8 @@ class Predictor:
     def rows(self, table: pa.Table) -> Floats:
         """Predictions for a table's rows, in [0, 1]."""
         blocks = [table.slice(start, BLOCK) for start in range(0, len(table), BLOCK)]
-        return np.concatenate(
-            [np.zeros(0), *(self._fitted.predict(self._method.read(block)) for block in blocks)]
-        )
+        parts = [self._fitted.predict(self._method.read(block)) for block in blocks]
+        return np.concatenate([np.zeros(0), *parts])
 
     def halves(self, seed: int) -> list[tuple[Ints, Floats]]:
         """Places of random halves of the references, and what a fit on the other half predicts for them.

@@ -36,8 +36,7 @@ from gaincurate.errors import InputError, OutputError
 
 WEIGHTS, CONFIG = "adapter.safetensors", "config.json"
 FORMAT = 2
-CLIP = 1e-4
-"""A mean of references is kept this far from 0 and 1 before its logit is taken."""
+CLIP = 1e-4  # a mean of references is kept this far from 0 and 1 before its logit is taken
 _FEWEST = 16  # prompts of a policy to train on
 _WARM_UP, _WARM_UP_SHARE = 100, 0.1
 _SPLIT, _DRAWS = 11, 12  # streams of random numbers
@@ -117,9 +116,7 @@ def probability(logits: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A fitted module in evaluation mode, the model that made the embeddings it reads, how it was fitted, and
-    the hash of its weights.
-    """
+    """A fitted module in evaluation mode, the model of its embeddings, how it was fitted, its hash."""
 
     predictor: DifficultyPredictor
     embedding: Json
@@ -246,8 +243,7 @@ class Trained:
     losses: list[float]
 
 
-Watch = Callable[[int, int, float], None]
-"""Hears of every epoch: its number from 1, how many there are, its mean loss."""
+Watch = Callable[[int, int, float], None]  # of every epoch: its number from 1, of how many, its mean loss
 
 
 def fit(

@@ -37,13 +37,11 @@ class Prompt:
     messages: list[Message]
     answer: Any
     row: dict[str, Any]
-    tokens: int
-    """Of the whole rendered prompt, under the model that scored it."""
+    tokens: int  # of the whole rendered prompt, under the model that scored it
     tools: list[Tool] | None = None
 
 
-Key = tuple[str, int]
-"""A prompt's id and the number of the sample, from 0."""
+Key = tuple[str, int]  # a prompt's id and the number of the sample, from 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -19,8 +19,7 @@ from gaincurate.difficulty.beta import groups_that_differ, log_evidences
 
 FEWEST = 16
 """Observed prompts that a fit needs. With fewer, the expected rate is the mean of the sources' logits."""
-MOST = 4096
-"""Observed prompts that a fit reads; of more, evenly spaced ones."""
+MOST = 4096  # observed prompts that a fit reads; of more, evenly spaced ones
 UNFITTED = 1.0
 """The strength without a fit, in rollouts: about the median of those that fit in docs/studies/real."""
 GROUP, LIVE, DEAD = 8, 0.5, 0.15

@@ -70,8 +70,7 @@ if TYPE_CHECKING:
 _SAMPLING = ("samples", "adaptive", "temperature", "top_p", "max_tokens", "seed")
 """Part of a set's identity. `adaptive`, an option of earlier versions, is null: their sets stay the same."""
 VERDICTS = ("right", "partly right", "wrong", "not judged")
-_LEAST = 2
-"""Completions that have to agree."""
+_LEAST = 2  # completions that have to agree
 
 
 @dataclass(slots=True)
@@ -153,11 +152,8 @@ def roll_out(config: RolloutConfig, progress: Progress | None = None) -> Rollout
         summary.elapsed = time.perf_counter() - started
         names = {"scored", "model", "server", "device", "concurrency", "on_error", "verify_workers"}
         line = config.model_dump(mode="json", include=names, exclude_none=True) | {"ended": time.time()}
-        line |= {
-            "generated": summary.generated,
-            "tokens": summary.tokens,
-            "seconds": round(summary.elapsed, 3),
-        }
+        counts = {"generated": summary.generated, "tokens": summary.tokens}
+        line |= counts | {"seconds": round(summary.elapsed, 3)}
         with suppress(StorageError):  # a full disk: the set is complete all the same
             append_line(out / EXECUTION, line)
     return summary
@@ -389,9 +385,8 @@ def rejudge(config: RejudgeConfig, progress: Progress | None = None) -> Rejudged
     scored set is not that of the rollouts, `OutputError` where a folder holds another or an unfinished set.
     """
     progress = progress or Progress()
-    out = config.out or config.rollouts.with_name(
-        f"{config.rollouts.name}-{config.verifier.replace(':', '.')}"
-    )
+    name = f"{config.rollouts.name}-{config.verifier.replace(':', '.')}"
+    out = config.out or config.rollouts.with_name(name)
     if out.resolve() == config.rollouts.resolve():
         raise InputError(f"--out {out} is the rollout set itself, which stays as it is; give another folder.")
     source = RolloutSet(config.rollouts)
@@ -471,9 +466,7 @@ def _compare(source: RolloutSet, new: RolloutSet, scored: ScoredSet, answer: str
         for gc_id, prompt in _prompts(scored, doubtful, answer).items() if len(doubtful) else ():
             text, count = agreed[gc_id] or ("", 0)
             result.agreements.append(Agreement(gc_id, text, str(prompt.answer), count, len(by_prompt[gc_id])))
-    result.agreements.sort(
-        key=lambda prompt: (-prompt.agreeing / prompt.completions, -prompt.agreeing, prompt.gc_id)
-    )
+    result.agreements.sort(key=lambda each: (-each.agreeing / each.completions, -each.agreeing, each.gc_id))
     return result
 
 

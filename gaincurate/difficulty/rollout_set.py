@@ -64,7 +64,6 @@ ROLLOUTS = Kind(
     before=(BROKEN,),
     work="*.jsonl",
 )
-"""The kind of a rollout set, for `Artifact`."""
 
 
 def write_shard(
@@ -115,8 +114,7 @@ def shards_to_make(
 ) -> Iterator[int]:
     """Begin the set, or open it again; give the shards to make, and finish the set after the last of them.
 
-    `sizes` are the units of each shard, which `progress` shows with the words in `shown`; `written` is from
-    `written_shards`.
+    `written` is from `written_shards`. `sizes` are what `progress` counts, with the words in `shown`.
     """
     if written is None:
         artifact.remove()

@@ -32,8 +32,7 @@ RESERVED_KEYS = {
     "messages", "model", "seed", "n", "stream", "temperature", "top_p", "max_tokens", "max_completion_tokens",
 }  # fmt: skip
 """Keys of a request's body that are not the user's."""
-LARGEST_ANSWER = 1 << 25
-"""Bytes of an answer: 200,000 tokens with log-probs. Its line in the journal is at most twice as long."""
+LARGEST_ANSWER = 1 << 25  # bytes: 200,000 tokens with log-probs; its line in the journal has up to twice that
 _BUSY = {408, 409, 425, 429}
 _OF_THE_PROMPT = {400, 413, 422}
 _LONGEST_WAIT = 30.0

@@ -57,8 +57,7 @@ class VerifierPool:
         self._idle: queue.LifoQueue[_Process] = queue.LifoQueue()
         self._all = [_Process(config) for _ in range(config.verify_workers)]
         self._threads = ThreadPoolExecutor(config.verify_workers, thread_name_prefix="verify")
-        self.about: dict[str, Any] = {}
-        """Versions and code hash that can change verdicts, as the verifier's process reports them."""
+        self.about: dict[str, Any] = {}  # versions and code hash that can change verdicts
 
     def __enter__(self) -> VerifierPool:
         try:
@@ -162,10 +161,7 @@ class _Process:
             self._kept = None
 
     def _ask(self, seconds: float, data: bytes = b"") -> dict[str, Any]:
-        """The process's next line, a JSON object, after it was sent a job.
-
-        Where the process ended, or was ended with all that it started, it is `crash` with a clause on how.
-        """
+        """The process's answer to a job, or `crash`: how it ended, with all that it started."""
         assert self._kept is not None
         keeper, left = self._kept.keeper, memoryview(data)
         assert keeper.stdin is not None

@@ -42,8 +42,7 @@ from gaincurate.difficulty.answers import (
 )
 
 Check = Callable[[str, Any, dict[str, Any]], Any]
-WALL = 3
-"""A job may take so many times its limit of processor time by the clock, waiting included."""
+WALL = 3  # times its limit of processor time that a job may take by the clock, waiting included
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # they differ from run to run
 
 
