@@ -43,10 +43,8 @@ def wire(body: bytes, status: str = "200 OK", *headers: str, length: bool = True
 class ChatServer(ThreadingHTTPServer):
     """Answers on a thread of its own while it is used as a context.
 
-    Args:
-        fault: which fault the n-th attempt (from 1) of a completion meets: `drop`, `half`, `broken`, `other`,
-            `date` or a status; what is sent, in parts, instead of an answer; None for none.
-        before: called before each completion is given.
+    `fault` is which fault the n-th attempt (from 1) of a completion meets: `drop`, `half`, `broken`, `other`,
+    `date` or a status, or what is sent, in parts, instead. `before` is called before each completion is given.
     """
 
     daemon_threads = True

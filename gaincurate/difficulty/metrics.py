@@ -20,7 +20,6 @@ PRIOR = 0.5
 Interval = tuple[float, float]
 Target = Literal["difficulty", "variance"]
 COLUMNS: dict[Target, str] = {"difficulty": "gc_difficulty", "variance": "gc_variance"}
-
 _RESAMPLES = 1000
 _STREAM = 7  # of random numbers that nothing else here uses
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
-from scipy.stats import multivariate_normal
+from scipy import stats
 
 import embedded
 import gaincurate
@@ -29,7 +28,7 @@ from gaincurate.difficulty.methods import (
     log_likelihood,
     posterior,
 )
-from gaincurate.difficulty.metrics import observation_noise, pass_variance
+from gaincurate.difficulty.metrics import Target, observation_noise, pass_variance
 from gaincurate.difficulty.pass_rates import read_pass_rates
 from gaincurate.difficulty.predict import make, predict
 
@@ -63,7 +62,7 @@ def prior(known: Evidence, sizes: Sizes) -> Floats:
 
 def test_its_likelihood_is_a_multivariate_normals_density() -> None:
     known = evidence(12)
-    expected = multivariate_normal(np.full(12, 0.5), prior(known, SIZES)).logpdf(known.values)
+    expected = stats.multivariate_normal(np.full(12, 0.5), prior(known, SIZES)).logpdf(known.values)
     assert log_likelihood(known, SIZES) == pytest.approx(expected, abs=1e-9)
 
 
@@ -135,26 +134,20 @@ def test_references_that_are_all_alike_make_everything_alike(rate: float) -> Non
 
 @pytest.mark.parametrize("rollouts", [2, 3, 8, 16])
 def test_the_noise_is_the_variance_of_what_is_observed(rollouts: int) -> None:
-    """Against sums over all outcomes, in fractions, for a Beta distribution with whole parameters."""
-    a, b = 3, 2
-    shares = dict.fromkeys(("difficulty", "variance"), Fraction(0))
-    grid = 400  # of p: the integrals are of polynomials, whose means over midpoints converge with 1 / grid^2
-    weight = Fraction(0)
-    for step in range(grid):
-        p = Fraction(2 * step + 1, 2 * grid)
-        density = p ** (a - 1) * (1 - p) ** (b - 1)
-        weight += density
-        chances = [math.comb(rollouts, k) * p**k * (1 - p) ** (rollouts - k) for k in range(rollouts + 1)]
-        rates = [Fraction(k, rollouts) for k in range(rollouts + 1)]
-        spread = [Fraction(k * (rollouts - k), rollouts * (rollouts - 1)) for k in range(rollouts + 1)]
-        for name, observed, truth in (("difficulty", rates, p), ("variance", spread, p * (1 - p))):
-            error = sum(chance * (x - truth) ** 2 for chance, x in zip(chances, observed, strict=True))
-            shares[name] += density * error
+    """Against sums over all outcomes, for a Beta distribution of p with whole parameters."""
+    a, b, k = 3, 2, np.arange(rollouts + 1.0)[:, None]
+    p = (np.arange(400) + 0.5) / 400  # the integrals are of polynomials
+    density = p ** (a - 1) * (1 - p) ** (b - 1)
+    chances = stats.binom.pmf(k, rollouts, p)  # [outcomes, p]
     random = np.random.default_rng(0)
     wins = random.binomial(rollouts, random.beta(a, b, 200_000)).astype(float)
-    for name in ("difficulty", "variance"):
-        expected = float(shares[name] / weight)
-        noise = observation_noise(wins, rollouts - wins, name)  # type: ignore[arg-type]
+    targets: dict[Target, tuple[Floats, Floats]] = {
+        "difficulty": (k / rollouts, p),
+        "variance": (k * (rollouts - k) / (rollouts * (rollouts - 1)), p * (1 - p)),
+    }
+    for name, (observed, truth) in targets.items():
+        expected = (density * chances * (observed - truth) ** 2).sum() / density.sum()
+        noise = observation_noise(wins, rollouts - wins, name)
         assert np.ptp(noise) == 0
         assert noise[0] == pytest.approx(expected, rel=0.03)  # a and b are estimated from the draws
 
@@ -186,9 +179,8 @@ def test_signals_of_the_set_are_read_and_give_what_embeddings_do_not(tmp_path: P
     opened, (rates,) = gaincurate.open_scores(scored), read_pass_rates(observed)
     by_length = np.arange(120, 240, 4)  # of the one direction in which length matters
     prediction = predict(opened, rates, "gp")
-    how = prediction.how
-    assert how["signals"] == ["gc_question_tokens"]  # the angle is the same in every row
-    assert set(how["sizes"]) == {"embedding", "signals", "both", "own", "length"}
+    assert prediction.how["signals"] == ["gc_question_tokens"]  # the angle is the same in every row
+    assert set(prediction.how["sizes"]) == {"embedding", "signals", "both", "own", "length"}
     assert (pearson(prediction.values[by_length], truth[by_length]) or 0.0) > 0.5
 
 
@@ -251,12 +243,10 @@ def test_a_half_is_predicted_by_a_fit_that_never_saw_it(tmp_path: Path) -> None:
     for place in range(0, 10, 2):
         rows = np.concatenate([halves[place][0], halves[place + 1][0]])
         assert sorted(rows.tolist()) == list(range(41))
-    asked, predicted = halves[3]
+    (asked, predicted), names = halves[3], embedded.names(41)
     others = np.setdiff1d(np.arange(41), asked)
-    names = embedded.names(41)
     alone = make("gp", opened, [names[i] for i in others], values[others])
-    expected = alone.rows(opened.take(asked))
-    np.testing.assert_allclose(predicted, expected, atol=1e-12)
+    np.testing.assert_allclose(predicted, alone.rows(opened.take(asked)), atol=1e-12)
     assert make("gp", opened, names[:5], values[:5]).halves(0) == []
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import exports
+from gaincurate.core.files import write_lines
 from gaincurate.core.outcomes import Rules
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.pass_rates import read_pass_rates
@@ -79,16 +79,12 @@ FORMS: dict[str, tuple[list[dict[str, Any]], int]] = {
 }  # fmt: skip
 
 
-def written(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
 @pytest.mark.parametrize("form", FORMS)
 def test_pass_rates_of_a_set(tmp_path: Path, form: str) -> None:
     scored = ScoredSet(exports.make_set(tmp_path / "set", ROWS))
     rows, count = FORMS[form]
-    (rates,) = read_pass_rates(written(tmp_path / "a.jsonl", rows), scored=scored)
+    write_lines(tmp_path / "a.jsonl", rows)
+    (rates,) = read_pass_rates(tmp_path / "a.jsonl", scored=scored)
     assert rates.ids == [f"id{k:04d}" for k in range(count)]
     assert rates.wins.tolist() == [sum(rewards) for rewards in REWARDS[:count]]
     assert (rates.wins + rates.losses).tolist() == [2] * count
@@ -114,10 +110,12 @@ def test_pass_rates_of_a_set(tmp_path: Path, form: str) -> None:
 )
 def test_lines_that_cannot_be_used_are_refused(tmp_path: Path, row: dict[str, Any], sentence: str) -> None:
     scored = ScoredSet(exports.make_set(tmp_path / "set", ROWS))
+    write_lines(tmp_path / "a.jsonl", [row])
     with pytest.raises(OutcomeError, match=sentence):
-        read_pass_rates(written(tmp_path / "a.jsonl", [row]), Rules(), scored=scored)
+        read_pass_rates(tmp_path / "a.jsonl", Rules(), scored=scored)
 
 
 def test_a_command_without_a_set_says_what_it_needs(tmp_path: Path) -> None:
+    write_lines(tmp_path / "a.jsonl", rollouts())
     with pytest.raises(InputError, match="which have no gc_id; give them to a command that is also"):
-        read_pass_rates(written(tmp_path / "a.jsonl", rollouts()))
+        read_pass_rates(tmp_path / "a.jsonl")

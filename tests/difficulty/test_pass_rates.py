@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow.feather import write_feather
 
 import runs
+from gaincurate.core.files import write_lines
 from gaincurate.core.outcomes import Rules
 from gaincurate.difficulty.pass_rates import PassRates, of_table, pooled, read_pass_rates
 from gaincurate.errors import InputError, OutcomeError
@@ -24,13 +25,7 @@ def tallies(rates: PassRates) -> dict[str, tuple[float, float]]:
 
 
 def lines(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def arrow(path: Path, table: pa.Table) -> Path:
-    with pa.ipc.new_file(str(path), table.schema) as writer:
-        writer.write_table(table)
+    write_lines(path, rows)
     return path
 
 
@@ -48,12 +43,13 @@ EXPECTED = {"a": (1.0, 2.0), "b": (1.0, 0.0)}
 def test_rollouts_are_counted_by_id_in_any_format(tmp_path: Path) -> None:
     table = pa.table(ROLLOUTS)
     pq.write_table(table, tmp_path / "r.parquet")
-    arrow(tmp_path / "r.arrow", table)
+    write_feather(table, tmp_path / "r.arrow", "uncompressed")
     lines(tmp_path / "r.jsonl", table.to_pylist())
     folder = tmp_path / "folder/shards"
     folder.mkdir(parents=True)
-    arrow(folder / "1.arrow", table.slice(0, 2))
-    arrow(folder / "2.arrow", table.slice(2).append_column("finish", pa.array(["stop"] * 4)))
+    write_feather(table.slice(0, 2), folder / "1.arrow", "uncompressed")
+    more = table.slice(2).append_column("finish", pa.array(["stop"] * 4))
+    write_feather(more, folder / "2.arrow", "uncompressed")
     for name in ("r.parquet", "r.arrow", "r.jsonl", "folder"):
         (found,) = read_pass_rates(tmp_path / name)
         assert tallies(found) == EXPECTED

@@ -132,21 +132,21 @@ def test_the_papers_adapter_is_the_default() -> None:
 
 
 EMBEDDING = {"model": "m", "weights": "w", "width": 6}
+SMALL = Shape(6, hidden=8)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    save_adapter(tmp_path / "adapter", DifficultyPredictor(Shape(6, hidden=8)), EMBEDDING, {"seed": 1})
+    save_adapter(tmp_path / "adapter", DifficultyPredictor(SMALL), EMBEDDING, {"seed": 1})
     return tmp_path / "adapter"
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
-    shape = Shape(6, hidden=8)
-    predictor = DifficultyPredictor(shape)
+    predictor = DifficultyPredictor(SMALL)
     saved = save_adapter(tmp_path / "a", predictor, EMBEDDING, {"seed": 1})
     found = load_adapter(tmp_path / "a")
-    assert (found.predictor.shape, found.embedding, found.how) == (shape, EMBEDDING, {"seed": 1})
+    assert (found.predictor.shape, found.embedding, found.how) == (SMALL, EMBEDDING, {"seed": 1})
     assert found.digest == saved.digest
     assert not found.predictor.training
     z, d = torch.randn(5, 6), torch.rand(5)
@@ -179,11 +179,11 @@ def test_what_is_no_adapter_or_a_damaged_one_is_refused(tmp_path: Path, folder: 
 def test_another_folder_is_not_written_into(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(OutputError, match="already holds something else"):
-        save_adapter(tmp_path, DifficultyPredictor(Shape(6, hidden=8)), EMBEDDING, {})
+        save_adapter(tmp_path, DifficultyPredictor(SMALL), EMBEDDING, {})
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_what_a_killed_writer_left_is_nothing_else(tmp_path: Path) -> None:
     (tmp_path / f".{WEIGHTS}.4711.tmp").write_bytes(b"half")
-    save_adapter(tmp_path, DifficultyPredictor(Shape(6, hidden=8)), EMBEDDING, {})
-    assert load_adapter(tmp_path).predictor.shape == Shape(6, hidden=8)
+    save_adapter(tmp_path, DifficultyPredictor(SMALL), EMBEDDING, {})
+    assert load_adapter(tmp_path).predictor.shape == SMALL

@@ -8,15 +8,14 @@ import pytest
 
 import sets
 from command import run, tree
-from gaincurate.core.artifact import IDENTITY, Artifact
-from gaincurate.core.files import append_line, write_json
+from gaincurate.core.files import append_line
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty import rollout as module
 from gaincurate.difficulty.config import RejudgeConfig
-from gaincurate.difficulty.prompts import Completion
 from gaincurate.difficulty.rollout import Agreement, rejudge
-from gaincurate.difficulty.rollout_set import KIND, ROLLOUTS, RolloutSet, write_shard, write_table
+from gaincurate.difficulty.rollout_set import RolloutSet, write_table
 from gaincurate.errors import GaincurateError
+from server_rollouts import write_set
 
 GOLDS = {"a": "7", "b": "7", "c": "8", "d": "9"}
 # id: completion, the old reward
@@ -34,19 +33,10 @@ COMPLETIONS: dict[str, list[tuple[str, float | None]]] = {
 def rollouts(tmp_path: Path) -> Path:
     rows = [sets.scored_row(gc_id, f"question {gc_id}") | {"answer": gold} for gc_id, gold in GOLDS.items()]
     scored = ScoredSet(sets.make_set(tmp_path / "scored", [rows], answer="answer"))
-    folder = tmp_path / "rollouts"
-    folder.mkdir()
     source = {"manifest": scored.manifest_hash, "rows": 4, "reference": None, "answer_column": "answer"}
-    identity = {"format": 1, "kind": KIND, "source": source, "verifier": {"name": "exact"}}
-    write_json(folder / IDENTITY, identity)
-    for index, ids in enumerate((["a", "b"], ["c", "d"])):
-        judged = [
-            (Completion(gc_id, place, text, "stop", 3, 5), reward, None if reward is not None else "why")
-            for gc_id in ids
-            for place, (text, reward) in enumerate(COMPLETIONS[gc_id])
-        ]
-        write_shard(folder, index, identity, judged, [{"gc_id": "z", "reason": "no gold"}] if index else [])
-    Artifact(folder, ROLLOUTS).finish(identity, 2)
+    shards = [{gc_id: COMPLETIONS[gc_id] for gc_id in ids} for ids in ("ab", "cd")]
+    rejected, verifier = {"gc_id": "z", "reason": "no gold"}, {"name": "exact"}
+    folder = write_set(tmp_path / "rollouts", shards, rejected, source=source, verifier=verifier)
     append_line(folder / "execution.jsonl", {"scored": str(tmp_path / "scored")})
     return folder
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,44 +9,30 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import runs
-from gaincurate.core.artifact import IDENTITY, Artifact
-from gaincurate.core.files import write_json
 from gaincurate.core.outcomes import Rules, read_outcomes
 from gaincurate.difficulty.prompts import Completion
 from gaincurate.difficulty.rollout import decoded, encoded
 from gaincurate.difficulty.rollout_set import (
-    KIND,
-    ROLLOUTS,
     RolloutSet,
     outcome_lines,
     pass_rates,
     unmarked,
-    write_shard,
 )
 from gaincurate.errors import InputError
+from server_rollouts import write_set
 
 Rewards = dict[str, list[float | None]]
 
 
-def make(
-    folder: Path,
-    shards: list[Rewards],
-    rejected: list[dict[str, Any]] | None = None,
-    text: str = "text",
-    verifier: str = "math",
-) -> Path:
-    folder.mkdir(parents=True)
-    identity = {"format": 1, "kind": KIND, "verifier": {"name": verifier}}
-    write_json(folder / IDENTITY, identity)
-    for index, prompts in enumerate(shards):
-        judged = [
-            (Completion(gc_id, k, f"{text} {k}", "stop", k + 1, 5), reward, "why" if reward is None else None)
+def make(folder: Path, shards: list[Rewards], text: str = "text", verifier: str = "math") -> Path:
+    judged = [
+        {
+            gc_id: [(f"{text} {k}", reward) for k, reward in enumerate(rewards)]
             for gc_id, rewards in prompts.items()
-            for k, reward in enumerate(rewards)
-        ]
-        write_shard(folder, index, identity, judged, rejected if rejected and index == 0 else [])
-    Artifact(folder, ROLLOUTS).finish(identity, len(shards))
-    return folder
+        }
+        for prompts in shards
+    ]
+    return write_set(folder, judged, verifier={"name": verifier})
 
 
 @pytest.mark.parametrize("success", [0.0, 1.5])

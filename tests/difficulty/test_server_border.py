@@ -51,22 +51,17 @@ PROTOCOL = "of RemoteProtocolError ({})"
 TOO_LARGE = "its answer has more than 33,554,432 bytes"
 
 AGAIN: dict[str, tuple[Iterable[bytes], str]] = {
-    # bytes
     "nothing": ([], PROTOCOL.format("Server disconnected without sending a response.")),
     "an endless answer": (chain([wire(b"", length=False)], repeat(b" " * 65536)), TOO_LARGE),
     "a length beyond the bytes": (
         [wire(b"{}", "200 OK", "Content-Length: 99999999999", length=False)],
         PROTOCOL.format("peer closed connection without sending complete message body (received 2 bytes, expected 99999999999)"),
     ),
-    # statuses
     "a 429 with an absurd wait": ([wire(ERROR, "429 No", "Retry-After: nan")], "it answered 429: no"),
-    # JSON
     "an empty answer": ([wire(b"")], NO_CHAT.format("JSONDecodeError: Expecting value: line 1 column 1 (char 0)")),
     "half a text": ([wire(b'{"choices": [{"mess')], NO_CHAT.format("JSONDecodeError: Unterminated string starting at: line 1 column 15 (char 14)")),
-    # shapes
     "no choices": (says({}), NO_CHAT.format("KeyError: 'choices'")),
     "a text that is a list": (says(answer(content=["yes"])), NO_CHAT.format("AttributeError: 'list' object has no attribute 'encode'")),
-    # numbers
     "ids for other tokens": (says(answer(ids=[5, 6])), NO_CHAT.format("ValueError: it has 2 token ids and 1 log-probs")),
     "a probability above 1": (says(answer(logprobs=[-0.5, 0.5])), NO_CHAT.format("ValueError: a log-prob is no number, or above 0")),
     "a log-prob that is none": (says(answer(logprobs=[float("nan")])), NO_CHAT.format("ValueError: a log-prob is no number, or above 0")),

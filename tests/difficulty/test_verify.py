@@ -94,26 +94,25 @@ def test_a_child_in_a_session_of_its_own_ends_with_the_process(tmp_path: Path, c
     os.close(open_there)
 
 
-def child_of(process: int) -> int:
-    return int(Path(f"/proc/{process}/task/{process}/children").read_text())
+def child_of(pool: VerifierPool) -> int:
+    """The first process that verifies."""
+    assert pool._all[0]._kept is not None
+    keeper = pool._all[0]._kept.keeper.pid
+    return int(Path(f"/proc/{keeper}/task/{keeper}/children").read_text())
 
 
 @linux
 def test_a_process_that_died_while_idle_costs_nothing() -> None:
     with VerifierPool(bad()) as pool:
-        kept = pool._all[0]._kept
-        assert kept is not None
-        os.kill(child_of(kept.keeper.pid), signal.SIGKILL)
-        kept.keeper.wait()
+        os.kill(child_of(pool), signal.SIGKILL)
+        pool._all[0]._kept.keeper.wait()  # type: ignore[union-attr]
         assert pool.submit(Job("7", "7", ROW)).result().reward == 1.0
 
 
 @linux
 def test_closing_ends_every_process_also_one_that_hangs() -> None:
     with VerifierPool(VerifierConfig(verifier=BAD, verify_seconds=600, verify_memory=512)) as pool:
-        kept = pool._all[0]._kept
-        assert kept is not None
-        process = os.pidfd_open(child_of(kept.keeper.pid))
+        process = os.pidfd_open(child_of(pool))
         hanging = pool.submit(Job("!sleep", "7", ROW))
     ended = select.poll()
     ended.register(process, select.POLLIN)
