@@ -14,7 +14,7 @@ from gaincurate.difficulty.config import Recipe
 from gaincurate.difficulty.metrics import noise_ceiling
 from gaincurate.difficulty.predictor import Policy, Shape, batches, by_references, fit, rate_at, split
 from gaincurate.errors import InputError
-from synthetic import World, world
+from synthetic import world
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -122,12 +122,8 @@ def test_too_few_prompts_are_named() -> None:
         fit(torch.zeros(16, 4), [policy(list(range(16)), "few")], Shape(4), Recipe(held_out=0.05))
 
 
-@pytest.fixture(scope="module")
-def known() -> World:
-    return world(2000 + 256 + 600, width=32, seed=0)
-
-
-def test_a_known_world_is_predicted_for_policies_and_prompts_never_seen(known: World) -> None:
+def test_a_known_world_is_predicted_for_policies_and_prompts_never_seen() -> None:
+    known = world(2000 + 256 + 600, width=32, seed=0)
     train, references, asked = np.arange(2000), np.arange(2000, 2256), np.arange(2256, 2856)
     embeddings = torch.from_numpy(known.embeddings)
     policies = [Policy(f"p{i}", train, known.observed[i, train]) for i in range(6)]

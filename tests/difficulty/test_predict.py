@@ -216,7 +216,6 @@ def test_what_does_not_fit_together_is_refused(
         ("(8 wide", "predict", narrow, "--outcomes", observed, "--adapter", adapter),
         ("has embeddings of another model than", "fit", scored, other, "--outcomes", observed, *fitting),
         ("2 observed prompts are too few to predict from", "predict", scored, "--outcomes", few),
-        ("prompts to train on and 16 are needed", "fit", scored, "--outcomes", few, *fitting, "--held-out", "0"),
         ("already holds something else", "fit", scored, "--outcomes", observed, "-o", scored),
         ("has 2 models (x, y, ...); a prediction is for one", "predict", scored, "--outcomes", tmp_path / "models.parquet"),
     ):  # fmt: skip

@@ -12,12 +12,7 @@ import runs
 from gaincurate.core.outcomes import Rules, read_outcomes
 from gaincurate.difficulty.prompts import Completion
 from gaincurate.difficulty.rollout import decoded, encoded
-from gaincurate.difficulty.rollout_set import (
-    RolloutSet,
-    outcome_lines,
-    pass_rates,
-    unmarked,
-)
+from gaincurate.difficulty.rollout_set import RolloutSet, outcome_lines, pass_rates, unmarked
 from gaincurate.errors import InputError
 from server_rollouts import write_set
 
