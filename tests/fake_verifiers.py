@@ -37,7 +37,9 @@ class TaskData(BaseModel):
     system_prompt: str | None = None
 
 
-DataT, TaskT, ConfigT = TypeVar("DataT"), TypeVar("TaskT"), TypeVar("ConfigT")
+DataT = TypeVar("DataT")
+TaskT = TypeVar("TaskT")
+ConfigT = TypeVar("ConfigT")
 
 
 def reward(function: Any) -> Any:

@@ -107,7 +107,7 @@ class Space:
         precision = embeddings.dtype
         points = (embeddings - self.mean.astype(precision)) @ self.directions.astype(precision)
         lengths = np.sqrt((points * points).sum(1, keepdims=True, dtype=np.float64))
-        return (points / np.maximum(lengths, 1e-30)).astype(precision)
+        return np.asarray(points / np.maximum(lengths, 1e-30), precision)
 
 
 def whitening(sample: Matrix, directions: int = DIRECTIONS, exponent: float = 1.0) -> Space:

@@ -203,8 +203,8 @@ class ByGaussianProcess:
         values, noise = seen.values / self._highest, seen.noise / self._highest**2
         directions = self._space.directions.shape[1]
 
-        def parts(inputs: Inputs) -> list[Floats]:
-            return np.split(inputs.astype(np.float64), [directions], axis=1)
+        def parts(inputs: Inputs) -> tuple[Floats, Floats]:
+            return inputs[:, :directions].astype(np.float64), inputs[:, directions:].astype(np.float64)
 
         def clipped(means: Floats) -> Floats:
             return self._highest * np.clip(means, 0.0, 1.0)

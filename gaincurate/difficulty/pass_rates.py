@@ -185,7 +185,7 @@ def read_table(path: Path, scored: ScoredSet | None = None) -> pa.Table:
 
     Raises `InputError` for another kind of file or a damaged one, `StorageError` where it cannot be read.
     """
-    prompt = None if scored is None else scored.identity["source"]["prompt_column"]
+    prompt: Any = None if scored is None else scored.identity["source"]["prompt_column"]
     readers: dict[str, Callable[[Path, Refuse], pa.Table]] = {
         ".parquet": read_parquet,
         ".arrow": open_table,

@@ -118,8 +118,8 @@ def test_the_order_of_references_says_nothing(order: list[int]) -> None:
     known, asked = evidence(20), evidence(5, seed=2)
     turned = Evidence(*(part[order] for part in known))
     assert choose_sizes(turned) == choose_sizes(known)
-    means = [posterior(each, SIZES)[0](asked.units, asked.signals) for each in (turned, known)]
-    np.testing.assert_allclose(*means, atol=1e-12)
+    first, other = (posterior(each, SIZES)[0](asked.units, asked.signals) for each in (turned, known))
+    np.testing.assert_allclose(first, other, atol=1e-12)
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0])

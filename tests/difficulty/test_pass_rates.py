@@ -29,7 +29,7 @@ def lines(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def read(path: Path, rules: Rules | None = None, **columns: list[Any]) -> PassRates:
+def read(path: Path, rules: Rules | None = None, **columns: Any) -> PassRates:
     """A file of these columns, read again."""
     pq.write_table(pa.table(columns), path)
     (rates,) = read_pass_rates(path, rules)
@@ -71,11 +71,11 @@ def test_rewards_are_shares_of_their_range_and_booleans_are_rewards(tmp_path: Pa
 
 
 def test_rates_with_and_without_their_number_of_rollouts(tmp_path: Path) -> None:
-    rates, path = {"gc_id": ["a", "b"], "pass_rate": [0.25, 1.0]}, tmp_path / "r.parquet"
-    found = read(path, **rates, samples=[8, 4])
+    path, rates = tmp_path / "r.parquet", dict[str, Any](gc_id=["a", "b"], pass_rate=[0.25, 1.0])
+    found = read(path, None, **rates, samples=[8, 4])
     assert (tallies(found), found.counted) == ({"a": (2.0, 6.0), "b": (4.0, 0.0)}, True)
     assert found.failure.tolist() == [0.75, 0.0]
-    found = read(path, **rates)
+    found = read(path, None, **rates)
     assert (tallies(found), found.counted) == ({"a": (0.25, 0.75), "b": (1.0, 0.0)}, False)
     assert tallies(read(path, gc_id=["a"], wins=[3], losses=[5])) == {"a": (3.0, 5.0)}
 
@@ -146,7 +146,7 @@ def test_what_cannot_be_used_is_named(
     tmp_path: Path, columns: dict[str, list[Any]], kind: type[InputError], sentence: str
 ) -> None:
     with pytest.raises(kind, match=sentence):
-        read(tmp_path / "r.parquet", **columns)
+        read(tmp_path / "r.parquet", None, **columns)
 
 
 def test_files_of_one_folder_may_have_numbers_and_texts_of_other_types(tmp_path: Path) -> None:

@@ -25,8 +25,6 @@ from gaincurate.errors import InputError
 from synthetic import World, world
 
 ROWS = 240
-
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 

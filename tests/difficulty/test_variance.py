@@ -123,13 +123,12 @@ def test_rates_of_unknown_numbers_of_rollouts_tell_nothing_of_it(tmp_path: Path)
 
 def test_the_references_say_which_aim_is_better(tmp_path: Path) -> None:
     """Prompts whose mean failure rate is .5 and which teach nothing mislead one aim, and not the other."""
-    scored, _, losses = two_kinds(tmp_path)
-    observed = tmp_path / "observed.parquet"
-    result = run("difficulty", "predict", scored, "--outcomes", observed, "--target", "auto")
+    scored, file, losses = two_kinds(tmp_path)
+    result = run("difficulty", "predict", scored, "--outcomes", file, "--target", "auto")
     assert result.exit_code == 0, result.stderr
     assert "gc_variance written" in result.stdout
     assert "of the best quarter of references that were not seen" in result.stdout
-    opened, (rates,) = gaincurate.open_scores(scored), read_pass_rates(tmp_path / "observed.parquet")
+    opened, (rates,) = gaincurate.open_scores(scored), read_pass_rates(file)
     found = predict(opened, rates, "group-mean", group_column="question", target="auto", references=60)
     names, v = found.references, losses * (8 - losses) / 56
     rows = np.array([int(name[2:]) for name in names])
