@@ -55,7 +55,6 @@ def test_quality_leaves_single_rollouts_out() -> None:
     assert found.count == 4
     assert found.brier.value == pytest.approx(np.mean((predicted[[0, 1, 2, 4]] - observed) ** 2))
     assert found.pearson.value == pytest.approx(np.corrcoef(predicted[[0, 1, 2, 4]], observed)[0, 1])
-    assert found.pearson.interval is None
     assert [round(b.low, 2) for b in found.reliability] == [0.0, 0.1, 0.2]
 
 

@@ -20,6 +20,7 @@ BAD = "bad_verifiers:check"
 MISDEEDS = {
     "!spin": "used more than 0.5 s of processor time and was ended",
     "!sleep": "took longer than 1.5 s and was ended",
+    "!stubborn": "gave no answer within 6.5 s and was ended",
     "!memory": "the verifier needed more than 512 MiB of memory",
     "!segfault": "crashed (SIGSEGV)",
     "!exit": "ended without an answer (exit code 0)",
