@@ -21,18 +21,29 @@ class _WorseError(Exception):
         raise KeyboardInterrupt
 
 
+ERRORS: dict[str, BaseException] = {
+    "!raise": KeyError("no such thing"),
+    "!mute": _MuteError(),
+    "!worse": _WorseError(),
+    "!sysexit": SystemExit(3),
+    "!surrogate": ValueError("half of a pair: \ud800"),
+}
+
+
 def check(completion: str, row: dict[str, Any]) -> Any:
     """1 for the row's answer, 0 for other texts; `!...` misbehaves."""
     if completion in ("!spin", "!sleep"):
         print("begun")
         sys.stdout.flush()
-    if completion == "!spin":
-        while True:
-            pass
-    if completion == "!sleep":
-        time.sleep(1e6)
+    if completion in ERRORS:
+        raise ERRORS[completion]
+    if completion in (values := {"!text": "yes", "!nan": float("nan"), "!two": 2, "!address": check}):
+        return values[completion]
+    while completion == "!spin":
+        pass
     if completion == "!stubborn":  # it takes the kernel's limits away
         signal.setitimer(signal.ITIMER_REAL, 0)
+    if completion in ("!sleep", "!stubborn"):
         time.sleep(1e6)
     if completion == "!memory":
         return len(bytearray(1 << 40))
@@ -40,38 +51,18 @@ def check(completion: str, row: dict[str, Any]) -> Any:
         ctypes.string_at(0)
     if completion == "!fork":
         os.fork()
-        return 1.0
     if completion == "!exit":
         os._exit(0)
-    if completion == "!sysexit":
-        sys.exit(3)
-    if completion == "!raise":
-        raise KeyError("no such thing")
-    if completion == "!mute":
-        raise _MuteError
-    if completion == "!worse":
-        raise _WorseError
     if completion == "!signal":
         os.kill(os.getpid(), 40)  # a real-time signal
     if completion == "!interrupt":
         signal.raise_signal(signal.SIGINT)
-        return 1.0
-    if completion == "!address":
-        return check
     if completion == "!close":
         os.closerange(3, 256)
     if completion == "!key":
         return os.environ["SOME_API_KEY"]
     if completion == "!key in an error":
         raise ValueError("x" * 370 + os.environ["SOME_API_KEY"])
-    if completion == "!text":
-        return "yes"
-    if completion == "!nan":
-        return float("nan")
-    if completion == "!two":
-        return 2
-    if completion == "!surrogate":
-        raise ValueError("half of a pair: \ud800")
     if completion.startswith("!leave"):  # a process in a session of its own
         with open(row["fifo"], "wb") as fifo:
             subprocess.Popen(["sleep", "600"], start_new_session=True, stdout=fifo)
@@ -80,7 +71,7 @@ def check(completion: str, row: dict[str, Any]) -> Any:
     if completion == "!print":
         print('{"reward": 0.25}', flush=True)
         os.write(1, b'{"reward": 0.25}\n')
-    return completion in (row["answer"], "!print")
+    return completion in (row["answer"], "!print", "!fork", "!interrupt")
 
 
 def half(completion: str, row: dict[str, Any]) -> float:

@@ -43,10 +43,8 @@ def wire(body: bytes, status: str = "200 OK", *headers: str, length: bool = True
 class ChatServer(ThreadingHTTPServer):
     """Answers on a thread of its own while it is used as a context.
 
-    Args:
-        fault: which fault the n-th attempt (from 1) of a completion meets: `drop`, `half`, `broken`, `other`,
-            `date` or a status; what is sent, in parts, instead of an answer; None for none.
-        before: called before each completion is given.
+    `fault` is which fault the n-th attempt (from 1) of a completion meets: `drop`, `half`, `broken`, `other`,
+    `date` or a status, or what is sent, in parts, instead. `before` is called before each completion is given.
     """
 
     daemon_threads = True
@@ -87,6 +85,20 @@ class ChatServer(ThreadingHTTPServer):
         """A client that hung up is no news."""
 
 
+class Gate:
+    """Holds every completion after the first `free` ones, for `ChatServer(before=...)`, until `held` is set."""
+
+    def __init__(self, free: int) -> None:
+        self.free, self.reached, self.held = free, threading.Event(), threading.Event()
+        self.arrived: list[Key] = []
+
+    def __call__(self, key: Key) -> None:
+        self.arrived.append(key)
+        if len(self.arrived) > self.free:
+            self.reached.set()
+            self.held.wait()
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: ChatServer
@@ -95,19 +107,13 @@ class _Handler(BaseHTTPRequestHandler):
         """Silence."""
 
     def do_GET(self) -> None:
-        if isinstance(self.server.list_of_models, bytes):  # as it is sent
-            self.wfile.write(self.server.list_of_models)
-        elif self.path == "/v1/models":
-            self._send(200, json.dumps(self.server.list_of_models))
-        else:
-            self._send(404, json.dumps({"error": {"message": "no such path"}}))
+        found = self.path == "/v1/models"
+        self._send(200 if found else 404, json.dumps(self.server.list_of_models if found else {}))
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         server = self.server
-        if self.path != "/v1/chat/completions":
-            self._send(404, json.dumps({"error": {"message": "no such path"}}))
-            return
+        assert self.path == "/v1/chat/completions"
         key = (body["messages"][-1]["content"], body["seed"])
         with server.lock:
             server.attempts[key] += 1
@@ -116,26 +122,21 @@ class _Handler(BaseHTTPRequestHandler):
             server.headers.append(dict(self.headers))
         server.before(key)
         fault, text = server.fault(key, attempt), json.dumps(completion(body))
+        self.close_connection = fault in ("drop", "half") or not isinstance(fault, str | None)
         if fault is None:
             with server.lock:
                 server.given.append(key)
             self._send(STATUS, text)
         elif not isinstance(fault, str):
-            self.close_connection = True
             for part in fault:
                 self.wfile.write(part)
-        elif fault == "drop":
-            self.close_connection = True
         elif fault == "half":
             self._send(200, text[: len(text) // 2], length=len(text))
-            self.close_connection = True
-        elif fault == "broken":
-            self._send(200, text[: len(text) // 2])
-        elif fault == "other":
-            self._send(200, json.dumps({"choices": []}))
+        elif fault in ("broken", "other"):
+            self._send(200, text[: len(text) // 2] if fault == "broken" else '{"choices": []}')
         elif fault == "date":
             self._send(429, "{}", retry="Wed, 21 Oct 2015 07:28:00 GMT")
-        else:
+        elif fault != "drop":
             self._send(int(fault), json.dumps({"error": {"message": f"fault {fault}"}}), retry="0")
 
     def _send(self, status: int, text: str, *, length: int | None = None, retry: str | None = None) -> None:

@@ -22,12 +22,13 @@ def plain(whole: Any, prompts: Sequence[Segmented]) -> list[Values]:
     for prompt in prompts:
         ids = torch.from_numpy(prompt.token_ids).long()[None]
         logits = exact(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0].double()
-        losses, entropies = [], []
-        for place in range(max(prompt.prefix, 1), prompt.end):
-            share = torch.log_softmax(logits[place - 1], 0)
-            losses.append(-float(share[ids[0, place]]))
-            entropies.append(float(torch.distributions.Categorical(logits=logits[place - 1]).entropy()))
-        last = float(torch.distributions.Categorical(logits=logits[-1]).entropy())
-        count = len(losses)
-        found.append((sum(losses) / count, sum(entropies) / count, last) if count else (None, None, last))
+        shares, entropies = (
+            torch.log_softmax(logits, -1),
+            torch.distributions.Categorical(logits=logits).entropy(),
+        )
+        places = torch.arange(max(prompt.prefix, 1), prompt.end)
+        means: tuple[float | None, float | None] = (None, None)
+        if len(places):
+            means = -float(shares[places - 1, ids[0, places]].mean()), float(entropies[places - 1].mean())
+        found.append((*means, float(entropies[-1])))
     return found

@@ -16,11 +16,7 @@ from gaincurate.replay.group import RolloutGroup
 def group(
     name: str, step: int = 0, right: int = 1, size: int = 4, version: int | None = None, **other: Any
 ) -> RolloutGroup:
-    """A group of `size` rollouts of which the first `right` are correct.
-
-    Tokens and log-probs are numbers that name, step, version and place in the group alone give, so a group that
-    holds another's part is not what this makes.
-    """
+    """A group of `size` rollouts, the first `right` correct; its numbers are those of no other group."""
     version = step if version is None else version
     mark = sum(name.encode()) * 31 + step * 7 + version
     lengths = [1 + (mark + place) % 4 for place in range(size)]

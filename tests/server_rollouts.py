@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import sets
 from chat_server import ChatServer, answer_of
+from gaincurate.core.artifact import IDENTITY, Artifact
+from gaincurate.core.files import write_json
 from gaincurate.difficulty.config import RolloutConfig
-from gaincurate.difficulty.engine import request_seed
-from gaincurate.difficulty.rollout_set import RolloutSet
+from gaincurate.difficulty.prompts import Completion, request_seed
+from gaincurate.difficulty.rollout_set import KIND, ROLLOUTS, RolloutSet, write_shard
+
+Judged = tuple[str, float | None]
 
 
 def question(i: int) -> str:
@@ -18,17 +23,8 @@ def question(i: int) -> str:
 
 def scored(folder: Path, rows: int = 12) -> Path:
     """A finished set with an answer column."""
-    made = sets.scored_row("x")
-    shard = [
-        {
-            **made,
-            "gc_id": f"id{i}",
-            "question": question(i),
-            "gc_prompt_tokens": 9,
-            "answer": answer_of(question(i)),
-        }
-        for i in range(rows)
-    ]
+    more = [{"gc_prompt_tokens": 9, "answer": answer_of(question(i))} for i in range(rows)]
+    shard = [sets.scored_row(f"id{i}", question(i)) | given for i, given in enumerate(more)]
     return sets.make_set(folder, [shard], answer="answer")
 
 
@@ -46,14 +42,31 @@ def rows_of(out: Path) -> list[dict[str, Any]]:
 
 
 def expected(rows: int = 12, samples: int = 4, seed: int = 0) -> list[tuple[str, int, str, float]]:
-    found = []
-    for i in range(rows):
-        for sample in range(samples):
-            drawn = request_seed(seed, f"id{i}", sample)
-            text = answer_of(question(i)) if drawn % 2 == 0 else f"wrong {drawn}"
-            found.append((f"id{i}", sample, text, float(drawn % 2 == 0)))
-    return found
+    made = []
+    for i, sample in product(range(rows), range(samples)):
+        drawn = request_seed(seed, f"id{i}", sample)
+        right = drawn % 2 == 0
+        made.append((f"id{i}", sample, answer_of(question(i)) if right else f"wrong {drawn}", float(right)))
+    return made
 
 
 def told(out: Path) -> list[tuple[str, int, str, float]]:
     return [(r["gc_id"], r["sample"], r["completion"], r["reward"]) for r in rows_of(out)]
+
+
+def write_set(
+    folder: Path, shards: list[dict[str, list[Judged]]], *rejected: dict[str, Any], **identity: Any
+) -> Path:
+    """A finished rollout set with these completions and rewards by prompt; its last shard has what was rejected."""
+    folder.mkdir(parents=True)
+    identity = {"format": 1, "kind": KIND} | identity
+    write_json(folder / IDENTITY, identity)
+    for index, prompts in enumerate(shards):
+        judged = [
+            (Completion(gc_id, k, text, "stop", k + 1, 5), reward, "why" if reward is None else None)
+            for gc_id, completions in prompts.items()
+            for k, (text, reward) in enumerate(completions)
+        ]
+        write_shard(folder, index, identity, judged, rejected if index == len(shards) - 1 else [])
+    Artifact(folder, ROLLOUTS).finish(identity, len(shards))
+    return folder

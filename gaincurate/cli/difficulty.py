@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from gaincurate.difficulty.config import FitConfig, PredictConfig, RejudgeConfig, RolloutConfig
     from gaincurate.difficulty.pass_rates import PassRates
     from gaincurate.difficulty.predict import MethodName
-    from gaincurate.difficulty.rejudge import Rejudged
-    from gaincurate.difficulty.rollout import RolloutSummary
+    from gaincurate.difficulty.rollout import Rejudged, RolloutSummary
     from gaincurate.schedule.forecast import Forecast, ForecastConfig, Share
 
 app = typer.Typer(
@@ -52,7 +51,7 @@ def fit(config: FitConfig, as_json: AsJson = False) -> None:
     with output.reporting():
         need_packages("difficulty fit", ["torch"])
         from gaincurate.core.scored_set import open_scores
-        from gaincurate.difficulty.train import fit_on
+        from gaincurate.difficulty.predictor import fit_on
 
         opened = open_scores(config.scored[0]) if len(config.scored) == 1 else None
         rates = [rate for path in config.outcomes for rate in _read(path, config.reward_range, opened)]
@@ -237,7 +236,7 @@ def rejudge(config: RejudgeConfig, as_json: AsJson = False) -> None:
     Example: gaincurate difficulty rejudge rollouts --verifier math --out rollouts-math
     """
     with output.reporting(resumes=True):
-        from gaincurate.difficulty.rejudge import rejudge as compute
+        from gaincurate.difficulty.rollout import rejudge as compute
 
         with ProgressView() as view:
             result = compute(config, view)
@@ -252,7 +251,7 @@ def rejudge(config: RejudgeConfig, as_json: AsJson = False) -> None:
 
 
 def _print_rejudged(result: Rejudged) -> None:
-    from gaincurate.difficulty.rejudge import VERDICTS
+    from gaincurate.difficulty.rollout import VERDICTS
 
     output.text(
         f"{result.out} is complete: {output.counted(result.rollouts, 'rollout')}, "

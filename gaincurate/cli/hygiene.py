@@ -103,7 +103,7 @@ def hygiene_options(checks: str | None, config: HygieneConfig) -> HygieneOptions
     Raises:
         InputError: an unknown check, one without what it needs, or an option without what it goes with.
     """
-    from gaincurate.difficulty.verifier import VerifierConfig
+    from gaincurate.difficulty.config import VerifierConfig
     from gaincurate.hygiene.options import HygieneOptions
 
     given = {name: value for name, value in config if value is not None}
@@ -116,7 +116,7 @@ def hygiene_options(checks: str | None, config: HygieneConfig) -> HygieneOptions
     if checks is not None:
         given["checks"] = tuple(name.strip() for name in checks.split(",") if name.strip())
     if verifier is not None:
-        given["verifier"] = VerifierConfig(verifier, gold_as=gold_as)
+        given["verifier"] = VerifierConfig(verifier=verifier, gold_as=gold_as)
     options = HygieneOptions(**given | {"evals": tuple(config.evals)})
     if config.near is not None and "near-duplicates" not in options.chosen():
         raise InputError("--near is for the check near-duplicates: name that too, or leave --near out.")

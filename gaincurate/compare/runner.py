@@ -30,9 +30,10 @@ from gaincurate.core.progress import Progress
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.sealed import read_sealed, write_sealed
+from gaincurate.difficulty.config import VerifierConfig
 from gaincurate.difficulty.prompts import answer_column
 from gaincurate.difficulty.rollout import roll_out
-from gaincurate.difficulty.verifier import VerifierConfig, VerifierPool
+from gaincurate.difficulty.verifier import VerifierPool
 from gaincurate.errors import InputError, OutputError, TrainerError
 from gaincurate.report.formatting import seconds as duration
 from gaincurate.report.table import likely_groups
@@ -295,7 +296,7 @@ def check_means(comparison: Comparison) -> None:
     for folder in (comparison.scored, comparison.heldout):
         answer_column(ScoredSet(folder), comparison.answer_column, needed=":" not in comparison.verifier)
     resolve_machine(MachineConfig(threads=comparison.threads, workers=1))
-    with VerifierPool(VerifierConfig(comparison.verifier, workers=1)):
+    with VerifierPool(VerifierConfig(verifier=comparison.verifier, verify_workers=1)):
         pass
     import trl
 

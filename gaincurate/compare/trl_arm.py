@@ -36,9 +36,10 @@ from gaincurate.core.files import remove_temporaries
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.sealed import write_sealed
+from gaincurate.difficulty.config import VerifierConfig
 from gaincurate.difficulty.prompts import Prompt, answer_column, read_prompts
 from gaincurate.difficulty.rollout import roll_out
-from gaincurate.difficulty.verifier import VerifierConfig, VerifierPool
+from gaincurate.difficulty.verifier import VerifierPool
 from gaincurate.difficulty.verify_worker import Job
 from gaincurate.errors import GaincurateError
 from gaincurate.schedule.run import Run, same_file
@@ -151,7 +152,7 @@ def train(job: ArmJob) -> None:
     from gaincurate.trainers.trl.replay import Replay, ReplayGRPOTrainer
 
     run, comparison, replay = Run(job.folder / RUN), job.comparison, job.arm.replay
-    with VerifierPool(VerifierConfig(comparison.verifier, workers=1)) as pool:
+    with VerifierPool(VerifierConfig(verifier=comparison.verifier, verify_workers=1)) as pool:
         options: dict[str, Any] = {
             "model": model_at_start(comparison),
             "reward_funcs": verified(run.scored, comparison, pool),

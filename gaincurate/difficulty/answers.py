@@ -94,10 +94,9 @@ def said_answer(completion: str) -> str:
 
 
 def _thoughts(completion: str) -> tuple[str, str, str | None]:
-    """The text outside thoughts, the text of closed thoughts, and the text after the last thought.
+    """The text outside thoughts, that of closed ones, and that after the last, None if it was cut off.
 
-    A thought may have begun in the prompt, so that `</think>` comes alone. The third is None where the last
-    thought was cut off.
+    A thought may have begun in the prompt, so that `</think>` comes alone.
     """
     visible: list[str] = []
     hidden: list[str] = []
@@ -113,10 +112,7 @@ def _thoughts(completion: str) -> tuple[str, str, str | None]:
 
 
 def _element(text: str) -> str | None:
-    """The content of the last `<answer>` element; without a closed one, the text after the last tag.
-
-    Servers leave out a stop string such as `</answer>`.
-    """
+    """The content of the last `<answer>` element. Servers leave out a stop string such as `</answer>`."""
     if elements := _ELEMENT.findall(text):
         return str(elements[-1])
     _, tag, rest = text.rpartition("<answer>")

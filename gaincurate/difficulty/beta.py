@@ -40,14 +40,8 @@ def group_sizes(a: Floats, b: Floats, least: int, most: int, total: int) -> Ints
     """Rollouts of each prompt for which the expected number of groups that differ is largest, `[prompts]`.
 
     One more rollout than n adds E[p^n (1 - p) + (1 - p)^n p] to U_n, the chance that it is the first one that
-    differs. This falls with n for every p, so U_n is concave, and taking the largest gains is exact.
-
-    Args:
-        a: `[prompts]`.
-        b: `[prompts]`.
-        least: rollouts of a prompt, at least 1.
-        most: rollouts of a prompt at most.
-        total: rollouts of all prompts, from `least` to `most` a prompt.
+    differs. This falls with n for every p, so U_n is concave, and taking the largest gains is exact. A prompt
+    has from `least`, 1 at least, to `most` rollouts, and all prompts have `total`.
     """
     gains, right, wrong = [], np.ones_like(a), np.ones_like(b)
     for step in range(most):
@@ -69,12 +63,8 @@ def log_evidences(a: Floats, b: Floats, wins: Floats, losses: Floats) -> Floats:
 def sample(a: Floats, b: Floats, numbers: Callable[[int], Floats]) -> Floats:
     """A number from each Beta(a, b), as X / (X + Y) of two gammas (Marsaglia and Tsang 2000).
 
-    NumPy's own sampler may change with its version, and a plan must not.
-
-    Args:
-        a: `[prompts]`.
-        b: `[prompts]`.
-        numbers: gives the uniforms of a stream, `[prompts]`, by its number from 0.
+    NumPy's own sampler may change with its version, and a plan must not. `numbers` gives the uniforms of a
+    stream, `[prompts]`, by its number from 0.
     """
     # Streams of the two do not meet: a gamma takes three for each attempt, and one in its first.
     first = _log_gamma_sample(a, lambda stream: numbers(2 * stream))

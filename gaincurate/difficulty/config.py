@@ -22,12 +22,14 @@ from gaincurate.core.options import (
     Option,
     json_object,
     names_of,
+    near,
     without_nan,
 )
 from gaincurate.errors import InputError
 from gaincurate.scoring.config import DeviceConfig
 
 API_KEY = "OPENAI_API_KEY"
+VERIFIERS = ("math", "reasoning-gym", "exact")
 
 
 def _server_body(value: str) -> dict[str, Any]:
@@ -38,8 +40,11 @@ class _Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class JudgingConfig(_Config):
-    """The verifier of completions, and its limits."""
+class VerifierConfig(_Config):
+    """A verifier of completions, and its limits.
+
+    `gold_as` is how a gold answer is written to be verified itself, with `{answer}` in it.
+    """
 
     verifier: Annotated[
         str,
@@ -64,9 +69,28 @@ class JudgingConfig(_Config):
         Field(ge=64, le=1 << 24),  # Python itself needs the least
         Option("MiB of address space of a verifying process.", VERIFYING),
     ] = 4096
+    gold_as: str | None = None
+
+    @property
+    def needs_answer(self) -> bool:
+        """Whether it compares with a gold answer, as all but a user's function do."""
+        return self.verifier in VERIFIERS
+
+    @model_validator(mode="after")
+    def _check_verifier(self) -> Self:
+        module, colon, function = self.verifier.partition(":")
+        is_function = colon and all(p.isidentifier() for p in module.split(".")) and function.isidentifier()
+        if not (self.needs_answer or is_function):
+            raise InputError(
+                f"--verifier {self.verifier}: there are {', '.join(VERIFIERS)}, or module:function for your "
+                f"own{near(self.verifier, VERIFIERS)}."
+            )
+        if self.gold_as is not None and "{answer}" not in self.gold_as:
+            raise InputError(f"--gold-as {self.gold_as!r} has no {{answer}} in it.")
+        return self
 
 
-class RejudgeConfig(JudgingConfig):
+class RejudgeConfig(VerifierConfig):
     """The options of `gaincurate difficulty rejudge`."""
 
     rollouts: Annotated[Path, Option("A finished rollout set.", metavar="ROLLOUTS", argument=True)]
@@ -81,7 +105,7 @@ class RejudgeConfig(JudgingConfig):
     overwrite: Annotated[bool, Option("Delete the rollout set in --out first.")] = False
 
 
-class RolloutConfig(DeviceConfig, JudgingConfig):
+class RolloutConfig(DeviceConfig, VerifierConfig):
     """The options of `gaincurate difficulty rollout`, under the same names."""
 
     scored: Annotated[Path, Option("A finished scored set.", metavar="SCORED", argument=True, stores=True)]
@@ -118,23 +142,18 @@ class RolloutConfig(DeviceConfig, JudgingConfig):
         Literal["stop", "skip"],
         Option("What to do with a row that cannot be used or a completion that is not judged.", READING),
     ] = "stop"
-    shard_prompts: Annotated[int, Field(ge=1), Option("Prompts per shard.", ADVANCED)] = 1024
-    """That many are held in memory too."""
+    shard_prompts: Annotated[int, Field(ge=1), Option("Prompts per shard.", ADVANCED)] = 1024  # in memory too
     overwrite: Annotated[bool, Option("Delete the rollout set in --out first.")] = False
     batch_tokens: Annotated[
         int | None,
         Field(ge=1),
-        Option(
-            "Rows times (longest prompt + --max-tokens) of a batch. Default: by memory.",
-            MACHINE,
-        ),
+        Option("Rows times (longest prompt + --max-tokens) of a batch. Default: by memory.", MACHINE),
     ] = None
     allow_pickle: Annotated[bool, Option("Accept pickled weights; they can run code.", ADVANCED)] = False
     trust_remote_code: Annotated[bool, Option("Run a model repository's own code.", ADVANCED)] = False
     concurrency: Annotated[int, Field(ge=1), Option("Requests at a time.", SERVER)] = 16
     retries: Annotated[int, Field(ge=0), Option("Times a request is repeated.", SERVER)] = 8
-    backoff: float = Field(default=0.5, ge=0)
-    """Seconds before the first repetition, doubled each time, up to 30."""
+    backoff: float = Field(default=0.5, ge=0)  # seconds before the first repetition, doubled up to 30
     timeout: Annotated[
         float, Field(gt=0), Option("Seconds for a whole answer until a request has failed.", SERVER)
     ] = 600.0
@@ -166,8 +185,7 @@ class RolloutConfig(DeviceConfig, JudgingConfig):
 def base_url(server: str) -> str:
     """The URL that a server's paths are appended to; /v1 is added where it has no path.
 
-    Raises:
-        InputError: it is no http or https URL, or holds more than a host, a port and a path.
+    Raises `InputError` where it is no http or https URL, or holds more than a host, a port and a path.
     """
     if set("@?#") & set(server):  # not shown, because a password may be in it
         raise InputError(
@@ -259,6 +277,5 @@ class PredictConfig(_Config):
     ] = "difficulty"
     seed: Annotated[int, Field(ge=0), Option("Seed of the draw.")] = 0
     out: Annotated[
-        Path | None,
-        Option("Write the column into this folder, not into the set's.", names=("--out", "-o")),
+        Path | None, Option("Write the column into this folder, not into the set's.", names=("--out", "-o"))
     ] = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,18 +23,11 @@ from gaincurate.errors import InputError
 Matrix = npt.NDArray[np.float32]
 BLOCK = 2048  # rows that a method predicts at once, whatever the size of a shard
 DIRECTIONS = 64
-SAMPLE = 1024
-"""Embeddings that the directions are taken from."""
-
-Number = TypeVar("Number", np.float32, np.float64)
+SAMPLE = 1024  # embeddings that the directions are taken from
 
 
 def matrix(table: pa.Table, folder: Path) -> Matrix:
-    """The embeddings of a table's rows, `[rows, width]`.
-
-    Raises:
-        InputError: the table has none, or a row has none.
-    """
+    """The embeddings of a table's rows, `[rows, width]`; an `InputError` where a row has none."""
     if EMBEDDING not in table.column_names:
         raise InputError(
             f"{folder} has no {EMBEDDING}: score it with `--signals angle,nll,entropy,embedding`.",
@@ -52,8 +45,7 @@ def matrix(table: pa.Table, folder: Path) -> Matrix:
 def of_ids(sets: Sequence[ScoredSet], ids: Sequence[str]) -> Matrix:
     """The embeddings of these prompts, `[ids, width]`, in this order, from whichever set has them.
 
-    Raises:
-        InputError: an id that no set has, a set without embeddings, or sets of different models.
+    Raises `InputError` for an id that no set has, a set without embeddings, or sets of different models.
     """
     for other in sets[1:]:
         if maker(other) != maker(sets[0]):
@@ -61,59 +53,53 @@ def of_ids(sets: Sequence[ScoredSet], ids: Sequence[str]) -> Matrix:
                 f"{other.folder} has embeddings of another model than {sets[0].folder}; one predictor "
                 "reads those of one."
             )
-    absent, rows = list(ids), dict[str, Matrix]()
+    rows = dict[str, Matrix]()
     for scored in sets:
-        known = set(scored.column(ID).to_pylist())
-        here = [gc_id for gc_id in absent if gc_id in known]
+        here = list(set(scored.column(ID).to_pylist()).intersection(ids).difference(rows))
         rows.update(zip(here, matrix(scored.rows(here), scored.folder), strict=True))
-        absent = [gc_id for gc_id in absent if gc_id not in known]
-    if absent:
-        raise InputError(
-            f"{len(absent):,} of {len(ids):,} prompts with outcomes are in no scored set given, "
-            f"{absent[0]!r} among them: are the outcomes of another set?",
-            ids=absent,
-        )
+    if absent := [gc_id for gc_id in ids if gc_id not in rows]:
+        raise strangers(absent, len(ids), "in no scored set given")
     return np.stack([rows[gc_id] for gc_id in ids])
+
+
+def strangers(absent: Sequence[str], count: int, where: str) -> InputError:
+    """The error for outcomes of prompts that a set does not have."""
+    return InputError(
+        f"{len(absent):,} of {count:,} prompts with outcomes are {where}, {absent[0]!r} among them: are the "
+        "outcomes of another set?",
+        ids=absent,
+    )
 
 
 def maker(scored: ScoredSet) -> dict[str, Any]:
     """The model that made a set's embeddings: its name, the hash of its weights, and their width."""
     model = scored.identity["model"]
     kind = scored.schema.field(EMBEDDING).type if EMBEDDING in scored.schema.names else None
-    return {
-        "model": model["name"],
-        "weights": model.get("weights"),
-        "width": kind.list_size if kind is not None and pa.types.is_fixed_size_list(kind) else None,
-    }
+    width = kind.list_size if kind is not None and pa.types.is_fixed_size_list(kind) else None
+    return {"model": model["name"], "weights": model.get("weights"), "width": width}
 
 
 def see_same_maker(scored: ScoredSet, fitted_on: dict[str, Any]) -> None:
-    """See that an adapter was fitted on embeddings of the model that made a set's.
-
-    Raises:
-        InputError: it was not.
-    """
-    if fitted_on != (made_by := maker(scored)):
-        named = [
-            f"{m['model']} ({m['width']} wide, weights {str(m['weights'])[:8]})" for m in (fitted_on, made_by)
-        ]
-        raise InputError(
-            f"the adapter was fitted on embeddings of {named[0]}, and {scored.folder} has those of "
-            f"{named[1]}; score with that model, or fit again."
-        )
+    """Raise `InputError` where an adapter was fitted on embeddings of another model than a set's."""
+    if fitted_on == (made_by := maker(scored)):
+        return
+    theirs, ours = (
+        f"{m['model']} ({m['width']} wide, weights {str(m['weights'])[:8]})" for m in (fitted_on, made_by)
+    )
+    raise InputError(
+        f"the adapter was fitted on embeddings of {theirs}, and {scored.folder} has those of {ours}; score "
+        "with that model, or fit again."
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """The space in which cosines are taken: (embedding - `mean`) @ `directions`.
-
-    `mean` is `[width]`, `directions` `[width, directions]`.
-    """
+    """The space of the cosines: (embedding - `mean`, `[width]`) @ `directions`, `[width, directions]`."""
 
     mean: Floats
     directions: Floats
 
-    def __call__(self, embeddings: npt.NDArray[Number]) -> npt.NDArray[Number]:
+    def __call__(self, embeddings: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Unit vectors, `[rows, directions]`, computed in the precision of the embeddings.
 
         In float32 they take half the memory. In float64 machines agree to a part in 10^13.
@@ -121,19 +107,14 @@ class Space:
         precision = embeddings.dtype
         points = (embeddings - self.mean.astype(precision)) @ self.directions.astype(precision)
         lengths = np.sqrt((points * points).sum(1, keepdims=True, dtype=np.float64))
-        units: npt.NDArray[Number] = (points / np.maximum(lengths, 1e-30)).astype(embeddings.dtype)
-        return units
+        return np.asarray(points / np.maximum(lengths, 1e-30), precision)
 
 
 def whitening(sample: Matrix, directions: int = DIRECTIONS, exponent: float = 1.0) -> Space:
-    """The sample's strongest directions, each divided by its standard deviation to the power `exponent`.
+    """The strongest directions of a sample `[rows, width]`, each divided by its deviation ** `exponent`.
 
-    Directions are fewer where the sample has fewer. None that is only rounding is taken.
-
-    Args:
-        sample: `[rows, width]`, two rows or more.
-        directions: how many to keep.
-        exponent: 1 gives every direction variance 1, 0 leaves the variances as they are.
+    An `exponent` of 1 gives every direction variance 1, 0 leaves the variances as they are. There are fewer
+    than `directions` where the sample has fewer. None that is only rounding is taken.
     """
     mean = sample.mean(0, dtype=np.float64)
     centred = sample - mean

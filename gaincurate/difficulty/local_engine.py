@@ -24,8 +24,7 @@ from transformers.cache_utils import DynamicLayer
 
 from gaincurate.core.rng import uniforms
 from gaincurate.difficulty.config import RolloutConfig
-from gaincurate.difficulty.engine import Completion, Key, Refused
-from gaincurate.difficulty.prompts import Prompt
+from gaincurate.difficulty.prompts import Completion, Key, Prompt, Refused
 from gaincurate.errors import InputError, ModelError
 from gaincurate.scoring.config import MachineConfig
 from gaincurate.scoring.identity import LIBRARIES, model_max_length, resolve_machine
@@ -39,9 +38,10 @@ from gaincurate.scoring.model import (
 from gaincurate.scoring.segment import Segmenter, Unusable
 
 _CPU_BATCH_TOKENS = 8192
-PIECE = 8
-"""Tokens after which rows that have ended leave."""
+PIECE = 8  # tokens after which rows that have ended leave
 _LIKELY = 1024  # tokens among which the nucleus mostly is
+Padded = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Ids and mask of prompts, `[prompts, tokens]`, and which prompt each completion is of, `[completions]`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,34 +54,27 @@ class Ready:
 
 
 class LocalEngine:
-    """A model of this process.
+    """A model of this process, named by the config's `model`; `template_kwargs` are those of the scored set.
 
-    Args:
-        config: of the rollouts; `model` is set.
-        template_kwargs: extra variables for the chat template, as when the set was scored.
-
-    Raises:
-        ModelError: the model cannot be used.
-        InputError: the device or the dtype cannot.
+    Raises `ModelError` or `InputError` where the model, the device or the dtype cannot be used.
     """
 
     def __init__(self, config: RolloutConfig, template_kwargs: dict[str, Any]) -> None:
         assert config.model is not None
         self._config = config
-        files = find_model(
+        files = self._files = find_model(
             config.model, allow_pickle=config.allow_pickle, trust_remote_code=config.trust_remote_code
         )
         self._machine = resolve_machine(
             MachineConfig(device=config.device, dtype=config.dtype, threads=config.threads, workers=1)
         )
-        model_config = load_config(files)
+        model_config = self._model_config = load_config(files)
         self._limit = model_max_length(model_config)
         self._tokenizer = load_tokenizer(files)
         self._vocabulary = model_config.get_text_config(decoder=True).vocab_size
         self._segmenter = Segmenter(
             self._tokenizer, template_kwargs=template_kwargs, vocab_size=self._vocabulary, tails=True
         )
-        self._files, self._model_config = files, model_config
         self._batch_tokens = config.batch_tokens or _batch_tokens(self._machine.devices[0], model_config)
         self.identity: dict[str, Any] = {
             "kind": "transformers",
@@ -102,35 +95,27 @@ class LocalEngine:
     def generate(
         self, prompts: Sequence[Prompt], done: frozenset[Key]
     ) -> Generator[list[Completion | Refused]]:
-        """See `Engine`. A batch of which anything is missing is made whole again."""
-        ready, refused = self._prepare(prompts)
+        """See `prompts`. A batch of which anything is missing is made whole again."""
+        ready, refused, room = list[Ready](), list[Completion | Refused](), self._config.max_tokens
+        segmenting = self._segmenter([p.messages for p in prompts], [p.tools for p in prompts])
+        for prompt, segmented in zip(prompts, segmenting, strict=True):
+            if isinstance(segmented, Unusable):
+                refused.append(Refused(prompt.gc_id, segmented.reason))
+            elif self._limit and (count := len(segmented.token_ids)) + room > self._limit:
+                reason = f"the prompt has {count} tokens, and {room} more (--max-tokens) are past the model's"
+                refused.append(Refused(prompt.gc_id, f"{reason} {self._limit}"))
+            else:
+                samples = range(self._config.samples)
+                ready += [Ready(prompt.gc_id, sample, segmented.token_ids) for sample in samples]
         if refused:
-            yield list(refused)
-        for batch in batches(ready, self._config.max_tokens, self._batch_tokens):
+            yield refused
+        for batch in batches(ready, room, self._batch_tokens):
             if any((item.gc_id, item.sample) not in done for item in batch):
                 yield [completion for completion in self._batch(batch) if completion.key not in done]
 
     def close(self) -> None:
         """Let go of the weights."""
         self.__dict__.pop("_model", None)
-
-    def _prepare(self, prompts: Sequence[Prompt]) -> tuple[list[Ready], list[Refused]]:
-        """Render each prompt once, however many of its samples are wanted."""
-        ready, refused, room = list[Ready](), list[Refused](), self._config.max_tokens
-        segmenting = self._segmenter([p.messages for p in prompts], [p.tools for p in prompts])
-        for prompt, segmented in zip(prompts, segmenting, strict=True):
-            if isinstance(segmented, Unusable):
-                refused.append(Refused(prompt.gc_id, segmented.reason))
-            elif self._limit and len(segmented.token_ids) + room > self._limit:
-                reason = (
-                    f"the prompt has {len(segmented.token_ids)} tokens, and {room} more (--max-tokens) are "
-                    f"past the model's {self._limit}"
-                )
-                refused.append(Refused(prompt.gc_id, reason))
-            else:
-                samples = range(self._config.samples)
-                ready += [Ready(prompt.gc_id, sample, segmented.token_ids) for sample in samples]
-        return ready, refused
 
     @cached_property
     def _model(self) -> Any:
@@ -142,24 +127,25 @@ class LocalEngine:
         return load_model(self._files, self._model_config, device=device, dtype=dtype, auto=auto)
 
     def _batch(self, batch: list[Ready]) -> list[Completion]:
-        model = self._model
-        ends = end_tokens(model, self._tokenizer)
+        model, tokenizer = self._model, self._tokenizer
+        text, defaults = model.config.get_text_config(decoder=True), model.generation_config
+        named = text.eos_token_id, getattr(defaults, "eos_token_id", None), tokenizer.eos_token_id
+        listed = [value if isinstance(value, list) else [value] for value in named]
+        ends = sorted({token for tokens in listed for token in tokens if token is not None})
         # A pad token that was added to the tokenizer alone has no embedding; nothing attends to it.
-        pads = (self._tokenizer.pad_token_id, *ends)
+        pads = (tokenizer.pad_token_id, *ends)
         pad = next((token for token in pads if token is not None and 0 <= token < self._vocabulary), 0)
-        device = self._machine.devices[0]
-        prompts = padded(batch, pad, device)
-        noise = torch.from_numpy(np.stack([self._uniforms(item) for item in batch])).to(device)
+        device, limit = self._machine.devices[0], self._config.max_tokens
+        seed = self._config.seed
+        noise = np.stack([uniforms(seed, _stream(item.gc_id), item.sample, 0, limit) for item in batch])
         # The model's own defaults (top-k, penalties) would change the distribution that is written down.
         model.generation_config = transformers.GenerationConfig(
-            max_new_tokens=self._config.max_tokens,
-            do_sample=False,
-            eos_token_id=ends or None,
-            pad_token_id=pad,
+            max_new_tokens=limit, do_sample=False, eos_token_id=ends or None, pad_token_id=pad
         )
         try:
             with torch.inference_mode():
-                tokens, logprobs = self._decode(model, prompts, noise, ends)
+                prompts = padded(batch, pad, device)
+                tokens, logprobs = self._decode(model, prompts, torch.from_numpy(noise).to(device), ends)
         except torch.OutOfMemoryError as error:
             raise InputError(
                 f"the device has no memory for a batch of {len(batch)} completions (--batch-tokens "
@@ -170,22 +156,15 @@ class LocalEngine:
         return [self._completion(item, drawn[row], chances[row], ends) for row, item in enumerate(batch)]
 
     def _decode(
-        self, model: Any, prompts: Prompts, noise: torch.Tensor, ends: list[int]
+        self, model: Any, prompts: Padded, noise: torch.Tensor, ends: list[int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens and log-probabilities, `[completions, max tokens]`; after an end token they mean nothing.
-
-        Args:
-            model: with its head; its `generation_config` is set.
-            prompts: of the batch.
-            noise: `[completions, max tokens]`, float64, uniform inside (0, 1).
-            ends: tokens that end a completion.
-        """
+        """Tokens and log-probabilities by `noise` of the same shape; after an end token they mean nothing."""
         count, limit = noise.shape
         tokens = torch.zeros((count, limit), dtype=torch.long, device=noise.device)
         logprobs = torch.zeros((count, limit), dtype=torch.float64, device=noise.device)
         going, done = torch.arange(count, device=noise.device), 0
         cache = prefilled(model, prompts)
-        ids, mask = prompts.ids[prompts.rows], prompts.mask[prompts.rows]
+        ids, mask = (part[prompts[2]] for part in prompts[:2])
         while len(going) and done < limit:
             piece = min(PIECE, limit - done) if cache else limit
             sampler = Sampler(noise[going, done : done + piece], self._config.temperature, self._config.top_p)
@@ -230,10 +209,10 @@ class LocalEngine:
             tokens[:count].astype(np.int32),
         )
 
-    def _uniforms(self, item: Ready) -> npt.NDArray[np.float64]:
-        """One random number for each token of a completion, independent of other completions."""
-        stream = int.from_bytes(blake2b(item.gc_id.encode(), digest_size=8).digest(), "little")
-        return uniforms(self._config.seed, stream, item.sample, 0, self._config.max_tokens)
+
+def _stream(gc_id: str) -> int:
+    """The stream of a prompt's random numbers, so that they are independent of other prompts."""
+    return int.from_bytes(blake2b(gc_id.encode(), digest_size=8).digest(), "little")
 
 
 def batches(ready: Sequence[Ready], max_tokens: int, budget: int) -> Iterator[list[Ready]]:
@@ -251,7 +230,7 @@ def batches(ready: Sequence[Ready], max_tokens: int, budget: int) -> Iterator[li
         yield batch
 
 
-def padded(batch: Sequence[Ready], pad: int, device: str) -> Prompts:
+def padded(batch: Sequence[Ready], pad: int, device: str) -> Padded:
     """A batch's prompts, each once, padded on the left."""
     texts = {item.gc_id: item.token_ids for item in batch}
     pads = partial(pad_sequence, batch_first=True, padding_side="left")
@@ -259,18 +238,7 @@ def padded(batch: Sequence[Ready], pad: int, device: str) -> Prompts:
     mask = pads([torch.ones(len(text), dtype=torch.long) for text in texts.values()])
     places = {gc_id: row for row, gc_id in enumerate(texts)}
     rows = torch.tensor([places[item.gc_id] for item in batch])
-    return Prompts(ids.to(device), mask.to(device), rows.to(device))
-
-
-def end_tokens(model: Any, tokenizer: Any) -> list[int]:
-    """Every token that ends a completion: the configuration's, the generation defaults', the tokenizer's."""
-    values = (
-        model.config.get_text_config(decoder=True).eos_token_id,
-        getattr(model.generation_config, "eos_token_id", None),
-        tokenizer.eos_token_id,
-    )
-    listed = [value if isinstance(value, list) else [value] for value in values]
-    return sorted({token for tokens in listed for token in tokens if token is not None})
+    return ids.to(device), mask.to(device), rows.to(device)
 
 
 def _batch_tokens(device: str, model_config: Any) -> int:
@@ -288,10 +256,8 @@ def _batch_tokens(device: str, model_config: Any) -> int:
 class Sampler(transformers.LogitsProcessor):
     """Draws a token for each row and leaves the others no chance, so that a greedy search takes it.
 
-    Args:
-        noise: `[rows, max tokens]`, float64, uniform inside (0, 1).
-        temperature: the logits are divided by it.
-        top_p: the smallest set of most probable tokens that reaches this mass is drawn from.
+    `noise` is `[rows, max tokens]`, float64, uniform inside (0, 1). The logits are divided by `temperature`,
+    and the smallest set of most probable tokens that reaches the mass `top_p` is drawn from.
     """
 
     def __init__(self, noise: torch.Tensor, temperature: float, top_p: float) -> None:
@@ -333,36 +299,21 @@ def nucleus(chances: torch.Tensor, top_p: float) -> torch.Tensor:
     return torch.where(above | equal, chances, 0.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Prompts:
-    """The prompts of a batch: `ids` and `mask`, `[prompts, tokens]`, padded on the left.
-
-    `rows`, `[completions]`, says which prompt each completion is of.
-    """
-
-    ids: torch.Tensor
-    mask: torch.Tensor
-    rows: torch.Tensor
-
-
-def prefilled(model: Any, prompts: Prompts) -> dict[str, Any]:
+def prefilled(model: Any, prompts: Padded) -> dict[str, Any]:
     """A cache with all but the last token of each prompt, a row a completion, by its name in `generate`.
 
-    Empty where `generate` has to make it.
-
-    The last token stays, because its logits begin a completion. `generate` gives each model the positions and
-    masks that it wants; the token that it draws is not used.
+    Empty where `generate` has to make it. The last token stays, because its logits begin a completion.
+    `generate` gives each model the positions and masks that it wants; the token that it draws is not used.
     """
-    if prompts.mask.sum(1).min() < 2:
+    ids, mask, rows = prompts
+    if mask.sum(1).min() < 2:
         return {}
-    ids, mask = prompts.ids[:, :-1], prompts.mask[:, :-1]
-    output = model.generate(
-        ids, attention_mask=mask, max_new_tokens=1, return_dict_in_generate=True, use_cache=True
-    )
+    given = {"attention_mask": mask[:, :-1], "return_dict_in_generate": True, "use_cache": True}
+    output = model.generate(ids[:, :-1], max_new_tokens=1, **given)
     name = "cache" if "cache" in output else "past_key_values"  # before transformers 5.24
     cache: Any = output.get(name)
     layers = getattr(cache, "layers", [])
     if not layers or any(type(layer) is not DynamicLayer for layer in layers):
         return {}
-    cache.batch_select_indices(prompts.rows)
+    cache.batch_select_indices(rows)
     return {name: cache}

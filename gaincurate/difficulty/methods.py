@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,13 +28,11 @@ from gaincurate.difficulty.metrics import Target
 from gaincurate.difficulty.rates import Calibrated, calibrate
 from gaincurate.errors import InputError
 
-Inputs = npt.NDArray[Any]
-"""The inputs of a method, rows first."""
+Inputs = npt.NDArray[Any]  # of a method, rows first
 SIGNALS = (*LIKELIHOODS, "gc_question_tokens", "gc_angle")
 """Columns that `gp` reads where the set has them; of lengths it takes the logarithm."""
 _FARTHEST = 4.0  # standard deviations: a signal further out counts as this
-HIGHEST: dict[Target, float] = {"difficulty": 1.0, "variance": 0.25}
-"""Upper bound of the target; the lower one is 0."""
+HIGHEST: dict[Target, float] = {"difficulty": 1.0, "variance": 0.25}  # the lower bound is 0
 VARIANCES = (0.0, 1e-3, 3e-3, 0.01, 0.02, 0.04, 0.08, 0.16, 0.3)
 """Sizes that are tried, where what is predicted lies between 0 and 1. Rates spread by 1/4 at most."""
 LENGTHS = (0.5, 1.0, 1.5, 2.2, 3.2, 4.5, 7.0)
@@ -43,27 +41,18 @@ _GAIN = 1e-6  # of the log likelihood: less is rounding, and might send two mach
 _MOST_FOR_SIZES = 512  # references that the sizes are chosen on; their cost grows with the third power
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """Observations of references, `[K]` each: the target, its variance around the truth, and the number of
-    rollouts.
-    """
+class Seen(NamedTuple):
+    """The target of references, its variance around the truth, and the number of rollouts, `[K]` each."""
 
     values: Floats
     noise: Floats
     rollouts: Floats
 
-    def take(self, rows: Ints) -> Seen:
-        """The observations of some references."""
-        return Seen(self.values[rows], self.noise[rows], self.rollouts[rows])
-
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A method fitted on references.
-
-    `predict` gives predictions for rows in [0, 1], `[rows]`; `leave_one_out` those of the references, each
-    from the others, `[K]`; `facts` are for the record.
+    """A fit to references: `predict` gives predictions for rows, `[rows]`, in [0, 1], and `leave_one_out`
+    those of the references, each from the others, `[K]`; `facts` are for the record.
     """
 
     predict: Callable[[Inputs], Floats]
@@ -72,10 +61,9 @@ class Fitted:
 
 
 class Method(Protocol):
-    """A way to predict."""
+    """A way to predict: it reads rows, of which it needs `columns`, and is fitted on `K` of them."""
 
     columns: list[str]
-    """The columns that it reads."""
 
     def read(self, table: pa.Table) -> Inputs:
         """The inputs of a table's rows."""
@@ -109,19 +97,21 @@ TRIED: dict[str, tuple[float, ...]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """Targets and inputs of the references, `[K]` each.
+class Evidence(NamedTuple):
+    """Whitened directions `units` `[K, directions]` and standardised `signals` `[K, signals]` of references.
 
-    `values` are between 0 and 1, `noise` are the variances of `values` around the true ones.
+    `values` `[K]` are between 0 and 1, `noise` `[K]` are the variances of `values` around the true ones.
     """
 
     units: Floats
-    """Directions of the whitened embeddings, `[K, directions]`."""
     signals: Floats
-    """Standardised, `[K, signals]`."""
     values: Floats
     noise: Floats
+
+    def covariance(self, sizes: Sizes) -> Floats:
+        """Of what was observed, `[K, K]`."""
+        shared = covariance(self.units, self.signals, self.units, self.signals, sizes)
+        return shared + np.diag(sizes.own + self.noise)
 
 
 def covariance(
@@ -140,14 +130,10 @@ def covariance(
 
 def log_likelihood(evidence: Evidence, sizes: Sizes) -> float:
     """The log density of `values` under the prior with these sizes, observation noise included."""
-    total = _observed_covariance(evidence, sizes)
-    factor, centred = np.linalg.cholesky(total), evidence.values - 0.5
+    factor, centred = np.linalg.cholesky(evidence.covariance(sizes)), evidence.values - 0.5
     whitened = np.linalg.solve(factor, centred)
-    return float(
-        -0.5 * whitened @ whitened
-        - np.log(np.diag(factor)).sum()
-        - 0.5 * len(centred) * math.log(2 * math.pi)
-    )
+    constant = 0.5 * len(centred) * math.log(2 * math.pi)
+    return float(-0.5 * whitened @ whitened - np.log(np.diag(factor)).sum() - constant)
 
 
 def choose_sizes(evidence: Evidence) -> Sizes:
@@ -156,10 +142,8 @@ def choose_sizes(evidence: Evidence) -> Sizes:
     This coordinate ascent can end in a local maximum. Of more than 512 references evenly spaced ones decide.
     """
     rows = evenly_spaced(len(evidence.values), _MOST_FOR_SIZES)
-    some = Evidence(evidence.units[rows], evidence.signals[rows], evidence.values[rows], evidence.noise[rows])
-    sizes = Sizes()
-    best = log_likelihood(some, sizes)
-    better = True
+    some, sizes = Evidence(*(part[rows] for part in evidence)), Sizes()
+    best, better = log_likelihood(some, sizes), True
     while better:  # the likelihood grows with every change, so no sizes come twice
         better = False
         for name, values in TRIED.items():
@@ -171,14 +155,8 @@ def choose_sizes(evidence: Evidence) -> Sizes:
     return sizes
 
 
-def _observed_covariance(evidence: Evidence, sizes: Sizes) -> Floats:
-    units, signals = evidence.units, evidence.signals
-    total = covariance(units, signals, units, signals, sizes)
-    return total + np.diag(sizes.own + evidence.noise)
-
-
-class GaussianProcess:
-    """The posterior of all rates, given references.
+def posterior(evidence: Evidence, sizes: Sizes) -> tuple[Callable[[Floats, Floats], Floats], Floats]:
+    """Posterior means of the rates of other prompts, by units and signals, and of the references, `[K]`.
 
     A prompt's rate is a level common to all, a part linear in the direction of its whitened embedding, a part
     smooth in its signals (NLL, entropies, length, angle), a part in which signals matter otherwise from one
@@ -186,44 +164,22 @@ class GaussianProcess:
     marginal likelihood, so a part without information is left out. The noise of the observations is not
     fitted but known: it is binomial, so a rate of few rollouts counts for less.
 
-    Args:
-        evidence: the references.
-        sizes: Default: those of `choose_sizes`.
+    A reference's mean is given the others. With C the covariance of what was observed, and m the prior mean,
+    it is y - (C^-1 (y - m)) / diag(C^-1) (Rasmussen and Williams, Gaussian Processes, equation 5.12). The
+    sizes have seen all references. Means may leave [0, 1].
     """
+    inverse = np.linalg.inv(evidence.covariance(sizes))
+    weights = inverse @ (evidence.values - 0.5)
 
-    def __init__(self, evidence: Evidence, sizes: Sizes | None = None) -> None:
-        self.sizes = choose_sizes(evidence) if sizes is None else sizes
-        self._evidence = evidence
-        self._inverse = np.linalg.inv(_observed_covariance(evidence, self.sizes))
-        self._weights = self._inverse @ (evidence.values - 0.5)
-
-    def mean(self, units: Floats, signals: Floats) -> Floats:
-        """Posterior means for prompts that are no references, `[rows]`; they may leave [0, 1]."""
-        known = self._evidence
-        means: Floats = (
-            0.5 + covariance(units, signals, known.units, known.signals, self.sizes) @ self._weights
-        )
+    def mean(units: Floats, signals: Floats) -> Floats:
+        means: Floats = 0.5 + covariance(units, signals, evidence.units, evidence.signals, sizes) @ weights
         return means
 
-    def leave_one_out(self) -> Floats:
-        """Posterior mean of each reference given the others, `[K]`; the sizes have seen all of them.
-
-        With C the covariance of what was observed, and m the prior mean, it is
-        y - (C^-1 (y - m)) / diag(C^-1) (Rasmussen and Williams, Gaussian Processes, equation 5.12).
-        """
-        means: Floats = self._evidence.values - self._weights / np.diag(self._inverse)
-        return means
+    return mean, evidence.values - weights / np.diag(inverse)
 
 
 class ByGaussianProcess:
-    """`gp`: see `GaussianProcess`.
-
-    Whitening and standardising are of up to 1,024 of the set's rows, evenly spaced.
-
-    Args:
-        scored: the set.
-        target: what is predicted.
-    """
+    """`gp`: see `posterior`. Whitening and standardising are of up to 1,024 evenly spaced rows."""
 
     def __init__(self, scored: ScoredSet, target: Target) -> None:
         names = [name for name in SIGNALS if name in scored.schema.names]
@@ -245,25 +201,20 @@ class ByGaussianProcess:
     def fit(self, inputs: Inputs, seen: Seen) -> Fitted:
         """See `Method`."""
         values, noise = seen.values / self._highest, seen.noise / self._highest**2
-        process = GaussianProcess(Evidence(*self._parts(inputs), values, noise))
+        directions = self._space.directions.shape[1]
+
+        def parts(inputs: Inputs) -> tuple[Floats, Floats]:
+            return inputs[:, :directions].astype(np.float64), inputs[:, directions:].astype(np.float64)
 
         def clipped(means: Floats) -> Floats:
             return self._highest * np.clip(means, 0.0, 1.0)
 
-        facts = {
-            "directions": self._space.directions.shape[1],
-            "signals": [name for name, spread in zip(self._names, self._spread, strict=True) if spread > 0],
-            "sizes": asdict(process.sizes),
-        }
-        return Fitted(
-            lambda inputs: clipped(process.mean(*self._parts(inputs))),
-            lambda: clipped(process.leave_one_out()),
-            facts,
-        )
-
-    def _parts(self, inputs: Inputs) -> tuple[Floats, Floats]:
-        wide = inputs.astype(np.float64)
-        return np.split(wide, [self._space.directions.shape[1]], axis=1)  # type: ignore[return-value]
+        evidence = Evidence(*parts(inputs), values, noise)
+        sizes = choose_sizes(evidence)
+        mean, alone = posterior(evidence, sizes)
+        varying = [name for name, spread in zip(self._names, self._spread, strict=True) if spread > 0]
+        facts = {"directions": directions, "signals": varying, "sizes": asdict(sizes)}
+        return Fitted(lambda inputs: clipped(mean(*parts(inputs))), lambda: clipped(alone), facts)
 
     def _signals(self, table: pa.Table) -> Floats:
         """`[rows, signals]`, NaN where a row has none."""
@@ -275,15 +226,7 @@ class ByGaussianProcess:
 
 
 class ByGroup:
-    """`group-mean`: the mean of the references in a row's group; of all of them where the group has none.
-
-    Args:
-        scored: the set.
-        column: names the group.
-
-    Raises:
-        InputError: no such column.
-    """
+    """`group-mean`: the mean of the references in a row's group; of all of them where the group has none."""
 
     def __init__(self, scored: ScoredSet, column: str) -> None:
         scored.column(column)
@@ -312,15 +255,7 @@ class ByGroup:
 
 
 class ByRates:
-    """`rates`: other models' pass rates, see `rates`.
-
-    Args:
-        scored: the set.
-        columns: pass rates in [0, 1], each of one model.
-
-    Raises:
-        InputError: no such column, or a value that is no pass rate.
-    """
+    """`rates`: other models' pass rates, see `rates` and `read_rates`."""
 
     def __init__(self, scored: ScoredSet, columns: Sequence[str]) -> None:
         self.columns = [ID]
@@ -357,8 +292,7 @@ class ByRates:
 def read_rates(scored: ScoredSet, columns: Sequence[str]) -> Floats:
     """Columns of pass rates, `[N, columns]`; NaN where a row has none.
 
-    Raises:
-        InputError: no such column, or a value that is no number from 0 to 1.
+    Raises `InputError` where there is no such column, or a value that is no number from 0 to 1.
     """
     rates = []
     for name in columns:

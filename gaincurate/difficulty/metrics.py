@@ -17,12 +17,9 @@ from gaincurate.core.rng import Floats, Ints, uniforms
 from gaincurate.core.stats import Bin, brier, pearson, reliability, spearman
 
 PRIOR = 0.5
-
 Interval = tuple[float, float]
 Target = Literal["difficulty", "variance"]
 COLUMNS: dict[Target, str] = {"difficulty": "gc_difficulty", "variance": "gc_variance"}
-
-_TINY = 1e-300
 _RESAMPLES = 1000
 _STREAM = 7  # of random numbers that nothing else here uses
 
@@ -36,34 +33,18 @@ def beta_quantile(share: float, a: float, b: float) -> float:
 
 
 def beta_cdf(x: float, a: float, b: float) -> float:
-    """The distribution function of Beta(a, b) at `x` (the regularised incomplete beta function)."""
+    """The distribution function of Beta(a, b) at `x`, by the series of the incomplete beta function."""
     if not 0 < x < 1:
         return float(x >= 1)
+    if turned := x > (a + 1) / (a + b + 2):  # on that side of the mean the series of 1 - x converges faster
+        x, a, b = 1 - x, b, a
     log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
-    # The fraction converges fast on one side of the mean only.
-    if x < (a + 1) / (a + b + 2):
-        return math.exp(log_front) * _fraction(x, a, b) / a
-    return 1.0 - math.exp(log_front) * _fraction(1 - x, b, a) / b
-
-
-def _fraction(x: float, a: float, b: float) -> float:
-    """The continued fraction of the incomplete beta function, by Lentz's method."""
-
-    def away(value: float) -> float:
-        return value if abs(value) > _TINY else _TINY
-
-    c, d = 1.0, 1.0 / away(1 - (a + b) * x / (a + 1))
-    value = d
-    for m in range(1, 10_000):
-        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        for term in (even, odd):
-            d = 1.0 / away(1 + term * d)
-            c = away(1 + term / c)
-            value *= c * d
-        if abs(c * d - 1) < 1e-15:
-            return value
-    raise ArithmeticError(f"the incomplete beta function did not converge at {x} for ({a}, {b})")
+    total, term, count = 1.0, 1.0, 0
+    while term > 1e-17 * total:  # all terms are positive
+        term *= x * (a + b + count) / (a + 1 + count)
+        total, count = total + term, count + 1
+    below = math.exp(log_front) * total / a
+    return 1 - below if turned else below
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,36 +83,45 @@ def quality(
     target: Target = "difficulty",
     intervals: bool = True,
 ) -> Quality:
-    """All figures.
+    """All figures of `predicted` `[prompts]`: failure rates, or p (1 - p) where that is the target.
 
-    Args:
-        predicted: failure rates, or p (1 - p) where that is the target, `[prompts]`.
-        wins: of the same prompts.
-        losses: of the same prompts.
-        counted: whether wins + losses are numbers of rollouts; without that there is no ceiling.
-        seed: of the resampling of prompts.
-        target: what is predicted. Of p (1 - p), prompts with one rollout say nothing and are left out.
-        intervals: whether to resample, which takes most of the time.
+    `wins` and `losses` `[prompts]` are what was observed. Without `counted` they are no numbers of rollouts,
+    and there is no ceiling. `seed` is of the resampling of prompts, which takes most of the time and is left
+    out without `intervals`. Of p (1 - p), prompts with one rollout say nothing and are left out.
     """
     if target == "variance":
         several = wins + losses >= 2
         predicted, wins, losses = predicted[several], wins[several], losses[several]
-    observed = _observed(wins, losses, target)
-
-    def figure(statistic: Callable[..., float | None], *columns: Floats) -> Figure:
-        around = interval(statistic, *columns, seed=seed) if intervals else None
-        return Figure(statistic(*columns), around)
-
-    ceiling = variance_ceiling if target == "variance" else noise_ceiling
+    observed, ceiling = _observed(wins, losses, target), Figure(None, None)
+    if counted:
+        statistic = variance_ceiling if target == "variance" else noise_ceiling
+        around = interval(statistic, wins, losses, seed=seed) if intervals else None
+        ceiling = Figure(statistic(wins, losses), around)
     return Quality(
         len(observed),
-        figure(pearson, predicted, observed),
-        figure(spearman, predicted, observed),
-        figure(brier, predicted, observed),
-        float(np.mean((observed - observed.mean()) ** 2)) if len(observed) else None,
-        figure(ceiling, wins, losses) if counted else Figure(None, None),
-        reliability(predicted, observed, width=0.2 if target == "difficulty" else 0.05),
+        **_figures([(predicted, observed)], seed if intervals else None),
+        ceiling=ceiling,
+        reliability=reliability(predicted, observed, width=0.2 if target == "difficulty" else 0.05),
     )
+
+
+def _figures(pairs: Sequence[tuple[Floats, Floats]], seed: int | None) -> dict[str, Any]:
+    """Figures of predicted and observed values, means over the pairs; with intervals if there is a seed."""
+
+    def figure(statistic: Callable[..., float | None]) -> Figure:
+        defined = [value for pair in pairs if (value := statistic(*pair)) is not None]
+        around = None
+        if seed is not None:
+            around = interval(statistic, *pairs[0], seed=seed, alternatives=pairs[1:])
+        return Figure(float(np.mean(defined)), around) if defined else Figure(None, None)
+
+    constants = [np.mean((values - values.mean()) ** 2) for _, values in pairs if len(values)]
+    return {
+        "pearson": figure(pearson),
+        "spearman": figure(spearman),
+        "brier": figure(brier),
+        "brier_of_mean": float(np.mean(constants)) if constants else None,
+    }
 
 
 def _observed(wins: Floats, losses: Floats, target: Target) -> Floats:
@@ -141,8 +131,7 @@ def _observed(wins: Floats, losses: Floats, target: Target) -> Floats:
 def no_better_than_a_constant(figures: Mapping[str, Any]) -> str | None:
     """A sentence for predictions that are not shown to beat the observed mean of all prompts, else None.
 
-    Args:
-        figures: a `Quality` as JSON has it.
+    `figures` is a `Quality` as JSON has it.
     """
     constant, value = figures["brier_of_mean"], figures["brier"]["value"]
     around = figures["brier"]["interval"]
@@ -166,20 +155,10 @@ def quality_of_halves(
 ) -> Quality | None:
     """Figures of predictions of random halves of the references, each by a fit on the other half.
 
-    A figure's value is its mean over the halves. Its interval is the middle 95 % over halves and their
-    prompts drawn with replacement, so it holds both spreads. The ceiling needs no prediction and is of all
-    references. The reliability table is of one split.
-
-    Args:
-        halves: `Predictor.halves`: places of a half, and the predictions for it; two halves make a split.
-        wins: of all references.
-        losses: of the same.
-        counted: whether wins + losses are numbers of rollouts.
-        seed: of the resampling.
-        target: what is predicted.
-
-    Returns:
-        None where there are no halves.
+    `halves` are those of `Predictor.halves`, of which two make a split; the other arguments are as in
+    `quality`, of all references. A figure's value is its mean over the halves. Its interval is the middle
+    95 % over halves and their prompts drawn with replacement, so it holds both spreads. The ceiling needs no
+    prediction and is of all references. The reliability table is of one split. None without halves.
     """
     if not halves:
         return None
@@ -188,34 +167,17 @@ def quality_of_halves(
         predicted, wins[rows], losses[rows], counted=counted, seed=seed, target=target, intervals=False
     )
     observed = _observed(wins, losses, target)
-    pairs = [(predicted, observed[rows]) for rows, predicted in halves]
-
-    def figure(statistic: Callable[..., float | None]) -> Figure:
-        defined = [value for pair in pairs if (value := statistic(*pair)) is not None]
-        around = interval(statistic, *pairs[0], seed=seed, alternatives=pairs[1:])
-        return Figure(float(np.mean(defined)), around) if defined else Figure(None, None)
-
-    constants = [np.mean((values - values.mean()) ** 2) for _, values in pairs]
-    return replace(
-        whole,
-        pearson=figure(pearson),
-        spearman=figure(spearman),
-        brier=figure(brier),
-        brier_of_mean=float(np.mean(constants)),
-    )
+    return replace(whole, **_figures([(predicted, observed[rows]) for rows, predicted in halves], seed))
 
 
 def pass_variance(wins: Floats, losses: Floats) -> Floats:
-    """The unbiased estimate k (G - k) / (G (G - 1)) of k successes in G rollouts; NaN for G below 2.
+    """An estimate of p (1 - p) without bias: k (G - k) / (G (G - 1)) of k successes in G rollouts.
 
-    It is p (1 - p) without bias, and may be above 1/4.
-
-    Rewards between 0 and 1 vary less than successes with the same mean, so for those it is too high.
+    It may be above 1/4, and is NaN for G below 2. Rewards between 0 and 1 vary less than successes with the
+    same mean, so for those it is too high.
     """
-    count = wins + losses
-    variances: Floats = np.full(len(count), np.nan)
-    several = count >= 2
-    variances[several] = (wins * losses)[several] / (count * (count - 1))[several]
+    count, variances = wins + losses, np.full(len(wins), np.nan)
+    np.divide(wins * losses, count * (count - 1), out=variances, where=count >= 2)
     return variances
 
 
@@ -223,14 +185,9 @@ def observation_noise(wins: Floats, losses: Floats, target: Target = "difficulty
     """The variance of what is observed of a prompt around its true value, `[prompts]`.
 
     For k successes in G rollouts that of k / G is p (1 - p) / G, and that of k (G - k) / (G (G - 1)) is
-    p q / G - (p q)^2 (4 G - 6) / (G (G - 1)) with q = 1 - p. Both are averaged over a Beta distribution of p
-    with the mean and the spread of these prompts. A prompt's own rate is not used for it: one that failed in
-    4 of 4 rollouts is not known without error.
-
-    Args:
-        wins: of the prompts.
-        losses: of the same prompts. With `variance`, wins + losses is 2 at least.
-        target: what is observed.
+    p q / G - (p q)^2 (4 G - 6) / (G (G - 1)) with q = 1 - p, for G of 2 at least. Both are averaged over a
+    Beta distribution of p with the mean and the spread of these prompts. A prompt's own rate is not used for
+    it: one that failed in 4 of 4 rollouts is not known without error.
     """
     count, (a, b) = wins + losses, _population(wins, losses)
     total = a + b
@@ -246,9 +203,8 @@ def observation_noise(wins: Floats, losses: Floats, target: Target = "difficulty
 def _population(wins: Floats, losses: Floats) -> tuple[float, float]:
     """A and b of the Beta distribution with the mean and spread of the true pass rates, by moments.
 
-    Where the spread cannot be estimated (a single rollout of each, or equal rates) it has bounds:
-    between 1/50 and 49/50 of what it can be with that mean, and 1/3, as if all rates were equally likely,
-    where no prompt has two rollouts.
+    The spread is from 1/50 to 49/50 of what it can be with that mean, and 1/3, as if all rates were equally
+    likely, where no prompt has two rollouts.
     """
     count = wins + losses
     # Away from 0 and 1, which it is rounded to where rollouts are many and alike.
@@ -272,14 +228,13 @@ def noise_ceiling(wins: Floats, losses: Floats) -> float | None:
     """
     count = wins + losses
     usable = count >= 2
-    if usable.sum() < 3:
-        return None
-    rate, count = (losses / count)[usable], count[usable]
-    variance = float(rate.var(ddof=1))
-    if variance == 0:
-        return None
-    noise = float(np.mean(rate * (1 - rate) / (count - 1)))
-    return math.sqrt(max(0.0, 1 - noise / variance))
+    rate, count = (losses[usable] / count[usable]), count[usable]
+    return _ceiling(rate, rate * (1 - rate) / (count - 1)) if len(rate) >= 3 else None
+
+
+def _ceiling(observed: Floats, noise: Floats) -> float | None:
+    variance = float(observed.var(ddof=1))
+    return math.sqrt(min(1.0, max(0.0, 1 - float(np.mean(noise)) / variance))) if variance else None
 
 
 def variance_ceiling(wins: Floats, losses: Floats) -> float | None:
@@ -294,20 +249,15 @@ def variance_ceiling(wins: Floats, losses: Floats) -> float | None:
     if usable.sum() < 3 or not np.array_equal(wins, np.round(wins)):
         return None
     won, lost, n = wins[usable], losses[usable], count[usable]
-    observed = pass_variance(won, lost)
-    variance = float(observed.var(ddof=1))
-    if variance == 0:
-        return None
     square = won * (won - 1) * lost * (lost - 1) / (n * (n - 1) * (n - 2) * (n - 3))
-    noise = float(np.mean(observed**2 - square))
-    return math.sqrt(min(1.0, max(0.0, 1 - noise / variance)))
+    observed = pass_variance(won, lost)
+    return _ceiling(observed, observed**2 - square)
 
 
 def interval(
     statistic: Callable[..., float | None],
     *columns: Floats,
     seed: int = 0,
-    resamples: int = _RESAMPLES,
     alternatives: Sequence[tuple[Floats, ...]] = (),
 ) -> Interval | None:
     """The middle 95 % of a statistic over prompts drawn with replacement, `columns` together.
@@ -318,14 +268,14 @@ def interval(
     values, turns = [], [columns, *alternatives]
     if not len(columns[0]) or statistic(*columns) is None:
         return None
-    for draw in range(resamples):
+    for draw in range(_RESAMPLES):
         turn = turns[draw % len(turns)]
         count = len(turn[0])
         rows = (uniforms(seed, draw, _STREAM, 0, count) * count).astype(np.int64)
         value = statistic(*(column[rows] for column in turn))
         if value is not None:
             values.append(value)
-    if 2 * len(values) < resamples:
+    if 2 * len(values) < _RESAMPLES:
         return None
     low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)

@@ -1,13 +1,18 @@
-"""Observed pass rates: wins and losses by id, from tables, outcome lines or rollout sets.
+"""Observed pass rates: wins and losses by id, from tables, outcome lines, rollout sets or NeMo Gym.
 
 Policies and rounds stay apart, because a pass rate is of one policy. A prompt without a judged rollout
 has no rate and is left out, which is not the same as a rate of 0.
+
+NeMo Gym's rollouts and reward profiles are lines of JSON with `_ng_task_index` (NVIDIA-NeMo/Gym 07d6b0d0).
+A line is matched to a prompt by its messages, because NeMo Gym gives equal rows one index, and by the index
+only where it has no messages.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,21 +25,20 @@ import pyarrow.compute as pc
 from gaincurate.core.arrow import Refuse, read_json_lines, read_parquet, refusing
 from gaincurate.core.artifact import IDENTITY, MANIFEST, open_table
 from gaincurate.core.columns import as_texts, is_text
-from gaincurate.core.files import digest_files
+from gaincurate.core.files import digest_files, json_lines
 from gaincurate.core.outcomes import Line, Rules, has_rounds, read_any_round
+from gaincurate.core.prompts import Message, PromptProblem, chats_of, to_messages
 from gaincurate.core.rng import Floats
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.metrics import Target, pass_variance
-from gaincurate.difficulty.nemo_gym import is_nemo_gym, rewards_of
 from gaincurate.difficulty.rollout_set import RolloutSet, is_rollout_set, pass_rates
 from gaincurate.errors import InputError, OutcomeError
 
+TASK = "_ng_task_index"
 _COLUMNS = (ID, "model", "reward", "wins", "losses", "pass_rate", "samples")
-_MOST = 2.0**53
-"""Rollouts of a prompt. Beyond it floats do not count."""
-_NONE = 1e-9
-"""So many rollouts of a prompt are none: the noise of a rate with a smaller weight may be infinite."""
+_MOST = 2.0**53  # rollouts of a prompt; beyond it floats do not count
+_NONE = 1e-9  # rollouts of a prompt that are none: the noise of a rate with a smaller weight may be infinite
 _WANTED = (
     "gc_id and one of: reward (a row for each rollout), wins and losses, pass_rate (and samples, of how many "
     "rollouts)"
@@ -45,9 +49,8 @@ _WANTED = (
 class PassRates:
     """One policy's observations. `wins[i]` and `losses[i]` belong to `ids[i]`, each id once, sorted.
 
-    `counted` says that wins + losses are rollouts; else their sum is 1 and how many rollouts a rate is
-    of is not known. `round` is the run's round, where there is one. `source` names the file, its hash and the
-    range of its rewards.
+    `counted` says that wins + losses are rollouts; else their sum is 1, and the number is not known. `round`
+    is the run's, where there is one. `source` names the file, its hash and the range of its rewards.
     """
 
     name: str
@@ -67,8 +70,7 @@ class PassRates:
     def observed(self, target: Target) -> Floats:
         """The target of each prompt, `[prompts]`: its failure rate, or an unbiased p (1 - p).
 
-        Raises:
-            InputError: p (1 - p) is asked for and how many rollouts a rate is of is not known.
+        Raises `InputError` where p (1 - p) is asked for and how many rollouts a rate is of is not known.
         """
         if target == "difficulty":
             return self.failure
@@ -97,17 +99,13 @@ def read_pass_rates(
 ) -> list[PassRates]:
     """Every policy in a file or folder, in order of rounds or names.
 
-    Args:
-        path: see the module.
-        rules: the range of rewards. Default: 0 to 1.
-        files: outcomes round by round, of a run whose folder `path` is.
-        scored: the set of the prompts, by which NeMo Gym's rollouts get their ids.
+    `rules` has the range of rewards, by default 0 to 1. `files` are the outcomes round by round of a run with
+    the folder `path`. By `scored`, the set of the prompts, NeMo Gym's rollouts get their ids.
 
     Raises:
         InputError: nothing there, other columns, a value that is no rate, or no prompt that was judged.
         OutcomeError: an outcome line that cannot be used, with its number.
         OutputError: a rollout set that is not finished, or damaged.
-        StorageError: it cannot be read.
     """
     rules = rules or Rules()
     if not path.exists():
@@ -117,9 +115,8 @@ def read_pass_rates(
         paths = sorted([*path.rglob("*.arrow"), *path.rglob("*.parquet")])
         folders = {file.parent for name in (MANIFEST, IDENTITY) for file in path.rglob(name)}
         for folder in sorted(folders):  # also those whose shards are all gone
-            if is_rollout_set(folder):
-                for _ in RolloutSet(folder).tables():  # which are all there and whole
-                    pass
+            for _ in RolloutSet(folder).tables() if is_rollout_set(folder) else ():
+                pass  # they are all there and whole
         if not paths:
             raise InputError(f"{path} has no .arrow or .parquet file and is no run.")
         tables = [_of_use(read_table(file, scored)) for file in paths]
@@ -128,15 +125,14 @@ def read_pass_rates(
         policies = of_table(table, path, rules)
     elif files is not None or (path.suffix == ".jsonl" and has_rounds(path)):
         policies = _of_lines([line for file in paths for line in read_any_round(file, rules)], path)
-    elif path.suffix == ".jsonl" and is_nemo_gym(path):
+    elif path.suffix == ".jsonl" and TASK in (next(json_lines(path), (0, None))[1] or {}):
         if scored is None:
             raise InputError(
                 f"{path} has rollouts of NeMo Gym, which have no gc_id; give them to a command that "
                 "is also given the scored set or the run of their prompts.",
                 path=str(path),
             )
-        ids, rewards = zip(*rewards_of(path, scored), strict=True)
-        policies = of_table(pa.table({ID: ids, "reward": pa.array(rewards, pa.float64())}), path, rules)
+        policies = of_table(_of_nemo_gym(path, scored), path, rules)
     else:
         policies = of_table(read_table(path, scored), path, rules)
     if not policies:
@@ -156,8 +152,7 @@ def of_rollouts(folder: Path, success: float | None) -> PassRates:
 def pooled(rates: Sequence[PassRates]) -> PassRates:
     """Several files about one policy as one.
 
-    Raises:
-        InputError: rates of unknown numbers of rollouts say different things about a prompt.
+    Raises `InputError` where rates of unknown numbers of rollouts say different things about a prompt.
     """
     counted = all(policy.counted for policy in rates)
     ids = pa.array([gc_id for policy in rates for gc_id in policy.ids], pa.string())
@@ -188,41 +183,30 @@ def _of_lines(lines: Iterable[Line], path: Path) -> list[PassRates]:
 def read_table(path: Path, scored: ScoredSet | None = None) -> pa.Table:
     """A file as a table. Rows without gc_id get the id of the prompt in the set that has their text.
 
-    Raises:
-        InputError: another kind of file, or a damaged one.
-        StorageError: it cannot be read.
+    Raises `InputError` for another kind of file or a damaged one, `StorageError` where it cannot be read.
     """
-    by_text = [] if scored is None else [scored.identity["source"]["prompt_column"]]
+    prompt: Any = None if scored is None else scored.identity["source"]["prompt_column"]
     readers: dict[str, Callable[[Path, Refuse], pa.Table]] = {
         ".parquet": read_parquet,
         ".arrow": open_table,
-        ".jsonl": partial(read_json_lines, columns=(*_COLUMNS, *by_text)),
+        ".jsonl": partial(read_json_lines, columns=(*_COLUMNS, prompt) if prompt else _COLUMNS),
     }
     if path.suffix not in readers:
-        raise InputError(
-            f"{path}: expected .jsonl, .parquet or .arrow, a folder of them, or a run.",
-            path=str(path),
-        )
-
+        expected = "expected .jsonl, .parquet or .arrow, a folder of them, or a run"
+        raise InputError(f"{path}: {expected}.", path=str(path))
     table = readers[path.suffix](path, _refuse(path))
     if scored is None or ID in table.column_names:
         return table
-    texts = [
-        as_texts(data.column(name))
-        for name in by_text
-        for data in (table, scored)
-        if name in data.schema.names and is_text(data.schema.field(name).type)
-    ]
-    if len(texts) < 2:
+    both = (table, scored)
+    if not all(prompt in each.schema.names and is_text(each.schema.field(prompt).type) for each in both):
         return table
-    places = pc.index_in(texts[0], value_set=texts[1].combine_chunks())
+    texts, known = (as_texts(each.column(prompt)) for each in both)
+    places = pc.index_in(texts, value_set=known.combine_chunks())
     table = table.append_column(ID, scored.column(ID).take(places))
     table = table.filter(pc.is_valid(table.column(ID)))
     if not len(table):
-        raise InputError(
-            f"{path}: none of its prompts is in {scored.folder}, by gc_id or by text.",
-            path=str(path),
-        )
+        where = f"{scored.folder}, by gc_id or by text"
+        raise InputError(f"{path}: none of its prompts is in {where}.", path=str(path))
     return table
 
 
@@ -238,20 +222,14 @@ def _of_use(table: pa.Table) -> pa.Table:
 def of_table(table: pa.Table, path: Path, rules: Rules) -> list[PassRates]:
     """Every policy in a table that has a rollout which could be judged, by name.
 
-    Args:
-        table: its columns as in `pass_rates`.
-        path: where it was read, for the sentences of errors.
-        rules: the range of rewards.
-
-    Raises:
-        InputError: other columns, no id, or a prompt that occurs twice without numbers of rollouts.
-        OutcomeError: a value out of its range.
+    Its columns are as in `pass_rates`, `path` is where it was read, and `rules` has the range of rewards.
+    Raises `InputError` for other columns, no id, or one twice without numbers of rollouts, and `OutcomeError`
+    for a value out of its range.
     """
     names = set(table.column_names)
     if ID not in names or not (names >= {"wins", "losses"} or names & {"pass_rate", "reward"}):
         raise InputError(
-            f"{path} has the columns {', '.join(table.column_names)}; needed are {_WANTED}.",
-            path=str(path),
+            f"{path} has the columns {', '.join(table.column_names)}; needed are {_WANTED}.", path=str(path)
         )
     table = _of_use(table)
     with refusing(path, _refuse(path)):  # an id or a model that is a list, say
@@ -329,3 +307,71 @@ def _check_rows(
 def _twice(ids: pa.Array) -> str:
     """The first of the ids that occur most often."""
     return str(Counter(ids.to_pylist()).most_common(1)[0][0])
+
+
+def _rollouts(path: Path) -> Iterator[tuple[int, float | None, dict[str, Any]]]:
+    """Each rollout's task index, its reward (None: not judged), and what the line has of its prompt."""
+    for number, row in json_lines(path):
+        where = f"{path}, line {number}"
+        if row is None or type(row.get(TASK)) is not int or row[TASK] < 0:
+            raise OutcomeError(f"{where}: there is no {TASK}, so NeMo Gym did not write it.", line=number)
+        sample = (row.get("sample") if "rollout_infos" in row else row) or {}
+        try:
+            for info in row.get("rollout_infos", [row]):  # of a reward profile, else the line is one rollout
+                value = info["reward"] if "_ng_failure_class" not in info else info.get("reward")
+                yield row[TASK], None if value is None or value != value else float(value), {**sample}
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+            raise OutcomeError(
+                f"{where} is no rollout or reward profile of NeMo Gym ({type(error).__name__}: {error}); its "
+                "inputs have no reward.",
+                line=number,
+            ) from error
+
+
+def _messages(sample: dict[str, Any]) -> list[Message] | None:
+    params = sample.get("responses_create_params")
+    if not isinstance(params, dict):
+        return None
+    try:
+        messages = to_messages(params.get("input"))
+    except PromptProblem:
+        return None
+    system = params.get("instructions")
+    return [{"role": "system", "content": system}, *messages] if isinstance(system, str) else messages
+
+
+def prompt_key(messages: Sequence[Message]) -> str:
+    """Roles and contents as a text that can be compared."""
+    return json.dumps([[message.get("role"), message.get("content")] for message in messages], default=str)
+
+
+def _of_nemo_gym(path: Path, scored: ScoredSet) -> pa.Table:
+    """The id and reward of each judged rollout whose prompt is in a scored set."""
+    ids = scored.column(ID).to_pylist()
+    # Where the set has each row of its source, an index means a row.
+    known, whole, first = set(ids), not scored.manifest.get("rejected"), 0
+    places: dict[str, list[int]] = {}
+    for table in scored.tables():
+        for bare in (True, False):  # NeMo Gym was given the source's rows, or exported ones
+            for place, chat in enumerate(chats_of(table, scored.identity, bare=bare), first):
+                of_prompt = places.setdefault(prompt_key(chat.messages), [])
+                of_prompt += [place] if place not in of_prompt else []
+        first += table.num_rows
+    judged, rewards, last = list[str](), list[float](), ""
+    for task, reward, sample in _rollouts(path):
+        last = f"; the last is of task {task}"
+        gc_id, messages = sample.get(ID), _messages(sample)
+        if not isinstance(gc_id, str) or gc_id not in known:
+            equal = places.get(prompt_key(messages), []) if messages is not None else []
+            by_index = task < len(ids) if messages is None and whole else task in equal
+            gc_id = ids[equal[0]] if len(equal) == 1 else ids[task] if by_index else None
+        if gc_id is not None and reward is not None:
+            judged.append(gc_id)
+            rewards.append(reward)
+    if not rewards:
+        raise OutcomeError(
+            f"{path}: no judged rollout of NeMo Gym is of a prompt of {scored.folder}{last}. Give the file "
+            "of this set's prompts.",
+            path=str(path),
+        )
+    return pa.table({ID: judged, "reward": pa.array(rewards, pa.float64())})

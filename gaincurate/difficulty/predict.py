@@ -20,15 +20,8 @@ from gaincurate.core.artifact import Json
 from gaincurate.core.rng import Floats, Ints, permutation
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.difficulty.embeddings import BLOCK
-from gaincurate.difficulty.methods import (
-    ByGaussianProcess,
-    ByGroup,
-    ByRates,
-    Inputs,
-    Method,
-    Seen,
-)
+from gaincurate.difficulty.embeddings import BLOCK, strangers
+from gaincurate.difficulty.methods import ByGaussianProcess, ByGroup, ByRates, Inputs, Method, Seen
 from gaincurate.difficulty.metrics import (
     COLUMNS,
     Quality,
@@ -46,8 +39,7 @@ if TYPE_CHECKING:
 
 MethodName = Literal["adapter", "gp", "group-mean", "rates"]
 BUCKET = "gc_bucket"
-FEWEST = 3
-"""References that a method needs at least."""
+FEWEST = 3  # references that a method needs at least
 _MEANING: dict[Target, str] = {
     "difficulty": "failure rate in [0, 1]: observed where it was, else predicted",
     "variance": "p (1 - p) of the pass rate p: k (G - k) / (G (G - 1)) where it was observed, else predicted",
@@ -57,29 +49,18 @@ _SPLITS = 5
 
 
 class Predictor:
-    """A method fitted on references of a set.
-
-    Args:
-        method: the way to predict.
-        inputs: what it read of the references, `[K, ...]`.
-        seen: what was observed of them.
-    """
+    """A method fitted on references, whose `inputs` are `[K, ...]`; its attributes are those of the two."""
 
     def __init__(self, method: Method, inputs: Inputs, seen: Seen) -> None:
         self._method, self._inputs, self._seen = method, inputs, seen
-        self._fitted = method.fit(inputs, seen)
-        self.columns = method.columns
-        """The columns that it reads."""
-        self.facts = self._fitted.facts
-        """How it was made, for the record."""
-        self.leave_one_out = self._fitted.leave_one_out
-        """Gives the predictions of the references, each from the others, `[K]`."""
+        self._fitted, self.columns = method.fit(inputs, seen), method.columns
+        self.facts, self.leave_one_out = self._fitted.facts, self._fitted.leave_one_out
 
     def rows(self, table: pa.Table) -> Floats:
         """Predictions for a table's rows, in [0, 1]."""
         blocks = [table.slice(start, BLOCK) for start in range(0, len(table), BLOCK)]
         parts = [self._fitted.predict(self._method.read(block)) for block in blocks]
-        return np.concatenate(parts) if parts else np.zeros(0)
+        return np.concatenate([np.zeros(0), *parts])
 
     def halves(self, seed: int) -> list[tuple[Ints, Floats]]:
         """Places of random halves of the references, and what a fit on the other half predicts for them.
@@ -94,7 +75,7 @@ class Predictor:
             order = permutation(seed, split, _HALVES, count)
             first, second = np.sort(order[: count // 2]), np.sort(order[count // 2 :])
             for known, asked in ((first, second), (second, first)):
-                fitted = self._method.fit(self._inputs[known], self._seen.take(known))
+                fitted = self._method.fit(self._inputs[known], Seen(*(part[known] for part in self._seen)))
                 made.append((asked, fitted.predict(self._inputs[asked])))
         return made
 
@@ -112,19 +93,12 @@ def make(
     columns: Sequence[str] = (),
     target: Target = "difficulty",
 ) -> Predictor:
-    """The predictor of that name, fitted on these references.
+    """The predictor of that name, fitted on the references `ids`.
 
-    Args:
-        name: of the method.
-        scored: the set.
-        ids: the references.
-        values: their failure rates; with `target` `variance` their p (1 - p), and so is what rows get.
-        noise: the variances of `values` around the truth. Default: 0, as far as anybody knows.
-        rollouts: how many rollouts `values` are of. Default: 1.
-        adapter: for `adapter`.
-        group_column: for `group-mean`.
-        columns: other models' pass rates, for `rates`.
-        target: what is predicted.
+    `values` are their failure rates, or p (1 - p) with the `target` `variance`, and so is what rows get.
+    `noise` are the variances of `values` around the truth, by default 0, and `rollouts` the numbers of
+    rollouts that they are of, by default 1. The method `adapter` needs `adapter`, `group-mean` needs
+    `group_column`, and `rates` needs `columns` of other models' pass rates.
 
     Raises:
         InputError: fewer than three references, or what the method needs is not there.
@@ -162,7 +136,8 @@ class Prediction:
     `on_references` is of predictions of each reference from the others: what a method chooses has seen all of
     them. `on_halves` is of predictions of one half of the references from the other, which nothing has seen
     (None where there are fewer than six). `on_others` is of observed prompts that are no references (None
-    where there are none). `observed` counts the rows that keep their observed rate.
+    where there are none). `observed` counts the rows that keep their observed rate. `buckets` are those of
+    `rates.buckets`; None with another method.
     """
 
     ids: list[str]
@@ -173,16 +148,14 @@ class Prediction:
     on_halves: Quality | None
     on_others: Quality | None
     how: Json
-    target: Target = "difficulty"
-    buckets: list[str] | None = None
-    """See `rates.buckets`; None with another method."""
+    target: Target
+    buckets: list[str] | None
 
 
 def _carried(fitted: Predictor, observed: Floats, target: Target, seed: int) -> float:
-    """The mean p (1 - p), as observed, of what this aim picks of references it has not seen.
+    """The mean p (1 - p), as observed, of the quarter that this aim picks of each half of the references.
 
-    Of each half it picks the quarter with d nearest .5, or with the highest p (1 - p), by a fit on the other
-    half. Of equal ones it takes any.
+    It picks d nearest .5, or the highest p (1 - p), by a fit on the other half, and of equal ones any.
     """
     means = []
     for number, (rows, predicted) in enumerate(fitted.halves(seed)):
@@ -256,34 +229,42 @@ def predict(
     rates = several if target == "variance" else rates
     order = permutation(seed, 0, _DRAW, len(rates.ids))
     drawn, rest = np.sort(order[:references]), np.sort(order[references:])
-    fitted = fit(rates, drawn, target)
-    tables = scored.tables(fitted.columns)  # one at a time: their embeddings may not fit into memory together
-    parts = [(table.column(ID).to_pylist(), fitted.rows(table)) for table in tables]
+    predictor = fit(rates, drawn, target)
+    facts, tables = predictor.facts, scored.tables(predictor.columns)  # one table at a time: memory
+    parts = [(table.column(ID).to_pylist(), predictor.rows(table)) for table in tables]
     ids = [gc_id for part, _ in parts for gc_id in part]
     predicted = np.concatenate([np.zeros(0), *(values for _, values in parts)])
-    places = pc.index_in(pa.array(rates.ids), value_set=pa.array(ids)).to_numpy(zero_copy_only=False)
-    places = places.astype(np.int64)
+    places = np.asarray(pc.index_in(pa.array(rates.ids), value_set=pa.array(ids)), np.int64)
     values = predicted.copy()
     values[places] = rates.observed(target)
 
-    def quality_of(predicted: Floats, rows: Ints) -> Quality:
-        wins, losses = rates.wins[rows], rates.losses[rows]
-        return quality(predicted, wins, losses, counted=rates.counted, seed=seed, target=target)
+    named = None
+    if method == "rates":  # by the posterior, which also knows what was observed
+        strength = facts["strength"] or UNFITTED
+        a = strength * (1 - predicted)
+        b = strength - a
+        a[places] += rates.wins
+        b[places] += rates.losses
+        named = buckets(a / (a + b), a + b)
+    how_judged: Json = {"counted": rates.counted, "seed": seed, "target": target}
 
-    wins, losses = rates.wins[drawn], rates.losses[drawn]
+    def quality_of(predicted: Floats, rows: Ints) -> Quality:
+        return quality(predicted, rates.wins[rows], rates.losses[rows], **how_judged)
+
+    halves = quality_of_halves(predictor.halves(seed), rates.wins[drawn], rates.losses[drawn], **how_judged)
     return Prediction(
         ids,
         values,
         len(rates.ids),
         [rates.ids[i] for i in drawn],
-        quality_of(fitted.leave_one_out(), drawn),
-        quality_of_halves(fitted.halves(seed), wins, losses, counted=rates.counted, seed=seed, target=target),
+        quality_of(predictor.leave_one_out(), drawn),
+        halves,
         quality_of(predicted[places[rest]], rest) if len(rest) else None,
         {
             "made_by": f"gaincurate {gaincurate.__version__} difficulty predict",
             "meaning": _MEANING[target],
             "method": method,
-            **fitted.facts,
+            **facts,
             "policy": rates.name,
             "outcomes": rates.source,
             "observed": len(rates.ids),
@@ -292,41 +273,19 @@ def predict(
             **how,
         },
         target,
-        _buckets(1 - predicted, fitted.facts["strength"], rates, places) if method == "rates" else None,
+        named,
     )
-
-
-def _buckets(expected: Floats, strength: float, rates: PassRates, places: Ints) -> list[str]:
-    """By the posterior, which also knows what was observed."""
-    a = (strength or UNFITTED) * expected
-    b = (strength or UNFITTED) - a
-    a[places] += rates.wins
-    b[places] += rates.losses
-    return buckets(a / (a + b), a + b)
 
 
 def write(scored: ScoredSet, prediction: Prediction, folder: Path | None = None) -> None:
     """Write the values as a computed column of the set, replacing older ones.
 
-    Args:
-        scored: the set.
-        prediction: what was predicted.
-        folder: write the column's files there instead, with the quality, for one who reads them alone.
-
-    Raises:
-        InputError: the set's shards have a column of that name.
-        StorageError: the file system refused.
+    With `folder`, the column's files are written there instead, with the quality beside them. Raises
+    `InputError` where the set's shards have a column of that name.
     """
-    how = prediction.how
-    if folder is not None:
-        how = {**how, **qualities(prediction)}
-    scored.add_column(
-        COLUMNS[prediction.target],
-        prediction.ids,
-        pa.array(prediction.values, pa.float32()),
-        how,
-        folder=folder,
-    )
+    how = prediction.how if folder is None else {**prediction.how, **qualities(prediction)}
+    name, values = COLUMNS[prediction.target], pa.array(prediction.values, pa.float32())
+    scored.add_column(name, prediction.ids, values, how, folder=folder)
     if prediction.buckets is not None:
         scored.add_column(BUCKET, prediction.ids, pa.array(prediction.buckets), how, folder=folder)
     elif folder is None and BUCKET in scored.schema.names:  # of an earlier prediction
@@ -335,8 +294,7 @@ def write(scored: ScoredSet, prediction: Prediction, folder: Path | None = None)
 
 def qualities(prediction: Prediction) -> Json:
     """The three figures of its quality as JSON, by their names."""
-    names = ("on_references", "on_halves", "on_others")
-    figures = {name: getattr(prediction, name) for name in names}
+    figures = {name: getattr(prediction, name) for name in ("on_references", "on_halves", "on_others")}
     return {name: None if each is None else asdict(each) for name, each in figures.items()}
 
 
@@ -346,8 +304,4 @@ def check_ids(scored: ScoredSet, rates: PassRates) -> None:
     present = pc.is_in(wanted, value_set=scored.column(ID).combine_chunks())
     absent = wanted.filter(pc.invert(present)).to_pylist()
     if absent:
-        raise InputError(
-            f"{len(absent):,} of {len(rates.ids):,} prompts with outcomes are not in {scored.folder}, "
-            f"{absent[0]!r} among them: are the outcomes of another set?",
-            ids=absent,
-        )
+        raise strangers(absent, len(rates.ids), f"not in {scored.folder}")

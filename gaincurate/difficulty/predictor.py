@@ -1,46 +1,51 @@
-"""The adapter and the calibration of DOTS (arXiv 2506.05316, section 3), and the folder of a fitted one.
+"""The adapter and the calibration of DOTS (arXiv 2506.05316, section 3): module, training, and folder.
 
 Where the paper and the released code of its authors differ, this is the paper. Weights are safetensors only,
-because pickled ones run code when they are read.
+because pickled ones run code when they are read. Prompts are held out for all policies alike, so that no
+policy shows the adapter what another is tested on.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional
 
+import gaincurate
 from gaincurate.core.artifact import Json
-from gaincurate.core.files import digest_bytes, is_temporary, reading, write_atomic
+from gaincurate.core.files import digest_bytes, is_temporary, make_folder, reading, write_atomic
 from gaincurate.core.foreign import read_bytes
-from gaincurate.core.rng import Floats
+from gaincurate.core.rng import Floats, Ints, permutation
 from gaincurate.core.schema import EMBEDDING, ID
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.sealed import read_sealed, write_sealed
-from gaincurate.difficulty.embeddings import Matrix, matrix, see_same_maker
+from gaincurate.difficulty.config import Recipe
+from gaincurate.difficulty.embeddings import Matrix, maker, matrix, of_ids, see_same_maker
 from gaincurate.difficulty.methods import Fitted, Inputs, Seen
-from gaincurate.errors import InputError, OutputError, storage_error
+from gaincurate.difficulty.metrics import quality
+from gaincurate.difficulty.pass_rates import PassRates
+from gaincurate.errors import InputError, OutputError
 
 WEIGHTS, CONFIG = "adapter.safetensors", "config.json"
 FORMAT = 2
-CLIP = 1e-4
-"""A mean of references is kept this far from 0 and 1 before its logit is taken."""
+CLIP = 1e-4  # a mean of references is kept this far from 0 and 1 before its logit is taken
+_FEWEST = 16  # prompts of a policy to train on
+_WARM_UP, _WARM_UP_SHARE = 100, 0.1
+_SPLIT, _DRAWS = 11, 12  # streams of random numbers
 _EDGE = 1e-6  # what is handed out stays inside (0, 1), also where a sigmoid rounds to its end
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The sizes of the module; the defaults are the paper's.
-
-    `width`: of an embedding. `hidden`, `dropout`: of the adapter's three layers. `calibration_hidden`: of the
-    calibration's one.
-    """
+    """The width of an embedding, and the sizes of adapter and calibration, by default the paper's."""
 
     width: int
     hidden: int = 896
@@ -49,11 +54,7 @@ class Shape:
 
 
 class DifficultyPredictor(nn.Module):
-    """Adapter (three linear layers), attention over references, calibration.
-
-    Args:
-        shape: see there.
-    """
+    """Adapter (three linear layers), attention over references, calibration."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -75,13 +76,10 @@ class DifficultyPredictor(nn.Module):
     def forward(
         self, queries: Tensor, references: Tensor, failures: Tensor, seen: Tensor | None = None
     ) -> Tensor:
-        """Logits of d, `[queries]`.
+        """Logits of d, `[queries]`, from embeddings of `queries` and `references`, `[rows, width]`.
 
-        Args:
-            queries: embeddings, `[queries, width]`.
-            references: embeddings, `[K, width]`.
-            failures: the references' observed failure rates, `[K]`.
-            seen: `[queries, K]`, which references each query may use; None: all.
+        `failures` `[K]` are the observed failure rates of the references. `seen` `[queries, K]` says which
+        references each query may use; None: all.
         """
         return self.mix(self.encode(queries), self.encode(references), failures, seen)
 
@@ -118,9 +116,7 @@ def probability(logits: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A fitted module in evaluation mode, the model that made the embeddings it reads, how it was fitted, and
-    the hash of its weights.
-    """
+    """A fitted module in evaluation mode, the model of its embeddings, how it was fitted, its hash."""
 
     predictor: DifficultyPredictor
     embedding: Json
@@ -131,17 +127,12 @@ class Adapter:
 def save_adapter(folder: Path, predictor: DifficultyPredictor, embedding: Json, how: Json) -> Adapter:
     """Write the folder; the configuration goes last, and names the weights' hash.
 
-    Raises:
-        OutputError: the folder holds something else.
-        StorageError: the file system refused.
+    Raises `OutputError` where the folder holds something else, `StorageError` where the file system refuses.
     """
     refuse_other_folder(folder)
+    make_folder(folder)
     weights = save({name: value.contiguous() for name, value in predictor.state_dict().items()})
     digest = digest_bytes(weights)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(folder, error) from error
     write_atomic(folder / WEIGHTS, weights)
     facts = {"format": FORMAT, "shape": asdict(predictor.shape), "embedding": embedding, "weights": digest}
     write_sealed(folder / CONFIG, {**facts, "how": how})
@@ -149,11 +140,7 @@ def save_adapter(folder: Path, predictor: DifficultyPredictor, embedding: Json, 
 
 
 def refuse_other_folder(folder: Path) -> None:
-    """See that a folder is new, empty or an adapter's, before anything is spent.
-
-    Raises:
-        OutputError: it holds something else.
-    """
+    """Raise `OutputError` unless a folder is new, empty or an adapter's, before anything is spent."""
     if not folder.exists():
         return
     ours = {WEIGHTS, CONFIG}
@@ -162,11 +149,9 @@ def refuse_other_folder(folder: Path) -> None:
 
 
 def load_adapter(folder: Path) -> Adapter:
-    """Read it.
+    """Read a fitted predictor.
 
-    Raises:
-        InputError: no adapter, one of another format, or damage.
-        StorageError: it cannot be read.
+    Raises `InputError` for no adapter, another format or damage, `StorageError` where it cannot be read.
     """
     if not (folder / CONFIG).exists() or not (folder / WEIGHTS).exists():
         raise InputError(
@@ -194,12 +179,7 @@ def load_adapter(folder: Path) -> Adapter:
 class ByAdapter:
     """`adapter`: the trained attention and calibration, which are for failure rates.
 
-    Args:
-        adapter: fitted.
-        scored: the set; its embeddings must be of the model that the adapter was fitted on.
-
-    Raises:
-        InputError: embeddings of another model.
+    Raises `InputError` where the set has embeddings of another model than the adapter was fitted on.
     """
 
     def __init__(self, adapter: Adapter, scored: ScoredSet) -> None:
@@ -214,23 +194,202 @@ class ByAdapter:
 
     def fit(self, inputs: Inputs, seen: Seen) -> Fitted:
         """See `methods.Method`."""
-        predictor, values = self._adapter.predictor, torch.from_numpy(seen.values).float()
-        with torch.inference_mode():
-            references = predictor.encode(torch.from_numpy(inputs))
+        predictor = self._adapter.predictor
 
         @torch.inference_mode()
         def leave_one_out() -> Floats:
+            values, references = (
+                torch.from_numpy(seen.values).float(),
+                predictor.encode(torch.from_numpy(inputs)),
+            )
             others = ~torch.eye(len(values), dtype=torch.bool)
             return probability(predictor.mix(references, references, values, others)).double().numpy()
 
         facts = {"adapter": self._adapter.digest, "shape": asdict(predictor.shape)}
-        return Fitted(lambda rows: by_references(predictor, rows, references, values), leave_one_out, facts)
+        return Fitted(by_references(predictor, inputs, seen.values), leave_one_out, facts)
 
 
-@torch.inference_mode()
 def by_references(
-    predictor: DifficultyPredictor, queries: Matrix, references: Tensor, failure: Tensor
-) -> Floats:
-    """Failure rates of `queries` `[rows, width]` from adapted `references` `[K, hidden]`."""
-    adapted = predictor.encode(torch.from_numpy(queries))
-    return probability(predictor.mix(adapted, references, failure)).double().numpy()
+    predictor: DifficultyPredictor, references: Matrix, failures: Floats
+) -> Callable[[Matrix], Floats]:
+    """Gives failure rates, `[rows]`, for embeddings `[rows, width]` from those of references `[K, width]`."""
+    observed = torch.from_numpy(failures).float()
+    with torch.inference_mode():
+        adapted = predictor.encode(torch.from_numpy(references))
+
+    @torch.inference_mode()
+    def predict(queries: Matrix) -> Floats:
+        logits = predictor.mix(predictor.encode(torch.from_numpy(queries)), adapted, observed)
+        return probability(logits).double().numpy()
+
+    return predict
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One policy's observations: `rows` of the embeddings, distinct, and their failure rates, `[prompts]`."""
+
+    name: str
+    rows: Ints
+    failure: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The module in evaluation mode, the rows that it never saw, and the mean loss of each epoch."""
+
+    predictor: DifficultyPredictor
+    held_out: Ints
+    losses: list[float]
+
+
+Watch = Callable[[int, int, float], None]  # of every epoch: its number from 1, of how many, its mean loss
+
+
+def fit(
+    embeddings: Tensor,
+    policies: Sequence[Policy],
+    shape: Shape,
+    recipe: Recipe,
+    watch: Watch = lambda epoch, epochs, loss: None,
+) -> Trained:
+    """Train with the mean binary cross-entropy between predicted and observed failure rates.
+
+    `embeddings` are `[rows, width]`, float32; there is at least one policy. Raises `InputError` for a policy
+    with too few prompts to train on.
+    """
+    held_out = split(policies, recipe)
+    training = []
+    for policy in policies:
+        keep = ~np.isin(policy.rows, held_out)
+        if keep.sum() < _FEWEST:
+            raise InputError(
+                f"{policy.name} has {keep.sum()} prompts to train on and {_FEWEST} are needed: observe "
+                "more prompts, or predict without training (`gaincurate difficulty predict`)."
+            )
+        training.append(Policy(policy.name, policy.rows[keep], policy.failure[keep]))
+    targets = [torch.from_numpy(policy.failure).to(embeddings.dtype) for policy in training]
+    steps = recipe.epochs * sum(1 for _ in batches(training, recipe, 0))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed % 2**63)  # of the first weights and of dropout
+        predictor = DifficultyPredictor(shape).to(embeddings).train()
+        optimiser = torch.optim.Adam(predictor.parameters(), recipe.rate)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate_at(step, steps))
+        losses = []
+        for epoch in range(recipe.epochs):
+            total = count = 0.0
+            for parts in batches(training, recipe, epoch):
+                logits, wanted = [], []
+                for number, queries, references in parts:
+                    rows, target = training[number].rows, targets[number]
+                    logits.append(
+                        predictor(embeddings[rows[queries]], embeddings[rows[references]], target[references])
+                    )
+                    wanted.append(target[queries])
+                loss = functional.binary_cross_entropy_with_logits(torch.cat(logits), torch.cat(wanted))
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                schedule.step()
+                size = sum(map(len, wanted))
+                total, count = total + loss.item() * size, count + size
+            losses.append(total / count)
+            watch(epoch + 1, recipe.epochs, losses[-1])
+    return Trained(predictor.eval(), held_out, losses)
+
+
+def split(policies: Sequence[Policy], recipe: Recipe) -> Ints:
+    """The rows that are held out, for all policies alike, sorted."""
+    rows = np.unique(np.concatenate([policy.rows for policy in policies]))
+    order = permutation(recipe.seed, 0, _SPLIT, len(rows))
+    return np.sort(rows[order[: round(recipe.held_out * len(rows))]])
+
+
+def batches(policies: Sequence[Policy], recipe: Recipe, epoch: int) -> Iterator[list[tuple[int, Ints, Ints]]]:
+    """An epoch's batches: every policy's every prompt is a query once, in random order.
+
+    A policy's references are the first K of a new random order of all prompts that it has observed and is not
+    asked about in this batch; where there are fewer, all of those. A batch has for each policy in it the
+    policy's number, and the places of queries and of references among its prompts.
+    """
+    owner = np.concatenate([np.full(len(policy.rows), i) for i, policy in enumerate(policies)])
+    place = np.concatenate([np.arange(len(policy.rows)) for policy in policies])
+    # References are what a batch does not ask about, so it asks about a quarter of a small set at most.
+    size = min(recipe.batch, max(1, len(owner) // 4))
+    highest = max(int(policy.rows.max()) for policy in policies)
+    order = permutation(recipe.seed, epoch, _DRAWS, len(owner))
+    for index, start in enumerate(range(0, len(order), size)):
+        chosen = order[start : start + size]
+        rank = permutation(recipe.seed, epoch, _DRAWS + 1 + index, highest + 1)
+        parts = []
+        for number in np.unique(owner[chosen]).tolist():
+            queries = place[chosen[owner[chosen] == number]]
+            others = np.setdiff1d(np.arange(len(policies[number].rows)), queries)
+            by_rank = np.argsort(rank[policies[number].rows[others]], kind="stable")
+            if len(others):
+                parts.append((number, queries, others[by_rank[: recipe.references]]))
+        if parts:
+            yield parts
+
+
+def rate_at(step: int, steps: int) -> float:
+    """The learning rate's factor at a step from 0."""
+    warm = min(_WARM_UP, max(1, int(_WARM_UP_SHARE * steps)))
+    return (step + 1) / warm if step < warm else max(0.0, (steps - step) / max(1, steps - warm))
+
+
+def fit_on(
+    folders: Sequence[Path],
+    rates: Sequence[PassRates],
+    out: Path,
+    recipe: Recipe,
+    watch: Watch = lambda epoch, epochs, loss: None,
+) -> Json:
+    """Fit and save. A policy's held-out prompts are predicted from K random ones of its others.
+
+    The scored sets in `folders` have embeddings of one model, `rates` are one for each policy, and `out` is
+    the adapter's folder.
+
+    Returns:
+        `instances`, rates that were trained on, of `prompts` distinct prompts; `losses`, the epochs' means;
+        for each of `policies` its `name`, how many prompts were `trained` on, and the `Quality` on its
+        `held_out` ones (None where there are too few).
+
+    Raises:
+        InputError: sets or outcomes that do not fit together, or too few prompts.
+        OutputError: `out` holds something else, or a set is damaged.
+    """
+    refuse_other_folder(out)
+    sets = [ScoredSet(folder) for folder in folders]
+    ids = sorted({gc_id for observed in rates for gc_id in observed.ids})
+    rows, place = of_ids(sets, ids), {gc_id: row for row, gc_id in enumerate(ids)}
+    policies = [Policy(e.name, np.array([place[i] for i in e.ids], np.int64), e.failure) for e in rates]
+    fitted = fit(torch.from_numpy(rows), policies, Shape(rows.shape[1]), recipe, watch)
+    how = {
+        "made_by": f"gaincurate {gaincurate.__version__} difficulty fit",
+        "recipe": recipe.model_dump(),
+        "sets": [scored.manifest_hash for scored in sets],
+        "policies": [
+            {"name": each.name, "prompts": len(each.ids), "outcomes": each.source} for each in rates
+        ],
+        "held_out": [ids[row] for row in fitted.held_out.tolist()],
+        "losses": fitted.losses,
+    }
+    save_adapter(out, fitted.predictor, maker(sets[0]), how)
+    reports: list[Json] = []
+    for policy, observed in zip(policies, rates, strict=True):
+        hidden, figures = np.isin(policy.rows, fitted.held_out), None
+        asked, others = np.flatnonzero(hidden), np.flatnonzero(~hidden)
+        if len(asked) >= 3:
+            chosen = others[permutation(recipe.seed, 1, _SPLIT, len(others))[: recipe.references]]
+            known = rows[policy.rows[chosen]], policy.failure[chosen]
+            predicted = by_references(fitted.predictor, *known)(rows[policy.rows[asked]])
+            wins, losses = observed.wins[asked], observed.losses[asked]
+            figures = asdict(quality(predicted, wins, losses, counted=observed.counted, seed=recipe.seed))
+        reports.append({"name": policy.name, "trained": len(others), "held_out": figures})
+    return {
+        "instances": sum(report["trained"] for report in reports),
+        "prompts": len(ids) - len(fitted.held_out),
+        "losses": fitted.losses,
+        "policies": reports,
+    }

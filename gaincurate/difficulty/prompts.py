@@ -1,25 +1,29 @@
-"""The prompts of a scored set that get rollouts, as messages with gold answers.
+"""The prompts of a scored set that get rollouts, and the completions that engines give of them.
 
 References are drawn by our own Philox bits and a seed, so that one seed gives the same prompts with every
-version of NumPy.
+version of NumPy. An engine (`LocalEngine`, `ServerEngine`) has an `identity`, all of it that can change a
+completion, and `generate(prompts, done)`, which yields the samples of a shard's prompts but those in `done`,
+in parts, as they get finished. Whatever was yielded is final. It gets the prompts that are done too: what it
+makes of the rest may depend on how prompts are put together, not on when a run was killed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from gaincurate.core.foreign import json_value
 from gaincurate.core.prompts import Columns, Message, Tool, chats_of, column_values
 from gaincurate.core.rng import REFERENCES, Ints, between, keys_of
 from gaincurate.core.schema import ID, PREFIX
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.source_columns import find_columns
+from gaincurate.difficulty.verify_worker import GoldProblem, metadata_of
 from gaincurate.errors import InputError
 
 _FIRST = 1024  # rows that show whether a column of text holds JSON
@@ -33,16 +37,47 @@ class Prompt:
     messages: list[Message]
     answer: Any
     row: dict[str, Any]
-    tokens: int
-    """Of the whole rendered prompt, under the model that scored it."""
+    tokens: int  # of the whole rendered prompt, under the model that scored it
     tools: list[Tool] | None = None
+
+
+Key = tuple[str, int]  # a prompt's id and the number of the sample, from 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Completion:
+    """One completion. `tokens` and `prompt_tokens` are counts; None where the engine does not report them.
+
+    `logprobs` is `[tokens]`, float32, natural logarithms; `token_ids` is `[tokens]`, int32.
+    """
+
+    gc_id: str
+    sample: int
+    text: str
+    finish_reason: str | None
+    tokens: int | None
+    prompt_tokens: int | None
+    logprobs: npt.NDArray[np.float32] | None = None
+    token_ids: npt.NDArray[np.int32] | None = None
+
+    @property
+    def key(self) -> Key:
+        """The prompt and the sample."""
+        return self.gc_id, self.sample
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A prompt that the engine cannot take, and why."""
+
+    gc_id: str
+    reason: str
 
 
 def draw_references(count: int, references: int, seed: int, round_: int = 0) -> Ints:
     """`references` distinct of 0 to `count` - 1, in drawn order: the same for one seed and round, anywhere.
 
-    Raises:
-        InputError: more than there are.
+    Raises `InputError` for more than there are.
     """
     if references > count:
         raise InputError(f"--reference {references}: the set has {count:,} prompts; ask for at most that.")
@@ -52,8 +87,7 @@ def draw_references(count: int, references: int, seed: int, round_: int = 0) -> 
 def answer_column(scored: ScoredSet, asked: str | None, *, needed: bool) -> str | None:
     """The column with the gold answers: the one asked for, else the one that the set was scored with.
 
-    Raises:
-        InputError: there is none and one is needed, or no column of that name.
+    Raises `InputError` where there is none and one is needed, or no column of that name.
     """
     schema = pa.schema([field for field in scored.schema if not field.name.startswith(PREFIX)])
     column = asked or scored.identity["source"].get("answer_column")
@@ -70,11 +104,7 @@ def answer_column(scored: ScoredSet, asked: str | None, *, needed: bool) -> str 
 
 
 def read_prompts(scored: ScoredSet, places: Ints | range, answer: str | None) -> list[Prompt]:
-    """The rows at these places of the set, as prompts.
-
-    Raises:
-        OutputError: a row's prompt cannot be read, so the set is not what its identity says.
-    """
+    """The rows at these places; an `OutputError` where the set's prompts are not what its identity says."""
     table = scored.take(np.asarray(places, np.int64))
     ids = table.column(ID).to_pylist()
     answers = column_values(table, answer) if answer is not None else [None] * len(ids)
@@ -88,19 +118,18 @@ def read_prompts(scored: ScoredSet, places: Ints | range, answer: str | None) ->
     ]
 
 
-def parts(places: Ints | range, size: int) -> Sequence[Ints | range]:
-    """The places cut into pieces of `size`."""
-    return [places[begin : begin + size] for begin in range(0, len(places), size)]
-
-
 def fitting_verifier(scored: ScoredSet) -> str | None:
     """The verifier that a set's rows were made for, by the first of them; None where there are no answers."""
     if scored.identity["source"].get("answer_column") is None or not len(scored):
         return None
-    row = scored.take([0]).to_pylist()[0]
-    metadata = row.get("metadata")
-    if isinstance(metadata, str):
-        with suppress(ValueError):
-            metadata = json_value(metadata)
-    named = metadata.get("source_dataset") if isinstance(metadata, dict) else None
-    return "math" if named is None and row.get("source_dataset") is None else "reasoning-gym"
+    row, metadata = scored.take([0]).to_pylist()[0], dict[str, Any]()
+    with suppress(GoldProblem):
+        metadata = metadata_of(row)
+    named = metadata.get("source_dataset", row.get("source_dataset"))
+    return "math" if named is None else "reasoning-gym"
+
+
+def request_seed(seed: int, gc_id: str, sample: int) -> int:
+    """A seed of 31 bits for one completion, which every server takes."""
+    text = f"{seed}\n{sample}\n{gc_id}".encode()
+    return int.from_bytes(blake2b(text, digest_size=4).digest(), "little") >> 1

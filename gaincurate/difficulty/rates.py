@@ -19,8 +19,7 @@ from gaincurate.difficulty.beta import groups_that_differ, log_evidences
 
 FEWEST = 16
 """Observed prompts that a fit needs. With fewer, the expected rate is the mean of the sources' logits."""
-MOST = 4096
-"""Observed prompts that a fit reads; of more, evenly spaced ones."""
+MOST = 4096  # observed prompts that a fit reads; of more, evenly spaced ones
 UNFITTED = 1.0
 """The strength without a fit, in rollouts: about the median of those that fit in docs/studies/real."""
 GROUP, LIVE, DEAD = 8, 0.5, 0.15
@@ -31,8 +30,6 @@ _STRENGTHS = tuple(0.25 * 2 ** (step / 2) for step in range(19))  # 0.25 to 128 
 _OVERDISPERSION = 4.0  # a prompt's n rollouts weigh as n (1 + c) / (n + c): rates are uncertain beyond them
 _GAIN = 1.0  # of the held-out log likelihood, for which a source keeps its weight
 _EDGE = 1e-6
-
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +62,7 @@ def calibrate(
     count = _ROLLOUTS if rollouts is None else rollouts
     shrunk = (rates * count + 0.5) / (count + 1.0)
     logits = np.log(shrunk) - np.log1p(-shrunk)
-    absent: Mask = np.isnan(logits)
+    absent: npt.NDArray[np.bool_] = np.isnan(logits)
     logits[absent] = 0.0
     counts, sources = (~absent).sum(0), (~absent).sum(1)
     nowhere = sources == 0
@@ -92,14 +89,11 @@ def calibrate(
 def buckets(expected: Floats, strength: float | Floats) -> list[str]:
     """`live` from U_8 = .5 on; else `easy` from a pass rate of .5 on, `hard` from U_8 = .15 on, or `dead`.
 
-    Args:
-        expected: pass rates, `[N]`.
-        strength: the concentration of the Beta distribution of the true rate around the expected one.
+    `strength` is the concentration of the Beta distribution of the true rates around the expected, `[N]`.
     """
     chances = groups_that_differ(strength * expected, strength * (1 - expected), GROUP)
-    names = np.where(expected >= 0.5, "easy", np.where(chances < DEAD, "dead", "hard"))
-    listed: list[str] = np.where(chances >= LIVE, "live", names).tolist()
-    return listed
+    conditions = [chances >= LIVE, expected >= 0.5, chances >= DEAD]
+    return list(np.select(conditions, ["live", "easy", "hard"], "dead").tolist())
 
 
 def _sigmoid(logits: Floats) -> Floats:
@@ -107,7 +101,7 @@ def _sigmoid(logits: Floats) -> Floats:
     return rates
 
 
-def _impute(z: Floats, absent: Mask) -> None:
+def _impute(z: Floats, absent: npt.NDArray[np.bool_]) -> None:
     """Fill absent values with their mean given the row's other sources, as if all were jointly normal."""
     present = (~absent).astype(float)
     correlation = (z.T @ z) / np.maximum(present.T @ present, 1.0)
@@ -164,14 +158,9 @@ def _held_out(z: Floats, wins: Floats, losses: Floats) -> tuple[float, float, fl
 def fit(z: Floats, wins: Floats, losses: Floats, ridge: float) -> Floats:
     """Weights >= 0 and intercept `[K + 1]` of a ridge-penalised binomial logistic regression.
 
+    `z` are standardised logits, `[M, K]`; half of `ridge` multiplies the sum of the squared weights.
     Projected Newton steps (Bertsekas 1982): weights at 0 whose gradient is negative stay there, the others
     take a Newton step, halved until the penalised likelihood does not fall.
-
-    Args:
-        z: standardised logits, `[M, K]`.
-        wins: successes, `[M]`.
-        losses: failures, `[M]`.
-        ridge: half of it multiplies the sum of the squared weights.
     """
     count = wins + losses
     share = (1 + _OVERDISPERSION) / (count + _OVERDISPERSION)
@@ -190,16 +179,14 @@ def fit(z: Floats, wins: Floats, losses: Floats, ridge: float) -> Floats:
         curvature = (design.T * (count * rate * (1 - rate))) @ design + np.diag(penalty)
         free = (theta > 0) | (gradient > 0)
         free[-1] = True
-        step = np.zeros(len(theta))
+        step, before = np.zeros(len(theta)), objective(theta)
         step[free] = np.linalg.solve(curvature[np.ix_(free, free)], gradient[free])
-        before, length = objective(theta), 1.0
-        while True:
-            moved = theta + length * step
+        for halvings in range(21):
+            moved = theta + 0.5**halvings * step
             moved[:-1] = np.maximum(moved[:-1], 0.0)
-            if length < 1e-6 or objective(moved) >= before:
+            if objective(moved) >= before:
                 break
-            length /= 2
-        done, theta = np.abs(moved - theta).max() < 1e-10, moved
-        if done:
+        change, theta = np.abs(moved - theta).max(), moved
+        if change < 1e-10:
             break
     return theta

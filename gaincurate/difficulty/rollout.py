@@ -1,8 +1,11 @@
-"""A run of rollouts from its options to a finished rollout set.
+"""A run of rollouts from its options to a finished rollout set, and another verifier's verdicts on it.
 
 Gold answers are verified first, because a row whose own answer fails would count as impossible. Then come the
 shards, one at a time: generate, verify, write. A journal keeps every completion as it arrives, because a
 server's tokens are paid for. Prints nothing. A caller that wants to see a run passes a `Progress`.
+
+`rejudge` writes a new set, because a rollout set is of one verifier. Where most completions of a prompt agree
+on an answer that is not the gold's, either the model or the gold is wrong, and only a person can say which.
 """
 
 from __future__ import annotations
@@ -16,43 +19,58 @@ from concurrent.futures import Future
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 import gaincurate
-from gaincurate.core.artifact import EXECUTION, Artifact, Json, shard_name
-from gaincurate.core.files import append_line, append_lines, log_lines, reading, to_lines, write_atomic
+from gaincurate.core.artifact import EXECUTION, Artifact, Json, read_info, shard_name
+from gaincurate.core.files import append_line, append_lines, digest_json, log_lines, reading, write_lines
 from gaincurate.core.foreign import json_value
 from gaincurate.core.locks import work_folder
 from gaincurate.core.options import checked
 from gaincurate.core.progress import Progress
 from gaincurate.core.rng import Ints
+from gaincurate.core.schema import ID, take
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.difficulty.config import RolloutConfig
-from gaincurate.difficulty.engine import Completion, Engine, Key, Refused
-from gaincurate.difficulty.prompts import Prompt, answer_column, draw_references, parts, read_prompts
+from gaincurate.difficulty.answers import comparable
+from gaincurate.difficulty.config import RejudgeConfig, RolloutConfig
+from gaincurate.difficulty.prompts import (
+    Completion,
+    Key,
+    Prompt,
+    Refused,
+    answer_column,
+    draw_references,
+    read_prompts,
+)
 from gaincurate.difficulty.rollout_set import (
     BROKEN,
-    FORMAT,
-    KIND,
     ROLLOUTS,
     Judged,
     RolloutSet,
-    begin,
+    shards_to_make,
     unmarked,
     write_shard,
+    write_table,
     written_shards,
 )
-from gaincurate.difficulty.verifier import (
-    Broken,
-    Verdict,
-    VerifierPool,
-    check_gold,
-    verifier_of,
-)
+from gaincurate.difficulty.verifier import Verdict, VerifierPool, check_gold
 from gaincurate.difficulty.verify_worker import Job
 from gaincurate.errors import InputError, RowError, StorageError
+
+if TYPE_CHECKING:
+    from gaincurate.difficulty.local_engine import LocalEngine
+    from gaincurate.difficulty.server_engine import ServerEngine
+
+    Engine = LocalEngine | ServerEngine
+
+_SAMPLING = ("samples", "adaptive", "temperature", "top_p", "max_tokens", "seed")
+"""Part of a set's identity. `adaptive`, an option of earlier versions, is null: their sets stay the same."""
+VERDICTS = ("right", "partly right", "wrong", "not judged")
+_LEAST = 2  # completions that have to agree
 
 
 @dataclass(slots=True)
@@ -60,7 +78,8 @@ class RolloutSummary:
     """Counts of a run: `generated` completions, their `tokens` and `elapsed` seconds are of this process.
 
     `other_lengths` counts its prompts that have another number of tokens than when they were scored. The rest
-    is of the finished set; `unjudged` rollouts have a reason in the place of a reward.
+    is of the finished set; `unjudged` rollouts have a reason in the place of a reward, and `reasons` counts
+    the five most frequent. `warning` says that no completion has the format that the verifier looks for.
     """
 
     out: Path
@@ -74,9 +93,7 @@ class RolloutSummary:
     rejected: int = 0
     pass_rate: float | None = None
     reasons: dict[str, int] = field(default_factory=dict)
-    """Why rollouts were not judged, most frequent first: at most five."""
     warning: str | None = None
-    """That no completion has the format that the verifier looks for."""
 
 
 def rollout(scored: str | Path, out: str | Path, *, verifier: str, **options: Any) -> RolloutSummary:
@@ -101,66 +118,51 @@ def rollout(scored: str | Path, out: str | Path, *, verifier: str, **options: An
 def roll_out(config: RolloutConfig, progress: Progress | None = None) -> RolloutSummary:
     """Roll out a scored set's prompts, or go on where an earlier run of the same options stopped.
 
-    Raises:
-        InputError: an option, the set, a row, the model, the verifier or the output folder is not right.
-        ServerError: the server failed too often; what had arrived is kept.
-        StorageError: the file system refused.
-        LockedError: another process writes the same set.
+    Raises as `rollout` does. Where a server failed too often, what had arrived is kept.
     """
     progress = progress or Progress()
     started, out, summary = time.perf_counter(), config.out, RolloutSummary(config.out)
-    verifier, artifact = verifier_of(config), Artifact(config.out, ROLLOUTS)
+    artifact = Artifact(out, ROLLOUTS)
     artifact.read_identity(damaged=config.overwrite)  # refuse what is not ours before anything is spent
     scored = ScoredSet(config.scored)
-    answer = answer_column(scored, config.answer_column, needed=not verifier.own)
+    answer = answer_column(scored, config.answer_column, needed=config.needs_answer)
     pieces = _pieces(config, scored)
-    with artifact.writing(), VerifierPool(verifier) as pool, closing(_engine(config, scored)) as engine:
+    sizes = [len(piece) for piece in pieces]
+    with artifact.writing(), VerifierPool(config) as pool, closing(_engine(config, scored)) as engine:
         identity = _identity(config, scored, answer, engine, pool)
         written = written_shards(artifact, identity, len(pieces), overwrite=config.overwrite)
-        broken: Broken = {}
+        broken = dict[str, str]()
         if answer is not None and (written is None or len(written) < len(pieces)):
-            broken = check_gold(scored, pieces, answer, verifier, pool, progress)
-            _report_broken(config, broken, sum(map(len, pieces)))
+            broken = check_gold(scored, pieces, answer, pool, progress)
+            _report_broken(config, broken, sum(sizes))
         # Invalid rows are refused before anything is deleted.
-        missing = begin(artifact, identity, written, len(pieces))
-        total, left = sum(map(len, pieces)), sum(len(pieces[index]) for index in missing)
-        progress.start(total, total - left, what="rolling out", unit="prompt")
-        for index in missing:
+        shown = {"what": "rolling out", "unit": "prompt"}
+        for index in shards_to_make(artifact, identity, sizes, written, progress, **shown):
             prompts = read_prompts(scored, pieces[index], answer)
-            rejected = [{"gc_id": p.gc_id, "reason": broken[p.gc_id]} for p in prompts if p.gc_id in broken]
             usable = [prompt for prompt in prompts if prompt.gc_id not in broken]
             journal = work_folder(out) / f"completions-{index:05d}.jsonl"
-            work = ShardWork(config, pool, usable, journal)
-            judged = work.run(engine, progress, summary)
-            rejected += [{"gc_id": gc_id, "reason": reason} for gc_id, reason in work.refused.items()]
+            judged, refused = _roll_out(config, usable, engine, pool, journal, progress, summary)
+            reasons = {p.gc_id: broken[p.gc_id] for p in prompts if p.gc_id in broken} | refused
+            rejected = [{"gc_id": gc_id, "reason": reason} for gc_id, reason in reasons.items()]
             write_shard(out, index, identity, judged, rejected)
             journal.unlink(missing_ok=True)  # it is spent
             progress.advance(len(prompts))
             progress.part(f"shard {index + 1} of {len(pieces)}", shard=index, units=len(prompts))
-        if not artifact.finished:
-            artifact.finish(identity, len(pieces))
         _describe(summary)
         summary.elapsed = time.perf_counter() - started
         names = {"scored", "model", "server", "device", "concurrency", "on_error", "verify_workers"}
         line = config.model_dump(mode="json", include=names, exclude_none=True) | {"ended": time.time()}
-        line |= {
-            "generated": summary.generated,
-            "tokens": summary.tokens,
-            "seconds": round(summary.elapsed, 3),
-        }
+        counts = {"generated": summary.generated, "tokens": summary.tokens}
+        line |= counts | {"seconds": round(summary.elapsed, 3)}
         with suppress(StorageError):  # a full disk: the set is complete all the same
             append_line(out / EXECUTION, line)
     return summary
 
 
 def outline(config: RolloutConfig) -> Json:
-    """Count what `roll_out` would do, without its engine and without writing anything.
-
-    Raises:
-        InputError: an option, the set or the verifier is not right.
-    """
-    scored, verifier = ScoredSet(config.scored), verifier_of(config)
-    answer_column(scored, config.answer_column, needed=not verifier.own)
+    """Count what `roll_out` would do, without its engine and without writing anything; raises as it does."""
+    scored = ScoredSet(config.scored)
+    answer_column(scored, config.answer_column, needed=config.needs_answer)
     pieces, tokens = _pieces(config, scored), scored.column("gc_prompt_tokens").to_numpy()
     count = sum(map(len, pieces))
     return {
@@ -178,7 +180,8 @@ def _pieces(config: RolloutConfig, scored: ScoredSet) -> Sequence[Ints | range]:
     places: Ints | range = range(len(scored))
     if config.reference is not None:
         places = draw_references(len(scored), config.reference, config.seed)
-    return parts(places, config.shard_prompts)
+    size = config.shard_prompts
+    return [places[begin : begin + size] for begin in range(0, len(places), size)]
 
 
 def _engine(config: RolloutConfig, scored: ScoredSet) -> Engine:
@@ -197,39 +200,27 @@ def _identity(
     config: RolloutConfig, scored: ScoredSet, answer: str | None, engine: Engine, pool: VerifierPool
 ) -> Json:
     """All that can change a value of the set; plain JSON values."""
+    source = {"manifest": scored.manifest_hash, "rows": len(scored), "reference": config.reference}
     identity = {
-        "format": FORMAT,
-        "kind": KIND,
-        "source": {
-            "manifest": scored.manifest_hash,
-            "rows": len(scored),
-            "reference": config.reference,
-            "answer_column": answer,
-        },
+        "format": ROLLOUTS.format,
+        "kind": ROLLOUTS.holds,
+        "source": source | {"answer_column": answer},
         "engine": engine.identity,
-        "sampling": {
-            "samples": config.samples,
-            "adaptive": None,  # an option of earlier versions, whose sets stay the same
-            "temperature": config.temperature,
-            "top_p": config.top_p,
-            "max_tokens": config.max_tokens,
-            "seed": config.seed,
-        },
+        "sampling": {name: getattr(config, name, None) for name in _SAMPLING},
         "verifier": pool.identity,
         "shard_prompts": config.shard_prompts,
         "versions": {"gaincurate": gaincurate.__version__},
     }
-    same: Json = json_value(json.dumps(identity))
-    return same
+    return dict(json_value(json.dumps(identity)))
 
 
-def _report_broken(config: RolloutConfig, broken: Broken, rows: int) -> None:
+def _report_broken(config: RolloutConfig, broken: dict[str, str], rows: int) -> None:
     """List the rows whose gold answer fails in a file, and stop for them unless they are to be left out."""
     path = config.out / BROKEN
     if not broken:
         path.unlink(missing_ok=True)
         return
-    write_atomic(path, to_lines({"gc_id": gc_id, "reason": reason} for gc_id, reason in broken.items()))
+    write_lines(path, ({"gc_id": gc_id, "reason": reason} for gc_id, reason in broken.items()))
     if config.on_error == "stop":
         gc_id, reason = next(iter(broken.items()))
         raise InputError(
@@ -255,106 +246,238 @@ def _describe(summary: RolloutSummary) -> None:
     summary.warning = unmarked(rollout_set)
 
 
-class ShardWork:
-    """The rollouts of some prompts.
+def _roll_out(
+    config: RolloutConfig,
+    prompts: Sequence[Prompt],
+    engine: Engine,
+    pool: VerifierPool,
+    journal: Path,
+    progress: Progress,
+    summary: RolloutSummary,
+) -> tuple[list[Judged], dict[str, str]]:
+    """The rollouts of a shard's prompts by prompt and sample, and why the engine refused the other prompts.
 
-    Args:
-        config: of the rollouts.
-        pool: verifies.
-        prompts: those of the shard, without those that were left out.
-        journal: what had arrived before an interruption, and where more is added.
+    The journal holds what had arrived before an interruption, and gets what arrives now. Raises `RowError`
+    where a prompt was refused or a completion not judged, and that is to stop the run.
     """
+    by_id, stops = {prompt.gc_id: prompt for prompt in prompts}, config.on_error == "stop"
+    done: dict[Key, tuple[Completion, Future[Verdict]]] = {}
+    refused: dict[str, str] = {}
 
-    def __init__(
-        self, config: RolloutConfig, pool: VerifierPool, prompts: Sequence[Prompt], journal: Path
-    ) -> None:
-        self._stops, self._samples = config.on_error == "stop", range(config.samples)
-        self._pool, self._journal = pool, journal
-        self._prompts = {prompt.gc_id: prompt for prompt in prompts}
-        self._done: dict[Key, tuple[Completion, Future[Verdict]]] = {}
-        self.refused: dict[str, str] = {}
-        """Prompts that the engine does not take, and why."""
-        for entry in log_lines(journal):
-            if entry["gc_id"] not in self._prompts:
-                continue  # left out since, because its gold answer fails now
-            if "refused" in entry:
-                self.refused[entry["gc_id"]] = entry["refused"]
-            elif "text" in entry:
-                self._judge(decoded(entry))
+    def judge(item: Completion) -> None:
+        prompt = by_id[item.gc_id]
+        done[item.key] = item, pool.submit(Job(item.text, prompt.answer, prompt.row))
 
-    def run(self, engine: Engine, progress: Progress, summary: RolloutSummary) -> list[Judged]:
-        """All rollouts of the prompts that were not refused, by prompt and sample.
-
-        Raises:
-            RowError: a prompt was refused or a completion not judged, and that is to stop the run.
-            ServerError: see `Engine`.
-            StorageError: the file system refused.
-        """
-        with closing(engine.generate(list(self._prompts.values()), frozenset(self._done))) as arriving:
-            for part in arriving:
-                self._keep(part)
-                tokens = [item.tokens or 0 for item in part if isinstance(item, Completion)]
-                summary.generated += len(tokens)
-                summary.tokens += sum(tokens)
-                progress.advance(0, completions=len(tokens), tokens=sum(tokens))
-        judged, other_lengths = [], set()
-        for gc_id, prompt in self._prompts.items():
-            for sample in () if gc_id in self.refused else self._samples:
-                done, future = self._done[gc_id, sample]
-                verdict = future.result()
-                if verdict.reward is None and self._stops:
-                    raise RowError(
-                        f"sample {sample} of prompt {gc_id} was not judged: {verdict.reason}. All "
-                        "completions are kept; add --on-error skip to give such ones no reward, and count "
-                        "them.",
-                        gc_id=gc_id,
-                        reason=verdict.reason,
-                    )
-                judged.append((done, verdict.reward, verdict.reason))
-                if done.prompt_tokens not in (None, prompt.tokens):
-                    other_lengths.add(gc_id)
-        summary.other_lengths += len(other_lengths)
-        return judged
-
-    def _keep(self, part: Sequence[Completion | Refused]) -> None:
-        """Make what arrived durable, then count it."""
-        done = [item for item in part if isinstance(item, Completion)]
-        refused = {item.gc_id: item.reason for item in part if isinstance(item, Refused)}
-        lines = [encoded(item) for item in done]
-        if not self._stops:
-            lines += [{"gc_id": gc_id, "refused": reason} for gc_id, reason in refused.items()]
-        append_lines(self._journal, lines)
-        with reading(self._journal), self._journal.open("rb") as file:
-            os.fsync(file.fileno())
-        for item in done:
-            self._judge(item)
-        if refused and self._stops:
-            gc_id, reason = next(iter(refused.items()))
+    for entry in log_lines(journal):
+        if entry["gc_id"] not in by_id:
+            continue  # left out since, because its gold answer fails now
+        if "refused" in entry:
+            refused[entry["gc_id"]] = entry["refused"]
+        elif "text" in entry:
+            judge(decoded(entry))
+    with closing(engine.generate(prompts, frozenset(done))) as arriving:
+        for part in arriving:
+            fresh = [item for item in part if isinstance(item, Completion)]
+            unfit = {item.gc_id: item.reason for item in part if isinstance(item, Refused)}
+            lines = [encoded(item) for item in fresh]
+            if not stops:
+                lines += [{"gc_id": gc_id, "refused": reason} for gc_id, reason in unfit.items()]
+            append_lines(journal, lines)  # durable before it counts
+            with reading(journal), journal.open("rb") as file:
+                os.fsync(file.fileno())
+            for item in fresh:
+                judge(item)
+            if unfit and stops:
+                gc_id, reason = next(iter(unfit.items()))
+                raise RowError(
+                    f"prompt {gc_id} cannot be rolled out: {reason}. What had arrived is kept. Fix it, or "
+                    "add --on-error skip to leave such rows out.",
+                    gc_id=gc_id,
+                    reason=reason,
+                )
+            refused = unfit | refused  # the first reason counts
+            tokens = [item.tokens or 0 for item in fresh]
+            summary.generated += len(tokens)
+            summary.tokens += sum(tokens)
+            progress.advance(0, completions=len(tokens), tokens=sum(tokens))
+    judged, other_lengths = [], set()
+    for key in [(gc_id, k) for gc_id in by_id if gc_id not in refused for k in range(config.samples)]:
+        item, future = done[key]
+        verdict = future.result()
+        if verdict.reward is None and stops:
             raise RowError(
-                f"prompt {gc_id} cannot be rolled out: {reason}. What had arrived is kept. Fix it, or add "
-                "--on-error skip to leave such rows out.",
-                gc_id=gc_id,
-                reason=reason,
+                f"sample {item.sample} of prompt {item.gc_id} was not judged: {verdict.reason}. All "
+                "completions are kept; add --on-error skip to give such ones no reward, and count them.",
+                gc_id=item.gc_id,
+                reason=verdict.reason,
             )
-        self.refused = refused | self.refused  # the first reason counts
+        judged.append((item, verdict.reward, verdict.reason))
+        if item.prompt_tokens not in (None, by_id[item.gc_id].tokens):
+            other_lengths.add(item.gc_id)
+    summary.other_lengths += len(other_lengths)
+    return judged, refused
 
-    def _judge(self, done: Completion) -> None:
-        prompt = self._prompts[done.gc_id]
-        verdict = self._pool.submit(Job(done.text, prompt.answer, prompt.row))
-        self._done[done.key] = done, verdict
+
+_ARRAYS = {"logprobs": np.float32, "token_ids": np.int32}
 
 
 def encoded(done: Completion) -> dict[str, Any]:
     """A journal's line."""
-    line = {name: getattr(done, name) for name in Completion.__slots__}
-    for name in ("logprobs", "token_ids"):
-        line[name] = None if line[name] is None else line[name].tolist()
-    return line
+    values = {name: getattr(done, name) for name in Completion.__slots__}
+    return values | {name: values[name].tolist() for name in _ARRAYS if values[name] is not None}
 
 
 def decoded(entry: dict[str, Any]) -> Completion:
     """The completion of a journal's line."""
-    values = dict(entry)
-    for name, kind in (("logprobs", np.float32), ("token_ids", np.int32)):
-        values[name] = None if values[name] is None else np.array(values[name], kind)
-    return Completion(**values)
+    arrays = {name: np.array(entry[name], kind) for name, kind in _ARRAYS.items() if entry[name] is not None}
+    return Completion(**entry | arrays)
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """A prompt of which most completions agree on an answer that the new verifier gives no reward.
+
+    `agreeing` of its `completions` give `answer`, spelled as it is compared; `gold` is the row's own.
+    """
+
+    gc_id: str
+    answer: str
+    gold: str
+    agreeing: int
+    completions: int
+
+
+@dataclass(slots=True)
+class Rejudged:
+    """The verdicts of both verifiers: `counts[old][new]` are completions, by the names in `VERDICTS`."""
+
+    out: Path
+    old: str
+    new: str
+    rollouts: int = 0
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    agreements: list[Agreement] = field(default_factory=list)
+
+    def count(self, old: Sequence[str], new: Sequence[str]) -> int:
+        """Completions that had one of the first verdicts and have one of the second."""
+        return sum(self.counts.get(before, {}).get(now, 0) for before in old for now in new)
+
+    @property
+    def disagreements(self) -> int:
+        """Completions whose verdicts differ."""
+        return sum(self.count([verdict], [v for v in VERDICTS if v != verdict]) for verdict in VERDICTS)
+
+    @property
+    def false_negatives(self) -> tuple[int, int]:
+        """Completions that the old verifier judged wrong and the new one right, of those right now."""
+        return self.count(["wrong"], ["right"]), self.count(VERDICTS[:3], ["right"])
+
+    @property
+    def false_positives(self) -> tuple[int, int]:
+        """Completions that the old verifier judged right and the new one wrong, of those wrong now."""
+        return self.count(["right"], ["wrong"]), self.count(VERDICTS[:3], ["wrong"])
+
+
+def rejudge(config: RejudgeConfig, progress: Progress | None = None) -> Rejudged:
+    """Write a rollout set with the same completions and the verdicts of another verifier.
+
+    The same call goes on after an interruption: finished shards are kept. Raises `InputError` where the
+    scored set is not that of the rollouts, `OutputError` where a folder holds another or an unfinished set.
+    """
+    progress = progress or Progress()
+    name = f"{config.rollouts.name}-{config.verifier.replace(':', '.')}"
+    out = config.out or config.rollouts.with_name(name)
+    if out.resolve() == config.rollouts.resolve():
+        raise InputError(f"--out {out} is the rollout set itself, which stays as it is; give another folder.")
+    source = RolloutSet(config.rollouts)
+    scored = _scored_set(config, source)
+    identity: Json = source.manifest["identity"]
+    column = config.answer_column or identity["source"].get("answer_column")
+    answer = answer_column(scored, column, needed=config.needs_answer)
+    files, artifact = Artifact(source.folder, ROLLOUTS), Artifact(out, ROLLOUTS)
+    artifact.read_identity(damaged=config.overwrite)
+    with artifact.writing(), VerifierPool(config) as pool:
+        changes = {
+            "verifier": pool.identity,
+            "rejudged": {"manifest": digest_json(source.manifest), "verifier": identity["verifier"]},
+            "source": identity["source"] | {"answer_column": answer},
+            "versions": {"gaincurate": gaincurate.__version__},
+        }
+        identity = json_value(json.dumps(identity | changes))
+        sizes = [entry["rollouts"] for entry in source.manifest["shards"]]
+        written = written_shards(artifact, identity, len(sizes), overwrite=config.overwrite)
+        shown = {"what": "judging again", "unit": "completion"}
+        for index in shards_to_make(artifact, identity, sizes, written, progress, **shown):
+            table, verdicts = source.shard(index), list[Verdict]()
+            prompts = _prompts(scored, table, answer)
+            rows = [prompts[gc_id] for gc_id in table.column(ID).to_pylist()]
+            texts = zip(table.column("completion").to_pylist(), rows, strict=True)
+            for verdict in pool.judge_all(Job(text, prompt.answer, prompt.row) for text, prompt in texts):
+                verdicts.append(verdict)
+                progress.advance(1)
+            table = take(table, pa.array(range(len(table)), pa.int64()))
+            for name in ("reward", "reason"):
+                field_ = table.schema.field(name)
+                values = pa.array([getattr(verdict, name) for verdict in verdicts], field_.type)
+                table = table.set_column(table.column_names.index(name), field_, values)
+            write_table(out, index, identity, table, read_info(files.part(index))["rejected"])
+        append_line(out / EXECUTION, {"scored": str(scored.folder), "rollouts": str(config.rollouts)})
+    return _compare(source, RolloutSet(out), scored, answer)
+
+
+def _scored_set(config: RejudgeConfig, source: RolloutSet) -> ScoredSet:
+    folder = config.scored
+    if folder is None:
+        named = [line["scored"] for line in log_lines(source.folder / EXECUTION) if "scored" in line]
+        folder = Path(named[-1] if named else "a scored set")
+        if not folder.exists():
+            raise InputError(
+                f"{source.folder} was made from {folder}, which is not there; give the folder of that set "
+                "with --scored."
+            )
+    scored = ScoredSet(folder)
+    if scored.manifest_hash != source.manifest["identity"]["source"]["manifest"]:
+        raise InputError(
+            f"{folder} is not the scored set that {source.folder} was made from: their hashes differ. "
+            "Give that set with --scored."
+        )
+    return scored
+
+
+def _prompts(scored: ScoredSet, table: pa.Table, answer: str | None) -> dict[str, Prompt]:
+    """The prompts of a shard's completions, by id."""
+    ids = table.column(ID).unique()
+    places = pc.index_in(ids, value_set=scored.column(ID).combine_chunks())
+    prompts = read_prompts(scored, np.asarray(places, np.int64), answer)
+    return dict(zip(ids.to_pylist(), prompts, strict=True))
+
+
+def _compare(source: RolloutSet, new: RolloutSet, scored: ScoredSet, answer: str | None) -> Rejudged:
+    old_name, name = (each.manifest["identity"]["verifier"]["name"] for each in (source, new))
+    result = Rejudged(new.folder, old_name, name, new.manifest["rollouts"])
+    for before, now in zip(source.tables(["reward"]), new.tables([ID, "completion", "reward"]), strict=True):
+        by_prompt: dict[str, list[tuple[str, float | None]]] = {}
+        for old, row in zip(before.column("reward").to_pylist(), now.to_pylist(), strict=True):
+            row_of = result.counts.setdefault(_verdict(old), {})
+            row_of[_verdict(row["reward"])] = row_of.get(_verdict(row["reward"]), 0) + 1
+            by_prompt.setdefault(row[ID], []).append((comparable(row["completion"]), row["reward"]))
+        agreed = {gc_id: _agreed(rows) for gc_id, rows in by_prompt.items()}
+        doubtful = pa.table({ID: [gc_id for gc_id, agrees in agreed.items() if agrees is not None]})
+        for gc_id, prompt in _prompts(scored, doubtful, answer).items() if len(doubtful) else ():
+            text, count = agreed[gc_id] or ("", 0)
+            result.agreements.append(Agreement(gc_id, text, str(prompt.answer), count, len(by_prompt[gc_id])))
+    result.agreements.sort(key=lambda each: (-each.agreeing / each.completions, -each.agreeing, each.gc_id))
+    return result
+
+
+def _verdict(reward: float | None) -> str:
+    if reward is None:
+        return "not judged"
+    return "right" if reward >= 1 else "wrong" if reward <= 0 else "partly right"
+
+
+def _agreed(rows: list[tuple[str, float | None]]) -> tuple[str, int] | None:
+    """The answer of most completions and their number, where none of them got a reward of 1."""
+    (text, count), *_ = Counter(text for text, _ in rows if text).most_common(1) or [("", 0)]
+    is_right = any(reward is not None and reward >= 1 for each, reward in rows if each == text)
+    return None if count < _LEAST or 2 * count <= len(rows) or is_right else (text, count)

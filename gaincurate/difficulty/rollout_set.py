@@ -17,26 +17,27 @@ import pyarrow.compute as pc
 from gaincurate.core.artifact import IDENTITY, MANIFEST, Artifact, Json, Kind, open_table
 from gaincurate.core.files import remove_temporaries
 from gaincurate.core.foreign import json_file
+from gaincurate.core.progress import Progress
 from gaincurate.core.schema import ID
-from gaincurate.difficulty.engine import Completion
+from gaincurate.difficulty.prompts import Completion
 from gaincurate.errors import InputError
 
 FORMAT = 1
 KIND = "rollouts"
 BROKEN = "broken.jsonl"
 SCHEMA = pa.schema(
-    [
-        pa.field(ID, pa.string()),
-        pa.field("sample", pa.int32()),
-        pa.field("completion", pa.string()),
-        pa.field("reward", pa.float64()),
-        pa.field("reason", pa.string()),
-        pa.field("tokens", pa.int32()),
-        pa.field("prompt_tokens", pa.int32()),
-        pa.field("finish_reason", pa.string()),
-        pa.field("logprobs", pa.list_(pa.float32())),
-        pa.field("token_ids", pa.list_(pa.int32())),
-    ]
+    {
+        ID: pa.string(),
+        "sample": pa.int32(),
+        "completion": pa.string(),
+        "reward": pa.float64(),
+        "reason": pa.string(),
+        "tokens": pa.int32(),
+        "prompt_tokens": pa.int32(),
+        "finish_reason": pa.string(),
+        "logprobs": pa.list_(pa.float32()),
+        "token_ids": pa.list_(pa.int32()),
+    }
 )
 _MARKS = {"math": ("<answer>", "\\boxed{", "####"), "reasoning-gym": ("<answer>",), "exact": ("<answer>",)}
 """The marks that our verifiers search for in a completion before they use the text after its thoughts."""
@@ -48,11 +49,8 @@ Judged = tuple[Completion, float | None, str | None]
 
 def _totals(parts: Sequence[Json], rejected: int) -> Json:
     """The head of a rollout set's manifest."""
-    return {
-        "kind": KIND,
-        **{name: sum(part[name] for part in parts) for name in _COUNTS},
-        "rejected": rejected,
-    }
+    counts = {name: sum(part[name] for part in parts) for name in _COUNTS}
+    return {"kind": KIND, **counts, "rejected": rejected}
 
 
 ROLLOUTS = Kind(
@@ -66,7 +64,6 @@ ROLLOUTS = Kind(
     before=(BROKEN,),
     work="*.jsonl",
 )
-"""The kind of a rollout set, for `Artifact`."""
 
 
 def write_shard(
@@ -97,8 +94,7 @@ def write_table(out: Path, index: int, identity: Json, table: pa.Table, rejected
 def written_shards(artifact: Artifact, identity: Json, count: int, *, overwrite: bool) -> set[int] | None:
     """The shards that an earlier run of the same identity wrote; None where the set is to be begun.
 
-    Raises:
-        OutputError: the folder holds rollouts of another identity, or a damaged shard.
+    Raises `OutputError` where the folder holds rollouts of another identity, or a damaged shard.
     """
     remove_temporaries(artifact.folder)
     begun = artifact.read_identity(damaged=overwrite)
@@ -108,15 +104,28 @@ def written_shards(artifact: Artifact, identity: Json, count: int, *, overwrite:
     return artifact.present(identity, count) if begun else None
 
 
-def begin(artifact: Artifact, identity: Json, written: set[int] | None, count: int) -> list[int]:
-    """Begin the set, or open it again where a shard is missing; returns the shards that are to be made."""
+def shards_to_make(
+    artifact: Artifact,
+    identity: Json,
+    sizes: Sequence[int],
+    written: set[int] | None,
+    progress: Progress,
+    **shown: str,
+) -> Iterator[int]:
+    """Begin the set, or open it again; give the shards to make, and finish the set after the last of them.
+
+    `written` is from `written_shards`. `sizes` are what `progress` counts, with the words in `shown`.
+    """
     if written is None:
         artifact.remove()
         artifact.begin(identity)
-    missing = [index for index in range(count) if index not in (written or ())]
+    missing = [index for index in range(len(sizes)) if index not in (written or ())]
     if missing:
         artifact.reopen()
-    return missing
+    progress.start(sum(sizes), sum(sizes) - sum(sizes[index] for index in missing), **shown)
+    yield from missing
+    if not artifact.finished:
+        artifact.finish(identity, len(sizes))
 
 
 def is_rollout_set(path: Path) -> bool:
@@ -132,8 +141,7 @@ def is_rollout_set(path: Path) -> bool:
 class RolloutSet:
     """A finished rollout set, opened for reading; every shard is checked against its hash.
 
-    Raises:
-        OutputError: the folder is no finished rollout set, or a file is missing or damaged.
+    Raises `OutputError` for no finished rollout set, and where a file is missing or damaged.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -141,14 +149,14 @@ class RolloutSet:
         self._files = Artifact(self.folder, ROLLOUTS)
         self.manifest: Json = self._files.read_manifest()
 
-    def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """One memory-mapped table per shard.
+    def shard(self, index: int) -> pa.Table:
+        """A shard, memory-mapped; an `OutputError` where its file does not match the manifest."""
+        return open_table(self._files.check(self.manifest["shards"][index]))
 
-        Raises:
-            OutputError: a file is missing or broken, or does not match the manifest.
-        """
-        for entry in self.manifest["shards"]:
-            table = open_table(self._files.check(entry))
+    def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """The shards, or some columns of them; see `shard`."""
+        for index in range(len(self.manifest["shards"])):
+            table = self.shard(index)
             yield table if columns is None else table.select(list(columns))
 
 

@@ -11,8 +11,7 @@ import asyncio
 import json
 import os
 import random
-from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from itertools import islice
 from operator import index
@@ -25,8 +24,7 @@ import numpy as np
 from gaincurate.core.foreign import json_value
 from gaincurate.core.process import ctrl_c_noted
 from gaincurate.difficulty.config import API_KEY, RolloutConfig, base_url
-from gaincurate.difficulty.engine import Completion, Key, Refused, request_seed
-from gaincurate.difficulty.prompts import Prompt
+from gaincurate.difficulty.prompts import Completion, Key, Prompt, Refused, request_seed
 from gaincurate.errors import InputError, ServerError
 
 LOGPROBS = "as the server gives them; many give those before temperature and top-p"
@@ -34,8 +32,7 @@ RESERVED_KEYS = {
     "messages", "model", "seed", "n", "stream", "temperature", "top_p", "max_tokens", "max_completion_tokens",
 }  # fmt: skip
 """Keys of a request's body that are not the user's."""
-LARGEST_ANSWER = 1 << 25
-"""Bytes of an answer: 200,000 tokens with log-probs. Its line in the journal is at most twice as long."""
+LARGEST_ANSWER = 1 << 25  # bytes: 200,000 tokens with log-probs; its line in the journal has up to twice that
 _BUSY = {408, 409, 425, 429}
 _OF_THE_PROMPT = {400, 413, 422}
 _LONGEST_WAIT = 30.0
@@ -56,15 +53,9 @@ class _RetryableError(Exception):
 
 
 class ServerEngine:
-    """A server that generates.
+    """A server that generates, named by the config's `server`; `template_kwargs` are those of the scored set.
 
-    Args:
-        config: of the rollouts; `server` is set.
-        template_kwargs: extra variables for the chat template, as when the set was scored.
-
-    Raises:
-        InputError: the URL or the model's name cannot be used.
-        ServerError: the server does not answer.
+    Raises `InputError` where URL or model cannot be used, and `ServerError` where the server does not answer.
     """
 
     def __init__(self, config: RolloutConfig, template_kwargs: dict[str, Any]) -> None:
@@ -94,9 +85,7 @@ class ServerEngine:
                 # A few compressed bytes can be gigabytes.
                 headers={"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {}),
                 timeout=httpx2.Timeout(None, connect=min(30.0, config.timeout)),
-                limits=httpx2.Limits(
-                    max_connections=config.concurrency, max_keepalive_connections=config.concurrency
-                ),
+                limits=httpx2.Limits(max_connections=config.concurrency),
             )
         except (ImportError, ValueError, httpx2.InvalidURL) as error:
             # It is not quoted, because the URL of a proxy can hold a password.
@@ -123,7 +112,7 @@ class ServerEngine:
     def generate(
         self, prompts: Sequence[Prompt], done: frozenset[Key]
     ) -> Generator[list[Completion | Refused]]:
-        """See `Engine`. What had arrived when a request failed for good is yielded before the error."""
+        """See `prompts`. What had arrived when a request failed for good is yielded before the error."""
         wanted = (
             self._complete(prompt, sample)
             for prompt in prompts
@@ -186,12 +175,10 @@ class ServerEngine:
             "seed": request_seed(config.seed, gc_id, sample),
         }
 
-        async def attempt() -> Completion | Refused:
-            status, data = await self._send("POST", "/chat/completions", body)
+        def read(status: int, data: bytes) -> Completion | Refused:
             if status in _OF_THE_PROMPT:
                 return Refused(gc_id, f"the server refused it: {self._reason(data) or status}")
-            with self._understanding("chat completion"):
-                done = _read(gc_id, sample, json_value(data, surrogates=True), self._clean)
+            done = _read(gc_id, sample, json_value(data, surrogates=True), self._clean)
             if prompt.tools and done.finish_reason == "tool_calls":
                 return Refused(
                     gc_id,
@@ -200,18 +187,15 @@ class ServerEngine:
                 )
             return done
 
-        return await self._with_retries(attempt, f"for prompt {gc_id}, sample {sample}")
+        return await self._ask(body, read, f"for prompt {gc_id}, sample {sample}")
 
     async def _only_model(self) -> str:
         """The server's model where it has one."""
 
-        async def attempt() -> list[str]:
-            _, data = await self._send("GET", "/models", None)
-            with self._understanding("list of models"):
-                models = json_value(data, surrogates=True)["data"]
-                return [self._clean(model["id"]) for model in models]
+        def read(_: int, data: bytes) -> list[str]:
+            return [self._clean(model["id"]) for model in json_value(data, surrogates=True)["data"]]
 
-        names = await self._with_retries(attempt, "for its models")
+        names = await self._ask(None, read, "for its models")
         if len(names) != 1:
             raise InputError(
                 f"--server {self._url} has {len(names)} models; name one with --served-model"
@@ -219,11 +203,20 @@ class ServerEngine:
             )
         return names[0]
 
-    async def _with_retries(self, attempt: Callable[[], Awaitable[_Result]], what: str) -> _Result:
+    async def _ask(
+        self, body: dict[str, Any] | None, read: Callable[[int, bytes], _Result], whose: str
+    ) -> _Result:
+        """What `read` makes of an answer's status and bytes, however many attempts it takes; see `_send`."""
         tries = self._config.retries + 1
         for number in range(tries):
             try:
-                return await attempt()
+                status, data = await self._send(body)
+                try:
+                    return read(status, data)
+                except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
+                    why = self._clean(f"{type(error).__name__}: {error}")[:_SHOWN]
+                    kind = "list of models" if body is None else "chat completion"
+                    raise _RetryableError(f"its answer is no {kind} ({why})") from None
             except _RetryableError as error:
                 last = error
             if number + 1 < tries:
@@ -231,19 +224,18 @@ class ServerEngine:
                 await asyncio.sleep(random.uniform(0, longest) if last.after is None else last.after)
         often, when = ("once", "") if tries == 1 else (f"{tries} times", "the last time ")
         raise ServerError(
-            f"the server at {self._url} failed {often} {what}, {when}because {last}. What had arrived is "
+            f"the server at {self._url} failed {often} {whose}, {when}because {last}. What had arrived is "
             "kept; see to the server and run the same command again.",
             url=self._url,
         ) from last
 
-    async def _send(self, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, bytes]:
-        """The status and the bytes of an answer that is good, or about the prompt."""
+    async def _send(self, body: dict[str, Any] | None) -> tuple[int, bytes]:
+        """The status and bytes of a good answer or one about the prompt; without a body, of the models."""
         most, data = self._config.timeout, bytearray()
+        method, path = ("GET", "/models") if body is None else ("POST", "/chat/completions")
         try:
-            async with (
-                asyncio.timeout(most),
-                self._client.stream(method, self._url + path, json=body) as response,
-            ):
+            stream = self._client.stream(method, self._url + path, json=body)
+            async with asyncio.timeout(most), stream as response:
                 async for part in response.aiter_bytes():
                     data += part
                     if len(data) > LARGEST_ANSWER:
@@ -266,15 +258,6 @@ class ServerEngine:
         hint = f" Is the key in {API_KEY} right?" if status in (401, 403) else ""
         raise InputError(f"the server at {self._url}{path} {answered}.{hint}")
 
-    @contextmanager
-    def _understanding(self, what: str) -> Iterator[None]:
-        """Reading of an answer, which may have another shape."""
-        try:
-            yield
-        except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
-            why = self._clean(f"{type(error).__name__}: {error}")[:_SHOWN]
-            raise _RetryableError(f"its answer is no {what} ({why})") from None
-
     def _reason(self, data: bytes | bytearray) -> str:
         """The text of a response with an error status, in one line."""
         try:
@@ -288,10 +271,7 @@ class ServerEngine:
 
 
 def clean(text: str, key: str = "") -> str:
-    """A server's text for output and files: without the key, and in valid Unicode.
-
-    A key of less than 8 characters is left: a placeholder such as `EMPTY`, perhaps a word of an answer.
-    """
+    """A server's text in valid Unicode and without the key, but for a placeholder as short as `EMPTY`."""
     # Half of a surrogate pair becomes the replacement character, and so does NUL.
     text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "\ufffd")
     if len(key) < _REAL_KEY:

@@ -22,15 +22,14 @@ from typing import Any
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.foreign import json_value
-from gaincurate.core.options import near
 from gaincurate.core.process import Kept, signal_name
 from gaincurate.core.progress import Progress
 from gaincurate.core.rng import Ints
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.answers import accepted, asked_format
-from gaincurate.difficulty.config import JudgingConfig
+from gaincurate.difficulty.config import VerifierConfig
 from gaincurate.difficulty.prompts import Prompt, read_prompts
-from gaincurate.difficulty.verify_worker import NAMES, WALL, GoldProblem, Job, gold_answer, gold_text
+from gaincurate.difficulty.verify_worker import WALL, GoldProblem, Job, gold_answer, gold_text
 from gaincurate.errors import InputError
 
 _LOADING = 120.0  # seconds until a verifier has to be imported, on a busy machine
@@ -50,61 +49,15 @@ class Verdict:
     reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class VerifierConfig:
-    """A verifier and its limits.
-
-    `verifier` is a name or `module:function`; `seconds` of processor time per job (three times that by the
-    clock); `memory` in MiB of address space; `workers` processes; `gold_as` how a gold answer is written to
-    be verified itself, with `{answer}` in it.
-
-    Raises:
-        InputError: an unknown verifier, or `gold_as` without a place for the answer.
-    """
-
-    verifier: str
-    seconds: float = 10.0
-    memory: int = 4096
-    workers: int = 2
-    gold_as: str | None = None
-
-    def __post_init__(self) -> None:
-        module, colon, function = self.verifier.partition(":")
-        is_function = colon and all(p.isidentifier() for p in module.split(".")) and function.isidentifier()
-        if self.verifier not in NAMES and not is_function:
-            raise InputError(
-                f"--verifier {self.verifier}: there are {', '.join(NAMES)}, or module:function for your own"
-                f"{near(self.verifier, NAMES)}."
-            )
-        if self.gold_as is not None and "{answer}" not in self.gold_as:
-            raise InputError(f"--gold-as {self.gold_as!r} has no {{answer}} in it.")
-
-    @property
-    def own(self) -> bool:
-        """Whether it is the user's function."""
-        return self.verifier not in NAMES
-
-
-def verifier_of(config: JudgingConfig) -> VerifierConfig:
-    """The verifier that a command's options name."""
-    limits = config.verify_seconds, config.verify_memory, config.verify_workers
-    return VerifierConfig(config.verifier, *limits, getattr(config, "gold_as", None))
-
-
 class VerifierPool:
-    """Processes that judge; use it as a context.
-
-    Raises:
-        InputError: on entering, when the verifier cannot be imported.
-    """
+    """Processes that judge, as a context that raises `InputError` where the verifier cannot be imported."""
 
     def __init__(self, config: VerifierConfig) -> None:
-        self._config = config
+        self.config = config
         self._idle: queue.LifoQueue[_Process] = queue.LifoQueue()
-        self._all = [_Process(config) for _ in range(config.workers)]
-        self._threads = ThreadPoolExecutor(config.workers, thread_name_prefix="verify")
-        self.about: dict[str, Any] = {}
-        """Versions and code hash that can change verdicts, as the verifier's process reports them."""
+        self._all = [_Process(config) for _ in range(config.verify_workers)]
+        self._threads = ThreadPoolExecutor(config.verify_workers, thread_name_prefix="verify")
+        self.about: dict[str, Any] = {}  # versions and code hash that can change verdicts
 
     def __enter__(self) -> VerifierPool:
         try:
@@ -127,8 +80,8 @@ class VerifierPool:
     @property
     def identity(self) -> Json:
         """All of the verifier that can change a verdict."""
-        config = self._config
-        limits = {"seconds": config.seconds, "memory": config.memory, "gold_as": config.gold_as}
+        config = self.config
+        limits = {"seconds": config.verify_seconds, "memory": config.verify_memory, "gold_as": config.gold_as}
         return {"name": config.verifier, **self.about, **limits}
 
     def submit(self, job: Job) -> Future[Verdict]:
@@ -147,10 +100,6 @@ class VerifierPool:
             self._idle.put(process)
 
 
-class _Crashed(Exception):
-    """A process that judges no more, and was ended with what it started. The text is a clause of how."""
-
-
 class _Process:
     """One place in the pool: a process, and its successor when it died."""
 
@@ -163,9 +112,9 @@ class _Process:
         """Begin a process and wait until its verifier is imported."""
         # The children must see what this process sees; a user's module may lie in the working folder.
         config = self._config
-        path = [*sys.path, os.getcwd()] if config.own else sys.path
+        path = [*sys.path, os.getcwd()] if not config.needs_answer else sys.path
         single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        setup = json.dumps([path, config.verifier, config.seconds, config.memory])
+        setup = json.dumps([path, config.verifier, config.verify_seconds, config.verify_memory])
         self._kept = Kept(
             [sys.executable, "-c", _START, setup],
             grace=0.0,
@@ -174,13 +123,10 @@ class _Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        try:
-            answer = self._ask(_LOADING)
-        except _Crashed as crash:
-            answer = {"failed": f"its process {crash}"}
-        if "failed" in answer:
+        answer = self._ask(_LOADING)
+        if "about" not in answer:
             self.drop()
-            reason = answer["failed"]
+            reason = answer.get("failed") or f"its process {answer['crash']}"
             extra = _EXTRAS.get(config.verifier) if "NotFound" in reason else None
             hint = f" `pip install 'gaincurate[{extra}]'` brings it." if extra else ""
             raise InputError(f"--verifier {config.verifier} cannot be loaded: {reason}.{hint}")
@@ -194,11 +140,10 @@ class _Process:
             return Verdict(None, "the verifier was closed")
         if self._kept is None:
             self.start()
-        try:
-            # The kernel's own limits come first.
-            answer = self._ask(WALL * self._config.seconds + 5, pickle.dumps(job))
-        except _Crashed as crash:
-            return Verdict(None, f"the verifier's process {crash}")
+        # The kernel's own limits come first.
+        answer = self._ask(WALL * self._config.verify_seconds + 5, pickle.dumps(job))
+        if "crash" in answer:
+            return Verdict(None, f"the verifier's process {answer['crash']}")
         if answer.get("spent"):
             self.drop()
         return Verdict(answer.get("reward"), answer.get("reason"))
@@ -216,11 +161,7 @@ class _Process:
             self._kept = None
 
     def _ask(self, seconds: float, data: bytes = b"") -> dict[str, Any]:
-        """Send the process a job; returns its next line, a JSON object.
-
-        Raises:
-            _Crashed: it ended or took longer.
-        """
+        """The process's answer to a job, or `crash`: how it ended, with all that it started."""
         assert self._kept is not None
         keeper, left = self._kept.keeper, memoryview(data)
         assert keeper.stdin is not None
@@ -232,11 +173,9 @@ class _Process:
         waiting.register(keeper.stdout, select.POLLIN)
         if not waiting.poll(seconds * 1000):
             self.drop()
-            raise _Crashed(f"gave no answer within {seconds:g} s and was ended")
+            return {"crash": f"gave no answer within {seconds:g} s and was ended"}
         line = keeper.stdout.readline()  # written in one piece
-        if not line:
-            raise _Crashed(self._end())
-        return dict(json_value(line))
+        return dict(json_value(line)) if line else {"crash": self._end()}
 
     def _end(self) -> str:
         """A clause on how a silent process ended."""
@@ -245,7 +184,7 @@ class _Process:
         self.drop()
         if not isinstance(code, int) or code >= 0:
             return f"ended without an answer (exit code {code})"
-        limit = self._config.seconds
+        limit = self._config.verify_seconds
         known: dict[int, str] = {
             signal.SIGPROF: f"used more than {limit:g} s of processor time and was ended",
             signal.SIGALRM: f"took longer than {WALL * limit:g} s and was ended",
@@ -257,8 +196,7 @@ class _Process:
 def gold_completion(config: VerifierConfig, prompt: Prompt) -> str:
     """The gold answer written as the prompt asks for it, a completion that must get a reward of 1.
 
-    Raises:
-        GoldProblem: there is no usable answer.
+    Raises `GoldProblem` where there is no usable answer.
     """
     gold = next(iter(accepted(prompt.answer)), None)
     text = gold_text(gold)
@@ -270,35 +208,20 @@ def gold_completion(config: VerifierConfig, prompt: Prompt) -> str:
     return written.replace("{answer}", text)
 
 
-Broken = dict[str, str]
-"""Ids of rows whose gold answer failed, and why; in the order of the prompts."""
-
-
 def check_gold(
-    scored: ScoredSet,
-    pieces: Sequence[Ints | range],
-    answer: str,
-    config: VerifierConfig,
-    pool: VerifierPool,
-    progress: Progress,
-) -> Broken:
-    """Verify each row's own answer.
+    scored: ScoredSet, pieces: Sequence[Ints | range], answer: str, pool: VerifierPool, progress: Progress
+) -> dict[str, str]:
+    """The ids of rows whose own answer, in the column `answer`, fails, and why, in the order of the rows.
 
-    Args:
-        scored: the set.
-        pieces: places of rows in it, cut into pieces that are held in memory one at a time.
-        answer: the column with the answers.
-        config: of the verifier.
-        pool: its processes.
-        progress: hears how far it is.
+    `pieces` are places of rows of the set, of which one piece at a time is held in memory.
     """
-    broken: Broken = {}
+    broken = dict[str, str]()
     progress.start(sum(map(len, pieces)), what="verifying gold")
     for places in pieces:
         prompts, jobs = read_prompts(scored, places, answer), dict[str, Job]()
         for prompt in prompts:
             try:
-                jobs[prompt.gc_id] = Job(gold_completion(config, prompt), prompt.answer, prompt.row)
+                jobs[prompt.gc_id] = Job(gold_completion(pool.config, prompt), prompt.answer, prompt.row)
             except GoldProblem as problem:
                 broken[prompt.gc_id] = str(problem)
         for gc_id, verdict in zip(jobs, pool.judge_all(jobs.values()), strict=True):

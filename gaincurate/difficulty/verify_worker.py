@@ -24,7 +24,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from types import FrameType
 from typing import Any, BinaryIO
 
 from gaincurate.core.foreign import json_value, read_bytes, without_secrets
@@ -43,11 +42,8 @@ from gaincurate.difficulty.answers import (
 )
 
 Check = Callable[[str, Any, dict[str, Any]], Any]
-NAMES = ("math", "reasoning-gym", "exact")
-WALL = 3
-"""A job may take so many times its limit of processor time by the clock, waiting included."""
-_REASON = 400
-_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+WALL = 3  # times its limit of processor time that a job may take by the clock, waiting included
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # they differ from run to run
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +64,8 @@ def main(verifier: str, seconds: float, memory: int) -> None:
     jobs, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)  # a verifier that prints must not speak in our place
-    signal.signal(signal.SIGINT, _passed_on)
+    # Ctrl-C is for who started us. A handler, because what a verifier starts would inherit SIG_IGN.
+    signal.signal(signal.SIGINT, lambda number, frame: None)
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]  # `ulimit -v`, which only root may raise
     limit = memory << 20
     limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
@@ -92,10 +89,6 @@ def main(verifier: str, seconds: float, memory: int) -> None:
         _say(replies, verdict)
 
 
-def _passed_on(number: int, frame: FrameType | None) -> None:
-    """Ctrl-C is for who started us. A handler, because what a verifier starts would inherit SIG_IGN."""
-
-
 def _say(replies: BinaryIO, value: dict[str, Any]) -> None:
     with suppress(BrokenPipeError):  # the command ended
         # Short enough to go through a pipe in one piece.
@@ -103,18 +96,14 @@ def _say(replies: BinaryIO, value: dict[str, Any]) -> None:
 
 
 def _short(error: BaseException) -> str:
-    kind = said = ""
+    text = type(error).__name__
     with suppress(BaseException):  # a verifier's own exception can have anything in it
-        kind = f"{type(error).__name__}"
-        said = " ".join(str(error).split())
-    return _told(": ".join(filter(None, (kind or "an exception", said))), _REASON)
+        text = f"{text}: {' '.join(str(error).split())}".removesuffix(": ")
+    return _told(text)
 
 
-def _told(text: str, most: int) -> str:
-    """A verifier's text, shortened, without possible keys and in valid Unicode.
-
-    Addresses in memory, which differ from run to run, are removed too.
-    """
+def _told(text: str, most: int = 400) -> str:
+    """A verifier's text, shortened, in valid Unicode, without keys and addresses in memory."""
     text = _ADDRESS.sub("", without_secrets(text))
     # Half of a surrogate pair cannot be written.
     return text.encode(errors="backslashreplace").decode()[:most]
@@ -129,7 +118,7 @@ def _judge(check: Check, job: Job, seconds: float, memory: int) -> dict[str, Any
     try:
         return _number(check(job.completion, job.answer, job.row))
     except GoldProblem as problem:
-        return {"reason": _told(str(problem), _REASON)}
+        return {"reason": _told(str(problem))}
     except MemoryError:
         return {"reason": f"the verifier needed more than {memory:,} MiB of memory", "spent": True}
     except BaseException as error:  # the verifier's own, SystemExit included
@@ -153,9 +142,7 @@ def _number(value: Any) -> dict[str, Any]:
 def load(verifier: str) -> tuple[Check, dict[str, Any]]:
     """The check of that name, and what can change its values (versions, a hash of the code).
 
-    Raises:
-        ImportError: the library or module is not there.
-        AttributeError: the module has no such function.
+    Raises `ImportError` or `AttributeError` where there is no such library, module or function.
     """
     if verifier == "exact":
         return _exact, {"rule": "stripped-text/2"}
@@ -172,11 +159,7 @@ def load(verifier: str) -> tuple[Check, dict[str, Any]]:
 
 
 def gold_text(answer: Any) -> str:
-    """The gold answer as text.
-
-    Raises:
-        GoldProblem: it is null, empty, or neither text nor number.
-    """
+    """The gold answer as text; a `GoldProblem` where it is null, empty, or neither text nor number."""
     if isinstance(answer, bool | int | float) and answer == answer:  # pandas writes null as NaN
         return str(answer)
     if not isinstance(answer, str):
@@ -191,11 +174,7 @@ def gold_text(answer: Any) -> str:
 
 
 def gold_answer(answer: Any) -> str:
-    """A gold as the bare answer: the box of a solution, or what follows its `####`.
-
-    Raises:
-        GoldProblem: it is null, empty, or neither text nor number.
-    """
+    """A gold as the bare answer: the box of a solution, or what follows its `####`; see `gold_text`."""
     text = gold_text(answer)
     answers = given_answers(text)
     return answers[0].text if answers else text
@@ -277,7 +256,7 @@ def _load_reasoning_gym() -> tuple[Check, dict[str, Any]]:
     scorers: dict[str, Callable[[str, dict[str, Any]], float]] = {}
 
     def check(completion: str, answer: Any, row: dict[str, Any]) -> float:
-        metadata = _metadata(row)
+        metadata = metadata_of(row)
         task = metadata.get("source_dataset") or row.get("source_dataset") or row.get("source")
         if not isinstance(task, str):
             raise GoldProblem(
@@ -300,7 +279,7 @@ def _load_reasoning_gym() -> tuple[Check, dict[str, Any]]:
     return check, {"rule": "reasoning-gym/2", "reasoning-gym": importlib.metadata.version("reasoning-gym")}
 
 
-def _metadata(row: dict[str, Any]) -> dict[str, Any]:
+def metadata_of(row: dict[str, Any]) -> dict[str, Any]:
     """The column `metadata`: a JSON text, or a struct, in which Arrow's nulls stand for absent keys."""
     value = row.get("metadata")
     if isinstance(value, str):
@@ -308,8 +287,6 @@ def _metadata(row: dict[str, Any]) -> dict[str, Any]:
             value = json_value(value)
         except ValueError as error:
             raise GoldProblem(f"the column metadata is a text but no JSON ({error})") from error
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
+    if not isinstance(value, dict | None):
         raise GoldProblem(f"the column metadata is no object: {value!r:.60}")
-    return {key: inner for key, inner in value.items() if inner is not None}
+    return {key: inner for key, inner in (value or {}).items() if inner is not None}

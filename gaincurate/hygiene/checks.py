@@ -19,8 +19,9 @@ import pyarrow.compute as pc
 from gaincurate.core.progress import Progress
 from gaincurate.core.schema import ID
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.difficulty.prompts import Prompt, answer_column, parts, read_prompts
-from gaincurate.difficulty.verifier import VerifierConfig, VerifierPool, check_gold, gold_completion
+from gaincurate.difficulty.config import VerifierConfig
+from gaincurate.difficulty.prompts import Prompt, answer_column, read_prompts
+from gaincurate.difficulty.verifier import VerifierPool, check_gold, gold_completion
 from gaincurate.difficulty.verify_worker import GoldProblem, Job
 from gaincurate.errors import InputError
 from gaincurate.hygiene.contamination import EvalIndex, contaminated
@@ -48,7 +49,9 @@ def broken_gold(scored: ScoredSet, alive: Mask, answer: str, config: VerifierCon
         InputError: the verifier cannot be loaded.
     """
     with VerifierPool(config) as pool:
-        broken = check_gold(scored, parts(np.flatnonzero(alive), _ROWS), answer, config, pool, Progress())
+        rows = np.flatnonzero(alive)
+        pieces = [rows[begin : begin + _ROWS] for begin in range(0, len(rows), _ROWS)]
+        broken = check_gold(scored, pieces, answer, pool, Progress())
     places = pc.index_in(pa.array(list(broken), pa.string()), value_set=scored.column(ID).combine_chunks())
     hits = [Hit(place, reason) for place, reason in zip(places.to_pylist(), broken.values(), strict=True)]
     hits.sort(key=lambda hit: hit.place)

@@ -31,7 +31,7 @@ from gaincurate.core.foreign import open_regular
 from gaincurate.core.outcomes import check_line, read_file
 from gaincurate.core.prompts import prompts_of
 from gaincurate.core.sealed import read_sealed, write_sealed
-from gaincurate.difficulty.nemo_gym import prompt_key
+from gaincurate.difficulty.pass_rates import prompt_key
 from gaincurate.errors import OutcomeError
 from gaincurate.schedule.observations import Note, silent
 from gaincurate.schedule.run import Run

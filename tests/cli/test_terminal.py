@@ -23,7 +23,7 @@ from gaincurate.cli import output
 from gaincurate.core.artifact import EXECUTION, IDENTITY, Artifact
 from gaincurate.core.files import append_line, write_json
 from gaincurate.core.scored_set import open_scores
-from gaincurate.difficulty.engine import Completion
+from gaincurate.difficulty.prompts import Completion
 from gaincurate.difficulty.rollout_set import ROLLOUTS, write_shard
 
 WORD = st.text("abc_0", min_size=1, max_size=12)

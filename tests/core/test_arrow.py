@@ -20,8 +20,8 @@ from gaincurate.core.artifact import IDENTITY, MANIFEST, Artifact
 from gaincurate.core.files import digest_file, write_json
 from gaincurate.core.scored_set import open_scores
 from gaincurate.core.sealed import read_sealed, write_sealed
-from gaincurate.difficulty.engine import Completion
 from gaincurate.difficulty.pass_rates import read_pass_rates
+from gaincurate.difficulty.prompts import Completion
 from gaincurate.difficulty.rollout_set import KIND, ROLLOUTS, RolloutSet, write_shard
 from gaincurate.errors import GaincurateError, InputError, OutputError, SourceError
 from gaincurate.scoring.readers.source import Cursor, open_source

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from gaincurate.difficulty.answers import asked_format, comparable, said_answer
+from gaincurate.difficulty.config import VerifierConfig
 from gaincurate.difficulty.prompts import Prompt
-from gaincurate.difficulty.verifier import VerifierConfig, VerifierPool, gold_completion
+from gaincurate.difficulty.verifier import VerifierPool, gold_completion
 from gaincurate.difficulty.verify_worker import GoldProblem, Job, gold_answer
 
 # completion, gold, reward, reason
@@ -97,7 +98,7 @@ TABLE: list[tuple[str, Any, float | None, str]] = [
 
 def test_math_judges_the_answer_that_the_completion_gives() -> None:
     pytest.importorskip("math_verify")
-    with VerifierPool(VerifierConfig("math")) as pool:
+    with VerifierPool(VerifierConfig(verifier="math")) as pool:
         verdicts = list(pool.judge_all(Job(text, gold, {}) for text, gold, *_ in TABLE))
     wrong = [(row, verdict) for row, verdict in zip(TABLE, verdicts, strict=True) if verdict.reward != row[2]]
     assert not wrong
@@ -121,23 +122,9 @@ def test_a_gold_is_written_as_the_prompt_asks(prompt: str, written: str) -> None
     assert asked_format(messages).replace("{answer}", "4") == written
     for gold in ("4", "so it is 4\n#### 4", [r"it is \boxed{4}", "four"]):
         row = Prompt("id", messages, gold, {}, 1)
-        asked = gold_completion(VerifierConfig("math"), row)
-        assert asked == written
-    assert (
-        gold_completion(VerifierConfig("m:f", gold_as="A: {answer}!"), Prompt("id", messages, "{x}", {}, 1))
-        == "A: {x}!"
-    )
-
-
-def test_the_check_of_golds_sees_a_verifier_that_reads_another_format() -> None:
-    """`exact` compares the whole text, so it gives a right answer in a box no reward."""
-    rows = [(r"Answer in \boxed{}.", 0.0), ("Answer in <answer> tags.", 1.0), ("Answer.", 1.0)]
-    config = VerifierConfig("exact")
-    with VerifierPool(config) as pool:
-        for text, reward in rows:
-            prompt = Prompt("id", [{"role": "user", "content": text}], "7", {}, 1)
-            verdict = pool.submit(Job(gold_completion(config, prompt), "7", {})).result()
-            assert verdict.reward == reward
+        assert gold_completion(VerifierConfig(verifier="math"), row) == written
+    own = VerifierConfig(verifier="m:f", gold_as="A: {answer}!")
+    assert gold_completion(own, Prompt("id", messages, "{x}", {}, 1)) == "A: {x}!"
 
 
 def test_a_gold_is_the_end_of_its_solution() -> None:
@@ -163,15 +150,9 @@ def test_the_answer_of_a_text_for_exact_and_reasoning_gym(completion: str, answe
 
 
 def test_equal_answers_are_comparable_texts() -> None:
+    numbers = [r"\boxed{27}", "<answer>27.0</answer>", "The answer is 27.", "so 27", r"\boxed{$27$}"]
     groups = [
-        [
-            r"\boxed{27}",
-            "<answer>27.0</answer>",
-            "The answer is 27.",
-            "so 27",
-            r"\boxed{$27$}",
-            "#### \uff12\uff17",
-        ],
+        [*numbers, "#### \uff12\uff17"],
         [r"\boxed{\frac{1}{2}}", r"<answer>\dfrac{1}{2}</answer>", r"\boxed{ \frac{1}{2} }."],
         [r"\boxed{\text{(E) }12}", "The answer is E.", "<answer>E</answer>"],
         ["1,234", "1234", "#### 1,234"],

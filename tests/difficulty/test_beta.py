@@ -38,9 +38,8 @@ def test_the_expected_variance_is_that_of_a_beta_law(a: float, b: float) -> None
 @given(counts, counts, st.integers(1, 64))
 def test_a_group_differs_unless_its_beta_binomial_count_is_none_or_all(a: float, b: float, size: int) -> None:
     law = stats.betabinom(size, a, b)
-    assert beta.groups_that_differ(array(a), array(b), size)[0] == pytest.approx(
-        1 - law.pmf(0) - law.pmf(size), abs=1e-11
-    )
+    expected = pytest.approx(1 - law.pmf(0) - law.pmf(size), abs=1e-11)
+    assert beta.groups_that_differ(array(a), array(b), size)[0] == expected
 
 
 @given(st.lists(st.tuples(counts, counts), min_size=1, max_size=4), st.data())
@@ -75,8 +74,7 @@ def test_samples_have_the_beta_law(a: float, b: float) -> None:
 
 def test_the_evidence_is_the_beta_binomial_likelihood_up_to_a_constant() -> None:
     wins, losses = array(3, 0, 8), array(5, 8, 0)
-    found = [
-        beta.log_evidences(np.full(3, a), np.full(3, b), wins, losses).sum() for a, b in ((1, 1), (2, 5))
-    ]
-    right = [stats.betabinom(8, a, b).logpmf([3, 0, 8]).sum() for a, b in ((1, 1), (2, 5))]
+    laws = ((1, 1), (2, 5))
+    found = [beta.log_evidences(np.full(3, a), np.full(3, b), wins, losses).sum() for a, b in laws]
+    right = [stats.betabinom(8, a, b).logpmf([3, 0, 8]).sum() for a, b in laws]
     assert found[0] - found[1] == pytest.approx(right[0] - right[1], rel=1e-12)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
-from scipy.stats import multivariate_normal
+from scipy import stats
 
 import embedded
 import gaincurate
@@ -23,13 +22,13 @@ from gaincurate.difficulty.methods import (
     TRIED,
     ByGaussianProcess,
     Evidence,
-    GaussianProcess,
     Seen,
     Sizes,
     choose_sizes,
     log_likelihood,
+    posterior,
 )
-from gaincurate.difficulty.metrics import observation_noise, pass_variance
+from gaincurate.difficulty.metrics import Target, observation_noise, pass_variance
 from gaincurate.difficulty.pass_rates import read_pass_rates
 from gaincurate.difficulty.predict import make, predict
 
@@ -63,14 +62,14 @@ def prior(known: Evidence, sizes: Sizes) -> Floats:
 
 def test_its_likelihood_is_a_multivariate_normals_density() -> None:
     known = evidence(12)
-    expected = multivariate_normal(np.full(12, 0.5), prior(known, SIZES)).logpdf(known.values)
+    expected = stats.multivariate_normal(np.full(12, 0.5), prior(known, SIZES)).logpdf(known.values)
     assert log_likelihood(known, SIZES) == pytest.approx(expected, abs=1e-9)
 
 
 def conditioned(known: Evidence, asked: Evidence, sizes: Sizes) -> Floats:
     """The mean of a joint normal distribution given a part of it, by elimination, one reference at a time."""
     both = len(known.values) + len(asked.values)
-    joint = Evidence(*(np.concatenate(pair) for pair in zip(vars_of(known), vars_of(asked), strict=True)))
+    joint = Evidence(*(np.concatenate(pair) for pair in zip(known, asked, strict=True)))
     c, mean = prior(joint, sizes), np.full(both, 0.5)
     for i, value in enumerate(known.values):
         gain = c[:, i] / c[i, i]
@@ -79,28 +78,20 @@ def conditioned(known: Evidence, asked: Evidence, sizes: Sizes) -> Floats:
     return mean[len(known.values) :]
 
 
-def vars_of(known: Evidence) -> list[Floats]:
-    return [known.units, known.signals, known.values, known.noise]
-
-
 def test_its_means_are_those_of_a_normal_distribution_given_the_references() -> None:
     known, asked = evidence(15), evidence(7, seed=1)
-    process = GaussianProcess(known, SIZES)
+    mean, _ = posterior(known, SIZES)
     expected = conditioned(known, asked, SIZES)
-    np.testing.assert_allclose(process.mean(asked.units, asked.signals), expected, atol=1e-10)
-
-
-def without(known: Evidence, row: int) -> Evidence:
-    return Evidence(*(np.delete(part, row, axis=0) for part in vars_of(known)))
+    np.testing.assert_allclose(mean(asked.units, asked.signals), expected, atol=1e-10)
 
 
 def test_leaving_one_out_is_a_fit_on_the_others() -> None:
     known = evidence(10)
-    expected = [
-        GaussianProcess(without(known, i), SIZES).mean(known.units[i : i + 1], known.signals[i : i + 1])[0]
-        for i in range(10)
-    ]
-    np.testing.assert_allclose(GaussianProcess(known, SIZES).leave_one_out(), expected, atol=1e-10)
+    expected = []
+    for i in range(10):
+        others = Evidence(*(np.delete(part, i, axis=0) for part in known))
+        expected.append(posterior(others, SIZES)[0](known.units[[i]], known.signals[[i]])[0])
+    np.testing.assert_allclose(posterior(known, SIZES)[1], expected, atol=1e-10)
 
 
 def test_the_sizes_are_a_maximum_of_the_likelihood_over_what_is_tried() -> None:
@@ -116,8 +107,8 @@ def test_the_sizes_are_a_maximum_of_the_likelihood_over_what_is_tried() -> None:
 def test_a_part_that_tells_nothing_is_left_out() -> None:
     random = np.random.default_rng(3)
     known = evidence(200)
-    by_signal = replace(known, values=np.clip(0.5 + 0.3 * np.tanh(known.signals[:, 0]), 0, 1))
-    noisy = replace(by_signal, values=by_signal.values + random.normal(size=200) * np.sqrt(known.noise))
+    by_signal = known._replace(values=np.clip(0.5 + 0.3 * np.tanh(known.signals[:, 0]), 0, 1))
+    noisy = by_signal._replace(values=by_signal.values + random.normal(size=200) * np.sqrt(known.noise))
     sizes = choose_sizes(noisy)
     assert sizes.signals > 0.01 > sizes.embedding + sizes.both
 
@@ -125,48 +116,38 @@ def test_a_part_that_tells_nothing_is_left_out() -> None:
 @given(some.permutations(range(20)))
 def test_the_order_of_references_says_nothing(order: list[int]) -> None:
     known, asked = evidence(20), evidence(5, seed=2)
-    turned = Evidence(*(part[order] for part in vars_of(known)))
+    turned = Evidence(*(part[order] for part in known))
     assert choose_sizes(turned) == choose_sizes(known)
-    np.testing.assert_allclose(
-        GaussianProcess(turned, SIZES).mean(asked.units, asked.signals),
-        GaussianProcess(known, SIZES).mean(asked.units, asked.signals),
-        atol=1e-12,
-    )
+    first, other = (posterior(each, SIZES)[0](asked.units, asked.signals) for each in (turned, known))
+    np.testing.assert_allclose(first, other, atol=1e-12)
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0])
 def test_references_that_are_all_alike_make_everything_alike(rate: float) -> None:
     known = evidence(60)
     noise = observation_noise(np.full(60, 8 * (1 - rate)), np.full(60, 8 * rate))
-    process = GaussianProcess(replace(known, values=np.full(60, rate), noise=noise))
-    asked = evidence(30, seed=5)
-    means = process.mean(asked.units, asked.signals)
-    assert np.abs(means - rate).max() < 0.02
-    assert np.abs(process.leave_one_out() - rate).max() < 0.02
+    known = known._replace(values=np.full(60, rate), noise=noise)
+    asked, (mean, alone) = evidence(30, seed=5), posterior(known, choose_sizes(known))
+    assert np.abs(mean(asked.units, asked.signals) - rate).max() < 0.02
+    assert np.abs(alone - rate).max() < 0.02
 
 
 @pytest.mark.parametrize("rollouts", [2, 3, 8, 16])
 def test_the_noise_is_the_variance_of_what_is_observed(rollouts: int) -> None:
-    """Against sums over all outcomes, in fractions, for a Beta distribution with whole parameters."""
-    a, b = 3, 2
-    shares = dict.fromkeys(("difficulty", "variance"), Fraction(0))
-    grid = 400  # of p: the integrals are of polynomials, whose means over midpoints converge with 1 / grid^2
-    weight = Fraction(0)
-    for step in range(grid):
-        p = Fraction(2 * step + 1, 2 * grid)
-        density = p ** (a - 1) * (1 - p) ** (b - 1)
-        weight += density
-        chances = [math.comb(rollouts, k) * p**k * (1 - p) ** (rollouts - k) for k in range(rollouts + 1)]
-        rates = [Fraction(k, rollouts) for k in range(rollouts + 1)]
-        spread = [Fraction(k * (rollouts - k), rollouts * (rollouts - 1)) for k in range(rollouts + 1)]
-        for name, observed, truth in (("difficulty", rates, p), ("variance", spread, p * (1 - p))):
-            error = sum(chance * (x - truth) ** 2 for chance, x in zip(chances, observed, strict=True))
-            shares[name] += density * error
+    """Against sums over all outcomes, for a Beta distribution of p with whole parameters."""
+    a, b, k = 3, 2, np.arange(rollouts + 1.0)[:, None]
+    p = (np.arange(400) + 0.5) / 400  # the integrals are of polynomials
+    density = p ** (a - 1) * (1 - p) ** (b - 1)
+    chances = stats.binom.pmf(k, rollouts, p)  # [outcomes, p]
     random = np.random.default_rng(0)
     wins = random.binomial(rollouts, random.beta(a, b, 200_000)).astype(float)
-    for name in ("difficulty", "variance"):
-        expected = float(shares[name] / weight)
-        noise = observation_noise(wins, rollouts - wins, name)  # type: ignore[arg-type]
+    targets: dict[Target, tuple[Floats, Floats]] = {
+        "difficulty": (k / rollouts, p),
+        "variance": (k * (rollouts - k) / (rollouts * (rollouts - 1)), p * (1 - p)),
+    }
+    for name, (observed, truth) in targets.items():
+        expected = (density * chances * (observed - truth) ** 2).sum() / density.sum()
+        noise = observation_noise(wins, rollouts - wins, name)
         assert np.ptp(noise) == 0
         assert noise[0] == pytest.approx(expected, rel=0.03)  # a and b are estimated from the draws
 
@@ -198,9 +179,8 @@ def test_signals_of_the_set_are_read_and_give_what_embeddings_do_not(tmp_path: P
     opened, (rates,) = gaincurate.open_scores(scored), read_pass_rates(observed)
     by_length = np.arange(120, 240, 4)  # of the one direction in which length matters
     prediction = predict(opened, rates, "gp")
-    how = prediction.how
-    assert how["signals"] == ["gc_question_tokens"]  # the angle is the same in every row
-    assert set(how["sizes"]) == {"embedding", "signals", "both", "own", "length"}
+    assert prediction.how["signals"] == ["gc_question_tokens"]  # the angle is the same in every row
+    assert set(prediction.how["sizes"]) == {"embedding", "signals", "both", "own", "length"}
     assert (pearson(prediction.values[by_length], truth[by_length]) or 0.0) > 0.5
 
 
@@ -213,9 +193,8 @@ def test_predictions_are_the_same_bytes_and_do_not_depend_on_blocks(
     assert first.values.tobytes() == again.values.tobytes()
     assert (first.on_halves, first.how) == (again.on_halves, again.how)
     monkeypatch.setattr("gaincurate.difficulty.predict.BLOCK", 7)
-    np.testing.assert_allclose(
-        predict(opened, rates, "gp", references=60, seed=3).values, first.values, atol=1e-6
-    )
+    blocks = predict(opened, rates, "gp", references=60, seed=3)
+    np.testing.assert_allclose(blocks.values, first.values, atol=1e-6)
 
 
 def test_a_row_without_a_signal_counts_as_usual_in_it(tmp_path: Path) -> None:
@@ -229,10 +208,8 @@ def test_a_row_without_a_signal_counts_as_usual_in_it(tmp_path: Path) -> None:
     assert np.isfinite(read).all()
     assert (read[:, -1] == 0).all()
     assert (method.read(table)[:, :-1] == read[:, :-1]).all()
-    values = method.fit(
-        read, Seen(np.linspace(0, 1, len(read)), np.full(len(read), 0.02), np.ones(len(read)))
-    ).predict(read)
-    assert np.isfinite(values).all()
+    seen = Seen(np.linspace(0, 1, len(read)), np.full(len(read), 0.02), np.ones(len(read)))
+    assert np.isfinite(method.fit(read, seen).predict(read)).all()
 
 
 def test_a_set_of_one_prompt_again_and_again_gets_one_rate(tmp_path: Path) -> None:
@@ -266,22 +243,18 @@ def test_a_half_is_predicted_by_a_fit_that_never_saw_it(tmp_path: Path) -> None:
     for place in range(0, 10, 2):
         rows = np.concatenate([halves[place][0], halves[place + 1][0]])
         assert sorted(rows.tolist()) == list(range(41))
-    asked, predicted = halves[3]
+    (asked, predicted), names = halves[3], embedded.names(41)
     others = np.setdiff1d(np.arange(41), asked)
-    names = embedded.names(41)
     alone = make("gp", opened, [names[i] for i in others], values[others])
-    expected = alone.rows(opened.take(asked))
-    np.testing.assert_allclose(predicted, expected, atol=1e-12)
+    np.testing.assert_allclose(predicted, alone.rows(opened.take(asked)), atol=1e-12)
     assert make("gp", opened, names[:5], values[:5]).halves(0) == []
 
 
 def test_directions_that_are_not_there_are_not_made_up() -> None:
     flat = np.outer(np.arange(10), [1, 2, 3]).astype(np.float32)
     space = whitening(flat)
-    assert space.directions is not None
     assert space.directions.shape == (3, 1)
     same = whitening(np.ones((5, 3), np.float32))
-    assert same.directions is not None
     assert same.directions.shape == (3, 0)
     assert np.isfinite(same(np.ones((2, 3), np.float32))).all()
 

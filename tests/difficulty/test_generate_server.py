@@ -12,12 +12,10 @@ from typing import Any
 
 import pytest
 
-from chat_server import ChatServer, Key, wire
+from chat_server import ChatServer, Gate, Key, wire
 from gaincurate.difficulty.config import RolloutConfig
-from gaincurate.difficulty.engine import Refused, request_seed
-from gaincurate.difficulty.prompts import Prompt
+from gaincurate.difficulty.prompts import Prompt, Refused, request_seed
 from gaincurate.difficulty.rollout import roll_out
-from gaincurate.difficulty.rollout_set import pass_rates
 from gaincurate.errors import InputError, RowError, ServerError
 from server_rollouts import config, expected, question, rows_of, told
 
@@ -55,11 +53,6 @@ def test_what_a_server_gives_becomes_a_rollout_set(tmp_path: Path, monkeypatch: 
     assert {head["Authorization"] for head in server.headers} == {"Bearer the-secret"}
     for path in (tmp_path / "out").iterdir():
         assert b"the-secret" not in path.read_bytes()
-    rates = {row["gc_id"]: row for row in pass_rates(tmp_path / "out").to_pylist()}
-    wins = Counter(gc_id for gc_id, _, _, reward in expected() if reward)
-    assert {gc_id: (r["wins"], r["losses"], r["samples"]) for gc_id, r in rates.items()} == {
-        f"id{i}": (wins[f"id{i}"], 4 - wins[f"id{i}"], 4) for i in range(12)
-    }
 
 
 def test_every_fault_is_met_and_nothing_is_lost_or_there_twice(tmp_path: Path) -> None:
@@ -81,22 +74,20 @@ def test_every_fault_is_met_and_nothing_is_lost_or_there_twice(tmp_path: Path) -
 
 def test_requests_run_beside_each_other_and_no_more_than_asked(tmp_path: Path) -> None:
     together = threading.Barrier(4)  # none is answered until four are there
-    running = most = 0
-    lock = threading.Lock()
+    running, most, lock = Counter[str](), list[int](), threading.Lock()
 
     def before(key: Key) -> None:
-        nonlocal running, most
         with lock:
-            running += 1
-            most = max(most, running)
+            running["now"] += 1
+            most.append(running["now"])
         together.wait()
         with lock:
-            running -= 1
+            running["now"] -= 1
 
     with ChatServer(before=before) as server:
         roll_out(config(tmp_path, server, concurrency=4))
     assert told(tmp_path / "out") == expected()
-    assert most == 4
+    assert max(most) == 4
 
 
 def test_a_server_that_stays_broken_ends_the_run_and_what_arrived_is_not_asked_for_again(
@@ -104,14 +95,7 @@ def test_a_server_that_stays_broken_ends_the_run_and_what_arrived_is_not_asked_f
 ) -> None:
     with ChatServer() as server:
         asked = config(tmp_path, server, retries=2, concurrency=1)
-        seen = 0
-
-        def broken(key: Key, attempt: int) -> str | None:
-            nonlocal seen
-            seen += attempt == 1
-            return "500" if seen > 20 else None
-
-        server.fault = broken
+        server.fault = lambda key, attempt: "500" if len(server.attempts) > 20 else None
         with pytest.raises(ServerError) as caught:
             roll_out(asked)
         place = expected()[20]
@@ -120,8 +104,7 @@ def test_a_server_that_stays_broken_ends_the_run_and_what_arrived_is_not_asked_f
             "time because it answered 500: fault 500. What had arrived is kept; see to the server and run the "
             "same command again."
         )
-        before = list(server.given)
-        assert len(before) == 20
+        assert (len(server.given), max(server.attempts.values())) == (20, 3)
         server.fault = lambda key, attempt: None
         assert not (tmp_path / "out/manifest.json").exists()
         assert roll_out(asked).generated == 28
@@ -130,24 +113,14 @@ def test_a_server_that_stays_broken_ends_the_run_and_what_arrived_is_not_asked_f
 
 
 def test_the_command_killed_by_sigkill_goes_on_without_asking_twice(tmp_path: Path) -> None:
-    reached, held = threading.Event(), threading.Event()
-    arrived: list[Key] = []
-
-    def before(key: Key) -> None:
-        with server.lock:
-            arrived.append(key)
-            late = len(arrived) > 18
-        if late:
-            reached.set()
-            held.wait()
-
-    with ChatServer(before=before) as server:
+    gate = Gate(18)
+    with ChatServer(before=gate) as server:
         asked = config(tmp_path, server)
         process = begin(asked, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        assert reached.wait(300)
+        assert gate.reached.wait(300)
         process.kill()
         assert process.wait() == -signal.SIGKILL
-        held.set()
+        gate.held.set()
         (journal,) = (tmp_path / "out/.work").glob("completions-*.jsonl")
         kept = [json.loads(line) for line in journal.read_text().splitlines()]
         seeds = {request_seed(0, entry["gc_id"], entry["sample"]) for entry in kept}
@@ -183,24 +156,12 @@ def test_the_model_is_the_servers_only_one_or_has_to_be_named(tmp_path: Path) ->
     with ChatServer(models=("b", "a")) as server:
         with pytest.raises(InputError) as caught:
             roll_out(config(tmp_path, server))
-        assert str(caught.value) == (
-            f"--server {server.url}/v1 has 2 models; name one with --served-model: a, b."
-        )
+        said = f"--server {server.url}/v1 has 2 models; name one with --served-model: a, b."
+        assert str(caught.value) == said
         assert not (tmp_path / "out").exists()
         roll_out(config(tmp_path, server, served_model="b"))
     assert {body["model"] for body in server.bodies} == {"b"}
     assert not any("Authorization" in header for header in server.headers)
-
-
-def test_a_server_that_is_not_there(tmp_path: Path) -> None:
-    with ChatServer() as server:
-        gone = server.url
-    with pytest.raises(ServerError) as caught:
-        roll_out(config(tmp_path, gone, retries=1))
-    assert str(caught.value).startswith(
-        f"the server at {gone}/v1 failed 2 times for its models, the last time because of ConnectError"
-    )
-    assert not (tmp_path / "out").exists()
 
 
 def test_what_no_server_can_go_on_with_is_refused_without_a_request(tmp_path: Path) -> None:
@@ -219,12 +180,10 @@ def test_what_no_server_can_go_on_with_is_refused_without_a_request(tmp_path: Pa
 def test_tools_go_to_the_server_and_a_completion_that_it_parsed_into_calls_is_refused(tmp_path: Path) -> None:
     parsed = {"index": 0, "finish_reason": "tool_calls", "message": {"content": None, "tool_calls": []}}
     answer = wire(json.dumps({"choices": [parsed]}).encode())
-    messages, tools = (
-        [{"role": "user", "content": question(1)}],
-        [{"type": "function", "function": {"name": "f"}}],
-    )
+    messages = [{"role": "user", "content": question(1)}]
+    tools = [{"type": "function", "function": {"name": "f"}}]
     with (
-        ChatServer(lambda key, attempt: [answer]) as server,
+        ChatServer(lambda *_: [answer]) as server,
         closing(ServerEngine(config(tmp_path, server), {})) as engine,
     ):
         (found, *_), *_ = engine.generate([Prompt("a", messages, None, {}, 1, tools)], frozenset())
@@ -257,22 +216,16 @@ def test_template_variables_of_the_scored_set_go_to_the_server_and_into_the_iden
 def test_a_signal_ends_it_and_it_says_how_to_go_on(
     tmp_path: Path, number: signal.Signals, code: int, what: str
 ) -> None:
-    reached, held = threading.Event(), threading.Event()
-
-    def before(key: Key) -> None:
-        if sum(server.attempts.values()) > 10:
-            reached.set()
-            held.wait()
-
-    with ChatServer(before=before) as server:
+    gate = Gate(10)
+    with ChatServer(before=gate) as server:
         asked = config(tmp_path, server, concurrency=2)
         with begin(asked, stderr=subprocess.PIPE) as process:
             try:
-                assert reached.wait(300)
+                assert gate.reached.wait(300)
                 process.send_signal(number)
                 _, said = process.communicate()
             finally:
-                held.set()
+                gate.held.set()
                 process.kill()
         assert process.returncode == code
         assert said.startswith(f"{what}. Run the same command again to go on: gaincurate difficulty rollout")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow.feather import write_feather
 
 import runs
+from gaincurate.core.files import write_lines
 from gaincurate.core.outcomes import Rules
 from gaincurate.difficulty.pass_rates import PassRates, of_table, pooled, read_pass_rates
 from gaincurate.errors import InputError, OutcomeError
@@ -20,21 +21,19 @@ from gaincurate.schedule.observations import pass_rates_of
 
 
 def tallies(rates: PassRates) -> dict[str, tuple[float, float]]:
-    return {
-        gc_id: (won, lost)
-        for gc_id, won, lost in zip(rates.ids, rates.wins.tolist(), rates.losses.tolist(), strict=True)
-    }
+    return dict(zip(rates.ids, zip(rates.wins.tolist(), rates.losses.tolist(), strict=True), strict=True))
 
 
 def lines(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_lines(path, rows)
     return path
 
 
-def arrow(path: Path, table: pa.Table) -> Path:
-    with pa.ipc.new_file(str(path), table.schema) as writer:
-        writer.write_table(table)
-    return path
+def read(path: Path, rules: Rules | None = None, **columns: Any) -> PassRates:
+    """A file of these columns, read again."""
+    pq.write_table(pa.table(columns), path)
+    (rates,) = read_pass_rates(path, rules)
+    return rates
 
 
 ROLLOUTS = {"gc_id": ["b", "a", "a", "b", "c", "a"], "reward": [1.0, 0.0, 1.0, None, None, 0.0]}
@@ -44,12 +43,13 @@ EXPECTED = {"a": (1.0, 2.0), "b": (1.0, 0.0)}
 def test_rollouts_are_counted_by_id_in_any_format(tmp_path: Path) -> None:
     table = pa.table(ROLLOUTS)
     pq.write_table(table, tmp_path / "r.parquet")
-    arrow(tmp_path / "r.arrow", table)
+    write_feather(table, tmp_path / "r.arrow", "uncompressed")
     lines(tmp_path / "r.jsonl", table.to_pylist())
     folder = tmp_path / "folder/shards"
     folder.mkdir(parents=True)
-    arrow(folder / "1.arrow", table.slice(0, 2))
-    arrow(folder / "2.arrow", table.slice(2).append_column("finish", pa.array(["stop"] * 4)))
+    write_feather(table.slice(0, 2), folder / "1.arrow", "uncompressed")
+    more = table.slice(2).append_column("finish", pa.array(["stop"] * 4))
+    write_feather(more, folder / "2.arrow", "uncompressed")
     for name in ("r.parquet", "r.arrow", "r.jsonl", "folder"):
         (found,) = read_pass_rates(tmp_path / name)
         assert tallies(found) == EXPECTED
@@ -64,27 +64,20 @@ def test_a_line_with_a_long_completion_is_read(tmp_path: Path) -> None:
 
 
 def test_rewards_are_shares_of_their_range_and_booleans_are_rewards(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"gc_id": ["a", "a", "b"], "reward": [2.0, 1.0, 0.0]}), tmp_path / "r.parquet")
-    (found,) = read_pass_rates(tmp_path / "r.parquet", Rules(0.0, 2.0))
-    assert tallies(found) == {"a": (1.5, 0.5), "b": (0.0, 1.0)}
-    pq.write_table(pa.table({"gc_id": ["a", "a", "b"], "reward": [1.0, 0.0, -1.0]}), tmp_path / "n.parquet")
-    (found,) = read_pass_rates(tmp_path / "n.parquet", Rules(-1.0, 1.0))
-    assert tallies(found) == {"a": (1.5, 0.5), "b": (0.0, 1.0)}
-    pq.write_table(pa.table({"gc_id": ["a", "a"], "reward": [True, False]}), tmp_path / "b.parquet")
-    assert tallies(read_pass_rates(tmp_path / "b.parquet")[0]) == {"a": (1.0, 1.0)}
+    made, path = {"a": (1.5, 0.5), "b": (0.0, 1.0)}, tmp_path / "r.parquet"
+    assert tallies(read(path, Rules(0.0, 2.0), gc_id=["a", "a", "b"], reward=[2.0, 1.0, 0.0])) == made
+    assert tallies(read(path, Rules(-1.0, 1.0), gc_id=["a", "a", "b"], reward=[1.0, 0.0, -1.0])) == made
+    assert tallies(read(path, gc_id=["a", "a"], reward=[True, False])) == {"a": (1.0, 1.0)}
 
 
 def test_rates_with_and_without_their_number_of_rollouts(tmp_path: Path) -> None:
-    rates = {"gc_id": ["a", "b"], "pass_rate": [0.25, 1.0]}
-    pq.write_table(pa.table({**rates, "samples": [8, 4]}), tmp_path / "with.parquet")
-    (found,) = read_pass_rates(tmp_path / "with.parquet")
+    path, rates = tmp_path / "r.parquet", dict[str, Any](gc_id=["a", "b"], pass_rate=[0.25, 1.0])
+    found = read(path, None, **rates, samples=[8, 4])
     assert (tallies(found), found.counted) == ({"a": (2.0, 6.0), "b": (4.0, 0.0)}, True)
     assert found.failure.tolist() == [0.75, 0.0]
-    pq.write_table(pa.table(rates), tmp_path / "without.parquet")
-    (found,) = read_pass_rates(tmp_path / "without.parquet")
+    found = read(path, None, **rates)
     assert (tallies(found), found.counted) == ({"a": (0.25, 0.75), "b": (1.0, 0.0)}, False)
-    pq.write_table(pa.table({"gc_id": ["a"], "wins": [3], "losses": [5]}), tmp_path / "wins.parquet")
-    assert tallies(read_pass_rates(tmp_path / "wins.parquet")[0]) == {"a": (3.0, 5.0)}
+    assert tallies(read(path, gc_id=["a"], wins=[3], losses=[5])) == {"a": (3.0, 5.0)}
 
 
 def test_a_trainers_outcomes_are_read_as_a_run_reads_them_each_round_a_policy(tmp_path: Path) -> None:
@@ -123,29 +116,19 @@ def test_a_run_gives_its_rounds_with_its_own_range_of_rewards(tmp_path: Path) ->
 
 
 def test_files_about_one_policy_add_up(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"gc_id": ["a", "b"], "reward": [1, 0]}), tmp_path / "1.parquet")
-    pq.write_table(pa.table({"gc_id": ["a"], "reward": [0]}), tmp_path / "2.parquet")
-    parts = [read_pass_rates(tmp_path / name)[0] for name in ("1.parquet", "2.parquet")]
+    path = tmp_path / "r.parquet"
+    parts = [read(path, gc_id=["a", "b"], reward=[1, 0]), read(path, gc_id=["a"], reward=[0])]
     assert tallies(pooled(parts)) == {"a": (1.0, 1.0), "b": (0.0, 1.0)}
-    pq.write_table(pa.table({"gc_id": ["a"], "pass_rate": [0.5]}), tmp_path / "3.parquet")
     with pytest.raises(InputError, match="'a' has two rates without numbers of rollouts"):
-        pooled([*parts, read_pass_rates(tmp_path / "3.parquet")[0]])
+        pooled([*parts, read(path, gc_id=["a"], pass_rate=[0.5])])
 
 
 BAD: list[tuple[dict[str, list[Any]], type[InputError], str]] = [
-    (
-        {"gc_id": ["a"], "score": [1]},
-        InputError,
-        r"has the columns gc_id, score; needed are gc_id and one of",
-    ),
+    ({"gc_id": ["a"], "score": [1]}, InputError, r"has the columns gc_id, score; needed are gc_id and one of"),
     ({"id": ["a"], "reward": [1]}, InputError, r"has the columns id, reward; needed are"),
     ({"gc_id": ["a"], "reward": [2.0]}, OutcomeError, r"reward of 'a' is 2, outside 0 to 1\."),
     ({"gc_id": ["a"], "pass_rate": [-0.5]}, OutcomeError, r"pass_rate of 'a' is -0\.5, outside 0 to 1\."),
-    (
-        {"gc_id": ["a"], "wins": [-1], "losses": [2]},
-        OutcomeError,
-        r"wins of 'a' is -1, outside 0 to 9\.0072e\+15\.",
-    ),
+    ({"gc_id": ["a"], "wins": [-1], "losses": [2]}, OutcomeError, r"wins of 'a' is -1, outside 0 to 9\.0072e\+15\."),
     ({"gc_id": ["a"], "wins": [1e308], "losses": [2]}, OutcomeError, r"wins of 'a' is 1e\+308, outside 0 to"),
     ({"gc_id": [["a"]], "reward": [1]}, InputError, r"cannot be read: .*list"),
     ({"gc_id": ["a"], "model": [{"x": 1}], "reward": [1]}, InputError, r"cannot be read: .*struct"),
@@ -154,30 +137,24 @@ BAD: list[tuple[dict[str, list[Any]], type[InputError], str]] = [
     ({"gc_id": ["a"], "reward": ["1"]}, InputError, r"the column reward has type string, not numbers\."),
     ({"gc_id": ["a", "a"], "pass_rate": [1, 0]}, InputError, r"'a' occurs twice"),
     ({"gc_id": ["a"], "reward": [None]}, InputError, r"has no rollout that could be judged\."),
-    (
-        {"gc_id": ["a"], "wins": [5e-324], "losses": [0]},
-        InputError,
-        r"r.parquet has no rollout that could be",
-    ),
-]
+    ({"gc_id": ["a"], "wins": [5e-324], "losses": [0]}, InputError, r"r.parquet has no rollout that could be"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("columns", "kind", "sentence"), BAD, ids=[case[2][:30] for case in BAD])
 def test_what_cannot_be_used_is_named(
     tmp_path: Path, columns: dict[str, list[Any]], kind: type[InputError], sentence: str
 ) -> None:
-    pq.write_table(pa.table(columns), tmp_path / "r.parquet")
     with pytest.raises(kind, match=sentence):
-        read_pass_rates(tmp_path / "r.parquet")
+        read(tmp_path / "r.parquet", None, **columns)
 
 
 def test_files_of_one_folder_may_have_numbers_and_texts_of_other_types(tmp_path: Path) -> None:
     table = pa.table({**ROLLOUTS, "completion": ["x"] * 6})
     pq.write_table(table.slice(0, 3), tmp_path / "1.parquet")
     other = pa.schema([("gc_id", pa.large_string()), ("reward", pa.int64()), ("completion", pa.int8())])
-    pq.write_table(
-        table.slice(3).set_column(2, "completion", [[1, 2, 3]]).cast(other), tmp_path / "2.parquet"
-    )
+    more = table.slice(3).set_column(2, "completion", [[1, 2, 3]]).cast(other)
+    pq.write_table(more, tmp_path / "2.parquet")
     (found,) = read_pass_rates(tmp_path)
     assert tallies(found) == EXPECTED
     pq.write_table(pa.table({"gc_id": ["a"], "reward": [[1.0]]}), tmp_path / "3.parquet")
@@ -200,9 +177,7 @@ def test_each_model_has_the_rollouts_that_are_its_own(rows: list[tuple[str, str 
     ]
     summed = of_table(pa.table(columns, names), Path("x"), Rules())
     assert [one.name for one in summed] == sorted(expected)
-    for one in summed:
-        got = zip(one.wins.tolist(), one.losses.tolist(), strict=True)
-        assert dict(zip(one.ids, got, strict=True)) == expected[one.name]
+    assert {one.name: tallies(one) for one in summed} == expected
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
@@ -217,9 +192,10 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=sentence):
             read_pass_rates(tmp_path / name)
-    path = lines(tmp_path / "o.jsonl", [{"gc_id": "a", "round": 0, "reward": 3}])
-    with pytest.raises(OutcomeError, match=r"o\.jsonl, line 1: reward 3 of 'a' is outside 0 to 1"):
-        read_pass_rates(path)
-    path = lines(tmp_path / "o.jsonl", [{"gc_id": "a", "round": -1, "reward": 1}])
-    with pytest.raises(OutcomeError, match=r"o\.jsonl, line 1: there is no round -1\.$"):
-        read_pass_rates(path)
+    for round_, reward, sentence in (
+        (0, 3, "reward 3 of 'a' is outside 0 to 1"),
+        (-1, 1, "there is no round -1"),
+    ):
+        path = lines(tmp_path / "o.jsonl", [{"gc_id": "a", "round": round_, "reward": reward}])
+        with pytest.raises(OutcomeError, match=rf"o\.jsonl, line 1: {sentence}"):
+            read_pass_rates(path)

@@ -38,25 +38,12 @@ def made(shape: Shape, seed: int = 0) -> DifficultyPredictor:
 
 def data(queries: int = 4, references: int = 6, seed: int = 0) -> tuple[Floats, Floats, Floats]:
     random = np.random.default_rng(seed)
-    return (
-        random.normal(size=(queries, 5)),
-        random.normal(size=(references, 5)),
-        random.integers(0, 9, references) / 8,
-    )
+    q, r = random.normal(size=(queries, 5)), random.normal(size=(references, 5))
+    return q, r, random.integers(0, 9, references) / 8
 
 
 def tensors(*arrays: Floats) -> list[torch.Tensor]:
     return [torch.from_numpy(array) for array in arrays]
-
-
-def gelu(x: float) -> float:
-    return x * 0.5 * (1 + math.erf(x / math.sqrt(2)))
-
-
-def normed(weights: dict[str, Any], name: str, row: Floats) -> Floats:
-    """A layer norm of one row."""
-    row = (row - row.mean()) / np.sqrt(((row - row.mean()) ** 2).mean() + 1e-5)
-    return np.asarray(row * weights[f"{name}.weight"] + weights[f"{name}.bias"])
 
 
 def plain_adapter(weights: dict[str, Any], z: Floats) -> Floats:
@@ -66,9 +53,10 @@ def plain_adapter(weights: dict[str, Any], z: Floats) -> Floats:
         for layer in (0, 3, 6):
             linear = f"adapter.{layer}"
             row = weights[f"{linear}.weight"] @ row + weights[f"{linear}.bias"]
-            if layer < 6:
-                row = np.array([gelu(x) for x in row])
-        rows.append(normed(weights, "adapter.7", row))
+            if layer < 6:  # GELU
+                row = np.array([x * 0.5 * (1 + math.erf(x / math.sqrt(2))) for x in row])
+        row = (row - row.mean()) / np.sqrt(((row - row.mean()) ** 2).mean() + 1e-5)
+        rows.append(row * weights["adapter.7.weight"] + weights["adapter.7.bias"])
     return np.array(rows)
 
 
@@ -144,21 +132,21 @@ def test_the_papers_adapter_is_the_default() -> None:
 
 
 EMBEDDING = {"model": "m", "weights": "w", "width": 6}
+SMALL = Shape(6, hidden=8)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    save_adapter(tmp_path / "adapter", DifficultyPredictor(Shape(6, hidden=8)), EMBEDDING, {"seed": 1})
+    save_adapter(tmp_path / "adapter", DifficultyPredictor(SMALL), EMBEDDING, {"seed": 1})
     return tmp_path / "adapter"
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
-    shape = Shape(6, hidden=8)
-    predictor = DifficultyPredictor(shape)
+    predictor = DifficultyPredictor(SMALL)
     saved = save_adapter(tmp_path / "a", predictor, EMBEDDING, {"seed": 1})
     found = load_adapter(tmp_path / "a")
-    assert (found.predictor.shape, found.embedding, found.how) == (shape, EMBEDDING, {"seed": 1})
+    assert (found.predictor.shape, found.embedding, found.how) == (SMALL, EMBEDDING, {"seed": 1})
     assert found.digest == saved.digest
     assert not found.predictor.training
     z, d = torch.randn(5, 6), torch.rand(5)
@@ -191,11 +179,11 @@ def test_what_is_no_adapter_or_a_damaged_one_is_refused(tmp_path: Path, folder: 
 def test_another_folder_is_not_written_into(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(OutputError, match="already holds something else"):
-        save_adapter(tmp_path, DifficultyPredictor(Shape(6, hidden=8)), EMBEDDING, {})
+        save_adapter(tmp_path, DifficultyPredictor(SMALL), EMBEDDING, {})
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_what_a_killed_writer_left_is_nothing_else(tmp_path: Path) -> None:
     (tmp_path / f".{WEIGHTS}.4711.tmp").write_bytes(b"half")
-    save_adapter(tmp_path, DifficultyPredictor(Shape(6, hidden=8)), EMBEDDING, {})
-    assert load_adapter(tmp_path).predictor.shape == Shape(6, hidden=8)
+    save_adapter(tmp_path, DifficultyPredictor(SMALL), EMBEDDING, {})
+    assert load_adapter(tmp_path).predictor.shape == SMALL

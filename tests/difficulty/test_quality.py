@@ -39,9 +39,8 @@ def test_the_ceiling_is_what_the_truth_itself_reaches(rollouts: int) -> None:
     random = np.random.default_rng(0)
     truth = random.beta(0.8, 1.2, 40_000)
     losses = random.binomial(rollouts, truth).astype(float)
-    reached = pearson(truth, losses / rollouts)
     ceiling = noise_ceiling(rollouts - losses, losses)
-    assert ceiling == pytest.approx(reached, abs=0.01)
+    assert ceiling == pytest.approx(pearson(truth, losses / rollouts), abs=0.01)
     # And what theory says of this truth.
     mean = 0.8 / 2.0
     variance = mean * (1 - mean) / 3.0
@@ -53,8 +52,7 @@ def test_the_ceiling_takes_prompts_with_several_numbers_of_rollouts_and_leaves_s
     random = np.random.default_rng(1)
     truth, counts = random.random(20_000), random.choice([1, 4, 16], 20_000)
     losses = random.binomial(counts, truth).astype(float)
-    more = counts > 1
-    reached = pearson(truth[more], (losses / counts)[more])
+    reached = pearson(truth[counts > 1], (losses / counts)[counts > 1])
     assert noise_ceiling(counts - losses, losses) == pytest.approx(reached, abs=0.01)
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +8,14 @@ import pytest
 
 import sets
 from command import run, tree
-from gaincurate.core.artifact import IDENTITY, Artifact
-from gaincurate.core.files import append_line, write_json
+from gaincurate.core.files import append_line
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.difficulty import rejudge as module
+from gaincurate.difficulty import rollout as module
 from gaincurate.difficulty.config import RejudgeConfig
-from gaincurate.difficulty.engine import Completion
-from gaincurate.difficulty.rejudge import Agreement, rejudge
-from gaincurate.difficulty.rollout_set import KIND, ROLLOUTS, RolloutSet, write_shard, write_table
+from gaincurate.difficulty.rollout import Agreement, rejudge
+from gaincurate.difficulty.rollout_set import RolloutSet, write_table
 from gaincurate.errors import GaincurateError
+from server_rollouts import write_set
 
 GOLDS = {"a": "7", "b": "7", "c": "8", "d": "9"}
 # id: completion, the old reward
@@ -35,19 +33,10 @@ COMPLETIONS: dict[str, list[tuple[str, float | None]]] = {
 def rollouts(tmp_path: Path) -> Path:
     rows = [sets.scored_row(gc_id, f"question {gc_id}") | {"answer": gold} for gc_id, gold in GOLDS.items()]
     scored = ScoredSet(sets.make_set(tmp_path / "scored", [rows], answer="answer"))
-    folder = tmp_path / "rollouts"
-    folder.mkdir()
     source = {"manifest": scored.manifest_hash, "rows": 4, "reference": None, "answer_column": "answer"}
-    identity = {"format": 1, "kind": KIND, "source": source, "verifier": {"name": "exact"}}
-    write_json(folder / IDENTITY, identity)
-    for index, ids in enumerate((["a", "b"], ["c", "d"])):
-        judged = [
-            (Completion(gc_id, place, text, "stop", 3, 5), reward, None if reward is not None else "why")
-            for gc_id in ids
-            for place, (text, reward) in enumerate(COMPLETIONS[gc_id])
-        ]
-        write_shard(folder, index, identity, judged, [{"gc_id": "z", "reason": "no gold"}] if index else [])
-    Artifact(folder, ROLLOUTS).finish(identity, 2)
+    shards = [{gc_id: COMPLETIONS[gc_id] for gc_id in ids} for ids in ("ab", "cd")]
+    rejected, verifier = {"gc_id": "z", "reason": "no gold"}, {"name": "exact"}
+    folder = write_set(tmp_path / "rollouts", shards, rejected, source=source, verifier=verifier)
     append_line(folder / "execution.jsonl", {"scored": str(tmp_path / "scored")})
     return folder
 
@@ -87,20 +76,18 @@ def test_an_interrupted_run_goes_on_with_the_next_shard(
 ) -> None:
     config = RejudgeConfig(rollouts=rollouts, out=tmp_path / "new", verifier="exact")
     written: list[int] = []
-    write: Callable[..., None] = write_table
 
-    def killed(out: Path, index: int, *rest: object) -> None:
-        if index and len(written) == 1:
-            written.append(-1)
-            raise KeyboardInterrupt
+    def killed(out: Path, index: int, *rest: Any) -> None:
         written.append(index)
-        write(out, index, *rest)
+        if written == [0, 1]:
+            raise KeyboardInterrupt
+        write_table(out, index, *rest)
 
     monkeypatch.setattr(module, "write_table", killed)
     with pytest.raises(KeyboardInterrupt):
         rejudge(config)
     result = rejudge(config)
-    assert written == [0, -1, 1]
+    assert written == [0, 1, 1]
     whole = rejudge(config.model_copy(update={"out": tmp_path / "whole"}))
     assert whole.counts == result.counts
     for name in ("manifest.json", "shard-00000.arrow", "shard-00001.arrow"):
@@ -122,15 +109,14 @@ def test_the_command_prints_the_table_and_the_prompts_to_read(rollouts: Path) ->
     assert [each["gc_id"] for each in document["agreements"]] == ["c"]
 
 
-@pytest.mark.parametrize("case", ["itself", "gone", "other"])
-def test_what_cannot_be_judged_again_is_refused(rollouts: Path, tmp_path: Path, case: str) -> None:
-    options: dict[str, Any] = {"out": rollouts} if case == "itself" else {}
-    if case == "gone":
-        (tmp_path / "scored").rename(tmp_path / "moved")
-    if case == "other":
-        options["scored"] = sets.make_set(tmp_path / "other", [[sets.scored_row("a")]])
-    said = {"itself": "is the rollout set itself", "gone": "with --scored", "other": "their hashes differ"}[
-        case
+def test_what_cannot_be_judged_again_is_refused(rollouts: Path, tmp_path: Path) -> None:
+    other = sets.make_set(tmp_path / "other", [[sets.scored_row("a")]])
+    (tmp_path / "scored").rename(tmp_path / "moved")
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"out": rollouts}, "is the rollout set itself"),
+        ({}, "with --scored"),
+        ({"scored": other}, "their hashes differ"),
     ]
-    with pytest.raises(GaincurateError, match=said):
-        rejudge(RejudgeConfig(rollouts=rollouts, verifier="exact", **options))
+    for options, said in cases:
+        with pytest.raises(GaincurateError, match=said):
+            rejudge(RejudgeConfig(rollouts=rollouts, verifier="exact", **options))

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,48 +9,25 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import runs
-from gaincurate.core.artifact import IDENTITY, Artifact
-from gaincurate.core.files import write_json
 from gaincurate.core.outcomes import Rules, read_outcomes
-from gaincurate.difficulty.engine import Completion
+from gaincurate.difficulty.prompts import Completion
 from gaincurate.difficulty.rollout import decoded, encoded
-from gaincurate.difficulty.rollout_set import (
-    KIND,
-    ROLLOUTS,
-    RolloutSet,
-    outcome_lines,
-    pass_rates,
-    unmarked,
-    write_shard,
-)
+from gaincurate.difficulty.rollout_set import RolloutSet, outcome_lines, pass_rates, unmarked
 from gaincurate.errors import InputError
+from server_rollouts import write_set
 
 Rewards = dict[str, list[float | None]]
 
 
-def make(
-    folder: Path,
-    shards: list[Rewards],
-    rejected: list[dict[str, Any]] | None = None,
-    text: str = "text",
-    verifier: str = "math",
-) -> Path:
-    folder.mkdir(parents=True)
-    identity = {"format": 1, "kind": KIND, "verifier": {"name": verifier}}
-    write_json(folder / IDENTITY, identity)
-    for index, prompts in enumerate(shards):
-        judged = [
-            (
-                Completion(gc_id, k, f"{text} {k}", "stop", k + 1, 5),
-                reward,
-                None if reward is not None else "why",
-            )
+def make(folder: Path, shards: list[Rewards], text: str = "text", verifier: str = "math") -> Path:
+    judged = [
+        {
+            gc_id: [(f"{text} {k}", reward) for k, reward in enumerate(rewards)]
             for gc_id, rewards in prompts.items()
-            for k, reward in enumerate(rewards)
-        ]
-        write_shard(folder, index, identity, judged, rejected if rejected and index == 0 else [])
-    Artifact(folder, ROLLOUTS).finish(identity, len(shards))
-    return folder
+        }
+        for prompts in shards
+    ]
+    return write_set(folder, judged, verifier={"name": verifier})
 
 
 @pytest.mark.parametrize("success", [0.0, 1.5])
@@ -89,7 +65,8 @@ def test_completions_without_the_marks_of_the_verifier_are_named_if_none_is_righ
 def test_pass_rates_are_sums_of_what_was_judged(
     tmp_path_factory: pytest.TempPathFactory, shards: list[list[list[float | None]]], success: float | None
 ) -> None:
-    named = [{f"{s}-{p}": list(r) for p, r in enumerate(prompts)} for s, prompts in enumerate(shards)]
+    # The set's order is not that of the names: a seeded bootstrap over the prompts has other intervals otherwise.
+    named = [{f"{9 - s}-{9 - p}": list(r) for p, r in enumerate(prompts)} for s, prompts in enumerate(shards)]
     folder = make(tmp_path_factory.mktemp("sets") / "set", named)
     unjudged = sum(reward is None for prompts in shards for rewards in prompts for reward in rewards)
     assert RolloutSet(folder).manifest["unjudged"] == unjudged
@@ -104,22 +81,13 @@ def test_pass_rates_are_sums_of_what_was_judged(
             assert rows[gc_id]["wins"] + rows[gc_id]["losses"] == pytest.approx(len(judged), abs=1e-12)
 
 
-def test_prompts_keep_the_order_of_the_set(tmp_path: Path) -> None:
-    """A seeded bootstrap over them has other intervals otherwise."""
-    names = [f"{k * 7919 % 100:x}" for k in range(100)]
-    folder = make(tmp_path / "set", [{name: [1.0, 0.0] for name in names}])
-    assert pass_rates(folder).column("gc_id").to_pylist() == names
-
-
 def test_the_lines_of_a_rollout_set_are_taken_by_a_schedule(tmp_path: Path) -> None:
     run = runs.begin(tmp_path)
     ids = run.ids(0)
     made = make(tmp_path / "rollouts", [{gc_id: [1.0, 0.0, None] for gc_id in ids}])
     runs.write(run, 0, list(outcome_lines(made, 0)))
     taken = read_outcomes(run.outcomes(0), 0, lambda round_: ids, Rules())
-    assert {gc_id: tally.successes for gc_id, tally in taken.tallies.items()} == {
-        gc_id: [1.0, 0.0] for gc_id in ids
-    }
+    assert [taken.tallies[gc_id].successes for gc_id in ids] == [[1.0, 0.0]] * len(taken.tallies)
     assert taken.unjudged == len(ids)
     assert taken.tokens == 6 * len(ids)
     assert taken.repeated == 0

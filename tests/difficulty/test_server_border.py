@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import repeat
+from contextlib import closing
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +15,14 @@ import pytest
 
 import chat_server
 from chat_server import ChatServer, wire
-from gaincurate.difficulty.config import RolloutConfig, base_url
-from gaincurate.difficulty.engine import Completion, Refused
-from gaincurate.difficulty.prompts import Prompt
+from gaincurate.difficulty.config import base_url
+from gaincurate.difficulty.prompts import Completion, Prompt, Refused
 from gaincurate.difficulty.rollout import roll_out
 from gaincurate.errors import InputError, RowError, ServerError
 from server_rollouts import config, question, rows_of
 
 pytest.importorskip("httpx2")
-from gaincurate.difficulty.server_engine import (
-    ServerEngine,
-    _read,
-    _retry_after,
-    clean,
-)
+from gaincurate.difficulty.server_engine import ServerEngine, _read, _retry_after, clean
 
 SECRET = "sk-0123456789abcdef"
 SHOWN = "[OPENAI_API_KEY]"
@@ -38,26 +32,14 @@ ERROR = json.dumps({"error": {"message": "no"}}).encode()
 def answer(**change: Any) -> dict[str, Any]:
     """A chat completion with other values, by place: `tokens`, `prompt_tokens`, `logprobs`, `ids`, ..."""
     choice = {
-        "index": change.get("index", 0),
+        "index": 0,
         "message": {"content": change.get("content", "yes")},
         "finish_reason": change.get("reason", "stop"),
         "logprobs": {"content": [{"logprob": value} for value in change.get("logprobs", [-0.5])]},
         "token_ids": change.get("ids", [5]),
     }
     usage = {"completion_tokens": change.get("tokens", 1), "prompt_tokens": change.get("prompt_tokens", 1)}
-    return {"choices": [choice] * change.get("choices", 1), "usage": usage}
-
-
-@dataclass(frozen=True)
-class Endless:
-    """Sent until the client hangs up."""
-
-    head: bytes
-    part: bytes
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield self.head
-        yield from repeat(self.part)
+    return {"choices": [choice], "usage": usage}
 
 
 def says(value: object) -> list[bytes]:
@@ -69,22 +51,17 @@ PROTOCOL = "of RemoteProtocolError ({})"
 TOO_LARGE = "its answer has more than 33,554,432 bytes"
 
 AGAIN: dict[str, tuple[Iterable[bytes], str]] = {
-    # bytes
     "nothing": ([], PROTOCOL.format("Server disconnected without sending a response.")),
-    "an endless answer": (Endless(wire(b"", length=False), b" " * 65536), TOO_LARGE),
+    "an endless answer": (chain([wire(b"", length=False)], repeat(b" " * 65536)), TOO_LARGE),
     "a length beyond the bytes": (
         [wire(b"{}", "200 OK", "Content-Length: 99999999999", length=False)],
         PROTOCOL.format("peer closed connection without sending complete message body (received 2 bytes, expected 99999999999)"),
     ),
-    # statuses
     "a 429 with an absurd wait": ([wire(ERROR, "429 No", "Retry-After: nan")], "it answered 429: no"),
-    # JSON
     "an empty answer": ([wire(b"")], NO_CHAT.format("JSONDecodeError: Expecting value: line 1 column 1 (char 0)")),
     "half a text": ([wire(b'{"choices": [{"mess')], NO_CHAT.format("JSONDecodeError: Unterminated string starting at: line 1 column 15 (char 14)")),
-    # shapes
     "no choices": (says({}), NO_CHAT.format("KeyError: 'choices'")),
     "a text that is a list": (says(answer(content=["yes"])), NO_CHAT.format("AttributeError: 'list' object has no attribute 'encode'")),
-    # numbers
     "ids for other tokens": (says(answer(ids=[5, 6])), NO_CHAT.format("ValueError: it has 2 token ids and 1 log-probs")),
     "a probability above 1": (says(answer(logprobs=[-0.5, 0.5])), NO_CHAT.format("ValueError: a log-prob is no number, or above 0")),
     "a log-prob that is none": (says(answer(logprobs=[float("nan")])), NO_CHAT.format("ValueError: a log-prob is no number, or above 0")),
@@ -94,15 +71,11 @@ AGAIN: dict[str, tuple[Iterable[bytes], str]] = {
 
 def ask(tmp_path: Path, fault: Iterable[bytes] | str, **options: Any) -> Completion | Refused:
     """One request, not repeated."""
-    given: dict[str, Any] = {
-        "scored": tmp_path,
-        "out": tmp_path,
-        "verifier": "exact",
-        "served_model": "m",
-        "samples": 1,
-    }
-    with ChatServer(lambda key, attempt: fault) as server:
-        engine = ServerEngine(RolloutConfig(**given | {"server": server.url, "retries": 0} | options), {})
+    given = {"served_model": "m", "samples": 1, "retries": 0} | options
+    with (
+        ChatServer(lambda key, attempt: fault) as server,
+        closing(ServerEngine(config(tmp_path, server, **given), {})) as engine,
+    ):
         try:
             prompt = Prompt("a", [{"role": "user", "content": question(1)}], None, {}, 1)
             ((done,),) = list(engine.generate([prompt], frozenset()))
@@ -110,8 +83,6 @@ def ask(tmp_path: Path, fault: Iterable[bytes] | str, **options: Any) -> Complet
         except (InputError, ServerError) as error:
             error.args = (str(error).replace(server.url, "URL"),)
             raise
-        finally:
-            engine.close()
 
 
 @pytest.mark.parametrize("name", AGAIN)
@@ -226,24 +197,16 @@ EXPECTED = "--server {}: expected a URL in ASCII such as http://localhost:8000/v
 LEFT_OUT = (
     "--server: leave user names, queries and fragments out of the URL; a key is read from OPENAI_API_KEY."
 )
-NO_URL = [
-    "",
-    "localhost:8000",
-    "ftp://h/v1",
-    "http:///v1",
-    "http://[::1/v1",
-    "http://h:99999/v1",
-    "http://h:0",
-    "http://h /v1",
-]
-BAD_URLS = [(url, EXPECTED) for url in [*NO_URL, "http://b\u00fccher.example"]]
-BAD_URLS += [("http://me:secret@h:99999/v1", LEFT_OUT), ("http://h/v1?key=secret", LEFT_OUT)]  # fmt: skip
+NO_URL = ["", "localhost:8000", "ftp://h/v1", "http:///v1", "http://[::1/v1", "http://h:99999/v1"]
+NO_URL += ["http://h:0", "http://h /v1", "http://b\u00fccher.example"]
+BAD_URLS = [(url, EXPECTED) for url in NO_URL]
+BAD_URLS += [("http://me:secret@h:99999/v1", LEFT_OUT), ("http://h/v1?key=secret", LEFT_OUT)]
 
 
 @pytest.mark.parametrize(("url", "sentence"), BAD_URLS)
 def test_urls_that_cannot_be_used_have_a_sentence(tmp_path: Path, url: str, sentence: str) -> None:
     with pytest.raises(InputError) as caught:
-        RolloutConfig(scored=tmp_path / "none", out=tmp_path / "out", verifier="exact", server=url)
+        config(tmp_path, url)
     assert str(caught.value) == sentence.format(url)
 
 
@@ -254,12 +217,10 @@ def test_a_refusal_that_quotes_the_key_does_not_write_it_down(
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     # The key lies where a line of 300 characters is cut.
     reply = json.dumps({"error": {"message": "x" * 284 + f" \ud83d {SECRET}"}}).encode()
-    with ChatServer(
-        lambda key, attempt: [wire(reply, "400 Bad")] if key[0] == question(5) else None
-    ) as server:
+    refused, printed = [wire(reply, "400 Bad")], ""
+    with ChatServer(lambda key, attempt: refused if key[0] == question(5) else None) as server:
         try:
             roll_out(config(tmp_path, server, on_error=on_error))
-            printed = ""
         except RowError as error:
             printed = str(error)
     kept = {path.name: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
@@ -310,46 +271,27 @@ def test_an_echo_of_the_key_is_replaced_and_a_placeholder_is_left() -> None:
     assert clean("nothing", "") == "nothing"
 
 
-@pytest.mark.parametrize(
-    ("option", "given"), [("server_body", {"a": ["x sk-0123456789"]}), ("served_model", "sk-0123456789")]
-)
-def test_a_key_in_an_option_is_refused_because_the_set_would_keep_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, given: Any
+REFUSED: dict[str, tuple[dict[str, str], dict[str, Any], str]] = {
+    "the set would keep the key": ({"OPENAI_API_KEY": SECRET}, {"server_body": {"a": [f"x {SECRET}"]}}, "--server-body holds the key of OPENAI_API_KEY"),
+    "so would its model": ({"OPENAI_API_KEY": SECRET}, {"served_model": SECRET}, "--served-model holds the key of OPENAI_API_KEY"),
+    "a SOCKS proxy": ({"ALL_PROXY": "socks5://127.0.0.1:1"}, {}, "the proxy that the environment names cannot be used; correct it"),
+    "no proxy": ({"HTTP_PROXY": "foo://me:sk-0123@x"}, {}, "the proxy that the environment names cannot be used; correct it"),
+    "a proxy without a port": ({"http_proxy": "http://a:sk-0123:c"}, {}, "the proxy that the environment names cannot be used; correct it"),
+    "white space": ({"OPENAI_API_KEY": "sk-0123 words!"}, {}, "OPENAI_API_KEY has white space in it, or what no HTTP header can hold; set it again."),
+    "a line break": ({"OPENAI_API_KEY": "sk-0123\nbreak"}, {}, "OPENAI_API_KEY has white space in it"),
+    "an accent": ({"OPENAI_API_KEY": "sk-0123-cl\u00e9"}, {}, "OPENAI_API_KEY has white space in it"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_key_or_a_proxy_that_cannot_be_used_is_refused_and_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-0123456789")
-    name = option.replace("_", "-")
-    with pytest.raises(InputError, match=f"--{name} holds the key of OPENAI_API_KEY") as caught:
-        roll_out(config(tmp_path, "http://127.0.0.1:1", **{option: given}))
-    assert "sk-0" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("name", "proxy"),
-    [
-        ("ALL_PROXY", "socks5://127.0.0.1:1"),
-        ("HTTP_PROXY", "foo://me:secret@x"),
-        ("http_proxy", "http://a:secret:c"),
-    ],
-)
-def test_a_proxy_that_cannot_be_used_is_a_sentence_without_its_password(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, proxy: str
-) -> None:
-    monkeypatch.setenv(name, proxy)
-    with pytest.raises(
-        InputError, match="the proxy that the environment names cannot be used; correct it"
-    ) as caught:
-        roll_out(config(tmp_path, "http://127.0.0.1:1"))
-    assert "secret" not in str(caught.value)
-
-
-@pytest.mark.parametrize("key", ["two words!", "line\nbreak", "clé-secrète"])
-def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
-) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", key)
+    environment, options, sentence = REFUSED[case]
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(InputError) as caught:
-        roll_out(config(tmp_path, "http://127.0.0.1:1"))
-    assert str(caught.value) == (
-        "OPENAI_API_KEY has white space in it, or what no HTTP header can hold; set it again."
-    )
+        roll_out(config(tmp_path, "http://127.0.0.1:1", **options))
+    assert sentence in str(caught.value)
+    assert "sk-0" not in str(caught.value)
     assert not (tmp_path / "out").exists()

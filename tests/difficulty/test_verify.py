@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from gaincurate.difficulty.verifier import VerifierConfig, VerifierPool
-from gaincurate.difficulty.verify_worker import GoldProblem, Job, gold_text
+from gaincurate.difficulty.config import VerifierConfig
+from gaincurate.difficulty.verifier import VerifierPool
+from gaincurate.difficulty.verify_worker import Job
 from gaincurate.errors import InputError
 
 ROW = {"answer": "7"}
@@ -19,6 +20,7 @@ BAD = "bad_verifiers:check"
 MISDEEDS = {
     "!spin": "used more than 0.5 s of processor time and was ended",
     "!sleep": "took longer than 1.5 s and was ended",
+    "!stubborn": "gave no answer within 6.5 s and was ended",
     "!memory": "the verifier needed more than 512 MiB of memory",
     "!segfault": "crashed (SIGSEGV)",
     "!exit": "ended without an answer (exit code 0)",
@@ -38,7 +40,7 @@ linux = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs Linux")
 
 
 def bad(workers: int = 1) -> VerifierConfig:
-    return VerifierConfig(BAD, seconds=0.5, memory=512, workers=workers)
+    return VerifierConfig(verifier=BAD, verify_seconds=0.5, verify_memory=512, verify_workers=workers)
 
 
 def rewards(config: VerifierConfig, jobs: list[Job]) -> list[tuple[float | None, str | None]]:
@@ -53,8 +55,7 @@ def test_whatever_a_verifier_does_the_others_are_judged_in_order() -> None:
     for text, (reward, reason) in zip(texts, found, strict=True):
         if text in MISDEEDS:
             assert reward is None
-            assert reason is not None
-            assert MISDEEDS[text] in reason
+            assert MISDEEDS[text] in (reason or "")
         else:
             assert (reward, reason) == (float(text == "7"), None)
 
@@ -70,8 +71,9 @@ def test_a_key_is_not_part_of_what_a_verifier_says(monkeypatch: pytest.MonkeyPat
 
 @linux
 @pytest.mark.parametrize(
-    "text", ["!fork", "!interrupt", "!print"]
-)  # comes back twice, gets Ctrl-C, answers itself
+    "text",
+    ["!fork", "!interrupt", "!print"],  # comes back twice, gets Ctrl-C, answers itself
+)
 def test_a_completion_has_one_verdict_whatever_the_verifier_does_beside_it(text: str) -> None:
     jobs = [Job(text, "7", ROW), Job("8", "7", ROW), Job("7", "7", ROW)] * 3
     assert rewards(bad(), jobs) == [(1.0, None), (0.0, None), (1.0, None)] * 3
@@ -93,26 +95,25 @@ def test_a_child_in_a_session_of_its_own_ends_with_the_process(tmp_path: Path, c
     os.close(open_there)
 
 
-def child_of(process: int) -> int:
-    return int(Path(f"/proc/{process}/task/{process}/children").read_text())
+def child_of(pool: VerifierPool) -> int:
+    """The first process that verifies."""
+    assert pool._all[0]._kept is not None
+    keeper = pool._all[0]._kept.keeper.pid
+    return int(Path(f"/proc/{keeper}/task/{keeper}/children").read_text())
 
 
 @linux
 def test_a_process_that_died_while_idle_costs_nothing() -> None:
     with VerifierPool(bad()) as pool:
-        kept = pool._all[0]._kept
-        assert kept is not None
-        os.kill(child_of(kept.keeper.pid), signal.SIGKILL)
-        kept.keeper.wait()
+        os.kill(child_of(pool), signal.SIGKILL)
+        pool._all[0]._kept.keeper.wait()  # type: ignore[union-attr]
         assert pool.submit(Job("7", "7", ROW)).result().reward == 1.0
 
 
 @linux
 def test_closing_ends_every_process_also_one_that_hangs() -> None:
-    with VerifierPool(VerifierConfig(BAD, seconds=600, memory=512)) as pool:
-        kept = pool._all[0]._kept
-        assert kept is not None
-        process = os.pidfd_open(child_of(kept.keeper.pid))
+    with VerifierPool(VerifierConfig(verifier=BAD, verify_seconds=600, verify_memory=512)) as pool:
+        process = os.pidfd_open(child_of(pool))
         hanging = pool.submit(Job("!sleep", "7", ROW))
     ended = select.poll()
     ended.register(process, select.POLLIN)
@@ -126,9 +127,10 @@ def test_closing_ends_every_process_also_one_that_hangs() -> None:
 def test_no_process_outlives_a_command_that_is_killed(misdeed: str) -> None:
     program = """if True:
         import sys
-        from gaincurate.difficulty.verifier import VerifierConfig, VerifierPool
+        from gaincurate.difficulty.config import VerifierConfig
+        from gaincurate.difficulty.verifier import VerifierPool
         from gaincurate.difficulty.verify_worker import Job
-        pool = VerifierPool(VerifierConfig("bad_verifiers:check", seconds=0.5, memory=512)).__enter__()
+        pool = VerifierPool(VerifierConfig(verifier="bad_verifiers:check", verify_seconds=0.5, verify_memory=512)).__enter__()
         keeper = pool._all[0]._kept.keeper.pid
         print(open(f"/proc/{keeper}/task/{keeper}/children").read(), flush=True)
         if sys.argv[1]:
@@ -163,11 +165,11 @@ def test_a_verifier_that_is_none_is_refused_at_once() -> None:
         ("no_such_module:f", "no_such_module:f cannot be loaded: ModuleNotFoundError: No module named 'no_such_module'"),
         ("bad_verifiers:nothing", "bad_verifiers:nothing cannot be loaded: AttributeError: module 'bad_verifiers' has no attribute 'nothing'"),
     ]:  # fmt: skip
-        with pytest.raises(InputError) as caught, VerifierPool(VerifierConfig(verifier)):
+        with pytest.raises(InputError) as caught, VerifierPool(VerifierConfig(verifier=verifier)):
             pass
         assert str(caught.value).startswith(f"--verifier {said}")
     with pytest.raises(InputError, match="--gold-as 'A' has no {answer} in it"):
-        VerifierConfig("exact", gold_as="A")
+        VerifierConfig(verifier="exact", gold_as="A")
 
 
 def test_the_code_of_an_own_verifier_is_part_of_what_it_is(
@@ -177,14 +179,14 @@ def test_the_code_of_an_own_verifier_is_part_of_what_it_is(
     found = []
     for value in ("0.5", "0.25"):
         Path("mine.py").write_text(f"def f(completion, row):\n    return {value}\n")
-        with VerifierPool(VerifierConfig("mine:f")) as pool:
+        with VerifierPool(VerifierConfig(verifier="mine:f")) as pool:
             found.append((pool.about["code"], pool.submit(Job("x", None, {})).result().reward))
     assert found[0][0] != found[1][0]
     assert [reward for _, reward in found] == [0.5, 0.25]
 
 
 @pytest.mark.parametrize(
-    ("completion", "answer", "reward"),
+    ("completion", "answer", "verdict"),
     [
         (" 7\n", "7", 1.0),
         ("so <answer>6</answer>, no, <answer> 7 </answer>", "7", 1.0),
@@ -192,32 +194,29 @@ def test_the_code_of_an_own_verifier_is_part_of_what_it_is(
         ("7", 7, 1.0),
         ("7", 7.0, 0.0),
         ("7", ["6", "7"], 1.0),
+        ("7", None, "the gold answer is null"),
+        ("7", "  ", "the gold answer is empty"),
+        ("7", {"a": "7"}, "the gold answer is neither text nor number: {'a': '7'}"),
     ],
 )
-def test_exact(completion: str, answer: Any, reward: float) -> None:
-    assert rewards(VerifierConfig("exact"), [Job(completion, answer, {})]) == [(reward, None)]
-
-
-@pytest.mark.parametrize(
-    ("answer", "said"),
-    [
-        (None, "the gold answer is null"),
-        ("  ", "the gold answer is empty"),
-        ({"a": "7"}, "the gold answer is neither text nor number: {'a': '7'}"),
-    ],
-)
-def test_gold_answers_that_are_none(answer: Any, said: str) -> None:
-    with pytest.raises(GoldProblem, match="^the gold answer"):
-        gold_text(answer)
-    assert rewards(VerifierConfig("exact"), [Job("7", answer, {})]) == [(None, said)]
+def test_exact(completion: str, answer: Any, verdict: float | str) -> None:
+    expected = (None, verdict) if isinstance(verdict, str) else (verdict, None)
+    assert rewards(VerifierConfig(verifier="exact"), [Job(completion, answer, {})]) == [expected]
 
 
 def test_math_that_does_not_end_is_no_zero() -> None:
     pytest.importorskip("math_verify")
-    config = VerifierConfig("math", seconds=1)
-    (found,) = rewards(config, [Job(r"\boxed{9^{9^{9^{9}}}}", "9^{9^{9^{8}}}", {})])
-    assert found[0] is None
-    assert found[1] is not None
+    config = VerifierConfig(verifier="math", verify_seconds=1)
+    ((reward, reason),) = rewards(config, [Job(r"\boxed{9^{9^{9^{9}}}}", "9^{9^{9^{8}}}", {})])
+    assert (reward, bool(reason)) == (None, True)
+
+
+GYM_REASONS = (
+    "the check of task 'calendar_arithmetic' needs 'task' in the column metadata, which has not got it",
+    "which reasoning-gym task it is cannot be seen",
+    "reasoning-gym has no task 'no_such_task'",
+    "the column metadata is a text but no JSON",
+)
 
 
 def test_reasoning_gym() -> None:
@@ -236,15 +235,11 @@ def test_reasoning_gym() -> None:
         Job(gold, gold, {"source": "no_such_task"}),
         Job(gold, gold, {"metadata": "{"}),
     ]
-    found = rewards(VerifierConfig("reasoning-gym"), jobs)
+    found = rewards(VerifierConfig(verifier="reasoning-gym"), jobs)
     assert [reward for reward, _ in found[:2]] == [1.0, 1.0]
     assert found[2][0] is not None
     assert found[2][0] < 1
     assert found[3] == (1.0, None)
-    assert [reward for reward, _ in found[4:]] == [None] * 4
-    reasons = [reason or "" for _, reason in found[4:]]
-    said = "the check of task 'calendar_arithmetic' needs 'task' in the column metadata, which has not got it"
-    assert reasons[0] == said
-    assert "which reasoning-gym task it is cannot be seen" in reasons[1]
-    assert reasons[2] == "reasoning-gym has no task 'no_such_task'"
-    assert "the column metadata is a text but no JSON" in reasons[3]
+    for (reward, reason), said in zip(found[4:], GYM_REASONS, strict=True):
+        assert reward is None
+        assert said in (reason or "")

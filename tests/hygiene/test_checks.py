@@ -8,7 +8,7 @@ import pytest
 import sets
 from gaincurate.core.files import write_lines
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.difficulty.verifier import VerifierConfig
+from gaincurate.difficulty.config import VerifierConfig
 from gaincurate.errors import InputError
 from gaincurate.hygiene.checks import finding, leave_out, lines, search
 from gaincurate.hygiene.findings import CHECKS
@@ -16,7 +16,7 @@ from gaincurate.hygiene.options import HygieneOptions
 from questions import asking, left
 
 LONG = "a farmer has seventeen sheep and all but nine of them run away how many are left to him now"
-EXACT = VerifierConfig("exact")
+EXACT = VerifierConfig(verifier="exact")
 
 
 def one_of_each(folder: Path) -> tuple[ScoredSet, HygieneOptions]:

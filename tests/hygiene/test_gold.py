@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.difficulty.verifier import VerifierConfig
+from gaincurate.difficulty.config import VerifierConfig
 from gaincurate.errors import InputError
 from gaincurate.hygiene.checks import broken_gold, conflicting_gold
 from gaincurate.hygiene.findings import CheckResult
@@ -17,7 +17,7 @@ from questions import asking
 
 def conflicts(scored: ScoredSet, verifier: str | None = None, alive: list[bool] | None = None) -> CheckResult:
     mask = np.ones(len(scored), bool) if alive is None else np.array(alive)
-    return conflicting_gold(scored, mask, "answer", VerifierConfig(verifier) if verifier else None)
+    return conflicting_gold(scored, mask, "answer", VerifierConfig(verifier=verifier) if verifier else None)
 
 
 def test_every_row_of_a_group_whose_answers_differ_is_found(tmp_path: Path) -> None:
@@ -42,17 +42,17 @@ def test_a_verifier_says_whether_two_answers_are_one(tmp_path: Path) -> None:
 
 def test_broken_answers_are_named_with_the_reason_in_the_order_of_the_set(tmp_path: Path) -> None:
     scored = asking(tmp_path / "set", ["a?", "b?", "c?"], ["1", "", "2"])
-    found = broken_gold(scored, np.array([True, True, False]), "answer", VerifierConfig("exact"))
+    found = broken_gold(scored, np.array([True, True, False]), "answer", VerifierConfig(verifier="exact"))
     assert [(hit.place, hit.reason) for hit in found.hits] == [(1, "the gold answer is empty")]
 
 
 def test_conflicts_are_looked_for_by_default_only_where_a_verifier_can_judge() -> None:
     assert "conflicting-gold" not in HygieneOptions().chosen()
-    assert "conflicting-gold" in HygieneOptions(verifier=VerifierConfig("exact")).chosen()
-    both = HygieneOptions(("conflicting-gold",), verifier=VerifierConfig("exact"))
+    assert "conflicting-gold" in HygieneOptions(verifier=VerifierConfig(verifier="exact")).chosen()
+    both = HygieneOptions(("conflicting-gold",), verifier=VerifierConfig(verifier="exact"))
     assert both.chosen() == ["conflicting-gold"]
     with pytest.raises(InputError, match="--verifier is for the check broken-gold: name that too, or leave"):
-        HygieneOptions(("duplicates",), verifier=VerifierConfig("exact"))
+        HygieneOptions(("duplicates",), verifier=VerifierConfig(verifier="exact"))
 
 
 VALUES = ["12", "3/4", "7", r"\frac{1}{2}", "x^2+1", "$5$", "1,000", "2.5", "-3"]

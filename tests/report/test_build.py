@@ -18,9 +18,9 @@ from command import run as gaincurate
 from gaincurate.core.artifact import Artifact
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty import rollout_set
-from gaincurate.difficulty.engine import Completion
 from gaincurate.difficulty.metrics import COLUMNS
 from gaincurate.difficulty.pass_rates import read_pass_rates
+from gaincurate.difficulty.prompts import Completion
 from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.report.build import report
 from gaincurate.report.document import Document, from_json, to_json

@@ -19,9 +19,8 @@ from gaincurate.core.prompts import Chat, Columns, PromptProblem, column_values,
 from gaincurate.core.scored_set import ScoredSet, open_scores
 from gaincurate.core.source_columns import find_columns
 from gaincurate.difficulty.config import RolloutConfig
-from gaincurate.difficulty.engine import Completion
 from gaincurate.difficulty.local_engine import LocalEngine
-from gaincurate.difficulty.prompts import read_prompts
+from gaincurate.difficulty.prompts import Completion, read_prompts
 from gaincurate.errors import GaincurateError, SourceError
 from gaincurate.scoring.config import ScoreConfig
 from gaincurate.scoring.pipeline import score_dataset

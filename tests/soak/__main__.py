@@ -30,7 +30,7 @@ ENVIRONMENT = {
 }
 WARM = (
     "pandas", "torch._dynamo", "transformers.models.llama.modeling_llama", "transformers.modeling_gguf_pytorch_utils",
-    "gaincurate.difficulty.local_engine", "gaincurate.difficulty.train", "gaincurate.report.build",
+    "gaincurate.difficulty.local_engine", "gaincurate.difficulty.predictor", "gaincurate.report.build",
     "gaincurate.schedule.rounds", "gaincurate.scoring.pipeline", "gaincurate.compare.runner",
 )  # fmt: skip
 Case = Callable[[int, Path, Path], tuple[list[str], dict[str, Any]]]

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gaincurate.difficulty.predictor import Shape, by_references
-from gaincurate.difficulty.train import Policy, Recipe, fit
+from gaincurate.difficulty.config import Recipe
+from gaincurate.difficulty.predictor import Policy, Shape, by_references, fit
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -68,13 +68,11 @@ def ridge(world: World, references: Ints, observed: Floats) -> Floats:
 
 def adapter(world: World, references: Ints, observed: Floats, epochs: int = Recipe().epochs) -> Floats:
     """`difficulty fit` on the references alone, none held out, and `--method adapter` from the same ones."""
-    known = torch.from_numpy(world.embeddings[references])
+    known = world.embeddings[references]
     policy = Policy("the policy", np.arange(len(references)), observed)
     recipe = Recipe(epochs=epochs, held_out=0.0)
-    made = fit(known, [policy], Shape(known.shape[1]), recipe).predictor
-    with torch.inference_mode():
-        coded = made.encode(known)
-    return by_references(made, world.embeddings, coded, torch.from_numpy(observed).float())
+    made = fit(torch.from_numpy(known), [policy], Shape(known.shape[1]), recipe).predictor
+    return by_references(made, known, observed)(world.embeddings)
 
 
 CHEAP: dict[str, Predict] = {

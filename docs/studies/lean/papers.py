@@ -31,8 +31,7 @@ from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.config import Recipe
 from gaincurate.difficulty.pass_rates import PassRates
 from gaincurate.difficulty.predict import make
-from gaincurate.difficulty.predictor import load_adapter
-from gaincurate.difficulty.train import fit_on
+from gaincurate.difficulty.predictor import fit_on, load_adapter
 from gaincurate.schedule import base
 from gaincurate.schedule.strategies import dots, gaussian
 from gaincurate.scoring.pipeline import score

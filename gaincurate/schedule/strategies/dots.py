@@ -23,7 +23,6 @@ from gaincurate.core.sealed import read_sealed
 from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.embeddings import see_same_maker
 from gaincurate.difficulty.prompts import answer_column, draw_references
-from gaincurate.difficulty.verifier import VerifierConfig
 from gaincurate.errors import InputError
 from gaincurate.schedule import base
 from gaincurate.schedule.base import Json, Pool
@@ -212,7 +211,6 @@ def _check_rollout(
             f"--rollout generates with the model that training begins with, and which one scored "
             f"{scored.folder} is not known; give --model, or a server in --rollout."
         )
-    verifier = VerifierConfig(rollout.verifier, gold_as=rollout.gold_as)
-    answer_column(scored, rollout.answer_column, needed=not verifier.own)
+    answer_column(scored, rollout.answer_column, needed=rollout.needs_answer)
     if options.target == "variance" and rollout.samples < 2:
         raise InputError("target = variance needs two samples of a reference or more; --rollout has 1.")
