@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -105,6 +106,11 @@ class RolloutGroup:
         return len(self.rewards)
 
     @property
+    def rollouts(self) -> Iterator[tuple[Tokens, Mask, Floats32]]:
+        """Token ids, mask and log-probs of each rollout."""
+        return zip(self.completion_ids, self.mask, self.logprobs, strict=True)
+
+    @property
     def key(self) -> Key:
         """See `Key`."""
         return (self.gc_id, self.policy_version, self.step)
@@ -122,8 +128,8 @@ class RolloutGroup:
     @property
     def nbytes(self) -> int:
         """Bytes that the arrays take: 9 per completion token, 4 per prompt token, 24 per rollout."""
-        arrays = [*self.completion_ids, *self.mask, *self.logprobs, self.prompt_ids]
-        return sum(array.nbytes for array in [*arrays, self.rewards, self.correct, self.advantages])
+        by_rollout = (self.prompt_ids, self.rewards, self.correct, self.advantages)
+        return sum(array.nbytes for array in chain(by_rollout, *self.rollouts))
 
 
 def _count(value: Any, name: str, where: str) -> int:
@@ -173,11 +179,12 @@ def _faults(group: RolloutGroup) -> Iterator[str]:
                 f" has {group.size} rewards and {count} {name}: a group is stored whole or not at all. Where "
                 "processes share a group, gather it first."
             )
-    parts = zip(group.completion_ids, group.mask, group.logprobs, strict=True)
-    for index, (ids, mask, logprobs) in enumerate(parts):
+    for index, (ids, mask, logprobs) in enumerate(group.rollouts):
         if not len(ids) == len(mask) == len(logprobs):
-            lengths = f"{len(ids)} completion_ids, {len(mask)} mask and {len(logprobs)} logprobs"
-            yield f": rollout {index} has {lengths}."
+            yield (
+                f": rollout {index} has {len(ids)} completion_ids, {len(mask)} mask and {len(logprobs)} "
+                "logprobs."
+            )
         if not (np.isfinite(logprobs) & (logprobs <= _SLACK)).all():
             yield (
                 f": logprobs of rollout {index} has a value that is not finite or above 0. Put 0 where the "
@@ -187,7 +194,6 @@ def _faults(group: RolloutGroup) -> Iterator[str]:
         yield " has token ids below 0: remove the padding first."
     for name in ("rewards", "correct", "advantages"):
         if not np.isfinite(getattr(group, name)).all():
-            why = "Leave out a group with a rollout that could not be judged"
-            yield f": {name} has a value that is not finite. {why}."
+            yield f": {name} has a value that is not finite. Leave out a group that could not be judged."
     if not (group.correct.min() >= 0 and group.correct.max() <= 1):
         yield ": correct has values outside 0 to 1; give it before any shaping."

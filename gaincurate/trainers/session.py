@@ -320,34 +320,23 @@ class RunSession(AbstractContextManager["RunSession"]):
 
 
 _FOLLOWED: dict[Path, tuple[tuple[int, int], RunSession]] = {}
+"""The sessions of this process by folder, with what tells a run from a later one in the same folder."""
 
 
 def followed(run: str | Path, note: Note = logged, *, checkpoints: bool = False) -> RunSession:
     """The `RunSession` of a run in this process, for parts of a trainer that cannot hand it to each other."""
     path = Path(run).resolve()
-    birth = _birth(path)
-    entry = _FOLLOWED.get(path)
-    if entry is not None and entry[0] == birth:
-        return entry[1]
-    if entry is not None:  # another run was started in its place
-        entry[1].close()
-    _FOLLOWED[path] = (birth, RunSession(path, note, checkpoints=checkpoints))
-    return _FOLLOWED[path][1]
-
-
-def forget() -> None:
-    """Let all runs go, as the end of this process would."""
-    for _, live in _FOLLOWED.values():
-        live.close()
-    _FOLLOWED.clear()
-
-
-def _birth(run: Path) -> tuple[int, int]:
-    """Distinguishes a run from a later one in the same folder with the same settings."""
-    path = run / RUN
     with reading(path):
-        stat = path.stat() if path.exists() else None
-    return (stat.st_ino, stat.st_mtime_ns) if stat else (0, 0)
+        stat = (path / RUN).stat() if (path / RUN).exists() else None
+    birth = (stat.st_ino, stat.st_mtime_ns) if stat else (0, 0)
+    before, live = _FOLLOWED.get(path, (birth, None))
+    if live is not None and before != birth:  # another run was started in its place
+        live.close()
+        live = None
+    if live is None:
+        live = RunSession(path, note, checkpoints=checkpoints)
+        _FOLLOWED[path] = (birth, live)
+    return live
 
 
 def open_run(run: Any, where: str, trainer: str, ahead: str) -> RunSession:

@@ -18,12 +18,13 @@ import gaincurate
 import runs
 import tiny
 import trl_run
+from adapters import forget
 from gaincurate.cli.app import app
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.schedule.run import Run
-from gaincurate.trainers.session import PLACE, RunSession, forget
+from gaincurate.trainers.session import PLACE, RunSession
 from gaincurate.trainers.trl.batching import Shape
 from gaincurate.trainers.trl.checks import places_of
 from gaincurate.trainers.trl.live import RoundSampler, attach, dataset

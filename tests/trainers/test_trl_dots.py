@@ -15,10 +15,11 @@ import runs
 import tiny
 import trl_pair
 import trl_run
+from adapters import forget
 from command import run as gaincurate
 from gaincurate.schedule import rescore
 from gaincurate.schedule.run import Run
-from gaincurate.trainers.session import RunSession, forget
+from gaincurate.trainers.session import RunSession
 from gaincurate.trainers.trl.live import attach, dataset
 from trl_run import Ender, Ends
 

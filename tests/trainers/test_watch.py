@@ -8,15 +8,18 @@ from pathlib import Path
 import pytest
 
 import trainer_folders as folders
+from gaincurate.core.sealed import read_sealed
 from gaincurate.errors import InputError, StorageError, TrainerError
 from gaincurate.schedule.checkpoints import why_incomplete
 from gaincurate.trainers import checkpoints
-from gaincurate.trainers import snapshot as holding
-from gaincurate.trainers.checkpoints import Checkpoint, find
+from gaincurate.trainers.checkpoints import RECORD, Checkpoint, changed, find, hold, see_unchanged
 from gaincurate.trainers.profile import layout_of
-from gaincurate.trainers.snapshot import changed, hold, see_unchanged, source
 
 TRL = layout_of("trl")
+
+
+def source(held: Path) -> str:
+    return str(read_sealed(held / RECORD)["checkpoint"])
 
 
 def newest(root: Path) -> Checkpoint:
@@ -225,4 +228,4 @@ def test_links_in_a_checkpoint_are_followed(tmp_path: Path) -> None:
     weights.symlink_to(tmp_path / "blob")
     hold(newest(tmp_path), tmp_path / "held")
     assert not (tmp_path / "held/model.safetensors").is_symlink()
-    assert holding.changed(tmp_path / "held") == []
+    assert changed(tmp_path / "held") == []

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +24,7 @@ from gaincurate.replay.group import RolloutGroup
 Array = npt.NDArray[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One rollout without padding. `logprobs` is of the behaviour policy, 0 where the mask is False."""
 
     gc_id: str
@@ -43,10 +41,8 @@ def rows_of(
 ) -> list[Row]:
     """The rollouts that this process generated, `[local]`, without log-probs yet.
 
-    Args:
-        inputs: the dataset's rows, one a rollout.
-        completions: token ids without padding.
-        output: of TRL's `_generate_and_score_completions`.
+    `inputs` are the dataset's rows, `completions` the token ids without padding, one each a rollout, and
+    `output` is that of TRL's `_generate_and_score_completions`.
     """
     prompts, prompt_mask = output["prompt_ids"].cpu(), output["prompt_mask"].cpu().bool()
     mask = output["completion_mask"].cpu().numpy().astype(bool)
@@ -63,11 +59,11 @@ def rows_of(
 
 def with_logprobs(rows: Sequence[Row], logprobs: Sequence[Array]) -> list[Row]:
     """The rows with the behaviour policy's log-probs; a token that has none is left out of the loss."""
-    counted = [row.mask & np.isfinite(given) for row, given in zip(rows, logprobs, strict=True)]
-    return [
-        replace(row, mask=mask, logprobs=np.where(mask, given, 0).astype(np.float32))
-        for row, mask, given in zip(rows, counted, logprobs, strict=True)
-    ]
+    scored = []
+    for row, given in zip(rows, logprobs, strict=True):
+        mask = row.mask & np.isfinite(given)
+        scored.append(row._replace(mask=mask, logprobs=np.where(mask, given, 0).astype(np.float32)))
+    return scored
 
 
 def ragged(padded: torch.Tensor, rows: Sequence[Row]) -> list[Array]:
@@ -103,23 +99,13 @@ def groups_of(
     groups: list[RolloutGroup | None] = []
     for start in range(0, len(rows), size):
         own = slice(start, start + size)
-        part = rows[own]
         if any(map(math.isnan, [*rewards[own], *correct[own]])):
             groups.append(None)
             continue
-        _check(part, correct[own])
-        group = RolloutGroup(
-            gc_id=part[0].gc_id,
-            prompt_ids=part[0].prompt_ids,
-            completion_ids=tuple(row.completion_ids for row in part),
-            mask=tuple(row.mask for row in part),
-            logprobs=tuple(row.logprobs for row in part),
-            rewards=np.asarray(rewards[own], np.float64),
-            correct=np.asarray(correct[own], np.float64),
-            advantages=np.asarray([row.advantage for row in part], np.float64),
-            **about,
-        )
-        groups.append(group)
+        _check(rows[own], correct[own])
+        names, prompts, *tokens, advantages, _ = zip(*rows[own], strict=True)
+        judged = [np.asarray(values) for values in (rewards[own], correct[own], advantages)]
+        groups.append(RolloutGroup(names[0], prompts[0], *tokens, *judged, **about))
     return groups
 
 
@@ -143,17 +129,9 @@ def _check(part: Sequence[Row], correct: Sequence[float]) -> None:
 def rows_of_groups(groups: Sequence[RolloutGroup]) -> list[Row]:
     """The stored rollouts, group by group."""
     return [
-        Row(
-            group.gc_id,
-            group.prompt_ids,
-            group.completion_ids[place],
-            group.mask[place],
-            group.logprobs[place],
-            float(group.advantages[place]),
-            replayed=True,
-        )
+        Row(group.gc_id, group.prompt_ids, ids, mask, logprobs, float(advantage), replayed=True)
         for group in groups
-        for place in range(group.size)
+        for (ids, mask, logprobs), advantage in zip(group.rollouts, group.advantages, strict=True)
     ]
 
 
@@ -161,11 +139,7 @@ _SHIFT, _MOVED = 16, 0.05  # padding added to see whether log-probs move, and by
 
 
 def batched(trainer: Any, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
-    """The rows as TRL batches them: prompts padded on the left, completions on the right.
-
-    Args:
-        trainer: a `trl.GRPOTrainer`.
-        rows: `[local]`.
+    """The rows, `[local]`, as TRL batches them: prompts padded on the left, completions on the right.
 
     Returns:
         `prompt_ids`, `prompt_mask`, `completion_ids`, `completion_mask`, `tool_mask` of int64 and
@@ -192,8 +166,8 @@ def padded(
 ) -> torch.Tensor:
     """Ragged values by token as the trainer pads them, `[local, length]`."""
     tensors = [torch.tensor(each, dtype=kind) for each in values]
-    found: torch.Tensor = pad(tensors, fill, side, trainer.pad_to_multiple_of)
-    return found
+    whole: torch.Tensor = pad(tensors, fill, side, trainer.pad_to_multiple_of)
+    return whole
 
 
 def forward(trainer: Any, rows: Sequence[Row], *, shift: int = 0) -> list[Array]:

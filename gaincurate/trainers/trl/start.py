@@ -52,11 +52,7 @@ _TO_CHAT = 'train_dataset.map(lambda row: {"prompt": [{"role": "user", "content"
 
 
 def set_defaults(trainer: Any, context: Context) -> Json:
-    """Change the settings at TRL's default that break the plan to the fix that the rules name.
-
-    Returns:
-        The settings that were changed, with their values now.
-    """
+    """Change the settings at TRL's default that break the plan to the rules' fixes; the new values."""
     changed: Json = {}
     for _ in _SETTABLE:  # one fix may ask for another: a window, then a round's end
         for finding in ask(RULES.rules, resolved(trainer), context)[0]:
@@ -81,25 +77,19 @@ def config_of(
 ) -> ScheduleConfig | None:
     """The options of the run to open, or None where `attach` got no more than a folder to follow.
 
-    Args:
-        shape: of the trainer.
-        run: the run's folder.
-        required: `strategy`, `budget` and `rounds`, None where they were not given. A strategy whose own
-            options make the budget needs none.
-        options: further keywords of `gaincurate.Schedule.start`, and `scored`.
-        score: further options of `gaincurate score`.
+    `required` has `strategy`, `budget` and `rounds`, None where they were not given. A strategy whose own
+    options make the budget needs none. The other arguments are those of `attach`.
 
     Raises:
         InputError: one of the three is missing, or an option has a wrong value.
     """
+    if set(required.values()) == {None} and not options and score is None:
+        return None
     strategy, required = required["strategy"], dict(required)
     if strategy is not None:
         own = base.check_options(strategy, base.load(strategy), options.get("options") or {})
         required["budget"] = own.round_size(required["budget"])
-    missing = [name for name, value in required.items() if value is None]
-    if len(missing) == len(required) and not options and score is None:
-        return None
-    if missing:
+    if missing := [name for name, value in required.items() if value is None]:
         raise InputError(
             f"attach() opens a run where strategy=, budget= and rounds= are given: {', '.join(missing)} "
             f"{'is' if len(missing) == 1 else 'are'} missing. To follow a run that is there, give "
@@ -128,12 +118,9 @@ def see_same(run: Run, config: ScheduleConfig) -> None:
 def open_run(
     trainer: Any, config: ScheduleConfig, score: Mapping[str, Any], references: str | Path | None, note: Note
 ) -> None:
-    """Score the trainer's rows with the trainer's model unless `config.scored` is a finished set, and open
-    the run. Of one that is there only the options are compared.
+    """Score the trainer's rows unless `config.scored` is a finished set, and open the run.
 
-    Raises:
-        GaincurateError: the rows cannot be scored; the scoring run's own sentence, and where its log is.
-        InputError: an option does not go with the set, or is not what the run was opened with.
+    Of a run that is there only the options are compared. Raises as `attach`.
     """
     given = None if references is None else Path(references)
     if (config.run / RUN).exists():
@@ -205,8 +192,12 @@ def see_prompts(trainer: Any, run: Run, ids: Sequence[str], note: Note) -> Itera
         yield stops("rows", "the prompts are chat messages, and the trainer's tokenizer has no chat template")
         return
     variables = identity.get("segmentation", {}).get("template_kwargs", {})
-    scored = [_as_scored(tokenizer, each, variables) for each in messages]
-    trained = [_as_trained(tokenizer, each, given) for each in prompts]
+    scored = []
+    for each in messages:
+        answered = each[-1]["role"] == "assistant"
+        options = {"add_generation_prompt": not answered, "continue_final_message": answered, **variables}
+        scored.append(_tokens(tokenizer, each if tokenizer.chat_template else each[-1]["content"], options))
+    trained = [_tokens(tokenizer, each, {"add_generation_prompt": True, **given}) for each in prompts]
     differing = [place for place, tokens in enumerate(scored) if tokens != trained[place]]
     if not differing:
         return
@@ -231,29 +222,11 @@ def see_prompts(trainer: Any, run: Run, ids: Sequence[str], note: Note) -> Itera
     yield stops("rows", title, advice, **fix)
 
 
-def _as_scored(tokenizer: Any, messages: list[Message], variables: Mapping[str, Any]) -> list[int]:
-    """Token ids of a prompt as `gaincurate score` renders it, `[tokens]`."""
-    if not tokenizer.chat_template:
-        return _as_trained(tokenizer, messages[-1]["content"], {})
-    answered = messages[-1]["role"] == "assistant"
-    rendered = tokenizer.apply_chat_template(
-        messages,
-        add_generation_prompt=not answered,
-        continue_final_message=answered,
-        return_dict=True,
-        **variables,
-    )
-    return list(rendered["input_ids"])
-
-
-def _as_trained(tokenizer: Any, prompt: Any, variables: Mapping[str, Any]) -> list[int]:
+def _tokens(tokenizer: Any, prompt: Any, options: Mapping[str, Any]) -> list[int]:
     """Token ids of a prompt as TRL 1.16.0 renders it without tools (`_tokenize_prompts`), `[tokens]`."""
     if isinstance(prompt, str):
         return list(tokenizer(text=prompt)["input_ids"])
-    rendered = tokenizer.apply_chat_template(
-        prompt, add_generation_prompt=True, return_dict=True, **variables
-    )
-    return list(rendered["input_ids"])
+    return list(tokenizer.apply_chat_template(prompt, return_dict=True, **options)["input_ids"])
 
 
 def _messages(prompt: Any) -> list[Message]:

@@ -122,9 +122,8 @@ def rows_of(group: RolloutGroup, uid: str, step: int) -> list[Row]:
     """
     rows = []
     prompt = torch.tensor(group.prompt_ids, dtype=torch.int64)
-    for place in range(group.size):
-        response = torch.tensor(group.completion_ids[place], dtype=torch.int64)
-        mask = torch.tensor(group.mask[place], dtype=torch.int64)
+    for place, (ids, counted, logprobs) in enumerate(group.rollouts):
+        response, mask = (torch.tensor(values, dtype=torch.int64) for values in (ids, counted))
         scores = torch.zeros(len(response))
         scores[-1] = float(group.rewards[place])
         whole = torch.cat([prompt, response])
@@ -138,7 +137,7 @@ def rows_of(group: RolloutGroup, uid: str, step: int) -> list[Row]:
             "response_mask": mask,
             "loss_mask": mask,
             "rm_scores": scores,
-            "rollout_log_probs": torch.tensor(group.logprobs[place]),
+            "rollout_log_probs": torch.tensor(logprobs),
         }
         lengths = {"prompt_len": len(prompt), "response_len": len(response), "seq_len": len(whole)}
         tag = {"status": "success", **lengths, "global_steps": step, **group.extra["tags"][place]}
