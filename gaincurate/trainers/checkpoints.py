@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gaincurate.core.artifact import Json
+from gaincurate.core.files import reading
 from gaincurate.core.foreign import json_file
 from gaincurate.core.process import command_lock, last_line, run_command
 from gaincurate.core.sealed import read_sealed, write_sealed
@@ -38,6 +39,7 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 RECORD = ".held.json"
 _SMALL = {".json", ".jinja", ".txt", ".model", ".tiktoken"}
 _OTHERS = {"trainer_state.json", INDEX}
+_OF_MODEL = ("config.json", "*.safetensors", "*.distcp")
 _TEMPLATES = "additional_chat_templates"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 _ADAPTER = "-adapter"  # ends the name of a held folder whose merged model takes the name without it
@@ -75,7 +77,7 @@ def checkpoints(root: Path, layout: Layout) -> Iterator[tuple[int, Path]]:
     paths = {root, *(path for pattern in layout.folders for path in _below(root, pattern))}
     for path in paths:
         number = re.fullmatch(layout.step, path.name)
-        if number and path.is_dir() and (not layout.any_name or _anything(path)):
+        if number and path.is_dir() and (not layout.any_name or _has_any(path, *_OF_MODEL)):
             yield int(number[1]), path
 
 
@@ -85,8 +87,7 @@ def look(path: Path, step: int, layout: Layout) -> Checkpoint:
     if (why := layout.unfinished(path, step)) is not None:
         return Checkpoint(path, step, "writing", path, why)
     folders = [path / name for name in layout.weights]
-    kinds = (INDEX, "model*.safetensors")
-    folder = next((each for each in folders if any(any(each.glob(kind)) for kind in kinds)), None)
+    folder = next((each for each in folders if _has_any(each, INDEX, "model*.safetensors")), None)
     for adapter in (path / name for name in layout.adapters):
         # A model next to an adapter is the base model alone, as verl's merger leaves it.
         if (adapter / ADAPTER).is_file() and (folder is None or adapter != folder):
@@ -139,25 +140,18 @@ def _below(root: Path, pattern: str) -> list[Path]:
     return []
 
 
-def _anything(path: Path) -> bool:
-    """Return whether a folder has files of a model."""
-    kinds = ("config.json", "*.safetensors", "*.distcp")
-    return any(next(path.glob(kind), None) is not None for kind in kinds)
+def _has_any(path: Path, *kinds: str) -> bool:
+    """Whether a folder has files of these kinds."""
+    return any(any(path.glob(kind)) for kind in kinds)
 
 
 def find(root: Path, layout: Layout, *, since: float = 0.0) -> tuple[Checkpoint | None, str]:
-    """The newest complete checkpoint by step that can be scored, and the reason if it is not the newest.
+    """The newest complete checkpoint by step that can be scored, or None, and the reason if not the newest.
 
-    A complete checkpoint that cannot be scored (sharded, for example) is not replaced by an older one. Resume
-    states are skipped if the trainer also exports models.
-
-    Args:
-        root: the trainer's output root, or a checkpoint.
-        layout: the trainer's.
-        since: leave out files from before this time (seconds since 1970).
-
-    Returns:
-        The checkpoint or None, and a sentence without its full stop; "" where the checkpoint is the newest.
+    The reason is a sentence without its full stop, or "". A complete checkpoint that cannot be scored
+    (sharded, for example) is not replaced by an older one. Resume states are skipped if the trainer also
+    exports models. `root` is the trainer's output root, or a checkpoint; what was put there before `since`
+    (seconds since 1970) is left out.
     """
     passed, resumed = "", ""
     for checkpoint in _looked(root, layout, since):
@@ -436,10 +430,8 @@ class TrainerFinder(Finder):
             ) from error
         run.log(what="merging", round=run.round, seconds=seconds, checkpoint=record["checkpoint"])
         write_sealed(making / RECORD, {"merged": record})
-        try:
+        with reading(model, "write"):
             making.replace(model)
-        except OSError as error:
-            raise storage_error(model, error) from error
         return model
 
 

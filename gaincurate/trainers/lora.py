@@ -18,12 +18,9 @@ from gaincurate.trainers.checkpoints import ADAPTER, ADAPTER_WEIGHTS, see_mergea
 
 
 def merge(adapter: Path, out: Path, base: str | None = None) -> None:
-    """Write the base model with the adapter in it, float32, with the tokenizer that is there.
+    """Write the base model with the adapter in it, float32, with the tokenizer that is there, to `out`.
 
-    Args:
-        adapter: folder with `adapter_config.json` and `adapter_model.safetensors`.
-        out: folder to write; it must not be there.
-        base: folder or Hub id of the base model. Default: the one that the adapter names.
+    `base` is a folder or a Hub id; default: the base model that the adapter names.
 
     Raises:
         ModelError: it cannot be merged, or its base is not here or is another one.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
@@ -342,11 +342,7 @@ def followed(run: str | Path, note: Note = logged, *, checkpoints: bool = False)
 def open_run(run: Any, where: str, trainer: str, ahead: str) -> RunSession:
     """Open the run for a trainer with one group size and without re-scoring, and lock other trainers out.
 
-    Args:
-        run: the run's folder as it was given, None where it was not.
-        where: the setting that gives it.
-        trainer: for sentences.
-        ahead: see `RunSession`.
+    `run` is the folder that the setting `where` gave, None where it did not; `ahead` is `RunSession`'s.
 
     Raises:
         InputError: none was given, or the run scores again at checkpoints, or its plans have group sizes.
@@ -375,11 +371,3 @@ def refuse_rescoring(run: Run, trainer: str) -> None:
 def reward_of(stored: float) -> float:
     """A reward as its function gave it, from one that a trainer stored in float32: there 1.1 is above 1.1."""
     return float(f"{stored:.7g}")
-
-
-def sum_of(rewards: Sequence[float]) -> float:
-    """The sum of a rollout's rewards; where it is not finite, infinity, which `report` refuses by name."""
-    try:
-        return math.fsum(rewards)
-    except (ValueError, OverflowError):  # infinities of both signs, or more than a float
-        return math.inf

@@ -36,10 +36,10 @@ from gaincurate.trainers.checkpoints import TrainerFinder, checkpoints
 from gaincurate.trainers.doctor.findings import context_of, refuse
 from gaincurate.trainers.profile import layout_of
 from gaincurate.trainers.round_dataset import DRAW, RoundDataset
-from gaincurate.trainers.session import ROUND, RunSession, followed, place_beside, sum_of
+from gaincurate.trainers.session import ROUND, RunSession, followed, place_beside
 from gaincurate.trainers.trl.batching import Shape, shape_of
 from gaincurate.trainers.trl.checks import check, newest, place_in, places_of, see_checkpoint
-from gaincurate.trainers.trl.rewards import Reward, Tap, heard, judged
+from gaincurate.trainers.trl.rewards import Reward, Tap, heard, weighted
 from gaincurate.trainers.trl.start import config_of, open_run, see_prompts, set_defaults, with_ids
 
 _log = logging.getLogger("gaincurate")
@@ -48,11 +48,7 @@ BEAT = 5.0
 
 
 def together(work: Callable[[], Any], accelerator: Any) -> Any:
-    """Run `work` on the main process alone and give every process its result.
-
-    Args:
-        work: its result is sent to the others, so it must be plain.
-        accelerator: of the trainer (`is_main_process`, `num_processes`).
+    """Run `work` on the main process alone and give every process its result, which must be plain.
 
     Raises:
         GaincurateError: of the same class and with the same sentence on every process.
@@ -400,14 +396,8 @@ class _Sums:
         parts = self._parts.setdefault(row[DRAW], [])
         parts.append(rewards)
         if len(parts) == self._functions and self._parts.pop(row[DRAW], []):
-            sums = [_sum(values) for values in zip(*parts, strict=True)]
+            sums = [weighted([1.0] * len(values), values) for values in zip(*parts, strict=True)]
             self._dataset.report([row], [sums], tokens=[[len(ids) for ids in columns["completion_ids"]]])
-
-
-def _sum(rewards: Sequence[Any]) -> float | None:
-    """None where no function could judge."""
-    values = [value for value in map(judged, rewards) if value is not None]
-    return sum_of(values) if values else None
 
 
 class _Places(transformers.TrainerCallback):

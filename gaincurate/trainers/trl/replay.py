@@ -8,7 +8,6 @@ for a run without replay (how rows are dealt, when checkpoints are saved) is in 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import Any, get_args
 import torch
 from accelerate.utils import gather_object
 from trl import GRPOTrainer
-from trl.trainer.utils import RepeatSampler
 
 from gaincurate.core.files import make_folder
 from gaincurate.errors import InputError, OutputError
@@ -28,7 +26,7 @@ from gaincurate.replay.group import RolloutGroup
 from gaincurate.replay.metrics import step_metrics, warning
 from gaincurate.trainers.doctor.findings import Context, Finding, ask, refuse
 from gaincurate.trainers.replay_loss import Clip, anchored_advantages, importance_ratios
-from gaincurate.trainers.session import reward_of, sum_of
+from gaincurate.trainers.session import reward_of
 from gaincurate.trainers.trl.batching import resolved
 from gaincurate.trainers.trl.checks import reward_missing, stops
 from gaincurate.trainers.trl.replay_rows import (
@@ -44,6 +42,7 @@ from gaincurate.trainers.trl.replay_rows import (
     rows_of_groups,
     with_logprobs,
 )
+from gaincurate.trainers.trl.rewards import judged, weighted
 from gaincurate.trainers.trl.rules import dealing, optimizer, saves_anywhere, window
 
 _log = logging.getLogger("gaincurate")
@@ -192,14 +191,9 @@ class Replays:
         )
 
     def _get_train_sampler(self: Any, dataset: Any = None) -> Any:
-        return RepeatSampler(
-            data_source=self.train_dataset if dataset is None else dataset,
-            mini_repeat_count=self.num_generations,
-            batch_size=self.prompts_a_generation,
-            repeat_count=self.num_iterations * self.args.steps_per_generation,
-            shuffle=self.shuffle_dataset,
-            seed=self.args.seed,
-        )
+        sampler = super()._get_train_sampler(dataset)  # type: ignore[misc]
+        sampler.batch_size = self.prompts_a_generation
+        return sampler
 
     def _generate_and_score_completions(self: Any, inputs: list[dict[str, Any]]) -> Any:
         if not self.model.training:
@@ -259,17 +253,12 @@ class Replays:
             self._rewards, self._completions = rewards.tolist(), completion_ids_list
         return rewards
 
-    def _weighted(self: Any, row: list[float]) -> float:
-        """A rollout's reward, from `[functions]`, weighted as TRL does."""
-        both = zip(self.reward_weights.tolist(), row, strict=True)
-        parts = [reward_of(weight) * reward_of(value) for weight, value in both if not math.isnan(value)]
-        return sum_of(parts) if parts else math.nan
-
     def _groups(self: Any, fresh: list[Row]) -> list[RolloutGroup | None]:
-        rewards = correct = [self._weighted(row) for row in self._rewards]
+        weights = [reward_of(weight) for weight in self.reward_weights.tolist()]
+        rewards = correct = [weighted(weights, map(reward_of, row)) for row in self._rewards]
         if self._replay.correct is not None:
             place = self.reward_func_names.index(self._replay.correct)
-            correct = [reward_of(row[place]) for row in self._rewards]
+            correct = [judged(reward_of(row[place])) for row in self._rewards]
         return groups_of(
             gather_object(fresh),
             rewards,

@@ -6,7 +6,6 @@ large as the trainer's own, because the loss needs the ratio to the policy that 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -73,19 +72,20 @@ def ragged(padded: torch.Tensor, rows: Sequence[Row]) -> list[Array]:
 
 
 def groups_of(
-    rows: Sequence[Row], rewards: Sequence[float], correct: Sequence[float], size: int, **about: Any
+    rows: Sequence[Row],
+    rewards: Sequence[float | None],
+    correct: Sequence[float | None],
+    size: int,
+    **about: Any,
 ) -> list[RolloutGroup | None]:
-    """The groups of a generation, from the rollouts of all processes in their order.
+    """The groups of a generation, `[groups]`; None for one with a rollout that could not be judged.
 
     Args:
-        rows: `[groups * size]`.
-        rewards: of the same rollouts; NaN: not judged.
-        correct: of the same rollouts, 0 to 1; NaN: not judged.
+        rows: of all processes in their order, `[groups * size]`.
+        rewards: of the same rollouts; None: not judged.
+        correct: of the same rollouts, 0 to 1; None: not judged.
         size: rollouts in a group, G.
         **about: the other fields of the groups.
-
-    Returns:
-        `[groups]`; None for a group with a rollout that no reward function could judge.
 
     Raises:
         OutcomeError: there are not as many rewards, or not whole groups; the rollouts of a group are not of
@@ -99,13 +99,14 @@ def groups_of(
     groups: list[RolloutGroup | None] = []
     for start in range(0, len(rows), size):
         own = slice(start, start + size)
-        if any(map(math.isnan, [*rewards[own], *correct[own]])):
+        judged = [[value for value in values[own] if value is not None] for values in (rewards, correct)]
+        if min(map(len, judged)) < size:
             groups.append(None)
             continue
-        _check(rows[own], correct[own])
+        _check(rows[own], judged[1])
         names, prompts, *tokens, advantages, _ = zip(*rows[own], strict=True)
-        judged = [np.asarray(values) for values in (rewards[own], correct[own], advantages)]
-        groups.append(RolloutGroup(names[0], prompts[0], *tokens, *judged, **about))
+        numbers = map(np.asarray, (*judged, advantages))
+        groups.append(RolloutGroup(names[0], prompts[0], *tokens, *numbers, **about))
     return groups
 
 

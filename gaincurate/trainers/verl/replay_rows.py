@@ -38,16 +38,10 @@ class Row(NamedTuple):
 def groups_of(
     rows: Sequence[Row], step: int, size: int, span: tuple[float, float] = (0.0, 1.0), **sampled: float
 ) -> list[RolloutGroup]:
-    """The whole groups among a step's trajectories, in the order of their first row.
+    """The whole groups of `size` rollouts among a step's trajectories, in the order of their first row.
 
-    A prompt with failed rollouts, or with rollouts without a token, is left out.
-
-    Args:
-        rows: of the step.
-        step: verl's.
-        size: rollouts in a group.
-        span: the range of rewards.
-        **sampled: `temperature` and `top_p`.
+    A prompt with failed rollouts, or with rollouts without a token, is left out. `span` is the range of
+    rewards; `sampled` has `temperature` and `top_p`.
 
     Raises:
         InputError: a rollout of several trajectories, or rows without log-probs or rewards.
@@ -115,10 +109,7 @@ def _plain(name: str, value: Any) -> Any:
 def rows_of(group: RolloutGroup, uid: str, step: int) -> list[Row]:
     """A group's rows as if they were of this step, but for log-probs and the versions that generated them.
 
-    Args:
-        group: that `groups_of` made.
-        uid: without an underscore; verl compares rollouts of one uid with each other.
-        step: verl's.
+    The `uid` has no underscore; verl compares rollouts of one uid with each other.
     """
     rows = []
     prompt = torch.tensor(group.prompt_ids, dtype=torch.int64)
