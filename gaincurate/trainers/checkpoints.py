@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from glob import glob
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
@@ -74,8 +75,8 @@ class Checkpoint:
 
 def checkpoints(root: Path, layout: Layout) -> Iterator[tuple[int, Path]]:
     """Steps and folders of a trainer's checkpoints below its output root, or the root itself if it is one."""
-    paths = {root, *(path for pattern in layout.folders for path in _below(root, pattern))}
-    for path in paths:
+    names = [name for pattern in layout.folders for name in glob(pattern, root_dir=root)]
+    for path in {root, *(root / name for name in names)}:
         number = re.fullmatch(layout.step, path.name)
         if number and path.is_dir() and (not layout.any_name or _has_any(path, *_OF_MODEL)):
             yield int(number[1]), path
@@ -132,14 +133,6 @@ def owner(folder: Path, layout: Layout) -> Checkpoint | None:
     return None
 
 
-def _below(root: Path, pattern: str) -> list[Path]:
-    """Matches of a glob, though folders are deleted while it goes on."""
-    for _ in range(3):
-        with suppress(FileNotFoundError):
-            return list(root.glob(pattern))
-    return []
-
-
 def _has_any(path: Path, *kinds: str) -> bool:
     """Whether a folder has files of these kinds."""
     return any(any(path.glob(kind)) for kind in kinds)
@@ -191,13 +184,9 @@ def _put_there(checkpoint: Checkpoint) -> float:
 
 def small_files(folder: Path) -> dict[str, Path]:
     """Configuration, tokenizer and templates of a folder, by their names in it."""
-    if not folder.is_dir():
-        return {}
-    shown = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    paths = [path for path in shown if path.suffix in _SMALL and path.name not in _OTHERS]
-    if (folder / _TEMPLATES).is_dir():
-        paths += (folder / _TEMPLATES).glob("*.jinja")
-    return {str(path.relative_to(folder)): path for path in sorted(paths) if path.is_file()}
+    names = sorted([*glob("*", root_dir=folder), *glob(f"{_TEMPLATES}/*.jinja", root_dir=folder)])
+    small = [name for name in names if Path(name).suffix in _SMALL and name not in _OTHERS]
+    return {name: folder / name for name in small if (folder / name).is_file()}
 
 
 def see_mergeable(adapter: Path) -> dict[str, Any]:
@@ -226,10 +215,9 @@ def see_mergeable(adapter: Path) -> dict[str, Any]:
 
 
 def hold(checkpoint: Checkpoint, into: Path, model: Path | None = None) -> None:
-    """Link a checkpoint's files into a folder; nothing is done where it holds them already.
+    """Link a checkpoint's files into a folder, or copy them; nothing is done where it holds them already.
 
-    Across file systems they are copied. `model` has the configuration and the tokenizer, for what the
-    checkpoint has not.
+    What the checkpoint lacks of configuration and tokenizer is the `model`'s.
 
     Raises:
         InputError: the configuration is neither in the checkpoint nor in the model's folder.

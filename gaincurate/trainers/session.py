@@ -139,8 +139,7 @@ class RunSession(AbstractContextManager["RunSession"]):
     @property
     def round(self) -> int:
         """The newest round, from 0."""
-        round_: int = self.state["round"]
-        return round_
+        return int(self.state["round"])
 
     @property
     def finished(self) -> bool:
@@ -244,16 +243,14 @@ class RunSession(AbstractContextManager["RunSession"]):
 
     def _advised(self, error: OutcomeError) -> OutcomeError:
         """The error with `ahead`, and with the coverage at which the run would go on."""
-        absent: list[str] = error.data.get("ids", self.ids)  # type: ignore[assignment]
         line_is_wrong = "ids" not in error.data and self.run.outcomes(self.round).exists()
         if not self.ahead or line_is_wrong:
             return error
+        absent: list[str] = error.data.get("ids", self.ids)  # type: ignore[assignment]
         share = math.floor((1 - len(absent) / self.budget) * 10_000) / 10_000
-        text = f"{error} {self.ahead}"
-        if share > 0:
-            text += f" A run that is started with --min-coverage {share:g} goes on here, and what comes "
-            text += "later counts as late."
-        return OutcomeError(text, **error.data)
+        coverage = f" A run that is started with --min-coverage {share:g} goes on here, and what comes later "
+        coverage += "counts as late."
+        return OutcomeError(f"{error} {self.ahead}{coverage if share > 0 else ''}", **error.data)
 
     def save(self, step: int, **more: Any) -> Json:
         """The place to save beside a checkpoint; plain values.

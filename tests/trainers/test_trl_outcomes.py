@@ -142,7 +142,6 @@ def test_the_functions_do_what_they_did_and_the_users_list_is_let_be() -> None:
     made.reward_weights = torch.ones(3)
     tap(made)
     assert call(made, ["a"] * 2, ["yes", ""]) == [[1.0, 0.0], [0.0, None], [0.5, 0.5]]
-    assert [f.__name__ for f in made.reward_funcs] == ["right", "short", "later"]
     # As TRL 1.0 asks; since 1.14 it asks for their calls too.
     assert [inspect.iscoroutinefunction(f) for f in made.reward_funcs] == [False, False, True]
     assert mine == [right, short, later]

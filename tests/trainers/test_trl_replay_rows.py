@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.errors import OutcomeError
-from gaincurate.trainers.trl.replay_rows import (
+from gaincurate.trainers.trl.replay import (
     Row,
     batched,
     groups_of,
@@ -42,7 +42,7 @@ def row(gc_id: str, length: int = 3, advantage: float = 0.5, prompt: int = 2) ->
     return Row(gc_id, prompt_ids, ids, np.ones(length, bool), logprobs, advantage)
 
 
-def grouped(rows: list[Row], rewards: list[float], correct: list[float] | None = None, **more: Any) -> Any:
+def grouped(rows: list[Row], rewards: list[Any], correct: list[float] | None = None, **more: Any) -> Any:
     options: dict[str, Any] = {"policy_version": 3, "step": 5, "temperature": 0.7, "top_p": 0.9}
     return groups_of(rows, rewards, correct or rewards, 2, logprobs_of="tempered", **(options | more))
 
@@ -80,7 +80,7 @@ def test_groups_carry_what_was_sampled_with() -> None:
 
 
 def test_a_group_that_nobody_could_judge_is_none() -> None:
-    found = grouped([row("a"), row("a"), row("bb"), row("bb")], [1.0, math.nan, 1.0, 0.0])
+    found = grouped([row("a"), row("a"), row("bb"), row("bb")], [1.0, None, 1.0, 0.0])
     assert [group if group is None else group.gc_id for group in found] == [None, "bb"]
 
 

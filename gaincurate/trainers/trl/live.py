@@ -158,7 +158,7 @@ def attach(
         done.append(f"gave the {len(trainer.train_dataset):,} rows of train_dataset their {ID}")
     if done:
         note(f"warning: {', and '.join(done)}")
-    return Follower(trainer, live, shape, outcome=outcome, correct=correct)
+    return Follower(trainer, live, Tap(trainer, shape, outcome, correct))
 
 
 def _plan_the_first(live: RunSession) -> None:
@@ -171,27 +171,18 @@ def _plan_the_first(live: RunSession) -> None:
 class Follower(transformers.TrainerCallback):
     """The callback that `attach` adds to a trainer."""
 
-    def __init__(
-        self,
-        trainer: Any,
-        live: RunSession,
-        shape: Shape,
-        *,
-        outcome: str | Sequence[str] | None,
-        correct: str | None,
-    ) -> None:
-        self.live, self.shape = live, shape
+    def __init__(self, trainer: Any, live: RunSession, tap: Tap) -> None:
+        self.live, self.shape, self._tap = live, tap.shape, tap
         self.round = live.round
         self._trainer, self._accelerator = trainer, trainer.accelerator
-        self._steps = shape.steps(live.budget)
+        self._steps = tap.shape.steps(live.budget)
         self._ids: list[str] = live.ids
         self._resumed: str | None = None
         self._saved = 0  # the step of the newest checkpoint
-        self._tap = Tap(trainer, shape, outcome, correct)
-        self._tap.metrics = live.metrics()
+        tap.metrics = live.metrics()
         self._train = trainer.train
         trainer.train = self._train_from
-        sampler = RoundSampler(self._places, live.budget, shape)
+        sampler = RoundSampler(self._places, live.budget, tap.shape)
         trainer._get_train_sampler = lambda dataset=None: sampler
         trainer.add_callback(self)
 

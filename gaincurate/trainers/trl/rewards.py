@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial, wraps
+from functools import partial
 from typing import Any
 
 from gaincurate.core.artifact import Json
@@ -23,10 +23,8 @@ Hear = Callable[[list[Any], Mapping[str, Any]], None]
 class Heard:
     """A reward function, under its name, whose rewards `hear` gets; pickled where both of them can be."""
 
-    def __init__(self, function: Reward, hear: Hear) -> None:
-        self.function, self._hear = function, hear
-        plain = _plain(function)
-        self.__name__ = getattr(plain, "__name__", type(plain).__name__)
+    def __init__(self, function: Reward, hear: Hear, name: str) -> None:
+        self.function, self._hear, self.__name__ = function, hear, name
 
     def __call__(self, **columns: Any) -> Any:
         """As TRL calls reward functions."""
@@ -44,16 +42,14 @@ class _HeardLater(Heard):
 
 
 def heard(function: Reward, hear: Hear) -> Heard:
-    """The function in whose place TRL calls the reward function; it is asynchronous where that one is."""
-    plain = _plain(function)
+    """What TRL calls in place of the reward function; it is asynchronous where that one is."""
+    plain = function
+    while isinstance(plain, partial):
+        plain = plain.func
     is_later = any(map(inspect.iscoroutinefunction, (plain, getattr(plain, "__call__", None))))  # noqa: B004
-    return (_HeardLater if is_later else Heard)(function, hear)
-
-
-def _plain(function: Reward) -> Reward:
-    while isinstance(function, partial):
-        function = function.func
-    return function
+    return (_HeardLater if is_later else Heard)(
+        function, hear, getattr(plain, "__name__", type(plain).__name__)
+    )
 
 
 def judged(reward: Any) -> float | None:
@@ -92,28 +88,18 @@ class Tap:
         summed = names if outcome is None else [outcome] if isinstance(outcome, str) else outcome
         weights = zip(names, map(reward_of, trainer.reward_weights.tolist()), strict=True)
         self._weights = {name: weight for name, weight in weights if name in summed}
-        self._shape, self._correct = shape, correct
+        self.shape, self._correct = shape, correct
         self._calls: dict[str, list[list[float | None]]] = {
             name: [] for name in names if name in summed or name == correct
         }
         self._rows: list[tuple[list[str], list[int]]] = []  # ids and completion tokens, of each generation
-        trainer.reward_funcs = [  # a new list: TRL keeps the user's own
-            self._tapped(name, function) if name in self._calls else function
+        # A new list: TRL keeps the user's own. Bound methods: before 1.14, TRL awaits no objects.
+        trainer.reward_funcs = [
+            heard(function, partial(self._hear, name)).__call__ if name in self._calls else function
             for name, function in zip(names, trainer.reward_funcs, strict=True)
         ]
         self._evaluates = False
         trainer.evaluation_loop = self._evaluation()(trainer.evaluation_loop)
-
-    def _tapped(self, name: str, function: Reward) -> Reward:
-        listening = heard(function, partial(self._hear, name))
-        if not isinstance(listening, _HeardLater):
-            return listening
-
-        @wraps(function)  # before 1.14, TRL awaits asynchronous functions, and no objects with such a call
-        async def later(**columns: Any) -> Any:
-            return await listening(**columns)
-
-        return later
 
     @contextmanager
     def _evaluation(self) -> Iterator[None]:
@@ -153,12 +139,12 @@ class Tap:
             return None
         lines: list[Json] = []
         for (ids, tokens), *calls in zip(self._rows, *self._calls.values(), strict=True):
-            first = self._shape.rank * len(ids)
+            first = self.shape.rank * len(ids)
             for place, (gc_id, *values) in enumerate(zip(ids, *calls, strict=True)):
                 rewards = dict(zip(self._calls, values, strict=True))
                 reward = weighted(self._weights.values(), map(rewards.__getitem__, self._weights))
                 line = {ID: gc_id, "reward": reward, "step": step}
-                line |= {"sample": (first + place) % self._shape.group, "tokens": tokens[place]}
+                line |= {"sample": (first + place) % self.shape.group, "tokens": tokens[place]}
                 if self._correct is not None:
                     line["correct"] = rewards[self._correct]
                 lines.append(line)
