@@ -116,7 +116,7 @@ class NemoLoop:
         next(self.batches)
 
     def end(self) -> None:
-        self.module._of_environment().live.close()
+        self.module.next_batch.live.close()
 
 
 # slime.

@@ -18,7 +18,6 @@ from gaincurate.replay.config import ReplayConfig
 from gaincurate.replay.group import Key, RolloutGroup
 from gaincurate.replay.rows import decode, encode
 
-FORMAT = 2
 _STREAM = 0x5250  # of the seed's noise; no strategy uses it
 
 
@@ -202,7 +201,6 @@ class ReplayBuffer:
         stored = {id(group): group for group in (*self._groups, *self.last_plan.replayed)}
         places = {key: place for place, key in enumerate(stored)}
         return {
-            "format": FORMAT,
             "config": asdict(self.config),
             "counts": asdict(self.counts),
             "step": self.step,
@@ -220,10 +218,6 @@ class ReplayBuffer:
         Raises:
             OutputError: it is of another version, or of a buffer of other sizes; nothing was changed.
         """
-        if state["format"] != FORMAT:
-            raise OutputError(
-                "this is no state of a replay buffer of this version: go back to a checkpoint of it."
-            )
         sizes, theirs = asdict(self.config), state["config"]
         if differing := [name for name, value in sizes.items() if theirs.get(name) != value]:
             name = differing[0]

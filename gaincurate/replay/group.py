@@ -85,7 +85,10 @@ class RolloutGroup:
         where = f"rollout group of prompt {self.gc_id!r}"
         put = partial(object.__setattr__, self)
         for name in ("policy_version", "step"):
-            put(name, _count(getattr(self, name), name, where))
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 0:
+                raise OutcomeError(f"{where}: {name} is {value!r}, not a whole number from 0.")
+            put(name, int(value))
         put("extra", _json(self.extra, where))
         put("prompt_ids", _array(self.prompt_ids, np.int32, "prompt_ids", where))
         for name, kind in (("completion_ids", np.int32), ("mask", np.bool_), ("logprobs", np.float32)):
@@ -130,12 +133,6 @@ class RolloutGroup:
         """Bytes that the arrays take: 9 per completion token, 4 per prompt token, 24 per rollout."""
         by_rollout = (self.prompt_ids, self.rewards, self.correct, self.advantages)
         return sum(array.nbytes for array in chain(by_rollout, *self.rollouts))
-
-
-def _count(value: Any, name: str, where: str) -> int:
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 0:
-        raise OutcomeError(f"{where}: {name} is {value!r}, not a whole number from 0.")
-    return int(value)
 
 
 def _json(values: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -45,6 +45,7 @@ _TEMPLATES = "additional_chat_templates"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 _ADAPTER = "-adapter"  # ends the name of a held folder whose merged model takes the name without it
 _TRAINER = "trainer.json"
+_PICKLED = "is pickled, which can run code: let it be saved as safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +93,19 @@ def look(path: Path, step: int, layout: Layout) -> Checkpoint:
     for adapter in (path / name for name in layout.adapters):
         # A model next to an adapter is the base model alone, as verl's merger leaves it.
         if (adapter / ADAPTER).is_file() and (folder is None or adapter != folder):
-            return _adapter(path, step, adapter, tokenizer, folder)
+            weights, pickled = adapter / ADAPTER_WEIGHTS, adapter / "adapter_model.bin"
+            if pickled.is_file() and not weights.is_file():
+                return Checkpoint(path, step, "refused", adapter, f"{pickled} {_PICKLED}")
+            why = unreadable(adapter / ADAPTER) or ("" if whole(weights) else f"{weights} is not finished")
+            state: Literal["writing", "adapter"] = "writing" if why else "adapter"
+            return Checkpoint(path, step, state, adapter, why, tokenizer=tokenizer, base=folder)
     if folder is not None:
         why = why_not_whole(folder)
         bare = not (folder / "config.json").is_file()
         return Checkpoint(path, step, "writing" if why else "model", folder, why or "", bare, tokenizer)
-    for weights in folders:
-        if pickled := sorted(weights.glob("pytorch_model*.bin")):
-            why = f"{pickled[0]} is pickled, which can run code: let it be saved as safetensors"
-            return Checkpoint(path, step, "refused", path, f"{why}{layout.save_settings}")
+    for each in folders:
+        if files := sorted(each.glob("pytorch_model*.bin")):
+            return Checkpoint(path, step, "refused", path, f"{files[0]} {_PICKLED}{layout.save_settings}")
     for shards in layout.sharded:
         if parts := sorted(path.glob(shards.files)):
             how = f"let {layout.trainer} save Hugging Face weights{layout.save_settings}"
@@ -110,16 +115,6 @@ def look(path: Path, step: int, layout: Layout) -> Checkpoint:
             return Checkpoint(path, step, "refused", path, why, only_resumed=shards.apart)
     how = f"; {layout.trainer} saves them with {layout.setting}" if layout.setting else ""
     return Checkpoint(path, step, "writing", path, f"{path} has no weights{how}")
-
-
-def _adapter(path: Path, step: int, folder: Path, tokenizer: Path | None, base: Path | None) -> Checkpoint:
-    weights, pickled = folder / ADAPTER_WEIGHTS, folder / "adapter_model.bin"
-    if pickled.is_file() and not weights.is_file():
-        why = f"{pickled} is pickled, which can run code: let it be saved as safetensors"
-        return Checkpoint(path, step, "refused", folder, why)
-    why = unreadable(folder / ADAPTER) or ("" if whole(weights) else f"{weights} is not finished")
-    state: Literal["writing", "adapter"] = "writing" if why else "adapter"
-    return Checkpoint(path, step, state, folder, why, tokenizer=tokenizer, base=base)
 
 
 def owner(folder: Path, layout: Layout) -> Checkpoint | None:
@@ -229,7 +224,6 @@ def hold(checkpoint: Checkpoint, into: Path, model: Path | None = None) -> None:
         files = _files(checkpoint, model)
         record: Json = {
             "checkpoint": str(checkpoint.folder),
-            "step": checkpoint.step,
             "base": checkpoint.base and str(checkpoint.base),
             "files": {name: _stamp(file) for name, file in files.items()},
         }
@@ -313,12 +307,12 @@ def _stamp(path: Path) -> list[int]:
 def remembered_trainer(run: Run, trainer: str | None, *, keep: bool = True) -> str | None:
     """The given trainer, which the run remembers if `keep` is true, or the remembered one, or None."""
     path = run.folder / _TRAINER
-    if trainer is not None:
-        name = layout_of(trainer).trainer
-        if keep:
-            write_sealed(path, {"trainer": name})
-        return name
-    return str(read_sealed(path)["trainer"]) if path.exists() else None
+    if trainer is None:
+        return str(read_sealed(path)["trainer"]) if path.exists() else None
+    name = layout_of(trainer).trainer
+    if keep:
+        write_sealed(path, {"trainer": name})
+    return name
 
 
 class TrainerFinder(Finder):
@@ -404,8 +398,7 @@ class TrainerFinder(Finder):
         for old in (making, model):
             shutil.rmtree(old, ignore_errors=True)
         command = [sys.executable, "-m", "gaincurate.trainers.lora", str(adapter), "--out", str(making)]
-        if record["base"] is not None:
-            command += ["--base", record["base"]]
+        command += ["--base", record["base"]] if record["base"] else []
         self._note(f"merging the adapter {record['checkpoint']} into its base model")
         log = run.round_folder(run.round) / "merging.log"
         try:

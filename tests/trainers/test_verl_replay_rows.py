@@ -8,10 +8,10 @@ import torch
 
 from gaincurate.errors import InputError, OutcomeError
 from gaincurate.replay.group import RolloutGroup
-from gaincurate.trainers.verl.replay_rows import Row, groups_of, rows_of
+from gaincurate.trainers.verl.replay_settings import Trajectory, groups_of, rows_of
 
 
-def row(uid: str = "u", place: int = 0, reward: float = 1.0, index: int = 0, **other: Any) -> Row:
+def row(uid: str = "u", place: int = 0, reward: float = 1.0, index: int = 0, **other: Any) -> Trajectory:
     tokens = torch.tensor([3, 4, 5 + place])
     mask = torch.tensor([1, 0, 1])
     fields = {
@@ -33,10 +33,10 @@ def row(uid: str = "u", place: int = 0, reward: float = 1.0, index: int = 0, **o
         **other,
     }
     tag = {"min_global_steps": 6, "max_global_steps": 6, "status": "success", "global_steps": 7}
-    return Row(f"{uid}_{place}_{index}", tag, {k: v for k, v in fields.items() if v is not None})
+    return Trajectory(f"{uid}_{place}_{index}", tag, {k: v for k, v in fields.items() if v is not None})
 
 
-def grouped(rows: list[Row], span: tuple[float, float] = (0.0, 1.0)) -> list[RolloutGroup]:
+def grouped(rows: list[Trajectory], span: tuple[float, float] = (0.0, 1.0)) -> list[RolloutGroup]:
     return groups_of(rows, 7, 2, span, temperature=0.6, top_p=1.0)
 
 
@@ -110,6 +110,6 @@ def test_rewards_are_correct_by_their_range() -> None:
         ),
     ],
 )
-def test_rows_that_replay_cannot_keep_are_refused(rows: list[Row], sentence: str) -> None:
+def test_rows_that_replay_cannot_keep_are_refused(rows: list[Trajectory], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         grouped(rows)

@@ -193,8 +193,6 @@ class Follower(transformers.TrainerCallback):
             checkpoint = together(lambda: newest(output, self.live, self.shape), self._accelerator)
             if checkpoint is None:
                 _log.warning("no checkpoint to resume from in %s: starting from the beginning", output)
-            else:
-                _log.info("resuming from %s", checkpoint)
             resume_from_checkpoint = checkpoint and str(checkpoint)
         self._resumed = resume_from_checkpoint or None
         return self._train(resume_from_checkpoint, *args, **options)
@@ -319,12 +317,10 @@ def dataset(run: str | Path) -> datasets.Dataset:
     schema = table.schema
     whole = datasets.Dataset(datasets.table.InMemoryTable(table), fingerprint=scored.manifest_hash)
 
-    def rows(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    def rows(batch: dict[str, list[Any]]) -> Any:
         few = pa.Table.from_pydict(batch, pa.schema([schema.field(name) for name in batch]))
-        columns: dict[str, list[Any]] = training_rows(
-            few, scored.identity, bare=config.bare, with_scores=config.with_scores
-        ).to_pydict()
-        return columns
+        made = training_rows(few, scored.identity, bare=config.bare, with_scores=config.with_scores)
+        return made.to_pydict()
 
     return whole.with_transform(rows)
 

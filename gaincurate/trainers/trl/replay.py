@@ -42,6 +42,8 @@ from gaincurate.trainers.trl.rewards import judged, weighted
 from gaincurate.trainers.trl.rules import dealing, optimizer, saves_anywhere, window
 
 Array = npt.NDArray[Any]
+Judged = Sequence[float | None]
+"""Rewards of rollouts, None for one that no reward function could judge."""
 
 _log = logging.getLogger("gaincurate")
 # Averaged between two logs; the others are current values.
@@ -98,15 +100,9 @@ class Replay:
 
 def config_of(trainer: Any, replay: Replay) -> ReplayConfig:
     """The sizes of the buffer for a trainer; raises InputError under which nothing would be replayed."""
-    args = trainer.args
-    return ReplayConfig(
-        batch_groups=args.generation_batch_size // trainer.num_generations,
-        group_size=trainer.num_generations,
-        capacity=replay.capacity,
-        fresh_share=replay.fresh_share,
-        max_age=replay.max_age,
-        seed=args.seed,
-    )
+    args, size = trainer.args, trainer.num_generations
+    batch = args.generation_batch_size // size
+    return ReplayConfig(batch, size, replay.capacity, replay.fresh_share, replay.max_age, args.seed)
 
 
 def check_replay(trainer: Any, replay: Replay, config: ReplayConfig) -> None:
@@ -193,11 +189,7 @@ def ragged(padded: torch.Tensor, rows: Sequence[Row]) -> list[Array]:
 
 
 def groups_of(
-    rows: Sequence[Row],
-    rewards: Sequence[float | None],
-    correct: Sequence[float | None],
-    size: int,
-    **about: Any,
+    rows: Sequence[Row], rewards: Judged, correct: Judged, size: int, **about: Any
 ) -> list[RolloutGroup | None]:
     """The groups of a generation, `[groups]`; None for one with a rollout that could not be judged.
 
@@ -408,12 +400,10 @@ class Replays:
             )
         return plan
 
-    def _calculate_rewards(
-        self: Any, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
-    ) -> Any:
-        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)  # type: ignore[misc]
+    def _calculate_rewards(self: Any, inputs: Any, prompts: Any, completions: Any, ids: Any) -> Any:
+        rewards = super()._calculate_rewards(inputs, prompts, completions, ids)  # type: ignore[misc]
         if self.model.training:
-            self._rewards, self._completions = rewards.tolist(), completion_ids_list
+            self._rewards, self._completions = rewards.tolist(), ids
         return rewards
 
     def _groups(self: Any, fresh: list[Row]) -> list[RolloutGroup | None]:
@@ -464,10 +454,7 @@ class Replays:
         return loss
 
     def _log_ratios(self: Any, logps: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> None:
-        """Log the ratios of the replayed rollouts' tokens in a micro-batch, of all processes.
-
-        `logps` is `[rollouts, tokens]`, of the policy that is trained.
-        """
+        """Log the ratios of replayed tokens; `logps` is `[rollouts, tokens]`, of the trained policy."""
         counted = inputs["tool_mask"].bool() & inputs["replayed"].unsqueeze(-1)
         ratios = importance_ratios(logps.float(), inputs["behaviour_logps"], counted)[counted].double()
         sums = torch.stack([torch.ones_like(ratios).sum(), ratios.sum(), ratios.square().sum()])

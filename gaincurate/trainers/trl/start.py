@@ -27,7 +27,7 @@ from gaincurate.core.artifact import MANIFEST, RUN, Json
 from gaincurate.core.files import digest_json, make_folder, write_json
 from gaincurate.core.options import checked
 from gaincurate.core.process import command_lock, last_line, run_command
-from gaincurate.core.prompts import PROMPT, Columns, Message, prompts_of
+from gaincurate.core.prompts import PROMPT, Columns, prompts_of
 from gaincurate.core.schema import ID
 from gaincurate.errors import GaincurateError, InputError, TrainerError
 from gaincurate.schedule import base
@@ -69,11 +69,7 @@ def set_defaults(trainer: Any, context: Context) -> Json:
 
 
 def config_of(
-    shape: Shape,
-    run: str | Path,
-    required: Mapping[str, Any],
-    options: Mapping[str, Any],
-    score: Mapping[str, Any] | None = None,
+    shape: Shape, run: str | Path, required: Json, options: Json, score: Mapping[str, Any] | None = None
 ) -> ScheduleConfig | None:
     """The options of the run to open, or None where `attach` got no more than a folder to follow.
 
@@ -169,8 +165,7 @@ def _score(trainer: Any, out: Path, score: Mapping[str, Any], note: Note) -> Non
 def see_prompts(trainer: Any, run: Run, ids: Sequence[str], note: Note) -> Iterator[Finding]:
     """The differences between the prompts that TRL gives the model and the scored ones.
 
-    The first 1,024 of a round's ids are compared. `note` gets warnings, for example about prompts that
-    cannot be compared.
+    The first 1,024 of a round's ids are compared. `note` gets warnings, for example where none can be.
     """
     places = places_of(trainer.train_dataset, ids)[:_COMPARED]
     identity, ids, name = run.scored.identity, ids[:_COMPARED], run.config.scored
@@ -199,10 +194,11 @@ def see_prompts(trainer: Any, run: Run, ids: Sequence[str], note: Note) -> Itera
     if not differing:
         return
     first, fix, advice = differing[0], Json(), _ADVICE
+    first_row = pa.table({PROMPT: [prompts[first]], ID: [ids[first]]})
     if isinstance(prompts[first], str):
         why = "its prompt is plain text, to which TRL does not apply the chat template"
         advice = f"make the prompts chat messages: {_TO_CHAT}"
-    elif _messages(prompts[first]) != messages[first]:
+    elif prompts_of(first_row, {"source": {"prompt_column": PROMPT}}, bare=True)[0] != messages[first]:
         why = "its messages are not those of the scored set"
     elif given != variables:
         why, fix = f"{name} was scored with other template variables", {"chat_template_kwargs": variables}
@@ -224,11 +220,6 @@ def _tokens(tokenizer: Any, prompt: Any, options: Mapping[str, Any]) -> list[int
     if isinstance(prompt, str):
         return list(tokenizer(text=prompt)["input_ids"])
     return list(tokenizer.apply_chat_template(prompt, return_dict=True, **options)["input_ids"])
-
-
-def _messages(prompt: Any) -> list[Message]:
-    table = pa.table({PROMPT: [prompt], ID: ["the first"]})
-    return prompts_of(table, {"source": {"prompt_column": PROMPT}}, bare=True)[0]
 
 
 def schemas_of(trainer: Any) -> list[Json]:
