@@ -227,7 +227,7 @@ def hold(checkpoint: Checkpoint, into: Path, model: Path | None = None) -> None:
             "base": checkpoint.base and str(checkpoint.base),
             "files": {name: _stamp(file) for name, file in files.items()},
         }
-        if _record(into) == record and not changed(into):
+        if (into / RECORD).exists() and read_sealed(into / RECORD) == record and not changed(into):
             return
         for old in (making, into):
             shutil.rmtree(old, ignore_errors=True)
@@ -244,11 +244,6 @@ def hold(checkpoint: Checkpoint, into: Path, model: Path | None = None) -> None:
             f"{checkpoint.path} was deleted before it could be held. Run this again, and let the trainer "
             "keep more than one (save_total_limit and the like)."
         ) from error
-
-
-def _record(held: Path) -> Json | None:
-    """Of what a folder holds; None where it holds nothing."""
-    return read_sealed(held / RECORD) if (held / RECORD).exists() else None
 
 
 def changed(held: Path) -> list[str]:
@@ -392,7 +387,7 @@ class TrainerFinder(Finder):
         """A held adapter's merged model, merged now unless that was done."""
         model = adapter.with_name(adapter.name.removesuffix(_ADAPTER))
         record = read_sealed(adapter / RECORD)
-        if (_record(model) or {}).get("merged") == record:
+        if (model / RECORD).exists() and read_sealed(model / RECORD).get("merged") == record:
             return model
         making = model.with_name(f".{model.name}.merging")
         for old in (making, model):

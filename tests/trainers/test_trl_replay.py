@@ -289,7 +289,7 @@ def test_a_run_whose_buffer_stays_empty_says_so(
     trainer.train()
     said = [record.getMessage() for record in caplog.records if record.name == "gaincurate"]
     assert said[0].startswith("Nothing was replayed in the last 10 steps: the buffer holds 0 groups")
-    assert said[1:] == [f"nothing was replayed in this training. {said[0]}"]
+    assert len(said) == 1
     assert all(entry.get("replay/share", 0) == 0 for entry in trainer.state.log_history)
 
 

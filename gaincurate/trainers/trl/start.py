@@ -137,7 +137,10 @@ def _score(trainer: Any, out: Path, score: Mapping[str, Any], note: Note) -> Non
     given = {"prompt_column": PROMPT, "template_kwargs": trainer.chat_template_kwargs, **score}
     work = out.with_name(f"{out.name}.work")
     data, options, log = work / "rows.parquet", work / "options.json", work / "scoring.log"
-    checked(ScoreConfig, {**given, "data": str(data), "model": model, "out": out}, keywords=True)
+    try:
+        checked(ScoreConfig, {**given, "data": str(data), "model": model, "out": out}, keywords=True)
+    except InputError as error:
+        raise InputError(f"score={dict(score)!r}: {error}") from error
     see_adapters(trainer)
     # TRL renders the trainer's tools into every prompt, and no tools of rows.
     rows = rows.remove_columns([name for name in rows.column_names if name == TOOLS])
