@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import tiny
 import trainer_folders as folders
 from gaincurate.trainers.checkpoints import find, look, owner
-from gaincurate.trainers.profile import layout_of, layouts
+from gaincurate.trainers.profile import Layout, layout_of, layouts
 
 TRAINERS = sorted(layouts())
 # Where the weights of step 7 lie, by each trainer's own names.
@@ -274,3 +274,16 @@ def test_a_real_save_of_transformers_is_complete_for_the_trl_layout(tmp_path: Pa
     assert "tokenizer.json is not finished" in look(folder, 12, layout_of("areal")).why
     (folder / "tokenizer.json").write_text(json.dumps(json.loads(whole)))  # in one line
     assert look(folder, 12, layout_of("areal")).state == "model"
+
+
+def test_the_table_in_the_docs_is_the_modules() -> None:
+    def row(layout: Layout) -> str:
+        weights = ", ".join(f"`{value}`" for value in layout.weights) or "-"
+        setting = f"`{layout.setting}`" if layout.setting else "-"
+        return f"| {layout.trainer} | {layout.marker} | {weights} | {setting} |"
+
+    lines = (Path(__file__).parents[2] / "docs/checkpoints.md").read_text().splitlines()
+    start = next(place for place, line in enumerate(lines) if line.startswith("| trainer | complete when |"))
+    rows = [row(layout) for layout in layouts().values()]
+    assert lines[start + 2 : start + 2 + len(rows)] == rows
+    assert not lines[start + 2 + len(rows)].startswith("|")
