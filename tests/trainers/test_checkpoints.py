@@ -119,9 +119,7 @@ def _filled(command: str, root: Path) -> list[str]:
         ("global_step7/rank_0_model_states.pt", "python {0}/zero_to_fp32.py {0} {0} --safe_serialization"),
     ],
 )
-def test_trls_sharded_weights_are_named_and_found_when_converted(
-    tmp_path: Path, shards: str, command: str
-) -> None:
+def test_trls_sharded_weights_are_found_when_converted(tmp_path: Path, shards: str, command: str) -> None:
     root = folders.write(tmp_path, folders.trl(7, [(shards, b"pickle")]))
     why = find(root, layout_of("trl"))[1]
     assert f"({shards}): convert them with `{command.format(root / 'checkpoint-7')}`" in why
@@ -175,19 +173,13 @@ def test_verls_merger_leaves_the_base_beside_the_adapter_and_that_is_not_the_mod
         ({"adapter_config.json": b"{"}, "adapter_config.json is not finished"),
         ({"adapter_config.json": b"{}"}, "adapter_model.safetensors is not finished"),
         ({"adapter_config.json": b"{}", "adapter_model.safetensors": b"x"}, "safetensors is not finished"),
-        (
-            {"adapter_config.json": b"{}", "adapter_model.bin": b"x"},
-            "adapter_model.bin is pickled, which can",
-        ),
-        (
-            {"config.json": b"{}", "pytorch_model.bin": b"x"},
-            "pytorch_model.bin is pickled, which can run code",
-        ),
+        ({"adapter_config.json": b"{}", "adapter_model.bin": b"x"}, "adapter_model.bin is pickled, which can"),
+        ({"config.json": b"{}", "pytorch_model.bin": b"x"}, "pytorch_model.bin is pickled, which can run code"),
         ({"config.json": b"{}"}, "has no weights; trl saves them with"),
         ({"model.safetensors.index.json": b'{"weight_map": {}}'}, "index.json is not finished"),
         ({"model.safetensors.index.json": b'{"weight_map": {"w": "../x"}}'}, "index.json is not finished"),
     ],
-)
+)  # fmt: skip
 def test_what_is_wrong_with_a_checkpoint_is_named(tmp_path: Path, names: dict[str, bytes], why: str) -> None:
     root = folders.write(tmp_path, folders.trl(7, list(names.items())))
     found = find(root, layout_of("trl"))
@@ -204,17 +196,10 @@ def test_what_is_wrong_with_a_checkpoint_is_named(tmp_path: Path, names: dict[st
         ("verl", "latest_checkpointed_iteration.txt", b"5", "latest_checkpointed_iteration.txt has step 5"),
         ("verl", "latest_checkpointed_iteration.txt", b"", "does not say so"),
         ("trinity", "latest_checkpointed_iteration.txt", b"6", "iteration.txt has step 6"),
-        (
-            "areal",
-            "default/epoch0epochstep7globalstep7/tokenizer.json",
-            b"{",
-            "tokenizer.json is not finished",
-        ),
+        ("areal", "default/epoch0epochstep7globalstep7/tokenizer.json", b"{", "tokenizer.json is not finished"),
     ],
-)
-def test_the_marker_that_does_not_agree_is_named(
-    tmp_path: Path, trainer: str, name: str, data: bytes, why: str
-) -> None:
+)  # fmt: skip
+def test_a_wrong_marker_is_named(tmp_path: Path, trainer: str, name: str, data: bytes, why: str) -> None:
     folders.write(tmp_path, folders.ORDERS[trainer](7))
     (tmp_path / name).write_bytes(data)
     found = find(tmp_path, layout_of(trainer))

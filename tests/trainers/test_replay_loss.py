@@ -13,11 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gaincurate.errors import InputError
-from gaincurate.trainers.replay_loss import (
-    anchored_advantages,
-    group_advantages,
-    replay_loss,
-)
+from gaincurate.trainers.replay_loss import anchored_advantages, group_advantages, replay_loss
 
 Rows = list[list[float]]
 OPTIONS = list(product(("one", "old"), ("sequence", "token")))
@@ -76,14 +72,8 @@ def tensors(made: dict[str, Any], kind: Any = None) -> dict[str, Any]:
 
 
 def loss_of(made: dict[str, Any], **options: Any) -> Any:
-    return replay_loss(
-        made["logps"],
-        made["behaviour"],
-        made["advantages"],
-        made["mask"],
-        old_logps=made["old"],
-        **options,
-    )
+    given = (made[name] for name in ("logps", "behaviour", "advantages", "mask"))
+    return replay_loss(*given, old_logps=made["old"], **options)
 
 
 @given(st.integers(0, 10**6), st.sampled_from(OPTIONS), st.floats(0.05, 0.5), st.floats(0.05, 0.9))

@@ -110,9 +110,7 @@ def test_a_loader_gets_the_prompts_of_the_plans_and_the_run_its_outcomes(tmp_pat
 
 
 @pytest.mark.parametrize("step", [1, 4, 5, 8, 15])
-def test_a_loader_that_resumes_from_its_state_ends_in_the_same_plans_and_outcomes(
-    tmp_path: Path, step: int
-) -> None:
+def test_a_resumed_loader_ends_in_the_same_plans_and_outcomes(tmp_path: Path, step: int) -> None:
     expected = whole(tmp_path / "whole")
     run = runs.begin(tmp_path, **OPTIONS)
     before, saved = RoundDataset(run.folder), None
@@ -141,9 +139,7 @@ def test_a_loader_that_resumes_from_its_state_ends_in_the_same_plans_and_outcome
 
 
 @pytest.mark.parametrize("killed", [1, 2, 3])
-def test_the_pages_example_killed_before_its_first_save_and_later_ends_as_one_that_was_not(
-    tmp_path: Path, killed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_pages_example_is_killed(tmp_path: Path, killed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     module = SimpleNamespace(StatefulDataLoader=StatefulLoader)
     monkeypatch.setitem(sys.modules, "torchdata", SimpleNamespace(stateful_dataloader=module))
     monkeypatch.setitem(sys.modules, "torchdata.stateful_dataloader", module)

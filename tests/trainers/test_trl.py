@@ -114,9 +114,7 @@ def test_a_run_is_followed_to_its_end(tmp_path: Path, model: Path, kind: Any) ->
     assert [entry["round"] for entry in run.executions() if entry["what"] == "training"] == [0, 1, 2]
 
 
-def test_a_run_that_waits_for_its_first_references_is_planned_when_it_is_attached(
-    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_attach_plans_round_0(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dots_runs.in_process(monkeypatch)
     server = {"verifier": "exact", "answer_column": "question", "server": "http://127.0.0.1:9/v1"}
     scored = dots_runs.begin(tmp_path / "other").config.scored
@@ -154,9 +152,7 @@ def test_a_generation_may_feed_several_steps_and_several_passes(tmp_path: Path, 
 @pytest.mark.parametrize(
     "end", [3, pytest.param(4, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow)]
 )
-def test_ended_anywhere_and_resumed_the_plans_are_those_of_a_run_that_was_not(
-    tmp_path: Path, model: Path, end: int
-) -> None:
+def test_ended_anywhere_and_resumed_the_plans_are_the_same(tmp_path: Path, model: Path, end: int) -> None:
     """Ended in the middle of round 1 (2 steps a round, saved at each), at its end, and in round 2."""
     whole = runs.begin(tmp_path / "whole", rounds=3, align_to=4)
     trainer, _ = make(model, whole, max_steps=6)
@@ -187,9 +183,7 @@ def test_resumed_from_an_older_checkpoint_later_rounds_are_set_aside(tmp_path: P
 
 
 @pytest.mark.slow
-def test_true_takes_the_newest_checkpoint_that_is_whole_and_of_this_history(
-    tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_true_takes_the_newest_good(tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = runs.begin(tmp_path, rounds=3, align_to=4)
     trainer, _ = make(model, run, num_train_epochs=3)
     trainer.train()
@@ -216,9 +210,7 @@ def test_true_takes_the_newest_checkpoint_that_is_whole_and_of_this_history(
 
 
 @pytest.mark.slow
-def test_a_checkpoint_that_a_kill_left_without_a_place_will_do_if_the_run_stands_there(
-    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_without_a_place_may_do(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = runs.begin(tmp_path, rounds=3, align_to=4)
     trainer, _ = make(model, run, num_train_epochs=3)
     real = RunSession.save_beside
@@ -262,9 +254,7 @@ def test_a_reward_outside_the_runs_range_ends_the_first_step(tmp_path: Path, mod
 
 
 @pytest.mark.slow
-def test_going_back_over_a_re_scoring_brings_back_the_order_that_was(
-    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_going_back_restores_the_order(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed between the place and the plan of a round that is due, too: the checkpoint is scored then."""
     data = tiny.write_jsonl(tmp_path / "prompts.jsonl", tiny.questions(24))
     gaincurate.score(str(data), model=str(model), out=tmp_path / "set", dtype="float32")
@@ -344,9 +334,7 @@ def test_one_trainer_follows_one_run(tmp_path: Path, model: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_adapter_is_merged_before_the_re_scoring_and_training_goes_on_with_it(
-    tmp_path: Path, model: Path
-) -> None:
+def test_an_adapter_is_merged_before_the_re_scoring(tmp_path: Path, model: Path) -> None:
     peft = pytest.importorskip("peft")
     data = tiny.write_jsonl(tmp_path / "prompts.jsonl", tiny.questions(24))
     gaincurate.score(str(data), model=str(model), out=tmp_path / "set", dtype="float32")

@@ -105,9 +105,7 @@ ENGINE: dict[str, Any] = {"use_vllm": True, "vllm_importance_sampling_correction
         ({"save_strategy": "best"}, "save_strategy is best: the adapter refuses it", ""),
     ],
 )  # fmt: skip
-def test_a_setting_that_would_break_replay_is_refused_by_name(
-    changed: dict[str, Any], begins: str, ends: str
-) -> None:
+def test_a_setting_that_breaks_replay_is_refused(changed: dict[str, Any], begins: str, ends: str) -> None:
     with pytest.raises(InputError) as refused:
         check(**changed)
     assert str(refused.value).startswith(begins)
@@ -138,7 +136,7 @@ def test_all_that_would_break_replay_is_refused_at_once() -> None:
         ),
     ],
 )  # fmt: skip
-def test_choices_and_sizes_that_cannot_be_are_refused(
+def test_wrong_choices_and_sizes_are_refused(
     replay: dict[str, Any], changed: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(InputError) as refused:

@@ -35,9 +35,7 @@ SHAPES = st.builds(
 
 
 @given(SHAPES, st.integers(1, 8), st.data())
-def test_steps_and_prompts_taken_follow_trls_arithmetic(
-    shape: Shape, generations: int, data: st.DataObject
-) -> None:
+def test_steps_follow_trls_arithmetic(shape: Shape, generations: int, data: st.DataObject) -> None:
     budget = shape.prompts * generations
     batches = generations * shape.repeats
     if batches % shape.accumulation:
@@ -164,9 +162,7 @@ def test_rows_that_are_not_the_runs_are_refused() -> None:
         places_of(rows, ["id1", "id99"])
 
 
-def test_the_newest_checkpoint_of_another_batch_is_refused_and_not_passed_over_for_a_new_start(
-    tmp_path: Path,
-) -> None:
+def test_a_newest_checkpoint_of_another_batch_is_refused(tmp_path: Path) -> None:
     live, then = RunSession(runs.begin(tmp_path, budget=8).folder), Shape(4, 2, 1, 1)
     for step in (1, 2):
         folder = tmp_path / f"out/checkpoint-{step}"

@@ -28,7 +28,6 @@ GOOD: dict[str, Any] = {
         "group_size": 4,
         "capacity": 16,
         "fresh_share": 0.25,
-        "temperature": 0.6,
     },
     "trainer.v1.trainer_mode": "sync",
     "data.train_files": "train.parquet",
@@ -213,10 +212,7 @@ def test_rewards_are_correct_by_their_range() -> None:
         ([row(), row(index=1)], "^rollout u_0 is of several trajectories; replay keeps one a rollout. Train"),
         ([row(rollout_log_probs=None), row(place=1)], "^u_0_0 has no rollout_log_probs: set "),
         ([row(), row(place=1, rm_scores=None)], "^u_0_0 has no rm_scores: set "),
-        (
-            [row(routed_experts=torch.zeros(3)), row(place=1)],
-            "^the field routed_experts of a rollout is a tensor, which replay does",
-        ),
+        ([row(routed_experts=torch.zeros(3)), row(place=1)], "^the field routed_experts of a rollout is a"),
     ],
 )
 def test_rows_that_replay_cannot_keep_are_refused(rows: list[Trajectory], sentence: str) -> None:

@@ -143,7 +143,7 @@ def test_a_checkpoint_of_another_run_is_refused_before_models_are_loaded(tmp_pat
 
 
 @pytest.mark.parametrize("where", ["actor/huggingface", "actor/model/huggingface"])
-def test_the_weights_of_the_rounds_last_checkpoint_are_scored(
+def test_the_last_checkpoint_is_scored(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     given: list[str | None] = []

@@ -29,7 +29,7 @@ def newest(root: Path) -> Checkpoint:
 
 
 @pytest.mark.parametrize("when", range(1, 9))
-def test_one_that_is_deleted_while_it_is_looked_at_is_passed_over(
+def test_one_that_is_deleted_meanwhile_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: int
 ) -> None:
     """The trainer's rotation strikes at the first, second, ... reading of a file."""
@@ -118,7 +118,7 @@ def test_a_hold_is_made_once_and_made_again_for_another_checkpoint(tmp_path: Pat
 
 
 @pytest.mark.parametrize("when", range(6))
-def test_killed_at_any_link_the_hold_is_absent_and_is_made_the_next_time(
+def test_killed_at_any_link_the_hold_is_absent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: int
 ) -> None:
     folders.write(tmp_path, folders.trl(10))
