@@ -9,7 +9,6 @@ from typing import Any
 import datasets
 import pyarrow.parquet as pq
 import pytest
-import torch
 import trl
 from typer.testing import CliRunner
 
@@ -25,9 +24,8 @@ from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.schedule.run import Run
 from gaincurate.trainers.session import PLACE, RunSession
-from gaincurate.trainers.trl.batching import Shape
 from gaincurate.trainers.trl.checks import places_of
-from gaincurate.trainers.trl.live import RoundSampler, attach, dataset
+from gaincurate.trainers.trl.live import attach, dataset
 from trl_run import Ender, Ends
 
 NOT_OF_THE_RUN = "of an evaluation"
@@ -87,17 +85,8 @@ def planned(run: Run) -> list[str]:
 @pytest.mark.parametrize("kind", [trl.GRPOTrainer, Unsloth, trl.RLOOTrainer])
 def test_a_run_is_followed_to_its_end(tmp_path: Path, model: Path, kind: Any) -> None:
     run = runs.begin(tmp_path, budget=8, rounds=3, align_to=4)
-    trainer, seen = make(
-        model,
-        run,
-        kind=kind,
-        num_train_epochs=3,
-        evaluate=True,
-        eval_strategy="steps",
-        eval_steps=3,
-        per_device_eval_batch_size=2,
-        num_generations_eval=1,
-    )
+    evaluation = {"eval_strategy": "steps", "per_device_eval_batch_size": 2, "num_generations_eval": 1}
+    trainer, seen = make(model, run, kind=kind, num_train_epochs=3, evaluate=True, eval_steps=3, **evaluation)
     trainer.train()
     assert seen == planned(run)
     assert trainer.state.global_step == 6
@@ -134,16 +123,8 @@ def test_attach_plans_round_0(tmp_path: Path, model: Path, monkeypatch: pytest.M
 def test_a_generation_may_feed_several_steps_and_several_passes(tmp_path: Path, model: Path) -> None:
     """4 micro-batches of 2 rollouts make a generation, used twice; 2 of them make a step: windows of 4 steps."""
     run = runs.begin(tmp_path, budget=8, rounds=2, align_to=4)
-    trainer, seen = make(
-        model,
-        run,
-        per_device_train_batch_size=2,
-        steps_per_generation=4,
-        num_iterations=2,
-        gradient_accumulation_steps=2,
-        max_steps=16,
-        save_steps=4,
-    )
+    batch = {"per_device_train_batch_size": 2, "steps_per_generation": 4, "gradient_accumulation_steps": 2}
+    trainer, seen = make(model, run, num_iterations=2, max_steps=16, save_steps=4, **batch)
     trainer.train()
     assert seen == planned(run)
     assert run.state["finished"]
@@ -198,15 +179,9 @@ def test_true_takes_the_newest_good(tmp_path: Path, model: Path, caplog: pytest.
     trainer.train(resume_from_checkpoint=True)
     assert seen == planned(run)[12:]
     said = [record.getMessage() for record in caplog.records if record.name == "gaincurate"]
-    assert [
-        Path(text.partition(": ")[2].partition(".")[0]).name
-        for text in said
-        if text.startswith("cannot resume")
-    ] == [
-        "trainer_state",
-        "checkpoint-5 is of a history that was undone: round 2 was planned again since",
-        "trainer_state",
-    ]
+    whys = [text.partition(": ")[2].partition(".")[0] for text in said if text.startswith("cannot resume")]
+    undone = "checkpoint-5 is of a history that was undone: round 2 was planned again since"
+    assert [Path(why).name for why in whys] == ["trainer_state", undone, "trainer_state"]
 
 
 @pytest.mark.slow
@@ -307,23 +282,6 @@ def test_the_rows_are_those_of_the_rounds_files(tmp_path: Path) -> None:
     assert found == pq.read_table(run.data(0)).to_pylist()
     assert rows.column_names == run.scored.schema.names  # the prompt is made when a row is asked for
     assert rows[3]["prompt"] == [{"role": "user", "content": "question 3"}]
-
-
-def test_workers_with_a_long_life_see_the_next_round_all_the_same(tmp_path: Path) -> None:
-    """A round is an epoch: what is prefetched is of the round that is being trained."""
-    rows = dataset(runs.begin(tmp_path).folder)
-    rounds = iter([[3, 1, 4, 1], [5, 9, 2, 6]])
-    loader = torch.utils.data.DataLoader(
-        rows,
-        batch_size=4,
-        sampler=RoundSampler(lambda: next(rounds), 4, Shape(2, 2, 1, 1)),
-        collate_fn=list,
-        num_workers=2,
-        persistent_workers=True,
-    )
-    for places in ([3, 1, 4, 1], [5, 9, 2, 6]):
-        seen = [row["gc_id"] for batch in loader for row in batch]
-        assert seen == [f"id{place:04d}" for place in places for _ in range(2)]
 
 
 def test_one_trainer_follows_one_run(tmp_path: Path, model: Path) -> None:

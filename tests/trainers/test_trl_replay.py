@@ -137,16 +137,14 @@ def test_stored_log_probs_are_under_the_sampling_temperature(model: Path, tmp_pa
 @pytest.mark.parametrize("clip", ["one", "old"])
 def test_a_mixed_batchs_loss_is_the_formula(model: Path, tmp_path: Path, clip: Any, loss_type: str) -> None:
     """Two micro-batches a generation and two passes, so that pi, pi_old and pi_behaviour are three policies."""
-    trainer = make(
-        model,
-        tmp_path,
-        replay=Replay(capacity=CAPACITY, clip=clip),
-        loss_type=loss_type,
-        per_device_train_batch_size=16,
-        steps_per_generation=2,
-        num_iterations=2,
-        max_steps=16,
-    )
+    passes = {
+        "per_device_train_batch_size": 16,
+        "steps_per_generation": 2,
+        "num_iterations": 2,
+        "max_steps": 16,
+    }
+    replay = Replay(capacity=CAPACITY, clip=clip)
+    trainer = make(model, tmp_path, replay=replay, loss_type=loss_type, **passes)
     trainer.train()
     assert replay_run.audit(trainer.lines, **SIZES, lag=4) >= 1
     stored = {
@@ -237,15 +235,8 @@ def test_the_log_says_what_is_replayed(done: Any) -> None:
 @pytest.mark.slow
 def test_accumulated_and_repeated_steps_keep_their_sizes(model: Path, tmp_path: Path) -> None:
     """Four micro-batches a generation, two of them an update, each used twice."""
-    trainer = make(
-        model,
-        tmp_path,
-        per_device_train_batch_size=8,
-        steps_per_generation=4,
-        gradient_accumulation_steps=2,
-        num_iterations=2,
-        max_steps=24,
-    )
+    batch = {"per_device_train_batch_size": 8, "steps_per_generation": 4, "gradient_accumulation_steps": 2}
+    trainer = make(model, tmp_path, num_iterations=2, max_steps=24, **batch)
     trainer.train()
     assert replay_run.audit(trainer.lines, **SIZES, lag=4) >= 2
     for number, line in enumerate(trainer.lines):
@@ -257,13 +248,8 @@ def test_accumulated_and_repeated_steps_keep_their_sizes(model: Path, tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("always", [0.0, 1.0], ids=["too hard", "too easy"])
-def test_a_run_whose_buffer_stays_empty_says_so(
-    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, always: float
-) -> None:
-    trainer = make(
-        model, tmp_path, reward=lambda completions, **columns: [always] * len(completions), max_steps=10
-    )
+def test_a_run_whose_buffer_stays_empty_says_so(model: Path, tmp_path: Path, caplog: Any) -> None:
+    trainer = make(model, tmp_path, reward=lambda texts, **columns: [1.0] * len(texts), max_steps=10)
     trainer.train()
     said = [record.getMessage() for record in caplog.records if record.name == "gaincurate"]
     assert said[0].startswith("Nothing was replayed in the last 10 steps: the buffer holds 0 groups")
@@ -335,14 +321,8 @@ class TrainsWithEngine(Replays, Engine):
 @pytest.mark.parametrize("clip", ["one", "old"])
 def test_an_engines_own_log_probs_are_the_behaviour_policys(model: Path, tmp_path: Path, clip: Any) -> None:
     """Not run with vLLM itself."""
-    trainer = make(
-        model,
-        tmp_path,
-        kind=TrainsWithEngine,
-        replay=Replay(capacity=32, clip=clip),
-        reward_funcs=arithmetic.right,
-        max_steps=3,
-    )
+    engine: dict[str, Any] = {"kind": TrainsWithEngine, "reward_funcs": arithmetic.right, "max_steps": 3}
+    trainer = make(model, tmp_path, replay=Replay(capacity=32, clip=clip), **engine)
     trainer.train()
     assert trainer.buffer.counts.replay_steps >= 1
     for group in trainer.buffer.groups:
@@ -360,16 +340,13 @@ def test_an_engines_own_log_probs_are_the_behaviour_policys(model: Path, tmp_pat
 @pytest.mark.slow
 def test_an_evaluation_changes_nothing(model: Path, tmp_path: Path) -> None:
     found = []
-    for options in (
-        {},
-        {
-            "eval_dataset": arithmetic.dataset(1),
-            "eval_strategy": "steps",
-            "eval_steps": 2,
-            "per_device_eval_batch_size": 4,
-            "num_generations_eval": 2,
-        },
-    ):
+    evaluation: dict[str, Any] = {
+        "eval_dataset": arithmetic.dataset(1),
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+    }
+    evaluation |= {"per_device_eval_batch_size": 4, "num_generations_eval": 2}
+    for options in ({}, evaluation):
         trainer = make(model, tmp_path, max_steps=4, **options)
         trainer.train()
         found.append(trainer.lines[:2])
@@ -442,10 +419,8 @@ def test_a_resumed_training_is_one_that_was_never_ended(model: Path, tmp_path: P
     again = make(model, tmp_path / "cut", **options)
     again.train(resume_from_checkpoint=True)
     assert again.lines == whole.lines[4:]
-    losses = [
-        [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-        for trainer in (whole, again)
-    ]
+    logs = [trainer.state.log_history for trainer in (whole, again)]
+    losses = [[entry["loss"] for entry in log if "loss" in entry] for log in logs]
     assert losses[0] == losses[1]
     assert again.buffer.counts == whole.buffer.counts
 

@@ -55,16 +55,9 @@ def test_steps_follow_trls_arithmetic(shape: Shape, generations: int, data: st.D
 
 def trainer(*, iterations: int = 1, processes: int = 1, rows: int = 16, **options: Any) -> Any:
     given: dict[str, Any] = {
-        "output_dir": "out",
-        "per_device_train_batch_size": 8,
-        "num_generations": 2,
-        "shuffle_dataset": False,
-        "num_train_epochs": 3,
-        "save_steps": 2,
-        "use_cpu": True,
-        "bf16": False,
-        "report_to": "none",
-    }
+        "output_dir": "out", "per_device_train_batch_size": 8, "num_generations": 2, "shuffle_dataset": False,
+        "num_train_epochs": 3, "save_steps": 2, "use_cpu": True, "bf16": False, "report_to": "none",
+    }  # fmt: skip
     args, ids = trl.GRPOConfig(**(given | options)), [f"id{k}" for k in range(rows)]
     made = trl_run.stub(args, ids, iterations=iterations, processes=processes)
     made.given = given | options | {"num_iterations": iterations}

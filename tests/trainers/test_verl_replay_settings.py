@@ -21,14 +21,10 @@ from gaincurate.trainers.verl.replay_settings import (
     sizes_of,
 )
 
+SIZES = {"batch_groups": 8, "group_size": 4, "capacity": 16, "fresh_share": 0.25}
 GOOD: dict[str, Any] = {
     "trainer.v1.sampler.custom_sampler.path": "pkg://gaincurate.trainers.verl.replay",
-    "trainer.v1.sampler.sampler_kwargs": {
-        "batch_groups": 8,
-        "group_size": 4,
-        "capacity": 16,
-        "fresh_share": 0.25,
-    },
+    "trainer.v1.sampler.sampler_kwargs": {**SIZES, "temperature": 0.6},
     "trainer.v1.trainer_mode": "sync",
     "data.train_files": "train.parquet",
     "data.train_batch_size": 2,
