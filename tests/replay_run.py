@@ -79,20 +79,12 @@ class Told(ReplayGRPOTrainer):
         if self.model.training:
             plan = self.buffer.last_plan
             rewards, tokens = self._got[-1]
-            self.lines.append(
-                Line(
-                    step=self.state.global_step,
-                    before=before,
-                    replayed=[list(group.key) for group in plan.replayed],
-                    fresh=[row["gc_id"] for row in inputs],
-                    rewards=rewards,
-                    tokens=tokens,
-                    rows=len(output["prompt_ids"]),
-                    marked=int(output["replayed"].sum()),
-                    buffer=digests(self.buffer.groups),
-                    groups=list(plan.replayed),
-                )
-            )
+            replayed = [list(group.key) for group in plan.replayed]
+            fresh, rows = [row["gc_id"] for row in inputs], len(output["prompt_ids"])
+            marked, after = int(output["replayed"].sum()), digests(self.buffer.groups)
+            line = Line(self.state.global_step, before, replayed, fresh, rewards, tokens, rows, marked, after)
+            line.groups += plan.replayed
+            self.lines.append(line)
         return output
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **options: Any) -> Any:

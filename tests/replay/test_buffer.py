@@ -155,15 +155,6 @@ def test_a_buffer_comes_back_exactly_and_goes_on_the_same(tmp_path: Path, steps:
     assert one.state_dict() == back.state_dict()
 
 
-def test_saving_changes_nothing_and_gives_the_same_bytes(tmp_path: Path) -> None:
-    one = trained(6)
-    save(one, tmp_path / "a")
-    save(one, tmp_path / "b")
-    load(one, tmp_path / "b")
-    save(one, tmp_path / "c")
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() == (tmp_path / "c").read_bytes()
-
-
 def test_a_damaged_file_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     one = trained(6)
     path = tmp_path / "state"

@@ -20,26 +20,12 @@ def test_a_steps_numbers_are_those_counted_by_hand() -> None:
     again = sum(back.gc_id == "a" for back in plan.replayed)
     generated = sum(made.tokens for made in [*first, *fresh])
     trained = generated + sum(back.tokens for back in plan.replayed)
-    assert found == {
-        "replay/share": 0.5,
-        "replay/age_mean": 3.0,
-        "replay/age_max": 3.0,
-        "replay/overlap": again / 2,
-        "replay/groups": 4.0,
-        "replay/bytes": float(one.nbytes),
-        "replay/tokens_saved": 1 - generated / trained,
-        "replay/kept": 5.0,
-        "replay/uninformative": 1.0,
-        "replay/too_old": 0.0,
-        "replay/evicted": 1.0,
-        "replay/aged": 0.0,
-        "replay/repeated": 0.0,
-        "replay/steps": 2.0,
-        "replay/replay_steps": 1.0,
-        "replay/waiting": 0.0,
-        "replay/tokens_generated": float(generated),
-        "replay/tokens_trained": float(trained),
-    }
+    expected = dict.fromkeys(("too_old", "aged", "repeated", "waiting"), 0.0)
+    expected |= {"share": 0.5, "age_mean": 3.0, "age_max": 3.0, "overlap": again / 2}
+    expected |= {"groups": 4.0, "bytes": float(one.nbytes), "tokens_saved": 1 - generated / trained}
+    expected |= {"kept": 5.0, "uninformative": 1.0, "evicted": 1.0, "steps": 2.0, "replay_steps": 1.0}
+    expected |= {"tokens_generated": float(generated), "tokens_trained": float(trained)}
+    assert found == {f"replay/{name}": value for name, value in expected.items()}
 
 
 def test_a_step_without_replay_or_without_groups_has_zeros() -> None:

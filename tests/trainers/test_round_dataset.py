@@ -148,11 +148,8 @@ def test_the_pages_example_is_killed(tmp_path: Path, killed: int, monkeypatch: p
     exec(next(part for part in page.split("```python\n") if "from torchdata" in part).split("```")[0], train)
 
     def trained(folder: Path, kills: list[int]) -> tuple[Run, list[int], list[int]]:
-        run, checkpoint, saved = (
-            runs.begin(folder, **OPTIONS | {"budget": 16, "rounds": 2}),
-            None,
-            list[int](),
-        )
+        run = runs.begin(folder, **OPTIONS | {"budget": 16, "rounds": 2})
+        checkpoint, saved = None, list[int]()
         draws: list[int] = []
 
         def step(rows: list[dict[str, Any]]) -> list[list[float]]:
@@ -199,10 +196,8 @@ def test_without_a_state_the_prompts_without_outcomes_come_first(tmp_path: Path)
     report(before, [second[1]])
     report(before, [first[3]])  # late
     with run.outcomes(0).open("a") as file:  # killed while the outcome of first[6] was written
-        lines = [
-            {"gc_id": first[6]["gc_id"], "reward": 1, "round": 0, "step": 7, "sample": 1},
-            {"gc_id": "x"},
-        ]
+        line = {"gc_id": first[6]["gc_id"], "reward": 1, "round": 0, "step": 7, "sample": 1}
+        lines = [line, {"gc_id": "x"}]
         file.write("\n".join(map(json.dumps, lines))[:-3])
     before.close()
     dataset = RoundDataset(run.folder)
@@ -295,12 +290,8 @@ def test_a_wrong_reward_is_refused_and_nothing_is_written(tmp_path: Path) -> Non
     assert not run.outcomes(0).exists()
     dataset.report(pair, [[0.0, None], [1.0, 0.5]], tokens=[[3, 4], [5, 6]])
     lines = [json.loads(line) for line in run.outcomes(0).read_text().splitlines()]
-    assert [(line["step"], line["sample"], line["reward"], line["tokens"]) for line in lines] == [
-        (1, 1, None, 4),
-        (1, 0, 0.0, 3),
-        (2, 1, 0.5, 6),
-        (2, 0, 1.0, 5),
-    ]
+    found = [[line[name] for name in ("step", "sample", "reward", "tokens")] for line in lines]
+    assert found == [[1, 1, None, 4], [1, 0, 0.0, 3], [2, 1, 0.5, 6], [2, 0, 1.0, 5]]
 
 
 def test_an_endless_one_repeats_the_last_round_and_reports_nothing_of_it(tmp_path: Path) -> None:

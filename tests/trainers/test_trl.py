@@ -85,7 +85,11 @@ def planned(run: Run) -> list[str]:
 @pytest.mark.parametrize("kind", [trl.GRPOTrainer, Unsloth, trl.RLOOTrainer])
 def test_a_run_is_followed_to_its_end(tmp_path: Path, model: Path, kind: Any) -> None:
     run = runs.begin(tmp_path, budget=8, rounds=3, align_to=4)
-    evaluation = {"eval_strategy": "steps", "per_device_eval_batch_size": 2, "num_generations_eval": 1}
+    evaluation: dict[str, Any] = {
+        "eval_strategy": "steps",
+        "per_device_eval_batch_size": 2,
+        "num_generations_eval": 1,
+    }
     trainer, seen = make(model, run, kind=kind, num_train_epochs=3, evaluate=True, eval_steps=3, **evaluation)
     trainer.train()
     assert seen == planned(run)
@@ -123,7 +127,11 @@ def test_attach_plans_round_0(tmp_path: Path, model: Path, monkeypatch: pytest.M
 def test_a_generation_may_feed_several_steps_and_several_passes(tmp_path: Path, model: Path) -> None:
     """4 micro-batches of 2 rollouts make a generation, used twice; 2 of them make a step: windows of 4 steps."""
     run = runs.begin(tmp_path, budget=8, rounds=2, align_to=4)
-    batch = {"per_device_train_batch_size": 2, "steps_per_generation": 4, "gradient_accumulation_steps": 2}
+    batch: dict[str, Any] = {
+        "per_device_train_batch_size": 2,
+        "steps_per_generation": 4,
+        "gradient_accumulation_steps": 2,
+    }
     trainer, seen = make(model, run, num_iterations=2, max_steps=16, save_steps=4, **batch)
     trainer.train()
     assert seen == planned(run)

@@ -12,14 +12,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import datasets
 import pytest
-import trl
 from trl.chat_template_utils import qwen3_chat_template
 
 import runs
 import tiny
-import trl_run
 from gaincurate import RoundDataset
 from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.schedule.rounds import advance
@@ -172,32 +169,6 @@ def test_a_sum_that_is_not_finite_is_refused_in_a_sentence(tmp_path: Path, value
     with pytest.raises(OutcomeError, match="reward is Infinity, not a number"):
         second(**columns, completion_ids=[[1]] * GROUP)
     assert not run.outcomes(0).exists()
-
-
-def test_grpo_takes_it_as_an_iterable_dataset(tmp_path: Path, model: Path) -> None:
-    options: dict[str, Any] = {"strategy": "posterior", "budget": 8, "min_coverage": 0.5}
-    run = runs.begin(tmp_path, **options)
-    dataset, seen = RoundDataset(run.folder), list[tuple[int, str]]()
-
-    def heard(completions: list[Any], **columns: Any) -> list[float]:
-        rewards = trl_run.reward(completions, **columns)
-        firsts = range(0, len(rewards), GROUP)
-        rows = [{name: columns[name][k] for name in ("gc_id", "gc_round", "gc_draw")} for k in firsts]
-        dataset.report(rows, [rewards[k : k + GROUP] for k in firsts])
-        seen.extend((row["gc_round"], row["gc_id"]) for row in rows)
-        return rewards
-
-    trainer = trl.GRPOTrainer(
-        model=str(model),
-        reward_funcs=heard,
-        args=trl_run.config(tmp_path / "out", max_steps=6, save_strategy="no"),
-        train_dataset=datasets.IterableDataset.from_generator(dataset.__iter__),
-    )
-    trainer.train()
-    assert seen == [(round_, gc_id) for round_ in range(3) for gc_id in run.ids(round_)]
-    # Four prompts are fetched ahead, so a round is planned without the last four outcomes before it.
-    assert [run.plan(round_)["inputs"]["prompts"] for round_ in (1, 2)] == [4, 4]
-    assert run.plan(2)["inputs"]["late"] == 4
 
 
 def test_plans_with_group_sizes_are_refused(tmp_path: Path) -> None:

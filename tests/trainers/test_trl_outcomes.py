@@ -71,16 +71,10 @@ def test_two_processes_together_tell_what_one_would() -> None:
         call(made, ids[6 * rank : 6 * rank + 6], texts[6 * rank : 6 * rank + 6])
         parts += heard.drain(7) or []
     assert parts == lines
-    assert lines == [
-        {
-            "gc_id": gc_id,
-            "reward": {"yes": 1.0, "no": 0.5, "": 0.0, "yes please": 0.0}[text],
-            "step": 7,
-            "sample": place % 4,
-            "tokens": len(text),
-        }
-        for place, (gc_id, text) in enumerate(zip(ids, texts, strict=True))
-    ]
+    rewards = {"yes": 1.0, "no": 0.5, "": 0.0, "yes please": 0.0}
+    for place, (line, gc_id, text) in enumerate(zip(lines or [], ids, texts, strict=True)):
+        about = {"gc_id": gc_id, "reward": rewards[text], "step": 7, "sample": place % 4, "tokens": len(text)}
+        assert line == about
     assert listening.drain(8) is None  # each is told once
 
 

@@ -1,4 +1,4 @@
-"""Real GRPO runs of a tiny model that replays, in this process; killed and on two: test_trl_replay_pair.py."""
+"""Real GRPO runs of a tiny model that replays, in this process; killed and on two: test_trl_pair.py."""
 
 from __future__ import annotations
 
@@ -235,7 +235,11 @@ def test_the_log_says_what_is_replayed(done: Any) -> None:
 @pytest.mark.slow
 def test_accumulated_and_repeated_steps_keep_their_sizes(model: Path, tmp_path: Path) -> None:
     """Four micro-batches a generation, two of them an update, each used twice."""
-    batch = {"per_device_train_batch_size": 8, "steps_per_generation": 4, "gradient_accumulation_steps": 2}
+    batch: dict[str, Any] = {
+        "per_device_train_batch_size": 8,
+        "steps_per_generation": 4,
+        "gradient_accumulation_steps": 2,
+    }
     trainer = make(model, tmp_path, num_iterations=2, max_steps=24, **batch)
     trainer.train()
     assert replay_run.audit(trainer.lines, **SIZES, lag=4) >= 2
@@ -392,13 +396,9 @@ def test_every_prompt_of_a_followed_run_is_generated_for(model: Path, tmp_path: 
         seen.extend(gc_id)
         return arithmetic.right(completions, answer)
 
-    trainer = ReplayGRPOTrainer(
-        train_dataset=dataset(run.folder),
-        model=str(model),
-        reward_funcs=reward,
-        args=replay_run.config(tmp_path / "out", num_train_epochs=3),
-        replay=Replay(capacity=CAPACITY),
-    )
+    args = replay_run.config(tmp_path / "out", num_train_epochs=3)
+    given = {"train_dataset": dataset(run.folder), "model": str(model), "reward_funcs": reward, "args": args}
+    trainer = ReplayGRPOTrainer(**given, replay=Replay(capacity=CAPACITY))
     attach(trainer, run.folder)
     trainer.train()
     assert seen == [gc_id for round_ in range(3) for gc_id in run.ids(round_) for _ in range(GROUP)]

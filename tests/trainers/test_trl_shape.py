@@ -25,13 +25,8 @@ from gaincurate.trainers.trl.batching import Shape, shape_of
 from gaincurate.trainers.trl.checks import check, newest, places_of, see_checkpoint
 from trl_run import schedule as config
 
-SHAPES = st.builds(
-    Shape,
-    prompts=st.integers(1, 5),
-    group=st.integers(2, 4),
-    repeats=st.integers(1, 6),
-    accumulation=st.integers(1, 6),
-)
+SIX = st.integers(1, 6)
+SHAPES = st.builds(Shape, st.integers(1, 5), st.integers(2, 4), repeats=SIX, accumulation=SIX)
 
 
 @given(SHAPES, st.integers(1, 8), st.data())
@@ -133,14 +128,8 @@ def test_all_that_is_wrong_is_refused_at_once_and_the_doctor_said_so_before() ->
         check(made, config("window"), outcome="length")
     lines = str(caught.value).splitlines()
     assert lines.pop() == "the reward function 'length' is not there; the trainer has right."
-    assert [line.split(" is ")[0] for line in lines] == [
-        "shuffle_dataset",
-        "save_steps",
-        "save_strategy",
-        "ignore_data_skip",
-        "num_train_epochs",
-        "train_dataset",
-    ]
+    named = "shuffle_dataset save_steps save_strategy ignore_data_skip num_train_epochs train_dataset"
+    assert [line.split(" is ")[0] for line in lines] == named.split()
     refused_now = caught.value.data["findings"]
     assert isinstance(refused_now, list)
     assert sorted(refused_now) == sorted([*said_before(made, config("window")), "dataset", "outcome"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import os
 import re
@@ -30,7 +29,6 @@ from gaincurate.schedule.run import Run
 from gaincurate.trainers.doctor.findings import context_of
 from gaincurate.trainers.trl.batching import shape_of
 from gaincurate.trainers.trl.checks import check
-from gaincurate.trainers.trl.live import attach
 from gaincurate.trainers.trl.start import config_of, model_of, see_same, set_defaults, with_ids
 from trl_run import schedule as config
 
@@ -125,8 +123,6 @@ def test_keywords_are_those_of_schedule_start() -> None:
     expected = ({"sigma": "0.1N"}, -1.0, RescoreConfig(what="full"))
     assert (made.options, made.reward_low, made.rescore) == expected
     assert opened_with("dots", budget=None, options={"step_prompts": 4}).budget == 8
-    keywords = set(inspect.signature(attach).parameters) - {"trainer", "outcome", "correct", "score", "cache"}
-    assert keywords == {"run", "strategy", "budget", "rounds", "scored", "reference_outcomes", "options"}
 
 
 def test_a_run_that_is_there_must_have_been_opened_with_the_same(tmp_path: Path) -> None:
@@ -198,15 +194,11 @@ def test_rows_get_the_ids_of_their_own_column(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "added", "sentence"),
     [
-        ({"prompt": [{"role": "user", "content": "q"}]}, {}, "no column answer to find its rows"),
+        ({"prompt": "q"}, {}, "no column answer to find its rows"),
         ({"question": "q", "answer": "1"}, {}, "no column prompt to find its rows"),
-        (
-            {"prompt": "q", "answer": "1"},
-            {"system": "Think."},
-            "scored with a system message or examples that",
-        ),
+        ({"prompt": "q", "answer": "1"}, {"system": "Think."}, "scored with a system message or examples that"),
     ],
-)
+)  # fmt: skip
 def test_others_get_no_ids(tmp_path: Path, row: dict[str, Any], added: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         with_ids(datasets.Dataset.from_list([row]), run_of(tmp_path, **added))

@@ -21,6 +21,8 @@ from gaincurate.trainers.verl.replay_settings import (
     sizes_of,
 )
 
+SAMPLED: dict[str, Any] = {"n": 4, "calculate_log_probs": True, "temperature": 0.6, "top_p": 1, "top_k": -1}
+SAMPLED |= {"logprobs_mode": "processed_logprobs"}
 SIZES = {"batch_groups": 8, "group_size": 4, "capacity": 16, "fresh_share": 0.25}
 GOOD: dict[str, Any] = {
     "trainer.v1.sampler.custom_sampler.path": "pkg://gaincurate.trainers.verl.replay",
@@ -28,12 +30,7 @@ GOOD: dict[str, Any] = {
     "trainer.v1.trainer_mode": "sync",
     "data.train_files": "train.parquet",
     "data.train_batch_size": 2,
-    "actor_rollout_ref.rollout.n": 4,
-    "actor_rollout_ref.rollout.calculate_log_probs": True,
-    "actor_rollout_ref.rollout.temperature": 0.6,
-    "actor_rollout_ref.rollout.top_p": 1,
-    "actor_rollout_ref.rollout.top_k": -1,
-    "actor_rollout_ref.rollout.logprobs_mode": "processed_logprobs",
+    **{f"actor_rollout_ref.rollout.{name}": value for name, value in SAMPLED.items()},
     "actor_rollout_ref.actor.ppo_mini_batch_size": 2,
     "algorithm.rollout_correction.bypass_mode": True,
 }
