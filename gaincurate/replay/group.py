@@ -12,7 +12,6 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
-from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -131,8 +130,8 @@ class RolloutGroup:
     @property
     def nbytes(self) -> int:
         """Bytes that the arrays take: 9 per completion token, 4 per prompt token, 24 per rollout."""
-        by_rollout = (self.prompt_ids, self.rewards, self.correct, self.advantages)
-        return sum(array.nbytes for array in chain(by_rollout, *self.rollouts))
+        arrays = [*self.completion_ids, *self.mask, *self.logprobs, self.prompt_ids]
+        return sum(array.nbytes for array in [*arrays, self.rewards, self.correct, self.advantages])
 
 
 def _json(values: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 
 import tiny
 from gaincurate.errors import ModelError
-from gaincurate.trainers.lora import main, merge, see_mergeable
+from gaincurate.trainers.checkpoints import see_mergeable
+from gaincurate.trainers.lora import main, merge
 
 # peft asks transformers by a name that transformers has since replaced.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")

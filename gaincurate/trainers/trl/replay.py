@@ -213,9 +213,10 @@ def groups_of(
             groups.append(None)
             continue
         _check(rows[own], values[1])
-        names, prompts, *tokens, advantages, _ = zip(*rows[own], strict=True)
-        numbers = map(np.asarray, (*values, advantages))
-        groups.append(RolloutGroup(names[0], prompts[0], *tokens, *numbers, **about))
+        names, prompts, ids, masks, logprobs, advantages, _ = zip(*rows[own], strict=True)
+        given, right, advantage = map(np.asarray, (*values, advantages))
+        group = RolloutGroup(names[0], prompts[0], ids, masks, logprobs, given, right, advantage, **about)
+        groups.append(group)
     return groups
 
 
