@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from gaincurate.schedule.run import Run
+from gaincurate.trainers import session
 
 
 def module(name: str, **content: Any) -> ModuleType:
@@ -35,6 +36,13 @@ def adapter(monkeypatch: pytest.MonkeyPatch, name: str, fakes: Mapping[str, Modu
     monkeypatch.setitem(sys.modules, full, ModuleType(full))
     del sys.modules[full]
     return importlib.import_module(full)
+
+
+def forget() -> None:
+    """Let all followed runs go, as the end of this process would."""
+    for _, live in session._FOLLOWED.values():
+        live.close()
+    session._FOLLOWED.clear()
 
 
 def reward_of(gc_id: str) -> float:

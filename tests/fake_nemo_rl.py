@@ -15,10 +15,8 @@ from adapters import Table, module
 
 
 def rl_collate_fn(data_batch: list[dict[str, Any]]) -> dict[str, Any]:
-    names = ("message_log", "length", "loss_multiplier", "extra_env_info", "idx")
-    return {name: [one[name] for one in data_batch] for name in names} | {
-        "task_name": [one.get("task_name") for one in data_batch]
-    }
+    names = ("message_log", "length", "loss_multiplier", "extra_env_info", "idx", "task_name")
+    return {name: [one.get(name) for one in data_batch] for name in names}
 
 
 class AllTaskProcessedDataset:

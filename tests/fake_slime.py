@@ -100,25 +100,13 @@ def modules() -> dict[str, Any]:
 def arguments(run: Any, **given: Any) -> Namespace:
     """The arguments that a data source reads, with slime's defaults."""
     made: dict[str, Any] = {
-        "prompt_data": run and str(run),
-        "data_source_path": "gaincurate.trainers.slime.RunDataSource",
-        "rollout_all_samples_process_path": "gaincurate.trainers.slime.report",
-        "hf_checkpoint": "the-model",
-        "input_key": "prompt",
-        "label_key": None,
-        "multimodal_keys": None,
-        "metadata_key": "metadata",
-        "tool_key": "tools",
-        "apply_chat_template": True,
-        "apply_chat_template_kwargs": {},
-        "rollout_batch_size": 4,
-        "over_sampling_batch_size": 4,
-        "n_samples_per_prompt": 2,
-        "partial_rollout": False,
-        "reward_key": None,
-        "save": None,
-        "load": None,
-    }
+        "prompt_data": run and str(run), "data_source_path": "gaincurate.trainers.slime.RunDataSource",
+        "rollout_all_samples_process_path": "gaincurate.trainers.slime.report", "hf_checkpoint": "the-model",
+        "input_key": "prompt", "label_key": None, "multimodal_keys": None, "metadata_key": "metadata",
+        "tool_key": "tools", "apply_chat_template": True, "apply_chat_template_kwargs": {}, "reward_key": None,
+        "rollout_batch_size": 4, "over_sampling_batch_size": 4, "n_samples_per_prompt": 2,
+        "partial_rollout": False, "save": None, "load": None,
+    }  # fmt: skip
     return Namespace(**(made | given))
 
 

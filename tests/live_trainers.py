@@ -42,6 +42,7 @@ class Driver:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.monkeypatch = monkeypatch
+        self.live = self.adapter()
 
     def adapter(self) -> Any:
         return adapter(self.monkeypatch, self.module, self.fake.modules())
@@ -116,7 +117,7 @@ class NemoLoop:
         next(self.batches)
 
     def end(self) -> None:
-        self.module._of_environment().live.close()
+        self.module.next_batch.live.close()
 
 
 # slime.
@@ -127,10 +128,6 @@ class Slime(Driver):
     where = "--prompt-data FOLDER"
     ahead = "slime reports where a rollout ends; the prompts of a group that it lost have no outcomes."
     fake = fake_slime
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        super().__init__(monkeypatch)
-        self.live = self.adapter()
 
     def begin(self, run: Run | None, folder: Path, start: int = 0, **given: Any) -> SlimeLoop:
         save = {"save": str(folder), "load": str(folder)}
@@ -172,7 +169,6 @@ class Trinity(Driver):
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__(monkeypatch)
-        self.live = self.adapter()
         self.saved = dict[int, Any]()
 
     def tasks(self, run: Run | None, folder: Path, saved: Any, columns: Any = None) -> Any:
@@ -251,7 +247,7 @@ class Prime(Driver):
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__(monkeypatch)
-        module = self.adapter()
+        module = self.live
         vf: Any = importlib.import_module("verifiers.v1")
 
         class Data(module.RunData):  # type: ignore[misc,name-defined]

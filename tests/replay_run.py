@@ -57,10 +57,6 @@ class Line:
     buffer: list[str]
     groups: list[RolloutGroup] = field(default_factory=list, repr=False, compare=False)
 
-    def plain(self) -> dict[str, Any]:
-        """For JSON."""
-        return {name.name: getattr(self, name.name) for name in fields(self) if name.name != "groups"}
-
 
 class Told(ReplayGRPOTrainer):
     """Keeps a line a generation, and what its loss was given."""
@@ -83,20 +79,12 @@ class Told(ReplayGRPOTrainer):
         if self.model.training:
             plan = self.buffer.last_plan
             rewards, tokens = self._got[-1]
-            self.lines.append(
-                Line(
-                    step=self.state.global_step,
-                    before=before,
-                    replayed=[list(group.key) for group in plan.replayed],
-                    fresh=[row["gc_id"] for row in inputs],
-                    rewards=rewards,
-                    tokens=tokens,
-                    rows=len(output["prompt_ids"]),
-                    marked=int(output["replayed"].sum()),
-                    buffer=digests(self.buffer.groups),
-                    groups=list(plan.replayed),
-                )
-            )
+            replayed = [list(group.key) for group in plan.replayed]
+            fresh, rows = [row["gc_id"] for row in inputs], len(output["prompt_ids"])
+            marked, after = int(output["replayed"].sum()), digests(self.buffer.groups)
+            line = Line(self.state.global_step, before, replayed, fresh, rewards, tokens, rows, marked, after)
+            line.groups += plan.replayed
+            self.lines.append(line)
         return output
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **options: Any) -> Any:
@@ -123,7 +111,7 @@ class Weights(transformers.TrainerCallback):
 
 
 @torch.no_grad()
-def logprobs(model: Any, group: RolloutGroup, temperature: float = 1.0) -> list[torch.Tensor]:
+def logprobs(model: Any, group: RolloutGroup, temperature: float) -> list[torch.Tensor]:
     """Of a group's completions, from the logits in float64; padded behind the last token alone."""
     start, longest = len(group.prompt_ids), max(map(len, group.completion_ids))
     whole = torch.zeros(group.size, start + longest, dtype=torch.long)
@@ -135,22 +123,17 @@ def logprobs(model: Any, group: RolloutGroup, temperature: float = 1.0) -> list[
     return [row[: len(ids)] for row, ids in zip(found, group.completion_ids, strict=True)]
 
 
-def farthest(
-    trainer: Any, weights: dict[int, dict[str, torch.Tensor]], model: Path, temperature: float = 1.0
-) -> tuple[float, float]:
+def farthest(trainer: Any, model: Path, temperature: float) -> list[float]:
     """How far stored log-probs are from those of the stored version's weights, and of the newest ones'."""
     fresh = transformers.AutoModelForCausalLM.from_pretrained(model).eval()
-    stored = newest = 0.0
-    for step, group in trainer.drawn:
-        for version in (group.policy_version, step):
-            fresh.load_state_dict(weights[version])
+    found = [0.0, 0.0]
+    for step, group in [(line.step, group) for line in trainer.lines for group in line.groups]:
+        for place, version in enumerate((group.policy_version, step)):
+            fresh.load_state_dict(trainer.weights.kept[version])
             for given, there in zip(group.logprobs, logprobs(fresh, group, temperature), strict=True):
                 distance = (torch.tensor(given).double() - there).abs().max().item()
-                if version == group.policy_version:
-                    stored = max(stored, distance)
-                else:
-                    newest = max(newest, distance)
-    return stored, newest
+                found[place] = max(found[place], distance)
+    return found
 
 
 def audit(lines: Sequence[Line], *, batch: int, fresh: int, group: int, capacity: int, lag: int = 1) -> int:
@@ -207,7 +190,10 @@ def main() -> None:
         trainer.add_callback(trl_run.Killer(kill))
     there = any(output.glob("checkpoint-*"))
     trainer.train(resume_from_checkpoint=True if there or follows else None)
-    told = {"lines": [line.plain() for line in trainer.lines], "log": trainer.state.log_history}
+    lines = [
+        {name: value for name, value in vars(line).items() if name != "groups"} for line in trainer.lines
+    ]
+    told = {"lines": lines, "log": trainer.state.log_history}
     (output / f"told-{os.environ.get('RANK', '0')}.json").write_text(json.dumps(told))
 
 

@@ -103,15 +103,10 @@ def loop_options(model: str, given: dict[str, Any]) -> dict[str, Any]:
     """What TRL gives its worker."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(model)
     return {
-        "model_name": model,
-        "dataset": given["train_dataset"],
-        "reward_funcs": given["reward_funcs"],
-        "processing_class": tokenizer,
-        "eos_token_ids": [tokenizer.eos_token_id],
-        "num_generations": GROUP,
-        "max_inflight_tasks": 8,
-        "max_tokens": 4,
-    }
+        "model_name": model, "dataset": given["train_dataset"], "reward_funcs": given["reward_funcs"],
+        "processing_class": tokenizer, "eos_token_ids": [tokenizer.eos_token_id], "num_generations": GROUP,
+        "max_inflight_tasks": 8, "max_tokens": 4,
+    }  # fmt: skip
 
 
 def train(model: str, run: Path, output: Path, options: dict[str, Any]) -> None:
@@ -122,22 +117,12 @@ def train(model: str, run: Path, output: Path, options: dict[str, Any]) -> None:
     kill = options.pop("kill", None)
     given = async_arguments(run, [half, Judge()])
     args = AsyncGRPOConfig(
-        output_dir=str(output),
-        num_generations=GROUP,
-        max_inflight_tasks=8,
-        max_completion_length=4,
-        token_budget=0,
-        use_cpu=True,
-        bf16=False,
-        report_to="none",
-        **options,
-    )
+        output_dir=str(output), num_generations=GROUP, max_inflight_tasks=8, max_completion_length=4,
+        token_budget=0, use_cpu=True, bf16=False, report_to="none", **options,
+    )  # fmt: skip
+    rollouts = Worker(queue_maxsize=16, **loop_options(model, given))
     trainer = AsyncGRPOTrainer(
-        model,
-        args=args,
-        rollout_worker=Worker(queue_maxsize=16, **loop_options(model, given)),
-        weight_transfer=NoTransfer(),
-        **given,
+        model, args=args, rollout_worker=rollouts, weight_transfer=NoTransfer(), **given
     )
     if kill is not None:
         trainer.add_callback(Killer(kill))

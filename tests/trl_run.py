@@ -32,9 +32,12 @@ class Killer(transformers.TrainerCallback):
     def __init__(self, step: int) -> None:
         self.step = step
 
+    def end(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         if state.global_step == self.step:
-            os.kill(os.getpid(), signal.SIGKILL)
+            self.end()
 
 
 class Ends(Exception):
@@ -44,9 +47,8 @@ class Ends(Exception):
 class Ender(Killer):
     """Ends the training at the same place by an exception."""
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        if state.global_step == self.step:
-            raise Ends
+    def end(self) -> None:
+        raise Ends
 
 
 def kill_rolling_out(round_: int) -> None:
@@ -72,22 +74,11 @@ def config(output: Path, kind: Any = trl.GRPOConfig, **options: Any) -> Any:
     """Four prompts a generation with two rollouts each, on one process or two."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     given: dict[str, Any] = {
-        "output_dir": str(output),
-        "per_device_train_batch_size": 8 // world,
-        "gradient_accumulation_steps": 1,
-        "num_generations": 2,
-        "max_completion_length": 4,
-        "learning_rate": 1e-3,
-        "lr_scheduler_type": "constant",
-        "shuffle_dataset": False,
-        "report_to": "none",
-        "logging_steps": 1,
-        "use_cpu": True,
-        "bf16": False,
-        "disable_tqdm": True,
-        "save_steps": 1,
-        "seed": 3,
-    }
+        "output_dir": str(output), "per_device_train_batch_size": 8 // world, "gradient_accumulation_steps": 1,
+        "num_generations": 2, "max_completion_length": 4, "learning_rate": 1e-3, "lr_scheduler_type": "constant",
+        "shuffle_dataset": False, "report_to": "none", "logging_steps": 1, "save_steps": 1, "seed": 3,
+        "use_cpu": True, "bf16": False, "disable_tqdm": True,
+    }  # fmt: skip
     return kind(**(given | options))
 
 

@@ -158,8 +158,8 @@ def finder_of(run: Run, trainer: str | None, note: Callable[[str], None], *, kee
         InputError: there is no such trainer.
     """
     from gaincurate.schedule.checkpoints import Finder
+    from gaincurate.trainers.checkpoints import TrainerFinder, remembered_trainer
     from gaincurate.trainers.profile import layout_of
-    from gaincurate.trainers.snapshot import TrainerFinder, remembered_trainer
 
     name = remembered_trainer(run, trainer, keep=keep)
     return Finder() if name is None else TrainerFinder(layout_of(name), note)

@@ -8,7 +8,7 @@ to compare and are not kept.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -18,7 +18,6 @@ from gaincurate.replay.config import ReplayConfig
 from gaincurate.replay.group import Key, RolloutGroup
 from gaincurate.replay.rows import decode, encode
 
-FORMAT = 2
 _STREAM = 0x5250  # of the seed's noise; no strategy uses it
 
 
@@ -74,7 +73,7 @@ class ReplayBuffer:
         self.counts = Counts()
         self.step = self.policy_version = -1
         self.last_plan = Plan(0, ())
-        self._groups: deque[RolloutGroup] = deque()
+        self._groups: deque[RolloutGroup] = deque(maxlen=config.capacity)
         self._seen: set[Key] = set()
 
     def __len__(self) -> int:
@@ -88,8 +87,7 @@ class ReplayBuffer:
     @property
     def nbytes(self) -> int:
         """Bytes of the groups in it and of those of the last plan that have left."""
-        held = {id(group): group.nbytes for group in (*self._groups, *self.last_plan.replayed)}
-        return sum(held.values())
+        return sum({id(group): group.nbytes for group in (*self._groups, *self.last_plan.replayed)}.values())
 
     def plan(self, step: int, policy_version: int | None = None) -> Plan:
         """Plan the groups that a step generates and replays; call it before generation.
@@ -116,14 +114,14 @@ class ReplayBuffer:
                 "a checkpoint, load the buffer's state from there too.",
                 step=step,
             )
-        sizes, counts, before = self.config, self.counts, len(self._groups)
-        self._groups = deque(group for group in self._groups if not self._too_old(group, version))
-        held = len(self._groups)
+        sizes, counts = self.config, self.counts
+        young = [group for group in self._groups if not self._too_old(group, version)]
+        counts.aged += len(self._groups) - len(young)
+        self._groups, held = deque(young, sizes.capacity), len(young)
         replayed: tuple[RolloutGroup, ...] = ()
         if held >= sizes.replayed_groups:
             keys = keys_of(sizes.seed, step, _STREAM, held)
-            replayed = tuple(self._groups[place] for place in between(keys, 0, sizes.replayed_groups))
-        counts.aged += before - held
+            replayed = tuple(young[place] for place in between(keys, 0, sizes.replayed_groups))
         counts.steps += 1
         counts.replay_steps += bool(replayed)
         counts.waiting = 0 if replayed else counts.waiting + 1
@@ -153,64 +151,56 @@ class ReplayBuffer:
             OutcomeError: a group of another step or size, of weights not planned, or more groups than
                 planned; nothing was taken.
         """
-        arrived = list(groups)
-        new, counts = self._new(arrived), self.counts
-        young = [group for group in new if not self._too_old(group, self.policy_version)]
-        informative = [group for group in young if group.informative]
+        new, counts, kept = self._new(groups), self.counts, self.counts.kept
+        for group in new:
+            counts.tokens_generated += group.tokens
+            counts.tokens_trained += group.tokens
+            if self._too_old(group, self.policy_version):
+                counts.too_old += 1
+            elif not group.informative:
+                counts.uninformative += 1
+            else:
+                counts.kept += 1
+                counts.evicted += len(self._groups) == self.config.capacity
+                self._groups.append(group)
         self._seen |= {group.key for group in new}
-        self._groups.extend(informative)
-        while len(self._groups) > self.config.capacity:
-            self._groups.popleft()
-            counts.evicted += 1
-        tokens = sum(group.tokens for group in new)
-        counts.kept += len(informative)
-        counts.uninformative += len(young) - len(informative)
-        counts.too_old += len(new) - len(young)
-        counts.repeated += len(arrived) - len(new)
-        counts.tokens_generated += tokens
-        counts.tokens_trained += tokens
-        return len(informative)
+        return counts.kept - kept
 
-    def _new(self, arrived: Sequence[RolloutGroup]) -> list[RolloutGroup]:
-        """Those that did not come before, all checked."""
-        distinct: dict[Key, RolloutGroup] = {}
+    def _new(self, arrived: Iterable[RolloutGroup]) -> list[RolloutGroup]:
+        """Those that did not come before, all checked; the others are counted."""
+        new: dict[Key, RolloutGroup] = {}
+        size, repeated = self.config.group_size, 0
         for group in arrived:
-            self._refuse_wrong(group)
-            if group.key not in self._seen:
-                distinct.setdefault(group.key, group)
-        come, planned = len(self._seen) + len(distinct), self.last_plan.fresh_groups
+            if (group.step, group.size) != (self.step, size) or group.policy_version > self.policy_version:
+                raise OutcomeError(
+                    f"the group of prompt {group.gc_id!r} has step {group.step}, {group.size} rollouts and "
+                    f"policy version {group.policy_version}; the last plan is of step {self.step}, {size} "
+                    f"rollouts a group and version {self.policy_version}. Call `plan` before generation and "
+                    "`insert` after it, and gather groups that processes share.",
+                    gc_id=group.gc_id,
+                )
+            if group.key in self._seen or group.key in new:
+                repeated += 1
+            else:
+                new[group.key] = group
+        come, planned = len(self._seen) + len(new), self.last_plan.fresh_groups
         if come > planned:
             raise OutcomeError(
                 f"step {self.step} has {come} fresh groups and {planned} were planned: with the replayed "
                 f"ones its batch would be more than {self.config.batch_groups}. Generate what `plan` says.",
                 step=self.step,
             )
-        return list(distinct.values())
-
-    def _refuse_wrong(self, group: RolloutGroup) -> None:
-        size = self.config.group_size
-        if (group.step, group.size) != (self.step, size) or group.policy_version > self.policy_version:
-            raise OutcomeError(
-                f"the group of prompt {group.gc_id!r} has step {group.step}, {group.size} rollouts and "
-                f"policy version {group.policy_version}; the last plan is of step {self.step}, {size} "
-                f"rollouts a group and version {self.policy_version}. Call `plan` before generation and "
-                "`insert` after it, and gather groups that processes share.",
-                gc_id=group.gc_id,
-            )
+        self.counts.repeated += repeated
+        return list(new.values())
 
     def state_dict(self) -> dict[str, Any]:
         """All of it, to be saved with the trainer's checkpoint: plain values, and `groups` as bytes.
 
         The bytes are a Parquet file: what is in the buffer, then what was replayed and has left since.
         """
-        held = list(self._groups)
-        places = {id(group): place for place, group in enumerate(held)}
-        for group in self.last_plan.replayed:
-            if id(group) not in places:
-                places[id(group)] = len(held)
-                held.append(group)
+        stored = {id(group): group for group in (*self._groups, *self.last_plan.replayed)}
+        places = {key: place for place, key in enumerate(stored)}
         return {
-            "format": FORMAT,
             "config": asdict(self.config),
             "counts": asdict(self.counts),
             "step": self.step,
@@ -219,7 +209,7 @@ class ReplayBuffer:
             "replayed": [places[id(group)] for group in self.last_plan.replayed],
             "seen": sorted(map(list, self._seen)),
             "held": len(self._groups),
-            "groups": encode(held),
+            "groups": encode(list(stored.values())),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -228,10 +218,6 @@ class ReplayBuffer:
         Raises:
             OutputError: it is of another version, or of a buffer of other sizes; nothing was changed.
         """
-        if state["format"] != FORMAT:
-            raise OutputError(
-                "this is no state of a replay buffer of this version: go back to a checkpoint of it."
-            )
         sizes, theirs = asdict(self.config), state["config"]
         if differing := [name for name, value in sizes.items() if theirs.get(name) != value]:
             name = differing[0]
@@ -241,8 +227,8 @@ class ReplayBuffer:
                 keys=differing,
             )
         groups = decode(state["groups"], "the replay buffer's state")
-        self._groups, self.counts = deque(groups[: state["held"]]), Counts(**state["counts"])
-        replayed = tuple(groups[place] for place in state["replayed"])
-        self.last_plan = Plan(state["fresh_groups"], replayed)
+        self._groups = deque(groups[: state["held"]], self.config.capacity)
+        self.counts = Counts(**state["counts"])
+        self.last_plan = Plan(state["fresh_groups"], tuple(groups[place] for place in state["replayed"]))
         self._seen = {(gc_id, version, step) for gc_id, version, step in state["seen"]}
         self.step, self.policy_version = state["step"], state["policy_version"]

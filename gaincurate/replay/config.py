@@ -35,11 +35,10 @@ class ReplayConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        leasts = {"batch_groups": 2, "group_size": 2, "capacity": 1, "seed": 0, "max_age": 1}
+        leasts = {"batch_groups": 2, "group_size": 2, "capacity": 1, "seed": 0}
+        leasts |= {} if self.max_age is None else {"max_age": 1}
         for name, least in leasts.items():
             value = getattr(self, name)
-            if name == "max_age" and value is None:
-                continue
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**64:
                 raise InputError(f"{name} is {value!r}; it is a whole number from {least} and below 2^64.")
         if not isinstance(self.fresh_share, float) or not 0 < self.fresh_share < 1:

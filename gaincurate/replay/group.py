@@ -84,7 +84,10 @@ class RolloutGroup:
         where = f"rollout group of prompt {self.gc_id!r}"
         put = partial(object.__setattr__, self)
         for name in ("policy_version", "step"):
-            put(name, _count(getattr(self, name), name, where))
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 0:
+                raise OutcomeError(f"{where}: {name} is {value!r}, not a whole number from 0.")
+            put(name, int(value))
         put("extra", _json(self.extra, where))
         put("prompt_ids", _array(self.prompt_ids, np.int32, "prompt_ids", where))
         for name, kind in (("completion_ids", np.int32), ("mask", np.bool_), ("logprobs", np.float32)):
@@ -103,6 +106,11 @@ class RolloutGroup:
     def size(self) -> int:
         """Rollouts, G."""
         return len(self.rewards)
+
+    @property
+    def rollouts(self) -> Iterator[tuple[Tokens, Mask, Floats32]]:
+        """Token ids, mask and log-probs of each rollout."""
+        return zip(self.completion_ids, self.mask, self.logprobs, strict=True)
 
     @property
     def key(self) -> Key:
@@ -124,12 +132,6 @@ class RolloutGroup:
         """Bytes that the arrays take: 9 per completion token, 4 per prompt token, 24 per rollout."""
         arrays = [*self.completion_ids, *self.mask, *self.logprobs, self.prompt_ids]
         return sum(array.nbytes for array in [*arrays, self.rewards, self.correct, self.advantages])
-
-
-def _count(value: Any, name: str, where: str) -> int:
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 0:
-        raise OutcomeError(f"{where}: {name} is {value!r}, not a whole number from 0.")
-    return int(value)
 
 
 def _json(values: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -173,11 +175,12 @@ def _faults(group: RolloutGroup) -> Iterator[str]:
                 f" has {group.size} rewards and {count} {name}: a group is stored whole or not at all. Where "
                 "processes share a group, gather it first."
             )
-    parts = zip(group.completion_ids, group.mask, group.logprobs, strict=True)
-    for index, (ids, mask, logprobs) in enumerate(parts):
+    for index, (ids, mask, logprobs) in enumerate(group.rollouts):
         if not len(ids) == len(mask) == len(logprobs):
-            lengths = f"{len(ids)} completion_ids, {len(mask)} mask and {len(logprobs)} logprobs"
-            yield f": rollout {index} has {lengths}."
+            yield (
+                f": rollout {index} has {len(ids)} completion_ids, {len(mask)} mask and {len(logprobs)} "
+                "logprobs."
+            )
         if not (np.isfinite(logprobs) & (logprobs <= _SLACK)).all():
             yield (
                 f": logprobs of rollout {index} has a value that is not finite or above 0. Put 0 where the "
@@ -187,7 +190,6 @@ def _faults(group: RolloutGroup) -> Iterator[str]:
         yield " has token ids below 0: remove the padding first."
     for name in ("rewards", "correct", "advantages"):
         if not np.isfinite(getattr(group, name)).all():
-            why = "Leave out a group with a rollout that could not be judged"
-            yield f": {name} has a value that is not finite. {why}."
+            yield f": {name} has a value that is not finite. Leave out a group that could not be judged."
     if not (group.correct.min() >= 0 and group.correct.max() <= 1):
         yield ": correct has values outside 0 to 1; give it before any shaping."

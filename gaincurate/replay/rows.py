@@ -18,26 +18,19 @@ from gaincurate.errors import OutcomeError, OutputError
 from gaincurate.replay.group import RolloutGroup
 
 FORMAT = 2
-
-
-def _lists(kind: pa.DataType) -> pa.DataType:
-    return pa.large_list(pa.large_list(kind))  # tokens of a large buffer need 64-bit offsets
-
-
+_BY_TOKEN = {"completion_ids": pa.int32(), "mask": pa.bool_(), "logprobs": pa.float32()}
 SCHEMA = pa.schema(
     [
-        pa.field("gc_id", pa.string()),
-        pa.field("policy_version", pa.int64()),
-        pa.field("step", pa.int64()),
-        pa.field("prompt_ids", pa.large_list(pa.int32())),
-        pa.field("completion_ids", _lists(pa.int32())),
-        pa.field("mask", _lists(pa.bool_())),
-        pa.field("logprobs", _lists(pa.float32())),
-        *[pa.field(name, pa.large_list(pa.float64())) for name in ("rewards", "correct", "advantages")],
-        pa.field("temperature", pa.float64()),
-        pa.field("top_p", pa.float64()),
-        pa.field("logprobs_of", pa.string()),
-        pa.field("extra", pa.string()),
+        ("gc_id", pa.string()),
+        ("policy_version", pa.int64()),
+        ("step", pa.int64()),
+        ("prompt_ids", pa.large_list(pa.int32())),  # tokens of a large buffer need 64-bit offsets
+        *[(name, pa.large_list(pa.large_list(kind))) for name, kind in _BY_TOKEN.items()],
+        *[(name, pa.large_list(pa.float64())) for name in ("rewards", "correct", "advantages")],
+        ("temperature", pa.float64()),
+        ("top_p", pa.float64()),
+        ("logprobs_of", pa.string()),
+        ("extra", pa.string()),
     ],
     metadata={"gaincurate": json.dumps({"rollout_groups": FORMAT})},
 )
@@ -62,22 +55,20 @@ def decode(data: bytes, where: str) -> list[RolloutGroup]:
     """
     try:
         table = parquet_in_memory(data)
-        is_ours = table.schema.metadata == SCHEMA.metadata
-        groups = [_group(table, row) for row in range(len(table))] if is_ours else []
+        if table.schema.metadata != SCHEMA.metadata:
+            raise OutputError(
+                f"{where} holds no rollout groups of format {FORMAT}; use the gaincurate version that wrote "
+                "it."
+            )
+        groups = []
+        for row in range(len(table)):
+            fields = {name: _value(table.column(name)[row]) for name in SCHEMA.names}
+            groups.append(RolloutGroup(**{**fields, "extra": json_value(fields["extra"])}))
     except (OutcomeError, pa.ArrowException, OSError, LookupError, TypeError, ValueError) as error:
         raise OutputError(
             f"{where} is damaged: {error}. Go back to a checkpoint before it, or remove the file."
         ) from error
-    if not is_ours:
-        raise OutputError(
-            f"{where} holds no rollout groups of format {FORMAT}; use the gaincurate version that wrote it."
-        )
     return groups
-
-
-def _group(table: pa.Table, row: int) -> RolloutGroup:
-    values = {field.name: _value(table.column(field.name)[row]) for field in SCHEMA}
-    return RolloutGroup(**{**values, "extra": json_value(values["extra"])})
 
 
 def _value(cell: pa.Scalar) -> Any:

@@ -1,28 +1,51 @@
-"""The state of a trainer's checkpoints, and a search for the newest complete one.
+"""A trainer's checkpoints: their state, the newest complete one, and how it is held while it is scored.
 
-By the trainer's layout, from names, small JSON files and safetensors headers. Weights are never read: a look
-at a large checkpoint must cost nothing.
+A checkpoint is judged by the trainer's layout, from names, small JSON files and safetensors headers. Weights
+are never read: a look at a large checkpoint must cost nothing.
+
+Trainers delete old checkpoints while they run, so a checkpoint that is scored is first held in the run's
+folder by hard links or copies, and adapters are merged. The held folder stays, by round, until its scoring is
+done: a killed scoring goes on with it, though the trainer has deleted the checkpoint since.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import re
+import shutil
+import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from glob import glob
+from itertools import groupby
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from gaincurate.errors import read_error
-from gaincurate.schedule.checkpoints import INDEX, whole, why_not_whole
+from gaincurate.core.artifact import Json
+from gaincurate.core.files import reading
+from gaincurate.core.foreign import json_file
+from gaincurate.core.process import command_lock, last_line, run_command
+from gaincurate.core.sealed import read_sealed, write_sealed
+from gaincurate.errors import GaincurateError, InputError, ModelError, TrainerError, read_error, storage_error
+from gaincurate.schedule.checkpoints import INDEX, Finder, weight_names, whole, why_not_whole
+from gaincurate.schedule.observations import Note
+from gaincurate.schedule.run import Run
 from gaincurate.trainers.markers import unreadable
-from gaincurate.trainers.profile import Layout, Sharded
+from gaincurate.trainers.profile import Layout, layout_of
 
 ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+RECORD = ".held.json"
 _SMALL = {".json", ".jinja", ".txt", ".model", ".tiktoken"}
 _OTHERS = {"trainer_state.json", INDEX}
+_OF_MODEL = ("config.json", "*.safetensors", "*.distcp")
 _TEMPLATES = "additional_chat_templates"
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+_ADAPTER = "-adapter"  # ends the name of a held folder whose merged model takes the name without it
+_TRAINER = "trainer.json"
+_PICKLED = "is pickled, which can run code: let it be saved as safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +76,10 @@ class Checkpoint:
 
 def checkpoints(root: Path, layout: Layout) -> Iterator[tuple[int, Path]]:
     """Steps and folders of a trainer's checkpoints below its output root, or the root itself if it is one."""
-    paths = {root, *(path for pattern in layout.folders for path in _below(root, pattern))}
-    for path in paths:
+    names = [name for pattern in layout.folders for name in glob(pattern, root_dir=root)]
+    for path in {root, *(root / name for name in names)}:
         number = re.fullmatch(layout.step, path.name)
-        if number and path.is_dir() and (not layout.any_name or _anything(path)):
+        if number and path.is_dir() and (not layout.any_name or _has_any(path, *_OF_MODEL)):
             yield int(number[1]), path
 
 
@@ -66,43 +89,32 @@ def look(path: Path, step: int, layout: Layout) -> Checkpoint:
     if (why := layout.unfinished(path, step)) is not None:
         return Checkpoint(path, step, "writing", path, why)
     folders = [path / name for name in layout.weights]
-    kinds = (INDEX, "model*.safetensors")
-    folder = next((each for each in folders if any(any(each.glob(kind)) for kind in kinds)), None)
+    folder = next((each for each in folders if _has_any(each, INDEX, "model*.safetensors")), None)
     for adapter in (path / name for name in layout.adapters):
         # A model next to an adapter is the base model alone, as verl's merger leaves it.
         if (adapter / ADAPTER).is_file() and (folder is None or adapter != folder):
-            return _adapter(path, step, adapter, tokenizer, folder)
+            weights, pickled = adapter / ADAPTER_WEIGHTS, adapter / "adapter_model.bin"
+            if pickled.is_file() and not weights.is_file():
+                return Checkpoint(path, step, "refused", adapter, f"{pickled} {_PICKLED}")
+            why = unreadable(adapter / ADAPTER) or ("" if whole(weights) else f"{weights} is not finished")
+            state: Literal["writing", "adapter"] = "writing" if why else "adapter"
+            return Checkpoint(path, step, state, adapter, why, tokenizer=tokenizer, base=folder)
     if folder is not None:
         why = why_not_whole(folder)
         bare = not (folder / "config.json").is_file()
         return Checkpoint(path, step, "writing" if why else "model", folder, why or "", bare, tokenizer)
-    for weights in folders:
-        if pickled := sorted(weights.glob("pytorch_model*.bin")):
-            why = f"{pickled[0]} is pickled, which can run code: let it be saved as safetensors"
-            return Checkpoint(path, step, "refused", path, f"{why}{layout.save_settings}")
+    for each in folders:
+        if files := sorted(each.glob("pytorch_model*.bin")):
+            return Checkpoint(path, step, "refused", path, f"{files[0]} {_PICKLED}{layout.save_settings}")
     for shards in layout.sharded:
-        if (first := next(iter(sorted(path.glob(shards.files))), None)) is not None:
-            why = _sharded(path, first, shards, layout)
+        if parts := sorted(path.glob(shards.files)):
+            how = f"let {layout.trainer} save Hugging Face weights{layout.save_settings}"
+            if shards.convert is not None:
+                how = f"convert them with `{shards.command(path)}`, or {how}"
+            why = f"the weights of {path} are sharded ({parts[0].relative_to(path)}): {how}"
             return Checkpoint(path, step, "refused", path, why, only_resumed=shards.apart)
     how = f"; {layout.trainer} saves them with {layout.setting}" if layout.setting else ""
     return Checkpoint(path, step, "writing", path, f"{path} has no weights{how}")
-
-
-def _adapter(path: Path, step: int, folder: Path, tokenizer: Path | None, base: Path | None) -> Checkpoint:
-    weights, pickled = folder / ADAPTER_WEIGHTS, folder / "adapter_model.bin"
-    if pickled.is_file() and not weights.is_file():
-        why = f"{pickled} is pickled, which can run code: let it be saved as safetensors"
-        return Checkpoint(path, step, "refused", folder, why)
-    why = unreadable(folder / ADAPTER) or ("" if whole(weights) else f"{weights} is not finished")
-    state: Literal["writing", "adapter"] = "writing" if why else "adapter"
-    return Checkpoint(path, step, state, folder, why, tokenizer=tokenizer, base=base)
-
-
-def _sharded(path: Path, first: Path, shards: Sharded, layout: Layout) -> str:
-    how = f"let {layout.trainer} save Hugging Face weights{layout.save_settings}"
-    if shards.convert is not None:
-        how = f"convert them with `{shards.command(path)}`, or {how}"
-    return f"the weights of {path} are sharded ({first.relative_to(path)}): {how}"
 
 
 def owner(folder: Path, layout: Layout) -> Checkpoint | None:
@@ -116,33 +128,18 @@ def owner(folder: Path, layout: Layout) -> Checkpoint | None:
     return None
 
 
-def _below(root: Path, pattern: str) -> list[Path]:
-    """Matches of a glob, though folders are deleted while it goes on."""
-    for _ in range(3):
-        with suppress(FileNotFoundError):
-            return list(root.glob(pattern))
-    return []
-
-
-def _anything(path: Path) -> bool:
-    """Return whether a folder has files of a model."""
-    kinds = ("config.json", "*.safetensors", "*.distcp")
-    return any(next(path.glob(kind), None) is not None for kind in kinds)
+def _has_any(path: Path, *kinds: str) -> bool:
+    """Whether a folder has files of these kinds."""
+    return any(any(path.glob(kind)) for kind in kinds)
 
 
 def find(root: Path, layout: Layout, *, since: float = 0.0) -> tuple[Checkpoint | None, str]:
-    """The newest complete checkpoint by step that can be scored, and the reason if it is not the newest.
+    """The newest complete checkpoint by step that can be scored, or None, and the reason if not the newest.
 
-    A complete checkpoint that cannot be scored (sharded, for example) is not replaced by an older one. Resume
-    states are skipped if the trainer also exports models.
-
-    Args:
-        root: the trainer's output root, or a checkpoint.
-        layout: the trainer's.
-        since: leave out files from before this time (seconds since 1970).
-
-    Returns:
-        The checkpoint or None, and a sentence without its full stop; "" where the checkpoint is the newest.
+    The reason is a sentence without its full stop, or "". A complete checkpoint that cannot be scored
+    (sharded, for example) is not replaced by an older one. Resume states are skipped if the trainer also
+    exports models. `root` is the trainer's output root, or a checkpoint; what was put there before `since`
+    (seconds since 1970) is left out.
     """
     passed, resumed = "", ""
     for checkpoint in _looked(root, layout, since):
@@ -161,12 +158,9 @@ def find(root: Path, layout: Layout, *, since: float = 0.0) -> tuple[Checkpoint 
 
 def _looked(root: Path, layout: Layout, since: float) -> Iterator[Checkpoint]:
     """The checkpoints that are there, newest first; of one step, those that can be scored first."""
-    paths: dict[int, list[Path]] = {}
-    for number, path in checkpoints(root, layout):
-        paths.setdefault(number, []).append(path)
-    for number in sorted(paths, reverse=True):
+    for number, same in groupby(sorted(checkpoints(root, layout), reverse=True), lambda each: each[0]):
         of_step = []
-        for path in paths[number]:
+        for _, path in same:
             try:
                 checkpoint = look(path, number, layout)
                 if path.is_dir() and _put_there(checkpoint) >= since:
@@ -174,10 +168,7 @@ def _looked(root: Path, layout: Layout, since: float) -> Iterator[Checkpoint]:
             except OSError as error:
                 if path.is_dir():
                     raise read_error(path, error) from error
-        yield from sorted(
-            of_step,
-            key=lambda checkpoint: (not checkpoint.usable, checkpoint.only_resumed, str(checkpoint.path)),
-        )
+        yield from sorted(of_step, key=lambda each: (not each.usable, each.only_resumed, str(each.path)))
 
 
 def _put_there(checkpoint: Checkpoint) -> float:
@@ -188,10 +179,244 @@ def _put_there(checkpoint: Checkpoint) -> float:
 
 def small_files(folder: Path) -> dict[str, Path]:
     """Configuration, tokenizer and templates of a folder, by their names in it."""
-    if not folder.is_dir():
-        return {}
-    shown = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    paths = [path for path in shown if path.suffix in _SMALL and path.name not in _OTHERS]
-    if (folder / _TEMPLATES).is_dir():
-        paths += (folder / _TEMPLATES).glob("*.jinja")
-    return {str(path.relative_to(folder)): path for path in sorted(paths) if path.is_file()}
+    names = sorted([*glob("*", root_dir=folder), *glob(f"{_TEMPLATES}/*.jinja", root_dir=folder)])
+    small = [name for name in names if Path(name).suffix in _SMALL and name not in _OTHERS]
+    return {name: folder / name for name in small if (folder / name).is_file()}
+
+
+def see_mergeable(adapter: Path) -> dict[str, Any]:
+    """An adapter's configuration, if it is LoRA with a scale and peft is installed; loads nothing."""
+    try:
+        config: dict[str, Any] = json_file(adapter / ADAPTER)
+        kind = config["peft_type"]
+    except (ValueError, LookupError, TypeError, OSError) as error:
+        raise ModelError(f"{adapter / ADAPTER} is no adapter's configuration.") from error
+    if kind != "LORA":
+        raise ModelError(
+            f"{adapter} is an adapter of type {kind}, and only LoRA can be merged for scoring; let the "
+            "trainer save the merged model."
+        )
+    if not config.get("lora_alpha"):
+        raise ModelError(
+            f"{adapter / ADAPTER} has lora_alpha {config.get('lora_alpha')}, with which nothing would be "
+            "merged; put the alpha there that it was trained with."
+        )
+    if importlib.util.find_spec("peft") is None:
+        raise ModelError(
+            f"{adapter} is an adapter alone, and peft, which merges it for scoring, is not installed: "
+            "`pip install 'gaincurate[peft]'`, or let the trainer save the merged model."
+        )
+    return config
+
+
+def hold(checkpoint: Checkpoint, into: Path, model: Path | None = None) -> None:
+    """Link a checkpoint's files into a folder, or copy them; nothing is done where it holds them already.
+
+    What the checkpoint lacks of configuration and tokenizer is the `model`'s.
+
+    Raises:
+        InputError: the configuration is neither in the checkpoint nor in the model's folder.
+        TrainerError: it was deleted meanwhile.
+        StorageError: the file system refused.
+    """
+    making = into.with_name(f".{into.name}.making")
+    try:
+        files = _files(checkpoint, model)
+        record: Json = {
+            "checkpoint": str(checkpoint.folder),
+            "base": checkpoint.base and str(checkpoint.base),
+            "files": {name: _stamp(file) for name, file in files.items()},
+        }
+        if (into / RECORD).exists() and read_sealed(into / RECORD) == record and not changed(into):
+            return
+        for old in (making, into):
+            shutil.rmtree(old, ignore_errors=True)
+        making.mkdir(parents=True)
+        for name, file in files.items():
+            _link(file, making / name)
+        write_sealed(making / RECORD, record)
+        making.replace(into)
+    except OSError as error:
+        shutil.rmtree(making, ignore_errors=True)
+        if not isinstance(error, FileNotFoundError):
+            raise storage_error(into, error) from error
+        raise TrainerError(
+            f"{checkpoint.path} was deleted before it could be held. Run this again, and let the trainer "
+            "keep more than one (save_total_limit and the like)."
+        ) from error
+
+
+def changed(held: Path) -> list[str]:
+    """The names of held files that are no longer what was held."""
+    stamps = read_sealed(held / RECORD)["files"]
+    return [name for name in stamps if not (held / name).exists() or _stamp(held / name) != stamps[name]]
+
+
+def see_unchanged(held: Path) -> None:
+    """Refuse held files that changed, and delete them."""
+    if names := changed(held):
+        checkpoint = read_sealed(held / RECORD)["checkpoint"]
+        shutil.rmtree(held, ignore_errors=True)
+        raise TrainerError(
+            f"{checkpoint} was written again in place while it was scored ({names[0]}), so its scores mix "
+            "two models. Let the trainer write each checkpoint to a folder of its own, and run this again."
+        )
+
+
+def _files(checkpoint: Checkpoint, model: Path | None) -> Json:
+    """Names and sources of what scoring needs."""
+    folder, adapter = checkpoint.folder, checkpoint.state == "adapter"
+    weights = [*(weight_names(folder) or ()), *([INDEX] if (folder / INDEX).is_file() else ())]
+    names = [ADAPTER, ADAPTER_WEIGHTS] if adapter else weights
+    files = {name: folder / name for name in names} | small_files(folder)
+    if checkpoint.tokenizer is not None:
+        files = small_files(checkpoint.tokenizer) | files
+    if adapter:
+        return files
+    small = small_files(model) if model is not None else {}
+    if checkpoint.bare and "config.json" not in small:
+        raise InputError(
+            f"{folder} has weights without a config.json, and the model that the run began with "
+            f"({model or 'not known'}) is no folder to take it from; start the run with --model FOLDER."
+        )
+    if not any(name in files for name in _TOKENIZER):
+        files = {name: path for name, path in small.items() if name != "config.json"} | files
+    return files | ({"config.json": small["config.json"]} if checkpoint.bare else {})
+
+
+def _link(path: Path, to: Path) -> None:
+    """Link a file, or copy it where there can be no link."""
+    to.parent.mkdir(exist_ok=True)
+    path = path.resolve(strict=True)
+    try:
+        os.link(path, to)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(path, to)
+
+
+def _stamp(path: Path) -> list[int]:
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def remembered_trainer(run: Run, trainer: str | None, *, keep: bool = True) -> str | None:
+    """The given trainer, which the run remembers if `keep` is true, or the remembered one, or None."""
+    path = run.folder / _TRAINER
+    if trainer is None:
+        return str(read_sealed(path)["trainer"]) if path.exists() else None
+    name = layout_of(trainer).trainer
+    if keep:
+        write_sealed(path, {"trainer": name})
+    return name
+
+
+class TrainerFinder(Finder):
+    """A `Finder` for one trainer's checkpoints; `note` is called with messages for the user."""
+
+    def __init__(self, layout: Layout, note: Note = lambda text: None) -> None:
+        self._layout, self._note = layout, note
+
+    def newest(self, output: Path, since: float) -> Path | None:
+        """The newest complete checkpoint below a folder, put there at `since` or later."""
+        checkpoint = self._newest(output, since)[0]
+        return checkpoint.folder if checkpoint else None
+
+    def _newest(self, root: Path, since: float = 0.0) -> tuple[Checkpoint | None, str]:
+        checkpoint, why = find(root, self._layout, since=since)
+        if checkpoint is not None and why:
+            self._note(f"a newer checkpoint than {checkpoint.path} is passed over: {why}")
+        return checkpoint, why
+
+    def why_none(self, output: Path) -> str:
+        """Why there is none."""
+        return find(output, self._layout)[1] or "what is there was there before"
+
+    def why_incomplete(self, checkpoint: Path) -> str | None:
+        """Why the next round cannot begin with this checkpoint; None where it can."""
+        theirs = owner(checkpoint, self._layout)
+        if theirs is None:
+            return super().why_incomplete(checkpoint)
+        return None if theirs.usable else theirs.why
+
+    def chosen(self, run: Run, root: Path) -> str:
+        """The checkpoint of a round that was trained by hand: one that is held already, else the newest.
+
+        `root` is the trainer's output root, or a checkpoint.
+
+        Raises:
+            InputError: there is none.
+        """
+        root = root.resolve()
+        for before in _holds(run):
+            if Path(before) != root and root in Path(before).parents:
+                self._note(f"round {run.round}: goes on with {before}, which is held since the last time")
+                return before
+        checkpoint, why = self._newest(root)
+        if checkpoint is None:
+            raise InputError(f"--checkpoint {root}: {why}.", path=str(root))
+        return str(checkpoint.folder)
+
+    @contextmanager
+    def held(self, run: Run, checkpoint: str) -> Iterator[str]:
+        """Yield a folder that `gaincurate score` reads and nobody changes; it remains after an error."""
+        into = _holds(run).get(checkpoint)
+        if into is None or Path(checkpoint).is_dir():
+            folder = Path(checkpoint)
+            theirs = owner(folder, self._layout) or Checkpoint(folder, -1, "model", folder)
+            if not theirs.usable:
+                raise InputError(f"the checkpoint {folder} cannot be used: {theirs.why}.", path=checkpoint)
+            into = self._hold(run, theirs)
+        yield str(self._merged(run, into) if into.name.endswith(_ADAPTER) else into)
+        see_unchanged(into)
+        shutil.rmtree(into.parent, ignore_errors=True)
+
+    def _hold(self, run: Run, checkpoint: Checkpoint) -> Path:
+        """Hold a checkpoint for the newest round; where."""
+        place = _place(run)
+        into = model = place / checkpoint.path.name
+        if checkpoint.state == "adapter":
+            see_mergeable(checkpoint.folder)
+            into = model.with_name(f"{model.name}{_ADAPTER}")
+        for other in (*place.parent.glob("*"), *place.glob("*")):
+            if other not in (place, into, model):  # of earlier rounds, of others, and what kills left
+                shutil.rmtree(other, ignore_errors=True)
+        hold(checkpoint, into, Path(run.config.model) if run.config.model else None)
+        return into
+
+    def _merged(self, run: Run, adapter: Path) -> Path:
+        """A held adapter's merged model, merged now unless that was done."""
+        model = adapter.with_name(adapter.name.removesuffix(_ADAPTER))
+        record = read_sealed(adapter / RECORD)
+        if (model / RECORD).exists() and read_sealed(model / RECORD).get("merged") == record:
+            return model
+        making = model.with_name(f".{model.name}.merging")
+        for old in (making, model):
+            shutil.rmtree(old, ignore_errors=True)
+        command = [sys.executable, "-m", "gaincurate.trainers.lora", str(adapter), "--out", str(making)]
+        command += ["--base", record["base"]] if record["base"] else []
+        self._note(f"merging the adapter {record['checkpoint']} into its base model")
+        log = run.round_folder(run.round) / "merging.log"
+        try:
+            with command_lock(run.folder, "scoring.lock") as lock:
+                seconds = run_command(command, environment={"HF_HUB_OFFLINE": "1"}, log=log, lock=lock)
+        except TrainerError as error:
+            why = (last_line(log) or "it said nothing").removeprefix("error: ")
+            raise GaincurateError(
+                f"the adapter could not be merged: {why} (log: {log}).", log=str(log)
+            ) from error
+        run.log(what="merging", round=run.round, seconds=seconds, checkpoint=record["checkpoint"])
+        write_sealed(making / RECORD, {"merged": record})
+        with reading(model, "write"):
+            making.replace(model)
+        return model
+
+
+def _place(run: Run) -> Path:
+    """Where the newest round's checkpoint is held; its own name is below it, and so in the scores."""
+    return run.folder / "held" / f"{run.round:05d}"
+
+
+def _holds(run: Run) -> dict[str, Path]:
+    """The folders there by the checkpoint that each holds; a merged model is its adapter's."""
+    records = {path.parent: read_sealed(path) for path in sorted(_place(run).glob(f"[!.]*/{RECORD}"))}
+    return {record["checkpoint"]: folder for folder, record in records.items() if "checkpoint" in record}

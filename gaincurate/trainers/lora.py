@@ -7,51 +7,20 @@ merges in float32: in bfloat16 much of a small adapter would be rounded away in 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import shutil
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
 
-from gaincurate.core.foreign import json_file
 from gaincurate.errors import GaincurateError, ModelError
 from gaincurate.schedule.checkpoints import safetensors_header
-from gaincurate.trainers.checkpoints import ADAPTER, ADAPTER_WEIGHTS, small_files
-
-
-def see_mergeable(adapter: Path) -> dict[str, Any]:
-    """An adapter's configuration, if it is LoRA with a scale and peft is installed; loads nothing."""
-    try:
-        config: dict[str, Any] = json_file(adapter / ADAPTER)
-        kind = config["peft_type"]
-    except (ValueError, LookupError, TypeError, OSError) as error:
-        raise ModelError(f"{adapter / ADAPTER} is no adapter's configuration.") from error
-    if kind != "LORA":
-        raise ModelError(
-            f"{adapter} is an adapter of type {kind}, and only LoRA can be merged for scoring; let the "
-            "trainer save the merged model."
-        )
-    if not config.get("lora_alpha"):
-        raise ModelError(
-            f"{adapter / ADAPTER} has lora_alpha {config.get('lora_alpha')}, with which nothing would be "
-            "merged; put the alpha there that it was trained with."
-        )
-    if importlib.util.find_spec("peft") is None:
-        raise ModelError(
-            f"{adapter} is an adapter alone, and peft, which merges it for scoring, is not installed: "
-            "`pip install 'gaincurate[peft]'`, or let the trainer save the merged model."
-        )
-    return config
+from gaincurate.trainers.checkpoints import ADAPTER, ADAPTER_WEIGHTS, see_mergeable, small_files
 
 
 def merge(adapter: Path, out: Path, base: str | None = None) -> None:
-    """Write the base model with the adapter in it, float32, with the tokenizer that is there.
+    """Write the base model with the adapter in it, float32, with the tokenizer that is there, to `out`.
 
-    Args:
-        adapter: folder with `adapter_config.json` and `adapter_model.safetensors`.
-        out: folder to write; it must not be there.
-        base: folder or Hub id of the base model. Default: the one that the adapter names.
+    `base` is a folder or a Hub id; default: the base model that the adapter names.
 
     Raises:
         ModelError: it cannot be merged, or its base is not here or is another one.
@@ -86,7 +55,11 @@ def merge(adapter: Path, out: Path, base: str | None = None) -> None:
         name = min(wanted ^ there)
         raise ModelError(f"{adapter} does not fit the base model {folder}: {name} is in only one of them.")
     tuned.merge_and_unload(safe_merge=True).save_pretrained(out)
-    _tokenizer(adapter if (adapter / "tokenizer_config.json").is_file() else folder, out)
+    tokenizer = adapter if (adapter / "tokenizer_config.json").is_file() else folder
+    for file, path in small_files(tokenizer).items():
+        if file != ADAPTER and not (out / file).exists():
+            (out / file).parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, out / file)
 
 
 def _base_folder(adapter: Path, name: object) -> Path:
@@ -104,13 +77,6 @@ def _base_folder(adapter: Path, name: object) -> Path:
             f"there, or {by_hand}."
         ) from error
     return files.folder
-
-
-def _tokenizer(folder: Path, out: Path) -> None:
-    for name, path in small_files(folder).items():
-        if name != ADAPTER and not (out / name).exists():
-            (out / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(path, out / name)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -32,22 +32,20 @@ def folder_of(name: str) -> str:
     return name.replace("-", "_")
 
 
-def from_live(package: str, trainer: str, *public: str, **elsewhere: str) -> Callable[[str], Any]:
+def from_live(package: str, trainer: str, *public: str) -> Callable[[str], Any]:
     """A package's `__getattr__`, which imports its `live` module and so the trainer on first use.
 
     Args:
         package: its name.
         trainer: the trainer with its version, for the InputError where it cannot be imported.
         public: names of `live`.
-        elsewhere: names of other modules, with the module.
     """
-    modules = dict.fromkeys(public, "live") | elsewhere
 
     def attribute(name: str) -> Any:
-        if name not in modules:
+        if name not in public:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         try:
-            return getattr(importlib.import_module(f"{package}.{modules[name]}"), name)
+            return getattr(importlib.import_module(f"{package}.live"), name)
         except ImportError as error:
             raise InputError(
                 f"this adapter is for {trainer} and works inside it alone, and it cannot be imported here "

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
@@ -138,8 +138,7 @@ class RunSession(AbstractContextManager["RunSession"]):
     @property
     def round(self) -> int:
         """The newest round, from 0."""
-        round_: int = self.state["round"]
-        return round_
+        return int(self.state["round"])
 
     @property
     def finished(self) -> bool:
@@ -243,16 +242,14 @@ class RunSession(AbstractContextManager["RunSession"]):
 
     def _advised(self, error: OutcomeError) -> OutcomeError:
         """The error with `ahead`, and with the coverage at which the run would go on."""
-        absent: list[str] = error.data.get("ids", self.ids)  # type: ignore[assignment]
         line_is_wrong = "ids" not in error.data and self.run.outcomes(self.round).exists()
         if not self.ahead or line_is_wrong:
             return error
+        absent: list[str] = error.data.get("ids", self.ids)  # type: ignore[assignment]
         share = math.floor((1 - len(absent) / self.budget) * 10_000) / 10_000
-        text = f"{error} {self.ahead}"
-        if share > 0:
-            text += f" A run that is started with --min-coverage {share:g} goes on here, and what comes "
-            text += "later counts as late."
-        return OutcomeError(text, **error.data)
+        coverage = f" A run that is started with --min-coverage {share:g} goes on here, and what comes later "
+        coverage += "counts as late."
+        return OutcomeError(f"{error} {self.ahead}{coverage if share > 0 else ''}", **error.data)
 
     def save(self, step: int, **more: Any) -> Json:
         """The place to save beside a checkpoint; plain values.
@@ -319,44 +316,29 @@ class RunSession(AbstractContextManager["RunSession"]):
 
 
 _FOLLOWED: dict[Path, tuple[tuple[int, int], RunSession]] = {}
+"""The sessions of this process by folder, with what tells a run from a later one in the same folder."""
 
 
 def followed(run: str | Path, note: Note = logged, *, checkpoints: bool = False) -> RunSession:
     """The `RunSession` of a run in this process, for parts of a trainer that cannot hand it to each other."""
     path = Path(run).resolve()
-    birth = _birth(path)
-    entry = _FOLLOWED.get(path)
-    if entry is not None and entry[0] == birth:
-        return entry[1]
-    if entry is not None:  # another run was started in its place
-        entry[1].close()
-    _FOLLOWED[path] = (birth, RunSession(path, note, checkpoints=checkpoints))
-    return _FOLLOWED[path][1]
-
-
-def forget() -> None:
-    """Let all runs go, as the end of this process would."""
-    for _, live in _FOLLOWED.values():
-        live.close()
-    _FOLLOWED.clear()
-
-
-def _birth(run: Path) -> tuple[int, int]:
-    """Distinguishes a run from a later one in the same folder with the same settings."""
-    path = run / RUN
     with reading(path):
-        stat = path.stat() if path.exists() else None
-    return (stat.st_ino, stat.st_mtime_ns) if stat else (0, 0)
+        stat = (path / RUN).stat() if (path / RUN).exists() else None
+    birth = (stat.st_ino, stat.st_mtime_ns) if stat else (0, 0)
+    before, live = _FOLLOWED.get(path, (birth, None))
+    if live is not None and before != birth:  # another run was started in its place
+        live.close()
+        live = None
+    if live is None:
+        live = RunSession(path, note, checkpoints=checkpoints)
+        _FOLLOWED[path] = (birth, live)
+    return live
 
 
 def open_run(run: Any, where: str, trainer: str, ahead: str) -> RunSession:
     """Open the run for a trainer with one group size and without re-scoring, and lock other trainers out.
 
-    Args:
-        run: the run's folder as it was given, None where it was not.
-        where: the setting that gives it.
-        trainer: for sentences.
-        ahead: see `RunSession`.
+    `run` is the folder that the setting `where` gave, None where it did not; `ahead` is `RunSession`'s.
 
     Raises:
         InputError: none was given, or the run scores again at checkpoints, or its plans have group sizes.
@@ -385,11 +367,3 @@ def refuse_rescoring(run: Run, trainer: str) -> None:
 def reward_of(stored: float) -> float:
     """A reward as its function gave it, from one that a trainer stored in float32: there 1.1 is above 1.1."""
     return float(f"{stored:.7g}")
-
-
-def sum_of(rewards: Sequence[float]) -> float:
-    """The sum of a rollout's rewards; where it is not finite, infinity, which `report` refuses by name."""
-    try:
-        return math.fsum(rewards)
-    except (ValueError, OverflowError):  # infinities of both signs, or more than a float
-        return math.inf

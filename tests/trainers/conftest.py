@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gaincurate.trainers.session import forget
+from adapters import forget
 
 collect_ignore_glob = [] if importlib.util.find_spec("trl") else ["test_trl*.py"]
 

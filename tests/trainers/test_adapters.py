@@ -62,9 +62,7 @@ def test_rounds_are_trained_as_planned_and_every_rollout_is_reported(trainer: Dr
 
 
 @pytest.mark.parametrize(("saved_at", "killed_at"), [(1, 2), (2, 2), (3, 5), (2, 6), (5, 6)])
-def test_resumed_in_the_middle_of_a_round_the_plans_are_those_of_a_run_that_never_stopped(
-    trainer: Driver, tmp_path: Path, saved_at: int, killed_at: int
-) -> None:
+def test_resumed_plans_are_the_same(trainer: Driver, tmp_path: Path, saved_at: int, killed_at: int) -> None:
     whole, run = (runs.begin(tmp_path / name, rounds=3) for name in ("whole", "cut"))
     trainer.begin(whole, tmp_path / "whole").steps(6)
     killed = trainer.begin(run, tmp_path / "cut")
@@ -90,20 +88,14 @@ def test_a_training_that_begins_anew_takes_round_0_back_and_no_more(trainer: Dri
             trainer.begin(run, tmp_path / "c").steps(1)
 
 
-def test_a_run_that_it_cannot_follow_is_refused(
-    trainer: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_runs_are_refused(trainer: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gaincurate.core.process._FREED", 0.0)
     run = runs.begin(tmp_path)
     sizes = {"strategy": "posterior", "options": {"group_sizes": "2,16"}}
     refused: list[tuple[Any, type[Exception], str]] = [
         (None, InputError, f"not said: give its folder by {trainer.where}"),
         ({"rescore": {"what": "round"}}, InputError, r"\(--rescore round\), which is not done live with"),
-        (
-            sizes,
-            InputError,
-            "give each prompt a group size, and .* has one size for all prompts. Start a run",
-        ),
+        (sizes, InputError, "give each prompt a group size, and .* has one size for all prompts. Start"),
     ]
     for number, (options, error, sentence) in enumerate(refused):
         folder = tmp_path / str(number)
@@ -134,9 +126,7 @@ def test_without_its_trainer_an_adapter_says_what_to_install(
         getattr(importlib.import_module(f"gaincurate.trainers.{package}"), public)
 
 
-def test_the_sentence_of_a_round_without_outcomes_has_the_trainers_reason(
-    trainer: Driver, tmp_path: Path
-) -> None:
+def test_missing_outcomes_have_the_trainers_reason(trainer: Driver, tmp_path: Path) -> None:
     run = runs.begin(tmp_path, budget=12)
     loop = trainer.begin(run, tmp_path)
     loop.steps(2)
@@ -159,9 +149,7 @@ def nemo(monkeypatch: pytest.MonkeyPatch) -> Nemo:
 
 
 @pytest.mark.parametrize("keep_id", [True, False])
-def test_nemo_rl_finds_rows_by_id_or_by_place_and_keeps_what_the_environment_needs(
-    nemo: Nemo, tmp_path: Path, keep_id: bool
-) -> None:
+def test_nemo_rl_finds_rows_by_id_or_by_place(nemo: Nemo, tmp_path: Path, keep_id: bool) -> None:
     run = runs.begin(tmp_path)
     loop = nemo.begin(run, tmp_path, keep_id=keep_id)
     loop.steps(2)
@@ -191,12 +179,7 @@ def test_a_bad_set_up_of_nemo_rl_is_said(nemo: Nemo, tmp_path: Path) -> None:
     other.write_text('{"gc_id": "id0000", "input": "why?"}\n')
     for sentence, *given in (
         ("^set GAINCURATE_CHECKPOINTS to checkpointing.checkpoint_dir: a resume", None, table, None),
-        (
-            "data.train have no gc_id, so GAINCURATE_DATA is needed: there is no file None",
-            results,
-            fewer,
-            None,
-        ),
+        ("data.train have no gc_id, so GAINCURATE_DATA is needed: there is no file", results, fewer, None),
         ("jsonl has 1 rows with gc_id, input, not the 60 that were read", results, fewer, other),
     ):
         with pytest.raises(InputError, match=sentence):
@@ -212,9 +195,7 @@ def slime(monkeypatch: pytest.MonkeyPatch) -> Slime:
     return Slime(monkeypatch)
 
 
-def test_slimes_groups_and_samples_are_numbered_and_carry_prompt_label_and_round(
-    slime: Slime, tmp_path: Path
-) -> None:
+def test_slimes_samples_carry_number_prompt_label_and_round(slime: Slime, tmp_path: Path) -> None:
     run = runs.begin(tmp_path)
     loop = slime.begin(run, tmp_path, label_key="question")
     assert len(loop.source) == 8  # slime's epoch: two rollouts
@@ -233,9 +214,7 @@ def test_slimes_groups_and_samples_are_numbered_and_carry_prompt_label_and_round
     assert [(line["sample"], line["tokens"]) for line in lines_of(run, 1)] == [(0, 7), (1, 7)] * 4
 
 
-def test_saved_while_slime_generates_the_next_rollout_the_place_is_the_trained_ones(
-    slime: Slime, tmp_path: Path
-) -> None:
+def test_slimes_place_is_that_of_the_trained_rollout(slime: Slime, tmp_path: Path) -> None:
     """train_async.py: rollout 1 is there already when 0 is saved."""
     run = runs.begin(tmp_path)
     loop = slime.begin(run, tmp_path)
@@ -263,19 +242,11 @@ def test_a_reward_of_slimes_that_is_missing_or_one_of_many_is_read(slime: Slime,
 @pytest.mark.parametrize(
     ("wrong", "findings"),
     [
-        (
-            "rollout_all_samples_process_path=None rollout_batch_size=3 input_key='input' num_epoch=7",
-            "adapter-missing epochs tail over-sampling prompt-key",
-        ),
-        (
-            "over_sampling_batch_size=6 partial_rollout=True dynamic_sampling_filter_path='my.filter'",
-            "over-sampling dynamic-sampling partial-rollout",
-        ),
+        ("rollout_all_samples_process_path=None rollout_batch_size=3 input_key='input' num_epoch=7", "adapter-missing epochs tail over-sampling prompt-key"),
+        ("over_sampling_batch_size=6 partial_rollout=True dynamic_sampling_filter_path='my.filter'", "over-sampling dynamic-sampling partial-rollout"),
     ],
-)
-def test_all_settings_of_slime_that_break_the_schedule_are_refused_at_once(
-    slime: Slime, tmp_path: Path, wrong: str, findings: str
-) -> None:
+)  # fmt: skip
+def test_wrong_settings_of_slime_are_refused(slime: Slime, tmp_path: Path, wrong: str, findings: str) -> None:
     run = runs.begin(tmp_path)
     with pytest.raises(InputError) as caught:
         slime.begin(run, tmp_path, **eval(f"dict({wrong.replace(' ', ', ')})"))
@@ -283,9 +254,7 @@ def test_all_settings_of_slime_that_break_the_schedule_are_refused_at_once(
     slime.begin(run, tmp_path)  # the refused one let the run go
 
 
-def test_a_rollout_of_slimes_that_was_not_reported_or_did_not_follow_is_said(
-    slime: Slime, tmp_path: Path
-) -> None:
+def test_a_rollout_that_slime_did_not_report_is_said(slime: Slime, tmp_path: Path) -> None:
     loop = slime.begin(runs.begin(tmp_path), tmp_path)
     with pytest.raises(InputError, match="^rollout 0 was not reported: give --rollout-all-samples-process-"):
         loop.source.save(0)
@@ -308,9 +277,7 @@ def test_with_enough_coverage_trinity_goes_on_and_the_rest_is_late(trinity: Trin
     assert run.plan(2)["inputs"]["late"] == 4
 
 
-def test_a_batch_of_trinitys_that_failed_whole_does_not_take_the_next_ones_outcomes(
-    trinity: Trinity, tmp_path: Path
-) -> None:
+def test_a_failed_batch_of_trinitys_takes_no_outcomes_of_the_next(trinity: Trinity, tmp_path: Path) -> None:
     run = runs.begin(tmp_path, min_coverage=0.5)
     loop = trinity.begin(run, tmp_path, interval=100)
     loop.steps(2)

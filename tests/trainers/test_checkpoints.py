@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import tiny
 import trainer_folders as folders
 from gaincurate.trainers.checkpoints import find, look, owner
-from gaincurate.trainers.profile import layout_of, layouts
+from gaincurate.trainers.profile import Layout, layout_of, layouts
 
 TRAINERS = sorted(layouts())
 # Where the weights of step 7 lie, by each trainer's own names.
@@ -119,9 +119,7 @@ def _filled(command: str, root: Path) -> list[str]:
         ("global_step7/rank_0_model_states.pt", "python {0}/zero_to_fp32.py {0} {0} --safe_serialization"),
     ],
 )
-def test_trls_sharded_weights_are_named_and_found_when_converted(
-    tmp_path: Path, shards: str, command: str
-) -> None:
+def test_trls_sharded_weights_are_found_when_converted(tmp_path: Path, shards: str, command: str) -> None:
     root = folders.write(tmp_path, folders.trl(7, [(shards, b"pickle")]))
     why = find(root, layout_of("trl"))[1]
     assert f"({shards}): convert them with `{command.format(root / 'checkpoint-7')}`" in why
@@ -175,19 +173,13 @@ def test_verls_merger_leaves_the_base_beside_the_adapter_and_that_is_not_the_mod
         ({"adapter_config.json": b"{"}, "adapter_config.json is not finished"),
         ({"adapter_config.json": b"{}"}, "adapter_model.safetensors is not finished"),
         ({"adapter_config.json": b"{}", "adapter_model.safetensors": b"x"}, "safetensors is not finished"),
-        (
-            {"adapter_config.json": b"{}", "adapter_model.bin": b"x"},
-            "adapter_model.bin is pickled, which can",
-        ),
-        (
-            {"config.json": b"{}", "pytorch_model.bin": b"x"},
-            "pytorch_model.bin is pickled, which can run code",
-        ),
+        ({"adapter_config.json": b"{}", "adapter_model.bin": b"x"}, "adapter_model.bin is pickled, which can"),
+        ({"config.json": b"{}", "pytorch_model.bin": b"x"}, "pytorch_model.bin is pickled, which can run code"),
         ({"config.json": b"{}"}, "has no weights; trl saves them with"),
         ({"model.safetensors.index.json": b'{"weight_map": {}}'}, "index.json is not finished"),
         ({"model.safetensors.index.json": b'{"weight_map": {"w": "../x"}}'}, "index.json is not finished"),
     ],
-)
+)  # fmt: skip
 def test_what_is_wrong_with_a_checkpoint_is_named(tmp_path: Path, names: dict[str, bytes], why: str) -> None:
     root = folders.write(tmp_path, folders.trl(7, list(names.items())))
     found = find(root, layout_of("trl"))
@@ -204,17 +196,10 @@ def test_what_is_wrong_with_a_checkpoint_is_named(tmp_path: Path, names: dict[st
         ("verl", "latest_checkpointed_iteration.txt", b"5", "latest_checkpointed_iteration.txt has step 5"),
         ("verl", "latest_checkpointed_iteration.txt", b"", "does not say so"),
         ("trinity", "latest_checkpointed_iteration.txt", b"6", "iteration.txt has step 6"),
-        (
-            "areal",
-            "default/epoch0epochstep7globalstep7/tokenizer.json",
-            b"{",
-            "tokenizer.json is not finished",
-        ),
+        ("areal", "default/epoch0epochstep7globalstep7/tokenizer.json", b"{", "tokenizer.json is not finished"),
     ],
-)
-def test_the_marker_that_does_not_agree_is_named(
-    tmp_path: Path, trainer: str, name: str, data: bytes, why: str
-) -> None:
+)  # fmt: skip
+def test_a_wrong_marker_is_named(tmp_path: Path, trainer: str, name: str, data: bytes, why: str) -> None:
     folders.write(tmp_path, folders.ORDERS[trainer](7))
     (tmp_path / name).write_bytes(data)
     found = find(tmp_path, layout_of(trainer))
@@ -274,3 +259,16 @@ def test_a_real_save_of_transformers_is_complete_for_the_trl_layout(tmp_path: Pa
     assert "tokenizer.json is not finished" in look(folder, 12, layout_of("areal")).why
     (folder / "tokenizer.json").write_text(json.dumps(json.loads(whole)))  # in one line
     assert look(folder, 12, layout_of("areal")).state == "model"
+
+
+def test_the_table_in_the_docs_is_the_modules() -> None:
+    def row(layout: Layout) -> str:
+        weights = ", ".join(f"`{value}`" for value in layout.weights) or "-"
+        setting = f"`{layout.setting}`" if layout.setting else "-"
+        return f"| {layout.trainer} | {layout.marker} | {weights} | {setting} |"
+
+    lines = (Path(__file__).parents[2] / "docs/checkpoints.md").read_text().splitlines()
+    start = next(place for place, line in enumerate(lines) if line.startswith("| trainer | complete when |"))
+    rows = [row(layout) for layout in layouts().values()]
+    assert lines[start + 2 : start + 2 + len(rows)] == rows
+    assert not lines[start + 2 + len(rows)].startswith("|")

@@ -26,10 +26,9 @@ from gaincurate.schedule.config import RescoreConfig
 from gaincurate.schedule.driver import drive
 from gaincurate.schedule.rounds import advance
 from gaincurate.schedule.run import Run
-from gaincurate.trainers import snapshot as finding
-from gaincurate.trainers.checkpoints import owner
+from gaincurate.trainers import checkpoints as finding
+from gaincurate.trainers.checkpoints import TrainerFinder, hold, owner
 from gaincurate.trainers.profile import layout_of
-from gaincurate.trainers.snapshot import TrainerFinder, hold
 
 TRL = layout_of("trl")
 Strike = Callable[[list[str]], None]

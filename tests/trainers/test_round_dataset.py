@@ -110,9 +110,7 @@ def test_a_loader_gets_the_prompts_of_the_plans_and_the_run_its_outcomes(tmp_pat
 
 
 @pytest.mark.parametrize("step", [1, 4, 5, 8, 15])
-def test_a_loader_that_resumes_from_its_state_ends_in_the_same_plans_and_outcomes(
-    tmp_path: Path, step: int
-) -> None:
+def test_a_resumed_loader_ends_in_the_same_plans_and_outcomes(tmp_path: Path, step: int) -> None:
     expected = whole(tmp_path / "whole")
     run = runs.begin(tmp_path, **OPTIONS)
     before, saved = RoundDataset(run.folder), None
@@ -141,9 +139,7 @@ def test_a_loader_that_resumes_from_its_state_ends_in_the_same_plans_and_outcome
 
 
 @pytest.mark.parametrize("killed", [1, 2, 3])
-def test_the_pages_example_killed_before_its_first_save_and_later_ends_as_one_that_was_not(
-    tmp_path: Path, killed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_pages_example_is_killed(tmp_path: Path, killed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     module = SimpleNamespace(StatefulDataLoader=StatefulLoader)
     monkeypatch.setitem(sys.modules, "torchdata", SimpleNamespace(stateful_dataloader=module))
     monkeypatch.setitem(sys.modules, "torchdata.stateful_dataloader", module)
@@ -152,11 +148,8 @@ def test_the_pages_example_killed_before_its_first_save_and_later_ends_as_one_th
     exec(next(part for part in page.split("```python\n") if "from torchdata" in part).split("```")[0], train)
 
     def trained(folder: Path, kills: list[int]) -> tuple[Run, list[int], list[int]]:
-        run, checkpoint, saved = (
-            runs.begin(folder, **OPTIONS | {"budget": 16, "rounds": 2}),
-            None,
-            list[int](),
-        )
+        run = runs.begin(folder, **OPTIONS | {"budget": 16, "rounds": 2})
+        checkpoint, saved = None, list[int]()
         draws: list[int] = []
 
         def step(rows: list[dict[str, Any]]) -> list[list[float]]:
@@ -203,10 +196,8 @@ def test_without_a_state_the_prompts_without_outcomes_come_first(tmp_path: Path)
     report(before, [second[1]])
     report(before, [first[3]])  # late
     with run.outcomes(0).open("a") as file:  # killed while the outcome of first[6] was written
-        lines = [
-            {"gc_id": first[6]["gc_id"], "reward": 1, "round": 0, "step": 7, "sample": 1},
-            {"gc_id": "x"},
-        ]
+        line = {"gc_id": first[6]["gc_id"], "reward": 1, "round": 0, "step": 7, "sample": 1}
+        lines = [line, {"gc_id": "x"}]
         file.write("\n".join(map(json.dumps, lines))[:-3])
     before.close()
     dataset = RoundDataset(run.folder)
@@ -299,12 +290,8 @@ def test_a_wrong_reward_is_refused_and_nothing_is_written(tmp_path: Path) -> Non
     assert not run.outcomes(0).exists()
     dataset.report(pair, [[0.0, None], [1.0, 0.5]], tokens=[[3, 4], [5, 6]])
     lines = [json.loads(line) for line in run.outcomes(0).read_text().splitlines()]
-    assert [(line["step"], line["sample"], line["reward"], line["tokens"]) for line in lines] == [
-        (1, 1, None, 4),
-        (1, 0, 0.0, 3),
-        (2, 1, 0.5, 6),
-        (2, 0, 1.0, 5),
-    ]
+    found = [[line[name] for name in ("step", "sample", "reward", "tokens")] for line in lines]
+    assert found == [[1, 1, None, 4], [1, 0, 0.0, 3], [2, 1, 0.5, 6], [2, 0, 1.0, 5]]
 
 
 def test_an_endless_one_repeats_the_last_round_and_reports_nothing_of_it(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import datasets
 import pyarrow.parquet as pq
 import pytest
-import torch
 import trl
 from typer.testing import CliRunner
 
@@ -18,15 +17,15 @@ import gaincurate
 import runs
 import tiny
 import trl_run
+from adapters import forget
 from gaincurate.cli.app import app
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.schedule.run import Run
-from gaincurate.trainers.session import PLACE, RunSession, forget
-from gaincurate.trainers.trl.batching import Shape
+from gaincurate.trainers.session import PLACE, RunSession
 from gaincurate.trainers.trl.checks import places_of
-from gaincurate.trainers.trl.live import RoundSampler, attach, dataset
+from gaincurate.trainers.trl.live import attach, dataset
 from trl_run import Ender, Ends
 
 NOT_OF_THE_RUN = "of an evaluation"
@@ -86,17 +85,12 @@ def planned(run: Run) -> list[str]:
 @pytest.mark.parametrize("kind", [trl.GRPOTrainer, Unsloth, trl.RLOOTrainer])
 def test_a_run_is_followed_to_its_end(tmp_path: Path, model: Path, kind: Any) -> None:
     run = runs.begin(tmp_path, budget=8, rounds=3, align_to=4)
-    trainer, seen = make(
-        model,
-        run,
-        kind=kind,
-        num_train_epochs=3,
-        evaluate=True,
-        eval_strategy="steps",
-        eval_steps=3,
-        per_device_eval_batch_size=2,
-        num_generations_eval=1,
-    )
+    evaluation: dict[str, Any] = {
+        "eval_strategy": "steps",
+        "per_device_eval_batch_size": 2,
+        "num_generations_eval": 1,
+    }
+    trainer, seen = make(model, run, kind=kind, num_train_epochs=3, evaluate=True, eval_steps=3, **evaluation)
     trainer.train()
     assert seen == planned(run)
     assert trainer.state.global_step == 6
@@ -113,9 +107,7 @@ def test_a_run_is_followed_to_its_end(tmp_path: Path, model: Path, kind: Any) ->
     assert [entry["round"] for entry in run.executions() if entry["what"] == "training"] == [0, 1, 2]
 
 
-def test_a_run_that_waits_for_its_first_references_is_planned_when_it_is_attached(
-    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_attach_plans_round_0(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dots_runs.in_process(monkeypatch)
     server = {"verifier": "exact", "answer_column": "question", "server": "http://127.0.0.1:9/v1"}
     scored = dots_runs.begin(tmp_path / "other").config.scored
@@ -135,16 +127,12 @@ def test_a_run_that_waits_for_its_first_references_is_planned_when_it_is_attache
 def test_a_generation_may_feed_several_steps_and_several_passes(tmp_path: Path, model: Path) -> None:
     """4 micro-batches of 2 rollouts make a generation, used twice; 2 of them make a step: windows of 4 steps."""
     run = runs.begin(tmp_path, budget=8, rounds=2, align_to=4)
-    trainer, seen = make(
-        model,
-        run,
-        per_device_train_batch_size=2,
-        steps_per_generation=4,
-        num_iterations=2,
-        gradient_accumulation_steps=2,
-        max_steps=16,
-        save_steps=4,
-    )
+    batch: dict[str, Any] = {
+        "per_device_train_batch_size": 2,
+        "steps_per_generation": 4,
+        "gradient_accumulation_steps": 2,
+    }
+    trainer, seen = make(model, run, num_iterations=2, max_steps=16, save_steps=4, **batch)
     trainer.train()
     assert seen == planned(run)
     assert run.state["finished"]
@@ -153,9 +141,7 @@ def test_a_generation_may_feed_several_steps_and_several_passes(tmp_path: Path, 
 @pytest.mark.parametrize(
     "end", [3, pytest.param(4, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow)]
 )
-def test_ended_anywhere_and_resumed_the_plans_are_those_of_a_run_that_was_not(
-    tmp_path: Path, model: Path, end: int
-) -> None:
+def test_ended_anywhere_and_resumed_the_plans_are_the_same(tmp_path: Path, model: Path, end: int) -> None:
     """Ended in the middle of round 1 (2 steps a round, saved at each), at its end, and in round 2."""
     whole = runs.begin(tmp_path / "whole", rounds=3, align_to=4)
     trainer, _ = make(model, whole, max_steps=6)
@@ -186,9 +172,7 @@ def test_resumed_from_an_older_checkpoint_later_rounds_are_set_aside(tmp_path: P
 
 
 @pytest.mark.slow
-def test_true_takes_the_newest_checkpoint_that_is_whole_and_of_this_history(
-    tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_true_takes_the_newest_good(tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = runs.begin(tmp_path, rounds=3, align_to=4)
     trainer, _ = make(model, run, num_train_epochs=3)
     trainer.train()
@@ -203,21 +187,13 @@ def test_true_takes_the_newest_checkpoint_that_is_whole_and_of_this_history(
     trainer.train(resume_from_checkpoint=True)
     assert seen == planned(run)[12:]
     said = [record.getMessage() for record in caplog.records if record.name == "gaincurate"]
-    assert [
-        Path(text.partition(": ")[2].partition(".")[0]).name
-        for text in said
-        if text.startswith("cannot resume")
-    ] == [
-        "trainer_state",
-        "checkpoint-5 is of a history that was undone: round 2 was planned again since",
-        "trainer_state",
-    ]
+    whys = [text.partition(": ")[2].partition(".")[0] for text in said if text.startswith("cannot resume")]
+    undone = "checkpoint-5 is of a history that was undone: round 2 was planned again since"
+    assert [Path(why).name for why in whys] == ["trainer_state", undone, "trainer_state"]
 
 
 @pytest.mark.slow
-def test_a_checkpoint_that_a_kill_left_without_a_place_will_do_if_the_run_stands_there(
-    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_without_a_place_may_do(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = runs.begin(tmp_path, rounds=3, align_to=4)
     trainer, _ = make(model, run, num_train_epochs=3)
     real = RunSession.save_beside
@@ -261,9 +237,7 @@ def test_a_reward_outside_the_runs_range_ends_the_first_step(tmp_path: Path, mod
 
 
 @pytest.mark.slow
-def test_going_back_over_a_re_scoring_brings_back_the_order_that_was(
-    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_going_back_restores_the_order(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed between the place and the plan of a round that is due, too: the checkpoint is scored then."""
     data = tiny.write_jsonl(tmp_path / "prompts.jsonl", tiny.questions(24))
     gaincurate.score(str(data), model=str(model), out=tmp_path / "set", dtype="float32")
@@ -318,23 +292,6 @@ def test_the_rows_are_those_of_the_rounds_files(tmp_path: Path) -> None:
     assert rows[3]["prompt"] == [{"role": "user", "content": "question 3"}]
 
 
-def test_workers_with_a_long_life_see_the_next_round_all_the_same(tmp_path: Path) -> None:
-    """A round is an epoch: what is prefetched is of the round that is being trained."""
-    rows = dataset(runs.begin(tmp_path).folder)
-    rounds = iter([[3, 1, 4, 1], [5, 9, 2, 6]])
-    loader = torch.utils.data.DataLoader(
-        rows,
-        batch_size=4,
-        sampler=RoundSampler(lambda: next(rounds), 4, Shape(2, 2, 1, 1)),
-        collate_fn=list,
-        num_workers=2,
-        persistent_workers=True,
-    )
-    for places in ([3, 1, 4, 1], [5, 9, 2, 6]):
-        seen = [row["gc_id"] for batch in loader for row in batch]
-        assert seen == [f"id{place:04d}" for place in places for _ in range(2)]
-
-
 def test_one_trainer_follows_one_run(tmp_path: Path, model: Path) -> None:
     run = runs.begin(tmp_path, align_to=4)
     trainer, _ = make(model, run, num_train_epochs=3)
@@ -343,9 +300,7 @@ def test_one_trainer_follows_one_run(tmp_path: Path, model: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_adapter_is_merged_before_the_re_scoring_and_training_goes_on_with_it(
-    tmp_path: Path, model: Path
-) -> None:
+def test_an_adapter_is_merged_before_the_re_scoring(tmp_path: Path, model: Path) -> None:
     peft = pytest.importorskip("peft")
     data = tiny.write_jsonl(tmp_path / "prompts.jsonl", tiny.questions(24))
     gaincurate.score(str(data), model=str(model), out=tmp_path / "set", dtype="float32")

@@ -8,19 +8,15 @@ import os
 import pickle
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import datasets
 import pytest
-import trl
 from trl.chat_template_utils import qwen3_chat_template
 
 import runs
 import tiny
-import trl_run
 from gaincurate import RoundDataset
 from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.schedule.rounds import advance
@@ -45,10 +41,10 @@ def program(*words: Any) -> subprocess.CompletedProcess[str]:
 
 def outcomes(run: Run) -> dict[int, list[dict[str, Any]]]:
     """The lines of each draw that were not taken back, from the files alone."""
-    by_draw: dict[int, list[dict[str, Any]]] = {}
+    lines: dict[int, list[dict[str, Any]]] = {}
     for line in runs.valid_lines(run):
-        by_draw.setdefault(line["step"], []).append(line)
-    return by_draw
+        lines.setdefault(line["step"], []).append(line)
+    return lines
 
 
 def logged(output: Path) -> list[dict[str, Any]]:
@@ -65,22 +61,18 @@ def see_replay(run: Run, folder: Path, **options: Any) -> None:
     assert runs.plans(copy) == runs.plans(run)
 
 
-def test_killed_ten_times_nothing_is_lost_or_doubled_and_the_draws_follow_from_the_log(
-    tmp_path: Path, model: Path
-) -> None:
+def test_killed_ten_times_nothing_is_lost_or_doubled(tmp_path: Path, model: Path) -> None:
     # TRL asks for up to 24 prompts ahead of their rewards: 8 are generated, and 16 wait to be scored.
     options: dict[str, Any] = {"strategy": "posterior", "budget": 30, "rounds": 4, "min_coverage": 0.1}
     run, output = runs.begin(tmp_path, rows=120, **options), tmp_path / "out"
     done = program("kills", model, run.folder, output, "kills=10")
     assert done.returncode == 0, done.stderr
     planned = [gc_id for round_ in range(4) for gc_id in run.ids(round_)]
-    by_draw, calls = outcomes(run), [call for call in logged(output) if call["draw"]]
-    assert sorted(by_draw) == list(range(1, 121))
-    given: dict[int, list[list[float]]] = {}
-    for call in calls:
-        given.setdefault(call["draw"], []).append(call["rewards"])
-        assert call["id"] == planned[call["draw"] - 1]
-    for draw, lines in by_draw.items():
+    reported, calls = outcomes(run), [call for call in logged(output) if call["draw"]]
+    assert sorted(reported) == list(range(1, 121))
+    assert all(call["id"] == planned[call["draw"] - 1] for call in calls)
+    given = by_draw(calls)
+    for draw, lines in reported.items():
         assert sorted(line["sample"] for line in lines) == list(range(GROUP))
         rewards = [line["reward"] for line in sorted(lines, key=lambda line: line["sample"])]
         assert rewards in given[draw]
@@ -90,71 +82,61 @@ def test_killed_ten_times_nothing_is_lost_or_doubled_and_the_draws_follow_from_t
     see_replay(run, tmp_path / "copy", rows=120, **options)
 
 
+def by_draw(calls: list[dict[str, Any]]) -> dict[int, list[list[Any]]]:
+    """What the reward functions gave each draw."""
+    given: dict[int, list[list[Any]]] = {}
+    for call in calls:
+        given.setdefault(call["draw"], []).append(call["rewards"])
+    return given
+
+
+def sums(rewards: list[list[Any]]) -> list[float]:
+    """Of a draw's rollouts; a function that could not judge is left out."""
+    return [sum(value for value in values if value is not None) for values in zip(*rewards, strict=True)]
+
+
 @pytest.mark.slow
-def test_a_training_that_is_killed_goes_on_behind_the_last_prompt_that_it_trained_on(
-    tmp_path: Path, model: Path
+@pytest.mark.parametrize(("budget", "rounds", "every", "kill"), [(32, 3, 2, 5), (48, 2, 4, 1)])
+def test_a_training_that_is_killed_goes_on_behind_the_last_prompt_that_it_trained_on_or_begins_anew(
+    tmp_path: Path, model: Path, budget: int, rounds: int, every: int, kill: int
 ) -> None:
-    options: dict[str, Any] = {"strategy": "posterior", "budget": 32, "rounds": 3, "min_coverage": 0.1}
-    run, output = runs.begin(tmp_path, rows=120, **options), tmp_path / "out"
-    words = ["train", model, run.folder, output, "max_steps=12", "save_steps=2", "max_staleness=99"]
-    words += ["per_device_train_batch_size=16"]
-    assert program(*words, "kill=5").returncode == -9
-    first, before = len(logged(output)), Counter(call["draw"] for call in logged(output))
-    assert set(before.values()) == {2}  # both functions were called once for each draw
-    places = {
-        step: json.loads((output / f"checkpoint-{step}/gaincurate_state.json").read_text())["step"]
-        for step in (2, 4)
+    """Killed at step 5, behind the checkpoint of step 4, and at step 1, before the first one."""
+    options: dict[str, Any] = {
+        "strategy": "posterior",
+        "budget": budget,
+        "rounds": rounds,
+        "min_coverage": 0.1,
     }
-    assert 8 <= places[2] <= places[4] <= 5 * 8
-    done = program(*words)
-    assert done.returncode == 0, done.stderr
-    after = [call["draw"] for call in logged(output)[first:] if call["draw"]]
-    assert sorted(set(after)) == list(range(places[4] + 1, 97))
-    planned = [gc_id for round_ in range(3) for gc_id in run.ids(round_)]
-    by_draw, sums = outcomes(run), dict[int, list[list[Any]]]()
-    for call in logged(output)[first:]:
-        sums.setdefault(call["draw"], []).append(call["rewards"])
-        assert call["draw"] == 0 or call["id"] == planned[call["draw"] - 1]
-    newest = 32 * (json.loads((output / "checkpoint-4/gaincurate_state.json").read_text())["round"] + 1)
-    for draw in range(1, 97):
-        lines = {line["sample"]: line["reward"] for line in by_draw[draw]}
-        assert sorted(lines) == list(range(GROUP))
-        if draw > max(newest - 32, places[4]):
-            expected = [sum(r for r in rewards if r is not None) for rewards in zip(*sums[draw], strict=True)]
-            assert [lines[sample] for sample in range(GROUP)] == expected
-    see_replay(run, tmp_path / "copy", rows=120, **options)
-
-
-@pytest.mark.slow
-def test_a_training_that_is_killed_before_its_first_checkpoint_begins_anew(
-    tmp_path: Path, model: Path
-) -> None:
-    options: dict[str, Any] = {"strategy": "posterior", "budget": 48, "rounds": 2, "min_coverage": 0.1}
     run, output = runs.begin(tmp_path, rows=120, **options), tmp_path / "out"
-    words = ["train", model, run.folder, output, "max_steps=12", "save_steps=4", "max_staleness=99"]
+    words = ["train", model, run.folder, output, "max_steps=12", f"save_steps={every}", "max_staleness=99"]
     words += ["per_device_train_batch_size=16"]
-    assert program(*words, "kill=1").returncode == -9
-    first, before = len(logged(output)), {call["draw"] for call in logged(output)}
+    assert program(*words, f"kill={kill}").returncode == -9
+    first, before = len(logged(output)), by_draw(logged(output))
     assert len(before) >= 8
+    place, newest = 0, 0
+    if kill > every:
+        assert all(
+            len(calls) == 2 for calls in before.values()
+        )  # both functions were called once for each draw
+        saved = [json.loads((output / f"checkpoint-{k}/gaincurate_state.json").read_text()) for k in (2, 4)]
+        place, newest = saved[1]["step"], budget * saved[1]["round"]
+        assert 8 <= saved[0]["step"] <= place <= 5 * 8
     done = program(*words)
     assert done.returncode == 0, done.stderr
     after = logged(output)[first:]
-    assert {call["draw"] for call in after if call["draw"]} == set(range(1, 97))
-    given: dict[int, list[list[Any]]] = {}
-    for call in after:
-        given.setdefault(call["draw"], []).append(call["rewards"])
-    for draw, lines in outcomes(run).items():
-        assert sorted(line["sample"] for line in lines) == list(
-            range(GROUP)
-        )  # those before the kill are void
-        sums = [sum(r for r in rewards if r is not None) for rewards in zip(*given[draw], strict=True)]
-        assert [line["reward"] for line in sorted(lines, key=lambda line: line["sample"])] == sums
+    assert sorted({call["draw"] for call in after if call["draw"]}) == list(range(place + 1, 97))
+    planned = [gc_id for round_ in range(rounds) for gc_id in run.ids(round_)]
+    assert all(call["draw"] == 0 or call["id"] == planned[call["draw"] - 1] for call in after)
+    given, reported = by_draw(after), outcomes(run)
+    for draw in range(1, 97):
+        lines = sorted(reported[draw], key=lambda line: line["sample"])
+        assert [line["sample"] for line in lines] == list(range(GROUP))  # those before the kill are void
+        if draw > max(newest, place):
+            assert [line["reward"] for line in lines] == sums(given[draw])
     see_replay(run, tmp_path / "copy", rows=120, **options)
 
 
-def test_a_training_without_a_checkpoint_draws_again_what_has_outcomes_and_none_in_a_later_round(
-    tmp_path: Path,
-) -> None:
+def test_without_a_checkpoint_round_0_is_drawn_again(tmp_path: Path) -> None:
     run = runs.begin(tmp_path, strategy="posterior", budget=8, rounds=2)
     start = SimpleNamespace(global_step=0, is_world_process_zero=True)
 
@@ -187,32 +169,6 @@ def test_a_sum_that_is_not_finite_is_refused_in_a_sentence(tmp_path: Path, value
     with pytest.raises(OutcomeError, match="reward is Infinity, not a number"):
         second(**columns, completion_ids=[[1]] * GROUP)
     assert not run.outcomes(0).exists()
-
-
-def test_grpo_takes_it_as_an_iterable_dataset(tmp_path: Path, model: Path) -> None:
-    options: dict[str, Any] = {"strategy": "posterior", "budget": 8, "min_coverage": 0.5}
-    run = runs.begin(tmp_path, **options)
-    dataset, seen = RoundDataset(run.folder), list[tuple[int, str]]()
-
-    def heard(completions: list[Any], **columns: Any) -> list[float]:
-        rewards = trl_run.reward(completions, **columns)
-        firsts = range(0, len(rewards), GROUP)
-        rows = [{name: columns[name][k] for name in ("gc_id", "gc_round", "gc_draw")} for k in firsts]
-        dataset.report(rows, [rewards[k : k + GROUP] for k in firsts])
-        seen.extend((row["gc_round"], row["gc_id"]) for row in rows)
-        return rewards
-
-    trainer = trl.GRPOTrainer(
-        model=str(model),
-        reward_funcs=heard,
-        args=trl_run.config(tmp_path / "out", max_steps=6, save_strategy="no"),
-        train_dataset=datasets.IterableDataset.from_generator(dataset.__iter__),
-    )
-    trainer.train()
-    assert seen == [(round_, gc_id) for round_ in range(3) for gc_id in run.ids(round_)]
-    # Four prompts are fetched ahead, so a round is planned without the last four outcomes before it.
-    assert [run.plan(round_)["inputs"]["prompts"] for round_ in (1, 2)] == [4, 4]
-    assert run.plan(2)["inputs"]["late"] == 4
 
 
 def test_plans_with_group_sizes_are_refused(tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ import runs
 import tiny
 import trl_pair
 import trl_run
+from adapters import forget
 from command import run as gaincurate
 from gaincurate.schedule import rescore
 from gaincurate.schedule.run import Run
-from gaincurate.trainers.session import RunSession, forget
+from gaincurate.trainers.session import RunSession
 from gaincurate.trainers.trl.live import attach, dataset
 from trl_run import Ender, Ends
 
@@ -84,9 +85,7 @@ def plans(run: Run) -> list[Any]:
     return found
 
 
-def test_each_rounds_references_are_rolled_out_with_the_checkpoint_of_that_moment(
-    tmp_path: Path, base: Path, commands: list[list[str]]
-) -> None:
+def test_references_are_of_the_checkpoint(tmp_path: Path, base: Path, commands: list[list[str]]) -> None:
     run = begin(tmp_path, base)
     assert run.state["round"] == -1
     made = make(base, run, save_steps=1)
@@ -147,9 +146,7 @@ def ends_at(patch: pytest.MonkeyPatch, place: str) -> None:
 
 
 @pytest.mark.slow
-def test_ended_anywhere_the_plans_are_the_same_and_nothing_is_rolled_out_twice(
-    tmp_path: Path, base: Path, commands: list[list[str]]
-) -> None:
+def test_ended_nothing_is_rolled_out_twice(tmp_path: Path, base: Path, commands: list[list[str]]) -> None:
     whole = begin(tmp_path / "whole", base)
     make(base, whole).train()
     for place in ("before the turn", "before rollout", "behind the plan", "in round 1"):
@@ -173,9 +170,7 @@ def test_ended_anywhere_the_plans_are_the_same_and_nothing_is_rolled_out_twice(
 
 
 @pytest.mark.slow
-def test_going_back_behind_a_checkpoint_its_references_are_rolled_out_anew(
-    tmp_path: Path, base: Path, commands: list[list[str]]
-) -> None:
+def test_going_back_rolls_references_out_anew(tmp_path: Path, base: Path, commands: list[list[str]]) -> None:
     run = begin(tmp_path, base)
     make(base, run, save_steps=1).train()
     before = plans(run)
@@ -190,9 +185,7 @@ def test_going_back_behind_a_checkpoint_its_references_are_rolled_out_anew(
 
 
 @pytest.mark.slow
-def test_killed_while_references_are_rolled_out_by_a_process_of_their_own(
-    tmp_path: Path, base: Path, commands: list[list[str]]
-) -> None:
+def test_killed_while_rolling_out(tmp_path: Path, base: Path, commands: list[list[str]]) -> None:
     whole, run = begin(tmp_path / "whole", base, 2), begin(tmp_path / "cut", base, 2)
     make(base, whole).train()
     options = [f"max_steps={2 * STEPS}", f"save_steps={STEPS}"]

@@ -63,7 +63,7 @@ def found(
             "with --template-kwargs '{\"no_thought\": true}'"),
     ],
 )  # fmt: skip
-def test_prompts_that_are_not_what_was_scored_are_found(
+def test_prompts_that_were_not_scored_are_found(
     tmp_path: Path, prompt: Any, template: str | None, variables: dict[str, Any], sentence: str
 ) -> None:
     title, notes = found(tmp_path, prompt, template, chat_template_kwargs=variables)
@@ -80,9 +80,7 @@ def test_the_first_row_that_differs_is_named_with_both_lengths(tmp_path: Path) -
     assert f", and {scored} were scored" in title
 
 
-def test_an_answer_that_was_begun_is_continued_by_scoring_and_not_by_trl(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_answer_that_was_begun_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = [*chat("why?"), {"role": "assistant", "content": "Because"}]
     monkeypatch.setattr(start, "prompts_of", lambda rows, *more, **options: [begun] * len(rows))
     title, _ = found(tmp_path, lambda text: begun)
@@ -91,12 +89,10 @@ def test_an_answer_that_was_begun_is_continued_by_scoring_and_not_by_trl(
 
 def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     title, notes = found(tmp_path, chat, processing_class=SimpleNamespace())
-    assert (title, notes) == (
-        "",
-        [
-            "warning: the prompts that the trainer's SimpleNamespace makes are not compared with the scored ones"
-        ],
+    said = (
+        "warning: the prompts that the trainer's SimpleNamespace makes are not compared with the scored ones"
     )
+    assert (title, notes) == ("", [said])
 
 
 def add(a: int, b: int) -> int:

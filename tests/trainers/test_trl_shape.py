@@ -25,19 +25,12 @@ from gaincurate.trainers.trl.batching import Shape, shape_of
 from gaincurate.trainers.trl.checks import check, newest, places_of, see_checkpoint
 from trl_run import schedule as config
 
-SHAPES = st.builds(
-    Shape,
-    prompts=st.integers(1, 5),
-    group=st.integers(2, 4),
-    repeats=st.integers(1, 6),
-    accumulation=st.integers(1, 6),
-)
+SIX = st.integers(1, 6)
+SHAPES = st.builds(Shape, st.integers(1, 5), st.integers(2, 4), repeats=SIX, accumulation=SIX)
 
 
 @given(SHAPES, st.integers(1, 8), st.data())
-def test_steps_and_prompts_taken_follow_trls_arithmetic(
-    shape: Shape, generations: int, data: st.DataObject
-) -> None:
+def test_steps_follow_trls_arithmetic(shape: Shape, generations: int, data: st.DataObject) -> None:
     budget = shape.prompts * generations
     batches = generations * shape.repeats
     if batches % shape.accumulation:
@@ -57,16 +50,9 @@ def test_steps_and_prompts_taken_follow_trls_arithmetic(
 
 def trainer(*, iterations: int = 1, processes: int = 1, rows: int = 16, **options: Any) -> Any:
     given: dict[str, Any] = {
-        "output_dir": "out",
-        "per_device_train_batch_size": 8,
-        "num_generations": 2,
-        "shuffle_dataset": False,
-        "num_train_epochs": 3,
-        "save_steps": 2,
-        "use_cpu": True,
-        "bf16": False,
-        "report_to": "none",
-    }
+        "output_dir": "out", "per_device_train_batch_size": 8, "num_generations": 2, "shuffle_dataset": False,
+        "num_train_epochs": 3, "save_steps": 2, "use_cpu": True, "bf16": False, "report_to": "none",
+    }  # fmt: skip
     args, ids = trl.GRPOConfig(**(given | options)), [f"id{k}" for k in range(rows)]
     made = trl_run.stub(args, ids, iterations=iterations, processes=processes)
     made.given = given | options | {"num_iterations": iterations}
@@ -142,14 +128,8 @@ def test_all_that_is_wrong_is_refused_at_once_and_the_doctor_said_so_before() ->
         check(made, config("window"), outcome="length")
     lines = str(caught.value).splitlines()
     assert lines.pop() == "the reward function 'length' is not there; the trainer has right."
-    assert [line.split(" is ")[0] for line in lines] == [
-        "shuffle_dataset",
-        "save_steps",
-        "save_strategy",
-        "ignore_data_skip",
-        "num_train_epochs",
-        "train_dataset",
-    ]
+    named = "shuffle_dataset save_steps save_strategy ignore_data_skip num_train_epochs train_dataset"
+    assert [line.split(" is ")[0] for line in lines] == named.split()
     refused_now = caught.value.data["findings"]
     assert isinstance(refused_now, list)
     assert sorted(refused_now) == sorted([*said_before(made, config("window")), "dataset", "outcome"])
@@ -164,9 +144,7 @@ def test_rows_that_are_not_the_runs_are_refused() -> None:
         places_of(rows, ["id1", "id99"])
 
 
-def test_the_newest_checkpoint_of_another_batch_is_refused_and_not_passed_over_for_a_new_start(
-    tmp_path: Path,
-) -> None:
+def test_a_newest_checkpoint_of_another_batch_is_refused(tmp_path: Path) -> None:
     live, then = RunSession(runs.begin(tmp_path, budget=8).folder), Shape(4, 2, 1, 1)
     for step in (1, 2):
         folder = tmp_path / f"out/checkpoint-{step}"

@@ -33,12 +33,8 @@ def one_step(training: Training, failing: frozenset[str] = frozenset()) -> list[
     for position in range(first, first + BATCH):
         training.hand_out(position)
     ids = live.ids[live.position - BATCH : live.position]
-    lines = [
-        {"gc_id": i, "reward": k, "sample": k, "round": live.round}
-        for i in ids
-        if i not in failing
-        for k in (0, 1)
-    ]
+    reported = [(i, k) for i in ids if i not in failing for k in (0, 1)]
+    lines = [{"gc_id": i, "reward": k, "sample": k, "round": live.round} for i, k in reported]
     training.report(training.step, lines)
     return ids
 
@@ -143,7 +139,7 @@ def test_a_checkpoint_of_another_run_is_refused_before_models_are_loaded(tmp_pat
 
 
 @pytest.mark.parametrize("where", ["actor/huggingface", "actor/model/huggingface"])
-def test_the_weights_of_the_rounds_last_checkpoint_are_scored(
+def test_the_last_checkpoint_is_scored(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     given: list[str | None] = []
@@ -183,12 +179,8 @@ def test_a_re_scoring_without_weights_says_what_to_save(tmp_path: Path, whole: b
 
 def test_a_row_with_verls_columns_goes_as_it_is_and_carries_its_id() -> None:
     columns = {"prompt": [], "data_source": "s", "reward_model": {"style": "rule", "ground_truth": "1"}}
-    row = {
-        "gc_id": "a",
-        "gc_round": 3,
-        **columns,
-        "extra_info": {"index": 17, "split": "train", "none": None},
-    }
+    extra = {"index": 17, "split": "train", "none": None}
+    row = {"gc_id": "a", "gc_round": 3, **columns, "extra_info": extra}
     info = {"index": 17, "split": "train", "gc_id": "a", "gc_round": 3}
     assert verl_row(row, 5, None, None) == {"gc_id": "a", **columns, "extra_info": info}
     sized = verl_row({**row, "gc_rollouts": 12}, 5, None, None)  # the group size is where verl reads it

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,7 @@ def report(metadata: Sequence[Json | None], rewards: Any, terminateds: Any = Non
 
 
 class RunBatches:
-    """Hands out a run's prompts; called as a custom dataloader.
+    """Hands out a run's prompts; called as a custom dataloader. An environment variable is each default.
 
     Args:
         run: the run's folder.
@@ -58,7 +57,9 @@ class RunBatches:
         data: the exported file, where NeMo-RL's data set does not keep the column `gc_id`.
     """
 
-    def __init__(self, run: str | None, checkpoints: str | None, data: str | None = None) -> None:
+    def __init__(
+        self, run: str | None = None, checkpoints: str | None = None, data: str | None = None
+    ) -> None:
         self.run, self.checkpoints, self.data = run, checkpoints, data
         self.live: RunSession | None = None
         self.step = 0
@@ -95,6 +96,9 @@ class RunBatches:
         return {**item, "extra_env_info": {**(item["extra_env_info"] or {}), **carried}}
 
     def _begin(self, dataloaders: Mapping[str, Any]) -> RunSession:
+        self.run = self.run or os.environ.get(RUN_VARIABLE)
+        self.data = self.data or os.environ.get(DATA)
+        self.checkpoints = self.checkpoints or os.environ.get(CHECKPOINTS)
         if not self.checkpoints:
             raise InputError(
                 f"set {CHECKPOINTS} to checkpointing.checkpoint_dir: a resume reads its place there."
@@ -107,14 +111,14 @@ class RunBatches:
         self.run = str(live.run.folder.resolve())  # environments may run elsewhere
         for loader in dataloaders.values():
             loader.state_dict = lambda state_of=loader.state_dict: {**state_of(), PLACE: live.save(self.step)}
-        steps = [path for path in Path(self.checkpoints).glob("step_*") if path.name[5:].isdecimal()]
+        folders = Path(self.checkpoints).glob("step_*")
+        steps = {int(path.name[5:]): path for path in folders if path.name[5:].isdecimal()}
         if not steps:
             live.begin_anew()
             return live
         import torch
 
-        newest = max(steps, key=lambda path: int(path.name[5:]))
-        path = newest / f"train_dataloader_{next(iter(dataloaders))}.pt"
+        path = steps[max(steps)] / f"train_dataloader_{next(iter(dataloaders))}.pt"
         saved = torch.load(path) if path.exists() else {}
         if PLACE not in saved:
             raise OutputError(
@@ -146,13 +150,5 @@ def _ids(dataset: Any, file: str | None) -> list[str]:
     return list(table.column(ID).to_pylist())
 
 
-@cache
-def _of_environment() -> RunBatches:
-    return RunBatches(*(os.environ.get(name) for name in (RUN_VARIABLE, CHECKPOINTS, DATA)))
-
-
-def next_batch(
-    data_iterators: dict[str, Iterator[Any]], dataloaders: dict[str, Any], **records: Any
-) -> tuple[Any, dict[str, Iterator[Any]]]:
-    """For `data.custom_dataloader`; as `RunBatches`, with the environment variables' settings."""
-    return _of_environment()(data_iterators, dataloaders, **records)
+next_batch = RunBatches()
+"""For `data.custom_dataloader`, with the environment variables' settings."""

@@ -12,18 +12,19 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Unpack
 
 import datasets
 import pyarrow as pa
-import torch
 import transformers
 from accelerate.utils import broadcast_object_list, gather_object
 from trl.trainer.utils import RepeatSampler
 
 from gaincurate.core.artifact import RUN, Json
+from gaincurate.core.foreign import json_file
 from gaincurate.core.prompts import training_rows
 from gaincurate.core.schema import ID
 from gaincurate.core.store import use_cache
@@ -31,14 +32,14 @@ from gaincurate.errors import GaincurateError, InputError, OutcomeError, OutputE
 from gaincurate.schedule.config import ScheduleOptions
 from gaincurate.schedule.observations import logged, silent
 from gaincurate.schedule.run import Run, refuse_group_sizes
-from gaincurate.trainers.checkpoints import checkpoints
+from gaincurate.trainers.checkpoints import TrainerFinder, checkpoints
 from gaincurate.trainers.doctor.findings import context_of, refuse
 from gaincurate.trainers.profile import layout_of
-from gaincurate.trainers.session import RunSession, followed, place_beside
-from gaincurate.trainers.snapshot import TrainerFinder
+from gaincurate.trainers.round_dataset import DRAW, RoundDataset
+from gaincurate.trainers.session import ROUND, RunSession, followed, place_beside
 from gaincurate.trainers.trl.batching import Shape, shape_of
 from gaincurate.trainers.trl.checks import check, newest, place_in, places_of, see_checkpoint
-from gaincurate.trainers.trl.rewards import Tap
+from gaincurate.trainers.trl.rewards import Reward, Tap, heard, weighted
 from gaincurate.trainers.trl.start import config_of, open_run, see_prompts, set_defaults, with_ids
 
 _log = logging.getLogger("gaincurate")
@@ -47,11 +48,7 @@ BEAT = 5.0
 
 
 def together(work: Callable[[], Any], accelerator: Any) -> Any:
-    """Run `work` on the main process alone and give every process its result.
-
-    Args:
-        work: its result is sent to the others, so it must be plain.
-        accelerator: of the trainer (`is_main_process`, `num_processes`).
+    """Run `work` on the main process alone and give every process its result, which must be plain.
 
     Raises:
         GaincurateError: of the same class and with the same sentence on every process.
@@ -66,28 +63,24 @@ def together(work: Callable[[], Any], accelerator: Any) -> Any:
         if error is not None:
             raise error(value)
         return value
-    outcome: list[Any] = []
+    outcome = Future[Any]()
 
     def run() -> None:
         try:
-            outcome.append((None, work()))
+            outcome.set_result(work())
         except BaseException as error:  # raised again below
-            outcome.append((error, None))
+            outcome.set_exception(error)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(BEAT)
-        if thread.is_alive():
-            broadcast_object_list([None])
-    error, value = outcome[0]
-    if error is None:
-        broadcast_object_list([(None, value)])
-        return value
-    ours = isinstance(error, GaincurateError)
-    message = (type(error), str(error)) if ours else (RuntimeError, f"the main process failed: {error!r}")
-    broadcast_object_list([message])
-    raise error
+    threading.Thread(target=run, daemon=True).start()
+    while not wait([outcome], BEAT).done:
+        broadcast_object_list([None])
+    if (failure := outcome.exception()) is None:
+        broadcast_object_list([(None, outcome.result())])
+    elif isinstance(failure, GaincurateError):
+        broadcast_object_list([(type(failure), str(failure))])
+    else:
+        broadcast_object_list([(RuntimeError, f"the main process failed: {failure!r}")])
+    return outcome.result()
 
 
 def attach(
@@ -165,7 +158,7 @@ def attach(
         done.append(f"gave the {len(trainer.train_dataset):,} rows of train_dataset their {ID}")
     if done:
         note(f"warning: {', and '.join(done)}")
-    return Follower(trainer, live, shape, outcome=outcome, correct=correct)
+    return Follower(trainer, live, Tap(trainer, shape, outcome, correct))
 
 
 def _plan_the_first(live: RunSession) -> None:
@@ -178,27 +171,18 @@ def _plan_the_first(live: RunSession) -> None:
 class Follower(transformers.TrainerCallback):
     """The callback that `attach` adds to a trainer."""
 
-    def __init__(
-        self,
-        trainer: Any,
-        live: RunSession,
-        shape: Shape,
-        *,
-        outcome: str | Sequence[str] | None,
-        correct: str | None,
-    ) -> None:
-        self.live, self.shape = live, shape
+    def __init__(self, trainer: Any, live: RunSession, tap: Tap) -> None:
+        self.live, self.shape, self._tap = live, tap.shape, tap
         self.round = live.round
         self._trainer, self._accelerator = trainer, trainer.accelerator
-        self._steps = shape.steps(live.budget)
+        self._steps = tap.shape.steps(live.budget)
         self._ids: list[str] = live.ids
         self._resumed: str | None = None
         self._saved = 0  # the step of the newest checkpoint
-        self._tap = Tap(trainer, shape, outcome, correct)
-        self._tap.metrics = live.metrics()
+        tap.metrics = live.metrics()
         self._train = trainer.train
         trainer.train = self._train_from
-        sampler = RoundSampler(self._places, live.budget, shape)
+        sampler = RoundSampler(self._places, live.budget, tap.shape)
         trainer._get_train_sampler = lambda dataset=None: sampler
         trainer.add_callback(self)
 
@@ -209,8 +193,6 @@ class Follower(transformers.TrainerCallback):
             checkpoint = together(lambda: newest(output, self.live, self.shape), self._accelerator)
             if checkpoint is None:
                 _log.warning("no checkpoint to resume from in %s: starting from the beginning", output)
-            else:
-                _log.info("resuming from %s", checkpoint)
             resume_from_checkpoint = checkpoint and str(checkpoint)
         self._resumed = resume_from_checkpoint or None
         return self._train(resume_from_checkpoint, *args, **options)
@@ -335,35 +317,100 @@ def dataset(run: str | Path) -> datasets.Dataset:
     schema = table.schema
     whole = datasets.Dataset(datasets.table.InMemoryTable(table), fingerprint=scored.manifest_hash)
 
-    def rows(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    def rows(batch: dict[str, list[Any]]) -> Any:
         few = pa.Table.from_pydict(batch, pa.schema([schema.field(name) for name in batch]))
-        columns: dict[str, list[Any]] = training_rows(
-            few, scored.identity, bare=config.bare, with_scores=config.with_scores
-        ).to_pydict()
-        return columns
+        made = training_rows(few, scored.identity, bare=config.bare, with_scores=config.with_scores)
+        return made.to_pydict()
 
     return whole.with_transform(rows)
 
 
-class RoundSampler(torch.utils.data.Sampler[int]):
-    """A round's prompts as TRL's RepeatSampler gives them, in the plan's order.
+class RoundSampler(RepeatSampler):  # type: ignore[misc]
+    """A round's prompts as TRL repeats them, in the plan's order.
 
     For every generation of B prompts: R times, each prompt G times in a row. All processes walk through the
-    same sequence and take their slices of it.
-
-    Args:
-        places: called when an epoch begins; the rows of the round, `[budget]`.
-        budget: prompts in a round.
-        shape: of the trainer.
+    same sequence and take their slices of it. `places`, called when an epoch begins, yields the rows of the
+    round, `[budget]`.
     """
 
     def __init__(self, places: Callable[[], Sequence[int]], budget: int, shape: Shape) -> None:
-        self._places, self._budget, self._shape = places, budget, shape
-
-    def __len__(self) -> int:
-        return self._budget * self._shape.group * self._shape.repeats
+        super().__init__(range(budget), shape.group, shape.prompts, shape.repeats, shuffle=False)
+        self._places = places
 
     def __iter__(self) -> Iterator[int]:
-        places, shape = self._places(), self._shape
-        order = RepeatSampler(places, shape.group, shape.prompts, shape.repeats, shuffle=False)
-        return (places[index] for index in order)
+        places = self._places()
+        return (places[index] for index in super().__iter__())
+
+
+def async_arguments(run: str | Path, reward_funcs: Reward | Sequence[Reward]) -> dict[str, Any]:
+    """The arguments with which an `AsyncGRPOTrainer` follows a run.
+
+    `AsyncGRPOTrainer(model, args=args, **async_arguments("run", reward))`. Prompts come in the order of the
+    plans. Outcomes are the sums of the rewards, as TRL sums them.
+
+    Args:
+        run: the run's folder.
+        reward_funcs: one or several that can be pickled: a module's functions, or instances of its classes.
+            The reward of an environment is not recorded.
+
+    Returns:
+        `train_dataset`, `reward_funcs` and `callbacks`.
+
+    Raises:
+        OutputError: no run is there.
+        InputError: its plans have group sizes.
+    """
+    refuse_group_sizes(Run(run), "TRL")
+    functions = [reward_funcs] if callable(reward_funcs) else list(reward_funcs)
+    dataset = RoundDataset(run, endless=True)
+    sums = _Sums(dataset, len(functions))
+    rewards = [heard(function, sums) for function in functions]
+    return {"train_dataset": dataset, "reward_funcs": rewards, "callbacks": [_Places(dataset)]}
+
+
+class _Sums:
+    """Reports the sums of a group's rewards when the last of the functions has scored it.
+
+    TRL calls the functions in threads, and scores one group after the other.
+    """
+
+    def __init__(self, dataset: RoundDataset, functions: int) -> None:
+        self._dataset, self._functions = dataset, functions
+        self._parts: dict[int, list[list[Any]]] = {}  # by draw
+
+    def __call__(self, rewards: list[Any], columns: Mapping[str, Any]) -> None:
+        row = {name: columns[name][0] for name in (ID, ROUND, DRAW)}
+        parts = self._parts.setdefault(row[DRAW], [])
+        parts.append(rewards)
+        if len(parts) == self._functions and self._parts.pop(row[DRAW], []):
+            sums = [weighted([1.0] * len(values), values) for values in zip(*parts, strict=True)]
+            self._dataset.report([row], [sums], tokens=[[len(ids) for ids in columns["completion_ids"]]])
+
+
+class _Places(transformers.TrainerCallback):
+    """Saves the position with a checkpoint, and restores the data set's before it is sent to the worker.
+
+    A trainer that starts without a checkpoint begins round 0 again: no weights learned from its outcomes.
+
+    TRL starts the worker in its own callback, which runs after those that the constructor was given.
+    """
+
+    def __init__(self, dataset: RoundDataset) -> None:
+        self._dataset = dataset
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        if state.is_world_process_zero:
+            if state.global_step:
+                self._dataset.load_state_dict(place_beside(_checkpoint(args, state)))
+            self._dataset.begin(restart=not state.global_step)
+            self._dataset.close()
+
+    def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        path = _checkpoint(args, state) / "rollout_state.json"  # TRL's: the first group not trained on
+        if state.is_world_process_zero and path.exists():
+            first = self._dataset.draw_at(json_file(path)["prompt_index"])
+            RunSession(self._dataset.run).save_beside(path.parent, first - 1)
+
+
+def _checkpoint(args: Any, state: Any) -> Path:
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}"

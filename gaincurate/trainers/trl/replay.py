@@ -3,24 +3,31 @@
 The trainer class overrides where TRL generates and where it takes losses, nothing else. TRL's own log lines
 gain what replay did to the step. Settings that would break it are refused here (TRL 1.16.0). What also holds
 for a run without replay (how rows are dealt, when checkpoints are saved) is in `rules.py`.
+
+TRL's tensors become whole groups and are made of groups again. Log-probs of replayed rollouts are computed
+again under the policy of now, because the loss needs the ratio to the policy that generated them.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from accelerate.utils import gather_object
 from trl import GRPOTrainer
-from trl.trainer.utils import RepeatSampler
+from trl.models.utils import disable_gradient_checkpointing
+from trl.trainer.utils import pad
 
-from gaincurate.core.files import make_folder
-from gaincurate.errors import InputError, OutputError
+from gaincurate.core.files import digest_bytes, make_folder
+from gaincurate.core.schema import ID
+from gaincurate.errors import InputError, OutcomeError, OutputError
 from gaincurate.replay import state
 from gaincurate.replay.buffer import Plan, ReplayBuffer
 from gaincurate.replay.config import ReplayConfig
@@ -28,23 +35,15 @@ from gaincurate.replay.group import RolloutGroup
 from gaincurate.replay.metrics import step_metrics, warning
 from gaincurate.trainers.doctor.findings import Context, Finding, ask, refuse
 from gaincurate.trainers.replay_loss import Clip, anchored_advantages, importance_ratios
-from gaincurate.trainers.session import reward_of, sum_of
+from gaincurate.trainers.session import reward_of
 from gaincurate.trainers.trl.batching import resolved
 from gaincurate.trainers.trl.checks import reward_missing, stops
-from gaincurate.trainers.trl.replay_rows import (
-    Array,
-    Row,
-    batched,
-    forward,
-    groups_of,
-    padded,
-    ragged,
-    refuse_padding,
-    rows_of,
-    rows_of_groups,
-    with_logprobs,
-)
+from gaincurate.trainers.trl.rewards import judged, weighted
 from gaincurate.trainers.trl.rules import dealing, optimizer, saves_anywhere, window
+
+Array = npt.NDArray[Any]
+Judged = Sequence[float | None]
+"""Rewards of rollouts, None for one that no reward function could judge."""
 
 _log = logging.getLogger("gaincurate")
 # Averaged between two logs; the others are current values.
@@ -72,6 +71,7 @@ _ALLOWED_WITH_VLLM: tuple[tuple[str, tuple[Any, ...], str], ...] = (
     ("repetition_penalty", (1, None), _REST),
 )
 """vLLM gives the log-probs of what it drew from, and a trainer's are of the whole vocabulary."""
+_SHIFT, _MOVED = 16, 0.05  # padding added to see whether log-probs move, and by how much they may on average
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +100,9 @@ class Replay:
 
 def config_of(trainer: Any, replay: Replay) -> ReplayConfig:
     """The sizes of the buffer for a trainer; raises InputError under which nothing would be replayed."""
-    args = trainer.args
-    return ReplayConfig(
-        batch_groups=args.generation_batch_size // trainer.num_generations,
-        group_size=trainer.num_generations,
-        capacity=replay.capacity,
-        fresh_share=replay.fresh_share,
-        max_age=replay.max_age,
-        seed=args.seed,
-    )
+    args, size = trainer.args, trainer.num_generations
+    batch = args.generation_batch_size // size
+    return ReplayConfig(batch, size, replay.capacity, replay.fresh_share, replay.max_age, args.seed)
 
 
 def check_replay(trainer: Any, replay: Replay, config: ReplayConfig) -> None:
@@ -119,16 +113,16 @@ def check_replay(trainer: Any, replay: Replay, config: ReplayConfig) -> None:
 
 
 def _findings(trainer: Any, replay: Replay, config: ReplayConfig) -> Iterator[Finding]:
+    stop = partial(stops, "replay")
     if replay.clip not in get_args(Clip):
-        yield stops("replay", f"clip={replay.clip!r} is not there; it is one of {', '.join(get_args(Clip))}")
+        yield stop(f"clip={replay.clip!r} is not there; it is one of {', '.join(get_args(Clip))}")
     names = list(trainer.reward_func_names)
     if replay.correct is not None and names.count(replay.correct) != 1:
         yield reward_missing(names, replay.correct)
     args, processes = trainer.args, trainer.accelerator.num_processes
     parts, rollouts = processes * args.steps_per_generation, config.fresh_groups * config.group_size
     if rollouts % parts:
-        yield stops(
-            "replay",
+        yield stop(
             f"fresh_share {config.fresh_share:g} of {config.batch_groups} prompts is {config.fresh_groups}, "
             f"whose {rollouts} rollouts do not divide by {parts}, {processes} processes with "
             f"{args.steps_per_generation} micro-batches each",
@@ -136,17 +130,181 @@ def _findings(trainer: Any, replay: Replay, config: ReplayConfig) -> Iterator[Fi
             f"{args.per_device_train_batch_size}, with fewer steps_per_generation, or another fresh_share",
         )
     if not hasattr(trainer.train_dataset, "__getitem__"):
-        yield stops(
-            "replay",
-            f"train_dataset is a {type(trainer.train_dataset).__name__}, which TRL deals out in whole "
-            "batches; replay needs fewer prompts per step",
-            "give a map-style dataset",
-        )
+        kind = type(trainer.train_dataset).__name__
+        why = "which TRL deals out in whole batches; replay needs fewer prompts per step"
+        yield stop(f"train_dataset is a {kind}, {why}", "give a map-style dataset")
     given = trainer.args.generation_kwargs or {}
     for name, good, why in (*_ALLOWED, *(_ALLOWED_WITH_VLLM if trainer.use_vllm else ())):
         value = given.get(name, getattr(trainer, name))
         if value not in good:
-            yield stops("replay", f"{name}={value!r} {why}", **{name: good[0]})
+            yield stop(f"{name}={value!r} {why}", **{name: good[0]})
+
+
+class Row(NamedTuple):
+    """One rollout without padding. `logprobs` is of the behaviour policy, 0 where the mask is False."""
+
+    gc_id: str
+    prompt_ids: Array
+    completion_ids: Array
+    mask: Array
+    logprobs: Array
+    advantage: float
+    replayed: bool = False
+
+
+def rows_of(
+    inputs: Sequence[Mapping[str, Any]], completions: Sequence[Sequence[int]], output: Mapping[str, Any]
+) -> list[Row]:
+    """The rollouts that this process generated, `[local]`, without log-probs yet.
+
+    `inputs` are the dataset's rows, `completions` the token ids without padding, one each a rollout, and
+    `output` is that of TRL's `_generate_and_score_completions`.
+    """
+    prompts, prompt_mask = output["prompt_ids"].cpu(), output["prompt_mask"].cpu().bool()
+    mask = output["completion_mask"].cpu().numpy().astype(bool)
+    advantages = output["advantages"].float().cpu().tolist()
+    rows = []
+    for place, given in enumerate(inputs):
+        prompt = prompts[place][prompt_mask[place]].numpy().astype(np.int32)
+        ids = np.asarray(completions[place], np.int32)
+        gc_id = str(given[ID]) if ID in given else digest_bytes(prompt.tobytes())
+        none = np.zeros(len(ids), np.float32)
+        rows.append(Row(gc_id, prompt, ids, mask[place, : len(ids)], none, advantages[place]))
+    return rows
+
+
+def with_logprobs(rows: Sequence[Row], logprobs: Sequence[Array]) -> list[Row]:
+    """The rows with the behaviour policy's log-probs; a token that has none is left out of the loss."""
+    scored = []
+    for row, given in zip(rows, logprobs, strict=True):
+        mask = row.mask & np.isfinite(given)
+        scored.append(row._replace(mask=mask, logprobs=np.where(mask, given, 0).astype(np.float32)))
+    return scored
+
+
+def ragged(padded: torch.Tensor, rows: Sequence[Row]) -> list[Array]:
+    """`[rows, tokens]` without the padding on the right, as float32."""
+    whole = padded.detach().float().cpu().numpy()
+    return [whole[place, : len(row.completion_ids)] for place, row in enumerate(rows)]
+
+
+def groups_of(
+    rows: Sequence[Row], rewards: Judged, correct: Judged, size: int, **about: Any
+) -> list[RolloutGroup | None]:
+    """The groups of a generation, `[groups]`; None for one with a rollout that could not be judged.
+
+    `rows` are of all processes in their order, `[groups * size]`, `rewards` and `correct` (0 to 1) of the
+    same rollouts, None where not judged, and `about` has the other fields of the groups.
+
+    Raises:
+        OutcomeError: there are not as many rewards, or not whole groups; the rollouts of a group are not of
+            one prompt; or a correctness is outside 0 to 1.
+    """
+    if len(rows) != len(rewards) or len(rows) % size:
+        raise OutcomeError(
+            f"{len(rows)} rollouts came with {len(rewards)} rewards, which do not make groups of {size}: has "
+            "something put itself between the trainer and its reward functions?"
+        )
+    groups: list[RolloutGroup | None] = []
+    for start in range(0, len(rows), size):
+        own = slice(start, start + size)
+        values = [[value for value in each[own] if value is not None] for each in (rewards, correct)]
+        if min(map(len, values)) < size:
+            groups.append(None)
+            continue
+        _check(rows[own], values[1])
+        names, prompts, ids, masks, logprobs, advantages, _ = zip(*rows[own], strict=True)
+        given, right, advantage = map(np.asarray, (*values, advantages))
+        group = RolloutGroup(names[0], prompts[0], ids, masks, logprobs, given, right, advantage, **about)
+        groups.append(group)
+    return groups
+
+
+def _check(part: Sequence[Row], correct: Sequence[float]) -> None:
+    first = part[0]
+    for row in part:
+        if row.gc_id != first.gc_id or not np.array_equal(row.prompt_ids, first.prompt_ids):
+            raise OutcomeError(
+                f"the {len(part)} rollouts of a group are of {first.gc_id!r} and of {row.gc_id!r}: the rows "
+                "come in another order than TRL's sampler gives them, so no advantage means anything.",
+                gc_id=first.gc_id,
+            )
+    if wrong := [value for value in correct if not 0 <= value <= 1]:
+        raise OutcomeError(
+            f"a reward of {first.gc_id!r} is {wrong[0]:g}, and whether a group is worth keeping is seen from "
+            "raw correctness, 0 to 1: name the reward function that says it, Replay(..., correct=NAME).",
+            gc_id=first.gc_id,
+        )
+
+
+def rows_of_groups(groups: Sequence[RolloutGroup]) -> list[Row]:
+    """The stored rollouts, group by group."""
+    return [
+        Row(group.gc_id, group.prompt_ids, ids, mask, logprobs, float(advantage), replayed=True)
+        for group in groups
+        for (ids, mask, logprobs), advantage in zip(group.rollouts, group.advantages, strict=True)
+    ]
+
+
+def batched(trainer: Any, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+    """The rows, `[local]`, as TRL batches them: prompts padded on the left, completions on the right.
+
+    Returns:
+        `prompt_ids`, `prompt_mask`, `completion_ids`, `completion_mask`, `tool_mask` of int64 and
+        `behaviour_logps` of float32, `[local, length]` each; `advantages` of float32 and `replayed` of bool,
+        `[local]`. What is attended to is in `completion_mask`, what counts in the loss in TRL's `tool_mask`.
+    """
+    fill = trainer._tokenizer.pad_token_id
+    prompts, completions = [row.prompt_ids for row in rows], [row.completion_ids for row in rows]
+    made = {
+        "prompt_ids": padded(trainer, prompts, torch.int64, fill, "left"),
+        "prompt_mask": padded(trainer, [np.ones_like(ids) for ids in prompts], torch.int64, 0, "left"),
+        "completion_ids": padded(trainer, completions, torch.int64, fill),
+        "completion_mask": padded(trainer, [np.ones_like(ids) for ids in completions], torch.int64),
+        "tool_mask": padded(trainer, [row.mask for row in rows], torch.int64),
+        "behaviour_logps": padded(trainer, [row.logprobs for row in rows], torch.float32),
+        "advantages": torch.tensor([row.advantage for row in rows], dtype=torch.float32),
+        "replayed": torch.tensor([row.replayed for row in rows], dtype=torch.bool),
+    }
+    return {name: tensor.to(trainer.accelerator.device) for name, tensor in made.items()}
+
+
+def padded(
+    trainer: Any, values: Sequence[Array], kind: torch.dtype, fill: int = 0, side: str = "right"
+) -> torch.Tensor:
+    """Ragged values by token as the trainer pads them, `[local, length]`."""
+    tensors = [torch.tensor(each, dtype=kind) for each in values]
+    whole: torch.Tensor = pad(tensors, fill, side, trainer.pad_to_multiple_of)
+    return whole
+
+
+def forward(trainer: Any, rows: Sequence[Row]) -> list[Array]:
+    """Log-probs of the rows' completions, `[rows]` arrays of float32."""
+    made = batched(trainer, rows)
+    ids = torch.cat([made["prompt_ids"], made["completion_ids"]], dim=1)
+    mask = torch.cat([made["prompt_mask"], made["completion_mask"]], dim=1)
+    model, length = trainer.model, made["completion_ids"].size(1)
+    with torch.no_grad(), disable_gradient_checkpointing(model, trainer.args.gradient_checkpointing_kwargs):
+        logps, _, _ = trainer._get_per_token_logps_and_entropies(
+            model, ids, mask, length, batch_size=trainer.args.per_device_train_batch_size
+        )
+    return ragged(logps, rows)
+
+
+def refuse_padding(trainer: Any, row: Row) -> None:
+    """See that a rollout has the same log-probs beside a longer prompt, where it has padding in front.
+
+    It has not where the model's positions are counted from the padding's beginning.
+    """
+    longer = row._replace(prompt_ids=np.append(np.repeat(row.prompt_ids[:1], _SHIFT), row.prompt_ids))
+    (plain,), (moved, _) = forward(trainer, [row]), forward(trainer, [row, longer])
+    change = float(abs(plain - moved).mean()) if len(plain) else 0.0
+    if change > _MOVED:
+        raise InputError(
+            f"the model's log-probs move by {change:.2g} with {_SHIFT} tokens of padding in front, so a "
+            "rollout replayed among other prompts would have other ratios: take a model with relative "
+            "positions."
+        )
 
 
 class Replays:
@@ -169,10 +327,10 @@ class Replays:
     def __init__(self, *args: Any, replay: Replay, **options: Any) -> None:
         super().__init__(*args, **options)
         trainer: Any = self
-        self._replay, self._sizes = replay, config_of(trainer, replay)
-        check_replay(trainer, replay, self._sizes)
-        self.prompts_a_generation = self._sizes.fresh_groups
-        self.buffer = ReplayBuffer(self._sizes)
+        self._replay, sizes = replay, config_of(trainer, replay)
+        check_replay(trainer, replay, sizes)
+        self.prompts_a_generation = sizes.fresh_groups
+        self.buffer = ReplayBuffer(sizes)
         self._rewards: list[list[float]] = []  # `[rollouts, functions]` of all processes
         self._completions: list[Any] = []
         self._logps: torch.Tensor | None = None
@@ -192,14 +350,9 @@ class Replays:
         )
 
     def _get_train_sampler(self: Any, dataset: Any = None) -> Any:
-        return RepeatSampler(
-            data_source=self.train_dataset if dataset is None else dataset,
-            mini_repeat_count=self.num_generations,
-            batch_size=self.prompts_a_generation,
-            repeat_count=self.num_iterations * self.args.steps_per_generation,
-            shuffle=self.shuffle_dataset,
-            seed=self.args.seed,
-        )
+        sampler = super()._get_train_sampler(dataset)  # type: ignore[misc]
+        sampler.batch_size = self.prompts_a_generation
+        return sampler
 
     def _generate_and_score_completions(self: Any, inputs: list[dict[str, Any]]) -> Any:
         if not self.model.training:
@@ -226,19 +379,16 @@ class Replays:
         return self._batch([*fresh, *replayed], old)
 
     def _store(self: Any, groups: list[RolloutGroup | None]) -> None:
-        judged = [group for group in groups if group is not None]
-        self.buffer.insert(judged)
+        fresh = [group for group in groups if group is not None]
+        self.buffer.insert(fresh)
         logged = self._metrics["train"]
-        for name, value in step_metrics(self.buffer, judged).items():
+        for name, value in step_metrics(self.buffer, fresh).items():
             if name.removeprefix("replay/") not in _OF_A_STEP:
                 logged[name] = [value]
             elif name == "replay/share" or self.buffer.last_plan.replayed:
                 logged[name].append(value)
-        logged["replay/unjudged"].append(float(len(groups) - len(judged)))
-        self._warn(warning(self.buffer))
-
-    def _warn(self: Any, text: str | None) -> None:
-        if text is not None and self.accelerator.is_main_process:
+        logged["replay/unjudged"].append(float(len(groups) - len(fresh)))
+        if (text := warning(self.buffer)) is not None and self.accelerator.is_main_process:
             _log.warning("%s", text)
 
     def _plan(self: Any) -> Plan:
@@ -251,25 +401,18 @@ class Replays:
             )
         return plan
 
-    def _calculate_rewards(
-        self: Any, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
-    ) -> Any:
-        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)  # type: ignore[misc]
+    def _calculate_rewards(self: Any, inputs: Any, prompts: Any, completions: Any, ids: Any) -> Any:
+        rewards = super()._calculate_rewards(inputs, prompts, completions, ids)  # type: ignore[misc]
         if self.model.training:
-            self._rewards, self._completions = rewards.tolist(), completion_ids_list
+            self._rewards, self._completions = rewards.tolist(), ids
         return rewards
 
-    def _weighted(self: Any, row: list[float]) -> float:
-        """A rollout's reward, from `[functions]`, weighted as TRL does."""
-        both = zip(self.reward_weights.tolist(), row, strict=True)
-        parts = [reward_of(weight) * reward_of(value) for weight, value in both if not math.isnan(value)]
-        return sum_of(parts) if parts else math.nan
-
     def _groups(self: Any, fresh: list[Row]) -> list[RolloutGroup | None]:
-        rewards = correct = [self._weighted(row) for row in self._rewards]
+        weights = [reward_of(weight) for weight in self.reward_weights.tolist()]
+        rewards = correct = [weighted(weights, map(reward_of, row)) for row in self._rewards]
         if self._replay.correct is not None:
             place = self.reward_func_names.index(self._replay.correct)
-            correct = [reward_of(row[place]) for row in self._rewards]
+            correct = [judged(reward_of(row[place])) for row in self._rewards]
         return groups_of(
             gather_object(fresh),
             rewards,
@@ -312,10 +455,7 @@ class Replays:
         return loss
 
     def _log_ratios(self: Any, logps: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> None:
-        """Log the ratios of the replayed rollouts' tokens in a micro-batch, of all processes.
-
-        `logps` is `[rollouts, tokens]`, of the policy that is trained.
-        """
+        """Log the ratios of replayed tokens; `logps` is `[rollouts, tokens]`, of the trained policy."""
         counted = inputs["tool_mask"].bool() & inputs["replayed"].unsqueeze(-1)
         ratios = importance_ratios(logps.float(), inputs["behaviour_logps"], counted)[counted].double()
         sums = torch.stack([torch.ones_like(ratios).sum(), ratios.sum(), ratios.square().sum()])
@@ -351,13 +491,9 @@ class Replays:
                 )
 
     def train(self: Any, *args: Any, **options: Any) -> Any:
-        """TRL's, with an empty buffer or a checkpoint's; says at the end if nothing was ever replayed."""
-        self.buffer = ReplayBuffer(self._sizes)
-        output = super().train(*args, **options)  # type: ignore[misc]
-        counts = self.buffer.counts
-        if counts.steps and not counts.replay_steps:
-            self._warn(f"nothing was replayed in this training. {warning(self.buffer, counts.waiting)}")
-        return output
+        """TRL's, with an empty buffer or a checkpoint's."""
+        self.buffer = ReplayBuffer(self.buffer.config)
+        return super().train(*args, **options)  # type: ignore[misc]
 
 
 class ReplayGRPOTrainer(Replays, GRPOTrainer):  # type: ignore[misc]

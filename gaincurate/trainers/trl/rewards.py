@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial, wraps
+from functools import partial
 from typing import Any
 
 from gaincurate.core.artifact import Json
 from gaincurate.core.schema import ID
 from gaincurate.errors import InputError
-from gaincurate.trainers.session import reward_of, sum_of
+from gaincurate.trainers.session import reward_of
 from gaincurate.trainers.trl.batching import Shape
 
 Reward = Callable[..., Any]
@@ -23,10 +23,8 @@ Hear = Callable[[list[Any], Mapping[str, Any]], None]
 class Heard:
     """A reward function, under its name, whose rewards `hear` gets; pickled where both of them can be."""
 
-    def __init__(self, function: Reward, hear: Hear) -> None:
-        self.function, self._hear = function, hear
-        plain = _plain(function)
-        self.__name__ = getattr(plain, "__name__", type(plain).__name__)
+    def __init__(self, function: Reward, hear: Hear, name: str) -> None:
+        self.function, self._hear, self.__name__ = function, hear, name
 
     def __call__(self, **columns: Any) -> Any:
         """As TRL calls reward functions."""
@@ -44,16 +42,14 @@ class _HeardLater(Heard):
 
 
 def heard(function: Reward, hear: Hear) -> Heard:
-    """The function in whose place TRL calls the reward function; it is asynchronous where that one is."""
-    plain = _plain(function)
+    """What TRL calls in place of the reward function; it is asynchronous where that one is."""
+    plain = function
+    while isinstance(plain, partial):
+        plain = plain.func
     is_later = any(map(inspect.iscoroutinefunction, (plain, getattr(plain, "__call__", None))))  # noqa: B004
-    return (_HeardLater if is_later else Heard)(function, hear)
-
-
-def _plain(function: Reward) -> Reward:
-    while isinstance(function, partial):
-        function = function.func
-    return function
+    return (_HeardLater if is_later else Heard)(
+        function, hear, getattr(plain, "__name__", type(plain).__name__)
+    )
 
 
 def judged(reward: Any) -> float | None:
@@ -62,17 +58,26 @@ def judged(reward: Any) -> float | None:
     return None if math.isnan(number) else number
 
 
+def weighted(weights: Iterable[float], rewards: Iterable[Any]) -> float | None:
+    """The sum of a rollout's rewards as TRL weighs them, `[functions]` both; where not finite, infinity.
+
+    A function that could not judge is left out. The sum is None where none could. `report` refuses infinity
+    by name.
+    """
+    judgements = zip(weights, map(judged, rewards), strict=True)
+    parts = [weight * reward for weight, reward in judgements if reward is not None]
+    try:
+        return math.fsum(parts) if parts else None
+    except (ValueError, OverflowError):  # infinities of both signs, or more than a float
+        return math.inf
+
+
 class Tap:
     """The rewards of a trainer's generations on this process, until `drain`.
 
-    Args:
-        trainer: a `trl.GRPOTrainer`; its `reward_funcs` are replaced.
-        shape: its shape.
-        outcome: names of the functions whose weighted sum is the reward; None for all. `check` saw them.
-        correct: the name of one whose value says whether an answer is right, in [0, 1].
-
-    Attributes:
-        metrics: numbers for the trainer's own logs, under `gaincurate/`.
+    The trainer's `reward_funcs` are replaced. `outcome` names the functions whose weighted sum is the reward,
+    None for all, and `correct` one whose value says whether an answer is right, in [0, 1]. `check` saw them.
+    `metrics` are numbers for the trainer's own logs, under `gaincurate/`.
     """
 
     def __init__(
@@ -80,31 +85,21 @@ class Tap:
     ) -> None:
         self.metrics: Mapping[str, float] = {}
         names = list(trainer.reward_func_names)
-        outcome = [outcome] if isinstance(outcome, str) else outcome
-        self._shape, self._correct = shape, correct
-        self._summed = set(names if outcome is None else outcome)
-        weights = [reward_of(weight) for weight in trainer.reward_weights.tolist()]
-        self._weights = dict(zip(names, weights, strict=True))
-        wanted = [name for name in names if name in self._summed or name == correct]
-        self._calls: dict[str, list[list[float | None]]] = {name: [] for name in wanted}
+        summed = names if outcome is None else [outcome] if isinstance(outcome, str) else outcome
+        weights = zip(names, map(reward_of, trainer.reward_weights.tolist()), strict=True)
+        self._weights = {name: weight for name, weight in weights if name in summed}
+        self.shape, self._correct = shape, correct
+        self._calls: dict[str, list[list[float | None]]] = {
+            name: [] for name in names if name in summed or name == correct
+        }
         self._rows: list[tuple[list[str], list[int]]] = []  # ids and completion tokens, of each generation
-        functions = list(zip(names, trainer.reward_funcs, strict=True))
-        trainer.reward_funcs = [  # a new list: TRL keeps the user's own
-            self._tapped(name, function) if name in wanted else function for name, function in functions
+        # A new list: TRL keeps the user's own. Bound methods: before 1.14, TRL awaits no objects.
+        trainer.reward_funcs = [
+            heard(function, partial(self._hear, name)).__call__ if name in self._calls else function
+            for name, function in zip(names, trainer.reward_funcs, strict=True)
         ]
         self._evaluates = False
         trainer.evaluation_loop = self._evaluation()(trainer.evaluation_loop)
-
-    def _tapped(self, name: str, function: Reward) -> Reward:
-        listening = heard(function, partial(self._hear, name))
-        if not isinstance(listening, _HeardLater):
-            return listening
-
-        @wraps(function)  # before 1.14, TRL awaits asynchronous functions, and no objects with such a call
-        async def later(**columns: Any) -> Any:
-            return await listening(**columns)
-
-        return later
 
     @contextmanager
     def _evaluation(self) -> Iterator[None]:
@@ -138,25 +133,20 @@ class Tap:
     def drain(self, step: int) -> list[Json] | None:
         """The outcome lines of this process since the last time; None where nothing was generated.
 
-        Args:
-            step: the optimizer step that used them first, from 1.
+        `step` is the optimizer step that used them first, from 1.
         """
         if not self._rows:
             return None
         lines: list[Json] = []
         for (ids, tokens), *calls in zip(self._rows, *self._calls.values(), strict=True):
-            first = self._shape.rank * len(ids)
+            first = self.shape.rank * len(ids)
             for place, (gc_id, *values) in enumerate(zip(ids, *calls, strict=True)):
                 rewards = dict(zip(self._calls, values, strict=True))
-                line = {ID: gc_id, "reward": self._sum(rewards), "step": step}
-                line |= {"sample": (first + place) % self._shape.group, "tokens": tokens[place]}
+                reward = weighted(self._weights.values(), map(rewards.__getitem__, self._weights))
+                line = {ID: gc_id, "reward": reward, "step": step}
+                line |= {"sample": (first + place) % self.shape.group, "tokens": tokens[place]}
                 if self._correct is not None:
                     line["correct"] = rewards[self._correct]
                 lines.append(line)
         self.forget()
         return lines
-
-    def _sum(self, rewards: Mapping[str, float | None]) -> float | None:
-        """As TRL weighs them: a function that could not judge is left out, None where none could."""
-        there = {name: value for name, value in rewards.items() if name in self._summed and value is not None}
-        return sum_of([self._weights[name] * value for name, value in there.items()]) if there else None

@@ -27,7 +27,7 @@ from gaincurate.core.artifact import MANIFEST, RUN, Json
 from gaincurate.core.files import digest_json, make_folder, write_json
 from gaincurate.core.options import checked
 from gaincurate.core.process import command_lock, last_line, run_command
-from gaincurate.core.prompts import PROMPT, Columns, Message, prompts_of
+from gaincurate.core.prompts import PROMPT, Columns, prompts_of
 from gaincurate.core.schema import ID
 from gaincurate.errors import GaincurateError, InputError, TrainerError
 from gaincurate.schedule import base
@@ -52,11 +52,7 @@ _TO_CHAT = 'train_dataset.map(lambda row: {"prompt": [{"role": "user", "content"
 
 
 def set_defaults(trainer: Any, context: Context) -> Json:
-    """Change the settings at TRL's default that break the plan to the fix that the rules name.
-
-    Returns:
-        The settings that were changed, with their values now.
-    """
+    """Change the settings at TRL's default that break the plan to the rules' fixes; the new values."""
     changed: Json = {}
     for _ in _SETTABLE:  # one fix may ask for another: a window, then a round's end
         for finding in ask(RULES.rules, resolved(trainer), context)[0]:
@@ -73,33 +69,23 @@ def set_defaults(trainer: Any, context: Context) -> Json:
 
 
 def config_of(
-    shape: Shape,
-    run: str | Path,
-    required: Mapping[str, Any],
-    options: Mapping[str, Any],
-    score: Mapping[str, Any] | None = None,
+    shape: Shape, run: str | Path, required: Json, options: Json, score: Mapping[str, Any] | None = None
 ) -> ScheduleConfig | None:
     """The options of the run to open, or None where `attach` got no more than a folder to follow.
 
-    Args:
-        shape: of the trainer.
-        run: the run's folder.
-        required: `strategy`, `budget` and `rounds`, None where they were not given. A strategy whose own
-            options make the budget needs none.
-        options: further keywords of `gaincurate.Schedule.start`, and `scored`.
-        score: further options of `gaincurate score`.
+    `required` has `strategy`, `budget` and `rounds`, None where they were not given. A strategy whose own
+    options make the budget needs none. The other arguments are those of `attach`.
 
     Raises:
         InputError: one of the three is missing, or an option has a wrong value.
     """
+    if set(required.values()) == {None} and not options and score is None:
+        return None
     strategy, required = required["strategy"], dict(required)
     if strategy is not None:
         own = base.check_options(strategy, base.load(strategy), options.get("options") or {})
         required["budget"] = own.round_size(required["budget"])
-    missing = [name for name, value in required.items() if value is None]
-    if len(missing) == len(required) and not options and score is None:
-        return None
-    if missing:
+    if missing := [name for name, value in required.items() if value is None]:
         raise InputError(
             f"attach() opens a run where strategy=, budget= and rounds= are given: {', '.join(missing)} "
             f"{'is' if len(missing) == 1 else 'are'} missing. To follow a run that is there, give "
@@ -128,12 +114,9 @@ def see_same(run: Run, config: ScheduleConfig) -> None:
 def open_run(
     trainer: Any, config: ScheduleConfig, score: Mapping[str, Any], references: str | Path | None, note: Note
 ) -> None:
-    """Score the trainer's rows with the trainer's model unless `config.scored` is a finished set, and open
-    the run. Of one that is there only the options are compared.
+    """Score the trainer's rows unless `config.scored` is a finished set, and open the run.
 
-    Raises:
-        GaincurateError: the rows cannot be scored; the scoring run's own sentence, and where its log is.
-        InputError: an option does not go with the set, or is not what the run was opened with.
+    Of a run that is there only the options are compared. Raises as `attach`.
     """
     given = None if references is None else Path(references)
     if (config.run / RUN).exists():
@@ -185,8 +168,7 @@ def _score(trainer: Any, out: Path, score: Mapping[str, Any], note: Note) -> Non
 def see_prompts(trainer: Any, run: Run, ids: Sequence[str], note: Note) -> Iterator[Finding]:
     """The differences between the prompts that TRL gives the model and the scored ones.
 
-    The first 1,024 of a round's ids are compared. `note` gets warnings, for example about prompts that
-    cannot be compared.
+    The first 1,024 of a round's ids are compared. `note` gets warnings, for example where none can be.
     """
     places = places_of(trainer.train_dataset, ids)[:_COMPARED]
     identity, ids, name = run.scored.identity, ids[:_COMPARED], run.config.scored
@@ -205,16 +187,21 @@ def see_prompts(trainer: Any, run: Run, ids: Sequence[str], note: Note) -> Itera
         yield stops("rows", "the prompts are chat messages, and the trainer's tokenizer has no chat template")
         return
     variables = identity.get("segmentation", {}).get("template_kwargs", {})
-    scored = [_as_scored(tokenizer, each, variables) for each in messages]
-    trained = [_as_trained(tokenizer, each, given) for each in prompts]
+    scored = []
+    for each in messages:
+        answered = each[-1]["role"] == "assistant"
+        options = {"add_generation_prompt": not answered, "continue_final_message": answered, **variables}
+        scored.append(_tokens(tokenizer, each if tokenizer.chat_template else each[-1]["content"], options))
+    trained = [_tokens(tokenizer, each, {"add_generation_prompt": True, **given}) for each in prompts]
     differing = [place for place, tokens in enumerate(scored) if tokens != trained[place]]
     if not differing:
         return
     first, fix, advice = differing[0], Json(), _ADVICE
+    first_row = pa.table({PROMPT: [prompts[first]], ID: [ids[first]]})
     if isinstance(prompts[first], str):
         why = "its prompt is plain text, to which TRL does not apply the chat template"
         advice = f"make the prompts chat messages: {_TO_CHAT}"
-    elif _messages(prompts[first]) != messages[first]:
+    elif prompts_of(first_row, {"source": {"prompt_column": PROMPT}}, bare=True)[0] != messages[first]:
         why = "its messages are not those of the scored set"
     elif given != variables:
         why, fix = f"{name} was scored with other template variables", {"chat_template_kwargs": variables}
@@ -231,34 +218,11 @@ def see_prompts(trainer: Any, run: Run, ids: Sequence[str], note: Note) -> Itera
     yield stops("rows", title, advice, **fix)
 
 
-def _as_scored(tokenizer: Any, messages: list[Message], variables: Mapping[str, Any]) -> list[int]:
-    """Token ids of a prompt as `gaincurate score` renders it, `[tokens]`."""
-    if not tokenizer.chat_template:
-        return _as_trained(tokenizer, messages[-1]["content"], {})
-    answered = messages[-1]["role"] == "assistant"
-    rendered = tokenizer.apply_chat_template(
-        messages,
-        add_generation_prompt=not answered,
-        continue_final_message=answered,
-        return_dict=True,
-        **variables,
-    )
-    return list(rendered["input_ids"])
-
-
-def _as_trained(tokenizer: Any, prompt: Any, variables: Mapping[str, Any]) -> list[int]:
+def _tokens(tokenizer: Any, prompt: Any, options: Mapping[str, Any]) -> list[int]:
     """Token ids of a prompt as TRL 1.16.0 renders it without tools (`_tokenize_prompts`), `[tokens]`."""
     if isinstance(prompt, str):
         return list(tokenizer(text=prompt)["input_ids"])
-    rendered = tokenizer.apply_chat_template(
-        prompt, add_generation_prompt=True, return_dict=True, **variables
-    )
-    return list(rendered["input_ids"])
-
-
-def _messages(prompt: Any) -> list[Message]:
-    table = pa.table({PROMPT: [prompt], ID: ["the first"]})
-    return prompts_of(table, {"source": {"prompt_column": PROMPT}}, bare=True)[0]
+    return list(tokenizer.apply_chat_template(prompt, return_dict=True, **options)["input_ids"])
 
 
 def schemas_of(trainer: Any) -> list[Json]:

@@ -25,8 +25,7 @@ from gaincurate.errors import InputError
 from gaincurate.replay import buffer, metrics
 from gaincurate.replay.state import NAME, load, save
 from gaincurate.trainers.verl.live import resumed
-from gaincurate.trainers.verl.replay_rows import Row, groups_of, rows_of
-from gaincurate.trainers.verl.replay_settings import check, sizes_of
+from gaincurate.trainers.verl.replay_settings import Trajectory, check, groups_of, rows_of, sizes_of
 
 _log = logging.getLogger(__name__)
 _resumed: Path | None = None
@@ -101,7 +100,7 @@ class GroupReplayBuffer(ReplayBuffer):  # type: ignore[misc]
         return _with(batch, again), {**numbers, **metrics.step_metrics(self.replay, fresh)}
 
 
-def _with(batch: Any, rows: Sequence[Row]) -> Any:
+def _with(batch: Any, rows: Sequence[Trajectory]) -> Any:
     """The sampled batch with replayed rows, which are put into TransferQueue."""
     if not rows:
         return batch
@@ -111,14 +110,14 @@ def _with(batch: Any, rows: Sequence[Row]) -> Any:
     return KVBatchMeta(partition_id=batch.partition_id, keys=[*batch.keys, *keys], tags=[*batch.tags, *tags])
 
 
-def _rows_in(batch: Any) -> list[Row]:
+def _rows_in(batch: Any) -> list[Trajectory]:
     """A sampled batch's trajectories with all their fields."""
     if not batch.keys:
         raise InputError("the batch has no trajectory: all its rollouts failed.")
     data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id)
     columns = {name: list(data[name]) for name in data.keys()}  # noqa: SIM118 a TensorDict iterates over rows
     return [
-        Row(key, tag, {name: _value(column[place]) for name, column in columns.items()})
+        Trajectory(key, tag, {name: _value(column[place]) for name, column in columns.items()})
         for place, (key, tag) in enumerate(zip(batch.keys, batch.tags, strict=True))
     ]
 

@@ -25,12 +25,9 @@ _WEIGHTS = ("actor/huggingface", "actor/model/huggingface")
 
 
 class Training:
-    """One training of verl that follows a run, from its start or from a checkpoint.
+    """One training of verl that follows a run, with `batch` prompts a step (`data.train_batch_size`).
 
-    Args:
-        run: the run's folder.
-        batch: prompts a step (`data.train_batch_size`).
-        resumed: the checkpoint folder that verl will resume from; None for a start from nothing.
+    `resumed` is the checkpoint folder that verl will resume from, None for a start from nothing.
 
     Raises:
         OutputError: the run stands at a later round and verl begins at step 0, or the checkpoint is of
@@ -64,10 +61,7 @@ class Training:
         return self.live.rounds * self.live.budget // self.batch
 
     def hand_out(self, position: int) -> bool:
-        """Note that a position's row is taken; at position 0 behind a round's end the next round begins.
-
-        Returns:
-            Whether a round began.
+        """Note that a position's row is taken; whether a round began, at position 0 behind a round's end.
 
         Raises:
             InputError: positions do not come in order, or there is no round left.
@@ -110,10 +104,10 @@ class Training:
         lines: list[Mapping[str, Any]] = list(rollouts)
         seen = {line[ID] for line in lines}
         last = self.live.ids[self.live.position - self.batch : self.live.position]
-        failed = [
+        lines += [
             {ID: gc_id, "round": self.live.round, "reward": None} for gc_id in last if gc_id not in seen
         ]
-        self.live.report({**line, "step": step} for line in [*lines, *failed])
+        self.live.report({**line, "step": step} for line in lines)
 
     def state(self) -> Json:
         """The place, for verl's data.pt."""
@@ -125,12 +119,9 @@ class Training:
         self._ready = True
 
     def saved(self, step: int, folder: str | Path, *, whole: bool = True) -> None:
-        """Note a checkpoint, and after the last step take the last round's outcomes.
+        """Note a checkpoint's folder, and after the last step take the last round's outcomes.
 
-        Args:
-            step: verl's.
-            folder: the checkpoint's.
-            whole: whether all is written; if not, it is not for scoring, and refused where that is due.
+        If it is not `whole` yet, it is not for scoring, and refused where that is due.
         """
         self.live.save_beside(folder, step)
         why = self._note_weights(Path(folder)) if whole else "it is still being written"
@@ -153,11 +144,8 @@ class Training:
 def verl_row(row: Mapping[str, Any], index: int, answer: str | None, source: str | None) -> Json:
     """A plan's row in the columns that verl reads: those it has, and what can be made of the others.
 
-    Args:
-        row: the row, with `gc_id` and `gc_round`.
-        index: its place in the round.
-        answer: the column of the right answer, for `reward_model.ground_truth`.
-        source: `data_source`, which picks verl's reward function.
+    `index` is its place in the round, `answer` the column of the right answer, for
+    `reward_model.ground_truth`, and `source` is `data_source`, which picks verl's reward function.
 
     Raises:
         InputError: the row has no answer or no data source, and none was named.
