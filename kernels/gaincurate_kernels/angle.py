@@ -72,12 +72,7 @@ def triton_version() -> str | None:
 
 
 def segment_unit_sums(
-    hidden: Tensor,
-    bounds: Tensor,
-    *,
-    norm: RMSNorm | None = None,
-    means: bool = False,
-    backend: Backend = "auto",
+    hidden: Tensor, bounds: Tensor, *, norm: RMSNorm | None = None, backend: Backend = "auto"
 ) -> UnitSums:
     """Sum the unit vectors of each segment (GAIN-RL, arXiv 2506.02281, in linear time: see the README).
 
@@ -89,9 +84,7 @@ def segment_unit_sums(
         hidden: `[tokens, hidden]`, any floating dtype and row stride.
         bounds: `[segments, 2]` integers, first row and row behind the last; segments may be empty and may
             overlap. On the CPU, or they are fetched from the device, which waits for it.
-        norm: an RMS norm behind `hidden` that was not applied yet: directions and means are then those of
-            its output.
-        means: also compute each segment's mean state, from the same read.
+        norm: an RMS norm behind `hidden` that was not applied yet: directions are then those of its output.
         backend: `auto` is Triton on a GPU and PyTorch elsewhere.
 
     Raises:
@@ -102,10 +95,10 @@ def segment_unit_sums(
     bounds = bounds.to("cpu", torch.int64)
     _check_bounds(hidden, bounds)
     if chosen == "torch":
-        return reference.segment_unit_sums(hidden, bounds, norm, means)
+        return reference.segment_unit_sums(hidden, bounds, norm)
     import gaincurate_kernels.launch as launch
 
-    return launch.planned_unit_sums(hidden, launch.make_plan(bounds, hidden.device), norm, means)
+    return launch.planned_unit_sums(hidden, launch.make_plan(bounds, hidden.device), norm)
 
 
 def angle_concentration(

@@ -59,9 +59,7 @@ def _weighted(values: Tensor, norm: RMSNorm) -> Tensor:
     return values * (norm.weight.to(values.dtype) + norm.offset)
 
 
-def segment_unit_sums(
-    hidden: Tensor, bounds: Tensor, norm: RMSNorm | None = None, means: bool = False
-) -> UnitSums:
+def segment_unit_sums(hidden: Tensor, bounds: Tensor, norm: RMSNorm | None = None) -> UnitSums:
     """As `gaincurate_kernels.segment_unit_sums`, which checks the arguments."""
     pairs: list[tuple[int, int]] = [(int(a), int(b)) for a, b in bounds.tolist()]
     if hidden.stride(1) != 1:
@@ -70,29 +68,16 @@ def segment_unit_sums(
     # Scaling by the root mean square does not change a direction.
     vectors = values if norm is None else _weighted(values, norm)
     inverse = inverse_norms(vectors)
-    states = (values if norm is None else normalised(values, norm)) if means else None
-    shape = (len(pairs), hidden.shape[1])
-    sums = torch.zeros(shape, dtype=values.dtype, device=hidden.device)
-    averages = torch.full_like(sums, torch.nan) if means else None
+    sums = torch.zeros(len(pairs), hidden.shape[1], dtype=values.dtype, device=hidden.device)
     for row, (begin, end) in enumerate(pairs):
-        if begin == end:
-            continue
-        sums[row] = _chunked_sum(vectors[begin:end], inverse[begin:end])
-        if averages is not None and states is not None:
-            averages[row] = _chunked_sum(states[begin:end]) / (end - begin)
+        # Chunks count from the segment's own start: its sum does not depend on what stands before it.
+        parts = zip(vectors[begin:end].split(CHUNK), inverse[begin:end].split(CHUNK), strict=True)
+        chunks = [(part * factors[:, None]).sum(0) for part, factors in parts]
+        sums[row] = chunks[0] if len(chunks) == 1 else torch.stack(chunks).sum(0)
     before = torch.nn.functional.pad((inverse == 0).cumsum(0), (1, 0))
     zeros = (before[bounds[:, 1]] - before[bounds[:, 0]]).to(torch.int32)
     counts = (bounds[:, 1] - bounds[:, 0]).to(hidden.device)
-    return UnitSums(sums, counts, zeros, averages)
-
-
-def _chunked_sum(rows: Tensor, factors: Tensor | None = None) -> Tensor:
-    # Chunks count from the segment's own start: its sum does not depend on what stands before it.
-    chunks = [rows[at : at + CHUNK] for at in range(0, len(rows), CHUNK)]
-    if factors is not None:
-        chunks = [chunk * part[:, None] for chunk, part in zip(chunks, factors.split(CHUNK), strict=True)]
-    sums = [chunk.sum(0) for chunk in chunks]
-    return sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
+    return UnitSums(sums, counts, zeros)
 
 
 def angle_concentration(

@@ -25,20 +25,17 @@ class UnitSums:
     """Sums over segments, one row each.
 
     `sums` `[segments, hidden]`, the sum of the tokens' unit vectors; `counts` `[segments]` int64, tokens;
-    `zeros` `[segments]` int32, how many of them are zero vectors, whose unit vector is 0; `means`
-    `[segments, hidden]`, where asked for, the mean of the (normalised) states themselves, NaN for an empty
-    segment. Sums and means are float32, or float64 for float64 states.
+    `zeros` `[segments]` int32, how many of them are zero vectors, whose unit vector is 0. Sums are float32,
+    or float64 for float64 states.
     """
 
     sums: Tensor
     counts: Tensor
     zeros: Tensor
-    means: Tensor | None = None
 
     def rows(self, start: int, stop: int) -> UnitSums:
         """The segments `start` to `stop`, as views."""
-        means = None if self.means is None else self.means[start:stop]
-        return UnitSums(self.sums[start:stop], self.counts[start:stop], self.zeros[start:stop], means)
+        return UnitSums(self.sums[start:stop], self.counts[start:stop], self.zeros[start:stop])
 
 
 @dataclass(frozen=True, slots=True)

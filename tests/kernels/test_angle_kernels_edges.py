@@ -40,9 +40,7 @@ def test_undefined_numbers_are_written_too(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(torch, "empty", poison)
     rows = states(5, 64)
-    sums = triton_sums(rows, [(0, 0), (1, 2), (0, 5)], means=True)
-    assert sums.means is not None
-    assert sums.means.isnan().all(1).tolist() == [True, False, False]
+    sums = triton_sums(rows, [(0, 0), (1, 2), (0, 5)])
     found = angle_concentration(sums, sums, backend="triton")
     assert found.intra.isnan().tolist() == [True, False, False]
     assert found.inter.isnan().tolist() == [True, False, False]
@@ -71,9 +69,9 @@ def test_rows_may_lie_anyhow_in_memory_and_the_bits_are_the_same(kind: str, hidd
     view = strided(kind, rows)
     assert not view.is_contiguous()
     norm = RMSNorm(weights(hidden + 1, dtype)[1:])
-    for fused, means in ((None, False), (norm, True)):
-        found = triton_sums(view, bounds, norm=fused, means=means)
-        assert torch.equal(found.sums, triton_sums(rows, bounds, norm=fused, means=means).sums)
+    for fused in (None, norm):
+        found = triton_sums(view, bounds, norm=fused)
+        assert torch.equal(found.sums, triton_sums(rows, bounds, norm=fused).sums)
         assert_right(found, rows, bounds, fused)
 
 
@@ -103,14 +101,14 @@ def test_norms_of_any_size_hold(norm: float, dtype: Any) -> None:
     rows = (units * norm).to(dtype)
     assert rows.isfinite().all()
     assert (rows != 0).any(1).all()
-    assert_right(triton_sums(rows, [(0, 9)], means=True), rows, [(0, 9)])
+    assert_right(triton_sums(rows, [(0, 9)]), rows, [(0, 9)])
 
 
 @pytest.mark.parametrize("norm", [1e-18, 1e18])
 def test_a_fused_norm_holds_for_states_of_any_size(norm: float) -> None:
     rows = states(5, 64) * (norm / 8)
     fused = RMSNorm(weights(64), eps=1e-6)
-    assert_right(triton_sums(rows, [(0, 5)], norm=fused, means=True), rows, [(0, 5)], fused)
+    assert_right(triton_sums(rows, [(0, 5)], norm=fused), rows, [(0, 5)], fused)
 
 
 def test_denormal_float32_rows_keep_a_finite_direction() -> None:
@@ -151,7 +149,7 @@ def test_no_segments_and_no_tokens_give_empty_and_zero_rows() -> None:
     nothing = triton_sums(rows, [])
     assert nothing.sums.shape == (0, 64)
     assert len(angle_concentration(nothing, nothing, backend="triton").intra) == 0
-    empty = triton_sums(rows[:0], [(0, 0)], means=True)
+    empty = triton_sums(rows[:0], [(0, 0)])
     assert not empty.sums.any()
     assert empty.zeros.tolist() == [0]
 
@@ -162,20 +160,20 @@ def test_chunks_cover_every_segment_once_in_order(lengths: list[int], gap: int) 
     bounds = torch.tensor([[b, b + n] for b, n in zip(begins, lengths, strict=True)], dtype=torch.int64)
     bounds = bounds.reshape(-1, 2)
     chunks, splits, rows = plan_chunks(bounds)
-    joined = {row: [(row, n)] for row, n in enumerate(lengths)}
-    for row, first, count, tokens in splits.tolist():
-        assert tokens == lengths[row] > CHUNK
-        joined[row] = [(first + k, 1) for k in range(count)]
-    outputs = [output for parts in joined.values() for output, _ in parts]
+    joined = {row: [row] for row in range(len(lengths))}
+    for row, first, count in splits.tolist():
+        assert lengths[row] > CHUNK
+        joined[row] = list(range(first, first + count))
+    outputs = [output for parts in joined.values() for output in parts]
     assert len(set(outputs)) == len(outputs)
     assert sorted({*outputs, *range(len(lengths))}) == list(range(rows))
-    by_output = {output: (begin, n, divisor) for begin, n, output, divisor in chunks.tolist()}
+    by_output = {output: (begin, n) for begin, n, output in chunks.tolist()}
     assert len(by_output) == len(chunks)
     for row, parts in joined.items():
         at = begins[row]
-        for output, divisor in parts:
-            begin, n, found = by_output[output]
-            assert (begin, found) == (at, divisor)
+        for output in parts:
+            begin, n = by_output[output]
+            assert begin == at
             assert n <= CHUNK
             at += n
         assert at == begins[row] + lengths[row]

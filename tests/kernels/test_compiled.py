@@ -38,7 +38,7 @@ CASES = [
 @pytest.mark.parametrize(("target", "hidden", "dtypes"), CASES, ids=[case[0] for case in CASES])
 def test_reads_are_wide_and_two_programs_fit(target: str, hidden: list[str], dtypes: list[str]) -> None:
     rows = compiled("--target", target, "--hidden", *hidden, "--dtype", *dtypes)
-    assert len(rows) == len(hidden) * len(dtypes) * 4 + 2
+    assert len(rows) == len(hidden) * len(dtypes) * 2 + 2
     for row in rows:
         assert row["spilled"] == 0, row
         assert row["wide"] > 0, row

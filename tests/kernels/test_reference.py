@@ -136,9 +136,3 @@ def test_means_over_no_pairs_are_nan() -> None:
     nothing = segment_unit_sums(hidden, torch.zeros(0, 2, dtype=torch.long))
     assert [len(t) for t in (nothing.sums, nothing.zeros, nothing.counts)] == [0, 0, 0]
     assert isinstance(angle_concentration(nothing, nothing), Concentration)
-
-
-@pytest.mark.parametrize("bounds", [[[-1, 2]], [[0, 6]], [[3, 2]], [[0, 1, 2]], [0, 1]])
-def test_bounds_that_fit_no_rows_are_refused(bounds: Any) -> None:
-    with pytest.raises(ValueError, match=r"is outside the 5 tokens|expected hidden"):
-        segment_unit_sums(vectors(5), torch.tensor(bounds))
