@@ -14,7 +14,7 @@ from gaincurate.core.artifact import EXECUTION, Json
 from gaincurate.core.files import log_lines
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import GaincurateError, ModelError
-from gaincurate.scoring.model_files import hub_model, locate_model
+from gaincurate.scoring.model_files import find_model, hub_model
 
 
 def recorded_model(folder: Path) -> str | None:
@@ -44,7 +44,7 @@ def first_model(scored: ScoredSet, note: Callable[[str], None]) -> str | None:
             pinned = name if revision is None else f"{name.partition('@')[0]}@{revision}"
             files = hub_model(pinned, allow_pickle=True)
         else:
-            files = locate_model(name, allow_pickle=True)  # the alias or a whole path
+            files = find_model(name, allow_pickle=True, to_load=False)  # the alias or a whole path
     except (ImportError, GaincurateError) as error:
         why = str(error)
         if kind != "local":

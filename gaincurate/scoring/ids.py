@@ -46,12 +46,7 @@ def digest(value: Any, columns: Columns, answer: Any) -> bytes:
 def content_ids(table: pa.Table, columns: Columns) -> list[str]:
     """The ids of a whole source that is in memory, `[rows]`, as a scoring run of it makes them.
 
-    Args:
-        table: all rows, with the columns below.
-        columns: where prompts, answers or ids are.
-
-    Raises:
-        SourceError: an id column with a null value.
+    `table` has all rows, `columns` says where prompts, answers or ids are. A null id is a SourceError.
     """
     copies: Counter[bytes] = Counter()
     ids = []
@@ -66,27 +61,14 @@ def _id_of(key: bytes, copy: int) -> str:
     return key.hex() + (f"-{copy}" if copy else "")
 
 
-def records_in(path: Path, start: int, stop: int) -> npt.NDArray[Any]:
-    """The records of these rows in the file that `write_ids` wrote, `[stop - start]`."""
-    return np.memmap(path, RECORD, "r")[start:stop]
-
-
 def ids_of(table: pa.Table, columns: Columns, start: int, records: npt.NDArray[Any]) -> list[str]:
-    """The ids of a part of the source.
+    """The ids of `table`, the rows from number `start` on, by their records in the file of all ids.
 
-    Args:
-        table: the rows from number `start` on.
-        columns: of the source.
-        start: the first row's number.
-        records: of these rows; of an id column they have the digests alone.
-
-    Raises:
-        SourceError: a row is not the one that the id was made from.
+    A row that is not the one that the record was made from is a SourceError.
     """
     ids = []
-    for row, ((name, key), record) in enumerate(
-        zip(_digests(table, columns, start), records, strict=True), start
-    ):
+    digests = _digests(table, columns, start)
+    for row, ((name, key), record) in enumerate(zip(digests, records, strict=True), start):
         if key != record.tobytes()[:16]:
             raise SourceError(
                 f"row {row} (from 0) is not what it was when the ids were made: the source changed. Start "
@@ -107,7 +89,7 @@ def _digests(table: pa.Table, columns: Columns, start: int) -> Iterator[tuple[st
                     f"{start + offset} (from 0); every row needs an id.",
                     row=start + offset,
                 )
-            name = value if isinstance(value, str) else str(value)
+            name = str(value)
             yield name, hashlib.blake2b(name.encode(), digest_size=16).digest()
         return
     prompts = column_values(table, columns.prompt, start)
@@ -117,11 +99,9 @@ def _digests(table: pa.Table, columns: Columns, start: int) -> Iterator[tuple[st
 
 
 def write_ids(path: Path, batches: Iterator[pa.RecordBatch], columns: Columns) -> None:
-    """Read the whole source once and write `path`, 20 bytes per row; atomic.
+    """Read the whole source once and write `path`, a `RECORD` per row; atomic.
 
-    Raises:
-        SourceError: an id column with a null or repeated value.
-        StorageError: the file system refused.
+    An id column with a null or repeated value is a SourceError.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:

@@ -56,11 +56,7 @@ def _reason(files: ModelFiles, error: BaseException) -> str:
 
 
 def load_config(files: ModelFiles) -> Any:
-    """The text model's configuration.
-
-    Raises:
-        ModelError: unreadable, an encoder-decoder, or of unknown depth.
-    """
+    """The configuration; one that is unreadable, of an encoder-decoder or of no depth is a ModelError."""
     config = _load("configuration", files, transformers.AutoConfig)
     text = config.get_text_config(decoder=True)
     if getattr(config, "is_encoder_decoder", False) or not getattr(text, "num_hidden_layers", 0):
@@ -72,11 +68,7 @@ def load_config(files: ModelFiles) -> Any:
 
 
 def load_tokenizer(files: ModelFiles) -> Any:
-    """The tokenizer.
-
-    Raises:
-        ModelError: there is none, or it cannot be read.
-    """
+    """The tokenizer; a ModelError where there is none, or it cannot be read."""
     tokenizer = _load("tokenizer", files, transformers.AutoTokenizer)
     if files.gguf and _gguf_pretokenizer(files.weights[0]) == "smollm":
         # It splits digits one by one, which the conversion forgets: it shows in two blanks before a digit.

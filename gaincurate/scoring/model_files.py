@@ -11,6 +11,7 @@ import os
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,6 @@ def fault_of(folder: Path, weights: Sequence[Path]) -> str | None:
     """The sentence for a fault that files show before a library reads them; None for any other.
 
     `weights` are the weight files in the model's folder, or its one .gguf file, which holds everything.
-
-    Raises:
-        StorageError: a file cannot be read at all.
     """
     gguf = weights[0].suffix == ".gguf"
     for path in (*weights, *(() if gguf else sorted(folder.glob("*.json")))):
@@ -42,14 +40,13 @@ def fault_of(folder: Path, weights: Sequence[Path]) -> str | None:
             return (
                 f"{path} is a pointer of Git LFS and not the file itself. Run `git lfs pull` in its folder."
             )
-        damaged = not head
+        whole = bool(head)
         if gguf:
-            damaged = len(head) < _GGUF_HEADER.size or not head.startswith(b"GGUF")
-            if not damaged:
-                # The library allocates by these counts, so a file of 58 bytes could take all memory.
-                _, version, tensors, values = _GGUF_HEADER.unpack_from(head)
-                damaged = version in (2, 3) and tensors + values > path.stat().st_size
-        if damaged:
+            whole = len(head) >= _GGUF_HEADER.size and head.startswith(b"GGUF")
+            _, version, tensors, values = _GGUF_HEADER.unpack_from(head) if whole else (b"", 0, 0, 0)
+            # The library allocates by these counts, so a file of 58 bytes could take all memory.
+            whole = whole and (version not in (2, 3) or tensors + values <= path.stat().st_size)
+        if not whole:
             return f"{path} is empty, cut short or damaged. Copy or download it again."
     return None
 
@@ -91,37 +88,16 @@ class ModelFiles:
         return {**arguments, "gguf_file": self.gguf} if self.gguf else arguments
 
 
-def find_model(model: str, *, allow_pickle: bool = False, trust_remote_code: bool = False) -> ModelFiles:
+def find_model(
+    model: str, *, allow_pickle: bool = False, trust_remote_code: bool = False, to_load: bool = True
+) -> ModelFiles:
     """Find `model`: a folder, a .gguf file, `demo`, or a Hub id (`owner/name[@revision]`).
+
+    Of the Hub's pickled weights only those that may be read are downloaded. A model that is not `to_load` may
+    have pickled weights, and needs no packages that read a .gguf file.
 
     Raises:
         ModelError: nothing there, or weights that may not or cannot be read.
-    """
-    files = locate_model(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
-    first = files.weights[0]
-    if first.suffix == ".bin" and not allow_pickle:
-        raise ModelError(
-            f"{files.folder} has only pickled weights ({first.name}), which run code when they are loaded; "
-            "convert them to safetensors, or pass --allow-pickle if you trust them."
-        )
-    if files.gguf:
-        for package in ("gguf", "accelerate"):
-            if importlib.util.find_spec(package) is None:
-                raise ModelError(
-                    f"reading {first.name} needs the package {package}: `pip install 'gaincurate[score]'`."
-                )
-        if fault := fault_of(files.folder, files.weights):
-            raise ModelError(fault)
-    return files
-
-
-def locate_model(model: str, *, allow_pickle: bool = False, trust_remote_code: bool = False) -> ModelFiles:
-    """As `find_model`, also pickled weights, and without the packages that reading a .gguf file needs.
-
-    Of the Hub's pickled weights only those that may be read are downloaded.
-
-    Raises:
-        ModelError: nothing there.
     """
     path = _demo_file() if model == DEMO else Path(model)
     if path.is_file():
@@ -129,13 +105,27 @@ def locate_model(model: str, *, allow_pickle: bool = False, trust_remote_code: b
             raise ModelError(
                 f"--model {model} is a file but no .gguf; give the folder with config.json and the weights."
             )
-        name = _DEMO_NAME if model == DEMO else path.name
-        return ModelFiles(name, path.parent, (path,), gguf=path.name)
-    if path.is_dir():
-        return _folder(path, path.resolve().name, None, trust_remote_code)
-    if os.path.lexists(path):
+        files = ModelFiles(_DEMO_NAME if model == DEMO else path.name, path.parent, (path,), gguf=path.name)
+    elif path.is_dir():
+        files = _folder(path, path.resolve().name, None, trust_remote_code)
+    elif os.path.lexists(path):
         raise ModelError(f"--model {model} is neither a folder nor a regular file, nor a link to one.")
-    return hub_model(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+    else:
+        files = hub_model(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+    first = files.weights[0]
+    if to_load and first.suffix == ".bin" and not allow_pickle:
+        raise ModelError(
+            f"{files.folder} has only pickled weights ({first.name}), which run code when they are loaded; "
+            "convert them to safetensors, or pass --allow-pickle if you trust them."
+        )
+    for package in ("gguf", "accelerate") if to_load and files.gguf else ():
+        if importlib.util.find_spec(package) is None:
+            raise ModelError(
+                f"reading {first.name} needs the package {package}: `pip install 'gaincurate[score]'`."
+            )
+    if to_load and files.gguf and (fault := fault_of(files.folder, files.weights)):
+        raise ModelError(fault)
+    return files
 
 
 def place_of(model: str) -> dict[str, str]:
@@ -165,9 +155,8 @@ def _demo_file() -> Path:
 
 def _folder(folder: Path, name: str, revision: str | None, trust: bool) -> ModelFiles:
     if not (folder / "config.json").exists():
-        ggufs = sorted(folder.glob("*.gguf"))
         hint = ""
-        if ggufs:
+        if ggufs := sorted(folder.glob("*.gguf")):
             hint = f" Give the file itself: --model {ggufs[0]}."
         elif (folder / "adapter_config.json").exists():
             hint = " It holds a LoRA adapter: merge that into its base model first."
@@ -192,7 +181,6 @@ def _see_named(folder: Path, weights: Sequence[Path]) -> None:
 
     A file that is no JSON names nothing; the loaders say what is wrong with it.
     """
-    there = {path.name for path in weights}
     whole = "model.safetensors" if weights[0].suffix == ".safetensors" else "pytorch_model.bin"
     index = f"{whole}.index.json"
     for file, key in {"config.json": "transformers_weights", index: "weight_map"}.items():
@@ -204,7 +192,7 @@ def _see_named(folder: Path, weights: Sequence[Path]) -> None:
         except (ValueError, LookupError, TypeError):
             continue
         for other in named.values() if isinstance(named, dict) else [named]:
-            if isinstance(other, str) and other not in there and os.path.exists(folder / other):
+            if isinstance(other, str) and folder / other not in weights and os.path.exists(folder / other):
                 raise ModelError(
                     f"{folder / file} takes weights from {other[:200]}, which is none of the weight files in "
                     f"the folder itself ({weights[0].name}, ...). Put the weights there."
@@ -212,26 +200,19 @@ def _see_named(folder: Path, weights: Sequence[Path]) -> None:
 
 
 def hub_model(model: str, *, allow_pickle: bool = False, trust_remote_code: bool = False) -> ModelFiles:
-    """A model of the Hub (`owner/name[@revision]`), whatever a folder here is called.
-
-    Raises:
-        ModelError: no Hub id, or not on the Hub.
-    """
+    """A model of the Hub (`owner/name[@revision]`), whatever a folder here is called; else a ModelError."""
     name, _, revision = model.partition("@")
     if name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith(".gguf"):
         raise ModelError(f"--model {model} does not exist.")
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    download = partial(huggingface_hub.snapshot_download, name, revision=revision or None)
     patterns = _HUB_FILES + (["*.py"] if trust_remote_code else [])
     try:
-        downloaded = huggingface_hub.snapshot_download(
-            name, revision=revision or None, allow_patterns=patterns, ignore_patterns=["original/*"]
-        )
-        if allow_pickle and not any(Path(downloaded).glob("*.safetensors")):
-            huggingface_hub.snapshot_download(
-                name, revision=revision or None, allow_patterns=["pytorch_model*"]
-            )
+        folder = Path(download(allow_patterns=patterns, ignore_patterns=["original/*"]))
+        if allow_pickle and not any(folder.glob("*.safetensors")):
+            download(allow_patterns=["pytorch_model*"])
     except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError) as error:
         why = " ".join(str(error).split())[:200]
         if isinstance(error, LocalEntryNotFoundError):
@@ -242,5 +223,4 @@ def hub_model(model: str, *, allow_pickle: bool = False, trust_remote_code: bool
             f"--model {name} is no file or folder here, and the Hub did not give it: {why}. Give a local "
             "folder or `--model demo`, or check the name, and `hf auth login` for a gated model."
         ) from error
-    folder = Path(downloaded)
     return _folder(folder, name, folder.name, trust_remote_code)

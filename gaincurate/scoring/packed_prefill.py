@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from gaincurate.scoring import packed_attention
-from gaincurate.scoring.batching import Batch, PackedStates, SharedPrefix, packed_batches
 from gaincurate.scoring.cpu import LaidOut
 from gaincurate.scoring.packed_attention import KeysAndValues, Packing, UnsupportedAttention
-from gaincurate.scoring.prefill import Prefill
+from gaincurate.scoring.prefill import Batch, PackedStates, Prefill, SharedPrefix, batches_of
 from gaincurate.scoring.segment import Segmented
 
 _CACHED_TOKENS = 16384  # of shared prefixes whose keys and values are kept, or are in one batch
@@ -34,21 +33,27 @@ _FOREIGN = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, As
 class PackedPrefill:
     """Runs prompts as one row each batch.
 
+    It is tried on a few real prompts, with their prefixes shared and not, and takes the model if its states
+    are those of the model's own forward. Else the model is as it was before.
+
     Args:
         prefill: the padded forward, which knows where to stop; its model's attention is exchanged, and on a
             CPU its linear layers.
+        prompts: to try.
 
     Raises:
-        UnsupportedAttention: the architecture is known not to work; the text says why.
+        UnsupportedAttention: the states differ by more than rounding, or the model cannot be run like this.
     """
 
-    def __init__(self, prefill: Prefill) -> None:
+    def __init__(self, prefill: Prefill, prompts: Sequence[Segmented]) -> None:
         self.name = "packed"
-        self.norm = prefill.norm
+        self.norm, self.stop = prefill.norm, prefill.stop
         self._prefill = prefill
         self._model: Any = prefill.model
         self._cached: OrderedDict[bytes, SharedPrefix] = OrderedDict()
         self._prefix_tokens = 0
+        self._before = self._model.config._attn_implementation
+        self._products: LaidOut | None = None
         # What a few short prompts would not show.
         others = sorted(set(getattr(prefill.config, "layer_types", None) or ()) - _LAYERS)
         if others:
@@ -57,25 +62,40 @@ class PackedPrefill:
             raise UnsupportedAttention("it attends in chunks")
         # transformers has no mask function of that name, so none is made.
         AttentionInterface.register(packed_attention.NAME, packed_attention.attend)
-        config: Any = self._model.config
-        self._before = config._attn_implementation
-        self._products: LaidOut | None = None
-
-    def stop(self, prompt: Segmented) -> int:
-        """How many of a prompt's tokens are computed."""
-        return self._prefill.stop(prompt)
+        plain = [prefill([prompt]) for prompt in prompts]
+        if not any(states.hidden.isfinite().all() for states in plain):
+            raise UnsupportedAttention(
+                "its own hidden states are not finite; do its weights hold NaN, or numbers too large for "
+                f"{str(plain[0].hidden.dtype).removeprefix('torch.')}?"
+            )
+        try:
+            self.take()
+            self._try(prompts, plain)
+            if products := LaidOut(prefill.model):
+                self._products = products
+                try:
+                    products.take()
+                    self._try(prompts, plain)
+                except (UnsupportedAttention, *_FOREIGN):  # it reads its weights elsewhere too
+                    products.give_back()
+                    self._products, self.name = None, "packed, plain products"
+        except BaseException as error:
+            self.give_back()
+            if isinstance(error, _KNOWN) or not isinstance(error, _FOREIGN):
+                raise
+            # Whatever a foreign architecture stumbles over: it runs as its authors wrote it.
+            raise UnsupportedAttention(f"{type(error).__name__}: {error}") from error
 
     def run(self, prompts: Sequence[Segmented], budget: int) -> Iterator[Batch]:
         """Everything in order, in batches of at most `budget` tokens; what two have in common is run once."""
-        long = [self._prefill.is_long(prompt) for prompt in prompts]
+        long = list(map(self._prefill.is_long, prompts))
         shared = shared_prefixes(p for p, is_long in zip(prompts, long, strict=True) if not is_long)
         lengths = [self.stop(p) - (p.prefix if self._shares(p, shared) else 0) for p in prompts]
-        batches = packed_batches(lengths, budget, long)
-        for places in (part for batch in batches for part in self._parts(batch, prompts, shared)):
-            before = self._prefix_tokens
-            states = self([prompts[place] for place in places], shared)
-            tokens = len(states.hidden) + self._prefix_tokens - before
-            yield Batch(places, states, tokens)
+        for batch in batches_of(lengths, budget, long):
+            for places in self._parts(batch, prompts, shared):
+                before = self._prefix_tokens
+                states = self([prompts[place] for place in places], shared)
+                yield Batch(places, states, len(states.hidden) + self._prefix_tokens - before)
 
     def _parts(
         self, batch: list[int], prompts: Sequence[Segmented], shared: Set[bytes]
@@ -93,42 +113,8 @@ class PackedPrefill:
             part.append(place)
         yield part
 
-    def try_on(self, prompts: Sequence[Segmented]) -> None:
-        """Compare with the model's own forward, with the prefixes shared and not; then it is `take`n.
-
-        Args:
-            prompts: a few real ones.
-
-        Raises:
-            UnsupportedAttention: the states differ by more than rounding, or the model cannot be run like
-                this at all. It is then as it was before.
-        """
-        plain = [self._prefill([prompt]) for prompt in prompts]
-        if not any(states.hidden.isfinite().all() for states in plain):
-            raise UnsupportedAttention(
-                "its own hidden states are not finite; do its weights hold NaN, or numbers too large for "
-                f"{str(plain[0].hidden.dtype).removeprefix('torch.')}?"
-            )
-        try:
-            self.take()
-            self._try(prompts, plain)
-            if products := LaidOut(self._prefill.model):
-                self._products = products
-                try:
-                    products.take()
-                    self._try(prompts, plain)
-                except (UnsupportedAttention, *_FOREIGN):  # it reads its weights elsewhere too
-                    products.give_back()
-                    self._products, self.name = None, "packed, plain products"
-        except BaseException as error:
-            self.give_back()
-            if isinstance(error, _KNOWN) or not isinstance(error, _FOREIGN):
-                raise
-            # Whatever a foreign architecture stumbles over: it runs as its authors wrote it.
-            raise UnsupportedAttention(f"{type(error).__name__}: {error}") from error
-
     def take(self) -> None:
-        """Exchange the model's attention, and its linear layers if `try_on` found that they may be."""
+        """Exchange the model's attention, and its linear layers where the trial found that they may be."""
         self._model.set_attn_implementation(packed_attention.NAME)
         if self._model.config._attn_implementation != packed_attention.NAME:
             raise UnsupportedAttention("it does not let its attention be exchanged")
@@ -142,10 +128,10 @@ class PackedPrefill:
             self._products.give_back()
 
     def _try(self, prompts: Sequence[Segmented], plain: Sequence[PackedStates]) -> None:
-        long = [self._prefill.is_long(prompt) for prompt in prompts]
+        long = list(map(self._prefill.is_long, prompts))
         try:
             for shared in (set(), {prefix_of(prompt) for prompt in prompts}):
-                for places in packed_batches([0] * len(prompts), 0, long):
+                for places in batches_of([0] * len(prompts), 0, long):
                     batch = [prompts[place] for place in places]
                     _compare([plain[place] for place in places], self(batch, shared, check=True))
         finally:
@@ -195,7 +181,7 @@ class PackedPrefill:
             self._prefix_tokens += prompt.prefix
             # A copy: the others' memory is free again.
             last = None if final is None else final[-1].clone()
-            self._cached[name] = SharedPrefix(hidden, last, keep)
+            self._cached[name] = SharedPrefix(prompt.prefix, hidden, last, keep)
             while len(self._cached) > 1 and sum(k.tokens for k in self._cached.values()) > _CACHED_TOKENS:
                 self._cached.popitem(last=False)
         self._cached.move_to_end(name)

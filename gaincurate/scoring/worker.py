@@ -60,7 +60,8 @@ def one_ahead(pool: Executor, work: Callable[[T], U], items: Iterable[T]) -> Ite
 def score_shards(plan: Plan, shards: Iterable[Part], progress: Progress, summary: Summary) -> None:
     """Load the model, score these shards of a run that has begun, best in ascending order, and write them.
 
-    `progress` hears of shards from a thread of their own.
+    `progress` hears of shards from a thread of their own. A row that cannot be scored, where the run is not
+    to skip it, is a RowError, and a prompt that alone is too much for the device a GaincurateError.
     """
     progress.loading("the model")
     scorer = Scorer(plan, progress, summary)
@@ -81,11 +82,7 @@ def without_padding(
     """The packed forward if it gives what the model's own does on two of these prompts, else the padded one.
 
     The longest two of at most 256 tokens, or the shortest two: a trial, not a run. The head is tried on them
-    too.
-
-    Raises:
-        ModelError: the head does not give the model's own logits.
-        GaincurateError: the device's memory is too small for this.
+    too. A device whose memory is too small for this is a GaincurateError.
     """
     by_length = sorted(prompts, key=lambda prompt: prompt.end)
     short = [prompt for prompt in by_length if prompt.end <= _TRIAL_TOKENS]
@@ -93,8 +90,7 @@ def without_padding(
     try:
         if head is not None:
             head.try_on(prefill, tried)  # before the model's attention is exchanged
-        packed = PackedPrefill(prefill)
-        packed.try_on(tried)
+        return PackedPrefill(prefill, tried)
     except UnsupportedAttention as reason:
         kind = prefill.config.model_type
         progress.note(f"{kind} runs in padded batches, which is slower: {reason}")
@@ -104,39 +100,36 @@ def without_padding(
             f"the device ran out of memory on a first trial of {len(tried)} prompts; free memory on it and "
             "run the same command again, or use a larger device."
         ) from error
-    return packed
 
 
 def segmented(plan: Plan, table: pa.Table) -> dict[int, Segmented | Unusable]:
     """The prompt of every row of a part of the source by its place; rows that hold no prompt come first."""
     assert plan.model is not None
-    rows = dict(enumerate(plan.columns.chats(table)))
-    chats = {place: chat for place, chat in rows.items() if isinstance(chat, Chat)}
-    results: dict[int, Segmented | Unusable] = {
-        place: Unusable(str(problem)) for place, problem in rows.items() if place not in chats
-    }
+    results, chats = dict[int, Segmented | Unusable](), dict[int, Chat]()
+    for place, chat in enumerate(plan.columns.chats(table)):
+        if isinstance(chat, Chat):
+            chats[place] = chat
+        else:
+            results[place] = Unusable(str(chat))
     prompts = plan.model.segmenter([c.messages for c in chats.values()], [c.tools for c in chats.values()])
     return results | dict(zip(chats, prompts, strict=True))
 
 
 @dataclass(slots=True)
 class Shard:
-    """The rows of a shard. By place: prompts, scores that other sets have, and why a row has none."""
+    """The rows of a shard, from row `start` of the source on, and the `tokens` computed for its scores.
+
+    By place: prompts, scores that other sets have, and why a row has none.
+    """
 
     index: int
     start: int
-    """Its first row in the source."""
     table: pa.Table
     ids: list[str]
     prompts: dict[int, Segmented] = field(default_factory=dict)
     taken: dict[int, Score] = field(default_factory=dict)
     rejected: dict[int, str] = field(default_factory=dict)
     tokens: int = 0
-    """Computed for its scores."""
-
-    def left(self) -> dict[int, Segmented]:
-        """The prompts to score."""
-        return {place: prompt for place, prompt in self.prompts.items() if place not in self.taken}
 
 
 class Scorer:
@@ -167,11 +160,7 @@ class Scorer:
         self._fields = signal_fields(config.signals, self._prefill.width)
 
     def read(self, part: Part) -> Shard:
-        """Read and segment a shard.
-
-        Raises:
-            RowError: a row cannot be scored, and the run is not to skip it.
-        """
+        """Read and segment a shard."""
         plan, (index, records) = self._plan, part
         start, stop = plan.bounds(index)
         table = self._cursor.read(start, stop)
@@ -189,12 +178,9 @@ class Scorer:
         """Scores by place, in order, and what the shard's metadata say of its rows.
 
         Where the device runs out of memory the shard is begun again with half the tokens in a batch.
-
-        Raises:
-            RowError: a row's states, or what is made of them, are not finite, and the run is not to skip it.
-            GaincurateError: a prompt alone is too much for the device.
         """
-        left, plan = shard.left(), self._plan
+        plan = self._plan
+        left = {place: prompt for place, prompt in shard.prompts.items() if place not in shard.taken}
         budget, unusable = plan.machine.batch_tokens, dict(shard.rejected)
         if self._forward is None and left:
             self._forward = without_padding(self._prefill, list(left.values()), self._progress, self._head)
@@ -221,9 +207,9 @@ class Scorer:
                     f"{budget:,} tokens in a batch"
                 )
         scores = dict(sorted({**shard.taken, **scores}.items()))
-        prompts, reused, names, fused = shard.prompts, plan.reused, set[str](), forward.norm is not None
-        if reused and shard.taken:
-            names, fused = reused.prefills, fused or reused.norm_was_fused
+        prompts, names, fused = shard.prompts, set[str](), forward.norm is not None
+        if plan.reused and shard.taken:
+            names, fused = plan.reused.prefills, fused or plan.reused.norm_was_fused
         if left or not shard.taken:
             names = names | {forward.name}
         facts: Json = {
@@ -238,7 +224,7 @@ class Scorer:
             "norm_was_fused": fused,
             "prefill": "+".join(sorted(names)),
         }
-        if reused:
+        if plan.reused:
             facts["reused"] = len(shard.taken)
         if budget != plan.machine.batch_tokens:
             facts["restarted_with_batch_tokens"] = budget

@@ -24,10 +24,10 @@ from torch import nn
 from bench.kernel_speed import machine, print_rows, seconds
 from gaincurate.scoring.config import MachineConfig
 from gaincurate.scoring.cpu import settle_memory
-from gaincurate.scoring.identity import model_max_length, resolve_machine
 from gaincurate.scoring.model import find_model, load_config, load_model
 from gaincurate.scoring.packed_attention import UnsupportedAttention
 from gaincurate.scoring.packed_prefill import PackedPrefill
+from gaincurate.scoring.plan import model_max_length, resolve_machine
 from gaincurate.scoring.prefill import Prefill
 from gaincurate.scoring.segment import Segmented
 from gaincurate.scoring.signals import angle_scores
@@ -98,8 +98,7 @@ def measure(
         ways["one prompt at a time, float32"] = lambda: _one_by_one(float32, few)
     ways["padded batches"] = lambda: _batches(prefill, prompts, budget)
     with suppress(UnsupportedAttention):  # the table then has no such line
-        packed = PackedPrefill(prefill)
-        packed.try_on(prompts[:2])
+        packed = PackedPrefill(prefill, prompts[:2])
         packed.give_back()
 
         def exchanged() -> tuple[int, int]:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gaincurate.scoring.batching import PackedStates, SharedPrefix
+from gaincurate.scoring.prefill import PackedStates, SharedPrefix
 from gaincurate.scoring.segment import Segmented
 from gaincurate.scoring.signals import angle_scores
 from gaincurate_kernels import RMSNorm
@@ -98,7 +98,7 @@ def test_a_shared_prefix_counts_for_each_prompt_and_is_summed_once() -> None:
     whole = packed(prompts)
     whole.hidden[12:16] = whole.hidden[:4]  # the third prompt's prefix is the first one's
     whole.hidden[1] = whole.hidden[13] = 0
-    prefix = SharedPrefix(whole.hidden[:4].clone())
+    prefix = SharedPrefix(4, whole.hidden[:4].clone())
     bounds = [(4, 7), (7, 12), (16, 22), (24, 26)]
     states = PackedStates(
         whole.hidden,

@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,7 +17,7 @@ import tiny
 from gaincurate.core.prompts import Columns
 from gaincurate.core.source_columns import find_columns
 from gaincurate.errors import SourceError
-from gaincurate.scoring.ids import digest, ids_of, records_in, write_ids
+from gaincurate.scoring.ids import RECORD, digest, ids_of, write_ids
 from gaincurate.scoring.readers.source import Source, open_source
 
 # An independent writer of the JSON that the rule names: no json.dumps, so that its options are tested too.
@@ -97,7 +98,7 @@ def ids(source: Source, folder: Path, chunk: int | None = None, **asked: str) ->
     found, step = list[str](), chunk or source.rows
     for start in range(0, source.rows, step):
         part = table.slice(start, step)
-        records = records_in(folder / "ids.bin", start, start + part.num_rows)
+        records = np.fromfile(folder / "ids.bin", RECORD)[start : start + part.num_rows]
         found += ids_of(part, columns, start, records)
     return found
 
@@ -184,7 +185,7 @@ def test_a_row_that_changed_since_its_id_was_made_is_named(tmp_path: Path) -> No
     write_ids(tmp_path / "ids.bin", source.batches(), columns)
     rows[5]["question"] = "another"
     changed = pa.Table.from_pylist(rows)
-    records = records_in(tmp_path / "ids.bin", 0, 8)
+    records = np.fromfile(tmp_path / "ids.bin", RECORD)
     assert len(ids_of(changed.slice(0, 5), columns, 0, records[:5])) == 5
     with pytest.raises(SourceError, match=r"row 5 \(from 0\) is not what it was when the ids were made"):
         ids_of(changed.slice(4), columns, 4, records[4:])

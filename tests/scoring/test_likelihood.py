@@ -15,10 +15,9 @@ import torch
 import likelihoods as oracle
 import tiny
 from architectures import ARCHITECTURES, Architecture, in_tiers
-from gaincurate.scoring.batching import PackedStates
 from gaincurate.scoring.packed_attention import UnsupportedAttention
 from gaincurate.scoring.packed_prefill import PackedPrefill, shared_prefixes
-from gaincurate.scoring.prefill import Prefill, Site
+from gaincurate.scoring.prefill import PackedStates, Prefill, Site
 from gaincurate.scoring.segment import Segmented
 from gaincurate.scoring.signals import Head, _measured, angle_scores, embeddings, likelihoods
 
@@ -115,9 +114,8 @@ def test_nll_entropy_and_means_equal_a_plain_float64_forwards_padded_and_packed(
             assert with_tails is not None
             assert without is not None
             assert with_tails.angle == pytest.approx(without.angle, abs=1e-5)
-    packed = PackedPrefill(prefill)
     try:
-        packed.try_on(rows[:4])
+        packed = PackedPrefill(prefill, rows[:4])
     except UnsupportedAttention:
         assert kind.name == "falcon"
         return
@@ -134,9 +132,7 @@ def test_nll_entropy_and_means_equal_a_plain_float64_forwards_padded_and_packed(
 @pytest.mark.parametrize("rows_at_once", [1, 7, 60])
 def test_values_do_not_depend_on_how_many_positions_the_head_takes_at_a_time(rows_at_once: int) -> None:
     rows, (model, head, prefill) = prompts(), build(ARCHITECTURES[0], tails=True)
-    packed = PackedPrefill(prefill)
-    packed.try_on(rows[:2])
-    states = packed(rows, shared_prefixes(rows))
+    states = PackedPrefill(prefill, rows[:2])(rows, shared_prefixes(rows))
     whole, sizes = measured(states, rows, head), list[int]()
     head.rows = rows_at_once
     model.lm_head.register_forward_hook(lambda _m, _a, out: sizes.append(out.shape[1]))
@@ -193,7 +189,7 @@ def test_a_packed_final_state_that_differs_is_refused(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(Prefill, "both", off)
     with pytest.raises(UnsupportedAttention, match="states differ from a plain forward's by"):
-        PackedPrefill(prefill).try_on(prompts()[:2])
+        PackedPrefill(prefill, prompts()[:2])
 
 
 def test_a_mean_that_is_not_finite_or_too_large_for_float16_is_none() -> None:

@@ -138,8 +138,7 @@ def test_the_packed_forward_takes_them_and_gives_them_back() -> None:
     prefill = Prefill(model)
     expected = [scores(prefill, [row])[0] for row in rows]
     weights = {name: value.clone() for name, value in model.state_dict().items()}
-    packed = PackedPrefill(prefill)
-    packed.try_on(rows[:2])
+    packed = PackedPrefill(prefill, rows[:2])
     exchanged = [m for m in model.modules() if isinstance(m, nn.Linear) and type(m) is not nn.Linear]
     assert len(exchanged) == 3 * 7
     found = [scores(packed, [row])[0] for row in rows]
@@ -175,8 +174,7 @@ def test_a_model_that_does_not_bear_them_runs_without(wrong: Any, monkeypatch: p
     rows = made_up_prompts(3, prefix=7, vocab_size=512)
     prefill = Prefill(model)
     expected = [scores(prefill, [row])[0] for row in rows]
-    packed = PackedPrefill(prefill)
-    packed.try_on(rows[:2])
+    packed = PackedPrefill(prefill, rows[:2])
     assert packed.name == "packed, plain products"
     assert not any(isinstance(module, cpu._Linear) for module in model.modules())
     assert [scores(packed, [row])[0] for row in rows] == pytest.approx(expected, abs=1e-5)
@@ -191,8 +189,7 @@ def test_broken_trials_change_nothing(error: type[BaseException], monkeypatch: p
     monkeypatch.setattr(cpu._Linear, "forward", broken)
     model = tiny.model(transformers.LlamaConfig(**tiny.COMMON)).base_model
     before = model.config._attn_implementation
-    packed = PackedPrefill(Prefill(model))
     with pytest.raises(error):
-        packed.try_on(made_up_prompts(2, prefix=7, vocab_size=512))
+        PackedPrefill(Prefill(model), made_up_prompts(2, prefix=7, vocab_size=512))
     assert model.config._attn_implementation == before
     assert not any(isinstance(module, cpu._Linear) for module in model.modules())

@@ -151,8 +151,9 @@ def test_a_long_prompt_is_refused_or_loses_the_questions_end() -> None:
     length, cut = len(whole.token_ids), whole.prefix + 5
     assert one(Segmenter(made, max_length=length), user("word " * 20)).end == whole.end
     (refused,) = Segmenter(made, max_length=length - 1)([user("word " * 20)])
+    assert isinstance(refused, Unusable)
     expected = f"the prompt has {length} tokens and the limit is {length - 1}"
-    assert refused == Unusable(expected, overlong=True)
+    assert (refused.reason, refused.overlong) == (expected, True)
     short = one(Segmenter(made, max_length=cut, truncate=True), user("word " * 20))
     assert short.token_ids.tolist() == whole.token_ids[:cut].tolist()
     assert (short.prefix, short.end, short.truncated) == (whole.prefix, cut, True)

@@ -17,11 +17,10 @@ from architectures import ARCHITECTURES
 from command import run
 from gaincurate.core.progress import Progress
 from gaincurate.errors import GaincurateError
-from gaincurate.scoring.batching import Batch
+from gaincurate.scoring import worker
 from gaincurate.scoring.packed_prefill import PackedPrefill
-from gaincurate.scoring.prefill import Prefill
+from gaincurate.scoring.prefill import Batch, Prefill
 from gaincurate.scoring.segment import Segmented
-from gaincurate.scoring.worker import without_padding
 
 
 def angles(folder: Path) -> list[float]:
@@ -53,9 +52,9 @@ def running_out(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 )
 def test_two_prompts_are_tried(lengths: list[int], tried: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[int]] = []
-    monkeypatch.setattr(PackedPrefill, "try_on", lambda _, rows: seen.append([row.end for row in rows]))
+    monkeypatch.setattr(worker, "PackedPrefill", lambda _, rows: seen.append([row.end for row in rows]))
     rows = [Segmented(np.zeros(length + 3, np.int32), 0, length) for length in lengths]
-    without_padding(Prefill(tiny.model(ARCHITECTURES[0].config()).base_model), rows, Progress())
+    worker.without_padding(Prefill(tiny.model(ARCHITECTURES[0].config()).base_model), rows, Progress())
     assert seen == [tried]
 
 

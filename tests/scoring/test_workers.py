@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from command import run, tree
 from gaincurate.errors import GaincurateError, InputError
 from gaincurate.scoring import pipeline
 from gaincurate.scoring.config import ScoreConfig
-from gaincurate.scoring.identity import resolve_machine
+from gaincurate.scoring.plan import resolve_machine
 from gaincurate.scoring.worker import one_ahead
 
 
@@ -132,19 +133,26 @@ def test_threads_are_shared_among_the_workers_of_a_cpu(monkeypatch: pytest.Monke
     assert machine(device="cpu", workers=3, threads=5).threads == 5
 
 
-def test_all_gpus_of_the_first_ones_kind_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ["big", "small", "big", "big"]
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    monkeypatch.setattr(
-        torch.cuda,
-        "get_device_name",
-        lambda device: names[int(str(device).removeprefix("cuda:").replace("cuda", "0"))],
-    )
-    monkeypatch.setattr(
-        torch.cuda, "get_device_properties", lambda _: type("Properties", (), {"total_memory": 80 * 2**30})()
-    )
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Four GPUs with so many bytes, of which the second is of another kind."""
+
+    def set_up(memory: int) -> None:
+        def name(device: Any) -> str:
+            return "small" if str(device)[-1] == "1" else "big"
+
+        properties = SimpleNamespace(total_memory=memory)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+        monkeypatch.setattr(torch.cuda, "get_device_name", name)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+
+    return set_up
+
+
+def test_all_gpus_of_the_first_ones_kind_are_used(gpus: Callable[[int], None]) -> None:
+    gpus(80 * 2**30)
     found = machine()
     assert (found.devices, found.type, found.threads) == (("cuda:0", "cuda:2", "cuda:3"), "cuda", None)
     assert (found.dtype, found.batch_tokens) == ("bfloat16", 32768)
@@ -157,12 +165,10 @@ def test_all_gpus_of_the_first_ones_kind_are_used(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("gib", "tokens"), [(3, 2048), (8, 4096), (24, 8192), (80, 32768), (141, 65536), (900, 65536)]
 )
-def test_batch_tokens_go_by_the_whole_memory(gib: int, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gaincurate.scoring.identity import _batch_tokens
-
-    total = type("Properties", (), {"total_memory": gib * 2**30 + 5})()
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: total)
-    assert _batch_tokens("cuda:0") == tokens
+def test_batch_tokens_go_by_the_whole_memory(gib: int, tokens: int, gpus: Callable[[int], None]) -> None:
+    gpus(gib * 2**30 + 5)
+    assert machine().batch_tokens == tokens
+    assert machine(batch_tokens=7).batch_tokens == 7
     assert machine(device="cpu").batch_tokens == 1024
 
 
