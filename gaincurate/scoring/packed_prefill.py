@@ -2,6 +2,9 @@
 
 No list says which architectures can be run like this. It is tried on real prompts against the model's own
 plain forward, and a model that differs runs in padded batches.
+
+On a CPU, matrix products come from weights laid out once: oneDNN multiplies from a layout of its own, and
+torch would convert the weights to it at every product.
 """
 
 from __future__ import annotations
@@ -15,7 +18,6 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from gaincurate.scoring import packed_attention
-from gaincurate.scoring.cpu import LaidOut
 from gaincurate.scoring.packed_attention import KeysAndValues, Packing, UnsupportedAttention
 from gaincurate.scoring.prefill import Batch, PackedStates, Prefill, SharedPrefix, batches_of
 from gaincurate.scoring.segment import Segmented
@@ -26,6 +28,7 @@ _CACHED_TOKENS = 16384  # of shared prefixes whose keys and values are kept, or 
 _TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
 _LAYERS = {"full_attention", "sliding_attention"}
 _KNOWN = (UnsupportedAttention, torch.OutOfMemoryError)
+_LAYOUT_ROWS = 1024  # that a layout is chosen for; any other number of rows runs from it too
 # What a foreign architecture may stumble over.
 _FOREIGN = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError)
 
@@ -228,3 +231,57 @@ def _check_layers(config: Any, packing: Packing, depth: int) -> None:
     expected = [kind == "sliding_attention" and window is not None for kind in kinds[:depth]]
     if [seen is not None for seen in windows] != expected:
         raise UnsupportedAttention("it does not say which layers have a sliding window")
+
+
+class LaidOut:
+    """The linear layers of a model, exchanged for ones that multiply from oneDNN's layout; for inference.
+
+    Weights that another module uses too are left alone, and so is whatever is not just an `nn.Linear`. There
+    are none where it was never measured: on another device, in another dtype than float32 and bfloat16, on a
+    processor without AVX.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        uses = Counter(id(weight) for module in model.modules() for weight in module._parameters.values())
+        # A forward of a layer's own, as hooks set it, reads the weight as it was.
+        plain = [m for m in model.modules() if type(m) is nn.Linear and "forward" not in vars(m)]
+        self._layers: list[Any] = [m for m in plain if uses[id(m.weight)] == 1 and _can_be_laid_out(m.weight)]
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def take(self) -> None:
+        """Lay all weights out, one after the other, so that only one of them is there twice."""
+        for layer in self._layers:
+            if not layer.weight.is_mkldnn:
+                weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), _LAYOUT_ROWS)
+                layer.weight = nn.Parameter(weight, requires_grad=False)
+                layer.__class__ = _Linear
+
+    def give_back(self) -> None:
+        """The layers as they were, with the same bits, in parameters that are not trained."""
+        for layer in self._layers:
+            if layer.weight.is_mkldnn:
+                layer.weight = nn.Parameter(layer.weight.detach().to_dense(), requires_grad=False)
+                layer.__class__ = nn.Linear
+
+
+class _Linear(nn.Linear):
+    """A linear layer whose weight is in oneDNN's layout; for inference."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(input, self.weight, self.bias, "none", [], "")
+        return product
+
+
+def _can_be_laid_out(weight: Tensor) -> bool:
+    """Whether this weight can be laid out here. torch compiles its own graphs to these two operators."""
+    operators: Any = torch.ops.mkldnn
+    of_the_kind = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
+    if not (weight.numel() and of_the_kind and torch.backends.cpu.get_cpu_capability().startswith("AVX")):
+        return False
+    try:
+        operators._reorder_linear_weight(torch.zeros(1, 1, dtype=weight.dtype), _LAYOUT_ROWS)
+    except (AttributeError, RuntimeError):  # an older torch, or a dtype that this processor does not multiply
+        return False
+    return hasattr(operators, "_linear_pointwise")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
+from itertools import accumulate, groupby
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from gaincurate.scoring.model_files import is_failure
 
 RULE = "last-user-message-stripped/1"
 """The name of this way to cut, in the identity."""
-_AT_ONCE = 1 << 20
+_AT_ONCE = 1 << 20  # characters
 _Tokens = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64] | None]
 LONGEST_PROMPT = 1 << 22
 """Characters of a row's messages, a million tokens. Tokenizers take long for texts that no model reads."""
@@ -209,14 +210,9 @@ class Segmenter:
         """Ids `[tokens]` and character offsets `[tokens, 2]`, None for a tokenizer without them."""
         fast = bool(getattr(self.tokenizer, "is_fast", False))
         # A tokenizer gives lists of numbers, ten times as large as the arrays: of a few texts at a time.
-        parts, characters = list[list[str]](), 0
-        for text in texts:
-            if not parts or characters + len(text) > _AT_ONCE:
-                parts.append([])
-                characters = 0
-            parts[-1].append(text)
-            characters += len(text)
-        for part in parts:
+        ends = zip(texts, accumulate(map(len, texts)), strict=True)
+        for _, group in groupby(ends, lambda each: each[1] // _AT_ONCE):
+            part = [text for text, _ in group]
             try:
                 # A rendered template has its own BOS; a plain text gets the tokenizer's, as in training.
                 encoded = self.tokenizer(

@@ -9,6 +9,9 @@ because batches of another size round differently.
 
 from __future__ import annotations
 
+import ctypes
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -26,7 +29,6 @@ from gaincurate.core.prompts import Chat
 from gaincurate.core.schema import Score, scored_table, signal_fields
 from gaincurate.core.scored_set import SCORES
 from gaincurate.errors import GaincurateError, RowError
-from gaincurate.scoring.cpu import settle_memory
 from gaincurate.scoring.ids import ids_of
 from gaincurate.scoring.model import load_model
 from gaincurate.scoring.packed_attention import UnsupportedAttention
@@ -40,6 +42,12 @@ from gaincurate.scoring.signals import Head, measure
 T = TypeVar("T")
 U = TypeVar("U")
 _TRIAL_TOKENS = 256
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt(3)
+_LARGEST = 32 * 2**20  # that may come from the heap at all; larger ones still go back at once
+_KEPT_FREE = 256 * 2**20  # free at the heap's end before that is cut
+_MALLOC_VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
+_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+_PRODUCTS = "128"  # a batch of 1,024 tokens has 44 lengths at most, of two products each, and the layers' own
 Forward = Prefill | PackedPrefill
 Part = tuple[int, npt.NDArray[Any]]
 """The number of a shard, and what `write_ids` wrote of its rows."""
@@ -74,6 +82,22 @@ def score_shards(plan: Plan, shards: Iterable[Part], progress: Progress, summary
             written.result()
             written = writer.submit(scorer.write, shard, scores, facts)
         written.result()
+
+
+def settle_memory() -> bool:
+    """Let the process keep what it frees, and oneDNN few products. What the environment says goes first.
+
+    glibc gives freed memory back to the system, and a pass would ask for it again a million times. True where
+    it is kept: the C library is glibc, and nothing else was asked of it.
+    """
+    for name in _CACHES:
+        os.environ.setdefault(name, _PRODUCTS)
+    if not sys.platform.startswith("linux") or any(name in os.environ for name in _MALLOC_VARIABLES):
+        return False
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "gnu_get_libc_version"):
+        return False
+    return bool(library.mallopt(_MMAP_THRESHOLD, _LARGEST) and library.mallopt(_TRIM_THRESHOLD, _KEPT_FREE))
 
 
 def without_padding(

@@ -121,10 +121,11 @@ def main() -> None:
         for case in itertools.product(given.hidden, given.dtype, (False, True)):
             print(json.dumps(unit_sums(target, *case)), flush=True)
         widest = max(given.hidden)
-        for kernel, constants in (
-            (angle_kernels.join_chunks_kernel, launch.join_constants(widest)),
-            (angle_kernels.concentration_kernel, launch.dot_constants(widest, shared=True)),
-        ):
+        others = {
+            angle_kernels.join_chunks_kernel: launch.join_constants(widest),
+            angle_kernels.concentration_kernel: launch.dot_constants(widest, shared=True),
+        }
+        for kernel, constants in others.items():
             print(json.dumps(compiled(kernel, target, _TYPES, constants, launch.SMALL)), flush=True)
 
 

@@ -26,11 +26,7 @@ def resolve_backend(
 ) -> Literal["triton", "torch"]:
     """Settle `auto`: Triton on a GPU for what its kernel takes, else PyTorch.
 
-    Args:
-        backend: what was asked for.
-        device: the device's type, `cpu` or `cuda`.
-        hidden: the hidden size.
-        dtype: of the states.
+    `device` is the device's type, `cpu` or `cuda`, `hidden` the hidden size and `dtype` that of the states.
 
     Raises:
         ValueError: an unknown name, or `triton` where the kernel cannot run; the text says why.
@@ -90,10 +86,8 @@ def segment_unit_sums(
     Raises:
         ValueError: wrong shapes, bounds outside `hidden`, or a backend that cannot do this.
     """
-    _check_states(hidden, bounds, norm)
+    bounds = _checked(hidden, bounds, norm)
     chosen = resolve_backend(backend, device=hidden.device.type, hidden=hidden.shape[1], dtype=hidden.dtype)
-    bounds = bounds.to("cpu", torch.int64)
-    _check_bounds(hidden, bounds)
     if chosen == "torch":
         return reference.segment_unit_sums(hidden, bounds, norm)
     import gaincurate_kernels.launch as launch
@@ -146,7 +140,8 @@ def angle_concentration(
     return launch.angle_concentration(question, prefix, prefix_of)
 
 
-def _check_states(hidden: Tensor, bounds: Tensor, norm: RMSNorm | None) -> None:
+def _checked(hidden: Tensor, bounds: Tensor, norm: RMSNorm | None) -> Tensor:
+    """The bounds on the CPU, where all arguments fit each other."""
     if hidden.dim() != 2 or bounds.dim() != 2 or bounds.shape[1] != 2:
         raise ValueError(
             f"expected hidden [tokens, hidden] and bounds [segments, 2], got {list(hidden.shape)} and "
@@ -161,11 +156,10 @@ def _check_states(hidden: Tensor, bounds: Tensor, norm: RMSNorm | None) -> None:
             f"expected a norm weight [{hidden.shape[1]}] on {hidden.device}, got "
             f"{list(norm.weight.shape)} on {norm.weight.device}"
         )
-
-
-def _check_bounds(hidden: Tensor, bounds: Tensor) -> None:
+    bounds = bounds.to("cpu", torch.int64)
     begins, ends = bounds[:, 0], bounds[:, 1]
     wrong = (begins < 0) | (ends < begins) | (ends > hidden.shape[0])
     if wrong.any():
         begin, end = bounds[wrong][0].tolist()
         raise ValueError(f"segment {begin}:{end} is outside the {hidden.shape[0]} tokens")
+    return bounds

@@ -58,7 +58,7 @@ def blocks_for(hidden: int) -> tuple[int, Blocks]:
 
 
 def compilation(
-    hidden: int, itemsize: int, *, norm_itemsize: int = 0, offset: float = 0.0, hip: bool = False
+    hidden: int, itemsize: int, norm_itemsize: int = 0, offset: float = 0.0, hip: bool = False
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The compile-time arguments of `unit_sums_kernel`, and the compiler's options.
 
@@ -103,17 +103,23 @@ def _vector(hidden: int, itemsize: int) -> int:
     return 16 // itemsize if itemsize and hidden * itemsize % 16 == 0 else 1
 
 
-def plan_chunks(bounds: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Cut segments into chunks of `CHUNK` tokens.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Segments cut into chunks of `CHUNK` tokens, flat on the device.
 
-    Args:
-        bounds: `[segments, 2]` int64 on the CPU.
-
-    Returns:
-        The chunks `[programs, 3]` (first token, tokens, output row), the segments that were split
-        `[splits, 3]` (row, first partial row, partial rows), and the number of rows. An empty segment is one
-        empty chunk, so that its row is written.
+    `chunks` `[programs, 3]`: first token, tokens, output row. `splits` `[segments of several chunks, 3]`:
+    row, first partial row, partial rows. `counts` `[segments]`: tokens. `rows` of the outputs, partial sums
+    included. An empty segment is one empty chunk, so that its row is written.
     """
+
+    chunks: Tensor
+    splits: Tensor
+    counts: Tensor
+    rows: int
+
+
+def make_plan(bounds: Tensor, device: torch.device) -> Plan:
+    """Plan for bounds `[segments, 2]` int64 on the CPU, in one copy to the device."""
     segments = len(bounds)
     begins, tokens = bounds[:, 0], bounds[:, 1] - bounds[:, 0]
     pieces = ((tokens + CHUNK - 1) // CHUNK).clamp(min=1)
@@ -131,41 +137,17 @@ def plan_chunks(bounds: Tensor) -> tuple[Tensor, Tensor, int]:
         1,
     )
     splits = torch.stack([torch.arange(segments), first_partial, pieces], 1)[split]
-    return chunks, splits, segments + int(partials.sum())
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Segments cut into chunks, on the device: `chunks` and `splits` as `plan_chunks` has them, flat;
-    `counts` `[segments]`; `rows` of the outputs, partial sums included.
-    """
-
-    chunks: Tensor
-    splits: Tensor
-    counts: Tensor
-    rows: int
-
-
-def make_plan(bounds: Tensor, device: torch.device) -> Plan:
-    """Plan for bounds `[segments, 2]` on the CPU, in one copy to the device."""
-    chunks, splits, rows = plan_chunks(bounds)
-    tokens = bounds[:, 1] - bounds[:, 0]
     flat = _to_device(torch.cat([chunks.flatten(), splits.flatten(), tokens]), device)
     on_chunks, on_splits, counts = flat.split([chunks.numel(), splits.numel(), len(tokens)])
-    return Plan(on_chunks, on_splits, counts, rows)
+    return Plan(on_chunks, on_splits, counts, segments + int(partials.sum()))
 
 
 def planned_unit_sums(hidden: Tensor, plan: Plan, norm: RMSNorm | None = None) -> UnitSums:
     """The sums of a plan; waits for nothing on the CPU."""
     device, width = hidden.device, hidden.shape[1]
     weight = None if norm is None else _aligned(norm.weight[None])[0]
-    constants, options = compilation(
-        width,
-        hidden.element_size(),
-        norm_itemsize=0 if weight is None else weight.element_size(),
-        offset=0.0 if norm is None else norm.offset,
-        hip=torch.version.hip is not None,
-    )
+    fused = (0, 0.0) if norm is None or weight is None else (weight.element_size(), norm.offset)
+    constants, options = compilation(width, hidden.element_size(), *fused, hip=torch.version.hip is not None)
     hidden = _aligned(hidden)
     sums = torch.empty(plan.rows, width, dtype=torch.float32, device=device)
     zeros = torch.empty(plan.rows, dtype=torch.int32, device=device)

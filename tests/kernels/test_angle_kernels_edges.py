@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gaincurate_kernels import RMSNorm, UnitSums, angle_concentration
-from gaincurate_kernels.launch import CHUNK, plan_chunks
+from gaincurate_kernels.launch import CHUNK, make_plan
 from triton_sums import DEVICE, DTYPES, INTERPRETED, assert_right, states, triton_sums, weights
 
 pytestmark = INTERPRETED
@@ -159,14 +159,16 @@ def test_chunks_cover_every_segment_once_in_order(lengths: list[int], gap: int) 
     begins = [gap + sum(lengths[:i]) for i in range(len(lengths))]
     bounds = torch.tensor([[b, b + n] for b, n in zip(begins, lengths, strict=True)], dtype=torch.int64)
     bounds = bounds.reshape(-1, 2)
-    chunks, splits, rows = plan_chunks(bounds)
+    plan = make_plan(bounds, torch.device("cpu"))
+    chunks, splits = plan.chunks.reshape(-1, 3), plan.splits.reshape(-1, 3)
+    assert plan.counts.tolist() == lengths
     joined = {row: [row] for row in range(len(lengths))}
     for row, first, count in splits.tolist():
         assert lengths[row] > CHUNK
         joined[row] = list(range(first, first + count))
     outputs = [output for parts in joined.values() for output in parts]
     assert len(set(outputs)) == len(outputs)
-    assert sorted({*outputs, *range(len(lengths))}) == list(range(rows))
+    assert sorted({*outputs, *range(len(lengths))}) == list(range(plan.rows))
     by_output = {output: (begin, n) for begin, n, output in chunks.tolist()}
     assert len(by_output) == len(chunks)
     for row, parts in joined.items():

@@ -12,7 +12,7 @@ import pytest
 _COUNT = """
 import resource, sys
 import torch
-from gaincurate.scoring.cpu import settle_memory
+from gaincurate.scoring.worker import settle_memory
 if sys.argv[1] == "kept":
     assert settle_memory()
 
@@ -37,8 +37,8 @@ def faults(how: str) -> int:
 _PRODUCTS = """
 import torch
 from torch import nn
-from gaincurate.scoring.cpu import settle_memory
-from gaincurate.scoring.cpu import LaidOut
+from gaincurate.scoring.worker import settle_memory
+from gaincurate.scoring.packed_prefill import LaidOut
 settle_memory()
 
 def resident():

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 import tiny
 from bench.score_speed import made_up_prompts
-from gaincurate.scoring import cpu
-from gaincurate.scoring.cpu import LaidOut
-from gaincurate.scoring.packed_prefill import PackedPrefill
+from gaincurate.scoring import packed_prefill
+from gaincurate.scoring.packed_prefill import LaidOut, PackedPrefill
 from gaincurate.scoring.prefill import Prefill
 from gaincurate.scoring.signals import angle_scores
 
@@ -160,23 +159,23 @@ def test_a_model_that_does_not_bear_them_runs_without(wrong: Any, monkeypatch: p
             raise wrong("could not create a primitive")
         return nn.functional.linear(states, self.weight.to_dense()) * 1.01
 
-    take = cpu.LaidOut.take
+    take = LaidOut.take
 
-    def broken_take(self: cpu.LaidOut) -> None:
+    def broken_take(self: LaidOut) -> None:
         take(self)
         raise RuntimeError("could not create a primitive")
 
     if wrong == "not laid out":
-        monkeypatch.setattr(cpu.LaidOut, "take", broken_take)
+        monkeypatch.setattr(LaidOut, "take", broken_take)
     else:
-        monkeypatch.setattr(cpu._Linear, "forward", broken)
+        monkeypatch.setattr(packed_prefill._Linear, "forward", broken)
     model = tiny.model(transformers.LlamaConfig(**tiny.COMMON)).base_model
     rows = made_up_prompts(3, prefix=7, vocab_size=512)
     prefill = Prefill(model)
     expected = [scores(prefill, [row])[0] for row in rows]
     packed = PackedPrefill(prefill, rows[:2])
     assert packed.name == "packed, plain products"
-    assert not any(isinstance(module, cpu._Linear) for module in model.modules())
+    assert not any(isinstance(module, packed_prefill._Linear) for module in model.modules())
     assert [scores(packed, [row])[0] for row in rows] == pytest.approx(expected, abs=1e-5)
 
 
@@ -186,10 +185,10 @@ def test_broken_trials_change_nothing(error: type[BaseException], monkeypatch: p
     def broken(self: Any, states: Tensor) -> Tensor:
         raise error
 
-    monkeypatch.setattr(cpu._Linear, "forward", broken)
+    monkeypatch.setattr(packed_prefill._Linear, "forward", broken)
     model = tiny.model(transformers.LlamaConfig(**tiny.COMMON)).base_model
     before = model.config._attn_implementation
     with pytest.raises(error):
         PackedPrefill(Prefill(model), made_up_prompts(2, prefix=7, vocab_size=512))
     assert model.config._attn_implementation == before
-    assert not any(isinstance(module, cpu._Linear) for module in model.modules())
+    assert not any(isinstance(module, packed_prefill._Linear) for module in model.modules())

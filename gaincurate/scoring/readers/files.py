@@ -11,7 +11,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -87,9 +87,15 @@ def _parquet(path: Path, schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatc
 
 def _arrow(path: Path, schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
     refuse = unreadable_as(path, "Arrow")
-    for batch in ipc_batches(path, refuse)[1]:
+    for batch in _after(skip, ipc_batches(path, refuse)[1]):
+        yield from _conformed(path, validate(batch, path, refuse), schema)
+
+
+def _after(skip: int, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The batches without their first rows."""
+    for batch in batches:
         if skip < batch.num_rows:
-            yield from _conformed(path, validate(batch, path, refuse).slice(skip), schema)
+            yield batch.slice(skip)
         skip = max(0, skip - batch.num_rows)
 
 
@@ -214,18 +220,13 @@ def _as_texts(values: list[Any]) -> list[Any]:
 
 
 def json_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[str, Row]]:
-    """The objects, each with its place for messages.
-
-    Raises:
-        SourceError: broken JSON, text that is not UTF-8, or something else than objects.
-    """
+    """The objects, each with its place for messages; a SourceError for broken JSON or anything else."""
     head = b""
     while not head.removeprefix(_BOM).strip() and (block := file.read(1 << 12)):
         head = block
     file.seek(0)
-    array = head.removeprefix(_BOM).lstrip().startswith(b"[")
     objects: Iterator[tuple[str, Any]]
-    if array:
+    if head.removeprefix(_BOM).lstrip().startswith(b"["):
         values = _parsed(path, "the array", file.read(_LONGEST_ARRAY + 1), _LONGEST_ARRAY)
         objects = ((f"item {number}", value) for number, value in enumerate(values, 1))
     else:
@@ -277,9 +278,8 @@ def _open_csv(path: Path) -> Reader:
 
 
 def _csv(path: Path, kinds: dict[str, pa.DataType], schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
-    for batch in _csv_batches(path, kinds) if kinds else ():
-        yield from _conformed(path, batch.slice(min(skip, batch.num_rows)), schema)
-        skip = max(0, skip - batch.num_rows)
+    for batch in _after(skip, _csv_batches(path, kinds) if kinds else ()):
+        yield from _conformed(path, batch, schema)
 
 
 def _csv_batches(path: Path, kinds: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:

@@ -27,6 +27,7 @@ from gaincurate.errors import SourceError, read_error
 from gaincurate.scoring.readers.files import BATCH_ROWS, Reader, open_file, unreadable_as
 
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet", ".arrow", ".csv", ".csv.gz")
+_SPLITS = {"train", "test", "validation", "valid", "val", "dev", "eval"}
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(:[\w.-]+)?(@[\w.-]+)?")
 
 
@@ -73,11 +74,7 @@ class Cursor:
         self._rest: pa.RecordBatch | None = None
 
     def read(self, start: int, stop: int) -> pa.Table:
-        """Rows `start` to `stop` (exclusive) as one table.
-
-        Raises:
-            SourceError: the source has fewer rows than when it was opened.
-        """
+        """Rows `start` to `stop` (exclusive) as one table; a SourceError where the source became shorter."""
         if start < self._position:
             self._batches, self._rest, self._position = self._source.batches(start), None, start
         # Rows between two ranges are read over: to open a text file again is to parse it from its top.
@@ -112,39 +109,33 @@ def open_source(data: str, *, split: str | None = None, limit: int | None = None
         SourceError: nothing there, nothing readable, no rows, or types that differ between files.
         StorageError: the file system does not let us read it.
     """
+    if not data:  # it would be the working folder
+        raise SourceError("the data is an empty text; expected a file, a folder or a data set.")
+    place, name = located(data), data
     try:
-        readers, fingerprint = _open(data, split)
+        if isinstance(place, Remote):
+            name = fetch_data(place, SUFFIXES)
+        path = Path(name)
+        if path.is_dir():
+            saved = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
+        else:
+            is_path = os.path.lexists(path) or name.endswith(SUFFIXES)
+            saved = not is_path and bool(_HUB_ID.fullmatch(name))
+        if saved:
+            reader, fingerprint = _from_datasets(name, split)
+            readers = (reader,)
+        else:
+            paths = _folder(path, split) if path.is_dir() else _named(name, split)
+            readers, fingerprint = tuple(map(open_file, paths)), digest_files(paths)
     except OSError as error:
-        raise read_error(Path(error.filename or data), error) from error
+        raise read_error(Path(error.filename or name), error) from error
     rows = sum(reader.rows for reader in readers)
     if rows == 0:
         raise SourceError(f"{data} holds no rows.", data=data)
     return Source(data, _one_schema(data, readers), min(rows, limit or rows), fingerprint, readers)
 
 
-def _open(data: str, split: str | None) -> tuple[tuple[Reader, ...], str]:
-    if not data:  # it would be the working folder
-        raise SourceError("the data is an empty text; expected a file, a folder or a data set.")
-    place = located(data)
-    if isinstance(place, Remote):
-        data = fetch_data(place, SUFFIXES)
-    path = Path(data)
-    if path.is_dir():
-        saved = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
-    else:
-        saved = not os.path.lexists(path) and bool(_HUB_ID.fullmatch(data)) and not data.endswith(SUFFIXES)
-    if saved:
-        return _from_datasets(data, split)
-    paths = _folder(path, split) if path.is_dir() else _named(data)
-    if split is not None and not path.is_dir():
-        raise SourceError(
-            f"--split {split} chooses within a folder or data set; {data} names its files. Leave it out.",
-            data=data,
-        )
-    return tuple(map(open_file, paths)), digest_files(paths)
-
-
-def _named(data: str) -> list[Path]:
+def _named(data: str, split: str | None) -> list[Path]:
     """The files that a path or a pattern names, in the order of their names."""
     path = Path(data)
     if path.is_file():
@@ -168,6 +159,11 @@ def _named(data: str) -> list[Path]:
             )
         if not path.stat().st_size:
             raise SourceError(f"{path} is empty.", path=str(path))
+    if split is not None:
+        raise SourceError(
+            f"--split {split} chooses within a folder or data set; {data} names its files. Leave it out.",
+            data=data,
+        )
     return paths
 
 
@@ -177,7 +173,10 @@ def _folder(folder: Path, split: str | None) -> list[Path]:
     paths = sorted(p for p in folder.iterdir() if p.is_file() and p.name.endswith(SUFFIXES))
     listed = ", ".join(p.name for p in paths[:10])
     formats = {next(end for end in (".parquet", ".arrow", ".csv", ".json") if end in p.name) for p in paths}
-    chosen = [p for p in paths if split is None or split in re.split(r"[^a-zA-Z0-9]+", p.name)]
+    words = {p: re.split(r"[^a-zA-Z0-9]+", p.name) for p in paths}
+    chosen = [p for p in paths if split is None or split in words[p]]
+    # The first word of a name that is one of a split.
+    splits = {next((word for word in map(str.lower, words[p]) if word in _SPLITS), None) for p in paths}
     why = ""
     if not paths:
         why = f"holds no data file; the endings read are {', '.join(SUFFIXES)}"
@@ -186,17 +185,11 @@ def _folder(folder: Path, split: str | None) -> list[Path]:
         why += "quoted glob, such as '*.parquet'"
     elif not chosen:
         why = f"has no file with the split {split!r} in its name: {listed}"
-    elif split is None and len({_split_of(p) for p in paths} - {None}) > 1:
+    elif split is None and len(splits - {None}) > 1:
         why = f"holds several splits ({listed}); choose one with --split"
     if why:
         raise SourceError(f"{folder} {why}.", path=str(folder))
     return chosen
-
-
-def _split_of(path: Path) -> str | None:
-    words = re.split(r"[^a-z0-9]+", path.name.lower())
-    names = {"train", "test", "validation", "valid", "val", "dev", "eval"}
-    return next((word for word in words if word in names), None)
 
 
 def _one_schema(data: str, readers: tuple[Reader, ...]) -> pa.Schema:
@@ -223,7 +216,7 @@ def _one_schema(data: str, readers: tuple[Reader, ...]) -> pa.Schema:
     return pa.schema(fields, metadata=schema.metadata)
 
 
-def _from_datasets(data: str, split: str | None) -> tuple[tuple[Reader, ...], str]:
+def _from_datasets(data: str, split: str | None) -> tuple[Reader, str]:
     """A folder of `save_to_disk`, or a set on the Hub, `owner/name[:config][@revision]`; its fingerprint."""
     try:
         import datasets
@@ -237,16 +230,16 @@ def _from_datasets(data: str, split: str | None) -> tuple[tuple[Reader, ...], st
     name, _, revision = data.partition("@")
     name, _, config = name.partition(":")
     known = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
+    loaded: Any
     try:
         if saved:
-            loaded: Any = datasets.load_from_disk(data)
+            what = "looks like a folder of `save_to_disk` and cannot be loaded as one"
+            loaded = datasets.load_from_disk(data)
         else:
+            what = "is no file or folder here, and as a data set on the Hub it cannot be loaded"
             loaded = datasets.load_dataset(name, config or None, revision=revision or None)
     except (*known, datasets.exceptions.DatasetsError) as error:
         # Its own sentence names the cause: absent, private, damaged, made by a script.
-        what = "looks like a folder of `save_to_disk` and cannot be loaded as one"
-        if not saved:
-            what = "is no file or folder here, and as a data set on the Hub it cannot be loaded"
         raise SourceError(f"{data} {what}: {one_line(error)}", data=data) from error
     if isinstance(loaded, dict):
         if split is None and len(loaded) == 1:
@@ -266,5 +259,4 @@ def _from_datasets(data: str, split: str | None) -> tuple[tuple[Reader, ...], st
             yield from table.cast(schema).combine_chunks().to_batches()
 
     fingerprint = [loaded._fingerprint, digest_files(files)] if saved else [data, split, loaded._fingerprint]
-    reader = Reader(Path(data), loaded.features.arrow_schema, len(loaded), batches)
-    return (reader,), digest_json(fingerprint)
+    return Reader(Path(data), loaded.features.arrow_schema, len(loaded), batches), digest_json(fingerprint)
