@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from gaincurate.core.files import sync_folder
+from gaincurate.core.files import write_stream
 from gaincurate.core.prompts import Columns, PromptProblem, column_values
-from gaincurate.errors import SourceError, storage_error
+from gaincurate.errors import SourceError
 
 # A row of the file: the digest, and how many equal digests stand before it.
 RECORD = np.dtype([("high", ">u8"), ("low", ">u8"), ("copy", "<u4")])
@@ -103,24 +102,15 @@ def write_ids(path: Path, batches: Iterator[pa.RecordBatch], columns: Columns) -
 
     An id column with a null or repeated value is a SourceError.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        row = 0
-        with temporary.open("wb") as file:
-            for table in map(pa.Table.from_batches, ([batch] for batch in batches)):
-                file.write(b"".join(key + b"\0" * 4 for _, key in _digests(table, columns, row)))
-                row += table.num_rows
-        records: np.memmap[Any, np.dtype[Any]] = np.memmap(temporary, RECORD, "r+")
+    row = 0
+    with write_stream(path) as file:
+        for table in map(pa.Table.from_batches, ([batch] for batch in batches)):
+            file.write(b"".join(key + b"\0" * 4 for _, key in _digests(table, columns, row)))
+            row += table.num_rows
+        file.flush()
+        records: np.memmap[Any, np.dtype[Any]] = np.memmap(file.name, RECORD, "r+")
         _number_copies(records, columns)
         records.flush()
-        del records
-        temporary.replace(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise storage_error(path, error) from error
-    finally:
-        with suppress(OSError):  # the failure that led here is the one to tell
-            temporary.unlink(missing_ok=True)
 
 
 def _number_copies(records: npt.NDArray[Any], columns: Columns) -> None:

@@ -131,9 +131,7 @@ def begin(plan: Plan, artifact: Artifact, progress: Progress) -> list[int]:
 def goes_on(plan: Plan, artifact: Artifact) -> bool:
     """Whether the run goes on with the shards in its folder, or begins the set; changes nothing.
 
-    Raises:
-        OutputError: the folder holds something else, or a set of another identity, in words; `details` has
-            each key with both values.
+    A set of another identity is an OutputError in words; its `details` has each key with both values.
     """
     config = plan.config
     begun = artifact.read_identity(damaged=config.overwrite)
@@ -164,7 +162,6 @@ def estimate(config: ScoreConfig, progress: Progress) -> Json:
 
     Raises:
         InputError: what the run would refuse before it loads the weights, workers on Ray, or `--reuse`.
-        OutputError: the folder holds another run.
     """
     if config.engine == "ray" or config.reuse:
         raise InputError("--dry-run counts all rows, and here: leave --engine ray and --reuse out of it.")

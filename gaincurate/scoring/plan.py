@@ -138,8 +138,7 @@ class Plan:
 def make_plan(config: ScoreConfig, progress: Progress) -> Plan:
     """Open the source, find the model, its tokenizer and template, and settle what is `auto`.
 
-    Raises:
-        InputError: any of these is not right.
+    What is not right is an InputError.
     """
     machine = resolve_machine(config)
     source, columns = open_data(config, progress)
@@ -156,11 +155,7 @@ def make_plan(config: ScoreConfig, progress: Progress) -> Plan:
 
 
 def resolve_machine(config: MachineConfig) -> Machine:
-    """Settle everything that is `auto`.
-
-    Raises:
-        InputError: a device that is not here, or a dtype that it does not do.
-    """
+    """Settle everything that is `auto`; an InputError for what this machine does not have or do."""
     device, dtype, batch_tokens = config.device, config.dtype, config.batch_tokens
     workers = config.workers if isinstance(config.workers, int) else None
     if device == "auto":
@@ -199,11 +194,7 @@ def resolve_machine(config: MachineConfig) -> Machine:
 
 
 def open_data(config: ScoreConfig, progress: Progress) -> tuple[Source, Columns]:
-    """Open the source and find its columns; notes go to `progress`.
-
-    Raises:
-        InputError: it is not right, or --overwrite cannot be.
-    """
+    """Open the source and find its columns; notes go to `progress`."""
     if config.overwrite and config.split_run.count > 1:
         raise InputError(
             "--overwrite and --shard do not go together: each process would delete the others' "
@@ -245,11 +236,7 @@ def model_max_length(model_config: Any) -> int | None:
 
 
 def open_model(config: ScoreConfig, machine: Machine, progress: Progress) -> ScoringModel:
-    """Find the model, and read all of it but its weights.
-
-    Raises:
-        InputError: there is none, or an option does not go with it.
-    """
+    """Find the model, and read all of it but its weights; an InputError where an option does not fit it."""
     files = find_model(
         config.model, allow_pickle=config.allow_pickle, trust_remote_code=config.trust_remote_code
     )
@@ -285,12 +272,7 @@ def open_model(config: ScoreConfig, machine: Machine, progress: Progress) -> Sco
 def make_identity(
     config: ScoreConfig, source: Source, columns: Columns, model: ScoringModel, machine: Machine
 ) -> Json:
-    """The identity of a run (design, contract 1); plain JSON values.
-
-    Raises:
-        InputError: `--layer` where it has no meaning.
-        ModelError: a layer that the model does not have.
-    """
+    """The identity of a run (design, contract 1); an InputError for a layer that the model does not have."""
     layer = None
     if config.site == "mlp_input":
         depth = model.config.get_text_config(decoder=True).num_hidden_layers
@@ -311,12 +293,8 @@ def make_identity(
     versions = {name: version.partition("+")[0] for name, version in installed.items()}
     return {
         "format": FORMAT,
-        "source": {
-            "fingerprint": source.fingerprint,
-            "rows": source.rows,
-            "split": config.split,
-            **columns.identity(),
-        },
+        "source": {"fingerprint": source.fingerprint, "rows": source.rows, "split": config.split}
+        | columns.identity(),
         "model": model.files.fingerprint(),
         "tokenizer": tokenizer_fingerprint(model.tokenizer, model.files),
         "segmentation": {
