@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence, Set
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -149,27 +150,27 @@ class PackedPrefill:
         With `check`, every layer's attention must have come by, once and with its window if it has one.
         """
         prefixes = [self._run_prefix(p) if self._shares(p, shared) else None for p in prompts]
-        ids, positions, borders = [], [], [0]
-        for prompt, before in zip(prompts, prefixes, strict=True):
-            begin = 0 if before is None else prompt.prefix
-            stop = self.stop(prompt)
-            ids.append(torch.from_numpy(prompt.token_ids[begin:stop]))
-            positions.append(torch.arange(begin, stop))
-            borders.append(borders[-1] + stop - begin)
+        begins = [0 if before is None else before.tokens for before in prefixes]
+        parts = list(zip(prompts, begins, map(self.stop, prompts), strict=True))
+        borders = [0, *accumulate(stop - begin for _, begin, stop in parts)]
         packing = Packing(borders, [None if before is None else before.attended for before in prefixes])
-        # [tokens, hidden] and [tokens, width], of the tokens that are computed here
-        hidden, final = self._run(torch.cat(ids), torch.cat(positions), packing)
+        hidden, final = self._run(parts, packing)
         if check:
             _check_layers(self._prefill.config, packing, self._prefill.depth)
         lengths = torch.tensor(borders).diff()
-        return PackedStates.of(hidden, prompts, self._prefill.norm, final, lengths, prefixes)
+        return PackedStates.of(hidden, prompts, self.norm, final, lengths, prefixes)
 
     def _shares(self, prompt: Segmented, shared: Set[bytes]) -> bool:
         """Whether its prefix is run apart; a long prompt's is turned as the rest of it."""
         return bool(prompt.prefix) and prefix_of(prompt) in shared and not self._prefill.is_long(prompt)
 
-    def _run(self, ids: Tensor, positions: Tensor, packing: Packing) -> tuple[Tensor, Tensor | None]:
+    def _run(
+        self, parts: Sequence[tuple[Segmented, int, int]], packing: Packing
+    ) -> tuple[Tensor, Tensor | None]:
+        """`[tokens, hidden]` and `[tokens, width]` of parts of prompts, from a first token to a last one."""
         device = self._prefill.device
+        ids = torch.cat([torch.from_numpy(prompt.token_ids[begin:stop]) for prompt, begin, stop in parts])
+        positions = torch.cat([torch.arange(begin, stop) for _, begin, stop in parts])
         options = {"position_ids": positions[None].to(device), packed_attention.KEYWORD: packing}
         states, final = self._prefill.both(ids.long()[None].to(device), **options)
         return states[0], None if final is None else final[0]
@@ -179,8 +180,7 @@ class PackedPrefill:
         if name not in self._cached:
             keep: dict[nn.Module, KeysAndValues] = {}
             packing = Packing([0, prompt.prefix], [None], keep)
-            ids = torch.from_numpy(prompt.token_ids[: prompt.prefix])
-            hidden, final = self._run(ids, torch.arange(prompt.prefix), packing)
+            hidden, final = self._run([(prompt, 0, prompt.prefix)], packing)
             self._prefix_tokens += prompt.prefix
             # A copy: the others' memory is free again.
             last = None if final is None else final[-1].clone()

@@ -258,7 +258,7 @@ def _work(config: ScoreConfig, identity: Json, tasks: Any, events: Any) -> None:
     sent = Sent(lambda kind, value: events.put((kind, value)))
     try:
         plan = _joined(config, identity)
-        score_shards(plan, _parts(plan, iter(tasks.get, None)), sent, Summary(config.out))
+        score_shards(plan, _parts(plan, iter(tasks.get, None)), sent)
         events.put(("done", None))
     except GaincurateError as error:
         events.put(("error", error))
@@ -321,8 +321,7 @@ class _SentWhole(Sent):
 
 def _score_on_ray(identity: Json, config: ScoreConfig, worker: Worker) -> None:
     """Score the shards of a worker on Ray."""
-    sent = _SentWhole(worker.report)
-    score_shards(_joined(config, identity), worker.parts(), sent, Summary(config.out))
+    score_shards(_joined(config, identity), worker.parts(), _SentWhole(worker.report))
 
 
 def finish(plan: Plan, artifact: Artifact, summary: Summary) -> None:

@@ -168,12 +168,9 @@ class Prefill:
         config: Any = model.config
         self.config = config.get_text_config(decoder=True)
         self._site: nn.Module | None = None
-        self.norm: RMSNorm | None = None
-        """The norm that was left to whoever takes the states, or None."""
-        self.depth: int = self.config.num_hidden_layers
-        """How many layers' attention runs."""
-        self.width: int | None = None
-        """Of a final state, where those are yielded; else None."""
+        self.norm: RMSNorm | None = None  # that was left to whoever takes the states
+        self.depth: int = self.config.num_hidden_layers  # how many layers' attention runs
+        self.width: int | None = None  # of a final state, where those are yielded
         self._turn = _turn(self.config)
         if site == "mlp_input":
             self._site, self.depth = _feed_forward(model, layer), layer % self.depth + 1
@@ -213,17 +210,14 @@ class Prefill:
         Prompts are padded on the right. In a causal model nothing before a pad sees it, so no mask is
         needed and a row's values do not depend on its neighbours beyond rounding, where all or none are long.
         """
-        lengths = torch.tensor([self.stop(prompt) for prompt in prompts])
+        rows = [torch.from_numpy(prompt.token_ids[: self.stop(prompt)]).long() for prompt in prompts]
+        lengths = torch.tensor([len(row) for row in rows])
         longest = int(lengths.max())
-        ids = torch.zeros(len(prompts), longest, dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            stop = self.stop(prompt)
-            ids[row, :stop] = torch.from_numpy(prompt.token_ids[:stop])
-            # Not the padding token: some models warn of it where there is no mask.
-            ids[row, stop:] = int(prompt.token_ids[stop - 1])
+        # By the last token and not the padding token: some models warn of that where there is no mask.
+        ids = torch.stack([torch.cat([row, row[-1].expand(longest - len(row))]) for row in rows])
+        states, final = self.both(ids.to(self.device))
         # Which rows of [prompts * longest] are tokens and not padding.
         token_rows = (torch.arange(longest) < lengths[:, None]).reshape(-1).nonzero()[:, 0].to(self.device)
-        states, final = self.both(ids.to(self.device))
         packed = states.flatten(0, 1).index_select(0, token_rows)
         last = None if final is None else final.flatten(0, 1).index_select(0, token_rows)
         return PackedStates.of(packed, prompts, self.norm, last, lengths)
@@ -243,12 +237,9 @@ class Prefill:
                 raise _SiteReached
             at_site[-1] = at_site[-1].clone()  # a layer may add to its states in place
 
-        sites = [] if self._site is None else [self._site]
+        hooks = [site.register_forward_pre_hook(take, with_kwargs=True) for site in [self._site] if site]
         final: Tensor | None = None
-        with (
-            hooked(s.register_forward_pre_hook(take, with_kwargs=True) for s in sites),
-            suppress(_SiteReached),
-        ):
+        with hooked(hooks), suppress(_SiteReached):
             final = self.model(input_ids=ids, use_cache=False, **options).last_hidden_state
         wanted = None if self.width is None else final
         if self._site is None:

@@ -65,22 +65,26 @@ def one_ahead(pool: Executor, work: Callable[[T], U], items: Iterable[T]) -> Ite
         yield waiting.result()
 
 
-def score_shards(plan: Plan, shards: Iterable[Part], progress: Progress, summary: Summary) -> None:
+def score_shards(
+    plan: Plan, shards: Iterable[Part], progress: Progress, summary: Summary | None = None
+) -> None:
     """Load the model, score these shards of a run that has begun, best in ascending order, and write them.
 
     `progress` hears of shards from a thread of their own. A row that cannot be scored, where the run is not
     to skip it, is a RowError, and a prompt that alone is too much for the device a GaincurateError.
     """
     progress.loading("the model")
-    scorer = Scorer(plan, progress, summary)
+    scorer = Scorer(plan, progress)
     progress.loading("")
     written = Future[None]()
     written.set_result(None)
     with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "writer") as writer:
         for shard in one_ahead(reader, scorer.read, shards):
-            scores, facts = scorer.score(shard)
+            scorer.score(shard)
+            if summary is not None:
+                summary.count(shard.counts)
             written.result()
-            written = writer.submit(scorer.write, shard, scores, facts)
+            written = writer.submit(scorer.write, shard)
         written.result()
 
 
@@ -141,9 +145,10 @@ def segmented(plan: Plan, table: pa.Table) -> dict[int, Segmented | Unusable]:
 
 @dataclass(slots=True)
 class Shard:
-    """The rows of a shard, from row `start` of the source on, and the `tokens` computed for its scores.
+    """The rows of a shard, from row `start` of the source on. By place: prompts, scores, why a row has none.
 
-    By place: prompts, scores that other sets have, and why a row has none.
+    `taken` are the scores that other sets have, `tokens` were computed for the others, `zero_vectors` of them
+    have no direction, and `facts` are what the metadata say.
     """
 
     index: int
@@ -153,16 +158,24 @@ class Shard:
     prompts: dict[int, Segmented] = field(default_factory=dict)
     taken: dict[int, Score] = field(default_factory=dict)
     rejected: dict[int, str] = field(default_factory=dict)
+    scores: dict[int, Score] = field(default_factory=dict)
     tokens: int = 0
+    zero_vectors: int = 0
+    facts: Json = field(default_factory=dict)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The sums of what a `Progress` heard of it in `advance`."""
+        return {"units": len(self.prompts), "tokens": self.tokens, "reused": len(self.taken)}
 
 
 class Scorer:
     """A loaded model, and what it makes of shards."""
 
-    def __init__(self, plan: Plan, progress: Progress, summary: Summary) -> None:
+    def __init__(self, plan: Plan, progress: Progress) -> None:
         config, machine, model = plan.config, plan.machine, plan.model
         assert model is not None
-        self._plan, self._progress, self._summary = plan, progress, summary
+        self._plan, self._progress = plan, progress
         self._artifact, self._cursor = Artifact(config.out, SCORES), Cursor(plan.source)
         if machine.threads:
             torch.set_num_threads(machine.threads)
@@ -198,22 +211,20 @@ class Scorer:
             shard.taken = plan.reused.of(table, shard.ids, shard.prompts)
         return shard
 
-    def score(self, shard: Shard) -> tuple[dict[int, Score], Json]:
-        """Scores by place, in order, and what the shard's metadata say of its rows.
-
-        Where the device runs out of memory the shard is begun again with half the tokens in a batch.
-        """
+    def score(self, shard: Shard) -> None:
+        """Score a shard. Out of memory, it begins again with half the tokens in a batch."""
         plan = self._plan
         left = {place: prompt for place, prompt in shard.prompts.items() if place not in shard.taken}
-        budget, unusable = plan.machine.batch_tokens, dict(shard.rejected)
+        budget, unusable = plan.machine.batch_tokens, shard.rejected
         if self._forward is None and left:
             self._forward = without_padding(self._prefill, list(left.values()), self._progress, self._head)
         forward = self._forward or self._prefill
         if shard.taken:
             self._progress.advance(len(shard.taken), tokens=0, reused=len(shard.taken))
         while True:
+            shard.rejected = dict(unusable)
             try:
-                scores, zero_vectors = self._run(shard, left, forward, budget)
+                self._run(shard, left, forward, budget)
                 break
             except torch.OutOfMemoryError as error:
                 longest = max(forward.stop(prompt) for prompt in left.values())
@@ -223,54 +234,49 @@ class Scorer:
                         f"rows with --max-length {longest - 1} --on-overlong skip, or use a larger device."
                     ) from error
                 budget //= 2
-                shard.rejected = dict(unusable)
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
                 self._progress.note(
                     f"warning: out of memory; the shard from row {shard.start} starts over with "
                     f"{budget:,} tokens in a batch"
                 )
-        scores = dict(sorted({**shard.taken, **scores}.items()))
-        prompts, names, fused = shard.prompts, set[str](), forward.norm is not None
+        names, fused = set[str](), forward.norm is not None
         if plan.reused and shard.taken:
             names, fused = plan.reused.prefills, fused or plan.reused.norm_was_fused
         if left or not shard.taken:
             names = names | {forward.name}
-        facts: Json = {
-            "rows": len(scores),
+        scored = [shard.prompts[place] for place in shard.scores]
+        shard.facts = {
+            "rows": len(scored),
             "rejected": [
                 {"gc_id": shard.ids[place], "row": shard.start + place, "reason": reason}
                 for place, reason in sorted(shard.rejected.items())
             ],
-            "truncated": sum(prompts[place].truncated for place in scores),
-            "without_prefix": sum(prompts[place].prefix == 0 for place in scores),
-            "zero_vectors": zero_vectors,
+            "truncated": sum(prompt.truncated for prompt in scored),
+            "without_prefix": sum(prompt.prefix == 0 for prompt in scored),
+            "zero_vectors": shard.zero_vectors,
             "norm_was_fused": fused,
             "prefill": "+".join(sorted(names)),
         }
         if plan.reused:
-            facts["reused"] = len(shard.taken)
+            shard.facts["reused"] = len(shard.taken)
         if budget != plan.machine.batch_tokens:
-            facts["restarted_with_batch_tokens"] = budget
-        return scores, facts
+            shard.facts["restarted_with_batch_tokens"] = budget
+        shard.facts |= {"first_row": shard.start, "source_rows": len(shard.table)}
 
-    def write(self, shard: Shard, scores: dict[int, Score], facts: Json) -> None:
+    def write(self, shard: Shard) -> None:
         """Write a shard that was scored."""
         plan, index = self._plan, shard.index
-        scored = scored_table(shard.table, shard.ids, scores, self._fields)
-        facts = {**facts, "first_row": shard.start, "source_rows": len(shard.table)}
-        self._artifact.write_part(index, plan.identity, scored, facts)
-        # As `advance` had them.
-        counts = {"units": len(shard.prompts), "tokens": shard.tokens, "reused": len(shard.taken)}
-        self._progress.part(plan.config.split_run.named(index, plan.shards), shard=index, **counts)
+        scored = scored_table(shard.table, shard.ids, shard.scores, self._fields)
+        self._artifact.write_part(index, plan.identity, scored, shard.facts)
+        self._progress.part(plan.config.split_run.named(index, plan.shards), shard=index, **shard.counts)
 
-    def _run(
-        self, shard: Shard, prompts: dict[int, Segmented], forward: Forward, budget: int
-    ) -> tuple[dict[int, Score], int]:
+    def _run(self, shard: Shard, prompts: dict[int, Segmented], forward: Forward, budget: int) -> None:
+        """Score these prompts of a shard, in batches of so many tokens."""
         places = sorted(prompts)
         chosen = [prompts[place] for place in places]
-        scores: dict[int, Score] = {}
-        zero_vectors = done = tokens = 0
+        scores = dict(shard.taken)
+        done = shard.tokens = shard.zero_vectors = 0
         try:
             for batch in forward.run(chosen, budget):
                 measured = self._measure(batch.states, [chosen[i] for i in batch.places])
@@ -279,19 +285,13 @@ class Scorer:
                         self._refuse(shard, places[i], score)
                     else:
                         scores[places[i]] = score
-                        zero_vectors += zeros
-                done, tokens = done + len(batch.places), tokens + batch.tokens
-                self._count(len(batch.places), batch.tokens)
+                        shard.zero_vectors += zeros
+                done, shard.tokens = done + len(batch.places), shard.tokens + batch.tokens
+                self._progress.advance(len(batch.places), tokens=batch.tokens)
         except torch.OutOfMemoryError:
-            self._count(-done, -tokens)
+            self._progress.advance(-done, tokens=-shard.tokens)
             raise
-        shard.tokens = tokens
-        return scores, zero_vectors
-
-    def _count(self, rows: int, tokens: int) -> None:
-        self._summary.scored += rows
-        self._summary.tokens += tokens
-        self._progress.advance(rows, tokens=tokens)
+        shard.scores = dict(sorted(scores.items()))
 
     def _refuse(self, shard: Shard, place: int, reason: str, *, overlong: bool = False) -> None:
         row, gc_id, config = shard.start + place, shard.ids[place], self._plan.config

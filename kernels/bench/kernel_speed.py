@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +146,7 @@ def sweep(device: str, copy: float) -> Iterator[dict[str, Any]]:
         try:
             for blocks in [chosen, *tried]:
                 launch.BLOCKS[padded] = blocks
-                yield timed(asdict(blocks), unit_sums(shape, device, norm=norm), buffers, shape, copy)
+                yield timed(blocks._asdict(), unit_sums(shape, device, norm=norm), buffers, shape, copy)
         finally:
             launch.BLOCKS[padded] = chosen
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import gaincurate_kernels.reference as reference
-from gaincurate_kernels.values import Concentration, RMSNorm, UnitSums
+from gaincurate_kernels.reference import Concentration, RMSNorm, UnitSums
 
 Backend = Literal["auto", "triton", "torch"]
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
 from gaincurate_kernels.angle_kernels import concentration_kernel, join_chunks_kernel, unit_sums_kernel
-from gaincurate_kernels.values import Concentration, RMSNorm, UnitSums
+from gaincurate_kernels.reference import Concentration, RMSNorm, UnitSums
 
 CHUNK = 128
 """Tokens that one program sums, counted from the segment's own start: a long sample fills the device."""
 
 
-@dataclass(frozen=True, slots=True)
-class Blocks:
+class Blocks(NamedTuple):
     """How one tile of states lies in a program: `rows` tokens, `warps` warps, `stages` loads in flight."""
 
     rows: int

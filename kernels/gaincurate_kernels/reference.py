@@ -1,4 +1,4 @@
-"""Angle concentration in PyTorch: takes packed hidden states and segment bounds, yields mean cosines.
+"""Angle concentration in PyTorch, and what goes in and comes out whatever computes it.
 
 The mean cosine over all pairs of two segments is the dot product of their sums of unit vectors over the
 number of pairs, so no pairwise matrix is needed. Beside it, for the record and for tests, stand the
@@ -7,15 +7,57 @@ definition with its matrix in float64 and the formula of the released script. Kn
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
-
-from gaincurate_kernels.values import Concentration, RMSNorm, UnitSums
 
 # A float32 running sum over tens of thousands of equal vectors drifts; partial sums of this many do not.
 CHUNK = 512
 # Squares of a row outside these norms may overflow or vanish in float32.
 _PLAIN_NORMS = (1e-15, 1e15)
+
+
+@dataclass(frozen=True, slots=True)
+class RMSNorm:
+    """An RMS norm that was not applied yet: y = x / sqrt(mean(x^2) + eps) * (weight + offset).
+
+    `weight` is `[hidden]`; `offset` is 1 for models that learn the weight's distance from 1 (Gemma). The
+    scaling by the root mean square does not change a direction, so unit(y) = unit(x * (weight + offset)).
+    """
+
+    weight: Tensor
+    offset: float = 0.0
+    eps: float = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class UnitSums:
+    """Sums over segments, one row each.
+
+    `sums` `[segments, hidden]`, the sum of the tokens' unit vectors; `counts` `[segments]` int64, tokens;
+    `zeros` `[segments]` int32, how many of them are zero vectors, whose unit vector is 0. Sums are float32,
+    or float64 for float64 states.
+    """
+
+    sums: Tensor
+    counts: Tensor
+    zeros: Tensor
+
+    def rows(self, start: int, stop: int) -> UnitSums:
+        """The segments `start` to `stop`, as views."""
+        return UnitSums(self.sums[start:stop], self.counts[start:stop], self.zeros[start:stop])
+
+
+@dataclass(frozen=True, slots=True)
+class Concentration:
+    """Per sample, `[samples]` float64; NaN where undefined: an empty question (intra), an empty question
+    or prefix (inter), fewer than two question tokens (intra without the diagonal).
+    """
+
+    intra: Tensor
+    inter: Tensor
+    intra_offdiag: Tensor
 
 
 def inverse_norms(values: Tensor) -> Tensor:

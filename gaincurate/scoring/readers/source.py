@@ -78,23 +78,21 @@ class Cursor:
         if start < self._position:
             self._batches, self._rest, self._position = self._source.batches(start), None, start
         # Rows between two ranges are read over: to open a text file again is to parse it from its top.
-        for _ in self._advance(start):
-            pass
-        return pa.Table.from_batches(list(self._advance(stop)), self._source.schema)
-
-    def _advance(self, stop: int) -> Iterator[pa.RecordBatch]:
+        parts = []
         while self._position < stop:
-            batch = self._rest if self._rest is not None else next(self._batches, None)
+            batch = next(self._batches, None) if self._rest is None else self._rest
             if batch is None:
                 raise SourceError(
                     f"{self._source.name} ended at row {self._position} of {self._source.rows}: it "
                     "changed while it was read. Run again.",
                     row=self._position,
                 )
-            part = batch.slice(0, stop - self._position)
-            self._rest = batch.slice(part.num_rows) if part.num_rows < batch.num_rows else None
-            self._position += part.num_rows
-            yield part
+            count = min(batch.num_rows, stop - self._position)
+            if (before := max(0, start - self._position)) < count:
+                parts.append(batch.slice(before, count - before))
+            self._rest = batch.slice(count) if count < batch.num_rows else None
+            self._position += count
+        return pa.Table.from_batches(parts, self._source.schema)
 
 
 def open_source(data: str, *, split: str | None = None, limit: int | None = None) -> Source:
