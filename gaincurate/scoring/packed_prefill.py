@@ -57,7 +57,7 @@ class PackedPrefill:
         self._cached: OrderedDict[bytes, SharedPrefix] = OrderedDict()
         self._prefix_tokens = 0
         self._before = self._model.config._attn_implementation
-        self._products: LaidOut | None = None
+        self._layers: list[Any] = []  # that multiply from laid-out weights
         # What a few short prompts would not show.
         others = sorted(set(getattr(prefill.config, "layer_types", None) or ()) - _LAYERS)
         if others:
@@ -75,14 +75,14 @@ class PackedPrefill:
         try:
             self.take()
             self._try(prompts, plain)
-            if products := LaidOut(prefill.model):
-                self._products = products
+            if layers := layers_to_lay_out(prefill.model):
+                self._layers = layers
                 try:
-                    products.take()
+                    lay_out(layers)
                     self._try(prompts, plain)
                 except (UnsupportedAttention, *_FOREIGN):  # it reads its weights elsewhere too
-                    products.give_back()
-                    self._products, self.name = None, "packed, plain products"
+                    take_back(layers)
+                    self._layers, self.name = [], "packed, plain products"
         except BaseException as error:
             self.give_back()
             if isinstance(error, _KNOWN) or not isinstance(error, _FOREIGN):
@@ -122,14 +122,12 @@ class PackedPrefill:
         self._model.set_attn_implementation(packed_attention.NAME)
         if self._model.config._attn_implementation != packed_attention.NAME:
             raise UnsupportedAttention("it does not let its attention be exchanged")
-        if self._products is not None:
-            self._products.take()
+        lay_out(self._layers)
 
     def give_back(self) -> None:
         """The model as its authors wrote it."""
         self._model.set_attn_implementation(self._before)
-        if self._products is not None:
-            self._products.give_back()
+        take_back(self._layers)
 
     def _try(self, prompts: Sequence[Segmented], plain: Sequence[PackedStates]) -> None:
         long = list(map(self._prefill.is_long, prompts))
@@ -233,37 +231,34 @@ def _check_layers(config: Any, packing: Packing, depth: int) -> None:
         raise UnsupportedAttention("it does not say which layers have a sliding window")
 
 
-class LaidOut:
-    """The linear layers of a model, exchanged for ones that multiply from oneDNN's layout; for inference.
+def layers_to_lay_out(model: nn.Module) -> list[Any]:
+    """The linear layers of a model that can multiply from oneDNN's layout, for inference.
 
     Weights that another module uses too are left alone, and so is whatever is not just an `nn.Linear`. There
     are none where it was never measured: on another device, in another dtype than float32 and bfloat16, on a
     processor without AVX.
     """
+    uses = Counter(id(weight) for module in model.modules() for weight in module._parameters.values())
+    # A forward of a layer's own, as hooks set it, reads the weight as it was.
+    plain = [m for m in model.modules() if type(m) is nn.Linear and "forward" not in vars(m)]
+    return [layer for layer in plain if uses[id(layer.weight)] == 1 and _can_be_laid_out(layer.weight)]
 
-    def __init__(self, model: nn.Module) -> None:
-        uses = Counter(id(weight) for module in model.modules() for weight in module._parameters.values())
-        # A forward of a layer's own, as hooks set it, reads the weight as it was.
-        plain = [m for m in model.modules() if type(m) is nn.Linear and "forward" not in vars(m)]
-        self._layers: list[Any] = [m for m in plain if uses[id(m.weight)] == 1 and _can_be_laid_out(m.weight)]
 
-    def __len__(self) -> int:
-        return len(self._layers)
+def lay_out(layers: Iterable[Any]) -> None:
+    """Lay all weights out, one after the other, so that only one of them is there twice."""
+    for layer in layers:
+        if not layer.weight.is_mkldnn:
+            weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), _LAYOUT_ROWS)
+            layer.weight = nn.Parameter(weight, requires_grad=False)
+            layer.__class__ = _Linear
 
-    def take(self) -> None:
-        """Lay all weights out, one after the other, so that only one of them is there twice."""
-        for layer in self._layers:
-            if not layer.weight.is_mkldnn:
-                weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), _LAYOUT_ROWS)
-                layer.weight = nn.Parameter(weight, requires_grad=False)
-                layer.__class__ = _Linear
 
-    def give_back(self) -> None:
-        """The layers as they were, with the same bits, in parameters that are not trained."""
-        for layer in self._layers:
-            if layer.weight.is_mkldnn:
-                layer.weight = nn.Parameter(layer.weight.detach().to_dense(), requires_grad=False)
-                layer.__class__ = nn.Linear
+def take_back(layers: Iterable[Any]) -> None:
+    """The layers as they were, with the same bits, in parameters that are not trained."""
+    for layer in layers:
+        if layer.weight.is_mkldnn:
+            layer.weight = nn.Parameter(layer.weight.detach().to_dense(), requires_grad=False)
+            layer.__class__ = nn.Linear
 
 
 class _Linear(nn.Linear):

@@ -56,7 +56,20 @@ class Head:
         """The model without its head."""
         if self.decoder is whole:
             raise self._refused("it has no decoder of its own")
-        self._answerer, self._result, logits = self._probe()
+        answers: list[tuple[nn.Module, Any]] = []
+
+        def note(module: nn.Module, _: Any, result: Any) -> None:
+            if isinstance(getattr(result, "last_hidden_state", None), Tensor):
+                answers.append((module, result))
+
+        inner = (module for module in whole.modules() if module is not whole)
+        with torch.inference_mode(), hooked(module.register_forward_hook(note) for module in inner):
+            result = whole(input_ids=torch.tensor([[0, 1]], device=self._device), use_cache=False)
+        logits = getattr(result, "logits", None)
+        if not answers or not isinstance(logits, Tensor):
+            raise self._refused("it does not say where its layers end")
+        # The head is given the result of the outermost one, which answers last and is not always the decoder.
+        self._answerer, self._result = answers[-1]
         self.rows = max(1, memory * 2**20 // (logits.shape[-1] * ENTRY_BYTES))
         """The most tokens in a chunk."""
 
@@ -94,23 +107,6 @@ class Head:
             off = _gap(logits, expected)
             if not off <= _TOLERANCES[expected.dtype]:
                 raise self._refused(f"logits differ from a plain forward's by {off:.1e}")
-
-    @torch.inference_mode()
-    def _probe(self) -> tuple[nn.Module, Any, Tensor]:
-        """The module whose result the head is given (the outermost), its result, and logits of two tokens."""
-        answers: list[tuple[nn.Module, Any]] = []
-
-        def note(module: nn.Module, _: Any, result: Any) -> None:
-            if isinstance(getattr(result, "last_hidden_state", None), Tensor):
-                answers.append((module, result))
-
-        inner = [module for module in self._whole.modules() if module is not self._whole]
-        with hooked(module.register_forward_hook(note) for module in inner):
-            result = self._whole(input_ids=torch.tensor([[0, 1]], device=self._device), use_cache=False)
-        logits = getattr(result, "logits", None)
-        if not answers or not isinstance(logits, Tensor):
-            raise self._refused("it does not say where its layers end")
-        return *answers[-1], logits
 
     def _refused(self, reason: str) -> ModelError:
         return ModelError(

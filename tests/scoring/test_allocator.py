@@ -38,7 +38,7 @@ _PRODUCTS = """
 import torch
 from torch import nn
 from gaincurate.scoring.worker import settle_memory
-from gaincurate.scoring.packed_prefill import LaidOut
+from gaincurate.scoring.packed_prefill import lay_out, layers_to_lay_out
 settle_memory()
 
 def resident():
@@ -46,7 +46,7 @@ def resident():
         return int(file.read().split()[1]) * 4096 // 2**20
 
 layer = nn.Linear(256, 1024)
-LaidOut(layer).take()
+lay_out(layers_to_lay_out(layer))
 found = []
 with torch.inference_mode():
     for rows in range(100, 700):

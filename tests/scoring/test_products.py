@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import tiny
 from bench.score_speed import made_up_prompts
 from gaincurate.scoring import packed_prefill
-from gaincurate.scoring.packed_prefill import LaidOut, PackedPrefill
+from gaincurate.scoring.packed_prefill import PackedPrefill, lay_out, layers_to_lay_out, take_back
 from gaincurate.scoring.prefill import Prefill
 from gaincurate.scoring.signals import angle_scores
 
@@ -49,9 +49,9 @@ def test_a_product_is_that_of_float64_and_comes_again_with_the_same_bits(
     if layout == "expanded":
         states = states[..., :1].expand(*shape, into)
     expected = states.double() @ layer.weight.double().T + (layer.bias.double() if bias else 0)
-    laid_out = LaidOut(layer)
-    assert len(laid_out) == 1
-    laid_out.take()
+    layers = layers_to_lay_out(layer)
+    assert layers == [layer]
+    lay_out(layers)
     with torch.inference_mode():
         found = layer(states)
         assert found.shape == expected.shape
@@ -66,12 +66,9 @@ def test_weights_come_back_with_their_bits(shape: tuple[int, int], dtype: Any) -
     layer = linear(shape[1], shape[0], bias=True, dtype=dtype)
     before, states = layer.weight.detach().clone(), torch.randn(3, shape[1]).to(dtype)
     expected = layer(states)
-    laid_out = LaidOut(layer)
-    for _ in range(2):  # asked twice is as good as once
-        laid_out.take()
-        laid_out.take()
-        laid_out.give_back()
-        laid_out.give_back()
+    layers = layers_to_lay_out(layer)
+    for change in (lay_out, lay_out, take_back, take_back) * 2:  # asked twice is as good as once
+        change(layers)
     assert type(layer) is nn.Linear
     assert torch.equal(layer.weight, before)
     assert torch.equal(layer(states), expected)
@@ -100,8 +97,7 @@ class Tied(nn.Module):
 @needs_avx
 def test_only_a_plain_linear_layer_with_a_weight_of_its_own_is_exchanged() -> None:
     model = Tied()
-    laid_out = LaidOut(model)
-    laid_out.take()
+    lay_out(layers_to_lay_out(model))
     kinds = {name: type(module) for name, module in model.named_children()}
     exchanged = kinds.pop("plain")
     assert exchanged is not nn.Linear
@@ -119,11 +115,7 @@ def test_where_it_cannot_be_nothing_is_exchanged(reason: str, monkeypatch: pytes
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
     else:
         monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace() if reason == "operators" else refusing)
-    layer = linear(4, 4, bias=True)
-    laid_out = LaidOut(layer)
-    assert len(laid_out) == 0
-    laid_out.take()
-    assert type(layer) is nn.Linear
+    assert layers_to_lay_out(linear(4, 4, bias=True)) == []
 
 
 def scores(forward: Any, rows: Any) -> list[float]:
@@ -159,14 +151,13 @@ def test_a_model_that_does_not_bear_them_runs_without(wrong: Any, monkeypatch: p
             raise wrong("could not create a primitive")
         return nn.functional.linear(states, self.weight.to_dense()) * 1.01
 
-    take = LaidOut.take
-
-    def broken_take(self: LaidOut) -> None:
-        take(self)
-        raise RuntimeError("could not create a primitive")
+    def broken_layout(layers: Any) -> None:
+        lay_out(layers)
+        if layers:
+            raise RuntimeError("could not create a primitive")
 
     if wrong == "not laid out":
-        monkeypatch.setattr(LaidOut, "take", broken_take)
+        monkeypatch.setattr(packed_prefill, "lay_out", broken_layout)
     else:
         monkeypatch.setattr(packed_prefill._Linear, "forward", broken)
     model = tiny.model(transformers.LlamaConfig(**tiny.COMMON)).base_model

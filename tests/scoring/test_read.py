@@ -197,11 +197,11 @@ def test_ascending_ranges_of_a_cursor_are_slices_in_one_pass(source: Source, poi
     opened: list[int] = []
 
     def counted(reader: Reader) -> Reader:
-        def batches(schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
+        def raw(skip: int) -> Iterator[pa.RecordBatch]:
             opened.append(skip)
-            yield from reader.batches(schema, skip)
+            yield from reader.raw(skip)
 
-        return replace(reader, batches=batches)
+        return replace(reader, raw=raw)
 
     cursor = Cursor(replace(source, readers=tuple(map(counted, source.readers))))
     ordered = sorted(points)

@@ -24,7 +24,7 @@ from gaincurate.core.files import digest_files, digest_json
 from gaincurate.core.scored_set import SCORES
 from gaincurate.core.store import Remote, fetch_data, located
 from gaincurate.errors import SourceError, read_error
-from gaincurate.scoring.readers.files import BATCH_ROWS, Reader, open_file, unreadable_as
+from gaincurate.scoring.readers.files import BATCH_ROWS, Reader, open_file, refused, unreadable_as
 
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet", ".arrow", ".csv", ".csv.gz")
 _SPLITS = {"train", "test", "validation", "valid", "val", "dev", "eval"}
@@ -151,12 +151,10 @@ def _named(data: str, split: str | None) -> list[Path]:
         raise SourceError(f"{data} does not exist. A data set on the Hub is owner/name.", data=data)
     for path in paths:
         if not path.name.endswith(SUFFIXES):
-            raise SourceError(
-                f"{path}: cannot tell the format from its name; the endings read are {', '.join(SUFFIXES)}.",
-                path=str(path),
-            )
+            why = f"cannot tell the format from its name; the endings read are {', '.join(SUFFIXES)}"
+            raise refused(path, f": {why}.")
         if not path.stat().st_size:
-            raise SourceError(f"{path} is empty.", path=str(path))
+            raise refused(path, " is empty.")
     if split is not None:
         raise SourceError(
             f"--split {split} chooses within a folder or data set; {data} names its files. Leave it out.",
@@ -186,7 +184,7 @@ def _folder(folder: Path, split: str | None) -> list[Path]:
     elif split is None and len(splits - {None}) > 1:
         why = f"holds several splits ({listed}); choose one with --split"
     if why:
-        raise SourceError(f"{folder} {why}.", path=str(folder))
+        raise refused(folder, f" {why}.")
     return chosen
 
 
@@ -203,11 +201,8 @@ def _one_schema(data: str, readers: tuple[Reader, ...]) -> pa.Schema:
         try:
             schema = pa.unify_schemas([schema, reader.schema], promote_options="permissive")
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise SourceError(
-                f"{reader.path} does not fit the files before it: {one_line(error)}. Score them apart, or "
-                "make their columns alike.",
-                path=str(reader.path),
-            ) from error
+            why = f" does not fit the files before it: {one_line(error)}"
+            raise refused(reader.path, f"{why}. Score them apart, or make their columns alike.") from error
     # A column that a part lacks is null there, whatever the others say.
     lacking = {name for name in schema.names for reader in readers if name not in reader.schema.names}
     fields = [field.with_nullable(True) if field.name in lacking else field for field in schema]
@@ -252,9 +247,11 @@ def _from_datasets(data: str, split: str | None) -> tuple[Reader, str]:
         for batch in ipc_batches(path, refuse)[1]:
             validate(batch, path, refuse)
 
-    def batches(schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
+    schema = loaded.features.arrow_schema
+
+    def batches(skip: int) -> Iterator[pa.RecordBatch]:
         for table in loaded.skip(skip).with_format("arrow").iter(BATCH_ROWS):
             yield from table.cast(schema).combine_chunks().to_batches()
 
     fingerprint = [loaded._fingerprint, digest_files(files)] if saved else [data, split, loaded._fingerprint]
-    return Reader(Path(data), loaded.features.arrow_schema, len(loaded), batches), digest_json(fingerprint)
+    return Reader(Path(data), schema, len(loaded), batches), digest_json(fingerprint)
