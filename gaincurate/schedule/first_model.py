@@ -14,7 +14,7 @@ from gaincurate.core.artifact import EXECUTION, Json
 from gaincurate.core.files import log_lines
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.errors import GaincurateError, ModelError
-from gaincurate.scoring.model_files import find_model, hub_model
+from gaincurate.scoring.model import find_model, hub_model
 
 
 def recorded_model(folder: Path) -> str | None:

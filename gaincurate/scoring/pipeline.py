@@ -36,7 +36,7 @@ from gaincurate.core.stats import spearman
 from gaincurate.errors import GaincurateError, InputError, OutputError, StorageError, refused_by_the_system
 from gaincurate.scoring.config import ScoreConfig
 from gaincurate.scoring.ids import RECORD, write_ids
-from gaincurate.scoring.model_files import place_of
+from gaincurate.scoring.model import place_of
 from gaincurate.scoring.plan import Machine, Plan, Summary, make_plan, open_data
 from gaincurate.scoring.readers.source import Cursor
 from gaincurate.scoring.reuse import differences

@@ -28,8 +28,14 @@ from gaincurate.core.source_columns import find_columns
 from gaincurate.core.store import Remote, located
 from gaincurate.errors import InputError, ModelError
 from gaincurate.scoring.config import DEVICE, MachineConfig, ScoreConfig
-from gaincurate.scoring.model import gguf_doubt, load_config, load_tokenizer, tokenizer_fingerprint
-from gaincurate.scoring.model_files import ModelFiles, find_model
+from gaincurate.scoring.model import (
+    ModelFiles,
+    find_model,
+    gguf_doubt,
+    load_config,
+    load_tokenizer,
+    tokenizer_fingerprint,
+)
 from gaincurate.scoring.readers.source import Source, open_source
 from gaincurate.scoring.reuse import Reused
 from gaincurate.scoring.segment import RULE, Segmenter

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from gaincurate.core.files import digest_bytes
 from gaincurate.core.prompts import Message, PromptProblem, Tool, with_additions
 from gaincurate.errors import ModelError
-from gaincurate.scoring.model_files import is_failure
+from gaincurate.scoring.model import is_failure
 
 RULE = "last-user-message-stripped/1"
 """The name of this way to cut, in the identity."""

@@ -181,7 +181,7 @@ class Scorer:
             torch.set_num_threads(machine.threads)
         if machine.type == "cpu":
             settle_memory()
-        auto = transformers.AutoModelForCausalLM if config.needs_head else transformers.AutoModel
+        auto = transformers.AutoModelForCausalLM if config.needs_head else None
         device, dtype = machine.devices[0], machine.dtype
         whole = load_model(model.files, model.config, device=device, dtype=dtype, auto=auto)
         self._head = Head(whole) if config.needs_head else None

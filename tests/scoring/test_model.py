@@ -15,13 +15,13 @@ from safetensors.torch import load_file, save_file
 import tiny
 from gaincurate.errors import ModelError
 from gaincurate.scoring.model import (
+    ModelFiles,
     find_model,
     load_config,
     load_model,
     load_tokenizer,
     tokenizer_fingerprint,
 )
-from gaincurate.scoring.model_files import ModelFiles
 from gaincurate.scoring.segment import Segmenter
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 5\n"

@@ -94,7 +94,7 @@ def open_file(path: Path) -> Reader:
     return _open_csv(path) if name.endswith(".csv") else _open_json(path)
 
 
-def refused(path: Path, why: str, **data: Any) -> SourceError:
+def refused(path: Path | str, why: str, **data: Any) -> SourceError:
     """The error for a data file; its sentence begins with the file's path."""
     return SourceError(f"{path}{why}", path=str(path), **data)
 

@@ -129,7 +129,7 @@ def open_source(data: str, *, split: str | None = None, limit: int | None = None
         raise read_error(Path(error.filename or name), error) from error
     rows = sum(reader.rows for reader in readers)
     if rows == 0:
-        raise SourceError(f"{data} holds no rows.", data=data)
+        raise refused(data, " holds no rows.")
     return Source(data, _one_schema(data, readers), min(rows, limit or rows), fingerprint, readers)
 
 
@@ -141,14 +141,12 @@ def _named(data: str, split: str | None) -> list[Path]:
     elif any(c in data for c in "*?["):
         paths = sorted(Path(p) for p in glob.glob(data, recursive=True) if Path(p).is_file())
         if not paths:
-            raise SourceError(f"no file matches {data!r}.", data=data)
+            raise SourceError(f"no file matches {data!r}.", path=data)
     elif os.path.lexists(path):
-        raise SourceError(
-            f"{data} is no regular file, nor a link to one. Data is read more than once: write it to a file.",
-            data=data,
-        )
+        why = "is no regular file, nor a link to one. Data is read more than once: write it to a file"
+        raise refused(data, f" {why}.")
     else:
-        raise SourceError(f"{data} does not exist. A data set on the Hub is owner/name.", data=data)
+        raise refused(data, " does not exist. A data set on the Hub is owner/name.")
     for path in paths:
         if not path.name.endswith(SUFFIXES):
             why = f"cannot tell the format from its name; the endings read are {', '.join(SUFFIXES)}"
@@ -157,8 +155,7 @@ def _named(data: str, split: str | None) -> list[Path]:
             raise refused(path, " is empty.")
     if split is not None:
         raise SourceError(
-            f"--split {split} chooses within a folder or data set; {data} names its files. Leave it out.",
-            data=data,
+            f"--split {split} chooses within a folder or data set; {data} names its files. Leave it out."
         )
     return paths
 
@@ -193,7 +190,7 @@ def _one_schema(data: str, readers: tuple[Reader, ...]) -> pa.Schema:
     for names in (reader.schema.names for reader in readers):
         if len(set(names)) < len(names):
             repeated = next(name for name in names if names.count(name) > 1)
-            raise SourceError(f"{data} has two columns named {repeated!r}; rename one.", data=data)
+            raise refused(data, f" has two columns named {repeated!r}; rename one.")
     schema = readers[0].schema
     for reader in readers[1:]:
         if reader.schema.equals(schema):
@@ -216,8 +213,7 @@ def _from_datasets(data: str, split: str | None) -> tuple[Reader, str]:
     except ImportError as error:
         raise SourceError(
             f"reading {data} needs the package datasets: `pip install datasets`, or give a .parquet, "
-            ".jsonl, .arrow or .csv file.",
-            data=data,
+            ".jsonl, .arrow or .csv file."
         ) from error
     saved = Path(data).is_dir()
     name, _, revision = data.partition("@")
@@ -233,13 +229,13 @@ def _from_datasets(data: str, split: str | None) -> tuple[Reader, str]:
             loaded = datasets.load_dataset(name, config or None, revision=revision or None)
     except (*known, datasets.exceptions.DatasetsError) as error:
         # Its own sentence names the cause: absent, private, damaged, made by a script.
-        raise SourceError(f"{data} {what}: {one_line(error)}", data=data) from error
+        raise refused(data, f" {what}: {one_line(error)}") from error
     if isinstance(loaded, dict):
         if split is None and len(loaded) == 1:
             [split] = loaded
         elif split not in loaded:
             asked = f"no split {split!r}" if split else "several splits"
-            raise SourceError(f"{data} has {asked}; choose one with --split: {', '.join(loaded)}.", data=data)
+            raise refused(data, f" has {asked}; choose one with --split: {', '.join(loaded)}.")
         loaded = loaded[split]
     files = sorted({Path(entry["filename"]) for entry in loaded.cache_files})
     for path in files:  # the library maps these files and believes them
