@@ -328,7 +328,7 @@ def _gguf_pretokenizer(path: Path) -> str:
 
 
 def load_model(files: ModelFiles, config: Any, *, device: str, dtype: str, auto: Any = None) -> Any:
-    """The model in evaluation mode on `device`, without its head or as `auto`, a class of transformers, has it.
+    """The model in evaluation mode on `device`, without its head or as `auto`, transformers' class, has it.
 
     Weights that cannot be read, or of which some that the model needs are not there, are a ModelError.
     """

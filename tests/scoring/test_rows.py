@@ -35,10 +35,8 @@ CHAT = [{"role": "system", "content": "Be exact."}, *QUESTION]
 def tool(name: str, **parameters: Any) -> Row:
     properties = {key: {"type": "string", **value} for key, value in parameters.items()}
     schema = {"type": "object", "properties": properties, "required": list(parameters)}
-    return {
-        "type": "function",
-        "function": {"name": name, "description": f"does {name}", "parameters": schema},
-    }
+    function = {"name": name, "description": f"does {name}", "parameters": schema}
+    return {"type": "function", "function": function}
 
 
 def call(name: str, **arguments: Any) -> list[Row]:
@@ -52,7 +50,15 @@ def call(name: str, **arguments: Any) -> list[Row]:
     ]
 
 
+def user(*content: Any) -> list[Row]:
+    """A question, or one in parts."""
+    return [{"role": "user", "content": content[0] if len(content) == 1 else list(content)}]
+
+
 MUL, WEATHER = tool("mul", a={}, b={}), tool("weather", city={"enum": ["Lyon", "Bonn"]})
+ONE, TWO = tool("f", x={"default": 1}), tool("f", x={"default": "one", "enum": ["one", 2, None]})
+GYM_TOOL = {"type": "function", **MUL["function"]}
+DEEP = {"x": "one", "deep": {"y": [1, "a"], "z": None}}
 # Each set: rows as a file has them, and the messages and tools that a trainer renders for each row.
 SETS: dict[str, tuple[list[Row], list[tuple[list[Row], list[Row] | None]]]] = {
     "a list of schemas": (
@@ -68,39 +74,16 @@ SETS: dict[str, tuple[list[Row], list[tuple[list[Row], list[Row] | None]]]] = {
         [(QUESTION, [MUL]), (QUESTION, None)],
     ),
     "schemas of unlike types": (
-        [
-            {"prompt": QUESTION, "tools": [tool("f", x={"default": 1})]},
-            {"prompt": QUESTION, "tools": [tool("f", x={"default": "one", "enum": ["one", 2, None]})]},
-        ],
-        [
-            (QUESTION, [tool("f", x={"default": 1})]),
-            (QUESTION, [tool("f", x={"default": "one", "enum": ["one", 2, None]})]),
-        ],
+        [{"prompt": QUESTION, "tools": [ONE]}, {"prompt": QUESTION, "tools": [TWO]}],
+        [(QUESTION, [ONE]), (QUESTION, [TWO])],
     ),
-    "a text prompt": (
-        [{"question": "How many?", "tools": [MUL]}],
-        [([{"role": "user", "content": "How many?"}], [MUL])],
-    ),
+    "a text prompt": ([{"question": "How many?", "tools": [MUL]}], [(user("How many?"), [MUL])]),
     "NeMo Gym": (
-        [
-            {
-                "responses_create_params": {
-                    "input": CHAT,
-                    "tools": [{"type": "function", **MUL["function"]}],
-                },
-                "question": "another text",
-                "expected_answer": "1",
-            }
-        ],
+        [{"responses_create_params": {"input": CHAT, "tools": [GYM_TOOL]}, "question": "another text"}],
         [(CHAT, [MUL])],
     ),
     "NeMo Gym with a mixed list inside": (
-        [
-            {
-                "responses_create_params": {"input": CHAT, "metadata": [[0, 4, "Process"]]},
-                "expected_answer": "1",
-            }
-        ],
+        [{"responses_create_params": {"input": CHAT, "metadata": [[0, 4, "Process"]]}}],
         [(CHAT, None)],
     ),
     "a column beside the prompt": (
@@ -116,28 +99,24 @@ SETS: dict[str, tuple[list[Row], list[tuple[list[Row], list[Row] | None]]]] = {
         [(call("mul", a=3, b=18), None), (call("weather", city="Lyon"), None), (call("now"), None)],
     ),
     "calls of unlike types": (
-        [{"prompt": call("f", x=1)}, {"prompt": call("f", x="one", deep={"y": [1, "a"], "z": None})}],
-        [(call("f", x=1), None), (call("f", x="one", deep={"y": [1, "a"], "z": None}), None)],
+        [{"prompt": call("f", x=1)}, {"prompt": call("f", **DEEP)}],
+        [(call("f", x=1), None), (call("f", **DEEP), None)],
     ),
     "chats as JSON text": (
         [{"prompt": json.dumps(CHAT)}, {"prompt": json.dumps(call("mul", a=None, b=2))}],
         [(CHAT, None), (call("mul", a=None, b=2), None)],
     ),
     "content in parts": (
-        [{"prompt": [{"role": "user", "content": [{"type": "text", "text": t} for t in ("How ", "many?")]}]}],
-        [([{"role": "user", "content": "How many?"}], None)],
+        [{"prompt": user(*({"type": "text", "text": text} for text in ("How ", "many?")))}],
+        [(user("How many?"), None)],
     ),
     "content in parts and as text": (
         [
-            {"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "How?"}]},
-            {"prompt": [{"role": "user", "content": [{"type": "input_text", "text": "How?"}]}]},
-            {"prompt": [{"role": "user", "content": ["How", "?"]}]},
+            {"prompt": [{"role": "system", "content": "s"}, *user("How?")]},
+            {"prompt": user([{"type": "input_text", "text": "How?"}])},
+            {"prompt": user("How", "?")},
         ],
-        [
-            ([{"role": "system", "content": "s"}, {"role": "user", "content": "How?"}], None),
-            ([{"role": "user", "content": "How?"}], None),
-            ([{"role": "user", "content": "How?"}], None),
-        ],
+        [([{"role": "system", "content": "s"}, *user("How?")], None), *[(user("How?"), None)] * 2],
     ),
 }
 
@@ -188,10 +167,7 @@ def test_a_score_is_of_the_prompt_that_the_template_makes(case: str, tmp_path: P
 
 
 def test_rollouts_are_of_the_prompt_with_its_tools(tmp_path: Path, model: Path) -> None:
-    rows: list[Row] = [
-        {"prompt": QUESTION, "tools": [MUL], "answer": "1"},
-        {"prompt": call("f", x=1), "tools": []},
-    ]
+    rows = [{"prompt": QUESTION, "tools": [MUL], "answer": "1"}, {"prompt": call("f", x=1), "tools": []}]
     prompts = read_prompts(scored(tmp_path, rows, model), range(2), None)
     given: dict[str, Any] = {"scored": tmp_path / "set", "out": tmp_path / "o", "verifier": "exact"}
     given["model"] = str(model)
@@ -206,12 +182,9 @@ REFUSED: dict[str, tuple[list[Any], str]] = {
         ["How many?", json.dumps(CHAT)],
         "row 1 .*a chat as JSON text, and the first",
     ),
-    "a Python list": (
-        ["[{'role': 'user', 'content': 'How?'}]"],
-        "row 0 .*the text of a Python list of messages",
-    ),
+    "a Python list": ([str(user("How?"))], "row 0 .*the text of a Python list of messages"),
     "a picture": (
-        [[{"role": "user", "content": [{"type": "image", "image": "a.png"}]}]],
+        [user([{"type": "image", "image": "a.png"}])],
         r"row 0 .*message 0 has content that is not text \(a part of type 'image'\)",
     ),
 }
@@ -288,9 +261,7 @@ def test_json_text_of_an_object_that_ends_is_refused_with_its_row(tmp_path: Path
     columns = found(rows, tmp_path)
     table = open_source(str(tmp_path / "rows.jsonl")).first()
     assert column_values(table.slice(0, 2), str(columns.answer)) == ["7", None]
-    with pytest.raises(
-        SourceError, match=r"row 2 \(from 0\): column 'reward_model' holds JSON objects as text"
-    ):
+    with pytest.raises(SourceError, match=r"row 2 .*: column 'reward_model' holds JSON objects as text"):
         column_values(table, str(columns.answer))
 
 
@@ -316,10 +287,8 @@ def test_lists_and_objects_of_mixed_types_are_kept_as_json_text(case: str, tmp_p
     "write", [tiny.write_jsonl, lambda path, rows: pq.write_table(pa.Table.from_pylist(rows), path)]
 )
 def test_ids_are_of_messages(write: Callable[[Path, list[Row]], Any], tmp_path: Path, model: Path) -> None:
-    ids = []
-    for number, prompt in enumerate(
-        (CHAT, json.dumps(CHAT), [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in CHAT])
-    ):
+    ids, parts = [], [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in CHAT]
+    for number, prompt in enumerate((CHAT, json.dumps(CHAT), parts)):
         folder = tmp_path / str(number)
         folder.mkdir()
         data = folder / ("rows.jsonl" if write is tiny.write_jsonl else "rows.parquet")

@@ -81,10 +81,8 @@ def test_a_rows_own_system_message_is_kept_before_the_examples_unless_overridden
     kept = made.decode(one(Segmenter(made, shots=SHOTS), own).token_ids)
     assert kept.startswith("<|im_start|>system\nOwn.<|im_end|>\n<|im_start|>user\nWhat is 1 + 1?")
     assert "add --system-override" in reason(Segmenter(made, system="Ours."), own)
-    replaced = one(Segmenter(made, system="Ours.", system_override=True), own)
-    assert made.decode(replaced.token_ids).startswith(
-        "<|im_start|>system\nOurs.<|im_end|>\n<|im_start|>user\n3?"
-    )
+    replaced = made.decode(one(Segmenter(made, system="Ours.", system_override=True), own).token_ids)
+    assert replaced.startswith("<|im_start|>system\nOurs.<|im_end|>\n<|im_start|>user\n3?")
 
 
 @pytest.mark.parametrize(
@@ -103,22 +101,14 @@ def test_a_prompt_without_question_has_the_reason(messages: list[dict[str, Any]]
     assert reason(Segmenter(made), messages) == expected
 
 
+PLAIN = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
+AFTER = "{% if '/no_think' in messages[-1].content %}{{ '<think></think>' }}{% endif %}"
+BEFORE = "{% if 'prove' in messages[-1].content %}{{ 'Proof. ' }}{% endif %}"
+
+
 @pytest.mark.parametrize(
     ("template", "question", "tail"),
-    [
-        (
-            "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
-            "{% if '/no_think' in messages[-1].content %}{{ '<think></think>' }}{% endif %}",
-            "What is 2? /no_think",
-            "\n<think></think>",
-        ),
-        (
-            "{% if 'prove' in messages[-1].content %}{{ 'Proof. ' }}{% endif %}"
-            "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}",
-            "prove it",
-            "\n",
-        ),
-    ],
+    [(PLAIN + AFTER, "What is 2? /no_think", "\n<think></think>"), (BEFORE + PLAIN, "prove it", "\n")],
     ids=["what follows", "what stands before"],
 )
 def test_a_switch_in_the_content_does_not_hide_the_question(template: str, question: str, tail: str) -> None:
@@ -133,15 +123,10 @@ def test_a_switch_in_the_content_does_not_hide_the_question(template: str, quest
         assert after.strip() == tail.strip()
 
 
-@pytest.mark.parametrize(
-    ("template", "expected"),
-    [
-        ("{% for m in messages %}{{ m.content }} again {{ m.content }}{% endfor %}", "stands 2 times"),
-        ("{{ 'nothing of it' }}", "the chat template rewrites it"),
-    ],
-)
-def test_a_template_that_repeats_or_drops_the_question_is_refused(template: str, expected: str) -> None:
-    assert expected in reason(Segmenter(templates.byte_level(template)), user("What is 2?"))
+def test_a_template_that_repeats_or_drops_the_question_is_refused() -> None:
+    twice = "{% for m in messages %}{{ m.content }} again {{ m.content }}{% endfor %}"
+    for template, expected in [(twice, "stands 2 times"), ("{{ 'no' }}", "the chat template rewrites it")]:
+        assert expected in reason(Segmenter(templates.byte_level(template)), user("What is 2?"))
 
 
 def test_a_long_prompt_is_refused_or_loses_the_questions_end() -> None:
@@ -174,14 +159,12 @@ def test_a_limit_stored_in_the_tokenizer_cuts_nothing() -> None:
 
 def test_the_fingerprint_changes_with_all_that_changes_the_rendering() -> None:
     made = templates.byte_level(BY_NAME["llama3"].template)
-    options: list[dict[str, Any]] = [
-        {"template_kwargs": {"date_string": "1 Jan 2025"}},
-        {"template_kwargs": {"date_string": "2 Jan 2025"}},
-        {"template_kwargs": {"date_string": "1 Jan 2025"}, "system": "Be brief."},
-        {"template_kwargs": {"date_string": "1 Jan 2025"}, "shots": SHOTS},
-    ]
-    assert len({Segmenter(made, **o).fingerprint for o in options}) == 4
-    assert Segmenter(made, **options[0]).fingerprint == Segmenter(made, **options[0]).fingerprint
+    options: list[dict[str, Any]] = [{}, {}, {"system": "Be brief."}, {"shots": SHOTS}]
+    first = {"template_kwargs": {"date_string": "1 Jan 2025"}}
+    prints = [Segmenter(made, **first, **o).fingerprint for o in options]
+    prints.append(Segmenter(made, template_kwargs={"date_string": "2 Jan 2025"}).fingerprint)
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 4
 
 
 @pytest.mark.parametrize(
