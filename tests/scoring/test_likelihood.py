@@ -21,13 +21,10 @@ from gaincurate.scoring.prefill import PackedStates, Prefill, Site
 from gaincurate.scoring.segment import Segmented
 from gaincurate.scoring.signals import Head, _measured, angle_scores, embeddings, likelihoods
 
+GEMMA2 = next(a for a in ARCHITECTURES if a.kind == "gemma2")
 # Heads that do more than multiply; each of these changes the logits by much.
 HEADS = [
-    replace(
-        next(a for a in ARCHITECTURES if a.kind == "gemma2"),
-        options={"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 8, "final_logit_softcapping": 2.0},
-        label="gemma2_capped",
-    ),
+    replace(GEMMA2, options={**GEMMA2.options, "final_logit_softcapping": 2.0}, label="gemma2_capped"),
     Architecture("granite", options={"logits_scaling": 5.0}),
     Architecture("cohere", "input_layernorm", options={"logit_scale": 0.3}),
     Architecture("llama", options={"tie_word_embeddings": True}, label="llama_tied"),
@@ -54,13 +51,10 @@ def plain_means(kind: Architecture, whole: Any, rows: Sequence[Segmented]) -> li
     """What the last norm makes of each question, averaged: one prompt at a time, whole, in float64 where torch has it."""
     experts = any("expert" in name for name, _ in whole.named_modules())  # grouped products are in float32
     exact, seen = whole if experts else copy.deepcopy(whole).double(), list[torch.Tensor]()
-    handle = exact.base_model.get_submodule(kind.final).register_forward_hook(
-        lambda _m, _a, out: seen.append(out)
-    )
-    for row in rows:
-        with torch.no_grad():
+    last = exact.base_model.get_submodule(kind.final)
+    with torch.no_grad(), last.register_forward_hook(lambda _m, _a, out: seen.append(out)):
+        for row in rows:
             exact(input_ids=torch.from_numpy(row.token_ids).long()[None])
-    handle.remove()
     return [out[0, row.prefix : row.end].mean(0).numpy() for row, out in zip(rows, seen, strict=True)]
 
 
@@ -157,10 +151,8 @@ def test_what_is_not_finite_is_none_and_its_neighbours_are_as_they_were() -> Non
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_sums_over_a_large_vocabulary_are_those_of_float64(dtype: torch.dtype) -> None:
-    generator = torch.Generator().manual_seed(0)
-    logits = (torch.randn(5, 151_936, generator=generator) * torch.tensor([[0.0], [1], [4], [12], [1]])).to(
-        dtype
-    )
+    generator, scales = torch.Generator().manual_seed(0), torch.tensor([[0.0], [1], [4], [12], [1]])
+    logits = (torch.randn(5, 151_936, generator=generator) * scales).to(dtype)
     logits[4, 7] = 60  # nearly certain
     tokens = torch.tensor([3, 0, 150_000, 5, 7])
     share = torch.log_softmax(logits.double(), -1)
