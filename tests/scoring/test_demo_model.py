@@ -52,20 +52,12 @@ def prompts(tokenizer: Any, questions: list[str]) -> list[Segmented]:
 @pytest.mark.slow
 def test_scores_of_real_prompts_equal_float64_double_loops(model: Any, prompts: list[Segmented]) -> None:
     assert len(prompts) == 50
-    sites: dict[Site, Any] = {
-        "mlp_input": model.layers[-1].post_attention_layernorm,
-        "final_norm": model.norm,
-    }
+    last = model.layers[-1].post_attention_layernorm
+    sites: dict[Site, Any] = {"mlp_input": last, "final_norm": model.norm}
     for site, norm in sites.items():
-        expected = [
-            loops(states, prompt.prefix)
-            for first in range(0, 50, 10)
-            for prompt, states in zip(
-                prompts[first : first + 10],
-                plain_states(model, norm, prompts[first : first + 10]),
-                strict=True,
-            )
-        ]
+        tens = [prompts[first : first + 10] for first in range(0, 50, 10)]
+        states = [rows for ten in tens for rows in plain_states(model, norm, ten)]
+        expected = [loops(rows, prompt.prefix) for rows, prompt in zip(states, prompts, strict=True)]
         for batch in Prefill(model, site=site).run(prompts, 2048):
             chosen = [prompts[place] for place in batch.places]
             for place, (score, _) in zip(batch.places, angle_scores(batch.states, chosen), strict=True):

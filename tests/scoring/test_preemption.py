@@ -23,12 +23,8 @@ def command(data: Path, model: Path, out: Path, *more: object) -> list[str]:
 
 def preempted(arguments: list[str], number: signal.Signals, *, whole_step: bool) -> tuple[int, list[str]]:
     """Send the signal after the first shard: to the process, or as Slurm does to all of its step."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gaincurate", *arguments],
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    command = [sys.executable, "-m", "gaincurate", *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stderr is not None
     lines = []
     for line in process.stderr:

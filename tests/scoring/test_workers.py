@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -52,9 +52,7 @@ def test_a_worker_that_is_done_ends_by_itself(
 ) -> None:
     """Else what it had registered is left behind, and Python warns of that."""
     lived = []
-    monkeypatch.setattr(
-        "multiprocessing.context.SpawnProcess.terminate", lambda worker: lived.append(worker.is_alive())
-    )
+    monkeypatch.setattr(SpawnProcess, "terminate", lambda worker: lived.append(worker.is_alive()))
     assert run(*command(data, tiny_model, tmp_path / "out", "--workers", "2")).exit_code == 0
     assert lived == [False, False]
 
@@ -78,9 +76,7 @@ def test_more_shards_than_a_pipe_holds_are_not_waited_for(tmp_path: Path, tiny_m
     rows = [{"prompt": " "}] + [{"prompt": f"{number} plus one"} for number in range(15_000)]
     data = tiny.write_jsonl(tmp_path / "rows.jsonl", rows)
     arguments = command(data, tiny_model, tmp_path / "out", "--workers", "2", "--shard-rows", "1")
-    done = subprocess.run(
-        [sys.executable, "-m", "gaincurate", *arguments], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-m", "gaincurate", *arguments], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: row 0 (from 0, id ")
 
@@ -88,12 +84,8 @@ def test_more_shards_than_a_pipe_holds_are_not_waited_for(tmp_path: Path, tiny_m
 def test_a_killed_parent_takes_its_workers_along(tmp_path: Path, tiny_model: Path, data: Path) -> None:
     assert run(*command(data, tiny_model, tmp_path / "whole")).exit_code == 0
     arguments = command(data, tiny_model, tmp_path / "out", "--workers", "2")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gaincurate", *arguments],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    )
+    again = [sys.executable, "-m", "gaincurate", *arguments]
+    process = subprocess.Popen(again, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("shard "):
@@ -120,9 +112,8 @@ def machine(**options: Any) -> Any:
 
 @pytest.mark.parametrize("device", ["cpu:0", "cuda:", "cuda:x", "gpu", "", "cuda:\u0663"])
 def test_a_device_of_no_kind_that_there_is(device: str) -> None:
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=f"^--device {device}: expected auto, cpu, cuda or cuda:N.$"):
         machine(device=device)
-    assert str(caught.value) == f"--device {device}: expected auto, cpu, cuda or cuda:N."
 
 
 def test_threads_are_shared_among_the_workers_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,11 +163,6 @@ def test_batch_tokens_go_by_the_whole_memory(gib: int, tokens: int, gpus: Callab
     assert machine(device="cpu").batch_tokens == 1024
 
 
-def prefetch(work: Callable[[int], int], items: Iterable[int]) -> Iterator[int]:
-    with ThreadPoolExecutor(1) as pool:
-        yield from one_ahead(pool, work, items)
-
-
 def test_results_come_in_order_and_at_most_one_is_computed_ahead() -> None:
     begun: list[int] = []
 
@@ -184,8 +170,9 @@ def test_results_come_in_order_and_at_most_one_is_computed_ahead() -> None:
         begun.append(item)
         return item * item
 
-    for index, found in enumerate(prefetch(work, range(6))):
-        assert found == index * index
-        assert len(begun) <= index + 2
-    assert begun == list(range(6))
-    assert list(prefetch(work, [])) == []
+    with ThreadPoolExecutor(1) as pool:
+        for index, found in enumerate(one_ahead(pool, work, range(6))):
+            assert found == index * index
+            assert len(begun) <= index + 2
+        assert begun == list(range(6))
+        assert list(one_ahead(pool, work, [])) == []
