@@ -54,9 +54,8 @@ def write(folder: Path) -> Path:
         weights(f"blk.{block}.ffn_norm", WIDTH)
         for part in ("attn_q", "attn_k", "attn_v", "attn_output"):
             weights(f"blk.{block}.{part}", WIDTH, WIDTH)
-        weights(f"blk.{block}.ffn_gate", INNER, WIDTH)
-        weights(f"blk.{block}.ffn_up", INNER, WIDTH)
-        weights(f"blk.{block}.ffn_down", WIDTH, INNER)
+        for part, *shape in (("gate", INNER, WIDTH), ("up", INNER, WIDTH), ("down", WIDTH, INNER)):
+            weights(f"blk.{block}.ffn_{part}", *shape)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

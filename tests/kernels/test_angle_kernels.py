@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -37,11 +38,11 @@ def test_a_fused_norm_gives_its_outputs_directions(hidden: int, offset: float, d
     assert_right(triton_sums(rows, bounds, norm=norm), rows, bounds, norm)
 
 
+WIDTHS = [64, 100, 896, *(pytest.param(width, marks=pytest.mark.slow) for width in (3584, 8192))]
+
+
 @pytest.mark.parametrize("axis", [0, 1])
-@pytest.mark.parametrize(
-    "hidden",
-    [64, 100, 896, pytest.param(3584, marks=pytest.mark.slow), pytest.param(8192, marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize("hidden", WIDTHS)
 def test_either_axis_of_a_tile_may_hold_rows(hidden: int, axis: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "ROWS_AXIS", axis)  # by Triton's version, of which there is one here
     rows, bounds = states(41, hidden, torch.bfloat16), [(0, 3), (3, 3), (3, 41)]
@@ -73,19 +74,15 @@ SHAPES = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), min_size=1, m
 def test_scores_equal_the_full_cosine_matrix(shapes: list[tuple[int, int]], hidden: int, seed: int) -> None:
     rows = states(sum(p + q for p, q in shapes), hidden, torch.bfloat16, seed)
     rows[seed % 7 :: 7] = 0
-    questions, prefixes, expected, start = [], [], [], 0
-    for prefix, question in shapes:
-        middle, end = start + prefix, start + prefix + question
-        prefixes.append((start, middle))
-        questions.append((middle, end))
-        expected.append(quadratic(rows[start:end].cpu(), prefix, prefix + question))
-        start = end
-    count = len(shapes)
-    sums = triton_sums(rows, questions + prefixes)
+    ends = list(accumulate(prefix + question for prefix, question in shapes))
+    questions = [(end - question, end) for end, (_, question) in zip(ends, shapes, strict=True)]
+    prefixes = [(end - sum(shape), end - shape[1]) for end, shape in zip(ends, shapes, strict=True)]
+    sums, count = triton_sums(rows, questions + prefixes), len(shapes)
     found = angle_concentration(sums.rows(0, count), sums.rows(count, 2 * count), backend="triton")
-    for row, terms in enumerate(expected):
+    for row, (prefix, question) in enumerate(shapes):
+        expected = quadratic(rows[prefixes[row][0] : ends[row]].cpu(), prefix, prefix + question)
         got = tuple(float(t[row]) for t in (found.intra, found.inter, found.intra_offdiag))
-        assert got == pytest.approx(terms, abs=2e-6, nan_ok=True)
+        assert got == pytest.approx(expected, abs=2e-6, nan_ok=True)
 
 
 def test_a_shared_prefix_is_summed_once_and_named_by_its_row() -> None:
@@ -102,15 +99,13 @@ def test_a_shared_prefix_is_summed_once_and_named_by_its_row() -> None:
         assert torch.allclose(getattr(a, name), getattr(c, name), atol=1e-12, rtol=0)
 
 
+SLOW = [(100, torch.float16), (100, torch.bfloat16), (576, torch.bfloat16)]
+
+
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize(
     ("hidden", "dtype"),
-    [
-        (72, torch.float32),
-        pytest.param(100, torch.float16, marks=pytest.mark.slow),
-        pytest.param(100, torch.bfloat16, marks=pytest.mark.slow),
-        pytest.param(576, torch.bfloat16, marks=pytest.mark.slow),
-    ],
+    [(72, torch.float32), *(pytest.param(*each, marks=pytest.mark.slow) for each in SLOW)],
 )
 def test_a_sample_has_the_same_bits_alone_and_packed_anywhere(hidden: int, fused: bool, dtype: Any) -> None:
     rows = states(700, hidden, dtype)

@@ -19,9 +19,8 @@ pytestmark = [
 ]
 
 
-def column(folder: Path, name: str) -> list[Any]:
-    found: list[Any] = gaincurate.open_scores(folder).column(name).to_pylist()
-    return found
+def column(folder: Path, name: str) -> Any:
+    return gaincurate.open_scores(folder).column(name).to_pylist()
 
 
 @pytest.mark.parametrize("site", ["mlp_input", "final_norm"])

@@ -42,19 +42,17 @@ def comma_separated() -> bytes:
     return sink.getvalue().encode()
 
 
-def parquet() -> bytes:
+def parquet() -> Any:
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(ROWS, SCHEMA), sink, row_group_size=700)
-    data: bytes = sink.getvalue().to_pybytes()
-    return data
+    return sink.getvalue().to_pybytes()
 
 
-def arrow(new: Callable[..., Any], chunk: int) -> bytes:
+def arrow(new: Callable[..., Any], chunk: int) -> Any:
     sink = pa.BufferOutputStream()
     with new(sink, SCHEMA) as writer:
         writer.write_table(pa.Table.from_pylist(ROWS, SCHEMA), max_chunksize=chunk)
-    data: bytes = sink.getvalue().to_pybytes()
-    return data
+    return sink.getvalue().to_pybytes()
 
 
 FILES: dict[str, tuple[str, Callable[[], bytes]]] = {

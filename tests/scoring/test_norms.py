@@ -92,10 +92,9 @@ class Odd(nn.Module):
         super().__init__()
         self.norm, self.kind = (Gated() if kind == "gated" else LlamaRMSNorm(24)), kind
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         if self.kind == "gated":
-            made: Tensor = self.norm(x, torch.ones_like(x) * 3 - x)
-            return made
+            return self.norm(x, torch.ones_like(x) * 3 - x)
         made = self.norm(x)
         made += 0.5  # in place: the same memory
         return made
@@ -105,9 +104,8 @@ class Gated(LlamaRMSNorm):
     def __init__(self) -> None:
         super().__init__(24)
 
-    def forward(self, hidden_states: Tensor, gate: Tensor | None = None) -> Tensor:
-        found: Tensor = super().forward(hidden_states if gate is None else hidden_states * gate)
-        return found
+    def forward(self, hidden_states: Tensor, gate: Tensor | None = None) -> Any:
+        return super().forward(hidden_states if gate is None else hidden_states * gate)
 
 
 @pytest.mark.parametrize("kind", ["gated", "in place"])

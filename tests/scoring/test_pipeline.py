@@ -37,13 +37,12 @@ class Runs:
     def tree(self, name: str = "out") -> dict[str, bytes]:
         return tree(self.folder / name)
 
-    def begin(self) -> dict[str, Any]:
+    def begin(self) -> Any:
         """Fail at a row of the first shard; the identity that is left."""
         with pytest.raises(InputError, match="row 5"):
             self.score(on_error="stop")
         assert sorted(path.name for path in self.out.iterdir()) == [".work", "identity.json"]
-        identity: dict[str, Any] = json.loads((self.out / "identity.json").read_text())
-        return identity
+        return json.loads((self.out / "identity.json").read_text())
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from bench.score_speed import made_up_prompts
 from gaincurate.scoring import packed_prefill
 from gaincurate.scoring.packed_prefill import PackedPrefill, lay_out, layers_to_lay_out, take_back
 from gaincurate.scoring.prefill import Prefill
+from gaincurate.scoring.segment import Segmented
 from gaincurate.scoring.signals import angle_scores
 
 needs_avx = pytest.mark.skipif(
@@ -32,14 +33,11 @@ def linear(into: int, out: int, *, bias: bool, dtype: Any = torch.float32, seed:
     return layer.requires_grad_(False)
 
 
+SIZES, SHAPES = st.integers(1, 70), st.lists(st.integers(0, 9), min_size=0, max_size=2)
+
+
 @needs_avx
-@given(
-    st.integers(1, 70),
-    st.integers(1, 70),
-    st.lists(st.integers(0, 9), min_size=0, max_size=2),
-    st.booleans(),
-    st.sampled_from(["contiguous", "strided", "expanded"]),
-)
+@given(SIZES, SIZES, SHAPES, st.booleans(), st.sampled_from(["contiguous", "strided", "expanded"]))
 def test_a_product_is_that_of_float64_and_comes_again_with_the_same_bits(
     into: int, out: int, shape: list[int], bias: bool, layout: str
 ) -> None:
@@ -119,26 +117,32 @@ def test_where_it_cannot_be_nothing_is_exchanged(reason: str, monkeypatch: pytes
 
 
 def scores(forward: Any, rows: Any) -> list[float]:
-    return [s.angle_intra for b in forward.run(rows, 256) for s, _ in angle_scores(b.states, rows) if s]
+    """Of each row alone."""
+    batches = ((row, batch) for row in rows for batch in forward.run([row], 256))
+    return [s.angle_intra for row, batch in batches for s, _ in angle_scores(batch.states, [row]) if s]
+
+
+def llama() -> tuple[Any, Prefill, list[Segmented], list[float]]:
+    """A model, its padded forward, prompts, and their scores by that."""
+    model = tiny.model(transformers.LlamaConfig(**tiny.COMMON)).base_model
+    prefill, rows = Prefill(model), made_up_prompts(3, prefix=7, vocab_size=512)
+    return model, prefill, rows, scores(prefill, rows)
 
 
 @needs_avx
 def test_the_packed_forward_takes_them_and_gives_them_back() -> None:
-    model = tiny.model(transformers.LlamaConfig(**tiny.COMMON)).base_model
-    rows = made_up_prompts(3, prefix=7, vocab_size=512)
-    prefill = Prefill(model)
-    expected = [scores(prefill, [row])[0] for row in rows]
+    model, prefill, rows, expected = llama()
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     packed = PackedPrefill(prefill, rows[:2])
     exchanged = [m for m in model.modules() if isinstance(m, nn.Linear) and type(m) is not nn.Linear]
     assert len(exchanged) == 3 * 7
-    found = [scores(packed, [row])[0] for row in rows]
+    found = scores(packed, rows)
     assert found == pytest.approx(expected, abs=1e-5)
     packed.give_back()
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
-    assert [scores(prefill, [row])[0] for row in rows] == expected
+    assert scores(prefill, rows) == expected
     packed.take()
-    assert [scores(packed, [row])[0] for row in rows] == found
+    assert scores(packed, rows) == found
 
 
 @needs_avx
@@ -160,14 +164,11 @@ def test_a_model_that_does_not_bear_them_runs_without(wrong: Any, monkeypatch: p
         monkeypatch.setattr(packed_prefill, "lay_out", broken_layout)
     else:
         monkeypatch.setattr(packed_prefill._Linear, "forward", broken)
-    model = tiny.model(transformers.LlamaConfig(**tiny.COMMON)).base_model
-    rows = made_up_prompts(3, prefix=7, vocab_size=512)
-    prefill = Prefill(model)
-    expected = [scores(prefill, [row])[0] for row in rows]
+    model, prefill, rows, expected = llama()
     packed = PackedPrefill(prefill, rows[:2])
     assert packed.name == "packed, plain products"
     assert not any(isinstance(module, packed_prefill._Linear) for module in model.modules())
-    assert [scores(packed, [row])[0] for row in rows] == pytest.approx(expected, abs=1e-5)
+    assert scores(packed, rows) == pytest.approx(expected, abs=1e-5)
 
 
 @needs_avx
@@ -177,9 +178,9 @@ def test_broken_trials_change_nothing(error: type[BaseException], monkeypatch: p
         raise error
 
     monkeypatch.setattr(packed_prefill._Linear, "forward", broken)
-    model = tiny.model(transformers.LlamaConfig(**tiny.COMMON)).base_model
+    model, prefill, rows, _ = llama()
     before = model.config._attn_implementation
     with pytest.raises(error):
-        PackedPrefill(Prefill(model), made_up_prompts(2, prefix=7, vocab_size=512))
+        PackedPrefill(prefill, rows[:2])
     assert model.config._attn_implementation == before
     assert not any(isinstance(module, packed_prefill._Linear) for module in model.modules())

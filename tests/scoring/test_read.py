@@ -6,6 +6,7 @@ import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,9 +25,8 @@ def table(source: Source, start: int = 0) -> pa.Table:
     return pa.Table.from_batches(list(source.batches(start)), source.schema)
 
 
-def texts(data: str | Path, split: str | None = None, limit: int | None = None) -> list[str]:
-    found: list[str] = table(open_source(str(data), split=split, limit=limit)).column("prompt").to_pylist()
-    return found
+def texts(data: str | Path, split: str | None = None, limit: int | None = None) -> Any:
+    return table(open_source(str(data), split=split, limit=limit)).column("prompt").to_pylist()
 
 
 def lines(folder: Path, name: str, *prompts: str) -> Path:

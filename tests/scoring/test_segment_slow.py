@@ -35,22 +35,18 @@ class SlowByteLevel(transformers.PreTrainedTokenizer):
     def vocab_size(self) -> int:
         return len(self._inner)
 
-    def get_vocab(self) -> dict[str, int]:
-        vocab: dict[str, int] = self._inner.get_vocab()
-        return vocab
+    def get_vocab(self) -> Any:
+        return self._inner.get_vocab()
 
-    def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
+    def _tokenize(self, text: str, **kwargs: Any) -> Any:
         ids = self._inner(text, add_special_tokens=False)["input_ids"]
-        tokens: list[str] = self._inner.convert_ids_to_tokens(ids)
-        return tokens
+        return self._inner.convert_ids_to_tokens(ids)
 
-    def _convert_token_to_id(self, token: str) -> int:
-        number: int = self._inner.convert_tokens_to_ids(token)
-        return number
+    def _convert_token_to_id(self, token: str) -> Any:
+        return self._inner.convert_tokens_to_ids(token)
 
-    def _convert_id_to_token(self, index: int) -> str:
-        token: str = self._inner.convert_ids_to_tokens(index)
-        return token
+    def _convert_id_to_token(self, index: int) -> Any:
+        return self._inner.convert_ids_to_tokens(index)
 
     def build_inputs_with_special_tokens(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None

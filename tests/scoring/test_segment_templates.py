@@ -59,11 +59,10 @@ def plain(content: str, case: Case, kind: str) -> str:
     return content.strip() if case is QUOTED else content  # escaped blanks are blanks no more
 
 
-def training_ids(made: Any, messages: list[Message], **kwargs: Any) -> list[int]:
+def training_ids(made: Any, messages: list[Message], **kwargs: Any) -> Any:
     """What a trainer feeds the model."""
     encoded = made.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, **kwargs)
-    ids: list[int] = encoded["input_ids"]
-    return ids
+    return encoded["input_ids"]
 
 
 def check(made: Any, case: Case, messages: list[Message], found: Any, tail: str | None = None) -> None:
