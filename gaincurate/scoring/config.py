@@ -22,17 +22,14 @@ from gaincurate.core.ray_workers import ClusterConfig, read_workers
 from gaincurate.core.store import located
 from gaincurate.errors import InputError
 
-DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,9})?")
-"""The values of `--device`."""
+DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,9})?")  # the values of `--device`
 MAX_WEIGHT = 1e30  # times a cosine, still a float32
 MOST_THREADS = 1024  # OpenMP gives up, or crashes, at a number that no machine has
 Signal = Literal["angle", "nll", "entropy", "embedding"]
 SIGNALS: tuple[Signal, ...] = ("angle", "nll", "entropy", "embedding")
-SHARDS = "GAINCURATE_SHARDS"
-"""The number of parts, which Kubernetes does not say."""
 _ARRAY = "SLURM_ARRAY_TASK_"
-_RANKS = {"JOB_COMPLETION_INDEX": SHARDS, "SLURM_PROCID": "SLURM_NTASKS", "RANK": "WORLD_SIZE"}
-"""A number from 0, and the variable with the number of parts; the first that is there is taken."""
+# A number from 0, and the variable with the number of parts, which Kubernetes does not say; the first is taken.
+_RANKS = {"JOB_COMPLETION_INDEX": "GAINCURATE_SHARDS", "SLURM_PROCID": "SLURM_NTASKS", "RANK": "WORLD_SIZE"}
 
 
 def _read(read: Callable[[Path], Any], path: str, option: str, expected: str) -> Any:

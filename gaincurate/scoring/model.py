@@ -38,10 +38,7 @@ _GGUF_EXACT = {"", "default", "gpt-2", "smollm"}
 
 
 def fault_of(folder: Path, weights: Sequence[Path]) -> str | None:
-    """The sentence for a fault that files show before a library reads them; None for any other.
-
-    `weights` are the weight files in the model's folder, or its one .gguf file, which holds everything.
-    """
+    """The sentence for a fault that files show before a library reads them; None for any other."""
     gguf = weights[0].suffix == ".gguf"
     for path in (*weights, *(() if gguf else sorted(folder.glob("*.json")))):
         with reading(path), path.open("rb") as file:
@@ -68,15 +65,12 @@ def is_failure(error: BaseException) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """A model on this machine: a folder, or one .gguf file in it.
+    """A model on this machine: a folder, or one .gguf file in it."""
 
-    `name` is the Hub id or the file's or folder's own name, `revision` the Hub commit.
-    """
-
-    name: str
+    name: str  # the Hub id, or the file's or folder's own
     folder: Path
     weights: tuple[Path, ...]
-    revision: str | None = None
+    revision: str | None = None  # the Hub commit
     gguf: str | None = None
     trust_remote_code: bool = False
 
@@ -101,13 +95,10 @@ class ModelFiles:
 def find_model(
     model: str, *, allow_pickle: bool = False, trust_remote_code: bool = False, to_load: bool = True
 ) -> ModelFiles:
-    """Find `model`: a folder, a .gguf file, `demo`, or a Hub id (`owner/name[@revision]`).
+    """Find `model`: a folder, a .gguf file, `demo`, or a Hub id (`owner/name[@revision]`); else a ModelError.
 
     Of the Hub's pickled weights only those that may be read are downloaded. A model that is not `to_load` may
     have pickled weights, and needs no packages that read a .gguf file.
-
-    Raises:
-        ModelError: nothing there, or weights that may not or cannot be read.
     """
     path = _demo_file() if model == DEMO else Path(model)
     if path.is_file():

@@ -174,10 +174,7 @@ def _sequence(
 
 
 def _mask(packing: Packing, past: int, tokens: int, window: int | None, groups: int, like: Tensor) -> Tensor:
-    """`[groups * tokens, past + tokens]`: 0 where query i may see key j, else -inf.
-
-    It may where j <= past + i and j is not further back than the window.
-    """
+    """`[groups * tokens, past + tokens]`: 0 where j <= past + i within the window, for query i, else -inf."""
     name = (past, tokens, window, groups)
     if name in packing.memo:
         return packing.memo[name]

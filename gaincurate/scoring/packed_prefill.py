@@ -28,7 +28,6 @@ _CACHED_TOKENS = 16384  # of shared prefixes whose keys and values are kept, or 
 # SmolLM2-135M: 6e-7 in float32, 1.4e-2 in bfloat16, whose largest was 5e-2.
 _TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
 _LAYERS = {"full_attention", "sliding_attention"}
-_KNOWN = (UnsupportedAttention, torch.OutOfMemoryError)
 _LAYOUT_ROWS = 1024  # that a layout is chosen for; any other number of rows runs from it too
 # What a foreign architecture may stumble over.
 _FOREIGN = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError)
@@ -37,16 +36,9 @@ _FOREIGN = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, As
 class PackedPrefill:
     """Runs prompts as one row each batch.
 
-    It is tried on a few real prompts, with their prefixes shared and not, and takes the model if its states
-    are those of the model's own forward. Else the model is as it was before.
-
-    Args:
-        prefill: the padded forward, which knows where to stop; its model's attention is exchanged, and on a
-            CPU its linear layers.
-        prompts: to try.
-
-    Raises:
-        UnsupportedAttention: the states differ by more than rounding, or the model cannot be run like this.
+    The padded forward knows where to stop. Its model's attention is exchanged, and on a CPU its linear
+    layers, if a few real `prompts`, with their prefixes shared and not, get the states of the model's own
+    forward. Else it is an UnsupportedAttention, and the model is as it was before.
     """
 
     def __init__(self, prefill: Prefill, prompts: Sequence[Segmented]) -> None:
@@ -85,7 +77,7 @@ class PackedPrefill:
                     self._layers, self.name = [], "packed, plain products"
         except BaseException as error:
             self.give_back()
-            if isinstance(error, _KNOWN) or not isinstance(error, _FOREIGN):
+            if isinstance(error, torch.OutOfMemoryError) or not isinstance(error, _FOREIGN):
                 raise
             # Whatever a foreign architecture stumbles over: it runs as its authors wrote it.
             raise UnsupportedAttention(f"{type(error).__name__}: {error}") from error
@@ -143,10 +135,7 @@ class PackedPrefill:
     def __call__(
         self, prompts: Sequence[Segmented], shared: Set[bytes] = frozenset(), *, check: bool = False
     ) -> PackedStates:
-        """Hidden states of a batch, where `shared` prefixes (`prefix_of`) are computed apart and once.
-
-        With `check`, every layer's attention must have come by, once and with its window if it has one.
-        """
+        """Hidden states of a batch, where `shared` prefixes (`prefix_of`) are computed apart and once."""
         prefixes = [self._run_prefix(p) if self._shares(p, shared) else None for p in prompts]
         begins = [0 if before is None else before.tokens for before in prefixes]
         parts = list(zip(prompts, begins, map(self.stop, prompts), strict=True))
@@ -218,6 +207,7 @@ def shared_prefixes(prompts: Iterable[Segmented]) -> set[bytes]:
 
 
 def _check_layers(config: Any, packing: Packing, depth: int) -> None:
+    """Every layer's attention must have come by, once and with its window if it has one."""
     windows = list(packing.windows.values())
     if len(windows) != depth:
         raise UnsupportedAttention(f"{len(windows)} of {depth} layers called the attention")

@@ -73,12 +73,7 @@ def score_dataset(config: ScoreConfig, progress: Progress | None = None) -> Summ
 
     Six calls: `read_identity` refuses a folder with something else, `make_plan` opens the data and the model,
     `begin` writes ids and identity, `score_here` the missing shards, `finish` the manifest, `log` how this
-    process ran. With `--engine ray`, workers make the identity and score.
-
-    Raises:
-        InputError: an option, the source, a row, the model or the output folder is not right.
-        StorageError: the file system refused a write.
-        LockedError: another process writes the same shards.
+    process ran. With `--engine ray`, workers make the identity and score. It raises what `score` does.
     """
     progress, summary = progress or Progress(), Summary(config.out)
     begun, artifact = time.perf_counter(), Artifact(config.out, SCORES)
@@ -159,9 +154,6 @@ def estimate(config: ScoreConfig, progress: Progress) -> Json:
         `rows`, `shards` and the shards that are `there`, of this part of the run (`--shard`); the `rows_left`
         to score with their `tokens` and those of the `longest` prompt; and how many of these rows are
         `unusable`, with the first one's reason in `why`.
-
-    Raises:
-        InputError: what the run would refuse before it loads the weights, workers on Ray, or `--reuse`.
     """
     if config.engine == "ray" or config.reuse:
         raise InputError("--dry-run counts all rows, and here: leave --engine ray and --reuse out of it.")

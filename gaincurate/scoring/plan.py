@@ -80,12 +80,10 @@ class Summary:
 class Machine:
     """The resolved device, dtype, threads and batch size."""
 
-    devices: tuple[str, ...]
-    """One for each process of the run; all of one kind."""
+    devices: tuple[str, ...]  # one for each process of the run; all of one kind
     kind: str
     dtype: str
-    threads: int | None
-    """Of each process; None on a GPU."""
+    threads: int | None  # of each process; None on a GPU
     batch_tokens: int
 
     @property
@@ -108,18 +106,15 @@ class ScoringModel:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A run with checked inputs.
-
-    `model` is None in a process that only drives workers, `reused` in a run without `--reuse`.
-    """
+    """A run with checked inputs."""
 
     config: ScoreConfig
     machine: Machine
     source: Source
     columns: Columns
     identity: Json
-    model: ScoringModel | None = None
-    reused: Reused | None = None
+    model: ScoringModel | None = None  # in a process that only drives workers
+    reused: Reused | None = None  # in a run without `--reuse`
 
     @property
     def shards(self) -> int:
@@ -142,10 +137,7 @@ class Plan:
 
 
 def make_plan(config: ScoreConfig, progress: Progress) -> Plan:
-    """Open the source, find the model, its tokenizer and template, and settle what is `auto`.
-
-    What is not right is an InputError.
-    """
+    """Open the source, find the model, its tokenizer and template, and settle what is `auto`."""
     machine = resolve_machine(config)
     source, columns = open_data(config, progress)
     model = open_model(config, machine, progress)
@@ -315,10 +307,9 @@ def make_identity(
         },
         "site": config.site,
         "layer": layer,
-        # Rules of this program's version. An RMS norm in front of the scored tensor is a part of the angle
-        # code. Prompts stand in one row without padding, prefixes that two prompts of a shard share are
-        # computed once, and a CPU multiplies from laid-out weights, wherever that gives what the model's own
-        # forward does. Each shard says what came of both.
+        # The rules of this version: an RMS norm in front of the scored tensor is a part of the angle code; no
+        # padding, prefixes that two prompts of a shard share computed once, and laid-out weights on a CPU,
+        # wherever that gives what the model's own forward does. Each shard says what came of both.
         "fused_norm": "rms",
         "prefill": "packed/3",
         "signals": list(config.signals),

@@ -136,19 +136,11 @@ class _SiteReached(Exception):
 
 
 class Prefill:
-    """Runs a model to the scored tensor.
+    """Runs a transformers decoder without its head to the scored tensor.
 
-    Args:
-        model: a transformers decoder without its head.
-        layer: the decoder layer, from 0 or from the end (-1), one that there is; for `mlp_input` only.
-        site: `mlp_input`, the input of that layer's feed-forward block (GAIN-RL's tensor: the output of
-            the norm after attention), or `final_norm`, the output of the norm after the last layer.
-        fuse_norm: stop in front of that norm where it is an RMS norm, and hand its weight on.
-        final: go on after the site and also yield what the norm after the last layer makes.
-        tails: compute each prompt's tail too; else a prompt ends with its question.
-
-    Raises:
-        ModelError: the structure is not understood, or the model is not causal.
+    That is at `mlp_input` the input of a layer's feed-forward block (GAIN-RL's tensor: the output of the norm
+    after attention), at `final_norm` the output of the norm after the last layer. A structure that is not
+    understood, or a model that is not causal, is a ModelError.
     """
 
     name = "padded"
@@ -157,11 +149,11 @@ class Prefill:
         self,
         model: nn.Module,
         *,
-        layer: int = -1,
+        layer: int = -1,  # from 0 or from the end, one that there is; for `mlp_input` only
         site: Site = "mlp_input",
-        fuse_norm: bool = True,
-        final: bool = False,
-        tails: bool = False,
+        fuse_norm: bool = True,  # stop in front of the site's norm where it is an RMS norm, and hand it on
+        final: bool = False,  # go on after the site, and also yield what the norm after the last layer makes
+        tails: bool = False,  # compute each prompt's tail too; else it ends with its question
     ) -> None:
         self.model, self.tails = model, tails
         self.device = next(model.parameters()).device
@@ -190,10 +182,7 @@ class Prefill:
         return len(prompt.token_ids) if self.tails or long_by_its_tail else prompt.end
 
     def is_long(self, prompt: Segmented) -> bool:
-        """Whether the model turns all of this prompt's positions by the factors that it has for long ones.
-
-        It decides for a whole call (LongRoPE), so such a prompt never runs beside others.
-        """
+        """Whether LongRoPE turns this prompt by its long factors: for a whole call, so it runs apart."""
         return self._turn is not None and len(prompt.token_ids) > self._turn
 
     def run(self, prompts: Sequence[Segmented], budget: int) -> Iterator[Batch]:

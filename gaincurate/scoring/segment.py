@@ -19,8 +19,7 @@ from gaincurate.core.prompts import Message, PromptProblem, Tool, with_additions
 from gaincurate.errors import ModelError
 from gaincurate.scoring.model import is_failure
 
-RULE = "last-user-message-stripped/1"
-"""The name of this way to cut, in the identity."""
+RULE = "last-user-message-stripped/1"  # the name of this way to cut, in the identity
 _AT_ONCE = 1 << 20  # characters
 _Tokens = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64] | None]
 LONGEST_PROMPT = 1 << 22
@@ -36,15 +35,12 @@ _PROBE_TOOL: Tool = {
 
 @dataclass(frozen=True, slots=True)
 class Segmented:
-    """One prompt's tokens; the question is `token_ids[prefix:end]`.
+    """One prompt's tokens; the question is `token_ids[prefix:end]`."""
 
-    `token_ids` is `[prompt_tokens]`, int32. `truncated` says that the question lost its end.
-    """
-
-    token_ids: npt.NDArray[np.int32]
+    token_ids: npt.NDArray[np.int32]  # [prompt_tokens]
     prefix: int
     end: int
-    truncated: bool = False
+    truncated: bool = False  # the question lost its end
 
     @property
     def question_tokens(self) -> int:

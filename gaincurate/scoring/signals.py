@@ -33,10 +33,6 @@ ENTRY_BYTES = 12
 what is made of a part of them, each as a float32."""
 _TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3, torch.float64: 1e-5}
 _TRIAL_COPIES = 4  # of the logits that a trial holds
-_Places = npt.NDArray[np.int64]
-Measured = tuple[Score | str, int]
-"""A prompt's scores, or why it has none; and how many of its scored tokens have no direction."""
-
 _PARTS = 8  # of a chunk's logits, measured one after the other
 _LEAST = -1e30  # in place of minus infinity
 _NOT_FINITE = "its hidden states are not finite"
@@ -52,8 +48,7 @@ class Head:
     def __init__(self, whole: nn.Module, memory: int = LOGITS_MEMORY) -> None:
         self._whole: Any = whole
         self._device = next(whole.parameters()).device
-        self.decoder: Any = self._whole.base_model
-        """The model without its head."""
+        self.decoder: Any = self._whole.base_model  # without its head
         if self.decoder is whole:
             raise self._refused("it has no decoder of its own")
         answers: list[tuple[nn.Module, Any]] = []
@@ -70,8 +65,7 @@ class Head:
             raise self._refused("it does not say where its layers end")
         # The head is given the result of the outermost one, which answers last and is not always the decoder.
         self._answerer, self._result = answers[-1]
-        self.rows = max(1, memory * 2**20 // (logits.shape[-1] * ENTRY_BYTES))
-        """The most tokens in a chunk."""
+        self.rows = max(1, memory * 2**20 // (logits.shape[-1] * ENTRY_BYTES))  # the most tokens in a chunk
 
     @torch.inference_mode()
     def logits(self, states: Tensor) -> Tensor:
@@ -135,14 +129,11 @@ def angle_scores(
     inter_weight: float = 1.0,
     backend: Backend = "auto",
 ) -> list[tuple[Score | None, int]]:
-    """Scores of a batch.
+    """Per prompt of a batch: its score, None where the hidden states are not finite, and its zero vectors.
 
-    `angle` = `angle_intra` + `inter_weight` * `angle_inter` (GAIN-RL: weight 1); without a prefix there
-    is no inter term and `angle` is `angle_intra` alone.
-
-    Returns:
-        Per prompt: its score, None where the hidden states are not finite; and how many of its scored tokens
-        are zero vectors, which have no direction and count as tokens that add nothing.
+    `angle` = `angle_intra` + `inter_weight` * `angle_inter` (GAIN-RL: weight 1); without a prefix there is no
+    inter term and `angle` is `angle_intra` alone. A zero vector has no direction and counts as a token that
+    adds nothing.
     """
     count = len(prompts)
     bounds = torch.cat([states.questions, states.prefixes])  # [2 * prompts, 2]
@@ -247,7 +238,13 @@ def likelihoods(
 
 
 @torch.inference_mode()
-def _read(states: PackedStates, rows: _Places, tokens: _Places, head: Head, entropy: bool) -> Any:
+def _read(
+    states: PackedStates,
+    rows: npt.NDArray[np.int64],
+    tokens: npt.NDArray[np.int64],
+    head: Head,
+    entropy: bool,
+) -> Any:
     """NLL and entropy at every position, `[2, positions]` float64; an entropy not wanted is 0."""
     assert states.final is not None
     device = states.final.device
@@ -298,8 +295,8 @@ def measure(
     head: Head | None,
     states: PackedStates,
     prompts: Sequence[Segmented],
-) -> list[Measured]:
-    """All signals of every prompt of a batch, in its order; `head` where a signal needs it."""
+) -> list[tuple[Score | str, int]]:
+    """All signals of every prompt of a batch, in its order, or why it has none; and its zero vectors."""
     angles = angle_scores(states, prompts, inter_weight=config.inter_weight, backend=backend)
     more: list[tuple[str, list[dict[str, Any] | None]]] = []  # the reason where there are none, and values
     if "embedding" in config.signals:
@@ -311,7 +308,7 @@ def measure(
         values = likelihoods(states, prompts, head, nll=nll, entropy=entropy)
         reason = "its NLL or entropy is not finite"
         more.append((reason, [None if value is None else value._asdict() for value in values]))
-    measured: list[Measured] = []
+    measured: list[tuple[Score | str, int]] = []
     for place, (score, zeros) in enumerate(angles):
         result: Score | str = score or _NOT_FINITE
         for reason, added in more:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy.typing as npt
 import pyarrow as pa
@@ -39,23 +39,19 @@ from gaincurate.scoring.readers.source import Cursor
 from gaincurate.scoring.segment import Segmented, Unusable
 from gaincurate.scoring.signals import Head, measure
 
-T = TypeVar("T")
-U = TypeVar("U")
 _TRIAL_TOKENS = 256
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt(3)
 _LARGEST = 32 * 2**20  # that may come from the heap at all; larger ones still go back at once
 _KEPT_FREE = 256 * 2**20  # free at the heap's end before that is cut
 _MALLOC_VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
-_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
-_PRODUCTS = "128"  # a batch of 1,024 tokens has 44 lengths at most, of two products each, and the layers' own
 Forward = Prefill | PackedPrefill
 Part = tuple[int, npt.NDArray[Any]]
 """The number of a shard, and what `write_ids` wrote of its rows."""
 
 
-def one_ahead(pool: Executor, work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
+def one_ahead(pool: Executor, work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
     """`work` on each item in the pool; the next is begun when the one before is handed out."""
-    waiting: Future[U] | None = None
+    waiting: Future[Any] | None = None
     for item in items:
         following = pool.submit(work, item)
         if waiting is not None:
@@ -94,8 +90,9 @@ def settle_memory() -> bool:
     glibc gives freed memory back to the system, and a pass would ask for it again a million times. True where
     it is kept: the C library is glibc, and nothing else was asked of it.
     """
-    for name in _CACHES:
-        os.environ.setdefault(name, _PRODUCTS)
+    # A batch of 1,024 tokens has 44 lengths at most, of two products each, and the layers' own.
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(name, "128")
     if not sys.platform.startswith("linux") or any(name in os.environ for name in _MALLOC_VARIABLES):
         return False
     library = ctypes.CDLL(None)
@@ -145,23 +142,19 @@ def segmented(plan: Plan, table: pa.Table) -> dict[int, Segmented | Unusable]:
 
 @dataclass(slots=True)
 class Shard:
-    """The rows of a shard, from row `start` of the source on. By place: prompts, scores, why a row has none.
-
-    `taken` are the scores that other sets have, `tokens` were computed for the others, `zero_vectors` of them
-    have no direction, and `facts` are what the metadata say.
-    """
+    """The rows of a shard. By their place in it: prompts, scores, why a row has none."""
 
     index: int
-    start: int
+    start: int  # its first row in the source
     table: pa.Table
     ids: list[str]
     prompts: dict[int, Segmented] = field(default_factory=dict)
-    taken: dict[int, Score] = field(default_factory=dict)
+    taken: dict[int, Score] = field(default_factory=dict)  # that other sets have
     rejected: dict[int, str] = field(default_factory=dict)
     scores: dict[int, Score] = field(default_factory=dict)
-    tokens: int = 0
-    zero_vectors: int = 0
-    facts: Json = field(default_factory=dict)
+    tokens: int = 0  # computed for the scores that were not taken
+    zero_vectors: int = 0  # scored tokens without a direction
+    facts: Json = field(default_factory=dict)  # what the metadata say
 
     @property
     def counts(self) -> dict[str, int]:

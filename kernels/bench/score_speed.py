@@ -39,8 +39,6 @@ QWEN = {
 }
 """Hidden and intermediate size, layers, heads, key heads."""
 _SHORTEST, _LONGEST, _TAIL = 8, 2048, 5  # tokens of a made-up question, and after it
-Pass = Callable[[], tuple[int, int]]
-"""Runs prompts; their number, and that of computed tokens."""
 
 
 def made_up_prompts(
@@ -82,7 +80,8 @@ def measure(
     """
     prefill, device = Prefill(model), next(model.parameters()).device
     few = [prompts[i] for i in np.linspace(0, len(prompts) - 1, min(one_by_one, len(prompts))).astype(int)]
-    ways: dict[str, Pass] = {"one prompt at a time": lambda: _one_by_one(model, few)}
+    # Each runs prompts and gives their number and that of computed tokens.
+    ways: dict[str, Callable[[], tuple[int, int]]] = {"one prompt at a time": lambda: _one_by_one(model, few)}
     if float32 is not None:
         ways["one prompt at a time, float32"] = lambda: _one_by_one(float32, few)
     ways["padded batches"] = lambda: _batches(prefill, prompts, budget)

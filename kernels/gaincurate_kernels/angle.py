@@ -1,6 +1,8 @@
 """The public functions: take packed hidden states and segment bounds, yield sums and mean cosines.
 
-They check their arguments and hand them to PyTorch or to Triton. Know nothing of prompts or models.
+The mean cosine over all pairs of two segments is the dot product of their sums of unit vectors over the
+number of pairs, so no pairwise matrix is needed. They check their arguments, and compute with PyTorch or hand
+them to Triton. Know nothing of prompts or models.
 """
 
 from __future__ import annotations
@@ -13,12 +15,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-import gaincurate_kernels.reference as reference
-from gaincurate_kernels.reference import Concentration, RMSNorm, UnitSums
+from gaincurate_kernels.reference import Concentration, RMSNorm, UnitSums, inverse_norms, weighted
 
 Backend = Literal["auto", "triton", "torch"]
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TRITON_MAX_HIDDEN = 16384
+# A float32 running sum over tens of thousands of equal vectors drifts; partial sums of this many do not.
+CHUNK = 512
 
 
 def resolve_backend(
@@ -53,15 +56,12 @@ def resolve_backend(
 
 
 def triton_version() -> str | None:
-    """Triton's version; None where there is no Triton.
-
-    Triton is imported only where its distribution has another name, such as ROCm's pytorch-triton-rocm.
-    """
+    """Triton's version; None where there is no Triton."""
     if importlib.util.find_spec("triton") is None:
         return None
     try:
         return importlib.metadata.version("triton")
-    except importlib.metadata.PackageNotFoundError:
+    except importlib.metadata.PackageNotFoundError:  # it has another name, such as pytorch-triton-rocm
         import triton
 
         return str(triton.__version__)
@@ -88,11 +88,24 @@ def segment_unit_sums(
     """
     bounds = _checked(hidden, bounds, norm)
     chosen = resolve_backend(backend, device=hidden.device.type, hidden=hidden.shape[1], dtype=hidden.dtype)
-    if chosen == "torch":
-        return reference.segment_unit_sums(hidden, bounds, norm)
-    import gaincurate_kernels.launch as launch
+    if chosen == "triton":
+        import gaincurate_kernels.launch as launch
 
-    return launch.planned_unit_sums(hidden, launch.make_plan(bounds, hidden.device), norm)
+        return launch.planned_unit_sums(hidden, launch.make_plan(bounds, hidden.device), norm)
+    if hidden.stride(1) != 1:
+        hidden = hidden.contiguous()  # else columns would be added in another order
+    values = hidden if hidden.dtype == torch.float64 else hidden.float()
+    vectors = values if norm is None else weighted(values, norm)
+    inverse = inverse_norms(vectors)
+    sums = torch.zeros(len(bounds), hidden.shape[1], dtype=values.dtype, device=hidden.device)
+    for row, (begin, end) in enumerate(bounds.tolist()):
+        # Chunks count from the segment's own start: its sum does not depend on what stands before it.
+        parts = zip(vectors[begin:end].split(CHUNK), inverse[begin:end].split(CHUNK), strict=True)
+        chunks = [(part * factors[:, None]).sum(0) for part, factors in parts]
+        sums[row] = chunks[0] if len(chunks) == 1 else torch.stack(chunks).sum(0)
+    before = torch.nn.functional.pad((inverse == 0).cumsum(0), (1, 0))
+    zeros = (before[bounds[:, 1]] - before[bounds[:, 0]]).to(torch.int32)
+    return UnitSums(sums, (bounds[:, 1] - bounds[:, 0]).to(hidden.device), zeros)
 
 
 def angle_concentration(
@@ -133,11 +146,24 @@ def angle_concentration(
     chosen = resolve_backend(
         backend, device=question.sums.device.type, hidden=question.sums.shape[1], dtype=question.sums.dtype
     )
-    if chosen == "torch":
-        return reference.angle_concentration(question, prefix, prefix_of)
-    import gaincurate_kernels.launch as launch
+    if chosen == "triton":
+        import gaincurate_kernels.launch as launch
 
-    return launch.angle_concentration(question, prefix, prefix_of)
+        return launch.angle_concentration(question, prefix, prefix_of)
+    others, other_counts = prefix.sums, prefix.counts
+    if prefix_of is not None:
+        prefix_of = prefix_of.to(others.device)
+        others, other_counts = others[prefix_of], other_counts[prefix_of]
+    total = question.sums.double()
+    n, m = question.counts.double(), other_counts.double()
+    own = total.square().sum(-1)
+    cross = (total * others.double()).sum(-1)
+    # 0 / 0 is NaN: exactly where a mean over no pairs is asked for.
+    return Concentration(
+        intra=own / n.square(),
+        inter=cross / (n * m),
+        intra_offdiag=(own - (n - question.zeros)) / torch.where(n > 1, n * (n - 1), torch.nan),
+    )
 
 
 def _checked(hidden: Tensor, bounds: Tensor, norm: RMSNorm | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Prepares and launches the Triton kernels: takes checked tensors on a GPU, yields the same as `reference`.
+"""Prepares and launches the Triton kernels: takes checked tensors on a GPU, yields what PyTorch would.
 
 Block sizes come from a fixed table by hidden size and are never tuned at run time: they decide the order of
 additions, and a score must not depend on the machine that tuned it. Imports triton; imported only when used.

@@ -1,8 +1,7 @@
-"""Angle concentration in PyTorch, and what goes in and comes out whatever computes it.
+"""Inputs and outputs of the angle functions, unit vectors, and the definition that they are held against.
 
-The mean cosine over all pairs of two segments is the dot product of their sums of unit vectors over the
-number of pairs, so no pairwise matrix is needed. Beside it, for the record and for tests, stand the
-definition with its matrix in float64 and the formula of the released script. Knows nothing of prompts.
+For the record stands beside the definition, a matrix of all pairs in float64, the formula of the released
+script. Knows nothing of prompts.
 """
 
 from __future__ import annotations
@@ -12,8 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# A float32 running sum over tens of thousands of equal vectors drifts; partial sums of this many do not.
-CHUNK = 512
 # Squares of a row outside these norms may overflow or vanish in float32.
 _PLAIN_NORMS = (1e-15, 1e15)
 
@@ -94,52 +91,12 @@ def normalised(hidden: Tensor, norm: RMSNorm) -> Tensor:
     values = hidden if hidden.dtype == torch.float64 else hidden.float()
     # float64: the square of a large float32 does not fit into one.
     rms = (values.double().square().mean(-1, keepdim=True) + norm.eps).sqrt()
-    return (_weighted(values, norm) / torch.where(rms > 0, rms, 1)).to(values.dtype)
+    return (weighted(values, norm) / torch.where(rms > 0, rms, 1)).to(values.dtype)
 
 
-def _weighted(values: Tensor, norm: RMSNorm) -> Tensor:
+def weighted(values: Tensor, norm: RMSNorm) -> Tensor:
+    """What a norm makes of states but for their length, which no direction depends on."""
     return values * (norm.weight.to(values.dtype) + norm.offset)
-
-
-def segment_unit_sums(hidden: Tensor, bounds: Tensor, norm: RMSNorm | None = None) -> UnitSums:
-    """As `gaincurate_kernels.segment_unit_sums`, which checks the arguments."""
-    pairs: list[tuple[int, int]] = [(int(a), int(b)) for a, b in bounds.tolist()]
-    if hidden.stride(1) != 1:
-        hidden = hidden.contiguous()  # else columns would be added in another order
-    values = hidden if hidden.dtype == torch.float64 else hidden.float()
-    # Scaling by the root mean square does not change a direction.
-    vectors = values if norm is None else _weighted(values, norm)
-    inverse = inverse_norms(vectors)
-    sums = torch.zeros(len(pairs), hidden.shape[1], dtype=values.dtype, device=hidden.device)
-    for row, (begin, end) in enumerate(pairs):
-        # Chunks count from the segment's own start: its sum does not depend on what stands before it.
-        parts = zip(vectors[begin:end].split(CHUNK), inverse[begin:end].split(CHUNK), strict=True)
-        chunks = [(part * factors[:, None]).sum(0) for part, factors in parts]
-        sums[row] = chunks[0] if len(chunks) == 1 else torch.stack(chunks).sum(0)
-    before = torch.nn.functional.pad((inverse == 0).cumsum(0), (1, 0))
-    zeros = (before[bounds[:, 1]] - before[bounds[:, 0]]).to(torch.int32)
-    counts = (bounds[:, 1] - bounds[:, 0]).to(hidden.device)
-    return UnitSums(sums, counts, zeros)
-
-
-def angle_concentration(
-    question: UnitSums, prefix: UnitSums, prefix_of: Tensor | None = None
-) -> Concentration:
-    """As `gaincurate_kernels.angle_concentration`, which checks the arguments."""
-    others, other_counts = prefix.sums, prefix.counts
-    if prefix_of is not None:
-        prefix_of = prefix_of.to(others.device)
-        others, other_counts = others[prefix_of], other_counts[prefix_of]
-    total = question.sums.double()
-    n, m = question.counts.double(), other_counts.double()
-    own = total.square().sum(-1)
-    cross = (total * others.double()).sum(-1)
-    # 0 / 0 is NaN: exactly where a mean over no pairs is asked for.
-    return Concentration(
-        intra=own / n.square(),
-        inter=cross / (n * m),
-        intra_offdiag=(own - (n - question.zeros)) / torch.where(n > 1, n * (n - 1), torch.nan),
-    )
 
 
 def quadratic(hidden: Tensor, question: int, end: int) -> tuple[float, float, float]:

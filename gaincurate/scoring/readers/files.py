@@ -61,12 +61,9 @@ class Reader:
     notes: tuple[str, ...] = ()
 
     def batches(self, schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
-        """The rows after so many, cast to a schema of which the part may lack columns.
-
-        They come in small batches: a file's own batch may be the whole file, and its rows become Python
-        objects further on.
-        """
+        """The rows after so many, cast to a schema of which the part may lack columns."""
         for batch in self.raw(skip):
+            # A file's own batch may be the whole file, and its rows become Python objects further on.
             for start in range(0, batch.num_rows, BATCH_ROWS):
                 part = batch.slice(start, BATCH_ROWS)
                 if not part.schema.equals(schema):
@@ -250,10 +247,7 @@ def _parsed(path: Path, place: str, data: bytes, longest: int) -> Any:
 
 
 def _open_csv(path: Path) -> Reader:
-    """A .csv file with a header; a column is int64 or double where every value in it is, else text.
-
-    It is read once as text to check it and find its types.
-    """
+    """A .csv file with a header; a column is int64 or double where every value in it is, else text."""
     names = [name for batch in islice(_csv_batches(path, {}), 1) for name in batch.schema.names]
     possible = {name: [pa.int64(), pa.float64()] for name in names}
     rows, filled = 0, dict.fromkeys(names, False)

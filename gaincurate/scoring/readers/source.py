@@ -33,16 +33,12 @@ _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(:[\w.-]+)?(@[\w.-]+)?")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An opened data set.
-
-    `fingerprint` is a hash of the content (of the files' bytes, or what `datasets` says of a Hub set),
-    `rows` the number after `--limit`.
-    """
+    """An opened data set."""
 
     name: str
     schema: pa.Schema
-    rows: int
-    fingerprint: str
+    rows: int  # after `--limit`
+    fingerprint: str  # a hash of the files' bytes, or what `datasets` says of a Hub set
     readers: tuple[Reader, ...]
 
     def batches(self, start: int = 0) -> Iterator[pa.RecordBatch]:
