@@ -28,7 +28,7 @@ MOST_THREADS = 1024  # OpenMP gives up, or crashes, at a number that no machine 
 Signal = Literal["angle", "nll", "entropy", "embedding"]
 SIGNALS: tuple[Signal, ...] = ("angle", "nll", "entropy", "embedding")
 _ARRAY = "SLURM_ARRAY_TASK_"
-# A number from 0, and the variable with the number of parts, which Kubernetes does not say; the first is taken.
+# A number from 0, and the variable with the number of parts (Kubernetes has none); the first there is taken.
 _RANKS = {"JOB_COMPLETION_INDEX": "GAINCURATE_SHARDS", "SLURM_PROCID": "SLURM_NTASKS", "RANK": "WORLD_SIZE"}
 
 

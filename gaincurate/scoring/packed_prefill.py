@@ -48,7 +48,8 @@ class PackedPrefill:
         self._model: Any = prefill.model
         self._cached: OrderedDict[bytes, SharedPrefix] = OrderedDict()
         self._prefix_tokens = 0
-        self._before = self._model.config._attn_implementation
+        config: Any = prefill.model.config
+        self._before = config._attn_implementation
         self._layers: list[Any] = []  # that multiply from laid-out weights
         # What a few short prompts would not show.
         others = sorted(set(getattr(prefill.config, "layer_types", None) or ()) - _LAYERS)

@@ -214,9 +214,8 @@ def open_data(config: ScoreConfig, progress: Progress) -> tuple[Source, Columns]
                 raise InputError(
                     f"--overwrite would delete {path}, which this run reads. Give another --out."
                 )
-    for reader in source.readers:
-        for note in reader.notes:
-            progress.note(note)
+    for note in (note for reader in source.readers for note in reader.notes):
+        progress.note(note)
     progress.note(f"{source.name}: {source.rows:,} row{'s' * (source.rows != 1)}; {columns.note}")
     return source, columns
 

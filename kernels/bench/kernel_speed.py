@@ -71,8 +71,8 @@ def machine(device: str) -> dict[str, str]:
     on_gpu = torch.device(device).type == "cuda"
     name = torch.cuda.get_device_name(device) if on_gpu else platform.processor() or platform.machine()
     facts = {"date": time.strftime("%Y-%m-%d"), "device": name, "torch": torch.__version__}
-    facts |= {"triton": triton_version() or "none"}
-    return facts if on_gpu else {**facts, "threads": str(torch.get_num_threads())}
+    threads = {} if on_gpu else {"threads": str(torch.get_num_threads())}
+    return {**facts, "triton": triton_version() or "none", **threads}
 
 
 def print_rows(rows: Iterable[dict[str, Any]]) -> None:

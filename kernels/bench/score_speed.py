@@ -164,7 +164,7 @@ def gemm_speed(model: nn.Module, rows: int) -> float:
 
 def gemm_operations(prefill: Prefill, prompt: Segmented) -> float:
     """Operations of the linear layers for one token, up to the scored tensor; attention is not counted."""
-    counts = []
+    counts = list[int]()
 
     def count(module: nn.Module, args: tuple[Any, ...], _: Any) -> None:
         weight: Any = module.weight

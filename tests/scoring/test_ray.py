@@ -116,8 +116,9 @@ def test_a_worker_of_a_ray_of_our_own_writes_the_same_bytes(
 
 def watched(nodes: Nodes, at_part: Callable[[int], None], *arguments: Any) -> tuple[Watch, Any]:
     """Score on all nodes, with something done at each part."""
-    watch, settings = Watch(at_part), {"engine": "ray", "address": nodes.address}
-    return watch, pipeline.score_dataset(config(*arguments, **settings), watch)
+    watch = Watch(at_part)
+    given = config(*arguments, engine="ray", address=nodes.address)
+    return watch, pipeline.score_dataset(given, watch)
 
 
 def held(gate: Path, *arguments: Any) -> Any:

@@ -33,7 +33,13 @@ class Sets:
         return str(tiny.write_jsonl(self.folder / f"{name}.jsonl", rows))
 
     def score(self, name: str, rows: Rows, *reuse: str, **options: Any) -> Any:
-        given = {"model": self.model, "signals": ALL, "shard_rows": 16, "threads": 1, "device": "cpu"}
+        given: dict[str, Any] = {
+            "model": self.model,
+            "signals": ALL,
+            "shard_rows": 16,
+            "threads": 1,
+            "device": "cpu",
+        }
         given |= {"data": self.data(name, rows), "out": self.folder / name, **options}
         config = ScoreConfig(**given, reuse=[str(self.folder / place) for place in reuse])
         progress = Progress()
@@ -123,7 +129,7 @@ def test_a_set_that_lacks_a_signal_is_passed_over_with_a_note(sets: Sets) -> Non
     assert f"--reuse {sets.folder / 'old'}: {said}" in sets.notes
 
 
-OTHER = {
+OTHER: dict[str, dict[str, Any]] = {
     "another model": {"config": transformers.LlamaConfig(**{**tiny.COMMON, "rope_theta": 77.0})},
     "another chat template": {"template": "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"},
 }

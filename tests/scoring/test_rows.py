@@ -167,7 +167,10 @@ def test_a_score_is_of_the_prompt_that_the_template_makes(case: str, tmp_path: P
 
 
 def test_rollouts_are_of_the_prompt_with_its_tools(tmp_path: Path, model: Path) -> None:
-    rows = [{"prompt": QUESTION, "tools": [MUL], "answer": "1"}, {"prompt": call("f", x=1), "tools": []}]
+    rows: list[Row] = [
+        {"prompt": QUESTION, "tools": [MUL], "answer": "1"},
+        {"prompt": call("f", x=1), "tools": []},
+    ]
     prompts = read_prompts(scored(tmp_path, rows, model), range(2), None)
     given: dict[str, Any] = {"scored": tmp_path / "set", "out": tmp_path / "o", "verifier": "exact"}
     given["model"] = str(model)

@@ -160,8 +160,8 @@ def test_a_limit_stored_in_the_tokenizer_cuts_nothing() -> None:
 def test_the_fingerprint_changes_with_all_that_changes_the_rendering() -> None:
     made = templates.byte_level(BY_NAME["llama3"].template)
     options: list[dict[str, Any]] = [{}, {}, {"system": "Be brief."}, {"shots": SHOTS}]
-    first = {"template_kwargs": {"date_string": "1 Jan 2025"}}
-    prints = [Segmenter(made, **first, **o).fingerprint for o in options]
+    first = {"date_string": "1 Jan 2025"}
+    prints = [Segmenter(made, template_kwargs=first, **o).fingerprint for o in options]
     prints.append(Segmenter(made, template_kwargs={"date_string": "2 Jan 2025"}).fingerprint)
     assert prints[0] == prints[1]
     assert len(set(prints)) == 4

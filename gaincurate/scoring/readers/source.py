@@ -116,8 +116,7 @@ def open_source(data: str, *, split: str | None = None, limit: int | None = None
             is_path = os.path.lexists(path) or name.endswith(SUFFIXES)
             saved = not is_path and bool(_HUB_ID.fullmatch(name))
         if saved:
-            reader, fingerprint = _from_datasets(name, split)
-            readers = (reader,)
+            readers, fingerprint = _from_datasets(name, split)
         else:
             paths = _folder(path, split) if path.is_dir() else _named(name, split)
             readers, fingerprint = tuple(map(open_file, paths)), digest_files(paths)
@@ -202,7 +201,7 @@ def _one_schema(data: str, readers: tuple[Reader, ...]) -> pa.Schema:
     return pa.schema(fields, metadata=schema.metadata)
 
 
-def _from_datasets(data: str, split: str | None) -> tuple[Reader, str]:
+def _from_datasets(data: str, split: str | None) -> tuple[tuple[Reader, ...], str]:
     """A folder of `save_to_disk`, or a set on the Hub, `owner/name[:config][@revision]`; its fingerprint."""
     try:
         import datasets
@@ -246,4 +245,4 @@ def _from_datasets(data: str, split: str | None) -> tuple[Reader, str]:
             yield from table.cast(schema).combine_chunks().to_batches()
 
     fingerprint = [loaded._fingerprint, digest_files(files)] if saved else [data, split, loaded._fingerprint]
-    return Reader(Path(data), schema, len(loaded), batches), digest_json(fingerprint)
+    return (Reader(Path(data), schema, len(loaded), batches),), digest_json(fingerprint)
