@@ -40,18 +40,14 @@ def test_auto_falls_back_on_what_the_kernel_does_not_take(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"device": "cpu"}, "backend triton: Triton's kernels run on a GPU, and the states are on cpu"),
-        ({"device": "mps"}, "backend triton: Triton's kernels run on a GPU, and the states are on mps"),
-        (
-            {"dtype": torch.float64},
-            "backend triton: the kernel reads float32, bfloat16 and float16, not float64",
-        ),
-        ({"hidden": 20000}, "backend triton: the kernel takes hidden sizes up to 16384, not 20000"),
+        ({"device": "mps"}, "Triton's kernels run on a GPU, and the states are on mps"),
+        ({"dtype": torch.float64}, "the kernel reads float32, bfloat16 and float16, not float64"),
+        ({"hidden": 20000}, "the kernel takes hidden sizes up to 16384, not 20000"),
     ],
 )
 def test_triton_is_refused(options: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "0")
-    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+    with pytest.raises(ValueError, match=f"^backend triton: {sentence}$"):
         resolved("triton", **options)
 
 

@@ -94,8 +94,10 @@ def test_a_shared_prefix_is_summed_once_and_named_by_its_row() -> None:
     a = angle_concentration(questions, shared, which, backend="triton")
     b = angle_concentration(questions, own, backend="triton")
     c = angle_concentration(questions, shared, which.to(DEVICE), backend="torch")
+    d = angle_concentration(questions, own, backend="torch")
     for name in ("intra", "inter", "intra_offdiag"):
         assert torch.equal(getattr(a, name), getattr(b, name))
+        assert torch.equal(getattr(c, name), getattr(d, name))
         assert torch.allclose(getattr(a, name), getattr(c, name), atol=1e-12, rtol=0)
 
 

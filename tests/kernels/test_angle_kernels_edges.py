@@ -151,8 +151,7 @@ def test_no_segments_and_no_tokens_give_empty_and_zero_rows() -> None:
 @given(st.lists(st.integers(0, 5 * CHUNK), max_size=8), st.integers(0, 9))
 def test_chunks_cover_every_segment_once_in_order(lengths: list[int], gap: int) -> None:
     begins = [gap + sum(lengths[:i]) for i in range(len(lengths))]
-    bounds = torch.tensor([[b, b + n] for b, n in zip(begins, lengths, strict=True)], dtype=torch.int64)
-    bounds = bounds.reshape(-1, 2)
+    bounds = torch.tensor([(b, b + n) for b, n in zip(begins, lengths, strict=True)]).long().reshape(-1, 2)
     plan = make_plan(bounds, torch.device("cpu"))
     chunks, splits = plan.chunks.reshape(-1, 3), plan.splits.reshape(-1, 3)
     assert plan.counts.tolist() == lengths
@@ -166,10 +165,8 @@ def test_chunks_cover_every_segment_once_in_order(lengths: list[int], gap: int) 
     by_output = {output: (begin, n) for begin, n, output in chunks.tolist()}
     assert len(by_output) == len(chunks)
     for row, parts in joined.items():
-        at = begins[row]
-        for output in parts:
-            begin, n = by_output[output]
-            assert begin == at
-            assert n <= CHUNK
-            at += n
-        assert at == begins[row] + lengths[row]
+        pieces = [by_output[output] for output in parts]
+        assert [begin for begin, _ in pieces] == [begins[row] + place * CHUNK for place in range(len(parts))]
+        assert [n for _, n in pieces[:-1]] == [CHUNK] * (len(parts) - 1)
+        assert sum(n for _, n in pieces) == lengths[row]
+        assert pieces[-1][1] <= CHUNK

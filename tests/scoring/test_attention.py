@@ -132,19 +132,16 @@ def test_variable_length_attention_gets_sequences_behind_prefixes(monkeypatch: p
     assert seen == [{"scale": 0.6, "window_size": (2, 0), "enable_gqa": True, "num_splits": 1}]
 
 
-@pytest.mark.parametrize(
-    ("device", "dtype", "softcap", "taken"),
-    [
+def test_where_varlen_attention_is_taken() -> None:
+    for device, dtype, softcap, taken in [
         ("cuda", torch.bfloat16, None, True),
         ("cuda", torch.float32, None, False),
         ("cuda", torch.bfloat16, 30.0, False),
         ("cpu", torch.bfloat16, None, False),
-    ],
-)
-def test_where_varlen_attention_is_taken(device: str, dtype: Any, softcap: float | None, taken: bool) -> None:
-    states: Any = SimpleNamespace(device=torch.device(device), dtype=dtype)
-    made = packed_attention._Call(LAYER, states, states, states, Packing([], []), 1.0, None, softcap)
-    assert packed_attention._has_varlen(made) is taken
+    ]:
+        states: Any = SimpleNamespace(device=torch.device(device), dtype=dtype)
+        made = packed_attention._Call(LAYER, states, states, states, Packing([], []), 1.0, None, softcap)
+        assert packed_attention._has_varlen(made) is taken
 
 
 def test_variable_length_attention_has_a_shared_prefix_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,13 +161,13 @@ def call(packing: Any, mask: Tensor | None = None, **options: Any) -> None:
 
 
 def test_what_is_not_understood_is_refused_and_not_ignored() -> None:
+    packing = Packing([0, 3], [None])
     with pytest.raises(UnsupportedAttention, match="does not hand keywords on to its attention"):
         call(None)
     with pytest.raises(UnsupportedAttention, match="makes an attention mask of its own"):
-        call(Packing([0, 3], [None]), torch.zeros(3, 3))
+        call(packing, torch.zeros(3, 3))
     with pytest.raises(UnsupportedAttention, match="its attention takes position_bias, s_aux"):
-        call(Packing([0, 3], [None]), s_aux=torch.zeros(2), position_bias=1)
-    packing = Packing([0, 3], [None])
+        call(packing, s_aux=torch.zeros(2), position_bias=1)
     call(packing, s_aux=None, dropout=0.0, position_ids=torch.arange(3), is_causal=True)
     with pytest.raises(UnsupportedAttention, match="an attention module is called twice"):
         call(packing)

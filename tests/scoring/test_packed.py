@@ -96,11 +96,10 @@ def test_prompts_long_for_longrope_run_apart(packs: bool, budget: int, turn: int
 
 
 @pytest.mark.parametrize("layer", [0, 1])
-def test_an_inner_layer_is_reached_and_nothing_behind_it(layer: int) -> None:
+def test_an_inner_layer_is_reached(layer: int) -> None:
     prefill, rows = made(ARCHITECTURES[0], layer=layer), prompts()
     expected = scores(prefill(rows), rows)
-    packed = PackedPrefill(prefill, rows[:2])
-    assert gap(expected, scores(packed(rows, shared_prefixes(rows)), rows)) < 1e-5
+    assert gap(expected, scores(PackedPrefill(prefill, rows[:2])(rows, shared_prefixes(rows)), rows)) < 1e-5
 
 
 def test_a_run_covers_every_prompt_within_the_budget_and_runs_a_shared_prefix_once() -> None:
@@ -152,16 +151,16 @@ def config(kind: str, **options: Any) -> Any:
 SINKS = {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8}
 
 
-@pytest.mark.parametrize(
-    ("other", "sentence"),
-    [
-        (config("gpt_oss", **SINKS), "its attention takes s_aux"),
-        (config("mamba", state_size=4), "it has layers of linear_attention"),
-        (config("llama", attention_chunk_size=4), "it attends in chunks"),
-    ],
-    ids=["sinks", "no attention", "chunks"],
-)
-def test_what_packed_attention_does_not_do_is_refused_and_changes_nothing(other: Any, sentence: str) -> None:
+REFUSED = {
+    "its attention takes s_aux": config("gpt_oss", **SINKS),
+    "it has layers of linear_attention": config("mamba", state_size=4),
+    "it attends in chunks": config("llama", attention_chunk_size=4),
+}
+
+
+@pytest.mark.parametrize("sentence", REFUSED)
+def test_what_packed_attention_does_not_do_is_refused_and_changes_nothing(sentence: str) -> None:
+    other = REFUSED[sentence]
     prefill = Prefill(transformers.AutoModel.from_config(other).eval(), site="final_norm")
     expected = scores(prefill(prompts()), prompts())
     with pytest.raises(UnsupportedAttention, match=f"^{sentence}$"):

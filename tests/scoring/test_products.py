@@ -47,9 +47,8 @@ def test_a_product_is_that_of_float64_and_comes_again_with_the_same_bits(
     if layout == "expanded":
         states = states[..., :1].expand(*shape, into)
     expected = states.double() @ layer.weight.double().T + (layer.bias.double() if bias else 0)
-    layers = layers_to_lay_out(layer)
-    assert layers == [layer]
-    lay_out(layers)
+    assert layers_to_lay_out(layer) == [layer]
+    lay_out([layer])
     with torch.inference_mode():
         found = layer(states)
         assert found.shape == expected.shape
@@ -64,9 +63,8 @@ def test_weights_come_back_with_their_bits(shape: tuple[int, int], dtype: Any) -
     layer = linear(shape[1], shape[0], bias=True, dtype=dtype)
     before, states = layer.weight.detach().clone(), torch.randn(3, shape[1]).to(dtype)
     expected = layer(states)
-    layers = layers_to_lay_out(layer)
     for change in (lay_out, lay_out, take_back, take_back) * 2:  # asked twice is as good as once
-        change(layers)
+        change([layer])
     assert type(layer) is nn.Linear
     assert torch.equal(layer.weight, before)
     assert torch.equal(layer(states), expected)

@@ -84,13 +84,10 @@ def test_what_cannot_be_data_says_why(tmp_path: Path) -> None:
 
 
 def test_files_of_one_source_share_a_schema_wide_enough_for_all(tmp_path: Path) -> None:
+    x, y = {"role": "user", "content": "x"}, {"content": "y", "role": "user", "name": "n"}
     rows = [
-        {"prompt": [{"role": "user", "content": "x"}], "level": 1, "extra": {"a": 1}},
-        {
-            "prompt": [{"content": "y", "role": "user", "name": "n"}],
-            "level": 0.5,
-            "extra": {"b": "z", "a": 2},
-        },
+        {"prompt": [x], "level": 1, "extra": {"a": 1}},
+        {"prompt": [y], "level": 0.5, "extra": {"b": "z", "a": 2}},
         {"extra": None, "prompt": [], "only": "here"},
     ]
     for i, row in enumerate(rows):
@@ -98,18 +95,8 @@ def test_files_of_one_source_share_a_schema_wide_enough_for_all(tmp_path: Path) 
     found = table(open_source(str(tmp_path)))
     assert found.column_names == ["prompt", "level", "extra", "only"]
     assert found.to_pylist() == [
-        {
-            "prompt": [{"role": "user", "content": "x", "name": None}],
-            "level": 1.0,
-            "extra": {"a": 1, "b": None},
-            "only": None,
-        },
-        {
-            "prompt": [{"role": "user", "content": "y", "name": "n"}],
-            "level": 0.5,
-            "extra": {"a": 2, "b": "z"},
-            "only": None,
-        },
+        {"prompt": [{**x, "name": None}], "level": 1.0, "extra": {"a": 1, "b": None}, "only": None},
+        {"prompt": [y], "level": 0.5, "extra": {"a": 2, "b": "z"}, "only": None},
         {"prompt": [], "level": None, "extra": None, "only": "here"},
     ]
 

@@ -135,24 +135,20 @@ OTHER: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({}, "another model"),
-        ({}, "another chat template"),
-        ({"dtype": "bfloat16"}, "another dtype (float32 before, bfloat16 now)"),
-        ({"system": "Think."}, "another system message"),
-        ({"inter_weight": 2.0}, "another inter_weight"),
-        ({"max_length": 99}, "another longest prompt"),
-    ],
-    ids=str,
-)
-def test_scores_of_another_kind_are_refused_in_words(
-    change: dict[str, Any], words: str, sets: Sets, measured: list[int]
-) -> None:
+CHANGES: dict[str, dict[str, Any]] = {
+    **{words: {} for words in OTHER},
+    "another dtype (float32 before, bfloat16 now)": {"dtype": "bfloat16"},
+    "another system message": {"system": "Think."},
+    "another inter_weight": {"inter_weight": 2.0},
+    "another longest prompt": {"max_length": 99},
+}
+
+
+@pytest.mark.parametrize("words", CHANGES)
+def test_scores_of_another_kind_are_refused_in_words(words: str, sets: Sets, measured: list[int]) -> None:
     sets.score("old", tiny.questions(8), signals="angle")
     measured.clear()
-    options = {"signals": "angle", **change}
+    options = {"signals": "angle", **CHANGES[words]}
     if words in OTHER:
         options["model"] = str(tiny.save_model(sets.folder / "other/tiny-llama", **OTHER[words]))
     with pytest.raises(InputError) as caught:

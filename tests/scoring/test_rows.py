@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,10 @@ def call(name: str, **arguments: Any) -> list[Row]:
     ]
 
 
+def as_they_are(*chats: list[Row]) -> tuple[list[Row], list[tuple[list[Row], list[Row] | None]]]:
+    return [{"prompt": chat} for chat in chats], [(chat, None) for chat in chats]
+
+
 def user(*content: Any) -> list[Row]:
     """A question, or one in parts."""
     return [{"role": "user", "content": content[0] if len(content) == 1 else list(content)}]
@@ -90,18 +94,10 @@ SETS: dict[str, tuple[list[Row], list[tuple[list[Row], list[Row] | None]]]] = {
         [{"x": {"input": CHAT, "tools": [MUL]}, "tools": ["not these"]}],
         [(CHAT, [MUL])],
     ),
-    "calls with unlike arguments": (
-        [
-            {"prompt": call("mul", a=3, b=18)},
-            {"prompt": call("weather", city="Lyon")},
-            {"prompt": call("now")},
-        ],
-        [(call("mul", a=3, b=18), None), (call("weather", city="Lyon"), None), (call("now"), None)],
+    "calls with unlike arguments": as_they_are(
+        call("mul", a=3, b=18), call("weather", city="Lyon"), call("now")
     ),
-    "calls of unlike types": (
-        [{"prompt": call("f", x=1)}, {"prompt": call("f", **DEEP)}],
-        [(call("f", x=1), None), (call("f", **DEEP), None)],
-    ),
+    "calls of unlike types": as_they_are(call("f", x=1), call("f", **DEEP)),
     "chats as JSON text": (
         [{"prompt": json.dumps(CHAT)}, {"prompt": json.dumps(call("mul", a=None, b=2))}],
         [(CHAT, None), (call("mul", a=None, b=2), None)],
@@ -200,18 +196,15 @@ def test_a_prompt_that_cannot_be_read_is_refused_with_its_row(case: str, tmp_pat
         scored(tmp_path, [{"prompt": prompt} for prompt in prompts], model)
 
 
-@pytest.mark.parametrize(
-    ("value", "sentence"),
-    [
+def test_tools_that_are_no_schemas_are_refused() -> None:
+    for value, sentence in [
         ("calculator", "its tools are no list of JSON schemas; --tools-column none leaves tools out"),
         ({"name": "mul"}, "its tools are no list of JSON schemas"),
         (["calculator", "search"], "its tool 'calculator' is no JSON schema"),
         ("[1]", "its tool '1' is no JSON schema"),
-    ],
-)
-def test_tools_that_are_no_schemas_are_refused(value: Any, sentence: str) -> None:
-    with pytest.raises(PromptProblem, match=f"^{sentence}"):
-        to_tools(value)
+    ]:
+        with pytest.raises(PromptProblem, match=f"^{sentence}"):
+            to_tools(value)
 
 
 def test_text_keeps_the_nulls_of_its_author_and_arrow_values_lose_theirs() -> None:
@@ -225,38 +218,36 @@ def found(rows: Sequence[Row], tmp_path: Path, **asked: str) -> Columns:
     return find_columns(source.schema, source.first(), **asked)
 
 
-COLUMNS: dict[str, tuple[Row, str, str | None, str]] = {
-    "verl's answer": ({"prompt": CHAT, "reward_model": {"ground_truth": "7"}}, "prompt", None, "7"),
-    "verl's answer as text": ({"prompt": CHAT, "reward_model": '{"ground_truth": "7"}'}, "prompt", None, "7"),
-    "a number in text": ({"prompt": CHAT, "reward_model": '{"ground_truth": 7}'}, "prompt", None, "7"),
+GYM = {"input": CHAT, "tools": [MUL]}
+COLUMNS: dict[str, tuple[Row, str, str | None]] = {
+    "verl's answer": ({"prompt": CHAT, "reward_model": {"ground_truth": "7"}}, "prompt", None),
+    "verl's answer as text": ({"prompt": CHAT, "reward_model": '{"ground_truth": "7"}'}, "prompt", None),
+    "a number in text": ({"prompt": CHAT, "reward_model": '{"ground_truth": 7}'}, "prompt", None),
     "NeMo Gym": (
         {"responses_create_params": {"input": "How?"}, "question": "How?", "expected_answer": "7"},
         "responses_create_params.input",
         None,
-        "7",
     ),
     "NeMo Gym as text": (
-        {"responses_create_params": json.dumps({"input": CHAT, "tools": [MUL]}), "expected_answer": "7"},
+        {"responses_create_params": json.dumps(GYM), "expected_answer": "7"},
         "responses_create_params.input",
         "responses_create_params.tools",
-        "7",
     ),
-    "null tools": ({"prompt": CHAT, "tools": None, "answer": "7"}, "prompt", None, "7"),
-    "tools of another type": ({"prompt": CHAT, "tools": {"mul": 1}, "answer": "7"}, "prompt", None, "7"),
+    "null tools": ({"prompt": CHAT, "tools": None, "answer": "7"}, "prompt", None),
+    "tools of another type": ({"prompt": CHAT, "tools": {"mul": 1}, "answer": "7"}, "prompt", None),
 }
 
 
 @pytest.mark.parametrize("case", COLUMNS, ids=str)
 def test_columns_are_found(case: str, tmp_path: Path) -> None:
-    row, prompt, tools, answer = COLUMNS[case]
+    row, prompt, tools = COLUMNS[case]
     columns = found([row], tmp_path)
     assert (columns.prompt, columns.tools) == (prompt, tools)
     table = open_source(str(tmp_path / "rows.jsonl")).first()
-    assert [str(value) for value in column_values(table, str(columns.answer))] == [answer]
+    assert [str(value) for value in column_values(table, str(columns.answer))] == ["7"]
     assert all(isinstance(chat, Chat) for chat in columns.chats(table))
-    assert Columns.of({"source": columns.identity()}) == Columns(
-        prompt, columns.answer, None, tools, columns.chat_text
-    )
+    expected = Columns(prompt, columns.answer, None, tools, columns.chat_text)
+    assert Columns.of({"source": columns.identity()}) == expected
 
 
 def test_json_text_of_an_object_that_ends_is_refused_with_its_row(tmp_path: Path) -> None:
@@ -286,16 +277,12 @@ def test_lists_and_objects_of_mixed_types_are_kept_as_json_text(case: str, tmp_p
     assert note == f"{data}: column 'v' mixes types in its lists or objects, so it is kept as JSON text"
 
 
-@pytest.mark.parametrize(
-    "write", [tiny.write_jsonl, lambda path, rows: pq.write_table(pa.Table.from_pylist(rows), path)]
-)
-def test_ids_are_of_messages(write: Callable[[Path, list[Row]], Any], tmp_path: Path, model: Path) -> None:
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_ids_are_of_messages(kind: str, tmp_path: Path, model: Path) -> None:
     ids, parts = [], [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in CHAT]
     for number, prompt in enumerate((CHAT, json.dumps(CHAT), parts)):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        data = folder / ("rows.jsonl" if write is tiny.write_jsonl else "rows.parquet")
-        write(data, [{"prompt": prompt, "answer": "7"}])
-        score_dataset(ScoreConfig(data=str(data), model=str(model), out=folder / "set"))
-        ids += open_scores(folder / "set").take([0]).column("gc_id").to_pylist()
+        data, rows = tmp_path / f"{number}.{kind}", [{"prompt": prompt, "answer": "7"}]
+        tiny.write_jsonl(data, rows) if kind == "jsonl" else pq.write_table(pa.Table.from_pylist(rows), data)
+        score_dataset(ScoreConfig(data=str(data), model=str(model), out=tmp_path / f"set{number}"))
+        ids += open_scores(tmp_path / f"set{number}").take([0]).column("gc_id").to_pylist()
     assert len(set(ids)) == 1

@@ -85,20 +85,12 @@ def test_a_rows_own_system_message_is_kept_before_the_examples_unless_overridden
     assert replaced.startswith("<|im_start|>system\nOurs.<|im_end|>\n<|im_start|>user\n3?")
 
 
-@pytest.mark.parametrize(
-    ("messages", "expected"),
-    [
-        ([{"role": "assistant", "content": "hi"}], "there is no user message"),
-        (user(" \n\t"), "the question is empty"),
-        ([{"role": "user", "content": None}], "the question is empty"),
-        ([*user("first"), {"role": "assistant", "content": "x"}, *user("")], "the question is empty"),
-    ],
-)
-def test_a_prompt_without_question_has_the_reason(messages: list[dict[str, Any]], expected: str) -> None:
-    made = templates.byte_level(BY_NAME["qwen2.5"].template)
-    found = Segmenter(made)([user("good"), messages, user("good")])
-    assert [type(item) for item in found] == [Segmented, Unusable, Segmented]
-    assert reason(Segmenter(made), messages) == expected
+def test_a_prompt_without_question_has_the_reason() -> None:
+    made, nothing = templates.byte_level(BY_NAME["qwen2.5"].template), "the question is empty"
+    bad = [SHOTS[1:], user(" \n\t"), [{"role": "user", "content": None}], [*SHOTS, *user("")]]
+    found = Segmenter(made)([user("good"), *bad, user("good")])
+    assert [type(item) for item in found] == [Segmented, *[Unusable] * 4, Segmented]
+    assert [str(item) for item in found[1:5]] == ["there is no user message", *[nothing] * 3]
 
 
 PLAIN = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
@@ -167,20 +159,12 @@ def test_the_fingerprint_changes_with_all_that_changes_the_rendering() -> None:
     assert len(set(prints)) == 4
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        None,
-        {},
-        [{"role": "user", "content": "x"}],
-        [{"role": "assistant", "content": "x"}, {"role": "user", "content": "x"}],
-        [{"role": "user", "content": 3}, {"role": "assistant", "content": "x"}],
-        ["x", "y"],
-    ],
-)
-def test_examples_that_are_no_conversation_are_refused(value: Any) -> None:
-    with pytest.raises(InputError, match="--shots: expected a JSON list"):
-        check_shots(value)
+def test_examples_that_are_no_conversation_are_refused() -> None:
+    numbered = [{"role": "user", "content": 3}, SHOTS[1]]
+    values: list[Any] = [None, {}, SHOTS[:1], SHOTS[::-1], numbered, ["x", "y"]]
+    for value in values:
+        with pytest.raises(InputError, match="--shots: expected a JSON list"):
+            check_shots(value)
 
 
 def test_a_system_message_and_examples_are_read_from_files(tmp_path: Path) -> None:

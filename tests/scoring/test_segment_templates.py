@@ -15,11 +15,7 @@ from templates import CASES, QUOTED, Case
 
 # What a template, a trimming rule or a tokenizer might trip over.
 CONTENTS = [
-    "What is 12 plus 7?",
-    "  \n\tHow many apples are there?\n\n ",
-    "user",
-    "7",
-    "?",
+    "What is 12 plus 7?", "  \n\tHow many apples are there?\n\n ", "user", "7", "?",
     "e\u0301tude: wie groß ist x\u0302? naïve",
     "🎉👩‍👩‍👧 party 🎉",
     "日本語の問題です。",
@@ -31,7 +27,7 @@ CONTENTS = [
     "assistant\n[/INST] model Answer:",
     "\\frac{1}{2} + \"quotes\" & 'more' <b>",
     "\ufffd replaced \ufffd",
-]
+]  # fmt: skip
 PIECES = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
     st.sampled_from([*CONTENTS, " ", "\n", "<|im_start|>", "<s>", "[INST]", "<start_of_turn>", "assistant"]),

@@ -151,13 +151,9 @@ def test_shards_open_in_polars_with_the_source_columns(tmp_path: Path, tiny_mode
 @pytest.mark.parametrize("kind", ["saved", "parquet"])
 def test_class_labels_and_other_features_outlive_scoring(kind: str, tmp_path: Path, tiny_model: Path) -> None:
     datasets.disable_progress_bars()
-    features = datasets.Features(
-        {
-            "prompt": datasets.List({"role": datasets.Value("string"), "content": datasets.Value("string")}),
-            "kind": datasets.ClassLabel(names=["easy", "hard"]),
-            "vector": datasets.List(datasets.Value("float32"), length=2),
-        }
-    )
+    text, vector = datasets.Value("string"), datasets.List(datasets.Value("float32"), length=2)
+    kinds = {"kind": datasets.ClassLabel(names=["easy", "hard"]), "vector": vector}
+    features = datasets.Features({"prompt": datasets.List({"role": text, "content": text}), **kinds})
     rows = [
         {"prompt": [{"role": "user", "content": text}], "kind": i % 2, "vector": [i, 0.5]}
         for i, text in enumerate(PROMPTS.to_pylist())
@@ -173,15 +169,14 @@ def test_class_labels_and_other_features_outlive_scoring(kind: str, tmp_path: Pa
 
 
 def test_a_file_of_polars_with_its_views_goes_through(tmp_path: Path, tiny_model: Path) -> None:
-    frame = polars.DataFrame(
-        {
-            "prompt": [[{"role": "user", "content": text}] for text in PROMPTS.to_pylist()],
-            "note": spread("", "a text that is too long to lie in the view itself"),
-            "raw": spread(b"", b"bytes that are too long to lie in the view itself"),
-            "tags": spread(["x", None], []),
-            "kind": polars.Series(spread("easy", "hard"), dtype=polars.Enum(["easy", "hard"])),
-        }
-    )
+    columns = {
+        "prompt": [[{"role": "user", "content": text}] for text in PROMPTS.to_pylist()],
+        "note": spread("", "a text that is too long to lie in the view itself"),
+        "raw": spread(b"", b"bytes that are too long to lie in the view itself"),
+        "tags": spread(["x", None], []),
+        "kind": polars.Series(spread("easy", "hard"), dtype=polars.Enum(["easy", "hard"])),
+    }
+    frame = polars.DataFrame(columns)
     frame.write_ipc(tmp_path / "a.arrow")
     expected = pa.ipc.open_file(tmp_path / "a.arrow").read_all()
     assert expected.schema.field("note").type == pa.string_view()
