@@ -48,6 +48,9 @@ _EXPERTS: dict[str, Any] = {"num_experts": 4, "num_local_experts": 4, "num_exper
 _MOE = {**_EXPERTS, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16}
 _FULL = {"head_dim": 8, "layer_types": ["full_attention"] * 3, "num_kv_shared_layers": 0}
 _PER_LAYER = {**_FULL, "vocab_size_per_layer_input": 512, "hidden_size_per_layer_input": 8}
+_SHARED = {**_EXPERTS, "shared_intermediate_size": 24}
+_GEMMA3N = {**_PER_LAYER, "laurel_rank": 4, "activation_sparsity_pattern": [0.0] * 3}
+_SERIAL, _OPT = {"use_parallel_residual": False}, {"ffn_dim": 32, "word_embed_proj_dim": 32, "dropout": 0.0}
 
 ARCHITECTURES = [
     Architecture("llama"),
@@ -59,32 +62,14 @@ ARCHITECTURES = [
     Architecture("phi3"),
     Architecture("gpt2", "ln_2", layers="h", final="ln_f", options={"n_positions": 512, "n_inner": 48}),
     Architecture("gpt_neox", final="final_layer_norm"),
-    Architecture(
-        "gpt_neox",
-        final="final_layer_norm",
-        options={"use_parallel_residual": False},
-        label="gpt_neox_serial",
-    ),
-    Architecture(
-        "opt",
-        "final_layer_norm",
-        "fc1",
-        "decoder.layers",
-        "decoder.final_layer_norm",
-        {"ffn_dim": 32, "word_embed_proj_dim": 32, "dropout": 0.0},
-    ),
+    Architecture("gpt_neox", final="final_layer_norm", options=_SERIAL, label="gpt_neox_serial"),
+    Architecture("opt", "final_layer_norm", "fc1", "decoder.layers", "decoder.final_layer_norm", _OPT),
     Architecture("mixtral", options=_EXPERTS),
     Architecture("qwen2_moe", options={**_MOE, "decoder_sparse_step": 1}),
     Architecture("falcon", "input_layernorm", layers="h", final="ln_f", options={"alibi": False}),
     Architecture("phi", "input_layernorm", final="final_layernorm"),
-    Architecture(
-        "granitemoeshared", block="shared_mlp", options={**_EXPERTS, "shared_intermediate_size": 24}
-    ),
-    Architecture(
-        "gemma3n_text",
-        "pre_feedforward_layernorm",
-        options={**_PER_LAYER, "laurel_rank": 4, "activation_sparsity_pattern": [0.0] * 3},
-    ),
+    Architecture("granitemoeshared", block="shared_mlp", options=_SHARED),
+    Architecture("gemma3n_text", "pre_feedforward_layernorm", options=_GEMMA3N),
     Architecture("gemma4_text", "pre_feedforward_layernorm", options={**_PER_LAYER, "global_head_dim": 8}),
 ]
 
@@ -95,10 +80,8 @@ FAST = {"llama", "gemma2", "gpt2", "qwen2_moe"}
 
 def in_tiers(kinds: list[Architecture]) -> list[Any]:
     """Parameters for tests, with all but the four marked slow."""
-    return [
-        pytest.param(kind, id=kind.name, marks=() if kind.name in FAST else pytest.mark.slow)
-        for kind in kinds
-    ]
+    marks = {kind.name: () if kind.name in FAST else pytest.mark.slow for kind in kinds}
+    return [pytest.param(kind, id=kind.name, marks=marks[kind.name]) for kind in kinds]
 
 
 @torch.no_grad()

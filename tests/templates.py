@@ -21,9 +21,9 @@ _MARKS = [
 ]  # fmt: skip
 
 _CHATML = (
-    "{%% if messages[0].role != 'system' %%}<|im_start|>system\n%s<|im_end|>\n{%% endif %%}"
-    "{%% for m in messages %%}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{%% endfor %%}"
-    "{%% if add_generation_prompt %%}{{ '<|im_start|>assistant\n' }}{%% endif %%}"
+    "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are Qwen.<|im_end|>\n{% endif %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 # Looks for the last query and for thoughts inside contents.
 QWEN3 = (
@@ -100,10 +100,6 @@ TOOLS = (
 )
 
 
-def _same(question: str) -> str:
-    return question
-
-
 def _quoted(question: str) -> str:
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
@@ -118,7 +114,7 @@ class Case:
     name: str
     template: str
     tail: str
-    shown: Callable[[str], str] = _same
+    shown: Callable[[str], str] = str
     kwargs: dict[str, Any] = field(default_factory=dict)
     system: bool = True
 
@@ -126,8 +122,7 @@ class Case:
 _END = "<|im_end|>\n<|im_start|>assistant\n"
 _HEADER = "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
 CASES = [
-    Case("qwen2.5", _CHATML % "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.", _END),
-    Case("smollm", _CHATML % "You are a helpful AI assistant named SmolLM", _END),
+    Case("qwen2.5", _CHATML, _END),
     Case("qwen3", QWEN3, _END),
     Case("qwen3-off", QWEN3, _END + "<think>\n\n</think>\n\n", kwargs={"enable_thinking": False}),
     Case("llama3", _LLAMA3, _HEADER),

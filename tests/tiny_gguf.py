@@ -23,16 +23,12 @@ def write(folder: Path) -> Path:
     tokens = sorted(model["vocab"], key=model["vocab"].get)
     writer = gguf.GGUFWriter(package / "tiny.gguf", "llama")
     writer.add_name("tiny")
-    writer.add_context_length(2048)
-    writer.add_embedding_length(WIDTH)
-    writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(INNER)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(HEADS)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_rope_dimension_count(WIDTH // HEADS)
-    writer.add_vocab_size(len(tokens))
+    for name, value in {
+        "context_length": 2048, "embedding_length": WIDTH, "block_count": LAYERS, "feed_forward_length": INNER,
+        "head_count": HEADS, "head_count_kv": HEADS, "layer_norm_rms_eps": 1e-5, "rope_freq_base": 10000.0,
+        "rope_dimension_count": WIDTH // HEADS, "vocab_size": len(tokens),
+    }.items():  # fmt: skip
+        getattr(writer, f"add_{name}")(value)
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(tokens)
     writer.add_token_types([3 if token.startswith("<|") else 1 for token in tokens])
@@ -54,9 +50,8 @@ def write(folder: Path) -> Path:
         weights(f"blk.{block}.ffn_norm", WIDTH)
         for part in ("attn_q", "attn_k", "attn_v", "attn_output"):
             weights(f"blk.{block}.{part}", WIDTH, WIDTH)
-        weights(f"blk.{block}.ffn_gate", INNER, WIDTH)
-        weights(f"blk.{block}.ffn_up", INNER, WIDTH)
-        weights(f"blk.{block}.ffn_down", WIDTH, INNER)
+        for part, *shape in (("gate", INNER, WIDTH), ("up", INNER, WIDTH), ("down", WIDTH, INNER)):
+            weights(f"blk.{block}.ffn_{part}", *shape)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -39,8 +39,8 @@ from gaincurate.report.formatting import seconds as duration
 from gaincurate.report.table import likely_groups
 from gaincurate.schedule.checkpoints import recorded_model
 from gaincurate.scoring.config import MachineConfig
-from gaincurate.scoring.identity import resolve_machine
 from gaincurate.scoring.model import find_model
+from gaincurate.scoring.plan import resolve_machine
 
 START, JOBS, TUNE = "start", "jobs", "tune"
 CHOICE = "tune.json"

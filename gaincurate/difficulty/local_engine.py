@@ -27,7 +27,6 @@ from gaincurate.difficulty.config import RolloutConfig
 from gaincurate.difficulty.prompts import Completion, Key, Prompt, Refused
 from gaincurate.errors import InputError, ModelError
 from gaincurate.scoring.config import MachineConfig
-from gaincurate.scoring.identity import LIBRARIES, model_max_length, resolve_machine
 from gaincurate.scoring.model import (
     find_model,
     load_config,
@@ -35,6 +34,7 @@ from gaincurate.scoring.model import (
     load_tokenizer,
     tokenizer_fingerprint,
 )
+from gaincurate.scoring.plan import LIBRARIES, model_max_length, resolve_machine
 from gaincurate.scoring.segment import Segmenter, Unusable
 
 _CPU_BATCH_TOKENS = 8192

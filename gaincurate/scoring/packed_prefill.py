@@ -2,12 +2,16 @@
 
 No list says which architectures can be run like this. It is tried on real prompts against the model's own
 plain forward, and a model that differs runs in padded batches.
+
+On a CPU, matrix products come from weights laid out once: oneDNN multiplies from a layout of its own, and
+torch would convert the weights to it at every product.
 """
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence, Set
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -15,10 +19,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from gaincurate.scoring import packed_attention
-from gaincurate.scoring.batching import Batch, PackedStates, SharedPrefix, packed_batches
-from gaincurate.scoring.cpu import LaidOut
 from gaincurate.scoring.packed_attention import KeysAndValues, Packing, UnsupportedAttention
-from gaincurate.scoring.prefill import Prefill
+from gaincurate.scoring.prefill import Batch, PackedStates, Prefill, SharedPrefix, batches_of
 from gaincurate.scoring.segment import Segmented
 
 _CACHED_TOKENS = 16384  # of shared prefixes whose keys and values are kept, or are in one batch
@@ -26,7 +28,7 @@ _CACHED_TOKENS = 16384  # of shared prefixes whose keys and values are kept, or 
 # SmolLM2-135M: 6e-7 in float32, 1.4e-2 in bfloat16, whose largest was 5e-2.
 _TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
 _LAYERS = {"full_attention", "sliding_attention"}
-_KNOWN = (UnsupportedAttention, torch.OutOfMemoryError)
+_LAYOUT_ROWS = 1024  # that a layout is chosen for; any other number of rows runs from it too
 # What a foreign architecture may stumble over.
 _FOREIGN = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError)
 
@@ -34,21 +36,21 @@ _FOREIGN = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, As
 class PackedPrefill:
     """Runs prompts as one row each batch.
 
-    Args:
-        prefill: the padded forward, which knows where to stop; its model's attention is exchanged, and on a
-            CPU its linear layers.
-
-    Raises:
-        UnsupportedAttention: the architecture is known not to work; the text says why.
+    The padded forward knows where to stop. Its model's attention is exchanged, and on a CPU its linear
+    layers, if a few real `prompts`, with their prefixes shared and not, get the states of the model's own
+    forward. Else it is an UnsupportedAttention, and the model is as it was before.
     """
 
-    def __init__(self, prefill: Prefill) -> None:
+    def __init__(self, prefill: Prefill, prompts: Sequence[Segmented]) -> None:
         self.name = "packed"
-        self.norm = prefill.norm
+        self.norm, self.stop = prefill.norm, prefill.stop
         self._prefill = prefill
         self._model: Any = prefill.model
         self._cached: OrderedDict[bytes, SharedPrefix] = OrderedDict()
         self._prefix_tokens = 0
+        config: Any = prefill.model.config
+        self._before = config._attn_implementation
+        self._layers: list[Any] = []  # that multiply from laid-out weights
         # What a few short prompts would not show.
         others = sorted(set(getattr(prefill.config, "layer_types", None) or ()) - _LAYERS)
         if others:
@@ -57,25 +59,40 @@ class PackedPrefill:
             raise UnsupportedAttention("it attends in chunks")
         # transformers has no mask function of that name, so none is made.
         AttentionInterface.register(packed_attention.NAME, packed_attention.attend)
-        config: Any = self._model.config
-        self._before = config._attn_implementation
-        self._products: LaidOut | None = None
-
-    def stop(self, prompt: Segmented) -> int:
-        """How many of a prompt's tokens are computed."""
-        return self._prefill.stop(prompt)
+        plain = [prefill([prompt]) for prompt in prompts]
+        if not any(states.hidden.isfinite().all() for states in plain):
+            raise UnsupportedAttention(
+                "its own hidden states are not finite; do its weights hold NaN, or numbers too large for "
+                f"{str(plain[0].hidden.dtype).removeprefix('torch.')}?"
+            )
+        try:
+            self.take()
+            self._try(prompts, plain)
+            if layers := layers_to_lay_out(prefill.model):
+                self._layers = layers
+                try:
+                    lay_out(layers)
+                    self._try(prompts, plain)
+                except (UnsupportedAttention, *_FOREIGN):  # it reads its weights elsewhere too
+                    take_back(layers)
+                    self._layers, self.name = [], "packed, plain products"
+        except BaseException as error:
+            self.give_back()
+            if isinstance(error, torch.OutOfMemoryError) or not isinstance(error, _FOREIGN):
+                raise
+            # Whatever a foreign architecture stumbles over: it runs as its authors wrote it.
+            raise UnsupportedAttention(f"{type(error).__name__}: {error}") from error
 
     def run(self, prompts: Sequence[Segmented], budget: int) -> Iterator[Batch]:
         """Everything in order, in batches of at most `budget` tokens; what two have in common is run once."""
-        long = [self._prefill.is_long(prompt) for prompt in prompts]
+        long = list(map(self._prefill.is_long, prompts))
         shared = shared_prefixes(p for p, is_long in zip(prompts, long, strict=True) if not is_long)
         lengths = [self.stop(p) - (p.prefix if self._shares(p, shared) else 0) for p in prompts]
-        batches = packed_batches(lengths, budget, long)
-        for places in (part for batch in batches for part in self._parts(batch, prompts, shared)):
-            before = self._prefix_tokens
-            states = self([prompts[place] for place in places], shared)
-            tokens = len(states.hidden) + self._prefix_tokens - before
-            yield Batch(places, states, tokens)
+        for batch in batches_of(lengths, budget, long):
+            for places in self._parts(batch, prompts, shared):
+                before = self._prefix_tokens
+                states = self([prompts[place] for place in places], shared)
+                yield Batch(places, states, len(states.hidden) + self._prefix_tokens - before)
 
     def _parts(
         self, batch: list[int], prompts: Sequence[Segmented], shared: Set[bytes]
@@ -93,59 +110,23 @@ class PackedPrefill:
             part.append(place)
         yield part
 
-    def try_on(self, prompts: Sequence[Segmented]) -> None:
-        """Compare with the model's own forward, with the prefixes shared and not; then it is `take`n.
-
-        Args:
-            prompts: a few real ones.
-
-        Raises:
-            UnsupportedAttention: the states differ by more than rounding, or the model cannot be run like
-                this at all. It is then as it was before.
-        """
-        plain = [self._prefill([prompt]) for prompt in prompts]
-        if not any(states.hidden.isfinite().all() for states in plain):
-            raise UnsupportedAttention(
-                "its own hidden states are not finite; do its weights hold NaN, or numbers too large for "
-                f"{str(plain[0].hidden.dtype).removeprefix('torch.')}?"
-            )
-        try:
-            self.take()
-            self._try(prompts, plain)
-            if products := LaidOut(self._prefill.model):
-                self._products = products
-                try:
-                    products.take()
-                    self._try(prompts, plain)
-                except (UnsupportedAttention, *_FOREIGN):  # it reads its weights elsewhere too
-                    products.give_back()
-                    self._products, self.name = None, "packed, plain products"
-        except BaseException as error:
-            self.give_back()
-            if isinstance(error, _KNOWN) or not isinstance(error, _FOREIGN):
-                raise
-            # Whatever a foreign architecture stumbles over: it runs as its authors wrote it.
-            raise UnsupportedAttention(f"{type(error).__name__}: {error}") from error
-
     def take(self) -> None:
-        """Exchange the model's attention, and its linear layers if `try_on` found that they may be."""
+        """Exchange the model's attention, and its linear layers where the trial found that they may be."""
         self._model.set_attn_implementation(packed_attention.NAME)
         if self._model.config._attn_implementation != packed_attention.NAME:
             raise UnsupportedAttention("it does not let its attention be exchanged")
-        if self._products is not None:
-            self._products.take()
+        lay_out(self._layers)
 
     def give_back(self) -> None:
         """The model as its authors wrote it."""
         self._model.set_attn_implementation(self._before)
-        if self._products is not None:
-            self._products.give_back()
+        take_back(self._layers)
 
     def _try(self, prompts: Sequence[Segmented], plain: Sequence[PackedStates]) -> None:
-        long = [self._prefill.is_long(prompt) for prompt in prompts]
+        long = list(map(self._prefill.is_long, prompts))
         try:
             for shared in (set(), {prefix_of(prompt) for prompt in prompts}):
-                for places in packed_batches([0] * len(prompts), 0, long):
+                for places in batches_of([0] * len(prompts), 0, long):
                     batch = [prompts[place] for place in places]
                     _compare([plain[place] for place in places], self(batch, shared, check=True))
         finally:
@@ -155,32 +136,29 @@ class PackedPrefill:
     def __call__(
         self, prompts: Sequence[Segmented], shared: Set[bytes] = frozenset(), *, check: bool = False
     ) -> PackedStates:
-        """Hidden states of a batch, where `shared` prefixes (`prefix_of`) are computed apart and once.
-
-        With `check`, every layer's attention must have come by, once and with its window if it has one.
-        """
+        """Hidden states of a batch, where `shared` prefixes (`prefix_of`) are computed apart and once."""
         prefixes = [self._run_prefix(p) if self._shares(p, shared) else None for p in prompts]
-        ids, positions, borders = [], [], [0]
-        for prompt, before in zip(prompts, prefixes, strict=True):
-            begin = 0 if before is None else prompt.prefix
-            stop = self.stop(prompt)
-            ids.append(torch.from_numpy(prompt.token_ids[begin:stop]))
-            positions.append(torch.arange(begin, stop))
-            borders.append(borders[-1] + stop - begin)
+        begins = [0 if before is None else before.tokens for before in prefixes]
+        parts = list(zip(prompts, begins, map(self.stop, prompts), strict=True))
+        borders = [0, *accumulate(stop - begin for _, begin, stop in parts)]
         packing = Packing(borders, [None if before is None else before.attended for before in prefixes])
-        # [tokens, hidden] and [tokens, width], of the tokens that are computed here
-        hidden, final = self._run(torch.cat(ids), torch.cat(positions), packing)
+        hidden, final = self._run(parts, packing)
         if check:
             _check_layers(self._prefill.config, packing, self._prefill.depth)
         lengths = torch.tensor(borders).diff()
-        return PackedStates.of(hidden, prompts, self._prefill.norm, final, lengths, prefixes)
+        return PackedStates.of(hidden, prompts, self.norm, final, lengths, prefixes)
 
     def _shares(self, prompt: Segmented, shared: Set[bytes]) -> bool:
         """Whether its prefix is run apart; a long prompt's is turned as the rest of it."""
         return bool(prompt.prefix) and prefix_of(prompt) in shared and not self._prefill.is_long(prompt)
 
-    def _run(self, ids: Tensor, positions: Tensor, packing: Packing) -> tuple[Tensor, Tensor | None]:
+    def _run(
+        self, parts: Sequence[tuple[Segmented, int, int]], packing: Packing
+    ) -> tuple[Tensor, Tensor | None]:
+        """`[tokens, hidden]` and `[tokens, width]` of parts of prompts, from a first token to a last one."""
         device = self._prefill.device
+        ids = torch.cat([torch.from_numpy(prompt.token_ids[begin:stop]) for prompt, begin, stop in parts])
+        positions = torch.cat([torch.arange(begin, stop) for _, begin, stop in parts])
         options = {"position_ids": positions[None].to(device), packed_attention.KEYWORD: packing}
         states, final = self._prefill.both(ids.long()[None].to(device), **options)
         return states[0], None if final is None else final[0]
@@ -190,12 +168,11 @@ class PackedPrefill:
         if name not in self._cached:
             keep: dict[nn.Module, KeysAndValues] = {}
             packing = Packing([0, prompt.prefix], [None], keep)
-            ids = torch.from_numpy(prompt.token_ids[: prompt.prefix])
-            hidden, final = self._run(ids, torch.arange(prompt.prefix), packing)
+            hidden, final = self._run([(prompt, 0, prompt.prefix)], packing)
             self._prefix_tokens += prompt.prefix
             # A copy: the others' memory is free again.
             last = None if final is None else final[-1].clone()
-            self._cached[name] = SharedPrefix(hidden, last, keep)
+            self._cached[name] = SharedPrefix(prompt.prefix, hidden, last, keep)
             while len(self._cached) > 1 and sum(k.tokens for k in self._cached.values()) > _CACHED_TOKENS:
                 self._cached.popitem(last=False)
         self._cached.move_to_end(name)
@@ -231,6 +208,7 @@ def shared_prefixes(prompts: Iterable[Segmented]) -> set[bytes]:
 
 
 def _check_layers(config: Any, packing: Packing, depth: int) -> None:
+    """Every layer's attention must have come by, once and with its window if it has one."""
     windows = list(packing.windows.values())
     if len(windows) != depth:
         raise UnsupportedAttention(f"{len(windows)} of {depth} layers called the attention")
@@ -242,3 +220,54 @@ def _check_layers(config: Any, packing: Packing, depth: int) -> None:
     expected = [kind == "sliding_attention" and window is not None for kind in kinds[:depth]]
     if [seen is not None for seen in windows] != expected:
         raise UnsupportedAttention("it does not say which layers have a sliding window")
+
+
+def layers_to_lay_out(model: nn.Module) -> list[Any]:
+    """The linear layers of a model that can multiply from oneDNN's layout, for inference.
+
+    Weights that another module uses too are left alone, and so is whatever is not just an `nn.Linear`. There
+    are none where it was never measured: on another device, in another dtype than float32 and bfloat16, on a
+    processor without AVX.
+    """
+    uses = Counter(id(weight) for module in model.modules() for weight in module._parameters.values())
+    # A forward of a layer's own, as hooks set it, reads the weight as it was.
+    plain = [m for m in model.modules() if type(m) is nn.Linear and "forward" not in vars(m)]
+    return [layer for layer in plain if uses[id(layer.weight)] == 1 and _can_be_laid_out(layer.weight)]
+
+
+def lay_out(layers: Iterable[Any]) -> None:
+    """Lay all weights out, one after the other, so that only one of them is there twice."""
+    for layer in layers:
+        if not layer.weight.is_mkldnn:
+            weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), _LAYOUT_ROWS)
+            layer.weight = nn.Parameter(weight, requires_grad=False)
+            layer.__class__ = _Linear
+
+
+def take_back(layers: Iterable[Any]) -> None:
+    """The layers as they were, with the same bits, in parameters that are not trained."""
+    for layer in layers:
+        if layer.weight.is_mkldnn:
+            layer.weight = nn.Parameter(layer.weight.detach().to_dense(), requires_grad=False)
+            layer.__class__ = nn.Linear
+
+
+class _Linear(nn.Linear):
+    """A linear layer whose weight is in oneDNN's layout; for inference."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(input, self.weight, self.bias, "none", [], "")
+        return product
+
+
+def _can_be_laid_out(weight: Tensor) -> bool:
+    """Whether this weight can be laid out here. torch compiles its own graphs to these two operators."""
+    operators: Any = torch.ops.mkldnn
+    of_the_kind = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
+    if not (weight.numel() and of_the_kind and torch.backends.cpu.get_cpu_capability().startswith("AVX")):
+        return False
+    try:
+        operators._reorder_linear_weight(torch.zeros(1, 1, dtype=weight.dtype), _LAYOUT_ROWS)
+    except (AttributeError, RuntimeError):  # an older torch, or a dtype that this processor does not multiply
+        return False
+    return hasattr(operators, "_linear_pointwise")

@@ -35,10 +35,9 @@ from gaincurate.core.scored_set import SCORES, ScoredSet
 from gaincurate.core.stats import spearman
 from gaincurate.errors import GaincurateError, InputError, OutputError, StorageError, refused_by_the_system
 from gaincurate.scoring.config import ScoreConfig
-from gaincurate.scoring.identity import Machine
-from gaincurate.scoring.ids import RECORD, records_in, write_ids
-from gaincurate.scoring.model_files import place_of
-from gaincurate.scoring.plan import Plan, Summary, make_plan, open_data
+from gaincurate.scoring.ids import RECORD, write_ids
+from gaincurate.scoring.model import place_of
+from gaincurate.scoring.plan import Machine, Plan, Summary, make_plan, open_data
 from gaincurate.scoring.readers.source import Cursor
 from gaincurate.scoring.reuse import differences
 from gaincurate.scoring.segment import Unusable
@@ -74,12 +73,7 @@ def score_dataset(config: ScoreConfig, progress: Progress | None = None) -> Summ
 
     Six calls: `read_identity` refuses a folder with something else, `make_plan` opens the data and the model,
     `begin` writes ids and identity, `score_here` the missing shards, `finish` the manifest, `log` how this
-    process ran. With `--engine ray`, workers make the identity and score.
-
-    Raises:
-        InputError: an option, the source, a row, the model or the output folder is not right.
-        StorageError: the file system refused a write.
-        LockedError: another process writes the same shards.
+    process ran. With `--engine ray`, workers make the identity and score. It raises what `score` does.
     """
     progress, summary = progress or Progress(), Summary(config.out)
     begun, artifact = time.perf_counter(), Artifact(config.out, SCORES)
@@ -101,11 +95,7 @@ def score_dataset(config: ScoreConfig, progress: Progress | None = None) -> Summ
 
 
 def begin(plan: Plan, artifact: Artifact, progress: Progress) -> list[int]:
-    """Write ids and identity, or check them; the shards of this part that are missing.
-
-    Raises:
-        OutputError: the folder holds something else, or a set of another identity.
-    """
+    """Write ids and identity, or check them; the shards of this part that are missing."""
     out, mine, present = artifact.folder, plan.mine, set[int]()
     ids = work_folder(out) / "ids.bin"
     with one_at_a_time(out):
@@ -136,9 +126,7 @@ def begin(plan: Plan, artifact: Artifact, progress: Progress) -> list[int]:
 def goes_on(plan: Plan, artifact: Artifact) -> bool:
     """Whether the run goes on with the shards in its folder, or begins the set; changes nothing.
 
-    Raises:
-        OutputError: the folder holds something else, or a set of another identity, in words; `details` has
-            each key with both values.
+    A set of another identity is an OutputError in words; its `details` has each key with both values.
     """
     config = plan.config
     begun = artifact.read_identity(damaged=config.overwrite)
@@ -166,10 +154,6 @@ def estimate(config: ScoreConfig, progress: Progress) -> Json:
         `rows`, `shards` and the shards that are `there`, of this part of the run (`--shard`); the `rows_left`
         to score with their `tokens` and those of the `longest` prompt; and how many of these rows are
         `unusable`, with the first one's reason in `why`.
-
-    Raises:
-        InputError: what the run would refuse before it loads the weights, workers on Ray, or `--reuse`.
-        OutputError: the folder holds another run.
     """
     if config.engine == "ray" or config.reuse:
         raise InputError("--dry-run counts all rows, and here: leave --engine ray and --reuse out of it.")
@@ -206,26 +190,24 @@ def estimate(config: ScoreConfig, progress: Progress) -> Json:
 def score_here(plan: Plan, shards: Sequence[int], progress: Progress, summary: Summary) -> None:
     """Write these shards, in this process or in one for each device of the run where there are several.
 
-    Raises:
-        GaincurateError: what a worker raised, the first one's; or a worker died. The others are ended.
+    What the first worker raises ends the others. So does one that dies, which is a GaincurateError.
     """
     devices = plan.machine.devices[: len(shards)]
     if len(devices) == 1:
         score_shards(plan, _parts(plan, shards), progress, summary)
         return
     start_tracker()
-    context = multiprocessing.get_context("spawn")
-    tasks: Any = context.Queue()
-    events: Any = context.Queue()
+    context: Any = multiprocessing.get_context("spawn")
+    tasks, events = context.Queue(), context.Queue()
     tasks.cancel_join_thread()  # else, after an error, this process would wait until they are taken
     for item in [*shards, *(None for _ in devices)]:
         tasks.put(item)
     options = {"threads": plan.machine.threads, "workers": 1, "overwrite": False}
-    configs = [plan.config.model_copy(update={**options, "device": device}) for device in devices]
-    workers = [
-        context.Process(target=_work, args=(config, plan.identity, tasks, events), daemon=True)
-        for config in configs
-    ]
+    workers = []
+    for device in devices:
+        config = plan.config.model_copy(update={**options, "device": device})
+        arguments = (config, plan.identity, tasks, events)
+        workers.append(context.Process(target=_work, args=arguments, daemon=True))
     patience, done, listener = 0.0, 0, Listener(progress, summary.count)
     try:
         start_workers(workers)
@@ -252,7 +234,7 @@ def _parts(plan: Plan, shards: Iterable[int]) -> Iterator[Part]:
     """The shards with what the run's folder has of their ids."""
     ids = work_folder(Artifact(plan.config.out, SCORES).folder).absolute() / "ids.bin"
     for shard in shards:
-        yield shard, records_in(ids, *plan.bounds(shard))
+        yield shard, np.memmap(ids, RECORD, "r")[slice(*plan.bounds(shard))]
 
 
 def _joined(config: ScoreConfig, identity: Json) -> Plan:
@@ -268,7 +250,7 @@ def _work(config: ScoreConfig, identity: Json, tasks: Any, events: Any) -> None:
     sent = Sent(lambda kind, value: events.put((kind, value)))
     try:
         plan = _joined(config, identity)
-        score_shards(plan, _parts(plan, iter(tasks.get, None)), sent, Summary(config.out))
+        score_shards(plan, _parts(plan, iter(tasks.get, None)), sent)
         events.put(("done", None))
     except GaincurateError as error:
         events.put(("error", error))
@@ -286,11 +268,7 @@ def _end_with_parent() -> None:
 
 
 def plan_on_ray(config: ScoreConfig, workers: RayWorkers, progress: Progress) -> Plan:
-    """The plan of a run on Ray: the source is read here, machine and identity are a worker's.
-
-    Raises:
-        InputError: an option, the source or the model is not right.
-    """
+    """The plan of a run on Ray: the source is read here, machine and identity are a worker's."""
     source, columns = open_data(config, progress)
     hear = Listener(progress, Summary(config.out).count)
     [(machine, identity)] = workers.run(_machine_and_identity, hear=hear)
@@ -300,11 +278,7 @@ def plan_on_ray(config: ScoreConfig, workers: RayWorkers, progress: Progress) ->
 def score_on_ray(
     plan: Plan, shards: Sequence[int], workers: RayWorkers, progress: Progress, summary: Summary
 ) -> None:
-    """Write these shards in workers on Ray.
-
-    Raises:
-        GaincurateError: see `RayWorkers.run`.
-    """
+    """Write these shards in workers on Ray."""
 
     def describe(shard: int) -> str:
         start, stop = plan.bounds(shard)
@@ -329,7 +303,7 @@ class _SentWhole(Sent):
     """Counts a shard when it is written, so that a lost worker's rows are not counted twice."""
 
     def advance(self, n: float, **also: int) -> None:
-        """Nothing; see `part`."""
+        """Nothing: `part` has the counts of the whole shard."""
 
     def part(self, text: str, **also: int) -> None:
         """Send the counts of the shard with it."""
@@ -339,8 +313,7 @@ class _SentWhole(Sent):
 
 def _score_on_ray(identity: Json, config: ScoreConfig, worker: Worker) -> None:
     """Score the shards of a worker on Ray."""
-    sent = _SentWhole(worker.report)
-    score_shards(_joined(config, identity), worker.parts(), sent, Summary(config.out))
+    score_shards(_joined(config, identity), worker.parts(), _SentWhole(worker.report))
 
 
 def finish(plan: Plan, artifact: Artifact, summary: Summary) -> None:

@@ -2,25 +2,48 @@
 
 What a user can get wrong in the options is refused here, in seconds and not after minutes of loading. Nothing
 is written yet.
+
+The identity has all settings that can change a value. It is stored in every file and compared on resume.
+Paths, times and process counts are no part of it. The kind of CPU, the batch size and the thread count are:
+they change the order of additions and so the last bits.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
+import torch
+
+import gaincurate
 from gaincurate.core.artifact import Json, shard_count
 from gaincurate.core.progress import Progress
 from gaincurate.core.prompts import Columns
+from gaincurate.core.schema import FORMAT
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.core.source_columns import find_columns
 from gaincurate.core.store import Remote, located
-from gaincurate.errors import InputError
-from gaincurate.scoring.config import ScoreConfig
-from gaincurate.scoring.identity import Machine, ScoringModel, make_identity, open_model, resolve_machine
+from gaincurate.errors import InputError, ModelError
+from gaincurate.scoring.config import DEVICE, MachineConfig, ScoreConfig
+from gaincurate.scoring.model import (
+    ModelFiles,
+    find_model,
+    gguf_doubt,
+    load_config,
+    load_tokenizer,
+    tokenizer_fingerprint,
+)
 from gaincurate.scoring.readers.source import Source, open_source
 from gaincurate.scoring.reuse import Reused
+from gaincurate.scoring.segment import RULE, Segmenter
+from gaincurate.scoring.signals import LOGITS_MEMORY
+from gaincurate_kernels import resolve_backend, triton_version
+
+_CPU_BATCH_TOKENS = 1024  # a CPU is as fast from 512 on as it gets
+LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "pyarrow")
 
 
 @dataclass(slots=True)
@@ -54,19 +77,44 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """A run with checked inputs.
+class Machine:
+    """The resolved device, dtype, threads and batch size."""
 
-    `model` is None in a process that only drives workers, `reused` in a run without `--reuse`.
-    """
+    devices: tuple[str, ...]  # one for each process of the run; all of one kind
+    kind: str
+    dtype: str
+    threads: int | None  # of each process; None on a GPU
+    batch_tokens: int
+
+    @property
+    def type(self) -> str:
+        """`cpu` or `cuda`."""
+        return self.devices[0].partition(":")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringModel:
+    """A model as far as it is known without its weights; `max_length` is the longest prompt in tokens."""
+
+    files: ModelFiles
+    config: Any
+    tokenizer: Any
+    segmenter: Segmenter
+    backend: Literal["triton", "torch"]
+    max_length: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A run with checked inputs."""
 
     config: ScoreConfig
     machine: Machine
     source: Source
     columns: Columns
     identity: Json
-    model: ScoringModel | None = None
-    reused: Reused | None = None
+    model: ScoringModel | None = None  # in a process that only drives workers
+    reused: Reused | None = None  # in a run without `--reuse`
 
     @property
     def shards(self) -> int:
@@ -88,12 +136,63 @@ class Plan:
         return sum(stop - start for start, stop in map(self.bounds, shards))
 
 
-def open_data(config: ScoreConfig, progress: Progress) -> tuple[Source, Columns]:
-    """Open the source and find its columns; notes go to `progress`.
+def make_plan(config: ScoreConfig, progress: Progress) -> Plan:
+    """Open the source, find the model, its tokenizer and template, and settle what is `auto`."""
+    machine = resolve_machine(config)
+    source, columns = open_data(config, progress)
+    model = open_model(config, machine, progress)
+    if columns.tools and not model.segmenter.renders_tools:
+        progress.note("this model's chat template renders no tools, so scores are without them")
+    identity = make_identity(config, source, columns, model, machine)
+    reused = None
+    if config.reuse:
+        sets = [ScoredSet(place) for place in config.reuse]
+        identity["reuse"] = [scored.manifest_hash for scored in sets]
+        reused = Reused(sets, identity, columns, progress)
+    return Plan(config, machine, source, columns, identity, model, reused)
 
-    Raises:
-        InputError: it is not right, or --overwrite cannot be.
-    """
+
+def resolve_machine(config: MachineConfig) -> Machine:
+    """Settle everything that is `auto`; an InputError for what this machine does not have or do."""
+    device, dtype, batch_tokens = config.device, config.dtype, config.batch_tokens
+    workers = config.workers if isinstance(config.workers, int) else None
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if not DEVICE.fullmatch(device):
+        raise InputError(f"--device {config.device}: expected auto, cpu, cuda or cuda:N.")
+    if device == "cpu":
+        if dtype == "float16":
+            raise InputError("--dtype float16 is for GPUs; on a CPU use float32 or bfloat16.")
+        devices = (device,) * (workers or 1)
+        # Instruction sets round differently, so the kind of CPU is part of what made a value.
+        kind = f"cpu {torch.backends.cpu.get_cpu_capability()}"
+        threads = config.threads or max(1, torch.get_num_threads() // len(devices))
+        dtype = "float32" if dtype == "auto" else dtype
+        return Machine(devices, kind, dtype, threads, batch_tokens or _CPU_BATCH_TOKENS)
+    count = torch.cuda.device_count()
+    if int(device.partition(":")[2] or 0) >= count:
+        raise InputError(
+            f"--device {config.device}: this machine has {count} CUDA devices that torch can use; "
+            "leave out --device to take what there is, or check the driver and the torch build."
+        )
+    if dtype == "auto":
+        dtype = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    kind, alike = torch.cuda.get_device_name(device), [device]
+    if device == "cuda":  # all of the first one's kind
+        names = [torch.cuda.get_device_name(index) for index in range(count)]
+        alike = [f"cuda:{index}" for index, name in enumerate(names) if name == names[0]]
+    if workers is not None and workers > len(alike):
+        raise InputError(
+            f"--workers {workers}: there are {len(alike)} devices of this kind to use; a GPU has one worker."
+        )
+    if not batch_tokens:  # 512 for each GiB of the device's whole memory, as a power of two
+        gib = int(torch.cuda.get_device_properties(device).total_memory) >> 30
+        batch_tokens = min(max(512 << (max(gib, 1).bit_length() - 1), 2048), 65536)
+    return Machine(tuple(alike[:workers]), kind, dtype, None, batch_tokens)
+
+
+def open_data(config: ScoreConfig, progress: Progress) -> tuple[Source, Columns]:
+    """Open the source and find its columns; notes go to `progress`."""
     if config.overwrite and config.split_run.count > 1:
         raise InputError(
             "--overwrite and --shard do not go together: each process would delete the others' "
@@ -115,9 +214,8 @@ def open_data(config: ScoreConfig, progress: Progress) -> tuple[Source, Columns]
                 raise InputError(
                     f"--overwrite would delete {path}, which this run reads. Give another --out."
                 )
-    for reader in source.readers:
-        for note in reader.notes:
-            progress.note(note)
+    for note in (note for reader in source.readers for note in reader.notes):
+        progress.note(note)
     progress.note(f"{source.name}: {source.rows:,} row{'s' * (source.rows != 1)}; {columns.note}")
     return source, columns
 
@@ -128,21 +226,100 @@ def _inside(folder: Path, path: Path) -> bool:
     return path.exists() and path.resolve().is_relative_to(folder.resolve())
 
 
-def make_plan(config: ScoreConfig, progress: Progress) -> Plan:
-    """Open the source, find the model, its tokenizer and template, and settle what is `auto`.
+def model_max_length(model_config: Any) -> int | None:
+    """The most positions that the model was made for, where its configuration says so."""
+    limit = getattr(model_config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return int(limit) if limit else None
 
-    Raises:
-        InputError: any of these is not right.
-    """
-    machine = resolve_machine(config)
-    source, columns = open_data(config, progress)
-    model = open_model(config, machine, progress)
-    if columns.tools and not model.segmenter.renders_tools:
-        progress.note("this model's chat template renders no tools, so scores are without them")
-    identity = make_identity(config, source, columns, model, machine)
-    reused = None
-    if config.reuse:
-        sets = [ScoredSet(place) for place in config.reuse]
-        identity["reuse"] = [scored.manifest_hash for scored in sets]
-        reused = Reused(sets, identity, columns, progress)
-    return Plan(config, machine, source, columns, identity, model, reused)
+
+def open_model(config: ScoreConfig, machine: Machine, progress: Progress) -> ScoringModel:
+    """Find the model, and read all of it but its weights; an InputError where an option does not fit it."""
+    files = find_model(
+        config.model, allow_pickle=config.allow_pickle, trust_remote_code=config.trust_remote_code
+    )
+    model_config, tokenizer = load_config(files), load_tokenizer(files)
+    if doubt := gguf_doubt(files):
+        progress.note(doubt)
+    limit, text = model_max_length(model_config), model_config.get_text_config(decoder=True)
+    if limit and config.max_length and config.max_length > limit:
+        raise InputError(
+            f"--max-length {config.max_length} is over the {limit} positions that {config.model} was "
+            "made for; its states after them mean nothing."
+        )
+    max_length = config.max_length or limit
+    segmenter = Segmenter(
+        tokenizer,
+        system=config.system,
+        system_override=config.system_override,
+        shots=config.shots,
+        template_kwargs=config.template_kwargs,
+        max_length=max_length,
+        truncate=config.on_overlong == "truncate",
+        vocab_size=text.vocab_size,
+        tails="entropy" in config.signals,
+    )
+    try:
+        dtype = getattr(torch, machine.dtype)
+        backend = resolve_backend(config.backend, device=machine.type, hidden=text.hidden_size, dtype=dtype)
+    except ValueError as error:
+        raise InputError(f"--{error}. Leave --backend out to take what works here.") from error
+    return ScoringModel(files, model_config, tokenizer, segmenter, backend, max_length)
+
+
+def make_identity(
+    config: ScoreConfig, source: Source, columns: Columns, model: ScoringModel, machine: Machine
+) -> Json:
+    """The identity of a run (design, contract 1); an InputError for a layer that the model does not have."""
+    layer = None
+    if config.site == "mlp_input":
+        depth = model.config.get_text_config(decoder=True).num_hidden_layers
+        if not -depth <= config.layer < depth:
+            raise ModelError(
+                f"--layer {config.layer}: the model has layers 0 to {depth - 1} (or -{depth} to -1)."
+            )
+        layer = config.layer % depth
+    elif config.layer != -1:
+        raise InputError(
+            f"--layer {config.layer} goes with --site mlp_input; final_norm stands after the last layer."
+        )
+    # A local build tag (2.13.0+cpu) says where a wheel came from; the device kind says what matters.
+    libraries = (*LIBRARIES, "gguf") if model.files.gguf else LIBRARIES
+    installed = {name: importlib.metadata.version(name) for name in libraries}
+    if model.backend == "triton":
+        installed["triton"] = str(triton_version())  # its compiler decides in which order sums are taken
+    versions = {name: version.partition("+")[0] for name, version in installed.items()}
+    return {
+        "format": FORMAT,
+        "source": {"fingerprint": source.fingerprint, "rows": source.rows, "split": config.split}
+        | columns.identity(),
+        "model": model.files.fingerprint(),
+        "tokenizer": tokenizer_fingerprint(model.tokenizer, model.files),
+        "segmentation": {
+            "rule": RULE,
+            "rendering": model.segmenter.fingerprint,
+            "system": config.system,
+            "system_override": config.system_override,
+            "shots": config.shots,
+            "template_kwargs": config.template_kwargs,
+            "max_length": model.max_length,
+            "overlong": "truncate" if config.on_overlong == "truncate" else "refuse",
+        },
+        "site": config.site,
+        "layer": layer,
+        # The rules of this version: an RMS norm in front of the scored tensor is a part of the angle code; no
+        # padding, prefixes that two prompts of a shard share computed once, and laid-out weights on a CPU,
+        # wherever that gives what the model's own forward does. Each shard says what came of both.
+        "fused_norm": "rms",
+        "prefill": "packed/3",
+        "signals": list(config.signals),
+        # How many positions the head takes at a time, which changes last bits.
+        **({"logits_memory": LOGITS_MEMORY} if config.needs_head else {}),
+        "inter_weight": config.inter_weight,
+        "dtype": machine.dtype,
+        "device": machine.kind,
+        "backend": model.backend,
+        "threads": machine.threads,
+        "batch_tokens": machine.batch_tokens,
+        "shard_rows": config.shard_rows,
+        "versions": {"gaincurate": gaincurate.__version__, **versions},
+    }

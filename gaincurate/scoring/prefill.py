@@ -1,4 +1,4 @@
-"""One forward over padded batches, stopped at the scored tensor.
+"""One forward over padded batches, stopped at the scored tensor, and the packed layout of its states.
 
 The scored tensor is found by running two tokens and watching which child of a layer is called last, so no
 architecture is listed. The RMS norm before it may be left to the kernel, which reads the tensor once either
@@ -8,16 +8,19 @@ way. This is the forward that every model can run, and the one that `packed_pref
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from gaincurate.errors import ModelError
-from gaincurate.scoring.batching import Batch, PackedStates, padded_batches
+from gaincurate.scoring.packed_attention import KeysAndValues
 from gaincurate.scoring.segment import Segmented
-from gaincurate_kernels import RMSNorm
+from gaincurate_kernels import RMSNorm, UnitSums
 from gaincurate_kernels.reference import normalised
 
 _EPS_NAMES = ("variance_epsilon", "eps", "epsilon")
@@ -27,24 +30,117 @@ _ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3, tor
 Site = Literal["mlp_input", "final_norm"]
 
 
+@dataclass(eq=False, slots=True)
+class SharedPrefix:
+    """A prefix of `tokens` tokens that many prompts have in common, and its `hidden` states.
+
+    Whoever scores the first of those prompts puts their `sums` (one segment) in the place of `hidden`. `last`
+    is the last token's state after the last norm, `[width]`, where those were asked for. `attended` has the
+    keys and values in each attention module.
+    """
+
+    tokens: int
+    hidden: Tensor | None
+    last: Tensor | None = None
+    attended: dict[nn.Module, KeysAndValues] | None = None
+    sums: UnitSums | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PackedStates:
+    """Hidden states of a batch without padding.
+
+    `hidden` is `[tokens, hidden]` in the model's dtype. Prompt b's question has the rows `questions[b]`,
+    `[prompts, 2]`, its prefix the rows `prefixes[b]`, which are none where `shared[b]` stands for it. Both
+    are int64 on the CPU. With `norm`, the states are its input, and its output is what is scored. `final` are
+    the same tokens after the last norm, `[tokens, width]`, where they were asked for. `ends`, `[prompts]`
+    int64 on the CPU, are the rows after each prompt's last computed token, which may be one of its tail.
+    """
+
+    hidden: Tensor
+    questions: Tensor
+    prefixes: Tensor
+    shared: tuple[SharedPrefix | None, ...]
+    ends: Tensor
+    norm: RMSNorm | None = None
+    final: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls,
+        hidden: Tensor,
+        prompts: Sequence[Segmented],
+        norm: RMSNorm | None = None,
+        final: Tensor | None = None,
+        lengths: Tensor | None = None,
+        shared: Sequence[SharedPrefix | None] | None = None,
+    ) -> PackedStates:
+        """Where the prompts stand one after the other: so many tokens of each, else prefix and question."""
+        shared = tuple(shared or [None] * len(prompts))
+        # This and what follows: [prompts]. A prefix that was run apart has no rows.
+        own = torch.tensor([0 if before else p.prefix for p, before in zip(prompts, shared, strict=True)])
+        questions = torch.tensor([prompt.question_tokens for prompt in prompts])
+        lengths = own + questions if lengths is None else lengths
+        ends = lengths.cumsum(0)
+        starts = ends - lengths
+        middles = starts + own
+        bounds = (torch.stack([middles, middles + questions], 1), torch.stack([starts, middles], 1))
+        return cls(hidden, *bounds, shared, ends, norm, final)
+
+
+class Batch(NamedTuple):
+    """Prompts that were run together: their `places` in what was asked for, and the tokens computed for
+    them, a shared prefix counted where it was run.
+    """
+
+    places: list[int]
+    states: PackedStates
+    tokens: int
+
+
+def batches_of(
+    lengths: Sequence[int], budget: int, long: Sequence[bool] = (), *, padded: bool = False
+) -> list[list[int]]:
+    """Group places so that a batch has at most `budget` tokens; a longer row is a batch of its own.
+
+    Without padding the rows keep their order, and a batch's tokens are the sum of its lengths. A padded batch
+    has its longest row's tokens in each row, so rows are sorted by length. The grouping depends on the
+    arguments alone. `long` rows come last and in batches of their own.
+    """
+    kinds = long or [False] * len(lengths)
+    batches: list[list[int]] = []
+    tokens = 0
+    for place in sorted(range(len(lengths)), key=lambda place: (kinds[place], padded and lengths[place])):
+        batch = batches[-1] if batches else []
+        # Sorted by length, the newest row is the longest of its batch.
+        tokens = (len(batch) + 1) * lengths[place] if padded else tokens + lengths[place]
+        if batch and kinds[batch[0]] == kinds[place] and tokens <= budget:
+            batch.append(place)
+        else:
+            batches.append([place])
+            tokens = lengths[place]
+    return batches
+
+
+@contextmanager
+def hooked(hooks: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Take the hooks of modules away on leaving."""
+    with ExitStack() as stack:
+        for hook in hooks:
+            stack.enter_context(hook)
+        yield
+
+
 class _SiteReached(Exception):
     """Ends a forward at the scored tensor; nothing after it is computed."""
 
 
 class Prefill:
-    """Runs a model to the scored tensor.
+    """Runs a transformers decoder without its head to the scored tensor.
 
-    Args:
-        model: a transformers decoder without its head.
-        layer: the decoder layer, from 0 or from the end (-1), one that there is; for `mlp_input` only.
-        site: `mlp_input`, the input of that layer's feed-forward block (GAIN-RL's tensor: the output of
-            the norm after attention), or `final_norm`, the output of the norm after the last layer.
-        fuse_norm: stop in front of that norm where it is an RMS norm, and hand its weight on.
-        final: go on after the site and also yield what the norm after the last layer makes.
-        tails: compute each prompt's tail too; else a prompt ends with its question.
-
-    Raises:
-        ModelError: the structure is not understood, or the model is not causal.
+    That is at `mlp_input` the input of a layer's feed-forward block (GAIN-RL's tensor: the output of the norm
+    after attention), at `final_norm` the output of the norm after the last layer. A structure that is not
+    understood, or a model that is not causal, is a ModelError.
     """
 
     name = "padded"
@@ -53,23 +149,20 @@ class Prefill:
         self,
         model: nn.Module,
         *,
-        layer: int = -1,
+        layer: int = -1,  # from 0 or from the end, one that there is; for `mlp_input` only
         site: Site = "mlp_input",
-        fuse_norm: bool = True,
-        final: bool = False,
-        tails: bool = False,
+        fuse_norm: bool = True,  # stop in front of the site's norm where it is an RMS norm, and hand it on
+        final: bool = False,  # go on after the site, and also yield what the norm after the last layer makes
+        tails: bool = False,  # compute each prompt's tail too; else it ends with its question
     ) -> None:
         self.model, self.tails = model, tails
         self.device = next(model.parameters()).device
         config: Any = model.config
         self.config = config.get_text_config(decoder=True)
         self._site: nn.Module | None = None
-        self.norm: RMSNorm | None = None
-        """The norm that was left to whoever takes the states, or None."""
-        self.depth: int = self.config.num_hidden_layers
-        """How many layers' attention runs."""
-        self.width: int | None = None
-        """Of a final state, where those are yielded; else None."""
+        self.norm: RMSNorm | None = None  # that was left to whoever takes the states
+        self.depth: int = self.config.num_hidden_layers  # how many layers' attention runs
+        self.width: int | None = None  # of a final state, where those are yielded
         self._turn = _turn(self.config)
         if site == "mlp_input":
             self._site, self.depth = _feed_forward(model, layer), layer % self.depth + 1
@@ -89,18 +182,14 @@ class Prefill:
         return len(prompt.token_ids) if self.tails or long_by_its_tail else prompt.end
 
     def is_long(self, prompt: Segmented) -> bool:
-        """Whether the model turns all of this prompt's positions by the factors that it has for long ones.
-
-        It decides for a whole call (LongRoPE), so such a prompt never runs beside others.
-        """
+        """Whether LongRoPE turns this prompt by its long factors: for a whole call, so it runs apart."""
         return self._turn is not None and len(prompt.token_ids) > self._turn
 
     def run(self, prompts: Sequence[Segmented], budget: int) -> Iterator[Batch]:
         """Everything in batches of at most `budget` tokens, padding included."""
-        lengths, long = [self.stop(prompt) for prompt in prompts], [self.is_long(p) for p in prompts]
-        for places in padded_batches(lengths, budget, long):
-            chosen = [prompts[place] for place in places]
-            states = self(chosen)
+        lengths, long = list(map(self.stop, prompts)), list(map(self.is_long, prompts))
+        for places in batches_of(lengths, budget, long, padded=True):
+            states = self([prompts[place] for place in places])
             yield Batch(places, states, len(states.hidden))
 
     @torch.inference_mode()
@@ -110,31 +199,24 @@ class Prefill:
         Prompts are padded on the right. In a causal model nothing before a pad sees it, so no mask is
         needed and a row's values do not depend on its neighbours beyond rounding, where all or none are long.
         """
-        lengths = torch.tensor([self.stop(prompt) for prompt in prompts])
+        rows = [torch.from_numpy(prompt.token_ids[: self.stop(prompt)]).long() for prompt in prompts]
+        lengths = torch.tensor([len(row) for row in rows])
         longest = int(lengths.max())
-        ids = torch.zeros(len(prompts), longest, dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            stop = self.stop(prompt)
-            ids[row, :stop] = torch.from_numpy(prompt.token_ids[:stop])
-            # Not the padding token: some models warn of it where there is no mask.
-            ids[row, stop:] = int(prompt.token_ids[stop - 1])
+        # By the last token and not the padding token: some models warn of that where there is no mask.
+        ids = torch.stack([torch.cat([row, row[-1].expand(longest - len(row))]) for row in rows])
+        states, final = self.both(ids.to(self.device))
         # Which rows of [prompts * longest] are tokens and not padding.
         token_rows = (torch.arange(longest) < lengths[:, None]).reshape(-1).nonzero()[:, 0].to(self.device)
-        states, final = self.both(ids.to(self.device))
         packed = states.flatten(0, 1).index_select(0, token_rows)
         last = None if final is None else final.flatten(0, 1).index_select(0, token_rows)
         return PackedStates.of(packed, prompts, self.norm, last, lengths)
 
     @torch.inference_mode()
     def both(self, ids: Tensor, **options: Any) -> tuple[Tensor, Tensor | None]:
-        """States at the site, or before its norm, and those after the last norm where they are wanted.
+        """States at the site, or before its norm, `[rows, tokens, hidden]`, for `ids` `[rows, tokens]`.
 
-        Args:
-            ids: `[rows, tokens]`.
-            options: of the model's forward.
-
-        Returns:
-            `[rows, tokens, hidden]`, and `[rows, tokens, width]` or None.
+        After them those after the last norm, `[rows, tokens, width]`, where they are wanted, else None.
+        `options` are of the model's forward.
         """
         at_site: list[Tensor] = []
 
@@ -144,15 +226,10 @@ class Prefill:
                 raise _SiteReached
             at_site[-1] = at_site[-1].clone()  # a layer may add to its states in place
 
-        handle = self._site and self._site.register_forward_pre_hook(take, with_kwargs=True)
+        hooks = [site.register_forward_pre_hook(take, with_kwargs=True) for site in [self._site] if site]
         final: Tensor | None = None
-        try:
+        with hooked(hooks), suppress(_SiteReached):
             final = self.model(input_ids=ids, use_cache=False, **options).last_hidden_state
-        except _SiteReached:
-            pass
-        finally:
-            if handle:
-                handle.remove()
         wanted = None if self.width is None else final
         if self._site is None:
             assert final is not None
@@ -216,13 +293,9 @@ def _feed_forward(model: nn.Module, layer: int) -> nn.Module:
             called.append(module)
 
     matrices = [child for child in block.children() if any(p.dim() >= 2 for p in child.parameters())]
-    handles = [m.register_forward_pre_hook(note, with_kwargs=True) for m in matrices]
     ids = torch.tensor([[0, 1]], device=next(model.parameters()).device)
-    try:
+    with hooked(m.register_forward_pre_hook(note, with_kwargs=True) for m in matrices):
         model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
     others = [module for module in called if "att" not in type(module).__name__.lower()]
     if len(called) < 2 or not others:
         raise ModelError(
@@ -236,12 +309,8 @@ def _feed_forward(model: nn.Module, layer: int) -> nn.Module:
 def norm_before(model: nn.Module, run: Callable[[], Tensor]) -> tuple[nn.Module, RMSNorm] | None:
     """The module whose output a tensor is, and the RMS norm that it computes.
 
-    Args:
-        model: holds the norm.
-        run: one forward of any input; returns the tensor.
-
-    Returns:
-        None where there is none that is called just once.
+    `run` is one forward of any input and returns the tensor; None where no norm of the model made it, or one
+    that is called more than once.
     """
     calls: list[tuple[nn.Module, list[Tensor], Tensor]] = []  # with copies of inputs, and outputs
     inputs: dict[nn.Module, list[Tensor]] = {}
@@ -254,18 +323,15 @@ def norm_before(model: nn.Module, run: Callable[[], Tensor]) -> tuple[nn.Module,
             calls.append((module, inputs[module], output))
 
     single = [module for module in model.modules() if [p.dim() for p in module.parameters()] == [1]]
-    handles = [module.register_forward_pre_hook(before, with_kwargs=True) for module in single]
-    handles += [module.register_forward_hook(after) for module in single]
-    try:
+    before_each = (module.register_forward_pre_hook(before, with_kwargs=True) for module in single)
+    with hooked(before_each), hooked(module.register_forward_hook(after) for module in single):
         target = run()
-    finally:
-        for handle in handles:
-            handle.remove()
     place = (target.data_ptr(), target.numel())
     makers = {module for module, _, output in calls if (output.data_ptr(), output.numel()) == place}
-    if len(makers) != 1 or sum(module in makers for module, _, _ in calls) != 1:
+    made = [(module, given) for module, given, _ in calls if module in makers]
+    if len(made) != 1:
         return None
-    [(maker, given)] = [(module, inputs) for module, inputs, _ in calls if module in makers]
+    [(maker, given)] = made
     norm = as_rms_norm(maker)
     if norm is None or len(given) != 1:
         return None

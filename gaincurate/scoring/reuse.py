@@ -85,25 +85,17 @@ def differences(changes: Sequence[tuple[str, Any, Any]]) -> str:
 class Reused:
     """The scores of finished sets, by id and prompt. A row that several sets have is the first one's.
 
-    Args:
-        sets: opened.
-        identity: of the run.
-        columns: of the run's source.
-        progress: hears which set lacks a signal. The rows of such a set are scored again.
-
-    Raises:
-        InputError: a set was made by another model, prompt rendering, dtype or other option.
+    A set that was made by another model, prompt rendering, dtype or other option than the run's `identity`
+    says is an InputError. The rows of one that lacks a signal, of which `progress` hears, are scored again.
     """
 
     def __init__(
         self, sets: Iterable[ScoredSet], identity: Json, columns: Columns, progress: Progress
     ) -> None:
         self._columns = columns
-        fields = (*SCORE_FIELDS[1:], *signal_fields(identity["signals"], 1))
-        self._names = [field.name for field in fields]
+        self._names = [f.name for f in (*SCORE_FIELDS[1:], *signal_fields(identity["signals"], 1))]
         self._sets: list[tuple[ScoredSet, pa.Array]] = []
-        self.prefills: set[str] = set()
-        """The forwards that made the scores, by name."""
+        self.prefills: set[str] = set()  # names of the forwards that made the scores
         self.norm_was_fused = False
         for scored in sets:
             old, new = (
@@ -120,9 +112,9 @@ class Reused:
                 )
             lacking = [name for name in identity["signals"] if name not in scored.identity["signals"]]
             if lacking:
-                lacked = " and no ".join(lacking)
+                signals = " and no ".join(lacking)
                 progress.note(
-                    f"--reuse {scored.place}: the set has no {lacked}, so its rows are scored again"
+                    f"--reuse {scored.place}: the set has no {signals}, so its rows are scored again"
                 )
                 continue
             # Null in a shard with zero vectors, which are counted by shard and not by row.
@@ -136,13 +128,7 @@ class Reused:
             self.norm_was_fused |= scored.manifest["norm_was_fused"]
 
     def of(self, table: pa.Table, ids: Sequence[str], places: Iterable[int]) -> dict[int, Score]:
-        """The scores of the rows that the sets have, by place.
-
-        Args:
-            table: rows of the source.
-            ids: of all rows of the table.
-            places: the rows to look for.
-        """
+        """The scores that the sets have of the rows at `places` of a part of the source, by place."""
         scores: dict[int, Score] = {}
         wanted = pa.array(ids, pa.string())
         for scored, its_ids in self._sets:
@@ -159,13 +145,11 @@ class Reused:
         return scores
 
     def _scores(self, rows: pa.Table) -> Iterator[Score]:
-        columns: dict[str, Any] = {}
-        for name in self._names:
-            column = rows.column(name)
-            if name == EMBEDDING:
-                vectors = column.combine_chunks().flatten().to_numpy()
-                columns[name.removeprefix(PREFIX)] = vectors.reshape(len(rows), -1)
+        columns: dict[str, Any] = {n.removeprefix(PREFIX): rows.column(n) for n in self._names}
+        for name, column in columns.items():
+            if PREFIX + name == EMBEDDING:
+                columns[name] = column.combine_chunks().flatten().to_numpy().reshape(len(rows), -1)
             else:
-                columns[name.removeprefix(PREFIX)] = column.to_pylist()
+                columns[name] = column.to_pylist()
         for values in zip(*columns.values(), strict=True):
             yield Score(**dict(zip(columns, values, strict=True)))

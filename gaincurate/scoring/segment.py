@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
+from itertools import accumulate, groupby
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,10 @@ import numpy.typing as npt
 from gaincurate.core.files import digest_bytes
 from gaincurate.core.prompts import Message, PromptProblem, Tool, with_additions
 from gaincurate.errors import ModelError
-from gaincurate.scoring.model_files import is_failure
+from gaincurate.scoring.model import is_failure
 
-RULE = "last-user-message-stripped/1"
-"""The name of this way to cut, in the identity."""
-_AT_ONCE = 1 << 20
+RULE = "last-user-message-stripped/1"  # the name of this way to cut, in the identity
+_AT_ONCE = 1 << 20  # characters
 _Tokens = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64] | None]
 LONGEST_PROMPT = 1 << 22
 """Characters of a row's messages, a million tokens. Tokenizers take long for texts that no model reads."""
@@ -35,15 +35,12 @@ _PROBE_TOOL: Tool = {
 
 @dataclass(frozen=True, slots=True)
 class Segmented:
-    """One prompt's tokens; the question is `token_ids[prefix:end]`.
+    """One prompt's tokens; the question is `token_ids[prefix:end]`."""
 
-    `token_ids` is `[prompt_tokens]`, int32. `truncated` says that the question lost its end.
-    """
-
-    token_ids: npt.NDArray[np.int32]
+    token_ids: npt.NDArray[np.int32]  # [prompt_tokens]
     prefix: int
     end: int
-    truncated: bool = False
+    truncated: bool = False  # the question lost its end
 
     @property
     def question_tokens(self) -> int:
@@ -51,43 +48,32 @@ class Segmented:
         return self.end - self.prefix
 
 
-@dataclass(frozen=True, slots=True)
-class Unusable:
-    """Why a row cannot be segmented."""
+class Unusable(Exception):
+    """Why one row cannot be segmented."""
 
-    reason: str
-    overlong: bool = False
+    def __init__(self, reason: str, *, overlong: bool = False) -> None:
+        super().__init__(reason)
+        self.reason, self.overlong = reason, overlong
 
 
 @dataclass
 class Segmenter:
     """Renders, tokenises and cuts prompts.
 
-    Args:
-        tokenizer: a transformers tokenizer; with a chat template unless all prompts are plain texts.
-        system: a system message for rows without one.
-        system_override: replace rows' own system messages by `system` instead of refusing them.
-        shots: chat messages put after the system message.
-        template_kwargs: extra variables for the chat template (`enable_thinking`, `date_string`).
-        max_length: the longest whole prompt in tokens; None for no limit.
-        truncate: cut the question's end to `max_length` instead of refusing the row.
-        vocab_size: how many tokens the model has embeddings for; None for no check.
-        tails: the model is given tails too.
-
-    Raises:
-        ModelError: the chat template is missing or refuses the system message or the examples.
+    The tokenizer is one of transformers, with a chat template unless all prompts are plain texts. A template
+    that is missing, or that refuses the system message or the examples, is a ModelError.
     """
 
     tokenizer: Any
     _: KW_ONLY
-    system: str | None = None
-    system_override: bool = False
-    shots: Sequence[Message] = ()
-    template_kwargs: dict[str, Any] | None = None
-    max_length: int | None = None
-    truncate: bool = False
-    vocab_size: int | None = None
-    tails: bool = False
+    system: str | None = None  # for rows without one
+    system_override: bool = False  # else a row with a system message of its own is refused
+    shots: Sequence[Message] = ()  # after the system message
+    template_kwargs: dict[str, Any] | None = None  # such as `enable_thinking`, `date_string`
+    max_length: int | None = None  # of the whole prompt in tokens
+    truncate: bool = False  # the question's end to `max_length`, instead of refusing the row
+    vocab_size: int | None = None  # how many tokens the model has embeddings for; None for no check
+    tails: bool = False  # the model is given tails too
 
     def __post_init__(self) -> None:
         self._has_template = bool(getattr(self.tokenizer, "chat_template", None))
@@ -99,7 +85,7 @@ class Segmenter:
             )
         try:
             self._rendering = self._render(self._full([{"role": "user", "content": _PROBE}]))
-        except _Refused as error:
+        except Unusable as error:
             raise ModelError(
                 f"the chat template cannot render the prompt: {error}. Leave out --system or --shots "
                 "if it does not allow them, or check --template-kwargs."
@@ -125,15 +111,15 @@ class Segmenter:
         for place, messages in enumerate(prompts):
             try:
                 located[place] = self._locate(self._full(list(messages)), tools[place] if tools else None)
-            except _Refused as error:
-                results[place] = Unusable(str(error), overlong=error.overlong)
+            except Unusable as error:
+                results[place] = error.with_traceback(None)
         tokens = self._tokenize([text for text, _, _ in located.values()])
         for (place, (text, start, stop)), (ids, offsets) in zip(located.items(), tokens, strict=True):
             try:
                 spans = self._decoded(text, ids) if offsets is None else offsets
                 results[place] = self._cut(ids, spans, start, stop)
-            except _Refused as error:
-                results[place] = Unusable(str(error), overlong=error.overlong)
+            except Unusable as error:
+                results[place] = error.with_traceback(None)
         return [results[place] for place in range(len(prompts))]
 
     def _full(self, messages: list[Message]) -> list[Message]:
@@ -141,17 +127,16 @@ class Segmenter:
         try:
             return with_additions(messages, self.system, self.shots, override=self.system_override)
         except PromptProblem as error:
-            raise _Refused(str(error)) from error
+            raise Unusable(str(error)) from None
 
     def _render(self, messages: list[Message], tools: list[Tool] | None = None) -> str:
         if not self._has_template:
             if len(messages) != 1:
-                raise _Refused(
+                raise Unusable(
                     "the tokenizer has no chat template, so only a plain text or one user message "
                     f"can be scored, and this prompt has {len(messages)} messages"
                 )
-            text: str = messages[0]["content"]
-            return text
+            return str(messages[0]["content"])
         last_is_answer = messages[-1]["role"] == "assistant"
         try:
             rendered: str = self.tokenizer.apply_chat_template(
@@ -164,46 +149,46 @@ class Segmenter:
             )
         except Exception as error:  # a template is the model's own program and can raise anything
             reason = " ".join(str(error).split())[:200]
-            raise _Refused(f"the chat template refused the messages ({reason})") from error
+            raise Unusable(f"the chat template refused the messages ({reason})") from None
         if len(rendered) > 2 * LONGEST_PROMPT:
-            raise _Refused(f"the chat template makes {len(rendered):,} characters of the messages")
+            raise Unusable(f"the chat template makes {len(rendered):,} characters of the messages")
         try:
             rendered.encode()
-        except UnicodeEncodeError as error:
-            raise _Refused("the chat template writes half of a surrogate pair") from error
+        except UnicodeEncodeError:
+            raise Unusable("the chat template writes half of a surrogate pair") from None
         return rendered
 
     def _locate(self, messages: list[Message], tools: list[Tool] | None) -> tuple[str, int, int]:
         """The rendered text and where the question stands in it, in characters."""
         place = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=None)
         if place is None:
-            raise _Refused("there is no user message")
+            raise Unusable("there is no user message")
         question = (messages[place]["content"] or "").strip()
         if not question:
-            raise _Refused("the question is empty")
+            raise Unusable("the question is empty")
         characters = sum(len(message["content"] or "") for message in messages)
         if characters > LONGEST_PROMPT:
-            raise _Refused(
+            raise Unusable(
                 f"the prompt has {characters:,} characters and the limit is {LONGEST_PROMPT:,}",
                 overlong=self.max_length is not None and not self.truncate,
             )
         text = self._render(messages, tools)
         frame = self._frame(messages, place, tools)
-        if frame is not None:
-            span = _inside(text, question, *frame)
-            if span is not None:
-                return text, *span
+        if frame is not None and (span := _inside(text, question, *frame)):
+            return text, *span
         # The template looks into the content (or rewrote the probe): only an unambiguous hit is safe.
         hits = text.count(question)
-        if hits == 1:
-            start = text.index(question)
-            return text, start, start + len(question)
-        raise _Refused(
-            "the question cannot be found in the rendered prompt: the chat template rewrites it"
-            if hits == 0
-            else f"the question stands {hits} times in the rendered prompt and the chat template's "
-            "frame around it cannot be told"
-        )
+        if hits == 0:
+            raise Unusable(
+                "the question cannot be found in the rendered prompt: the chat template rewrites it"
+            )
+        if hits > 1:
+            raise Unusable(
+                f"the question stands {hits} times in the rendered prompt and the chat template's frame "
+                "around it cannot be told"
+            )
+        start = text.index(question)
+        return text, start, start + len(question)
 
     def _frame(self, messages: list[Message], place: int, tools: list[Tool] | None) -> tuple[str, str] | None:
         """The text of the template before and after the question, rendered with a probe in its place."""
@@ -221,14 +206,9 @@ class Segmenter:
         """Ids `[tokens]` and character offsets `[tokens, 2]`, None for a tokenizer without them."""
         fast = bool(getattr(self.tokenizer, "is_fast", False))
         # A tokenizer gives lists of numbers, ten times as large as the arrays: of a few texts at a time.
-        parts, characters = list[list[str]](), 0
-        for text in texts:
-            if not parts or characters + len(text) > _AT_ONCE:
-                parts.append([])
-                characters = 0
-            parts[-1].append(text)
-            characters += len(text)
-        for part in parts:
+        ends = zip(texts, accumulate(map(len, texts)), strict=True)
+        for _, group in groupby(ends, lambda each: each[1] // _AT_ONCE):
+            part = [text for text, _ in group]
             try:
                 # A rendered template has its own BOS; a plain text gets the tokenizer's, as in training.
                 encoded = self.tokenizer(
@@ -251,10 +231,9 @@ class Segmenter:
 
     def _decoded(self, text: str, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
         """As `decoded_offsets`, for a prompt that is not too long for that or anyway."""
-        if self.max_length is not None and len(ids) > self.max_length and not self.truncate:
-            raise _Refused(self._too_long(ids), overlong=True)
+        self._check_length(ids)
         if len(ids) > _MOST_DECODED:
-            raise _Refused(
+            raise Unusable(
                 f"the prompt has {len(ids):,} tokens, and the question's can be told in at most "
                 f"{_MOST_DECODED:,} with a tokenizer that gives no offsets"
             )
@@ -267,26 +246,27 @@ class Segmenter:
         touches = (spans[:, 0] < stop) & (spans[:, 1] > start) & (spans[:, 0] < spans[:, 1])
         places = np.flatnonzero(touches)
         if not len(places):
-            raise _Refused("no token stands for the question")
+            raise Unusable("no token stands for the question")
         prefix, end = int(places[0]), int(places[-1]) + 1
         read = ids if self.tails else ids[:end]
         unknown = read[read >= (self.vocab_size or np.iinfo(np.int32).max)]
         if len(unknown):
-            raise _Refused(
+            raise Unusable(
                 f"token {unknown[0]} is outside the model's vocabulary of {self.vocab_size}: the tokenizer "
                 "has tokens that the model was never given"
             )
+        self._check_length(ids)
         if self.max_length is None or len(ids) <= self.max_length:
             return Segmented(ids, prefix, end)
-        if not self.truncate:
-            raise _Refused(self._too_long(ids), overlong=True)
         if prefix >= self.max_length:
-            raise _Refused(f"its prefix alone has {prefix} tokens and the limit is {self.max_length}")
+            raise Unusable(f"its prefix alone has {prefix} tokens and the limit is {self.max_length}")
         cut = ids[: self.max_length]
         return Segmented(cut, prefix, min(end, len(cut)), truncated=end > len(cut))
 
-    def _too_long(self, ids: npt.NDArray[np.int32]) -> str:
-        return f"the prompt has {len(ids)} tokens and the limit is {self.max_length}"
+    def _check_length(self, ids: npt.NDArray[np.int32]) -> None:
+        if self.max_length is not None and len(ids) > self.max_length and not self.truncate:
+            sentence = f"the prompt has {len(ids)} tokens and the limit is {self.max_length}"
+            raise Unusable(sentence, overlong=True)
 
 
 def _inside(text: str, question: str, head: str, tail: str) -> tuple[int, int] | None:
@@ -309,14 +289,6 @@ def _inside(text: str, question: str, head: str, tail: str) -> tuple[int, int] |
     return None
 
 
-class _Refused(Exception):
-    """One prompt cannot be segmented; the text is the reason."""
-
-    def __init__(self, reason: str, *, overlong: bool = False) -> None:
-        super().__init__(reason)
-        self.overlong = overlong
-
-
 def decoded_offsets(tokenizer: Any, text: str, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
     """Where each token stands in `text`, `[tokens, 2]`, found by decoding ever longer heads.
 
@@ -336,7 +308,7 @@ def decoded_offsets(tokenizer: Any, text: str, ids: npt.NDArray[np.int32]) -> np
     # Some tokenizers add or drop white space at the start.
     shift = len(whole) - len(whole.lstrip()) - (len(text) - len(text.lstrip()))
     if whole[max(shift, 0) :] != text[max(-shift, 0) :]:  # spans would be guesses
-        raise _Refused(
+        raise Unusable(
             "the question's tokens cannot be told: this tokenizer gives no offsets and its tokens do not "
             "decode to the text they were made from"
         )

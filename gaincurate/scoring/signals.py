@@ -21,9 +21,8 @@ from torch import Tensor, nn
 
 from gaincurate.core.schema import Score
 from gaincurate.errors import ModelError
-from gaincurate.scoring.batching import PackedStates, SharedPrefix
 from gaincurate.scoring.config import ScoreConfig
-from gaincurate.scoring.prefill import Prefill
+from gaincurate.scoring.prefill import PackedStates, Prefill, SharedPrefix, hooked
 from gaincurate.scoring.segment import Segmented
 from gaincurate_kernels import Backend, UnitSums, angle_concentration, segment_unit_sums
 
@@ -34,37 +33,39 @@ ENTRY_BYTES = 12
 what is made of a part of them, each as a float32."""
 _TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3, torch.float64: 1e-5}
 _TRIAL_COPIES = 4  # of the logits that a trial holds
-Embedding = npt.NDArray[np.float16]
-_Places = npt.NDArray[np.int64]
-Measured = tuple[Score | str, int]
-"""A prompt's scores, or why it has none; and how many of its scored tokens have no direction."""
-
 _PARTS = 8  # of a chunk's logits, measured one after the other
 _LEAST = -1e30  # in place of minus infinity
 _NOT_FINITE = "its hidden states are not finite"
 
 
 class Head:
-    """A model's own way from final states to logits.
+    """A model's own way from final states to logits; a ModelError where that is not understood.
 
-    Args:
-        whole: a transformers decoder with its head.
-        memory: MiB that the logits of a chunk, and what is made of them, may take.
-
-    Raises:
-        ModelError: the model gives no logits, or how it comes to them is not understood.
+    `whole` is a transformers decoder with its head. The logits of a chunk, and what is made of them, take
+    `memory` MiB at most.
     """
 
     def __init__(self, whole: nn.Module, memory: int = LOGITS_MEMORY) -> None:
         self._whole: Any = whole
         self._device = next(whole.parameters()).device
-        self.decoder: Any = self._whole.base_model
-        """The model without its head."""
+        self.decoder: Any = self._whole.base_model  # without its head
         if self.decoder is whole:
             raise self._refused("it has no decoder of its own")
-        self._answerer, self._result, logits = self._probe()
-        self.rows = max(1, memory * 2**20 // (logits.shape[-1] * ENTRY_BYTES))
-        """The most tokens in a chunk."""
+        answers: list[tuple[nn.Module, Any]] = []
+
+        def note(module: nn.Module, _: Any, result: Any) -> None:
+            if isinstance(getattr(result, "last_hidden_state", None), Tensor):
+                answers.append((module, result))
+
+        inner = (module for module in whole.modules() if module is not whole)
+        with torch.inference_mode(), hooked(module.register_forward_hook(note) for module in inner):
+            result = whole(input_ids=torch.tensor([[0, 1]], device=self._device), use_cache=False)
+        logits = getattr(result, "logits", None)
+        if not answers or not isinstance(logits, Tensor):
+            raise self._refused("it does not say where its layers end")
+        # The head is given the result of the outermost one, which answers last and is not always the decoder.
+        self._answerer, self._result = answers[-1]
+        self.rows = max(1, memory * 2**20 // (logits.shape[-1] * ENTRY_BYTES))  # the most tokens in a chunk
 
     @torch.inference_mode()
     def logits(self, states: Tensor) -> Tensor:
@@ -80,14 +81,10 @@ class Head:
 
     @torch.inference_mode()
     def try_on(self, prefill: Prefill, prompts: Sequence[Segmented]) -> None:
-        """Compare with the model's own plain forward.
+        """Compare with the model's own plain forward; a difference beyond rounding is a ModelError.
 
-        Args:
-            prefill: the same model's, with final states and its own attention.
-            prompts: a few real ones; their first tokens are tried, as many as the memory allows.
-
-        Raises:
-            ModelError: the logits differ by more than rounding, or the head cannot be run like this.
+        `prefill` is the same model's, with final states and its own attention. Of each prompt the first
+        tokens are tried, as many as the memory allows.
         """
         for prompt in prompts:
             tokens = prompt.token_ids[: min(prompt.end, max(1, self.rows // _TRIAL_COPIES))]
@@ -104,30 +101,6 @@ class Head:
             off = _gap(logits, expected)
             if not off <= _TOLERANCES[expected.dtype]:
                 raise self._refused(f"logits differ from a plain forward's by {off:.1e}")
-
-    @torch.inference_mode()
-    def _probe(self) -> tuple[nn.Module, Any, Tensor]:
-        """The module whose result the head is given (not always the decoder itself), one such result, and
-        the logits of two tokens.
-        """
-        answers: list[tuple[nn.Module, Any]] = []
-
-        def note(module: nn.Module, _: Any, result: Any) -> None:
-            if isinstance(getattr(result, "last_hidden_state", None), Tensor):
-                answers.append((module, result))
-
-        inner = [module for module in self._whole.modules() if module is not self._whole]
-        handles = [module.register_forward_hook(note) for module in inner]
-        try:
-            result = self._whole(input_ids=torch.tensor([[0, 1]], device=self._device), use_cache=False)
-        finally:
-            for handle in handles:
-                handle.remove()
-        logits = getattr(result, "logits", None)
-        if not answers or not isinstance(logits, Tensor):
-            raise self._refused("it does not say where its layers end")
-        # The outermost one answers last.
-        return *answers[-1], logits
 
     def _refused(self, reason: str) -> ModelError:
         return ModelError(
@@ -156,29 +129,25 @@ def angle_scores(
     inter_weight: float = 1.0,
     backend: Backend = "auto",
 ) -> list[tuple[Score | None, int]]:
-    """Scores of a batch.
+    """Per prompt of a batch: its score, None where the hidden states are not finite, and its zero vectors.
 
-    `angle` = `angle_intra` + `inter_weight` * `angle_inter` (GAIN-RL: weight 1); without a prefix there
-    is no inter term and `angle` is `angle_intra` alone.
-
-    Returns:
-        Per prompt: its score, None where the hidden states are not finite; and how many of its scored tokens
-        are zero vectors, which have no direction and count as tokens that add nothing.
+    `angle` = `angle_intra` + `inter_weight` * `angle_inter` (GAIN-RL: weight 1); without a prefix there is no
+    inter term and `angle` is `angle_intra` alone. A zero vector has no direction and counts as a token that
+    adds nothing.
     """
     count = len(prompts)
     bounds = torch.cat([states.questions, states.prefixes])  # [2 * prompts, 2]
     sums = segment_unit_sums(states.hidden, bounds, norm=states.norm, backend=backend)
     # Every prompt's own prefix and, after them, the shared ones; and which row is whose.
     prefixes, row_of = [sums.rows(count, 2 * count)], dict[SharedPrefix | None, int]()
-    for prefix in states.shared:
-        if prefix is not None and prefix not in row_of:
-            if prefix.sums is None:
-                assert prefix.hidden is not None
-                whole = torch.tensor([[0, prefix.tokens]])
-                prefix.sums = segment_unit_sums(prefix.hidden, whole, norm=states.norm, backend=backend)
-                prefix.hidden = None
-            row_of[prefix] = count + len(row_of)
-            prefixes.append(prefix.sums)
+    for prefix in dict.fromkeys(prefix for prefix in states.shared if prefix is not None):
+        if prefix.hidden is not None:
+            whole = torch.tensor([[0, prefix.tokens]])
+            prefix.sums = segment_unit_sums(prefix.hidden, whole, norm=states.norm, backend=backend)
+            prefix.hidden = None
+        assert prefix.sums is not None
+        row_of[prefix] = count + len(row_of)
+        prefixes.append(prefix.sums)
     rows = torch.tensor([row_of.get(prefix, place) for place, prefix in enumerate(states.shared)])
     joined = UnitSums(
         *(torch.cat([getattr(p, name) for p in prefixes]) for name in ("sums", "counts", "zeros"))
@@ -205,14 +174,11 @@ def angle_scores(
     return scores
 
 
-def embeddings(final: Tensor, questions: Tensor) -> list[Embedding | None]:
+def embeddings(final: Tensor, questions: Tensor) -> list[npt.NDArray[np.float16] | None]:
     """Each prompt's mean final state over its question, `[width]`; None where it is not finite.
 
-    Args:
-        final: `[tokens, width]`, the output of the norm after the last layer, in the model's dtype.
-        questions: `[prompts, 2]`, the rows of each prompt's question.
-
-    The mean is taken in float32 and stored in float16, so one beyond 65,504 counts as not finite.
+    `final` is `[tokens, width]`, the output of the norm after the last layer, `questions` `[prompts, 2]` each
+    question's rows. The mean is taken in float32 and stored in float16, so one beyond 65,504 is not finite.
     """
     means = torch.stack([final[begin:end].float().mean(0) for begin, end in questions.tolist()])
     with np.errstate(over="ignore"):
@@ -272,7 +238,13 @@ def likelihoods(
 
 
 @torch.inference_mode()
-def _read(states: PackedStates, rows: _Places, tokens: _Places, head: Head, entropy: bool) -> Any:
+def _read(
+    states: PackedStates,
+    rows: npt.NDArray[np.int64],
+    tokens: npt.NDArray[np.int64],
+    head: Head,
+    entropy: bool,
+) -> Any:
     """NLL and entropy at every position, `[2, positions]` float64; an entropy not wanted is 0."""
     assert states.final is not None
     device = states.final.device
@@ -323,28 +295,25 @@ def measure(
     head: Head | None,
     states: PackedStates,
     prompts: Sequence[Segmented],
-) -> list[Measured]:
-    """All signals of every prompt of a batch, in its order; `head` where a signal needs it."""
+) -> list[tuple[Score | str, int]]:
+    """All signals of every prompt of a batch, in its order, or why it has none; and its zero vectors."""
     angles = angle_scores(states, prompts, inter_weight=config.inter_weight, backend=backend)
-    scores: list[Score | str] = [score or _NOT_FINITE for score, _ in angles]
+    more: list[tuple[str, list[dict[str, Any] | None]]] = []  # the reason where there are none, and values
     if "embedding" in config.signals:
         assert states.final is not None
         vectors = embeddings(states.final, states.questions)
-        more: list[dict[str, Any] | None] = [None if v is None else {"embedding": v} for v in vectors]
-        scores = _joined(scores, more, _NOT_FINITE)
+        more.append((_NOT_FINITE, [None if vector is None else {"embedding": vector} for vector in vectors]))
     if head is not None:
         nll, entropy = "nll" in config.signals, "entropy" in config.signals
         values = likelihoods(states, prompts, head, nll=nll, entropy=entropy)
-        more = [None if value is None else value._asdict() for value in values]
-        scores = _joined(scores, more, "its NLL or entropy is not finite")
-    return [(score, zeros) for score, (_, zeros) in zip(scores, angles, strict=True)]
-
-
-def _joined(
-    scores: list[Score | str], more: Sequence[dict[str, Any] | None], reason: str
-) -> list[Score | str]:
-    """The scores with further values, or the reason where there are none."""
-    return [
-        score if isinstance(score, str) else reason if values is None else replace(score, **values)
-        for score, values in zip(scores, more, strict=True)
-    ]
+        reason = "its NLL or entropy is not finite"
+        more.append((reason, [None if value is None else value._asdict() for value in values]))
+    measured: list[tuple[Score | str, int]] = []
+    for place, (score, zeros) in enumerate(angles):
+        result: Score | str = score or _NOT_FINITE
+        for reason, added in more:
+            if isinstance(result, Score):
+                values_here = added[place]
+                result = reason if values_here is None else replace(result, **values_here)
+        measured.append((result, zeros))
+    return measured

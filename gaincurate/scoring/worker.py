@@ -9,11 +9,14 @@ because batches of another size round differently.
 
 from __future__ import annotations
 
+import ctypes
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy.typing as npt
 import pyarrow as pa
@@ -26,7 +29,6 @@ from gaincurate.core.prompts import Chat
 from gaincurate.core.schema import Score, scored_table, signal_fields
 from gaincurate.core.scored_set import SCORES
 from gaincurate.errors import GaincurateError, RowError
-from gaincurate.scoring.cpu import settle_memory
 from gaincurate.scoring.ids import ids_of
 from gaincurate.scoring.model import load_model
 from gaincurate.scoring.packed_attention import UnsupportedAttention
@@ -37,17 +39,19 @@ from gaincurate.scoring.readers.source import Cursor
 from gaincurate.scoring.segment import Segmented, Unusable
 from gaincurate.scoring.signals import Head, measure
 
-T = TypeVar("T")
-U = TypeVar("U")
 _TRIAL_TOKENS = 256
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt(3)
+_LARGEST = 32 * 2**20  # that may come from the heap at all; larger ones still go back at once
+_KEPT_FREE = 256 * 2**20  # free at the heap's end before that is cut
+_MALLOC_VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
 Forward = Prefill | PackedPrefill
 Part = tuple[int, npt.NDArray[Any]]
 """The number of a shard, and what `write_ids` wrote of its rows."""
 
 
-def one_ahead(pool: Executor, work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
+def one_ahead(pool: Executor, work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
     """`work` on each item in the pool; the next is begun when the one before is handed out."""
-    waiting: Future[U] | None = None
+    waiting: Future[Any] | None = None
     for item in items:
         following = pool.submit(work, item)
         if waiting is not None:
@@ -57,22 +61,44 @@ def one_ahead(pool: Executor, work: Callable[[T], U], items: Iterable[T]) -> Ite
         yield waiting.result()
 
 
-def score_shards(plan: Plan, shards: Iterable[Part], progress: Progress, summary: Summary) -> None:
+def score_shards(
+    plan: Plan, shards: Iterable[Part], progress: Progress, summary: Summary | None = None
+) -> None:
     """Load the model, score these shards of a run that has begun, best in ascending order, and write them.
 
-    `progress` hears of shards from a thread of their own.
+    `progress` hears of shards from a thread of their own. A row that cannot be scored, where the run is not
+    to skip it, is a RowError, and a prompt that alone is too much for the device a GaincurateError.
     """
     progress.loading("the model")
-    scorer = Scorer(plan, progress, summary)
+    scorer = Scorer(plan, progress)
     progress.loading("")
     written = Future[None]()
     written.set_result(None)
     with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "writer") as writer:
         for shard in one_ahead(reader, scorer.read, shards):
-            scores, facts = scorer.score(shard)
+            scorer.score(shard)
+            if summary is not None:
+                summary.count(shard.counts)
             written.result()
-            written = writer.submit(scorer.write, shard, scores, facts)
+            written = writer.submit(scorer.write, shard)
         written.result()
+
+
+def settle_memory() -> bool:
+    """Let the process keep what it frees, and oneDNN few products. What the environment says goes first.
+
+    glibc gives freed memory back to the system, and a pass would ask for it again a million times. True where
+    it is kept: the C library is glibc, and nothing else was asked of it.
+    """
+    # A batch of 1,024 tokens has 44 lengths at most, of two products each, and the layers' own.
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(name, "128")
+    if not sys.platform.startswith("linux") or any(name in os.environ for name in _MALLOC_VARIABLES):
+        return False
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "gnu_get_libc_version"):
+        return False
+    return bool(library.mallopt(_MMAP_THRESHOLD, _LARGEST) and library.mallopt(_TRIM_THRESHOLD, _KEPT_FREE))
 
 
 def without_padding(
@@ -81,11 +107,7 @@ def without_padding(
     """The packed forward if it gives what the model's own does on two of these prompts, else the padded one.
 
     The longest two of at most 256 tokens, or the shortest two: a trial, not a run. The head is tried on them
-    too.
-
-    Raises:
-        ModelError: the head does not give the model's own logits.
-        GaincurateError: the device's memory is too small for this.
+    too. A device whose memory is too small for this is a GaincurateError.
     """
     by_length = sorted(prompts, key=lambda prompt: prompt.end)
     short = [prompt for prompt in by_length if prompt.end <= _TRIAL_TOKENS]
@@ -93,8 +115,7 @@ def without_padding(
     try:
         if head is not None:
             head.try_on(prefill, tried)  # before the model's attention is exchanged
-        packed = PackedPrefill(prefill)
-        packed.try_on(tried)
+        return PackedPrefill(prefill, tried)
     except UnsupportedAttention as reason:
         kind = prefill.config.model_type
         progress.note(f"{kind} runs in padded batches, which is slower: {reason}")
@@ -104,54 +125,56 @@ def without_padding(
             f"the device ran out of memory on a first trial of {len(tried)} prompts; free memory on it and "
             "run the same command again, or use a larger device."
         ) from error
-    return packed
 
 
 def segmented(plan: Plan, table: pa.Table) -> dict[int, Segmented | Unusable]:
     """The prompt of every row of a part of the source by its place; rows that hold no prompt come first."""
     assert plan.model is not None
-    rows = dict(enumerate(plan.columns.chats(table)))
-    chats = {place: chat for place, chat in rows.items() if isinstance(chat, Chat)}
-    results: dict[int, Segmented | Unusable] = {
-        place: Unusable(str(problem)) for place, problem in rows.items() if place not in chats
-    }
+    results, chats = dict[int, Segmented | Unusable](), dict[int, Chat]()
+    for place, chat in enumerate(plan.columns.chats(table)):
+        if isinstance(chat, Chat):
+            chats[place] = chat
+        else:
+            results[place] = Unusable(str(chat))
     prompts = plan.model.segmenter([c.messages for c in chats.values()], [c.tools for c in chats.values()])
     return results | dict(zip(chats, prompts, strict=True))
 
 
 @dataclass(slots=True)
 class Shard:
-    """The rows of a shard. By place: prompts, scores that other sets have, and why a row has none."""
+    """The rows of a shard. By their place in it: prompts, scores, why a row has none."""
 
     index: int
-    start: int
-    """Its first row in the source."""
+    start: int  # its first row in the source
     table: pa.Table
     ids: list[str]
     prompts: dict[int, Segmented] = field(default_factory=dict)
-    taken: dict[int, Score] = field(default_factory=dict)
+    taken: dict[int, Score] = field(default_factory=dict)  # that other sets have
     rejected: dict[int, str] = field(default_factory=dict)
-    tokens: int = 0
-    """Computed for its scores."""
+    scores: dict[int, Score] = field(default_factory=dict)
+    tokens: int = 0  # computed for the scores that were not taken
+    zero_vectors: int = 0  # scored tokens without a direction
+    facts: Json = field(default_factory=dict)  # what the metadata say
 
-    def left(self) -> dict[int, Segmented]:
-        """The prompts to score."""
-        return {place: prompt for place, prompt in self.prompts.items() if place not in self.taken}
+    @property
+    def counts(self) -> dict[str, int]:
+        """The sums of what a `Progress` heard of it in `advance`."""
+        return {"units": len(self.prompts), "tokens": self.tokens, "reused": len(self.taken)}
 
 
 class Scorer:
     """A loaded model, and what it makes of shards."""
 
-    def __init__(self, plan: Plan, progress: Progress, summary: Summary) -> None:
+    def __init__(self, plan: Plan, progress: Progress) -> None:
         config, machine, model = plan.config, plan.machine, plan.model
         assert model is not None
-        self._plan, self._progress, self._summary = plan, progress, summary
+        self._plan, self._progress = plan, progress
         self._artifact, self._cursor = Artifact(config.out, SCORES), Cursor(plan.source)
         if machine.threads:
             torch.set_num_threads(machine.threads)
         if machine.type == "cpu":
             settle_memory()
-        auto = transformers.AutoModelForCausalLM if config.needs_head else transformers.AutoModel
+        auto = transformers.AutoModelForCausalLM if config.needs_head else None
         device, dtype = machine.devices[0], machine.dtype
         whole = load_model(model.files, model.config, device=device, dtype=dtype, auto=auto)
         self._head = Head(whole) if config.needs_head else None
@@ -167,11 +190,7 @@ class Scorer:
         self._fields = signal_fields(config.signals, self._prefill.width)
 
     def read(self, part: Part) -> Shard:
-        """Read and segment a shard.
-
-        Raises:
-            RowError: a row cannot be scored, and the run is not to skip it.
-        """
+        """Read and segment a shard."""
         plan, (index, records) = self._plan, part
         start, stop = plan.bounds(index)
         table = self._cursor.read(start, stop)
@@ -185,25 +204,20 @@ class Scorer:
             shard.taken = plan.reused.of(table, shard.ids, shard.prompts)
         return shard
 
-    def score(self, shard: Shard) -> tuple[dict[int, Score], Json]:
-        """Scores by place, in order, and what the shard's metadata say of its rows.
-
-        Where the device runs out of memory the shard is begun again with half the tokens in a batch.
-
-        Raises:
-            RowError: a row's states, or what is made of them, are not finite, and the run is not to skip it.
-            GaincurateError: a prompt alone is too much for the device.
-        """
-        left, plan = shard.left(), self._plan
-        budget, unusable = plan.machine.batch_tokens, dict(shard.rejected)
+    def score(self, shard: Shard) -> None:
+        """Score a shard. Out of memory, it begins again with half the tokens in a batch."""
+        plan = self._plan
+        left = {place: prompt for place, prompt in shard.prompts.items() if place not in shard.taken}
+        budget, unusable = plan.machine.batch_tokens, shard.rejected
         if self._forward is None and left:
             self._forward = without_padding(self._prefill, list(left.values()), self._progress, self._head)
         forward = self._forward or self._prefill
         if shard.taken:
             self._progress.advance(len(shard.taken), tokens=0, reused=len(shard.taken))
         while True:
+            shard.rejected = dict(unusable)
             try:
-                scores, zero_vectors = self._run(shard, left, forward, budget)
+                self._run(shard, left, forward, budget)
                 break
             except torch.OutOfMemoryError as error:
                 longest = max(forward.stop(prompt) for prompt in left.values())
@@ -213,54 +227,49 @@ class Scorer:
                         f"rows with --max-length {longest - 1} --on-overlong skip, or use a larger device."
                     ) from error
                 budget //= 2
-                shard.rejected = dict(unusable)
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
                 self._progress.note(
                     f"warning: out of memory; the shard from row {shard.start} starts over with "
                     f"{budget:,} tokens in a batch"
                 )
-        scores = dict(sorted({**shard.taken, **scores}.items()))
-        prompts, reused, names, fused = shard.prompts, plan.reused, set[str](), forward.norm is not None
-        if reused and shard.taken:
-            names, fused = reused.prefills, fused or reused.norm_was_fused
+        names, fused = set[str](), forward.norm is not None
+        if plan.reused and shard.taken:
+            names, fused = plan.reused.prefills, fused or plan.reused.norm_was_fused
         if left or not shard.taken:
             names = names | {forward.name}
-        facts: Json = {
-            "rows": len(scores),
+        scored = [shard.prompts[place] for place in shard.scores]
+        shard.facts = {
+            "rows": len(scored),
             "rejected": [
                 {"gc_id": shard.ids[place], "row": shard.start + place, "reason": reason}
                 for place, reason in sorted(shard.rejected.items())
             ],
-            "truncated": sum(prompts[place].truncated for place in scores),
-            "without_prefix": sum(prompts[place].prefix == 0 for place in scores),
-            "zero_vectors": zero_vectors,
+            "truncated": sum(prompt.truncated for prompt in scored),
+            "without_prefix": sum(prompt.prefix == 0 for prompt in scored),
+            "zero_vectors": shard.zero_vectors,
             "norm_was_fused": fused,
             "prefill": "+".join(sorted(names)),
         }
-        if reused:
-            facts["reused"] = len(shard.taken)
+        if plan.reused:
+            shard.facts["reused"] = len(shard.taken)
         if budget != plan.machine.batch_tokens:
-            facts["restarted_with_batch_tokens"] = budget
-        return scores, facts
+            shard.facts["restarted_with_batch_tokens"] = budget
+        shard.facts |= {"first_row": shard.start, "source_rows": len(shard.table)}
 
-    def write(self, shard: Shard, scores: dict[int, Score], facts: Json) -> None:
+    def write(self, shard: Shard) -> None:
         """Write a shard that was scored."""
         plan, index = self._plan, shard.index
-        scored = scored_table(shard.table, shard.ids, scores, self._fields)
-        facts = {**facts, "first_row": shard.start, "source_rows": len(shard.table)}
-        self._artifact.write_part(index, plan.identity, scored, facts)
-        # As `advance` had them.
-        counts = {"units": len(shard.prompts), "tokens": shard.tokens, "reused": len(shard.taken)}
-        self._progress.part(plan.config.split_run.named(index, plan.shards), shard=index, **counts)
+        scored = scored_table(shard.table, shard.ids, shard.scores, self._fields)
+        self._artifact.write_part(index, plan.identity, scored, shard.facts)
+        self._progress.part(plan.config.split_run.named(index, plan.shards), shard=index, **shard.counts)
 
-    def _run(
-        self, shard: Shard, prompts: dict[int, Segmented], forward: Forward, budget: int
-    ) -> tuple[dict[int, Score], int]:
+    def _run(self, shard: Shard, prompts: dict[int, Segmented], forward: Forward, budget: int) -> None:
+        """Score these prompts of a shard, in batches of so many tokens."""
         places = sorted(prompts)
         chosen = [prompts[place] for place in places]
-        scores: dict[int, Score] = {}
-        zero_vectors = done = tokens = 0
+        scores = dict(shard.taken)
+        done = shard.tokens = shard.zero_vectors = 0
         try:
             for batch in forward.run(chosen, budget):
                 measured = self._measure(batch.states, [chosen[i] for i in batch.places])
@@ -269,19 +278,13 @@ class Scorer:
                         self._refuse(shard, places[i], score)
                     else:
                         scores[places[i]] = score
-                        zero_vectors += zeros
-                done, tokens = done + len(batch.places), tokens + batch.tokens
-                self._count(len(batch.places), batch.tokens)
+                        shard.zero_vectors += zeros
+                done, shard.tokens = done + len(batch.places), shard.tokens + batch.tokens
+                self._progress.advance(len(batch.places), tokens=batch.tokens)
         except torch.OutOfMemoryError:
-            self._count(-done, -tokens)
+            self._progress.advance(-done, tokens=-shard.tokens)
             raise
-        shard.tokens = tokens
-        return scores, zero_vectors
-
-    def _count(self, rows: int, tokens: int) -> None:
-        self._summary.scored += rows
-        self._summary.tokens += tokens
-        self._progress.advance(rows, tokens=tokens)
+        shard.scores = dict(sorted(scores.items()))
 
     def _refuse(self, shard: Shard, place: int, reason: str, *, overlong: bool = False) -> None:
         row, gc_id, config = shard.start + place, shard.ids[place], self._plan.config

@@ -35,23 +35,23 @@ TARGETS = {
 DTYPES = {"float32": "*fp32", "bfloat16": "*bf16", "float16": "*fp16"}
 _SHARED_KB = {"sm_80": 164, "sm_90": 228, "sm_100": 228}
 _TYPES = {
-    "sums": "*fp32", "means": "*fp32", "zeros": "*i32", "chunks": "*i64", "stride": "i32", "eps": "fp32",
-    "w_step": "i32",
-    "splits": "*i64", "question": "*fp32", "prefix": "*fp32", "prefix_of": "*i64", "tokens": "*i64",
-    "prefix_tokens": "*i64", "out": "*fp64",
+    "sums": "*fp32", "zeros": "*i32", "chunks": "*i64", "stride": "i32", "splits": "*i64",
+    "question": "*fp32", "prefix": "*fp32", "prefix_of": "*i64", "tokens": "*i64", "prefix_tokens": "*i64",
+    "out": "*fp64",
 }  # fmt: skip
-_OURS = ("sums", "means", "zeros", "chunks", "splits", "out")  # allocated by us, so 16-byte aligned
+_OURS = ("sums", "zeros", "chunks", "splits", "out")  # allocated by us, so 16-byte aligned
 
 
-def unit_sums(target: str, hidden: int, dtype: str, fused: bool, means: bool) -> dict[str, Any]:
+def unit_sums(target: str, hidden: int, dtype: str, fused: bool) -> dict[str, Any]:
     """Compile `unit_sums_kernel` as `launch` would for this hidden size and these dtypes."""
     size = getattr(torch, dtype).itemsize
     constants, options = launch.compilation(
-        hidden, size, norm_itemsize=size if fused else 0, means=means, hip=target.startswith("gfx")
+        hidden, size, norm_itemsize=size if fused else 0, hip=target.startswith("gfx")
     )
     types = {**_TYPES, "x": DTYPES[dtype], "w": DTYPES[dtype]}
-    case = {"dtype": dtype, "fused": fused, "means": means}
-    return case | compiled(angle_kernels.unit_sums_kernel, target, types, constants, options)
+    return {"dtype": dtype, "fused": fused} | compiled(
+        angle_kernels.unit_sums_kernel, target, types, constants, options
+    )
 
 
 def compiled(
@@ -118,14 +118,14 @@ def main() -> None:
     parser.add_argument("--dtype", nargs="+", default=["bfloat16", "float32"], choices=DTYPES)
     given = parser.parse_args()
     for target in given.target:
-        for case in itertools.product(given.hidden, given.dtype, (False, True), (False, True)):
+        for case in itertools.product(given.hidden, given.dtype, (False, True)):
             print(json.dumps(unit_sums(target, *case)), flush=True)
-        join = launch.join_constants(max(given.hidden), means=True)
-        dots = launch.dot_constants(max(given.hidden), shared=True)
-        for kernel, constants in (
-            (angle_kernels.join_chunks_kernel, join),
-            (angle_kernels.concentration_kernel, dots),
-        ):
+        widest = max(given.hidden)
+        others = {
+            angle_kernels.join_chunks_kernel: launch.join_constants(widest),
+            angle_kernels.concentration_kernel: launch.dot_constants(widest, shared=True),
+        }
+        for kernel, constants in others.items():
             print(json.dumps(compiled(kernel, target, _TYPES, constants, launch.SMALL)), flush=True)
 
 

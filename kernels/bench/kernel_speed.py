@@ -1,9 +1,8 @@
 """Checks the angle code on this machine, then times it; no speed is printed for a wrong result.
 
 Usage: PYTHONPATH=kernels python3 kernels/bench/kernel_speed.py [--device D] [--dtype D] [--sweep]. Prints
-CSV: our code beside PyTorch, torch.compile and the matrix of all pairs; with Triton also each variant of the
-kernel by hidden size, and with --sweep other block sizes, which are not checked. `--rehearse` walks through
-all of it on a CPU in Triton's interpreter at toy sizes; its times mean nothing.
+CSV: our code beside PyTorch, torch.compile and the matrix of all pairs; on a GPU also the kernel by hidden
+size, and with --sweep other block sizes, which are not checked.
 
 On a GPU calls are captured as a graph, so that launches cost nothing, with the plan of the chunks made
 before. Large shapes read several buffers in turn, so that no cache holds them. Figures are medians.
@@ -20,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from torch.utils.benchmark import Timer
 from gaincurate_kernels import RMSNorm, angle_concentration, segment_unit_sums, selftest, triton_version
 
 ROOT = Path(__file__).parents[2]
-SHAPES = {"cuda": [(65536, 3584), (262144, 896)], "cpu": [(8192, 896)], "toy": [(256, 96)]}
+SHAPES = {"cuda": [(65536, 3584), (262144, 896)], "cpu": [(8192, 896)]}
 """Tokens and hidden size, in prompts of 2,048 tokens."""
 WIDTHS = [576, 896, 1536, 2048, 3072, 3584, 4096, 5120, 8192, 16384]
 SWEPT = {
@@ -41,7 +40,7 @@ SWEPT = {
     8192: [(1, 4), (1, 8), (1, 16)],
 }
 """By hidden size, the rows of a tile and the warps of a program to try, each with 1 to 4 stages."""
-_READ = {"cuda": 2**29, "cpu": 2**27, "toy": 2**18}  # bytes: several times any cache
+_READ = {"cuda": 2**29, "cpu": 2**27}  # bytes: several times any cache
 Call = Callable[[Tensor], Any]
 
 
@@ -72,18 +71,17 @@ def machine(device: str) -> dict[str, str]:
     on_gpu = torch.device(device).type == "cuda"
     name = torch.cuda.get_device_name(device) if on_gpu else platform.processor() or platform.machine()
     facts = {"date": time.strftime("%Y-%m-%d"), "device": name, "torch": torch.__version__}
-    facts["triton"] = triton_version() or "none"
-    return facts if on_gpu else {**facts, "threads": str(torch.get_num_threads())}
+    threads = {} if on_gpu else {"threads": str(torch.get_num_threads())}
+    return {**facts, "triton": triton_version() or "none", **threads}
 
 
 def print_rows(rows: Iterable[dict[str, Any]]) -> None:
     """A CSV table, each line as soon as it is measured."""
-    writer = None
-    for row in rows:
-        if writer is None:
-            writer = csv.DictWriter(sys.stdout, row, lineterminator="\n")
-            writer.writeheader()
-        writer.writerow({key: f"{v:.4g}" if isinstance(v, float) else v for key, v in row.items()})
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    for number, row in enumerate(rows):
+        if not number:
+            writer.writerow(row)
+        writer.writerow(f"{value:.4g}" if isinstance(value, float) else value for value in row.values())
         sys.stdout.flush()
 
 
@@ -115,7 +113,7 @@ def methods(shape: Shape, device: str, copy: float, *, triton: bool) -> Iterator
         )
 
     calls: dict[str, Call] = {"gaincurate": ours, "torch": lambda hidden: linear(hidden, shape.sample)}
-    if device != "cpu":
+    if triton:
         compiled = torch.compile(linear, dynamic=False)
         calls["torch.compile"] = lambda hidden: compiled(hidden, shape.sample)
     calls["T x T matrix, float32"] = lambda hidden: pairwise(hidden, shape.sample, torch.float32)
@@ -124,33 +122,31 @@ def methods(shape: Shape, device: str, copy: float, *, triton: bool) -> Iterator
         yield timed({"method": name}, call, buffers, shape, copy)
 
 
-def by_width(device: str, copy: float, size: str) -> Iterator[dict[str, Any]]:
-    """Each variant of the kernel at many hidden sizes, prompts of 256 tokens, planning left out."""
-    for hidden in WIDTHS if size != "toy" else [96, 130]:
+def by_width(device: str, copy: float) -> Iterator[dict[str, Any]]:
+    """The kernel with and without a norm at many hidden sizes, prompts of 256 tokens, planning left out."""
+    for hidden in WIDTHS:
         for dtype in (torch.bfloat16, torch.float32):
-            shape = Shape(_READ[size] // (hidden * dtype.itemsize) // 256 * 256, hidden, 256, dtype)
+            shape = Shape(_READ["cuda"] // (hidden * dtype.itemsize) // 256 * 256, hidden, 256, dtype)
             buffers = made_states(shape, device)
             for norm in (None, RMSNorm(torch.rand(hidden, device=device).to(dtype))):
-                for means in (False, True):
-                    call = unit_sums(shape, device, norm=norm, means=means)
-                    variant = {"fused norm": norm is not None, "means": means}
-                    yield timed(variant, call, buffers, shape, copy)
+                call = unit_sums(shape, device, norm=norm)
+                yield timed({"fused norm": norm is not None}, call, buffers, shape, copy)
 
 
-def sweep(device: str, copy: float, size: str) -> Iterator[dict[str, Any]]:
+def sweep(device: str, copy: float) -> Iterator[dict[str, Any]]:
     """Other block sizes at a few hidden sizes, with a fused norm as in scoring; the table's come first."""
     from gaincurate_kernels import launch
 
-    for hidden, candidates in SWEPT.items() if size != "toy" else [(96, [(4, 4)])]:
+    for hidden, candidates in SWEPT.items():
         padded, chosen = launch.blocks_for(hidden)
-        shape = Shape(_READ[size] // (hidden * 2) // 256 * 256, hidden, 256, torch.bfloat16)
+        shape = Shape(_READ["cuda"] // (hidden * 2) // 256 * 256, hidden, 256, torch.bfloat16)
         buffers = made_states(shape, device)
         norm = RMSNorm(torch.rand(hidden, device=device).bfloat16())
         tried = [launch.Blocks(*pair, stages) for pair in candidates for stages in (1, 2, 3, 4)]
         try:
             for blocks in [chosen, *tried]:
                 launch.BLOCKS[padded] = blocks
-                yield timed(asdict(blocks), unit_sums(shape, device, norm=norm), buffers, shape, copy)
+                yield timed(blocks._asdict(), unit_sums(shape, device, norm=norm), buffers, shape, copy)
         finally:
             launch.BLOCKS[padded] = chosen
 
@@ -185,10 +181,7 @@ def timed(
 
 
 def linear(hidden: Tensor, sample: int) -> tuple[Tensor, Tensor]:
-    """C_intra and C_inter by sums of unit vectors, as one writes it in PyTorch.
-
-    All samples being equally long, it may sum a reshaped tensor: real prompts do not allow that.
-    """
+    """C_intra and C_inter by sums of unit vectors of a tensor reshaped to samples of equal length."""
     units = torch.nn.functional.normalize(hidden.float(), dim=-1).reshape(-1, sample, hidden.shape[1])
     first = sample // 4
     prefix, question = units[:, :first].sum(1), units[:, first:].sum(1)
@@ -230,14 +223,10 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="bfloat16")
     parser.add_argument("--sweep", action="store_true")
-    parser.add_argument("--rehearse", action="store_true")
     given = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = False
-    device = "cpu" if given.rehearse else given.device
-    size = "toy" if given.rehearse else torch.device(device).type
-    triton = size != "cpu"
-    if given.rehearse:
-        os.environ["TRITON_INTERPRET"] = "1"
+    device, size = given.device, torch.device(given.device).type
+    triton = size == "cuda"
     print(", ".join(f"{key} {value}" for key, value in machine(device).items()), flush=True)
     if not check(device, triton=triton):
         sys.exit("a check failed: nothing is timed")
@@ -245,14 +234,13 @@ def main() -> None:
     copy = 2 * copied.nbytes / seconds(target.copy_, [copied]) / 1e9
     print(f"copy bandwidth {copy:,.1f} GB/s, read and written", flush=True)
     del copied, target
-    sample = 64 if given.rehearse else 2048
     for tokens, hidden in SHAPES[size]:
-        shape = Shape(tokens, hidden, sample, getattr(torch, given.dtype))
+        shape = Shape(tokens, hidden, 2048, getattr(torch, given.dtype))
         print_rows(methods(shape, device, copy, triton=triton))
     if triton:
-        print_rows(by_width(device, copy, size))
+        print_rows(by_width(device, copy))
     if given.sweep:
-        print_rows(sweep(device, copy, size))
+        print_rows(sweep(device, copy))
 
 
 if __name__ == "__main__":

@@ -23,25 +23,22 @@ from torch import nn
 
 from bench.kernel_speed import machine, print_rows, seconds
 from gaincurate.scoring.config import MachineConfig
-from gaincurate.scoring.cpu import settle_memory
-from gaincurate.scoring.identity import model_max_length, resolve_machine
 from gaincurate.scoring.model import find_model, load_config, load_model
 from gaincurate.scoring.packed_attention import UnsupportedAttention
 from gaincurate.scoring.packed_prefill import PackedPrefill
-from gaincurate.scoring.prefill import Prefill
+from gaincurate.scoring.plan import model_max_length, resolve_machine
+from gaincurate.scoring.prefill import Prefill, hooked
 from gaincurate.scoring.segment import Segmented
 from gaincurate.scoring.signals import angle_scores
+from gaincurate.scoring.worker import settle_memory
 
 QWEN = {
-    "toy": (64, 96, 2, 4, 2),
     "0.5B": (896, 4864, 24, 14, 2),
     "1.5B": (1536, 8960, 28, 12, 2),
     "7B": (3584, 18944, 28, 28, 4),
 }
 """Hidden and intermediate size, layers, heads, key heads."""
 _SHORTEST, _LONGEST, _TAIL = 8, 2048, 5  # tokens of a made-up question, and after it
-Pass = Callable[[], tuple[int, int]]
-"""Runs prompts; their number, and that of computed tokens."""
 
 
 def made_up_prompts(
@@ -49,12 +46,7 @@ def made_up_prompts(
 ) -> list[Segmented]:
     """Random tokens of real lengths: one prefix, and questions as long as MATH's (median 64, log-normal).
 
-    Args:
-        count: of prompts.
-        prefix: tokens that all begin with.
-        vocab_size: of the model, at least 2.
-        limit: tokens that the model has positions for; None for any number.
-        seed: of the tokens and lengths.
+    All begin with the same `prefix` tokens. The model has positions for `limit` tokens, None for any number.
     """
     longest = _LONGEST if limit is None else min(_LONGEST, limit - prefix - _TAIL)
     random, least = np.random.default_rng(seed), min(3, vocab_size - 1)
@@ -76,15 +68,10 @@ def measure(
     one_by_one: int,
     float32: nn.Module | None = None,
 ) -> list[dict[str, Any]]:
-    """Time every way; medians over the passes.
+    """Time every way; medians over the passes, in which the ways alternate.
 
-    Args:
-        model: a decoder without its head, in the dtype and on the device to measure.
-        prompts: in the order in which they run.
-        budget: tokens in a batch.
-        passes: how often each way runs; they alternate.
-        one_by_one: prompts for the slowest way, evenly chosen.
-        float32: the same model in float32, as the released script runs it; timed too.
+    `model` is a decoder without its head, in the dtype and on the device to measure. The slowest way runs
+    `one_by_one` prompts, evenly chosen, also with `float32`: the same model as the released script runs it.
 
     Returns:
         By way: rows and tokens per second; `times` the rows of the first way; `of_gemm`, operations of the
@@ -93,13 +80,13 @@ def measure(
     """
     prefill, device = Prefill(model), next(model.parameters()).device
     few = [prompts[i] for i in np.linspace(0, len(prompts) - 1, min(one_by_one, len(prompts))).astype(int)]
-    ways: dict[str, Pass] = {"one prompt at a time": lambda: _one_by_one(model, few)}
+    # Each runs prompts and gives their number and that of computed tokens.
+    ways: dict[str, Callable[[], tuple[int, int]]] = {"one prompt at a time": lambda: _one_by_one(model, few)}
     if float32 is not None:
         ways["one prompt at a time, float32"] = lambda: _one_by_one(float32, few)
     ways["padded batches"] = lambda: _batches(prefill, prompts, budget)
     with suppress(UnsupportedAttention):  # the table then has no such line
-        packed = PackedPrefill(prefill)
-        packed.try_on(prompts[:2])
+        packed = PackedPrefill(prefill, prompts[:2])
         packed.give_back()
 
         def exchanged() -> tuple[int, int]:
@@ -177,17 +164,16 @@ def gemm_speed(model: nn.Module, rows: int) -> float:
 
 def gemm_operations(prefill: Prefill, prompt: Segmented) -> float:
     """Operations of the linear layers for one token, up to the scored tensor; attention is not counted."""
-    counted = [0]
+    counts = list[int]()
 
     def count(module: nn.Module, args: tuple[Any, ...], _: Any) -> None:
         weight: Any = module.weight
-        counted[0] += 2 * args[0].numel() * len(weight)
+        counts.append(2 * args[0].numel() * len(weight))
 
-    handles = [m.register_forward_hook(count) for m in prefill.model.modules() if isinstance(m, nn.Linear)]
-    prefill([prompt])
-    for handle in handles:
-        handle.remove()
-    return counted[0] / prompt.end
+    layers = (module for module in prefill.model.modules() if isinstance(module, nn.Linear))
+    with hooked(layer.register_forward_hook(count) for layer in layers):
+        prefill([prompt])
+    return sum(counts) / prompt.end
 
 
 def main() -> None:
@@ -211,7 +197,7 @@ def main() -> None:
     if given.shape:
         names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
         sizes: dict[str, Any] = dict(zip((*names, "num_key_value_heads"), QWEN[given.shape], strict=True))
-        config: Any = transformers.Qwen2Config(**sizes, vocab_size=151936 if given.shape != "toy" else 512)
+        config: Any = transformers.Qwen2Config(**sizes, vocab_size=151936)
 
         def load(dtype: str) -> nn.Module:
             with torch.device(device):

@@ -7,7 +7,7 @@ from gaincurate_kernels.angle import (
     segment_unit_sums,
     triton_version,
 )
-from gaincurate_kernels.values import Concentration, RMSNorm, UnitSums
+from gaincurate_kernels.reference import Concentration, RMSNorm, UnitSums
 
 __all__ = [
     "Backend",

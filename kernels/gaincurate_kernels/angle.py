@@ -1,6 +1,8 @@
 """The public functions: take packed hidden states and segment bounds, yield sums and mean cosines.
 
-They check their arguments and hand them to PyTorch or to Triton. Know nothing of prompts or models.
+The mean cosine over all pairs of two segments is the dot product of their sums of unit vectors over the
+number of pairs, so no pairwise matrix is needed. They check their arguments, and compute with PyTorch or hand
+them to Triton. Know nothing of prompts or models.
 """
 
 from __future__ import annotations
@@ -13,12 +15,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-import gaincurate_kernels.reference as reference
-from gaincurate_kernels.values import Concentration, RMSNorm, UnitSums
+from gaincurate_kernels.reference import Concentration, RMSNorm, UnitSums, inverse_norms, weighted
 
 Backend = Literal["auto", "triton", "torch"]
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TRITON_MAX_HIDDEN = 16384
+# A float32 running sum over tens of thousands of equal vectors drifts; partial sums of this many do not.
+CHUNK = 512
 
 
 def resolve_backend(
@@ -26,11 +29,7 @@ def resolve_backend(
 ) -> Literal["triton", "torch"]:
     """Settle `auto`: Triton on a GPU for what its kernel takes, else PyTorch.
 
-    Args:
-        backend: what was asked for.
-        device: the device's type, `cpu` or `cuda`.
-        hidden: the hidden size.
-        dtype: of the states.
+    `device` is the device's type, `cpu` or `cuda`, `hidden` the hidden size and `dtype` that of the states.
 
     Raises:
         ValueError: an unknown name, or `triton` where the kernel cannot run; the text says why.
@@ -57,27 +56,19 @@ def resolve_backend(
 
 
 def triton_version() -> str | None:
-    """Triton's version; None where there is no Triton.
-
-    Triton is imported only where its distribution has another name, such as ROCm's pytorch-triton-rocm.
-    """
+    """Triton's version; None where there is no Triton."""
     if importlib.util.find_spec("triton") is None:
         return None
     try:
         return importlib.metadata.version("triton")
-    except importlib.metadata.PackageNotFoundError:
+    except importlib.metadata.PackageNotFoundError:  # it has another name, such as pytorch-triton-rocm
         import triton
 
         return str(triton.__version__)
 
 
 def segment_unit_sums(
-    hidden: Tensor,
-    bounds: Tensor,
-    *,
-    norm: RMSNorm | None = None,
-    means: bool = False,
-    backend: Backend = "auto",
+    hidden: Tensor, bounds: Tensor, *, norm: RMSNorm | None = None, backend: Backend = "auto"
 ) -> UnitSums:
     """Sum the unit vectors of each segment (GAIN-RL, arXiv 2506.02281, in linear time: see the README).
 
@@ -89,23 +80,32 @@ def segment_unit_sums(
         hidden: `[tokens, hidden]`, any floating dtype and row stride.
         bounds: `[segments, 2]` integers, first row and row behind the last; segments may be empty and may
             overlap. On the CPU, or they are fetched from the device, which waits for it.
-        norm: an RMS norm behind `hidden` that was not applied yet: directions and means are then those of
-            its output.
-        means: also compute each segment's mean state, from the same read.
+        norm: an RMS norm behind `hidden` that was not applied yet: directions are then those of its output.
         backend: `auto` is Triton on a GPU and PyTorch elsewhere.
 
     Raises:
         ValueError: wrong shapes, bounds outside `hidden`, or a backend that cannot do this.
     """
-    _check_states(hidden, bounds, norm)
+    bounds = _checked(hidden, bounds, norm)
     chosen = resolve_backend(backend, device=hidden.device.type, hidden=hidden.shape[1], dtype=hidden.dtype)
-    bounds = bounds.to("cpu", torch.int64)
-    _check_bounds(hidden, bounds)
-    if chosen == "torch":
-        return reference.segment_unit_sums(hidden, bounds, norm, means)
-    import gaincurate_kernels.launch as launch
+    if chosen == "triton":
+        import gaincurate_kernels.launch as launch
 
-    return launch.planned_unit_sums(hidden, launch.make_plan(bounds, hidden.device), norm, means)
+        return launch.planned_unit_sums(hidden, launch.make_plan(bounds, hidden.device), norm)
+    if hidden.stride(1) != 1:
+        hidden = hidden.contiguous()  # else columns would be added in another order
+    values = hidden if hidden.dtype == torch.float64 else hidden.float()
+    vectors = values if norm is None else weighted(values, norm)
+    inverse = inverse_norms(vectors)
+    sums = torch.zeros(len(bounds), hidden.shape[1], dtype=values.dtype, device=hidden.device)
+    for row, (begin, end) in enumerate(bounds.tolist()):
+        # Chunks count from the segment's own start: its sum does not depend on what stands before it.
+        parts = zip(vectors[begin:end].split(CHUNK), inverse[begin:end].split(CHUNK), strict=True)
+        chunks = [(part * factors[:, None]).sum(0) for part, factors in parts]
+        sums[row] = chunks[0] if len(chunks) == 1 else torch.stack(chunks).sum(0)
+    before = torch.nn.functional.pad((inverse == 0).cumsum(0), (1, 0))
+    zeros = (before[bounds[:, 1]] - before[bounds[:, 0]]).to(torch.int32)
+    return UnitSums(sums, (bounds[:, 1] - bounds[:, 0]).to(hidden.device), zeros)
 
 
 def angle_concentration(
@@ -146,14 +146,28 @@ def angle_concentration(
     chosen = resolve_backend(
         backend, device=question.sums.device.type, hidden=question.sums.shape[1], dtype=question.sums.dtype
     )
-    if chosen == "torch":
-        return reference.angle_concentration(question, prefix, prefix_of)
-    import gaincurate_kernels.launch as launch
+    if chosen == "triton":
+        import gaincurate_kernels.launch as launch
 
-    return launch.angle_concentration(question, prefix, prefix_of)
+        return launch.angle_concentration(question, prefix, prefix_of)
+    others, other_counts = prefix.sums, prefix.counts
+    if prefix_of is not None:
+        prefix_of = prefix_of.to(others.device)
+        others, other_counts = others[prefix_of], other_counts[prefix_of]
+    total = question.sums.double()
+    n, m = question.counts.double(), other_counts.double()
+    own = total.square().sum(-1)
+    cross = (total * others.double()).sum(-1)
+    # 0 / 0 is NaN: exactly where a mean over no pairs is asked for.
+    return Concentration(
+        intra=own / n.square(),
+        inter=cross / (n * m),
+        intra_offdiag=(own - (n - question.zeros)) / torch.where(n > 1, n * (n - 1), torch.nan),
+    )
 
 
-def _check_states(hidden: Tensor, bounds: Tensor, norm: RMSNorm | None) -> None:
+def _checked(hidden: Tensor, bounds: Tensor, norm: RMSNorm | None) -> Tensor:
+    """The bounds on the CPU, where all arguments fit each other."""
     if hidden.dim() != 2 or bounds.dim() != 2 or bounds.shape[1] != 2:
         raise ValueError(
             f"expected hidden [tokens, hidden] and bounds [segments, 2], got {list(hidden.shape)} and "
@@ -168,11 +182,10 @@ def _check_states(hidden: Tensor, bounds: Tensor, norm: RMSNorm | None) -> None:
             f"expected a norm weight [{hidden.shape[1]}] on {hidden.device}, got "
             f"{list(norm.weight.shape)} on {norm.weight.device}"
         )
-
-
-def _check_bounds(hidden: Tensor, bounds: Tensor) -> None:
+    bounds = bounds.to("cpu", torch.int64)
     begins, ends = bounds[:, 0], bounds[:, 1]
     wrong = (begins < 0) | (ends < begins) | (ends > hidden.shape[0])
     if wrong.any():
         begin, end = bounds[wrong][0].tolist()
         raise ValueError(f"segment {begin}:{end} is outside the {hidden.shape[0]} tokens")
+    return bounds

@@ -16,55 +16,31 @@ import triton.language as tl
 
 
 @triton.jit
-def _exact_scale(b_max):
-    """2^-e for the largest power of two 2^e up to `b_max`, kept inside float32: multiplying by it is exact.
-
-    Scaled rows have their largest value in [1, 4), or above 2^-23 where `b_max` is denormal; squares of it
-    neither overflow nor vanish.
-    """
-    b_power = tl.minimum(b_max.to(tl.int32, bitcast=True) & 0x7F800000, 0x7E800000)
-    return (0x7F000000 - b_power).to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def _scaled_squares(b_x, most, ROWS: tl.constexpr):
-    """A power of two for each row, or `most` if that is less, and the row's squares when multiplied by it."""
-    # [1, BT, 1], or [BT, 1, 1] where ROWS is 0
-    b_max = tl.max(tl.max(tl.abs(b_x), axis=1 - ROWS, keep_dims=True), axis=2, keep_dims=True)
-    b_scale = tl.minimum(_exact_scale(b_max), most)
-    b_x = b_x * b_scale
-    return b_scale, tl.sum(tl.sum(b_x * b_x, axis=1 - ROWS, keep_dims=True), axis=2, keep_dims=True)
-
-
-@triton.jit
 def _inverse_norm(b_x, ROWS: tl.constexpr):
-    """1 / |x| of each row; 0 for a zero vector, NaN for one that is not finite."""
-    b_scale, b_square = _scaled_squares(b_x, 3.0e38, ROWS)
+    """1 / |x| of each row, `[1, BT, 1]`, or `[BT, 1, 1]` where ROWS is 0.
+
+    0 for a zero vector, NaN for one that is not finite. A row is multiplied by the power of two, which is
+    exact, that puts its largest value in [1, 4), or above 2^-23 where it is denormal: its squares neither
+    overflow nor vanish.
+    """
+    b_max = tl.max(tl.max(tl.abs(b_x), axis=1 - ROWS, keep_dims=True), axis=2, keep_dims=True)
+    b_power = tl.minimum(b_max.to(tl.int32, bitcast=True) & 0x7F800000, 0x7E800000)
+    b_scale = (0x7F000000 - b_power).to(tl.float32, bitcast=True)
+    b_x = b_x * b_scale
+    b_square = tl.sum(tl.sum(b_x * b_x, axis=1 - ROWS, keep_dims=True), axis=2, keep_dims=True)
     b_by = tl.minimum(b_scale * tl.div_rn(1.0, tl.sqrt_rn(b_square)), 3.0e38)
     b_by = tl.where(b_square < float("inf"), b_by, float("nan"))
     return tl.where(b_square == 0.0, 0.0, b_by)
 
 
-@triton.jit
-def _inverse_rms(b_x, D: tl.constexpr, eps, ROWS: tl.constexpr):
-    """1 / sqrt(mean(x^2) + eps) of each row, the factor of an RMS norm."""
-    # Below 2^-40 eps alone counts, and its own scaling must not overflow.
-    b_scale, b_square = _scaled_squares(b_x, 1.0e12, ROWS)
-    b_mean = b_square / D + (eps * b_scale) * b_scale
-    return tl.where(b_mean == 0.0, 0.0, tl.div_rn(b_scale, tl.sqrt_rn(b_mean)))
-
-
-@triton.jit(do_not_specialize=["stride", "w_step"], do_not_specialize_on_alignment=["x", "w"])
+@triton.jit(do_not_specialize=["stride"], do_not_specialize_on_alignment=["x", "w"])
 def unit_sums_kernel(
     x,  # [tokens, hidden], rows `stride * VEC` elements apart
     w,  # [hidden], the norm's weight (FUSED)
     sums,  # [rows, hidden] float32: segments first, then partial sums
-    means,  # the same of the raw states (MEANS)
     zeros,  # [rows] int32: how many of a row's tokens are zero vectors
-    chunks,  # [programs, 4] int64: first token, tokens, row of the outputs, divisor of the mean
+    chunks,  # [programs, 3] int64: first token, tokens, row of the outputs
     stride,
-    eps,
-    w_step,  # always 0, which the compiler must not know
     D: tl.constexpr,
     VEC: tl.constexpr,
     WVEC: tl.constexpr,
@@ -74,8 +50,6 @@ def unit_sums_kernel(
     ROWS: tl.constexpr,
     FUSED: tl.constexpr,
     OFFSET: tl.constexpr,
-    MEANS: tl.constexpr,
-    RELOAD: tl.constexpr,
     STAGES: tl.constexpr,
 ):
     """Sum the unit vectors of one chunk of a segment; a row of hidden states lies in registers as [BK, BW].
@@ -85,9 +59,9 @@ def unit_sums_kernel(
     reduced inside one warp.
     """
     i_c = tl.program_id(0).to(tl.int64)
-    bos = tl.load(chunks + 4 * i_c)
-    n = tl.load(chunks + 4 * i_c + 1).to(tl.int32)
-    i_row = tl.load(chunks + 4 * i_c + 2)
+    bos = tl.load(chunks + 3 * i_c)
+    n = tl.load(chunks + 3 * i_c + 1).to(tl.int32)
+    i_row = tl.load(chunks + 3 * i_c + 2)
 
     if ROWS == 1:
         o_d = (tl.arange(0, BK) * BW)[:, None, None] + tl.arange(0, BW)[None, None, :]
@@ -99,13 +73,11 @@ def unit_sums_kernel(
     o_tile = tl.zeros_like(o_d + o_t)
     b_sum = o_tile.to(tl.float32)
     b_zeros = tl.zeros_like(o_t)
-    if FUSED and not RELOAD:
+    if FUSED:
         # As wide as a tile of states, or its layout would spread each row over all warps.
         o_w = o_d + o_tile
         p_w = tl.multiple_of(w + o_w, [1, 1, WVEC * w.dtype.element_ty.primitive_bitwidth // 8])
         b_w = tl.load(p_w, mask=m_d, other=0.0).to(tl.float32) + OFFSET
-    if MEANS:
-        b_mean = o_tile.to(tl.float32)
 
     for i_t in tl.range(0, n, BT, num_stages=STAGES):
         m_t = i_t + o_t < n
@@ -113,50 +85,34 @@ def unit_sums_kernel(
         p_x = tl.multiple_of(x + o_x, [1, 1, VEC * x.dtype.element_ty.primitive_bitwidth // 8])
         b_x = tl.load(p_x, mask=m_t & m_d, other=0.0).to(tl.float32)
         if FUSED:
-            if MEANS:
-                b_rms = _inverse_rms(b_x, D, eps, ROWS)
-            if RELOAD:
-                # Two sums and the weight are too much for the registers: it is read again for every tile.
-                p_w = w + i_t * w_step + o_d
-                p_w = tl.multiple_of(p_w, [1, 1, WVEC * w.dtype.element_ty.primitive_bitwidth // 8])
-                b_w = tl.load(p_w, mask=m_d, other=0.0).to(tl.float32) + OFFSET
             b_x *= b_w
         b_norm = _inverse_norm(b_x, ROWS)
         b_sum += b_x * b_norm
-        if MEANS:
-            b_mean += b_x * b_rms if FUSED else b_x
         b_zeros += (m_t & (b_norm == 0.0)).to(tl.int32)
 
     o_out = i_row * D + o_d
     b_sum = tl.sum(b_sum, axis=ROWS, keep_dims=True)
     tl.store(sums + o_out, b_sum, mask=m_d)
     tl.store(zeros + i_row, tl.sum(b_zeros))
-    if MEANS:
-        b_divisor = tl.load(chunks + 4 * i_c + 3).to(tl.float32)
-        b_mean = tl.sum(b_mean, axis=ROWS, keep_dims=True) / b_divisor
-        tl.store(means + o_out, b_mean, mask=m_d)
 
 
 @triton.jit
 def join_chunks_kernel(
     sums,  # as above
-    means,
     zeros,
-    splits,  # [segments of several chunks, 4] int64: row, first partial row, partial rows, tokens
+    splits,  # [segments of several chunks, 3] int64: row, first partial row, partial rows
     D: tl.constexpr,
     BC: tl.constexpr,
     BD: tl.constexpr,
-    MEANS: tl.constexpr,
 ):
     """Add the partial sums of a segment that was split, in the order of its chunks."""
     i_s, i_d = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    i_row = tl.load(splits + 4 * i_s)
-    first = tl.load(splits + 4 * i_s + 1)
-    count = tl.load(splits + 4 * i_s + 2).to(tl.int32)
+    i_row = tl.load(splits + 3 * i_s)
+    first = tl.load(splits + 3 * i_s + 1)
+    count = tl.load(splits + 3 * i_s + 2).to(tl.int32)
     o_d = i_d * BD + tl.arange(0, BD)
     o_c = tl.arange(0, BC)
     b_sum = tl.zeros([BD], dtype=tl.float32)
-    b_mean = tl.zeros([BD], dtype=tl.float32)
     b_zeros = tl.zeros([BC], dtype=tl.int32)
     for i_c in range(0, count, BC):
         m_c = i_c + o_c < count
@@ -164,12 +120,7 @@ def join_chunks_kernel(
         o_p = (first + i_c + o_c)[:, None] * D + o_d[None, :]
         b_sum += tl.sum(tl.load(sums + o_p, mask=m_p, other=0.0), axis=0)
         b_zeros += tl.load(zeros + first + i_c + o_c, mask=m_c, other=0)
-        if MEANS:
-            b_mean += tl.sum(tl.load(means + o_p, mask=m_p, other=0.0), axis=0)
     tl.store(sums + i_row * D + o_d, b_sum, mask=o_d < D)
-    if MEANS:
-        tokens = tl.load(splits + 4 * i_s + 3).to(tl.float32)
-        tl.store(means + i_row * D + o_d, b_mean / tokens, mask=o_d < D)
     if i_d == 0:
         tl.store(zeros + i_row, tl.sum(b_zeros, axis=0))
 

@@ -1,4 +1,4 @@
-"""Prepares and launches the Triton kernels: takes checked tensors on a GPU, yields the same as `reference`.
+"""Prepares and launches the Triton kernels: takes checked tensors on a GPU, yields what PyTorch would.
 
 Block sizes come from a fixed table by hidden size and are never tuned at run time: they decide the order of
 additions, and a score must not depend on the machine that tuned it. Imports triton; imported only when used.
@@ -8,21 +8,20 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
 from gaincurate_kernels.angle_kernels import concentration_kernel, join_chunks_kernel, unit_sums_kernel
-from gaincurate_kernels.values import Concentration, RMSNorm, UnitSums
+from gaincurate_kernels.reference import Concentration, RMSNorm, UnitSums
 
 CHUNK = 128
 """Tokens that one program sums, counted from the segment's own start: a long sample fills the device."""
 
 
-@dataclass(frozen=True, slots=True)
-class Blocks:
+class Blocks(NamedTuple):
     """How one tile of states lies in a program: `rows` tokens, `warps` warps, `stages` loads in flight."""
 
     rows: int
@@ -58,26 +57,14 @@ def blocks_for(hidden: int) -> tuple[int, Blocks]:
 
 
 def compilation(
-    hidden: int,
-    itemsize: int,
-    *,
-    norm_itemsize: int = 0,
-    offset: float = 0.0,
-    means: bool = False,
-    hip: bool = False,
+    hidden: int, itemsize: int, norm_itemsize: int = 0, offset: float = 0.0, hip: bool = False
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The compile-time arguments of `unit_sums_kernel`, and the compiler's options.
 
     Fusing multiply and add is said aloud because Triton's default differs between versions, and bits with
-    it. Rows read value by value need more registers than the limit, and so does a fused norm with means,
-    which programs of 4 warps can have.
+    it. Rows read value by value need more registers than the limit.
     """
     padded, blocks = blocks_for(hidden)
-    both = means and norm_itemsize > 0
-    reload = both and blocks.warps > 4
-    if reload and itemsize == 4:
-        # The weight then goes through shared memory too, and two programs have to fit.
-        blocks = Blocks(blocks.rows, 4 if padded == 8192 else blocks.warps, stages=2)
     # A warp reads 512 bytes at once, 16 for each thread.
     width = min(padded, 512 // itemsize * max(1, blocks.warps // blocks.rows))
     constants = {
@@ -90,20 +77,18 @@ def compilation(
         "ROWS": ROWS_AXIS,
         "FUSED": norm_itemsize > 0,
         "OFFSET": offset,
-        "MEANS": means,
-        "RELOAD": reload,
         "STAGES": blocks.stages,
     }
     options: dict[str, Any] = {"num_warps": blocks.warps, "enable_fp_fusion": True}
-    if constants["VEC"] != 1 and not (both and blocks.warps == 4) and not hip:
+    if constants["VEC"] != 1 and not hip:
         options["maxnreg"] = _ROW_REGISTERS
     return constants, options
 
 
-def join_constants(hidden: int, *, means: bool) -> dict[str, Any]:
+def join_constants(hidden: int) -> dict[str, Any]:
     """The compile-time arguments of `join_chunks_kernel`."""
     columns = min(blocks_for(hidden)[0], _JOIN_COLUMNS)
-    return {"D": hidden, "BC": _JOINED_CHUNKS, "BD": columns, "MEANS": means}
+    return {"D": hidden, "BC": _JOINED_CHUNKS, "BD": columns}
 
 
 def dot_constants(hidden: int, *, shared: bool) -> dict[str, Any]:
@@ -117,17 +102,23 @@ def _vector(hidden: int, itemsize: int) -> int:
     return 16 // itemsize if itemsize and hidden * itemsize % 16 == 0 else 1
 
 
-def plan_chunks(bounds: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Cut segments into chunks of `CHUNK` tokens.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Segments cut into chunks of `CHUNK` tokens, flat on the device.
 
-    Args:
-        bounds: `[segments, 2]` int64 on the CPU.
-
-    Returns:
-        The chunks `[programs, 4]` (first token, tokens, output row, divisor of the mean), the segments that
-        were split `[splits, 4]` (row, first partial row, partial rows, tokens), and the number of rows. An
-        empty segment is one empty chunk, so that its row is written.
+    `chunks` `[programs, 3]`: first token, tokens, output row. `splits` `[segments of several chunks, 3]`:
+    row, first partial row, partial rows. `counts` `[segments]`: tokens. `rows` of the outputs, partial sums
+    included. An empty segment is one empty chunk, so that its row is written.
     """
+
+    chunks: Tensor
+    splits: Tensor
+    counts: Tensor
+    rows: int
+
+
+def make_plan(bounds: Tensor, device: torch.device) -> Plan:
+    """Plan for bounds `[segments, 2]` int64 on the CPU, in one copy to the device."""
     segments = len(bounds)
     begins, tokens = bounds[:, 0], bounds[:, 1] - bounds[:, 0]
     pieces = ((tokens + CHUNK - 1) // CHUNK).clamp(min=1)
@@ -141,74 +132,42 @@ def plan_chunks(bounds: Tensor) -> tuple[Tensor, Tensor, int]:
             begins[segment] + place * CHUNK,
             (tokens[segment] - place * CHUNK).clamp(max=CHUNK),
             torch.where(split[segment], first_partial[segment] + place, segment),
-            torch.where(split[segment], 1, tokens[segment]),
         ],
         1,
     )
-    splits = torch.stack([torch.arange(segments), first_partial, pieces, tokens], 1)[split]
-    return chunks, splits, segments + int(partials.sum())
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Segments cut into chunks, on the device: `chunks` and `splits` as `plan_chunks` has them, flat;
-    `counts` `[segments]`; `rows` of the outputs, partial sums included.
-    """
-
-    chunks: Tensor
-    splits: Tensor
-    counts: Tensor
-    rows: int
-
-
-def make_plan(bounds: Tensor, device: torch.device) -> Plan:
-    """Plan for bounds `[segments, 2]` on the CPU, in one copy to the device."""
-    chunks, splits, rows = plan_chunks(bounds)
-    tokens = bounds[:, 1] - bounds[:, 0]
+    splits = torch.stack([torch.arange(segments), first_partial, pieces], 1)[split]
     flat = _to_device(torch.cat([chunks.flatten(), splits.flatten(), tokens]), device)
     on_chunks, on_splits, counts = flat.split([chunks.numel(), splits.numel(), len(tokens)])
-    return Plan(on_chunks, on_splits, counts, rows)
+    return Plan(on_chunks, on_splits, counts, segments + int(partials.sum()))
 
 
-def planned_unit_sums(
-    hidden: Tensor, plan: Plan, norm: RMSNorm | None = None, means: bool = False
-) -> UnitSums:
+def planned_unit_sums(hidden: Tensor, plan: Plan, norm: RMSNorm | None = None) -> UnitSums:
     """The sums of a plan; waits for nothing on the CPU."""
     device, width = hidden.device, hidden.shape[1]
     weight = None if norm is None else _aligned(norm.weight[None])[0]
-    constants, options = compilation(
-        width,
-        hidden.element_size(),
-        norm_itemsize=0 if weight is None else weight.element_size(),
-        offset=0.0 if norm is None else norm.offset,
-        means=means,
-        hip=torch.version.hip is not None,
-    )
+    fused = (0, 0.0) if norm is None or weight is None else (weight.element_size(), norm.offset)
+    constants, options = compilation(width, hidden.element_size(), *fused, hip=torch.version.hip is not None)
     hidden = _aligned(hidden)
     sums = torch.empty(plan.rows, width, dtype=torch.float32, device=device)
-    mean_rows = torch.empty(plan.rows, width, dtype=torch.float32, device=device) if means else sums
     zeros = torch.empty(plan.rows, dtype=torch.int32, device=device)
     with _on(device):
-        if programs := len(plan.chunks) // 4:
+        if programs := len(plan.chunks) // 3:
             unit_sums_kernel[(programs,)](
                 hidden,
                 hidden if weight is None else weight,
                 sums,
-                mean_rows,
                 zeros,
                 plan.chunks,
                 hidden.stride(0) // constants["VEC"],
-                0.0 if norm is None else norm.eps,
-                0,
                 **constants,
                 **options,
             )
-        if splits := len(plan.splits) // 4:
-            joins = join_constants(width, means=means)
+        if splits := len(plan.splits) // 3:
+            joins = join_constants(width)
             grid = (splits, triton.cdiv(width, joins["BD"]))
-            join_chunks_kernel[grid](sums, mean_rows, zeros, plan.splits, **joins, **SMALL)
+            join_chunks_kernel[grid](sums, zeros, plan.splits, **joins, **SMALL)
     segments = len(plan.counts)
-    return UnitSums(sums[:segments], plan.counts, zeros[:segments], mean_rows[:segments] if means else None)
+    return UnitSums(sums[:segments], plan.counts, zeros[:segments])
 
 
 def angle_concentration(question: UnitSums, prefix: UnitSums, prefix_of: Tensor | None) -> Concentration:

@@ -1,21 +1,60 @@
-"""Angle concentration in PyTorch: takes packed hidden states and segment bounds, yields mean cosines.
+"""Inputs and outputs of the angle functions, unit vectors, and the definition that they are held against.
 
-The mean cosine over all pairs of two segments is the dot product of their sums of unit vectors over the
-number of pairs, so no pairwise matrix is needed. Beside it, for the record and for tests, stand the
-definition with its matrix in float64 and the formula of the released script. Knows nothing of prompts.
+For the record stands beside the definition, a matrix of all pairs in float64, the formula of the released
+script. Knows nothing of prompts.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from gaincurate_kernels.values import Concentration, RMSNorm, UnitSums
-
-# A float32 running sum over tens of thousands of equal vectors drifts; partial sums of this many do not.
-CHUNK = 512
 # Squares of a row outside these norms may overflow or vanish in float32.
 _PLAIN_NORMS = (1e-15, 1e15)
+
+
+@dataclass(frozen=True, slots=True)
+class RMSNorm:
+    """An RMS norm that was not applied yet: y = x / sqrt(mean(x^2) + eps) * (weight + offset).
+
+    `weight` is `[hidden]`; `offset` is 1 for models that learn the weight's distance from 1 (Gemma). The
+    scaling by the root mean square does not change a direction, so unit(y) = unit(x * (weight + offset)).
+    """
+
+    weight: Tensor
+    offset: float = 0.0
+    eps: float = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class UnitSums:
+    """Sums over segments, one row each.
+
+    `sums` `[segments, hidden]`, the sum of the tokens' unit vectors; `counts` `[segments]` int64, tokens;
+    `zeros` `[segments]` int32, how many of them are zero vectors, whose unit vector is 0. Sums are float32,
+    or float64 for float64 states.
+    """
+
+    sums: Tensor
+    counts: Tensor
+    zeros: Tensor
+
+    def rows(self, start: int, stop: int) -> UnitSums:
+        """The segments `start` to `stop`, as views."""
+        return UnitSums(self.sums[start:stop], self.counts[start:stop], self.zeros[start:stop])
+
+
+@dataclass(frozen=True, slots=True)
+class Concentration:
+    """Per sample, `[samples]` float64; NaN where undefined: an empty question (intra), an empty question
+    or prefix (inter), fewer than two question tokens (intra without the diagonal).
+    """
+
+    intra: Tensor
+    inter: Tensor
+    intra_offdiag: Tensor
 
 
 def inverse_norms(values: Tensor) -> Tensor:
@@ -52,67 +91,12 @@ def normalised(hidden: Tensor, norm: RMSNorm) -> Tensor:
     values = hidden if hidden.dtype == torch.float64 else hidden.float()
     # float64: the square of a large float32 does not fit into one.
     rms = (values.double().square().mean(-1, keepdim=True) + norm.eps).sqrt()
-    return (_weighted(values, norm) / torch.where(rms > 0, rms, 1)).to(values.dtype)
+    return (weighted(values, norm) / torch.where(rms > 0, rms, 1)).to(values.dtype)
 
 
-def _weighted(values: Tensor, norm: RMSNorm) -> Tensor:
+def weighted(values: Tensor, norm: RMSNorm) -> Tensor:
+    """What a norm makes of states but for their length, which no direction depends on."""
     return values * (norm.weight.to(values.dtype) + norm.offset)
-
-
-def segment_unit_sums(
-    hidden: Tensor, bounds: Tensor, norm: RMSNorm | None = None, means: bool = False
-) -> UnitSums:
-    """As `gaincurate_kernels.segment_unit_sums`, which checks the arguments."""
-    pairs: list[tuple[int, int]] = [(int(a), int(b)) for a, b in bounds.tolist()]
-    if hidden.stride(1) != 1:
-        hidden = hidden.contiguous()  # else columns would be added in another order
-    values = hidden if hidden.dtype == torch.float64 else hidden.float()
-    # Scaling by the root mean square does not change a direction.
-    vectors = values if norm is None else _weighted(values, norm)
-    inverse = inverse_norms(vectors)
-    states = (values if norm is None else normalised(values, norm)) if means else None
-    shape = (len(pairs), hidden.shape[1])
-    sums = torch.zeros(shape, dtype=values.dtype, device=hidden.device)
-    averages = torch.full_like(sums, torch.nan) if means else None
-    for row, (begin, end) in enumerate(pairs):
-        if begin == end:
-            continue
-        sums[row] = _chunked_sum(vectors[begin:end], inverse[begin:end])
-        if averages is not None and states is not None:
-            averages[row] = _chunked_sum(states[begin:end]) / (end - begin)
-    before = torch.nn.functional.pad((inverse == 0).cumsum(0), (1, 0))
-    zeros = (before[bounds[:, 1]] - before[bounds[:, 0]]).to(torch.int32)
-    counts = (bounds[:, 1] - bounds[:, 0]).to(hidden.device)
-    return UnitSums(sums, counts, zeros, averages)
-
-
-def _chunked_sum(rows: Tensor, factors: Tensor | None = None) -> Tensor:
-    # Chunks count from the segment's own start: its sum does not depend on what stands before it.
-    chunks = [rows[at : at + CHUNK] for at in range(0, len(rows), CHUNK)]
-    if factors is not None:
-        chunks = [chunk * part[:, None] for chunk, part in zip(chunks, factors.split(CHUNK), strict=True)]
-    sums = [chunk.sum(0) for chunk in chunks]
-    return sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
-
-
-def angle_concentration(
-    question: UnitSums, prefix: UnitSums, prefix_of: Tensor | None = None
-) -> Concentration:
-    """As `gaincurate_kernels.angle_concentration`, which checks the arguments."""
-    others, other_counts = prefix.sums, prefix.counts
-    if prefix_of is not None:
-        prefix_of = prefix_of.to(others.device)
-        others, other_counts = others[prefix_of], other_counts[prefix_of]
-    total = question.sums.double()
-    n, m = question.counts.double(), other_counts.double()
-    own = total.square().sum(-1)
-    cross = (total * others.double()).sum(-1)
-    # 0 / 0 is NaN: exactly where a mean over no pairs is asked for.
-    return Concentration(
-        intra=own / n.square(),
-        inter=cross / (n * m),
-        intra_offdiag=(own - (n - question.zeros)) / torch.where(n > 1, n * (n - 1), torch.nan),
-    )
 
 
 def quadratic(hidden: Tensor, question: int, end: int) -> tuple[float, float, float]:

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from gaincurate_kernels.angle import Backend, angle_concentration, segment_unit_sums, triton_version
-from gaincurate_kernels.reference import quadratic
-from gaincurate_kernels.values import RMSNorm
+from gaincurate_kernels.reference import RMSNorm, quadratic
 
 TOLERANCE = 2e-6
 _LENGTHS = ((1, 1), (7, 2), (40, 130), (0, 33), (115, 700))
@@ -58,13 +57,11 @@ def run(device: str, backend: Backend = "torch") -> list[Check]:
             fused = "" if norm is None else " with a fused norm"
             title = f"random vectors, {str(dtype).removeprefix('torch.')}{fused}"
             errors[title] = _worst_error(exact.to(dtype), norm, device, backend)
-    sums = segment_unit_sums(
-        exact[:1].expand(4096, -1).to(device), torch.tensor([[0, 4096]]), backend=backend
-    )
+    same = exact[:1].expand(4096, -1).to(device)
+    sums = segment_unit_sums(same, torch.tensor([[0, 4096]]), backend=backend)
     equal = angle_concentration(sums, sums, backend=backend)
-    errors["4,096 equal vectors"] = max(
-        abs(float(value) - 1) for value in (equal.intra, equal.inter, equal.intra_offdiag)
-    )
+    cosines = (equal.intra, equal.inter, equal.intra_offdiag)
+    errors["4,096 equal vectors"] = max(abs(float(cosine) - 1) for cosine in cosines)
     return [
         Check(f"{name}: {title}", worst <= TOLERANCE, f"largest error {worst:.1e}")
         for title, worst in errors.items()
@@ -83,9 +80,8 @@ def _worst_error(hidden: torch.Tensor, norm: RMSNorm | None, device: str, backen
         questions.append((middle, end))
         expected.append(quadratic(states[start:end], prefix, prefix + question))
         start = end
-    sums = segment_unit_sums(
-        hidden.to(device), torch.tensor([*questions, *prefixes]), norm=norm, backend=backend
-    )
+    bounds = torch.tensor([*questions, *prefixes])
+    sums = segment_unit_sums(hidden.to(device), bounds, norm=norm, backend=backend)
     count = len(questions)
     angles = angle_concentration(sums.rows(0, count), sums.rows(count, 2 * count), backend=backend)
     got = torch.stack([angles.intra, angles.inter, angles.intra_offdiag], 1).cpu()

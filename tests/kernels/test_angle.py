@@ -40,18 +40,14 @@ def test_auto_falls_back_on_what_the_kernel_does_not_take(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"device": "cpu"}, "backend triton: Triton's kernels run on a GPU, and the states are on cpu"),
-        ({"device": "mps"}, "backend triton: Triton's kernels run on a GPU, and the states are on mps"),
-        (
-            {"dtype": torch.float64},
-            "backend triton: the kernel reads float32, bfloat16 and float16, not float64",
-        ),
-        ({"hidden": 20000}, "backend triton: the kernel takes hidden sizes up to 16384, not 20000"),
+        ({"device": "mps"}, "Triton's kernels run on a GPU, and the states are on mps"),
+        ({"dtype": torch.float64}, "the kernel reads float32, bfloat16 and float16, not float64"),
+        ({"hidden": 20000}, "the kernel takes hidden sizes up to 16384, not 20000"),
     ],
 )
 def test_triton_is_refused(options: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "0")
-    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+    with pytest.raises(ValueError, match=f"^backend triton: {sentence}$"):
         resolved("triton", **options)
 
 
@@ -65,21 +61,19 @@ def test_triton_is_refused(options: dict[str, Any], sentence: str, monkeypatch: 
         ),
         (
             torch.ones(5, 4),
-            BOUNDS.double(),
-            "expected floating states and integer bounds, got torch.float32, torch.float64",
+            BOUNDS[0],
+            "expected hidden [tokens, hidden] and bounds [segments, 2], got [5, 4]",
         ),
-        (
-            torch.ones(5, 4).int(),
-            BOUNDS,
-            "expected floating states and integer bounds, got torch.int32, torch.int64",
-        ),
+        (torch.ones(5, 4), BOUNDS.double(), "expected floating states and integer bounds, got torch.float32"),
+        (torch.ones(5, 4).int(), BOUNDS, "expected floating states and integer bounds, got torch.int32"),
         (torch.ones(4, 4), BOUNDS, "segment 2:5 is outside the 4 tokens"),
         (torch.ones(5, 4), BOUNDS - 1, "segment -1:1 is outside the 5 tokens"),
         (torch.ones(5, 4), BOUNDS.flip(1), "segment 2:0 is outside the 5 tokens"),
+        (torch.ones(5, 0), BOUNDS, "the states have no columns"),
     ],
 )
 def test_bad_arguments_are_refused(hidden: torch.Tensor, bounds: torch.Tensor, sentence: str) -> None:
-    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}"):
         segment_unit_sums(hidden, bounds)
 
 
@@ -96,23 +90,9 @@ def test_sums_that_do_not_fit_each_other_are_refused() -> None:
     for odd in (torch.zeros(2, 2, dtype=torch.int64), torch.zeros(2)):
         with pytest.raises(ValueError, match=r"^expected `prefix_of` \[samples\] of integers, got \[2"):
             angle_concentration(two, one, odd)
-    with pytest.raises(ValueError, match="^the states have no columns$"):
-        segment_unit_sums(torch.ones(5, 0), BOUNDS)
     with pytest.raises(ValueError, match="^question and prefix have 4 and 3 columns$"):
         angle_concentration(two, segment_unit_sums(torch.ones(5, 3), BOUNDS))
     assert float(angle_concentration(two, one, torch.tensor([0, 0])).inter[0]) == pytest.approx(1)
-
-
-def test_a_means_row_and_its_views_follow_the_segments() -> None:
-    rows = torch.arange(20.0).reshape(5, 4)
-    sums = segment_unit_sums(rows, BOUNDS, means=True)
-    assert sums.means is not None
-    assert torch.equal(sums.means, torch.stack([rows[:2].mean(0), rows[2:].mean(0)]))
-    second = sums.rows(1, 2)
-    assert second.means is not None
-    assert torch.equal(second.means, sums.means[1:])
-    assert second.counts.tolist() == [3]
-    assert segment_unit_sums(rows, BOUNDS).rows(0, 1).means is None
 
 
 def test_tritons_version_needs_no_triton_that_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gaincurate_kernels import RMSNorm, UnitSums, angle_concentration
-from gaincurate_kernels.launch import CHUNK, plan_chunks
+from gaincurate_kernels.launch import CHUNK, make_plan
 from triton_sums import DEVICE, DTYPES, INTERPRETED, assert_right, states, triton_sums, weights
 
 pytestmark = INTERPRETED
@@ -32,17 +32,10 @@ def test_views_of_every_other_segment_are_read_as_they_are() -> None:
 
 
 def test_undefined_numbers_are_written_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    empty = torch.empty
-
-    def poison(*shape: Any, **options: Any) -> Tensor:
-        made = empty(*shape, **options)
-        return made.fill_(1e30 if made.is_floating_point() else 77)
-
-    monkeypatch.setattr(torch, "empty", poison)
+    empty = torch.empty  # which `poisoned` fills with NaN, and NaN is what has to be written here
+    monkeypatch.setattr(torch, "empty", lambda *shape, **options: empty(*shape, **options).fill_(77))
     rows = states(5, 64)
-    sums = triton_sums(rows, [(0, 0), (1, 2), (0, 5)], means=True)
-    assert sums.means is not None
-    assert sums.means.isnan().all(1).tolist() == [True, False, False]
+    sums = triton_sums(rows, [(0, 0), (1, 2), (0, 5)])
     found = angle_concentration(sums, sums, backend="triton")
     assert found.intra.isnan().tolist() == [True, False, False]
     assert found.inter.isnan().tolist() == [True, False, False]
@@ -71,9 +64,9 @@ def test_rows_may_lie_anyhow_in_memory_and_the_bits_are_the_same(kind: str, hidd
     view = strided(kind, rows)
     assert not view.is_contiguous()
     norm = RMSNorm(weights(hidden + 1, dtype)[1:])
-    for fused, means in ((None, False), (norm, True)):
-        found = triton_sums(view, bounds, norm=fused, means=means)
-        assert torch.equal(found.sums, triton_sums(rows, bounds, norm=fused, means=means).sums)
+    for fused in (None, norm):
+        found = triton_sums(view, bounds, norm=fused)
+        assert torch.equal(found.sums, triton_sums(rows, bounds, norm=fused).sums)
         assert_right(found, rows, bounds, fused)
 
 
@@ -88,9 +81,8 @@ def test_addresses_past_two_to_the_31_elements_are_reached(tmp_path: Path) -> No
     rows[far:] = states(40, hidden, torch.bfloat16)
     bounds = [(far, far + 1), (far + 1, far + 40)]
     near = rows[far:].clone()
-    assert torch.equal(
-        triton_sums(rows, bounds).sums, triton_sums(near, [(a - far, b - far) for a, b in bounds]).sums
-    )
+    expected = triton_sums(near, [(a - far, b - far) for a, b in bounds]).sums
+    assert torch.equal(triton_sums(rows, bounds).sums, expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -103,14 +95,14 @@ def test_norms_of_any_size_hold(norm: float, dtype: Any) -> None:
     rows = (units * norm).to(dtype)
     assert rows.isfinite().all()
     assert (rows != 0).any(1).all()
-    assert_right(triton_sums(rows, [(0, 9)], means=True), rows, [(0, 9)])
+    assert_right(triton_sums(rows, [(0, 9)]), rows, [(0, 9)])
 
 
 @pytest.mark.parametrize("norm", [1e-18, 1e18])
 def test_a_fused_norm_holds_for_states_of_any_size(norm: float) -> None:
     rows = states(5, 64) * (norm / 8)
     fused = RMSNorm(weights(64), eps=1e-6)
-    assert_right(triton_sums(rows, [(0, 5)], norm=fused, means=True), rows, [(0, 5)], fused)
+    assert_right(triton_sums(rows, [(0, 5)], norm=fused), rows, [(0, 5)], fused)
 
 
 def test_denormal_float32_rows_keep_a_finite_direction() -> None:
@@ -151,7 +143,7 @@ def test_no_segments_and_no_tokens_give_empty_and_zero_rows() -> None:
     nothing = triton_sums(rows, [])
     assert nothing.sums.shape == (0, 64)
     assert len(angle_concentration(nothing, nothing, backend="triton").intra) == 0
-    empty = triton_sums(rows[:0], [(0, 0)], means=True)
+    empty = triton_sums(rows[:0], [(0, 0)])
     assert not empty.sums.any()
     assert empty.zeros.tolist() == [0]
 
@@ -159,23 +151,22 @@ def test_no_segments_and_no_tokens_give_empty_and_zero_rows() -> None:
 @given(st.lists(st.integers(0, 5 * CHUNK), max_size=8), st.integers(0, 9))
 def test_chunks_cover_every_segment_once_in_order(lengths: list[int], gap: int) -> None:
     begins = [gap + sum(lengths[:i]) for i in range(len(lengths))]
-    bounds = torch.tensor([[b, b + n] for b, n in zip(begins, lengths, strict=True)], dtype=torch.int64)
-    bounds = bounds.reshape(-1, 2)
-    chunks, splits, rows = plan_chunks(bounds)
-    joined = {row: [(row, n)] for row, n in enumerate(lengths)}
-    for row, first, count, tokens in splits.tolist():
-        assert tokens == lengths[row] > CHUNK
-        joined[row] = [(first + k, 1) for k in range(count)]
-    outputs = [output for parts in joined.values() for output, _ in parts]
+    bounds = torch.tensor([(b, b + n) for b, n in zip(begins, lengths, strict=True)]).long().reshape(-1, 2)
+    plan = make_plan(bounds, torch.device("cpu"))
+    chunks, splits = plan.chunks.reshape(-1, 3), plan.splits.reshape(-1, 3)
+    assert plan.counts.tolist() == lengths
+    joined = {row: [row] for row in range(len(lengths))}
+    for row, first, count in splits.tolist():
+        assert lengths[row] > CHUNK
+        joined[row] = list(range(first, first + count))
+    outputs = [output for parts in joined.values() for output in parts]
     assert len(set(outputs)) == len(outputs)
-    assert sorted({*outputs, *range(len(lengths))}) == list(range(rows))
-    by_output = {output: (begin, n, divisor) for begin, n, output, divisor in chunks.tolist()}
+    assert sorted({*outputs, *range(len(lengths))}) == list(range(plan.rows))
+    by_output = {output: (begin, n) for begin, n, output in chunks.tolist()}
     assert len(by_output) == len(chunks)
     for row, parts in joined.items():
-        at = begins[row]
-        for output, divisor in parts:
-            begin, n, found = by_output[output]
-            assert (begin, found) == (at, divisor)
-            assert n <= CHUNK
-            at += n
-        assert at == begins[row] + lengths[row]
+        pieces = [by_output[output] for output in parts]
+        assert [begin for begin, _ in pieces] == [begins[row] + place * CHUNK for place in range(len(parts))]
+        assert [n for _, n in pieces[:-1]] == [CHUNK] * (len(parts) - 1)
+        assert sum(n for _, n in pieces) == lengths[row]
+        assert pieces[-1][1] <= CHUNK

@@ -31,12 +31,8 @@ def test_every_way_is_timed_and_a_shared_prefix_is_not_counted_again() -> None:
     model = tiny.model(transformers.LlamaConfig(**tiny.COMMON)).base_model
     before = model.config._attn_implementation
     prompts = made_up_prompts(12, prefix=20, vocab_size=512)
-    slow, padded, packed = measure(model, prompts, budget=256, passes=2, one_by_one=3)
-    assert [way["method"] for way in (slow, padded, packed)] == [
-        "one prompt at a time",
-        "padded batches",
-        "packed",
-    ]
+    slow, padded, packed = ways = measure(model, prompts, budget=256, passes=2, one_by_one=3)
+    assert [way["method"] for way in ways] == ["one prompt at a time", "padded batches", "packed"]
     assert slow["times"] == 1
     whole, own = sum(p.end for p in prompts), sum(p.question_tokens for p in prompts)
     assert padded["tokens/s"] / padded["rows/s"] == pytest.approx(whole / 12)

@@ -11,15 +11,13 @@ from gaincurate_kernels import Concentration, UnitSums, angle_concentration, seg
 
 def test_every_check_passes_on_the_cpu() -> None:
     checks = selftest.run("cpu")
-    assert [check.check for check in checks] == [
-        "torch: random vectors, float32",
-        "torch: random vectors, float32 with a fused norm",
-        "torch: random vectors, bfloat16",
-        "torch: random vectors, bfloat16 with a fused norm",
-        "torch: random vectors, float16",
-        "torch: random vectors, float16 with a fused norm",
-        "torch: 4,096 equal vectors",
+    kinds = [
+        f"{dtype}{norm}"
+        for dtype in ("float32", "bfloat16", "float16")
+        for norm in ("", " with a fused norm")
     ]
+    expected = [*(f"torch: random vectors, {kind}" for kind in kinds), "torch: 4,096 equal vectors"]
+    assert [check.check for check in checks] == expected
     assert all(check.ok for check in checks), checks
     assert all(check.detail.startswith("largest error ") for check in checks)
 

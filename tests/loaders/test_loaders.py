@@ -18,7 +18,7 @@ from gaincurate.trainers.columns import ViewOptions
 from gaincurate.trainers.export import Exported, Pick, export
 
 # What the trainers' packages warn of is not ours to mend.
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("cache")]
 
 ADDED = {"system": exports.SYSTEM, "shots": exports.SHOTS}
 ROWS = exports.sums()
@@ -38,15 +38,16 @@ def needed(name: str) -> Any:
     return pytest.importorskip(name)
 
 
+IDS = [f"id{k:04d}" for k in range(len(ROWS))]
+
+
 def written(
-    tmp_path: Path, trainer: str, suffix: str, *, segmentation: Any = ADDED, **options: Any
+    folder: Path, trainer: str, suffix: str, *, segmentation: Any = ADDED, **options: Any
 ) -> Exported:
-    scored = exports.make_set(tmp_path / "set", ROWS, segmentation=segmentation)
-    out = tmp_path / "o u't=1" / f"train{suffix}"
-    return export(scored, trainer, out, ViewOptions(**options), Pick())
+    scored = exports.make_set(folder / "set", ROWS, segmentation=segmentation)
+    return export(scored, trainer, folder / "o u't=1" / f"train{suffix}", ViewOptions(**options), Pick())
 
 
-@pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
 def test_verl_reads_the_file_with_the_printed_settings(tmp_path: Path, suffix: str) -> None:
     verl = needed("verl")
@@ -74,15 +75,12 @@ def test_verl_reads_the_file_with_the_printed_settings(tmp_path: Path, suffix: s
         collate_fn=collate_fn,
     )
     batches = list(loader)
-    assert [info["gc_id"] for batch in batches for info in batch["extra_info"]] == [
-        f"id{k:04d}" for k in range(len(ROWS))
-    ]
+    assert [info["gc_id"] for batch in batches for info in batch["extra_info"]] == IDS
     assert [entry["ground_truth"] for entry in batches[1]["reward_model"]] == ["6", "8", "10"]
     assert list(batches[0]["data_source"]) == ["openai/gsm8k"] * 3
     assert list(batches[0]["level"]) == [0, 1, 2]
 
 
-@pytest.mark.usefixtures("cache")
 def test_verls_reward_manager_gets_the_answer_that_its_function_reads(tmp_path: Path) -> None:
     needed("verl")
     from verl.utils.dataset.rl_dataset import RLHFDataset
@@ -99,7 +97,6 @@ def test_verls_reward_manager_gets_the_answer_that_its_function_reads(tmp_path: 
     assert default_compute_score(item["data_source"], "#### 7", truth, item["extra_info"]) == 0.0
 
 
-@pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
 def test_openrlhf_reads_the_file_and_the_label_brings_the_id_back(tmp_path: Path, suffix: str) -> None:
     openrlhf = needed("openrlhf")
@@ -111,29 +108,20 @@ def test_openrlhf_reads_the_file_and_the_label_brings_the_id_back(tmp_path: Path
     parser = (Path(openrlhf.__file__).parent / "cli/train_ppo_ray.py").read_text()
     assert all(f'"{word}"' in parser for word in words if word.startswith("--"))
     given = dict(zip(words[0::2], words[1::2], strict=False))
-    strategy = SimpleNamespace(
-        args=SimpleNamespace(
-            use_ms=False,
-            data=SimpleNamespace(input_key="prompt", label_key="label", apply_chat_template=True),
-        ),
-        print=print,
-        is_rank_0=lambda: True,
-    )
+    keys = SimpleNamespace(input_key="prompt", label_key="label", apply_chat_template=True)
+    arguments = SimpleNamespace(use_ms=False, data=keys)
+    strategy = SimpleNamespace(args=arguments, print=print, is_rank_0=lambda: True)
     data = blending_datasets(given["--data.prompt_dataset"], None, strategy, 42, dataset_split="train")
     tokenizer = tiny.tokenizer()
     dataset = PromptDataset(data, tokenizer, strategy)
     sources, prompts, labels, _ = dataset.collate_fn([dataset[k] for k in range(len(dataset))])
-    assert [json.loads(label) for label in labels] == [
-        {"gc_id": f"id{k:04d}", "answer": str(2 * k)} for k in range(len(ROWS))
-    ]
+    expected = [{"gc_id": name, "answer": str(2 * k)} for k, name in enumerate(IDS)]
+    assert [json.loads(label) for label in labels] == expected
     assert sources == ["sums"] * len(ROWS)
-    rendered = tokenizer.apply_chat_template(
-        exports.full("What is 4 plus 4?"), tokenize=False, add_generation_prompt=True
-    )
-    assert prompts[4] == rendered
+    chat = exports.full("What is 4 plus 4?")
+    assert prompts[4] == tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
 
 
-@pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
 def test_trinitys_taskset_reader_yields_the_prompts_and_ids(tmp_path: Path, suffix: str) -> None:
     needed("trinity")
@@ -148,18 +136,15 @@ def test_trinitys_taskset_reader_yields_the_prompts_and_ids(tmp_path: Path, suff
     taskset.batch_size = 2
     reader = TaskFileReader(taskset.to_storage_config())
     tasks = [task for _ in range(3) for task in reader._read_sync()]
-    assert [task.raw_task["gc_id"] for task in tasks] == [f"id{k:04d}" for k in range(len(ROWS))]
+    assert [task.raw_task["gc_id"] for task in tasks] == IDS
     assert [task.task_desc for task in tasks] == [row["question"] for row in ROWS]
     assert [task.truth for task in tasks] == [row["answer"] for row in ROWS]
     workflow = tasks[2].workflow(task=tasks[2], model=SimpleNamespace(), auxiliary_models=None)
-    assert workflow.format_messages() == [
-        exports.full("")[0],
-        {"role": "user", "content": "What is 2 plus 2?"},
-    ]
+    question = {"role": "user", "content": "What is 2 plus 2?"}
+    assert workflow.format_messages() == [exports.full("")[0], question]
     assert isinstance(tasks[1].raw_task["gc_angle"], float)
 
 
-@pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize("trainer", ["trl", "skyrl", "slime", "areal"])
 def test_datasets_reads_what_loaders_built_on_it_get(tmp_path: Path, trainer: str) -> None:
     import datasets
@@ -172,17 +157,13 @@ def test_datasets_reads_what_loaders_built_on_it_get(tmp_path: Path, trainer: st
     assert rows["gc_id"][:2] == ["id0000", "id0001"]
 
 
-@pytest.mark.usefixtures("cache")
 def test_prime_rls_taskset_yields_tasks_with_their_ids(tmp_path: Path) -> None:
     needed("verifiers")
     run = exports.begin(tmp_path, segmentation=ADDED)
     found = export(run.folder, "prime-rl", tmp_path / "train.jsonl", ViewOptions(), Pick())
     page = (Path(__file__).parents[2] / "docs/export.md").read_text()
-    scope: dict[str, Any] = {}
-    exec(
-        compile(page.partition("```python\n")[2].partition("```")[0], "docs/export.md", "exec", 0, True),
-        scope,
-    )
+    scope, code = dict[str, Any](), page.partition("```python\n")[2].partition("```")[0]
+    exec(compile(code, "docs/export.md", "exec", 0, True), scope)
     tasks = list(scope["Rows"](scope["RowsConfig"](file=str(tmp_path / "train.jsonl"))))
     assert [task.key for task in tasks] == [task.data.name for task in tasks] == run.ids(0)
     assert found.rows == len(tasks)

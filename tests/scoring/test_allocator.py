@@ -10,11 +10,10 @@ import sys
 import pytest
 
 _COUNT = """
-import resource, sys
+import resource
 import torch
-from gaincurate.scoring.cpu import settle_memory
-if sys.argv[1] == "kept":
-    assert settle_memory()
+from gaincurate.scoring.worker import settle_memory
+assert settle_memory()
 
 def work():
     for _ in range(20):
@@ -27,18 +26,19 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def faults(how: str) -> int:
+def printed(program: str, **more: str) -> int:
     # Settings of the one who runs the tests would hide what is asked for here.
-    own = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_", "LD_PRELOAD"))}
-    command = [sys.executable, "-c", _COUNT, how]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True, env=own).stdout)
+    theirs = ("MALLOC_", "GLIBC_", "LD_PRELOAD", "ONEDNN_", "LRU_")
+    own = {k: v for k, v in os.environ.items() if not k.startswith(theirs)}
+    command = [sys.executable, "-c", program]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True, env=own | more).stdout)
 
 
 _PRODUCTS = """
 import torch
 from torch import nn
-from gaincurate.scoring.cpu import settle_memory
-from gaincurate.scoring.cpu import LaidOut
+from gaincurate.scoring.worker import settle_memory
+from gaincurate.scoring.packed_prefill import lay_out, layers_to_lay_out
 settle_memory()
 
 def resident():
@@ -46,7 +46,7 @@ def resident():
         return int(file.read().split()[1]) * 4096 // 2**20
 
 layer = nn.Linear(256, 1024)
-LaidOut(layer).take()
+lay_out(layers_to_lay_out(layer))
 found = []
 with torch.inference_mode():
     for rows in range(100, 700):
@@ -60,15 +60,11 @@ print(found[-1] - found[299])
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="Linux")
 def test_products_of_ever_new_sizes_do_not_add_up() -> None:
     """The second 300 of 600 numbers of rows take next to nothing. Freed memory goes back here, to be told apart."""
-    own = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "ONEDNN_", "LRU_"))}
-    own["MALLOC_TRIM_THRESHOLD_"] = str(2**17)
-    command = [sys.executable, "-c", _PRODUCTS]
-    found = subprocess.run(command, capture_output=True, text=True, check=True, env=own)
-    assert int(found.stdout) < 30
+    assert printed(_PRODUCTS, MALLOC_TRIM_THRESHOLD_=str(2**17)) < 30
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="glibc")
 def test_memory_that_is_freed_and_asked_for_again_is_not_mapped_anew() -> None:
     pages = 20 * 4 * 6 * 2**20 * 4 // 4096  # in all of these tensors
-    assert faults("kept") < pages / 50
+    assert printed(_COUNT) < pages / 50

@@ -23,14 +23,8 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def exact(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    past: int,
-    window: int | None,
-    softcap: float | None,
-    scale: float,
-) -> Tensor:
+    query: Tensor, key: Tensor, value: Tensor, past: int, window: int | None, softcap: float | None, scale: float
+) -> Tensor:  # fmt: skip
     """One sequence, `[tokens, heads, size]`, pair by pair in float64."""
     heads, tokens = query.shape[:2]
     out = torch.zeros(tokens, heads, value.shape[-1], dtype=torch.float64)
@@ -39,9 +33,8 @@ def exact(
         for i in range(tokens):
             oldest = 0 if window is None else max(0, past + i - window + 1)
             seen = range(oldest, past + i + 1)
-            scores = (
-                torch.stack([(query[head, i].double() * key[other, j].double()).sum() for j in seen]) * scale
-            )
+            dots = [(query[head, i].double() * key[other, j].double()).sum() for j in seen]
+            scores = torch.stack(dots) * scale
             if softcap is not None:
                 scores = torch.tanh(scores / softcap) * softcap
             out[i, head] = (torch.softmax(scores, 0)[:, None] * value[other, list(seen)].double()).sum(0)
@@ -49,15 +42,11 @@ def exact(
 
 
 def packed(
-    lengths: list[int],
-    pasts: list[int],
-    heads: int = 4,
-    groups: int = 2,
-    dtype: Any = torch.float32,
-    **options: Any,
+    lengths: list[int], pasts: list[int], groups: int = 2, dtype: Any = torch.float32, **options: Any
 ) -> tuple[Tensor, Tensor]:
     """What `attend` gives for sequences with prefixes of their own, and what it should."""
-    tokens = sum(lengths)
+    tokens, heads = sum(lengths), 4
+    limits = (options.get("sliding_window"), options.get("softcap"), options.get("scaling", SIZE**-0.5))
     query = random(heads, tokens, SIZE, seed=1).to(dtype)
     key, value = (random(heads // groups, tokens, SIZE, seed=s).to(dtype) for s in (2, 3))
     borders, expected = [0], []
@@ -67,17 +56,8 @@ def packed(
         before = [random(heads // groups, past, SIZE, seed=10 + 2 * index + s).to(dtype) for s in (0, 1)]
         prefixes.append({LAYER: (before[0], before[1])} if past else None)
         own = slice(borders[-2], borders[-1])
-        expected.append(
-            exact(
-                query[:, own],
-                torch.cat([before[0], key[:, own]], 1),
-                torch.cat([before[1], value[:, own]], 1),
-                past,
-                options.get("sliding_window"),
-                options.get("softcap"),
-                options.get("scaling", SIZE**-0.5),
-            )
-        )
+        keys, values = torch.cat([before[0], key[:, own]], 1), torch.cat([before[1], value[:, own]], 1)
+        expected.append(exact(query[:, own], keys, values, past, *limits))
     packing = Packing(borders, prefixes)
     keywords: dict[str, Any] = {KEYWORD: packing, **options}
     out, weights = attend(LAYER, query[None], key[None], value[None], None, **keywords)
@@ -89,19 +69,12 @@ def packed(
 CASES = st.lists(st.tuples(st.integers(1, 9), st.integers(0, 7)), min_size=1, max_size=4)
 
 
-@given(
-    cases=CASES,
-    window=st.one_of(st.none(), st.integers(1, 6)),
-    softcap=st.one_of(st.none(), st.just(5.0)),
-    groups=st.sampled_from([1, 2, 4]),
-)
+@given(CASES, st.none() | st.integers(1, 6), st.sampled_from([None, 5.0]), st.sampled_from([1, 2, 4]))
 def test_each_sequence_attends_to_its_prefix_and_itself(
     cases: list[tuple[int, int]], window: int | None, softcap: float | None, groups: int
 ) -> None:
-    lengths, pasts = [n for n, _ in cases], [p for _, p in cases]
-    found, expected = packed(
-        lengths, pasts, groups=groups, sliding_window=window, softcap=softcap, scaling=0.7
-    )
+    options = {"sliding_window": window, "softcap": softcap, "scaling": 0.7}
+    found, expected = packed([n for n, _ in cases], [p for _, p in cases], groups, **options)
     assert torch.allclose(found.double(), expected, atol=2e-6, rtol=0)
 
 
@@ -159,19 +132,16 @@ def test_variable_length_attention_gets_sequences_behind_prefixes(monkeypatch: p
     assert seen == [{"scale": 0.6, "window_size": (2, 0), "enable_gqa": True, "num_splits": 1}]
 
 
-@pytest.mark.parametrize(
-    ("device", "dtype", "softcap", "taken"),
-    [
+def test_where_varlen_attention_is_taken() -> None:
+    for device, dtype, softcap, taken in [
         ("cuda", torch.bfloat16, None, True),
         ("cuda", torch.float32, None, False),
         ("cuda", torch.bfloat16, 30.0, False),
         ("cpu", torch.bfloat16, None, False),
-    ],
-)
-def test_where_varlen_attention_is_taken(device: str, dtype: Any, softcap: float | None, taken: bool) -> None:
-    states: Any = SimpleNamespace(device=torch.device(device), dtype=dtype)
-    made = packed_attention._Call(LAYER, states, states, states, Packing([], []), 1.0, None, softcap)
-    assert packed_attention._has_varlen(made) is taken
+    ]:
+        states: Any = SimpleNamespace(device=torch.device(device), dtype=dtype)
+        made = packed_attention._Call(LAYER, states, states, states, Packing([], []), 1.0, None, softcap)
+        assert packed_attention._has_varlen(made) is taken
 
 
 def test_variable_length_attention_has_a_shared_prefix_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,13 +161,13 @@ def call(packing: Any, mask: Tensor | None = None, **options: Any) -> None:
 
 
 def test_what_is_not_understood_is_refused_and_not_ignored() -> None:
+    packing = Packing([0, 3], [None])
     with pytest.raises(UnsupportedAttention, match="does not hand keywords on to its attention"):
         call(None)
     with pytest.raises(UnsupportedAttention, match="makes an attention mask of its own"):
-        call(Packing([0, 3], [None]), torch.zeros(3, 3))
+        call(packing, torch.zeros(3, 3))
     with pytest.raises(UnsupportedAttention, match="its attention takes position_bias, s_aux"):
-        call(Packing([0, 3], [None]), s_aux=torch.zeros(2), position_bias=1)
-    packing = Packing([0, 3], [None])
+        call(packing, s_aux=torch.zeros(2), position_bias=1)
     call(packing, s_aux=None, dropout=0.0, position_ids=torch.arange(3), is_causal=True)
     with pytest.raises(UnsupportedAttention, match="an attention module is called twice"):
         call(packing)

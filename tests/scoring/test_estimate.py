@@ -22,14 +22,8 @@ def config(folder: Path, model: Path, **changes: Any) -> ScoreConfig:
     data = folder / "rows.jsonl"
     if not data.exists():
         tiny.write_jsonl(data, tiny.questions(20))
-    given: dict[str, Any] = {
-        "data": str(data),
-        "model": str(model),
-        "out": folder / "out",
-        "threads": 1,
-        "shard_rows": 4,
-    }
-    return ScoreConfig(**given | changes)
+    given: dict[str, Any] = {"data": str(data), "model": str(model), "out": folder / "out", "threads": 1}
+    return ScoreConfig(**given | {"shard_rows": 4} | changes)
 
 
 def test_rows_tokens_and_shards_are_those_of_the_run(tmp_path: Path, tiny_model: Path) -> None:
@@ -42,13 +36,8 @@ def test_rows_tokens_and_shards_are_those_of_the_run(tmp_path: Path, tiny_model:
     assert estimate(half, Progress())["rows_left"] == 0
     score_dataset(asked)
     lengths = open_scores(tmp_path / "out").column("gc_prompt_tokens").to_pylist()
-    assert (before["rows_left"], before["shards"], before["there"], before["tokens"]) == (
-        20,
-        5,
-        0,
-        sum(lengths),
-    )
-    assert before["longest"] == max(lengths)
+    assert (before["rows_left"], before["shards"], before["there"]) == (20, 5, 0)
+    assert (before["tokens"], before["longest"]) == (sum(lengths), max(lengths))
     # Shards 0, 2 and 4 were the first half's.
     assert (left["rows_left"], left["there"], left["tokens"]) == (8, 3, sum(lengths[4:8] + lengths[12:16]))
     done = estimate(asked, Progress())

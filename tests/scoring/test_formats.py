@@ -21,14 +21,9 @@ from gaincurate.errors import GaincurateError, SourceError
 from gaincurate.scoring.readers import files
 from gaincurate.scoring.readers.files import BATCH_ROWS, open_file
 
+TEXT = 'question {}, "quoted"\nsecond line é'
 ROWS = [
-    {
-        "prompt": f'question {i}, "quoted"\nsecond line é',
-        "level": i,
-        "share": i / 7,
-        "note": None if i % 3 else "",
-    }
-    for i in range(2500)
+    {"prompt": TEXT.format(i), "level": i, "share": i / 7, "note": None if i % 3 else ""} for i in range(2500)
 ]
 SCHEMA = pa.schema(
     [("prompt", pa.string()), ("level", pa.int64()), ("share", pa.float64()), ("note", pa.string())]
@@ -39,10 +34,6 @@ def json_lines() -> bytes:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()
 
 
-def json_array() -> bytes:
-    return json.dumps(ROWS, indent=1).encode()
-
-
 def comma_separated() -> bytes:
     sink = io.StringIO(newline="")
     writer = csv.DictWriter(sink, SCHEMA.names)
@@ -51,28 +42,26 @@ def comma_separated() -> bytes:
     return sink.getvalue().encode()
 
 
-def parquet() -> bytes:
+def parquet() -> Any:
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(ROWS, SCHEMA), sink, row_group_size=700)
-    data: bytes = sink.getvalue().to_pybytes()
-    return data
+    return sink.getvalue().to_pybytes()
 
 
-def arrow(new: Callable[..., Any], chunk: int) -> bytes:
+def arrow(new: Callable[..., Any], chunk: int) -> Any:
     sink = pa.BufferOutputStream()
     with new(sink, SCHEMA) as writer:
         writer.write_table(pa.Table.from_pylist(ROWS, SCHEMA), max_chunksize=chunk)
-    data: bytes = sink.getvalue().to_pybytes()
-    return data
+    return sink.getvalue().to_pybytes()
 
 
 FILES: dict[str, tuple[str, Callable[[], bytes]]] = {
     "lines": ("a.jsonl", json_lines),
     "lines called .json": ("a.json", json_lines),
-    "array": ("a.json", json_array),
-    "array called .jsonl": ("a.jsonl", json_array),
+    "array": ("a.json", lambda: json.dumps(ROWS, indent=1).encode()),
+    "array called .jsonl": ("a.jsonl", lambda: json.dumps(ROWS).encode()),
     "lines, gzip": ("a.jsonl.gz", lambda: gzip.compress(json_lines())),
-    "array, gzip": ("a.json.gz", lambda: gzip.compress(json_array())),
+    "array, gzip": ("a.json.gz", lambda: gzip.compress(json.dumps(ROWS).encode())),
     "CSV": ("a.csv", comma_separated),
     "CSV, gzip": ("a.csv.gz", lambda: gzip.compress(comma_separated())),
     "Parquet": ("a.parquet", parquet),
@@ -150,11 +139,6 @@ def test_json_columns_come_back(data: st.DataObject, tmp_path_factory: pytest.Te
     assert table(reader).to_pylist() == rows
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = table(open_file(path)).to_pylist()
-    return rows
-
-
 LINES = b"".join(b'{"prompt": "question %d"}\n' % i for i in range(3000))
 
 
@@ -202,7 +186,7 @@ def test_keys_that_would_take_hours_are_refused(tmp_path: Path) -> None:
         content = b"\n".join([json.dumps(row).encode()] * 1025)
         assert "more than 4,096 different keys" in refused(write(tmp_path, "a.jsonl", content))
     most = json.dumps({f"k{k}": k for k in range(4096)}).encode()
-    assert len(read(write(tmp_path, "a.jsonl", most))) == 1
+    assert open_file(write(tmp_path, "a.jsonl", most)).rows == 1
 
 
 def test_files_without_rows_have_none(tmp_path: Path) -> None:
@@ -222,20 +206,12 @@ def test_files_without_rows_have_none(tmp_path: Path) -> None:
         assert list(reader.batches(reader.schema, 0)) == []
 
 
-@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
-def test_a_binary_file_that_is_cut_or_something_else_says_so(name: str, tmp_path: Path) -> None:
-    table = pa.table({"prompt": ["x"] * 5000})
-    path = tmp_path / name
-    if name == "a.parquet":
-        pq.write_table(table, path)
-    else:
-        with pa.ipc.new_file(path, table.schema) as writer:
-            writer.write_table(table)
-    whole = path.read_bytes()
-    kind = "Parquet" if name == "a.parquet" else "Arrow"
+@pytest.mark.parametrize(("case", "kind"), [("Parquet", "Parquet"), ("Arrow file", "Arrow")])
+def test_a_binary_file_that_is_cut_or_something_else_says_so(case: str, kind: str, tmp_path: Path) -> None:
+    name, make = FILES[case]
+    whole = make()
     for content in (whole[:-9], whole[: len(whole) // 2], b"PK\x03\x04" * 30, LINES):
-        path.write_bytes(content)
-        assert refused(path).startswith(f" is no readable {kind} file: ")
+        assert refused(write(tmp_path, name, content)).startswith(f" is no readable {kind} file: ")
 
 
 def test_a_file_that_goes_away_or_changes_between_two_readings_is_a_sentence(tmp_path: Path) -> None:
@@ -253,8 +229,7 @@ def test_a_line_without_an_end_is_not_read_whole(tmp_path: Path, monkeypatch: py
     """Gzip makes gigabytes of a few kilobytes: what is read of them is bounded."""
     monkeypatch.setattr(files, "LONGEST_LINE", 1 << 12)
     monkeypatch.setattr(files, "_LONGEST_ARRAY", 1 << 12)
-    read_so_far: list[int] = []
-    unpacked = gzip.GzipFile.read
+    read_so_far, unpacked = list[int](), gzip.GzipFile.read
 
     def counted(file: gzip.GzipFile, size: int | None = -1) -> bytes:
         data: bytes = unpacked(file, size)
@@ -263,9 +238,7 @@ def test_a_line_without_an_end_is_not_read_whole(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(gzip.GzipFile, "read", counted)
     bomb = b"a" * (1 << 22)
-    for name, content, said in [
-        ("a.jsonl.gz", b'{"p": 1}\n{"prompt": "' + bomb, ", line 2: broken JSON (more than 4,096 bytes)"),
-        ("a.json.gz", b'[{"p": 1}, {"prompt": "' + bomb, ", the array: broken JSON (more than 4,096 bytes)"),
-    ]:
-        assert said in refused(write(tmp_path, name, gzip.compress(content)))
+    for start, place in ((b'{"p": 1}\n{"prompt": "', "line 2"), (b'[{"p": 1}, {"prompt": "', "the array")):
+        said = refused(write(tmp_path, "a.json.gz", gzip.compress(start + bomb)))
+        assert f", {place}: broken JSON (more than 4,096 bytes)" in said
     assert sum(read_so_far) < 1 << 16

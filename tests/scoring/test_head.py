@@ -90,17 +90,12 @@ def test_a_head_that_is_not_the_models_own_way_is_refused_by_name(kind: Any, rea
 
 
 def test_a_trial_holds_no_more_logits_than_the_memory_allows() -> None:
-    whole, most = tiny.model(ARCHITECTURES[0].config()), 0
+    whole, sizes = tiny.model(ARCHITECTURES[0].config()), list[int]()
     head, prefill = Head(whole, 64), Prefill(whole.base_model, final=True)
     head.rows = 21
-
-    def seen(_m: Any, _a: Any, out: torch.Tensor) -> None:
-        nonlocal most
-        most = max(most, out.shape[1])
-
-    whole.lm_head.register_forward_hook(seen)
+    whole.lm_head.register_forward_hook(lambda _m, _a, out: sizes.append(out.shape[1]))
     head.try_on(prefill, rows())
-    assert most == 5
+    assert max(sizes) == 5
 
 
 PROGRAM = """

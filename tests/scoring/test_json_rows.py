@@ -28,9 +28,10 @@ def read(data: bytes) -> list[dict[str, Any]]:
     return [row for _, row in json_rows(NAME, io.BytesIO(data))]
 
 
-@given(
-    rows, st.sampled_from([None, 0, 3]), st.booleans(), st.sampled_from([b"", b"\xef\xbb\xbf", b" \r\n\t"])
-)
+STARTS = st.sampled_from([b"", b"\xef\xbb\xbf", b" \r\n\t"])
+
+
+@given(rows, st.sampled_from([None, 0, 3]), st.booleans(), STARTS)
 def test_an_array_is_what_json_loads_says(
     expected: list[dict[str, Any]], indent: int | None, ascii_only: bool, before: bytes
 ) -> None:
@@ -73,7 +74,7 @@ def test_places_are_line_numbers_of_the_file_and_item_numbers_of_the_array() -> 
 BROKEN: dict[str, tuple[bytes, str]] = {
     "an array that is cut": (
         b'[{"a": 1},\n{"a": "x',
-        "the array: broken JSON (Unterminated string starting at: line 2",
+        "the array: broken JSON (Unterminated string starting at",
     ),
     "latin-1": ('[{"a": 1}, {"a": "é"}]'.encode("latin-1"), "can't decode byte 0xe9 in position 18"),
     "a number as item": (b"[1]", "item 1: holds int where an object (one row) is expected."),
@@ -81,7 +82,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "two on a line": (b'{"a": 1} {"a": 2}\n', "line 1: broken JSON (Extra data"),
     "UTF-16": ('{"a": 1}\n'.encode("utf-16"), "line 1: broken JSON ('utf-8' codec can't decode"),
     "nested too deeply": (
-        b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"a": ' + b"[" * 99_999 + b"]" * 99_999 + b"}",
         "more than 64 deep inside each other",
     ),
     "a number of 5,000 digits": (b'{"a": ' + b"9" * 5000 + b"}", "line 1: broken JSON (Exceeds the limit"),

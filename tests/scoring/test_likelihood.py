@@ -15,20 +15,16 @@ import torch
 import likelihoods as oracle
 import tiny
 from architectures import ARCHITECTURES, Architecture, in_tiers
-from gaincurate.scoring.batching import PackedStates
 from gaincurate.scoring.packed_attention import UnsupportedAttention
 from gaincurate.scoring.packed_prefill import PackedPrefill, shared_prefixes
-from gaincurate.scoring.prefill import Prefill, Site
+from gaincurate.scoring.prefill import PackedStates, Prefill, Site
 from gaincurate.scoring.segment import Segmented
 from gaincurate.scoring.signals import Head, _measured, angle_scores, embeddings, likelihoods
 
+GEMMA2 = next(a for a in ARCHITECTURES if a.kind == "gemma2")
 # Heads that do more than multiply; each of these changes the logits by much.
 HEADS = [
-    replace(
-        next(a for a in ARCHITECTURES if a.kind == "gemma2"),
-        options={"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 8, "final_logit_softcapping": 2.0},
-        label="gemma2_capped",
-    ),
+    replace(GEMMA2, options={**GEMMA2.options, "final_logit_softcapping": 2.0}, label="gemma2_capped"),
     Architecture("granite", options={"logits_scaling": 5.0}),
     Architecture("cohere", "input_layernorm", options={"logit_scale": 0.3}),
     Architecture("llama", options={"tie_word_embeddings": True}, label="llama_tied"),
@@ -55,13 +51,10 @@ def plain_means(kind: Architecture, whole: Any, rows: Sequence[Segmented]) -> li
     """What the last norm makes of each question, averaged: one prompt at a time, whole, in float64 where torch has it."""
     experts = any("expert" in name for name, _ in whole.named_modules())  # grouped products are in float32
     exact, seen = whole if experts else copy.deepcopy(whole).double(), list[torch.Tensor]()
-    handle = exact.base_model.get_submodule(kind.final).register_forward_hook(
-        lambda _m, _a, out: seen.append(out)
-    )
-    for row in rows:
-        with torch.no_grad():
+    last = exact.base_model.get_submodule(kind.final)
+    with torch.no_grad(), last.register_forward_hook(lambda _m, _a, out: seen.append(out)):
+        for row in rows:
             exact(input_ids=torch.from_numpy(row.token_ids).long()[None])
-    handle.remove()
     return [out[0, row.prefix : row.end].mean(0).numpy() for row, out in zip(rows, seen, strict=True)]
 
 
@@ -115,9 +108,8 @@ def test_nll_entropy_and_means_equal_a_plain_float64_forwards_padded_and_packed(
             assert with_tails is not None
             assert without is not None
             assert with_tails.angle == pytest.approx(without.angle, abs=1e-5)
-    packed = PackedPrefill(prefill)
     try:
-        packed.try_on(rows[:4])
+        packed = PackedPrefill(prefill, rows[:4])
     except UnsupportedAttention:
         assert kind.name == "falcon"
         return
@@ -134,9 +126,7 @@ def test_nll_entropy_and_means_equal_a_plain_float64_forwards_padded_and_packed(
 @pytest.mark.parametrize("rows_at_once", [1, 7, 60])
 def test_values_do_not_depend_on_how_many_positions_the_head_takes_at_a_time(rows_at_once: int) -> None:
     rows, (model, head, prefill) = prompts(), build(ARCHITECTURES[0], tails=True)
-    packed = PackedPrefill(prefill)
-    packed.try_on(rows[:2])
-    states = packed(rows, shared_prefixes(rows))
+    states = PackedPrefill(prefill, rows[:2])(rows, shared_prefixes(rows))
     whole, sizes = measured(states, rows, head), list[int]()
     head.rows = rows_at_once
     model.lm_head.register_forward_hook(lambda _m, _a, out: sizes.append(out.shape[1]))
@@ -161,10 +151,8 @@ def test_what_is_not_finite_is_none_and_its_neighbours_are_as_they_were() -> Non
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_sums_over_a_large_vocabulary_are_those_of_float64(dtype: torch.dtype) -> None:
-    generator = torch.Generator().manual_seed(0)
-    logits = (torch.randn(5, 151_936, generator=generator) * torch.tensor([[0.0], [1], [4], [12], [1]])).to(
-        dtype
-    )
+    generator, scales = torch.Generator().manual_seed(0), torch.tensor([[0.0], [1], [4], [12], [1]])
+    logits = (torch.randn(5, 151_936, generator=generator) * scales).to(dtype)
     logits[4, 7] = 60  # nearly certain
     tokens = torch.tensor([3, 0, 150_000, 5, 7])
     share = torch.log_softmax(logits.double(), -1)
@@ -193,7 +181,7 @@ def test_a_packed_final_state_that_differs_is_refused(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(Prefill, "both", off)
     with pytest.raises(UnsupportedAttention, match="states differ from a plain forward's by"):
-        PackedPrefill(prefill).try_on(prompts()[:2])
+        PackedPrefill(prefill, prompts()[:2])
 
 
 def test_a_mean_that_is_not_finite_or_too_large_for_float16_is_none() -> None:

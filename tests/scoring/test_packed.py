@@ -11,15 +11,13 @@ import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
 
 import tiny
 from architectures import ARCHITECTURES, in_tiers
 from gaincurate.scoring import packed_prefill as module
-from gaincurate.scoring.batching import PackedStates, packed_batches, padded_batches
 from gaincurate.scoring.packed_attention import UnsupportedAttention
 from gaincurate.scoring.packed_prefill import PackedPrefill, prefix_of, shared_prefixes
-from gaincurate.scoring.prefill import Prefill, Site
+from gaincurate.scoring.prefill import PackedStates, Prefill, Site, batches_of
 from gaincurate.scoring.segment import Segmented
 from gaincurate.scoring.signals import angle_scores
 
@@ -51,10 +49,8 @@ def scores(states: PackedStates, rows: list[Segmented]) -> list[tuple[float, flo
 
 
 def gap(a: list[tuple[float, float | None]], b: list[tuple[float, float | None]]) -> float:
-    assert len(a) == len(b)
-    return max(
-        abs((x or 0) - (y or 0)) for one, two in zip(a, b, strict=True) for x, y in zip(one, two, strict=True)
-    )
+    pairs = [pair for one, two in zip(a, b, strict=True) for pair in zip(one, two, strict=True)]
+    return max(abs((x or 0) - (y or 0)) for x, y in pairs)
 
 
 @pytest.mark.parametrize("site", ["mlp_input", "final_norm"])
@@ -63,14 +59,13 @@ def test_scores_equal_the_padded_forwards_with_prefixes_shared_and_not(kind: Any
     prefill, rows = made(kind, site), prompts()
     expected = scores(prefill(rows), rows)
     before = prefill.model.config._attn_implementation  # type: ignore[union-attr]
-    packed = PackedPrefill(prefill)
     if kind.name in OWN_WAY:
         with pytest.raises(UnsupportedAttention, match="does not let its attention be exchanged"):
-            packed.try_on(rows[:2])
+            PackedPrefill(prefill, rows[:2])
         assert prefill.model.config._attn_implementation == before  # type: ignore[union-attr]
         assert scores(prefill(rows), rows) == expected
         return
-    packed.try_on(rows[:2])
+    packed = PackedPrefill(prefill, rows[:2])
     shared = shared_prefixes(rows)
     assert len(shared) == 1
     assert gap(expected, scores(packed(rows, shared), rows)) < 1e-5
@@ -79,9 +74,8 @@ def test_scores_equal_the_padded_forwards_with_prefixes_shared_and_not(kind: Any
     assert gap(expected, alone) < 1e-5
 
 
-def with_longrope(turn: int) -> nn.Module:
-    model: nn.Module = tiny.model(tiny.longrope(turn)).base_model
-    return model
+def with_longrope(turn: int) -> Any:
+    return tiny.model(tiny.longrope(turn)).base_model
 
 
 @pytest.mark.parametrize(("packs", "budget"), [(True, 60), (True, 4096), (False, 60)])
@@ -93,9 +87,7 @@ def test_prompts_long_for_longrope_run_apart(packs: bool, budget: int, turn: int
     assert [place for place, row in enumerate(rows) if prefill.is_long(row)] == long
     alone = [scores(whole([row]), [row])[0] for row in rows]
     assert gap(alone, scores(whole(rows), rows)) > 1e-4  # it matters to the others beside a long one
-    forward = PackedPrefill(prefill) if packs else prefill
-    if isinstance(forward, PackedPrefill):
-        forward.try_on([rows[0], rows[4]])  # of both kinds
+    forward = PackedPrefill(prefill, [rows[0], rows[4]]) if packs else prefill  # tried on both kinds
     found: dict[int, tuple[float, float | None]] = {}
     for batch in forward.run(rows, budget):
         own = [rows[place] for place in batch.places]
@@ -104,19 +96,16 @@ def test_prompts_long_for_longrope_run_apart(packs: bool, budget: int, turn: int
 
 
 @pytest.mark.parametrize("layer", [0, 1])
-def test_an_inner_layer_is_reached_and_nothing_behind_it(layer: int) -> None:
-    prefill = made(ARCHITECTURES[0], layer=layer)
-    packed, rows = PackedPrefill(prefill), prompts()
+def test_an_inner_layer_is_reached(layer: int) -> None:
+    prefill, rows = made(ARCHITECTURES[0], layer=layer), prompts()
     expected = scores(prefill(rows), rows)
-    packed.try_on(rows[:2])
-    assert gap(expected, scores(packed(rows, shared_prefixes(rows)), rows)) < 1e-5
+    assert gap(expected, scores(PackedPrefill(prefill, rows[:2])(rows, shared_prefixes(rows)), rows)) < 1e-5
 
 
 def test_a_run_covers_every_prompt_within_the_budget_and_runs_a_shared_prefix_once() -> None:
     prefill, rows = made(ARCHITECTURES[0]), prompts()
     expected = scores(prefill(rows), rows)
-    packed = PackedPrefill(prefill)
-    packed.try_on(rows[:2])
+    packed = PackedPrefill(prefill, rows[:2])
     batches = list(packed.run(rows, 30))
     assert [batch.places for batch in batches] == [[0, 1], [2], [3], [4], [5]]
     assert [len(batch.states.hidden) for batch in batches] == [8, 27, 12, 41, 30]
@@ -132,8 +121,7 @@ def test_a_batch_holds_few_tokens_of_shared_prefixes(monkeypatch: pytest.MonkeyP
     pairs = [one[1], one[3], other[1], other[3], one[5], one[0]]  # prefixes of 11 tokens, and one of none
     prefill = made(ARCHITECTURES[0])
     expected = scores(prefill(pairs), pairs)
-    packed = PackedPrefill(prefill)
-    packed.try_on(pairs[:2])
+    packed = PackedPrefill(prefill, pairs[:2])
     monkeypatch.setattr(module, "_CACHED_TOKENS", 21)
     batches = list(packed.run(pairs, 1000))
     assert [batch.places for batch in batches] == [[0, 1], [2, 3], [4, 5]]
@@ -147,8 +135,7 @@ def test_a_batch_holds_few_tokens_of_shared_prefixes(monkeypatch: pytest.MonkeyP
 
 def test_a_forgotten_prefix_is_run_again_with_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = prompts()
-    packed = PackedPrefill(made(ARCHITECTURES[0]))
-    packed.try_on(rows[:2])
+    packed = PackedPrefill(made(ARCHITECTURES[0]), rows[:2])
     every = {prefix_of(row) for row in rows}
     kept = [scores(packed([row], every), [row]) for row in rows]
     monkeypatch.setattr(module, "_CACHED_TOKENS", 0)
@@ -164,20 +151,20 @@ def config(kind: str, **options: Any) -> Any:
 SINKS = {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8}
 
 
-@pytest.mark.parametrize(
-    ("other", "sentence"),
-    [
-        (config("gpt_oss", **SINKS), "its attention takes s_aux"),
-        (config("mamba", state_size=4), "it has layers of linear_attention"),
-        (config("llama", attention_chunk_size=4), "it attends in chunks"),
-    ],
-    ids=["sinks", "no attention", "chunks"],
-)
-def test_what_packed_attention_does_not_do_is_refused_and_changes_nothing(other: Any, sentence: str) -> None:
+REFUSED = {
+    "its attention takes s_aux": config("gpt_oss", **SINKS),
+    "it has layers of linear_attention": config("mamba", state_size=4),
+    "it attends in chunks": config("llama", attention_chunk_size=4),
+}
+
+
+@pytest.mark.parametrize("sentence", REFUSED)
+def test_what_packed_attention_does_not_do_is_refused_and_changes_nothing(sentence: str) -> None:
+    other = REFUSED[sentence]
     prefill = Prefill(transformers.AutoModel.from_config(other).eval(), site="final_norm")
     expected = scores(prefill(prompts()), prompts())
     with pytest.raises(UnsupportedAttention, match=f"^{sentence}$"):
-        PackedPrefill(prefill).try_on(prompts()[:2])
+        PackedPrefill(prefill, prompts()[:2])
     assert scores(prefill(prompts()), prompts()) == expected
 
 
@@ -186,16 +173,14 @@ def test_a_window_that_the_attention_is_not_told_of_is_refused() -> None:
     prefill = Prefill(made)
     made.config.sliding_window = 4096  # longer than any prompt here, so that no state would show it
     with pytest.raises(UnsupportedAttention, match="does not say which layers have a sliding window"):
-        PackedPrefill(prefill).try_on(prompts()[:2])
+        PackedPrefill(prefill, prompts()[:2])
 
 
 def test_states_that_differ_from_the_models_own_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     prefill = made(ARCHITECTURES[0])
     monkeypatch.setattr(module, "_TOLERANCES", {torch.float32: 0.0})
-    with pytest.raises(
-        UnsupportedAttention, match=r"its states differ from a plain forward's by \d\.\de-0\d"
-    ):
-        PackedPrefill(prefill).try_on(prompts()[:2])
+    with pytest.raises(UnsupportedAttention, match=r"its states differ from a plain forward's by \d\.\de-0"):
+        PackedPrefill(prefill, prompts()[:2])
 
 
 LENGTHS = st.lists(st.integers(1, 300), max_size=60)
@@ -203,28 +188,26 @@ BUDGET = st.integers(1, 1000)
 
 
 @given(LENGTHS, BUDGET)
-def test_every_place_is_in_exactly_one_batch_and_no_batch_is_empty(lengths: list[int], budget: int) -> None:
-    batches = padded_batches(lengths, budget)
+def test_padded_batches_hold_every_place_within_the_budget(lengths: list[int], budget: int) -> None:
+    batches = batches_of(lengths, budget, padded=True)
     assert sorted(place for batch in batches for place in batch) == list(range(len(lengths)))
-    assert all(batches)
+    for batch in batches:
+        assert len(batch) == 1 or 0 < len(batch) * max(lengths[place] for place in batch) <= budget
 
 
-@pytest.mark.parametrize(
-    ("lengths", "budget", "batches"),
-    [
+def test_known_groupings() -> None:
+    for lengths, budget, batches in [
         ([], 10, []),
         ([5, 5, 5], 10, [[0, 1], [2]]),
         ([9, 1, 9, 1], 18, [[1, 3], [0, 2]]),
         ([20, 3], 10, [[1], [0]]),
-    ],
-)
-def test_known_groupings(lengths: list[int], budget: int, batches: list[list[int]]) -> None:
-    assert padded_batches(lengths, budget) == batches
+    ]:
+        assert batches_of(lengths, budget, padded=True) == batches
 
 
 @given(LENGTHS, BUDGET)
 def test_packed_batches_keep_order_and_budget_and_take_what_fits(lengths: list[int], budget: int) -> None:
-    batches = packed_batches(lengths, budget)
+    batches = batches_of(lengths, budget)
     assert [place for batch in batches for place in batch] == list(range(len(lengths)))
     for batch in batches:
         assert sum(lengths[place] for place in batch) <= budget or len(batch) == 1

@@ -37,13 +37,12 @@ class Runs:
     def tree(self, name: str = "out") -> dict[str, bytes]:
         return tree(self.folder / name)
 
-    def begin(self) -> dict[str, Any]:
+    def begin(self) -> Any:
         """Fail at a row of the first shard; the identity that is left."""
         with pytest.raises(InputError, match="row 5"):
             self.score(on_error="stop")
         assert sorted(path.name for path in self.out.iterdir()) == [".work", "identity.json"]
-        identity: dict[str, Any] = json.loads((self.out / "identity.json").read_text())
-        return identity
+        return json.loads((self.out / "identity.json").read_text())
 
 
 @pytest.fixture
@@ -62,16 +61,11 @@ def test_rows_in_are_rows_out_and_rejected_in_order(runs: Runs) -> None:
     reasons = [(5, "the prompt is empty"), (21, "the prompt is null")]
     assert [(entry["row"], entry["reason"]) for entry in rejected] == reasons
     assert not (runs.out / ".work").exists()
-
-
-def test_the_same_options_give_the_same_bytes_and_a_finished_set_is_left_alone(runs: Runs) -> None:
-    runs.score("a")
+    first = runs.tree()
     runs.score("b")
-    first = runs.tree("a")
-    assert first == runs.tree("b")
-    again = runs.score("a")
-    assert (again.complete, again.scored) == (True, 0)
-    assert runs.tree("a") == first
+    assert runs.tree("b") == first  # the same options give the same bytes
+    again = runs.score()
+    assert (again.complete, again.scored, runs.tree() == first) == (True, 0, True)
 
 
 @pytest.mark.slow
@@ -183,18 +177,8 @@ def test_a_write_that_fails(number: int, reason: str, runs: Runs, monkeypatch: p
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", failing)
-    command = [
-        "score",
-        runs.data,
-        "-m",
-        runs.model,
-        "-o",
-        runs.out,
-        "--shard-rows",
-        "8",
-        "--on-error",
-        "skip",
-    ]
+    options = f"score {runs.data} -m {runs.model} -o {runs.out} --shard-rows 8 --on-error skip"
+    command = options.split()
     result = run(*command)
     assert result.exit_code == 1
     assert any(f"shard-0000{k}.arrow: {reason}. Put that right" in result.stderr for k in (1, 2))
@@ -214,14 +198,9 @@ def test_ids_that_a_power_failure_cut_are_made_again(size: int, runs: Runs) -> N
     assert runs.tree() == runs.tree("whole")
 
 
-def test_what_a_killed_start_left_is_no_obstacle(runs: Runs) -> None:
-    (runs.out / ".work").mkdir(parents=True)
-    (runs.out / ".identity.json.99.tmp").write_text("{")
-    assert runs.score().complete
-    assert not (runs.out / ".identity.json.99.tmp").exists()
-
-
 def test_other_options_begin_anew_where_nothing_was_scored(runs: Runs) -> None:
+    (runs.out / ".work").mkdir(parents=True)  # a killed start left them
+    (runs.out / ".identity.json.99.tmp").write_text("{")
     runs.begin()
     before = runs.tree()
     with pytest.raises(InputError, match="id column 'level' has the same value"):
@@ -232,19 +211,16 @@ def test_other_options_begin_anew_where_nothing_was_scored(runs: Runs) -> None:
     assert runs.tree() == runs.tree("whole")
 
 
-@pytest.mark.parametrize("left", ["shard-00009.arrow", "columns/gc_x.json", "rejected.jsonl"])
-def test_where_anything_of_a_set_is_left_other_options_are_refused(left: str, runs: Runs) -> None:
-    runs.begin()
-    (runs.out / left).parent.mkdir(exist_ok=True)
-    (runs.out / left).touch()
-    before = runs.tree()
-    with pytest.raises(OutputError, match="^another layer "):
-        runs.score(layer=0)
-    assert runs.tree() == before
-
-
-def test_a_beginning_of_parts_or_of_another_kind_of_set_is_not_taken_over(runs: Runs) -> None:
+def test_where_anything_of_a_set_is_left_it_is_not_taken_over(runs: Runs) -> None:
     identity = runs.begin()
+    for left in ("shard-00009.arrow", "columns/gc_x.json", "rejected.jsonl"):
+        (runs.out / left).parent.mkdir(exist_ok=True)
+        (runs.out / left).touch()
+        before = runs.tree()
+        with pytest.raises(OutputError, match="^another layer "):
+            runs.score(layer=0)
+        assert runs.tree() == before
+        (runs.out / left).unlink()
     with pytest.raises(OutputError, match="^another layer "):
         runs.score(layer=0, split_run=Split(1, 2))
     (runs.out / "identity.json").write_text(json.dumps({**identity, "kind": "rollouts"}))

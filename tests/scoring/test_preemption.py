@@ -23,12 +23,8 @@ def command(data: Path, model: Path, out: Path, *more: object) -> list[str]:
 
 def preempted(arguments: list[str], number: signal.Signals, *, whole_step: bool) -> tuple[int, list[str]]:
     """Send the signal after the first shard: to the process, or as Slurm does to all of its step."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gaincurate", *arguments],
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    command = [sys.executable, "-m", "gaincurate", *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stderr is not None
     lines = []
     for line in process.stderr:
@@ -60,16 +56,18 @@ def test_a_driver_on_ray_ends_so_too(
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
 
 
+FAST = [(signal.SIGTERM, 1, False), (signal.SIGINT, 1, False)]
+SLOW = [
+    (signal.SIGUSR1, 1, False),
+    (signal.SIGUSR1, 2, True),
+    (signal.SIGTERM, 2, True),
+    (signal.SIGTERM, 2, False),
+]
+
+
 @pytest.mark.parametrize(
     ("number", "workers", "whole_step"),
-    [
-        (signal.SIGTERM, 1, False),
-        (signal.SIGINT, 1, False),
-        pytest.param(signal.SIGUSR1, 1, False, marks=pytest.mark.slow),
-        pytest.param(signal.SIGUSR1, 2, True, marks=pytest.mark.slow),
-        pytest.param(signal.SIGTERM, 2, True, marks=pytest.mark.slow),
-        pytest.param(signal.SIGTERM, 2, False, marks=pytest.mark.slow),
-    ],
+    [*FAST, *(pytest.param(*each, marks=pytest.mark.slow) for each in SLOW)],
 )
 def test_it_ends_in_order_and_goes_on_to_the_same_bytes(
     tmp_path: Path, tiny_model: Path, number: signal.Signals, workers: int, whole_step: bool

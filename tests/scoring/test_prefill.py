@@ -118,9 +118,8 @@ def test_nothing_behind_the_site_is_computed(pair: Pair, layer: int, monkeypatch
 
 def test_the_tail_is_neither_computed_nor_felt(pair: Pair) -> None:
     prefill, rows = Prefill(pair.loaded), prompts()
-    others = [
-        Segmented(np.append(r.token_ids[: r.end], [9, 8]).astype(np.int32), r.prefix, r.end) for r in rows
-    ]
+    tails = [np.append(row.token_ids[: row.end], [9, 8]).astype(np.int32) for row in rows]
+    others = [Segmented(ids, row.prefix, row.end) for ids, row in zip(tails, rows, strict=True)]
     assert gap(rows_of(prefill, rows), rows_of(prefill, others)) == 0
     assert [len(states) for states in rows_of(prefill, rows)] == [row.end for row in rows]
 
@@ -137,6 +136,5 @@ def test_a_model_without_feed_forward_blocks_is_refused_and_told_the_other_site(
     made = transformers.AutoModel.from_config(transformers.MambaConfig(**tiny.COMMON, state_size=4)).eval()
     with pytest.raises(ModelError, match=r"feed-forward block in layer 2 of mamba.*use --site final_norm"):
         Prefill(made)
-    assert [len(states) for states in rows_of(Prefill(made, site="final_norm"), prompts())] == [
-        row.end for row in prompts()
-    ]
+    states = rows_of(Prefill(made, site="final_norm"), prompts())
+    assert list(map(len, states)) == [row.end for row in prompts()]

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 import tiny
 from bench.score_speed import made_up_prompts
-from gaincurate.scoring import cpu
-from gaincurate.scoring.cpu import LaidOut
-from gaincurate.scoring.packed_prefill import PackedPrefill
+from gaincurate.scoring import packed_prefill
+from gaincurate.scoring.packed_prefill import PackedPrefill, lay_out, layers_to_lay_out, take_back
 from gaincurate.scoring.prefill import Prefill
+from gaincurate.scoring.segment import Segmented
 from gaincurate.scoring.signals import angle_scores
 
 needs_avx = pytest.mark.skipif(
@@ -33,14 +33,11 @@ def linear(into: int, out: int, *, bias: bool, dtype: Any = torch.float32, seed:
     return layer.requires_grad_(False)
 
 
+SIZES, SHAPES = st.integers(1, 70), st.lists(st.integers(0, 9), min_size=0, max_size=2)
+
+
 @needs_avx
-@given(
-    st.integers(1, 70),
-    st.integers(1, 70),
-    st.lists(st.integers(0, 9), min_size=0, max_size=2),
-    st.booleans(),
-    st.sampled_from(["contiguous", "strided", "expanded"]),
-)
+@given(SIZES, SIZES, SHAPES, st.booleans(), st.sampled_from(["contiguous", "strided", "expanded"]))
 def test_a_product_is_that_of_float64_and_comes_again_with_the_same_bits(
     into: int, out: int, shape: list[int], bias: bool, layout: str
 ) -> None:
@@ -50,9 +47,8 @@ def test_a_product_is_that_of_float64_and_comes_again_with_the_same_bits(
     if layout == "expanded":
         states = states[..., :1].expand(*shape, into)
     expected = states.double() @ layer.weight.double().T + (layer.bias.double() if bias else 0)
-    laid_out = LaidOut(layer)
-    assert len(laid_out) == 1
-    laid_out.take()
+    assert layers_to_lay_out(layer) == [layer]
+    lay_out([layer])
     with torch.inference_mode():
         found = layer(states)
         assert found.shape == expected.shape
@@ -67,12 +63,8 @@ def test_weights_come_back_with_their_bits(shape: tuple[int, int], dtype: Any) -
     layer = linear(shape[1], shape[0], bias=True, dtype=dtype)
     before, states = layer.weight.detach().clone(), torch.randn(3, shape[1]).to(dtype)
     expected = layer(states)
-    laid_out = LaidOut(layer)
-    for _ in range(2):  # asked twice is as good as once
-        laid_out.take()
-        laid_out.take()
-        laid_out.give_back()
-        laid_out.give_back()
+    for change in (lay_out, lay_out, take_back, take_back) * 2:  # asked twice is as good as once
+        change([layer])
     assert type(layer) is nn.Linear
     assert torch.equal(layer.weight, before)
     assert torch.equal(layer(states), expected)
@@ -101,8 +93,7 @@ class Tied(nn.Module):
 @needs_avx
 def test_only_a_plain_linear_layer_with_a_weight_of_its_own_is_exchanged() -> None:
     model = Tied()
-    laid_out = LaidOut(model)
-    laid_out.take()
+    lay_out(layers_to_lay_out(model))
     kinds = {name: type(module) for name, module in model.named_children()}
     exchanged = kinds.pop("plain")
     assert exchanged is not nn.Linear
@@ -120,35 +111,36 @@ def test_where_it_cannot_be_nothing_is_exchanged(reason: str, monkeypatch: pytes
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
     else:
         monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace() if reason == "operators" else refusing)
-    layer = linear(4, 4, bias=True)
-    laid_out = LaidOut(layer)
-    assert len(laid_out) == 0
-    laid_out.take()
-    assert type(layer) is nn.Linear
+    assert layers_to_lay_out(linear(4, 4, bias=True)) == []
 
 
 def scores(forward: Any, rows: Any) -> list[float]:
-    return [s.angle_intra for b in forward.run(rows, 256) for s, _ in angle_scores(b.states, rows) if s]
+    """Of each row alone."""
+    batches = ((row, batch) for row in rows for batch in forward.run([row], 256))
+    return [s.angle_intra for row, batch in batches for s, _ in angle_scores(batch.states, [row]) if s]
+
+
+def llama() -> tuple[Any, Prefill, list[Segmented], list[float]]:
+    """A model, its padded forward, prompts, and their scores by that."""
+    model = tiny.model(transformers.LlamaConfig(**tiny.COMMON)).base_model
+    prefill, rows = Prefill(model), made_up_prompts(3, prefix=7, vocab_size=512)
+    return model, prefill, rows, scores(prefill, rows)
 
 
 @needs_avx
 def test_the_packed_forward_takes_them_and_gives_them_back() -> None:
-    model = tiny.model(transformers.LlamaConfig(**tiny.COMMON)).base_model
-    rows = made_up_prompts(3, prefix=7, vocab_size=512)
-    prefill = Prefill(model)
-    expected = [scores(prefill, [row])[0] for row in rows]
+    model, prefill, rows, expected = llama()
     weights = {name: value.clone() for name, value in model.state_dict().items()}
-    packed = PackedPrefill(prefill)
-    packed.try_on(rows[:2])
+    packed = PackedPrefill(prefill, rows[:2])
     exchanged = [m for m in model.modules() if isinstance(m, nn.Linear) and type(m) is not nn.Linear]
     assert len(exchanged) == 3 * 7
-    found = [scores(packed, [row])[0] for row in rows]
+    found = scores(packed, rows)
     assert found == pytest.approx(expected, abs=1e-5)
     packed.give_back()
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
-    assert [scores(prefill, [row])[0] for row in rows] == expected
+    assert scores(prefill, rows) == expected
     packed.take()
-    assert [scores(packed, [row])[0] for row in rows] == found
+    assert scores(packed, rows) == found
 
 
 @needs_avx
@@ -161,25 +153,20 @@ def test_a_model_that_does_not_bear_them_runs_without(wrong: Any, monkeypatch: p
             raise wrong("could not create a primitive")
         return nn.functional.linear(states, self.weight.to_dense()) * 1.01
 
-    take = cpu.LaidOut.take
-
-    def broken_take(self: cpu.LaidOut) -> None:
-        take(self)
-        raise RuntimeError("could not create a primitive")
+    def broken_layout(layers: Any) -> None:
+        lay_out(layers)
+        if layers:
+            raise RuntimeError("could not create a primitive")
 
     if wrong == "not laid out":
-        monkeypatch.setattr(cpu.LaidOut, "take", broken_take)
+        monkeypatch.setattr(packed_prefill, "lay_out", broken_layout)
     else:
-        monkeypatch.setattr(cpu._Linear, "forward", broken)
-    model = tiny.model(transformers.LlamaConfig(**tiny.COMMON)).base_model
-    rows = made_up_prompts(3, prefix=7, vocab_size=512)
-    prefill = Prefill(model)
-    expected = [scores(prefill, [row])[0] for row in rows]
-    packed = PackedPrefill(prefill)
-    packed.try_on(rows[:2])
+        monkeypatch.setattr(packed_prefill._Linear, "forward", broken)
+    model, prefill, rows, expected = llama()
+    packed = PackedPrefill(prefill, rows[:2])
     assert packed.name == "packed, plain products"
-    assert not any(isinstance(module, cpu._Linear) for module in model.modules())
-    assert [scores(packed, [row])[0] for row in rows] == pytest.approx(expected, abs=1e-5)
+    assert not any(isinstance(module, packed_prefill._Linear) for module in model.modules())
+    assert scores(packed, rows) == pytest.approx(expected, abs=1e-5)
 
 
 @needs_avx
@@ -188,11 +175,10 @@ def test_broken_trials_change_nothing(error: type[BaseException], monkeypatch: p
     def broken(self: Any, states: Tensor) -> Tensor:
         raise error
 
-    monkeypatch.setattr(cpu._Linear, "forward", broken)
-    model = tiny.model(transformers.LlamaConfig(**tiny.COMMON)).base_model
+    monkeypatch.setattr(packed_prefill._Linear, "forward", broken)
+    model, prefill, rows, _ = llama()
     before = model.config._attn_implementation
-    packed = PackedPrefill(Prefill(model))
     with pytest.raises(error):
-        packed.try_on(made_up_prompts(2, prefix=7, vocab_size=512))
+        PackedPrefill(prefill, rows[:2])
     assert model.config._attn_implementation == before
-    assert not any(isinstance(module, cpu._Linear) for module in model.modules())
+    assert not any(isinstance(module, packed_prefill._Linear) for module in model.modules())

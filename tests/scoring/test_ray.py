@@ -114,13 +114,11 @@ def test_a_worker_of_a_ray_of_our_own_writes_the_same_bytes(
     assert not ray.is_initialized()
 
 
-def watched(
-    nodes: Nodes, at_part: Callable[[int], None], *arguments: Any, **options: Any
-) -> tuple[Watch, Any]:
+def watched(nodes: Nodes, at_part: Callable[[int], None], *arguments: Any) -> tuple[Watch, Any]:
     """Score on all nodes, with something done at each part."""
     watch = Watch(at_part)
-    settings = {"engine": "ray", "address": nodes.address, **options}
-    return watch, pipeline.score_dataset(config(*arguments, **settings), watch)
+    given = config(*arguments, engine="ray", address=nodes.address)
+    return watch, pipeline.score_dataset(given, watch)
 
 
 def held(gate: Path, *arguments: Any) -> Any:

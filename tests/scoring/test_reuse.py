@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +33,15 @@ class Sets:
         return str(tiny.write_jsonl(self.folder / f"{name}.jsonl", rows))
 
     def score(self, name: str, rows: Rows, *reuse: str, **options: Any) -> Any:
-        given = {
+        given: dict[str, Any] = {
             "model": self.model,
             "signals": ALL,
             "shard_rows": 16,
             "threads": 1,
             "device": "cpu",
-            **options,
         }
-        places = [str(self.folder / place) for place in reuse]
-        out = self.folder / name
-        config = ScoreConfig(**{"data": self.data(name, rows), "out": out, "reuse": places, **given})
+        given |= {"data": self.data(name, rows), "out": self.folder / name, **options}
+        config = ScoreConfig(**given, reuse=[str(self.folder / place) for place in reuse])
         progress = Progress()
         progress.note = self.notes.append  # type: ignore[method-assign, assignment]
         return score_dataset(config, progress)
@@ -54,12 +51,8 @@ class Sets:
         table = gaincurate.open_scores(self.folder / name).to_table()
         scores = table.select([n for n in table.column_names if n.startswith("gc_")])
         bits = {pa.float32(): pa.int32(), pa.float16(): pa.int16()}
-        columns = {
-            field.name: scores.column(field.name).combine_chunks().view(bits[field.type])
-            if field.type in bits
-            else scores.column(field.name)
-            for field in scores.schema
-        }
+        columns = {field.name: scores.column(field.name).combine_chunks() for field in scores.schema}
+        columns = {name: values.view(bits.get(values.type, values.type)) for name, values in columns.items()}
         return {row["gc_id"]: row for row in pa.table(columns).to_pylist()}
 
 
@@ -136,34 +129,28 @@ def test_a_set_that_lacks_a_signal_is_passed_over_with_a_note(sets: Sets) -> Non
     assert f"--reuse {sets.folder / 'old'}: {said}" in sets.notes
 
 
-def other_model(sets: Sets) -> dict[str, Any]:
-    config = transformers.LlamaConfig(**{**tiny.COMMON, "rope_theta": 77.0})
-    return {"model": str(tiny.save_model(sets.folder / "other" / "tiny-llama", config))}
+OTHER: dict[str, dict[str, Any]] = {
+    "another model": {"config": transformers.LlamaConfig(**{**tiny.COMMON, "rope_theta": 77.0})},
+    "another chat template": {"template": "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"},
+}
 
 
-def other_template(sets: Sets) -> dict[str, Any]:
-    template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
-    return {"model": str(tiny.save_model(sets.folder / "other" / "tiny-llama", template=template))}
+CHANGES: dict[str, dict[str, Any]] = {
+    **{words: {} for words in OTHER},
+    "another dtype (float32 before, bfloat16 now)": {"dtype": "bfloat16"},
+    "another system message": {"system": "Think."},
+    "another inter_weight": {"inter_weight": 2.0},
+    "another longest prompt": {"max_length": 99},
+}
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (other_model, "another model"),
-        (other_template, "another chat template"),
-        (lambda _: {"dtype": "bfloat16"}, "another dtype (float32 before, bfloat16 now)"),
-        (lambda _: {"system": "Think."}, "another system message"),
-        (lambda _: {"inter_weight": 2.0}, "another inter_weight"),
-        (lambda _: {"max_length": 99}, "another longest prompt"),
-    ],
-    ids=["model", "template", "dtype", "system", "weight", "length"],
-)
-def test_scores_of_another_kind_are_refused_in_words(
-    change: Callable[[Sets], dict[str, Any]], words: str, sets: Sets, measured: list[int]
-) -> None:
+@pytest.mark.parametrize("words", CHANGES)
+def test_scores_of_another_kind_are_refused_in_words(words: str, sets: Sets, measured: list[int]) -> None:
     sets.score("old", tiny.questions(8), signals="angle")
     measured.clear()
-    options = {"signals": "angle", **change(sets)}
+    options = {"signals": "angle", **CHANGES[words]}
+    if words in OTHER:
+        options["model"] = str(tiny.save_model(sets.folder / "other/tiny-llama", **OTHER[words]))
     with pytest.raises(InputError) as caught:
         sets.score("new", tiny.questions(9), "old", **options)
     assert str(caught.value) == (
@@ -181,19 +168,8 @@ def test_a_folder_with_another_set_says_how_the_data_differ_and_names_the_option
     rows = [{**row, "prompt": row["question"]} for row in tiny.questions(60)]
     out = sets.folder / "old"
     sets.score("old", rows[:40], signals="angle")
-    command = [
-        "score",
-        sets.data("more", rows),
-        "-m",
-        sets.model,
-        "-o",
-        out,
-        "--threads",
-        1,
-        "--device",
-        "cpu",
-    ]
-    command += ["--shard-rows", 16]
+    command = ["score", sets.data("more", rows), "-m", sets.model, "-o", out, "--threads", 1]
+    command += ["--device", "cpu", "--shard-rows", 16]
     sentence = (
         f"holds scores of another run. Give another --out, where --reuse {out} takes those of equal rows, repeat "
         "the first run's options, or start over with --overwrite."
@@ -238,10 +214,8 @@ def test_the_function_and_the_command_take_it(sets: Sets, tiny_model: Path) -> N
     summary = gaincurate.score(new, str(tiny_model), out, reuse=old, **options)
     assert (summary.scored, summary.reused) == (8, 12)
     command = ["score", new, "-m", tiny_model, "-o", sets.folder / "again", "--threads", 1, "--device", "cpu"]
-    result = run(*command, "--reuse", old, "--reuse", out)
-    assert result.stdout.splitlines()[0].endswith(
-        "is complete: 20 rows, 0 rejected, 20 with scores from --reuse"
-    )
+    said = run(*command, "--reuse", old, "--reuse", out).stdout.splitlines()[0]
+    assert said.endswith("is complete: 20 rows, 0 rejected, 20 with scores from --reuse")
     refused = run(*command[:5], old, *command[6:], "--reuse", old, "--overwrite").stderr.splitlines()[-1]
     assert refused == f"error: --overwrite would delete {old}, which this run reads. Give another --out."
     parts = json.loads((out / "manifest.json").read_text())["shards"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,8 @@ CHAT = [{"role": "system", "content": "Be exact."}, *QUESTION]
 def tool(name: str, **parameters: Any) -> Row:
     properties = {key: {"type": "string", **value} for key, value in parameters.items()}
     schema = {"type": "object", "properties": properties, "required": list(parameters)}
-    return {
-        "type": "function",
-        "function": {"name": name, "description": f"does {name}", "parameters": schema},
-    }
+    function = {"name": name, "description": f"does {name}", "parameters": schema}
+    return {"type": "function", "function": function}
 
 
 def call(name: str, **arguments: Any) -> list[Row]:
@@ -51,7 +49,19 @@ def call(name: str, **arguments: Any) -> list[Row]:
     ]
 
 
+def as_they_are(*chats: list[Row]) -> tuple[list[Row], list[tuple[list[Row], list[Row] | None]]]:
+    return [{"prompt": chat} for chat in chats], [(chat, None) for chat in chats]
+
+
+def user(*content: Any) -> list[Row]:
+    """A question, or one in parts."""
+    return [{"role": "user", "content": content[0] if len(content) == 1 else list(content)}]
+
+
 MUL, WEATHER = tool("mul", a={}, b={}), tool("weather", city={"enum": ["Lyon", "Bonn"]})
+ONE, TWO = tool("f", x={"default": 1}), tool("f", x={"default": "one", "enum": ["one", 2, None]})
+GYM_TOOL = {"type": "function", **MUL["function"]}
+DEEP = {"x": "one", "deep": {"y": [1, "a"], "z": None}}
 # Each set: rows as a file has them, and the messages and tools that a trainer renders for each row.
 SETS: dict[str, tuple[list[Row], list[tuple[list[Row], list[Row] | None]]]] = {
     "a list of schemas": (
@@ -67,76 +77,41 @@ SETS: dict[str, tuple[list[Row], list[tuple[list[Row], list[Row] | None]]]] = {
         [(QUESTION, [MUL]), (QUESTION, None)],
     ),
     "schemas of unlike types": (
-        [
-            {"prompt": QUESTION, "tools": [tool("f", x={"default": 1})]},
-            {"prompt": QUESTION, "tools": [tool("f", x={"default": "one", "enum": ["one", 2, None]})]},
-        ],
-        [
-            (QUESTION, [tool("f", x={"default": 1})]),
-            (QUESTION, [tool("f", x={"default": "one", "enum": ["one", 2, None]})]),
-        ],
+        [{"prompt": QUESTION, "tools": [ONE]}, {"prompt": QUESTION, "tools": [TWO]}],
+        [(QUESTION, [ONE]), (QUESTION, [TWO])],
     ),
-    "a text prompt": (
-        [{"question": "How many?", "tools": [MUL]}],
-        [([{"role": "user", "content": "How many?"}], [MUL])],
-    ),
+    "a text prompt": ([{"question": "How many?", "tools": [MUL]}], [(user("How many?"), [MUL])]),
     "NeMo Gym": (
-        [
-            {
-                "responses_create_params": {
-                    "input": CHAT,
-                    "tools": [{"type": "function", **MUL["function"]}],
-                },
-                "question": "another text",
-                "expected_answer": "1",
-            }
-        ],
+        [{"responses_create_params": {"input": CHAT, "tools": [GYM_TOOL]}, "question": "another text"}],
         [(CHAT, [MUL])],
     ),
     "NeMo Gym with a mixed list inside": (
-        [
-            {
-                "responses_create_params": {"input": CHAT, "metadata": [[0, 4, "Process"]]},
-                "expected_answer": "1",
-            }
-        ],
+        [{"responses_create_params": {"input": CHAT, "metadata": [[0, 4, "Process"]]}}],
         [(CHAT, None)],
     ),
     "a column beside the prompt": (
         [{"x": {"input": CHAT, "tools": [MUL]}, "tools": ["not these"]}],
         [(CHAT, [MUL])],
     ),
-    "calls with unlike arguments": (
-        [
-            {"prompt": call("mul", a=3, b=18)},
-            {"prompt": call("weather", city="Lyon")},
-            {"prompt": call("now")},
-        ],
-        [(call("mul", a=3, b=18), None), (call("weather", city="Lyon"), None), (call("now"), None)],
+    "calls with unlike arguments": as_they_are(
+        call("mul", a=3, b=18), call("weather", city="Lyon"), call("now")
     ),
-    "calls of unlike types": (
-        [{"prompt": call("f", x=1)}, {"prompt": call("f", x="one", deep={"y": [1, "a"], "z": None})}],
-        [(call("f", x=1), None), (call("f", x="one", deep={"y": [1, "a"], "z": None}), None)],
-    ),
+    "calls of unlike types": as_they_are(call("f", x=1), call("f", **DEEP)),
     "chats as JSON text": (
         [{"prompt": json.dumps(CHAT)}, {"prompt": json.dumps(call("mul", a=None, b=2))}],
         [(CHAT, None), (call("mul", a=None, b=2), None)],
     ),
     "content in parts": (
-        [{"prompt": [{"role": "user", "content": [{"type": "text", "text": t} for t in ("How ", "many?")]}]}],
-        [([{"role": "user", "content": "How many?"}], None)],
+        [{"prompt": user(*({"type": "text", "text": text} for text in ("How ", "many?")))}],
+        [(user("How many?"), None)],
     ),
     "content in parts and as text": (
         [
-            {"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "How?"}]},
-            {"prompt": [{"role": "user", "content": [{"type": "input_text", "text": "How?"}]}]},
-            {"prompt": [{"role": "user", "content": ["How", "?"]}]},
+            {"prompt": [{"role": "system", "content": "s"}, *user("How?")]},
+            {"prompt": user([{"type": "input_text", "text": "How?"}])},
+            {"prompt": user("How", "?")},
         ],
-        [
-            ([{"role": "system", "content": "s"}, {"role": "user", "content": "How?"}], None),
-            ([{"role": "user", "content": "How?"}], None),
-            ([{"role": "user", "content": "How?"}], None),
-        ],
+        [([{"role": "system", "content": "s"}, *user("How?")], None), *[(user("How?"), None)] * 2],
     ),
 }
 
@@ -205,12 +180,9 @@ REFUSED: dict[str, tuple[list[Any], str]] = {
         ["How many?", json.dumps(CHAT)],
         "row 1 .*a chat as JSON text, and the first",
     ),
-    "a Python list": (
-        ["[{'role': 'user', 'content': 'How?'}]"],
-        "row 0 .*the text of a Python list of messages",
-    ),
+    "a Python list": ([str(user("How?"))], "row 0 .*the text of a Python list of messages"),
     "a picture": (
-        [[{"role": "user", "content": [{"type": "image", "image": "a.png"}]}]],
+        [user([{"type": "image", "image": "a.png"}])],
         r"row 0 .*message 0 has content that is not text \(a part of type 'image'\)",
     ),
 }
@@ -223,18 +195,15 @@ def test_a_prompt_that_cannot_be_read_is_refused_with_its_row(case: str, tmp_pat
         scored(tmp_path, [{"prompt": prompt} for prompt in prompts], model)
 
 
-@pytest.mark.parametrize(
-    ("value", "sentence"),
-    [
+def test_tools_that_are_no_schemas_are_refused() -> None:
+    for value, sentence in [
         ("calculator", "its tools are no list of JSON schemas; --tools-column none leaves tools out"),
         ({"name": "mul"}, "its tools are no list of JSON schemas"),
         (["calculator", "search"], "its tool 'calculator' is no JSON schema"),
         ("[1]", "its tool '1' is no JSON schema"),
-    ],
-)
-def test_tools_that_are_no_schemas_are_refused(value: Any, sentence: str) -> None:
-    with pytest.raises(PromptProblem, match=f"^{sentence}"):
-        to_tools(value)
+    ]:
+        with pytest.raises(PromptProblem, match=f"^{sentence}"):
+            to_tools(value)
 
 
 def test_text_keeps_the_nulls_of_its_author_and_arrow_values_lose_theirs() -> None:
@@ -248,38 +217,36 @@ def found(rows: Sequence[Row], tmp_path: Path, **asked: str) -> Columns:
     return find_columns(source.schema, source.first(), **asked)
 
 
-COLUMNS: dict[str, tuple[Row, str, str | None, str]] = {
-    "verl's answer": ({"prompt": CHAT, "reward_model": {"ground_truth": "7"}}, "prompt", None, "7"),
-    "verl's answer as text": ({"prompt": CHAT, "reward_model": '{"ground_truth": "7"}'}, "prompt", None, "7"),
-    "a number in text": ({"prompt": CHAT, "reward_model": '{"ground_truth": 7}'}, "prompt", None, "7"),
+GYM = {"input": CHAT, "tools": [MUL]}
+COLUMNS: dict[str, tuple[Row, str, str | None]] = {
+    "verl's answer": ({"prompt": CHAT, "reward_model": {"ground_truth": "7"}}, "prompt", None),
+    "verl's answer as text": ({"prompt": CHAT, "reward_model": '{"ground_truth": "7"}'}, "prompt", None),
+    "a number in text": ({"prompt": CHAT, "reward_model": '{"ground_truth": 7}'}, "prompt", None),
     "NeMo Gym": (
         {"responses_create_params": {"input": "How?"}, "question": "How?", "expected_answer": "7"},
         "responses_create_params.input",
         None,
-        "7",
     ),
     "NeMo Gym as text": (
-        {"responses_create_params": json.dumps({"input": CHAT, "tools": [MUL]}), "expected_answer": "7"},
+        {"responses_create_params": json.dumps(GYM), "expected_answer": "7"},
         "responses_create_params.input",
         "responses_create_params.tools",
-        "7",
     ),
-    "null tools": ({"prompt": CHAT, "tools": None, "answer": "7"}, "prompt", None, "7"),
-    "tools of another type": ({"prompt": CHAT, "tools": {"mul": 1}, "answer": "7"}, "prompt", None, "7"),
+    "null tools": ({"prompt": CHAT, "tools": None, "answer": "7"}, "prompt", None),
+    "tools of another type": ({"prompt": CHAT, "tools": {"mul": 1}, "answer": "7"}, "prompt", None),
 }
 
 
 @pytest.mark.parametrize("case", COLUMNS, ids=str)
 def test_columns_are_found(case: str, tmp_path: Path) -> None:
-    row, prompt, tools, answer = COLUMNS[case]
+    row, prompt, tools = COLUMNS[case]
     columns = found([row], tmp_path)
     assert (columns.prompt, columns.tools) == (prompt, tools)
     table = open_source(str(tmp_path / "rows.jsonl")).first()
-    assert [str(value) for value in column_values(table, str(columns.answer))] == [answer]
+    assert [str(value) for value in column_values(table, str(columns.answer))] == ["7"]
     assert all(isinstance(chat, Chat) for chat in columns.chats(table))
-    assert Columns.of({"source": columns.identity()}) == Columns(
-        prompt, columns.answer, None, tools, columns.chat_text
-    )
+    expected = Columns(prompt, columns.answer, None, tools, columns.chat_text)
+    assert Columns.of({"source": columns.identity()}) == expected
 
 
 def test_json_text_of_an_object_that_ends_is_refused_with_its_row(tmp_path: Path) -> None:
@@ -287,9 +254,7 @@ def test_json_text_of_an_object_that_ends_is_refused_with_its_row(tmp_path: Path
     columns = found(rows, tmp_path)
     table = open_source(str(tmp_path / "rows.jsonl")).first()
     assert column_values(table.slice(0, 2), str(columns.answer)) == ["7", None]
-    with pytest.raises(
-        SourceError, match=r"row 2 \(from 0\): column 'reward_model' holds JSON objects as text"
-    ):
+    with pytest.raises(SourceError, match=r"row 2 .*: column 'reward_model' holds JSON objects as text"):
         column_values(table, str(columns.answer))
 
 
@@ -311,18 +276,12 @@ def test_lists_and_objects_of_mixed_types_are_kept_as_json_text(case: str, tmp_p
     assert note == f"{data}: column 'v' mixes types in its lists or objects, so it is kept as JSON text"
 
 
-@pytest.mark.parametrize(
-    "write", [tiny.write_jsonl, lambda path, rows: pq.write_table(pa.Table.from_pylist(rows), path)]
-)
-def test_ids_are_of_messages(write: Callable[[Path, list[Row]], Any], tmp_path: Path, model: Path) -> None:
-    ids = []
-    for number, prompt in enumerate(
-        (CHAT, json.dumps(CHAT), [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in CHAT])
-    ):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        data = folder / ("rows.jsonl" if write is tiny.write_jsonl else "rows.parquet")
-        write(data, [{"prompt": prompt, "answer": "7"}])
-        score_dataset(ScoreConfig(data=str(data), model=str(model), out=folder / "set"))
-        ids += open_scores(folder / "set").take([0]).column("gc_id").to_pylist()
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_ids_are_of_messages(kind: str, tmp_path: Path, model: Path) -> None:
+    ids, parts = [], [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in CHAT]
+    for number, prompt in enumerate((CHAT, json.dumps(CHAT), parts)):
+        data, rows = tmp_path / f"{number}.{kind}", [{"prompt": prompt, "answer": "7"}]
+        tiny.write_jsonl(data, rows) if kind == "jsonl" else pq.write_table(pa.Table.from_pylist(rows), data)
+        score_dataset(ScoreConfig(data=str(data), model=str(model), out=tmp_path / f"set{number}"))
+        ids += open_scores(tmp_path / f"set{number}").take([0]).column("gc_id").to_pylist()
     assert len(set(ids)) == 1

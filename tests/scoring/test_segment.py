@@ -81,44 +81,26 @@ def test_a_rows_own_system_message_is_kept_before_the_examples_unless_overridden
     kept = made.decode(one(Segmenter(made, shots=SHOTS), own).token_ids)
     assert kept.startswith("<|im_start|>system\nOwn.<|im_end|>\n<|im_start|>user\nWhat is 1 + 1?")
     assert "add --system-override" in reason(Segmenter(made, system="Ours."), own)
-    replaced = one(Segmenter(made, system="Ours.", system_override=True), own)
-    assert made.decode(replaced.token_ids).startswith(
-        "<|im_start|>system\nOurs.<|im_end|>\n<|im_start|>user\n3?"
-    )
+    replaced = made.decode(one(Segmenter(made, system="Ours.", system_override=True), own).token_ids)
+    assert replaced.startswith("<|im_start|>system\nOurs.<|im_end|>\n<|im_start|>user\n3?")
 
 
-@pytest.mark.parametrize(
-    ("messages", "expected"),
-    [
-        ([{"role": "assistant", "content": "hi"}], "there is no user message"),
-        (user(" \n\t"), "the question is empty"),
-        ([{"role": "user", "content": None}], "the question is empty"),
-        ([*user("first"), {"role": "assistant", "content": "x"}, *user("")], "the question is empty"),
-    ],
-)
-def test_a_prompt_without_question_has_the_reason(messages: list[dict[str, Any]], expected: str) -> None:
-    made = templates.byte_level(BY_NAME["qwen2.5"].template)
-    found = Segmenter(made)([user("good"), messages, user("good")])
-    assert [type(item) for item in found] == [Segmented, Unusable, Segmented]
-    assert reason(Segmenter(made), messages) == expected
+def test_a_prompt_without_question_has_the_reason() -> None:
+    made, nothing = templates.byte_level(BY_NAME["qwen2.5"].template), "the question is empty"
+    bad = [SHOTS[1:], user(" \n\t"), [{"role": "user", "content": None}], [*SHOTS, *user("")]]
+    found = Segmenter(made)([user("good"), *bad, user("good")])
+    assert [type(item) for item in found] == [Segmented, *[Unusable] * 4, Segmented]
+    assert [str(item) for item in found[1:5]] == ["there is no user message", *[nothing] * 3]
+
+
+PLAIN = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
+AFTER = "{% if '/no_think' in messages[-1].content %}{{ '<think></think>' }}{% endif %}"
+BEFORE = "{% if 'prove' in messages[-1].content %}{{ 'Proof. ' }}{% endif %}"
 
 
 @pytest.mark.parametrize(
     ("template", "question", "tail"),
-    [
-        (
-            "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
-            "{% if '/no_think' in messages[-1].content %}{{ '<think></think>' }}{% endif %}",
-            "What is 2? /no_think",
-            "\n<think></think>",
-        ),
-        (
-            "{% if 'prove' in messages[-1].content %}{{ 'Proof. ' }}{% endif %}"
-            "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}",
-            "prove it",
-            "\n",
-        ),
-    ],
+    [(PLAIN + AFTER, "What is 2? /no_think", "\n<think></think>"), (BEFORE + PLAIN, "prove it", "\n")],
     ids=["what follows", "what stands before"],
 )
 def test_a_switch_in_the_content_does_not_hide_the_question(template: str, question: str, tail: str) -> None:
@@ -133,15 +115,10 @@ def test_a_switch_in_the_content_does_not_hide_the_question(template: str, quest
         assert after.strip() == tail.strip()
 
 
-@pytest.mark.parametrize(
-    ("template", "expected"),
-    [
-        ("{% for m in messages %}{{ m.content }} again {{ m.content }}{% endfor %}", "stands 2 times"),
-        ("{{ 'nothing of it' }}", "the chat template rewrites it"),
-    ],
-)
-def test_a_template_that_repeats_or_drops_the_question_is_refused(template: str, expected: str) -> None:
-    assert expected in reason(Segmenter(templates.byte_level(template)), user("What is 2?"))
+def test_a_template_that_repeats_or_drops_the_question_is_refused() -> None:
+    twice = "{% for m in messages %}{{ m.content }} again {{ m.content }}{% endfor %}"
+    for template, expected in [(twice, "stands 2 times"), ("{{ 'no' }}", "the chat template rewrites it")]:
+        assert expected in reason(Segmenter(templates.byte_level(template)), user("What is 2?"))
 
 
 def test_a_long_prompt_is_refused_or_loses_the_questions_end() -> None:
@@ -151,8 +128,9 @@ def test_a_long_prompt_is_refused_or_loses_the_questions_end() -> None:
     length, cut = len(whole.token_ids), whole.prefix + 5
     assert one(Segmenter(made, max_length=length), user("word " * 20)).end == whole.end
     (refused,) = Segmenter(made, max_length=length - 1)([user("word " * 20)])
+    assert isinstance(refused, Unusable)
     expected = f"the prompt has {length} tokens and the limit is {length - 1}"
-    assert refused == Unusable(expected, overlong=True)
+    assert (refused.reason, refused.overlong) == (expected, True)
     short = one(Segmenter(made, max_length=cut, truncate=True), user("word " * 20))
     assert short.token_ids.tolist() == whole.token_ids[:cut].tolist()
     assert (short.prefix, short.end, short.truncated) == (whole.prefix, cut, True)
@@ -173,30 +151,20 @@ def test_a_limit_stored_in_the_tokenizer_cuts_nothing() -> None:
 
 def test_the_fingerprint_changes_with_all_that_changes_the_rendering() -> None:
     made = templates.byte_level(BY_NAME["llama3"].template)
-    options: list[dict[str, Any]] = [
-        {"template_kwargs": {"date_string": "1 Jan 2025"}},
-        {"template_kwargs": {"date_string": "2 Jan 2025"}},
-        {"template_kwargs": {"date_string": "1 Jan 2025"}, "system": "Be brief."},
-        {"template_kwargs": {"date_string": "1 Jan 2025"}, "shots": SHOTS},
-    ]
-    assert len({Segmenter(made, **o).fingerprint for o in options}) == 4
-    assert Segmenter(made, **options[0]).fingerprint == Segmenter(made, **options[0]).fingerprint
+    options: list[dict[str, Any]] = [{}, {}, {"system": "Be brief."}, {"shots": SHOTS}]
+    first = {"date_string": "1 Jan 2025"}
+    prints = [Segmenter(made, template_kwargs=first, **o).fingerprint for o in options]
+    prints.append(Segmenter(made, template_kwargs={"date_string": "2 Jan 2025"}).fingerprint)
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 4
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        None,
-        {},
-        [{"role": "user", "content": "x"}],
-        [{"role": "assistant", "content": "x"}, {"role": "user", "content": "x"}],
-        [{"role": "user", "content": 3}, {"role": "assistant", "content": "x"}],
-        ["x", "y"],
-    ],
-)
-def test_examples_that_are_no_conversation_are_refused(value: Any) -> None:
-    with pytest.raises(InputError, match="--shots: expected a JSON list"):
-        check_shots(value)
+def test_examples_that_are_no_conversation_are_refused() -> None:
+    numbered = [{"role": "user", "content": 3}, SHOTS[1]]
+    values: list[Any] = [None, {}, SHOTS[:1], SHOTS[::-1], numbered, ["x", "y"]]
+    for value in values:
+        with pytest.raises(InputError, match="--shots: expected a JSON list"):
+            check_shots(value)
 
 
 def test_a_system_message_and_examples_are_read_from_files(tmp_path: Path) -> None:

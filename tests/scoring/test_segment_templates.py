@@ -13,14 +13,9 @@ from gaincurate.core.prompts import Message
 from gaincurate.scoring.segment import Segmented, Segmenter
 from templates import CASES, QUOTED, Case
 
-ANSWER = "The answer is 19."
 # What a template, a trimming rule or a tokenizer might trip over.
 CONTENTS = [
-    "What is 12 plus 7?",
-    "  \n\tHow many apples are there?\n\n ",
-    "user",
-    "7",
-    "?",
+    "What is 12 plus 7?", "  \n\tHow many apples are there?\n\n ", "user", "7", "?",
     "e\u0301tude: wie groß ist x\u0302? naïve",
     "🎉👩‍👩‍👧 party 🎉",
     "日本語の問題です。",
@@ -32,7 +27,7 @@ CONTENTS = [
     "assistant\n[/INST] model Answer:",
     "\\frac{1}{2} + \"quotes\" & 'more' <b>",
     "\ufffd replaced \ufffd",
-]
+]  # fmt: skip
 PIECES = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
     st.sampled_from([*CONTENTS, " ", "\n", "<|im_start|>", "<s>", "[INST]", "<start_of_turn>", "assistant"]),
@@ -60,11 +55,10 @@ def plain(content: str, case: Case, kind: str) -> str:
     return content.strip() if case is QUOTED else content  # escaped blanks are blanks no more
 
 
-def training_ids(made: Any, messages: list[Message], **kwargs: Any) -> list[int]:
+def training_ids(made: Any, messages: list[Message], **kwargs: Any) -> Any:
     """What a trainer feeds the model."""
     encoded = made.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, **kwargs)
-    ids: list[int] = encoded["input_ids"]
-    return ids
+    return encoded["input_ids"]
 
 
 def check(made: Any, case: Case, messages: list[Message], found: Any, tail: str | None = None) -> None:
@@ -112,13 +106,8 @@ def test_a_question_repeated_in_system_message_and_examples_is_found_at_its_own_
 def test_the_last_user_message_of_a_conversation_is_the_question(case: Case) -> None:
     made = tokenizer("no-words", case.template)
     for content in CONTENTS:
-        messages = [
-            {"role": "user", "content": "What is 1 plus 1?"},
-            {"role": "assistant", "content": "2"},
-            {"role": "user", "content": content},
-            {"role": "assistant", "content": ANSWER},
-            {"role": "user", "content": content + " and again?"},
-        ]
+        texts = ["What is 1 plus 1?", "2", content, "The answer is 19.", content + " and again?"]
+        messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
         (found,) = Segmenter(made, template_kwargs=case.kwargs)([messages])
         check(made, case, messages, found)
 
@@ -158,14 +147,11 @@ def test_a_tokenizer_that_composes_characters_keeps_the_spans(content: str) -> N
     made.chat_template = case.template
     (found,) = Segmenter(made)([[{"role": "user", "content": content}]])
     assert isinstance(found, Segmented)
-    text = made.apply_chat_template(
-        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-    )
+    messages = [{"role": "user", "content": content}]
+    text = made.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     body = text.removesuffix(case.tail).rstrip()
     ends = list(accumulate(templates.token_bytes(made, found.token_ids.tolist())))
-    start, stop = (
-        len(unicodedata.normalize("NFC", part).encode())
-        for part in (body.removesuffix(content.strip()), body)
-    )
+    parts = (body.removesuffix(content.strip()), body)
+    start, stop = (len(unicodedata.normalize("NFC", part).encode()) for part in parts)
     touching = [i for i, end in enumerate(ends) if end > start and (ends[i - 1] if i else 0) < stop]
     assert (found.prefix, found.end) == (touching[0], touching[-1] + 1)

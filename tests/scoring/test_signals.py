@@ -56,20 +56,16 @@ def test_the_stored_values(tmp_path: Path, tiny_model: Path, rows_file: Path, mo
             states = exact(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states[-1]
         mean = states[0, row["gc_prefix_tokens"] : end].mean(0).numpy()
         np.testing.assert_allclose(row[EMBEDDING], mean, rtol=6e-4, atol=2e-5)
-        assert [row[name] for name in LIKELIHOODS] == pytest.approx(
-            oracle.plain(model, [prompt])[0], abs=1e-4
-        )
+        plain = oracle.plain(model, [prompt])[0]
+        assert [row[name] for name in LIKELIHOODS] == pytest.approx(plain, abs=1e-4)
 
 
 def test_each_signal_has_its_columns(tmp_path: Path, tiny_model: Path, rows_file: Path, whole: Path) -> None:
     every = gaincurate.open_scores(whole)
     assert every.schema.names[-4:] == [*LIKELIHOODS, EMBEDDING]
     assert [every.schema.field(name).type for name in LIKELIHOODS] == [pa.float32()] * 3
-    for signals, names in [
-        ("angle", []),
-        ("angle,nll", ["gc_nll"]),
-        ("entropy,angle", list(LIKELIHOODS[1:])),
-    ]:
+    added = {"angle": [], "angle,nll": ["gc_nll"], "entropy,angle": list(LIKELIHOODS[1:])}
+    for signals, names in added.items():
         assert score(rows_file, tiny_model, tmp_path / signals, "--signals", signals).exit_code == 0
         found = gaincurate.open_scores(tmp_path / signals)
         assert [n for n in found.schema.names if n in (*LIKELIHOODS, EMBEDDING)] == names
@@ -109,21 +105,14 @@ def test_values_that_are_not_finite_follow_on_error(tmp_path: Path, rows_file: P
         made.lm_head.weight[7] = torch.inf  # every state's logits, but no state
     made.save_pretrained(tmp_path / "model")
     tiny.tokenizer().save_pretrained(tmp_path / "model")
-    result = score(rows_file, tmp_path / "model", tmp_path / "out", "--signals", "angle,nll")
+    command = (rows_file, tmp_path / "model", tmp_path / "out", "--signals", "angle,nll")
+    result, reason = score(*command), "its NLL or entropy is not finite"
     assert result.exit_code == 2
-    assert (
-        "cannot be scored: its NLL or entropy is not finite. Fix the row, or add --on-error skip"
-        in result.stderr
-    )
+    assert f"cannot be scored: {reason}. Fix the row, or add --on-error skip" in result.stderr
     assert score(rows_file, tmp_path / "model", tmp_path / "angle").exit_code == 0
-    skipped = score(
-        rows_file, tmp_path / "model", tmp_path / "out", "--signals", "angle,nll", "--on-error", "skip"
-    )
-    assert skipped.exit_code == 2, "no row was scored"
-    reasons = [
-        json.loads(line)["reason"] for line in (tmp_path / "out/rejected.jsonl").read_text().splitlines()
-    ]
-    assert reasons == ["its NLL or entropy is not finite"] * 40
+    assert score(*command, "--on-error", "skip").exit_code == 2, "no row was scored"
+    lines = (tmp_path / "out/rejected.jsonl").read_text().splitlines()
+    assert [json.loads(line)["reason"] for line in lines] == [reason] * 40
     assert gaincurate.open_scores(tmp_path / "out").schema.field("gc_nll").type == pa.float32()
 
 
@@ -140,13 +129,13 @@ def test_a_shard_without_a_row_has_the_column_and_others_join_it(tmp_path: Path,
 
 
 def test_signals_without_the_angle_and_others_are_refused(tmp_path: Path) -> None:
-    for value, sentence in {
-        "loss": "should be 'angle', 'nll', 'entropy' or 'embedding'",
-        "nll,entropy": "--signals nll,entropy: angle is always computed; write angle,nll,entropy.",
-    }.items():
+    always = "--signals nll,entropy: angle is always computed; write angle,nll,entropy."
+    for value, said in (
+        ("loss", "should be 'angle', 'nll', 'entropy' or 'embedding'"),
+        ("nll,entropy", always),
+    ):
         result = run("score", "rows.jsonl", "-m", "m", "-o", tmp_path / "out", "--signals", value)
-        assert result.exit_code == 2
-        assert sentence in result.stderr
+        assert (result.exit_code, said in result.stderr) == (2, True)
 
 
 def test_a_tail_outside_the_vocabulary_is_refused_only_where_tails_are_read(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import uuid
 from decimal import Decimal
 from pathlib import Path
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import tiny
 from gaincurate.core.schema import PREFIX
 from gaincurate.scoring.pipeline import score
 
@@ -26,16 +26,15 @@ def spread(*values: Any) -> list[Any]:
     return [cycle[i % len(cycle)] for i in range(ROWS)]
 
 
+LETTERS = pa.array(spread("a", "b")).dictionary_encode()
 NESTED = pa.struct([("a", pa.int16()), ("b", pa.list_(pa.struct([("c", pa.string()), ("d", pa.bool_())])))])
 NESTED_VALUES = spread({"a": 1, "b": [{"c": "x", "d": None}]}, {"a": None, "b": []}, {"a": 2, "b": None})
 
 # What pyarrow, `datasets` and polars all read.
 COMMON: dict[str, pa.Array] = {
-    "dictionary": pa.array(spread("a", "b")).dictionary_encode(),
-    "dictionary_int8": pa.array(spread("a", "b"))
-    .dictionary_encode()
-    .cast(pa.dictionary(pa.int8(), pa.string())),
-    "dictionary_inside": pa.StructArray.from_arrays([pa.array(spread("a", "b")).dictionary_encode()], ["d"]),
+    "dictionary": LETTERS,
+    "dictionary_int8": LETTERS.cast(pa.dictionary(pa.int8(), pa.string())),
+    "dictionary_inside": pa.StructArray.from_arrays([LETTERS], ["d"]),
     "timestamp_ns_utc": pa.array(spread(1, -5, 10**18), pa.timestamp("ns", "UTC")),
     "timestamp_us": pa.array(spread(1, -5), pa.timestamp("us")),
     "date": pa.array(spread(1, -5), pa.date32()),
@@ -59,22 +58,21 @@ COMMON: dict[str, pa.Array] = {
     "text": pa.array(spread("", "\0", "é\U0001f600\r\n")),
     "prompt.with.dots": pa.array(spread(1, 2)),
 }
+PAIRS, INDEXES = (
+    pa.array([[i, 1] for i in range(ROWS)], pa.list_(pa.int32(), 2)),
+    pa.array(spread(0, 1), pa.int8()),
+)
 # What pyarrow reads and one of the two others does not.
 RARE: dict[str, pa.Array] = {
     "nan": pa.array(spread(float("nan"), 1.0)),
     "uuid": pa.array([uuid.UUID(int=i).bytes for i in range(ROWS)], pa.uuid()),
     "json": pa.ExtensionArray.from_storage(pa.json_(pa.string()), pa.array(spread("{}", "[1]"))),
-    "tensor": pa.ExtensionArray.from_storage(
-        pa.fixed_shape_tensor(pa.int32(), [2]),
-        pa.array([[i, 1] for i in range(ROWS)], pa.list_(pa.int32(), 2)),
-    ),
+    "tensor": pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(pa.int32(), [2]), PAIRS),
     "map": pa.array(spread([("a", 1)], []), pa.map_(pa.string(), pa.int32())),
     "decimal256": pa.array(spread(Decimal("1.10")), pa.decimal256(50, 2)),
     "fixed_binary": pa.array(spread(b"ab", b"cd"), pa.binary(2)),
     "empty_struct": pa.array(spread({}), pa.struct([])),
-    "ordered": pa.DictionaryArray.from_arrays(
-        pa.array(spread(0, 1), pa.int8()), pa.array(["low", "high"]), ordered=True
-    ),
+    "ordered": pa.DictionaryArray.from_arrays(INDEXES, pa.array(["low", "high"]), ordered=True),
 }
 
 
@@ -85,15 +83,14 @@ def source_table(columns: dict[str, pa.Array]) -> pa.Table:
 
 
 def write(table: pa.Table, folder: Path, kind: str) -> Path:
-    path = folder / f"source.{'parquet' if kind == 'parquet' else 'arrow'}"
     if kind == "parquet":
-        pq.write_table(table, path, row_group_size=4)
-    else:
-        new = pa.ipc.new_file if kind == "file" else pa.ipc.new_stream
-        # One dictionary for all batches: the file format has no other.
-        with new(path, table.schema) as writer:
-            writer.write_table(table.unify_dictionaries(), max_chunksize=4)
-    return path
+        pq.write_table(table, folder / "source.parquet", row_group_size=4)
+        return folder / "source.parquet"
+    new = pa.ipc.new_file if kind == "file" else pa.ipc.new_stream
+    # One dictionary for all batches: the file format has no other.
+    with new(folder / "source.arrow", table.schema) as writer:
+        writer.write_table(table.unify_dictionaries(), max_chunksize=4)
+    return folder / "source.arrow"
 
 
 def through_ipc(table: pa.Table) -> pa.Table:
@@ -154,41 +151,32 @@ def test_shards_open_in_polars_with_the_source_columns(tmp_path: Path, tiny_mode
 @pytest.mark.parametrize("kind", ["saved", "parquet"])
 def test_class_labels_and_other_features_outlive_scoring(kind: str, tmp_path: Path, tiny_model: Path) -> None:
     datasets.disable_progress_bars()
-    features = datasets.Features(
-        {
-            "prompt": datasets.List({"role": datasets.Value("string"), "content": datasets.Value("string")}),
-            "kind": datasets.ClassLabel(names=["easy", "hard"]),
-            "vector": datasets.List(datasets.Value("float32"), length=2),
-        }
-    )
+    text, vector = datasets.Value("string"), datasets.List(datasets.Value("float32"), length=2)
+    kinds = {"kind": datasets.ClassLabel(names=["easy", "hard"]), "vector": vector}
+    features = datasets.Features({"prompt": datasets.List({"role": text, "content": text}), **kinds})
     rows = [
         {"prompt": [{"role": "user", "content": text}], "kind": i % 2, "vector": [i, 0.5]}
         for i, text in enumerate(PROMPTS.to_pylist())
     ]
     made = datasets.Dataset.from_list(rows, features=features)
-    if kind == "saved":
-        made.save_to_disk(tmp_path / "source")
-    else:
-        made.to_parquet(tmp_path / "source.parquet")
     path = tmp_path / ("source" if kind == "saved" else "source.parquet")
+    (made.save_to_disk if kind == "saved" else made.to_parquet)(path)
     files = [str(p) for p in shards(path, tmp_path / "out", tiny_model)]
-    loaded = datasets.load_dataset(
-        "arrow", data_files=files, split="train", cache_dir=str(tmp_path / "cache")
-    )
+    cache = str(tmp_path / "cache")
+    loaded = datasets.load_dataset("arrow", data_files=files, split="train", cache_dir=cache)
     assert {name: loaded.features[name] for name in features} == dict(features)
     assert loaded.select_columns(list(features)).to_list() == rows
 
 
 def test_a_file_of_polars_with_its_views_goes_through(tmp_path: Path, tiny_model: Path) -> None:
-    frame = polars.DataFrame(
-        {
-            "prompt": [[{"role": "user", "content": text}] for text in PROMPTS.to_pylist()],
-            "note": spread("", "a text that is too long to lie in the view itself"),
-            "raw": spread(b"", b"bytes that are too long to lie in the view itself"),
-            "tags": spread(["x", None], []),
-            "kind": polars.Series(spread("easy", "hard"), dtype=polars.Enum(["easy", "hard"])),
-        }
-    )
+    columns = {
+        "prompt": [[{"role": "user", "content": text}] for text in PROMPTS.to_pylist()],
+        "note": spread("", "a text that is too long to lie in the view itself"),
+        "raw": spread(b"", b"bytes that are too long to lie in the view itself"),
+        "tags": spread(["x", None], []),
+        "kind": polars.Series(spread("easy", "hard"), dtype=polars.Enum(["easy", "hard"])),
+    }
+    frame = polars.DataFrame(columns)
     frame.write_ipc(tmp_path / "a.arrow")
     expected = pa.ipc.open_file(tmp_path / "a.arrow").read_all()
     assert expected.schema.field("note").type == pa.string_view()
@@ -205,8 +193,7 @@ def test_score_columns_of_a_source_are_replaced_and_its_id_is_kept(tmp_path: Pat
         {"gc_id": f"own-{i}", "gc_angle": "old", "question": text, "gc_mine": i, "level": i}
         for i, text in enumerate(PROMPTS.to_pylist())
     ]
-    path = tmp_path / "a.jsonl"
-    path.write_text("\n".join(map(json.dumps, rows)))
+    path = tiny.write_jsonl(tmp_path / "a.jsonl", rows)
     table = opened(shards(path, tmp_path / "out", tiny_model))
     assert table.column("gc_id").to_pylist() == [f"own-{i}" for i in range(ROWS)]
     assert table.schema.field("gc_angle").type == pa.float32()

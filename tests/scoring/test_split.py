@@ -42,16 +42,9 @@ def test_the_part_and_the_variable_that_says_it(environment: dict[str, str], par
 
 
 def test_a_shard_is_called_by_its_place_in_its_part() -> None:
-    names = [
-        split.named(shard, 5)
-        for split in (Split(1, 2), Split(2, 2))
-        for shard in range(5)
-        if split.owns(shard)
-    ]
-    assert names == [
-        *("part 1/2: shard 1 of 3", "part 1/2: shard 2 of 3", "part 1/2: shard 3 of 3"),
-        *("part 2/2: shard 1 of 2", "part 2/2: shard 2 of 2"),
-    ]
+    for split, count in ((Split(1, 2), 3), (Split(2, 2), 2)):
+        names = [split.named(shard, 5) for shard in range(5) if split.owns(shard)]
+        assert names == [f"part {split}: shard {number} of {count}" for number in range(1, count + 1)]
     assert Split().named(3, 5) == "shard 4 of 5"
 
 
@@ -59,10 +52,7 @@ def test_a_shard_is_called_by_its_place_in_its_part() -> None:
     ("environment", "sentence"),
     [
         ({}, "none of these variables is set: SLURM_ARRAY_TASK_ID with SLURM_ARRAY_TASK_COUNT, JOB_COMPL"),
-        (
-            {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_MAX": "4"},
-            "SLURM_ARRAY_TASK_COUNT is '', not a whole number",
-        ),
+        (array(3, 1, 4, ""), "SLURM_ARRAY_TASK_COUNT is '', not a whole number"),
         (array(1, 1, 7, 3), "not one of 3 array ids without gaps from 1 to 7"),  # --array=1,3,7
         (array(17, 1, 16, 16), "task 17 is not one of 16 array ids"),
         ({"JOB_COMPLETION_INDEX": "0"}, "GAINCURATE_SHARDS is ''"),

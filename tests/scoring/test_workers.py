@@ -5,10 +5,11 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from command import run, tree
 from gaincurate.errors import GaincurateError, InputError
 from gaincurate.scoring import pipeline
 from gaincurate.scoring.config import ScoreConfig
-from gaincurate.scoring.identity import resolve_machine
+from gaincurate.scoring.plan import resolve_machine
 from gaincurate.scoring.worker import one_ahead
 
 
@@ -51,9 +52,7 @@ def test_a_worker_that_is_done_ends_by_itself(
 ) -> None:
     """Else what it had registered is left behind, and Python warns of that."""
     lived = []
-    monkeypatch.setattr(
-        "multiprocessing.context.SpawnProcess.terminate", lambda worker: lived.append(worker.is_alive())
-    )
+    monkeypatch.setattr(SpawnProcess, "terminate", lambda worker: lived.append(worker.is_alive()))
     assert run(*command(data, tiny_model, tmp_path / "out", "--workers", "2")).exit_code == 0
     assert lived == [False, False]
 
@@ -63,13 +62,10 @@ def test_what_a_worker_refuses_is_said_as_one_process_says_it(tmp_path: Path, ti
     rows = tiny.questions(60)
     rows[50]["question"] = " "
     data = tiny.write_jsonl(tmp_path / "rows.jsonl", rows)
-    said = []
-    for name, more in (("one", ()), ("two", ("--workers", "2"))):
-        result = run(*command(data, tiny_model, tmp_path / name, *more))
-        assert result.exit_code == 2
-        said.append(result.stderr.splitlines()[-1])
-    assert said[0] == said[1]
-    assert "row 50 (from 0, id " in said[0]
+    one, two = (run(*command(data, tiny_model, tmp_path / name, "--workers", name)) for name in "12")
+    assert (one.exit_code, two.exit_code) == (2, 2)
+    assert one.stderr.splitlines()[-1] == two.stderr.splitlines()[-1]
+    assert "row 50 (from 0, id " in one.stderr
 
 
 @pytest.mark.slow
@@ -77,9 +73,7 @@ def test_more_shards_than_a_pipe_holds_are_not_waited_for(tmp_path: Path, tiny_m
     rows = [{"prompt": " "}] + [{"prompt": f"{number} plus one"} for number in range(15_000)]
     data = tiny.write_jsonl(tmp_path / "rows.jsonl", rows)
     arguments = command(data, tiny_model, tmp_path / "out", "--workers", "2", "--shard-rows", "1")
-    done = subprocess.run(
-        [sys.executable, "-m", "gaincurate", *arguments], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-m", "gaincurate", *arguments], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: row 0 (from 0, id ")
 
@@ -87,12 +81,8 @@ def test_more_shards_than_a_pipe_holds_are_not_waited_for(tmp_path: Path, tiny_m
 def test_a_killed_parent_takes_its_workers_along(tmp_path: Path, tiny_model: Path, data: Path) -> None:
     assert run(*command(data, tiny_model, tmp_path / "whole")).exit_code == 0
     arguments = command(data, tiny_model, tmp_path / "out", "--workers", "2")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gaincurate", *arguments],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    )
+    again = [sys.executable, "-m", "gaincurate", *arguments]
+    process = subprocess.Popen(again, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("shard "):
@@ -119,9 +109,8 @@ def machine(**options: Any) -> Any:
 
 @pytest.mark.parametrize("device", ["cpu:0", "cuda:", "cuda:x", "gpu", "", "cuda:\u0663"])
 def test_a_device_of_no_kind_that_there_is(device: str) -> None:
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=f"^--device {device}: expected auto, cpu, cuda or cuda:N.$"):
         machine(device=device)
-    assert str(caught.value) == f"--device {device}: expected auto, cpu, cuda or cuda:N."
 
 
 def test_threads_are_shared_among_the_workers_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,19 +121,26 @@ def test_threads_are_shared_among_the_workers_of_a_cpu(monkeypatch: pytest.Monke
     assert machine(device="cpu", workers=3, threads=5).threads == 5
 
 
-def test_all_gpus_of_the_first_ones_kind_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ["big", "small", "big", "big"]
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    monkeypatch.setattr(
-        torch.cuda,
-        "get_device_name",
-        lambda device: names[int(str(device).removeprefix("cuda:").replace("cuda", "0"))],
-    )
-    monkeypatch.setattr(
-        torch.cuda, "get_device_properties", lambda _: type("Properties", (), {"total_memory": 80 * 2**30})()
-    )
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Four GPUs with so many bytes, of which the second is of another kind."""
+
+    def set_up(memory: int) -> None:
+        def name(device: Any) -> str:
+            return "small" if str(device)[-1] == "1" else "big"
+
+        properties = SimpleNamespace(total_memory=memory)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+        monkeypatch.setattr(torch.cuda, "get_device_name", name)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+
+    return set_up
+
+
+def test_all_gpus_of_the_first_ones_kind_are_used(gpus: Callable[[int], None]) -> None:
+    gpus(80 * 2**30)
     found = machine()
     assert (found.devices, found.type, found.threads) == (("cuda:0", "cuda:2", "cuda:3"), "cuda", None)
     assert (found.dtype, found.batch_tokens) == ("bfloat16", 32768)
@@ -154,21 +150,12 @@ def test_all_gpus_of_the_first_ones_kind_are_used(monkeypatch: pytest.MonkeyPatc
         machine(workers=4)
 
 
-@pytest.mark.parametrize(
-    ("gib", "tokens"), [(3, 2048), (8, 4096), (24, 8192), (80, 32768), (141, 65536), (900, 65536)]
-)
-def test_batch_tokens_go_by_the_whole_memory(gib: int, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gaincurate.scoring.identity import _batch_tokens
-
-    total = type("Properties", (), {"total_memory": gib * 2**30 + 5})()
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: total)
-    assert _batch_tokens("cuda:0") == tokens
+def test_batch_tokens_go_by_the_whole_memory(gpus: Callable[[int], None]) -> None:
+    for gib, tokens in ((3, 2048), (8, 4096), (24, 8192), (80, 32768), (141, 65536), (900, 65536)):
+        gpus(gib * 2**30 + 5)
+        assert machine().batch_tokens == tokens
+    assert machine(batch_tokens=7).batch_tokens == 7
     assert machine(device="cpu").batch_tokens == 1024
-
-
-def prefetch(work: Callable[[int], int], items: Iterable[int]) -> Iterator[int]:
-    with ThreadPoolExecutor(1) as pool:
-        yield from one_ahead(pool, work, items)
 
 
 def test_results_come_in_order_and_at_most_one_is_computed_ahead() -> None:
@@ -178,8 +165,9 @@ def test_results_come_in_order_and_at_most_one_is_computed_ahead() -> None:
         begun.append(item)
         return item * item
 
-    for index, found in enumerate(prefetch(work, range(6))):
-        assert found == index * index
-        assert len(begun) <= index + 2
-    assert begun == list(range(6))
-    assert list(prefetch(work, [])) == []
+    with ThreadPoolExecutor(1) as pool:
+        for index, found in enumerate(one_ahead(pool, work, range(6))):
+            assert found == index * index
+            assert len(begun) <= index + 2
+        assert begun == list(range(6))
+        assert list(one_ahead(pool, work, [])) == []

@@ -11,7 +11,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -50,15 +50,34 @@ _UNFIT = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError)
 class Reader:
     """A part of the source: its columns and types, and how many rows it has.
 
-    `batches` takes a schema, of which the part may lack columns, and a number of rows to skip; it gives the
-    other rows, cast to that schema. `notes` are sentences for the user.
+    `raw` takes a number of rows to skip and gives the others, in batches of any size and of `schema`. `notes`
+    are sentences for the user.
     """
 
     path: Path
     schema: pa.Schema
     rows: int
-    batches: Callable[[pa.Schema, int], Iterator[pa.RecordBatch]]
+    raw: Callable[[int], Iterator[pa.RecordBatch]]
     notes: tuple[str, ...] = ()
+
+    def batches(self, schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
+        """The rows after so many, cast to a schema of which the part may lack columns."""
+        for batch in self.raw(skip):
+            # A file's own batch may be the whole file, and its rows become Python objects further on.
+            for start in range(0, batch.num_rows, BATCH_ROWS):
+                part = batch.slice(start, BATCH_ROWS)
+                if not part.schema.equals(schema):
+                    columns = [self._column(part, field) for field in schema]
+                    part = pa.RecordBatch.from_arrays(columns, schema=schema)
+                yield part
+
+    def _column(self, part: pa.RecordBatch, field: pa.Field) -> pa.Array:
+        place = part.schema.get_field_index(field.name)
+        column = part.column(place) if place >= 0 else pa.nulls(part.num_rows, field.type)
+        try:
+            return column if column.type == field.type else column.cast(field.type)
+        except pa.ArrowException as error:
+            raise _no_cast(self.path, f"column {field.name!r}", error) from error
 
 
 def open_file(path: Path) -> Reader:
@@ -72,53 +91,37 @@ def open_file(path: Path) -> Reader:
     return _open_csv(path) if name.endswith(".csv") else _open_json(path)
 
 
+def refused(path: Path | str, why: str, **data: Any) -> SourceError:
+    """The error for a data file; its sentence begins with the file's path."""
+    return SourceError(f"{path}{why}", path=str(path), **data)
+
+
 def unreadable_as(path: Path, kind: str) -> Refuse:
-    """Makes the sentence for a file that is no whole file of its kind."""
-    return lambda why: SourceError(
-        f"{path} is no readable {kind} file: {why}. Is it complete, and is its name's ending right?",
-        path=str(path),
-    )
+    """Makes the error for a file that is no whole file of its kind."""
+    end = "Is it complete, and is its name's ending right?"
+    return lambda why: refused(path, f" is no readable {kind} file: {why}. {end}")
 
 
-def _parquet(path: Path, schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
-    for batch in parquet_batches(path, unreadable_as(path, "Parquet"), rows=BATCH_ROWS, skip=skip):
-        yield from _conformed(path, batch, schema)
+def _parquet(path: Path, skip: int) -> Iterator[pa.RecordBatch]:
+    return parquet_batches(path, unreadable_as(path, "Parquet"), rows=BATCH_ROWS, skip=skip)
 
 
-def _arrow(path: Path, schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
+def _arrow(path: Path, skip: int) -> Iterator[pa.RecordBatch]:
     refuse = unreadable_as(path, "Arrow")
-    for batch in ipc_batches(path, refuse)[1]:
+    return (validate(batch, path, refuse) for batch in _after(skip, ipc_batches(path, refuse)[1]))
+
+
+def _after(skip: int, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The batches without their first rows."""
+    for batch in batches:
         if skip < batch.num_rows:
-            yield from _conformed(path, validate(batch, path, refuse).slice(skip), schema)
+            yield batch.slice(skip)
         skip = max(0, skip - batch.num_rows)
 
 
-def _conformed(path: Path, batch: pa.RecordBatch, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """Cut into small batches; reorder, fill absent columns with null and cast where files differ.
-
-    A file's own batch may be the whole file, and its rows become Python objects further on.
-    """
-    for start in range(0, batch.num_rows, BATCH_ROWS):
-        part = batch.slice(start, BATCH_ROWS)
-        if not part.schema.equals(schema):
-            columns = []
-            for field in schema:
-                place = part.schema.get_field_index(field.name)
-                column = part.column(place) if place >= 0 else pa.nulls(part.num_rows, field.type)
-                try:
-                    columns.append(column if column.type == field.type else column.cast(field.type))
-                except pa.ArrowException as error:
-                    raise _no_cast(f"{path}, column {field.name!r}", error) from error
-            part = pa.RecordBatch.from_arrays(columns, schema=schema)
-        yield part
-
-
-def _no_cast(where: str, error: BaseException) -> SourceError:
-    return SourceError(
-        f"{where}: a value does not fit the type that the rest of its column has ({one_line(error)}). "
-        "Make the column alike everywhere, for instance text.",
-        path=where,
-    )
+def _no_cast(path: Path, where: str, error: BaseException) -> SourceError:
+    why = f"a value does not fit the type that the rest of its column has ({one_line(error)})"
+    return refused(path, f", {where}: {why}. Make the column alike everywhere, for instance text.")
 
 
 @contextmanager
@@ -128,7 +131,7 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
         with cast("IO[bytes]", gzip.open(path) if path.suffix == ".gz" else path.open("rb")) as file:
             yield file
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise SourceError(f"{path} is no readable gzip file: {one_line(error)}.", path=str(path)) from error
+        raise refused(path, f" is no readable gzip file: {one_line(error)}.") from error
     except OSError as error:
         raise read_error(path, error) from error
 
@@ -152,11 +155,8 @@ def _open_json(path: Path) -> Reader:
         names = dict.fromkeys(key for row in batch for key in row)
         # Before their types are found: thousands of new keys in each row would take hours.
         if len(names.keys() - kinds.keys()) + sum(map(_fields, kinds.values())) > MOST_COLUMNS:
-            raise SourceError(
-                f"{path}: its objects have more than {MOST_COLUMNS:,} different keys. Keep what varies in a "
-                "list, or as text.",
-                path=str(path),
-            )
+            why = f"its objects have more than {MOST_COLUMNS:,} different keys"
+            raise refused(path, f": {why}. Keep what varies in a list, or as text.")
         rows += len(batch)
         for name in names:
             values = [row.get(name) for row in batch]
@@ -171,18 +171,16 @@ def _open_json(path: Path) -> Reader:
                     texts.add(name)
                     kinds[name] = pa.array(_as_texts(values)).type
             except _UNFIT as error:
-                raise SourceError(
-                    f"{path}, {place}: column {name!r} mixes types, or holds a value that no column can "
-                    f"({one_line(error)}). Convert it, or leave the column out.",
-                    path=str(path),
-                    column=name,
-                ) from error
+                why = f"column {name!r} mixes types, or holds a value that no column can ({one_line(error)})"
+                text = f", {place}: {why}. Convert it, or leave the column out."
+                raise refused(path, text, column=name) from error
     notes = [
         f"{path}: column {name!r} mixes types in its lists or objects, so it is kept as JSON text"
         for name in kinds
         if name in texts
     ]
-    return Reader(path, pa.schema(list(kinds.items())), rows, partial(_json, path, texts), tuple(notes))
+    schema = pa.schema(list(kinds.items()))
+    return Reader(path, schema, rows, partial(_json, path, texts, schema), tuple(notes))
 
 
 def _json(path: Path, texts: set[str], schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
@@ -193,7 +191,7 @@ def _json(path: Path, texts: set[str], schema: pa.Schema, skip: int) -> Iterator
             try:
                 yield pa.RecordBatch.from_pylist(batch[skip:], schema=schema)
             except _UNFIT as error:
-                raise _no_cast(f"{path}, {place}", error) from error
+                raise _no_cast(path, place, error) from error
         skip = max(0, skip - len(batch))
 
 
@@ -214,18 +212,13 @@ def _as_texts(values: list[Any]) -> list[Any]:
 
 
 def json_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[str, Row]]:
-    """The objects, each with its place for messages.
-
-    Raises:
-        SourceError: broken JSON, text that is not UTF-8, or something else than objects.
-    """
+    """The objects, each with its place for messages; a SourceError for broken JSON or anything else."""
     head = b""
     while not head.removeprefix(_BOM).strip() and (block := file.read(1 << 12)):
         head = block
     file.seek(0)
-    array = head.removeprefix(_BOM).lstrip().startswith(b"[")
     objects: Iterator[tuple[str, Any]]
-    if array:
+    if head.removeprefix(_BOM).lstrip().startswith(b"["):
         values = _parsed(path, "the array", file.read(_LONGEST_ARRAY + 1), _LONGEST_ARRAY)
         objects = ((f"item {number}", value) for number, value in enumerate(values, 1))
     else:
@@ -238,10 +231,8 @@ def json_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[str, Row]]:
         )
     for place, value in objects:
         if not isinstance(value, dict):
-            raise SourceError(
-                f"{path}, {place}: holds {type(value).__name__} where an object (one row) is expected.",
-                path=str(path),
-            )
+            kind = type(value).__name__
+            raise refused(path, f", {place}: holds {kind} where an object (one row) is expected.")
         yield place, value
 
 
@@ -251,18 +242,12 @@ def _parsed(path: Path, place: str, data: bytes, longest: int) -> Any:
             raise ValueError(f"more than {longest:,} bytes")
         return json_value(data, surrogates=True)
     except ValueError as error:
-        raise SourceError(
-            f"{path}, {place}: broken JSON ({one_line(error)}). A .json or .jsonl file holds one object per "
-            "line, or one array of objects, in UTF-8.",
-            path=str(path),
-        ) from error
+        expected = "A .json or .jsonl file holds one object per line, or one array of objects, in UTF-8."
+        raise refused(path, f", {place}: broken JSON ({one_line(error)}). {expected}") from error
 
 
 def _open_csv(path: Path) -> Reader:
-    """A .csv file with a header; a column is int64 or double where every value in it is, else text.
-
-    It is read once as text to check it and find its types.
-    """
+    """A .csv file with a header; a column is int64 or double where every value in it is, else text."""
     names = [name for batch in islice(_csv_batches(path, {}), 1) for name in batch.schema.names]
     possible = {name: [pa.int64(), pa.float64()] for name in names}
     rows, filled = 0, dict.fromkeys(names, False)
@@ -273,13 +258,8 @@ def _open_csv(path: Path) -> Reader:
             filled[name] = filled[name] or len(values) > 0
             possible[name] = [kind for kind in possible[name] if _parses(values, kind)]
     kinds = {name: (possible[name] or [pa.string()])[0] if filled[name] else pa.string() for name in names}
-    return Reader(path, pa.schema([(name, kinds[name]) for name in names]), rows, partial(_csv, path, kinds))
-
-
-def _csv(path: Path, kinds: dict[str, pa.DataType], schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
-    for batch in _csv_batches(path, kinds) if kinds else ():
-        yield from _conformed(path, batch.slice(min(skip, batch.num_rows)), schema)
-        skip = max(0, skip - batch.num_rows)
+    schema = pa.schema([(name, kinds[name]) for name in names])
+    return Reader(path, schema, rows, lambda skip: _after(skip, _csv_batches(path, kinds) if kinds else ()))
 
 
 def _csv_batches(path: Path, kinds: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
@@ -299,7 +279,7 @@ def _csv_batches(path: Path, kinds: dict[str, pa.DataType]) -> Iterator[pa.Recor
             return
         if "straddl" in text:
             text = f"a row is over {_CSV_BLOCK >> 20} MiB, or a quote is never closed"
-        raise SourceError(f"{path} is no readable CSV file in UTF-8: {text}.", path=str(path)) from error
+        raise refused(path, f" is no readable CSV file in UTF-8: {text}.") from error
 
 
 def _parses(values: pa.Array, kind: pa.DataType) -> bool:

@@ -24,24 +24,21 @@ from gaincurate.core.files import digest_files, digest_json
 from gaincurate.core.scored_set import SCORES
 from gaincurate.core.store import Remote, fetch_data, located
 from gaincurate.errors import SourceError, read_error
-from gaincurate.scoring.readers.files import BATCH_ROWS, Reader, open_file, unreadable_as
+from gaincurate.scoring.readers.files import BATCH_ROWS, Reader, open_file, refused, unreadable_as
 
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet", ".arrow", ".csv", ".csv.gz")
+_SPLITS = {"train", "test", "validation", "valid", "val", "dev", "eval"}
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(:[\w.-]+)?(@[\w.-]+)?")
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An opened data set.
-
-    `fingerprint` is a hash of the content (of the files' bytes, or what `datasets` says of a Hub set),
-    `rows` the number after `--limit`.
-    """
+    """An opened data set."""
 
     name: str
     schema: pa.Schema
-    rows: int
-    fingerprint: str
+    rows: int  # after `--limit`
+    fingerprint: str  # a hash of the files' bytes, or what `datasets` says of a Hub set
     readers: tuple[Reader, ...]
 
     def batches(self, start: int = 0) -> Iterator[pa.RecordBatch]:
@@ -73,31 +70,25 @@ class Cursor:
         self._rest: pa.RecordBatch | None = None
 
     def read(self, start: int, stop: int) -> pa.Table:
-        """Rows `start` to `stop` (exclusive) as one table.
-
-        Raises:
-            SourceError: the source has fewer rows than when it was opened.
-        """
+        """Rows `start` to `stop` (exclusive) as one table; a SourceError where the source became shorter."""
         if start < self._position:
             self._batches, self._rest, self._position = self._source.batches(start), None, start
         # Rows between two ranges are read over: to open a text file again is to parse it from its top.
-        for _ in self._advance(start):
-            pass
-        return pa.Table.from_batches(list(self._advance(stop)), self._source.schema)
-
-    def _advance(self, stop: int) -> Iterator[pa.RecordBatch]:
+        parts = []
         while self._position < stop:
-            batch = self._rest if self._rest is not None else next(self._batches, None)
+            batch = next(self._batches, None) if self._rest is None else self._rest
             if batch is None:
                 raise SourceError(
                     f"{self._source.name} ended at row {self._position} of {self._source.rows}: it "
                     "changed while it was read. Run again.",
                     row=self._position,
                 )
-            part = batch.slice(0, stop - self._position)
-            self._rest = batch.slice(part.num_rows) if part.num_rows < batch.num_rows else None
-            self._position += part.num_rows
-            yield part
+            count = min(batch.num_rows, stop - self._position)
+            if (before := max(0, start - self._position)) < count:
+                parts.append(batch.slice(before, count - before))
+            self._rest = batch.slice(count) if count < batch.num_rows else None
+            self._position += count
+        return pa.Table.from_batches(parts, self._source.schema)
 
 
 def open_source(data: str, *, split: str | None = None, limit: int | None = None) -> Source:
@@ -112,39 +103,32 @@ def open_source(data: str, *, split: str | None = None, limit: int | None = None
         SourceError: nothing there, nothing readable, no rows, or types that differ between files.
         StorageError: the file system does not let us read it.
     """
+    if not data:  # it would be the working folder
+        raise SourceError("the data is an empty text; expected a file, a folder or a data set.")
+    place, name = located(data), data
     try:
-        readers, fingerprint = _open(data, split)
+        if isinstance(place, Remote):
+            name = fetch_data(place, SUFFIXES)
+        path = Path(name)
+        if path.is_dir():
+            saved = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
+        else:
+            is_path = os.path.lexists(path) or name.endswith(SUFFIXES)
+            saved = not is_path and bool(_HUB_ID.fullmatch(name))
+        if saved:
+            readers, fingerprint = _from_datasets(name, split)
+        else:
+            paths = _folder(path, split) if path.is_dir() else _named(name, split)
+            readers, fingerprint = tuple(map(open_file, paths)), digest_files(paths)
     except OSError as error:
-        raise read_error(Path(error.filename or data), error) from error
+        raise read_error(Path(error.filename or name), error) from error
     rows = sum(reader.rows for reader in readers)
     if rows == 0:
-        raise SourceError(f"{data} holds no rows.", data=data)
+        raise refused(data, " holds no rows.")
     return Source(data, _one_schema(data, readers), min(rows, limit or rows), fingerprint, readers)
 
 
-def _open(data: str, split: str | None) -> tuple[tuple[Reader, ...], str]:
-    if not data:  # it would be the working folder
-        raise SourceError("the data is an empty text; expected a file, a folder or a data set.")
-    place = located(data)
-    if isinstance(place, Remote):
-        data = fetch_data(place, SUFFIXES)
-    path = Path(data)
-    if path.is_dir():
-        saved = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
-    else:
-        saved = not os.path.lexists(path) and bool(_HUB_ID.fullmatch(data)) and not data.endswith(SUFFIXES)
-    if saved:
-        return _from_datasets(data, split)
-    paths = _folder(path, split) if path.is_dir() else _named(data)
-    if split is not None and not path.is_dir():
-        raise SourceError(
-            f"--split {split} chooses within a folder or data set; {data} names its files. Leave it out.",
-            data=data,
-        )
-    return tuple(map(open_file, paths)), digest_files(paths)
-
-
-def _named(data: str) -> list[Path]:
+def _named(data: str, split: str | None) -> list[Path]:
     """The files that a path or a pattern names, in the order of their names."""
     path = Path(data)
     if path.is_file():
@@ -152,22 +136,22 @@ def _named(data: str) -> list[Path]:
     elif any(c in data for c in "*?["):
         paths = sorted(Path(p) for p in glob.glob(data, recursive=True) if Path(p).is_file())
         if not paths:
-            raise SourceError(f"no file matches {data!r}.", data=data)
+            raise SourceError(f"no file matches {data!r}.", path=data)
     elif os.path.lexists(path):
-        raise SourceError(
-            f"{data} is no regular file, nor a link to one. Data is read more than once: write it to a file.",
-            data=data,
-        )
+        why = "is no regular file, nor a link to one. Data is read more than once: write it to a file"
+        raise refused(data, f" {why}.")
     else:
-        raise SourceError(f"{data} does not exist. A data set on the Hub is owner/name.", data=data)
+        raise refused(data, " does not exist. A data set on the Hub is owner/name.")
     for path in paths:
         if not path.name.endswith(SUFFIXES):
-            raise SourceError(
-                f"{path}: cannot tell the format from its name; the endings read are {', '.join(SUFFIXES)}.",
-                path=str(path),
-            )
+            why = f"cannot tell the format from its name; the endings read are {', '.join(SUFFIXES)}"
+            raise refused(path, f": {why}.")
         if not path.stat().st_size:
-            raise SourceError(f"{path} is empty.", path=str(path))
+            raise refused(path, " is empty.")
+    if split is not None:
+        raise SourceError(
+            f"--split {split} chooses within a folder or data set; {data} names its files. Leave it out."
+        )
     return paths
 
 
@@ -177,7 +161,10 @@ def _folder(folder: Path, split: str | None) -> list[Path]:
     paths = sorted(p for p in folder.iterdir() if p.is_file() and p.name.endswith(SUFFIXES))
     listed = ", ".join(p.name for p in paths[:10])
     formats = {next(end for end in (".parquet", ".arrow", ".csv", ".json") if end in p.name) for p in paths}
-    chosen = [p for p in paths if split is None or split in re.split(r"[^a-zA-Z0-9]+", p.name)]
+    words = {p: re.split(r"[^a-zA-Z0-9]+", p.name) for p in paths}
+    chosen = [p for p in paths if split is None or split in words[p]]
+    # The first word of a name that is one of a split.
+    splits = {next((word for word in map(str.lower, words[p]) if word in _SPLITS), None) for p in paths}
     why = ""
     if not paths:
         why = f"holds no data file; the endings read are {', '.join(SUFFIXES)}"
@@ -186,17 +173,11 @@ def _folder(folder: Path, split: str | None) -> list[Path]:
         why += "quoted glob, such as '*.parquet'"
     elif not chosen:
         why = f"has no file with the split {split!r} in its name: {listed}"
-    elif split is None and len({_split_of(p) for p in paths} - {None}) > 1:
+    elif split is None and len(splits - {None}) > 1:
         why = f"holds several splits ({listed}); choose one with --split"
     if why:
-        raise SourceError(f"{folder} {why}.", path=str(folder))
+        raise refused(folder, f" {why}.")
     return chosen
-
-
-def _split_of(path: Path) -> str | None:
-    words = re.split(r"[^a-z0-9]+", path.name.lower())
-    names = {"train", "test", "validation", "valid", "val", "dev", "eval"}
-    return next((word for word in words if word in names), None)
 
 
 def _one_schema(data: str, readers: tuple[Reader, ...]) -> pa.Schema:
@@ -204,7 +185,7 @@ def _one_schema(data: str, readers: tuple[Reader, ...]) -> pa.Schema:
     for names in (reader.schema.names for reader in readers):
         if len(set(names)) < len(names):
             repeated = next(name for name in names if names.count(name) > 1)
-            raise SourceError(f"{data} has two columns named {repeated!r}; rename one.", data=data)
+            raise refused(data, f" has two columns named {repeated!r}; rename one.")
     schema = readers[0].schema
     for reader in readers[1:]:
         if reader.schema.equals(schema):
@@ -212,11 +193,8 @@ def _one_schema(data: str, readers: tuple[Reader, ...]) -> pa.Schema:
         try:
             schema = pa.unify_schemas([schema, reader.schema], promote_options="permissive")
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise SourceError(
-                f"{reader.path} does not fit the files before it: {one_line(error)}. Score them apart, or "
-                "make their columns alike.",
-                path=str(reader.path),
-            ) from error
+            why = f" does not fit the files before it: {one_line(error)}"
+            raise refused(reader.path, f"{why}. Score them apart, or make their columns alike.") from error
     # A column that a part lacks is null there, whatever the others say.
     lacking = {name for name in schema.names for reader in readers if name not in reader.schema.names}
     fields = [field.with_nullable(True) if field.name in lacking else field for field in schema]
@@ -230,30 +208,29 @@ def _from_datasets(data: str, split: str | None) -> tuple[tuple[Reader, ...], st
     except ImportError as error:
         raise SourceError(
             f"reading {data} needs the package datasets: `pip install datasets`, or give a .parquet, "
-            ".jsonl, .arrow or .csv file.",
-            data=data,
+            ".jsonl, .arrow or .csv file."
         ) from error
     saved = Path(data).is_dir()
     name, _, revision = data.partition("@")
     name, _, config = name.partition(":")
     known = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
+    loaded: Any
     try:
         if saved:
-            loaded: Any = datasets.load_from_disk(data)
+            what = "looks like a folder of `save_to_disk` and cannot be loaded as one"
+            loaded = datasets.load_from_disk(data)
         else:
+            what = "is no file or folder here, and as a data set on the Hub it cannot be loaded"
             loaded = datasets.load_dataset(name, config or None, revision=revision or None)
     except (*known, datasets.exceptions.DatasetsError) as error:
         # Its own sentence names the cause: absent, private, damaged, made by a script.
-        what = "looks like a folder of `save_to_disk` and cannot be loaded as one"
-        if not saved:
-            what = "is no file or folder here, and as a data set on the Hub it cannot be loaded"
-        raise SourceError(f"{data} {what}: {one_line(error)}", data=data) from error
+        raise refused(data, f" {what}: {one_line(error)}") from error
     if isinstance(loaded, dict):
         if split is None and len(loaded) == 1:
             [split] = loaded
         elif split not in loaded:
             asked = f"no split {split!r}" if split else "several splits"
-            raise SourceError(f"{data} has {asked}; choose one with --split: {', '.join(loaded)}.", data=data)
+            raise refused(data, f" has {asked}; choose one with --split: {', '.join(loaded)}.")
         loaded = loaded[split]
     files = sorted({Path(entry["filename"]) for entry in loaded.cache_files})
     for path in files:  # the library maps these files and believes them
@@ -261,10 +238,11 @@ def _from_datasets(data: str, split: str | None) -> tuple[tuple[Reader, ...], st
         for batch in ipc_batches(path, refuse)[1]:
             validate(batch, path, refuse)
 
-    def batches(schema: pa.Schema, skip: int) -> Iterator[pa.RecordBatch]:
+    schema = loaded.features.arrow_schema
+
+    def batches(skip: int) -> Iterator[pa.RecordBatch]:
         for table in loaded.skip(skip).with_format("arrow").iter(BATCH_ROWS):
             yield from table.cast(schema).combine_chunks().to_batches()
 
     fingerprint = [loaded._fingerprint, digest_files(files)] if saved else [data, split, loaded._fingerprint]
-    reader = Reader(Path(data), loaded.features.arrow_schema, len(loaded), batches)
-    return (reader,), digest_json(fingerprint)
+    return (Reader(Path(data), schema, len(loaded), batches),), digest_json(fingerprint)

@@ -25,7 +25,7 @@ from gaincurate.core.foreign import yaml_value
 from gaincurate.core.prompts import Columns, chats_of, column_values, read_rows, to_messages
 from gaincurate.errors import GaincurateError, InputError
 from gaincurate.schedule.run import Run
-from gaincurate.scoring.model_files import is_failure
+from gaincurate.scoring.model import is_failure
 from gaincurate.trainers.columns import has_nulls
 from gaincurate.trainers.doctor.common import find
 from gaincurate.trainers.doctor.findings import (
