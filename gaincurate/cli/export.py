@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from gaincurate.cli import output
-from gaincurate.cli.hygiene import hygiene_options
 from gaincurate.cli.options import AsJson, configured
 from gaincurate.core.options import ADVANCED, CHECKS, CHOICE, Cache, Option
 from gaincurate.core.store import use_cache
@@ -18,10 +17,10 @@ from gaincurate.errors import InputError
 from gaincurate.trainers.names import TRAINERS
 
 if TYPE_CHECKING:
-    from gaincurate.hygiene.config import HygieneConfig
+    from gaincurate.hygiene.options import HygieneConfig
 
 
-@configured("gaincurate.hygiene.config:HygieneConfig")
+@configured("gaincurate.hygiene.options:HygieneConfig")
 def export(
     config: HygieneConfig,
     source: Annotated[
@@ -98,7 +97,7 @@ def export(
         use_cache(cache)
         options = ViewOptions(bare, with_scores, config.answer_column, id_in_answer, data_source, env_class)
         pick = Pick(by, ascending, round_, limit, where, rollouts)
-        asked = hygiene_options(drop or "", config)
+        asked = config.options(drop or "")
         if drop is not None and not asked.chosen():
             raise InputError("--drop names no check; name one, such as duplicates.")
         exported = write(

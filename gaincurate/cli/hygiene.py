@@ -17,12 +17,11 @@ from gaincurate.core.store import use_cache
 from gaincurate.errors import InputError, OutputError
 
 if TYPE_CHECKING:
-    from gaincurate.hygiene.config import HygieneConfig
-    from gaincurate.hygiene.findings import Finding
-    from gaincurate.hygiene.options import HygieneOptions
+    from gaincurate.hygiene.options import HygieneConfig
+    from gaincurate.hygiene.rows import Finding
 
 
-@configured("gaincurate.hygiene.config:HygieneConfig")
+@configured("gaincurate.hygiene.options:HygieneConfig")
 def hygiene(
     config: HygieneConfig,
     folder: Annotated[Path, Option("A finished scored set.", metavar="DIR", argument=True, stores=True)],
@@ -55,7 +54,7 @@ def hygiene(
         from gaincurate.core.scored_set import open_scores
         from gaincurate.hygiene.checks import finding, lines, search
 
-        options = hygiene_options(checks, config)
+        options = config.options(checks)
         if not options.chosen():
             raise InputError("--checks names no check; name one, such as duplicates.")
         if list_to is not None and list_to.exists() and not overwrite:
@@ -92,32 +91,3 @@ def _print(folder: Path, rows: int, findings: list[Finding]) -> None:
             "  next: look at the rows (`--list FILE` writes all of them); then, with the same options,"
         )
         output.text(f"  `gaincurate export {shlex.quote(str(folder))} --drop {names}` leaves them out")
-
-
-def hygiene_options(checks: str | None, config: HygieneConfig) -> HygieneOptions:
-    """The checks that the options of `hygiene` and of `export --drop` ask for.
-
-    `checks` are names with commas between them; None is an option that was not given. An option that would do
-    nothing is refused, because a user who gave it expects a check.
-
-    Raises:
-        InputError: an unknown check, one without what it needs, or an option without what it goes with.
-    """
-    from gaincurate.difficulty.verifier import VerifierConfig
-    from gaincurate.hygiene.options import HygieneOptions
-
-    given = {name: value for name, value in config if value is not None}
-    verifier, gold_as = given.pop("verifier", None), given.pop("gold_as", None)
-    if gold_as is not None and verifier is None:
-        raise InputError(f"--gold-as {gold_as!r} goes with --verifier NAME.")
-    for option in ("eval-column", "ngram", "overlap"):
-        if (value := given.get(option.replace("-", "_"))) is not None and not config.evals:
-            raise InputError(f"--{option} {value} goes with --eval FILE.")
-    if checks is not None:
-        given["checks"] = tuple(name.strip() for name in checks.split(",") if name.strip())
-    if verifier is not None:
-        given["verifier"] = VerifierConfig(verifier, gold_as=gold_as)
-    options = HygieneOptions(**given | {"evals": tuple(config.evals)})
-    if config.near is not None and "near-duplicates" not in options.chosen():
-        raise InputError("--near is for the check near-duplicates: name that too, or leave --near out.")
-    return options

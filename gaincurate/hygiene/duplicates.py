@@ -25,9 +25,7 @@ import pyarrow as pa
 from gaincurate.core.prompts import Message, column_values
 from gaincurate.core.rng import Floats
 from gaincurate.core.scored_set import ScoredSet
-from gaincurate.errors import InputError
-from gaincurate.hygiene.findings import CheckResult, Hit, Json
-from gaincurate.hygiene.rows import Ints, Mask, asked, batches, read, sample
+from gaincurate.hygiene.rows import CheckResult, Hit, Ints, Json, Mask, asked, batches, read, sample
 from gaincurate.hygiene.words import Hashes, Runs, Template, Words, mixed, normal
 
 _encode = json.JSONEncoder(sort_keys=True, default=str).encode
@@ -35,7 +33,6 @@ _BUT_FOR = "white space, case, Unicode form or LaTeX spelling"
 _MINUS = Words(["-", "\u2212", "\u2013"], signs=True).hashes
 _BEFORE_NUMBER = Words(["\\", "frac", "sqrt", "{", "(", "$"], signs=True).hashes
 """The characters between a minus and its number."""
-THRESHOLD = 0.8
 RECALL = 0.999
 _SHINGLE = 3
 _HASHES = 64
@@ -52,13 +49,7 @@ class Repeat:
 
 
 def duplicates(scored: ScoredSet, alive: Mask, answer: str | None) -> CheckResult:
-    """Rows whose messages an earlier row has; answers do not count. Groups that differ there are reported.
-
-    Args:
-        scored: the set.
-        alive: `[rows]`, which rows to look at.
-        answer: the column with the gold answers, where there is one.
-    """
+    """Rows whose messages an earlier row has; groups whose answers in that column differ are reported."""
     again, hits = repeats(scored, alive, answer), []
     for row in again:
         reason = "the same messages" if row.exact else f"the same messages except for {_BUT_FOR}"
@@ -117,22 +108,12 @@ def _note(again: Sequence[Repeat], answer: str | None) -> str:
 
 
 def near_duplicates(scored: ScoredSet, alive: Mask, threshold: float, answer: str | None) -> CheckResult:
-    """Rows that are similar to an earlier row that stays.
+    """Rows whose Jaccard index with an earlier row that stays is at least the threshold, from 0.3 to 1.
 
     A pair at the threshold is a candidate with probability 0.999 or more, a closer one with more. Rows are
-    read twice: first to see which are no candidates at all, so that only the others are held in memory.
-
-    Args:
-        scored: the set.
-        alive: `[rows]`, which rows to look at.
-        threshold: the least Jaccard index, from 0.3 to 1.
-        answer: the column with the gold answers, where there is one: it is reported whether they are equal.
-
-    Raises:
-        InputError: a threshold out of range.
+    read twice: first to see which are no candidates at all, so that only the others are held in memory. It is
+    reported whether the answers in that column are equal.
     """
-    if not 0.3 <= threshold <= 1:
-        raise InputError(f"--near {threshold:g}: the similarity is expected from 0.3 to 1.")
     template, count = Template(Words(sample(scored, alive), signs=True)), bands(threshold)[0]
 
     def sketched(chosen: Mask) -> Iterator[tuple[Sketches, Ints, pa.Table]]:

@@ -1,18 +1,30 @@
-"""The checks that a user asked for, as one checked value.
+"""The checks of rows, and the options that `hygiene` and `export --drop` share.
 
-An option of a check that is not made is refused: whoever gave it expects that check.
+An option of a check that is not made is refused: whoever gave it expects that check. This module loads no
+numpy, because the help of both commands reads it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
-from gaincurate.core.options import near
-from gaincurate.difficulty.verifier import VerifierConfig
+from pydantic import BaseModel, ConfigDict, Field
+
+from gaincurate.core.options import CHECKS as PANEL
+from gaincurate.core.options import Option, near
 from gaincurate.errors import InputError
-from gaincurate.hygiene.duplicates import THRESHOLD
-from gaincurate.hygiene.findings import CHECKS
 
+if TYPE_CHECKING:
+    from gaincurate.difficulty.verifier import VerifierConfig
+
+CHECKS = (
+    "overlong", "sentinel-gold", "word-gold", "broken-gold", "conflicting-gold", "contaminated", "duplicates",
+    "near-duplicates",
+)  # fmt: skip
+"""All checks, in the order in which they take rows out: what is wrong with a row alone comes first."""
+THRESHOLD = 0.8
 NGRAM = 13
 _NEEDS = {
     "overlong": ("max_prompt_tokens", "--max-prompt-tokens", "N, the trainer's limit"),
@@ -59,8 +71,9 @@ class HygieneOptions:
             used = wanted or self.checks is None or _ALSO.get(option) in self.checks
             if is_set and not used:
                 raise InputError(f"{option} is for the check {check}: name that too, or leave {option} out.")
-        if not 0 <= self.overlap <= 1:
-            raise InputError(f"--overlap {self.overlap:g}: a part from 0 to 1 is expected.")
+        for name, least, most in (("near", 0.3, 1), ("ngram", 2, 100), ("overlap", 0, 1)):
+            if not least <= (value := getattr(self, name)) <= most:
+                raise InputError(f"--{name} {value:g}: expected a number from {least:g} to {most}.")
 
     def chosen(self) -> list[str]:
         """The checks to make, in their order."""
@@ -68,3 +81,72 @@ class HygieneOptions:
             return [check for check in CHECKS if check in self.checks]
         needs = {**_NEEDS, "conflicting-gold": _NEEDS["broken-gold"]}  # else notation alone would count
         return [check for check in CHECKS if check not in needs or getattr(self, needs[check][0])]
+
+
+_option = partial(Option, panel=PANEL)
+_name = partial(_option, metavar="NAME")
+
+
+class HygieneConfig(BaseModel):
+    """The options of every command that examines rows; None is one that was not given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    max_prompt_tokens: Annotated[int | None, Field(ge=1), _option("Overlong: the trainer's limit.")] = None
+    verifier: Annotated[
+        str | None,
+        _name("Broken and conflicting gold: math, reasoning-gym, exact or module:function."),
+    ] = None
+    gold_as: Annotated[
+        str | None, _option("Broken gold: how the answer is written, with {answer} in it.")
+    ] = None
+    answer_column: Annotated[
+        str | None, _name("Column with the gold answer. Default: the scoring run's.")
+    ] = None
+    evals: Annotated[
+        list[str],
+        _option("Contaminated: an evaluation set; may be repeated.", names=("--eval",), metavar="FILE"),
+    ] = Field(default_factory=list)
+    eval_column: Annotated[
+        str | None, _name("Contaminated: the column with the question. Default: as `score` finds it.")
+    ] = None
+    near: Annotated[
+        float | None,
+        Field(ge=0.3, le=1),
+        _option("Near duplicates: the least Jaccard index of token triples. Default: 0.8."),
+    ] = None
+    ngram: Annotated[
+        int | None, Field(ge=2, le=100), _option("Contaminated: words in an n-gram. Default: 13.")
+    ] = None
+    overlap: Annotated[
+        float | None,
+        Field(ge=0, le=1),
+        _option("Contaminated: the least part of a question's n-grams. Default: 0, one is enough."),
+    ] = None
+
+    def options(self, checks: str | None) -> HygieneOptions:
+        """The checks with these options.
+
+        Args:
+            checks: their names with commas between them; None is an option that was not given.
+
+        Raises:
+            InputError: an unknown check, one without what it needs, or an option without what it goes with.
+        """
+        from gaincurate.difficulty.verifier import VerifierConfig
+
+        given = self.model_dump(exclude_none=True) | {"evals": tuple(self.evals)}
+        verifier, gold_as = given.pop("verifier", None), given.pop("gold_as", None)
+        if gold_as is not None and verifier is None:
+            raise InputError(f"--gold-as {gold_as!r} goes with --verifier NAME.")
+        for name in ("eval_column", "ngram", "overlap"):
+            if name in given and not self.evals:
+                raise InputError(f"--{name.replace('_', '-')} {given[name]} goes with --eval FILE.")
+        if checks is not None:
+            given["checks"] = tuple(name.strip() for name in checks.split(",") if name.strip())
+        if verifier is not None:
+            given["verifier"] = VerifierConfig(verifier, gold_as=gold_as)
+        options = HygieneOptions(**given)
+        if "near" in given and "near-duplicates" not in options.chosen():
+            raise InputError("--near is for the check near-duplicates: name that too, or leave --near out.")
+        return options

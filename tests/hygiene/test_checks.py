@@ -11,8 +11,7 @@ from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.verifier import VerifierConfig
 from gaincurate.errors import InputError
 from gaincurate.hygiene.checks import finding, leave_out, lines, search
-from gaincurate.hygiene.findings import CHECKS
-from gaincurate.hygiene.options import HygieneOptions
+from gaincurate.hygiene.options import CHECKS, HygieneOptions
 from questions import asking, left
 
 LONG = "a farmer has seventeen sheep and all but nine of them run away how many are left to him now"
@@ -132,7 +131,9 @@ def test_options_that_cannot_be(tmp_path: Path) -> None:
             {"checks": ("duplicates",), "evals": ("e.jsonl",)},
             "--eval is for the check contaminated: name that too, or leave --eval out.",
         ),
-        ({"overlap": 1.5}, "--overlap 1.5: a part from 0 to 1 is expected."),
+        ({"overlap": 1.5}, "--overlap 1.5: expected a number from 0 to 1."),
+        ({"ngram": 1}, "--ngram 1: expected a number from 2 to 100."),
+        ({"near": 0.2}, "--near 0.2: expected a number from 0.3 to 1."),
     ):
         with pytest.raises(InputError) as caught:
             HygieneOptions(**given)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.hygiene.duplicates import duplicates
-from gaincurate.hygiene.findings import CheckResult
+from gaincurate.hygiene.rows import CheckResult
 from questions import asking
 
 # Few texts, several of them the same but for case, white space or composition.

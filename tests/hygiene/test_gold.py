@@ -8,10 +8,9 @@ import pytest
 from gaincurate.core.scored_set import ScoredSet
 from gaincurate.difficulty.verifier import VerifierConfig
 from gaincurate.errors import InputError
-from gaincurate.hygiene.checks import broken_gold, conflicting_gold
-from gaincurate.hygiene.findings import CheckResult
-from gaincurate.hygiene.golds import unusable_gold
+from gaincurate.hygiene.checks import broken_gold, conflicting_gold, unusable_gold
 from gaincurate.hygiene.options import HygieneOptions
+from gaincurate.hygiene.rows import CheckResult
 from questions import asking
 
 
