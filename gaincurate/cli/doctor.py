@@ -25,10 +25,7 @@ if TYPE_CHECKING:
 
 
 @configured("gaincurate.trainers.config:DoctorConfig")
-def doctor(
-    config: DoctorConfig,
-    as_json: AsJson = False,
-) -> None:
+def doctor(config: DoctorConfig, as_json: AsJson = False) -> None:
     """Check versions, the device, and the angle code against its definition; or a trainer's settings.
 
     Lists what every extra needs and lacks. Exits with 1 if the angle code computes something else here.
@@ -42,24 +39,23 @@ def doctor(
 
     Example: gaincurate doctor --trainer trl -- trl grpo --config grpo.yaml --beta 0
     """
-    with output.reporting():
-        trainer, given = config.trainer, config.config or config.command
-        if trainer is None:
-            if given or config.mode is not None or config.run is not None:
-                raise InputError("--config, --mode, --run and a command need --trainer.")
-            facts = examine()
-            output.result(facts, as_json, _print)
-            is_ok = facts["ok"]
-        else:
-            from gaincurate.trainers.doctor import examine as trainers
+    trainer, given = config.trainer, config.config or config.command
+    if trainer is None:
+        if given or config.mode is not None or config.run is not None:
+            raise InputError("--config, --mode, --run and a command need --trainer.")
+        facts = examine()
+        output.result(facts, as_json, _print)
+        is_ok = facts["ok"]
+    else:
+        from gaincurate.trainers.doctor import examine as trainers
 
-            trainers.trainer_named(trainer)
-            if not given:
-                raise InputError(f"--trainer {trainer}: give its settings with --config F, or behind `--`.")
-            mode, command = config.mode or "segment", config.command or []
-            report = trainers.examine(trainer, config.config or [], mode, config.run, command)
-            output.as_json(report.as_json()) if as_json else _print_report(report)
-            is_ok = report.ok
+        trainers.trainer_named(trainer)
+        if not given:
+            raise InputError(f"--trainer {trainer}: give its settings with --config F, or behind `--`.")
+        mode, command = config.mode or "segment", config.command or []
+        report = trainers.examine(trainer, config.config or [], mode, config.run, command)
+        output.as_json(report.as_json()) if as_json else _print_report(report)
+        is_ok = report.ok
     if not is_ok:
         raise typer.Exit(1)
 
@@ -73,10 +69,10 @@ def _print_report(report: Report) -> None:
         output.text()
         output.text(f"{severity}: {SEVERITIES[severity]}")
         for finding in findings:
-            output.say(finding.title, "  ", first="  ")
+            output.say(f"  {finding.title}", "  ")
             for line in written(report.style, finding.fix):
                 output.text(f"      set {line}")
-            output.say(finding.advice, "      ", first="      ")
+            output.say(f"      {finding.advice}", "      ")
             output.text(f"      ({finding.name}{f', {finding.source}' if finding.source else ''})")
     if not report.findings:
         output.text("  nothing found")

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from gaincurate.cli import output
 from gaincurate.cli.options import AsJson, configured
-from gaincurate.core.options import ADVANCED, CHECKS, CHOICE, Cache, Option
-from gaincurate.core.store import use_cache
+from gaincurate.cli.output import counted
+from gaincurate.core.options import ADVANCED, CHECKS, CHOICE, Option
 from gaincurate.errors import InputError
 from gaincurate.trainers.names import TRAINERS
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gaincurate.hygiene.options import HygieneConfig
 
 
-@configured("gaincurate.hygiene.options:HygieneConfig")
+@configured("gaincurate.hygiene.options:HygieneConfig", resumes=True, stores=True)
 def export(
     config: HygieneConfig,
     source: Annotated[
@@ -82,44 +82,41 @@ def export(
         ),
     ] = None,
     overwrite: Annotated[bool, Option("Replace the file.")] = False,
-    cache: Cache = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the rows as a trainer reads them, and print the settings with which it reads them unchanged.
 
     Example: gaincurate export scored --trainer verl --data-source openai/gsm8k --out train.parquet
     """
-    with output.reporting(resumes=True):
-        from gaincurate.trainers.columns import ViewOptions
-        from gaincurate.trainers.export import Pick
-        from gaincurate.trainers.export import export as write
+    from gaincurate.trainers.columns import ViewOptions
+    from gaincurate.trainers.export import Pick
+    from gaincurate.trainers.export import export as write
 
-        use_cache(cache)
-        options = ViewOptions(bare, with_scores, config.answer_column, id_in_answer, data_source, env_class)
-        pick = Pick(by, ascending, round_, limit, where, rollouts)
-        asked = config.options(drop or "")
-        if drop is not None and not asked.chosen():
-            raise InputError("--drop names no check; name one, such as duplicates.")
-        exported = write(
-            source, trainer, out, options, pick,
-            drop=None if drop is None else asked, overwrite=overwrite, note=output.note,
-        )  # fmt: skip
-        for line in [*exported.notes, *exported.launch.hints]:
-            output.note(line)
-        round_of = exported.facts.get("round")
-        of = "" if round_of is None else f", round {round_of} of {source}"
-        rows = output.counted(exported.rows, "row")
-        output.note(f"{out}: {rows} for {trainer} {exported.view.profile.version}{of}")
-        if exported.dropped_file is not None:
-            checks = ", ".join(f"{check} {count:,}" for check, count in exported.dropped.items())
-            rows = output.counted(sum(exported.dropped.values()), "row")
-            output.note(f"{exported.dropped_file}: {rows} dropped ({checks})")
-        summary = {"file": str(out), "rows": exported.rows, "columns": exported.view.schema.names}
-        summary |= asdict(exported.launch)
-        if exported.dropped_file is not None:
-            summary |= {"dropped": exported.dropped, "dropped_file": str(exported.dropped_file)}
-        summary |= {"notes": exported.notes, "made": exported.facts}
-        if as_json:
-            output.as_json(summary)
-        for line in [] if as_json else exported.launch.text.split("\n"):
-            output.text(line)
+    options = ViewOptions(bare, with_scores, config.answer_column, id_in_answer, data_source, env_class)
+    pick = Pick(by, ascending, round_, limit, where, rollouts)
+    asked = config.options(drop or "")
+    if drop is not None and not asked.chosen():
+        raise InputError("--drop names no check; name one, such as duplicates.")
+    dropping = None if drop is None else asked
+    exported = write(
+        source, trainer, out, options, pick, drop=dropping, overwrite=overwrite, note=output.note
+    )
+    for line in [*exported.notes, *exported.launch.hints]:
+        output.note(line)
+    round_of = exported.facts.get("round")
+    of = "" if round_of is None else f", round {round_of} of {source}"
+    rows = counted(exported.rows, "row")
+    output.note(f"{out}: {rows} for {trainer} {exported.view.profile.version}{of}")
+    summary = {"file": out, "rows": exported.rows, "columns": exported.view.schema.names}
+    summary |= asdict(exported.launch)
+    if exported.dropped_file is not None:
+        checks = ", ".join(f"{check} {count:,}" for check, count in exported.dropped.items())
+        rows = counted(sum(exported.dropped.values()), "row")
+        output.note(f"{exported.dropped_file}: {rows} dropped ({checks})")
+        summary |= {"dropped": exported.dropped, "dropped_file": exported.dropped_file}
+    summary |= {"notes": exported.notes, "made": exported.facts}
+    if as_json:
+        output.as_json(summary)
+        return
+    for line in exported.launch.text.split("\n"):
+        output.text(line)

@@ -15,6 +15,7 @@ import json
 import re
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any
@@ -23,7 +24,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from gaincurate.cli import output
-from gaincurate.core.options import ADVANCED, PANELS, Option, checked, near
+from gaincurate.core.options import ADVANCED, PANELS, Cache, Option, checked, near
+from gaincurate.core.store import Remote, located, use_cache
 from gaincurate.errors import InputError
 
 AsJson = Annotated[bool, Option("Print JSON.", names=("--json",))]
@@ -37,30 +39,38 @@ _BOOL = "tag:yaml.org,2002:bool"
 
 
 def configured(
-    path: str = "", *, whole: bool = True, own: Sequence[str] = ()
+    *paths: str, resumes: bool = False, stores: bool = False
 ) -> Callable[[Callable[..., None]], Callable[[], None]]:
     """Make a function a command: its parameters marked with `Option` are the options.
 
     Args:
-        path: `module:Class` of a config whose fields are options too. The function gets it as `config`.
-        whole: whether the options make the config. Else the function gets the fields that were given.
-        own: configs of which the function gets the fields that were given as `own`.
+        paths: `module:Class` of a config whose fields are options too. The function gets it as `config`. If
+            there are several, it gets the fields that were given: as `config` those of the first one, as
+            `own` those of the others.
+        resumes: whether the same command goes on after Ctrl-C, see `output.reporting`.
+        stores: whether it reads or writes object stores, and so has --cache.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[[], None]:
         def command() -> None:
             raise AssertionError("a command is built before it runs")
 
-        command.__name__, command.__doc__ = function.__name__, _flowing(function.__doc__ or "")
-        command.build = lambda: _build(function, path, whole, own)  # type: ignore[attr-defined]
+        command.__name__ = function.__name__.strip("_")
+        # A paragraph is a line each, as the help breaks lines by the terminal's width.
+        paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
+        command.__doc__ = "\n\n".join(" ".join(each.split()) for each in paragraphs)
+        command.build = lambda: _build(function, paths, resumes, stores)  # type: ignore[attr-defined]
         return command
 
     return decorate
 
 
-def _flowing(docstring: str) -> str:
-    """A docstring whose paragraphs are a line each, as the help breaks lines by the terminal's width."""
-    return "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(docstring).split("\n\n"))
+def group(*commands: Callable[[], None], **settings: Any) -> typer.Typer:
+    """A group of commands in the order of its help."""
+    app = typer.Typer(cls=Group, no_args_is_help=True, **settings)
+    for command in commands:
+        app.command(cls=Command)(command)
+    return app
 
 
 class _QuietHelp:
@@ -103,11 +113,14 @@ class Command(_QuietHelp, TyperCommand):
         return super().parse_args(ctx, args)
 
 
-def _build(function: Callable[..., None], path: str, whole: bool, own: Sequence[str]) -> Any:
-    """The Typer command of a function."""
-    model = _model(path) if path else None
-    of_own, of_model = [each for one in own for each in _fields(_model(one))], list(_fields(model))
-    options = [*of_own, *of_model, *_parameters(function, model)]
+def _build(function: Callable[..., None], paths: Sequence[str], resumes: bool, stores: bool) -> Any:
+    """The Typer command of a function: it reads texts, checks the config and runs the function."""
+    models = [_model(path) for path in paths]
+    fields = [list(_fields(model)) for model in models]
+    options = [*chain(*fields[1:], *fields[:1]), *_parameters(function, models)]
+    if stores:
+        marker = typing.get_args(Cache)[1]
+        options.append((marker, _parameter("cache", marker, Path | None, None)))
     options.sort(key=lambda option: _PANELS.index(option[0].panel))
     markers = {parameter.name: marker for marker, parameter in options}
     parameters = [parameter for _, parameter in options]
@@ -115,12 +128,32 @@ def _build(function: Callable[..., None], path: str, whole: bool, own: Sequence[
     if not has_own and sum(not marker.argument for marker in markers.values()) > _MANY:
         parameters.append(_config_parameter(markers))
     parameters.append(inspect.Parameter("ctx", _KEYWORD, annotation=typer.Context))
-    fields, names = ([parameter.name for _, parameter in each] for each in (of_model, of_own))
-    call: Any = _call(function, model, whole, markers, fields, names)
-    call.__signature__ = inspect.Signature(parameters)
-    call.__annotations__ = {each.name: each.annotation for each in parameters}
+
+    def call(ctx: Any, config_file: Path | None = None, **values: Any) -> None:
+        with output.reporting(resumes=resumes, verbose=values.get("verbose", False)):
+            read = {name: _read(name, markers[name], value) for name, value in values.items()}
+            if stores:
+                use_cache(read.pop("cache"))
+            given: list[dict[str, Any]] = []
+            for each in fields:
+                taken = {parameter.name: read.pop(parameter.name) for _, parameter in each}
+                sources = {name: ctx.get_parameter_source(name).name for name in taken}
+                given.append({name: taken[name] for name in taken if sources[name] != "DEFAULT"})
+            if models:
+                of_config: dict[str, Any] = {}
+                for name, value in given[0].items():
+                    outer, _, inner = name.rpartition("__")
+                    (of_config.setdefault(outer, {}) if outer else of_config)[inner] = value
+                read["config"] = of_config if given[1:] else checked(models[0], of_config)
+            if given[1:]:
+                read["own"] = dict(chain.from_iterable(each.items() for each in given[1:]))
+            function(**read)
+
+    made: Any = call
+    made.__signature__ = inspect.Signature(parameters)
+    made.__annotations__ = {each.name: each.annotation for each in parameters}
     app = typer.Typer(add_completion=False)
-    app.command()(call)
+    app.command()(made)
     command: Any = typer.main.get_command(app)
     command.aliases = {marker.alias: marker.names[0] for marker in markers.values() if marker.alias}
     return command
@@ -131,9 +164,9 @@ def _model(path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def _parameters(function: Callable[..., None], model: Any) -> Iterator[tuple[Option, inspect.Parameter]]:
+def _parameters(function: Any, models: Sequence[Any]) -> Iterator[tuple[Option, inspect.Parameter]]:
     """The marked parameters of a command, whose config has no name at run time but here."""
-    names = {model.__name__: model} if model else {}
+    names = {model.__name__: model for model in models}
     hints = typing.get_type_hints(function, localns=names, include_extras=True)
     for name, parameter in inspect.signature(function).parameters.items():
         for marker in getattr(hints[name], "__metadata__", ()):
@@ -142,8 +175,8 @@ def _parameters(function: Callable[..., None], model: Any) -> Iterator[tuple[Opt
 
 
 def _fields(model: Any, within: str = "") -> Iterator[tuple[Option, inspect.Parameter]]:
-    """The marked fields of a config, and those of a config in it as `FIELD__FIELD`; none without a config."""
-    for name, field in model.model_fields.items() if model else ():
+    """The marked fields of a config, and those of a config in it as `FIELD__FIELD`."""
+    for name, field in model.model_fields.items():
         if hasattr(field.annotation, "model_fields"):
             yield from _fields(field.annotation, f"{name}__")
         required = field.is_required()
@@ -157,7 +190,7 @@ def _fields(model: Any, within: str = "") -> Iterator[tuple[Option, inspect.Para
 
 
 def _parameter(
-    name: str, marker: Option, kind: Any, default: Any, least: float | None, most: float | None
+    name: str, marker: Option, kind: Any, default: Any, least: float | None = None, most: float | None = None
 ) -> inspect.Parameter:
     """A parameter as Typer takes it."""
     metavar, choices = _metavar(marker, kind)
@@ -219,37 +252,6 @@ def _metavar(marker: Option, kind: Any) -> tuple[str | None, str]:
     return marker.metavar or "NAME", f" One of {', '.join(choices)}."
 
 
-def _call(
-    function: Callable[..., None],
-    model: Any,
-    whole: bool,
-    markers: Mapping[str, Option],
-    fields: Sequence[str],
-    own: Sequence[str],
-) -> Callable[..., None]:
-    """The function that Typer calls: it reads texts, checks the config and runs the command."""
-
-    def call(ctx: Any, config_file: Path | None = None, **values: Any) -> None:
-        def given(names: Sequence[str]) -> dict[str, Any]:
-            """Take fields out of what was read, without those that have their default."""
-            taken = {name: read.pop(name) for name in names}
-            return {name: taken[name] for name in names if ctx.get_parameter_source(name).name != "DEFAULT"}
-
-        with output.reporting():
-            read = {name: _read(name, markers[name], value) for name, value in values.items()}
-            if model is not None:
-                of_config: dict[str, Any] = {}
-                for name, value in given(fields).items():
-                    outer, _, inner = name.rpartition("__")
-                    (of_config.setdefault(outer, {}) if outer else of_config)[inner] = value
-                read["config"] = checked(model, of_config) if whole else of_config
-            if own:
-                read["own"] = given(own)
-        function(**read)
-
-    return call
-
-
 def _read(name: str, marker: Option, value: Any) -> Any:
     """The value of an option. A path may be the URL of an object store where the option takes one.
 
@@ -262,8 +264,6 @@ def _read(name: str, marker: Option, value: Any) -> Any:
         return [_read(name, marker, item) for item in value]
     if not isinstance(value, Path):
         return value
-    from gaincurate.core.store import Remote, located
-
     place = located(value)
     if isinstance(place, Remote) and not marker.stores:
         option = marker.metavar if marker.argument else _spelling(_key(name, marker))

@@ -84,15 +84,13 @@ def _write(data: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        _discard(sys.stdout)
-        raise StorageError(f"cannot write the output: {reason_of(error)}.", errno=error.errno) from error
+        raise unwritten(error) from error
 
 
-def unwritten(error: OSError) -> int:
-    """Say that stdout takes no more, and give the exit code."""
+def unwritten(error: OSError) -> StorageError:
+    """The sentence for a stdout that takes no more, where the rest of it is discarded."""
     _discard(sys.stdout)
-    note(f"error: cannot write the output: {reason_of(error)}.")
-    return StorageError.exit_code
+    return StorageError(f"cannot write the output: {reason_of(error)}.", errno=error.errno)
 
 
 def _discard(stream: TextIO) -> None:
@@ -165,31 +163,27 @@ def cell(row: Any, how: Cell) -> str:
     return number(row, form)
 
 
-def say(line: str, indent: str = "", *, first: str = "") -> None:
-    """A sentence to stdout, over several lines where it is long; `first` is the first line's indent."""
-    _wrapped(line, min(WIDTH, terminal_width() or WIDTH), indent, first)
+def say(line: str, indent: str = "", width: int = WIDTH) -> None:
+    """A sentence to stdout, over several lines where it is longer than `width` or the terminal's.
 
-
-def fitted(line: str, indent: str = "  ", *, first: str = "") -> None:
-    """A line to stdout, over several where the terminal is too narrow; one line in a pipe.
-
-    The spaces that it begins with are kept.
+    The spaces that it begins with are kept. Lines after the first one begin with `indent`.
     """
-    first = first or line[: len(line) - len(line.lstrip(" "))]
-    _wrapped(line.lstrip(" "), terminal_width() or sys.maxsize, indent, first)
-
-
-def _wrapped(line: str, width: int, indent: str, first: str) -> None:
+    bare = line.lstrip(" ")
     wrapped = textwrap.wrap(
-        plain(line),
-        width,
-        initial_indent=first,
+        plain(bare),
+        min(width, terminal_width() or width),
+        initial_indent=line[: len(line) - len(bare)],
         subsequent_indent=indent,
         break_on_hyphens=False,
         break_long_words=False,
     )
     for part in wrapped:
         text(part)
+
+
+def fitted(line: str, indent: str = "  ") -> None:
+    """A line to stdout, over several where the terminal is too narrow; one line in a pipe."""
+    say(line, indent, sys.maxsize)
 
 
 def short_id(gc_id: str) -> str:
