@@ -66,17 +66,15 @@ def _print_report(report: Report) -> None:
 
     output.text(f"{report.trainer} {report.version}, {report.mode} mode")
     for severity, findings in groupby(report.findings, lambda finding: finding.severity):
-        output.text()
-        output.text(f"{severity}: {SEVERITIES[severity]}")
+        output.text("", f"{severity}: {SEVERITIES[severity]}")
         for finding in findings:
             output.say(f"  {finding.title}", "  ")
-            for line in written(report.style, finding.fix):
-                output.text(f"      set {line}")
+            output.text(*(f"      set {line}" for line in written(report.style, finding.fix)))
             output.say(f"      {finding.advice}", "      ")
             output.text(f"      ({finding.name}{f', {finding.source}' if finding.source else ''})")
     if not report.findings:
         output.text("  nothing found")
-    output.text()
+    output.text("")
     for note in report.notes:
         output.fitted(f"note: {note}")
     if broken := sum(finding.breaks for finding in report.findings):

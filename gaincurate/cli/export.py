@@ -6,6 +6,7 @@ The settings go to stdout and all notes to stderr, so the output can be pasted i
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from gaincurate.hygiene.options import HygieneConfig
 
 
+_name = partial(Option, metavar="NAME")
+
+
 @configured("gaincurate.hygiene.options:HygieneConfig", resumes=True, stores=True)
 def export(
     config: HygieneConfig,
@@ -29,12 +33,11 @@ def export(
     trainer: Annotated[str, Option(f"{', '.join(TRAINERS)}.", metavar="T")],
     out: Annotated[Path, Option("The file: .parquet or .jsonl.", metavar="F")],
     by: Annotated[
-        str | None,
-        Option("Score column of the order, high first. Default: the set's order.", metavar="NAME"),
+        str | None, _name("Score column of the order, high first. Default: the set's order.")
     ] = None,
     ascending: Annotated[bool, Option("With --by: low values first.")] = False,
-    round_: Annotated[int | None, Option("Of a run. Default: the newest.", names=("--round",), min=0)] = None,
-    limit: Annotated[int | None, Option("Take the first rows only.", min=1)] = None,
+    round_: Annotated[int | None, Option("Of a run. Default: the newest.", names=("--round",), ge=0)] = None,
+    limit: Annotated[int | None, Option("Take the first rows only.", ge=1)] = None,
     bare: Annotated[
         bool,
         Option("Leave the scoring run's system message and examples out.", names=("--without-system",)),
@@ -50,15 +53,12 @@ def export(
     ] = None,
     data_source: Annotated[
         str | None,
-        Option(
+        _name(
             "What picks the reward function: verl's data_source, open-instruct's dataset, roll's tag "
-            "and so on. Default: the source's column of that name.",
-            metavar="NAME",
+            "and so on. Default: the source's column of that name."
         ),
     ] = None,
-    env_class: Annotated[
-        str | None, Option("skyrl: the environment of every row.", ADVANCED, metavar="NAME")
-    ] = None,
+    env_class: Annotated[str | None, _name("skyrl: the environment of every row.", ADVANCED)] = None,
     where: Annotated[
         str | None,
         Option(
@@ -74,9 +74,8 @@ def export(
     drop: Annotated[
         str | None,
         Option(
-            "Leave out what `gaincurate hygiene` finds: of overlong, sentinel-gold, word-gold, "
-            "broken-gold, conflicting-gold, contaminated, duplicates and near-duplicates, with commas "
-            "between them.",
+            "Leave out what `gaincurate hygiene` finds: of overlong, sentinel-gold, word-gold, broken-gold, "
+            "conflicting-gold, contaminated, duplicates and near-duplicates, with commas between them.",
             CHECKS,
             metavar="LIST",
         ),
@@ -115,8 +114,4 @@ def export(
         output.note(f"{exported.dropped_file}: {rows} dropped ({checks})")
         summary |= {"dropped": exported.dropped, "dropped_file": exported.dropped_file}
     summary |= {"notes": exported.notes, "made": exported.facts}
-    if as_json:
-        output.as_json(summary)
-        return
-    for line in exported.launch.text.split("\n"):
-        output.text(line)
+    output.result(summary, as_json, lambda _: output.text(*exported.launch.text.split("\n")))

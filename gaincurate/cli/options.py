@@ -119,8 +119,8 @@ def _build(function: Callable[..., None], paths: Sequence[str], resumes: bool, s
     fields = [list(_fields(model)) for model in models]
     options = [*chain(*fields[1:], *fields[:1]), *_parameters(function, models)]
     if stores:
-        marker = typing.get_args(Cache)[1]
-        options.append((marker, _parameter("cache", marker, Path | None, None)))
+        kind, *metadata = typing.get_args(Cache)
+        options += _parameter("cache", kind, metadata, None)
     options.sort(key=lambda option: _PANELS.index(option[0].panel))
     markers = {parameter.name: marker for marker, parameter in options}
     parameters = [parameter for _, parameter in options]
@@ -164,56 +164,60 @@ def _model(path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def _parameters(function: Any, models: Sequence[Any]) -> Iterator[tuple[Option, inspect.Parameter]]:
+Marked = Iterator[tuple[Option, inspect.Parameter]]
+
+
+def _parameters(function: Any, models: Sequence[Any]) -> Marked:
     """The marked parameters of a command, whose config has no name at run time but here."""
     names = {model.__name__: model for model in models}
     hints = typing.get_type_hints(function, localns=names, include_extras=True)
     for name, parameter in inspect.signature(function).parameters.items():
-        for marker in getattr(hints[name], "__metadata__", ()):
-            kind = hints[name].__origin__
-            yield marker, _parameter(name, marker, kind, parameter.default, marker.min, marker.max)
+        if hasattr(hints[name], "__metadata__"):
+            yield from _parameter(name, hints[name].__origin__, hints[name].__metadata__, parameter.default)
 
 
-def _fields(model: Any, within: str = "") -> Iterator[tuple[Option, inspect.Parameter]]:
+def _fields(model: Any, within: str = "") -> Marked:
     """The marked fields of a config, and those of a config in it as `FIELD__FIELD`."""
     for name, field in model.model_fields.items():
         if hasattr(field.annotation, "model_fields"):
             yield from _fields(field.annotation, f"{name}__")
         required = field.is_required()
         default = inspect.Parameter.empty if required else field.get_default(call_default_factory=True)
-        least, most = (
-            next((getattr(each, bound) for each in field.metadata if hasattr(each, bound)), None)
-            for bound in ("ge", "le")
-        )
-        for marker in (each for each in field.metadata if isinstance(each, Option)):
-            yield marker, _parameter(within + name, marker, field.annotation, default, least, most)
+        yield from _parameter(within + name, field.annotation, field.metadata, default)
 
 
-def _parameter(
-    name: str, marker: Option, kind: Any, default: Any, least: float | None = None, most: float | None = None
-) -> inspect.Parameter:
-    """A parameter as Typer takes it."""
-    metavar, choices = _metavar(marker, kind)
-    shared: dict[str, Any] = {"help": marker.help + choices, "metavar": metavar}
-    if marker.read is not None:
-        kind, shared["parser"] = Any, lambda value: value  # a text is left to `Option.read`
-        default = marker.shown if default is not inspect.Parameter.empty else default
-    elif _is_path(kind):
-        shared["parser"] = _path
-    else:
-        shared |= {"min": least, "max": most}
-    if marker.argument:
-        info: Any = typer.Argument(**shared)
-    else:
-        names = marker.names or (_spelling(name),)
-        shown = not names[0].startswith(" /")  # a flag that only switches off says so itself
-        info = typer.Option(*names, show_default=shown, rich_help_panel=marker.panel, **shared)
-    return inspect.Parameter(name, _KEYWORD, default=default, annotation=Annotated[kind, info])
+def _parameter(name: str, kind: Any, metadata: Sequence[Any], default: Any) -> Marked:
+    """The parameter as Typer takes it, if an `Option` is among the metadata."""
+    for marker in (each for each in metadata if isinstance(each, Option)):
+        metavar, choices = _metavar(marker, kind)
+        shared: dict[str, Any] = {"help": marker.help + choices, "metavar": metavar}
+        if marker.read is not None:
+            kind, shared["parser"] = Any, lambda value: value  # a text is left to `Option.read`
+            default = marker.shown if default is not inspect.Parameter.empty else default
+        elif _is_path(kind):
+            shared["parser"] = _path
+        else:
+            for key, bound in (("min", "ge"), ("max", "le")):
+                values = (getattr(each, bound, None) for each in metadata)
+                shared[key] = next((value for value in values if value is not None), None)
+        if marker.argument:
+            info: Any = typer.Argument(**shared)
+        else:
+            names = marker.names or (_long(name, marker),)
+            shown = not names[0].startswith(" /")  # a flag that only switches off says so itself
+            info = typer.Option(*names, show_default=shown, rich_help_panel=marker.panel, **shared)
+        yield marker, inspect.Parameter(name, _KEYWORD, default=default, annotation=Annotated[kind, info])
 
 
-def _spelling(name: str) -> str:
-    """The option of a field, which may be one of a config in a config."""
-    return "--" + name.rpartition("__")[2].replace("_", "-")
+def _long(name: str, marker: Option) -> str:
+    """The long spelling of an option, by default its field's, which may be one of a config in a config."""
+    long = (spelling for spelling in marker.names if spelling.startswith("--"))
+    return next(long, "--" + name.rpartition("__")[2].replace("_", "-")).partition("/")[0]
+
+
+def _key(name: str, marker: Option) -> str:
+    """An option's name in a file: its long spelling, with underscores."""
+    return _long(name, marker)[2:].replace("-", "_")
 
 
 def _is_path(kind: Any) -> bool:
@@ -266,19 +270,12 @@ def _read(name: str, marker: Option, value: Any) -> Any:
         return value
     place = located(value)
     if isinstance(place, Remote) and not marker.stores:
-        option = marker.metavar if marker.argument else _spelling(_key(name, marker))
+        option = marker.metavar if marker.argument else _long(name, marker)
         raise InputError(
             f"{option} {place}: expected a local path. Object stores hold data to score and scored sets, and "
             "nothing but `gaincurate score` writes there."
         )
     return place
-
-
-def _key(name: str, marker: Option) -> str:
-    """An option's name in a file: its long spelling, with underscores."""
-    field = name.rpartition("__")[2]
-    long = next((spelling for spelling in marker.names if spelling.startswith("--")), field)
-    return long.partition("/")[0].strip("-").replace("-", "_")
 
 
 def _config_parameter(markers: Mapping[str, Option]) -> inspect.Parameter:
@@ -310,7 +307,7 @@ def _read_config(path: Path, ctx: Any, markers: Mapping[str, Option]) -> dict[st
     names |= {marker.alias.strip("-"): name for name, marker in markers.items() if marker.alias}
     params = {param.name: param for param in ctx.command.params}
     values: dict[str, Any] = {}
-    for key, value in parsed(path).items():
+    for key, value in _parsed(path).items():
         name = names.get(key.replace("-", "_"))
         if name is None or name in _OF_A_CALL:
             every = f"`{ctx.command_path} --help` shows every option"
@@ -331,13 +328,8 @@ def _read_config(path: Path, ctx: Any, markers: Mapping[str, Option]) -> dict[st
     return values
 
 
-def parsed(path: Path) -> dict[str, Any]:
-    """The values in a file, by name.
-
-    Raises:
-        InputError: its ending is none of these, it cannot be parsed, or it holds no names with values.
-        StorageError: it cannot be read.
-    """
+def _parsed(path: Path) -> dict[str, Any]:
+    """The values in a file, by name."""
     from gaincurate.core.files import reading
     from gaincurate.core.foreign import json_value, read_text, toml_value
 

@@ -36,9 +36,9 @@ def terminal_width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def text(line: str = "") -> None:
-    """One line of data, to stdout."""
-    _write(_harmless(line) + "\n")
+def text(*lines: str) -> None:
+    """Lines of data, to stdout."""
+    _write("".join(f"{_harmless(line)}\n" for line in lines))
 
 
 Facts = TypeVar("Facts")
@@ -52,8 +52,7 @@ def result(facts: Facts, as_json_: bool, show: Callable[[Facts], None]) -> None:
 def as_json(value: Any) -> None:
     """One JSON value, to stdout. NaN and infinity, which JSON does not have, are null."""
     readable = sys.stdout.encoding.lower() in ("utf-8", "utf8")
-    encoded = json.dumps(_with_nulls(value), indent=2, ensure_ascii=not readable)
-    _write("\n".join(map(_harmless, encoded.split("\n"))) + "\n")
+    text(*json.dumps(_with_nulls(value), indent=2, ensure_ascii=not readable).split("\n"))
 
 
 def _with_nulls(value: Any) -> Any:
@@ -132,7 +131,7 @@ def table(rows: Sequence[Sequence[str]], head: Sequence[str], left: Collection[s
     ]
     for place, block in enumerate(blocks):
         if place:
-            text()
+            text("")
         height = max(len(wrapped[i]) for i in block)
         heads = [[""] * (height - len(wrapped[i])) + wrapped[i] for i in block]
         for line in [*zip(*heads, strict=True), *([row[i] for i in block] for row in rows)]:
@@ -177,8 +176,7 @@ def say(line: str, indent: str = "", width: int = WIDTH) -> None:
         break_on_hyphens=False,
         break_long_words=False,
     )
-    for part in wrapped:
-        text(part)
+    text(*wrapped)
 
 
 def fitted(line: str, indent: str = "  ") -> None:

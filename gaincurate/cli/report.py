@@ -56,12 +56,12 @@ def print_report(document: Document, *, verbose: bool = False) -> None:
     warned = [verdict for verdict in document.verdicts if verdict.banner is not None]
     for first, *others in [[verdict] for verdict in warned] if verbose else [warned] * bool(warned):
         output.say(f"WARNING: {first.banner}{verdicts.likewise(others)}")
-    output.text()
+    output.text("")
     rows = [[verdict] for verdict in document.verdicts] if verbose else verdicts.alike(document)
     for first, *others in rows:
         output.say(f"[{first.verdict}] {first.sentence}{verdicts.likewise(others)}", "  ")
     print_parts([part for part in parts(document) if verbose or part.name not in _OF_SIGNALS])
-    output.text()
+    output.text("")
     for note in document.notes if verbose else [*document.notes, _MORE]:
         output.say(f"note: {note}", "  ")
 
@@ -70,7 +70,7 @@ def print_parts(parts: Sequence[Part]) -> None:
     """Print the paragraphs and tables of a document, without what a page has on demand."""
     for part in parts:
         if not part.detail:
-            output.text()
+            output.text("")
             output.say(part.title)
             print_blocks(part.blocks)
 
@@ -83,7 +83,7 @@ def print_blocks(blocks: Sequence[Block]) -> None:
         if isinstance(block, str) and not isinstance(block, Legend):
             output.say(f"  {block}", "  ")
         elif isinstance(block, Table) and not block.detail:
-            output.text()
+            output.text("")
             output.say(f"  {block.caption}", "  ")
             places = [name == block.text for name in block.head]
             rows = [[_shown(*each) for each in zip(row, places, strict=True)] for row in block.rows]
@@ -98,6 +98,9 @@ def _shown(cell: Cell, cut: bool) -> str:
         return output.excerpt(str(cell), output.WIDTH)
     plain = output.plain(f"{cell.value} {cell.half}".rstrip() if isinstance(cell, Figure) else str(cell))
     return "-" if plain == NONE else re.sub(rf"{MINUS}(?=\d)", "-", plain)
+
+
+_name = partial(Option, panel=READING, metavar="NAME")
 
 
 @configured(stores=True)
@@ -118,25 +121,17 @@ def report(
         Option(
             "For rollout sets: the reward from which a rollout counts as right. Default: rewards between "
             "0 and 1 count as partial successes.",
-            min=0,
-            max=1,
+            ge=0,
+            le=1,
         ),
     ] = None,
     group_column: Annotated[
         str | None,
-        Option(
-            "The column of groups, such as the source or the task. Default: found by name.",
-            READING,
-            metavar="NAME",
-        ),
+        _name("The column of groups, such as the source or the task. Default: found by name."),
     ] = None,
     columns: Annotated[
         list[str] | None,
-        Option(
-            "A column of the source to take for a level of difficulty; may be repeated.",
-            READING,
-            metavar="NAME",
-        ),
+        _name("A column of the source to take for a level of difficulty; may be repeated."),
     ] = None,
     page: Annotated[
         Path | None,
@@ -263,7 +258,7 @@ def compare(
         ),
     ] = False,
     workers: Annotated[
-        int, Option("How many arms are trained at a time, each by a process of its own.", min=1)
+        int, Option("How many arms are trained at a time, each by a process of its own.", ge=1)
     ] = 1,
     dry_run: Annotated[
         bool, Option("Print how many trainings, generated tokens and answers are left; write nothing.")
@@ -333,7 +328,7 @@ def print_comparison(comparison: Json) -> None:
     output.say(comparison["headline"])
     for note in comparison["notes"]:
         output.say(f"NOTE: {note}")
-    output.text()
+    output.text("")
     output.say(
         f"{counted(setting['budget_tokens'], 'generated token')} for each of {counted(len(arms), 'arm')} and "
         f"{counted(setting['seeds_count'], 'seed')}; {counted(setting['prompts'], 'held-out prompt')}, "

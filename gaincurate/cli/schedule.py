@@ -98,9 +98,7 @@ def start(
     own: dict[str, Any],
     budget: Annotated[
         int | None,
-        Option(
-            "Distinct prompts in a round. Required, except for dots: refresh_every * step_prompts.", min=1
-        ),
+        Option("Distinct prompts in a round. Required, except for dots: refresh_every * step_prompts.", ge=1),
     ] = None,
     options: Annotated[
         list[str] | None,
@@ -152,21 +150,25 @@ def start(
         more = {"references": None if difficulty is None else difficulty["waiting"]}
         output.as_json(facts | (paths_of(opened, 0) if is_open else more))
     elif not is_open:  # `rounds.start` has noted why
-        output.text(f"{run}: opened; its strategy waits for something before round 0")
-        output.text(f"  next: gaincurate schedule next {shlex.quote(str(run))}")
+        output.text(
+            f"{run}: opened; its strategy waits for something before round 0",
+            f"  next: gaincurate schedule next {shlex.quote(str(run))}",
+        )
     else:
         tokens = opened.plan(0)["forecast"]["prompt_tokens"]
         output.fitted(
             f"{run}: round 0 of {opened.config.rounds} is planned: {opened.config.budget:,} of "
             f"{counted(opened.prompts, 'prompt')}, {counted(tokens, 'prompt token')}"
         )
-        output.text(f"  data: {opened.data(0)}")
-        output.text(f"  outcomes go to: {opened.outcomes(0)}")
-        output.text('    a line for each rollout: {"gc_id": "...", "reward": 1.0, "round": 0}')
         script = Path("train.py")  # of `gaincurate example`, whose flags are known
         example = script.exists() and filecmp.cmp(script, FILES / script, shallow=False)
         trainer = TRAIN if example else "CMD ..."
-        output.text(f"  next: gaincurate schedule run {shlex.quote(str(run))} -- {trainer}")
+        output.text(
+            f"  data: {opened.data(0)}",
+            f"  outcomes go to: {opened.outcomes(0)}",
+            '    a line for each rollout: {"gc_id": "...", "reward": 1.0, "round": 0}',
+            f"  next: gaincurate schedule run {shlex.quote(str(run))} -- {trainer}",
+        )
 
 
 @configured()
@@ -199,12 +201,8 @@ def recipe(
     else:
         script = recipe_of(trainer)
         lines, facts = script.splitlines(), {"trainer": trainer, "command": COMMAND, "script": script}
-    if as_json:
-        output.as_json(facts)
-        return
-    for line in lines:
-        output.text(line)
-    if live is None:
+    output.result(facts, as_json, lambda _: output.text(*lines))
+    if live is None and not as_json:
         output.note(f"saved as round.sh: {COMMAND}")
 
 

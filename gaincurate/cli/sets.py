@@ -75,13 +75,13 @@ def example(
         raise storage_error(Path(error.filename or folder), error) from error
     for name, content in contents.items():
         write_atomic(folder / name, content)
-    output.text(f"{folder / 'prompts.jsonl'}: 240 questions with answers, of six tasks")
-    output.text(f"{folder / 'reward.py'}: a reward function, for TRL and for --verifier reward:correct")
-    output.text(f"{folder / 'train.py'}: trains one round with TRL")
-    output.text("next:")
     change = [] if folder == Path(".") else [f"cd {shlex.quote(str(folder))}"]
-    for command in (*change, *_COMMANDS):
-        output.text(f"  {command}")
+    output.text(
+        f"{folder / 'prompts.jsonl'}: 240 questions with answers, of six tasks",
+        f"{folder / 'reward.py'}: a reward function, for TRL and for --verifier reward:correct",
+        f"{folder / 'train.py'}: trains one round with TRL",
+        *("next:", *(f"  {command}" for command in (*change, *_COMMANDS))),
+    )
 
 
 @configured(stores=True)
@@ -90,7 +90,7 @@ def show(
         Path,
         Option("A finished scored set or rollout set.", metavar="DIR", argument=True, stores=True),
     ],
-    rows: Annotated[int, Option("Rows or prompts to show from each end.", min=0)] = 5,
+    rows: Annotated[int, Option("Rows or prompts to show from each end.", ge=0)] = 5,
     as_json: AsJson = False,
 ) -> None:
     """Show a scored set: manifest, distribution, top and bottom rows; or a rollout set: completions, rewards.
@@ -173,7 +173,7 @@ def _print_set(folder: Path, facts: Json) -> None:
     if facts["computed"]:
         listed = (f"{name} ({counted(each['rows'], 'row')})" for name, each in facts["computed"].items())
         output.fitted(f"  computed columns: {', '.join(listed)}")
-    output.text()
+    output.text("")
     head = ["column", *("min" if q == 0 else "max" if q == 1 else f"{q:.0%}" for q in _QUANTILES)]
     lines = []
     for name, values in facts["distribution"].items():
@@ -189,8 +189,7 @@ def _print_set(folder: Path, facts: Json) -> None:
     }
     for name, more in (("top", " (taught first)"), ("bottom", "")):
         if facts[name]:
-            output.text()
-            output.text(f"{name} by gc_angle{more}")
+            output.text("", f"{name} by gc_angle{more}")
             output.records(facts[name], cells, left=("question",))
 
 
@@ -262,8 +261,7 @@ def _print_rollouts(folder: Path, facts: Json) -> None:
         output.fitted(f"  warning: {facts['warning']}")
     for name, title in (("worst", "lowest mean rewards"), ("best", "highest mean rewards")):
         if facts[name]:
-            output.text()
-            output.text(title)
+            output.text("", title)
         for prompt in facts[name]:
             head = f"  {short_id(prompt['gc_id'])}  {prompt['mean_reward']:.3f}  "
             output.text(head + excerpt(prompt["question"] or "", max(_LEAST, width - len(head))))
@@ -362,7 +360,7 @@ def derive(
         ),
     ],
     bins: Annotated[
-        int | None, Option("For rank-in-bin: length bins of about equally many rows. Default: 20.", min=1)
+        int | None, Option("For rank-in-bin: length bins of about equally many rows. Default: 20.", ge=1)
     ] = None,
     name: Annotated[
         str | None,
@@ -384,10 +382,12 @@ def derive(
         return
     done = "is there already, made in this way" if column.kept else "written"
     of, verb = counted(column.rows, "row"), "has" if column.values == 1 else "have"
-    output.text(f"{folder}: {column.name} {done}, {column.values:,} of {of} {verb} a value")
     before, after = (output.number(rho, "+.3f") for rho in (column.before, column.after))
-    output.text(f"  Spearman with question length: {signal} {before}, {column.name} {after}")
-    output.text(f"  next: --by {column.name}, with `gaincurate schedule start` or `gaincurate export`")
+    output.text(
+        f"{folder}: {column.name} {done}, {column.values:,} of {of} {verb} a value",
+        f"  Spearman with question length: {signal} {before}, {column.name} {after}",
+        f"  next: --by {column.name}, with `gaincurate schedule start` or `gaincurate export`",
+    )
 
 
 @configured("gaincurate.hygiene.options:HygieneConfig", stores=True)
@@ -402,7 +402,7 @@ def hygiene(
             metavar="LIST",
         ),
     ] = None,
-    examples: Annotated[int, Option("Rows to show of each check.", min=0)] = 3,
+    examples: Annotated[int, Option("Rows to show of each check.", ge=0)] = 3,
     list_to: Annotated[
         Path | None, Option("Write every row found, as lines of JSON.", names=("--list",), metavar="FILE")
     ] = None,
@@ -442,13 +442,12 @@ def _print_findings(folder: Path, rows: int, findings: list[Finding]) -> None:
     for each in findings:
         if not each.rows and not each.note:
             continue
-        output.text()
-        output.text(f"{each.check}: {each.note}" if each.note else each.check)
+        output.text("", f"{each.check}: {each.note}" if each.note else each.check)
         for row in each.examples:
-            output.text(f"  {row['gc_id']}  {excerpt(row['text'], output.WIDTH)}")
-            output.text(f"    {excerpt(row['with'], 2 * output.WIDTH)}")
+            shown, other = excerpt(row["text"], output.WIDTH), excerpt(row["with"], 2 * output.WIDTH)
+            output.text(f"  {row['gc_id']}  {shown}", f"    {other}")
     if names := ",".join(each.check for each in findings if each.rows):
-        output.text()
+        output.text("")
         output.fitted(
             "  next: look at the rows (`--list FILE` writes all of them); then, with the same options,"
         )

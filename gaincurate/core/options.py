@@ -54,9 +54,9 @@ class Option:
     """Makes the value of its text, where the value is no number, text or path."""
     shown: str | None = None
     """The default as the help shows it, where `read` makes it of a text."""
-    min: float | None = None
+    ge: float | None = None
     """The least value. A field of a config has `Field(ge=...)` instead."""
-    max: float | None = None
+    le: float | None = None
 
 
 Cache = Annotated[
