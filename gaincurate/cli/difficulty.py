@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from gaincurate.cli import output
 from gaincurate.cli.options import AsJson, configured, group, pair
@@ -21,7 +21,6 @@ from gaincurate.cli.output import counted, number
 from gaincurate.cli.progress import ProgressView
 from gaincurate.cli.report import print_blocks
 from gaincurate.cli.score import need_packages
-from gaincurate.core.options import Option
 from gaincurate.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,16 +37,15 @@ _WHAT = {"difficulty": "the failure rate", "variance": "p (1 - p)"}
 
 
 @configured("gaincurate.difficulty.config:RolloutConfig", resumes=True)
-def rollout(
-    config: RolloutConfig,
-    dry_run: Annotated[bool, Option("Count prompts, completions and tokens, and write nothing.")] = False,
-    as_json: AsJson = False,
-) -> None:
+def rollout(config: RolloutConfig, dry_run: bool = False, as_json: AsJson = False) -> None:
     """Sample completions of a scored set's prompts and verify them: what a model can do now.
 
     Run the same command again after an interruption: every completion that had arrived is kept.
 
     Example: gaincurate difficulty rollout scored --out rollouts --model demo --verifier math --reference 256
+
+    Options:
+        dry_run: Count prompts, completions and tokens, and write nothing.
     """
     if dry_run:
         from gaincurate.difficulty.rollout import outline

@@ -6,7 +6,6 @@ The settings go to stdout and all notes to stderr, so the output can be pasted i
 from __future__ import annotations
 
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,71 +20,52 @@ if TYPE_CHECKING:
     from gaincurate.hygiene.options import HygieneConfig
 
 
-_name = partial(Option, metavar="NAME")
-
-
 @configured("gaincurate.hygiene.options:HygieneConfig", resumes=True, stores=True)
 def export(
     config: HygieneConfig,
-    source: Annotated[
-        Path, Option("A finished scored set, or a run.", metavar="DIR|RUN", argument=True, stores=True)
-    ],
+    source: Annotated[Path, Option(metavar="DIR|RUN", argument=True, stores=True)],
     trainer: Annotated[str, Option(f"{', '.join(TRAINERS)}.", metavar="T")],
-    out: Annotated[Path, Option("The file: .parquet or .jsonl.", metavar="F")],
-    by: Annotated[
-        str | None, _name("Score column of the order, high first. Default: the set's order.")
-    ] = None,
-    ascending: Annotated[bool, Option("With --by: low values first.")] = False,
-    round_: Annotated[int | None, Option("Of a run. Default: the newest.", names=("--round",), ge=0)] = None,
-    limit: Annotated[int | None, Option("Take the first rows only.", ge=1)] = None,
-    bare: Annotated[
-        bool,
-        Option("Leave the scoring run's system message and examples out.", names=("--without-system",)),
-    ] = False,
-    with_scores: Annotated[bool, Option("Put all gc_ columns in.")] = False,
+    out: Annotated[Path, Option(metavar="F")],
+    by: Annotated[str | None, Option(metavar="NAME")] = None,
+    ascending: bool = False,
+    round_: Annotated[int | None, Option(names=("--round",), ge=0)] = None,
+    limit: Annotated[int | None, Option(ge=1)] = None,
+    bare: Annotated[bool, Option(names=("--without-system",))] = False,
+    with_scores: bool = False,
     id_in_answer: Annotated[
-        bool | None,
-        Option(
-            'The answer as JSON {"gc_id", "answer"}. Default: for openrlhf, where nothing else arrives.',
-            ADVANCED,
-            names=("--id-in-answer/--plain-answer",),
-        ),
+        bool | None, Option(panel=ADVANCED, names=("--id-in-answer/--plain-answer",))
     ] = None,
-    data_source: Annotated[
-        str | None,
-        _name(
-            "What picks the reward function: verl's data_source, open-instruct's dataset, roll's tag "
-            "and so on. Default: the source's column of that name."
-        ),
-    ] = None,
-    env_class: Annotated[str | None, _name("skyrl: the environment of every row.", ADVANCED)] = None,
-    where: Annotated[
-        str | None,
-        Option(
-            "Take the rows for which this holds, as \"0.2 < pass_rate < 0.8 and source != 'web'\".",
-            CHOICE,
-            metavar="CONDITION",
-        ),
-    ] = None,
-    rollouts: Annotated[
-        Path | None,
-        Option("A rollout set or pass rates: adds pass_rate and samples to --where.", CHOICE),
-    ] = None,
-    drop: Annotated[
-        str | None,
-        Option(
-            "Leave out what `gaincurate hygiene` finds: of overlong, sentinel-gold, word-gold, broken-gold, "
-            "conflicting-gold, contaminated, duplicates and near-duplicates, with commas between them.",
-            CHECKS,
-            metavar="LIST",
-        ),
-    ] = None,
-    overwrite: Annotated[bool, Option("Replace the file.")] = False,
+    data_source: Annotated[str | None, Option(metavar="NAME")] = None,
+    env_class: Annotated[str | None, Option(panel=ADVANCED, metavar="NAME")] = None,
+    where: Annotated[str | None, Option(panel=CHOICE, metavar="CONDITION")] = None,
+    rollouts: Annotated[Path | None, Option(panel=CHOICE)] = None,
+    drop: Annotated[str | None, Option(panel=CHECKS, metavar="LIST")] = None,
+    overwrite: bool = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the rows as a trainer reads them, and print the settings with which it reads them unchanged.
 
     Example: gaincurate export scored --trainer verl --data-source openai/gsm8k --out train.parquet
+
+    Options:
+        source: A finished scored set, or a run.
+        out: The file: .parquet or .jsonl.
+        by: Score column of the order, high first. Default: the set's order.
+        ascending: With --by: low values first.
+        round_: Of a run. Default: the newest.
+        limit: Take the first rows only.
+        bare: Leave the scoring run's system message and examples out.
+        with_scores: Put all gc_ columns in.
+        id_in_answer: The answer as JSON {"gc_id", "answer"}. Default: for openrlhf, where nothing else
+            arrives.
+        data_source: What picks the reward function: verl's data_source, open-instruct's dataset, roll's tag
+            and so on. Default: the source's column of that name.
+        env_class: skyrl: the environment of every row.
+        where: Take the rows for which this holds, as "0.2 < pass_rate < 0.8 and source != 'web'".
+        rollouts: A rollout set or pass rates: adds pass_rate and samples to --where.
+        drop: Leave out what `gaincurate hygiene` finds: of overlong, sentinel-gold, word-gold, broken-gold,
+            conflicting-gold, contaminated, duplicates and near-duplicates, with commas between them.
+        overwrite: Replace the file.
     """
     from gaincurate.trainers.columns import ViewOptions
     from gaincurate.trainers.export import Pick

@@ -41,7 +41,9 @@ _BOOL = "tag:yaml.org,2002:bool"
 def configured(
     *paths: str, resumes: bool = False, stores: bool = False
 ) -> Callable[[Callable[..., None]], Callable[[], None]]:
-    """Make a function a command: its parameters marked with `Option` are the options.
+    """Make a function a command whose parameters are the options.
+
+    The help of an option is its line in the docstring's last part, `Options:`, or that of its `Option`.
 
     Args:
         paths: `module:Class` of a config whose fields are options too. The function gets it as `config`. If
@@ -55,10 +57,7 @@ def configured(
         def command() -> None:
             raise AssertionError("a command is built before it runs")
 
-        command.__name__ = function.__name__.strip("_")
-        # A paragraph is a line each, as the help breaks lines by the terminal's width.
-        paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
-        command.__doc__ = "\n\n".join(" ".join(each.split()) for each in paragraphs)
+        command.__name__, command.__doc__ = function.__name__.strip("_"), _help(function)[0]
         command.build = lambda: _build(function, paths, resumes, stores)  # type: ignore[attr-defined]
         return command
 
@@ -71,6 +70,14 @@ def group(*commands: Callable[[], None], **settings: Any) -> typer.Typer:
     for command in commands:
         app.command(cls=Command)(command)
     return app
+
+
+def _help(function: Callable[..., None]) -> tuple[str, dict[str, str]]:
+    """The help of a command, a paragraph in a line as the terminal breaks them, and that of its options."""
+    text, _, options = inspect.cleandoc(function.__doc__ or "").partition("\n\nOptions:\n")
+    words = [" ".join(part.split()) for part in re.split(r"^    (\w+): ", options, flags=re.MULTILINE)]
+    paragraphs = (" ".join(part.split()) for part in text.split("\n\n"))
+    return "\n\n".join(paragraphs), dict(zip(words[1::2], words[2::2], strict=True))
 
 
 class _QuietHelp:
@@ -168,12 +175,16 @@ Marked = Iterator[tuple[Option, inspect.Parameter]]
 
 
 def _parameters(function: Any, models: Sequence[Any]) -> Marked:
-    """The marked parameters of a command, whose config has no name at run time but here."""
+    """The parameters of a command but for its config, which has no name at run time but here."""
     names = {model.__name__: model for model in models}
     hints = typing.get_type_hints(function, localns=names, include_extras=True)
+    of_options = _help(function)[1]
     for name, parameter in inspect.signature(function).parameters.items():
-        if hasattr(hints[name], "__metadata__"):
-            yield from _parameter(name, hints[name].__origin__, hints[name].__metadata__, parameter.default)
+        if not models or name not in ("config", "own"):
+            kind, *metadata = hints[name], Option()
+            if typing.get_origin(kind) is Annotated:
+                kind, *metadata = typing.get_args(kind)
+            yield from _parameter(name, kind, metadata, parameter.default, of_options.get(name, ""))
 
 
 def _fields(model: Any, within: str = "") -> Marked:
@@ -186,11 +197,11 @@ def _fields(model: Any, within: str = "") -> Marked:
         yield from _parameter(within + name, field.annotation, field.metadata, default)
 
 
-def _parameter(name: str, kind: Any, metadata: Sequence[Any], default: Any) -> Marked:
+def _parameter(name: str, kind: Any, metadata: Sequence[Any], default: Any, text: str = "") -> Marked:
     """The parameter as Typer takes it, if an `Option` is among the metadata."""
     for marker in (each for each in metadata if isinstance(each, Option)):
         metavar, choices = _metavar(marker, kind)
-        shared: dict[str, Any] = {"help": marker.help + choices, "metavar": metavar}
+        shared: dict[str, Any] = {"help": (marker.help or text) + choices, "metavar": metavar}
         if marker.read is not None:
             kind, shared["parser"] = Any, lambda value: value  # a text is left to `Option.read`
             default = marker.shown if default is not inspect.Parameter.empty else default

@@ -100,54 +100,18 @@ def _shown(cell: Cell, cut: bool) -> str:
     return "-" if plain == NONE else re.sub(rf"{MINUS}(?=\d)", "-", plain)
 
 
-_name = partial(Option, panel=READING, metavar="NAME")
-
-
 @configured(stores=True)
 def report(
     folder: Annotated[Path, Option("A finished scored set.", metavar="DIR", argument=True, stores=True)],
-    run: Annotated[
-        Path | None, Option("A run over the set: its rounds, and its outcomes as pass rates.")
-    ] = None,
-    rollouts: Annotated[
-        list[Path] | None,
-        Option(
-            "Observed pass rates: a rollout set, a run, an outcomes.jsonl, or .parquet/.arrow/.jsonl "
-            "with gc_id and reward, wins and losses, or pass_rate; may be repeated."
-        ),
-    ] = None,
-    success: Annotated[
-        float | None,
-        Option(
-            "For rollout sets: the reward from which a rollout counts as right. Default: rewards between "
-            "0 and 1 count as partial successes.",
-            ge=0,
-            le=1,
-        ),
-    ] = None,
-    group_column: Annotated[
-        str | None,
-        _name("The column of groups, such as the source or the task. Default: found by name."),
-    ] = None,
-    columns: Annotated[
-        list[str] | None,
-        _name("A column of the source to take for a level of difficulty; may be repeated."),
-    ] = None,
-    page: Annotated[
-        Path | None,
-        Option("Write the report as one HTML file that works offline.", names=("--output", "-o")),
-    ] = None,
-    explore: Annotated[
-        bool,
-        Option(
-            "With -o report.html: also write report-prompts.html, a table of all prompts with sorting, "
-            "filters and search, and a map of the embeddings."
-        ),
-    ] = False,
+    run: Path | None = None,
+    rollouts: list[Path] | None = None,
+    success: Annotated[float | None, Option(ge=0, le=1)] = None,
+    group_column: Annotated[str | None, Option(panel=READING, metavar="NAME")] = None,
+    columns: Annotated[list[str] | None, Option(panel=READING, metavar="NAME")] = None,
+    page: Annotated[Path | None, Option(names=("--output", "-o"))] = None,
+    explore: bool = False,
     as_json: AsJson = False,
-    verbose: Annotated[
-        bool, Option("Print each signal's verdict and the tables.", names=("--verbose", "-v"))
-    ] = False,
+    verbose: Annotated[bool, Option(names=("--verbose", "-v"))] = False,
 ) -> None:
     """Say what each score of a set is worth: more than prompt length, or not.
 
@@ -156,6 +120,19 @@ def report(
     of the rows.
 
     Example: gaincurate report scored --rollouts rollouts -o report.html
+
+    Options:
+        run: A run over the set: its rounds, and its outcomes as pass rates.
+        rollouts: Observed pass rates: a rollout set, a run, an outcomes.jsonl, or .parquet/.arrow/.jsonl with
+            gc_id and reward, wins and losses, or pass_rate; may be repeated.
+        success: For rollout sets: the reward from which a rollout counts as right. Default: rewards between
+            0 and 1 count as partial successes.
+        group_column: The column of groups, such as the source or the task. Default: found by name.
+        columns: A column of the source to take for a level of difficulty; may be repeated.
+        page: Write the report as one HTML file that works offline.
+        explore: With -o report.html: also write report-prompts.html, a table of all prompts with sorting,
+            filters and search, and a map of the embeddings.
+        verbose: Print each signal's verdict and the tables.
     """
     if page is not None:
         need_a_place_for_the_page(page, "--output")
@@ -233,36 +210,11 @@ def lacking_for_pages() -> str:
 
 @configured(resumes=True)
 def compare(
-    config: Annotated[
-        Path,
-        Option(
-            "A .toml file with scored, heldout, verifier, budget_tokens and [[arms]] at least.",
-            metavar="CONFIG",
-            argument=True,
-        ),
-    ],
-    out: Annotated[
-        Path | None,
-        Option(
-            "Folder of the comparison. Default: beside CONFIG, with its name without .toml.",
-            names=("--out", "-o"),
-            metavar="DIR",
-        ),
-    ] = None,
-    tune: Annotated[
-        bool,
-        Option(
-            "First train uniform sampling with several learning rates and sizes of a step at equal tokens "
-            "([tune] in CONFIG), and give all arms the best.",
-            names=("--tune",),
-        ),
-    ] = False,
-    workers: Annotated[
-        int, Option("How many arms are trained at a time, each by a process of its own.", ge=1)
-    ] = 1,
-    dry_run: Annotated[
-        bool, Option("Print how many trainings, generated tokens and answers are left; write nothing.")
-    ] = False,
+    config: Annotated[Path, Option(metavar="CONFIG", argument=True)],
+    out: Annotated[Path | None, Option(names=("--out", "-o"), metavar="DIR")] = None,
+    tune: bool = False,
+    workers: Annotated[int, Option(ge=1)] = 1,
+    dry_run: bool = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a model under several strategies at equal generated tokens, and say whether they differ.
@@ -276,6 +228,14 @@ def compare(
     comparison it only shows it again.
 
     Example: gaincurate compare compare.toml -o compared
+
+    Options:
+        config: A .toml file with scored, heldout, verifier, budget_tokens and [[arms]] at least.
+        out: Folder of the comparison. Default: beside CONFIG, with its name without .toml.
+        tune: First train uniform sampling with several learning rates and sizes of a step at equal tokens
+            ([tune] in CONFIG), and give all arms the best.
+        workers: How many arms are trained at a time, each by a process of its own.
+        dry_run: Print how many trainings, generated tokens and answers are left; write nothing.
     """
     need_packages("compare", ("torch", "transformers", "trl"), "score,trl")
     out = out or config.parent / (config.stem if config.suffix else f"{config.name}-compared")

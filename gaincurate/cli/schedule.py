@@ -96,34 +96,23 @@ def paths_of(run: Run, round_: int) -> dict[str, str]:
 def start(
     config: dict[str, Any],
     own: dict[str, Any],
-    budget: Annotated[
-        int | None,
-        Option("Distinct prompts in a round. Required, except for dots: refresh_every * step_prompts.", ge=1),
-    ] = None,
-    options: Annotated[
-        list[str] | None,
-        Option(
-            f"Another option of the strategy, or {', '.join(_OF_RUN)}; repeatable.",
-            names=("--set",),
-            metavar="NAME=VALUE",
-        ),
-    ] = None,
-    reference_outcomes: Annotated[
-        Path | None, Option("Outcomes of round 0's references, or a rollout set.", DOTS)
-    ] = None,
-    reward_range: Annotated[
-        Any,
-        Option("Rewards of a failure and of a success.", ADVANCED, metavar="LO,HI", read=str, shown="0,1"),
-    ] = "0,1",
-    scoring: Annotated[
-        str,
-        Option("Further options of `score` for scoring again, as one text ('--device cuda:1').", RESCORING),
-    ] = "",
+    budget: Annotated[int | None, Option(ge=1)] = None,
+    options: Annotated[list[str] | None, Option(names=("--set",), metavar="NAME=VALUE")] = None,
+    reference_outcomes: Annotated[Path | None, Option(panel=DOTS)] = None,
+    reward_range: Annotated[Any, Option(panel=ADVANCED, metavar="LO,HI", read=str, shown="0,1")] = "0,1",
+    scoring: Annotated[str, Option(panel=RESCORING)] = "",
     as_json: AsJson = False,
 ) -> None:
     """Open a run over a scored set and write its round 0.
 
     Example: gaincurate schedule start scored --run run --strategy gain-rl --budget 1024 --rounds 200
+
+    Options:
+        budget: Distinct prompts in a round. Required, except for dots: refresh_every * step_prompts.
+        options: Another option of the strategy, or bare, clusters, order, with_scores; repeatable.
+        reference_outcomes: Outcomes of round 0's references, or a rollout set.
+        reward_range: Rewards of a failure and of a success.
+        scoring: Further options of `score` for scoring again, as one text ('--device cuda:1').
     """
     from gaincurate.schedule.base import check_options, load
     from gaincurate.schedule.config import ScheduleConfig
@@ -174,10 +163,7 @@ def start(
 @configured()
 def recipe(
     trainer: Annotated[str, Option(f"{', '.join(with_part('recipe'))}.", metavar="TRAINER", argument=True)],
-    live: Annotated[
-        Path | None,
-        Option("verl: print the settings of one long process that follows this run.", metavar="RUN"),
-    ] = None,
+    live: Annotated[Path | None, Option(metavar="RUN")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Print a script that trains one round with a trainer, to begin yours from.
@@ -185,6 +171,9 @@ def recipe(
     It says what becomes of the optimizer, the learning rate and the KL reference between rounds.
 
     Example: gaincurate schedule recipe verl > round.sh
+
+    Options:
+        live: verl: print the settings of one long process that follows this run.
     """
     from gaincurate.trainers.profile import COMMAND, recipe_of
 
@@ -265,12 +254,13 @@ def run(config: DriveConfig, as_json: AsJson = False) -> None:
 
 
 @configured()
-def status_(
-    run: Annotated[Path, Option("The run's folder.", metavar="RUN", argument=True)], as_json: AsJson = False
-) -> None:
+def status_(run: Annotated[Path, Option(metavar="RUN", argument=True)], as_json: AsJson = False) -> None:
     """Print the status of a run: mu, accuracy, drift and cost of each round.
 
     Example: gaincurate schedule status run
+
+    Options:
+        run: The run's folder.
     """
     from gaincurate.schedule.run import Run
     from gaincurate.schedule.status import status

@@ -101,12 +101,10 @@ def need_a_row(summary: Summary) -> None:
 @configured("gaincurate.scoring.config:ScoreConfig", resumes=True, stores=True)
 def score(
     config: ScoreConfig,
-    dry_run: Annotated[bool, Option("Count rows, tokens and finished shards, and write nothing.")] = False,
+    dry_run: bool = False,
     as_json: AsJson = False,
-    quiet: Annotated[bool, Option("Print only errors.", names=("--quiet", "-q"))] = False,
-    verbose: Annotated[
-        bool, Option("Print each key that differs from a set's identity.", names=("--verbose", "-v"))
-    ] = False,
+    quiet: Annotated[bool, Option(names=("--quiet", "-q"))] = False,
+    verbose: Annotated[bool, Option(names=("--verbose", "-v"))] = False,
 ) -> None:
     """Score a prompt set and write it as Arrow shards with score columns.
 
@@ -114,6 +112,11 @@ def score(
     after SIGTERM or SIGUSR1, and with 2 and the commonest reason if every row was rejected.
 
     Example: gaincurate score gsm8k.parquet --model demo --out scored
+
+    Options:
+        dry_run: Count rows, tokens and finished shards, and write nothing.
+        quiet: Print only errors.
+        verbose: Print each key that differs from a set's identity.
     """
     need_packages("scoring")
     if config.split_run.source and not quiet:

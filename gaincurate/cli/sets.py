@@ -48,9 +48,7 @@ _DEPTH = 3  # folders below the one that `ls` lists
 
 @configured()
 def example(
-    folder: Annotated[
-        Path, Option("Where to write it. Default: here.", metavar="FOLDER", argument=True)
-    ] = Path("."),
+    folder: Annotated[Path, Option(metavar="FOLDER", argument=True)] = Path("."),
 ) -> None:
     """Write a small prompt set with answers, a reward function and a TRL script to try everything on.
 
@@ -59,6 +57,9 @@ def example(
     are not overwritten.
 
     Example: gaincurate example
+
+    Options:
+        folder: Where to write it. Default: here.
     """
     from gaincurate.core.files import write_atomic
 
@@ -86,11 +87,8 @@ def example(
 
 @configured(stores=True)
 def show(
-    folder: Annotated[
-        Path,
-        Option("A finished scored set or rollout set.", metavar="DIR", argument=True, stores=True),
-    ],
-    rows: Annotated[int, Option("Rows or prompts to show from each end.", ge=0)] = 5,
+    folder: Annotated[Path, Option(metavar="DIR", argument=True, stores=True)],
+    rows: Annotated[int, Option(ge=0)] = 5,
     as_json: AsJson = False,
 ) -> None:
     """Show a scored set: manifest, distribution, top and bottom rows; or a rollout set: completions, rewards.
@@ -99,6 +97,10 @@ def show(
     and its best completion. --json has all completions of these prompts, and whole ids.
 
     Example: gaincurate show scored
+
+    Options:
+        folder: A finished scored set or rollout set.
+        rows: Rows or prompts to show from each end.
     """
     from gaincurate.core.scored_set import open_scores
     from gaincurate.difficulty.rollout_set import RolloutSet, is_rollout_set
@@ -273,14 +275,14 @@ def _print_rollouts(folder: Path, facts: Json) -> None:
 
 @configured()
 def ls(
-    folder: Annotated[
-        Path, Option("Where to look, and three folders deep. Default: here.", metavar="FOLDER", argument=True)
-    ] = Path("."),
-    as_json: AsJson = False,
+    folder: Annotated[Path, Option(metavar="FOLDER", argument=True)] = Path("."), as_json: AsJson = False
 ) -> None:
     """List scored sets, rollout sets and runs below a folder: kind, rows, model and state.
 
     Example: gaincurate ls
+
+    Options:
+        folder: Where to look, and three folders deep. Default: here.
     """
     try:
         if not folder.is_dir():
@@ -350,28 +352,26 @@ def _read(path: Path) -> Json:
 
 @configured()
 def derive(
-    folder: Annotated[Path, Option("A finished scored set.", metavar="DIR", argument=True)],
-    signal: Annotated[str, Option("The number column to free of length.", metavar="COLUMN")],
-    length_free: Annotated[
-        Literal["residual", "rank-in-bin"],
-        Option(
-            "residual: less its usual value at that length, a spline on log length (needs scipy). "
-            "rank-in-bin: its rank among rows of about the same length."
-        ),
-    ],
-    bins: Annotated[
-        int | None, Option("For rank-in-bin: length bins of about equally many rows. Default: 20.", ge=1)
-    ] = None,
-    name: Annotated[
-        str | None,
-        Option("Of the new column. Default: COLUMN_residual or COLUMN_rank_in_bin.", metavar="NAME"),
-    ] = None,
-    overwrite: Annotated[bool, Option("Replace a column of that name that was made otherwise.")] = False,
+    folder: Annotated[Path, Option(metavar="DIR", argument=True)],
+    signal: Annotated[str, Option(metavar="COLUMN")],
+    length_free: Literal["residual", "rank-in-bin"],
+    bins: Annotated[int | None, Option(ge=1)] = None,
+    name: Annotated[str | None, Option(metavar="NAME")] = None,
+    overwrite: bool = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a length-free variant of a score as a computed column, for `--by`.
 
     Example: gaincurate derive scored --signal gc_angle --length-free residual
+
+    Options:
+        folder: A finished scored set.
+        signal: The number column to free of length.
+        length_free: residual: less its usual value at that length, a spline on log length (needs scipy).
+            rank-in-bin: its rank among rows of about the same length.
+        bins: For rank-in-bin: length bins of about equally many rows. Default: 20.
+        name: Of the new column. Default: COLUMN_residual or COLUMN_rank_in_bin.
+        overwrite: Replace a column of that name that was made otherwise.
     """
     from gaincurate.core.scored_set import open_scores
     from gaincurate.report.length_free import derive as make
@@ -393,20 +393,11 @@ def derive(
 @configured("gaincurate.hygiene.options:HygieneConfig", stores=True)
 def hygiene(
     config: HygieneConfig,
-    folder: Annotated[Path, Option("A finished scored set.", metavar="DIR", argument=True, stores=True)],
-    checks: Annotated[
-        str | None,
-        Option(
-            "Of overlong, sentinel-gold, word-gold, broken-gold, conflicting-gold, contaminated, duplicates "
-            "and near-duplicates, with commas between them. Default: all that the options below allow.",
-            metavar="LIST",
-        ),
-    ] = None,
-    examples: Annotated[int, Option("Rows to show of each check.", ge=0)] = 3,
-    list_to: Annotated[
-        Path | None, Option("Write every row found, as lines of JSON.", names=("--list",), metavar="FILE")
-    ] = None,
-    overwrite: Annotated[bool, Option("Replace the --list file.")] = False,
+    folder: Annotated[Path, Option(metavar="DIR", argument=True, stores=True)],
+    checks: Annotated[str | None, Option(metavar="LIST")] = None,
+    examples: Annotated[int, Option(ge=0)] = 3,
+    list_to: Annotated[Path | None, Option(names=("--list",), metavar="FILE")] = None,
+    overwrite: bool = False,
     as_json: AsJson = False,
 ) -> None:
     """Find duplicates, overlong prompts, unusable answers and evaluation questions in a set; change nothing.
@@ -414,6 +405,14 @@ def hygiene(
     Example: gaincurate hygiene scored --eval gsm8k_test.parquet --max-prompt-tokens 1024
 
     `gaincurate export --drop LIST` leaves what it finds out of a trainer's file.
+
+    Options:
+        folder: A finished scored set.
+        checks: Of overlong, sentinel-gold, word-gold, broken-gold, conflicting-gold, contaminated, duplicates
+            and near-duplicates, with commas between them. Default: all that the options below allow.
+        examples: Rows to show of each check.
+        list_to: Write every row found, as lines of JSON.
+        overwrite: Replace the --list file.
     """
     if overwrite and list_to is None:
         raise InputError("--overwrite goes with --list FILE.")

@@ -37,7 +37,7 @@ Config = TypeVar("Config", bound="BaseModel")
 class Option:
     """Marks a field or a parameter as an option: `Annotated[int, Option("Rows to show.")]`."""
 
-    help: str
+    help: str = ""
     panel: str | None = None
     """Where the help shows it. Default: among the options that most people need."""
     names: tuple[str, ...] = ()
