@@ -43,7 +43,7 @@ def configured(
 ) -> Callable[[Callable[..., None]], Callable[[], None]]:
     """Make a function a command whose parameters are the options.
 
-    The help of an option is its line in the docstring's last part, `Options:`, or that of its `Option`.
+    The help of an option is that of its `Option`, or its line in `Options:`, the docstring's last part.
 
     Args:
         paths: `module:Class` of a config whose fields are options too. The function gets it as `config`. If
@@ -72,9 +72,9 @@ def group(*commands: Callable[[], None], **settings: Any) -> typer.Typer:
     return app
 
 
-def _help(function: Callable[..., None]) -> tuple[str, dict[str, str]]:
+def _help(of: Any) -> tuple[str, dict[str, str]]:
     """The help of a command, a paragraph in a line as the terminal breaks them, and that of its options."""
-    text, _, options = inspect.cleandoc(function.__doc__ or "").partition("\n\nOptions:\n")
+    text, _, options = inspect.cleandoc(of.__doc__ or "").partition("\n\nOptions:\n")
     words = [" ".join(part.split()) for part in re.split(r"^    (\w+): ", options, flags=re.MULTILINE)]
     paragraphs = (" ".join(part.split()) for part in text.split("\n\n"))
     return "\n\n".join(paragraphs), dict(zip(words[1::2], words[2::2], strict=True))
@@ -189,12 +189,14 @@ def _parameters(function: Any, models: Sequence[Any]) -> Marked:
 
 def _fields(model: Any, within: str = "") -> Marked:
     """The marked fields of a config, and those of a config in it as `FIELD__FIELD`."""
+    of_options = _help(model)[1]
     for name, field in model.model_fields.items():
         if hasattr(field.annotation, "model_fields"):
             yield from _fields(field.annotation, f"{name}__")
         required = field.is_required()
         default = inspect.Parameter.empty if required else field.get_default(call_default_factory=True)
-        yield from _parameter(within + name, field.annotation, field.metadata, default)
+        text = of_options.get(name, "")
+        yield from _parameter(within + name, field.annotation, field.metadata, default, text)
 
 
 def _parameter(name: str, kind: Any, metadata: Sequence[Any], default: Any, text: str = "") -> Marked:

@@ -7,7 +7,6 @@ numpy, because the help of both commands reads it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -83,46 +82,35 @@ class HygieneOptions:
         return [check for check in CHECKS if check not in needs or getattr(self, needs[check][0])]
 
 
-_option = partial(Option, panel=PANEL)
-_name = partial(_option, metavar="NAME")
+_OPTION, _NAME = Option(panel=PANEL), Option(panel=PANEL, metavar="NAME")
 
 
 class HygieneConfig(BaseModel):
-    """The options of every command that examines rows; None is one that was not given."""
+    """The options of every command that examines rows; None is one that was not given.
+
+    Options:
+        max_prompt_tokens: Overlong: the trainer's limit.
+        verifier: Broken and conflicting gold: math, reasoning-gym, exact or module:function.
+        gold_as: Broken gold: how the answer is written, with {answer} in it.
+        answer_column: Column with the gold answer. Default: the scoring run's.
+        evals: Contaminated: an evaluation set; may be repeated.
+        eval_column: Contaminated: the column with the question. Default: as `score` finds it.
+        near: Near duplicates: the least Jaccard index of token triples. Default: 0.8.
+        ngram: Contaminated: words in an n-gram. Default: 13.
+        overlap: Contaminated: the least part of a question's n-grams. Default: 0, one is enough.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    max_prompt_tokens: Annotated[int | None, Field(ge=1), _option("Overlong: the trainer's limit.")] = None
-    verifier: Annotated[
-        str | None,
-        _name("Broken and conflicting gold: math, reasoning-gym, exact or module:function."),
-    ] = None
-    gold_as: Annotated[
-        str | None, _option("Broken gold: how the answer is written, with {answer} in it.")
-    ] = None
-    answer_column: Annotated[
-        str | None, _name("Column with the gold answer. Default: the scoring run's.")
-    ] = None
-    evals: Annotated[
-        list[str],
-        _option("Contaminated: an evaluation set; may be repeated.", names=("--eval",), metavar="FILE"),
-    ] = Field(default_factory=list)
-    eval_column: Annotated[
-        str | None, _name("Contaminated: the column with the question. Default: as `score` finds it.")
-    ] = None
-    near: Annotated[
-        float | None,
-        Field(ge=0.3, le=1),
-        _option("Near duplicates: the least Jaccard index of token triples. Default: 0.8."),
-    ] = None
-    ngram: Annotated[
-        int | None, Field(ge=2, le=100), _option("Contaminated: words in an n-gram. Default: 13.")
-    ] = None
-    overlap: Annotated[
-        float | None,
-        Field(ge=0, le=1),
-        _option("Contaminated: the least part of a question's n-grams. Default: 0, one is enough."),
-    ] = None
+    max_prompt_tokens: Annotated[int | None, Field(ge=1), _OPTION] = None
+    verifier: Annotated[str | None, _NAME] = None
+    gold_as: Annotated[str | None, _OPTION] = None
+    answer_column: Annotated[str | None, _NAME] = None
+    evals: Annotated[list[str], Option(panel=PANEL, names=("--eval",), metavar="FILE")] = []
+    eval_column: Annotated[str | None, _NAME] = None
+    near: Annotated[float | None, Field(ge=0.3, le=1), _OPTION] = None
+    ngram: Annotated[int | None, Field(ge=2, le=100), _OPTION] = None
+    overlap: Annotated[float | None, Field(ge=0, le=1), _OPTION] = None
 
     def options(self, checks: str | None) -> HygieneOptions:
         """The checks with these options.
