@@ -143,15 +143,14 @@ def examine() -> dict[str, Any]:
 
 
 def _print(facts: dict[str, Any]) -> None:
-    output.text(f"gaincurate {facts['gaincurate']}, Python {facts['python']}, {facts['system']}")
     parts = _packages()
+    output.text(f"gaincurate {facts['gaincurate']}, Python {facts['python']}, {facts['system']}")
     for name, version in facts["packages"].items():
         part = ", ".join(parts.get(name, ["score"]))
         output.text(f"  {name:<17} {version or 'not installed':<16} {part}")
     for extra, names in facts["missing"].items():
         output.text(f"  {extra}: {', '.join(names)} missing: `pip install 'gaincurate[{extra}]'`")
-    for device in facts["devices"]:
-        output.text(f"device {device['device']}: {device['name']}")
+    output.text(*(f"device {device['device']}: {device['name']}" for device in facts["devices"]))
     for check in facts["checks"]:
         state = "ok  " if check["ok"] else "FAIL"
         output.text(f"  {state} {check['device']}: {check['check']}: {check['detail']}")

@@ -245,11 +245,7 @@ def _path(value: Any) -> Path:
 
 
 def pair(value: str | Sequence[float], option: str) -> tuple[float, float]:
-    """Two numbers with a comma between them, or a list of them from a file.
-
-    Raises:
-        InputError: they are not.
-    """
+    """Two numbers with a comma between them, or a list of them from a file; else an InputError."""
     try:
         low, high = map(float, value.split(",") if isinstance(value, str) else value)
     except (ValueError, TypeError) as error:
@@ -270,11 +266,7 @@ def _metavar(marker: Option, kind: Any) -> tuple[str | None, str]:
 
 
 def _read(name: str, marker: Option, value: Any) -> Any:
-    """The value of an option. A path may be the URL of an object store where the option takes one.
-
-    Raises:
-        InputError: it does not take one, or `Option.read` refuses the text.
-    """
+    """The value of an option. A path may be the URL of an object store where the option takes one."""
     if marker.read is not None:
         return marker.read(value) if isinstance(value, str) else value
     if isinstance(value, (list, tuple)):
@@ -298,24 +290,14 @@ def _config_parameter(markers: Mapping[str, Option]) -> inspect.Parameter:
                 ctx.default_map = _read_config(path, ctx, markers)
         return path
 
-    file = typer.Option(
-        "--config",
-        metavar="FILE",
-        help="Read options from a TOML, YAML or JSON file. The command line overrides them.",
-        rich_help_panel=ADVANCED,
-        is_eager=True,
-        callback=load,
-    )
+    text = "Read options from a TOML, YAML or JSON file. The command line overrides them."
+    shared: dict[str, Any] = {"metavar": "FILE", "help": text, "rich_help_panel": ADVANCED}
+    file = typer.Option("--config", is_eager=True, callback=load, **shared)
     return inspect.Parameter("config_file", _KEYWORD, default=None, annotation=Annotated[Path | None, file])
 
 
 def _read_config(path: Path, ctx: Any, markers: Mapping[str, Option]) -> dict[str, Any]:
-    """The values of a file by the names of the parameters.
-
-    Raises:
-        InputError: it cannot be parsed, has a name that no option has, or a value that one does not take.
-        StorageError: it cannot be read.
-    """
+    """The values of a file by the names of the parameters; a name or value that there is not is refused."""
     names = {_key(name, marker): name for name, marker in markers.items()}
     names |= {marker.alias.strip("-"): name for name, marker in markers.items() if marker.alias}
     params = {param.name: param for param in ctx.command.params}
@@ -323,10 +305,8 @@ def _read_config(path: Path, ctx: Any, markers: Mapping[str, Option]) -> dict[st
     for key, value in _parsed(path).items():
         name = names.get(key.replace("-", "_"))
         if name is None or name in _OF_A_CALL:
-            every = f"`{ctx.command_path} --help` shows every option"
-            raise InputError(
-                f"{path}: there is no option {key!r}{near(key, names)}. {every}.", path=str(path)
-            )
+            what = f"{path}: there is no option {key!r}{near(key, names)}"
+            raise InputError(f"{what}. `{ctx.command_path} --help` shows every option.", path=str(path))
         if value is None:
             continue
         param = params[name]

@@ -135,13 +135,13 @@ def report(
         verbose: Print each signal's verdict and the tables.
     """
     if page is not None:
-        need_a_place_for_the_page(page, "--output")
+        _need_a_place(page, "--output")
     beside = None
     if explore:
         if page is None:
             raise InputError("--explore writes a page beside the report's: name that one, -o report.html.")
         beside = page.with_name(f"{page.stem}-prompts{page.suffix}")
-        need_a_place_for_the_page(beside, "--explore")
+        _need_a_place(beside, "--explore")
     from gaincurate.core.files import write_atomic
     from gaincurate.core.scored_set import ScoredSet
     from gaincurate.report import contents, document
@@ -167,13 +167,8 @@ def report(
     output.as_json(document.to_json(made)) if as_json else print_report(made, verbose=verbose)
 
 
-def need_a_place_for_the_page(page: Path, option: str) -> None:
-    """Say what is missing before minutes of work are lost to it; `option` names the page.
-
-    Raises:
-        InputError: pages cannot be made here.
-        OutputError: no page of ours can lie there.
-    """
+def _need_a_place(page: Path, option: str) -> None:
+    """Refuse a page that cannot be made or lie there before minutes of work are lost to it."""
     if lacking := lacking_for_pages():
         raise InputError(f"{option} needs {lacking}.")
     if page.is_dir() or not page.parent.is_dir():

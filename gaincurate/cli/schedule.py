@@ -41,12 +41,8 @@ _OF_RUN = ("bare", "clusters", "order", "with_scores")
 """Fields of `ScheduleConfig` that --set takes where the strategy has no option of the name."""
 
 
-def scoring_words(text: str) -> list[str]:
-    """The words of --scoring, checked now, because the first re-scoring may be hours away.
-
-    Raises:
-        InputError: an option that re-scoring does not take.
-    """
+def _scoring_words(text: str) -> list[str]:
+    """The words of --scoring, checked now, because the first re-scoring may be hours away."""
     from gaincurate.scoring.config import DEVICE
 
     try:
@@ -63,23 +59,7 @@ def scoring_words(text: str) -> list[str]:
     return words
 
 
-def _own_options(named: dict[str, Any], options: list[str]) -> dict[str, Any]:
-    """The strategy's own options: those with an option of their name, and those of --set."""
-    from gaincurate.core.foreign import json_value
-
-    values = dict(named)
-    for option in options:
-        name, equals, value = option.partition("=")
-        if not equals:
-            raise InputError(f"--set {option}: expected NAME=VALUE.")
-        try:
-            values[name] = json_value(value)
-        except ValueError:
-            values[name] = value
-    return values
-
-
-def paths_of(run: Run, round_: int) -> dict[str, str]:
+def _paths(run: Run, round_: int) -> dict[str, str]:
     """The paths of a round's files, for programs."""
     plan = run.round_folder(round_) / "plan.json"
     return {"data": str(run.data(round_)), "outcomes": str(run.outcomes(round_)), "plan": str(plan)}
@@ -114,22 +94,30 @@ def start(
         reward_range: Rewards of a failure and of a success.
         scoring: Further options of `score` for scoring again, as one text ('--device cuda:1').
     """
+    from gaincurate.core.foreign import json_value
     from gaincurate.schedule.base import check_options, load
     from gaincurate.schedule.config import ScheduleConfig
     from gaincurate.schedule.rounds import start as open_run
     from gaincurate.schedule.status import status
 
-    own_options = _own_options(own, options or [])
+    for option in options or []:
+        name, equals, value = option.partition("=")
+        if not equals:
+            raise InputError(f"--set {option}: expected NAME=VALUE.")
+        try:
+            own[name] = json_value(value)
+        except ValueError:
+            own[name] = value
     strategy = config["strategy"]
     kind = load(strategy)
-    of_run = set(_OF_RUN) & own_options.keys() - kind.Options.model_fields.keys()
-    config |= {name: own_options.pop(name) for name in of_run}
-    size = check_options(strategy, kind, own_options).round_size(budget)
+    of_run = set(_OF_RUN) & own.keys() - kind.Options.model_fields.keys()
+    config |= {name: own.pop(name) for name in of_run}
+    size = check_options(strategy, kind, own).round_size(budget)
     if size is None:
         raise InputError(f"strategy {strategy} needs --budget N, the distinct prompts of a round.")
     low, high = pair(reward_range, "--reward-range")
-    rescore = config.get("rescore", {}) | {"options": scoring_words(scoring)}
-    config |= {"budget": size, "options": own_options, "rescore": rescore}
+    rescore = config.get("rescore", {}) | {"options": _scoring_words(scoring)}
+    config |= {"budget": size, "options": own, "rescore": rescore}
     config |= {"reward_low": low, "reward_high": high}
     opened = open_run(checked(ScheduleConfig, config), output.note, reference_outcomes)
     run, is_open = opened.folder, opened.round >= 0
@@ -137,7 +125,7 @@ def start(
         facts: dict[str, Any] = {"run": str(run), "round": 0 if is_open else None}
         difficulty = None if is_open else status(opened)["difficulty"]
         more = {"references": None if difficulty is None else difficulty["waiting"]}
-        output.as_json(facts | (paths_of(opened, 0) if is_open else more))
+        output.as_json(facts | (_paths(opened, 0) if is_open else more))
     elif not is_open:  # `rounds.start` has noted why
         output.text(
             f"{run}: opened; its strategy waits for something before round 0",
@@ -206,16 +194,26 @@ def next_(config: NextConfig, as_json: AsJson = False) -> None:
     from gaincurate.core.process import command_lock
     from gaincurate.schedule.rounds import advance
     from gaincurate.schedule.run import Run, working_on
+    from gaincurate.trainers.logs import take_logs
 
     run = Run(config.run)
+    if config.reward_column is not None and not config.outcomes:
+        raise InputError(f"--reward-column {config.reward_column} goes with --outcomes PATH.")
     with command_lock(run.folder), working_on(run.folder):  # a trainer that follows the run plans its rounds
-        take_logged(run, config)
-        finder = finder_of(run, config.trainer, output.note)
+        if config.outcomes and not run.state["finished"]:  # else `advance` refuses
+            run.newest()  # or there is no round whose outcomes they can be
+            take_logs(run, config.outcomes, config.reward_column, output.note)
+        finder = _finder(run, config.trainer, output.note)
         resumes_from = finder.chosen(run, config.checkpoint) if config.checkpoint else None
         folder = advance(run, resumes_from, output.note, finder.held, config.reference_outcomes)
-    print_accuracy(run)
+    state = run.state
+    planned = run.plan(run.round) if run.round >= 0 and not state["finished"] else state | {"mu": None}
+    if inputs := planned.get("inputs"):
+        now = "" if planned["mu"] is None else f", mu now {planned['mu']:.1f}"
+        over = counted(inputs["rollouts"], "rollout")
+        output.note(f"round {inputs['round']}: accuracy {inputs['accuracy']:.3f} over {over}{now}")
     if as_json:
-        paths = {} if folder is None else paths_of(run, run.round)
+        paths = {} if folder is None else _paths(run, run.round)
         output.as_json({"finished": folder is None, "round": run.round, **paths})
     elif folder is None:
         output.note(f"{config.run} is finished, after {counted(run.config.rounds, 'round')}")
@@ -241,14 +239,14 @@ def run(config: DriveConfig, as_json: AsJson = False) -> None:
 
     opened, command = Run(config.run), config.command or []
     if config.dry_run:
-        finder = finder_of(opened, config.trainer, output.note, keep=False)
+        finder = _finder(opened, config.trainer, output.note, keep=False)
         filled = newest_command(opened, command, finder)
         of = of_rounds(opened.newest(), opened.config.rounds)
         facts = {"round": opened.newest(), "command": filled}
         output.result(facts, as_json, lambda _: output.text(f"{of}: {shlex.join(filled)}"))
         return
     with closing(RoundsView(opened)) as view:
-        finder = finder_of(opened, config.trainer, view.note)
+        finder = _finder(opened, config.trainer, view.note)
         drive(opened, command, timeout=config.timeout, again=config.retry, view=view, finder=finder)
     output.result(status(opened), as_json, print_status)
 
@@ -271,46 +269,14 @@ def status_(run: Annotated[Path, Option(metavar="RUN", argument=True)], as_json:
 app = group(start, recipe, next_, run, status_, help="Plan training rounds that adapt to the model.")
 
 
-def finder_of(run: Run, trainer: str | None, note: Callable[[str], None], *, keep: bool = True) -> Finder:
-    """The finder for checkpoints of the given trainer, of the last one, or of any; `keep` remembers it.
-
-    Raises:
-        InputError: there is no such trainer.
-    """
+def _finder(run: Run, trainer: str | None, note: Callable[[str], None], *, keep: bool = True) -> Finder:
+    """The finder for checkpoints of the given trainer, of the last one, or of any; `keep` remembers it."""
     from gaincurate.schedule.checkpoints import Finder
     from gaincurate.trainers.profile import layout_of
     from gaincurate.trainers.snapshot import TrainerFinder, remembered_trainer
 
     name = remembered_trainer(run, trainer, keep=keep)
     return Finder() if name is None else TrainerFinder(layout_of(name), note)
-
-
-def take_logged(run: Run, config: NextConfig) -> None:
-    """Take the outcomes that a trainer logged, where `schedule next` was given some.
-
-    Raises:
-        InputError: --reward-column without --outcomes, or a run without a round.
-        OutcomeError: a log cannot be used.
-    """
-    if not config.outcomes:
-        if config.reward_column is not None:
-            raise InputError(f"--reward-column {config.reward_column} goes with --outcomes PATH.")
-    elif not run.state["finished"]:  # else `advance` refuses
-        from gaincurate.trainers.logs import take_logs
-
-        run.newest()  # or there is no round whose outcomes they can be
-        take_logs(run, config.outcomes, config.reward_column, output.note)
-
-
-def print_accuracy(run: Run) -> None:
-    """Print the accuracy of the round whose outcomes were taken."""
-    state, now = run.state, ""
-    if state["round"] >= 0 and not state["finished"]:
-        state = run.plan(state["round"])
-        now = "" if state["mu"] is None else f", mu now {state['mu']:.1f}"
-    if inputs := state.get("inputs"):
-        over = counted(inputs["rollouts"], "rollout")
-        output.note(f"round {inputs['round']}: accuracy {inputs['accuracy']:.3f} over {over}{now}")
 
 
 _COLUMNS: dict[str, output.Cell] = {

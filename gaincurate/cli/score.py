@@ -47,7 +47,7 @@ def print_summary(summary: Summary) -> None:
     if summary.reused is not None:
         facts.append(f"{summary.reused:,} with scores from --reuse")
     output.fitted(f"{summary.out} is {state}: {', '.join(facts)}")
-    if not summary.rows:  # what else there is to say is `need_a_row`'s
+    if not summary.rows:  # what else there is to say is `_need_a_row`'s
         return
     if summary.rejected:
         output.text(f"  the rejected rows and why: {summary.out / REJECTED}")
@@ -63,13 +63,8 @@ def print_summary(summary: Summary) -> None:
     output.text(f"  next: gaincurate show {shlex.quote(str(summary.out))}")
 
 
-def need_a_row(summary: Summary) -> None:
-    """Refuse to call a finished set without a row a success, however often the command is run again.
-
-    Raises:
-        InputError: every row was rejected; says the commonest reason.
-        StorageError: the list of them cannot be read.
-    """
+def _need_a_row(summary: Summary) -> None:
+    """Refuse to call a finished set without a row a success, and say the commonest reason."""
     if summary.rows != 0 or not summary.rejected:
         return
     from gaincurate.core.artifact import REJECTED, Artifact
@@ -84,8 +79,7 @@ def need_a_row(summary: Summary) -> None:
             firsts.setdefault(kind, str(entry["reason"]))
     how = "the only one was" if summary.rejected == 1 else f"all {summary.rejected:,} were"
     reason = why = ""
-    if counts:
-        [(kind, count)] = counts.most_common(1)
+    for kind, count in counts.most_common(1):
         reason = firsts[kind]
         which = "each" if count == summary.rejected else f"{count:,} of them"
         like = f", {which} like this" if summary.rejected > 1 else ""
@@ -131,15 +125,15 @@ def score(
         return
     if as_json or not quiet:
         output.result(done, as_json, print_summary)
-    need_a_row(done)
+    _need_a_row(done)
 
 
 def print_estimate(facts: dict[str, Any]) -> None:
     """Print what a run would do."""
-    rows, there = counted(facts["rows_left"], "row"), counted(facts["shards"], "shard")
     output.fitted(
-        f"{facts['out']}: {rows} of {facts['rows']:,} to score with {facts['tokens']:,} prompt tokens, "
-        f"{facts['longest']:,} in the longest prompt; {facts['there']:,} of {there} there"
+        f"{facts['out']}: {counted(facts['rows_left'], 'row')} of {facts['rows']:,} to score with "
+        f"{facts['tokens']:,} prompt tokens, {facts['longest']:,} in the longest prompt; "
+        f"{facts['there']:,} of {counted(facts['shards'], 'shard')} there"
     )
     if facts["unusable"]:
         output.fitted(f"  {facts['unusable']:,} of these rows cannot be scored: {facts['why']}")
@@ -147,11 +141,6 @@ def print_estimate(facts: dict[str, Any]) -> None:
 
 
 def need_packages(what: str, names: Sequence[str] = ("torch", "transformers"), extra: str = "score") -> None:
-    """Say what is missing before anything heavy is imported.
-
-    Raises:
-        InputError: one of the packages is not installed.
-    """
-    missing = [name for name in names if importlib.util.find_spec(name) is None]
-    if missing:
+    """Refuse to go on without packages, before anything heavy is imported."""
+    if missing := [name for name in names if importlib.util.find_spec(name) is None]:
         raise InputError(f"{what} needs {' and '.join(missing)}: `pip install 'gaincurate[{extra}]'`.")
