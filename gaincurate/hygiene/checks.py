@@ -111,28 +111,24 @@ def _made(check: str, scored: ScoredSet, alive: Mask, options: HygieneOptions) -
 
 def finding(scored: ScoredSet, result: CheckResult, examples: int) -> Finding:
     """The summary of one check for a report."""
-    hits = result.hits[:examples]
-    rows = _texts(scored, [hit.place for hit in hits])
-    others = iter(_texts(scored, [hit.other for hit in hits if hit.other is not None]))
-    shown = []
-    for hit, (gc_id, text) in zip(hits, rows, strict=True):
+    hits, texts = result.hits[:examples], dict[int, tuple[str, str]]()
+    if places := [place for hit in hits for place in (hit.place, hit.other) if place is not None]:
+        table = scored.take(places)
+        beginnings = (text.strip()[:_TEXT] for text in asked(scored, table))
+        shown = zip(table.column(ID).to_pylist(), beginnings, strict=True)
+        texts = dict(zip(places, shown, strict=True))
+    rows = []
+    for hit in hits:
+        gc_id, text = texts[hit.place]
         beside = hit.reason
         if hit.other is not None:
-            other, other_text = next(others)
+            other, other_text = texts[hit.other]
             beside = f"{other} ({hit.reason}): {other_text}"
         elif "shared" in hit.facts:
             beside = f"{hit.reason}: {hit.facts['shared']}"
-        shown.append({"gc_id": gc_id, "text": text, "with": beside})
+        rows.append({"gc_id": gc_id, "text": text, "with": beside})
     share = len(result.hits) / len(scored) if len(scored) else 0.0
-    return Finding(result.check, len(result.hits), share, shown, result.note)
-
-
-def _texts(scored: ScoredSet, places: Sequence[int]) -> list[tuple[str, str]]:
-    if not places:
-        return []
-    table = scored.take(places)
-    texts = [text.strip()[:_TEXT] for text in asked(scored, table)]
-    return list(zip(table.column(ID).to_pylist(), texts, strict=True))
+    return Finding(result.check, len(result.hits), share, rows, result.note)
 
 
 @dataclass(frozen=True, slots=True)

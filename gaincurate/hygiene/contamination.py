@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +37,8 @@ def contaminated(scored: ScoredSet, alive: Mask, index: EvalIndex, overlap: floa
         rows = Words(asked(scored, table))
         begins, ends = template.without(rows)
         for row in index.candidates(rows, begins, ends).tolist():
-            row_words = rows.between(*rows.starts[row : row + 2])
-            number, share, text = _match(row_words, rows.between(begins[row], ends[row]), index)
+            words, bare = rows.between(*rows.starts[row : row + 2]), rows.between(begins[row], ends[row])
+            number, share, text = _match(words, bare, index)
             if number is None or share < overlap:
                 continue
             matched.add(number)
@@ -59,9 +58,9 @@ def contaminated(scored: ScoredSet, alive: Mask, index: EvalIndex, overlap: floa
     return CheckResult("contaminated", hits, note)
 
 
-def _match(row: list[str], bare: list[str], index: EvalIndex) -> tuple[int | None, float, str]:
+def _match(row: str, bare: str, index: EvalIndex) -> tuple[int | None, float, str]:
     """The question that a row shares most of: its number, the part of its n-grams, what is shared."""
-    number = index.whole.get(" ".join(bare), index.whole.get(" ".join(row)))
+    number = index.whole.get(bare, index.whole.get(row))
     if number is not None:
         return number, 1.0, index.items[number].text
     in_order = [gram for gram in _grams(row, index.ngram) if gram in index.by_gram]
@@ -99,23 +98,21 @@ class EvalIndex:
     """
 
     def __init__(self, files: Sequence[str], column: str | None, ngram: int) -> None:
-        self.ngram = ngram
-        read: dict[tuple[str, ...], tuple[str, int]] = {}
-        wholes: dict[str, tuple[str, ...]] = {}
-        by_file: dict[str, set[tuple[str, ...]]] = defaultdict(set)
-        for file, row, question, bare in _questions(files, column):
-            read.setdefault(bare, (file, row))
-            wholes.setdefault(" ".join(question), bare)
+        self.ngram, self.whole = ngram, dict[str, int]()
+        numbers, places, by_file = dict[str, int](), list[tuple[str, int]](), defaultdict[str, set[str]](set)
+        for file, row, text, bare in _questions(files, column):
+            if bare not in numbers:
+                numbers[bare] = len(places)
+                places.append((file, row))
+            self.whole.setdefault(text, numbers[bare])
             by_file[file].add(bare)
+        self.whole |= numbers
         # File by file: what three files have, each with a word changed, is a question and no phrase.
         common = set[str]().union(*(_common(questions, ngram) for questions in by_file.values()))
         self.items = [
-            Item(file, row, " ".join(question), frozenset(_grams(question, ngram)) - common)
-            for question, (file, row) in read.items()
+            Item(*place, text, frozenset(_grams(text, ngram)) - common)
+            for text, place in zip(numbers, places, strict=True)
         ]
-        numbers = {bare: number for number, bare in enumerate(read)}
-        self.whole = {text: numbers[bare] for text, bare in wholes.items()}
-        self.whole |= {item.text: number for number, item in enumerate(self.items)}
         self.by_gram: dict[str, list[int]] = defaultdict(list)
         for number, item in enumerate(self.items):
             for gram in item.grams:
@@ -128,10 +125,7 @@ class EvalIndex:
     def candidates(self, rows: Words, begins: Ints, ends: Ints) -> Ints:
         """Rows that by their hashes have an n-gram of the index or are a question of it, ascending.
 
-        Args:
-            rows: the rows.
-            begins: where each row's words begin without its template, `[rows]`.
-            ends: where they end.
+        `begins` and `ends` say where the words of each row begin and end without its template, `[rows]`.
         """
         firsts = np.arange(len(rows.hashes) - self.ngram + 1)
         grams = rows.runs.of(firsts, firsts + self.ngram)
@@ -144,28 +138,26 @@ class EvalIndex:
         return np.unique(np.concatenate([with_gram, *with_whole]))
 
 
-def _grams(question: Sequence[str], ngram: int) -> Iterator[str]:
-    for start in range(len(question) - ngram + 1):
-        yield " ".join(question[start : start + ngram])
+def _grams(text: str, ngram: int) -> Iterator[str]:
+    words = text.split()
+    for start in range(len(words) - ngram + 1):
+        yield " ".join(words[start : start + ngram])
 
 
-def _common(questions: Iterable[tuple[str, ...]], ngram: int) -> set[str]:
+def _common(questions: Iterable[str], ngram: int) -> set[str]:
     """N-grams of several different questions of one file."""
     counts = Counter(gram for question in questions for gram in set(_grams(question, ngram)))
     return {gram for gram, count in counts.items() if count >= COMMON}
 
 
-def _questions(
-    files: Sequence[str], column: str | None
-) -> Iterator[tuple[str, int, list[str], tuple[str, ...]]]:
+def _questions(files: Sequence[str], column: str | None) -> Iterator[tuple[str, int, str, str]]:
     """File, row from 0, words of each question, and those without the file's template."""
     for file in files:
         questions = Words(list(_texts(file, column)))
         begins, ends = Template(questions, max(COMMON, min(_TEMPLATE, len(questions) / 2))).without(questions)
-        for row, (start, end) in enumerate(pairwise(questions.starts.tolist())):
-            if start < end:
-                bare = questions.between(begins[row], ends[row])
-                yield file, row, questions.between(start, end), tuple(bare)
+        for row in range(len(questions)):
+            if text := questions.between(*questions.starts[row : row + 2]):
+                yield file, row, text, questions.between(begins[row], ends[row])
 
 
 def _hashes(texts: list[str]) -> Hashes:

@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,17 +94,19 @@ def _digest(value: object) -> bytes:
 
 
 def _note(again: Sequence[Repeat], answer: str | None) -> str:
-    if not again:
-        return ""
-    counts, same = Counter(row.head for row in again), sum(row.exact for row in again)
-    note = (
-        f"{len(counts):,} groups, the largest of {max(counts.values()) + 1:,} rows; the very same text in "
-        f"{same:,} rows, except for {_BUT_FOR} in {len(again) - same:,}"
-    )
+    same = sum(row.exact for row in again)
+    note = f"{_groups(row.head for row in again)}; the very same text in {same:,} rows, except for "
+    note += f"{_BUT_FOR} in {len(again) - same:,}"
     differ = len({row.head for row in again if not row.same_answer})
     if answer and differ:
         note += f"; {differ:,} groups have answers that are not written alike: see which one is right"
-    return note
+    return note if again else ""
+
+
+def _groups(heads: Iterable[int]) -> str:
+    """How many groups there are by the first rows of those that are not the first."""
+    counts = Counter(heads)
+    return f"{len(counts):,} groups, the largest of {max(counts.values(), default=0) + 1:,} rows"
 
 
 def near_duplicates(scored: ScoredSet, alive: Mask, threshold: float, answer: str | None) -> CheckResult:
@@ -156,23 +158,17 @@ def near_duplicates(scored: ScoredSet, alive: Mask, threshold: float, answer: st
 
 
 def _note_near(hits: list[Hit], answer: str | None) -> str:
-    if not hits:
-        return ""
-    _, counts = np.unique([hit.other for hit in hits], return_counts=True)
-    notes = [f"{len(counts):,} groups, the largest of {counts.max() + 1:,} rows"]
+    note = _groups(hit.other for hit in hits if hit.other is not None)
     if answer is not None:
         differ = sum(not hit.facts["same_answer"] for hit in hits)
-        notes.append(f"{differ:,} rows have an answer that is written otherwise")
+        note += f"; {differ:,} rows have an answer that is written otherwise"
         if 2 * differ > len(hits):
-            notes.append("most are problems of their own: look at them before you drop them")
-    return "; ".join(notes)
+            note += "; most are problems of their own: look at them before you drop them"
+    return note if hits else ""
 
 
 def jaccard(one: Hashes, others: Sequence[Hashes]) -> Floats:
-    """The share that a set has in common with each of others, of all that the two hold, `[others]`.
-
-    All are sorted and without doubles.
-    """
+    """The Jaccard index of a set with each of others, `[others]`; all are sorted and without doubles."""
     sizes = np.array([len(other) for other in others], np.int64)
     flat = np.concatenate([one[:0], *others])
     there = one[np.minimum(np.searchsorted(one, flat), len(one) - 1)] == flat

@@ -61,7 +61,7 @@ def test_other_formulas_stay_others(one: str, other: str) -> None:
 
 def split(texts: list[str], *, signs: bool = False) -> list[list[str]]:
     words = Words(texts, signs=signs)
-    return [words.between(*words.starts[row : row + 2]) for row in range(len(words))]
+    return [words.between(*words.starts[row : row + 2]).split() for row in range(len(words))]
 
 
 @given(TEXTS)
@@ -109,7 +109,7 @@ def test_what_a_prompt_asks_is_all_but_the_system_message() -> None:
 def stripped(sample: list[list[str]], rows: list[list[str]], least: float = 20) -> list[list[str]]:
     words = Words([" ".join(row) for row in rows])
     begins, ends = Template(Words([" ".join(row) for row in sample]), least).without(words)
-    return [words.between(begin, end) for begin, end in zip(begins, ends, strict=True)]
+    return [words.between(begin, end).split() for begin, end in zip(begins, ends, strict=True)]
 
 
 def test_ends_that_many_rows_share_are_taken_off_and_nothing_else() -> None:
