@@ -114,14 +114,11 @@ def rejudge(config: RejudgeConfig, as_json: AsJson = False) -> None:
 
     with ProgressView() as view:
         result = compute(config, view)
-    if not as_json:
-        _print_rejudged(result)
-        return
     facts = {**asdict(result), "disagreements": result.disagreements}
     for name in ("false_negatives", "false_positives"):
         count, of = getattr(result, name)
         facts[name] = {"count": count, "of": of, "rate": count / of if of else None}
-    output.as_json(facts)
+    output.result(facts, as_json, lambda _: _print_rejudged(result))
 
 
 def _print_rejudged(result: Rejudged) -> None:
@@ -169,15 +166,15 @@ def fit(config: FitConfig, as_json: AsJson = False) -> None:
     opened = open_scores(config.scored[0]) if len(config.scored) == 1 else None
     rates = [rate for path in config.outcomes for rate in _read(path, config.reward_range, opened)]
     out = config.out
-    report = fit_on(config.scored, rates, out, config.recipe, watch=_print_epoch)
+    report = fit_on(config.scored, rates, out, config.recipe, watch=_note_epoch)
     if as_json:
         output.as_json({**report, "out": out})
         return
-    losses, policies = report["losses"], counted(len(rates), "policy", "policies")
+    first, last = report["losses"][0], report["losses"][-1]
     output.text(
-        f"{out}: fitted on {counted(report['instances'], 'failure rate')} of {policies}, "
-        f"{counted(report['prompts'], 'prompt')}, cross-entropy {losses[0]:.4f} in the first epoch and "
-        f"{losses[-1]:.4f} in the last"
+        f"{out}: fitted on {counted(report['instances'], 'failure rate')} of "
+        f"{counted(len(rates), 'policy', 'policies')}, {counted(report['prompts'], 'prompt')}, cross-entropy "
+        f"{first:.4f} in the first epoch and {last:.4f} in the last"
     )
     figures = {"Pearson (95 %)": "pearson", "Brier (95 %)": "brier", "noise ceiling (95 %)": "ceiling"}
     output.records(
@@ -194,6 +191,10 @@ def fit(config: FitConfig, as_json: AsJson = False) -> None:
     )
 
 
+def _note_epoch(epoch: int, epochs: int, loss: float) -> None:
+    output.note(f"epoch {epoch} of {epochs}: cross-entropy {loss:.4f}")
+
+
 def _held_out(name: str, policy: dict[str, Any]) -> str:
     """A figure of a policy on prompts that no batch had, with its interval."""
     if policy["held_out"] is None:
@@ -201,10 +202,6 @@ def _held_out(name: str, policy: dict[str, Any]) -> str:
     figure = policy["held_out"][name]
     text, around = number(figure["value"], ".3f"), figure["interval"]
     return text if around is None else f"{text} ({around[0]:.3f} to {around[1]:.3f})"
-
-
-def _print_epoch(epoch: int, epochs: int, loss: float) -> None:
-    output.note(f"epoch {epoch} of {epochs}: cross-entropy {loss:.4f}")
 
 
 @configured("gaincurate.difficulty.config:PredictConfig")

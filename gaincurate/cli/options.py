@@ -14,6 +14,7 @@ import inspect
 import json
 import re
 import typing
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -29,6 +30,7 @@ from gaincurate.core.store import Remote, located, use_cache
 from gaincurate.errors import InputError
 
 AsJson = Annotated[bool, Option("Print JSON.", names=("--json",))]
+Function = Callable[..., None]
 _PANELS = (None, *PANELS)
 _METAVARS = {bool: "", int: "N", float: "X", Path: "PATH", str: "TEXT"}
 _WIDE = 18  # columns that choices may take beside an option at a width of 80
@@ -38,9 +40,7 @@ _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 _BOOL = "tag:yaml.org,2002:bool"
 
 
-def configured(
-    *paths: str, resumes: bool = False, stores: bool = False
-) -> Callable[[Callable[..., None]], Callable[[], None]]:
+def configured(*paths: str, resumes: bool = False, stores: bool = False) -> Callable[[Function], Function]:
     """Make a function a command whose parameters are the options.
 
     The help of an option is that of its `Option`, or its line in `Options:`, the docstring's last part.
@@ -53,7 +53,7 @@ def configured(
         stores: whether it reads or writes object stores, and so has --cache.
     """
 
-    def decorate(function: Callable[..., None]) -> Callable[[], None]:
+    def decorate(function: Function) -> Function:
         def command() -> None:
             raise AssertionError("a command is built before it runs")
 
@@ -64,7 +64,7 @@ def configured(
     return decorate
 
 
-def group(*commands: Callable[[], None], **settings: Any) -> typer.Typer:
+def group(*commands: Function, **settings: Any) -> typer.Typer:
     """A group of commands in the order of its help."""
     app = typer.Typer(cls=Group, no_args_is_help=True, **settings)
     for command in commands:
@@ -120,10 +120,12 @@ class Command(_QuietHelp, TyperCommand):
         return super().parse_args(ctx, args)
 
 
-def _build(function: Callable[..., None], paths: Sequence[str], resumes: bool, stores: bool) -> Any:
+def _build(function: Function, paths: Sequence[str], resumes: bool, stores: bool) -> Any:
     """The Typer command of a function: it reads texts, checks the config and runs the function."""
-    models = [_model(path) for path in paths]
+    places = [path.partition(":") for path in paths]
+    models: list[Any] = [getattr(importlib.import_module(module), name) for module, _, name in places]
     fields = [list(_fields(model)) for model in models]
+    names = [[parameter.name for _, parameter in each] for each in fields]
     options = [*chain(*fields[1:], *fields[:1]), *_parameters(function, models)]
     if stores:
         kind, *metadata = typing.get_args(Cache)
@@ -141,11 +143,9 @@ def _build(function: Callable[..., None], paths: Sequence[str], resumes: bool, s
             read = {name: _read(name, markers[name], value) for name, value in values.items()}
             if stores:
                 use_cache(read.pop("cache"))
-            given: list[dict[str, Any]] = []
-            for each in fields:
-                taken = {parameter.name: read.pop(parameter.name) for _, parameter in each}
-                sources = {name: ctx.get_parameter_source(name).name for name in taken}
-                given.append({name: taken[name] for name in taken if sources[name] != "DEFAULT"})
+            taken = {name: read.pop(name) for name in chain(*names)}
+            asked = {name for name in taken if ctx.get_parameter_source(name).name != "DEFAULT"}
+            given = [{name: taken[name] for name in each if name in asked} for each in names]
             if models:
                 of_config: dict[str, Any] = {}
                 for name, value in given[0].items():
@@ -153,7 +153,7 @@ def _build(function: Callable[..., None], paths: Sequence[str], resumes: bool, s
                     (of_config.setdefault(outer, {}) if outer else of_config)[inner] = value
                 read["config"] = of_config if given[1:] else checked(models[0], of_config)
             if given[1:]:
-                read["own"] = dict(chain.from_iterable(each.items() for each in given[1:]))
+                read["own"] = dict(ChainMap(*given[1:]))
             function(**read)
 
     made: Any = call
@@ -164,11 +164,6 @@ def _build(function: Callable[..., None], paths: Sequence[str], resumes: bool, s
     command: Any = typer.main.get_command(app)
     command.aliases = {marker.alias: marker.names[0] for marker in markers.values() if marker.alias}
     return command
-
-
-def _model(path: str) -> Any:
-    module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 Marked = Iterator[tuple[Option, inspect.Parameter]]

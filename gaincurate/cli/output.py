@@ -17,6 +17,7 @@ import textwrap
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, is_dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
@@ -24,8 +25,7 @@ import typer
 
 from gaincurate.errors import GaincurateError, StorageError, reason_of, refused_by_the_system
 
-WIDTH = 100
-"""Columns of a sentence."""
+WIDTH = 100  # columns of a sentence
 
 
 def terminal_width() -> int | None:
@@ -111,30 +111,25 @@ def table(rows: Sequence[Sequence[str]], head: Sequence[str], left: Collection[s
     Where the terminal is too narrow, heads take several lines. Where it still is, columns go on below, beside
     the first one again. No word and no number is broken.
     """
-    cells = [max((len(row[i]) for row in rows), default=0) for i in range(len(head))]
-    least = [max(width, *map(len, name.split() or [""])) for width, name in zip(cells, head, strict=True)]
-    widths = [max(width, len(name)) for width, name in zip(cells, head, strict=True)]
-    columns = terminal_width() or sys.maxsize
-    while 2 * len(widths) + sum(widths) > columns:
-        widest = max(range(len(widths)), key=lambda i: widths[i] - least[i])
-        if widths[widest] == least[widest]:
-            break
-        widths[widest] -= 1
+    columns = list(zip(head, *rows, strict=True))
+    least = [max(map(len, [*name.split(), *cells]), default=0) for name, *cells in columns]
+    widths = [max(map(len, column)) for column in columns]
+    room = terminal_width() or sys.maxsize
+    while 2 * len(widths) + sum(widths) > room and widths != least:
+        widths[max(range(len(widths)), key=lambda i: widths[i] - least[i])] -= 1
     blocks = [[0]]
     for i in range(1, len(head)):
-        if len(blocks[-1]) > 1 and sum(2 + widths[k] for k in [*blocks[-1], i]) > columns:
+        if len(blocks[-1]) > 1 and sum(2 + widths[k] for k in [*blocks[-1], i]) > room:
             blocks.append([0])
         blocks[-1].append(i)
-    wrapped = [
-        textwrap.wrap(name, width, break_long_words=False) or [""]
-        for name, width in zip(head, widths, strict=True)
+    heads = [
+        textwrap.wrap(name, width, break_long_words=False) for name, width in zip(head, widths, strict=True)
     ]
     for place, block in enumerate(blocks):
         if place:
             text("")
-        height = max(len(wrapped[i]) for i in block)
-        heads = [[""] * (height - len(wrapped[i])) + wrapped[i] for i in block]
-        for line in [*zip(*heads, strict=True), *([row[i] for i in block] for row in rows)]:
+        above = [*zip_longest(*(heads[i][::-1] for i in block), fillvalue="")][::-1]
+        for line in [*above, *([row[i] for i in block] for row in rows)]:
             aligned = (
                 cell.ljust(widths[i]) if i == 0 or head[i] in left else cell.rjust(widths[i])
                 for cell, i in zip(line, block, strict=True)
@@ -200,15 +195,12 @@ def excerpt(value: str, width: int) -> str:
 
 
 def number(value: Any, form: str) -> str:
-    """A number for a table, or a dash where there is none.
-
-    Metrics of a plan may be anything. A value that the form does not fit is printed as it is.
-    """
+    """A number for a table, or a dash where there is none; a value that the form does not fit as it is."""
     if value is None:
         return "-"
     try:
         return format(value, form)
-    except (ValueError, TypeError, OverflowError):
+    except (ValueError, TypeError, OverflowError):  # metrics of a plan may be anything
         return str(value)[:WIDTH]
 
 
@@ -264,10 +256,10 @@ def reporting(*, resumes: bool = False, verbose: bool = False) -> Iterator[None]
 
 def zero_vector_sentence(count: int) -> str:
     """A sentence on hidden states without a direction."""
-    rest = "has", "it counts as a token and adds"
-    if count != 1:
-        rest = "have", "they count as tokens and add"
-    return f"{counted(count, 'scored token')} {rest[0]} a zero vector as hidden state: {rest[1]} nothing."
+    has, counts = (
+        ("has", "it counts as a token and adds") if count == 1 else ("have", "they count as tokens and add")
+    )
+    return f"{counted(count, 'scored token')} {has} a zero vector as hidden state: {counts} nothing."
 
 
 def length_sentence(rho: float | None) -> str:

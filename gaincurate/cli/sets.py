@@ -377,17 +377,15 @@ def derive(
     from gaincurate.report.length_free import derive as make
 
     column = make(open_scores(folder), signal, length_free, bins=bins, name=name, overwrite=overwrite)
-    if as_json:
-        output.as_json(column)
-        return
     done = "is there already, made in this way" if column.kept else "written"
     of, verb = counted(column.rows, "row"), "has" if column.values == 1 else "have"
     before, after = (output.number(rho, "+.3f") for rho in (column.before, column.after))
-    output.text(
+    lines = (
         f"{folder}: {column.name} {done}, {column.values:,} of {of} {verb} a value",
         f"  Spearman with question length: {signal} {before}, {column.name} {after}",
         f"  next: --by {column.name}, with `gaincurate schedule start` or `gaincurate export`",
     )
+    output.result(column, as_json, lambda _: output.text(*lines))
 
 
 @configured("gaincurate.hygiene.options:HygieneConfig", stores=True)

@@ -143,10 +143,6 @@ class LeftOut:
         """Rows that each check took out."""
         return {check.check: len(check.hits) for check in self.found}
 
-    def lines(self, scored: ScoredSet) -> Iterator[Json]:
-        """One line for each row that is gone, in the order of the set; see `lines`."""
-        return lines(scored, self.found)
-
 
 def leave_out(scored: ScoredSet, options: HygieneOptions) -> LeftOut:
     """Find the rows to drop, check after check.
@@ -189,11 +185,7 @@ def _overlong(scored: ScoredSet, alive: Mask, limit: int) -> CheckResult:
 
 
 def broken_gold(scored: ScoredSet, alive: Mask, answer: str, config: VerifierConfig) -> CheckResult:
-    """Rows whose own answer, in the column `answer`, does not get a reward of 1 from a verifier.
-
-    Raises:
-        InputError: the verifier cannot be loaded.
-    """
+    """Rows whose own answer, in the column `answer`, does not get a reward of 1 from a verifier."""
     with VerifierPool(config) as pool:
         broken = check_gold(scored, parts(np.flatnonzero(alive), _ROWS), answer, config, pool, Progress())
     places = pc.index_in(pa.array(list(broken), pa.string()), value_set=scored.column(ID).combine_chunks())
@@ -208,9 +200,6 @@ def conflicting_gold(
     """Rows that ask the same and have different answers: all of such a group, for who says which is right?
 
     The verifier says whether two answers are one. Without it they must be written alike.
-
-    Raises:
-        InputError: the verifier cannot be loaded.
     """
     again = repeats(scored, alive, answer)
     pairs = [(row.place, row.head) for row in again if not row.same_answer]

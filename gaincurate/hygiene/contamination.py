@@ -6,7 +6,7 @@ The index is of the evaluation questions and not of the rows, so memory grows wi
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,8 +107,11 @@ class EvalIndex:
             self.whole.setdefault(text, numbers[bare])
             by_file[file].add(bare)
         self.whole |= numbers
+        common = set[str]()
         # File by file: what three files have, each with a word changed, is a question and no phrase.
-        common = set[str]().union(*(_common(questions, ngram) for questions in by_file.values()))
+        for questions in by_file.values():
+            counts = Counter(gram for question in questions for gram in set(_grams(question, ngram)))
+            common |= {gram for gram, count in counts.items() if count >= COMMON}
         self.items = [
             Item(*place, text, frozenset(_grams(text, ngram)) - common)
             for text, place in zip(numbers, places, strict=True)
@@ -142,12 +145,6 @@ def _grams(text: str, ngram: int) -> Iterator[str]:
     words = text.split()
     for start in range(len(words) - ngram + 1):
         yield " ".join(words[start : start + ngram])
-
-
-def _common(questions: Iterable[str], ngram: int) -> set[str]:
-    """N-grams of several different questions of one file."""
-    counts = Counter(gram for question in questions for gram in set(_grams(question, ngram)))
-    return {gram for gram, count in counts.items() if count >= COMMON}
 
 
 def _questions(files: Sequence[str], column: str | None) -> Iterator[tuple[str, int, str, str]]:

@@ -25,13 +25,12 @@ CHECKS = (
 """All checks, in the order in which they take rows out: what is wrong with a row alone comes first."""
 THRESHOLD = 0.8
 NGRAM = 13
-_NEEDS = {
-    "overlong": ("max_prompt_tokens", "--max-prompt-tokens", "N, the trainer's limit"),
-    "broken-gold": ("verifier", "--verifier", "NAME"),
-    "contaminated": ("evals", "--eval", "FILE"),
+_NEEDED = {
+    "max_prompt_tokens": ("--max-prompt-tokens", "N, the trainer's limit", ("overlong",)),
+    "verifier": ("--verifier", "NAME", ("broken-gold", "conflicting-gold")),
+    "evals": ("--eval", "FILE", ("contaminated",)),
 }
-_ALSO = {"--verifier": "conflicting-gold"}
-"""Checks that an option is for besides its own. Without it, answers are compared as they are written."""
+"""What some checks need: the option, its value, and the checks, of which only the first cannot do without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +62,13 @@ class HygieneOptions:
                 raise InputError(
                     f"there is no check {check!r}; there are {', '.join(CHECKS)}{near(check, CHECKS)}."
                 )
-        for check, (name, option, value) in _NEEDS.items():
-            is_set, wanted = bool(getattr(self, name)), check in (self.checks or ())
-            if wanted and not is_set:
-                raise InputError(f"{check} needs {option} {value}.")
-            used = wanted or self.checks is None or _ALSO.get(option) in self.checks
-            if is_set and not used:
-                raise InputError(f"{option} is for the check {check}: name that too, or leave {option} out.")
+        for name, (option, value, checks) in _NEEDED.items():
+            is_set, wanted = bool(getattr(self, name)), set(checks) & set(self.checks or ())
+            if checks[0] in wanted and not is_set:
+                raise InputError(f"{checks[0]} needs {option} {value}.")
+            if is_set and self.checks is not None and not wanted:
+                what = f"{option} is for the check {checks[0]}"
+                raise InputError(f"{what}: name that too, or leave {option} out.")
         for name, least, most in (("near", 0.3, 1), ("ngram", 2, 100), ("overlap", 0, 1)):
             if not least <= (value := getattr(self, name)) <= most:
                 raise InputError(f"--{name} {value:g}: expected a number from {least:g} to {most}.")
@@ -78,8 +77,8 @@ class HygieneOptions:
         """The checks to make, in their order."""
         if self.checks is not None:
             return [check for check in CHECKS if check in self.checks]
-        needs = {**_NEEDS, "conflicting-gold": _NEEDS["broken-gold"]}  # else notation alone would count
-        return [check for check in CHECKS if check not in needs or getattr(self, needs[check][0])]
+        lacking = [check for name, (*_, some) in _NEEDED.items() if not getattr(self, name) for check in some]
+        return [check for check in CHECKS if check not in lacking]
 
 
 _OPTION, _NAME = Option(panel=PANEL), Option(panel=PANEL, metavar="NAME")
@@ -113,14 +112,7 @@ class HygieneConfig(BaseModel):
     overlap: Annotated[float | None, Field(ge=0, le=1), _OPTION] = None
 
     def options(self, checks: str | None) -> HygieneOptions:
-        """The checks with these options.
-
-        Args:
-            checks: their names with commas between them; None is an option that was not given.
-
-        Raises:
-            InputError: an unknown check, one without what it needs, or an option without what it goes with.
-        """
+        """The checks by their names with commas between them; what does not go together is refused."""
         from gaincurate.difficulty.verifier import VerifierConfig
 
         given = self.model_dump(exclude_none=True) | {"evals": tuple(self.evals)}

@@ -80,22 +80,14 @@ def batches(scored: ScoredSet, alive: Mask) -> Iterator[tuple[Ints, pa.Table]]:
 
 
 def read(scored: ScoredSet, table: pa.Table) -> list[list[Message]]:
-    """The messages of a table's rows.
-
-    Raises:
-        OutputError: a row has none, so the set is not what its identity says.
-    """
+    """The messages of a table's rows; one without any is an OutputError, as the set's identity is wrong."""
     if (texts := _texts(scored, table)) is not None:
         return [[{"role": "user", "content": text}] for text in texts]
     return prompts_of(table, scored.identity, bare=True)
 
 
 def asked(scored: ScoredSet, table: pa.Table) -> list[str]:
-    """The question of each row of a table: all messages except the system message, one below the other.
-
-    Raises:
-        OutputError: see `read`.
-    """
+    """The question of each row of a table, see `read`: all messages except the system message, joined."""
     if (texts := _texts(scored, table)) is not None:
         return [text or "" for text in texts]
     return [joined(messages) for messages in read(scored, table)]

@@ -79,7 +79,7 @@ def test_dropping_leaves_one_of_each_kind_and_each_row_once(tmp_path: Path) -> N
     left_out = leave_out(scored, options)
     assert left_out.kept.tolist() == [True, *[False] * 9]
     assert left_out.counts == dict.fromkeys(CHECKS, 1) | {"conflicting-gold": 2}
-    listed = list(left_out.lines(scored))
+    listed = list(lines(scored, left_out.found))
     assert [line["gc_id"] for line in listed] == [
         "again", "near", "long", "leaked", "sentinel", "word", "broken", "one", "two"
     ]  # fmt: skip
