@@ -2,16 +2,42 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import exports
+import sets
 from gaincurate.core.scored_set import ScoredSet
+from gaincurate.difficulty.verifier import VerifierConfig
 from gaincurate.hygiene.checks import leave_out
 from gaincurate.hygiene.options import HygieneOptions
 
-Prompt = str | list[dict[str, str]]
+LONG = "a farmer has seventeen sheep and all but nine of them run away how many are left to him now"
+EXACT = VerifierConfig("exact")
+
+
+def one_of_each(folder: Path) -> tuple[ScoredSet, HygieneOptions]:
+    """A set with a row for each check, and options for all of them."""
+    rows = [
+        sets.scored_row("fine", LONG),
+        sets.scored_row("again", LONG.upper()),
+        sets.scored_row("near", LONG + " please"),
+        sets.scored_row("long", "so many tokens", tokens=50),
+        sets.scored_row("leaked", "What is 2+2?"),
+        sets.scored_row("sentinel", "no answer"),
+        sets.scored_row("word", "in words"),
+        sets.scored_row("broken", r"which \boxed{} one?"),
+        sets.scored_row("one", "how tall?"),
+        sets.scored_row("two", "How tall?"),
+    ]
+    for row in rows:
+        row["answer"] = {"sentinel": "n/a", "word": "some number", "two": "5"}.get(row["gc_id"], "4")
+    (folder / "eval.jsonl").write_text(json.dumps({"question": "what is 2 + 2"}) + "\n")
+    scored = ScoredSet(sets.make_set(folder / "set", [rows[:4], rows[4:]], answer="answer"))
+    options = HygieneOptions(max_prompt_tokens=40, verifier=EXACT, evals=(str(folder / "eval.jsonl"),))
+    return scored, options
 
 
 def asking(folder: Path, prompts: Sequence[Any], answers: Sequence[str] | None = None) -> ScoredSet:

@@ -167,4 +167,3 @@ def test_a_misspelt_choice_or_column_has_its_near_names_said(folder: Path) -> No
     assert "gain-rl" in run("schedule", "start", scored, *options).stderr
     derived = run("derive", scored, "--signal", "gc_anlge", "--length-free", "rank-in-bin")
     assert "similar: gc_angle" in derived.stderr
-    assert "similar: question" in run("report", scored, "--group-column", "quesion").stderr
