@@ -12,31 +12,22 @@ from gaincurate.hygiene.duplicates import duplicates
 from gaincurate.hygiene.rows import CheckResult
 from questions import asking
 
-# Few texts, several of them the same but for case, white space or composition.
-TEXTS = st.sampled_from(
-    ["What is 1?", "what  is 1?", "what is 1 ?", "caf\u00e9?", "cafe\u0301?", "2\u00b3", "23"]
-)
+KINDS = {
+    "What is 1?": 1, "what  is 1?": 1, "what is 1 ?": 2, "caf\u00e9?": 3, "cafe\u0301?": 3, "2\u00b3": 4, "23": 5
+}  # fmt: skip
+"""Few texts, several of them the same but for case, white space or composition: those have one number."""
 
 
 def found(scored: ScoredSet) -> CheckResult:
     return duplicates(scored, np.ones(len(scored), bool), "answer")
 
 
-def same(one: str, other: str) -> bool:
-    """An oracle that knows the texts above."""
-    classes = [{"What is 1?", "what  is 1?"}, {"caf\u00e9?", "cafe\u0301?"}]
-    return one == other or any({one, other} <= kind for kind in classes)
-
-
-@given(st.lists(TEXTS, min_size=1, max_size=12))
+@given(st.lists(st.sampled_from(list(KINDS)), min_size=1, max_size=12))
 def test_each_row_is_found_with_the_first_that_asks_the_same(texts: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         hits = found(asking(Path(folder) / "set", texts)).hits
-        expected = {}
-        for place, text in enumerate(texts):
-            first = next(k for k, other in enumerate(texts) if same(text, other))
-            if first != place:
-                expected[place] = first
+        kinds = [KINDS[text] for text in texts]
+        expected = {k: kinds.index(kind) for k, kind in enumerate(kinds) if kinds.index(kind) != k}
         assert {hit.place: hit.other for hit in hits} == expected
         for hit in hits:
             assert hit.other is not None
