@@ -20,27 +20,23 @@ EXACT = VerifierConfig("exact")
 
 def one_of_each(folder: Path) -> tuple[ScoredSet, HygieneOptions]:
     """A set with a row for each check, and options for all of them."""
+    texts = {
+        "fine": LONG, "again": LONG.upper(), "near": LONG + " please", "long": "so many tokens",
+        "leaked": "What is 2+2?", "sentinel": "no answer", "word": "in words",
+        "broken": r"which \boxed{} one?", "one": "how tall?", "two": "How tall?",
+    }  # fmt: skip
+    answers = dict.fromkeys(texts, "4") | {"sentinel": "n/a", "word": "some number", "two": "5"}
     rows = [
-        sets.scored_row("fine", LONG),
-        sets.scored_row("again", LONG.upper()),
-        sets.scored_row("near", LONG + " please"),
-        sets.scored_row("long", "so many tokens", tokens=50),
-        sets.scored_row("leaked", "What is 2+2?"),
-        sets.scored_row("sentinel", "no answer"),
-        sets.scored_row("word", "in words"),
-        sets.scored_row("broken", r"which \boxed{} one?"),
-        sets.scored_row("one", "how tall?"),
-        sets.scored_row("two", "How tall?"),
+        sets.scored_row(gc_id, text, tokens=50 if gc_id == "long" else 3) | {"answer": answers[gc_id]}
+        for gc_id, text in texts.items()
     ]
-    for row in rows:
-        row["answer"] = {"sentinel": "n/a", "word": "some number", "two": "5"}.get(row["gc_id"], "4")
     (folder / "eval.jsonl").write_text(json.dumps({"question": "what is 2 + 2"}) + "\n")
     scored = ScoredSet(sets.make_set(folder / "set", [rows[:4], rows[4:]], answer="answer"))
     options = HygieneOptions(max_prompt_tokens=40, verifier=EXACT, evals=(str(folder / "eval.jsonl"),))
     return scored, options
 
 
-def asking(folder: Path, prompts: Sequence[Any], answers: Sequence[str] | None = None) -> ScoredSet:
+def asking(folder: Path, prompts: Sequence[Any], answers: Sequence[str | None] | None = None) -> ScoredSet:
     """A set of these prompts (texts or messages), with ids `id0000`, ... in their order."""
     answers = answers or ["1"] * len(prompts)
     rows = [{"prompt": prompt, "answer": answer} for prompt, answer in zip(prompts, answers, strict=True)]
@@ -50,9 +46,6 @@ def asking(folder: Path, prompts: Sequence[Any], answers: Sequence[str] | None =
 def left(folder: Path, scored: ScoredSet, options: HygieneOptions) -> ScoredSet:
     """The set without the rows that these options drop."""
     kept = leave_out(scored, options).kept
-    table = [row for row, stays in zip(_rows(scored), kept.tolist(), strict=True) if stays]
+    rows = [row for table in scored.tables(["prompt", "answer"]) for row in table.to_pylist()]
+    table = [row for row, stays in zip(rows, kept.tolist(), strict=True) if stays]
     return ScoredSet(exports.make_set(folder, table, prompt="prompt"))
-
-
-def _rows(scored: ScoredSet) -> list[dict[str, Any]]:
-    return [row for table in scored.tables(["prompt", "answer"]) for row in table.to_pylist()]

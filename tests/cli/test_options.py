@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import typer
+import yaml
 from typer.testing import CliRunner
 
 import runs
@@ -23,15 +24,7 @@ from gaincurate.schedule.config import ScheduleConfig
 OPTIONS: dict[str, Any] = {"model": "demo", "limit": 3, "signals": ["angle", "nll"], "system_override": True}
 OPTIONS |= {"shard": "2/3", "batch-tokens": 512, "template_kwargs": {"enable_thinking": False}}
 TOML = toml(OPTIONS)
-YAML = """
-model: demo
-limit: 3
-signals: [angle, nll]
-system_override: true
-shard: 2/3
-batch-tokens: 512
-template_kwargs: {enable_thinking: false}
-"""
+YAML = yaml.safe_dump(OPTIONS)
 _RUN = {"scored": "set", "run": "run", "strategy": "uniform", "budget": 8, "rounds": 2}
 
 

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 import runs
-from column_sets import column_set, ids
+from column_sets import column_set, rates_file
 from command import run
 from gaincurate.report.build import report
 from gaincurate.report.document import from_json, to_json
@@ -30,10 +29,7 @@ def scored(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def rates(tmp_path: Path) -> Path:
-    wins = np.random.default_rng(1).integers(0, 9, 400)
-    path = tmp_path / "rates.parquet"
-    pq.write_table(pa.table({"gc_id": ids(400), "wins": wins, "losses": 8 - wins}), path)
-    return path
+    return rates_file(tmp_path / "rates.parquet", np.linspace(0, 1, 400))
 
 
 def test_the_first_screen_says_whether_to_sort(scored: Path) -> None:
@@ -127,25 +123,17 @@ def test_without_the_extra_or_address_space_it_says_so_before_it_works(
     assert run("report", scored).exit_code == 0
 
 
-def test_a_file_that_is_no_report_is_not_written_over_and_a_report_is(scored: Path, tmp_path: Path) -> None:
-    prompts = tmp_path / "prompts.jsonl"
+def test_a_place_where_no_page_can_lie_is_refused_before_the_work(scored: Path, tmp_path: Path) -> None:
+    prompts, missing = tmp_path / "prompts.jsonl", tmp_path / "no" / "report.html"
     prompts.write_text("{}\n")
-    done = run("report", scored, "-o", prompts)
-    assert done.exit_code == 2
-    assert done.stderr.startswith(
-        f"error: --output {prompts} exists and is not a report of gaincurate, so it is"
-    )
+    for place, sentence in {
+        prompts: "exists and is not a report of gaincurate, so it is not overwritten.",
+        tmp_path: "is a folder: name a file, such as report.html.\n",
+        missing: f"lies in {missing.parent}, which is no folder: name a file",
+    }.items():
+        done = run("report", scored, "-o", place)
+        assert done.exit_code == 2
+        assert done.stderr.startswith(f"error: --output {place} {sentence}")
     assert prompts.read_text() == "{}\n"
     page = tmp_path / "report.html"
-    assert [run("report", scored, "-o", page).exit_code for _ in range(2)] == [0, 0]
-
-
-def test_a_place_where_no_page_can_lie_is_refused_before_the_work(scored: Path, tmp_path: Path) -> None:
-    done = run("report", scored, "-o", tmp_path)
-    assert done.exit_code == 2
-    assert done.stderr == f"error: --output {tmp_path} is a folder: name a file, such as report.html.\n"
-    missing = tmp_path / "no" / "report.html"
-    done = run("report", scored, "-o", missing)
-    assert done.exit_code == 2
-    said = f"error: --output {missing} lies in {missing.parent}, which is no folder: name a file"
-    assert done.stderr.startswith(said)
+    assert [run("report", scored, "-o", page).exit_code for _ in range(2)] == [0, 0], "a report is"

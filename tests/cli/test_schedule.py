@@ -67,15 +67,6 @@ def test_a_status_has_the_columns_that_have_values_and_says_how_long_the_rest_ta
     assert "  the trainer's log ends: step 3: reward 0.5" in shown
 
 
-def test_options_that_re_scoring_takes_are_kept_and_nothing_is_said(tmp_path: Path) -> None:
-    result = start(
-        tmp_path, "--rescore", "round", "--scoring", "--device cpu --threads 1 --trust-remote-code"
-    )
-    assert (result.exit_code, result.stderr) == (0, "")
-    kept = Run(tmp_path / "run").config.rescore.options
-    assert kept == ["--device", "cpu", "--threads", "1", "--trust-remote-code"]
-
-
 def test_run_drives_a_trainer_and_says_how_each_round_went(tmp_path: Path) -> None:
     start(tmp_path, "--rescore", "off")
     command = [*runs.COMMAND[:2], "{data}", "{round}", "x", "{outcomes}", "{output}"]
@@ -155,10 +146,14 @@ def test_bad_options_are_one_sentence(tmp_path: Path, options: list[str], senten
     assert not (tmp_path / "run").exists()
 
 
-def test_the_strategys_own_options_reach_it(tmp_path: Path) -> None:
-    start(tmp_path, "--set", "alpha=3", "--set", "step_low=0", "--set", "scale=500")
-    params = Run(tmp_path / "run").facts["params"]
-    assert params == {
+def test_options_of_the_strategy_and_of_re_scoring_reach_the_run(tmp_path: Path) -> None:
+    scoring = ["--device", "cpu", "--threads", "1", "--trust-remote-code"]
+    options = ["--set", "alpha=3", "--set", "step_low=0", "--set", "scale=500"]
+    result = start(tmp_path, *options, "--rescore", "round", "--scoring", " ".join(scoring))
+    assert (result.exit_code, result.stderr) == (0, "")
+    run = Run(tmp_path / "run")
+    assert run.config.rescore.options == scoring
+    assert run.facts["params"] == {
         "sigma": "0.1N", "alpha": 3.0, "beta": 0.5, "scale": 500.0, "step_low": 0.0, "step_high": None
     }  # fmt: skip
 

@@ -35,18 +35,10 @@ def test_each_row_is_found_with_the_first_that_asks_the_same(texts: list[str]) -
 
 
 def test_roles_and_earlier_turns_tell_prompts_apart(tmp_path: Path) -> None:
-    def chat(*turns: tuple[str, str]) -> list[dict[str, str]]:
-        return [{"role": role, "content": content} for role, content in turns]
-
-    scored = asking(
-        tmp_path / "set",
-        [
-            chat(("user", "Hi")),
-            chat(("system", "Hi"), ("user", "Hi")),
-            chat(("user", "Hi"), ("assistant", "Hi"), ("user", "Hi")),
-            chat(("user", "HI ")),
-        ],
-    )
+    first, last = ("user", "Hi"), ("user", "HI ")
+    chats = [[first], [("system", "Hi"), first], [first, ("assistant", "Hi"), first], [last]]
+    prompts = [[{"role": role, "content": content} for role, content in turns] for turns in chats]
+    scored = asking(tmp_path / "set", prompts)
     assert [(hit.place, hit.other) for hit in found(scored).hits] == [(3, 0)]
 
 
