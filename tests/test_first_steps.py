@@ -38,12 +38,12 @@ SKIPPED = {
 
 def commands(page: str) -> list[tuple[str, str, str]]:
     """The kind of each block of a page, and its commands with the text below each; or its Python."""
-    found = []
+    steps = list[tuple[str, str, str]]()
     for kind, block in re.findall(r"```(console|python)\n(.*?)```", (ROOT / page).read_text(), re.DOTALL):
         parts = re.split(r"^\$ ", block.replace("\\\n", " "), flags=re.MULTILINE)[1:]
         pairs = [(line, rest) for line, _, rest in (part.partition("\n") for part in parts)]
-        found += [(kind, *pair) for pair in pairs] if kind == "console" else [(kind, block, "")]
-    return found
+        steps += [(kind, *pair) for pair in pairs] if kind == "console" else [(kind, block, "")]
+    return steps
 
 
 @pytest.fixture(scope="module")

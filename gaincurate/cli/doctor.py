@@ -82,10 +82,8 @@ def _print_report(report: Report) -> None:
         output.note(f"error: {broken} of {of} would break the schedule.")
 
 
-_EXTRAS = ("score", "trl", "peft", "difficulty", "derive", "hygiene", "report", "demo")
-"""The extras of our package whose missing packages are listed."""
-_MODULES = {"pyyaml": "yaml", "vl-convert-python": "vl_convert"}
-"""The modules of packages with another name."""
+_EXTRAS = ("score", "trl", "peft", "difficulty", "derive", "hygiene", "report", "demo")  # that are listed
+_MODULES = {"pyyaml": "yaml", "vl-convert-python": "vl_convert"}  # of packages with another name
 
 
 def _packages() -> dict[str, list[str]]:

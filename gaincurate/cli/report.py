@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 PAGE, DOCUMENT = "report.html", "results.json"
 MINUS, NONE = "\N{MINUS SIGN}", "\N{EN DASH}"
-_OF_SIGNALS = {"length", "relations", "lifts"}
-"""Parts that the terminal shows with -v."""
+_OF_SIGNALS = {"length", "relations", "lifts"}  # parts that the terminal shows with -v
 _MORE = "-v shows each signal's verdict and its correlations."
 _SPACE = 80 << 30  # bytes of address space (`ulimit -v`): V8, which draws, has 64 GiB of it
 _MARK, _HEAD = b'<meta name="generator" content="gaincurate ', 2048  # what a page of ours has, and where

@@ -204,10 +204,12 @@ def conflicting_gold(
     again = repeats(scored, alive, answer)
     pairs = [(row.place, row.head) for row in again if not row.same_answer]
     places = np.unique(np.array(pairs, np.int64))
-    prompts = dict(zip(places.tolist(), read_prompts(scored, places, answer), strict=True))
+    read = zip(places.tolist(), read_prompts(scored, places, answer), strict=True)
+    prompts: dict[int, Prompt] = dict(read)
     if config is not None:
         with VerifierPool(config) as pool:
-            pairs = [pair for pair in pairs if not _equal(*(prompts[place] for place in pair), config, pool)]
+            equal = {pair for pair in pairs if _equal(prompts[pair[0]], prompts[pair[1]], config, pool)}
+        pairs = [pair for pair in pairs if pair not in equal]
     against = {head: row for row, head in reversed(pairs)}  # the first row of each group
     others = dict(pairs)
     heads = {head: head for head in against} | {row.place: row.head for row in again if row.head in against}

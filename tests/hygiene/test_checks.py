@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -119,7 +119,7 @@ def test_numbers_out_of_range_and_checks_that_leave_nothing(tmp_path: Path) -> N
         ("near", 0.2, "0.3 to 1"),
     ):
         with pytest.raises(InputError, match=f"^--{name} {value}: expected a number from {bounds}\\.$"):
-            HygieneOptions(**{name: value})
+            HygieneOptions(**cast("Any", {name: value}))
     scored = asking(tmp_path / "set", ["a?", "b?"])
     sentence = f"^every row of {scored.folder} would be dropped \\(overlong 2\\); nothing is written\\.$"
     with pytest.raises(InputError, match=sentence):
